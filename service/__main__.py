@@ -1,0 +1,5 @@
+"""`python -m service` is the command `holdfast`."""
+
+from service.cli.main import main
+
+main()

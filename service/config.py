@@ -1,0 +1,178 @@
+"""The settings, read once from the environment at a door and never changed."""
+
+import os
+import socket
+from datetime import timedelta
+from typing import Annotated, Literal
+from urllib.parse import urlsplit
+
+from pydantic import Field, SecretStr, ValidationError, ValidationInfo, field_validator, model_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+# Zendesk signs the "test webhook" of a webhook that does not exist yet with this published secret:
+# https://developer.zendesk.com/documentation/webhooks/verifying/
+PUBLIC_TEST_SECRET = "dGhpc19zZWNyZXRfaXNfZm9yX3Rlc3Rpbmdfb25seQ=="  # noqa: S105
+
+_SCHEMES = {
+    "database_url": ("postgres", "postgresql", "postgresql+asyncpg"),
+    "redis_url": ("redis", "rediss", "unix"),
+    "storage_url": ("file", "s3", "s3a", "gs", "az", "azure", "abfs", "abfss", "adl"),
+    "zendesk_url": ("https", "http"),
+}
+
+Strings = Annotated[tuple[str, ...], NoDecode]
+Secrets = Annotated[tuple[SecretStr, ...], NoDecode]
+
+
+class SettingsError(Exception):
+    """A setting is missing or wrong; the message is one line that names it and says how it should look."""
+
+
+class Settings(BaseSettings):
+    """Every knob there is; the descriptions are the text of `.env.example` and of the errors."""
+
+    model_config = SettingsConfigDict(frozen=True, env_ignore_empty=True, hide_input_in_errors=True)
+
+    database_url: SecretStr | None = Field(
+        None, description="Postgres", examples=["postgres://user:password@host:5432/name"]
+    )
+    redis_url: SecretStr | None = Field(None, description="Redis or Valkey", examples=["redis://host:6379/0"])
+    storage_url: str | None = Field(
+        None, description="where attachments are kept", examples=["s3://bucket/prefix"]
+    )
+    host: str = Field("0.0.0.0", description="address to listen on")  # noqa: S104 a dyno's router needs it
+    port: int = Field(8000, ge=0, le=65535, description="port to listen on")
+
+    zendesk_subdomain: str | None = Field(
+        None, pattern=r"^[A-Za-z0-9-]+$", description="the account, as in SUBDOMAIN.zendesk.com", examples=["acme"]
+    )
+    zendesk_url: str | None = Field(
+        None,
+        description="the account's address, where it is not https://SUBDOMAIN.zendesk.com",
+        examples=["https://acme.zendesk.com"],
+    )
+    zendesk_email: str | None = Field(
+        None, description="the agent whom the API token belongs to", examples=["agent@acme.example"]
+    )
+    zendesk_api_token: SecretStr | None = Field(
+        None, description="API token to download attachments with", examples=["token"]
+    )
+    zendesk_oauth_token: SecretStr | None = Field(
+        None, description="OAuth access token, instead of e-mail and API token", examples=["token"]
+    )
+    zendesk_webhook_secrets: Secrets = Field(
+        (), description="the webhook's signing secret; several, comma separated, during a rotation", examples=["secret"]
+    )
+    webhook_tolerance_seconds: int = Field(3600, ge=1, description="how far a signature's time may be from ours")
+    max_webhook_bytes: int = Field(1024**2, ge=1, description="largest webhook body")
+
+    api_token: SecretStr | None = Field(
+        None, description="bearer token of /api, which is closed without one", examples=["random words"]
+    )
+
+    download_hosts: Strings = Field(
+        ("*.zendesk.com", "*.zdusercontent.com"), min_length=1, description="hosts that files may come from"
+    )
+    download_private_networks: bool = Field(
+        False, description="also dial private addresses and plain http: to try out, never in production"
+    )
+    max_attachment_bytes: int = Field(50 * 1024**2, ge=1, description="largest attachment")
+    download_seconds: float = Field(240, gt=0, description="longest that one file may take")
+    download_stall_seconds: float = Field(20, gt=0, description="longest pause within a download")
+    downloads_per_process: int = Field(20, ge=1, description="downloads at once in one worker process")
+    downloads_per_host: int = Field(20, ge=1, description="downloads at once from one host, likewise")
+
+    max_retries: int = Field(5, ge=0, description="attempts that may be given back before an e-mail fails")
+    retry_min_seconds: float = Field(15, gt=0, description="pause before the first retry; doubles with each")
+    retry_max_seconds: float = Field(300, gt=0, description="longest pause before a retry, also for Retry-After")
+    attempt_seconds: float = Field(900, gt=0, description="longest that one attempt may take")
+    lease_seconds: float = Field(30, ge=1, description="how long a silent worker keeps its jobs")
+    sweep_seconds: float = Field(1, gt=0, description="pause between two sweeps")
+    jobs_per_process: int = Field(50, ge=1, description="jobs at once in one worker process")
+    shutdown_seconds: float = Field(10, ge=1, le=20, description="time for jobs to finish after SIGTERM")
+    worker_name: str = Field(
+        default_factory=socket.gethostname, description="name of this worker, one each on a host", examples=["worker.1"]
+    )
+
+    database_pool_size: int = Field(10, ge=1, description="connections to Postgres of one process")
+    database_seconds: float = Field(5, gt=0, description="budget of one request for Postgres")
+    redis_pool_size: int = Field(70, ge=2, description="connections to Redis of one process")
+    log_format: Literal["json", "console"] = Field("json", description="for machines or for people")
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field("INFO", description="least level to log")
+
+    @field_validator("zendesk_webhook_secrets", "download_hosts", mode="before")
+    @classmethod
+    def _split(cls, value: object) -> object:
+        return [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else value
+
+    @field_validator(*_SCHEMES)
+    @classmethod
+    def _check_url(cls, value: SecretStr | str | None, info: ValidationInfo) -> SecretStr | str | None:
+        text = value.get_secret_value() if isinstance(value, SecretStr) else value
+        schemes = _SCHEMES[info.field_name or ""]
+        if text is not None and (urlsplit(text).scheme not in schemes or "://" not in text):
+            raise ValueError(f"must begin with {' or '.join(f'{scheme}://' for scheme in schemes)}")
+        return value
+
+    @field_validator("storage_url")
+    @classmethod
+    def _refuse_a_disk_that_is_lost(cls, value: str | None) -> str | None:
+        if value and value.startswith("file:"):
+            if os.environ.get("DYNO"):
+                raise ValueError("a dyno's disk is lost daily, use s3://, gs:// or az://")
+            if not value.startswith("file:///"):
+                raise ValueError("must be an absolute path, file:///path")
+        return value
+
+    @field_validator("zendesk_webhook_secrets")
+    @classmethod
+    def _refuse_the_public_secret(cls, value: tuple[SecretStr, ...]) -> tuple[SecretStr, ...]:
+        if any(secret.get_secret_value() == PUBLIC_TEST_SECRET for secret in value):
+            raise ValueError("holds Zendesk's public test secret, with which anybody could sign")
+        return value
+
+    @model_validator(mode="after")
+    def _credentials_are_whole(self) -> "Settings":
+        if self.zendesk_email and not self.zendesk_api_token:
+            raise ValueError("zendesk_api_token: missing, ZENDESK_EMAIL needs it")
+        if self.zendesk_api_token and not self.zendesk_email:
+            raise ValueError("zendesk_email: missing, ZENDESK_API_TOKEN needs it")
+        if (self.zendesk_api_token or self.zendesk_oauth_token) and not self.account_url:
+            raise ValueError("zendesk_subdomain: missing, credentials go to no other account")
+        return self
+
+    @property
+    def account_url(self) -> str | None:
+        """The one address that gets our credentials."""
+        if self.zendesk_url:
+            return self.zendesk_url.rstrip("/")
+        return f"https://{self.zendesk_subdomain}.zendesk.com" if self.zendesk_subdomain else None
+
+    @property
+    def lease(self) -> timedelta:
+        return timedelta(seconds=self.lease_seconds)
+
+
+def read_settings(*needed: str) -> Settings:
+    """Read the environment; `needed` names the fields that this process cannot do without.
+
+    Raises SettingsError, whose one line never shows a value.
+    """
+    try:
+        settings = Settings()
+    except ValidationError as exc:
+        error = exc.errors(include_input=False, include_url=False)[0]
+        reason = error["msg"].removeprefix("Value error, ")
+        field = str(error["loc"][0]) if error["loc"] else reason.partition(":")[0]
+        raise SettingsError(_line(field, reason.removeprefix(f"{field}: "))) from None
+    for field in needed:
+        if not getattr(settings, field):
+            raise SettingsError(_line(field, "missing"))
+    return settings
+
+
+def _line(field: str, reason: str) -> str:
+    about = Settings.model_fields[field]
+    default = ",".join(about.default) if isinstance(about.default, tuple) else about.default
+    example = (about.examples or [default])[0]
+    return f"{field.upper()}: {reason} (it is: {about.description}; for example {field.upper()}={example})"

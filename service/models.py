@@ -1,0 +1,153 @@
+"""The tables."""
+
+from datetime import datetime
+from typing import Any, ClassVar
+
+from sqlalchemy import (
+    JSON,
+    BigInteger,
+    CheckConstraint,
+    DateTime,
+    ForeignKey,
+    Identity,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    Text,
+    func,
+    text,
+)
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+
+STATUSES = ("received", "queued", "processing", "completed", "failed")
+ATTACHMENT_STATUSES = ("pending", "stored", "failed")
+OUTCOMES = ("completed", "released", "failed", "handed_back", "abandoned")
+
+
+class Base(DeclarativeBase):
+    metadata = MetaData(
+        naming_convention={
+            "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+            "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+            "ck": "ck_%(table_name)s_%(constraint_name)s",
+            "fk": "fk_%(table_name)s_%(column_0_N_name)s",
+            "pk": "pk_%(table_name)s",
+        }
+    )
+    type_annotation_map: ClassVar[dict[Any, Any]] = {datetime: DateTime(timezone=True), str: Text, Any: JSON}
+
+
+def one_of(column: str, words: tuple[str, ...]) -> CheckConstraint:
+    return CheckConstraint(f"{column} IN ({', '.join(map(repr, words))})", name=column)
+
+
+class IncomingEmail(Base):
+    """An e-mail and its job: one row an invocation. `jobs` alone writes the columns of the job."""
+
+    __tablename__ = "incoming_emails"
+
+    id: Mapped[int] = mapped_column(BigInteger, Identity(), primary_key=True)
+    zendesk_ticket_id: Mapped[str]  # text: a template may send anything, and 26 digits fit no integer
+    from_email: Mapped[str | None]
+    from_name: Mapped[str | None]
+    subject: Mapped[str | None]
+    received_at: Mapped[datetime] = mapped_column(server_default=func.now())
+    idempotency_key: Mapped[str] = mapped_column(unique=True, server_default=text("gen_random_uuid()::text"))
+
+    # The sync, another state machine, which nothing here writes.
+    sync_status: Mapped[str] = mapped_column(server_default="pending")
+    sync_error: Mapped[str | None]
+    sync_retry_count: Mapped[int] = mapped_column(Integer, server_default="0")
+
+    # The request, as it came.
+    attachment_urls: Mapped[Any | None] = mapped_column(JSON(none_as_null=True))
+    raw_body: Mapped[bytes | None] = mapped_column(LargeBinary)
+    raw_headers: Mapped[Any | None] = mapped_column(JSON(none_as_null=True))
+    account_id: Mapped[str | None]
+    invocation_id: Mapped[str | None]
+    comment_id: Mapped[str | None]
+    sent_at: Mapped[datetime | None]  # the e-mail's own date, if the payload has one
+
+    # The job.
+    processing_status: Mapped[str] = mapped_column(server_default="received")
+    processing_error: Mapped[str | None]
+    error_code: Mapped[str | None]
+    started_at: Mapped[datetime | None]
+    completed_at: Mapped[datetime | None]
+    retry_count: Mapped[int] = mapped_column(Integer, server_default="0")
+    attempt_number: Mapped[int] = mapped_column(Integer, server_default="0")
+    due_at: Mapped[datetime] = mapped_column(server_default=func.now())  # when the sweep rings (again)
+    lease_until: Mapped[datetime | None]
+
+    __table_args__ = (
+        one_of("processing_status", STATUSES),
+        Index("ix_incoming_emails_status_received", "processing_status", "received_at"),
+        Index(
+            "ix_incoming_emails_due",
+            "due_at",
+            postgresql_where=text("processing_status IN ('received', 'queued')"),
+        ),
+        Index(
+            "ix_incoming_emails_lease",
+            "lease_until",
+            postgresql_where=text("processing_status = 'processing'"),
+        ),
+        Index("ix_incoming_emails_ticket", "zendesk_ticket_id", "id"),
+    )
+
+
+class Attachment(Base):
+    """A file of an e-mail, with a status of its own: one bad file does not cost the others."""
+
+    __tablename__ = "attachments"
+
+    email_id: Mapped[int] = mapped_column(ForeignKey("incoming_emails.id"), primary_key=True)
+    position: Mapped[int] = mapped_column(Integer, primary_key=True, autoincrement=False)
+    source_url: Mapped[str]
+    file_name: Mapped[str | None]
+    declared_type: Mapped[str | None]
+    declared_size: Mapped[int | None] = mapped_column(BigInteger)
+    status: Mapped[str] = mapped_column(server_default="pending")
+    sha256: Mapped[str | None]
+    size: Mapped[int | None] = mapped_column(BigInteger)
+    detected_type: Mapped[str | None]
+    object_key: Mapped[str | None]
+    stored_at: Mapped[datetime | None]
+    error_code: Mapped[str | None]
+    error: Mapped[str | None]
+
+    __table_args__ = (one_of("status", ATTACHMENT_STATUSES),)
+
+
+class Attempt(Base):
+    """One run of a job: a row a claim. No outcome means that it is still running."""
+
+    __tablename__ = "attempts"
+
+    email_id: Mapped[int] = mapped_column(ForeignKey("incoming_emails.id"), primary_key=True)
+    number: Mapped[int] = mapped_column(Integer, primary_key=True, autoincrement=False)
+    worker: Mapped[str]
+    started_at: Mapped[datetime] = mapped_column(server_default=func.now())
+    finished_at: Mapped[datetime | None]
+    outcome: Mapped[str | None]
+    error_code: Mapped[str | None]
+    error: Mapped[str | None]
+
+    __table_args__ = (one_of("outcome", OUTCOMES),)
+
+
+class QuarantinedWebhook(Base):
+    """A signed request whose body we could not read, byte for byte, to be replayed after a fix."""
+
+    __tablename__ = "quarantined_webhooks"
+
+    id: Mapped[int] = mapped_column(BigInteger, Identity(), primary_key=True)
+    received_at: Mapped[datetime] = mapped_column(server_default=func.now())
+    idempotency_key: Mapped[str] = mapped_column(unique=True)
+    account_id: Mapped[str | None]
+    invocation_id: Mapped[str | None]
+    raw_body: Mapped[bytes] = mapped_column(LargeBinary)
+    raw_headers: Mapped[Any] = mapped_column(JSON)
+    error_code: Mapped[str]
+    error: Mapped[str]
