@@ -44,7 +44,10 @@ class Settings(BaseSettings):
     port: int = Field(8000, ge=0, le=65535, description="port to listen on")
 
     zendesk_subdomain: str | None = Field(
-        None, pattern=r"^[A-Za-z0-9-]+$", description="the account, as in SUBDOMAIN.zendesk.com", examples=["acme"]
+        None,
+        pattern=r"^[A-Za-z0-9-]+$",
+        description="the account, as in SUBDOMAIN.zendesk.com",
+        examples=["acme"],
     )
     zendesk_url: str | None = Field(
         None,
@@ -61,9 +64,13 @@ class Settings(BaseSettings):
         None, description="OAuth access token, instead of e-mail and API token", examples=["token"]
     )
     zendesk_webhook_secrets: Secrets = Field(
-        (), description="the webhook's signing secret; several, comma separated, during a rotation", examples=["secret"]
+        (),
+        description="the webhook's signing secret; several, comma separated, during a rotation",
+        examples=["secret"],
     )
-    webhook_tolerance_seconds: int = Field(3600, ge=1, description="how far a signature's time may be from ours")
+    webhook_tolerance_seconds: int = Field(
+        3600, ge=1, description="how far a signature's time may be from ours"
+    )
     max_webhook_bytes: int = Field(1024**2, ge=1, description="largest webhook body")
 
     api_token: SecretStr | None = Field(
@@ -84,14 +91,18 @@ class Settings(BaseSettings):
 
     max_retries: int = Field(5, ge=0, description="attempts that may be given back before an e-mail fails")
     retry_min_seconds: float = Field(15, gt=0, description="pause before the first retry; doubles with each")
-    retry_max_seconds: float = Field(300, gt=0, description="longest pause before a retry, also for Retry-After")
+    retry_max_seconds: float = Field(
+        300, gt=0, description="longest pause before a retry, also for Retry-After"
+    )
     attempt_seconds: float = Field(900, gt=0, description="longest that one attempt may take")
     lease_seconds: float = Field(30, ge=1, description="how long a silent worker keeps its jobs")
     sweep_seconds: float = Field(1, gt=0, description="pause between two sweeps")
     jobs_per_process: int = Field(50, ge=1, description="jobs at once in one worker process")
     shutdown_seconds: float = Field(10, ge=1, le=20, description="time for jobs to finish after SIGTERM")
     worker_name: str = Field(
-        default_factory=socket.gethostname, description="name of this worker, one each on a host", examples=["worker.1"]
+        default_factory=socket.gethostname,
+        description="name of this worker, one each on a host",
+        examples=["worker.1"],
     )
 
     database_pool_size: int = Field(10, ge=1, description="connections to Postgres of one process")
@@ -103,7 +114,9 @@ class Settings(BaseSettings):
     @field_validator("zendesk_webhook_secrets", "download_hosts", mode="before")
     @classmethod
     def _split(cls, value: object) -> object:
-        return [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else value
+        return (
+            [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else value
+        )
 
     @field_validator(*_SCHEMES)
     @classmethod

@@ -22,6 +22,8 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 STATUSES = ("received", "queued", "processing", "completed", "failed")
 ATTACHMENT_STATUSES = ("pending", "stored", "failed")
+WAITING = "processing_status IN ('received', 'queued')"  # also the predicates of two partial indexes
+PROCESSING = "processing_status = 'processing'"
 OUTCOMES = ("completed", "released", "failed", "handed_back", "abandoned")
 
 
@@ -86,12 +88,12 @@ class IncomingEmail(Base):
         Index(
             "ix_incoming_emails_due",
             "due_at",
-            postgresql_where=text("processing_status IN ('received', 'queued')"),
+            postgresql_where=text(WAITING),
         ),
         Index(
             "ix_incoming_emails_lease",
             "lease_until",
-            postgresql_where=text("processing_status = 'processing'"),
+            postgresql_where=text(PROCESSING),
         ),
         Index("ix_incoming_emails_ticket", "zendesk_ticket_id", "id"),
     )

@@ -1,0 +1,19 @@
+"""${message}
+
+Must not break the previous version of the code: it runs while that is still serving.
+"""
+
+import sqlalchemy as sa
+
+from alembic import op
+${imports if imports else ""}
+revision = ${repr(up_revision)}
+down_revision = ${repr(down_revision)}
+
+
+def upgrade() -> None:
+    ${upgrades if upgrades else "pass"}
+
+
+def downgrade() -> None:
+    ${downgrades if downgrades else "pass"}

@@ -1,0 +1,130 @@
+"""Add what a job needs to survive anything: the raw request, lease and fence, attempts, attachments, quarantine."""
+
+import sqlalchemy as sa
+
+from alembic import op
+
+revision = "20250922_0900"
+down_revision = "20250915_0900"
+
+WAITING = "processing_status IN ('received', 'queued')"
+PROCESSING = "processing_status = 'processing'"
+STATUSES = "processing_status IN ('received', 'queued', 'processing', 'completed', 'failed')"
+
+COLUMNS = (
+    sa.Column("raw_body", sa.LargeBinary),
+    sa.Column("raw_headers", sa.JSON),
+    sa.Column("account_id", sa.Text),
+    sa.Column("invocation_id", sa.Text),
+    sa.Column("comment_id", sa.Text),
+    sa.Column("sent_at", sa.DateTime(timezone=True)),
+    sa.Column("error_code", sa.Text),
+    sa.Column("attempt_number", sa.Integer, nullable=False, server_default="0"),
+    sa.Column("due_at", sa.DateTime(timezone=True), nullable=False, server_default=sa.func.now()),
+    sa.Column("lease_until", sa.DateTime(timezone=True)),
+)
+INDEXES = (
+    ("ix_incoming_emails_due", ["due_at"], WAITING),
+    ("ix_incoming_emails_lease", ["lease_until"], PROCESSING),
+    ("ix_incoming_emails_ticket", ["zendesk_ticket_id", "id"], None),
+)
+
+
+def upgrade() -> None:
+    for column in COLUMNS:
+        op.add_column("incoming_emails", column.copy())
+    # Nobody holds a lease on a job from before there were leases: it starts again.
+    op.execute(
+        "UPDATE incoming_emails SET processing_status = 'received'"
+        " WHERE processing_status NOT IN ('received', 'queued', 'completed', 'failed')"
+    )
+    op.execute(
+        "ALTER TABLE incoming_emails"
+        f" ADD CONSTRAINT ck_incoming_emails_processing_status CHECK ({STATUSES}) NOT VALID"
+    )
+    _create_attachments()
+    _create_attempts()
+    _create_quarantined_webhooks()
+    with op.get_context().autocommit_block():
+        op.execute("ALTER TABLE incoming_emails VALIDATE CONSTRAINT ck_incoming_emails_processing_status")
+        for name, columns, where in INDEXES:
+            op.execute(f"DROP INDEX CONCURRENTLY IF EXISTS {name}")
+            op.create_index(
+                name,
+                "incoming_emails",
+                columns,
+                postgresql_where=where and sa.text(where),
+                postgresql_concurrently=True,
+            )
+
+
+def downgrade() -> None:
+    with op.get_context().autocommit_block():
+        for name, *_ in INDEXES:
+            op.drop_index(name, "incoming_emails", postgresql_concurrently=True, if_exists=True)
+    op.drop_table("quarantined_webhooks")
+    op.drop_table("attempts")
+    op.drop_table("attachments")
+    op.drop_constraint("ck_incoming_emails_processing_status", "incoming_emails")
+    for column in reversed(COLUMNS):
+        op.drop_column("incoming_emails", column.name)
+
+
+def _create_attachments() -> None:
+    op.create_table(
+        "attachments",
+        sa.Column("email_id", sa.BigInteger, nullable=False),
+        sa.Column("position", sa.Integer, nullable=False),
+        sa.Column("source_url", sa.Text, nullable=False),
+        sa.Column("file_name", sa.Text),
+        sa.Column("declared_type", sa.Text),
+        sa.Column("declared_size", sa.BigInteger),
+        sa.Column("status", sa.Text, nullable=False, server_default="pending"),
+        sa.Column("sha256", sa.Text),
+        sa.Column("size", sa.BigInteger),
+        sa.Column("detected_type", sa.Text),
+        sa.Column("object_key", sa.Text),
+        sa.Column("stored_at", sa.DateTime(timezone=True)),
+        sa.Column("error_code", sa.Text),
+        sa.Column("error", sa.Text),
+        sa.PrimaryKeyConstraint("email_id", "position", name="pk_attachments"),
+        sa.ForeignKeyConstraint(["email_id"], ["incoming_emails.id"], name="fk_attachments_email_id"),
+        sa.CheckConstraint("status IN ('pending', 'stored', 'failed')", name="ck_attachments_status"),
+    )
+
+
+def _create_attempts() -> None:
+    op.create_table(
+        "attempts",
+        sa.Column("email_id", sa.BigInteger, nullable=False),
+        sa.Column("number", sa.Integer, nullable=False),
+        sa.Column("worker", sa.Text, nullable=False),
+        sa.Column("started_at", sa.DateTime(timezone=True), nullable=False, server_default=sa.func.now()),
+        sa.Column("finished_at", sa.DateTime(timezone=True)),
+        sa.Column("outcome", sa.Text),
+        sa.Column("error_code", sa.Text),
+        sa.Column("error", sa.Text),
+        sa.PrimaryKeyConstraint("email_id", "number", name="pk_attempts"),
+        sa.ForeignKeyConstraint(["email_id"], ["incoming_emails.id"], name="fk_attempts_email_id"),
+        sa.CheckConstraint(
+            "outcome IN ('completed', 'released', 'failed', 'handed_back', 'abandoned')",
+            name="ck_attempts_outcome",
+        ),
+    )
+
+
+def _create_quarantined_webhooks() -> None:
+    op.create_table(
+        "quarantined_webhooks",
+        sa.Column("id", sa.BigInteger, sa.Identity(), nullable=False),
+        sa.Column("received_at", sa.DateTime(timezone=True), nullable=False, server_default=sa.func.now()),
+        sa.Column("idempotency_key", sa.Text, nullable=False),
+        sa.Column("account_id", sa.Text),
+        sa.Column("invocation_id", sa.Text),
+        sa.Column("raw_body", sa.LargeBinary, nullable=False),
+        sa.Column("raw_headers", sa.JSON, nullable=False),
+        sa.Column("error_code", sa.Text, nullable=False),
+        sa.Column("error", sa.Text, nullable=False),
+        sa.PrimaryKeyConstraint("id", name="pk_quarantined_webhooks"),
+        sa.UniqueConstraint("idempotency_key", name="uq_quarantined_webhooks_idempotency_key"),
+    )

@@ -1,0 +1,84 @@
+"""Connections to Postgres, time budgets for them, and what its errors mean."""
+
+import asyncio
+from collections.abc import AsyncIterator, Coroutine
+from contextlib import asynccontextmanager
+from typing import Any, TypeVar
+
+import asyncpg
+from sqlalchemy.exc import DataError, DBAPIError, SQLAlchemyError
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
+
+from service.errors import Permanent, Transient
+
+T = TypeVar("T")
+
+# Statements that outlived their caller's budget; the set keeps them referenced until they end.
+_abandoned: set[asyncio.Task[Any]] = set()
+
+
+def create_engine(url: str, *, pool_size: int, seconds: float) -> AsyncEngine:
+    """Make an engine on which each statement is a transaction of its own; nothing connects yet.
+
+    asyncpg itself reads the URL, so that Heroku's `postgres://` and libpq's parameters (`sslmode`,
+    `host=/socket/directory`, …) mean what they mean everywhere. `seconds` bounds connecting, waiting
+    for the pool, and (twice over) any statement.
+    """
+    dsn = url.replace("postgresql+asyncpg://", "postgresql://", 1)
+
+    async def connect() -> Any:  # noqa: ANN401 asyncpg has no types
+        return await asyncpg.connect(
+            dsn,
+            timeout=seconds,
+            command_timeout=2 * seconds,
+            server_settings={"application_name": "holdfast"},
+        )
+
+    return create_async_engine(
+        "postgresql+asyncpg://",
+        async_creator=connect,
+        pool_size=pool_size,
+        max_overflow=0,
+        pool_timeout=seconds,
+        isolation_level="AUTOCOMMIT",
+        hide_parameters=True,
+    )
+
+
+@asynccontextmanager
+async def connect(engine: AsyncEngine) -> AsyncIterator[AsyncConnection]:
+    """Lend a connection.
+
+    Raises Transient for whatever waiting may heal, and Permanent for a value that Postgres refuses.
+    """
+    try:
+        async with engine.connect() as connection:
+            yield connection
+    except DataError as exc:
+        raise Permanent("unstorable", "Postgres cannot store a value of this request") from exc
+    except DBAPIError as exc:
+        code = "database_disconnected" if exc.connection_invalidated else "database_unavailable"
+        raise Transient(code, f"Postgres: {type(exc.orig).__name__}") from exc
+    except (OSError, TimeoutError, SQLAlchemyError, asyncpg.PostgresError, asyncpg.InterfaceError) as exc:
+        raise Transient("database_unavailable", f"Postgres cannot be reached: {type(exc).__name__}") from exc
+
+
+async def within(seconds: float, work: Coroutine[Any, Any, T]) -> T:
+    """Wait for `work` no longer than its budget, then leave it behind and raise Transient.
+
+    It is left, not awaited: a statement that hangs on a dead connection also hangs when cancelled.
+    """
+    task = asyncio.create_task(work)
+    _abandoned.add(task)
+    task.add_done_callback(_forget)
+    done, _ = await asyncio.wait({task}, timeout=seconds)
+    if not done:
+        task.cancel()
+        raise Transient("database_slow", f"Postgres did not answer within {seconds:g} s")
+    return task.result()
+
+
+def _forget(task: asyncio.Task[Any]) -> None:
+    _abandoned.discard(task)
+    if not task.cancelled():
+        task.exception()

@@ -1,0 +1,127 @@
+"""An invocation becomes an e-mail on record, once; what we cannot read is kept in quarantine."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import structlog
+from sqlalchemy import select
+from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from service.database import connect, within
+from service.errors import Permanent, Transient
+from service.jobs import waiting
+from service.metrics import IGNORED_EVENTS, event_type_label
+from service.models import IncomingEmail, QuarantinedWebhook
+from service.resources import Resources
+from service.zendesk import payloads
+from service.zendesk.signature import ACCOUNT_ID, INVOCATION_ID
+
+# What a webhook may carry to authenticate itself to us, and nobody needs to read again.
+SECRET_HEADERS = frozenset({"authorization", "cookie", "proxy-authorization"})
+LARGEST_BIGINT = 2**63 - 1
+
+log = structlog.get_logger()
+
+
+@dataclass(frozen=True, slots=True)
+class Receipt:
+    """What became of an invocation; `number` is the id of the e-mail or of the quarantined webhook."""
+
+    status: Literal["accepted", "duplicate", "ignored", "quarantined"]
+    number: int | None = None
+
+
+async def accept(res: Resources, headers: Mapping[str, str], body: bytes) -> Receipt:
+    """Commit a request whose signature was good, and see that its job is rung.
+
+    Raises Transient when Postgres has not confirmed the commit within its budget; the sender then
+    repeats the request, which is harmless.
+    """
+    try:
+        return await within(res.settings.database_seconds, _accept(res, headers, body))
+    except Transient as exc:
+        if exc.code != "database_disconnected":
+            raise
+    # The pool held a connection from before a restart of Postgres: the next one is new.
+    return await within(res.settings.database_seconds, _accept(res, headers, body))
+
+
+async def _accept(res: Resources, headers: Mapping[str, str], body: bytes) -> Receipt:
+    request = _request(headers, body)
+    try:
+        email = payloads.parse(body)
+        if isinstance(email, payloads.Ignored):
+            IGNORED_EVENTS.labels(event_type_label(email.event_type)).inc()
+            return Receipt("ignored")
+        key = payloads.idempotency_key(email, headers, body)
+        return await _record(res, email, {**request, "idempotency_key": key})
+    except payloads.Unreadable as exc:
+        code, message = exc.code, exc.message
+    except Permanent as exc:
+        code, message = exc.code, exc.message
+    key = payloads.idempotency_key(None, headers, body)
+    number = await _quarantine(
+        res.engine, {**request, "idempotency_key": key, "error_code": code, "error": message}
+    )
+    log.warning("webhook_quarantined", quarantine=number, code=code)
+    return Receipt("quarantined", number)
+
+
+async def _record(res: Resources, email: payloads.Email, request: dict[str, Any]) -> Receipt:
+    row = {
+        **request,
+        "zendesk_ticket_id": email.ticket_id,
+        "from_email": email.from_email,
+        "from_name": email.from_name,
+        "subject": email.subject,
+        "sent_at": email.sent_at,
+        "comment_id": email.comment_id,
+        "account_id": email.account_id or request["account_id"],
+        "attachment_urls": email.attachment_urls,
+    }
+    files = [
+        {
+            "position": position,
+            "source_url": file.url,
+            "file_name": file.file_name,
+            "declared_type": file.content_type,
+            "declared_size": file.size if file.size is not None and file.size <= LARGEST_BIGINT else None,
+        }
+        for position, file in enumerate(email.attachments)
+    ]
+    async with connect(res.engine) as conn:
+        email_id = await waiting.receive(conn, row, files)
+        if email_id is None:
+            same = IncomingEmail.idempotency_key == row["idempotency_key"]
+            return Receipt("duplicate", await conn.scalar(select(IncomingEmail.id).where(same)))
+    res.dispatcher.ring(waiting.Job(email_id, 1))
+    log.info("email_received", email=email_id, invocation=row["invocation_id"], attachments=len(files))
+    return Receipt("accepted", email_id)
+
+
+async def _quarantine(engine: AsyncEngine, row: dict[str, Any]) -> int | None:
+    kept = insert(QuarantinedWebhook).values(**row).on_conflict_do_nothing(index_elements=["idempotency_key"])
+    async with connect(engine) as conn:
+        number = await conn.scalar(kept.returning(QuarantinedWebhook.id))
+        if number is None:
+            same = QuarantinedWebhook.idempotency_key == row["idempotency_key"]
+            number = await conn.scalar(select(QuarantinedWebhook.id).where(same))
+    return number
+
+
+def _request(headers: Mapping[str, str], body: bytes) -> dict[str, Any]:
+    return {
+        "raw_body": body,
+        "raw_headers": [
+            [name, "[redacted]" if name.lower() in SECRET_HEADERS else value] for name, value in headers.items()
+        ],
+        "account_id": _clean(headers.get(ACCOUNT_ID)),
+        "invocation_id": _clean(headers.get(INVOCATION_ID)),
+    }
+
+
+def _clean(header: str | None) -> str | None:
+    """Make a header fit for a text column: bytes that were not UTF-8 arrive as lone surrogates."""
+    return header.encode(errors="replace").decode().replace("\0", "") if header else None

