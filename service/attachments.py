@@ -1,26 +1,45 @@
 """The files of an e-mail, and what became of each; written only while its claim is held."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Protocol
 
 from sqlalchemy import exists, func, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from service.errors import HoldfastError
 from service.models import Attachment, IncomingEmail
 
 
 @dataclass(frozen=True, slots=True)
-class Pending:
-    """A file that is announced and not stored yet."""
+class File:
+    """A file as it was announced, and where it stands: pending, stored or failed."""
 
     position: int
     source_url: str
     file_name: str | None
     declared_type: str | None
     declared_size: int | None
+    status: str
+    error_code: str | None
+    error: str | None
 
 
-async def pending(conn: AsyncConnection, email_id: int) -> list[Pending]:
-    """List what is still to be fetched, in the order of the e-mail."""
+class Stored(Protocol):
+    """An object in storage, as `storage.put` describes it."""
+
+    @property
+    def sha256(self) -> str: ...
+    @property
+    def size(self) -> int: ...
+    @property
+    def detected_type(self) -> str | None: ...
+    @property
+    def key(self) -> str: ...
+
+
+async def files_of(conn: AsyncConnection, email_id: int) -> list[File]:
+    """List the files in the order of the e-mail."""
     rows = await conn.execute(
         select(
             Attachment.position,
@@ -28,30 +47,51 @@ async def pending(conn: AsyncConnection, email_id: int) -> list[Pending]:
             Attachment.file_name,
             Attachment.declared_type,
             Attachment.declared_size,
+            Attachment.status,
+            Attachment.error_code,
+            Attachment.error,
         )
-        .where(Attachment.email_id == email_id, Attachment.status == "pending")
+        .where(Attachment.email_id == email_id)
         .order_by(Attachment.position)
     )
-    return [Pending(*row) for row in rows]
+    return [File(*row) for row in rows]
 
 
-async def first_failure(conn: AsyncConnection, email_id: int) -> tuple[str, str, int] | None:
-    """Return code and message of the first file that failed for good, and how many did."""
-    row = (
-        await conn.execute(
-            select(Attachment.error_code, Attachment.error, func.count().over())
-            .where(Attachment.email_id == email_id, Attachment.status == "failed")
-            .order_by(Attachment.position)
-            .limit(1)
-        )
-    ).one_or_none()
-    return (row[0] or "unknown", row[1] or "", row[2]) if row else None
-
-
-async def mark(
-    conn: AsyncConnection, email_id: int, attempt_number: int, position: int, **changes: object
+async def mark_stored(
+    conn: AsyncConnection, *, email_id: int, attempt_number: int, position: int, stored: Stored
 ) -> bool:
-    """Record what became of a file; False if the attempt is no longer the one that holds the job."""
+    """Record where a file lies and what it is; False if the attempt holds the job no longer."""
+    changes = {
+        "status": "stored",
+        "stored_at": func.now(),
+        "sha256": stored.sha256,
+        "size": stored.size,
+        "detected_type": stored.detected_type,
+        "object_key": stored.key,
+        "error_code": None,
+        "error": None,
+    }
+    return await _mark(conn, email_id, attempt_number, position, changes)
+
+
+async def mark_unstored(
+    conn: AsyncConnection,
+    *,
+    email_id: int,
+    attempt_number: int,
+    position: int,
+    error: HoldfastError,
+    final: bool,
+) -> bool:
+    """Record why a file could not be had; unless that is final, the next attempt tries again."""
+    status = "failed" if final else "pending"
+    changes = {"status": status, "error_code": error.code, "error": error.message}
+    return await _mark(conn, email_id, attempt_number, position, changes)
+
+
+async def _mark(
+    conn: AsyncConnection, email_id: int, attempt_number: int, position: int, changes: Mapping[str, object]
+) -> bool:
     held = exists().where(
         IncomingEmail.id == email_id,
         IncomingEmail.processing_status == "processing",

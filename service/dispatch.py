@@ -7,6 +7,7 @@ import asyncio
 import json
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any
 
 import structlog
@@ -78,6 +79,14 @@ class Dispatcher:
             while not self._jobs.empty() and len(batch) < MAX_BATCH:
                 batch.append(self._jobs.get_nowait())
             await self.ring_now(batch)
+            for _ in batch:
+                self._jobs.task_done()
+
+    async def drain(self) -> None:
+        """Let what waits be rung before the process ends; the sweep has the rest."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(SECONDS):
+                await self._jobs.join()
 
     async def ring_now(self, jobs: Sequence[Job]) -> bool:
         """Ring, and mark as queued what was only received; False if Redis or Postgres did not take it."""

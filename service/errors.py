@@ -7,9 +7,10 @@ class HoldfastError(Exception):
     """An error with a `code` that never changes (to group by) and a message a person can act on."""
 
     def __init__(self, code: str, message: str) -> None:
-        super().__init__(message)
+        # Parts of it may come from outside, and it goes into a text column: no NUL, no lone surrogates.
+        self.message = message.encode(errors="replace").decode().replace("\0", "?")[:1000]
+        super().__init__(self.message)
         self.code = code
-        self.message = message
 
 
 class Rejected(HoldfastError):

@@ -1,5 +1,6 @@
 """An invocation becomes an e-mail on record, once; what we cannot read is kept in quarantine."""
 
+import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -7,7 +8,7 @@ from typing import Any, Literal
 import structlog
 from sqlalchemy import select
 from sqlalchemy.dialects.postgresql import insert
-from sqlalchemy.ext.asyncio import AsyncEngine
+from sqlalchemy.ext.asyncio import AsyncConnection
 
 from service.database import connect, within
 from service.errors import Permanent, Transient
@@ -39,13 +40,17 @@ async def accept(res: Resources, headers: Mapping[str, str], body: bytes) -> Rec
     Raises Transient when Postgres has not confirmed the commit within its budget; the sender then
     repeats the request, which is harmless.
     """
+    return await within(res.settings.database_seconds, _accept_or_reconnect(res, headers, body))
+
+
+async def _accept_or_reconnect(res: Resources, headers: Mapping[str, str], body: bytes) -> Receipt:
     try:
-        return await within(res.settings.database_seconds, _accept(res, headers, body))
+        return await _accept(res, headers, body)
     except Transient as exc:
         if exc.code != "database_disconnected":
             raise
     # The pool held a connection from before a restart of Postgres: the next one is new.
-    return await within(res.settings.database_seconds, _accept(res, headers, body))
+    return await _accept(res, headers, body)
 
 
 async def _accept(res: Resources, headers: Mapping[str, str], body: bytes) -> Receipt:
@@ -57,16 +62,11 @@ async def _accept(res: Resources, headers: Mapping[str, str], body: bytes) -> Re
             return Receipt("ignored")
         key = payloads.idempotency_key(email, headers, body)
         return await _record(res, email, {**request, "idempotency_key": key})
-    except payloads.Unreadable as exc:
+    except (payloads.Unreadable, Permanent) as exc:  # Permanent: Postgres cannot hold a value of it
         code, message = exc.code, exc.message
-    except Permanent as exc:
-        code, message = exc.code, exc.message
-    key = payloads.idempotency_key(None, headers, body)
-    number = await _quarantine(
-        res.engine, {**request, "idempotency_key": key, "error_code": code, "error": message}
-    )
-    log.warning("webhook_quarantined", quarantine=number, code=code)
-    return Receipt("quarantined", number)
+    request["idempotency_key"] = payloads.idempotency_key(None, headers, body)
+    async with connect(res.engine) as conn:
+        return Receipt("quarantined", await _quarantine(conn, request, code, message))
 
 
 async def _record(res: Resources, email: payloads.Email, request: dict[str, Any]) -> Receipt:
@@ -94,20 +94,36 @@ async def _record(res: Resources, email: payloads.Email, request: dict[str, Any]
     async with connect(res.engine) as conn:
         email_id = await waiting.receive(conn, row, files)
         if email_id is None:
-            same = IncomingEmail.idempotency_key == row["idempotency_key"]
-            return Receipt("duplicate", await conn.scalar(select(IncomingEmail.id).where(same)))
+            return await _duplicate(conn, row)
     res.dispatcher.ring(waiting.Job(email_id, 1))
     log.info("email_received", email=email_id, invocation=row["invocation_id"], attachments=len(files))
     return Receipt("accepted", email_id)
 
 
-async def _quarantine(engine: AsyncEngine, row: dict[str, Any]) -> int | None:
+async def _duplicate(conn: AsyncConnection, row: dict[str, Any]) -> Receipt:
+    """Point to the e-mail on record; keep the request all the same if it says something else.
+
+    A template may give one `webhook_id` to different e-mails, and only a person can tell.
+    """
+    same = IncomingEmail.idempotency_key == row["idempotency_key"]
+    equal = IncomingEmail.raw_body == row["raw_body"]
+    email_id, is_equal = (await conn.execute(select(IncomingEmail.id, equal).where(same))).one()
+    if not is_equal:
+        key = f"sha256:{hashlib.sha256(row['raw_body']).hexdigest()}"
+        message = f"Its key {row['idempotency_key']!r} is that of e-mail {email_id}, its body is not."
+        await _quarantine(conn, {**row, "idempotency_key": key}, "key_reused", message)
+    return Receipt("duplicate", email_id)
+
+
+async def _quarantine(conn: AsyncConnection, request: dict[str, Any], code: str, message: str) -> int | None:
+    columns = ("idempotency_key", "account_id", "invocation_id", "raw_body", "raw_headers")
+    row = {name: request[name] for name in columns} | {"error_code": code, "error": message}
     kept = insert(QuarantinedWebhook).values(**row).on_conflict_do_nothing(index_elements=["idempotency_key"])
-    async with connect(engine) as conn:
-        number = await conn.scalar(kept.returning(QuarantinedWebhook.id))
-        if number is None:
-            same = QuarantinedWebhook.idempotency_key == row["idempotency_key"]
-            number = await conn.scalar(select(QuarantinedWebhook.id).where(same))
+    number = await conn.scalar(kept.returning(QuarantinedWebhook.id))
+    if number is None:
+        same = QuarantinedWebhook.idempotency_key == row["idempotency_key"]
+        return await conn.scalar(select(QuarantinedWebhook.id).where(same))
+    log.warning("webhook_quarantined", quarantine=number, code=code)
     return number
 
 
@@ -115,7 +131,8 @@ def _request(headers: Mapping[str, str], body: bytes) -> dict[str, Any]:
     return {
         "raw_body": body,
         "raw_headers": [
-            [name, "[redacted]" if name.lower() in SECRET_HEADERS else value] for name, value in headers.items()
+            [name, "[redacted]" if name.lower() in SECRET_HEADERS else value]
+            for name, value in headers.items()
         ],
         "account_id": _clean(headers.get(ACCOUNT_ID)),
         "invocation_id": _clean(headers.get(INVOCATION_ID)),

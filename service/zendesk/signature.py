@@ -51,7 +51,9 @@ def verify(
     # Every secret is tried, so that the time taken does not tell which one matched.
     given = to_bytes(signature)
     matches = [
-        hmac.compare_digest(sign(secret, timestamp, body).encode(), given) for secret in secrets if secret.strip()
+        hmac.compare_digest(sign(secret, timestamp, body).encode(), given)
+        for secret in secrets
+        if secret.strip()
     ]
     if not any(matches):
         raise Rejected(401, "signature_mismatch", "The signature fits none of our secrets.")
@@ -65,7 +67,8 @@ def verify(
         raise Rejected(
             401,
             "timestamp_skew",
-            f"The signed time is {seconds} s behind our clock; {tolerance.total_seconds():g} s are tolerated.",
+            f"The signed time is {abs(seconds)} s {'behind' if seconds > 0 else 'ahead of'} our clock; "
+            f"{tolerance.total_seconds():g} s are tolerated.",
             skew_seconds=seconds,
         )
     return skew
@@ -82,7 +85,7 @@ def read_time(text: str) -> datetime | None:
             zone = f"{zone}:{zone_minute or '00'}" if zone else "+00:00"
             clock = f"{hour}:{minute}:{second or '00'}.{(fraction or '').ljust(6, '0')}"
             return datetime.fromisoformat(f"{year}-{month}-{day}T{clock}{zone}").astimezone(UTC)
-    except (ValueError, OverflowError):  # 31 February, or an offset that leaves the calendar
+    except (ValueError, OverflowError):  # 31 February, an offset that leaves the calendar
         return None
     return None
 

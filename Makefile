@@ -1,0 +1,47 @@
+# `make demo` and `make test` need python3 (3.11 or newer) and nothing else.
+VENV := .venv
+BIN := $(VENV)/bin
+COMPILE := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
+	--no-emit-index-url --no-emit-find-links --custom-compile-command "make lock"
+
+.PHONY: demo up test lint format lock clean
+
+demo: $(VENV)/.ready  ## play a stand-in Zendesk against the whole service
+	@exec $(BIN)/holdfast demo
+
+up: $(VENV)/.ready  ## run the whole service on this machine
+	@exec $(BIN)/holdfast up
+
+test: lint  ## all that CI runs
+	$(BIN)/pytest
+
+lint: $(VENV)/.ready
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: $(VENV)/.ready
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+lock: $(VENV)/.ready  ## take the newest versions that pyproject.toml allows
+	$(COMPILE) --upgrade pyproject.toml --output-file requirements.txt
+	$(COMPILE) --upgrade pyproject.toml --extra local --group dev --constraint requirements.txt \
+		--output-file requirements-dev.txt
+
+clean:
+	rm -rf $(VENV) .holdfast .mypy_cache .ruff_cache .pytest_cache .hypothesis
+
+$(VENV)/.ready: requirements-dev.txt pyproject.toml
+	@python=""; for candidate in python3 python3.14 python3.13 python3.12 python3.11 /usr/bin/python3; do \
+		if $$candidate -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then \
+			python=$$candidate; break; \
+		fi; \
+	done; \
+	if [ -z "$$python" ]; then echo "Holdfast needs python3, 3.11 or newer" >&2; exit 1; fi; \
+	echo "Making $(VENV) with $$($$python --version) ..."; \
+	$$python -m venv --clear $(VENV)
+	@$(BIN)/python -m pip --disable-pip-version-check install --quiet --require-hashes --requirement requirements-dev.txt
+	@$(BIN)/python -m pip --disable-pip-version-check install --quiet --no-deps --no-build-isolation --editable .
+	@touch $@

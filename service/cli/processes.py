@@ -1,0 +1,38 @@
+"""The processes of production: what a Procfile starts."""
+
+import sys
+from pathlib import Path
+
+import click
+
+from service.config import read_settings
+
+
+@click.command()
+def web() -> None:
+    """Serve the webhook and the API on $HOST:$PORT."""
+    from service.resources import NEEDED
+    from service.web.app import serve
+
+    serve(read_settings(*NEEDED, "zendesk_webhook_secrets"))
+
+
+@click.command()
+def worker() -> None:
+    """Work on jobs; the same as `arq service.worker.WorkerSettings`."""
+    from arq.cli import cli
+
+    cli.main(["service.worker.WorkerSettings"], prog_name="arq")
+
+
+@click.command()
+def migrate() -> None:
+    """Bring the database to this version's tables; the same as `alembic upgrade head`."""
+    from alembic.config import main
+
+    read_settings("database_url")
+    ini = Path(__file__).parents[2] / "alembic.ini"
+    if not ini.exists():
+        click.echo("alembic.ini is not there: run this from a checkout of the repository", err=True)
+        sys.exit(2)
+    main(["-c", str(ini), "upgrade", "head"])

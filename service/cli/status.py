@@ -1,0 +1,34 @@
+"""`holdfast status`: tell whether everything is safe."""
+
+import asyncio
+
+import click
+
+from service.cli.environment import env_file
+from service.config import read_settings
+
+
+@click.command()
+@env_file
+def status() -> None:
+    """Show how many e-mails there are in each state, and how long the oldest has waited."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from service.queries import overview
+    from service.queries.views import Stats
+    from service.resources import NEEDED, open_resources
+
+    async def read() -> Stats:
+        async with open_resources(read_settings(*NEEDED)) as res:
+            return await overview.stats(res.engine)
+
+    stats = asyncio.run(read())
+    table = Table("state", "e-mails")
+    for name, number in {**stats.by_status, "quarantined": stats.quarantined}.items():
+        table.add_row(name, f"{number:,}{'+' if name in stats.capped else ''}")
+    Console().print(table)
+    waiting = stats.oldest_waiting_seconds
+    click.echo(
+        "Nothing waits." if waiting is None else f"The oldest e-mail not finished waits {waiting:.0f} s."
+    )

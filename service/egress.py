@@ -1,0 +1,132 @@
+"""Say which hosts and addresses we may dial at all."""
+
+import re
+import socket
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from ipaddress import IPv4Address, IPv4Network, IPv6Network, ip_address
+
+from aiohttp import AddrInfoType, TCPConnector, ThreadedResolver
+from aiohttp.abc import AbstractResolver, ResolveResult
+from yarl import URL
+
+from service.errors import Permanent
+
+# https://www.iana.org/assignments/iana-ipv4-special-registry, written out because `is_global` gives other
+# answers on Python 3.11.7 than on 3.13; 192.88.99.0/24 led to 6to4 relays.
+_NOT_PUBLIC_V4 = tuple(
+    map(
+        IPv4Network,
+        (
+            *("0.0.0.0/8", "10.0.0.0/8", "100.64.0.0/10", "127.0.0.0/8", "169.254.0.0/16", "172.16.0.0/12"),
+            *("192.0.0.0/24", "192.0.2.0/24", "192.88.99.0/24", "192.168.0.0/16", "198.18.0.0/15"),
+            *("198.51.100.0/24", "203.0.113.0/24", "224.0.0.0/4", "240.0.0.0/4"),
+        ),
+    )
+)
+# https://www.iana.org/assignments/iana-ipv6-special-registry: only 2000::/3 is unicast that anybody was given, so
+# mapped, NAT64, unique local, link-local, site-local and multicast addresses are out without being named.
+_UNICAST_V6 = IPv6Network("2000::/3")
+# Protocol assignments (Teredo, benchmarking, ORCHID), documentation, 6to4, documentation again.
+_NOT_PUBLIC_V6 = tuple(map(IPv6Network, ("2001::/23", "2001:db8::/32", "2002::/16", "3fff::/20")))
+
+_NAME = re.compile(r"[a-z0-9_-]+(\.[a-z0-9_-]+)*")
+# What a resolver takes for an IPv4 address: the last label is a decimal, octal or hexadecimal number.
+_NUMERIC = re.compile(r"(.*\.)?(\d+|0x[0-9a-f]*)")
+_PORTS = {"https": 443, "http": 80}
+
+
+class AddressRefused(Permanent, OSError):
+    """A refusal that passes through aiohttp, which lets an OSError of a socket factory through and nothing else.
+
+    The text is always the same: aiohappyeyeballs flattens several errors into one unless they read alike.
+    """
+
+    def __init__(self) -> None:
+        super().__init__("address_refused", "resolves to an address that is not on the public internet")
+
+
+@dataclass(frozen=True)
+class Egress:
+    """The hosts (globs) that files may come from; `private_networks` also allows http, any port, any address."""
+
+    hosts: tuple[str, ...]
+    private_networks: bool = False
+
+    def check_url(self, url: URL) -> None:
+        """Raise Permanent("address_refused") unless the URL is one that we may request."""
+        reason = self._why_not(url)
+        if reason:
+            raise Permanent(
+                "address_refused", f"{(url.raw_host or 'the address')[:255]!r} is refused: {reason}"
+            )
+
+    def allows(self, address: str) -> bool:
+        """Say whether a resolved address may be dialled."""
+        return self.private_networks or _is_public(address)
+
+    def socket_factory(self, addr_info: AddrInfoType) -> socket.socket:
+        """Make the socket for a resolved address, the last moment to refuse it: a second look-up changes nothing.
+
+        Raises AddressRefused.
+        """
+        family, kind, protocol, _, address = addr_info
+        if family not in {socket.AF_INET, socket.AF_INET6} or not self.allows(str(address[0])):
+            raise AddressRefused
+        return socket.socket(family=family, type=kind, proto=protocol)
+
+    def open_connector(self, resolver: AbstractResolver | None = None) -> TCPConnector:
+        """Open what dials for an aiohttp session and nothing but that; needs a running loop.
+
+        It does not limit connections: a place in aiohttp's queue would count as time of the download.
+        """
+        resolver = _Resolver(self, resolver or ThreadedResolver())
+        return TCPConnector(limit=0, resolver=resolver, socket_factory=self.socket_factory)
+
+    def _why_not(self, url: URL) -> str | None:
+        if url.scheme not in (_PORTS if self.private_networks else {"https"}):
+            return "the scheme is not https"
+        if "@" in url.raw_authority:
+            return "it carries a user name or password"
+        if not self._is_allowed((url.raw_host or "").lower()):
+            return "the host is not among DOWNLOAD_HOSTS"
+        if url.port != _PORTS[url.scheme] and not self.private_networks:
+            return f"the port is not {_PORTS[url.scheme]}"
+        return None
+
+    def _is_allowed(self, host: str) -> bool:
+        globs = [glob.lower().strip("[]") for glob in self.hosts]
+        if ":" in host or _NUMERIC.fullmatch(host):
+            return host in globs
+        return (
+            len(host) <= 253
+            and bool(_NAME.fullmatch(host))
+            and any(fnmatchcase(host, glob) for glob in globs)
+        )
+
+
+class _Resolver(AbstractResolver):
+    """Leaves out what may not be dialled if there is something else, so that its refusal hides no other error."""
+
+    def __init__(self, egress: Egress, resolver: AbstractResolver) -> None:
+        self._egress = egress
+        self._resolver = resolver
+
+    async def resolve(
+        self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_UNSPEC
+    ) -> list[ResolveResult]:
+        found = await self._resolver.resolve(host, port, family)
+        return [each for each in found if self._egress.allows(each["host"])] or found
+
+    async def close(self) -> None:
+        await self._resolver.close()
+
+
+def _is_public(address: str) -> bool:
+    try:
+        parsed = ip_address(address)
+    except ValueError:
+        return False
+    if isinstance(parsed, IPv4Address):
+        return not any(parsed in network for network in _NOT_PUBLIC_V4)
+    return parsed in _UNICAST_V6 and not any(parsed in network for network in _NOT_PUBLIC_V6)

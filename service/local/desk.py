@@ -1,0 +1,92 @@
+"""What the stand-in Zendesk knows and notes: files, scripted faults, comments, requests."""
+
+import asyncio
+import itertools
+import secrets
+import time
+from collections import deque
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from urllib.parse import quote
+
+_GRANT_SECONDS = 60
+
+
+@dataclass(frozen=True, eq=False)
+class Fault:
+    """One scripted download; what it does not say happens as usual."""
+
+    status: int | None = None  # answered with `headers` and `body`, by the account or the CDN
+    headers: Mapping[str, str] = field(default_factory=dict)
+    body: bytes = b""
+    at_cdn: bool = False
+    delay_seconds: float = 0  # before any header, where `status` would come from
+    sign_in: bool = False  # the page that one gets without credentials: 200 and HTML
+    redacted: bool = False  # an empty redacted.txt instead
+    bytes_per_second: float | None = None
+    chunked: bool = False  # no Content-Length
+    pause_after: int | None = None  # bytes; then `paused` is set and `resume` awaited
+    paused: asyncio.Event = field(default_factory=asyncio.Event)
+    resume: asyncio.Event = field(default_factory=asyncio.Event)
+    reset_after: int | None = None  # bytes; then the connection is reset
+
+
+@dataclass(eq=False)
+class File:
+    """An attachment at Zendesk. `faults` are used up first, one a request that got past the credentials."""
+
+    id: int
+    token: str
+    name: str
+    content: bytes
+    content_type: str
+    public: bool  # needs no credentials
+    faults: deque[Fault]
+    requests: int = 0  # at the account, with or without credentials
+    downloads: int = 0  # sent whole by the CDN
+
+    @property
+    def path(self) -> str:
+        return f"/attachments/token/{self.token}/?name={url_name(self.name)}"
+
+
+@dataclass(frozen=True, eq=False)
+class Grant:
+    """A temporary address at the CDN, and what will happen there."""
+
+    file: File
+    fault: Fault
+    expires: float  # monotonic seconds
+
+
+@dataclass
+class Desk:
+    """The state of one stand-in; tests read the lists and counters."""
+
+    email: str
+    api_token: str
+    oauth_token: str | None
+    account_url: str = ""
+    cdn_url: str = ""
+    files: dict[str, File] = field(default_factory=dict)  # by token
+    grants: dict[str, Grant] = field(default_factory=dict)  # by raw query string
+    comments: dict[str, list[dict[str, object]]] = field(default_factory=dict)  # by ticket
+    account_authorizations: list[str] = field(default_factory=list)  # headers as they came
+    cdn_authorizations: list[str] = field(default_factory=list)  # any entry here is a leak
+    ids: "itertools.count[int]" = field(default_factory=lambda: itertools.count(9_001))
+
+    def grant(self, file: File, fault: Fault) -> str:
+        """Make a short-lived address. Its token holds escapes that a client must send as they are."""
+        query = f"token={secrets.token_urlsafe(24)}%2Bv2%3D%3D&sig=a%2Fb~c"
+        self.grants[query] = Grant(file, fault, time.monotonic() + _GRANT_SECONDS)
+        name = "redacted.txt" if fault.redacted else url_name(file.name)
+        return f"{self.cdn_url}/{name}?{query}"
+
+    def redeem(self, query: str) -> Grant | None:
+        grant = self.grants.get(query)
+        return grant if grant and time.monotonic() < grant.expires else None
+
+
+def url_name(name: str) -> str:
+    """Escape a file's name for an address or a header; cut, since both have limits."""
+    return quote(name[:100], safe="", errors="replace")

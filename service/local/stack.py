@@ -1,0 +1,140 @@
+"""What `holdfast up` and `holdfast demo` run: servers, migrations, then web and workers as in production."""
+
+import asyncio
+import shutil
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from signal import SIGTERM
+
+from aiohttp import ClientError, ClientSession, ClientTimeout
+
+from service.local import environment
+from service.local.guard import guarded
+from service.local.launch import ServerError, alone
+from service.local.servers import postgres, valkey
+from service.local.supervisor import Program
+
+# `python -m service` works from here, be it the repository or site-packages.
+ROOT = Path(__file__).resolve().parents[2]
+_READY_SECONDS = 60
+
+
+@dataclass(frozen=True)
+class Stack:
+    """A local Holdfast whose servers run; `settings` are those of its processes, `own` the user's environment."""
+
+    data_dir: Path
+    settings: Mapping[str, str]
+    own: Mapping[str, str]
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.settings['PORT']}"
+
+    @property
+    def logs(self) -> Path:
+        return self.data_dir / "logs"
+
+    def programs(
+        self, workers: int, *, to_files: bool, more: Mapping[str, str] | None = None
+    ) -> Sequence[Sequence[Program]]:
+        """Return web and workers, in stages: the workers end first. `more` are settings that came up later."""
+        self.logs.mkdir(exist_ok=True, mode=0o700)
+
+        def program(name: str, kind: str) -> Program:
+            variables = {**self.own, **self.settings, **(more or {}), "WORKER_NAME": name}
+            log = self.logs / f"{name}.log" if to_files else None
+            return Program(name, [sys.executable, "-m", "service", kind], variables, ROOT, log)
+
+        return [[program("web", "web")], [program(f"worker.{n}", "worker") for n in range(1, workers + 1)]]
+
+
+@contextmanager
+def open_stack(
+    data_dir: Path, port: int, own: Mapping[str, str], *, say: Callable[[str], None], fresh: bool = False
+) -> Iterator[Stack]:
+    """Start what the user's environment does not name, migrate, and write `data_dir`/env; `fresh` forgets all first.
+
+    Raises ServerError.
+    """
+    data_dir = data_dir.resolve()
+    with ExitStack() as opened:
+        opened.enter_context(alone(data_dir))
+        if fresh:
+            _forget(data_dir)
+        servers = {}
+        for name, title, server in (("DATABASE_URL", "Postgres", postgres), ("REDIS_URL", "Valkey", valkey)):
+            if not own.get(name):
+                began = time.monotonic()
+                servers[name] = opened.enter_context(server(data_dir / title.lower()))
+                say(f"{title} runs ({time.monotonic() - began:.1f} s)")
+        settings = environment.choose(data_dir, own, servers, port)
+        environment.write(data_dir / "env", settings)
+        _migrate({**own, **settings})
+        say("the tables are up to date")
+        yield Stack(data_dir, settings, own)
+
+
+async def wait_until_ready(url: str) -> None:
+    """Wait until web says that it reaches everything. Raises ServerError after a minute."""
+    deadline = time.monotonic() + _READY_SECONDS
+    said = "no answer"
+    async with ClientSession(timeout=ClientTimeout(total=5)) as session:
+        while time.monotonic() < deadline:
+            try:
+                async with session.get(f"{url}/readyz") as response:
+                    if response.status == 200:
+                        return
+                    said = await response.text()
+            except (ClientError, TimeoutError):
+                pass  # not listening yet
+            await asyncio.sleep(0.1)
+    raise ServerError(f"web is not ready after {_READY_SECONDS} s: {said}")
+
+
+def is_free(port: int) -> bool:
+    """Say whether web could listen on this port of loopback."""
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError:
+            return False
+        return True
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def _migrate(variables: Mapping[str, str]) -> None:
+    command = guarded([sys.executable, "-m", "service", "migrate"], SIGTERM)
+    done = subprocess.run(  # noqa: S603 our own command
+        command,
+        cwd=ROOT,
+        env=variables,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        check=False,
+        start_new_session=True,
+    )
+    if done.returncode != 0:
+        lines = (done.stderr or done.stdout).strip().splitlines() or ["it said nothing"]
+        raise ServerError(f"the migrations failed: {lines[-1]}")
+
+
+def _forget(data_dir: Path) -> None:
+    """Remove what we put there, and nothing else."""
+    for name in ("postgres", "valkey", "objects", "logs"):
+        if (data_dir / name).exists():
+            shutil.rmtree(data_dir / name)
+    (data_dir / "env").unlink(missing_ok=True)

@@ -1,0 +1,148 @@
+"""Keep child processes running: start them again when they die, end all of them in order."""
+
+import asyncio
+import os
+import signal
+import time
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from service.local.guard import guarded
+
+_GRACE_SECONDS = 25  # between SIGTERM and SIGKILL
+_REFUSED = 2  # the exit code of a process that a setting keeps from starting
+_STEADY_SECONDS = 30  # after which a death is news, not the last one's consequence
+_LONGEST_PAUSE_SECONDS = 10.0
+_LONGEST_LINE_BYTES = 1024 * 1024
+
+
+class GivenUp(Exception):
+    """A program will not start, however often it is tried; the message is one line."""
+
+
+@dataclass(frozen=True)
+class Program:
+    """What to run. Its words go to `log`, or to the supervisor's `say` line by line where that is None."""
+
+    name: str
+    command: Sequence[str]
+    environment: Mapping[str, str]
+    directory: Path
+    log: Path | None = None
+
+
+Say = Callable[[str, str], None]  # who, what
+
+
+@asynccontextmanager
+async def supervise(
+    stages: Sequence[Sequence[Program]], say: Say, hurry: asyncio.Event
+) -> AsyncIterator[None]:
+    """Run the programs beside the block; with it they end, the last stage first. `hurry` cuts their grace short.
+
+    Each has a session of its own, so that Ctrl-C reaches only us, and gets SIGTERM should we be killed. Cancels
+    the block and raises GivenUp, in an ExceptionGroup, where a program refuses its settings.
+    """
+    async with asyncio.TaskGroup() as group:
+        children = [[_Child(program, say) for program in stage] for stage in stages]
+        tasks = [group.create_task(child.keep_running()) for stage in children for child in stage]
+        try:
+            yield
+        finally:
+            await _in_any_case(_end(children, hurry), hurry)
+            for task in tasks:
+                task.cancel()
+
+
+async def _end(children: Sequence[Sequence["_Child"]], hurry: asyncio.Event) -> None:
+    for stage in reversed(children):
+        await asyncio.gather(*(child.end(hurry) for child in stage))
+
+
+async def _in_any_case(ending: Coroutine[object, object, None], hurry: asyncio.Event) -> None:
+    """Wait for `ending` to its end: to be cancelled meanwhile is a reason to hurry, not to leave anything behind."""
+    task = asyncio.create_task(ending)
+    cancelled = False
+    while not task.done():
+        try:
+            await asyncio.shield(task)
+        except asyncio.CancelledError:
+            hurry.set()
+            cancelled = True
+    task.result()
+    if cancelled:
+        raise asyncio.CancelledError
+
+
+class _Child:
+    def __init__(self, program: Program, say: Say) -> None:
+        self.program = program
+        self.say = say
+        self.process: asyncio.subprocess.Process | None = None
+        self.ending = False
+
+    async def keep_running(self) -> None:
+        pause = 0.5
+        while not self.ending:
+            began = time.monotonic()
+            code = await self._run()
+            if self.ending:
+                return
+            if code == _REFUSED:
+                where = f", see {self.program.log}" if self.program.log else ""
+                raise GivenUp(f"{self.program.name} does not start with these settings{where}")
+            if time.monotonic() - began > _STEADY_SECONDS:
+                pause = 0.5
+            how = signal.Signals(-code).name if code < 0 else f"exit code {code}"
+            self.say("supervisor", f"{self.program.name} ended ({how}), it starts again in {pause:g} s")
+            await asyncio.sleep(pause)
+            pause = min(pause * 2, _LONGEST_PAUSE_SECONDS)
+
+    async def end(self, hurry: asyncio.Event) -> None:
+        self.ending = True
+        process = self.process
+        if process is None or process.returncode is not None:
+            return
+        with suppress(ProcessLookupError):
+            process.terminate()
+        waits = {asyncio.ensure_future(process.wait()), asyncio.ensure_future(hurry.wait())}
+        _, pending = await asyncio.wait(waits, timeout=_GRACE_SECONDS, return_when=asyncio.FIRST_COMPLETED)
+        for wait in pending:
+            wait.cancel()
+        if process.returncode is None:
+            self.say("supervisor", f"{self.program.name} does not end, it is killed")
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)  # with whatever it may have left in its session
+        await process.wait()
+
+    async def _run(self) -> int:
+        log = self.program.log.open("ab") if self.program.log else None
+        try:
+            self.process = await asyncio.create_subprocess_exec(
+                *guarded(self.program.command, signal.SIGTERM),
+                env=self.program.environment,
+                cwd=self.program.directory,
+                stdin=asyncio.subprocess.DEVNULL,
+                stdout=log or asyncio.subprocess.PIPE,
+                stderr=asyncio.subprocess.STDOUT,
+                start_new_session=True,
+                limit=_LONGEST_LINE_BYTES,
+            )
+        finally:
+            if log:
+                log.close()
+        if self.process.stdout:
+            await self._pass_on(self.process.stdout)
+        return await self.process.wait()
+
+    async def _pass_on(self, lines: asyncio.StreamReader) -> None:
+        while True:
+            try:
+                line = await lines.readline()
+            except ValueError:  # longer than the limit, and skipped
+                line = b"(a line that is too long)\n"
+            if not line:
+                return
+            self.say(self.program.name, line.decode(errors="replace").rstrip())

@@ -1,0 +1,104 @@
+"""E-mails: a page of them, one with all its history, one of its files."""
+
+import base64
+import binascii
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+from sqlalchemy import Select, select, tuple_
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+
+from service.database import connect
+from service.errors import Rejected
+from service.models import Attachment, Attempt, IncomingEmail
+from service.queries.views import AttachmentView, AttemptView, EmailDetail, EmailView, Page
+
+
+class EmailFilter(BaseModel):
+    """The parameters of a list."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    status: Literal["received", "queued", "processing", "completed", "failed"] | None = None
+    ticket: str | None = None
+    limit: int = Field(50, ge=1, le=200)
+    cursor: str | None = None
+
+
+async def list_emails(engine: AsyncEngine, wanted: EmailFilter) -> Page:
+    """Return a page of e-mails, newest first."""
+    async with connect(engine) as conn:
+        rows = (await conn.execute(_page(wanted))).mappings().all()
+        shown = rows[: wanted.limit]
+        attachments = await _attachments(conn, [row["id"] for row in shown])
+    emails = [EmailView(**row, attachments=attachments.get(row["id"], ())) for row in shown]
+    more = len(rows) > wanted.limit
+    return Page(emails=emails, next_cursor=_cursor(emails[-1]) if more else None)
+
+
+async def get_email(engine: AsyncEngine, email_id: int) -> EmailDetail:
+    """Return all that is known of an e-mail; raises Rejected (404) if there is none."""
+    async with connect(engine) as conn:
+        row = (await conn.execute(_emails().where(IncomingEmail.id == email_id))).mappings().one_or_none()
+        if row is None:
+            raise Rejected(404, "email_not_found", f"There is no e-mail {email_id}.")
+        attachments = await _attachments(conn, [email_id])
+        attempts = await conn.execute(
+            select(*Attempt.__table__.c).where(Attempt.email_id == email_id).order_by(Attempt.number)
+        )
+        runs = [AttemptView.model_validate(run) for run in attempts]
+    return EmailDetail(**row, attachments=attachments.get(email_id, ()), attempts=runs)
+
+
+async def get_attachment(engine: AsyncEngine, email_id: int, position: int) -> AttachmentView:
+    """Return what is known of a file; raises Rejected (404) if there is none."""
+    async with connect(engine) as conn:
+        for attachment in (await _attachments(conn, [email_id])).get(email_id, ()):
+            if attachment.position == position:
+                return attachment
+    raise Rejected(404, "attachment_not_found", f"E-mail {email_id} has no attachment {position}.")
+
+
+def _emails() -> Select[Any]:
+    heavy = {"raw_body", "raw_headers"}
+    return select(*(column for column in IncomingEmail.__table__.c if column.name not in heavy))
+
+
+def _page(wanted: EmailFilter) -> Select[Any]:
+    """Order by what an index can walk: within a status by time, otherwise by id."""
+    query = _emails().limit(wanted.limit + 1)
+    after = _read_cursor(wanted.cursor) if wanted.cursor else None
+    if wanted.ticket is not None:
+        query = query.where(IncomingEmail.zendesk_ticket_id == wanted.ticket)
+    if wanted.status is None:
+        query = query.order_by(IncomingEmail.id.desc())
+        return query.where(IncomingEmail.id < after[1]) if after else query
+    query = query.where(IncomingEmail.processing_status == wanted.status)
+    place = tuple_(IncomingEmail.received_at, IncomingEmail.id)
+    query = query.order_by(IncomingEmail.received_at.desc(), IncomingEmail.id.desc())
+    return query.where(place < after) if after else query
+
+
+def _cursor(email: EmailView) -> str:
+    return base64.urlsafe_b64encode(f"{email.received_at.isoformat()} {email.id}".encode()).decode()
+
+
+def _read_cursor(cursor: str) -> tuple[datetime, int]:
+    try:
+        time, _, number = base64.urlsafe_b64decode(cursor.encode()).decode().partition(" ")
+        received_at, email_id = datetime.fromisoformat(time), int(number)
+    except (ValueError, binascii.Error):
+        raise Rejected(400, "bad_cursor", "The cursor is not one that a page gave.") from None
+    if received_at.tzinfo is None or not 0 < email_id < 2**63:
+        raise Rejected(400, "bad_cursor", "The cursor is not one that a page gave.")
+    return received_at, email_id
+
+
+async def _attachments(conn: AsyncConnection, email_ids: Sequence[int]) -> dict[int, list[AttachmentView]]:
+    found: dict[int, list[AttachmentView]] = {}
+    query = select(*Attachment.__table__.c).where(Attachment.email_id.in_(email_ids))
+    for row in await conn.execute(query.order_by(Attachment.email_id, Attachment.position)):
+        found.setdefault(row.email_id, []).append(AttachmentView.model_validate(row))
+    return found

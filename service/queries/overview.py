@@ -1,0 +1,58 @@
+"""All e-mails at once: how many there are in each state, and how long the oldest waits."""
+
+from datetime import datetime
+
+from sqlalchemy import ColumnElement, ScalarSelect, func, literal_column, select
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from service.database import connect
+from service.models import STATUSES, IncomingEmail, QuarantinedWebhook
+from service.queries.views import Stats
+
+COUNT_CAP = 10_000
+UNFINISHED = ("received", "queued", "processing")
+
+
+async def stats(engine: AsyncEngine) -> Stats:
+    """Count by status, and find the oldest e-mail that is not finished."""
+    counts = {status: _capped(IncomingEmail.processing_status == status) for status in STATUSES}
+    quarantined = select(literal_column("1")).select_from(QuarantinedWebhook).limit(COUNT_CAP).subquery()
+    oldest = func.least(*(_oldest(status) for status in UNFINISHED))
+    async with connect(engine) as conn:
+        row = (
+            await conn.execute(
+                select(
+                    *(count.label(status) for status, count in counts.items()),
+                    select(func.count()).select_from(quarantined).scalar_subquery().label("quarantined"),
+                    func.extract("epoch", func.now() - oldest).label("oldest"),
+                )
+            )
+        ).one()
+    by_status = {status: getattr(row, status) for status in STATUSES}
+    numbers = {**by_status, "quarantined": row.quarantined}
+    return Stats(
+        by_status=by_status,
+        quarantined=row.quarantined,
+        capped=[name for name, number in numbers.items() if number == COUNT_CAP],
+        oldest_waiting_seconds=None if row.oldest is None else float(row.oldest),
+    )
+
+
+async def ping(engine: AsyncEngine) -> None:
+    async with connect(engine) as conn:
+        await conn.execute(select(IncomingEmail.id).limit(1))
+
+
+def _capped(condition: ColumnElement[bool]) -> ScalarSelect[int]:
+    some = select(literal_column("1")).select_from(IncomingEmail).where(condition).limit(COUNT_CAP).subquery()
+    return select(func.count()).select_from(some).scalar_subquery()
+
+
+def _oldest(status: str) -> ScalarSelect[datetime]:
+    return (
+        select(IncomingEmail.received_at)
+        .where(IncomingEmail.processing_status == status)
+        .order_by(IncomingEmail.received_at)
+        .limit(1)
+        .scalar_subquery()
+    )

@@ -1,0 +1,86 @@
+"""Objects in S3, Google Cloud Storage or Azure, through obstore."""
+
+import asyncio
+import os
+from contextlib import suppress
+from dataclasses import dataclass, field
+from datetime import timedelta
+from tempfile import TemporaryFile
+from typing import IO, TYPE_CHECKING
+
+import obstore
+from obstore.exceptions import AlreadyExistsError, PermissionDeniedError
+from obstore.store import from_url
+
+from service.storage.spool import Spool
+
+if TYPE_CHECKING:
+    from obstore.store import ObjectStore  # exists for type checkers only
+
+_PART_BYTES = 5 * 1024**2  # the least that S3 takes
+_UPLOADS = 4  # large ones at once: each holds two or three parts in memory
+_SECONDS = 40  # for one request and its repetitions
+_UPLOAD_SECONDS = 180
+_CHECK_KEY = "holdfast-check"
+
+
+@dataclass(frozen=True)
+class Cloud:
+    """A bucket, or a prefix in one. Credentials come from the vendor's own variables, as AWS_*."""
+
+    store: "ObjectStore"
+    _uploads: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(_UPLOADS))
+
+    @classmethod
+    def open(cls, url: str) -> "Cloud":
+        # Client options given here replace those of the environment, so this one is handed on.
+        allow_http = any(
+            os.environ.get(f"{vendor}_ALLOW_HTTP") in {"1", "true"} for vendor in ("AWS", "AZURE")
+        )
+        return cls(
+            from_url(
+                url,
+                client_options={
+                    "allow_http": allow_http,
+                    "connect_timeout": timedelta(seconds=5),
+                    "timeout": timedelta(seconds=30),
+                    "user_agent": "holdfast",
+                },
+                retry_config={"max_retries": 3, "retry_timeout": timedelta(seconds=20)},
+            )
+        )
+
+    def spool_file(self) -> IO[bytes]:
+        return TemporaryFile()
+
+    async def size(self, key: str) -> int:
+        async with asyncio.timeout(_SECONDS):
+            return (await obstore.head_async(self.store, key))["size"]
+
+    async def read(self, key: str, start: int, end: int) -> bytes:
+        async with asyncio.timeout(_SECONDS):
+            return bytes(await obstore.get_range_async(self.store, key, start=start, end=end))
+
+    async def write(self, key: str, spool: Spool) -> None:
+        with suppress(FileNotFoundError, PermissionDeniedError):  # S3 answers 403 if we may not list
+            if await self.size(key) == spool.size:
+                return
+        if spool.file is None:
+            await self._upload(key, bytes(spool.buffer))
+            return
+        async with self._uploads:
+            small = spool.size <= _PART_BYTES
+            await asyncio.to_thread(spool.file.seek, 0)
+            await self._upload(key, await asyncio.to_thread(spool.file.read) if small else spool.file)
+
+    async def check(self) -> None:
+        """Write what is never overwritten, so that a bucket with versions does not fill up."""
+        async with asyncio.timeout(_SECONDS):
+            with suppress(AlreadyExistsError):
+                await obstore.put_async(self.store, _CHECK_KEY, b"holdfast", mode="create")
+            await obstore.head_async(self.store, _CHECK_KEY)
+
+    async def _upload(self, key: str, content: bytes | IO[bytes]) -> None:
+        # The client reads the file in threads of its own, part by part.
+        async with asyncio.timeout(_UPLOAD_SECONDS):
+            await obstore.put_async(self.store, key, content, chunk_size=_PART_BYTES, max_concurrency=1)

@@ -1,0 +1,133 @@
+"""Put, open, stat and check objects, wherever they are kept."""
+
+import asyncio
+import errno
+import re
+from collections.abc import AsyncIterable, AsyncIterator, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Protocol
+from urllib.parse import unquote, urlsplit
+
+from obstore.exceptions import BaseError
+
+from service.errors import Permanent, Transient
+from service.storage.cloud import Cloud
+from service.storage.disk import Disk
+from service.storage.filetype import detect
+from service.storage.spool import Spool
+
+_CHUNK_BYTES = 2 * 1024**2
+_KEY = re.compile(r"sha256/[0-9a-f]{2}/[0-9a-f]{62}")
+
+
+class Storage(Protocol):
+    """Where objects are kept; what it raises is the vendor's, and translated here."""
+
+    def spool_file(self) -> IO[bytes]:
+        """Make a file for what does not fit into memory; blocks."""
+
+    async def size(self, key: str) -> int:
+        """Raise FileNotFoundError if there is no such object."""
+
+    async def read(self, key: str, start: int, end: int) -> bytes: ...
+
+    async def write(self, key: str, spool: Spool) -> None:
+        """Make the object whole or not at all, unless one of this key and size is there."""
+
+    async def check(self) -> None: ...
+
+
+@dataclass(frozen=True)
+class Stored:
+    """An object that is in storage for good; the type is what its bytes look like, if like anything."""
+
+    sha256: str
+    size: int
+    detected_type: str | None
+    key: str
+
+
+@dataclass(frozen=True)
+class Opened:
+    """An object to be read; there is nothing to close."""
+
+    size: int
+    chunks: AsyncIterator[bytes]
+
+
+def open_storage(url: str) -> Storage:
+    """Open a file, s3, gs or az URL without touching what it names."""
+    if url.startswith("file:"):
+        return Disk(Path(unquote(urlsplit(url).path)))
+    with _translated():
+        return Cloud.open(url)
+
+
+async def put(storage: Storage, chunks: AsyncIterable[bytes], file_name: str | None) -> Stored:
+    """Store what the stream gives; if it raises, nothing is stored. The name only helps to tell the type.
+
+    Raises Transient("storage_unavailable") and Transient("storage_full").
+    """
+    spool = Spool(storage.spool_file)
+    try:
+        async for chunk in chunks:
+            if spool.add(chunk):
+                with _translated():
+                    await asyncio.to_thread(spool.flush)
+        with _translated():
+            sha256 = await asyncio.to_thread(spool.finish)
+            key = f"sha256/{sha256[:2]}/{sha256[2:]}"
+            await storage.write(key, spool)
+        detected = await asyncio.to_thread(detect, spool.head, spool.tail, file_name)
+        return Stored(sha256, spool.size, detected, key)
+    finally:
+        await asyncio.shield(asyncio.to_thread(spool.close))
+
+
+async def open(storage: Storage, key: str) -> Opened:  # noqa: A001 the word for it, used as storage.open
+    """Open an object; it is read piece by piece, so a slow reader holds no connection.
+
+    Raises Permanent("object_missing") and Transient("storage_unavailable"), also while it is read.
+    """
+    size = await stat(storage, key)
+    return Opened(size, _chunks(storage, key, size))
+
+
+async def stat(storage: Storage, key: str) -> int:
+    """Give an object's size in bytes; raises as `open` does."""
+    if not _KEY.fullmatch(key):
+        raise Permanent("object_missing", f"no object can have the key {key[:100]!r}")
+    with _translated(key):
+        return await storage.size(key)
+
+
+async def check(storage: Storage) -> None:
+    """Raise Transient("storage_unavailable") unless we can write and read; leaves nothing that adds up."""
+    with _translated():
+        await storage.check()
+
+
+async def _chunks(storage: Storage, key: str, size: int) -> AsyncIterator[bytes]:
+    for start in range(0, size, _CHUNK_BYTES):
+        end = min(start + _CHUNK_BYTES, size)
+        with _translated(key):
+            chunk = await storage.read(key, start, end)
+        if len(chunk) != end - start:
+            raise Transient("storage_unavailable", f"the object {key} is shorter than it was")
+        yield chunk
+
+
+@contextmanager
+def _translated(key: str | None = None) -> Iterator[None]:
+    try:
+        yield
+    except (BaseError, OSError, ValueError) as exc:
+        if key and isinstance(exc, FileNotFoundError):
+            raise Permanent("object_missing", f"the object {key} is not in storage") from None
+        full = isinstance(exc, OSError) and exc.errno in {errno.ENOSPC, errno.EDQUOT}
+        # Vendors tell whole stories, with addresses that may be signed: the first line, without a query string.
+        line = re.sub(r"\?\S*", "?…", str(exc).partition("\n")[0])[:300]
+        code = "storage_full" if full else "storage_unavailable"
+        raise Transient(code, f"storage: {type(exc).__name__}: {line or 'no answer in time'}") from None

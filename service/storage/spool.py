@@ -1,0 +1,78 @@
+"""Take in a stream of unknown length: the first MiB in memory, more on disk."""
+
+from collections.abc import Callable
+from contextlib import suppress
+from hashlib import sha256
+from pathlib import Path
+from threading import Lock
+from typing import IO
+
+_MEMORY_BYTES = 1024**2
+_SAMPLE_BYTES = 64 * 1024
+
+
+class Spool:
+    """`add` is for the event loop, everything else blocks and is for threads.
+
+    A cancelled task leaves its thread running, so `close` waits for it: a descriptor closed under a write
+    could be another file's by then. Who works on the file holds the lock.
+    """
+
+    def __init__(self, create: Callable[[], IO[bytes]]) -> None:
+        self.size = 0
+        self.head = b""
+        self.tail = b""
+        self.buffer = bytearray()
+        self.file: IO[bytes] | None = None  # of everything, or None while all of it is in the buffer
+        self._create = create
+        self._hash = sha256()
+        self.lock = Lock()
+        self._closed = False
+
+    def add(self, chunk: bytes) -> bool:
+        """Take a chunk; True means that `flush` is due."""
+        self.buffer += chunk
+        self.size += len(chunk)
+        return len(self.buffer) >= _MEMORY_BYTES
+
+    def flush(self) -> None:
+        """Move the buffer to the file."""
+        with self.lock:
+            self.to_file()
+            self._digest()
+            self.buffer = bytearray()
+
+    def finish(self) -> str:
+        """Complete the file, if there is one; gives the SHA-256 in hexadecimal."""
+        with self.lock:
+            self._digest()
+            if self.file:
+                self.to_file()
+                self.file.flush()
+            return self._hash.hexdigest()
+
+    def to_file(self) -> IO[bytes]:
+        """Append the buffer to the file, making one if need be; the caller holds the lock."""
+        if self._closed:
+            raise ValueError("the spool is closed")
+        if self.file is None:
+            self.file = self._create()
+        self.file.write(self.buffer)
+        return self.file
+
+    def close(self) -> None:
+        """Remove the file, unless it was moved away."""
+        with self.lock, suppress(OSError):
+            self._closed = True
+            if self.file:
+                name = self.file.name
+                try:
+                    self.file.close()
+                finally:
+                    if isinstance(name, str):
+                        Path(name).unlink(missing_ok=True)
+
+    def _digest(self) -> None:
+        self._hash.update(self.buffer)
+        self.head = self.head or bytes(self.buffer[:_SAMPLE_BYTES])
+        self.tail = (self.tail + self.buffer)[-_SAMPLE_BYTES:]

@@ -1,0 +1,55 @@
+"""The application and its routes, and the server that runs it."""
+
+from collections.abc import AsyncIterator
+
+import structlog
+import uvloop
+from aiohttp import web
+
+from service import logs
+from service.config import Settings
+from service.resources import open_resources
+from service.web import api, auth, health, middleware, webhook
+from service.web.keys import RES
+
+# A platform kills a process 30 s after it asked it to end.
+SHUTDOWN_SECONDS = 20.0
+
+log = structlog.get_logger()
+
+
+def create_app(settings: Settings) -> web.Application:
+    """Make the application; it opens its resources when it starts."""
+    app = web.Application(middlewares=[middleware.problems, auth.bearer])
+    app.router.add_post(middleware.WEBHOOK_PATH, webhook.receive)
+    app.router.add_get("/healthz", health.healthz)
+    app.router.add_get("/readyz", health.readyz)
+    app.router.add_get("/metrics", health.metrics)
+    app.router.add_get("/api/v1/emails", api.list_emails)
+    app.router.add_get("/api/v1/emails/{id}", api.show_email)
+    app.router.add_get("/api/v1/emails/{id}/attachments/{position}/content", api.attachment_content)
+    app.router.add_post("/api/v1/emails/{id}/retry", api.retry_email)
+    app.router.add_get("/api/v1/stats", api.stats)
+
+    async def resources(app: web.Application) -> AsyncIterator[None]:
+        async with open_resources(settings) as res:
+            app[RES] = res
+            yield
+
+    app.cleanup_ctx.append(resources)
+    return app
+
+
+def serve(settings: Settings) -> None:
+    """Serve until SIGTERM or SIGINT; then accept nothing new and finish what is under way."""
+    logs.configure(settings.log_format, settings.log_level)
+    web.run_app(
+        create_app(settings),
+        host=settings.host,
+        port=settings.port,
+        shutdown_timeout=SHUTDOWN_SECONDS,
+        access_log=None,
+        print=None,
+        loop=uvloop.new_event_loop(),
+        auto_decompress=False,
+    )

@@ -1,0 +1,24 @@
+"""Headers under which a stranger's file is served: a browser saves it, and runs nothing of it."""
+
+import re
+from urllib.parse import quote
+
+from service.queries.views import AttachmentView
+
+LONGEST_NAME = 150
+
+
+def content_headers(attachment: AttachmentView) -> dict[str, str]:
+    """Make the headers; the name is the sender's, so it is never a path and never a header of its own."""
+    name = re.sub(r"[\x00-\x1f\x7f/\\]", "_", attachment.file_name or "").strip(". ")[-LONGEST_NAME:]
+    name = name or f"attachment-{attachment.position}"
+    plain = re.sub(r"[^A-Za-z0-9._ -]", "_", name)
+    return {
+        "Content-Type": attachment.detected_type or "application/octet-stream",
+        "Content-Length": str(attachment.size),
+        "Content-Disposition": f"attachment; filename=\"{plain}\"; filename*=UTF-8''{quote(name, safe='')}",
+        "Content-Security-Policy": "sandbox; default-src 'none'",
+        "X-Content-Type-Options": "nosniff",
+        "Cache-Control": "private, no-store",
+        "Cross-Origin-Resource-Policy": "same-origin",
+    }

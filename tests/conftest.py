@@ -1,0 +1,195 @@
+"""Real servers for every test: Postgres built by the migrations, Valkey, and a Zendesk that speaks HTTP."""
+
+import asyncio
+import os
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any, TypeVar
+
+import asyncpg
+import pytest
+from aiohttp import ClientSession
+from aiohttp.test_utils import TestServer
+from arq.worker import Worker, get_kwargs
+from blockbuster import BlockBuster, blockbuster_ctx
+from pydantic import SecretStr
+
+from service.config import Settings
+from service.local.servers import postgres, valkey
+from service.local.zendesk import Zendesk
+from service.resources import Resources, open_resources
+from service.web.app import create_app
+from service.worker import worker_settings
+
+T = TypeVar("T")
+ROOT = Path(__file__).resolve().parent.parent
+API_TOKEN = "api-token-of-the-tests"
+TABLES = "incoming_emails, attachments, attempts, quarantined_webhooks"
+
+
+@pytest.fixture(scope="session")
+def database_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    with postgres(tmp_path_factory.mktemp("postgres")) as url:
+        # With a password in the URL, asyncpg reads no ~/.pgpass (which would block the event loop).
+        url = url.replace("postgres@", "postgres:any@")
+        migrate(url, "upgrade", "head")
+        yield url
+
+
+@pytest.fixture(scope="session")
+def redis_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    with valkey(tmp_path_factory.mktemp("valkey")) as url:
+        yield url
+
+
+def migrate(url: str, *arguments: str) -> str:
+    """Run alembic as the release phase does."""
+    done = subprocess.run(
+        [sys.executable, "-m", "alembic", *arguments],
+        cwd=ROOT,
+        env={**os.environ, "DATABASE_URL": url},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@pytest.fixture(autouse=True)
+def non_blocking() -> Iterator[BlockBuster]:
+    """Break a test in which anything blocks the event loop."""
+    with blockbuster_ctx() as blockbuster:
+        yield blockbuster
+
+
+@pytest.fixture
+async def database(database_url: str) -> AsyncIterator[asyncpg.Connection]:
+    """Connect to a database without rows."""
+    connection = await asyncpg.connect(database_url)
+    await connection.execute(f"TRUNCATE {TABLES} RESTART IDENTITY")
+    yield connection
+    await connection.close()
+
+
+@pytest.fixture
+async def zendesk() -> AsyncIterator[Zendesk]:
+    async with Zendesk() as zendesk:
+        yield zendesk
+
+
+@pytest.fixture
+def settings(
+    database: asyncpg.Connection, database_url: str, redis_url: str, zendesk: Zendesk, tmp_path: Path
+) -> Settings:
+    """Settings as `holdfast up` makes them, with a short patience."""
+    return Settings(
+        database_url=SecretStr(database_url),
+        redis_url=SecretStr(redis_url),
+        storage_url=f"file://{tmp_path}/objects",
+        zendesk_url=zendesk.url,
+        zendesk_email=zendesk.email,
+        zendesk_api_token=SecretStr(zendesk.api_token),
+        zendesk_webhook_secrets=(SecretStr(zendesk.secret),),
+        api_token=SecretStr(API_TOKEN),
+        download_hosts=("127.0.0.1",),
+        download_private_networks=True,
+        lease_seconds=2,
+        sweep_seconds=0.1,
+        retry_min_seconds=0.1,
+        retry_max_seconds=0.5,
+        shutdown_seconds=1,
+        worker_name="worker.test",
+    )
+
+
+@pytest.fixture
+async def res(settings: Settings) -> AsyncIterator[Resources]:
+    async with open_resources(settings) as res:
+        await res.redis.flushall()
+        yield res
+
+
+class Client:
+    """The web process over HTTP, as Zendesk and an operator see it."""
+
+    def __init__(self, url: str, session: ClientSession, zendesk: Zendesk) -> None:
+        self.url = url
+        self.session = session
+        self.zendesk = zendesk
+        self.webhook = f"{url}/webhooks/zendesk"
+
+    async def send(self, payload: dict[str, Any] | bytes, **more: Any) -> dict[str, Any]:
+        answer = await self.zendesk.send(self.webhook, payload, **more)
+        assert answer.status == 200, answer.body
+        receipt: dict[str, Any] = answer.json()
+        return receipt
+
+    async def get(self, path: str, status: int = 200) -> dict[str, Any]:
+        headers = {"Authorization": f"Bearer {API_TOKEN}"}
+        async with self.session.get(f"{self.url}{path}", headers=headers) as response:
+            assert response.status == status, await response.text()
+            body: dict[str, Any] = await response.json(content_type=None)
+            return body
+
+    async def post(self, path: str, status: int = 202) -> dict[str, Any]:
+        headers = {"Authorization": f"Bearer {API_TOKEN}"}
+        async with self.session.post(f"{self.url}{path}", headers=headers) as response:
+            assert response.status == status, await response.text()
+            body: dict[str, Any] = await response.json(content_type=None)
+            return body
+
+    async def email(self, email_id: int) -> dict[str, Any]:
+        return await self.get(f"/api/v1/emails/{email_id}")
+
+    async def until(self, email_id: int, *statuses: str) -> dict[str, Any]:
+        """Wait until an e-mail is in one of these states; return it."""
+
+        async def reached() -> dict[str, Any] | None:
+            email = await self.email(email_id)
+            return email if email["processing_status"] in statuses else None
+
+        return await eventually(reached)
+
+
+async def eventually(condition: Callable[[], Awaitable[T | None]], seconds: float = 30) -> T:
+    """Wait for a condition to hold, and return what it returned."""
+    async with asyncio.timeout(seconds):
+        while not (result := await condition()):
+            await asyncio.sleep(0.02)
+        return result
+
+
+@asynccontextmanager
+async def serving(settings: Settings, zendesk: Zendesk) -> AsyncIterator[Client]:
+    async with TestServer(create_app(settings)) as server, ClientSession() as session:
+        yield Client(str(server.make_url("")).rstrip("/"), session, zendesk)
+
+
+@pytest.fixture
+async def client(settings: Settings, zendesk: Zendesk, res: Resources) -> AsyncIterator[Client]:
+    """Run the web server without a worker; Redis is empty."""
+    async with serving(settings, zendesk) as client:
+        yield client
+
+
+@asynccontextmanager
+async def working(settings: Settings) -> AsyncIterator[Worker]:
+    """Run arq's own worker in this process, as its command would."""
+    worker = Worker(**{**get_kwargs(worker_settings(settings)), "handle_signals": False})
+    task = asyncio.create_task(worker.async_run())
+    try:
+        yield worker
+    finally:
+        await worker.close()
+        await asyncio.wait({task})
+
+
+@pytest.fixture
+async def worker(settings: Settings, client: Client) -> AsyncIterator[Worker]:
+    async with working(settings) as worker:
+        yield worker

@@ -1,0 +1,634 @@
+"""Whatever is readable of an e-mail is read, and what is not is said to be Unreadable, never anything else."""
+
+import json
+from dataclasses import astuple, replace
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from service.zendesk.payloads import Attachment, Email, Ignored, Unreadable, idempotency_key, parse
+from service.zendesk.signature import ACCOUNT_ID, INVOCATION_ID, WEBHOOK_ID
+
+URL = "https://acme.zendesk.com/attachments/token/kPgFVVxSa6/?name=invoice.pdf"
+NOON = datetime(2026, 4, 28, 12, 0, tzinfo=UTC)
+NAMELESS = Attachment(url=URL, file_name=None, content_type=None, size=None)
+WITHOUT_URL = Attachment(url="", file_name=None, content_type=None, size=None)
+
+TRIGGER = {
+    "ticket_id": "35436",
+    "subject": "Invoice",
+    "from_email": "mia@example.com",
+    "from_name": "Mia",
+    "body_text": "See attached.",
+    "body_html": "<p>See attached.</p>",
+    "received_at": "2026-04-28T12:00:00Z",
+    "webhook_id": "35436-8658726228478",
+    "attachments": [
+        {"url": URL, "filename": "invoice.pdf", "content_type": "application/pdf", "size": "1024"}
+    ],
+    "tags": "vip eu",
+    "is_public": "true",
+}
+
+FILE = {
+    "content_type": "image/jpeg",
+    "content_url": "https://acme.zendesk.com/attachments/token/S7m/?name=logo.jpeg",
+    "filename": "logo.jpeg",
+    "id": "8658726230270",
+    "is_public": False,
+}
+EVENT: dict[str, Any] = {
+    "account_id": 22129848,
+    "detail": {
+        "actor_id": "8447388090495",
+        "created_at": "2025-01-14T19:31:42Z",
+        "id": "19395",
+        "priority": None,
+        "status": "NEW",
+        "subject": "Logo",
+        "tags": None,
+        "via": {"channel": "mail"},
+    },
+    "event": {
+        "comment": {"attachment": FILE, "id": "8658726228478"},
+        "meta": {"sequence": {"id": 12345678901234567890123456, "position": 2}},
+    },
+    "id": "030a3f7a-9bb9-47a4-9a36-6aa8f1d66783",
+    "subject": "zen:ticket:19395",
+    "time": "2025-01-14T19:31:42.692223355Z",
+    "type": "zen:event-type:ticket.attachment_linked_to_comment",
+    "zendesk_event_version": "2022-11-06",
+}
+ADDED = EVENT | {
+    "type": "zen:event-type:ticket.comment_added",
+    "event": {
+        "comment": {
+            "author": {"id": "8447388090495", "is_staff": False, "name": "Mia"},
+            "body": "See attached.",
+            "id": "8658726228479",
+            "is_public": True,
+        }
+    },
+}
+
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(st.characters()),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(st.characters()), inner, max_size=4),
+    max_leaves=12,
+)
+known_keys = st.sampled_from(
+    [
+        *TRIGGER,
+        "id",
+        "ticketId",
+        "title",
+        "ticket",
+        "detail",
+        "event",
+        "account_id",
+        "comment_id",
+        "time",
+        "comment",
+    ]
+)
+event_types = st.sampled_from(
+    [EVENT["type"], ADDED["type"], "zen:event-type:ticket.created", "zen:event-type:x", "x"]
+)
+payloads = st.builds(
+    lambda fields, kind, inner: fields | ({"type": kind, "event": {"comment": inner}} if kind else {}),
+    st.dictionaries(known_keys | st.text(st.characters()), json_values, max_size=8),
+    st.none() | event_types,
+    st.fixed_dictionaries({}, optional={"attachment": json_values, "id": json_values, "author": json_values}),
+)
+
+
+def write(payload: object) -> bytes:
+    return (
+        json.dumps(payload).replace("Infinity", "1e400").encode()
+    )  # a number that overflows, as JSON has it
+
+
+def read(payload: object) -> Email:
+    email = parse(write(payload))
+    assert isinstance(email, Email)
+    return email
+
+
+def read_attachments(attachments: object) -> tuple[Attachment, ...]:
+    return read({"ticket_id": 1, "attachments": attachments}).attachments
+
+
+def refusal(body: bytes) -> str:
+    with pytest.raises(Unreadable) as caught:
+        parse(body)
+    assert caught.value.message
+    return caught.value.code
+
+
+def assert_storable(email: Email) -> None:
+    """Postgres takes the texts, and the list can be written as JSON."""
+    json.dumps(email.attachment_urls, allow_nan=False)
+    texts = [*astuple(replace(email, attachments=(), attachment_urls=[]))]
+    texts += [field for attachment in email.attachments for field in astuple(attachment)]
+    for text in texts:
+        if isinstance(text, str):
+            assert b"\0" not in text.encode("utf-8")
+    assert email.sent_at is None or email.sent_at.utcoffset() == timedelta(0)
+
+
+def test_the_documented_trigger_is_read() -> None:
+    """Every field of the shape that we document has its place."""
+    assert read(TRIGGER) == Email(
+        ticket_id="35436",
+        subject="Invoice",
+        from_email="mia@example.com",
+        from_name="Mia",
+        sent_at=NOON,
+        source_id="35436-8658726228478",
+        account_id=None,
+        comment_id=None,
+        attachments=(Attachment(URL, "invoice.pdf", "application/pdf", 1024),),
+        attachment_urls=[
+            {"url": URL, "filename": "invoice.pdf", "content_type": "application/pdf", "size": "1024"},
+        ],
+    )
+
+
+def test_a_thin_trigger_is_read() -> None:
+    """Ticket and comment are enough: the API has the rest."""
+    email = read({"ticket_id": "35436", "comment_id": 8658726228478, "webhook_id": ""})
+
+    assert (email.ticket_id, email.comment_id, email.source_id) == ("35436", "8658726228478", None)
+    assert (email.attachments, email.attachment_urls) == ((), [])
+
+
+@pytest.mark.parametrize(
+    ("payload", "ticket_id"),
+    [
+        ({"ticket_id": "35436"}, "35436"),
+        ({"ticket_id": 35436}, "35436"),
+        ({"ticket_id": 35436.0}, "35436"),
+        ({"ticket_id": " 35436\n"}, "35436"),
+        ({"ticket_id": 12345678901234567890123456}, "12345678901234567890123456"),
+        ({"ticket_id": 0}, "0"),
+        ({"ticket_id": "a\0b"}, "a\ufffdb"),
+        ({"ticket_id": "9" * 200}, "9" * 200),
+        ({"ticketId": "35436"}, "35436"),
+        ({"ticketID": "35436"}, "35436"),
+        ({"id": 35436}, "35436"),
+        ({"ticket": {"id": 35436, "subject": "Invoice"}}, "35436"),
+        ({"id": "01HZX", "ticket": {"id": 35436}}, "35436"),
+        ({"id": "01HZX", "ticketId": 7, "ticket_id": 35436}, "35436"),
+        ({"ticket_id": "", "id": "35436"}, "35436"),
+        ({"ticket_id": True, "ticketId": [1], "id": "35436"}, "35436"),
+        ({"ticket_id": "35436", "type": "zen:event-type:ticket.created", "id": "x"}, "35436"),
+        ({"ticket_id": "35436", "type": "question"}, "35436"),
+    ],
+)
+def test_the_ticket_is_found_in_every_spelling(payload: dict[str, object], ticket_id: str) -> None:
+    """`ticket_id` goes first, a bare `id` last."""
+    assert read(payload).ticket_id == ticket_id
+
+
+@pytest.mark.parametrize(
+    ("sent", "subject"),
+    [
+        ({"subject": "Invoice"}, "Invoice"),
+        ({"title": "Invoice"}, "Invoice"),
+        ({"subject": "", "title": "Invoice"}, "Invoice"),
+        ({"ticket": {"subject": "Invoice"}}, "Invoice"),
+        ({"subject": "", "ticket": {"title": "Invoice"}}, "Invoice"),
+        ({"subject": 5}, "5"),
+        ({"subject": 1.5}, "1.5"),
+        ({"subject": "a\0b\ud800c"}, "a\ufffdb\ufffdc"),
+        ({"subject": "\ud83d\ude00"}, "😀"),
+        ({"subject": True}, None),
+        ({"subject": ["Invoice"]}, None),
+        ({"subject": {}}, None),
+        ({"subject": None}, None),
+        ({"subject": "  "}, None),
+        ({}, None),
+    ],
+)
+def test_texts_are_cleaned_for_postgres(sent: dict[str, object], subject: str | None) -> None:
+    """NUL and lone surrogates are replaced, numbers are written out, other types are nothing."""
+    assert read({"ticket_id": 1} | sent).subject == subject
+
+
+@pytest.mark.parametrize(
+    ("received_at", "sent_at"),
+    [
+        ("2026-04-28T12:00:00Z", NOON),
+        ("2026-04-28 14:00:00 +0200", NOON),
+        ("Tue, 28 Apr 2026 14:00:00 +0200", NOON),
+        ("Tue, 28 Apr 2026 05:00:00 -0700 (PDT)", NOON),
+        ("28 Apr 2026 12:00 GMT", NOON),
+        ("Tue, 28 Apr 2026 12:00:00 -0000", NOON),
+        (1777377600, NOON),
+        ("1777377600", NOON),
+        (1777377600000, NOON),
+        (1777377600.25, NOON + timedelta(milliseconds=250)),
+        ("April 28, 2026", None),
+        ("28/04/26 12:00", None),
+        ("Tue, 28 Apr 2026 12:00:00 CEST", None),
+        ("Tue, 31 Feb 2026 12:00:00 +0000", None),
+        ("Fri, 31 Dec 9999 23:59:59 -1200", None),
+        ("1 Foo 2026 12:00 GMT", None),
+        ("28 Apr 2026 12:00:00 +9999", None),
+        ("9" * 400, None),
+        (-1e300, None),
+        (True, None),
+        ({}, None),
+        ("", None),
+    ],
+)
+def test_the_date_of_the_email_is_read_or_left_out(received_at: object, sent_at: datetime | None) -> None:
+    """ISO-8601, RFC 2822 and seconds since 1970 are unambiguous; nothing else is guessed at."""
+    assert read({"ticket_id": 1, "received_at": received_at}).sent_at == sent_at
+
+
+@pytest.mark.parametrize(
+    ("item", "expected"),
+    [
+        ({"url": URL}, NAMELESS),
+        ({"content_url": URL}, NAMELESS),
+        ({"url": "https://acme.zendesk.com/api/v2/attachments/1.json", "content_url": URL}, NAMELESS),
+        ({"url": f" {URL}\n", "filename": ""}, NAMELESS),
+        ({"url": URL, "filename": "a.pdf"}, replace(NAMELESS, file_name="a.pdf")),
+        ({"url": URL, "fileName": "a.pdf"}, replace(NAMELESS, file_name="a.pdf")),
+        ({"url": URL, "file_name": "a.pdf"}, replace(NAMELESS, file_name="a.pdf")),
+        ({"url": URL, "filename": "../a\0.pdf"}, replace(NAMELESS, file_name="../a\ufffd.pdf")),
+        ({"url": URL, "contentType": "text/plain"}, replace(NAMELESS, content_type="text/plain")),
+        ({"url": URL, "content_type": {}}, NAMELESS),
+        ({"url": URL, "size": 12}, replace(NAMELESS, size=12)),
+        ({"url": URL, "size": "12"}, replace(NAMELESS, size=12)),
+        ({"url": URL, "size": 12.0}, replace(NAMELESS, size=12)),
+        ({"url": URL, "size": 0}, replace(NAMELESS, size=0)),
+        ({"url": URL, "size": -1}, NAMELESS),
+        ({"url": URL, "size": "12 KB"}, NAMELESS),
+        ({"url": URL, "size": "١٢"}, NAMELESS),
+        ({"url": URL, "size": 10**30}, NAMELESS),
+        ({"url": URL, "size": True}, NAMELESS),
+        (URL, NAMELESS),
+        ({"filename": "a.pdf"}, replace(WITHOUT_URL, file_name="a.pdf")),
+        ({"filename": "a.pdf", "url": ""}, replace(WITHOUT_URL, file_name="a.pdf")),
+        ({"id": 5}, WITHOUT_URL),
+        ("a.pdf", replace(WITHOUT_URL, file_name="a.pdf")),
+        (5, replace(WITHOUT_URL, file_name="5")),
+        ([URL], WITHOUT_URL),
+        (False, WITHOUT_URL),
+    ],
+)
+def test_an_attachment_is_read_in_every_spelling(item: object, expected: Attachment) -> None:
+    """One that came without an address stays, so that its job fails with a reason."""
+    assert read_attachments([item]) == (expected,)
+
+
+@pytest.mark.parametrize(
+    ("attachments", "count"),
+    [
+        (None, 0),
+        ("", 0),
+        ("  ", 0),
+        ("[]", 0),
+        ("null", 0),
+        ([], 0),
+        ({}, 0),
+        ([{}, "", None, {"url": "", "filename": None}], 0),
+        ([{"url": URL}, {}], 1),
+        ({"url": URL}, 1),
+        (URL, 1),
+        (f" {URL}\n", 1),
+        (f"{URL} {URL}", 2),
+        (f"{URL}, {URL}, ", 2),
+        (f"{URL},{URL}", 2),
+        (json.dumps([{"url": URL}, URL]), 2),
+        (json.dumps([URL]), 1),
+        (json.dumps({"url": URL}), 1),
+        ([{"url": URL}, {"url": URL}], 2),
+        ([URL] * 70, 70),
+    ],
+)
+def test_attachments_are_counted_as_they_were_announced(attachments: object, count: int) -> None:
+    """What a template leaves empty is nothing, a quoted list is a list, and the same twice stays twice."""
+    assert len(read_attachments(attachments)) == count
+
+
+@pytest.mark.parametrize(
+    "attachments",
+    [5, 1e400, True, False, "2 files", '[{"url": ', '"a.pdf"', f'#<Attachment url="{URL}">', "[" * 5000],
+)
+def test_attachments_that_cannot_be_read_are_refused(attachments: object) -> None:
+    """Files were announced and we cannot tell which: quarantined, to be read by a better parser."""
+    assert refusal(write({"ticket_id": 1, "attachments": attachments})) == "wrong_shape"
+
+
+@pytest.mark.parametrize(
+    ("attachments", "kept"),
+    [
+        ('[{"url": "a\\u0000b", "x": [1.5, {}]}, "", null]', [{"url": "a\0b", "x": [1.5, {}]}, "", None]),
+        ('{"url": "a"}', [{"url": "a"}]),
+        ('"[{}]"', [{}]),
+        ("[12345678901234567890123456]", [12345678901234567890123456]),
+        ("[1e400, -1e400]", ["1e400", "-1e400"]),
+    ],
+)
+def test_the_list_is_kept_as_it_was_sent(attachments: str, kept: list[object]) -> None:
+    """Nothing is taken out or cleaned; only what JSON cannot write is kept as its digits."""
+    email = parse(f'{{"ticket_id": 1, "attachments": {attachments}}}'.encode())
+
+    assert isinstance(email, Email)
+    assert email.attachment_urls == kept
+    assert_storable(email)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        '{"ticket_id": 1, "subject": "Grüße €"}'.encode(),
+        b'\xef\xbb\xbf{"ticket_id": 1, "subject": "Gr\xc3\xbc\xc3\x9fe \xe2\x82\xac"}',
+        '{"ticket_id": 1, "subject": "Grüße €"}'.encode("utf-16"),
+        '\ufeff{"ticket_id": 1, "subject": "Grüße €"}'.encode("utf-16-be"),
+        '{"ticket_id": 1, "subject": "Grüße €"}'.encode("utf-32"),
+        '\ufeff{"ticket_id": 1, "subject": "Grüße €"}'.encode("utf-32-be"),
+        '{"ticket_id": 1, "subject": "Grüße €"}'.encode("windows-1252"),
+        b'{"ticket_id": 1, "subject": "Gr\xc3\xbc\xdfe \xe2\x82\xac"}',
+        b'\xef\xbb\xbf{"ticket_id": 1, "subject": "Gr\xfc\xdfe \x80"}',
+    ],
+)
+def test_the_subject_is_read_in_every_encoding(body: bytes) -> None:
+    """A byte that is no UTF-8 is windows-1252, and costs its neighbours nothing."""
+    email = parse(body)
+
+    assert isinstance(email, Email)
+    assert email.subject == "Grüße €"
+
+
+def test_raw_control_characters_within_a_text_are_read() -> None:
+    """A comment's line breaks, pasted into the template unescaped, are its line breaks."""
+    email = parse(b'{"ticket_id": "1", "subject": "a\r\n\tb\x00c"}')
+
+    assert isinstance(email, Email)
+    assert email.subject == "a\r\n\tb\ufffdc"
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"",
+        b" ",
+        b"\0",
+        b"\xff",
+        b"\xff\xfe",
+        b"\xff\xfe{",
+        b"\x00\x00\xfe\xff",
+        b"\xef\xbb\xbf",
+        b"ticket_id=35436",
+        b"<ticket><id>35436</id></ticket>",
+        b'{"ticket_id": 35436',
+        b'{"ticket_id": 35436,}',
+        b'{"ticket_id": 35436 "subject": ""}',
+        b'{"ticket_id": 35436, "organizationId": , "subject": ""}',
+        b'{"ticket_id": 35436, "subject": "He said "yes""}',
+        b'{"ticket_id": 35436, "attachments": [{"url": "x"},]}',
+        b'{"ticket_id": 35436, "subject": "\\u12"}',
+        b'{"ticket_id": 35436, "subject": "\\x"}',
+        b"{'ticket_id': 35436}",
+        b'{"ticket_id": NaN}',
+        b'{"ticket_id": 35436, "size": Infinity}',
+        b'{"ticket_id": 35436, "size": -Infinity}',
+        b'{"ticket_id": 035436}',
+        b'{"ticket_id": 35436} {"ticket_id": 35437}',
+        b'{"ticket_id": ' + b"9" * 5000 + b"}",
+        b"[" * 50,
+        b'{"a":' * 50,
+    ],
+)
+def test_broken_json_is_refused(body: bytes) -> None:
+    """What an admin's template makes of quotes, empty values and loops; the bytes go to quarantine."""
+    assert refusal(body) == "not_json"
+
+
+@pytest.mark.parametrize(
+    ("body", "code"),
+    [
+        (b"[]", "wrong_shape"),
+        (b'[{"ticket_id": 1}]', "wrong_shape"),
+        (b"null", "wrong_shape"),
+        (b'"35436"', "wrong_shape"),
+        (b"35436", "wrong_shape"),
+        (b"1e400", "wrong_shape"),
+        (b'{"ticket_id": "' + b"9" * 201 + b'"}', "wrong_shape"),
+        (b'{"ticket_id": ' + b"9" * 201 + b"}", "wrong_shape"),
+        (b"{}", "no_ticket"),
+        (b'{"ticket_id": ""}', "no_ticket"),
+        (b'{"ticket_id": null, "id": [], "ticketId": {}, "ticketID": true}', "no_ticket"),
+        (b'{"ticket": {"subject": "x"}}', "no_ticket"),
+        (b'{"type": "zen:event-type:ticket.created", "id": "030a3f7a"}', "no_ticket"),
+        (b'{"type": "zen:event-type:ticket.created", "subject": "zen:ticket:"}', "no_ticket"),
+        (b'{"type": "zen:event-type:ticket.created", "subject": "zen:user:5"}', "no_ticket"),
+    ],
+)
+def test_json_that_is_no_email_is_refused(body: bytes, code: str) -> None:
+    """It is JSON, but there is no telling what ticket it is about."""
+    assert refusal(body) == code
+
+
+@pytest.mark.parametrize("levels", [101, 500, 990, 10_000, 100_000])
+@pytest.mark.parametrize(
+    ("opening", "closing"),
+    [(b"[", b"]"), (b'{"a":', b"}"), (b'[{"a":', b"}]")],
+    ids=["lists", "objects", "both"],
+)
+def test_deep_nesting_is_refused_on_every_python(levels: int, opening: bytes, closing: bytes) -> None:
+    """Some could read it and none could write it back; all say the same."""
+    deep = opening * levels + b"1" + closing * levels
+
+    assert refusal(deep) == "wrong_shape"
+    assert refusal(b'{"ticket_id": 1, "attachments": ' + deep + b"}") == "wrong_shape"
+    assert refusal(b'{"ticket_id": 1, "custom_fields": ' + deep + b"}") == "wrong_shape"
+
+
+def test_moderate_nesting_is_read() -> None:
+    """Ninety levels of something that we do not look at cost no e-mail."""
+    assert parse(b'{"ticket_id": 1, "x": ' + b"[" * 90 + b"]" * 90 + b"}") == read({"ticket_id": 1})
+
+
+def test_the_event_of_a_linked_file_is_read() -> None:
+    """One event, one file."""
+    assert read(EVENT) == Email(
+        ticket_id="19395",
+        subject="Logo",
+        from_email=None,
+        from_name=None,
+        sent_at=datetime(2025, 1, 14, 19, 31, 42, 692_223, tzinfo=UTC),
+        source_id="030a3f7a-9bb9-47a4-9a36-6aa8f1d66783",
+        account_id="22129848",
+        comment_id="8658726228478",
+        attachments=(Attachment(str(FILE["content_url"]), "logo.jpeg", "image/jpeg", None),),
+        attachment_urls=[FILE],
+    )
+
+
+def test_the_event_of_a_comment_is_read() -> None:
+    """It names who wrote, and carries no file."""
+    email = read(ADDED)
+
+    assert (email.ticket_id, email.comment_id, email.from_name) == ("19395", "8658726228479", "Mia")
+    assert (email.attachments, email.attachment_urls) == ((), [])
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"detail": {"id": 19395}},
+        {"detail": {"id": ""}},
+        {"detail": {}},
+        {"detail": None},
+        {"detail": "19395"},
+        {"detail": [19395]},
+        {"detail": {"id": "19395"}, "subject": None},
+        {"event": None},
+        {"event": {"comment": "x"}},
+        {"event": {"comment": {"attachment": 5, "author": "Mia", "id": {}}}},
+        {"event": {"comment": {"attachment": [FILE]}}},
+        {"time": 5, "id": None, "account_id": {}},
+    ],
+)
+@pytest.mark.parametrize("event", [EVENT, ADDED])
+def test_an_event_of_unknown_structure_keeps_its_ticket(
+    event: dict[str, Any], changed: dict[str, Any]
+) -> None:
+    """The ticket is in `detail` and in `subject`; either is enough."""
+    assert read(event | changed).ticket_id == "19395"
+
+
+@pytest.mark.parametrize(
+    "event", [None, {}, {"comment": {}}, {"comment": {"attachment": {}}}, {"attachment": FILE}]
+)
+def test_a_linked_file_that_is_not_where_we_look_does_not_vanish(event: object) -> None:
+    """The type says that there is a file: its job has to fail with a reason."""
+    assert read(EVENT | {"event": event}).attachments == (WITHOUT_URL,)
+
+
+@pytest.mark.parametrize(
+    ("kind", "cleaned"),
+    [
+        ("zen:event-type:ticket.status_changed", "zen:event-type:ticket.status_changed"),
+        ("zen:event-type:user.created", "zen:event-type:user.created"),
+        ("zen:event-type:messaging_ticket.message_added", "zen:event-type:messaging_ticket.message_added"),
+        ("zen:event-type:", "zen:event-type:"),
+        ("zen:event-type:a\0\ud800", "zen:event-type:a\ufffd\ufffd"),
+    ],
+)
+def test_an_event_of_no_use_is_ignored(kind: str, cleaned: str) -> None:
+    """It is no error, and need not name a ticket."""
+    assert parse(json.dumps({"type": kind, "id": "x"}).encode()) == Ignored(cleaned)
+
+
+HEADERS = {WEBHOOK_ID: "01HOOK", INVOCATION_ID: "01INVOCATION", ACCOUNT_ID: "22129848"}
+
+
+@pytest.mark.parametrize(
+    ("source_id", "headers", "key"),
+    [
+        ("35436-1", HEADERS, "35436-1"),
+        ("35436-1", {}, "35436-1"),
+        ("01HOOK", HEADERS, "01INVOCATION"),
+        (None, HEADERS, "01INVOCATION"),
+        (None, {INVOCATION_ID: " 01INVOCATION "}, "01INVOCATION"),
+        ("x" * 200, HEADERS, "x" * 200),
+    ],
+)
+def test_the_key_is_the_first_id_that_names_the_invocation(
+    source_id: str | None, headers: dict[str, str], key: str
+) -> None:
+    """The body's own goes first, unless it is the constant id of the webhook."""
+    email = replace(read({"ticket_id": 1}), source_id=source_id)
+
+    assert idempotency_key(email, headers, b"{}") == key
+
+
+@pytest.mark.parametrize(
+    "headers", [{}, {ACCOUNT_ID: "1"}, {INVOCATION_ID: "", ACCOUNT_ID: "1", WEBHOOK_ID: ""}]
+)
+def test_without_any_id_the_body_is_the_key(headers: dict[str, str]) -> None:
+    """The same bytes of the same account are the same e-mail, other bytes or another account are not."""
+    key = idempotency_key(None, headers, b"a")
+
+    assert key.startswith("sha256:")
+    assert key == idempotency_key(read({"ticket_id": 1}), headers, b"a")
+    assert key != idempotency_key(None, headers, b"b")
+    assert key != idempotency_key(None, {ACCOUNT_ID: "2"}, b"a")
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ("a\0", "a\ud800"),
+        ("a\ufffd", "a\0"),
+        ("\udc80", "\udc81"),
+        ("x" * 201, "x" * 202),
+        ("x" * 300, "x" * 200),
+    ],
+)
+def test_ids_that_have_to_be_cleaned_stay_different(one: str, other: str) -> None:
+    """An id that Postgres would not take becomes its hash, in the body as in the header."""
+    by_body = {idempotency_key(read({"ticket_id": 1, "webhook_id": id_}), {}, b"") for id_ in (one, other)}
+    by_header = {idempotency_key(None, {INVOCATION_ID: id_}, b"") for id_ in (one, other)}
+
+    assert (len(by_body), len(by_header)) == (2, 2)
+
+
+@given(
+    st.binary()
+    | st.builds(lambda mark, rest: mark + rest, st.sampled_from([b"\xff\xfe", b"{", b"["]), st.binary())
+)
+@settings(deadline=None)
+def test_no_bytes_raise_anything_but_unreadable(body: bytes) -> None:
+    """Whatever is signed is an e-mail, ignored or Unreadable."""
+    try:
+        parse(body)
+    except Unreadable as error:
+        assert error.code in {"not_json", "wrong_shape", "no_ticket"}  # noqa: PT017 either outcome is right
+
+
+@given(json_values | payloads)
+@settings(deadline=None, max_examples=300)
+def test_whatever_is_read_of_any_json_can_be_stored(payload: object) -> None:
+    """Any JSON at all is Unreadable, ignored, or an e-mail that Postgres takes."""
+    try:
+        parsed = parse(write(payload))
+    except Unreadable:
+        return
+    if isinstance(parsed, Email):
+        assert_storable(parsed)
+
+
+@given(payloads, st.integers(min_value=0, max_value=10**26), st.booleans())
+@settings(deadline=None, max_examples=300)
+def test_a_ticket_id_is_never_lost(others: dict[str, Any], ticket: int, quoted: bool) -> None:  # noqa: FBT001 hypothesis passes it
+    """Whatever other keys surround it: only an unreadable list of attachments sends an e-mail to quarantine."""
+    others.pop("attachments", None)
+    if isinstance(others.get("ticket"), dict):
+        others["ticket"].pop("attachments", None)
+
+    assert read(others | {"ticket_id": str(ticket) if quoted else ticket}).ticket_id == str(ticket)
+
+
+@given(
+    st.none() | st.text(st.characters()),
+    st.dictionaries(st.sampled_from(list(HEADERS)), st.text(st.characters())),
+)
+@settings(deadline=None)
+def test_every_key_can_be_stored(source_id: str | None, headers: dict[str, str]) -> None:
+    """At most 200 characters of text that Postgres takes, and never none."""
+    email = read({"ticket_id": 1, "webhook_id": source_id})
+
+    key = idempotency_key(email, headers, b"")
+
+    assert 0 < len(key) <= 200
+    assert b"\0" not in key.encode("utf-8")
