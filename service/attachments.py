@@ -10,6 +10,8 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from service.errors import HoldfastError
 from service.models import Attachment, IncomingEmail
 
+Held = tuple[int, int]  # an e-mail's id, and the number of the attempt that holds its job
+
 
 @dataclass(frozen=True, slots=True)
 class File:
@@ -57,9 +59,7 @@ async def files_of(conn: AsyncConnection, email_id: int) -> list[File]:
     return [File(*row) for row in rows]
 
 
-async def mark_stored(
-    conn: AsyncConnection, *, email_id: int, attempt_number: int, position: int, stored: Stored
-) -> bool:
+async def mark_stored(conn: AsyncConnection, held: Held, position: int, stored: Stored) -> bool:
     """Record where a file lies and what it is; False if the attempt holds the job no longer."""
     changes = {
         "status": "stored",
@@ -71,35 +71,28 @@ async def mark_stored(
         "error_code": None,
         "error": None,
     }
-    return await _mark(conn, email_id, attempt_number, position, changes)
+    return await _mark(conn, held, position, changes)
 
 
 async def mark_unstored(
-    conn: AsyncConnection,
-    *,
-    email_id: int,
-    attempt_number: int,
-    position: int,
-    error: HoldfastError,
-    final: bool,
+    conn: AsyncConnection, held: Held, position: int, error: HoldfastError, *, final: bool
 ) -> bool:
     """Record why a file could not be had; unless that is final, the next attempt tries again."""
     status = "failed" if final else "pending"
     changes = {"status": status, "error_code": error.code, "error": error.message}
-    return await _mark(conn, email_id, attempt_number, position, changes)
+    return await _mark(conn, held, position, changes)
 
 
-async def _mark(
-    conn: AsyncConnection, email_id: int, attempt_number: int, position: int, changes: Mapping[str, object]
-) -> bool:
-    held = exists().where(
+async def _mark(conn: AsyncConnection, held: Held, position: int, changes: Mapping[str, object]) -> bool:
+    email_id, attempt_number = held
+    is_held = exists().where(
         IncomingEmail.id == email_id,
         IncomingEmail.processing_status == "processing",
         IncomingEmail.attempt_number == attempt_number,
     )
     marked = await conn.execute(
         update(Attachment)
-        .where(Attachment.email_id == email_id, Attachment.position == position, held)
+        .where(Attachment.email_id == email_id, Attachment.position == position, is_held)
         .values(**changes)
     )
     return marked.rowcount == 1

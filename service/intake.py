@@ -119,11 +119,12 @@ async def _quarantine(conn: AsyncConnection, request: dict[str, Any], code: str,
     columns = ("idempotency_key", "account_id", "invocation_id", "raw_body", "raw_headers")
     row = {name: request[name] for name in columns} | {"error_code": code, "error": message}
     kept = insert(QuarantinedWebhook).values(**row).on_conflict_do_nothing(index_elements=["idempotency_key"])
-    number = await conn.scalar(kept.returning(QuarantinedWebhook.id))
+    number: int | None = await conn.scalar(kept.returning(QuarantinedWebhook.id))
     if number is None:
         same = QuarantinedWebhook.idempotency_key == row["idempotency_key"]
-        return await conn.scalar(select(QuarantinedWebhook.id).where(same))
-    log.warning("webhook_quarantined", quarantine=number, code=code)
+        number = await conn.scalar(select(QuarantinedWebhook.id).where(same))
+    else:
+        log.warning("webhook_quarantined", quarantine=number, code=code)
     return number
 
 

@@ -14,7 +14,8 @@ from yarl import URL
 
 from service.attachments import File, files_of, mark_stored, mark_unstored
 from service.database import connect
-from service.download.transfer import Expected, Limits, download
+from service.download.answers import Expected, Limits
+from service.download.transfer import download
 from service.errors import HoldfastError, Permanent, Transient
 from service.jobs import running
 from service.jobs.running import Claim, Failure
@@ -41,7 +42,7 @@ async def process(res: Resources, email_id: int, attempt_number: int) -> None:
     if claim is None:
         return
     outcome = "unsettled"
-    res.claims.add((email_id, attempt_number))
+    res.claims.add(claim.held)
     try:
         outcome = await _settle(res, claim, await _capture(res, claim))
     except asyncio.CancelledError:
@@ -51,7 +52,7 @@ async def process(res: Resources, email_id: int, attempt_number: int) -> None:
     except Transient as exc:  # Postgres stayed away: the job is rescued when it is back
         log.warning("attempt_unsettled", **_names(claim), code=exc.code)
     finally:
-        res.claims.discard((email_id, attempt_number))
+        res.claims.discard(claim.held)
         ATTEMPTS.labels(outcome).inc()
 
 
@@ -88,7 +89,7 @@ async def _fetch(res: Resources, claim: Claim, file: File) -> HoldfastError | No
     error: HoldfastError
     try:
         stored = await _download(res, file)
-        await _insist(res, partial(mark_stored, stored=stored, **_place(claim, file)))
+        await _insist(res, lambda conn: mark_stored(conn, claim.held, file.position, stored))
     except HoldfastError as exc:
         error = exc
     except Exception as exc:
@@ -101,7 +102,7 @@ async def _fetch(res: Resources, claim: Claim, file: File) -> HoldfastError | No
     ATTACHMENTS.labels(error.code).inc()
     log.info("attachment_not_stored", **_names(claim), position=file.position, code=error.code)
     final = not isinstance(error, Transient) or claim.retry_count >= res.settings.max_retries
-    await _insist(res, partial(mark_unstored, error=error, final=final, **_place(claim, file)))
+    await _insist(res, lambda conn: mark_unstored(conn, claim.held, file.position, error, final=final))
     return error
 
 
@@ -181,14 +182,6 @@ async def _insist(res: Resources, statement: Callable[[AsyncConnection], Awaitab
             if asyncio.get_running_loop().time() > deadline:
                 raise
             await asyncio.sleep(random.uniform(0.2, 1))  # noqa: S311 no secret
-
-
-def _place(claim: Claim, file: File) -> dict[str, int]:
-    return {
-        "email_id": claim.email_id,
-        "attempt_number": claim.attempt_number,
-        "position": file.position,
-    }
 
 
 def _names(claim: Claim) -> dict[str, int]:

@@ -7,13 +7,13 @@ import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import asyncpg
 import pytest
 from aiohttp import ClientSession
 from aiohttp.test_utils import TestServer
-from arq.worker import Worker, get_kwargs
+from arq.worker import Worker, create_worker
 from blockbuster import BlockBuster, blockbuster_ctx
 from pydantic import SecretStr
 
@@ -180,13 +180,14 @@ async def client(settings: Settings, zendesk: Zendesk, res: Resources) -> AsyncI
 @asynccontextmanager
 async def working(settings: Settings) -> AsyncIterator[Worker]:
     """Run arq's own worker in this process, as its command would."""
-    worker = Worker(**{**get_kwargs(worker_settings(settings)), "handle_signals": False})
+    worker = create_worker(cast("Any", worker_settings(settings)), handle_signals=False)
     task = asyncio.create_task(worker.async_run())
     try:
         yield worker
     finally:
-        await worker.close()
+        task.cancel()
         await asyncio.wait({task})
+        await worker.close()
 
 
 @pytest.fixture

@@ -21,6 +21,11 @@ class Claim:
     attempt_number: int
     retry_count: int
 
+    @property
+    def held(self) -> tuple[int, int]:
+        """What the fence compares: the e-mail's id and the attempt's number."""
+        return self.email_id, self.attempt_number
+
 
 @dataclass(frozen=True, slots=True)
 class Failure:

@@ -30,7 +30,8 @@ def run(port: int | None, data_dir: Path, workers: int) -> None:
 
 def say(what: str) -> None:
     """Tell the user what happens, as opposed to what a process has to say."""
-    click.echo(f"{click.style(f'{"holdfast":<10}', bold=True)}│ {what}")
+    name = click.style("holdfast  ", bold=True)
+    click.echo(f"{name}│ {what}")
 
 
 @contextmanager
