@@ -17,6 +17,7 @@ from service.metrics import IGNORED_EVENTS, event_type_label
 from service.models import IncomingEmail, QuarantinedWebhook
 from service.resources import Resources
 from service.zendesk import payloads
+from service.zendesk.body import Unreadable
 from service.zendesk.signature import ACCOUNT_ID, INVOCATION_ID
 
 # What a webhook may carry to authenticate itself to us, and nobody needs to read again.
@@ -62,7 +63,7 @@ async def _accept(res: Resources, headers: Mapping[str, str], body: bytes) -> Re
             return Receipt("ignored")
         key = payloads.idempotency_key(email, headers, body)
         return await _record(res, email, {**request, "idempotency_key": key})
-    except (payloads.Unreadable, Permanent) as exc:  # Permanent: Postgres cannot hold a value of it
+    except (Unreadable, Permanent) as exc:  # Permanent: Postgres cannot hold a value of it
         code, message = exc.code, exc.message
     request["idempotency_key"] = payloads.idempotency_key(None, headers, body)
     async with connect(res.engine) as conn:

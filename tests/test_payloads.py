@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from service.zendesk.payloads import Attachment, Email, Ignored, Unreadable, idempotency_key, parse
+from service.zendesk.body import Unreadable
+from service.zendesk.payloads import Attachment, Email, Ignored, idempotency_key, parse
 from service.zendesk.signature import ACCOUNT_ID, INVOCATION_ID, WEBHOOK_ID
 
 URL = "https://acme.zendesk.com/attachments/token/kPgFVVxSa6/?name=invoice.pdf"

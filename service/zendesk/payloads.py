@@ -1,8 +1,6 @@
 """Read a webhook's body: what an admin typed into a trigger, or one of Zendesk's own events."""
 
 import hashlib
-import json
-import math
 import re
 from collections.abc import Mapping
 from contextlib import suppress
@@ -10,7 +8,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 
-from service.errors import HoldfastError
+from service.zendesk.body import Unreadable, read_json
 from service.zendesk.signature import ACCOUNT_ID, INVOCATION_ID, WEBHOOK_ID, read_time
 
 _EVENT = "zen:event-type:"
@@ -23,10 +21,6 @@ _RFC_2822 = re.compile(
     r" +(?:[+-]\d{4}|UTC?|GMT|Z|[ECMP][SD]T)(?: *\(.{0,40}\))?",
     re.ASCII | re.IGNORECASE,
 )
-_STRAY_BYTES = {  # bytes that are not UTF-8, as the lone surrogates that stand for them, read as windows-1252
-    0xDC00 + byte: chr(byte) if byte in b"\x81\x8d\x8f\x90\x9d" else bytes([byte]).decode("windows-1252")
-    for byte in range(0x80, 0x100)
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,13 +56,9 @@ class Ignored:
     event_type: str
 
 
-class Unreadable(HoldfastError):
-    """The body cannot be read; codes are `not_json`, `wrong_shape` and `no_ticket`."""
-
-
 def parse(body: bytes) -> Email | Ignored:
     """Read the body; raises Unreadable and nothing else, whatever the bytes."""
-    data = _read_json(_decode(body))
+    data = read_json(body)
     if not isinstance(data, dict):
         raise Unreadable("wrong_shape", "The body is JSON, but not an object.")
     kind = data.get("type")
@@ -89,49 +79,6 @@ def idempotency_key(email: Email | None, headers: Mapping[str, str], body: bytes
     elif not (key := headers.get(INVOCATION_ID, "").strip()):
         return _hash(headers.get(ACCOUNT_ID, ""), body)
     return _hash(key) if len(key) > 200 or _UNCLEAN.search(key) else key
-
-
-def _decode(body: bytes) -> str:
-    encoding = json.detect_encoding(body)  # by its byte order mark, or by where the zeroes are
-    with suppress(UnicodeDecodeError):
-        return body.decode(encoding)
-    if not encoding.startswith("utf-8"):
-        return body.decode(encoding, "replace")
-    return body.decode(encoding, "surrogateescape").translate(_STRAY_BYTES)
-
-
-def _read_json(text: str) -> object:
-    try:
-        data = json.loads(text, strict=False, parse_float=_read_float, parse_constant=_refuse_constant)
-        _refuse_depth(data)
-    except RecursionError:
-        raise Unreadable("wrong_shape", "The JSON is nested too deep.") from None
-    except ValueError as exc:
-        raise Unreadable("not_json", f"The body is not JSON: {exc}.") from exc
-    return data
-
-
-def _read_float(digits: str) -> float | str:
-    number = float(digits)
-    return number if math.isfinite(number) else digits  # 1e400: JSON has no word for an infinity
-
-
-def _refuse_constant(name: str) -> object:
-    raise ValueError(f"{name} is no JSON number")
-
-
-def _refuse_depth(data: object) -> None:
-    """Hold every Python to one limit, which its JSON writer reaches from anywhere."""
-    level = [data]
-    for _ in range(100):
-        level = [
-            child
-            for parent in level
-            if isinstance(parent, dict | list)
-            for child in (parent.values() if isinstance(parent, dict) else parent)
-        ]
-    if level:
-        raise RecursionError
 
 
 def _flatten_trigger(data: dict[str, object]) -> dict[str, object]:
@@ -192,7 +139,7 @@ def _read_list(value: object) -> list[object]:
         if addresses and all(address.startswith(("https://", "http://")) for address in addresses):
             return list(addresses)
         with suppress(Unreadable):
-            value = _read_json(value)
+            value = read_json(value)
     if isinstance(value, list):
         return value
     if _is_empty(value):
