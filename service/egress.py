@@ -55,11 +55,13 @@ class Egress:
 
     def check_url(self, url: URL) -> None:
         """Raise Permanent("address_refused") unless the URL is one that we may request."""
-        reason = self._why_not(url)
+        try:
+            host = url.raw_host or ""
+            reason = self._why_not(url, host.lower())
+        except ValueError:  # yarl splits host and port when first asked
+            host, reason = "", "it has no host and port that one could read"
         if reason:
-            raise Permanent(
-                "address_refused", f"{(url.raw_host or 'the address')[:255]!r} is refused: {reason}"
-            )
+            raise Permanent("address_refused", f"the address at {host[:255]!r} is refused: {reason}")
 
     def allows(self, address: str) -> bool:
         """Say whether a resolved address may be dialled."""
@@ -83,12 +85,12 @@ class Egress:
         resolver = _Resolver(self, resolver or ThreadedResolver())
         return TCPConnector(limit=0, resolver=resolver, socket_factory=self.socket_factory)
 
-    def _why_not(self, url: URL) -> str | None:
+    def _why_not(self, url: URL, host: str) -> str | None:
         if url.scheme not in (_PORTS if self.private_networks else {"https"}):
             return "the scheme is not https"
         if "@" in url.raw_authority:
             return "it carries a user name or password"
-        if not self._is_allowed((url.raw_host or "").lower()):
+        if not self._is_allowed(host):
             return "the host is not among DOWNLOAD_HOSTS"
         if url.port != _PORTS[url.scheme] and not self.private_networks:
             return f"the port is not {_PORTS[url.scheme]}"

@@ -5,7 +5,7 @@ import os
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
@@ -64,6 +64,9 @@ def migrate(url: str, *arguments: str) -> str:
 def non_blocking() -> Iterator[BlockBuster]:
     """Break a test in which anything blocks the event loop."""
     with blockbuster_ctx() as blockbuster:
+        for call in ("os.stat", "io.TextIOWrapper.read", "io.BufferedReader.read"):
+            # Writing a traceback looks into the source; it is the rare case, and short.
+            blockbuster.functions[call].can_block_in("linecache.py", {"checkcache", "updatecache"})
         yield blockbuster
 
 
@@ -194,3 +197,30 @@ async def working(settings: Settings) -> AsyncIterator[Worker]:
 async def worker(settings: Settings, client: Client) -> AsyncIterator[Worker]:
     async with working(settings) as worker:
         yield worker
+
+
+def environment(settings: Settings) -> dict[str, str]:
+    """Write settings as the environment of a process."""
+    variables = {}
+    for name in settings.model_fields_set:
+        value = getattr(settings, name)
+        values = value if isinstance(value, tuple) else (value,)
+        texts = [v.get_secret_value() if isinstance(v, SecretStr) else str(v) for v in values]
+        variables[name.upper()] = ",".join(texts)
+    return {**os.environ, **variables}
+
+
+@asynccontextmanager
+async def program(
+    *command: str, settings: Settings, **more: str
+) -> AsyncIterator[asyncio.subprocess.Process]:
+    """Run `python -m COMMAND` as a process of its own; what is left of it is killed."""
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", *command, cwd=ROOT, env={**environment(settings), **more}
+    )
+    try:
+        yield process
+    finally:
+        with suppress(ProcessLookupError):
+            process.kill()
+        await process.wait()

@@ -94,6 +94,8 @@ def test_an_address_at_zendesk_is_allowed(url: str, encoded: bool) -> None:  # n
         "https://acme.zendesk.com:8443/x",
         "https://acme.zendesk.com:80/x",
         "https://acme.zendesk.com:0/x",
+        "https://acme.zendesk.com:x/x",
+        "https://acme.zendesk.com:99999/x",
         "https://user@acme.zendesk.com/x",
         "https://user:password@acme.zendesk.com/x",
         "https://:@acme.zendesk.com/x",

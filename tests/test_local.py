@@ -4,10 +4,11 @@ import asyncio
 import contextlib
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 
 import aiohttp
@@ -16,8 +17,11 @@ import pytest
 import redis.asyncio as aioredis
 from yarl import URL
 
+from service.local import environment
 from service.local.launch import ServerError
+from service.local.samples import samples
 from service.local.servers import postgres, valkey
+from service.local.stack import free_port
 from service.local.zendesk import Fault, Zendesk
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -313,3 +317,224 @@ async def test_the_comments_api_needs_credentials(zendesk: Zendesk, http: aiohtt
     async with http.get(f"{zendesk.url}/api/v2/tickets/7/comments") as response:
         assert response.status == 401
         assert await response.json() == {"error": "Couldn't authenticate you"}
+
+
+# ── the supervisor
+
+
+_SUPERVISOR = """
+import asyncio, os, sys
+from pathlib import Path
+from service.local.signals import run_until_told
+from service.local.supervisor import Program, supervise
+
+def program(name):
+    return Program(name, [sys.executable, "-c", sys.argv[1], name, sys.argv[2]], os.environ, Path.cwd())
+
+async def main(hurry):
+    stages = [[program("web")], [program("worker.1"), program("worker.2")]]
+    async with supervise(stages, lambda who, what: print(who, what, flush=True), hurry):
+        await asyncio.Event().wait()
+
+run_until_told(main)
+"""
+
+# Notes its start and its orderly end: "web 123" and "web ends".
+_CHILD = """
+import os, signal, sys, time
+def note(what):
+    with open(sys.argv[2], "a") as notes:
+        notes.write(f"{sys.argv[1]} {what}\\n")
+def end(*_):
+    note("ends")
+    sys.exit()
+signal.signal(signal.SIGTERM, end)
+note(os.getpid())
+time.sleep(100)
+"""
+
+
+class _Supervised:
+    """A supervisor in a process of its own, with children that take notes."""
+
+    def __init__(self, directory: Path, child: str = _CHILD) -> None:
+        self.notes = directory / "notes"
+        self.notes.touch()
+        command = [sys.executable, "-c", _SUPERVISOR, child, str(self.notes)]
+        self.output = directory / "output"
+        with self.output.open("wb") as output:
+            self.process = subprocess.Popen(command, cwd=ROOT, stdout=output, stderr=output)
+
+    def lines(self) -> list[str]:
+        return self.notes.read_text().splitlines()
+
+    def pid(self, name: str) -> int:
+        """Return the process that runs as `name`, once all three do."""
+        _wait_for(lambda: len({line.split()[0] for line in self.lines()}) == 3)
+        return int([line.split()[1] for line in self.lines() if line.startswith(name)][-1])
+
+
+@pytest.fixture
+def supervised(tmp_path: Path) -> Iterator[_Supervised]:
+    supervised = _Supervised(tmp_path)
+    yield supervised
+    supervised.process.kill()
+    supervised.process.wait()
+
+
+def test_a_child_that_dies_is_started_again(supervised: _Supervised) -> None:
+    first = supervised.pid("worker.1")
+    os.kill(first, signal.SIGKILL)
+
+    _wait_for(lambda: supervised.pid("worker.1") != first)
+    assert "worker.1 ended (SIGKILL), it starts again in 0.5 s" in supervised.output.read_text()
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_ends_the_workers_then_web_and_nothing_is_left(
+    supervised: _Supervised, number: signal.Signals
+) -> None:
+    supervised.pid("web")
+    supervised.process.send_signal(number)
+
+    assert supervised.process.wait(20) == 0
+    ends = [line for line in supervised.lines() if line.endswith("ends")]
+    assert sorted(ends[:2]) == ["worker.1 ends", "worker.2 ends"]
+    assert ends[2:] == ["web ends"]
+    assert _processes(str(supervised.notes)) == []
+
+
+def test_ctrl_c_reaches_the_supervisor_alone(supervised: _Supervised) -> None:
+    assert os.getsid(supervised.pid("web")) == supervised.pid("web")
+
+
+def test_a_second_ctrl_c_kills_what_does_not_end(tmp_path: Path) -> None:
+    stubborn = _CHILD.replace("signal.SIGTERM, end", "signal.SIGTERM, signal.SIG_IGN")
+    supervised = _Supervised(tmp_path, stubborn)
+    supervised.pid("web")
+    supervised.process.send_signal(signal.SIGINT)
+    with pytest.raises(subprocess.TimeoutExpired):
+        supervised.process.wait(0.5)
+    supervised.process.send_signal(signal.SIGINT)
+
+    assert supervised.process.wait(10) == 0
+    assert _processes(str(tmp_path)) == []
+
+
+@linux
+def test_the_children_of_a_killed_supervisor_end(supervised: _Supervised) -> None:
+    supervised.pid("web")
+    supervised.process.kill()
+
+    _wait_for(lambda: not _processes(str(supervised.notes)))
+    assert sum(line.endswith("ends") for line in supervised.lines()) == 3
+
+
+def test_a_child_that_refuses_its_settings_is_not_tried_again(tmp_path: Path) -> None:
+    supervised = _Supervised(tmp_path, "import sys; sys.exit(2)")
+
+    assert supervised.process.wait(20) == 1
+    assert "GivenUp" in supervised.output.read_text()
+    assert _processes(str(tmp_path)) == []
+
+
+# ── settings of a local Holdfast
+
+
+def test_token_and_secret_are_made_once_and_only_their_owner_can_read_them(tmp_path: Path) -> None:
+    first = environment.choose(tmp_path, {}, {}, 8000)
+    environment.write(tmp_path / "env", first)
+
+    assert environment.choose(tmp_path, {}, {}, 8000) == first
+    assert (tmp_path / "env").stat().st_mode & 0o777 == 0o600
+
+
+def test_the_users_settings_win_but_web_stays_on_loopback(tmp_path: Path) -> None:
+    own = {
+        "API_TOKEN": "mine",
+        "STORAGE_URL": "s3://bucket",
+        "HOST": "0.0.0.0",
+        "PATH": "/bin",
+        "REDIS_URL": "",
+    }
+    chosen = environment.choose(tmp_path, own, {"REDIS_URL": "unix:///here"}, 8123)
+
+    assert chosen["API_TOKEN"] == "mine"
+    assert chosen["STORAGE_URL"] == "s3://bucket"
+    assert chosen["REDIS_URL"] == "unix:///here"
+    assert (chosen["HOST"], chosen["PORT"]) == ("127.0.0.1", "8123")
+    assert "PATH" not in chosen
+
+
+def test_files_from_this_machine_are_taken_only_without_an_account(tmp_path: Path) -> None:
+    alone = environment.choose(tmp_path, {}, {}, 8000)
+    real = environment.choose(tmp_path, {"ZENDESK_SUBDOMAIN": "acme"}, {}, 8000)
+
+    assert alone["DOWNLOAD_PRIVATE_NETWORKS"] == "true"
+    assert not {"DOWNLOAD_PRIVATE_NETWORKS", "DOWNLOAD_HOSTS"} & real.keys()
+
+
+def test_any_value_survives_the_file(tmp_path: Path) -> None:
+    values = {"A": 'it\'s \\ "quoted" #not $HOME ${HOME}', "B": "", "C": "plain-_./:@%"}
+    environment.write(tmp_path / "env", values)
+
+    assert environment.read(tmp_path / "env") == values
+
+
+# ── the commands
+
+
+def test_samples_are_what_their_names_say() -> None:
+    files = [file for sample in samples() for file in sample.files]
+    beginnings = {"pdf": b"%PDF-1.7", "png": b"\x89PNG\r\n\x1a\n", "csv": b"number,"}
+
+    assert len(samples()) == 20
+    assert all(file.content.startswith(beginnings[file.name.rpartition(".")[2]]) for file in files)
+    assert (
+        min(len(file.content) for file in files)
+        < 3_000
+        < 2_000_000
+        < max(len(file.content) for file in files)
+    )
+
+
+def _holdfast(*arguments: str, cwd: Path) -> subprocess.Popen[str]:
+    variables = {name: value for name, value in os.environ.items() if name not in environment.names()}
+    return subprocess.Popen(
+        [sys.executable, "-m", "service", *arguments],
+        cwd=cwd,
+        env={**variables, "PYTHONPATH": str(ROOT)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+def test_up_takes_what_send_sends_and_leaves_no_process(tmp_path: Path) -> None:
+    (tmp_path / "payload.json").write_text('{"ticket_id": 7, "subject": "Hello"}')
+    (tmp_path / "a file.txt").write_bytes(b"bytes" * 1000)
+    up = _holdfast("up", "--port", str(free_port()), cwd=tmp_path)
+    assert up.stdout
+    with up.stdout as lines:
+        assert any("Holdfast is ready" in line for line in lines)
+        send = _holdfast("send", "payload.json", "--attach", "a file.txt", cwd=tmp_path)
+        said, _ = send.communicate(timeout=60)
+        up.send_signal(signal.SIGINT)
+        rest = lines.read()
+
+    assert send.returncode == 0, said
+    assert "e-mail 1: completed, 1/1 files" in said
+    assert up.wait(60) == 0, rest
+    stored = [path.read_bytes() for path in (tmp_path / ".holdfast" / "objects").rglob("*") if path.is_file()]
+    assert stored == [b"bytes" * 1000]
+    assert _processes(str(tmp_path)) == []
+
+
+def test_up_says_in_one_line_that_a_port_is_taken(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        up = _holdfast("up", "--port", str(port), cwd=tmp_path)
+        said, _ = up.communicate(timeout=30)
+
+    assert said == f"holdfast: port {port} is taken on 127.0.0.1: choose another with --port\n"
+    assert up.returncode == 2

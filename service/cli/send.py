@@ -19,7 +19,7 @@ import click
 @click.option("--url", help="Where Holdfast is; else http://127.0.0.1:$PORT.")
 @click.option(
     "--env-file",
-    type=click.Path(path_type=Path, dir_okay=False),
+    type=click.Path(path_type=Path, exists=True, dir_okay=False),
     help="Settings that the environment does not have; else .holdfast/env, which `holdfast up` writes.",
 )
 def send(payload: BinaryIO, files: tuple[Path, ...], url: str | None, env_file: Path | None) -> None:

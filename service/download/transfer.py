@@ -157,27 +157,31 @@ class _Transfer:
 
 
 def _parse(url: str) -> URL:
-    try:
-        parsed = URL(quote(url.strip(), safe=_PRINTABLE), encoded=True)
-    except ValueError:
-        parsed = URL()
-    if not (parsed.scheme and parsed.raw_host):
+    parsed = _absolute(URL(), url.strip())
+    if parsed is None:
         raise Permanent("bad_url", "the attachment's address is no URL")
     return parsed
 
 
 def _redirected(hop: URL, location: str) -> URL:
-    try:
-        target = hop.join(URL(quote(location, safe=_PRINTABLE, errors="surrogateescape"), encoded=True))
-    except ValueError:
-        target = URL()
-    if not (location and target.raw_host):
+    target = _absolute(hop, location) if location else None
+    if target is None:
         raise Transient("bad_response", f"{hop.raw_host} redirects to something that is no URL")
     if hop.scheme == "https" != target.scheme:
         raise Permanent("address_refused", f"{hop.raw_host} redirects from https to {target.scheme}")
     if _SIGN_IN.match(target.raw_path):
         raise Permanent("sign_in_page", f"{hop.raw_host} wants a sign-in: check the Zendesk credentials")
     return target
+
+
+def _absolute(base: URL, text: str) -> URL | None:
+    """Leave every byte that a request line can hold as it is, for it may be signed."""
+    try:
+        url = base.join(URL(quote(text, safe=_PRINTABLE, errors="surrogateescape"), encoded=True))
+        whole = url.scheme and url.raw_host  # yarl splits host and port only now, and may raise
+    except ValueError:
+        return None
+    return url if whole else None
 
 
 def _origin(url: URL) -> tuple[str, str, int | None]:

@@ -15,7 +15,7 @@ from service.models import WAITING, Attachment, IncomingEmail
 # Intake rings at once; only if that came to nothing is it the sweep's turn.
 FIRST_RING_GRACE = timedelta(seconds=3)
 # A job that was rung and that nobody claimed is rung again: Redis may have been emptied.
-RING_AGAIN = timedelta(seconds=15)
+RING_AGAIN = timedelta(seconds=10)
 
 
 @dataclass(frozen=True, slots=True)

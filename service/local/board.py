@@ -99,7 +99,7 @@ class _Table:
             email["zendesk_ticket_id"],
             Text(email["subject"] or ""),
             files,
-            _path(email["processing_status"]) if wide else _state(email["processing_status"]),
+            _path(email) if wide else Text(email["processing_status"], _style(email, now=True)),
             f"{self._seconds(email):.1f} s",
             retries,
         )
@@ -147,22 +147,22 @@ class _Lines:
         self._console.out(f"note: {text}")
 
 
-def _path(status: str) -> Text:
+def _path(email: Email) -> Text:
+    status = email["processing_status"]
     path = (*_PATH[:-1], "failed") if status == "failed" else _PATH
     at = path.index(status)
     text = Text()
     for number, state in enumerate(path):
         if number:
             text.append(" → ", style="green" if number <= at else "bright_black")
-        text.append(state, style="bright_black" if number > at else _style(state, now=number == at))
+        text.append(state, style="bright_black" if number > at else _style(email, now=number == at))
     return text
 
 
-def _state(status: str) -> Text:
-    return Text(status, style=_style(status, now=True))
-
-
-def _style(state: str, *, now: bool) -> str:
-    if state == "failed":
+def _style(email: Email, *, now: bool) -> str:
+    if not now or email["processing_status"] == "completed":
+        return "green"
+    if email["processing_status"] == "failed":
         return "bold red"
-    return "bold cyan" if now and state != "completed" else "green"
+    waits_for_retry = email["processing_status"] == "queued" and email["retry_count"]
+    return "bold yellow" if waits_for_retry else "bold cyan"

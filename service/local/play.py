@@ -14,7 +14,7 @@ from service.local.zendesk import Fault, Zendesk
 
 _PAUSE_SECONDS = 0.25  # between two e-mails
 _LONGEST_SECONDS = 120
-_BUSY, _TWICE = 4, 7  # the e-mail whose file is refused at first, and the one that is sent twice
+_BUSY, _TWICE = 4, 7  # the e-mail whose file is refused at first, and the one that is sent again at the end
 
 
 @dataclass
@@ -55,21 +55,20 @@ async def perform(play: Play, url: str, token: str, zendesk: Zendesk, board: Boa
 
 
 async def _send_all(play: Play, url: str, zendesk: Zendesk, board: Board) -> None:
+    twice: dict[str, Any] = {}
     for number, email in enumerate(play.script, 1):
         payload = _payload(zendesk, number, email)
-        answer = await _send(play, url, zendesk, payload)
-        play.sent += answer == "accepted"
+        play.sent += await _send(play, url, zendesk, payload) == "accepted"
         if number == _BUSY:
             board.note(
                 f"Zendesk answers 503, Retry-After: 1, to the first download for ticket {payload['ticket_id']}"
             )
         if number == _TWICE:
-            again = await _send(play, url, zendesk, payload)
-            play.duplicates += again == "duplicate"
-            board.note(
-                f"Zendesk sends ticket {payload['ticket_id']} twice; the answers are {answer} and {again}"
-            )
+            twice = payload
         await asyncio.sleep(_PAUSE_SECONDS)
+    again = await _send(play, url, zendesk, twice)
+    play.duplicates += again == "duplicate"
+    board.note(f"Zendesk sends ticket {twice['ticket_id']} a second time, and is told: {again}")
 
 
 async def _send(play: Play, url: str, zendesk: Zendesk, payload: dict[str, Any]) -> str:

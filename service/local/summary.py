@@ -33,10 +33,14 @@ def _counts(play: Play) -> str:
     parts = [
         f"{play.count('completed')} e-mails completed, {play.count('failed')} failed",
         f"{len(files)} files ({megabytes:.1f} MB) in {len(objects)} objects",
-        f"{sum(email['retry_count'] for email in play.emails)} retries",
-        f"{play.duplicates} duplicates refused",
+        _number(sum(email["retry_count"] for email in play.emails), "retry", "retries"),
+        _number(play.duplicates, "duplicate recognised", "duplicates recognised"),
     ]
     return " · ".join(parts)
+
+
+def _number(count: int, one: str, many: str) -> str:
+    return f"{count} {one if count == 1 else many}"
 
 
 def _places(stack: Stack, emails: Sequence[Email]) -> list[tuple[str, str]]:

@@ -1,0 +1,205 @@
+"""One attempt: what each answer of the other side comes to, and that only what is missing is fetched."""
+
+import asyncio
+from typing import Any
+
+import asyncpg
+import pytest
+from arq.worker import Worker
+
+from service.config import Settings
+from service.local.zendesk import Fault, Zendesk
+from service.process import process
+from service.resources import Resources, open_resources
+from tests.conftest import Client, eventually, serving, working
+
+PDF = b"%PDF-1.7\n" + bytes(range(256)) * 400
+
+
+async def captured(client: Client, *urls: str, **more: Any) -> dict[str, Any]:
+    receipt = await client.send(client.zendesk.payload(attachments=urls, **more))
+    return await client.until(receipt["email_id"], "completed", "failed")
+
+
+@pytest.mark.parametrize(
+    ("fault", "code"),
+    [
+        (Fault(status=401), "unauthorized"),
+        (Fault(status=403), "forbidden"),
+        (Fault(status=404), "not_found"),
+        (Fault(status=410), "attachment_gone"),
+        (Fault(status=404, at_cdn=True), "not_found"),
+        (Fault(sign_in=True), "sign_in_page"),
+        (Fault(redacted=True), "redacted"),
+        (Fault(status=302, headers={"Location": "http://example.com/x"}), "address_refused"),
+    ],
+)
+async def test_what_no_attempt_can_heal_fails_at_once_with_a_reason(
+    client: Client, worker: Worker, zendesk: Zendesk, fault: Fault, code: str
+) -> None:
+    email = await captured(
+        client, zendesk.add_file("invoice.pdf", PDF, content_type="application/pdf", faults=[fault])
+    )
+
+    assert (email["processing_status"], email["error_code"], email["retry_count"]) == ("failed", code, 0)
+    assert email["processing_error"]
+    assert [a["status"] for a in email["attachments"]] == ["failed"]
+    assert [a["error_code"] for a in email["attachments"]] == [code]
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        Fault(status=429, headers={"Retry-After": "0"}),
+        Fault(status=500),
+        Fault(status=503, at_cdn=True),
+        Fault(reset_after=1000),
+    ],
+)
+async def test_what_another_attempt_may_heal_is_tried_again(
+    client: Client, worker: Worker, zendesk: Zendesk, fault: Fault
+) -> None:
+    email = await captured(client, zendesk.add_file("invoice.pdf", PDF, faults=[fault]))
+
+    assert (email["processing_status"], email["retry_count"], email["error_code"]) == ("completed", 1, None)
+    assert [attempt["outcome"] for attempt in email["attempts"]] == ["released", "completed"]
+    assert [attempt["number"] for attempt in email["attempts"]] == [1, 2]
+
+
+async def test_a_budget_that_is_used_up_ends_in_failed(
+    settings: Settings, zendesk: Zendesk, res: Resources
+) -> None:
+    settings = settings.model_copy(update={"max_retries": 2})
+    faults = [Fault(status=503)] * 10
+    async with serving(settings, zendesk) as client, working(settings):
+        email = await captured(client, zendesk.add_file("invoice.pdf", PDF, faults=faults))
+
+    assert (email["processing_status"], email["retry_count"], email["error_code"]) == (
+        "failed",
+        2,
+        "server_error",
+    )
+    assert [attempt["outcome"] for attempt in email["attempts"]] == ["released", "released", "failed"]
+    assert email["attachments"][0]["status"] == "failed"
+
+
+async def test_one_bad_file_does_not_cost_the_others(
+    client: Client, worker: Worker, zendesk: Zendesk
+) -> None:
+    good, bad = (
+        zendesk.add_file("good.pdf", PDF),
+        zendesk.add_file("bad.pdf", PDF, faults=[Fault(status=404)]),
+    )
+
+    email = await captured(client, good, bad, zendesk.add_file("also-good.csv", b"a,b\n"))
+
+    assert email["processing_status"] == "failed"
+    assert [a["status"] for a in email["attachments"]] == ["stored", "failed", "stored"]
+
+
+async def test_a_retry_fetches_only_what_is_missing(client: Client, worker: Worker, zendesk: Zendesk) -> None:
+    good = zendesk.add_file("good.pdf", PDF)
+    flaky = zendesk.add_file("flaky.pdf", PDF[::-1], faults=[Fault(status=503)])
+
+    email = await captured(client, good, flaky)
+
+    assert email["processing_status"] == "completed"
+    assert (zendesk.file(good).requests, zendesk.file(flaky).requests) == (1, 2)
+
+
+async def test_an_operator_retries_what_failed_and_only_that(
+    client: Client, worker: Worker, zendesk: Zendesk
+) -> None:
+    good, bad = (
+        zendesk.add_file("good.pdf", PDF),
+        zendesk.add_file("bad.pdf", b"x", faults=[Fault(status=404)]),
+    )
+    email = await captured(client, good, bad)
+
+    await client.post(f"/api/v1/emails/{email['id']}/retry")
+    email = await client.until(email["id"], "completed", "failed")
+
+    assert (email["processing_status"], email["retry_count"]) == ("completed", 0)
+    assert zendesk.file(good).requests == 1
+    assert [attempt["outcome"] for attempt in email["attempts"]] == ["failed", "completed"]
+
+
+async def test_credentials_go_to_the_account_and_never_to_the_cdn(
+    client: Client, worker: Worker, zendesk: Zendesk
+) -> None:
+    email = await captured(client, zendesk.add_file("invoice.pdf", PDF))
+
+    assert email["processing_status"] == "completed"  # the account wants them, the CDN answers 403 to them
+
+
+async def test_a_file_announced_without_an_address_fails_with_a_reason(
+    client: Client, worker: Worker
+) -> None:
+    payload = client.zendesk.payload() | {"attachments": [{"filename": "invoice.pdf"}]}
+    receipt = await client.send(payload)
+    email = await client.until(receipt["email_id"], "completed", "failed")
+
+    assert (email["processing_status"], email["error_code"]) == ("failed", "bad_url")
+
+
+async def test_two_workers_and_two_messages_make_one_attempt(
+    settings: Settings, client: Client, zendesk: Zendesk, res: Resources, database: asyncpg.Connection
+) -> None:
+    receipt = await client.send(zendesk.payload(attachments=[zendesk.add_file("invoice.pdf", PDF)]))
+
+    await asyncio.gather(*(process(res, receipt["email_id"], 1) for _ in range(20)))
+
+    assert await database.fetchval("SELECT count(*) FROM attempts") == 1
+    assert (await client.email(receipt["email_id"]))["processing_status"] == "completed"
+
+
+async def test_a_lease_is_renewed_as_long_as_the_work_takes(
+    client: Client, worker: Worker, zendesk: Zendesk, settings: Settings
+) -> None:
+    slow = Fault(pause_after=1000)
+    receipt = await client.send(
+        zendesk.payload(attachments=[zendesk.add_file("slow.pdf", PDF, faults=[slow])])
+    )
+    await slow.paused.wait()
+    first = (await client.email(receipt["email_id"]))["lease_until"]
+
+    async def renewed() -> bool:
+        return bool((await client.email(receipt["email_id"]))["lease_until"] > first)
+
+    await eventually(renewed)
+    slow.resume.set()
+    email = await client.until(receipt["email_id"], "completed", "failed")
+
+    assert (email["processing_status"], len(email["attempts"])) == ("completed", 1)
+
+
+async def test_an_attempt_that_takes_too_long_is_given_back(
+    settings: Settings, zendesk: Zendesk, res: Resources
+) -> None:
+    settings = settings.model_copy(update={"attempt_seconds": 0.3})
+    stuck = zendesk.add_file("stuck.pdf", PDF, faults=[Fault(pause_after=10)])
+    async with serving(settings, zendesk) as client, working(settings):
+        email = await captured(client, zendesk.add_file("fine.pdf", PDF[:-1]), stuck)
+
+    assert (email["processing_status"], email["retry_count"]) == ("completed", 1)
+    assert email["attempts"][0]["error_code"] == "attempt_timeout"
+    assert zendesk.file(stuck).requests == 2
+
+
+async def test_a_cancelled_attempt_is_handed_back_and_costs_no_retry(
+    client: Client, zendesk: Zendesk, settings: Settings
+) -> None:
+    stuck = Fault(pause_after=10)
+    receipt = await client.send(
+        zendesk.payload(attachments=[zendesk.add_file("stuck.pdf", PDF, faults=[stuck])])
+    )
+    async with open_resources(settings) as res:
+        attempt = asyncio.create_task(process(res, receipt["email_id"], 1))
+        await stuck.paused.wait()
+        attempt.cancel()
+        await asyncio.wait({attempt})
+
+    email = await client.email(receipt["email_id"])
+    assert attempt.cancelled()
+    assert (email["processing_status"], email["retry_count"]) == ("queued", 0)
+    assert email["attempts"][0]["outcome"] == "handed_back"

@@ -1,0 +1,117 @@
+"""What puts jobs back: the sweep after lost messages and dead workers, and a person."""
+
+import asyncio
+
+import asyncpg
+
+from service import recovery
+from service.jobs.waiting import Job
+from service.local.zendesk import Fault, Zendesk
+from service.process import process
+from service.resources import Resources
+from tests.conftest import Client, eventually
+
+PDF = b"%PDF-1.7\n" + bytes(range(256)) * 400
+
+
+async def queued_in_redis(res: Resources) -> int:
+    return int(await res.redis.zcard("arq:queue"))
+
+
+async def test_a_job_whose_message_is_lost_is_rung_again(
+    client: Client, zendesk: Zendesk, res: Resources, database: asyncpg.Connection
+) -> None:
+    email_id = (await client.send(zendesk.payload()))["email_id"]
+    await client.until(email_id, "queued")
+    await res.redis.flushall()
+    await database.execute("UPDATE incoming_emails SET due_at = now()")
+
+    assert await recovery.sweep(res) == 1
+
+    assert await queued_in_redis(res) == 1
+
+
+async def test_ringing_again_what_is_still_queued_adds_nothing(
+    client: Client, zendesk: Zendesk, res: Resources, database: asyncpg.Connection
+) -> None:
+    email_id = (await client.send(zendesk.payload()))["email_id"]
+    await client.until(email_id, "queued")
+    for _ in range(3):
+        await database.execute("UPDATE incoming_emails SET due_at = now()")
+        await recovery.sweep(res)
+
+    assert await queued_in_redis(res) == 1
+
+
+async def test_what_an_eviction_left_half_is_made_whole(
+    client: Client, zendesk: Zendesk, res: Resources
+) -> None:
+    email_id = (await client.send(zendesk.payload()))["email_id"]
+    await client.until(email_id, "queued")
+    await res.redis.delete(f"arq:job:email:{email_id}:1")
+
+    await res.dispatcher.ring_now([Job(email_id, 1)])
+
+    assert await res.redis.exists(f"arq:job:email:{email_id}:1")
+    assert await queued_in_redis(res) == 1
+
+
+async def test_two_sweeps_at_once_share_the_work(
+    client: Client, zendesk: Zendesk, res: Resources, database: asyncpg.Connection
+) -> None:
+    for _ in range(30):
+        email_id = (await client.send(zendesk.payload()))["email_id"]
+    await client.until(email_id, "queued")
+    await database.execute("UPDATE incoming_emails SET due_at = now()")
+
+    rung = await asyncio.gather(*(recovery.sweep(res) for _ in range(5)))
+
+    assert sum(rung) == 30
+
+
+async def test_the_job_of_a_dead_worker_is_rescued_and_its_late_writes_are_refused(
+    client: Client, zendesk: Zendesk, res: Resources, database: asyncpg.Connection
+) -> None:
+    slow = Fault(pause_after=1000)
+    url = zendesk.add_file("slow.pdf", PDF, faults=[slow])
+    email_id = (await client.send(zendesk.payload(attachments=[url])))["email_id"]
+    paused = asyncio.create_task(process(res, email_id, 1))
+    await slow.paused.wait()
+    await database.execute("UPDATE incoming_emails SET lease_until = now() - interval '1 second'")
+
+    await recovery.sweep(res)
+    await process(res, email_id, 2)
+    slow.resume.set()
+    await paused
+
+    email = await client.email(email_id)
+    assert (email["processing_status"], email["retry_count"]) == ("completed", 1)
+    assert [attempt["outcome"] for attempt in email["attempts"]] == ["abandoned", "completed"]
+
+
+async def test_a_sweep_survives_redis_being_away(
+    client: Client, zendesk: Zendesk, res: Resources, database: asyncpg.Connection
+) -> None:
+    email_id = (await client.send(zendesk.payload()))["email_id"]
+    await client.until(email_id, "queued")
+    await res.redis.config_set("maxmemory", "1")
+    try:
+        await database.execute("UPDATE incoming_emails SET due_at = now()")
+        await res.redis.flushall()
+        await recovery.sweep(res)
+    finally:
+        await res.redis.config_set("maxmemory", "0")
+    await database.execute("UPDATE incoming_emails SET due_at = now()")
+
+    assert await recovery.sweep(res) == 1
+    assert await queued_in_redis(res) == 1
+
+
+async def test_a_background_task_that_breaks_goes_on(
+    client: Client, zendesk: Zendesk, res: Resources
+) -> None:
+    res.dispatcher.ring("no job at all")  # type: ignore[arg-type]
+
+    email_id = (await client.send(zendesk.payload()))["email_id"]
+
+    assert await eventually(lambda: client.until(email_id, "queued"))

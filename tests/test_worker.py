@@ -1,0 +1,158 @@
+"""Workers as processes, as a platform runs them: killed, paused, told to stop, and asked how they are."""
+
+import asyncio
+import inspect
+import signal
+from typing import Any
+
+import arq.worker
+import asyncpg
+from pydantic import SecretStr
+
+from service.config import Settings
+from service.local.zendesk import Fault, Zendesk
+from service.resources import Resources
+from service.worker import worker_settings
+from tests.conftest import Client, eventually, program
+from tests.test_flow import objects
+
+PDF = b"%PDF-1.7\n" + bytes(range(256)) * 400
+ARQ = ("arq", "service.worker.WorkerSettings")
+
+
+async def started(client: Client, zendesk: Zendesk) -> tuple[int, Fault]:
+    """Send an e-mail whose download pauses half-way, and wait for that."""
+    fault = Fault(pause_after=1000)
+    url = zendesk.add_file("slow.pdf", PDF, faults=[fault])
+    email_id = (await client.send(zendesk.payload(attachments=[url])))["email_id"]
+    await fault.paused.wait()
+    return email_id, fault
+
+
+async def outcomes(client: Client, email_id: int) -> list[Any]:
+    return [attempt["outcome"] for attempt in (await client.email(email_id))["attempts"]]
+
+
+async def test_a_worker_killed_in_the_middle_of_a_download_costs_nothing_but_time(
+    client: Client, zendesk: Zendesk, settings: Settings
+) -> None:
+    async with program(*ARQ, settings=settings) as worker:
+        email_id, _ = await started(client, zendesk)
+        worker.send_signal(signal.SIGKILL)
+        await worker.wait()
+    async with program(*ARQ, settings=settings):
+        email = await client.until(email_id, "completed", "failed")
+
+    assert (email["processing_status"], email["retry_count"]) == ("completed", 1)
+    assert await outcomes(client, email_id) == ["abandoned", "completed"]
+    assert len(await objects(settings)) == 1
+
+
+async def test_a_paused_worker_that_wakes_up_late_writes_nothing(
+    client: Client, zendesk: Zendesk, settings: Settings
+) -> None:
+    async with program(*ARQ, settings=settings) as sleeper:
+        email_id, fault = await started(client, zendesk)
+        sleeper.send_signal(signal.SIGSTOP)
+        async with program(*ARQ, settings=settings):
+            before = await client.until(email_id, "completed", "failed")
+            sleeper.send_signal(signal.SIGCONT)
+            fault.resume.set()
+            sleeper.send_signal(signal.SIGTERM)
+            await sleeper.wait()
+
+    assert before["processing_status"] == "completed"
+    assert {**before} == await client.email(email_id)
+    assert len(await objects(settings)) == 1
+
+
+async def test_sigterm_hands_unfinished_jobs_back_at_no_cost(
+    client: Client, zendesk: Zendesk, settings: Settings
+) -> None:
+    async with program(*ARQ, settings=settings) as worker:
+        email_id, _ = await started(client, zendesk)
+        worker.send_signal(signal.SIGTERM)
+        code = await asyncio.wait_for(worker.wait(), 25)
+    email = await client.email(email_id)
+
+    assert code == 0
+    assert (email["processing_status"], email["retry_count"]) == ("queued", 0)
+    assert await outcomes(client, email_id) == ["handed_back"]
+    async with program(*ARQ, settings=settings):
+        email = await client.until(email_id, "completed", "failed")
+    assert (email["processing_status"], email["retry_count"]) == ("completed", 0)
+
+
+async def test_sigterm_lets_a_job_finish_that_is_nearly_done(
+    client: Client, zendesk: Zendesk, settings: Settings
+) -> None:
+    settings = settings.model_copy(update={"shutdown_seconds": 20})
+    async with program(*ARQ, settings=settings) as worker:
+        email_id, fault = await started(client, zendesk)
+        worker.send_signal(signal.SIGTERM)
+        fault.resume.set()
+        code = await asyncio.wait_for(worker.wait(), 25)
+
+    assert code == 0
+    assert (await client.email(email_id))["processing_status"] == "completed"
+
+
+async def test_emptying_redis_loses_nothing(
+    client: Client, zendesk: Zendesk, settings: Settings, res: Resources, database: asyncpg.Connection
+) -> None:
+    emails = [
+        (await client.send(zendesk.payload(attachments=[zendesk.add_file("a.pdf", PDF)])))["email_id"]
+        for _ in range(20)
+    ]
+    await client.until(emails[-1], "queued")
+    await res.redis.flushall()
+    await database.execute("UPDATE incoming_emails SET due_at = now()")  # ten seconds later
+    async with program(*ARQ, settings=settings):
+        ends = [(await client.until(email, "completed", "failed"))["processing_status"] for email in emails]
+
+    assert ends == ["completed"] * 20
+    assert len(await objects(settings)) == 1
+
+
+async def check(settings: Settings, **more: str) -> int:
+    async with program(
+        "arq", "--check", "service.worker.WorkerSettings", settings=settings, **more
+    ) as process:
+        return await process.wait()
+
+
+async def test_the_health_check_tells_of_this_hosts_worker_and_no_other(
+    settings: Settings, res: Resources
+) -> None:
+    assert await check(settings) == 1
+    async with program(*ARQ, settings=settings) as worker:
+        other = program(*ARQ, settings=settings, WORKER_NAME="another-host")
+        async with other as another:
+
+            async def healthy() -> bool:
+                return await check(settings) == 0 and await check(settings, WORKER_NAME="another-host") == 0
+
+            assert await eventually(healthy)
+            another.send_signal(signal.SIGTERM)
+            await another.wait()
+            assert await check(settings) == 0
+        async with program(*ARQ, settings=settings, WORKER_NAME="another-host"):
+            worker.send_signal(signal.SIGKILL)
+            await worker.wait()
+
+            async def noticed() -> bool:
+                return await check(settings) != 0
+
+            assert await eventually(noticed, seconds=15)
+
+
+def test_every_name_of_the_worker_settings_is_one_that_arq_reads(settings: Settings) -> None:
+    names = {name for name in vars(worker_settings(settings)) if not name.startswith("__")}
+
+    assert names <= set(inspect.signature(arq.worker.Worker).parameters)
+
+
+async def test_a_wrong_setting_ends_the_worker_with_a_line_that_names_it(settings: Settings) -> None:
+    settings = settings.model_copy(update={"redis_url": SecretStr("http://nowhere")})
+    async with program(*ARQ, settings=settings) as worker:
+        assert await worker.wait() == 2
