@@ -1,10 +1,11 @@
 """The files of an e-mail, and what became of each; written only while its claim is held."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from sqlalchemy import exists, func, select, update
+from sqlalchemy import BigInteger, Exists, Text, exists, func, literal, select, update
+from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from service.errors import HoldfastError
@@ -40,6 +41,19 @@ class Stored(Protocol):
     def key(self) -> str: ...
 
 
+class Announced(Protocol):
+    """A file as Zendesk describes it."""
+
+    @property
+    def url(self) -> str: ...
+    @property
+    def file_name(self) -> str | None: ...
+    @property
+    def content_type(self) -> str | None: ...
+    @property
+    def size(self) -> int | None: ...
+
+
 async def files_of(conn: AsyncConnection, email_id: int) -> list[File]:
     """List the files in the order of the e-mail."""
     rows = await conn.execute(
@@ -57,6 +71,21 @@ async def files_of(conn: AsyncConnection, email_id: int) -> list[File]:
         .order_by(Attachment.position)
     )
     return [File(*row) for row in rows]
+
+
+async def announce(conn: AsyncConnection, held: Held, files: Sequence[Announced]) -> None:
+    """Record files that were found out about during an attempt, unless its claim was lost."""
+    for position, file in enumerate(files):
+        row = select(
+            literal(held[0]),
+            literal(position),
+            literal(file.url),
+            literal(file.file_name, Text),
+            literal(file.content_type, Text),
+            literal(file.size, BigInteger),
+        ).where(_is_held(held))
+        names = ["email_id", "position", "source_url", "file_name", "declared_type", "declared_size"]
+        await conn.execute(insert(Attachment).from_select(names, row).on_conflict_do_nothing())
 
 
 async def mark_stored(conn: AsyncConnection, held: Held, position: int, stored: Stored) -> bool:
@@ -84,15 +113,18 @@ async def mark_unstored(
 
 
 async def _mark(conn: AsyncConnection, held: Held, position: int, changes: Mapping[str, object]) -> bool:
+    marked = await conn.execute(
+        update(Attachment)
+        .where(Attachment.email_id == held[0], Attachment.position == position, _is_held(held))
+        .values(**changes)
+    )
+    return marked.rowcount == 1
+
+
+def _is_held(held: Held) -> Exists:
     email_id, attempt_number = held
-    is_held = exists().where(
+    return exists().where(
         IncomingEmail.id == email_id,
         IncomingEmail.processing_status == "processing",
         IncomingEmail.attempt_number == attempt_number,
     )
-    marked = await conn.execute(
-        update(Attachment)
-        .where(Attachment.email_id == email_id, Attachment.position == position, is_held)
-        .values(**changes)
-    )
-    return marked.rowcount == 1

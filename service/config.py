@@ -123,8 +123,10 @@ class Settings(BaseSettings):
     def _check_url(cls, value: SecretStr | str | None, info: ValidationInfo) -> SecretStr | str | None:
         text = value.get_secret_value() if isinstance(value, SecretStr) else value
         schemes = _SCHEMES[info.field_name or ""]
-        if text is not None and (urlsplit(text).scheme not in schemes or "://" not in text):
-            raise ValueError(f"must begin with {' or '.join(f'{scheme}://' for scheme in schemes)}")
+        if text is not None and not text.startswith(tuple(f"{scheme}://" for scheme in schemes)):
+            raise ValueError("must begin with " + " or ".join(f"{scheme}://" for scheme in schemes))
+        if text is not None and not _is_url(text):
+            raise ValueError("is not a URL; in a password, write : / ? # [ ] @ % as %3A %2F %3F %23 …")
         return value
 
     @field_validator("storage_url")
@@ -182,6 +184,17 @@ def read_settings(*needed: str) -> Settings:
         if not getattr(settings, field):
             raise SettingsError(_line(field, "missing"))
     return settings
+
+
+def _is_url(text: str) -> bool:
+    """Tell whether others can take it apart, who might show the pieces where they cannot."""
+    try:
+        parts = urlsplit(text)
+        for host in parts.netloc.rpartition("@")[2].split(","):  # Postgres may have several
+            _ = urlsplit(f"//{host}").port
+    except ValueError:
+        return False
+    return True
 
 
 def _line(field: str, reason: str) -> str:

@@ -1,7 +1,9 @@
 """Connections to Postgres, time budgets for them, and what its errors mean."""
 
 import asyncio
-from collections.abc import AsyncIterator, Coroutine
+import random
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from contextlib import asynccontextmanager
 from typing import Any, TypeVar
 
@@ -12,6 +14,9 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_en
 from service.errors import Permanent, Transient
 
 T = TypeVar("T")
+
+# By then a lease has run out, and the job is somebody else's.
+INSIST_SECONDS = 60.0
 
 # Statements that outlived their caller's budget; the set keeps them referenced until they end.
 _abandoned: set[asyncio.Task[Any]] = set()
@@ -76,6 +81,22 @@ async def within(seconds: float, work: Coroutine[Any, Any, T]) -> T:
         task.cancel()
         raise Transient("database_slow", f"Postgres did not answer within {seconds:g} s")
     return task.result()
+
+
+async def insist(engine: AsyncEngine, statement: Callable[[AsyncConnection], Awaitable[T]]) -> T:
+    """Repeat a statement while Postgres is away: what a worker has done is worth waiting for.
+
+    Raises Transient after INSIST_SECONDS.
+    """
+    deadline = time.monotonic() + INSIST_SECONDS
+    while True:
+        try:
+            async with connect(engine) as conn:
+                return await statement(conn)
+        except Transient:
+            if time.monotonic() > deadline:
+                raise
+            await asyncio.sleep(random.uniform(0.2, 1))  # noqa: S311 no secret
 
 
 def _forget(task: asyncio.Task[Any]) -> None:

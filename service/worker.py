@@ -14,7 +14,7 @@ from redis.asyncio.connection import parse_url
 from service import logs
 from service.config import Settings, SettingsError, read_settings
 from service.dispatch import EXPIRES_MS, TASK, create_redis, serialize
-from service.process import process, renew_leases
+from service.process.attempt import process, renew_leases
 from service.recovery import sweep_for_ever
 from service.resources import NEEDED, background, open_resources
 

@@ -17,6 +17,7 @@ from arq.worker import Worker, create_worker
 from blockbuster import BlockBuster, blockbuster_ctx
 from pydantic import SecretStr
 
+from service import logs
 from service.config import Settings
 from service.local.servers import postgres, valkey
 from service.local.zendesk import Zendesk
@@ -62,7 +63,8 @@ def migrate(url: str, *arguments: str) -> str:
 
 @pytest.fixture(autouse=True)
 def non_blocking() -> Iterator[BlockBuster]:
-    """Break a test in which anything blocks the event loop."""
+    """Break a test in which anything blocks the event loop; log as production does."""
+    logs.configure("json", "INFO")
     with blockbuster_ctx() as blockbuster:
         for call in ("os.stat", "io.TextIOWrapper.read", "io.BufferedReader.read"):
             # Writing a traceback looks into the source; it is the rare case, and short.

@@ -71,7 +71,7 @@ async def test_a_job_is_claimed_once_and_by_the_right_message_only(conn: AsyncCo
     first = await running.claim(conn, job, "worker", LEASE)
     second = await running.claim(conn, job, "worker", LEASE)
 
-    assert (early, first, second) == (None, Claim(job.email_id, 1, 0), None)
+    assert (early, first, second) == (None, Claim(job.email_id, 1, 0, "1", None), None)
     email = await row()
     assert email["processing_status"] == "processing"
     assert email["received_at"] < email["started_at"] < email["lease_until"]
@@ -150,7 +150,7 @@ async def test_a_lost_claim_can_change_nothing(conn: AsyncConnection, row: Any) 
     ]
 
     assert late == [False, False, False, False, set()]
-    assert new == Claim(old.email_id, 2, 1)
+    assert new == Claim(old.email_id, 2, 1, "1", None)
     assert {**before, "now": 0} == {**dict(await row()), "now": 0}
 
 

@@ -163,7 +163,7 @@ def test_a_thin_trigger_is_read() -> None:
     email = read({"ticket_id": "35436", "comment_id": 8658726228478, "webhook_id": ""})
 
     assert (email.ticket_id, email.comment_id, email.source_id) == ("35436", "8658726228478", None)
-    assert (email.attachments, email.attachment_urls) == ((), [])
+    assert (email.attachments, email.attachment_urls) == ((), None)
 
 
 @pytest.mark.parametrize(
@@ -479,7 +479,7 @@ def test_the_event_of_a_comment_is_read() -> None:
     email = read(ADDED)
 
     assert (email.ticket_id, email.comment_id, email.from_name) == ("19395", "8658726228479", "Mia")
-    assert (email.attachments, email.attachment_urls) == ((), [])
+    assert (email.attachments, email.attachment_urls) == ((), None)
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ from arq.worker import Worker
 
 from service.config import Settings
 from service.local.zendesk import Fault, Zendesk
-from service.process import process
+from service.process.attempt import process
 from service.resources import Resources, open_resources
 from tests.conftest import Client, eventually, serving, working
 
@@ -203,3 +203,29 @@ async def test_a_cancelled_attempt_is_handed_back_and_costs_no_retry(
     assert attempt.cancelled()
     assert (email["processing_status"], email["retry_count"]) == ("queued", 0)
     assert email["attempts"][0]["outcome"] == "handed_back"
+
+
+async def test_a_webhook_that_only_names_a_comment_gets_its_files_from_the_api(
+    client: Client, worker: Worker, zendesk: Zendesk
+) -> None:
+    files = [zendesk.add_file("invoice.pdf", PDF), zendesk.add_file("logo.png", b"\x89PNG\r\n\x1a\n")]
+    comment_id = zendesk.add_comment(77, attachments=files[:1], inline=files[1:])
+    zendesk.add_comment(77)
+
+    receipt = await client.send({"ticket_id": "77", "comment_id": str(comment_id)})
+    email = await client.until(receipt["email_id"], "completed", "failed")
+
+    assert email["processing_status"] == "completed", email
+    assert [a["file_name"] for a in email["attachments"]] == ["invoice.pdf", "logo.png"]
+    assert [a["size"] for a in email["attachments"]] == [len(PDF), 8]
+
+
+async def test_a_comment_that_is_not_there_yet_is_looked_up_again(
+    client: Client, worker: Worker, zendesk: Zendesk
+) -> None:
+    zendesk.add_comment(77)
+    receipt = await client.send({"ticket_id": 77, "comment_id": 999_999})
+
+    email = await client.until(receipt["email_id"], "completed", "failed")
+
+    assert (email["error_code"], email["retry_count"]) == ("comment_not_found", 5)

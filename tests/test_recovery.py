@@ -7,7 +7,7 @@ import asyncpg
 from service import recovery
 from service.jobs.waiting import Job
 from service.local.zendesk import Fault, Zendesk
-from service.process import process
+from service.process.attempt import process
 from service.resources import Resources
 from tests.conftest import Client, eventually
 

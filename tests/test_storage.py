@@ -1,6 +1,7 @@
 """An object is in storage whole, once and for good, or not at all."""
 
 import asyncio
+import errno
 import io
 import os
 import random
@@ -164,14 +165,19 @@ async def test_a_disk_that_fails_may_be_better_later(tmp_path: Path, content: by
         assert failed.value.code == "storage_unavailable"
 
 
-@pytest.mark.skipif(not Path("/dev/full").exists(), reason="the device that is always full is Linux's")
 async def test_a_full_disk_is_named_so(root: Path) -> None:
-    class Full(Disk):
+    class FullFile(io.BytesIO):
+        name = "full"
+
+        def write(self, _: object) -> int:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    class FullDisk(Disk):
         def spool_file(self) -> IO[bytes]:
-            return io.FileIO("/dev/full", "wb")
+            return FullFile()
 
     with pytest.raises(Transient) as failed:
-        await storage.put(Full(root), _chunks(LARGE), None)
+        await storage.put(FullDisk(root), _chunks(LARGE), None)
     assert failed.value.code == "storage_full"
 
 

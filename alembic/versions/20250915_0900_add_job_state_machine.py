@@ -8,11 +8,18 @@ revision = "20250915_0900"
 down_revision = "20250901_0900"
 
 
+COLUMNS = (
+    sa.Column("started_at", sa.DateTime(timezone=True)),
+    sa.Column("completed_at", sa.DateTime(timezone=True)),
+    sa.Column("retry_count", sa.Integer, nullable=False, server_default="0"),
+    sa.Column("attachment_urls", sa.JSON),
+)
+
+
 def upgrade() -> None:
-    op.add_column("incoming_emails", sa.Column("started_at", sa.DateTime(timezone=True)))
-    op.add_column("incoming_emails", sa.Column("completed_at", sa.DateTime(timezone=True)))
-    op.add_column("incoming_emails", sa.Column("retry_count", sa.Integer, nullable=False, server_default="0"))
-    op.add_column("incoming_emails", sa.Column("attachment_urls", sa.JSON))
+    # The columns are committed before the index is built: who runs it again finds them there.
+    for column in COLUMNS:
+        op.add_column("incoming_emails", column.copy(), if_not_exists=True)
     with op.get_context().autocommit_block():
         # An index that an interrupted build left behind is invalid, and in the way.
         op.execute("DROP INDEX CONCURRENTLY IF EXISTS ix_incoming_emails_status_received")
@@ -32,7 +39,5 @@ def downgrade() -> None:
             postgresql_concurrently=True,
             if_exists=True,
         )
-    op.drop_column("incoming_emails", "attachment_urls")
-    op.drop_column("incoming_emails", "retry_count")
-    op.drop_column("incoming_emails", "completed_at")
-    op.drop_column("incoming_emails", "started_at")
+    for column in reversed(COLUMNS):
+        op.drop_column("incoming_emails", column.name)

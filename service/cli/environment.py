@@ -1,11 +1,21 @@
-"""Settings of a running `holdfast up`, for the commands that are typed into another terminal."""
+"""What the commands stand on that are typed into another terminal: settings of a `holdfast up`, resources."""
 
+import asyncio
 import os
+import sys
+from collections.abc import Awaitable, Callable
 from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
 
 import click
 from dotenv import dotenv_values
 
+from service.config import read_settings
+
+if TYPE_CHECKING:
+    from service.resources import Resources
+
+T = TypeVar("T")
 DEFAULT_FILE = Path(".holdfast/env")
 
 env_file = click.option(
@@ -21,6 +31,30 @@ env_file = click.option(
 
 def use(path: Path) -> None:
     """Add the file's settings to the environment, unless that has settings of its own."""
-    if "DATABASE_URL" not in os.environ and path.exists():
-        for name, value in dotenv_values(path).items():
-            os.environ.setdefault(name, value or "")
+    if not os.environ.get("DATABASE_URL") and path.exists():
+        for name, value in dotenv_values(path, interpolate=False).items():
+            if not os.environ.get(name):
+                os.environ[name] = value or ""
+
+
+def with_resources(work: "Callable[[Resources], Awaitable[T]]") -> T:
+    """Run one piece of work over the service's resources; its errors are one line, exit code 1."""
+    import structlog
+
+    from service.errors import HoldfastError
+    from service.resources import NEEDED, open_resources
+
+    structlog.configure(
+        wrapper_class=structlog.make_filtering_bound_logger("WARNING"),
+        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+    )
+
+    async def run() -> T:
+        async with open_resources(read_settings(*NEEDED)) as res:
+            return await work(res)
+
+    try:
+        return asyncio.run(run())
+    except HoldfastError as exc:
+        click.echo(exc.message, err=True)
+        sys.exit(1)

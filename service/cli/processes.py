@@ -14,7 +14,12 @@ def web() -> None:
     from service.resources import NEEDED
     from service.web.app import serve
 
-    serve(read_settings(*NEEDED, "zendesk_webhook_secrets"))
+    settings = read_settings(*NEEDED, "zendesk_webhook_secrets")
+    try:
+        serve(settings)
+    except OSError as exc:
+        click.echo(f"cannot listen on {settings.host}:{settings.port}: {exc.strerror or exc}", err=True)
+        sys.exit(1)
 
 
 @click.command()

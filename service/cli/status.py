@@ -1,11 +1,8 @@
 """`holdfast status`: tell whether everything is safe."""
 
-import asyncio
-
 import click
 
-from service.cli.environment import env_file
-from service.config import read_settings
+from service.cli.environment import env_file, with_resources
 
 
 @click.command()
@@ -16,14 +13,8 @@ def status() -> None:
     from rich.table import Table
 
     from service.queries import overview
-    from service.queries.views import Stats
-    from service.resources import NEEDED, open_resources
 
-    async def read() -> Stats:
-        async with open_resources(read_settings(*NEEDED)) as res:
-            return await overview.stats(res.engine)
-
-    stats = asyncio.run(read())
+    stats = with_resources(lambda res: overview.stats(res.engine))
     table = Table("state", "e-mails")
     for name, number in {**stats.by_status, "quarantined": stats.quarantined}.items():
         table.add_row(name, f"{number:,}{'+' if name in stats.capped else ''}")

@@ -15,11 +15,16 @@ from service.models import PROCESSING, Attempt, IncomingEmail
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """A job that we hold for the length of a lease; `attempt_number` is the fence."""
+    """A job that we hold for the length of a lease; `attempt_number` is the fence.
+
+    `comment_id` is set where the webhook named a comment instead of listing attachments.
+    """
 
     email_id: int
     attempt_number: int
     retry_count: int
+    ticket_id: str
+    comment_id: str | None
 
     @property
     def held(self) -> tuple[int, int]:
@@ -50,7 +55,13 @@ async def claim(conn: AsyncConnection, job: Job, worker: str, lease: timedelta) 
             started_at=func.now(),
             lease_until=func.now() + lease,
         )
-        .returning(IncomingEmail.id, IncomingEmail.attempt_number, IncomingEmail.retry_count)
+        .returning(
+            IncomingEmail.id,
+            IncomingEmail.attempt_number,
+            IncomingEmail.retry_count,
+            IncomingEmail.zendesk_ticket_id,
+            case((IncomingEmail.attachment_urls.is_(None), IncomingEmail.comment_id)).label("comment_id"),
+        )
         .cte("claimed")
     )
     begun = (

@@ -9,6 +9,7 @@ from rich.text import Text
 from service.local.board import Email
 from service.local.play import Play
 from service.local.stack import Stack
+from service.local.up import try_it
 
 
 def summarize(stack: Stack, play: Play) -> Text:
@@ -34,7 +35,7 @@ def _counts(play: Play) -> str:
         f"{play.count('completed')} e-mails completed, {play.count('failed')} failed",
         f"{len(files)} files ({megabytes:.1f} MB) in {len(objects)} objects",
         _number(sum(email["retry_count"] for email in play.emails), "retry", "retries"),
-        _number(play.duplicates, "duplicate recognised", "duplicates recognised"),
+        _number(play.duplicates, "duplicate", "duplicates"),
     ]
     return " · ".join(parts)
 
@@ -53,7 +54,7 @@ def _places(stack: Stack, emails: Sequence[Email]) -> list[tuple[str, str]]:
         ("API", f"{url}/api/v1/emails"),
         ("", f"curl -H 'Authorization: Bearer {token}' {url}/api/v1/emails/1"),
         ("logs", f"{_short(stack.logs / 'web.log')}, {_short(stack.logs / 'worker.1.log')}"),
-        ("try it", f"holdfast send PAYLOAD.json --attach FILE --env-file {_short(stack.data_dir / 'env')}"),
+        ("try it", try_it("--env-file", _short(stack.data_dir / "env"))),
         ("stop", "Ctrl-C"),
     ]
 

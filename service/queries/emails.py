@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 from sqlalchemy import Select, select, tuple_
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
@@ -25,6 +25,13 @@ class EmailFilter(BaseModel):
     ticket: str | None = None
     limit: int = Field(50, ge=1, le=200)
     cursor: str | None = None
+
+    @field_validator("ticket")
+    @classmethod
+    def _without_nul(cls, value: str | None) -> str | None:
+        if value and "\0" in value:
+            raise ValueError("holds a character that Postgres cannot look for")
+        return value
 
 
 async def list_emails(engine: AsyncEngine, wanted: EmailFilter) -> Page:

@@ -127,7 +127,9 @@ def _translated(key: str | None = None) -> Iterator[None]:
         if key and isinstance(exc, FileNotFoundError):
             raise Permanent("object_missing", f"the object {key} is not in storage") from None
         full = isinstance(exc, OSError) and exc.errno in {errno.ENOSPC, errno.EDQUOT}
-        # Vendors tell whole stories, with addresses that may be signed: the first line, without a query string.
-        line = re.sub(r"\?\S*", "?…", str(exc).partition("\n")[0])[:300]
+        # Vendors tell whole stories, with addresses that may be signed: no query string, no XML but its code.
+        line = re.sub(r"\?\S*|\s*<.*", "", str(exc).partition("\n")[0])[:300]
+        reason = re.search(r"<Code>(\w+)</Code>", str(exc))
+        line = f"{reason[1]}: {line}" if reason else line
         code = "storage_full" if full else "storage_unavailable"
         raise Transient(code, f"storage: {type(exc).__name__}: {line or 'no answer in time'}") from None

@@ -1,15 +1,16 @@
 """The JSON API: what is there, what happened to it, its bytes, and running it again."""
 
 import json
-from collections.abc import Coroutine
+from collections.abc import AsyncIterator, Coroutine
 from typing import Any, TypeVar
 
+import structlog
 from aiohttp import web
 from pydantic import ValidationError
 
 from service import recovery
 from service.database import within
-from service.errors import Rejected
+from service.errors import HoldfastError, Permanent, Rejected
 from service.queries import emails, overview
 from service.queries.emails import EmailFilter
 from service.queries.views import View
@@ -18,6 +19,8 @@ from service.web.downloads import content_headers
 from service.web.keys import RES
 
 T = TypeVar("T")
+
+log = structlog.get_logger()
 
 
 async def list_emails(request: web.Request) -> web.Response:
@@ -51,10 +54,28 @@ async def attachment_content(request: web.Request) -> web.StreamResponse:
     if attachment.object_key is None:
         raise Rejected(409, "not_stored", f"The file is {attachment.status}, there are no bytes yet.")
     opened = await objects.open(res.storage, attachment.object_key)
-    response = web.StreamResponse(headers=content_headers(attachment))
+    if opened.size != attachment.size:
+        raise Permanent("object_damaged", f"The object has {opened.size} bytes, not {attachment.size}.")
+    return await _stream(request, web.StreamResponse(headers=content_headers(attachment)), opened.chunks)
+
+
+async def _stream(
+    request: web.Request, response: web.StreamResponse, chunks: AsyncIterator[bytes]
+) -> web.StreamResponse:
+    if request.method == "HEAD":  # aiohttp would send the bytes all the same
+        await response.prepare(request)
+        return response
+    chunk: bytes | None = await anext(chunks, None)  # what is amiss mostly shows before the headers are out
     await response.prepare(request)
-    async for chunk in opened.chunks:
-        await response.write(chunk)
+    try:
+        while chunk is not None:
+            await response.write(chunk)
+            chunk = await anext(chunks, None)
+    except (HoldfastError, ConnectionError) as exc:
+        # No second answer fits in here: it would end up in the file.
+        log.warning("content_cut_short", path=request.path, error=type(exc).__name__)
+        if request.transport is not None:
+            request.transport.abort()
     return response
 
 

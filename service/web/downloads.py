@@ -6,11 +6,14 @@ from urllib.parse import quote
 from service.queries.views import AttachmentView
 
 LONGEST_NAME = 150
+# Control characters, separators of paths, and what turns the direction of writing: `gpj.exe` must not look
+# like `exe.jpg`.
+_UNSAFE = re.compile(r"[\x00-\x1f\x7f-\x9f/\\\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]")
 
 
 def content_headers(attachment: AttachmentView) -> dict[str, str]:
     """Make the headers; the name is the sender's, so it is never a path and never a header of its own."""
-    name = re.sub(r"[\x00-\x1f\x7f/\\]", "_", attachment.file_name or "").strip(". ")[-LONGEST_NAME:]
+    name = _UNSAFE.sub("_", attachment.file_name or "")[-LONGEST_NAME:].strip(". ")
     name = name or f"attachment-{attachment.position}"
     plain = re.sub(r"[^A-Za-z0-9._ -]", "_", name)
     return {

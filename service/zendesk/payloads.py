@@ -46,7 +46,7 @@ class Email:
     account_id: str | None
     comment_id: str | None
     attachments: tuple[Attachment, ...]
-    attachment_urls: list[object]
+    attachment_urls: list[object] | None  # None where it only points to a comment
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +83,7 @@ def idempotency_key(email: Email | None, headers: Mapping[str, str], body: bytes
 
 def _flatten_trigger(data: dict[str, object]) -> dict[str, object]:
     ticket = _object(data, "ticket")
-    filled = {key: value for key, value in data.items() if not _is_empty(value)}
+    filled = {key: value for key, value in data.items() if key == "attachments" or not _is_empty(value)}
     return ticket | filled | {"id": _pick(ticket, "id") or _pick(data, "id")}
 
 
@@ -118,7 +118,9 @@ def _read_email(fields: dict[str, object]) -> Email:
     source_id = fields.get("webhook_id")
     if isinstance(source_id, str) and _UNCLEAN.search(source_id):
         source_id = _hash(source_id)  # cleaned, two ids could become one
+    comment_id = _pick(fields, "comment_id")
     attachment_urls = _read_list(fields.get("attachments"))
+    only_points = comment_id is not None and "attachments" not in fields
     return Email(
         ticket_id=ticket_id,
         subject=_pick(fields, "subject", "title"),
@@ -127,9 +129,22 @@ def _read_email(fields: dict[str, object]) -> Email:
         sent_at=_read_date(_pick(fields, "received_at") or ""),
         source_id=_text(source_id),
         account_id=_pick(fields, "account_id"),
-        comment_id=_pick(fields, "comment_id"),
-        attachments=tuple(_read_attachment(item) for item in attachment_urls if not _is_empty(item)),
-        attachment_urls=attachment_urls,
+        comment_id=comment_id,
+        attachments=tuple(read_attachment(item) for item in attachment_urls if not _is_empty(item)),
+        attachment_urls=None if only_points else attachment_urls,
+    )
+
+
+def read_attachment(item: object) -> Attachment:
+    """Read an attachment in any of the shapes that templates, events and the API give it."""
+    fields = item if isinstance(item, dict) else {"url" if "://" in str(item) else "filename": item}
+    size = _pick(fields, "size") or ""
+    return Attachment(
+        # Where there are both, as in the API's own objects, `url` is the record and not the file.
+        url=_pick(fields, "content_url", "url") or "",
+        file_name=_pick(fields, "filename", "fileName", "file_name"),
+        content_type=_pick(fields, "content_type", "contentType"),
+        size=int(size) if re.fullmatch("[0-9]{1,18}", size) else None,
     )
 
 
@@ -147,18 +162,6 @@ def _read_list(value: object) -> list[object]:
     if isinstance(value, dict):
         return [value]
     raise Unreadable("wrong_shape", "`attachments` is neither a list nor an object nor an address.")
-
-
-def _read_attachment(item: object) -> Attachment:
-    fields = item if isinstance(item, dict) else {"url" if "://" in str(item) else "filename": item}
-    size = _pick(fields, "size") or ""
-    return Attachment(
-        # Where there are both, as in the API's own objects, `url` is the record and not the file.
-        url=_pick(fields, "content_url", "url") or "",
-        file_name=_pick(fields, "filename", "fileName", "file_name"),
-        content_type=_pick(fields, "content_type", "contentType"),
-        size=int(size) if re.fullmatch("[0-9]{1,18}", size) else None,
-    )
 
 
 def _read_date(text: str) -> datetime | None:

@@ -1,0 +1,106 @@
+"""An attempt from claim to settlement, and the leases of all that run here."""
+
+import asyncio
+import os
+import random
+from collections.abc import Sequence
+from datetime import timedelta
+from functools import partial
+
+import structlog
+
+from service.database import connect, insist
+from service.errors import HoldfastError, Transient
+from service.jobs import running
+from service.jobs.running import Claim, Failure
+from service.jobs.waiting import Job
+from service.metrics import ATTEMPTS
+from service.process.capture import capture
+from service.resources import Resources
+
+# A platform kills a process some seconds after it asked it to end.
+HAND_BACK_SECONDS = 5.0
+
+log = structlog.get_logger()
+
+
+async def process(res: Resources, email_id: int, attempt_number: int) -> None:
+    """Run one attempt, from claim to settlement; do nothing if somebody else has the job."""
+    worker = f"{res.settings.worker_name}:{os.getpid()}"
+    async with connect(res.engine) as conn:
+        claim = await running.claim(conn, Job(email_id, attempt_number), worker, res.settings.lease)
+    if claim is None:
+        return
+    outcome = "unsettled"
+    res.claims.add(claim.held)
+    try:
+        outcome = await _settle(res, claim, await capture(res, claim))
+    except asyncio.CancelledError:
+        outcome = "handed_back"
+        await _hand_back(res, claim)
+        raise
+    except Transient as exc:  # Postgres stayed away: the job is rescued when it is back
+        log.warning("attempt_unsettled", **_names(claim), code=exc.code)
+    finally:
+        res.claims.discard(claim.held)
+        ATTEMPTS.labels(outcome).inc()
+
+
+async def renew_leases(res: Resources) -> None:
+    """Keep the jobs that this process works on, all in one statement; runs until cancelled."""
+    while True:
+        await asyncio.sleep(res.settings.lease_seconds / 3)
+        if claims := frozenset(res.claims):
+            held = await insist(res.engine, partial(running.renew, held=claims, lease=res.settings.lease))
+            for email_id, attempt in (claims - held) & res.claims:
+                log.warning("lease_lost", email=email_id, attempt=attempt)
+
+
+async def _settle(res: Resources, claim: Claim, errors: list[HoldfastError]) -> str:
+    """Leave the attempt for the state that its errors call for; return the outcome."""
+    transient = [error for error in errors if isinstance(error, Transient)]
+    if not errors:
+        outcome = "completed"
+        held = await insist(res.engine, lambda conn: running.complete(conn, claim))
+    elif transient and claim.retry_count < res.settings.max_retries:
+        outcome = "released"
+        delay = _delay(res, claim, transient)
+        held = await insist(res.engine, lambda conn: running.release(conn, claim, _failure(transient), delay))
+    else:
+        outcome = "failed"
+        held = await insist(res.engine, lambda conn: running.fail(conn, claim, _failure(errors)))
+    outcome = outcome if held else "lost"
+    log.info("attempt_ended", **_names(claim), outcome=outcome, code=errors[0].code if errors else None)
+    return outcome
+
+
+def _delay(res: Resources, claim: Claim, errors: list[Transient]) -> timedelta:
+    """Wait as long as the slowest asked for, else exponentially longer with each retry, with jitter."""
+    least, most = res.settings.retry_min_seconds, res.settings.retry_max_seconds
+    asked = [error.retry_after.total_seconds() for error in errors if error.retry_after is not None]
+    if asked:
+        return timedelta(seconds=min(max(asked), most))
+    upper = min(least * 2 ** (claim.retry_count + 1), most)
+    return timedelta(seconds=random.uniform(max(least, upper / 2), upper))  # noqa: S311 no secret
+
+
+def _failure(errors: Sequence[HoldfastError]) -> Failure:
+    first, others = errors[0], len(errors) - 1
+    also = f" (and {others} more of its files)" if others else ""
+    return Failure(first.code, f"{first.message}{also}")
+
+
+async def _hand_back(res: Resources, claim: Claim) -> None:
+    """Give the job to another worker now, and not when the lease has run out."""
+
+    async def hand_back() -> None:
+        async with connect(res.engine) as conn:
+            await running.hand_back(conn, claim)
+
+    # A task of its own: this one is being cancelled, perhaps more than once.
+    done, _ = await asyncio.wait({asyncio.create_task(hand_back())}, timeout=HAND_BACK_SECONDS)
+    log.info("attempt_handed_back", **_names(claim), done=bool(done) and not done.pop().exception())
+
+
+def _names(claim: Claim) -> dict[str, int]:
+    return {"email": claim.email_id, "attempt": claim.attempt_number}

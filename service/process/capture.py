@@ -1,0 +1,127 @@
+"""Download and store what an e-mail's record is missing; what was stored stays stored."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import AbstractAsyncContextManager, suppress
+
+import structlog
+from yarl import URL
+
+from service.attachments import File, announce, files_of, mark_stored, mark_unstored
+from service.database import insist
+from service.download.answers import Expected, Limits
+from service.download.transfer import download
+from service.errors import HoldfastError, Permanent, Transient
+from service.jobs.running import Claim
+from service.metrics import ATTACHMENT_BYTES, ATTACHMENTS
+from service.resources import Resources
+from service.storage.objects import Stored, put
+from service.zendesk import comments
+from service.zendesk.payloads import Attachment
+
+log = structlog.get_logger()
+
+
+async def capture(res: Resources, claim: Claim) -> list[HoldfastError]:
+    """Fetch what is missing; return what is wrong with this e-mail's files, now or from before."""
+    try:
+        async with asyncio.timeout(res.settings.attempt_seconds):
+            files = await _files(res, claim)
+            async with asyncio.TaskGroup() as group:
+                missing = [file for file in files if file.status == "pending"]
+                fetches = [group.create_task(_fetch(res, claim, file)) for file in missing]
+    except TimeoutError:
+        late = f"The files were not there after {res.settings.attempt_seconds:g} s."
+        return [Transient("attempt_timeout", late)]
+    except HoldfastError as exc:
+        return [exc]
+    before = [Permanent(f.error_code or "", f.error or "") for f in files if f.status == "failed"]
+    return [*before, *(error for fetch in fetches if (error := fetch.result()))]
+
+
+async def _files(res: Resources, claim: Claim) -> list[File]:
+    """List the files; a webhook that only pointed to a comment has them in Zendesk's comments API."""
+    files = await insist(res.engine, lambda conn: files_of(conn, claim.email_id))
+    if files or claim.comment_id is None:
+        return files
+    announced = await _look_up(res, claim.ticket_id, claim.comment_id)
+    await insist(res.engine, lambda conn: announce(conn, claim.held, announced))
+    return await insist(res.engine, lambda conn: files_of(conn, claim.email_id))
+
+
+async def _look_up(res: Resources, ticket_id: str, comment_id: str) -> list[Attachment]:
+    if res.settings.account_url is None or res.credentials is None:
+        missing = "The webhook names a comment; to look it up, set ZENDESK_SUBDOMAIN and its credentials."
+        raise Permanent("credentials_missing", missing)
+    url = comments.first_page(res.settings.account_url, ticket_id)
+    for _ in range(comments.MOST_PAGES):
+        body = bytearray()
+        async with _stream(res, url, Expected(None, "application/json", None)) as chunks:
+            async for chunk in chunks:
+                body += chunk
+        page = comments.read_page(bytes(body), comment_id)
+        if page.announced is not None:
+            return page.announced
+        if page.following is None:
+            break
+        url = page.following
+    # Zendesk's API may be some moments behind its triggers.
+    raise Transient("comment_not_found", f"Ticket {ticket_id} has no comment {comment_id} (yet).")
+
+
+async def _fetch(res: Resources, claim: Claim, file: File) -> HoldfastError | None:
+    """Make one file stored, or note and return why that could not be."""
+    error: HoldfastError
+    try:
+        stored = await _download(res, file)
+        await insist(res.engine, lambda conn: mark_stored(conn, claim.held, file.position, stored))
+    except HoldfastError as exc:
+        error = exc
+    except Exception as exc:
+        log.exception(
+            "attachment_broke", email=claim.email_id, attempt=claim.attempt_number, position=file.position
+        )
+        error = Transient("internal_error", f"Unexpected {type(exc).__name__}, see the worker's log.")
+    else:
+        ATTACHMENTS.labels("stored").inc()
+        ATTACHMENT_BYTES.inc(stored.size)
+        return None
+    ATTACHMENTS.labels(error.code).inc()
+    log.info(
+        "attachment_not_stored",
+        email=claim.email_id,
+        attempt=claim.attempt_number,
+        position=file.position,
+        code=error.code,
+    )
+    final = not isinstance(error, Transient) or claim.retry_count >= res.settings.max_retries
+    with suppress(Transient):  # Postgres stays away: the settlement hears of it, too
+        await insist(
+            res.engine, lambda conn: mark_unstored(conn, claim.held, file.position, error, final=final)
+        )
+    return error
+
+
+async def _download(res: Resources, file: File) -> Stored:
+    expected = Expected(file.file_name, file.declared_type, file.declared_size)
+    limit = asyncio.Semaphore(res.settings.downloads_per_host)
+    slots = res.host_slots.setdefault(_host(file.source_url), limit)
+    async with slots, res.slots, _stream(res, file.source_url, expected) as chunks:
+        return await put(res.storage, chunks, file.file_name)
+
+
+def _stream(
+    res: Resources, url: str, expected: Expected
+) -> AbstractAsyncContextManager[AsyncIterator[bytes]]:
+    settings = res.settings
+    limits = Limits(settings.max_attachment_bytes, settings.download_seconds, settings.download_stall_seconds)
+    return download(
+        res.session, res.egress, url, expected=expected, limits=limits, credentials=res.credentials
+    )
+
+
+def _host(url: str) -> str:
+    try:
+        return URL(url).host or ""
+    except ValueError:
+        return ""

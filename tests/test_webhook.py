@@ -1,0 +1,710 @@
+"""Every webhook gets an answer from the table, and what was answered 2xx is in Postgres byte for byte."""
+
+import asyncio
+import contextlib
+import gzip
+import json
+import logging
+import os
+import socket
+import subprocess
+import sys
+import uuid
+from collections.abc import AsyncIterator, Iterator, Mapping
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import asyncpg
+import pytest
+from aiohttp import ClientSession
+from aiohttp.test_utils import TestServer
+from pydantic import SecretStr
+from sqlalchemy.pool import QueuePool
+from structlog.testing import capture_logs
+
+from service.config import Settings
+from service.local.sender import Answer, sign_headers
+from service.local.zendesk import Zendesk
+from service.resources import Resources
+from service.web.app import create_app
+from service.web.keys import RES
+from service.zendesk.signature import INVOCATION_ID, SIGNATURE, TIMESTAMP, WEBHOOK_ID, sign
+from tests.conftest import ROOT, Client, eventually, serving, working
+from tests.proxy import Proxy, before_postgres, before_redis
+
+# Tells a hang from an answer, also on a machine that is busy.
+NO_HANG = 30
+SECRET = "stand-in-secret"
+TICKET = b'{"ticket_id": 1}'
+
+
+@pytest.fixture(autouse=True)
+def no_traceback(caplog: pytest.LogCaptureFixture) -> Iterator[None]:
+    """Whatever is sent, no log line is an error or has a traceback."""
+    with capture_logs() as events:
+        yield
+    assert [event for event in events if event["log_level"] == "error" or event.get("exc_info")] == []
+    records = caplog.get_records("call")
+    assert [r.getMessage() for r in records if r.exc_info or r.levelno >= logging.ERROR] == []
+
+
+async def post(client: Client, body: bytes | dict[str, Any], **headers: str | None) -> Answer:
+    """Send a new invocation; a header of None is left out, and `_` stands for `-` in their names."""
+    named = {name.replace("_", "-"): value for name, value in headers.items()}
+    async with asyncio.timeout(NO_HANG):
+        return await client.zendesk.send(client.webhook, body, headers=named)
+
+
+async def post_again(client: Client, body: bytes | dict[str, Any]) -> Answer:
+    """Send, and repeat what got a 503 as Zendesk does, only sooner."""
+
+    async def answered() -> Answer | None:
+        answer = await post(client, body)
+        return answer if answer.status != 503 else None
+
+    return await eventually(answered)
+
+
+async def bodies(database: asyncpg.Connection, table: str = "incoming_emails") -> list[bytes]:
+    return [row["raw_body"] for row in await database.fetch(f"SELECT raw_body FROM {table} ORDER BY id")]
+
+
+async def count(database: asyncpg.Connection) -> int:
+    """Count all that is on record."""
+    number: int = await database.fetchval(
+        "SELECT (SELECT count(*) FROM incoming_emails) + (SELECT count(*) FROM quarantined_webhooks)"
+    )
+    return number
+
+
+async def metric(client: Client, sample: str) -> float:
+    """Read one sample, named as /metrics writes it."""
+    async with client.session.get(f"{client.url}/metrics") as response:
+        lines = (await response.text()).splitlines()
+    return next((float(line.rpartition(" ")[2]) for line in lines if line.startswith(f"{sample} ")), 0)
+
+
+def problem(answer: Answer) -> dict[str, Any]:
+    """Check that an error is one that a machine can read, and return it."""
+    assert answer.headers["Content-Type"].startswith("application/problem+json")
+    body: dict[str, Any] = answer.json()
+    assert body["status"] == answer.status
+    return body
+
+
+async def raw(client: Client, request: bytes, *, body: bytes = b"") -> bytes:
+    """Send bytes as they are; return the whole answer, of which the server or `Connection: close` marks the end."""
+    reader, writer = await connect(client)
+    async with asyncio.timeout(NO_HANG):
+        writer.write(request + body)
+        with contextlib.suppress(ConnectionError):
+            await writer.drain()
+        answer = await reader.read()
+    writer.close()
+    return answer
+
+
+async def connect(client: Client) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    return await asyncio.open_connection("127.0.0.1", int(client.url.rpartition(":")[2]))
+
+
+def head(body: bytes, *more: bytes, announce: int | None = None, **headers: str) -> bytes:
+    """Return the head of a signed request that closes its connection."""
+    named = {**sign_headers(body, SECRET), "Connection": "close", "Host": "holdfast", **headers}
+    if announce is not None:
+        named["Content-Length"] = str(announce)
+    lines = [f"{name}: {value}".encode() for name, value in named.items()]
+    return b"\r\n".join([b"POST /webhooks/zendesk HTTP/1.1", *lines, *more, b"", b""])
+
+
+def status_of(answer: bytes) -> int:
+    return int(answer.split(b" ", 2)[1])
+
+
+# New, seen before, ignored
+
+
+async def test_a_new_webhook_is_accepted_and_on_record_byte_for_byte(
+    client: Client, zendesk: Zendesk, database: asyncpg.Connection
+) -> None:
+    body = json.dumps(zendesk.payload(), indent=3).encode() + b" \r\n"
+
+    answer = await post(client, body)
+
+    assert answer.status == 200
+    assert answer.json() == {"status": "accepted", "email_id": 1}
+    assert await bodies(database) == [body]
+
+
+async def test_a_webhook_seen_before_is_a_duplicate_of_the_same_email(
+    client: Client, zendesk: Zendesk, database: asyncpg.Connection
+) -> None:
+    payload = zendesk.payload()
+    first = await client.send(payload)
+
+    again = await client.send(payload)
+
+    assert again == {"status": "duplicate", "email_id": first["email_id"]}
+    assert await count(database) == 1
+
+
+async def test_without_a_webhook_id_the_invocation_tells_what_is_a_repeat(
+    client: Client, database: asyncpg.Connection
+) -> None:
+    statuses = [
+        (await post(client, TICKET, **{INVOCATION_ID: invocation})).json()["status"]
+        for invocation in ("one", "two", "one")
+    ]
+
+    assert statuses == ["accepted", "accepted", "duplicate"]
+    assert await count(database) == 2
+
+
+async def test_200_invocations_at_once_with_one_webhook_id_are_one_email(
+    client: Client, zendesk: Zendesk, database: asyncpg.Connection
+) -> None:
+    payload = zendesk.payload()
+
+    receipts = await asyncio.gather(*(client.send(payload) for _ in range(200)))
+
+    assert sorted(receipt["status"] for receipt in receipts) == ["accepted"] + ["duplicate"] * 199
+    assert {receipt["email_id"] for receipt in receipts} == {receipts[0]["email_id"]}
+    assert await count(database) == 1
+
+
+async def test_200_different_emails_at_once_are_200_emails(
+    client: Client, zendesk: Zendesk, database: asyncpg.Connection
+) -> None:
+    receipts = await asyncio.gather(*(client.send(zendesk.payload(ticket_id=n)) for n in range(1, 201)))
+
+    assert {receipt["status"] for receipt in receipts} == {"accepted"}
+    assert await count(database) == 200
+
+
+async def test_two_different_emails_with_one_webhook_id_are_both_kept(
+    client: Client, database: asyncpg.Connection
+) -> None:
+    first, second, third = (
+        json.dumps({"ticket_id": 1, "webhook_id": "one", "subject": subject}).encode()
+        for subject in ("first", "second", "third")
+    )
+    accepted = (await post(client, first)).json()
+
+    answers = [(await post(client, body)).json() for body in (second, second, third)]
+
+    assert answers == [{"status": "duplicate", "email_id": accepted["email_id"]}] * 3
+    assert await bodies(database) == [first]
+    assert await bodies(database, "quarantined_webhooks") == [second, third]
+    codes = await database.fetch("SELECT DISTINCT error_code FROM quarantined_webhooks")
+    assert [row["error_code"] for row in codes] == ["key_reused"]
+
+
+async def test_an_event_that_we_do_not_use_is_ignored_and_counted_by_its_type(
+    client: Client, database: asyncpg.Connection
+) -> None:
+    kind = "zen:event-type:ticket.priority_changed"
+    sample = f'holdfast_ignored_events_total{{type="{kind}"}}'
+    before = await metric(client, sample)
+
+    answer = await post(client, {"type": kind, "id": "x", "subject": "zen:ticket:1"})
+
+    assert answer.json() == {"status": "ignored"}
+    assert await metric(client, sample) == before + 1
+    assert await count(database) == 0
+
+
+# Quarantined
+
+
+UNREADABLE = {
+    "empty": (b"", "not_json"),
+    "not JSON": (b"ticket_id=1", "not_json"),
+    "broken JSON": (b'{"ticket_id": 1, "organizationId": ,}', "not_json"),
+    "NaN": (b'{"ticket_id": NaN}', "not_json"),
+    "one byte": (b"\xff", "not_json"),
+    "only a BOM": (b"\xef\xbb\xbf", "not_json"),
+    "only NULs": (b"\0" * 64, "not_json"),
+    "every byte": (bytes(range(256)), "not_json"),
+    "a list": (b"[1]", "wrong_shape"),
+    "a number": (b"12345678901234567890123456", "wrong_shape"),
+    "null": (b"null", "wrong_shape"),
+    "10,000 lists deep": (b"[" * 10_000 + b"]" * 10_000, "wrong_shape"),
+    "a million lists deep": (b"[" * 1_000_000, "wrong_shape"),
+    "10,000 objects deep": (b'{"a":' * 10_000 + b"1" + b"}" * 10_000, "wrong_shape"),
+    "an e-mail 10,000 deep": (b'{"ticket_id":1,"x":' + b"[" * 10_000 + b"]" * 10_000 + b"}", "wrong_shape"),
+    "attachments 10,000 deep": (
+        json.dumps({"ticket_id": 1, "attachments": "[" * 10_000 + "]" * 10_000}).encode(),
+        "wrong_shape",
+    ),
+    "attachments of a number": (b'{"ticket_id": 1, "attachments": 7}', "wrong_shape"),
+    "an integer of 100,000 digits": (b'{"ticket_id": 1, "x": ' + b"9" * 100_000 + b"}", "not_json"),
+    "a long ticket": (b'{"ticket_id": "' + b"1" * 900_000 + b'"}', "wrong_shape"),
+    "no ticket": (b'{"subject": "Invoice"}', "no_ticket"),
+    "an empty ticket": (b'{"ticket_id": " "}', "no_ticket"),
+    "an empty object": (b"{}", "no_ticket"),
+}
+
+
+@pytest.mark.parametrize("name", UNREADABLE)
+async def test_a_signed_body_that_we_cannot_read_is_kept_as_it_is(
+    name: str, client: Client, database: asyncpg.Connection
+) -> None:
+    body, code = UNREADABLE[name]
+
+    answer = await post(client, body)
+
+    assert answer.status == 200
+    assert answer.json() == {"status": "quarantined", "quarantine_id": 1}
+    assert await bodies(database, "quarantined_webhooks") == [body]
+    assert await database.fetchval("SELECT error_code FROM quarantined_webhooks") == code
+    assert await database.fetchval("SELECT count(*) FROM incoming_emails") == 0
+
+
+async def test_the_same_unreadable_invocation_is_quarantined_once(
+    client: Client, database: asyncpg.Connection
+) -> None:
+    answers = await asyncio.gather(*(post(client, b"?", **{INVOCATION_ID: "one"}) for _ in range(50)))
+
+    assert {answer.body for answer in answers} == {answers[0].body}
+    assert answers[0].json()["status"] == "quarantined"
+    assert await count(database) == 1
+
+
+async def test_unreadable_invocations_that_differ_are_all_kept(
+    client: Client, database: asyncpg.Connection
+) -> None:
+    await asyncio.gather(*(post(client, b"?") for _ in range(20)))
+
+    assert await bodies(database, "quarantined_webhooks") == [b"?"] * 20
+
+
+@pytest.mark.parametrize("invocation", ["one", None])
+async def test_another_unreadable_body_under_the_same_invocation_is_kept_too(
+    invocation: str | None, client: Client, database: asyncpg.Connection
+) -> None:
+    for body in (b"first", b"second"):
+        await post(client, body, **{INVOCATION_ID: invocation})
+
+    assert await bodies(database, "quarantined_webhooks") == [b"first", b"second"]
+
+
+@pytest.mark.parametrize("body", [b"?", TICKET])
+async def test_what_authenticates_a_webhook_is_not_on_record(
+    body: bytes, client: Client, database: asyncpg.Connection
+) -> None:
+    await post(client, body, Authorization="Basic aG9sZA==", Cookie="a=hidden", X_Other="kept")
+
+    (row,) = await database.fetch(
+        "SELECT raw_headers FROM incoming_emails UNION ALL SELECT raw_headers FROM quarantined_webhooks"
+        if False
+        else "SELECT raw_headers::text FROM incoming_emails"
+        " UNION ALL SELECT raw_headers::text FROM quarantined_webhooks"
+    )
+    headers = dict(json.loads(row["raw_headers"]))
+    assert headers["Authorization"] == headers["Cookie"] == "[redacted]"
+    assert headers["X-Other"] == "kept"
+    assert "hidden" not in row["raw_headers"]
+
+
+# Signatures
+
+
+def signed(body: bytes, *, secret: str = SECRET, timestamp: str | None = None) -> dict[str, str | None]:
+    timestamp = timestamp or datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    return {TIMESTAMP: timestamp, SIGNATURE: sign(secret, timestamp, body)}
+
+
+def wrong_order() -> dict[str, str | None]:
+    timestamp = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    return {TIMESTAMP: timestamp, SIGNATURE: sign(SECRET, TICKET.decode(), timestamp.encode())}
+
+
+REFUSED: dict[str, tuple[Mapping[str, str | None], str]] = {
+    "no signature": ({SIGNATURE: None}, "signature_missing"),
+    "an empty signature": ({SIGNATURE: ""}, "signature_missing"),
+    "no timestamp": ({TIMESTAMP: None}, "timestamp_missing"),
+    "neither": ({SIGNATURE: None, TIMESTAMP: None}, "signature_missing"),
+    "another secret": (signed(TICKET, secret="another"), "signature_mismatch"),
+    "an empty secret": (signed(TICKET, secret=""), "signature_mismatch"),
+    "body before timestamp": (wrong_order(), "signature_mismatch"),
+    "another body": (signed(b'{"ticket_id": 2}'), "signature_mismatch"),
+    "the body written anew": (signed(b'{"ticket_id":1}'), "signature_mismatch"),
+    "another timestamp": ({TIMESTAMP: "2026-01-01T00:00:00Z"}, "signature_mismatch"),
+    "no base64": ({SIGNATURE: "ü" * 44}, "signature_mismatch"),
+    "a long signature": ({SIGNATURE: "A" * 4000}, "signature_mismatch"),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+async def test_what_zendesk_did_not_sign_is_refused_with_the_reason_and_leaves_nothing(
+    name: str, client: Client, database: asyncpg.Connection
+) -> None:
+    headers, code = REFUSED[name]
+    counted = f'holdfast_webhooks_total{{outcome="{code}"}}'
+    before = await metric(client, counted)
+
+    answer = await post(client, TICKET, **headers)
+
+    assert answer.status == 401
+    assert problem(answer)["code"] == code
+    assert SECRET.encode() not in answer.body
+    assert signed(TICKET)[SIGNATURE] not in answer.body.decode()
+    assert await count(database) == 0
+    assert await metric(client, counted) == before + 1
+
+
+@pytest.mark.parametrize("seconds", [-7200, 7200, -30 * 86400])
+async def test_a_stale_or_early_timestamp_is_refused_and_the_skew_told(
+    seconds: int, client: Client, database: asyncpg.Connection
+) -> None:
+    at = datetime.now(UTC) + timedelta(seconds=seconds)
+
+    answer = await post(client, TICKET, **signed(TICKET, timestamp=at.isoformat()))
+
+    told = problem(answer)
+    assert (answer.status, told["code"]) == (401, "timestamp_skew")
+    assert 0 <= told["skew_seconds"] + seconds <= NO_HANG
+    assert await count(database) == 0
+
+
+@pytest.mark.parametrize("secret", ["first", "second", "third"])
+async def test_any_of_several_secrets_will_do(
+    secret: str, settings: Settings, zendesk: Zendesk, res: Resources
+) -> None:
+    secrets = tuple(SecretStr(secret) for secret in ("first", "second", "third"))
+    async with serving(
+        settings.model_copy(update={"zendesk_webhook_secrets": secrets}), zendesk
+    ) as client:
+        answer = await post(client, TICKET, **signed(TICKET, secret=secret))
+
+    assert answer.status == 200
+
+
+async def test_without_a_secret_nobody_gets_in(settings: Settings, zendesk: Zendesk, res: Resources) -> None:
+    for secrets in ((), (SecretStr(""), SecretStr(" "))):
+        async with serving(
+            settings.model_copy(update={"zendesk_webhook_secrets": secrets}), zendesk
+        ) as client:
+            answers = [await post(client, TICKET, **signed(TICKET, secret=secret)) for secret in ("", " ")]
+
+        assert [answer.status for answer in answers] == [401, 401]
+
+
+# Too large, wrong type, wrong method, too slow, broken
+
+
+async def test_a_body_of_just_the_limit_is_accepted_and_of_one_byte_more_is_not(
+    client: Client, settings: Settings, database: asyncpg.Connection
+) -> None:
+    body = b'{"ticket_id": 1, "subject": "%s"}' % (b"x" * (settings.max_webhook_bytes - 32))
+    assert len(body) == settings.max_webhook_bytes
+
+    answers = [await post(client, body), await post(client, body + b" ")]
+
+    assert [answer.status for answer in answers] == [200, 413]
+    assert problem(answers[1])["code"] == "too_large"
+    assert await bodies(database) == [body]
+
+
+async def test_a_body_without_content_length_is_measured_while_it_is_read(
+    client: Client, settings: Settings, database: asyncpg.Connection
+) -> None:
+    async def chunks(size: int) -> AsyncIterator[bytes]:
+        for _ in range(size // 4096):
+            yield b"x" * 4096
+
+    large = settings.max_webhook_bytes + 4096
+    headers = sign_headers(b"x" * large, SECRET)
+    async with client.session.post(client.webhook, data=chunks(large), headers=headers) as response:
+        status = response.status
+
+    headers = sign_headers(b"x" * 8192, SECRET)
+    async with client.session.post(client.webhook, data=chunks(8192), headers=headers) as response:
+        assert (await response.json())["status"] == "quarantined"
+    assert status == 413
+    assert await bodies(database, "quarantined_webhooks") == [b"x" * 8192]
+
+
+@pytest.mark.parametrize("framing", [b"Content-Length: 100000000000", b"Transfer-Encoding: chunked"])
+async def test_the_413_comes_while_the_client_goes_on_sending(
+    framing: bytes, client: Client, database: asyncpg.Connection
+) -> None:
+    reader, writer = await connect(client)
+    chunk = b"10000\r\n" + b"x" * 0x10000 + b"\r\n"
+
+    async def send() -> None:
+        with contextlib.suppress(ConnectionError):
+            writer.write(head(b"", framing))
+            while True:
+                writer.write(chunk)
+                await writer.drain()
+
+    sending = asyncio.create_task(send())
+    async with asyncio.timeout(NO_HANG):
+        status_line = await reader.readline()
+
+    assert b" 413 " in status_line
+    assert await count(database) == 0
+    sending.cancel()
+    await asyncio.wait({sending})
+    writer.close()
+
+
+async def test_the_413_comes_at_once_for_a_length_that_is_announced(client: Client) -> None:
+    reader, writer = await connect(client)
+    writer.write(head(b"", announce=2_000_000))
+
+    async with asyncio.timeout(NO_HANG):
+        status_line = await reader.readline()
+
+    assert b" 413 " in status_line
+    writer.close()
+
+
+@pytest.mark.parametrize(
+    "content_type", ["text/plain", "application/x-www-form-urlencoded", "application/octet-stream", "json", None]
+)
+async def test_another_content_type_is_refused(
+    content_type: str | None, client: Client, database: asyncpg.Connection
+) -> None:
+    request = head(TICKET, announce=len(TICKET)).replace(b"application/json; charset=utf-8", b"@")
+    line = f"Content-Type: {content_type}\r\n".encode() if content_type else b""
+
+    answer = await raw(client, request.replace(b"Content-Type: @\r\n", line), body=TICKET)
+
+    assert status_of(answer) == 415
+    assert b'"code": "unsupported_media_type"' in answer
+    assert await count(database) == 0
+
+
+@pytest.mark.parametrize(
+    "content_type", ["application/json", "APPLICATION/JSON;charset=UTF-8", "application/json; charset=\xff;;="]
+)
+async def test_json_is_json_however_it_is_spelt(content_type: str, client: Client) -> None:
+    request = head(TICKET, announce=len(TICKET)).replace(
+        b"application/json; charset=utf-8", content_type.encode("latin-1")
+    )
+
+    assert status_of(await raw(client, request, body=TICKET)) == 200
+
+
+@pytest.mark.parametrize("auto_decompress", [False, True])
+@pytest.mark.parametrize("encoding", ["gzip", "deflate", "br", "nonsense"])
+async def test_a_compressed_body_is_refused(
+    encoding: str,
+    auto_decompress: bool,
+    settings: Settings,
+    zendesk: Zendesk,
+    res: Resources,
+    database: asyncpg.Connection,
+) -> None:
+    body = gzip.compress(TICKET)
+    server = TestServer(create_app(settings))
+    async with ClientSession() as session:
+        await server.start_server(auto_decompress=auto_decompress)
+        client = Client(str(server.make_url("")).rstrip("/"), session, zendesk)
+        request = head(body, announce=len(body), **{"Content-Encoding": encoding})
+        answer = await raw(client, request, body=body)
+        await server.close()
+
+    assert status_of(answer) == 415
+    assert await count(database) == 0
+
+
+@pytest.mark.parametrize("method", ["GET", "HEAD", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "INVENTED"])
+async def test_another_method_is_refused_and_told_which_is_allowed(method: str, client: Client) -> None:
+    async with client.session.request(method, client.webhook) as response:
+        assert response.status == 405
+        assert response.headers["Allow"] == "POST"
+        assert response.content_type == "application/problem+json"
+
+
+async def test_a_body_that_stops_after_one_byte_is_given_up_and_hinders_nobody(
+    client: Client, zendesk: Zendesk, database: asyncpg.Connection
+) -> None:
+    lines = [await connect(client) for _ in range(50)]
+    for _, writer in lines:
+        writer.write(head(TICKET, announce=len(TICKET)) + TICKET[:1])
+
+    receipts = await asyncio.gather(*(client.send(zendesk.payload()) for _ in range(20)))
+    async with asyncio.timeout(NO_HANG):
+        answers = await asyncio.gather(*(reader.readuntil(b"\r\n\r\n") for reader, _ in lines))
+
+    assert {receipt["status"] for receipt in receipts} == {"accepted"}
+    assert {status_of(answer) for answer in answers} == {503}, "Zendesk repeats a 503, and drops a 408"
+    assert all(b"\r\nRetry-After: 10\r\n" in answer for answer in answers)
+    assert await count(database) == 20
+    for _, writer in lines:
+        writer.close()
+
+
+@pytest.mark.parametrize("goes", ["close", "abort"])
+async def test_a_client_that_leaves_amid_its_body_leaves_nothing(
+    goes: str, client: Client, database: asyncpg.Connection
+) -> None:
+    counted = 'holdfast_webhooks_total{outcome="disconnected"}'
+    before = await metric(client, counted)
+    _, writer = await connect(client)
+    writer.write(head(TICKET, announce=len(TICKET)) + TICKET[:5])
+    await writer.drain()
+
+    (writer.close if goes == "close" else writer.transport.abort)()
+
+    async def noticed() -> bool:
+        return await metric(client, counted) == before + 1
+
+    assert await eventually(noticed)
+    assert await count(database) == 0
+
+
+BROKEN_FRAMING = {
+    "a chunk without a size": (b"Transfer-Encoding: chunked", b"xyz\r\n"),
+    "a chunk that is longer than it says": (b"Transfer-Encoding: chunked", b"2\r\nabcdefgh\r\n0\r\n\r\n"),
+    "a negative length": (b"Content-Length: -1", b""),
+    "two lengths": (b"Content-Length: 1\r\nContent-Length: 2", b"ab"),
+    "a length and chunks": (b"Content-Length: 3\r\nTransfer-Encoding: chunked", b"0\r\n\r\n"),
+    "a header of 100 kB": (b"Content-Length: 0\r\nX-Long: " + b"x" * 100_000, b""),
+}
+
+
+@pytest.mark.parametrize("name", BROKEN_FRAMING)
+async def test_broken_http_is_a_bad_request_and_leaves_nothing(
+    name: str, client: Client, database: asyncpg.Connection, caplog: pytest.LogCaptureFixture
+) -> None:
+    framing, body = BROKEN_FRAMING[name]
+
+    answer = await raw(client, head(b"", framing), body=body)
+
+    assert status_of(answer) == 400
+    assert await count(database) == 0
+
+
+# What senders have sent, and worse
+
+TEXT = "ß\u20ac\U0001f4ce"
+EMAILS: dict[str, bytes] = {
+    "escaped NULs": rb'{"ticket_id": "1\u0000", "subject": "a\u0000b", "attachments": [{"url": "\u0000"}]}',
+    "raw NULs": b'{"ticket_id": 1, "subject": "a\0b\r\n\tc", "from_email": "\0"}',
+    "lone surrogates": rb'{"ticket_id": 1, "subject": "\ud800x\udfff", "attachments": ["\udc80", {"\ud800": 1}]}',
+    "a webhook_id of NULs and surrogates": rb'{"ticket_id": 1, "webhook_id": "\u0000\ud800"}',
+    "a webhook_id of 900 kB": b'{"ticket_id": 1, "webhook_id": "' + b"w" * 900_000 + b'"}',
+    "a number of 26 digits": b'{"ticket_id": 12345678901234567890123456, "account_id": 98765432109876543210987654}',
+    "integers of 4,000 digits": b'{"ticket_id": 1, "subject": %(n)s, "attachments": [{"url": "u", "size": %(n)s}]}'
+    % {b"n": b"9" * 4000},
+    "floats": b'{"ticket_id": 1e2, "subject": 1.5e300, "attachments": [{"url": "u", "size": 1e3}]}',
+    "1e400": b'{"ticket_id": 1, "subject": 1e400, "attachments": [{"url": "u", "size": -1e400, "x": 1e999}]}',
+    "a BOM": b"\xef\xbb\xbf" + json.dumps({"ticket_id": 1, "subject": TEXT}, ensure_ascii=False).encode(),
+    "UTF-16": json.dumps({"ticket_id": 1, "subject": TEXT}, ensure_ascii=False).encode("utf-16"),
+    "UTF-32": json.dumps({"ticket_id": 1, "subject": TEXT}, ensure_ascii=False).encode("utf-32-be"),
+    "latin-1": '{"ticket_id": 1, "subject": "Größe £"}'.encode("latin-1"),
+    "half a UTF-8 character": b'{"ticket_id": 1, "subject": "\xe2\x82"}',
+    "CESU-8": b'{"ticket_id": 1, "subject": "\xed\xa0\xbd\xed\xb3\x8e"}',
+    "duplicate keys": b'{"ticket_id": 1, "ticket_id": 2, "subject": "a", "subject": "b"}',
+    "100,000 keys": b'{"ticket_id":1,' + b",".join(b'"%x":0' % n for n in range(100_000)) + b"}",
+    "100,000 lists": b'{"ticket_id": 1, "attachments": [' + b"[]," * 100_000 + b"[]]}",
+    "90 lists deep": b'{"ticket_id": 1, "attachments": ' + b"[" * 90 + b"]" * 90 + b"}",
+    "a subject of 900 kB": b'{"ticket_id": 1, "subject": "' + b"\xe2\x82\xac" * 300_000 + b'"}',
+    "a sender of 900 kB": b'{"ticket_id": 1, "from_email": "' + b"x" * 900_000 + b'"}',
+    "a date of 900 kB": b'{"ticket_id": 1, "received_at": "' + b"1 " * 450_000 + b'"}',
+    "a size of 10**30": b'{"ticket_id": 1, "attachments": [{"url": "https://a/", "size": 1%s}]}' % (b"0" * 30),
+    "a size of 2**63": b'{"ticket_id": 1, "attachments": [{"url": "https://a/", "size": 9223372036854775808}]}',
+    "a size below zero": b'{"ticket_id": 1, "attachments": [{"url": "https://a/", "size": -1}]}',
+    "5,000 attachments": json.dumps(
+        {"ticket_id": 1, "attachments": [{"url": f"https://a/{n}", "filename": f"{n}.pdf"} for n in range(5000)]}
+    ).encode(),
+    "attachments of all kinds": b'{"ticket_id": 1, "attachments": [null, true, 1, 1.5, "", "a", [], {}, {"url": {}}]}',
+    "an address of 900 kB": b'{"ticket_id": 1, "attachments": [{"url": "https://a/' + b"x" * 900_000 + b'"}]}',
+    "types that are not": b'{"ticket_id": 1, "subject": {}, "from_email": [1], "from_name": true, "received_at": []}',
+}
+DATES = [
+    "0001-01-01T00:00:00Z",
+    "0001-01-01T00:00:00+14:00",
+    "9999-12-31T23:59:59.999999Z",
+    "9999-12-31T23:59:59-12:00",
+    "9999-12-31T23:59:59.9999999",
+    "1 Jan 0001 00:00 +0000",
+    "31 Dec 9999 23:59:59 -1200",
+    "Fri, 31 Feb 2026 25:61:61 +9999",
+    "2026-02-31T00:00:00Z",
+    "0000-00-00T00:00:00Z",
+    "10000-01-01T00:00:00Z",
+    "253402300800",
+    "-1",
+    "infinity",
+    "1e400",
+    "\u0000",
+    "٢٠٢٦-٠١-٠١T٠٠:٠٠:٠٠Z",
+]
+EMAILS |= {f"dated {date!a}": json.dumps({"ticket_id": 1, "received_at": date}).encode() for date in DATES}
+
+
+@pytest.mark.parametrize("name", EMAILS)
+async def test_whatever_an_email_holds_it_is_accepted_kept_and_shown(
+    name: str, client: Client, database: asyncpg.Connection
+) -> None:
+    body = EMAILS[name]
+
+    answer = await post(client, body)
+
+    assert (answer.status, answer.json()) == (200, {"status": "accepted", "email_id": 1})
+    assert await bodies(database) == [body]
+    assert await database.fetchval("SELECT count(*) FROM quarantined_webhooks") == 0
+    assert (await client.email(1))["id"] == 1
+    assert [email["id"] for email in (await client.get("/api/v1/emails"))["emails"]] == [1]
+    assert (await post(client, body, **{INVOCATION_ID: "again"})).status == 200
+
+
+@pytest.mark.parametrize(
+    ("body", "subject"),
+    [
+        (EMAILS["a BOM"], TEXT),
+        (EMAILS["UTF-16"], TEXT),
+        (EMAILS["UTF-32"], TEXT),
+        (EMAILS["latin-1"], "Größe £"),
+        (EMAILS["escaped NULs"], "a\ufffdb"),
+        (EMAILS["lone surrogates"], "\ufffdx\ufffd"),
+        (EMAILS["duplicate keys"], "b"),
+    ],
+)
+async def test_text_is_read_as_it_was_meant(body: bytes, subject: str, client: Client) -> None:
+    await post(client, body)
+
+    assert (await client.email(1))["subject"] == subject
+
+
+async def test_a_number_of_26_digits_keeps_each_of_them(client: Client) -> None:
+    await post(client, EMAILS["a number of 26 digits"])
+
+    assert (await client.email(1))["zendesk_ticket_id"] == "12345678901234567890123456"
+
+
+@pytest.mark.parametrize("body", [TICKET, b"?"])
+@pytest.mark.parametrize(
+    "header", [INVOCATION_ID, WEBHOOK_ID, "X-Zendesk-Account-Id", "X-Any", "User-Agent", "Authorization"]
+)
+@pytest.mark.parametrize("value", [b"\xff\xfe \xe2\x82", b"\xc3\xa9", b"", b" ", b"\t\x7f", b"x" * 8000])
+async def test_header_values_of_any_bytes_do_no_harm(
+    value: bytes, header: str, body: bytes, client: Client, database: asyncpg.Connection
+) -> None:
+    request = head(body, announce=len(body), **{header: "@"}).replace(b": @\r\n", b": " + value + b"\r\n")
+
+    answers = [await raw(client, request, body=body) for _ in range(2)]
+
+    allowed = {200} if value != b"\t\x7f" else {200, 400}  # aiohttp's parser may refuse a control character
+    assert {status_of(answer) for answer in answers} <= allowed, answers
+    assert await count(database) == (1 if status_of(answers[0]) == 200 else 0)
+
+
+async def test_the_signature_is_over_a_timestamp_of_any_bytes(
+    client: Client, database: asyncpg.Connection
+) -> None:
+    timestamp = b"\xff opaque \xe2\x82"
+    mac = sign(SECRET, timestamp.decode("utf-8", "surrogateescape"), TICKET)
+    request = head(TICKET, announce=len(TICKET), **{TIMESTAMP: "@", SIGNATURE: mac})
+
+    answer = await raw(client, request.replace(b": @\r\n", b": " + timestamp + b"\r\n"), body=TICKET)
+
+    assert status_of(answer) == 200
+    assert await count(database) == 1
