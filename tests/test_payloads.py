@@ -479,7 +479,7 @@ def test_the_event_of_a_comment_is_read() -> None:
     email = read(ADDED)
 
     assert (email.ticket_id, email.comment_id, email.from_name) == ("19395", "8658726228479", "Mia")
-    assert (email.attachments, email.attachment_urls) == ((), None)
+    assert (email.attachments, email.attachment_urls) == ((), [])
 
 
 @pytest.mark.parametrize(

@@ -96,18 +96,22 @@ def problem(answer: Answer) -> dict[str, Any]:
 
 async def raw(client: Client, request: bytes, *, body: bytes = b"") -> bytes:
     """Send bytes as they are; return the whole answer, of which the server or `Connection: close` marks the end."""
-    reader, writer = await connect(client)
-    async with asyncio.timeout(NO_HANG):
+    async with connect(client) as (reader, writer), asyncio.timeout(NO_HANG):
         writer.write(request + body)
         with contextlib.suppress(ConnectionError):
             await writer.drain()
-        answer = await reader.read()
-    writer.close()
-    return answer
+        return await reader.read()
 
 
-async def connect(client: Client) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-    return await asyncio.open_connection("127.0.0.1", int(client.url.rpartition(":")[2]))
+@asynccontextmanager
+async def connect(client: Client) -> AsyncIterator[tuple[asyncio.StreamReader, asyncio.StreamWriter]]:
+    reader, writer = await asyncio.open_connection("127.0.0.1", int(client.url.rpartition(":")[2]))
+    try:
+        yield reader, writer
+    finally:
+        writer.transport.abort()
+        with contextlib.suppress(ConnectionError):
+            await writer.wait_closed()
 
 
 def head(body: bytes, *more: bytes, announce: int | None = None, **headers: str) -> bytes:
@@ -297,9 +301,7 @@ async def test_what_authenticates_a_webhook_is_not_on_record(
     await post(client, body, Authorization="Basic aG9sZA==", Cookie="a=hidden", X_Other="kept")
 
     (row,) = await database.fetch(
-        "SELECT raw_headers FROM incoming_emails UNION ALL SELECT raw_headers FROM quarantined_webhooks"
-        if False
-        else "SELECT raw_headers::text FROM incoming_emails"
+        "SELECT raw_headers::text FROM incoming_emails"
         " UNION ALL SELECT raw_headers::text FROM quarantined_webhooks"
     )
     headers = dict(json.loads(row["raw_headers"]))
@@ -431,36 +433,31 @@ async def test_a_body_without_content_length_is_measured_while_it_is_read(
 async def test_the_413_comes_while_the_client_goes_on_sending(
     framing: bytes, client: Client, database: asyncpg.Connection
 ) -> None:
-    reader, writer = await connect(client)
     chunk = b"10000\r\n" + b"x" * 0x10000 + b"\r\n"
 
-    async def send() -> None:
+    async def send(writer: asyncio.StreamWriter) -> None:
         with contextlib.suppress(ConnectionError):
             writer.write(head(b"", framing))
             while True:
                 writer.write(chunk)
                 await writer.drain()
 
-    sending = asyncio.create_task(send())
-    async with asyncio.timeout(NO_HANG):
+    async with connect(client) as (reader, writer), asyncio.timeout(NO_HANG):
+        sending = asyncio.create_task(send(writer))
         status_line = await reader.readline()
+        sending.cancel()
+        await asyncio.wait({sending})
 
     assert b" 413 " in status_line
     assert await count(database) == 0
-    sending.cancel()
-    await asyncio.wait({sending})
-    writer.close()
 
 
 async def test_the_413_comes_at_once_for_a_length_that_is_announced(client: Client) -> None:
-    reader, writer = await connect(client)
-    writer.write(head(b"", announce=2_000_000))
-
-    async with asyncio.timeout(NO_HANG):
+    async with connect(client) as (reader, writer), asyncio.timeout(NO_HANG):
+        writer.write(head(b"", announce=2_000_000))
         status_line = await reader.readline()
 
     assert b" 413 " in status_line
-    writer.close()
 
 
 @pytest.mark.parametrize(
@@ -524,20 +521,17 @@ async def test_another_method_is_refused_and_told_which_is_allowed(method: str, 
 async def test_a_body_that_stops_after_one_byte_is_given_up_and_hinders_nobody(
     client: Client, zendesk: Zendesk, database: asyncpg.Connection
 ) -> None:
-    lines = [await connect(client) for _ in range(50)]
-    for _, writer in lines:
-        writer.write(head(TICKET, announce=len(TICKET)) + TICKET[:1])
-
-    receipts = await asyncio.gather(*(client.send(zendesk.payload()) for _ in range(20)))
-    async with asyncio.timeout(NO_HANG):
+    async with contextlib.AsyncExitStack() as stack, asyncio.timeout(NO_HANG):
+        lines = [await stack.enter_async_context(connect(client)) for _ in range(50)]
+        for _, writer in lines:
+            writer.write(head(TICKET, announce=len(TICKET)) + TICKET[:1])
+        receipts = await asyncio.gather(*(client.send(zendesk.payload()) for _ in range(20)))
         answers = await asyncio.gather(*(reader.readuntil(b"\r\n\r\n") for reader, _ in lines))
 
     assert {receipt["status"] for receipt in receipts} == {"accepted"}
     assert {status_of(answer) for answer in answers} == {503}, "Zendesk repeats a 503, and drops a 408"
     assert all(b"\r\nRetry-After: 10\r\n" in answer for answer in answers)
     assert await count(database) == 20
-    for _, writer in lines:
-        writer.close()
 
 
 @pytest.mark.parametrize("goes", ["close", "abort"])
@@ -546,16 +540,16 @@ async def test_a_client_that_leaves_amid_its_body_leaves_nothing(
 ) -> None:
     counted = 'holdfast_webhooks_total{outcome="disconnected"}'
     before = await metric(client, counted)
-    _, writer = await connect(client)
-    writer.write(head(TICKET, announce=len(TICKET)) + TICKET[:5])
-    await writer.drain()
-
-    (writer.close if goes == "close" else writer.transport.abort)()
 
     async def noticed() -> bool:
         return await metric(client, counted) == before + 1
 
-    assert await eventually(noticed)
+    async with connect(client) as (_, writer):
+        writer.write(head(TICKET, announce=len(TICKET)) + TICKET[:5])
+        await writer.drain()
+        (writer.close if goes == "close" else writer.transport.abort)()
+        assert await eventually(noticed)
+
     assert await count(database) == 0
 
 
