@@ -84,6 +84,9 @@ def idempotency_key(email: Email | None, headers: Mapping[str, str], body: bytes
 def _flatten_trigger(data: dict[str, object]) -> dict[str, object]:
     ticket = _object(data, "ticket")
     filled = {key: value for key, value in data.items() if key == "attachments" or not _is_empty(value)}
+    if "comment_id" in data and not {"comment_id", "attachments"} & filled.keys():
+        # A placeholder that Zendesk does not know renders as nothing: this has files, or not, who knows.
+        raise Unreadable("no_comment", "`comment_id` is empty: {{ticket.latest_comment.id}} would fill it.")
     return ticket | filled | {"id": _pick(ticket, "id") or _pick(data, "id")}
 
 
