@@ -229,3 +229,11 @@ async def test_a_comment_that_is_not_there_yet_is_looked_up_again(
     email = await client.until(receipt["email_id"], "completed", "failed")
 
     assert (email["error_code"], email["retry_count"]) == ("comment_not_found", 5)
+
+
+async def test_a_webhook_whose_comment_is_empty_fails_with_a_reason(client: Client, worker: Worker) -> None:
+    receipt = await client.send({"ticket_id": 77, "comment_id": ""})
+
+    email = await client.until(receipt["email_id"], "completed", "failed")
+
+    assert (email["processing_status"], email["error_code"]) == ("failed", "comment_missing")

@@ -50,6 +50,9 @@ async def _files(res: Resources, claim: Claim) -> list[File]:
 
 
 async def _look_up(res: Resources, ticket_id: str, comment_id: str) -> list[Attachment]:
+    if not comment_id:
+        empty = "The webhook's comment_id is empty; the placeholder {{ticket.latest_comment.id}} fills it."
+        raise Permanent("comment_missing", empty)
     if res.settings.account_url is None or res.credentials is None:
         missing = "The webhook names a comment; to look it up, set ZENDESK_SUBDOMAIN and its credentials."
         raise Permanent("credentials_missing", missing)

@@ -13,7 +13,7 @@ _STRAY_BYTES = {  # bytes that are not UTF-8, as the lone surrogates that stand 
 
 
 class Unreadable(HoldfastError):
-    """The body cannot be read; codes are `not_json`, `wrong_shape`, `no_ticket`, `no_comment`."""
+    """The body cannot be read; codes are `not_json`, `wrong_shape` and `no_ticket`."""
 
 
 def read_json(body: bytes | str) -> object:

@@ -83,10 +83,8 @@ def idempotency_key(email: Email | None, headers: Mapping[str, str], body: bytes
 
 def _flatten_trigger(data: dict[str, object]) -> dict[str, object]:
     ticket = _object(data, "ticket")
-    filled = {key: value for key, value in data.items() if key == "attachments" or not _is_empty(value)}
-    if "comment_id" in data and not {"comment_id", "attachments"} & filled.keys():
-        # A placeholder that Zendesk does not know renders as nothing: this has files, or not, who knows.
-        raise Unreadable("no_comment", "`comment_id` is empty: {{ticket.latest_comment.id}} would fill it.")
+    kept = {"attachments", "comment_id"}  # that they are there tells something, even where they are empty
+    filled = {key: value for key, value in data.items() if key in kept or not _is_empty(value)}
     return ticket | filled | {"id": _pick(ticket, "id") or _pick(data, "id")}
 
 
@@ -123,7 +121,7 @@ def _read_email(fields: dict[str, object]) -> Email:
         source_id = _hash(source_id)  # cleaned, two ids could become one
     comment_id = _pick(fields, "comment_id")
     attachment_urls = _read_list(fields.get("attachments"))
-    only_points = comment_id is not None and "attachments" not in fields
+    only_points = "comment_id" in fields and "attachments" not in fields
     return Email(
         ticket_id=ticket_id,
         subject=_pick(fields, "subject", "title"),
@@ -132,7 +130,8 @@ def _read_email(fields: dict[str, object]) -> Email:
         sent_at=_read_date(_pick(fields, "received_at") or ""),
         source_id=_text(source_id),
         account_id=_pick(fields, "account_id"),
-        comment_id=comment_id,
+        # "" where a placeholder that Zendesk does not know left it empty: this has files, or not, who knows.
+        comment_id=(comment_id or "") if only_points else comment_id,
         attachments=tuple(read_attachment(item) for item in attachment_urls if not _is_empty(item)),
         attachment_urls=None if only_points else attachment_urls,
     )
