@@ -16,7 +16,8 @@ import aiohttp
 import pytest
 from yarl import URL
 
-from service.download import Credentials, Expected, Limits, download, open_session
+from service.download.answers import Expected, Limits
+from service.download.transfer import Credentials, download, open_session
 from service.egress import Egress
 from service.errors import HoldfastError, Permanent, Transient
 

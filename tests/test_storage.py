@@ -17,10 +17,10 @@ from typing import IO
 
 import pytest
 
-from service import storage
 from service.errors import Permanent, Transient
-from service.storage import Storage, open_storage
+from service.storage import objects as storage
 from service.storage.disk import Disk
+from service.storage.objects import Storage, open_storage
 
 SMALL = b"%PDF-1.4 small"
 LARGE = random.Random(1).randbytes(3 * 1024**2 + 17)
@@ -321,7 +321,7 @@ def _files(root: Path) -> list[str]:
 
 ENDLESS_PUT = """
 import asyncio, sys
-from service.storage import open_storage, put
+from service.storage.objects import open_storage, put
 
 async def chunks():
     for _ in range(40):
@@ -334,7 +334,7 @@ asyncio.run(put(open_storage(sys.argv[1]), chunks(), None))
 
 TWENTY_PUTS = """
 import asyncio, resource, sys
-from service.storage import open_storage, put
+from service.storage.objects import open_storage, put
 
 async def chunks(seed):
     for number in range(800):
