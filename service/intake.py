@@ -110,7 +110,7 @@ async def _duplicate(conn: AsyncConnection, row: dict[str, Any]) -> Receipt:
     equal = IncomingEmail.raw_body == row["raw_body"]
     email_id, is_equal = (await conn.execute(select(IncomingEmail.id, equal).where(same))).one()
     if not is_equal:
-        key = f"sha256:{hashlib.sha256(row['raw_body']).hexdigest()}"
+        key = _body_key(row["raw_body"])
         message = f"Its key {row['idempotency_key']!r} is that of e-mail {email_id}, its body is not."
         await _quarantine(conn, {**row, "idempotency_key": key}, "key_reused", message)
     return Receipt("duplicate", email_id)
@@ -121,12 +121,19 @@ async def _quarantine(conn: AsyncConnection, request: dict[str, Any], code: str,
     row = {name: request[name] for name in columns} | {"error_code": code, "error": message}
     kept = insert(QuarantinedWebhook).values(**row).on_conflict_do_nothing(index_elements=["idempotency_key"])
     number: int | None = await conn.scalar(kept.returning(QuarantinedWebhook.id))
-    if number is None:
-        same = QuarantinedWebhook.idempotency_key == row["idempotency_key"]
-        number = await conn.scalar(select(QuarantinedWebhook.id).where(same))
-    else:
+    if number is not None:
         log.warning("webhook_quarantined", quarantine=number, code=code)
-    return number
+        return number
+    same = QuarantinedWebhook.idempotency_key == row["idempotency_key"]
+    equal = QuarantinedWebhook.raw_body == row["raw_body"]
+    number, is_equal = (await conn.execute(select(QuarantinedWebhook.id, equal).where(same))).one()
+    if is_equal:
+        return number
+    return await _quarantine(conn, {**request, "idempotency_key": _body_key(row["raw_body"])}, code, message)
+
+
+def _body_key(body: bytes) -> str:
+    return f"sha256:{hashlib.sha256(body).hexdigest()}"
 
 
 def _request(headers: Mapping[str, str], body: bytes) -> dict[str, Any]:

@@ -7,6 +7,7 @@ from typing import Any, TypeVar
 import structlog
 from aiohttp import web
 from pydantic import ValidationError
+from pydantic_core import to_jsonable_python
 
 from service import recovery
 from service.database import within
@@ -80,8 +81,9 @@ async def _stream(
 
 
 def _answer(view: View) -> web.Response:
-    # json escapes the lone surrogates that a payload may hold; they have no UTF-8.
-    return web.Response(text=json.dumps(view.model_dump(mode="json")), content_type="application/json")
+    # json escapes the lone surrogates that a payload may hold; they have no UTF-8, and pydantic's writer breaks.
+    text = json.dumps(view.model_dump(), default=to_jsonable_python)
+    return web.Response(text=text, content_type="application/json")
 
 
 def _number(request: web.Request, name: str) -> int:

@@ -51,7 +51,8 @@ async def metrics(request: web.Request) -> web.Response:
         for status, count in stats.by_status.items():
             EMAILS.labels(status).set(count)
         OLDEST_WAITING.set(stats.oldest_waiting_seconds or 0)
-    return web.Response(body=generate_latest(), headers={"Content-Type": CONTENT_TYPE_LATEST})
+    text = await asyncio.to_thread(generate_latest)  # it reads files below /proc
+    return web.Response(body=text, headers={"Content-Type": CONTENT_TYPE_LATEST})
 
 
 async def _probe(check: Awaitable[object]) -> dict[str, object]:
