@@ -6,7 +6,7 @@ from contextlib import AsyncExitStack
 
 import asyncpg
 from sqlalchemy import Connection, event, func, select
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from alembic import context
@@ -73,7 +73,8 @@ try:
     print_sql() if context.is_offline_mode() else asyncio.run(main())
 except SettingsError as exc:
     end(str(exc), 2)
-except DBAPIError as exc:
-    end(f"Postgres refused: {exc.orig} (in: {exc.statement})", 1)
 except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError) as exc:
     end(f"Postgres cannot be reached: {type(exc).__name__}: {exc}", 1)
+except SQLAlchemyError as exc:
+    reason, statement = getattr(exc, "orig", None), getattr(exc, "statement", None)
+    end(f"Postgres refused: {reason or exc}" + (f" (in: {statement})" if statement else ""), 1)

@@ -33,11 +33,12 @@ class _Line:
             writer.transport.abort()
 
 
-@dataclass(frozen=True)
+@dataclass
 class _Trap:
     needle: bytes
     arrives: bool
     cuts: bool
+    skip: int
 
 
 class Proxy:
@@ -106,13 +107,13 @@ class Proxy:
         self._lines.clear()
         self._frozen = False
 
-    def trip(self, needle: bytes, *, arrives: bool, cuts: bool) -> None:
+    def trip(self, needle: bytes, *, arrives: bool, cuts: bool, skip: int = 0) -> None:
         """Cut the connection on which the client sends `needle`, so that it never learns what came of it.
 
         `arrives`: the server gets it, and has dealt with it before anybody is cut. `cuts`: from then on
-        the proxy is cut altogether.
+        the proxy is cut altogether. `skip`: so many chunks with the needle pass.
         """
-        self._trap = _Trap(needle, arrives, cuts)
+        self._trap = _Trap(needle, arrives, cuts, skip)
         self.sprung.clear()
 
     async def _accept(self, reader: StreamReader, writer: StreamWriter) -> None:
@@ -138,9 +139,11 @@ class Proxy:
         async for chunk in self._chunks(line, line.client[0]):
             trap = self._trap
             if trap is not None and trap.needle in chunk:
-                self._trap = None
-                await self._spring(trap, line, chunk)
-                return
+                trap.skip -= 1
+                if trap.skip < 0:
+                    self._trap = None
+                    await self._spring(trap, line, chunk)
+                    return
             await _write(line.server[1], chunk)
 
     async def _downstream(self, line: _Line) -> None:

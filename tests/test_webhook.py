@@ -18,8 +18,7 @@ from typing import Any
 
 import asyncpg
 import pytest
-from aiohttp import ClientSession
-from aiohttp.test_utils import TestServer
+from aiohttp import ClientSession, web
 from pydantic import SecretStr
 from sqlalchemy.pool import QueuePool
 from structlog.testing import capture_logs
@@ -31,7 +30,7 @@ from service.resources import Resources
 from service.web.app import create_app
 from service.web.keys import RES
 from service.zendesk.signature import INVOCATION_ID, SIGNATURE, TIMESTAMP, WEBHOOK_ID, sign
-from tests.conftest import ROOT, Client, eventually, serving, working
+from tests.conftest import ROOT, Client, eventually, working
 from tests.proxy import Proxy, before_postgres, before_redis
 
 # Tells a hang from an answer, also on a machine that is busy.
@@ -48,6 +47,34 @@ def no_traceback(caplog: pytest.LogCaptureFixture) -> Iterator[None]:
     assert [event for event in events if event["log_level"] == "error" or event.get("exc_info")] == []
     records = caplog.get_records("call")
     assert [r.getMessage() for r in records if r.exc_info or r.levelno >= logging.ERROR] == []
+
+
+class Server(Client):
+    """The web process, and what it holds."""
+
+    def __init__(self, runner: web.AppRunner, session: ClientSession, zendesk: Zendesk) -> None:
+        super().__init__(f"http://127.0.0.1:{runner.addresses[0][1]}", session, zendesk)
+        self.res = runner.app[RES]
+
+
+@asynccontextmanager
+async def serving(settings: Settings, zendesk: Zendesk) -> AsyncIterator[Server]:
+    """Run the web server as `serve` does; aiohttp's TestServer would cancel a handler whose client leaves."""
+    runner = web.AppRunner(create_app(settings), access_log=None, shutdown_timeout=5, auto_decompress=False)
+    async with ClientSession() as session:
+        await runner.setup()
+        await web.TCPSite(runner, "127.0.0.1", 0).start()
+        try:
+            yield Server(runner, session, zendesk)
+        finally:
+            async with asyncio.timeout(NO_HANG):
+                await runner.cleanup()
+
+
+@pytest.fixture
+async def client(settings: Settings, zendesk: Zendesk, res: Resources) -> AsyncIterator[Server]:
+    async with serving(settings, zendesk) as server:
+        yield server
 
 
 async def post(client: Client, body: bytes | dict[str, Any], **headers: str | None) -> Answer:
@@ -401,10 +428,10 @@ async def test_a_body_of_just_the_limit_is_accepted_and_of_one_byte_more_is_not(
     body = b'{"ticket_id": 1, "subject": "%s"}' % (b"x" * (settings.max_webhook_bytes - 31))
     assert len(body) == settings.max_webhook_bytes
 
-    answers = [await post(client, body), await post(client, body + b" ")]
+    answers = [await raw(client, head(sent, announce=len(sent)), body=sent) for sent in (body, body + b" ")]
 
-    assert [answer.status for answer in answers] == [200, 413]
-    assert problem(answers[1])["code"] == "too_large"
+    assert [status_of(answer) for answer in answers] == [200, 413]
+    assert b'"code": "too_large"' in answers[1]
     assert await bodies(database) == [body]
 
 
@@ -489,20 +516,12 @@ async def test_json_is_json_however_it_is_spelt(content_type: str, client: Clien
 
 @pytest.mark.parametrize("encoding", ["gzip", "deflate", "br", "nonsense"])
 async def test_a_compressed_body_is_refused(
-    encoding: str,
-    settings: Settings,
-    zendesk: Zendesk,
-    res: Resources,
-    database: asyncpg.Connection,
+    encoding: str, client: Client, database: asyncpg.Connection
 ) -> None:
     body = gzip.compress(TICKET)
-    server = TestServer(create_app(settings))
-    async with ClientSession() as session:
-        await server.start_server(auto_decompress=False)  # as `serve` has it
-        client = Client(str(server.make_url("")).rstrip("/"), session, zendesk)
-        request = head(body, announce=len(body), **{"Content-Encoding": encoding})
-        answer = await raw(client, request, body=body)
-        await server.close()
+    request = head(body, announce=len(body), **{"Content-Encoding": encoding})
+
+    answer = await raw(client, request, body=body)
 
     assert status_of(answer) == 415
     assert await count(database) == 0
@@ -706,3 +725,272 @@ async def test_the_signature_is_over_a_timestamp_of_any_bytes(
 
     assert status_of(answer) == 200
     assert await count(database) == 1
+
+
+# Postgres is away, slow, full, or gone before it answered
+
+BRIEF = 0.5  # seconds that a request has for Postgres
+
+
+def impatient(settings: Settings, **more: object) -> Settings:
+    return settings.model_copy(update={"database_seconds": BRIEF, "database_pool_size": 2, **more})
+
+
+def check_try_again(answer: Answer) -> None:
+    """Check that it is the one answer after which Zendesk sends again."""
+    assert answer.status == 503
+    assert answer.headers["Retry-After"] == "10"
+    assert problem(answer)["code"].startswith("database_")
+
+
+async def test_while_postgres_is_away_zendesk_is_asked_to_try_again(
+    settings: Settings, zendesk: Zendesk, res: Resources, database: asyncpg.Connection
+) -> None:
+    async with before_postgres(settings) as (proxy, settings), serving(settings, zendesk) as client:
+        proxy.cut()
+        answers = [await post(client, body) for body in (TICKET, b"?", TICKET)]
+        await proxy.resume()
+        again = await post(client, TICKET)
+
+    for answer in answers:
+        check_try_again(answer)
+    assert again.status == 200
+    assert await count(database) == 1
+
+
+async def test_what_needs_no_postgres_is_answered_while_it_is_away(
+    settings: Settings, zendesk: Zendesk, res: Resources
+) -> None:
+    async with before_postgres(settings) as (proxy, settings), serving(settings, zendesk) as client:
+        proxy.cut()
+        statuses = [
+            (await post(client, {"type": "zen:event-type:ticket.merged"})).status,
+            (await post(client, TICKET, **{SIGNATURE: None})).status,
+            (await post(client, TICKET, Content_Type="text/plain")).status,
+        ]
+        async with client.session.get(f"{client.url}/healthz") as response:
+            statuses.append(response.status)
+        async with client.session.get(f"{client.url}/metrics") as response:
+            statuses.append(response.status)
+
+    assert statuses == [200, 401, 415, 200, 200]
+
+
+@pytest.mark.parametrize("connected", [True, False])
+async def test_a_postgres_that_does_not_answer_is_not_waited_for(
+    connected: bool, settings: Settings, zendesk: Zendesk, res: Resources, database: asyncpg.Connection
+) -> None:
+    async with before_postgres(impatient(settings)) as (proxy, settings), serving(settings, zendesk) as client:
+        if connected:
+            await post_again(client, b'{"ticket_id": "before"}')
+        proxy.freeze()
+        answers = await asyncio.gather(*(post(client, b'{"ticket_id": "frozen"}') for _ in range(10)))
+        await proxy.resume()
+        again = await post_again(client, b'{"ticket_id": "after"}')
+
+    for answer in answers:
+        check_try_again(answer)
+    assert again.status == 200
+    assert (await bodies(database))[-1] == b'{"ticket_id": "after"}'
+
+
+async def test_a_slow_postgres_is_waited_for_within_the_budget(
+    settings: Settings, zendesk: Zendesk, res: Resources, database: asyncpg.Connection
+) -> None:
+    async with before_postgres(settings) as (proxy, settings), serving(settings, zendesk) as client:
+        proxy.delay = 0.05
+
+        answer = await post(client, TICKET)
+
+    assert answer.status == 200
+    assert await count(database) == 1
+
+
+async def test_a_restart_of_postgres_between_two_webhooks_is_not_noticed(
+    settings: Settings, zendesk: Zendesk, res: Resources, database: asyncpg.Connection
+) -> None:
+    async with before_postgres(settings) as (proxy, settings), serving(settings, zendesk) as client:
+        await asyncio.gather(*(client.send(zendesk.payload()) for _ in range(30)))  # fills the pool
+        for _ in range(3):
+            proxy.cut()
+            await proxy.resume()
+            await asyncio.gather(*(client.send(zendesk.payload()) for _ in range(30)))
+
+    assert await count(database) == 120
+
+
+async def test_connections_that_postgres_ended_itself_are_not_noticed(
+    settings: Settings, zendesk: Zendesk, res: Resources, database: asyncpg.Connection
+) -> None:
+    async with serving(settings, zendesk) as client:
+        for _ in range(3):
+            await asyncio.gather(*(client.send(zendesk.payload()) for _ in range(30)))
+            await database.fetch(
+                "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity WHERE application_name = 'holdfast'"
+            )
+        await client.send(zendesk.payload())
+
+    assert await count(database) == 91
+
+
+async def test_connections_that_a_failover_left_behind_are_given_up(
+    settings: Settings, zendesk: Zendesk, res: Resources, database: asyncpg.Connection
+) -> None:
+    """A dead peer says nothing: each dead connection may cost one answer, but none is tried twice."""
+    settings = impatient(settings)
+    async with before_postgres(settings) as (proxy, settings), serving(settings, zendesk) as client:
+        await asyncio.gather(*(post_again(client, zendesk.payload()) for _ in range(10)))
+        proxy.strand()
+        await asyncio.gather(*(post_again(client, zendesk.payload()) for _ in range(10)))
+
+        assert await eventually(lambda: is_idle(client))
+    assert await count(database) == 20
+
+
+async def is_idle(client: Server) -> bool:
+    """Tell whether each connection is back in the pool."""
+    pool = client.res.engine.pool
+    assert isinstance(pool, QueuePool)
+    return pool.checkedout() == 0
+
+
+@asynccontextmanager
+async def locked(database_url: str) -> AsyncIterator[asyncpg.Connection]:
+    """Let nobody touch the e-mails."""
+    holder = await asyncpg.connect(database_url)
+    try:
+        async with holder.transaction():
+            await holder.execute("LOCK TABLE incoming_emails IN ACCESS EXCLUSIVE MODE")
+            yield holder
+    finally:
+        await holder.close()
+
+
+async def backends(connection: asyncpg.Connection) -> int:
+    number: int = await connection.fetchval(
+        "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'holdfast'"
+    )
+    return number
+
+
+async def test_an_exhausted_pool_asks_to_try_again_and_recovers_by_itself(
+    settings: Settings, zendesk: Zendesk, res: Resources, database_url: str, database: asyncpg.Connection
+) -> None:
+    settings = impatient(settings, database_pool_size=1)
+    body = json.dumps(zendesk.payload()).encode()
+    async with serving(settings, zendesk) as client:
+        await post_again(client, TICKET)
+        async with locked(database_url):
+            answers = await asyncio.gather(*(post(client, body) for _ in range(8)))
+        again = await post_again(client, body)
+
+        assert await eventually(lambda: is_idle(client))
+    for answer in answers:
+        check_try_again(answer)
+    assert again.status == 200
+    assert await bodies(database) == [TICKET, body]
+
+
+async def test_requests_that_were_given_up_leave_no_backend_behind(
+    settings: Settings, zendesk: Zendesk, res: Resources, database_url: str, database: asyncpg.Connection
+) -> None:
+    async with serving(impatient(settings), zendesk) as client, locked(database_url):
+        answers = await asyncio.gather(*(post(client, zendesk.payload()) for _ in range(50)))
+
+        async def few() -> bool:
+            return await backends(database) <= 2
+
+        assert await eventually(few)
+        assert await eventually(lambda: is_idle(client))
+    assert {answer.status for answer in answers} == {503}
+
+
+@pytest.mark.parametrize("fault", ["cut", "frozen", "stranded"])
+async def test_50_failures_leave_neither_task_nor_connection(
+    fault: str, settings: Settings, zendesk: Zendesk, res: Resources, database: asyncpg.Connection
+) -> None:
+    async with before_postgres(impatient(settings)) as (proxy, settings), serving(settings, zendesk) as client:
+        await asyncio.gather(*(post_again(client, zendesk.payload()) for _ in range(4)))
+        await eventually(lambda: is_idle(client))
+        before = ours()
+        for _ in range(5):
+            {"cut": proxy.cut, "frozen": proxy.freeze, "stranded": proxy.strand}[fault]()
+            await asyncio.gather(*(post(client, zendesk.payload()) for _ in range(10)))
+        await proxy.resume()
+
+        answers = await asyncio.gather(*(post_again(client, zendesk.payload()) for _ in range(10)))
+
+        async def at_rest() -> bool:
+            # What is stranded, nobody can tell Postgres about.
+            few = fault == "stranded" or await backends(database) <= 2
+            return few and await is_idle(client) and ours() <= before
+
+        assert await eventually(at_rest)
+    assert {answer.status for answer in answers} == {200}
+
+
+def ours() -> int:
+    """Count the tasks that work for a request: those of the service's and of Postgres' client."""
+    names = [getattr(task.get_coro(), "__qualname__", "") for task in asyncio.all_tasks()]
+    return sum("accept" in name or "connect" in name or "cancel" in name.lower() for name in names)
+
+
+@pytest.mark.parametrize("arrives", [True, False])
+@pytest.mark.parametrize("cuts", [True, False])
+@pytest.mark.parametrize("kind", ["email", "unreadable"])
+async def test_a_commit_of_unknown_outcome_is_neither_lost_nor_doubled(
+    kind: str,
+    cuts: bool,
+    arrives: bool,
+    settings: Settings,
+    zendesk: Zendesk,
+    res: Resources,
+    database: asyncpg.Connection,
+) -> None:
+    """The connection breaks when the row was sent: a 2xx means that it is there, a repeat leaves one."""
+    marker = uuid.uuid4().hex.encode()
+    body = b'{"ticket_id": "%s"}' % marker if kind == "email" else marker
+    invocation = {INVOCATION_ID: "one"}
+    async with before_postgres(settings) as (proxy, settings), serving(settings, zendesk) as client:
+        await post(client, TICKET)
+        proxy.trip(marker, arrives=arrives, cuts=cuts)
+
+        first = await post(client, body, **invocation)
+        assert proxy.sprung.is_set()
+        kept = await count(database) - 1
+        await proxy.resume()
+        again = await post(client, body, **invocation)
+
+    assert first.status == (503 if cuts else 200)
+    assert kept == (0 if cuts and not arrives else 1)
+    assert again.status == 200
+    assert await count(database) == 2
+
+
+async def test_breaking_each_chunk_to_postgres_in_turn_loses_and_doubles_nothing(
+    settings: Settings, zendesk: Zendesk, res: Resources, database: asyncpg.Connection
+) -> None:
+    """Whatever Postgres was being told when the line broke."""
+    async with before_postgres(settings) as (proxy, settings), serving(settings, zendesk) as client:
+        for number, arrives in ((number, arrives) for number in range(12) for arrives in (True, False)):
+            body = json.dumps(zendesk.payload(ticket_id=f"{number}-{arrives}")).encode()
+            proxy.drop()
+            proxy.trip(b"", arrives=arrives, cuts=False, skip=number)
+            first = await post(client, body)
+            if first.status == 200:
+                assert body in await bodies(database)
+            await proxy.resume()
+            assert (await post_again(client, body)).status == 200
+
+            assert (await bodies(database)).count(body) == 1
+
+
+async def test_a_server_stops_though_postgres_does_not_answer(
+    settings: Settings, zendesk: Zendesk, res: Resources
+) -> None:
+    async with before_postgres(settings) as (proxy, settings), serving(settings, zendesk) as client:
+        await client.send(zendesk.payload())
+        await eventually(lambda: is_idle(client))
+        proxy.freeze()
+
+    assert True, "leaving `serving` would have raised TimeoutError"

@@ -1,0 +1,353 @@
+"""The migrations go up and down over rows, beside a running service, and again after an interruption."""
+
+import asyncio
+import os
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+import asyncpg
+import pytest
+
+from tests.conftest import ROOT, migrate
+
+VERSIONS = ROOT / "alembic" / "versions"
+FIRST, STATE_MACHINE, *_ = REVISIONS = [path.name[:13] for path in sorted(VERSIONS.glob("*.py"))]
+HEAD = REVISIONS[-1]
+STATES = ("received", "queued", "processing", "completed", "failed")
+OLD_COLUMNS = (
+    "id, zendesk_ticket_id, from_email, from_name, subject, processing_error, received_at,"
+    " sync_status, sync_error, sync_retry_count, idempotency_key"
+)
+_numbers = count(1)
+
+
+@pytest.fixture
+def url(database_url: str) -> Iterator[str]:
+    """Make a database without tables."""
+    name = f"migrations_{os.getpid()}_{next(_numbers)}"
+    sql(database_url, f"CREATE DATABASE {name}")
+    yield database_url.replace("/postgres?", f"/{name}?")
+    sql(database_url, f"DROP DATABASE {name} WITH (FORCE)")
+
+
+def sql(url: str, statement: str, *values: object) -> list[tuple[Any, ...]]:
+    async def run() -> list[tuple[Any, ...]]:
+        connection = await asyncpg.connect(url)
+        try:
+            return [tuple(row) for row in await connection.fetch(statement, *values)]
+        finally:
+            await connection.close()
+
+    return asyncio.run(run())
+
+
+def command(*words: str) -> list[str]:
+    return [sys.executable, "-m", *words]
+
+
+UPGRADE = command("alembic", "upgrade", "head")
+BOTH = pytest.mark.parametrize("words", [UPGRADE, command("service", "migrate")], ids=["alembic", "holdfast"])
+
+
+def run(words: list[str], url: str | None) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        words, cwd=ROOT, env=environment(url), capture_output=True, text=True, timeout=60, check=False
+    )
+
+
+def environment(url: str | None) -> dict[str, str]:
+    others = {name: value for name, value in os.environ.items() if name != "DATABASE_URL"}
+    return others if url is None else {**others, "DATABASE_URL": url}
+
+
+@contextmanager
+def upgrading(url: str) -> Iterator[subprocess.Popen[str]]:
+    """Run an upgrade beside the block; end it if the block did not."""
+    process = subprocess.Popen(
+        UPGRADE,
+        cwd=ROOT,
+        env=environment(url),
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    with process:
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+@contextmanager
+def reading(url: str, statement: str) -> Iterator[None]:
+    """Hold a transaction open that has read something, as a backup or a report does."""
+    loop = asyncio.new_event_loop()
+    connection = loop.run_until_complete(asyncpg.connect(url))
+    try:
+        loop.run_until_complete(connection.execute("BEGIN ISOLATION LEVEL REPEATABLE READ"))
+        loop.run_until_complete(connection.execute(statement))
+        yield
+    finally:
+        loop.run_until_complete(connection.close())
+        loop.close()
+
+
+def until(condition: Callable[[], object]) -> None:
+    deadline = time.monotonic() + 30
+    while not condition():
+        assert time.monotonic() < deadline, "it did not happen in time"
+        time.sleep(0.05)
+
+
+def index_build(url: str, waiting_seconds: float = 0) -> list[tuple[Any, ...]]:
+    """Find the backend that waits, for that long already, while it builds an index."""
+    return sql(
+        url,
+        "SELECT pid FROM pg_stat_activity WHERE query LIKE 'CREATE INDEX CONCURRENTLY%'"
+        " AND wait_event_type = 'Lock' AND datname = current_database()"
+        " AND clock_timestamp() - query_start > $1 * interval '1 second'",
+        waiting_seconds,
+    )
+
+
+def insert(url: str, state: str) -> None:
+    """Write a row as the code before the state machine did."""
+    sql(
+        url,
+        "INSERT INTO incoming_emails (zendesk_ticket_id, from_email, from_name, subject, processing_status,"
+        " processing_error, sync_status, sync_error, sync_retry_count, idempotency_key)"
+        " VALUES ($1, 'a@b.example', 'Ann', 'Grüße', $1, 'an error', 'synced', 'a sync error', 3, 'key ' || $1)",
+        state,
+    )
+
+
+def rows(url: str) -> list[tuple[Any, ...]]:
+    return sql(url, f"SELECT {OLD_COLUMNS} FROM incoming_emails ORDER BY id")
+
+
+def states(url: str) -> list[str]:
+    return [state for (state,) in sql(url, "SELECT processing_status FROM incoming_emails ORDER BY id")]
+
+
+def schema(url: str) -> set[tuple[Any, ...]]:
+    """Describe all columns, indexes and constraints of our tables; one is checked only later on."""
+    ours = "table_schema = 'public' AND table_name <> 'alembic_version'"
+    columns = sql(
+        url,
+        "SELECT 'column', table_name::text, column_name::text, data_type::text, is_nullable::text,"
+        f" column_default::text FROM information_schema.columns WHERE {ours}",
+    )
+    indexes = sql(
+        url,
+        "SELECT 'index', tablename::text, indexname::text, indexdef FROM pg_indexes"
+        " WHERE schemaname = 'public' AND tablename <> 'alembic_version'",
+    )
+    constraints = sql(
+        url,
+        "SELECT 'constraint', conrelid::regclass::text, conname::text, replace(pg_get_constraintdef(oid), ' NOT VALID', '')"
+        " FROM pg_constraint WHERE connamespace = 'public'::regnamespace AND contype <> 'n'"
+        " AND conrelid <> 'alembic_version'::regclass",
+    )
+    return {*columns, *indexes, *constraints}
+
+
+def test_rows_in_every_old_state_survive_up_down_and_up_again(url: str) -> None:
+    migrate(url, "upgrade", FIRST)
+    for state in (*STATES, "done"):
+        insert(url, state)
+    before = rows(url)
+
+    after = []
+    migrate(url, "upgrade", "head")
+    after.append(rows(url))
+    began_again = states(url)
+    for _ in REVISIONS[1:]:
+        migrate(url, "downgrade", "-1")
+        after.append(rows(url))
+    migrate(url, "upgrade", "head")
+    after.append(rows(url))
+
+    assert len(before) == 6
+    assert after == [before] * (len(REVISIONS) + 1)
+    # What nobody works on any more, and what no state is, starts again.
+    assert began_again == ["received", "queued", "received", "completed", "failed", "received"]
+    assert states(url) == began_again
+    assert sql(url, "SELECT conname FROM pg_constraint WHERE NOT convalidated") == []
+
+
+def test_each_downgrade_takes_away_exactly_what_its_upgrade_added(url: str) -> None:
+    up: list[set[tuple[Any, ...]]] = []
+    for revision in REVISIONS:
+        migrate(url, "upgrade", revision)
+        up.append(schema(url))
+    for revision, expected in reversed([*zip(REVISIONS[:-1], up[:-1], strict=True)]):
+        migrate(url, "downgrade", revision)
+
+        assert expected == schema(url)
+
+    table = "incoming_emails"
+    index = (
+        "CREATE INDEX ix_incoming_emails_status_received ON public.incoming_emails"
+        " USING btree (processing_status, received_at)"
+    )
+    assert up[1] - up[0] == {
+        ("column", table, "started_at", "timestamp with time zone", "YES", None),
+        ("column", table, "completed_at", "timestamp with time zone", "YES", None),
+        ("column", table, "retry_count", "integer", "NO", "0"),
+        ("column", table, "attachment_urls", "json", "YES", None),
+        ("index", table, "ix_incoming_emails_status_received", index),
+    }
+    assert up[0] < up[1]
+
+
+def test_the_models_and_the_migrations_agree(database_url: str) -> None:
+    done = run(command("alembic", "check"), database_url)
+
+    assert done.stdout.strip() == "No new upgrade operations detected."
+    assert done.returncode == 0
+
+
+def test_files_sort_by_date_read_as_sentences_and_follow_one_another() -> None:
+    previous = "None"
+    for path in sorted(VERSIONS.glob("*.py")):
+        source = path.read_text()
+
+        assert re.fullmatch(r"20\d{6}_\d{4}(_[a-z]+){2,}\.py", path.name), path.name
+        assert f'revision = "{path.name[:13]}"' in source
+        assert f"down_revision = {previous}" in source
+        previous = f'"{path.name[:13]}"'
+
+
+async def test_a_job_is_in_one_of_five_states(database: asyncpg.Connection) -> None:
+    insert = "INSERT INTO incoming_emails (zendesk_ticket_id, processing_status) VALUES ('1', $1)"
+    for state in STATES:
+        await database.execute(insert, state)
+
+    for other in ("done", "", "Queued", "pending"):
+        with pytest.raises(asyncpg.CheckViolationError, match="ck_incoming_emails_processing_status"):
+            await database.execute(insert, other)
+
+
+def test_the_code_before_can_write_into_the_tables_of_now(url: str) -> None:
+    migrate(url, "upgrade", "head")
+
+    insert(url, "received")
+
+    new = "attempt_number, retry_count, due_at <= now(), started_at, completed_at, attachment_urls"
+    assert sql(url, f"SELECT {new} FROM incoming_emails") == [(0, 0, True, None, None, None)]
+
+
+def test_every_index_on_a_table_that_exists_is_built_beside_its_writers() -> None:
+    printed = run([*UPGRADE, "--sql"], None)
+
+    indexes = re.findall(r"^(?:CREATE|DROP) (?:UNIQUE )?INDEX.*$", printed.stdout, flags=re.MULTILINE)
+    assert printed.stderr == ""
+    assert len(indexes) >= 8
+    assert all(" INDEX CONCURRENTLY " in index for index in indexes), indexes
+
+
+def test_an_index_waits_for_a_long_report_as_long_as_it_takes_and_no_writer_waits_for_it(url: str) -> None:
+    migrate(url, "upgrade", FIRST)
+    with upgrading(url) as upgrade:
+        with reading(url, "SELECT count(*) FROM pg_class"):
+            until(lambda: index_build(url, waiting_seconds=3.5))  # longer than a lock is waited for
+            insert(url, "received")
+        out, err = upgrade.communicate(timeout=60)
+
+    assert (upgrade.returncode, out, err) == (0, "", "")
+    assert states(url) == ["received"]
+    assert sql(url, "SELECT version_num FROM alembic_version") == [(HEAD,)]
+
+
+def test_a_lock_that_cannot_be_had_ends_the_upgrade_before_a_webhook_would(url: str) -> None:
+    migrate(url, "upgrade", FIRST)
+    before = schema(url)
+    with reading(url, "SELECT * FROM incoming_emails"):
+        began = time.monotonic()
+        refused = run(UPGRADE, url)
+        seconds = time.monotonic() - began
+        left = schema(url)
+    again = run(UPGRADE, url)
+
+    assert refused.returncode == 1
+    assert re.fullmatch(r"[^\n]*lock timeout[^\n]*\n", refused.stderr), refused.stderr
+    assert seconds < 20
+    assert left == before
+    assert again.returncode == 0, again.stderr
+
+
+@pytest.mark.parametrize("revision", [FIRST, REVISIONS[2]])
+def test_an_interrupted_index_build_is_healed_by_running_again(url: str, revision: str) -> None:
+    invalid = "SELECT count(*) FROM pg_index WHERE NOT indisvalid"
+    migrate(url, "upgrade", revision)
+    insert(url, "received")
+    with upgrading(url) as upgrade:
+        with reading(url, "SELECT count(*) FROM pg_class"):
+            until(lambda: index_build(url))
+            ((pid,),) = index_build(url)
+            sql(url, "SELECT pg_terminate_backend($1)", pid)
+            _, err = upgrade.communicate(timeout=60)
+        left = sql(url, invalid)
+    again = run(UPGRADE, url)
+
+    assert upgrade.returncode == 1
+    assert re.fullmatch(r"[^\n]+\n", err), err
+    assert left == [(1,)]
+    assert again.returncode == 0, again.stderr
+    assert sql(url, invalid) == [(0,)]
+    assert states(url) == ["received"]
+    assert run(command("alembic", "check"), url).returncode == 0
+
+
+def test_two_upgrades_at_once_both_succeed(url: str) -> None:
+    with upgrading(url) as one, upgrading(url) as other:
+        ends = [process.communicate(timeout=60) for process in (one, other)]
+
+    assert [one.returncode, other.returncode] == [0, 0], ends
+    assert sql(url, "SELECT version_num FROM alembic_version") == [(HEAD,)]
+
+
+@BOTH
+@pytest.mark.parametrize(
+    ("url", "status", "line"),
+    [
+        (None, 2, "DATABASE_URL: missing (it is: Postgres; for example DATABASE_URL=postgres://"),
+        ("", 2, "DATABASE_URL: missing"),
+        ("mysql://user:hunter2@host/name", 2, "DATABASE_URL: must begin with postgres:// or postgresql://"),
+        ("postgres://user:hunter2@127.0.0.1:1/name", 1, "Postgres cannot be reached: ConnectionRefusedError"),
+        ("postgres://user:hunter2@host.invalid/name", 1, "Postgres cannot be reached: gaierror"),
+        ("postgres://user:hunter2@/name?host=/nowhere", 1, "Postgres cannot be reached: FileNotFoundError"),
+        ("postgres://user:hunter2@host/name?sslmode=maybe", 2, "DATABASE_URL: sslmode must be disable, "),
+    ],
+)
+def test_what_keeps_it_from_starting_is_said_in_one_line(
+    words: list[str], url: str | None, status: int, line: str
+) -> None:
+    done = run(words, url)
+
+    assert done.stderr.startswith(line), done.stderr
+    assert done.stderr.count("\n") == 1
+    assert (done.returncode, done.stdout) == (status, "")
+    assert "hunter2" not in done.stderr
+
+
+def test_a_database_that_is_not_there_is_said_in_one_line(url: str) -> None:
+    done = run(UPGRADE, url.replace("/migrations_", "/no_such_"))
+
+    assert re.fullmatch(r'Postgres [^\n]*database "no_such_\w+" does not exist[^\n]*\n', done.stderr)
+    assert done.returncode == 1
+
+
+def test_migrate_is_upgrade_head(url: str) -> None:
+    done = run(command("service", "migrate"), url)
+
+    assert (done.returncode, done.stderr) == (0, "")
+    assert sql(url, "SELECT version_num FROM alembic_version") == [(HEAD,)]
+    assert Path(ROOT / "Procfile").read_text().splitlines()[0] == "release: alembic upgrade head"
