@@ -39,6 +39,9 @@ class Settings(BaseSettings):
         None, description="Postgres", examples=["postgres://user:password@host:5432/name"]
     )
     redis_url: SecretStr | None = Field(None, description="Redis or Valkey", examples=["redis://host:6379/0"])
+    redis_verify_tls: bool = Field(
+        True, description="check the certificate of a rediss:// server; Heroku's are self-signed"
+    )
     storage_url: str | None = Field(
         None, description="where attachments are kept", examples=["s3://bucket/prefix"]
     )
@@ -168,6 +171,14 @@ class Settings(BaseSettings):
         if self.zendesk_url:
             return self.zendesk_url.rstrip("/")
         return f"https://{self.zendesk_subdomain}.zendesk.com" if self.zendesk_subdomain else None
+
+    @property
+    def redis_dsn(self) -> str:
+        """REDIS_URL as redis-py reads it; "" if there is none."""
+        url = self.redis_url.get_secret_value() if self.redis_url else ""
+        if self.redis_verify_tls or not url.startswith("rediss:"):
+            return url
+        return f"{url}{'&' if '?' in url else '?'}ssl_cert_reqs=none"
 
     @property
     def lease(self) -> timedelta:

@@ -48,8 +48,8 @@ async def open_resources(settings: Settings) -> AsyncIterator[Resources]:
 
     Needs the settings named in NEEDED.
     """
-    database_url, redis_url, storage_url = settings.database_url, settings.redis_url, settings.storage_url
-    assert database_url and redis_url and storage_url  # noqa: PT018, S101 the door asked for NEEDED
+    database_url, storage_url = settings.database_url, settings.storage_url
+    assert database_url and storage_url  # noqa: PT018, S101 the door asked for NEEDED
     egress = Egress(_download_hosts(settings), settings.download_private_networks)
     async with AsyncExitStack() as stack:
         engine = create_engine(
@@ -58,7 +58,7 @@ async def open_resources(settings: Settings) -> AsyncIterator[Resources]:
             seconds=settings.database_seconds,
         )
         stack.push_async_callback(engine.dispose)
-        redis = create_redis(redis_url.get_secret_value(), pool_size=settings.redis_pool_size)
+        redis = create_redis(settings.redis_dsn, pool_size=settings.redis_pool_size)
         stack.push_async_callback(redis.aclose, close_connection_pool=True)
         dispatcher = Dispatcher(engine, redis)
         await stack.enter_async_context(background(dispatcher.run))

@@ -42,16 +42,14 @@ async def stop(ctx: dict[str, Any]) -> None:
 
 def worker_settings(settings: Settings) -> type:
     """Make the class that arq reads; each name is a parameter of `arq.worker.Worker`."""
-    assert settings.redis_url  # noqa: S101 __getattr__ asked for it
-    url = settings.redis_url.get_secret_value()
 
     class WorkerSettings:
         functions = (func(run_attempt, name=TASK),)
         on_startup = start
         on_shutdown = stop
         ctx = {"settings": settings}  # noqa: RUF012 arq wants a dict
-        redis_pool = create_redis(url, pool_size=settings.redis_pool_size)
-        redis_settings = _redis_settings(url)  # `arq --check` reads this one
+        redis_pool = create_redis(settings.redis_dsn, pool_size=settings.redis_pool_size)
+        redis_settings = _redis_settings(settings.redis_dsn)  # `arq --check` reads this one
         job_serializer = serialize
         job_deserializer = json.loads
         expires_extra_ms = EXPIRES_MS

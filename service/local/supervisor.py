@@ -51,6 +51,10 @@ async def supervise(
         try:
             yield
         finally:
+            say(
+                "supervisor",
+                f"ending {' and '.join(child.program.name for stage in children for child in stage)}",
+            )
             await _in_any_case(_end(children, hurry), hurry)
             for task in tasks:
                 task.cancel()

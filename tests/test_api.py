@@ -1,0 +1,676 @@
+"""The API over HTTP: who may ask, what it answers, and that no file does anything in a browser."""
+
+import asyncio
+import json
+import os
+import re
+from collections.abc import AsyncIterator
+from contextlib import suppress
+from datetime import UTC, datetime, timedelta
+from email.message import EmailMessage
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote, unquote
+
+import asyncpg
+import pytest
+import structlog
+from aiohttp import ClientError, ClientResponse
+from arq.worker import Worker
+from prometheus_client.parser import text_string_to_metric_families
+from pydantic import SecretStr
+
+from service.config import Settings
+from service.local.zendesk import Zendesk
+from service.models import Attachment, Attempt, IncomingEmail
+from service.resources import Resources
+from service.storage import objects
+from tests.conftest import API_TOKEN, Client, eventually, serving
+
+AUTHORIZED = {"Authorization": f"Bearer {API_TOKEN}"}
+EMAILS = "/api/v1/emails"
+NOON = datetime(2025, 11, 3, 12, 0, tzinfo=UTC)
+ENDPOINTS = [
+    ("GET", EMAILS),
+    ("GET", f"{EMAILS}/1"),
+    ("GET", f"{EMAILS}/1/attachments/0/content"),
+    ("POST", f"{EMAILS}/1/retry"),
+    ("GET", "/api/v1/stats"),
+]
+
+
+async def add(database: asyncpg.Connection, table: str = "incoming_emails", **columns: object) -> int:
+    """Write a row; return its first column, the id of the e-mail."""
+    if table == "incoming_emails":
+        columns = {"zendesk_ticket_id": "4711", **columns}
+    numbers = ", ".join(f"${number}" for number in range(1, len(columns) + 1))
+    statement = f"INSERT INTO {table} ({', '.join(columns)}) VALUES ({numbers}) RETURNING *"
+    number: int = (await database.fetchrow(statement, *columns.values()))[0]
+    return number
+
+
+async def add_file(
+    database: asyncpg.Connection, res: Resources, content: bytes, name: str | None = "file.bin"
+) -> str:
+    """Store a file of an e-mail of its own; return the path of its bytes."""
+
+    async def chunks() -> AsyncIterator[bytes]:
+        yield content
+
+    stored = await objects.put(res.storage, chunks(), name)
+    email_id = await add(database, processing_status="completed")
+    await add(
+        database,
+        "attachments",
+        email_id=email_id,
+        position=0,
+        source_url="https://acme.zendesk.com/attachments/token/x/",
+        file_name=name,
+        status="stored",
+        sha256=stored.sha256,
+        size=stored.size,
+        detected_type=stored.detected_type,
+        object_key=stored.key,
+    )
+    return f"{EMAILS}/{email_id}/attachments/0/content"
+
+
+async def object_path(database: asyncpg.Connection, settings: Settings) -> Path:
+    key = await database.fetchval("SELECT object_key FROM attachments")
+    return Path(str(settings.storage_url).removeprefix("file://")) / key
+
+
+async def ask(
+    client: Client, method: str, path: str, headers: dict[str, str] | None = None
+) -> tuple[ClientResponse, bytes]:
+    headers = AUTHORIZED if headers is None else headers
+    async with client.session.request(method, f"{client.url}{path}", headers=headers) as response:
+        return response, await response.read()
+
+
+async def refused(client: Client, method: str, path: str, status: int, **more: Any) -> dict[str, Any]:
+    """Ask, and make sure that it is refused as the API refuses; return the problem."""
+    response, body = await ask(client, method, path, **more)
+    assert response.status == status, body
+    assert response.content_type == "application/problem+json"
+    problem: dict[str, Any] = json.loads(body)
+    assert problem["status"] == status
+    assert re.fullmatch(r"[a-z_]+", problem["code"])
+    assert problem["detail"]
+    return problem
+
+
+# ── who may ask
+
+
+@pytest.mark.parametrize(
+    "authorization",
+    [
+        None,
+        "",
+        "Bearer",
+        "Bearer ",
+        "Bearer wrong-hunter2",
+        f"Bearer {API_TOKEN}x",
+        f"Bearer {API_TOKEN[:-1]}",
+        f"Basic {API_TOKEN}",
+        API_TOKEN,
+        "Bearer \u00e9\u20ac hunter2",
+    ],
+)
+async def test_without_the_token_nothing_is_told(client: Client, authorization: str | None) -> None:
+    headers = {} if authorization is None else {"Authorization": authorization}
+    for method, path in [*ENDPOINTS, ("GET", "/api"), ("GET", "/api/v1/nothing"), ("GET", "/%61pi/v1/stats")]:
+        response, body = await ask(client, method, path, headers)
+
+        assert (response.status, response.headers["WWW-Authenticate"]) == (401, "Bearer"), path
+        assert response.content_type == "application/problem+json"
+        assert json.loads(body)["code"] == "unauthorized"
+        assert API_TOKEN not in f"{response.headers} {body!r}"
+        assert "hunter2" not in f"{response.headers} {body!r}"
+
+
+async def test_bytes_that_are_no_text_are_no_token(client: Client) -> None:
+    reader, writer = await asyncio.open_connection(client.url.split(":")[1][2:], int(client.url.split(":")[2]))
+    writer.write(b"GET /api/v1/stats HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer \xff\xfe\r\n\r\n")
+
+    assert (await reader.readline()).startswith(b"HTTP/1.1 401 ")
+    writer.close()
+
+
+async def test_the_name_of_the_scheme_may_be_written_in_any_case(client: Client) -> None:
+    for scheme in ("Bearer", "bearer", "BEARER"):
+        response, _ = await ask(client, "GET", EMAILS, {"Authorization": f"{scheme} {API_TOKEN}"})
+
+        assert response.status == 200
+
+
+@pytest.mark.parametrize("token", [None, SecretStr("")])
+async def test_where_no_token_is_set_the_api_is_closed(
+    settings: Settings, zendesk: Zendesk, token: SecretStr | None
+) -> None:
+    async with serving(settings.model_copy(update={"api_token": token}), zendesk) as client:
+        for headers in (AUTHORIZED, {}, {"Authorization": "Bearer "}, {"Authorization": "Bearer None"}):
+            for method, path in ENDPOINTS:
+                problem = await refused(client, method, path, 403, headers=headers)
+
+                assert problem["code"] == "api_closed"
+
+
+# ── the list
+
+
+async def test_the_list_can_be_narrowed_by_status_and_ticket(
+    client: Client, database: asyncpg.Connection
+) -> None:
+    for status in ("received", "queued", "processing", "completed", "failed"):
+        for ticket in ("1", "12345678901234567890123456"):
+            await add(database, zendesk_ticket_id=ticket, processing_status=status)
+
+    async def ids(query: str) -> list[int]:
+        return [email["id"] for email in (await client.get(f"{EMAILS}{query}"))["emails"]]
+
+    assert await ids("") == [10, 9, 8, 7, 6, 5, 4, 3, 2, 1]
+    assert await ids("?status=failed") == [10, 9]
+    assert await ids("?ticket=12345678901234567890123456") == [10, 8, 6, 4, 2]
+    assert await ids("?ticket=1&status=queued") == [3]
+    assert await ids("?ticket=2") == []
+    assert await ids("?ticket=%27%20OR%201%3D1") == []
+
+
+@pytest.mark.parametrize("narrowed", ["", "&status=received", "&ticket=4711", "&status=received&ticket=4711"])
+async def test_pages_neither_repeat_nor_skip_while_emails_come_in(
+    client: Client, database: asyncpg.Connection, narrowed: str
+) -> None:
+    async with database.transaction():  # all at the same time
+        for _ in range(4):
+            await add(database)
+    for _ in range(5):
+        await add(database)
+    pages: list[list[int]] = []
+    query = f"?limit=2{narrowed}"
+    while True:
+        page = await client.get(f"{EMAILS}{query}")
+        pages.append([email["id"] for email in page["emails"]])
+        await add(database)
+        if page["next_cursor"] is None:
+            break
+        query = f"?limit=2{narrowed}&cursor={quote(page['next_cursor'])}"
+
+    assert pages == [[9, 8], [7, 6], [5, 4], [3, 2], [1]]
+
+
+async def test_a_page_has_50_emails_unless_it_is_told_otherwise(
+    client: Client, database: asyncpg.Connection
+) -> None:
+    await database.execute(
+        "INSERT INTO incoming_emails (zendesk_ticket_id) SELECT n FROM generate_series(1, 201) n"
+    )
+
+    assert len((await client.get(EMAILS))["emails"]) == 50
+    assert len((await client.get(f"{EMAILS}?limit=200"))["emails"]) == 200
+    assert len((await client.get(f"{EMAILS}?limit=1"))["emails"]) == 1
+
+
+@pytest.mark.parametrize(
+    ("query", "code"),
+    [
+        ("limit=0", "bad_parameter"),
+        ("limit=201", "bad_parameter"),
+        ("limit=-1", "bad_parameter"),
+        ("limit=many", "bad_parameter"),
+        ("limit=1e1", "bad_parameter"),
+        (f"limit={'9' * 5000}", "bad_parameter"),
+        ("status=done", "bad_parameter"),
+        ("status=", "bad_parameter"),
+        ("tikcet=1", "bad_parameter"),
+        ("ticket=%00", "bad_parameter"),
+        ("cursor=x", "bad_cursor"),
+        ("cursor=%C3%A9%00", "bad_cursor"),
+        ("cursor=MjAyNS0xMS0wM1QxMjowMDowMCswMDowMA==", "bad_cursor"),  # no id
+        ("cursor=MjAyNS0xMS0wM1QxMjowMDowMCAx", "bad_cursor"),  # no time zone
+        ("cursor=MjAyNS0xMS0wM1QxMjowMDowMCswMDowMCAtMQ==", "bad_cursor"),  # id -1
+        ("cursor=MDAwMS0wMS0wMVQwMDowMDowMCsyMzo1OSAx&status=failed", "bad_cursor"),  # before the year 1
+        ("cursor=OTk5OS0xMi0zMVQyMzo1OTowMC0yMzo1OSAx&status=failed", "bad_cursor"),  # after 9999
+    ],
+)
+async def test_a_parameter_that_is_wrong_is_said_to_be(client: Client, query: str, code: str) -> None:
+    problem = await refused(client, "GET", f"{EMAILS}?{query}", 400)
+
+    assert problem["code"] == code
+    if code == "bad_parameter":
+        assert problem["detail"].startswith(query.partition("=")[0])
+
+
+async def test_any_bytes_may_be_asked_for(client: Client) -> None:
+    for ticket in ("%FF%FE", "%ED%A0%80", "%F0%9F%93%A7", "a" * 5000, "%0D%0A"):
+        response, _ = await ask(client, "GET", f"{EMAILS}?ticket={ticket}")
+
+        assert response.status in {200, 400}, ticket
+
+
+# ── one e-mail
+
+
+@pytest.mark.parametrize("path", ["/", "/api/v2/emails", f"{EMAILS}/", f"{EMAILS}/1/attachments", "/.env"])
+async def test_what_is_not_there_is_a_problem_of_its_own(client: Client, path: str) -> None:
+    assert (await refused(client, "GET", path, 404))["code"] == "not_found"
+
+
+@pytest.mark.parametrize(
+    "number",
+    ["1", "0", "-1", "9" * 18, "9" * 19, "9" * 5000, "1.5", "1e3", "abc", "%D9%A1", "%00", "1%20", "None"],
+)
+async def test_a_number_that_no_email_has_is_not_found(client: Client, number: str) -> None:
+    await refused(client, "GET", f"{EMAILS}/{number}", 404)
+    await refused(client, "GET", f"{EMAILS}/{number}/attachments/0/content", 404)
+    await refused(client, "GET", f"{EMAILS}/1/attachments/{number}/content", 404)
+    await refused(client, "POST", f"{EMAILS}/{number}/retry", 404)
+
+
+async def test_an_email_is_shown_with_all_columns_files_and_attempts(
+    client: Client, database: asyncpg.Connection
+) -> None:
+    email_id = await add(
+        database,
+        processing_status="completed",
+        received_at=NOON,
+        started_at=NOON + timedelta(seconds=2.5),
+        completed_at=NOON + timedelta(seconds=6),
+        retry_count=1,
+        attempt_number=2,
+        attachment_urls='["https://acme.zendesk.com/a"]',
+        raw_body=b"raw",
+    )
+    stored = {"status": "stored", "size": 3, "sha256": "ab" * 32, "object_key": f"sha256/ab/{'ab' * 31}"}
+    gone = {"status": "failed", "error_code": "attachment_gone", "error": "It is gone."}
+    for position, columns in enumerate((stored, gone)):
+        await add(
+            database, "attachments", email_id=email_id, position=position, source_url="https://a", **columns
+        )
+    for number, outcome in ((1, "released"), (2, "completed")):
+        await add(
+            database, "attempts", email_id=email_id, number=number, worker="w", started_at=NOON, outcome=outcome
+        )
+
+    email = await client.email(email_id)
+    (listed,) = (await client.get(EMAILS))["emails"]
+
+    columns = {column.name for column in IncomingEmail.__table__.c} - {"raw_body", "raw_headers"}
+    assert set(email) == columns | {"queue_seconds", "processing_seconds", "attachments", "attempts"}
+    assert (email["queue_seconds"], email["processing_seconds"]) == (2.5, 3.5)
+    assert datetime.fromisoformat(email["received_at"]) == NOON
+    assert email["attachment_urls"] == ["https://acme.zendesk.com/a"]
+    first, second = email["attachments"]
+    assert set(first) == {column.name for column in Attachment.__table__.c} - {"email_id"} | {"href"}
+    assert first.items() >= stored.items()
+    assert first["href"] == f"{EMAILS}/{email_id}/attachments/0/content"
+    assert second.items() >= {**gone, "href": None, "size": None, "sha256": None}.items()
+    assert set(email["attempts"][0]) == {column.name for column in Attempt.__table__.c} - {"email_id"}
+    assert [attempt["outcome"] for attempt in email["attempts"]] == ["released", "completed"]
+    assert email == {**listed, "attempts": email["attempts"]}
+
+
+async def test_durations_are_unknown_until_they_are_over(client: Client, database: asyncpg.Connection) -> None:
+    waiting = await client.email(await add(database))
+    running = await client.email(
+        await add(database, processing_status="processing", received_at=NOON, started_at=NOON)
+    )
+
+    assert (waiting["queue_seconds"], waiting["processing_seconds"]) == (None, None)
+    assert (running["queue_seconds"], running["processing_seconds"]) == (0, None)
+
+
+async def test_whatever_zendesk_sent_comes_out_as_json(client: Client, database: asyncpg.Connection) -> None:
+    sent = r'[{"url": "\ud800\u0000\u202e", "id": 12345678901234567890123456, "size": 1e999, "é": "\"<b>"}]'
+    email_id = await add(database, attachment_urls=sent, subject="\x1b[31m<script>\u202e\U0001f4e7")
+
+    for path in (f"{EMAILS}/{email_id}", EMAILS):
+        _, body = await ask(client, "GET", path)
+
+        shown = json.loads(body, parse_constant=pytest.fail)
+        email = shown.get("emails", [shown])[0]
+        assert email["attachment_urls"] == [{**json.loads(sent)[0], "size": None}]
+        assert email["subject"] == "\x1b[31m<script>\u202e\U0001f4e7"
+
+
+async def test_a_webhook_as_strange_as_can_be_accepted_is_shown(client: Client, zendesk: Zendesk) -> None:
+    deep: Any = "deep"
+    for _ in range(90):
+        deep = [deep]
+    url = {"url": "https://acme.zendesk.com/attachments/token/x/?name=\ud800", "deep": deep, "n": 10**26}
+    receipt = await client.send(zendesk.payload(ticket_id=10**26, subject="a\0b\ud800") | {"attachments": [url]})
+
+    email = await client.email(receipt["email_id"])
+
+    assert receipt["status"] == "accepted"
+    assert email["zendesk_ticket_id"] == str(10**26)
+    assert email["attachment_urls"] == [url]
+
+
+# ── the bytes of a file
+
+
+@pytest.mark.parametrize(
+    ("name", "saved"),
+    [
+        ("invoice.pdf", "invoice.pdf"),
+        ("Rechnung Grün €.pdf", "Rechnung Grün €.pdf"),
+        ("\U0001f4e7.eml", "\U0001f4e7.eml"),
+        ("../../etc/passwd", "_.._etc_passwd"),
+        ("C:\\Windows\\evil.exe", "C:_Windows_evil.exe"),
+        ("a\r\nSet-Cookie: a=b\r\n\r\n<script>", "a__Set-Cookie: a=b____<script>"),
+        ('a".pdf; filename="evil.exe', 'a".pdf; filename="evil.exe'),
+        ("a%22%0D%0A.pdf", "a%22%0D%0A.pdf"),
+        ("invoice\u202efdp.exe", "invoice_fdp.exe"),
+        ("\x1b[31m\x7f\x9b\u2028.txt", "_[31m____.txt"),
+        ("x" * 10_000 + ".pdf", "x" * 146 + ".pdf"),
+        ("..", "attachment-0"),
+        (" . ", "attachment-0"),
+        (".htaccess", "htaccess"),
+        ("", "attachment-0"),
+        (None, "attachment-0"),
+    ],
+)
+async def test_a_file_is_saved_under_a_safe_name_whatever_it_is_called(
+    client: Client, database: asyncpg.Connection, res: Resources, name: str | None, saved: str
+) -> None:
+    path = await add_file(database, res, b"content", name)
+
+    response, body = await ask(client, "GET", path)
+
+    (disposition,) = response.headers.getall("Content-Disposition")
+    assert body == b"content"
+    assert disposition.isascii()
+    assert re.fullmatch(r'attachment; filename="[A-Za-z0-9._ -]+"; filename\*=UTF-8\'\'[^ "\';]+', disposition)
+    assert unquote(disposition.partition("''")[2]) == saved
+    assert "Set-Cookie" not in response.headers
+    message = EmailMessage()  # as any parser of headers reads it
+    message["Content-Disposition"] = disposition
+    assert message.get_content_disposition() == "attachment"
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("page.html", b"<!DOCTYPE html><html><script>alert(1)</script></html>"),
+        ("image.svg", b'<svg xmlns="http://www.w3.org/2000/svg" onload="alert(1)"/>'),
+        ("invoice.pdf", b"%PDF-1.7\n" + bytes(range(256))),
+        ("unknown", b"\0\1\2"),
+        ("empty.txt", b""),
+        ("large.bin", bytes(range(256)) * 20_000),
+    ],
+)
+async def test_a_browser_saves_a_file_and_runs_nothing_of_it(
+    client: Client, database: asyncpg.Connection, res: Resources, name: str, content: bytes
+) -> None:
+    path = await add_file(database, res, content, name)
+
+    response, body = await ask(client, "GET", path)
+
+    assert body == content
+    assert response.headers["Content-Length"] == str(len(content))
+    assert response.headers["Content-Disposition"].startswith("attachment;")
+    assert response.headers["X-Content-Type-Options"] == "nosniff"
+    assert response.headers["Content-Security-Policy"] == "sandbox; default-src 'none'"
+    assert "no-store" in response.headers["Cache-Control"]
+    assert response.headers["Content-Type"]
+
+
+async def test_head_answers_as_get_does_and_sends_no_byte(
+    client: Client, database: asyncpg.Connection, res: Resources
+) -> None:
+    path = await add_file(database, res, b"content" * 1000)
+    got, _ = await ask(client, "GET", path)
+    host, port = client.url.removeprefix("http://").split(":")
+    reader, writer = await asyncio.open_connection(host, int(port))
+    for method, asked in (("HEAD", path), ("GET", "/healthz")):  # on one connection
+        head = f"{method} {asked} HTTP/1.1\r\nHost: {host}\r\nAuthorization: Bearer {API_TOKEN}\r\n\r\n"
+        writer.write(head.encode())
+
+    first = (await reader.readuntil(b"\r\n\r\n")).decode()
+    second = (await reader.readuntil(b"\r\n\r\n")).decode()
+    writer.close()
+
+    assert first.startswith("HTTP/1.1 200 ")
+    for header in ("Content-Length", "Content-Disposition", "Content-Type", "Content-Security-Policy"):
+        assert f"{header}: {got.headers[header]}\r\n" in first
+    assert second.startswith("HTTP/1.1 200 ")
+
+
+@pytest.mark.parametrize("status", ["pending", "failed"])
+async def test_a_file_that_is_not_stored_has_no_bytes_yet(
+    client: Client, database: asyncpg.Connection, status: str
+) -> None:
+    email_id = await add(database)
+    await add(database, "attachments", email_id=email_id, position=0, source_url="https://a", status=status)
+
+    problem = await refused(client, "GET", f"{EMAILS}/{email_id}/attachments/0/content", 409)
+
+    assert problem["code"] == "not_stored"
+    await refused(client, "GET", f"{EMAILS}/{email_id}/attachments/1/content", 404)
+
+
+async def test_an_object_that_is_gone_or_damaged_is_a_problem_and_not_half_a_file(
+    client: Client, database: asyncpg.Connection, res: Resources, settings: Settings
+) -> None:
+    path = await add_file(database, res, b"content")
+    place = await object_path(database, settings)
+
+    await asyncio.to_thread(place.write_bytes, b"cont")
+    damaged = await refused(client, "GET", path, 500)
+    await asyncio.to_thread(place.unlink)
+    missing = await refused(client, "GET", path, 500)
+
+    assert (damaged["code"], missing["code"]) == ("object_damaged", "object_missing")
+
+
+async def add_large_file(database: asyncpg.Connection, res: Resources, settings: Settings) -> tuple[str, Path]:
+    """Store a file larger than what lies between the disk and a client."""
+    size = 64 * 1024**2
+    path = await add_file(database, res, b"content")
+    place = await object_path(database, settings)
+    await asyncio.to_thread(os.truncate, place, size)
+    await database.execute("UPDATE attachments SET size = $1", size)
+    return path, place
+
+
+async def test_a_file_that_breaks_on_the_way_breaks_the_connection(
+    client: Client, database: asyncpg.Connection, res: Resources, settings: Settings
+) -> None:
+    """No second answer may end up among the bytes of the first."""
+    path, place = await add_large_file(database, res, settings)
+    received = bytearray()
+
+    with structlog.testing.capture_logs() as logs, pytest.raises(ClientError):
+        async with client.session.get(client.url + path, headers=AUTHORIZED) as response:
+            received += await response.content.readany()
+            await asyncio.to_thread(os.truncate, place, 1000)
+            async for chunk in response.content.iter_any():
+                received += chunk
+
+    assert received.startswith(b"content\0")
+    assert b"HTTP/1.1" not in received
+    assert [line["event"] for line in logs] == ["content_cut_short"]
+
+
+async def test_a_client_that_hangs_up_is_no_error(
+    client: Client, database: asyncpg.Connection, res: Resources, settings: Settings
+) -> None:
+    path, _ = await add_large_file(database, res, settings)
+    with structlog.testing.capture_logs() as logs:
+        response = await client.session.get(client.url + path, headers=AUTHORIZED)
+        await response.content.readany()
+
+        response.close()
+
+        with suppress(TimeoutError):
+            await eventually(lambda: asyncio.sleep(0, logs), seconds=5)
+    assert {line["event"] for line in logs} <= {"content_cut_short"}
+    assert (await ask(client, "GET", "/healthz"))[0].status == 200
+
+
+# ── running it again
+
+
+async def test_a_failed_email_is_run_again_with_a_fresh_budget_and_its_history(
+    client: Client, worker: Worker, database: asyncpg.Connection, zendesk: Zendesk, settings: Settings
+) -> None:
+    url = zendesk.add_file("later.txt", b"later")
+    file = zendesk.desk.files.pop(token := url.split("/")[5])
+    payload = {**zendesk.payload(), "attachments": [{"url": url, "filename": "later.txt"}]}
+    receipt = await client.send(payload)
+    failed = await client.until(receipt["email_id"], "failed")
+    zendesk.desk.files[token] = file
+
+    answer = await client.post(f"{EMAILS}/{failed['id']}/retry")
+    email = await client.until(failed["id"], "completed", "failed")
+
+    assert answer == {"status": "queued", "email_id": failed["id"]}
+    assert failed["processing_error"]
+    assert failed["error_code"]
+    assert (email["processing_status"], email["retry_count"]) == ("completed", 0)
+    assert (email["processing_error"], email["error_code"]) == (None, None)
+    assert [attempt["outcome"] for attempt in email["attempts"]] == ["failed", "completed"]
+    assert email["attempts"][0] == failed["attempts"][0]
+
+
+@pytest.mark.parametrize("status", ["received", "queued", "processing"])
+async def test_an_email_that_is_not_finished_is_not_run_again(
+    client: Client, database: asyncpg.Connection, status: str
+) -> None:
+    email_id = await add(database, processing_status=status)
+
+    problem = await refused(client, "POST", f"{EMAILS}/{email_id}/retry", 409)
+
+    assert problem["code"] == "not_finished"
+    assert (await client.email(email_id))["processing_status"] == status
+
+
+async def test_a_method_that_is_not_offered_is_told_with_those_that_are(client: Client) -> None:
+    response, body = await ask(client, "GET", f"{EMAILS}/1/retry")
+
+    assert (response.status, response.headers["Allow"]) == (405, "POST")
+    assert json.loads(body)["code"] == "method_not_allowed"
+
+
+# ── all of it at once
+
+
+async def test_stats_count_by_status_and_tell_the_age_of_the_oldest(
+    client: Client, database: asyncpg.Connection
+) -> None:
+    empty = await client.get("/api/v1/stats")
+    hour = await database.fetchval("SELECT now() - interval '1 hour'")
+    await add(database, processing_status="completed", received_at=NOON)
+    await add(database, processing_status="queued", received_at=hour)
+    await add(database)
+    await add(database, processing_status="failed", received_at=NOON)
+
+    stats = await client.get("/api/v1/stats")
+
+    nothing = dict.fromkeys(("received", "queued", "processing", "completed", "failed"), 0)
+    assert empty == {
+        "by_status": nothing,
+        "quarantined": 0,
+        "capped": [],
+        "oldest_waiting_seconds": None,
+    }
+    assert stats["by_status"] == {**nothing, "received": 1, "queued": 1, "completed": 1, "failed": 1}
+    assert 3600 <= stats["oldest_waiting_seconds"] < 3700
+
+
+async def test_a_count_says_when_it_is_not_complete(client: Client, database: asyncpg.Connection) -> None:
+    await database.execute(
+        "INSERT INTO incoming_emails (zendesk_ticket_id, processing_status)"
+        " SELECT n, 'completed' FROM generate_series(1, 10001) n"
+    )
+
+    stats = await client.get("/api/v1/stats")
+
+    assert (stats["by_status"]["completed"], stats["capped"]) == (10_000, ["completed"])
+
+
+async def test_metrics_are_prometheus_text_with_a_help_for_each(
+    client: Client, database: asyncpg.Connection, zendesk: Zendesk
+) -> None:
+    await client.send(zendesk.payload())
+
+    response, body = await ask(client, "GET", "/metrics", {})
+
+    assert response.headers["Content-Type"].startswith("text/plain; version=")
+    families = {family.name: family for family in text_string_to_metric_families(body.decode())}
+    ours = {name: family for name, family in families.items() if name.startswith("holdfast_")}
+    assert {"holdfast_webhooks", "holdfast_emails", "holdfast_oldest_waiting_seconds"} <= set(ours)
+    assert all(family.documentation for family in ours.values())
+    counts = {sample.labels["status"]: sample.value for sample in ours["holdfast_emails"].samples}
+    assert set(counts) == {"received", "queued", "processing", "completed", "failed"}
+    assert sum(counts.values()) == 1
+
+
+# ── when something is away
+
+
+async def test_ready_is_who_has_all_three(client: Client) -> None:
+    ready = await client.get("/readyz")
+
+    assert ready["status"] == "ready"
+    assert {name: check["ok"] for name, check in ready["checks"].items()} == {
+        "database": True,
+        "redis": True,
+        "storage": True,
+    }
+
+
+@pytest.mark.parametrize(
+    ("away", "changes"),
+    [
+        ("database", {"database_url": SecretStr("postgres://user:hunter2@127.0.0.1:1/name")}),
+        ("redis", {"redis_url": SecretStr("redis://:hunter2@127.0.0.1:1")}),
+        ("storage", {"storage_url": "file:///proc/hunter2"}),
+    ],
+)
+async def test_who_is_not_ready_says_what_is_away(
+    settings: Settings, zendesk: Zendesk, away: str, changes: dict[str, Any]
+) -> None:
+    async with serving(settings.model_copy(update=changes), zendesk) as client:
+        answer = await client.get("/readyz", status=503)
+        alive = await client.get("/healthz")
+
+    assert answer["status"] == "not_ready"
+    assert {name: check["ok"] for name, check in answer["checks"].items()} == {
+        name: name != away for name in ("database", "redis", "storage")
+    }
+    assert "hunter2" not in str(answer)
+    assert alive == {"status": "ok"}
+
+
+async def swallow(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    """Take whatever comes, and never answer."""
+    with suppress(ConnectionError):
+        while await reader.read(1000):
+            pass
+    writer.close()
+
+
+@pytest.mark.parametrize("kind", ["refuses", "hangs"])
+async def test_without_postgres_the_api_asks_to_come_again(
+    settings: Settings, zendesk: Zendesk, kind: str
+) -> None:
+    async with await asyncio.start_server(swallow, "127.0.0.1", 0) as server:
+        port = server.sockets[0].getsockname()[1] if kind == "hangs" else 1
+        away = {
+            "database_url": SecretStr(f"postgres://u:hunter2@127.0.0.1:{port}/name?sslmode=disable"),
+            "database_seconds": 0.3,
+        }
+        async with serving(settings.model_copy(update=away), zendesk) as client:
+            for method, path in ENDPOINTS:
+                response, body = await ask(client, method, path)
+
+                assert (response.status, response.headers["Retry-After"]) == (503, "10"), path
+                assert response.content_type == "application/problem+json"
+                assert json.loads(body)["code"] in {"database_unavailable", "database_slow"}
+                assert b"hunter2" not in body
+            _, body = await ask(client, "GET", "/metrics")
+            assert b"# HELP holdfast_emails" in body
+            assert b'holdfast_emails{status="' not in body
