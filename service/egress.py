@@ -99,12 +99,10 @@ class Egress:
     def _is_allowed(self, host: str) -> bool:
         globs = [glob.lower().strip("[]") for glob in self.hosts]
         if ":" in host or _NUMERIC.fullmatch(host):
-            return host in globs
-        return (
-            len(host) <= 253
-            and bool(_NAME.fullmatch(host))
-            and any(fnmatchcase(host, glob) for glob in globs)
-        )
+            may_match = self.private_networks and _is_address(host)
+            return host in globs or (may_match and any(fnmatchcase(host, glob) for glob in globs))
+        is_name = len(host) <= 253 and bool(_NAME.fullmatch(host))
+        return is_name and any(fnmatchcase(host, glob) for glob in globs)
 
 
 class _Resolver(AbstractResolver):
@@ -122,6 +120,15 @@ class _Resolver(AbstractResolver):
 
     async def close(self) -> None:
         await self._resolver.close()
+
+
+def _is_address(host: str) -> bool:
+    """Tell an address as it is usually written from decimal, octal and other tricks."""
+    try:
+        ip_address(host)
+    except ValueError:
+        return False
+    return True
 
 
 def _is_public(address: str) -> bool:

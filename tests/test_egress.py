@@ -141,9 +141,18 @@ def test_any_other_address_of_a_file_is_refused(url: str, encoded: bool) -> None
 )
 def test_an_address_in_numbers_is_no_name_that_a_glob_could_match(host: str) -> None:
     with pytest.raises(Permanent):
-        Egress(("*", "*.*", "127.0.0.*"), private_networks=True).check_url(
-            URL(f"http://{host}/", encoded=True)
-        )
+        Egress(("*", "*.*", "127.0.0.*")).check_url(URL(f"https://{host}/", encoded=True))
+
+
+@pytest.mark.parametrize("host", ["127.1", "2130706433", "0x7f000001", "0177.0.0.1", "1.2.3.4.5", "a.0x"])
+def test_an_address_in_odd_numbers_is_refused_also_where_private_ones_are_allowed(host: str) -> None:
+    with pytest.raises(Permanent):
+        Egress(("*", "*.*"), private_networks=True).check_url(URL(f"http://{host}/", encoded=True))
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "10.1.2.3", "[::1]"])
+def test_where_private_networks_are_allowed_a_glob_covers_addresses_too(host: str) -> None:
+    Egress(("*",), private_networks=True).check_url(URL(f"http://{host}:8080/", encoded=True))
 
 
 @pytest.mark.parametrize(("host", "glob"), [("127.0.0.1", "127.0.0.1"), ("[::1]", "::1"), ("[::1]", "[::1]")])

@@ -129,7 +129,8 @@ def _migrate(variables: Mapping[str, str]) -> None:
     )
     if done.returncode != 0:
         lines = (done.stderr or done.stdout).strip().splitlines() or ["it said nothing"]
-        raise ServerError(f"the migrations failed: {lines[-1]}")
+        # 2 is a setting's fault, and the line says which.
+        raise ServerError(lines[-1] if done.returncode == 2 else f"the migrations failed: {lines[-1]}")
 
 
 def _forget(data_dir: Path) -> None:

@@ -21,7 +21,8 @@ def summarize(stack: Stack, play: Play) -> Text:
         if email["processing_status"] == "failed":
             text.append(f"  e-mail {email['id']} failed: {email['processing_error']}\n", style="red")
     text.append(f"  {_counts(play)}\n\n", style="bold")
-    for name, value in _places(stack, play.emails):
+    places = _places(stack, play.emails)
+    for name, value in [place for place in places if place[0] == "logs"] if play.errors else places:
         text.append(f"  {name:<9}", style="bold")
         text.append(f" {value}\n")
     return text
