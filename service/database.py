@@ -4,7 +4,7 @@ import asyncio
 import random
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import Any, TypeVar
 
 import asyncpg
@@ -17,6 +17,9 @@ T = TypeVar("T")
 
 # By then a lease has run out, and the job is somebody else's.
 INSIST_SECONDS = 60.0
+
+# The connections of a pool are closed one after the other.
+GOODBYE_SECONDS = 0.2
 
 # Statements that outlived their caller's budget; the set keeps them referenced until they end.
 _abandoned: set[asyncio.Task[Any]] = set()
@@ -36,6 +39,7 @@ def create_engine(url: str, *, pool_size: int, seconds: float) -> AsyncEngine:
             dsn,
             timeout=seconds,
             command_timeout=2 * seconds,
+            connection_class=_Connection,
             server_settings={"application_name": "holdfast"},
         )
 
@@ -48,6 +52,14 @@ def create_engine(url: str, *, pool_size: int, seconds: float) -> AsyncEngine:
         isolation_level="AUTOCOMMIT",
         hide_parameters=True,
     )
+
+
+class _Connection(asyncpg.Connection):  # type: ignore[misc] # asyncpg has no types
+    """Says goodbye without insisting on an answer: else a dead server held up the end of the process."""
+
+    async def close(self, *, timeout: float | None = None) -> None:  # noqa: ASYNC109 asyncpg's signature
+        with suppress(TimeoutError, OSError, asyncpg.InterfaceError):
+            await super().close(timeout=timeout or GOODBYE_SECONDS)
 
 
 @asynccontextmanager

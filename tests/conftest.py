@@ -11,8 +11,7 @@ from typing import Any, TypeVar, cast
 
 import asyncpg
 import pytest
-from aiohttp import ClientSession
-from aiohttp.test_utils import TestServer
+from aiohttp import ClientSession, web
 from arq.worker import Worker, create_worker
 from blockbuster import BlockBuster, blockbuster_ctx
 from pydantic import SecretStr
@@ -23,6 +22,7 @@ from service.local.servers import postgres, valkey
 from service.local.zendesk import Zendesk
 from service.resources import Resources, open_resources
 from service.web.app import create_app
+from service.web.keys import RES
 from service.worker import worker_settings
 
 T = TypeVar("T")
@@ -122,11 +122,18 @@ async def res(settings: Settings) -> AsyncIterator[Resources]:
 class Client:
     """The web process over HTTP, as Zendesk and an operator see it."""
 
-    def __init__(self, url: str, session: ClientSession, zendesk: Zendesk) -> None:
-        self.url = url
+    def __init__(self, runner: web.AppRunner, session: ClientSession, zendesk: Zendesk) -> None:
+        self.url = f"http://127.0.0.1:{runner.addresses[0][1]}"
         self.session = session
         self.zendesk = zendesk
-        self.webhook = f"{url}/webhooks/zendesk"
+        self.webhook = f"{self.url}/webhooks/zendesk"
+        self.res = runner.app[RES]
+        self._runner = runner
+
+    async def stop(self) -> None:
+        """Stop as at SIGTERM, within the time that a platform gives us."""
+        async with asyncio.timeout(25):
+            await self._runner.cleanup()
 
     async def send(self, payload: dict[str, Any] | bytes, **more: Any) -> dict[str, Any]:
         answer = await self.zendesk.send(self.webhook, payload, **more)
@@ -171,8 +178,16 @@ async def eventually(condition: Callable[[], Awaitable[T | None]], seconds: floa
 
 @asynccontextmanager
 async def serving(settings: Settings, zendesk: Zendesk) -> AsyncIterator[Client]:
-    async with TestServer(create_app(settings)) as server, ClientSession() as session:
-        yield Client(str(server.make_url("")).rstrip("/"), session, zendesk)
+    """Run the web server as `serve` does; aiohttp's TestServer would cancel a handler whose client leaves."""
+    runner = web.AppRunner(create_app(settings), access_log=None, shutdown_timeout=2, auto_decompress=False)
+    async with ClientSession() as session:
+        await runner.setup()
+        await web.TCPSite(runner, "127.0.0.1", 0).start()
+        client = Client(runner, session, zendesk)
+        try:
+            yield client
+        finally:
+            await client.stop()
 
 
 @pytest.fixture

@@ -180,7 +180,9 @@ def test_lists_are_comma_separated_and_blanks_do_not_count(read: Read) -> None:
 def test_the_account_is_the_subdomain_or_another_address(read: Read) -> None:
     assert read().account_url is None
     assert read(ZENDESK_SUBDOMAIN="acme").account_url == "https://acme.zendesk.com"
-    assert read(ZENDESK_SUBDOMAIN="acme", ZENDESK_URL="http://127.0.0.1:1/").account_url == "http://127.0.0.1:1"
+    assert (
+        read(ZENDESK_SUBDOMAIN="acme", ZENDESK_URL="http://127.0.0.1:1/").account_url == "http://127.0.0.1:1"
+    )
 
 
 def test_settings_are_frozen_and_show_no_secret(read: Read) -> None:
@@ -240,7 +242,10 @@ async def test_postgres_urls_mean_what_they_mean_everywhere(
         ("redis://host:6380/2", {"host": "host", "port": 6380, "db": 2}),
         ("redis://:p%40%2F%3A%25@host", {"host": "host", "password": "p@/:%"}),
         ("redis://us%C3%A9r:p@host?db=3", {"host": "host", "username": "usér", "password": "p", "db": 3}),
-        ("rediss://u:p@host:1", {"host": "host", "port": 1, "username": "u", "password": "p", "tls": "required"}),
+        (
+            "rediss://u:p@host:1",
+            {"host": "host", "port": 1, "username": "u", "password": "p", "tls": "required"},
+        ),
         ("rediss://:p@host?ssl_cert_reqs=none", {"host": "host", "password": "p", "tls": "none"}),
         ("unix:///tmp/a%20b.sock", {"path": "/tmp/a b.sock"}),
         ("unix://:p%40@/tmp/r.sock?db=1", {"path": "/tmp/r.sock", "password": "p@", "db": 1}),
@@ -250,10 +255,9 @@ async def test_both_redis_clients_read_a_url_alike(
     read: Read, url: str, expected: dict[str, str | int]
 ) -> None:
     """`arq --check` has its own client; it looks where the worker works."""
-    value = read(REDIS_URL=url).redis_url
-    assert value
-    pool = create_redis(value.get_secret_value(), pool_size=2).connection_pool
-    check = _redis_settings(value.get_secret_value())
+    dsn = read(REDIS_URL=url).redis_dsn
+    pool = create_redis(dsn, pool_size=2).connection_pool
+    check = _redis_settings(dsn)
 
     connection = pool.connection_class(**pool.connection_kwargs)
     ours = {name: getattr(connection, name, None) for name in ("host", "port", "path", "db")}
@@ -274,6 +278,18 @@ async def test_both_redis_clients_read_a_url_alike(
     assert theirs == ours
     defaults = {"db": 0} if is_unix else {"port": 6379, "db": 0}
     assert {name: value for name, value in ours.items() if value is not None} == defaults | expected
+
+
+@pytest.mark.parametrize("url", ["rediss://:p@host", "rediss://:p@host?db=2"])
+def test_a_self_signed_redis_is_taken_if_that_is_wanted(read: Read, url: str) -> None:
+    for verify, expected in (("", "required"), ("true", "required"), ("false", "none")):
+        dsn = read(REDIS_URL=url, REDIS_VERIFY_TLS=verify).redis_dsn
+        ours = create_redis(dsn, pool_size=2).connection_pool.connection_kwargs
+
+        assert ours.get("ssl_cert_reqs", "required") == expected
+        assert _redis_settings(dsn).ssl_cert_reqs == expected
+        assert ours.get("db", 0) == _redis_settings(dsn).database
+    assert read(REDIS_URL="redis://host", REDIS_VERIFY_TLS="false").redis_dsn == "redis://host"
 
 
 def example() -> dict[str, tuple[str | None, str]]:

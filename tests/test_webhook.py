@@ -6,6 +6,7 @@ import gzip
 import json
 import logging
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -13,12 +14,12 @@ import uuid
 from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 from typing import Any
 
 import asyncpg
 import pytest
-from aiohttp import ClientSession, web
+from aiohttp import ClientSession
+from prometheus_client.parser import text_string_to_metric_families
 from pydantic import SecretStr
 from sqlalchemy.pool import QueuePool
 from structlog.testing import capture_logs
@@ -27,11 +28,9 @@ from service.config import Settings
 from service.local.sender import Answer, sign_headers
 from service.local.zendesk import Zendesk
 from service.resources import Resources
-from service.web.app import create_app
-from service.web.keys import RES
-from service.zendesk.signature import INVOCATION_ID, SIGNATURE, TIMESTAMP, WEBHOOK_ID, sign
-from tests.conftest import ROOT, Client, eventually, working
-from tests.proxy import Proxy, before_postgres, before_redis
+from service.zendesk.signature import ACCOUNT_ID, INVOCATION_ID, SIGNATURE, TIMESTAMP, WEBHOOK_ID, sign
+from tests.conftest import ROOT, Client, eventually, serving, working
+from tests.proxy import before_postgres, before_redis
 
 # Tells a hang from an answer, also on a machine that is busy.
 NO_HANG = 30
@@ -47,40 +46,6 @@ def no_traceback(caplog: pytest.LogCaptureFixture) -> Iterator[None]:
     assert [event for event in events if event["log_level"] == "error" or event.get("exc_info")] == []
     records = caplog.get_records("call")
     assert [r.getMessage() for r in records if r.exc_info or r.levelno >= logging.ERROR] == []
-
-
-class Server(Client):
-    """The web process, and what it holds."""
-
-    def __init__(self, runner: web.AppRunner, session: ClientSession, zendesk: Zendesk) -> None:
-        super().__init__(f"http://127.0.0.1:{runner.addresses[0][1]}", session, zendesk)
-        self.res = runner.app[RES]
-        self._runner = runner
-
-    async def stop(self) -> None:
-        """Stop as at SIGTERM."""
-        async with asyncio.timeout(NO_HANG):
-            await self._runner.cleanup()
-
-
-@asynccontextmanager
-async def serving(settings: Settings, zendesk: Zendesk) -> AsyncIterator[Server]:
-    """Run the web server as `serve` does; aiohttp's TestServer would cancel a handler whose client leaves."""
-    runner = web.AppRunner(create_app(settings), access_log=None, shutdown_timeout=5, auto_decompress=False)
-    async with ClientSession() as session:
-        await runner.setup()
-        await web.TCPSite(runner, "127.0.0.1", 0).start()
-        server = Server(runner, session, zendesk)
-        try:
-            yield server
-        finally:
-            await server.stop()
-
-
-@pytest.fixture
-async def client(settings: Settings, zendesk: Zendesk, res: Resources) -> AsyncIterator[Server]:
-    async with serving(settings, zendesk) as server:
-        yield server
 
 
 async def post(client: Client, body: bytes | dict[str, Any], **headers: str | None) -> Answer:
@@ -252,6 +217,17 @@ async def test_an_event_that_we_do_not_use_is_ignored_and_counted_by_its_type(
     assert await count(database) == 0
 
 
+@pytest.mark.parametrize("kind", ["", '\n"}\\', "\0\ud800", "é" * 5000, "ticket.created"])
+async def test_an_event_of_any_type_is_answered_and_the_metrics_stay_readable(
+    kind: str, client: Client, database: asyncpg.Connection
+) -> None:
+    answer = await post(client, {"type": f"zen:event-type:{kind}", "id": "x"})
+
+    assert answer.json()["status"] == ("quarantined" if kind == "ticket.created" else "ignored")
+    async with client.session.get(f"{client.url}/metrics") as response:
+        assert list(text_string_to_metric_families(await response.text()))
+
+
 # Quarantined
 
 
@@ -385,7 +361,7 @@ async def test_what_zendesk_did_not_sign_is_refused_with_the_reason_and_leaves_n
     assert answer.status == 401
     assert problem(answer)["code"] == code
     assert SECRET.encode() not in answer.body
-    assert signed(TICKET)[SIGNATURE] not in answer.body.decode()
+    assert re.search(rb"[A-Za-z0-9+/]{43}=", answer.body) is None, "a signature that would have fitted"
     assert await count(database) == 0
     assert await metric(client, counted) == before + 1
 
@@ -576,6 +552,17 @@ async def test_a_client_that_leaves_amid_its_body_leaves_nothing(
     assert await count(database) == 0
 
 
+async def test_a_client_that_does_not_wait_for_its_answer_is_on_record_all_the_same(
+    client: Client, database: asyncpg.Connection
+) -> None:
+    async with connect(client) as (_, writer):
+        writer.write(head(TICKET, announce=len(TICKET)) + TICKET)
+        await writer.drain()
+        writer.close()
+
+        assert await eventually(lambda: bodies(database)) == [TICKET]
+
+
 BROKEN_FRAMING = {
     "a chunk without a size": (b"Transfer-Encoding: chunked", b"xyz\r\n"),
     "a chunk that is longer than it says": (b"Transfer-Encoding: chunked", b"2\r\nabcdefgh\r\n0\r\n\r\n"),
@@ -659,7 +646,7 @@ DATES = [
     "infinity",
     "1e400",
     "\u0000",
-    "٢٠٢٦-٠١-٠١T٠٠:٠٠:٠٠Z",
+    "\u0662\u0660\u0662\u0666-01-01T00:00:00Z",
 ]
 EMAILS |= {f"dated {date!a}": json.dumps({"ticket_id": 1, "received_at": date}).encode() for date in DATES}
 
@@ -705,16 +692,14 @@ async def test_a_number_of_26_digits_keeps_each_of_them(client: Client) -> None:
 
 
 @pytest.mark.parametrize("body", [TICKET, b"?"])
-@pytest.mark.parametrize(
-    "header", [INVOCATION_ID, WEBHOOK_ID, "X-Zendesk-Account-Id", "X-Any", "User-Agent", "Authorization"]
-)
-@pytest.mark.parametrize("value", [b"\xff\xfe \xe2\x82", b"\xc3\xa9", b"", b" ", b"x" * 8000])
+@pytest.mark.parametrize("value", [b"\xff\xfe \xe2\x82", b"\xc3\xa9", b"", b" ", b"x" * 1000])
 async def test_header_values_of_any_bytes_do_no_harm(
-    value: bytes, header: str, body: bytes, client: Client, database: asyncpg.Connection
+    value: bytes, body: bytes, client: Client, database: asyncpg.Connection
 ) -> None:
-    request = head(body, announce=len(body), **{header: "@"}).replace(b": @\r\n", b": " + value + b"\r\n")
+    names = [INVOCATION_ID, WEBHOOK_ID, ACCOUNT_ID, "X-Any", "User-Agent", "Authorization"]
+    request = head(body, announce=len(body), **dict.fromkeys(names, "@"))
 
-    answers = [await raw(client, request, body=body) for _ in range(2)]
+    answers = [await raw(client, request.replace(b": @", b": " + value), body=body) for _ in range(2)]
 
     assert [status_of(answer) for answer in answers] == [200, 200], answers
     assert await count(database) == 1
@@ -752,7 +737,7 @@ def check_try_again(answer: Answer) -> None:
 async def test_while_postgres_is_away_zendesk_is_asked_to_try_again(
     settings: Settings, zendesk: Zendesk, res: Resources, database: asyncpg.Connection
 ) -> None:
-    async with before_postgres(settings) as (proxy, settings), serving(settings, zendesk) as client:
+    async with before_postgres(settings) as (proxy, proxied), serving(proxied, zendesk) as client:
         proxy.cut()
         answers = [await post(client, body) for body in (TICKET, b"?", TICKET)]
         await proxy.resume()
@@ -767,7 +752,7 @@ async def test_while_postgres_is_away_zendesk_is_asked_to_try_again(
 async def test_what_needs_no_postgres_is_answered_while_it_is_away(
     settings: Settings, zendesk: Zendesk, res: Resources
 ) -> None:
-    async with before_postgres(settings) as (proxy, settings), serving(settings, zendesk) as client:
+    async with before_postgres(settings) as (proxy, proxied), serving(proxied, zendesk) as client:
         proxy.cut()
         statuses = [
             (await post(client, {"type": "zen:event-type:ticket.merged"})).status,
@@ -784,9 +769,10 @@ async def test_what_needs_no_postgres_is_answered_while_it_is_away(
 
 @pytest.mark.parametrize("connected", [True, False])
 async def test_a_postgres_that_does_not_answer_is_not_waited_for(
-    connected: bool, settings: Settings, zendesk: Zendesk, res: Resources, database: asyncpg.Connection
+    *, connected: bool, settings: Settings, zendesk: Zendesk, res: Resources, database: asyncpg.Connection
 ) -> None:
-    async with before_postgres(impatient(settings)) as (proxy, settings), serving(settings, zendesk) as client:
+    brief = impatient(settings)
+    async with before_postgres(brief) as (proxy, proxied), serving(proxied, zendesk) as client:
         if connected:
             await post_again(client, b'{"ticket_id": "before"}')
         proxy.freeze()
@@ -803,7 +789,7 @@ async def test_a_postgres_that_does_not_answer_is_not_waited_for(
 async def test_a_slow_postgres_is_waited_for_within_the_budget(
     settings: Settings, zendesk: Zendesk, res: Resources, database: asyncpg.Connection
 ) -> None:
-    async with before_postgres(settings) as (proxy, settings), serving(settings, zendesk) as client:
+    async with before_postgres(settings) as (proxy, proxied), serving(proxied, zendesk) as client:
         proxy.delay = 0.05
 
         answer = await post(client, TICKET)
@@ -815,7 +801,7 @@ async def test_a_slow_postgres_is_waited_for_within_the_budget(
 async def test_a_restart_of_postgres_between_two_webhooks_is_not_noticed(
     settings: Settings, zendesk: Zendesk, res: Resources, database: asyncpg.Connection
 ) -> None:
-    async with before_postgres(settings) as (proxy, settings), serving(settings, zendesk) as client:
+    async with before_postgres(settings) as (proxy, proxied), serving(proxied, zendesk) as client:
         await asyncio.gather(*(client.send(zendesk.payload()) for _ in range(30)))  # fills the pool
         for _ in range(3):
             proxy.cut()
@@ -844,7 +830,7 @@ async def test_connections_that_a_failover_left_behind_are_given_up(
 ) -> None:
     """A dead peer says nothing: each dead connection may cost one answer, but none is tried twice."""
     settings = impatient(settings)
-    async with before_postgres(settings) as (proxy, settings), serving(settings, zendesk) as client:
+    async with before_postgres(settings) as (proxy, proxied), serving(proxied, zendesk) as client:
         await asyncio.gather(*(post_again(client, zendesk.payload()) for _ in range(10)))
         proxy.strand()
         await asyncio.gather(*(post_again(client, zendesk.payload()) for _ in range(10)))
@@ -853,7 +839,7 @@ async def test_connections_that_a_failover_left_behind_are_given_up(
     assert await count(database) == 20
 
 
-async def is_idle(client: Server) -> bool:
+async def is_idle(client: Client) -> bool:
     """Tell whether each connection is back in the pool."""
     pool = client.res.engine.pool
     assert isinstance(pool, QueuePool)
@@ -915,7 +901,8 @@ async def test_requests_that_were_given_up_leave_no_backend_behind(
 async def test_50_failures_leave_neither_task_nor_connection(
     fault: str, settings: Settings, zendesk: Zendesk, res: Resources, database: asyncpg.Connection
 ) -> None:
-    async with before_postgres(impatient(settings)) as (proxy, settings), serving(settings, zendesk) as client:
+    brief = impatient(settings)
+    async with before_postgres(brief) as (proxy, proxied), serving(proxied, zendesk) as client:
         await asyncio.gather(*(post_again(client, zendesk.payload()) for _ in range(4)))
         await eventually(lambda: is_idle(client))
         before = ours()
@@ -945,6 +932,7 @@ def ours() -> int:
 @pytest.mark.parametrize("cuts", [True, False])
 @pytest.mark.parametrize("kind", ["email", "unreadable"])
 async def test_a_commit_of_unknown_outcome_is_neither_lost_nor_doubled(
+    *,
     kind: str,
     cuts: bool,
     arrives: bool,
@@ -957,7 +945,7 @@ async def test_a_commit_of_unknown_outcome_is_neither_lost_nor_doubled(
     marker = uuid.uuid4().hex.encode()
     body = b'{"ticket_id": "%s"}' % marker if kind == "email" else marker
     invocation = {INVOCATION_ID: "one"}
-    async with before_postgres(settings) as (proxy, settings), serving(settings, zendesk) as client:
+    async with before_postgres(settings) as (proxy, proxied), serving(proxied, zendesk) as client:
         await post(client, TICKET)
         proxy.trip(marker, arrives=arrives, cuts=cuts)
 
@@ -977,7 +965,7 @@ async def test_breaking_each_chunk_to_postgres_in_turn_loses_and_doubles_nothing
     settings: Settings, zendesk: Zendesk, res: Resources, database: asyncpg.Connection
 ) -> None:
     """Whatever Postgres was being told when the line broke."""
-    async with before_postgres(settings) as (proxy, settings), serving(settings, zendesk) as client:
+    async with before_postgres(settings) as (proxy, proxied), serving(proxied, zendesk) as client:
         for number, arrives in ((number, arrives) for number in range(12) for arrives in (True, False)):
             body = json.dumps(zendesk.payload(ticket_id=f"{number}-{arrives}")).encode()
             proxy.drop()
@@ -995,8 +983,10 @@ async def test_breaking_each_chunk_to_postgres_in_turn_loses_and_doubles_nothing
 async def test_a_server_stops_though_postgres_does_not_answer(
     settings: Settings, zendesk: Zendesk, res: Resources
 ) -> None:
-    async with before_postgres(settings) as (proxy, settings), serving(settings, zendesk) as client:
-        await client.send(zendesk.payload())
+    """A request that is under way gets its answer, and no connection is waited for."""
+    brief = impatient(settings, database_pool_size=10)
+    async with before_postgres(brief) as (proxy, proxied), serving(proxied, zendesk) as client:
+        await asyncio.gather(*(post_again(client, zendesk.payload()) for _ in range(50)))  # fills the pool
         await eventually(lambda: is_idle(client))
         proxy.freeze()
         answering = asyncio.create_task(post(client, zendesk.payload()))
@@ -1007,7 +997,7 @@ async def test_a_server_stops_though_postgres_does_not_answer(
     check_try_again(await answering)
 
 
-async def is_busy(client: Server) -> bool:
+async def is_busy(client: Client) -> bool:
     return not await is_idle(client)
 
 
@@ -1024,9 +1014,9 @@ async def broken_redis(fault: str, settings: Settings, res: Resources) -> AsyncI
         finally:
             await res.redis.config_set("maxmemory", "0")
         return
-    async with before_redis(settings) as (proxy, settings):
+    async with before_redis(settings) as (proxy, proxied):
         proxy.cut() if fault == "away" else proxy.freeze()
-        yield settings
+        yield proxied
 
 
 @pytest.mark.parametrize("fault", ["away", "frozen", "full"])
@@ -1064,21 +1054,26 @@ async def test_the_answer_does_not_wait_for_redis(
     assert {receipt["status"] for receipt in receipts} == {"accepted"}
 
 
+@pytest.mark.parametrize("fault", ["cut", "freeze", "drop", "strand"])
 async def test_ringing_goes_on_by_itself_when_redis_is_back(
-    settings: Settings, zendesk: Zendesk, res: Resources
+    fault: str, settings: Settings, zendesk: Zendesk, res: Resources
 ) -> None:
-    async with before_redis(settings) as (proxy, settings), serving(settings, zendesk) as client:
-        for fault in (proxy.cut, proxy.freeze, proxy.drop, proxy.strand):
-            fault()
-            await client.send(zendesk.payload())
-            await proxy.resume()
+    async with before_redis(settings) as (proxy, proxied), serving(proxied, zendesk) as client:
+        first = await client.send(zendesk.payload())
+        await client.until(first["email_id"], "queued")
+        getattr(proxy, fault)()
+        await client.send(zendesk.payload())
+        await proxy.resume()
 
-            async def queued() -> bool:
-                receipt = await client.send(zendesk.payload())
-                email = await client.email(receipt["email_id"])
-                return bool(email["processing_status"] == "queued")
+        async def queued() -> bool:
+            """What is rung on a dead connection may be left to the sweep, which runs in workers."""
+            receipt = await client.send(zendesk.payload())
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(3):
+                    return bool(await client.until(receipt["email_id"], "queued"))
+            return False
 
-            assert await eventually(queued)
+        assert await eventually(queued)
 
 
 # The end of the process
@@ -1088,7 +1083,7 @@ async def test_a_request_in_flight_gets_its_answer_when_the_server_is_told_to_st
     settings: Settings, zendesk: Zendesk, res: Resources, database_url: str, database: asyncpg.Connection
 ) -> None:
     body = json.dumps(zendesk.payload()).encode()
-    with web_process(settings) as process:
+    async with web_process(settings) as process:
         async with ClientSession() as session:
             client = Client(f"http://127.0.0.1:{process.port}", session, zendesk)
             await eventually(lambda: is_up(client))
@@ -1128,15 +1123,14 @@ class WebProcess(subprocess.Popen[bytes]):
         super().__init__([sys.executable, "-m", "service", "web"], cwd=ROOT, env=environment)
 
 
-@contextlib.contextmanager
-def web_process(settings: Settings) -> Iterator[WebProcess]:
-    process = WebProcess(settings)
+@asynccontextmanager
+async def web_process(settings: Settings) -> AsyncIterator[WebProcess]:
+    process = await asyncio.to_thread(WebProcess, settings)
     try:
         yield process
     finally:
-        if process.poll() is None:
-            process.kill()
-            process.wait()
+        process.kill()
+        await asyncio.to_thread(process.wait)
 
 
 async def is_up(client: Client) -> bool:

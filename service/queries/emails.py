@@ -3,7 +3,7 @@
 import base64
 import binascii
 from collections.abc import Sequence
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
@@ -96,9 +96,10 @@ def _read_cursor(cursor: str) -> tuple[datetime, int]:
     try:
         time, _, number = base64.urlsafe_b64decode(cursor.encode()).decode().partition(" ")
         received_at, email_id = datetime.fromisoformat(time), int(number)
-    except (ValueError, binascii.Error):
+        is_time = received_at.tzinfo is not None and received_at.astimezone(UTC)
+    except (ValueError, OverflowError, binascii.Error):
         raise Rejected(400, "bad_cursor", "The cursor is not one that a page gave.") from None
-    if received_at.tzinfo is None or not 0 < email_id < 2**63:
+    if not is_time or not 0 < email_id < 2**63:
         raise Rejected(400, "bad_cursor", "The cursor is not one that a page gave.")
     return received_at, email_id
 

@@ -11,6 +11,9 @@ from email.utils import parsedate_to_datetime
 from service.zendesk.body import Unreadable, read_json
 from service.zendesk.signature import ACCOUNT_ID, INVOCATION_ID, WEBHOOK_ID, read_time
 
+# Far more than an e-mail has; to record many more would outlast the sender's patience.
+MOST_ATTACHMENTS = 10_000
+
 _EVENT = "zen:event-type:"
 _FILE_LINKED = "zen:event-type:ticket.attachment_linked_to_comment"
 _USED_EVENTS = {"zen:event-type:ticket.created", "zen:event-type:ticket.comment_added", _FILE_LINKED}
@@ -121,6 +124,8 @@ def _read_email(fields: dict[str, object]) -> Email:
         source_id = _hash(source_id)  # cleaned, two ids could become one
     comment_id = _pick(fields, "comment_id")
     attachment_urls = _read_list(fields.get("attachments"))
+    if len(attachment_urls) > MOST_ATTACHMENTS:
+        raise Unreadable("wrong_shape", f"There are more than {MOST_ATTACHMENTS:,} attachments.")
     only_points = "comment_id" in fields and "attachments" not in fields
     return Email(
         ticket_id=ticket_id,

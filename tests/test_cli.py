@@ -1,0 +1,240 @@
+"""The command line, as an operator types it: what it prints, and how it ends."""
+
+import json
+import os
+import re
+import socket
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from service.cli.main import main
+from service.config import Settings
+from tests.test_migrations import sql
+
+Run = Callable[..., subprocess.CompletedProcess[str]]
+COMMANDS = ("up", "demo", "send", "status", "emails", "web", "worker", "migrate")
+
+
+@pytest.fixture
+def environment(database_url: str, redis_url: str, tmp_path: Path) -> dict[str, str]:
+    """Make an environment with the servers of the tests, whose database has no e-mails."""
+    sql(
+        database_url, "TRUNCATE incoming_emails, attachments, attempts, quarantined_webhooks RESTART IDENTITY"
+    )
+    others = {name: value for name, value in os.environ.items() if name.lower() not in Settings.model_fields}
+    return {
+        **others,
+        "DATABASE_URL": database_url,
+        "REDIS_URL": redis_url,
+        "STORAGE_URL": f"file://{tmp_path}/objects",
+        "COLUMNS": "200",
+    }
+
+
+@pytest.fixture
+def run(environment: dict[str, str], tmp_path: Path) -> Run:
+    """Run the command in a directory where no `holdfast up` ever ran."""
+
+    def run(*words: str, **changes: str | None) -> subprocess.CompletedProcess[str]:
+        changed = {**environment, **changes}
+        return subprocess.run(
+            [sys.executable, "-m", "service", *words],
+            cwd=tmp_path,
+            env={name: value for name, value in changed.items() if value is not None},
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+
+    return run
+
+
+def add(url: str, status: str = "received", subject: str = "Invoice", error: str | None = None) -> None:
+    sql(
+        url,
+        "INSERT INTO incoming_emails (zendesk_ticket_id, from_email, subject, processing_status,"
+        " processing_error) VALUES ('4711', 'mara@customer.example', $1, $2, $3)",
+        subject,
+        status,
+        error,
+    )
+
+
+def line(text: str, first: str) -> list[str]:
+    """Return the cells of the row that begins so."""
+    rows = [[cell.strip() for cell in row.strip("│┃ ").split("│")] for row in text.splitlines()]
+    return next(row for row in rows if row[0] == first)
+
+
+def test_help_names_every_command_and_loads_nothing_heavy(run: Run) -> None:
+    done = run("--help", DATABASE_URL=None, PYTHONPROFILEIMPORTTIME="1")
+
+    assert done.returncode == 0
+    for command in COMMANDS:
+        assert f"\n  {command} " in done.stdout
+    imported = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}
+    assert "service.cli.main" in imported
+    assert not imported & {"sqlalchemy", "asyncpg", "aiohttp", "arq", "redis", "obstore", "rich", "alembic"}
+
+
+@pytest.mark.parametrize("words", [(command, "--help") for command in COMMANDS] + [("-h",), ("emails", "-h")])
+def test_every_command_has_a_help(words: tuple[str, ...]) -> None:
+    done = CliRunner().invoke(main, words)
+
+    assert (done.exit_code, done.stderr) == (0, "")
+    assert done.stdout.startswith("Usage: ")
+
+
+def test_status_counts_each_state_and_tells_the_oldest(run: Run, database_url: str) -> None:
+    nothing = run("status")
+    for status in ("received", "failed", "failed"):
+        add(database_url, status)
+
+    done = run("status")
+
+    assert (nothing.returncode, nothing.stderr) == (0, "")
+    assert nothing.stdout.endswith("Nothing waits.\n")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert [line(done.stdout, name)[1] for name in ("received", "queued", "failed")] == ["1", "0", "2"]
+    assert "The oldest e-mail not finished waits " in done.stdout
+
+
+def test_emails_are_listed_newest_first_and_narrowed(run: Run, database_url: str) -> None:
+    add(database_url, "completed")
+    add(database_url, "failed", error="The file is gone.")
+
+    everything = run("emails", "list")
+    failed = run("emails", "list", "--status", "failed", "--ticket", "4711", "--limit", "1")
+
+    assert (everything.returncode, everything.stderr) == (0, "")
+    first, second = line(everything.stdout, "2"), line(everything.stdout, "1")
+    assert everything.stdout.index("failed") < everything.stdout.index("completed")
+    assert first[:6] == ["2", "4711", "mara@customer.example", "Invoice", "failed", "0"]
+    assert first[7] == "The file is gone."
+    assert second[4] == "completed"
+    assert line(failed.stdout, "2") == first
+    assert "completed" not in failed.stdout
+
+
+def test_what_a_sender_writes_neither_formats_nor_steers_the_terminal(run: Run, database_url: str) -> None:
+    add(database_url, subject="[bold red]Hi[/] [link=https://evil.example]x[/link] \\[/] :smile:")
+    add(database_url, subject="\x1b]0;owned\x07\x1b[2J\x9b31m\r\n\x08\x7f\u202eexe.pdf\u2028")
+
+    done = run("emails", "list", FORCE_COLOR="1", TERM="xterm-256color")
+    shown = run("emails", "show", "2")
+
+    assert done.returncode == 0
+    assert "[bold red]Hi[/] [link=https://evil.example]x[/link] \\[/] :smile:" in done.stdout
+    assert "\ufffd]0;owned\ufffd\ufffd[2J\ufffd31m\ufffd\ufffd\ufffd\ufffd\ufffdexe.pdf\ufffd" in done.stdout
+    for text in (done.stdout, shown.stdout):
+        assert not {"\x1b]", "\x1b[2J", "\x07", "\x9b", "\r", "\x08", "\u202e"} & {
+            *text,
+            *(text[place : place + 2] for place in range(len(text))),
+        }
+        assert "\x1b[2J" not in text
+    assert json.loads(shown.stdout)["subject"].endswith("\u202eexe.pdf\u2028")
+
+
+def test_show_prints_all_that_is_known_as_json(run: Run, database_url: str) -> None:
+    add(database_url, "failed", error="The file is gone.")
+
+    done = run("emails", "show", "1")
+
+    email = json.loads(done.stdout)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert (email["id"], email["processing_error"]) == (1, "The file is gone.")
+    assert {"attachments", "attempts", "queue_seconds", "attachment_urls"} <= set(email)
+
+
+def test_retry_queues_what_is_finished_and_names_what_is_not(run: Run, database_url: str) -> None:
+    for status in ("failed", "processing", "completed"):
+        add(database_url, status)
+
+    some = run("emails", "retry", "1", "2", "3", "4")
+    again = run("emails", "retry", "1")
+
+    assert some.stdout == "1 queued\n3 queued\n"
+    assert some.stderr == "E-mail 2 is processing: it will be worked on anyway.\nThere is no e-mail 4.\n"
+    assert some.returncode == 1
+    assert (again.returncode, again.stdout) == (1, "")
+    assert again.stderr == "E-mail 1 is queued: it will be worked on anyway.\n"
+    states = sql(database_url, "SELECT processing_status FROM incoming_emails ORDER BY id")
+    assert states == [("queued",), ("processing",), ("queued",)]
+
+
+def test_retry_succeeds_without_redis_since_a_sweep_rings_later(run: Run, database_url: str) -> None:
+    add(database_url, "failed")
+
+    done = run("emails", "retry", "1", REDIS_URL="redis://127.0.0.1:1")
+
+    assert (done.returncode, done.stdout) == (0, "1 queued\n")
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("words", [("show", "7"), ("retry", "7"), ("show", str(2**63 - 1))])
+def test_an_email_that_is_not_there_is_one_line(run: Run, words: tuple[str, ...]) -> None:
+    done = run("emails", *words)
+
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr == f"There is no e-mail {words[1]}.\n"
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("emails", "show", "seven"),
+        ("emails", "show", "9" * 30),
+        ("emails", "retry"),
+        ("emails", "list", "--status", "done"),
+        ("emails", "list", "--limit", "0"),
+        ("nonsense",),
+    ],
+)
+def test_a_wrong_word_is_a_usage_error(words: tuple[str, ...]) -> None:
+    done = CliRunner().invoke(main, words)
+
+    assert (done.exit_code, done.stdout) == (2, "")
+    assert done.stderr.startswith("Usage: ")
+
+
+@pytest.mark.parametrize(
+    "words", [("status",), ("emails", "list"), ("emails", "show", "1"), ("emails", "retry", "1")]
+)
+def test_without_postgres_every_command_ends_with_one_line(run: Run, words: tuple[str, ...]) -> None:
+    done = run(*words, DATABASE_URL="postgres://user:hunter2@127.0.0.1:1/name")
+
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr == "Postgres cannot be reached: ConnectionRefusedError\n"
+
+
+def test_the_file_of_a_running_holdfast_stands_in_for_an_empty_environment(
+    run: Run, environment: dict[str, str], tmp_path: Path
+) -> None:
+    (tmp_path / "env").write_text(
+        "".join(f"{name}='{environment[name]}'\n" for name in ("DATABASE_URL", "REDIS_URL", "STORAGE_URL"))
+    )
+    none = dict.fromkeys(("DATABASE_URL", "REDIS_URL", "STORAGE_URL"))
+
+    unset = run("status", "--env-file", str(tmp_path / "env"), **none)
+    empty = run("status", "--env-file", str(tmp_path / "env"), **dict.fromkeys(none, ""))
+    without = run("status", **none)
+
+    assert (unset.returncode, unset.stderr) == (0, "")
+    assert (empty.returncode, empty.stderr) == (0, "")
+    assert without.returncode == 2
+    assert without.stderr.startswith("DATABASE_URL: missing")
+
+
+def test_a_port_that_is_taken_is_one_line(run: Run) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+        done = run("web", PORT=str(port), HOST="127.0.0.1", ZENDESK_WEBHOOK_SECRETS="secret")
+
+    assert done.returncode == 1
+    assert re.fullmatch(rf"cannot listen on 127\.0\.0\.1:{port}: .*already in use\n", done.stderr)

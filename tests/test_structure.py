@@ -1,0 +1,76 @@
+"""What no other test would notice: names that arq would ignore, files that platforms read, locks."""
+
+import inspect
+import re
+import tomllib
+
+import pytest
+from arq.worker import Worker
+
+from service.config import Settings
+from service.worker import worker_settings
+from tests.conftest import ROOT
+
+LOCKS = ("requirements.txt", "requirements-dev.txt")
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
+
+
+def distributions(requirements: list[str]) -> set[str]:
+    """Return the names of the distributions, normalized as in PEP 503."""
+    return {
+        re.sub(r"[-_.]+", "-", re.split(r"[^A-Za-z0-9._-]", requirement, maxsplit=1)[0]).lower()
+        for requirement in requirements
+    }
+
+
+def locked(name: str) -> set[str]:
+    lines = (ROOT / name).read_text().splitlines()
+    return distributions([line for line in lines if re.match(r"[A-Za-z0-9]", line)])
+
+
+async def test_arq_knows_every_name_of_the_worker_settings(settings: Settings) -> None:
+    """It ignores, without a word, what it does not know."""
+    names = {name for name in vars(worker_settings(settings)) if not name.startswith("__")}
+
+    assert len(names) > 10
+    assert names <= set(inspect.signature(Worker).parameters)
+
+
+def test_the_procfile_starts_what_it_says() -> None:
+    assert (ROOT / "Procfile").read_text().splitlines() == [
+        "release: alembic upgrade head",
+        "web: python -m service web",
+        "worker: arq service.worker.WorkerSettings",
+    ]
+
+
+def test_make_test_is_what_ci_runs_and_lint_is_part_of_it() -> None:
+    makefile = (ROOT / "Makefile").read_text()
+    lint = makefile.partition("\nlint:")[2].partition("\n\n")[0]
+
+    assert "make test" in (ROOT / ".ci" / "run").read_text()
+    assert re.search(r"^test: lint\b", makefile, flags=re.MULTILINE)
+    for tool in ("ruff format --check", "ruff check", "mypy", "lint-imports"):
+        assert f"$(BIN)/{tool}" in lint
+
+
+def test_the_locks_hold_every_dependency() -> None:
+    project, groups = PROJECT["project"], PROJECT["dependency-groups"]
+    runtime = distributions(project["dependencies"])
+    local = distributions(project["optional-dependencies"]["local"])
+
+    assert runtime <= locked("requirements.txt")
+    assert not locked("requirements.txt") & local, "Heroku needs no servers of its own"
+    assert locked("requirements.txt") | local | distributions(groups["dev"]) <= locked("requirements-dev.txt")
+
+
+@pytest.mark.parametrize("name", LOCKS)
+def test_a_lock_holds_versions_and_hashes_and_the_address_of_no_host(name: str) -> None:
+    text = (ROOT / name).read_text()
+    pinned = re.findall(r"^[A-Za-z0-9].*$", text, flags=re.MULTILINE)
+
+    assert "://" not in text
+    assert not re.search(r"^-", text, flags=re.MULTILINE), "an option such as --index-url"
+    assert all(re.match(r"[A-Za-z0-9._\[\],-]+==[^ ]+( ;.*)? \\$", line) for line in pinned), pinned
+    blocks = re.split(r"^(?=[A-Za-z0-9])", text, flags=re.MULTILINE)[1:]
+    assert all("--hash=sha256:" in block for block in blocks)
