@@ -176,9 +176,11 @@ class Settings(BaseSettings):
     def redis_dsn(self) -> str:
         """REDIS_URL as redis-py reads it; "" if there is none."""
         url = self.redis_url.get_secret_value() if self.redis_url else ""
-        if self.redis_verify_tls or not url.startswith("rediss:"):
+        if not url.startswith("rediss:"):
             return url
-        return f"{url}{'&' if '?' in url else '?'}ssl_cert_reqs=none"
+        # redis-py checks the certificate, but not for whom it is, unless it is told to.
+        tls = "ssl_check_hostname=true" if self.redis_verify_tls else "ssl_cert_reqs=none"
+        return f"{url}{'&' if '?' in url else '?'}{tls}"
 
     @property
     def lease(self) -> timedelta:

@@ -92,5 +92,6 @@ def _redis_settings(url: str) -> RedisSettings:
         password=parts.get("password"),
         ssl=url.startswith("rediss"),
         ssl_cert_reqs=str(parts.get("ssl_cert_reqs", "required")),
+        ssl_check_hostname=bool(parts.get("ssl_check_hostname", False)),
         conn_retries=0,
     )

@@ -122,18 +122,11 @@ async def res(settings: Settings) -> AsyncIterator[Resources]:
 class Client:
     """The web process over HTTP, as Zendesk and an operator see it."""
 
-    def __init__(self, runner: web.AppRunner, session: ClientSession, zendesk: Zendesk) -> None:
-        self.url = f"http://127.0.0.1:{runner.addresses[0][1]}"
+    def __init__(self, url: str, session: ClientSession, zendesk: Zendesk) -> None:
+        self.url = url
         self.session = session
         self.zendesk = zendesk
         self.webhook = f"{self.url}/webhooks/zendesk"
-        self.res = runner.app[RES]
-        self._runner = runner
-
-    async def stop(self) -> None:
-        """Stop as at SIGTERM, within the time that a platform gives us."""
-        async with asyncio.timeout(25):
-            await self._runner.cleanup()
 
     async def send(self, payload: dict[str, Any] | bytes, **more: Any) -> dict[str, Any]:
         answer = await self.zendesk.send(self.webhook, payload, **more)
@@ -168,6 +161,20 @@ class Client:
         return await eventually(reached)
 
 
+class Server(Client):
+    """The web process, and what it holds."""
+
+    def __init__(self, runner: web.AppRunner, session: ClientSession, zendesk: Zendesk) -> None:
+        super().__init__(f"http://127.0.0.1:{runner.addresses[0][1]}", session, zendesk)
+        self.res = runner.app[RES]
+        self._runner = runner
+
+    async def stop(self) -> None:
+        """Stop as at SIGTERM, within the time that a platform gives us."""
+        async with asyncio.timeout(25):
+            await self._runner.cleanup()
+
+
 async def eventually(condition: Callable[[], Awaitable[T | None]], seconds: float = 30) -> T:
     """Wait for a condition to hold, and return what it returned."""
     async with asyncio.timeout(seconds):
@@ -177,13 +184,13 @@ async def eventually(condition: Callable[[], Awaitable[T | None]], seconds: floa
 
 
 @asynccontextmanager
-async def serving(settings: Settings, zendesk: Zendesk) -> AsyncIterator[Client]:
+async def serving(settings: Settings, zendesk: Zendesk) -> AsyncIterator[Server]:
     """Run the web server as `serve` does; aiohttp's TestServer would cancel a handler whose client leaves."""
     runner = web.AppRunner(create_app(settings), access_log=None, shutdown_timeout=2, auto_decompress=False)
     async with ClientSession() as session:
         await runner.setup()
         await web.TCPSite(runner, "127.0.0.1", 0).start()
-        client = Client(runner, session, zendesk)
+        client = Server(runner, session, zendesk)
         try:
             yield client
         finally:
@@ -191,7 +198,7 @@ async def serving(settings: Settings, zendesk: Zendesk) -> AsyncIterator[Client]
 
 
 @pytest.fixture
-async def client(settings: Settings, zendesk: Zendesk, res: Resources) -> AsyncIterator[Client]:
+async def client(settings: Settings, zendesk: Zendesk, res: Resources) -> AsyncIterator[Server]:
     """Run the web server without a worker; Redis is empty."""
     async with serving(settings, zendesk) as client:
         yield client

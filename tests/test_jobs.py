@@ -231,3 +231,14 @@ async def test_postgres_holds_the_five_states(conn: AsyncConnection, database: a
 
     with pytest.raises(asyncpg.CheckViolationError):
         await database.execute("UPDATE incoming_emails SET processing_status = 'pending'")
+
+
+async def test_a_job_from_before_there_were_leases_is_rescued(
+    conn: AsyncConnection, row: Any, database: asyncpg.Connection
+) -> None:
+    await receive(conn)
+    await database.execute("UPDATE incoming_emails SET processing_status = 'processing'")
+
+    assert await running.rescue(conn, max_retries=5, limit=10) == 1
+
+    assert (await row())["processing_status"] == "queued"

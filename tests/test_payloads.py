@@ -639,3 +639,10 @@ def test_every_key_can_be_stored(source_id: str | None, headers: dict[str, str])
 
     assert 0 < len(key) <= 200
     assert b"\0" not in key.encode("utf-8")
+
+
+def test_more_attachments_than_can_be_recorded_in_time_are_not_begun() -> None:
+    with pytest.raises(Unreadable) as caught:
+        read({"ticket_id": 1, "attachments": ["https://x"] * 100_001})
+
+    assert caught.value.code == "wrong_shape"

@@ -29,7 +29,7 @@ from service.local.sender import Answer, sign_headers
 from service.local.zendesk import Zendesk
 from service.resources import Resources
 from service.zendesk.signature import ACCOUNT_ID, INVOCATION_ID, SIGNATURE, TIMESTAMP, WEBHOOK_ID, sign
-from tests.conftest import ROOT, Client, eventually, serving, working
+from tests.conftest import ROOT, Client, Server, eventually, serving, working
 from tests.proxy import before_postgres, before_redis
 
 # Tells a hang from an answer, also on a machine that is busy.
@@ -55,7 +55,7 @@ async def post(client: Client, body: bytes | dict[str, Any], **headers: str | No
         return await client.zendesk.send(client.webhook, body, headers=named)
 
 
-async def post_again(client: Client, body: bytes | dict[str, Any]) -> Answer:
+async def post_again(client: Server, body: bytes | dict[str, Any]) -> Answer:
     """Send, and repeat what got a 503 as Zendesk does, only sooner."""
 
     async def answered() -> Answer | None:
@@ -77,7 +77,7 @@ async def count(database: asyncpg.Connection) -> int:
     return number
 
 
-async def metric(client: Client, sample: str) -> float:
+async def metric(client: Server, sample: str) -> float:
     """Read one sample, named as /metrics writes it."""
     async with client.session.get(f"{client.url}/metrics") as response:
         lines = (await response.text()).splitlines()
@@ -129,7 +129,7 @@ def status_of(answer: bytes) -> int:
 
 
 async def test_a_new_webhook_is_accepted_and_on_record_byte_for_byte(
-    client: Client, zendesk: Zendesk, database: asyncpg.Connection
+    client: Server, zendesk: Zendesk, database: asyncpg.Connection
 ) -> None:
     body = json.dumps(zendesk.payload(), indent=3).encode() + b" \r\n"
 
@@ -141,7 +141,7 @@ async def test_a_new_webhook_is_accepted_and_on_record_byte_for_byte(
 
 
 async def test_a_webhook_seen_before_is_a_duplicate_of_the_same_email(
-    client: Client, zendesk: Zendesk, database: asyncpg.Connection
+    client: Server, zendesk: Zendesk, database: asyncpg.Connection
 ) -> None:
     payload = zendesk.payload()
     first = await client.send(payload)
@@ -153,7 +153,7 @@ async def test_a_webhook_seen_before_is_a_duplicate_of_the_same_email(
 
 
 async def test_without_a_webhook_id_the_invocation_tells_what_is_a_repeat(
-    client: Client, database: asyncpg.Connection
+    client: Server, database: asyncpg.Connection
 ) -> None:
     statuses = [
         (await post(client, TICKET, **{INVOCATION_ID: invocation})).json()["status"]
@@ -165,7 +165,7 @@ async def test_without_a_webhook_id_the_invocation_tells_what_is_a_repeat(
 
 
 async def test_200_invocations_at_once_with_one_webhook_id_are_one_email(
-    client: Client, zendesk: Zendesk, database: asyncpg.Connection
+    client: Server, zendesk: Zendesk, database: asyncpg.Connection
 ) -> None:
     payload = zendesk.payload()
 
@@ -177,7 +177,7 @@ async def test_200_invocations_at_once_with_one_webhook_id_are_one_email(
 
 
 async def test_200_different_emails_at_once_are_200_emails(
-    client: Client, zendesk: Zendesk, database: asyncpg.Connection
+    client: Server, zendesk: Zendesk, database: asyncpg.Connection
 ) -> None:
     receipts = await asyncio.gather(*(client.send(zendesk.payload(ticket_id=n)) for n in range(1, 201)))
 
@@ -186,7 +186,7 @@ async def test_200_different_emails_at_once_are_200_emails(
 
 
 async def test_two_different_emails_with_one_webhook_id_are_both_kept(
-    client: Client, database: asyncpg.Connection
+    client: Server, database: asyncpg.Connection
 ) -> None:
     first, second, third = (
         json.dumps({"ticket_id": 1, "webhook_id": "one", "subject": subject}).encode()
@@ -204,7 +204,7 @@ async def test_two_different_emails_with_one_webhook_id_are_both_kept(
 
 
 async def test_an_event_that_we_do_not_use_is_ignored_and_counted_by_its_type(
-    client: Client, database: asyncpg.Connection
+    client: Server, database: asyncpg.Connection
 ) -> None:
     kind = "zen:event-type:ticket.priority_changed"
     sample = f'holdfast_ignored_events_total{{type="{kind}"}}'
@@ -219,7 +219,7 @@ async def test_an_event_that_we_do_not_use_is_ignored_and_counted_by_its_type(
 
 @pytest.mark.parametrize("kind", ["", '\n"}\\', "\0\ud800", "é" * 5000, "ticket.created"])
 async def test_an_event_of_any_type_is_answered_and_the_metrics_stay_readable(
-    kind: str, client: Client, database: asyncpg.Connection
+    kind: str, client: Server, database: asyncpg.Connection
 ) -> None:
     answer = await post(client, {"type": f"zen:event-type:{kind}", "id": "x"})
 
@@ -262,7 +262,7 @@ UNREADABLE = {
 
 @pytest.mark.parametrize("name", UNREADABLE)
 async def test_a_signed_body_that_we_cannot_read_is_kept_as_it_is(
-    name: str, client: Client, database: asyncpg.Connection
+    name: str, client: Server, database: asyncpg.Connection
 ) -> None:
     body, code = UNREADABLE[name]
 
@@ -276,7 +276,7 @@ async def test_a_signed_body_that_we_cannot_read_is_kept_as_it_is(
 
 
 async def test_the_same_unreadable_invocation_is_quarantined_once(
-    client: Client, database: asyncpg.Connection
+    client: Server, database: asyncpg.Connection
 ) -> None:
     answers = await asyncio.gather(*(post(client, b"?", **{INVOCATION_ID: "one"}) for _ in range(50)))
 
@@ -286,7 +286,7 @@ async def test_the_same_unreadable_invocation_is_quarantined_once(
 
 
 async def test_unreadable_invocations_that_differ_are_all_kept(
-    client: Client, database: asyncpg.Connection
+    client: Server, database: asyncpg.Connection
 ) -> None:
     await asyncio.gather(*(post(client, b"?") for _ in range(20)))
 
@@ -295,7 +295,7 @@ async def test_unreadable_invocations_that_differ_are_all_kept(
 
 @pytest.mark.parametrize("invocation", ["one", None])
 async def test_another_unreadable_body_under_the_same_invocation_is_kept_too(
-    invocation: str | None, client: Client, database: asyncpg.Connection
+    invocation: str | None, client: Server, database: asyncpg.Connection
 ) -> None:
     for body in (b"first", b"second"):
         await post(client, body, **{INVOCATION_ID: invocation})
@@ -305,7 +305,7 @@ async def test_another_unreadable_body_under_the_same_invocation_is_kept_too(
 
 @pytest.mark.parametrize("body", [b"?", TICKET])
 async def test_what_authenticates_a_webhook_is_not_on_record(
-    body: bytes, client: Client, database: asyncpg.Connection
+    body: bytes, client: Server, database: asyncpg.Connection
 ) -> None:
     await post(client, body, Authorization="Basic aG9sZA==", Cookie="a=hidden", X_Other="kept")
 
@@ -350,7 +350,7 @@ REFUSED: dict[str, tuple[Mapping[str, str | None], str]] = {
 
 @pytest.mark.parametrize("name", REFUSED)
 async def test_what_zendesk_did_not_sign_is_refused_with_the_reason_and_leaves_nothing(
-    name: str, client: Client, database: asyncpg.Connection
+    name: str, client: Server, database: asyncpg.Connection
 ) -> None:
     headers, code = REFUSED[name]
     counted = f'holdfast_webhooks_total{{outcome="{code}"}}'
@@ -368,7 +368,7 @@ async def test_what_zendesk_did_not_sign_is_refused_with_the_reason_and_leaves_n
 
 @pytest.mark.parametrize("seconds", [-7200, 7200, -30 * 86400])
 async def test_a_stale_or_early_timestamp_is_refused_and_the_skew_told(
-    seconds: int, client: Client, database: asyncpg.Connection
+    seconds: int, client: Server, database: asyncpg.Connection
 ) -> None:
     at = datetime.now(UTC) + timedelta(seconds=seconds)
 
@@ -405,7 +405,7 @@ async def test_without_a_secret_nobody_gets_in(settings: Settings, zendesk: Zend
 
 
 async def test_a_body_of_just_the_limit_is_accepted_and_of_one_byte_more_is_not(
-    client: Client, settings: Settings, database: asyncpg.Connection
+    client: Server, settings: Settings, database: asyncpg.Connection
 ) -> None:
     body = b'{"ticket_id": 1, "subject": "%s"}' % (b"x" * (settings.max_webhook_bytes - 31))
     assert len(body) == settings.max_webhook_bytes
@@ -418,7 +418,7 @@ async def test_a_body_of_just_the_limit_is_accepted_and_of_one_byte_more_is_not(
 
 
 async def test_a_body_without_content_length_is_measured_while_it_is_read(
-    client: Client, settings: Settings, database: asyncpg.Connection
+    client: Server, settings: Settings, database: asyncpg.Connection
 ) -> None:
     async def chunks(size: int) -> AsyncIterator[bytes]:
         for _ in range(size // 4096):
@@ -438,7 +438,7 @@ async def test_a_body_without_content_length_is_measured_while_it_is_read(
 
 @pytest.mark.parametrize("framing", [b"Content-Length: 100000000000", b"Transfer-Encoding: chunked"])
 async def test_the_413_comes_while_the_client_goes_on_sending(
-    framing: bytes, client: Client, database: asyncpg.Connection
+    framing: bytes, client: Server, database: asyncpg.Connection
 ) -> None:
     chunk = b"10000\r\n" + b"x" * 0x10000 + b"\r\n"
 
@@ -459,7 +459,7 @@ async def test_the_413_comes_while_the_client_goes_on_sending(
     assert await count(database) == 0
 
 
-async def test_the_413_comes_at_once_for_a_length_that_is_announced(client: Client) -> None:
+async def test_the_413_comes_at_once_for_a_length_that_is_announced(client: Server) -> None:
     async with connect(client) as (reader, writer), asyncio.timeout(NO_HANG):
         writer.write(head(b"", announce=2_000_000))
         status_line = await reader.readline()
@@ -472,7 +472,7 @@ async def test_the_413_comes_at_once_for_a_length_that_is_announced(client: Clie
     ["text/plain", "application/x-www-form-urlencoded", "application/octet-stream", "json", None],
 )
 async def test_another_content_type_is_refused(
-    content_type: str | None, client: Client, database: asyncpg.Connection
+    content_type: str | None, client: Server, database: asyncpg.Connection
 ) -> None:
     request = head(TICKET, announce=len(TICKET)).replace(b"application/json; charset=utf-8", b"@")
     line = f"Content-Type: {content_type}\r\n".encode() if content_type else b""
@@ -498,7 +498,7 @@ async def test_json_is_json_however_it_is_spelt(content_type: str, client: Clien
 
 @pytest.mark.parametrize("encoding", ["gzip", "deflate", "br", "nonsense"])
 async def test_a_compressed_body_is_refused(
-    encoding: str, client: Client, database: asyncpg.Connection
+    encoding: str, client: Server, database: asyncpg.Connection
 ) -> None:
     body = gzip.compress(TICKET)
     request = head(body, announce=len(body), **{"Content-Encoding": encoding})
@@ -518,7 +518,7 @@ async def test_another_method_is_refused_and_told_which_is_allowed(method: str, 
 
 
 async def test_a_body_that_stops_after_one_byte_is_given_up_and_hinders_nobody(
-    client: Client, zendesk: Zendesk, database: asyncpg.Connection
+    client: Server, zendesk: Zendesk, database: asyncpg.Connection
 ) -> None:
     async with contextlib.AsyncExitStack() as stack, asyncio.timeout(NO_HANG):
         lines = [await stack.enter_async_context(connect(client)) for _ in range(50)]
@@ -535,7 +535,7 @@ async def test_a_body_that_stops_after_one_byte_is_given_up_and_hinders_nobody(
 
 @pytest.mark.parametrize("goes", ["close", "abort"])
 async def test_a_client_that_leaves_amid_its_body_leaves_nothing(
-    goes: str, client: Client, database: asyncpg.Connection
+    goes: str, client: Server, database: asyncpg.Connection
 ) -> None:
     counted = 'holdfast_webhooks_total{outcome="body_incomplete"}'
     before = await metric(client, counted)
@@ -553,7 +553,7 @@ async def test_a_client_that_leaves_amid_its_body_leaves_nothing(
 
 
 async def test_a_client_that_does_not_wait_for_its_answer_is_on_record_all_the_same(
-    client: Client, database: asyncpg.Connection
+    client: Server, database: asyncpg.Connection
 ) -> None:
     async with connect(client) as (_, writer):
         writer.write(head(TICKET, announce=len(TICKET)) + TICKET)
@@ -575,7 +575,7 @@ BROKEN_FRAMING = {
 
 @pytest.mark.parametrize("name", BROKEN_FRAMING)
 async def test_broken_http_is_a_bad_request_and_leaves_nothing(
-    name: str, client: Client, database: asyncpg.Connection, caplog: pytest.LogCaptureFixture
+    name: str, client: Server, database: asyncpg.Connection, caplog: pytest.LogCaptureFixture
 ) -> None:
     framing, body = BROKEN_FRAMING[name]
 
@@ -653,7 +653,7 @@ EMAILS |= {f"dated {date!a}": json.dumps({"ticket_id": 1, "received_at": date}).
 
 @pytest.mark.parametrize("name", EMAILS)
 async def test_whatever_an_email_holds_it_is_accepted_kept_and_shown(
-    name: str, client: Client, database: asyncpg.Connection
+    name: str, client: Server, database: asyncpg.Connection
 ) -> None:
     body = EMAILS[name]
 
@@ -685,7 +685,7 @@ async def test_text_is_read_as_it_was_meant(body: bytes, subject: str, client: C
     assert (await client.email(1))["subject"] == subject
 
 
-async def test_a_number_of_26_digits_keeps_each_of_them(client: Client) -> None:
+async def test_a_number_of_26_digits_keeps_each_of_them(client: Server) -> None:
     await post(client, EMAILS["a number of 26 digits"])
 
     assert (await client.email(1))["zendesk_ticket_id"] == "12345678901234567890123456"
@@ -694,7 +694,7 @@ async def test_a_number_of_26_digits_keeps_each_of_them(client: Client) -> None:
 @pytest.mark.parametrize("body", [TICKET, b"?"])
 @pytest.mark.parametrize("value", [b"\xff\xfe \xe2\x82", b"\xc3\xa9", b"", b" ", b"x" * 1000])
 async def test_header_values_of_any_bytes_do_no_harm(
-    value: bytes, body: bytes, client: Client, database: asyncpg.Connection
+    value: bytes, body: bytes, client: Server, database: asyncpg.Connection
 ) -> None:
     names = [INVOCATION_ID, WEBHOOK_ID, ACCOUNT_ID, "X-Any", "User-Agent", "Authorization"]
     request = head(body, announce=len(body), **dict.fromkeys(names, "@"))
@@ -706,7 +706,7 @@ async def test_header_values_of_any_bytes_do_no_harm(
 
 
 async def test_the_signature_is_over_a_timestamp_of_any_bytes(
-    client: Client, database: asyncpg.Connection
+    client: Server, database: asyncpg.Connection
 ) -> None:
     timestamp = b"\xff opaque \xe2\x82"
     mac = sign(SECRET, timestamp.decode("utf-8", "surrogateescape"), TICKET)
@@ -839,7 +839,7 @@ async def test_connections_that_a_failover_left_behind_are_given_up(
     assert await count(database) == 20
 
 
-async def is_idle(client: Client) -> bool:
+async def is_idle(client: Server) -> bool:
     """Tell whether each connection is back in the pool."""
     pool = client.res.engine.pool
     assert isinstance(pool, QueuePool)
@@ -997,7 +997,7 @@ async def test_a_server_stops_though_postgres_does_not_answer(
     check_try_again(await answering)
 
 
-async def is_busy(client: Client) -> bool:
+async def is_busy(client: Server) -> bool:
     return not await is_idle(client)
 
 

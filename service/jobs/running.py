@@ -4,10 +4,22 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from datetime import timedelta
 
-from sqlalchemy import CTE, BigInteger, Column, case, func, insert, literal, null, select, text, update
+from sqlalchemy import (
+    CTE,
+    BigInteger,
+    Column,
+    Select,
+    case,
+    func,
+    insert,
+    literal,
+    null,
+    select,
+    text,
+    update,
+)
 from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.ext.asyncio import AsyncConnection
-from sqlalchemy.sql.dml import ReturningUpdate
 
 from service.jobs.waiting import Job
 from service.models import PROCESSING, Attempt, IncomingEmail
@@ -133,7 +145,8 @@ async def rescue(conn: AsyncConnection, max_retries: int, limit: int) -> int:
     """Take back jobs whose lease ran out; those with no retry left fail. Returns how many there were."""
     expired = (
         select(IncomingEmail.id)
-        .where(text(PROCESSING), IncomingEmail.lease_until < func.now())
+        # Without a lease: claimed by a worker of the time before there were leases.
+        .where(text(PROCESSING), func.coalesce(IncomingEmail.lease_until, func.now()) <= func.now())
         .order_by(IncomingEmail.lease_until)
         .limit(limit)
         .with_for_update(skip_locked=True)
@@ -156,7 +169,7 @@ async def rescue(conn: AsyncConnection, max_retries: int, limit: int) -> int:
         .returning(IncomingEmail.id, IncomingEmail.attempt_number)
         .cte("left")
     )
-    return len((await conn.execute(_finish_attempts(left, "abandoned", failure))).all())
+    return len((await conn.execute(_end_attempts(left, "abandoned", failure))).all())
 
 
 async def _settle(
@@ -178,11 +191,12 @@ async def _settle(
         .returning(IncomingEmail.id, IncomingEmail.attempt_number)
         .cte("left")
     )
-    return (await conn.execute(_finish_attempts(left, outcome, failure))).one_or_none() is not None
+    return (await conn.execute(_end_attempts(left, outcome, failure))).one_or_none() is not None
 
 
-def _finish_attempts(left: CTE, outcome: str, failure: Failure | None) -> ReturningUpdate[tuple[int]]:
-    return (
+def _end_attempts(left: CTE, outcome: str, failure: Failure | None) -> Select[tuple[int]]:
+    """Note how the attempts ended whose jobs were left; gives the ids of those jobs."""
+    ended = (
         update(Attempt)
         .where(Attempt.email_id == left.c.id, Attempt.number == left.c.attempt_number)
         .values(
@@ -192,4 +206,6 @@ def _finish_attempts(left: CTE, outcome: str, failure: Failure | None) -> Return
             error=failure and failure.message,
         )
         .returning(Attempt.email_id)
+        .cte("ended")
     )
+    return select(left.c.id).add_cte(ended)
