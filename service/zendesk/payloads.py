@@ -124,7 +124,8 @@ def _read_email(fields: dict[str, object]) -> Email:
         source_id = _hash(source_id)  # cleaned, two ids could become one
     comment_id = _pick(fields, "comment_id")
     attachment_urls = _read_list(fields.get("attachments"))
-    if len(attachment_urls) > MOST_ATTACHMENTS:
+    attachments = tuple(read_attachment(item) for item in attachment_urls if not _is_empty(item))
+    if len(attachments) > MOST_ATTACHMENTS:
         raise Unreadable("wrong_shape", f"There are more than {MOST_ATTACHMENTS:,} attachments.")
     only_points = "comment_id" in fields and "attachments" not in fields
     return Email(
@@ -137,7 +138,7 @@ def _read_email(fields: dict[str, object]) -> Email:
         account_id=_pick(fields, "account_id"),
         # "" where a placeholder that Zendesk does not know left it empty: this has files, or not, who knows.
         comment_id=(comment_id or "") if only_points else comment_id,
-        attachments=tuple(read_attachment(item) for item in attachment_urls if not _is_empty(item)),
+        attachments=attachments,
         attachment_urls=None if only_points else attachment_urls,
     )
 
