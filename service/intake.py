@@ -22,7 +22,6 @@ from service.zendesk.signature import ACCOUNT_ID, INVOCATION_ID
 
 # What a webhook may carry to authenticate itself to us, and nobody needs to read again.
 SECRET_HEADERS = frozenset({"authorization", "cookie", "proxy-authorization"})
-LARGEST_BIGINT = 2**63 - 1
 
 log = structlog.get_logger()
 
@@ -88,7 +87,7 @@ async def _record(res: Resources, email: payloads.Email, request: dict[str, Any]
             "source_url": file.url,
             "file_name": file.file_name,
             "declared_type": file.content_type,
-            "declared_size": file.size if file.size is not None and file.size <= LARGEST_BIGINT else None,
+            "declared_size": file.size,
         }
         for position, file in enumerate(email.attachments)
     ]

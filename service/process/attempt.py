@@ -26,9 +26,7 @@ log = structlog.get_logger()
 
 async def process(res: Resources, email_id: int, attempt_number: int) -> None:
     """Run one attempt, from claim to settlement; do nothing if somebody else has the job."""
-    worker = f"{res.settings.worker_name}:{os.getpid()}"
-    async with connect(res.engine) as conn:
-        claim = await running.claim(conn, Job(email_id, attempt_number), worker, res.settings.lease)
+    claim = await _claim(res, Job(email_id, attempt_number))
     if claim is None:
         return
     outcome = "unsettled"
@@ -54,6 +52,16 @@ async def renew_leases(res: Resources) -> None:
             held = await insist(res.engine, partial(running.renew, held=claims, lease=res.settings.lease))
             for email_id, attempt in (claims - held) & res.claims:
                 log.warning("lease_lost", email=email_id, attempt=attempt)
+
+
+async def _claim(res: Resources, job: Job) -> Claim | None:
+    worker = f"{res.settings.worker_name}:{os.getpid()}"
+    try:
+        async with connect(res.engine) as conn:
+            return await running.claim(conn, job, worker, res.settings.lease)
+    except Transient as exc:  # the sweep rings again, if it was not claimed after all
+        log.warning("claim_failed", email=job.email_id, attempt=job.attempt_number, code=exc.code)
+        return None
 
 
 async def _settle(res: Resources, claim: Claim, errors: list[HoldfastError]) -> str:
