@@ -10,10 +10,10 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
-from pathlib import Path
 
 import aiohttp
 import pytest
+import trustme
 from yarl import URL
 
 from service.download.answers import Expected, Limits
@@ -25,24 +25,6 @@ EGRESS = Egress(("127.0.0.1", "localhost", "*.invalid"), private_networks=True)
 LIMITS = Limits(max_bytes=1_000_000, seconds=20, stall_seconds=20)
 SECRET = "Basic c2VjcmV0"
 PAGE = b"\n<!DOCTYPE html><html><title>Sign in</title>"
-CERTIFICATE = """\
------BEGIN PRIVATE KEY-----
-MIGHAgEAMBMGByqGSM49AgEGCCqGSM49AwEHBG0wawIBAQQgQFKTJt8TC3HqcJSH
-QIAGLGdt7wE1d/6DgZ+kDwSk5XChRANCAASMfOO545GuYeObVywW60gX78zEdNF5
-aggQH/ULiEya0WZmbs5/Q/CftoBJfgnG3DgaB4mkJ6iJNMhGO/GJia82
------END PRIVATE KEY-----
------BEGIN CERTIFICATE-----
-MIIBmTCCAUCgAwIBAgIUOtJN0HlgZjKPr8P95VYW7lMiKvQwCgYIKoZIzj0EAwIw
-GTEXMBUGA1UEAwwOaG9sZGZhc3QtdGVzdHMwIBcNMjYxMTIyMDIzNzU5WhgPMjEy
-NjEwMjkwMjM3NTlaMBkxFzAVBgNVBAMMDmhvbGRmYXN0LXRlc3RzMFkwEwYHKoZI
-zj0CAQYIKoZIzj0DAQcDQgAEjHzjueORrmHjm1csFutIF+/MxHTReWoIEB/1C4hM
-mtFmZm7Of0Pwn7aASX4Jxtw4GgeJpCeoiTTIRjvxiYmvNqNkMGIwHQYDVR0OBBYE
-FP+Zzmk5rHbhpIbO3tQ19NpcEtamMB8GA1UdIwQYMBaAFP+Zzmk5rHbhpIbO3tQ1
-9NpcEtamMA8GA1UdEQQIMAaHBH8AAAEwDwYDVR0TAQH/BAUwAwEB/zAKBggqhkjO
-PQQDAgNHADBEAiBfjifC3X9t1W4ths6Zmmt3cvInHIOyj+dFhin0DDfgwQIgVGsE
-WmKaqQrNPH1/fpuyZx4gcYYQbUAWf9Kr0fko/L4=
------END CERTIFICATE-----
-"""  # of these tests alone, for a hundred years
 # A location, and a token in it, that any re-quoting would change.
 SIGNED = "/f%69le/a%2Fb/c+d?token=%7eA%2Fb%2bc+d==&X=%3d~(')&name=r%C3%A9sum%C3%A9"
 
@@ -296,9 +278,10 @@ async def test_a_redirect_without_a_location_is_a_bad_response(server: Server) -
 
 
 async def test_a_redirect_does_not_lead_out_of_tls(
-    secure: Server, server: Server, certificate: Path, monkeypatch: pytest.MonkeyPatch
+    secure: Server, server: Server, authority: trustme.CA, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    trusting = ssl.create_default_context(cafile=certificate)
+    trusting = ssl.create_default_context()
+    authority.configure_trust(trusting)
     monkeypatch.setattr("aiohttp.connector._SSL_CONTEXT_VERIFIED", trusting)
     secure.answers["*"] = _redirect(server.url())
 
@@ -312,7 +295,7 @@ async def test_a_certificate_that_nobody_vouches_for_is_a_tls_failure(secure: Se
     error = await _error(secure.url())
 
     assert (type(error), error.code, secure.requests) == (Transient, "tls_failed", [])
-    assert "self" in error.message
+    assert "certificate" in error.message
 
 
 async def test_plain_http_where_tls_was_expected_is_a_tls_failure(server: Server) -> None:
@@ -833,16 +816,18 @@ async def _until(condition: Callable[[], bool]) -> None:
 
 
 @pytest.fixture
-def certificate(tmp_path: Path) -> Path:
-    """A certificate of 127.0.0.1, with its key, that nobody signed but itself."""
-    path = tmp_path / "certificate.pem"
-    path.write_text(CERTIFICATE)
-    return path
+def authority() -> trustme.CA:
+    return trustme.CA()
 
 
 @pytest.fixture
-async def secure(certificate: Path) -> AsyncIterator[Server]:
+def tls(authority: trustme.CA) -> ssl.SSLContext:
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-    context.load_cert_chain(certificate)
-    async with _listen(Server(scheme="https"), context) as listening:
+    authority.issue_cert("127.0.0.1").configure_cert(context)
+    return context
+
+
+@pytest.fixture
+async def secure(tls: ssl.SSLContext) -> AsyncIterator[Server]:
+    async with _listen(Server(scheme="https"), tls) as listening:
         yield listening
