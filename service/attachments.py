@@ -4,12 +4,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from sqlalchemy import BigInteger, Exists, Text, exists, func, literal, select, update
+from sqlalchemy import Exists, exists, func, literal, select, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from service.errors import HoldfastError
-from service.models import Attachment, IncomingEmail
+from service.models import ANNOUNCED, Attachment, IncomingEmail, announced_files
 
 Held = tuple[int, int]  # an e-mail's id, and the number of the attempt that holds its job
 
@@ -74,18 +74,22 @@ async def files_of(conn: AsyncConnection, email_id: int) -> list[File]:
 
 
 async def announce(conn: AsyncConnection, held: Held, files: Sequence[Announced]) -> None:
-    """Record files that were found out about during an attempt, unless its claim was lost."""
-    for position, file in enumerate(files):
-        row = select(
-            literal(held[0]),
-            literal(position),
-            literal(file.url),
-            literal(file.file_name, Text),
-            literal(file.content_type, Text),
-            literal(file.size, BigInteger),
-        ).where(_is_held(held))
-        names = ["email_id", "position", "source_url", "file_name", "declared_type", "declared_size"]
-        await conn.execute(insert(Attachment).from_select(names, row).on_conflict_do_nothing())
+    """Record files that an attempt found out about, all or none; none if it holds the job no longer."""
+    announced = announced_files(
+        [
+            {
+                "position": position,
+                "source_url": file.url,
+                "file_name": file.file_name,
+                "declared_type": file.content_type,
+                "declared_size": file.size,
+            }
+            for position, file in enumerate(files)
+        ]
+    )
+    rows = select(literal(held[0]), *announced.c).where(_is_held(held))
+    record = insert(Attachment).from_select(["email_id", *ANNOUNCED], rows)
+    await conn.execute(record.on_conflict_do_nothing())
 
 
 async def mark_stored(conn: AsyncConnection, held: Held, position: int, stored: Stored) -> bool:

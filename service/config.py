@@ -33,7 +33,9 @@ class SettingsError(Exception):
 class Settings(BaseSettings):
     """Every knob there is; the descriptions are the text of `.env.example` and of the errors."""
 
-    model_config = SettingsConfigDict(frozen=True, env_ignore_empty=True, hide_input_in_errors=True)
+    model_config = SettingsConfigDict(
+        frozen=True, env_ignore_empty=True, hide_input_in_errors=True, allow_inf_nan=False
+    )
 
     database_url: SecretStr | None = Field(
         None, description="Postgres", examples=["postgres://user:password@host:5432/name"]

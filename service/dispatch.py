@@ -12,7 +12,7 @@ from typing import Any
 
 import structlog
 from arq import ArqRedis
-from arq.constants import default_queue_name, job_key_prefix
+from arq.constants import default_queue_name, in_progress_key_prefix, job_key_prefix
 from arq.jobs import serialize_job
 from redis.asyncio import BlockingConnectionPool
 from redis.asyncio.retry import Retry
@@ -106,8 +106,8 @@ class Dispatcher:
 async def _enqueue(redis: ArqRedis, jobs: Sequence[Job]) -> None:
     """Write what `ArqRedis.enqueue_job` writes, for a whole batch in one round trip.
 
-    Both writes leave alone what is there: a job that is queued or running keeps its place, and one
-    of which an eviction left half is made whole.
+    It leaves alone what is there: a job that is queued keeps its place, and one of which an eviction
+    left half is made whole.
     """
     now = int(time.time() * 1000)
     async with redis.pipeline(transaction=True) as pipe:
@@ -116,6 +116,9 @@ async def _enqueue(redis: ArqRedis, jobs: Sequence[Job]) -> None:
             definition = serialize_job(
                 TASK, (job.email_id, job.attempt_number), {}, None, now, serializer=serialize
             )
+            # arq lets nobody run what a killed worker had picked up for as long as a job may take; this
+            # one is not claimed, Postgres says, and if somebody is about to, the claim decides.
+            pipe.delete(in_progress_key_prefix + job_id)
             pipe.set(job_key_prefix + job_id, definition, px=EXPIRES_MS, nx=True)
             pipe.zadd(default_queue_name, {job_id: now - CLOCK_SKEW_MS}, nx=True)
         await pipe.execute()

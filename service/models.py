@@ -1,5 +1,6 @@
 """The tables."""
 
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any, ClassVar
 
@@ -7,6 +8,7 @@ from sqlalchemy import (
     JSON,
     BigInteger,
     CheckConstraint,
+    Column,
     DateTime,
     ForeignKey,
     Identity,
@@ -14,8 +16,10 @@ from sqlalchemy import (
     Integer,
     LargeBinary,
     MetaData,
+    TableValuedAlias,
     Text,
     func,
+    literal,
     text,
 )
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
@@ -120,6 +124,16 @@ class Attachment(Base):
     error: Mapped[str | None]
 
     __table_args__ = (one_of("status", ATTACHMENT_STATUSES),)
+
+
+ANNOUNCED = ("position", "source_url", "file_name", "declared_type", "declared_size")
+
+
+def announced_files(files: Sequence[Mapping[str, Any]]) -> TableValuedAlias:
+    """Make rows of the columns ANNOUNCED out of any number of files, in one parameter of a statement."""
+    columns = (Column(name, Attachment.__table__.c[name].type) for name in ANNOUNCED)
+    as_rows = func.json_to_recordset(literal(list(files), JSON)).table_valued(*columns, name="file")
+    return as_rows.render_derived(with_types=True)
 
 
 class Attempt(Base):

@@ -11,6 +11,8 @@ from service.jobs import running, waiting
 from service.resources import Resources
 
 BATCH = 100
+# Where there is more than one batch, the next follows soon.
+MORE_SECONDS = 0.05
 
 log = structlog.get_logger()
 
@@ -32,15 +34,15 @@ async def sweep(res: Resources) -> int:
 
 
 async def sweep_for_ever(res: Resources) -> None:
-    """Sweep until cancelled; at once again while there is more than one batch."""
+    """Sweep until cancelled."""
     while True:
         try:
             rung = await sweep(res)
         except Transient as exc:
             log.warning("sweep_failed", code=exc.code)
             rung = 0
-        if rung < BATCH:
-            await asyncio.sleep(res.settings.sweep_seconds * random.uniform(0.5, 1.5))  # noqa: S311 no secret
+        pause = res.settings.sweep_seconds * random.uniform(0.5, 1.5)  # noqa: S311 no secret
+        await asyncio.sleep(min(pause, MORE_SECONDS) if rung == BATCH else pause)
 
 
 async def retry(res: Resources, email_id: int) -> None:

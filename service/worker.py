@@ -2,14 +2,18 @@
 
 import asyncio
 import json
+import signal
 import sys
 from contextlib import AsyncExitStack
 from typing import Any
 
+import arq.worker
+import structlog
 import uvloop
 from arq import func
 from arq.connections import RedisSettings
 from redis.asyncio.connection import parse_url
+from redis.exceptions import RedisError
 
 from service import logs
 from service.config import Settings, SettingsError, read_settings
@@ -20,6 +24,49 @@ from service.resources import NEEDED, background, open_resources
 
 # How long a dead worker may look alive to `arq --check`: arq keeps the key a second longer.
 HEALTH_CHECK_SECONDS = 5
+REDIS_PAUSE_SECONDS = 1.0
+# Jobs that are handed back also want to tell Redis; that is not worth the platform's patience.
+CLOSE_SECONDS = 8.0
+
+log = structlog.get_logger()
+
+
+class Worker(arq.worker.Worker):
+    """arq's worker, but one that outlives an outage of Redis; the platform need not restart it."""
+
+    async def main(self) -> None:
+        while True:
+            try:
+                return await super().main()
+            except (RedisError, OSError) as exc:
+                log.warning("redis_away", error=type(exc).__name__)
+                await asyncio.sleep(REDIS_PAUSE_SECONDS)
+                await self._count_slots_anew()
+
+    async def close(self) -> None:
+        """End the jobs (arq would leave them at the first that cannot reach Redis), then the rest."""
+        if not self._handle_signals:
+            self.handle_sig(signal.SIGUSR1)
+        if self.tasks:
+            await asyncio.wait(self.tasks.values(), timeout=CLOSE_SECONDS)
+        self.tasks = {}
+        try:
+            await super().close()
+        except (RedisError, OSError) as exc:
+            log.warning("redis_away", error=type(exc).__name__)
+            await stop(self.ctx)
+
+    async def _count_slots_anew(self) -> None:
+        """Free the slot that an error in the middle of arq's `start_jobs` left taken for nobody."""
+        for job_id, task in list(self.tasks.items()):
+            if task.done():
+                del self.tasks[job_id]
+                if not task.cancelled() and (error := task.exception()):
+                    log.warning("job_not_finished_in_redis", job=job_id, error=type(error).__name__)
+        self.job_counter = len(self.tasks)
+        self.sem = asyncio.BoundedSemaphore(self.max_jobs + 1)
+        for _ in self.tasks:
+            await self.sem.acquire()
 
 
 async def run_attempt(ctx: dict[str, Any], email_id: int, attempt_number: int) -> None:
@@ -28,6 +75,8 @@ async def run_attempt(ctx: dict[str, Any], email_id: int, attempt_number: int) -
 
 async def start(ctx: dict[str, Any]) -> None:
     """Open what the steps need, and begin to sweep and to renew leases."""
+    if "stack" in ctx:  # arq starts anew after an outage of Redis
+        return
     settings: Settings = ctx["settings"]
     logs.configure(settings.log_format, settings.log_level)
     stack = ctx["stack"] = AsyncExitStack()
@@ -37,11 +86,13 @@ async def start(ctx: dict[str, Any]) -> None:
 
 
 async def stop(ctx: dict[str, Any]) -> None:
-    await ctx["stack"].aclose()
+    if "stack" in ctx:
+        await ctx["stack"].aclose()
 
 
 def worker_settings(settings: Settings) -> type:
     """Make the class that arq reads; each name is a parameter of `arq.worker.Worker`."""
+    arq.worker.Worker = Worker  # type: ignore[misc] # what the `arq` command makes its worker with
 
     class WorkerSettings:
         functions = (func(run_attempt, name=TASK),)

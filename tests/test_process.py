@@ -1,6 +1,7 @@
 """One attempt: what each answer of the other side comes to, and that only what is missing is fetched."""
 
 import asyncio
+from contextlib import suppress
 from typing import Any
 
 import asyncpg
@@ -8,9 +9,11 @@ import pytest
 from arq.worker import Worker
 
 from service.config import Settings
+from service.errors import Transient
 from service.local.zendesk import Fault, Zendesk
 from service.process.attempt import process
 from service.resources import Resources, open_resources
+from service.zendesk.comments import read_page
 from tests.conftest import Client, eventually, serving, working
 
 PDF = b"%PDF-1.7\n" + bytes(range(256)) * 400
@@ -237,3 +240,30 @@ async def test_a_webhook_whose_comment_is_empty_fails_with_a_reason(client: Clie
     email = await client.until(receipt["email_id"], "completed", "failed")
 
     assert (email["processing_status"], email["error_code"]) == ("failed", "comment_missing")
+
+
+async def test_the_files_of_a_comment_are_recorded_all_or_none(
+    client: Client, zendesk: Zendesk, res: Resources, database: asyncpg.Connection
+) -> None:
+    """An attempt that knew only some of them would complete without the others."""
+    comment_id = zendesk.add_comment(77, attachments=[zendesk.add_file(name, PDF) for name in "abc"])
+    email_id = (await client.send({"ticket_id": 77, "comment_id": comment_id}))["email_id"]
+    await database.execute("ALTER TABLE attachments ADD CONSTRAINT broken CHECK (position < 2)")
+    try:
+        with suppress(TimeoutError):
+            await asyncio.wait_for(process(res, email_id, 1), 1)
+        recorded = await database.fetchval("SELECT count(*) FROM attachments")
+    finally:
+        await database.execute("ALTER TABLE attachments DROP CONSTRAINT broken")
+
+    assert recorded == 0
+
+
+@pytest.mark.parametrize(
+    "answer", [b"[]", b"{", b'{"comments": 7}', b'{"comments": [{"id": 1, "attachments": 7}]}']
+)
+def test_an_odd_answer_of_the_comments_api_is_tried_again(answer: bytes) -> None:
+    with pytest.raises(Transient) as caught:
+        read_page(answer, "1")
+
+    assert caught.value.code == "bad_response"

@@ -56,6 +56,19 @@ async def test_what_an_eviction_left_half_is_made_whole(
     assert await queued_in_redis(res) == 1
 
 
+async def test_what_a_killed_worker_had_picked_up_but_not_claimed_does_not_wait_for_arq(
+    client: Client, zendesk: Zendesk, res: Resources, database: asyncpg.Connection
+) -> None:
+    email_id = (await client.send(zendesk.payload()))["email_id"]
+    await client.until(email_id, "queued")
+    await res.redis.set(f"arq:in-progress:email:{email_id}:1", b"1", ex=1000)
+    await database.execute("UPDATE incoming_emails SET due_at = now()")
+
+    await recovery.sweep(res)
+
+    assert not await res.redis.exists(f"arq:in-progress:email:{email_id}:1")
+
+
 async def test_two_sweeps_at_once_share_the_work(
     client: Client, zendesk: Zendesk, res: Resources, database: asyncpg.Connection
 ) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 
 import arq.worker
 import asyncpg
+import pytest
 from pydantic import SecretStr
 
 from service.config import Settings
@@ -14,6 +15,7 @@ from service.local.zendesk import Fault, Zendesk
 from service.resources import Resources
 from service.worker import worker_settings
 from tests.conftest import Client, eventually, program
+from tests.proxy import before_redis
 from tests.test_flow import objects
 
 PDF = b"%PDF-1.7\n" + bytes(range(256)) * 400
@@ -156,3 +158,51 @@ async def test_a_wrong_setting_ends_the_worker_with_a_line_that_names_it(setting
     settings = settings.model_copy(update={"redis_url": SecretStr("http://nowhere")})
     async with program(*ARQ, settings=settings) as worker:
         assert await worker.wait() == 2
+
+
+@pytest.mark.parametrize("fault", ["cut", "freeze"])
+async def test_a_worker_outlives_an_outage_of_redis_and_is_not_deaf_afterwards(
+    fault: str, client: Client, zendesk: Zendesk, settings: Settings
+) -> None:
+    async with before_redis(settings) as (proxy, proxied), program(*ARQ, settings=proxied) as worker:
+        busy, download = await started(client, zendesk)
+        getattr(proxy, fault)()
+        meanwhile = (await client.send(zendesk.payload()))["email_id"]
+        await asyncio.sleep(2)  # the time that Redis is away
+        await proxy.resume()
+
+        email = await client.until(meanwhile, "completed", "failed")
+        download.resume.set()
+        long_one = await client.until(busy, "completed", "failed")
+
+        assert worker.returncode is None
+    assert (email["processing_status"], long_one["processing_status"]) == ("completed", "completed")
+    assert await outcomes(client, busy) == ["completed"]
+
+
+async def test_sigterm_hands_jobs_back_also_while_redis_is_away(
+    client: Client, zendesk: Zendesk, settings: Settings
+) -> None:
+    async with before_redis(settings) as (proxy, proxied), program(*ARQ, settings=proxied) as worker:
+        email_id, _ = await started(client, zendesk)
+        proxy.cut()
+        worker.send_signal(signal.SIGTERM)
+        code = await asyncio.wait_for(worker.wait(), 25)
+
+    assert code == 0
+    assert await outcomes(client, email_id) == ["handed_back"]
+
+
+async def test_a_worker_that_starts_while_redis_is_away_works_when_it_is_back(
+    client: Client, zendesk: Zendesk, settings: Settings
+) -> None:
+    email_id = (await client.send(zendesk.payload()))["email_id"]
+    async with before_redis(settings) as (proxy, proxied):
+        proxy.cut()
+        async with program(*ARQ, settings=proxied) as worker:
+            await asyncio.sleep(2)  # the time that Redis is away
+            await proxy.resume()
+            email = await client.until(email_id, "completed", "failed")
+
+            assert worker.returncode is None
+    assert email["processing_status"] == "completed"

@@ -5,17 +5,20 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
 
-from sqlalchemy import BigInteger, Column, Integer, Text, func, insert, literal, select, text, true, update
+from sqlalchemy import BigInteger, func, insert, literal, select, text, true, update
 from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.dialects.postgresql import insert as pg_insert
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from service.models import WAITING, Attachment, IncomingEmail
+from service.models import ANNOUNCED, WAITING, Attachment, IncomingEmail, announced_files
 
 # Intake rings at once; only if that came to nothing is it the sweep's turn.
 FIRST_RING_GRACE = timedelta(seconds=3)
-# A job that was rung and that nobody claimed is rung again: Redis may have been emptied.
-RING_AGAIN = timedelta(seconds=10)
+# A job that was rung and that nobody claimed is rung again, for Redis may have been emptied: soon at
+# first, and less often the longer it waits, so that a backlog is not written anew all the time.
+RING_AGAIN = func.least(
+    func.greatest(func.now() - IncomingEmail.received_at, timedelta(seconds=10)), timedelta(minutes=2)
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,19 +40,10 @@ async def receive(
         .returning(IncomingEmail.id)
         .cte("new")
     )
-    columns = ("position", "source_url", "file_name", "declared_type", "declared_size")
-    types = {"position": Integer, "declared_size": BigInteger}
-    file = (
-        func.json_to_recordset(literal(list(files), IncomingEmail.attachment_urls.type))
-        .table_valued(*(Column(name, types.get(name, Text)) for name in columns), name="file")
-        .render_derived(with_types=True)
-    )
+    file = announced_files(files)
     recorded = (
         insert(Attachment)
-        .from_select(
-            ["email_id", *columns],
-            select(new.c.id, *(file.c[name] for name in columns)).join_from(new, file, true()),
-        )
+        .from_select(["email_id", *ANNOUNCED], select(new.c.id, *file.c).join_from(new, file, true()))
         .returning(Attachment.position)
         .cte("recorded")
     )

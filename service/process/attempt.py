@@ -88,7 +88,7 @@ def _delay(res: Resources, claim: Claim, errors: list[Transient]) -> timedelta:
     asked = [error.retry_after.total_seconds() for error in errors if error.retry_after is not None]
     if asked:
         return timedelta(seconds=min(max(asked), most))
-    upper = min(least * 2 ** (claim.retry_count + 1), most)
+    upper = min(least * 2 ** min(claim.retry_count + 1, 30), most)
     return timedelta(seconds=random.uniform(max(least, upper / 2), upper))  # noqa: S311 no secret
 
 

@@ -1,7 +1,7 @@
 """Download and store what an e-mail's record is missing; what was stored stays stored."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import AbstractAsyncContextManager, suppress
 
 import structlog
@@ -27,16 +27,23 @@ async def capture(res: Resources, claim: Claim) -> list[HoldfastError]:
     try:
         async with asyncio.timeout(res.settings.attempt_seconds):
             files = await _files(res, claim)
+            missing = [file for file in files if file.status == "pending"]
+            shared = iter(missing)
             async with asyncio.TaskGroup() as group:
-                missing = [file for file in files if file.status == "pending"]
-                fetches = [group.create_task(_fetch(res, claim, file)) for file in missing]
+                some = [
+                    group.create_task(_fetch_some(res, claim, shared))
+                    for _ in missing[: res.settings.downloads_per_process]
+                ]
     except TimeoutError:
         late = f"The files were not there after {res.settings.attempt_seconds:g} s."
         return [Transient("attempt_timeout", late)]
     except HoldfastError as exc:
         return [exc]
+    except Exception as exc:
+        log.exception("attempt_broke", email=claim.email_id, attempt=claim.attempt_number)
+        return [_unexpected(exc)]
     before = [Permanent(f.error_code or "", f.error or "") for f in files if f.status == "failed"]
-    return [*before, *(error for fetch in fetches if (error := fetch.result()))]
+    return [*before, *(error for task in some for error in task.result())]
 
 
 async def _files(res: Resources, claim: Claim) -> list[File]:
@@ -72,6 +79,11 @@ async def _look_up(res: Resources, ticket_id: str, comment_id: str) -> list[Atta
     raise Transient("comment_not_found", f"Ticket {ticket_id} has no comment {comment_id} (yet).")
 
 
+async def _fetch_some(res: Resources, claim: Claim, missing: Iterator[File]) -> list[HoldfastError]:
+    """Take files from those that several tasks share, until none is left; return what was wrong."""
+    return [error for file in missing if (error := await _fetch(res, claim, file))]
+
+
 async def _fetch(res: Resources, claim: Claim, file: File) -> HoldfastError | None:
     """Make one file stored, or note and return why that could not be."""
     error: HoldfastError
@@ -84,7 +96,7 @@ async def _fetch(res: Resources, claim: Claim, file: File) -> HoldfastError | No
         log.exception(
             "attachment_broke", email=claim.email_id, attempt=claim.attempt_number, position=file.position
         )
-        error = Transient("internal_error", f"Unexpected {type(exc).__name__}, see the worker's log.")
+        error = _unexpected(exc)
     else:
         ATTACHMENTS.labels("stored").inc()
         ATTACHMENT_BYTES.inc(stored.size)
@@ -121,6 +133,10 @@ def _stream(
     return download(
         res.session, res.egress, url, expected=expected, limits=limits, credentials=res.credentials
     )
+
+
+def _unexpected(exc: Exception) -> Transient:
+    return Transient("internal_error", f"Unexpected {type(exc).__name__}, see the worker's log.")
 
 
 def _host(url: str) -> str:

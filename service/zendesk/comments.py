@@ -43,5 +43,7 @@ def read_page(body: bytes, comment_id: str) -> Page:
     for comment in found:
         if isinstance(comment, dict) and str(comment.get("id")) == comment_id:
             files = comment.get("attachments")
-            return Page([read_attachment(file) for file in files or ()], None)
+            if not isinstance(files, list):
+                raise Transient("bad_response", "The comments API did not answer with attachments.")
+            return Page([read_attachment(file) for file in files], None)
     return Page(None, following if isinstance(following, str) else None)

@@ -12,7 +12,7 @@ from service.zendesk.body import Unreadable, read_json
 from service.zendesk.signature import ACCOUNT_ID, INVOCATION_ID, WEBHOOK_ID, read_time
 
 # To record many more would outlast the sender's patience.
-MOST_ATTACHMENTS = 100_000
+MOST_ATTACHMENTS = 10_000
 
 _EVENT = "zen:event-type:"
 _FILE_LINKED = "zen:event-type:ticket.attachment_linked_to_comment"
