@@ -5,6 +5,7 @@ import re
 import socket
 from datetime import timedelta
 from typing import Annotated, Literal
+from urllib.parse import urlsplit
 
 from pydantic import Field, SecretStr, ValidationError, ValidationInfo, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
@@ -136,6 +137,13 @@ class Settings(BaseSettings):
             raise ValueError(f"must begin with {' or '.join(schemes)}")
         if not _URL.fullmatch(text):  # whoever else finds out shows the pieces
             raise ValueError("is not a URL; in a password, write / ? # @ : % as %2F %3F %23 %40 %3A %25")
+        try:
+            parts = urlsplit(text)
+            complete = parts.port or parts.netloc or parts.path.strip("/")
+        except ValueError:
+            complete = False
+        if not complete:
+            raise ValueError("names no host, or a port beyond 65535")
         if _WRONG_SSLMODE.search(text):
             raise ValueError("sslmode must be disable, allow, prefer, require, verify-ca or verify-full")
         return value
@@ -200,14 +208,15 @@ def read_settings(*needed: str) -> Settings:
         error = exc.errors(include_input=False, include_url=False)[0]
         reason = error["msg"].removeprefix("Value error, ")
         field = str(error["loc"][0]) if error["loc"] else reason.partition(":")[0]
-        raise SettingsError(_line(field, reason.removeprefix(f"{field}: "))) from None
+        raise SettingsError(complaint(field, reason.removeprefix(f"{field}: "))) from None
     for field in needed:
         if not getattr(settings, field):
-            raise SettingsError(_line(field, "missing"))
+            raise SettingsError(complaint(field, "missing"))
     return settings
 
 
-def _line(field: str, reason: str) -> str:
+def complaint(field: str, reason: str) -> str:
+    """Say in one line, without its value, what is wrong with a setting and how it should look."""
     about = Settings.model_fields[field]
     default = ",".join(about.default) if isinstance(about.default, tuple) else about.default
     example = (about.examples or [default])[0]

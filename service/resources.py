@@ -9,14 +9,16 @@ from weakref import WeakValueDictionary
 import structlog
 from aiohttp import ClientSession
 from arq import ArqRedis
+from redis.exceptions import RedisError
 from sqlalchemy.ext.asyncio import AsyncEngine
 from yarl import URL
 
-from service.config import Settings
+from service.config import Settings, SettingsError, complaint, read_settings
 from service.database import create_engine
 from service.dispatch import Dispatcher, create_redis
 from service.download.transfer import Credentials, open_session
 from service.egress import Egress
+from service.errors import HoldfastError
 from service.storage.objects import Storage, open_storage
 from service.zendesk.client import authorization
 
@@ -40,6 +42,22 @@ class Resources:
     slots: asyncio.Semaphore  # downloads at once
     host_slots: WeakValueDictionary[str, asyncio.Semaphore] = field(default_factory=WeakValueDictionary)
     claims: set[tuple[int, int]] = field(default_factory=set)  # ids and attempt numbers of the jobs it holds
+
+
+def read_settings_for_resources(*more: str) -> Settings:
+    """Read the settings that `open_resources` needs, and let the libraries judge what only they can.
+
+    Raises SettingsError.
+    """
+    settings = read_settings(*NEEDED, *more)
+    try:
+        field = "redis_url"
+        create_redis(settings.redis_dsn, pool_size=1).connection_pool.make_connection()  # type: ignore[no-untyped-call]
+        field = "storage_url"
+        open_storage(settings.storage_url or "")
+    except (ValueError, TypeError, RedisError, HoldfastError) as exc:
+        raise SettingsError(complaint(field, f"cannot be used ({type(exc).__name__})")) from None
+    return settings
 
 
 @asynccontextmanager

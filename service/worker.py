@@ -16,11 +16,11 @@ from redis.asyncio.connection import parse_url
 from redis.exceptions import RedisError
 
 from service import logs
-from service.config import Settings, SettingsError, read_settings
+from service.config import Settings, SettingsError
 from service.dispatch import EXPIRES_MS, TASK, create_redis, serialize
 from service.process.attempt import process, renew_leases
 from service.recovery import sweep_for_ever
-from service.resources import NEEDED, background, open_resources
+from service.resources import background, open_resources, read_settings_for_resources
 
 # How long a dead worker may look alive to `arq --check`: arq keeps the key a second longer.
 HEALTH_CHECK_SECONDS = 5
@@ -124,7 +124,7 @@ def __getattr__(name: str) -> type:
     if name != "WorkerSettings":
         raise AttributeError(name)
     try:
-        settings = read_settings(*NEEDED)
+        settings = read_settings_for_resources()
     except SettingsError as exc:
         sys.stderr.write(f"{exc}\n")
         sys.exit(2)

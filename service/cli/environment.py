@@ -10,8 +10,6 @@ from typing import TYPE_CHECKING, TypeVar
 import click
 from dotenv import dotenv_values
 
-from service.config import read_settings
-
 if TYPE_CHECKING:
     from service.resources import Resources
 
@@ -42,7 +40,7 @@ def with_resources(work: "Callable[[Resources], Awaitable[T]]") -> T:
     import structlog
 
     from service.errors import HoldfastError
-    from service.resources import NEEDED, open_resources
+    from service.resources import open_resources, read_settings_for_resources
 
     structlog.configure(
         wrapper_class=structlog.make_filtering_bound_logger("WARNING"),
@@ -50,7 +48,7 @@ def with_resources(work: "Callable[[Resources], Awaitable[T]]") -> T:
     )
 
     async def run() -> T:
-        async with open_resources(read_settings(*NEEDED)) as res:
+        async with open_resources(read_settings_for_resources()) as res:
             return await work(res)
 
     try:

@@ -11,10 +11,10 @@ from service.config import read_settings
 @click.command()
 def web() -> None:
     """Serve the webhook and the API on $HOST:$PORT."""
-    from service.resources import NEEDED
+    from service.resources import read_settings_for_resources
     from service.web.app import serve
 
-    settings = read_settings(*NEEDED, "zendesk_webhook_secrets")
+    settings = read_settings_for_resources("zendesk_webhook_secrets")
     try:
         serve(settings)
     except OSError as exc:
