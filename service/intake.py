@@ -1,6 +1,7 @@
 """An invocation becomes an e-mail on record, once; what we cannot read is kept in quarantine."""
 
 import hashlib
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -20,8 +21,9 @@ from service.zendesk import payloads
 from service.zendesk.body import Unreadable
 from service.zendesk.signature import ACCOUNT_ID, INVOCATION_ID
 
-# What a webhook may carry to authenticate itself to us, and nobody needs to read again.
-SECRET_HEADERS = frozenset({"authorization", "cookie", "proxy-authorization"})
+# What a webhook may carry to authenticate itself to us, and nobody needs to read again; with Zendesk's
+# "API key" the name of the header is the administrator's choice.
+SECRET_HEADER = re.compile(r"auth|cookie|token|secret|password|api.?key", re.IGNORECASE)
 
 log = structlog.get_logger()
 
@@ -139,8 +141,7 @@ def _request(headers: Mapping[str, str], body: bytes) -> dict[str, Any]:
     return {
         "raw_body": body,
         "raw_headers": [
-            [name, "[redacted]" if name.lower() in SECRET_HEADERS else value]
-            for name, value in headers.items()
+            [name, "[redacted]" if SECRET_HEADER.search(name) else value] for name, value in headers.items()
         ],
         "account_id": _clean(headers.get(ACCOUNT_ID)),
         "invocation_id": _clean(headers.get(INVOCATION_ID)),

@@ -307,14 +307,15 @@ async def test_another_unreadable_body_under_the_same_invocation_is_kept_too(
 async def test_what_authenticates_a_webhook_is_not_on_record(
     body: bytes, client: Server, database: asyncpg.Connection
 ) -> None:
-    await post(client, body, Authorization="Basic aG9sZA==", Cookie="a=hidden", X_Other="kept")
+    secrets = {"Authorization": "Basic aG9sZA==", "Cookie": "a=hidden", "X_Api_Key": "hidden"}
+    await post(client, body, **secrets, X_Other="kept")
 
     (row,) = await database.fetch(
         "SELECT raw_headers::text FROM incoming_emails"
         " UNION ALL SELECT raw_headers::text FROM quarantined_webhooks"
     )
     headers = dict(json.loads(row["raw_headers"]))
-    assert headers["Authorization"] == headers["Cookie"] == "[redacted]"
+    assert headers["Authorization"] == headers["Cookie"] == headers["X-Api-Key"] == "[redacted]"
     assert headers["X-Other"] == "kept"
     assert "hidden" not in row["raw_headers"]
 
