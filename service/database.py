@@ -54,6 +54,15 @@ def create_engine(url: str, *, pool_size: int, seconds: float) -> AsyncEngine:
     )
 
 
+async def close_engine(engine: AsyncEngine) -> None:
+    """Close the pool, after a moment for the statements that outlived their budget."""
+    loop = asyncio.get_running_loop()
+    if left := {task for task in _abandoned if task.get_loop() is loop}:
+        await asyncio.wait(left, timeout=GOODBYE_SECONDS)
+    await engine.dispose()
+    await asyncio.sleep(0)  # a connection that was aborted closes its socket in the loop's next turn
+
+
 class _Connection(asyncpg.Connection):  # type: ignore[misc] # asyncpg has no types
     """Says goodbye without insisting on an answer: else a dead server held up the end of the process."""
 

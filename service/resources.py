@@ -14,7 +14,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from yarl import URL
 
 from service.config import Settings, SettingsError, complaint, read_settings
-from service.database import create_engine
+from service.database import close_engine, create_engine
 from service.dispatch import Dispatcher, create_redis
 from service.download.transfer import Credentials, open_session
 from service.egress import Egress
@@ -75,7 +75,7 @@ async def open_resources(settings: Settings) -> AsyncIterator[Resources]:
             pool_size=settings.database_pool_size,
             seconds=settings.database_seconds,
         )
-        stack.push_async_callback(engine.dispose)
+        stack.push_async_callback(close_engine, engine)
         redis = create_redis(settings.redis_dsn, pool_size=settings.redis_pool_size)
         stack.push_async_callback(redis.aclose, close_connection_pool=True)
         dispatcher = Dispatcher(engine, redis)

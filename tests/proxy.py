@@ -69,9 +69,11 @@ class Proxy:
     ) -> None:
         self.cut()
         self._reserve.close()
-        for task in self._tasks:
+        tasks = self._tasks.copy()
+        for task in tasks:
             task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await asyncio.gather(*tasks, return_exceptions=True)
+        await asyncio.sleep(0)  # an aborted transport closes its socket in the loop's next turn
 
     async def resume(self) -> None:
         """Pass everything, also what was held back."""
@@ -117,6 +119,16 @@ class Proxy:
         self.sprung.clear()
 
     async def _accept(self, reader: StreamReader, writer: StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task
+        self._tasks.add(task)
+        try:
+            await self._serve(reader, writer)
+        finally:
+            writer.transport.abort()
+            self._tasks.discard(task)
+
+    async def _serve(self, reader: StreamReader, writer: StreamWriter) -> None:
         self.connections += 1
         line = _Line((reader, writer), await self._connect())
         self._lines.add(line)
