@@ -106,7 +106,7 @@ class Settings(BaseSettings):
     lease_seconds: float = Field(30, ge=1, description="how long a silent worker keeps its jobs")
     sweep_seconds: float = Field(1, gt=0, description="pause between two sweeps")
     jobs_per_process: int = Field(50, ge=1, description="jobs at once in one worker process")
-    shutdown_seconds: float = Field(10, ge=1, le=20, description="time for jobs to finish after SIGTERM")
+    shutdown_seconds: float = Field(10, ge=1, le=15, description="time for jobs to finish after SIGTERM")
     worker_name: str = Field(
         default_factory=socket.gethostname,
         description="name of this worker, one each on a host",

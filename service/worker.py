@@ -75,14 +75,15 @@ async def run_attempt(ctx: dict[str, Any], email_id: int, attempt_number: int) -
 
 async def start(ctx: dict[str, Any]) -> None:
     """Open what the steps need, and begin to sweep and to renew leases."""
-    if "stack" in ctx:  # arq starts anew after an outage of Redis
+    if "res" in ctx:  # arq starts anew after an outage of Redis
         return
     settings: Settings = ctx["settings"]
     logs.configure(settings.log_format, settings.log_level)
     stack = ctx["stack"] = AsyncExitStack()
-    res = ctx["res"] = await stack.enter_async_context(open_resources(settings))
+    res = await stack.enter_async_context(open_resources(settings))
     await stack.enter_async_context(background(lambda: sweep_for_ever(res)))
     await stack.enter_async_context(background(lambda: renew_leases(res)))
+    ctx["res"] = res
 
 
 async def stop(ctx: dict[str, Any]) -> None:

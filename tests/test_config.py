@@ -121,7 +121,7 @@ def test_no_door_opens_with_a_setting_missing_or_wrong(
         ("MAX_WEBHOOK_BYTES", "0", "greater than or equal to 1"),
         ("MAX_RETRIES", "many", "valid integer"),
         ("LEASE_SECONDS", "0", "greater than or equal to 1"),
-        ("SHUTDOWN_SECONDS", "60", "less than or equal to 20"),
+        ("SHUTDOWN_SECONDS", "60", "less than or equal to 15"),
         ("DATABASE_POOL_SIZE", "0", "greater than or equal to 1"),
         ("LOG_FORMAT", "xml", "'json' or 'console'"),
         ("LOG_LEVEL", "hunter2", "'INFO'"),

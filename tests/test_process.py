@@ -132,7 +132,8 @@ async def test_credentials_go_to_the_account_and_never_to_the_cdn(
 ) -> None:
     email = await captured(client, zendesk.add_file("invoice.pdf", PDF))
 
-    assert email["processing_status"] == "completed"  # the account wants them, the CDN answers 403 to them
+    assert email["processing_status"] == "completed"  # the account gives nothing without them
+    assert zendesk.desk.cdn_authorizations == []
 
 
 async def test_a_file_announced_without_an_address_fails_with_a_reason(

@@ -88,7 +88,7 @@ async def test_sigterm_hands_unfinished_jobs_back_at_no_cost(
 async def test_sigterm_lets_a_job_finish_that_is_nearly_done(
     client: Client, zendesk: Zendesk, settings: Settings
 ) -> None:
-    settings = settings.model_copy(update={"shutdown_seconds": 20})
+    settings = settings.model_copy(update={"shutdown_seconds": 15})
     async with program(*ARQ, settings=settings) as worker:
         email_id, fault = await started(client, zendesk)
         worker.send_signal(signal.SIGTERM)
