@@ -1,25 +1,21 @@
 """An object is in storage whole, once and for good, or not at all."""
 
 import asyncio
-import errno
 import io
 import os
 import random
 import socket
 import subprocess
 import sys
-import time
 import zipfile
 from collections.abc import AsyncIterator
 from hashlib import sha256
 from pathlib import Path
-from typing import IO
 
 import pytest
 
 from service.errors import Permanent, Transient
 from service.storage import objects as storage
-from service.storage.disk import Disk
 from service.storage.objects import Storage, open_storage
 
 SMALL = b"%PDF-1.4 small"
@@ -120,29 +116,6 @@ async def test_a_cancelled_put_leaves_the_whole_object_or_nothing(
     assert [await asyncio.to_thread((root / name).read_bytes) for name in files] in ([], [LARGE])
 
 
-async def test_a_killed_process_leaves_no_half_object(root: Path) -> None:
-    """And what it was working on is removed by the next put a day later."""
-    process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-c", ENDLESS_PUT, root.as_uri()), cwd=ROOT, stdout=subprocess.PIPE
-    )
-    assert process.stdout
-    await process.stdout.readline()
-    process.kill()
-    await process.wait()
-    (leftover,) = await asyncio.to_thread(_files, root)
-    fresh = root / ".spool" / "fresh"
-
-    def age() -> None:
-        os.utime(root / leftover, (time.time() - 25 * 3600,) * 2)
-        fresh.write_bytes(b"somebody else's, half done")
-
-    await asyncio.to_thread(age)
-    stored = await storage.put(open_storage(root.as_uri()), _chunks(SMALL), None)
-
-    assert leftover.startswith(".spool/")
-    assert await asyncio.to_thread(_files, root) == [".spool/fresh", stored.key]
-
-
 async def test_twenty_large_puts_stay_small_in_memory(root: Path) -> None:
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-c", TWENTY_PUTS, root.as_uri()), cwd=ROOT, stdout=subprocess.PIPE
@@ -152,33 +125,6 @@ async def test_twenty_large_puts_stay_small_in_memory(root: Path) -> None:
     stored, max_rss_mib = map(int, output.split())
     assert stored == 20
     assert max_rss_mib < 256
-
-
-@pytest.mark.parametrize("content", [SMALL, LARGE])
-async def test_a_disk_that_fails_may_be_better_later(tmp_path: Path, content: bytes) -> None:
-    await asyncio.to_thread((tmp_path / "file").touch)
-    broken = open_storage((tmp_path / "file" / "objects").as_uri())
-
-    for attempt in (storage.put(broken, _chunks(content), None), storage.check(broken)):
-        with pytest.raises(Transient) as failed:
-            await attempt
-        assert failed.value.code == "storage_unavailable"
-
-
-async def test_a_full_disk_is_named_so(root: Path) -> None:
-    class FullFile(io.BytesIO):
-        name = "full"
-
-        def write(self, _: object) -> int:
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-
-    class FullDisk(Disk):
-        def spool_file(self) -> IO[bytes]:
-            return FullFile()
-
-    with pytest.raises(Transient) as failed:
-        await storage.put(FullDisk(root), _chunks(LARGE), None)
-    assert failed.value.code == "storage_full"
 
 
 @pytest.mark.parametrize(
@@ -194,6 +140,8 @@ async def test_a_full_disk_is_named_so(root: Path) -> None:
     ],
 )
 async def test_what_is_not_there_is_missing(store: Storage, key: str) -> None:
+    await storage.put(store, _chunks(SMALL), None)
+
     for look in (storage.stat, storage.open):
         with pytest.raises(Permanent) as missing:
             await look(store, key)
@@ -318,19 +266,6 @@ async def _chunks(content: bytes) -> AsyncIterator[bytes]:
 def _files(root: Path) -> list[str]:
     return sorted(str(path.relative_to(root)) for path in root.rglob("*") if path.is_file())
 
-
-ENDLESS_PUT = """
-import asyncio, sys
-from service.storage.objects import open_storage, put
-
-async def chunks():
-    for _ in range(40):
-        yield bytes(65536)
-    print("spooled", flush=True)
-    await asyncio.sleep(600)
-
-asyncio.run(put(open_storage(sys.argv[1]), chunks(), None))
-"""
 
 TWENTY_PUTS = """
 import asyncio, re, sys

@@ -1,11 +1,13 @@
 """Objects in S3, Google Cloud Storage or Azure, through obstore."""
 
 import asyncio
+import errno
 import os
+from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import timedelta
-from tempfile import TemporaryFile
+from tempfile import TemporaryFile, gettempdir
 from typing import IO, TYPE_CHECKING
 
 import obstore
@@ -29,10 +31,11 @@ class Cloud:
     """A bucket, or a prefix in one. Credentials come from the vendor's own variables, as AWS_*."""
 
     store: "ObjectStore"
+    abort_seconds: float = 2  # a shutdown waits for it
     _uploads: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(_UPLOADS))
 
     @classmethod
-    def open(cls, url: str) -> "Cloud":
+    def open(cls, url: str, *, request_seconds: float = 30) -> "Cloud":
         # Client options given here replace those of the environment, so this one is handed on.
         allow_http = any(
             os.environ.get(f"{vendor}_ALLOW_HTTP") in {"1", "true"} for vendor in ("AWS", "AZURE")
@@ -43,12 +46,15 @@ class Cloud:
                 client_options={
                     "allow_http": allow_http,
                     "connect_timeout": timedelta(seconds=5),
-                    "timeout": timedelta(seconds=30),
+                    "timeout": timedelta(seconds=request_seconds),
                     "user_agent": "holdfast",
                 },
                 retry_config={"max_retries": 3, "retry_timeout": timedelta(seconds=20)},
             )
         )
+
+    def spool_directory(self) -> str:
+        return gettempdir()
 
     def spool_file(self) -> IO[bytes]:
         return TemporaryFile()
@@ -67,11 +73,16 @@ class Cloud:
                 return
         if spool.file is None:
             await self._upload(key, bytes(spool.buffer))
-            return
-        async with self._uploads:
-            small = spool.size <= _PART_BYTES
-            await asyncio.to_thread(spool.file.seek, 0)
-            await self._upload(key, await asyncio.to_thread(spool.file.read) if small else spool.file)
+        else:
+            async with self._uploads:
+                await asyncio.to_thread(spool.file.seek, 0)
+                if spool.size <= _PART_BYTES:
+                    await self._upload(key, await asyncio.to_thread(spool.file.read))
+                else:
+                    await self._upload_in_parts(key, spool.file)
+        with suppress(PermissionDeniedError):  # we may have the right to write alone
+            if await self.size(key) != spool.size:
+                raise OSError(errno.EIO, "the bucket took the object, but does not have all of it")
 
     async def check(self) -> None:
         """Write what is never overwritten, so that a bucket with versions does not fill up."""
@@ -80,7 +91,29 @@ class Cloud:
                 await obstore.put_async(self.store, _CHECK_KEY, b"holdfast", mode="create")
             await obstore.head_async(self.store, _CHECK_KEY)
 
-    async def _upload(self, key: str, content: bytes | IO[bytes]) -> None:
-        # The client reads the file in threads of its own, part by part.
+    async def _upload(self, key: str, content: bytes) -> None:
         async with asyncio.timeout(_UPLOAD_SECONDS):
-            await obstore.put_async(self.store, key, content, chunk_size=_PART_BYTES, max_concurrency=1)
+            await obstore.put_async(self.store, key, content, use_multipart=False)
+
+    async def _upload_in_parts(self, key: str, file: IO[bytes]) -> None:
+        """Upload, or have it aborted: of a put that is just cancelled, the parts would stay in the bucket."""
+        given_up = False
+
+        def parts() -> Iterator[bytes]:  # for threads of the client's own, which aborts if this raises
+            while part := file.read(_PART_BYTES):
+                if given_up:
+                    raise InterruptedError
+                yield part
+
+        upload = asyncio.ensure_future(
+            obstore.put_async(self.store, key, parts(), chunk_size=_PART_BYTES, max_concurrency=1)
+        )
+        upload.add_done_callback(lambda done: done.cancelled() or done.exception())  # or asyncio complains
+        try:
+            async with asyncio.timeout(_UPLOAD_SECONDS):
+                await asyncio.wait({upload})
+            upload.result()
+        finally:
+            given_up = True
+            await asyncio.wait({upload}, timeout=self.abort_seconds)
+            upload.cancel()

@@ -1,6 +1,8 @@
 """Objects as files, which survive a kill and a power cut whole or not at all."""
 
 import asyncio
+import errno
+import fcntl
 import os
 import time
 from contextlib import suppress
@@ -11,7 +13,7 @@ from typing import IO
 
 from service.storage.spool import Spool
 
-_LEFTOVER_SECONDS = 24 * 3600
+_LEFTOVER_SECONDS = 24 * 3600  # where files cannot be locked
 
 
 @dataclass(frozen=True)
@@ -20,19 +22,26 @@ class Disk:
 
     root: Path
 
+    def spool_directory(self) -> str:
+        return str(self.root / ".spool")
+
     def spool_file(self) -> IO[bytes]:
         """Make a file on the same file system, and remove what killed processes left there."""
-        directory = self.root / ".spool"
+        directory = Path(self.spool_directory())
         directory.mkdir(parents=True, exist_ok=True)
         with os.scandir(directory) as entries:
             for entry in entries:
-                with suppress(OSError):  # somebody else removes it, too
-                    if entry.stat().st_mtime < time.time() - _LEFTOVER_SECONDS:
-                        Path(entry.path).unlink()
-        return NamedTemporaryFile(dir=directory, delete=False)
+                _remove_leftover(Path(entry.path))
+        while True:
+            file = NamedTemporaryFile(dir=directory, delete=False)  # noqa: SIM115 it is the spool's to close
+            with suppress(BlockingIOError):
+                _lock(file)
+                if os.fstat(file.fileno()).st_nlink:
+                    return file
+            file.close()  # somebody took it for a leftover before it was locked
 
     async def size(self, key: str) -> int:
-        return (await asyncio.to_thread((self.root / key).stat)).st_size
+        return await asyncio.to_thread(self._size, key)
 
     async def read(self, key: str, start: int, end: int) -> bytes:
         return await asyncio.to_thread(self._read, key, start, end)
@@ -43,10 +52,25 @@ class Disk:
     async def check(self) -> None:
         await asyncio.to_thread(self._check)
 
+    def _size(self, key: str) -> int:
+        with self._open(key) as file:
+            return os.fstat(file.fileno()).st_size
+
     def _read(self, key: str, start: int, end: int) -> bytes:
-        with (self.root / key).open("rb") as file:
+        with self._open(key) as file:
             file.seek(start)
             return file.read(end - start)
+
+    def _open(self, key: str) -> IO[bytes]:
+        try:
+            return (self.root / key).open("rb")
+        except FileNotFoundError:
+            if Path(self.spool_directory()).is_dir():
+                raise
+        # Not the object is missing, but the directory that it was put in.
+        raise OSError(
+            errno.ENODEV, "nothing was ever stored here, the volume may not be mounted", str(self.root)
+        )
 
     def _write(self, key: str, spool: Spool) -> None:
         path = self.root / key
@@ -70,6 +94,27 @@ class Disk:
             Path(file.name).unlink()
             file.write(b"check")
             file.flush()
+
+
+def _remove_leftover(path: Path) -> None:
+    """Remove a spool file whose owner is dead: a living one holds a lock on it."""
+    with suppress(OSError), path.open("r+b") as file:  # NFS locks only what may be written
+        if _lock(file) or os.fstat(file.fileno()).st_mtime < time.time() - _LEFTOVER_SECONDS:
+            path.unlink()
+
+
+def _lock(file: IO[bytes]) -> bool:
+    """Hold a file until it is closed or this process dies; False if its file system has no locks.
+
+    Raises BlockingIOError if somebody else holds it.
+    """
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise
+    except OSError:
+        return False
+    return True
 
 
 def _sync(directory: Path) -> None:

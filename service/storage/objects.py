@@ -19,6 +19,7 @@ from service.storage.filetype import detect
 from service.storage.spool import Spool
 
 _CHUNK_BYTES = 2 * 1024**2
+_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}  # no space, or a limit on it
 _KEY = re.compile(r"sha256/[0-9a-f]{2}/[0-9a-f]{62}")
 
 
@@ -27,6 +28,9 @@ class Storage(Protocol):
 
     def spool_file(self) -> IO[bytes]:
         """Make a file for what does not fit into memory; blocks."""
+
+    def spool_directory(self) -> str:
+        """Name the place of these files, once there was one."""
 
     async def size(self, key: str) -> int:
         """Raise FileNotFoundError if there is no such object."""
@@ -74,9 +78,9 @@ async def put(storage: Storage, chunks: AsyncIterable[bytes], file_name: str | N
     try:
         async for chunk in chunks:
             if spool.add(chunk):
-                with _translated():
+                with _translated(storage):
                     await asyncio.to_thread(spool.flush)
-        with _translated():
+        with _translated(storage):
             sha256 = await asyncio.to_thread(spool.finish)
             key = f"sha256/{sha256[:2]}/{sha256[2:]}"
             await storage.write(key, spool)
@@ -99,20 +103,20 @@ async def stat(storage: Storage, key: str) -> int:
     """Give an object's size in bytes; raises as `open` does."""
     if not _KEY.fullmatch(key):
         raise Permanent("object_missing", f"no object can have the key {key[:100]!r}")
-    with _translated(key):
+    with _translated(storage, key):
         return await storage.size(key)
 
 
 async def check(storage: Storage) -> None:
-    """Raise Transient("storage_unavailable") unless we can write and read; leaves nothing that adds up."""
-    with _translated():
+    """Raise Transient, as `put` does, unless we can write and read; leaves nothing that adds up."""
+    with _translated(storage):
         await storage.check()
 
 
 async def _chunks(storage: Storage, key: str, size: int) -> AsyncIterator[bytes]:
     for start in range(0, size, _CHUNK_BYTES):
         end = min(start + _CHUNK_BYTES, size)
-        with _translated(key):
+        with _translated(storage, key):
             chunk = await storage.read(key, start, end)
         if len(chunk) != end - start:
             raise Transient("storage_unavailable", f"the object {key} is shorter than it was")
@@ -120,16 +124,19 @@ async def _chunks(storage: Storage, key: str, size: int) -> AsyncIterator[bytes]
 
 
 @contextmanager
-def _translated(key: str | None = None) -> Iterator[None]:
+def _translated(storage: Storage | None = None, key: str | None = None) -> Iterator[None]:
     try:
         yield
     except (BaseError, OSError, ValueError) as exc:
         if key and isinstance(exc, FileNotFoundError):
             raise Permanent("object_missing", f"the object {key} is not in storage") from None
-        full = isinstance(exc, OSError) and exc.errno in {errno.ENOSPC, errno.EDQUOT}
         # Vendors tell whole stories, with addresses that may be signed: no query string, no XML but its code.
-        line = re.sub(r"\?\S*|\s*<.*", "", str(exc).partition("\n")[0])[:300]
+        line = re.sub(r"\?\S*|\s*<.*", "", str(exc).partition("\n")[0])[:500]
         reason = re.search(r"<Code>(\w+)</Code>", str(exc))
         line = f"{reason[1]}: {line}" if reason else line
-        code = "storage_full" if full else "storage_unavailable"
+        code = "storage_unavailable"
+        if isinstance(exc, OSError) and exc.errno in _FULL:
+            code = "storage_full"
+            if storage and not exc.filename:
+                line = f"{line} in {storage.spool_directory()}"
         raise Transient(code, f"storage: {type(exc).__name__}: {line or 'no answer in time'}") from None

@@ -1,0 +1,214 @@
+"""S3 for the tests: moto in a process of its own, and before it a proxy that has faults."""
+
+import asyncio
+import re
+import sys
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass, field
+from hashlib import sha256
+from io import BytesIO
+from pathlib import Path
+from signal import SIGTERM
+from typing import Protocol
+from xml.etree import ElementTree as ET
+
+from aiohttp import ClientSession, web
+from multidict import CIMultiDict
+
+from service.local.launch import running
+
+PRIVATE = "private-words-of-the-server"
+# moto shows a private object to whoever says a name
+SIGNED = {"Authorization": "AWS4-HMAC-SHA256 Credential=tests/20260101/us-east-1/s3/aws4_request"}
+HOP_BY_HOP = ("Connection", "Transfer-Encoding", "Content-Length", "Date", "Server")
+
+
+class Answer(Protocol):
+    __name__: str
+
+    async def __call__(self, bucket: "Bucket", request: web.Request, /) -> web.StreamResponse: ...
+
+
+@contextmanager
+def s3(directory: Path) -> Iterator[str]:
+    """Run an empty S3; yield its URL. Start it from the main thread."""
+
+    def url() -> str:
+        found = re.search(r"Running on (http://127\.0\.0\.1:\d+)", (directory / "server.log").read_text())
+        return found[1] if found else ""
+
+    command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", "0"]
+    with running(command, directory, stop=SIGTERM, is_ready=lambda _: bool(url())):
+        yield url()
+
+
+@dataclass
+class Fault:
+    """An answer that some requests get: the `times` that follow the first `skip` of these kinds, or of any."""
+
+    answer: Answer
+    kinds: tuple[str, ...] = ()
+    skip: int = 0
+    times: float = 1
+
+    def __str__(self) -> str:
+        return "-".join([self.answer.__name__, *self.kinds])
+
+    def befalls(self, kind: str) -> bool:
+        if self.kinds and kind not in self.kinds:
+            return False
+        self.skip -= 1
+        if self.skip >= 0 or self.times <= 0:
+            return False
+        self.times -= 1
+        return True
+
+
+@dataclass
+class Bucket:
+    """A bucket, as the service sees it at `url`, through the proxy, and as it is."""
+
+    server: str
+    name: str
+    session: ClientSession
+    url: str = ""
+    faults: list[Fault] = field(default_factory=list)
+    requests: list[str] = field(default_factory=list)  # the kinds of those that came
+    frozen: asyncio.Event = field(default_factory=asyncio.Event)
+    thawed: asyncio.Event = field(default_factory=asyncio.Event)
+
+    async def objects(self) -> dict[str, bytes]:
+        return {name: await self._ask("GET", f"/{name}") for name in await self._list("list-type=2", "Key")}
+
+    async def unfinished(self) -> list[str]:
+        """List the multipart uploads whose parts the bucket keeps."""
+        return await self._list("uploads", "UploadId")
+
+    async def place(self, name: str, content: bytes) -> None:
+        await self._ask("PUT", f"/{name}", content)
+
+    async def remove(self, name: str) -> None:
+        await self._ask("DELETE", f"/{name}")
+
+    async def answer(self, request: web.Request) -> web.StreamResponse:
+        kind = kind_of(request)
+        self.requests.append(kind)
+        fault = next((fault for fault in self.faults if fault.befalls(kind)), None)
+        return await (fault.answer(self, request) if fault else self.forward(request))
+
+    async def forward(self, request: web.Request) -> web.Response:
+        """Pass a request on to moto, which does not look whether the body is the one that was signed."""
+        body = await request.read()
+        if body and request.headers["x-amz-content-sha256"] != sha256(body).hexdigest():
+            return refusal(400, "XAmzContentSHA256Mismatch")
+        async with self.session.request(
+            request.method, f"{self.server}{request.path_qs}", data=BytesIO(body), headers=request.headers
+        ) as answer:
+            headers = CIMultiDict(answer.headers)
+            for name in HOP_BY_HOP:
+                headers.popall(name, None)
+            if request.method == "HEAD":
+                headers["Content-Length"] = answer.headers.get("Content-Length", "0")
+            return web.Response(status=answer.status, headers=headers, body=await answer.read())
+
+    async def _list(self, query: str, tag: str) -> list[str]:
+        tree = ET.fromstring(await self._ask("GET", f"?{query}"))
+        return [each.text or "" for each in tree.iter() if each.tag.endswith(f"}}{tag}")]
+
+    async def _ask(self, method: str, rest: str, content: bytes = b"") -> bytes:
+        url = f"{self.server}/{self.name}{rest}"
+        async with self.session.request(method, url, data=BytesIO(content), headers=SIGNED) as answer:
+            assert answer.status < 300, await answer.text()
+            return await answer.read()
+
+
+@asynccontextmanager
+async def proxied(server: str, name: str) -> AsyncIterator[Bucket]:
+    """Make a bucket, and a proxy before it."""
+    app = web.Application(client_max_size=64 * 1024**2)
+    runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.1, auto_decompress=False)
+    async with ClientSession(auto_decompress=False) as session:
+        bucket = Bucket(server, name, session)
+        app.router.add_route("*", "/{path:.*}", bucket.answer)
+        await runner.setup()
+        await web.TCPSite(runner, "127.0.0.1", 0).start()
+        bucket.url = f"http://127.0.0.1:{runner.addresses[0][1]}"
+        try:
+            await bucket._ask("PUT", "")
+            yield bucket
+        finally:
+            bucket.thawed.set()
+            await runner.cleanup()
+
+
+def kind_of(request: web.Request) -> str:
+    """Name what a request asks of S3: get, head, put, initiate, part, complete, abort."""
+    if "uploads" in request.query:
+        return "initiate"
+    if "uploadId" in request.query:
+        return {"PUT": "part", "POST": "complete", "DELETE": "abort"}[request.method]
+    return request.method.lower()
+
+
+def refusal(status: int, code: str) -> web.Response:
+    # https://docs.aws.amazon.com/AmazonS3/latest/API/ErrorResponses.html
+    text = f'<?xml version="1.0"?>\n<Error>\n<Code>{code}</Code><Message>{PRIVATE}</Message></Error>'
+    return web.Response(status=status, content_type="application/xml", text=text)
+
+
+def refuses(status: int, code: str) -> Answer:
+    async def answer(_: Bucket, request: web.Request) -> web.StreamResponse:
+        await request.read()
+        return refusal(status, code)
+
+    answer.__name__ = code
+    return answer
+
+
+async def resets(_: Bucket, request: web.Request) -> web.StreamResponse:
+    """Break the connection; where there is a body, in the middle of it."""
+    await request.content.read(64 * 1024)
+    assert request.transport
+    request.transport.abort()
+    return web.Response()
+
+
+async def breaks_off(bucket: Bucket, request: web.Request) -> web.StreamResponse:
+    """Do as asked, and break the connection in the middle of the answer."""
+    whole = await bucket.forward(request)
+    assert isinstance(whole.body, bytes)
+    answer = web.StreamResponse(status=whole.status, headers=whole.headers)
+    answer.content_length = len(whole.body)
+    await answer.prepare(request)
+    await answer.write(whole.body[: len(whole.body) // 2])
+    return await resets(bucket, request)
+
+
+async def freezes(bucket: Bucket, request: web.Request) -> web.StreamResponse:
+    """Do as asked, but only when thawed."""
+    await request.read()
+    bucket.frozen.set()
+    await bucket.thawed.wait()
+    return await bucket.forward(request)
+
+
+async def misnames(bucket: Bucket, request: web.Request) -> web.StreamResponse:
+    """Do as asked, and tell a wrong ETag."""
+    answer = await bucket.forward(request)
+    answer.headers["ETag"] = '"00000000000000000000000000000000"'
+    return answer
+
+
+async def damages(bucket: Bucket, request: web.Request) -> web.StreamResponse:
+    """Change a byte on its way to S3."""
+    body = await request.read()
+    request._read_bytes = bytes([body[0] ^ 1]) + body[1:]
+    return await bucket.forward(request)
+
+
+async def lies(_: Bucket, request: web.Request) -> web.StreamResponse:
+    """Thank for what was sent, and forget it."""
+    await request.read()
+    text = "<CompleteMultipartUploadResult><ETag>x</ETag></CompleteMultipartUploadResult>"
+    return web.Response(headers={"ETag": '"0123456789abcdef0123456789abcdef"'}, text=text)
