@@ -4,6 +4,7 @@ import os
 import re
 import socket
 from datetime import timedelta
+from pathlib import Path
 from typing import Annotated, Literal
 from urllib.parse import urlsplit
 
@@ -116,6 +117,9 @@ class Settings(BaseSettings):
     database_pool_size: int = Field(10, ge=1, description="connections to Postgres of one process")
     database_seconds: float = Field(5, gt=0, description="budget of one request for Postgres")
     redis_pool_size: int = Field(70, ge=2, description="connections to Redis of one process")
+    fault_points: Path | None = Field(
+        None, description="directory by which a drill kills processes; never in production"
+    )
     log_format: Literal["json", "console"] = Field("json", description="for machines or for people")
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field("INFO", description="least level to log")
 

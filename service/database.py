@@ -15,6 +15,10 @@ from service.errors import Permanent, Transient
 
 T = TypeVar("T")
 
+# Beyond these, another one is better told at once to come again than kept waiting.
+MOST_WAITING = 2_000
+PATIENCE_SECONDS = 2.5
+
 # By then a lease has run out, and the job is somebody else's.
 INSIST_SECONDS = 60.0
 
@@ -87,6 +91,32 @@ async def connect(engine: AsyncEngine) -> AsyncIterator[AsyncConnection]:
         raise Transient(code, f"Postgres: {type(exc.orig).__name__}") from exc
     except (OSError, TimeoutError, SQLAlchemyError, asyncpg.PostgresError, asyncpg.InterfaceError) as exc:
         raise Transient("database_unavailable", f"Postgres cannot be reached: {type(exc).__name__}") from exc
+
+
+class Gate:
+    """Lets in as many as there are connections, and makes a queue of the others, as long as it moves."""
+
+    def __init__(self, size: int) -> None:
+        self._places = asyncio.Semaphore(size)
+        self._queue: dict[object, float] = {}  # since when each waits; the first has waited longest
+
+    def check(self) -> None:
+        """Raise Transient where the queue is too long."""
+        since = next(iter(self._queue.values()), None)
+        if len(self._queue) >= MOST_WAITING or (since and time.monotonic() - since > PATIENCE_SECONDS):
+            raise Transient("overloaded", "More requests come in than Postgres can take.")
+
+    async def __aenter__(self) -> None:
+        self.check()
+        me = object()
+        self._queue[me] = time.monotonic()
+        try:
+            await self._places.acquire()
+        finally:
+            del self._queue[me]
+
+    async def __aexit__(self, *_: object) -> None:
+        self._places.release()
 
 
 async def within(seconds: float, work: Coroutine[Any, Any, T]) -> T:

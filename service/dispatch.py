@@ -30,6 +30,8 @@ TASK = "process"
 EXPIRES_MS = 7 * 24 * 3600 * 1000
 # arq runs a job once its score is past by the *worker's* clock: no skew between hosts may delay it.
 CLOCK_SKEW_MS = 3600 * 1000
+# First attempts go before all others, of which an outage may have left thousands.
+HEAD_START_MS = 24 * 3600 * 1000
 MAX_BATCH = 500
 SECONDS = 2.0
 
@@ -64,6 +66,7 @@ class Dispatcher:
         self._engine = engine
         self._redis = redis
         self._jobs: asyncio.Queue[Job] = asyncio.Queue(maxsize=10_000)
+        self.reachable = True  # as far as the last ring tells of Redis
 
     def ring(self, job: Job) -> None:
         """Ring soon; where too many wait already, leave it to the sweep."""
@@ -93,9 +96,11 @@ class Dispatcher:
         try:
             async with asyncio.timeout(SECONDS):
                 await _enqueue(self._redis, jobs)
+            self.reachable = True
             async with connect(self._engine) as conn:
                 await waiting.mark_queued(conn, [job.email_id for job in jobs])
         except (RedisError, OSError, TimeoutError, HoldfastError) as exc:
+            self.reachable = isinstance(exc, HoldfastError)  # then it was Postgres
             DISPATCHES.labels("failed").inc(len(jobs))
             log.warning("dispatch_failed", jobs=len(jobs), error=type(exc).__name__)
             return False
@@ -120,5 +125,6 @@ async def _enqueue(redis: ArqRedis, jobs: Sequence[Job]) -> None:
             # one is not claimed, Postgres says, and if somebody is about to, the claim decides.
             pipe.delete(in_progress_key_prefix + job_id)
             pipe.set(job_key_prefix + job_id, definition, px=EXPIRES_MS, nx=True)
-            pipe.zadd(default_queue_name, {job_id: now - CLOCK_SKEW_MS}, nx=True)
+            score = now - CLOCK_SKEW_MS - (HEAD_START_MS if job.attempt_number == 1 else 0)
+            pipe.zadd(default_queue_name, {job_id: score}, nx=True)
         await pipe.execute()

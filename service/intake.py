@@ -7,12 +7,14 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import structlog
-from sqlalchemy import select
+from multidict import CIMultiDict
+from sqlalchemy import RowMapping, func, select, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from service.database import connect, within
-from service.errors import Permanent, Transient
+from service.errors import Permanent, Rejected, Transient
+from service.faultpoints import reach
 from service.jobs import waiting
 from service.metrics import IGNORED_EVENTS, event_type_label
 from service.models import IncomingEmail, QuarantinedWebhook
@@ -24,6 +26,9 @@ from service.zendesk.signature import ACCOUNT_ID, INVOCATION_ID
 # What a webhook may carry to authenticate itself to us, and nobody needs to read again; with Zendesk's
 # "API key" the name of the header is the administrator's choice.
 SECRET_HEADER = re.compile(r"auth|cookie|token|secret|password|api.?key", re.IGNORECASE)
+
+# What is kept of a request, whatever becomes of it.
+REQUEST = ("account_id", "invocation_id", "raw_body", "raw_headers")
 
 log = structlog.get_logger()
 
@@ -45,14 +50,42 @@ async def accept(res: Resources, headers: Mapping[str, str], body: bytes) -> Rec
     return await within(res.settings.database_seconds, _accept_or_reconnect(res, headers, body))
 
 
-async def _accept_or_reconnect(res: Resources, headers: Mapping[str, str], body: bytes) -> Receipt:
+async def replay(res: Resources, quarantine_id: int) -> Receipt:
+    """Make an e-mail of a quarantined request, with the time at which it came; name the one that there is.
+
+    May be repeated, at the same time too, and after an end at any point: the e-mail is committed first, and
+    who finds it there marks the request. Raises Rejected if there is no such request (404), or if it still
+    cannot be read (422), and then keeps the newest reason.
+    """
+    every = select(*QuarantinedWebhook.__table__.c)
+    async with connect(res.engine) as conn:
+        found = await conn.execute(every.where(QuarantinedWebhook.id == quarantine_id))
+        kept = found.mappings().one_or_none()
+    if kept is None:
+        raise Rejected(404, "webhook_not_found", f"There is no quarantined webhook {quarantine_id}.")
+    if kept["replayed_at"] is not None:
+        return Receipt("duplicate", kept["email_id"])
     try:
+        receipt = await _record_anew(res, kept)
+    except (Unreadable, Permanent) as exc:
+        if (kept["error_code"], kept["error"]) != (exc.code, exc.message):
+            await _note(res, quarantine_id, error_code=exc.code, error=exc.message)
+        still = f"Quarantined webhook {quarantine_id} is still no e-mail: {exc.message}"
+        raise Rejected(422, exc.code, still) from exc
+    await _note(res, quarantine_id, replayed_at=func.now(), email_id=receipt.number)
+    log.info("webhook_replayed", quarantine=quarantine_id, email=receipt.number, status=receipt.status)
+    return receipt
+
+
+async def _accept_or_reconnect(res: Resources, headers: Mapping[str, str], body: bytes) -> Receipt:
+    async with res.gate:
+        try:
+            return await _accept(res, headers, body)
+        except Transient as exc:
+            if exc.code != "database_disconnected":
+                raise
+        # The pool held a connection from before a restart of Postgres: the next one is new.
         return await _accept(res, headers, body)
-    except Transient as exc:
-        if exc.code != "database_disconnected":
-            raise
-    # The pool held a connection from before a restart of Postgres: the next one is new.
-    return await _accept(res, headers, body)
 
 
 async def _accept(res: Resources, headers: Mapping[str, str], body: bytes) -> Receipt:
@@ -63,15 +96,35 @@ async def _accept(res: Resources, headers: Mapping[str, str], body: bytes) -> Re
             IGNORED_EVENTS.labels(event_type_label(email.event_type)).inc()
             return Receipt("ignored")
         key = payloads.idempotency_key(email, headers, body)
-        return await _record(res, email, {**request, "idempotency_key": key})
+        receipt, is_same = await _record(res, email, {**request, "idempotency_key": key})
     except (Unreadable, Permanent) as exc:  # Permanent: Postgres cannot hold a value of it
         code, message = exc.code, exc.message
+    else:
+        if not is_same:
+            # A template may give one `webhook_id` to different e-mails, and only a person can tell.
+            message = f"Its key {key!r} is that of e-mail {receipt.number}, its body is not."
+            await _quarantine(res, {**request, "idempotency_key": _body_key(body)}, "key_reused", message)
+        return receipt
     request["idempotency_key"] = payloads.idempotency_key(None, headers, body)
-    async with connect(res.engine) as conn:
-        return Receipt("quarantined", await _quarantine(conn, request, code, message))
+    return Receipt("quarantined", await _quarantine(res, request, code, message))
 
 
-async def _record(res: Resources, email: payloads.Email, request: dict[str, Any]) -> Receipt:
+async def _record_anew(res: Resources, kept: RowMapping) -> Receipt:
+    """Record what is in quarantine as the e-mail that it is, though its key may be that of another one."""
+    body = kept["raw_body"]
+    email = payloads.parse(body)
+    if isinstance(email, payloads.Ignored):
+        raise Permanent("event_not_used", f"It is an event of a type that is not used: {email.event_type}.")
+    request = {name: kept[name] for name in ("received_at", *REQUEST)}
+    for key in (payloads.idempotency_key(email, CIMultiDict(kept["raw_headers"]), body), _body_key(body)):
+        receipt, is_same = await _record(res, email, {**request, "idempotency_key": key})
+        if is_same:
+            return receipt
+    raise Permanent("key_reused", f"Its body's own key is that of e-mail {receipt.number}, too.")
+
+
+async def _record(res: Resources, email: payloads.Email, request: dict[str, Any]) -> tuple[Receipt, bool]:
+    """Record an e-mail, or point to the one that has its key, and tell whether that has its body."""
     row = {
         **request,
         "zendesk_ticket_id": email.ticket_id,
@@ -96,41 +149,46 @@ async def _record(res: Resources, email: payloads.Email, request: dict[str, Any]
     async with connect(res.engine) as conn:
         email_id = await waiting.receive(conn, row, files)
         if email_id is None:
-            return await _duplicate(conn, row)
+            email_id, is_same = await _on_record(conn, IncomingEmail, row)
+            return Receipt("duplicate", email_id), is_same
+    reach(res.settings.fault_points, "after_commit", email.ticket_id)
     res.dispatcher.ring(waiting.Job(email_id, 1))
     log.info("email_received", email=email_id, invocation=row["invocation_id"], attachments=len(files))
-    return Receipt("accepted", email_id)
+    return Receipt("accepted", email_id), True
 
 
-async def _duplicate(conn: AsyncConnection, row: dict[str, Any]) -> Receipt:
-    """Point to the e-mail on record; keep the request all the same if it says something else.
-
-    A template may give one `webhook_id` to different e-mails, and only a person can tell.
-    """
-    same = IncomingEmail.idempotency_key == row["idempotency_key"]
-    equal = IncomingEmail.raw_body == row["raw_body"]
-    email_id, is_equal = (await conn.execute(select(IncomingEmail.id, equal).where(same))).one()
-    if not is_equal:
-        key = _body_key(row["raw_body"])
-        message = f"Its key {row['idempotency_key']!r} is that of e-mail {email_id}, its body is not."
-        await _quarantine(conn, {**row, "idempotency_key": key}, "key_reused", message)
-    return Receipt("duplicate", email_id)
-
-
-async def _quarantine(conn: AsyncConnection, request: dict[str, Any], code: str, message: str) -> int | None:
-    columns = ("idempotency_key", "account_id", "invocation_id", "raw_body", "raw_headers")
-    row = {name: request[name] for name in columns} | {"error_code": code, "error": message}
+async def _quarantine(res: Resources, request: dict[str, Any], code: str, message: str) -> int:
+    row = {name: request[name] for name in ("idempotency_key", *REQUEST)} | {
+        "error_code": code,
+        "error": message,
+    }
     kept = insert(QuarantinedWebhook).values(**row).on_conflict_do_nothing(index_elements=["idempotency_key"])
-    number: int | None = await conn.scalar(kept.returning(QuarantinedWebhook.id))
-    if number is not None:
-        log.warning("webhook_quarantined", quarantine=number, code=code)
+    async with connect(res.engine) as conn:
+        number: int | None = await conn.scalar(kept.returning(QuarantinedWebhook.id))
+        if number is not None:
+            log.warning("webhook_quarantined", quarantine=number, code=code)
+            return number
+        number, is_same = await _on_record(conn, QuarantinedWebhook, row)
+    if is_same:
         return number
-    same = QuarantinedWebhook.idempotency_key == row["idempotency_key"]
-    equal = QuarantinedWebhook.raw_body == row["raw_body"]
-    number, is_equal = (await conn.execute(select(QuarantinedWebhook.id, equal).where(same))).one()
-    if is_equal:
-        return number
-    return await _quarantine(conn, {**request, "idempotency_key": _body_key(row["raw_body"])}, code, message)
+    return await _quarantine(res, {**request, "idempotency_key": _body_key(row["raw_body"])}, code, message)
+
+
+async def _on_record(
+    conn: AsyncConnection, table: type[IncomingEmail | QuarantinedWebhook], row: Mapping[str, Any]
+) -> tuple[int, bool]:
+    """Find the row that has this key, and tell whether it has this body."""
+    equal = func.coalesce(table.raw_body == row["raw_body"], False)
+    query = select(table.id, equal).where(table.idempotency_key == row["idempotency_key"])
+    number, is_same = (await conn.execute(query)).one()
+    return number, is_same
+
+
+async def _note(res: Resources, quarantine_id: int, **columns: object) -> None:
+    """Note what a replay found, unless one was done with it before."""
+    waits = (QuarantinedWebhook.id == quarantine_id, QuarantinedWebhook.replayed_at.is_(None))
+    async with connect(res.engine) as conn:
+        await conn.execute(update(QuarantinedWebhook).where(*waits).values(**columns))
 
 
 def _body_key(body: bytes) -> str:

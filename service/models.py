@@ -167,3 +167,9 @@ class QuarantinedWebhook(Base):
     raw_headers: Mapped[Any] = mapped_column(JSON)
     error_code: Mapped[str]
     error: Mapped[str]
+    replayed_at: Mapped[datetime | None]
+    email_id: Mapped[int | None] = mapped_column(BigInteger)  # what the replay made of it, or found there
+
+    __table_args__ = (
+        Index("ix_quarantined_webhooks_waiting", "id", postgresql_where=text("replayed_at IS NULL")),
+    )

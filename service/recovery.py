@@ -2,6 +2,7 @@
 
 import asyncio
 import random
+from typing import Protocol
 
 import structlog
 
@@ -11,38 +12,51 @@ from service.jobs import running, waiting
 from service.resources import Resources
 
 BATCH = 100
-# Where there is more than one batch, the next follows soon.
+# Where something was due, more may be.
 MORE_SECONDS = 0.05
 
 log = structlog.get_logger()
 
 
-async def sweep(res: Resources) -> int:
-    """Rescue abandoned jobs and ring what is due; returns how many were rung.
+class Hands(Protocol):
+    """Who can run attempts right here, without Redis."""
 
-    Needs Postgres alone to know what to do. Any number of workers may sweep at once: each takes
-    other rows.
+    @property
+    def free(self) -> int: ...
+    def take(self, email_id: int, attempt_number: int) -> None: ...
+
+
+async def sweep(res: Resources, hands: Hands | None = None) -> int:
+    """Rescue abandoned jobs, start on what is due, and ring the rest; returns how many were due.
+
+    Needs Postgres alone. Any number of workers may sweep at once: each takes other rows.
     """
+    free = hands.free if hands else 0
+    # While Redis cannot be rung, no more than can be worked on here; and one, to see whether it is back.
+    most = BATCH if res.dispatcher.reachable else free + 1
     async with connect(res.engine) as conn:
-        rescued = await running.rescue(conn, res.settings.max_retries, BATCH)
-        due = await waiting.take_due(conn, BATCH)
+        rescued = await running.rescue(conn, res.settings.max_retries, BATCH, spread=res.settings.lease)
+        due = await waiting.take_due(conn, most)
     if rescued:
         log.warning("jobs_rescued", jobs=rescued)
-    if due:
-        await res.dispatcher.ring_now(due)
+    for place, job in enumerate(due):
+        if hands and place < free:
+            hands.take(job.email_id, job.attempt_number)
+        else:
+            res.dispatcher.ring(job)
     return len(due)
 
 
-async def sweep_for_ever(res: Resources) -> None:
+async def sweep_for_ever(res: Resources, hands: Hands) -> None:
     """Sweep until cancelled."""
     while True:
         try:
-            rung = await sweep(res)
+            due = await sweep(res, hands)
         except Transient as exc:
             log.warning("sweep_failed", code=exc.code)
-            rung = 0
+            due = 0
         pause = res.settings.sweep_seconds * random.uniform(0.5, 1.5)  # noqa: S311 no secret
-        await asyncio.sleep(min(pause, MORE_SECONDS) if rung == BATCH else pause)
+        await asyncio.sleep(min(pause, MORE_SECONDS) if due else pause)
 
 
 async def retry(res: Resources, email_id: int) -> None:

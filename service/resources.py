@@ -14,7 +14,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from yarl import URL
 
 from service.config import Settings, SettingsError, complaint, read_settings
-from service.database import close_engine, create_engine
+from service.database import Gate, close_engine, create_engine
 from service.dispatch import Dispatcher, create_redis
 from service.download.transfer import Credentials, open_session
 from service.egress import Egress
@@ -33,6 +33,7 @@ class Resources:
 
     settings: Settings
     engine: AsyncEngine
+    gate: Gate  # before the engine, for those who can be told to come again
     redis: ArqRedis
     dispatcher: Dispatcher
     storage: Storage
@@ -84,6 +85,7 @@ async def open_resources(settings: Settings) -> AsyncIterator[Resources]:
         yield Resources(
             settings=settings,
             engine=engine,
+            gate=Gate(settings.database_pool_size),
             redis=redis,
             dispatcher=dispatcher,
             storage=open_storage(storage_url),

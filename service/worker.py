@@ -20,7 +20,8 @@ from service.config import Settings, SettingsError
 from service.dispatch import EXPIRES_MS, TASK, create_redis, serialize
 from service.process.attempt import process, renew_leases
 from service.recovery import sweep_for_ever
-from service.resources import background, open_resources, read_settings_for_resources
+from service.resources import Resources, background, open_resources, read_settings_for_resources
+from service.watchdog import watch
 
 # How long a dead worker may look alive to `arq --check`: arq keeps the key a second longer.
 HEALTH_CHECK_SECONDS = 5
@@ -28,13 +29,19 @@ REDIS_PAUSE_SECONDS = 1.0
 # Jobs that are handed back also want to tell Redis; that is not worth the platform's patience.
 CLOSE_SECONDS = 8.0
 
+DIRECT = "direct:"
+
 log = structlog.get_logger()
 
 
 class Worker(arq.worker.Worker):
-    """arq's worker, but one that outlives an outage of Redis; the platform need not restart it."""
+    """arq's worker, but one that outlives an outage of Redis, and that works on without it meanwhile."""
 
     async def main(self) -> None:
+        self.ctx["hands"] = self
+        if self._handle_signals:  # it is a process of its own
+            self.ctx["watchdog"] = asyncio.create_task(watch(self.ctx["settings"].lease_seconds))
+        await start(self.ctx)  # arq would have Redis answer first
         while True:
             try:
                 return await super().main()
@@ -56,6 +63,24 @@ class Worker(arq.worker.Worker):
             log.warning("redis_away", error=type(exc).__name__)
             await stop(self.ctx)
 
+    async def start_jobs(self, job_ids: list[bytes]) -> None:
+        """Start what is not running here already; arq would ask Redis about each of those, at every poll."""
+        await super().start_jobs([job_id for job_id in job_ids if job_id.decode() not in self.tasks])
+
+    @property
+    def free(self) -> int:
+        """How many more jobs the sweep may start here: beside those that arq starts, and half as many at most."""
+        most = max(1, self.max_jobs // 2) if self.allow_pick_jobs else 0
+        return max(0, most - len(self._direct()))
+
+    def take(self, email_id: int, attempt_number: int) -> None:
+        """Run an attempt that Postgres says is due; arq waits for it at shutdown as for its own."""
+        attempt = run_directly(self.ctx["res"], email_id, attempt_number)
+        self.tasks[f"{DIRECT}{email_id}:{attempt_number}"] = asyncio.create_task(attempt)
+
+    def _direct(self) -> list[asyncio.Task[Any]]:
+        return [task for name, task in self.tasks.items() if name.startswith(DIRECT) and not task.done()]
+
     async def _count_slots_anew(self) -> None:
         """Free the slot that an error in the middle of arq's `start_jobs` left taken for nobody."""
         for job_id, task in list(self.tasks.items()):
@@ -63,14 +88,21 @@ class Worker(arq.worker.Worker):
                 del self.tasks[job_id]
                 if not task.cancelled() and (error := task.exception()):
                     log.warning("job_not_finished_in_redis", job=job_id, error=type(error).__name__)
-        self.job_counter = len(self.tasks)
+        self.job_counter = len(self.tasks) - len(self._direct())
         self.sem = asyncio.BoundedSemaphore(self.max_jobs + 1)
-        for _ in self.tasks:
+        for _ in range(self.job_counter):
             await self.sem.acquire()
 
 
 async def run_attempt(ctx: dict[str, Any], email_id: int, attempt_number: int) -> None:
     await process(ctx["res"], email_id, attempt_number)
+
+
+async def run_directly(res: Resources, email_id: int, attempt_number: int) -> None:
+    try:
+        await process(res, email_id, attempt_number)
+    except Exception:  # arq would end with it; the lease runs out, and the job is rescued
+        log.exception("attempt_broke", email=email_id, attempt=attempt_number)
 
 
 async def start(ctx: dict[str, Any]) -> None:
@@ -81,7 +113,7 @@ async def start(ctx: dict[str, Any]) -> None:
     logs.configure(settings.log_format, settings.log_level)
     stack = ctx["stack"] = AsyncExitStack()
     res = await stack.enter_async_context(open_resources(settings))
-    await stack.enter_async_context(background(lambda: sweep_for_ever(res)))
+    await stack.enter_async_context(background(lambda: sweep_for_ever(res, ctx["hands"])))
     await stack.enter_async_context(background(lambda: renew_leases(res)))
     ctx["res"] = res
 

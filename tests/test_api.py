@@ -36,6 +36,9 @@ ENDPOINTS = [
     ("GET", f"{EMAILS}/1"),
     ("GET", f"{EMAILS}/1/attachments/0/content"),
     ("POST", f"{EMAILS}/1/retry"),
+    ("GET", "/api/v1/quarantine"),
+    ("GET", "/api/v1/quarantine/1"),
+    ("POST", "/api/v1/quarantine/1/replay"),
     ("GET", "/api/v1/stats"),
 ]
 

@@ -27,6 +27,7 @@ async def test_a_job_whose_message_is_lost_is_rung_again(
     await database.execute("UPDATE incoming_emails SET due_at = now()")
 
     assert await recovery.sweep(res) == 1
+    await res.dispatcher.drain()
 
     assert await queued_in_redis(res) == 1
 
@@ -39,6 +40,7 @@ async def test_ringing_again_what_is_still_queued_adds_nothing(
     for _ in range(3):
         await database.execute("UPDATE incoming_emails SET due_at = now()")
         await recovery.sweep(res)
+    await res.dispatcher.drain()
 
     assert await queued_in_redis(res) == 1
 
@@ -65,6 +67,7 @@ async def test_what_a_killed_worker_had_picked_up_but_not_claimed_does_not_wait_
     await database.execute("UPDATE incoming_emails SET due_at = now()")
 
     await recovery.sweep(res)
+    await res.dispatcher.drain()
 
     assert not await res.redis.exists(f"arq:in-progress:email:{email_id}:1")
 
@@ -112,11 +115,13 @@ async def test_a_sweep_survives_redis_being_away(
         await database.execute("UPDATE incoming_emails SET due_at = now()")
         await res.redis.flushall()
         await recovery.sweep(res)
+        await res.dispatcher.drain()
     finally:
         await res.redis.config_set("maxmemory", "0")
     await database.execute("UPDATE incoming_emails SET due_at = now()")
 
     assert await recovery.sweep(res) == 1
+    await res.dispatcher.drain()
     assert await queued_in_redis(res) == 1
 
 

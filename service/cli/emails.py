@@ -1,12 +1,12 @@
 """`holdfast emails`: list them, look at one, run one again."""
 
-import json
 import sys
 from typing import TYPE_CHECKING
 
 import click
 
 from service.cli.environment import env_file, with_resources
+from service.cli.terminal import print_json, print_table
 
 if TYPE_CHECKING:
     from service.resources import Resources
@@ -27,19 +27,12 @@ def emails() -> None:
 @env_file
 def list_(status: str | None, ticket: str | None, limit: int) -> None:
     """List e-mails, newest first."""
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
-
     from service.queries.emails import EmailFilter, list_emails
 
     wanted = EmailFilter.model_validate({"status": status, "ticket": ticket, "limit": limit})
     page = with_resources(lambda res: list_emails(res.engine, wanted))
-    table = Table("id", "ticket", "from", "subject", "status", "retries", "received", "reason")
-    for column in (table.columns[0], table.columns[4], table.columns[6]):
-        column.no_wrap = True
-    for email in page.emails:
-        cells = (
+    rows = (
+        (
             email.id,
             email.zendesk_ticket_id,
             email.from_email or "",
@@ -49,8 +42,10 @@ def list_(status: str | None, ticket: str | None, limit: int) -> None:
             f"{email.received_at:%Y-%m-%d %H:%M:%S}",
             email.processing_error or "",
         )
-        table.add_row(*(Text(_printable(str(cell))) for cell in cells))
-    Console().print(table)
+        for email in page.emails
+    )
+    columns = ("id", "ticket", "from", "subject", "status", "retries", "received", "reason")
+    print_table(columns, rows, whole=("id", "status", "received"))
 
 
 @emails.command()
@@ -60,8 +55,7 @@ def show(email_id: int) -> None:
     """Show all that is known of one e-mail, as JSON."""
     from service.queries.emails import get_email
 
-    email = with_resources(lambda res: get_email(res.engine, email_id))
-    click.echo(json.dumps(email.model_dump(mode="json"), indent=2))
+    print_json(with_resources(lambda res: get_email(res.engine, email_id)))
 
 
 @emails.command()
@@ -86,8 +80,3 @@ def retry(email_ids: tuple[int, ...]) -> None:
 
     if not with_resources(run):
         sys.exit(1)
-
-
-def _printable(text: str) -> str:
-    """Leave out what would steer a terminal, or turn the direction of writing."""
-    return "".join(character if character.isprintable() else "\ufffd" for character in text)

@@ -141,8 +141,14 @@ async def fail(conn: AsyncConnection, claim: Claim, failure: Failure) -> bool:
     return await _settle(conn, claim, "failed", failure, processing_status="failed", completed_at=func.now())
 
 
-async def rescue(conn: AsyncConnection, max_retries: int, limit: int) -> int:
-    """Take back jobs whose lease ran out; those with no retry left fail. Returns how many there were."""
+async def rescue(
+    conn: AsyncConnection, max_retries: int, limit: int, spread: timedelta = timedelta(0)
+) -> int:
+    """Take back jobs whose lease ran out; those with no retry left fail. Returns how many there were.
+
+    A job that has used no retry is due at once, any other some time within `spread` for each that it has used:
+    one that kills every worker would otherwise meet the same neighbours each time, and cost them theirs.
+    """
     expired = (
         select(IncomingEmail.id)
         # Without a lease: claimed by a worker of the time before there were leases.
@@ -161,7 +167,7 @@ async def rescue(conn: AsyncConnection, max_retries: int, limit: int) -> int:
             processing_status=case((another, "queued"), else_="failed"),
             retry_count=case((another, IncomingEmail.retry_count + 1), else_=IncomingEmail.retry_count),
             completed_at=case((another, null()), else_=func.now()),
-            due_at=func.now(),
+            due_at=func.now() + IncomingEmail.retry_count * func.random() * literal(spread),
             lease_until=None,
             error_code=failure.code,
             processing_error=failure.message,

@@ -15,9 +15,10 @@ from service.models import ANNOUNCED, WAITING, Attachment, IncomingEmail, announ
 # Intake rings at once; only if that came to nothing is it the sweep's turn.
 FIRST_RING_GRACE = timedelta(seconds=3)
 # A job that was rung and that nobody claimed is rung again, for Redis may have been emptied: soon at
-# first, and less often the longer it waits, so that a backlog is not written anew all the time.
+# first, and less often the longer it waits, so that a backlog is not written anew all the time. Within a
+# minute of an emptied Redis everything is rung again.
 RING_AGAIN = func.least(
-    func.greatest(func.now() - IncomingEmail.received_at, timedelta(seconds=10)), timedelta(minutes=2)
+    func.greatest(func.now() - IncomingEmail.received_at, timedelta(seconds=10)), timedelta(seconds=45)
 )
 
 

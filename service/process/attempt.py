@@ -11,6 +11,7 @@ import structlog
 
 from service.database import connect, insist
 from service.errors import HoldfastError, Transient
+from service.faultpoints import reach
 from service.jobs import running
 from service.jobs.running import Claim, Failure
 from service.jobs.waiting import Job
@@ -26,12 +27,13 @@ log = structlog.get_logger()
 
 async def process(res: Resources, email_id: int, attempt_number: int) -> None:
     """Run one attempt, from claim to settlement; do nothing if somebody else has the job."""
-    claim = await _claim(res, Job(email_id, attempt_number))
+    claim = await _claim_for_certain(res, Job(email_id, attempt_number))
     if claim is None:
         return
     outcome = "unsettled"
     res.claims.add(claim.held)
     try:
+        reach(res.settings.fault_points, "after_claim", claim.ticket_id)
         outcome = await _settle(res, claim, await capture(res, claim))
     except asyncio.CancelledError:
         outcome = "handed_back"
@@ -52,6 +54,18 @@ async def renew_leases(res: Resources) -> None:
             held = await insist(res.engine, partial(running.renew, held=claims, lease=res.settings.lease))
             for email_id, attempt in (claims - held) & res.claims:
                 log.warning("lease_lost", email=email_id, attempt=attempt)
+
+
+async def _claim_for_certain(res: Resources, job: Job) -> Claim | None:
+    """Claim; if cancelled meanwhile, hand back what was claimed, instead of letting its lease run out."""
+    claiming = asyncio.create_task(_claim(res, job))
+    try:
+        return await asyncio.shield(claiming)
+    except asyncio.CancelledError:
+        await asyncio.wait({claiming}, timeout=HAND_BACK_SECONDS)
+        if claiming.done() and (claim := claiming.result()):
+            await _hand_back(res, claim)
+        raise
 
 
 async def _claim(res: Resources, job: Job) -> Claim | None:

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Iterator
-from contextlib import AbstractAsyncContextManager, suppress
+from contextlib import asynccontextmanager, suppress
 
 import structlog
 from yarl import URL
@@ -12,12 +12,16 @@ from service.database import insist
 from service.download.answers import Expected, Limits
 from service.download.transfer import download
 from service.errors import HoldfastError, Permanent, Transient
+from service.faultpoints import reach
 from service.jobs.running import Claim
 from service.metrics import ATTACHMENT_BYTES, ATTACHMENTS
 from service.resources import Resources
 from service.storage.objects import Stored, put
 from service.zendesk import comments
 from service.zendesk.payloads import Attachment
+
+# A hundred comments, each of at most 64 kB of text in three forms; a page is held in memory.
+MOST_PAGE_BYTES = 24 * 1024**2
 
 log = structlog.get_logger()
 
@@ -66,7 +70,7 @@ async def _look_up(res: Resources, ticket_id: str, comment_id: str) -> list[Atta
     url = comments.first_page(res.settings.account_url, ticket_id)
     for _ in range(comments.MOST_PAGES):
         body = bytearray()
-        async with _stream(res, url, Expected(None, "application/json", None)) as chunks:
+        async with _stream(res, url, Expected(None, "application/json", None), MOST_PAGE_BYTES) as chunks:
             async for chunk in chunks:
                 body += chunk
         page = comments.read_page(bytes(body), comment_id)
@@ -88,7 +92,8 @@ async def _fetch(res: Resources, claim: Claim, file: File) -> HoldfastError | No
     """Make one file stored, or note and return why that could not be."""
     error: HoldfastError
     try:
-        stored = await _download(res, file)
+        stored = await _download(res, claim, file)
+        reach(res.settings.fault_points, "after_object", claim.ticket_id)
         await insist(res.engine, lambda conn: mark_stored(conn, claim.held, file.position, stored))
     except HoldfastError as exc:
         error = exc
@@ -117,22 +122,29 @@ async def _fetch(res: Resources, claim: Claim, file: File) -> HoldfastError | No
     return error
 
 
-async def _download(res: Resources, file: File) -> Stored:
+async def _download(res: Resources, claim: Claim, file: File) -> Stored:
     expected = Expected(file.file_name, file.declared_type, file.declared_size)
-    limit = asyncio.Semaphore(res.settings.downloads_per_host)
-    slots = res.host_slots.setdefault(_host(file.source_url), limit)
-    async with slots, res.slots, _stream(res, file.source_url, expected) as chunks:
+    async with _stream(res, file.source_url, expected, res.settings.max_attachment_bytes) as chunks:
+        reach(res.settings.fault_points, "mid_download", claim.ticket_id)
         return await put(res.storage, chunks, file.file_name)
 
 
-def _stream(
-    res: Resources, url: str, expected: Expected
-) -> AbstractAsyncContextManager[AsyncIterator[bytes]]:
+@asynccontextmanager
+async def _stream(
+    res: Resources, url: str, expected: Expected, most: int
+) -> AsyncIterator[AsyncIterator[bytes]]:
+    """Open what is at an address, once it is our turn."""
     settings = res.settings
-    limits = Limits(settings.max_attachment_bytes, settings.download_seconds, settings.download_stall_seconds)
-    return download(
-        res.session, res.egress, url, expected=expected, limits=limits, credentials=res.credentials
-    )
+    limits = Limits(most, settings.download_seconds, settings.download_stall_seconds)
+    limit = asyncio.Semaphore(settings.downloads_per_host)
+    async with (
+        res.host_slots.setdefault(_host(url), limit),
+        res.slots,
+        download(
+            res.session, res.egress, url, expected=expected, limits=limits, credentials=res.credentials
+        ) as chunks,
+    ):
+        yield chunks
 
 
 def _unexpected(exc: Exception) -> Transient:

@@ -1,30 +1,24 @@
 """E-mails: a page of them, one with all its history, one of its files."""
 
-import base64
-import binascii
 from collections.abc import Sequence
-from datetime import UTC, datetime
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import field_validator
 from sqlalchemy import Select, select, tuple_
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from service.database import connect
 from service.errors import Rejected
 from service.models import Attachment, Attempt, IncomingEmail
+from service.queries.pages import PageFilter, cut
 from service.queries.views import AttachmentView, AttemptView, EmailDetail, EmailView, Page
 
 
-class EmailFilter(BaseModel):
+class EmailFilter(PageFilter):
     """The parameters of a list."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     status: Literal["received", "queued", "processing", "completed", "failed"] | None = None
     ticket: str | None = None
-    limit: int = Field(50, ge=1, le=200)
-    cursor: str | None = None
 
     @field_validator("ticket")
     @classmethod
@@ -37,12 +31,10 @@ class EmailFilter(BaseModel):
 async def list_emails(engine: AsyncEngine, wanted: EmailFilter) -> Page:
     """Return a page of e-mails, newest first."""
     async with connect(engine) as conn:
-        rows = (await conn.execute(_page(wanted))).mappings().all()
-        shown = rows[: wanted.limit]
-        attachments = await _attachments(conn, [row["id"] for row in shown])
-    emails = [EmailView(**row, attachments=attachments.get(row["id"], ())) for row in shown]
-    more = len(rows) > wanted.limit
-    return Page(emails=emails, next_cursor=_cursor(emails[-1]) if more else None)
+        rows, next_cursor = cut((await conn.execute(_page(wanted))).mappings().all(), wanted.limit)
+        attachments = await _attachments(conn, [row["id"] for row in rows])
+    emails = [EmailView(**row, attachments=attachments.get(row["id"], ())) for row in rows]
+    return Page(emails=emails, next_cursor=next_cursor)
 
 
 async def get_email(engine: AsyncEngine, email_id: int) -> EmailDetail:
@@ -76,7 +68,7 @@ def _emails() -> Select[Any]:
 def _page(wanted: EmailFilter) -> Select[Any]:
     """Order by what an index can walk: within a status by time, otherwise by id."""
     query = _emails().limit(wanted.limit + 1)
-    after = _read_cursor(wanted.cursor) if wanted.cursor else None
+    after = wanted.after()
     if wanted.ticket is not None:
         query = query.where(IncomingEmail.zendesk_ticket_id == wanted.ticket)
     if wanted.status is None:
@@ -86,22 +78,6 @@ def _page(wanted: EmailFilter) -> Select[Any]:
     place = tuple_(IncomingEmail.received_at, IncomingEmail.id)
     query = query.order_by(IncomingEmail.received_at.desc(), IncomingEmail.id.desc())
     return query.where(place < after) if after else query
-
-
-def _cursor(email: EmailView) -> str:
-    return base64.urlsafe_b64encode(f"{email.received_at.isoformat()} {email.id}".encode()).decode()
-
-
-def _read_cursor(cursor: str) -> tuple[datetime, int]:
-    try:
-        time, _, number = base64.urlsafe_b64decode(cursor.encode()).decode().partition(" ")
-        received_at, email_id = datetime.fromisoformat(time), int(number)
-        is_time = received_at.tzinfo is not None and received_at.astimezone(UTC)
-    except (ValueError, OverflowError, binascii.Error):
-        raise Rejected(400, "bad_cursor", "The cursor is not one that a page gave.") from None
-    if not is_time or not 0 < email_id < 2**63:
-        raise Rejected(400, "bad_cursor", "The cursor is not one that a page gave.")
-    return received_at, email_id
 
 
 async def _attachments(conn: AsyncConnection, email_ids: Sequence[int]) -> dict[int, list[AttachmentView]]:

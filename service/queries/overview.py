@@ -15,25 +15,24 @@ UNFINISHED = ("received", "queued", "processing")
 
 async def stats(engine: AsyncEngine) -> Stats:
     """Count by status, and find the oldest e-mail that is not finished."""
-    counts = {status: _capped(IncomingEmail.processing_status == status) for status in STATUSES}
-    quarantined = select(literal_column("1")).select_from(QuarantinedWebhook).limit(COUNT_CAP).subquery()
+    counts = {
+        **{status: _capped(IncomingEmail.processing_status == status) for status in STATUSES},
+        "quarantined": _capped(QuarantinedWebhook.replayed_at.is_(None)),
+    }
     oldest = func.least(*(_oldest(status) for status in UNFINISHED))
     async with connect(engine) as conn:
         row = (
             await conn.execute(
                 select(
-                    *(count.label(status) for status, count in counts.items()),
-                    select(func.count()).select_from(quarantined).scalar_subquery().label("quarantined"),
+                    *(count.label(name) for name, count in counts.items()),
                     func.extract("epoch", func.now() - oldest).label("oldest"),
                 )
             )
         ).one()
-    by_status = {status: getattr(row, status) for status in STATUSES}
-    numbers = {**by_status, "quarantined": row.quarantined}
     return Stats(
-        by_status=by_status,
+        by_status={status: getattr(row, status) for status in STATUSES},
         quarantined=row.quarantined,
-        capped=[name for name, number in numbers.items() if number == COUNT_CAP],
+        capped=[name for name in counts if getattr(row, name) == COUNT_CAP],
         oldest_waiting_seconds=None if row.oldest is None else float(row.oldest),
     )
 
@@ -44,7 +43,7 @@ async def ping(engine: AsyncEngine) -> None:
 
 
 def _capped(condition: ColumnElement[bool]) -> ScalarSelect[int]:
-    some = select(literal_column("1")).select_from(IncomingEmail).where(condition).limit(COUNT_CAP).subquery()
+    some = select(literal_column("1")).where(condition).limit(COUNT_CAP).subquery()
     return select(func.count()).select_from(some).scalar_subquery()
 
 

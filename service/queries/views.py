@@ -96,10 +96,33 @@ class Page(View):
     next_cursor: str | None
 
 
+class QuarantineView(View):
+    id: int
+    received_at: datetime
+    account_id: str | None
+    invocation_id: str | None
+    error_code: str
+    error: str
+    size: int  # bytes of the body
+    replayed_at: datetime | None
+    email_id: int | None
+
+
+class QuarantineDetail(QuarantineView):
+    headers: Any
+    body: str  # with U+FFFD where the bytes are not UTF-8
+    body_base64: str
+
+
+class QuarantinePage(View):
+    quarantine: Sequence[QuarantineView]
+    next_cursor: str | None
+
+
 class Stats(View):
     """Counts end at a cap; `capped` names those that did."""
 
     by_status: Mapping[str, int]
-    quarantined: int
+    quarantined: int  # and not replayed
     capped: Sequence[str]
     oldest_waiting_seconds: float | None

@@ -1,57 +1,46 @@
-"""The JSON API: what is there, what happened to it, its bytes, and running it again."""
+"""The API of e-mails: what is there, what happened to it, its bytes, and running it again."""
 
-import json
-from collections.abc import AsyncIterator, Coroutine
-from typing import Any, TypeVar
+from collections.abc import AsyncIterator
 
 import structlog
 from aiohttp import web
-from pydantic import ValidationError
-from pydantic_core import to_jsonable_python
 
 from service import recovery
-from service.database import within
 from service.errors import HoldfastError, Permanent, Rejected
 from service.queries import emails, overview
 from service.queries.emails import EmailFilter
-from service.queries.views import View
 from service.storage import objects
 from service.web.downloads import content_headers
+from service.web.exchange import answer, ask, number, parameters
 from service.web.keys import RES
-
-T = TypeVar("T")
 
 log = structlog.get_logger()
 
 
 async def list_emails(request: web.Request) -> web.Response:
-    try:
-        wanted = EmailFilter.model_validate(dict(request.query))
-    except ValidationError as exc:
-        error = exc.errors(include_url=False)[0]
-        raise Rejected(400, "bad_parameter", f"{error['loc'][0]}: {error['msg']}") from None
-    return _answer(await _ask(request, emails.list_emails(request.app[RES].engine, wanted)))
+    wanted = parameters(request, EmailFilter)
+    return answer(await ask(request, emails.list_emails(request.app[RES].engine, wanted)))
 
 
 async def show_email(request: web.Request) -> web.Response:
-    return _answer(await _ask(request, emails.get_email(request.app[RES].engine, _number(request, "id"))))
+    return answer(await ask(request, emails.get_email(request.app[RES].engine, number(request, "id"))))
 
 
 async def stats(request: web.Request) -> web.Response:
-    return _answer(await _ask(request, overview.stats(request.app[RES].engine)))
+    return answer(await ask(request, overview.stats(request.app[RES].engine)))
 
 
 async def retry_email(request: web.Request) -> web.Response:
-    email_id = _number(request, "id")
-    await _ask(request, recovery.retry(request.app[RES], email_id))
+    email_id = number(request, "id")
+    await ask(request, recovery.retry(request.app[RES], email_id))
     return web.json_response({"status": "queued", "email_id": email_id}, status=202)
 
 
 async def attachment_content(request: web.Request) -> web.StreamResponse:
     """Stream an object; whatever it is, a browser saves it and runs nothing."""
     res = request.app[RES]
-    wanted = emails.get_attachment(res.engine, _number(request, "id"), _number(request, "position"))
-    attachment = await _ask(request, wanted)
+    wanted = emails.get_attachment(res.engine, number(request, "id"), number(request, "position"))
+    attachment = await ask(request, wanted)
     if attachment.object_key is None:
         raise Rejected(409, "not_stored", f"The file is {attachment.status}, there are no bytes yet.")
     opened = await objects.open(res.storage, attachment.object_key)
@@ -78,20 +67,3 @@ async def _stream(
         if request.transport is not None:
             request.transport.abort()
     return response
-
-
-def _answer(view: View) -> web.Response:
-    # json escapes the lone surrogates that a payload may hold; they have no UTF-8, and pydantic's writer breaks.
-    text = json.dumps(view.model_dump(), default=to_jsonable_python)
-    return web.Response(text=text, content_type="application/json")
-
-
-def _number(request: web.Request, name: str) -> int:
-    text = request.match_info[name]
-    if not (text.isascii() and text.isdigit() and len(text) <= 18):
-        raise Rejected(404, "not_found", f"{name} is a number.")
-    return int(text)
-
-
-async def _ask(request: web.Request, work: Coroutine[Any, Any, T]) -> T:
-    return await within(request.app[RES].settings.database_seconds, work)

@@ -8,12 +8,17 @@ from aiohttp import web
 
 from service import logs
 from service.config import Settings
-from service.resources import open_resources
-from service.web import api, auth, health, middleware, webhook
+from service.resources import background, open_resources
+from service.watchdog import watch
+from service.web import api, auth, health, middleware, quarantine, webhook
 from service.web.keys import RES
 
 # A platform kills a process 30 s after it asked it to end.
 SHUTDOWN_SECONDS = 20.0
+# Connections that wait to be accepted; the kernel drops what comes beyond them without a word.
+BACKLOG = 1024
+# An event loop that stood still for so long has lost every webhook that came meanwhile.
+HANG_SECONDS = 30.0
 
 log = structlog.get_logger()
 
@@ -21,6 +26,7 @@ log = structlog.get_logger()
 def create_app(settings: Settings) -> web.Application:
     """Make the application; it opens its resources when it starts."""
     app = web.Application(middlewares=[middleware.problems, auth.bearer])
+    app[webhook.LOAD] = webhook.Load()
     app.router.add_post(middleware.WEBHOOK_PATH, webhook.receive)
     app.router.add_get("/healthz", health.healthz)
     app.router.add_get("/readyz", health.readyz)
@@ -29,6 +35,9 @@ def create_app(settings: Settings) -> web.Application:
     app.router.add_get("/api/v1/emails/{id}", api.show_email)
     app.router.add_get("/api/v1/emails/{id}/attachments/{position}/content", api.attachment_content)
     app.router.add_post("/api/v1/emails/{id}/retry", api.retry_email)
+    app.router.add_get("/api/v1/quarantine", quarantine.list_quarantined)
+    app.router.add_get("/api/v1/quarantine/{id}", quarantine.show_quarantined)
+    app.router.add_post("/api/v1/quarantine/{id}/replay", quarantine.replay)
     app.router.add_get("/api/v1/stats", api.stats)
 
     async def resources(app: web.Application) -> AsyncIterator[None]:
@@ -43,8 +52,10 @@ def create_app(settings: Settings) -> web.Application:
 def serve(settings: Settings) -> None:
     """Serve until SIGTERM or SIGINT; then accept nothing new and finish what is under way."""
     logs.configure(settings.log_format, settings.log_level)
+    app = create_app(settings)
+    app.cleanup_ctx.append(_watched)
     web.run_app(
-        create_app(settings),
+        app,
         host=settings.host,
         port=settings.port,
         shutdown_timeout=SHUTDOWN_SECONDS,
@@ -52,4 +63,10 @@ def serve(settings: Settings) -> None:
         print=None,
         loop=uvloop.new_event_loop(),
         auto_decompress=False,
+        backlog=BACKLOG,
     )
+
+
+async def _watched(_: web.Application) -> AsyncIterator[None]:
+    async with background(lambda: watch(HANG_SECONDS)):
+        yield

@@ -1,6 +1,7 @@
 """Zendesk's door: the size while reading, then the signature over the raw bytes, then intake."""
 
 import asyncio
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
 import structlog
@@ -15,8 +16,20 @@ from service.zendesk import signature
 
 # Zendesk gives a webhook ten seconds in all, and Postgres has its own budget of them.
 BODY_SECONDS = 5.0
+# Of bodies that nobody has vouched for yet, all together.
+MOST_READ_BYTES = 64 * 1024**2
 
 log = structlog.get_logger()
+
+
+@dataclass
+class Load:
+    """How much of bodies this process holds that it is still reading."""
+
+    read_bytes: int = 0
+
+
+LOAD = web.AppKey("load", Load)
 
 
 async def receive(request: web.Request) -> web.Response:
@@ -36,7 +49,8 @@ async def receive(request: web.Request) -> web.Response:
 
 
 async def _read(request: web.Request) -> bytes:
-    most = request.app[RES].settings.max_webhook_bytes
+    most, load = request.app[RES].settings.max_webhook_bytes, request.app[LOAD]
+    request.app[RES].gate.check()
     if request.content_type != "application/json":
         raise Rejected(415, "unsupported_media_type", "Send the webhook as application/json.")
     if request.headers.get("Content-Encoding", "identity").lower() != "identity":
@@ -51,12 +65,17 @@ async def _read(request: web.Request) -> bytes:
         async with asyncio.timeout(BODY_SECONDS):
             async for chunk in request.content.iter_any():
                 body += chunk
+                load.read_bytes += len(chunk)
                 if len(body) > most:
                     raise _too_large(most)
+                if load.read_bytes > MOST_READ_BYTES:
+                    raise Transient("overloaded", "More comes in than can be read.")
     except TimeoutError:
         raise Transient("body_slow", f"The body did not arrive within {BODY_SECONDS:g} s.") from None
     except (OSError, web.RequestPayloadError) as exc:
         raise Transient("body_incomplete", "The body broke off.") from exc
+    finally:
+        load.read_bytes -= len(body)
     return bytes(body)
 
 

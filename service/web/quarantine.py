@@ -1,0 +1,24 @@
+"""Quarantine over HTTP: what could not be read, as it came, and reading it again."""
+
+from aiohttp import web
+
+from service import intake
+from service.queries import quarantine
+from service.queries.quarantine import QuarantineFilter
+from service.web.exchange import answer, ask, number, parameters
+from service.web.keys import RES
+
+
+async def list_quarantined(request: web.Request) -> web.Response:
+    wanted = parameters(request, QuarantineFilter)
+    return answer(await ask(request, quarantine.list_quarantined(request.app[RES].engine, wanted)))
+
+
+async def show_quarantined(request: web.Request) -> web.Response:
+    quarantine_id = number(request, "id")
+    return answer(await ask(request, quarantine.get_quarantined(request.app[RES].engine, quarantine_id)))
+
+
+async def replay(request: web.Request) -> web.Response:
+    receipt = await ask(request, intake.replay(request.app[RES], number(request, "id")))
+    return web.json_response({"status": receipt.status, "email_id": receipt.number}, status=202)
