@@ -1,12 +1,13 @@
-"""Run the migrations over the service's own engine, one process at a time, with bounded waits."""
+"""Run the migrations over the service's own engine, one process at a time, in nobody's way for long."""
 
 import asyncio
 import sys
-from contextlib import AsyncExitStack
+from collections.abc import Iterator
+from contextlib import AsyncExitStack, suppress
 
 import asyncpg
-from sqlalchemy import Connection, event, func, select
-from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy import Connection, event, func, select, text
+from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from alembic import context
@@ -18,33 +19,98 @@ from service.models import Base
 MIGRATION_LOCK = 4_710_023
 CONNECT_SECONDS = 20
 
+# Whoever comes after a waiting ALTER TABLE waits behind it: no write shall wait for a second.
+LOCK_SECONDS = 0.5
+# In a transaction, which keeps its locks to the end, nothing may read or write a large table.
+STATEMENT_SECONDS = 5
+PATIENCE_SECONDS = 60
+LOCK_NOT_AVAILABLE, DEADLOCK_DETECTED = "55P03", "40P01"
+
+# Whose transaction is oldest of those that use our tables; of other users Postgres may show the number only.
+IN_THE_WAY = text("""
+    SELECT concat_ws(
+        ' ', 'session', pid, '(' || coalesce(nullif(application_name, ''), backend_type) || ')',
+        'uses', relation::regclass,
+        'in a transaction of ' || date_part('epoch', clock_timestamp() - xact_start)::int || ' s'
+    )
+    FROM pg_locks LEFT JOIN pg_stat_activity USING (pid)
+    WHERE granted AND relation::regclass::text = ANY(:tables) AND pid <> pg_backend_pid()
+    AND database = (SELECT oid FROM pg_database WHERE datname = current_database())
+    ORDER BY xact_start, pid LIMIT 1
+""")
+EXISTING = text("SELECT name FROM unnest(CAST(:tables AS text[])) name WHERE to_regclass(name) IS NOT NULL")
+
 
 def migrate(connection: Connection) -> None:
-    event.listen(connection, "begin", bound_locks)
     context.configure(connection=connection, target_metadata=Base.metadata, transaction_per_migration=True)
     with context.begin_transaction():
         context.run_migrations()
 
 
-def bound_locks(connection: Connection) -> None:
-    """Give up soon on a lock behind which the service would wait: sooner than a webhook's 5 s.
+def bound(connection: Connection) -> None:
+    """Give up soon on a lock behind which the service would wait, and on what would keep such a lock.
 
     SET LOCAL is without effect outside a transaction, and so on what is built CONCURRENTLY: that
     waits for long transactions as long as it takes, and nobody waits for it.
     """
-    connection.exec_driver_sql("SET LOCAL lock_timeout = '3s'")
+    connection.exec_driver_sql(f"SET LOCAL lock_timeout = '{LOCK_SECONDS}s'")
+    connection.exec_driver_sql(f"SET LOCAL statement_timeout = '{STATEMENT_SECONDS}s'")
 
 
 async def take_turn(connection: AsyncConnection) -> None:
     """Poll for the lock: who waits inside a statement is itself waited for by CREATE INDEX CONCURRENTLY."""
+    said = False
     while not await connection.scalar(select(func.pg_try_advisory_lock(MIGRATION_LOCK))):
         await connection.commit()
+        if not said:
+            say("Another process migrates this database; waiting for it.")
+        said = True
         await asyncio.sleep(0.5)
     await connection.commit()
 
 
+async def migrate_patiently(connection: AsyncConnection, patience: float) -> None:
+    """Try again while somebody has a lock that we need; what is done already is not done again."""
+    for pause in pauses(patience):
+        try:
+            await connection.run_sync(migrate)
+        except DBAPIError as exc:
+            if getattr(exc.orig, "sqlstate", None) not in {LOCK_NOT_AVAILABLE, DEADLOCK_DETECTED}:
+                raise
+            await connection.rollback()
+        else:
+            return
+        busy = await connection.scalar(IN_THE_WAY, {"tables": [*Base.metadata.tables]})
+        await connection.commit()
+        say(f"A lock is not to be had: {busy or 'somebody had it'}. Trying again in {pause:g} s.")
+        await asyncio.sleep(pause)
+        await send_vacuum_away(connection)
+    await connection.run_sync(migrate)
+
+
+def pauses(patience: float) -> Iterator[float]:
+    """Yield growing pauses, in seconds, until these and the tries in between have used up the patience."""
+    pause = 0.5
+    while patience > 0:
+        yield min(pause, patience)
+        patience -= pause + LOCK_SECONDS
+        pause = min(2 * pause, 5)
+
+
+async def send_vacuum_away(connection: AsyncConnection) -> None:
+    """Make an autovacuum end, which gives way only to who has waited for a second (deadlock_timeout).
+
+    No writer waits behind this lock.
+    """
+    with suppress(DBAPIError):
+        async with connection.begin():
+            tables = await connection.scalars(EXISTING, {"tables": [*Base.metadata.tables]})
+            await connection.exec_driver_sql("SET LOCAL lock_timeout = '3s'")
+            await connection.exec_driver_sql(f"LOCK TABLE {', '.join(tables)} IN SHARE UPDATE EXCLUSIVE MODE")
+
+
 async def main() -> None:
-    settings = read_settings("database_url")
+    settings, patience = read_settings("database_url"), read_patience()
     assert settings.database_url  # noqa: S101 read_settings saw to it
     engine = create_engine(settings.database_url.get_secret_value(), pool_size=1, seconds=300)
     async with AsyncExitStack() as stack:
@@ -52,9 +118,23 @@ async def main() -> None:
         async with asyncio.timeout(CONNECT_SECONDS):
             connection = await stack.enter_async_context(engine.connect())
         await connection.execution_options(isolation_level="READ COMMITTED")
+        # A role may have limits of its own, which an index built beside writers would outlast.
+        for limit in ("lock_timeout", "statement_timeout"):
+            await connection.exec_driver_sql(f"SET {limit} = 0")
         await take_turn(connection)
-        await connection.run_sync(migrate)
+        event.listen(connection.sync_connection, "begin", bound)
+        await migrate_patiently(connection, patience)
         await connection.commit()
+
+
+def read_patience() -> int:
+    """Return the seconds of `-x patience=SECONDS`."""
+    if str(getattr(context.config.cmd_opts, "revision", "")).startswith(("+", "-")):
+        return 0  # counts from where the last try has got to: another one could go too far
+    seconds = context.get_x_argument(as_dictionary=True).get("patience", str(PATIENCE_SECONDS))
+    if not isinstance(seconds, str) or not seconds.isdecimal():
+        raise SettingsError("-x patience=SECONDS: must be a whole number")
+    return int(seconds)
 
 
 def print_sql() -> None:
@@ -64,8 +144,13 @@ def print_sql() -> None:
         context.run_migrations()
 
 
-def end(message: str, status: int) -> None:
+def say(message: str) -> None:
     sys.stderr.write(" ".join(message.split()) + "\n")
+    sys.stderr.flush()
+
+
+def end(message: str, status: int) -> None:
+    say(message)
     sys.exit(status)
 
 
@@ -73,6 +158,8 @@ try:
     print_sql() if context.is_offline_mode() else asyncio.run(main())
 except SettingsError as exc:
     end(str(exc), 2)
+except TimeoutError:
+    end("Postgres cannot be reached, or did not end a statement in ten minutes", 1)
 except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError) as exc:
     end(f"Postgres cannot be reached: {type(exc).__name__}: {exc}", 1)
 except SQLAlchemyError as exc:

@@ -1,25 +1,24 @@
 """Add the job's state machine: when it started and ended, its retries, what it has to fetch."""
 
-import sqlalchemy as sa
-
 from alembic import op
 
 revision = "20250915_0900"
 down_revision = "20250901_0900"
 
 
-COLUMNS = (
-    sa.Column("started_at", sa.DateTime(timezone=True)),
-    sa.Column("completed_at", sa.DateTime(timezone=True)),
-    sa.Column("retry_count", sa.Integer, nullable=False, server_default="0"),
-    sa.Column("attachment_urls", sa.JSON),
-)
+# In one statement: until the transaction ends, everybody waits for the answers in between.
+COLUMNS = {
+    "started_at": "timestamptz",
+    "completed_at": "timestamptz",
+    "retry_count": "integer NOT NULL DEFAULT 0",
+    "attachment_urls": "json",
+}
 
 
 def upgrade() -> None:
     # The columns are committed before the index is built: who runs it again finds them there.
-    for column in COLUMNS:
-        op.add_column("incoming_emails", column.copy(), if_not_exists=True)
+    added = ", ".join(f"ADD COLUMN IF NOT EXISTS {name} {kind}" for name, kind in COLUMNS.items())
+    op.execute(f"ALTER TABLE incoming_emails {added}")
     with op.get_context().autocommit_block():
         # An index that an interrupted build left behind is invalid, and in the way.
         op.execute("DROP INDEX CONCURRENTLY IF EXISTS ix_incoming_emails_status_received")
@@ -39,5 +38,5 @@ def downgrade() -> None:
             postgresql_concurrently=True,
             if_exists=True,
         )
-    for column in reversed(COLUMNS):
-        op.drop_column("incoming_emails", column.name)
+    dropped = ", ".join(f"DROP COLUMN {name}" for name in COLUMNS)
+    op.execute(f"ALTER TABLE incoming_emails {dropped}")

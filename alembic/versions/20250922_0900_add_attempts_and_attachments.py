@@ -7,42 +7,36 @@ from alembic import op
 revision = "20250922_0900"
 down_revision = "20250915_0900"
 
-STATUSES = "processing_status IN ('received', 'queued', 'processing', 'completed', 'failed')"
-
-COLUMNS = (
-    sa.Column("raw_body", sa.LargeBinary),
-    sa.Column("raw_headers", sa.JSON),
-    sa.Column("account_id", sa.Text),
-    sa.Column("invocation_id", sa.Text),
-    sa.Column("comment_id", sa.Text),
-    sa.Column("sent_at", sa.DateTime(timezone=True)),
-    sa.Column("error_code", sa.Text),
-    sa.Column("attempt_number", sa.Integer, nullable=False, server_default="0"),
-    sa.Column("due_at", sa.DateTime(timezone=True), nullable=False, server_default=sa.func.now()),
-    sa.Column("lease_until", sa.DateTime(timezone=True)),
-)
+# In one statement: until the transaction ends, everybody waits for the answers in between.
+COLUMNS = {
+    "raw_body": "bytea",
+    "raw_headers": "json",
+    "account_id": "text",
+    "invocation_id": "text",
+    "comment_id": "text",
+    "sent_at": "timestamptz",
+    "error_code": "text",
+    "attempt_number": "integer NOT NULL DEFAULT 0",
+    "due_at": "timestamptz NOT NULL DEFAULT now()",
+    "lease_until": "timestamptz",
+}
 
 
 def upgrade() -> None:
-    for column in COLUMNS:
-        op.add_column("incoming_emails", column.copy())
-    # The next revision looks at the rows that are there; this one must not hold its locks so long.
-    op.execute(
-        "ALTER TABLE incoming_emails"
-        f" ADD CONSTRAINT ck_incoming_emails_processing_status CHECK ({STATUSES}) NOT VALID"
-    )
+    _create_quarantined_webhooks()
+    # Before the foreign keys: they need a weaker lock on the same table, and then wait for nobody.
+    added = ", ".join(f"ADD COLUMN {name} {kind}" for name, kind in COLUMNS.items())
+    op.execute(f"ALTER TABLE incoming_emails {added}")
     _create_attachments()
     _create_attempts()
-    _create_quarantined_webhooks()
 
 
 def downgrade() -> None:
     op.drop_table("quarantined_webhooks")
     op.drop_table("attempts")
     op.drop_table("attachments")
-    op.drop_constraint("ck_incoming_emails_processing_status", "incoming_emails")
-    for column in reversed(COLUMNS):
-        op.drop_column("incoming_emails", column.name)
+    dropped = ", ".join(f"DROP COLUMN {name}" for name in COLUMNS)
+    op.execute(f"ALTER TABLE incoming_emails {dropped}")
 
 
 def _create_attachments() -> None:
