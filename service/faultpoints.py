@@ -2,7 +2,7 @@
 
 import os
 import signal
-import time
+import threading
 from pathlib import Path
 
 
@@ -27,5 +27,5 @@ def reach(directory: Path | None, point: str, ticket_id: str = "") -> None:
 
 def _fall(how: str) -> None:
     if how == "hang":
-        time.sleep(3600)  # in the way of everything, as a loop without an end would be
+        threading.Event().wait()  # in the way of everything, as a loop without an end would be
     os.kill(os.getpid(), signal.SIGKILL)

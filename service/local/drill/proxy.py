@@ -121,7 +121,8 @@ class Proxy:
         assert task  # noqa: S101 a handler runs in one
         self._tasks.add(task)
         try:
-            await self._serve(reader, writer)
+            with suppress(OSError):  # the server is away: so are we
+                await self._serve(reader, writer)
         finally:
             writer.transport.abort()
             self._tasks.discard(task)

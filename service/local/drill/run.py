@@ -1,6 +1,7 @@
 """Run a drill: traffic and faults at the same time, then a pause to recover, then the audit."""
 
 import asyncio
+import itertools
 import sys
 import tempfile
 import time
@@ -31,7 +32,6 @@ from service.local.zendesk import Zendesk
 POISON = {"poison.kill": "kill", "poison.hang": "hang"}
 SKEW = "clock.skew"
 ALL = (*FAULTS, *POISON, SKEW)
-_LANES = {"worker": "processes", "web": "processes", "deploy": "processes"}
 _DRAIN_SECONDS = 240
 _UNFINISHED = "SELECT count(*) FROM incoming_emails WHERE processing_status NOT IN ('completed', 'failed')"
 
@@ -109,16 +109,15 @@ class _Drill:
     progress: Progress
 
     async def hurt(self) -> None:
-        """Send and injure at the same time; what belongs together is hurt by one fault at a time."""
-        lanes: dict[str, list[str]] = defaultdict(list)
+        """Send and injure at the same time; each part is hurt by one fault at a time."""
+        parts: dict[str, list[str]] = defaultdict(list)
         for fault in self.plan.faults:
-            kind = fault.partition(".")[0]
             if fault in FAULTS:
-                lanes[_LANES.get(kind, kind)].append(fault)
+                parts[fault.partition(".")[0]].append(fault)
         async with asyncio.TaskGroup() as group:
             group.create_task(self.traffic.run(self.plan.rate, self.plan.seconds, self.progress.sent))
-            for lane, faults in lanes.items():
-                chance = Random(f"{self.plan.seed} {lane}")  # noqa: S311 the same drill again
+            for part, faults in parts.items():
+                chance = Random(f"{self.plan.seed} {part}")  # noqa: S311 the same drill again
                 group.create_task(self._injure(faults, chance))
             for fault in POISON.keys() & set(self.plan.faults):
                 group.create_task(self._poison(fault))
@@ -136,19 +135,21 @@ class _Drill:
         return time.monotonic() - began
 
     async def _injure(self, faults: Sequence[str], chance: Random) -> None:
-        """Inject these one after the other, in any order, again and again until the time is over."""
+        """Inject these one after the other, in any order, each at least once, until the time is over."""
         deadline = time.monotonic() + self.plan.seconds
-        pause = min(40, max(1.5, self.plan.seconds / 25))
-        while True:
+        pause = min(40, max(1.5, 0.8 * self.plan.seconds / len(faults)))
+        for turn in itertools.count():
             for fault in chance.sample(faults, len(faults)):
-                await asyncio.sleep(chance.uniform(0.5, pause))
-                if time.monotonic() > deadline:
+                await asyncio.sleep(chance.uniform(0.3, pause))
+                if turn and time.monotonic() > deadline:
                     return
                 injury = Injury(fault, time.time())
                 self.ledger.injuries.append(injury)
                 with self.progress.during(fault):
                     await inject(fault, self.ground, chance)
                 injury.ended = time.time()
+            if time.monotonic() > deadline:
+                return
 
     async def _poison(self, fault: str) -> None:
         await asyncio.sleep(1)
