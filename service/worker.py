@@ -28,6 +28,7 @@ HEALTH_CHECK_SECONDS = 5
 REDIS_PAUSE_SECONDS = 1.0
 # Jobs that are handed back also want to tell Redis; that is not worth the platform's patience.
 CLOSE_SECONDS = 8.0
+GOODBYE_SECONDS = 1.0
 
 DIRECT = "direct:"
 
@@ -51,17 +52,19 @@ class Worker(arq.worker.Worker):
                 await self._count_slots_anew()
 
     async def close(self) -> None:
-        """End the jobs (arq would leave them at the first that cannot reach Redis), then the rest."""
+        """End the jobs (arq would leave them at the first that cannot reach Redis), then all else, as arq does."""
         if not self._handle_signals:
             self.handle_sig(signal.SIGUSR1)
         if self.tasks:
             await asyncio.wait(self.tasks.values(), timeout=CLOSE_SECONDS)
         self.tasks = {}
         try:
-            await super().close()
-        except (RedisError, OSError) as exc:
+            async with asyncio.timeout(GOODBYE_SECONDS):
+                await self.pool.delete(self.health_check_key)
+        except (RedisError, OSError, TimeoutError) as exc:
             log.warning("redis_away", error=type(exc).__name__)
-            await stop(self.ctx)
+        await stop(self.ctx)
+        await self.pool.aclose(close_connection_pool=True)
 
     async def start_jobs(self, job_ids: list[bytes]) -> None:
         """Start what is not running here already; arq would ask Redis about each of those, at every poll."""
