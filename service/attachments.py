@@ -87,7 +87,7 @@ async def announce(conn: AsyncConnection, held: Held, files: Sequence[Announced]
             for position, file in enumerate(files)
         ]
     )
-    rows = select(literal(held[0]), *announced.c).where(_is_held(held))
+    rows = select(literal(held[0]), *(announced.c[name] for name in ANNOUNCED)).where(_is_held(held))
     record = insert(Attachment).from_select(["email_id", *ANNOUNCED], rows)
     await conn.execute(record.on_conflict_do_nothing())
 

@@ -15,10 +15,6 @@ from service.errors import Permanent, Transient
 
 T = TypeVar("T")
 
-# Beyond these, another one is better told at once to come again than kept waiting.
-MOST_WAITING = 2_000
-PATIENCE_SECONDS = 2.5
-
 # By then a lease has run out, and the job is somebody else's.
 INSIST_SECONDS = 60.0
 
@@ -84,39 +80,35 @@ async def connect(engine: AsyncEngine) -> AsyncIterator[AsyncConnection]:
     try:
         async with engine.connect() as connection:
             yield connection
-    except DataError as exc:
-        raise Permanent("unstorable", "Postgres cannot store a value of this request") from exc
     except DBAPIError as exc:
+        # SQLAlchemy knows not all of them as its own DataError.
+        if isinstance(exc, DataError) or isinstance(getattr(exc.orig, "__cause__", None), asyncpg.DataError):
+            raise Permanent("unstorable", "Postgres cannot store a value of this request") from exc
         code = "database_disconnected" if exc.connection_invalidated else "database_unavailable"
         raise Transient(code, f"Postgres: {type(exc.orig).__name__}") from exc
     except (OSError, TimeoutError, SQLAlchemyError, asyncpg.PostgresError, asyncpg.InterfaceError) as exc:
         raise Transient("database_unavailable", f"Postgres cannot be reached: {type(exc).__name__}") from exc
 
 
-class Gate:
-    """Lets in as many as there are connections, and makes a queue of the others, as long as it moves."""
+async def run(engine: AsyncEngine, seconds: float, statement: Callable[[AsyncConnection], Awaitable[T]]) -> T:
+    """Run a statement within a budget, and once more where the pool held a connection from before a restart.
 
-    def __init__(self, size: int) -> None:
-        self._places = asyncio.Semaphore(size)
-        self._queue: dict[object, float] = {}  # since when each waits; the first has waited longest
+    Raises as `connect` and `within` do; the statement must bear to be repeated.
+    """
 
-    def check(self) -> None:
-        """Raise Transient where the queue is too long."""
-        since = next(iter(self._queue.values()), None)
-        if len(self._queue) >= MOST_WAITING or (since and time.monotonic() - since > PATIENCE_SECONDS):
-            raise Transient("overloaded", "More requests come in than Postgres can take.")
+    async def once() -> T:
+        async with connect(engine) as conn:
+            return await statement(conn)
 
-    async def __aenter__(self) -> None:
-        self.check()
-        me = object()
-        self._queue[me] = time.monotonic()
+    async def twice() -> T:
         try:
-            await self._places.acquire()
-        finally:
-            del self._queue[me]
+            return await once()
+        except Transient as exc:
+            if exc.code != "database_disconnected":
+                raise
+        return await once()
 
-    async def __aexit__(self, *_: object) -> None:
-        self._places.release()
+    return await within(seconds, twice())
 
 
 async def within(seconds: float, work: Coroutine[Any, Any, T]) -> T:

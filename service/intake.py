@@ -12,12 +12,13 @@ from sqlalchemy import RowMapping, func, select, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from service.database import connect, within
-from service.errors import Permanent, Rejected, Transient
+from service.database import connect, run, within
+from service.errors import Permanent, Rejected
 from service.faultpoints import reach
-from service.jobs import waiting
+from service.jobs.arriving import Arrival, receive
+from service.jobs.waiting import Job
 from service.metrics import IGNORED_EVENTS, event_type_label
-from service.models import IncomingEmail, QuarantinedWebhook
+from service.models import QuarantinedWebhook
 from service.resources import Resources
 from service.zendesk import payloads
 from service.zendesk.body import Unreadable
@@ -47,7 +48,12 @@ async def accept(res: Resources, headers: Mapping[str, str], body: bytes) -> Rec
     Raises Transient when Postgres has not confirmed the commit within its budget; the sender then
     repeats the request, which is harmless.
     """
-    return await within(res.settings.database_seconds, _accept_or_reconnect(res, headers, body))
+    return await within(res.settings.database_seconds, _accept(res, headers, body))
+
+
+def is_full(res: Resources) -> bool:
+    """Whether so many wait for Postgres that `accept` would raise Transient."""
+    return res.coalesce.is_full(receive)
 
 
 async def replay(res: Resources, quarantine_id: int) -> Receipt:
@@ -75,17 +81,6 @@ async def replay(res: Resources, quarantine_id: int) -> Receipt:
     await _note(res, quarantine_id, replayed_at=func.now(), email_id=receipt.number)
     log.info("webhook_replayed", quarantine=quarantine_id, email=receipt.number, status=receipt.status)
     return receipt
-
-
-async def _accept_or_reconnect(res: Resources, headers: Mapping[str, str], body: bytes) -> Receipt:
-    async with res.gate:
-        try:
-            return await _accept(res, headers, body)
-        except Transient as exc:
-            if exc.code != "database_disconnected":
-                raise
-        # The pool held a connection from before a restart of Postgres: the next one is new.
-        return await _accept(res, headers, body)
 
 
 async def _accept(res: Resources, headers: Mapping[str, str], body: bytes) -> Receipt:
@@ -146,13 +141,12 @@ async def _record(res: Resources, email: payloads.Email, request: dict[str, Any]
         }
         for position, file in enumerate(email.attachments)
     ]
-    async with connect(res.engine) as conn:
-        email_id = await waiting.receive(conn, row, files)
-        if email_id is None:
-            email_id, is_same = await _on_record(conn, IncomingEmail, row)
-            return Receipt("duplicate", email_id), is_same
+    recorded = await res.coalesce(receive, Arrival(row, files), size=len(row["raw_body"]))
+    if not recorded.is_new:
+        return Receipt("duplicate", recorded.email_id), recorded.is_same
+    email_id = recorded.email_id
     reach(res.settings.fault_points, "after_commit", email.ticket_id)
-    res.dispatcher.ring(waiting.Job(email_id, 1))
+    res.dispatcher.ring(Job(email_id, 1))
     log.info("email_received", email=email_id, invocation=row["invocation_id"], attachments=len(files))
     return Receipt("accepted", email_id), True
 
@@ -163,25 +157,21 @@ async def _quarantine(res: Resources, request: dict[str, Any], code: str, messag
         "error": message,
     }
     kept = insert(QuarantinedWebhook).values(**row).on_conflict_do_nothing(index_elements=["idempotency_key"])
-    async with connect(res.engine) as conn:
-        number: int | None = await conn.scalar(kept.returning(QuarantinedWebhook.id))
+
+    async def keep(conn: AsyncConnection) -> tuple[int, bool]:
+        number = await conn.scalar(kept.returning(QuarantinedWebhook.id))
         if number is not None:
             log.warning("webhook_quarantined", quarantine=number, code=code)
-            return number
-        number, is_same = await _on_record(conn, QuarantinedWebhook, row)
+            return number, True
+        equal = QuarantinedWebhook.raw_body == row["raw_body"]
+        same = QuarantinedWebhook.idempotency_key == row["idempotency_key"]
+        number, is_same = (await conn.execute(select(QuarantinedWebhook.id, equal).where(same))).one()
+        return number, is_same
+
+    number, is_same = await run(res.engine, res.settings.database_seconds, keep)
     if is_same:
         return number
     return await _quarantine(res, {**request, "idempotency_key": _body_key(row["raw_body"])}, code, message)
-
-
-async def _on_record(
-    conn: AsyncConnection, table: type[IncomingEmail | QuarantinedWebhook], row: Mapping[str, Any]
-) -> tuple[int, bool]:
-    """Find the row that has this key, and tell whether it has this body."""
-    equal = func.coalesce(table.raw_body == row["raw_body"], False)
-    query = select(table.id, equal).where(table.idempotency_key == row["idempotency_key"])
-    number, is_same = (await conn.execute(query)).one()
-    return number, is_same
 
 
 async def _note(res: Resources, quarantine_id: int, **columns: object) -> None:

@@ -130,8 +130,9 @@ ANNOUNCED = ("position", "source_url", "file_name", "declared_type", "declared_s
 
 
 def announced_files(files: Sequence[Mapping[str, Any]]) -> TableValuedAlias:
-    """Make rows of the columns ANNOUNCED out of any number of files, in one parameter of a statement."""
-    columns = (Column(name, Attachment.__table__.c[name].type) for name in ANNOUNCED)
+    """Make rows of the columns ANNOUNCED, and of their e-mail's key, out of any number of files, in one parameter."""
+    key = Column("idempotency_key", Text)
+    columns = (key, *(Column(name, Attachment.__table__.c[name].type) for name in ANNOUNCED))
     as_rows = func.json_to_recordset(literal(list(files), JSON)).table_valued(*columns, name="file")
     return as_rows.render_derived(with_types=True)
 

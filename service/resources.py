@@ -13,8 +13,9 @@ from redis.exceptions import RedisError
 from sqlalchemy.ext.asyncio import AsyncEngine
 from yarl import URL
 
+from service.coalesce import Coalesce
 from service.config import Settings, SettingsError, complaint, read_settings
-from service.database import Gate, close_engine, create_engine
+from service.database import GOODBYE_SECONDS, close_engine, create_engine, run
 from service.dispatch import Dispatcher, create_redis
 from service.download.transfer import Credentials, open_session
 from service.egress import Egress
@@ -33,7 +34,7 @@ class Resources:
 
     settings: Settings
     engine: AsyncEngine
-    gate: Gate  # before the engine, for those who can be told to come again
+    coalesce: Coalesce
     redis: ArqRedis
     dispatcher: Dispatcher
     storage: Storage
@@ -77,6 +78,12 @@ async def open_resources(settings: Settings) -> AsyncIterator[Resources]:
             seconds=settings.database_seconds,
         )
         stack.push_async_callback(close_engine, engine)
+        coalesce = Coalesce(
+            lambda statement, items: run(
+                engine, settings.database_seconds, lambda conn: statement(conn, items)
+            )
+        )
+        stack.push_async_callback(coalesce.close, GOODBYE_SECONDS)
         redis = create_redis(settings.redis_dsn, pool_size=settings.redis_pool_size)
         stack.push_async_callback(redis.aclose, close_connection_pool=True)
         dispatcher = Dispatcher(engine, redis)
@@ -85,7 +92,7 @@ async def open_resources(settings: Settings) -> AsyncIterator[Resources]:
         yield Resources(
             settings=settings,
             engine=engine,
-            gate=Gate(settings.database_pool_size),
+            coalesce=coalesce,
             redis=redis,
             dispatcher=dispatcher,
             storage=open_storage(storage_url),

@@ -9,7 +9,8 @@ import pytest
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from service.database import connect
-from service.jobs import running, waiting
+from service.jobs import arriving, running, waiting
+from service.jobs.arriving import Arrival, Recorded
 from service.jobs.running import Claim, Failure
 from service.jobs.waiting import Job
 from service.resources import Resources
@@ -42,9 +43,9 @@ async def row(database: asyncpg.Connection) -> Any:
 
 async def receive(conn: AsyncConnection, key: str = "key") -> Job:
     email = {"zendesk_ticket_id": "1", "idempotency_key": key, "attachment_urls": []}
-    email_id = await waiting.receive(conn, email, [FILE])
-    assert email_id is not None
-    return Job(email_id, 1)
+    [recorded] = await arriving.receive(conn, [Arrival(email, [FILE])])
+    assert recorded.is_new
+    return Job(recorded.email_id, 1)
 
 
 async def claimed(conn: AsyncConnection, lease: timedelta = LEASE) -> Claim:
@@ -54,11 +55,12 @@ async def claimed(conn: AsyncConnection, lease: timedelta = LEASE) -> Claim:
 
 
 async def test_an_email_is_received_once_with_its_files(conn: AsyncConnection, row: Any) -> None:
-    await receive(conn)
+    job = await receive(conn)
 
-    again = await waiting.receive(conn, {"zendesk_ticket_id": "2", "idempotency_key": "key"}, [FILE, FILE])
+    twice = Arrival({"zendesk_ticket_id": "2", "idempotency_key": "key", "raw_body": b"other"}, [FILE, FILE])
+    again = await arriving.receive(conn, [twice])
 
-    assert again is None
+    assert again == [Recorded(job.email_id, is_new=False, is_same=False)]
     email = await row()
     assert (email["processing_status"], email["zendesk_ticket_id"]) == ("received", "1")
 

@@ -7,75 +7,12 @@ from collections import Counter
 import asyncpg
 import pytest
 
-from service import database as database_module
+from service import coalesce, intake
 from service.config import Settings
-from service.database import Gate
-from service.errors import Transient
 from service.local.zendesk import Answer, Zendesk
 from service.resources import Resources
 from service.web import webhook
 from tests.conftest import Client, Server, eventually, serving
-
-
-async def test_a_gate_lets_in_as_many_as_there_are_places_and_the_others_in_order() -> None:
-    gate, inside, order = Gate(2), Counter[str](), list[int]()
-
-    async def visit(number: int) -> None:
-        async with gate:
-            inside["now"] += 1
-            inside["most"] = max(inside["most"], inside["now"])
-            order.append(number)
-            await asyncio.sleep(0)
-            inside["now"] -= 1
-
-    await asyncio.gather(*(visit(number) for number in range(50)))
-
-    assert inside["most"] == 2
-    assert order == list(range(50))
-
-
-async def test_a_queue_that_is_too_long_refuses_whoever_comes(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(database_module, "MOST_WAITING", 3)
-    gate = Gate(1)
-    async with gate:
-        waiting = [asyncio.create_task(_pass(gate)) for _ in range(3)]
-        await asyncio.sleep(0)
-        with pytest.raises(Transient) as refused:
-            await _pass(gate)
-    await asyncio.gather(*waiting)
-
-    assert refused.value.code == "overloaded"
-
-
-async def test_a_queue_that_does_not_move_refuses_whoever_comes(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(database_module, "PATIENCE_SECONDS", -1.0)
-    gate = Gate(1)
-    async with gate:
-        gate.check()  # nobody waits yet
-        waiting = asyncio.create_task(_pass(gate))
-        await asyncio.sleep(0)
-        with pytest.raises(Transient):
-            gate.check()
-    await waiting
-
-
-async def test_who_gives_up_waiting_leaves_no_trace() -> None:
-    gate = Gate(1)
-    async with gate:
-        waiting = [asyncio.create_task(_pass(gate)) for _ in range(5)]
-        await asyncio.sleep(0)
-        for task in waiting[:4]:
-            task.cancel()
-        await asyncio.wait(waiting[:4])
-    await waiting[4]
-
-    assert gate._queue == {}
-    await _pass(gate)
-
-
-async def _pass(gate: Gate) -> None:
-    async with gate:
-        pass
 
 
 async def test_while_postgres_is_stuck_webhooks_are_refused_and_afterwards_taken(
@@ -85,15 +22,20 @@ async def test_while_postgres_is_stuck_webhooks_are_refused_and_afterwards_taken
     database: asyncpg.Connection,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Two places, a table that is locked, and a hundred webhooks."""
-    monkeypatch.setattr(database_module, "PATIENCE_SECONDS", 0.2)
-    settings = settings.model_copy(update={"database_pool_size": 2, "database_seconds": 3.0})
+    """A table that is locked, and a hundred webhooks."""
+    monkeypatch.setattr(coalesce, "MOST_WAITING", 8)
+    settings = settings.model_copy(update={"database_pool_size": 2, "database_seconds": 5.0})
     async with serving(settings, zendesk) as client:
         async with database.transaction():
             await database.execute("LOCK TABLE incoming_emails IN ACCESS EXCLUSIVE MODE")
-            first = [asyncio.create_task(_send(client, zendesk)) for _ in range(10)]
-            await eventually(lambda: _refuses(client.res.gate))
-            later = await asyncio.gather(*(_send(client, zendesk) for _ in range(90)))
+            first: list[asyncio.Task[Answer]] = []
+
+            async def is_full() -> bool:
+                first.append(asyncio.create_task(_send(client, zendesk)))
+                return intake.is_full(client.res)
+
+            await eventually(is_full)
+            later = await asyncio.gather(*(_send(client, zendesk) for _ in range(40)))
             answers = [*later, *await asyncio.gather(*first)]
         again = await eventually(lambda: _accepted(client, zendesk))
         rows = await database.fetch("SELECT zendesk_ticket_id FROM incoming_emails")
@@ -140,14 +82,6 @@ async def test_more_bytes_than_can_be_held_are_refused_and_room_is_made_again(
     assert refused.startswith(b"HTTP/1.1 503")
     assert b"Retry-After: 10" in refused
     assert again.status == 200
-
-
-async def _refuses(gate: Gate) -> bool:
-    try:
-        gate.check()
-    except Transient:
-        return True
-    return False
 
 
 async def _send(client: Client, zendesk: Zendesk) -> Answer:

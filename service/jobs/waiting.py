@@ -1,18 +1,16 @@
-"""Jobs that wait: on record, to be rung, rung; and those that somebody runs again."""
+"""Jobs that wait: to be rung, rung; and those that somebody runs again."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any
 
-from sqlalchemy import BigInteger, func, insert, literal, select, text, true, update
+from sqlalchemy import BigInteger, func, literal, select, text, update
 from sqlalchemy.dialects.postgresql import ARRAY
-from sqlalchemy.dialects.postgresql import insert as pg_insert
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from service.models import ANNOUNCED, WAITING, Attachment, IncomingEmail, announced_files
+from service.models import WAITING, Attachment, IncomingEmail
 
-# Intake rings at once; only if that came to nothing is it the sweep's turn.
+# Who puts a job on record rings at once; only if that came to nothing is it the sweep's turn.
 FIRST_RING_GRACE = timedelta(seconds=3)
 # A job that was rung and that nobody claimed is rung again, for Redis may have been emptied: soon at
 # first, and less often the longer it waits, so that a backlog is not written anew all the time. Within a
@@ -28,27 +26,6 @@ class Job:
 
     email_id: int
     attempt_number: int
-
-
-async def receive(
-    conn: AsyncConnection, email: Mapping[str, Any], files: Sequence[Mapping[str, Any]]
-) -> int | None:
-    """Record an e-mail and its attachments; None if its idempotency key is on record already."""
-    new = (
-        pg_insert(IncomingEmail)
-        .values(**email, processing_status="received", due_at=func.now() + FIRST_RING_GRACE)
-        .on_conflict_do_nothing(index_elements=[IncomingEmail.idempotency_key])
-        .returning(IncomingEmail.id)
-        .cte("new")
-    )
-    file = announced_files(files)
-    recorded = (
-        insert(Attachment)
-        .from_select(["email_id", *ANNOUNCED], select(new.c.id, *file.c).join_from(new, file, true()))
-        .returning(Attachment.position)
-        .cte("recorded")
-    )
-    return await conn.scalar(select(new.c.id).add_cte(recorded))
 
 
 async def mark_queued(conn: AsyncConnection, email_ids: Sequence[int]) -> None:

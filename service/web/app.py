@@ -16,7 +16,7 @@ from service.web.keys import RES
 # A platform kills a process 30 s after it asked it to end.
 SHUTDOWN_SECONDS = 20.0
 # Connections that wait to be accepted; the kernel drops what comes beyond them without a word.
-BACKLOG = 1024
+BACKLOG = 4096
 # An event loop that stood still for so long has lost every webhook that came meanwhile.
 HANG_SECONDS = 30.0
 

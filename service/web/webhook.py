@@ -16,6 +16,8 @@ from service.zendesk import signature
 
 # Zendesk gives a webhook ten seconds in all, and Postgres has its own budget of them.
 BODY_SECONDS = 5.0
+# To refuse costs nearly as much as to take: who comes again at once must not have all of our time.
+REFUSAL_SECONDS = 0.25
 # Of bodies that nobody has vouched for yet, all together.
 MOST_READ_BYTES = 64 * 1024**2
 
@@ -50,7 +52,9 @@ async def receive(request: web.Request) -> web.Response:
 
 async def _read(request: web.Request) -> bytes:
     most, load = request.app[RES].settings.max_webhook_bytes, request.app[LOAD]
-    request.app[RES].gate.check()
+    if intake.is_full(request.app[RES]):
+        await asyncio.sleep(REFUSAL_SECONDS)
+        raise _overloaded()
     if request.content_type != "application/json":
         raise Rejected(415, "unsupported_media_type", "Send the webhook as application/json.")
     if request.headers.get("Content-Encoding", "identity").lower() != "identity":
@@ -69,7 +73,7 @@ async def _read(request: web.Request) -> bytes:
                 if len(body) > most:
                     raise _too_large(most)
                 if load.read_bytes > MOST_READ_BYTES:
-                    raise Transient("overloaded", "More comes in than can be read.")
+                    raise _overloaded()
     except TimeoutError:
         raise Transient("body_slow", f"The body did not arrive within {BODY_SECONDS:g} s.") from None
     except (OSError, web.RequestPayloadError) as exc:
@@ -77,6 +81,10 @@ async def _read(request: web.Request) -> bytes:
     finally:
         load.read_bytes -= len(body)
     return bytes(body)
+
+
+def _overloaded() -> Transient:
+    return Transient("overloaded", "More webhooks come in than can be taken.")
 
 
 def _too_large(most: int) -> Rejected:

@@ -1,0 +1,148 @@
+"""Jobs that are new: an e-mail comes on record, once, with the files that it announces."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import (
+    JSON,
+    ColumnElement,
+    DateTime,
+    LargeBinary,
+    TableValuedAlias,
+    Text,
+    cast,
+    column,
+    func,
+    insert,
+    literal,
+    select,
+)
+from sqlalchemy.dialects.postgresql import ARRAY
+from sqlalchemy.dialects.postgresql import insert as pg_insert
+from sqlalchemy.ext.asyncio import AsyncConnection
+from sqlalchemy.types import TypeEngine
+
+from service.jobs.waiting import FIRST_RING_GRACE
+from service.models import ANNOUNCED, Attachment, IncomingEmail, announced_files
+
+_TEXTS = (
+    "idempotency_key",
+    "zendesk_ticket_id",
+    "from_email",
+    "from_name",
+    "subject",
+    "comment_id",
+    "account_id",
+    "invocation_id",
+)
+# As text on the way: a parameter of several JSON values is one that the driver cannot write.
+_JSONS = ("attachment_urls", "raw_headers")
+_COLUMNS: Mapping[str, TypeEngine[Any]] = {
+    **dict.fromkeys((*_TEXTS, *_JSONS), Text()),
+    "raw_body": LargeBinary(),
+    "received_at": DateTime(timezone=True),
+    "sent_at": DateTime(timezone=True),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Arrival:
+    """An e-mail to record: its columns by name, of which only key and ticket have to be there, and its files."""
+
+    columns: Mapping[str, Any]
+    files: Sequence[Mapping[str, Any]] = ()
+
+    @property
+    def key(self) -> str:
+        return str(self.columns["idempotency_key"])
+
+
+@dataclass(frozen=True, slots=True)
+class Recorded:
+    """The e-mail on record that has the key; `is_same` where it has the same body, too."""
+
+    email_id: int
+    is_new: bool
+    is_same: bool
+
+
+async def receive(conn: AsyncConnection, arrivals: Sequence[Arrival]) -> list[Recorded]:
+    """Record e-mails that are not there yet, all or none; of those with one key, the first that came."""
+    first = {arrival.key: arrival for arrival in reversed(arrivals)}
+    # In order, so that two who record the same keys do not wait for each other in a circle.
+    new = await _insert(conn, [first[key] for key in sorted(first)])
+    others = [arrival for arrival in arrivals if arrival.key not in new or first[arrival.key] is not arrival]
+    known = iter(await _look_up(conn, others) if others else ())
+    return [
+        Recorded(new[arrival.key], is_new=True, is_same=True)
+        if arrival.key in new and first[arrival.key] is arrival
+        else next(known)
+        for arrival in arrivals
+    ]
+
+
+async def _insert(conn: AsyncConnection, arrivals: Sequence[Arrival]) -> dict[str, int]:
+    """Insert those whose key is not on record; return their ids by key."""
+    row = _rows(arrivals, _COLUMNS)
+    values: dict[str, ColumnElement[Any]] = {name: row.c[name] for name in _COLUMNS}
+    values |= {name: cast(row.c[name], JSON) for name in _JSONS}
+    values["received_at"] = func.coalesce(row.c.received_at, func.now())
+    values["processing_status"] = literal("received")
+    values["due_at"] = func.now() + FIRST_RING_GRACE
+    new = (
+        pg_insert(IncomingEmail)
+        .from_select([*values], select(*values.values()))
+        .on_conflict_do_nothing(index_elements=[IncomingEmail.idempotency_key])
+        .returning(IncomingEmail.id, IncomingEmail.idempotency_key)
+        .cte("new")
+    )
+    file = announced_files(
+        [{"idempotency_key": arrival.key, **file} for arrival in arrivals for file in arrival.files]
+    )
+    recorded = (
+        insert(Attachment)
+        .from_select(
+            ["email_id", *ANNOUNCED],
+            select(new.c.id, *(file.c[name] for name in ANNOUNCED)).join_from(
+                new, file, file.c.idempotency_key == new.c.idempotency_key
+            ),
+        )
+        .returning(Attachment.position)
+        .cte("recorded")
+    )
+    rows = await conn.execute(select(new.c.idempotency_key, new.c.id).add_cte(recorded))
+    return {row.idempotency_key: row.id for row in rows}
+
+
+async def _look_up(conn: AsyncConnection, arrivals: Sequence[Arrival]) -> list[Recorded]:
+    """Find the e-mail on record for each, in order."""
+    row = _rows(arrivals, {name: _COLUMNS[name] for name in ("idempotency_key", "raw_body")}, ordered=True)
+    is_same = func.coalesce(IncomingEmail.raw_body == row.c.raw_body, False)
+    query = select(IncomingEmail.id, is_same).join_from(
+        row, IncomingEmail, IncomingEmail.idempotency_key == row.c.idempotency_key
+    )
+    rows = await conn.execute(query.order_by(column("ordinality")))
+    return [Recorded(email_id, is_new=False, is_same=same) for email_id, same in rows]
+
+
+def _rows(
+    arrivals: Sequence[Arrival], columns: Mapping[str, TypeEngine[Any]], *, ordered: bool = False
+) -> TableValuedAlias:
+    """Make a table of these columns, with one array for each as its parameter."""
+    arrays = (
+        literal([_value(arrival, name) for arrival in arrivals], ARRAY(kind))
+        for name, kind in columns.items()
+    )
+    names = (column(name, kind) for name, kind in columns.items())
+    return (
+        func.unnest(*arrays)
+        .table_valued(*names, with_ordinality="ordinality" if ordered else None, name="arrival")
+        .render_derived()
+    )
+
+
+def _value(arrival: Arrival, name: str) -> object:
+    value = arrival.columns.get(name)
+    return json.dumps(value) if name in _JSONS and value is not None else value

@@ -1,0 +1,244 @@
+"""Group commit: callers share statements, and nobody suffers for another."""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any
+
+import asyncpg
+import pytest
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from service import coalesce as coalesce_module
+from service.coalesce import Coalesce
+from service.database import connect
+from service.errors import Permanent, Transient
+from service.jobs.arriving import Arrival, Recorded, receive
+from service.resources import Resources
+
+FILE = {"position": 0, "source_url": "https://x", "file_name": "a", "declared_type": None, "declared_size": 1}
+
+
+class Postgres:
+    """Stands for the connection: notes what would be one statement each, and lets a test hold it up."""
+
+    def __init__(self) -> None:
+        self.batches: list[list[Any]] = []
+        self.goes_on = asyncio.Event()
+        self.goes_on.set()
+        self.error: Exception | None = None
+
+    async def run(self, _: Callable[..., Awaitable[Any]], items: Sequence[Any]) -> Sequence[Any]:
+        self.batches.append(list(items))
+        await self.goes_on.wait()
+        if self.error:
+            error, self.error = self.error, None
+            raise error
+        if "bad" in items:
+            raise Permanent("unstorable", "One of them is bad.")
+        return [f"{item}!" for item in items]
+
+
+async def statement(_conn: AsyncConnection, items: Sequence[str]) -> Sequence[str]:
+    return items
+
+
+@pytest.fixture
+def postgres() -> Postgres:
+    return Postgres()
+
+
+@pytest.fixture
+def coalesce(postgres: Postgres) -> Coalesce:
+    return Coalesce(postgres.run)
+
+
+async def busy(postgres: Postgres, coalesce: Coalesce) -> list[asyncio.Task[str]]:
+    """Have every lane hold on to a statement of its own."""
+    postgres.goes_on.clear()
+    tasks = []
+    for lane in range(coalesce_module.LANES):
+        tasks.append(asyncio.create_task(coalesce(statement, f"lane {lane}")))
+        await asyncio.sleep(0.01)
+    return tasks
+
+
+def called(coalesce: Coalesce, *items: str) -> list[asyncio.Task[str]]:
+    return [asyncio.create_task(coalesce(statement, item)) for item in items]
+
+
+async def test_who_comes_first_is_served_at_once(postgres: Postgres, coalesce: Coalesce) -> None:
+    assert await coalesce(statement, "a") == "a!"
+    assert postgres.batches == [["a"]]
+
+
+async def test_those_who_come_meanwhile_share_one_statement(postgres: Postgres, coalesce: Coalesce) -> None:
+    first = await busy(postgres, coalesce)
+    others = called(coalesce, *"abcdefgh")
+    await asyncio.sleep(0)
+    postgres.goes_on.set()
+
+    assert await asyncio.gather(*others) == [f"{item}!" for item in "abcdefgh"]
+    assert postgres.batches == [["lane 0"], ["lane 1"], list("abcdefgh")]
+    await asyncio.gather(*first)
+
+
+async def test_a_bad_item_fails_alone(postgres: Postgres, coalesce: Coalesce) -> None:
+    first = await busy(postgres, coalesce)
+    others = called(coalesce, "a", "bad", "b")
+    await asyncio.sleep(0)
+    postgres.goes_on.set()
+
+    results = await asyncio.gather(*others, return_exceptions=True)
+
+    assert [results[0], results[2]] == ["a!", "b!"]
+    assert isinstance(results[1], Permanent)
+    await asyncio.gather(*first)
+
+
+async def test_a_caller_that_is_cancelled_harms_no_other(postgres: Postgres, coalesce: Coalesce) -> None:
+    first = await busy(postgres, coalesce)
+    waiting = called(coalesce, "a", "b", "c")
+    await asyncio.sleep(0)
+    waiting[1].cancel()
+    first[0].cancel()  # its statement is under way
+    await asyncio.sleep(0)
+    postgres.goes_on.set()
+
+    results = await asyncio.gather(*first, *waiting, return_exceptions=True)
+
+    assert [results[1], results[2], results[4]] == ["lane 1!", "a!", "c!"]
+    assert isinstance(results[0], asyncio.CancelledError)
+    assert ["a", "c"] in postgres.batches
+
+
+async def test_a_connection_that_breaks_is_told_to_all_who_shared_it_and_to_nobody_else(
+    postgres: Postgres, coalesce: Coalesce
+) -> None:
+    first = await busy(postgres, coalesce)
+    shared = called(coalesce, "a", "b")
+    await asyncio.sleep(0)
+    postgres.goes_on.set()
+    await asyncio.gather(*first)
+    results = await asyncio.gather(*shared, return_exceptions=True)
+    postgres.error = Transient("database_disconnected", "It broke.")
+    broken = await asyncio.gather(*called(coalesce, "c", "d"), return_exceptions=True)
+
+    assert results == ["a!", "b!"]
+    assert all(isinstance(result, Transient) for result in broken)
+    assert await coalesce(statement, "e") == "e!"
+
+
+async def test_where_too_many_wait_another_one_is_refused(
+    postgres: Postgres, coalesce: Coalesce, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(coalesce_module, "MOST_WAITING", 3)
+    first = await busy(postgres, coalesce)
+    waiting = called(coalesce, "a", "b", "c")
+    await asyncio.sleep(0)
+
+    assert coalesce.is_full(statement)
+    with pytest.raises(Transient) as refused:
+        await coalesce(statement, "d")
+    postgres.goes_on.set()
+
+    assert refused.value.code == "overloaded"
+    assert await asyncio.gather(*waiting) == ["a!", "b!", "c!"]
+    assert not coalesce.is_full(statement)
+    await asyncio.gather(*first)
+
+
+async def test_large_items_do_not_make_one_huge_statement(postgres: Postgres, coalesce: Coalesce) -> None:
+    first = await busy(postgres, coalesce)
+    third = coalesce_module.MOST_TOGETHER_BYTES // 3
+    large = [asyncio.create_task(coalesce(statement, str(n), size=third)) for n in range(10)]
+    await asyncio.sleep(0)
+    postgres.goes_on.set()
+    await asyncio.gather(*first, *large)
+
+    assert max(map(len, postgres.batches)) == 3
+    assert sum(map(len, postgres.batches)) == 12
+
+
+async def test_what_is_larger_than_all_limits_goes_alone(postgres: Postgres, coalesce: Coalesce) -> None:
+    sizes = (2 * coalesce_module.MOST_TOGETHER_BYTES, 1, 2 * coalesce_module.MOST_TOGETHER_BYTES)
+
+    results = await asyncio.gather(*(coalesce(statement, str(size), size=size) for size in sizes))
+
+    assert results == [f"{size}!" for size in sizes]
+
+
+async def test_at_the_end_what_is_under_way_gets_its_time_and_no_more(
+    postgres: Postgres, coalesce: Coalesce
+) -> None:
+    first = await busy(postgres, coalesce)
+
+    await coalesce.close(0.05)
+    results = await asyncio.gather(*first, return_exceptions=True)
+
+    assert {type(result) for result in results} == {Transient}
+
+
+def arrival(key: str, body: bytes = b"{}", files: int = 1, **columns: object) -> Arrival:
+    return Arrival(
+        {"idempotency_key": key, "zendesk_ticket_id": "1", "raw_body": body, **columns},
+        [{**FILE, "position": position} for position in range(files)],
+    )
+
+
+async def test_of_those_with_one_key_the_first_is_recorded_and_its_files_once(
+    res: Resources, database: asyncpg.Connection
+) -> None:
+    async with connect(res.engine) as conn:
+        old = await receive(conn, [arrival("b", b"old")])
+        told = await receive(
+            conn,
+            [
+                arrival("c"),
+                arrival("a", b"1", files=3),
+                arrival("a", b"2"),
+                arrival("b", b"old"),
+                arrival("a", b"1"),
+            ],
+        )
+
+    ids = {row["idempotency_key"]: row["id"] for row in await database.fetch("SELECT * FROM incoming_emails")}
+    assert old == [Recorded(ids["b"], is_new=True, is_same=True)]
+    assert told == [
+        Recorded(ids["c"], is_new=True, is_same=True),
+        Recorded(ids["a"], is_new=True, is_same=True),
+        Recorded(ids["a"], is_new=False, is_same=False),
+        Recorded(ids["b"], is_new=False, is_same=True),
+        Recorded(ids["a"], is_new=False, is_same=True),
+    ]
+    files = await database.fetch("SELECT email_id, count(*) FROM attachments GROUP BY 1")
+    assert {row[0]: row[1] for row in files} == {ids["a"]: 3, ids["b"]: 1, ids["c"]: 1}
+
+
+async def test_batches_that_cross_each_other_do_not_lock_each_other_out(
+    res: Resources, database: asyncpg.Connection
+) -> None:
+    keys = [f"key {number}" for number in range(100)]
+
+    async def record(order: Sequence[str]) -> int:
+        async with connect(res.engine) as conn:
+            return sum(recorded.is_new for recorded in await receive(conn, [arrival(key) for key in order]))
+
+    new = await asyncio.gather(*(record(order) for order in (keys, keys[::-1]) * 4))
+
+    assert sum(new) == 100
+    assert await database.fetchval("SELECT count(*) FROM incoming_emails") == 100
+
+
+async def test_an_email_that_postgres_refuses_does_not_cost_its_neighbours(
+    res: Resources, database: asyncpg.Connection
+) -> None:
+    arrivals = [arrival(str(number)) for number in range(20)]
+    arrivals[7] = arrival("7", subject="\ud800")  # a lone surrogate has no UTF-8
+
+    results = await asyncio.gather(
+        *(res.coalesce(receive, each) for each in arrivals), return_exceptions=True
+    )
+
+    assert isinstance(results.pop(7), Permanent)
+    assert all(isinstance(result, Recorded) and result.is_new for result in results)
+    assert await database.fetchval("SELECT count(*) FROM incoming_emails") == 19
