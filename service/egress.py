@@ -80,10 +80,11 @@ class Egress:
     def open_connector(self, resolver: AbstractResolver | None = None) -> TCPConnector:
         """Open what dials for an aiohttp session and nothing but that; needs a running loop.
 
-        It does not limit connections: a place in aiohttp's queue would count as time of the download.
+        It does not limit connections: a place in aiohttp's queue would count as time of the download. Nor does it
+        keep any: what a server sends unasked on an idle one would pass for the next file, or fill the memory.
         """
         resolver = _Resolver(self, resolver or ThreadedResolver())
-        return TCPConnector(limit=0, resolver=resolver, socket_factory=self.socket_factory)
+        return TCPConnector(limit=0, force_close=True, resolver=resolver, socket_factory=self.socket_factory)
 
     def _why_not(self, url: URL, host: str) -> str | None:
         if url.scheme not in (_PORTS if self.private_networks else {"https"}):

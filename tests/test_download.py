@@ -101,7 +101,7 @@ async def test_the_server_learns_no_more_than_needed(server: Server) -> None:
             await _fetch(server.url(), session=session)
 
     names = {line.partition(":")[0] for line in server.requests[1].strip().split("\r\n")[1:]}
-    assert names == {"Host", "Accept", "Accept-Encoding", "User-Agent"}
+    assert names == {"Host", "Accept", "Accept-Encoding", "Connection", "User-Agent"}
     assert "User-Agent: holdfast\r\n" in server.requests[1]
     assert "Accept-Encoding: identity\r\n" in server.requests[1]
 

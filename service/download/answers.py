@@ -11,6 +11,7 @@ from aiohttp import ClientResponse
 from service.errors import Permanent, Transient
 
 _FILE_NAME = re.compile(r"filename\*?\s*=\s*(?:[\w-]+'[^']*')?\"?([^\";]+)", re.IGNORECASE)
+_ENCODINGS = ("Content-Encoding", "Transfer-Encoding")
 _REFUSALS = {
     401: ("unauthorized", "check the Zendesk credentials"),
     403: ("forbidden", "the credentials do not reach this file, or it was flagged as malware"),
@@ -50,8 +51,8 @@ def check_status(response: ClientResponse) -> None:
 
 
 def check_headers(response: ClientResponse, expected: Expected, limits: Limits) -> None:
-    encodings = {response.headers.get("Content-Encoding", ""), response.headers.get("Transfer-Encoding", "")}
-    if {each.strip().lower() for each in encodings} - {"", "identity", "chunked"}:
+    lines = [line for name in _ENCODINGS for line in response.headers.getall(name, ())]
+    if {each.strip().lower() for line in lines for each in line.split(",")} - {"", "identity", "chunked"}:
         raise Permanent("unexpected_encoding", f"{response.url.raw_host} sent the file compressed, unasked")
     if (response.content_length or 0) > limits.max_bytes:
         raise too_large(response, limits)

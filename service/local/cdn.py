@@ -14,7 +14,7 @@ def cdn(desk: Desk) -> web.Application:
     """Make the CDN's application."""
     app = web.Application()
     app[_DESK] = desk
-    app.router.add_get("/{name:.*}", _download, allow_head=False)
+    app.router.add_get("/{name:(?s:.*)}", _download, allow_head=False)
     return app
 
 

@@ -17,6 +17,11 @@ from service.web.keys import RES
 SHUTDOWN_SECONDS = 20.0
 # Connections that wait to be accepted; the kernel drops what comes beyond them without a word.
 BACKLOG = 4096
+# Heroku's router keeps idle connections for 90 s, and must not send a webhook on one that we just closed.
+KEEP_ALIVE_SECONDS = 95.0
+# What a head may hold before anybody has vouched for it; Zendesk's, with a router's additions, is under 2 kB.
+MOST_LINE_BYTES = 4096
+MOST_HEADERS = 64
 # An event loop that stood still for so long has lost every webhook that came meanwhile.
 HANG_SECONDS = 30.0
 
@@ -64,6 +69,10 @@ def serve(settings: Settings) -> None:
         loop=uvloop.new_event_loop(),
         auto_decompress=False,
         backlog=BACKLOG,
+        keepalive_timeout=KEEP_ALIVE_SECONDS,
+        max_line_size=MOST_LINE_BYTES,
+        max_field_size=MOST_LINE_BYTES,
+        max_headers=MOST_HEADERS,
     )
 
 

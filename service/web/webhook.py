@@ -57,7 +57,8 @@ async def _read(request: web.Request) -> bytes:
         raise _overloaded()
     if request.content_type != "application/json":
         raise Rejected(415, "unsupported_media_type", "Send the webhook as application/json.")
-    if request.headers.get("Content-Encoding", "identity").lower() != "identity":
+    encodings = ",".join(request.headers.getall("Content-Encoding", ())).lower().split(",")
+    if {encoding.strip() for encoding in encodings} - {"", "identity"}:
         raise Rejected(
             415, "unsupported_encoding", "Send the webhook uncompressed: its signature is over the raw bytes."
         )

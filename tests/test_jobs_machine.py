@@ -1,0 +1,420 @@
+"""Whatever happens to jobs, in any order and at the same time: each is where the table of states says it is."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from functools import partial
+from typing import Any
+
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import (
+    Bundle,
+    RuleBasedStateMachine,
+    invariant,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
+from sqlalchemy import text
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+
+from service.database import create_engine
+from service.jobs import running, waiting
+from service.jobs.arriving import Arrival, receive
+from service.jobs.running import Claim, Failure
+from service.jobs.waiting import Job
+from service.models import PROCESSING, STATUSES, WAITING
+from tests.conftest import TABLES
+
+HOUR = timedelta(hours=1)
+MINUTE = timedelta(minutes=1)
+GONE = timedelta(seconds=-1)
+SPREAD = timedelta(seconds=10)
+BROKEN = Failure("broken", "It broke.")
+FILE = {"position": 0, "source_url": "u", "file_name": None, "declared_type": None, "declared_size": None}
+
+EXAMPLES = settings(
+    max_examples=40,
+    stateful_step_count=40,
+    deadline=None,
+    database=None,
+    suppress_health_check=[*HealthCheck],
+)
+
+Operation = Callable[[AsyncConnection], Awaitable[Any]]
+# What ends an attempt: the outcome, the state that the job is left in, the error that it shows.
+ENDS = {
+    "completed": ("completed", None),
+    "released": ("queued", "broken"),
+    "handed_back": ("queued", None),
+    "failed": ("failed", "broken"),
+}
+
+
+@dataclass
+class Model:
+    """What must be true of one job."""
+
+    email_id: int
+    ticket_id: str
+    comment_id: str | None
+    status: str = "received"
+    outcomes: list[str | None] = field(default_factory=list)  # of the attempts 1, 2, …
+    retry_count: int = 0
+    budget_begins: int = 0  # attempts before the last retry by hand
+    error_code: str | None = None
+
+    def is_held(self, claim: Claim) -> bool:
+        return self.status == "processing" and claim.attempt_number == len(self.outcomes)
+
+    def claim(self, ago: int = 0) -> Claim:
+        """Make the claim of the newest attempt, of one before it, or of one that is yet to come."""
+        number = len(self.outcomes) - ago
+        return Claim(self.email_id, number, self.retry_count, self.ticket_id, self.comment_id)
+
+    def end(self, outcome: str, status: str, error_code: str | None) -> None:
+        self.outcomes[-1], self.status, self.error_code = outcome, status, error_code
+        self.retry_count += outcome in ("released", "abandoned") and status == "queued"
+
+
+def settle(claim: Claim, outcome: str, delay: timedelta = HOUR) -> Operation:
+    return {
+        "completed": lambda conn: running.complete(conn, claim),
+        "released": lambda conn: running.release(conn, claim, BROKEN, delay),
+        "handed_back": lambda conn: running.hand_back(conn, claim),
+        "failed": lambda conn: running.fail(conn, claim, BROKEN),
+    }[outcome]
+
+
+class Jobs(RuleBasedStateMachine):
+    """Events of which no draw depends on what came of the ones before, for some are races."""
+
+    emails: Bundle[int] = Bundle("emails")
+    newest = st.booleans()
+    at_once = st.sampled_from([1, 2])
+    claims: Bundle[Claim] = Bundle("claims")  # held, lost, and never given: a number is all that counts
+
+    def __init__(self, runner: asyncio.Runner, connections: tuple[AsyncConnection, AsyncConnection]) -> None:
+        super().__init__()
+        self.runner = runner
+        self.connections = connections
+        self.models: dict[int, Model] = {}
+        self.rows: dict[int, dict[str, Any]] = {}  # as they were after the step before
+        self.touched: set[int] = set()  # what this step may have changed
+        self.run(lambda conn: conn.execute(text(f"TRUNCATE {TABLES} RESTART IDENTITY")))
+
+    def run(self, *operations: Operation) -> list[Any]:
+        """Run one or two operations, at the same time."""
+
+        async def together() -> list[Any]:
+            pairs = zip(operations, self.connections, strict=False)
+            return await asyncio.gather(*(operation(conn) for operation, conn in pairs))
+
+        self.touched = set()
+        return self.runner.run(together())
+
+    # The side before an attempt
+
+    @precondition(lambda self: len(self.models) < 3)
+    @rule(target=emails, is_thin=st.booleans(), senders=at_once)
+    def receive(self, is_thin: bool, senders: int) -> int:  # noqa: FBT001 hypothesis passes it
+        number = len(self.models) + 1
+        email: dict[str, Any] = {
+            "zendesk_ticket_id": f"ticket {number}",
+            "idempotency_key": f"key {number}",
+            "attachment_urls": None if is_thin else [],
+            "comment_id": "comment",
+        }
+
+        told = self.run(*[lambda conn: receive(conn, [Arrival(email, [FILE])])] * senders)
+        ids = [recorded.email_id if recorded.is_new else None for [recorded] in told]
+
+        (email_id,) = (each for each in ids if each is not None)
+        self.models[email_id] = Model(email_id, f"ticket {number}", "comment" if is_thin else None)
+        self.touched = {email_id}
+        return int(email_id)
+
+    @rule(email=emails)
+    def receive_again(self, email: int) -> None:
+        key = self.rows[email]["idempotency_key"]
+        again = {"zendesk_ticket_id": "another", "idempotency_key": key}
+
+        [[recorded]] = self.run(lambda conn: receive(conn, [Arrival(again, [FILE])]))
+        assert not recorded.is_new
+
+    @rule(emails=st.lists(emails, max_size=3))
+    def mark_queued(self, emails: list[int]) -> None:
+        self.run(lambda conn: waiting.mark_queued(conn, emails))
+
+        for email in emails:
+            if self.models[email].status == "received":
+                self.models[email].status = "queued"
+                self.touched.add(email)
+
+    @rule(emails=st.lists(emails, max_size=3), limit=st.sampled_from([1, 2, 100]), sweeps=at_once)
+    def take_due(self, emails: list[int], limit: int, sweeps: int) -> None:
+        """The oldest first, no job by two sweeps, and each not again for a while."""
+        for email in emails:
+            self.change(email, f"due_at = now() - interval '1 s' WHERE {WAITING}")
+            self.all_is_well()
+        rows = [row for row in self.rows.values() if row["processing_status"] in ("received", "queued")]
+        due = {row["id"]: row["due_at"] for row in rows if row["due_at"] <= row["now"]}
+
+        swept = self.run(*[lambda conn: waiting.take_due(conn, limit)] * sweeps)
+
+        taken = [job for jobs in swept for job in jobs]
+        self.touched = ids = {job.email_id for job in taken}
+        assert len(ids) == len(taken) >= min(limit, len(due))
+        for job in taken:
+            assert self.models[job.email_id].status in ("received", "queued")
+            assert job.attempt_number == len(self.models[job.email_id].outcomes) + 1
+        left = [due_at for id_, due_at in due.items() if id_ not in ids]
+        before = self.rows
+        assert all(before[id_]["due_at"] <= due_at for id_ in ids for due_at in left)
+        self.all_is_well()
+        assert all(self.rows[id_]["due_at"] >= before[id_]["due_at"] + timedelta(seconds=10) for id_ in ids)
+
+    @rule(email=emails, hands=at_once)
+    def retry(self, email: int, hands: int) -> None:
+        model = self.models[email]
+
+        jobs = self.run(*[lambda conn: waiting.retry(conn, email)] * hands)
+
+        queued = [job for job in jobs if job]
+        if model.status not in ("completed", "failed"):
+            assert queued == []
+            return
+        assert queued == [Job(email, len(model.outcomes) + 1)]
+        model.status, model.retry_count, model.error_code = "queued", 0, None
+        model.budget_begins = len(model.outcomes)
+        self.touched = {email}
+
+    # Attempts
+
+    @rule(
+        target=claims,
+        email=emails,
+        lease=st.sampled_from([HOUR, HOUR, GONE]),
+        beside=st.sampled_from([0, 0, 0, 0, -1, 1]),
+        rival=st.sampled_from(["", "claims", "marks"]),
+    )
+    def claim(self, email: int, lease: timedelta, beside: int, rival: str) -> Claim:
+        """By the right message, a late one or one of the future; perhaps while another does, or intake goes on."""
+        model = self.models[email]
+        claim = model.claim(ago=-1 - beside)
+        job = Job(*claim.held)
+        rivals: dict[str, list[Operation]] = {
+            "": [],
+            "claims": [lambda conn: running.claim(conn, job, "rival", lease)],
+            "marks": [lambda conn: waiting.mark_queued(conn, [email])],
+        }
+
+        given = self.run(lambda conn: running.claim(conn, job, "worker", lease), *rivals[rival])
+
+        if rival == "marks" and model.status == "received":
+            model.status = "queued"
+            self.touched = {email}
+        if beside or model.status not in ("received", "queued"):
+            assert not any(given)
+            return claim
+        assert [each for each in given if each] == [claim]
+        model.outcomes.append(None)
+        model.status = "processing"
+        self.touched = {email}
+        return claim
+
+    @rule(email=emails)
+    def let_lease_expire(self, email: int) -> None:
+        self.change(email, f"lease_until = now() - interval '1 s' WHERE {PROCESSING}")
+
+    @rule(claims=st.lists(claims, min_size=1, max_size=4), lease=st.sampled_from([HOUR, GONE]))
+    def renew(self, claims: list[Claim], lease: timedelta) -> None:
+        (held,) = self.run(lambda conn: running.renew(conn, {each.held for each in claims}, lease))
+
+        assert held == {each.held for each in claims if self.models[each.email_id].is_held(each)}
+        self.touched = {email for email, _ in held}
+
+    @rule(
+        claim=claims,
+        is_newest=newest,
+        outcomes=st.lists(st.sampled_from(list(ENDS)), min_size=1, max_size=2),
+        delay=st.sampled_from([timedelta(0), HOUR]),
+    )
+    def settle(self, claim: Claim, outcomes: list[str], delay: timedelta, *, is_newest: bool) -> None:
+        """Only who holds the job can, and only once."""
+        model = self.models[claim.email_id]
+        claim = model.claim() if is_newest else claim
+        was_held = model.is_held(claim)
+
+        done = self.run(*(settle(claim, outcome, delay) for outcome in outcomes))
+
+        assert sorted(done) == [False] * (len(done) - was_held) + [True] * was_held
+        if was_held:
+            outcome = outcomes[done.index(True)]
+            model.end(outcome, *ENDS[outcome])
+            self.touched = {claim.email_id}
+
+    @rule(most=st.sampled_from([0, 1, 2, 5]), limit=st.sampled_from([1, 100]), sweeps=at_once)
+    def rescue(self, most: int, limit: int, sweeps: int) -> None:
+        expired = self.expired()
+
+        counts = self.run(*[lambda conn: running.rescue(conn, most, limit, SPREAD)] * sweeps)
+
+        rescued = expired[: sum(counts)]
+        if sweeps == 1 or limit > len(expired):
+            assert len(rescued) == sum(counts) == min(limit, len(expired))
+        for email in rescued:
+            self.abandon(email, most)
+        self.touched = set(rescued)
+
+    @rule(email=emails, events=st.lists(st.sampled_from([*ENDS, "abandoned", "late", "retried"]), max_size=6))
+    def live(self, email: int, events: list[str]) -> None:
+        """Go through a whole life, of which each part may be missing."""
+        model = self.models[email]
+        for event in events:
+            if event == "retried":
+                self.retry(email, 1)
+            else:
+                self.claim(email, GONE if event == "abandoned" else HOUR, 0, "")
+                self.all_is_well()
+                if event == "late":
+                    self.renew([model.claim(ago=1)], HOUR)
+                    self.all_is_well()
+                    self.settle(model.claim(ago=1), ["completed"], HOUR, is_newest=False)
+                elif event == "abandoned":
+                    self.rescue(2, 100, 1)
+                else:
+                    self.settle(model.claim(), [event], HOUR, is_newest=False)
+            self.all_is_well()
+
+    @rule(
+        claim=claims, is_newest=newest, outcome=st.sampled_from(list(ENDS)), most=st.sampled_from([0, 1, 5])
+    )
+    def settle_while_the_rescue_comes(
+        self, claim: Claim, outcome: str, most: int, *, is_newest: bool
+    ) -> None:
+        """A worker at the end of its lease, or after: it settles its job or loses it, and never half."""
+        model = self.models[claim.email_id]
+        claim = model.claim() if is_newest else claim
+        expired = self.expired()
+        was_held = model.is_held(claim)
+
+        done, rescued = self.run(settle(claim, outcome), lambda conn: running.rescue(conn, most, 100, SPREAD))
+
+        if done:
+            assert was_held
+            model.end(outcome, *ENDS[outcome])
+        lost = [email for email in expired if not (done and email == claim.email_id)]
+        assert rescued == len(lost)
+        assert done == (was_held and claim.email_id not in lost)
+        for email in lost:
+            self.abandon(email, most)
+        self.touched = {*lost, *([claim.email_id] if done else [])}
+
+    def abandon(self, email: int, most: int) -> None:
+        model = self.models[email]
+        model.end("abandoned", "queued" if model.retry_count < most else "failed", "abandoned")
+
+    def expired(self) -> list[int]:
+        """List the jobs whose lease ran out, the longest ago first."""
+        leases = {email: row["lease_until"] for email, row in self.rows.items() if row["lease_until"]}
+        return sorted((e for e in leases if leases[e] <= self.rows[e]["now"]), key=leases.__getitem__)
+
+    def change(self, email: int, assignment: str) -> None:
+        self.run(lambda conn: conn.execute(text(f"UPDATE incoming_emails SET {assignment} AND id = {email}")))
+        self.touched = {email}
+
+    # What always holds
+
+    @invariant()
+    def all_is_well(self) -> None:
+        self.what_was_not_touched_is_as_it_was()
+        self.the_database_says_what_the_model_says()
+        self.each_row_makes_sense_by_itself()
+        self.the_history_tells_the_retries()
+
+    def what_was_not_touched_is_as_it_was(self) -> None:
+        touched = self.touched
+        (rows,) = self.run(read)
+
+        for email, row in self.rows.items():
+            if email not in touched:
+                assert {**rows[email], "now": None} == {**row, "now": None}
+        self.rows = rows
+
+    def the_database_says_what_the_model_says(self) -> None:
+        assert set(self.rows) == set(self.models)
+        for email, model in self.models.items():
+            row = self.rows[email]
+            assert row["processing_status"] == model.status
+            assert [attempt["outcome"] for attempt in row["attempts"]] == model.outcomes
+            assert (row["retry_count"], row["error_code"]) == (model.retry_count, model.error_code)
+
+    def each_row_makes_sense_by_itself(self) -> None:
+        for row in self.rows.values():
+            status, attempts = row["processing_status"], row["attempts"]
+            is_over = status in ("completed", "failed")
+            assert status in STATUSES
+            assert [each["number"] for each in attempts] == list(range(1, row["attempt_number"] + 1))
+            assert [each["outcome"] is None for each in attempts[:-1]] == [False] * len(attempts[:-1])
+            assert (bool(attempts) and attempts[-1]["outcome"] is None) == (status == "processing")
+            assert all((each["outcome"] is None) == (each["finished_at"] is None) for each in attempts)
+            assert (row["lease_until"] is not None) == (status == "processing")
+            assert (row["completed_at"] is not None) == is_over
+            assert (row["error_code"] is None) == (row["processing_error"] is None)
+            assert row["error_code"] is not None or status != "failed"
+            assert row["error_code"] is None or status != "completed"
+            assert_in_order(row["received_at"], row["started_at"], row["completed_at"])
+            for attempt in attempts:
+                assert_in_order(row["received_at"], attempt["started_at"], attempt["finished_at"])
+            if status in ("received", "queued"):
+                was_released = bool(attempts) and attempts[-1]["outcome"] == "released"
+                assert row["due_at"] <= row["now"] + (HOUR if was_released else 10 * MINUTE)
+
+    def the_history_tells_the_retries(self) -> None:
+        for email, model in self.models.items():
+            row = self.rows[email]
+            outcomes = [each["outcome"] for each in row["attempts"]][model.budget_begins :]
+            given_back = sum(outcome in ("released", "abandoned") for outcome in outcomes)
+            is_last_straw = row["processing_status"] == "failed" and outcomes[-1] == "abandoned"
+            assert row["retry_count"] == given_back - is_last_straw
+
+
+def assert_in_order(*times: datetime | None) -> None:
+    known = [time for time in times if time]
+    assert known == sorted(known)
+
+
+async def read(conn: AsyncConnection) -> dict[int, dict[str, Any]]:
+    """Read each e-mail with its attempts."""
+    emails = await conn.execute(text("SELECT *, now() AS now FROM incoming_emails"))
+    rows = {row["id"]: {**row, "attempts": []} for row in emails.mappings()}
+    for attempt in (await conn.execute(text("SELECT * FROM attempts ORDER BY email_id, number"))).mappings():
+        rows[attempt["email_id"]]["attempts"].append(dict(attempt))
+    return rows
+
+
+def test_jobs_are_where_the_table_of_states_says(database_url: str) -> None:
+    """Under any sequence of events, each of which may come at a time when it is not awaited."""
+
+    async def close() -> None:
+        for conn in connections:
+            await conn.close()
+        await engine.dispose()
+
+    with asyncio.Runner() as runner:
+        engine = create_engine(database_url, pool_size=2, seconds=30)
+        connections = (runner.run(open_one(engine)), runner.run(open_one(engine)))
+        try:
+            run_state_machine_as_test(
+                partial(Jobs, runner, connections),  # type: ignore[arg-type] # any factory will do
+                settings=EXAMPLES,
+            )
+        finally:
+            runner.run(close())
+
+
+async def open_one(engine: AsyncEngine) -> AsyncConnection:
+    return await engine.connect()
