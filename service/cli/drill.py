@@ -22,10 +22,13 @@ import click
 @click.option(
     "--data-dir",
     type=click.Path(path_type=Path, file_okay=False),
-    help="Where to work, and keep what is left: logs, rows, objects; else nothing is kept.",
+    help="Where to work and to keep what is left: log, rows, objects. What an earlier drill left is removed.",
 )
 def drill(seconds: float, rate: float, faults: str, seed: int | None, data_dir: Path | None) -> None:
-    """Hurt a whole Holdfast on this machine in every way, and prove that it lost nothing."""
+    """Hurt a whole Holdfast on this machine in every way, and prove that it lost nothing.
+
+    Exits with 1 if it did, or if the drill was broken off.
+    """
     import secrets
 
     from service.local.drill.run import Plan, choose, run

@@ -11,7 +11,7 @@ from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
 from service.local.drill import processes, storage
-from service.local.drill.ground import Ground
+from service.local.drill.ground import Ground, Missed
 
 Harm = Callable[[Ground, Random], Awaitable[None]]
 
@@ -89,16 +89,17 @@ async def _postgres_lock(ground: Ground, _: Random) -> None:
     """Hold the lock of a migration that takes its time, longer than a webhook waits."""
     async with _postgres(ground) as postgres, postgres.transaction():
         await postgres.execute("SET LOCAL lock_timeout = '5s'")
-        with suppress(asyncpg.LockNotAvailableError):
-            await postgres.execute("LOCK TABLE incoming_emails IN ACCESS EXCLUSIVE MODE")
-            await asyncio.sleep(8)
+        await postgres.execute("LOCK TABLE incoming_emails IN ACCESS EXCLUSIVE MODE")
+        await asyncio.sleep(8)
 
 
 async def _postgres_unknown(ground: Ground, chance: Random) -> None:
     """Cut the connection on which a webhook is committed: after Postgres got it, or before."""
     ground.postgres.trip(b"/attachments/token/", arrives=chance.random() < 0.7, cuts=False)
-    with suppress(TimeoutError):
+    try:
         await asyncio.wait_for(ground.postgres.sprung.wait(), 5)
+    finally:
+        ground.postgres.disarm()
 
 
 async def _postgres_frozen(ground: Ground, _: Random) -> None:
@@ -134,10 +135,16 @@ FAULTS: Mapping[str, Harm] = {
 }
 
 
-async def inject(fault: str, ground: Ground, chance: Random) -> None:
-    """Do the harm, and undo it; what cannot be done because of another fault is harm enough."""
-    with suppress(OSError, TimeoutError, RedisError, asyncpg.PostgresError, asyncpg.InterfaceError):
+async def inject(fault: str, ground: Ground, chance: Random) -> bool:
+    """Do the harm, and undo it; False where that could not be done, because of another fault perhaps."""
+    try:
         await FAULTS[fault](ground, chance)
+    except (Missed, OSError, TimeoutError, RedisError, asyncpg.PostgresError, asyncpg.InterfaceError):
+        task = asyncio.current_task()
+        if task and task.cancelling():  # an error of the cleaning-up is in the way of the cancellation
+            raise asyncio.CancelledError from None
+        return False
+    return True
 
 
 @asynccontextmanager

@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from urllib.parse import parse_qs, urlsplit
+from urllib.parse import parse_qs, quote, urlsplit
 
 from service.local import environment
 from service.local.drill.proxy import Connect, Proxy
@@ -20,6 +20,7 @@ from service.local.stack import ROOT, free_port, migrate, wait_until_ready
 from service.local.supervisor import Child, Program, Say, supervise
 from service.local.zendesk import Zendesk
 
+LOG = "drill.log"
 LEASE_SECONDS = 4
 _WEBS, _WORKERS = 2, 3
 _READY_SECONDS = 60
@@ -38,13 +39,16 @@ _SETTINGS = {
 }
 
 
+class Missed(Exception):
+    """A fault found nothing to do harm to."""
+
+
 @dataclass(frozen=True)
 class Ground:
     """What faults are injected into, and what is looked at in the end. `database_url` and `redis_url` lead past the proxies."""
 
     directory: Path
     webs: Sequence[str]
-    token: str
     database_url: str
     redis_url: str
     postgres: Proxy
@@ -74,7 +78,7 @@ async def open_ground(
 
     `skew` has one of each ten minutes ahead or behind.
     """
-    directory = _begin_anew(directory)
+    _begin_anew(directory)
     async with AsyncExitStack() as stack:
         prepared = [
             stack.enter_context(prepare_postgres(directory / "postgres")),
@@ -99,7 +103,6 @@ async def open_ground(
         yield Ground(
             directory=directory,
             webs=webs,
-            token=variables["API_TOKEN"],
             database_url=prepared[0].url,
             redis_url=prepared[1].url,
             postgres=postgres,
@@ -113,15 +116,27 @@ def find_faketime() -> Path | None:
     return next(Path("/").glob(_FAKETIME), None)
 
 
-def _begin_anew(directory: Path) -> Path:
-    directory = directory.resolve()
+def check_place(directory: Path) -> None:
+    """Refuse a directory that is somebody's: what an earlier drill left there is removed. Raises ServerError."""
+    found = {path.name for path in directory.glob("*")} - {"lock"}
+    if found and LOG not in found:
+        raise ServerError(
+            f"{directory} is neither empty nor that of an earlier drill: choose another --data-dir"
+        )
+
+
+def _begin_anew(directory: Path) -> None:
     for name in ("postgres", "valkey", "objects", "fault_points"):
-        shutil.rmtree(directory / name, ignore_errors=True)
+        try:
+            shutil.rmtree(directory / name)
+        except FileNotFoundError:
+            continue
+        except OSError as exc:
+            raise ServerError(f"cannot remove {directory / name}: {exc.strerror}") from exc
     for name in ("objects", "fault_points"):
         (directory / name).mkdir(parents=True)
     (directory / "storage").unlink(missing_ok=True)
     (directory / "storage").symlink_to(directory / "objects")
-    return directory
 
 
 def _variables(directory: Path, zendesk: Zendesk, postgres: Proxy, redis: Proxy) -> dict[str, str]:
@@ -131,7 +146,7 @@ def _variables(directory: Path, zendesk: Zendesk, postgres: Proxy, redis: Proxy)
         **_SETTINGS,
         "DATABASE_URL": f"postgresql://postgres:any@127.0.0.1:{postgres.port}/postgres?sslmode=disable",
         "REDIS_URL": f"redis://127.0.0.1:{redis.port}/0",
-        "STORAGE_URL": f"file://{directory}/storage",
+        "STORAGE_URL": f"file://{quote(str(directory))}/storage",
         "FAULT_POINTS": f"{directory}/fault_points",
         "HOST": "127.0.0.1",
         "API_TOKEN": "drill",

@@ -14,11 +14,17 @@ class Webhook:
 
     ticket_id: str
     kind: str
+    body: bytes
     files: Sequence[str] = ()  # the SHA-256 of each, in order
     code: str | None = None  # with which it has to fail, if it has to
     outcome: Outcome = "unknown"
     sends: int = 0
     numbers: set[int] = field(default_factory=set)
+
+    @property
+    def is_garbage(self) -> bool:
+        """It is no e-mail, and belongs into quarantine."""
+        return self.kind == "garbage"
 
     def note(self, outcome: Outcome, number: int | None = None) -> None:
         rank = ("unknown", "refused", "ok")
@@ -29,11 +35,12 @@ class Webhook:
 
 @dataclass
 class Injury:
-    """A fault that was injected, in seconds of the wall clock."""
+    """A fault, in seconds of the wall clock; `hurt` unless there was nothing to do harm to."""
 
     fault: str
     began: float
     ended: float | None = None
+    hurt: bool = True
 
 
 @dataclass

@@ -8,19 +8,18 @@ from random import Random
 
 from aiohttp import ClientError, ClientSession, ClientTimeout
 
-from service.local.drill.ground import LEASE_SECONDS, Ground
+from service.local.drill.ground import LEASE_SECONDS, Ground, Missed
 from service.local.supervisor import Child
 
 _READY_SECONDS = 30
 
 
 async def end(child: Child, how: signal.Signals) -> None:
-    """Send a signal to a process, and wait until it is gone and another one runs in its place."""
+    """Send a signal to a process, and wait until it is gone and another one runs in its place. Raises Missed."""
     before = child.process
     if before is None or before.returncode is not None:
-        return
-    with suppress(ProcessLookupError):
-        before.send_signal(how)
+        raise Missed
+    before.send_signal(how)
     while child.process is before:  # noqa: ASYNC110 the supervisor replaces it, and tells nobody
         await asyncio.sleep(0.05)
 
@@ -52,20 +51,21 @@ async def _web_freeze(ground: Ground, chance: Random) -> None:
 
 async def _freeze(child: Child, seconds: float) -> None:
     process = child.process
-    if process is None:
-        return
-    with suppress(ProcessLookupError):
-        process.send_signal(signal.SIGSTOP)
-        try:
-            await asyncio.sleep(seconds)
-        finally:
+    if process is None or process.returncode is not None:
+        raise Missed
+    process.send_signal(signal.SIGSTOP)
+    try:
+        await asyncio.sleep(seconds)
+    finally:
+        with suppress(ProcessLookupError):
             process.send_signal(signal.SIGCONT)
 
 
 async def _deploy(ground: Ground, _: Random) -> None:
     """Replace every process by a new one, one after the other, as a rolling restart does."""
     for name, child in ground.processes.items():
-        await end(child, signal.SIGTERM)
+        with suppress(Missed, ProcessLookupError):  # killed just now: it is replaced anyway
+            await end(child, signal.SIGTERM)
         if name.startswith("web."):
             await _until_it_answers(ground.webs[int(name.removeprefix("web.")) - 1])
 
@@ -74,11 +74,14 @@ def _fall_at(point: str) -> Callable[[Ground, Random], Awaitable[None]]:
     async def harm(ground: Ground, _: Random) -> None:
         armed = ground.fault_points / point
         armed.write_text("kill")
-        for _moment in range(100):
-            if not armed.exists():
-                break
-            await asyncio.sleep(0.05)
-        armed.unlink(missing_ok=True)
+        try:
+            for _moment in range(100):
+                if not armed.exists():
+                    return
+                await asyncio.sleep(0.05)
+            raise Missed
+        finally:
+            armed.unlink(missing_ok=True)
 
     return harm
 

@@ -116,6 +116,10 @@ class Proxy:
         self._trap = _Trap(needle, arrives, cuts, skip)
         self.sprung.clear()
 
+    def disarm(self) -> None:
+        """Take the trap of `trip` away."""
+        self._trap = None
+
     async def _accept(self, reader: StreamReader, writer: StreamWriter) -> None:
         task = asyncio.current_task()
         assert task  # noqa: S101 a handler runs in one

@@ -2,11 +2,12 @@
 
 import asyncio
 import itertools
+import logging
 import sys
 import tempfile
 import time
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,12 +18,12 @@ from rich.console import Console
 
 from service.local.drill.audit import audit
 from service.local.drill.faults import FAULTS, inject
-from service.local.drill.ground import Ground, find_faketime, open_ground
+from service.local.drill.ground import LOG, Ground, check_place, find_faketime, open_ground
 from service.local.drill.ledger import Injury, Ledger
 from service.local.drill.progress import Progress, open_progress
 from service.local.drill.traffic import Traffic
 from service.local.drill.verdict import Verdict, verdict
-from service.local.launch import alone
+from service.local.launch import ServerError, alone
 from service.local.signals import interruptible, run_until_told
 from service.local.stack import wait_until_ready
 from service.local.up import one_line_errors
@@ -32,27 +33,33 @@ from service.local.zendesk import Zendesk
 POISON = {"poison.kill": "kill", "poison.hang": "hang"}
 SKEW = "clock.skew"
 ALL = (*FAULTS, *POISON, SKEW)
+_TRIES, _TRY_SECONDS = 6, 2  # to do a harm for which there has to be an occasion
 _DRAIN_SECONDS = 240
+_LOG_FORMAT = "%(created).3f %(name)s: %(message)s"
 _UNFINISHED = "SELECT count(*) FROM incoming_emails WHERE processing_status NOT IN ('completed', 'failed')"
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What to do; the same seed gives the same webhooks and the same order of faults."""
+    """What to do; the same seed gives webhooks with the same files, and the same faults in the same order."""
 
     seconds: float
     rate: float  # webhooks a second
     seed: int
     faults: Sequence[str]
 
+    @property
+    def webhooks(self) -> int:
+        return max(1, int(self.seconds * self.rate))
+
 
 def choose(words: str) -> tuple[str, ...]:
     """Return the faults that words such as `all`, `redis` or `redis.away,web.kill` name; raises ValueError."""
     chosen: dict[str, None] = {}
-    for word in filter(None, (part.strip() for part in words.split(","))):
+    for word in (part.strip() for part in words.split(",")):
         found = [name for name in ALL if word in {"all", name, name.partition(".")[0]}]
         if not found and word != "none":
-            raise ValueError(f"{word} is no fault; there are: all, none, {', '.join(ALL)}")
+            raise ValueError(f"{word!r} is no fault; there are: all, none, {', '.join(ALL)}")
         chosen.update(dict.fromkeys(found))
     return tuple(chosen)
 
@@ -63,41 +70,47 @@ def run(plan: Plan, directory: Path | None) -> None:
     outcome: list[Verdict] = []
     with one_line_errors(), tempfile.TemporaryDirectory(prefix="holdfast-drill-") as temporary:
         place = (directory or Path(temporary)).resolve()
+        check_place(place)
         with interruptible(), alone(place):
+            # Also what the libraries have to say, of connections that break for example.
+            logging.basicConfig(filename=place / LOG, filemode="w", level=logging.INFO, format=_LOG_FORMAT)
             run_until_told(lambda hurry: _run(plan, place, console, hurry, outcome))
     if not outcome:
         console.print("The drill was broken off: no verdict.")
         sys.exit(1)
     console.print(outcome[0].text, soft_wrap=True)
+    if not outcome[0].good and not directory:
+        console.print(f"  To keep what is left, repeat it with --seed {plan.seed} --data-dir DIRECTORY.")
     sys.exit(0 if outcome[0].good else 1)
 
 
 async def _run(
     plan: Plan, directory: Path, console: Console, hurry: asyncio.Event, outcome: list[Verdict]
 ) -> None:
-    ledger, chance = Ledger(), Random(plan.seed)  # noqa: S311 the same drill again
-    skew = SKEW in plan.faults
-    if skew and not find_faketime():
-        console.print("clock.skew is left out: libfaketime is not installed (Debian's package faketime)")
-    with (directory / "drill.log").open("w") as log:
-
-        def say(who: str, what: str) -> None:
-            log.write(f"{time.time():.3f} {who}: {what}\n")
-
+    ledger = Ledger()
+    skew = SKEW in plan.faults and find_faketime() is not None
+    if skew:  # from the first moment to the last
+        ledger.injuries.append(Injury(SKEW, time.time()))
+    with open_progress(console, plan.webhooks, ledger) as progress:
+        progress.note("starting Postgres, Valkey, 2 web and 3 worker processes")
+        if SKEW in plan.faults and not skew:
+            progress.note("clock.skew is left out: libfaketime is not installed (Debian's package faketime)")
         async with (
             Zendesk() as zendesk,
-            open_ground(directory, zendesk, say, hurry, skew=skew) as ground,
+            open_ground(directory, zendesk, _say, hurry, skew=skew) as ground,
         ):
-            with open_progress(console, plan.seconds, plan.rate, ledger) as progress:
-                drill = _Drill(plan, ground, Traffic(zendesk, ground.webs, ledger, chance), ledger, progress)
-                await drill.hurt()
-                progress.note("the faults are over; what is unfinished gets its time")
-                drained = await drill.drain()
+            traffic = Traffic(zendesk, ground.webs, ledger, plan.seed)
+            try:
+                drained = await _Drill(plan, ground, traffic, ledger, progress).run()
+            except asyncio.CancelledError:
+                progress.note("ending every process; Ctrl-C once more kills them")
+                raise
             if zendesk.desk.cdn_authorizations:
                 ledger.unexpected.append("credentials were sent to the CDN")
             findings = await audit(ledger, ground.database_url, ground.objects)
     about = f"{plan.seconds:g} s, {plan.rate:g} webhooks/s, seed {plan.seed}"
-    outcome.append(verdict(about, ledger, findings, drained))
+    width = console.width if console.is_terminal else 1000
+    outcome.append(verdict(about, ledger, findings, drained, width))
 
 
 @dataclass(frozen=True)
@@ -108,56 +121,85 @@ class _Drill:
     ledger: Ledger
     progress: Progress
 
-    async def hurt(self) -> None:
-        """Send and injure at the same time; each part is hurt by one fault at a time."""
+    async def run(self) -> float:
+        """Send and injure at the same time, then drain; return how long that took, in seconds."""
+        await self._hurt()
+        self.progress.note("the faults are over; what is unfinished gets its time")
+        began = time.monotonic()
+        await self._drain()
+        self.progress.note("looking at every row, attempt and byte")
+        return time.monotonic() - began
+
+    async def _hurt(self) -> None:
+        """Each part is hurt by one fault at a time."""
         parts: dict[str, list[str]] = defaultdict(list)
         for fault in self.plan.faults:
             if fault in FAULTS:
                 parts[fault.partition(".")[0]].append(fault)
         async with asyncio.TaskGroup() as group:
-            group.create_task(self.traffic.run(self.plan.rate, self.plan.seconds, self.progress.sent))
+            group.create_task(self.traffic.run(self.plan.webhooks, self.plan.rate, self.progress.sent))
             for part, faults in parts.items():
-                chance = Random(f"{self.plan.seed} {part}")  # noqa: S311 the same drill again
-                group.create_task(self._injure(faults, chance))
+                group.create_task(self._injure(part, faults))
             for fault in POISON.keys() & set(self.plan.faults):
                 group.create_task(self._poison(fault))
 
-    async def drain(self) -> float:
-        """Wait until nothing is unfinished; return how long that took, in seconds."""
-        began = time.monotonic()
-        with suppress(TimeoutError):
+    async def _drain(self) -> None:
+        for web in self.ground.webs:
+            try:
+                await wait_until_ready(web)
+            except ServerError as exc:
+                self.ledger.unexpected.append(f"{web}: {exc}")
+        with suppress(TimeoutError):  # the audit will name what is not finished
             async with asyncio.timeout(_DRAIN_SECONDS):
                 while left := await _unfinished(self.ground.database_url):
                     self.progress.left(left)
                     await asyncio.sleep(0.5)
-        for web in self.ground.webs:
-            await wait_until_ready(web)
-        return time.monotonic() - began
 
-    async def _injure(self, faults: Sequence[str], chance: Random) -> None:
+    async def _injure(self, part: str, faults: Sequence[str]) -> None:
         """Inject these one after the other, in any order, each at least once, until the time is over."""
         deadline = time.monotonic() + self.plan.seconds
-        pause = min(40, max(1.5, 0.8 * self.plan.seconds / len(faults)))
-        for turn in itertools.count():
-            for fault in chance.sample(faults, len(faults)):
-                await asyncio.sleep(chance.uniform(0.3, pause))
-                if turn and time.monotonic() > deadline:
-                    return
-                injury = Injury(fault, time.time())
-                self.ledger.injuries.append(injury)
-                with self.progress.during(fault):
-                    await inject(fault, self.ground, chance)
-                injury.ended = time.time()
-            if time.monotonic() > deadline:
+        for turn, pause, fault in turns(self.plan, part, faults):
+            if turn and time.monotonic() + pause > deadline:
                 return
+            await asyncio.sleep(pause)
+            for attempt in range(_TRIES):
+                chance = Random(f"{self.plan.seed} {fault} {turn} {attempt}")  # noqa: S311 the same drill again
+                if await self._inject(fault, chance):
+                    break
+                await asyncio.sleep(_TRY_SECONDS)
+
+    async def _inject(self, fault: str, chance: Random) -> bool:
+        injury = Injury(fault, time.time())
+        self.ledger.injuries.append(injury)
+        _say("drill", f"{fault} begins")
+        with self.progress.during(fault):
+            injury.hurt = await inject(fault, self.ground, chance)
+        injury.ended = time.time()
+        _say("drill", f"{fault} {'is over' if injury.hurt else 'found no target'}")
+        return injury.hurt
 
     async def _poison(self, fault: str) -> None:
         await asyncio.sleep(1)
-        self.ledger.injuries.append(Injury(fault, time.time()))
+        injury = Injury(fault, time.time())
+        self.ledger.injuries.append(injury)
+        _say("drill", f"{fault} begins")
         directory, how = self.ground.fault_points, POISON[fault]
-        await self.traffic.send_one(
-            fault, lambda webhook: (directory / f"after_claim@{webhook.ticket_id}").write_text(how)
+        injury.hurt = await self.traffic.send_poison(
+            fault, lambda ticket: (directory / f"after_claim@{ticket}").write_text(how)
         )
+
+
+def turns(plan: Plan, part: str, faults: Sequence[str]) -> Iterator[tuple[int, float, str]]:
+    """Name the faults of a part for ever, round by round, each with the number of its round and a pause before it."""
+    chance = Random(f"{plan.seed} {part}")  # noqa: S311 the same drill again
+    most = min(40, max(1.5, 0.8 * plan.seconds / len(faults)))
+    for turn in itertools.count():
+        for fault in chance.sample(faults, len(faults)):
+            yield turn, chance.uniform(0.3, most), fault
+
+
+def _say(who: str, what: str) -> None:
+    logging.getLogger(who).info("%s", what)
 
 
 async def _unfinished(database_url: str) -> int:

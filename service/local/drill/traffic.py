@@ -4,6 +4,7 @@ import asyncio
 import hashlib
 import json
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from random import Random
 
@@ -18,123 +19,130 @@ _KINDS = {"letter": 50, "bare": 14, "comment": 12, "flaky": 12, "large": 4, "gon
 _FIRST_TICKET = 100_000
 _LARGE_BYTES = (1_200_000, 2_500_000)
 _MOST_SMALL_BYTES = 24_000
+_POISON_SECONDS = 60  # for a poison to be taken at all
 
 
 @dataclass
 class Traffic:
-    """A stand-in Zendesk that sends to several web processes, as a router in front of them would."""
+    """A stand-in Zendesk that sends to several web processes, as a router in front of them would.
+
+    What webhook number N is depends on the seed and on N, not on how the others fared.
+    """
 
     zendesk: Zendesk
     webs: Sequence[str]
     ledger: Ledger
-    chance: Random
-    sending: int = 0  # webhooks under way, repetitions included
+    seed: int
 
     def __post_init__(self) -> None:
-        self._large = [self.chance.randbytes(self.chance.randint(*_LARGE_BYTES)) for _ in range(6)]
+        chance = self._chance("large")
+        self._large = [chance.randbytes(chance.randint(*_LARGE_BYTES)) for _ in range(6)]
 
-    async def run(self, rate: float, seconds: float, sent: Callable[[], None]) -> None:
-        """Send `rate` webhooks a second for so long, whatever happens to them; `sent` hears of each that is over."""
+    async def run(self, number: int, rate: float, sent: Callable[[Webhook], None]) -> None:
+        """Send so many, `rate` a second, whatever happens to them; `sent` hears of each that is over."""
         loop = asyncio.get_running_loop()
         began = loop.time()
         async with (
             ClientSession(connector=TCPConnector(limit=0, force_close=True)) as session,
             asyncio.TaskGroup() as group,
         ):
-            for number in range(int(rate * seconds)):
-                await asyncio.sleep(began + number / rate - loop.time())
-                kind = self.chance.choices([*_KINDS], [*_KINDS.values()])[0]
-                group.create_task(self._send_somehow(session, kind, sent))
+            for place in range(number):
+                await asyncio.sleep(began + place / rate - loop.time())
+                ticket = str(_FIRST_TICKET + place)
+                group.create_task(self._send_somehow(session, ticket, sent))
 
-    async def send_one(self, kind: str, before: Callable[[Webhook], object]) -> None:
-        """Make one webhook, let `before` see it, and send it."""
-        webhook, body = self._make(kind)
-        before(webhook)
-        async with ClientSession() as session:
-            await self._send(session, webhook, body, sign_headers(body, self.zendesk.secret))
+    async def send_poison(self, kind: str, before: Callable[[str], object]) -> bool:
+        """Make a letter that cannot be completed, tell `before` its ticket, and send it; say whether it was taken."""
+        webhook = self._make(kind, kind.replace(".", ""), self._chance(kind))
+        webhook.code = "abandoned"
+        before(webhook.ticket_id)
+        headers = sign_headers(webhook.body, self.zendesk.secret)
+        with suppress(TimeoutError):
+            async with asyncio.timeout(_POISON_SECONDS), ClientSession() as session:
+                while webhook.outcome != "ok":
+                    await self._send(session, webhook, headers, self._chance(kind))
+                    await asyncio.sleep(1)
+        return webhook.outcome == "ok"
 
-    async def _send_somehow(self, session: ClientSession, kind: str, sent: Callable[[], None]) -> None:
-        webhook, body = self._make(kind)
-        headers = sign_headers(body, self.zendesk.secret)
-        if self.chance.random() < 0.05:  # it overtakes nobody, others overtake it
-            await asyncio.sleep(self.chance.uniform(0.5, 4))
-        await self._send(session, webhook, body, headers)
-        if self.chance.random() < 0.04:
-            await asyncio.gather(*(self._send(session, webhook, body, headers) for _ in range(2)))
-        sent()
+    async def _send_somehow(
+        self, session: ClientSession, ticket: str, sent: Callable[[Webhook], None]
+    ) -> None:
+        chance = self._chance(ticket)
+        kind = chance.choices([*_KINDS], [*_KINDS.values()])[0]
+        webhook = self._make(kind, ticket, chance)
+        headers = sign_headers(webhook.body, self.zendesk.secret)
+        is_late, is_doubled = chance.random() < 0.05, chance.random() < 0.04
+        if is_late:  # it overtakes nobody, others overtake it
+            await asyncio.sleep(chance.uniform(0.5, 4))
+        await self._send(session, webhook, headers, chance)
+        if is_doubled:
+            await asyncio.gather(*(self._send(session, webhook, headers, chance) for _ in range(2)))
+        sent(webhook)
 
-    def _make(self, kind: str) -> tuple[Webhook, bytes]:
-        ticket = str(_FIRST_TICKET + len(self.ledger.webhooks))
-        contents = self._contents(kind)
+    def _chance(self, about: str) -> Random:
+        return Random(f"{self.seed} {about}")  # noqa: S311 the same drill again
+
+    def _make(self, kind: str, ticket: str, chance: Random) -> Webhook:
+        contents = self._contents(kind, chance)
         urls = [
-            self.zendesk.add_file(f"{ticket}-{place}.pdf", content, faults=self._faults(kind))
+            self.zendesk.add_file(f"{ticket}-{place}.pdf", content, faults=_faults(kind, chance))
             for place, content in enumerate(contents)
         ]
-        webhook = Webhook(ticket, kind, [hashlib.sha256(content).hexdigest() for content in contents])
+        webhook = Webhook(
+            ticket,
+            kind,
+            self._body(kind, ticket, urls),
+            [hashlib.sha256(content).hexdigest() for content in contents],
+            "not_found" if kind == "gone" else None,
+        )
         self.ledger.webhooks[ticket] = webhook
+        return webhook
+
+    def _body(self, kind: str, ticket: str, urls: Sequence[str]) -> bytes:
         if kind == "garbage":  # as a quotation mark in a subject makes it
-            return webhook, f'{{"ticket_id": "{ticket}", "subject": "the "big" one"}}'.encode()
-        if kind == "gone":
-            webhook.code = "not_found"
-        if kind.startswith("poison"):
-            webhook.code = "abandoned"
+            return f'{{"ticket_id": "{ticket}", "subject": "the "big" one"}}'.encode()
         if kind == "comment":
             comment = self.zendesk.add_comment(ticket, attachments=urls)
-            return webhook, json.dumps({"ticket_id": ticket, "comment_id": str(comment)}).encode()
-        return webhook, json.dumps(self.zendesk.payload(ticket_id=ticket, attachments=urls)).encode()
+            return json.dumps({"ticket_id": ticket, "comment_id": str(comment)}).encode()
+        return json.dumps(self.zendesk.payload(ticket_id=ticket, attachments=urls)).encode()
 
-    def _contents(self, kind: str) -> list[bytes]:
+    def _contents(self, kind: str, chance: Random) -> list[bytes]:
         if kind in {"bare", "garbage"}:
             return []
         if kind == "large":
-            return [self.chance.choice(self._large)]
-        return [self._small() for _ in range(self.chance.choice((1, 1, 1, 2, 5)))]
-
-    def _small(self) -> bytes:
-        return b"%PDF-1.7\n" + self.chance.randbytes(self.chance.randint(0, _MOST_SMALL_BYTES))
-
-    def _faults(self, kind: str) -> list[Fault]:
-        if kind == "gone":
-            return [Fault(status=404)] * 1000
-        if kind != "flaky":
-            return []
+            return [chance.choice(self._large)]
         return [
-            self.chance.choice(
-                (
-                    Fault(status=503, headers={"Retry-After": "1"}),
-                    Fault(status=429, headers={"Retry-After": "2"}, at_cdn=True),
-                    Fault(reset_after=512),
-                    Fault(bytes_per_second=8_000),
-                )
-            )
+            b"%PDF-1.7\n" + chance.randbytes(chance.randint(0, _MOST_SMALL_BYTES))
+            for _ in range(chance.choice((1, 1, 1, 2, 5)))
         ]
 
     async def _send(
-        self, session: ClientSession, webhook: Webhook, body: bytes, headers: dict[str, str]
+        self, session: ClientSession, webhook: Webhook, headers: dict[str, str], chance: Random
     ) -> None:
-        self.sending += 1
         webhook.sends += 1
         try:
-            answer = await self._route(session, body, headers)
+            answer = await self._route(session, webhook.body, headers, chance)
         except (ClientError, TimeoutError, OSError):
             webhook.note("unknown")
             return
-        finally:
-            self.sending -= 1
         if answer.status == 200:
             receipt = answer.json()
             webhook.note("ok", receipt.get("email_id") or receipt.get("quarantine_id"))
         elif 400 <= answer.status < 500:
             webhook.note("refused")
-            self.ledger.unexpected.append(f"{webhook.ticket_id} was refused with {answer.status}")
+            self.ledger.unexpected.append(f"ticket {webhook.ticket_id} was refused with {answer.status}")
         else:
             webhook.note("unknown")
             if "Retry-After" not in answer.headers:
-                self.ledger.unexpected.append(f"{webhook.ticket_id} got {answer.status} without Retry-After")
+                self.ledger.unexpected.append(
+                    f"ticket {webhook.ticket_id} got {answer.status} without Retry-After"
+                )
 
-    async def _route(self, session: ClientSession, body: bytes, headers: dict[str, str]) -> Answer:
+    async def _route(
+        self, session: ClientSession, body: bytes, headers: dict[str, str], chance: Random
+    ) -> Answer:
         """Send to a web process, to the next where that one takes no connections, as a router does."""
-        webs = self.chance.sample(self.webs, len(self.webs))
+        webs = chance.sample(self.webs, len(self.webs))
         for web in webs:
             try:
                 return await send(session, f"{web}/webhooks/zendesk", body, headers, retries=True)
@@ -142,3 +150,18 @@ class Traffic:
                 if web == webs[-1]:
                     raise
         raise AssertionError("no web process")
+
+
+def _faults(kind: str, chance: Random) -> list[Fault]:
+    """Have each download of a file of this kind fail as it should, until the faults are used up."""
+    if kind == "gone":
+        return [Fault(status=404)] * 1000
+    if kind != "flaky":
+        return []
+    once = (
+        Fault(status=503, headers={"Retry-After": "1"}),
+        Fault(status=429, headers={"Retry-After": "2"}, at_cdn=True),
+        Fault(reset_after=512),
+        Fault(bytes_per_second=8_000),
+    )
+    return [chance.choice(once)]
