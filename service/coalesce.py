@@ -74,15 +74,16 @@ class _Line(Generic[T, R]):
         future = asyncio.get_running_loop().create_future()
         self._waiting.append((item, size, future))
         # Where somebody waits already, a lane is on its way to them.
-        if len(self._waiting) == 1 and len(self.tasks) < LANES:
-            task = asyncio.create_task(self._work())
-            self.tasks.add(task)
-            task.add_done_callback(self.tasks.discard)
+        if len(self.tasks) < LANES and (len(self._waiting) == 1 or not self.tasks):
+            self.tasks.add(asyncio.create_task(self._work()))
         return future
 
     async def _work(self) -> None:
-        while batch := self._take():
-            await self._settle(batch)
+        try:
+            while batch := self._take():
+                await self._settle(batch)
+        finally:  # at once: whoever joined before a callback ran would take this lane for one that comes
+            self.tasks.discard(asyncio.current_task())
 
     def _take(self) -> list[tuple[T, asyncio.Future[R]]]:
         """Take all that wait, as far as they fit into one statement; leave out who has gone."""
@@ -105,8 +106,9 @@ class _Line(Generic[T, R]):
             if len(batch) == 1:
                 _fail(batch, exc)
             else:  # whose fault it was, only trying tells
-                for each in batch:
-                    await self._settle([each])
+                middle = len(batch) // 2
+                await self._settle(batch[:middle])
+                await self._settle(batch[middle:])
         except BaseException as exc:
             _fail(
                 batch, exc if isinstance(exc, Exception) else Transient("shutting_down", "This process ends.")

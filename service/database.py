@@ -58,7 +58,11 @@ async def close_engine(engine: AsyncEngine) -> None:
     """Close the pool, after a moment for the statements that outlived their budget."""
     loop = asyncio.get_running_loop()
     if left := {task for task in _abandoned if task.get_loop() is loop}:
-        await asyncio.wait(left, timeout=GOODBYE_SECONDS)
+        _, late = await asyncio.wait(left, timeout=GOODBYE_SECONDS)
+        for task in late:
+            task.cancel()
+        if late:
+            await asyncio.wait(late, timeout=GOODBYE_SECONDS)
     await engine.dispose()
     await asyncio.sleep(0)  # a connection that was aborted closes its socket in the loop's next turn
 

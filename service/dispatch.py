@@ -6,7 +6,7 @@ What is lost between here and a worker (a dead connection, an emptied Redis) the
 import asyncio
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -18,9 +18,9 @@ from redis.asyncio import BlockingConnectionPool
 from redis.asyncio.retry import Retry
 from redis.backoff import ExponentialBackoff
 from redis.exceptions import RedisError
-from sqlalchemy.ext.asyncio import AsyncEngine
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
-from service.database import connect
+from service.database import run
 from service.errors import HoldfastError
 from service.jobs import waiting
 from service.jobs.waiting import Job
@@ -34,6 +34,8 @@ CLOCK_SKEW_MS = 3600 * 1000
 HEAD_START_MS = 24 * 3600 * 1000
 MAX_BATCH = 500
 SECONDS = 2.0
+LOOK_OUT_SECONDS = 1.0
+LOOK_OUT_KEY = "holdfast:look-out"
 
 log = structlog.get_logger()
 
@@ -92,20 +94,46 @@ class Dispatcher:
                 await self._jobs.join()
 
     async def ring_now(self, jobs: Sequence[Job]) -> bool:
-        """Ring, and mark as queued what was only received; False if Redis or Postgres did not take it."""
+        """Ring, and mark as queued what was only received; False if Redis or Postgres did not take it.
+
+        What Redis did not take is due at once, for the workers to find it.
+        """
         try:
             async with asyncio.timeout(SECONDS):
                 await _enqueue(self._redis, jobs)
-            self.reachable = True
-            async with connect(self._engine) as conn:
-                await waiting.mark_queued(conn, [job.email_id for job in jobs])
-        except (RedisError, OSError, TimeoutError, HoldfastError) as exc:
-            self.reachable = isinstance(exc, HoldfastError)  # then it was Postgres
-            DISPATCHES.labels("failed").inc(len(jobs))
-            log.warning("dispatch_failed", jobs=len(jobs), error=type(exc).__name__)
-            return False
+        except (RedisError, OSError, TimeoutError) as exc:
+            self.reachable = False
+            await self._note(lambda conn: waiting.put_back(conn, jobs))
+            return _failed(jobs, exc)
+        self.reachable = True
+        trouble = await self._note(lambda conn: waiting.mark_queued(conn, [job.email_id for job in jobs]))
+        if trouble:
+            return _failed(jobs, trouble)
         DISPATCHES.labels("rung").inc(len(jobs))
         return True
+
+    async def look_out(self) -> None:
+        """While Redis cannot be rung, ask it now and then whether it is back; runs until cancelled."""
+        while True:
+            await asyncio.sleep(LOOK_OUT_SECONDS)
+            if not self.reachable:
+                with suppress(RedisError, OSError, TimeoutError):
+                    async with asyncio.timeout(SECONDS):
+                        await self._redis.set(LOOK_OUT_KEY, b"1", ex=60)  # a full one answers a PING, too
+                    self.reachable = True
+
+    async def _note(self, statement: Callable[[AsyncConnection], Awaitable[None]]) -> HoldfastError | None:
+        try:
+            await run(self._engine, SECONDS, statement)
+        except HoldfastError as exc:
+            return exc
+        return None
+
+
+def _failed(jobs: Sequence[Job], exc: Exception) -> bool:
+    DISPATCHES.labels("failed").inc(len(jobs))
+    log.warning("dispatch_failed", jobs=len(jobs), error=type(exc).__name__)
+    return False
 
 
 async def _enqueue(redis: ArqRedis, jobs: Sequence[Job]) -> None:

@@ -5,10 +5,12 @@ import random
 from typing import Protocol
 
 import structlog
+from sqlalchemy.ext.asyncio import AsyncConnection
 
-from service.database import connect
+from service.database import connect, run
 from service.errors import Rejected, Transient
 from service.jobs import running, waiting
+from service.jobs.waiting import Job
 from service.resources import Resources
 
 BATCH = 100
@@ -32,11 +34,14 @@ async def sweep(res: Resources, hands: Hands | None = None) -> int:
     Needs Postgres alone. Any number of workers may sweep at once: each takes other rows.
     """
     free = hands.free if hands else 0
-    # While Redis cannot be rung, no more than can be worked on here; and one, to see whether it is back.
-    most = BATCH if res.dispatcher.reachable else free + 1
-    async with connect(res.engine) as conn:
+    # While Redis cannot be rung, no more than can be worked on here.
+    most = BATCH if res.dispatcher.reachable else free
+
+    async def look(conn: AsyncConnection) -> tuple[int, list[Job]]:
         rescued = await running.rescue(conn, res.settings.max_retries, BATCH, spread=res.settings.lease)
-        due = await waiting.take_due(conn, most)
+        return rescued, await waiting.take_due(conn, most) if most else []
+
+    rescued, due = await run(res.engine, res.settings.database_seconds, look)
     if rescued:
         log.warning("jobs_rescued", jobs=rescued)
     for place, job in enumerate(due):

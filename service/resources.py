@@ -88,6 +88,7 @@ async def open_resources(settings: Settings) -> AsyncIterator[Resources]:
         stack.push_async_callback(redis.aclose, close_connection_pool=True)
         dispatcher = Dispatcher(engine, redis)
         await stack.enter_async_context(background(dispatcher.run))
+        await stack.enter_async_context(background(dispatcher.look_out))
         stack.push_async_callback(dispatcher.drain)
         yield Resources(
             settings=settings,

@@ -4,6 +4,7 @@ import asyncio
 import json
 import signal
 import sys
+import time
 from contextlib import AsyncExitStack
 from typing import Any
 
@@ -27,10 +28,12 @@ from service.watchdog import watch
 HEALTH_CHECK_SECONDS = 5
 REDIS_PAUSE_SECONDS = 1.0
 # Jobs that are handed back also want to tell Redis; that is not worth the platform's patience.
-CLOSE_SECONDS = 8.0
+CLOSE_SECONDS = 6.0
 GOODBYE_SECONDS = 1.0
 
 DIRECT = "direct:"
+POLL_SECONDS = 1.0
+SLICE = 50
 
 log = structlog.get_logger()
 
@@ -67,8 +70,15 @@ class Worker(arq.worker.Worker):
         await self.pool.aclose(close_connection_pool=True)
 
     async def start_jobs(self, job_ids: list[bytes]) -> None:
-        """Start what is not running here already; arq would ask Redis about each of those, at every poll."""
-        await super().start_jobs([job_id for job_id in job_ids if job_id.decode() not in self.tasks])
+        """Start what is not running here already, and look at the queue anew after a moment.
+
+        arq would go through all that it once read: past what came meanwhile, and past its health check.
+        """
+        fresh = [job_id for job_id in job_ids if job_id.decode() not in self.tasks]
+        deadline = time.monotonic() + POLL_SECONDS
+        while fresh and self.job_counter < self.max_jobs and time.monotonic() < deadline:
+            await super().start_jobs(fresh[:SLICE])
+            fresh = fresh[SLICE:]
 
     @property
     def free(self) -> int:
@@ -78,8 +88,9 @@ class Worker(arq.worker.Worker):
 
     def take(self, email_id: int, attempt_number: int) -> None:
         """Run an attempt that Postgres says is due; arq waits for it at shutdown as for its own."""
-        attempt = run_directly(self.ctx["res"], email_id, attempt_number)
-        self.tasks[f"{DIRECT}{email_id}:{attempt_number}"] = asyncio.create_task(attempt)
+        name = f"{DIRECT}{email_id}:{attempt_number}"
+        if name not in self.tasks:
+            self.tasks[name] = asyncio.create_task(run_directly(self.ctx["res"], email_id, attempt_number))
 
     def _direct(self) -> list[asyncio.Task[Any]]:
         return [task for name, task in self.tasks.items() if name.startswith(DIRECT) and not task.done()]

@@ -128,6 +128,23 @@ async def test_a_connection_that_breaks_is_told_to_all_who_shared_it_and_to_nobo
     assert await coalesce(statement, "e") == "e!"
 
 
+async def test_who_comes_in_the_moment_in_which_all_lanes_end_is_served(
+    postgres: Postgres, coalesce: Coalesce
+) -> None:
+    """Postgres answers all commits of one fsync together."""
+    first = await busy(postgres, coalesce)
+    postgres.goes_on.set()
+    told = []
+    for _ in range(30):  # turns of the loop, in some of which the lanes end
+        told.append(asyncio.create_task(coalesce(statement, "next")))
+        await asyncio.sleep(0)
+    async with asyncio.timeout(20):
+        results = await asyncio.gather(*first, *told)
+
+    assert results[2:] == ["next!"] * 30
+    assert await coalesce(statement, "last") == "last!"
+
+
 async def test_where_too_many_wait_another_one_is_refused(
     postgres: Postgres, coalesce: Coalesce, monkeypatch: pytest.MonkeyPatch
 ) -> None:

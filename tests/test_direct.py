@@ -133,27 +133,32 @@ async def test_first_attempts_are_rung_before_all_others(res: Resources) -> None
     assert first == [b"email:100:1"]
 
 
+@pytest.mark.parametrize("redis", ["there", "away"])
 async def test_a_backlog_of_retries_does_not_starve_a_new_email(
-    client: Client, zendesk: Zendesk, settings: Settings, res: Resources, database: asyncpg.Connection
+    redis: str, settings: Settings, zendesk: Zendesk, res: Resources, database: asyncpg.Connection
 ) -> None:
     """Each of the backlog takes longer than the new one may wait, and there are far more than places."""
     slow = zendesk.add_file("slow.pdf", PDF, faults=[Fault(delay_seconds=0.3)] * 2000)
     backlog = 400
-    for _ in range(backlog):
-        await client.send(zendesk.payload(attachments=[slow]))
-    await database.execute(
-        "UPDATE incoming_emails SET processing_status = 'queued', attempt_number = 1, retry_count = 1,"
-        " due_at = now()"
-    )
-    await res.redis.flushall()
-    async with working(settings.model_copy(update={"jobs_per_process": 4})):
-        await asyncio.sleep(0.5)  # the backlog has every place there is
-        email_id = (await client.send(zendesk.payload()))["email_id"]
-        await client.until(email_id, "completed")
-
-        left = await database.fetchval(
-            "SELECT count(*) FROM incoming_emails WHERE processing_status <> 'completed'"
+    async with before_redis(settings) as (proxy, proxied), serving(proxied, zendesk) as client:
+        for _ in range(backlog):
+            await client.send(zendesk.payload(attachments=[slow]))
+        await client.res.dispatcher.drain()
+        await database.execute(
+            "UPDATE incoming_emails SET processing_status = 'queued', attempt_number = 1, retry_count = 1,"
+            " due_at = now()"
         )
+        await res.redis.flushall()
+        if redis == "away":
+            proxy.cut()
+        async with program(*ARQ, settings=proxied.model_copy(update={"jobs_per_process": 4})):
+            await eventually(lambda: running(database))  # the backlog has the places
+            email_id = (await client.send(zendesk.payload()))["email_id"]
+            await client.until(email_id, "completed")
+
+            left = await database.fetchval(
+                "SELECT count(*) FROM incoming_emails WHERE processing_status <> 'completed'"
+            )
     assert left > backlog / 2
 
 

@@ -187,6 +187,28 @@ async def test_a_rescue_costs_a_retry_and_without_one_left_the_job_fails(
     assert [tuple(each) for each in outcomes] == [(1, "abandoned"), (2, "abandoned")]
 
 
+async def test_only_who_was_abandoned_before_waits_for_its_rescue(
+    conn: AsyncConnection, row: Any, database: asyncpg.Connection
+) -> None:
+    """One that kills its workers must not meet the same neighbours each time."""
+    await claimed(conn, lease=GONE)
+    waits = []
+    for number in range(2, 6):
+        await running.rescue(conn, max_retries=9, limit=10, spread=timedelta(hours=1))
+        email = await row()
+        waits.append(email["due_at"] - email["now"])
+        claim = await running.claim(conn, Job(email["id"], number), "worker", GONE)
+    assert claim is not None
+    await running.release(conn, claim, BROKEN, timedelta(0))
+    await running.claim(conn, Job(claim.email_id, 6), "worker", GONE)
+    await running.rescue(conn, max_retries=9, limit=10, spread=timedelta(hours=1))
+    email = await row()
+
+    assert waits[0] <= timedelta(0)
+    assert all(timedelta(0) < wait <= number * timedelta(hours=1) for number, wait in enumerate(waits[1:], 1))
+    assert email["due_at"] <= email["now"], "its last attempt was not abandoned, but released"
+
+
 async def test_a_retry_by_hand_has_a_fresh_budget_and_keeps_history(
     conn: AsyncConnection, row: Any, database: asyncpg.Connection
 ) -> None:

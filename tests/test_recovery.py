@@ -118,11 +118,16 @@ async def test_a_sweep_survives_redis_being_away(
         await res.dispatcher.drain()
     finally:
         await res.redis.config_set("maxmemory", "0")
+    await eventually(lambda: is_reachable(res))
     await database.execute("UPDATE incoming_emails SET due_at = now()")
 
     assert await recovery.sweep(res) == 1
     await res.dispatcher.drain()
     assert await queued_in_redis(res) == 1
+
+
+async def is_reachable(res: Resources) -> bool:
+    return res.dispatcher.reachable
 
 
 async def test_a_background_task_that_breaks_goes_on(

@@ -146,8 +146,9 @@ async def rescue(
 ) -> int:
     """Take back jobs whose lease ran out; those with no retry left fail. Returns how many there were.
 
-    A job that has used no retry is due at once, any other some time within `spread` for each that it has used:
-    one that kills every worker would otherwise meet the same neighbours each time, and cost them theirs.
+    A job is due at once; but if its attempt before was abandoned, too, some time within `spread` for each retry
+    that it has used: one that kills every worker would otherwise meet the same neighbours each time, and cost
+    them theirs.
     """
     expired = (
         select(IncomingEmail.id)
@@ -160,6 +161,7 @@ async def rescue(
     )
     failure = Failure("abandoned", "The worker died or lost its connections in the middle of an attempt.")
     another = IncomingEmail.retry_count < max_retries
+    suspicion = case((IncomingEmail.error_code == failure.code, IncomingEmail.retry_count), else_=0)
     left = (
         update(IncomingEmail)
         .where(IncomingEmail.id == expired.c.id)
@@ -167,7 +169,7 @@ async def rescue(
             processing_status=case((another, "queued"), else_="failed"),
             retry_count=case((another, IncomingEmail.retry_count + 1), else_=IncomingEmail.retry_count),
             completed_at=case((another, null()), else_=func.now()),
-            due_at=func.now() + IncomingEmail.retry_count * func.random() * literal(spread),
+            due_at=func.now() + suspicion * func.random() * literal(spread),
             lease_until=None,
             error_code=failure.code,
             processing_error=failure.message,

@@ -2,11 +2,12 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
 
-from sqlalchemy import BigInteger, func, literal, select, text, update
+from sqlalchemy import BigInteger, ColumnElement, TextClause, func, literal, select, text, update
 from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.ext.asyncio import AsyncConnection
+from sqlalchemy.orm import InstrumentedAttribute
 
 from service.models import WAITING, Attachment, IncomingEmail
 
@@ -41,11 +42,26 @@ async def mark_queued(conn: AsyncConnection, email_ids: Sequence[int]) -> None:
 
 
 async def take_due(conn: AsyncConnection, limit: int) -> list[Job]:
-    """Take the jobs that wait to be rung, oldest first, and postpone them so that no two sweeps ring them."""
+    """Take jobs that wait to be rung, and postpone them so that no two sweeps take them.
+
+    The first half are those that were never rung, if there are so many: a backlog must not hold them up. The
+    others are what is due, oldest first.
+    """
+    never_rung = (IncomingEmail.processing_status == "received", IncomingEmail.received_at)
+    new = await _take(conn, *never_rung, (limit + 1) // 2)
+    return [*new, *await _take(conn, text(WAITING), IncomingEmail.due_at, limit - len(new))]
+
+
+async def _take(
+    conn: AsyncConnection,
+    state: ColumnElement[bool] | TextClause,
+    order: InstrumentedAttribute[datetime],
+    limit: int,
+) -> list[Job]:
     due = (
         select(IncomingEmail.id)
-        .where(text(WAITING), IncomingEmail.due_at <= func.now())
-        .order_by(IncomingEmail.due_at)
+        .where(state, IncomingEmail.due_at <= func.now())
+        .order_by(order)
         .limit(limit)
         .with_for_update(skip_locked=True)
         .cte("due")
@@ -57,6 +73,18 @@ async def take_due(conn: AsyncConnection, limit: int) -> list[Job]:
         .returning(IncomingEmail.id, IncomingEmail.attempt_number)
     )
     return [Job(email_id, attempts + 1) for email_id, attempts in rows]
+
+
+async def put_back(conn: AsyncConnection, jobs: Sequence[Job]) -> None:
+    """Make jobs due that could not be rung, unless a worker has them by now."""
+    await conn.execute(
+        update(IncomingEmail)
+        .where(
+            IncomingEmail.id == func.any(literal([job.email_id for job in jobs], ARRAY(BigInteger))),
+            text(WAITING),
+        )
+        .values(due_at=func.least(IncomingEmail.due_at, func.now()))
+    )
 
 
 async def retry(conn: AsyncConnection, email_id: int) -> Job | None:

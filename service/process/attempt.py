@@ -120,8 +120,12 @@ async def _hand_back(res: Resources, claim: Claim) -> None:
             await running.hand_back(conn, claim)
 
     # A task of its own: this one is being cancelled, perhaps more than once.
-    done, _ = await asyncio.wait({asyncio.create_task(hand_back())}, timeout=HAND_BACK_SECONDS)
-    log.info("attempt_handed_back", **_names(claim), done=bool(done) and not done.pop().exception())
+    task = asyncio.create_task(hand_back())
+    task.add_done_callback(
+        lambda task: task.cancelled() or task.exception()
+    )  # it is in the line below, or late
+    done, _ = await asyncio.wait({task}, timeout=HAND_BACK_SECONDS)
+    log.info("attempt_handed_back", **_names(claim), done=bool(done) and not task.exception())
 
 
 def _names(claim: Claim) -> dict[str, int]:

@@ -10,7 +10,7 @@ import asyncpg
 
 from service.local.drill.files import check_files, read_objects
 from service.local.drill.findings import Findings, Row
-from service.local.drill.history import wrong
+from service.local.drill.history import told, wrong
 from service.local.drill.ledger import Injury, Ledger, Webhook
 
 
@@ -27,7 +27,7 @@ async def audit(ledger: Ledger, database_url: str, objects: Path) -> Findings:
     _check_answers(findings, ledger)
     _check_rows(findings, ledger, emails)
     _check_quarantine(findings, ledger, kept)
-    _check_attempts(findings, emails, _by("email_id", attempts))
+    _check_ends(findings, ledger, emails, _by("email_id", attempts))
     stored = await asyncio.to_thread(read_objects, findings, objects)
     check_files(findings, ledger, emails, _by("email_id", files), stored)
     _measure(findings, ledger.injuries, emails)
@@ -103,12 +103,22 @@ def _check_promise(findings: Findings, webhook: Webhook, ids: set[int]) -> None:
         findings.broken.append(f"{about} was given the ids {sorted(webhook.numbers)}, it has {sorted(ids)}")
 
 
-def _check_attempts(findings: Findings, emails: Sequence[Row], attempts: Mapping[int, Sequence[Row]]) -> None:
+def _check_ends(
+    findings: Findings, ledger: Ledger, emails: Sequence[Row], attempts: Mapping[int, Sequence[Row]]
+) -> None:
+    """See that each e-mail ended, as it had to, and by which attempts."""
     for email in emails:
-        mine = attempts.get(email["id"], [])
+        mine, status = attempts.get(email["id"], []), email["processing_status"]
+        webhook = ledger.webhooks.get(email["zendesk_ticket_id"])
         findings.broken += [f"e-mail {email['id']}: {what}" for what in wrong(email, mine)]
-        findings.emails[email["processing_status"]] += 1
-        if email["processing_status"] == "failed":
+        if webhook and status in {"completed", "failed"} and email["error_code"] != webhook.code:
+            findings.broken.append(
+                f"e-mail {email['id']} ({webhook.kind}) is {status}, {email['error_code'] or 'no error'}"
+                f" ({email['processing_error']}); it had to end with {webhook.code or 'no error'};"
+                f" its attempts: {', '.join(map(told, mine))}"
+            )
+        findings.emails[status] += 1
+        if status == "failed":
             findings.failed[str(email["error_code"])] += 1
         findings.outcomes.update(str(attempt["outcome"]) for attempt in mine)
 

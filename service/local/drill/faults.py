@@ -136,7 +136,10 @@ FAULTS: Mapping[str, Harm] = {
 
 
 async def inject(fault: str, ground: Ground, chance: Random) -> bool:
-    """Do the harm, and undo it; False where that could not be done, because of another fault perhaps."""
+    """Do the harm, and undo it; False where that could not be done, because of another fault perhaps.
+
+    Raises Stubborn.
+    """
     try:
         await FAULTS[fault](ground, chance)
     except (Missed, OSError, TimeoutError, RedisError, asyncpg.PostgresError, asyncpg.InterfaceError):

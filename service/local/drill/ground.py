@@ -26,6 +26,8 @@ _WEBS, _WORKERS = 2, 3
 _READY_SECONDS = 60
 # Preloaded into a process, it shows it another time of day; Debian's package libfaketime has it.
 _FAKETIME = "usr/lib/*/faketime/libfaketime.so.1"
+# As on a disk that takes its time: whoever commits meanwhile is answered in the same moment.
+_COMMITS_TOGETHER = ("-c", "commit_delay=4000", "-c", "commit_siblings=0")
 _SETTINGS = {
     # A minute of drill stands for half an hour: what waits, waits shorter than in production.
     "LEASE_SECONDS": str(LEASE_SECONDS),
@@ -41,6 +43,10 @@ _SETTINGS = {
 
 class Missed(Exception):
     """A fault found nothing to do harm to."""
+
+
+class Stubborn(Exception):
+    """A process did not end when it was told to; the message says which."""
 
 
 @dataclass(frozen=True)
@@ -175,7 +181,8 @@ def _programs(
 
 
 def _server(server: Server) -> Program:
-    command = guarded(server.command, server.stop, owner=server.owner)
+    more = _COMMITS_TOGETHER if server.name == "postgres" else ()
+    command = guarded([*server.command, *more], server.stop, owner=server.owner)
     return Program(server.name, command, dict(os.environ), server.directory)
 
 

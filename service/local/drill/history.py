@@ -35,6 +35,12 @@ def wrong(email: Row, attempts: Sequence[Row]) -> Iterator[str]:
     yield from _wrong_times(email, attempts)
 
 
+def told(attempt: Row) -> str:
+    """Tell an attempt in some words."""
+    times = _shown([attempt["started_at"], attempt["finished_at"]])
+    return f"{attempt['outcome']} {attempt['error_code'] or ''} ({attempt['worker']}, {times})"
+
+
 def _wrong_times(email: Row, attempts: Sequence[Row]) -> Iterator[str]:
     times = [email["received_at"], email["started_at"], email["completed_at"]]
     if not _in_order(times):

@@ -8,20 +8,30 @@ from random import Random
 
 from aiohttp import ClientError, ClientSession, ClientTimeout
 
-from service.local.drill.ground import LEASE_SECONDS, Ground, Missed
+from service.local.drill.ground import LEASE_SECONDS, Ground, Missed, Stubborn
 from service.local.supervisor import Child
 
 _READY_SECONDS = 30
+_GRACE_SECONDS = 30
 
 
 async def end(child: Child, how: signal.Signals) -> None:
-    """Send a signal to a process, and wait until it is gone and another one runs in its place. Raises Missed."""
+    """Send a signal to a process, and wait until it is gone and another one runs in its place.
+
+    Raises Missed, and Stubborn after what platforms leave a process before they kill it.
+    """
     before = child.process
     if before is None or before.returncode is not None:
         raise Missed
     before.send_signal(how)
-    while child.process is before:  # noqa: ASYNC110 the supervisor replaces it, and tells nobody
-        await asyncio.sleep(0.05)
+    try:
+        async with asyncio.timeout(_GRACE_SECONDS):
+            while child.process is before:  # noqa: ASYNC110 the supervisor replaces it, and tells nobody
+                await asyncio.sleep(0.05)
+    except TimeoutError:
+        before.kill()
+        late = f"{child.program.name} did not end within {_GRACE_SECONDS} s of {how.name}"
+        raise Stubborn(late) from None
 
 
 async def _worker_kill(ground: Ground, chance: Random) -> None:

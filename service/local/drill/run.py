@@ -18,7 +18,7 @@ from rich.console import Console
 
 from service.local.drill.audit import audit
 from service.local.drill.faults import FAULTS, inject
-from service.local.drill.ground import LOG, Ground, check_place, find_faketime, open_ground
+from service.local.drill.ground import LOG, Ground, Stubborn, check_place, find_faketime, open_ground
 from service.local.drill.ledger import Injury, Ledger
 from service.local.drill.progress import Progress, open_progress
 from service.local.drill.traffic import Traffic
@@ -173,7 +173,10 @@ class _Drill:
         self.ledger.injuries.append(injury)
         _say("drill", f"{fault} begins")
         with self.progress.during(fault):
-            injury.hurt = await inject(fault, self.ground, chance)
+            try:
+                injury.hurt = await inject(fault, self.ground, chance)
+            except Stubborn as exc:
+                self.ledger.unexpected.append(str(exc))
         injury.ended = time.time()
         _say("drill", f"{fault} {'is over' if injury.hurt else 'found no target'}")
         return injury.hurt
