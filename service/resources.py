@@ -114,6 +114,8 @@ async def background(work: Callable[[], Awaitable[None]]) -> AsyncIterator[None]
                 await work()
             except Exception:  # nobody awaits it: it must neither die silently nor spin
                 log.exception("background_work_failed", work=work.__qualname__)
+            if task.cancelling():  # what it raised stood in the place of the cancellation
+                return
             await asyncio.sleep(1)
 
     task = asyncio.create_task(run())

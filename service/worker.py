@@ -50,6 +50,8 @@ class Worker(arq.worker.Worker):
             try:
                 return await super().main()
             except (RedisError, OSError) as exc:
+                if _is_told_to_end():  # redis-py, tidying up, raises in the place of the cancellation
+                    raise asyncio.CancelledError from exc
                 log.warning("redis_away", error=type(exc).__name__)
                 await asyncio.sleep(REDIS_PAUSE_SECONDS)
                 await self._count_slots_anew()
@@ -106,6 +108,11 @@ class Worker(arq.worker.Worker):
         self.sem = asyncio.BoundedSemaphore(self.max_jobs + 1)
         for _ in range(self.job_counter):
             await self.sem.acquire()
+
+
+def _is_told_to_end() -> bool:
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0
 
 
 async def run_attempt(ctx: dict[str, Any], email_id: int, attempt_number: int) -> None:

@@ -9,12 +9,13 @@ import arq.worker
 import asyncpg
 import pytest
 from pydantic import SecretStr
+from redis.exceptions import TimeoutError as RedisTimeout
 
 from service.config import Settings
 from service.local.zendesk import Fault, Zendesk
 from service.resources import Resources
-from service.worker import worker_settings
-from tests.conftest import Client, eventually, program
+from service.worker import Worker, worker_settings
+from tests.conftest import Client, eventually, program, working
 from tests.proxy import before_redis
 from tests.test_flow import objects
 
@@ -206,3 +207,21 @@ async def test_a_worker_that_starts_while_redis_is_away_works_when_it_is_back(
 
             assert worker.returncode is None
     assert email["processing_status"] == "completed"
+
+
+async def test_an_error_in_the_place_of_a_cancellation_does_not_keep_the_worker(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """redis-py, cancelled while it watches a key on a Redis that is frozen, raises a time-out."""
+    runs = asyncio.Event()
+
+    async def main(_: arq.worker.Worker) -> None:
+        runs.set()
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            raise RedisTimeout from None
+
+    monkeypatch.setattr(Worker.__bases__[0], "main", main)
+    async with asyncio.timeout(30), working(settings):
+        await runs.wait()

@@ -12,7 +12,7 @@ from service.local.drill.ground import LEASE_SECONDS, Ground, Missed, Stubborn
 from service.local.supervisor import Child
 
 _READY_SECONDS = 30
-_GRACE_SECONDS = 30
+_GRACE_SECONDS = 45  # platforms leave 30; but one may be paused or hung by another fault meanwhile
 
 
 async def end(child: Child, how: signal.Signals) -> None:
