@@ -13,10 +13,11 @@ from redis.exceptions import RedisError
 from sqlalchemy.ext.asyncio import AsyncEngine
 from yarl import URL
 
+from service.bell import create_redis
 from service.coalesce import Coalesce
 from service.config import Settings, SettingsError, complaint, read_settings
 from service.database import GOODBYE_SECONDS, close_engine, create_engine, run
-from service.dispatch import Dispatcher, create_redis
+from service.dispatch import Dispatcher
 from service.download.transfer import Credentials, open_session
 from service.egress import Egress
 from service.errors import HoldfastError
@@ -88,6 +89,7 @@ async def open_resources(settings: Settings) -> AsyncIterator[Resources]:
         stack.push_async_callback(redis.aclose, close_connection_pool=True)
         dispatcher = Dispatcher(engine, redis)
         await stack.enter_async_context(background(dispatcher.run))
+        await stack.enter_async_context(background(dispatcher.mark))
         await stack.enter_async_context(background(dispatcher.look_out))
         stack.push_async_callback(dispatcher.drain)
         yield Resources(

@@ -4,8 +4,9 @@ import asyncio
 import json
 import signal
 import sys
-import time
-from contextlib import AsyncExitStack
+from collections.abc import Coroutine
+from contextlib import AsyncExitStack, suppress
+from functools import partial
 from typing import Any
 
 import arq.worker
@@ -17,11 +18,12 @@ from redis.asyncio.connection import parse_url
 from redis.exceptions import RedisError
 
 from service import logs
+from service.bell import EXPIRES_MS, Bell, Ring, create_redis, serialize
 from service.config import Settings, SettingsError
-from service.dispatch import EXPIRES_MS, TASK, create_redis, serialize
+from service.dispatch import TASK
 from service.process.attempt import process, renew_leases
 from service.recovery import sweep_for_ever
-from service.resources import Resources, background, open_resources, read_settings_for_resources
+from service.resources import background, open_resources, read_settings_for_resources
 from service.watchdog import watch
 
 # How long a dead worker may look alive to `arq --check`: arq keeps the key a second longer.
@@ -31,38 +33,40 @@ REDIS_PAUSE_SECONDS = 1.0
 CLOSE_SECONDS = 6.0
 GOODBYE_SECONDS = 1.0
 
-DIRECT = "direct:"
+# Who is not woken, looks; arq's own `enqueue_job` wakes nobody.
 POLL_SECONDS = 1.0
-SLICE = 50
 
 log = structlog.get_logger()
 
 
 class Worker(arq.worker.Worker):
-    """arq's worker, but one that outlives an outage of Redis, and that works on without it meanwhile."""
+    """arq's worker, but one that answers the bell, outlives an outage of Redis, and works on without it meanwhile."""
 
     async def main(self) -> None:
+        """Work until cancelled; in burst mode, until nothing is left."""
+        self._awake = asyncio.Event()
+        self._direct: set[str] = set()
         self.ctx["hands"] = self
         if self._handle_signals:  # it is a process of its own
             self.ctx["watchdog"] = asyncio.create_task(watch(self.ctx["settings"].lease_seconds))
         await start(self.ctx)  # arq would have Redis answer first
-        while True:
-            try:
-                return await super().main()
-            except (RedisError, OSError) as exc:
-                if _is_told_to_end():  # redis-py, tidying up, raises in the place of the cancellation
-                    raise asyncio.CancelledError from exc
-                log.warning("redis_away", error=type(exc).__name__)
-                await asyncio.sleep(REDIS_PAUSE_SECONDS)
-                await self._count_slots_anew()
+        bell = Bell(self.pool)
+        async with background(lambda: bell.listen(self._awake.set)):
+            while True:
+                try:
+                    return await self._answer(bell)
+                except (RedisError, OSError) as exc:
+                    if _is_told_to_end():  # redis-py, tidying up, raises in the place of the cancellation
+                        raise asyncio.CancelledError from exc
+                    log.warning("redis_away", error=type(exc).__name__)
+                    await asyncio.sleep(REDIS_PAUSE_SECONDS)
 
     async def close(self) -> None:
-        """End the jobs (arq would leave them at the first that cannot reach Redis), then all else, as arq does."""
+        """End the jobs, then all else, as arq does; but wait for nobody for long."""
         if not self._handle_signals:
             self.handle_sig(signal.SIGUSR1)
         if self.tasks:
             await asyncio.wait(self.tasks.values(), timeout=CLOSE_SECONDS)
-        self.tasks = {}
         try:
             async with asyncio.timeout(GOODBYE_SECONDS):
                 await self.pool.delete(self.health_check_key)
@@ -71,43 +75,58 @@ class Worker(arq.worker.Worker):
         await stop(self.ctx)
         await self.pool.aclose(close_connection_pool=True)
 
-    async def start_jobs(self, job_ids: list[bytes]) -> None:
-        """Start what is not running here already, and look at the queue anew after a moment.
-
-        arq would go through all that it once read: past what came meanwhile, and past its health check.
-        """
-        fresh = [job_id for job_id in job_ids if job_id.decode() not in self.tasks]
-        deadline = time.monotonic() + POLL_SECONDS
-        while fresh and self.job_counter < self.max_jobs and time.monotonic() < deadline:
-            await super().start_jobs(fresh[:SLICE])
-            fresh = fresh[SLICE:]
-
     @property
     def free(self) -> int:
-        """How many more jobs the sweep may start here: beside those that arq starts, and half as many at most."""
+        """How many more jobs the sweep may start here: beside those that were rung, and half as many at most."""
         most = max(1, self.max_jobs // 2) if self.allow_pick_jobs else 0
-        return max(0, most - len(self._direct()))
+        return max(0, most - len(self._direct))
 
     def take(self, email_id: int, attempt_number: int) -> None:
-        """Run an attempt that Postgres says is due; arq waits for it at shutdown as for its own."""
-        name = f"{DIRECT}{email_id}:{attempt_number}"
-        if name not in self.tasks:
-            self.tasks[name] = asyncio.create_task(run_directly(self.ctx["res"], email_id, attempt_number))
+        """Run an attempt that Postgres says is due."""
+        job_id = f"email:{email_id}:{attempt_number}"
+        if job_id not in self.tasks:
+            self._direct.add(job_id)
+            self._begin(job_id, run_attempt(self.ctx, email_id, attempt_number))
 
-    def _direct(self) -> list[asyncio.Task[Any]]:
-        return [task for name, task in self.tasks.items() if name.startswith(DIRECT) and not task.done()]
+    async def _answer(self, bell: Bell) -> None:
+        """Start what is rung as far as hands are free, and sleep until there is more of either."""
+        while True:
+            self._awake.clear()
+            free = self.max_jobs - len(self.tasks) + len(self._direct) if self.allow_pick_jobs else 0
+            rings = await bell.answer(free) if free > 0 else []
+            for ring in rings:
+                if ring.job_id not in self.tasks:
+                    self._begin(ring.job_id, self._run(ring))
+            await self.heart_beat()
+            if self.burst and not rings and not self.tasks:
+                return
+            if len(rings) < free or not free:
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(self.poll_delay_s):
+                        await self._awake.wait()
 
-    async def _count_slots_anew(self) -> None:
-        """Free the slot that an error in the middle of arq's `start_jobs` left taken for nobody."""
-        for job_id, task in list(self.tasks.items()):
-            if task.done():
-                del self.tasks[job_id]
-                if not task.cancelled() and (error := task.exception()):
-                    log.warning("job_not_finished_in_redis", job=job_id, error=type(error).__name__)
-        self.job_counter = len(self.tasks) - len(self._direct())
-        self.sem = asyncio.BoundedSemaphore(self.max_jobs + 1)
-        for _ in range(self.job_counter):
-            await self.sem.acquire()
+    async def _run(self, ring: Ring) -> None:
+        if ring.function in self.functions:
+            function = self.functions[ring.function]
+            await function.coroutine(self.ctx, *ring.arguments, **ring.keywords)
+        else:
+            log.warning("ring_for_nobody", job=ring.job_id)
+
+    def _begin(self, job_id: str, attempt: Coroutine[Any, Any, Any]) -> None:
+        task = self.tasks[job_id] = asyncio.create_task(attempt)
+        task.add_done_callback(partial(self._end, job_id))
+
+    def _end(self, job_id: str, task: asyncio.Task[Any]) -> None:
+        del self.tasks[job_id]
+        self._direct.discard(job_id)
+        self._awake.set()
+        if task.cancelled():
+            self.jobs_retried += 1
+        elif exc := task.exception():  # its lease runs out, and the job is rescued
+            self.jobs_failed += 1
+            log.error("attempt_broke", job=job_id, exc_info=exc)
+        else:
+            self.jobs_complete += 1
 
 
 def _is_told_to_end() -> bool:
@@ -119,17 +138,8 @@ async def run_attempt(ctx: dict[str, Any], email_id: int, attempt_number: int) -
     await process(ctx["res"], email_id, attempt_number)
 
 
-async def run_directly(res: Resources, email_id: int, attempt_number: int) -> None:
-    try:
-        await process(res, email_id, attempt_number)
-    except Exception:  # arq would end with it; the lease runs out, and the job is rescued
-        log.exception("attempt_broke", email=email_id, attempt=attempt_number)
-
-
 async def start(ctx: dict[str, Any]) -> None:
     """Open what the steps need, and begin to sweep and to renew leases."""
-    if "res" in ctx:  # arq starts anew after an outage of Redis
-        return
     settings: Settings = ctx["settings"]
     logs.configure(settings.log_format, settings.log_level)
     stack = ctx["stack"] = AsyncExitStack()
@@ -150,8 +160,6 @@ def worker_settings(settings: Settings) -> type:
 
     class WorkerSettings:
         functions = (func(run_attempt, name=TASK),)
-        on_startup = start
-        on_shutdown = stop
         ctx = {"settings": settings}  # noqa: RUF012 arq wants a dict
         redis_pool = create_redis(settings.redis_dsn, pool_size=settings.redis_pool_size)
         redis_settings = _redis_settings(settings.redis_dsn)  # `arq --check` reads this one
@@ -159,13 +167,9 @@ def worker_settings(settings: Settings) -> type:
         job_deserializer = json.loads
         expires_extra_ms = EXPIRES_MS
         keep_result = 0
-        # Attempts are counted in Postgres, and end by a time-out of our own.
-        max_tries = 1_000_000
-        job_timeout = settings.attempt_seconds + 120
         job_completion_wait = int(settings.shutdown_seconds)
         max_jobs = settings.jobs_per_process
-        queue_read_limit = 5000
-        poll_delay = 0.05
+        poll_delay = POLL_SECONDS
         health_check_interval = HEALTH_CHECK_SECONDS
         # A key for each worker: a clean stop deletes it, and a shared one would hide a dead worker.
         health_check_key = f"holdfast:health:{settings.worker_name}"

@@ -15,9 +15,9 @@ from pydantic import SecretStr
 from pydantic_core import PydanticUndefined
 from sqlalchemy.ext.asyncio import AsyncEngine
 
+from service.bell import create_redis
 from service.config import PUBLIC_TEST_SECRET, Settings, SettingsError, read_settings
 from service.database import connect, create_engine
-from service.dispatch import create_redis
 from service.errors import Transient
 from service.worker import _redis_settings
 from tests.conftest import ROOT

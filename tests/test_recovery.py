@@ -5,6 +5,7 @@ import asyncio
 import asyncpg
 
 from service import recovery
+from service.bell import Bell
 from service.jobs.waiting import Job
 from service.local.zendesk import Fault, Zendesk
 from service.process.attempt import process
@@ -58,18 +59,18 @@ async def test_what_an_eviction_left_half_is_made_whole(
     assert await queued_in_redis(res) == 1
 
 
-async def test_what_a_killed_worker_had_picked_up_but_not_claimed_does_not_wait_for_arq(
+async def test_what_a_killed_worker_had_answered_but_not_claimed_is_rung_again(
     client: Client, zendesk: Zendesk, res: Resources, database: asyncpg.Connection
 ) -> None:
     email_id = (await client.send(zendesk.payload()))["email_id"]
     await client.until(email_id, "queued")
-    await res.redis.set(f"arq:in-progress:email:{email_id}:1", b"1", ex=1000)
+    assert len(await Bell(res.redis).answer(10)) == 1
     await database.execute("UPDATE incoming_emails SET due_at = now()")
 
     await recovery.sweep(res)
     await res.dispatcher.drain()
 
-    assert not await res.redis.exists(f"arq:in-progress:email:{email_id}:1")
+    assert await queued_in_redis(res) == 1
 
 
 async def test_two_sweeps_at_once_share_the_work(

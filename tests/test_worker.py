@@ -3,7 +3,7 @@
 import asyncio
 import inspect
 import signal
-from typing import Any
+from typing import Any, NoReturn
 
 import arq.worker
 import asyncpg
@@ -11,10 +11,11 @@ import pytest
 from pydantic import SecretStr
 from redis.exceptions import TimeoutError as RedisTimeout
 
+from service.bell import Bell
 from service.config import Settings
 from service.local.zendesk import Fault, Zendesk
 from service.resources import Resources
-from service.worker import Worker, worker_settings
+from service.worker import worker_settings
 from tests.conftest import Client, eventually, program, working
 from tests.proxy import before_redis
 from tests.test_flow import objects
@@ -215,13 +216,14 @@ async def test_an_error_in_the_place_of_a_cancellation_does_not_keep_the_worker(
     """redis-py, cancelled while it watches a key on a Redis that is frozen, raises a time-out."""
     runs = asyncio.Event()
 
-    async def main(_: arq.worker.Worker) -> None:
+    async def answer(_: Bell, most: int) -> NoReturn:
         runs.set()
         try:
-            await asyncio.Event().wait()
+            await asyncio.get_running_loop().create_future()
         except asyncio.CancelledError:
             raise RedisTimeout from None
+        raise AssertionError("nobody woke it")
 
-    monkeypatch.setattr(Worker.__bases__[0], "main", main)
+    monkeypatch.setattr(Bell, "answer", answer)
     async with asyncio.timeout(30), working(settings):
         await runs.wait()
