@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from sqlalchemy import Exists, exists, func, literal, select, update
+from sqlalchemy import JSON, Exists, exists, func, literal, select, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -75,18 +75,17 @@ async def files_of(conn: AsyncConnection, email_id: int) -> list[File]:
 
 async def announce(conn: AsyncConnection, held: Held, files: Sequence[Announced]) -> None:
     """Record files that an attempt found out about, all or none; none if it holds the job no longer."""
-    announced = announced_files(
-        [
-            {
-                "position": position,
-                "source_url": file.url,
-                "file_name": file.file_name,
-                "declared_type": file.content_type,
-                "declared_size": file.size,
-            }
-            for position, file in enumerate(files)
-        ]
-    )
+    rows_of_files = [
+        {
+            "position": position,
+            "source_url": file.url,
+            "file_name": file.file_name,
+            "declared_type": file.content_type,
+            "declared_size": file.size,
+        }
+        for position, file in enumerate(files)
+    ]
+    announced = announced_files(literal(rows_of_files, JSON))
     rows = select(literal(held[0]), *(announced.c[name] for name in ANNOUNCED)).where(_is_held(held))
     record = insert(Attachment).from_select(["email_id", *ANNOUNCED], rows)
     await conn.execute(record.on_conflict_do_nothing())

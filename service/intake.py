@@ -1,9 +1,11 @@
 """An invocation becomes an e-mail on record, once; what we cannot read is kept in quarantine."""
 
+import asyncio
 import hashlib
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, Literal
 
 import structlog
@@ -12,8 +14,8 @@ from sqlalchemy import RowMapping, func, select, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from service.database import connect, run, within
-from service.errors import Permanent, Rejected
+from service.database import connect, run
+from service.errors import Permanent, Rejected, Transient
 from service.faultpoints import reach
 from service.jobs.arriving import Arrival, receive
 from service.jobs.waiting import Job
@@ -48,7 +50,11 @@ async def accept(res: Resources, headers: Mapping[str, str], body: bytes) -> Rec
     Raises Transient when Postgres has not confirmed the commit within its budget; the sender then
     repeats the request, which is harmless.
     """
-    return await within(res.settings.database_seconds, _accept(res, headers, body))
+    try:
+        async with asyncio.timeout(res.settings.database_seconds):
+            return await _accept(res, headers, body)
+    except TimeoutError:
+        raise Transient("database_slow", "Postgres did not confirm it in time.") from None
 
 
 def is_full(res: Resources) -> bool:
@@ -189,11 +195,16 @@ def _request(headers: Mapping[str, str], body: bytes) -> dict[str, Any]:
     return {
         "raw_body": body,
         "raw_headers": [
-            [name, "[redacted]" if SECRET_HEADER.search(name) else value] for name, value in headers.items()
+            [name, "[redacted]" if _is_secret(name) else value] for name, value in headers.items()
         ],
         "account_id": _clean(headers.get(ACCOUNT_ID)),
         "invocation_id": _clean(headers.get(INVOCATION_ID)),
     }
+
+
+@lru_cache(maxsize=1000)
+def _is_secret(name: str) -> bool:
+    return bool(SECRET_HEADER.search(name))
 
 
 def _clean(header: str | None) -> str | None:

@@ -1,6 +1,5 @@
 """The tables."""
 
-from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any, ClassVar
 
@@ -9,6 +8,7 @@ from sqlalchemy import (
     BigInteger,
     CheckConstraint,
     Column,
+    ColumnElement,
     DateTime,
     ForeignKey,
     Identity,
@@ -19,7 +19,6 @@ from sqlalchemy import (
     TableValuedAlias,
     Text,
     func,
-    literal,
     text,
 )
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
@@ -129,11 +128,11 @@ class Attachment(Base):
 ANNOUNCED = ("position", "source_url", "file_name", "declared_type", "declared_size")
 
 
-def announced_files(files: Sequence[Mapping[str, Any]]) -> TableValuedAlias:
-    """Make rows of the columns ANNOUNCED, and of their e-mail's key, out of any number of files, in one parameter."""
+def announced_files(files: ColumnElement[Any]) -> TableValuedAlias:
+    """Make rows of the columns ANNOUNCED, and of their e-mail's key, out of a JSON list of any number of files."""
     key = Column("idempotency_key", Text)
     columns = (key, *(Column(name, Attachment.__table__.c[name].type) for name in ANNOUNCED))
-    as_rows = func.json_to_recordset(literal(list(files), JSON)).table_valued(*columns, name="file")
+    as_rows = func.json_to_recordset(files).table_valued(*columns, name="file")
     return as_rows.render_derived(with_types=True)
 
 

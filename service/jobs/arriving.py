@@ -1,7 +1,7 @@
 """Jobs that are new: an e-mail comes on record, once, with the files that it announces."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,8 +10,10 @@ from sqlalchemy import (
     ColumnElement,
     DateTime,
     LargeBinary,
+    Select,
     TableValuedAlias,
     Text,
+    bindparam,
     cast,
     column,
     func,
@@ -45,6 +47,7 @@ _COLUMNS: Mapping[str, TypeEngine[Any]] = {
     "received_at": DateTime(timezone=True),
     "sent_at": DateTime(timezone=True),
 }
+_KEY = {name: _COLUMNS[name] for name in ("idempotency_key", "raw_body")}
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +88,29 @@ async def receive(conn: AsyncConnection, arrivals: Sequence[Arrival]) -> list[Re
 
 async def _insert(conn: AsyncConnection, arrivals: Sequence[Arrival]) -> dict[str, int]:
     """Insert those whose key is not on record; return their ids by key."""
-    row = _rows(arrivals, _COLUMNS)
+    files = [{"idempotency_key": arrival.key, **file} for arrival in arrivals for file in arrival.files]
+    rows = await conn.execute(_RECORD, {**_arrays(arrivals, _COLUMNS), "files": files})
+    return {row.idempotency_key: row.id for row in rows}
+
+
+async def _look_up(conn: AsyncConnection, arrivals: Sequence[Arrival]) -> list[Recorded]:
+    """Find the e-mail on record for each, in order."""
+    rows = await conn.execute(_FIND, _arrays(arrivals, _KEY))
+    return [Recorded(email_id, is_new=False, is_same=same) for email_id, same in rows]
+
+
+def _arrays(arrivals: Sequence[Arrival], columns: Iterable[str]) -> dict[str, list[object]]:
+    return {name: [_value(arrival, name) for arrival in arrivals] for name in columns}
+
+
+def _value(arrival: Arrival, name: str) -> object:
+    value = arrival.columns.get(name)
+    return json.dumps(value) if name in _JSONS and value is not None else value
+
+
+def _record() -> Select[str, int]:
+    """Insert e-mails and their files; gives the ids of those whose key was new."""
+    row = _rows(_COLUMNS)
     values: dict[str, ColumnElement[Any]] = {name: row.c[name] for name in _COLUMNS}
     values |= {name: cast(row.c[name], JSON) for name in _JSONS}
     values["received_at"] = func.coalesce(row.c.received_at, func.now())
@@ -98,9 +123,7 @@ async def _insert(conn: AsyncConnection, arrivals: Sequence[Arrival]) -> dict[st
         .returning(IncomingEmail.id, IncomingEmail.idempotency_key)
         .cte("new")
     )
-    file = announced_files(
-        [{"idempotency_key": arrival.key, **file} for arrival in arrivals for file in arrival.files]
-    )
+    file = announced_files(bindparam("files", type_=JSON))
     recorded = (
         insert(Attachment)
         .from_select(
@@ -112,29 +135,21 @@ async def _insert(conn: AsyncConnection, arrivals: Sequence[Arrival]) -> dict[st
         .returning(Attachment.position)
         .cte("recorded")
     )
-    rows = await conn.execute(select(new.c.idempotency_key, new.c.id).add_cte(recorded))
-    return {row.idempotency_key: row.id for row in rows}
+    return select(new.c.idempotency_key, new.c.id).add_cte(recorded)
 
 
-async def _look_up(conn: AsyncConnection, arrivals: Sequence[Arrival]) -> list[Recorded]:
-    """Find the e-mail on record for each, in order."""
-    row = _rows(arrivals, {name: _COLUMNS[name] for name in ("idempotency_key", "raw_body")}, ordered=True)
+def _find() -> Select[int, bool]:
+    row = _rows(_KEY, ordered=True)
     is_same = func.coalesce(IncomingEmail.raw_body == row.c.raw_body, False)
     query = select(IncomingEmail.id, is_same).join_from(
         row, IncomingEmail, IncomingEmail.idempotency_key == row.c.idempotency_key
     )
-    rows = await conn.execute(query.order_by(column("ordinality")))
-    return [Recorded(email_id, is_new=False, is_same=same) for email_id, same in rows]
+    return query.order_by(column("ordinality"))
 
 
-def _rows(
-    arrivals: Sequence[Arrival], columns: Mapping[str, TypeEngine[Any]], *, ordered: bool = False
-) -> TableValuedAlias:
+def _rows(columns: Mapping[str, TypeEngine[Any]], *, ordered: bool = False) -> TableValuedAlias:
     """Make a table of these columns, with one array for each as its parameter."""
-    arrays = (
-        literal([_value(arrival, name) for arrival in arrivals], ARRAY(kind))
-        for name, kind in columns.items()
-    )
+    arrays = (bindparam(name, type_=ARRAY(kind)) for name, kind in columns.items())
     names = (column(name, kind) for name, kind in columns.items())
     return (
         func.unnest(*arrays)
@@ -143,6 +158,6 @@ def _rows(
     )
 
 
-def _value(arrival: Arrival, name: str) -> object:
-    value = arrival.columns.get(name)
-    return json.dumps(value) if name in _JSONS and value is not None else value
+# Made once: to make them costs more than to run them.
+_RECORD = _record()
+_FIND = _find()
