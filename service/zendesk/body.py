@@ -10,6 +10,7 @@ _STRAY_BYTES = {  # bytes that are not UTF-8, as the lone surrogates that stand 
     0xDC00 + byte: chr(byte) if byte in b"\x81\x8d\x8f\x90\x9d" else bytes([byte]).decode("windows-1252")
     for byte in range(0x80, 0x100)
 }
+_MOST_DEPTH = 100
 
 
 class Unreadable(HoldfastError):
@@ -20,8 +21,9 @@ def read_json(body: bytes | str) -> object:
     """Return the value; raises Unreadable and nothing else, whatever the bytes."""
     try:
         text = body if isinstance(body, str) else _decode(body)
-        data = json.loads(text, strict=False, parse_float=_read_float, parse_constant=_refuse_constant)
-        _refuse_depth(data)
+        data = _JSON.decode(text)
+        if text.count("[") + text.count("{") > _MOST_DEPTH:
+            _refuse_depth(data)
     except RecursionError:
         raise Unreadable("wrong_shape", "The JSON is nested too deep.") from None
     except ValueError as exc:
@@ -50,7 +52,7 @@ def _refuse_constant(name: str) -> object:
 def _refuse_depth(data: object) -> None:
     """Hold every Python to one limit, which its JSON writer reaches from anywhere."""
     level = [data]
-    for _ in range(100):
+    for _ in range(_MOST_DEPTH):
         level = [
             child
             for parent in level
@@ -59,3 +61,6 @@ def _refuse_depth(data: object) -> None:
         ]
     if level:
         raise RecursionError
+
+
+_JSON = json.JSONDecoder(strict=False, parse_float=_read_float, parse_constant=_refuse_constant)
