@@ -11,8 +11,9 @@ from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from alembic import context
-from service.config import SettingsError, read_settings
+from service.config.reading import read_settings
 from service.database import create_engine
+from service.errors import SettingsError
 from service.models import Base
 
 # Any fixed number: whoever holds this advisory lock migrates, the others wait for it.

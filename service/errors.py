@@ -32,3 +32,7 @@ class Transient(HoldfastError):
 
 class Permanent(HoldfastError):
     """No further attempt can succeed until somebody changes something."""
+
+
+class SettingsError(Exception):
+    """A setting is missing or wrong; the message is one line that names it and says how it should look."""

@@ -15,12 +15,13 @@ from yarl import URL
 
 from service.bell import create_redis
 from service.coalesce import Coalesce
-from service.config import Settings, SettingsError, complaint, read_settings
+from service.config.reading import complaint, read_settings
+from service.config.settings import Settings
 from service.database import GOODBYE_SECONDS, close_engine, create_engine, run
 from service.dispatch import Dispatcher
 from service.download.transfer import Credentials, open_session
 from service.egress import Egress
-from service.errors import HoldfastError
+from service.errors import HoldfastError, SettingsError
 from service.storage.objects import Storage, open_storage
 from service.zendesk.client import authorization
 

@@ -19,8 +19,9 @@ from redis.exceptions import RedisError
 
 from service import logs
 from service.bell import EXPIRES_MS, Bell, Ring, create_redis, serialize
-from service.config import Settings, SettingsError
+from service.config.settings import Settings
 from service.dispatch import TASK
+from service.errors import SettingsError
 from service.process.attempt import process, renew_leases
 from service.recovery import sweep_for_ever
 from service.resources import background, open_resources, read_settings_for_resources

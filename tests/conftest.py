@@ -17,7 +17,7 @@ from blockbuster import BlockBuster, blockbuster_ctx
 from pydantic import SecretStr
 
 from service import logs
-from service.config import Settings
+from service.config.settings import Settings
 from service.local.servers import postgres, valkey
 from service.local.zendesk import Zendesk
 from service.resources import Resources, open_resources

@@ -7,7 +7,7 @@ from urllib.parse import parse_qs, urlsplit
 
 from pydantic import SecretStr
 
-from service.config import Settings
+from service.config.settings import Settings
 from service.local.drill.proxy import Proxy
 
 

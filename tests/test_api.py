@@ -20,7 +20,7 @@ from arq.worker import Worker
 from prometheus_client.parser import text_string_to_metric_families
 from pydantic import SecretStr
 
-from service.config import Settings
+from service.config.settings import Settings
 from service.local.zendesk import Zendesk
 from service.models import Attachment, Attempt, IncomingEmail
 from service.resources import Resources

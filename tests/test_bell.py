@@ -9,7 +9,7 @@ import pytest
 from arq.worker import Worker
 
 from service.bell import Bell, Ring
-from service.config import Settings
+from service.config.settings import Settings
 from service.local.zendesk import Fault, Zendesk
 from service.resources import Resources
 from tests.conftest import Client, eventually, program, working

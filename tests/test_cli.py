@@ -13,7 +13,7 @@ import pytest
 from click.testing import CliRunner
 
 from service.cli.main import main
-from service.config import Settings
+from service.config.settings import Settings
 from tests.test_migrations import sql
 
 Run = Callable[..., subprocess.CompletedProcess[str]]

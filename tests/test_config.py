@@ -16,9 +16,10 @@ from pydantic_core import PydanticUndefined
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from service.bell import create_redis
-from service.config import PUBLIC_TEST_SECRET, Settings, SettingsError, read_settings
+from service.config.reading import read_settings
+from service.config.settings import PUBLIC_TEST_SECRET, Settings
 from service.database import connect, create_engine
-from service.errors import Transient
+from service.errors import SettingsError, Transient
 from service.worker import _redis_settings
 from tests.conftest import ROOT
 
@@ -337,7 +338,9 @@ def test_a_shell_can_load_the_example(tmp_path: Path) -> None:
     for name, value in GOOD.items():
         filled = filled.replace(f"\n{name}=\n", f"\n{name}={value}\n")
     (tmp_path / ".env").write_text(filled)
-    code = "from service.config import read_settings; print(read_settings('storage_url').download_hosts)"
+    code = (
+        "from service.config.reading import read_settings; print(read_settings('storage_url').download_hosts)"
+    )
 
     done = subprocess.run(
         ["/bin/sh", "-ec", 'set -a; . ./.env; exec "$0" -c "$1"', sys.executable, code],

@@ -10,7 +10,7 @@ import asyncpg
 import pytest
 from arq.worker import Worker
 
-from service.config import Settings
+from service.config.settings import Settings
 from service.jobs.waiting import Job
 from service.local.drill.proxy import Proxy
 from service.local.zendesk import Fault, Zendesk

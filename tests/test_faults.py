@@ -11,7 +11,7 @@ import pytest
 from aiohttp import ServerDisconnectedError
 
 from service import faultpoints
-from service.config import Settings
+from service.config.settings import Settings
 from service.local.supervisor import Child, Program, supervise
 from service.local.zendesk import Zendesk
 from service.resources import Resources

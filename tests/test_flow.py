@@ -6,7 +6,7 @@ from pathlib import Path
 import asyncpg
 from arq.worker import Worker
 
-from service.config import Settings
+from service.config.settings import Settings
 from service.local.zendesk import Zendesk
 from tests.conftest import Client
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from service.config import Settings
+from service.config.settings import Settings
 from service.download.answers import Expected, Limits
 from service.download.transfer import download, open_session
 from service.egress import Egress

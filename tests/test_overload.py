@@ -8,7 +8,7 @@ import asyncpg
 import pytest
 
 from service import coalesce, intake
-from service.config import Settings
+from service.config.settings import Settings
 from service.local.zendesk import Answer, Zendesk
 from service.resources import Resources
 from service.web import webhook

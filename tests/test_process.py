@@ -8,7 +8,7 @@ import asyncpg
 import pytest
 from arq.worker import Worker
 
-from service.config import Settings
+from service.config.settings import Settings
 from service.errors import Transient
 from service.local.zendesk import Fault, Zendesk
 from service.process.attempt import process

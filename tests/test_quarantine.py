@@ -17,7 +17,7 @@ from multidict import CIMultiDict
 from structlog.testing import capture_logs
 
 from service import intake
-from service.config import Settings
+from service.config.settings import Settings
 from service.errors import Rejected, Transient
 from service.intake import Receipt
 from service.local.zendesk import Zendesk

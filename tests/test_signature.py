@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from multidict import CIMultiDict
 
-from service.config import PUBLIC_TEST_SECRET
+from service.config.settings import PUBLIC_TEST_SECRET
 from service.errors import Rejected
 from service.zendesk.signature import SIGNATURE, TIMESTAMP, read_time, sign, verify
 

@@ -11,7 +11,7 @@ from itertools import count
 
 import pytest
 
-from service.config import Settings
+from service.config.settings import Settings
 from service.errors import Permanent, Transient
 from service.local.zendesk import Zendesk
 from service.resources import Resources

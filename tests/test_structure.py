@@ -7,7 +7,7 @@ import tomllib
 import pytest
 from arq.worker import Worker
 
-from service.config import Settings
+from service.config.settings import Settings
 from service.worker import worker_settings
 from tests.conftest import ROOT
 

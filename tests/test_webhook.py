@@ -24,7 +24,7 @@ from pydantic import SecretStr
 from sqlalchemy.pool import QueuePool
 from structlog.testing import capture_logs
 
-from service.config import Settings
+from service.config.settings import Settings
 from service.local.sender import Answer, sign_headers
 from service.local.zendesk import Zendesk
 from service.resources import Resources

@@ -12,7 +12,7 @@ from pydantic import SecretStr
 from redis.exceptions import TimeoutError as RedisTimeout
 
 from service.bell import Bell
-from service.config import Settings
+from service.config.settings import Settings
 from service.local.zendesk import Fault, Zendesk
 from service.resources import Resources
 from service.worker import worker_settings

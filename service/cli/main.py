@@ -13,7 +13,7 @@ from service.cli.quarantine import quarantine
 from service.cli.send import send
 from service.cli.status import status
 from service.cli.up import up
-from service.config import SettingsError
+from service.errors import SettingsError
 
 
 class Holdfast(click.Group):

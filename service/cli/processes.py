@@ -5,7 +5,7 @@ from pathlib import Path
 
 import click
 
-from service.config import read_settings
+from service.config.reading import read_settings
 
 
 @click.command()

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from dotenv import dotenv_values
 
-from service.config import Settings
+from service.config.settings import Settings
 
 _KEPT = ("API_TOKEN", "ZENDESK_WEBHOOK_SECRETS")
 _ACCOUNT = ("ZENDESK_SUBDOMAIN", "ZENDESK_URL")

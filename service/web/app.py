@@ -7,7 +7,7 @@ import uvloop
 from aiohttp import web
 
 from service import logs
-from service.config import Settings
+from service.config.settings import Settings
 from service.resources import background, open_resources
 from service.watchdog import watch
 from service.web import api, auth, health, middleware, quarantine, webhook

@@ -1,4 +1,4 @@
-"""The settings, read once from the environment at a door and never changed."""
+"""Every knob there is, and what makes a value a wrong one."""
 
 import os
 import re
@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Annotated, Literal
 from urllib.parse import urlsplit
 
-from pydantic import Field, SecretStr, ValidationError, ValidationInfo, field_validator, model_validator
+from pydantic import Field, SecretStr, ValidationInfo, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 # Zendesk signs the "test webhook" of a webhook that does not exist yet with this published secret:
@@ -26,10 +26,6 @@ _WRONG_SSLMODE = re.compile(r"[?&]sslmode=(?!(disable|allow|prefer|require|verif
 
 Strings = Annotated[tuple[str, ...], NoDecode]
 Secrets = Annotated[tuple[SecretStr, ...], NoDecode]
-
-
-class SettingsError(Exception):
-    """A setting is missing or wrong; the message is one line that names it and says how it should look."""
 
 
 class Settings(BaseSettings):
@@ -199,29 +195,3 @@ class Settings(BaseSettings):
     @property
     def lease(self) -> timedelta:
         return timedelta(seconds=self.lease_seconds)
-
-
-def read_settings(*needed: str) -> Settings:
-    """Read the environment; `needed` names the fields that this process cannot do without.
-
-    Raises SettingsError, whose one line never shows a value.
-    """
-    try:
-        settings = Settings()
-    except ValidationError as exc:
-        error = exc.errors(include_input=False, include_url=False)[0]
-        reason = error["msg"].removeprefix("Value error, ")
-        field = str(error["loc"][0]) if error["loc"] else reason.partition(":")[0]
-        raise SettingsError(complaint(field, reason.removeprefix(f"{field}: "))) from None
-    for field in needed:
-        if not getattr(settings, field):
-            raise SettingsError(complaint(field, "missing"))
-    return settings
-
-
-def complaint(field: str, reason: str) -> str:
-    """Say in one line, without its value, what is wrong with a setting and how it should look."""
-    about = Settings.model_fields[field]
-    default = ",".join(about.default) if isinstance(about.default, tuple) else about.default
-    example = (about.examples or [default])[0]
-    return f"{field.upper()}: {reason} (it is: {about.description}; for example {field.upper()}={example})"

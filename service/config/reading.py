@@ -1,0 +1,32 @@
+"""Read the settings at a door; what is wrong with them is one line."""
+
+from pydantic import ValidationError
+
+from service.config.settings import Settings
+from service.errors import SettingsError
+
+
+def read_settings(*needed: str) -> Settings:
+    """Read the environment; `needed` names the fields that this process cannot do without.
+
+    Raises SettingsError, whose one line never shows a value.
+    """
+    try:
+        settings = Settings()
+    except ValidationError as exc:
+        error = exc.errors(include_input=False, include_url=False)[0]
+        reason = error["msg"].removeprefix("Value error, ")
+        field = str(error["loc"][0]) if error["loc"] else reason.partition(":")[0]
+        raise SettingsError(complaint(field, reason.removeprefix(f"{field}: "))) from None
+    for field in needed:
+        if not getattr(settings, field):
+            raise SettingsError(complaint(field, "missing"))
+    return settings
+
+
+def complaint(field: str, reason: str) -> str:
+    """Say in one line, without its value, what is wrong with a setting and how it should look."""
+    about = Settings.model_fields[field]
+    default = ",".join(about.default) if isinstance(about.default, tuple) else about.default
+    example = (about.examples or [default])[0]
+    return f"{field.upper()}: {reason} (it is: {about.description}; for example {field.upper()}={example})"
