@@ -19,6 +19,8 @@ from tests.test_migrations import sql
 Run = Callable[..., subprocess.CompletedProcess[str]]
 COMMANDS = ("up", "demo", "drill", "send", "status", "emails", "quarantine", "web", "worker", "migrate")
 
+HEAVY = {"sqlalchemy", "asyncpg", "aiohttp", "arq", "redis", "obstore", "structlog", "rich", "alembic"}
+
 
 @pytest.fixture
 def environment(database_url: str, redis_url: str, tmp_path: Path) -> dict[str, str]:
@@ -72,15 +74,27 @@ def line(text: str, first: str) -> list[str]:
     return next(row for row in rows if row[0] == first)
 
 
+def loaded(done: subprocess.CompletedProcess[str]) -> set[str]:
+    """Return the modules that a command of PYTHONPROFILEIMPORTTIME loaded."""
+    return {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}
+
+
 def test_help_names_every_command_and_loads_nothing_heavy(run: Run) -> None:
     done = run("--help", DATABASE_URL=None, PYTHONPROFILEIMPORTTIME="1")
 
     assert done.returncode == 0
     for command in COMMANDS:
         assert f"\n  {command} " in done.stdout
-    imported = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}
-    assert "service.cli.main" in imported
-    assert not imported & {"sqlalchemy", "asyncpg", "aiohttp", "arq", "redis", "obstore", "rich", "alembic"}
+    assert "service.cli.main" in loaded(done)
+    assert not loaded(done) & {*HEAVY, "pydantic", "asyncio", "dotenv"}
+
+
+def test_a_look_at_postgres_loads_neither_queue_nor_storage_nor_http(run: Run) -> None:
+    done = run("status", REDIS_URL=None, STORAGE_URL=None, PYTHONPROFILEIMPORTTIME="1")
+
+    assert done.returncode == 0
+    assert "sqlalchemy" in loaded(done)
+    assert not loaded(done) & (HEAVY - {"sqlalchemy", "asyncpg", "rich"})
 
 
 @pytest.mark.parametrize("words", [(command, "--help") for command in COMMANDS] + [("-h",), ("emails", "-h")])

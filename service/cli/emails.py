@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from service.cli.environment import env_file, with_resources
+from service.cli.environment import env_file, with_engine, with_resources
 from service.cli.terminal import print_json, print_table
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ def list_(status: str | None, ticket: str | None, limit: int) -> None:
     from service.queries.emails import EmailFilter, list_emails
 
     wanted = EmailFilter.model_validate({"status": status, "ticket": ticket, "limit": limit})
-    page = with_resources(lambda res: list_emails(res.engine, wanted))
+    page = with_engine(lambda engine: list_emails(engine, wanted))
     rows = (
         (
             email.id,
@@ -55,7 +55,7 @@ def show(email_id: int) -> None:
     """Show all that is known of one e-mail, as JSON."""
     from service.queries.emails import get_email
 
-    print_json(with_resources(lambda res: get_email(res.engine, email_id)))
+    print_json(with_engine(lambda engine: get_email(engine, email_id)))
 
 
 @emails.command()

@@ -1,16 +1,16 @@
 """What the commands stand on that are typed into another terminal: settings of a `holdfast up`, resources."""
 
-import asyncio
 import os
 import sys
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
-from dotenv import dotenv_values
 
 if TYPE_CHECKING:
+    from sqlalchemy.ext.asyncio import AsyncEngine
+
     from service.resources import Resources
 
 T = TypeVar("T")
@@ -30,16 +30,36 @@ env_file = click.option(
 def use(path: Path) -> None:
     """Add the file's settings to the environment, unless that has settings of its own."""
     if not os.environ.get("DATABASE_URL") and path.exists():
+        from dotenv import dotenv_values
+
         for name, value in dotenv_values(path, interpolate=False).items():
             if not os.environ.get(name):
                 os.environ[name] = value or ""
+
+
+def with_engine(work: "Callable[[AsyncEngine], Awaitable[T]]") -> T:
+    """Run one piece of reading over Postgres, and load no more than that needs; else as `with_resources`."""
+    from service.config.reading import read_settings
+    from service.database import close_engine, create_engine
+
+    async def run() -> T:
+        settings = read_settings("database_url")
+        assert settings.database_url  # noqa: S101 read_settings saw to it
+        engine = create_engine(
+            settings.database_url.get_secret_value(), pool_size=1, seconds=settings.database_seconds
+        )
+        try:
+            return await work(engine)
+        finally:
+            await close_engine(engine)
+
+    return _run(run())
 
 
 def with_resources(work: "Callable[[Resources], Awaitable[T]]") -> T:
     """Run one piece of work over the service's resources; its errors are one line, exit code 1."""
     import structlog
 
-    from service.errors import HoldfastError
     from service.resources import open_resources, read_settings_for_resources
 
     structlog.configure(
@@ -51,8 +71,16 @@ def with_resources(work: "Callable[[Resources], Awaitable[T]]") -> T:
         async with open_resources(read_settings_for_resources()) as res:
             return await work(res)
 
+    return _run(run())
+
+
+def _run(work: Coroutine[Any, Any, T]) -> T:
+    import asyncio
+
+    from service.errors import HoldfastError
+
     try:
-        return asyncio.run(run())
+        return asyncio.run(work)
     except HoldfastError as exc:
         click.echo(exc.message, err=True)
         sys.exit(1)

@@ -5,8 +5,6 @@ from pathlib import Path
 
 import click
 
-from service.config.reading import read_settings
-
 
 @click.command()
 def web() -> None:
@@ -34,6 +32,8 @@ def worker() -> None:
 def migrate() -> None:
     """Bring the database to this version's tables; the same as `alembic upgrade head`."""
     from alembic.config import main
+
+    from service.config.reading import read_settings
 
     read_settings("database_url")
     ini = Path(__file__).parents[2] / "alembic.ini"

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from service.cli.emails import ID
-from service.cli.environment import env_file, with_resources
+from service.cli.environment import env_file, with_engine, with_resources
 from service.cli.terminal import print_json, print_table, printable
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ def list_(*, replayed: bool, limit: int) -> None:
     from service.queries.quarantine import QuarantineFilter, list_quarantined
 
     wanted = QuarantineFilter(replayed=replayed, limit=limit)
-    page = with_resources(lambda res: list_quarantined(res.engine, wanted))
+    page = with_engine(lambda engine: list_quarantined(engine, wanted))
     rows = (
         (
             webhook.id,
@@ -54,7 +54,7 @@ def show(quarantine_id: int) -> None:
     """Show one webhook as it came, as JSON; `body_base64` has each of its bytes."""
     from service.queries.quarantine import get_quarantined
 
-    print_json(with_resources(lambda res: get_quarantined(res.engine, quarantine_id)))
+    print_json(with_engine(lambda engine: get_quarantined(engine, quarantine_id)))
 
 
 @quarantine.command()

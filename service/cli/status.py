@@ -2,7 +2,7 @@
 
 import click
 
-from service.cli.environment import env_file, with_resources
+from service.cli.environment import env_file, with_engine
 
 
 @click.command()
@@ -14,7 +14,7 @@ def status() -> None:
 
     from service.queries import overview
 
-    stats = with_resources(lambda res: overview.stats(res.engine))
+    stats = with_engine(overview.stats)
     table = Table("state", "e-mails")
     for name, number in {**stats.by_status, "quarantined": stats.quarantined}.items():
         table.add_row(name, f"{number:,}{'+' if name in stats.capped else ''}")
