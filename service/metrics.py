@@ -1,6 +1,12 @@
 """Every metric there is. Labels take their values from closed sets only."""
 
-from prometheus_client import Counter, Gauge, Histogram
+import os
+from collections.abc import Iterable, Mapping
+
+from prometheus_client import CollectorRegistry, Counter, Histogram, Metric, generate_latest
+from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.multiprocess import MultiProcessCollector
+from prometheus_client.registry import Collector
 
 WEBHOOKS = Counter("holdfast_webhooks_total", "Webhooks by what we answered", ["outcome"])
 IGNORED_EVENTS = Counter("holdfast_ignored_events_total", "Events of types that we do not use", ["type"])
@@ -13,10 +19,40 @@ DISPATCHES = Counter("holdfast_dispatches_total", "Jobs rung on Redis", ["outcom
 ATTEMPTS = Counter("holdfast_attempts_total", "Attempts by how they ended", ["outcome"])
 ATTACHMENTS = Counter("holdfast_attachments_total", "Downloads of attachments by how they ended", ["code"])
 ATTACHMENT_BYTES = Counter("holdfast_attachment_bytes_total", "Bytes of attachments stored")
-EMAILS = Gauge("holdfast_emails", "E-mails by status, counted up to 10,000 each", ["status"])
-OLDEST_WAITING = Gauge("holdfast_oldest_waiting_seconds", "Age of the oldest e-mail that is not finished")
 
 _MANY = 50
+
+
+def exposition(by_status: Mapping[str, int], oldest_waiting_seconds: float) -> bytes:
+    """Write all metrics in Prometheus' text format; blocks.
+
+    Where several web processes count together, it is the sums that are written.
+    """
+    registry = CollectorRegistry()
+    registry.register(_Emails(by_status, oldest_waiting_seconds))
+    if "PROMETHEUS_MULTIPROC_DIR" not in os.environ:
+        return generate_latest() + generate_latest(registry)
+    MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
+    return generate_latest(registry)
+
+
+class _Emails(Collector):
+    """What is so at this moment, and the same for all processes."""
+
+    def __init__(self, by_status: Mapping[str, int], oldest_waiting_seconds: float) -> None:
+        self._by_status = by_status
+        self._oldest = oldest_waiting_seconds
+
+    def collect(self) -> Iterable[Metric]:
+        emails = GaugeMetricFamily(
+            "holdfast_emails", "E-mails by status, counted up to 10,000 each", labels=["status"]
+        )
+        for status, count in self._by_status.items():
+            emails.add_metric([status], count)
+        yield emails
+        yield GaugeMetricFamily(
+            "holdfast_oldest_waiting_seconds", "Age of the oldest e-mail that is not finished", self._oldest
+        )
 
 
 def event_type_label(event_type: str) -> str:

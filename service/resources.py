@@ -15,7 +15,7 @@ from yarl import URL
 
 from service.bell import create_redis
 from service.coalesce import Coalesce
-from service.config.reading import complaint, read_settings
+from service.config.reading import NEEDED, complaint, read_settings
 from service.config.settings import Settings
 from service.database import GOODBYE_SECONDS, close_engine, create_engine, run
 from service.dispatch import Dispatcher
@@ -24,8 +24,6 @@ from service.egress import Egress
 from service.errors import HoldfastError, SettingsError
 from service.storage.objects import Storage, open_storage
 from service.zendesk.client import authorization
-
-NEEDED = ("database_url", "redis_url", "storage_url")
 
 log = structlog.get_logger()
 
@@ -48,12 +46,15 @@ class Resources:
     claims: set[tuple[int, int]] = field(default_factory=set)  # ids and attempt numbers of the jobs it holds
 
 
-def read_settings_for_resources(*more: str) -> Settings:
-    """Read the settings that `open_resources` needs, and let the libraries judge what only they can.
+def read_settings_for_resources() -> Settings:
+    """Read the settings that `open_resources` needs; raises SettingsError."""
+    settings = read_settings(*NEEDED)
+    judge(settings)
+    return settings
 
-    Raises SettingsError.
-    """
-    settings = read_settings(*NEEDED, *more)
+
+def judge(settings: Settings) -> None:
+    """Let the libraries judge what only they can; raises SettingsError."""
     try:
         field = "redis_url"
         create_redis(settings.redis_dsn, pool_size=1).connection_pool.make_connection()  # type: ignore[no-untyped-call]
@@ -61,7 +62,6 @@ def read_settings_for_resources(*more: str) -> Settings:
         open_storage(settings.storage_url or "")
     except (ValueError, TypeError, RedisError, HoldfastError) as exc:
         raise SettingsError(complaint(field, f"cannot be used ({type(exc).__name__})")) from None
-    return settings
 
 
 @asynccontextmanager

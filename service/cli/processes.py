@@ -1,6 +1,8 @@
 """The processes of production: what a Procfile starts."""
 
+import gc
 import sys
+from contextlib import ExitStack
 from pathlib import Path
 
 import click
@@ -9,15 +11,25 @@ import click
 @click.command()
 def web() -> None:
     """Serve the webhook and the API on $HOST:$PORT."""
-    from service.resources import read_settings_for_resources
-    from service.web.app import serve
+    from service.config.reading import NEEDED, read_settings
+    from service.web import early
 
-    settings = read_settings_for_resources("zendesk_webhook_secrets")
-    try:
-        serve(settings)
-    except OSError as exc:
-        click.echo(f"cannot listen on {settings.host}:{settings.port}: {exc.strerror or exc}", err=True)
-        sys.exit(1)
+    settings = read_settings(*NEEDED, "zendesk_webhook_secrets")
+    with ExitStack() as stack:
+        try:
+            sockets = stack.enter_context(early.listening(settings.host, settings.port))
+        except OSError as exc:
+            reason = str(exc.strerror or exc).partition(" (")[0]
+            click.echo(f"cannot listen on {settings.host}:{settings.port}: {reason}", err=True)
+            sys.exit(1)
+        if settings.web_concurrency > 1:
+            stack.enter_context(early.counting_together())
+        gc.disable()  # to load modules makes no garbage, and `serve` enables it again
+        from service.resources import judge
+        from service.web.serve import serve
+
+        judge(settings)
+        serve(settings, sockets)
 
 
 @click.command()

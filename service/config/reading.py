@@ -5,6 +5,9 @@ from pydantic import ValidationError
 from service.config.settings import Settings
 from service.errors import SettingsError
 
+# What web and workers cannot do without.
+NEEDED = ("database_url", "redis_url", "storage_url")
+
 
 def read_settings(*needed: str) -> Settings:
     """Read the environment; `needed` names the fields that this process cannot do without.

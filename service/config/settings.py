@@ -47,6 +47,7 @@ class Settings(BaseSettings):
     )
     host: str = Field("0.0.0.0", description="address to listen on")  # noqa: S104 a dyno's router needs it
     port: int = Field(8000, ge=0, le=65535, description="port to listen on")
+    web_concurrency: int = Field(1, ge=1, le=100, description="web processes that share the port")
 
     zendesk_subdomain: str | None = Field(
         None,

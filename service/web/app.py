@@ -1,31 +1,13 @@
-"""The application and its routes, and the server that runs it."""
+"""The application and its routes."""
 
 from collections.abc import AsyncIterator
 
-import structlog
-import uvloop
 from aiohttp import web
 
-from service import logs
 from service.config.settings import Settings
-from service.resources import background, open_resources
-from service.watchdog import watch
+from service.resources import open_resources
 from service.web import api, auth, health, middleware, quarantine, webhook
 from service.web.keys import RES
-
-# A platform kills a process 30 s after it asked it to end.
-SHUTDOWN_SECONDS = 20.0
-# Connections that wait to be accepted; the kernel drops what comes beyond them without a word.
-BACKLOG = 4096
-# Heroku's router keeps idle connections for 90 s, and must not send a webhook on one that we just closed.
-KEEP_ALIVE_SECONDS = 95.0
-# What a head may hold before anybody has vouched for it; Zendesk's, with a router's additions, is under 2 kB.
-MOST_LINE_BYTES = 4096
-MOST_HEADERS = 64
-# An event loop that stood still for so long has lost every webhook that came meanwhile.
-HANG_SECONDS = 30.0
-
-log = structlog.get_logger()
 
 
 def create_app(settings: Settings) -> web.Application:
@@ -52,30 +34,3 @@ def create_app(settings: Settings) -> web.Application:
 
     app.cleanup_ctx.append(resources)
     return app
-
-
-def serve(settings: Settings) -> None:
-    """Serve until SIGTERM or SIGINT; then accept nothing new and finish what is under way."""
-    logs.configure(settings.log_format, settings.log_level)
-    app = create_app(settings)
-    app.cleanup_ctx.append(_watched)
-    web.run_app(
-        app,
-        host=settings.host,
-        port=settings.port,
-        shutdown_timeout=SHUTDOWN_SECONDS,
-        access_log=None,
-        print=None,
-        loop=uvloop.new_event_loop(),
-        auto_decompress=False,
-        backlog=BACKLOG,
-        keepalive_timeout=KEEP_ALIVE_SECONDS,
-        max_line_size=MOST_LINE_BYTES,
-        max_field_size=MOST_LINE_BYTES,
-        max_headers=MOST_HEADERS,
-    )
-
-
-async def _watched(_: web.Application) -> AsyncIterator[None]:
-    async with background(lambda: watch(HANG_SECONDS)):
-        yield

@@ -2,14 +2,14 @@
 
 import asyncio
 import time
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Mapping
 
 from aiohttp import web
-from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+from prometheus_client import CONTENT_TYPE_LATEST
 
 from service.database import within
 from service.errors import HoldfastError
-from service.metrics import EMAILS, OLDEST_WAITING
+from service.metrics import exposition
 from service.queries import overview
 from service.storage import objects
 from service.web.keys import RES
@@ -42,16 +42,15 @@ async def readyz(request: web.Request) -> web.Response:
 
 async def metrics(request: web.Request) -> web.Response:
     """Answer in Prometheus' text format; what Postgres knows is left out while it is away."""
-    EMAILS.clear()
+    by_status: Mapping[str, int] = {}
+    oldest = float("nan")
     try:
         stats = await within(PROBE_SECONDS, overview.stats(request.app[RES].engine))
     except HoldfastError:
-        OLDEST_WAITING.set(float("nan"))
+        pass
     else:
-        for status, count in stats.by_status.items():
-            EMAILS.labels(status).set(count)
-        OLDEST_WAITING.set(stats.oldest_waiting_seconds or 0)
-    text = await asyncio.to_thread(generate_latest)  # it reads files below /proc
+        by_status, oldest = stats.by_status, stats.oldest_waiting_seconds or 0
+    text = await asyncio.to_thread(exposition, by_status, oldest)  # it reads files
     return web.Response(body=text, headers={"Content-Type": CONTENT_TYPE_LATEST})
 
 
