@@ -245,10 +245,23 @@ def test_the_file_of_a_running_holdfast_stands_in_for_an_empty_environment(
     assert without.stderr.startswith("DATABASE_URL: missing")
 
 
-def test_a_port_that_is_taken_is_one_line(run: Run) -> None:
+@pytest.mark.parametrize("number", ["1", "2"])
+def test_a_port_that_is_taken_is_one_line(run: Run, number: str) -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
-        done = run("web", PORT=str(port), HOST="127.0.0.1", ZENDESK_WEBHOOK_SECRETS="secret")
+        variables = {"PORT": str(port), "HOST": "127.0.0.1", "WEB_CONCURRENCY": number}
+        done = run("web", ZENDESK_WEBHOOK_SECRETS="secret", **variables)
 
     assert done.returncode == 1
     assert re.fullmatch(rf"cannot listen on 127\.0\.0\.1:{port}: .*already in use\n", done.stderr)
+
+
+def test_web_loads_nothing_that_it_does_not_need(run: Run) -> None:
+    """The wrong address is found out when all is loaded."""
+    wrong = {"STORAGE_URL": "az://container", "PORT": "0", "ZENDESK_WEBHOOK_SECRETS": "secret"}
+    done = run("web", **wrong, PYTHONPROFILEIMPORTTIME="1")
+
+    assert done.returncode == 2
+    assert {"aiohttp.web", "service.web.app"} <= loaded(done)
+    needless = {"service.worker", "service.process.attempt", "service.local", "alembic", "psutil", "botocore"}
+    assert not loaded(done) & needless
