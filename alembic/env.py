@@ -12,7 +12,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from alembic import context
 from service.config.reading import read_settings
-from service.database import create_engine
+from service.database import create_engine, is_pooled
 from service.errors import SettingsError
 from service.models import Base
 
@@ -39,6 +39,11 @@ IN_THE_WAY = text("""
     AND database = (SELECT oid FROM pg_database WHERE datname = current_database())
     ORDER BY xact_start, pid LIMIT 1
 """)
+# The lock and the limits are the session's, which PgBouncer may give to others after each transaction.
+POOLED = (
+    "DATABASE_URL: is a pooler's, migrations need that of Postgres itself"
+    " (where each connection keeps a session of its own: alembic -x pooled=yes upgrade head)"
+)
 EXISTING = text("SELECT name FROM unnest(CAST(:tables AS text[])) name WHERE to_regclass(name) IS NOT NULL")
 
 
@@ -118,6 +123,8 @@ async def main() -> None:
         stack.push_async_callback(engine.dispose)
         async with asyncio.timeout(CONNECT_SECONDS):
             connection = await stack.enter_async_context(engine.connect())
+        if await is_pooled(connection) and read_option("pooled", "no") != "yes":
+            raise SettingsError(POOLED)
         await connection.execution_options(isolation_level="READ COMMITTED")
         # A role may have limits of its own, which an index built beside writers would outlast.
         for limit in ("lock_timeout", "statement_timeout"):
@@ -132,10 +139,15 @@ def read_patience() -> int:
     """Return the seconds of `-x patience=SECONDS`."""
     if str(getattr(context.config.cmd_opts, "revision", "")).startswith(("+", "-")):
         return 0  # counts from where the last try has got to: another one could go too far
-    seconds = context.get_x_argument(as_dictionary=True).get("patience", str(PATIENCE_SECONDS))
-    if not isinstance(seconds, str) or not seconds.isdecimal():
+    seconds = read_option("patience", str(PATIENCE_SECONDS))
+    if not seconds.isdecimal():
         raise SettingsError("-x patience=SECONDS: must be a whole number")
     return int(seconds)
+
+
+def read_option(name: str, default: str) -> str:
+    """Return the value of `-x name=value`."""
+    return str(context.get_x_argument(as_dictionary=True).get(name, default))
 
 
 def print_sql() -> None:

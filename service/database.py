@@ -3,8 +3,9 @@
 import asyncio
 import random
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator
 from contextlib import asynccontextmanager, suppress
+from itertools import count
 from typing import Any, TypeVar
 
 import asyncpg
@@ -35,13 +36,16 @@ def create_engine(url: str, *, pool_size: int, seconds: float) -> AsyncEngine:
     dsn = url.replace("postgresql+asyncpg://", "postgresql://", 1)
 
     async def connect() -> Any:  # noqa: ANN401 asyncpg has no types
-        return await asyncpg.connect(
+        connection = await asyncpg.connect(
             dsn,
             timeout=seconds,
             command_timeout=2 * seconds,
+            statement_cache_size=0,  # SQLAlchemy has one of its own
             connection_class=_Connection,
             server_settings={"application_name": "holdfast"},
         )
+        await connection.look_for_pooler()
+        return connection
 
     return create_async_engine(
         "postgresql+asyncpg://",
@@ -68,11 +72,36 @@ async def close_engine(engine: AsyncEngine) -> None:
 
 
 class _Connection(asyncpg.Connection):  # type: ignore[misc] # asyncpg has no types
-    """Says goodbye without insisting on an answer: else a dead server held up the end of the process."""
+    """A connection that also works through PgBouncer, and that ends at once.
+
+    PgBouncer may give each transaction, and so each statement of ours, to another server, which knows nothing
+    of what was prepared before. A statement without a name asyncpg sends along whenever it is run.
+    """
+
+    pooled = True
+    _names: Iterator[int]
+
+    async def look_for_pooler(self) -> None:
+        """Find out whether it is Postgres itself that answered, and not one that gives out process ids of its own."""
+        self._names = count()
+        self.pooled = self.get_server_pid() != await self.fetchval("SELECT pg_backend_pid()")
+
+    async def prepare(self, query: str, *, name: str | None = None, **more: Any) -> Any:  # noqa: ANN401 as above
+        """Prepare under a name, for Postgres to keep it, where that is sure to be found again."""
+        if not self.pooled:
+            name = f"holdfast_{next(self._names)}"
+        return await super().prepare(query, name=name, **more)
 
     async def close(self, *, timeout: float | None = None) -> None:  # noqa: ASYNC109 asyncpg's signature
+        """Say goodbye without insisting on an answer: else a dead server held up the end of the process."""
         with suppress(TimeoutError, OSError, asyncpg.InterfaceError):
             await super().close(timeout=timeout or GOODBYE_SECONDS)
+
+
+async def is_pooled(connection: AsyncConnection) -> bool:
+    """Say whether something stands before Postgres that may give each transaction another session."""
+    driver = (await connection.get_raw_connection()).driver_connection
+    return isinstance(driver, _Connection) and driver.pooled
 
 
 @asynccontextmanager

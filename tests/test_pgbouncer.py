@@ -1,0 +1,154 @@
+"""Behind PgBouncer, which gives each transaction whichever connection to Postgres is free."""
+
+import asyncio
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from urllib.parse import parse_qs, urlsplit
+
+import asyncpg
+import pytest
+from aiohttp import ClientSession
+from pydantic import SecretStr
+from sqlalchemy import text
+
+from service.config.settings import Settings
+from service.database import connect, is_pooled
+from service.local.guard import guarded
+from service.local.zendesk import Zendesk
+from service.resources import Resources
+from service.web.early import listening
+from tests.conftest import ROOT, Client, eventually, program, serving, working
+from tests.processes import wait_for
+from tests.test_flow import objects
+from tests.test_webhook import is_up
+
+PGBOUNCER = shutil.which("pgbouncer", path=f"{os.environ.get('PATH', '')}:/usr/sbin")
+NOBODY = 65534
+CONNECTIONS = 3
+
+pytestmark = pytest.mark.skipif(PGBOUNCER is None, reason="pgbouncer is not installed")
+
+
+@pytest.fixture
+def pooled_url(database_url: str, tmp_path: Path) -> Iterator[str]:
+    """Run PgBouncer in transaction mode before the Postgres of the tests."""
+    assert PGBOUNCER
+    server = parse_qs(urlsplit(database_url).query)["host"][0]
+    ini = tmp_path / "pgbouncer.ini"
+    ini.write_text(f"""
+[databases]
+postgres = host={server} port=5432 user=postgres
+[pgbouncer]
+listen_addr =
+unix_socket_dir = {tmp_path}
+listen_port = 6432
+auth_type = any
+pool_mode = transaction
+default_pool_size = {CONNECTIONS}
+max_client_conn = 200
+""")
+    owner = (NOBODY, NOBODY) if os.geteuid() == 0 else None  # it refuses to be root
+    with subprocess.Popen(
+        guarded([PGBOUNCER, "--quiet", str(ini)], signal.SIGTERM, owner=owner), stderr=subprocess.DEVNULL
+    ) as process:
+        wait_for((tmp_path / ".s.PGSQL.6432").exists)
+        yield f"postgresql://postgres:any@/postgres?host={tmp_path}&port=6432"
+        process.kill()
+
+
+@pytest.fixture
+def pooled(settings: Settings, pooled_url: str) -> Settings:
+    return settings.model_copy(update={"database_url": SecretStr(pooled_url)})
+
+
+async def test_from_webhook_to_stored_file_under_load_with_fewer_connections_than_processes_want(
+    pooled: Settings, zendesk: Zendesk, res: Resources, database: asyncpg.Connection
+) -> None:
+    urls = [zendesk.add_file(f"{number}.txt", b"%d" % number * 500) for number in range(10)]
+    with listening("127.0.0.1", 0) as (free,):
+        port = str(free.getsockname()[1])
+    async with (
+        program("service", "web", settings=pooled, HOST="127.0.0.1", PORT=port, WEB_CONCURRENCY="2"),
+        program("arq", "service.worker.WorkerSettings", settings=pooled),
+        program("arq", "service.worker.WorkerSettings", settings=pooled, WORKER_NAME="second"),
+        ClientSession() as session,
+    ):
+        client = Client(f"http://127.0.0.1:{port}", session, zendesk)
+        await eventually(lambda: is_up(client))
+        receipts = await asyncio.gather(
+            *(client.send(zendesk.payload(attachments=[urls[n % 10]])) for n in range(100))
+        )
+        ends = [await client.until(receipt["email_id"], "completed", "failed") for receipt in receipts]
+        await client.get("/api/v1/emails?status=completed")
+        await client.get("/api/v1/stats")
+        servers = await database.fetchval(
+            "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'holdfast'"
+        )
+
+    assert {(end["processing_status"], end["retry_count"]) for end in ends} == {("completed", 0)}
+    assert len(await objects(pooled)) == 10
+    assert 1 <= servers <= CONNECTIONS
+
+
+async def test_nothing_of_ours_stays_on_a_connection_that_others_get(
+    pooled: Settings, zendesk: Zendesk, pooled_url: str, database: asyncpg.Connection
+) -> None:
+    async with serving(pooled, zendesk) as client, working(pooled):
+        receipt = await client.send(zendesk.payload(attachments=[zendesk.add_file("a.txt", b"a")]))
+        email = await client.until(receipt["email_id"], "completed", "failed")
+        assert await is_through_a_pooler(client.res)
+
+    others = [await asyncpg.connect(pooled_url, statement_cache_size=0) for _ in range(CONNECTIONS)]
+    try:
+        left = await asyncio.gather(
+            *(
+                other.fetchval(
+                    "SELECT count(*) + 0 * length(pg_sleep(0.2)::text) FROM pg_prepared_statements"
+                )
+                for other in others
+            )
+        )
+    finally:
+        for other in others:
+            await other.close()
+    assert email["processing_status"] == "completed"
+    assert left == [0] * CONNECTIONS
+    assert not await database.fetchval("SELECT count(*) FROM pg_locks WHERE locktype = 'advisory'")
+
+
+async def test_without_a_pooler_postgres_keeps_what_is_prepared(res: Resources) -> None:
+    async with connect(res.engine) as connection:
+        for _ in range(3):
+            found = await connection.execute(
+                text("SELECT name FROM pg_prepared_statements WHERE statement LIKE '%pg_prepared%'")
+            )
+            names = found.scalars().all()
+
+    assert not await is_through_a_pooler(res)
+    assert [name.startswith("holdfast_") for name in names] == [True]
+
+
+def test_migrations_ask_for_postgres_itself(pooled_url: str, database_url: str) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "alembic", "upgrade", "head"],
+        cwd=ROOT,
+        env={**os.environ, "DATABASE_URL": pooled_url},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+    assert done.returncode == 2
+    assert done.stderr.startswith("DATABASE_URL: is a pooler's, migrations need that of Postgres itself")
+    assert done.stderr.count("\n") == 1
+
+
+async def is_through_a_pooler(res: Resources) -> bool:
+    async with connect(res.engine) as connection:
+        return await is_pooled(connection)
