@@ -15,8 +15,8 @@ up: $(VENV)/.ready  ## run the whole service on this machine
 drill: $(VENV)/.ready  ## hurt a whole Holdfast in every way, and count what it lost
 	@exec $(BIN)/holdfast drill
 
-test: lint  ## all that CI runs
-	$(BIN)/pytest
+test: lint  ## all that CI runs; the tests wait more than they compute, and so they share two processors well
+	$(BIN)/pytest --numprocesses 4 --dist worksteal
 
 lint: $(VENV)/.ready
 	$(BIN)/ruff format --check .

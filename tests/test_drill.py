@@ -98,6 +98,7 @@ NONE = {"lost": 0, "duplicated": 0, "wrong bytes": 0, "broken otherwise": 0}
 
 
 @linux
+@pytest.mark.long
 @pytest.mark.timeout(480)
 def test_nothing_is_lost_whatever_happens(drill: Callable[..., Drill]) -> None:
     """Every fault that we know, each at least once, in a minute of webhooks."""

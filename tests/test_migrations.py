@@ -29,6 +29,11 @@ INVALID = "SELECT count(*) FROM pg_index WHERE NOT indisvalid"
 _numbers = count(1)
 
 
+@pytest.fixture(autouse=True)
+def non_blocking() -> None:
+    """Let them block: where they run, nothing else does."""
+
+
 @pytest.fixture
 def url(database_url: str) -> Iterator[str]:
     """Make a database without tables."""
