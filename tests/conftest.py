@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, TypeVar, cast
 
 import asyncpg
+import hypothesis
 import pytest
 from aiohttp import ClientSession, web
 from alembic.config import main as alembic
@@ -30,6 +31,12 @@ T = TypeVar("T")
 ROOT = Path(__file__).resolve().parent.parent
 API_TOKEN = "api-token-of-the-tests"
 TABLES = "incoming_emails, attachments, attempts, quarantined_webhooks"
+
+# A machine that is busy says nothing about what is drawn or tried.
+hypothesis.settings.register_profile(
+    "unhurried", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
+)
+hypothesis.settings.load_profile("unhurried")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

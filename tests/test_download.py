@@ -411,13 +411,13 @@ async def test_the_total_covers_redirects(server: Server) -> None:
     server.answers["*"] = _redirect("/file")
 
     async def later(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        await asyncio.sleep(0.2)
+        await asyncio.sleep(0.6)
         writer.write(_redirect("/file"))
 
     server.answers["*"] = b""
     server.then = later
 
-    error = await _error(server.url(), limits=Limits(1_000_000, 0.5, 20))
+    error = await _error(server.url(), limits=Limits(1_000_000, 1.5, 20))
 
     assert (type(error), error.code) == (Transient, "download_timeout")
     assert len(server.requests) > 1
@@ -426,9 +426,9 @@ async def test_the_total_covers_redirects(server: Server) -> None:
 async def test_the_total_covers_a_server_that_is_always_ready(server: Server) -> None:
     server.answers["*"] = _ok(bytes(900_000))
 
-    async with _open(server.url(), limits=Limits(1_000_000, 0.3, 20)) as chunks:
+    async with _open(server.url(), limits=Limits(1_000_000, 1, 20)) as chunks:
         await anext(chunks)
-        await asyncio.sleep(0.35)
+        await asyncio.sleep(1.1)
         with pytest.raises(Transient) as failed:
             await anext(chunks)
 
@@ -449,9 +449,9 @@ async def test_a_server_that_falls_silent_stalls(server: Server, sent: bytes) ->
 async def test_a_reader_that_takes_its_time_is_no_stall(server: Server) -> None:
     server.answers["*"] = _ok(bytes(900_000))
 
-    async with _open(server.url(), limits=Limits(1_000_000, 20, 0.2)) as chunks:
+    async with _open(server.url(), limits=Limits(1_000_000, 20, 1)) as chunks:
         size = len(await anext(chunks))
-        await asyncio.sleep(0.5)
+        await asyncio.sleep(1.2)
         async for chunk in chunks:
             size += len(chunk)
 

@@ -94,7 +94,7 @@ async def test_a_time_out_is_repeated_after_ten_seconds(zendesk: Zendesk, receiv
     began = time.monotonic()
     ledger, (webhook,) = await _send(zendesk, [receiver.url])
 
-    assert 9 < time.monotonic() - began < 15
+    assert 9 < time.monotonic() - began < 60
     assert (webhook.outcome, ledger.unexpected) == ("ok", [])
     assert receiver.requests == [receiver.requests[0]] * 2
 
