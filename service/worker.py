@@ -75,6 +75,9 @@ class Worker(arq.worker.Worker):
             log.warning("redis_away", error=type(exc).__name__)
         await stop(self.ctx)
         await self.pool.aclose(close_connection_pool=True)
+        if watchdog := self.ctx.get("watchdog"):  # or it would end, with an error, what only ends slowly
+            watchdog.cancel()
+            await asyncio.wait({watchdog})
 
     @property
     def free(self) -> int:
