@@ -16,7 +16,7 @@ drill: $(VENV)/.ready  ## hurt a whole Holdfast in every way, and count what it 
 	@exec $(BIN)/holdfast drill
 
 test: lint  ## all that CI runs; the tests wait more than they compute, and so they share two processors well
-	$(BIN)/pytest --numprocesses 4 --dist worksteal
+	$(BIN)/pytest --numprocesses 4 --maxschedchunk 1
 
 lint: $(VENV)/.ready
 	$(BIN)/ruff format --check .
