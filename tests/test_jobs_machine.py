@@ -7,6 +7,7 @@ from datetime import datetime, timedelta
 from functools import partial
 from typing import Any
 
+import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
@@ -397,6 +398,7 @@ async def read(conn: AsyncConnection) -> dict[int, dict[str, Any]]:
     return rows
 
 
+@pytest.mark.timeout(300)  # 1,600 steps
 def test_jobs_are_where_the_table_of_states_says(database_url: str) -> None:
     """Under any sequence of events, each of which may come at a time when it is not awaited."""
 
