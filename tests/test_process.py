@@ -180,7 +180,7 @@ async def test_a_lease_is_renewed_as_long_as_the_work_takes(
 async def test_an_attempt_that_takes_too_long_is_given_back(
     settings: Settings, zendesk: Zendesk, res: Resources
 ) -> None:
-    settings = settings.model_copy(update={"attempt_seconds": 0.3})
+    settings = settings.model_copy(update={"attempt_seconds": 3})
     stuck = zendesk.add_file("stuck.pdf", PDF, faults=[Fault(pause_after=10)])
     async with serving(settings, zendesk) as client, working(settings):
         email = await captured(client, zendesk.add_file("fine.pdf", PDF[:-1]), stuck)
