@@ -44,7 +44,11 @@ def create_engine(url: str, *, pool_size: int, seconds: float) -> AsyncEngine:
             connection_class=_Connection,
             server_settings={"application_name": "holdfast"},
         )
-        await connection.look_for_pooler()
+        try:
+            await connection.look_for_pooler()
+        except BaseException:
+            connection.terminate()
+            raise
         return connection
 
     return create_async_engine(
