@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
 
@@ -22,7 +23,7 @@ from service.local.guard import guarded
 from service.local.zendesk import Zendesk
 from service.resources import Resources
 from service.web.early import listening
-from tests.conftest import ROOT, Client, eventually, program, serving, working
+from tests.conftest import ROOT, Client, eventually, migrate, program, serving, working
 from tests.processes import wait_for
 from tests.test_flow import objects
 from tests.test_webhook import is_up
@@ -34,21 +35,21 @@ CONNECTIONS = 3
 pytestmark = pytest.mark.skipif(PGBOUNCER is None, reason="pgbouncer is not installed")
 
 
-@pytest.fixture
-def pooled_url(database_url: str, tmp_path: Path) -> Iterator[str]:
-    """Run PgBouncer in transaction mode before the Postgres of the tests."""
+@contextmanager
+def pgbouncer(database_url: str, directory: Path, mode: str) -> Iterator[str]:
+    """Run PgBouncer before the Postgres of the tests; yield the URL to reach that through it."""
     assert PGBOUNCER
     server = parse_qs(urlsplit(database_url).query)["host"][0]
-    ini = tmp_path / "pgbouncer.ini"
+    ini = directory / "pgbouncer.ini"
     ini.write_text(f"""
 [databases]
 postgres = host={server} port=5432 user=postgres
 [pgbouncer]
 listen_addr =
-unix_socket_dir = {tmp_path}
+unix_socket_dir = {directory}
 listen_port = 6432
 auth_type = any
-pool_mode = transaction
+pool_mode = {mode}
 default_pool_size = {CONNECTIONS}
 max_client_conn = 200
 """)
@@ -56,9 +57,15 @@ max_client_conn = 200
     with subprocess.Popen(
         guarded([PGBOUNCER, "--quiet", str(ini)], signal.SIGTERM, owner=owner), stderr=subprocess.DEVNULL
     ) as process:
-        wait_for((tmp_path / ".s.PGSQL.6432").exists)
-        yield f"postgresql://postgres:any@/postgres?host={tmp_path}&port=6432"
+        wait_for((directory / ".s.PGSQL.6432").exists)
+        yield f"postgresql://postgres:any@/postgres?host={directory}&port=6432"
         process.kill()
+
+
+@pytest.fixture
+def pooled_url(database_url: str, tmp_path: Path) -> Iterator[str]:
+    with pgbouncer(database_url, tmp_path, "transaction") as url:
+        yield url
 
 
 @pytest.fixture
@@ -69,6 +76,7 @@ def pooled(settings: Settings, pooled_url: str) -> Settings:
 async def test_from_webhook_to_stored_file_under_load_with_fewer_connections_than_processes_want(
     pooled: Settings, zendesk: Zendesk, res: Resources, database: asyncpg.Connection
 ) -> None:
+    pooled = pooled.model_copy(update={"lease_seconds": 60.0, "database_seconds": 30.0})  # three are few
     urls = [zendesk.add_file(f"{number}.txt", b"%d" % number * 500) for number in range(10)]
     with listening("127.0.0.1", 0) as (free,):
         port = str(free.getsockname()[1])
@@ -147,6 +155,13 @@ def test_migrations_ask_for_postgres_itself(pooled_url: str, database_url: str) 
     assert done.returncode == 2
     assert done.stderr.startswith("DATABASE_URL: is a pooler's, migrations need that of Postgres itself")
     assert done.stderr.count("\n") == 1
+
+
+def test_migrations_run_through_a_pooler_that_is_said_to_keep_sessions(
+    database_url: str, tmp_path: Path
+) -> None:
+    with pgbouncer(database_url, tmp_path, "session") as url:
+        assert "(head)" in migrate(url, "-x", "pooled=yes", "current")
 
 
 async def is_through_a_pooler(res: Resources) -> bool:
