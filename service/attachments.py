@@ -1,17 +1,36 @@
 """The files of an e-mail, and what became of each; written only while its claim is held."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
 from typing import Protocol
 
-from sqlalchemy import JSON, Exists, exists, func, literal, select, update
-from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy import (
+    JSON,
+    BigInteger,
+    ColumnElement,
+    Exists,
+    case,
+    exists,
+    func,
+    literal,
+    select,
+    update,
+)
+from sqlalchemy.dialects.postgresql import ARRAY, insert
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from service.errors import HoldfastError
-from service.models import ANNOUNCED, Attachment, IncomingEmail, announced_files
+from service.models import ANNOUNCED, Attachment, IncomingEmail, announced_files, rows_of
 
 Held = tuple[int, int]  # an e-mail's id, and the number of the attempt that holds its job
+
+_MARKED = ("status", "sha256", "size", "detected_type", "object_key", "error_code", "error")
+_MARK = {
+    "email_id": BigInteger(),
+    "attempt_number": BigInteger(),
+    "position": BigInteger(),
+    **{name: Attachment.__table__.c[name].type for name in _MARKED},
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,23 +73,28 @@ class Announced(Protocol):
     def size(self) -> int | None: ...
 
 
-async def files_of(conn: AsyncConnection, email_id: int) -> list[File]:
-    """List the files in the order of the e-mail."""
+@dataclass(frozen=True, slots=True)
+class Mark:
+    """What became of a file: it is stored, it failed, or it is pending still, with an error so far."""
+
+    held: Held
+    position: int
+    status: str
+    stored: Stored | None = None
+    error: HoldfastError | None = None
+
+
+async def files_of(conn: AsyncConnection, email_ids: Sequence[int]) -> list[list[File]]:
+    """List the files of each e-mail, in its order."""
     rows = await conn.execute(
-        select(
-            Attachment.position,
-            Attachment.source_url,
-            Attachment.file_name,
-            Attachment.declared_type,
-            Attachment.declared_size,
-            Attachment.status,
-            Attachment.error_code,
-            Attachment.error,
-        )
-        .where(Attachment.email_id == email_id)
-        .order_by(Attachment.position)
+        select(Attachment.email_id, *(Attachment.__table__.c[field.name] for field in fields(File)))
+        .where(Attachment.email_id == func.any(literal(list(email_ids), ARRAY(BigInteger))))
+        .order_by(Attachment.email_id, Attachment.position)
     )
-    return [File(*row) for row in rows]
+    files: dict[int, list[File]] = {email_id: [] for email_id in email_ids}
+    for email_id, *values in rows:
+        files[email_id].append(File(*values))
+    return [files[email_id] for email_id in email_ids]
 
 
 async def announce(conn: AsyncConnection, held: Held, files: Sequence[Announced]) -> None:
@@ -91,40 +115,31 @@ async def announce(conn: AsyncConnection, held: Held, files: Sequence[Announced]
     await conn.execute(record.on_conflict_do_nothing())
 
 
-async def mark_stored(conn: AsyncConnection, held: Held, position: int, stored: Stored) -> bool:
-    """Record where a file lies and what it is; False if the attempt holds the job no longer."""
-    changes = {
-        "status": "stored",
-        "stored_at": func.now(),
-        "sha256": stored.sha256,
-        "size": stored.size,
-        "detected_type": stored.detected_type,
-        "object_key": stored.key,
-        "error_code": None,
-        "error": None,
-    }
-    return await _mark(conn, held, position, changes)
-
-
-async def mark_unstored(
-    conn: AsyncConnection, held: Held, position: int, error: HoldfastError, *, final: bool
-) -> bool:
-    """Record why a file could not be had; unless that is final, the next attempt tries again."""
-    status = "failed" if final else "pending"
-    changes = {"status": status, "error_code": error.code, "error": error.message}
-    return await _mark(conn, held, position, changes)
-
-
-async def _mark(conn: AsyncConnection, held: Held, position: int, changes: Mapping[str, object]) -> bool:
-    marked = await conn.execute(
+async def mark(conn: AsyncConnection, marks: Sequence[Mark]) -> list[bool]:
+    """Record what became of files; False where the attempt holds the job no longer."""
+    made = rows_of("mark", _MARK, [_values(mark) for mark in marks])
+    held = _is_held((made.c.email_id, made.c.attempt_number))
+    marked = await conn.scalars(
         update(Attachment)
-        .where(Attachment.email_id == held[0], Attachment.position == position, _is_held(held))
-        .values(**changes)
+        .where(Attachment.email_id == made.c.email_id, Attachment.position == made.c.position, held)
+        .values(
+            stored_at=case((made.c.status == "stored", func.now())),
+            **{name: made.c[name] for name in _MARKED},
+        )
+        .returning(made.c.place)
     )
-    return marked.rowcount == 1
+    places = set(marked)
+    return [place in places for place in range(1, len(marks) + 1)]
 
 
-def _is_held(held: Held) -> Exists:
+def _values(mark: Mark) -> tuple[object, ...]:
+    stored, error = mark.stored, mark.error
+    about = (stored.sha256, stored.size, stored.detected_type, stored.key) if stored else (None,) * 4
+    why = (error.code, error.message) if error else (None, None)
+    return (*mark.held, mark.position, mark.status, *about, *why)
+
+
+def _is_held(held: tuple[int | ColumnElement[int], int | ColumnElement[int]]) -> Exists:
     email_id, attempt_number = held
     return exists().where(
         IncomingEmail.id == email_id,

@@ -163,16 +163,15 @@ async def within(seconds: float, work: Coroutine[Any, Any, T]) -> T:
     return task.result()
 
 
-async def insist(engine: AsyncEngine, statement: Callable[[AsyncConnection], Awaitable[T]]) -> T:
-    """Repeat a statement while Postgres is away: what a worker has done is worth waiting for.
+async def insist(call: Callable[[], Awaitable[T]]) -> T:
+    """Repeat a call while Postgres is away: what a worker has done is worth waiting for.
 
     Raises Transient after INSIST_SECONDS.
     """
     deadline = time.monotonic() + INSIST_SECONDS
     while True:
         try:
-            async with connect(engine) as conn:
-                return await statement(conn)
+            return await call()
         except Transient:
             if time.monotonic() > deadline:
                 raise

@@ -21,7 +21,9 @@ from sqlalchemy import (
     func,
     text,
 )
+from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+from sqlalchemy.types import TypeEngine
 
 STATUSES = ("received", "queued", "processing", "completed", "failed")
 ATTACHMENT_STATUSES = ("pending", "stored", "failed")
@@ -134,6 +136,17 @@ def announced_files(files: ColumnElement[Any]) -> TableValuedAlias:
     columns = (key, *(Column(name, Attachment.__table__.c[name].type) for name in ANNOUNCED))
     as_rows = func.json_to_recordset(files).table_valued(*columns, name="file")
     return as_rows.render_derived(with_types=True)
+
+
+def rows_of(
+    name: str, columns: Mapping[str, TypeEngine[Any]], rows: Sequence[Sequence[Any]]
+) -> TableValuedAlias:
+    """Make a table of any number of rows, with one array for each column as its parameter, and their `place`."""
+    arrays = (
+        literal([row[number] for row in rows], ARRAY(kind)) for number, kind in enumerate(columns.values())
+    )
+    columns_of = (Column(column, kind) for column, kind in columns.items())
+    return func.unnest(*arrays).table_valued(*columns_of, with_ordinality="place", name=name).render_derived()
 
 
 class Attempt(Base):

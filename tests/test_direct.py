@@ -106,8 +106,7 @@ async def test_a_claim_that_is_cancelled_in_flight_is_handed_back_at_no_cost(
 ) -> None:
     email_id = (await client.send(zendesk.payload()))["email_id"]
     async with before_postgres(settings) as (proxy, proxied), open_resources(proxied) as slow:
-        async with slow.engine.connect():
-            pass  # it is connected: the next thing that it hears is the claim
+        await process(slow, 999, 1)  # it is connected, and knows the types: what it hears next is the claim
         proxy.delay = 0.3
         attempt = asyncio.create_task(process(slow, email_id, 1))
 

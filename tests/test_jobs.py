@@ -1,6 +1,7 @@
 """The state machine: who may go where, what it stamps, and that a lost claim changes nothing."""
 
-from collections.abc import AsyncIterator
+import asyncio
+from collections.abc import AsyncIterator, Sequence
 from datetime import timedelta
 from typing import Any
 
@@ -9,9 +10,10 @@ import pytest
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from service.database import connect
+from service.errors import Permanent
 from service.jobs import arriving, running, waiting
 from service.jobs.arriving import Arrival, Recorded
-from service.jobs.running import Claim, Failure
+from service.jobs.running import Claim, Claiming, Failure, Settlement
 from service.jobs.waiting import Job
 from service.resources import Resources
 
@@ -48,8 +50,18 @@ async def receive(conn: AsyncConnection, key: str = "key") -> Job:
     return Job(recorded.email_id, 1)
 
 
+async def claim_one(conn: AsyncConnection, job: Job, lease: timedelta = LEASE) -> Claim | None:
+    [claim] = await running.claim(conn, [Claiming(job, "worker", lease)])
+    return claim
+
+
+async def settle_one(conn: AsyncConnection, settlement: Settlement) -> bool:
+    [held] = await running.settle(conn, [settlement])
+    return held
+
+
 async def claimed(conn: AsyncConnection, lease: timedelta = LEASE) -> Claim:
-    claim = await running.claim(conn, await receive(conn), "worker", lease)
+    claim = await claim_one(conn, await receive(conn), lease)
     assert claim is not None
     return claim
 
@@ -69,9 +81,9 @@ async def test_a_job_is_claimed_once_and_by_the_right_message_only(conn: AsyncCo
     job = await receive(conn)
     await waiting.mark_queued(conn, [job.email_id])
 
-    early = await running.claim(conn, Job(job.email_id, 2), "worker", LEASE)
-    first = await running.claim(conn, job, "worker", LEASE)
-    second = await running.claim(conn, job, "worker", LEASE)
+    early = await claim_one(conn, Job(job.email_id, 2))
+    first = await claim_one(conn, job)
+    second = await claim_one(conn, job)
 
     assert (early, first, second) == (None, Claim(job.email_id, 1, 0, "1", None), None)
     email = await row()
@@ -89,10 +101,10 @@ async def test_marking_as_queued_takes_nothing_from_a_faster_worker(conn: AsyncC
 
 async def test_completing_stamps_the_end_and_clears_the_error(conn: AsyncConnection, row: Any) -> None:
     claim = await claimed(conn)
-    await running.release(conn, claim, BROKEN, timedelta(0))
-    claim = await running.claim(conn, Job(claim.email_id, 2), "worker", LEASE) or claim
+    await settle_one(conn, Settlement(claim, "released", BROKEN, timedelta(0)))
+    claim = await claim_one(conn, Job(claim.email_id, 2)) or claim
 
-    assert await running.complete(conn, claim)
+    assert await settle_one(conn, Settlement(claim, "completed"))
 
     email = await row()
     assert (email["processing_status"], email["processing_error"], email["retry_count"]) == (
@@ -109,7 +121,7 @@ async def test_releasing_costs_a_retry_and_says_why(
 ) -> None:
     claim = await claimed(conn)
 
-    assert await running.release(conn, claim, BROKEN, timedelta(minutes=1))
+    assert await settle_one(conn, Settlement(claim, "released", BROKEN, timedelta(minutes=1)))
 
     email = await row()
     assert (email["processing_status"], email["retry_count"], email["error_code"]) == ("queued", 1, "broken")
@@ -122,7 +134,7 @@ async def test_releasing_costs_a_retry_and_says_why(
 async def test_handing_back_costs_nothing_and_is_due_at_once(conn: AsyncConnection, row: Any) -> None:
     claim = await claimed(conn)
 
-    assert await running.hand_back(conn, claim)
+    assert await settle_one(conn, Settlement(claim, "handed_back"))
 
     email = await row()
     assert (email["processing_status"], email["retry_count"]) == ("queued", 0)
@@ -131,7 +143,7 @@ async def test_handing_back_costs_nothing_and_is_due_at_once(conn: AsyncConnecti
 
 async def test_what_one_sweep_took_the_next_leaves_alone(conn: AsyncConnection) -> None:
     claim = await claimed(conn)
-    await running.hand_back(conn, claim)
+    await settle_one(conn, Settlement(claim, "handed_back"))
 
     assert len(await waiting.take_due(conn, 10)) == 1
     assert await waiting.take_due(conn, 10) == []
@@ -140,20 +152,104 @@ async def test_what_one_sweep_took_the_next_leaves_alone(conn: AsyncConnection) 
 async def test_a_lost_claim_can_change_nothing(conn: AsyncConnection, row: Any) -> None:
     old = await claimed(conn, lease=GONE)
     assert await running.rescue(conn, max_retries=5, limit=10) == 1
-    new = await running.claim(conn, Job(old.email_id, 2), "another", LEASE)
+    new = await claim_one(conn, Job(old.email_id, 2))
     before = dict(await row())
 
     late = [
-        await running.complete(conn, old),
-        await running.release(conn, old, BROKEN, timedelta(0)),
-        await running.fail(conn, old, BROKEN),
-        await running.hand_back(conn, old),
+        await settle_one(conn, Settlement(old, "completed")),
+        await settle_one(conn, Settlement(old, "released", BROKEN, timedelta(0))),
+        await settle_one(conn, Settlement(old, "failed", BROKEN)),
+        await settle_one(conn, Settlement(old, "handed_back")),
         await running.renew(conn, [old.held], LEASE),
     ]
 
     assert late == [False, False, False, False, set()]
     assert new == Claim(old.email_id, 2, 1, "1", None)
     assert {**before, "now": 0} == {**dict(await row()), "now": 0}
+
+
+async def test_who_settles_again_what_was_settled_so_is_told_that_it_is(
+    conn: AsyncConnection, row: Any
+) -> None:
+    """Its first answer was lost with the connection."""
+    claim = await claimed(conn)
+    await settle_one(conn, Settlement(claim, "released", BROKEN))
+    before = dict(await row())
+
+    assert await settle_one(conn, Settlement(claim, "released", BROKEN))
+    assert not await settle_one(conn, Settlement(claim, "completed"))
+
+    assert {**before, "now": 0} == {**dict(await row()), "now": 0}
+
+
+async def test_many_settlements_in_one_statement_are_answered_each_for_itself(
+    conn: AsyncConnection, database: asyncpg.Connection
+) -> None:
+    jobs = [await receive(conn, f"key {number}") for number in range(6)]
+    claims = [claim for claim in [await claim_one(conn, job) for job in jobs] if claim]
+    lost, *others = claims
+    await settle_one(conn, Settlement(lost, "handed_back"))
+
+    held = await running.settle(
+        conn,
+        [
+            Settlement(others[0], "completed"),
+            Settlement(lost, "completed"),
+            Settlement(others[1], "failed", BROKEN),
+            Settlement(others[2], "released", BROKEN, timedelta(hours=1)),
+            Settlement(Claim(999, 1, 0, "1", None), "completed"),
+            Settlement(others[3], "handed_back"),
+        ],
+    )
+
+    assert held == [True, False, True, True, False, True]
+    rows = await database.fetch("SELECT * FROM incoming_emails ORDER BY id")
+    states = ["queued", "completed", "failed", "queued", "queued", "processing"]
+    assert [each["processing_status"] for each in rows] == states
+    assert [each["retry_count"] for each in rows] == [0, 0, 0, 1, 0, 0]
+    errors = await database.fetch("SELECT outcome, error FROM attempts ORDER BY email_id")
+    assert [tuple(each) for each in errors] == [
+        ("handed_back", None),
+        ("completed", None),
+        ("failed", "It broke."),
+        ("released", "It broke."),
+        ("handed_back", None),
+        (None, None),
+    ]
+
+
+async def test_workers_that_claim_the_same_jobs_in_any_order_get_each_once(
+    res: Resources, conn: AsyncConnection, database: asyncpg.Connection
+) -> None:
+    jobs = [await receive(conn, f"key {number}") for number in range(60)]
+
+    async def work(order: Sequence[Job]) -> list[Claim]:
+        async with connect(res.engine) as own:
+            claims = await running.claim(own, [Claiming(job, "worker", LEASE) for job in order])
+            held = [claim for claim in claims if claim]
+            done = await running.settle(own, [Settlement(claim, "handed_back") for claim in held])
+        assert done == [True] * len(held)
+        return held
+
+    orders = (jobs, jobs[::-1], jobs[20:] + jobs[:20] + jobs[:20], jobs[40:])
+    given = await asyncio.gather(*(work(order) for order in orders * 2))
+
+    assert sorted(claim.held for claims in given for claim in claims) == [(job.email_id, 1) for job in jobs]
+    assert await database.fetchval("SELECT count(*) FROM attempts WHERE outcome = 'handed_back'") == 60
+
+
+async def test_a_wish_that_postgres_refuses_does_not_cost_its_neighbours(
+    res: Resources, conn: AsyncConnection
+) -> None:
+    jobs = [await receive(conn, f"key {number}") for number in range(20)]
+    jobs[7] = Job(2**70, 1)
+
+    claims = await asyncio.gather(
+        *(res.coalesce(running.claim, Claiming(job, "worker", LEASE)) for job in jobs), return_exceptions=True
+    )
+
+    assert isinstance(claims.pop(7), Permanent)
+    assert all(isinstance(claim, Claim) for claim in claims)
 
 
 async def test_a_lease_that_is_renewed_is_not_rescued(conn: AsyncConnection, row: Any) -> None:
@@ -173,7 +269,7 @@ async def test_a_rescue_costs_a_retry_and_without_one_left_the_job_fails(
     await running.rescue(conn, max_retries=1, limit=10)
     assert ((await row())["processing_status"], (await row())["retry_count"]) == ("queued", 1)
 
-    await running.claim(conn, Job(claim.email_id, 2), "worker", GONE)
+    await claim_one(conn, Job(claim.email_id, 2), GONE)
     await running.rescue(conn, max_retries=1, limit=10)
 
     email = await row()
@@ -197,10 +293,10 @@ async def test_only_who_was_abandoned_before_waits_for_its_rescue(
         await running.rescue(conn, max_retries=9, limit=10, spread=timedelta(hours=1))
         email = await row()
         waits.append(email["due_at"] - email["now"])
-        claim = await running.claim(conn, Job(email["id"], number), "worker", GONE)
+        claim = await claim_one(conn, Job(email["id"], number), GONE)
     assert claim is not None
-    await running.release(conn, claim, BROKEN, timedelta(0))
-    await running.claim(conn, Job(claim.email_id, 6), "worker", GONE)
+    await settle_one(conn, Settlement(claim, "released", BROKEN, timedelta(0)))
+    await claim_one(conn, Job(claim.email_id, 6), GONE)
     await running.rescue(conn, max_retries=9, limit=10, spread=timedelta(hours=1))
     email = await row()
 
@@ -214,7 +310,7 @@ async def test_a_retry_by_hand_has_a_fresh_budget_and_keeps_history(
 ) -> None:
     claim = await claimed(conn)
     await database.execute("UPDATE attachments SET status = 'failed', error = 'x', error_code = 'y'")
-    await running.fail(conn, claim, BROKEN)
+    await settle_one(conn, Settlement(claim, "failed", BROKEN))
 
     job = await waiting.retry(conn, claim.email_id)
 
@@ -243,7 +339,7 @@ async def test_the_sync_columns_belong_to_somebody_else(
         "UPDATE incoming_emails SET sync_status = 'synced', sync_error = 'e', sync_retry_count = 7"
     )
 
-    await running.fail(conn, claim, BROKEN)
+    await settle_one(conn, Settlement(claim, "failed", BROKEN))
     await waiting.retry(conn, claim.email_id)
 
     email = await row()

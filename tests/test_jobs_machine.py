@@ -24,7 +24,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from service.database import create_engine
 from service.jobs import running, waiting
 from service.jobs.arriving import Arrival, receive
-from service.jobs.running import Claim, Failure
+from service.jobs.running import Claim, Claiming, Failure, Settlement
 from service.jobs.waiting import Job
 from service.models import PROCESSING, STATUSES, WAITING
 from tests.conftest import TABLES
@@ -70,6 +70,9 @@ class Model:
     def is_held(self, claim: Claim) -> bool:
         return self.status == "processing" and claim.attempt_number == len(self.outcomes)
 
+    def has_ended(self, claim: Claim, outcome: str) -> bool:
+        return self.outcomes[claim.attempt_number - 1 : claim.attempt_number] == [outcome]
+
     def claim(self, ago: int = 0) -> Claim:
         """Make the claim of the newest attempt, of one before it, or of one that is yet to come."""
         number = len(self.outcomes) - ago
@@ -80,13 +83,22 @@ class Model:
         self.retry_count += outcome in ("released", "abandoned") and status == "queued"
 
 
+def wish(job: Job, worker: str, lease: timedelta) -> Operation:
+    return lambda conn: one(running.claim(conn, [Claiming(job, worker, lease)]))
+
+
 def settle(claim: Claim, outcome: str, delay: timedelta = HOUR) -> Operation:
-    return {
-        "completed": lambda conn: running.complete(conn, claim),
-        "released": lambda conn: running.release(conn, claim, BROKEN, delay),
-        "handed_back": lambda conn: running.hand_back(conn, claim),
-        "failed": lambda conn: running.fail(conn, claim, BROKEN),
-    }[outcome]
+    return lambda conn: one(running.settle(conn, [settlement(claim, outcome, delay)]))
+
+
+def settlement(claim: Claim, outcome: Any, delay: timedelta = HOUR) -> Settlement:
+    failure = BROKEN if outcome in ("released", "failed") else None
+    return Settlement(claim, outcome, failure, delay if outcome == "released" else timedelta(0))
+
+
+async def one(results: Awaitable[list[Any]]) -> Any:
+    [result] = await results
+    return result
 
 
 class Jobs(RuleBasedStateMachine):
@@ -209,11 +221,11 @@ class Jobs(RuleBasedStateMachine):
         job = Job(*claim.held)
         rivals: dict[str, list[Operation]] = {
             "": [],
-            "claims": [lambda conn: running.claim(conn, job, "rival", lease)],
+            "claims": [wish(job, "rival", lease)],
             "marks": [lambda conn: waiting.mark_queued(conn, [email])],
         }
 
-        given = self.run(lambda conn: running.claim(conn, job, "worker", lease), *rivals[rival])
+        given = self.run(wish(job, "worker", lease), *rivals[rival])
 
         if rival == "marks" and model.status == "received":
             model.status = "queued"
@@ -245,18 +257,54 @@ class Jobs(RuleBasedStateMachine):
         delay=st.sampled_from([timedelta(0), HOUR]),
     )
     def settle(self, claim: Claim, outcomes: list[str], delay: timedelta, *, is_newest: bool) -> None:
-        """Only who holds the job can, and only once."""
+        """Only who holds the job can, and only once; but who says the same again is told that it is so."""
         model = self.models[claim.email_id]
         claim = model.claim() if is_newest else claim
         was_held = model.is_held(claim)
 
         done = self.run(*(settle(claim, outcome, delay) for outcome in outcomes))
 
-        assert sorted(done) == [False] * (len(done) - was_held) + [True] * was_held
         if was_held:
             outcome = outcomes[done.index(True)]
             model.end(outcome, *ENDS[outcome])
             self.touched = {claim.email_id}
+        assert done == [model.has_ended(claim, outcome) for outcome in outcomes]
+
+    @rule(emails=st.lists(emails, min_size=1, max_size=4), workers=at_once)
+    def claim_together(self, emails: list[int], workers: int) -> None:
+        """Many at once, some of them twice, and another worker the other way round: each is given once."""
+        free = {email for email in emails if self.models[email].status in ("received", "queued")}
+        wishes = [Claiming(Job(*self.models[email].claim(ago=-1).held), "worker", HOUR) for email in emails]
+        orders = (wishes, wishes[::-1])
+
+        given = self.run(*[partial(running.claim, wishes=order) for order in orders[:workers]])
+
+        claims = [
+            (wish.job, claim)
+            for order, one in zip(orders, given, strict=False)
+            for wish, claim in zip(order, one, strict=True)
+            if claim
+        ]
+        assert all(job == Job(*claim.held) for job, claim in claims)
+        assert sorted(job.email_id for job, _ in claims) == sorted(free)
+        for email in free:
+            self.models[email].outcomes.append(None)
+            self.models[email].status = "processing"
+        self.touched = free
+
+    @rule(ends=st.lists(st.tuples(claims, st.sampled_from(list(ENDS))), min_size=1, max_size=5))
+    def settle_together(self, ends: list[tuple[Claim, str]]) -> None:
+        """Held, lost, never given, and some of them twice: each is answered for itself."""
+        (done,) = self.run(
+            lambda conn: running.settle(conn, [settlement(claim, outcome) for claim, outcome in ends])
+        )
+
+        for (claim, outcome), is_so in zip(ends, done, strict=True):
+            if is_so and self.models[claim.email_id].is_held(claim):
+                self.models[claim.email_id].end(outcome, *ENDS[outcome])
+                self.touched.add(claim.email_id)
+        assert done == [self.models[claim.email_id].has_ended(claim, outcome) for claim, outcome in ends]
+        assert not any(self.models[claim.email_id].is_held(claim) for claim, _ in ends)
 
     @rule(most=st.sampled_from([0, 1, 2, 5]), limit=st.sampled_from([1, 100]), sweeps=at_once)
     def rescue(self, most: int, limit: int, sweeps: int) -> None:
@@ -305,15 +353,16 @@ class Jobs(RuleBasedStateMachine):
 
         done, rescued = self.run(settle(claim, outcome), lambda conn: running.rescue(conn, most, 100, SPREAD))
 
-        if done:
-            assert was_held
+        settled = [claim.email_id] if done and was_held else []
+        if settled:
             model.end(outcome, *ENDS[outcome])
-        lost = [email for email in expired if not (done and email == claim.email_id)]
+        lost = [email for email in expired if email not in settled]
         assert rescued == len(lost)
-        assert done == (was_held and claim.email_id not in lost)
         for email in lost:
             self.abandon(email, most)
-        self.touched = {*lost, *([claim.email_id] if done else [])}
+        assert done == model.has_ended(claim, outcome)
+        assert not model.is_held(claim)
+        self.touched = {*lost, *settled}
 
     def abandon(self, email: int, most: int) -> None:
         model = self.models[email]

@@ -1,28 +1,44 @@
-"""Attempts: a job is claimed, held by a lease, and left for another state."""
+"""Attempts: jobs are claimed, held by a lease, and left for another state; any number in one statement."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
+from typing import Any, Literal, NamedTuple
 
 from sqlalchemy import (
     CTE,
     BigInteger,
-    Column,
+    ColumnElement,
+    Interval,
     Select,
+    TableValuedAlias,
+    Text,
     case,
     func,
     insert,
     literal,
-    null,
     select,
     text,
+    tuple_,
     update,
 )
-from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.ext.asyncio import AsyncConnection
+from sqlalchemy.types import TypeEngine
 
 from service.jobs.waiting import Job
-from service.models import PROCESSING, Attempt, IncomingEmail
+from service.models import PROCESSING, Attempt, IncomingEmail, rows_of
+
+_ATTEMPT: dict[str, TypeEngine[Any]] = {"email_id": BigInteger(), "attempt_number": BigInteger()}
+_LEFT = IncomingEmail.__table__.c["id", "attempt_number", "error_code", "processing_error"]
+
+
+@dataclass(frozen=True, slots=True)
+class Claiming:
+    """A worker's wish for a job."""
+
+    job: Job
+    worker: str
+    lease: timedelta
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,34 +60,45 @@ class Claim:
         return self.email_id, self.attempt_number
 
 
-@dataclass(frozen=True, slots=True)
-class Failure:
+class Failure(NamedTuple):
     """Why an attempt did not complete, as a stable code and in words."""
 
     code: str
     message: str
 
 
-async def claim(conn: AsyncConnection, job: Job, worker: str, lease: timedelta) -> Claim | None:
-    """Begin the job's next attempt and record it; None if another message or worker was first."""
+@dataclass(frozen=True, slots=True)
+class Settlement:
+    """How an attempt ends: its job is over, or is given back, due after `delay`.
+
+    To release it costs a retry; to hand it back, because the worker shuts down, does not.
+    """
+
+    claim: Claim
+    outcome: Literal["completed", "released", "handed_back", "failed"]
+    failure: Failure | None = None
+    delay: timedelta = timedelta(0)
+
+
+async def claim(conn: AsyncConnection, wishes: Sequence[Claiming]) -> list[Claim | None]:
+    """Begin the next attempts of jobs and record them; None where another message or worker was first."""
+    rows = [(each.job.email_id, each.job.attempt_number, each.worker, each.lease) for each in wishes]
+    wish = rows_of("wish", {**_ATTEMPT, "worker": Text(), "lease": Interval()}, rows)
+    waits = IncomingEmail.processing_status.in_(("received", "queued"))
+    free = _locked("free", wish, waits, IncomingEmail.attempt_number == wish.c.attempt_number - 1)
     claimed = (
         update(IncomingEmail)
-        .where(
-            IncomingEmail.id == job.email_id,
-            IncomingEmail.processing_status.in_(("received", "queued")),
-            IncomingEmail.attempt_number == job.attempt_number - 1,
-        )
+        .where(IncomingEmail.id == free.c.email_id)
         .values(
             processing_status="processing",
-            attempt_number=IncomingEmail.attempt_number + 1,
+            attempt_number=free.c.attempt_number,
             started_at=func.now(),
-            lease_until=func.now() + lease,
+            lease_until=func.now() + free.c.lease,
         )
         .returning(
-            IncomingEmail.id,
-            IncomingEmail.attempt_number,
-            IncomingEmail.retry_count,
-            IncomingEmail.zendesk_ticket_id,
+            free.c.place,
+            free.c.worker,
+            *IncomingEmail.__table__.c["id", "attempt_number", "retry_count", "zendesk_ticket_id"],
             case((IncomingEmail.attachment_urls.is_(None), IncomingEmail.comment_id)).label("comment_id"),
         )
         .cte("claimed")
@@ -79,66 +106,57 @@ async def claim(conn: AsyncConnection, job: Job, worker: str, lease: timedelta) 
     begun = (
         insert(Attempt)
         .from_select(
-            ["email_id", "number", "worker"], select(claimed.c.id, claimed.c.attempt_number, literal(worker))
+            ["email_id", "number", "worker"], select(claimed.c.id, claimed.c.attempt_number, claimed.c.worker)
         )
         .returning(Attempt.number)
         .cte("begun")
     )
-    row = (await conn.execute(select(claimed).add_cte(begun))).one_or_none()
-    return Claim(*row) if row else None
+    claims = {place: Claim(*row) for place, _, *row in await conn.execute(select(claimed).add_cte(begun))}
+    return [claims.get(place) for place in range(1, len(wishes) + 1)]
 
 
 async def renew(
     conn: AsyncConnection, held: Collection[tuple[int, int]], lease: timedelta
 ) -> set[tuple[int, int]]:
     """Lengthen the leases of a worker's claims (ids and attempt numbers); return those it still holds."""
-    ids, numbers = zip(*held, strict=True)
-    mine = (
-        func.unnest(literal(ids, ARRAY(BigInteger)), literal(numbers, ARRAY(BigInteger)))
-        .table_valued(Column("email_id", BigInteger), Column("attempt_number", BigInteger), name="mine")
-        .render_derived()
-    )
+    mine = _held(rows_of("attempt", _ATTEMPT, list(held)))
     rows = await conn.execute(
         update(IncomingEmail)
-        .where(
-            IncomingEmail.id == mine.c.email_id,
-            IncomingEmail.attempt_number == mine.c.attempt_number,
-            text(PROCESSING),
-        )
+        .where(IncomingEmail.id == mine.c.email_id)
         .values(lease_until=func.now() + lease)
         .returning(IncomingEmail.id, IncomingEmail.attempt_number)
     )
     return {(email_id, number) for email_id, number in rows}
 
 
-async def complete(conn: AsyncConnection, claim: Claim) -> bool:
-    """End the job well; False if the claim was lost."""
-    return await _settle(
-        conn, claim, "completed", None, processing_status="completed", completed_at=func.now()
+async def settle(conn: AsyncConnection, settlements: Sequence[Settlement]) -> list[bool]:
+    """End attempts; False where the claim was lost, but not where the attempt has ended in this way already."""
+    kinds = dict.fromkeys(("outcome", "error_code", "error"), Text())
+    rows = [(*s.claim.held, s.outcome, *(s.failure or (None, None)), s.delay) for s in settlements]
+    asked = rows_of("settlement", {**_ATTEMPT, **kinds, "delay": Interval()}, rows)
+    mine = _held(asked)
+    is_over = mine.c.outcome.in_(("completed", "failed"))
+    left = (
+        update(IncomingEmail)
+        .where(IncomingEmail.id == mine.c.email_id)
+        .values(
+            processing_status=case((is_over, mine.c.outcome), else_="queued"),
+            retry_count=IncomingEmail.retry_count + case((mine.c.outcome == "released", 1), else_=0),
+            completed_at=case((is_over, func.now())),
+            due_at=case((is_over, IncomingEmail.due_at), else_=func.now() + mine.c.delay),
+            lease_until=None,
+            error_code=mine.c.error_code,
+            processing_error=mine.c.error,
+        )
+        .returning(mine.c.place, mine.c.outcome, *_LEFT)
+        .cte("left")
     )
-
-
-async def release(conn: AsyncConnection, claim: Claim, failure: Failure, delay: timedelta) -> bool:
-    """Give the job back for another attempt after `delay`, at the cost of one retry."""
-    return await _settle(
-        conn,
-        claim,
-        "released",
-        failure,
-        processing_status="queued",
-        retry_count=IncomingEmail.retry_count + 1,
-        due_at=func.now() + delay,
-    )
-
-
-async def hand_back(conn: AsyncConnection, claim: Claim) -> bool:
-    """Give the job back at once and at no cost: the worker shuts down."""
-    return await _settle(conn, claim, "handed_back", None, processing_status="queued", due_at=func.now())
-
-
-async def fail(conn: AsyncConnection, claim: Claim, failure: Failure) -> bool:
-    """End the job with a reason."""
-    return await _settle(conn, claim, "failed", failure, processing_status="failed", completed_at=func.now())
+    done = {row.place for row in await conn.execute(_end_attempts(left))}
+    if len(done) < len(settlements):  # of a commit whose answer was lost, the repetition comes here
+        attempt = tuple_(Attempt.email_id, Attempt.number, Attempt.outcome)
+        wanted = tuple_(*asked.c["email_id", "attempt_number", "outcome"])
+        done |= set(await conn.scalars(select(asked.c.place).join_from(asked, Attempt, attempt == wanted)))
+    return [place in done for place in range(1, len(settlements) + 1)]
 
 
 async def rescue(
@@ -167,53 +185,48 @@ async def rescue(
         .where(IncomingEmail.id == expired.c.id)
         .values(
             processing_status=case((another, "queued"), else_="failed"),
-            retry_count=case((another, IncomingEmail.retry_count + 1), else_=IncomingEmail.retry_count),
-            completed_at=case((another, null()), else_=func.now()),
+            retry_count=IncomingEmail.retry_count + case((another, 1), else_=0),
+            completed_at=case((~another, func.now())),
             due_at=func.now() + suspicion * func.random() * literal(spread),
             lease_until=None,
             error_code=failure.code,
             processing_error=failure.message,
         )
-        .returning(IncomingEmail.id, IncomingEmail.attempt_number)
+        .returning(literal("abandoned").label("outcome"), *_LEFT)
         .cte("left")
     )
-    return len((await conn.execute(_end_attempts(left, "abandoned", failure))).all())
+    return len((await conn.execute(_end_attempts(left))).all())
 
 
-async def _settle(
-    conn: AsyncConnection, claim: Claim, outcome: str, failure: Failure | None, **changes: object
-) -> bool:
-    left = (
-        update(IncomingEmail)
-        .where(
-            IncomingEmail.id == claim.email_id,
-            IncomingEmail.processing_status == "processing",
-            IncomingEmail.attempt_number == claim.attempt_number,
-        )
-        .values(
-            lease_until=None,
-            error_code=failure and failure.code,
-            processing_error=failure and failure.message,
-            **changes,
-        )
-        .returning(IncomingEmail.id, IncomingEmail.attempt_number)
-        .cte("left")
+def _held(attempts: TableValuedAlias) -> CTE:
+    is_running = IncomingEmail.processing_status == "processing"
+    return _locked("held", attempts, is_running, IncomingEmail.attempt_number == attempts.c.attempt_number)
+
+
+def _locked(name: str, attempts: TableValuedAlias, *guard: ColumnElement[bool]) -> CTE:
+    """Lock the jobs that pass the guard, in order: so two batches do not wait for each other in a circle."""
+    return (
+        select(*attempts.c)
+        .join_from(attempts, IncomingEmail, IncomingEmail.id == attempts.c.email_id)
+        .where(*guard)
+        .order_by(attempts.c.email_id)
+        .with_for_update(key_share=True, of=IncomingEmail)
+        .cte(name)
     )
-    return (await conn.execute(_end_attempts(left, outcome, failure))).one_or_none() is not None
 
 
-def _end_attempts(left: CTE, outcome: str, failure: Failure | None) -> Select[tuple[int]]:
-    """Note how the attempts ended whose jobs were left; gives the ids of those jobs."""
+def _end_attempts(left: CTE) -> Select[tuple[int]]:
+    """Note how the attempts ended whose jobs were left; gives what was left."""
     ended = (
         update(Attempt)
         .where(Attempt.email_id == left.c.id, Attempt.number == left.c.attempt_number)
         .values(
-            outcome=outcome,
+            outcome=left.c.outcome,
             finished_at=func.now(),
-            error_code=failure and failure.code,
-            error=failure and failure.message,
+            error_code=left.c.error_code,
+            error=left.c.processing_error,
         )
         .returning(Attempt.email_id)
         .cte("ended")
     )
-    return select(left.c.id).add_cte(ended)
+    return select(left).add_cte(ended)

@@ -8,12 +8,14 @@ from datetime import timedelta
 from functools import partial
 
 import structlog
+from sqlalchemy.ext.asyncio import AsyncConnection
 
-from service.database import connect, insist
+from service.attachments import File, files_of
+from service.database import insist, run
 from service.errors import HoldfastError, Transient
 from service.faultpoints import reach
 from service.jobs import running
-from service.jobs.running import Claim, Failure
+from service.jobs.running import Claim, Claiming, Failure, Settlement
 from service.jobs.waiting import Job
 from service.metrics import ATTEMPTS
 from service.process.capture import capture
@@ -25,16 +27,24 @@ HAND_BACK_SECONDS = 5.0
 log = structlog.get_logger()
 
 
+async def begin(conn: AsyncConnection, wishes: Sequence[Claiming]) -> list[tuple[Claim, list[File]] | None]:
+    """Claim jobs, and list the files of each that we got."""
+    claims = await running.claim(conn, wishes)
+    files = iter(await files_of(conn, [claim.email_id for claim in claims if claim]))
+    return [(claim, next(files)) if claim else None for claim in claims]
+
+
 async def process(res: Resources, email_id: int, attempt_number: int) -> None:
     """Run one attempt, from claim to settlement; do nothing if somebody else has the job."""
-    claim = await _claim_for_certain(res, Job(email_id, attempt_number))
-    if claim is None:
+    begun = await _begin_for_certain(res, Job(email_id, attempt_number))
+    if begun is None:
         return
+    claim, files = begun
     outcome = "unsettled"
     res.claims.add(claim.held)
     try:
         reach(res.settings.fault_points, "after_claim", claim.ticket_id)
-        outcome = await _settle(res, claim, await capture(res, claim))
+        outcome = await _settle(res, claim, await capture(res, claim, files))
     except asyncio.CancelledError:
         outcome = "handed_back"
         await _hand_back(res, claim)
@@ -51,28 +61,28 @@ async def renew_leases(res: Resources) -> None:
     while True:
         await asyncio.sleep(res.settings.lease_seconds / 3)
         if claims := frozenset(res.claims):
-            held = await insist(res.engine, partial(running.renew, held=claims, lease=res.settings.lease))
+            renew = partial(running.renew, held=claims, lease=res.settings.lease)
+            held = await insist(partial(run, res.engine, res.settings.database_seconds, renew))
             for email_id, attempt in (claims - held) & res.claims:
                 log.warning("lease_lost", email=email_id, attempt=attempt)
 
 
-async def _claim_for_certain(res: Resources, job: Job) -> Claim | None:
+async def _begin_for_certain(res: Resources, job: Job) -> tuple[Claim, list[File]] | None:
     """Claim; if cancelled meanwhile, hand back what was claimed, instead of letting its lease run out."""
-    claiming = asyncio.create_task(_claim(res, job))
+    beginning = asyncio.create_task(_begin(res, job))
     try:
-        return await asyncio.shield(claiming)
+        return await asyncio.shield(beginning)
     except asyncio.CancelledError:
-        await asyncio.wait({claiming}, timeout=HAND_BACK_SECONDS)
-        if claiming.done() and (claim := claiming.result()):
-            await _hand_back(res, claim)
+        await asyncio.wait({beginning}, timeout=HAND_BACK_SECONDS)
+        if beginning.done() and (begun := beginning.result()):
+            await _hand_back(res, begun[0])
         raise
 
 
-async def _claim(res: Resources, job: Job) -> Claim | None:
+async def _begin(res: Resources, job: Job) -> tuple[Claim, list[File]] | None:
     worker = f"{res.settings.worker_name}:{os.getpid()}"
     try:
-        async with connect(res.engine) as conn:
-            return await running.claim(conn, job, worker, res.settings.lease)
+        return await res.coalesce(begin, Claiming(job, worker, res.settings.lease))
     except Transient as exc:  # the sweep rings again, if it was not claimed after all
         log.warning("claim_failed", email=job.email_id, attempt=job.attempt_number, code=exc.code)
         return None
@@ -82,16 +92,13 @@ async def _settle(res: Resources, claim: Claim, errors: list[HoldfastError]) -> 
     """Leave the attempt for the state that its errors call for; return the outcome."""
     transient = [error for error in errors if isinstance(error, Transient)]
     if not errors:
-        outcome = "completed"
-        held = await insist(res.engine, lambda conn: running.complete(conn, claim))
+        end = Settlement(claim, "completed")
     elif transient and claim.retry_count < res.settings.max_retries:
-        outcome = "released"
-        delay = _delay(res, claim, transient)
-        held = await insist(res.engine, lambda conn: running.release(conn, claim, _failure(transient), delay))
+        end = Settlement(claim, "released", _failure(transient), _delay(res, claim, transient))
     else:
-        outcome = "failed"
-        held = await insist(res.engine, lambda conn: running.fail(conn, claim, _failure(errors)))
-    outcome = outcome if held else "lost"
+        end = Settlement(claim, "failed", _failure(errors))
+    held = await insist(lambda: res.coalesce(running.settle, end))
+    outcome = end.outcome if held else "lost"
     log.info("attempt_ended", **_names(claim), outcome=outcome, code=errors[0].code if errors else None)
     return outcome
 
@@ -114,13 +121,8 @@ def _failure(errors: Sequence[HoldfastError]) -> Failure:
 
 async def _hand_back(res: Resources, claim: Claim) -> None:
     """Give the job to another worker now, and not when the lease has run out."""
-
-    async def hand_back() -> None:
-        async with connect(res.engine) as conn:
-            await running.hand_back(conn, claim)
-
     # A task of its own: this one is being cancelled, perhaps more than once.
-    task = asyncio.create_task(hand_back())
+    task = asyncio.ensure_future(res.coalesce(running.settle, Settlement(claim, "handed_back")))
     task.add_done_callback(
         lambda task: task.cancelled() or task.exception()
     )  # it is in the line below, or late

@@ -3,12 +3,13 @@
 import asyncio
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, suppress
+from functools import partial
 
 import structlog
 from yarl import URL
 
-from service.attachments import File, announce, files_of, mark_stored, mark_unstored
-from service.database import insist
+from service.attachments import File, Mark, announce, files_of, mark
+from service.database import insist, run
 from service.download.answers import Expected, Limits
 from service.download.transfer import download
 from service.errors import HoldfastError, Permanent, Transient
@@ -26,11 +27,12 @@ MOST_PAGE_BYTES = 24 * 1024**2
 log = structlog.get_logger()
 
 
-async def capture(res: Resources, claim: Claim) -> list[HoldfastError]:
+async def capture(res: Resources, claim: Claim, files: list[File]) -> list[HoldfastError]:
     """Fetch what is missing; return what is wrong with this e-mail's files, now or from before."""
     try:
         async with asyncio.timeout(res.settings.attempt_seconds):
-            files = await _files(res, claim)
+            if not files and claim.comment_id is not None:
+                files = await _files_of_comment(res, claim, claim.comment_id)
             missing = [file for file in files if file.status == "pending"]
             shared = iter(missing)
             async with asyncio.TaskGroup() as group:
@@ -50,14 +52,12 @@ async def capture(res: Resources, claim: Claim) -> list[HoldfastError]:
     return [*before, *(error for task in some for error in task.result())]
 
 
-async def _files(res: Resources, claim: Claim) -> list[File]:
-    """List the files; a webhook that only pointed to a comment has them in Zendesk's comments API."""
-    files = await insist(res.engine, lambda conn: files_of(conn, claim.email_id))
-    if files or claim.comment_id is None:
-        return files
-    announced = await _look_up(res, claim.ticket_id, claim.comment_id)
-    await insist(res.engine, lambda conn: announce(conn, claim.held, announced))
-    return await insist(res.engine, lambda conn: files_of(conn, claim.email_id))
+async def _files_of_comment(res: Resources, claim: Claim, comment_id: str) -> list[File]:
+    """List the files of a webhook that only pointed to a comment: Zendesk's comments API has them."""
+    announced = await _look_up(res, claim.ticket_id, comment_id)
+    record = partial(announce, held=claim.held, files=announced)
+    await insist(partial(run, res.engine, res.settings.database_seconds, record))
+    return await insist(lambda: res.coalesce(files_of, claim.email_id))
 
 
 async def _look_up(res: Resources, ticket_id: str, comment_id: str) -> list[Attachment]:
@@ -94,7 +94,7 @@ async def _fetch(res: Resources, claim: Claim, file: File) -> HoldfastError | No
     try:
         stored = await _download(res, claim, file)
         reach(res.settings.fault_points, "after_object", claim.ticket_id)
-        await insist(res.engine, lambda conn: mark_stored(conn, claim.held, file.position, stored))
+        await _mark(res, Mark(claim.held, file.position, "stored", stored))
     except HoldfastError as exc:
         error = exc
     except Exception as exc:
@@ -116,10 +116,12 @@ async def _fetch(res: Resources, claim: Claim, file: File) -> HoldfastError | No
     )
     final = not isinstance(error, Transient) or claim.retry_count >= res.settings.max_retries
     with suppress(Transient):  # Postgres stays away: the settlement hears of it, too
-        await insist(
-            res.engine, lambda conn: mark_unstored(conn, claim.held, file.position, error, final=final)
-        )
+        await _mark(res, Mark(claim.held, file.position, "failed" if final else "pending", error=error))
     return error
+
+
+async def _mark(res: Resources, made: Mark) -> None:
+    await insist(lambda: res.coalesce(mark, made))
 
 
 async def _download(res: Resources, claim: Claim, file: File) -> Stored:
