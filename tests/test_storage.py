@@ -12,10 +12,13 @@ from collections.abc import AsyncIterator
 from hashlib import sha256
 from pathlib import Path
 
+import puremagic
 import pytest
+from puremagic.main import magic_header_array
 
 from service.errors import Permanent, Transient
 from service.storage import objects as storage
+from service.storage.filetype import detect
 from service.storage.objects import Storage, open_storage
 
 SMALL = b"%PDF-1.4 small"
@@ -238,6 +241,21 @@ async def test_the_bytes_tell_the_type(
     stored = await storage.put(store, _chunks(content), file_name)
 
     assert stored.detected_type == kind
+
+
+def test_a_signature_is_found_wherever_puremagic_finds_it() -> None:
+    wrong = []
+    for row in magic_header_array[::7]:
+        content = bytes(row.offset) + row.byte_match + bytes(40_000)
+        for name in ("", f"a{row.extension}", "a.pdf"):
+            told = puremagic.magic_string(content, f"/dev/null/{name}" if name else None)
+            told = [each for each in told if each.mime_type and (each.confidence == 0.9 or len(each[0]) > 2)]
+            kind = detect(content, content[-64:], name)
+            known = content.startswith((b"PK", bytes.fromhex("d0cf11e0a1b11ae1")))
+            if not known and kind != (told[0].mime_type if told else None):
+                wrong.append((row, name, kind))
+
+    assert wrong == []
 
 
 async def test_no_bytes_upset_the_detection(store: Storage) -> None:

@@ -67,7 +67,9 @@ class Cloud:
         async with asyncio.timeout(_SECONDS):
             return bytes(await obstore.get_range_async(self.store, key, start=start, end=end))
 
-    async def write(self, key: str, spool: Spool) -> None:
+    async def write(self, spool: Spool) -> None:
+        await asyncio.to_thread(spool.finish)
+        key = spool.key
         with suppress(FileNotFoundError, PermissionDeniedError):  # S3 answers 403 if we may not list
             if await self.size(key) == spool.size:
                 return

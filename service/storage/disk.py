@@ -3,10 +3,11 @@
 import asyncio
 import errno
 import fcntl
+import math
 import os
 import time
-from contextlib import suppress
-from dataclasses import dataclass
+from contextlib import closing, suppress
+from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import NamedTemporaryFile
 from typing import IO
@@ -14,24 +15,28 @@ from typing import IO
 from service.storage.spool import Spool
 
 _LEFTOVER_SECONDS = 24 * 3600  # where files cannot be locked
+# Much less than a lease: when a killed worker's job is done by another, the file is gone, too.
+_TIDY_SECONDS = 5
 
 
-@dataclass(frozen=True)
+@dataclass
 class Disk:
     """A directory. obstore's LocalStore does not fsync, and leaves half files among the objects when killed."""
 
     root: Path
+    _durable: set[Path] = field(default_factory=set)  # directories of objects that survive a power cut
+    _tidied: float = -math.inf
 
     def spool_directory(self) -> str:
         return str(self.root / ".spool")
 
     def spool_file(self) -> IO[bytes]:
-        """Make a file on the same file system, and remove what killed processes left there."""
+        """Make a file on the same file system."""
         directory = Path(self.spool_directory())
-        directory.mkdir(parents=True, exist_ok=True)
-        with os.scandir(directory) as entries:
-            for entry in entries:
-                _remove_leftover(Path(entry.path))
+        if not directory.is_dir():  # nor is what was in the volume that we knew
+            self._durable.clear()
+            directory.mkdir(parents=True, exist_ok=True)
+        self._tidy(directory)
         while True:
             file = NamedTemporaryFile(dir=directory, delete=False)  # noqa: SIM115 it is the spool's to close
             with suppress(BlockingIOError):
@@ -46,8 +51,8 @@ class Disk:
     async def read(self, key: str, start: int, end: int) -> bytes:
         return await asyncio.to_thread(self._read, key, start, end)
 
-    async def write(self, key: str, spool: Spool) -> None:
-        await asyncio.to_thread(self._write, key, spool)
+    async def write(self, spool: Spool) -> None:
+        await asyncio.to_thread(self._write, spool)
 
     async def check(self) -> None:
         await asyncio.to_thread(self._check)
@@ -72,22 +77,38 @@ class Disk:
             errno.ENODEV, "nothing was ever stored here, the volume may not be mounted", str(self.root)
         )
 
-    def _write(self, key: str, spool: Spool) -> None:
-        path = self.root / key
-        with spool.lock:
-            self._place(path, spool)
+    def _write(self, spool: Spool) -> None:
+        with closing(spool):
+            spool.finish()
+            path = self.root / spool.key
+            with spool.lock:
+                self._place(path, spool)
         # Also of an object that was there: whoever is putting it may not have come this far.
-        for directory in (path.parent, path.parent.parent, self.root):
-            _sync(directory)
+        _sync(path.parent)
+        if path.parent not in self._durable:
+            _sync(path.parent.parent)
+            _sync(self.root)
+            self._durable.add(path.parent)
 
-    @staticmethod
-    def _place(path: Path, spool: Spool) -> None:
-        if not (path.is_file() and path.stat().st_size == spool.size):
+    def _place(self, path: Path, spool: Spool) -> None:
+        if path.is_file() and path.stat().st_size == spool.size:
+            return
+        file = spool.file or spool.to_file()
+        file.flush()
+        os.fsync(file.fileno())
+        if not path.parent.is_dir():
+            self._durable.clear()
             path.parent.mkdir(parents=True, exist_ok=True)
-            file = spool.file or spool.to_file()
-            file.flush()
-            os.fsync(file.fileno())
-            Path(file.name).replace(path)
+        Path(file.name).replace(path)
+
+    def _tidy(self, directory: Path) -> None:
+        """Remove now and then what killed processes left: to look at each file costs more than to make one."""
+        if time.monotonic() < self._tidied + _TIDY_SECONDS:
+            return
+        self._tidied = time.monotonic()
+        with os.scandir(directory) as entries:
+            for entry in entries:
+                _remove_leftover(Path(entry.path))
 
     def _check(self) -> None:
         with self.spool_file() as file:

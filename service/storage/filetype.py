@@ -1,10 +1,12 @@
 """Tell a file's type by what it begins with; what the sender calls it only decides between equals."""
 
 import re
+from collections import defaultdict
+from collections.abc import Iterator
 
-import puremagic
+from puremagic.main import PureMagic, magic_footer_array, magic_header_array, multi_part_dict
 
-_SUFFIX = re.compile(r"(\.[a-z0-9]{1,3})?\.[a-z0-9]{1,10}$")
+_SUFFIX = re.compile(r"((\.[a-z0-9]{3})?(\.[a-z0-9]{1,10}))$")
 _ZIP = (b"PK\x03\x04", b"PK\x05\x06")
 _OLE = b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1"  # doc, xls, ppt, msg and more
 _OFFICE = "application/vnd.openxmlformats-officedocument."
@@ -14,26 +16,51 @@ _OFFICE_FOLDERS = (
     (b"ppt/", f"{_OFFICE}presentationml.presentation"),
 )
 
+# By where they are and then by what is there: puremagic itself compares with 1,500 signatures, one by one.
+_HEADERS: dict[tuple[int, int], dict[bytes, list[PureMagic]]] = defaultdict(lambda: defaultdict(list))
+for _row in magic_header_array:
+    _HEADERS[_row.offset, _row.offset + len(_row.byte_match)][_row.byte_match].append(_row)
+_EXTENSIONS = {row.extension for row in (*magic_header_array, *magic_footer_array)}
+
 
 def detect(head: bytes, tail: bytes, file_name: str | None) -> str | None:
     """Give the media type, or None if the bytes do not say."""
     if head.startswith(_ZIP):
         return _zip_type(head + tail)
-    suffix = _SUFFIX.search((file_name or "").lower())
-    # Given a name that exists puremagic would open that file: this one cannot.
-    hint = f"/dev/null/x{suffix[0]}" if suffix else None
-    try:
-        matches = puremagic.magic_string(head + tail, hint)
-    except (puremagic.PureError, ValueError):  # nothing fits, or no bytes at all
-        return None
-    for match in matches:
-        agreed = match.byte_match and match.confidence > 0.8  # with the name
+    suffix = _suffix(file_name or "")
+    found = sorted(_signatures(head, tail), key=lambda row: row.byte_match)
+    for match in sorted(found, key=lambda row: (row.extension == suffix, len(row.byte_match)), reverse=True):
+        agreed = match.extension == suffix
         # Two bytes are too little to go by: "BMW" is no bitmap.
         if match.mime_type and (agreed or len(match.byte_match) > 2):
             return (
                 str(match.mime_type) if agreed or not head.startswith(_OLE) else "application/x-ole-storage"
             )
     return None
+
+
+def _suffix(file_name: str) -> str | None:
+    """Give the end of a name, as `.tar.gz` if that is one."""
+    found = _SUFFIX.search(file_name.lower())
+    return found and (found[1] if found[1] in _EXTENSIONS else found[3])
+
+
+def _signatures(head: bytes, tail: bytes) -> Iterator[PureMagic]:
+    """Find what is there, and what it may have a second part of."""
+    first = [row for (start, end), rows in _HEADERS.items() for row in rows.get(head[start:end], ())]
+    first += [row for row in magic_footer_array if _is_at(tail, row)]
+    yield from first
+    for row in first:
+        for part in multi_part_dict.get(row.byte_match, ()):
+            if part.offset < 0 and _is_at(tail, part):
+                yield part._replace(byte_match=row.byte_match + part.byte_match)
+            elif part.offset >= 0 and _is_at(head, part):
+                yield part._replace(byte_match=head[row.offset : part.offset + len(part.byte_match)])
+
+
+def _is_at(sample: bytes, row: PureMagic) -> bool:
+    end = row.offset + len(row.byte_match)
+    return bool(sample[row.offset : end or None] == row.byte_match)
 
 
 def _zip_type(sample: bytes) -> str:

@@ -15,7 +15,6 @@ from obstore.exceptions import BaseError
 from service.errors import Permanent, Transient
 from service.storage.cloud import Cloud
 from service.storage.disk import Disk
-from service.storage.filetype import detect
 from service.storage.spool import Spool
 
 _CHUNK_BYTES = 2 * 1024**2
@@ -37,8 +36,8 @@ class Storage(Protocol):
 
     async def read(self, key: str, start: int, end: int) -> bytes: ...
 
-    async def write(self, key: str, spool: Spool) -> None:
-        """Make the object whole or not at all, unless one of this key and size is there."""
+    async def write(self, spool: Spool) -> None:
+        """Finish the spool and make the object whole or not at all, unless one of its key and size is there."""
 
     async def check(self) -> None: ...
 
@@ -74,20 +73,18 @@ async def put(storage: Storage, chunks: AsyncIterable[bytes], file_name: str | N
 
     Raises Transient("storage_unavailable") and Transient("storage_full").
     """
-    spool = Spool(storage.spool_file)
+    spool = Spool(storage.spool_file, file_name)
     try:
         async for chunk in chunks:
             if spool.add(chunk):
                 with _translated(storage):
                     await asyncio.to_thread(spool.flush)
         with _translated(storage):
-            sha256 = await asyncio.to_thread(spool.finish)
-            key = f"sha256/{sha256[:2]}/{sha256[2:]}"
-            await storage.write(key, spool)
-        detected = await asyncio.to_thread(detect, spool.head, spool.tail, file_name)
-        return Stored(sha256, spool.size, detected, key)
+            await storage.write(spool)
+        return Stored(spool.sha256, spool.size, spool.detected_type, spool.key)
     finally:
-        await asyncio.shield(asyncio.to_thread(spool.close))
+        if spool.is_large:  # else there is no file, or its writer closes it
+            await asyncio.shield(asyncio.to_thread(spool.close))
 
 
 async def open(storage: Storage, key: str) -> Opened:  # noqa: A001 the word for it, used as storage.open

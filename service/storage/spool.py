@@ -7,6 +7,8 @@ from pathlib import Path
 from threading import Lock
 from typing import IO
 
+from service.storage.filetype import detect
+
 _MEMORY_BYTES = 1024**2
 _SAMPLE_BYTES = 64 * 1024
 
@@ -18,13 +20,16 @@ class Spool:
     could be another file's by then. Who works on the file holds the lock.
     """
 
-    def __init__(self, create: Callable[[], IO[bytes]]) -> None:
+    def __init__(self, create: Callable[[], IO[bytes]], file_name: str | None) -> None:
         self.size = 0
-        self.head = b""
-        self.tail = b""
+        self.sha256 = self.key = ""  # known when it is finished, as is the type
+        self.detected_type: str | None = None
+        self.is_large = False
         self.buffer = bytearray()
         self.file: IO[bytes] | None = None  # of everything, or None while all of it is in the buffer
         self._create = create
+        self._file_name = file_name
+        self._head = self._tail = b""
         self._hash = sha256()
         self.lock = Lock()
         self._closed = False
@@ -33,7 +38,9 @@ class Spool:
         """Take a chunk; True means that `flush` is due."""
         self.buffer += chunk
         self.size += len(chunk)
-        return len(self.buffer) >= _MEMORY_BYTES
+        is_due = len(self.buffer) >= _MEMORY_BYTES
+        self.is_large |= is_due
+        return is_due
 
     def flush(self) -> None:
         """Move the buffer to the file."""
@@ -42,14 +49,16 @@ class Spool:
             self._digest()
             self.buffer = bytearray()
 
-    def finish(self) -> str:
-        """Complete the file, if there is one; gives the SHA-256 in hexadecimal."""
+    def finish(self) -> None:
+        """Complete the file, if there is one, and find out what is in it."""
         with self.lock:
             self._digest()
             if self.file:
                 self.to_file()
                 self.file.flush()
-            return self._hash.hexdigest()
+        self.sha256 = self._hash.hexdigest()
+        self.key = f"sha256/{self.sha256[:2]}/{self.sha256[2:]}"
+        self.detected_type = detect(self._head, self._tail, self._file_name)
 
     def to_file(self) -> IO[bytes]:
         """Append the buffer to the file, making one if need be; the caller holds the lock."""
@@ -74,5 +83,5 @@ class Spool:
 
     def _digest(self) -> None:
         self._hash.update(self.buffer)
-        self.head = self.head or bytes(self.buffer[:_SAMPLE_BYTES])
-        self.tail = (self.tail + self.buffer)[-_SAMPLE_BYTES:]
+        self._head = self._head or bytes(self.buffer[:_SAMPLE_BYTES])
+        self._tail = (self._tail + self.buffer[-_SAMPLE_BYTES:])[-_SAMPLE_BYTES:]
