@@ -2,13 +2,14 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
-from typing import Protocol
+from typing import Any, Protocol
 
 from sqlalchemy import (
     JSON,
     BigInteger,
     ColumnElement,
     Exists,
+    bindparam,
     case,
     exists,
     func,
@@ -18,14 +19,15 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects.postgresql import ARRAY, insert
 from sqlalchemy.ext.asyncio import AsyncConnection
+from sqlalchemy.types import TypeEngine
 
 from service.errors import HoldfastError
-from service.models import ANNOUNCED, Attachment, IncomingEmail, announced_files, rows_of
+from service.models import ANNOUNCED, Attachment, IncomingEmail, announced_files, arrays_of, rows_of
 
 Held = tuple[int, int]  # an e-mail's id, and the number of the attempt that holds its job
 
 _MARKED = ("status", "sha256", "size", "detected_type", "object_key", "error_code", "error")
-_MARK = {
+_MARKS: dict[str, TypeEngine[Any]] = {
     "email_id": BigInteger(),
     "attempt_number": BigInteger(),
     "position": BigInteger(),
@@ -86,11 +88,7 @@ class Mark:
 
 async def files_of(conn: AsyncConnection, email_ids: Sequence[int]) -> list[list[File]]:
     """List the files of each e-mail, in its order."""
-    rows = await conn.execute(
-        select(Attachment.email_id, *(Attachment.__table__.c[field.name] for field in fields(File)))
-        .where(Attachment.email_id == func.any(literal(list(email_ids), ARRAY(BigInteger))))
-        .order_by(Attachment.email_id, Attachment.position)
-    )
+    rows = await conn.execute(_FILES, {"email_ids": email_ids})
     files: dict[int, list[File]] = {email_id: [] for email_id in email_ids}
     for email_id, *values in rows:
         files[email_id].append(File(*values))
@@ -117,18 +115,7 @@ async def announce(conn: AsyncConnection, held: Held, files: Sequence[Announced]
 
 async def mark(conn: AsyncConnection, marks: Sequence[Mark]) -> list[bool]:
     """Record what became of files; False where the attempt holds the job no longer."""
-    made = rows_of("mark", _MARK, [_values(mark) for mark in marks])
-    held = _is_held((made.c.email_id, made.c.attempt_number))
-    marked = await conn.scalars(
-        update(Attachment)
-        .where(Attachment.email_id == made.c.email_id, Attachment.position == made.c.position, held)
-        .values(
-            stored_at=case((made.c.status == "stored", func.now())),
-            **{name: made.c[name] for name in _MARKED},
-        )
-        .returning(made.c.place)
-    )
-    places = set(marked)
+    places = set(await conn.scalars(_MARK, arrays_of(_MARKS, [_values(mark) for mark in marks])))
     return [place in places for place in range(1, len(marks) + 1)]
 
 
@@ -146,3 +133,25 @@ def _is_held(held: tuple[int | ColumnElement[int], int | ColumnElement[int]]) ->
         IncomingEmail.processing_status == "processing",
         IncomingEmail.attempt_number == attempt_number,
     )
+
+
+# Made once: to make a statement takes longer than Postgres does.
+_FILES = (
+    select(Attachment.email_id, *(Attachment.__table__.c[field.name] for field in fields(File)))
+    .where(Attachment.email_id == func.any(bindparam("email_ids", type_=ARRAY(BigInteger))))
+    .order_by(Attachment.email_id, Attachment.position)
+)
+_made = rows_of("mark", _MARKS)
+_MARK = (
+    update(Attachment)
+    .where(
+        Attachment.email_id == _made.c.email_id,
+        Attachment.position == _made.c.position,
+        _is_held((_made.c.email_id, _made.c.attempt_number)),
+    )
+    .values(
+        stored_at=case((_made.c.status == "stored", func.now())),
+        **{name: _made.c[name] for name in _MARKED},
+    )
+    .returning(_made.c.place)
+)

@@ -1,5 +1,6 @@
 """The tables."""
 
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import Any, ClassVar
 
@@ -18,6 +19,7 @@ from sqlalchemy import (
     MetaData,
     TableValuedAlias,
     Text,
+    bindparam,
     func,
     text,
 )
@@ -138,15 +140,16 @@ def announced_files(files: ColumnElement[Any]) -> TableValuedAlias:
     return as_rows.render_derived(with_types=True)
 
 
-def rows_of(
-    name: str, columns: Mapping[str, TypeEngine[Any]], rows: Sequence[Sequence[Any]]
-) -> TableValuedAlias:
-    """Make a table of any number of rows, with one array for each column as its parameter, and their `place`."""
-    arrays = (
-        literal([row[number] for row in rows], ARRAY(kind)) for number, kind in enumerate(columns.values())
-    )
+def rows_of(name: str, columns: Mapping[str, TypeEngine[Any]]) -> TableValuedAlias:
+    """Make a table of any number of rows, one array for each column, and their `place`; see `arrays_of`."""
+    arrays = (bindparam(f"every_{column}", type_=ARRAY(kind)) for column, kind in columns.items())
     columns_of = (Column(column, kind) for column, kind in columns.items())
     return func.unnest(*arrays).table_valued(*columns_of, with_ordinality="place", name=name).render_derived()
+
+
+def arrays_of(columns: Iterable[str], rows: Sequence[Sequence[Any]]) -> dict[str, list[Any]]:
+    """Give the parameters of a statement that was made with `rows_of`."""
+    return {f"every_{column}": [row[number] for row in rows] for number, column in enumerate(columns)}
 
 
 class Attempt(Base):

@@ -2,7 +2,7 @@
 
 `arriving` puts an e-mail on record, `waiting` is the side before an attempt (received, queued), `running`
 the attempt and its end (processing, completed, failed). Each function is ONE statement that names the states
-it may leave; only who finds an e-mail on record already looks it up with a second one.
+it may leave, for any number of jobs; only who finds that it was not first looks up with a second one who was.
 No row back means that somebody was first, which is an answer and not an error. The fence is
 `attempt_number`: who lost its lease can change nothing any more. All times are the database's.
 """
