@@ -122,6 +122,8 @@ async def connect(engine: AsyncEngine) -> AsyncIterator[AsyncConnection]:
         if isinstance(exc, DataError) or isinstance(getattr(exc.orig, "__cause__", None), asyncpg.DataError):
             raise Permanent("unstorable", "Postgres cannot store a value of this request") from exc
         code = "database_disconnected" if exc.connection_invalidated else "database_unavailable"
+        if getattr(exc.orig, "sqlstate", None) == asyncpg.DeadlockDetectedError.sqlstate:
+            code = "database_deadlock"
         raise Transient(code, f"Postgres: {type(exc.orig).__name__}") from exc
     except (OSError, TimeoutError, SQLAlchemyError, asyncpg.PostgresError, asyncpg.InterfaceError) as exc:
         raise Transient("database_unavailable", f"Postgres cannot be reached: {type(exc).__name__}") from exc
@@ -130,6 +132,7 @@ async def connect(engine: AsyncEngine) -> AsyncIterator[AsyncConnection]:
 async def run(engine: AsyncEngine, seconds: float, statement: Callable[[AsyncConnection], Awaitable[T]]) -> T:
     """Run a statement within a budget, and once more where the pool held a connection from before a restart.
 
+    Once more also if Postgres sacrificed it to another one, with which it waited in a circle.
     Raises as `connect` and `within` do; the statement must bear to be repeated.
     """
 
@@ -141,7 +144,7 @@ async def run(engine: AsyncEngine, seconds: float, statement: Callable[[AsyncCon
         try:
             return await once()
         except Transient as exc:
-            if exc.code != "database_disconnected":
+            if exc.code not in {"database_disconnected", "database_deadlock"}:
                 raise
         return await once()
 

@@ -2,11 +2,14 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Sequence
+from contextlib import suppress
 from datetime import timedelta
+from functools import partial
 from typing import Any
 
 import asyncpg
 import pytest
+from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from service.database import connect
@@ -16,6 +19,7 @@ from service.jobs.arriving import Arrival, Recorded
 from service.jobs.running import Claim, Claiming, Failure, Settlement
 from service.jobs.waiting import Job
 from service.resources import Resources
+from tests.conftest import eventually
 
 LEASE = timedelta(seconds=30)
 GONE = timedelta(seconds=-1)
@@ -236,6 +240,29 @@ async def test_workers_that_claim_the_same_jobs_in_any_order_get_each_once(
 
     assert sorted(claim.held for claims in given for claim in claims) == [(job.email_id, 1) for job in jobs]
     assert await database.fetchval("SELECT count(*) FROM attempts WHERE outcome = 'handed_back'") == 60
+
+
+async def test_a_claim_that_postgres_sacrifices_to_somebody_else_is_repeated(
+    res: Resources, conn: AsyncConnection, database: asyncpg.Connection
+) -> None:
+    """Who locks rows in another order than ours is not one of us, but may be."""
+    first, second = [await receive(conn, f"key {number}") for number in range(2)]
+    touch = "UPDATE incoming_emails SET subject = 'x' WHERE id = $1"
+    with suppress(asyncpg.DeadlockDetectedError):
+        async with database.transaction():
+            await database.execute(touch, second.email_id)
+            claims = [
+                asyncio.create_task(res.coalesce(running.claim, Claiming(job, "worker", LEASE)))
+                for job in (first, second)
+            ]
+            await eventually(partial(waits_for_a_lock, conn))
+            await database.execute(touch, first.email_id)
+
+    assert all(await asyncio.gather(*claims))
+
+
+async def waits_for_a_lock(conn: AsyncConnection) -> bool:
+    return bool(await conn.scalar(text("SELECT count(*) FROM pg_locks WHERE NOT granted")))
 
 
 async def test_a_wish_that_postgres_refuses_does_not_cost_its_neighbours(

@@ -1,7 +1,7 @@
 """Download and store what an e-mail's record is missing; what was stored stays stored."""
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager, suppress
 from functools import partial
 
@@ -33,13 +33,7 @@ async def capture(res: Resources, claim: Claim, files: list[File]) -> list[Holdf
         async with asyncio.timeout(res.settings.attempt_seconds):
             if not files and claim.comment_id is not None:
                 files = await _files_of_comment(res, claim, claim.comment_id)
-            missing = [file for file in files if file.status == "pending"]
-            shared = iter(missing)
-            async with asyncio.TaskGroup() as group:
-                some = [
-                    group.create_task(_fetch_some(res, claim, shared))
-                    for _ in missing[: res.settings.downloads_per_process]
-                ]
+            now = await _fetch_all(res, claim, [file for file in files if file.status == "pending"])
     except TimeoutError:
         late = f"The files were not there after {res.settings.attempt_seconds:g} s."
         return [Transient("attempt_timeout", late)]
@@ -49,7 +43,7 @@ async def capture(res: Resources, claim: Claim, files: list[File]) -> list[Holdf
         log.exception("attempt_broke", email=claim.email_id, attempt=claim.attempt_number)
         return [_unexpected(exc)]
     before = [Permanent(f.error_code or "", f.error or "") for f in files if f.status == "failed"]
-    return [*before, *(error for task in some for error in task.result())]
+    return [*before, *now]
 
 
 async def _files_of_comment(res: Resources, claim: Claim, comment_id: str) -> list[File]:
@@ -81,6 +75,18 @@ async def _look_up(res: Resources, ticket_id: str, comment_id: str) -> list[Atta
         url = page.following
     # Zendesk's API may be some moments behind its triggers.
     raise Transient("comment_not_found", f"Ticket {ticket_id} has no comment {comment_id} (yet).")
+
+
+async def _fetch_all(res: Resources, claim: Claim, missing: Sequence[File]) -> list[HoldfastError]:
+    shared = iter(missing)
+    if len(missing) < 2:  # most e-mails; a task of its own is not for nothing
+        return await _fetch_some(res, claim, shared)
+    async with asyncio.TaskGroup() as group:
+        some = [
+            group.create_task(_fetch_some(res, claim, shared))
+            for _ in missing[: res.settings.downloads_per_process]
+        ]
+    return [error for task in some for error in task.result()]
 
 
 async def _fetch_some(res: Resources, claim: Claim, missing: Iterator[File]) -> list[HoldfastError]:

@@ -6,17 +6,23 @@ import fcntl
 import math
 import os
 import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from tempfile import NamedTemporaryFile
-from typing import IO
+from typing import IO, TypeVar
+from uuid import uuid4
 
 from service.storage.spool import Spool
+
+T = TypeVar("T")
 
 _LEFTOVER_SECONDS = 24 * 3600  # where files cannot be locked
 # Much less than a lease: when a killed worker's job is done by another, the file is gone, too.
 _TIDY_SECONDS = 5
+# They wait for the disk, which writes down together what is there at the same time.
+_THREADS = 32
 
 
 @dataclass
@@ -26,6 +32,7 @@ class Disk:
     root: Path
     _durable: set[Path] = field(default_factory=set)  # directories of objects that survive a power cut
     _tidied: float = -math.inf
+    _threads: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(_THREADS, "disk"))
 
     def spool_directory(self) -> str:
         return str(self.root / ".spool")
@@ -38,7 +45,7 @@ class Disk:
             directory.mkdir(parents=True, exist_ok=True)
         self._tidy(directory)
         while True:
-            file = NamedTemporaryFile(dir=directory, delete=False)  # noqa: SIM115 it is the spool's to close
+            file = open(directory / uuid4().hex, "xb", opener=_private)  # noqa: SIM115 it is the spool's to close
             with suppress(BlockingIOError):
                 _lock(file)
                 if os.fstat(file.fileno()).st_nlink:
@@ -46,16 +53,19 @@ class Disk:
             file.close()  # somebody took it for a leftover before it was locked
 
     async def size(self, key: str) -> int:
-        return await asyncio.to_thread(self._size, key)
+        return await self._run(self._size, key)
 
     async def read(self, key: str, start: int, end: int) -> bytes:
-        return await asyncio.to_thread(self._read, key, start, end)
+        return await self._run(self._read, key, start, end)
 
     async def write(self, spool: Spool) -> None:
-        await asyncio.to_thread(self._write, spool)
+        await self._run(self._write, spool)
 
     async def check(self) -> None:
-        await asyncio.to_thread(self._check)
+        await self._run(self._check)
+
+    def _run(self, work: Callable[..., T], *arguments: object) -> asyncio.Future[T]:
+        return asyncio.get_running_loop().run_in_executor(self._threads, work, *arguments)
 
     def _size(self, key: str) -> int:
         with self._open(key) as file:
@@ -136,6 +146,10 @@ def _lock(file: IO[bytes]) -> bool:
     except OSError:
         return False
     return True
+
+
+def _private(path: str, flags: int) -> int:
+    return os.open(path, flags, 0o600)
 
 
 def _sync(directory: Path) -> None:

@@ -1,0 +1,172 @@
+"""The statements of attempts: what they may leave, what they stamp, and in which order they lock."""
+
+from datetime import timedelta
+from typing import Any
+
+from sqlalchemy import (
+    CTE,
+    BigInteger,
+    ColumnElement,
+    Interval,
+    Select,
+    TableValuedAlias,
+    Text,
+    TextClause,
+    bindparam,
+    case,
+    func,
+    insert,
+    literal,
+    select,
+    text,
+    tuple_,
+    update,
+)
+from sqlalchemy.sql.dml import ReturningUpdate
+from sqlalchemy.types import TypeEngine
+
+from service.models import PROCESSING, WAITING, Attempt, IncomingEmail, rows_of
+
+ATTEMPT: dict[str, TypeEngine[Any]] = {"email_id": BigInteger(), "attempt_number": BigInteger()}
+WISH = {**ATTEMPT, "worker": Text(), "lease": Interval()}
+SETTLEMENT = {
+    **ATTEMPT,
+    **dict.fromkeys(("outcome", "status", "error_code", "error"), Text()),
+    "delay": Interval(),
+}
+_LEFT = IncomingEmail.__table__.c["id", "attempt_number", "error_code", "processing_error"]
+
+
+def rescue(max_retries: int, limit: int, spread: timedelta, code: str, message: str) -> Select[Any]:
+    """Make the statement that ends attempts whose lease ran out, with this error."""
+    expired = (
+        select(IncomingEmail.id)
+        # Without a lease: claimed by a worker of the time before there were leases.
+        .where(text(PROCESSING), func.coalesce(IncomingEmail.lease_until, func.now()) <= func.now())
+        .order_by(IncomingEmail.lease_until)
+        .limit(limit)
+        .with_for_update(skip_locked=True)
+        .cte("expired")
+    )
+    another = IncomingEmail.retry_count < max_retries
+    suspicion = case((IncomingEmail.error_code == code, IncomingEmail.retry_count), else_=0)
+    left = (
+        update(IncomingEmail)
+        .where(IncomingEmail.id == expired.c.id)
+        .values(
+            processing_status=case((another, "queued"), else_="failed"),
+            retry_count=IncomingEmail.retry_count + case((another, 1), else_=0),
+            completed_at=case((~another, func.now())),
+            due_at=func.now() + suspicion * func.random() * literal(spread),
+            lease_until=None,
+            error_code=code,
+            processing_error=message,
+        )
+        .returning(literal("abandoned").label("outcome"), *_LEFT)
+        .cte("left")
+    )
+    return _end_attempts(left)
+
+
+def _claim() -> Select[Any]:
+    wish = rows_of("wish", WISH)
+    free = _locked("free", wish, text(WAITING), IncomingEmail.attempt_number == wish.c.attempt_number - 1)
+    claimed = (
+        update(IncomingEmail)
+        .where(IncomingEmail.id == free.c.email_id)
+        .values(
+            processing_status="processing",
+            attempt_number=free.c.attempt_number,
+            started_at=func.now(),
+            lease_until=func.now() + free.c.lease,
+        )
+        .returning(
+            free.c.place,
+            free.c.worker,
+            *IncomingEmail.__table__.c["id", "attempt_number", "retry_count", "zendesk_ticket_id"],
+            case((IncomingEmail.attachment_urls.is_(None), IncomingEmail.comment_id)).label("comment_id"),
+        )
+        .cte("claimed")
+    )
+    begun = (
+        insert(Attempt)
+        .from_select(
+            ["email_id", "number", "worker"], select(claimed.c.id, claimed.c.attempt_number, claimed.c.worker)
+        )
+        .returning(Attempt.number)
+        .cte("begun")
+    )
+    return select(claimed).add_cte(begun)
+
+
+def _renew() -> ReturningUpdate[int, int]:
+    mine = _held(rows_of("attempt", ATTEMPT))
+    return (
+        update(IncomingEmail)
+        .where(IncomingEmail.id == mine.c.email_id)
+        .values(lease_until=func.now() + bindparam("lease", type_=Interval()))
+        .returning(IncomingEmail.id, IncomingEmail.attempt_number)
+    )
+
+
+def _settle() -> tuple[Select[Any], Select[Any]]:
+    asked = rows_of("settlement", SETTLEMENT)
+    mine = _held(asked)
+    left = (
+        update(IncomingEmail)
+        .where(IncomingEmail.id == mine.c.email_id)
+        .values(
+            processing_status=mine.c.status,
+            retry_count=IncomingEmail.retry_count + case((mine.c.outcome == "released", 1), else_=0),
+            completed_at=case((mine.c.status != "queued", func.now())),
+            due_at=case((mine.c.status == "queued", func.now() + mine.c.delay), else_=IncomingEmail.due_at),
+            lease_until=None,
+            error_code=mine.c.error_code,
+            processing_error=mine.c.error,
+        )
+        .returning(mine.c.place, mine.c.outcome, *_LEFT)
+        .cte("left")
+    )
+    attempt = tuple_(Attempt.email_id, Attempt.number, Attempt.outcome)
+    wanted = tuple_(*asked.c["email_id", "attempt_number", "outcome"])
+    return _end_attempts(left), select(asked.c.place).join_from(asked, Attempt, attempt == wanted)
+
+
+def _held(attempts: TableValuedAlias) -> CTE:
+    is_mine = IncomingEmail.attempt_number == attempts.c.attempt_number
+    return _locked("held", attempts, text(PROCESSING), is_mine)
+
+
+def _locked(name: str, attempts: TableValuedAlias, *guard: ColumnElement[bool] | TextClause) -> CTE:
+    """Lock the jobs that pass the guard, in order: so two batches do not wait for each other in a circle."""
+    return (
+        select(*attempts.c)
+        .join_from(attempts, IncomingEmail, IncomingEmail.id == attempts.c.email_id)
+        .where(*guard)
+        .order_by(attempts.c.email_id)
+        .with_for_update(key_share=True, of=IncomingEmail)
+        .cte(name)
+    )
+
+
+def _end_attempts(left: CTE) -> Select[Any]:
+    """Note how the attempts ended whose jobs were left; gives the first column of what was left."""
+    ended = (
+        update(Attempt)
+        .where(Attempt.email_id == left.c.id, Attempt.number == left.c.attempt_number)
+        .values(
+            outcome=left.c.outcome,
+            finished_at=func.now(),
+            error_code=left.c.error_code,
+            error=left.c.processing_error,
+        )
+        .returning(Attempt.email_id)
+        .cte("ended")
+    )
+    return select(left).add_cte(ended)
+
+
+# Made once: to make a statement takes longer than to run it.
+CLAIM = _claim()
+RENEW = _renew()
+SETTLE, SETTLED = _settle()
