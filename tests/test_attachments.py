@@ -1,0 +1,88 @@
+"""Files of e-mails: what became of each is written by who holds the job, and by nobody else."""
+
+import asyncio
+from datetime import timedelta
+from typing import Any
+
+import asyncpg
+
+from service.attachments import Mark, files_of, mark
+from service.database import connect
+from service.errors import Permanent, Transient
+from service.jobs import running
+from service.jobs.arriving import Arrival, receive
+from service.jobs.running import Claim, Claiming, Settlement
+from service.jobs.waiting import Job
+from service.resources import Resources
+from service.storage.objects import Stored
+
+STORED = Stored("ab" * 32, 2**40, "application/pdf", "sha256/ab/cd")
+GONE = Permanent("attachment_gone", "It is gone.")
+
+
+async def claimed(res: Resources, keys: str) -> list[Claim]:
+    """Record e-mails of two files each, and claim them."""
+    file = {"source_url": "u", "file_name": None, "declared_type": None, "declared_size": None}
+    files = [{**file, "position": position} for position in range(2)]
+    columns: list[dict[str, Any]] = [{"idempotency_key": key, "zendesk_ticket_id": key} for key in keys]
+    async with connect(res.engine) as conn:
+        recorded = await receive(conn, [Arrival(each, files) for each in columns])
+        wishes = [Claiming(Job(each.email_id, 1), "worker", timedelta(minutes=1)) for each in recorded]
+        return [claim for claim in await running.claim(conn, wishes) if claim]
+
+
+async def test_marks_in_one_statement_are_answered_each_for_itself(
+    res: Resources, database: asyncpg.Connection
+) -> None:
+    one, two, lost = await claimed(res, "abc")
+    async with connect(res.engine) as conn:
+        await running.settle(conn, [Settlement(lost, "handed_back")])
+        held = await mark(
+            conn,
+            [
+                Mark(two.held, 1, "failed", error=GONE),
+                Mark(lost.held, 0, "stored", STORED),
+                Mark(one.held, 0, "stored", STORED),
+                Mark((one.email_id, 2), 1, "stored", STORED),
+                Mark(one.held, 7, "stored", STORED),
+                Mark(two.held, 0, "pending", error=Transient("server_error", "Not now.")),
+            ],
+        )
+
+    assert held == [True, False, True, False, False, True]
+    rows = await database.fetch("SELECT * FROM attachments ORDER BY email_id, position")
+    statuses = ["stored", "pending", "pending", "failed", "pending", "pending"]
+    codes = [None, None, "server_error", "attachment_gone", None, None]
+    assert [row["status"] for row in rows] == statuses
+    assert [row["error_code"] for row in rows] == codes
+    assert [(row["size"], row["object_key"]) for row in rows if row["stored_at"]] == [(2**40, STORED.key)]
+
+
+async def test_a_file_that_is_stored_after_all_shows_no_error(
+    res: Resources, database: asyncpg.Connection
+) -> None:
+    [claim] = await claimed(res, "a")
+    for made in (Mark(claim.held, 0, "pending", error=GONE), Mark(claim.held, 0, "stored", STORED)):
+        assert await res.coalesce(mark, made)
+
+    row = await database.fetchrow("SELECT * FROM attachments WHERE position = 0")
+    assert (row["status"], row["error_code"], row["error"]) == ("stored", None, None)
+
+
+async def test_a_mark_that_postgres_refuses_does_not_cost_its_neighbours(res: Resources) -> None:
+    claims = await claimed(res, "abcdef")
+    marks = [Mark(claim.held, 0, "stored", STORED) for claim in claims]
+    marks[2] = Mark(claims[2].held, 0, "stored", Stored("\0", 1, None, "key"))
+
+    held = await asyncio.gather(*(res.coalesce(mark, each) for each in marks), return_exceptions=True)
+
+    assert isinstance(held.pop(2), Permanent)
+    assert held == [True] * 5
+
+
+async def test_files_are_listed_in_order_for_each_who_asks(res: Resources) -> None:
+    one, two = await claimed(res, "ab")
+    async with connect(res.engine) as conn:
+        listed = await files_of(conn, [two.email_id, 999, one.email_id, two.email_id])
+
+    assert [[file.position for file in files] for files in listed] == [[0, 1], [], [0, 1], [0, 1]]
