@@ -1,0 +1,1 @@
+"""Holdfast beside what one would build or pick instead."""

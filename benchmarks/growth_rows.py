@@ -1,0 +1,114 @@
+"""Rows for a large database: made by Postgres itself, like those of a service that has run for a while."""
+
+import asyncpg
+
+# The young end, oldest first: leases that ran out, attempts under way, jobs that were rung, and jobs that were not.
+EXPIRED, HELD, QUEUED, RECEIVED = 100, 100, 300, 300
+YOUNG = EXPIRED + HELD + QUEUED + RECEIVED
+
+# E-mail number `i` of $1, one a second, a hundredth of the old ones failed; three to a ticket. Keys are ordered
+# by time, as the ids of Zendesk's invocations are.
+_EMAILS = """
+WITH bytes AS MATERIALIZED (
+    SELECT string_agg(sha512(i::text::bytea), NULL ORDER BY i) AS noise FROM generate_series(1, 1024) AS i
+), email AS (
+    SELECT i, $1::bigint - i AS age, date_trunc('second', now()) - ($1::bigint - i) * interval '1 second' AS time
+    FROM generate_series(1, $1::bigint) AS i
+), state AS (
+    SELECT *, CASE
+        WHEN age < {received} THEN 'received'
+        WHEN age < {received} + {queued} THEN 'queued'
+        WHEN age < {received} + {queued} + {held} + {expired} THEN 'processing'
+        WHEN i % 100 = 7 THEN 'failed' ELSE 'completed'
+    END AS status FROM email
+)
+INSERT INTO incoming_emails (
+    id, zendesk_ticket_id, from_email, from_name, subject, received_at, idempotency_key, attachment_urls,
+    raw_body, raw_headers, account_id, invocation_id, processing_status, processing_error, error_code,
+    started_at, completed_at, attempt_number, due_at, lease_until
+) OVERRIDING SYSTEM VALUE SELECT
+    i, (i * 7919 % ($1 / 3))::text, 'someone.' || i || '@customer.example', 'Someone ' || i,
+    'Re: about order number ' || i || ' and what became of it', time,
+    'invocation:' || to_char(time, 'YYYYMMDDHH24MISS') || md5(i::text),
+    json_build_array('https://account.zendesk.com/attachments/token/' || md5(i::text) || '/?name=invoice.pdf'),
+    substring(noise, 1 + (i * 127 % 64000)::int, {body}),
+    json_build_array(json_build_array('X-Zendesk-Webhook-Signature', encode(sha256(i::text::bytea), 'base64'))),
+    '13000001', md5(i::text), status,
+    CASE status WHEN 'failed' THEN 'The host said 404.' END, CASE status WHEN 'failed' THEN 'attachment_gone' END,
+    CASE WHEN status NOT IN ('received', 'queued') THEN time + interval '1 second' END,
+    CASE WHEN status IN ('completed', 'failed') THEN time + interval '3 seconds' END,
+    CASE WHEN status IN ('received', 'queued') THEN 0 ELSE 1 END,
+    time + interval '3 seconds',
+    CASE WHEN status = 'processing' THEN now() + CASE WHEN age < {received} + {queued} + {held}
+        THEN interval '30 days' ELSE interval '-1 minute' END END
+FROM state, bytes
+"""
+_ATTACHMENTS = """
+INSERT INTO attachments (
+    email_id, position, source_url, file_name, declared_type, declared_size, status, sha256, size,
+    detected_type, object_key, stored_at
+) SELECT
+    i, n, 'https://account.zendesk.com/attachments/token/' || md5(i::text) || '/?name=invoice.pdf', 'invoice.pdf',
+    'application/pdf', 84000, status, hash, 84000, 'application/pdf', 'sha256/' || hash, now()
+FROM generate_series(1, $1::bigint) AS i, generate_series(0, 2) AS n,
+LATERAL (SELECT encode(sha256((i || ' ' || n)::bytea), 'hex') AS hash,
+         CASE WHEN i % 100 = 7 THEN 'failed' WHEN $1 - i < {young} THEN 'pending' ELSE 'stored' END AS status) AS file
+WHERE i % 10 < 6 - 2 * n
+"""
+_ATTEMPTS = """
+INSERT INTO attempts (email_id, number, worker, started_at, finished_at, outcome)
+SELECT i, 1, 'worker.1', now(), CASE WHEN ended THEN now() END,
+    CASE WHEN ended THEN CASE WHEN i % 100 = 7 THEN 'failed' ELSE 'completed' END END
+FROM generate_series(1, $1::bigint) AS i, LATERAL (SELECT $1 - i >= {young} AS ended) AS attempt
+WHERE $1 - i >= {waiting}
+"""
+_QUARANTINED = """
+INSERT INTO quarantined_webhooks (idempotency_key, raw_body, raw_headers, error_code, error, replayed_at)
+SELECT 'invocation:' || i, sha512(i::text::bytea), '[]', 'not_json', 'It is no JSON.', CASE WHEN i > 100 THEN now() END
+FROM generate_series(1, 100 + $1::bigint / 1000) AS i
+"""
+_TABLES = ("attempts", "attachments", "incoming_emails", "quarantined_webhooks")
+
+
+async def fill(database: asyncpg.Connection, emails: int, body: int = 600) -> None:
+    """Put that many e-mails into empty tables, with bodies of so many bytes; indexes are built afterwards."""
+    numbers = {
+        "received": RECEIVED,
+        "queued": QUEUED,
+        "held": HELD,
+        "expired": EXPIRED,
+        "young": YOUNG,
+        "waiting": RECEIVED + QUEUED,
+        "body": body,
+    }
+    again = await _drop_indexes(database)
+    for statement in (_EMAILS, _ATTACHMENTS, _ATTEMPTS, _QUARANTINED):
+        await database.execute(statement.format(**numbers), emails)
+    for statement in again:
+        await database.execute(statement)
+    await database.execute("SELECT setval(pg_get_serial_sequence('incoming_emails', 'id'), $1)", emails)
+
+
+async def settle(database: asyncpg.Connection) -> None:
+    """Leave the tables as autovacuum would, had it the time."""
+    for table in _TABLES:
+        await database.execute(f"VACUUM (ANALYZE) {table}")
+
+
+async def _drop_indexes(database: asyncpg.Connection) -> list[str]:
+    """Drop indexes and keys, and return the statements that bring them back."""
+    constraints = await database.fetch(
+        "SELECT conrelid::regclass AS on, conname AS name, pg_get_constraintdef(oid) AS definition FROM pg_constraint"
+        " WHERE conrelid::regclass::text = ANY($1) AND contype IN ('p', 'u', 'f') ORDER BY contype = 'f' DESC",
+        _TABLES,
+    )
+    for row in constraints:
+        await database.execute(f'ALTER TABLE {row["on"]} DROP CONSTRAINT "{row["name"]}"')
+    indexes = await database.fetch(
+        "SELECT indexname AS name, indexdef AS definition FROM pg_indexes WHERE tablename = ANY($1)", _TABLES
+    )
+    for row in indexes:
+        await database.execute(f'DROP INDEX "{row["name"]}"')
+    return [row["definition"] for row in indexes] + [
+        f'ALTER TABLE {row["on"]} ADD CONSTRAINT "{row["name"]}" {row["definition"]}' for row in reversed(constraints)
+    ]
