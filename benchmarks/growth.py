@@ -6,7 +6,6 @@ python -m benchmarks.growth --sizes 10000,1000000,10000000 --directory DATA
 import argparse
 import asyncio
 import os
-import platform
 import random
 import subprocess
 import sys
@@ -68,9 +67,15 @@ class Database:
 
 def changes(db: Database) -> dict[str, Operation]:
     """What writes; it is rolled back afterwards."""
-    conn, one = db.conn, random.choice  # noqa: S311 no secret
+    conn, one = db.conn, random.choice
     claimed = Claim(one(db.held), 1, 0, "1", None)
-    file = {"position": 0, "source_url": "https://x", "file_name": "a", "declared_type": None, "declared_size": 9}
+    file = {
+        "position": 0,
+        "source_url": "https://x",
+        "file_name": "a",
+        "declared_type": None,
+        "declared_size": 9,
+    }
 
     async def sweep() -> None:
         await running.rescue(conn, 5, BATCH, spread=LEASE)
@@ -200,8 +205,14 @@ async def look_up(database: asyncpg.Connection, spread: Sequence[int]) -> dict[s
         "failed": await first("failed"),
         "held": [row["id"] for row in await database.fetch(held)],
         "keys": [row["idempotency_key"] for row in await database.fetch(keys, spread)],
-        "ticket": await database.fetchval("SELECT zendesk_ticket_id FROM incoming_emails WHERE id = $1", spread[50]),
-        "middle": {None: await middle("completed"), "completed": await middle("completed"), "failed": await middle("failed")},
+        "ticket": await database.fetchval(
+            "SELECT zendesk_ticket_id FROM incoming_emails WHERE id = $1", spread[50]
+        ),
+        "middle": {
+            None: await middle("completed"),
+            "completed": await middle("completed"),
+            "failed": await middle("failed"),
+        },
     }
 
 
@@ -233,7 +244,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--sizes", default="10000,1000000", help="e-mails on record, the smallest first")
     parser.add_argument("--rounds", type=int, default=60)
-    parser.add_argument("--directory", type=Path, help="keep the databases here, and use those that are there")
+    parser.add_argument(
+        "--directory", type=Path, help="keep the databases here, and use those that are there"
+    )
     parser.add_argument("--url", help="use this Postgres instead of starting one")
     parser.add_argument("--write", action="store_true", help=f"write the table to {PAGE.name}, too")
     wanted = parser.parse_args()

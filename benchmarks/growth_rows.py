@@ -110,5 +110,6 @@ async def _drop_indexes(database: asyncpg.Connection) -> list[str]:
     for row in indexes:
         await database.execute(f'DROP INDEX "{row["name"]}"')
     return [row["definition"] for row in indexes] + [
-        f'ALTER TABLE {row["on"]} ADD CONSTRAINT "{row["name"]}" {row["definition"]}' for row in reversed(constraints)
+        f'ALTER TABLE {row["on"]} ADD CONSTRAINT "{row["name"]}" {row["definition"]}'
+        for row in reversed(constraints)
     ]

@@ -21,6 +21,8 @@ from sqlalchemy import (
     Text,
     bindparam,
     func,
+    literal,
+    select,
     text,
 )
 from sqlalchemy.dialects.postgresql import ARRAY
@@ -29,7 +31,9 @@ from sqlalchemy.types import TypeEngine
 
 STATUSES = ("received", "queued", "processing", "completed", "failed")
 ATTACHMENT_STATUSES = ("pending", "stored", "failed")
-WAITING = "processing_status IN ('received', 'queued')"  # also the predicates of two partial indexes
+# Also the predicates of partial indexes.
+RECEIVED = "processing_status = 'received'"
+WAITING = "processing_status IN ('received', 'queued')"
 PROCESSING = "processing_status = 'processing'"
 OUTCOMES = ("completed", "released", "failed", "handed_back", "abandoned")
 
@@ -98,12 +102,26 @@ class IncomingEmail(Base):
             postgresql_where=text(WAITING),
         ),
         Index(
+            "ix_incoming_emails_received_due",
+            "due_at",
+            postgresql_where=text(RECEIVED),
+        ),
+        Index(
             "ix_incoming_emails_lease",
             "lease_until",
             postgresql_where=text(PROCESSING),
         ),
         Index("ix_incoming_emails_ticket", "zendesk_ticket_id", "id"),
     )
+
+
+def in_status(status: str) -> ColumnElement[bool]:
+    """Match what is in this status, which the planner of Postgres hears only when its plan is made.
+
+    Otherwise it plans by how many there were when it last took statistics, and of ten million rows a million change
+    before it takes new ones: a burst is read as a whole where a page of it was asked for.
+    """
+    return IncomingEmail.processing_status == select(literal(status)).scalar_subquery()
 
 
 class Attachment(Base):
@@ -188,4 +206,5 @@ class QuarantinedWebhook(Base):
 
     __table_args__ = (
         Index("ix_quarantined_webhooks_waiting", "id", postgresql_where=text("replayed_at IS NULL")),
+        Index("ix_quarantined_webhooks_replayed", "id", postgresql_where=text("replayed_at IS NOT NULL")),
     )

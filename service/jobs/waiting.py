@@ -2,14 +2,13 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import timedelta
 
-from sqlalchemy import BigInteger, ColumnElement, TextClause, func, literal, select, text, update
+from sqlalchemy import BigInteger, ColumnElement, func, literal, or_, select, text, update
 from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.ext.asyncio import AsyncConnection
-from sqlalchemy.orm import InstrumentedAttribute
 
-from service.models import WAITING, Attachment, IncomingEmail
+from service.models import RECEIVED, WAITING, Attachment, IncomingEmail, in_status
 
 # Who puts a job on record rings at once; only if that came to nothing is it the sweep's turn.
 FIRST_RING_GRACE = timedelta(seconds=3)
@@ -33,10 +32,7 @@ async def mark_queued(conn: AsyncConnection, email_ids: Sequence[int]) -> None:
     """Note that these were rung, unless a worker was faster."""
     await conn.execute(
         update(IncomingEmail)
-        .where(
-            IncomingEmail.id == func.any(literal(email_ids, ARRAY(BigInteger))),
-            IncomingEmail.processing_status == "received",
-        )
+        .where(*_are(email_ids, "received"))
         .values(processing_status="queued", due_at=func.now() + RING_AGAIN)
     )
 
@@ -47,21 +43,15 @@ async def take_due(conn: AsyncConnection, limit: int) -> list[Job]:
     The first half are those that were never rung, if there are so many: a backlog must not hold them up. The
     others are what is due, oldest first.
     """
-    never_rung = (IncomingEmail.processing_status == "received", IncomingEmail.received_at)
-    new = await _take(conn, *never_rung, (limit + 1) // 2)
-    return [*new, *await _take(conn, text(WAITING), IncomingEmail.due_at, limit - len(new))]
+    new = await _take(conn, RECEIVED, (limit + 1) // 2)
+    return [*new, *await _take(conn, WAITING, limit - len(new))]
 
 
-async def _take(
-    conn: AsyncConnection,
-    state: ColumnElement[bool] | TextClause,
-    order: InstrumentedAttribute[datetime],
-    limit: int,
-) -> list[Job]:
+async def _take(conn: AsyncConnection, state: str, limit: int) -> list[Job]:
     due = (
         select(IncomingEmail.id)
-        .where(state, IncomingEmail.due_at <= func.now())
-        .order_by(order)
+        .where(text(state), IncomingEmail.due_at <= func.now())
+        .order_by(IncomingEmail.due_at)
         .limit(limit)
         .with_for_update(skip_locked=True)
         .cte("due")
@@ -79,12 +69,14 @@ async def put_back(conn: AsyncConnection, jobs: Sequence[Job]) -> None:
     """Make jobs due that could not be rung, unless a worker has them by now."""
     await conn.execute(
         update(IncomingEmail)
-        .where(
-            IncomingEmail.id == func.any(literal([job.email_id for job in jobs], ARRAY(BigInteger))),
-            text(WAITING),
-        )
+        .where(*_are([job.email_id for job in jobs], "received", "queued"))
         .values(due_at=func.least(IncomingEmail.due_at, func.now()))
     )
+
+
+def _are(email_ids: Sequence[int], *statuses: str) -> tuple[ColumnElement[bool], ...]:
+    by_id = IncomingEmail.id == func.any(literal(email_ids, ARRAY(BigInteger)))
+    return by_id, or_(*map(in_status, statuses))
 
 
 async def retry(conn: AsyncConnection, email_id: int) -> Job | None:

@@ -4,12 +4,13 @@ from collections.abc import Sequence
 from typing import Any, Literal
 
 from pydantic import field_validator
-from sqlalchemy import Select, select, tuple_
+from sqlalchemy import BigInteger, Select, func, literal, select, tuple_
+from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from service.database import connect
 from service.errors import Rejected
-from service.models import Attachment, Attempt, IncomingEmail
+from service.models import Attachment, Attempt, IncomingEmail, in_status
 from service.queries.pages import PageFilter, cut
 from service.queries.views import AttachmentView, AttemptView, EmailDetail, EmailView, Page
 
@@ -66,23 +67,26 @@ def _emails() -> Select[Any]:
 
 
 def _page(wanted: EmailFilter) -> Select[Any]:
-    """Order by what an index can walk: within a status by time, otherwise by id."""
+    """Order by what an index can walk: those of a status by time, all others, a ticket's too, by id."""
     query = _emails().limit(wanted.limit + 1)
     after = wanted.after()
+    if wanted.status is not None:
+        query = query.where(in_status(wanted.status))
     if wanted.ticket is not None:
         query = query.where(IncomingEmail.zendesk_ticket_id == wanted.ticket)
-    if wanted.status is None:
-        query = query.order_by(IncomingEmail.id.desc())
-        return query.where(IncomingEmail.id < after[1]) if after else query
-    query = query.where(IncomingEmail.processing_status == wanted.status)
-    place = tuple_(IncomingEmail.received_at, IncomingEmail.id)
-    query = query.order_by(IncomingEmail.received_at.desc(), IncomingEmail.id.desc())
-    return query.where(place < after) if after else query
+    elif wanted.status is not None:
+        place = tuple_(IncomingEmail.received_at, IncomingEmail.id)
+        query = query.order_by(IncomingEmail.received_at.desc(), IncomingEmail.id.desc())
+        return query.where(place < after) if after else query
+    query = query.order_by(IncomingEmail.id.desc())
+    return query.where(IncomingEmail.id < after[1]) if after else query
 
 
 async def _attachments(conn: AsyncConnection, email_ids: Sequence[int]) -> dict[int, list[AttachmentView]]:
     found: dict[int, list[AttachmentView]] = {}
-    query = select(*Attachment.__table__.c).where(Attachment.email_id.in_(email_ids))
+    query = select(*Attachment.__table__.c).where(
+        Attachment.email_id == func.any(literal(email_ids, ARRAY(BigInteger)))
+    )
     for row in await conn.execute(query.order_by(Attachment.email_id, Attachment.position)):
         found.setdefault(row.email_id, []).append(AttachmentView.model_validate(row))
     return found
