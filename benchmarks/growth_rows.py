@@ -53,7 +53,7 @@ INSERT INTO attachments (
 FROM generate_series(1, $1::bigint) AS i, generate_series(0, 2) AS n,
 LATERAL (SELECT encode(sha256((i || ' ' || n)::bytea), 'hex') AS hash,
          CASE WHEN i % 100 = 7 THEN 'failed' WHEN $1 - i < {young} THEN 'pending' ELSE 'stored' END AS status) AS file
-WHERE i % 10 < 6 - 2 * n
+WHERE (i + 8) % 10 < 6 - 2 * n
 """
 _ATTEMPTS = """
 INSERT INTO attempts (email_id, number, worker, started_at, finished_at, outcome)
@@ -65,7 +65,7 @@ WHERE $1 - i >= {waiting}
 _QUARANTINED = """
 INSERT INTO quarantined_webhooks (idempotency_key, raw_body, raw_headers, error_code, error, replayed_at)
 SELECT 'invocation:' || i, sha512(i::text::bytea), '[]', 'not_json', 'It is no JSON.', CASE WHEN i > 100 THEN now() END
-FROM generate_series(1, 100 + $1::bigint / 1000) AS i
+FROM generate_series(1, 200 + $1::bigint / 1000) AS i
 """
 _TABLES = ("attempts", "attachments", "incoming_emails", "quarantined_webhooks")
 

@@ -84,9 +84,9 @@ def _page(wanted: EmailFilter) -> Select[Any]:
 
 async def _attachments(conn: AsyncConnection, email_ids: Sequence[int]) -> dict[int, list[AttachmentView]]:
     found: dict[int, list[AttachmentView]] = {}
-    query = select(*Attachment.__table__.c).where(
-        Attachment.email_id == func.any(literal(email_ids, ARRAY(BigInteger)))
-    )
+    # In one parameter, and so one prepared statement for pages of all lengths.
+    is_theirs = Attachment.email_id == func.any(literal(email_ids, ARRAY(BigInteger)))
+    query = select(*Attachment.__table__.c).where(is_theirs)
     for row in await conn.execute(query.order_by(Attachment.email_id, Attachment.position)):
         found.setdefault(row.email_id, []).append(AttachmentView.model_validate(row))
     return found

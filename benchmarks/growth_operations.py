@@ -1,0 +1,157 @@
+"""What the service does to a database of any size: its own statements, by name."""
+
+import random
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import asyncpg
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+
+from service.database import create_engine
+from service.jobs import arriving, running, waiting
+from service.jobs.arriving import Arrival
+from service.jobs.running import Claim
+from service.jobs.waiting import Job
+from service.queries import emails, overview, pages, quarantine
+from service.queries.emails import EmailFilter
+from service.queries.quarantine import QuarantineFilter
+
+LEASE = timedelta(seconds=30)
+BATCH = 100
+
+Operation = Callable[[], Awaitable[object]]
+
+
+@dataclass(frozen=True)
+class Database:
+    """A database, a connection whose statements can be rolled back, and what is there of every kind."""
+
+    bytes: int
+    engine: AsyncEngine
+    conn: AsyncConnection
+    received: Sequence[int]
+    held: Sequence[int]
+    failed: Sequence[int]
+    spread: Sequence[int]  # evenly, old and new
+    keys: Sequence[str]  # theirs
+    ticket: str
+    middle: Mapping[str | None, str]  # by status, a cursor to the middle of the list
+
+
+def changes(db: Database) -> dict[str, Operation]:
+    """Name what writes; whoever calls it rolls it back."""
+    conn, one = db.conn, random.choice
+    claimed = Claim(one(db.held), 1, 0, "1", None)
+    file = {
+        "position": 0,
+        "source_url": "https://x",
+        "file_name": "a",
+        "declared_type": None,
+        "declared_size": 9,
+    }
+
+    async def sweep() -> None:
+        await running.rescue(conn, 5, BATCH, spread=LEASE)
+        await waiting.take_due(conn, BATCH)
+
+    def arrivals(keys: Sequence[str]) -> list[Arrival]:
+        columns = {"zendesk_ticket_id": "1", "raw_body": b"x" * 600, "attachment_urls": []}
+        return [Arrival({**columns, "idempotency_key": key}, [file]) for key in keys]
+
+    stamp = f"invocation:{datetime.now(UTC):%Y%m%d%H%M%S%f}"
+    ordered = [f"{stamp}{number}" for number in range(BATCH)]
+    scattered = [f"sha256:{random.randbytes(32).hex()}" for _ in range(BATCH)]  # noqa: S311
+    return {
+        "receive 100 new e-mails": lambda: arriving.receive(conn, arrivals(ordered)),
+        "receive 100, keys in no order": lambda: arriving.receive(conn, arrivals(scattered)),
+        "receive 100 that are on record": lambda: arriving.receive(conn, arrivals(db.keys)),
+        "mark 100 as queued": lambda: waiting.mark_queued(conn, db.received[:BATCH]),
+        "claim": lambda: running.claim(conn, Job(one(db.received), 1), "worker", LEASE),
+        "renew 20 leases": lambda: running.renew(conn, [(number, 1) for number in db.held[:20]], LEASE),
+        "complete": lambda: running.complete(conn, claimed),
+        "rescue 100": lambda: running.rescue(conn, 5, BATCH, spread=LEASE),
+        "take 100 that are due": lambda: waiting.take_due(conn, BATCH),
+        "sweep: rescue, then take": sweep,
+        "retry a failed one": lambda: waiting.retry(conn, one(db.failed)),
+    }
+
+
+def questions(db: Database) -> dict[str, Operation]:
+    """Name what reads."""
+
+    def listed(status: str | None = None, ticket: str | None = None, cursor: str | None = None) -> Operation:
+        wanted = EmailFilter.model_validate({"status": status, "ticket": ticket, "cursor": cursor})
+        return lambda: emails.list_emails(db.engine, wanted)
+
+    def quarantined(*, replayed: bool) -> Operation:
+        return lambda: quarantine.list_quarantined(db.engine, QuarantineFilter(replayed=replayed))
+
+    some = random.choice(db.spread)  # noqa: S311
+    return {
+        "one e-mail with its history": lambda: emails.get_email(db.engine, some),
+        "list, newest": listed(),
+        "list, from the middle": listed(cursor=db.middle[None]),
+        "list `completed`": listed("completed"),
+        "list `completed`, from the middle": listed("completed", cursor=db.middle["completed"]),
+        "list `failed`": listed("failed"),
+        "list `failed`, from the middle": listed("failed", cursor=db.middle["failed"]),
+        "list `queued`": listed("queued"),
+        "list a ticket": listed(ticket=db.ticket),
+        "list a ticket's `completed`": listed("completed", db.ticket),
+        "list a ticket's `failed`: none": listed("failed", db.ticket),
+        "list a ticket that there is not": listed(ticket="none"),
+        "list quarantine, waiting": quarantined(replayed=False),
+        "list quarantine, replayed": quarantined(replayed=True),
+        "overview, with the oldest age": lambda: overview.stats(db.engine),
+    }
+
+
+@asynccontextmanager
+async def opened(url: str) -> AsyncIterator[Database]:
+    """Look up in a database that was filled what will be asked for."""
+    engine = create_engine(url, pool_size=2, seconds=60)
+    database = await asyncpg.connect(url)
+    try:
+        found = await _look_up(database)
+        async with engine.connect() as conn:
+            await conn.execution_options(isolation_level="READ COMMITTED")
+            yield Database(engine=engine, conn=conn, **found)
+    finally:
+        await database.close()
+        await engine.dispose()
+
+
+async def _look_up(database: asyncpg.Connection) -> dict[str, Any]:
+    size = await database.fetchval("SELECT max(id) FROM incoming_emails")
+    spread = [1 + number * (size - 1000) // BATCH for number in range(BATCH)]
+
+    async def first(status: str) -> list[int]:
+        query = "SELECT id FROM incoming_emails WHERE processing_status = $1 ORDER BY received_at LIMIT 300"
+        return [row["id"] for row in await database.fetch(query, status)]
+
+    async def middle(status: str) -> str:
+        near = "SELECT id, received_at FROM incoming_emails WHERE id >= $1 AND processing_status = $2 ORDER BY id LIMIT 1"
+        row: Any = await database.fetchrow(near, spread[50], status)
+        return str(pages.cut([row, row], 1)[1])
+
+    held = "SELECT id FROM incoming_emails WHERE processing_status = 'processing' AND lease_until > now()"
+    keys = "SELECT idempotency_key FROM incoming_emails WHERE id = ANY($1)"
+    return {
+        "spread": spread,
+        "bytes": await database.fetchval("SELECT pg_database_size(current_database())"),
+        "received": await first("received"),
+        "failed": await first("failed"),
+        "held": [row["id"] for row in await database.fetch(held)],
+        "keys": [row["idempotency_key"] for row in await database.fetch(keys, spread)],
+        "ticket": await database.fetchval(
+            "SELECT zendesk_ticket_id FROM incoming_emails WHERE id = $1", spread[50]
+        ),
+        "middle": {
+            None: await middle("completed"),
+            "completed": await middle("completed"),
+            "failed": await middle("failed"),
+        },
+    }

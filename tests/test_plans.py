@@ -1,0 +1,150 @@
+"""What a statement reads depends on what it gives, and not on how much there is, whatever the planner believes."""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import asyncpg
+import pytest
+from sqlalchemy import event
+
+from benchmarks.growth_operations import BATCH, Database, Operation, changes, opened, questions
+from benchmarks.growth_rows import EXPIRED, HELD, fill, settle
+from service.queries.overview import COUNT_CAP
+from tests.conftest import migrate
+
+EMAILS = 50_000
+# Rows that one step of a plan may read: a batch, and for the rescue also what is held at that time.
+MOST_ROWS = max(2 * BATCH, EXPIRED + HELD)
+MOST_SORTED = 200  # the attachments of a page
+MOST_PAGES = 4_000  # of 8 kB: a batch is changed in several indexes
+COUNTS = "overview, with the oldest age"
+
+WAITING = "processing_status IN ('received', 'queued')"
+OLD = f"id BETWEEN {EMAILS // 2} AND {EMAILS - 1000}"
+# Each a day that came after the planner had last looked.
+DAYS: Mapping[str, tuple[str, ...]] = {
+    "as usual": (),
+    "nearly nothing waits": (
+        f"UPDATE incoming_emails SET processing_status = 'completed' WHERE {WAITING}",
+        "UPDATE incoming_emails SET processing_status = 'received' WHERE id % 250 = 1",
+    ),
+    "a burst, all of it rung": (
+        f"""
+        UPDATE incoming_emails SET due_at = now() + interval '1 h',
+            processing_status = CASE id % 2 WHEN 0 THEN 'received' ELSE 'queued' END
+        WHERE {OLD}
+        """,
+    ),
+    "an outage, all of it due": (
+        f"UPDATE incoming_emails SET processing_status = 'queued', due_at = now() WHERE {OLD}",
+    ),
+    "everything fails": (
+        f"UPDATE incoming_emails SET processing_status = 'failed' WHERE {OLD}",
+        "UPDATE quarantined_webhooks SET replayed_at = NULL",
+        """
+        INSERT INTO quarantined_webhooks (idempotency_key, raw_body, raw_headers, error_code, error)
+        SELECT 'more ' || i, '', '[]', 'not_json', '' FROM generate_series(1, 5000) AS i
+        """,
+    ),
+}
+
+
+@pytest.fixture(scope="module")
+def filled(database_url: str) -> str:
+    """Make a database to copy from, with statistics, which no copy takes anew."""
+    url = database_url.replace("/postgres?", "/plans?")
+
+    async def make() -> None:
+        server = await asyncpg.connect(database_url)
+        await server.execute("CREATE DATABASE plans")
+        await server.close()
+        await asyncio.to_thread(migrate, url, "upgrade", "head")
+        database = await asyncpg.connect(url)
+        for table in ("incoming_emails", "attachments", "attempts", "quarantined_webhooks"):
+            await database.execute(f"ALTER TABLE {table} SET (autovacuum_enabled = off)")
+        await fill(database, EMAILS)
+        await settle(database)
+        await database.close()
+
+    asyncio.run(make())
+    return url
+
+
+@pytest.fixture(params=DAYS)
+async def db(request: pytest.FixtureRequest, filled: str) -> AsyncIterator[Database]:
+    server = await asyncpg.connect(filled.replace("/plans?", "/postgres?"))
+    await server.execute("CREATE DATABASE plans_copy TEMPLATE plans STRATEGY FILE_COPY")
+    url = filled.replace("/plans?", "/plans_copy?")
+    database = await asyncpg.connect(url)
+    for change in DAYS[request.param]:
+        await database.execute(change)
+    await database.close()
+    async with opened(url) as db:
+        yield db
+    await server.execute("DROP DATABASE plans_copy WITH (FORCE)")
+    await server.close()
+
+
+async def test_what_is_read_does_not_grow_with_the_table(db: Database) -> None:
+    operations = {**changes(db), **questions(db)}
+    troubles = {
+        name: found
+        for name, operation in operations.items()
+        if (found := await troubles_of(db, name, operation))
+    }
+
+    assert troubles == {}
+
+
+async def troubles_of(db: Database, name: str, operation: Operation) -> list[str]:
+    """Run an operation, then each of its statements once more to see how Postgres goes about it."""
+    with statements(db) as sent:
+        await operation()
+    await db.conn.rollback()
+    found = []
+    for statement, parameters in sent:
+        answer = await db.conn.exec_driver_sql(
+            f"EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) {statement}", parameters
+        )
+        plan = answer.scalar_one()
+        [explained] = json.loads(plan) if isinstance(plan, str) else plan
+        top = explained["Plan"]
+        most = COUNT_CAP if name == COUNTS else MOST_ROWS
+        found += [trouble for node in nodes(top) for trouble in troubles_in(node, most)]
+        pages = top["Shared Hit Blocks"] + top["Shared Read Blocks"]
+        if pages > (len(list(nodes(top))) * COUNT_CAP if name == COUNTS else MOST_PAGES):
+            found.append(f"{pages} pages")
+    await db.conn.rollback()
+    return found
+
+
+@contextmanager
+def statements(db: Database) -> Iterator[list[tuple[str, Any]]]:
+    """Note each statement that is sent, with its parameters."""
+    sent: list[tuple[str, Any]] = []
+
+    def note(*sending: Any) -> None:
+        sent.append((sending[2], sending[3]))
+
+    event.listen(db.engine.sync_engine, "before_cursor_execute", note)
+    yield sent
+    event.remove(db.engine.sync_engine, "before_cursor_execute", note)
+
+
+def nodes(node: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    yield node
+    for child in node.get("Plans", ()):
+        yield from nodes(child)
+
+
+def troubles_in(node: dict[str, Any], most: int) -> Iterator[str]:
+    kind, table = node["Node Type"], node.get("Relation Name")
+    dropped = node.get("Rows Removed by Filter", 0) + node.get("Rows Removed by Index Recheck", 0)
+    rows = (node["Actual Rows"] + dropped) * node["Actual Loops"]
+    if table and kind == "Seq Scan":
+        yield f"{kind} on {table}"
+    if rows > (MOST_SORTED if kind.endswith("Sort") else most):
+        yield f"{kind} of {rows:.0f} rows by {node.get('Index Name')}"
