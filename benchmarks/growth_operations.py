@@ -25,7 +25,7 @@ BATCH = 100
 Operation = Callable[[], Awaitable[object]]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Database:
     """A database, a connection whose statements can be rolled back, and what is there of every kind."""
 

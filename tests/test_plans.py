@@ -1,16 +1,13 @@
 """What a statement reads depends on what it gives, and not on how much there is, whatever the planner believes."""
 
 import asyncio
-import json
 from collections.abc import AsyncIterator, Iterator, Mapping
-from contextlib import contextmanager
-from typing import Any
 
 import asyncpg
 import pytest
-from sqlalchemy import event
 
 from benchmarks.growth_operations import BATCH, Database, Operation, changes, opened, questions
+from benchmarks.growth_plans import Node, nodes, pages, plans
 from benchmarks.growth_rows import EXPIRED, HELD, fill, settle
 from service.queries.overview import COUNT_CAP
 from tests.conftest import migrate
@@ -100,47 +97,16 @@ async def test_what_is_read_does_not_grow_with_the_table(db: Database) -> None:
 
 
 async def troubles_of(db: Database, name: str, operation: Operation) -> list[str]:
-    """Run an operation, then each of its statements once more to see how Postgres goes about it."""
-    with statements(db) as sent:
-        await operation()
-    await db.conn.rollback()
+    most = COUNT_CAP if name == COUNTS else MOST_ROWS
     found = []
-    for statement, parameters in sent:
-        answer = await db.conn.exec_driver_sql(
-            f"EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) {statement}", parameters
-        )
-        plan = answer.scalar_one()
-        [explained] = json.loads(plan) if isinstance(plan, str) else plan
-        top = explained["Plan"]
-        most = COUNT_CAP if name == COUNTS else MOST_ROWS
-        found += [trouble for node in nodes(top) for trouble in troubles_in(node, most)]
-        pages = top["Shared Hit Blocks"] + top["Shared Read Blocks"]
-        if pages > (len(list(nodes(top))) * COUNT_CAP if name == COUNTS else MOST_PAGES):
-            found.append(f"{pages} pages")
-    await db.conn.rollback()
+    for plan in await plans(db, operation):
+        found += [trouble for node in nodes(plan) for trouble in troubles_in(node, most)]
+        if pages(plan) > (len([*nodes(plan)]) * COUNT_CAP if name == COUNTS else MOST_PAGES):
+            found.append(f"{pages(plan)} pages")
     return found
 
 
-@contextmanager
-def statements(db: Database) -> Iterator[list[tuple[str, Any]]]:
-    """Note each statement that is sent, with its parameters."""
-    sent: list[tuple[str, Any]] = []
-
-    def note(*sending: Any) -> None:
-        sent.append((sending[2], sending[3]))
-
-    event.listen(db.engine.sync_engine, "before_cursor_execute", note)
-    yield sent
-    event.remove(db.engine.sync_engine, "before_cursor_execute", note)
-
-
-def nodes(node: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    yield node
-    for child in node.get("Plans", ()):
-        yield from nodes(child)
-
-
-def troubles_in(node: dict[str, Any], most: int) -> Iterator[str]:
+def troubles_in(node: Node, most: int) -> Iterator[str]:
     kind, table = node["Node Type"], node.get("Relation Name")
     dropped = node.get("Rows Removed by Filter", 0) + node.get("Rows Removed by Index Recheck", 0)
     rows = (node["Actual Rows"] + dropped) * node["Actual Loops"]

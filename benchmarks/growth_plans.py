@@ -1,0 +1,51 @@
+"""How Postgres goes about each statement of an operation."""
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from sqlalchemy import event
+
+from benchmarks.growth_operations import Database, Operation
+
+Node = dict[str, Any]
+
+
+async def plans(db: Database, operation: Operation) -> list[Node]:
+    """Run an operation, then each statement that it sent once more to see its plan; all is rolled back."""
+    with _statements(db) as sent:
+        await operation()
+    await db.conn.rollback()
+    found = []
+    for statement, parameters in sent:
+        explain = f"EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) {statement}"
+        plan = (await db.conn.exec_driver_sql(explain, parameters)).scalar_one()
+        [explained] = json.loads(plan) if isinstance(plan, str) else plan
+        found.append(explained["Plan"])
+    await db.conn.rollback()
+    return found
+
+
+def nodes(node: Node) -> Iterator[Node]:
+    """Walk through a plan."""
+    yield node
+    for child in node.get("Plans", ()):
+        yield from nodes(child)
+
+
+def pages(plan: Node) -> int:
+    """Count the times that it looked at a page, of 8 kB, of a table or an index."""
+    return int(plan["Shared Hit Blocks"] + plan["Shared Read Blocks"])
+
+
+@contextmanager
+def _statements(db: Database) -> Iterator[list[tuple[str, Any]]]:
+    sent: list[tuple[str, Any]] = []
+
+    def note(*sending: Any) -> None:  # noqa: ANN401 as SQLAlchemy calls it
+        sent.append((sending[2], sending[3]))
+
+    event.listen(db.engine.sync_engine, "before_cursor_execute", note)
+    yield sent
+    event.remove(db.engine.sync_engine, "before_cursor_execute", note)
