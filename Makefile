@@ -4,7 +4,7 @@ BIN := $(VENV)/bin
 COMPILE := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
 	--no-emit-index-url --no-emit-find-links --custom-compile-command "make lock"
 
-.PHONY: demo up drill test lint format lock clean
+.PHONY: demo up drill bench test lint format lock clean
 
 demo: $(VENV)/.ready  ## play a stand-in Zendesk against the whole service
 	@exec $(BIN)/holdfast demo
@@ -14,6 +14,9 @@ up: $(VENV)/.ready  ## run the whole service on this machine
 
 drill: $(VENV)/.ready  ## hurt a whole Holdfast in every way, and count what it lost
 	@exec $(BIN)/holdfast drill
+
+bench: $(VENV)/.bench  ## measure Holdfast beside what else one would build; it needs Debian's wrk
+	@exec $(BIN)/python -m benchmarks all
 
 test: lint  ## all that CI runs; the tests wait more than they compute, and so they share two processors well
 	$(BIN)/pytest --numprocesses 4 --maxschedchunk 1
@@ -32,6 +35,7 @@ lock: $(VENV)/.ready  ## take the newest versions that pyproject.toml allows
 	$(COMPILE) --upgrade pyproject.toml --output-file requirements.txt
 	$(COMPILE) --upgrade pyproject.toml --extra local --group dev --constraint requirements.txt \
 		--output-file requirements-dev.txt
+	$(COMPILE) --upgrade --group bench --constraint requirements-dev.txt --output-file requirements-bench.txt
 
 clean:
 	rm -rf $(VENV) .holdfast .mypy_cache .ruff_cache .pytest_cache .hypothesis
@@ -47,4 +51,8 @@ $(VENV)/.ready: requirements-dev.txt pyproject.toml
 	$$python -m venv --clear $(VENV)
 	@$(BIN)/python -m pip --disable-pip-version-check install --quiet --require-hashes --requirement requirements-dev.txt
 	@$(BIN)/python -m pip --disable-pip-version-check install --quiet --no-deps --no-build-isolation --editable .
+	@touch $@
+
+$(VENV)/.bench: requirements-bench.txt $(VENV)/.ready
+	@$(BIN)/python -m pip --disable-pip-version-check install --quiet --require-hashes --requirement requirements-bench.txt
 	@touch $@

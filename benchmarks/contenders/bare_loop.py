@@ -1,0 +1,50 @@
+"""The limit of work: download addresses into files; no queue, no database. Print seconds and processor time."""
+
+import asyncio
+import hashlib
+import os
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import aiohttp
+import uvloop
+
+
+async def main(
+    directory: Path, address: str, count: int, at_once: int, *, careful: bool
+) -> tuple[float, float]:
+    """Return the seconds, and those of the processor, from the first request to the last file."""
+    numbers = iter(range(count))
+    connector = aiohttp.TCPConnector(limit=at_once)
+    async with aiohttp.ClientSession(connector=connector) as session:
+        start, cpu = time.monotonic(), time.process_time()
+        async with asyncio.TaskGroup() as group:
+            for _ in range(at_once):
+                group.create_task(_fetch_some(session, directory, address, numbers, careful=careful))
+        return time.monotonic() - start, time.process_time() - cpu
+
+
+async def _fetch_some(
+    session: aiohttp.ClientSession, directory: Path, address: str, numbers: Iterator[int], *, careful: bool
+) -> None:
+    for number in numbers:
+        digest = hashlib.sha256()
+        async with session.get(address.format(number), raise_for_status=True) as response:
+            with (directory / str(number)).open("wb") as file:
+                async for chunk in response.content.iter_any():
+                    file.write(chunk)
+                    if careful:
+                        digest.update(chunk)
+                if careful:
+                    file.flush()
+                    await asyncio.to_thread(os.fsync, file.fileno())
+
+
+if __name__ == "__main__":
+    directory, address, count, at_once, careful = sys.argv[1:]
+    took, cpu = uvloop.run(
+        main(Path(directory), address, int(count), int(at_once), careful=careful == "careful")
+    )
+    sys.stdout.write(f"{took} {cpu}\n")

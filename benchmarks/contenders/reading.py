@@ -1,0 +1,18 @@
+"""What every contender does with a request first: check the signature, read the payload; by Holdfast's own functions."""
+
+import os
+from collections.abc import Mapping
+from datetime import UTC, datetime, timedelta
+
+from service.zendesk import payloads, signature
+
+_SECRETS = (os.environ.get("ZENDESK_WEBHOOK_SECRETS", ""),)
+_TOLERANCE = timedelta(seconds=int(os.environ.get("WEBHOOK_TOLERANCE_SECONDS", "3600")))
+
+
+def read(headers: Mapping[str, str], body: bytes) -> payloads.Email:
+    """Verify and parse; raises Rejected and Unreadable."""
+    signature.verify(headers, body, secrets=_SECRETS, now=datetime.now(UTC), tolerance=_TOLERANCE)
+    email = payloads.parse(body)
+    assert isinstance(email, payloads.Email)  # noqa: S101 the benchmark sends no events
+    return email

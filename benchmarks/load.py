@@ -1,0 +1,125 @@
+"""Load on a web process: as much as it takes, by wrk, or so many webhooks a second, come what may."""
+
+import asyncio
+import json
+import random
+import re
+import shutil
+import time
+from collections import deque
+from dataclasses import dataclass
+from pathlib import Path
+from typing import cast
+
+from benchmarks.ground import Broken
+from benchmarks.webhooks import Webhooks
+
+CONNECTIONS = 64
+_ANSWER_SECONDS = 30
+_LATE_SECONDS = 120
+_SCRIPT = Path(__file__).with_name("wrk.lua")
+_LENGTH = re.compile(rb"\r\ncontent-length: *(\d+)", re.IGNORECASE)
+
+
+@dataclass(frozen=True)
+class Peak:
+    """What a web process took when it was given all it could take."""
+
+    acknowledged: int
+    per_second: float
+
+
+@dataclass(frozen=True)
+class Paced:
+    """What became of webhooks that came at a rate: seconds from when each was due until its answer."""
+
+    acknowledged: int
+    seconds: list[float]
+
+    def percentile(self, percent: float) -> float:
+        return sorted(self.seconds)[min(len(self.seconds) - 1, int(len(self.seconds) * percent / 100))]
+
+
+def check_wrk() -> None:
+    if shutil.which("wrk") is None:
+        raise Broken("wrk is missing: apt-get install wrk")
+
+
+async def push(port: int, webhooks: Webhooks, seconds: float, *, first: int = 0) -> Peak:
+    """Send as fast as the answers come, on 64 connections, each webhook once."""
+    command = ["wrk", "--threads", "1", "--connections", str(CONNECTIONS), "--duration", f"{seconds:.0f}s"]
+    command += ["--timeout", f"{_ANSWER_SECONDS}s", "--script", str(_SCRIPT), f"http://127.0.0.1:{port}"]
+    command += ["--", str(webhooks.path), str(webhooks.size), str(first)]
+    wrk = await asyncio.create_subprocess_exec(*command, stdout=asyncio.subprocess.PIPE)
+    output, _ = await wrk.communicate()
+    told = json.loads(output.decode().rstrip().rpartition("\n")[2])
+    if told["refused"] or told["broken"] or wrk.returncode:
+        raise Broken(f"not every webhook was taken: {told}")
+    return Peak(told["requests"], told["requests"] / told["microseconds"] * 1e6)
+
+
+async def pace(port: int, requests: list[bytes], per_second: float) -> Paced:
+    """Send at random moments, so many a second on average, whether or not answers come."""
+    async with asyncio.timeout(len(requests) / per_second + _LATE_SECONDS):
+        paced = await _pace(port, requests, per_second)
+    if paced.acknowledged != len(requests):
+        raise Broken(f"{len(requests) - paced.acknowledged} of {len(requests)} webhooks were not taken")
+    return paced
+
+
+async def _pace(port: int, requests: list[bytes], per_second: float) -> Paced:
+    loop = asyncio.get_running_loop()
+    chance = random.Random(1)  # noqa: S311 the same moments in each run
+    idle: asyncio.Queue[_Connection] = asyncio.Queue()
+    connections = [
+        (await loop.create_connection(lambda: _Connection(idle), "127.0.0.1", port))[1]
+        for _ in range(CONNECTIONS)
+    ]
+    for connection in connections:
+        idle.put_nowait(connection)
+    due = time.perf_counter()
+    for request in requests:
+        due += chance.expovariate(per_second)
+        if (early := due - time.perf_counter()) > 0:
+            await asyncio.sleep(early)
+        connection = await idle.get()
+        connection.send(request, due)
+    for _ in connections:  # each has its last answer
+        await idle.get()
+    for connection in connections:
+        connection.close()
+    answers = [answer for connection in connections for answer in connection.answers]
+    acknowledged = sum(status.startswith(b"2") for status, _ in answers)
+    return Paced(acknowledged, [seconds for _, seconds in answers])
+
+
+class _Connection(asyncio.Protocol):
+    """One request at a time."""
+
+    def __init__(self, idle: "asyncio.Queue[_Connection]") -> None:
+        self.answers: deque[tuple[bytes, float]] = deque()
+        self._idle = idle
+        self._due = 0.0
+        self._answer = b""
+        self._transport: asyncio.WriteTransport | None = None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast("asyncio.WriteTransport", transport)
+
+    def send(self, request: bytes, due: float) -> None:
+        assert self._transport  # noqa: S101 it is idle, so connected
+        self._due = due
+        self._transport.write(request)
+
+    def data_received(self, data: bytes) -> None:
+        self._answer += data
+        head, end, body = self._answer.partition(b"\r\n\r\n")
+        length = _LENGTH.search(head)
+        if end and length and len(body) >= int(length[1]):
+            self.answers.append((head[9:12], time.perf_counter() - self._due))
+            self._answer = b""
+            self._idle.put_nowait(self)
+
+    def close(self) -> None:
+        if self._transport:
+            self._transport.close()

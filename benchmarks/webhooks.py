@@ -1,0 +1,70 @@
+"""Webhooks to send: all different, signed beforehand, as whole HTTP requests of one size in a file."""
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from benchmarks.ground import SECRET
+from service.local.sender import sign_headers
+from service.local.zendesk import Zendesk
+
+BODY_BYTES = 1500
+_FIRST_TICKET = 1_000_000
+
+# The address of the file of the e-mail that has this number.
+Address = Callable[[int], str]
+
+
+@dataclass(frozen=True)
+class Webhooks:
+    """A file of requests; request number n is the `size` bytes from n * size on."""
+
+    path: Path
+    count: int
+    size: int
+
+    def read(self, first: int, count: int) -> list[bytes]:
+        with self.path.open("rb") as file:
+            file.seek(first * self.size)
+            return [file.read(self.size) for _ in range(count)]
+
+
+def write_webhooks(
+    path: Path, count: int, address: Address | None, *, file_bytes: int = 100_000, first: int = 0
+) -> Webhooks:
+    """Write so many of them, each with one attachment, or none where there is no address."""
+    zendesk = Zendesk(secret=SECRET)
+    sizes = set()
+    with path.open("wb") as file:
+        for number in range(first, first + count):
+            request = _request(zendesk, number, address(number) if address else None, file_bytes)
+            sizes.add(len(request))
+            file.write(request)
+    (size,) = sizes
+    return Webhooks(path, count, size)
+
+
+def _request(zendesk: Zendesk, number: int, url: str | None, file_bytes: int) -> bytes:
+    payload: dict[str, Any] = zendesk.payload(ticket_id=_FIRST_TICKET + number, body_text="")
+    if url:
+        payload["attachments"] = [
+            {
+                "url": url,
+                "filename": f"invoice-{number:07}.bin",
+                "content_type": "application/octet-stream",
+                "size": file_bytes,
+            }
+        ]
+    words = "Dear team, please find the files attached. "
+    missing = BODY_BYTES - len(json.dumps(payload))
+    payload["body_text"] = (words * (missing // len(words) + 1))[:missing]
+    body = json.dumps(payload).encode()
+    headers = {"Host": "holdfast.example", **sign_headers(body, SECRET), "Content-Length": str(len(body))}
+    lines = [
+        "POST /webhooks/zendesk HTTP/1.1",
+        *(f"{name}: {value}" for name, value in headers.items()),
+        "\r\n",
+    ]
+    return "\r\n".join(lines).encode() + body
