@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 import uvloop
 
-from benchmarks import intake, work
+from benchmarks import away, intake, large, pickup, work
 from benchmarks.ground import Broken, Ground, open_ground
 from benchmarks.results import Section, render, write
 from service.local.servers import ServerError
@@ -18,6 +18,9 @@ Part = Callable[[Ground, int, bool], Coroutine[None, None, Section]]
 _PARTS: Mapping[str, Part] = {
     "intake": intake.run,
     "work": work.run,
+    "pickup": pickup.run,
+    "away": away.run,
+    "large": large.run,
 }
 
 

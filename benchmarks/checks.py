@@ -1,16 +1,19 @@
 """What has to be true after a load: rows in Postgres, files on disk, and in them the bytes that were served."""
 
 import asyncio
+from asyncio.subprocess import Process
 from pathlib import Path
 from typing import Any
 
 import asyncpg
 
 from benchmarks import stand_in
-from benchmarks.ground import Broken, Ground
+from benchmarks.ground import Broken, Ground, read_words
 from benchmarks.webhooks import BODY_BYTES
 
 _SETTLE_SECONDS = 0.3
+_PATIENCE_SECONDS = 600
+_LOOK_SECONDS = 0.1
 
 
 async def fetch_row(ground: Ground, name: str, query: str, *values: object) -> Any:  # noqa: ANN401 columns are anything
@@ -18,6 +21,21 @@ async def fetch_row(ground: Ground, name: str, query: str, *values: object) -> A
     connection = await asyncpg.connect(ground.database(name))
     try:
         return await connection.fetchrow(query, *values)
+    finally:
+        await connection.close()
+
+
+async def until(ground: Ground, name: str, worker: Process, condition: str) -> None:
+    """Wait for the e-mails to be as the condition says, while the worker lives."""
+    connection = await asyncpg.connect(ground.database(name))
+    try:
+        async with asyncio.timeout(_PATIENCE_SECONDS):
+            while not await connection.fetchval(f"SELECT {condition} FROM incoming_emails"):  # noqa: S608 ours
+                if worker.returncode is not None:
+                    raise Broken(f"a worker ended: {read_words(ground, f'{name}.worker')}")
+                await asyncio.sleep(_LOOK_SECONDS)
+    except TimeoutError:
+        raise Broken(f"{name} never came to {condition}") from None
     finally:
         await connection.close()
 

@@ -169,6 +169,16 @@ async def web(
         yield Web(port, process)
 
 
+async def words_of(ground: Ground, name: str, process: Process) -> str:
+    """Wait for the first line that a program writes."""
+    deadline = time.monotonic() + _READY_SECONDS
+    while not (words := read_words(ground, name)):
+        if process.returncode is not None or time.monotonic() > deadline:
+            raise Broken(f"{name} does not say where it is")
+        await asyncio.sleep(0.05)
+    return words
+
+
 async def _end(process: Process) -> None:
     if process.returncode is not None:
         return

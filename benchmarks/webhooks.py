@@ -31,32 +31,29 @@ class Webhooks:
             return [file.read(self.size) for _ in range(count)]
 
 
-def write_webhooks(
-    path: Path, count: int, address: Address | None, *, file_bytes: int = 100_000, first: int = 0
-) -> Webhooks:
-    """Write so many of them, each with one attachment, or none where there is no address."""
+def write_webhooks(path: Path, numbers: range, address: Address, *, file_bytes: int = 100_000) -> Webhooks:
+    """Write one for each number, with the file at that number's address."""
     zendesk = Zendesk(secret=SECRET)
     sizes = set()
     with path.open("wb") as file:
-        for number in range(first, first + count):
-            request = _request(zendesk, number, address(number) if address else None, file_bytes)
+        for number in numbers:
+            request = _request(zendesk, number, address(number), file_bytes)
             sizes.add(len(request))
             file.write(request)
     (size,) = sizes
-    return Webhooks(path, count, size)
+    return Webhooks(path, len(numbers), size)
 
 
-def _request(zendesk: Zendesk, number: int, url: str | None, file_bytes: int) -> bytes:
+def _request(zendesk: Zendesk, number: int, url: str, file_bytes: int) -> bytes:
     payload: dict[str, Any] = zendesk.payload(ticket_id=_FIRST_TICKET + number, body_text="")
-    if url:
-        payload["attachments"] = [
-            {
-                "url": url,
-                "filename": f"invoice-{number:07}.bin",
-                "content_type": "application/octet-stream",
-                "size": file_bytes,
-            }
-        ]
+    payload["attachments"] = [
+        {
+            "url": url,
+            "filename": f"invoice-{number:07}.bin",
+            "content_type": "application/octet-stream",
+            "size": file_bytes,
+        }
+    ]
     words = "Dear team, please find the files attached. "
     missing = BODY_BYTES - len(json.dumps(payload))
     payload["body_text"] = (words * (missing // len(words) + 1))[:missing]

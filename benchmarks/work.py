@@ -1,14 +1,11 @@
 """Work: how many e-mails a second, each with a file of 100 kB, one worker process has done with."""
 
 import asyncio
-from asyncio.subprocess import Process
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
-import asyncpg
-
-from benchmarks.checks import check_files, check_record, check_work, fetch_row
+from benchmarks.checks import check_files, check_record, check_work, fetch_row, until
 from benchmarks.field import Contender, prepare
 from benchmarks.ground import (
     Broken,
@@ -29,8 +26,6 @@ from benchmarks.webhooks import write_webhooks
 FILE_BYTES = 100_000
 AT_ONCE = 20  # downloads in the bare loop: what Holdfast has by default
 LIMIT, CAREFUL = "limit", "limit+hash"
-_DONE_SECONDS = 600
-_LOOK_SECONDS = 0.1
 
 
 _TITLES = {
@@ -70,7 +65,7 @@ class Files:
 
 async def run(ground: Ground, rounds: int, quick: bool) -> Section:  # noqa: FBT001 one of the parts
     """Measure, and put it into words."""
-    done = await measure(ground, await prepare(ground), rounds=rounds, emails=100 if quick else 1000)
+    done = await measure(ground, await prepare(ground), rounds=rounds, emails=40 if quick else 600)
     rows = [
         (
             title,
@@ -139,7 +134,7 @@ async def work_off(
     await clear(ground, contender.name)
     variables = ground.variables(contender.name)
     webhooks = await asyncio.to_thread(
-        write_webhooks, ground.directory / "emails", count, files.address, file_bytes=files.size
+        write_webhooks, ground.directory / "emails", range(count), files.address, file_bytes=files.size
     )
     async with web(ground, f"{contender.name}.web", contender.web, variables) as server:
         await pace(server.port, await asyncio.to_thread(webhooks.read, 0, count), float("inf"))
@@ -147,27 +142,14 @@ async def work_off(
     variables |= more or {}
     name = f"{contender.name}.worker"
     async with program(ground, name, contender.worker, variables) as worker:
-        await _until(ground, contender, worker, "count(started_at) > 0")
+        await until(ground, contender.name, worker, "count(started_at) > 0")
         before = cpu_seconds(worker)
-        await _until(ground, contender, worker, "count(completed_at) = count(*)")
+        await until(ground, contender.name, worker, "count(completed_at) = count(*)")
         cpu, peak = cpu_seconds(worker) - before, peak_bytes(worker)
     await check_work(ground, contender.name, count, files.size)
     query = "SELECT extract(epoch FROM max(completed_at) - min(started_at))::float8 FROM incoming_emails"
     (seconds,) = await fetch_row(ground, contender.name, query)
     return Done(count / float(seconds), cpu / count, peak)
-
-
-async def _until(ground: Ground, contender: Contender, worker: Process, condition: str) -> None:
-    """Wait for the e-mails to be as the condition says, while the worker lives."""
-    connection = await asyncpg.connect(ground.database(contender.name))
-    try:
-        async with asyncio.timeout(_DONE_SECONDS):
-            while not await connection.fetchval(f"SELECT {condition} FROM incoming_emails"):  # noqa: S608 ours
-                if worker.returncode is not None:
-                    raise Broken(f"a worker ended: {read_words(ground, f'{contender.name}.worker')}")
-                await asyncio.sleep(_LOOK_SECONDS)
-    finally:
-        await connection.close()
 
 
 def speeds(done: Sequence[Done]) -> list[float]:

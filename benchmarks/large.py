@@ -1,0 +1,37 @@
+"""Large files: how fast they come through the worker, and how much memory it needs for them."""
+
+from benchmarks.field import HOLDFAST, prepare
+from benchmarks.ground import Ground
+from benchmarks.results import Section, at_least, below, ratio, spread
+from benchmarks.work import AT_ONCE, Done, loop_bare, serve_files, speeds, work_off
+
+_LARGE_BYTES = 50_000_000
+_MIB = 1024**2
+
+_HEADER = ("", "files/s, of the limit", "processor time, of the limit", "peak memory, MiB")
+_ABOUT = f"""{AT_ONCE} e-mails at once with a file of {_LARGE_BYTES // 10**6} MB each, through one worker; the time as in "Work". The limits are bare
+loops that download as many at once. Every file was compared with what the server of the files had sent."""
+
+
+async def run(ground: Ground, rounds: int, quick: bool) -> Section:  # noqa: FBT001 one of the parts
+    """Measure, and put it into words."""
+    await prepare(ground)
+    limit, careful, holdfast = [], [], []
+    async with serve_files(ground, _LARGE_BYTES // (50 if quick else 1)) as files:
+        for _ in range(rounds):
+            limit.append(await loop_bare(ground, files, AT_ONCE, careful=False))
+            careful.append(await loop_bare(ground, files, AT_ONCE, careful=True))
+            holdfast.append(await work_off(ground, HOLDFAST, files, AT_ONCE))
+    speed = ratio(speeds(holdfast), speeds(limit))
+    memory = spread(done.peak_bytes / _MIB for done in holdfast)
+    rows = [
+        ("limit: aiohttp downloads into files", *_beside(limit, limit), ""),
+        ("the same, with SHA-256 and fsync", *_beside(careful, limit), ""),
+        ("**Holdfast**", *_beside(holdfast, limit), memory),
+    ]
+    aims = (at_least(0.7, "of the limit", speed), below(256, "MiB at most", memory))
+    return Section("Large files", _ABOUT, _HEADER, rows, aims)
+
+
+def _beside(done: list[Done], limit: list[Done]) -> tuple[object, object]:
+    return ratio(speeds(done), speeds(limit)), ratio([d.cpu for d in done], [d.cpu for d in limit])
