@@ -46,12 +46,12 @@ def test_an_aim_is_reached_by_the_median() -> None:
 
 def test_a_part_replaces_its_own_results_only(tmp_path: Path) -> None:
     path = tmp_path / "RESULTS.md"
-    results.write(path, ["## One\n\nold\n", "## Two\n\nkept\n"])
+    results.write(path, ["## One\n\nformer\n", "## Two\n\nkept\n"])
     results.write(path, ["## One\n\nnew\n"])
     text = path.read_text()
 
     assert "new" in text
-    assert "old" not in text
+    assert "former" not in text
     assert text.index("## One") < text.index("## Two")
     assert text.startswith("# Holdfast")
 
