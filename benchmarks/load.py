@@ -45,6 +45,15 @@ def check_wrk() -> None:
         raise Broken("wrk is missing: apt-get install wrk")
 
 
+async def fetch(url: str, connections: int, seconds: int) -> float:
+    """Return how often a second wrk gets what is there."""
+    check_wrk()
+    command = ["wrk", "--threads", "1", "--connections", str(connections), "--duration", f"{seconds}s", url]
+    wrk = await asyncio.create_subprocess_exec(*command, stdout=asyncio.subprocess.PIPE)
+    output, _ = await wrk.communicate()
+    return float(output.partition(b"Requests/sec:")[2].split()[0])
+
+
 async def push(port: int, webhooks: Webhooks, seconds: float, *, first: int = 0) -> Peak:
     """Send as fast as the answers come, on 64 connections, each webhook once."""
     command = ["wrk", "--threads", "1", "--connections", str(CONNECTIONS), "--duration", f"{seconds:.0f}s"]

@@ -19,16 +19,18 @@ from benchmarks.ground import (
     read_words,
     web,
 )
-from benchmarks.load import pace
+from benchmarks.load import fetch, pace
 from benchmarks.results import Section, at_least, ratio
 from benchmarks.webhooks import write_webhooks
 
 FILE_BYTES = 100_000
 AT_ONCE = 20  # downloads in the bare loop: what Holdfast has by default
-LIMIT, CAREFUL = "limit", "limit+hash"
+LIMIT, CAREFUL, SERVER = "limit", "limit+hash", "server"
+_SERVER_SECONDS = 2
 
 
 _TITLES = {
+    SERVER: "the server of the files, asked by wrk",
     LIMIT: "limit: aiohttp downloads into files, nothing else",
     CAREFUL: "the same, with SHA-256 and fsync of each file",
     "holdfast": "**Holdfast**",
@@ -71,7 +73,7 @@ async def run(ground: Ground, rounds: int, quick: bool) -> Section:  # noqa: FBT
             title,
             ratio(speeds(done[name]), speeds(done[LIMIT])),
             ratio(speeds(done[name]), speeds(done["holdfast"])),
-            ratio([d.cpu for d in done[name]], [d.cpu for d in done[LIMIT]]),
+            "" if name == SERVER else ratio([d.cpu for d in done[name]], [d.cpu for d in done[LIMIT]]),
         )
         for name, title in _TITLES.items()
         if name in done
@@ -87,10 +89,11 @@ async def measure(
     ground: Ground, contenders: Sequence[Contender], *, rounds: int, emails: int
 ) -> dict[str, list[Done]]:
     """Return files a second: of the bare loops, of each contender, and of wrk on the server of the files."""
-    names = (LIMIT, CAREFUL, *(contender.name for contender in contenders))
+    names = (SERVER, LIMIT, CAREFUL, *(contender.name for contender in contenders))
     rates: dict[str, list[Done]] = {name: [] for name in names}
     async with serve_files(ground, FILE_BYTES) as files:
         for _ in range(rounds):
+            rates[SERVER].append(Done(await fetch(files.address(1), AT_ONCE, _SERVER_SECONDS)))
             for careful, name in enumerate((LIMIT, CAREFUL)):
                 rates[name].append(await loop_bare(ground, files, emails, careful=bool(careful)))
             for contender in contenders:
