@@ -29,7 +29,7 @@ async def run(ground: Ground, rounds: int, quick: bool) -> Section:  # noqa: FBT
         ("the same, with SHA-256 and fsync", *_beside(careful, limit), ""),
         ("**Holdfast**", *_beside(holdfast, limit), memory),
     ]
-    aims = (at_least(0.7, "of the limit", speed), below(256, "MiB at most", memory))
+    aims = (at_least(0.7, "of the limit", speed), below(256, "MiB of memory", memory))
     return Section("Large files", _ABOUT, _HEADER, rows, aims)
 
 

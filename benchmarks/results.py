@@ -12,7 +12,7 @@ from pathlib import Path
 
 _HOW = """# Holdfast beside what one would build instead
 
-`make bench` measured this, and wrote it. Every figure is of one machine, which others use too: so look at the
+`make bench` measured this, and wrote it (`python -m benchmarks intake` one part of it). Every figure is of one machine, which others use too: so look at the
 ratios, not at milliseconds. In each round every contender has its turn, one after the other, with the same
 Postgres (its own database, `fsync` on), the same Valkey and the same files; a ratio compares two turns of the same
 round. A cell is the median of the rounds with the least and the most: `0.40 (0.38..0.45)`.
@@ -74,7 +74,14 @@ def below(wanted: float, of: str, got: Spread) -> Aim:
 
 def render(section: Section, rounds: int) -> str:
     """Write a section as Markdown."""
-    lines = [f"## {section.title}", "", section.about, "", f"*{_machine()}; {rounds} rounds.*", ""]
+    lines = [
+        f"## {section.title}",
+        "",
+        section.about,
+        "",
+        f"*{_machine()}; {rounds} round{'s' * (rounds > 1)}.*",
+        "",
+    ]
     lines += [_row(section.header), _row("---" for _ in section.header)]
     lines += [_row(row) for row in section.rows]
     if section.aims:
