@@ -13,7 +13,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from service.database import create_engine
 from service.jobs import arriving, running, waiting
 from service.jobs.arriving import Arrival
-from service.jobs.running import Claim
+from service.jobs.running import Claim, Claiming, Settlement
 from service.jobs.waiting import Job
 from service.queries import emails, overview, pages, quarantine
 from service.queries.emails import EmailFilter
@@ -69,9 +69,9 @@ def changes(db: Database) -> dict[str, Operation]:
         "receive 100, keys in no order": lambda: arriving.receive(conn, arrivals(scattered)),
         "receive 100 that are on record": lambda: arriving.receive(conn, arrivals(db.keys)),
         "mark 100 as queued": lambda: waiting.mark_queued(conn, db.received[:BATCH]),
-        "claim": lambda: running.claim(conn, Job(one(db.received), 1), "worker", LEASE),
+        "claim": lambda: running.claim(conn, [Claiming(Job(one(db.received), 1), "worker", LEASE)]),
         "renew 20 leases": lambda: running.renew(conn, [(number, 1) for number in db.held[:20]], LEASE),
-        "complete": lambda: running.complete(conn, claimed),
+        "complete": lambda: running.settle(conn, [Settlement(claimed, "completed")]),
         "rescue 100": lambda: running.rescue(conn, 5, BATCH, spread=LEASE),
         "take 100 that are due": lambda: waiting.take_due(conn, BATCH),
         "sweep: rescue, then take": sweep,

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import asyncpg
-import psutil  # type: ignore[import-untyped]
+import psutil
 from aiohttp import ClientSession, TCPConnector
 
 from service.config.settings import Settings

@@ -1,7 +1,7 @@
 """Jobs that are new: an e-mail comes on record, once, with the files that it announces."""
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,23 +11,20 @@ from sqlalchemy import (
     DateTime,
     LargeBinary,
     Select,
-    TableValuedAlias,
     Text,
     bindparam,
     cast,
-    column,
     func,
     insert,
     literal,
     select,
 )
-from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.dialects.postgresql import insert as pg_insert
 from sqlalchemy.ext.asyncio import AsyncConnection
 from sqlalchemy.types import TypeEngine
 
 from service.jobs.waiting import FIRST_RING_GRACE
-from service.models import ANNOUNCED, Attachment, IncomingEmail, announced_files
+from service.models import ANNOUNCED, Attachment, IncomingEmail, announced_files, arrays_of, rows_of
 
 _TEXTS = (
     "idempotency_key",
@@ -89,18 +86,18 @@ async def receive(conn: AsyncConnection, arrivals: Sequence[Arrival]) -> list[Re
 async def _insert(conn: AsyncConnection, arrivals: Sequence[Arrival]) -> dict[str, int]:
     """Insert those whose key is not on record; return their ids by key."""
     files = [{"idempotency_key": arrival.key, **file} for arrival in arrivals for file in arrival.files]
-    rows = await conn.execute(_RECORD, {**_arrays(arrivals, _COLUMNS), "files": files})
+    rows = await conn.execute(_RECORD, {**_arrays(_COLUMNS, arrivals), "files": files})
     return {row.idempotency_key: row.id for row in rows}
 
 
 async def _look_up(conn: AsyncConnection, arrivals: Sequence[Arrival]) -> list[Recorded]:
     """Find the e-mail on record for each, in order."""
-    rows = await conn.execute(_FIND, _arrays(arrivals, _KEY))
+    rows = await conn.execute(_FIND, _arrays(_KEY, arrivals))
     return [Recorded(email_id, is_new=False, is_same=same) for email_id, same in rows]
 
 
-def _arrays(arrivals: Sequence[Arrival], columns: Iterable[str]) -> dict[str, list[object]]:
-    return {name: [_value(arrival, name) for arrival in arrivals] for name in columns}
+def _arrays(columns: Mapping[str, Any], arrivals: Sequence[Arrival]) -> dict[str, list[Any]]:
+    return arrays_of(columns, [[_value(arrival, name) for name in columns] for arrival in arrivals])
 
 
 def _value(arrival: Arrival, name: str) -> object:
@@ -110,7 +107,7 @@ def _value(arrival: Arrival, name: str) -> object:
 
 def _record() -> Select[str, int]:
     """Insert e-mails and their files; gives the ids of those whose key was new."""
-    row = _rows(_COLUMNS)
+    row = rows_of("arrival", _COLUMNS)
     values: dict[str, ColumnElement[Any]] = {name: row.c[name] for name in _COLUMNS}
     values |= {name: cast(row.c[name], JSON) for name in _JSONS}
     values["received_at"] = func.coalesce(row.c.received_at, func.now())
@@ -139,23 +136,12 @@ def _record() -> Select[str, int]:
 
 
 def _find() -> Select[int, bool]:
-    row = _rows(_KEY, ordered=True)
+    row = rows_of("arrival", _KEY)
     is_same = func.coalesce(IncomingEmail.raw_body == row.c.raw_body, False)
     query = select(IncomingEmail.id, is_same).join_from(
         row, IncomingEmail, IncomingEmail.idempotency_key == row.c.idempotency_key
     )
-    return query.order_by(column("ordinality"))
-
-
-def _rows(columns: Mapping[str, TypeEngine[Any]], *, ordered: bool = False) -> TableValuedAlias:
-    """Make a table of these columns, with one array for each as its parameter."""
-    arrays = (bindparam(name, type_=ARRAY(kind)) for name, kind in columns.items())
-    names = (column(name, kind) for name, kind in columns.items())
-    return (
-        func.unnest(*arrays)
-        .table_valued(*names, with_ordinality="ordinality" if ordered else None, name="arrival")
-        .render_derived()
-    )
+    return query.order_by(row.c.place)
 
 
 # Made once: to make them costs more than to run them.
