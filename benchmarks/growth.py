@@ -37,12 +37,17 @@ SETTINGS = (
 )
 INTRODUCTION = """# Growth
 
-What an operation takes, as a multiple of its time with {least} e-mails on record: {rounds} interleaved rounds, medians,
-through the service's own functions. {when}, {machine}, Postgres {postgres} as it comes (shared_buffers 128 MB), SQLAlchemy
-{sqlalchemy}. Rows are made by Postgres: {young} that are not finished, a hundredth of the others failed, 1.2 attachments and one
-attempt for each, bodies of 600 bytes; what writes is rolled back. What is asked for has been read before, and is in
-memory: what is not costs a read of the disk for each page, however many e-mails there are. On the right are the pages, of
-8 kB, that Postgres looks at: these are exact, and grow by the height of its indexes.
+`python -m benchmarks.growth --sizes {sizes} --write`, {when}: {machine}, which
+had other work too, Postgres {postgres} as it comes (shared_buffers 128 MB), SQLAlchemy {sqlalchemy}.
+
+On the left is the time of each operation, through the service's own functions, as a multiple of what it takes with
+{least} e-mails on record: medians of {rounds} interleaved rounds. On the right are the pages of 8 kB that Postgres looks at
+meanwhile: these are exact. They grow with the height of its indexes, and where a plan that suits a small table gives
+way to one that suits any.
+
+Postgres made the rows: {young} that are not finished, a hundredth of the others failed, an attempt and 1.2 attachments
+for each, bodies of 600 bytes. What writes is rolled back. What is asked for has been read before, and is in memory: what
+is not costs a read of the disk for each page, however many e-mails there are.
 
 """
 
@@ -115,6 +120,7 @@ async def run(url: str, sizes: Sequence[int], rounds: int) -> str:
         took = "".join(f"{second * 1000:9.2f} ms" for second in each)
         sys.stdout.write(f"{name:36}{took}\n")
     introduction = INTRODUCTION.format(
+        sizes=",".join(map(str, sizes)),
         least=f"{sizes[0]:,}",
         rounds=rounds,
         when=f"{datetime.now(UTC):%Y-%m-%d}",

@@ -116,7 +116,7 @@ class IncomingEmail(Base):
 
 
 def in_status(status: str) -> ColumnElement[bool]:
-    """Match what is in this status, which the planner of Postgres hears only when its plan is made.
+    """Match what is in this status, which Postgres gets to know when it runs the plan, not when it makes it.
 
     Otherwise it plans by how many there were when it last took statistics, and of ten million rows a million change
     before it takes new ones: a burst is read as a whole where a page of it was asked for.
