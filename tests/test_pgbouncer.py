@@ -23,7 +23,7 @@ from service.local.guard import guarded
 from service.local.zendesk import Zendesk
 from service.resources import Resources
 from service.web.early import listening
-from tests.conftest import ROOT, Client, eventually, migrate, program, serving, working
+from tests.conftest import ROOT, Client, eventually, program, serving, working
 from tests.processes import wait_for
 from tests.test_flow import objects
 from tests.test_webhook import is_up
@@ -58,8 +58,10 @@ max_client_conn = 200
         guarded([PGBOUNCER, "--quiet", str(ini)], signal.SIGTERM, owner=owner), stderr=subprocess.DEVNULL
     ) as process:
         wait_for((directory / ".s.PGSQL.6432").exists)
-        yield f"postgresql://postgres:any@/postgres?host={directory}&port=6432"
-        process.kill()
+        try:
+            yield f"postgresql://postgres:any@/postgres?host={directory}&port=6432"
+        finally:
+            process.kill()
 
 
 @pytest.fixture
@@ -141,16 +143,20 @@ async def test_without_a_pooler_postgres_keeps_what_is_prepared(res: Resources) 
     assert [name.startswith("holdfast_") for name in names] == [True]
 
 
-def test_migrations_ask_for_postgres_itself(pooled_url: str, database_url: str) -> None:
-    done = subprocess.run(
-        [sys.executable, "-m", "alembic", "upgrade", "head"],
+def alembic(url: str, *words: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "alembic", *words],
         cwd=ROOT,
-        env={**os.environ, "DATABASE_URL": pooled_url},
+        env={**os.environ, "DATABASE_URL": url},
         capture_output=True,
         text=True,
         timeout=60,
         check=False,
     )
+
+
+def test_migrations_ask_for_postgres_itself(pooled_url: str) -> None:
+    done = alembic(pooled_url, "upgrade", "head")
 
     assert done.returncode == 2
     assert done.stderr.startswith("DATABASE_URL: is a pooler's, migrations need that of Postgres itself")
@@ -158,12 +164,13 @@ def test_migrations_ask_for_postgres_itself(pooled_url: str, database_url: str) 
 
 
 def test_migrations_run_through_a_pooler_that_is_said_to_keep_sessions(
-    database_url: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    database_url: str, tmp_path: Path
 ) -> None:
     with pgbouncer(database_url, tmp_path, "session") as url:
-        migrate(url, "-x", "pooled=yes", "current")
+        done = alembic(url, "-x", "pooled=yes", "current")
 
-    assert "(head)" in capsys.readouterr().out
+    assert done.returncode == 0, done.stderr
+    assert "(head)" in done.stdout
 
 
 async def is_through_a_pooler(res: Resources) -> bool:
