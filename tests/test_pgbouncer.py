@@ -76,14 +76,15 @@ def pooled(settings: Settings, pooled_url: str) -> Settings:
 
 
 async def test_from_webhook_to_stored_file_under_load_with_fewer_connections_than_processes_want(
-    pooled: Settings, zendesk: Zendesk, res: Resources, database: asyncpg.Connection
+    pooled: Settings, zendesk: Zendesk, res: Resources, database: asyncpg.Connection, tmp_path: Path
 ) -> None:
     pooled = pooled.model_copy(update={"lease_seconds": 60.0, "database_seconds": 30.0})  # three are few
     urls = [zendesk.add_file(f"{number}.txt", b"%d" % number * 500) for number in range(10)]
     with listening("127.0.0.1", 0) as (free,):
         port = str(free.getsockname()[1])
+    variables = {"HOST": "127.0.0.1", "PORT": port, "WEB_CONCURRENCY": "2", "TMPDIR": str(tmp_path)}
     async with (
-        program("service", "web", settings=pooled, HOST="127.0.0.1", PORT=port, WEB_CONCURRENCY="2"),
+        program("service", "web", settings=pooled, **variables),
         program("arq", "service.worker.WorkerSettings", settings=pooled),
         program("arq", "service.worker.WorkerSettings", settings=pooled, WORKER_NAME="second"),
         ClientSession() as session,

@@ -11,6 +11,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import asyncpg
 import psutil
@@ -55,6 +56,8 @@ async def family(settings: Settings, zendesk: Zendesk) -> AsyncIterator[Family]:
     with listening("127.0.0.1", 0) as (free,):
         port = free.getsockname()[1]
     variables = {"HOST": "127.0.0.1", "PORT": str(port), "WEB_CONCURRENCY": "2"}
+    # A killed parent leaves its metrics behind; that directory goes with the test's.
+    variables["TMPDIR"] = urlsplit(str(settings.storage_url)).path.removesuffix("/objects")
     async with (
         ClientSession(connector=TCPConnector(force_close=True)) as session,
         program("service", "web", settings=settings, **variables) as parent,
