@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 
 from service.errors import Transient
+from service.storage import disk
 from service.storage import objects as storage
 from service.storage.disk import Disk
 from tests.conftest import ROOT
@@ -63,6 +64,33 @@ async def test_what_a_killed_process_left_is_gone_after_the_next_put(root: Path)
     await storage.put(Disk(root), _chunks(SMALL), None)
 
     assert leftover.startswith(".spool/")
+    assert await asyncio.to_thread(files, root) == [key(SMALL)]
+
+
+async def test_what_a_killed_process_left_goes_also_while_another_one_lives_on(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = Disk(root)
+    await storage.put(store, _chunks(SMALL), None)
+    async with drill("hold", root) as process:
+        await spooled(process)
+    assert len(await asyncio.to_thread(files, root)) == 2
+    monkeypatch.setattr(disk, "_TIDY_SECONDS", 0)
+
+    await storage.put(store, _chunks(LARGE), None)
+
+    assert await asyncio.to_thread(files, root) == sorted([key(SMALL), key(LARGE)])
+
+
+async def test_another_volume_in_the_place_of_the_one_that_was_known_is_written_to(root: Path) -> None:
+    store = Disk(root)
+    for _ in range(2):
+        await storage.put(store, _chunks(SMALL), None)
+        await asyncio.to_thread(shutil.rmtree, root / "sha256")
+    await asyncio.to_thread(shutil.rmtree, root)
+
+    await storage.put(store, _chunks(SMALL), None)
+
     assert await asyncio.to_thread(files, root) == [key(SMALL)]
 
 
