@@ -10,6 +10,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, suppress
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import IO, TypeVar
 from uuid import uuid4
@@ -34,18 +35,21 @@ class Disk:
     _tidied: float = -math.inf
     _threads: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(_THREADS, "disk"))
 
+    @cached_property
+    def _spool(self) -> Path:
+        return self.root / ".spool"
+
     def spool_directory(self) -> str:
-        return str(self.root / ".spool")
+        return str(self._spool)
 
     def spool_file(self) -> IO[bytes]:
         """Make a file on the same file system."""
-        directory = Path(self.spool_directory())
-        if not directory.is_dir():  # nor is what was in the volume that we knew
+        if not self._spool.is_dir():  # nor is what was in the volume that we knew
             self._durable.clear()
-            directory.mkdir(parents=True, exist_ok=True)
-        self._tidy(directory)
+            self._spool.mkdir(parents=True, exist_ok=True)
+        self._tidy()
         while True:
-            file = open(directory / uuid4().hex, "xb", opener=_private)  # noqa: SIM115 it is the spool's to close
+            file = open(self._spool / uuid4().hex, "xb", opener=_private)  # noqa: SIM115 it is the spool's to close
             with suppress(BlockingIOError):
                 _lock(file)
                 if os.fstat(file.fileno()).st_nlink:
@@ -80,7 +84,7 @@ class Disk:
         try:
             return (self.root / key).open("rb")
         except FileNotFoundError:
-            if Path(self.spool_directory()).is_dir():
+            if self._spool.is_dir():
                 raise
         # Not the object is missing, but the directory that it was put in.
         raise OSError(
@@ -91,32 +95,33 @@ class Disk:
         with closing(spool):
             spool.finish()
             path = self.root / spool.key
+            directory = path.parent
             with spool.lock:
-                self._place(path, spool)
+                self._place(path, directory, spool)
         # Also of an object that was there: whoever is putting it may not have come this far.
-        _sync(path.parent)
-        if path.parent not in self._durable:
-            _sync(path.parent.parent)
+        _sync(directory)
+        if directory not in self._durable:
+            _sync(directory.parent)
             _sync(self.root)
-            self._durable.add(path.parent)
+            self._durable.add(directory)
 
-    def _place(self, path: Path, spool: Spool) -> None:
+    def _place(self, path: Path, directory: Path, spool: Spool) -> None:
         if path.is_file() and path.stat().st_size == spool.size:
             return
         file = spool.file or spool.to_file()
         file.flush()
         os.fsync(file.fileno())
-        if not path.parent.is_dir():
+        if not directory.is_dir():
             self._durable.clear()
-            path.parent.mkdir(parents=True, exist_ok=True)
+            directory.mkdir(parents=True, exist_ok=True)
         Path(file.name).replace(path)
 
-    def _tidy(self, directory: Path) -> None:
+    def _tidy(self) -> None:
         """Remove now and then what killed processes left: to look at each file costs more than to make one."""
         if time.monotonic() < self._tidied + _TIDY_SECONDS:
             return
         self._tidied = time.monotonic()
-        with os.scandir(directory) as entries:
+        with os.scandir(self._spool) as entries:
             for entry in entries:
                 _remove_leftover(Path(entry.path))
 
