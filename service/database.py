@@ -144,7 +144,9 @@ async def run(engine: AsyncEngine, seconds: float, statement: Callable[[AsyncCon
         try:
             return await once()
         except Transient as exc:
-            if exc.code not in {"database_disconnected", "database_deadlock"}:
+            if exc.code == "database_deadlock":
+                await asyncio.sleep(0.2)  # else it may take the lock from the other one again
+            elif exc.code != "database_disconnected":
                 raise
         return await once()
 
