@@ -14,7 +14,7 @@ from benchmarks.work import serve_files
 PER_SECOND = 50
 SLOW = 50
 _SMALL_BYTES = 1_000
-_LONGER_SECONDS = 10  # than the measurement, a slow file takes
+_LONGER_SECONDS = 5  # than the measurement, a slow file takes
 _UNDER_WAY = 20  # of the slow ones, before the others come; all that a worker downloads at once
 _FIRST_SLOW = 500_000  # their numbers
 
@@ -36,7 +36,7 @@ class Waited:
 async def run(ground: Ground, rounds: int, quick: bool) -> Section:  # noqa: FBT001 one of the parts
     """Measure, and put it into words."""
     await prepare(ground)
-    seconds = 3 if quick else 15
+    seconds = 3 if quick else 10
     alone, beside, idle = [], [], []
     for _ in range(rounds):
         alone.append(await _wait(ground, seconds, slow=0))
