@@ -13,7 +13,7 @@ _AWAY_SECONDS = 0.0025  # each way
 _HERE, _REDIS, _POSTGRES = "here", "redis", "postgres"
 
 _HEADER = ("", "e-mails/s, of those with both at hand")
-_ABOUT = f"""The work of the section above, but the worker's way to a server has {_AWAY_SECONDS * 1000:g} ms more, and as much back. All three have
+_ABOUT = f"""As in "Work", but the worker's way to a server has {_AWAY_SECONDS * 1000:g} ms more, and as much back. All three have
 the same way, through a proxy, which without a delay costs time, too: compare these with each other only."""
 
 

@@ -11,7 +11,7 @@ from service.config.settings import Settings
 from service.worker import worker_settings
 from tests.conftest import ROOT
 
-LOCKS = ("requirements.txt", "requirements-dev.txt")
+LOCKS = ("requirements.txt", "requirements-dev.txt", "requirements-bench.txt")
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 
 
@@ -62,6 +62,16 @@ def test_the_locks_hold_every_dependency() -> None:
     assert runtime <= locked("requirements.txt")
     assert not locked("requirements.txt") & local, "Heroku needs no servers of its own"
     assert locked("requirements.txt") | local | distributions(groups["dev"]) <= locked("requirements-dev.txt")
+    assert distributions(groups["bench"]) <= locked("requirements-bench.txt")
+
+
+def test_the_benchmarks_change_no_version() -> None:
+    def pins(name: str) -> set[tuple[str, str]]:
+        return set(re.findall(r"^([\w.-]+)(?:\[.*])?==(\S+)", (ROOT / name).read_text(), re.MULTILINE))
+
+    tested, measured = pins("requirements-dev.txt"), pins("requirements-bench.txt")
+
+    assert {pin for pin in measured if pin[0] in dict(tested)} <= tested
 
 
 @pytest.mark.parametrize("name", LOCKS)
