@@ -12,10 +12,11 @@ from pathlib import Path
 
 _HOW = """# Holdfast beside what one would build instead
 
-`make bench` measured this, and wrote it (`python -m benchmarks intake` one part of it). Every figure is of one machine, which others use too: so look at the
-ratios, not at milliseconds. In each round every contender has its turn, one after the other, with the same
-Postgres (its own database, `fsync` on), the same Valkey and the same files; a ratio compares two turns of the same
-round. A cell is the median of the rounds with the least and the most: `0.40 (0.38..0.45)`.
+`make bench` measured this and wrote it; `python -m benchmarks intake` measures one part of it, `--help` names the
+others. The machine has other things to do, too: so look at the ratios, not at milliseconds. In each round every
+contender has its turn, one after the other, with the same Postgres (a database each, `fsync` on), the same Valkey and
+the same files; a ratio compares two turns of the same round. A cell is the median of the rounds with the least and the
+most: `0.40 (0.38..0.45)`. An aim is what the project wants to reach; the median decides.
 
 *Processor time* is what the process itself used, its children included, for one webhook or one e-mail: it says
 more than speed where the processors have other things to do.
