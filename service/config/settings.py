@@ -92,8 +92,8 @@ class Settings(BaseSettings):
     max_attachment_bytes: int = Field(50 * 1024**2, ge=1, description="largest attachment")
     download_seconds: float = Field(240, gt=0, description="longest that one file may take")
     download_stall_seconds: float = Field(20, gt=0, description="longest pause within a download")
-    downloads_per_process: int = Field(20, ge=1, description="downloads at once in one worker process")
-    downloads_per_host: int = Field(20, ge=1, description="downloads at once from one host, likewise")
+    downloads_per_process: int = Field(64, ge=1, description="downloads at once in one worker process")
+    downloads_per_host: int = Field(64, ge=1, description="downloads at once from one host, likewise")
 
     max_retries: int = Field(5, ge=0, description="attempts that may be given back before an e-mail fails")
     retry_min_seconds: float = Field(15, gt=0, description="pause before the first retry; doubles with each")
@@ -103,7 +103,7 @@ class Settings(BaseSettings):
     attempt_seconds: float = Field(900, gt=0, description="longest that one attempt may take")
     lease_seconds: float = Field(30, ge=1, description="how long a silent worker keeps its jobs")
     sweep_seconds: float = Field(1, gt=0, description="pause between two sweeps")
-    jobs_per_process: int = Field(50, ge=1, description="jobs at once in one worker process")
+    jobs_per_process: int = Field(200, ge=1, description="jobs at once in one worker process")
     shutdown_seconds: float = Field(10, ge=1, le=15, description="time for jobs to finish after SIGTERM")
     worker_name: str = Field(
         default_factory=socket.gethostname,
@@ -113,7 +113,7 @@ class Settings(BaseSettings):
 
     database_pool_size: int = Field(10, ge=1, description="connections to Postgres of one process")
     database_seconds: float = Field(5, gt=0, description="budget of one request for Postgres")
-    redis_pool_size: int = Field(70, ge=2, description="connections to Redis of one process")
+    redis_pool_size: int = Field(20, ge=2, description="connections to Redis of one process")
     fault_points: Path | None = Field(
         None, description="directory by which a drill kills processes; never in production"
     )

@@ -81,11 +81,10 @@ async def _fetch_all(res: Resources, claim: Claim, missing: Sequence[File]) -> l
     shared = iter(missing)
     if len(missing) < 2:  # most e-mails; a task of its own is not for nothing
         return await _fetch_some(res, claim, shared)
+    # An e-mail of many files leaves room for others.
+    most = max(1, res.settings.downloads_per_process // 4)
     async with asyncio.TaskGroup() as group:
-        some = [
-            group.create_task(_fetch_some(res, claim, shared))
-            for _ in missing[: res.settings.downloads_per_process]
-        ]
+        some = [group.create_task(_fetch_some(res, claim, shared)) for _ in missing[:most]]
     return [error for task in some for error in task.result()]
 
 
