@@ -46,8 +46,9 @@ local now = time[1] * 1000 + math.floor(time[2] / 1000)
 local answers = {}
 for _, id in ipairs(redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', now, 'LIMIT', 0, ARGV[1])) do
     local key = KEYS[2] .. id
+    local job = redis.pcall('GET', key)
     table.insert(answers, id)
-    table.insert(answers, redis.call('GET', key) or '')
+    table.insert(answers, type(job) == 'string' and job or '')
     redis.call('DEL', key)
     redis.call('ZREM', KEYS[1], id)
 end
@@ -109,7 +110,10 @@ class Bell:
     async def answer(self, most: int) -> list[Ring]:
         """Take so many jobs off the queue that are due; whoever is given a job is the only one."""
         answers = await self._answer(_KEYS, [most])
-        return [_read(job_id.decode(), job) for job_id, job in zip(answers[::2], answers[1::2], strict=True)]
+        return [
+            _read(job_id.decode(errors="replace"), job)
+            for job_id, job in zip(answers[::2], answers[1::2], strict=True)
+        ]
 
     async def listen(self, heard: Callable[[], None]) -> None:
         """Call `heard` at each ring, until cancelled; one that is missed is for who looks now and then."""

@@ -2,6 +2,8 @@
 
 import logging
 import sys
+from contextlib import suppress
+from typing import TextIO, cast
 
 import structlog
 from aiohttp.http_exceptions import HttpProcessingError
@@ -29,7 +31,7 @@ def configure(log_format: str, level: str) -> None:
     structlog.configure(
         processors=[*shared, renderer],
         wrapper_class=structlog.make_filtering_bound_logger(level),
-        logger_factory=structlog.WriteLoggerFactory(sys.stdout),
+        logger_factory=structlog.WriteLoggerFactory(cast("TextIO", _Output(sys.stdout))),
         cache_logger_on_first_use=False,
     )
     handler = logging.StreamHandler(sys.stdout)
@@ -46,6 +48,21 @@ def configure(log_format: str, level: str) -> None:
         logger.propagate = True
         logger.setLevel(logging.WARNING)
     logging.getLogger("aiohttp.server").addFilter(_without_traceback)
+
+
+class _Output:
+    """A stream that may be gone, or full: what was to be logged has happened all the same."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def write(self, line: str) -> None:
+        with suppress(OSError, ValueError):
+            self._stream.write(line)
+
+    def flush(self) -> None:
+        with suppress(OSError, ValueError):
+            self._stream.flush()
 
 
 def _without_traceback(record: logging.LogRecord) -> bool:

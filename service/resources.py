@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from weakref import WeakValueDictionary
 
@@ -125,9 +125,9 @@ async def background(work: Callable[[], Awaitable[None]]) -> AsyncIterator[None]
     try:
         yield
     finally:
-        task.cancel()
-        with suppress(asyncio.CancelledError):
-            await task
+        while not task.done():  # a library may swallow a cancellation, or raise something else in its place
+            task.cancel()
+            await asyncio.wait({task}, timeout=1)
 
 
 def _download_hosts(settings: Settings) -> tuple[str, ...]:

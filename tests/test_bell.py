@@ -85,6 +85,22 @@ async def subscribed(res: Resources) -> bool:
     return bool(await res.redis.pubsub_channels())
 
 
+@pytest.mark.parametrize("what", ["an id of other bytes", "a job of another type"])
+async def test_what_no_arq_writes_neither_ends_a_worker_nor_blocks_it(
+    what: str, client: Client, worker: Worker, zendesk: Zendesk, res: Resources
+) -> None:
+    if what == "a job of another type":
+        await res.redis.zadd("arq:job:nonsense", {"another": 1})
+    await res.redis.zadd("arq:queue", {b"nonsense" if what == "a job of another type" else b"\xff\xfe": 1})
+
+    email_id = (await client.send(zendesk.payload()))["email_id"]
+    await client.until(email_id, "completed", "failed")
+
+    assert await res.redis.zcard("arq:queue") == 0
+    assert worker.main_task
+    assert not worker.main_task.done()
+
+
 @pytest.mark.parametrize(
     ("job", "arguments"),
     [(b"", ()), (b"\x80\x04garbage", ()), (b'{"f": 1}', ()), (None, ("one", "two", "three")), (None, ())],

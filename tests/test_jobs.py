@@ -18,8 +18,9 @@ from service.jobs import arriving, running, waiting
 from service.jobs.arriving import Arrival, Recorded
 from service.jobs.running import Claim, Claiming, Failure, Settlement
 from service.jobs.waiting import Job
+from service.local.zendesk import Zendesk
 from service.resources import Resources
-from tests.conftest import eventually
+from tests.conftest import Server, eventually
 
 LEASE = timedelta(seconds=30)
 GONE = timedelta(seconds=-1)
@@ -389,3 +390,18 @@ async def test_a_job_from_before_there_were_leases_is_rescued(
     assert await running.rescue(conn, max_retries=5, limit=10) == 1
 
     assert (await row())["processing_status"] == "queued"
+
+
+async def test_to_mark_what_was_rung_waits_for_nobody(
+    client: Server, zendesk: Zendesk, res: Resources, database: asyncpg.Connection
+) -> None:
+    """A worker that is just claiming one of them has no need of the mark, and could be waiting for us in turn."""
+    emails = [(await client.send(zendesk.payload()))["email_id"] for _ in range(3)]
+    await database.execute("UPDATE incoming_emails SET processing_status = 'received'")
+    async with database.transaction():
+        await database.execute("SELECT 1 FROM incoming_emails WHERE id = $1 FOR UPDATE", emails[1])
+        async with connect(res.engine) as conn:
+            await waiting.mark_queued(conn, emails)
+
+    rows = await database.fetch("SELECT processing_status FROM incoming_emails ORDER BY id")
+    assert [row["processing_status"] for row in rows] == ["queued", "received", "queued"]

@@ -15,6 +15,7 @@ from service.process.attempt import process
 from service.resources import Resources, open_resources
 from service.zendesk.comments import read_page
 from tests.conftest import Client, eventually, serving, working
+from tests.proxy import before_postgres
 
 PDF = b"%PDF-1.7\n" + bytes(range(256)) * 400
 
@@ -268,3 +269,18 @@ def test_an_odd_answer_of_the_comments_api_is_tried_again(answer: bytes) -> None
         read_page(answer, "1")
 
     assert caught.value.code == "bad_response"
+
+
+async def test_a_connection_that_breaks_after_the_claims_costs_no_attempt(
+    client: Client, zendesk: Zendesk, settings: Settings
+) -> None:
+    url = zendesk.add_file("a.pdf", b"%PDF-1.7" * 100)
+    async with before_postgres(settings.model_copy(update={"max_retries": 0})) as (proxy, proxied):
+        proxy.trip(b"SELECT attachments.email_id", arrives=False, cuts=False)
+        emails = [(await client.send(zendesk.payload(attachments=[url])))["email_id"] for _ in range(20)]
+        async with working(proxied):
+            ends = [await client.until(email, "completed", "failed") for email in emails]
+
+    assert proxy.sprung.is_set()
+    assert [email["processing_status"] for email in ends] == ["completed"] * 20
+    assert [len(email["attempts"]) for email in ends] == [1] * 20

@@ -1,6 +1,7 @@
 """What puts jobs back: the sweep after lost messages and dead workers, and a person."""
 
 import asyncio
+from contextlib import suppress
 
 import asyncpg
 
@@ -9,7 +10,7 @@ from service.bell import Bell
 from service.jobs.waiting import Job
 from service.local.zendesk import Fault, Zendesk
 from service.process.attempt import process
-from service.resources import Resources
+from service.resources import Resources, background
 from tests.conftest import Client, eventually
 
 PDF = b"%PDF-1.7\n" + bytes(range(256)) * 400
@@ -139,3 +140,15 @@ async def test_a_background_task_that_breaks_goes_on(
     email_id = (await client.send(zendesk.payload()))["email_id"]
 
     assert await eventually(lambda: client.until(email_id, "queued"))
+
+
+async def test_background_work_that_swallows_its_cancellation_ends_all_the_same() -> None:
+    """redis-py, waiting for a goodbye of TLS, raises a time-out in the place of the cancellation."""
+
+    async def stubborn() -> None:
+        for _ in range(2):
+            with suppress(asyncio.CancelledError):
+                await asyncio.get_running_loop().create_future()
+
+    async with asyncio.timeout(20), background(stubborn):
+        await asyncio.sleep(0)

@@ -3,6 +3,7 @@
 import asyncio
 import os
 import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -11,7 +12,6 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from urllib.parse import urlsplit
 
 import asyncpg
 import psutil
@@ -56,8 +56,6 @@ async def family(settings: Settings, zendesk: Zendesk) -> AsyncIterator[Family]:
     with listening("127.0.0.1", 0) as (free,):
         port = free.getsockname()[1]
     variables = {"HOST": "127.0.0.1", "PORT": str(port), "WEB_CONCURRENCY": "2"}
-    # A killed parent leaves its metrics behind; that directory goes with the test's.
-    variables["TMPDIR"] = urlsplit(str(settings.storage_url)).path.removesuffix("/objects")
     async with (
         ClientSession(connector=TCPConnector(force_close=True)) as session,
         program("service", "web", settings=settings, **variables) as parent,
@@ -69,7 +67,15 @@ async def family(settings: Settings, zendesk: Zendesk) -> AsyncIterator[Family]:
             return len(await family.children()) == 2
 
         await eventually(all_there)
-        yield family
+        try:
+            yield family
+        finally:
+            await asyncio.to_thread(remove_counters, parent.pid)  # a killed parent leaves them behind
+
+
+def remove_counters(parent: int) -> None:
+    for directory in Path("/dev/shm").glob(f"holdfast-metrics-{parent}-*"):
+        shutil.rmtree(directory)
 
 
 async def test_each_process_answers_also_while_the_other_hangs(
@@ -101,6 +107,24 @@ async def test_a_killed_process_comes_back_and_costs_no_request_of_the_others(
         (survivor,) = before - {victim}
         os.kill(survivor, signal.SIGSTOP)  # the new one alone
         assert await both.answers() == [200] * 20
+
+
+async def test_who_removes_the_counters_costs_no_answer(
+    settings: Settings, zendesk: Zendesk, res: Resources
+) -> None:
+    async with family(settings, zendesk) as both:
+        before = await both.children()
+        await asyncio.to_thread(remove_counters, both.parent.pid)
+        for child in before:
+            os.kill(child, signal.SIGKILL)
+
+        async def are_new() -> bool:
+            return len(await both.children() - before) == 2
+
+        await eventually(are_new)
+        answers = [await both.client.send(zendesk.payload()) for _ in range(10)]
+
+    assert {answer["status"] for answer in answers} == {"accepted"}
 
 
 async def test_to_be_told_to_end_by_all_at_once_cuts_no_answer_off(

@@ -1,7 +1,7 @@
 """Attempts: jobs are claimed, held by a lease, and left for another state; any number in one statement."""
 
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Literal, NamedTuple
 
@@ -29,7 +29,8 @@ class Claiming:
 class Claim:
     """A job that we hold for the length of a lease; `attempt_number` is the fence.
 
-    `comment_id` is set where the webhook named a comment instead of listing attachments.
+    `comment_id` is set where the webhook named a comment instead of listing attachments, whose list otherwise
+    has `announced_bytes`.
     """
 
     email_id: int
@@ -37,6 +38,7 @@ class Claim:
     retry_count: int
     ticket_id: str
     comment_id: str | None
+    announced_bytes: int = field(default=0, compare=False)
 
     @property
     def held(self) -> tuple[int, int]:

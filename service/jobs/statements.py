@@ -14,6 +14,7 @@ from sqlalchemy import (
     TextClause,
     bindparam,
     case,
+    cast,
     func,
     insert,
     literal,
@@ -85,6 +86,7 @@ def _claim() -> Select[Any]:
             free.c.worker,
             *IncomingEmail.__table__.c["id", "attempt_number", "retry_count", "zendesk_ticket_id"],
             case((IncomingEmail.attachment_urls.is_(None), IncomingEmail.comment_id)).label("comment_id"),
+            func.coalesce(func.octet_length(cast(IncomingEmail.attachment_urls, Text)), 0).label("bytes"),
         )
         .cte("claimed")
     )

@@ -32,7 +32,7 @@ async def mark_queued(conn: AsyncConnection, email_ids: Sequence[int]) -> None:
     """Note that these were rung, unless a worker was faster."""
     await conn.execute(
         update(IncomingEmail)
-        .where(*_are(email_ids, "received"))
+        .where(_are(email_ids, "received"))
         .values(processing_status="queued", due_at=func.now() + RING_AGAIN)
     )
 
@@ -69,14 +69,16 @@ async def put_back(conn: AsyncConnection, jobs: Sequence[Job]) -> None:
     """Make jobs due that could not be rung, unless a worker has them by now."""
     await conn.execute(
         update(IncomingEmail)
-        .where(*_are([job.email_id for job in jobs], "received", "queued"))
+        .where(_are([job.email_id for job in jobs], "received", "queued"))
         .values(due_at=func.least(IncomingEmail.due_at, func.now()))
     )
 
 
-def _are(email_ids: Sequence[int], *statuses: str) -> tuple[ColumnElement[bool], ...]:
+def _are(email_ids: Sequence[int], *statuses: str) -> ColumnElement[bool]:
+    """Match those that are in one of these states, unless somebody is changing them just now: this waits for nobody."""
     by_id = IncomingEmail.id == func.any(literal(email_ids, ARRAY(BigInteger)))
-    return by_id, or_(*map(in_status, statuses))
+    free = select(IncomingEmail.id).where(by_id, or_(*map(in_status, statuses)))
+    return IncomingEmail.id.in_(free.with_for_update(skip_locked=True).cte("free").select())
 
 
 async def retry(conn: AsyncConnection, email_id: int) -> Job | None:

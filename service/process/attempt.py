@@ -8,9 +8,7 @@ from datetime import timedelta
 from functools import partial
 
 import structlog
-from sqlalchemy.ext.asyncio import AsyncConnection
 
-from service.attachments import File, files_of
 from service.database import insist, run
 from service.errors import HoldfastError, Transient
 from service.faultpoints import reach
@@ -27,24 +25,16 @@ HAND_BACK_SECONDS = 5.0
 log = structlog.get_logger()
 
 
-async def begin(conn: AsyncConnection, wishes: Sequence[Claiming]) -> list[tuple[Claim, list[File]] | None]:
-    """Claim jobs, and list the files of each that we got."""
-    claims = await running.claim(conn, wishes)
-    files = iter(await files_of(conn, [claim.email_id for claim in claims if claim]))
-    return [(claim, next(files)) if claim else None for claim in claims]
-
-
 async def process(res: Resources, email_id: int, attempt_number: int) -> None:
     """Run one attempt, from claim to settlement; do nothing if somebody else has the job."""
-    begun = await _begin_for_certain(res, Job(email_id, attempt_number))
-    if begun is None:
+    claim = await _claim_for_certain(res, Job(email_id, attempt_number))
+    if claim is None:
         return
-    claim, files = begun
     outcome = "unsettled"
     res.claims.add(claim.held)
     try:
         reach(res.settings.fault_points, "after_claim", claim.ticket_id)
-        outcome = await _settle(res, claim, await capture(res, claim, files))
+        outcome = await _settle(res, claim, await capture(res, claim))
     except asyncio.CancelledError:
         outcome = "handed_back"
         await _hand_back(res, claim)
@@ -67,22 +57,22 @@ async def renew_leases(res: Resources) -> None:
                 log.warning("lease_lost", email=email_id, attempt=attempt)
 
 
-async def _begin_for_certain(res: Resources, job: Job) -> tuple[Claim, list[File]] | None:
+async def _claim_for_certain(res: Resources, job: Job) -> Claim | None:
     """Claim; if cancelled meanwhile, hand back what was claimed, instead of letting its lease run out."""
-    beginning = asyncio.create_task(_begin(res, job))
+    claiming = asyncio.create_task(_claim(res, job))
     try:
-        return await asyncio.shield(beginning)
+        return await asyncio.shield(claiming)
     except asyncio.CancelledError:
-        await asyncio.wait({beginning}, timeout=HAND_BACK_SECONDS)
-        if beginning.done() and (begun := beginning.result()):
-            await _hand_back(res, begun[0])
+        await asyncio.wait({claiming}, timeout=HAND_BACK_SECONDS)
+        if claiming.done() and (claim := claiming.result()):
+            await _hand_back(res, claim)
         raise
 
 
-async def _begin(res: Resources, job: Job) -> tuple[Claim, list[File]] | None:
+async def _claim(res: Resources, job: Job) -> Claim | None:
     worker = f"{res.settings.worker_name}:{os.getpid()}"
     try:
-        return await res.coalesce(begin, Claiming(job, worker, res.settings.lease))
+        return await res.coalesce(running.claim, Claiming(job, worker, res.settings.lease))
     except Transient as exc:  # the sweep rings again, if it was not claimed after all
         log.warning("claim_failed", email=job.email_id, attempt=job.attempt_number, code=exc.code)
         return None

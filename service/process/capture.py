@@ -27,10 +27,11 @@ MOST_PAGE_BYTES = 24 * 1024**2
 log = structlog.get_logger()
 
 
-async def capture(res: Resources, claim: Claim, files: list[File]) -> list[HoldfastError]:
+async def capture(res: Resources, claim: Claim) -> list[HoldfastError]:
     """Fetch what is missing; return what is wrong with this e-mail's files, now or from before."""
     try:
         async with asyncio.timeout(res.settings.attempt_seconds):
+            files = await _files(res, claim)
             if not files and claim.comment_id is not None:
                 files = await _files_of_comment(res, claim, claim.comment_id)
             now = await _fetch_all(res, claim, [file for file in files if file.status == "pending"])
@@ -51,7 +52,11 @@ async def _files_of_comment(res: Resources, claim: Claim, comment_id: str) -> li
     announced = await _look_up(res, claim.ticket_id, comment_id)
     record = partial(announce, held=claim.held, files=announced)
     await insist(partial(run, res.engine, res.settings.database_seconds, record))
-    return await insist(lambda: res.coalesce(files_of, claim.email_id))
+    return await _files(res, claim)
+
+
+async def _files(res: Resources, claim: Claim) -> list[File]:
+    return await insist(lambda: res.coalesce(files_of, claim.email_id, size=claim.announced_bytes))
 
 
 async def _look_up(res: Resources, ticket_id: str, comment_id: str) -> list[Attachment]:

@@ -28,7 +28,7 @@ def detect(head: bytes, tail: bytes, file_name: str | None) -> str | None:
     if head.startswith(_ZIP):
         return _zip_type(head + tail)
     suffix = _suffix(file_name or "")
-    found = sorted(_signatures(head, tail), key=lambda row: row.byte_match)
+    found = _signatures(head, tail)
     for match in sorted(found, key=lambda row: (row.extension == suffix, len(row.byte_match)), reverse=True):
         agreed = match.extension == suffix
         # Two bytes are too little to go by: "BMW" is no bitmap.
@@ -47,7 +47,8 @@ def _suffix(file_name: str) -> str | None:
 
 def _signatures(head: bytes, tail: bytes) -> Iterator[PureMagic]:
     """Find what is there, and what it may have a second part of."""
-    first = [row for (start, end), rows in _HEADERS.items() for row in rows.get(head[start:end], ())]
+    headers = (row for (start, end), rows in _HEADERS.items() for row in rows.get(head[start:end], ()))
+    first = sorted(headers, key=lambda row: row.byte_match)
     first += [row for row in magic_footer_array if _is_at(tail, row)]
     yield from first
     for row in first:

@@ -87,12 +87,14 @@ def _fork(serve: Callable[[int], None], alive: int, hold: int) -> int:
             signal.signal(number, signal.SIG_DFL)
     finally:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
+    code = _BROKE
     try:
         serve(alive)
+        code = 0
     except BaseException:
         log.exception("web_process_broke")
-        os._exit(_BROKE)
-    os._exit(0)
+    finally:  # whatever happens, nothing of the parent's is tidied up here
+        os._exit(code)
 
 
 def _has_broken(child: _Child) -> bool:

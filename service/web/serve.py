@@ -14,7 +14,7 @@ from service.config.settings import Settings
 from service.resources import background
 from service.watchdog import watch
 from service.web.app import create_app
-from service.web.early import BACKLOG
+from service.web.early import BACKLOG, restore_counters
 from service.web.fork import keep_running
 
 # A platform kills a process 30 s after it asked it to end.
@@ -32,7 +32,9 @@ def serve(settings: Settings, sockets: Sequence[socket.socket]) -> None:
     """Serve until SIGTERM or SIGINT; then accept nothing new and finish what is under way."""
     logs.configure(settings.log_format, settings.log_level)
     gc.freeze()  # what was loaded stays: no collection looks at it again, and no process needs a copy of it
-    gc.set_threshold(50_000, 20, 100)  # requests leave next to no cycles behind, and to look for them costs a tenth
+    gc.set_threshold(
+        50_000, 20, 100
+    )  # requests leave next to no cycles behind, and to look for them costs a tenth
     gc.enable()
     if settings.web_concurrency == 1:
         _run(settings, sockets)
@@ -41,6 +43,7 @@ def serve(settings: Settings, sockets: Sequence[socket.socket]) -> None:
 
 
 def _run(settings: Settings, sockets: Sequence[socket.socket], parent: int | None = None) -> None:
+    restore_counters()
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(_serve(settings, sockets, parent))
 
