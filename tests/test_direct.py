@@ -170,7 +170,7 @@ async def test_a_rolling_restart_under_load_burns_no_retry(
     client: Client, zendesk: Zendesk, settings: Settings, database: asyncpg.Connection
 ) -> None:
     settings = settings.model_copy(update={"shutdown_seconds": 2, "lease_seconds": 30})
-    url = zendesk.add_file("slow.pdf", PDF, faults=[Fault(bytes_per_second=100_000)] * 500)
+    url = zendesk.add_file("slow.pdf", PDF, faults=[Fault(bytes_per_second=30_000)] * 500)
     emails: list[int] = []
     most = 0
 
