@@ -25,7 +25,7 @@ from service.download.answers import (
 from service.download.failures import translate
 from service.errors import HoldfastError, Permanent, Transient
 
-_BUFFER_BYTES = 64 * 1024
+_BUFFER_BYTES = 256 * 1024  # beyond twice this the sender has to wait
 _HEAD_BYTES = 512  # enough to tell a page from a file
 _MAX_REDIRECTS = 5
 _REDIRECTS = {301, 302, 303, 307, 308}
@@ -72,7 +72,7 @@ async def download(  # noqa: PLR0913 each is a thing of its own, four by keyword
     limits: Limits,
     credentials: Credentials | None,
 ) -> AsyncIterator[AsyncIterator[bytes]]:
-    """Give the file in chunks of at most 64 KiB; it is whole only when they have ended without an error.
+    """Give the file in chunks of less than 1 MiB; it is whole only when they have ended without an error.
 
     Raises Transient and Permanent, on entering and from the chunks, and nothing else whatever the server does.
     """
@@ -147,8 +147,8 @@ class _Transfer:
     async def _read(self, response: aiohttp.ClientResponse, at_least: int = 1) -> bytes:
         data = b""
         async with self.translated(response.url):
-            while len(data) < at_least and (more := await response.content.read(_BUFFER_BYTES - len(data))):
-                data += more
+            while len(data) < at_least and (more := await response.content.readany()):
+                data = data + more if data else more
         return data
 
     def _headers(self, hop: URL) -> dict[str, str]:
