@@ -35,6 +35,11 @@ LOOK_OUT_KEY = "holdfast:look-out"
 log = structlog.get_logger()
 
 
+def job_id(job: Job) -> str:
+    """Name an attempt, the same wherever it is started from: one process never runs it twice at once."""
+    return f"email:{job.email_id}:{job.attempt_number}"
+
+
 class Dispatcher:
     """Rings in the background, so that nobody waits for Redis, and in batches."""
 
@@ -122,5 +127,4 @@ class Dispatcher:
 def _ring(job: Job) -> Ring:
     head_start = HEAD_START_MS if job.attempt_number == 1 else 0
     score = int(time.time() * 1000) - CLOCK_SKEW_MS - head_start
-    job_id = f"email:{job.email_id}:{job.attempt_number}"
-    return Ring(job_id, TASK, (job.email_id, job.attempt_number), score=score)
+    return Ring(job_id(job), TASK, (job.email_id, job.attempt_number), score=score)

@@ -8,6 +8,7 @@ import structlog
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from service.database import connect, run
+from service.dispatch import job_id
 from service.errors import Rejected, Transient
 from service.jobs import running, waiting
 from service.jobs.waiting import Job
@@ -25,7 +26,7 @@ class Hands(Protocol):
 
     @property
     def free(self) -> int: ...
-    def take(self, email_id: int, attempt_number: int) -> None: ...
+    def take(self, job_id: str, email_id: int, attempt_number: int) -> None: ...
 
 
 async def sweep(res: Resources, hands: Hands | None = None) -> int:
@@ -46,7 +47,7 @@ async def sweep(res: Resources, hands: Hands | None = None) -> int:
         log.warning("jobs_rescued", jobs=rescued)
     for place, job in enumerate(due):
         if hands and place < free:
-            hands.take(job.email_id, job.attempt_number)
+            hands.take(job_id(job), job.email_id, job.attempt_number)
         else:
             res.dispatcher.ring(job)
     return len(due)

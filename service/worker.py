@@ -1,7 +1,6 @@
 """The door of the worker: `arq service.worker.WorkerSettings`."""
 
 import asyncio
-import json
 import signal
 import sys
 from collections.abc import Coroutine
@@ -18,7 +17,7 @@ from redis.asyncio.connection import parse_url
 from redis.exceptions import RedisError
 
 from service import logs
-from service.bell import EXPIRES_MS, Bell, Ring, create_redis, serialize
+from service.bell import Bell, Ring, create_redis
 from service.config.settings import Settings
 from service.dispatch import TASK
 from service.errors import SettingsError
@@ -30,7 +29,7 @@ from service.watchdog import watch
 # How long a dead worker may look alive to `arq --check`: arq keeps the key a second longer.
 HEALTH_CHECK_SECONDS = 5
 REDIS_PAUSE_SECONDS = 1.0
-# Jobs that are handed back also want to tell Redis; that is not worth the platform's patience.
+# Jobs are handed back within five; what then still runs is not worth the platform's patience.
 CLOSE_SECONDS = 6.0
 GOODBYE_SECONDS = 1.0
 
@@ -85,9 +84,8 @@ class Worker(arq.worker.Worker):
         most = max(1, self.max_jobs // 2) if self.allow_pick_jobs else 0
         return max(0, most - len(self._direct))
 
-    def take(self, email_id: int, attempt_number: int) -> None:
-        """Run an attempt that Postgres says is due."""
-        job_id = f"email:{email_id}:{attempt_number}"
+    def take(self, job_id: str, email_id: int, attempt_number: int) -> None:
+        """Run an attempt that Postgres says is due, unless it runs here already."""
         if job_id not in self.tasks:
             self._direct.add(job_id)
             self._begin(job_id, run_attempt(self.ctx, email_id, attempt_number))
@@ -167,10 +165,6 @@ def worker_settings(settings: Settings) -> type:
         ctx = {"settings": settings}  # noqa: RUF012 arq wants a dict
         redis_pool = create_redis(settings.redis_dsn, pool_size=settings.redis_pool_size)
         redis_settings = _redis_settings(settings.redis_dsn)  # `arq --check` reads this one
-        job_serializer = serialize
-        job_deserializer = json.loads
-        expires_extra_ms = EXPIRES_MS
-        keep_result = 0
         job_completion_wait = int(settings.shutdown_seconds)
         max_jobs = settings.jobs_per_process
         poll_delay = POLL_SECONDS

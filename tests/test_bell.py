@@ -1,7 +1,6 @@
 """The queue in Redis: who rings wakes who listens, and each ring is answered once."""
 
 import asyncio
-import time
 from datetime import timedelta
 from pathlib import Path
 
@@ -65,20 +64,26 @@ async def test_arq_can_list_what_we_ring(res: Resources) -> None:
 
 
 async def test_a_ring_on_an_empty_queue_wakes_who_listens_and_a_second_one_nobody(res: Resources) -> None:
-    bell, heard = Bell(res.redis), asyncio.Queue[float]()
-    listening = asyncio.create_task(bell.listen(lambda: heard.put_nowait(time.monotonic())))
+    bell, heard = Bell(res.redis), asyncio.Event()
+    listening = asyncio.create_task(bell.listen(heard.set))
     await eventually(lambda: subscribed(res))
+    before = await published(res)
 
     await bell.ring(rings(1))
-    await heard.get()
+    await asyncio.wait_for(heard.wait(), 30)
     await bell.ring(rings(2))  # there was one, and who had been woken takes both
+
+    assert await published(res) == before + 1
     await bell.answer(10)
     await bell.ring(rings(1))
-    await heard.get()
-
-    assert heard.empty()
+    assert await published(res) == before + 2
     listening.cancel()
     await asyncio.wait({listening})
+
+
+async def published(res: Resources) -> int:
+    statistics = await res.redis.info("commandstats")
+    return int(statistics.get("cmdstat_publish", {"calls": 0})["calls"])
 
 
 async def subscribed(res: Resources) -> bool:

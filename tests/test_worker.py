@@ -1,11 +1,9 @@
 """Workers as processes, as a platform runs them: killed, paused, told to stop, and asked how they are."""
 
 import asyncio
-import inspect
 import signal
 from typing import Any, NoReturn
 
-import arq.worker
 import asyncpg
 import pytest
 from pydantic import SecretStr
@@ -15,7 +13,6 @@ from service.bell import Bell
 from service.config.settings import Settings
 from service.local.zendesk import Fault, Zendesk
 from service.resources import Resources
-from service.worker import worker_settings
 from tests.conftest import Client, eventually, program, working
 from tests.proxy import before_redis
 from tests.test_flow import objects
@@ -149,12 +146,6 @@ async def test_the_health_check_tells_of_this_hosts_worker_and_no_other(
                 return not await healthy(settings)
 
             assert await eventually(noticed)
-
-
-def test_every_name_of_the_worker_settings_is_one_that_arq_reads(settings: Settings) -> None:
-    names = {name for name in vars(worker_settings(settings)) if not name.startswith("__")}
-
-    assert names <= set(inspect.signature(arq.worker.Worker).parameters)
 
 
 async def test_a_wrong_setting_ends_the_worker_with_a_line_that_names_it(settings: Settings) -> None:
