@@ -14,7 +14,7 @@ from alembic import context
 from service.config.reading import read_settings
 from service.database import create_engine, is_pooled
 from service.errors import SettingsError
-from service.models import Base
+from service.operations import TABLES
 
 # Any fixed number: whoever holds this advisory lock migrates, the others wait for it.
 MIGRATION_LOCK = 4_710_023
@@ -48,7 +48,7 @@ EXISTING = text("SELECT name FROM unnest(CAST(:tables AS text[])) name WHERE to_
 
 
 def migrate(connection: Connection) -> None:
-    context.configure(connection=connection, target_metadata=Base.metadata, transaction_per_migration=True)
+    context.configure(connection=connection, target_metadata=TABLES, transaction_per_migration=True)
     with context.begin_transaction():
         context.run_migrations()
 
@@ -86,7 +86,7 @@ async def migrate_patiently(connection: AsyncConnection, patience: float) -> Non
             await connection.rollback()
         else:
             return
-        busy = await connection.scalar(IN_THE_WAY, {"tables": [*Base.metadata.tables]})
+        busy = await connection.scalar(IN_THE_WAY, {"tables": [*TABLES.tables]})
         await connection.commit()
         say(f"A lock is not to be had: {busy or 'somebody had it'}. Trying again in {pause:g} s.")
         await asyncio.sleep(pause)
@@ -110,7 +110,7 @@ async def send_vacuum_away(connection: AsyncConnection) -> None:
     """
     with suppress(DBAPIError):
         async with connection.begin():
-            tables = await connection.scalars(EXISTING, {"tables": [*Base.metadata.tables]})
+            tables = await connection.scalars(EXISTING, {"tables": [*TABLES.tables]})
             await connection.exec_driver_sql("SET LOCAL lock_timeout = '3s'")
             await connection.exec_driver_sql(f"LOCK TABLE {', '.join(tables)} IN SHARE UPDATE EXCLUSIVE MODE")
 

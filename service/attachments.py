@@ -22,7 +22,8 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from sqlalchemy.types import TypeEngine
 
 from service.errors import HoldfastError
-from service.models import ANNOUNCED, Attachment, IncomingEmail, announced_files, arrays_of, rows_of
+from service.models import Attachment, IncomingEmail
+from service.rows import ANNOUNCED, announced_files, arrays_of, rows_of
 
 Held = tuple[int, int]  # an e-mail's id, and the number of the attempt that holds its job
 

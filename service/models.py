@@ -1,6 +1,5 @@
-"""The tables."""
+"""The tables of e-mails; `operations` has those of who runs it."""
 
-from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import Any, ClassVar
 
@@ -8,7 +7,6 @@ from sqlalchemy import (
     JSON,
     BigInteger,
     CheckConstraint,
-    Column,
     ColumnElement,
     DateTime,
     ForeignKey,
@@ -17,17 +15,13 @@ from sqlalchemy import (
     Integer,
     LargeBinary,
     MetaData,
-    TableValuedAlias,
     Text,
-    bindparam,
     func,
     literal,
     select,
     text,
 )
-from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
-from sqlalchemy.types import TypeEngine
 
 STATUSES = ("received", "queued", "processing", "completed", "failed")
 ATTACHMENT_STATUSES = ("pending", "stored", "failed")
@@ -35,6 +29,7 @@ ATTACHMENT_STATUSES = ("pending", "stored", "failed")
 RECEIVED = "processing_status = 'received'"
 WAITING = "processing_status IN ('received', 'queued')"
 PROCESSING = "processing_status = 'processing'"
+FAILED = "processing_status = 'failed'"
 OUTCOMES = ("completed", "released", "failed", "handed_back", "abandoned")
 
 
@@ -86,6 +81,7 @@ class IncomingEmail(Base):
     processing_status: Mapped[str] = mapped_column(server_default="received")
     processing_error: Mapped[str | None]
     error_code: Mapped[str | None]
+    error_host: Mapped[str | None]  # where the file that failed was to come from
     started_at: Mapped[datetime | None]
     completed_at: Mapped[datetime | None]
     retry_count: Mapped[int] = mapped_column(Integer, server_default="0")
@@ -112,6 +108,21 @@ class IncomingEmail(Base):
             postgresql_where=text(PROCESSING),
         ),
         Index("ix_incoming_emails_ticket", "zendesk_ticket_id", "id"),
+        Index("ix_incoming_emails_sender", text("lower(from_email)"), "id"),
+        Index(
+            "ix_incoming_emails_error",
+            "error_code",
+            "id",
+            postgresql_where=text("error_code IS NOT NULL"),
+        ),
+        Index(
+            "ix_incoming_emails_failures",
+            text("coalesce(error_code, '')"),
+            text("coalesce(error_host, '')"),
+            "received_at",
+            "id",
+            postgresql_where=text(FAILED),
+        ),
     )
 
 
@@ -145,29 +156,6 @@ class Attachment(Base):
     error: Mapped[str | None]
 
     __table_args__ = (one_of("status", ATTACHMENT_STATUSES),)
-
-
-ANNOUNCED = ("position", "source_url", "file_name", "declared_type", "declared_size")
-
-
-def announced_files(files: ColumnElement[Any]) -> TableValuedAlias:
-    """Make rows of the columns ANNOUNCED, and of their e-mail's key, out of a JSON list of any number of files."""
-    key = Column("idempotency_key", Text)
-    columns = (key, *(Column(name, Attachment.__table__.c[name].type) for name in ANNOUNCED))
-    as_rows = func.json_to_recordset(files).table_valued(*columns, name="file")
-    return as_rows.render_derived(with_types=True)
-
-
-def rows_of(name: str, columns: Mapping[str, TypeEngine[Any]]) -> TableValuedAlias:
-    """Make a table of any number of rows, one array for each column, and their `place`; see `arrays_of`."""
-    arrays = (bindparam(f"every_{column}", type_=ARRAY(kind)) for column, kind in columns.items())
-    columns_of = (Column(column, kind) for column, kind in columns.items())
-    return func.unnest(*arrays).table_valued(*columns_of, with_ordinality="place", name=name).render_derived()
-
-
-def arrays_of(columns: Iterable[str], rows: Sequence[Sequence[Any]]) -> dict[str, list[Any]]:
-    """Give the parameters of a statement that was made with `rows_of`."""
-    return {f"every_{column}": [row[number] for row in rows] for number, column in enumerate(columns)}
 
 
 class Attempt(Base):

@@ -30,7 +30,9 @@ from service.worker import worker_settings
 T = TypeVar("T")
 ROOT = Path(__file__).resolve().parent.parent
 API_TOKEN = "api-token-of-the-tests"
-TABLES = "incoming_emails, attachments, attempts, quarantined_webhooks"
+TABLES = (
+    "incoming_emails, attachments, attempts, quarantined_webhooks, operator_actions, bulk_retries, workers"
+)
 
 # A machine that is busy says nothing about what is drawn or tried.
 hypothesis.settings.register_profile(

@@ -24,7 +24,8 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from sqlalchemy.types import TypeEngine
 
 from service.jobs.waiting import FIRST_RING_GRACE
-from service.models import ANNOUNCED, Attachment, IncomingEmail, announced_files, arrays_of, rows_of
+from service.models import Attachment, IncomingEmail
+from service.rows import ANNOUNCED, announced_files, arrays_of, rows_of
 
 _TEXTS = (
     "idempotency_key",

@@ -10,7 +10,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from service.jobs import statements
 from service.jobs.statements import ATTEMPT, CLAIM, RENEW, SETTLE, SETTLED, SETTLEMENT, WISH
 from service.jobs.waiting import Job
-from service.models import arrays_of
+from service.rows import arrays_of
 
 # The state in which the end of an attempt leaves the job.
 _STATES = {"completed": "completed", "failed": "failed", "released": "queued", "handed_back": "queued"}

@@ -26,7 +26,8 @@ from sqlalchemy import (
 from sqlalchemy.sql.dml import ReturningUpdate
 from sqlalchemy.types import TypeEngine
 
-from service.models import PROCESSING, WAITING, Attempt, IncomingEmail, rows_of
+from service.models import PROCESSING, WAITING, Attempt, IncomingEmail
+from service.rows import rows_of
 
 ATTEMPT: dict[str, TypeEngine[Any]] = {"email_id": BigInteger(), "attempt_number": BigInteger()}
 WISH = {**ATTEMPT, "worker": Text(), "lease": Interval()}

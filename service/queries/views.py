@@ -54,6 +54,7 @@ class EmailView(View):
     processing_status: str
     processing_error: str | None
     error_code: str | None
+    error_host: str | None
     received_at: datetime
     started_at: datetime | None
     completed_at: datetime | None
