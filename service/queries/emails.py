@@ -1,9 +1,9 @@
 """E-mails: a page of them, one with all its history, one of its files."""
 
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any
 
-from pydantic import field_validator
+from pydantic import Field
 from sqlalchemy import BigInteger, Select, func, literal, select, tuple_
 from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
@@ -11,31 +11,33 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from service.database import connect
 from service.errors import Rejected
 from service.models import Attachment, Attempt, IncomingEmail, in_status
-from service.queries.pages import PageFilter, cut
-from service.queries.views import AttachmentView, AttemptView, EmailDetail, EmailView, Page
+from service.queries.pages import TEXT, PageFilter, cut
+from service.queries.views import (
+    AttachmentView,
+    AttemptView,
+    EmailDetail,
+    EmailPage,
+    EmailView,
+    ProcessingStatus,
+)
 
 
 class EmailFilter(PageFilter):
     """The parameters of a list."""
 
-    status: Literal["received", "queued", "processing", "completed", "failed"] | None = None
-    ticket: str | None = None
-
-    @field_validator("ticket")
-    @classmethod
-    def _without_nul(cls, value: str | None) -> str | None:
-        if value and "\0" in value:
-            raise ValueError("holds a character that Postgres cannot look for")
-        return value
+    status: ProcessingStatus | None = Field(None, description="those in this state")
+    ticket: str | None = Field(
+        None, description="those of this ticket", max_length=1000, pattern=TEXT, examples=["35436"]
+    )
 
 
-async def list_emails(engine: AsyncEngine, wanted: EmailFilter) -> Page:
+async def list_emails(engine: AsyncEngine, wanted: EmailFilter) -> EmailPage:
     """Return a page of e-mails, newest first."""
     async with connect(engine) as conn:
         rows, next_cursor = cut((await conn.execute(_page(wanted))).mappings().all(), wanted.limit)
         attachments = await _attachments(conn, [row["id"] for row in rows])
     emails = [EmailView(**row, attachments=attachments.get(row["id"], ())) for row in rows]
-    return Page(emails=emails, next_cursor=next_cursor)
+    return EmailPage(emails=emails, next_cursor=next_cursor)
 
 
 async def get_email(engine: AsyncEngine, email_id: int) -> EmailDetail:

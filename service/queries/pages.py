@@ -10,14 +10,17 @@ from sqlalchemy import RowMapping
 
 from service.errors import Rejected
 
+# What Postgres can look for: all but NUL.
+TEXT = r"^[^\x00]*$"
+
 
 class PageFilter(BaseModel):
     """The parameters that every list has."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    limit: int = Field(50, ge=1, le=200)
-    cursor: str | None = None
+    limit: int = Field(50, ge=1, le=200, description="how many at most")
+    cursor: str | None = Field(None, description="`next_cursor` of the page before")
 
     def after(self) -> tuple[datetime, int] | None:
         """Return the time and the id at which the page before ended; raises Rejected (400)."""

@@ -10,6 +10,7 @@ from service.errors import HoldfastError, Permanent, Rejected
 from service.queries import emails, overview
 from service.queries.emails import EmailFilter
 from service.storage import objects
+from service.web.answers import Queued
 from service.web.downloads import content_headers
 from service.web.exchange import answer, ask, number, parameters
 from service.web.keys import RES
@@ -33,7 +34,7 @@ async def stats(request: web.Request) -> web.Response:
 async def retry_email(request: web.Request) -> web.Response:
     email_id = number(request, "id")
     await ask(request, recovery.retry(request.app[RES], email_id))
-    return web.json_response({"status": "queued", "email_id": email_id}, status=202)
+    return answer(Queued(email_id=email_id), status=202)
 
 
 async def attachment_content(request: web.Request) -> web.StreamResponse:

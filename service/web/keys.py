@@ -7,12 +7,14 @@ from aiohttp import web
 
 from service.resources import Resources
 
+Role = Literal["operator", "reader"]
+
 
 @dataclass(frozen=True)
 class Identity:
     """Who asks: in which role, by what name (theirs to give, maybe none), and by which way."""
 
-    role: Literal["operator", "reader"]
+    role: Role
     name: str
     via: Literal["api", "basic", "dashboard"]
 

@@ -5,6 +5,7 @@ from aiohttp import web
 from service import intake
 from service.queries import quarantine
 from service.queries.quarantine import QuarantineFilter
+from service.web.answers import Replayed
 from service.web.exchange import answer, ask, number, parameters
 from service.web.keys import RES
 
@@ -21,4 +22,4 @@ async def show_quarantined(request: web.Request) -> web.Response:
 
 async def replay(request: web.Request) -> web.Response:
     receipt = await ask(request, intake.replay(request.app[RES], number(request, "id")))
-    return web.json_response({"status": receipt.status, "email_id": receipt.number}, status=202)
+    return answer(Replayed(status=receipt.status, email_id=receipt.number), status=202)

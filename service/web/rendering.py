@@ -1,6 +1,7 @@
 """Pages: a template and its values become HTML in which a browser runs nothing."""
 
 import asyncio
+import re
 from functools import cache
 from typing import TYPE_CHECKING
 
@@ -11,6 +12,7 @@ from service.web.keys import IDENTITY
 
 if TYPE_CHECKING:
     from jinja2 import Environment
+    from markupsafe import Markup
 
 # No scripts, ours neither: an attachment is served from this host as well, and the sender chose its content.
 PAGE_HEADERS = {
@@ -26,9 +28,7 @@ PAGE_HEADERS = {
 }
 
 
-async def render(
-    request: web.Request, template: str, *, status: int = 200, **values: object
-) -> web.Response:
+async def render(request: web.Request, template: str, *, status: int = 200, **values: object) -> web.Response:
     """Fill a template; it sees `path` and `identity` (None where nobody signed in) besides the values.
 
     A thread does it: what is loaded first reads files, and a long page must not hold up webhooks.
@@ -59,4 +59,12 @@ def environment() -> "Environment":
         lstrip_blocks=True,
     )
     environment.globals["static"] = static.address
+    environment.filters["words"] = _words
     return environment
+
+
+def _words(text: str) -> "Markup":
+    """Show what stands between `backticks` as code."""
+    from markupsafe import Markup, escape  # noqa: PLC0415 likewise
+
+    return Markup(re.sub(r"`([^`]+)`", r"<code>\1</code>", str(escape(text))))  # noqa: S704 it is escaped
