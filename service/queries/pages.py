@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from sqlalchemy import RowMapping
 
 from service.errors import Rejected
+from service.selection import Place
 
 
 class PageFilter(BaseModel):
@@ -19,7 +20,7 @@ class PageFilter(BaseModel):
     limit: int = Field(50, ge=1, le=200)
     cursor: str | None = None
 
-    def after(self) -> tuple[datetime, int] | None:
+    def after(self) -> Place | None:
         """Return the time and the id at which the page before ended; raises Rejected (400)."""
         return _read_cursor(self.cursor) if self.cursor else None
 
@@ -27,14 +28,15 @@ class PageFilter(BaseModel):
 def cut(rows: Sequence[RowMapping], limit: int) -> tuple[Sequence[RowMapping], str | None]:
     """Drop what was fetched beyond the limit; if there was something, return the cursor to it as well."""
     shown = rows[:limit]
-    return shown, _cursor(shown[-1]) if len(rows) > limit else None
+    return shown, cursor_at(Place(shown[-1]["received_at"], shown[-1]["id"])) if len(rows) > limit else None
 
 
-def _cursor(row: RowMapping) -> str:
-    return base64.urlsafe_b64encode(f"{row['received_at'].isoformat()} {row['id']}".encode()).decode()
+def cursor_at(place: Place) -> str:
+    """Write a place as the cursor that leads on from there."""
+    return base64.urlsafe_b64encode(f"{place.received_at.isoformat()} {place.id}".encode()).decode()
 
 
-def _read_cursor(cursor: str) -> tuple[datetime, int]:
+def _read_cursor(cursor: str) -> Place:
     try:
         time, _, digits = base64.urlsafe_b64decode(cursor.encode()).decode().partition(" ")
         received_at, number = datetime.fromisoformat(time), int(digits)
@@ -43,4 +45,4 @@ def _read_cursor(cursor: str) -> tuple[datetime, int]:
         raise Rejected(400, "bad_cursor", "The cursor is not one that a page gave.") from None
     if not is_time or not 0 < number < 2**63:
         raise Rejected(400, "bad_cursor", "The cursor is not one that a page gave.")
-    return received_at, number
+    return Place(received_at, number)

@@ -1,6 +1,7 @@
 """What is shown: the shapes of the API's answers."""
 
-from collections.abc import Mapping, Sequence
+import base64
+from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
 
@@ -88,13 +89,56 @@ class EmailView(View):
         return (self.completed_at - self.started_at).total_seconds()
 
 
+class ActionView(View):
+    """Something that an operator did."""
+
+    id: int
+    at: datetime
+    actor: str
+    action: str
+    email_id: int | None
+    quarantine_id: int | None
+    bulk_retry_id: int | None
+
+
 class EmailDetail(EmailView):
     attempts: Sequence[AttemptView] = ()
+    actions: Sequence[ActionView] = ()
 
 
 class Page(View):
+    """A page of e-mails; it may end early, then it looked at all that came since `searched_to`."""
+
     emails: Sequence[EmailView]
     next_cursor: str | None
+    searched_to: datetime | None = None
+    total: int | None = None  # with the first page only; at least so many, where it is capped
+    total_capped: bool = False
+
+
+class HolderView(AttachmentView):
+    email_id: int
+
+
+class HoldersPage(View):
+    """The files that have one content, newest first; there are more where it is capped."""
+
+    sha256: str
+    holders: Sequence[HolderView]
+    capped: bool
+
+
+class RequestView(View):
+    """A webhook as it came."""
+
+    headers: Any
+    body: str  # with U+FFFD where the bytes are not UTF-8
+    body_base64: str
+
+    @classmethod
+    def of(cls, headers: object, body: bytes) -> "RequestView":
+        text, coded = body.decode(errors="replace"), base64.b64encode(body).decode()
+        return cls(headers=headers, body=text, body_base64=coded)
 
 
 class QuarantineView(View):
@@ -109,21 +153,10 @@ class QuarantineView(View):
     email_id: int | None
 
 
-class QuarantineDetail(QuarantineView):
-    headers: Any
-    body: str  # with U+FFFD where the bytes are not UTF-8
-    body_base64: str
+class QuarantineDetail(QuarantineView, RequestView):
+    """A webhook in quarantine, as it came."""
 
 
 class QuarantinePage(View):
     quarantine: Sequence[QuarantineView]
     next_cursor: str | None
-
-
-class Stats(View):
-    """Counts end at a cap; `capped` names those that did."""
-
-    by_status: Mapping[str, int]
-    quarantined: int  # and not replayed
-    capped: Sequence[str]
-    oldest_waiting_seconds: float | None
