@@ -155,7 +155,10 @@ class Attachment(Base):
     error_code: Mapped[str | None]
     error: Mapped[str | None]
 
-    __table_args__ = (one_of("status", ATTACHMENT_STATUSES),)
+    __table_args__ = (
+        one_of("status", ATTACHMENT_STATUSES),
+        Index("ix_attachments_sha256", "sha256", "email_id", postgresql_where=text("sha256 IS NOT NULL")),
+    )
 
 
 class Attempt(Base):

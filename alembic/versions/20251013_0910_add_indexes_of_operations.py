@@ -19,6 +19,8 @@ INDEXES = (
         ("coalesce(error_code, '')", "coalesce(error_host, '')", "received_at", "id"),
         "processing_status = 'failed'",
     ),
+    # The e-mails that hold a content: ORDER BY email_id DESC LIMIT 101.
+    ("ix_attachments_sha256", "attachments", ("sha256", "email_id"), "sha256 IS NOT NULL"),
     # What operators did to an e-mail; the retries of many that are due for a step.
     ("ix_operator_actions_email", "operator_actions", ("email_id", "id"), "email_id IS NOT NULL"),
     ("ix_bulk_retries_running", "bulk_retries", ("next_at",), "status = 'running'"),

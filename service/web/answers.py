@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, JsonValue, RootModel
+from pydantic import BaseModel, ConfigDict, Field, RootModel
 
 from service.queries.views import View
 
@@ -34,7 +34,7 @@ class Replayed(View):
     email_id: int | None
 
 
-class Invocation(RootModel[Mapping[str, JsonValue]]):
+class Invocation(RootModel[Mapping[str, object]]):
     """What the trigger's template makes, or an event of Zendesk's; `ticket_id` is the least of a template's."""
 
     model_config = ConfigDict(json_schema_extra={"examples": [{"ticket_id": "35436", "comment_id": "4711"}]})

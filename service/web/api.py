@@ -5,15 +5,15 @@ from collections.abc import AsyncIterator
 import structlog
 from aiohttp import web
 
-from service import recovery
 from service.errors import HoldfastError, Permanent, Rejected
 from service.queries import emails, overview
 from service.queries.emails import EmailFilter
+from service.recovery.retry import retry
 from service.storage import objects
 from service.web.answers import Queued
 from service.web.downloads import content_headers
 from service.web.exchange import answer, ask, number, parameters
-from service.web.keys import RES
+from service.web.keys import IDENTITY, RES
 
 log = structlog.get_logger()
 
@@ -33,7 +33,7 @@ async def stats(request: web.Request) -> web.Response:
 
 async def retry_email(request: web.Request) -> web.Response:
     email_id = number(request, "id")
-    await ask(request, recovery.retry(request.app[RES], email_id))
+    await ask(request, retry(request.app[RES], email_id, request[IDENTITY].actor))
     return answer(Queued(email_id=email_id), status=202)
 
 

@@ -1,7 +1,7 @@
 """The routes' description in OpenAPI 3.1, made of the models that check what comes and shape what is answered."""
 
+import inspect
 from collections.abc import Mapping, Sequence
-from http import HTTPStatus
 from typing import Any
 
 from pydantic import BaseModel
@@ -42,8 +42,9 @@ _SECURITY: Json = {
     },
 }
 _IN_PATH: Mapping[str, Json] = {
-    "id": {"schema": {"type": "integer", "minimum": 0, "maximum": 10**18 - 1}},
+    "id": {"schema": {"type": "integer", "minimum": 0, "maximum": 10**18 - 1}, "example": 1},
     "position": {
+        "example": 0,
         "schema": {"type": "integer", "minimum": 0, "maximum": 10**18 - 1},
         "description": "the file's place in the e-mail, from 0",
     },
@@ -113,7 +114,7 @@ def _operation(route: Route, refs: Refs) -> Json:
         "parameters": [*_in_path(route.path), *_in_query(route.query)],
         "responses": {
             str(status): {
-                "description": HTTPStatus(status).phrase,
+                "description": inspect.getdoc(route.answer) if route.answer else "OK",
                 "content": {route.media_type: {"schema": shown} if shown else {}},
             }
             for status in (route.status, *route.also)

@@ -8,7 +8,7 @@ from typing import Any
 
 Json = dict[str, Any]
 
-_EXAMPLES = {"id": "1", "position": "0"}
+_HUGE = 10**9  # a limit that nobody meets is not worth a word
 
 
 @dataclass(frozen=True)
@@ -95,7 +95,12 @@ def _operation(method: str, path: str, about: Json) -> Operation:
             for status, answer in sorted(about["responses"].items())
             for media_type, content in answer["content"].items()
         ],
-        curl=_curl(method, path, has_body=body is not None, needs_token="bearer" in schemes),
+        curl=_curl(
+            method,
+            _filled(path, about["parameters"]),
+            has_body=body is not None,
+            needs_token="bearer" in schemes,
+        ),
     )
 
 
@@ -137,14 +142,17 @@ def _kind(schema: Json) -> str:
 
 
 def _limits(schema: Json) -> str:
-    words = {
-        "minimum": "from {}",
-        "maximum": "to {}",
-        "maxLength": "at most {} characters",
-        "default": "default {}",
-    }
-    shown = {name: schema[name] for name in words if name in schema}
-    return ", ".join(words[name].format(json.dumps(value)) for name, value in shown.items())
+    least, most = schema.get("minimum"), schema.get("maximum")
+    words = []
+    if most is not None and most < _HUGE:
+        words.append(f"{least} to {most}" if least is not None else f"at most {most}")
+    elif least:
+        words.append(f"at least {least}")
+    if "maxLength" in schema:
+        words.append(f"at most {schema['maxLength']} characters")
+    if schema.get("default") is not None:
+        words.append(f"default {json.dumps(schema['default'])}")
+    return ", ".join(words)
 
 
 def _shapes_in(schema: object) -> Sequence[str]:
@@ -158,9 +166,13 @@ def _name(ref: str) -> str:
     return ref.rpartition("/")[2]
 
 
+def _filled(path: str, parameters: Sequence[Json]) -> str:
+    for about in parameters:
+        path = path.replace(f"{{{about['name']}}}", str(about.get("example", about["name"].upper())))
+    return path
+
+
 def _curl(method: str, path: str, *, has_body: bool, needs_token: bool) -> str:
-    for name, example in _EXAMPLES.items():
-        path = path.replace(f"{{{name}}}", example)
     words = ["curl"]
     words += ["-X", method] if method != "GET" else []
     words += ['-H "Authorization: Bearer $API_TOKEN"'] if needs_token else []

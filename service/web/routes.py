@@ -1,8 +1,9 @@
 """All routes of the API, in the order in which they are described: a row is all that a new one needs."""
 
 from service.queries.emails import EmailFilter
+from service.queries.overview import Stats
 from service.queries.quarantine import QuarantineFilter
-from service.queries.views import EmailDetail, EmailPage, QuarantineDetail, QuarantinePage, Stats
+from service.queries.views import EmailDetail, EmailPage, QuarantineDetail, QuarantinePage
 from service.web import api, health, quarantine, webhook
 from service.web.answers import Health, Invocation, Queued, Readiness, Receipt, Replayed
 from service.web.middleware import WEBHOOK_PATH
