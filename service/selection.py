@@ -1,5 +1,6 @@
 """Which e-mails an operator means, and the walk that finds them: newest first, and never far in one step."""
 
+import re
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Annotated, Any, Literal, NamedTuple
@@ -34,6 +35,8 @@ LIGHT = tuple(column for column in IncomingEmail.__table__.c if column.name not 
 # The validator says it, too, and in words.
 Text = Annotated[str, Field(json_schema_extra={"pattern": r"^[^\u0000]*$"})]
 
+_NUMBER = re.compile(r"\s*[+-]?[0-9.]*\s*")  # which pydantic takes for seconds since 1970
+
 
 class Selection(BaseModel):
     """Which e-mails are meant: those that match all that is given."""
@@ -67,6 +70,13 @@ class Selection(BaseModel):
                 raise ValueError("holds a character that Postgres cannot look for")
         except UnicodeEncodeError:
             raise ValueError("is not UTF-8") from None
+        return value
+
+    @field_validator("received_after", "received_before", mode="before")
+    @classmethod
+    def _written(cls, value: object) -> object:
+        if isinstance(value, (int, float)) or (isinstance(value, str) and _NUMBER.fullmatch(value)):
+            raise ValueError("is a number; write it as 2025-11-03T12:00:00Z")
         return value
 
     @field_validator("received_after", "received_before")

@@ -29,7 +29,7 @@ class PageFilter(BaseModel):
 
     def after(self) -> Place | None:
         """Return the time and the id at which the page before ended; raises Rejected (400)."""
-        return _read_cursor(self.cursor) if self.cursor else None
+        return _read_cursor(self.cursor) if self.cursor is not None else None
 
 
 def cut(rows: Sequence[RowMapping], limit: int) -> tuple[Sequence[RowMapping], str | None]:

@@ -46,8 +46,7 @@ REFUSALS = web.AppKey("refusals", Refusals)
 @web.middleware
 async def guard(request: web.Request, handler: Handler) -> web.StreamResponse:
     """Let through what is open to all, and whoever shows a token or the session that one began."""
-    resource = request.match_info.route.resource  # None where nothing can be reached: 404 and 405
-    if (request.path if resource is None else resource.canonical) in request.app[OPEN_PATHS]:
+    if _is_open(request):
         return await handler(request)
     identity = await _identify(request)
     if identity is None:
@@ -105,6 +104,13 @@ def tokens(request: web.Request) -> Mapping[Role, bytes]:
 def clean_name(name: str) -> str:
     """Make a name fit for a column and a page: one line of what can be seen."""
     return "".join(c if c.isprintable() else "?" for c in name.strip()[:LONGEST_NAME])
+
+
+def _is_open(request: web.Request) -> bool:
+    resource = request.match_info.route.resource
+    if resource is None:  # there is nothing, or not by this method; of the API, strangers do not even hear that
+        return not f"{request.path}/".startswith("/api/")
+    return resource.canonical in request.app[OPEN_PATHS]
 
 
 async def _identify(request: web.Request) -> Identity | None:
