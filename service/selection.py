@@ -47,7 +47,7 @@ class Selection(BaseModel):
         None, max_length=300, description="Where the file that failed was to come from; `none`: from nowhere"
     )
     q: str | None = Field(
-        None, min_length=2, max_length=200, description="A text in subject, sender or a file's name"
+        None, min_length=1, max_length=200, description="A text in subject, sender or a file's name"
     )
     received_after: datetime | None = Field(
         None, description="At this time or later; UTC where no zone is given"
