@@ -1,8 +1,9 @@
 """Which e-mails an operator means, and the walk that finds them: newest first, and never far in one step."""
 
+import re
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 from sqlalchemy import (
@@ -33,6 +34,11 @@ NONE = "none"
 HEAVY = {"raw_body", "raw_headers"}
 LIGHT = tuple(column for column in IncomingEmail.__table__.c if column.name not in HEAVY)
 
+# The validator says it, too, and in words.
+Text = Annotated[str, Field(json_schema_extra={"pattern": r"^[^\u0000]*$"})]
+
+_NUMBER = re.compile(r"\s*[+-]?[0-9.]*\s*")  # which pydantic takes for seconds since 1970
+
 
 class Selection(BaseModel):
     """Which e-mails are meant: those that match all that is given."""
@@ -40,15 +46,17 @@ class Selection(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     status: Literal["received", "queued", "processing", "completed", "failed"] | None = None
-    ticket: str | None = Field(
+    ticket: Text | None = Field(
         None, max_length=200, description="The ticket's number, as the webhook gave it"
     )
-    sender: str | None = Field(None, max_length=400, description="The sender's address; case does not matter")
-    error_code: str | None = Field(None, max_length=100, description="`none`: those that failed without one")
-    host: str | None = Field(
+    sender: Text | None = Field(
+        None, max_length=400, description="The sender's address; case does not matter"
+    )
+    error_code: Text | None = Field(None, max_length=100, description="`none`: those that failed without one")
+    host: Text | None = Field(
         None, max_length=300, description="Where the file that failed was to come from; `none`: from nowhere"
     )
-    q: str | None = Field(
+    q: Text | None = Field(
         None, min_length=1, max_length=200, description="A text in subject, sender or a file's name"
     )
     received_after: datetime | None = Field(
@@ -64,6 +72,13 @@ class Selection(BaseModel):
                 raise ValueError("holds a character that Postgres cannot look for")
         except UnicodeEncodeError:
             raise ValueError("is not UTF-8") from None
+        return value
+
+    @field_validator("received_after", "received_before", mode="before")
+    @classmethod
+    def _written(cls, value: object) -> object:
+        if isinstance(value, (int, float)) or (isinstance(value, str) and _NUMBER.fullmatch(value)):
+            raise ValueError("is a number; write it as 2025-11-03T12:00:00Z")
         return value
 
     @field_validator("received_after", "received_before")

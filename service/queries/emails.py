@@ -15,10 +15,10 @@ from service.queries.views import (
     AttachmentView,
     AttemptView,
     EmailDetail,
+    EmailPage,
     EmailView,
     HoldersPage,
     HolderView,
-    Page,
     RequestView,
 )
 from service.selection import LIGHT, Count, Place, Selection, count, walk
@@ -30,7 +30,7 @@ class EmailFilter(PageFilter, Selection):
     """The parameters of a list."""
 
 
-async def list_emails(engine: AsyncEngine, wanted: EmailFilter) -> Page:
+async def list_emails(engine: AsyncEngine, wanted: EmailFilter) -> EmailPage:
     """Return a page of e-mails, newest first, and how many there are in all, counted with the first page.
 
     A page may end early, even empty, and still lead on: then it has come to `searched_to` in one request.
@@ -43,7 +43,7 @@ async def list_emails(engine: AsyncEngine, wanted: EmailFilter) -> Page:
         end = None if next_cursor else (await conn.execute(way.end())).one_or_none()
         total = await count(conn, wanted) if next_cursor and not after else Count(len(rows), end is not None)
         attachments = await _attachments(conn, [row["id"] for row in rows])
-    return Page(
+    return EmailPage(
         emails=[EmailView(**row, attachments=attachments.get(row["id"], ())) for row in rows],
         next_cursor=cursor_at(Place(*end)) if end else next_cursor,
         searched_to=end.received_at if end else None,
