@@ -25,7 +25,9 @@ from service.models import STATUSES, Attachment, IncomingEmail, in_status
 
 # How many rows one step looks at. An index leads to most of what is meant; for a text there is none, and a
 # step that finds nothing says how far it has come instead of reading on through millions.
-EXAMINED = 10_000
+EXAMINED = 5_000
+# How many are counted, where that is all there is to do with a row.
+COUNTED = 10_000
 # How a filter writes that a failure has no code, or is about no host.
 NONE = "none"
 
@@ -55,7 +57,7 @@ class Selection(BaseModel):
         None, max_length=300, description="Where the file that failed was to come from; `none`: from nowhere"
     )
     q: Text | None = Field(
-        None, min_length=2, max_length=200, description="A text in subject, sender or a file's name"
+        None, min_length=1, max_length=200, description="A text in subject, sender or a file's name"
     )
     received_after: datetime | None = Field(
         None, description="At this time or later; UTC where no zone is given"
@@ -156,8 +158,9 @@ def walk(
     return Walk(walked, and_(in_time, *_matches(wanted, walked)), order, examined)
 
 
-async def count(conn: AsyncConnection, wanted: Selection, examined: int = EXAMINED) -> Count:
+async def count(conn: AsyncConnection, wanted: Selection, examined: int | None = None) -> Count:
     """Count those that match among the first that a walk looks at."""
+    examined = examined or (COUNTED if wanted.q is None else EXAMINED)
     way = walk(wanted, examined=examined)
     matching = func.count().filter(way.matches)
     found, looked_at = (await conn.execute(select(matching, func.count()).select_from(way.rows))).one()

@@ -21,7 +21,7 @@ from service.queries.views import (
     HolderView,
     RequestView,
 )
-from service.selection import LIGHT, Place, Selection, count, walk
+from service.selection import LIGHT, Count, Place, Selection, count, walk
 
 MOST_HOLDERS = 100
 
@@ -40,17 +40,15 @@ async def list_emails(engine: AsyncEngine, wanted: EmailFilter) -> EmailPage:
     async with connect(engine) as conn:
         found = (await conn.execute(way.found(wanted.limit + 1))).mappings().all()
         rows, next_cursor = cut(found, wanted.limit)
-        end = None
-        if next_cursor is None and (end := (await conn.execute(way.end())).one_or_none()):
-            next_cursor = cursor_at(Place(*end))
-        total = None if after else await count(conn, wanted)
+        end = None if next_cursor else (await conn.execute(way.end())).one_or_none()
+        total = await count(conn, wanted) if next_cursor and not after else Count(len(rows), end is not None)
         attachments = await _attachments(conn, [row["id"] for row in rows])
     return EmailPage(
         emails=[EmailView(**row, attachments=attachments.get(row["id"], ())) for row in rows],
-        next_cursor=next_cursor,
+        next_cursor=cursor_at(Place(*end)) if end else next_cursor,
         searched_to=end.received_at if end else None,
-        total=total.number if total else None,
-        total_capped=bool(total and total.is_capped),
+        total=None if after else total.number,
+        total_capped=not after and total.is_capped,
     )
 
 

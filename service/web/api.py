@@ -27,6 +27,10 @@ async def show_email(request: web.Request) -> web.Response:
     return answer(await ask(request, emails.get_email(request.app[RES].engine, number(request, "id"))))
 
 
+async def show_request(request: web.Request) -> web.Response:
+    return answer(await ask(request, emails.get_request(request.app[RES].engine, number(request, "id"))))
+
+
 async def stats(request: web.Request) -> web.Response:
     return answer(await ask(request, overview.stats(request.app[RES].engine)))
 

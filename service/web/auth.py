@@ -108,7 +108,9 @@ def clean_name(name: str) -> str:
 
 def _is_open(request: web.Request) -> bool:
     resource = request.match_info.route.resource
-    if resource is None:  # there is nothing, or not by this method; of the API, strangers do not even hear that
+    if (
+        resource is None
+    ):  # there is nothing, or not by this method; of the API, strangers do not even hear that
         return not f"{request.path}/".startswith("/api/")
     return resource.canonical in request.app[OPEN_PATHS]
 
