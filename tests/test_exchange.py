@@ -7,22 +7,20 @@ from typing import Any, Literal
 
 import pytest
 from aiohttp import web
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from service.config.settings import Settings
 from service.local.zendesk import Zendesk
 from service.resources import Resources
-from service.web.exchange import MOST_BODY_BYTES, body
+from service.web.exchange import MOST_BODY_BYTES, Body, Whole, body
 from tests.conftest import API_TOKEN, Server, serving
 
 GOOD = {"kind": "all", "number": 5}
 
 
-class Wanted(BaseModel):
-    model_config = ConfigDict(extra="forbid")
-
+class Wanted(Body):
     kind: Literal["all", "some"]
-    number: int = Field(1, ge=1, le=10)
+    number: Whole = Field(1, ge=1, le=10)
     text: str | None = None
 
 
@@ -45,7 +43,8 @@ async def post(client: Server, data: Any, **headers: str) -> tuple[int, dict[str
 
 
 async def test_a_body_is_read_as_the_model_says(client: Server) -> None:
-    assert await post(client, json.dumps(GOOD)) == (200, GOOD | {"text": None})
+    for sent in (json.dumps(GOOD), b'{"kind": "all", "number": 5.0}'):
+        assert await post(client, sent) == (200, GOOD | {"text": None})
 
 
 @pytest.mark.parametrize(

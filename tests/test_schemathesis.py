@@ -38,7 +38,7 @@ async def test_the_running_server_does_what_its_description_says(
         "--header",
         f"Authorization: Bearer {API_TOKEN}",
     ]
-    bounds = ["--max-examples", "15", "--seed", "1", "--generation-deterministic", "--no-shrink"]
+    bounds = ["--max-examples", "8", "--seed", "1", "--generation-deterministic", "--no-shrink"]
 
     await asyncio.to_thread((tmp_path / "schemathesis.toml").write_text, CONFIG)
     process = await asyncio.create_subprocess_exec(

@@ -106,7 +106,10 @@ def _operation(method: str, path: str, about: Json) -> Operation:
 
 def _shape(name: str, schema: Json, *, is_sent: bool) -> Shape:
     needed = schema.get("required", [])
-    rows = [_row(field, about, field in needed) for field, about in schema.get("properties", {}).items()]
+    fields = schema.get("properties", {}).items()
+    if not is_sent:  # an answer always has them: a default would tell nothing
+        fields = [(field, {k: v for k, v in about.items() if k != "default"}) for field, about in fields]
+    rows = [_row(field, about, field in needed) for field, about in fields]
     return Shape(name, schema.get("description", ""), rows, is_sent)
 
 
@@ -131,7 +134,7 @@ def _kind(schema: Json) -> str:
         case {"const": word}:
             kind = str(word)
         case {"type": "array"}:
-            kind = f"list of {_kind(schema['items'])}"
+            kind = f"list of {_kind(schema.get('items', {}))}"
         case {"type": "object", "additionalProperties": {}}:
             kind = f"map to {_kind(schema['additionalProperties'])}"
         case {"format": "date-time"}:

@@ -118,7 +118,6 @@ API = (
         answer=operations.BulkRetryReceipt,
         status=202,
         also=(200,),
-        errors={422: "What is not finished will be worked on anyway (`not_finished`)."},
     ),
     Route(
         method="GET",
