@@ -22,6 +22,7 @@ checks.positive_data_acceptance.expected-statuses = ["2xx", "404", "422"]
 
 
 @pytest.mark.long
+@pytest.mark.timeout(300)
 async def test_the_running_server_does_what_its_description_says(
     client: Server, database: asyncpg.Connection, res: Resources, tmp_path: Path
 ) -> None:

@@ -23,7 +23,7 @@ _SHA256 = re.compile("[0-9a-f]{64}")
 class Finished(Selection):
     """Which e-mails to run again: those that match all that is given; without a status it is those that failed."""
 
-    status: Literal["completed", "failed"] | None = None
+    status: Literal["completed", "failed"] | None = Field(None, description="How its job ended")
 
 
 class BulkRetryRequest(Body):

@@ -8,6 +8,7 @@ from typing import Any
 
 Json = dict[str, Any]
 
+_LENGTHS = {"minLength": "at least", "maxLength": "at most"}
 _HUGE = 10**9  # a limit that nobody meets is not worth a word
 
 
@@ -151,8 +152,7 @@ def _limits(schema: Json) -> str:
         words.append(f"{least} to {most}" if least is not None else f"at most {most}")
     elif least:
         words.append(f"at least {least}")
-    if "maxLength" in schema:
-        words.append(f"at most {schema['maxLength']} characters")
+    words += [f"{word} {schema[name]} characters" for name, word in _LENGTHS.items() if name in schema]
     if schema.get("default") is not None:
         words.append(f"default {json.dumps(schema['default'])}")
     return ", ".join(words)
