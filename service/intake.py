@@ -68,7 +68,7 @@ async def replay(res: Resources, quarantine_id: int, actor: str) -> Receipt:
 
     May be repeated, at the same time too, and after an end at any point: the e-mail is committed first, and
     who finds it there marks the request. Raises Rejected if there is no such request (404), or if it still
-    cannot be read (422), and then keeps the newest reason.
+    cannot be read (409), and then keeps the newest reason.
     """
     every = select(*QuarantinedWebhook.__table__.c)
     async with connect(res.engine) as conn:
@@ -84,7 +84,7 @@ async def replay(res: Resources, quarantine_id: int, actor: str) -> Receipt:
         if (kept["error_code"], kept["error"]) != (exc.code, exc.message):
             await _note(res, quarantine_id, actor, error_code=exc.code, error=exc.message)
         still = f"Quarantined webhook {quarantine_id} is still no e-mail: {exc.message}"
-        raise Rejected(422, exc.code, still) from exc
+        raise Rejected(409, exc.code, still) from exc
     await _note(res, quarantine_id, actor, replayed_at=func.now(), email_id=receipt.number)
     log.info("webhook_replayed", quarantine=quarantine_id, email=receipt.number, status=receipt.status)
     return receipt
