@@ -10,6 +10,8 @@ from service.redaction import without_addresses
 from service.telemetry.leaving import SECONDS, leave
 from service.version import version
 
+_FIELDS = {"email", "attempt", "position", "path", "work", "job"}
+
 
 @asynccontextmanager
 async def open_sentry(dsn: str | None, worker_name: str) -> AsyncIterator[None]:
@@ -27,19 +29,22 @@ async def open_sentry(dsn: str | None, worker_name: str) -> AsyncIterator[None]:
 def report(_logger: object, _method: str, event: Any) -> Any:  # noqa: ANN401 as structlog declares processors
     """Tell Sentry of a log event that has a traceback, if it is on; a processor for structlog."""
     sdk = sys.modules.get("sentry_sdk")
-    error = event.get("exc_info")
-    if error is True:
-        error = sys.exc_info()
-    if error and sdk is not None and sdk.is_initialized():
+    if (error := _error_of(event)) and sdk is not None and sdk.is_initialized():
         with sdk.new_scope() as scope:
-            scope.set_tag("event", event.get("event"))
+            # What a library says may name a person's address.
+            scope.set_tag("event", event["_record"].name if "_record" in event else event.get("event"))
             scope.set_tag("invocation", event.get("invocation", ""))
             scope.set_context("fields", {name: event[name] for name in _FIELDS & event.keys()})
             scope.capture_exception(error)
     return event
 
 
-_FIELDS = {"email", "attempt", "position", "path", "work", "job"}
+def _error_of(event: Any) -> BaseException | None:  # noqa: ANN401 as structlog declares it
+    given = event.get("exc_info")
+    if given is True:
+        given = sys.exc_info()
+    error = given[1] if isinstance(given, tuple) else given
+    return error if isinstance(error, BaseException) else None
 
 
 def _start(dsn: str, worker_name: str) -> Any:  # noqa: ANN401 a client of an SDK that may not be there
