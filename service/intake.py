@@ -13,6 +13,7 @@ from multidict import CIMultiDict
 from sqlalchemy import RowMapping, func, literal, select, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncConnection
+from structlog.contextvars import bind_contextvars
 
 from service.database import connect, run
 from service.errors import Permanent, Rejected, Transient
@@ -58,6 +59,11 @@ async def accept(res: Resources, headers: Mapping[str, str], body: bytes) -> Rec
         raise Transient("database_slow", "Postgres did not confirm it in time.") from None
 
 
+def invocation_of(headers: Mapping[str, str]) -> str:
+    """Give what logs and traces call this request; "" where only its e-mail's key can be that."""
+    return _clean(headers.get(INVOCATION_ID)) or ""
+
+
 def is_full(res: Resources) -> bool:
     """Whether so many wait for Postgres that `accept` would raise Transient."""
     return res.coalesce.is_full(receive)
@@ -98,6 +104,8 @@ async def _accept(res: Resources, headers: Mapping[str, str], body: bytes) -> Re
             IGNORED_EVENTS.labels(event_type_label(email.event_type)).inc()
             return Receipt("ignored")
         key = payloads.idempotency_key(email, headers, body)
+        if not request["invocation_id"]:
+            bind_contextvars(invocation=key)
         receipt, is_same = await _record(res, email, {**request, "idempotency_key": key})
     except (Unreadable, Permanent) as exc:  # Permanent: Postgres cannot hold a value of it
         code, message = exc.code, exc.message
@@ -154,7 +162,6 @@ async def _record(res: Resources, email: payloads.Email, request: dict[str, Any]
     email_id = recorded.email_id
     reach(res.settings.fault_points, "after_commit", email.ticket_id)
     res.dispatcher.ring(Job(email_id, 1))
-    log.info("email_received", email=email_id, invocation=row["invocation_id"], attachments=len(files))
     return Receipt("accepted", email_id), True
 
 
