@@ -19,6 +19,12 @@ DISPATCHES = Counter("holdfast_dispatches_total", "Jobs rung on Redis", ["outcom
 ATTEMPTS = Counter("holdfast_attempts_total", "Attempts by how they ended", ["outcome"])
 ATTACHMENTS = Counter("holdfast_attachments_total", "Downloads of attachments by how they ended", ["code"])
 ATTACHMENT_BYTES = Counter("holdfast_attachment_bytes_total", "Bytes of attachments stored")
+ALERTS = Counter("holdfast_alerts_total", "Alerts opened", ["cause"])
+ALERT_DELIVERIES = Counter(
+    "holdfast_alert_deliveries_total",
+    "Sendings of alerts by how they ended; given up after a day: failed",
+    ["channel", "outcome"],
+)
 
 _MANY = 50
 

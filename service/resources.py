@@ -24,6 +24,7 @@ from service.egress import Egress
 from service.errors import HoldfastError, SettingsError
 from service.storage.objects import Storage, open_storage
 from service.zendesk.client import authorization
+from service.zendesk.streak import Streak
 
 log = structlog.get_logger()
 
@@ -44,6 +45,7 @@ class Resources:
     slots: asyncio.Semaphore  # downloads at once
     host_slots: WeakValueDictionary[str, asyncio.Semaphore] = field(default_factory=WeakValueDictionary)
     claims: set[tuple[int, int]] = field(default_factory=set)  # ids and attempt numbers of the jobs it holds
+    bad_signatures: Streak = field(default_factory=Streak)
 
 
 def read_settings_for_resources() -> Settings:

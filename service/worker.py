@@ -17,6 +17,7 @@ from redis.asyncio.connection import parse_url
 from redis.exceptions import RedisError
 
 from service import logs
+from service.alerts.watch import alerting
 from service.bell import Bell, Ring, create_redis
 from service.config.settings import Settings
 from service.dispatch import TASK
@@ -148,6 +149,7 @@ async def start(ctx: dict[str, Any]) -> None:
     res = await stack.enter_async_context(open_resources(settings))
     await stack.enter_async_context(background(lambda: sweep_for_ever(res, ctx["hands"])))
     await stack.enter_async_context(background(lambda: renew_leases(res)))
+    await stack.enter_async_context(alerting(res))
     ctx["res"] = res
 
 

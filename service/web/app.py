@@ -4,6 +4,7 @@ from collections.abc import AsyncIterator
 
 from aiohttp import web
 
+from service.alerts.watch import alerting
 from service.config.settings import Settings
 from service.resources import open_resources
 from service.web import api, auth, health, middleware, quarantine, webhook
@@ -28,7 +29,7 @@ def create_app(settings: Settings) -> web.Application:
     app.router.add_get("/api/v1/stats", api.stats)
 
     async def resources(app: web.Application) -> AsyncIterator[None]:
-        async with open_resources(settings) as res:
+        async with open_resources(settings) as res, alerting(res):
             app[RES] = res
             yield
 
