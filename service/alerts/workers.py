@@ -102,12 +102,13 @@ SELECT name, pid, started_at, seen_at, stopped_at FROM workers
 WHERE seen_at > now() - :forgotten ORDER BY seen_at DESC LIMIT :most
 """).bindparams(bindparam("forgotten", FORGOTTEN, Interval()), bindparam("most", MOST_WORKERS, Integer()))
 
+# Limits that the planner does not know make it walk the index, whatever it believes to be there.
 # A sweep postpones what is due: where nothing does, there is no worker of any version.
 _OVERDUE = text("""
 SELECT count(*), min(id) FROM (
     SELECT id FROM incoming_emails
     WHERE processing_status IN ('received', 'queued') AND due_at < now() - :missing
-    ORDER BY due_at LIMIT :cap
+    ORDER BY due_at LIMIT (SELECT :cap)
 ) AS overdue
 """).bindparams(bindparam("missing", MISSING, Interval()), bindparam("cap", COUNT_CAP, Integer()))
 
@@ -119,7 +120,7 @@ SELECT count(*) AS read, min(received_at) AS oldest, min(id) AS oldest_id,
 FROM unnest(ARRAY['received', 'queued']) AS every(status) CROSS JOIN LATERAL (
     SELECT id, received_at, attempt_number = 0 AND id <= :known AS is_new FROM incoming_emails
     WHERE processing_status = every.status AND received_at < now() - :limit
-    ORDER BY received_at LIMIT :cap
+    ORDER BY received_at LIMIT (SELECT :cap)
 ) AS late
 """).bindparams(
     bindparam("known", type_=BigInteger()),
