@@ -33,7 +33,7 @@ class AlertSettings(BaseSettings):
     alert_slack_url: SecretStr | None = Field(
         None,
         description="incoming webhook of Slack, or of what understands the same",
-        examples=["https://hooks.slack.com/services/…"],
+        examples=["https://hooks.slack.com/services/T0/B0/secret"],
     )
     alert_webhook_url: SecretStr | None = Field(
         None, description="where signed webhooks go", examples=["https://alerts.acme.example/holdfast"]
@@ -59,7 +59,9 @@ class AlertSettings(BaseSettings):
     @field_validator("alert_email_to", mode="before")
     @classmethod
     def _split_addresses(cls, value: object) -> object:
-        return [part.strip() for part in value.split(",")] if isinstance(value, str) else value
+        return (
+            [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else value
+        )
 
     @field_validator("alert_email_to", "alert_email_from")
     @classmethod
@@ -73,7 +75,9 @@ class AlertSettings(BaseSettings):
     @classmethod
     def _has_a_host(cls, value: SecretStr | str | None) -> SecretStr | str | None:
         text = value.get_secret_value() if isinstance(value, SecretStr) else value
-        if text and (not urlsplit(text).hostname or not text.isascii() or not text.isprintable()):
+        # Whether it begins as it should is looked at with all other URLs.
+        is_odd = text is not None and not (text.isascii() and text.isprintable())
+        if is_odd or (text and "://" in text and not urlsplit(text).hostname):
             raise ValueError("names no host, or holds a character that a URL does not")
         return value
 
