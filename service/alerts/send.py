@@ -4,6 +4,7 @@ import asyncio
 import random
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 
 import structlog
 
@@ -65,21 +66,16 @@ async def deliver(res: Resources, channel: str) -> bool:
     names = {"alert": delivery.alert_id, "news": delivery.news, "channel": channel}
     try:
         remark = await _send(res.settings, channel, compose(delivery, res.settings.public_url))
+        reach(res.settings.fault_points, "after_alert_sent")
+        outcome, note = "sent", partial(deliveries.note_sent, delivery=delivery, remark=remark)
+        log.info("alert_sent", **names, remark=remark)
     except HoldfastError as exc:
         # Who must change something may well do it within the day; until then it is tried at the longest pause.
         pause = pause_after(delivery.attempt, exc.retry_after) if isinstance(exc, Transient) else MOST_PAUSE
-        outcome, error = "put_off", f"{exc.code}: {exc.message}"
+        error = f"{exc.code}: {exc.message}"
+        outcome, note = "put_off", partial(deliveries.put_off, delivery=delivery, error=error, pause=pause)
         log.warning("alert_not_sent", **names, code=exc.code, error=exc.message)
-        await insist(
-            lambda: run(res.engine, seconds, lambda conn: deliveries.put_off(conn, delivery, error, pause))
-        )
-    else:
-        outcome = "sent"
-        reach(res.settings.fault_points, "after_alert_sent")
-        log.info("alert_sent", **names, remark=remark)
-        await insist(
-            lambda: run(res.engine, seconds, lambda conn: deliveries.note_sent(conn, delivery, remark))
-        )
+    await insist(partial(run, res.engine, seconds, note))
     ALERT_DELIVERIES.labels(channel, outcome).inc()
     return True
 

@@ -20,6 +20,8 @@ from service.resources import Resources, background
 
 T = TypeVar("T")
 WATCH_SECONDS = 10.0
+# Less than until somebody else has the turn: where Postgres is slow there is most to tell.
+LOOK_SECONDS = 10.0
 
 log = structlog.get_logger()
 
@@ -51,7 +53,11 @@ async def tell_bad_signatures(res: Resources) -> None:
     length, code, ago = streak.length, streak.code, timedelta(seconds=streak.age)
     if length >= res.settings.alert_signature_failures and length > streak.noted:
         streak.noted = length
-        await _run(res, lambda conn: record.note_bad_signatures(conn, length, code, ago))
+        try:
+            await _run(res, lambda conn: record.note_bad_signatures(conn, length, code, ago))
+        except Transient:
+            streak.noted = 0
+            raise
 
 
 async def look_once(res: Resources) -> bool:
@@ -60,7 +66,7 @@ async def look_once(res: Resources) -> bool:
     if turn is None:
         return False
     opened = await _run(res, record.open_alerts)
-    findings = await _run(res, lambda conn: look(conn, res.settings, turn, opened))
+    findings = await run(res.engine, LOOK_SECONDS, lambda conn: look(conn, res.settings, turn, opened))
     told = channels(res.settings)
     for cause in await _run(res, lambda conn: record.note_findings(conn, turn, findings, told)):
         ALERTS.labels(cause).inc()
