@@ -121,6 +121,8 @@ class IncomingEmail(Base):
             text("coalesce(error_host, '')"),
             "received_at",
             "id",
+            # Without the columns themselves, Postgres reads the rows for what the index has.
+            postgresql_include=["error_code", "error_host"],
             postgresql_where=text(FAILED),
         ),
     )
@@ -155,7 +157,10 @@ class Attachment(Base):
     error_code: Mapped[str | None]
     error: Mapped[str | None]
 
-    __table_args__ = (one_of("status", ATTACHMENT_STATUSES),)
+    __table_args__ = (
+        one_of("status", ATTACHMENT_STATUSES),
+        Index("ix_attachments_sha256", "sha256", "email_id", postgresql_where=text("sha256 IS NOT NULL")),
+    )
 
 
 class Attempt(Base):

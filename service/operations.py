@@ -47,6 +47,8 @@ class BulkRetry(Base):
     filter: Mapped[Any]
     per_second: Mapped[int] = mapped_column(Integer)
     status: Mapped[str] = mapped_column(server_default="running")
+    planned: Mapped[int] = mapped_column(BigInteger)  # how many matched when it was asked for
+    planned_capped: Mapped[bool]  # at least so many
     retried: Mapped[int] = mapped_column(BigInteger, server_default="0")
     place_time: Mapped[datetime | None]  # how far the walk, newest first, has come
     place_id: Mapped[int | None] = mapped_column(BigInteger)

@@ -30,6 +30,8 @@ def upgrade() -> None:
         sa.Column("filter", sa.JSON(), nullable=False),
         sa.Column("per_second", sa.Integer(), nullable=False),
         sa.Column("status", sa.Text(), server_default="running", nullable=False),
+        sa.Column("planned", sa.BigInteger(), nullable=False),
+        sa.Column("planned_capped", sa.Boolean(), nullable=False),
         sa.Column("retried", sa.BigInteger(), server_default="0", nullable=False),
         sa.Column("place_time", sa.DateTime(timezone=True)),
         sa.Column("place_id", sa.BigInteger()),

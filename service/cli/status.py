@@ -16,7 +16,7 @@ def status() -> None:
 
     stats = with_engine(overview.stats)
     table = Table("state", "e-mails")
-    for name, number in {**stats.by_status, "quarantined": stats.quarantined}.items():
+    for name, number in [*stats.by_status.items(), ("quarantined", stats.quarantined)]:
         table.add_row(name, f"{number:,}{'+' if name in stats.capped else ''}")
     Console().print(table)
     waiting = stats.oldest_waiting_seconds

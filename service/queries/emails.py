@@ -1,47 +1,63 @@
 """E-mails: a page of them, one with all its history, one of its files."""
 
 from collections.abc import Sequence
-from typing import Any, Literal
 
-from pydantic import field_validator
-from sqlalchemy import BigInteger, Select, func, literal, select, tuple_
+from sqlalchemy import BigInteger, func, literal, select
 from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from service.database import connect
 from service.errors import Rejected
-from service.models import Attachment, Attempt, IncomingEmail, in_status
-from service.queries.pages import PageFilter, cut
-from service.queries.views import AttachmentView, AttemptView, EmailDetail, EmailView, Page
+from service.models import Attachment, Attempt, IncomingEmail
+from service.queries.actions import actions_on
+from service.queries.pages import PageFilter, cursor_at, cut
+from service.queries.views import (
+    AttachmentView,
+    AttemptView,
+    EmailDetail,
+    EmailPage,
+    EmailView,
+    HoldersPage,
+    HolderView,
+    RequestView,
+)
+from service.selection import LIGHT, Count, Place, Selection, count, walk
+
+MOST_HOLDERS = 100
 
 
-class EmailFilter(PageFilter):
+class EmailFilter(PageFilter, Selection):
     """The parameters of a list."""
 
-    status: Literal["received", "queued", "processing", "completed", "failed"] | None = None
-    ticket: str | None = None
 
-    @field_validator("ticket")
-    @classmethod
-    def _without_nul(cls, value: str | None) -> str | None:
-        if value and "\0" in value:
-            raise ValueError("holds a character that Postgres cannot look for")
-        return value
+async def list_emails(engine: AsyncEngine, wanted: EmailFilter) -> EmailPage:
+    """Return a page of e-mails, newest first, and how many there are in all, counted with the first page.
 
-
-async def list_emails(engine: AsyncEngine, wanted: EmailFilter) -> Page:
-    """Return a page of e-mails, newest first."""
+    A page may end early, even empty, and still lead on: then it has come to `searched_to` in one request.
+    """
+    after = wanted.after()
+    way = walk(wanted, after)
     async with connect(engine) as conn:
-        rows, next_cursor = cut((await conn.execute(_page(wanted))).mappings().all(), wanted.limit)
+        found = (await conn.execute(way.found(wanted.limit + 1))).mappings().all()
+        rows, next_cursor = cut(found, wanted.limit)
+        end = None if next_cursor else (await conn.execute(way.end())).one_or_none()
+        total = await count(conn, wanted) if next_cursor and not after else Count(len(rows), end is not None)
         attachments = await _attachments(conn, [row["id"] for row in rows])
-    emails = [EmailView(**row, attachments=attachments.get(row["id"], ())) for row in rows]
-    return Page(emails=emails, next_cursor=next_cursor)
+    return EmailPage(
+        emails=[EmailView(**row, attachments=attachments.get(row["id"], ())) for row in rows],
+        next_cursor=cursor_at(Place(*end)) if end else next_cursor,
+        searched_to=end.received_at if end else None,
+        total=None if after else total.number,
+        total_capped=not after and total.is_capped,
+    )
 
 
 async def get_email(engine: AsyncEngine, email_id: int) -> EmailDetail:
     """Return all that is known of an e-mail; raises Rejected (404) if there is none."""
     async with connect(engine) as conn:
-        row = (await conn.execute(_emails().where(IncomingEmail.id == email_id))).mappings().one_or_none()
+        row = (
+            (await conn.execute(select(*LIGHT).where(IncomingEmail.id == email_id))).mappings().one_or_none()
+        )
         if row is None:
             raise Rejected(404, "email_not_found", f"There is no e-mail {email_id}.")
         attachments = await _attachments(conn, [email_id])
@@ -49,7 +65,29 @@ async def get_email(engine: AsyncEngine, email_id: int) -> EmailDetail:
             select(*Attempt.__table__.c).where(Attempt.email_id == email_id).order_by(Attempt.number)
         )
         runs = [AttemptView.model_validate(run) for run in attempts]
-    return EmailDetail(**row, attachments=attachments.get(email_id, ()), attempts=runs)
+        did = await actions_on(conn, email_id)
+    return EmailDetail(**row, attachments=attachments.get(email_id, ()), attempts=runs, actions=did)
+
+
+async def get_request(engine: AsyncEngine, email_id: int) -> RequestView:
+    """Return the webhook as it came; raises Rejected (404) if there is none, or it is from before it was kept."""
+    request = select(IncomingEmail.raw_headers, IncomingEmail.raw_body).where(IncomingEmail.id == email_id)
+    async with connect(engine) as conn:
+        row = (await conn.execute(request)).one_or_none()
+    if row is None or row.raw_body is None:
+        raise Rejected(404, "request_not_found", f"There is no request of an e-mail {email_id}.")
+    return RequestView.of(row.raw_headers, row.raw_body)
+
+
+async def list_holders(engine: AsyncEngine, sha256: str) -> HoldersPage:
+    """Return the files, newest first and a hundred at most, that have this content."""
+    theirs = select(*Attachment.__table__.c).where(Attachment.sha256 == sha256)
+    async with connect(engine) as conn:
+        rows = (await conn.execute(theirs.order_by(Attachment.email_id.desc()).limit(MOST_HOLDERS + 1))).all()
+    if not rows:
+        raise Rejected(404, "content_not_found", f"No e-mail has a file with the SHA-256 {sha256}.")
+    holders = [HolderView.model_validate(row) for row in rows[:MOST_HOLDERS]]
+    return HoldersPage(sha256=sha256, holders=holders, capped=len(rows) > MOST_HOLDERS)
 
 
 async def get_attachment(engine: AsyncEngine, email_id: int, position: int) -> AttachmentView:
@@ -59,27 +97,6 @@ async def get_attachment(engine: AsyncEngine, email_id: int, position: int) -> A
             if attachment.position == position:
                 return attachment
     raise Rejected(404, "attachment_not_found", f"E-mail {email_id} has no attachment {position}.")
-
-
-def _emails() -> Select[Any]:
-    heavy = {"raw_body", "raw_headers"}
-    return select(*(column for column in IncomingEmail.__table__.c if column.name not in heavy))
-
-
-def _page(wanted: EmailFilter) -> Select[Any]:
-    """Order by what an index can walk: those of a status by time, all others, a ticket's too, by id."""
-    query = _emails().limit(wanted.limit + 1)
-    after = wanted.after()
-    if wanted.status is not None:
-        query = query.where(in_status(wanted.status))
-    if wanted.ticket is not None:
-        query = query.where(IncomingEmail.zendesk_ticket_id == wanted.ticket)
-    elif wanted.status is not None:
-        place = tuple_(IncomingEmail.received_at, IncomingEmail.id)
-        query = query.order_by(IncomingEmail.received_at.desc(), IncomingEmail.id.desc())
-        return query.where(place < after) if after else query
-    query = query.order_by(IncomingEmail.id.desc())
-    return query.where(IncomingEmail.id < after[1]) if after else query
 
 
 async def _attachments(conn: AsyncConnection, email_ids: Sequence[int]) -> dict[int, list[AttachmentView]]:

@@ -1,8 +1,8 @@
 """Quarantine: a page of requests that could not be read, one with its bytes, and those that wait."""
 
-import base64
 from collections.abc import Sequence
 
+from pydantic import Field
 from sqlalchemy import func, select
 from sqlalchemy.ext.asyncio import AsyncEngine
 
@@ -10,7 +10,7 @@ from service.database import connect
 from service.errors import Rejected
 from service.models import QuarantinedWebhook
 from service.queries.pages import PageFilter, cut
-from service.queries.views import QuarantineDetail, QuarantinePage, QuarantineView
+from service.queries.views import QuarantineDetail, QuarantinePage, QuarantineView, RequestView
 
 _HEAVY = {"raw_body", "raw_headers", "idempotency_key"}
 _LIGHT = (
@@ -23,7 +23,7 @@ _WAITS = QuarantinedWebhook.replayed_at.is_(None)
 class QuarantineFilter(PageFilter):
     """The parameters of a list: what waits to be replayed, unless what was is asked for."""
 
-    replayed: bool = False
+    replayed: bool = Field(False, description="Those that were replayed, instead of those that wait")
 
 
 async def list_quarantined(engine: AsyncEngine, wanted: QuarantineFilter) -> QuarantinePage:
@@ -45,12 +45,8 @@ async def get_quarantined(engine: AsyncEngine, quarantine_id: int) -> Quarantine
         row = (await conn.execute(query)).mappings().one_or_none()
     if row is None:
         raise Rejected(404, "webhook_not_found", f"There is no quarantined webhook {quarantine_id}.")
-    return QuarantineDetail(
-        **row,
-        headers=row["raw_headers"],
-        body=row["raw_body"].decode(errors="replace"),
-        body_base64=base64.b64encode(row["raw_body"]).decode(),
-    )
+    request = RequestView.of(row["raw_headers"], row["raw_body"])
+    return QuarantineDetail(**row, **request.model_dump())
 
 
 async def waiting_ids(engine: AsyncEngine) -> Sequence[int]:

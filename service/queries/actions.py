@@ -1,0 +1,38 @@
+"""What operators did, newest first."""
+
+from collections.abc import Sequence
+
+from sqlalchemy import select
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+
+from service.database import connect
+from service.operations import OperatorAction
+from service.queries.pages import PageFilter, cursor_at
+from service.queries.views import ActionView, View
+from service.selection import Place
+
+MOST_SHOWN = 100  # with one e-mail
+
+
+class ActionPage(View):
+    actions: Sequence[ActionView]
+    next_cursor: str | None
+
+
+async def list_actions(engine: AsyncEngine, wanted: PageFilter) -> ActionPage:
+    """Return a page of all that operators did."""
+    query = select(*OperatorAction.__table__.c).order_by(OperatorAction.id.desc()).limit(wanted.limit + 1)
+    if after := wanted.after():
+        query = query.where(OperatorAction.id < after.id)
+    async with connect(engine) as conn:
+        actions = [ActionView.model_validate(row) for row in await conn.execute(query)]
+    shown = actions[: wanted.limit]
+    more = cursor_at(Place(shown[-1].at, shown[-1].id)) if len(actions) > wanted.limit else None
+    return ActionPage(actions=shown, next_cursor=more)
+
+
+async def actions_on(conn: AsyncConnection, email_id: int) -> Sequence[ActionView]:
+    """Return what was done to an e-mail, the newest of it."""
+    theirs = select(*OperatorAction.__table__.c).where(OperatorAction.email_id == email_id)
+    rows = await conn.execute(theirs.order_by(OperatorAction.id.desc()).limit(MOST_SHOWN))
+    return [ActionView.model_validate(row) for row in rows]

@@ -1,0 +1,60 @@
+"""Retries of many: how far each has come."""
+
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Any, Literal
+
+from sqlalchemy import select
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from service.database import connect
+from service.errors import Rejected
+from service.operations import BulkRetry
+from service.queries.views import View
+from service.selection import Selection
+
+MOST_SHOWN = 50
+
+
+class BulkRetryView(View):
+    """A retry of all that match a filter, newest first; it goes on until nothing older matches."""
+
+    id: int
+    created_at: datetime
+    actor: str
+    filter: Selection
+    per_second: int
+    status: Literal["running", "done", "cancelled"]
+    planned: int  # how many matched when it began; at least so many, where it is capped
+    planned_capped: bool
+    retried: int
+    reached: datetime | None  # all that came after this has been looked at
+    finished_at: datetime | None
+
+
+class BulkRetryPage(View):
+    retries: Sequence[BulkRetryView]
+
+
+async def list_retries(engine: AsyncEngine) -> BulkRetryPage:
+    """Return the newest."""
+    query = select(*_columns()).order_by(BulkRetry.id.desc()).limit(MOST_SHOWN)
+    async with connect(engine) as conn:
+        return BulkRetryPage(retries=[BulkRetryView.model_validate(row) for row in await conn.execute(query)])
+
+
+async def get_retry(engine: AsyncEngine, retry_id: int) -> BulkRetryView:
+    """Return one; raises Rejected (404) if there is none."""
+    async with connect(engine) as conn:
+        row = (await conn.execute(select(*_columns()).where(BulkRetry.id == retry_id))).one_or_none()
+    if row is None:
+        raise Rejected(404, "bulk_retry_not_found", f"There is no retry of many {retry_id}.")
+    return BulkRetryView.model_validate(row)
+
+
+def _columns() -> Sequence[Any]:
+    columns = BulkRetry.__table__.c
+    return (
+        *(columns[name] for name in BulkRetryView.model_fields if name != "reached"),
+        columns.place_time.label("reached"),
+    )

@@ -1,0 +1,42 @@
+"""The workers: which live, which fell silent, and which ended as they should."""
+
+from collections.abc import Sequence
+from datetime import datetime, timedelta
+from typing import Literal
+
+from sqlalchemy import case, func, select
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from service.operations import WorkerHeartbeat
+from service.queries.views import View
+
+SILENT_AFTER = timedelta(seconds=60)
+MOST_SHOWN = 50
+
+
+class WorkerView(View):
+    """A worker process, as its last heartbeat told of it."""
+
+    name: str
+    pid: int
+    state: Literal["alive", "silent", "stopped"]
+    started_at: datetime
+    seen_at: datetime
+    seen_seconds_ago: float
+    jobs: int
+    version: str
+
+
+async def workers_of(conn: AsyncConnection) -> Sequence[WorkerView]:
+    """List the workers of the last day, the newest heartbeat first; those that ended as they should, last."""
+    worker = WorkerHeartbeat.__table__.c
+    silent = worker.seen_at < func.now() - SILENT_AFTER
+    state = case((worker.stopped_at.is_not(None), "stopped"), (silent, "silent"), else_="alive")
+    ago = func.extract("epoch", func.now() - worker.seen_at)
+    columns = worker["name", "pid", "started_at", "seen_at", "jobs", "version"]
+    query = (
+        select(*columns, state.label("state"), ago.label("seen_seconds_ago"))
+        .where(worker.seen_at > func.now() - timedelta(days=1))
+        .order_by(worker.stopped_at.is_not(None), worker.seen_at.desc())
+    )
+    return [WorkerView.model_validate(row) for row in await conn.execute(query.limit(MOST_SHOWN))]
