@@ -141,7 +141,7 @@ async def test_more_of_the_same_raise_the_count_and_tell_nobody(
     await look()
 
     assert await send_all(res) == 0
-    [alert] = await list_alerts(res.engine)
+    [alert] = (await list_alerts(res.engine)).alerts
     assert (alert.count, alert.resolved_at) == (5, None)
     assert subjects(mails) == [GONE]
 
@@ -162,7 +162,7 @@ async def test_what_is_over_is_told_and_what_comes_back_is_told_again(
     assert subjects(mails) == [GONE, GONE_IS_OVER, GONE]
     assert mails.mails[1]["In-Reply-To"] == mails.mails[0]["Message-ID"]
     assert mails.mails[2]["Message-ID"] != mails.mails[0]["Message-ID"]
-    newest, before = await list_alerts(res.engine)
+    newest, before = (await list_alerts(res.engine)).alerts
     assert newest.resolved_at is None
     assert before.resolved_at is not None
 
@@ -175,7 +175,7 @@ async def test_what_comes_and_goes_stays_open_for_longer_each_time(
         await look()
         await retry_all(database)
         await look(later)
-        return sum(alert.resolved_at is None for alert in await list_alerts(res.engine))
+        return sum(alert.resolved_at is None for alert in (await list_alerts(res.engine)).alerts)
 
     still_open = [await comes_and_goes(later) for later in ("6 min", "6 min", "11 min", "11 min", "21 min")]
 
@@ -224,7 +224,7 @@ async def test_a_watcher_that_was_paused_writes_nothing_when_others_looked_since
         opened = await record.note_findings(conn, late, [Finding("waiting", "", 1, "", "")], CHANNELS)
 
     assert opened == []
-    assert await list_alerts(res.engine) == []
+    assert (await list_alerts(res.engine)).alerts == []
 
 
 async def lost_in_several_ways(mails: MailServer, way: str, stack: AsyncExitStack) -> int:
@@ -367,7 +367,7 @@ async def test_what_could_not_be_told_for_a_day_is_given_up_and_shows_why(
     await database.execute("UPDATE alert_deliveries SET created_at = now() - interval '25 hours'")
     await look()
 
-    [alert] = await list_alerts(res.engine)
+    [alert] = (await list_alerts(res.engine)).alerts
     [given_up] = [each for each in alert.deliveries if each.channel == "slack"]
     assert (given_up.status, given_up.attempts) == ("failed", 1)
     assert given_up.error == "receiver_busy: it answered 500"
@@ -400,7 +400,7 @@ async def test_without_a_channel_alerts_are_on_record_all_the_same(
     await fail(database, "1 hour")
     async with open_resources(settings.model_copy(update=off)) as res:
         await look_once(res)
-        [alert] = await list_alerts(res.engine)
+        [alert] = (await list_alerts(res.engine)).alerts
 
     assert send.channels(res.settings) == []
     assert (alert.cause, alert.key, [*alert.deliveries]) == ("failures", "gone@a.example", [])
@@ -436,10 +436,10 @@ async def test_signatures_that_fail_in_a_row_come_on_record_with_no_statement_of
     before = await database.fetchval("SELECT count(*) FROM alert_watch")
     await watch.tell_bad_signatures(web)
     await look(res=web)
-    [alert] = await list_alerts(res.engine)
+    [alert] = (await list_alerts(res.engine)).alerts
     await client.send(zendesk.payload())
     await look("6 minutes", res=web)
-    [over] = await list_alerts(res.engine)
+    [over] = (await list_alerts(res.engine)).alerts
 
     assert (few, before) == (0, 0)
     assert (alert.cause, alert.count, alert.resolved_at) == ("signatures", 5, None)
@@ -484,8 +484,8 @@ async def test_open_alerts_are_listed_first_then_the_newest(
             f" VALUES ('failures', '{place}', 1, '', '', {resolved})"
         )
 
-    assert [alert.key for alert in await list_alerts(res.engine)] == ["3", "0", "2", "1"]
-    assert [alert.key for alert in await list_alerts(res.engine, limit=3)] == ["3", "0", "2"]
+    assert [alert.key for alert in (await list_alerts(res.engine)).alerts] == ["3", "0", "2", "1"]
+    assert [alert.key for alert in (await list_alerts(res.engine, limit=3)).alerts] == ["3", "0", "2"]
 
 
 async def test_a_worker_process_finds_and_tells_by_itself(

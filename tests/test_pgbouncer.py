@@ -186,7 +186,7 @@ async def test_alerts_are_found_and_opened_through_a_pooler(
             await database.execute("UPDATE alert_watch SET next_at = now()")
             await look_once(res)
         assert await is_through_a_pooler(res)
-        [alert] = await list_alerts(res.engine)
+        [alert] = (await list_alerts(res.engine)).alerts
 
     assert (alert.cause, alert.count) == ("failures", 2)
 

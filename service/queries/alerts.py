@@ -14,6 +14,8 @@ from service.queries.views import View
 
 
 class DeliveryView(View):
+    """What became of telling an alert on one channel."""
+
     news: str
     channel: str
     status: str
@@ -23,28 +25,36 @@ class DeliveryView(View):
 
 
 class AlertView(View):
+    """Something that was or is the matter."""
+
     id: int
     cause: str
-    key: str
+    key: str  # which of its kind: the error and the host of failures
     opened_at: datetime
     seen_at: datetime
     resolved_at: datetime | None
     count: int
     summary: str
     detail: str
-    email_id: int | None
+    email_id: int | None  # an example
     deliveries: Sequence[DeliveryView] = ()
 
 
-async def list_alerts(engine: AsyncEngine, limit: int = 50) -> list[AlertView]:
-    """Return alerts, those that are open first, newest first."""
+class AlertPage(View):
+    """Alerts, those that are open first, newest first."""
+
+    alerts: Sequence[AlertView]
+
+
+async def list_alerts(engine: AsyncEngine, limit: int = 50) -> AlertPage:
+    """Return those that are open and the newest of the others."""
     is_open = Alert.resolved_at.is_(None)
     async with connect(engine) as conn:
         rows = (await conn.execute(_newest(is_open, limit))).mappings().all()
         if more := limit - len(rows):
             rows = [*rows, *(await conn.execute(_newest(~is_open, more))).mappings()]
         told = await _deliveries(conn, [row["id"] for row in rows])
-    return [AlertView(**row, deliveries=told.get(row["id"], ())) for row in rows]
+    return AlertPage(alerts=[AlertView(**row, deliveries=told.get(row["id"], ())) for row in rows])
 
 
 def _newest(condition: ColumnElement[bool], limit: int) -> Select[Any]:
