@@ -15,6 +15,7 @@ from service.queries.views import View
 from service.queries.workers import WorkerView, workers_of
 
 COUNT_CAP = 10_000
+LATE_AFTER = timedelta(minutes=10)
 UNFINISHED = ("received", "queued", "processing")
 
 
