@@ -11,7 +11,7 @@ import asyncpg
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from service.database import create_engine
-from service.jobs import arriving, running, waiting
+from service.jobs import again, arriving, running, waiting
 from service.jobs.arriving import Arrival
 from service.jobs.running import Claim, Claiming, Settlement
 from service.jobs.waiting import Job
@@ -75,7 +75,7 @@ def changes(db: Database) -> dict[str, Operation]:
         "rescue 100": lambda: running.rescue(conn, 5, BATCH, spread=LEASE),
         "take 100 that are due": lambda: waiting.take_due(conn, BATCH),
         "sweep: rescue, then take": sweep,
-        "retry a failed one": lambda: waiting.retry(conn, one(db.failed)),
+        "retry a failed one": lambda: again.retry(conn, one(db.failed), "tests"),
     }
 
 

@@ -6,6 +6,8 @@ from datetime import timedelta
 class HoldfastError(Exception):
     """An error with a `code` that never changes (to group by) and a message a person can act on."""
 
+    host: str | None = None  # where the file was to come from that it is about
+
     def __init__(self, code: str, message: str) -> None:
         # Parts of it may come from outside, and it goes into a text column: no NUL, no lone surrogates.
         self.message = message.encode(errors="replace").decode().replace("\0", "?")[:1000]

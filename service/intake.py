@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 import structlog
 from multidict import CIMultiDict
-from sqlalchemy import RowMapping, func, select, update
+from sqlalchemy import RowMapping, func, literal, select, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -21,6 +21,7 @@ from service.jobs.arriving import Arrival, receive
 from service.jobs.waiting import Job
 from service.metrics import IGNORED_EVENTS, event_type_label
 from service.models import QuarantinedWebhook
+from service.operations import OperatorAction
 from service.resources import Resources
 from service.zendesk import payloads
 from service.zendesk.body import Unreadable
@@ -62,7 +63,7 @@ def is_full(res: Resources) -> bool:
     return res.coalesce.is_full(receive)
 
 
-async def replay(res: Resources, quarantine_id: int) -> Receipt:
+async def replay(res: Resources, quarantine_id: int, actor: str) -> Receipt:
     """Make an e-mail of a quarantined request, with the time at which it came; name the one that there is.
 
     May be repeated, at the same time too, and after an end at any point: the e-mail is committed first, and
@@ -81,10 +82,10 @@ async def replay(res: Resources, quarantine_id: int) -> Receipt:
         receipt = await _record_anew(res, kept)
     except (Unreadable, Permanent) as exc:
         if (kept["error_code"], kept["error"]) != (exc.code, exc.message):
-            await _note(res, quarantine_id, error_code=exc.code, error=exc.message)
+            await _note(res, quarantine_id, actor, error_code=exc.code, error=exc.message)
         still = f"Quarantined webhook {quarantine_id} is still no e-mail: {exc.message}"
         raise Rejected(422, exc.code, still) from exc
-    await _note(res, quarantine_id, replayed_at=func.now(), email_id=receipt.number)
+    await _note(res, quarantine_id, actor, replayed_at=func.now(), email_id=receipt.number)
     log.info("webhook_replayed", quarantine=quarantine_id, email=receipt.number, status=receipt.status)
     return receipt
 
@@ -180,11 +181,15 @@ async def _quarantine(res: Resources, request: dict[str, Any], code: str, messag
     return await _quarantine(res, {**request, "idempotency_key": _body_key(row["raw_body"])}, code, message)
 
 
-async def _note(res: Resources, quarantine_id: int, **columns: object) -> None:
-    """Note what a replay found, unless one was done with it before."""
+async def _note(res: Resources, quarantine_id: int, actor: str, **columns: object) -> None:
+    """Note what a replay found, and whose it was, unless one was done with it before."""
     waits = (QuarantinedWebhook.id == quarantine_id, QuarantinedWebhook.replayed_at.is_(None))
+    changed = update(QuarantinedWebhook).where(*waits).values(**columns)
+    done = changed.returning(QuarantinedWebhook.id, QuarantinedWebhook.email_id).cte("done")
+    action = select(literal(actor), literal("replay"), done.c.id, done.c.email_id)
     async with connect(res.engine) as conn:
-        await conn.execute(update(QuarantinedWebhook).where(*waits).values(**columns))
+        columns_of_action = ["actor", "action", "quarantine_id", "email_id"]
+        await conn.execute(insert(OperatorAction).from_select(columns_of_action, action))
 
 
 def _body_key(body: bytes) -> str:

@@ -5,7 +5,19 @@ from datetime import UTC, datetime
 from typing import Any, Literal, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
-from sqlalchemy import ColumnElement, Select, Subquery, and_, func, or_, select, true, tuple_, union_all
+from sqlalchemy import (
+    ColumnElement,
+    Select,
+    Subquery,
+    and_,
+    func,
+    literal,
+    or_,
+    select,
+    true,
+    tuple_,
+    union_all,
+)
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from service.models import STATUSES, Attachment, IncomingEmail, in_status
@@ -77,14 +89,22 @@ class Walk:
     rows: Subquery
     matches: ColumnElement[bool]
     order: tuple[ColumnElement[Any], ...]
+    examined: int
 
     def found(self, limit: int) -> Select[Any]:
         return select(self.rows).where(self.matches).order_by(*self.order).limit(limit)
 
-    def end(self, examined: int = EXAMINED) -> Select[Any]:
+    def end(self) -> Select[Any]:
         """Give the place of the last row; nothing where there were fewer."""
         place = select(self.rows.c.received_at, self.rows.c.id).order_by(*self.order)
-        return place.offset(examined - 1).limit(1)
+        return place.offset(self.examined - 1).limit(1)
+
+    def stop(self, limit: int) -> Select[Any]:
+        """Give the place of the last of `limit` rows that are meant, or else of the last row."""
+        place = select(self.rows.c.received_at, self.rows.c.id).where(self.matches).order_by(*self.order)
+        full, short = place.offset(limit - 1).limit(1).subquery(), self.end().subquery()
+        ways = union_all(select(literal(1).label("way"), full), select(literal(2), short)).subquery()
+        return select(ways.c.received_at, ways.c.id).order_by(ways.c.way).limit(1)
 
 
 class Count(NamedTuple):
@@ -94,7 +114,12 @@ class Count(NamedTuple):
     is_capped: bool
 
 
-def walk(wanted: Selection, after: Place | None = None, examined: int = EXAMINED) -> Walk:
+def walk(
+    wanted: Selection,
+    after: Place | None = None,
+    examined: int = EXAMINED,
+    finished_before: datetime | None = None,
+) -> Walk:
     """Walk along the index that leads to the fewest rows; what it does not know is looked at in each row."""
     key, status = (
         _key(wanted),
@@ -112,7 +137,8 @@ def walk(wanted: Selection, after: Place | None = None, examined: int = EXAMINED
         rows = _by_id(select(*LIGHT).where(true() if key is None else key), after, examined)
     walked = rows.subquery("walked")
     order = (walked.c.received_at.desc(), walked.c.id.desc()) if is_by_time else (walked.c.id.desc(),)
-    return Walk(walked, _matches(wanted, walked), order)
+    in_time = true() if finished_before is None else walked.c.completed_at < finished_before
+    return Walk(walked, and_(in_time, *_matches(wanted, walked)), order, examined)
 
 
 async def count(conn: AsyncConnection, wanted: Selection, examined: int = EXAMINED) -> Count:
@@ -150,7 +176,7 @@ def _by_time(wanted: Selection, status: str, after: Place | None, examined: int)
     return rows.order_by(IncomingEmail.received_at.desc(), IncomingEmail.id.desc()).limit(examined)
 
 
-def _matches(wanted: Selection, walked: Subquery) -> ColumnElement[bool]:
+def _matches(wanted: Selection, walked: Subquery) -> list[ColumnElement[bool]]:
     """Say it all again: what the walk went by is true for each of its rows, and cheap to look at."""
     row = walked.c
     conditions: list[ColumnElement[bool]] = []
@@ -170,7 +196,7 @@ def _matches(wanted: Selection, walked: Subquery) -> ColumnElement[bool]:
         conditions.append(row.received_at < wanted.received_before)
     if wanted.q is not None:
         conditions.append(_holds(walked, wanted.q))
-    return and_(true(), *conditions)
+    return conditions
 
 
 def _holds(walked: Subquery, text: str) -> ColumnElement[bool]:

@@ -22,7 +22,8 @@ from service.config.settings import Settings
 from service.dispatch import TASK
 from service.errors import SettingsError
 from service.process.attempt import process, renew_leases
-from service.recovery import sweep_for_ever
+from service.recovery.bulk import step_for_ever
+from service.recovery.sweep import sweep_for_ever
 from service.resources import background, open_resources, read_settings_for_resources
 from service.watchdog import watch
 
@@ -148,6 +149,7 @@ async def start(ctx: dict[str, Any]) -> None:
     res = await stack.enter_async_context(open_resources(settings))
     await stack.enter_async_context(background(lambda: sweep_for_ever(res, ctx["hands"])))
     await stack.enter_async_context(background(lambda: renew_leases(res)))
+    await stack.enter_async_context(background(lambda: step_for_ever(res)))
     ctx["res"] = res
 
 

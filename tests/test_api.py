@@ -314,7 +314,7 @@ async def test_an_email_is_shown_with_all_columns_files_and_attempts(
     (listed,) = (await client.get(EMAILS))["emails"]
 
     job = {column.name for column in IncomingEmail.__table__.c} - {"raw_body", "raw_headers"}
-    assert set(email) == job | {"queue_seconds", "processing_seconds", "attachments", "attempts"}
+    assert set(email) == job | {"queue_seconds", "processing_seconds", "attachments", "attempts", "actions"}
     assert (email["queue_seconds"], email["processing_seconds"]) == (2.5, 3.5)
     assert datetime.fromisoformat(email["received_at"]) == NOON
     assert email["attachment_urls"] == ["https://acme.zendesk.com/a"]

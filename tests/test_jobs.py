@@ -14,7 +14,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from service.database import connect
 from service.errors import Permanent
-from service.jobs import arriving, running, waiting
+from service.jobs import again, arriving, running, waiting
 from service.jobs.arriving import Arrival, Recorded
 from service.jobs.running import Claim, Claiming, Failure, Settlement
 from service.jobs.waiting import Job
@@ -340,7 +340,7 @@ async def test_a_retry_by_hand_has_a_fresh_budget_and_keeps_history(
     await database.execute("UPDATE attachments SET status = 'failed', error = 'x', error_code = 'y'")
     await settle_one(conn, Settlement(claim, "failed", BROKEN))
 
-    job = await waiting.retry(conn, claim.email_id)
+    job = await again.retry(conn, claim.email_id, "tests")
 
     assert job == Job(claim.email_id, 2)
     email = await row()
@@ -356,7 +356,7 @@ async def test_what_is_not_finished_cannot_be_retried(
     job = await receive(conn)
     await database.execute("UPDATE incoming_emails SET processing_status = $1", status)
 
-    assert await waiting.retry(conn, job.email_id) is None
+    assert await again.retry(conn, job.email_id, "tests") is None
 
 
 async def test_the_sync_columns_belong_to_somebody_else(
@@ -368,7 +368,7 @@ async def test_the_sync_columns_belong_to_somebody_else(
     )
 
     await settle_one(conn, Settlement(claim, "failed", BROKEN))
-    await waiting.retry(conn, claim.email_id)
+    await again.retry(conn, claim.email_id, "tests")
 
     email = await row()
     assert (email["sync_status"], email["sync_error"], email["sync_retry_count"]) == ("synced", "e", 7)

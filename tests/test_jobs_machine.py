@@ -22,7 +22,7 @@ from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from service.database import create_engine
-from service.jobs import running, waiting
+from service.jobs import again, running, waiting
 from service.jobs.arriving import Arrival, receive
 from service.jobs.running import Claim, Claiming, Failure, Settlement
 from service.jobs.waiting import Job
@@ -194,7 +194,7 @@ class Jobs(RuleBasedStateMachine):
     def retry(self, email: int, hands: int) -> None:
         model = self.models[email]
 
-        jobs = self.run(*[lambda conn: waiting.retry(conn, email)] * hands)
+        jobs = self.run(*[lambda conn: again.retry(conn, email, "tests")] * hands)
 
         queued = [job for job in jobs if job]
         if model.status not in ("completed", "failed"):

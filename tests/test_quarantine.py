@@ -270,7 +270,7 @@ async def test_whatever_can_be_read_is_replayed_into_what_the_webhook_would_have
         }
         quarantine_id = await keep(database, case[1], **row)
 
-        receipt = await intake.replay(res, quarantine_id)
+        receipt = await intake.replay(res, quarantine_id, "tests")
 
         assert receipt.status == "accepted"
         assert await recorded() == accepted
@@ -416,7 +416,7 @@ async def test_breaking_each_chunk_to_postgres_in_turn_loses_and_doubles_nothing
             proxy.drop()
             proxy.trip(b"", arrives=arrives, cuts=False, skip=number)
             try:
-                await intake.replay(client.res, quarantine_id)
+                await intake.replay(client.res, quarantine_id, "tests")
             except Transient:
                 broken += 1
             await proxy.resume()
@@ -456,9 +456,9 @@ async def test_the_log_names_ids_and_nothing_of_what_was_sent(
     await keep(database, b"hunter2", idempotency_key="two")
 
     with capture_logs() as logs:
-        receipt = await intake.replay(res, 1)
+        receipt = await intake.replay(res, 1, "tests")
         with pytest.raises(Rejected):
-            await intake.replay(res, 2)
+            await intake.replay(res, 2, "tests")
 
     assert receipt == Receipt("accepted", 1)
     assert {
@@ -501,7 +501,7 @@ async def test_the_table_has_what_waits_and_steers_no_terminal(
     await keep(
         database, idempotency_key="two", invocation_id="\x1b]0;owned\x07\u202e", error="[red]\x9b2J\r\n"
     )
-    await intake.replay(res, 1)
+    await intake.replay(res, 1, "tests")
 
     waiting = await run(settings, "list", "--limit", "5", FORCE_COLOR="1", TERM="xterm-256color")
     replayed = await run(settings, "list", "--replayed")

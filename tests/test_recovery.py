@@ -5,11 +5,11 @@ from contextlib import suppress
 
 import asyncpg
 
-from service import recovery
 from service.bell import Bell
 from service.jobs.waiting import Job
 from service.local.zendesk import Fault, Zendesk
 from service.process.attempt import process
+from service.recovery.sweep import sweep
 from service.resources import Resources, background
 from tests.conftest import Client, eventually
 
@@ -28,7 +28,7 @@ async def test_a_job_whose_message_is_lost_is_rung_again(
     await res.redis.flushall()
     await database.execute("UPDATE incoming_emails SET due_at = now()")
 
-    assert await recovery.sweep(res) == 1
+    assert await sweep(res) == 1
     await res.dispatcher.drain()
 
     assert await queued_in_redis(res) == 1
@@ -41,7 +41,7 @@ async def test_ringing_again_what_is_still_queued_adds_nothing(
     await client.until(email_id, "queued")
     for _ in range(3):
         await database.execute("UPDATE incoming_emails SET due_at = now()")
-        await recovery.sweep(res)
+        await sweep(res)
     await res.dispatcher.drain()
 
     assert await queued_in_redis(res) == 1
@@ -68,7 +68,7 @@ async def test_what_a_killed_worker_had_answered_but_not_claimed_is_rung_again(
     assert len(await Bell(res.redis).answer(10)) == 1
     await database.execute("UPDATE incoming_emails SET due_at = now()")
 
-    await recovery.sweep(res)
+    await sweep(res)
     await res.dispatcher.drain()
 
     assert await queued_in_redis(res) == 1
@@ -82,7 +82,7 @@ async def test_two_sweeps_at_once_share_the_work(
     await client.until(email_id, "queued")
     await database.execute("UPDATE incoming_emails SET due_at = now()")
 
-    rung = await asyncio.gather(*(recovery.sweep(res) for _ in range(5)))
+    rung = await asyncio.gather(*(sweep(res) for _ in range(5)))
 
     assert sum(rung) == 30
 
@@ -97,7 +97,7 @@ async def test_the_job_of_a_dead_worker_is_rescued_and_its_late_writes_are_refus
     await slow.paused.wait()
     await database.execute("UPDATE incoming_emails SET lease_until = now() - interval '1 second'")
 
-    await recovery.sweep(res)
+    await sweep(res)
     await process(res, email_id, 2)
     slow.resume.set()
     await paused
@@ -116,14 +116,14 @@ async def test_a_sweep_survives_redis_being_away(
     try:
         await database.execute("UPDATE incoming_emails SET due_at = now()")
         await res.redis.flushall()
-        await recovery.sweep(res)
+        await sweep(res)
         await res.dispatcher.drain()
     finally:
         await res.redis.config_set("maxmemory", "0")
     await eventually(lambda: is_reachable(res))
     await database.execute("UPDATE incoming_emails SET due_at = now()")
 
-    assert await recovery.sweep(res) == 1
+    assert await sweep(res) == 1
     await res.dispatcher.drain()
     assert await queued_in_redis(res) == 1
 

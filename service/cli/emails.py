@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from service.cli.environment import env_file, with_engine, with_resources
+from service.cli.environment import actor, env_file, with_engine, with_resources
 from service.cli.terminal import print_json, print_table
 
 if TYPE_CHECKING:
@@ -58,19 +58,19 @@ def show(email_id: int) -> None:
     print_json(with_engine(lambda engine: get_email(engine, email_id)))
 
 
-@emails.command()
+@emails.command("retry")
 @click.argument("email_ids", type=ID, nargs=-1, required=True)
 @env_file
-def retry(email_ids: tuple[int, ...]) -> None:
+def retry_(email_ids: tuple[int, ...]) -> None:
     """Run finished e-mails again; files that are stored are not fetched again."""
-    from service import recovery
     from service.errors import Rejected
+    from service.recovery.retry import retry
 
     async def run(res: "Resources") -> bool:
         good = True
         for email_id in email_ids:
             try:
-                await recovery.retry(res, email_id)
+                await retry(res, email_id, actor())
             except Rejected as exc:
                 good = False
                 click.echo(exc.message, err=True)

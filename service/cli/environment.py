@@ -37,6 +37,18 @@ def use(path: Path) -> None:
                 os.environ[name] = value or ""
 
 
+def actor() -> str:
+    """Name who types this, for the record of what operators did."""
+    import getpass
+    import socket
+
+    try:
+        user = getpass.getuser()
+    except OSError:  # a container may run under a number that nobody gave a name
+        user = f"user {os.getuid()}"
+    return f"{user}@{socket.gethostname()} (command line)"
+
+
 def with_engine(work: "Callable[[AsyncEngine], Awaitable[T]]") -> T:
     """Run one piece of reading over Postgres, and load no more than that needs; else as `with_resources`."""
     from service.config.reading import read_settings

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from service.cli.emails import ID
-from service.cli.environment import env_file, with_engine, with_resources
+from service.cli.environment import actor, env_file, with_engine, with_resources
 from service.cli.terminal import print_json, print_table, printable
 
 if TYPE_CHECKING:
@@ -85,7 +85,7 @@ async def _replay(res: "Resources", quarantine_ids: Sequence[int]) -> Counter[st
     outcomes = Counter[str]()
     for quarantine_id in quarantine_ids:
         try:
-            receipt = await intake.replay(res, quarantine_id)
+            receipt = await intake.replay(res, quarantine_id, actor())
         except Rejected as exc:
             outcomes["refused"] += 1
             click.echo(printable(exc.message), err=True)

@@ -47,10 +47,11 @@ class Claim:
 
 
 class Failure(NamedTuple):
-    """Why an attempt did not complete, as a stable code and in words."""
+    """Why an attempt did not complete, as a stable code and in words, and which host had the file."""
 
     code: str
     message: str
+    host: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +86,7 @@ async def renew(
 async def settle(conn: AsyncConnection, settlements: Sequence[Settlement]) -> list[bool]:
     """End attempts; False where the claim was lost, but not where the attempt has ended in this way already."""
     rows = [
-        (*s.claim.held, s.outcome, _STATES[s.outcome], *(s.failure or (None, None)), s.delay)
+        (*s.claim.held, s.outcome, _STATES[s.outcome], *(s.failure or (None, None, None)), s.delay)
         for s in settlements
     ]
     asked = arrays_of(SETTLEMENT, rows)

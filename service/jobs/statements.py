@@ -33,7 +33,7 @@ ATTEMPT: dict[str, TypeEngine[Any]] = {"email_id": BigInteger(), "attempt_number
 WISH = {**ATTEMPT, "worker": Text(), "lease": Interval()}
 SETTLEMENT = {
     **ATTEMPT,
-    **dict.fromkeys(("outcome", "status", "error_code", "error"), Text()),
+    **dict.fromkeys(("outcome", "status", "error_code", "error", "error_host"), Text()),
     "delay": Interval(),
 }
 _LEFT = IncomingEmail.__table__.c["id", "attempt_number", "error_code", "processing_error"]
@@ -62,6 +62,7 @@ def rescue(max_retries: int, limit: int, spread: timedelta, code: str, message: 
             due_at=func.now() + suspicion * func.random() * literal(spread),
             lease_until=None,
             error_code=code,
+            error_host=None,
             processing_error=message,
         )
         .returning(literal("abandoned").label("outcome"), *_LEFT)
@@ -125,6 +126,7 @@ def _settle() -> tuple[Select[Any], Select[Any]]:
             due_at=case((mine.c.status == "queued", func.now() + mine.c.delay), else_=IncomingEmail.due_at),
             lease_until=None,
             error_code=mine.c.error_code,
+            error_host=mine.c.error_host,
             processing_error=mine.c.error,
         )
         .returning(mine.c.place, mine.c.outcome, *_LEFT)

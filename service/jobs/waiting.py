@@ -1,4 +1,4 @@
-"""Jobs that wait: to be rung, rung; and those that somebody runs again."""
+"""Jobs that wait: to be rung, and rung."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -8,7 +8,7 @@ from sqlalchemy import BigInteger, ColumnElement, func, literal, or_, select, te
 from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from service.models import RECEIVED, WAITING, Attachment, IncomingEmail, in_status
+from service.models import RECEIVED, WAITING, IncomingEmail, in_status
 
 # Who puts a job on record rings at once; only if that came to nothing is it the sweep's turn.
 FIRST_RING_GRACE = timedelta(seconds=3)
@@ -79,36 +79,3 @@ def _are(email_ids: Sequence[int], *statuses: str) -> ColumnElement[bool]:
     by_id = IncomingEmail.id == func.any(literal(email_ids, ARRAY(BigInteger)))
     free = select(IncomingEmail.id).where(by_id, or_(*map(in_status, statuses)))
     return IncomingEmail.id.in_(free.with_for_update(skip_locked=True).cte("free").select())
-
-
-async def retry(conn: AsyncConnection, email_id: int) -> Job | None:
-    """Queue a finished job again with a fresh budget; its history and its stored files stay."""
-    again = (
-        update(IncomingEmail)
-        .where(IncomingEmail.id == email_id, IncomingEmail.processing_status.in_(("failed", "completed")))
-        .values(
-            processing_status="queued",
-            retry_count=0,
-            due_at=func.now() + FIRST_RING_GRACE,
-            started_at=None,
-            completed_at=None,
-            error_code=None,
-            processing_error=None,
-        )
-        .returning(IncomingEmail.id, IncomingEmail.attempt_number)
-        .cte("again")
-    )
-    reopened = (
-        update(Attachment)
-        .where(Attachment.email_id == again.c.id, Attachment.status == "failed")
-        .values(status="pending", error_code=None, error=None)
-        .returning(Attachment.position)
-        .cte("reopened")
-    )
-    row = (await conn.execute(select(again).add_cte(reopened))).one_or_none()
-    return Job(row.id, row.attempt_number + 1) if row else None
-
-
-async def status_of(conn: AsyncConnection, email_id: int) -> str | None:
-    """Tell the state of a job; None if there is no such e-mail."""
-    return await conn.scalar(select(IncomingEmail.processing_status).where(IncomingEmail.id == email_id))

@@ -106,7 +106,7 @@ def _delay(res: Resources, claim: Claim, errors: list[Transient]) -> timedelta:
 def _failure(errors: Sequence[HoldfastError]) -> Failure:
     first, others = errors[0], len(errors) - 1
     also = f" (and {others} more of its files)" if others else ""
-    return Failure(first.code, f"{first.message}{also}")
+    return Failure(first.code, f"{first.message}{also}", first.host)
 
 
 async def _hand_back(res: Resources, claim: Claim) -> None:

@@ -23,6 +23,7 @@ from service.zendesk.payloads import Attachment
 
 # A hundred comments, each of at most 64 kB of text in three forms; a page is held in memory.
 MOST_PAGE_BYTES = 24 * 1024**2
+MOST_HOST = 253  # characters of a name in the DNS
 
 log = structlog.get_logger()
 
@@ -43,8 +44,13 @@ async def capture(res: Resources, claim: Claim) -> list[HoldfastError]:
     except Exception as exc:
         log.exception("attempt_broke", email=claim.email_id, attempt=claim.attempt_number)
         return [_unexpected(exc)]
-    before = [Permanent(f.error_code or "", f.error or "") for f in files if f.status == "failed"]
-    return [*before, *now]
+    return [*(_error_of(file) for file in files if file.status == "failed"), *now]
+
+
+def _error_of(file: File) -> HoldfastError:
+    error = Permanent(file.error_code or "", file.error or "")
+    error.host = _host(file.source_url)[:MOST_HOST] or None
+    return error
 
 
 async def _files_of_comment(res: Resources, claim: Claim, comment_id: str) -> list[File]:
@@ -116,6 +122,7 @@ async def _fetch(res: Resources, claim: Claim, file: File) -> HoldfastError | No
         ATTACHMENTS.labels("stored").inc()
         ATTACHMENT_BYTES.inc(stored.size)
         return None
+    error.host = _host(file.source_url)[:MOST_HOST] or None
     ATTACHMENTS.labels(error.code).inc()
     log.info(
         "attachment_not_stored",

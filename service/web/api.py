@@ -5,10 +5,10 @@ from collections.abc import AsyncIterator
 import structlog
 from aiohttp import web
 
-from service import recovery
 from service.errors import HoldfastError, Permanent, Rejected
 from service.queries import emails, overview
 from service.queries.emails import EmailFilter
+from service.recovery.retry import retry
 from service.storage import objects
 from service.web.downloads import content_headers
 from service.web.exchange import answer, ask, number, parameters
@@ -32,7 +32,7 @@ async def stats(request: web.Request) -> web.Response:
 
 async def retry_email(request: web.Request) -> web.Response:
     email_id = number(request, "id")
-    await ask(request, recovery.retry(request.app[RES], email_id))
+    await ask(request, retry(request.app[RES], email_id, "api"))
     return web.json_response({"status": "queued", "email_id": email_id}, status=202)
 
 

@@ -20,5 +20,5 @@ async def show_quarantined(request: web.Request) -> web.Response:
 
 
 async def replay(request: web.Request) -> web.Response:
-    receipt = await ask(request, intake.replay(request.app[RES], number(request, "id")))
+    receipt = await ask(request, intake.replay(request.app[RES], number(request, "id"), "api"))
     return web.json_response({"status": receipt.status, "email_id": receipt.number}, status=202)

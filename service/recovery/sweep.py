@@ -1,4 +1,4 @@
-"""Put jobs back: what a dead worker held, what nobody rang, and what a person wants run again."""
+"""Put jobs back by the clock: what a dead worker held, and what nobody rang."""
 
 import asyncio
 import random
@@ -7,9 +7,9 @@ from typing import Protocol
 import structlog
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from service.database import connect, run
+from service.database import run
 from service.dispatch import job_id
-from service.errors import Rejected, Transient
+from service.errors import Transient
 from service.jobs import running, waiting
 from service.jobs.waiting import Job
 from service.resources import Resources
@@ -63,20 +63,3 @@ async def sweep_for_ever(res: Resources, hands: Hands) -> None:
             due = 0
         pause = res.settings.sweep_seconds * random.uniform(0.5, 1.5)  # noqa: S311 no secret
         await asyncio.sleep(min(pause, MORE_SECONDS) if due else pause)
-
-
-async def retry(res: Resources, email_id: int) -> None:
-    """Run a finished job again with a fresh budget; what is stored is not fetched again.
-
-    Raises Rejected if there is no such e-mail (404) or its job is not finished (409).
-    """
-    async with connect(res.engine) as conn:
-        job = await waiting.retry(conn, email_id)
-        status = None if job else await waiting.status_of(conn, email_id)
-    if job:
-        res.dispatcher.ring(job)
-        log.info("email_retried", email=email_id)
-    elif status is None:
-        raise Rejected(404, "email_not_found", f"There is no e-mail {email_id}.")
-    else:
-        raise Rejected(409, "not_finished", f"E-mail {email_id} is {status}: it will be worked on anyway.")
