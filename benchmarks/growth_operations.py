@@ -15,9 +15,12 @@ from service.jobs import again, arriving, running, waiting
 from service.jobs.arriving import Arrival
 from service.jobs.running import Claim, Claiming, Settlement
 from service.jobs.waiting import Job
-from service.queries import emails, overview, pages, quarantine
+from service.queries import actions, emails, failures, overview, pages, quarantine, retries
 from service.queries.emails import EmailFilter
+from service.queries.pages import PageFilter
 from service.queries.quarantine import QuarantineFilter
+from service.recovery.bulk import EXAMINED
+from service.selection import Selection, walk
 
 LEASE = timedelta(seconds=30)
 BATCH = 100
@@ -38,6 +41,8 @@ class Database:
     spread: Sequence[int]  # evenly, old and new
     keys: Sequence[str]  # theirs
     ticket: str
+    sha256: str
+    old: datetime  # when the one in the middle came
     middle: Mapping[str | None, str]  # by status, a cursor to the middle of the list
 
 
@@ -57,6 +62,13 @@ def changes(db: Database) -> dict[str, Operation]:
         await running.rescue(conn, 5, BATCH, spread=LEASE)
         await waiting.take_due(conn, BATCH)
 
+    async def retry_many(wanted: Selection) -> None:
+        way = walk(wanted, examined=EXAMINED)
+        number = await again.begin(
+            conn, actor="ada", filter={}, per_second=BATCH, planned=1, planned_capped=False
+        )
+        await again.retry_next(conn, again.Step(number, "ada", None), way.found(BATCH), way.stop(BATCH))
+
     def arrivals(keys: Sequence[str]) -> list[Arrival]:
         columns = {"zendesk_ticket_id": "1", "raw_body": b"x" * 600, "attachment_urls": []}
         return [Arrival({**columns, "idempotency_key": key}, [file]) for key in keys]
@@ -75,6 +87,10 @@ def changes(db: Database) -> dict[str, Operation]:
         "rescue 100": lambda: running.rescue(conn, 5, BATCH, spread=LEASE),
         "take 100 that are due": lambda: waiting.take_due(conn, BATCH),
         "sweep: rescue, then take": sweep,
+        "retry many, a step": lambda: retry_many(Selection(status="failed")),
+        "retry many, a step by a text that none holds": lambda: retry_many(
+            Selection(status="failed", q="unicorn")
+        ),
         "retry a failed one": lambda: again.retry(conn, one(db.failed), "tests"),
     }
 
@@ -82,14 +98,15 @@ def changes(db: Database) -> dict[str, Operation]:
 def questions(db: Database) -> dict[str, Operation]:
     """Name what reads."""
 
-    def listed(status: str | None = None, ticket: str | None = None, cursor: str | None = None) -> Operation:
-        wanted = EmailFilter.model_validate({"status": status, "ticket": ticket, "cursor": cursor})
+    def listed(status: str | None = None, ticket: str | None = None, **more: object) -> Operation:
+        wanted = EmailFilter.model_validate({"status": status, "ticket": ticket, **more})
         return lambda: emails.list_emails(db.engine, wanted)
 
     def quarantined(*, replayed: bool) -> Operation:
         return lambda: quarantine.list_quarantined(db.engine, QuarantineFilter(replayed=replayed))
 
     some = random.choice(db.spread)  # noqa: S311
+    old = db.old
     return {
         "one e-mail with its history": lambda: emails.get_email(db.engine, some),
         "list, newest": listed(),
@@ -105,7 +122,23 @@ def questions(db: Database) -> dict[str, Operation]:
         "list a ticket that there is not": listed(ticket="none"),
         "list quarantine, waiting": quarantined(replayed=False),
         "list quarantine, replayed": quarantined(replayed=True),
-        "overview, with the oldest age": lambda: overview.stats(db.engine),
+        "list a sender": listed(sender=f"SOMEONE.{some}@customer.example"),
+        "list an error": listed(error_code="http_500"),
+        "list a group of failures": listed("failed", error_code="http_500", host="host-1.customer.example"),
+        "list what came in an hour": listed(received_after=old, received_before=old + timedelta(hours=1)),
+        "list what came in an hour and failed": listed(
+            "failed", received_after=old, received_before=old + timedelta(hours=1)
+        ),
+        "list a text that many hold": listed(q="about order number"),
+        "list a text that none holds": listed(q="unicorn"),
+        "list the failed with a text that none holds": listed("failed", q="unicorn"),
+        "list a file's name": listed(q="invoice.p"),
+        "list groups of failures": lambda: failures.list_failures(db.engine),
+        "list who holds a content": lambda: emails.list_holders(db.engine, db.sha256),
+        "list the retries of many": lambda: retries.list_retries(db.engine),
+        "list what operators did": lambda: actions.list_actions(db.engine, PageFilter()),
+        "overview, counts and the oldest age": lambda: overview.stats(db.engine),
+        "overview, all of it": lambda: overview.overview(db.engine, timedelta(minutes=5)),
     }
 
 
@@ -149,6 +182,10 @@ async def _look_up(database: asyncpg.Connection) -> dict[str, Any]:
         "ticket": await database.fetchval(
             "SELECT zendesk_ticket_id FROM incoming_emails WHERE id = $1", spread[50]
         ),
+        "sha256": await database.fetchval(
+            "SELECT sha256 FROM attachments WHERE email_id > $1 LIMIT 1", spread[50]
+        ),
+        "old": await database.fetchval("SELECT received_at FROM incoming_emails WHERE id = $1", spread[50]),
         "middle": {
             None: await middle("completed"),
             "completed": await middle("completed"),

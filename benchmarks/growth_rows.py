@@ -25,7 +25,7 @@ WITH bytes AS MATERIALIZED (
 INSERT INTO incoming_emails (
     id, zendesk_ticket_id, from_email, from_name, subject, received_at, idempotency_key, attachment_urls,
     raw_body, raw_headers, account_id, invocation_id, processing_status, processing_error, error_code,
-    started_at, completed_at, attempt_number, due_at, lease_until
+    error_host, started_at, completed_at, attempt_number, due_at, lease_until
 ) OVERRIDING SYSTEM VALUE SELECT
     i, (i * 7919 % ($1 / 3))::text, 'someone.' || i || '@customer.example', 'Someone ' || i,
     'Re: about order number ' || i || ' and what became of it', time,
@@ -34,7 +34,8 @@ INSERT INTO incoming_emails (
     substring(noise, 1 + (i * 127 % 64000)::int, {body}),
     json_build_array(json_build_array('X-Zendesk-Webhook-Signature', encode(sha256(i::text::bytea), 'base64'))),
     '13000001', md5(i::text), status,
-    CASE status WHEN 'failed' THEN 'The host said 404.' END, CASE status WHEN 'failed' THEN 'attachment_gone' END,
+    CASE status WHEN 'failed' THEN 'The host said 404.' END, CASE status WHEN 'failed' THEN (ARRAY['attachment_gone', 'http_500', 'too_large'])[1 + i / 100 % 3] END,
+    CASE status WHEN 'failed' THEN 'host-' || i / 300 % 4 || '.customer.example' END,
     CASE WHEN status NOT IN ('received', 'queued') THEN time + interval '1 second' END,
     CASE WHEN status IN ('completed', 'failed') THEN time + interval '3 seconds' END,
     CASE WHEN status IN ('received', 'queued') THEN 0 ELSE 1 END,

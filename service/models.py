@@ -121,6 +121,8 @@ class IncomingEmail(Base):
             text("coalesce(error_host, '')"),
             "received_at",
             "id",
+            # Without the columns themselves, Postgres reads the rows for what the index has.
+            postgresql_include=["error_code", "error_host"],
             postgresql_where=text(FAILED),
         ),
     )

@@ -1,8 +1,9 @@
 """Which e-mails an operator means, and the walk that finds them: newest first, and never far in one step."""
 
+import re
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 from sqlalchemy import (
@@ -24,12 +25,19 @@ from service.models import STATUSES, Attachment, IncomingEmail, in_status
 
 # How many rows one step looks at. An index leads to most of what is meant; for a text there is none, and a
 # step that finds nothing says how far it has come instead of reading on through millions.
-EXAMINED = 10_000
+EXAMINED = 5_000
+# How many are counted, where that is all there is to do with a row.
+COUNTED = 10_000
 # How a filter writes that a failure has no code, or is about no host.
 NONE = "none"
 
 HEAVY = {"raw_body", "raw_headers"}
 LIGHT = tuple(column for column in IncomingEmail.__table__.c if column.name not in HEAVY)
+
+# The validator says it, too, and in words.
+Text = Annotated[str, Field(json_schema_extra={"pattern": r"^[^\u0000]*$"})]
+
+_NUMBER = re.compile(r"\s*[+-]?[0-9.]*\s*")  # which pydantic takes for seconds since 1970
 
 
 class Selection(BaseModel):
@@ -38,16 +46,18 @@ class Selection(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     status: Literal["received", "queued", "processing", "completed", "failed"] | None = None
-    ticket: str | None = Field(
+    ticket: Text | None = Field(
         None, max_length=200, description="The ticket's number, as the webhook gave it"
     )
-    sender: str | None = Field(None, max_length=400, description="The sender's address; case does not matter")
-    error_code: str | None = Field(None, max_length=100, description="`none`: those that failed without one")
-    host: str | None = Field(
+    sender: Text | None = Field(
+        None, max_length=400, description="The sender's address; case does not matter"
+    )
+    error_code: Text | None = Field(None, max_length=100, description="`none`: those that failed without one")
+    host: Text | None = Field(
         None, max_length=300, description="Where the file that failed was to come from; `none`: from nowhere"
     )
-    q: str | None = Field(
-        None, min_length=2, max_length=200, description="A text in subject, sender or a file's name"
+    q: Text | None = Field(
+        None, min_length=1, max_length=200, description="A text in subject, sender or a file's name"
     )
     received_after: datetime | None = Field(
         None, description="At this time or later; UTC where no zone is given"
@@ -62,6 +72,13 @@ class Selection(BaseModel):
                 raise ValueError("holds a character that Postgres cannot look for")
         except UnicodeEncodeError:
             raise ValueError("is not UTF-8") from None
+        return value
+
+    @field_validator("received_after", "received_before", mode="before")
+    @classmethod
+    def _written(cls, value: object) -> object:
+        if isinstance(value, (int, float)) or (isinstance(value, str) and _NUMBER.fullmatch(value)):
+            raise ValueError("is a number; write it as 2025-11-03T12:00:00Z")
         return value
 
     @field_validator("received_after", "received_before")
@@ -141,8 +158,9 @@ def walk(
     return Walk(walked, and_(in_time, *matches(wanted, walked)), order, examined)
 
 
-async def count(conn: AsyncConnection, wanted: Selection, examined: int = EXAMINED) -> Count:
+async def count(conn: AsyncConnection, wanted: Selection, examined: int | None = None) -> Count:
     """Count those that match among the first that a walk looks at."""
+    examined = examined or (COUNTED if wanted.q is None else EXAMINED)
     way = walk(wanted, examined=examined)
     matching = func.count().filter(way.matches)
     found, looked_at = (await conn.execute(select(matching, func.count()).select_from(way.rows))).one()

@@ -1,6 +1,5 @@
 """Run all again that match: say first how many, ask, begin, and watch."""
 
-import asyncio
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, fields
@@ -108,6 +107,8 @@ def _wait(retry_id: int) -> None:
 
 
 async def _watch(engine: "AsyncEngine", retry_id: int) -> None:
+    import asyncio
+
     from service.errors import Transient
     from service.queries.retries import get_retry
 

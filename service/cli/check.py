@@ -54,4 +54,4 @@ def _print(checks: "list[Check]") -> None:
         found = printable(f"{each.name}: {each.found}")
         out.print(Text.assemble((f"{word:<6}", style(word)), found), soft_wrap=True)
         if each.advice:
-            out.print(Text(f"      → {printable(each.advice)}"), soft_wrap=True)
+            out.print(Text(f"      {printable(each.advice)}"), soft_wrap=True)

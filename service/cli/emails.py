@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncEngine
 
     from service.queries.emails import EmailFilter
-    from service.queries.views import EmailView, Page
+    from service.queries.views import EmailPage, EmailView
 
 ID = click.IntRange(0, 2**63 - 1)
 COLUMNS = (
@@ -113,11 +113,11 @@ def holding(sha256: str, *, as_json: bool) -> None:
     )
 
 
-async def _collect(engine: "AsyncEngine", wanted: "EmailFilter", limit: int) -> "Page":
+async def _collect(engine: "AsyncEngine", wanted: "EmailFilter", limit: int) -> "EmailPage":
     """Follow the pages, of which one may end early, until there are so many, or no more."""
     from service.queries.emails import list_emails
 
-    first: Page | None = None
+    first: EmailPage | None = None
     found: list[EmailView] = []
     with progress("Looking", limit) as tell:
         while True:

@@ -77,8 +77,8 @@ def _print(seen: "Overview") -> None:
 
     console().print(Text(seen.verdict, style(seen.state)), soft_wrap=True)
     click.echo()
-    counts = {**seen.by_status, "quarantined": seen.quarantined}
-    rows = ((name, f"{number:,}{'+' if name in seen.capped else ''}") for name, number in counts.items())
+    counts = [*seen.by_status.items(), ("quarantined", seen.quarantined)]
+    rows = ((name, f"{number:,}{'+' if name in seen.capped else ''}") for name, number in counts)
     print_table([Column("state"), Column("e-mails")], rows)
     click.echo()
     print_facts(_times(seen.times))

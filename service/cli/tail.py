@@ -1,6 +1,5 @@
 """`holdfast tail`: watch e-mails come and change, live."""
 
-import asyncio
 import sys
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -52,6 +51,8 @@ def tail(last: int, *, as_json: bool, **chosen: str | None) -> None:
 
 
 async def _follow(engine: "AsyncEngine", wanted: "Selection", last: int, *, as_json: bool) -> None:
+    import asyncio
+
     from service.errors import Transient
     from service.queries.changes import list_changes
 

@@ -80,7 +80,12 @@ class Settings(BaseSettings):
     max_webhook_bytes: int = Field(1024**2, ge=1, description="largest webhook body")
 
     api_token: SecretStr | None = Field(
-        None, description="bearer token of /api, which is closed without one", examples=["random words"]
+        None,
+        description="token of operators, for /api and the pages, which are closed without one",
+        examples=["random words"],
+    )
+    api_read_token: SecretStr | None = Field(
+        None, description="token of those who may look and change nothing", examples=["random words"]
     )
 
     download_hosts: Strings = Field(
@@ -174,6 +179,8 @@ class Settings(BaseSettings):
             raise ValueError("zendesk_email: missing, ZENDESK_API_TOKEN needs it")
         if (self.zendesk_api_token or self.zendesk_oauth_token) and not self.account_url:
             raise ValueError("zendesk_subdomain: missing, credentials go to no other account")
+        if self.api_token and self.api_token == self.api_read_token:
+            raise ValueError("api_read_token: the same as API_TOKEN, so it would not only read")
         return self
 
     @property

@@ -16,13 +16,13 @@ from service.queries.views import (
     AttachmentView,
     AttemptView,
     EmailDetail,
+    EmailPage,
     EmailView,
     HoldersPage,
     HolderView,
-    Page,
     RequestView,
 )
-from service.selection import LIGHT, Place, Selection, count, walk
+from service.selection import LIGHT, Count, Place, Selection, count, walk
 
 MOST_HOLDERS = 100
 
@@ -31,7 +31,7 @@ class EmailFilter(PageFilter, Selection):
     """The parameters of a list."""
 
 
-async def list_emails(engine: AsyncEngine, wanted: EmailFilter) -> Page:
+async def list_emails(engine: AsyncEngine, wanted: EmailFilter) -> EmailPage:
     """Return a page of e-mails, newest first, and how many there are in all, counted with the first page.
 
     A page may end early, even empty, and still lead on: then it has come to `searched_to` in one request.
@@ -41,17 +41,15 @@ async def list_emails(engine: AsyncEngine, wanted: EmailFilter) -> Page:
     async with connect(engine) as conn:
         found = (await conn.execute(way.found(wanted.limit + 1))).mappings().all()
         rows, next_cursor = cut(found, wanted.limit)
-        end = None
-        if next_cursor is None and (end := (await conn.execute(way.end())).one_or_none()):
-            next_cursor = cursor_at(Place(*end))
-        total = None if after else await count(conn, wanted)
+        end = None if next_cursor else (await conn.execute(way.end())).one_or_none()
+        total = await count(conn, wanted) if next_cursor and not after else Count(len(rows), end is not None)
         attachments = await _attachments(conn, [row["id"] for row in rows])
-    return Page(
+    return EmailPage(
         emails=[EmailView(**row, attachments=attachments.get(row["id"], ())) for row in rows],
-        next_cursor=next_cursor,
+        next_cursor=cursor_at(Place(*end)) if end else next_cursor,
         searched_to=end.received_at if end else None,
-        total=total.number if total else None,
-        total_capped=bool(total and total.is_capped),
+        total=None if after else total.number,
+        total_capped=not after and total.is_capped,
     )
 
 
@@ -67,7 +65,7 @@ async def get_email(engine: AsyncEngine, email_id: int) -> EmailDetail:
         return (await _in_detail(conn, [email]))[0]
 
 
-async def list_details(engine: AsyncEngine, wanted: EmailFilter) -> tuple[Page, Sequence[EmailDetail]]:
+async def list_details(engine: AsyncEngine, wanted: EmailFilter) -> tuple[EmailPage, Sequence[EmailDetail]]:
     """Return a page as `list_emails` does, and all that is known of each e-mail on it."""
     page = await list_emails(engine, wanted)
     async with connect(engine) as conn:

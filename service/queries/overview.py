@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any, Literal
 
+from pydantic import Field
 from sqlalchemy import ColumnElement, ScalarSelect, func, literal_column, select
 from sqlalchemy.ext.asyncio import AsyncEngine
 from sqlalchemy.orm import InstrumentedAttribute
@@ -11,7 +12,7 @@ from sqlalchemy.orm import InstrumentedAttribute
 from service.database import connect
 from service.models import STATUSES, IncomingEmail, QuarantinedWebhook, in_status
 from service.queries.history import Hour, Times, hours_of, times_of
-from service.queries.views import View
+from service.queries.views import ProcessingStatus, View
 from service.queries.workers import WorkerView, workers_of
 
 COUNT_CAP = 10_000
@@ -22,9 +23,9 @@ UNFINISHED = ("received", "queued", "processing")
 class Stats(View):
     """Counts end at a cap; `capped` names those that did."""
 
-    by_status: Mapping[str, int]
-    quarantined: int  # and not replayed
-    capped: Sequence[str]
+    by_status: Mapping[ProcessingStatus, int]
+    quarantined: int = Field(description="Requests that wait to be replayed")
+    capped: Sequence[ProcessingStatus | Literal["quarantined"]]
     oldest_waiting_seconds: float | None
 
 

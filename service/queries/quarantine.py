@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+from pydantic import Field
 from sqlalchemy import func, select
 from sqlalchemy.ext.asyncio import AsyncEngine
 
@@ -22,7 +23,7 @@ _WAITS = QuarantinedWebhook.replayed_at.is_(None)
 class QuarantineFilter(PageFilter):
     """The parameters of a list: what waits to be replayed, unless what was is asked for."""
 
-    replayed: bool = False
+    replayed: bool = Field(False, description="Those that were replayed, instead of those that wait")
 
 
 async def list_quarantined(engine: AsyncEngine, wanted: QuarantineFilter) -> QuarantinePage:

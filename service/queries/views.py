@@ -3,26 +3,36 @@
 import base64
 from collections.abc import Sequence
 from datetime import datetime
-from typing import Any
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, computed_field
+from pydantic import BaseModel, ConfigDict, Field, WithJsonSchema, computed_field
+
+ProcessingStatus = Literal["received", "queued", "processing", "completed", "failed"]
+# Strings of JSON from outside may hold lone surrogates, which pydantic's own types refuse.
+Items = Annotated[Any, WithJsonSchema({"anyOf": [{"type": "array", "items": {}}, {"type": "null"}]})]
+Pair = {"type": "array", "items": {"type": "string"}, "minItems": 2, "maxItems": 2}
+Pairs = Annotated[Any, WithJsonSchema({"type": "array", "items": Pair})]
 
 
 class View(BaseModel):
-    model_config = ConfigDict(from_attributes=True, frozen=True)
+    model_config = ConfigDict(
+        from_attributes=True, frozen=True, json_schema_serialization_defaults_required=True
+    )
 
 
 class AttachmentView(View):
+    """A file of an e-mail, and what became of it."""
+
     email_id: int = Field(exclude=True)
-    position: int
+    position: int = Field(description="Its place in the e-mail, from 0")
     file_name: str | None
-    status: str
-    declared_type: str | None
-    detected_type: str | None
-    declared_size: int | None
-    size: int | None
+    status: Literal["pending", "stored", "failed"]
+    declared_type: str | None = Field(description="As Zendesk says")
+    detected_type: str | None = Field(description="As the bytes say")
+    declared_size: int | None = Field(description="Bytes, as Zendesk says")
+    size: int | None = Field(description="Bytes that are stored")
     sha256: str | None
-    object_key: str | None
+    object_key: str | None = Field(description="Its name in the storage")
     source_url: str
     stored_at: datetime | None
     error_code: str | None
@@ -37,38 +47,44 @@ class AttachmentView(View):
 
 
 class AttemptView(View):
+    """One run of a job."""
+
     number: int
-    worker: str
+    worker: str = Field(description="The process that ran it")
     started_at: datetime
     finished_at: datetime | None
-    outcome: str | None
+    outcome: Literal["completed", "released", "failed", "handed_back", "abandoned"] | None = Field(
+        description="Null while it runs"
+    )
     error_code: str | None
     error: str | None
 
 
 class EmailView(View):
+    """An e-mail, and where its job is."""
+
     id: int
     zendesk_ticket_id: str
     from_email: str | None
     from_name: str | None
     subject: str | None
-    processing_status: str
-    processing_error: str | None
-    error_code: str | None
-    error_host: str | None
-    received_at: datetime
-    started_at: datetime | None
-    completed_at: datetime | None
-    retry_count: int
-    attempt_number: int
-    due_at: datetime
-    lease_until: datetime | None
-    attachment_urls: Any
+    processing_status: ProcessingStatus = Field(description="The state of its job")
+    processing_error: str | None = Field(description="Why it failed, or its latest attempt did")
+    error_code: str | None = Field(description="A word for the reason, that never changes")
+    error_host: str | None = Field(description="Where the file that failed was to come from")
+    received_at: datetime = Field(description="When the webhook came")
+    started_at: datetime | None = Field(description="When the latest attempt began")
+    completed_at: datetime | None = Field(description="When the job ended, well or not")
+    retry_count: int = Field(description="Attempts that were given back since the last retry by hand")
+    attempt_number: int = Field(description="Attempts in all")
+    due_at: datetime = Field(description="When the sweep looks after it again")
+    lease_until: datetime | None = Field(description="Until when a worker has it")
+    attachment_urls: Items = Field(description="As Zendesk sent it; null if it only named a comment")
     idempotency_key: str
     account_id: str | None
     invocation_id: str | None
     comment_id: str | None
-    sent_at: datetime | None
+    sent_at: datetime | None = Field(description="The e-mail's own date")
     sync_status: str
     sync_error: str | None
     sync_retry_count: int
@@ -94,7 +110,7 @@ class ActionView(View):
 
     id: int
     at: datetime
-    actor: str
+    actor: str = Field(description="Who it was, and by which way")
     action: str
     email_id: int | None
     quarantine_id: int | None
@@ -102,21 +118,27 @@ class ActionView(View):
 
 
 class EmailDetail(EmailView):
+    """An e-mail with all its history."""
+
     attempts: Sequence[AttemptView] = ()
     actions: Sequence[ActionView] = ()
 
 
-class Page(View):
+class EmailPage(View):
     """A page of e-mails; it may end early, then it looked at all that came since `searched_to`."""
 
     emails: Sequence[EmailView]
-    next_cursor: str | None
+    next_cursor: str | None = Field(description="Leads to the next page; null on the last one")
     searched_to: datetime | None = None
-    total: int | None = None  # with the first page only; at least so many, where it is capped
+    total: int | None = Field(
+        None, description="With the first page only; at least so many, where it is capped"
+    )
     total_capped: bool = False
 
 
 class HolderView(AttachmentView):
+    """A file that has the content."""
+
     email_id: int
 
 
@@ -131,9 +153,9 @@ class HoldersPage(View):
 class RequestView(View):
     """A webhook as it came."""
 
-    headers: Any
-    body: str  # with U+FFFD where the bytes are not UTF-8
-    body_base64: str
+    headers: Pairs = Field(description="Names and values; those of secrets are not kept")
+    body: str = Field(description="With U+FFFD where the bytes are not UTF-8")
+    body_base64: str = Field(description="Byte for byte")
 
     @classmethod
     def of(cls, headers: object, body: bytes) -> "RequestView":
@@ -142,15 +164,17 @@ class RequestView(View):
 
 
 class QuarantineView(View):
+    """A signed request that could not be read."""
+
     id: int
     received_at: datetime
     account_id: str | None
     invocation_id: str | None
     error_code: str
     error: str
-    size: int  # bytes of the body
-    replayed_at: datetime | None
-    email_id: int | None
+    size: int = Field(description="Bytes of the body")
+    replayed_at: datetime | None = Field(description="Null while it waits")
+    email_id: int | None = Field(description="What the replay made of it, or found there")
 
 
 class QuarantineDetail(QuarantineView, RequestView):
@@ -158,5 +182,7 @@ class QuarantineDetail(QuarantineView, RequestView):
 
 
 class QuarantinePage(View):
+    """Requests that could not be read, newest first."""
+
     quarantine: Sequence[QuarantineView]
-    next_cursor: str | None
+    next_cursor: str | None = Field(description="Leads to the next page; null on the last one")

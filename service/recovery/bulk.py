@@ -13,6 +13,7 @@ from service.jobs.waiting import Job
 from service.resources import Resources
 from service.selection import Count, Place, Selection, count, walk
 
+PER_SECOND = 50  # unless told otherwise
 MOST_PER_SECOND = 1000
 # Rows that one step looks at, of those that a filter's index does not tell apart.
 EXAMINED = 5_000

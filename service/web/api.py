@@ -10,9 +10,10 @@ from service.queries import emails, overview
 from service.queries.emails import EmailFilter
 from service.recovery.retry import retry
 from service.storage import objects
+from service.web.answers import Queued
 from service.web.downloads import content_headers
 from service.web.exchange import answer, ask, number, parameters
-from service.web.keys import RES
+from service.web.keys import IDENTITY, RES
 
 log = structlog.get_logger()
 
@@ -26,14 +27,18 @@ async def show_email(request: web.Request) -> web.Response:
     return answer(await ask(request, emails.get_email(request.app[RES].engine, number(request, "id"))))
 
 
+async def show_request(request: web.Request) -> web.Response:
+    return answer(await ask(request, emails.get_request(request.app[RES].engine, number(request, "id"))))
+
+
 async def stats(request: web.Request) -> web.Response:
     return answer(await ask(request, overview.stats(request.app[RES].engine)))
 
 
 async def retry_email(request: web.Request) -> web.Response:
     email_id = number(request, "id")
-    await ask(request, retry(request.app[RES], email_id, "api"))
-    return web.json_response({"status": "queued", "email_id": email_id}, status=202)
+    await ask(request, retry(request.app[RES], email_id, request[IDENTITY].actor))
+    return answer(Queued(email_id=email_id), status=202)
 
 
 async def attachment_content(request: web.Request) -> web.StreamResponse:

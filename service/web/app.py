@@ -1,4 +1,4 @@
-"""The application and its routes."""
+"""The application: its routes, what stands before them, and the resources that it opens."""
 
 from collections.abc import AsyncIterator
 
@@ -6,26 +6,22 @@ from aiohttp import web
 
 from service.config.settings import Settings
 from service.resources import open_resources
-from service.web import api, auth, health, middleware, quarantine, webhook
+from service.web import auth, middleware, webhook
 from service.web.keys import RES
+from service.web.pages import PAGES
+from service.web.routes import API
 
 
 def create_app(settings: Settings) -> web.Application:
     """Make the application; it opens its resources when it starts."""
-    app = web.Application(middlewares=[middleware.problems, auth.bearer])
+    app = web.Application(middlewares=[middleware.problems, auth.guard])
     app[webhook.LOAD] = webhook.Load()
-    app.router.add_post(middleware.WEBHOOK_PATH, webhook.receive)
-    app.router.add_get("/healthz", health.healthz)
-    app.router.add_get("/readyz", health.readyz)
-    app.router.add_get("/metrics", health.metrics)
-    app.router.add_get("/api/v1/emails", api.list_emails)
-    app.router.add_get("/api/v1/emails/{id}", api.show_email)
-    app.router.add_get("/api/v1/emails/{id}/attachments/{position}/content", api.attachment_content)
-    app.router.add_post("/api/v1/emails/{id}/retry", api.retry_email)
-    app.router.add_get("/api/v1/quarantine", quarantine.list_quarantined)
-    app.router.add_get("/api/v1/quarantine/{id}", quarantine.show_quarantined)
-    app.router.add_post("/api/v1/quarantine/{id}/replay", quarantine.replay)
-    app.router.add_get("/api/v1/stats", api.stats)
+    app[auth.REFUSALS] = auth.Refusals()
+    app[auth.OPEN_PATHS] = frozenset(way.path for way in (*API, *PAGES) if way.is_open)
+    for way in (*API, *PAGES):
+        app.router.add_route(way.method, way.path, way.handler)
+        if way.method == "GET":
+            app.router.add_route("HEAD", way.path, way.handler)
 
     async def resources(app: web.Application) -> AsyncIterator[None]:
         async with open_resources(settings) as res:

@@ -1,8 +1,10 @@
-"""What all handlers of the API do: read parameters, give the work a budget of time, answer in JSON."""
+"""What all handlers do: read parameters and bodies, give the work a budget of time, answer in JSON."""
 
+import asyncio
 import json
 from collections.abc import Coroutine
 from typing import Any, TypeVar
+from urllib.parse import parse_qsl
 
 from aiohttp import web
 from pydantic import BaseModel, ValidationError
@@ -13,17 +15,43 @@ from service.errors import Rejected
 from service.queries.views import View
 from service.web.keys import RES
 
+MOST_BODY_BYTES = 64 * 1024
+BODY_SECONDS = 5.0
+
 T = TypeVar("T")
-Parameters = TypeVar("Parameters", bound=BaseModel)
+Model = TypeVar("Model", bound=BaseModel)
 
 
-def parameters(request: web.Request, kind: type[Parameters]) -> Parameters:
+def parameters(request: web.Request, kind: type[Model]) -> Model:
     """Read the query string; raises Rejected (400) with the name of what is wrong."""
+    twice = {name for name in request.query if len(request.query.getall(name)) > 1}
+    if twice:
+        raise Rejected(400, "bad_parameter", f"{min(twice)}: given more than once")
     try:
         return kind.model_validate(dict(request.query))
     except ValidationError as exc:
-        error = exc.errors(include_url=False)[0]
-        raise Rejected(400, "bad_parameter", f"{error['loc'][0]}: {error['msg']}") from None
+        raise Rejected(400, "bad_parameter", _complaint(exc)) from None
+
+
+async def body(request: web.Request, kind: type[Model]) -> Model:
+    """Read a body of JSON; raises Rejected (400 with the name of what is wrong, 408, 413, 415)."""
+    content = await _read(request, "application/json")
+    try:
+        return kind.model_validate_json(content, strict=True)
+    except ValidationError as exc:
+        raise Rejected(400, "bad_body", _complaint(exc)) from None
+
+
+async def form(request: web.Request, kind: type[Model]) -> Model:
+    """Read what a form sends; raises Rejected as `body` does."""
+    content = await _read(request, "application/x-www-form-urlencoded")
+    try:
+        fields = parse_qsl(content.decode(), keep_blank_values=True, max_num_fields=100)
+        return kind.model_validate(dict(fields))
+    except ValidationError as exc:
+        raise Rejected(400, "bad_body", _complaint(exc)) from None
+    except ValueError:
+        raise Rejected(400, "bad_body", "This is no form of ours.") from None
 
 
 def number(request: web.Request, name: str) -> int:
@@ -39,7 +67,33 @@ async def ask(request: web.Request, work: Coroutine[Any, Any, T]) -> T:
     return await within(request.app[RES].settings.database_seconds, work)
 
 
-def answer(view: View) -> web.Response:
+def answer(view: View, status: int = 200) -> web.Response:
     # json escapes the lone surrogates that a payload may hold; they have no UTF-8, and pydantic's writer breaks.
     text = json.dumps(view.model_dump(), default=to_jsonable_python)
-    return web.Response(text=text, content_type="application/json")
+    return web.Response(text=text, status=status, content_type="application/json")
+
+
+async def _read(request: web.Request, content_type: str) -> bytes:
+    if request.content_type != content_type:
+        raise Rejected(415, "unsupported_media_type", f"Send the body as {content_type}.")
+    if request.headers.get("Content-Encoding", "identity").lower() != "identity":
+        raise Rejected(415, "unsupported_encoding", "Send the body uncompressed.")
+    content = bytearray()
+    try:
+        async with asyncio.timeout(BODY_SECONDS):
+            async for chunk in request.content.iter_any():
+                content += chunk
+                if len(content) > MOST_BODY_BYTES:
+                    raise Rejected(413, "too_large", f"A body may have {MOST_BODY_BYTES:,} bytes.")
+    except TimeoutError:
+        raise Rejected(408, "body_slow", f"The body did not arrive within {BODY_SECONDS:g} s.") from None
+    except (OSError, web.RequestPayloadError) as exc:
+        raise Rejected(400, "body_incomplete", "The body broke off.") from exc
+    return bytes(content)
+
+
+def _complaint(exc: ValidationError) -> str:
+    """Name what is wrong, and not the value that is."""
+    error = exc.errors(include_url=False, include_input=False)[0]
+    place = ".".join(str(part) for part in error["loc"])
+    return f"{place}: {error['msg']}" if place else error["msg"]

@@ -49,7 +49,7 @@ async def metrics(request: web.Request) -> web.Response:
     except HoldfastError:
         pass
     else:
-        by_status, oldest = stats.by_status, stats.oldest_waiting_seconds or 0
+        by_status, oldest = dict(stats.by_status.items()), stats.oldest_waiting_seconds or 0
     text = await asyncio.to_thread(exposition, by_status, oldest)  # it reads files
     return web.Response(body=text, headers={"Content-Type": CONTENT_TYPE_LATEST})
 

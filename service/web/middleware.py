@@ -1,12 +1,15 @@
-"""Errors become answers: RFC 9457 problems with a stable `code`, never a traceback."""
+"""Errors become answers: RFC 9457 problems with a stable `code`, or a page that says it; never a traceback."""
 
+from collections.abc import Mapping
 from http import HTTPStatus
+from types import MappingProxyType
 
 import structlog
 from aiohttp import web
 from aiohttp.typedefs import Handler
 
-from service.errors import HoldfastError, Rejected, Transient
+from service.errors import HoldfastError, Permanent, Rejected, Transient
+from service.web.rendering import render
 
 WEBHOOK_PATH = "/webhooks/zendesk"
 RETRY_AFTER_SECONDS = 10
@@ -16,24 +19,25 @@ log = structlog.get_logger()
 
 @web.middleware
 async def problems(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """Answer every error with `application/problem+json`."""
+    """Answer every error with `application/problem+json`, and a browser's with a page."""
     try:
         return await handler(request)
     except HoldfastError as exc:
-        return _known(exc)
+        return await _answer(request, exc)
     except web.HTTPException as exc:
         if exc.status < HTTPStatus.BAD_REQUEST:
             raise
-        answer = problem(exc.status, HTTPStatus(exc.status).name.lower(), exc.reason)
-        if allow := exc.headers.get("Allow"):
-            answer.headers["Allow"] = allow
-        return answer
+        error = Rejected(exc.status, HTTPStatus(exc.status).name.lower(), exc.reason)
+        return await _answer(
+            request, error, {"Allow": exc.headers["Allow"]} if "Allow" in exc.headers else {}
+        )
     except Exception:
         log.exception("request_broke", path=request.path)
-        broke = "Something unexpected happened; it is in the log."
-        if request.path == WEBHOOK_PATH:  # Zendesk repeats what got a 503, and drops what got a 500
-            return _try_again("internal_error", broke)
-        return problem(500, "internal_error", broke)
+        # Zendesk repeats what got a 503, and drops what got a 500.
+        kind = Transient if request.path == WEBHOOK_PATH else Permanent
+        return await _answer(
+            request, kind("internal_error", "Something unexpected happened; it is in the log.")
+        )
 
 
 def problem(status: int, code: str, detail: str, **details: object) -> web.Response:
@@ -46,15 +50,25 @@ def problem(status: int, code: str, detail: str, **details: object) -> web.Respo
     )
 
 
-def _known(exc: HoldfastError) -> web.Response:
-    if isinstance(exc, Rejected):
-        return problem(exc.status, exc.code, exc.message, **exc.details)
-    if isinstance(exc, Transient):
-        return _try_again(exc.code, exc.message)
-    return problem(500, exc.code, exc.message)
+def wants_page(request: web.Request) -> bool:
+    """Tell whether a person looks at the answer; what programs ask is answered in JSON in any case."""
+    is_program = request.path.startswith(("/api/", "/webhooks/"))
+    return not is_program and "text/html" in request.headers.get("Accept", "")
 
 
-def _try_again(code: str, detail: str) -> web.Response:
-    answer = problem(503, code, detail)
-    answer.headers["Retry-After"] = str(RETRY_AFTER_SECONDS)
+async def _answer(
+    request: web.Request, error: HoldfastError, headers: Mapping[str, str] = MappingProxyType({})
+) -> web.Response:
+    status, details = 500, {}
+    if isinstance(error, Rejected):
+        status, details = error.status, error.details
+    elif isinstance(error, Transient):
+        status, headers = 503, {"Retry-After": str(RETRY_AFTER_SECONDS)}
+    if wants_page(request):
+        title = HTTPStatus(status).phrase
+        shown = {"title": title, "code": error.code, "detail": error.message}
+        answer = await render(request, "problem.html", status=status, **shown)
+    else:
+        answer = problem(status, error.code, error.message, **details)
+    answer.headers.update(headers)
     return answer

@@ -5,8 +5,9 @@ from aiohttp import web
 from service import intake
 from service.queries import quarantine
 from service.queries.quarantine import QuarantineFilter
+from service.web.answers import Replayed
 from service.web.exchange import answer, ask, number, parameters
-from service.web.keys import RES
+from service.web.keys import IDENTITY, RES
 
 
 async def list_quarantined(request: web.Request) -> web.Response:
@@ -20,5 +21,7 @@ async def show_quarantined(request: web.Request) -> web.Response:
 
 
 async def replay(request: web.Request) -> web.Response:
-    receipt = await ask(request, intake.replay(request.app[RES], number(request, "id"), "api"))
-    return web.json_response({"status": receipt.status, "email_id": receipt.number}, status=202)
+    receipt = await ask(
+        request, intake.replay(request.app[RES], number(request, "id"), request[IDENTITY].actor)
+    )
+    return answer(Replayed(status=receipt.status, email_id=receipt.number), status=202)

@@ -1,0 +1,61 @@
+"""Signing in and out: a person gives the token and, for the record of what was done, a name."""
+
+import re
+
+from aiohttp import web
+from pydantic import BaseModel
+
+from service.web import sessions
+from service.web.auth import check_origin, clean_name, recognize, tokens
+from service.web.exchange import form
+from service.web.keys import Identity
+from service.web.rendering import render
+
+# A path of ours: `//host` and `/\host` are addresses of somebody else's.
+_LOCAL = re.compile(r"/(?!/)[!-\[\]-~]{0,2000}")
+
+
+class SignIn(BaseModel):
+    """What the form sends."""
+
+    name: str = ""
+    token: str = ""
+    next: str = "/"
+
+
+async def page(request: web.Request) -> web.Response:
+    tokens(request)  # where none is set, the page says so instead of asking for it
+    return await _form(request, SignIn(next=request.query.get("next", "/")))
+
+
+async def sign_in(request: web.Request) -> web.Response:
+    """Begin a session and lead on to the page that was wanted; no other site can have asked for it."""
+    check_origin(request)
+    given = await form(request, SignIn)
+    token = given.token.strip().encode(errors="replace")
+    role = await recognize(request, token)
+    if role is None:
+        return await _form(request, given, status=403, error="This is not one of the tokens.")
+    answer = _lead(_local(given.next))
+    sessions.begin(request, answer, Identity(role, clean_name(given.name), "dashboard"), token)
+    return answer
+
+
+async def sign_out(request: web.Request) -> web.Response:
+    check_origin(request)
+    answer = _lead("/sign-in")
+    sessions.end(request, answer)
+    return answer
+
+
+async def _form(request: web.Request, given: SignIn, *, status: int = 200, error: str = "") -> web.Response:
+    shown = {"name": clean_name(given.name), "next": _local(given.next)}
+    return await render(request, "sign_in.html", status=status, error=error, **shown)
+
+
+def _local(place: str) -> str:
+    return place if _LOCAL.fullmatch(place) else "/"
+
+
+def _lead(place: str) -> web.Response:
+    return web.Response(status=303, headers={"Location": place, "Cache-Control": "no-store"})

@@ -1,0 +1,183 @@
+"""What a filter means: pages of any size, walked in steps of any length, give what was asked for, once and in order."""
+
+import json
+import random
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import asyncpg
+import pytest
+
+from service.database import connect
+from service.queries.emails import EmailFilter, list_emails
+from service.queries.failures import list_failures
+from service.queries.views import EmailView
+from service.resources import Resources
+from service.selection import Place, Selection, count, walk
+
+NOON = datetime(2026, 3, 1, 12, tzinfo=UTC)
+STATUSES = ("received", "queued", "processing", "completed", "failed")
+SENDERS = (None, "Ada@Customer.example", "bob@other.example", "%_\\@odd.example")
+NAMES = (None, "Ada Byron", "böb")
+SUBJECTS = (None, "Invoice 50%", "invoice_7", "Über alles", "a \\ b")
+FILES = ((), ("Scan_1.PDF",), ("photo.jpg", None), ("invoice.pdf", "terms 50%.txt"))
+CODES = ((None, None), ("http_500", "a.example"), ("http_500", "b.example"), ("too_large", None))
+TEXTS = ("invoice", "INVOICE_", "50%", "über", "\\", "odd.ex", "pdf", "nothing of it", "bob", "BÖB", "scan_1")
+
+
+async def fill(database: asyncpg.Connection, rng: random.Random, size: int) -> list[dict[str, Any]]:
+    """Put e-mails on record, many at the same time and not in the order of their ids; return them."""
+    emails = []
+    for _ in range(size):
+        status = rng.choice(STATUSES)
+        code, host = rng.choice(CODES) if status in {"failed", "queued"} else (None, None)
+        email = {
+            "zendesk_ticket_id": rng.choice("123"),
+            "from_email": rng.choice(SENDERS),
+            "from_name": rng.choice(NAMES),
+            "subject": rng.choice(SUBJECTS),
+            "received_at": NOON + timedelta(hours=rng.randrange(6)),
+            "processing_status": status,
+            "error_code": code,
+            "error_host": host,
+        }
+        names, places = ", ".join(email), ", ".join(f"${place + 1}" for place in range(len(email)))
+        files = rng.choice(FILES)
+        insert = f"INSERT INTO incoming_emails ({names}) VALUES ({places}) RETURNING id"
+        email_id = await database.fetchval(insert, *email.values())
+        for position, name in enumerate(files):
+            row = (
+                "INSERT INTO attachments (email_id, position, source_url, file_name) VALUES ($1, $2, '', $3)"
+            )
+            await database.execute(row, email_id, position, name)
+        emails.append({**email, "id": email_id, "files": files})
+    return emails
+
+
+def draw(rng: random.Random) -> Selection:
+    """Ask for some of what there may be, mostly for little."""
+    choices: dict[str, Any] = {
+        "status": rng.choice(STATUSES),
+        "ticket": rng.choice("1234"),
+        "sender": rng.choice(("ada@customer.EXAMPLE", "%_\\@odd.example", "nobody@x.example")),
+        "error_code": rng.choice(("http_500", "too_large", "none", "other")),
+        "host": rng.choice(("a.example", "none", "c.example")),
+        "q": rng.choice(TEXTS),
+        "received_after": NOON + timedelta(hours=rng.randrange(6)),
+        "received_before": NOON + timedelta(hours=rng.randrange(7)),
+    }
+    return Selection(
+        **{name: choices[name] for name in rng.sample(sorted(choices), rng.choice((0, 1, 1, 2, 3)))}
+    )
+
+
+def is_meant(wanted: Selection, email: dict[str, Any]) -> bool:
+    """Say what a filter means, in other words than the service does."""
+    texts = (email["subject"], email["from_email"], email["from_name"], *email["files"])
+    failed = email["processing_status"] == "failed"
+
+    def is_about(value: str | None, name: str) -> bool:
+        return email[name] is None and failed if value == "none" else email[name] == value
+
+    return all(
+        (
+            wanted.status in (None, email["processing_status"]),
+            wanted.ticket in (None, email["zendesk_ticket_id"]),
+            wanted.sender is None or (email["from_email"] or "").lower() == wanted.sender.lower(),
+            wanted.error_code is None or is_about(wanted.error_code, "error_code"),
+            wanted.host is None or (is_about(wanted.host, "error_host")),
+            "none" not in (wanted.error_code, wanted.host) or failed,
+            wanted.q is None or any(wanted.q.lower() in (text or "").lower() for text in texts),
+            wanted.received_after is None or email["received_at"] >= wanted.received_after,
+            wanted.received_before is None or email["received_at"] < wanted.received_before,
+        )
+    )
+
+
+@pytest.mark.parametrize("seed", range(3))
+async def test_pages_hold_what_is_meant_once_and_newest_first(
+    seed: int, res: Resources, database: asyncpg.Connection
+) -> None:
+    rng = random.Random(seed)
+    emails = await fill(database, rng, 60)
+
+    for _ in range(60):
+        wanted = draw(rng)
+        listed, cursor, totals = list[EmailView](), None, list[int | None]()
+        while True:
+            given = EmailFilter(**wanted.model_dump(), limit=rng.choice((1, 7, 200)), cursor=cursor)
+            page = await list_emails(res.engine, given)
+            listed += page.emails
+            totals.append(page.total)
+            if (cursor := page.next_cursor) is None:
+                break
+        expected = {email["id"] for email in emails if is_meant(wanted, email)}
+        assert {email.id for email in listed} == expected, wanted
+        assert len(listed) == len(expected), wanted
+        assert totals == [len(expected)] + [None] * (len(totals) - 1), wanted
+        by_id = [email.id for email in listed]
+        by_time = [(email.received_at, email.id) for email in listed]
+        assert sorted(by_id, reverse=True) == by_id or sorted(by_time, reverse=True) == by_time, wanted
+
+
+@pytest.mark.parametrize("seed", range(3))
+async def test_short_steps_come_to_the_same_end(
+    seed: int, res: Resources, database: asyncpg.Connection
+) -> None:
+    rng = random.Random(seed)
+    emails = await fill(database, rng, 40)
+
+    for _ in range(40):
+        wanted, found, after, steps = draw(rng), list[int](), None, 0
+        async with connect(res.engine) as conn:
+            while True:
+                way = walk(wanted, after, examined=4)
+                found += [row.id for row in await conn.execute(way.found(3))]
+                steps += 1
+                if (stop := (await conn.execute(way.stop(3))).one_or_none()) is None:
+                    break
+                after = Place(*stop)
+        assert sorted(found) == [email["id"] for email in emails if is_meant(wanted, email)], wanted
+        assert steps <= 1 + len(emails) // 3
+
+
+async def test_a_count_is_capped_where_a_step_ends(res: Resources, database: asyncpg.Connection) -> None:
+    for ticket in ("1", "2", "1", "1"):
+        await database.execute("INSERT INTO incoming_emails (zendesk_ticket_id) VALUES ($1)", ticket)
+    async with connect(res.engine) as conn:
+        counts = [await count(conn, Selection(ticket="1"), examined) for examined in (2, 3, 4)]
+
+    assert counts == [(2, True), (3, True), (3, False)]
+
+
+async def test_failures_come_in_groups_by_code_and_host(res: Resources, database: asyncpg.Connection) -> None:
+    rng = random.Random(1)
+    emails = await fill(database, rng, 80)
+    failed = [email for email in emails if email["processing_status"] == "failed"]
+
+    page = await list_failures(res.engine)
+
+    expected: dict[tuple[str, str], list[dict[str, Any]]] = {}
+    for email in sorted(failed, key=lambda email: (email["received_at"], email["id"])):
+        key = email["error_code"] or "none", email["error_host"] or "none"
+        expected.setdefault(key, []).append(email)
+    assert len(expected) == 4
+    assert {
+        (group.error_code, group.host): (group.count, group.first_seen, group.last_seen, group.example_id)
+        for group in page.failures
+    } == {
+        key: (len(some), some[0]["received_at"], some[-1]["received_at"], some[-1]["id"])
+        for key, some in expected.items()
+    }
+    assert [group.last_seen for group in page.failures] == sorted(
+        (group.last_seen for group in page.failures), reverse=True
+    )
+    for group in page.failures:
+        wanted = EmailFilter(status="failed", error_code=group.error_code, host=group.host)
+        assert (await list_emails(res.engine, wanted)).total == group.count
+
+
+async def test_a_place_that_a_filter_gives_comes_out_as_json(res: Resources) -> None:
+    wanted = Selection(received_after=NOON, q="50%")
+
+    assert Selection.model_validate(json.loads(json.dumps(wanted.model_dump(mode="json")))) == wanted
