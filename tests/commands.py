@@ -31,14 +31,14 @@ async def command(settings: Settings, *words: str, **changes: str) -> Done:
 
 
 async def terminal(settings: Settings, *words: str, columns: int = 80, keys: bytes = b"") -> tuple[int, str]:
-    """Run `holdfast` on a terminal of this width, on which somebody types; return exit code and screen."""
+    """Run `holdfast` on a terminal of this width without colours, on which somebody types; return exit code and screen."""
     return await asyncio.to_thread(_on_a_terminal, settings, words, columns, keys)
 
 
 def _on_a_terminal(settings: Settings, words: tuple[str, ...], columns: int, keys: bytes) -> tuple[int, str]:
     ours, theirs = pty.openpty()
     fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 40, columns, 0, 0))
-    variables = {**environment(settings), "TERM": "xterm", "NO_COLOR": "1"}
+    variables = {**environment(settings), "TERM": "dumb"}
     process = subprocess.Popen(
         [sys.executable, "-m", "service", *words],
         cwd=ROOT,

@@ -287,3 +287,24 @@ def test_web_loads_nothing_that_it_does_not_need(run: Run) -> None:
     assert {"aiohttp.web", "service.web.app"} <= loaded(done)
     needless = {"service.worker", "service.process.attempt", "service.local", "alembic", "psutil", "botocore"}
     assert not loaded(done) & needless
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_a_shell_gets_what_completes_words(run: Run, shell: str) -> None:
+    script = run("completion", shell)
+    answer = subprocess.run(
+        [str(Path(sys.executable).parent / "holdfast")],
+        env={
+            **os.environ,
+            "_HOLDFAST_COMPLETE": "bash_complete",
+            "COMP_WORDS": "holdfast emails re",
+            "COMP_CWORD": "2",
+        },
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+
+    assert script.returncode == 0
+    assert "_HOLDFAST_COMPLETE" in script.stdout
+    assert answer.stdout == "plain,retry\n"
