@@ -4,6 +4,7 @@ import asyncio
 import fcntl
 import os
 import pty
+import re
 import struct
 import subprocess
 import sys
@@ -38,7 +39,7 @@ async def terminal(settings: Settings, *words: str, columns: int = 80, keys: byt
 def _on_a_terminal(settings: Settings, words: tuple[str, ...], columns: int, keys: bytes) -> tuple[int, str]:
     ours, theirs = pty.openpty()
     fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 40, columns, 0, 0))
-    variables = {**environment(settings), "TERM": "dumb"}
+    variables = {**environment(settings), "TERM": "xterm", "NO_COLOR": "1"}
     process = subprocess.Popen(
         [sys.executable, "-m", "service", *words],
         cwd=ROOT,
@@ -55,4 +56,5 @@ def _on_a_terminal(settings: Settings, words: tuple[str, ...], columns: int, key
         while chunk := os.read(ours, 65536):
             screen += chunk
     os.close(ours)
-    return process.wait(60), screen.decode().replace("\r\n", "\n")
+    # Bold and dim are no colours.
+    return process.wait(60), re.sub(r"\x1b\[[012]?m", "", screen.decode().replace("\r\n", "\n"))

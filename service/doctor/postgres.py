@@ -110,6 +110,7 @@ async def _workers(engine: AsyncEngine) -> Sequence[WorkerView]:
 def _compare(now: str | None) -> Check:
     """Look which migrations are to be run on a database of this revision."""
     from alembic.script import ScriptDirectory  # noqa: PLC0415 heavy, and for this alone
+    from alembic.script.revision import RevisionError  # noqa: PLC0415 likewise
     from alembic.util import CommandError  # noqa: PLC0415 likewise
 
     name = "migrations"
@@ -119,7 +120,7 @@ def _compare(now: str | None) -> Check:
         )
     try:
         missing = list(ScriptDirectory(str(_SCRIPTS)).iterate_revisions("head", now or "base"))
-    except CommandError:
+    except (CommandError, RevisionError):
         found = "the database is newer than this program"
         return Check(name, False, found, "run the newest version of Holdfast, as another process does")
     if missing:  # the newest first
