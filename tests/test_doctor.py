@@ -212,7 +212,9 @@ async def test_what_waits_for_long_is_found(settings: Settings, database: asyncp
     ("name", "changes", "ok"),
     [
         ("API token", {"api_token": None}, None),
+        ("API token", {"api_token": None, "api_read_token": SecretStr("long enough for anybody")}, None),
         ("API token", {"api_token": SecretStr("hunter2")}, False),
+        ("API token", {"api_read_token": SecretStr("hunter2")}, False),
         ("webhook secret", {"zendesk_webhook_secrets": ()}, False),
         ("download hosts", {"download_private_networks": False, "download_hosts": ("*",)}, None),
         ("download hosts", {"download_private_networks": False, "download_hosts": ("acme.example",)}, None),
