@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import signal
 import socket
 import subprocess
 import sys
@@ -121,6 +122,16 @@ def test_status_says_whether_all_is_safe_by_word_and_by_exit_code(run: Run, data
     assert ["failed", "1"] in rows(attention)
     assert json.loads(late.stdout)["by_status"]["received"] == 1
     assert "Oldest waiting: 2 h" in json.loads(late.stdout)["verdict"]
+
+
+def test_status_is_told_anew_until_ctrl_c(environment: dict[str, str], tmp_path: Path) -> None:
+    words = [sys.executable, "-m", "service", "status", "--watch", "--json"]
+    with subprocess.Popen(words, cwd=tmp_path, env=environment, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout
+        states = [json.loads(process.stdout.readline())["state"] for _ in range(2)]
+        process.send_signal(signal.SIGINT)
+
+    assert (states, process.returncode) == (["safe", "safe"], 0)
 
 
 def test_emails_are_listed_newest_first_and_narrowed(run: Run, database_url: str) -> None:

@@ -76,7 +76,7 @@ async def _follow(engine: "AsyncEngine", wanted: "Selection", last: int, *, as_j
             new = [each for each in changes if each.matches and before.get(each.id) != now[each.id]]
             _print(new if seen is not None else new[len(new) - min(last, len(new)) :], as_json=as_json)
             # Of a long queue each look sees another part.
-            known = {**{email_id: before[email_id] for email_id in before.keys() - now.keys()}, **now}
+            known = {**{email_id: stand for email_id, stand in before.items() if email_id not in now}, **now}
             seen = dict(list(known.items())[-MOST_KNOWN:])
         await asyncio.sleep(PAUSE_SECONDS)
 

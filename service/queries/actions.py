@@ -39,6 +39,7 @@ async def actions_on(conn: AsyncConnection, email_ids: Sequence[int]) -> Mapping
     theirs = select(OperatorAction).where(OperatorAction.email_id == each.c.email_id)
     newest = theirs.order_by(OperatorAction.id.desc()).limit(MOST_SHOWN).lateral()
     found: dict[int, list[ActionView]] = {}
-    for row in await conn.execute(select(*newest.c).select_from(each.join(newest, true()))):
+    query = select(*newest.c).select_from(each.join(newest, true())).order_by(newest.c.id.desc())
+    for row in await conn.execute(query):
         found.setdefault(row.email_id, []).append(ActionView.model_validate(row))
     return found

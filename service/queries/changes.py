@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from datetime import datetime
 
+from pydantic import Field
 from sqlalchemy import BigInteger, and_, case, func, literal, select, text, true, union
 from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.ext.asyncio import AsyncEngine
@@ -27,7 +28,7 @@ class Change(View):
     retry_count: int
     error_code: str | None
     processing_error: str | None
-    matches: bool
+    matches: bool = Field(exclude=True)
 
 
 async def list_changes(engine: AsyncEngine, wanted: Selection, watched: Sequence[int]) -> Sequence[Change]:
