@@ -158,7 +158,7 @@ def walk(
     walked = rows.subquery("walked")
     order = (walked.c.received_at.desc(), walked.c.id.desc()) if is_by_time else (walked.c.id.desc(),)
     in_time = true() if finished_before is None else walked.c.completed_at < finished_before
-    return Walk(walked, and_(in_time, *_matches(wanted, walked)), order, examined)
+    return Walk(walked, and_(in_time, *matches(wanted, walked)), order, examined)
 
 
 async def count(conn: AsyncConnection, wanted: Selection, examined: int | None = None) -> Count:
@@ -202,8 +202,8 @@ def _by_time(wanted: Selection, status: str, after: Place | None, examined: int)
     return rows.order_by(IncomingEmail.received_at.desc(), IncomingEmail.id.desc()).limit(examined)
 
 
-def _matches(wanted: Selection, walked: Subquery) -> list[ColumnElement[bool]]:
-    """Say it all again: what the walk went by is true for each of its rows, and cheap to look at."""
+def matches(wanted: Selection, walked: Subquery) -> list[ColumnElement[bool]]:
+    """Say it all of rows: what a walk went by is true for each of its rows, and cheap to look at."""
     row = walked.c
     conditions: list[ColumnElement[bool]] = []
     for column, value in (("processing_status", wanted.status), ("zendesk_ticket_id", wanted.ticket)):

@@ -20,6 +20,7 @@ from sqlalchemy import text
 from service.alerts.watch import look_once
 from service.config.settings import Settings
 from service.database import connect, is_pooled
+from service.doctor.examine import examine
 from service.local.guard import guarded
 from service.local.zendesk import Zendesk
 from service.queries.alerts import list_alerts
@@ -194,3 +195,11 @@ async def test_alerts_are_found_and_opened_through_a_pooler(
 async def is_through_a_pooler(res: Resources) -> bool:
     async with connect(res.engine) as connection:
         return await is_pooled(connection)
+
+
+async def test_the_doctor_names_the_pooler(pooled: Settings) -> None:
+    async with open_resources(pooled) as res:
+        checks = {check.name: check for check in await examine(res)}
+
+    assert "behind PgBouncer" in checks["postgres"].found
+    assert checks["connections"].ok

@@ -3,6 +3,7 @@
 import base64
 import binascii
 import re
+from datetime import timedelta
 from typing import Annotated, Self
 from urllib.parse import urlsplit
 
@@ -103,3 +104,8 @@ class AlertSettings(BaseSettings):
         if self.alert_webhook_url and not self.alert_webhook_secret:
             raise ValueError("alert_webhook_secret: missing, ALERT_WEBHOOK_URL needs it")
         return self
+
+    @property
+    def late_after(self) -> timedelta:
+        """How long an e-mail may wait before the verdict is that something is late."""
+        return timedelta(seconds=self.alert_waiting_seconds)

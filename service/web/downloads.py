@@ -12,9 +12,8 @@ _UNSAFE = re.compile(r"[\x00-\x1f\x7f-\x9f/\\\u061c\u200e\u200f\u2028-\u202e\u20
 
 
 def content_headers(attachment: AttachmentView) -> dict[str, str]:
-    """Make the headers; the name is the sender's, so it is never a path and never a header of its own."""
-    name = _UNSAFE.sub("_", attachment.file_name or "")[-LONGEST_NAME:].strip(". ")
-    name = name or f"attachment-{attachment.position}"
+    """Make the headers; the name is never a path and never a header of its own."""
+    name = safe_name(attachment)
     plain = re.sub(r"[^A-Za-z0-9._ -]", "_", name)
     return {
         "Content-Type": attachment.detected_type or "application/octet-stream",
@@ -25,3 +24,9 @@ def content_headers(attachment: AttachmentView) -> dict[str, str]:
         "Cache-Control": "private, no-store",
         "Cross-Origin-Resource-Policy": "same-origin",
     }
+
+
+def safe_name(attachment: AttachmentView) -> str:
+    """Make a name of the sender's, which is no path, hides nothing, and is not too long."""
+    name = _UNSAFE.sub("_", attachment.file_name or "")[-LONGEST_NAME:].strip(". ")
+    return name or f"attachment-{attachment.position}"

@@ -1,7 +1,6 @@
 """The API of operating: an overview, groups of failures, retries of many, who did what, and who holds a content."""
 
 import re
-from datetime import timedelta
 from typing import Literal
 
 from aiohttp import web
@@ -52,8 +51,7 @@ class Cancelled(View):
 
 async def show_overview(request: web.Request) -> web.Response:
     res = request.app[RES]
-    late_after = timedelta(seconds=res.settings.alert_waiting_seconds)
-    return answer(await ask(request, overview.overview(res.engine, late_after)))
+    return answer(await ask(request, overview.overview(res.engine, res.settings.late_after)))
 
 
 async def list_alerts(request: web.Request) -> web.Response:

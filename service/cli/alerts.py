@@ -1,0 +1,41 @@
+"""`holdfast alerts`: what is the matter, and what was."""
+
+import click
+
+from service.cli.environment import env_file, with_engine
+from service.cli.terminal import Column, json_option, print_json, print_table, shown_time
+
+COLUMNS = (
+    Column("opened", whole=True),
+    Column("resolved", whole=True),
+    Column("cause", whole=True),
+    Column("count", whole=True),
+    Column("what"),
+    Column("told"),
+)
+
+
+@click.command()
+@click.option("--limit", type=click.IntRange(1, 200), default=20, show_default=True)
+@json_option
+@env_file
+def alerts(limit: int, *, as_json: bool) -> None:
+    """List what is the matter, and what was: open alerts first, newest first."""
+    from service.queries.alerts import list_alerts
+
+    page = with_engine(lambda engine: list_alerts(engine, limit))
+    if as_json:
+        print_json(page)
+        return
+    rows = (
+        (
+            shown_time(alert.opened_at),
+            shown_time(alert.resolved_at) if alert.resolved_at else "",
+            alert.cause,
+            alert.count,
+            alert.summary,
+            ", ".join(f"{each.channel} {each.status}" for each in alert.deliveries if each.news == "opened"),
+        )
+        for alert in page.alerts
+    )
+    print_table(COLUMNS, rows)

@@ -1,0 +1,81 @@
+"""`holdfast check`: look at all that Holdfast stands on."""
+
+import sys
+from typing import TYPE_CHECKING
+
+import click
+
+from service.cli.environment import env_file, with_resources
+from service.cli.terminal import console, json_option, print_json, printable, style
+from service.errors import SettingsError
+
+if TYPE_CHECKING:
+    from service.doctor.findings import Check
+
+WORDS = {True: "ok", None: "warn", False: "wrong"}
+
+
+@click.command()
+@click.option("--alerts", "try_alerts", is_flag=True, help="Send a test to each channel of alerts, too.")
+@json_option
+@env_file
+def check(*, try_alerts: bool, as_json: bool) -> None:
+    """Look at settings, Postgres, Redis, storage, Zendesk, clocks and workers, and say what to do.
+
+    Exits with 1 if anything is wrong; what only should be better is a warning, and exits with 0.
+    """
+    checks = _look(try_alerts=try_alerts)
+    is_good = all(each.ok is not False for each in checks)
+    if as_json:
+        from dataclasses import asdict
+
+        print_json({"ok": is_good, "checks": [asdict(each) for each in checks]})
+    else:
+        _print(checks)
+    if not is_good:
+        sys.exit(1)
+
+
+def _look(*, try_alerts: bool) -> "list[Check]":
+    from service.doctor.examine import examine
+    from service.doctor.findings import Check
+
+    try:
+        return [*with_resources(examine), *(_try_alerts() if try_alerts else ())]
+    except SettingsError as exc:
+        return [Check("settings", False, str(line), "set it, or put it right") for line in exc.args]
+
+
+def _try_alerts() -> "list[Check]":
+    import asyncio
+
+    from service.alerts.send import try_channels
+    from service.config.reading import read_settings
+    from service.doctor.findings import Check
+
+    tried = asyncio.run(try_channels(read_settings()))
+    if not tried:
+        return [
+            Check(
+                "alerts",
+                None,
+                "no channel is set up",
+                "set ALERT_EMAIL_TO, ALERT_SLACK_URL or ALERT_WEBHOOK_URL",
+            )
+        ]
+    return [
+        Check(f"alerts by {each.channel}", each.error is None, each.error or "took a test message", "")
+        for each in tried
+    ]
+
+
+def _print(checks: "list[Check]") -> None:
+    from rich.text import Text
+
+    out = console()
+    for each in checks:
+        word = WORDS[each.ok]
+        found = printable(f"{each.name}: {each.found}")
+        out.print(Text.assemble((f"{word:<6}", style(word)), found), soft_wrap=True)
+        if each.advice:
+            out.print(Text(f"      {printable(each.advice)}"), soft_wrap=True)
