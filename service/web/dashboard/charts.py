@@ -130,7 +130,8 @@ def _round_up(number: float) -> float:
     if number <= 2:
         return max(number, 1)
     power = 10 ** int(log10(number))
-    return next(round(step * power) for step in (1, 2, 4, 6, 8, 10) if step * power >= number)
+    steps = (1, 2, 4, 6, 8, 10) if power == 1 else (1, 1.2, 1.6, 2, 3, 4, 5, 6, 8, 10)
+    return next(round(step * power) for step in steps if step * power >= number)
 
 
 def _round_up_time(seconds: float) -> float:

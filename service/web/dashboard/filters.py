@@ -34,6 +34,11 @@ class Asked:
         """What the filter consists of."""
         return {name: value for name, value in self.values.items() if name in self.fields}
 
+    @property
+    def filled(self) -> Mapping[str, str]:
+        """Return what stands in each field of the form."""
+        return {**dict.fromkeys(self.fields, ""), **self.chosen}
+
     def without(self, *names: str) -> str:
         """Return the address of the first page without these."""
         return address({name: value for name, value in self.chosen.items() if name not in names})

@@ -24,6 +24,7 @@ from service.web.keys import RES
 from service.web.rendering import fill
 
 SECONDS = 2.0
+FIRST_SECONDS = 0.3
 LATE_AFTER = timedelta(minutes=10)
 MOST_WATCHERS = 100
 # A router closes what was silent for 55 s.
@@ -80,10 +81,12 @@ class Live:
         for shared in (self._view, self._lights, self._zendesk):
             await shared.close()
 
-    def lights(self) -> Sequence[Light]:
-        """Return what is known; those not looked at yet are dark."""
-        known = self._lights.peek() or [Light(name, None, "looking") for name in lights.NAMES.values()]
-        return [*known, self._zendesk.peek() or Light("Zendesk", None, "looking")]
+    async def lights(self) -> Sequence[Light]:
+        """Return what is known; what nobody looked at before is waited for, but not for long."""
+        if not (self._lights.peek() and self._zendesk.peek()):
+            await asyncio.wait((self._lights.begin(), self._zendesk.begin()), timeout=FIRST_SECONDS)
+        known = self._lights.peek() or [Light(name, None, "no answer yet") for name in lights.NAMES.values()]
+        return [*known, self._zendesk.peek() or Light("Zendesk", None, "no answer yet")]
 
     async def _look(self) -> View:
         now = datetime.now(UTC)
@@ -95,7 +98,7 @@ class Live:
         except Exception:
             log.exception("overview_broke")
             view = View(now, error="Something unexpected happened; it is in the log.")
-        return await asyncio.to_thread(_draw, view, self.lights())
+        return await asyncio.to_thread(_draw, view, await self.lights())
 
     async def _ask(self) -> tuple[Overview, Sequence[FailureGroup]]:
         engine = self.res.engine

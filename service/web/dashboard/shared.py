@@ -22,25 +22,26 @@ class Shared(Generic[T]):
     async def get(self) -> T:
         """Return it, new if the last one is too old."""
         if self._search or time.monotonic() - self._found_at >= self._seconds:
-            return await asyncio.shield(self._begin())
+            return await asyncio.shield(self.begin())
         return self._value  # type: ignore[return-value] # it was found
 
     def peek(self) -> T | None:
         """Return the last one, however old, None before the first; a new one will be there soon."""
         if time.monotonic() - self._found_at >= self._seconds:
-            self._begin()
+            self.begin()
         return self._value
+
+    def begin(self) -> asyncio.Task[T]:
+        """Find it out anew, unless that is under way."""
+        if self._search is None:
+            self._search = asyncio.create_task(self._run())
+        return self._search
 
     async def close(self) -> None:
         if self._search:
             self._search.cancel()
             with suppress(asyncio.CancelledError):
                 await self._search
-
-    def _begin(self) -> asyncio.Task[T]:
-        if self._search is None:
-            self._search = asyncio.create_task(self._run())
-        return self._search
 
     async def _run(self) -> T:
         try:

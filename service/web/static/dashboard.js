@@ -120,6 +120,7 @@
     history.replaceState(history.state, "", address);
   }
 
+  document.querySelector("nav [aria-current]")?.scrollIntoView({ block: "nearest", inline: "nearest" });
   localize();
   setInterval(grow, 1000);
   open();
