@@ -37,4 +37,10 @@ class Permanent(HoldfastError):
 
 
 class SettingsError(Exception):
-    """A setting is missing or wrong; the message is one line that names it and says how it should look."""
+    """A setting is missing or wrong; the message is one line that names it and says how it should look.
+
+    `args` has a line for each, where there are more.
+    """
+
+    def __str__(self) -> str:
+        return str(self.args[0])

@@ -16,7 +16,7 @@ from service.config.settings import Settings
 from service.local.samples import Sample, samples
 from service.local.servers import postgres, valkey
 from service.local.zendesk import Fault, Zendesk
-from tests.browser import chromium, sign_in
+from tests.browser import running_chromium, sign_in
 from tests.conftest import API_TOKEN, ROOT, Server, migrate, serving, working
 
 WIDTH, HEIGHT = 1280, 860
@@ -71,13 +71,14 @@ async def main(directory: Path, wanted: Sequence[str], *, every: bool) -> None:
         place = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         database_url = stack.enter_context(postgres(place / "postgres")).replace("postgres@", "postgres:any@")
         redis_url = stack.enter_context(valkey(place / "valkey"))
+        address = stack.enter_context(running_chromium(place / "chromium"))
         await asyncio.to_thread(migrate, database_url, "upgrade", "head")
         async with Zendesk() as zendesk:
             settings = _settings(place, database_url, redis_url, zendesk)
             async with serving(settings, zendesk) as server, working(settings), async_playwright() as play:
                 await _fill(server, database_url)
                 await asyncio.to_thread(directory.mkdir, parents=True, exist_ok=True)
-                browser = await chromium(play)
+                browser = await play.chromium.connect_over_cdp(address)
                 for theme in ("light", "dark"):
                     for width in (WIDTH, 390) if every else (WIDTH,):
                         names = wanted if every or theme == "light" else wanted[:1]

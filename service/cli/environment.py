@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from service.cli.terminal import printable
+
 if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncEngine
 
@@ -44,9 +46,9 @@ def actor() -> str:
 
     try:
         user = getpass.getuser()
-    except OSError:  # a container may run under a number that nobody gave a name
+    except (OSError, KeyError):  # a container may run under a number that nobody gave a name
         user = f"user {os.getuid()}"
-    return f"{user}@{socket.gethostname()} (command line)"
+    return f"{printable(user)[:100]}@{printable(socket.gethostname())[:100]} (command line)"
 
 
 def with_engine(work: "Callable[[AsyncEngine], Awaitable[T]]") -> T:
@@ -94,5 +96,5 @@ def _run(work: Coroutine[Any, Any, T]) -> T:
     try:
         return asyncio.run(work)
     except HoldfastError as exc:
-        click.echo(exc.message, err=True)
+        click.echo(printable(exc.message), err=True)
         sys.exit(1)

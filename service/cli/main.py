@@ -5,15 +5,28 @@ from typing import Any
 
 import click
 
+from service.cli.activity import activity
+from service.cli.check import check
+from service.cli.completion import completion
 from service.cli.demo import demo
 from service.cli.drill import drill
 from service.cli.emails import emails
+from service.cli.failures import failures
 from service.cli.processes import migrate, web, worker
 from service.cli.quarantine import quarantine
+from service.cli.retries import retries
 from service.cli.send import send
 from service.cli.status import status
+from service.cli.tail import tail
 from service.cli.up import up
 from service.errors import SettingsError
+
+SECTIONS = {
+    "Operate": (status, check, emails, failures, retries, quarantine, activity, tail),
+    "Run": (web, worker, migrate),
+    "Try": (up, demo, send, drill),
+    "More": (completion,),
+}
 
 
 class Holdfast(click.Group):
@@ -24,12 +37,23 @@ class Holdfast(click.Group):
             click.echo(str(exc), err=True)
             sys.exit(2)
 
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002 as click declares it
+        """Print the commands by what they are for."""
+        for title, commands in SECTIONS.items():
+            with formatter.section(title):
+                room = formatter.width - 20
+                formatter.write_dl([(f"{each.name:<10}", each.get_short_help_str(room)) for each in commands])
+
 
 @click.group(cls=Holdfast, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="holdfast")
 def main() -> None:
-    """Take in Zendesk's webhooks and never lose an e-mail or an attachment."""
+    """Take in Zendesk's webhooks and never lose an e-mail or an attachment.
+
+    Commands exit with 0 if all went well, 1 if not, 2 if words or settings are wrong; `status` has codes of its own.
+    """
 
 
-for command in (up, demo, drill, send, status, emails, quarantine, web, worker, migrate):
-    main.add_command(command)
+for section in SECTIONS.values():
+    for command in section:
+        main.add_command(command)

@@ -1,33 +1,140 @@
-"""What commands print: tables and JSON, in which what others wrote steers no terminal."""
+"""What commands print: tables, pages and JSON, in which what others wrote steers no terminal."""
 
 import json
-from collections.abc import Iterable, Sequence
+import sys
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import datetime
 from typing import TYPE_CHECKING
 
 import click
 
 if TYPE_CHECKING:
-    from service.queries.views import View
-
-
-def print_table(columns: Sequence[str], rows: Iterable[Sequence[object]], *, whole: Sequence[str]) -> None:
-    """Print rows; the columns named in `whole` are not broken over lines."""
+    from pydantic import BaseModel
     from rich.console import Console
+    from rich.progress import Progress
+
+_STATES = {
+    "green": ("completed", "done", "alive", "ok"),
+    "bold green": ("safe",),
+    "cyan": ("queued", "processing", "running"),
+    "yellow": ("silent", "warn"),
+    "bold yellow": ("attention", "late"),
+    "red": ("failed",),
+    "bold red": ("wrong",),
+}
+STYLES = {state: style for style, states in _STATES.items() for state in states}
+
+json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON, as the API has it.")
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column of a table; one that is `whole` is not broken over lines, and a narrow terminal has only some."""
+
+    name: str
+    whole: bool = False
+    least_width: int = 0  # of the terminal
+
+
+def console(*, stderr: bool = False) -> "Console":
+    """Make what prints in colours where there is a terminal that wants them."""
+    from rich.console import Console
+
+    return Console(stderr=stderr, highlight=False, markup=False, emoji=False)
+
+
+def print_table(columns: Sequence[Column], rows: Iterable[Sequence[object]]) -> None:
+    """Print a table on a terminal; into a pipe, a line for each row, its cells divided by tabs."""
+    out = console()
+    if not out.is_terminal:
+        for row in rows:
+            click.echo("\t".join(printable(str(cell)) for cell in row))
+        return
     from rich.table import Table
     from rich.text import Text
 
-    table = Table()
-    for column in columns:
-        table.add_column(column, no_wrap=column in whole)
+    shown = [place for place, column in enumerate(columns) if out.width >= column.least_width]
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
+    for place in shown:
+        table.add_column(columns[place].name, no_wrap=columns[place].whole, overflow="fold")
     for row in rows:
-        table.add_row(*(Text(printable(str(cell))) for cell in row))
-    Console().print(table)
+        table.add_row(*(Text(text, style(text)) for text in (printable(str(row[place])) for place in shown)))
+    out.print(table)
 
 
-def print_json(view: "View") -> None:
-    click.echo(json.dumps(view.model_dump(mode="json"), indent=2))
+def print_line(*parts: object) -> None:
+    """Print words with a space in between, each in the colour of what it says."""
+    from rich.text import Text
+
+    texts = (printable(str(part)) for part in parts if part != "")
+    console().print(Text(" ").join(Text(text, style(text.strip())) for text in texts), soft_wrap=True)
+
+
+def print_facts(facts: Iterable[tuple[str, object]]) -> None:
+    """Print what is known, a line each; what is None is not."""
+    for name, value in facts:
+        if value is not None:
+            print_line(f"{name + ':':<14}", value)
+
+
+def print_json(view: "BaseModel | dict[str, object]", *, indent: int | None = 2) -> None:
+    """Print one JSON document; without indent, it is one line."""
+    data = view if isinstance(view, dict) else view.model_dump(mode="json")
+    click.echo(json.dumps(data, indent=indent))
+
+
+def print_bytes(content: bytes) -> None:
+    """Print bytes as they are, but on a terminal nothing that would steer it."""
+    if sys.stdout.isatty():
+        click.echo("\n".join(map(printable, content.decode(errors="replace").splitlines())))
+    else:
+        click.echo(content, nl=False)
+
+
+@contextmanager
+def progress(what: str, total: int | None = None) -> Iterator[Callable[[int, str], None]]:
+    """Show, on a terminal, how far something has come, once what is given is called with a number and a note."""
+    if not sys.stderr.isatty():
+        yield lambda _done, _note: None
+        return
+    bar = _bar(total)
+    task = bar.add_task(what, total=total, note="")
+
+    def tell(done: int, note: str) -> None:
+        bar.start()
+        # What was counted at first was counted with a cap, or has grown.
+        most = None if total is None else max(total, done)
+        bar.update(task, completed=done, total=most, note=printable(note))
+
+    try:
+        yield tell
+    finally:
+        bar.stop()
+
+
+def style(text: str) -> str:
+    return STYLES.get(text, "")
+
+
+def shown_time(time: datetime) -> str:
+    """Write a time in UTC, to the second."""
+    from datetime import UTC
+
+    return f"{time.astimezone(UTC):%Y-%m-%d %H:%M:%S}"
 
 
 def printable(text: str) -> str:
     """Leave out what would steer a terminal, or turn the direction of writing."""
     return "".join(character if character.isprintable() else "\ufffd" for character in text)
+
+
+def _bar(total: int | None) -> "Progress":
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+    columns = [TextColumn("{task.description}", markup=False), MofNCompleteColumn(), TimeElapsedColumn()]
+    note = TextColumn("{task.fields[note]}", markup=False)
+    if total is not None:
+        columns.insert(1, BarColumn())
+    return Progress(*columns, note, console=console(stderr=True), transient=True)

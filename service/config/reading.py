@@ -1,6 +1,7 @@
 """Read the settings at a door; what is wrong with them is one line."""
 
 from pydantic import ValidationError
+from pydantic_core import ErrorDetails
 
 from service.config.settings import Settings
 from service.errors import SettingsError
@@ -17,13 +18,10 @@ def read_settings(*needed: str) -> Settings:
     try:
         settings = Settings()
     except ValidationError as exc:
-        error = exc.errors(include_input=False, include_url=False)[0]
-        reason = error["msg"].removeprefix("Value error, ")
-        field = str(error["loc"][0]) if error["loc"] else reason.partition(":")[0]
-        raise SettingsError(complaint(field, reason.removeprefix(f"{field}: "))) from None
-    for field in needed:
-        if not getattr(settings, field):
-            raise SettingsError(complaint(field, "missing"))
+        errors = exc.errors(include_input=False, include_url=False)
+        raise SettingsError(*(_tell(error) for error in errors)) from None
+    if missing := [complaint(field, "missing") for field in needed if not getattr(settings, field)]:
+        raise SettingsError(*missing)
     return settings
 
 
@@ -33,3 +31,9 @@ def complaint(field: str, reason: str) -> str:
     default = ",".join(about.default) if isinstance(about.default, tuple) else about.default
     example = (about.examples or [default])[0]
     return f"{field.upper()}: {reason} (it is: {about.description}; for example {field.upper()}={example})"
+
+
+def _tell(error: ErrorDetails) -> str:
+    reason = error["msg"].removeprefix("Value error, ")
+    field = str(error["loc"][0]) if error["loc"] else reason.partition(":")[0]
+    return complaint(field, reason.removeprefix(f"{field}: "))

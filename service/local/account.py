@@ -19,6 +19,8 @@ _SIGN_IN = """<!DOCTYPE html>
 <button>Sign in</button></form></body></html>
 """
 
+_NOBODY = {"id": None, "name": "Anonymous user", "role": "end-user"}
+
 
 def account(desk: Desk) -> web.Application:
     """Make the account's application."""
@@ -28,6 +30,7 @@ def account(desk: Desk) -> web.Application:
     for suffix in ("", ".json"):
         app.router.add_get(f"/api/v2/tickets/{{ticket:\\d+}}/comments{suffix}", _comments, allow_head=False)
         app.router.add_get(f"/api/v2/attachments/{{id:\\d+}}{suffix}", _about_attachment, allow_head=False)
+        app.router.add_get(f"/api/v2/users/me{suffix}", _who, allow_head=False)
     return app
 
 
@@ -102,6 +105,14 @@ async def _about_attachment(request: web.Request) -> web.Response:
         if str(file.id) == request.match_info["id"]:
             return web.json_response({"attachment": describe(desk, file)})
     return web.json_response({"error": "RecordNotFound", "description": "Not found"}, status=404)
+
+
+async def _who(request: web.Request) -> web.Response:
+    """Serve whoever asks: who is not signed in is nobody."""
+    me = {"id": 1_001, "name": "Agent", "role": "admin"} if _signed_in(request) else _NOBODY
+    return web.json_response(
+        {"user": {**me, "url": f"{request.app[_DESK].account_url}/api/v2/users/me.json"}}
+    )
 
 
 def _signed_in(request: web.Request) -> bool:

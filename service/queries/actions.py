@@ -1,8 +1,9 @@
 """What operators did, newest first."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
-from sqlalchemy import select
+from sqlalchemy import BigInteger, func, literal, select, true
+from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from service.database import connect
@@ -31,8 +32,13 @@ async def list_actions(engine: AsyncEngine, wanted: PageFilter) -> ActionPage:
     return ActionPage(actions=shown, next_cursor=more)
 
 
-async def actions_on(conn: AsyncConnection, email_id: int) -> Sequence[ActionView]:
-    """Return what was done to an e-mail, the newest of it."""
-    theirs = select(*OperatorAction.__table__.c).where(OperatorAction.email_id == email_id)
-    rows = await conn.execute(theirs.order_by(OperatorAction.id.desc()).limit(MOST_SHOWN))
-    return [ActionView.model_validate(row) for row in rows]
+async def actions_on(conn: AsyncConnection, email_ids: Sequence[int]) -> Mapping[int, Sequence[ActionView]]:
+    """Return what was done to each of these e-mails, the newest of it."""
+    ids = func.unnest(literal(email_ids, ARRAY(BigInteger)))
+    each = ids.table_valued("email_id", name="each").render_derived()
+    theirs = select(OperatorAction).where(OperatorAction.email_id == each.c.email_id)
+    newest = theirs.order_by(OperatorAction.id.desc()).limit(MOST_SHOWN).lateral()
+    found: dict[int, list[ActionView]] = {}
+    for row in await conn.execute(select(*newest.c).select_from(each.join(newest, true()))):
+        found.setdefault(row.email_id, []).append(ActionView.model_validate(row))
+    return found

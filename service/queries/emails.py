@@ -2,9 +2,10 @@
 
 from collections.abc import Sequence
 
-from sqlalchemy import BigInteger, func, literal, select
+from sqlalchemy import BigInteger, ColumnElement, func, literal, select
 from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+from sqlalchemy.orm import InstrumentedAttribute
 
 from service.database import connect
 from service.errors import Rejected
@@ -60,13 +61,15 @@ async def get_email(engine: AsyncEngine, email_id: int) -> EmailDetail:
         )
         if row is None:
             raise Rejected(404, "email_not_found", f"There is no e-mail {email_id}.")
-        attachments = await _attachments(conn, [email_id])
-        attempts = await conn.execute(
-            select(*Attempt.__table__.c).where(Attempt.email_id == email_id).order_by(Attempt.number)
-        )
-        runs = [AttemptView.model_validate(run) for run in attempts]
-        did = await actions_on(conn, email_id)
-    return EmailDetail(**row, attachments=attachments.get(email_id, ()), attempts=runs, actions=did)
+        email = EmailView(**row, attachments=(await _attachments(conn, [email_id])).get(email_id, ()))
+        return (await _in_detail(conn, [email]))[0]
+
+
+async def list_details(engine: AsyncEngine, wanted: EmailFilter) -> tuple[EmailPage, Sequence[EmailDetail]]:
+    """Return a page as `list_emails` does, and all that is known of each e-mail on it."""
+    page = await list_emails(engine, wanted)
+    async with connect(engine) as conn:
+        return page, await _in_detail(conn, page.emails)
 
 
 async def get_request(engine: AsyncEngine, email_id: int) -> RequestView:
@@ -99,11 +102,27 @@ async def get_attachment(engine: AsyncEngine, email_id: int, position: int) -> A
     raise Rejected(404, "attachment_not_found", f"E-mail {email_id} has no attachment {position}.")
 
 
+async def _in_detail(conn: AsyncConnection, emails: Sequence[EmailView]) -> list[EmailDetail]:
+    email_ids = [email.id for email in emails]
+    attempts: dict[int, list[AttemptView]] = {}
+    theirs = select(*Attempt.__table__.c).where(_in(Attempt.email_id, email_ids))
+    for row in await conn.execute(theirs.order_by(Attempt.email_id, Attempt.number)):
+        attempts.setdefault(row.email_id, []).append(AttemptView.model_validate(row))
+    did = await actions_on(conn, email_ids)
+    return [
+        EmailDetail(**dict(email), attempts=attempts.get(email.id, ()), actions=did.get(email.id, ()))
+        for email in emails
+    ]
+
+
 async def _attachments(conn: AsyncConnection, email_ids: Sequence[int]) -> dict[int, list[AttachmentView]]:
     found: dict[int, list[AttachmentView]] = {}
-    # In one parameter, and so one prepared statement for pages of all lengths.
-    is_theirs = Attachment.email_id == func.any(literal(email_ids, ARRAY(BigInteger)))
-    query = select(*Attachment.__table__.c).where(is_theirs)
+    query = select(*Attachment.__table__.c).where(_in(Attachment.email_id, email_ids))
     for row in await conn.execute(query.order_by(Attachment.email_id, Attachment.position)):
         found.setdefault(row.email_id, []).append(AttachmentView.model_validate(row))
     return found
+
+
+def _in(column: InstrumentedAttribute[int], email_ids: Sequence[int]) -> ColumnElement[bool]:
+    # In one parameter, and so one prepared statement for pages of all lengths.
+    return column == func.any(literal(email_ids, ARRAY(BigInteger)))

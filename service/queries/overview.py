@@ -16,6 +16,7 @@ from service.queries.views import ProcessingStatus, View
 from service.queries.workers import WorkerView, workers_of
 
 COUNT_CAP = 10_000
+LATE_AFTER = timedelta(minutes=10)
 UNFINISHED = ("received", "queued", "processing")
 
 

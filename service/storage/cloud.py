@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 from tempfile import TemporaryFile, gettempdir
 from typing import IO, TYPE_CHECKING
+from uuid import uuid4
 
 import obstore
 from obstore.exceptions import AlreadyExistsError, PermissionDeniedError
@@ -92,6 +93,18 @@ class Cloud:
             with suppress(AlreadyExistsError):
                 await obstore.put_async(self.store, _CHECK_KEY, b"holdfast", mode="create")
             await obstore.head_async(self.store, _CHECK_KEY)
+
+    async def probe(self) -> bool:
+        key = f"{_CHECK_KEY}-{uuid4().hex}"
+        async with asyncio.timeout(_SECONDS):
+            await obstore.put_async(self.store, key, key.encode(), use_multipart=False)
+            if bytes(await obstore.get_range_async(self.store, key, start=0, end=len(key))) != key.encode():
+                raise OSError(errno.EIO, "what was written is not what is read", key)
+            try:
+                await obstore.delete_async(self.store, key)
+            except PermissionDeniedError:
+                return False
+        return True
 
     async def _upload(self, key: str, content: bytes) -> None:
         async with asyncio.timeout(_UPLOAD_SECONDS):

@@ -68,6 +68,10 @@ class Disk:
     async def check(self) -> None:
         await self._run(self._check)
 
+    async def probe(self) -> bool:
+        await self._run(self._probe)
+        return True
+
     def _run(self, work: Callable[..., T], *arguments: object) -> asyncio.Future[T]:
         return asyncio.get_running_loop().run_in_executor(self._threads, work, *arguments)
 
@@ -130,6 +134,21 @@ class Disk:
             Path(file.name).unlink()
             file.write(b"check")
             file.flush()
+
+    def _probe(self) -> None:
+        """Take an object's way: written down, put beside the others, read, and removed."""
+        directory = self.root / "sha256"
+        with self.spool_file() as file:
+            file.write(b"check")
+            file.flush()
+            os.fsync(file.fileno())
+            directory.mkdir(exist_ok=True)
+            path = Path(file.name).rename(directory / f".{Path(file.name).name}")
+            with closing(path.open("rb")) as written:
+                is_good = written.read() == b"check"
+            path.unlink()
+        if not is_good:
+            raise OSError(errno.EIO, "what was written is not what is read", str(path))
 
 
 def _remove_leftover(path: Path) -> None:

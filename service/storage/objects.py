@@ -41,6 +41,9 @@ class Storage(Protocol):
 
     async def check(self) -> None: ...
 
+    async def probe(self) -> bool:
+        """Write, read and delete something; False if only the last may not be."""
+
 
 @dataclass(frozen=True)
 class Stored:
@@ -108,6 +111,12 @@ async def check(storage: Storage) -> None:
     """Raise Transient, as `put` does, unless we can write and read; leaves nothing that adds up."""
     with _translated(storage):
         await storage.check()
+
+
+async def probe(storage: Storage) -> bool:
+    """Write, read and delete for a person who asks; False if only the last is forbidden. Raises as `check`."""
+    with _translated(storage):
+        return await storage.probe()
 
 
 async def _chunks(storage: Storage, key: str, size: int) -> AsyncIterator[bytes]:

@@ -6,7 +6,8 @@ from service.queries import emails, overview
 from service.queries.emails import EmailFilter
 from service.recovery.retry import retry
 from service.web.answers import Queued
-from service.web.downloads import content_headers, open_content, stream
+from service.web.contents import open_content, stream
+from service.web.downloads import content_headers
 from service.web.exchange import answer, ask, number, parameters
 from service.web.keys import IDENTITY, RES
 
@@ -17,6 +18,10 @@ async def list_emails(request: web.Request) -> web.Response:
 
 async def show_email(request: web.Request) -> web.Response:
     return answer(await ask(request, emails.get_email(request.app[RES].engine, number(request, "id"))))
+
+
+async def show_request(request: web.Request) -> web.Response:
+    return answer(await ask(request, emails.get_request(request.app[RES].engine, number(request, "id"))))
 
 
 async def stats(request: web.Request) -> web.Response:

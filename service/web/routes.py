@@ -1,10 +1,21 @@
 """All routes of the API, in the order in which they are described: a row is all that a new one needs."""
 
+from service.queries.actions import ActionPage
 from service.queries.emails import EmailFilter
-from service.queries.overview import Stats
+from service.queries.failures import FailurePage
+from service.queries.overview import Overview, Stats
+from service.queries.pages import PageFilter
 from service.queries.quarantine import QuarantineFilter
-from service.queries.views import EmailDetail, EmailPage, QuarantineDetail, QuarantinePage
-from service.web import api, health, quarantine, webhook
+from service.queries.retries import BulkRetryPage, BulkRetryView
+from service.queries.views import (
+    EmailDetail,
+    EmailPage,
+    HoldersPage,
+    QuarantineDetail,
+    QuarantinePage,
+    RequestView,
+)
+from service.web import api, health, operations, quarantine, webhook
 from service.web.answers import Health, Invocation, Queued, Readiness, Receipt, Replayed
 from service.web.middleware import WEBHOOK_PATH
 from service.web.route import Route
@@ -26,6 +37,22 @@ API = (
         tag="E-mails",
         summary="Show an e-mail with all its history",
         answer=EmailDetail,
+    ),
+    Route(
+        method="GET",
+        path="/api/v1/emails/{id}/request",
+        handler=api.show_request,
+        tag="E-mails",
+        summary="Show the webhook of an e-mail as it came",
+        answer=RequestView,
+    ),
+    Route(
+        method="GET",
+        path="/api/v1/attachments/{sha256}",
+        handler=operations.list_holders,
+        tag="E-mails",
+        summary="List the files that have one content, whichever e-mails they came with",
+        answer=HoldersPage,
     ),
     Route(
         method="POST",
@@ -72,6 +99,69 @@ API = (
         answer=Replayed,
         status=202,
         errors={422: "It still cannot be read; the `code` says why."},
+    ),
+    Route(
+        method="GET",
+        path="/api/v1/failures",
+        handler=operations.list_failures,
+        tag="Failures",
+        summary="Group what failed by code and host, the one seen last first",
+        answer=FailurePage,
+    ),
+    Route(
+        method="POST",
+        path="/api/v1/retries",
+        handler=operations.start_retry,
+        tag="Failures",
+        summary="Run all e-mails again that match a filter; with `dry_run`, only count them",
+        body=operations.BulkRetryRequest,
+        answer=operations.BulkRetryReceipt,
+        status=202,
+        also=(200,),
+        errors={422: "What is not finished will be worked on anyway (`not_finished`)."},
+    ),
+    Route(
+        method="GET",
+        path="/api/v1/retries",
+        handler=operations.list_retries,
+        tag="Failures",
+        summary="List the retries of many, newest first",
+        answer=BulkRetryPage,
+    ),
+    Route(
+        method="GET",
+        path="/api/v1/retries/{id}",
+        handler=operations.show_retry,
+        tag="Failures",
+        summary="Show how far a retry of many is",
+        answer=BulkRetryView,
+    ),
+    Route(
+        method="POST",
+        path="/api/v1/retries/{id}/cancel",
+        handler=operations.cancel_retry,
+        tag="Failures",
+        summary="Queue no more of a retry of many",
+        answer=operations.Cancelled,
+        status=202,
+        errors={409: "It is over already (`not_running`)."},
+    ),
+    Route(
+        method="GET",
+        path="/api/v1/actions",
+        handler=operations.list_actions,
+        tag="Overview",
+        summary="List what operators did, newest first",
+        query=PageFilter,
+        answer=ActionPage,
+    ),
+    Route(
+        method="GET",
+        path="/api/v1/overview",
+        handler=operations.show_overview,
+        tag="Overview",
+        summary="Tell whether all is safe, hour by hour, and which workers live",
+        answer=Overview,
     ),
     Route(
         method="GET",

@@ -5,18 +5,19 @@ from aiohttp import web
 from service.errors import Rejected
 from service.queries import emails
 from service.queries.views import AttachmentView
-from service.web.downloads import content_headers, open_content, stream
+from service.web.contents import open_content, stream
+from service.web.downloads import content_headers
 from service.web.exchange import ask, number
 from service.web.keys import RES
 
 MOST_BYTES = 20 * 1000**2
 _PICTURES = frozenset({"image/png", "image/jpeg", "image/gif", "image/webp"})
 PDF = "application/pdf"
-# Whoever opens the file itself gets it where nothing runs, loads or is sent. Chromium shows a PDF in a frame of
-# its own, which a sandbox would keep from loading.
+# Whoever opens the file itself gets it where nothing runs, loads or is sent. A browser's own viewer, which shows a
+# PDF, is not held by this, but some will not start in a sandbox.
 _POLICIES = {
     **dict.fromkeys(_PICTURES, "default-src 'none'; sandbox; frame-ancestors 'self'"),
-    PDF: "default-src 'none'; object-src 'self'; plugin-types application/pdf; frame-ancestors 'self'",
+    PDF: "default-src 'none'; frame-ancestors 'self'",
 }
 
 

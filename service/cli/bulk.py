@@ -1,0 +1,126 @@
+"""Run all again that match: say first how many, ask, begin, and watch."""
+
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass, fields
+from functools import wraps
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from service.cli.environment import actor, with_engine, with_resources
+from service.cli.terminal import json_option, print_json, print_line, progress
+
+if TYPE_CHECKING:
+    from sqlalchemy.ext.asyncio import AsyncEngine
+
+    from service.queries.retries import BulkRetryView
+    from service.selection import Selection
+
+LOOK_SECONDS = 0.5
+
+_OPTIONS = (
+    click.option(
+        "--per-second", type=click.IntRange(1, 1000), default=20, show_default=True, help="How many to queue."
+    ),
+    click.option("--dry-run", is_flag=True, help="Only say how many match."),
+    click.option("--yes", is_flag=True, help="Do not ask; needed where there is no terminal."),
+    click.option("--wait", is_flag=True, help="Wait until all are queued; Ctrl-C leaves it running."),
+    json_option,
+)
+
+
+@dataclass(frozen=True)
+class Way:
+    """How to go about it."""
+
+    per_second: int
+    dry_run: bool
+    yes: bool
+    wait: bool
+    as_json: bool
+
+
+def bulk_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Give a command the options of a `Way`; it gets them as one."""
+
+    @wraps(command)
+    def run(**typed: Any) -> None:  # noqa: ANN401 whatever its other options are
+        way = Way(**{field.name: typed.pop(field.name) for field in fields(Way)})
+        command(way=way, **typed)
+
+    for option in reversed(_OPTIONS):
+        run = option(run)
+    return run
+
+
+def retry_all(wanted: "Selection", way: Way) -> None:
+    """Plan, ask, begin; ends the process with 1 where it was cancelled while it was waited for."""
+    from service.queries.retries import get_retry
+    from service.recovery import bulk
+
+    if not (way.dry_run or way.yes or sys.stdin.isatty()):
+        raise click.UsageError("Nobody can be asked here: add --yes, or --dry-run.")
+    matching = with_resources(lambda res: bulk.plan(res, wanted))
+    if way.as_json and way.dry_run:
+        print_json({"matching": matching.number, "capped": matching.is_capped})
+    else:
+        _tell(matching.number, way.per_second, is_capped=matching.is_capped)
+    if way.dry_run or not matching.number:
+        return
+    if not way.yes:
+        click.confirm("Run them again?", abort=True, err=True)
+    retry_id = with_resources(lambda res: bulk.start(res, wanted, way.per_second, actor()))
+    if way.wait:
+        _wait(retry_id)
+    seen = with_engine(lambda engine: get_retry(engine, retry_id))
+    print_json(seen) if way.as_json else print_retry(seen)
+    if seen.status == "cancelled":
+        sys.exit(1)
+
+
+def print_retry(seen: "BulkRetryView") -> None:
+    """Print how far a retry of many has come."""
+    of = f"of {seen.planned:,}{'+' if seen.planned_capped else ''}"
+    print_line(f"Retry of many {seen.id}", "is", f"{seen.status}", f"with {seen.retried:,} {of} queued")
+    if seen.status == "running":
+        click.echo(
+            f"`holdfast retries show {seen.id}` tells more, `holdfast retries cancel {seen.id}` ends it."
+        )
+
+
+def _tell(number: int, per_second: int, *, is_capped: bool) -> None:
+    from service.queries.overview import duration
+
+    count = f"{number:,}{' or more' if is_capped else ''}"
+    match = "matches" if number == 1 else "match"
+    takes = f"; at {per_second} a second that takes {duration(max(1, number / per_second))}" if number else ""
+    click.echo(f"{count} {match}{takes}.", err=True)
+
+
+def _wait(retry_id: int) -> None:
+    try:
+        with_engine(lambda engine: _watch(engine, retry_id))
+    except KeyboardInterrupt:
+        click.echo(f"It goes on; `holdfast retries cancel {retry_id}` ends it.", err=True)
+        sys.exit(130)
+
+
+async def _watch(engine: "AsyncEngine", retry_id: int) -> None:
+    import asyncio
+
+    from service.errors import Transient
+    from service.queries.retries import get_retry
+
+    planned = (await get_retry(engine, retry_id)).planned
+    with progress("Queued", planned) as tell:
+        while True:
+            try:
+                seen = await get_retry(engine, retry_id)
+            except Transient as exc:
+                tell(0, exc.message)
+            else:
+                tell(seen.retried, "")
+                if seen.status != "running":
+                    return
+            await asyncio.sleep(LOOK_SECONDS)

@@ -1,0 +1,55 @@
+"""Look at everything at once."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+
+from service.doctor.clocks import check_clock_of_postgres, check_clock_of_redis
+from service.doctor.findings import Check, probe
+from service.doctor.postgres import (
+    check_connections,
+    check_migrations,
+    check_postgres,
+    check_waiting,
+    check_workers,
+)
+from service.doctor.redis import check_eviction, check_redis
+from service.doctor.settings import check_settings
+from service.doctor.zendesk import check_zendesk
+from service.resources import Resources
+from service.storage import objects
+
+_POSTGRES = "check DATABASE_URL, and that Postgres runs and lets this host in"
+_TABLES = "run `holdfast migrate`, if Postgres is there: it may have no such tables"
+_REDIS = "check REDIS_URL, and that Redis runs and lets this host in; e-mails are taken in meanwhile"
+_STORAGE = "check STORAGE_URL, its credentials and their rights; e-mails are taken in meanwhile"
+
+
+async def examine(res: Resources) -> list[Check]:
+    """Look at all that a Holdfast of these settings stands on, in seconds; raises nothing."""
+    looks = [probe(name, lambda look=look: look(res), advice) for name, look, advice in _PROBES]  # type: ignore[misc]
+    return [*check_settings(res.settings), *await asyncio.gather(*looks)]
+
+
+async def check_storage(res: Resources) -> Check:
+    """Write an object, read it, delete it."""
+    kind = (res.settings.storage_url or "").partition(":")[0]
+    where = "file, which web and workers must share" if kind == "file" else kind
+    if await objects.probe(res.storage):
+        return Check("storage", True, f"writes, reads and deletes ({where})")
+    advice = "let it delete (in S3, s3:DeleteObject): what this check wrote, holdfast-check-*, stays there"
+    return Check("storage", None, f"writes and reads, but may not delete ({where})", advice)
+
+
+_PROBES: tuple[tuple[str, Callable[[Resources], Awaitable[Check]], str], ...] = (
+    ("postgres", check_postgres, _POSTGRES),
+    ("migrations", check_migrations, _POSTGRES),
+    ("connections", check_connections, _TABLES),
+    ("redis", check_redis, _REDIS),
+    ("eviction", check_eviction, _REDIS),
+    ("storage", check_storage, _STORAGE),
+    ("zendesk", check_zendesk, ""),
+    ("clock of Postgres", check_clock_of_postgres, _POSTGRES),
+    ("clock of Redis", check_clock_of_redis, _REDIS),
+    ("workers", check_workers, _TABLES),
+    ("waiting", check_waiting, _TABLES),
+)

@@ -1,0 +1,129 @@
+"""Look at Postgres: its version, its tables, whether it has enough connections, and what waits in it."""
+
+import asyncio
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import Row, func, select, text
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from service.database import connect, is_pooled, within
+from service.doctor.findings import SECONDS, Check
+from service.queries import overview
+from service.queries.workers import WorkerView, workers_of
+from service.resources import Resources
+
+OLDEST = 14  # the oldest version that its makers still look after
+_SCRIPTS = Path(__file__).parents[2] / "alembic"
+# Who is no superuser sees of other roles' sessions neither the name nor the kind: they count as others'.
+_CONNECTIONS = text("""
+    SELECT current_setting('max_connections')::int - current_setting('superuser_reserved_connections')::int
+        - coalesce(current_setting('reserved_connections', true)::int, 0) AS usable,
+        (SELECT nullif(rolconnlimit, -1) FROM pg_roles WHERE rolname = current_user) AS of_role,
+        (SELECT nullif(datconnlimit, -1) FROM pg_database WHERE datname = current_database()) AS of_database,
+        (
+            SELECT count(*) FROM pg_stat_activity
+            WHERE datid IS NOT NULL AND coalesce(application_name, '') <> 'holdfast'
+        ) AS others
+""")
+
+
+async def check_postgres(res: Resources) -> Check:
+    number = int((await _row(res.engine, text("SELECT current_setting('server_version_num')")))[0])
+    found = f"version {number // 10_000}.{number % 10_000}"
+    if number < OLDEST * 10_000:
+        return Check("postgres", False, found, f"use version {OLDEST} or newer")
+    pooled = ", behind PgBouncer or another pooler" if await _is_pooled(res.engine) else ""
+    return Check("postgres", True, found + pooled)
+
+
+async def check_migrations(res: Resources) -> Check:
+    if not _SCRIPTS.is_dir():
+        advice = "run this from a checkout of the repository"
+        return Check("migrations", None, "there is nothing to compare the tables with", advice)
+    table = await _row(res.engine, select(func.to_regclass("alembic_version")))
+    now = await _row(res.engine, text("SELECT version_num FROM alembic_version")) if table[0] else None
+    missing = await asyncio.to_thread(_missing, now[0] if now else None)
+    if missing is None:
+        advice = "run the newest version of Holdfast: another process does"
+        return Check("migrations", False, "the database is newer than this program", advice)
+    if missing:
+        found = f"{len(missing)} not run, the next is {missing[-1]}"
+        return Check("migrations", False, found, "run `holdfast migrate`")
+    return Check("migrations", True, "all were run")
+
+
+async def check_connections(res: Resources) -> Check:
+    if await _is_pooled(res.engine):
+        return Check("connections", True, "shared by the pooler before Postgres")
+    row = await _row(res.engine, _CONNECTIONS)
+    alive = [worker for worker in await _workers(res.engine) if worker.state == "alive"]
+    settings = res.settings
+    processes = settings.web_concurrency + max(1, len(alive))
+    wanted = processes * settings.database_pool_size
+    free = min(
+        limit for limit in (row.usable - row.others, row.of_role, row.of_database) if limit is not None
+    )
+    found = f"{processes} processes may take {settings.database_pool_size} each, {free} are to be had"
+    advice = "lower DATABASE_POOL_SIZE, raise max_connections, or put PgBouncer before Postgres"
+    return Check("connections", wanted <= free, found, "" if wanted <= free else advice)
+
+
+async def check_workers(res: Resources) -> Check:
+    states = [worker.state for worker in await _workers(res.engine)]
+    alive, silent = states.count("alive"), states.count("silent")
+    found = f"{alive} alive, {silent} silent"
+    if not alive:
+        return Check("workers", False, found, "start one with `holdfast worker`: nothing is worked on")
+    if silent:
+        return Check(
+            "workers", None, found, "`holdfast status` names them: they died, or cannot reach Postgres"
+        )
+    return Check("workers", True, found)
+
+
+async def check_waiting(res: Resources) -> Check:
+    seconds = (await within(SECONDS, overview.stats(res.engine))).oldest_waiting_seconds
+    if seconds is None:
+        return Check("waiting", True, "nothing waits")
+    is_late = seconds > overview.LATE_AFTER.total_seconds()
+    advice = "see which with `holdfast emails list --status queued`, and why in the workers' log"
+    found = f"the oldest has waited {overview.duration(seconds)}"
+    return Check("waiting", None if is_late else True, found, advice if is_late else "")
+
+
+async def _row(engine: AsyncEngine, statement: Any) -> Row[Any]:  # noqa: ANN401 text and select alike
+    async def ask() -> Row[Any]:
+        async with connect(engine) as conn:
+            return (await conn.execute(statement)).one()
+
+    return await within(SECONDS, ask())
+
+
+async def _is_pooled(engine: AsyncEngine) -> bool:
+    async def ask() -> bool:
+        async with connect(engine) as conn:
+            return await is_pooled(conn)
+
+    return await within(SECONDS, ask())
+
+
+async def _workers(engine: AsyncEngine) -> Sequence[WorkerView]:
+    async def ask() -> Sequence[WorkerView]:
+        async with connect(engine) as conn:
+            return await workers_of(conn)
+
+    return await within(SECONDS, ask())
+
+
+def _missing(now: str | None) -> list[str] | None:
+    """List the migrations that are to be run, newest first; None if the database has one that we do not know."""
+    from alembic.script import ScriptDirectory  # noqa: PLC0415 heavy, and for this alone
+    from alembic.util import CommandError  # noqa: PLC0415 likewise
+
+    try:
+        revisions = ScriptDirectory(str(_SCRIPTS)).iterate_revisions("head", now or "base")
+        return [Path(revision.path).stem for revision in revisions]
+    except CommandError:
+        return None

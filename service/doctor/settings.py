@@ -1,0 +1,53 @@
+"""Look at settings that are right one by one, and together are not what one wants."""
+
+from fnmatch import fnmatchcase
+
+from service.config.settings import Settings
+from service.doctor.findings import Check
+
+SHORTEST_TOKEN = 20
+# Where Zendesk's own addresses of attachments lead to.
+_ZENDESK_FILES = "p1.zdusercontent.com"
+_TOO_MUCH = ("*", "*.*", "*.com")
+
+
+def check_settings(settings: Settings) -> list[Check]:
+    """Judge what no server needs to be asked for."""
+    secrets = len(settings.zendesk_webhook_secrets)
+    needs = "copy the webhook's signing secret into ZENDESK_WEBHOOK_SECRETS: web does not start without"
+    return [
+        Check("settings", True, "all can be read"),
+        Check("webhook secret", bool(secrets), f"{secrets or 'none'} set", "" if secrets else needs),
+        _api_token(settings),
+        _download_hosts(settings),
+        _drill(settings),
+    ]
+
+
+def _api_token(settings: Settings) -> Check:
+    token = settings.api_token.get_secret_value() if settings.api_token else ""
+    advice = "set API_TOKEN to what `openssl rand -hex 32` prints"
+    if not token:
+        return Check("API token", None, "none set: the API is closed", advice)
+    if len(token) < SHORTEST_TOKEN:
+        return Check("API token", False, f"{len(token)} characters can be guessed", advice)
+    return Check("API token", True, "set")
+
+
+def _download_hosts(settings: Settings) -> Check:
+    name, hosts = "download hosts", settings.download_hosts
+    if settings.download_private_networks:
+        advice = "set DOWNLOAD_PRIVATE_NETWORKS=false in production: a webhook could name servers of yours"
+        return Check(name, None, "private addresses and plain http are allowed", advice)
+    if wide := [host for host in hosts if host in _TOO_MUCH]:
+        return Check(name, None, f"{wide[0]} is nearly everybody", "name in DOWNLOAD_HOSTS whom you trust")
+    if not any(fnmatchcase(_ZENDESK_FILES, host.lower()) for host in hosts):
+        advice = "add *.zdusercontent.com to DOWNLOAD_HOSTS: Zendesk's attachments are there"
+        return Check(name, None, "Zendesk's own are missing", advice)
+    return Check(name, True, ", ".join(hosts))
+
+
+def _drill(settings: Settings) -> Check:
+    if settings.fault_points:
+        return Check("fault points", False, "a drill may kill processes", "unset FAULT_POINTS in production")
+    return Check("fault points", True, "none")

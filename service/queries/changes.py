@@ -1,0 +1,51 @@
+"""What moves: the newest e-mails, those that are not finished, and those that somebody has an eye on."""
+
+from collections.abc import Sequence
+from datetime import datetime
+
+from sqlalchemy import BigInteger, and_, case, func, literal, select, text, true, union
+from sqlalchemy.dialects.postgresql import ARRAY
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from service.database import connect
+from service.models import PROCESSING, WAITING, IncomingEmail
+from service.queries.views import View
+from service.selection import LIGHT, Selection, matches
+
+# How many of each kind one look sees.
+MOST_SEEN = 500
+
+
+class Change(View):
+    """Where an e-mail stands, and since when, as far as that is on record."""
+
+    id: int
+    at: datetime
+    zendesk_ticket_id: str
+    processing_status: str
+    attempt_number: int
+    retry_count: int
+    error_code: str | None
+    processing_error: str | None
+    matches: bool
+
+
+async def list_changes(engine: AsyncEngine, wanted: Selection, watched: Sequence[int]) -> Sequence[Change]:
+    """Return where they stand, lowest id first; `watched` are ids that may have changed since the last look."""
+    email = IncomingEmail
+    newest = select(email.id).order_by(email.id.desc()).limit(MOST_SEEN)
+    waiting = select(email.id).where(text(WAITING)).order_by(email.due_at.desc()).limit(MOST_SEEN)
+    working = select(email.id).where(text(PROCESSING)).order_by(email.lease_until.desc()).limit(MOST_SEEN)
+    eyed = select(func.unnest(literal(watched[-MOST_SEEN:], ARRAY(BigInteger))))
+    ids = union(*(select(way.subquery()) for way in (newest, waiting, working, eyed))).subquery()
+    rows = select(*LIGHT).where(email.id == ids.c[0]).subquery()
+    at = case(
+        (rows.c.processing_status == "received", rows.c.received_at),
+        (rows.c.processing_status == "processing", rows.c.started_at),
+        else_=func.coalesce(rows.c.completed_at, func.now()),
+    )
+    columns = (rows.c[name] for name in Change.model_fields if name not in {"at", "matches"})
+    does_match = func.coalesce(and_(true(), *matches(wanted, rows)), False)
+    query = select(*columns, at.label("at"), does_match.label("matches")).order_by(rows.c.id)
+    async with connect(engine) as conn:
+        return [Change.model_validate(row) for row in await conn.execute(query)]

@@ -1,0 +1,95 @@
+"""The API of operating: an overview, groups of failures, retries of many, who did what, and who holds a content."""
+
+import re
+from datetime import timedelta
+from typing import Literal
+
+from aiohttp import web
+from pydantic import BaseModel, ConfigDict, Field
+
+from service.errors import Rejected
+from service.queries import actions, emails, failures, overview, retries
+from service.queries.pages import PageFilter
+from service.queries.views import View
+from service.recovery import bulk
+from service.selection import Selection
+from service.web.exchange import answer, ask, body, number, parameters
+from service.web.keys import IDENTITY, RES
+
+LATE = timedelta(minutes=5)
+_SHA256 = re.compile("[0-9a-f]{64}")
+
+
+class BulkRetryRequest(BaseModel):
+    """Which e-mails to run again, and how fast; without a status it is those that failed."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    filter: Selection
+    per_second: int = Field(
+        bulk.PER_SECOND, ge=1, le=bulk.MOST_PER_SECOND, description="E-mails queued in a second, at most"
+    )
+    dry_run: bool = Field(False, description="Only count them")
+
+
+class BulkRetryReceipt(View):
+    """How many match, and the retry that began, unless they were only to be counted."""
+
+    planned: int  # at least so many, where it is capped
+    planned_capped: bool
+    bulk_retry_id: int | None
+
+
+class Cancelled(View):
+    """No more of it will be queued."""
+
+    status: Literal["cancelled"] = "cancelled"
+    bulk_retry_id: int
+
+
+async def show_overview(request: web.Request) -> web.Response:
+    return answer(await ask(request, overview.overview(request.app[RES].engine, LATE)))
+
+
+async def list_failures(request: web.Request) -> web.Response:
+    return answer(await ask(request, failures.list_failures(request.app[RES].engine)))
+
+
+async def start_retry(request: web.Request) -> web.Response:
+    wanted, res = await body(request, BulkRetryRequest), request.app[RES]
+    if wanted.dry_run:
+        planned = await ask(request, bulk.plan(res, wanted.filter))
+        return answer(_receipt(planned.number, planned.is_capped, None))
+    begun = bulk.start(res, wanted.filter, wanted.per_second, request[IDENTITY].actor)
+    one = await ask(request, retries.get_retry(res.engine, await ask(request, begun)))
+    return answer(_receipt(one.planned, one.planned_capped, one.id), status=202)
+
+
+async def list_retries(request: web.Request) -> web.Response:
+    return answer(await ask(request, retries.list_retries(request.app[RES].engine)))
+
+
+async def show_retry(request: web.Request) -> web.Response:
+    return answer(await ask(request, retries.get_retry(request.app[RES].engine, number(request, "id"))))
+
+
+async def cancel_retry(request: web.Request) -> web.Response:
+    bulk_retry_id = number(request, "id")
+    await ask(request, bulk.cancel(request.app[RES], bulk_retry_id, request[IDENTITY].actor))
+    return answer(Cancelled(bulk_retry_id=bulk_retry_id), status=202)
+
+
+async def list_actions(request: web.Request) -> web.Response:
+    wanted = parameters(request, PageFilter)
+    return answer(await ask(request, actions.list_actions(request.app[RES].engine, wanted)))
+
+
+async def list_holders(request: web.Request) -> web.Response:
+    sha256 = request.match_info["sha256"]
+    if not _SHA256.fullmatch(sha256):
+        raise Rejected(404, "not_found", "A SHA-256 has 64 hexadecimal digits, in lower case.")
+    return answer(await ask(request, emails.list_holders(request.app[RES].engine, sha256)))
+
+
+def _receipt(planned: int, is_capped: bool, bulk_retry_id: int | None) -> BulkRetryReceipt:  # noqa: FBT001 of the count
+    return BulkRetryReceipt(planned=planned, planned_capped=is_capped, bulk_retry_id=bulk_retry_id)

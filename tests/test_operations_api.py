@@ -1,0 +1,127 @@
+"""The API of operating: groups of failures, retries of many, who did what, who holds a content."""
+
+import asyncpg
+import pytest
+from arq.worker import Worker
+
+from service.local.zendesk import Fault, Zendesk
+from tests.conftest import API_TOKEN, Client, eventually
+from tests.test_bulk_retry import fail
+
+RETRIES = "/api/v1/retries"
+PDF = b"%PDF-1.7 content"
+
+
+async def post(client: Client, path: str, status: int, **body: object) -> dict[str, object]:
+    headers = {"Authorization": f"Bearer {API_TOKEN}", "X-Operator": "ada"}
+    async with client.session.post(f"{client.url}{path}", headers=headers, json=body) as response:
+        assert response.status == status, await response.text()
+        answer: dict[str, object] = await response.json(content_type=None)
+        return answer
+
+
+async def test_a_dry_run_counts_and_begins_nothing(client: Client, database: asyncpg.Connection) -> None:
+    await fail(database, 3)
+
+    plan = await post(client, RETRIES, 200, filter={"error_code": "http_500"}, dry_run=True)
+
+    assert plan == {"planned": 3, "planned_capped": False, "bulk_retry_id": None}
+    assert (await client.get(RETRIES))["retries"] == []
+
+
+async def test_many_are_retried_by_a_worker_and_their_progress_is_told(
+    client: Client, zendesk: Zendesk, worker: Worker
+) -> None:
+    urls = [zendesk.add_file("same.pdf", PDF, faults=[Fault(status=410)]) for _ in range(3)]
+    ids = [(await client.send(zendesk.payload(attachments=[url])))["email_id"] for url in urls]
+    for email_id in ids:
+        await client.until(email_id, "failed")
+    (group,) = (await client.get("/api/v1/failures"))["failures"]
+
+    wanted = {"status": "failed", "error_code": group["error_code"], "host": group["host"]}
+    begun = await post(client, RETRIES, 202, filter=wanted)
+
+    async def done() -> dict[str, object] | None:
+        shown = await client.get(f"{RETRIES}/{begun['bulk_retry_id']}")
+        return shown if shown["status"] == "done" else None
+
+    shown = await eventually(done)
+    for email_id in ids:
+        email = await client.until(email_id, "completed")
+        assert [action["actor"] for action in email["actions"]] == ["ada (api)"]
+    assert group["count"] == begun["planned"] == shown["retried"] == 3
+    actions = (await client.get("/api/v1/actions"))["actions"]
+    assert [action["action"] for action in actions] == ["retry"] * 3 + ["retry_many"]
+    assert (await client.get("/api/v1/failures"))["failures"] == []
+
+
+async def test_a_retry_of_many_is_cancelled_once(client: Client, database: asyncpg.Connection) -> None:
+    await fail(database, 3)
+    begun = await post(client, RETRIES, 202, filter={})
+    path = f"{RETRIES}/{begun['bulk_retry_id']}/cancel"
+
+    assert (await post(client, path, 202))["status"] == "cancelled"
+    assert (await post(client, path, 409))["code"] == "not_running"
+    assert (await post(client, f"{RETRIES}/99/cancel", 404))["code"] == "bulk_retry_not_found"
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "code"),
+    [
+        ({"filter": {"status": "queued"}}, 422, "not_finished"),
+        ({"filter": {"stratus": "failed"}}, 400, "bad_body"),
+        ({"filter": {"ticket": "a\0b"}}, 400, "bad_body"),
+        ({"filter": {}, "per_second": 0}, 400, "bad_body"),
+        ({"filter": {}, "per_second": 1001}, 400, "bad_body"),
+        ({"filter": {}, "dry_run": "yes"}, 400, "bad_body"),
+        ({"per_second": 1}, 400, "bad_body"),
+    ],
+)
+async def test_what_is_wrong_with_a_request_is_said(
+    client: Client, body: dict[str, object], status: int, code: str
+) -> None:
+    assert (await post(client, RETRIES, status, **body))["code"] == code
+
+
+async def test_a_content_leads_to_all_who_hold_it(client: Client, zendesk: Zendesk, worker: Worker) -> None:
+    urls = [zendesk.add_file("same.pdf", PDF) for _ in range(2)]
+    ids = [(await client.send(zendesk.payload(attachments=[url])))["email_id"] for url in urls]
+    emails = [await client.until(email_id, "completed") for email_id in ids]
+    sha256 = emails[0]["attachments"][0]["sha256"]
+
+    page = await client.get(f"/api/v1/attachments/{sha256}")
+
+    assert [holder["email_id"] for holder in page["holders"]] == sorted(ids, reverse=True)
+    assert not page["capped"]
+    for unknown in ("0" * 64, "A" * 64, "x", "%00"):
+        await client.get(f"/api/v1/attachments/{unknown}", 404)
+
+
+async def test_the_request_is_shown_as_it_came(client: Client, zendesk: Zendesk) -> None:
+    body = b'{"ticket_id": 1, "subject": "caf\\u00e9"}'
+    email_id = (await client.send(body))["email_id"]
+
+    request = await client.get(f"/api/v1/emails/{email_id}/request")
+
+    assert request["body"] == body.decode()
+    assert ["User-Agent", "Zendesk Webhook"] in request["headers"]
+    await client.get("/api/v1/emails/99/request", 404)
+
+
+async def test_the_overview_has_a_verdict(client: Client, database: asyncpg.Connection) -> None:
+    await fail(database, 2)
+    await database.execute(
+        "INSERT INTO incoming_emails (zendesk_ticket_id, processing_status, attempt_number, received_at, started_at,"
+        " completed_at) SELECT '1', 'completed', 1, now() - interval '90 s', now() - interval '80 s', now()"
+        " FROM generate_series(1, 3)"
+    )
+
+    overview = await client.get("/api/v1/overview")
+
+    assert overview["verdict"] == "All 5 e-mails of the last 24 hours are safe. 2 need you. Nothing waits."
+    assert (overview["state"], overview["last_day"], overview["need_you"]) == ("attention", 5, 2)
+    assert sum(hour["received"] for hour in overview["hours"]) == 5
+    assert sum(hour["failed"] for hour in overview["hours"]) == 2
+    assert overview["times"] == {
+        "queue_p50": 10, "queue_p95": 10, "processing_p50": 80, "processing_p95": 80
+    }  # fmt: skip
