@@ -3,8 +3,8 @@
 import argparse
 import asyncio
 import tempfile
-from collections.abc import AsyncIterator, Sequence
-from contextlib import ExitStack, asynccontextmanager
+from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 
 import asyncpg
@@ -156,8 +156,14 @@ async def _send_samples(server: Server, first_ticket: int) -> int:
             for file in sample.files
         ]
         name = sample.from_name.encode("ascii", "ignore").decode().lower().replace(" ", ".")
-        more = {"subject": sample.subject, "from_name": sample.from_name, "from_email": f"{name}@customer.example"}
-        receipt = await server.send(zendesk.payload(ticket_id=first_ticket + number, attachments=urls, **more))
+        more = {
+            "subject": sample.subject,
+            "from_name": sample.from_name,
+            "from_email": f"{name}@customer.example",
+        }
+        receipt = await server.send(
+            zendesk.payload(ticket_id=first_ticket + number, attachments=urls, **more)
+        )
         email_id = int(receipt["email_id"])
     return email_id
 
@@ -168,14 +174,23 @@ def _latin() -> list[Sample]:
 
 
 async def _retry(server: Server, email_id: int) -> None:
-    async with ClientSession(headers={"Authorization": f"Bearer {API_TOKEN}", "X-Operator": "Mara"}) as session:
-        async with session.post(f"{server.url}/api/v1/emails/{email_id}/retry") as response:
-            assert response.status == 202, await response.text()
+    async with (
+        ClientSession(headers={"Authorization": f"Bearer {API_TOKEN}", "X-Operator": "Mara"}) as session,
+        session.post(f"{server.url}/api/v1/emails/{email_id}/retry") as response,
+    ):
+        assert response.status == 202, await response.text()
 
 
 async def _retry_many(server: Server) -> None:
-    async with ClientSession(headers={"Authorization": f"Bearer {API_TOKEN}", "X-Operator": "Tom"}) as session:
-        form = {"status": "failed", "error_code": "attachment_gone", "host": "p12.zdusercontent.com", "per_second": "1"}
+    async with ClientSession(
+        headers={"Authorization": f"Bearer {API_TOKEN}", "X-Operator": "Tom"}
+    ) as session:
+        form = {
+            "status": "failed",
+            "error_code": "attachment_gone",
+            "host": "p12.zdusercontent.com",
+            "per_second": "1",
+        }
         async with session.post(f"{server.url}/retries", data=form) as response:
             assert response.status in {200, 303}, await response.text()
 

@@ -10,6 +10,7 @@ from typing import Any
 import asyncpg
 import pytest
 from aiohttp import ClientResponse, ClientSession, CookieJar
+from arq.worker import Worker
 from pydantic import SecretStr
 
 from service.config.settings import Settings
@@ -17,14 +18,24 @@ from service.local.samples import samples
 from service.local.zendesk import Fault, Zendesk
 from service.web.dashboard import live
 from service.web.dashboard.shared import Shared
-from tests.conftest import API_TOKEN, Server, Worker, eventually, serving
+from tests.conftest import API_TOKEN, Server, eventually, serving
 from tests.proxy import before_postgres
 
 READ_TOKEN = "read-token-of-the-tests"
 HOSTILE = "\u202egnp.<script>alert(1)</script>\"'><img src=x onerror=alert(2)>\x07"
 PNG = next(file for file in samples()[1].files if file.name.endswith(".png"))
 PDF = next(file for file in samples()[0].files if file.name.endswith(".pdf"))
-PAGES = ("/", "/emails", "/emails/1", "/failures", "/quarantine", "/quarantine/1", "/retries", "/retries/plan?status=failed", "/activity")
+PAGES = (
+    "/",
+    "/emails",
+    "/emails/1",
+    "/failures",
+    "/quarantine",
+    "/quarantine/1",
+    "/retries",
+    "/retries/plan?status=failed",
+    "/activity",
+)
 
 
 @pytest.fixture
@@ -139,7 +150,7 @@ async def test_what_many_ask_for_is_found_out_once() -> None:
 
     shared = Shared(find, seconds=60)
 
-    assert [1] * 50 == await asyncio.gather(*(shared.get() for _ in range(50)))
+    assert await asyncio.gather(*(shared.get() for _ in range(50))) == [1] * 50
     assert shared.peek() == 1
     await shared.close()
 
@@ -204,8 +215,12 @@ async def test_a_body_that_is_not_utf_8_is_shown_with_a_word_about_it(client: Se
     assert "not UTF-8" in page
 
 
-@pytest.mark.parametrize(("ticket", "links"), [("35436", True), ("35436/../../x", False), ("javascript:1", False)])
-async def test_only_a_number_leads_to_a_ticket(client: Server, zendesk: Zendesk, ticket: str, links: bool) -> None:
+@pytest.mark.parametrize(
+    ("ticket", "links"), [("35436", True), ("35436/../../x", False), ("javascript:1", False)]
+)
+async def test_only_a_number_leads_to_a_ticket(
+    client: Server, zendesk: Zendesk, ticket: str, *, links: bool
+) -> None:
     await client.send(zendesk.payload(ticket_id=ticket))
 
     page = await read(client, "/emails/1")
@@ -213,7 +228,9 @@ async def test_only_a_number_leads_to_a_ticket(client: Server, zendesk: Zendesk,
     assert (f'href="{zendesk.url}/agent/tickets/{ticket}"' in page) == links
 
 
-async def test_the_story_of_an_e_mail_has_each_attempt_and_what_people_did(client: Server, worker: Worker) -> None:
+async def test_the_story_of_an_e_mail_has_each_attempt_and_what_people_did(
+    client: Server, worker: Worker
+) -> None:
     email_id = await failing(client)
     assert await press(client, f"/emails/{email_id}/retry") == f"/emails/{email_id}?notice=retried"
     await client.until(email_id, "completed")
@@ -221,7 +238,10 @@ async def test_the_story_of_an_e_mail_has_each_attempt_and_what_people_did(clien
     page = words_of(await read(client, f"/emails/{email_id}"))
 
     story = page.partition("What happened")[2]
-    places = [story.index(part) for part in ("Received", "Attempt 1 failed", "Retried", "Attempt 2 completed", "Completed:")]
+    places = [
+        story.index(part)
+        for part in ("Received", "Attempt 1 failed", "Retried", "Attempt 2 completed", "Completed:")
+    ]
     assert places == sorted(places)
     assert "not_found" in story
 
@@ -247,7 +267,12 @@ async def test_readers_see_no_buttons_and_can_press_none(client: Server, worker:
     for path in PAGES:
         page = await read(client, path, token=READ_TOKEN)
         assert not re.findall(r'<form method="post" action="(?!/sign-out)', page), path
-    for path in (f"/emails/{email_id}/retry", "/retries", "/retries/1/cancel", f"/quarantine/{quarantine_id}/replay"):
+    for path in (
+        f"/emails/{email_id}/retry",
+        "/retries",
+        "/retries/1/cancel",
+        f"/quarantine/{quarantine_id}/replay",
+    ):
         await read(client, path, form={}, token=READ_TOKEN, status=403)
 
 
@@ -285,7 +310,9 @@ async def test_a_retry_of_many_is_planned_before_it_begins(client: Server, worke
     ids = [await failing(client) for _ in range(3)]
 
     plan = await read(client, "/retries/plan?status=failed&error_code=not_found&host=127.0.0.1")
-    place = await press(client, "/retries", status="failed", error_code="not_found", host="127.0.0.1", per_second="100")
+    place = await press(
+        client, "/retries", status="failed", error_code="not_found", host="127.0.0.1", per_second="100"
+    )
 
     assert "Retry 3 e-mails?" in words_of(plan)
     assert place == "/retries?notice=bulk_begun"
@@ -312,7 +339,9 @@ async def test_a_retry_of_many_can_be_cancelled(client: Server, worker: Worker) 
 
 async def test_what_could_not_be_read_is_replayed(client: Server, database: asyncpg.Connection) -> None:
     quarantine_id = await quarantine(client)
-    await database.execute("UPDATE quarantined_webhooks SET raw_body = $1", b'{"ticket_id": 7, "attachments": []}')
+    await database.execute(
+        "UPDATE quarantined_webhooks SET raw_body = $1", b'{"ticket_id": 7, "attachments": []}'
+    )
 
     place = await press(client, f"/quarantine/{quarantine_id}/replay")
 
@@ -383,7 +412,9 @@ async def test_streams_end_when_the_server_does(client: Server) -> None:
         assert response.content.at_eof()
 
 
-async def test_no_more_watch_than_a_process_can_serve(client: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_no_more_watch_than_a_process_can_serve(
+    client: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(live, "MOST_WATCHERS", 1)
     async with asking(client, "/live/changes", Accept="text/event-stream") as response:
         await _event(response)

@@ -11,6 +11,7 @@ from service.web.downloads import content_headers
 from service.web.exchange import answer, ask, number, parameters
 from service.web.keys import IDENTITY, RES
 
+
 async def list_emails(request: web.Request) -> web.Response:
     wanted = parameters(request, EmailFilter)
     return answer(await ask(request, emails.list_emails(request.app[RES].engine, wanted)))

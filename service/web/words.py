@@ -8,7 +8,9 @@ from types import MappingProxyType
 from service.queries.overview import duration
 
 # Control characters, and what turns the direction of writing: `gpj.exe` must not look like `exe.jpg`.
-_LIES = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff\ud800-\udfff]")
+_LIES = re.compile(
+    r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff\ud800-\udfff]"
+)
 _UNITS = ("kB", "MB", "GB", "TB")
 
 

@@ -9,10 +9,10 @@ from service.recovery import bulk
 from service.recovery.retry import retry
 from service.selection import Selection
 from service.web.dashboard import filters
+from service.web.dashboard.frame import show
 from service.web.dashboard.notices import lead
 from service.web.exchange import ask, form, number
 from service.web.keys import IDENTITY, RES
-from service.web.rendering import render
 
 PER_SECOND = 20
 
@@ -48,12 +48,8 @@ async def plan_retry(request: web.Request) -> web.Response:
     selection = Selection.model_validate(asked.chosen)
     count = await ask(request, bulk.plan(request.app[RES], selection))
     chosen = {"status": "failed", **asked.chosen}
-    back = filters.address(chosen)
-    may_act = request[IDENTITY].role == "operator"
-    shown = {"chosen": chosen, "back": back, "may_act": may_act, "notice": ""}
-    return await render(
-        request, "plan.html", count=count, per_second=PER_SECOND, most_per_second=bulk.MOST_PER_SECOND, **shown
-    )
+    speed = {"per_second": PER_SECOND, "most_per_second": bulk.MOST_PER_SECOND}
+    return await show(request, "plan.html", count=count, chosen=chosen, back=filters.address(chosen), **speed)
 
 
 async def start_retry(request: web.Request) -> web.Response:
@@ -73,4 +69,6 @@ async def replay(request: web.Request) -> web.Response:
     receipt = await ask(request, intake.replay(request.app[RES], quarantine_id, request[IDENTITY].actor))
     if receipt.status == "ignored":
         return lead(f"/quarantine/{quarantine_id}", "ignored")
-    return lead(f"/emails/{receipt.number}", "replayed" if receipt.status == "accepted" else "replayed_before")
+    return lead(
+        f"/emails/{receipt.number}", "replayed" if receipt.status == "accepted" else "replayed_before"
+    )

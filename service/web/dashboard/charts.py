@@ -129,7 +129,7 @@ def _round_up(number: float) -> float:
     """Return a number that reads well, and of which half does too."""
     if number <= 2:
         return max(number, 1)
-    power = 10 ** int(log10(number))
+    power = 10.0 ** int(log10(number))
     steps = (1, 2, 4, 6, 8, 10) if power == 1 else (1, 1.2, 1.6, 2, 3, 4, 5, 6, 8, 10)
     return next(round(step * power) for step in steps if step * power >= number)
 

@@ -43,7 +43,7 @@ class Asked:
         """Return the address of the first page without these."""
         return address({name: value for name, value in self.chosen.items() if name not in names})
 
-    def live(self, wanted: bool) -> str:  # noqa: FBT001 for templates
+    def live(self, *, wanted: bool) -> str:
         return address({**self.chosen, **({"live": "1"} if wanted else {})})
 
     def onward(self, cursor: str) -> str:

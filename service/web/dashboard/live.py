@@ -6,7 +6,7 @@ import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 
 import structlog
 from aiohttp import web
@@ -15,7 +15,7 @@ from service.database import within
 from service.errors import HoldfastError, Transient
 from service.queries import failures
 from service.queries.failures import FailureGroup
-from service.queries.overview import Overview, overview
+from service.queries.overview import LATE_AFTER, Overview, overview
 from service.resources import Resources
 from service.web.dashboard import charts, lights
 from service.web.dashboard.lights import Light
@@ -25,7 +25,6 @@ from service.web.rendering import fill
 
 SECONDS = 2.0
 FIRST_SECONDS = 0.3
-LATE_AFTER = timedelta(minutes=10)
 MOST_WATCHERS = 100
 # A router closes what was silent for 55 s.
 PING_SECONDS = 15.0
@@ -52,7 +51,11 @@ class View:
         """Tell apart what is worth a look at a list: counts of any state or hour that changed."""
         if self.overview is None:
             return "away"
-        counts = (self.overview.by_status, self.overview.quarantined, [hour.received for hour in self.overview.hours])
+        counts = (
+            self.overview.by_status,
+            self.overview.quarantined,
+            [hour.received for hour in self.overview.hours],
+        )
         done = [(hour.completed, hour.failed) for hour in self.overview.hours]
         # What is counted no further may change all the time.
         beyond = self.at if self.overview.capped or self.overview.last_day_capped else None
@@ -136,7 +139,11 @@ async def _stream(request: web.Request, event: str) -> web.StreamResponse:
         raise Transient("too_many_watchers", f"{MOST_WATCHERS} dashboards are open in this process already.")
     live.watchers += 1
     try:
-        headers = {"Content-Type": "text/event-stream", "Cache-Control": "no-store", "X-Accel-Buffering": "no"}
+        headers = {
+            "Content-Type": "text/event-stream",
+            "Cache-Control": "no-store",
+            "X-Accel-Buffering": "no",
+        }
         response = web.StreamResponse(headers=headers)
         await response.prepare(request)
         if request.method == "GET":

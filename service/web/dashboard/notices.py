@@ -23,4 +23,6 @@ def read(request: web.Request) -> str:
 
 def lead(path: str, notice: str) -> web.Response:
     """Lead on to a page of ours after a POST, with a note."""
-    return web.Response(status=303, headers={"Location": f"{path}?notice={notice}", "Cache-Control": "no-store"})
+    return web.Response(
+        status=303, headers={"Location": f"{path}?notice={notice}", "Cache-Control": "no-store"}
+    )

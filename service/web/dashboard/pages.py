@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+from contextlib import suppress
 from typing import Any
 
 from aiohttp import web
@@ -12,12 +13,12 @@ from service.queries import actions, emails, failures, quarantine, retries
 from service.queries.pages import PageFilter
 from service.queries.quarantine import QuarantineFilter
 from service.queries.views import EmailDetail, RequestView
-from service.web.dashboard import filters, notices, timeline
+from service.web.dashboard import filters, timeline
+from service.web.dashboard.frame import show
 from service.web.dashboard.live import LIVE
 from service.web.dashboard.previews import is_shown
 from service.web.exchange import ask, number
-from service.web.keys import IDENTITY, RES
-from service.web.rendering import render
+from service.web.keys import RES
 
 # More of a body than this is for the export; a browser would choke on it.
 MOST_SHOWN = 200_000
@@ -26,31 +27,29 @@ MOST_SHOWN = 200_000
 async def show_overview(request: web.Request) -> web.Response:
     view = await request.app[LIVE].view()
     status = 503 if view.error else 200
-    return await _page(request, "overview.html", status=status, body=Markup(view.html))  # noqa: S704 our template
+    return await show(request, "overview.html", status=status, body=Markup(view.html))  # noqa: S704 our template
 
 
 async def list_emails(request: web.Request) -> web.Response:
     """Show a page of e-mails; what is wrong with a filter stands beside it."""
     asked = filters.read(request)
-    if any(not value.strip() for value in request.query.values()) and asked.wanted:
-        clean = asked.live(asked.is_live)
-        if "HX-Request" not in request.headers:
-            raise web.HTTPSeeOther(clean)
+    address = asked.live(wanted=asked.is_live)
+    has_empty = not all(value.strip() for value in request.query.values())
+    if asked.wanted and has_empty and "HX-Request" not in request.headers:
+        raise web.HTTPSeeOther(address)
     page = None
     if asked.wanted:
         page = await ask(request, emails.list_emails(request.app[RES].engine, asked.wanted))
-    answer = await _page(
-        request, "emails.html", status=200 if page else 400, asked=asked, page=page, is_filtered=bool(asked.chosen)
-    )
-    if not (asked.is_live or "cursor" in asked.values):
-        answer.headers["HX-Push-Url"] = asked.live(wanted=False)
+    answer = await show(request, "emails.html", status=200 if page else 400, asked=asked, page=page)
+    if not (asked.is_live or "cursor" in asked.values):  # a form adds its empty fields to the address
+        answer.headers["HX-Push-Url"] = address
     return answer
 
 
 async def show_email(request: web.Request) -> web.Response:
     res, email_id = request.app[RES], number(request, "id")
     email = await ask(request, emails.get_email(res.engine, email_id))
-    return await _page(
+    return await show(
         request,
         "email.html",
         email=email,
@@ -64,41 +63,40 @@ async def show_email(request: web.Request) -> web.Response:
 
 
 async def list_failures(request: web.Request) -> web.Response:
-    return await _page(request, "failures.html", page=await ask(request, failures.list_failures(request.app[RES].engine)))
+    return await show(
+        request, "failures.html", page=await ask(request, failures.list_failures(request.app[RES].engine))
+    )
 
 
 async def list_quarantined(request: web.Request) -> web.Response:
     wanted = _parameters(request, QuarantineFilter)
     page = await ask(request, quarantine.list_quarantined(request.app[RES].engine, wanted))
     onward = filters.address({**_given(request), "cursor": page.next_cursor}, "/quarantine")
-    return await _page(request, "quarantine.html", page=page, wanted=wanted, onward=page.next_cursor and onward)
+    return await show(
+        request, "quarantine.html", page=page, wanted=wanted, onward=page.next_cursor and onward
+    )
 
 
 async def show_quarantined(request: web.Request) -> web.Response:
     found = await ask(request, quarantine.get_quarantined(request.app[RES].engine, number(request, "id")))
-    return await _page(request, "quarantined.html", webhook=found, raw=await asyncio.to_thread(_readable, found))
+    return await show(
+        request, "quarantined.html", webhook=found, raw=await asyncio.to_thread(_readable, found)
+    )
 
 
 async def list_retries(request: web.Request) -> web.Response:
     page = await ask(request, retries.list_retries(request.app[RES].engine))
-    chosen = {
-        retry.id: retry.filter.model_dump(mode="json", exclude_none=True) for retry in page.retries
-    }
+    chosen = {retry.id: retry.filter.model_dump(mode="json", exclude_none=True) for retry in page.retries}
     links = {retry_id: filters.address(values) for retry_id, values in chosen.items()}
     is_running = any(retry.status == "running" for retry in page.retries)
-    return await _page(request, "retries.html", page=page, chosen=chosen, links=links, is_running=is_running)
+    return await show(request, "retries.html", page=page, chosen=chosen, links=links, is_running=is_running)
 
 
 async def list_actions(request: web.Request) -> web.Response:
     wanted = _parameters(request, PageFilter)
     page = await ask(request, actions.list_actions(request.app[RES].engine, wanted))
     onward = filters.address({"cursor": page.next_cursor}, "/activity")
-    return await _page(request, "activity.html", page=page, onward=page.next_cursor and onward)
-
-
-async def _page(request: web.Request, template: str, *, status: int = 200, **values: Any) -> web.Response:  # noqa: ANN401
-    known = {"notice": notices.read(request), "may_act": request[IDENTITY].role == "operator"}
-    return await render(request, template, status=status, **known, **values)
+    return await show(request, "activity.html", page=page, onward=page.next_cursor and onward)
 
 
 def _given(request: web.Request) -> dict[str, str]:
@@ -123,10 +121,8 @@ async def _raw(request: web.Request, email_id: int) -> dict[str, Any] | None:
 def _readable(raw: RequestView) -> dict[str, Any]:
     """Return what a page shows of a request: text, and laid out where it is JSON."""
     pretty = ""
-    try:
+    with suppress(ValueError, RecursionError):
         pretty = json.dumps(json.loads(raw.body), indent=2, ensure_ascii=False)
-    except (ValueError, RecursionError):
-        pass
     return {
         "headers": [(str(name), str(value)) for name, value in raw.headers or ()],
         "body": raw.body[:MOST_SHOWN],
@@ -138,4 +134,8 @@ def _readable(raw: RequestView) -> dict[str, Any]:
 
 def _ticket_url(account_url: str | None, email: EmailDetail) -> str | None:
     ticket = email.zendesk_ticket_id
-    return f"{account_url}/agent/tickets/{ticket}" if account_url and ticket.isascii() and ticket.isdigit() else None
+    return (
+        f"{account_url}/agent/tickets/{ticket}"
+        if account_url and ticket.isascii() and ticket.isdigit()
+        else None
+    )

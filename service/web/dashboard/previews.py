@@ -32,7 +32,9 @@ async def show(request: web.Request) -> web.StreamResponse:
     wanted = emails.get_attachment(res.engine, number(request, "id"), number(request, "position"))
     attachment = await ask(request, wanted)
     if not is_shown(attachment) or attachment.detected_type is None:
-        raise Rejected(415, "not_shown", "A file of this type or size is not shown here, but can be downloaded.")
+        raise Rejected(
+            415, "not_shown", "A file of this type or size is not shown here, but can be downloaded."
+        )
     headers = {
         **content_headers(attachment),
         "Content-Disposition": "inline",

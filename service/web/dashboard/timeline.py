@@ -58,11 +58,15 @@ def now(email: EmailDetail) -> Now:
         case "failed":
             return Now("Failed: it waits for you.", "bad")
         case "processing":
-            return Now(f"Attempt {email.attempt_number} is running; its lease ends", "busy", email.lease_until)
+            return Now(
+                f"Attempt {email.attempt_number} is running; its lease ends", "busy", email.lease_until
+            )
         case "queued" if email.retry_count:
             return Now(f"Waits for attempt {email.attempt_number + 1}, due", "warn", email.due_at)
         case status:
-            return Now(f"{status.capitalize()}: waits for a worker, which is called again", "plain", email.due_at)
+            return Now(
+                f"{status.capitalize()}: waits for a worker, which is called again", "plain", email.due_at
+            )
 
 
 def _happened(email: EmailDetail) -> Iterator[Event]:
