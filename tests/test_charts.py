@@ -1,6 +1,7 @@
 """Charts as numbers: they must hold at nothing, at one, and at more than was counted."""
 
 from datetime import UTC, datetime, timedelta
+from itertools import pairwise
 
 import pytest
 
@@ -63,7 +64,7 @@ def test_columns_fill_the_width_side_by_side() -> None:
 
     assert columns[0].x > 0
     assert columns[-1].x + columns[-1].width < 100
-    assert all(left.x + left.width < right.x for left, right in zip(columns, columns[1:], strict=False))
+    assert all(left.x + left.width < right.x for left, right in pairwise(columns))
 
 
 def test_a_line_leaves_out_the_hours_that_had_nothing() -> None:
@@ -76,7 +77,7 @@ def test_a_line_leaves_out_the_hours_that_had_nothing() -> None:
 
 @pytest.mark.parametrize(
     ("seconds", "top"),
-    [(0.0004, "0 ms"), (0.03, "40 ms"), (0.9, "1.0 s"), (7, "8.0 s"), (75, "2 min"), (5000, "2 h")],
+    [(0.0004, "10 ms"), (0.03, "40 ms"), (0.9, "1.0 s"), (7, "8.0 s"), (75, "2 min"), (5000, "2 h")],
 )
 def test_times_have_a_scale_of_their_own(seconds: float, top: str) -> None:
     assert charts.times([hour(p50=seconds / 2)], "queue").scale[0] == top

@@ -15,6 +15,7 @@ HEIGHT = 160.0
 _GAP = 0.22  # of a column
 _LEAST = 2.0  # what is one of thousands is seen all the same
 _LABEL_EVERY = 4  # hours
+_LEAST_SECONDS = 0.01  # at the top of an axis
 
 
 @dataclass(frozen=True)
@@ -136,11 +137,10 @@ def _round_up(number: float) -> float:
 
 def _round_up_time(seconds: float) -> float:
     """Likewise, where what stands on the axis may be minutes."""
-    if seconds <= 0:
-        return 1.0
     if seconds >= 60:
         unit = 60 if seconds < 3600 else 3600
         return unit * _round_up(ceil(seconds / unit))
+    seconds = max(seconds, _LEAST_SECONDS)
     power = 10.0 ** ceil(log10(seconds) - 1)
     return next(
         round(step * power, 6) for step in (0.2, 0.4, 0.6, 0.8, 1, 2, 4, 6, 8, 10) if step * power >= seconds
