@@ -45,7 +45,9 @@ class Selection(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    status: Literal["received", "queued", "processing", "completed", "failed"] | None = None
+    status: Literal["received", "queued", "processing", "completed", "failed"] | None = Field(
+        None, description="Where its job stands"
+    )
     ticket: Text | None = Field(
         None, max_length=200, description="The ticket's number, as the webhook gave it"
     )

@@ -4,7 +4,7 @@ import asyncio
 import os
 import sys
 import warnings
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any, TypeVar, cast
@@ -200,9 +200,13 @@ async def eventually(condition: Callable[[], Awaitable[T | None]], seconds: floa
 
 
 @asynccontextmanager
-async def serving(settings: Settings, zendesk: Zendesk) -> AsyncIterator[Server]:
+async def serving(
+    settings: Settings, zendesk: Zendesk, routes: Sequence[web.RouteDef] = ()
+) -> AsyncIterator[Server]:
     """Run the web server as `serve` does; aiohttp's TestServer would cancel a handler whose client leaves."""
-    runner = web.AppRunner(create_app(settings), access_log=None, shutdown_timeout=2, auto_decompress=False)
+    app = create_app(settings)
+    app.add_routes(routes)
+    runner = web.AppRunner(app, access_log=None, shutdown_timeout=2, auto_decompress=False)
     async with ClientSession() as session:
         await runner.setup()
         await web.TCPSite(runner, "127.0.0.1", 0).start()

@@ -124,10 +124,11 @@ async def refused(client: Client, method: str, path: str, status: int, **more: A
 )
 async def test_without_the_token_nothing_is_told(client: Client, authorization: str | None) -> None:
     headers = {} if authorization is None else {"Authorization": authorization}
-    for method, path in [*ENDPOINTS, ("GET", "/api"), ("GET", "/api/v1/nothing"), ("GET", "/%61pi/v1/stats")]:
-        response, body = await ask(client, method, path, headers)
+    asked = [*ENDPOINTS, ("GET", "/api"), ("GET", "/api/v1/nothing"), ("GET", "/%61pi/v1/stats")]
+    told = await asyncio.gather(*(ask(client, method, path, headers) for method, path in asked))
 
-        assert (response.status, response.headers["WWW-Authenticate"]) == (401, "Bearer"), path
+    for response, body in told:
+        assert (response.status, response.headers["WWW-Authenticate"]) == (401, "Bearer"), response.url
         assert response.content_type == "application/problem+json"
         assert json.loads(body)["code"] == "unauthorized"
         assert API_TOKEN not in f"{response.headers} {body!r}"

@@ -188,6 +188,13 @@ def test_the_account_is_the_subdomain_or_another_address(read: Read) -> None:
     )
 
 
+def test_the_token_to_read_is_not_the_one_to_act(read: Read) -> None:
+    with pytest.raises(SettingsError, match=r"^API_READ_TOKEN: the same as API_TOKEN") as caught:
+        read(**GOOD, API_TOKEN="hunter2", API_READ_TOKEN="hunter2")
+
+    assert "hunter2" not in str(caught.value)
+
+
 def test_settings_are_frozen_and_show_no_secret(read: Read) -> None:
     secrets = {
         "API_TOKEN": "api-hunter2",

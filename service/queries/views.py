@@ -5,13 +5,14 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, WithJsonSchema, computed_field
+from pydantic import BaseModel, ConfigDict, Field, computed_field
+from pydantic.config import JsonDict
 
 ProcessingStatus = Literal["received", "queued", "processing", "completed", "failed"]
 # Strings of JSON from outside may hold lone surrogates, which pydantic's own types refuse.
-Items = Annotated[Any, WithJsonSchema({"anyOf": [{"type": "array", "items": {}}, {"type": "null"}]})]
-Pair = {"type": "array", "items": {"type": "string"}, "minItems": 2, "maxItems": 2}
-Pairs = Annotated[Any, WithJsonSchema({"type": "array", "items": Pair})]
+Items = Annotated[Any, Field(json_schema_extra={"anyOf": [{"type": "array"}, {"type": "null"}]})]
+Pair: JsonDict = {"type": "array", "items": {"type": "string"}, "minItems": 2, "maxItems": 2}
+Pairs = Annotated[Any, Field(json_schema_extra={"type": "array", "items": Pair})]
 
 
 class View(BaseModel):

@@ -4,10 +4,10 @@ import asyncio
 import json
 from functools import cache
 from importlib.metadata import version
+from typing import Any
 
 from aiohttp import web
 
-from service.web import openapi, reading
 from service.web.rendering import render
 from service.web.routes import API
 
@@ -18,21 +18,28 @@ async def openapi_json(_: web.Request) -> web.Response:
 
 
 async def page(request: web.Request) -> web.Response:
-    about = await asyncio.to_thread(_document)
-    return await render(
-        request,
-        "docs.html",
-        info=about["info"],
-        tags=reading.operations(about),
-        shapes=reading.shapes(about),
-    )
-
-
-@cache
-def _document() -> openapi.Json:
-    return openapi.document(API, version("holdfast"))
+    return await render(request, "docs.html", **await asyncio.to_thread(_told))
 
 
 @cache
 def _text() -> str:
     return json.dumps(_document(), indent=1)
+
+
+@cache
+def _told() -> dict[str, Any]:
+    from service.web import reading  # noqa: PLC0415 webhooks need not wait for it
+
+    about = _document()
+    return {
+        "info": about["info"],
+        "tags": reading.operations(about),
+        "shapes": reading.shapes(about),
+    }
+
+
+@cache
+def _document() -> dict[str, Any]:
+    from service.web import openapi  # noqa: PLC0415 likewise
+
+    return openapi.document(API, version("holdfast"))

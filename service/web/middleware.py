@@ -27,7 +27,8 @@ async def problems(request: web.Request, handler: Handler) -> web.StreamResponse
     except web.HTTPException as exc:
         if exc.status < HTTPStatus.BAD_REQUEST:
             raise
-        error = Rejected(exc.status, HTTPStatus(exc.status).name.lower(), exc.reason)
+        detail = "There is nothing at this address." if exc.status == 404 else exc.reason
+        error = Rejected(exc.status, HTTPStatus(exc.status).name.lower(), detail)
         return await _answer(
             request, error, {"Allow": exc.headers["Allow"]} if "Allow" in exc.headers else {}
         )

@@ -5,7 +5,7 @@ from datetime import timedelta
 from typing import Literal
 
 from aiohttp import web
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from service.errors import Rejected
 from service.queries import actions, emails, failures, overview, retries
@@ -13,20 +13,24 @@ from service.queries.pages import PageFilter
 from service.queries.views import View
 from service.recovery import bulk
 from service.selection import Selection
-from service.web.exchange import answer, ask, body, number, parameters
+from service.web.exchange import Body, Whole, answer, ask, body, number, parameters
 from service.web.keys import IDENTITY, RES
 
 LATE = timedelta(minutes=5)
 _SHA256 = re.compile("[0-9a-f]{64}")
 
 
-class BulkRetryRequest(BaseModel):
-    """Which e-mails to run again, and how fast; without a status it is those that failed."""
+class Finished(Selection):
+    """Which e-mails to run again: those that match all that is given; without a status it is those that failed."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    status: Literal["completed", "failed"] | None = Field(None, description="How its job ended")
 
-    filter: Selection
-    per_second: int = Field(
+
+class BulkRetryRequest(Body):
+    """Which e-mails to run again, and how fast."""
+
+    filter: Finished
+    per_second: Whole = Field(
         bulk.PER_SECOND, ge=1, le=bulk.MOST_PER_SECOND, description="E-mails queued in a second, at most"
     )
     dry_run: bool = Field(False, description="Only count them")

@@ -8,6 +8,7 @@ from typing import Any
 
 Json = dict[str, Any]
 
+_LENGTHS = {"minLength": "at least", "maxLength": "at most"}
 _HUGE = 10**9  # a limit that nobody meets is not worth a word
 
 
@@ -106,7 +107,10 @@ def _operation(method: str, path: str, about: Json) -> Operation:
 
 def _shape(name: str, schema: Json, *, is_sent: bool) -> Shape:
     needed = schema.get("required", [])
-    rows = [_row(field, about, field in needed) for field, about in schema.get("properties", {}).items()]
+    fields = schema.get("properties", {}).items()
+    if not is_sent:  # an answer always has them: a default would tell nothing
+        fields = [(field, {k: v for k, v in about.items() if k != "default"}) for field, about in fields]
+    rows = [_row(field, about, field in needed) for field, about in fields]
     return Shape(name, schema.get("description", ""), rows, is_sent)
 
 
@@ -131,7 +135,7 @@ def _kind(schema: Json) -> str:
         case {"const": word}:
             kind = str(word)
         case {"type": "array"}:
-            kind = f"list of {_kind(schema['items'])}"
+            kind = f"list of {_kind(schema.get('items', {}))}"
         case {"type": "object", "additionalProperties": {}}:
             kind = f"map to {_kind(schema['additionalProperties'])}"
         case {"format": "date-time"}:
@@ -148,8 +152,7 @@ def _limits(schema: Json) -> str:
         words.append(f"{least} to {most}" if least is not None else f"at most {most}")
     elif least:
         words.append(f"at least {least}")
-    if "maxLength" in schema:
-        words.append(f"at most {schema['maxLength']} characters")
+    words += [f"{word} {schema[name]} characters" for name, word in _LENGTHS.items() if name in schema]
     if schema.get("default") is not None:
         words.append(f"default {json.dumps(schema['default'])}")
     return ", ".join(words)

@@ -15,9 +15,9 @@ from service.queries.views import (
     QuarantinePage,
     RequestView,
 )
-from service.web import api, health, operations, quarantine, webhook
-from service.web.answers import Health, Invocation, Queued, Readiness, Receipt, Replayed
-from service.web.middleware import WEBHOOK_PATH
+from service.web import api, operations, quarantine
+from service.web.answers import Queued, Replayed
+from service.web.open_routes import OPEN
 from service.web.route import Route
 
 API = (
@@ -118,7 +118,6 @@ API = (
         answer=operations.BulkRetryReceipt,
         status=202,
         also=(200,),
-        errors={422: "What is not finished will be worked on anyway (`not_finished`)."},
     ),
     Route(
         method="GET",
@@ -171,47 +170,5 @@ API = (
         summary="Count e-mails by state, and tell how long the oldest waits",
         answer=Stats,
     ),
-    Route(
-        method="POST",
-        path=WEBHOOK_PATH,
-        handler=webhook.receive,
-        is_open=True,
-        is_signed=True,
-        tag="Webhook",
-        summary="Take in a webhook of Zendesk's",
-        body=Invocation,
-        answer=Receipt,
-        errors={
-            401: "The signature is missing, wrong or too old.",
-            503: "It could not be committed: send it again.",
-        },
-    ),
-    Route(
-        method="GET",
-        path="/healthz",
-        handler=health.healthz,
-        is_open=True,
-        tag="Health",
-        summary="Tell that the process is alive",
-        answer=Health,
-    ),
-    Route(
-        method="GET",
-        path="/readyz",
-        handler=health.readyz,
-        is_open=True,
-        tag="Health",
-        summary="Tell whether the process can work, and name what is away",
-        answer=Readiness,
-        also=(503,),
-    ),
-    Route(
-        method="GET",
-        path="/metrics",
-        handler=health.metrics,
-        is_open=True,
-        tag="Health",
-        summary="Tell how many of what, in Prometheus' text format",
-        media_type="text/plain",
-    ),
+    *OPEN,
 )

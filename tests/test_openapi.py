@@ -1,0 +1,230 @@
+"""The description holds all routes, lies about none, and is readable without any host but ours."""
+
+import json
+import re
+from typing import Any, get_args, get_type_hints
+
+import pytest
+from aiohttp import web
+from pydantic import BaseModel, ConfigDict, Field
+
+from service.config.settings import Settings
+from service.models import ATTACHMENT_STATUSES, OUTCOMES, STATUSES
+from service.queries.views import AttachmentView, AttemptView, ProcessingStatus, View
+from service.web import static
+from service.web.app import create_app
+from service.web.openapi import document
+from service.web.pages import PAGES
+from service.web.route import Route
+from service.web.routes import API
+from tests.conftest import API_TOKEN, Server
+
+
+async def fetch(client: Server, path: str, **headers: str) -> tuple[int, dict[str, str], str]:
+    async with client.session.get(f"{client.url}{path}", headers=headers) as response:
+        return response.status, {**response.headers}, await response.text()
+
+
+def refs(part: object) -> set[str]:
+    if isinstance(part, dict):
+        inner = {ref for value in part.values() for ref in refs(value)}
+        return inner | {part["$ref"]} if "$ref" in part else inner
+    return {ref for item in part for ref in refs(item)} if isinstance(part, list) else set()
+
+
+@pytest.fixture
+async def openapi(client: Server) -> dict[str, Any]:
+    status, headers, text = await fetch(client, "/openapi.json")
+    assert (status, headers["Content-Type"]) == (200, "application/json; charset=utf-8")
+    found: dict[str, Any] = json.loads(text)
+    return found
+
+
+# ── the document
+
+
+async def test_every_route_is_described_but_the_pages(openapi: dict[str, Any], settings: Settings) -> None:
+    served = {
+        (route.method, route.resource.canonical)
+        for route in create_app(settings).router.routes()
+        if route.resource and route.method != "HEAD"
+    }
+    pages = {(page.method, page.path) for page in PAGES}
+    described = {(method.upper(), path) for path, methods in openapi["paths"].items() for method in methods}
+
+    assert described == served - pages
+    assert described & pages == set()
+
+
+async def test_the_document_is_whole_and_names_no_other_host(openapi: dict[str, Any]) -> None:
+    operations = [about for methods in openapi["paths"].values() for about in methods.values()]
+
+    assert openapi["openapi"] == "3.1.0"
+    assert openapi["servers"] == [{"url": "/"}]
+    assert "://" not in json.dumps(openapi)
+    assert API_TOKEN not in json.dumps(openapi)
+    assert len({about["operationId"] for about in operations}) == len(operations)
+    schemas = {f"#/components/schemas/{name}" for name in openapi["components"]["schemas"]}
+    assert refs(openapi) <= schemas
+    for about in operations:
+        assert about["summary"]
+        for scheme in about.get("security", openapi["security"]):
+            assert set(scheme) <= set(openapi["components"]["securitySchemes"])
+
+
+async def test_what_needs_a_token_says_so(openapi: dict[str, Any]) -> None:
+    for path, methods in openapi["paths"].items():
+        for about in methods.values():
+            assert ("security" in about) != path.startswith("/api/"), path
+            assert ({"401", "403"} <= set(about["responses"])) == path.startswith("/api/"), path
+
+
+def test_all_ways_to_a_path_are_open_or_none_is() -> None:
+    """The door asks for the path alone."""
+    opened = {way.path for way in (*API, *PAGES) if way.is_open}
+
+    assert not opened & {way.path for way in (*API, *PAGES) if not way.is_open}
+
+
+def test_the_words_of_the_description_are_those_of_the_tables() -> None:
+    def words(model: type[BaseModel], field: str) -> set[str]:
+        return {
+            word
+            for kind in (get_type_hints(model)[field], *get_args(get_type_hints(model)[field]))
+            for word in get_args(kind)
+            if isinstance(word, str)
+        }
+
+    assert set(get_args(ProcessingStatus)) == set(STATUSES)
+    assert words(AttachmentView, "status") == set(ATTACHMENT_STATUSES)
+    assert words(AttemptView, "outcome") == set(OUTCOMES)
+
+
+class Filter(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+    limit: int = Field(5, ge=1, le=10, description="How many")
+    name: str | None = Field(None, max_length=7)
+    kind: int | str | None = None
+    needed: str
+
+
+class Wish(BaseModel):
+    what: str
+    often: int = 1
+
+
+class Granted(View):
+    """It is done."""
+
+    what: str = "nothing"
+
+
+async def grant(_: web.Request) -> web.Response:
+    return web.Response()
+
+
+def test_a_row_is_all_that_a_route_needs_to_be_described() -> None:
+    route = Route(
+        method="POST",
+        path="/api/v1/wishes/{sha256}",
+        handler=grant,
+        tag="Wishes",
+        summary="Grant a wish",
+        query=Filter,
+        body=Wish,
+        answer=Granted,
+        status=202,
+        errors={409: "It was granted."},
+    )
+
+    made = document([route], "1.2.3")
+    operation = made["paths"]["/api/v1/wishes/{sha256}"]["post"]
+    parameters = {about["name"]: about for about in operation["parameters"]}
+
+    assert (operation["operationId"], made["info"]["version"]) == ("grant", "1.2.3")
+    assert set(operation["responses"]) == {
+        *("202", "400", "401", "403", "404", "408", "409", "413", "415", "500", "503")
+    }
+    assert operation["responses"]["202"]["description"] == "It is done."
+    assert operation["responses"]["409"]["description"] == "It was granted."
+    assert parameters["sha256"]["schema"]["pattern"] == "^[0-9a-f]{64}$"
+    assert parameters["limit"] == {
+        "name": "limit",
+        "in": "query",
+        "required": False,
+        "description": "How many",
+        "schema": {"type": "integer", "minimum": 1, "maximum": 10, "default": 5},
+    }
+    assert parameters["name"]["schema"] == {"type": "string", "maxLength": 7}
+    assert parameters["kind"]["schema"] == {"anyOf": [{"type": "integer"}, {"type": "string"}]}
+    assert parameters["needed"]["required"] is True
+    schemas = made["components"]["schemas"]
+    assert schemas["Wish"]["required"] == ["what"]
+    assert schemas["Granted"]["required"] == ["what"], "an answer always has it"
+
+
+def test_a_model_that_fits_no_query_string_is_refused() -> None:
+    class Nested(BaseModel):
+        wish: Wish
+
+    route = Route(method="GET", path="/x", handler=grant, tag="x", summary="x", query=Nested)
+
+    with pytest.raises(TypeError, match="Nested"):
+        document([route], "1")
+
+
+# ── the page
+
+
+async def test_the_page_tells_of_all_and_its_links_lead_somewhere(
+    client: Server, openapi: dict[str, Any]
+) -> None:
+    status, headers, text = await fetch(client, "/docs", Accept="text/html")
+
+    assert (status, headers["Content-Type"]) == (200, "text/html; charset=utf-8")
+    ids = re.findall(r'\bid="([^"]+)"', text)
+    assert len(ids) == len(set(ids))
+    assert set(re.findall(r'href="#([^"]+)"', text)) <= set(ids)
+    for methods in openapi["paths"].values():
+        for about in methods.values():
+            assert about["operationId"] in ids
+            for parameter in about["parameters"]:
+                assert f">{parameter['name']}<" in re.sub(r" <span.*?</span>", "", text)
+    for name in openapi["components"]["schemas"]:
+        assert f"shape-{name}" in ids
+
+
+async def test_what_the_page_loads_is_ours_and_is_there(client: Server) -> None:
+    for page in ("/docs", "/sign-in"):
+        _, _, text = await fetch(client, page)
+        loaded = set(re.findall(r'(?:<link[^>]*href|src)="([^"]+)"', text))
+
+        assert len(loaded) >= 2
+        for address in loaded:
+            status, headers, _ = await fetch(client, address)
+            assert (status, headers["X-Content-Type-Options"]) == (200, "nosniff")
+            assert headers["Cache-Control"] == "public, max-age=31536000, immutable"
+
+
+async def test_a_file_is_kept_for_ever_only_under_the_hash_of_its_content(client: Server) -> None:
+    """While a new version is rolled out, an old process is asked for files of the new one."""
+    for query in ("", "?v=another"):
+        status, headers, _ = await fetch(client, f"/static/base.css{query}")
+
+        assert (status, headers["Cache-Control"]) == (200, "no-cache")
+
+
+@pytest.mark.parametrize("name", ["", "nothing.css", "..%2Fstatic.py", "%2e%2e", "base.css%00", "../app.py"])
+async def test_no_other_file_is_served(client: Server, name: str) -> None:
+    status, _, _ = await fetch(client, f"/static/{name}")
+
+    assert status == 404
+
+
+def test_the_sheets_load_nothing_from_elsewhere() -> None:
+    for name, file in static.files().items():
+        text = file.content.decode()
+        assert "@import" not in text, name
+        assert "url(" not in text, name
+        assert set(re.findall(r"\w+://[^\"' ]+", text)) <= {"http://www.w3.org/2000/svg"}, name
