@@ -13,8 +13,10 @@ from playwright.async_api import Browser, ConsoleMessage, Page, async_playwright
 from pydantic import SecretStr
 
 from service.config.settings import Settings
+from service.local.zendesk import Zendesk
 from tests.browser import needs_chromium, running_chromium, sign_in
-from tests.conftest import API_TOKEN, Server, eventually
+from tests.conftest import API_TOKEN, Server, eventually, serving
+from tests.proxy import before_postgres
 from tests.test_dashboard import HOSTILE, PAGES, PDF, PNG, READ_TOKEN, failing, quarantine, send
 
 pytestmark = needs_chromium
@@ -172,6 +174,37 @@ async def test_a_list_is_filtered_while_one_types_and_the_address_says_so(
     await operator.wait_for_url(f"{client.url}/emails?q=contract")
     await operator.go_back()
     await expect(operator.locator("#rows tr")).to_have_count(2)
+
+
+async def test_who_is_signed_out_meanwhile_is_led_to_sign_in(browser: Browser, client: Server) -> None:
+    context = await browser.new_context()
+    page = await context.new_page()
+    await sign_in(page, client.url, "Mara", API_TOKEN)
+    await page.goto(f"{client.url}/emails")
+
+    await context.clear_cookies()
+    await page.get_by_label("State").select_option("failed")
+
+    await expect(page.get_by_role("heading", level=1)).to_have_text("Sign in")
+    await context.close()
+
+
+async def test_the_overview_says_that_postgres_is_away_and_comes_back_by_itself(
+    browser: Browser, settings: Settings, zendesk: Zendesk
+) -> None:
+    async with before_postgres(settings) as (proxy, through), serving(through, zendesk) as client:
+        context = await browser.new_context()
+        page = await context.new_page()
+        await sign_in(page, client.url, "Mara", API_TOKEN)
+        verdict = page.get_by_role("heading", level=1)
+        await expect(verdict).to_have_text("No e-mail came in the last 24 hours.")
+
+        proxy.cut()
+        await expect(verdict).to_have_text("Postgres cannot be reached.")
+        await proxy.resume()
+
+        await expect(verdict).to_have_text("No e-mail came in the last 24 hours.")
+        await context.close()
 
 
 async def test_a_list_goes_on_by_itself(operator: Page, client: Server, database: asyncpg.Connection) -> None:

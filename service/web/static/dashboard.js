@@ -99,11 +99,13 @@
   window.addEventListener("pageshow", open);
   document.addEventListener("htmx:afterSettle", localize);
   document.addEventListener("htmx:beforeOnLoad", (event) => {
-    if (event.detail.xhr.responseURL.includes("/sign-in")) {
-      event.preventDefault();
-      location.reload();
-    }
+    if (event.detail.xhr.status !== 401) return;
+    event.preventDefault();
+    location.reload(); // leads to where one signs in
   });
+  for (const trouble of ["htmx:sendError", "htmx:responseError"]) {
+    document.addEventListener(trouble, () => tell("lost", "Not up to date"));
+  }
   document.addEventListener("keydown", (event) => {
     if (event.key !== "/" || event.ctrlKey || event.metaKey || event.altKey) return;
     if (event.target.closest("input, textarea, select")) return;
