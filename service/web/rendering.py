@@ -18,12 +18,13 @@ if TYPE_CHECKING:
     from jinja2 import Environment
     from markupsafe import Markup
 
-# A script runs if it was named with the nonce of this answer, and by nothing else: to come from this host is not
-# enough, since attachments do too, and the sender chose their content.
 _POLICY = (
-    "default-src 'none'; script-src 'nonce-{nonce}'; connect-src 'self'; style-src 'self'; img-src 'self'; "
-    "font-src 'self'; frame-src 'self'; form-action 'self'; frame-ancestors 'none'; base-uri 'none'"
+    "default-src 'none'; style-src 'self'; img-src 'self'; font-src 'self'; "
+    "form-action 'self'; frame-ancestors 'none'; base-uri 'none'"
 )
+# A script runs if it was named with the nonce of this answer, and by nothing else: to come from this host is not
+# enough, since attachments do too, and the sender chose their content. A page without scripts allows none.
+_SCRIPTS = "; script-src 'nonce-{nonce}'; connect-src 'self'; frame-src 'self'"
 PAGE_HEADERS = {
     "X-Content-Type-Options": "nosniff",
     "X-Frame-Options": "DENY",
@@ -41,7 +42,8 @@ async def render(request: web.Request, template: str, *, status: int = 200, **va
     nonce = secrets.token_urlsafe(16)
     known = {"path": request.path, "identity": request.get(IDENTITY), "nonce": nonce}
     text = await asyncio.to_thread(fill, template, {**known, **values})
-    headers = {**PAGE_HEADERS, "Content-Security-Policy": _POLICY.format(nonce=nonce)}
+    policy = _POLICY + (_SCRIPTS.format(nonce=nonce) if nonce in text else "")
+    headers = {**PAGE_HEADERS, "Content-Security-Policy": policy}
     # What came as JSON may hold lone surrogates, which have no UTF-8.
     body = text.encode(errors="replace")
     return web.Response(body=body, status=status, content_type="text/html", charset="utf-8", headers=headers)
