@@ -3,11 +3,13 @@
 import asyncio
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
+from contextvars import Context
 from typing import Any, Generic, TypeVar
 
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from service.errors import Permanent, Transient
+from service.metrics import BATCHES
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -52,16 +54,20 @@ class Coalesce:
 
     def _line(self, statement: Statement[T, R]) -> "_Line[T, R]":
         if statement not in self._lines:
-            self._lines[statement] = _Line(lambda items: self._run(statement, items))
+            observe = BATCHES.labels(getattr(statement, "__name__", "other")).observe
+            self._lines[statement] = _Line(lambda items: self._run(statement, items), observe)
         return self._lines[statement]
 
 
 class _Line(Generic[T, R]):
     """Those who wait for one kind of statement."""
 
-    def __init__(self, run: Callable[[Sequence[T]], Awaitable[Sequence[R]]]) -> None:
+    def __init__(
+        self, run: Callable[[Sequence[T]], Awaitable[Sequence[R]]], observe: Callable[[float], None]
+    ) -> None:
         self.tasks: set[asyncio.Task[None]] = set()
         self._run = run
+        self._observe = observe
         self._waiting: deque[tuple[T, int, asyncio.Future[R]]] = deque()
 
     @property
@@ -75,12 +81,14 @@ class _Line(Generic[T, R]):
         self._waiting.append((item, size, future))
         # Where somebody waits already, a lane is on its way to them.
         if len(self.tasks) < LANES and (len(self._waiting) == 1 or not self.tasks):
-            self.tasks.add(asyncio.create_task(self._work()))
+            # It works for many: what it logs is not of the one who happened to be first.
+            self.tasks.add(asyncio.create_task(self._work(), context=Context()))
         return future
 
     async def _work(self) -> None:
         try:
             while batch := self._take():
+                self._observe(len(batch))
                 await self._settle(batch)
         finally:  # at once: whoever joined before a callback ran would take this lane for one that comes
             self.tasks.discard(asyncio.current_task())

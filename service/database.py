@@ -4,7 +4,7 @@ import asyncio
 import random
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator
-from contextlib import asynccontextmanager, suppress
+from contextlib import ExitStack, asynccontextmanager, suppress
 from itertools import count
 from typing import Any, TypeVar
 
@@ -13,6 +13,7 @@ from sqlalchemy.exc import DataError, DBAPIError, SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
 from service.errors import Permanent, Transient
+from service.metrics import POOL_IN_USE, POOL_SIZE, POOL_WAITING
 
 T = TypeVar("T")
 
@@ -51,6 +52,7 @@ def create_engine(url: str, *, pool_size: int, seconds: float) -> AsyncEngine:
             raise
         return connection
 
+    POOL_SIZE.set(pool_size)
     return create_async_engine(
         "postgresql+asyncpg://",
         async_creator=connect,
@@ -115,8 +117,12 @@ async def connect(engine: AsyncEngine) -> AsyncIterator[AsyncConnection]:
     Raises Transient for whatever waiting may heal, and Permanent for a value that Postgres refuses.
     """
     try:
-        async with engine.connect() as connection:
-            yield connection
+        with ExitStack() as waiting:
+            waiting.enter_context(POOL_WAITING.track_inprogress())
+            async with engine.connect() as connection:
+                waiting.close()
+                with POOL_IN_USE.track_inprogress():
+                    yield connection
     except DBAPIError as exc:
         # SQLAlchemy knows not all of them as its own DataError.
         if isinstance(exc, DataError) or isinstance(getattr(exc.orig, "__cause__", None), asyncpg.DataError):

@@ -13,6 +13,7 @@ from multidict import CIMultiDict
 from sqlalchemy import RowMapping, func, literal, select, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncConnection
+from structlog.contextvars import bind_contextvars
 
 from service.database import connect, run
 from service.errors import Permanent, Rejected, Transient
@@ -58,6 +59,11 @@ async def accept(res: Resources, headers: Mapping[str, str], body: bytes) -> Rec
         raise Transient("database_slow", "Postgres did not confirm it in time.") from None
 
 
+def invocation_of(headers: Mapping[str, str]) -> str:
+    """Give what logs and traces call this request; "" where only its e-mail's key can be that."""
+    return _clean(headers.get(INVOCATION_ID)) or ""
+
+
 def is_full(res: Resources) -> bool:
     """Whether so many wait for Postgres that `accept` would raise Transient."""
     return res.coalesce.is_full(receive)
@@ -68,7 +74,7 @@ async def replay(res: Resources, quarantine_id: int, actor: str) -> Receipt:
 
     May be repeated, at the same time too, and after an end at any point: the e-mail is committed first, and
     who finds it there marks the request. Raises Rejected if there is no such request (404), or if it still
-    cannot be read (422), and then keeps the newest reason.
+    cannot be read (409), and then keeps the newest reason.
     """
     every = select(*QuarantinedWebhook.__table__.c)
     async with connect(res.engine) as conn:
@@ -84,7 +90,7 @@ async def replay(res: Resources, quarantine_id: int, actor: str) -> Receipt:
         if (kept["error_code"], kept["error"]) != (exc.code, exc.message):
             await _note(res, quarantine_id, actor, error_code=exc.code, error=exc.message)
         still = f"Quarantined webhook {quarantine_id} is still no e-mail: {exc.message}"
-        raise Rejected(422, exc.code, still) from exc
+        raise Rejected(409, exc.code, still) from exc
     await _note(res, quarantine_id, actor, replayed_at=func.now(), email_id=receipt.number)
     log.info("webhook_replayed", quarantine=quarantine_id, email=receipt.number, status=receipt.status)
     return receipt
@@ -98,6 +104,8 @@ async def _accept(res: Resources, headers: Mapping[str, str], body: bytes) -> Re
             IGNORED_EVENTS.labels(event_type_label(email.event_type)).inc()
             return Receipt("ignored")
         key = payloads.idempotency_key(email, headers, body)
+        if not request["invocation_id"]:
+            bind_contextvars(invocation=key)
         receipt, is_same = await _record(res, email, {**request, "idempotency_key": key})
     except (Unreadable, Permanent) as exc:  # Permanent: Postgres cannot hold a value of it
         code, message = exc.code, exc.message
@@ -154,7 +162,6 @@ async def _record(res: Resources, email: payloads.Email, request: dict[str, Any]
     email_id = recorded.email_id
     reach(res.settings.fault_points, "after_commit", email.ticket_id)
     res.dispatcher.ring(Job(email_id, 1))
-    log.info("email_received", email=email_id, invocation=row["invocation_id"], attachments=len(files))
     return Receipt("accepted", email_id), True
 
 

@@ -8,20 +8,26 @@ from typing import TextIO, cast
 import structlog
 from aiohttp.http_exceptions import HttpProcessingError
 
+from service.redaction import without_addresses
+
 # Their lines repeat ours, or name the arguments of jobs.
 _QUIET = ("arq", "aiohttp.access", "asyncio", "sqlalchemy")
 
 
-def configure(log_format: str, level: str) -> None:
-    """Send structlog's and the standard library's lines to stdout in one format; repeatable."""
+def configure(log_format: str, level: str, *watch: structlog.typing.Processor) -> None:
+    """Send structlog's and the standard library's lines to stdout in one format; repeatable.
+
+    Who watches sees each event first, with its traceback still an exception.
+    """
     shared: list[structlog.typing.Processor] = [
         structlog.contextvars.merge_contextvars,
         structlog.processors.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
+        *watch,
     ]
     renderer: structlog.typing.Processor
     if log_format == "json":
-        shared.append(structlog.processors.format_exc_info)
+        shared += [structlog.processors.format_exc_info, _without_addresses]
         renderer = structlog.processors.JSONRenderer()
     else:
         renderer = structlog.dev.ConsoleRenderer(
@@ -34,7 +40,7 @@ def configure(log_format: str, level: str) -> None:
         logger_factory=structlog.WriteLoggerFactory(cast("TextIO", _Output(sys.stdout))),
         cache_logger_on_first_use=False,
     )
-    handler = logging.StreamHandler(sys.stdout)
+    handler = logging.StreamHandler(cast("TextIO", _Output(sys.stdout)))
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
             foreign_pre_chain=shared,
@@ -63,6 +69,15 @@ class _Output:
     def flush(self) -> None:
         with suppress(OSError, ValueError):
             self._stream.flush()
+
+
+def _without_addresses(
+    _logger: object, _method: str, event: structlog.typing.EventDict
+) -> structlog.typing.EventDict:
+    """Cut the addresses in a traceback: whoever raised did not know that it would be logged."""
+    if "exception" in event:
+        event["exception"] = without_addresses(event["exception"])
+    return event
 
 
 def _without_traceback(record: logging.LogRecord) -> bool:

@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from weakref import WeakValueDictionary
 
 import structlog
@@ -23,7 +24,15 @@ from service.download.transfer import Credentials, open_session
 from service.egress import Egress
 from service.errors import HoldfastError, SettingsError
 from service.storage.objects import Storage, open_storage
+from service.telemetry.sentry import open_sentry
+from service.telemetry.traces import Traces, open_traces
 from service.zendesk.client import authorization
+
+_EXTRAS = {
+    "sentry_dsn": ("sentry_sdk", "sentry"),
+    "otel_exporter_otlp_endpoint": ("opentelemetry.sdk", "otel"),
+    "otel_exporter_otlp_traces_endpoint": ("opentelemetry.sdk", "otel"),
+}
 
 log = structlog.get_logger()
 
@@ -41,6 +50,7 @@ class Resources:
     egress: Egress
     session: ClientSession
     credentials: Credentials | None
+    traces: Traces
     slots: asyncio.Semaphore  # downloads at once
     host_slots: WeakValueDictionary[str, asyncio.Semaphore] = field(default_factory=WeakValueDictionary)
     claims: set[tuple[int, int]] = field(default_factory=set)  # ids and attempt numbers of the jobs it holds
@@ -62,6 +72,9 @@ def judge(settings: Settings) -> None:
         open_storage(settings.storage_url or "")
     except (ValueError, TypeError, RedisError, HoldfastError) as exc:
         raise SettingsError(complaint(field, f"cannot be used ({type(exc).__name__})")) from None
+    for field, (module, extra) in _EXTRAS.items():
+        if getattr(settings, field) and not _is_installed(module):
+            raise SettingsError(complaint(field, f"needs pip install 'holdfast[{extra}]'"))
 
 
 @asynccontextmanager
@@ -73,7 +86,10 @@ async def open_resources(settings: Settings) -> AsyncIterator[Resources]:
     database_url, storage_url = settings.database_url, settings.storage_url
     assert database_url and storage_url  # noqa: PT018, S101 the door asked for NEEDED
     egress = Egress(_download_hosts(settings), settings.download_private_networks)
+    dsn = settings.sentry_dsn.get_secret_value() if settings.sentry_dsn else None
     async with AsyncExitStack() as stack:
+        await stack.enter_async_context(open_sentry(dsn, settings.worker_name))
+        traces = await stack.enter_async_context(open_traces(settings.traces_url))
         engine = create_engine(
             database_url.get_secret_value(),
             pool_size=settings.database_pool_size,
@@ -103,6 +119,7 @@ async def open_resources(settings: Settings) -> AsyncIterator[Resources]:
             egress=egress,
             session=await stack.enter_async_context(open_session(egress)),
             credentials=_credentials(settings),
+            traces=traces,
             slots=asyncio.Semaphore(settings.downloads_per_process),
         )
 
@@ -128,6 +145,13 @@ async def background(work: Callable[[], Awaitable[None]]) -> AsyncIterator[None]
         while not task.done():  # a library may swallow a cancellation, or raise something else in its place
             task.cancel()
             await asyncio.wait({task}, timeout=1)
+
+
+def _is_installed(module: str) -> bool:
+    try:
+        return find_spec(module) is not None
+    except ModuleNotFoundError:  # of what it is a part of
+        return False
 
 
 def _download_hosts(settings: Settings) -> tuple[str, ...]:

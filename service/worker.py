@@ -1,10 +1,11 @@
 """The door of the worker: `arq service.worker.WorkerSettings`."""
 
 import asyncio
+import contextvars
 import signal
 import sys
-from collections.abc import Coroutine
-from contextlib import AsyncExitStack, suppress
+from collections.abc import AsyncIterator, Coroutine
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from functools import partial
 from typing import Any
 
@@ -13,6 +14,7 @@ import structlog
 import uvloop
 from arq import func
 from arq.connections import RedisSettings
+from prometheus_client import start_http_server
 from redis.asyncio.connection import parse_url
 from redis.exceptions import RedisError
 
@@ -21,10 +23,12 @@ from service.bell import Bell, Ring, create_redis
 from service.config.settings import Settings
 from service.dispatch import TASK
 from service.errors import SettingsError
+from service.heartbeat import beating
 from service.process.attempt import process, renew_leases
 from service.recovery.bulk import step_for_ever
 from service.recovery.sweep import sweep_for_ever
 from service.resources import background, open_resources, read_settings_for_resources
+from service.telemetry.sentry import report
 from service.watchdog import watch
 
 # How long a dead worker may look alive to `arq --check`: arq keeps the key a second longer.
@@ -116,8 +120,9 @@ class Worker(arq.worker.Worker):
             log.warning("ring_for_nobody", job=ring.job_id)
 
     def _begin(self, job_id: str, attempt: Coroutine[Any, Any, Any]) -> None:
-        task = self.tasks[job_id] = asyncio.create_task(attempt)
-        task.add_done_callback(partial(self._end, job_id))
+        context = contextvars.copy_context()  # the attempt names itself in it, for the log
+        task = self.tasks[job_id] = asyncio.create_task(attempt, context=context)
+        task.add_done_callback(partial(self._end, job_id), context=context)
 
     def _end(self, job_id: str, task: asyncio.Task[Any]) -> None:
         del self.tasks[job_id]
@@ -144,9 +149,11 @@ async def run_attempt(ctx: dict[str, Any], email_id: int, attempt_number: int) -
 async def start(ctx: dict[str, Any]) -> None:
     """Open what the steps need, and begin to sweep and to renew leases."""
     settings: Settings = ctx["settings"]
-    logs.configure(settings.log_format, settings.log_level)
+    logs.configure(settings.log_format, settings.log_level, report)
     stack = ctx["stack"] = AsyncExitStack()
     res = await stack.enter_async_context(open_resources(settings))
+    await stack.enter_async_context(_showing_metrics(settings))
+    await stack.enter_async_context(beating(res))
     await stack.enter_async_context(background(lambda: sweep_for_ever(res, ctx["hands"])))
     await stack.enter_async_context(background(lambda: renew_leases(res)))
     await stack.enter_async_context(background(lambda: step_for_ever(res)))
@@ -156,6 +163,23 @@ async def start(ctx: dict[str, Any]) -> None:
 async def stop(ctx: dict[str, Any]) -> None:
     if "stack" in ctx:
         await ctx["stack"].aclose()
+
+
+@asynccontextmanager
+async def _showing_metrics(settings: Settings) -> AsyncIterator[None]:
+    """Serve what this process counts, if there is a port for it; a thread does, also while the event loop hangs."""
+    server = None
+    if settings.metrics_port is not None:
+        try:
+            server, _ = await asyncio.to_thread(start_http_server, settings.metrics_port, settings.host)
+        except OSError as exc:  # another worker of this host has it
+            log.warning("metrics_not_served", port=settings.metrics_port, error=type(exc).__name__)
+    try:
+        yield
+    finally:
+        if server is not None:
+            await asyncio.to_thread(server.shutdown)
+            server.server_close()
 
 
 def worker_settings(settings: Settings) -> type:

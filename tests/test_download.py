@@ -747,9 +747,10 @@ async def _open(
     async with AsyncExitStack() as stack:
         if session is None:
             session = await stack.enter_async_context(open_session(egress))
-        yield await stack.enter_async_context(
+        file = await stack.enter_async_context(
             download(session, egress, url, expected=expected, limits=limits, credentials=credentials)
         )
+        yield file.chunks
 
 
 async def _fetch(

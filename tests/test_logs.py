@@ -1,12 +1,32 @@
-"""A log line that cannot be written ends nothing."""
+"""One event, one line, whatever is in it; who follows an invocation finds all of its lines, and nobody else's."""
 
+import asyncio
+import json
+import logging
 import os
 import sys
+from collections.abc import Sequence
+from typing import Any
 
+import asyncpg
 import pytest
 import structlog
+from arq.worker import Worker
+from structlog.contextvars import bound_contextvars
 
 from service import logs
+from service.coalesce import Coalesce
+from service.config.settings import Settings
+from service.local.zendesk import Zendesk
+from service.zendesk.signature import INVOCATION_ID
+from tests.conftest import Server, eventually, working
+
+PDF = b"%PDF-1.7\n" + bytes(5000)
+LIFE = ["webhook_received", "attempt_started", "attachment_stored", "attempt_ended"]
+
+
+def lines(capsys: pytest.CaptureFixture[str]) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in capsys.readouterr().out.splitlines()]
 
 
 def test_who_reads_the_log_may_be_gone(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -28,3 +48,125 @@ def test_a_line_is_one_event_whatever_is_in_it(capsys: pytest.CaptureFixture[str
     structlog.get_logger().info("email_received", name="a\nb\ud800")
 
     assert capsys.readouterr().out.count("\n") == 1
+
+
+# ── the life of an e-mail
+
+
+async def test_an_invocation_is_found_from_the_webhook_to_the_object(
+    client: Server,
+    settings: Settings,
+    zendesk: Zendesk,
+    database: asyncpg.Connection,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    logs.configure("json", "INFO")
+    payloads = {
+        name: zendesk.payload(attachments=[zendesk.add_file(f"{name}.pdf", PDF)], webhook_id=f"key of {name}")
+        for name in ("one", "two", "three")
+    }
+    async with working(settings):
+        sending = [client.send(body, headers={INVOCATION_ID: name}) for name, body in payloads.items()]
+        for receipt in await asyncio.gather(*sending):
+            await client.until(receipt["email_id"], "completed")
+        emails = dict(await database.fetch("SELECT invocation_id, id FROM incoming_emails"))
+    said = lines(capsys)
+
+    for name, email_id in emails.items():
+        mine = [line for line in said if line.get("invocation") == name]
+        assert [line["event"] for line in mine] == LIFE
+        assert {line.get("email", line.get("email_id")) for line in mine} == {email_id}
+    stored = next(line for line in said if line["event"] == "attachment_stored")
+    assert stored["key"] == f"sha256/{stored['sha256'][:2]}/{stored['sha256'][2:]}"
+    assert stored["bytes"] == len(PDF)
+    text = json.dumps(said)
+    for private in ("Invoice for November", "mara@", "Mara", "/attachments/token", zendesk.secret):
+        assert private not in text
+
+
+async def test_without_an_invocation_id_it_is_the_key(
+    client: Server, worker: Worker, zendesk: Zendesk, capsys: pytest.CaptureFixture[str]
+) -> None:
+    logs.configure("json", "INFO")
+    receipt = await client.send(zendesk.payload(webhook_id="its-key"), headers={INVOCATION_ID: None})
+    await client.until(receipt["email_id"], "completed")
+    said: list[dict[str, Any]] = []
+
+    async def ended() -> bool:
+        said.extend(line for line in lines(capsys) if line.get("invocation") == "its-key")
+        return "attempt_ended" in {line["event"] for line in said}
+
+    assert await eventually(ended)
+    assert [line["event"] for line in said] == [event for event in LIFE if event != "attachment_stored"]
+
+
+async def test_the_next_request_of_a_connection_has_nothing_of_the_one_before(
+    client: Server, zendesk: Zendesk, capsys: pytest.CaptureFixture[str]
+) -> None:
+    logs.configure("json", "INFO")
+    host, port = client.url.removeprefix("http://").split(":")
+    reader, writer = await asyncio.open_connection(host, int(port))
+    head = f"POST /webhooks/zendesk HTTP/1.1\r\nHost: x\r\n{INVOCATION_ID}: the-first\r\nContent-Length: 0\r\n\r\n"
+    writer.write(head.encode())
+    assert b"415" in await reader.readline()
+    writer.write(b"\x16\x03\x01 no HTTP\r\n\r\n")
+    while b"400 Bad Request" not in (line := await reader.readline()):
+        assert line
+    writer.close()
+    await writer.wait_closed()
+
+    assert [line.get("invocation") for line in lines(capsys)] == [None]
+
+
+async def test_what_a_shared_statement_logs_is_of_nobody(capsys: pytest.CaptureFixture[str]) -> None:
+    logs.configure("json", "INFO")
+
+    async def statement(_conn: object, items: Sequence[int]) -> Sequence[int]:
+        structlog.get_logger().info("shared", items=len(items))
+        return items
+
+    async def run(call: Any, items: Sequence[Any]) -> Sequence[Any]:
+        result: Sequence[Any] = await call(None, items)
+        return result
+
+    async def ask(number: int) -> int:
+        with bound_contextvars(invocation=f"of {number}"):
+            return await coalesce(statement, number)
+
+    coalesce = Coalesce(run)
+    answers = await asyncio.gather(*map(ask, range(5)))
+
+    said = lines(capsys)
+    assert answers == [0, 1, 2, 3, 4]
+    assert sum(line["items"] for line in said) == 5
+    assert not any("invocation" in line for line in said)
+
+
+# ── whatever comes
+
+
+@pytest.mark.parametrize(
+    "text", ["a\nb", "\0\x1b[31m", "\ud800", "\u2028\u2029", '"}', "%s %d", "\x85\x0b\x0c"]
+)
+def test_each_event_of_a_library_is_one_line_of_json(text: str, capsys: pytest.CaptureFixture[str]) -> None:
+    logs.configure("json", "INFO")
+
+    logging.getLogger("aiohttp.server").error(text)
+    logging.getLogger("library").warning("%s", text, exc_info=LookupError(text))
+    structlog.get_logger().info("event", text=text, value=text.encode(errors="replace"), nothing=float)
+
+    out = capsys.readouterr().out
+    assert out.count("\n") == 3
+    assert [json.loads(line)["level"] for line in out.split("\n")[:3]] == ["error", "warning", "info"]
+
+
+def test_a_traceback_shows_no_address(capsys: pytest.CaptureFixture[str]) -> None:
+    logs.configure("json", "INFO")
+    secret = "https://user:password@acme.zendesk.com/attachments/token/SECRET/?name=x"
+
+    structlog.get_logger().error("attempt_broke", exc_info=LookupError(f"at '{secret}', twice"))
+
+    assert (
+        json.loads(capsys.readouterr().out)["exception"]
+        == "LookupError: at 'https://acme.zendesk.com/…', twice"
+    )

@@ -293,8 +293,8 @@ async def test_what_still_makes_no_email_is_kept_with_the_newest_reason(
     await keep(database, body, error_code="read_worse", error="It was read by an older parser.")
     before = await kept(database)
 
-    problem = await replay(client, status=422)
-    again = await replay(client, status=422)
+    problem = await replay(client, status=409)
+    again = await replay(client, status=409)
 
     after = await kept(database)
     assert (problem["code"], again) == (code, problem)
@@ -377,7 +377,7 @@ async def test_a_body_whose_own_key_is_taken_as_well_stays_where_it_is(
             key,
         )
 
-    problem = await replay(client, status=422)
+    problem = await replay(client, status=409)
 
     assert problem["code"] == "key_reused"
     assert await bodies(database) == [b"?", b"?"]

@@ -13,13 +13,6 @@ from tests.conftest import API_TOKEN, Server
 from tests.test_api import add, add_file
 from tests.test_quarantine import keep
 
-# What is in quarantine may be well asked for and still be unreadable: 422, as 409, depends on what is there.
-CONFIG = """
-[[operations]]
-include-operation-id = "replay"
-checks.positive_data_acceptance.expected-statuses = ["2xx", "404", "422"]
-"""
-
 
 @pytest.mark.long
 @pytest.mark.timeout(300)
@@ -41,7 +34,6 @@ async def test_the_running_server_does_what_its_description_says(
     ]
     bounds = ["--max-examples", "8", "--seed", "1", "--generation-deterministic", "--no-shrink"]
 
-    await asyncio.to_thread((tmp_path / "schemathesis.toml").write_text, CONFIG)
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, *command, *bounds, "--no-color"),
         cwd=tmp_path,

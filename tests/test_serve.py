@@ -180,6 +180,30 @@ async def test_the_metrics_are_those_of_all_processes(
     assert text.count("holdfast_oldest_waiting_seconds ") == 3  # HELP, TYPE and the value
 
 
+async def test_a_process_that_died_is_not_among_the_gauges(
+    settings: Settings, zendesk: Zendesk, res: Resources
+) -> None:
+    async with family(settings, zendesk) as both:
+
+        async def connections() -> float:
+            async with both.client.session.get(f"{both.client.url}/metrics") as response:
+                found = re.search(r"^holdfast_database_pool_size (.*)$", await response.text(), re.MULTILINE)
+            return float(found[1]) if found else 0
+
+        async def are_of_two() -> bool:
+            return await connections() == 2 * settings.database_pool_size
+
+        await eventually(are_of_two)
+        before = await both.children()
+        os.kill(min(before), signal.SIGKILL)
+
+        async def is_back() -> bool:
+            return len(await both.children() - before) == 1
+
+        await eventually(is_back)
+        await eventually(are_of_two)
+
+
 def keep_running(serve: str, *arguments: str) -> subprocess.CompletedProcess[str]:
     """Run two processes of a `serve` with this body."""
     code = (

@@ -6,8 +6,8 @@ revision = "20251013_0910"
 down_revision = "20251013_0900"
 
 INDEXES = {
-    # All of a sender: ORDER BY id DESC LIMIT 51.
-    "ix_incoming_emails_sender": "incoming_emails (lower(from_email), id)",
+    # All of a sender: ORDER BY id DESC LIMIT 51. An index takes no values that are much longer.
+    "ix_incoming_emails_sender": "incoming_emails (left(lower(from_email), 400), id)",
     # All with an error, also those that will have another attempt: ORDER BY id DESC LIMIT 51.
     "ix_incoming_emails_error": "incoming_emails (error_code, id) WHERE error_code IS NOT NULL",
     # The groups of failures, found by skipping from one to the next; the count, first and last of each. Without the

@@ -9,7 +9,9 @@ from typing import Annotated, Literal
 from urllib.parse import urlsplit
 
 from pydantic import Field, SecretStr, ValidationInfo, field_validator, model_validator
-from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+from pydantic_settings import NoDecode, SettingsConfigDict
+
+from service.config.observing import ObservingSettings
 
 # Zendesk signs the "test webhook" of a webhook that does not exist yet with this published secret:
 # https://developer.zendesk.com/documentation/webhooks/verifying/
@@ -28,7 +30,7 @@ Strings = Annotated[tuple[str, ...], NoDecode]
 Secrets = Annotated[tuple[SecretStr, ...], NoDecode]
 
 
-class Settings(BaseSettings):
+class Settings(ObservingSettings):
     """Every knob there is; the descriptions are the text of `.env.example` and of the errors."""
 
     model_config = SettingsConfigDict(

@@ -62,6 +62,17 @@ def open_session(egress: Egress, resolver: AbstractResolver | None = None) -> ai
     )
 
 
+@dataclass(frozen=True)
+class Download:
+    """A file on its way: chunks of less than 1 MiB, and the host that sends them."""
+
+    host: str
+    chunks: AsyncIterator[bytes]
+
+    def __aiter__(self) -> AsyncIterator[bytes]:
+        return self.chunks
+
+
 @asynccontextmanager
 async def download(  # noqa: PLR0913 each is a thing of its own, four by keyword
     session: aiohttp.ClientSession,
@@ -71,8 +82,8 @@ async def download(  # noqa: PLR0913 each is a thing of its own, four by keyword
     expected: Expected,
     limits: Limits,
     credentials: Credentials | None,
-) -> AsyncIterator[AsyncIterator[bytes]]:
-    """Give the file in chunks of less than 1 MiB; it is whole only when they have ended without an error.
+) -> AsyncIterator[Download]:
+    """Give the file; it is whole only when they have ended without an error.
 
     Raises Transient and Permanent, on entering and from the chunks, and nothing else whatever the server does.
     """
@@ -84,7 +95,7 @@ async def download(  # noqa: PLR0913 each is a thing of its own, four by keyword
             check_status(response)
             check_headers(response, expected, limits)
         async with aclosing(transfer.chunks(response, expected)) as chunks:
-            yield chunks
+            yield Download(response.url.host or "", chunks)
     finally:
         response.release()
 

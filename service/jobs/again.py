@@ -21,12 +21,15 @@ from sqlalchemy import (
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from service.jobs.waiting import FIRST_RING_GRACE, Job
+from service.metrics import TRANSITIONS
 from service.models import Attachment, IncomingEmail
 from service.operations import BulkRetry, OperatorAction
 
 FINISHED = ("failed", "completed")
 # The pause between two steps of a retry of many.
 STEP = timedelta(seconds=1)
+
+_RETRIED = TRANSITIONS.labels("queued", "retry")
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +46,10 @@ async def retry(conn: AsyncConnection, email_id: int, actor: str) -> Job | None:
     again = _again(IncomingEmail.id == email_id)
     noted = _note(again, actor, None)
     row = (await conn.execute(select(again).add_cte(_reopen(again), noted))).one_or_none()
-    return Job(row.id, row.attempt_number + 1) if row else None
+    if row is None:
+        return None
+    _RETRIED.inc()
+    return Job(row.id, row.attempt_number + 1)
 
 
 async def status_of(conn: AsyncConnection, email_id: int) -> str | None:
@@ -74,7 +80,8 @@ async def retry_next(conn: AsyncConnection, step: Step, found: Select[Any], stop
     again = _again(IncomingEmail.id == free.c.id)
     moved = _move(bulk, again, stop)
     noted = _note(again, step.actor, step.bulk_retry_id)
-    rows = await conn.execute(select(again).add_cte(_reopen(again), noted, moved))
+    rows = (await conn.execute(select(again).add_cte(_reopen(again), noted, moved))).all()
+    _RETRIED.inc(len(rows))
     return [Job(row.id, row.attempt_number + 1) for row in rows]
 
 

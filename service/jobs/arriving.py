@@ -24,6 +24,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from sqlalchemy.types import TypeEngine
 
 from service.jobs.waiting import FIRST_RING_GRACE
+from service.metrics import TRANSITIONS
 from service.models import Attachment, IncomingEmail
 from service.rows import ANNOUNCED, announced_files, arrays_of, rows_of
 
@@ -45,6 +46,7 @@ _COLUMNS: Mapping[str, TypeEngine[Any]] = {
     "received_at": DateTime(timezone=True),
     "sent_at": DateTime(timezone=True),
 }
+_RECEIVED = TRANSITIONS.labels("received", "intake")
 _KEY = {name: _COLUMNS[name] for name in ("idempotency_key", "raw_body")}
 
 
@@ -88,7 +90,9 @@ async def _insert(conn: AsyncConnection, arrivals: Sequence[Arrival]) -> dict[st
     """Insert those whose key is not on record; return their ids by key."""
     files = [{"idempotency_key": arrival.key, **file} for arrival in arrivals for file in arrival.files]
     rows = await conn.execute(_RECORD, {**_arrays(_COLUMNS, arrivals), "files": files})
-    return {row.idempotency_key: row.id for row in rows}
+    new = {row.idempotency_key: row.id for row in rows}
+    _RECEIVED.inc(len(new))
+    return new
 
 
 async def _look_up(conn: AsyncConnection, arrivals: Sequence[Arrival]) -> list[Recorded]:

@@ -10,10 +10,23 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from service.jobs import statements
 from service.jobs.statements import ATTEMPT, CLAIM, RENEW, SETTLE, SETTLED, SETTLEMENT, WISH
 from service.jobs.waiting import Job
+from service.metrics import TRANSITIONS
 from service.rows import arrays_of
 
 # The state in which the end of an attempt leaves the job.
 _STATES = {"completed": "completed", "failed": "failed", "released": "queued", "handed_back": "queued"}
+
+_CLAIMED = TRANSITIONS.labels("processing", "claim")
+_LEFT = {
+    outcome: TRANSITIONS.labels(_STATES[outcome], by)
+    for outcome, by in (
+        ("completed", "complete"),
+        ("failed", "fail"),
+        ("released", "release"),
+        ("handed_back", "hand_back"),
+    )
+}
+_RESCUED = {status: TRANSITIONS.labels(status, "rescue") for status in ("queued", "failed")}
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +43,8 @@ class Claim:
     """A job that we hold for the length of a lease; `attempt_number` is the fence.
 
     `comment_id` is set where the webhook named a comment instead of listing attachments, whose list otherwise
-    has `announced_bytes`.
+    has `announced_bytes`. `age` is in
+    seconds, from when it was received; `invocation` is what logs and traces call it.
     """
 
     email_id: int
@@ -39,6 +53,8 @@ class Claim:
     ticket_id: str
     comment_id: str | None
     announced_bytes: int = field(default=0, compare=False)
+    age: float = field(default=0, compare=False)
+    invocation: str = field(default="", compare=False)
 
     @property
     def held(self) -> tuple[int, int]:
@@ -72,6 +88,7 @@ async def claim(conn: AsyncConnection, wishes: Sequence[Claiming]) -> list[Claim
     rows = [(each.job.email_id, each.job.attempt_number, each.worker, each.lease) for each in wishes]
     begun = await conn.execute(CLAIM, arrays_of(WISH, rows))
     claims = {place: Claim(*row) for place, _, *row in begun}
+    _CLAIMED.inc(len(claims))
     return [claims.get(place) for place in range(1, len(wishes) + 1)]
 
 
@@ -93,7 +110,11 @@ async def settle(conn: AsyncConnection, settlements: Sequence[Settlement]) -> li
     done = set(await conn.scalars(SETTLE, asked))
     if len(done) < len(settlements):  # of a commit whose answer was lost, the repetition comes here
         done |= set(await conn.scalars(SETTLED, asked))
-    return [place in done for place in range(1, len(settlements) + 1)]
+    held = [place in done for place in range(1, len(settlements) + 1)]
+    for settlement, was_held in zip(settlements, held, strict=True):
+        if was_held:
+            _LEFT[settlement.outcome].inc()
+    return held
 
 
 async def rescue(
@@ -107,4 +128,7 @@ async def rescue(
     """
     why = "The worker died or lost its connections in the middle of an attempt."
     expired = statements.rescue(max_retries, limit, spread, "abandoned", why)
-    return len((await conn.execute(expired)).all())
+    rescued = [row.processing_status for row in await conn.execute(expired)]
+    for status in rescued:
+        _RESCUED[status].inc()
+    return len(rescued)

@@ -7,6 +7,7 @@ from sqlalchemy import (
     CTE,
     BigInteger,
     ColumnElement,
+    Double,
     Interval,
     Select,
     TableValuedAlias,
@@ -65,7 +66,7 @@ def rescue(max_retries: int, limit: int, spread: timedelta, code: str, message: 
             error_host=None,
             processing_error=message,
         )
-        .returning(literal("abandoned").label("outcome"), *_LEFT)
+        .returning(literal("abandoned").label("outcome"), IncomingEmail.processing_status, *_LEFT)
         .cte("left")
     )
     return _end_attempts(left)
@@ -89,6 +90,8 @@ def _claim() -> Select[Any]:
             *IncomingEmail.__table__.c["id", "attempt_number", "retry_count", "zendesk_ticket_id"],
             case((IncomingEmail.attachment_urls.is_(None), IncomingEmail.comment_id)).label("comment_id"),
             func.coalesce(func.octet_length(cast(IncomingEmail.attachment_urls, Text)), 0).label("bytes"),
+            cast(func.extract("epoch", func.now() - IncomingEmail.received_at), Double).label("age"),
+            func.coalesce(IncomingEmail.invocation_id, IncomingEmail.idempotency_key).label("invocation"),
         )
         .cte("claimed")
     )

@@ -8,6 +8,7 @@ from sqlalchemy import BigInteger, ColumnElement, func, literal, or_, select, te
 from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from service.metrics import TRANSITIONS
 from service.models import RECEIVED, WAITING, IncomingEmail, in_status
 
 # Who puts a job on record rings at once; only if that came to nothing is it the sweep's turn.
@@ -18,6 +19,8 @@ FIRST_RING_GRACE = timedelta(seconds=3)
 RING_AGAIN = func.least(
     func.greatest(func.now() - IncomingEmail.received_at, timedelta(seconds=10)), timedelta(seconds=45)
 )
+
+_DISPATCHED = TRANSITIONS.labels("queued", "dispatch")
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,11 +33,12 @@ class Job:
 
 async def mark_queued(conn: AsyncConnection, email_ids: Sequence[int]) -> None:
     """Note that these were rung, unless a worker was faster."""
-    await conn.execute(
+    marked = await conn.execute(
         update(IncomingEmail)
         .where(_are(email_ids, "received"))
         .values(processing_status="queued", due_at=func.now() + RING_AGAIN)
     )
+    _DISPATCHED.inc(marked.rowcount)
 
 
 async def take_due(conn: AsyncConnection, limit: int) -> list[Job]:

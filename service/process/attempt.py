@@ -3,11 +3,13 @@
 import asyncio
 import os
 import random
+import time
 from collections.abc import Sequence
 from datetime import timedelta
 from functools import partial
 
 import structlog
+from structlog.contextvars import bind_contextvars
 
 from service.database import insist, run
 from service.errors import HoldfastError, Transient
@@ -15,8 +17,9 @@ from service.faultpoints import reach
 from service.jobs import running
 from service.jobs.running import Claim, Claiming, Failure, Settlement
 from service.jobs.waiting import Job
-from service.metrics import ATTEMPTS
+from service.metrics import ATTEMPTS, PROCESSING, QUEUE_DELAY, code_label
 from service.process.capture import capture
+from service.process.metering import place
 from service.resources import Resources
 
 # A platform kills a process some seconds after it asked it to end.
@@ -30,11 +33,18 @@ async def process(res: Resources, email_id: int, attempt_number: int) -> None:
     claim = await _claim_for_certain(res, Job(email_id, attempt_number))
     if claim is None:
         return
-    outcome = "unsettled"
+    began = time.monotonic()
+    bind_contextvars(invocation=claim.invocation)
+    log.info("attempt_started", **_names(claim), age_ms=round(1000 * claim.age))
+    if claim.attempt_number == 1:
+        QUEUE_DELAY.observe(claim.age)
+    outcome, code = "unsettled", None
     res.claims.add(claim.held)
     try:
         reach(res.settings.fault_points, "after_claim", claim.ticket_id)
-        outcome = await _settle(res, claim, await capture(res, claim))
+        errors = await capture(res, claim)
+        code = errors[0].code if errors else None
+        outcome = await _settle(res, claim, errors)
     except asyncio.CancelledError:
         outcome = "handed_back"
         await _hand_back(res, claim)
@@ -43,7 +53,7 @@ async def process(res: Resources, email_id: int, attempt_number: int) -> None:
         log.warning("attempt_unsettled", **_names(claim), code=exc.code)
     finally:
         res.claims.discard(claim.held)
-        ATTEMPTS.labels(outcome).inc()
+        _tell(res, claim, outcome, code, time.monotonic() - began)
 
 
 async def renew_leases(res: Resources) -> None:
@@ -88,9 +98,19 @@ async def _settle(res: Resources, claim: Claim, errors: list[HoldfastError]) -> 
     else:
         end = Settlement(claim, "failed", _failure(errors))
     held = await insist(lambda: res.coalesce(running.settle, end))
-    outcome = end.outcome if held else "lost"
-    log.info("attempt_ended", **_names(claim), outcome=outcome, code=errors[0].code if errors else None)
-    return outcome
+    return end.outcome if held else "lost"
+
+
+def _tell(res: Resources, claim: Claim, outcome: str, code: str | None, seconds: float) -> None:
+    """Tell in one line, in metrics and in the trace how an attempt ended."""
+    log.info("attempt_ended", **_names(claim), outcome=outcome, code=code, ms=round(1000 * seconds))
+    ATTEMPTS.labels(outcome, code_label(code)).inc()
+    PROCESSING.observe(seconds)
+    error = code or (None if outcome == "completed" else outcome)
+    about: dict[str, str | int] = {"outcome": outcome, **_names(claim)}
+    res.traces.record(
+        claim.invocation, "attempt", seconds, about, at=place(claim), under="webhook", error=error
+    )
 
 
 def _delay(res: Resources, claim: Claim, errors: list[Transient]) -> timedelta:

@@ -27,6 +27,9 @@ class Stats(View):
     quarantined: int = Field(description="Requests that wait to be replayed")
     capped: Sequence[ProcessingStatus | Literal["quarantined"]]
     oldest_waiting_seconds: float | None
+    oldest_by_status: Mapping[ProcessingStatus, float] = Field(
+        description="Age in seconds of the oldest e-mail in each state that is not final"
+    )
 
 
 class Overview(Stats):
@@ -79,21 +82,21 @@ async def stats(engine: AsyncEngine) -> Stats:
         **{status: _capped(in_status(status), IncomingEmail.received_at) for status in STATUSES},
         "quarantined": _capped(QuarantinedWebhook.replayed_at.is_(None), QuarantinedWebhook.id),
     }
-    oldest = func.least(*(_oldest(status) for status in UNFINISHED))
+    ages = [
+        func.extract("epoch", func.now() - _oldest(status)).label(f"age_{status}") for status in UNFINISHED
+    ]
     async with connect(engine) as conn:
         row = (
-            await conn.execute(
-                select(
-                    *(count.label(name) for name, count in counts.items()),
-                    func.extract("epoch", func.now() - oldest).label("oldest"),
-                )
-            )
+            await conn.execute(select(*(count.label(name) for name, count in counts.items()), *ages))
         ).one()
+    found = {status: getattr(row, f"age_{status}") for status in UNFINISHED}
+    oldest = {status: float(age) for status, age in found.items() if age is not None}
     return Stats(
         by_status={status: getattr(row, status) for status in STATUSES},
         quarantined=row.quarantined,
         capped=[name for name in counts if getattr(row, name) == COUNT_CAP],
-        oldest_waiting_seconds=None if row.oldest is None else float(row.oldest),
+        oldest_waiting_seconds=max(oldest.values(), default=None),
+        oldest_by_status=oldest,
     )
 
 

@@ -40,3 +40,15 @@ async def workers_of(conn: AsyncConnection) -> Sequence[WorkerView]:
         .order_by(worker.stopped_at.is_not(None), worker.seen_at.desc())
     )
     return [WorkerView.model_validate(row) for row in await conn.execute(query.limit(MOST_SHOWN))]
+
+
+async def metrics_of_workers(conn: AsyncConnection) -> dict[str, str]:
+    """Give what each living worker last counted, as Prometheus' text by `name:pid`."""
+    worker = WorkerHeartbeat.__table__.c
+    alive = (
+        select(worker.name, worker.pid, func.coalesce(worker.metrics, ""))
+        .where(worker.stopped_at.is_(None), worker.seen_at >= func.now() - SILENT_AFTER)
+        .order_by(worker.seen_at.desc())
+    )
+    rows = await conn.execute(alive.limit(MOST_SHOWN))
+    return {f"{name}:{pid}": text for name, pid, text in rows}

@@ -12,6 +12,7 @@ from service.dispatch import job_id
 from service.errors import Transient
 from service.jobs import running, waiting
 from service.jobs.waiting import Job
+from service.metrics import SWEEPS, SWEPT
 from service.resources import Resources
 
 BATCH = 100
@@ -43,6 +44,8 @@ async def sweep(res: Resources, hands: Hands | None = None) -> int:
         return rescued, await waiting.take_due(conn, most) if most else []
 
     rescued, due = await run(res.engine, res.settings.database_seconds, look)
+    SWEEPS.labels("done").inc()
+    SWEPT.inc(len(due))
     if rescued:
         log.warning("jobs_rescued", jobs=rescued)
     for place, job in enumerate(due):
@@ -59,6 +62,7 @@ async def sweep_for_ever(res: Resources, hands: Hands) -> None:
         try:
             due = await sweep(res, hands)
         except Transient as exc:
+            SWEEPS.labels("failed").inc()
             log.warning("sweep_failed", code=exc.code)
             due = 0
         pause = res.settings.sweep_seconds * random.uniform(0.5, 1.5)  # noqa: S311 no secret

@@ -11,6 +11,8 @@ from dataclasses import dataclass
 
 import structlog
 
+from service.metrics import forget_process
+
 # Within what a platform waits; a process has 20 s of it for what is under way.
 GRACE_SECONDS = 24.0
 FIRST_PAUSE_SECONDS = 0.5
@@ -119,6 +121,7 @@ def _exit_code(child: _Child, options: int) -> int | None:
     if not pid:
         return None
     child.pid = 0
+    forget_process(pid)
     return os.waitstatus_to_exitcode(status)
 
 

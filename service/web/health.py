@@ -3,14 +3,17 @@
 import asyncio
 import time
 from collections.abc import Awaitable, Mapping
+from contextlib import suppress
 
 from aiohttp import web
 from prometheus_client import CONTENT_TYPE_LATEST
 
-from service.database import within
+from service.database import connect, within
 from service.errors import HoldfastError
 from service.metrics import exposition
 from service.queries import overview
+from service.queries.overview import Stats
+from service.queries.workers import metrics_of_workers
 from service.resources import Resources
 from service.storage import objects
 from service.web.keys import RES
@@ -45,17 +48,18 @@ async def probe_all(res: Resources) -> Mapping[str, Mapping[str, object]]:
 
 
 async def metrics(request: web.Request) -> web.Response:
-    """Answer in Prometheus' text format; what Postgres knows is left out while it is away."""
-    by_status: Mapping[str, int] = {}
-    oldest = float("nan")
-    try:
-        stats = await within(PROBE_SECONDS, overview.stats(request.app[RES].engine))
-    except HoldfastError:
-        pass
-    else:
-        by_status, oldest = dict(stats.by_status.items()), stats.oldest_waiting_seconds or 0
-    text = await asyncio.to_thread(exposition, by_status, oldest)  # it reads files
+    """Answer in Prometheus' text format, for the workers too; what Postgres knows is left out while it is away."""
+    record = workers = None
+    with suppress(HoldfastError):
+        record, workers = await within(PROBE_SECONDS, _recorded(request.app[RES]))
+    text = await asyncio.to_thread(exposition, record, workers)  # it reads files
     return web.Response(body=text, headers={"Content-Type": CONTENT_TYPE_LATEST})
+
+
+async def _recorded(res: Resources) -> tuple[Stats, dict[str, str]]:
+    record = await overview.stats(res.engine)
+    async with connect(res.engine) as conn:
+        return record, await metrics_of_workers(conn)
 
 
 async def _probe(check: Awaitable[object]) -> dict[str, object]:

@@ -7,6 +7,7 @@ from types import MappingProxyType
 import structlog
 from aiohttp import web
 from aiohttp.typedefs import Handler
+from structlog.contextvars import clear_contextvars
 
 from service.errors import HoldfastError, Permanent, Rejected, Transient
 from service.web.rendering import render
@@ -39,6 +40,8 @@ async def problems(request: web.Request, handler: Handler) -> web.StreamResponse
         return await _answer(
             request, kind("internal_error", "Something unexpected happened; it is in the log.")
         )
+    finally:  # the requests of a connection share a context
+        clear_contextvars()
 
 
 def problem(status: int, code: str, detail: str, **details: object) -> web.Response:

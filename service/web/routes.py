@@ -98,7 +98,7 @@ API = (
         summary="Make an e-mail of a request that can be read now",
         answer=Replayed,
         status=202,
-        errors={422: "It still cannot be read; the `code` says why."},
+        errors={409: "It still cannot be read; the `code` says why."},
     ),
     Route(
         method="GET",

@@ -12,6 +12,7 @@ from aiohttp import web
 from service import logs
 from service.config.settings import Settings
 from service.resources import background
+from service.telemetry.sentry import report
 from service.watchdog import watch
 from service.web.app import create_app
 from service.web.early import BACKLOG, restore_counters
@@ -30,7 +31,7 @@ HANG_SECONDS = 30.0
 
 def serve(settings: Settings, sockets: Sequence[socket.socket]) -> None:
     """Serve until SIGTERM or SIGINT; then accept nothing new and finish what is under way."""
-    logs.configure(settings.log_format, settings.log_level)
+    logs.configure(settings.log_format, settings.log_level, report)
     gc.freeze()  # what was loaded stays: no collection looks at it again, and no process needs a copy of it
     gc.set_threshold(
         50_000, 20, 100

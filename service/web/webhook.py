@@ -1,16 +1,20 @@
 """Zendesk's door: the size while reading, then the signature over the raw bytes, then intake."""
 
 import asyncio
+import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
 import structlog
 from aiohttp import web
+from structlog.contextvars import bind_contextvars, get_contextvars
 
 from service import intake
 from service.errors import HoldfastError, Rejected, Transient
 from service.intake import Receipt
 from service.metrics import SIGNATURE_SKEW, WEBHOOKS
+from service.telemetry.traces import Traces
 from service.web.keys import RES
 from service.zendesk import signature
 
@@ -36,18 +40,27 @@ LOAD = web.AppKey("load", Load)
 
 async def receive(request: web.Request) -> web.Response:
     """Answer 200 once the request is committed, and only then."""
+    began, verified = time.monotonic(), None
+    outcome, answer = "cancelled", {}
+    if invocation := intake.invocation_of(request.headers):
+        bind_contextvars(invocation=invocation)
     try:
         body = await _read(request)
         _verify(request, body)
+        verified = time.monotonic()
         receipt = await intake.accept(request.app[RES], request.headers, body)
+        outcome, answer = receipt.status, _answer(receipt)
+        return web.json_response(answer)
     except HoldfastError as exc:
-        WEBHOOKS.labels(exc.code).inc()
+        outcome = exc.code
         raise
     except Exception:
-        WEBHOOKS.labels("internal_error").inc()
+        outcome = "internal_error"
         raise
-    WEBHOOKS.labels(receipt.status).inc()
-    return web.json_response(_answer(receipt))
+    finally:
+        WEBHOOKS.labels(outcome).inc()
+        if verified is not None:  # else anybody could fill the log
+            _tell(request.app[RES].traces, began, verified, outcome, answer)
 
 
 async def _read(request: web.Request) -> bytes:
@@ -107,7 +120,22 @@ def _verify(request: web.Request, body: bytes) -> None:
         SIGNATURE_SKEW.observe(abs(skew.total_seconds()))
 
 
-def _answer(receipt: Receipt) -> dict[str, object]:
+def _tell(
+    traces: Traces, began: float, verified: float, outcome: str, answer: Mapping[str, str | int]
+) -> None:
+    """Tell in one line and in a trace what became of a webhook; its answer is empty where it could not be taken."""
+    ended = time.monotonic()
+    about = {name: number for name, number in answer.items() if name != "status"}
+    log.info("webhook_received", outcome=outcome, **about, ms=round(1000 * (ended - began), 1))
+    invocation = get_contextvars().get("invocation", "")
+    # One that is sent again is of the same trace, but not the same span.
+    place = "webhook" if outcome in {"accepted", "quarantined"} else f"webhook {began}"
+    error = None if answer else outcome
+    traces.record(invocation, "webhook", ended - began, {"outcome": outcome, **about}, at=place, error=error)
+    traces.record(invocation, "intake", ended - verified, {}, under=place, error=error)
+
+
+def _answer(receipt: Receipt) -> dict[str, str | int]:
     number = {"accepted": "email_id", "duplicate": "email_id", "quarantined": "quarantine_id"}
     key = number.get(receipt.status)
-    return {"status": receipt.status, **({key: receipt.number} if key else {})}
+    return {"status": receipt.status, **({key: receipt.number} if key and receipt.number else {})}

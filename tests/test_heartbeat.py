@@ -1,0 +1,107 @@
+"""A worker's row: there while it lives, ended when it ends, and in nobody's way."""
+
+import asyncio
+import json
+import os
+from typing import Any
+
+import asyncpg
+import pytest
+
+from service import logs
+from service.config.settings import Settings
+from service.heartbeat import beating
+from service.resources import Resources, open_resources
+from tests.conftest import eventually, working
+from tests.proxy import before_postgres
+
+
+async def row_of(database: asyncpg.Connection, name: str = "worker.test") -> Any:
+    return await database.fetchrow("SELECT * FROM workers WHERE name = $1", name)
+
+
+async def test_a_worker_has_a_row_while_it_works_and_says_when_it_stopped(
+    database: asyncpg.Connection, settings: Settings, res: Resources
+) -> None:
+    async def beat() -> Any:
+        return await row_of(database)
+
+    async with working(settings):
+        living = await eventually(beat)
+    ended = await row_of(database)
+
+    assert (living["pid"], living["jobs"], living["stopped_at"]) == (os.getpid(), 0, None)
+    assert living["version"]
+    assert "# TYPE holdfast_attempts_total counter" in living["metrics"]
+    assert ended["stopped_at"] >= ended["started_at"] == living["started_at"]
+
+
+async def test_a_beat_tells_how_many_jobs_are_held(database: asyncpg.Connection, res: Resources) -> None:
+    async def beat() -> Any:
+        return await row_of(database)
+
+    res.claims.update({(1, 1), (2, 1)})
+    async with beating(res):
+        row = await eventually(beat)
+    res.claims.clear()
+
+    assert row["jobs"] == 2
+
+
+@pytest.mark.parametrize("stopped_at", ["now()", "NULL"], ids=["that stopped", "that was killed"])
+async def test_a_process_with_the_name_and_id_of_one_begins_anew(
+    stopped_at: str, database: asyncpg.Connection, res: Resources
+) -> None:
+    """In a container every process has the same id."""
+    await database.execute(
+        "INSERT INTO workers (name, pid, started_at, seen_at, stopped_at, version)"
+        f" VALUES ('worker.test', $1, now() - interval '2 days', now() - interval '2 days', {stopped_at}, '0')",
+        os.getpid(),
+    )
+
+    async def beat() -> bool:
+        return bool(await database.fetchval("SELECT stopped_at IS NULL AND version <> '0' FROM workers"))
+
+    async with beating(res):
+        assert await eventually(beat)
+        age = await database.fetchval("SELECT extract(epoch FROM now() - started_at) FROM workers")
+
+    assert age < 3600
+
+
+async def test_who_was_not_heard_of_for_a_day_is_forgotten(
+    database: asyncpg.Connection, res: Resources
+) -> None:
+    await database.executemany(
+        "INSERT INTO workers (name, pid, seen_at, version) VALUES ($1, 1, now() - $2 * interval '1 hour', '1')",
+        [("yesterday", 23), ("long ago", 25), ("longer ago", 2500)],
+    )
+
+    async def beat() -> Any:
+        return await row_of(database)
+
+    async with beating(res):
+        await eventually(beat)
+
+    assert {row["name"] for row in await database.fetch("SELECT name FROM workers")} == {
+        "yesterday",
+        "worker.test",
+    }
+
+
+async def test_while_postgres_is_away_a_worker_only_warns(
+    settings: Settings, capsys: pytest.CaptureFixture[str]
+) -> None:
+    logs.configure("json", "INFO")
+    async with before_postgres(settings) as (proxy, through), open_resources(through) as res:
+        proxy.cut()
+        said: list[dict[str, Any]] = []
+
+        async def warned() -> bool:
+            said.extend(json.loads(line) for line in capsys.readouterr().out.splitlines())
+            return any(line["event"] == "heartbeat_failed" for line in said)
+
+        async with beating(res), asyncio.timeout(60):
+            assert await eventually(warned)
+
+    assert {line["level"] for line in said} == {"warning"}
