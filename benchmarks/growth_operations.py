@@ -16,6 +16,7 @@ from service.jobs.arriving import Arrival
 from service.jobs.running import Claim, Claiming, Settlement
 from service.jobs.waiting import Job
 from service.queries import actions, emails, failures, overview, pages, quarantine, retries
+from service.queries.changes import list_changes
 from service.queries.emails import EmailFilter
 from service.queries.pages import PageFilter
 from service.queries.quarantine import QuarantineFilter
@@ -133,6 +134,11 @@ def questions(db: Database) -> dict[str, Operation]:
         "list a text that none holds": listed(q="unicorn"),
         "list the failed with a text that none holds": listed("failed", q="unicorn"),
         "list a file's name": listed(q="invoice.p"),
+        "list for an export, with all details": lambda: emails.list_details(
+            db.engine, EmailFilter(limit=200)
+        ),
+        "see what moves": lambda: list_changes(db.engine, Selection(), db.spread[:100]),
+        "see what moves and has a text": lambda: list_changes(db.engine, Selection(q="x"), db.spread[:100]),
         "list groups of failures": lambda: failures.list_failures(db.engine),
         "list who holds a content": lambda: emails.list_holders(db.engine, db.sha256),
         "list the retries of many": lambda: retries.list_retries(db.engine),

@@ -17,7 +17,8 @@ from service.config.settings import Settings
 from tests.test_migrations import sql
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
-COMMANDS = ("up", "demo", "drill", "send", "status", "emails", "quarantine", "web", "worker", "migrate")
+OPERATE = ("status", "check", "emails", "failures", "retries", "quarantine", "activity", "tail")
+COMMANDS = (*OPERATE, "web", "worker", "migrate", "up", "demo", "send", "drill", "completion")
 
 HEAVY = {"sqlalchemy", "asyncpg", "aiohttp", "arq", "redis", "obstore", "structlog", "rich", "alembic"}
 
@@ -68,10 +69,8 @@ def add(url: str, status: str = "received", subject: str = "Invoice", error: str
     )
 
 
-def line(text: str, first: str) -> list[str]:
-    """Return the cells of the row that begins so."""
-    rows = [[cell.strip() for cell in row.strip("│┃ ").split("│")] for row in text.splitlines()]
-    return next(row for row in rows if row[0] == first)
+def rows(done: subprocess.CompletedProcess[str]) -> list[list[str]]:
+    return [line.split("\t") for line in done.stdout.splitlines()]
 
 
 def loaded(done: subprocess.CompletedProcess[str]) -> set[str]:
@@ -105,18 +104,23 @@ def test_every_command_has_a_help(words: tuple[str, ...]) -> None:
     assert done.stdout.startswith("Usage: ")
 
 
-def test_status_counts_each_state_and_tells_the_oldest(run: Run, database_url: str) -> None:
+def test_status_says_whether_all_is_safe_by_word_and_by_exit_code(run: Run, database_url: str) -> None:
     nothing = run("status")
-    for status in ("received", "failed", "failed"):
-        add(database_url, status)
+    add(database_url, "failed")
+    attention = run("status")
+    sql(
+        database_url,
+        "INSERT INTO incoming_emails (zendesk_ticket_id, received_at) VALUES ('1', now() - interval '2 h')",
+    )
+    late = run("status", "--json")
+    away = run("status", DATABASE_URL="postgres://user:hunter2@127.0.0.1:1/name")
 
-    done = run("status")
-
-    assert (nothing.returncode, nothing.stderr) == (0, "")
-    assert nothing.stdout.endswith("Nothing waits.\n")
-    assert (done.returncode, done.stderr) == (0, "")
-    assert [line(done.stdout, name)[1] for name in ("received", "queued", "failed")] == ["1", "0", "2"]
-    assert "The oldest e-mail not finished waits " in done.stdout
+    assert (nothing.returncode, attention.returncode, late.returncode, away.returncode) == (0, 3, 4, 1)
+    assert nothing.stdout.startswith("No e-mail came in the last 24 hours. None needs you. Nothing waits.\n")
+    assert attention.stdout.startswith("The one e-mail of the last 24 hours is safe. 1 needs you.")
+    assert ["failed", "1"] in rows(attention)
+    assert json.loads(late.stdout)["by_status"]["received"] == 1
+    assert "Oldest waiting: 2 h" in json.loads(late.stdout)["verdict"]
 
 
 def test_emails_are_listed_newest_first_and_narrowed(run: Run, database_url: str) -> None:
@@ -127,13 +131,11 @@ def test_emails_are_listed_newest_first_and_narrowed(run: Run, database_url: str
     failed = run("emails", "list", "--status", "failed", "--ticket", "4711", "--limit", "1")
 
     assert (everything.returncode, everything.stderr) == (0, "")
-    first, second = line(everything.stdout, "2"), line(everything.stdout, "1")
-    assert everything.stdout.index("failed") < everything.stdout.index("completed")
+    first, second = rows(everything)
     assert first[:6] == ["2", "4711", "mara@customer.example", "Invoice", "failed", "0"]
     assert first[7] == "The file is gone."
-    assert second[4] == "completed"
-    assert line(failed.stdout, "2") == first
-    assert "completed" not in failed.stdout
+    assert (second[0], second[4]) == ("1", "completed")
+    assert rows(failed) == [first]
 
 
 def test_what_a_sender_writes_neither_formats_nor_steers_the_terminal(run: Run, database_url: str) -> None:
@@ -141,12 +143,13 @@ def test_what_a_sender_writes_neither_formats_nor_steers_the_terminal(run: Run, 
     add(database_url, subject="\x1b]0;owned\x07\x1b[2J\x9b31m\r\n\x08\x7f\u202eexe.pdf\u2028")
 
     done = run("emails", "list", FORCE_COLOR="1", TERM="xterm-256color")
-    shown = run("emails", "show", "2")
+    page = run("emails", "show", "2", FORCE_COLOR="1", TERM="xterm-256color")
+    shown = run("emails", "show", "2", "--json")
 
     assert done.returncode == 0
     assert "[bold red]Hi[/] [link=https://evil.example]x[/link] \\[/] :smile:" in done.stdout
     assert "\ufffd]0;owned\ufffd\ufffd[2J\ufffd31m\ufffd\ufffd\ufffd\ufffd\ufffdexe.pdf\ufffd" in done.stdout
-    for text in (done.stdout, shown.stdout):
+    for text in (done.stdout, page.stdout, shown.stdout):
         assert not {"\x1b]", "\x1b[2J", "\x07", "\x9b", "\r", "\x08", "\u202e"} & {
             *text,
             *(text[place : place + 2] for place in range(len(text))),
@@ -158,7 +161,7 @@ def test_what_a_sender_writes_neither_formats_nor_steers_the_terminal(run: Run, 
 def test_show_prints_all_that_is_known_as_json(run: Run, database_url: str) -> None:
     add(database_url, "failed", error="The file is gone.")
 
-    done = run("emails", "show", "1")
+    done = run("emails", "show", "1", "--json")
 
     email = json.loads(done.stdout)
     assert (done.returncode, done.stderr) == (0, "")
@@ -205,6 +208,14 @@ def test_an_email_that_is_not_there_is_one_line(run: Run, words: tuple[str, ...]
         ("emails", "show", "seven"),
         ("emails", "show", "9" * 30),
         ("emails", "retry"),
+        ("emails", "retry", "1", "--all"),
+        ("emails", "retry", "1", "--ticket", "7"),
+        ("emails", "retry", "--all"),  # and nobody to ask
+        ("emails", "retry", "--all", "--dry-run", "--per-second", "0"),
+        ("emails", "list", "--received-after", "soon"),
+        ("emails", "export", "--text", "\0"),
+        ("failures", "retry", "gone"),
+        ("completion", "tcsh"),
         ("emails", "list", "--status", "done"),
         ("emails", "list", "--limit", "0"),
         ("nonsense",),
@@ -218,7 +229,18 @@ def test_a_wrong_word_is_a_usage_error(words: tuple[str, ...]) -> None:
 
 
 @pytest.mark.parametrize(
-    "words", [("status",), ("emails", "list"), ("emails", "show", "1"), ("emails", "retry", "1")]
+    "words",
+    [
+        ("status",),
+        ("failures",),
+        ("activity",),
+        ("retries", "list"),
+        ("emails", "list"),
+        ("emails", "show", "1"),
+        ("emails", "retry", "1"),
+        ("emails", "retry", "--all", "--dry-run"),
+        ("emails", "export"),
+    ],
 )
 def test_without_postgres_every_command_ends_with_one_line(run: Run, words: tuple[str, ...]) -> None:
     done = run(*words, DATABASE_URL="postgres://user:hunter2@127.0.0.1:1/name")
@@ -265,3 +287,24 @@ def test_web_loads_nothing_that_it_does_not_need(run: Run) -> None:
     assert {"aiohttp.web", "service.web.app"} <= loaded(done)
     needless = {"service.worker", "service.process.attempt", "service.local", "alembic", "psutil", "botocore"}
     assert not loaded(done) & needless
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_a_shell_gets_what_completes_words(run: Run, shell: str) -> None:
+    script = run("completion", shell)
+    answer = subprocess.run(
+        [str(Path(sys.executable).parent / "holdfast")],
+        env={
+            **os.environ,
+            "_HOLDFAST_COMPLETE": "bash_complete",
+            "COMP_WORDS": "holdfast emails re",
+            "COMP_CWORD": "2",
+        },
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+
+    assert script.returncode == 0
+    assert "_HOLDFAST_COMPLETE" in script.stdout
+    assert answer.stdout == "plain,retry\n"

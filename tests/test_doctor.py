@@ -1,19 +1,35 @@
 """The doctor finds what is wrong, and says what to do; it raises nothing, and shows no secret."""
 
-from collections.abc import Awaitable, Callable
+import json
+import time
+from pathlib import Path
 from typing import Any
 
+import asyncpg
 import pytest
-from aiohttp import web
 from pydantic import SecretStr
 
 from service.config.settings import Settings
+from service.doctor.clocks import check_clock_of_postgres, check_clock_of_redis
+from service.doctor.examine import examine
 from service.doctor.findings import Check
+from service.doctor.settings import check_settings
 from service.doctor.zendesk import check_zendesk
 from service.local.zendesk import Zendesk
 from service.resources import Resources, open_resources
+from tests.commands import command
+from tests.proxy import before_redis
 
-Answer = Callable[[web.Request], Awaitable[web.StreamResponse]]
+NAMES = [
+    *("settings", "webhook secret", "API token", "download hosts", "fault points"),
+    *("postgres", "migrations", "connections", "redis", "eviction", "storage", "zendesk"),
+    *("clock of Postgres", "clock of Redis", "workers", "waiting"),
+]
+
+
+@pytest.fixture(autouse=True)
+async def a_worker(database: asyncpg.Connection) -> None:
+    await database.execute("INSERT INTO workers (name, pid, version) VALUES ('worker.1', 1, '1')")
 
 
 def changed(settings: Settings, **changes: Any) -> Settings:
@@ -58,3 +74,188 @@ async def test_an_account_that_is_away_is_found(settings: Settings) -> None:
 
     assert (check.ok, check.found[:24]) == (False, "127.0.0.1: no connection")
     assert "ZENDESK_URL" in check.advice
+
+
+async def examined(settings: Settings, **changes: Any) -> dict[str, Check]:
+    async with open_resources(changed(settings, **changes)) as res:
+        return {check.name: check for check in await examine(res)}
+
+
+async def test_where_all_is_well_nothing_is_wrong(settings: Settings, database: asyncpg.Connection) -> None:
+    checks = await examined(settings)
+
+    assert list(checks) == NAMES
+    assert {name for name, check in checks.items() if check.ok is not True} == {"download hosts"}
+    assert all(bool(check.advice) != bool(check.ok) for check in checks.values())
+
+
+async def test_who_is_away_is_named_and_hides_nothing_of_the_others(settings: Settings) -> None:
+    postgres = await examined(settings, database_url=SecretStr("postgres://user:hunter2@127.0.0.1:1/name"))
+    redis = await examined(settings, redis_url=SecretStr("redis://:hunter2@127.0.0.1:1"))
+
+    of_postgres = {"postgres", "migrations", "connections", "clock of Postgres", "workers", "waiting"}
+    assert {name for name, check in postgres.items() if check.ok is False} == of_postgres
+    assert {name for name, check in redis.items() if check.ok is False} == {
+        "redis",
+        "eviction",
+        "clock of Redis",
+    }
+    assert "DATABASE_URL" in postgres["postgres"].advice
+    assert "REDIS_URL" in redis["redis"].advice
+    assert "hunter2" not in f"{postgres}{redis}"
+
+
+async def test_a_server_that_hangs_is_not_waited_for(settings: Settings) -> None:
+    async with before_redis(settings) as (proxy, slow):
+        proxy.freeze()
+        checks = await examined(slow)
+
+    assert (checks["redis"].ok, checks["postgres"].ok) == (False, True)
+    assert checks["redis"].found == "no answer within 5 s"
+
+
+async def test_a_redis_that_evicts_is_found(settings: Settings, res: Resources) -> None:
+    await res.redis.config_set("maxmemory-policy", "allkeys-lru")
+    try:
+        check = (await examined(settings))["eviction"]
+    finally:
+        await res.redis.config_set("maxmemory-policy", "noeviction")
+
+    assert (check.ok, check.found) == (None, "maxmemory-policy is allkeys-lru")
+    assert "noeviction" in check.advice
+
+
+@pytest.mark.parametrize(
+    ("version", "found", "advice"),
+    [
+        ("20251006_0910", "not run, the next is 20251013_0900_add_operations", "run `holdfast migrate`"),
+        ("29991231_2359", "newer than this program", "newest version of Holdfast"),
+    ],
+)
+async def test_tables_of_another_version_are_found(
+    settings: Settings, database: asyncpg.Connection, version: str, found: str, advice: str
+) -> None:
+    now = await database.fetchval("SELECT version_num FROM alembic_version")
+    await database.execute("UPDATE alembic_version SET version_num = $1", version)
+    try:
+        check = (await examined(settings))["migrations"]
+    finally:
+        await database.execute("UPDATE alembic_version SET version_num = $1", now)
+
+    assert check.ok is False
+    assert found in check.found
+    assert advice in check.advice
+
+
+async def test_more_connections_than_postgres_has_are_found(settings: Settings) -> None:
+    check = (await examined(settings, database_pool_size=30, web_concurrency=4))["connections"]
+
+    assert check.ok is False
+    assert check.found.startswith("5 processes may take 30 each, ")
+    assert "DATABASE_POOL_SIZE" in check.advice
+
+
+async def test_a_storage_that_cannot_be_written_is_found(settings: Settings, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+
+    check = (await examined(settings, storage_url=f"file://{tmp_path}/file/objects"))["storage"]
+
+    assert check.ok is False
+    assert "NotADirectoryError" in check.found
+    assert "STORAGE_URL" in check.advice
+
+
+@pytest.mark.parametrize(("seconds", "ok"), [(2, True), (-30, None), (3600, False)])
+async def test_a_clock_that_is_off_is_found(res: Resources, seconds: int, *, ok: bool | None) -> None:
+    def now() -> float:
+        return time.time() - seconds
+
+    checks = [await check_clock_of_postgres(res, now), await check_clock_of_redis(res, now)]
+
+    assert [check.ok for check in checks] == [ok, ok]
+    assert all(f"{abs(seconds)}.0 s" in check.found for check in checks)
+
+
+@pytest.mark.parametrize(
+    ("change", "ok", "found"),
+    [
+        ("DELETE FROM workers", False, "0 alive, 0 silent"),
+        ("UPDATE workers SET stopped_at = now()", False, "0 alive, 0 silent"),
+        (
+            "INSERT INTO workers (name, pid, version, seen_at) VALUES ('x', 2, '1', now() - interval '1 h')",
+            None,
+            "1 alive, 1 silent",
+        ),
+    ],
+)
+async def test_workers_that_are_not_there_are_found(
+    settings: Settings, database: asyncpg.Connection, change: str, found: str, *, ok: bool | None
+) -> None:
+    await database.execute(change)
+
+    check = (await examined(settings))["workers"]
+
+    assert (check.ok, check.found) == (ok, found)
+
+
+async def test_what_waits_for_long_is_found(settings: Settings, database: asyncpg.Connection) -> None:
+    await database.execute(
+        "INSERT INTO incoming_emails (zendesk_ticket_id, received_at) VALUES ('1', now() - interval '2 h')"
+    )
+
+    check = (await examined(settings))["waiting"]
+
+    assert (check.ok, check.found) == (None, "the oldest has waited 2 h")
+
+
+@pytest.mark.parametrize(
+    ("name", "changes", "ok"),
+    [
+        ("API token", {"api_token": None}, None),
+        ("API token", {"api_token": None, "api_read_token": SecretStr("long enough for anybody")}, None),
+        ("API token", {"api_token": SecretStr("hunter2")}, False),
+        ("API token", {"api_read_token": SecretStr("hunter2")}, False),
+        ("webhook secret", {"zendesk_webhook_secrets": ()}, False),
+        ("download hosts", {"download_private_networks": False, "download_hosts": ("*",)}, None),
+        ("download hosts", {"download_private_networks": False, "download_hosts": ("acme.example",)}, None),
+        (
+            "download hosts",
+            {"download_private_networks": False, "download_hosts": ("*.zdusercontent.com",)},
+            True,
+        ),
+        ("fault points", {"fault_points": Path("/tmp")}, False),
+    ],
+)
+def test_settings_that_are_not_what_one_wants_are_found(
+    settings: Settings, name: str, changes: dict[str, Any], *, ok: bool | None
+) -> None:
+    check = next(check for check in check_settings(changed(settings, **changes)) if check.name == name)
+
+    assert check.ok is ok
+    assert bool(check.advice) != bool(ok)
+    assert "hunter2" not in str(check)
+
+
+async def test_the_command_tells_scripts_and_people(settings: Settings) -> None:
+    good = await command(settings, "check")
+    bad = await command(
+        settings, "check", "--json", ZENDESK_API_TOKEN="hunter2", REDIS_URL="redis://127.0.0.1:1"
+    )
+
+    assert (good.returncode, good.stderr) == (0, "")
+    assert "ok    postgres: version " in good.stdout
+    told = json.loads(bad.stdout)
+    assert (bad.returncode, told["ok"]) == (1, False)
+    wrong = {check["name"] for check in told["checks"] if check["ok"] is False}
+    assert wrong == {"redis", "eviction", "clock of Redis", "zendesk"}
+    assert "hunter2" not in bad.stdout + bad.stderr
+
+
+async def test_the_command_names_all_settings_that_are_wrong(settings: Settings) -> None:
+    done = await command(settings, "check", DATABASE_URL="hunter2", PORT="hunter2")
+    missing = await command(settings, "check", REDIS_URL="", STORAGE_URL="")
+
+    assert (done.returncode, missing.returncode) == (1, 1)
+    assert ["DATABASE_URL:" in done.stdout, "PORT:" in done.stdout] == [True, True]
+    assert ["REDIS_URL: missing" in missing.stdout, "STORAGE_URL: missing" in missing.stdout] == [True, True]
+    assert "hunter2" not in done.stdout + done.stderr

@@ -19,9 +19,10 @@ from sqlalchemy import text
 
 from service.config.settings import Settings
 from service.database import connect, is_pooled
+from service.doctor.examine import examine
 from service.local.guard import guarded
 from service.local.zendesk import Zendesk
-from service.resources import Resources
+from service.resources import Resources, open_resources
 from service.web.early import listening
 from tests.conftest import ROOT, Client, eventually, program, serving, working
 from tests.processes import wait_for
@@ -177,3 +178,11 @@ def test_migrations_run_through_a_pooler_that_is_said_to_keep_sessions(
 async def is_through_a_pooler(res: Resources) -> bool:
     async with connect(res.engine) as connection:
         return await is_pooled(connection)
+
+
+async def test_the_doctor_names_the_pooler(pooled: Settings) -> None:
+    async with open_resources(pooled) as res:
+        checks = {check.name: check for check in await examine(res)}
+
+    assert "behind PgBouncer" in checks["postgres"].found
+    assert checks["connections"].ok

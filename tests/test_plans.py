@@ -10,6 +10,7 @@ from benchmarks.growth_operations import BATCH, Database, Operation, changes, op
 from benchmarks.growth_plans import Node, nodes, pages, plans
 from benchmarks.growth_rows import EXPIRED, HELD, fill, settle
 from service import selection
+from service.queries.changes import MOST_SEEN
 from service.selection import EXAMINED
 from tests.conftest import migrate
 
@@ -21,7 +22,13 @@ MOST_PAGES = 4_000  # of 8 kB: a batch is changed in several indexes
 WITH_FILES = EXAMINED * 13 // 10  # an e-mail has 1.2 of them here
 # What looks for a text goes through so many rows at most; but groups are
 # counted each for itself, and the overview counts a day: here that may be all there is.
-STEPS = {"list groups": EMAILS, "list": WITH_FILES, "retry many": WITH_FILES, "overview": EMAILS}
+STEPS = {
+    "list groups": EMAILS,
+    "list": WITH_FILES,
+    "retry many": WITH_FILES,
+    "overview": EMAILS,
+    "see what moves": 4 * MOST_SEEN,
+}
 SMALL = ("bulk_retries", "operator_actions", "workers")
 
 WAITING = "processing_status IN ('received', 'queued')"

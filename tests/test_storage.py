@@ -173,6 +173,7 @@ async def test_an_object_that_shrinks_while_it_is_read_is_no_whole_object(store:
 
 async def test_the_check_of_a_disk_leaves_nothing(store: Storage, root: Path) -> None:
     await storage.check(store)
+    assert await storage.probe(store)
 
     assert await asyncio.to_thread(_files, root) == []
 

@@ -317,6 +317,21 @@ async def test_a_bucket_that_is_not_there_may_come(bucket: Bucket) -> None:
             await attempt
 
 
+async def test_a_probe_leaves_nothing_and_tells_who_may_not_delete(bucket: Bucket, store: Cloud) -> None:
+    assert await storage.probe(store)
+    left = await bucket.objects()
+    bucket.faults.append(Fault(refuses(403, "AccessDenied"), ("post", "delete"), times=math.inf))
+    may_delete = await storage.probe(store)
+    bucket.faults[:] = [Fault(refuses(403, "AccessDenied"), times=math.inf)]
+    with pytest.raises(Transient) as refused:
+        await storage.probe(store)
+
+    assert left == {}
+    assert not may_delete
+    assert refused.value.code == "storage_unavailable"
+    assert SECRET not in refused.value.message
+
+
 async def test_the_check_leaves_nothing_that_adds_up(bucket: Bucket, store: Cloud) -> None:
     for _ in range(3):
         await storage.check(store)

@@ -1,6 +1,5 @@
 """`holdfast emails export`: take e-mails out, with all that is known of them, and with their files."""
 
-import hashlib
 import json
 import os
 import sys
@@ -103,6 +102,7 @@ async def _write_files(storage: "Storage", email: "EmailDetail", directory: Path
 async def _write_file(storage: "Storage", attachment: "AttachmentView", key: str, directory: Path) -> None:
     """Make the file whole or not at all; raises HoldfastError if its bytes are not those that came."""
     import asyncio
+    import hashlib
 
     from service.errors import Permanent
     from service.storage import objects

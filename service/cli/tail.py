@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from service.selection import Selection
 
 PAUSE_SECONDS = 1.0
+MOST_KNOWN = 20_000
 FINISHED = {"completed", "failed"}
 
 
@@ -74,8 +75,9 @@ async def _follow(engine: "AsyncEngine", wanted: "Selection", last: int, *, as_j
             before = seen or {}
             new = [each for each in changes if each.matches and before.get(each.id) != now[each.id]]
             _print(new if seen is not None else new[len(new) - min(last, len(new)) :], as_json=as_json)
-            # What is in view no more may come back; what is finished then is told anew only if it changed.
-            seen = now
+            # Of a long queue each look sees another part.
+            known = {**{email_id: before[email_id] for email_id in before.keys() - now.keys()}, **now}
+            seen = dict(list(known.items())[-MOST_KNOWN:])
         await asyncio.sleep(PAUSE_SECONDS)
 
 

@@ -37,7 +37,7 @@ async def check_storage(res: Resources) -> Check:
     if await objects.probe(res.storage):
         return Check("storage", True, f"writes, reads and deletes ({where})")
     advice = "let it delete (in S3, s3:DeleteObject): what this check wrote, holdfast-check-*, stays there"
-    return Check("storage", None, f"writes and reads, but may not delete ({where})", advice)
+    return Check("storage", None, f"writes and reads, but does not delete ({where})", advice)
 
 
 _PROBES: tuple[tuple[str, Callable[[Resources], Awaitable[Check]], str], ...] = (

@@ -39,19 +39,9 @@ async def check_postgres(res: Resources) -> Check:
 
 
 async def check_migrations(res: Resources) -> Check:
-    if not _SCRIPTS.is_dir():
-        advice = "run this from a checkout of the repository"
-        return Check("migrations", None, "there is nothing to compare the tables with", advice)
     table = await _row(res.engine, select(func.to_regclass("alembic_version")))
     now = await _row(res.engine, text("SELECT version_num FROM alembic_version")) if table[0] else None
-    missing = await asyncio.to_thread(_missing, now[0] if now else None)
-    if missing is None:
-        advice = "run the newest version of Holdfast: another process does"
-        return Check("migrations", False, "the database is newer than this program", advice)
-    if missing:
-        found = f"{len(missing)} not run, the next is {missing[-1]}"
-        return Check("migrations", False, found, "run `holdfast migrate`")
-    return Check("migrations", True, "all were run")
+    return await asyncio.to_thread(_compare, now[0] if now else None)
 
 
 async def check_connections(res: Resources) -> Check:
@@ -117,13 +107,23 @@ async def _workers(engine: AsyncEngine) -> Sequence[WorkerView]:
     return await within(SECONDS, ask())
 
 
-def _missing(now: str | None) -> list[str] | None:
-    """List the migrations that are to be run, newest first; None if the database has one that we do not know."""
+def _compare(now: str | None) -> Check:
+    """Look which migrations are to be run on a database of this revision."""
     from alembic.script import ScriptDirectory  # noqa: PLC0415 heavy, and for this alone
+    from alembic.script.revision import RevisionError  # noqa: PLC0415 likewise
     from alembic.util import CommandError  # noqa: PLC0415 likewise
 
+    name = "migrations"
+    if not _SCRIPTS.is_dir():
+        return Check(
+            name, None, "there are none to compare with", "run this from a checkout of the repository"
+        )
     try:
-        revisions = ScriptDirectory(str(_SCRIPTS)).iterate_revisions("head", now or "base")
-        return [Path(revision.path).stem for revision in revisions]
-    except CommandError:
-        return None
+        missing = list(ScriptDirectory(str(_SCRIPTS)).iterate_revisions("head", now or "base"))
+    except (CommandError, RevisionError):
+        found = "the database is newer than this program"
+        return Check(name, False, found, "run the newest version of Holdfast, as another process does")
+    if missing:  # the newest first
+        found = f"{len(missing)} not run, the next is {Path(missing[-1].path).stem}"
+        return Check(name, False, found, "run `holdfast migrate`")
+    return Check(name, True, "all were run")

@@ -12,7 +12,7 @@ from typing import IO, TYPE_CHECKING
 from uuid import uuid4
 
 import obstore
-from obstore.exceptions import AlreadyExistsError, PermissionDeniedError
+from obstore.exceptions import AlreadyExistsError, BaseError, PermissionDeniedError
 from obstore.store import from_url
 
 from service.storage.spool import Spool
@@ -102,7 +102,7 @@ class Cloud:
                 raise OSError(errno.EIO, "what was written is not what is read", key)
             try:
                 await obstore.delete_async(self.store, key)
-            except PermissionDeniedError:
+            except BaseError:  # S3 deletes by the list, and tells of each in a 200 whether it may be
                 return False
         return True
 

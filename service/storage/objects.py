@@ -42,7 +42,7 @@ class Storage(Protocol):
     async def check(self) -> None: ...
 
     async def probe(self) -> bool:
-        """Write, read and delete something; False if only the last may not be."""
+        """Write, read and delete something; False if all but the last can be done."""
 
 
 @dataclass(frozen=True)
@@ -114,7 +114,7 @@ async def check(storage: Storage) -> None:
 
 
 async def probe(storage: Storage) -> bool:
-    """Write, read and delete for a person who asks; False if only the last is forbidden. Raises as `check`."""
+    """Write, read and delete for a person who asks; False if all but the last can be done. Raises as `check`."""
     with _translated(storage):
         return await storage.probe()
 

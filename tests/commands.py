@@ -1,0 +1,60 @@
+"""The command line as an operator has it: in a pipe, and on a terminal."""
+
+import asyncio
+import fcntl
+import os
+import pty
+import re
+import struct
+import subprocess
+import sys
+import termios
+from contextlib import suppress
+
+from service.config.settings import Settings
+from tests.conftest import ROOT, environment
+
+Done = subprocess.CompletedProcess[str]
+
+
+async def command(settings: Settings, *words: str, **changes: str) -> Done:
+    """Run `holdfast` with its output in pipes."""
+    return await asyncio.to_thread(
+        subprocess.run,
+        [sys.executable, "-m", "service", *words],
+        cwd=ROOT,
+        env={**environment(settings), **changes},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+
+async def terminal(settings: Settings, *words: str, columns: int = 80, keys: bytes = b"") -> tuple[int, str]:
+    """Run `holdfast` on a terminal of this width without colours, on which somebody types; return exit code and screen."""
+    return await asyncio.to_thread(_on_a_terminal, settings, words, columns, keys)
+
+
+def _on_a_terminal(settings: Settings, words: tuple[str, ...], columns: int, keys: bytes) -> tuple[int, str]:
+    ours, theirs = pty.openpty()
+    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 40, columns, 0, 0))
+    variables = {**environment(settings), "TERM": "xterm", "NO_COLOR": "1"}
+    process = subprocess.Popen(
+        [sys.executable, "-m", "service", *words],
+        cwd=ROOT,
+        env={name: value for name, value in variables.items() if name not in {"COLUMNS", "LINES"}},
+        stdin=theirs,
+        stdout=theirs,
+        stderr=theirs,
+        start_new_session=True,
+    )
+    os.close(theirs)
+    os.write(ours, keys)
+    screen = b""
+    with suppress(OSError):  # EIO: the other side is closed
+        while chunk := os.read(ours, 65536):
+            screen += chunk
+    os.close(ours)
+    # Bold and dim are no colours.
+    return process.wait(60), re.sub(r"\x1b\[[012]?m", "", screen.decode().replace("\r\n", "\n"))

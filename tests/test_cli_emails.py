@@ -1,0 +1,322 @@
+"""E-mails on the command line: found however far, readable however narrow, taken out whole, run again by the many."""
+
+import asyncio
+import hashlib
+import json
+import signal
+import subprocess
+import sys
+from asyncio.subprocess import PIPE
+from pathlib import Path
+from typing import Any
+
+import asyncpg
+import pytest
+
+from service.config.settings import Settings
+from service.queries.emails import get_email
+from service.recovery import bulk
+from service.resources import Resources
+from service.storage.objects import put
+from tests.commands import command, terminal
+from tests.conftest import ROOT, environment, eventually
+
+REASON = "the address at 'files.example' is refused: the host is not among DOWNLOAD_HOSTS"
+EVIL = "../../\x1b]0;x\x07\u202egpj.exe"
+
+
+async def add(database: asyncpg.Connection, count: int = 1, **columns: Any) -> None:
+    """Put e-mails on record, the first one the oldest."""
+    values = {"processing_status": "failed", "error_code": "gone", "processing_error": REASON, **columns}
+    places = ", ".join(f"${number + 2}" for number in range(len(values)))
+    await database.execute(
+        f"""
+        INSERT INTO incoming_emails (zendesk_ticket_id, received_at, completed_at, {", ".join(values)})
+        SELECT i::text, now() - ($1 - i) * interval '1 s', now() - interval '1 s', {places}
+        FROM generate_series(1, $1) AS i
+        """,
+        count,
+        *values.values(),
+    )
+
+
+async def store(res: Resources, database: asyncpg.Connection, content: bytes, name: str) -> None:
+    """Give the first e-mail a stored file."""
+
+    async def chunks() -> Any:
+        yield content
+
+    stored = await put(res.storage, chunks(), name)
+    await database.execute(
+        "INSERT INTO attachments (email_id, position, source_url, file_name, status, sha256, size, object_key)"
+        " SELECT 1, count(*), 'https://x.example', $1, 'stored', $2, $3, $4 FROM attachments",
+        name,
+        stored.sha256,
+        stored.size,
+        stored.key,
+    )
+
+
+def read_all(directory: Path) -> dict[str, bytes]:
+    files = (path for path in directory.rglob("*") if path.is_file())
+    return {str(path.relative_to(directory)): path.read_bytes() for path in files}
+
+
+async def test_a_list_goes_on_over_pages_until_it_has_what_was_asked_for(
+    settings: Settings, database: asyncpg.Connection
+) -> None:
+    await add(database, 450)
+
+    done = await command(settings, "emails", "list", "--limit", "430", "--json")
+
+    page = json.loads(done.stdout)
+    assert [email["id"] for email in page["emails"]] == list(range(450, 20, -1))
+    assert page["next_cursor"]
+    assert page["total"] == 450
+
+
+async def test_a_list_finds_what_is_further_back_than_one_request_looks(
+    settings: Settings, database: asyncpg.Connection
+) -> None:
+    await add(database, subject="a needle")
+    await add(database, 12_000, subject="hay")
+
+    done = await command(settings, "emails", "list", "--text", "needle")
+
+    assert (done.returncode, done.stdout.partition("\t")[0]) == (0, "1")
+
+
+async def test_on_a_narrow_terminal_the_reason_is_whole_and_no_line_too_long(
+    settings: Settings, database: asyncpg.Connection
+) -> None:
+    await add(database, subject="Invoice")
+
+    narrow = await terminal(settings, "emails", "list")
+    wide = await terminal(settings, "emails", "list", columns=200)
+
+    assert (narrow[0], wide[0]) == (0, 0)
+    assert max(map(len, narrow[1].splitlines())) <= 80
+    assert {*REASON.split(), "failed"} <= set(narrow[1].split())
+    assert "Invoice" not in narrow[1]
+    assert "Invoice" in wide[1]
+
+
+async def test_a_page_tells_what_happened_in_order(settings: Settings, database: asyncpg.Connection) -> None:
+    await add(database)
+    await database.execute(
+        "INSERT INTO attempts (email_id, number, worker, started_at, finished_at, outcome, error_code)"
+        " VALUES (1, 1, 'worker.9', now(), now() + interval '1 s', 'failed', 'gone')"
+    )
+    await command(settings, "emails", "retry", "1", LOGNAME="ada\x1b[2J")
+
+    done = await command(settings, "emails", "show", "1")
+
+    assert (done.returncode, done.stderr) == (0, "")
+    happened = done.stdout.partition("What happened")[2]
+    assert "\x1b" not in happened
+    words = ("received", "attempt 1 begun by worker.9", "retry by ada\ufffd[2J@")
+    assert [happened.index(word) for word in words] == sorted(happened.index(word) for word in words)
+    assert "attempt 1 failed gone" in happened
+
+
+async def test_raw_is_the_body_byte_for_byte_but_not_on_a_terminal(
+    settings: Settings, database: asyncpg.Connection
+) -> None:
+    body = b'\xef\xbb\xbf{"a": "\x1b[2J\xff\x9b"}\r\n'
+    await add(database, raw_body=body, raw_headers="[]")
+
+    words = [sys.executable, "-m", "service", "emails", "show", "1", "--raw"]
+    done = await asyncio.to_thread(
+        subprocess.run, words, cwd=ROOT, env=environment(settings), stdout=PIPE, check=True
+    )
+    code, screen = await terminal(settings, "emails", "show", "1", "--raw")
+
+    assert done.stdout == body
+    assert (code, "\x1b" in screen) == (0, False)
+    assert "[2J" in screen
+
+
+async def test_a_content_leads_to_all_who_have_it(
+    settings: Settings, res: Resources, database: asyncpg.Connection
+) -> None:
+    await add(database)
+    await store(res, database, b"invoice", EVIL)
+    sha256 = hashlib.sha256(b"invoice").hexdigest()
+
+    done = await command(settings, "emails", "holding", sha256.upper())
+    as_json = await command(settings, "emails", "holding", sha256, "--json")
+    none = await command(settings, "emails", "holding", "0" * 64)
+
+    assert done.stdout.startswith("1\t0\t7\t../../\ufffd]0;x")
+    assert json.loads(as_json.stdout)["holders"][0]["email_id"] == 1
+    assert (none.returncode, none.stdout) == (1, "")
+
+
+async def test_an_export_has_all_that_is_known_of_each(
+    settings: Settings, res: Resources, database: asyncpg.Connection, tmp_path: Path
+) -> None:
+    await add(database, 230, subject="\x9b2J")
+    await store(res, database, b"invoice", "invoice.pdf")
+    await database.execute("INSERT INTO attempts (email_id, number, worker) VALUES (1, 1, 'w'), (2, 1, 'w')")
+    await database.execute(
+        "INSERT INTO operator_actions (actor, action, email_id) VALUES ('ada', 'retry', 1)"
+    )
+
+    done = await command(settings, "emails", "export")
+    to_file = await command(
+        settings, "emails", "export", "--ticket", "1", "--output", f"{tmp_path}/out/emails.jsonl"
+    )
+
+    emails = [json.loads(line) for line in done.stdout.splitlines()]
+    assert [email["id"] for email in emails] == list(range(230, 0, -1))
+    assert emails[-1] == (await get_email(res.engine, 1)).model_dump(mode="json")
+    assert "\x9b" not in done.stdout
+    assert (to_file.returncode, to_file.stdout) == (0, "")
+    files = await asyncio.to_thread(read_all, tmp_path / "out")
+    assert list(files) == ["emails.jsonl"]
+    assert json.loads(files["emails.jsonl"]) == emails[-1]
+
+
+async def test_exported_files_are_whole_safely_named_and_what_is_damaged_is_named(
+    settings: Settings, res: Resources, database: asyncpg.Connection, tmp_path: Path
+) -> None:
+    await add(database)
+    long = "é" * 300 + ".pdf"
+    for content, name in ((b"one", EVIL), (b"two", long), (b"three", ".."), (b"four", "bad.txt")):
+        await store(res, database, content, name)
+    key = await database.fetchval("SELECT object_key FROM attachments WHERE position = 3")
+    await asyncio.to_thread((tmp_path / "objects" / key).write_bytes, b"wolf")
+
+    done = await command(settings, "emails", "export", "--files", f"{tmp_path}/out")
+
+    files = await asyncio.to_thread(read_all, tmp_path / "out")
+    assert done.returncode == 1
+    assert "E-mail 1, file 3: the object" in done.stderr
+    assert done.stderr.endswith("1 files could not be written.\n")
+    assert {name[:4]: content for name, content in files.items()} == {
+        "1/0-": b"one",
+        "1/1-": b"two",
+        "1/2-": b"three",
+    }
+    assert all(name.count("/") == 1 and name.isprintable() for name in files)
+    assert any(name.endswith("é.pdf") for name in files)
+
+
+async def test_a_directory_that_cannot_be_written_is_one_line(
+    settings: Settings, database: asyncpg.Connection, tmp_path: Path
+) -> None:
+    (tmp_path / "file").touch()
+
+    done = await command(settings, "emails", "export", "--output", f"{tmp_path}/file/x")
+
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.startswith("Error: cannot write ")
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("words", ["emails list --limit 3000", "emails export", "failures --json"])
+async def test_who_reads_no_further_ends_it_quietly(
+    settings: Settings, database: asyncpg.Connection, words: str
+) -> None:
+    await add(database, 3000)
+
+    done = await asyncio.to_thread(
+        subprocess.run,
+        f"{sys.executable} -m service {words} | head -c 1",
+        shell=True,
+        cwd=ROOT,
+        env=environment(settings),
+        capture_output=True,
+        check=True,
+    )
+
+    assert (len(done.stdout), done.stderr) == (1, b"")
+
+
+async def test_retrying_all_is_planned_then_begun_and_can_be_looked_at_and_cancelled(
+    settings: Settings, res: Resources, database: asyncpg.Connection
+) -> None:
+    await add(database, 3)
+    await add(database, error_code="other")
+
+    plan = await command(settings, "emails", "retry", "--all", "--error-code", "gone", "--dry-run", "--json")
+    begun = await command(settings, "failures", "retry", "gone", "--yes", "--json", LOGNAME="ada")
+    listed = await command(settings, "retries", "list")
+    shown = await command(settings, "retries", "show", "1")
+    cancelled = await command(settings, "retries", "cancel", "1", "--json", LOGNAME="bob")
+    again = await command(settings, "retries", "cancel", "1")
+    activity = await command(settings, "activity", "--json")
+
+    assert json.loads(plan.stdout) == {"matching": 3, "capped": False}
+    assert json.loads(begun.stdout)["planned"] == 3
+    assert json.loads(begun.stdout)["filter"]["error_code"] == "gone"
+    assert listed.stdout.split("\t")[2:5] == ["running", "0", "3"]
+    assert shown.stdout.startswith("Retry of many 1 is running with 0 of 3 queued\n")
+    assert json.loads(cancelled.stdout)["status"] == "cancelled"
+    assert (again.returncode, again.stderr) == (1, "The retry of many 1 is cancelled already.\n")
+    actors = [action["actor"].partition("@")[0] for action in json.loads(activity.stdout)["actions"]]
+    assert actors == ["bob", "ada"]
+    assert not await bulk.step(res), "nothing is left to be done"
+
+
+async def test_on_a_terminal_it_asks_and_does_nothing_without_a_yes(
+    settings: Settings, database: asyncpg.Connection
+) -> None:
+    await add(database, 2)
+
+    code, screen = await terminal(settings, "emails", "retry", "--all", keys=b"n\n")
+
+    assert code == 1
+    assert "2 match" in screen
+    assert await database.fetchval("SELECT count(*) FROM bulk_retries") == 0
+
+
+async def test_waiting_ends_with_the_retry_and_ctrl_c_leaves_it_running(
+    settings: Settings, res: Resources, database: asyncpg.Connection
+) -> None:
+    await add(database, 3)
+    words = ("-m", "service", "emails", "retry", "--all", "--yes", "--wait")
+
+    async def begin() -> asyncio.subprocess.Process:
+        return await asyncio.create_subprocess_exec(
+            sys.executable, *words, cwd=ROOT, env=environment(settings), stdout=PIPE, stderr=PIPE
+        )
+
+    async def has_begun() -> bool:
+        rows = await database.fetchval("SELECT count(*) FROM bulk_retries WHERE status = 'running'")
+        return bool(rows)
+
+    left = await begin()
+    await eventually(has_begun)
+    await asyncio.sleep(1)  # until it waits, which shows nowhere; sooner, and it ends with another code
+    left.send_signal(signal.SIGINT)
+    _, said = await left.communicate()
+    while await bulk.step(res):
+        pass
+    await database.execute(
+        "UPDATE incoming_emails SET processing_status = 'failed', completed_at = now() - interval '1 s'"
+    )
+    stayed = await begin()
+    await eventually(has_begun)
+    await eventually(lambda: bulk.step(res))
+    out, _ = await stayed.communicate()
+
+    assert (left.returncode, said.decode().splitlines()[-1]) == (
+        130,
+        "It goes on; `holdfast retries cancel 1` ends it.",
+    )
+    assert stayed.returncode == 0
+    assert "is done with 3 of 3 queued" in out.decode()
+
+
+async def test_failures_are_grouped(settings: Settings, database: asyncpg.Connection) -> None:
+    await add(database, 2, error_host="files.example")
+    await add(database, error_code=None, processing_error="\x1b[2J")
+
+    done = await command(settings, "failures")
+    as_json = await command(settings, "failures", "--json")
+
+    rows = {tuple(line.split("\t")[:3]) for line in done.stdout.splitlines()}
+    assert rows == {("2", "gone", "files.example"), ("1", "none", "none")}
+    assert "\x1b" not in done.stdout
+    assert len(json.loads(as_json.stdout)["failures"]) == 2
