@@ -58,12 +58,6 @@ _HISTORY = """
     ORDER BY received
 """
 
-_WORKERS = """
-    INSERT INTO workers (name, pid, started_at, seen_at, stopped_at, jobs, version)
-    VALUES ('worker.1', 4, now() - interval '9 hours', now(), NULL, 3, '0.1.0'),
-        ('worker.2', 4, now() - interval '9 hours', now() - interval '4 seconds', NULL, 0, '0.1.0')
-"""
-
 
 async def main(directory: Path, wanted: Sequence[str], *, every: bool) -> None:
     """Photograph these pages; `every` also dark, and as wide as a telephone."""
@@ -127,7 +121,6 @@ async def _fill(server: Server, database_url: str) -> None:
         await server.until(email_id, "completed", "failed")
     connection = await asyncpg.connect(database_url)
     await connection.execute(_HISTORY)
-    await connection.execute(_WORKERS)
     await connection.close()
     for number in range(1, 13):
         gone = zendesk.add_file(f"statement-{number}.pdf", b"%PDF-1.4", faults=[Fault(status=404)] * 9)

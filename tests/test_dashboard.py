@@ -353,9 +353,9 @@ async def test_what_could_not_be_read_is_replayed(client: Server, database: asyn
 async def test_what_still_cannot_be_read_says_why(client: Server) -> None:
     quarantine_id = await quarantine(client)
 
-    page = await read(client, f"/quarantine/{quarantine_id}/replay", form={}, status=422)
+    page = await read(client, f"/quarantine/{quarantine_id}/replay", form={}, status=409)
 
-    assert "not_" in page
+    assert "not_json" in page
 
 
 async def test_pictures_and_pdfs_are_shown_where_nothing_can_run(client: Server, worker: Worker) -> None:
