@@ -83,6 +83,13 @@ POOL_IN_USE = Gauge(
 POOL_WAITING = Gauge(
     "holdfast_database_pool_waiting", "Statements that wait for a connection", multiprocess_mode="livesum"
 )
+# ── alerts
+ALERTS = Counter("holdfast_alerts_total", "Alerts opened", ["cause"])
+ALERT_DELIVERIES = Counter(
+    "holdfast_alert_deliveries_total",
+    "Sendings of alerts by how they ended; given up after a day: failed",
+    ["channel", "outcome"],
+)
 
 # What a process's text may weigh at most: it lies in a row that is written every few seconds.
 MOST_TEXT = 128 * 1024

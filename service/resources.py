@@ -27,6 +27,7 @@ from service.storage.objects import Storage, open_storage
 from service.telemetry.sentry import open_sentry
 from service.telemetry.traces import Traces, open_traces
 from service.zendesk.client import authorization
+from service.zendesk.streak import Streak
 
 _EXTRAS = {
     "sentry_dsn": ("sentry_sdk", "sentry"),
@@ -54,6 +55,7 @@ class Resources:
     slots: asyncio.Semaphore  # downloads at once
     host_slots: WeakValueDictionary[str, asyncio.Semaphore] = field(default_factory=WeakValueDictionary)
     claims: set[tuple[int, int]] = field(default_factory=set)  # ids and attempt numbers of the jobs it holds
+    bad_signatures: Streak = field(default_factory=Streak)
 
 
 def read_settings_for_resources() -> Settings:

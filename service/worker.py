@@ -19,6 +19,7 @@ from redis.asyncio.connection import parse_url
 from redis.exceptions import RedisError
 
 from service import logs
+from service.alerts.watch import alerting
 from service.bell import Bell, Ring, create_redis
 from service.config.settings import Settings
 from service.dispatch import TASK
@@ -157,6 +158,7 @@ async def start(ctx: dict[str, Any]) -> None:
     await stack.enter_async_context(background(lambda: sweep_for_ever(res, ctx["hands"])))
     await stack.enter_async_context(background(lambda: renew_leases(res)))
     await stack.enter_async_context(background(lambda: step_for_ever(res)))
+    await stack.enter_async_context(alerting(res))
     ctx["res"] = res
 
 

@@ -31,7 +31,8 @@ T = TypeVar("T")
 ROOT = Path(__file__).resolve().parent.parent
 API_TOKEN = "api-token-of-the-tests"
 TABLES = (
-    "incoming_emails, attachments, attempts, quarantined_webhooks, operator_actions, bulk_retries, workers"
+    "incoming_emails, attachments, attempts, quarantined_webhooks, operator_actions, bulk_retries, workers,"
+    " alerts, alert_deliveries, alert_watch"
 )
 
 # A machine that is busy says nothing about what is drawn or tried.

@@ -116,6 +116,21 @@ async def test_the_overview_leads_to_what_failed_and_to_what_could_not_be_read(
     assert "1 in quarantine" in words_of(page)
 
 
+async def test_the_overview_shows_the_alerts_that_are_open(
+    client: Server, database: asyncpg.Connection
+) -> None:
+    await database.execute(
+        "INSERT INTO alerts (cause, key, count, summary, detail, resolved_at) VALUES"
+        " ('failures', '', 3, 'Three <b>failed</b>', 'Look at them', NULL),"
+        " ('late', '', 3, 'It was late', 'Nothing to look at', now())"
+    )
+
+    page = words_of(await read(client, "/"))
+
+    assert "Three <b>failed</b> since" in page
+    assert "It was late" not in page
+
+
 async def test_before_the_first_e_mail_it_says_how_one_comes(client: Server) -> None:
     assert "/webhooks/zendesk" in await read(client, "/")
     assert "/webhooks/zendesk" in await read(client, "/emails")

@@ -17,15 +17,18 @@ from aiohttp import ClientSession
 from pydantic import SecretStr
 from sqlalchemy import text
 
+from service.alerts.watch import look_once
 from service.config.settings import Settings
 from service.database import connect, is_pooled
 from service.doctor.examine import examine
 from service.local.guard import guarded
 from service.local.zendesk import Zendesk
+from service.queries.alerts import list_alerts
 from service.resources import Resources, open_resources
 from service.web.early import listening
 from tests.conftest import ROOT, Client, eventually, program, serving, working
 from tests.processes import wait_for
+from tests.test_alerts_causes import fail
 from tests.test_flow import objects
 from tests.test_webhook import is_up
 
@@ -173,6 +176,20 @@ def test_migrations_run_through_a_pooler_that_is_said_to_keep_sessions(
 
     assert done.returncode == 0, done.stderr
     assert "(head)" in done.stdout
+
+
+async def test_alerts_are_found_and_opened_through_a_pooler(
+    pooled: Settings, database: asyncpg.Connection
+) -> None:
+    async with open_resources(pooled) as res:
+        for _ in range(2):
+            await fail(database, "1 hour")
+            await database.execute("UPDATE alert_watch SET next_at = now()")
+            await look_once(res)
+        assert await is_through_a_pooler(res)
+        [alert] = (await list_alerts(res.engine)).alerts
+
+    assert (alert.cause, alert.count) == ("failures", 2)
 
 
 async def is_through_a_pooler(res: Resources) -> bool:

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Iterator, Mapping
+from datetime import UTC, datetime, timedelta
 
 import asyncpg
 import pytest
@@ -10,6 +11,12 @@ from benchmarks.growth_operations import BATCH, Database, Operation, changes, op
 from benchmarks.growth_plans import Node, nodes, pages, plans
 from benchmarks.growth_rows import EXPIRED, HELD, fill, settle
 from service import selection
+from service.alerts import silence
+from service.alerts.causes import look
+from service.alerts.finding import COUNT_CAP
+from service.alerts.record import Pass
+from service.config.settings import Settings
+from service.database import connect
 from service.queries.changes import MOST_SEEN
 from service.selection import EXAMINED
 from tests.conftest import migrate
@@ -110,6 +117,25 @@ async def test_what_is_read_does_not_grow_with_the_table(
     }
 
     assert troubles == {}
+
+
+async def test_to_look_for_what_is_the_matter_reads_no_more(db: Database) -> None:
+    """It counts, of each error too, and so reads as far as it counts."""
+    settings = Settings()
+    turn = Pass(1, 10**9, 0, None, None)
+
+    async def find() -> None:
+        async with connect(db.engine) as conn:
+            await silence.newest_arrival(conn)
+            now = datetime.now(UTC)
+            await silence.find(conn, now - timedelta(days=10), now, None, {})
+            await look(conn, settings, turn, {})
+
+    found = await plans(db, find)
+
+    assert [
+        trouble for plan in found for node in nodes(plan) for trouble in troubles_in(node, 2 * COUNT_CAP)
+    ] == []
 
 
 async def troubles_of(db: Database, name: str, operation: Operation) -> list[str]:

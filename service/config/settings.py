@@ -11,6 +11,7 @@ from urllib.parse import urlsplit
 from pydantic import Field, SecretStr, ValidationInfo, field_validator, model_validator
 from pydantic_settings import NoDecode, SettingsConfigDict
 
+from service.config.alerts import AlertSettings
 from service.config.observing import ObservingSettings
 
 # Zendesk signs the "test webhook" of a webhook that does not exist yet with this published secret:
@@ -21,7 +22,8 @@ _SCHEMES = {
     "database_url": ("postgres", "postgresql", "postgresql+asyncpg"),
     "redis_url": ("redis", "rediss", "unix"),
     "storage_url": ("file", "s3", "s3a", "gs", "az", "azure", "abfs", "abfss", "adl"),
-    "zendesk_url": ("https", "http"),
+    **dict.fromkeys(("zendesk_url", "public_url", "alert_slack_url", "alert_webhook_url"), ("https", "http")),
+    "smtp_url": ("smtp", "smtps"),
 }
 _URL = re.compile(r"[\w+]+://([^/?#@]*@)?([^/?#@:,\[]*|\[[^]]*\])(:\d{0,5})?(,[^/?#@]*)?([/?].*)?")
 _WRONG_SSLMODE = re.compile(r"[?&]sslmode=(?!(disable|allow|prefer|require|verify-ca|verify-full)(&|$))")
@@ -30,7 +32,7 @@ Strings = Annotated[tuple[str, ...], NoDecode]
 Secrets = Annotated[tuple[SecretStr, ...], NoDecode]
 
 
-class Settings(ObservingSettings):
+class Settings(AlertSettings, ObservingSettings):
     """Every knob there is; the descriptions are the text of `.env.example` and of the errors."""
 
     model_config = SettingsConfigDict(

@@ -4,6 +4,7 @@ from collections.abc import AsyncIterator
 
 from aiohttp import web
 
+from service.alerts.watch import alerting
 from service.config.settings import Settings
 from service.resources import open_resources
 from service.web import auth, middleware, webhook
@@ -25,7 +26,7 @@ def create_app(settings: Settings) -> web.Application:
             app.router.add_route("HEAD", way.path, way.handler)
 
     async def resources(app: web.Application) -> AsyncIterator[None]:
-        async with open_resources(settings) as res:
+        async with open_resources(settings) as res, alerting(res):
             app[RES] = res
             yield
 

@@ -8,7 +8,7 @@ from aiohttp import web
 from pydantic import Field
 
 from service.errors import Rejected
-from service.queries import actions, emails, failures, overview, retries
+from service.queries import actions, alerts, emails, failures, overview, retries
 from service.queries.pages import PageFilter
 from service.queries.views import View
 from service.recovery import bulk
@@ -16,7 +16,6 @@ from service.selection import Selection
 from service.web.exchange import Body, Whole, answer, ask, body, number, parameters
 from service.web.keys import IDENTITY, RES
 
-LATE = timedelta(minutes=5)
 _SHA256 = re.compile("[0-9a-f]{64}")
 
 
@@ -52,7 +51,13 @@ class Cancelled(View):
 
 
 async def show_overview(request: web.Request) -> web.Response:
-    return answer(await ask(request, overview.overview(request.app[RES].engine, LATE)))
+    res = request.app[RES]
+    late_after = timedelta(seconds=res.settings.alert_waiting_seconds)
+    return answer(await ask(request, overview.overview(res.engine, late_after)))
+
+
+async def list_alerts(request: web.Request) -> web.Response:
+    return answer(await ask(request, alerts.list_alerts(request.app[RES].engine)))
 
 
 async def list_failures(request: web.Request) -> web.Response:

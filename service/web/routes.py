@@ -1,6 +1,7 @@
 """All routes of the API, in the order in which they are described: a row is all that a new one needs."""
 
 from service.queries.actions import ActionPage
+from service.queries.alerts import AlertPage
 from service.queries.emails import EmailFilter
 from service.queries.failures import FailurePage
 from service.queries.overview import Overview, Stats
@@ -153,6 +154,14 @@ API = (
         summary="List what operators did, newest first",
         query=PageFilter,
         answer=ActionPage,
+    ),
+    Route(
+        method="GET",
+        path="/api/v1/alerts",
+        handler=operations.list_alerts,
+        tag="Overview",
+        summary="List what is the matter, and what was",
+        answer=AlertPage,
     ),
     Route(
         method="GET",

@@ -107,13 +107,19 @@ def _too_large(most: int) -> Rejected:
 
 def _verify(request: web.Request, body: bytes) -> None:
     settings = request.app[RES].settings
-    skew = signature.verify(
-        request.headers,
-        body,
-        secrets=[secret.get_secret_value() for secret in settings.zendesk_webhook_secrets],
-        now=datetime.now(UTC),
-        tolerance=timedelta(seconds=settings.webhook_tolerance_seconds),
-    )
+    streak = request.app[RES].bad_signatures
+    try:
+        skew = signature.verify(
+            request.headers,
+            body,
+            secrets=[secret.get_secret_value() for secret in settings.zendesk_webhook_secrets],
+            now=datetime.now(UTC),
+            tolerance=timedelta(seconds=settings.webhook_tolerance_seconds),
+        )
+    except Rejected as exc:
+        streak.bad(exc.code)
+        raise
+    streak.good()
     if skew is None:
         log.warning("signature_time_unreadable")
     else:

@@ -5,7 +5,7 @@ import hashlib
 import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 
 import structlog
@@ -13,7 +13,8 @@ from aiohttp import web
 
 from service.database import within
 from service.errors import HoldfastError, Transient
-from service.queries import failures
+from service.queries import alerts, failures
+from service.queries.alerts import AlertView
 from service.queries.failures import FailureGroup
 from service.queries.overview import LATE_AFTER, Overview, overview
 from service.resources import Resources
@@ -25,6 +26,7 @@ from service.web.rendering import fill
 
 SECONDS = 2.0
 FIRST_SECONDS = 0.3
+MOST_ALERTS = 5  # that are shown
 MOST_WATCHERS = 100
 # A router closes what was silent for 55 s.
 PING_SECONDS = 15.0
@@ -43,6 +45,7 @@ class View:
     at: datetime
     overview: Overview | None = None
     groups: Sequence[FailureGroup] = ()
+    alerts: Sequence[AlertView] = ()
     error: str | None = None
     html: str = ""
 
@@ -94,18 +97,21 @@ class Live:
     async def _look(self) -> View:
         now = datetime.now(UTC)
         try:
-            found, groups = await within(self.res.settings.database_seconds, self._ask())
-            view = View(now, found, groups)
-        except HoldfastError as exc:
-            view = View(now, error=exc.message)
+            found, groups, open_alerts = await within(self.res.settings.database_seconds, self._ask())
+            view = View(now, found, groups, open_alerts)
+        except HoldfastError:
+            view = View(now, error="Postgres cannot be reached.")
         except Exception:
             log.exception("overview_broke")
-            view = View(now, error="Something unexpected happened; it is in the log.")
+            view = View(now, error="The overview cannot be made; why is in the log.")
         return await asyncio.to_thread(_draw, view, await self.lights())
 
-    async def _ask(self) -> tuple[Overview, Sequence[FailureGroup]]:
+    async def _ask(self) -> tuple[Overview, Sequence[FailureGroup], Sequence[AlertView]]:
         engine = self.res.engine
-        return await overview(engine, LATE_AFTER), (await failures.list_failures(engine)).failures
+        found = await overview(engine, LATE_AFTER)
+        groups = (await failures.list_failures(engine)).failures
+        newest = (await alerts.list_alerts(engine, MOST_ALERTS)).alerts
+        return found, groups, [alert for alert in newest if alert.resolved_at is None]
 
 
 LIVE = web.AppKey("live", Live)
@@ -183,10 +189,11 @@ def _draw(view: View, known: Sequence[Light]) -> View:
     shown = {
         "overview": view.overview,
         "groups": view.groups,
+        "alerts": view.alerts,
         "error": view.error,
         "at": view.at,
         "lights": known,
         "numbers": charts.numbers(hours),
         "times": {what: charts.times(hours, what) for what in ("queue", "processing")},
     }
-    return View(view.at, view.overview, view.groups, view.error, fill("overview_body.html", shown))
+    return replace(view, html=fill("overview_body.html", shown))

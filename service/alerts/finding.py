@@ -1,0 +1,49 @@
+"""What a look at the record finds, and how it is put into words."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+COUNT_CAP = 10_000
+
+# When each alert that is open was opened, by cause and key.
+Open = Mapping[tuple[str, str], datetime]
+
+
+@dataclass(frozen=True)
+class Finding:
+    """Something that is the matter now; two of the same cause and key are the same alert."""
+
+    cause: str
+    key: str
+    count: int
+    summary: str  # one line, for a title
+    detail: str
+    email_id: int | None = None
+
+
+def clean(text: str, most: int = 300) -> str:
+    """Make one bounded line, of characters that show: parts of it may come from outside."""
+    shown = "".join(letter if letter.isprintable() else " " for letter in text)
+    line = " ".join(shown.split())
+    return line if len(line) <= most else f"{line[: most - 1]}…"
+
+
+def number(count: int, noun: str) -> str:
+    """Say how many, as far as we count."""
+    return f"{count:,}{' or more' if count >= COUNT_CAP else ''} {noun}{'' if count == 1 else 's'}"
+
+
+def clock(time: datetime) -> str:
+    return f"{time:%Y-%m-%d %H:%M} UTC"
+
+
+def duration(time: timedelta) -> str:
+    """Say how long, in the two largest units."""
+    minutes = int(time.total_seconds() // 60)
+    if minutes < 2:
+        return f"{int(time.total_seconds())} s"
+    hours, minutes = divmod(minutes, 60)
+    days, hours = divmod(hours, 24)
+    parts = ((days, "d"), (hours, "h"), (minutes, "min"))
+    return " ".join([f"{count} {unit}" for count, unit in parts if count][:2])

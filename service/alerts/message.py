@@ -1,0 +1,66 @@
+"""An alert as a message: what happened, how often, an example, and a link. Nothing in it is of a customer."""
+
+from datetime import datetime
+
+from service.alerts.deliveries import Delivery
+from service.alerts.finding import clock, duration
+from service.notify.notice import Notice
+
+_PATHS = {"failures": "/failures", "waiting": "/emails?status=queued", "no_worker": "/emails?status=queued"}
+_OVER = {
+    "failures": "No e-mail is left that failed so within the last 24 hours.",
+    "waiting": "No e-mail waits for so long any more.",
+    "silence": "Webhooks come again.",
+    "signatures": "Webhooks come with good signatures again.",
+    "workers": "All workers are there, or others in their place.",
+    "no_worker": "There is a worker again, or nothing is due.",
+}
+
+
+def compose(delivery: Delivery, public_url: str | None) -> Notice:
+    """Put the news of an alert into words."""
+    base = public_url.rstrip("/") if public_url else None
+    is_over = delivery.news == "resolved" and delivery.resolved_at is not None
+    lines = [delivery.detail, f"Since {clock(delivery.opened_at)}."]
+    if is_over and delivery.resolved_at:
+        lasted = duration(delivery.resolved_at - delivery.opened_at)
+        lines = [_OVER[delivery.cause], f"It began at {clock(delivery.opened_at)} and lasted {lasted}."]
+    elif base and delivery.email_id is not None:
+        lines.append(f"The example: {base}/emails/{delivery.email_id}")
+    if not base:
+        lines.append("(Set PUBLIC_URL to have links here.)")
+    return Notice(
+        id=_id(delivery, delivery.news),
+        kind=f"alert.{delivery.news}",
+        at=delivery.at,
+        title=f"Over: {delivery.summary}" if is_over else delivery.summary,
+        text="\n".join(lines),
+        link=f"{base}{_PATHS.get(delivery.cause, '/')}" if base else None,
+        follows=_id(delivery, "opened") if is_over else None,
+        data={
+            "id": delivery.alert_id,
+            "cause": delivery.cause,
+            "key": delivery.key,
+            "count": delivery.count,
+            "email_id": delivery.email_id,
+            "opened_at": delivery.opened_at.isoformat(),
+            "resolved_at": delivery.resolved_at.isoformat() if delivery.resolved_at else None,
+        },
+    )
+
+
+def trial(now: datetime, public_url: str | None) -> Notice:
+    """Make the message of a test."""
+    return Notice(
+        id=f"alert_test_{now:%Y%m%d%H%M%S%f}",
+        kind="alert.test",
+        at=now,
+        title="A test of the alerts",
+        text="If you can read this, alerts reach you here. Nothing is the matter.",
+        link=f"{public_url.rstrip('/')}/" if public_url else None,
+    )
+
+
+def _id(delivery: Delivery, news: str) -> str:
+    """Name a message, the same each time it is sent, and another one in every database."""
+    return f"alert_{delivery.alert_id}_{delivery.opened_at:%Y%m%d%H%M%S%f}_{news}"

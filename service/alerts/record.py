@@ -1,0 +1,142 @@
+"""Alerts on record: whose turn it is to look, what is open, and what became of what was found."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+from sqlalchemy import BigInteger, Interval, Text, bindparam, text
+from sqlalchemy.dialects.postgresql import ARRAY
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from service.alerts.finding import Finding, Open
+from service.rows import arrays_of
+
+PASS_PAUSE = timedelta(seconds=15)
+# How long a thing must not have been seen to be over; twice as long each time that it came back within a day.
+QUIET = timedelta(minutes=5)
+MOST_QUIET = timedelta(hours=6)
+# News that could not be told for so long is none.
+STALE = timedelta(days=1)
+
+
+@dataclass(frozen=True)
+class Pass:
+    """A watcher's turn to look; `number` is the fence."""
+
+    number: int
+    known_id: int  # the newest e-mail at the start of the pass before
+    bad_signatures: int
+    bad_signature_code: str | None
+    bad_signature_at: datetime | None
+
+
+async def begin(conn: AsyncConnection) -> Pass | None:
+    """Take the turn to look; None if somebody had it a moment ago."""
+    row = (await conn.execute(_BEGIN)).one_or_none()
+    return Pass(*row) if row else None
+
+
+async def open_alerts(conn: AsyncConnection) -> Open:
+    rows = await conn.execute(text("SELECT cause, key, opened_at FROM alerts WHERE resolved_at IS NULL"))
+    return {(cause, key): opened_at for cause, key, opened_at in rows}
+
+
+async def note_findings(
+    conn: AsyncConnection, turn: Pass, findings: Sequence[Finding], channels: Sequence[str]
+) -> list[str]:
+    """Open an alert for each finding that has none, with news to each channel; return the causes of the new ones.
+
+    Those that are open were seen again, and no more. Does nothing if the turn is somebody else's by now.
+    """
+    columns = ("cause", "key", "count", "summary", "detail", "email_id")
+    rows = [(each.cause, each.key, each.count, each.summary, each.detail, each.email_id) for each in findings]
+    given = {**arrays_of(columns, rows), "channels": list(channels), "pass": turn.number}
+    return [*await conn.scalars(_NOTE, given)]
+
+
+async def resolve(conn: AsyncConnection, turn: Pass) -> list[str]:
+    """Resolve what was not seen for long enough, and tell who was told; return the causes."""
+    return [*await conn.scalars(_RESOLVE, {"pass": turn.number})]
+
+
+async def give_up(conn: AsyncConnection) -> list[str]:
+    """Give up what could not be told for a day, and return the channels."""
+    return [*await conn.scalars(_GIVE_UP)]
+
+
+async def note_bad_signatures(conn: AsyncConnection, count: int, code: str, ago: timedelta) -> None:
+    """Note how many signatures in a row were wrong in this process, and how long ago the last was."""
+    await conn.execute(_BAD_SIGNATURES, {"count": count, "code": code, "ago": ago})
+
+
+_BEGIN = text("""
+INSERT INTO alert_watch AS watch (id, pass_number, next_at, newest_id)
+VALUES (1, 1, now() + :pause, coalesce((SELECT max(id) FROM incoming_emails), 0))
+ON CONFLICT (id) DO UPDATE SET
+    pass_number = watch.pass_number + 1, next_at = excluded.next_at,
+    known_id = watch.newest_id, newest_id = excluded.newest_id
+WHERE watch.next_at <= now()
+RETURNING pass_number, known_id, bad_signatures, bad_signature_code, bad_signature_at
+""").bindparams(bindparam("pause", PASS_PAUSE, Interval()))
+
+_NOTE = text("""
+WITH turn AS (
+    SELECT FROM alert_watch WHERE pass_number = :pass FOR SHARE
+), seen AS (
+    INSERT INTO alerts (cause, key, count, summary, detail, email_id)
+    SELECT * FROM unnest(:every_cause, :every_key, :every_count, :every_summary, :every_detail, :every_email_id)
+    WHERE EXISTS (SELECT FROM turn)
+    ON CONFLICT (cause, key) WHERE resolved_at IS NULL DO UPDATE SET
+        seen_at = now(), count = greatest(alerts.count, excluded.count),
+        summary = excluded.summary, detail = excluded.detail, email_id = excluded.email_id
+    RETURNING id, cause, opened_at = now() AS is_new
+), told AS (
+    INSERT INTO alert_deliveries (alert_id, news, channel)
+    SELECT id, 'opened', channel FROM seen, unnest(:channels) AS channel WHERE is_new
+)
+SELECT cause FROM seen WHERE is_new
+""").bindparams(
+    bindparam("pass", type_=BigInteger()),
+    bindparam("channels", type_=ARRAY(Text())),
+    *(bindparam(f"every_{name}", type_=ARRAY(Text())) for name in ("cause", "key", "summary", "detail")),
+    *(bindparam(f"every_{name}", type_=ARRAY(BigInteger())) for name in ("count", "email_id")),
+)
+
+_RESOLVE = text("""
+WITH turn AS (
+    SELECT FROM alert_watch WHERE pass_number = :pass FOR SHARE
+), over AS (
+    UPDATE alerts SET resolved_at = now()
+    WHERE resolved_at IS NULL AND EXISTS (SELECT FROM turn)
+        AND seen_at < now() - least(:most_quiet, :quiet * power(2, (
+            SELECT count(*) FROM alerts AS before
+            WHERE before.cause = alerts.cause AND before.key = alerts.key
+                AND before.opened_at > now() - interval '1 day' AND before.opened_at < alerts.opened_at
+        )))
+    RETURNING id, cause
+), told AS (
+    INSERT INTO alert_deliveries (alert_id, news, channel)
+    SELECT over.id, 'resolved', delivery.channel FROM over
+    JOIN alert_deliveries AS delivery ON delivery.alert_id = over.id
+    WHERE delivery.news = 'opened' AND delivery.status <> 'failed'
+)
+SELECT cause FROM over
+""").bindparams(
+    bindparam("pass", type_=BigInteger()),
+    bindparam("quiet", QUIET, Interval()),
+    bindparam("most_quiet", MOST_QUIET, Interval()),
+)
+
+_GIVE_UP = text("""
+UPDATE alert_deliveries SET status = 'failed', error = coalesce(error, 'nobody sent it')
+WHERE status = 'pending' AND created_at < now() - :stale
+RETURNING channel
+""").bindparams(bindparam("stale", STALE, Interval()))
+
+_BAD_SIGNATURES = text("""
+INSERT INTO alert_watch (id, bad_signatures, bad_signature_code, bad_signature_at)
+VALUES (1, :count, :code, now() - :ago)
+ON CONFLICT (id) DO UPDATE SET
+    bad_signatures = excluded.bad_signatures, bad_signature_code = excluded.bad_signature_code,
+    bad_signature_at = excluded.bad_signature_at
+""").bindparams(bindparam("count", type_=BigInteger()), bindparam("ago", type_=Interval()))

@@ -1,0 +1,87 @@
+"""Watch for what is the matter, in every process: one at a time looks, and whoever is alive tells."""
+
+import asyncio
+import random
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
+from datetime import timedelta
+from typing import TypeVar
+
+import structlog
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from service.alerts import record
+from service.alerts.causes import look
+from service.alerts.send import channels, deliver_for_ever
+from service.database import run
+from service.errors import Transient
+from service.metrics import ALERT_DELIVERIES, ALERTS
+from service.resources import Resources, background
+
+T = TypeVar("T")
+WATCH_SECONDS = 10.0
+# Less than until somebody else has the turn: where Postgres is slow there is most to tell.
+LOOK_SECONDS = 10.0
+
+log = structlog.get_logger()
+
+
+@asynccontextmanager
+async def alerting(res: Resources) -> AsyncIterator[None]:
+    """Watch and tell beside the block."""
+    async with AsyncExitStack() as stack:
+        await stack.enter_async_context(background(lambda: watch(res)))
+        for channel in channels(res.settings):
+            await stack.enter_async_context(background(_telling(res, channel)))
+        yield
+
+
+async def watch(res: Resources) -> None:
+    """Look now and then until cancelled."""
+    while True:
+        await asyncio.sleep(WATCH_SECONDS * random.uniform(0.5, 1.5))  # noqa: S311 no secret
+        try:
+            await tell_bad_signatures(res)
+            await look_once(res)
+        except Transient as exc:
+            log.warning("alerts_not_watched", code=exc.code)
+
+
+async def tell_bad_signatures(res: Resources) -> None:
+    """Put on record that signatures fail in a row, which only this process knows; requests themselves write nothing."""
+    streak = res.bad_signatures
+    length, code, ago = streak.length, streak.code, timedelta(seconds=streak.age)
+    if length >= res.settings.alert_signature_failures and length > streak.noted:
+        streak.noted = length
+        try:
+            await _run(res, lambda conn: record.note_bad_signatures(conn, length, code, ago))
+        except Transient:
+            streak.noted = 0
+            raise
+
+
+async def look_once(res: Resources) -> bool:
+    """Look whether something is the matter, if it is time, and record it; False if it was not time."""
+    turn = await _run(res, record.begin)
+    if turn is None:
+        return False
+    opened = await _run(res, record.open_alerts)
+    findings = await run(res.engine, LOOK_SECONDS, lambda conn: look(conn, res.settings, turn, opened))
+    told = channels(res.settings)
+    for cause in await _run(res, lambda conn: record.note_findings(conn, turn, findings, told)):
+        ALERTS.labels(cause).inc()
+        log.warning("alert_opened", cause=cause)
+    for cause in await _run(res, lambda conn: record.resolve(conn, turn)):
+        log.info("alert_resolved", cause=cause)
+    for channel in await _run(res, record.give_up):
+        ALERT_DELIVERIES.labels(channel, "failed").inc()
+        log.error("alert_given_up", channel=channel)
+    return True
+
+
+def _telling(res: Resources, channel: str) -> Callable[[], Awaitable[None]]:
+    return lambda: deliver_for_ever(res, channel)
+
+
+async def _run(res: Resources, statement: Callable[[AsyncConnection], Awaitable[T]]) -> T:
+    return await run(res.engine, res.settings.database_seconds, statement)

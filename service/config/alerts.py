@@ -1,0 +1,105 @@
+"""The settings of alerts: what is worth one, and where they go."""
+
+import base64
+import binascii
+import re
+from typing import Annotated, Self
+from urllib.parse import urlsplit
+
+from pydantic import Field, SecretStr, field_validator, model_validator
+from pydantic_settings import BaseSettings, NoDecode
+
+_ADDRESS = re.compile(r"[A-Za-z0-9.!#$%&'*+/=?^_`{|}~-]+@[A-Za-z0-9-]+(\.[A-Za-z0-9-]+)*")
+_SECRET_BYTES = range(24, 65)
+
+
+class AlertSettings(BaseSettings):
+    """Each channel is on when its address is set; what is the matter is on record without any."""
+
+    public_url: str | None = Field(
+        None, description="this service's own address, for links", examples=["https://holdfast.acme.example"]
+    )
+    alert_email_to: Annotated[tuple[str, ...], NoDecode] = Field(
+        (), description="who gets alerts by mail, comma separated", examples=["ops@acme.example"]
+    )
+    alert_email_from: str | None = Field(
+        None, description="the sender of alerts by mail", examples=["holdfast@acme.example"]
+    )
+    smtp_url: SecretStr | None = Field(
+        None,
+        description="mail server: smtp:// with STARTTLS, or smtps://",
+        examples=["smtp://user:password@host:587"],
+    )
+    alert_slack_url: SecretStr | None = Field(
+        None,
+        description="incoming webhook of Slack, or of what understands the same",
+        examples=["https://hooks.slack.com/services/T0/B0/secret"],
+    )
+    alert_webhook_url: SecretStr | None = Field(
+        None, description="where signed webhooks go", examples=["https://alerts.acme.example/holdfast"]
+    )
+    alert_webhook_secret: SecretStr | None = Field(
+        None,
+        description="what they are signed with: whsec_ and 24 to 64 bytes in base64",
+        examples=["whsec_…"],
+    )
+    alert_waiting_seconds: float = Field(
+        300, gt=0, description="how long an e-mail may wait for a worker to begin"
+    )
+    alert_silence_seconds: float | None = Field(
+        None,
+        gt=0,
+        description="how long no webhook may come, instead of learning what is usual",
+        examples=["3600"],
+    )
+    alert_signature_failures: int = Field(
+        5, ge=1, description="wrong signatures in a row that are worth an alert"
+    )
+
+    @field_validator("alert_email_to", mode="before")
+    @classmethod
+    def _split_addresses(cls, value: object) -> object:
+        return (
+            [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else value
+        )
+
+    @field_validator("alert_email_to", "alert_email_from")
+    @classmethod
+    def _are_addresses(cls, value: tuple[str, ...] | str | None) -> tuple[str, ...] | str | None:
+        addresses = (value,) if isinstance(value, str) else value or ()
+        if not all(map(_ADDRESS.fullmatch, addresses)):
+            raise ValueError("must be plain e-mail addresses, without names")
+        return value
+
+    @field_validator("public_url", "smtp_url", "alert_slack_url", "alert_webhook_url")
+    @classmethod
+    def _has_a_host(cls, value: SecretStr | str | None) -> SecretStr | str | None:
+        text = value.get_secret_value() if isinstance(value, SecretStr) else value
+        # Whether it begins as it should is looked at with all other URLs.
+        is_odd = text is not None and not (text.isascii() and text.isprintable())
+        if is_odd or (text and "://" in text and not urlsplit(text).hostname):
+            raise ValueError("names no host, or holds a character that a URL does not")
+        return value
+
+    @field_validator("alert_webhook_secret")
+    @classmethod
+    def _can_be_decoded(cls, value: SecretStr | None) -> SecretStr | None:
+        if value:
+            prefix, _, encoded = value.get_secret_value().partition("_")
+            try:
+                key = base64.b64decode(encoded, validate=True) if prefix == "whsec" else b""
+            except (binascii.Error, ValueError):
+                key = b""
+            if len(key) not in _SECRET_BYTES:
+                raise ValueError("is not whsec_ and 24 to 64 bytes in base64")
+        return value
+
+    @model_validator(mode="after")
+    def _channels_are_whole(self) -> Self:
+        if self.alert_email_to and not self.smtp_url:
+            raise ValueError("smtp_url: missing, ALERT_EMAIL_TO needs it")
+        if self.alert_email_to and not self.alert_email_from:
+            raise ValueError("alert_email_from: missing, ALERT_EMAIL_TO needs it")
+        if self.alert_webhook_url and not self.alert_webhook_secret:
+            raise ValueError("alert_webhook_secret: missing, ALERT_WEBHOOK_URL needs it")
+        return self

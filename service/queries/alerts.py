@@ -1,0 +1,70 @@
+"""Alerts: what is the matter, and what was."""
+
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import BigInteger, ColumnElement, Select, func, literal, select
+from sqlalchemy.dialects.postgresql import ARRAY
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+
+from service.database import connect
+from service.operations import Alert, AlertDelivery
+from service.queries.views import View
+
+
+class DeliveryView(View):
+    """What became of telling an alert on one channel."""
+
+    news: str
+    channel: str
+    status: str
+    attempts: int
+    sent_at: datetime | None
+    error: str | None
+
+
+class AlertView(View):
+    """Something that was or is the matter."""
+
+    id: int
+    cause: str
+    key: str  # which of its kind: the error and the host of failures
+    opened_at: datetime
+    seen_at: datetime
+    resolved_at: datetime | None
+    count: int
+    summary: str
+    detail: str
+    email_id: int | None  # an example
+    deliveries: Sequence[DeliveryView] = ()
+
+
+class AlertPage(View):
+    """Alerts, those that are open first, newest first."""
+
+    alerts: Sequence[AlertView]
+
+
+async def list_alerts(engine: AsyncEngine, limit: int = 50) -> AlertPage:
+    """Return those that are open and the newest of the others."""
+    is_open = Alert.resolved_at.is_(None)
+    async with connect(engine) as conn:
+        rows = (await conn.execute(_newest(is_open, limit))).mappings().all()
+        if more := limit - len(rows):
+            rows = [*rows, *(await conn.execute(_newest(~is_open, more))).mappings()]
+        told = await _deliveries(conn, [row["id"] for row in rows])
+    return AlertPage(alerts=[AlertView(**row, deliveries=told.get(row["id"], ())) for row in rows])
+
+
+def _newest(condition: ColumnElement[bool], limit: int) -> Select[Any]:
+    return select(*Alert.__table__.c).where(condition).order_by(Alert.id.desc()).limit(limit)
+
+
+async def _deliveries(conn: AsyncConnection, alert_ids: Sequence[int]) -> dict[int, list[DeliveryView]]:
+    found: dict[int, list[DeliveryView]] = {}
+    is_theirs = AlertDelivery.alert_id == func.any(literal(alert_ids, ARRAY(BigInteger)))
+    query = select(*AlertDelivery.__table__.c).where(is_theirs)
+    for row in await conn.execute(query.order_by(AlertDelivery.created_at, AlertDelivery.channel)):
+        found.setdefault(row.alert_id, []).append(DeliveryView.model_validate(row))
+    return found

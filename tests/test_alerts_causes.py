@@ -1,0 +1,345 @@
+"""What is the matter is found, and what is as usual is not."""
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+
+import asyncpg
+import pytest
+
+from service.alerts import failures, record, workers
+from service.alerts.causes import look
+from service.alerts.failures import MOST_HOSTS, Group
+from service.alerts.finding import Finding, clean, duration
+from service.alerts.record import Pass
+from service.config.settings import Settings
+from service.database import connect
+from service.resources import Resources
+
+NOW = datetime(2025, 10, 20, 12, tzinfo=UTC)
+Find = Callable[..., Awaitable[dict[str, Finding]]]
+
+
+@pytest.fixture
+def find(res: Resources) -> Find:
+    """Look for what is the matter, as a watcher does whose last turn was some time ago; by cause and key."""
+
+    async def find(settings: Settings = res.settings, **more: object) -> dict[str, Finding]:
+        turn = Pass(**{**dict.fromkeys(Pass.__annotations__), "number": 1, "known_id": 10**6, **more})  # type: ignore[arg-type]
+        async with connect(res.engine) as conn:
+            found = await look(conn, settings, turn, await record.open_alerts(conn))
+        return {f"{each.cause} {each.key}".strip(): each for each in found}
+
+    return find
+
+
+async def insert(database: asyncpg.Connection, ago: str, status: str = "completed", **columns: object) -> int:
+    """Put an e-mail on record that came some time ago."""
+    values = {"zendesk_ticket_id": "1", "processing_status": status, **columns}
+    names, places = ", ".join(values), ", ".join(f"${place}" for place in range(2, len(values) + 2))
+    number = await database.fetchval(
+        f"INSERT INTO incoming_emails (received_at, {names}) VALUES (now() - $1::text::interval, {places})"
+        " RETURNING id",
+        ago,
+        *values.values(),
+    )
+    return int(number)
+
+
+async def fail(
+    database: asyncpg.Connection, ago: str, code: str = "gone", host: str | None = "a.example"
+) -> int:
+    number = await insert(
+        database,
+        ago,
+        "failed",
+        error_code=code,
+        error_host=host,
+        processing_error=f"It is gone.\n{'x' * 900}",
+    )
+    await database.execute("UPDATE incoming_emails SET completed_at = received_at WHERE id = $1", number)
+    return number
+
+
+async def test_of_what_is_as_it_should_be_nothing_is_found(find: Find, database: asyncpg.Connection) -> None:
+    await insert(database, "1 second")
+    await insert(database, "1 second", "queued")
+
+    assert await find() == {}
+
+
+async def test_failures_are_one_finding_for_each_error_and_host(
+    find: Find, database: asyncpg.Connection
+) -> None:
+    for _ in range(3):
+        last = await fail(database, "1 hour")
+    await fail(database, "1 hour", host="b.example")
+    await fail(database, "1 hour", code="too_large", host=None)
+
+    found = await find()
+
+    assert {key: each.count for key, each in found.items()} == {
+        "failures gone@a.example": 3,
+        "failures gone@b.example": 1,
+        "failures too_large@": 1,
+    }
+    first = found["failures gone@a.example"]
+    assert first.summary == "E-mails fail with gone at a.example"
+    assert first.email_id == last
+    assert f"For example e-mail {last}: It is gone. xxx" in first.detail
+    assert len(first.detail) < 500
+
+
+async def test_failures_of_long_ago_are_no_news(find: Find, database: asyncpg.Connection) -> None:
+    await fail(database, "25 hours")
+    await fail(database, "400 days", host="b.example")
+
+    assert await find() == {}
+
+
+async def test_what_waited_through_an_outage_of_days_and_failed_now_is_news(
+    find: Find, database: asyncpg.Connection
+) -> None:
+    number = await fail(database, "3 days")
+    await database.execute("UPDATE incoming_emails SET completed_at = now() WHERE id = $1", number)
+
+    assert [*await find()] == ["failures gone@a.example"]
+
+
+def test_however_many_hosts_somebody_makes_up_an_error_has_few_alerts_and_who_has_one_keeps_it() -> None:
+    groups = [Group("gone", f"{number}.example", 1, number, "reason") for number in range(100)]
+
+    first = failures.group(groups, {})
+    opened = {("failures", each.key): NOW for each in first}
+    grown = [Group("gone", "new.example", 9, 200, "reason"), *groups]
+    second = failures.group(grown, opened)
+
+    assert len(first) == MOST_HOSTS + 1
+    assert {each.key for each in second} == {each.key for each in first}
+    assert sum(each.count for each in second) == 109
+    assert second[-1].summary == "E-mails fail with gone at 91 more hosts"
+
+
+def test_a_host_with_a_strange_name_is_not_shown() -> None:
+    [found] = failures.group([Group("gone", "<!channel>\r\nBcc: x", 1, 1, "a\u202eb\x00\nc")], {})
+
+    assert found.summary == "E-mails fail with gone at a host with a strange name"
+    assert found.detail.endswith("For example e-mail 1: a b c")
+
+
+async def test_what_no_worker_began_with_in_time_waits_for_too_long(
+    find: Find, database: asyncpg.Connection
+) -> None:
+    late = await insert(database, "6 minutes", "queued", due_at=NOW + timedelta(days=10_000))
+    await insert(database, "4 minutes", "queued", due_at=NOW + timedelta(days=10_000))
+
+    found = await find()
+
+    assert [*found] == ["waiting"]
+    assert (found["waiting"].count, found["waiting"].email_id) == (1, late)
+    assert "waited for longer than 5 min, the oldest for 6 min" in found["waiting"].detail
+
+
+async def test_a_pause_between_attempts_and_what_is_run_again_are_no_wait(
+    find: Find, database: asyncpg.Connection
+) -> None:
+    later = NOW + timedelta(days=10_000)
+    await insert(database, "20 days", "queued", attempt_number=3, due_at=later)
+
+    assert await find() == {}
+
+
+async def test_what_was_replayed_since_the_last_look_has_only_just_come(
+    find: Find, database: asyncpg.Connection
+) -> None:
+    number = await insert(database, "20 days", "received", due_at=NOW + timedelta(days=10_000))
+
+    assert await find(known_id=number - 1) == {}
+    assert [*await find(known_id=number)] == ["waiting"]
+
+
+async def test_nobody_there_is_worth_an_alert_when_something_is_due(
+    find: Find, database: asyncpg.Connection
+) -> None:
+    await insert(database, "3 minutes", "queued", due_at=datetime.now(UTC) - timedelta(minutes=2))
+    without = await find()
+    await database.execute("INSERT INTO workers (name, pid, version) VALUES ('w', 1, '1')")
+    with_one = await find()
+
+    assert [*without] == ["no_worker"]
+    assert with_one == {}
+
+
+@dataclass
+class Worker:
+    """A row of `workers`, in minutes since noon."""
+
+    name: str
+    started: float
+    seen: float
+    stopped: float | None = None
+
+    @property
+    def started_at(self) -> datetime:
+        return NOW + timedelta(minutes=self.started)
+
+    @property
+    def seen_at(self) -> datetime:
+        return NOW + timedelta(minutes=self.seen)
+
+    @property
+    def stopped_at(self) -> datetime | None:
+        return None if self.stopped is None else NOW + timedelta(minutes=self.stopped)
+
+
+@pytest.mark.parametrize(
+    ("rows", "missing"),
+    [
+        ([Worker("a", 0, 60), Worker("b", 0, 59.5)], []),
+        ([Worker("a", 0, 50), Worker("b", 0, 60)], ["a"]),  # it died, the other was there before
+        ([Worker("a", 0, 50, 50), Worker("b", 0, 60)], []),  # it stopped in order
+        ([Worker("a", 0, 50), Worker("c", 51, 60)], []),  # replaced, whatever its name
+        ([Worker("a", 0, 50), Worker("b", 0, 50), Worker("c", 51, 60)], ["b"]),  # one replaces one
+        ([Worker("a", 0, 20), Worker("b", 21, 40), Worker("c", 41, 60)], []),  # each replaced the one before
+        ([Worker("a", 0, 20), Worker("b", 21, 40, 40), Worker("c", 39, 60)], []),  # likewise, by a deploy
+        ([Worker("a", 0, 20), Worker("c", 19.5, 60)], []),  # a deploy whose old worker was killed late
+        (
+            [Worker("a", 0, 0.5), Worker("b", 0.1, 0.6)],
+            ["b"],
+        ),  # two that died together replace not each other
+    ],
+)
+def test_a_dead_worker_is_missing_unless_one_was_started_in_its_place(
+    rows: list[Worker], missing: list[str]
+) -> None:
+    found = workers.missing(rows, NOW + timedelta(minutes=60))
+
+    assert [worker.name for worker in found] == missing
+
+
+async def test_a_dead_worker_is_found_and_after_a_day_forgotten(
+    find: Find, database: asyncpg.Connection
+) -> None:
+    await database.execute(
+        "INSERT INTO workers (name, pid, version, started_at, seen_at) VALUES"
+        " ('worker.1', 1, '1', now() - interval '1 hour', now() - interval '2 minutes'),"
+        " ('worker.2', 1, '1', now() - interval '1 hour', now() - interval '5 seconds'),"
+        " ('worker.9', 1, '1', now() - interval '9 days', now() - interval '8 days')"
+    )
+
+    found = await find()
+
+    assert [*found] == ["workers"]
+    assert "1 worker is missing, and did not stop in order: worker.1 (last seen" in found["workers"].detail
+
+
+async def of_every_hour(database: asyncpg.Connection, *, since: str, hours: str = "true") -> None:
+    """Put e-mails on record of the last weeks, four an hour, up to some time ago."""
+    await database.execute(
+        "INSERT INTO incoming_emails (zendesk_ticket_id, processing_status, received_at)"
+        " SELECT '1', 'completed', time FROM generate_series("
+        "  now() - $1::text::interval, now() - interval '15 days', interval '-15 minutes') AS time"
+        f" WHERE {hours}",
+        since,
+    )
+
+
+async def test_a_silence_of_hours_that_always_brought_something_is_found(
+    find: Find, database: asyncpg.Connection
+) -> None:
+    await of_every_hour(database, since="2 hours 5 minutes")
+
+    found = await find()
+
+    assert [*found] == ["silence"]
+    assert (
+        "In the same 2 hours a week and two weeks ago, some came in every 30 min." in found["silence"].detail
+    )
+
+
+async def test_an_outage_that_began_in_a_silent_night_is_found_in_the_morning(
+    find: Find, database: asyncpg.Connection
+) -> None:
+    """The night, twelve hours until 2:30 ago, is always silent; so was this morning."""
+    morning = "extract(epoch FROM now() - time) % 86400 NOT BETWEEN 2.5 * 3600 AND 14.5 * 3600"
+    await of_every_hour(database, since="14 hours", hours=morning)
+
+    assert [*await find()] == ["silence"]
+
+
+@pytest.mark.parametrize(
+    ("since", "hours"),
+    [
+        ("1 hour 50 minutes", "true"),
+        ("10 hours", "extract(epoch FROM now() - time) % 86400 > 36000"),  # a night
+        ("2 days", "extract(epoch FROM now() - time) % 604800 > 172800"),  # a weekend
+        ("20 hours", "extract(epoch FROM time)::bigint / 900 % 80 = 0"),  # one every twenty hours
+        ("3 hours", "time > now() - interval '12 days'"),  # too little is on record
+    ],
+)
+async def test_a_silence_that_is_usual_is_none(
+    find: Find, database: asyncpg.Connection, since: str, hours: str
+) -> None:
+    await of_every_hour(database, since=since, hours=hours)
+
+    assert await find() == {}
+
+
+async def test_a_silence_lasts_until_a_webhook_comes_also_into_the_night(
+    find: Find, database: asyncpg.Connection
+) -> None:
+    await insert(database, "3 days")
+    await database.execute(
+        "INSERT INTO alerts (cause, key, count, summary, detail, opened_at)"
+        " VALUES ('silence', '', 1, '', '', now() - interval '2 days')"
+    )
+    before = await find()
+    await insert(database, "1 second")
+    after = await find()
+
+    assert [*before] == ["silence"]
+    assert after == {}
+
+
+async def test_a_fixed_limit_takes_the_place_of_what_is_usual(
+    find: Find, res: Resources, database: asyncpg.Connection
+) -> None:
+    strict = res.settings.model_copy(update={"alert_silence_seconds": 60.0})
+    nothing = await find(strict)
+    await insert(database, "2 minutes")
+
+    assert nothing == {}
+    assert [*await find(strict)] == ["silence"]
+    assert await find() == {}
+
+
+async def test_signatures_fail_until_a_good_one_left_something_on_record(
+    find: Find, database: asyncpg.Connection
+) -> None:
+    bad = {
+        "bad_signatures": 5,
+        "bad_signature_code": "signature_mismatch",
+        "bad_signature_at": datetime.now(UTC) - timedelta(minutes=1),
+    }
+    await insert(database, "2 minutes")
+    found = await find(**bad)
+    few = await find(**{**bad, "bad_signatures": 4})
+    await insert(database, "1 second")
+    after = await find(**bad)
+
+    assert [*found] == ["signatures"]
+    assert "5 webhooks in a row had no good signature (signature_mismatch)" in found["signatures"].detail
+    assert (few, after) == ({}, {})
+
+
+def test_texts_are_one_bounded_line_of_characters_that_show() -> None:
+    assert clean("a\r\nb\u2028c\u202ed\x1b[31m  e") == "a b c d [31m e"
+    assert clean("x" * 500, 10) == "xxxxxxxxx…"
+
+
+@pytest.mark.parametrize(
+    ("seconds", "words"),
+    [(59, "59 s"), (119, "119 s"), (300, "5 min"), (7260, "2 h 1 min"), (90000, "1 d 1 h")],
+)
+def test_durations_are_said_in_two_units(seconds: int, words: str) -> None:
+    assert duration(timedelta(seconds=seconds)) == words
