@@ -121,8 +121,8 @@ async def test_the_overview_shows_the_alerts_that_are_open(
 ) -> None:
     await database.execute(
         "INSERT INTO alerts (cause, key, count, summary, detail, resolved_at) VALUES"
-        " ('failures', '', 3, 'Three <b>failed</b>', 'Look at them', NULL),"
-        " ('late', '', 3, 'It was late', 'Nothing to look at', now())"
+        " ('no_worker', '', 3, 'Three <b>failed</b>', 'Look at them', NULL),"
+        " ('waiting', '', 3, 'It was late', 'Nothing to look at', now())"
     )
 
     page = words_of(await read(client, "/"))

@@ -110,8 +110,10 @@ class Live:
         engine = self.res.engine
         found = await overview(engine, LATE_AFTER)
         groups = (await failures.list_failures(engine)).failures
-        newest = (await alerts.list_alerts(engine, MOST_ALERTS)).alerts
-        return found, groups, [alert for alert in newest if alert.resolved_at is None]
+        newest = (await alerts.list_alerts(engine)).alerts
+        # Failures stand there in groups already.
+        told = [alert for alert in newest if alert.resolved_at is None and alert.cause != "failures"]
+        return found, groups, told[:MOST_ALERTS]
 
 
 LIVE = web.AppKey("live", Live)
