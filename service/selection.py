@@ -170,6 +170,29 @@ async def count(conn: AsyncConnection, wanted: Selection, examined: int | None =
     return Count(found, looked_at == examined)
 
 
+def matches(wanted: Selection, walked: Subquery) -> list[ColumnElement[bool]]:
+    """Say it all of rows: what a walk went by is true for each of its rows, and cheap to look at."""
+    row = walked.c
+    conditions: list[ColumnElement[bool]] = []
+    for column, value in (("processing_status", wanted.status), ("zendesk_ticket_id", wanted.ticket)):
+        if value is not None:
+            conditions.append(row[column] == value)
+    if wanted.sender is not None:
+        conditions.append(_sender(row.from_email) == _sender(wanted.sender))
+    for column, value in (("error_code", wanted.error_code), ("error_host", wanted.host)):
+        if value is not None:
+            conditions.append(row[column].is_(None) if value == NONE else row[column] == value)
+    if NONE in (wanted.error_code, wanted.host):
+        conditions.append(row.processing_status == "failed")
+    if wanted.received_after:
+        conditions.append(row.received_at >= wanted.received_after)
+    if wanted.received_before:
+        conditions.append(row.received_at < wanted.received_before)
+    if wanted.q is not None:
+        conditions.append(_holds(walked, wanted.q))
+    return conditions
+
+
 def _key(wanted: Selection) -> ColumnElement[bool] | None:
     if wanted.ticket is not None:
         return IncomingEmail.zendesk_ticket_id == wanted.ticket
@@ -200,29 +223,6 @@ def _by_time(wanted: Selection, status: str, after: Place | None, examined: int)
     if after:
         rows = rows.where(tuple_(IncomingEmail.received_at, IncomingEmail.id) < after)
     return rows.order_by(IncomingEmail.received_at.desc(), IncomingEmail.id.desc()).limit(examined)
-
-
-def matches(wanted: Selection, walked: Subquery) -> list[ColumnElement[bool]]:
-    """Say it all of rows: what a walk went by is true for each of its rows, and cheap to look at."""
-    row = walked.c
-    conditions: list[ColumnElement[bool]] = []
-    for column, value in (("processing_status", wanted.status), ("zendesk_ticket_id", wanted.ticket)):
-        if value is not None:
-            conditions.append(row[column] == value)
-    if wanted.sender is not None:
-        conditions.append(_sender(row.from_email) == _sender(wanted.sender))
-    for column, value in (("error_code", wanted.error_code), ("error_host", wanted.host)):
-        if value is not None:
-            conditions.append(row[column].is_(None) if value == NONE else row[column] == value)
-    if NONE in (wanted.error_code, wanted.host):
-        conditions.append(row.processing_status == "failed")
-    if wanted.received_after:
-        conditions.append(row.received_at >= wanted.received_after)
-    if wanted.received_before:
-        conditions.append(row.received_at < wanted.received_before)
-    if wanted.q is not None:
-        conditions.append(_holds(walked, wanted.q))
-    return conditions
 
 
 def _holds(walked: Subquery, text: str) -> ColumnElement[bool]:

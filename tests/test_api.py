@@ -259,7 +259,9 @@ async def test_any_bytes_may_be_asked_for(client: Client) -> None:
 # ── one e-mail
 
 
-@pytest.mark.parametrize("path", ["/", "/api/v2/emails", f"{EMAILS}/", f"{EMAILS}/1/attachments", "/.env"])
+@pytest.mark.parametrize(
+    "path", ["/nothing", "/api/v2/emails", f"{EMAILS}/", f"{EMAILS}/1/attachments", "/.env"]
+)
 async def test_what_is_not_there_is_a_problem_of_its_own(client: Client, path: str) -> None:
     assert (await refused(client, "GET", path, 404))["code"] == "not_found"
 

@@ -219,11 +219,13 @@ async def test_a_file_is_kept_for_ever_only_under_the_hash_of_its_content(client
 async def test_no_other_file_is_served(client: Server, name: str) -> None:
     status, _, _ = await fetch(client, f"/static/{name}")
 
-    assert status == 404
+    assert status in {401, 404}  # `..` is another page, for those who signed in
 
 
 def test_the_sheets_load_nothing_from_elsewhere() -> None:
     for name, file in static.files().items():
+        if name.endswith(".js"):
+            continue
         text = file.content.decode()
         assert "@import" not in text, name
         assert "url(" not in text, name

@@ -23,7 +23,7 @@ def summarize(stack: Stack, play: Play) -> Text:
     text.append(f"  {_counts(play)}\n\n", style="bold")
     places = _places(stack, play.emails)
     for name, value in [place for place in places if place[0] == "logs"] if play.errors else places:
-        text.append(f"  {name:<9}", style="bold")
+        text.append(f"  {name:<10}", style="bold")
         text.append(f" {value}\n")
     return text
 
@@ -50,6 +50,8 @@ def _places(stack: Stack, emails: Sequence[Email]) -> list[tuple[str, str]]:
     files = [file for email in emails for file in email["attachments"] if file["object_key"]]
     example = [("", f"{files[0]['object_key']} is {files[0]['file_name']}")] if files else []
     return [
+        ("dashboard", f"{url}/"),
+        ("", f"sign in with the token {token}"),
         ("files", _short(objects)),
         *example,
         ("API", f"{url}/api/v1/emails"),

@@ -76,6 +76,7 @@ def _pass_on(who: str, line: str) -> None:
 def _welcome(stack: Stack) -> str:
     settings = stack.settings
     lines = [
+        ("dashboard", f"{stack.url}/    (sign in with the token)"),
         ("webhook", f"{stack.url}/webhooks/zendesk"),
         ("secret", _shown(stack, "ZENDESK_WEBHOOK_SECRETS")),
         ("API", f"{stack.url}/api/v1/emails"),
@@ -85,7 +86,7 @@ def _welcome(stack: Stack) -> str:
         ("try it", f"{try_it()}    (in another terminal)"),
         ("stop", "Ctrl-C"),
     ]
-    rows = "\n".join(f"  {click.style(f'{name:<9}', bold=True)} {value}" for name, value in lines)
+    rows = "\n".join(f"  {click.style(f'{name:<10}', bold=True)} {value}" for name, value in lines)
     return f"\n  {click.style('Holdfast is ready.', fg='green', bold=True)}\n\n{rows}\n"
 
 

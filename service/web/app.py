@@ -8,6 +8,7 @@ from service.alerts.watch import alerting
 from service.config.settings import Settings
 from service.resources import open_resources
 from service.web import auth, middleware, webhook
+from service.web.dashboard.routes import add_dashboard
 from service.web.keys import RES
 from service.web.pages import PAGES
 from service.web.routes import API
@@ -30,4 +31,5 @@ def create_app(settings: Settings) -> web.Application:
             yield
 
     app.cleanup_ctx.append(resources)
+    add_dashboard(app)
     return app

@@ -1,7 +1,10 @@
-"""Pages: a template and its values become HTML in which a browser runs nothing."""
+"""Pages: a template and its values become HTML in which a browser runs nothing but our own scripts."""
 
 import asyncio
 import re
+import secrets
+from collections.abc import Mapping
+from datetime import UTC, datetime
 from functools import cache
 from typing import TYPE_CHECKING
 
@@ -9,17 +12,20 @@ from aiohttp import web
 
 from service.web import static
 from service.web.keys import IDENTITY
+from service.web.words import FILTERS
 
 if TYPE_CHECKING:
     from jinja2 import Environment
     from markupsafe import Markup
 
-# No scripts, ours neither: an attachment is served from this host as well, and the sender chose its content.
+_POLICY = (
+    "default-src 'none'; style-src 'self'; img-src 'self'; font-src 'self'; "
+    "form-action 'self'; frame-ancestors 'none'; base-uri 'none'"
+)
+# A script runs if it was named with the nonce of this answer, and by nothing else: to come from this host is not
+# enough, since attachments do too, and the sender chose their content. A page without scripts allows none.
+_SCRIPTS = "; script-src 'nonce-{nonce}'; connect-src 'self'; frame-src 'self'"
 PAGE_HEADERS = {
-    "Content-Security-Policy": (
-        "default-src 'none'; style-src 'self'; img-src 'self'; font-src 'self'; "
-        "form-action 'self'; frame-ancestors 'none'; base-uri 'none'"
-    ),
     "X-Content-Type-Options": "nosniff",
     "X-Frame-Options": "DENY",
     "Referrer-Policy": "same-origin",
@@ -29,16 +35,22 @@ PAGE_HEADERS = {
 
 
 async def render(request: web.Request, template: str, *, status: int = 200, **values: object) -> web.Response:
-    """Fill a template; it sees `path` and `identity` (None where nobody signed in) besides the values.
+    """Fill a template; it sees `path`, `identity` (None where nobody signed in) and `nonce` besides the values.
 
     A thread does it: what is loaded first reads files, and a long page must not hold up webhooks.
     """
-    known = {"path": request.path, "identity": request.get(IDENTITY)}
-    text = await asyncio.to_thread(_fill, template, {**known, **values})
-    return web.Response(text=text, status=status, content_type="text/html", headers=PAGE_HEADERS)
+    nonce = secrets.token_urlsafe(16)
+    known = {"path": request.path, "identity": request.get(IDENTITY), "nonce": nonce}
+    text = await asyncio.to_thread(fill, template, {**known, **values})
+    policy = _POLICY + (_SCRIPTS.format(nonce=nonce) if nonce in text else "")
+    headers = {**PAGE_HEADERS, "Content-Security-Policy": policy}
+    # What came as JSON may hold lone surrogates, which have no UTF-8.
+    body = text.encode(errors="replace")
+    return web.Response(body=body, status=status, content_type="text/html", charset="utf-8", headers=headers)
 
 
-def _fill(template: str, values: dict[str, object]) -> str:
+def fill(template: str, values: Mapping[str, object]) -> str:
+    """Return the text; it belongs in a thread."""
     return environment().get_template(template).render(values)
 
 
@@ -58,8 +70,8 @@ def environment() -> "Environment":
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.globals["static"] = static.address
-    environment.filters["words"] = _words
+    environment.globals.update(static=static.address, now=lambda: datetime.now(UTC))
+    environment.filters.update(FILTERS, words=_words)
     return environment
 
 

@@ -14,6 +14,7 @@ from service.errors import Rejected
 _DIRECTORY = Path(__file__).parent / "static"
 _TYPES = {
     ".css": "text/css; charset=utf-8",
+    ".js": "text/javascript; charset=utf-8",
     ".png": "image/png",
     ".svg": "image/svg+xml; charset=utf-8",
     ".woff2": "font/woff2",

@@ -1,0 +1,74 @@
+"""What the buttons do: each calls one step, and leads back to a page that shows what came of it."""
+
+from aiohttp import web
+from pydantic import ConfigDict, Field, field_validator
+
+from service import intake
+from service.errors import Rejected
+from service.recovery import bulk
+from service.recovery.retry import retry
+from service.selection import Selection
+from service.web.dashboard import filters
+from service.web.dashboard.frame import show
+from service.web.dashboard.notices import lead
+from service.web.exchange import ask, form, number
+from service.web.keys import IDENTITY, RES
+
+PER_SECOND = 20
+
+
+class Wanted(Selection):
+    """What the form of a plan sends."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    per_second: int = Field(PER_SECOND, ge=1, le=bulk.MOST_PER_SECOND)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _empty_is_none(cls, value: object) -> object:
+        return None if value == "" else value
+
+    @property
+    def selection(self) -> Selection:
+        return Selection.model_validate(self.model_dump(exclude={"per_second"}))
+
+
+async def retry_email(request: web.Request) -> web.Response:
+    email_id = number(request, "id")
+    await ask(request, retry(request.app[RES], email_id, request[IDENTITY].actor))
+    return lead(f"/emails/{email_id}", "retried")
+
+
+async def plan_retry(request: web.Request) -> web.Response:
+    """Show what a retry of many would do, before it does it."""
+    asked = filters.read(request)
+    if asked.wanted is None:
+        raise Rejected(400, "bad_parameter", asked.error)
+    selection = Selection.model_validate(asked.chosen)
+    count = await ask(request, bulk.plan(request.app[RES], selection))
+    chosen = {"status": "failed", **asked.chosen}
+    speed = {"per_second": PER_SECOND, "most_per_second": bulk.MOST_PER_SECOND}
+    return await show(request, "plan.html", count=count, chosen=chosen, back=filters.address(chosen), **speed)
+
+
+async def start_retry(request: web.Request) -> web.Response:
+    wanted = await form(request, Wanted)
+    actor = request[IDENTITY].actor
+    await ask(request, bulk.start(request.app[RES], wanted.selection, wanted.per_second, actor))
+    return lead("/retries", "bulk_begun")
+
+
+async def cancel_retry(request: web.Request) -> web.Response:
+    await ask(request, bulk.cancel(request.app[RES], number(request, "id"), request[IDENTITY].actor))
+    return lead("/retries", "bulk_cancelled")
+
+
+async def replay(request: web.Request) -> web.Response:
+    quarantine_id = number(request, "id")
+    receipt = await ask(request, intake.replay(request.app[RES], quarantine_id, request[IDENTITY].actor))
+    if receipt.status == "ignored":
+        return lead(f"/quarantine/{quarantine_id}", "ignored")
+    return lead(
+        f"/emails/{receipt.number}", "replayed" if receipt.status == "accepted" else "replayed_before"
+    )

@@ -1,0 +1,45 @@
+"""What Holdfast stands on, as lights: on, off, or not known yet."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from service.doctor.zendesk import check_zendesk
+from service.resources import Resources
+from service.web.health import probe_all
+
+SECONDS = 10.0
+ZENDESK_SECONDS = 300.0  # it counts requests
+
+_ADVICE = {
+    "database": "Webhooks are answered with 503, and Zendesk sends them again. Check DATABASE_URL, and that Postgres runs.",
+    "redis": "E-mails are taken in and worked on all the same, a little later. Check REDIS_URL, and that Redis runs.",
+    "storage": "E-mails are taken in, their files wait. Check STORAGE_URL, its credentials and their rights.",
+}
+NAMES = {"database": "Postgres", "redis": "Redis", "storage": "Storage"}
+
+
+@dataclass(frozen=True)
+class Light:
+    """A thing; `ok` is None where it works but not as it should, or nobody knows."""
+
+    name: str
+    ok: bool | None
+    found: str
+    advice: str = ""
+
+
+async def look(res: Resources) -> Sequence[Light]:
+    """Look at what must answer within moments."""
+    probes = await probe_all(res)
+    return [
+        Light(NAMES[name], True, f"{probe['milliseconds']} ms")
+        if probe["ok"]
+        else Light(NAMES[name], False, str(probe["error"]), _ADVICE[name])
+        for name, probe in probes.items()
+    ]
+
+
+async def look_at_zendesk(res: Resources) -> Light:
+    """Try the credentials."""
+    check = await check_zendesk(res)
+    return Light("Zendesk", check.ok, check.found, check.advice)

@@ -1,0 +1,52 @@
+"""A value that many ask for, and that is found out once for all of them, every few seconds at most."""
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from typing import Generic, TypeVar
+
+T = TypeVar("T")
+
+
+class Shared(Generic[T]):
+    """A value at most `seconds` old; `find` returns it, and raises nothing."""
+
+    def __init__(self, find: Callable[[], Awaitable[T]], seconds: float) -> None:
+        self._find = find
+        self._seconds = seconds
+        self._value: T | None = None
+        self._found_at = float("-inf")
+        self._search: asyncio.Task[T] | None = None
+
+    async def get(self) -> T:
+        """Return it, new if the last one is too old."""
+        if self._search or time.monotonic() - self._found_at >= self._seconds:
+            return await asyncio.shield(self.begin())
+        return self._value  # type: ignore[return-value] # it was found
+
+    def peek(self) -> T | None:
+        """Return the last one, however old, None before the first; a new one will be there soon."""
+        if time.monotonic() - self._found_at >= self._seconds:
+            self.begin()
+        return self._value
+
+    def begin(self) -> asyncio.Task[T]:
+        """Find it out anew, unless that is under way."""
+        if self._search is None:
+            self._search = asyncio.create_task(self._run())
+        return self._search
+
+    async def close(self) -> None:
+        if self._search:
+            self._search.cancel()
+            with suppress(asyncio.CancelledError):
+                await self._search
+
+    async def _run(self) -> T:
+        try:
+            self._value = await self._find()
+            self._found_at = time.monotonic()
+            return self._value
+        finally:
+            self._search = None
