@@ -27,6 +27,23 @@ async def plans(db: Database, operation: Operation) -> list[Node]:
     return found
 
 
+async def generic_plans(db: Database, operation: Operation) -> list[Node]:
+    """Run an operation, and return the plans that Postgres keeps for its statements, whatever their parameters."""
+    with _statements(db) as sent:
+        await operation()
+    await db.conn.rollback()
+    found = []
+    driver: Any = (await db.conn.get_raw_connection()).driver_connection
+    await driver.execute("SET plan_cache_mode = force_generic_plan")
+    for statement, parameters in sent:
+        await driver.execute(f"PREPARE kept AS {statement}")
+        values = f"({', '.join(['NULL'] * len(parameters))})" if parameters else ""
+        plan = await driver.fetchval(f"EXPLAIN (FORMAT JSON) EXECUTE kept {values}")
+        found.append(plan[0]["Plan"])
+        await driver.execute("DEALLOCATE kept")
+    return found
+
+
 def nodes(node: Node) -> Iterator[Node]:
     """Walk through a plan."""
     yield node

@@ -13,6 +13,7 @@ from sqlalchemy import (
     and_,
     func,
     literal,
+    literal_column,
     or_,
     select,
     true,
@@ -152,7 +153,7 @@ def walk(
         # All states, each along its part of the index, merged.
         ways = (select(_by_time(wanted, each, after, examined).subquery()) for each in STATUSES)
         every = union_all(*ways).subquery()
-        rows = select(every).order_by(every.c.received_at.desc(), every.c.id.desc()).limit(examined)
+        rows = select(every).order_by(every.c.received_at.desc(), every.c.id.desc()).limit(known(examined))
     else:
         rows = _by_id(select(*LIGHT).where(true() if key is None else key), after, examined)
     walked = rows.subquery("walked")
@@ -193,6 +194,11 @@ def matches(wanted: Selection, walked: Subquery) -> list[ColumnElement[bool]]:
     return conditions
 
 
+def known(number: int) -> ColumnElement[int]:
+    """Write a number into the statement: of a parameter Postgres, once it keeps a plan, believes what it likes."""
+    return literal_column(str(number))
+
+
 def _key(wanted: Selection) -> ColumnElement[bool] | None:
     if wanted.ticket is not None:
         return IncomingEmail.zendesk_ticket_id == wanted.ticket
@@ -205,13 +211,13 @@ def _key(wanted: Selection) -> ColumnElement[bool] | None:
 
 def _sender(address: Any) -> ColumnElement[str]:  # noqa: ANN401 a column or a text
     """Write an address as the index of senders has it."""
-    return func.left(func.lower(address), MOST_SENDER)
+    return func.left(func.lower(address), known(MOST_SENDER))
 
 
 def _by_id(rows: Select[Any], after: Place | None, examined: int) -> Select[Any]:
     if after:
         rows = rows.where(IncomingEmail.id < after.id)
-    return rows.order_by(IncomingEmail.id.desc()).limit(examined)
+    return rows.order_by(IncomingEmail.id.desc()).limit(known(examined))
 
 
 def _by_time(wanted: Selection, status: str, after: Place | None, examined: int) -> Select[Any]:
@@ -222,7 +228,7 @@ def _by_time(wanted: Selection, status: str, after: Place | None, examined: int)
         rows = rows.where(IncomingEmail.received_at < wanted.received_before)
     if after:
         rows = rows.where(tuple_(IncomingEmail.received_at, IncomingEmail.id) < after)
-    return rows.order_by(IncomingEmail.received_at.desc(), IncomingEmail.id.desc()).limit(examined)
+    return rows.order_by(IncomingEmail.received_at.desc(), IncomingEmail.id.desc()).limit(known(examined))
 
 
 def _holds(walked: Subquery, text: str) -> ColumnElement[bool]:

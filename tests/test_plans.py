@@ -8,7 +8,7 @@ import asyncpg
 import pytest
 
 from benchmarks.growth_operations import BATCH, Database, Operation, changes, opened, questions
-from benchmarks.growth_plans import Node, nodes, pages, plans
+from benchmarks.growth_plans import Node, generic_plans, nodes, pages, plans
 from benchmarks.growth_rows import EXPIRED, HELD, fill, settle
 from service import selection
 from service.alerts import silence
@@ -36,6 +36,7 @@ STEPS = {
     "overview": EMAILS,
     "see what moves": 4 * MOST_SEEN,
 }
+OF_WHAT_RUNS = ("ix_incoming_emails_lease",)  # in it are few, however many there are
 SMALL = ("bulk_retries", "operator_actions", "workers")
 
 WAITING = "processing_status IN ('received', 'queued')"
@@ -117,6 +118,34 @@ async def test_what_is_read_does_not_grow_with_the_table(
     }
 
     assert troubles == {}
+
+
+async def test_a_plan_that_is_kept_for_all_parameters_goes_by_an_index_too(
+    db: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Postgres may keep one from the sixth time on that a connection sends a statement."""
+    monkeypatch.setattr(selection, "COUNTED", 1_000)  # as above
+    operations = {**changes(db), **questions(db)}
+    troubles = {
+        name: found
+        for name, operation in operations.items()
+        if (
+            found := [
+                (node["Node Type"], node.get("Index Name"), node.get("Filter"))
+                for plan in await generic_plans(db, operation)
+                for node in nodes(plan)
+                if is_blind(node)
+            ]
+        )
+    }
+
+    assert troubles == {}
+
+
+def is_blind(node: Node) -> bool:
+    """Tell whether it goes through a large table and looks at each row for what an index could have told."""
+    is_large = node.get("Relation Name", SMALL[0]) not in SMALL and node.get("Index Name") not in OF_WHAT_RUNS
+    return is_large and (node["Node Type"] == "Seq Scan" or ("Filter" in node and "Index Cond" not in node))
 
 
 async def test_to_look_for_what_is_the_matter_reads_no_more(db: Database) -> None:

@@ -11,7 +11,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from service.database import connect
 from service.models import PROCESSING, WAITING, IncomingEmail
 from service.queries.views import View
-from service.selection import LIGHT, Selection, matches
+from service.selection import LIGHT, Selection, known, matches
 
 # How many of each kind one look sees.
 MOST_SEEN = 500
@@ -34,9 +34,11 @@ class Change(View):
 async def list_changes(engine: AsyncEngine, wanted: Selection, watched: Sequence[int]) -> Sequence[Change]:
     """Return where they stand, lowest id first; `watched` are ids that may have changed since the last look."""
     email = IncomingEmail
-    newest = select(email.id).order_by(email.id.desc()).limit(MOST_SEEN)
-    waiting = select(email.id).where(text(WAITING)).order_by(email.due_at.desc()).limit(MOST_SEEN)
-    working = select(email.id).where(text(PROCESSING)).order_by(email.lease_until.desc()).limit(MOST_SEEN)
+    newest = select(email.id).order_by(email.id.desc()).limit(known(MOST_SEEN))
+    waiting = select(email.id).where(text(WAITING)).order_by(email.due_at.desc()).limit(known(MOST_SEEN))
+    working = (
+        select(email.id).where(text(PROCESSING)).order_by(email.lease_until.desc()).limit(known(MOST_SEEN))
+    )
     eyed = select(func.unnest(literal(watched[-MOST_SEEN:], ARRAY(BigInteger))))
     ids = union(*(select(way.subquery()) for way in (newest, waiting, working, eyed))).subquery()
     rows = select(*LIGHT).where(email.id == ids.c[0]).subquery()
