@@ -25,7 +25,8 @@ from service.egress import Egress
 from service.errors import HoldfastError, SettingsError
 from service.storage.objects import Storage, open_storage
 from service.telemetry.sentry import open_sentry
-from service.telemetry.traces import Traces, open_traces
+from service.telemetry.spans import Traces
+from service.telemetry.traces import open_traces
 from service.zendesk.client import authorization
 from service.zendesk.streak import Streak
 

@@ -21,7 +21,7 @@ from opentelemetry.trace import (
     set_span_in_context,
 )
 
-from service.telemetry.traces import Traces
+from service.telemetry.spans import Traces
 
 
 class ExportedTraces(Traces):

@@ -14,7 +14,7 @@ from service import intake
 from service.errors import HoldfastError, Rejected, Transient
 from service.intake import Receipt
 from service.metrics import SIGNATURE_SKEW, WEBHOOKS
-from service.telemetry.traces import Traces
+from service.telemetry.spans import Traces
 from service.web.keys import RES
 from service.zendesk import signature
 
