@@ -21,7 +21,8 @@ from service.queries.emails import EmailFilter
 from service.queries.pages import PageFilter
 from service.queries.quarantine import QuarantineFilter
 from service.recovery.bulk import EXAMINED
-from service.selection import Selection, walk
+from service.selection import Selection
+from service.walk import walk
 
 LEASE = timedelta(seconds=30)
 BATCH = 100

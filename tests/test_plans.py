@@ -10,7 +10,7 @@ import pytest
 from benchmarks.growth_operations import BATCH, Database, Operation, changes, opened, questions
 from benchmarks.growth_plans import Node, generic_plans, nodes, pages, plans
 from benchmarks.growth_rows import EXPIRED, HELD, fill, settle
-from service import selection
+from service import walk
 from service.alerts import silence
 from service.alerts.causes import look
 from service.alerts.finding import COUNT_CAP
@@ -18,7 +18,7 @@ from service.alerts.record import Pass
 from service.config.settings import Settings
 from service.database import connect
 from service.queries.changes import MOST_SEEN
-from service.selection import EXAMINED
+from service.walk import EXAMINED
 from tests.conftest import migrate
 
 EMAILS = 50_000
@@ -109,7 +109,7 @@ async def test_what_is_read_does_not_grow_with_the_table(
     db: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # Of a table that is so small, Postgres rightly reads all to count a fifth of it.
-    monkeypatch.setattr(selection, "COUNTED", 1_000)
+    monkeypatch.setattr(walk, "COUNTED", 1_000)
     operations = {**changes(db), **questions(db)}
     troubles = {
         name: found
@@ -124,7 +124,7 @@ async def test_a_plan_that_is_kept_for_all_parameters_goes_by_an_index_too(
     db: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Postgres may keep one from the sixth time on that a connection sends a statement."""
-    monkeypatch.setattr(selection, "COUNTED", 1_000)  # as above
+    monkeypatch.setattr(walk, "COUNTED", 1_000)  # as above
     operations = {**changes(db), **questions(db)}
     troubles = {
         name: found

@@ -10,7 +10,7 @@ from service.database import connect
 from service.operations import OperatorAction
 from service.queries.pages import PageFilter, cursor_at
 from service.queries.views import ActionView, View
-from service.selection import Place
+from service.walk import Place
 
 MOST_SHOWN = 100  # with one e-mail
 

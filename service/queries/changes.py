@@ -11,7 +11,8 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from service.database import connect
 from service.models import PROCESSING, WAITING, IncomingEmail
 from service.queries.views import View
-from service.selection import LIGHT, Selection, known, matches
+from service.selection import Selection
+from service.walk import LIGHT, known, matches
 
 # How many of each kind one look sees.
 MOST_SEEN = 500

@@ -22,7 +22,8 @@ from service.queries.views import (
     HolderView,
     RequestView,
 )
-from service.selection import LIGHT, Count, Place, Selection, count, walk
+from service.selection import Selection
+from service.walk import LIGHT, Count, Place, count, walk
 
 MOST_HOLDERS = 100
 

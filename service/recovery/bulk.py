@@ -11,7 +11,8 @@ from service.errors import Rejected, Transient
 from service.jobs import again
 from service.jobs.waiting import Job
 from service.resources import Resources
-from service.selection import Count, Place, Selection, count, walk
+from service.selection import Selection
+from service.walk import Count, Place, count, walk
 
 PER_SECOND = 50  # unless told otherwise
 MOST_PER_SECOND = 1000
