@@ -18,7 +18,7 @@ from service.config.settings import Settings
 from service.local.samples import samples
 from service.local.zendesk import Fault, Zendesk
 from service.web.dashboard import live
-from service.web.dashboard.shared import Shared
+from service.web.shared import Shared
 from tests.conftest import API_TOKEN, Server, eventually, serving
 from tests.proxy import before_postgres
 

@@ -7,7 +7,7 @@ from aiohttp import web
 from service.alerts.watch import alerting
 from service.config.settings import Settings
 from service.resources import open_resources
-from service.web import auth, middleware, webhook
+from service.web import auth, health, middleware, webhook
 from service.web.dashboard.routes import add_dashboard
 from service.web.keys import RES
 from service.web.pages import PAGES
@@ -31,5 +31,6 @@ def create_app(settings: Settings) -> web.Application:
             yield
 
     app.cleanup_ctx.append(resources)
+    app.cleanup_ctx.append(health.open_answers)
     add_dashboard(app)
     return app
