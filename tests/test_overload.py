@@ -116,6 +116,29 @@ async def test_what_anybody_may_ask_for_is_found_out_once_for_all_who_ask_meanwh
     assert 0 < most <= 2  # the watch of alerts may be one
 
 
+async def test_who_looks_at_lists_leaves_connections_to_webhooks(
+    settings: Settings, zendesk: Zendesk, database: asyncpg.Connection
+) -> None:
+    """Twenty lists wait for a table that webhooks do not need, and a webhook is taken."""
+    settings = settings.model_copy(update={"database_pool_size": 4, "database_seconds": 30.0})
+    async with serving(settings, zendesk) as client:
+        async with database.transaction():
+            await database.execute("LOCK TABLE operator_actions IN ACCESS EXCLUSIVE MODE")
+            listing = [asyncio.create_task(_status(client, "/api/v1/actions")) for _ in range(20)]
+
+            async def is_waited_for() -> bool:
+                return await _waiting(database, "operator_actions") == 2
+
+            await eventually(is_waited_for)
+            taken = await _accepted(client, zendesk)
+            done = sum(task.done() for task in listing)
+        answers = await asyncio.gather(*listing)
+
+    assert taken
+    assert done == 0
+    assert set(answers) == {200}
+
+
 async def _waiting(database: asyncpg.Connection, table: str) -> int:
     locks = "SELECT count(*) FROM pg_locks WHERE NOT granted AND relation = $1::text::regclass"
     return int(await database.fetchval(locks, table))

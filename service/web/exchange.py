@@ -21,6 +21,8 @@ BODY_SECONDS = 5.0
 # In JSON 5.0 is the number 5, which `strict` does not know.
 Whole = Annotated[int, BeforeValidator(lambda n: int(n) if isinstance(n, float) and n.is_integer() else n)]
 
+TURNS = web.AppKey("turns", asyncio.Semaphore)
+
 T = TypeVar("T")
 Model = TypeVar("Model", bound=BaseModel)
 
@@ -78,8 +80,16 @@ def number(request: web.Request, name: str) -> int:
 
 
 async def ask(request: web.Request, work: Coroutine[Any, Any, T]) -> T:
-    """Wait for the database no longer than a request may."""
-    return await within(request.app[RES].settings.database_seconds, work)
+    """Wait for the database no longer than a request may, and for a turn: half of the pool is for webhooks alone."""
+
+    async def in_turn() -> T:
+        try:
+            async with request.app[TURNS]:
+                return await work
+        finally:
+            work.close()  # which did not begin, if its turn did not come
+
+    return await within(request.app[RES].settings.database_seconds, in_turn())
 
 
 def answer(view: View, status: int = 200) -> web.Response:
