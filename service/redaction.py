@@ -2,7 +2,9 @@
 
 import re
 
-_URL = re.compile(r"\b(\w[\w+.-]*://)(?:[^\s/?#@]*@)?([\w.:\[\]-]*)[^\s'\")>]*")
+# A scheme without a bound would be looked for anew at each word of a long one, which takes minutes.
+# Within an address there may be ' and ), and a signature behind them; at its end they are of the text around it.
+_URL = re.compile(r"([\w+.-]{1,30}://)(?:[^\s/?#@]*@)?([\w.:\[\]-]*)(?:[^\s\"<>]*[^\s\"<>'),])?")
 
 
 def without_addresses(text: str) -> str:

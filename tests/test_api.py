@@ -443,6 +443,17 @@ async def test_a_browser_saves_a_file_and_runs_nothing_of_it(
     assert response.headers["Content-Type"]
 
 
+@pytest.mark.parametrize("path", ["/api/v1/emails", "/api/v1/emails/1", "/api/v1/emails/1/request"])
+async def test_what_is_of_customers_stays_in_no_cache(client: Client, zendesk: Zendesk, path: str) -> None:
+    await client.send(zendesk.payload())
+
+    response, _ = await ask(client, "GET", path)
+
+    assert response.status == 200
+    assert response.headers["Cache-Control"] == "no-store"
+    assert response.headers["X-Content-Type-Options"] == "nosniff"
+
+
 async def test_head_answers_as_get_does_and_sends_no_byte(
     client: Client, database: asyncpg.Connection, res: Resources
 ) -> None:

@@ -2,6 +2,7 @@
 
 import asyncio
 import re
+import tracemalloc
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from html import unescape
@@ -17,7 +18,7 @@ from service.config.settings import Settings
 from service.local.samples import samples
 from service.local.zendesk import Fault, Zendesk
 from service.web.dashboard import live
-from service.web.dashboard.shared import Shared
+from service.web.shared import Shared
 from tests.conftest import API_TOKEN, Server, eventually, serving
 from tests.proxy import before_postgres
 
@@ -228,6 +229,22 @@ async def test_a_body_that_is_not_utf_8_is_shown_with_a_word_about_it(client: Se
     assert '{"ticket_id": "<b>bold</b>", \ufffd' in unescape(page)
     assert "<b>bold</b>" not in page
     assert "not UTF-8" in page
+
+
+async def test_a_body_that_would_grow_a_thousandfold_is_laid_out_no_further_than_it_is_shown(
+    client: Server,
+) -> None:
+    body = b'{"a":' + b"[" * 400 + b"1," * 400_000 + b"1" + b"]" * 400 + b"}"
+    receipt = await client.send(body)
+    tracemalloc.start()
+    try:
+        page = await read(client, f"/quarantine/{receipt['quarantine_id']}")
+        _, most = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+
+    assert "Only the first part of the body is shown" in page
+    assert most < 60_000_000
 
 
 @pytest.mark.parametrize(

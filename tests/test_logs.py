@@ -18,6 +18,7 @@ from service import logs
 from service.coalesce import Coalesce
 from service.config.settings import Settings
 from service.local.zendesk import Zendesk
+from service.redaction import without_addresses
 from service.zendesk.signature import INVOCATION_ID
 from tests.conftest import Server, eventually, working
 
@@ -170,3 +171,17 @@ def test_a_traceback_shows_no_address(capsys: pytest.CaptureFixture[str]) -> Non
         json.loads(capsys.readouterr().out)["exception"]
         == "LookupError: at 'https://acme.zendesk.com/…', twice"
     )
+
+
+@pytest.mark.parametrize("name", ["it's.pdf", "report(1).pdf", "('a'),"])
+def test_an_address_is_cut_as_a_whole_whatever_marks_it_holds(name: str) -> None:
+    """yarl writes these marks as they are."""
+    address = f"https://cdn.example/f?name={name}&signature=SECRET"
+
+    assert without_addresses(f"at URL('{address}'), twice") == "at URL('https://cdn.example/…'), twice"
+
+
+def test_a_long_word_is_looked_through_once() -> None:
+    word = "a." * 500_000
+
+    assert without_addresses(f"{word} {word}://host/SECRET") == f"{word} {word}://host/…"

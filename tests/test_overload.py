@@ -12,7 +12,7 @@ from service.config.settings import Settings
 from service.local.zendesk import Answer, Zendesk
 from service.resources import Resources
 from service.web import webhook
-from tests.conftest import Client, Server, eventually, serving
+from tests.conftest import API_TOKEN, Client, Server, eventually, serving
 
 
 async def test_while_postgres_is_stuck_webhooks_are_refused_and_afterwards_taken(
@@ -91,3 +91,61 @@ async def _send(client: Client, zendesk: Zendesk) -> Answer:
 async def _accepted(client: Client, zendesk: Zendesk) -> Answer | None:
     answer = await _send(client, zendesk)
     return answer if answer.status == 200 else None
+
+
+@pytest.mark.parametrize("path", ["/metrics", "/readyz"])
+async def test_what_anybody_may_ask_for_is_found_out_once_for_all_who_ask_meanwhile(
+    settings: Settings, zendesk: Zendesk, database: asyncpg.Connection, path: str
+) -> None:
+    """What it reads is locked, and fifty ask: one connection waits for it."""
+    async with serving(settings, zendesk) as client:
+        async with database.transaction():
+            await database.execute("LOCK TABLE incoming_emails IN ACCESS EXCLUSIVE MODE")
+            asking = [asyncio.create_task(_status(client, path)) for _ in range(50)]
+            most = 0
+
+            async def is_over() -> bool:
+                nonlocal most
+                most = max(most, await _waiting(database, "incoming_emails"))
+                return all(task.done() for task in asking)
+
+            await eventually(is_over)
+        answers = await asyncio.gather(*asking)
+
+    assert len(set(answers)) == 1
+    assert 0 < most <= 2  # the watch of alerts may be one
+
+
+async def test_who_looks_at_lists_leaves_connections_to_webhooks(
+    settings: Settings, zendesk: Zendesk, database: asyncpg.Connection
+) -> None:
+    """Twenty lists wait for a table that webhooks do not need, and a webhook is taken."""
+    settings = settings.model_copy(update={"database_pool_size": 4, "database_seconds": 30.0})
+    async with serving(settings, zendesk) as client:
+        async with database.transaction():
+            await database.execute("LOCK TABLE operator_actions IN ACCESS EXCLUSIVE MODE")
+            listing = [asyncio.create_task(_status(client, "/api/v1/actions")) for _ in range(20)]
+
+            async def is_waited_for() -> bool:
+                return await _waiting(database, "operator_actions") == 2
+
+            await eventually(is_waited_for)
+            taken = await _accepted(client, zendesk)
+            done = sum(task.done() for task in listing)
+        answers = await asyncio.gather(*listing)
+
+    assert taken
+    assert done == 0
+    assert set(answers) == {200}
+
+
+async def _waiting(database: asyncpg.Connection, table: str) -> int:
+    locks = "SELECT count(*) FROM pg_locks WHERE NOT granted AND relation = $1::text::regclass"
+    return int(await database.fetchval(locks, table))
+
+
+async def _status(client: Client, path: str) -> int:
+    authorized = {"Authorization": f"Bearer {API_TOKEN}"}
+    async with client.session.get(f"{client.url}{path}", headers=authorized) as response:
+        await response.read()
+        return response.status

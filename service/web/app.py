@@ -1,5 +1,6 @@
 """The application: its routes, what stands before them, and the resources that it opens."""
 
+import asyncio
 from collections.abc import AsyncIterator
 
 from aiohttp import web
@@ -7,7 +8,7 @@ from aiohttp import web
 from service.alerts.watch import alerting
 from service.config.settings import Settings
 from service.resources import open_resources
-from service.web import auth, middleware, webhook
+from service.web import auth, exchange, health, middleware, webhook
 from service.web.dashboard.routes import add_dashboard
 from service.web.keys import RES
 from service.web.pages import PAGES
@@ -18,6 +19,7 @@ def create_app(settings: Settings) -> web.Application:
     """Make the application; it opens its resources when it starts."""
     app = web.Application(middlewares=[middleware.problems, auth.guard])
     app[webhook.LOAD] = webhook.Load()
+    app[exchange.TURNS] = asyncio.Semaphore(max(1, settings.database_pool_size // 2))
     app[auth.REFUSALS] = auth.Refusals()
     app[auth.OPEN_PATHS] = frozenset(way.path for way in (*API, *PAGES) if way.is_open)
     for way in (*API, *PAGES):
@@ -31,5 +33,6 @@ def create_app(settings: Settings) -> web.Application:
             yield
 
     app.cleanup_ctx.append(resources)
+    app.cleanup_ctx.append(health.open_answers)
     add_dashboard(app)
     return app

@@ -17,9 +17,13 @@ from service.web.keys import RES
 
 MOST_BODY_BYTES = 64 * 1024
 BODY_SECONDS = 5.0
+# What is read by a session's cookie is of customers, and no browser or proxy is to keep it.
+PRIVATE = {"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"}
 
 # In JSON 5.0 is the number 5, which `strict` does not know.
 Whole = Annotated[int, BeforeValidator(lambda n: int(n) if isinstance(n, float) and n.is_integer() else n)]
+
+TURNS = web.AppKey("turns", asyncio.Semaphore)
 
 T = TypeVar("T")
 Model = TypeVar("Model", bound=BaseModel)
@@ -78,14 +82,22 @@ def number(request: web.Request, name: str) -> int:
 
 
 async def ask(request: web.Request, work: Coroutine[Any, Any, T]) -> T:
-    """Wait for the database no longer than a request may."""
-    return await within(request.app[RES].settings.database_seconds, work)
+    """Wait for the database no longer than a request may, and for a turn: half of the pool is for webhooks alone."""
+
+    async def in_turn() -> T:
+        try:
+            async with request.app[TURNS]:
+                return await work
+        finally:
+            work.close()  # which did not begin, if its turn did not come
+
+    return await within(request.app[RES].settings.database_seconds, in_turn())
 
 
 def answer(view: View, status: int = 200) -> web.Response:
     # json escapes the lone surrogates that a payload may hold; they have no UTF-8, and pydantic's writer breaks.
     text = json.dumps(view.model_dump(), default=to_jsonable_python)
-    return web.Response(text=text, status=status, content_type="application/json")
+    return web.Response(text=text, status=status, content_type="application/json", headers=PRIVATE)
 
 
 async def _read(request: web.Request, content_type: str) -> bytes:

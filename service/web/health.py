@@ -2,8 +2,9 @@
 
 import asyncio
 import time
-from collections.abc import Awaitable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Mapping
 from contextlib import suppress
+from dataclasses import dataclass
 
 from aiohttp import web
 from prometheus_client import CONTENT_TYPE_LATEST
@@ -17,8 +18,29 @@ from service.queries.workers import metrics_of_workers
 from service.resources import Resources
 from service.storage import objects
 from service.web.keys import RES
+from service.web.shared import Shared
 
 PROBE_SECONDS = 3.0
+
+
+@dataclass(frozen=True)
+class Answers:
+    """What costs something to find out, and anybody may ask for: once at a time, for all who ask meanwhile."""
+
+    checks: Shared[Mapping[str, Mapping[str, object]]]
+    metrics: Shared[bytes]
+
+
+ANSWERS = web.AppKey("answers", Answers)
+
+
+async def open_answers(app: web.Application) -> AsyncIterator[None]:
+    """Have them while the application runs, after its resources were opened."""
+    res = app[RES]
+    answers = app[ANSWERS] = Answers(Shared(lambda: probe_all(res), 0), Shared(lambda: _metrics(res), 0))
+    yield
+    await answers.checks.close()
+    await answers.metrics.close()
 
 
 async def healthz(_: web.Request) -> web.Response:
@@ -30,7 +52,7 @@ async def readyz(request: web.Request) -> web.Response:
 
     Do not route the webhook by it: taking e-mails in needs Postgres alone.
     """
-    checks = await probe_all(request.app[RES])
+    checks = await request.app[ANSWERS].checks.get()
     ready = all(check["ok"] for check in checks.values())
     return web.json_response(
         {"status": "ready" if ready else "not_ready", "checks": checks}, status=200 if ready else 503
@@ -49,11 +71,15 @@ async def probe_all(res: Resources) -> Mapping[str, Mapping[str, object]]:
 
 async def metrics(request: web.Request) -> web.Response:
     """Answer in Prometheus' text format, for the workers too; what Postgres knows is left out while it is away."""
+    text = await request.app[ANSWERS].metrics.get()
+    return web.Response(body=text, headers={"Content-Type": CONTENT_TYPE_LATEST})
+
+
+async def _metrics(res: Resources) -> bytes:
     record = workers = None
     with suppress(HoldfastError):
-        record, workers = await within(PROBE_SECONDS, _recorded(request.app[RES]))
-    text = await asyncio.to_thread(exposition, record, workers)  # it reads files
-    return web.Response(body=text, headers={"Content-Type": CONTENT_TYPE_LATEST})
+        record, workers = await within(PROBE_SECONDS, _recorded(res))
+    return await asyncio.to_thread(exposition, record, workers)  # it reads files
 
 
 async def _recorded(res: Resources) -> tuple[Stats, dict[str, str]]:

@@ -4,6 +4,7 @@ import asyncio
 import re
 import secrets
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from functools import cache
 from typing import TYPE_CHECKING
@@ -33,6 +34,10 @@ PAGE_HEADERS = {
     "Cache-Control": "no-store",
 }
 
+# Several would not be faster together, but the event loop would have to wait for each of them: pages that anybody
+# may ask for would hold up webhooks.
+_DRAWER = ThreadPoolExecutor(max_workers=1, thread_name_prefix="pages")
+
 
 async def render(request: web.Request, template: str, *, status: int = 200, **values: object) -> web.Response:
     """Fill a template; it sees `path`, `identity` (None where nobody signed in) and `nonce` besides the values.
@@ -41,7 +46,7 @@ async def render(request: web.Request, template: str, *, status: int = 200, **va
     """
     nonce = secrets.token_urlsafe(16)
     known = {"path": request.path, "identity": request.get(IDENTITY), "nonce": nonce}
-    text = await asyncio.to_thread(fill, template, {**known, **values})
+    text = await asyncio.get_running_loop().run_in_executor(_DRAWER, fill, template, {**known, **values})
     policy = _POLICY + (_SCRIPTS.format(nonce=nonce) if nonce in text else "")
     headers = {**PAGE_HEADERS, "Content-Security-Policy": policy}
     # What came as JSON may hold lone surrogates, which have no UTF-8.

@@ -20,9 +20,9 @@ from service.queries.overview import Overview, overview
 from service.resources import Resources
 from service.web.dashboard import charts, lights
 from service.web.dashboard.lights import Light
-from service.web.dashboard.shared import Shared
 from service.web.keys import RES
 from service.web.rendering import fill
+from service.web.shared import Shared
 
 SECONDS = 2.0
 FIRST_SECONDS = 0.3

@@ -122,14 +122,24 @@ def _readable(raw: RequestView) -> dict[str, Any]:
     """Return what a page shows of a request: text, and laid out where it is JSON."""
     pretty = ""
     with suppress(ValueError, RecursionError):
-        pretty = json.dumps(json.loads(raw.body), indent=2, ensure_ascii=False)
+        pretty = _laid_out(json.loads(raw.body))
     return {
         "headers": [(str(name), str(value)) for name, value in raw.headers or ()],
         "body": raw.body[:MOST_SHOWN],
         "pretty": pretty[:MOST_SHOWN],
-        "is_cut": len(raw.body) > MOST_SHOWN,
+        "is_cut": max(len(raw.body), len(pretty)) > MOST_SHOWN,
         "is_text": "\ufffd" not in raw.body,
     }
+
+
+def _laid_out(data: object) -> str:
+    """Lay it out as far as it is shown: deep in lists, each number takes a line with a thousand spaces."""
+    text = ""
+    for part in json.JSONEncoder(indent=2, ensure_ascii=False).iterencode(data):
+        text += part
+        if len(text) > MOST_SHOWN:
+            break
+    return text
 
 
 def _ticket_url(account_url: str | None, email: EmailDetail) -> str | None:
