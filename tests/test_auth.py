@@ -216,12 +216,33 @@ async def test_the_cookie_is_for_our_pages_alone(client: Server) -> None:
     assert API_TOKEN not in morsel.value
 
 
-async def test_the_cookie_of_a_page_that_came_encrypted_goes_nowhere_in_the_clear(client: Server) -> None:
-    headers = {"Sec-Fetch-Site": "same-origin", "X-Forwarded-Proto": "https"}
+@pytest.mark.parametrize("proto", ["https", "HTTPS, http"])
+async def test_the_cookie_of_a_page_that_came_encrypted_goes_nowhere_in_the_clear(
+    client: Server, proto: str
+) -> None:
+    headers = {"Sec-Fetch-Site": "same-origin", "X-Forwarded-Proto": proto}
 
     response = await ask(client, "POST", "/sign-in", data={"token": API_TOKEN}, headers=headers)
 
     assert cookie(response)["secure"] is True
+
+
+async def test_a_name_that_somebody_signed_himself_is_bounded_and_clean(
+    client: Server, database: asyncpg.Connection
+) -> None:
+    email_id = await add(database, processing_status="failed")
+    value = URLSafeTimedSerializer(
+        API_TOKEN,
+        salt="holdfast session operator",
+        signer_kwargs={"key_derivation": "hmac", "digest_method": hashlib.sha256},
+    ).dumps("a\0b" * 100)
+    headers = {"Sec-Fetch-Site": "same-origin", "Cookie": f"{sessions.COOKIE}={value}"}
+
+    response = await ask(client, "POST", f"/api/v1/emails/{email_id}/retry", headers=headers)
+
+    assert response.status == 202
+    actor = await database.fetchval("SELECT actor FROM operator_actions")
+    assert actor == f"{('a?b' * 100)[:100]} (dashboard)"
 
 
 def forged(token: str, signer: type[TimestampSigner] | None = None, **how: Any) -> str:

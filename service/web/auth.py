@@ -6,7 +6,7 @@ import binascii
 import hmac
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from urllib.parse import quote, urlsplit
 
 import structlog
@@ -127,7 +127,9 @@ async def _identify(request: web.Request) -> Identity | None:
             role = await recognize(request, to_bytes(token))
             return role and Identity(role, clean_name(name), "basic")
         case _:
-            return sessions.read(request, known)
+            session = sessions.read(request, known)
+            # Who has the token could sign any name.
+            return session and replace(session, name=clean_name(session.name))
 
 
 def _decoded(shown: str) -> str:

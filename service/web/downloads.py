@@ -6,9 +6,9 @@ from urllib.parse import quote
 from service.queries.views import AttachmentView
 
 LONGEST_NAME = 150
-# Control characters, separators of paths, and what turns the direction of writing: `gpj.exe` must not look
+# Control characters, separators of paths, what does not show, and what turns the direction of writing: `gpj.exe` must not look
 # like `exe.jpg`.
-_UNSAFE = re.compile(r"[\x00-\x1f\x7f-\x9f/\\\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]")
+_UNSAFE = re.compile(r"[\x00-\x1f\x7f-\x9f/\\\u061c\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff]")
 
 
 def content_headers(attachment: AttachmentView) -> dict[str, str]:

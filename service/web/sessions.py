@@ -47,4 +47,6 @@ def _serializer(role: Role, token: bytes) -> URLSafeTimedSerializer:
 
 
 def _is_secure(request: web.Request) -> bool:
-    return request.secure or request.headers.get("X-Forwarded-Proto", "").strip().lower() == "https"
+    # Of several proxies the first one met the browser.
+    proto = request.headers.get("X-Forwarded-Proto", "").partition(",")[0]
+    return request.secure or proto.strip().lower() == "https"
