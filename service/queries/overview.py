@@ -5,7 +5,7 @@ from datetime import datetime, timedelta
 from typing import Any, Literal
 
 from pydantic import Field
-from sqlalchemy import ColumnElement, ScalarSelect, func, literal_column, select
+from sqlalchemy import ColumnElement, ScalarSelect, func, literal_column, select, text
 from sqlalchemy.ext.asyncio import AsyncEngine
 from sqlalchemy.orm import InstrumentedAttribute
 
@@ -18,13 +18,26 @@ from service.queries.workers import WorkerView, workers_of
 
 COUNT_CAP = 10_000
 UNFINISHED = ("received", "queued", "processing")
-# What failed and what waits is counted anyway.
+# What failed is counted anyway; an alert stays open for a while after its cause has gone.
 _ALERTS = (
     select(Alert.summary)
-    .where(Alert.resolved_at.is_(None), Alert.cause.not_in(("failures", "waiting")))
+    .where(
+        Alert.resolved_at.is_(None),
+        Alert.seen_at > func.now() - timedelta(minutes=1),
+        Alert.cause != "failures",
+    )
     .order_by(Alert.cause, Alert.key)
     .limit(5)
 )
+# What had an attempt pauses before the next, or somebody runs it again: it is old, but does not wait for a worker.
+_NOT_BEGUN = text(f"""
+    SELECT extract(epoch FROM now() - min(received_at))::float8
+    FROM unnest(ARRAY['received', 'queued']) AS every(status) CROSS JOIN LATERAL (
+        SELECT received_at, attempt_number FROM incoming_emails
+        WHERE processing_status = every.status ORDER BY received_at LIMIT (SELECT {COUNT_CAP})
+    ) AS oldest
+    WHERE attempt_number = 0
+""")  # noqa: S608 a number of ours
 
 
 class Stats(View):
@@ -50,7 +63,7 @@ class Overview(Stats):
     not_safe_capped: bool
     need_you: int  # failed or in quarantine, whenever they came
     need_you_capped: bool
-    alerts: Sequence[str]  # that are open, and of what the counts do not show
+    alerts: Sequence[str]  # of what is the matter now; failures are counted
     times: Times
     hours: Sequence[Hour]
     workers: Sequence[WorkerView]
@@ -64,9 +77,10 @@ async def overview(engine: AsyncEngine, late_after: timedelta) -> Overview:
         times = await times_of(conn)
         workers = await workers_of(conn)
         alerts = (await conn.scalars(_ALERTS)).all()
+        waits = await conn.scalar(_NOT_BEGUN)
     last_day = sum(hour.received for hour in hours)
     need_you = counts.by_status["failed"] + counts.quarantined
-    late = (counts.oldest_waiting_seconds or 0) > late_after.total_seconds()
+    late = (waits or 0) > late_after.total_seconds()
     last_day_capped = any(hour.capped for hour in hours)
     not_safe = [hour.failed + (hour.waiting if late else 0) for hour in hours]
     not_safe_capped = any(number >= HOUR_CAP for number in not_safe)
@@ -78,7 +92,7 @@ async def overview(engine: AsyncEngine, late_after: timedelta) -> Overview:
             _number(sum(not_safe), not_safe_capped),
             _number(need_you, need_you_capped),
             alerts,
-            counts.oldest_waiting_seconds,
+            _waits(waits, sum(n for status, n in counts.by_status.items() if status in UNFINISHED)),
         ),
         state="late" if late else "attention" if need_you or alerts else "safe",
         last_day=last_day,
@@ -123,13 +137,16 @@ async def ping(engine: AsyncEngine) -> None:
         await conn.execute(select(IncomingEmail.id).limit(1))
 
 
-def _verdict(
-    last_day: str, not_safe: str, need_you: str, alerts: Sequence[str], oldest_seconds: float | None
-) -> str:
+def _verdict(last_day: str, not_safe: str, need_you: str, alerts: Sequence[str], waits: str) -> str:
     needs = [f"{need_you} need{'s' if need_you == '1' else ''} you."] if need_you else []
     needs += [f"{alert}." for alert in alerts]
-    waits = "Nothing waits." if oldest_seconds is None else f"Oldest waiting: {duration(oldest_seconds)}."
     return " ".join((_day(last_day, not_safe), *(needs or ["None needs you."]), waits))
+
+
+def _waits(seconds: float | None, unfinished: int) -> str:
+    if seconds is None:
+        return f"{unfinished:,} in work." if unfinished else "Nothing waits."
+    return f"Oldest waiting: {duration(seconds)}."
 
 
 def _day(received: str, not_safe: str) -> str:
