@@ -118,10 +118,12 @@ def test_status_says_whether_all_is_safe_by_word_and_by_exit_code(run: Run, data
 
     assert (nothing.returncode, attention.returncode, late.returncode, away.returncode) == (0, 3, 4, 1)
     assert nothing.stdout.startswith("No e-mail came in the last 24 hours. None needs you. Nothing waits.\n")
-    assert attention.stdout.startswith("The one e-mail of the last 24 hours is safe. 1 needs you.")
+    assert attention.stdout.startswith("The one e-mail of the last 24 hours is not safe. 1 needs you.")
     assert ["failed", "1"] in rows(attention)
     assert json.loads(late.stdout)["by_status"]["received"] == 1
-    assert "Oldest waiting: 2 h" in json.loads(late.stdout)["verdict"]
+    assert json.loads(late.stdout)["verdict"] == (
+        "2 of 2 e-mails of the last 24 hours are not safe yet. 1 needs you. Oldest waiting: 2 h."
+    )
 
 
 def test_status_is_told_anew_until_ctrl_c(environment: dict[str, str], tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from service.config.settings import Settings
 from service.local.samples import samples
 from service.local.zendesk import Fault, Zendesk
 from service.web.dashboard import live
-from service.web.shared import Shared
+from service.web.shared import STALE_SECONDS, Shared
 from tests.conftest import API_TOKEN, Server, eventually, serving
 from tests.proxy import before_postgres
 
@@ -180,6 +180,17 @@ async def test_what_is_too_old_is_found_out_anew() -> None:
     shared = Shared(find, seconds=0)
 
     assert [await shared.get(), await shared.get()] == [0, 1]
+    await shared.close()
+
+
+async def test_what_nobody_looked_at_for_a_while_is_not_shown_as_if_it_were_so_now() -> None:
+    async def find() -> int:
+        return 1
+
+    shared = Shared(find, seconds=-STALE_SECONDS)
+    await shared.get()
+
+    assert shared.peek() is None
     await shared.close()
 
 

@@ -21,7 +21,7 @@ from tests.commands import command
 from tests.proxy import before_redis
 
 NAMES = [
-    *("settings", "webhook secret", "API token", "download hosts", "fault points"),
+    *("settings", "webhook secret", "API token", "download hosts", "alerts", "fault points"),
     *("postgres", "migrations", "connections", "redis", "eviction", "storage", "zendesk"),
     *("clock of Postgres", "clock of Redis", "workers", "waiting"),
 ]
@@ -85,7 +85,7 @@ async def test_where_all_is_well_nothing_is_wrong(settings: Settings, database: 
     checks = await examined(settings)
 
     assert list(checks) == NAMES
-    assert {name for name, check in checks.items() if check.ok is not True} == {"download hosts"}
+    assert {name for name, check in checks.items() if check.ok is not True} == {"download hosts", "alerts"}
     assert all(bool(check.advice) != bool(check.ok) for check in checks.values())
 
 
@@ -221,6 +221,13 @@ async def test_what_waits_for_long_is_found(settings: Settings, database: asyncp
         (
             "download hosts",
             {"download_private_networks": False, "download_hosts": ("*.zdusercontent.com",)},
+            True,
+        ),
+        ("alerts", {}, None),
+        ("alerts", {"alert_slack_url": "https://hooks.example/hunter2"}, None),
+        (
+            "alerts",
+            {"alert_slack_url": "https://hooks.example/hunter2", "public_url": "https://holdfast.example"},
             True,
         ),
         ("fault points", {"fault_points": Path("/tmp")}, False),

@@ -108,6 +108,43 @@ async def test_the_request_is_shown_as_it_came(client: Client, zendesk: Zendesk)
     await client.get("/api/v1/emails/99/request", 404)
 
 
+async def test_the_verdict_tells_of_alerts_that_no_e_mail_shows(
+    client: Client, database: asyncpg.Connection
+) -> None:
+    await database.execute(
+        "INSERT INTO alerts (cause, key, count, summary, detail, seen_at)"
+        " VALUES ('signatures', '', 7, 'Webhooks have no good signature', '', now()),"
+        " ('silence', '', 1, 'No webhook comes', '', now() - interval '2 min'),"
+        " ('failures', 'gone@host', 1, 'E-mails fail with gone at host', '', now())"
+    )
+
+    overview = await client.get("/api/v1/overview")
+
+    assert overview["verdict"] == (
+        "No e-mail came in the last 24 hours. Webhooks have no good signature. Nothing waits."
+    )
+    assert (overview["state"], overview["need_you"]) == ("attention", 0)
+
+
+async def test_what_runs_again_is_old_but_does_not_make_the_verdict_late(
+    client: Client, database: asyncpg.Connection
+) -> None:
+    await fail(database, 2)
+    await database.execute(
+        "UPDATE incoming_emails SET processing_status = 'queued', due_at = now(), completed_at = NULL,"
+        " received_at = now() - interval '3 days'"
+    )
+
+    again = await client.get("/api/v1/overview")
+    await database.execute("UPDATE incoming_emails SET attempt_number = 0")
+    late = await client.get("/api/v1/overview")
+
+    assert again["verdict"] == "No e-mail came in the last 24 hours. None needs you. 2 in work."
+    assert again["state"] == "safe"
+    assert late["verdict"] == "No e-mail came in the last 24 hours. None needs you. Oldest waiting: 3 d."
+    assert late["state"] == "late"
+
+
 async def test_the_overview_has_a_verdict(client: Client, database: asyncpg.Connection) -> None:
     await fail(database, 2)
     await database.execute(
@@ -118,7 +155,10 @@ async def test_the_overview_has_a_verdict(client: Client, database: asyncpg.Conn
 
     overview = await client.get("/api/v1/overview")
 
-    assert overview["verdict"] == "All 5 e-mails of the last 24 hours are safe. 2 need you. Nothing waits."
+    assert overview["verdict"] == (
+        "2 of 5 e-mails of the last 24 hours are not safe yet. 2 need you. Nothing waits."
+    )
+    assert (overview["not_safe"], overview["not_safe_capped"]) == (2, False)
     assert (overview["state"], overview["last_day"], overview["need_you"]) == ("attention", 5, 2)
     assert sum(hour["received"] for hour in overview["hours"]) == 5
     assert sum(hour["failed"] for hour in overview["hours"]) == 2

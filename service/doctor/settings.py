@@ -21,6 +21,7 @@ def check_settings(settings: Settings) -> list[Check]:
         Check("webhook secret", bool(secrets), f"{secrets or 'none'} set", "" if secrets else needs),
         _api_tokens(settings),
         _download_hosts(settings),
+        _alerts(settings),
         _drill(settings),
     ]
 
@@ -47,6 +48,20 @@ def _download_hosts(settings: Settings) -> Check:
         advice = "add *.zdusercontent.com to DOWNLOAD_HOSTS: Zendesk's attachments are there"
         return Check(name, None, "Zendesk's own are missing", advice)
     return Check(name, True, ", ".join(hosts))
+
+
+def _alerts(settings: Settings) -> Check:
+    channels = {
+        "mail": settings.alert_email_to,
+        "slack": settings.alert_slack_url,
+        "webhook": settings.alert_webhook_url,
+    }
+    if not (told := [name for name, address in channels.items() if address]):
+        advice = "set ALERT_EMAIL_TO, ALERT_SLACK_URL or ALERT_WEBHOOK_URL, as docs/alerts.md says"
+        return Check("alerts", None, "nobody is told", advice)
+    if not settings.public_url:
+        return Check("alerts", None, "they have no links", "set PUBLIC_URL to this service's own address")
+    return Check("alerts", True, f"by {', '.join(told)}")
 
 
 def _drill(settings: Settings) -> Check:

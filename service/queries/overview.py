@@ -5,18 +5,39 @@ from datetime import datetime, timedelta
 from typing import Any, Literal
 
 from pydantic import Field
-from sqlalchemy import ColumnElement, ScalarSelect, func, literal_column, select
+from sqlalchemy import ColumnElement, ScalarSelect, func, literal_column, select, text
 from sqlalchemy.ext.asyncio import AsyncEngine
 from sqlalchemy.orm import InstrumentedAttribute
 
 from service.database import connect
 from service.models import STATUSES, IncomingEmail, QuarantinedWebhook, in_status
-from service.queries.history import Hour, Times, hours_of, times_of
+from service.operations import Alert
+from service.queries.history import HOUR_CAP, Hour, Times, hours_of, times_of
 from service.queries.views import ProcessingStatus, View
 from service.queries.workers import WorkerView, workers_of
 
 COUNT_CAP = 10_000
 UNFINISHED = ("received", "queued", "processing")
+# What failed is counted anyway; an alert stays open for a while after its cause has gone.
+_ALERTS = (
+    select(Alert.summary)
+    .where(
+        Alert.resolved_at.is_(None),
+        Alert.seen_at > func.now() - timedelta(minutes=1),
+        Alert.cause != "failures",
+    )
+    .order_by(Alert.cause, Alert.key)
+    .limit(5)
+)
+# What had an attempt pauses before the next, or somebody runs it again: it is old, but does not wait for a worker.
+_NOT_BEGUN = text(f"""
+    SELECT extract(epoch FROM now() - min(received_at))::float8
+    FROM unnest(ARRAY['received', 'queued']) AS every(status) CROSS JOIN LATERAL (
+        SELECT received_at, attempt_number FROM incoming_emails
+        WHERE processing_status = every.status ORDER BY received_at LIMIT (SELECT {COUNT_CAP})
+    ) AS oldest
+    WHERE attempt_number = 0
+""")  # noqa: S608 a number of ours
 
 
 class Stats(View):
@@ -38,8 +59,11 @@ class Overview(Stats):
     state: Literal["safe", "attention", "late"]
     last_day: int  # e-mails received in the last 24 hours
     last_day_capped: bool
+    not_safe: int  # of those: failed, and where one is late, also all that wait
+    not_safe_capped: bool
     need_you: int  # failed or in quarantine, whenever they came
     need_you_capped: bool
+    alerts: Sequence[str]  # of what is the matter now; failures are counted
     times: Times
     hours: Sequence[Hour]
     workers: Sequence[WorkerView]
@@ -52,23 +76,32 @@ async def overview(engine: AsyncEngine, late_after: timedelta) -> Overview:
         hours = await hours_of(conn)
         times = await times_of(conn)
         workers = await workers_of(conn)
+        alerts = (await conn.scalars(_ALERTS)).all()
+        waits = await conn.scalar(_NOT_BEGUN)
     last_day = sum(hour.received for hour in hours)
     need_you = counts.by_status["failed"] + counts.quarantined
-    late = (counts.oldest_waiting_seconds or 0) > late_after.total_seconds()
+    late = (waits or 0) > late_after.total_seconds()
     last_day_capped = any(hour.capped for hour in hours)
+    not_safe = [hour.failed + (hour.waiting if late else 0) for hour in hours]
+    not_safe_capped = any(number >= HOUR_CAP for number in not_safe)
     need_you_capped = bool({"failed", "quarantined"} & set(counts.capped))
     return Overview(
         **dict(counts),
         verdict=_verdict(
-            f"{last_day:,}{'+' if last_day_capped else ''}" if last_day else "",
-            f"{need_you:,}{'+' if need_you_capped else ''}" if need_you else "",
-            counts.oldest_waiting_seconds,
+            _number(last_day, last_day_capped),
+            _number(sum(not_safe), not_safe_capped),
+            _number(need_you, need_you_capped),
+            alerts,
+            _waits(waits, sum(n for status, n in counts.by_status.items() if status in UNFINISHED)),
         ),
-        state="late" if late else "attention" if need_you else "safe",
+        state="late" if late else "attention" if need_you or alerts else "safe",
         last_day=last_day,
         last_day_capped=last_day_capped,
+        not_safe=sum(not_safe),
+        not_safe_capped=not_safe_capped,
         need_you=need_you,
         need_you_capped=need_you_capped,
+        alerts=alerts,
         times=times,
         hours=hours,
         workers=workers,
@@ -104,13 +137,30 @@ async def ping(engine: AsyncEngine) -> None:
         await conn.execute(select(IncomingEmail.id).limit(1))
 
 
-def _verdict(last_day: str, need_you: str, oldest_seconds: float | None) -> str:
-    safe = f"All {last_day} e-mails of the last 24 hours are safe."
-    if last_day == "1":
-        safe = "The one e-mail of the last 24 hours is safe."
-    needs = f"{need_you} need{'s' if need_you == '1' else ''} you." if need_you else "None needs you."
-    waits = "Nothing waits." if oldest_seconds is None else f"Oldest waiting: {duration(oldest_seconds)}."
-    return " ".join((safe if last_day else "No e-mail came in the last 24 hours.", needs, waits))
+def _verdict(last_day: str, not_safe: str, need_you: str, alerts: Sequence[str], waits: str) -> str:
+    needs = [f"{need_you} need{'s' if need_you == '1' else ''} you."] if need_you else []
+    needs += [f"{alert}." for alert in alerts]
+    return " ".join((_day(last_day, not_safe), *(needs or ["None needs you."]), waits))
+
+
+def _waits(seconds: float | None, unfinished: int) -> str:
+    if seconds is None:
+        return f"{unfinished:,} in work." if unfinished else "Nothing waits."
+    return f"Oldest waiting: {duration(seconds)}."
+
+
+def _day(received: str, not_safe: str) -> str:
+    if not received:
+        return "No e-mail came in the last 24 hours."
+    if received == "1":
+        return f"The one e-mail of the last 24 hours is {'not ' if not_safe else ''}safe."
+    if not not_safe:
+        return f"All {received} e-mails of the last 24 hours are safe."
+    return f"{not_safe} of {received} e-mails of the last 24 hours {'is' if not_safe == '1' else 'are'} not safe yet."
+
+
+def _number(count: int, capped: bool) -> str:  # noqa: FBT001 each count has its own
+    return f"{count:,}{'+' if capped else ''}" if count else ""
 
 
 def duration(seconds: float) -> str:

@@ -8,6 +8,8 @@ from typing import Generic, TypeVar
 
 T = TypeVar("T")
 
+STALE_SECONDS = 20.0  # that a value may be too old: looks at what does not answer take that long
+
 
 class Shared(Generic[T]):
     """A value at most `seconds` old; `find` returns it, and raises nothing."""
@@ -26,10 +28,11 @@ class Shared(Generic[T]):
         return self._value  # type: ignore[return-value] # it was found
 
     def peek(self) -> T | None:
-        """Return the last one, however old, None before the first; a new one will be there soon."""
-        if time.monotonic() - self._found_at >= self._seconds:
+        """Return the last one, None before the first or where nobody looked for a while; begin with a new one."""
+        age = time.monotonic() - self._found_at
+        if age >= self._seconds:
             self.begin()
-        return self._value
+        return self._value if age < self._seconds + STALE_SECONDS else None
 
     def begin(self) -> asyncio.Task[T]:
         """Find it out anew, unless that is under way."""

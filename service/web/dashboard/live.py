@@ -111,8 +111,7 @@ class Live:
         found = await overview(engine, self.res.settings.late_after)
         groups = (await failures.list_failures(engine)).failures
         newest = (await alerts.list_alerts(engine)).alerts
-        # Failures stand there in groups already.
-        told = [alert for alert in newest if alert.resolved_at is None and alert.cause != "failures"]
+        told = [alert for alert in newest if alert.resolved_at is None and alert.summary in found.alerts]
         return found, groups, told[:MOST_ALERTS]
 
 
