@@ -18,6 +18,10 @@ OPEN = "resolved_at IS NULL"
 PENDING = "status = 'pending'"
 
 
+# What a retry of many does to each e-mail is told with the e-mail.
+BY_HAND = "email_id IS NULL OR bulk_retry_id IS NULL"
+
+
 class OperatorAction(Base):
     """Something that an operator did: who, what, when, and to what."""
 
@@ -33,6 +37,7 @@ class OperatorAction(Base):
 
     __table_args__ = (
         Index("ix_operator_actions_email", "email_id", "id", postgresql_where=text("email_id IS NOT NULL")),
+        Index("ix_operator_actions_by_hand", "id", postgresql_where=text(BY_HAND)),
     )
 
 

@@ -51,7 +51,7 @@ async def test_many_are_retried_by_a_worker_and_their_progress_is_told(
         assert [action["actor"] for action in email["actions"]] == ["ada (api)"]
     assert group["count"] == begun["planned"] == shown["retried"] == 3
     actions = (await client.get("/api/v1/actions"))["actions"]
-    assert [action["action"] for action in actions] == ["retry"] * 3 + ["retry_many"]
+    assert [action["action"] for action in actions] == ["retry_many"], "what it did to each is told there"
     assert (await client.get("/api/v1/failures"))["failures"] == []
 
 
@@ -165,3 +165,14 @@ async def test_the_overview_has_a_verdict(client: Client, database: asyncpg.Conn
     assert overview["times"] == {
         "queue_p50": 10, "queue_p95": 10, "processing_p50": 80, "processing_p95": 80
     }  # fmt: skip
+
+
+async def test_what_holdfast_stands_on_is_told_with_zendesks_credentials(client: Client) -> None:
+    async def known() -> list[dict[str, object]] | None:
+        checks: list[dict[str, object]] = (await client.get("/api/v1/checks"))["checks"]
+        return checks if all(check["ok"] is not None for check in checks) else None
+
+    checks = await eventually(known)
+
+    assert [check["name"] for check in checks] == ["Postgres", "Redis", "Storage", "Zendesk"]
+    assert [check["ok"] for check in checks] == [True] * 4, checks

@@ -20,6 +20,7 @@ INDEXES = {
     "ix_attachments_sha256": "attachments (sha256, email_id) WHERE sha256 IS NOT NULL",
     # What operators did to an e-mail; the retries of many of which a step is due.
     "ix_operator_actions_email": "operator_actions (email_id, id) WHERE email_id IS NOT NULL",
+    "ix_operator_actions_by_hand": "operator_actions (id) WHERE email_id IS NULL OR bulk_retry_id IS NULL",
     "ix_bulk_retries_running": "bulk_retries (next_at) WHERE status = 'running'",
 }
 

@@ -2,12 +2,12 @@
 
 from collections.abc import Mapping, Sequence
 
-from sqlalchemy import BigInteger, func, literal, select, true
+from sqlalchemy import BigInteger, func, literal, select, text, true
 from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from service.database import connect
-from service.operations import OperatorAction
+from service.operations import BY_HAND, OperatorAction
 from service.queries.pages import PageFilter, cursor_at
 from service.queries.views import ActionView, View
 from service.walk import Place
@@ -21,8 +21,9 @@ class ActionPage(View):
 
 
 async def list_actions(engine: AsyncEngine, wanted: PageFilter) -> ActionPage:
-    """Return a page of all that operators did."""
-    query = select(*OperatorAction.__table__.c).order_by(OperatorAction.id.desc()).limit(wanted.limit + 1)
+    """Return a page of all that operators did; of a retry of many, that they began it."""
+    query = select(*OperatorAction.__table__.c).where(text(BY_HAND)).order_by(OperatorAction.id.desc())
+    query = query.limit(wanted.limit + 1)
     if after := wanted.after():
         query = query.where(OperatorAction.id < after.id)
     async with connect(engine) as conn:

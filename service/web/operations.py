@@ -1,6 +1,7 @@
 """The API of operating: an overview, groups of failures, retries of many, who did what, and who holds a content."""
 
 import re
+from collections.abc import Sequence
 from typing import Literal
 
 from aiohttp import web
@@ -12,6 +13,7 @@ from service.queries.pages import PageFilter
 from service.queries.views import View
 from service.recovery import bulk
 from service.selection import Selection
+from service.web.dashboard.live import LIVE
 from service.web.exchange import Body, Whole, answer, ask, body, number, parameters
 from service.web.keys import IDENTITY, RES
 
@@ -42,6 +44,21 @@ class BulkRetryReceipt(View):
     bulk_retry_id: int | None
 
 
+class CheckView(View):
+    """Something that Holdfast stands on."""
+
+    name: str
+    ok: bool | None  # none where it works but not as it should, or is not known yet
+    found: str
+    advice: str  # what to do
+
+
+class CheckPage(View):
+    """All that Holdfast stands on, as it was some seconds ago; Zendesk's credentials, some minutes."""
+
+    checks: Sequence[CheckView]
+
+
 class Cancelled(View):
     """No more of it will be queued."""
 
@@ -52,6 +69,11 @@ class Cancelled(View):
 async def show_overview(request: web.Request) -> web.Response:
     res = request.app[RES]
     return answer(await ask(request, overview.overview(res.engine, res.settings.late_after)))
+
+
+async def show_checks(request: web.Request) -> web.Response:
+    lights = await request.app[LIVE].lights()
+    return answer(CheckPage(checks=[CheckView.model_validate(light) for light in lights]))
 
 
 async def list_alerts(request: web.Request) -> web.Response:

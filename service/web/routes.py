@@ -157,6 +157,14 @@ API = (
     ),
     Route(
         method="GET",
+        path="/api/v1/checks",
+        handler=operations.show_checks,
+        tag="Overview",
+        summary="Tell whether Postgres, Redis, storage and Zendesk's credentials do what they should",
+        answer=operations.CheckPage,
+    ),
+    Route(
+        method="GET",
         path="/api/v1/alerts",
         handler=operations.list_alerts,
         tag="Overview",
