@@ -34,7 +34,7 @@ PAGES = {
     "sign-in": "/sign-in",
     "nothing": "/nothing",
 }
-SHOWN = tuple(name for name in PAGES if name not in {"failed", "nothing", "quarantine"})
+SHOWN = tuple(name for name in PAGES if name not in {"failed", "nothing", "quarantine", "sign-in"})
 # A day as most are: the e-mails above, again and again, quicker and slower.
 _HISTORY = """
     INSERT INTO incoming_emails (
