@@ -24,7 +24,7 @@ from service.queries.alerts import list_alerts
 from service.resources import Resources, open_resources
 from tests.conftest import Server, eventually, program, working
 from tests.receivers import MailServer, Receiver, mail_server, receiver, silent_server
-from tests.test_alerts_causes import fail
+from tests.test_alerts_causes import fail, quarantine
 from tests.test_notify import SECRET
 
 ARQ = ("arq", "service.worker.WorkerSettings")
@@ -128,6 +128,22 @@ async def test_every_channel_tells_what_happened_how_often_an_example_and_a_link
     told = Webhook(SECRET).verify(webhook.bodies[0], webhook.requests[0])
     assert (told["type"], told["data"]["cause"], told["data"]["count"]) == ("alert.opened", "failures", 2)
     assert told["data"]["email_id"] == number
+
+
+async def test_what_waits_in_quarantine_is_told_with_a_link_and_is_over_once_it_was_replayed(
+    look: Look, res: Resources, database: asyncpg.Connection, mails: MailServer
+) -> None:
+    number = await quarantine(database, "not_json")
+    await look()
+    await send_all(res)
+    await database.execute("UPDATE quarantined_webhooks SET replayed_at = now()")
+    await look(later="6 min")
+    await send_all(res)
+
+    opened, over = mails.texts
+    assert f"For example webhook {number} in quarantine." in " ".join(opened.split())
+    assert opened.endswith("https://holdfast.acme.example/quarantine\n")
+    assert "No webhook of the last 24 hours waits in quarantine for this reason." in over
 
 
 async def test_more_of_the_same_raise_the_count_and_tell_nobody(

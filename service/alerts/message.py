@@ -6,9 +6,15 @@ from service.alerts.deliveries import Delivery
 from service.alerts.finding import clock, duration
 from service.notify.notice import Notice
 
-_PATHS = {"failures": "/failures", "waiting": "/emails?status=queued", "no_worker": "/emails?status=queued"}
+_PATHS = {
+    "failures": "/failures",
+    "quarantine": "/quarantine",
+    "waiting": "/emails?status=queued",
+    "no_worker": "/emails?status=queued",
+}
 _OVER = {
     "failures": "No e-mail is left that failed so within the last 24 hours.",
+    "quarantine": "No webhook of the last 24 hours waits in quarantine for this reason.",
     "waiting": "No e-mail waits for so long any more.",
     "silence": "Webhooks come again.",
     "signatures": "Webhooks come with good signatures again.",

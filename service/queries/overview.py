@@ -18,13 +18,13 @@ from service.queries.workers import WorkerView, workers_of
 
 COUNT_CAP = 10_000
 UNFINISHED = ("received", "queued", "processing")
-# What failed is counted anyway; an alert stays open for a while after its cause has gone.
+# What failed, or is in quarantine, is counted anyway; an alert stays open for a while after its cause has gone.
 _ALERTS = (
     select(Alert.summary)
     .where(
         Alert.resolved_at.is_(None),
         Alert.seen_at > func.now() - timedelta(minutes=1),
-        Alert.cause != "failures",
+        Alert.cause.not_in(("failures", "quarantine")),
     )
     .order_by(Alert.cause, Alert.key)
     .limit(5)
@@ -63,7 +63,7 @@ class Overview(Stats):
     not_safe_capped: bool
     need_you: int  # failed or in quarantine, whenever they came
     need_you_capped: bool
-    alerts: Sequence[str]  # of what is the matter now; failures are counted
+    alerts: Sequence[str]  # of what is the matter now; failures and quarantine are counted
     times: Times
     hours: Sequence[Hour]
     workers: Sequence[WorkerView]
