@@ -4,6 +4,7 @@ import asyncio
 import json
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,9 @@ from pydantic import SecretStr
 from standardwebhooks import Webhook
 
 from service.alerts import record, send, watch
+from service.alerts.deliveries import Delivery
 from service.alerts.finding import Finding
+from service.alerts.message import compose
 from service.alerts.send import Tried, deliver, try_channels
 from service.alerts.watch import look_once
 from service.config.settings import Settings
@@ -123,11 +126,31 @@ async def test_every_channel_tells_what_happened_how_often_an_example_and_a_link
     assert subjects(mails) == [GONE]
     assert "2 e-mails of the last 24 hours failed for good with gone at a.example." in text
     assert f"https://holdfast.acme.example/emails/{number}\n" in text
-    assert text.endswith("https://holdfast.acme.example/failures\n")
-    assert json.loads(slack.bodies[0])["text"].endswith("<https://holdfast.acme.example/failures>")
+    link = "https://holdfast.acme.example/emails?status=failed&error_code=gone&host=a.example"
+    assert text.endswith(f"{link}\n")
+    assert json.loads(slack.bodies[0])["text"].endswith(f"<{link}>")
     told = Webhook(SECRET).verify(webhook.bodies[0], webhook.requests[0])
     assert (told["type"], told["data"]["cause"], told["data"]["count"]) == ("alert.opened", "failures", 2)
     assert told["data"]["email_id"] == number
+
+
+@pytest.mark.parametrize(
+    ("key", "query"),
+    [
+        ("gone@a.example:8080", "error_code=gone&host=a.example%3A8080"),
+        ("gone@", "error_code=gone&host=none"),
+        ("@a.example", "error_code=none&host=a.example"),
+        ("gone@*", "error_code=gone"),
+        ("gone@<!x>&q=1\n@b", "error_code=gone&host=%3C%21x%3E%26q%3D1%0A%40b"),
+    ],
+)
+def test_the_link_of_failures_leads_to_just_these(key: str, query: str) -> None:
+    now = datetime.now(UTC)
+    delivery = Delivery(1, "opened", "mail", 1, now, "failures", key, 1, "", "", None, now, None)
+
+    link = compose(delivery, "https://holdfast.acme.example/").link
+
+    assert link == f"https://holdfast.acme.example/emails?status=failed&{query}"
 
 
 async def test_what_waits_in_quarantine_is_told_with_a_link_and_is_over_once_it_was_replayed(
