@@ -294,6 +294,7 @@ async def test_a_lost_mail_server_holds_up_no_other_channel_and_its_mail_comes_w
         res = await stack.enter_async_context(open_resources(lost))
         await stack.enter_async_context(watch.alerting(res))
         await eventually(lambda: told(slack, webhook))
+        await eventually(lambda: noted(database))  # or they are told once more
         await eventually(lambda: put_off(database))
     mails.says.clear()
     await soon(database)
@@ -309,6 +310,11 @@ async def told(*receivers: Receiver) -> bool:
 
 async def arrived(mails: MailServer) -> bool:
     return bool(mails.mails)
+
+
+async def noted(database: asyncpg.Connection) -> bool:
+    sent = "SELECT count(*) = 2 FROM alert_deliveries WHERE status = 'sent'"
+    return bool(await database.fetchval(sent))
 
 
 async def put_off(database: asyncpg.Connection) -> bool:
