@@ -110,6 +110,8 @@ class Record(Protocol):
     def quarantined(self) -> int: ...
     @property
     def oldest_waiting_seconds(self) -> float | None: ...
+    @property
+    def oldest_not_begun_seconds(self) -> float | None: ...
 
 
 def exposition(record: Record | None = None, workers: Mapping[str, str] | None = None) -> bytes:
@@ -185,6 +187,9 @@ def _recorded(record: Record | None, workers: Mapping[str, str] | None) -> Itera
     oldest = GaugeMetricFamily(
         "holdfast_oldest_waiting_seconds", "Age of the oldest e-mail that is not finished"
     )
+    not_begun = GaugeMetricFamily(
+        "holdfast_oldest_not_begun_seconds", "Age of the oldest e-mail that waits and had no attempt yet"
+    )
     quarantined = GaugeMetricFamily(
         "holdfast_quarantined_webhooks", "Webhooks that wait in quarantine, counted up to 10,000"
     )
@@ -195,10 +200,11 @@ def _recorded(record: Record | None, workers: Mapping[str, str] | None) -> Itera
         for status, seconds in record.oldest_by_status.items():
             ages.add_metric([status], seconds)
         oldest.add_metric([], record.oldest_waiting_seconds or 0)
+        not_begun.add_metric([], record.oldest_not_begun_seconds or 0)
         quarantined.add_metric([], record.quarantined)
     if workers is not None:
         alive.add_metric([], len(workers))
-    return emails, ages, oldest, quarantined, alive
+    return emails, ages, oldest, not_begun, quarantined, alive
 
 
 def _add(families: dict[str, Metric], worker: str, text: str) -> None:

@@ -9,7 +9,7 @@ from sqlalchemy.orm import Mapped, mapped_column
 from service.models import Base, one_of
 
 RETRY_STATUSES = ("running", "done", "cancelled")
-CAUSES = ("failures", "waiting", "silence", "signatures", "workers", "no_worker")
+CAUSES = ("failures", "quarantine", "waiting", "silence", "signatures", "workers", "no_worker")
 CHANNELS = ("mail", "slack", "webhook")
 NEWS = ("opened", "resolved")
 DELIVERY_STATUSES = ("pending", "sent", "failed")

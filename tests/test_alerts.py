@@ -4,6 +4,7 @@ import asyncio
 import json
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,9 @@ from pydantic import SecretStr
 from standardwebhooks import Webhook
 
 from service.alerts import record, send, watch
+from service.alerts.deliveries import Delivery
 from service.alerts.finding import Finding
+from service.alerts.message import compose
 from service.alerts.send import Tried, deliver, try_channels
 from service.alerts.watch import look_once
 from service.config.settings import Settings
@@ -24,7 +27,7 @@ from service.queries.alerts import list_alerts
 from service.resources import Resources, open_resources
 from tests.conftest import Server, eventually, program, working
 from tests.receivers import MailServer, Receiver, mail_server, receiver, silent_server
-from tests.test_alerts_causes import fail
+from tests.test_alerts_causes import fail, quarantine
 from tests.test_notify import SECRET
 
 ARQ = ("arq", "service.worker.WorkerSettings")
@@ -123,11 +126,47 @@ async def test_every_channel_tells_what_happened_how_often_an_example_and_a_link
     assert subjects(mails) == [GONE]
     assert "2 e-mails of the last 24 hours failed for good with gone at a.example." in text
     assert f"https://holdfast.acme.example/emails/{number}\n" in text
-    assert text.endswith("https://holdfast.acme.example/failures\n")
-    assert json.loads(slack.bodies[0])["text"].endswith("<https://holdfast.acme.example/failures>")
+    link = "https://holdfast.acme.example/emails?status=failed&error_code=gone&host=a.example"
+    assert text.endswith(f"{link}\n")
+    assert json.loads(slack.bodies[0])["text"].endswith(f"<{link}>")
     told = Webhook(SECRET).verify(webhook.bodies[0], webhook.requests[0])
     assert (told["type"], told["data"]["cause"], told["data"]["count"]) == ("alert.opened", "failures", 2)
     assert told["data"]["email_id"] == number
+
+
+@pytest.mark.parametrize(
+    ("key", "query"),
+    [
+        ("gone@a.example:8080", "error_code=gone&host=a.example%3A8080"),
+        ("gone@", "error_code=gone&host=none"),
+        ("@a.example", "error_code=none&host=a.example"),
+        ("gone@*", "error_code=gone"),
+        ("gone@<!x>&q=1\n@b", "error_code=gone&host=%3C%21x%3E%26q%3D1%0A%40b"),
+    ],
+)
+def test_the_link_of_failures_leads_to_just_these(key: str, query: str) -> None:
+    now = datetime.now(UTC)
+    delivery = Delivery(1, "opened", "mail", 1, now, "failures", key, 1, "", "", None, now, None)
+
+    link = compose(delivery, "https://holdfast.acme.example/").link
+
+    assert link == f"https://holdfast.acme.example/emails?status=failed&{query}"
+
+
+async def test_what_waits_in_quarantine_is_told_with_a_link_and_is_over_once_it_was_replayed(
+    look: Look, res: Resources, database: asyncpg.Connection, mails: MailServer
+) -> None:
+    number = await quarantine(database, "not_json")
+    await look()
+    await send_all(res)
+    await database.execute("UPDATE quarantined_webhooks SET replayed_at = now()")
+    await look(later="6 min")
+    await send_all(res)
+
+    opened, over = mails.texts
+    assert f"For example webhook {number} in quarantine." in " ".join(opened.split())
+    assert opened.endswith("https://holdfast.acme.example/quarantine\n")
+    assert "No webhook of the last 24 hours waits in quarantine for this reason." in over
 
 
 async def test_more_of_the_same_raise_the_count_and_tell_nobody(
@@ -255,6 +294,7 @@ async def test_a_lost_mail_server_holds_up_no_other_channel_and_its_mail_comes_w
         res = await stack.enter_async_context(open_resources(lost))
         await stack.enter_async_context(watch.alerting(res))
         await eventually(lambda: told(slack, webhook))
+        await eventually(lambda: noted(database))  # or they are told once more
         await eventually(lambda: put_off(database))
     mails.says.clear()
     await soon(database)
@@ -270,6 +310,11 @@ async def told(*receivers: Receiver) -> bool:
 
 async def arrived(mails: MailServer) -> bool:
     return bool(mails.mails)
+
+
+async def noted(database: asyncpg.Connection) -> bool:
+    sent = "SELECT count(*) = 2 FROM alert_deliveries WHERE status = 'sent'"
+    return bool(await database.fetchval(sent))
 
 
 async def put_off(database: asyncpg.Connection) -> bool:

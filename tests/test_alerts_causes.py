@@ -11,6 +11,7 @@ from service.alerts import failures, record, workers
 from service.alerts.causes import look
 from service.alerts.failures import MOST_HOSTS, Group
 from service.alerts.finding import Finding, clean, duration
+from service.alerts.quarantine import MOST_CODES, MOST_READ
 from service.alerts.record import Pass
 from service.config.settings import Settings
 from service.database import connect
@@ -125,6 +126,69 @@ def test_a_host_with_a_strange_name_is_not_shown() -> None:
 
     assert found.summary == "E-mails fail with gone at a host with a strange name"
     assert found.detail.endswith("For example e-mail 1: a b c")
+
+
+async def quarantine(
+    database: asyncpg.Connection, code: str, ago: str = "1 hour", count: int = 1, **columns: object
+) -> int:
+    """Put webhooks in quarantine that came some time ago; return the id of the newest."""
+    values = {"raw_body": b"", "raw_headers": "[]", "error_code": code, "error": "No.", **columns}
+    names, places = ", ".join(values), ", ".join(f"${place}" for place in range(3, len(values) + 3))
+    number = await database.fetchval(
+        f"WITH added AS (INSERT INTO quarantined_webhooks (idempotency_key, received_at, {names})"
+        f" SELECT gen_random_uuid()::text, now() - $1::text::interval, {places} FROM generate_series(1, $2)"
+        " RETURNING id) SELECT max(id) FROM added",
+        ago,
+        count,
+        *values.values(),
+    )
+    return int(number)
+
+
+async def test_what_waits_in_quarantine_is_one_finding_for_each_error(
+    find: Find, database: asyncpg.Connection
+) -> None:
+    last = await quarantine(database, "not_json", count=3)
+    await quarantine(database, "no_ticket")
+
+    found = await find()
+
+    assert {key: each.count for key, each in found.items()} == {
+        "quarantine not_json": 3,
+        "quarantine no_ticket": 1,
+    }
+    first = found["quarantine not_json"]
+    assert first.summary == "Webhooks wait in quarantine with not_json"
+    assert "3 webhooks of the last 24 hours could not be read (not_json)" in first.detail
+    assert f"For example webhook {last} in quarantine." in first.detail
+    assert first.email_id is None
+
+
+async def test_what_was_replayed_or_is_in_quarantine_for_days_is_no_news(
+    find: Find, database: asyncpg.Connection
+) -> None:
+    await quarantine(database, "not_json", ago="25 hours")
+    await quarantine(database, "not_json", replayed_at=NOW)
+
+    assert await find() == {}
+
+
+async def test_however_much_is_in_quarantine_it_has_few_alerts_and_who_has_one_keeps_it(
+    find: Find, database: asyncpg.Connection
+) -> None:
+    await quarantine(database, "open")
+    await database.execute(
+        "INSERT INTO alerts (cause, key, count, summary, detail) VALUES ('quarantine', 'open', 1, '', '')"
+    )
+    for number in range(MOST_CODES):
+        await quarantine(database, f"code_{number}", count=2)
+    few = await find()
+    await quarantine(database, "flood", count=MOST_READ + 1)
+    flood = await find()
+
+    assert len(few) == MOST_CODES
+    assert few["quarantine open"].count == 1
+    assert "1,000 webhooks or more of the last" in flood["quarantine flood"].detail
 
 
 async def test_what_no_worker_began_with_in_time_waits_for_too_long(

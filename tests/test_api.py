@@ -620,10 +620,12 @@ async def test_stats_count_by_status_and_tell_the_age_of_the_oldest(
         "quarantined": 0,
         "capped": [],
         "oldest_waiting_seconds": None,
+        "oldest_not_begun_seconds": None,
         "oldest_by_status": {},
     }
     assert stats["by_status"] == {**nothing, "received": 1, "queued": 1, "completed": 1, "failed": 1}
     assert 3600 <= stats["oldest_waiting_seconds"] < 3700
+    assert 3600 <= stats["oldest_not_begun_seconds"] < 3700
 
 
 async def test_a_count_says_when_it_is_not_complete(client: Client, database: asyncpg.Connection) -> None:

@@ -208,6 +208,17 @@ async def test_what_waits_for_long_is_found(settings: Settings, database: asyncp
     assert (check.ok, check.found) == (None, "the oldest has waited 2 h")
 
 
+async def test_what_is_run_again_after_days_has_not_waited_for_long(
+    settings: Settings, database: asyncpg.Connection
+) -> None:
+    await database.execute(
+        "INSERT INTO incoming_emails (zendesk_ticket_id, processing_status, received_at, attempt_number)"
+        " VALUES ('1', 'queued', now() - interval '3 d', 1)"
+    )
+
+    assert (await examined(settings))["waiting"].ok is True
+
+
 @pytest.mark.parametrize(
     ("name", "changes", "ok"),
     [

@@ -29,6 +29,7 @@ NOTHING = Stats(
     quarantined=0,
     capped=[],
     oldest_waiting_seconds=None,
+    oldest_not_begun_seconds=None,
     oldest_by_status={"queued": 1.5},
 )
 
@@ -281,6 +282,25 @@ def test_codes_are_a_closed_set() -> None:
     assert len(labels) <= 51
     assert "other" in labels
     assert code_label(None) == ""
+
+
+async def test_what_is_run_again_is_old_but_does_not_wait_for_its_first_attempt(
+    client: Server, database: asyncpg.Connection
+) -> None:
+    await database.execute(
+        "INSERT INTO incoming_emails (zendesk_ticket_id, processing_status, received_at, attempt_number, due_at)"
+        " VALUES ('1', 'queued', now() - interval '3 d', 1, now() + interval '1 h'),"
+        " ('2', 'completed', now() - interval '3 d', 0, now())"
+    )
+    again = await scraped(client)
+    await database.execute("UPDATE incoming_emails SET attempt_number = 0")
+    new = await scraped(client)
+
+    [oldest] = values(again["holdfast_oldest_waiting_seconds"]).values()
+    assert oldest > 200_000
+    assert values(again["holdfast_oldest_not_begun_seconds"]) == {(): 0}
+    [not_begun] = values(new["holdfast_oldest_not_begun_seconds"]).values()
+    assert not_begun > 200_000
 
 
 # ── the documents

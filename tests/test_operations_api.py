@@ -115,7 +115,8 @@ async def test_the_verdict_tells_of_alerts_that_no_e_mail_shows(
         "INSERT INTO alerts (cause, key, count, summary, detail, seen_at)"
         " VALUES ('signatures', '', 7, 'Webhooks have no good signature', '', now()),"
         " ('silence', '', 1, 'No webhook comes', '', now() - interval '2 min'),"
-        " ('failures', 'gone@host', 1, 'E-mails fail with gone at host', '', now())"
+        " ('failures', 'gone@host', 1, 'E-mails fail with gone at host', '', now()),"
+        " ('quarantine', 'not_json', 1, 'Webhooks wait in quarantine with not_json', '', now())"
     )
 
     overview = await client.get("/api/v1/overview")

@@ -24,7 +24,7 @@ def upgrade() -> None:
         sa.Column("detail", sa.Text(), nullable=False),
         sa.Column("email_id", sa.BigInteger()),
         sa.CheckConstraint(
-            "cause IN ('failures', 'waiting', 'silence', 'signatures', 'workers', 'no_worker')",
+            "cause IN ('failures', 'quarantine', 'waiting', 'silence', 'signatures', 'workers', 'no_worker')",
             name=op.f("ck_alerts_cause"),
         ),
         sa.PrimaryKeyConstraint("id", name="pk_alerts"),

@@ -4,7 +4,7 @@ from datetime import timedelta
 
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from service.alerts import failures, silence, workers
+from service.alerts import failures, quarantine, silence, workers
 from service.alerts.finding import Finding, Open, clean, clock, number
 from service.alerts.record import Pass
 from service.config.settings import Settings
@@ -16,6 +16,7 @@ async def look(conn: AsyncConnection, settings: Settings, turn: Pass, opened: Op
     limit = timedelta(seconds=settings.alert_waiting_seconds)
     findings = [
         *await failures.find(conn, opened),
+        *await quarantine.find(conn, opened),
         *await workers.find_waiting(conn, turn.known_id, limit, now),
         *await workers.find_missing(conn, now),
         *await silence.find(conn, newest, now, settings.alert_silence_seconds, opened),

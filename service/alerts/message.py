@@ -1,14 +1,21 @@
 """An alert as a message: what happened, how often, an example, and a link. Nothing in it is of a customer."""
 
 from datetime import datetime
+from urllib.parse import quote, urlencode
 
 from service.alerts.deliveries import Delivery
 from service.alerts.finding import clock, duration
 from service.notify.notice import Notice
+from service.selection import NONE
 
-_PATHS = {"failures": "/failures", "waiting": "/emails?status=queued", "no_worker": "/emails?status=queued"}
+_PATHS = {
+    "quarantine": "/quarantine",
+    "waiting": "/emails?status=queued",
+    "no_worker": "/emails?status=queued",
+}
 _OVER = {
     "failures": "No e-mail is left that failed so within the last 24 hours.",
+    "quarantine": "No webhook of the last 24 hours waits in quarantine for this reason.",
     "waiting": "No e-mail waits for so long any more.",
     "silence": "Webhooks come again.",
     "signatures": "Webhooks come with good signatures again.",
@@ -35,7 +42,7 @@ def compose(delivery: Delivery, public_url: str | None) -> Notice:
         at=delivery.at,
         title=f"Over: {delivery.summary}" if is_over else delivery.summary,
         text="\n".join(lines),
-        link=f"{base}{_PATHS.get(delivery.cause, '/')}" if base else None,
+        link=f"{base}{_path(delivery.cause, delivery.key)}" if base else None,
         follows=_id(delivery, "opened") if is_over else None,
         data={
             "id": delivery.alert_id,
@@ -59,6 +66,17 @@ def trial(now: datetime, public_url: str | None) -> Notice:
         text="If you can read this, alerts reach you here. Nothing is the matter.",
         link=f"{public_url.rstrip('/')}/" if public_url else None,
     )
+
+
+def _path(cause: str, key: str) -> str:
+    """Name the page that shows what is the matter: of failures, the list of just these."""
+    if cause != "failures":
+        return _PATHS.get(cause, "/")
+    code, _, host = key.partition("@")
+    query = {"status": "failed", "error_code": code or NONE}
+    if host != "*":  # which stands for several
+        query["host"] = host or NONE
+    return f"/emails?{urlencode(query, quote_via=quote)}"
 
 
 def _id(delivery: Delivery, news: str) -> str:

@@ -74,7 +74,7 @@ async def check_workers(res: Resources) -> Check:
 
 
 async def check_waiting(res: Resources) -> Check:
-    seconds = (await within(SECONDS, overview.stats(res.engine))).oldest_waiting_seconds
+    seconds = (await within(SECONDS, overview.stats(res.engine))).oldest_not_begun_seconds
     if seconds is None:
         return Check("waiting", True, "nothing waits")
     is_late = seconds > res.settings.alert_waiting_seconds

@@ -18,13 +18,13 @@ from service.queries.workers import WorkerView, workers_of
 
 COUNT_CAP = 10_000
 UNFINISHED = ("received", "queued", "processing")
-# What failed is counted anyway; an alert stays open for a while after its cause has gone.
+# What failed, or is in quarantine, is counted anyway; an alert stays open for a while after its cause has gone.
 _ALERTS = (
     select(Alert.summary)
     .where(
         Alert.resolved_at.is_(None),
         Alert.seen_at > func.now() - timedelta(minutes=1),
-        Alert.cause != "failures",
+        Alert.cause.not_in(("failures", "quarantine")),
     )
     .order_by(Alert.cause, Alert.key)
     .limit(5)
@@ -47,6 +47,9 @@ class Stats(View):
     quarantined: int = Field(description="Requests that wait to be replayed")
     capped: Sequence[ProcessingStatus | Literal["quarantined"]]
     oldest_waiting_seconds: float | None
+    oldest_not_begun_seconds: float | None = Field(
+        description="Age of the oldest e-mail that waits and had no attempt yet"
+    )
     oldest_by_status: Mapping[ProcessingStatus, float] = Field(
         description="Age in seconds of the oldest e-mail in each state that is not final"
     )
@@ -63,7 +66,7 @@ class Overview(Stats):
     not_safe_capped: bool
     need_you: int  # failed or in quarantine, whenever they came
     need_you_capped: bool
-    alerts: Sequence[str]  # of what is the matter now; failures are counted
+    alerts: Sequence[str]  # of what is the matter now; failures and quarantine are counted
     times: Times
     hours: Sequence[Hour]
     workers: Sequence[WorkerView]
@@ -77,9 +80,9 @@ async def overview(engine: AsyncEngine, late_after: timedelta) -> Overview:
         times = await times_of(conn)
         workers = await workers_of(conn)
         alerts = (await conn.scalars(_ALERTS)).all()
-        waits = await conn.scalar(_NOT_BEGUN)
     last_day = sum(hour.received for hour in hours)
     need_you = counts.by_status["failed"] + counts.quarantined
+    waits = counts.oldest_not_begun_seconds
     late = (waits or 0) > late_after.total_seconds()
     last_day_capped = any(hour.capped for hour in hours)
     not_safe = [hour.failed + (hour.waiting if late else 0) for hour in hours]
@@ -121,6 +124,7 @@ async def stats(engine: AsyncEngine) -> Stats:
         row = (
             await conn.execute(select(*(count.label(name) for name, count in counts.items()), *ages))
         ).one()
+        not_begun = await conn.scalar(_NOT_BEGUN)
     found = {status: getattr(row, f"age_{status}") for status in UNFINISHED}
     oldest = {status: float(age) for status, age in found.items() if age is not None}
     return Stats(
@@ -128,6 +132,7 @@ async def stats(engine: AsyncEngine) -> Stats:
         quarantined=row.quarantined,
         capped=[name for name in counts if getattr(row, name) == COUNT_CAP],
         oldest_waiting_seconds=max(oldest.values(), default=None),
+        oldest_not_begun_seconds=not_begun,
         oldest_by_status=oldest,
     )
 
