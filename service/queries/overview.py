@@ -174,7 +174,7 @@ def duration(seconds: float) -> str:
         if seconds >= length:
             rest = int(seconds % length // part)
             return f"{int(seconds // length)} {unit}" + (f" {rest} {smaller}" if rest else "")
-    return f"{seconds:.1f} s" if 0 < seconds < 1 else f"{seconds:.0f} s"
+    return f"{seconds * 1000:.0f} ms" if 0 < seconds < 1 else f"{seconds:.0f} s"
 
 
 def _capped(condition: ColumnElement[bool], order: InstrumentedAttribute[Any]) -> ScalarSelect[int]:
