@@ -19,7 +19,7 @@ def _message(notice: Notice) -> dict[str, object]:
     # In a block of code nothing is a link, a mention or a picture, neither to Slack nor to what reads Markdown.
     text = f"*{_escape(notice.title)}*\n```\n{_escape(notice.text)}\n```"
     if notice.link:
-        text += f"\n<{html.escape(notice.link, quote=False)}>"
+        text += f"\n<{notice.link}>"
     return {"text": text, "unfurl_links": False, "unfurl_media": False}
 
 
