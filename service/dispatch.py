@@ -19,8 +19,10 @@ from service.errors import HoldfastError
 from service.jobs import waiting
 from service.jobs.waiting import Job
 from service.metrics import DISPATCHES
+from service.syncs import Sync
 
 TASK = "process"
+SYNC_TASK = "sync"
 # A ring counts once its score is past by the clock of Redis: no skew between hosts may delay it.
 CLOCK_SKEW_MS = 3600 * 1000
 # First attempts go before all others, of which an outage may have left thousands.
@@ -35,8 +37,10 @@ LOOK_OUT_KEY = "holdfast:look-out"
 log = structlog.get_logger()
 
 
-def job_id(job: Job) -> str:
+def job_id(job: Job | Sync) -> str:
     """Name an attempt, the same wherever it is started from: one process never runs it twice at once."""
+    if isinstance(job, Sync):
+        return f"sync:{job.email_id}:{job.version}"
     return f"email:{job.email_id}:{job.attempt_number}"
 
 
@@ -47,11 +51,11 @@ class Dispatcher:
         self._engine = engine
         self._redis = redis
         self._bell = Bell(redis)
-        self._jobs: asyncio.Queue[Job] = asyncio.Queue(maxsize=10_000)
+        self._jobs: asyncio.Queue[Job | Sync] = asyncio.Queue(maxsize=10_000)
         self._rung: list[Job] = []
         self.reachable = True  # as far as the last ring tells of Redis
 
-    def ring(self, job: Job) -> None:
+    def ring(self, job: Job | Sync) -> None:
         """Ring soon; where too many wait already, leave it to the sweep."""
         try:
             self._jobs.put_nowait(job)
@@ -81,15 +85,17 @@ class Dispatcher:
                 await self._jobs.join()
                 await self.mark_now()
 
-    async def ring_now(self, jobs: Sequence[Job]) -> None:
-        """Ring; what Redis did not take is due at once, for the workers to find it."""
+    async def ring_now(self, rung: Sequence[Job | Sync]) -> None:
+        """Ring; what Redis did not take is due at once, for the workers to find it, as a sync is in any case."""
+        jobs = [job for job in rung if isinstance(job, Job)]
         try:
             async with asyncio.timeout(SECONDS):
-                await self._bell.ring(map(_ring, jobs))
+                await self._bell.ring(map(_ring, rung))
         except (RedisError, OSError, TimeoutError) as exc:
             self.reachable = False
-            await self._note("failed", jobs, lambda conn: waiting.put_back(conn, jobs))
-            log.warning("dispatch_failed", jobs=len(jobs), error=type(exc).__name__)
+            if jobs:
+                await self._note("failed", jobs, lambda conn: waiting.put_back(conn, jobs))
+            log.warning("dispatch_failed", jobs=len(rung), error=type(exc).__name__)
         else:
             self.reachable = True
             self._rung += jobs
@@ -124,7 +130,12 @@ class Dispatcher:
         DISPATCHES.labels(outcome).inc(len(jobs))
 
 
-def _ring(job: Job) -> Ring:
+def _ring(job: Job | Sync) -> Ring:
+    if isinstance(job, Sync):
+        return Ring(job_id(job), SYNC_TASK, (job.email_id,), score=_score())
     head_start = HEAD_START_MS if job.attempt_number == 1 else 0
-    score = int(time.time() * 1000) - CLOCK_SKEW_MS - head_start
-    return Ring(job_id(job), TASK, (job.email_id, job.attempt_number), score=score)
+    return Ring(job_id(job), TASK, (job.email_id, job.attempt_number), score=_score() - head_start)
+
+
+def _score() -> int:
+    return int(time.time() * 1000) - CLOCK_SKEW_MS

@@ -145,6 +145,7 @@ async def _record(res: Resources, email: payloads.Email, request: dict[str, Any]
         "comment_id": email.comment_id,
         "account_id": email.account_id or request["account_id"],
         "attachment_urls": email.attachment_urls,
+        "sync_status": res.settings.sync_status,
     }
     files = [
         {

@@ -67,6 +67,18 @@ DOWNLOAD_SECONDS = Histogram(
     ["host"],
     buckets=_SECONDS,
 )
+# ── the sync
+SYNCS = Counter(
+    "holdfast_syncs_total",
+    "Attempts to carry an e-mail over by how they ended, and by the error",
+    ["outcome", "code"],
+)
+SYNC_SECONDS = Histogram(
+    "holdfast_sync_seconds", "From the claim of a sync to the end of the attempt", buckets=_SECONDS
+)
+SYNC_DELAY = Histogram(
+    "holdfast_sync_delay_seconds", "From the end of a job to the first attempt of its sync", buckets=_SECONDS
+)
 # ── Postgres
 BATCHES = Histogram(
     "holdfast_coalesced_batch_size",

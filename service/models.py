@@ -24,12 +24,16 @@ from sqlalchemy import (
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 STATUSES = ("received", "queued", "processing", "completed", "failed")
+SYNC_STATUSES = ("not_applicable", "pending", "synced", "failed")
 ATTACHMENT_STATUSES = ("pending", "stored", "failed")
 # Also the predicates of partial indexes.
 RECEIVED = "processing_status = 'received'"
 WAITING = "processing_status IN ('received', 'queued')"
 PROCESSING = "processing_status = 'processing'"
 FAILED = "processing_status = 'failed'"
+FINISHED = "processing_status IN ('completed', 'failed')"
+TO_SYNC = f"sync_status = 'pending' AND {FINISHED}"
+NOT_SYNCED = "sync_status = 'failed'"
 OUTCOMES = ("completed", "released", "failed", "handed_back", "abandoned")
 
 
@@ -51,7 +55,10 @@ def one_of(column: str, words: tuple[str, ...]) -> CheckConstraint:
 
 
 class IncomingEmail(Base):
-    """An e-mail and its job: one row an invocation. `jobs` alone writes the columns of the job."""
+    """An e-mail, its job and its sync: one row an invocation.
+
+    `jobs` alone writes the columns of the job, and begins the sync where the job ends; `syncs` writes its columns.
+    """
 
     __tablename__ = "incoming_emails"
 
@@ -63,10 +70,14 @@ class IncomingEmail(Base):
     received_at: Mapped[datetime] = mapped_column(server_default=func.now())
     idempotency_key: Mapped[str] = mapped_column(unique=True, server_default=text("gen_random_uuid()::text"))
 
-    # The sync, another state machine, which nothing here writes.
-    sync_status: Mapped[str] = mapped_column(server_default="pending")
+    # The sync, another state machine: `pending` from when it came in, and due when its job has ended.
+    sync_status: Mapped[str] = mapped_column(server_default="not_applicable")
     sync_error: Mapped[str | None]
+    sync_error_code: Mapped[str | None]
     sync_retry_count: Mapped[int] = mapped_column(Integer, server_default="0")
+    sync_attempt_number: Mapped[int] = mapped_column(Integer, server_default="0")  # the fence
+    sync_due_at: Mapped[datetime] = mapped_column(server_default=func.now())  # while it is carried: a lease
+    synced_at: Mapped[datetime | None]
 
     # The request, as it came.
     attachment_urls: Mapped[Any | None] = mapped_column(JSON(none_as_null=True))
@@ -91,6 +102,9 @@ class IncomingEmail(Base):
 
     __table_args__ = (
         one_of("processing_status", STATUSES),
+        one_of("sync_status", SYNC_STATUSES),
+        Index("ix_incoming_emails_sync_due", "sync_due_at", postgresql_where=text(TO_SYNC)),
+        Index("ix_incoming_emails_not_synced", "id", postgresql_where=text(NOT_SYNCED)),
         Index("ix_incoming_emails_status_received", "processing_status", "received_at"),
         Index(
             "ix_incoming_emails_due",

@@ -1,7 +1,7 @@
 """The live things a process works with, opened and closed together."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from importlib.util import find_spec
@@ -24,6 +24,8 @@ from service.download.transfer import Credentials, open_session
 from service.egress import Egress
 from service.errors import HoldfastError, SettingsError
 from service.storage.objects import Storage, open_storage
+from service.targets.gate import Gate
+from service.targets.target import Target, open_targets
 from service.telemetry.sentry import open_sentry
 from service.telemetry.spans import Traces
 from service.telemetry.traces import open_traces
@@ -53,6 +55,8 @@ class Resources:
     session: ClientSession
     credentials: Credentials | None
     traces: Traces
+    targets: Sequence[Target]
+    gate: Gate  # before the targets
     slots: asyncio.Semaphore  # downloads at once
     host_slots: WeakValueDictionary[str, asyncio.Semaphore] = field(default_factory=WeakValueDictionary)
     claims: set[tuple[int, int]] = field(default_factory=set)  # ids and attempt numbers of the jobs it holds
@@ -68,11 +72,19 @@ def read_settings_for_resources() -> Settings:
 
 def judge(settings: Settings) -> None:
     """Let the libraries judge what only they can; raises SettingsError."""
+    if any(url.get_secret_value().startswith("mongodb") for url in settings.sync_url) and not _is_installed(
+        "pymongo"
+    ):
+        raise SettingsError(complaint("sync_url", "needs pip install 'holdfast[mongodb]'"))
+    if settings.sync_links == "presigned" and (settings.storage_url or "").startswith("file:"):
+        raise SettingsError(complaint("sync_links", "a directory signs no links, it must be api"))
     try:
         field = "redis_url"
         create_redis(settings.redis_dsn, pool_size=1).connection_pool.make_connection()  # type: ignore[no-untyped-call]
         field = "storage_url"
         open_storage(settings.storage_url or "")
+        field = "sync_url"
+        open_targets(settings)
     except (ValueError, TypeError, RedisError, HoldfastError) as exc:
         raise SettingsError(complaint(field, f"cannot be used ({type(exc).__name__})")) from None
     for field, (module, extra) in _EXTRAS.items():
@@ -112,6 +124,9 @@ async def open_resources(settings: Settings) -> AsyncIterator[Resources]:
         await stack.enter_async_context(background(dispatcher.mark))
         await stack.enter_async_context(background(dispatcher.look_out))
         stack.push_async_callback(dispatcher.drain)
+        targets = await asyncio.to_thread(open_targets, settings)  # PyMongo looks at files
+        for target in targets:
+            stack.push_async_callback(target.close)
         yield Resources(
             settings=settings,
             engine=engine,
@@ -123,6 +138,8 @@ async def open_resources(settings: Settings) -> AsyncIterator[Resources]:
             session=await stack.enter_async_context(open_session(egress)),
             credentials=_credentials(settings),
             traces=traces,
+            targets=targets,
+            gate=Gate(settings.syncs_per_process),
             slots=asyncio.Semaphore(settings.downloads_per_process),
         )
 

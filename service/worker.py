@@ -22,13 +22,15 @@ from service import logs
 from service.alerts.watch import alerting
 from service.bell import Bell, Ring, create_redis
 from service.config.settings import Settings
-from service.dispatch import TASK
+from service.dispatch import SYNC_TASK, TASK
 from service.errors import SettingsError
 from service.heartbeat import beating
 from service.process.attempt import process, renew_leases
 from service.recovery.bulk import step_for_ever
 from service.recovery.sweep import sweep_for_ever
 from service.resources import background, open_resources, read_settings_for_resources
+from service.sync.attempt import sync
+from service.sync.sweep import sync_for_ever
 from service.telemetry.sentry import report
 from service.watchdog import watch
 
@@ -147,6 +149,10 @@ async def run_attempt(ctx: dict[str, Any], email_id: int, attempt_number: int) -
     await process(ctx["res"], email_id, attempt_number)
 
 
+async def run_sync(ctx: dict[str, Any], email_id: int) -> None:
+    await sync(ctx["res"], email_id)
+
+
 async def start(ctx: dict[str, Any]) -> None:
     """Open what the steps need, and begin to sweep and to renew leases."""
     settings: Settings = ctx["settings"]
@@ -158,6 +164,8 @@ async def start(ctx: dict[str, Any]) -> None:
     await stack.enter_async_context(background(lambda: sweep_for_ever(res, ctx["hands"])))
     await stack.enter_async_context(background(lambda: renew_leases(res)))
     await stack.enter_async_context(background(lambda: step_for_ever(res)))
+    if res.targets:
+        await stack.enter_async_context(background(lambda: sync_for_ever(res)))
     await stack.enter_async_context(alerting(res))
     ctx["res"] = res
 
@@ -189,7 +197,7 @@ def worker_settings(settings: Settings) -> type:
     arq.worker.Worker = Worker  # type: ignore[misc] # what the `arq` command makes its worker with
 
     class WorkerSettings:
-        functions = (func(run_attempt, name=TASK),)
+        functions = (func(run_attempt, name=TASK), func(run_sync, name=SYNC_TASK))
         ctx = {"settings": settings}  # noqa: RUF012 arq wants a dict
         redis_pool = create_redis(settings.redis_dsn, pool_size=settings.redis_pool_size)
         redis_settings = _redis_settings(settings.redis_dsn)  # `arq --check` reads this one

@@ -86,6 +86,8 @@ def non_blocking() -> Iterator[BlockBuster]:
         for call in ("os.stat", "io.TextIOWrapper.read", "io.BufferedReader.read"):
             # Writing a traceback looks into the source; it is the rare case, and short.
             blockbuster.functions[call].can_block_in("linecache.py", {"checkcache", "updatecache"})
+        # PyMongo looks once for each server whether it runs in a container.
+        blockbuster.functions["os.stat"].can_block_in("pool_options.py", {"get_container_env_info"})
         yield blockbuster
 
 

@@ -21,7 +21,7 @@ from service.alerts.send import Tried, deliver, try_channels
 from service.alerts.watch import look_once
 from service.config.settings import Settings
 from service.database import connect
-from service.local.stack import free_port
+from service.local.servers import free_port
 from service.local.zendesk import Zendesk
 from service.queries.alerts import list_alerts
 from service.resources import Resources, open_resources

@@ -11,7 +11,7 @@ from aiohttp import web
 
 from service.local.drill.ledger import Ledger, Webhook
 from service.local.drill.traffic import Traffic
-from service.local.stack import free_port
+from service.local.servers import free_port
 from service.local.zendesk import Zendesk
 from service.zendesk.signature import INVOCATION_ID, SIGNATURE, TIMESTAMP
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from service.local import environment
 from service.local.samples import samples
-from service.local.stack import free_port
+from service.local.servers import free_port
 from tests.processes import ROOT, processes
 
 

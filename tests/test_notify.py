@@ -11,7 +11,7 @@ import trustme
 from standardwebhooks import Webhook, WebhookVerificationError
 
 from service.errors import HoldfastError, Permanent, Transient
-from service.local.stack import free_port
+from service.local.servers import free_port
 from service.notify import mail, signed, slack
 from service.notify.mail import Envelope
 from service.notify.notice import Notice

@@ -1,7 +1,5 @@
 """The settings of alerts: what is worth one, and where they go."""
 
-import base64
-import binascii
 import re
 from datetime import timedelta
 from typing import Annotated, Self
@@ -10,8 +8,9 @@ from urllib.parse import urlsplit
 from pydantic import Field, SecretStr, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode
 
+from service.config.secret import can_sign
+
 _ADDRESS = re.compile(r"[A-Za-z0-9.!#$%&'*+/=?^_`{|}~-]+@[A-Za-z0-9-]+(\.[A-Za-z0-9-]+)*")
-_SECRET_BYTES = range(24, 65)
 
 
 class AlertSettings(BaseSettings):
@@ -85,15 +84,7 @@ class AlertSettings(BaseSettings):
     @field_validator("alert_webhook_secret")
     @classmethod
     def _can_be_decoded(cls, value: SecretStr | None) -> SecretStr | None:
-        if value:
-            prefix, _, encoded = value.get_secret_value().partition("_")
-            try:
-                key = base64.b64decode(encoded, validate=True) if prefix == "whsec" else b""
-            except (binascii.Error, ValueError):
-                key = b""
-            if len(key) not in _SECRET_BYTES:
-                raise ValueError("is not whsec_ and 24 to 64 bytes in base64")
-        return value
+        return can_sign(value)
 
     @model_validator(mode="after")
     def _channels_are_whole(self) -> Self:

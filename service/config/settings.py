@@ -13,6 +13,7 @@ from pydantic_settings import NoDecode, SettingsConfigDict
 
 from service.config.alerts import AlertSettings
 from service.config.observing import ObservingSettings
+from service.config.sync import SyncSettings
 
 # Zendesk signs the "test webhook" of a webhook that does not exist yet with this published secret:
 # https://developer.zendesk.com/documentation/webhooks/verifying/
@@ -32,7 +33,7 @@ Strings = Annotated[tuple[str, ...], NoDecode]
 Secrets = Annotated[tuple[SecretStr, ...], NoDecode]
 
 
-class Settings(AlertSettings, ObservingSettings):
+class Settings(AlertSettings, ObservingSettings, SyncSettings):
     """Every knob there is; the descriptions are the text of `.env.example` and of the errors."""
 
     model_config = SettingsConfigDict(

@@ -37,6 +37,7 @@ _TEXTS = (
     "comment_id",
     "account_id",
     "invocation_id",
+    "sync_status",
 )
 # As text on the way: a parameter of several JSON values is one that the driver cannot write.
 _JSONS = ("attachment_urls", "raw_headers")
@@ -118,6 +119,7 @@ def _record() -> Select[str, int]:
     values["received_at"] = func.coalesce(row.c.received_at, func.now())
     values["processing_status"] = literal("received")
     values["due_at"] = func.now() + FIRST_RING_GRACE
+    values["sync_status"] = func.coalesce(row.c.sync_status, "not_applicable")
     new = (
         pg_insert(IncomingEmail)
         .from_select([*values], select(*values.values()))

@@ -74,13 +74,15 @@ class Failure(NamedTuple):
 class Settlement:
     """How an attempt ends: its job is over, or is given back, due after `delay`.
 
-    To release it costs a retry; to hand it back, because the worker shuts down, does not.
+    To release it costs a retry; to hand it back, because the worker shuts down, does not. Where the job is over,
+    its sync begins, if there is to be one: in the same statement, so that nothing can come in between.
     """
 
     claim: Claim
     outcome: Literal["completed", "released", "handed_back", "failed"]
     failure: Failure | None = None
     delay: timedelta = timedelta(0)
+    sync_status: Literal["pending", "not_applicable"] = "not_applicable"
 
 
 async def claim(conn: AsyncConnection, wishes: Sequence[Claiming]) -> list[Claim | None]:
@@ -103,7 +105,14 @@ async def renew(
 async def settle(conn: AsyncConnection, settlements: Sequence[Settlement]) -> list[bool]:
     """End attempts; False where the claim was lost, but not where the attempt has ended in this way already."""
     rows = [
-        (*s.claim.held, s.outcome, _STATES[s.outcome], *(s.failure or (None, None, None)), s.delay)
+        (
+            *s.claim.held,
+            s.outcome,
+            _STATES[s.outcome],
+            *(s.failure or (None, None, None)),
+            s.delay,
+            s.sync_status,
+        )
         for s in settlements
     ]
     asked = arrays_of(SETTLEMENT, rows)
@@ -118,7 +127,11 @@ async def settle(conn: AsyncConnection, settlements: Sequence[Settlement]) -> li
 
 
 async def rescue(
-    conn: AsyncConnection, max_retries: int, limit: int, spread: timedelta = timedelta(0)
+    conn: AsyncConnection,
+    max_retries: int,
+    limit: int,
+    spread: timedelta = timedelta(0),
+    sync_status: str = "not_applicable",
 ) -> int:
     """Take back jobs whose lease ran out; those with no retry left fail. Returns how many there were.
 
@@ -126,8 +139,7 @@ async def rescue(
     that it has used: one that kills every worker would otherwise meet the same neighbours each time, and cost
     them theirs.
     """
-    why = "The worker died or lost its connections in the middle of an attempt."
-    expired = statements.rescue(max_retries, limit, spread, "abandoned", why)
+    expired = statements.rescue(max_retries, limit, spread, sync_status)
     rescued = [row.processing_status for row in await conn.execute(expired)]
     for status in rescued:
         _RESCUED[status].inc()

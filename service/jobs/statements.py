@@ -19,6 +19,7 @@ from sqlalchemy import (
     func,
     insert,
     literal,
+    null,
     select,
     text,
     tuple_,
@@ -36,12 +37,13 @@ SETTLEMENT = {
     **ATTEMPT,
     **dict.fromkeys(("outcome", "status", "error_code", "error", "error_host"), Text()),
     "delay": Interval(),
+    "sync_status": Text(),
 }
 _LEFT = IncomingEmail.__table__.c["id", "attempt_number", "error_code", "processing_error"]
 
 
-def rescue(max_retries: int, limit: int, spread: timedelta, code: str, message: str) -> Select[Any]:
-    """Make the statement that ends attempts whose lease ran out, with this error."""
+def rescue(max_retries: int, limit: int, spread: timedelta, sync_status: str) -> Select[Any]:
+    """Make the statement that ends attempts whose lease ran out."""
     expired = (
         select(IncomingEmail.id)
         # Without a lease: claimed by a worker of the time before there were leases.
@@ -52,7 +54,7 @@ def rescue(max_retries: int, limit: int, spread: timedelta, code: str, message: 
         .cte("expired")
     )
     another = IncomingEmail.retry_count < max_retries
-    suspicion = case((IncomingEmail.error_code == code, IncomingEmail.retry_count), else_=0)
+    suspicion = case((IncomingEmail.error_code == "abandoned", IncomingEmail.retry_count), else_=0)
     left = (
         update(IncomingEmail)
         .where(IncomingEmail.id == expired.c.id)
@@ -62,9 +64,10 @@ def rescue(max_retries: int, limit: int, spread: timedelta, code: str, message: 
             completed_at=case((~another, func.now())),
             due_at=func.now() + suspicion * func.random() * literal(spread),
             lease_until=None,
-            error_code=code,
+            error_code="abandoned",
             error_host=None,
-            processing_error=message,
+            processing_error="The worker died or lost its connections in the middle of an attempt.",
+            **_sync(~another, literal(sync_status)),
         )
         .returning(literal("abandoned").label("outcome"), IncomingEmail.processing_status, *_LEFT)
         .cte("left")
@@ -131,6 +134,7 @@ def _settle() -> tuple[Select[Any], Select[Any]]:
             error_code=mine.c.error_code,
             error_host=mine.c.error_host,
             processing_error=mine.c.error,
+            **_sync(mine.c.status != "queued", mine.c.sync_status),
         )
         .returning(mine.c.place, mine.c.outcome, *_LEFT)
         .cte("left")
@@ -138,6 +142,19 @@ def _settle() -> tuple[Select[Any], Select[Any]]:
     attempt = tuple_(Attempt.email_id, Attempt.number, Attempt.outcome)
     wanted = tuple_(*asked.c["email_id", "attempt_number", "outcome"])
     return _end_attempts(left), select(asked.c.place).join_from(asked, Attempt, attempt == wanted)
+
+
+def _sync(is_over: ColumnElement[bool], status: ColumnElement[str]) -> dict[str, ColumnElement[Any]]:
+    """Begin the sync of what is over, with a fresh budget; what is not over keeps the one that it has."""
+    begun = {
+        "sync_status": status,
+        "sync_due_at": func.now(),
+        "sync_retry_count": literal(0),
+        "sync_error": null(),
+        "sync_error_code": null(),
+    }
+    columns = IncomingEmail.__table__.c
+    return {name: case((is_over, value), else_=columns[name]) for name, value in begun.items()}
 
 
 def _held(attempts: TableValuedAlias) -> CTE:

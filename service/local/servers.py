@@ -1,10 +1,11 @@
-"""A real Postgres and a real Valkey, from wheels, for trying out and for the tests."""
+"""A real Postgres and a real Valkey, from wheels, and what speaks MongoDB's protocol, for trying out and for the tests."""
 
 import importlib.util
 import os
 import pwd
 import socket
 import subprocess
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
@@ -14,7 +15,18 @@ from signal import SIGINT, SIGTERM, Signals
 from service.local import guard
 from service.local.launch import ServerError, alone, end_leftovers, running, socket_directory
 
-__all__ = ["Server", "ServerError", "postgres", "prepare_postgres", "prepare_valkey", "valkey"]
+__all__ = [
+    "Server",
+    "ServerError",
+    "free_port",
+    "has_mongodb",
+    "mongodb",
+    "postgres",
+    "prepare_mongodb",
+    "prepare_postgres",
+    "prepare_valkey",
+    "valkey",
+]
 
 Owner = tuple[int, int] | None
 
@@ -47,6 +59,16 @@ def postgres(directory: Path) -> Iterator[str]:
 def valkey(directory: Path) -> Iterator[str]:
     """Run an empty Valkey, which keeps nothing on disk; yield its REDIS_URL. As `postgres` otherwise."""
     with prepare_valkey(directory) as server, _running(server):
+        yield server.url
+
+
+@contextmanager
+def mongodb(directory: Path) -> Iterator[str]:
+    """Run a server of MongoDB's protocol on the data in `directory`; yield its address. As `postgres` otherwise.
+
+    It is not MongoDB's own, of which there is no wheel: a single server, that calls itself the primary of a set.
+    """
+    with prepare_mongodb(directory) as server, _running(server):
         yield server.url
 
 
@@ -98,6 +120,37 @@ def prepare_valkey(directory: Path) -> Iterator[Server]:
         }
         command = [str(binary), *(word for name, value in options.items() for word in (f"--{name}", value))]
         yield Server("valkey", f"unix://{path}", command, directory, SIGTERM, lambda _: _answers(path))
+
+
+@contextmanager
+def prepare_mongodb(directory: Path) -> Iterator[Server]:
+    """Get everything ready for it, likewise; what it acknowledged survives a kill."""
+    directory = directory.resolve()
+    _package("secantus")
+    with alone(directory):
+        (directory / "secantusd.toml").touch()  # or it looks for one elsewhere
+        port = free_port()
+        options = {
+            "config": directory / "secantusd.toml",
+            "host": "127.0.0.1",
+            "port": port,
+            "storage-path": directory / "data",
+            "cache-size": "64M",
+        }
+        words = [word for name, value in options.items() for word in (f"--{name}", str(value))]
+        command = [sys.executable, "-m", "secantus", *words, "--sync-on-commit"]
+        url = f"mongodb://127.0.0.1:{port}"
+        yield Server("mongodb", url, command, directory, SIGTERM, lambda _: _listens(port))
+
+
+def has_mongodb() -> bool:
+    return importlib.util.find_spec("secantus") is not None
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
 
 
 def _running(server: Server) -> AbstractContextManager[None]:
@@ -168,6 +221,12 @@ def _is_ready(data: Path, pid: int) -> bool:
     with suppress(FileNotFoundError):
         lines = (data / "postmaster.pid").read_text().splitlines()
         return len(lines) > 7 and lines[0] == str(pid) and lines[7].strip() == "ready"
+    return False
+
+
+def _listens(port: int) -> bool:
+    with suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=1):
+        return True
     return False
 
 

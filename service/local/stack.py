@@ -109,12 +109,6 @@ def is_free(port: int) -> bool:
         return True
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
 def migrate(variables: Mapping[str, str]) -> None:
     """Bring the tables up to date, as the release phase does. Raises ServerError."""
     command = guarded([sys.executable, "-m", "service", "migrate"], SIGTERM)

@@ -6,13 +6,13 @@ https://docs.slack.dev/messaging/sending-messages-using-incoming-webhooks
 import html
 import json
 
+from service.notify.answers import deliver
 from service.notify.notice import Notice
-from service.notify.post import post
 
 
 async def send(url: str, notice: Notice) -> None:
     """Send a notice; raises Transient or Permanent."""
-    await post(url, json.dumps(_message(notice)).encode(), {})
+    await deliver(url, json.dumps(_message(notice)).encode(), {})
 
 
 def _message(notice: Notice) -> dict[str, object]:

@@ -2,15 +2,14 @@
 
 import asyncio
 import os
-import random
 import time
 from collections.abc import Sequence
-from datetime import timedelta
 from functools import partial
 
 import structlog
 from structlog.contextvars import bind_contextvars
 
+from service.backoff import backoff
 from service.database import insist, run
 from service.errors import HoldfastError, Transient
 from service.faultpoints import reach
@@ -21,6 +20,7 @@ from service.metrics import ATTEMPTS, PROCESSING, QUEUE_DELAY, code_label
 from service.process.capture import capture
 from service.process.metering import place
 from service.resources import Resources
+from service.syncs import Sync
 
 # A platform kills a process some seconds after it asked it to end.
 HAND_BACK_SECONDS = 5.0
@@ -91,13 +91,18 @@ async def _claim(res: Resources, job: Job) -> Claim | None:
 async def _settle(res: Resources, claim: Claim, errors: list[HoldfastError]) -> str:
     """Leave the attempt for the state that its errors call for; return the outcome."""
     transient = [error for error in errors if isinstance(error, Transient)]
+    sync = res.settings.sync_status
     if not errors:
-        end = Settlement(claim, "completed")
+        end = Settlement(claim, "completed", sync_status=sync)
     elif transient and claim.retry_count < res.settings.max_retries:
-        end = Settlement(claim, "released", _failure(transient), _delay(res, claim, transient))
+        least, most = res.settings.retry_min_seconds, res.settings.retry_max_seconds
+        delay = backoff(claim.retry_count, least, most, transient)
+        end = Settlement(claim, "released", _failure(transient), delay)
     else:
-        end = Settlement(claim, "failed", _failure(errors))
+        end = Settlement(claim, "failed", _failure(errors), sync_status=sync)
     held = await insist(lambda: res.coalesce(running.settle, end))
+    if held and end.outcome != "released" and sync == "pending":
+        res.dispatcher.ring(Sync(claim.email_id, claim.attempt_number))
     return end.outcome if held else "lost"
 
 
@@ -111,16 +116,6 @@ def _tell(res: Resources, claim: Claim, outcome: str, code: str | None, seconds:
     res.traces.record(
         claim.invocation, "attempt", seconds, about, at=place(claim), under="webhook", error=error
     )
-
-
-def _delay(res: Resources, claim: Claim, errors: list[Transient]) -> timedelta:
-    """Wait as long as the slowest asked for, else exponentially longer with each retry, with jitter."""
-    least, most = res.settings.retry_min_seconds, res.settings.retry_max_seconds
-    asked = [error.retry_after.total_seconds() for error in errors if error.retry_after is not None]
-    if asked:
-        return timedelta(seconds=min(max(asked), most))
-    upper = min(least * 2 ** min(claim.retry_count + 1, 30), most)
-    return timedelta(seconds=random.uniform(max(least, upper / 2), upper))  # noqa: S311 no secret
 
 
 def _failure(errors: Sequence[HoldfastError]) -> Failure:

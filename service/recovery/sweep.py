@@ -40,7 +40,10 @@ async def sweep(res: Resources, hands: Hands | None = None) -> int:
     most = BATCH if res.dispatcher.reachable else free
 
     async def look(conn: AsyncConnection) -> tuple[int, list[Job]]:
-        rescued = await running.rescue(conn, res.settings.max_retries, BATCH, spread=res.settings.lease)
+        settings = res.settings
+        rescued = await running.rescue(
+            conn, settings.max_retries, BATCH, settings.lease, settings.sync_status
+        )
         return rescued, await waiting.take_due(conn, most) if most else []
 
     rescued, due = await run(res.engine, res.settings.database_seconds, look)

@@ -15,8 +15,8 @@ from service.local import environment
 from service.local.drill.proxy import Connect, Proxy
 from service.local.guard import guarded
 from service.local.launch import ServerError
-from service.local.servers import Server, prepare_postgres, prepare_valkey
-from service.local.stack import ROOT, free_port, migrate, wait_until_ready
+from service.local.servers import Server, free_port, prepare_postgres, prepare_valkey
+from service.local.stack import ROOT, migrate, wait_until_ready
 from service.local.supervisor import Child, Program, Say, supervise
 from service.local.zendesk import Zendesk
 

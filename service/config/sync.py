@@ -1,0 +1,91 @@
+"""The settings of the sync: where finished e-mails are carried to, and how hard it is tried."""
+
+import re
+from datetime import timedelta
+from typing import Annotated, Literal, Self
+from urllib.parse import urlsplit
+
+from pydantic import Field, SecretStr, field_validator, model_validator
+from pydantic_settings import BaseSettings, NoDecode
+
+from service.config.secret import can_sign
+
+# Hosts of one MongoDB address are divided by commas, too; what begins another address has a scheme.
+_BETWEEN = re.compile(r"[,\s]+(?=[A-Za-z][A-Za-z0-9+.-]*://)")
+_MONGODB = re.compile(r"mongodb(\+srv)?://[^/?#]+/[^/?#.\s]+\.[^/?#\s]+(\?\S*)?")
+_WEBHOOK = re.compile(r"https?://[^/?#\s]+(?:[/?#]\S*)?")
+
+
+class SyncSettings(BaseSettings):
+    """The sync is on when it has an address."""
+
+    sync_url: Annotated[tuple[SecretStr, ...], NoDecode] = Field(
+        (),
+        description="where finished e-mails are carried to: a collection of MongoDB's, an https address, or both",
+        examples=["mongodb://user:password@host/database.collection"],
+    )
+    sync_webhook_secret: SecretStr | None = Field(
+        None,
+        description="what webhooks of the sync are signed with: whsec_ and 24 to 64 bytes in base64",
+        examples=["whsec_…"],
+    )
+    sync_links: Literal["api", "presigned"] = Field(
+        "api", description="how files are linked to: permanently to our API, or presigned by the storage"
+    )
+    sync_max_retries: int = Field(
+        20, ge=0, description="attempts of a sync that may be given back before it fails"
+    )
+    sync_retry_min_seconds: float = Field(
+        5, gt=0, description="pause before the first retry of a sync; doubles with each"
+    )
+    sync_retry_max_seconds: float = Field(600, gt=0, description="longest pause before a retry of a sync")
+    sync_seconds: float = Field(20, gt=0, description="longest that a target may take to answer")
+    syncs_per_process: int = Field(16, ge=1, description="syncs at once in one worker process")
+
+    @field_validator("sync_url", mode="before")
+    @classmethod
+    def _split_addresses(cls, value: object) -> object:
+        return [part for part in _BETWEEN.split(value.strip()) if part] if isinstance(value, str) else value
+
+    @field_validator("sync_url")
+    @classmethod
+    def _check_addresses(cls, value: tuple[SecretStr, ...]) -> tuple[SecretStr, ...]:
+        for address in value:
+            text = address.get_secret_value()
+            if text.startswith("mongodb") and not _MONGODB.fullmatch(text):
+                raise ValueError("a MongoDB address must name mongodb://host/database.collection")
+            if not _MONGODB.fullmatch(text) and not _is_web_address(text):
+                raise ValueError("must begin with mongodb://, mongodb+srv://, https:// or http://")
+        if len({address.get_secret_value().partition(":")[0][:4] for address in value}) < len(value):
+            raise ValueError("names two targets of one kind; there may be one collection and one endpoint")
+        return value
+
+    @field_validator("sync_webhook_secret")
+    @classmethod
+    def _is_a_secret(cls, value: SecretStr | None) -> SecretStr | None:
+        return can_sign(value)
+
+    @model_validator(mode="after")
+    def _sync_is_whole(self) -> Self:
+        has_webhook = any(url.get_secret_value().startswith("http") for url in self.sync_url)
+        if has_webhook and not self.sync_webhook_secret:
+            raise ValueError("sync_webhook_secret: missing, SYNC_URL needs it to sign with")
+        return self
+
+    @property
+    def sync_status(self) -> Literal["pending", "not_applicable"]:
+        """The state of a sync that nothing was done for yet."""
+        return "pending" if self.sync_url else "not_applicable"
+
+    @property
+    def sync_lease(self) -> timedelta:
+        """How long an attempt may take with all targets, and some time for what is around it."""
+        return timedelta(seconds=self.sync_seconds * max(1, len(self.sync_url)) + 10)
+
+
+def _is_web_address(text: str) -> bool:
+    try:
+        parts = urlsplit(text)
+        return bool(_WEBHOOK.fullmatch(text) and parts.hostname) and parts.port != 0
+    except ValueError:  # the port is none
+        return False

@@ -1,0 +1,70 @@
+"""Post JSON to an address of the operator's, once and within bounds, signed if that is wanted."""
+
+import ssl
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+
+import aiohttp
+from standardwebhooks import Webhook
+from yarl import URL
+
+from service.errors import Transient
+
+SECONDS = 15.0
+# Of those below 500 these are about the moment, not about the request.
+AGAIN = frozenset({408, 425, 429})
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What was answered: a status, and how long we are asked to wait, if we are."""
+
+    status: int
+    retry_after: timedelta | None
+
+    @property
+    def is_good(self) -> bool:
+        return 200 <= self.status < 300
+
+
+def open_session(seconds: float = SECONDS) -> aiohttp.ClientSession:
+    """Open what posts; nothing of an answer is kept between two of them."""
+    return aiohttp.ClientSession(
+        timeout=aiohttp.ClientTimeout(total=seconds),
+        cookie_jar=aiohttp.DummyCookieJar(),
+        headers={"User-Agent": "holdfast", "Content-Type": "application/json"},
+    )
+
+
+async def post(session: aiohttp.ClientSession, url: str, body: bytes, headers: Mapping[str, str]) -> Answer:
+    """Post `body`, and return what was answered; redirects are not followed.
+
+    Raises Transient, which never shows the address: it may be a secret.
+    """
+    try:
+        # Not to where else it points: nobody but this address is meant to know.
+        async with session.post(URL(url), data=body, headers=headers, allow_redirects=False) as response:
+            asked = response.headers.get("Retry-After", "")
+            pause = int(asked) if asked.isascii() and asked.isdigit() and len(asked) < 6 else None
+            return Answer(response.status, None if pause is None else timedelta(seconds=pause))
+    except (aiohttp.ClientSSLError, ssl.SSLError):
+        raise Transient("tls_failed", "no secure connection: look at its certificate") from None
+    except TimeoutError:
+        limit = session.timeout.total or 0
+        raise Transient("receiver_slow", f"no answer within {limit:g} s") from None
+    except (aiohttp.ClientError, OSError, ValueError) as exc:
+        raise Transient("receiver_away", f"it cannot be reached: {type(exc).__name__}") from None
+
+
+def signed(secret: str, message_id: str, body: str) -> dict[str, str]:
+    """Make the headers by which a receiver can tell that a body is ours.
+
+    https://github.com/standard-webhooks/standard-webhooks/blob/main/spec/standard-webhooks.md
+    """
+    now = datetime.now(UTC)
+    return {
+        "webhook-id": message_id,
+        "webhook-timestamp": str(int(now.timestamp())),
+        "webhook-signature": Webhook(secret).sign(message_id, now, body),
+    }

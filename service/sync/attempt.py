@@ -1,0 +1,136 @@
+"""One attempt at carrying an e-mail over: claim it, write its document to each target, settle it."""
+
+import asyncio
+import time
+from datetime import UTC, datetime, timedelta
+from functools import partial
+
+import structlog
+from sqlalchemy import RowMapping
+
+from service import syncs
+from service.backoff import backoff
+from service.database import insist, run
+from service.documents import Document, Link, Record, make_document, read_records
+from service.errors import HoldfastError, Transient
+from service.faultpoints import reach
+from service.metrics import SYNC_DELAY, SYNC_SECONDS, SYNCS, code_label
+from service.resources import Resources
+from service.storage import objects
+from service.syncs import Carrying, Settlement, Wish
+from service.targets.target import Target
+
+# A platform kills a process some seconds after it asked it to end.
+HAND_BACK_SECONDS = 5.0
+# The longest that S3 signs for.
+LINK_LASTS = timedelta(days=7)
+
+log = structlog.get_logger()
+
+
+async def sync(res: Resources, email_id: int) -> None:
+    """Carry an e-mail over that was rung; where that cannot be done now, the sweep does it later."""
+    if not res.gate.room:
+        return
+    with res.gate.passing():
+        try:
+            held = await res.coalesce(syncs.claim, Wish(email_id, res.settings.sync_lease))
+        except Transient as exc:
+            log.warning("sync_not_claimed", email=email_id, code=exc.code)
+            return
+        if held:
+            await carry(res, held)
+
+
+async def carry(res: Resources, held: Carrying) -> None:
+    """Run one attempt, which we hold; its lease outlasts it."""
+    began = time.monotonic()
+    if not held.retry_count:
+        SYNC_DELAY.observe(held.age)
+    try:
+        end = _settlement(res, held, await _write(res, held))
+        done = await insist(lambda: res.coalesce(syncs.settle, end))
+    except asyncio.CancelledError:
+        await _hand_back(res, held)
+        raise
+    except Transient as exc:  # Postgres stayed away: it is due when the lease is over
+        log.warning("sync_unsettled", **_names(held), code=exc.code)
+        return
+    outcome, seconds = end.outcome if done else "lost", time.monotonic() - began
+    log.info("sync_ended", **_names(held), outcome=outcome, code=end.error_code, ms=round(1000 * seconds))
+    SYNCS.labels(outcome, code_label(end.error_code)).inc()
+    SYNC_SECONDS.observe(seconds)
+
+
+async def _write(res: Resources, held: Carrying) -> list[HoldfastError]:
+    """Write its document to each target; return what was wrong."""
+    read = partial(read_records, email_ids=[held.email_id])
+    records = await insist(partial(run, res.engine, res.settings.database_seconds, read))
+    if (record := records.get(held.email_id)) is None:
+        return []  # it runs again by now, and is carried when that is over: this end will be refused
+    try:
+        document = await _document(res, record)
+        errors = [error for target in res.targets if (error := await _write_to(target, document))]
+        reach(res.settings.fault_points, "after_target", document.content["ticket_id"])
+    except HoldfastError as exc:
+        return [exc]
+    except Exception as exc:
+        log.exception("sync_broke", **_names(held))
+        return [Transient("internal_error", f"Unexpected {type(exc).__name__}, see the worker's log.")]
+    res.gate.note(next((error for error in errors if isinstance(error, Transient)), None))
+    return errors
+
+
+async def _write_to(target: Target, document: Document) -> HoldfastError | None:
+    try:
+        await target.write(document)
+    except HoldfastError as exc:
+        exc.message = f"{target.name}: {exc.message}"
+        return exc
+    return None
+
+
+async def _document(res: Resources, record: Record) -> Document:
+    """Make the document, with a link to each file that is stored."""
+    stored = [file for file in record.files if file["status"] == "stored"]
+    if res.settings.sync_links == "api":
+        links = {file["position"]: _permanent(res.settings.public_url, file) for file in stored}
+    else:
+        links = {file["position"]: await _presigned(res, file) for file in stored}
+    return make_document(record, links)
+
+
+def _permanent(public_url: str | None, file: RowMapping) -> Link:
+    place = f"/api/v1/emails/{file['email_id']}/attachments/{file['position']}/content"
+    return f"{(public_url or '').rstrip('/')}{place}", None
+
+
+async def _presigned(res: Resources, file: RowMapping) -> Link:
+    until = datetime.now(UTC) + LINK_LASTS
+    url = await objects.sign(res.storage, file["object_key"], method="GET", expires=LINK_LASTS)
+    return (url, until) if url else _permanent(res.settings.public_url, file)
+
+
+def _settlement(res: Resources, held: Carrying, errors: list[HoldfastError]) -> Settlement:
+    """Choose the end that the errors call for."""
+    if not errors:
+        return Settlement(held, "synced")
+    settings = res.settings
+    transient = [error for error in errors if isinstance(error, Transient)]
+    if transient and held.retry_count < settings.sync_max_retries:
+        least, most = settings.sync_retry_min_seconds, settings.sync_retry_max_seconds
+        delay = backoff(held.retry_count, least, most, transient)
+        return Settlement(held, "released", transient[0].code, transient[0].message, delay)
+    return Settlement(held, "failed", errors[0].code, errors[0].message)
+
+
+async def _hand_back(res: Resources, held: Carrying) -> None:
+    """Give it to another worker now, and not when its lease is over; a task of its own, for this one is cancelled."""
+    task = asyncio.ensure_future(res.coalesce(syncs.settle, Settlement(held, "handed_back")))
+    task.add_done_callback(lambda task: task.cancelled() or task.exception())
+    done, _ = await asyncio.wait({task}, timeout=HAND_BACK_SECONDS)
+    log.info("sync_handed_back", **_names(held), done=bool(done) and not task.exception())
+
+
+def _names(held: Carrying) -> dict[str, int]:
+    return {"email": held.email_id, "version": held.version, "attempt": held.attempt_number}

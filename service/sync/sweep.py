@@ -1,0 +1,60 @@
+"""Carry by the clock what is due: rung in vain, given back, or held by a worker that died."""
+
+import asyncio
+import random
+from functools import partial
+
+import structlog
+
+from service import syncs
+from service.database import run
+from service.errors import Transient
+from service.resources import Resources
+from service.sync.attempt import carry
+from service.syncs import Carrying
+
+BATCH = 100
+# Where something was due, more may be.
+MORE_SECONDS = 0.05
+
+log = structlog.get_logger()
+
+
+async def sync_for_ever(res: Resources) -> None:
+    """Carry what is due as far as there is room, until cancelled; needs Postgres and the targets alone.
+
+    Any number of workers may do so at once: each takes other rows.
+    """
+    running: set[asyncio.Task[None]] = set()
+    try:
+        while True:
+            began = await _begin(res, running)
+            pause = res.settings.sweep_seconds * random.uniform(0.5, 1.5)  # noqa: S311 no secret
+            await asyncio.sleep(min(pause, MORE_SECONDS) if began else pause)
+    finally:
+        for task in running:
+            task.cancel()
+        if running:
+            await asyncio.wait(running)
+
+
+async def _begin(res: Resources, running: set[asyncio.Task[None]]) -> int:
+    """Begin with what is due; return how much that was."""
+    if not (room := min(res.gate.room, BATCH)):
+        return 0
+    take = partial(syncs.take_due, limit=room, lease=res.settings.sync_lease)
+    try:
+        due = await run(res.engine, res.settings.database_seconds, take)
+    except Transient as exc:
+        log.warning("syncs_not_swept", code=exc.code)
+        return 0
+    for held in due:
+        task = asyncio.create_task(_pass(res, held))
+        running.add(task)
+        task.add_done_callback(running.discard)
+    return len(due)
+
+
+async def _pass(res: Resources, held: Carrying) -> None:
+    with res.gate.passing():
+        await carry(res, held)

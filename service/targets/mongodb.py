@@ -1,0 +1,170 @@
+"""A collection of MongoDB's that holds one document an e-mail, through PyMongo's own asyncio client."""
+
+import asyncio
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+from urllib.parse import parse_qsl, unquote, urlsplit
+
+from service.documents import SOURCE, Document
+from service.errors import Permanent, Transient
+
+if TYPE_CHECKING:
+    from pymongo import AsyncMongoClient
+    from pymongo.asynchronous.collection import AsyncCollection
+
+# https://www.mongodb.com/docs/manual/reference/limits/
+MOST_BYTES = 16 * 1024**2
+_CONNECT_SECONDS = 5.0
+
+# https://github.com/mongodb/mongo/blob/master/src/mongo/base/error_codes.yml
+_NOT_LET_IN = frozenset({11, 13, 18, 8000})
+_TOO_LARGE = frozenset({10334, 17419, 17420})
+_REFUSED = frozenset({2, 14, 121, 11000})
+
+Found = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Collection:
+    """Documents under their keys; each write waits until most of the servers have it."""
+
+    name = "mongodb"
+
+    _client: "AsyncMongoClient[dict[str, Any]]"
+    _documents: "AsyncCollection[dict[str, Any]]"
+    _seconds: float
+
+    async def write(self, document: Document) -> None:
+        from bson import encode  # noqa: PLC0415 an extra
+        from bson.raw_bson import RawBSONDocument  # noqa: PLC0415
+        from pymongo.errors import DuplicateKeyError  # noqa: PLC0415
+
+        content = encode({"_id": document.key, **document.content})
+        if len(content) > MOST_BYTES:
+            raise Permanent(
+                "document_too_large", f"as a document it has {len(content):,} bytes, 16 MiB is the most"
+            )
+        not_later = {"_id": document.key, "version": {"$not": {"$gt": document.version}}}
+        with self._translated():
+            for _ in range(2):
+                try:
+                    async with asyncio.timeout(self._seconds):
+                        # A Mapping, and so a replacement; the types know dicts only.
+                        raw: Any = RawBSONDocument(content)
+                        await self._documents.replace_one(not_later, raw, upsert=True)
+                except DuplicateKeyError as exc:
+                    if "_id" not in (exc.details or {}).get("keyPattern", {"_id": 1}):
+                        raise
+                    # A later one is there, or one that was written at this moment, which the next try replaces.
+                else:
+                    return
+        raise Permanent("receiver_ahead", "it has a later version of this e-mail than is on record here")
+
+    async def check(self) -> None:
+        with self._translated():
+            async with asyncio.timeout(self._seconds):
+                await self._documents.find_one({"_id": ""}, {"_id": 1})
+
+    async def close(self) -> None:
+        await self._client.close()
+
+    async def prepare(self) -> None:
+        """See that ranges of e-mails can be found without reading all; it needs the right to make an index."""
+        with self._translated():
+            await self._documents.create_index("email_id", name="holdfast_email_id")
+
+    async def between(self, first: int, last: int) -> Sequence[Found]:
+        """Return the documents of e-mails from `first` to before `last`, those with other sources left out."""
+        with self._translated():
+            async with asyncio.timeout(self._seconds):
+                theirs = self._documents.find({"email_id": {"$gte": first, "$lt": last}, "source": SOURCE})
+                return await theirs.to_list()
+
+    async def named(self, keys: Sequence[str]) -> Sequence[Found]:
+        """Return the documents that have these keys, whoever put them there."""
+        with self._translated():
+            async with asyncio.timeout(self._seconds):
+                return await self._documents.find({"_id": {"$in": list(keys)}}).to_list()
+
+    async def strangers(self, most: int) -> Sequence[Any]:
+        """Return the keys of documents that are not ours, of so many at most."""
+        with self._translated():
+            async with asyncio.timeout(self._seconds):
+                others = self._documents.find({"source": {"$ne": SOURCE}}, {"_id": 1}).limit(most)
+                return [document["_id"] async for document in others]
+
+    async def remove(self, found: Found) -> bool:
+        """Remove a document, unless it has another version by now."""
+        with self._translated():
+            async with asyncio.timeout(self._seconds):
+                same = {"_id": found["_id"], "version": found.get("version")}
+                return (await self._documents.delete_one(same)).deleted_count > 0
+
+    @contextmanager
+    def _translated(self) -> Iterator[None]:
+        from bson.errors import BSONError  # noqa: PLC0415
+        from pymongo import errors  # noqa: PLC0415
+
+        try:
+            yield
+        except (errors.NetworkTimeout, errors.ExecutionTimeout, errors.WTimeoutError, TimeoutError):
+            raise Transient("receiver_slow", f"no answer within {self._seconds:g} s") from None
+        except errors.DocumentTooLarge:
+            raise Permanent("document_too_large", "as a document it has more than 16 MiB") from None
+        except (errors.OperationFailure, errors.BulkWriteError) as exc:
+            raise _refusal(exc.code) from None
+        except (errors.ConnectionFailure, OSError) as exc:
+            raise Transient("receiver_away", f"it cannot be reached: {type(exc).__name__}") from None
+        except BSONError as exc:
+            raise Permanent("document_refused", f"it is no document for it: {type(exc).__name__}") from None
+        except errors.PyMongoError as exc:  # of what it is told in SYNC_URL, mostly
+            raise Transient("receiver_refused", f"it cannot be used: {type(exc).__name__}") from None
+
+
+def open_collection(url: str, seconds: float, *, pool_size: int) -> Collection:
+    """Open a collection; nothing connects yet. Raises ValueError for an address that cannot be one."""
+    from bson.codec_options import CodecOptions  # noqa: PLC0415 an extra
+    from pymongo import AsyncMongoClient, ReadPreference, WriteConcern  # noqa: PLC0415
+    from pymongo.errors import PyMongoError  # noqa: PLC0415
+    from pymongo.read_concern import ReadConcern  # noqa: PLC0415
+
+    parts = urlsplit(url)
+    own: dict[str, Any] = {
+        "serverSelectionTimeoutMS": round(1000 * min(seconds, _CONNECT_SECONDS)),
+        "connectTimeoutMS": round(1000 * min(seconds, _CONNECT_SECONDS)),
+        "socketTimeoutMS": round(1000 * seconds),
+        "maxPoolSize": pool_size,
+        "appName": "holdfast",
+    }
+    given = {name.lower() for name, _ in parse_qsl(parts.query, keep_blank_values=True)}
+    try:
+        client: AsyncMongoClient[dict[str, Any]] = AsyncMongoClient(
+            url, **{name: value for name, value in own.items() if name.lower() not in given}
+        )
+    except PyMongoError as exc:
+        raise ValueError(type(exc).__name__) from None
+    database, _, collection = unquote(parts.path).removeprefix("/").partition(".")
+    documents = client[database].get_collection(
+        collection,
+        codec_options=CodecOptions(tz_aware=True),
+        read_preference=ReadPreference.PRIMARY,
+        read_concern=ReadConcern("majority"),
+        write_concern=WriteConcern("majority", wtimeout=round(1000 * seconds)),
+    )
+    return Collection(client, documents, seconds)
+
+
+def _refusal(code: int | None) -> Transient | Permanent:
+    if code in _NOT_LET_IN:
+        return Transient(
+            "receiver_refused", f"it does not let us in ({code}): look at user and rights in SYNC_URL"
+        )
+    if code in _TOO_LARGE:
+        return Permanent("document_too_large", f"it is too large for it ({code})")
+    if code in _REFUSED:
+        return Permanent(
+            "document_refused", f"it refuses this document ({code}): look at the collection's rules"
+        )
+    return Transient("receiver_busy", f"it could not do it ({code})")

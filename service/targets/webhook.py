@@ -1,0 +1,73 @@
+"""An address that takes documents as signed webhooks."""
+
+import hashlib
+import re
+from functools import cached_property
+
+from aiohttp import ClientSession
+
+from service.documents import Document, to_json
+from service.errors import Permanent, Transient
+from service.post import open_session, post, signed
+
+# Printable ASCII, as a header may hold it.
+_PLAIN = re.compile(r"[\x21-\x7e]{1,200}")
+# About the document, and no other: https://www.rfc-editor.org/rfc/rfc9110#section-15.5
+_OF_A_DOCUMENT = {400: "document_refused", 413: "document_too_large", 422: "document_refused"}
+_BUSY = frozenset({408, 409, 425, 429})
+
+
+class Endpoint:
+    """Posts each document; its receiver knows repetitions by `webhook-id`, and later states by `version`."""
+
+    name = "webhook"
+
+    def __init__(self, url: str, secret: str, seconds: float) -> None:
+        self._url = url
+        self._secret = secret
+        self._seconds = seconds
+
+    async def write(self, document: Document) -> None:
+        content = document.content
+        body = to_json(
+            {
+                "type": f"email.{content['status']}",
+                "timestamp": content["completed_at"],
+                "data": {"id": document.key, **content},
+            }
+        )
+        headers = signed(self._secret, message_id(document), body)
+        answer = await post(self._session, self._url, body.encode(), headers)
+        if answer.is_good:
+            return
+        said = f"it answered {answer.status}"
+        if code := _OF_A_DOCUMENT.get(answer.status):
+            raise Permanent(code, f"{said} to this e-mail")
+        if answer.status in _BUSY or answer.status >= 500:
+            raise Transient("receiver_busy", said, answer.retry_after)
+        raise Transient(
+            "receiver_refused", f"{said}: look at the address in SYNC_URL, and at what it expects"
+        )
+
+    async def check(self) -> None:
+        """Do nothing: whoever posts to find out leaves something there."""
+
+    async def close(self) -> None:
+        if "_session" in vars(self):
+            await self._session.close()
+
+    @cached_property
+    def _session(self) -> ClientSession:
+        """Open it when there is a loop to open it on, and keep its connections."""
+        return open_session(self._seconds)
+
+
+def message_id(document: Document) -> str:
+    """Name a message: the e-mail's key, and for what came of running it again, the version as well.
+
+    A receiver may drop what it has had by that name.
+    """
+    key = document.key
+    if not _PLAIN.fullmatch(key):
+        key = f"sha256:{hashlib.sha256(key.encode()).hexdigest()}"
+    return key if document.is_first else f"{key}:{document.version}"

@@ -1,0 +1,74 @@
+"""Where finished e-mails go, as real servers on loopback: a collection, and a receiver that verifies what it gets."""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+from aiohttp import web
+from standardwebhooks import Webhook
+
+from service.local.servers import has_mongodb, mongodb
+
+SECRET = "whsec_aG9sZGZhc3QtaG9sZGZhc3QtaG9sZGZhc3QtaG9sZGZhc3Q="
+
+
+@contextmanager
+def mongodb_url(directory: Path) -> Iterator[str]:
+    """Run a server of MongoDB's protocol; start it from the main thread."""
+    if not has_mongodb():
+        pytest.skip("there is no wheel of a server of MongoDB's protocol for this Python")
+    with mongodb(directory) as url:
+        yield url
+
+
+@dataclass
+class Receiver:
+    """Keeps what is posted to it, once its signature is verified; answers `statuses` first, then 200."""
+
+    url: str = ""
+    statuses: list[int] = field(default_factory=list)
+    headers: dict[str, str] = field(default_factory=dict)
+    delay: float = 0
+    messages: list[tuple[str, dict[str, Any]]] = field(default_factory=list)  # webhook-id and body
+    refused: int = 0
+
+    @property
+    def newest(self) -> dict[str, dict[str, Any]]:
+        """What it would have on record: of each e-mail the latest version."""
+        found: dict[str, dict[str, Any]] = {}
+        for _, body in self.messages:
+            data = body["data"]
+            if data["id"] not in found or found[data["id"]]["version"] <= data["version"]:
+                found[data["id"]] = data
+        return found
+
+    async def take(self, request: web.Request) -> web.Response:
+        content = await request.read()
+        await asyncio.sleep(self.delay)
+        Webhook(SECRET).verify(content, dict(request.headers))
+        if self.statuses:
+            self.refused += 1
+            return web.Response(status=self.statuses.pop(0), headers=self.headers)
+        self.messages.append((request.headers["webhook-id"], json.loads(content)))
+        return web.Response()
+
+
+@asynccontextmanager
+async def receiver() -> AsyncIterator[Receiver]:
+    """Run a receiver."""
+    kept = Receiver()
+    app = web.Application(client_max_size=64 * 1024**2)
+    app.router.add_post("/sync", kept.take)
+    runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.1)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    kept.url = f"http://127.0.0.1:{runner.addresses[0][1]}/sync"
+    try:
+        yield kept
+    finally:
+        await runner.cleanup()
