@@ -359,19 +359,32 @@ async def test_what_is_not_finished_cannot_be_retried(
     assert await again.retry(conn, job.email_id, "tests") is None
 
 
-async def test_the_sync_columns_belong_to_somebody_else(
-    conn: AsyncConnection, row: Any, database: asyncpg.Connection
+@pytest.mark.parametrize("outcome", ["completed", "failed"])
+async def test_the_end_of_a_job_begins_its_sync_anew_and_nothing_else_touches_it(
+    conn: AsyncConnection, row: Any, database: asyncpg.Connection, outcome: Any
 ) -> None:
     claim = await claimed(conn)
+    await settle_one(conn, Settlement(claim, outcome, sync_status="pending"))
+    begun = await row()
     await database.execute(
-        "UPDATE incoming_emails SET sync_status = 'synced', sync_error = 'e', sync_retry_count = 7"
+        "UPDATE incoming_emails SET sync_status = 'failed', sync_error = 'e', sync_retry_count = 7"
     )
 
-    await settle_one(conn, Settlement(claim, "failed", BROKEN))
     await again.retry(conn, claim.email_id, "tests")
+    queued = await row()
+    held = await claim_one(conn, Job(claim.email_id, 2))
+    assert held
+    await settle_one(conn, Settlement(held, "released", BROKEN, sync_status="pending"))
+    released = await row()
+    held = await claim_one(conn, Job(claim.email_id, 3))
+    assert held
+    await settle_one(conn, Settlement(held, "completed", sync_status="pending"))
 
-    email = await row()
-    assert (email["sync_status"], email["sync_error"], email["sync_retry_count"]) == ("synced", "e", 7)
+    sync = ("sync_status", "sync_error", "sync_retry_count")
+    assert [begun[name] for name in sync] == ["pending", None, 0]
+    assert [queued[name] for name in sync] == ["failed", "e", 7]
+    assert [released[name] for name in sync] == ["failed", "e", 7]
+    assert [(await row())[name] for name in sync] == ["pending", None, 0]
 
 
 async def test_postgres_holds_the_five_states(conn: AsyncConnection, database: asyncpg.Connection) -> None:

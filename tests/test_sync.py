@@ -4,15 +4,12 @@ import asyncio
 from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
-import asyncpg
 import pytest
 from pydantic import SecretStr
 from pymongo import AsyncMongoClient
 
 from service.config.settings import Settings
-from service.local.zendesk import Fault, Zendesk
-from service.resources import open_resources
-from service.sync.attempt import sync
+from service.local.zendesk import Zendesk
 from tests.conftest import Client, eventually, serving, working
 from tests.targets import SECRET, Receiver, mongodb_url, receiver
 
