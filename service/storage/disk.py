@@ -112,8 +112,10 @@ class Disk:
             return []
 
     def _remove(self, key: str) -> None:
-        with suppress(FileNotFoundError):
+        try:
             (self.root / key).unlink()
+        except FileNotFoundError:
+            self._see_that_it_is_mounted()
 
     def _see_that_it_is_mounted(self) -> None:
         """Raise OSError if not the object is missing, but the directory that it was put in."""
