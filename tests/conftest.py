@@ -6,6 +6,7 @@ import sys
 import warnings
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, suppress
+from itertools import count
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
@@ -26,10 +27,12 @@ from service.resources import Resources, open_resources
 from service.web.app import create_app
 from service.web.keys import RES
 from service.worker import worker_settings
+from tests.s3 import ACCESS_KEY, SECRET, Bucket, proxied, s3
 
 T = TypeVar("T")
 ROOT = Path(__file__).resolve().parent.parent
 API_TOKEN = "api-token-of-the-tests"
+BUCKETS = count()
 TABLES = (
     "incoming_emails, attachments, attempts, quarantined_webhooks, operator_actions, bulk_retries, workers,"
     " alerts, alert_deliveries, alert_watch"
@@ -98,6 +101,23 @@ async def database(database_url: str) -> AsyncIterator[asyncpg.Connection]:
     await connection.execute(f"TRUNCATE {TABLES} RESTART IDENTITY")
     yield connection
     await connection.close()
+
+
+@pytest.fixture(scope="session")
+def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    with s3(tmp_path_factory.mktemp("s3")) as url:
+        yield url
+
+
+@pytest.fixture
+async def bucket(s3_server: str, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Bucket]:
+    """Make an empty bucket, which the usual variables lead to."""
+    async with proxied(s3_server, f"bucket-{next(BUCKETS)}") as bucket:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", bucket.url)
+        monkeypatch.setenv("AWS_ALLOW_HTTP", "true")
+        monkeypatch.setenv("AWS_ACCESS_KEY_ID", ACCESS_KEY)
+        monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", SECRET)
+        yield bucket
 
 
 @pytest.fixture

@@ -10,7 +10,6 @@ import sys
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import suppress
 from functools import partial
-from hashlib import sha256
 from itertools import count
 from pathlib import Path
 from signal import SIGKILL
@@ -19,16 +18,12 @@ from typing import IO, Any
 from service.errors import HoldfastError
 from service.storage import objects
 from service.storage.disk import Disk
+from tests.places import chunks, key
 
 SMALL = b"%PDF-1.4 " + bytes(5000)
 LARGE = b"%PDF-1.4 " + bytes(3 * 1024**2)
 MANY = [bytes([number]) * (1024**2 - 5 + number) for number in range(10)]
 NOT_ALLOWED = 77
-
-
-def key(content: bytes) -> str:
-    digest = sha256(content).hexdigest()
-    return f"sha256/{digest[:2]}/{digest[2:]}"
 
 
 def files(root: Path) -> list[str]:
@@ -89,7 +84,7 @@ def put_many(root: Path) -> None:
     async def run() -> int:
         store = Disk(root)
         stored = [
-            await asyncio.gather(*(objects.put(store, _chunks(c), None) for c in MANY)) for _ in range(5)
+            await asyncio.gather(*(objects.put(store, chunks(c), None) for c in MANY)) for _ in range(5)
         ]
         return sum(each.size for puts in stored for each in puts)
 
@@ -151,7 +146,7 @@ def _tell(store: Disk, faults: dict[str, tuple[Callable[[], object], Callable[[]
         contents = [content + bytes([number]) for content in (SMALL, LARGE)]
         begin()
         told[name] = {
-            "put": [_outcome(objects.put(store, _chunks(content), None)) for content in contents],
+            "put": [_outcome(objects.put(store, chunks(content), None)) for content in contents],
             "open": [_outcome(objects.open(store, key(LARGE)))],
             "check": [_outcome(objects.check(store))],
         }
@@ -178,12 +173,7 @@ def _outcome(verb: Coroutine[Any, Any, object]) -> tuple[str, str]:
 
 
 def _put(store: Disk, content: bytes) -> None:
-    asyncio.run(objects.put(store, _chunks(content), None))
-
-
-async def _chunks(content: bytes) -> AsyncIterator[bytes]:
-    for start in range(0, len(content), 64 * 1024):
-        yield content[start : start + 64 * 1024]
+    asyncio.run(objects.put(store, chunks(content), None))
 
 
 def _put_and_die(root: Path, content: bytes, step: int) -> None:

@@ -1,26 +1,34 @@
 """S3 for the tests: moto in a process of its own, and before it a proxy that has faults."""
 
 import asyncio
+import hmac
 import re
 import sys
-from collections.abc import AsyncIterator, Iterator
+from base64 import b64encode
+from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
 from hashlib import sha256
 from io import BytesIO
 from pathlib import Path
 from signal import SIGTERM
 from typing import Protocol
+from urllib.parse import quote
 from xml.etree import ElementTree as ET
 
 from aiohttp import ClientSession, web
-from multidict import CIMultiDict
+from multidict import CIMultiDict, CIMultiDictProxy
 
 from service.local.launch import running
 
 PRIVATE = "private-words-of-the-server"
+ACCESS_KEY = "key"
+SECRET = "hidden-from-everybody"
 # moto shows a private object to whoever says a name
 SIGNED = {"Authorization": "AWS4-HMAC-SHA256 Credential=tests/20260101/us-east-1/s3/aws4_request"}
+BODY = 4096
+CHECKSUM = "x-amz-checksum-sha256"
 HOP_BY_HOP = ("Connection", "Transfer-Encoding", "Content-Length", "Date", "Server")
 
 
@@ -75,6 +83,9 @@ class Bucket:
     url: str = ""
     faults: list[Fault] = field(default_factory=list)
     requests: list[str] = field(default_factory=list)  # the kinds of those that came
+    headers: list[CIMultiDictProxy[str]] = field(default_factory=list)  # theirs
+    bodies: list[bytes] = field(default_factory=list)  # theirs, but of large ones only the beginning
+    summed: set[str] = field(default_factory=set)  # uploads in parts whose checksums were announced
     frozen: asyncio.Event = field(default_factory=asyncio.Event)
     thawed: asyncio.Event = field(default_factory=asyncio.Event)
 
@@ -94,14 +105,24 @@ class Bucket:
     async def answer(self, request: web.Request) -> web.StreamResponse:
         kind = kind_of(request)
         self.requests.append(kind)
+        self.headers.append(request.headers)
+        self.bodies.append(b"")
+        place = len(self.bodies) - 1
         fault = next((fault for fault in self.faults if fault.befalls(kind)), None)
-        return await (fault.answer(self, request) if fault else self.forward(request))
+        answer = await (fault.answer(self, request) if fault else self.forward(request))
+        self.bodies[place] = (request._read_bytes or b"")[:BODY]
+        return answer
 
     async def forward(self, request: web.Request) -> web.Response:
-        """Pass a request on to moto, which does not look whether the body is the one that was signed."""
+        """Pass a request on to moto, which looks neither at signatures nor at checksums, as S3 does."""
         body = await request.read()
-        if body and request.headers["x-amz-content-sha256"] != sha256(body).hexdigest():
-            return refusal(400, "XAmzContentSHA256Mismatch")
+        if fault := amiss(request.headers, body):
+            return refusal(400, fault)
+        if "X-Amz-Signature" in request.query and not is_good_address(request):
+            return refusal(403, "AccessDenied")
+        upload = request.query.get("uploadId")
+        if body and upload in self.summed and body.count(b"<Part>") > body.count(b"<ChecksumSHA256>"):
+            return refusal(400, "InvalidRequest")  # S3 wants the sums of all parts again; moto does not
         async with self.session.request(
             request.method, f"{self.server}{request.path_qs}", data=BytesIO(body), headers=request.headers
         ) as answer:
@@ -110,7 +131,12 @@ class Bucket:
                 headers.popall(name, None)
             if request.method == "HEAD":
                 headers["Content-Length"] = answer.headers.get("Content-Length", "0")
-            return web.Response(status=answer.status, headers=headers, body=await answer.read())
+            content = await answer.read()
+            if "x-amz-checksum-algorithm" in request.headers:
+                self.summed.update(re.findall("<UploadId>(.+?)<", content.decode()))
+            if upload and CHECKSUM in request.headers:
+                headers[CHECKSUM] = request.headers[CHECKSUM]  # as S3 answers
+            return web.Response(status=answer.status, headers=headers, body=content)
 
     async def _list(self, query: str, tag: str) -> list[str]:
         tree = ET.fromstring(await self._ask("GET", f"?{query}"))
@@ -149,6 +175,39 @@ def kind_of(request: web.Request) -> str:
     if "uploadId" in request.query:
         return {"PUT": "part", "POST": "complete", "DELETE": "abort"}[request.method]
     return request.method.lower()
+
+
+def amiss(headers: Mapping[str, str], body: bytes) -> str | None:
+    """Say what S3 would of a body that is not the one that its headers tell of."""
+    digest = sha256(body)
+    # https://docs.aws.amazon.com/AmazonS3/latest/API/sig-v4-header-based-auth.html
+    if body and headers["x-amz-content-sha256"] not in {digest.hexdigest(), "UNSIGNED-PAYLOAD"}:
+        return "XAmzContentSHA256Mismatch"
+    # https://docs.aws.amazon.com/AmazonS3/latest/userguide/checking-object-integrity.html
+    told = headers.get(CHECKSUM)
+    return "BadDigest" if told and told != b64encode(digest.digest()).decode() else None
+
+
+def is_good_address(request: web.Request) -> bool:
+    """Tell whether a signed address is ours, for this method, and still good, as S3 does and moto does not.
+
+    https://docs.aws.amazon.com/AmazonS3/latest/API/sigv4-query-string-auth.html
+    """
+    asked = {name: value for name, value in request.query.items() if name != "X-Amz-Signature"}
+    assert asked["X-Amz-SignedHeaders"] == "host"
+    time, (_, *scope) = asked["X-Amz-Date"], asked["X-Amz-Credential"].split("/")
+    query = "&".join(f"{quote(name, safe='')}={quote(asked[name], safe='')}" for name in sorted(asked))
+    lines = (
+        *(request.method, request.rel_url.raw_path, query, f"host:{request.host}", "", "host"),
+        "UNSIGNED-PAYLOAD",
+    )
+    digest = sha256("\n".join(lines).encode()).hexdigest()
+    key = f"AWS4{SECRET}".encode()
+    for part in (*scope, f"AWS4-HMAC-SHA256\n{time}\n{'/'.join(scope)}\n{digest}"):
+        key = hmac.digest(key, part.encode(), "sha256")
+    began = datetime.strptime(time, "%Y%m%dT%H%M%SZ").replace(tzinfo=UTC)
+    is_late = datetime.now(UTC) > began + timedelta(seconds=int(asked["X-Amz-Expires"]))
+    return key.hex() == request.query["X-Amz-Signature"] and not is_late
 
 
 def refusal(status: int, code: str) -> web.Response:

@@ -1,306 +1,279 @@
-"""An object is in storage whole, once and for good, or not at all."""
+"""An object is in storage whole, once and for good, or not at all: on a disk as in a bucket."""
 
 import asyncio
-import io
-import os
 import random
-import socket
-import subprocess
-import sys
-import zipfile
 from collections.abc import AsyncIterator
+from datetime import UTC, datetime, timedelta
 from hashlib import sha256
 from pathlib import Path
 
-import puremagic
 import pytest
-from puremagic.main import magic_header_array
 
 from service.errors import Permanent, Transient
 from service.storage import objects as storage
-from service.storage.filetype import detect
-from service.storage.objects import Storage, open_storage
+from service.storage.objects import Listed, Storage, open_storage
+from tests.places import Directory, InBucket, Place, chunks, key, listed, read
+from tests.s3 import Bucket
 
 SMALL = b"%PDF-1.4 small"
-LARGE = random.Random(1).randbytes(3 * 1024**2 + 17)
-LARGEST = LARGE * 3
-ROOT = Path(__file__).resolve().parent.parent
+LARGE = random.Random(1).randbytes(3 * 1024**2 + 17)  # spooled, and put at once
+LARGEST = random.Random(2).randbytes(11 * 1024**2 + 17)  # put into a bucket in three parts
+PART = 5 * 1024**2
+MEMORY = 1024**2
+ABSENT = f"sha256/ab/{'0' * 62}"
+
+
+def _length(value: object) -> str | None:
+    """Name a content by its length."""
+    return f"{len(value)}-bytes" if isinstance(value, bytes) else None
+
+
+contents = pytest.mark.parametrize("content", [SMALL, LARGE, LARGEST], ids=_length)
+
+
+@pytest.fixture(params=["disk", "bucket"])
+def place(request: pytest.FixtureRequest, tmp_path: Path) -> Place:
+    if request.param == "disk":
+        return Directory(tmp_path / "objects")
+    bucket: Bucket = request.getfixturevalue("bucket")
+    return InBucket(bucket)
 
 
 @pytest.fixture
-def root(tmp_path: Path) -> Path:
-    return tmp_path / "objects"
+def store(place: Place) -> Storage:
+    return open_storage(place.url)
 
 
-@pytest.fixture
-def store(root: Path) -> Storage:
-    return open_storage(root.as_uri())
+# ── putting
 
 
 @pytest.mark.parametrize(
-    "content", [b"", SMALL, bytes(1024**2 - 1), bytes(1024**2), bytes(1024**2 + 1), LARGE, LARGEST]
+    "content",
+    [
+        b"",
+        SMALL,
+        *(LARGEST[: MEMORY + more] for more in (-1, 0, 1)),
+        LARGE,
+        *(LARGEST[: PART + more] for more in (0, 1)),
+        LARGEST,
+    ],
+    ids=_length,
 )
-async def test_what_was_put_comes_out_again(store: Storage, content: bytes) -> None:
-    digest = sha256(content).hexdigest()
-
-    stored = await storage.put(store, _chunks(content), "a.bin")
+async def test_what_was_put_comes_out_again_and_nothing_else_is_left(
+    store: Storage, place: Place, content: bytes
+) -> None:
+    stored = await storage.put(store, chunks(content), "a.bin")
     opened = await storage.open(store, stored.key)
 
-    assert (stored.sha256, stored.size) == (digest, len(content))
-    assert stored.key == f"sha256/{digest[:2]}/{digest[2:]}"
+    assert (stored.sha256, stored.size) == (sha256(content).hexdigest(), len(content))
+    assert stored.key == f"sha256/{stored.sha256[:2]}/{stored.sha256[2:]}"
     assert await storage.stat(store, stored.key) == opened.size == len(content)
     assert b"".join([chunk async for chunk in opened.chunks]) == content
+    assert await place.objects() == {stored.key: content}
 
 
-@pytest.mark.parametrize("content", [SMALL, LARGE])
-async def test_on_disk_there_is_the_object_and_nothing_else(
-    store: Storage, root: Path, content: bytes
-) -> None:
-    stored = await storage.put(store, _chunks(content), None)
-
-    assert await asyncio.to_thread(_files, root) == [stored.key]
-
-
-@pytest.mark.parametrize("content", [SMALL, LARGE])
+@contents
 async def test_the_same_content_is_kept_once_and_not_written_again(
-    store: Storage, root: Path, content: bytes
+    store: Storage, place: Place, content: bytes
 ) -> None:
-    first = await storage.put(store, _chunks(content), "a.pdf")
-    before = await asyncio.to_thread((root / first.key).stat)
+    first = await storage.put(store, chunks(content), "a.pdf")
+    before = await place.writes()
 
-    second = await storage.put(store, _chunks(content), "a.pdf")
+    second = await storage.put(store, chunks(content), "a.pdf")
 
-    after = await asyncio.to_thread((root / first.key).stat)
     assert second == first
-    assert (after.st_ino, after.st_mtime_ns) == (before.st_ino, before.st_mtime_ns)
+    assert await place.writes() == before
 
 
-async def test_many_may_put_the_same_content_at_once(store: Storage, root: Path) -> None:
-    stored = await asyncio.gather(*(storage.put(store, _chunks(LARGE), None) for _ in range(20)))
+async def test_many_may_put_the_same_and_other_content_at_once(store: Storage, place: Place) -> None:
+    each = [SMALL, LARGE, LARGEST, *(LARGE[number:] for number in range(1, 6))]
 
-    assert len(set(stored)) == 1
-    assert await asyncio.to_thread(_files, root) == [stored[0].key]
-    assert await asyncio.to_thread((root / stored[0].key).read_bytes) == LARGE
+    stored = await asyncio.gather(*(storage.put(store, chunks(content), None) for content in each * 2))
 
-
-async def test_an_object_that_lost_bytes_is_put_again(store: Storage, root: Path) -> None:
-    stored = await storage.put(store, _chunks(LARGE), None)
-    await asyncio.to_thread((root / stored.key).write_bytes, b"torn")
-
-    await storage.put(store, _chunks(LARGE), None)
-
-    assert await asyncio.to_thread((root / stored.key).read_bytes) == LARGE
+    assert stored[: len(each)] == stored[len(each) :]
+    assert await place.objects() == {key(content): content for content in each}
 
 
-@pytest.mark.parametrize("content", [SMALL, LARGE])
-async def test_a_stream_that_breaks_leaves_nothing(store: Storage, root: Path, content: bytes) -> None:
+@contents
+async def test_an_object_that_lost_bytes_is_put_again(store: Storage, place: Place, content: bytes) -> None:
+    await storage.put(store, chunks(content), None)
+    await place.place(key(content), b"torn")
+
+    await storage.put(store, chunks(content), None)
+
+    assert await place.objects() == {key(content): content}
+
+
+@contents
+async def test_a_stream_that_breaks_leaves_nothing(store: Storage, place: Place, content: bytes) -> None:
     async def broken() -> AsyncIterator[bytes]:
-        async for chunk in _chunks(content):
+        async for chunk in chunks(content):
             yield chunk
         raise Transient("connection_lost", "the file broke off")
 
     with pytest.raises(Transient, match="broke off"):
         await storage.put(store, broken(), None)
 
-    assert await asyncio.to_thread(_files, root) == []
+    assert await place.objects() == {}
 
 
 @pytest.mark.parametrize("after", range(0, 40, 3))
 async def test_a_cancelled_put_leaves_the_whole_object_or_nothing(
-    store: Storage, root: Path, after: int
+    store: Storage, place: Place, after: int
 ) -> None:
-    task = asyncio.create_task(storage.put(store, _chunks(LARGE), None))
+    task = asyncio.create_task(storage.put(store, chunks(LARGE), None))
     for _ in range(after):
         await asyncio.sleep(0.0005)
     task.cancel()
     await asyncio.gather(task, return_exceptions=True)
 
-    files = await asyncio.to_thread(_files, root)
-    assert [await asyncio.to_thread((root / name).read_bytes) for name in files] in ([], [LARGE])
+    assert await place.objects() in ({}, {key(LARGE): LARGE})
 
 
-async def test_twenty_large_puts_stay_small_in_memory(root: Path) -> None:
-    process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-c", TWENTY_PUTS, root.as_uri()), cwd=ROOT, stdout=subprocess.PIPE
-    )
-    output, _ = await process.communicate()
-
-    stored, max_rss_mib = map(int, output.split())
-    assert stored == 20
-    assert max_rss_mib < 256
+# ── reading
 
 
 @pytest.mark.parametrize(
-    "key",
-    [
-        f"sha256/ab/{'0' * 62}",
-        "",
-        "sha256",
-        "../../etc/passwd",
-        "/etc/passwd",
-        f"sha256/ab/{'0' * 62}\n",
-        "\0",
-    ],
+    "name", [ABSENT, "", "sha256", "../../etc/passwd", "/etc/passwd", f"{ABSENT}\n", "\0", ".spool/x"]
 )
-async def test_what_is_not_there_is_missing(store: Storage, key: str) -> None:
-    await storage.put(store, _chunks(SMALL), None)
+async def test_what_is_not_there_is_missing(store: Storage, name: str) -> None:
+    await storage.put(store, chunks(SMALL), None)
 
-    for look in (storage.stat, storage.open):
+    for look in (storage.stat, storage.open, storage.digest):
         with pytest.raises(Permanent) as missing:
-            await look(store, key)
+            await look(store, name)
         assert missing.value.code == "object_missing"
 
 
-async def test_an_object_that_goes_while_it_is_read_is_missing(store: Storage, root: Path) -> None:
-    stored = await storage.put(store, _chunks(LARGEST), None)
-    opened = await storage.open(store, stored.key)
+async def test_an_object_that_goes_while_it_is_read_is_missing(store: Storage, place: Place) -> None:
+    await storage.put(store, chunks(LARGEST), None)
+    opened = await storage.open(store, key(LARGEST))
     await anext(opened.chunks)
-    await asyncio.to_thread((root / stored.key).unlink)
+    await place.remove(key(LARGEST))
 
     with pytest.raises(Permanent) as missing:
         await anext(opened.chunks)
     assert missing.value.code == "object_missing"
 
 
-async def test_an_object_that_shrinks_while_it_is_read_is_no_whole_object(store: Storage, root: Path) -> None:
-    stored = await storage.put(store, _chunks(LARGEST), None)
-    opened = await storage.open(store, stored.key)
-    await asyncio.to_thread(os.truncate, root / stored.key, 10)
+@pytest.mark.parametrize("left", [10, len(LARGE) - 1])
+async def test_an_object_that_shrinks_while_it_is_read_is_no_whole_object(
+    store: Storage, place: Place, left: int
+) -> None:
+    await storage.put(store, chunks(LARGE), None)
+    opened = await storage.open(store, key(LARGE))
+    await place.place(key(LARGE), LARGE[:left])
 
     with pytest.raises(Transient):
-        await anext(opened.chunks)
+        _ = [chunk async for chunk in opened.chunks]
 
 
-async def test_the_check_of_a_disk_leaves_nothing(store: Storage, root: Path) -> None:
+@pytest.mark.parametrize("content", [b"", SMALL, LARGEST], ids=_length)
+async def test_the_digest_is_of_the_bytes_that_are_there_and_not_of_those_that_were_put(
+    store: Storage, place: Place, content: bytes
+) -> None:
+    await storage.put(store, chunks(content), None)
+    whole = await storage.digest(store, key(content))
+    await place.place(key(content), b"other" + content)
+
+    assert whole == (sha256(content).hexdigest(), len(content))
+    assert await storage.digest(store, key(content)) == (
+        sha256(b"other" + content).hexdigest(),
+        len(content) + 5,
+    )
+
+
+# ── listing and removing
+
+
+async def test_a_listing_has_each_object_with_its_size_and_time_and_nothing_else(
+    store: Storage, place: Place
+) -> None:
+    before = datetime.now(UTC) - timedelta(seconds=2)
+    each = [SMALL, LARGE, *(b"%d" % number for number in range(40))]
+    await asyncio.gather(*(storage.put(store, chunks(content), None) for content in each))
     await storage.check(store)
-    assert await storage.probe(store)
+    for strange in ("sha256/README", "sha256/ab/README", f"sha256/AB/{'0' * 62}", "other", f"x/{ABSENT}"):
+        await place.place(strange, b"strange")
 
-    assert await asyncio.to_thread(_files, root) == []
+    found = await listed(store)
+
+    assert {one.key: one.size for one in found} == {key(content): len(content) for content in each}
+    assert len(found) == len(each)
+    assert all(before <= one.modified <= datetime.now(UTC) for one in found)
 
 
-async def test_a_bucket_out_of_reach_may_be_better_later(
-    monkeypatch: pytest.MonkeyPatch, unused_port: int
+async def test_the_256_ranges_together_are_all(store: Storage) -> None:
+    each = [b"%d" % number for number in range(30)]
+    await asyncio.gather(*(storage.put(store, chunks(content), None) for content in each))
+
+    ranges = [await listed(store, f"sha256/{number:02x}/") for number in range(256)]
+
+    everything = {one.key: one for one in await listed(store)}
+    assert {one.key: one for part in ranges for one in part} == everything
+    assert sum(map(len, ranges)) == len(everything) == len(each)
+    for number, part in enumerate(ranges):
+        assert all(one.key.startswith(f"sha256/{number:02x}/") for one in part)
+
+
+async def test_a_listing_is_read_page_by_page_while_objects_come_and_go(store: Storage, place: Place) -> None:
+    each = [b"%d" % number for number in range(30)]
+    await asyncio.gather(*(storage.put(store, chunks(content), None) for content in each))
+    seen: list[Listed] = []
+
+    async for one in storage.listing(store, "sha256/"):
+        seen.append(one)
+        await storage.remove(store, one.key)
+
+    assert {one.key for one in seen} == set(map(key, each))
+    assert await place.objects() == {}
+    assert await listed(store) == []
+
+
+@pytest.mark.parametrize("prefix", ["", "sha256", "sha256/a", "sha256/AB/", "sha256/ab", "/", "../"])
+async def test_only_ranges_are_listed(store: Storage, prefix: str) -> None:
+    with pytest.raises(ValueError, match="no range"):
+        await listed(store, prefix)
+
+
+async def test_what_was_removed_is_missing_and_removing_it_again_is_no_error(
+    store: Storage, place: Place
 ) -> None:
-    monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{unused_port}")
-    monkeypatch.setenv("AWS_ALLOW_HTTP", "true")
-    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "key")
-    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "hidden")
-    bucket = open_storage("s3://bucket/prefix")
+    for content in (SMALL, LARGE):
+        await storage.put(store, chunks(content), None)
 
-    for attempt in (storage.put(bucket, _chunks(LARGE), None), storage.check(bucket)):
-        with pytest.raises(Transient) as failed:
-            await attempt
-        assert failed.value.code == "storage_unavailable"
-        assert "hidden" not in failed.value.message
-        assert "\n" not in failed.value.message
+    for _ in range(2):
+        await storage.remove(store, key(SMALL))
 
-
-def _zip(**files: str) -> bytes:
-    packed = io.BytesIO()
-    with zipfile.ZipFile(packed, "w") as archive:
-        for name, content in files.items():
-            archive.writestr(name, content)
-    return packed.getvalue()
+    assert await place.objects() == {key(LARGE): LARGE}
+    with pytest.raises(Permanent, match="not in storage"):
+        await storage.stat(store, key(SMALL))
+    await storage.put(store, chunks(SMALL), None)
+    assert await read(store, key(SMALL)) == SMALL
 
 
-OLE = bytes.fromhex("d0cf11e0a1b11ae1") + bytes(600)
-DOCX = "application/vnd.openxmlformats-officedocument.wordprocessingml.document"
-XLSX = "application/vnd.openxmlformats-officedocument.spreadsheetml.sheet"
+@pytest.mark.parametrize("name", ["", "holdfast-check", "../other", f"{ABSENT}/.."])
+async def test_nothing_but_an_object_is_removed_or_signed(store: Storage, place: Place, name: str) -> None:
+    await storage.check(store)
+    before = await place.objects()
+
+    with pytest.raises(Permanent, match="no object can have the key"):
+        await storage.remove(store, name)
+    with pytest.raises(Permanent, match="no object can have the key"):
+        await storage.sign(store, name, method="GET", expires=timedelta(seconds=60))
+
+    assert await place.objects() == before
 
 
-@pytest.mark.parametrize(
-    ("content", "file_name", "kind"),
-    [
-        (SMALL, "invoice.pdf", "application/pdf"),
-        (SMALL, None, "application/pdf"),
-        (SMALL, "invoice.zip", "application/pdf"),
-        (b"\x89PNG\r\n\x1a\n" + bytes(50), "\0/../../x.pdf", "image/png"),
-        (b"\xff\xd8\xff\xe0\0\x10JFIF" + bytes(50), "x" * 10_000 + ".jpg", "image/jpeg"),
-        (_zip(**{"a.txt": "hello"}), None, "application/zip"),
-        (_zip(**{"a.txt": "hello"}), "a.docx", "application/zip"),
-        (_zip(**{"a.bin": "x" * 3 * 1024**2}), "a.zip", "application/zip"),
-        (_zip(**{"[Content_Types].xml": "x", "word/document.xml": "x"}), None, DOCX),
-        (_zip(**{"pad": "x" * 3 * 1024**2, "[Content_Types].xml": "x", "xl/workbook.xml": "x"}), None, XLSX),
-        (
-            _zip(mimetype="application/vnd.oasis.opendocument.text", x="y"),
-            None,
-            "application/vnd.oasis.opendocument.text",
-        ),
-        (_zip(mimetype="x"), None, "application/zip"),
-        (b"PK\x03\x04", "a.docx", "application/zip"),
-        (OLE, None, "application/x-ole-storage"),
-        (OLE, "a.doc", "application/msword"),
-        (b"hello world", "a.txt", None),
-        (b"BMW is a car", "a.txt", None),
-        (b"", "a.pdf", None),
-        (b"\0", "pyproject.toml", None),
-    ],
-)
-async def test_the_bytes_tell_the_type(
-    store: Storage, content: bytes, file_name: str | None, kind: str | None
-) -> None:
-    stored = await storage.put(store, _chunks(content), file_name)
-
-    assert stored.detected_type == kind
+# ── looking whether it works
 
 
-def test_a_signature_is_found_wherever_puremagic_finds_it() -> None:
-    wrong = []
-    for row in magic_header_array[::7]:
-        content = bytes(row.offset) + row.byte_match + bytes(40_000)
-        for name in ("", f"a{row.extension}", "a.pdf"):
-            told = puremagic.magic_string(content, f"/dev/null/{name}" if name else None)
-            told = [each for each in told if each.mime_type and (each.confidence == 0.9 or len(each[0]) > 2)]
-            kind = detect(content, content[-64:], name)
-            known = content.startswith((b"PK", bytes.fromhex("d0cf11e0a1b11ae1")))
-            if not known and kind != (told[0].mime_type if told else None):
-                wrong.append((row, name, kind))
+async def test_check_and_probe_leave_nothing_that_adds_up(store: Storage, place: Place) -> None:
+    await storage.check(store)
+    before = await place.objects()
+    for _ in range(2):
+        await storage.check(store)
+        assert await storage.probe(store)
 
-    assert wrong == []
-
-
-async def test_no_bytes_upset_the_detection(store: Storage) -> None:
-    chance = random.Random(2)
-    beginnings = (b"", b"PK\x03\x04", b"PK\x05\x06", OLE[:8], b"%PDF", b"RIFF", b"<?xml", b"ID3")
-    names = (None, "", ".", "a.tar.gz", "/etc/passwd", "a.\ud800", "a\n.pdf", "x" * 10_000 + ".zip")
-
-    for _ in range(300):
-        content = chance.choice(beginnings) + chance.randbytes(chance.randrange(200))
-        stored = await storage.put(store, _chunks(content), chance.choice(names))
-        assert stored.size == len(content)
-
-
-@pytest.fixture
-def unused_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        return int(taken.getsockname()[1])
-
-
-async def _chunks(content: bytes) -> AsyncIterator[bytes]:
-    for start in range(0, len(content), 64 * 1024):
-        await asyncio.sleep(0)
-        yield content[start : start + 64 * 1024]
-
-
-def _files(root: Path) -> list[str]:
-    return sorted(str(path.relative_to(root)) for path in root.rglob("*") if path.is_file())
-
-
-TWENTY_PUTS = """
-import asyncio, re, sys
-from service.storage.objects import open_storage, put
-
-async def chunks(seed):
-    for number in range(800):
-        await asyncio.sleep(0)
-        yield (b"%8d%8d" % (seed, number)) * 4096
-
-async def main():
-    store = open_storage(sys.argv[1])
-    stored = await asyncio.gather(*(put(store, chunks(seed), "a.bin") for seed in range(20)))
-    assert {each.size for each in stored} == {50 * 1024**2}
-    peak = re.search(r"VmHWM:\\s*(\\d+)", open("/proc/self/status").read())  # ru_maxrss may be the parent's
-    print(len({each.key for each in stored}), int(peak[1]) // 1024)
-
-asyncio.run(main())
-"""
+    assert await place.objects() == before
+    assert sum(map(len, before.values())) < 10

@@ -6,10 +6,12 @@ import json
 import os
 import re
 import shutil
+import subprocess
 import sys
 from asyncio.subprocess import DEVNULL, PIPE, Process
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager, suppress
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +22,8 @@ from service.storage import disk
 from service.storage import objects as storage
 from service.storage.disk import Disk
 from tests.conftest import ROOT
-from tests.disk import LARGE, MANY, NOT_ALLOWED, SMALL, files, key
+from tests.disk import LARGE, MANY, NOT_ALLOWED, SMALL, files
+from tests.places import chunks, key, listed
 
 AS_ROOT = os.geteuid() == 0
 
@@ -61,7 +64,7 @@ async def test_what_a_killed_process_left_is_gone_after_the_next_put(root: Path)
         await spooled(process)
     (leftover,) = await asyncio.to_thread(files, root)
 
-    await storage.put(Disk(root), _chunks(SMALL), None)
+    await storage.put(Disk(root), chunks(SMALL), None)
 
     assert leftover.startswith(".spool/")
     assert await asyncio.to_thread(files, root) == [key(SMALL)]
@@ -71,13 +74,13 @@ async def test_what_a_killed_process_left_goes_also_while_another_one_lives_on(
     root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     store = Disk(root)
-    await storage.put(store, _chunks(SMALL), None)
+    await storage.put(store, chunks(SMALL), None)
     async with drill("hold", root) as process:
         await spooled(process)
     assert len(await asyncio.to_thread(files, root)) == 2
     monkeypatch.setattr(disk, "_TIDY_SECONDS", 0)
 
-    await storage.put(store, _chunks(LARGE), None)
+    await storage.put(store, chunks(LARGE), None)
 
     assert await asyncio.to_thread(files, root) == sorted([key(SMALL), key(LARGE)])
 
@@ -85,11 +88,11 @@ async def test_what_a_killed_process_left_goes_also_while_another_one_lives_on(
 async def test_another_volume_in_the_place_of_the_one_that_was_known_is_written_to(root: Path) -> None:
     store = Disk(root)
     for _ in range(2):
-        await storage.put(store, _chunks(SMALL), None)
+        await storage.put(store, chunks(SMALL), None)
         await asyncio.to_thread(shutil.rmtree, root / "sha256")
     await asyncio.to_thread(shutil.rmtree, root)
 
-    await storage.put(store, _chunks(SMALL), None)
+    await storage.put(store, chunks(SMALL), None)
 
     assert await asyncio.to_thread(files, root) == [key(SMALL)]
 
@@ -100,7 +103,7 @@ async def test_what_a_living_process_spools_stays_however_long_it_takes(root: Pa
         (spool,) = await asyncio.to_thread(files, root)
         await asyncio.to_thread(os.utime, root / spool, (0, 0))
 
-        await storage.put(Disk(root), _chunks(SMALL), None)
+        await storage.put(Disk(root), chunks(SMALL), None)
         await storage.check(Disk(root))
         assert await asyncio.to_thread(files, root) == [spool, key(SMALL)]
 
@@ -121,8 +124,37 @@ async def test_a_kill_at_any_point_leaves_a_whole_object_or_what_the_next_put_re
 async def test_a_spool_file_that_is_taken_for_a_leftover_is_made_anew(root: Path, way: str) -> None:
     assert await said("lose_a_race", root, way) == 1
 
-    await storage.put(Disk(root), _chunks(SMALL), None)
+    await storage.put(Disk(root), chunks(SMALL), None)
     assert await asyncio.to_thread(files, root) == sorted([key(LARGE), key(SMALL)])
+
+
+async def test_a_disk_has_no_addresses_to_give_away(root: Path) -> None:
+    store = Disk(root)
+    await storage.put(store, chunks(SMALL), None)
+
+    assert await storage.sign(store, key(SMALL), method="GET", expires=timedelta(minutes=5)) is None
+
+
+async def test_a_disk_that_was_not_stored_to_yet_may_be_a_volume_that_is_not_mounted(root: Path) -> None:
+    """To take it for empty would be to take all objects for lost."""
+    store = Disk(root)
+
+    with pytest.raises(Transient, match="may not be mounted"):
+        await listed(store)
+    await storage.check(store)
+
+    assert await listed(store) == []
+
+
+async def test_twenty_large_puts_stay_small_in_memory(root: Path) -> None:
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-c", TWENTY_PUTS, root.as_uri()), cwd=ROOT, stdout=subprocess.PIPE
+    )
+    output, _ = await process.communicate()
+
+    stored, max_rss_mib = map(int, output.split())
+    assert stored == 20
+    assert max_rss_mib < 256
 
 
 async def test_many_processes_put_at_once_while_others_are_killed(root: Path) -> None:
@@ -131,7 +163,7 @@ async def test_many_processes_put_at_once_while_others_are_killed(root: Path) ->
             await spooled(process)
 
     sizes = await asyncio.gather(*(said("put_many", root) for _ in range(4)), *(killed() for _ in range(4)))
-    await storage.put(Disk(root), _chunks(SMALL), None)
+    await storage.put(Disk(root), chunks(SMALL), None)
 
     assert sizes[:4] == [5 * sum(map(len, MANY))] * 4
     assert await asyncio.to_thread(files, root) == sorted(map(key, [SMALL, *MANY]))
@@ -149,17 +181,20 @@ def _replace_by_directory(path: Path) -> None:
 
 
 BREAKS: dict[str, tuple[Callable[[Path], object], set[str]]] = {
-    "the root is gone": (shutil.rmtree, {"stat", "open"}),
-    "the root is a file": (_replace, {"put", "stat", "open", "check"}),
+    "the root is gone": (shutil.rmtree, {"stat", "open", "list", "remove"}),
+    "the root is a file": (_replace, {"put", "stat", "open", "check", "list", "remove"}),
     "the spool is a file": (lambda root: _replace(root / ".spool"), {"put", "check"}),
-    "the objects' directory is a file": (lambda root: _replace(root / "sha256"), {"put", "stat", "open"}),
+    "the objects' directory is a file": (
+        lambda root: _replace(root / "sha256"),
+        {"put", "stat", "open", "list", "remove"},
+    ),
     "the object's directory is a file": (
         lambda root: _replace((root / key(LARGE)).parent),
-        {"put", "stat", "open"},
+        {"put", "stat", "open", "list", "remove"},
     ),
     "the object is a directory": (
         lambda root: _replace_by_directory(root / key(LARGE)),
-        {"put", "stat", "open"},
+        {"put", "stat", "open", "remove"},
     ),
 }
 
@@ -167,7 +202,7 @@ BREAKS: dict[str, tuple[Callable[[Path], object], set[str]]] = {
 @pytest.mark.parametrize("name", BREAKS)
 async def test_a_broken_directory_may_be_mended_and_is_named(root: Path, name: str) -> None:
     store = Disk(root)
-    await storage.put(store, _chunks(LARGE), None)
+    await storage.put(store, chunks(LARGE), None)
     break_it, broken = BREAKS[name]
     await asyncio.to_thread(break_it, root)
 
@@ -175,8 +210,10 @@ async def test_a_broken_directory_may_be_mended_and_is_named(root: Path, name: s
     verbs: dict[str, Coroutine[Any, Any, object]] = {
         "stat": storage.stat(store, key(LARGE)),
         "open": storage.open(store, key(LARGE)),
+        "list": listed(store),
+        "remove": storage.remove(store, key(LARGE)),
         "check": storage.check(store),
-        "put": storage.put(store, _chunks(LARGE), None),
+        "put": storage.put(store, chunks(LARGE), None),
     }
     for verb, run in verbs.items():
         try:
@@ -191,7 +228,7 @@ async def test_a_broken_directory_may_be_mended_and_is_named(root: Path, name: s
     assert left == []
 
     await asyncio.to_thread(lambda: root.unlink() if root.is_file() else shutil.rmtree(root))
-    await storage.put(store, _chunks(LARGE), None)
+    await storage.put(store, chunks(LARGE), None)
     assert await asyncio.to_thread(files, root) == [key(LARGE)]
 
 
@@ -246,7 +283,21 @@ def _numbered(told: dict[str, dict[str, list[tuple[str, str]]]]) -> dict[str, di
     }
 
 
-async def _chunks(content: bytes) -> AsyncIterator[bytes]:
-    for start in range(0, len(content), 64 * 1024):
+TWENTY_PUTS = """
+import asyncio, re, sys
+from service.storage.objects import open_storage, put
+
+async def chunks(seed):
+    for number in range(800):
         await asyncio.sleep(0)
-        yield content[start : start + 64 * 1024]
+        yield (b"%8d%8d" % (seed, number)) * 4096
+
+async def main():
+    store = open_storage(sys.argv[1])
+    stored = await asyncio.gather(*(put(store, chunks(seed), "a.bin") for seed in range(20)))
+    assert {each.size for each in stored} == {50 * 1024**2}
+    peak = re.search(r"VmHWM:\\s*(\\d+)", open("/proc/self/status").read())  # ru_maxrss may be the parent's
+    print(len({each.key for each in stored}), int(peak[1]) // 1024)
+
+asyncio.run(main())
+"""

@@ -50,6 +50,12 @@ class Settings(AlertSettings, ObservingSettings, SyncSettings):
     storage_url: str | None = Field(
         None, description="where attachments are kept", examples=["s3://bucket/prefix"]
     )
+    storage_sign_seconds: int = Field(
+        300,
+        ge=0,
+        le=7 * 86400,  # S3 and GCS sign for no longer
+        description="how long the address is good that the API sends programs to for a file; 0: it sends the bytes",
+    )
     host: str = Field("0.0.0.0", description="address to listen on")  # noqa: S104 a dyno's router needs it
     port: int = Field(8000, ge=0, le=65535, description="port to listen on")
     web_concurrency: int = Field(1, ge=1, le=100, description="web processes that share the port")

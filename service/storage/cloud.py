@@ -2,8 +2,7 @@
 
 import asyncio
 import errno
-import os
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -13,9 +12,11 @@ from uuid import uuid4
 
 import obstore
 from obstore.exceptions import AlreadyExistsError, BaseError, PermissionDeniedError
-from obstore.store import from_url
+from obstore.store import AzureStore, GCSStore, S3Store
 
+from service.storage.port import KEY, Listed, Method
 from service.storage.spool import Spool
+from service.storage.vendors import is_anonymous, open_store
 
 if TYPE_CHECKING:
     from obstore.store import ObjectStore  # exists for type checkers only
@@ -24,6 +25,8 @@ _PART_BYTES = 5 * 1024**2  # the least that S3 takes
 _UPLOADS = 4  # large ones at once: each holds two or three parts in memory
 _SECONDS = 40  # for one request and its repetitions
 _UPLOAD_SECONDS = 180
+_SIGN_SECONDS = 5  # somebody waits for it; with keys that we hold it takes no request
+_PAGE = 1000  # what S3 lists in one answer
 _CHECK_KEY = "holdfast-check"
 
 
@@ -32,27 +35,13 @@ class Cloud:
     """A bucket, or a prefix in one. Credentials come from the vendor's own variables, as AWS_*."""
 
     store: "ObjectStore"
+    is_anonymous: bool = False
     abort_seconds: float = 2  # a shutdown waits for it
     _uploads: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(_UPLOADS))
 
     @classmethod
     def open(cls, url: str, *, request_seconds: float = 30) -> "Cloud":
-        # Client options given here replace those of the environment, so this one is handed on.
-        allow_http = any(
-            os.environ.get(f"{vendor}_ALLOW_HTTP") in {"1", "true"} for vendor in ("AWS", "AZURE")
-        )
-        return cls(
-            from_url(
-                url,
-                client_options={
-                    "allow_http": allow_http,
-                    "connect_timeout": timedelta(seconds=5),
-                    "timeout": timedelta(seconds=request_seconds),
-                    "user_agent": "holdfast",
-                },
-                retry_config={"max_retries": 3, "retry_timeout": timedelta(seconds=20)},
-            )
-        )
+        return cls(open_store(url, request_seconds=request_seconds), is_anonymous=is_anonymous())
 
     def spool_directory(self) -> str:
         return gettempdir()
@@ -86,6 +75,36 @@ class Cloud:
         with suppress(PermissionDeniedError):  # we may have the right to write alone
             if await self.size(key) != spool.size:
                 raise OSError(errno.EIO, "the bucket took the object, but does not have all of it")
+
+    async def pages(self, prefix: str) -> AsyncIterator[Sequence[Listed]]:
+        stream = aiter(obstore.list(self.store, prefix, chunk_size=_PAGE))
+        while True:
+            async with asyncio.timeout(_SECONDS):
+                found = await anext(stream, None)
+            if found is None:
+                return
+            yield [
+                Listed(each["path"], each["size"], each["last_modified"])
+                for each in found
+                if KEY.fullmatch(each["path"])
+            ]
+
+    async def remove(self, key: str) -> None:
+        async with asyncio.timeout(_SECONDS):
+            with suppress(FileNotFoundError):  # S3 says nothing of it
+                await obstore.delete_async(self.store, key)
+
+    async def sign(self, key: str, method: Method, expires: timedelta) -> str | None:
+        if self.is_anonymous or not isinstance(self.store, S3Store | GCSStore | AzureStore):
+            return None
+        try:
+            async with asyncio.timeout(_SIGN_SECONDS):
+                return await obstore.sign_async(self.store, method, key, expires)
+        except BaseError as exc:
+            # So it is with a SAS token for Azure; the error has no class of its own.
+            if "not supported" in str(exc).partition("\n")[0]:
+                return None
+            raise
 
     async def check(self) -> None:
         """Write what is never overwritten, so that a bucket with versions does not fill up."""

@@ -2,24 +2,25 @@
 
 import asyncio
 import errno
-import fcntl
 import math
 import os
 import time
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, suppress
 from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
 from functools import cached_property
 from pathlib import Path
 from typing import IO, TypeVar
 from uuid import uuid4
 
+from service.storage.files import lock, private, remove_leftover, sync
+from service.storage.port import ALL, KEY, RANGES, Listed, Method
 from service.storage.spool import Spool
 
 T = TypeVar("T")
 
-_LEFTOVER_SECONDS = 24 * 3600  # where files cannot be locked
 # Much less than a lease: when a killed worker's job is done by another, the file is gone, too.
 _TIDY_SECONDS = 5
 # They wait for the disk, which writes down together what is there at the same time.
@@ -49,9 +50,9 @@ class Disk:
             self._spool.mkdir(parents=True, exist_ok=True)
         self._tidy()
         while True:
-            file = open(self._spool / uuid4().hex, "xb", opener=_private)  # noqa: SIM115 it is the spool's to close
+            file = open(self._spool / uuid4().hex, "xb", opener=private)  # noqa: SIM115 it is the spool's to close
             with suppress(BlockingIOError):
-                _lock(file)
+                lock(file)
                 if os.fstat(file.fileno()).st_nlink:
                     return file
             file.close()  # somebody took it for a leftover before it was locked
@@ -64,6 +65,16 @@ class Disk:
 
     async def write(self, spool: Spool) -> None:
         await self._run(self._write, spool)
+
+    async def pages(self, prefix: str) -> AsyncIterator[Sequence[Listed]]:
+        for part in RANGES if prefix == ALL else (prefix,):
+            yield await self._run(self._list, part)
+
+    async def remove(self, key: str) -> None:
+        await self._run(self._remove, key)
+
+    async def sign(self, key: str, method: Method, expires: timedelta) -> str | None:  # noqa: ARG002 as the port has it
+        return None
 
     async def check(self) -> None:
         await self._run(self._check)
@@ -88,12 +99,30 @@ class Disk:
         try:
             return (self.root / key).open("rb")
         except FileNotFoundError:
-            if self._spool.is_dir():
-                raise
-        # Not the object is missing, but the directory that it was put in.
-        raise OSError(
-            errno.ENODEV, "nothing was ever stored here, the volume may not be mounted", str(self.root)
-        )
+            self._see_that_it_is_mounted()
+            raise
+
+    def _list(self, prefix: str) -> list[Listed]:
+        try:
+            with os.scandir(self.root / prefix) as entries:
+                return [found for entry in entries if (found := _listed(prefix, entry))]
+        except FileNotFoundError:
+            if not (self.root / ALL).is_dir():
+                self._see_that_it_is_mounted()
+            return []
+
+    def _remove(self, key: str) -> None:
+        try:
+            (self.root / key).unlink()
+        except FileNotFoundError:
+            self._see_that_it_is_mounted()
+
+    def _see_that_it_is_mounted(self) -> None:
+        """Raise OSError if not the object is missing, but the directory that it was put in."""
+        if not self._spool.is_dir():
+            raise OSError(
+                errno.ENODEV, "nothing was ever stored here, the volume may not be mounted", str(self.root)
+            )
 
     def _write(self, spool: Spool) -> None:
         with closing(spool):
@@ -103,10 +132,10 @@ class Disk:
             with spool.lock:
                 self._place(path, directory, spool)
         # Also of an object that was there: whoever is putting it may not have come this far.
-        _sync(directory)
+        sync(directory)
         if directory not in self._durable:
-            _sync(directory.parent)
-            _sync(self.root)
+            sync(directory.parent)
+            sync(self.root)
             self._durable.add(directory)
 
     def _place(self, path: Path, directory: Path, spool: Spool) -> None:
@@ -127,7 +156,7 @@ class Disk:
         self._tidied = time.monotonic()
         with os.scandir(self._spool) as entries:
             for entry in entries:
-                _remove_leftover(Path(entry.path))
+                remove_leftover(Path(entry.path))
 
     def _check(self) -> None:
         with self.spool_file() as file:
@@ -151,34 +180,12 @@ class Disk:
             raise OSError(errno.EIO, "what was written is not what is read", str(path))
 
 
-def _remove_leftover(path: Path) -> None:
-    """Remove a spool file whose owner is dead: a living one holds a lock on it."""
-    with suppress(OSError), path.open("r+b") as file:  # NFS locks only what may be written
-        if _lock(file) or os.fstat(file.fileno()).st_mtime < time.time() - _LEFTOVER_SECONDS:
-            path.unlink()
-
-
-def _lock(file: IO[bytes]) -> bool:
-    """Hold a file until it is closed or this process dies; False if its file system has no locks.
-
-    Raises BlockingIOError if somebody else holds it.
-    """
+def _listed(prefix: str, entry: os.DirEntry[str]) -> Listed | None:
+    """Give what a listing says of a file; None if it is no object, or gone."""
+    if not KEY.fullmatch(f"{prefix}{entry.name}") or not entry.is_file():
+        return None
     try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        raise
-    except OSError:
-        return False
-    return True
-
-
-def _private(path: str, flags: int) -> int:
-    return os.open(path, flags, 0o600)
-
-
-def _sync(directory: Path) -> None:
-    descriptor = os.open(directory, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+        found = entry.stat()
+    except FileNotFoundError:
+        return None
+    return Listed(f"{prefix}{entry.name}", found.st_size, datetime.fromtimestamp(found.st_mtime, UTC))

@@ -1,48 +1,38 @@
-"""Put, open, stat and check objects, wherever they are kept."""
+"""Put, open, stat, list, sign, check and remove objects, wherever they are kept."""
 
 import asyncio
-import errno
-import re
-from collections.abc import AsyncIterable, AsyncIterator, Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterable, AsyncIterator
 from dataclasses import dataclass
+from datetime import timedelta
+from hashlib import sha256
 from pathlib import Path
-from typing import IO, Protocol
 from urllib.parse import unquote, urlsplit
-
-from obstore.exceptions import BaseError
 
 from service.errors import Permanent, Transient
 from service.storage.cloud import Cloud
 from service.storage.disk import Disk
+from service.storage.failures import translated
+from service.storage.port import ALL, KEY, RANGES, Listed, Method, Storage
 from service.storage.spool import Spool
 
+__all__ = [
+    "Listed",
+    "Opened",
+    "Storage",
+    "Stored",
+    "check",
+    "digest",
+    "listing",
+    "open",
+    "open_storage",
+    "probe",
+    "put",
+    "remove",
+    "sign",
+    "stat",
+]
+
 _CHUNK_BYTES = 2 * 1024**2
-_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}  # no space, or a limit on it
-_KEY = re.compile(r"sha256/[0-9a-f]{2}/[0-9a-f]{62}")
-
-
-class Storage(Protocol):
-    """Where objects are kept; what it raises is the vendor's, and translated here."""
-
-    def spool_file(self) -> IO[bytes]:
-        """Make a file for what does not fit into memory; blocks."""
-
-    def spool_directory(self) -> str:
-        """Name the place of these files, once there was one."""
-
-    async def size(self, key: str) -> int:
-        """Raise FileNotFoundError if there is no such object."""
-
-    async def read(self, key: str, start: int, end: int) -> bytes: ...
-
-    async def write(self, spool: Spool) -> None:
-        """Finish the spool and make the object whole or not at all, unless one of its key and size is there."""
-
-    async def check(self) -> None: ...
-
-    async def probe(self) -> bool:
-        """Write, read and delete something; False if all but the last can be done."""
 
 
 @dataclass(frozen=True)
@@ -67,7 +57,7 @@ def open_storage(url: str) -> Storage:
     """Open a file, s3, gs or az URL without touching what it names."""
     if url.startswith("file:"):
         return Disk(Path(unquote(urlsplit(url).path)))
-    with _translated():
+    with translated():
         return Cloud.open(url)
 
 
@@ -80,9 +70,9 @@ async def put(storage: Storage, chunks: AsyncIterable[bytes], file_name: str | N
     try:
         async for chunk in chunks:
             if spool.add(chunk):
-                with _translated(storage):
+                with translated(storage):
                     await asyncio.to_thread(spool.flush)
-        with _translated(storage):
+        with translated(storage):
             await storage.write(spool)
         return Stored(spool.sha256, spool.size, spool.detected_type, spool.key)
     finally:
@@ -101,48 +91,82 @@ async def open(storage: Storage, key: str) -> Opened:  # noqa: A001 the word for
 
 async def stat(storage: Storage, key: str) -> int:
     """Give an object's size in bytes; raises as `open` does."""
-    if not _KEY.fullmatch(key):
-        raise Permanent("object_missing", f"no object can have the key {key[:100]!r}")
-    with _translated(storage, key):
+    _guard(key)
+    with translated(storage, key):
         return await storage.size(key)
+
+
+async def digest(storage: Storage, key: str) -> tuple[str, int]:
+    """Read an object, and give the SHA-256 of its bytes in hexadecimal digits and their number; raises as `open` does."""
+    found = sha256()
+    opened = await open(storage, key)
+    async for chunk in opened.chunks:
+        await asyncio.to_thread(found.update, chunk)
+    return found.hexdigest(), opened.size
+
+
+async def listing(storage: Storage, prefix: str) -> AsyncIterator[Listed]:
+    """List all objects (`sha256/`), or those of one range of 256 (`sha256/ab/`), in no order, and nothing else that is there.
+
+    No more than a page, or a range of a disk, is held in memory. What is put or removed meanwhile may be missing.
+    Raises Transient("storage_unavailable"), also where nothing was ever stored on a disk: it may not be mounted.
+    """
+    if prefix != ALL and prefix not in RANGES:
+        raise ValueError(f"no range of keys begins with {prefix!r}")
+    pages = storage.pages(prefix)
+    while True:
+        with translated(storage):
+            page = await anext(pages, None)
+        if page is None:
+            return
+        for each in page:
+            yield each
+
+
+async def remove(storage: Storage, key: str) -> None:
+    """Remove an object; that it is gone already is no error.
+
+    Only for what no e-mail needs, and nobody may be putting: a put that finds the object there writes none.
+    Raises Transient("storage_unavailable").
+    """
+    _guard(key)
+    with translated(storage, key):
+        await storage.remove(key)
+
+
+async def sign(storage: Storage, key: str, *, method: Method, expires: timedelta) -> str | None:
+    """Make an address at which a stranger can read an object for a while, a secret as a password is.
+
+    None where there is none: on a disk, and where there are no credentials to sign with. It is not looked whether
+    the object is there. Raises Transient("storage_unavailable"), where another server has to sign.
+    """
+    _guard(key)
+    with translated(storage):
+        return await storage.sign(key, method, expires)
 
 
 async def check(storage: Storage) -> None:
     """Raise Transient, as `put` does, unless we can write and read; leaves nothing that adds up."""
-    with _translated(storage):
+    with translated(storage):
         await storage.check()
 
 
 async def probe(storage: Storage) -> bool:
     """Write, read and delete for a person who asks; False if all but the last can be done. Raises as `check`."""
-    with _translated(storage):
+    with translated(storage):
         return await storage.probe()
+
+
+def _guard(key: str) -> None:
+    if not KEY.fullmatch(key):
+        raise Permanent("object_missing", f"no object can have the key {key[:100]!r}")
 
 
 async def _chunks(storage: Storage, key: str, size: int) -> AsyncIterator[bytes]:
     for start in range(0, size, _CHUNK_BYTES):
         end = min(start + _CHUNK_BYTES, size)
-        with _translated(storage, key):
+        with translated(storage, key):
             chunk = await storage.read(key, start, end)
         if len(chunk) != end - start:
             raise Transient("storage_unavailable", f"the object {key} is shorter than it was")
         yield chunk
-
-
-@contextmanager
-def _translated(storage: Storage | None = None, key: str | None = None) -> Iterator[None]:
-    try:
-        yield
-    except (BaseError, OSError, ValueError) as exc:
-        if key and isinstance(exc, FileNotFoundError):
-            raise Permanent("object_missing", f"the object {key} is not in storage") from None
-        # Vendors tell whole stories, with addresses that may be signed: no query string, no XML but its code.
-        line = re.sub(r"\?\S*|\s*<.*", "", str(exc).partition("\n")[0])[:500]
-        reason = re.search(r"<Code>(\w+)</Code>", str(exc))
-        line = f"{reason[1]}: {line}" if reason else line
-        code = "storage_unavailable"
-        if isinstance(exc, OSError) and exc.errno in _FULL:
-            code = "storage_full"
-            if storage and not exc.filename:
-                line = f"{line} in {storage.spool_directory()}"
-        raise Transient(code, f"storage: {type(exc).__name__}: {line or 'no answer in time'}") from None

@@ -6,8 +6,8 @@ from service.queries import emails, overview
 from service.queries.emails import EmailFilter
 from service.recovery.retry import retry
 from service.web.answers import Queued
-from service.web.contents import open_content, stream
-from service.web.downloads import content_headers
+from service.web.contents import open_content, signed_address, stream
+from service.web.downloads import content_headers, redirect_headers
 from service.web.exchange import answer, ask, number, parameters
 from service.web.keys import IDENTITY, RES
 
@@ -36,9 +36,14 @@ async def retry_email(request: web.Request) -> web.Response:
 
 
 async def attachment_content(request: web.Request) -> web.StreamResponse:
-    """Stream an object; whatever it is, a browser saves it and runs nothing."""
+    """Send a program to the bucket; stream to a browser, which saves whatever it is and runs nothing."""
     res = request.app[RES]
     wanted = emails.get_attachment(res.engine, number(request, "id"), number(request, "position"))
     attachment = await ask(request, wanted)
     content = await open_content(res, attachment)
+    # A bucket answers without the headers that make a stranger's file safe in a browser.
+    if request[IDENTITY].via != "dashboard":
+        address = await signed_address(res, attachment, request.method)
+        if address is not None:
+            return web.Response(status=302, headers=redirect_headers(address))
     return await stream(request, web.StreamResponse(headers=content_headers(attachment)), content)

@@ -1,11 +1,12 @@
 """The bytes of a file as an answer, from wherever they are kept."""
 
 from collections.abc import AsyncIterator
+from datetime import timedelta
 
 import structlog
 from aiohttp import web
 
-from service.errors import HoldfastError, Permanent, Rejected
+from service.errors import HoldfastError, Permanent, Rejected, Transient
 from service.queries.views import AttachmentView
 from service.resources import Resources
 from service.storage import objects
@@ -21,6 +22,26 @@ async def open_content(res: Resources, attachment: AttachmentView) -> AsyncItera
     if opened.size != attachment.size:
         raise Permanent("object_damaged", f"The object has {opened.size} bytes, not {attachment.size}.")
     return opened.chunks
+
+
+async def signed_address(res: Resources, attachment: AttachmentView, method: str) -> str | None:
+    """Make an address of the bucket's where its bytes are for a while; None where we have to send them.
+
+    Whoever has it can read the file: it belongs into no log.
+    """
+    seconds = res.settings.storage_sign_seconds
+    if not seconds or attachment.object_key is None:
+        return None
+    try:
+        return await objects.sign(
+            res.storage,
+            attachment.object_key,
+            method="HEAD" if method == "HEAD" else "GET",
+            expires=timedelta(seconds=seconds),
+        )
+    except Transient as exc:  # whoever may read the bucket may not always sign for it
+        log.warning("signing_failed", error=exc.message)
+        return None
 
 
 async def stream(

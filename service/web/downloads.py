@@ -26,6 +26,11 @@ def content_headers(attachment: AttachmentView) -> dict[str, str]:
     }
 
 
+def redirect_headers(address: str) -> dict[str, str]:
+    """Lead to a signed address, which is a secret: nobody keeps the answer, and no referrer tells where one came from."""
+    return {"Location": address, "Cache-Control": "no-store", "Referrer-Policy": "no-referrer"}
+
+
 def safe_name(attachment: AttachmentView) -> str:
     """Make a name of the sender's, which is no path, hides nothing, and is not too long."""
     name = _UNSAFE.sub("_", attachment.file_name or "")[-LONGEST_NAME:].strip(". ")

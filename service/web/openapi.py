@@ -68,6 +68,13 @@ _HEADERS: Mapping[int, Json] = {
     401: {"WWW-Authenticate": {"schema": {"type": "string"}}},
     503: {"Retry-After": {"schema": {"type": "integer"}, "description": "seconds"}},
 }
+_LOCATION: Json = {
+    "Location": {
+        "required": True,
+        "schema": {"type": "string", "format": "uri"},
+        "description": "as secret as the file: whoever has it can read it",
+    }
+}
 
 
 class _Schema(GenerateJsonSchema):
@@ -120,6 +127,8 @@ def _operation(route: Route, refs: Refs) -> Json:
             for status in (route.status, *route.also)
         },
     }
+    if route.elsewhere:
+        operation["responses"]["302"] = {"description": route.elsewhere, "headers": _LOCATION}
     for status, when in sorted(_errors(route).items()):
         operation["responses"][str(status)] = {
             "description": when,

@@ -94,7 +94,7 @@ def _operation(method: str, path: str, about: Json) -> Operation:
         answers=[
             Answer(status, answer["description"], media_type, _shapes_in(content.get("schema", {})))
             for status, answer in sorted(about["responses"].items())
-            for media_type, content in answer["content"].items()
+            for media_type, content in answer.get("content", {"": {}}).items()
         ],
         curl=_curl(
             method,

@@ -29,6 +29,7 @@ class Route(Page):
     media_type: str = "application/json"  # of the answer
     status: int = 200
     also: tuple[int, ...] = ()  # other statuses that come with the same answer
+    elsewhere: str = ""  # when it answers with 302 and an address instead
     # When it answers with which error, where that goes beyond what all with a query, a body or a path do.
     errors: Mapping[int, str] = field(default_factory=dict)
     is_signed: bool = False  # by Zendesk

@@ -72,6 +72,8 @@ API = (
         tag="E-mails",
         summary="Download a file",
         media_type="*/*",
+        elsewhere="The bytes are at the bucket's own address in `Location`, which needs no token and is good for "
+        "STORAGE_SIGN_SECONDS. Only programs get it, where files are kept in a bucket.",
         errors={409: "The file is not stored, or not yet (`not_stored`)."},
     ),
     Route(
