@@ -17,10 +17,12 @@ import asyncpg
 from rich.console import Console
 
 from service.local.drill.audit import audit
+from service.local.drill.carried import audit_sync
 from service.local.drill.faults import FAULTS, inject
 from service.local.drill.ground import LOG, Ground, Stubborn, check_place, find_faketime, open_ground
 from service.local.drill.ledger import Injury, Ledger
 from service.local.drill.progress import Progress, open_progress
+from service.local.drill.receiving import has_collection
 from service.local.drill.traffic import Traffic
 from service.local.drill.verdict import Verdict, verdict
 from service.local.launch import ServerError, alone
@@ -32,11 +34,16 @@ from service.local.zendesk import Zendesk
 # An e-mail that kills, or hangs, every worker that takes it; and a process whose clock is wrong.
 POISON = {"poison.kill": "kill", "poison.hang": "hang"}
 SKEW = "clock.skew"
-ALL = (*FAULTS, *POISON, SKEW)
+# An e-mail that is as good as any, and that a target will not take.
+REFUSAL = "target.refusing"
+ALL = (*FAULTS, *POISON, REFUSAL, SKEW)
 _TRIES, _TRY_SECONDS = 6, 2  # to do a harm for which there has to be an occasion
 _DRAIN_SECONDS = 240
 _LOG_FORMAT = "%(created).3f %(name)s: %(message)s"
-_UNFINISHED = "SELECT count(*) FROM incoming_emails WHERE processing_status NOT IN ('completed', 'failed')"
+_UNFINISHED = (
+    "SELECT count(*) FROM incoming_emails"
+    " WHERE processing_status NOT IN ('completed', 'failed') OR sync_status = 'pending'"
+)
 
 
 @dataclass(frozen=True)
@@ -92,7 +99,9 @@ async def _run(
     if skew:  # from the first moment to the last
         ledger.injuries.append(Injury(SKEW, time.time()))
     with open_progress(console, plan.webhooks, ledger) as progress:
-        progress.note("starting Postgres, Valkey, 2 web and 3 worker processes")
+        progress.note("starting Postgres, Valkey, the sync's targets, 2 web and 3 worker processes")
+        if not has_collection():
+            progress.note("the collection is left out: there is no server of MongoDB's protocol (secantusdb)")
         if SKEW in plan.faults and not skew:
             progress.note("clock.skew is left out: libfaketime is not installed (Debian's package faketime)")
         async with (
@@ -108,6 +117,7 @@ async def _run(
             if zendesk.desk.cdn_authorizations:
                 ledger.unexpected.append("credentials were sent to the CDN")
             findings = await audit(ledger, ground.database_url, ground.objects)
+            await audit_sync(findings, ledger, ground.database_url, ground.kept)
     about = f"{plan.seconds:g} s, {plan.rate:g} webhooks/s, seed {plan.seed}"
     width = console.width if console.is_terminal else 1000
     outcome.append(verdict(about, ledger, findings, drained, width))
@@ -142,6 +152,8 @@ class _Drill:
                 group.create_task(self._injure(part, faults))
             for fault in POISON.keys() & set(self.plan.faults):
                 group.create_task(self._poison(fault))
+            if REFUSAL in self.plan.faults:
+                group.create_task(self._refuse())
 
     async def _drain(self) -> None:
         for web in self.ground.webs:
@@ -182,14 +194,23 @@ class _Drill:
         return injury.hurt
 
     async def _poison(self, fault: str) -> None:
-        await asyncio.sleep(1)
-        injury = Injury(fault, time.time())
-        self.ledger.injuries.append(injury)
-        _say("drill", f"{fault} begins")
+        injury = await self._one(fault)
         directory, how = self.ground.fault_points, POISON[fault]
         injury.hurt = await self.traffic.send_poison(
             fault, lambda ticket: (directory / f"after_claim@{ticket}").write_text(how)
         )
+
+    async def _refuse(self) -> None:
+        injury = await self._one(REFUSAL)
+        injury.hurt = await self.traffic.send_unwanted(REFUSAL)
+
+    async def _one(self, fault: str) -> Injury:
+        """Begin with a fault that is one e-mail."""
+        await asyncio.sleep(1)
+        injury = Injury(fault, time.time())
+        self.ledger.injuries.append(injury)
+        _say("drill", f"{fault} begins")
+        return injury
 
 
 def turns(plan: Plan, part: str, faults: Sequence[str]) -> Iterator[tuple[int, float, str]]:
