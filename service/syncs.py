@@ -121,6 +121,20 @@ async def again(conn: AsyncConnection, email_id: int, actor: str) -> Sync | None
     return Sync(*row) if row else None
 
 
+async def drop(conn: AsyncConnection, limit: int, after: timedelta) -> int:
+    """Let go of what has been due for so long, because there is no target any more; return how many that were."""
+    due = (
+        select(IncomingEmail.id)
+        .where(text(TO_SYNC), IncomingEmail.sync_due_at <= func.now() - after)
+        .order_by(IncomingEmail.sync_due_at)
+        .limit(limit)
+        .with_for_update(key_share=True, skip_locked=True)
+        .cte("due")
+    )
+    dropped = update(IncomingEmail).where(IncomingEmail.id == due.c.id).values(sync_status="not_applicable")
+    return (await conn.execute(dropped)).rowcount
+
+
 async def job_status(conn: AsyncConnection, email_id: int) -> str | None:
     """Tell the state of the job, which keeps its sync waiting; None if there is no such e-mail."""
     return await conn.scalar(select(_email.processing_status).where(_email.id == email_id))
