@@ -48,7 +48,7 @@ async def _read_record(database_url: str) -> tuple[Sequence[Row], Mapping[str, D
     try:
         table = IncomingEmail.__table__
         everything = select(*(column for column in table.c if column.name != "raw_body")).order_by(table.c.id)
-        emails = await run(engine, _SECONDS, lambda conn: _rows(conn, everything))
+        emails = await run(engine, _SECONDS, partial(_rows, query=everything))
         ids = [email["id"] for email in emails]
         documents = {}
         for place in range(0, len(ids), _BATCH):
@@ -61,8 +61,8 @@ async def _read_record(database_url: str) -> tuple[Sequence[Row], Mapping[str, D
         await close_engine(engine)
 
 
-async def _rows(conn: AsyncConnection, query: Select[Any]) -> Sequence[Row]:
-    return (await conn.execute(query)).mappings().all()
+async def _rows(conn: AsyncConnection, query: Select[Any]) -> list[Row]:
+    return [dict(row) for row in (await conn.execute(query)).mappings()]
 
 
 async def _read_collection(url: str) -> Sequence[Row]:
