@@ -22,7 +22,12 @@ OTHER = "whsec_b3RoZXItb3RoZXItb3RoZXItb3RoZXItb3RoZXItb3RoZXI="
 
 
 def document(key: str, subject: str = "Grüße", version: int = 1) -> Document:
-    content = {"status": "completed", "completed_at": datetime.now(UTC), "subject": subject, "version": version}
+    content = {
+        "status": "completed",
+        "completed_at": datetime.now(UTC),
+        "subject": subject,
+        "version": version,
+    }
     return Document(key, version, is_first=version == 1, content=content)
 
 
@@ -47,7 +52,7 @@ async def posting(url: str, secret: str = SECRET) -> AsyncIterator[Endpoint]:
 async def read(path: Path) -> list[tuple[str, str | None]]:
     """Return each message's id, and its subject unless it was refused."""
     messages = await asyncio.to_thread(lambda: list(read_messages(path)))
-    return [(message.id, message.body and message.body["data"]["subject"]) for message in messages]
+    return [(message.id, message.body["data"]["subject"] if message.body else None) for message in messages]
 
 
 async def test_what_it_acknowledged_outlives_a_kill(settings: Settings, tmp_path: Path) -> None:

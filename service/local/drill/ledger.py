@@ -17,10 +17,10 @@ class Webhook:
     body: bytes
     files: Sequence[str] = ()  # the SHA-256 of each, in order
     code: str | None = None  # with which it has to fail, if it has to
-    sync_code: str | None = None  # with which its sync has to fail, likewise
     outcome: Outcome = "unknown"
     sends: int = 0
     numbers: set[int] = field(default_factory=set)
+    sync_code: str | None = None  # with which its sync has to fail, likewise
 
     @property
     def is_garbage(self) -> bool:
