@@ -1,13 +1,12 @@
 """Run a drill: traffic and faults at the same time, then a pause to recover, then the audit."""
 
 import asyncio
-import itertools
 import logging
 import sys
 import tempfile
 import time
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +20,7 @@ from service.local.drill.carried import audit_sync
 from service.local.drill.faults import FAULTS, inject
 from service.local.drill.ground import LOG, Ground, Stubborn, check_place, find_faketime, open_ground
 from service.local.drill.ledger import Injury, Ledger
+from service.local.drill.plan import POISON, REFUSAL, SKEW, Plan, turns
 from service.local.drill.progress import Progress, open_progress
 from service.local.drill.receiving import has_collection
 from service.local.drill.traffic import Traffic
@@ -31,12 +31,6 @@ from service.local.stack import wait_until_ready
 from service.local.up import one_line_errors
 from service.local.zendesk import Zendesk
 
-# An e-mail that kills, or hangs, every worker that takes it; and a process whose clock is wrong.
-POISON = {"poison.kill": "kill", "poison.hang": "hang"}
-SKEW = "clock.skew"
-# An e-mail that is as good as any, and that a target will not take.
-REFUSAL = "target.refusing"
-ALL = (*FAULTS, *POISON, REFUSAL, SKEW)
 _TRIES, _TRY_SECONDS = 6, 2  # to do a harm for which there has to be an occasion
 _DRAIN_SECONDS = 240
 _LOG_FORMAT = "%(created).3f %(name)s: %(message)s"
@@ -44,31 +38,6 @@ _UNFINISHED = (
     "SELECT count(*) FROM incoming_emails"
     " WHERE processing_status NOT IN ('completed', 'failed') OR sync_status = 'pending'"
 )
-
-
-@dataclass(frozen=True)
-class Plan:
-    """What to do; the same seed gives webhooks with the same files, and the same faults in the same order."""
-
-    seconds: float
-    rate: float  # webhooks a second
-    seed: int
-    faults: Sequence[str]
-
-    @property
-    def webhooks(self) -> int:
-        return max(1, int(self.seconds * self.rate))
-
-
-def choose(words: str) -> tuple[str, ...]:
-    """Return the faults that words such as `all`, `redis` or `redis.away,web.kill` name; raises ValueError."""
-    chosen: dict[str, None] = {}
-    for word in (part.strip() for part in words.split(",")):
-        found = [name for name in ALL if word in {"all", name, name.partition(".")[0]}]
-        if not found and word != "none":
-            raise ValueError(f"{word!r} is no fault; there are: all, none, {', '.join(ALL)}")
-        chosen.update(dict.fromkeys(found))
-    return tuple(chosen)
 
 
 def run(plan: Plan, directory: Path | None) -> None:
@@ -211,15 +180,6 @@ class _Drill:
         self.ledger.injuries.append(injury)
         _say("drill", f"{fault} begins")
         return injury
-
-
-def turns(plan: Plan, part: str, faults: Sequence[str]) -> Iterator[tuple[int, float, str]]:
-    """Name the faults of a part for ever, round by round, each with the number of its round and a pause before it."""
-    chance = Random(f"{plan.seed} {part}")  # noqa: S311 the same drill again
-    most = min(40, max(1.5, 0.8 * plan.seconds / len(faults)))
-    for turn in itertools.count():
-        for fault in chance.sample(faults, len(faults)):
-            yield turn, chance.uniform(0.3, most), fault
 
 
 def _say(who: str, what: str) -> None:

@@ -105,13 +105,13 @@ def _sync(findings: Findings) -> Iterator[tuple[str, str]]:
 
 def _problems(findings: Findings) -> Mapping[str, tuple[str, list[str]]]:
     return {
-        "lost": ("acknowledged, and the e-mail, a file or a document is not there", findings.lost),
+        "lost": ("acknowledged, and e-mail, file or document is not there", findings.lost),
         "duplicated": (
-            "one webhook became several e-mails, or one e-mail several documents",
+            "one webhook became several e-mails, or documents",
             findings.doubled,
         ),
         "wrong bytes": (
-            "kept otherwise than it was sent or served, or carried otherwise than kept",
+            "kept or carried otherwise than it was sent or served",
             findings.wrong_bytes,
         ),
         "broken otherwise": ("a state, an attempt, a time, or something left behind", findings.broken),
