@@ -3,11 +3,13 @@
 import asyncio
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import asyncpg
 import pytest
+from aiohttp import ClientSession
 from arq.worker import Worker
 from pydantic import SecretStr
 from pymongo import AsyncMongoClient
@@ -21,6 +23,7 @@ from service.local.zendesk import Fault, Zendesk
 from service.resources import Resources, open_resources
 from service.sync.retry import resync
 from tests.conftest import Client, eventually, program, serving, working
+from tests.s3 import Bucket
 from tests.targets import Receiver, mongodb_url, receiver, synced, syncing
 
 PDF = b"%PDF-1.7\n" + bytes(range(256)) * 400
@@ -448,6 +451,24 @@ async def test_of_two_targets_one_that_is_away_does_not_keep_the_other_from_havi
     assert posted >= 1
     assert await documents.count_documents({}) == 1
     assert len(endpoint.newest) == 1
+
+
+async def test_a_presigned_link_leads_to_the_file_without_any_credentials(
+    settings: Settings, zendesk: Zendesk, endpoint: Receiver, bucket: Bucket
+) -> None:
+    settings = syncing(
+        settings, endpoint.url, sync_links="presigned", storage_url=f"s3://{bucket.name}/files"
+    )
+    async with serving(settings, zendesk) as client, working(settings):
+        await synced(client, await sent(client))
+    ((_, body),) = endpoint.messages
+    (file,) = body["data"]["attachments"]
+    async with ClientSession() as session, session.get(URL(file["url"], encoded=True)) as answer:
+        content = await answer.read()
+
+    assert (answer.status, content) == (200, PDF)
+    days = (datetime.fromisoformat(file["url_expires_at"]) - datetime.now(UTC)).total_seconds() / 86400
+    assert 6.9 < days <= 7
 
 
 async def test_a_key_that_no_header_can_hold_still_names_its_message(
