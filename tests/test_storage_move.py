@@ -305,7 +305,30 @@ async def test_an_object_that_vanishes_meanwhile_is_named_and_all_else_is_moved(
     assert await kept(disk) == {name: content for name, content in ALL.items() if name != gone[0]}
 
 
-async def test_what_another_move_took_away_is_no_problem(disk: Directory, there: InBucket) -> None:
+async def test_an_object_that_another_move_took_meanwhile_is_no_problem(
+    disk: Directory, there: InBucket
+) -> None:
+    await fill(there, ALL)
+    taken: list[str] = []
+
+    async def takes(bucket: Bucket, request: Any) -> Any:
+        name = request.path.partition(f"{bucket.name}/prefix/")[2]
+        if not taken:
+            taken.append(name)
+            await disk.place(name, ALL[name])
+            await bucket.remove(f"prefix/{name}")
+        return await bucket.forward(request)
+
+    there.bucket.faults.append(Fault(takes, ("head",), times=math.inf))
+
+    done = await move(there.url, disk.url, "--json")
+
+    assert (done.code, done.err) == (0, "")
+    assert done.told["skipped"] == 1
+    assert await kept(disk) == ALL
+
+
+async def test_two_moves_at_once_do_what_one_does(disk: Directory, there: InBucket) -> None:
     await fill(disk, ALL)
 
     done = await asyncio.gather(*(move(disk.url, there.url, "--delete") for _ in range(2)))
