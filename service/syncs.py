@@ -6,7 +6,7 @@ the job's `attempt_number`, refuses who carried a state that is not the newest a
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any, Literal
 
@@ -71,7 +71,7 @@ class Carrying:
     version: int
     attempt_number: int
     retry_count: int
-    age: float
+    age: float = field(default=0, compare=False)
 
 
 @dataclass(frozen=True, slots=True)

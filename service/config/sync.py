@@ -33,7 +33,7 @@ class SyncSettings(BaseSettings):
         "api", description="how files are linked to: permanently to our API, or presigned by the storage"
     )
     sync_max_retries: int = Field(
-        20, ge=0, description="attempts of a sync that may be given back before it fails"
+        500, ge=0, description="attempts of a sync that may be given back before it fails"
     )
     sync_retry_min_seconds: float = Field(
         5, gt=0, description="pause before the first retry of a sync; doubles with each"

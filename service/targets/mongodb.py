@@ -128,8 +128,8 @@ def open_collection(url: str, seconds: float, *, pool_size: int) -> Collection:
 
     parts = urlsplit(url)
     own: dict[str, Any] = {
-        "serverSelectionTimeoutMS": round(1000 * min(seconds, _CONNECT_SECONDS)),
-        "connectTimeoutMS": round(1000 * min(seconds, _CONNECT_SECONDS)),
+        "serverSelectionTimeoutMS": round(1000 * min(seconds / 2, _CONNECT_SECONDS)),
+        "connectTimeoutMS": round(1000 * min(seconds / 2, _CONNECT_SECONDS)),
         "socketTimeoutMS": round(1000 * seconds),
         "maxPoolSize": pool_size,
         "appName": "holdfast",
