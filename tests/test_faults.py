@@ -15,10 +15,8 @@ from service.config.settings import Settings
 from service.local.supervisor import Child, Program, supervise
 from service.local.zendesk import Zendesk
 from service.resources import Resources
-from tests.conftest import ROOT, Client, environment, program, serving
-from tests.targets import receiver
+from tests.conftest import ROOT, Client, environment, program
 from tests.test_flow import objects
-from tests.test_sync import synced, syncing
 
 PDF = b"%PDF-1.7\n" + bytes(range(256)) * 400
 
@@ -65,24 +63,6 @@ async def test_a_worker_that_falls_at_any_point_costs_nothing_but_time(
     assert (email["processing_status"], email["retry_count"]) == ("completed", 1)
     assert [attempt["outcome"] for attempt in email["attempts"]] == ["abandoned", "completed"]
     assert len(await objects(settings)) == 1
-
-
-async def test_a_worker_that_falls_after_the_write_to_the_target_has_it_written_again(
-    zendesk: Zendesk, settings: Settings, points: Path, database: asyncpg.Connection
-) -> None:
-    """Under the same id, and saying the same: for whoever goes by the id it came once."""
-    armed = await arm(points, "after_target", "kill")
-    async with receiver() as target:
-        settings = syncing(settings, target.url, sync_seconds=1)
-        async with serving(settings, zendesk) as web, workers(settings, points, 1):
-            receipt = await web.send(zendesk.payload(attachments=[zendesk.add_file("a.pdf", PDF)]))
-            email = await synced(web, receipt["email_id"])
-
-    assert not await asyncio.to_thread(armed.exists)
-    assert len(target.messages) == 2
-    assert target.messages[0] == target.messages[1]
-    assert target.messages[0][0] == email["idempotency_key"]
-    assert await database.fetchval("SELECT sync_attempt_number - sync_retry_count FROM incoming_emails") == 2
 
 
 @pytest.mark.parametrize("how", ["kill", "hang"])

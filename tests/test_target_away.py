@@ -9,7 +9,7 @@ import pytest
 from service.config.settings import Settings
 from service.local.zendesk import Zendesk
 from tests.conftest import serving, working
-from tests.test_sync import syncing
+from tests.targets import syncing
 
 PDF = b"%PDF-1.7\n" + bytes(range(256)) * 40
 # More than a worker carries at once.
