@@ -39,7 +39,7 @@ from service.rows import arrays_of, rows_of
 
 _WISH: dict[str, TypeEngine[Any]] = {"email_id": BigInteger(), "lease": Interval()}
 _SETTLEMENT: dict[str, TypeEngine[Any]] = {
-    **dict.fromkeys(("email_id", "version", "attempt_number"), BigInteger()),
+    **dict.fromkeys(("email_id", "version", "attempt_number", "retry_count"), BigInteger()),
     **dict.fromkeys(("outcome", "status", "error_code", "error"), Text()),
     "delay": Interval(),
 }
@@ -103,14 +103,15 @@ async def take_due(conn: AsyncConnection, limit: int, lease: timedelta) -> list[
 async def settle(conn: AsyncConnection, settlements: Sequence[Settlement]) -> list[bool]:
     """End attempts; False where somebody else holds it by now, or the e-mail has another version."""
     rows = [
-        (*_fence(s.held), s.outcome, _STATES[s.outcome], s.error_code, s.error, s.delay) for s in settlements
+        (*_held_as(s.held), s.outcome, _STATES[s.outcome], s.error_code, s.error, s.delay)
+        for s in settlements
     ]
     done = set(await conn.scalars(_SETTLE, arrays_of(_SETTLEMENT, rows)))
     return [place in done for place in range(1, len(settlements) + 1)]
 
 
-def _fence(held: Carrying) -> tuple[int, int, int]:
-    return held.email_id, held.version, held.attempt_number
+def _held_as(held: Carrying) -> tuple[int, int, int, int]:
+    return held.email_id, held.version, held.attempt_number, held.retry_count
 
 
 async def again(conn: AsyncConnection, email_id: int, actor: str) -> Sync | None:
@@ -239,8 +240,8 @@ def _settle() -> Select[Any]:
         .where(IncomingEmail.id == mine.c.email_id)
         .values(
             sync_status=mine.c.status,
-            sync_retry_count=IncomingEmail.sync_retry_count
-            + case((mine.c.outcome == "released", 1), else_=0),
+            # Not one more than the row has: this may be repeated, and an attempt costs one retry.
+            sync_retry_count=mine.c.retry_count + case((mine.c.outcome == "released", 1), else_=0),
             sync_due_at=func.now() + mine.c.delay,
             sync_error_code=case((is_synced, null()), else_=mine.c.error_code),
             sync_error=case((is_synced, null()), else_=mine.c.error),
