@@ -21,7 +21,7 @@ from service.targets.webhook import message_id
 
 _SECONDS = 30
 _BATCH = 500
-# What a receiver says of a good signature whose time is not of now: its worker's clock is wrong.
+# What a receiver says, before it looks at the signature, where the time is not of now: a worker's clock is wrong.
 _WRONG_CLOCK = "timestamp"
 
 
