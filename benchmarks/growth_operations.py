@@ -10,6 +10,7 @@ from typing import Any
 import asyncpg
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
+from service import retries as record
 from service.database import create_engine
 from service.jobs import again, arriving, running, waiting
 from service.jobs.arriving import Arrival
@@ -66,10 +67,10 @@ def changes(db: Database) -> dict[str, Operation]:
 
     async def retry_many(wanted: Selection) -> None:
         way = walk(wanted, examined=EXAMINED)
-        number = await again.begin(
-            conn, actor="ada", filter={}, per_second=BATCH, planned=1, planned_capped=False
+        number = await record.begin(
+            conn, "job", actor="ada", filter={}, per_second=BATCH, planned=1, planned_capped=False
         )
-        await again.retry_next(conn, again.Step(number, "ada", None), way.found(BATCH), way.stop(BATCH))
+        await again.retry_next(conn, record.Step(number, "ada", None), way.found(BATCH), way.stop(BATCH))
 
     def arrivals(keys: Sequence[str]) -> list[Arrival]:
         columns = {"zendesk_ticket_id": "1", "raw_body": b"x" * 600, "attachment_urls": []}
