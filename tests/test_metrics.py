@@ -30,6 +30,8 @@ NOTHING = Stats(
     capped=[],
     oldest_waiting_seconds=None,
     oldest_not_begun_seconds=None,
+    by_sync_status={"pending": 2, "failed": 1},
+    oldest_sync_seconds=7.5,
     oldest_by_status={"queued": 1.5},
 )
 

@@ -21,6 +21,7 @@ from service.web.keys import RES
 from service.web.shared import Shared
 
 PROBE_SECONDS = 3.0
+NEEDED = ("database", "redis", "storage")  # to do the work; a target may wait
 
 
 @dataclass(frozen=True)
@@ -48,12 +49,12 @@ async def healthz(_: web.Request) -> web.Response:
 
 
 async def readyz(request: web.Request) -> web.Response:
-    """Name each thing that we depend on; 503 if any is away.
+    """Name each thing that we depend on; 503 if any is away that intake and capture need.
 
     Do not route the webhook by it: taking e-mails in needs Postgres alone.
     """
     checks = await request.app[ANSWERS].checks.get()
-    ready = all(check["ok"] for check in checks.values())
+    ready = all(checks[name]["ok"] for name in NEEDED)
     return web.json_response(
         {"status": "ready" if ready else "not_ready", "checks": checks}, status=200 if ready else 503
     )
@@ -65,6 +66,7 @@ async def probe_all(res: Resources) -> Mapping[str, Mapping[str, object]]:
         "database": _probe(within(PROBE_SECONDS, overview.ping(res.engine))),
         "redis": _probe(res.redis.ping()),
         "storage": _probe(objects.check(res.storage)),
+        **{target.name: _probe(target.check()) for target in res.targets if target.can_be_tried},
     }
     return dict(zip(probes, await asyncio.gather(*probes.values()), strict=True))
 
@@ -93,6 +95,8 @@ async def _probe(check: Awaitable[object]) -> dict[str, object]:
     try:
         async with asyncio.timeout(PROBE_SECONDS):
             await check
+    except HoldfastError as exc:
+        return {"ok": False, "error": exc.code}
     except Exception as exc:  # noqa: BLE001 whatever it is, it is the answer
         return {"ok": False, "error": type(exc).__name__}
     return {"ok": True, "milliseconds": round(1000 * (time.monotonic() - began), 1)}
