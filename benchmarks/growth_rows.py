@@ -5,8 +5,9 @@ import asyncpg
 # The young end, oldest first: leases that ran out, attempts under way, jobs that were rung, and jobs that were not.
 EXPIRED, HELD, QUEUED, RECEIVED = 100, 100, 300, 300
 YOUNG = EXPIRED + HELD + QUEUED + RECEIVED
+TO_SYNC = 100  # finished, and not carried over yet
 
-# E-mail number `i` of $1, one a second, a hundredth of the old ones failed; three to a ticket. Keys are ordered
+# E-mail number `i` of $1, one a second, a hundredth of the old ones failed, as many were not synced; three to a ticket. Keys are ordered
 # by time, as the ids of Zendesk's invocations are.
 _EMAILS = """
 WITH bytes AS MATERIALIZED (
@@ -16,6 +17,8 @@ WITH bytes AS MATERIALIZED (
     FROM generate_series(1, $1::bigint) AS i
 ), state AS (
     SELECT *, CASE
+        WHEN age < {young} + {to_sync} THEN 'pending' WHEN i % 100 = 13 THEN 'failed' ELSE 'synced'
+    END AS sync, CASE
         WHEN age < {received} THEN 'received'
         WHEN age < {received} + {queued} THEN 'queued'
         WHEN age < {received} + {queued} + {held} + {expired} THEN 'processing'
@@ -25,7 +28,8 @@ WITH bytes AS MATERIALIZED (
 INSERT INTO incoming_emails (
     id, zendesk_ticket_id, from_email, from_name, subject, received_at, idempotency_key, attachment_urls,
     raw_body, raw_headers, account_id, invocation_id, processing_status, processing_error, error_code,
-    error_host, started_at, completed_at, attempt_number, due_at, lease_until
+    error_host, started_at, completed_at, attempt_number, due_at, lease_until,
+    sync_status, sync_error_code, sync_due_at
 ) OVERRIDING SYSTEM VALUE SELECT
     i, (i * 7919 % ($1 / 3))::text, 'someone.' || i || '@customer.example', 'Someone ' || i,
     'Re: about order number ' || i || ' and what became of it', time,
@@ -41,7 +45,8 @@ INSERT INTO incoming_emails (
     CASE WHEN status IN ('received', 'queued') THEN 0 ELSE 1 END,
     time + interval '3 seconds',
     CASE WHEN status = 'processing' THEN now() + CASE WHEN age < {received} + {queued} + {held}
-        THEN interval '30 days' ELSE interval '-1 minute' END END
+        THEN interval '30 days' ELSE interval '-1 minute' END END,
+    sync, CASE sync WHEN 'failed' THEN 'document_refused' END, time + interval '3 seconds'
 FROM state, bytes
 """
 _ATTACHMENTS = """
@@ -79,6 +84,7 @@ async def fill(database: asyncpg.Connection, emails: int, body: int = 600) -> No
         "held": HELD,
         "expired": EXPIRED,
         "young": YOUNG,
+        "to_sync": TO_SYNC,
         "waiting": RECEIVED + QUEUED,
         "body": body,
     }

@@ -6,6 +6,7 @@ from datetime import UTC, datetime, timedelta
 
 import asyncpg
 import pytest
+from pydantic import SecretStr
 
 from benchmarks.growth_operations import BATCH, Database, Operation, changes, opened, questions
 from benchmarks.growth_plans import Node, generic_plans, nodes, pages, plans
@@ -58,6 +59,13 @@ DAYS: Mapping[str, tuple[str, ...]] = {
     "an outage, all of it due": (
         f"UPDATE incoming_emails SET processing_status = 'queued', due_at = now() WHERE {OLD}",
     ),
+    "no sync succeeds": (
+        f"UPDATE incoming_emails SET sync_status = 'failed', sync_due_at = now() WHERE {OLD}",
+    ),
+    "the target is away": (
+        f"UPDATE incoming_emails SET sync_status = 'pending', sync_due_at = now() WHERE {OLD}",
+    ),
+    "all is synced": ("UPDATE incoming_emails SET sync_status = 'synced'",),
     "everything fails": (
         f"UPDATE incoming_emails SET processing_status = 'failed' WHERE {OLD}",
         "UPDATE quarantined_webhooks SET replayed_at = NULL",
@@ -151,7 +159,7 @@ def is_blind(node: Node) -> bool:
 
 async def test_to_look_for_what_is_the_matter_reads_no_more(db: Database) -> None:
     """It counts, of each error too, and so reads as far as it counts."""
-    settings = Settings()
+    settings = Settings(sync_url=(SecretStr("mongodb://mongodb.example/archive.emails"),))
     turn = Pass(1, 10**9, 0, None, None)
 
     async def find() -> None:

@@ -183,7 +183,14 @@ def _capped(
     condition: ColumnElement[bool] | TextClause, order: InstrumentedAttribute[Any]
 ) -> ScalarSelect[int]:
     """Count in the order of an index that has just these."""
-    some = select(literal_column("1")).where(condition).order_by(order).limit(COUNT_CAP).subquery()
+    some = (
+        select(literal_column("1"))
+        .select_from(order.class_)
+        .where(condition)
+        .order_by(order)
+        .limit(COUNT_CAP)
+        .subquery()
+    )
     return select(func.count()).select_from(some).scalar_subquery()
 
 
