@@ -36,7 +36,7 @@ COLUMNS = (
     Column("status", whole=True),
     Column("retries", least_width=150),
     Column("received", whole=True),
-    Column("sync", whole=True),
+    Column("sync", whole=True, least_width=100),
     Column("reason"),
 )
 
