@@ -65,7 +65,7 @@ DAYS: Mapping[str, tuple[str, ...]] = {
     "the target is away": (
         f"UPDATE incoming_emails SET sync_status = 'pending', sync_due_at = now() WHERE {OLD}",
     ),
-    "all is synced": ("UPDATE incoming_emails SET sync_status = 'synced'",),
+    "nearly all is synced": ("UPDATE incoming_emails SET sync_status = 'synced' WHERE id % 1000 <> 13",),
     "everything fails": (
         f"UPDATE incoming_emails SET processing_status = 'failed' WHERE {OLD}",
         "UPDATE quarantined_webhooks SET replayed_at = NULL",
@@ -183,6 +183,21 @@ async def troubles_of(db: Database, name: str, operation: Operation) -> list[str
         found += [trouble for node in nodes(plan) for trouble in troubles_in(node, step)]
         if pages(plan) > (len([*nodes(plan)]) * EXAMINED if step else MOST_PAGES):
             found.append(f"{pages(plan)} pages")
+            print(
+                "XX",
+                name,
+                [
+                    (
+                        n["Node Type"],
+                        n.get("Relation Name"),
+                        n.get("Index Name"),
+                        n["Actual Rows"],
+                        n["Actual Loops"],
+                        n["Shared Hit Blocks"],
+                    )
+                    for n in nodes(plan)
+                ],
+            )
     return found
 
 

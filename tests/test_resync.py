@@ -13,11 +13,12 @@ from service import syncs
 from service.config.settings import Settings
 from service.database import connect
 from service.errors import Rejected
+from service.local.zendesk import Zendesk
 from service.queries.retries import get_retry
 from service.recovery import bulk
 from service.resources import Resources
 from service.selection import Selection
-from tests.conftest import Client, Server, eventually, serving
+from tests.conftest import Client, Server, eventually, serving, working
 from tests.targets import SECRET, Receiver, receiver
 from tests.test_bulk_retry import all_steps
 from tests.test_dashboard import READ_TOKEN, press, read, send, words_of
@@ -58,11 +59,11 @@ async def add(database: asyncpg.Connection, count: int = 1, **columns: Any) -> l
         **columns,
     }
     names, places = ", ".join(values), ", ".join(f"${place + 2}" for place in range(len(values)))
-    over = values["processing_status"] in {"completed", "failed"}
+    completed = "now() - interval '1 s'" if values["processing_status"] in {"completed", "failed"} else "NULL"
     rows = await database.fetch(
-        "INSERT INTO incoming_emails (zendesk_ticket_id, attempt_number, sync_retry_count, started_at, completed_at, received_at,"
-        f" {names}) SELECT i::text, 1, 2, now(), {'now()' if over else 'NULL'} - interval '1 s',"
-        f" now() - interval '2 s', {places} FROM generate_series(1, $1) AS i RETURNING id",
+        "INSERT INTO incoming_emails (zendesk_ticket_id, attempt_number, sync_retry_count, started_at, completed_at,"
+        f" received_at, {names}) SELECT i::text, 1, 2, now(), ({completed})::timestamptz, now() - interval '2 s',"
+        f" {places} FROM generate_series(1, $1) AS i RETURNING id",
         count,
         *values.values(),
     )
@@ -252,7 +253,7 @@ async def test_the_verdict_says_syncs_in_a_sentence_of_their_own_and_counts_no_e
     await add(database, 2, processing_status="failed", error_code="gone")
     (waiting,) = await add(database, sync_status="pending")
     await database.execute(
-        "UPDATE incoming_emails SET sync_begun_at = now() - interval '12 min' WHERE id = $1", waiting
+        "UPDATE incoming_emails SET sync_begun_at = now() - interval '12 days' WHERE id = $1", waiting
     )
 
     overview = await client.get("/api/v1/overview")
@@ -262,7 +263,7 @@ async def test_the_verdict_says_syncs_in_a_sentence_of_their_own_and_counts_no_e
         silent = await off.get("/api/v1/overview")
 
     day = "2 of 3 e-mails of the last 24 hours are not safe yet."
-    of_syncs = "2 could not be synced. Oldest waiting for its sync: 12 min."
+    of_syncs = "2 could not be synced. Oldest waiting for its sync: 12 d."
     assert overview["verdict"] == f"{day} 2 need you. {of_syncs} Nothing waits."
     assert (overview["need_you"], overview["state"]) == (2, "attention")
     assert safe_but["verdict"] == f"All 3 e-mails of the last 24 hours are safe. {of_syncs} Nothing waits."
@@ -314,10 +315,11 @@ async def test_a_target_that_is_away_is_a_light_and_leaves_the_process_ready(
 
 
 async def test_where_there_never_was_a_target_no_page_speaks_of_one(
-    settings: Settings, client: Server, worker: Worker
+    settings: Settings, zendesk: Zendesk
 ) -> None:
-    async with serving(without_target(settings), client.zendesk) as off:
-        receipt = await off.send(client.zendesk.payload())
-        email_id = receipt["email_id"]
+    without = without_target(settings)
+    async with serving(without, zendesk) as off, working(without):
+        email_id = (await off.send(zendesk.payload()))["email_id"]
+        await off.until(email_id, "completed")
         for path in ("/", "/emails", f"/emails/{email_id}"):
             assert "sync" not in words_of(await read(off, path)).lower(), path
