@@ -132,8 +132,7 @@ async def test_one_that_failed_is_put_right_with_a_button(
 
 
 async def test_many_that_failed_are_put_right_at_once(operator: Page, client: Server, worker: Worker) -> None:
-    for _ in range(3):
-        await failing(client)
+    ids = [await failing(client) for _ in range(3)]
     await operator.goto(f"{client.url}/failures")
 
     await operator.get_by_role("link", name="Retry all …").click()
@@ -142,6 +141,8 @@ async def test_many_that_failed_are_put_right_at_once(operator: Page, client: Se
 
     await expect(operator.get_by_text("The retry has begun.")).to_be_visible()
     await expect(operator.get_by_text("done")).to_be_visible()
+    for email_id in ids:
+        await client.until(email_id, "completed")
     await operator.goto(f"{client.url}/emails?status=completed")
     await expect(operator.locator("#rows tr")).to_have_count(3)
 

@@ -351,6 +351,7 @@ async def test_what_was_not_synced_is_listed_shown_and_synced_again(
     as_json = await command(syncing, "status", "--json")
     retries = await command(syncing, "retries", "show", "1")
 
+    assert listed.stderr == ""
     assert [line.split("\t")[0] for line in listed.stdout.splitlines()] == ["3", "2", "1"]
     assert [line.split("\t")[7] for line in listed.stdout.splitlines()] == ["failed"] * 3
     assert "\nIts sync is failed\n" in shown.stdout
