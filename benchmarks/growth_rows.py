@@ -5,7 +5,8 @@ import asyncpg
 # The young end, oldest first: leases that ran out, attempts under way, jobs that were rung, and jobs that were not.
 EXPIRED, HELD, QUEUED, RECEIVED = 100, 100, 300, 300
 YOUNG = EXPIRED + HELD + QUEUED + RECEIVED
-TO_SYNC = 100  # finished, and not carried over yet
+# Of what is finished, the newest, which are not carried over yet.
+TO_CARRY = 300
 
 # E-mail number `i` of $1, one a second, a hundredth of the old ones failed, as many were not synced; three to a ticket. Keys are ordered
 # by time, as the ids of Zendesk's invocations are.
@@ -17,7 +18,7 @@ WITH bytes AS MATERIALIZED (
     FROM generate_series(1, $1::bigint) AS i
 ), state AS (
     SELECT *, CASE
-        WHEN age < {young} + {to_sync} THEN 'pending' WHEN i % 100 = 13 THEN 'failed' ELSE 'synced'
+        WHEN age < {young} + {to_carry} THEN 'pending' WHEN i % 100 = 13 THEN 'failed' ELSE 'synced'
     END AS sync, CASE
         WHEN age < {received} THEN 'received'
         WHEN age < {received} + {queued} THEN 'queued'
@@ -84,7 +85,7 @@ async def fill(database: asyncpg.Connection, emails: int, body: int = 600) -> No
         "held": HELD,
         "expired": EXPIRED,
         "young": YOUNG,
-        "to_sync": TO_SYNC,
+        "to_carry": TO_CARRY,
         "waiting": RECEIVED + QUEUED,
         "body": body,
     }

@@ -1,8 +1,8 @@
 """A collection of MongoDB's that holds one document an e-mail, through PyMongo's own asyncio client."""
 
 import asyncio
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qsl, unquote, urlsplit
@@ -38,9 +38,9 @@ class Collection:
     _seconds: float
 
     async def write(self, document: Document) -> None:
-        from bson import encode  # noqa: PLC0415 an extra
-        from bson.raw_bson import RawBSONDocument  # noqa: PLC0415
-        from pymongo.errors import DuplicateKeyError  # noqa: PLC0415
+        from bson import encode
+        from bson.raw_bson import RawBSONDocument
+        from pymongo.errors import DuplicateKeyError
 
         content = encode({"_id": document.key, **document.content})
         if len(content) > MOST_BYTES:
@@ -48,13 +48,12 @@ class Collection:
                 "document_too_large", f"as a document it has {len(content):,} bytes, 16 MiB is the most"
             )
         not_later = {"_id": document.key, "version": {"$not": {"$gt": document.version}}}
-        with self._translated():
+        async with self._asking():
             for _ in range(2):
                 try:
-                    async with asyncio.timeout(self._seconds):
-                        # A Mapping, and so a replacement; the types know dicts only.
-                        raw: Any = RawBSONDocument(content)
-                        await self._documents.replace_one(not_later, raw, upsert=True)
+                    # A Mapping, and so a replacement; the types know dicts only.
+                    raw: Any = RawBSONDocument(content)
+                    await self._documents.replace_one(not_later, raw, upsert=True)
                 except DuplicateKeyError as exc:
                     if "_id" not in (exc.details or {}).get("keyPattern", {"_id": 1}):
                         raise
@@ -64,61 +63,57 @@ class Collection:
         raise Permanent("receiver_ahead", "it has a later version of this e-mail than is on record here")
 
     async def check(self) -> None:
-        with self._translated():
-            async with asyncio.timeout(self._seconds):
-                await self._documents.find_one({"_id": ""}, {"_id": 1})
+        async with self._asking():
+            await self._documents.find_one({"_id": ""}, {"_id": 1})
 
     async def try_to_write(self) -> None:
         """Ask it to change a document that cannot be: who may not write is refused, and nothing is left there.
 
         Raises as `write` does.
         """
-        with self._translated():
-            async with asyncio.timeout(self._seconds):
-                await self._documents.update_one({"_id": {"$in": []}}, {"$set": {"source": SOURCE}})
+        async with self._asking():
+            await self._documents.update_one({"_id": {"$in": []}}, {"$set": {"source": SOURCE}})
 
     async def close(self) -> None:
         await self._client.close()
 
     async def prepare(self) -> None:
         """See that ranges of e-mails can be found without reading all; it needs the right to make an index."""
-        with self._translated():
+        async with self._asking():
             await self._documents.create_index("email_id", name="holdfast_email_id")
 
     async def between(self, first: int, last: int) -> Sequence[Found]:
         """Return the documents of e-mails from `first` to before `last`, those with other sources left out."""
-        with self._translated():
-            async with asyncio.timeout(self._seconds):
-                theirs = self._documents.find({"email_id": {"$gte": first, "$lt": last}, "source": SOURCE})
-                return await theirs.to_list()
+        async with self._asking():
+            theirs = self._documents.find({"email_id": {"$gte": first, "$lt": last}, "source": SOURCE})
+            return await theirs.to_list()
 
     async def named(self, keys: Sequence[str]) -> Sequence[Found]:
         """Return the documents that have these keys, whoever put them there."""
-        with self._translated():
-            async with asyncio.timeout(self._seconds):
-                return await self._documents.find({"_id": {"$in": list(keys)}}).to_list()
+        async with self._asking():
+            return await self._documents.find({"_id": {"$in": list(keys)}}).to_list()
 
     async def strangers(self, most: int) -> Sequence[Any]:
         """Return the keys of documents that are not ours, of so many at most."""
-        with self._translated():
-            async with asyncio.timeout(self._seconds):
-                others = self._documents.find({"source": {"$ne": SOURCE}}, {"_id": 1}).limit(most)
-                return [document["_id"] async for document in others]
+        async with self._asking():
+            others = self._documents.find({"source": {"$ne": SOURCE}}, {"_id": 1}).limit(most)
+            return [document["_id"] async for document in others]
 
     async def remove(self, found: Found) -> bool:
         """Remove a document, unless it has another version by now."""
-        with self._translated():
-            async with asyncio.timeout(self._seconds):
-                same = {"_id": found["_id"], "version": found.get("version")}
-                return (await self._documents.delete_one(same)).deleted_count > 0
+        async with self._asking():
+            same = {"_id": found["_id"], "version": found.get("version")}
+            return (await self._documents.delete_one(same)).deleted_count > 0
 
-    @contextmanager
-    def _translated(self) -> Iterator[None]:
-        from bson.errors import BSONError  # noqa: PLC0415
-        from pymongo import errors  # noqa: PLC0415
+    @asynccontextmanager
+    async def _asking(self) -> AsyncIterator[None]:
+        """Bound what is asked of the server, and translate what goes wrong."""
+        from bson.errors import BSONError
+        from pymongo import errors
 
         try:
-            yield
+            async with asyncio.timeout(self._seconds):
+                yield
         except (errors.NetworkTimeout, errors.ExecutionTimeout, errors.WTimeoutError, TimeoutError):
             raise Transient("receiver_slow", f"no answer within {self._seconds:g} s") from None
         except errors.DocumentTooLarge:
@@ -135,15 +130,15 @@ class Collection:
 
 def open_collection(url: str, seconds: float, *, pool_size: int) -> Collection:
     """Open a collection; nothing connects yet. Raises ValueError for an address that cannot be one."""
-    from bson.codec_options import CodecOptions  # noqa: PLC0415 an extra
-    from pymongo import AsyncMongoClient, ReadPreference, WriteConcern  # noqa: PLC0415
-    from pymongo.errors import PyMongoError  # noqa: PLC0415
-    from pymongo.read_concern import ReadConcern  # noqa: PLC0415
+    from bson.codec_options import CodecOptions
+    from pymongo import AsyncMongoClient, ReadPreference, WriteConcern
+    from pymongo.errors import PyMongoError
+    from pymongo.read_concern import ReadConcern
 
     parts = urlsplit(url)
     own: dict[str, Any] = {
-        "serverSelectionTimeoutMS": round(1000 * min(seconds, _CONNECT_SECONDS)),
-        "connectTimeoutMS": round(1000 * min(seconds, _CONNECT_SECONDS)),
+        "serverSelectionTimeoutMS": round(1000 * min(seconds / 2, _CONNECT_SECONDS)),
+        "connectTimeoutMS": round(1000 * min(seconds / 2, _CONNECT_SECONDS)),
         "socketTimeoutMS": round(1000 * seconds),
         "maxPoolSize": pool_size,
         "appName": "holdfast",
