@@ -196,14 +196,11 @@ async def _retry_many(server: Server) -> None:
     async with ClientSession(
         headers={"Authorization": f"Bearer {API_TOKEN}", "X-Operator": "Tom"}
     ) as session:
-        form = {
-            "status": "failed",
-            "error_code": "attachment_gone",
-            "host": "p12.zdusercontent.com",
-            "per_second": "1",
-        }
-        async with session.post(f"{server.url}/retries", data=form) as response:
-            assert response.status in {200, 303}, await response.text()
+        gone = {"status": "failed", "error_code": "attachment_gone", "host": "p12.zdusercontent.com"}
+        synced = {"what": "sync", "sync_status": "synced", "sender": "mara.lindqvist@customer.example"}
+        for form in (synced, {**gone, "per_second": "1"}):
+            async with session.post(f"{server.url}/retries", data=form) as response:
+                assert response.status in {200, 303}, await response.text()
 
 
 if __name__ == "__main__":
