@@ -186,7 +186,7 @@ def questions(db: Database) -> dict[str, Operation]:
         "list the retries of many": lambda: retries.list_retries(db.engine),
         "list what operators did": lambda: actions.list_actions(db.engine, PageFilter()),
         "overview, counts and the oldest age": lambda: overview.stats(db.engine),
-        "overview, all of it": lambda: overview.overview(db.engine, timedelta(minutes=5), is_synced=True),
+        "overview, all of it": lambda: overview.overview(db.engine, timedelta(minutes=5), has_target=True),
     }
 
 

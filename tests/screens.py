@@ -151,10 +151,10 @@ async def _fill(server: Server, database_url: str) -> None:
     newest = await _send_samples(server, 49_600)
     for email_id in range(newest - 30, newest + 1):
         await server.until(email_id, "completed", "failed")
-    await _retry(server, newest - 22)
+    await _again(server, f"{newest - 22}/retry")
     await server.until(newest - 22, "failed")
     await _retry_many(server)
-    await server.post(f"/api/v1/emails/{newest}/sync")
+    await _again(server, f"{newest}/sync")
 
 
 async def _send_samples(server: Server, first_ticket: int) -> int:
@@ -184,10 +184,10 @@ def _latin() -> list[Sample]:
     return [sample for sample in samples() if sample.from_name != "Kobayashi Trading"]
 
 
-async def _retry(server: Server, email_id: int) -> None:
+async def _again(server: Server, what: str) -> None:
     async with (
         ClientSession(headers={"Authorization": f"Bearer {API_TOKEN}", "X-Operator": "Mara"}) as session,
-        session.post(f"{server.url}/api/v1/emails/{email_id}/retry") as response,
+        session.post(f"{server.url}/api/v1/emails/{what}") as response,
     ):
         assert response.status == 202, await response.text()
 

@@ -210,7 +210,7 @@ async def test_many_are_synced_by_a_worker_from_the_pages(
 
     assert "3 could not be synced. Nothing waits." in overview
     assert "Needs you 3" in overview
-    assert "3 could not be synced safe here, but not where they are used Sync them again" in overview
+    assert "3 could not be synced safe here, but not where they are used Sync again" in overview
     assert "Sync 3 e-mails again?" in words_of(plan)
     assert "Syncs sync status failed" in words_of(await read(client, "/retries"))
     assert len(target.messages) == 3
@@ -269,7 +269,7 @@ async def test_the_verdict_says_syncs_in_a_sentence_of_their_own_and_counts_no_e
     assert safe_but["verdict"] == f"All 3 e-mails of the last 24 hours are safe. {of_syncs} Nothing waits."
     assert (safe_but["need_you"], safe_but["state"]) == (0, "attention")
     assert silent["verdict"] == "All 3 e-mails of the last 24 hours are safe. None needs you. Nothing waits."
-    assert (silent["state"], silent["is_synced"]) == ("safe", False)
+    assert (silent["state"], silent["has_target"]) == ("safe", False)
 
 
 async def test_what_is_synced_again_waits_since_then_and_not_since_its_job_ended(
@@ -303,7 +303,8 @@ async def test_a_target_that_is_away_is_a_light_and_leaves_the_process_ready(
         checks = await eventually(known)
 
     assert ready["status"] == "ready"
-    assert ready["checks"]["mongodb"] == {"ok": False, "error": "receiver_away"}
+    assert ready["checks"]["mongodb"]["ok"] is False
+    assert ready["checks"]["mongodb"]["error"] in {"receiver_away", "TimeoutError"}, "it is not waited for"
     assert "webhook" not in ready["checks"]
     assert checks["Sync to MongoDB"]["ok"] is False
     assert "SYNC_URL" in checks["Sync to MongoDB"]["advice"]

@@ -94,7 +94,7 @@ def _print(seen: "Overview") -> None:
 def _syncs(seen: "Overview") -> "list[tuple[str, int]]":
     """Count syncs where there is a target, or something is left from when there was one."""
     counts = seen.by_sync_status
-    is_told = seen.is_synced or any(counts.values())
+    is_told = seen.has_target or any(counts.values())
     return [("sync_pending", counts["pending"]), ("sync_failed", counts["failed"])] if is_told else []
 
 

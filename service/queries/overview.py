@@ -83,7 +83,7 @@ class Overview(Stats):
     not_safe_capped: bool
     need_you: int  # failed or in quarantine, whenever they came; what could not be synced may be one of them
     need_you_capped: bool
-    is_synced: bool = Field(description="Whether there is a target that finished e-mails are carried to")
+    has_target: bool = Field(description="Whether there is a target that finished e-mails are carried to")
     alerts: Sequence[str]  # of what is the matter now; failures and quarantine are counted
     times: Times
     hours: Sequence[Hour]
@@ -92,10 +92,10 @@ class Overview(Stats):
 
 async def of(engine: AsyncEngine, settings: Settings) -> Overview:
     """Sum it up under these settings."""
-    return await overview(engine, settings.late_after, is_synced=bool(settings.sync_url))
+    return await overview(engine, settings.late_after, has_target=bool(settings.sync_url))
 
 
-async def overview(engine: AsyncEngine, late_after: timedelta, *, is_synced: bool) -> Overview:
+async def overview(engine: AsyncEngine, late_after: timedelta, *, has_target: bool) -> Overview:
     """Sum up the last 24 hours and all that is open; what waits longer than `late_after` is late.
 
     Without a target the verdict says nothing of syncs, whatever is on record from when there was one.
@@ -111,7 +111,7 @@ async def overview(engine: AsyncEngine, late_after: timedelta, *, is_synced: boo
     waits = counts.oldest_not_begun_seconds
     late = (waits or 0) > late_after.total_seconds()
     failed = number(counts.by_sync_status["failed"], "sync_failed" in counts.capped)
-    syncs = of_syncs(failed, counts.oldest_sync_seconds, late_after) if is_synced else ()
+    syncs = of_syncs(failed, counts.oldest_sync_seconds, late_after) if has_target else ()
     last_day_capped = any(hour.capped for hour in hours)
     not_safe = [hour.failed + (hour.waiting if late else 0) for hour in hours]
     not_safe_capped = any(number >= HOUR_CAP for number in not_safe)
@@ -135,7 +135,7 @@ async def overview(engine: AsyncEngine, late_after: timedelta, *, is_synced: boo
         not_safe_capped=not_safe_capped,
         need_you=need_you,
         need_you_capped=need_you_capped,
-        is_synced=is_synced,
+        has_target=has_target,
         alerts=alerts,
         times=times,
         hours=hours,

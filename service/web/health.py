@@ -21,6 +21,8 @@ from service.web.keys import RES
 from service.web.shared import Shared
 
 PROBE_SECONDS = 3.0
+# A platform may wait no longer for what needs no target.
+TARGET_SECONDS = 1.0
 NEEDED = ("database", "redis", "storage")  # to do the work; a target may wait
 
 
@@ -60,13 +62,19 @@ async def readyz(request: web.Request) -> web.Response:
     )
 
 
-async def probe_all(res: Resources) -> Mapping[str, Mapping[str, object]]:
-    """Say of each thing that we depend on whether it answers in time."""
+async def probe_all(
+    res: Resources, target_seconds: float = TARGET_SECONDS
+) -> Mapping[str, Mapping[str, object]]:
+    """Say of each thing that we depend on, and of targets, whether it answers in time."""
     probes = {
         "database": _probe(within(PROBE_SECONDS, overview.ping(res.engine))),
         "redis": _probe(res.redis.ping()),
         "storage": _probe(objects.check(res.storage)),
-        **{target.name: _probe(target.check()) for target in res.targets if target.can_be_tried},
+        **{
+            target.name: _probe(target.check(), target_seconds)
+            for target in res.targets
+            if target.can_be_tried
+        },
     }
     return dict(zip(probes, await asyncio.gather(*probes.values()), strict=True))
 
@@ -90,10 +98,10 @@ async def _recorded(res: Resources) -> tuple[Stats, dict[str, str]]:
         return record, await metrics_of_workers(conn)
 
 
-async def _probe(check: Awaitable[object]) -> dict[str, object]:
+async def _probe(check: Awaitable[object], seconds: float = PROBE_SECONDS) -> dict[str, object]:
     began = time.monotonic()
     try:
-        async with asyncio.timeout(PROBE_SECONDS):
+        async with asyncio.timeout(seconds):
             await check
     except HoldfastError as exc:
         return {"ok": False, "error": exc.code}

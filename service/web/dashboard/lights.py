@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from service.doctor.zendesk import check_zendesk
 from service.resources import Resources
-from service.web.health import probe_all
+from service.web.health import PROBE_SECONDS, probe_all
 
 SECONDS = 10.0
 ZENDESK_SECONDS = 300.0  # it counts requests
@@ -32,7 +32,7 @@ class Light:
 
 async def look(res: Resources) -> Sequence[Light]:
     """Look at what must answer within moments."""
-    probes = await probe_all(res)
+    probes = await probe_all(res, PROBE_SECONDS)
     untried = [target.name for target in res.targets if not target.can_be_tried]
     return [
         *(
