@@ -22,6 +22,7 @@ from sqlalchemy import (
     bindparam,
     case,
     cast,
+    exists,
     func,
     insert,
     literal,
@@ -33,8 +34,10 @@ from sqlalchemy import (
 from sqlalchemy.ext.asyncio import AsyncConnection
 from sqlalchemy.types import TypeEngine
 
+from service import retries
 from service.models import FINISHED, TO_SYNC, IncomingEmail
 from service.operations import OperatorAction
+from service.retries import Step
 from service.rows import arrays_of, rows_of
 
 _WISH: dict[str, TypeEngine[Any]] = {"email_id": BigInteger(), "lease": Interval()}
@@ -65,7 +68,7 @@ class Wish:
 
 @dataclass(frozen=True, slots=True)
 class Carrying:
-    """A sync that we hold until its lease ends; `age` is in seconds, from the end of its job."""
+    """A sync that we hold until its lease ends; `age` is in seconds, since its job ended or somebody wanted it again."""
 
     email_id: int
     version: int
@@ -122,6 +125,23 @@ async def again(conn: AsyncConnection, email_id: int, actor: str) -> Sync | None
     return Sync(*row) if row else None
 
 
+async def again_next(conn: AsyncConnection, step: Step, found: Select[Any], stop: Select[Any]) -> list[Sync]:
+    """Begin the syncs anew of the next of many, and note in the same statement how far that is; as `retry_next` of jobs."""
+    bulk = retries.held(step)
+    free = (
+        select(IncomingEmail.id)
+        .where(exists(bulk.select()), IncomingEmail.id.in_(select(found.subquery().c.id)), text(FINISHED))
+        .order_by(IncomingEmail.id)
+        .with_for_update(key_share=True)
+        .cte("free")
+    )
+    begun = begin(IncomingEmail.id == free.c.id)
+    moved = retries.moved(bulk, begun, stop)
+    noted = note(begun, step.actor, step.bulk_retry_id)
+    rows = await conn.execute(select(begun.c.id, begun.c.attempt_number).add_cte(noted, moved))
+    return [Sync(*row) for row in rows]
+
+
 async def drop(conn: AsyncConnection, limit: int, after: timedelta) -> int:
     """Let go of what has been due for so long, because there is no target any more; return how many that were."""
     due = (
@@ -149,6 +169,7 @@ def begin(*which: ColumnElement[bool]) -> CTE:
         .values(
             sync_status="pending",
             sync_due_at=func.now(),
+            sync_begun_at=func.now(),
             sync_retry_count=0,
             sync_error=None,
             sync_error_code=None,
@@ -171,9 +192,7 @@ def _held(lease: ColumnElement[Any]) -> dict[str, Any]:
 
 _HOLDING = (
     *_email["id", "attempt_number", "sync_attempt_number", "sync_retry_count"],
-    cast(func.coalesce(func.extract("epoch", func.now() - IncomingEmail.completed_at), 0), Double).label(
-        "age"
-    ),
+    cast(func.extract("epoch", func.now() - IncomingEmail.sync_begun_at), Double).label("age"),
 )
 
 

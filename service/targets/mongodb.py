@@ -31,6 +31,7 @@ class Collection:
     """Documents under their keys; each write waits until most of the servers have it."""
 
     name = "mongodb"
+    can_be_tried = True
 
     _client: "AsyncMongoClient[dict[str, Any]]"
     _documents: "AsyncCollection[dict[str, Any]]"
@@ -64,6 +65,14 @@ class Collection:
     async def check(self) -> None:
         async with self._asking():
             await self._documents.find_one({"_id": ""}, {"_id": 1})
+
+    async def try_to_write(self) -> None:
+        """Ask it to change a document that cannot be: who may not write is refused, and nothing is left there.
+
+        Raises as `write` does.
+        """
+        async with self._asking():
+            await self._documents.update_one({"_id": {"$in": []}}, {"$set": {"source": SOURCE}})
 
     async def close(self) -> None:
         await self._client.close()
