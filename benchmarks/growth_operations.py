@@ -11,7 +11,6 @@ import asyncpg
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from service import retries as record
-from service import syncs
 from service.database import connect, create_engine
 from service.documents import read_records
 from service.jobs import again, arriving, running, waiting
@@ -25,7 +24,9 @@ from service.queries.pages import PageFilter
 from service.queries.quarantine import QuarantineFilter
 from service.recovery.bulk import EXAMINED
 from service.selection import Selection
-from service.syncs import Carrying, Wish
+from service.syncs import again as sync_again
+from service.syncs import carrying
+from service.syncs.carrying import Carrying, Wish
 from service.walk import walk
 
 LEASE = timedelta(seconds=30)
@@ -82,7 +83,7 @@ def changes(db: Database) -> dict[str, Operation]:
         number = await record.begin(
             conn, "sync", actor="ada", filter={}, per_second=BATCH, planned=1, planned_capped=False
         )
-        await syncs.again_next(conn, record.Step(number, "ada", None), way.found(BATCH), way.stop(BATCH))
+        await sync_again.again_next(conn, record.Step(number, "ada", None), way.found(BATCH), way.stop(BATCH))
 
     def arrivals(keys: Sequence[str]) -> list[Arrival]:
         columns = {"zendesk_ticket_id": "1", "raw_body": b"x" * 600, "attachment_urls": []}
@@ -110,11 +111,11 @@ def changes(db: Database) -> dict[str, Operation]:
         "retry many syncs, a step by what none is": lambda: sync_many(
             Selection(sync_status="not_applicable")
         ),
-        "claim a sync": lambda: syncs.claim(conn, [Wish(one(db.to_carry), LEASE)]),
-        "take 100 syncs that are due": lambda: syncs.take_due(conn, BATCH, LEASE),
-        "settle a sync": lambda: syncs.settle(conn, [syncs.Settlement(carried, "synced")]),
-        "let go of 100 syncs": lambda: syncs.drop(conn, BATCH, LEASE),
-        "sync one once more": lambda: syncs.again(conn, one(db.failed), "tests"),
+        "claim a sync": lambda: carrying.claim(conn, [Wish(one(db.to_carry), LEASE)]),
+        "take 100 syncs that are due": lambda: carrying.take_due(conn, BATCH, LEASE),
+        "settle a sync": lambda: carrying.settle(conn, [carrying.Settlement(carried, "synced")]),
+        "let go of 100 syncs": lambda: sync_again.drop(conn, BATCH, LEASE),
+        "sync one once more": lambda: sync_again.again(conn, one(db.failed), "tests"),
         "retry a failed one": lambda: again.retry(conn, one(db.failed), "tests"),
     }
 

@@ -19,7 +19,7 @@ from service.errors import HoldfastError
 from service.jobs import waiting
 from service.jobs.waiting import Job
 from service.metrics import DISPATCHES
-from service.syncs import Sync
+from service.syncs.again import Sync
 
 TASK = "process"
 SYNC_TASK = "sync"

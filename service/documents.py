@@ -90,6 +90,12 @@ async def read_records(conn: AsyncConnection, email_ids: Sequence[int]) -> dict[
     return await with_files(conn, rows)
 
 
+async def read_each(conn: AsyncConnection, email_ids: Sequence[int]) -> list[Record | None]:
+    """Read likewise, in the order of the ids; None for one that is not finished."""
+    records = await read_records(conn, email_ids)
+    return [records.get(email_id) for email_id in email_ids]
+
+
 async def with_files(conn: AsyncConnection, rows: Sequence[RowMapping]) -> dict[int, Record]:
     """Add the files of rows that `columns` were read of."""
     files: dict[int, list[RowMapping]] = {}

@@ -76,6 +76,9 @@ class IncomingEmail(Base):
     sync_error_code: Mapped[str | None]
     sync_retry_count: Mapped[int] = mapped_column(Integer, server_default="0")
     sync_attempt_number: Mapped[int] = mapped_column(Integer, server_default="0")  # the fence
+    sync_unsettled: Mapped[int] = mapped_column(
+        Integer, server_default="0"
+    )  # attempts in a row that nobody ended
     sync_due_at: Mapped[datetime] = mapped_column(server_default=func.now())  # while it is carried: a lease
     sync_begun_at: Mapped[datetime] = mapped_column(server_default=func.now())  # since when it waits
     synced_at: Mapped[datetime | None]

@@ -9,7 +9,6 @@ import pytest
 from arq.worker import Worker
 from pydantic import SecretStr
 
-from service import syncs
 from service.config.settings import Settings
 from service.database import connect
 from service.errors import Rejected
@@ -18,6 +17,8 @@ from service.queries.retries import get_retry
 from service.recovery import bulk
 from service.resources import Resources
 from service.selection import Selection
+from service.syncs import again as sync_again
+from service.syncs.carrying import Wish, claim
 from tests.conftest import Client, Server, eventually, serving, working
 from tests.targets import SECRET, Receiver, receiver
 from tests.test_bulk_retry import all_steps
@@ -281,8 +282,8 @@ async def test_what_is_synced_again_waits_since_then_and_not_since_its_job_ended
         " sync_begun_at = now() - interval '1 year'"
     )
     async with connect(res.engine) as conn:
-        await syncs.again(conn, email_id, "ada (tests)")
-        (held,) = await syncs.claim(conn, [syncs.Wish(email_id, res.settings.sync_lease)])
+        await sync_again.again(conn, email_id, "ada (tests)")
+        (held,) = await claim(conn, [Wish(email_id, res.settings.sync_lease)])
 
     assert held is not None
     assert held.age < 60

@@ -407,6 +407,23 @@ async def expire(res: Resources) -> None:
         await conn.exec_driver_sql("UPDATE incoming_emails SET sync_due_at = now()")
 
 
+async def test_an_email_whose_sync_kills_every_worker_fails_in_the_end(
+    settings: Settings, zendesk: Zendesk, endpoint: Receiver, database: asyncpg.Connection
+) -> None:
+    settings = syncing(settings, endpoint.url)
+    async with serving(settings, zendesk) as client:
+        email_id = await sent(client, file=False)
+        await database.execute(
+            "UPDATE incoming_emails SET sync_unsettled = 5, attempt_number = 1, processing_status = 'completed',"
+            " started_at = now(), completed_at = now()"
+        )
+        async with working(settings):
+            email = await synced(client, email_id, "failed")
+
+    assert (email["sync_error_code"], email["processing_status"]) == ("abandoned", "completed")
+    assert endpoint.messages == []
+
+
 async def test_a_worker_that_is_told_to_end_hands_back_what_it_carries(
     settings: Settings, zendesk: Zendesk, endpoint: Receiver
 ) -> None:

@@ -9,10 +9,11 @@ import asyncpg
 import pytest
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from service import syncs
 from service.jobs import again
 from service.resources import Resources
-from service.syncs import Carrying, Settlement, Wish
+from service.syncs import again as sync_again
+from service.syncs.again import Sync
+from service.syncs.carrying import Carrying, Settlement, Wish, claim, settle, take_due
 
 LEASE = timedelta(seconds=30)
 FINISHED = ("completed", "failed")
@@ -48,12 +49,12 @@ async def insert(database: asyncpg.Connection, number: int = 1, **columns: objec
 
 
 async def claim_one(conn: AsyncConnection, email_id: int = 1) -> Carrying | None:
-    [held] = await syncs.claim(conn, [Wish(email_id, LEASE)])
+    [held] = await claim(conn, [Wish(email_id, LEASE)])
     return held
 
 
 async def settle_one(conn: AsyncConnection, settlement: Settlement) -> bool:
-    [done] = await syncs.settle(conn, [settlement])
+    [done] = await settle(conn, [settlement])
     return done
 
 
@@ -74,9 +75,9 @@ async def test_two_do_not_carry_the_same(
 ) -> None:
     await insert(database)
 
-    [first, second] = await syncs.claim(conn, [Wish(1, LEASE)] * 2)
+    [first, second] = await claim(conn, [Wish(1, LEASE)] * 2)
     third = await claim_one(conn)
-    swept = await syncs.take_due(conn, 10, LEASE)
+    swept = await take_due(conn, 10, LEASE)
 
     assert [first or second, third, swept] == [Carrying(1, 1, 1, 0), None, []]
     assert (await row())["sync_attempt_number"] == 1
@@ -89,7 +90,7 @@ async def test_what_nobody_finished_with_in_time_is_carried_by_another(
     slow = await claim_one(conn)
     await database.execute("UPDATE incoming_emails SET sync_due_at = now()")
 
-    [quick] = await syncs.take_due(conn, 10, LEASE)
+    [quick] = await take_due(conn, 10, LEASE)
 
     assert slow
     assert not await settle_one(conn, Settlement(slow, "failed", "receiver_slow", "too late"))
@@ -163,6 +164,37 @@ async def test_an_attempt_costs_one_retry_however_often_its_end_is_written(
         assert (await row())["sync_retry_count"] == retries
 
 
+async def test_what_nobody_ends_is_held_for_longer_each_time_until_somebody_does(
+    conn: AsyncConnection, database: asyncpg.Connection, row: Row
+) -> None:
+    await insert(database)
+    held = []
+    for _ in range(3):
+        await database.execute("UPDATE incoming_emails SET sync_due_at = now()")
+        [carrying] = await take_due(conn, 10, LEASE)
+        lease = (await row())["sync_due_at"] - await database.fetchval("SELECT now()")
+        held.append((carrying.unsettled, round(lease.total_seconds(), -1)))
+
+    assert await settle_one(conn, Settlement(carrying, "released", "receiver_away", "why"))
+    again = await claim_one(conn)
+
+    assert held == [(0, 30), (1, 60), (2, 120)]
+    assert again
+    assert again.unsettled == 0
+
+
+async def test_who_carries_what_is_wanted_again_meanwhile_does_not_end_it(
+    conn: AsyncConnection, database: asyncpg.Connection, row: Row
+) -> None:
+    await insert(database)
+    held = await claim_one(conn)
+    await sync_again.again(conn, 1, "Ann")
+
+    assert held
+    assert not await settle_one(conn, Settlement(held, "failed", "document_refused", "why"))
+    assert (await row())["sync_status"] == "pending"
+
+
 async def test_sweeps_at_the_same_time_take_different_ones(
     res: Resources, database: asyncpg.Connection
 ) -> None:
@@ -170,7 +202,7 @@ async def test_sweeps_at_the_same_time_take_different_ones(
 
     async def sweep() -> list[Carrying]:
         async with res.engine.connect() as conn:
-            return await syncs.take_due(conn, 10, LEASE)
+            return await take_due(conn, 10, LEASE)
 
     taken = await asyncio.gather(*(sweep() for _ in range(4)))
 
@@ -182,10 +214,10 @@ async def test_once_more_by_hand_has_a_fresh_budget_and_a_name(
 ) -> None:
     await insert(database, sync_status="failed", sync_retry_count=7, sync_error="e", sync_error_code="c")
 
-    begun = await syncs.again(conn, 1, "Ann")
+    begun = await sync_again.again(conn, 1, "Ann")
 
     left = await row()
-    assert begun == syncs.Sync(1, 1)
+    assert begun == Sync(1, 1)
     assert [left[f"sync_{name}"] for name in ("status", "retry_count", "error", "error_code")] == [
         "pending",
         0,
@@ -202,9 +234,9 @@ async def test_what_is_not_finished_cannot_be_carried_by_hand(
 ) -> None:
     await insert(database, processing_status=job)
 
-    assert await syncs.again(conn, 1, "Ann") is None
+    assert await sync_again.again(conn, 1, "Ann") is None
     assert await database.fetchval("SELECT count(*) FROM operator_actions") == 0
-    assert await syncs.job_status(conn, 1) == job
+    assert await sync_again.job_status(conn, 1) == job
 
 
 async def test_what_waits_for_a_target_that_is_no_more_is_let_go_after_a_while(
@@ -213,7 +245,7 @@ async def test_what_waits_for_a_target_that_is_no_more_is_let_go_after_a_while(
     await insert(database, 3)
     await database.execute("UPDATE incoming_emails SET sync_due_at = now() - interval '1 hour' WHERE id < 3")
 
-    dropped = [await syncs.drop(conn, 1, timedelta(minutes=5)) for _ in range(3)]
+    dropped = [await sync_again.drop(conn, 1, timedelta(minutes=5)) for _ in range(3)]
 
     statuses = await database.fetch("SELECT sync_status FROM incoming_emails ORDER BY id")
     assert dropped == [1, 1, 0]

@@ -8,6 +8,7 @@ down_revision = "20251020_0910"
 COLUMNS = {
     "sync_error_code": "text",
     "sync_attempt_number": "integer NOT NULL DEFAULT 0",
+    "sync_unsettled": "integer NOT NULL DEFAULT 0",
     "sync_due_at": "timestamptz NOT NULL DEFAULT now()",
     "synced_at": "timestamptz",
 }

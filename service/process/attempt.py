@@ -20,7 +20,7 @@ from service.metrics import ATTEMPTS, PROCESSING, QUEUE_DELAY, code_label
 from service.process.capture import capture
 from service.process.metering import place
 from service.resources import Resources
-from service.syncs import Sync
+from service.syncs.again import Sync
 
 # A platform kills a process some seconds after it asked it to end.
 HAND_BACK_SECONDS = 5.0

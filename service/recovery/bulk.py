@@ -6,7 +6,7 @@ from datetime import timedelta
 import structlog
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from service import retries, syncs
+from service import retries
 from service.database import connect, run
 from service.errors import Rejected, Transient
 from service.jobs import again
@@ -14,7 +14,7 @@ from service.jobs.waiting import Job
 from service.resources import Resources
 from service.retries import Step, What
 from service.selection import Selection
-from service.syncs import Sync
+from service.syncs.again import Sync, again_next
 from service.walk import Count, Place, count, walk
 
 PER_SECOND = 50  # unless told otherwise
@@ -81,7 +81,7 @@ async def step(res: Resources) -> bool:
         here = Step(bulk.id, bulk.actor, bulk.place_id)
         found, stop = way.found(bulk.per_second), way.stop(bulk.per_second)
         if bulk.what == "sync":
-            return await syncs.again_next(conn, here, found, stop)
+            return await again_next(conn, here, found, stop)
         return await again.retry_next(conn, here, found, stop)
 
     taken = await run(res.engine, res.settings.database_seconds, take)

@@ -3,27 +3,29 @@
 import asyncio
 import time
 from datetime import UTC, datetime, timedelta
-from functools import partial
 
 import structlog
 from sqlalchemy import RowMapping
+from structlog.contextvars import bind_contextvars
 
-from service import syncs
 from service.backoff import backoff
-from service.database import insist, run
-from service.documents import Document, Link, Record, make_document, read_records
-from service.errors import HoldfastError, Transient
+from service.database import insist
+from service.documents import Document, Link, Record, make_document, read_each
+from service.errors import HoldfastError, Permanent, Transient
 from service.faultpoints import reach
 from service.metrics import SYNC_DELAY, SYNC_SECONDS, SYNCS, code_label
 from service.resources import Resources
 from service.storage import objects
-from service.syncs import Carrying, Settlement, Wish
+from service.syncs import carrying
+from service.syncs.carrying import Carrying, Settlement, Wish
 from service.targets.target import Target
 
 # A platform kills a process some seconds after it asked it to end.
 HAND_BACK_SECONDS = 5.0
 # The longest that S3 signs for.
 LINK_LASTS = timedelta(days=7)
+# Their leases are longer each time: the last of them ends a quarter of an hour after the first began.
+MOST_UNSETTLED = 5
 
 log = structlog.get_logger()
 
@@ -34,7 +36,7 @@ async def sync(res: Resources, email_id: int) -> None:
         return
     with res.gate.passing():
         try:
-            held = await res.coalesce(syncs.claim, Wish(email_id, res.settings.sync_lease))
+            held = await res.coalesce(carrying.claim, Wish(email_id, res.settings.sync_lease))
         except Transient as exc:
             log.warning("sync_not_claimed", email=email_id, code=exc.code)
             return
@@ -47,9 +49,10 @@ async def carry(res: Resources, held: Carrying) -> None:
     began = time.monotonic()
     if not held.retry_count:
         SYNC_DELAY.observe(held.age)
+    bind_contextvars(invocation=held.invocation)
     try:
         end = _settlement(res, held, await _write(res, held))
-        done = await insist(lambda: res.coalesce(syncs.settle, end))
+        done = await insist(lambda: res.coalesce(carrying.settle, end))
     except asyncio.CancelledError:
         await _hand_back(res, held)
         raise
@@ -60,13 +63,20 @@ async def carry(res: Resources, held: Carrying) -> None:
     log.info("sync_ended", **_names(held), outcome=outcome, code=end.error_code, ms=round(1000 * seconds))
     SYNCS.labels(outcome, code_label(end.error_code)).inc()
     SYNC_SECONDS.observe(seconds)
+    error = end.error_code or (None if outcome == "synced" else outcome)
+    about: dict[str, str | int] = {"outcome": outcome, **_names(held)}
+    res.traces.record(held.invocation, "sync", seconds, about, under="webhook", error=error)
 
 
 async def _write(res: Resources, held: Carrying) -> list[HoldfastError]:
     """Write its document to each target; return what was wrong."""
-    read = partial(read_records, email_ids=[held.email_id])
-    records = await insist(partial(run, res.engine, res.settings.database_seconds, read))
-    if (record := records.get(held.email_id)) is None:
+    if held.unsettled >= MOST_UNSETTLED:
+        found = (
+            f"{held.unsettled} attempts in a row were ended by nobody: their workers died, or were cut off."
+        )
+        return [Permanent("abandoned", found)]
+    record = await insist(lambda: res.coalesce(read_each, held.email_id))
+    if record is None:
         return []  # it runs again by now, and is carried when that is over: this end will be refused
     try:
         document = await _document(res, record)
@@ -126,7 +136,7 @@ def _settlement(res: Resources, held: Carrying, errors: list[HoldfastError]) -> 
 
 async def _hand_back(res: Resources, held: Carrying) -> None:
     """Give it to another worker now, and not when its lease is over; a task of its own, for this one is cancelled."""
-    task = asyncio.ensure_future(res.coalesce(syncs.settle, Settlement(held, "handed_back")))
+    task = asyncio.ensure_future(res.coalesce(carrying.settle, Settlement(held, "handed_back")))
     task.add_done_callback(lambda task: task.cancelled() or task.exception())
     done, _ = await asyncio.wait({task}, timeout=HAND_BACK_SECONDS)
     log.info("sync_handed_back", **_names(held), done=bool(done) and not task.exception())

@@ -2,10 +2,10 @@
 
 import structlog
 
-from service import syncs
 from service.database import connect
 from service.errors import Rejected
 from service.resources import Resources
+from service.syncs import again
 
 log = structlog.get_logger()
 
@@ -18,8 +18,8 @@ async def resync(res: Resources, email_id: int, actor: str) -> None:
     if not res.settings.sync_url:
         raise Rejected(409, "sync_off", "There is nothing to sync with: SYNC_URL is not set.")
     async with connect(res.engine) as conn:
-        begun = await syncs.again(conn, email_id, actor)
-        status = None if begun else await syncs.job_status(conn, email_id)
+        begun = await again.again(conn, email_id, actor)
+        status = None if begun else await again.job_status(conn, email_id)
     if begun:
         res.dispatcher.ring(begun)
         log.info("email_resynced", email=email_id)

@@ -7,12 +7,12 @@ from functools import partial
 
 import structlog
 
-from service import syncs
 from service.database import run
 from service.errors import Transient
 from service.resources import Resources
 from service.sync.attempt import carry
-from service.syncs import Carrying
+from service.syncs import again, carrying
+from service.syncs.carrying import Carrying
 
 BATCH = 100
 # While settings change, processes with and without a target run side by side.
@@ -47,7 +47,7 @@ async def drop_for_ever(res: Resources) -> None:
     dropped = 0
     while True:
         await asyncio.sleep(DROP_SECONDS if dropped < BATCH else MORE_SECONDS)
-        drop = partial(syncs.drop, limit=BATCH, after=DROP_AFTER)
+        drop = partial(again.drop, limit=BATCH, after=DROP_AFTER)
         try:
             dropped = await run(res.engine, res.settings.database_seconds, drop)
         except Transient as exc:
@@ -61,7 +61,7 @@ async def _begin(res: Resources, running: set[asyncio.Task[None]]) -> int:
     """Begin with what is due; return how much that was."""
     if not (room := min(res.gate.room, BATCH)):
         return 0
-    take = partial(syncs.take_due, limit=room, lease=res.settings.sync_lease)
+    take = partial(carrying.take_due, limit=room, lease=res.settings.sync_lease)
     try:
         due = await run(res.engine, res.settings.database_seconds, take)
     except Transient as exc:
