@@ -79,6 +79,14 @@ SYNC_SECONDS = Histogram(
 SYNC_DELAY = Histogram(
     "holdfast_sync_delay_seconds", "From the end of a job to the first attempt of its sync", buckets=_SECONDS
 )
+# ── reconciliations
+RECONCILIATIONS = Counter(
+    "holdfast_reconciliations_total",
+    "Comparisons of Postgres with target and storage by how they ended",
+    ["outcome"],
+)
+for _outcome in ("done", "failed", "abandoned"):
+    RECONCILIATIONS.labels(_outcome)
 # ── Postgres
 BATCHES = Histogram(
     "holdfast_coalesced_batch_size",
