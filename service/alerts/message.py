@@ -12,6 +12,7 @@ _PATHS = {
     "quarantine": "/quarantine",
     "waiting": "/emails?status=queued",
     "no_worker": "/emails?status=queued",
+    "reconciliation": "/reconciliations",
 }
 _OVER = {
     "failures": "No e-mail is left that failed so within the last 24 hours.",
@@ -21,6 +22,7 @@ _OVER = {
     "signatures": "Webhooks come with good signatures again.",
     "workers": "All workers are there, or others in their place.",
     "no_worker": "There is a worker again, or nothing is due.",
+    "reconciliation": "What is there is compared again, and it is as it is on record.",
 }
 
 

@@ -66,9 +66,10 @@ class Seen:
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """A run that we have begun."""
+    """A run that we have begun, and what we have seen."""
 
     id: int
     fix: Fix
     since: datetime | None = None
     part: int | None = None
+    seen: Seen = field(default_factory=Seen)

@@ -5,14 +5,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 
-from service.errors import Permanent
+from service.errors import Permanent, Transient
 from service.reconcile.contents import PAGE, Content, contents_between, contents_since, known_contents
 from service.reconcile.finding import Finding
 from service.reconcile.patience import ask
 from service.resources import Resources
 from service.storage import objects
 from service.storage.objects import Listed
-from service.storage.port import ALL
+from service.storage.port import ALL, RANGES
 
 # What is younger may belong to an attempt that is under way.
 UNCLAIMED_AFTER = timedelta(days=1)
@@ -29,6 +29,17 @@ class Look:
     bytes: int = 0
     findings: list[Finding] = field(default_factory=list)
     lost: list[Content] = field(default_factory=list)
+
+
+async def has_nothing(res: Resources) -> bool:
+    """Tell whether nothing was ever stored: then a directory is not there, which else is taken for one not mounted."""
+    if await ask(res, lambda conn: contents_between(conn, "", END, 1)):
+        return False
+    try:
+        await anext(objects.listing(res.storage, RANGES[0]), None)
+    except Transient:
+        return True
+    return False
 
 
 async def compare_range(res: Resources, prefix: str) -> Look:

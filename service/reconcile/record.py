@@ -47,12 +47,12 @@ async def begin_hourly(
     return await _begin(conn, {**given, "hourly": True})
 
 
-async def save(conn: AsyncConnection, run_id: int, seen: Seen, findings: Sequence[Finding] = ()) -> None:
+async def save(conn: AsyncConnection, run: Run, findings: Sequence[Finding] = ()) -> None:
     """Note how far it is, and what it found; raises Rejected if it was cancelled, or given up."""
     columns = zip(*(each.values() for each in findings), strict=True) if findings else ((),) * 5
     arrays = dict(zip(("kinds", "ids", "keys", "details", "repairs"), map(list, columns), strict=True))
-    if not await conn.scalar(_SAVE, {"id": run_id, **_numbers(seen), **arrays}):
-        raise Rejected(409, "not_running", f"Run {run_id} was cancelled, or given up.")
+    if not await conn.scalar(_SAVE, {"id": run.id, **_numbers(run.seen), **arrays}):
+        raise Rejected(409, "not_running", f"Run {run.id} was cancelled, or given up.")
 
 
 async def note_repair(conn: AsyncConnection, run_id: int, key: str, repair: str) -> None:
@@ -125,7 +125,7 @@ SELECT coalesce((
     SELECT (part + 1) % {PARTS} FROM reconciliations
     WHERE kind = 'reconcile' AND status = 'done' AND part IS NOT NULL ORDER BY id DESC LIMIT 1
 ), 0)
-""")
+""")  # noqa: S608 a number of ours
 _SAVE = text("""
 WITH mine AS (
     UPDATE reconciliations SET seen_at = now(), emails = :emails, documents = :documents, objects = :objects,

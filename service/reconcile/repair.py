@@ -17,7 +17,7 @@ from service.models import IncomingEmail
 from service.reconcile import record
 from service.reconcile.contents import Content
 from service.reconcile.expected import State
-from service.reconcile.finding import Finding, Run, Seen
+from service.reconcile.finding import Finding, Run
 from service.reconcile.patience import ask, patiently
 from service.resources import Resources
 from service.rows import arrays_of, rows_of
@@ -50,7 +50,6 @@ async def remove_documents(
     res: Resources,
     there: Collection,
     run: Run,
-    seen: Seen,
     findings: Sequence[Finding],
     wrong: Mapping[str, State],
 ) -> None:
@@ -60,13 +59,13 @@ async def remove_documents(
     """
     async for finding, document in _documents(there, findings):
         kept = replace(finding, detail={**finding.detail, "document": copy_of(document)})
-        seen.note([kept])
-        await ask(res, lambda conn, kept=kept: record.save(conn, run.id, seen, [kept]))  # type: ignore[misc]
+        run.seen.note([kept])
+        await ask(res, lambda conn, kept=kept: record.save(conn, run, [kept]))  # type: ignore[misc]
         removed = await patiently(partial(there.remove, document))
         if removed and (state := wrong.get(finding.key)):
             await _resync(res, [state])
         if removed:
-            seen.repaired[finding.kind] += 1
+            run.seen.repaired[finding.kind] += 1
             await ask(res, lambda conn, key=finding.key: record.note_repair(conn, run.id, key, "removed"))  # type: ignore[misc]
             log.info("document_removed", run=run.id, kind=finding.kind, email=finding.email_id)
 
