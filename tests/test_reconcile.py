@@ -48,8 +48,8 @@ async def documents(server: str) -> AsyncIterator[Any]:
 async def targeted(
     settings: Settings, server: str, documents: Any, res: Resources
 ) -> AsyncIterator[Resources]:
-    async with open_resources(syncing(settings, f"{server}/holdfast.emails")) as res:
-        yield res
+    async with open_resources(syncing(settings, f"{server}/holdfast.emails")) as opened:
+        yield opened
 
 
 async def put(database: asyncpg.Connection, count: int, status: str = "synced") -> list[int]:
@@ -289,8 +289,7 @@ async def test_thousands_are_compared_in_few_statements_whose_number_follows_the
     run_ = await compare(targeted, fix="syncs")
 
     assert (run_.emails, run_.documents, kinds(run_)) == (5_000, 4_999, [("missing", ids[2_500])])
-    of_storage = 2 * 256
-    assert len(statements) - of_storage < 60
+    assert len(statements) < 60
 
 
 async def test_since_looks_at_what_came_since_then_also_where_something_older_was_replayed(
@@ -318,8 +317,8 @@ async def test_a_target_that_goes_away_ends_the_run_with_the_reason(
 ) -> None:
     await put(database, 1)
     away = syncing(settings, "mongodb://127.0.0.1:1/holdfast.emails", sync_seconds=0.3)
-    async with open_resources(away) as res:
-        run_ = await compare(res, "failed")
+    async with open_resources(away) as opened:
+        run_ = await compare(opened, "failed")
 
     assert (run_.status, run_.error_code) == ("failed", "receiver_away")
     assert run_.error
@@ -344,8 +343,8 @@ async def test_of_an_endpoint_only_what_waits_and_what_failed_is_told(
         "UPDATE incoming_emails SET completed_at = now() - interval '2 h' WHERE id = $1", late
     )
     await put(database, 3, "failed")
-    async with receiver() as kept, open_resources(syncing(settings, kept.url)) as res:
-        run_ = await compare(res)
+    async with receiver() as kept, open_resources(syncing(settings, kept.url)) as opened:
+        run_ = await compare(opened)
 
     assert (run_.targets, run_.overdue, run_.not_synced, run_.counts) == ("webhook", 1, 3, {})
     assert isinstance(kept, Receiver)
@@ -402,7 +401,8 @@ async def test_the_hour_is_done_once_takes_the_parts_in_turn_and_begins_syncs_al
     assert runs[0] is not None
     assert runs[1] is None
     assert runs[2] is not None
-    first, third = (await get_reconciliation(targeted.engine, number) for number in (runs[0], runs[2]))
+    first = await get_reconciliation(targeted.engine, runs[0])
+    third = await get_reconciliation(targeted.engine, runs[2])
     assert (first.part, third.part, first.actor, first.fix) == (0, 1, "reconcile", "syncs")
     assert (first.counts, first.repaired, first.open) == ({"missing": 1, "ahead": 1}, {"missing": 1}, 1)
     assert (third.counts, third.open) == ({"ahead": 1}, 1)

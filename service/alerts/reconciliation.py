@@ -54,7 +54,7 @@ WITH recent AS (
     ORDER BY id DESC LIMIT (SELECT 30)
 ), since_whole AS (
     SELECT * FROM recent WHERE id >= coalesce(
-        (SELECT max(id) FROM recent WHERE since IS NULL), 0
+        (SELECT max(id) FROM recent WHERE since IS NULL AND part IS NULL), 0
     ) AND finished_at > now() - interval '25 hours'
 ), counted AS (
     SELECT kind, repaired, counts, 'object%' AS of_kinds FROM since_whole

@@ -1,9 +1,9 @@
 """Files whose object is gone or damaged: they are open again, and their e-mails are run again, to fetch them anew."""
 
-from sqlalchemy import and_, select, tuple_, update
+from sqlalchemy import JSON, and_, cast, func, select, tuple_, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from service.jobs.again import FINISHED, note, queue_again, reopen_failed
+from service.jobs.again import note, queue_again, reopen_failed
 from service.jobs.waiting import Job
 from service.metrics import TRANSITIONS
 from service.models import Attachment, IncomingEmail
@@ -15,8 +15,12 @@ _EMPTY = ("sha256", "size", "detected_type", "object_key", "stored_at", "error_c
 _REOPENED = TRANSITIONS.labels("queued", "reconcile")
 
 
-async def reopen(conn: AsyncConnection, sha256: str, actor: str) -> list[Job]:
-    """Queue the finished jobs whose e-mails have this content, and let them fetch it again; other files stay stored."""
+async def reopen(conn: AsyncConnection, sha256: str, actor: str) -> tuple[int, list[Job]]:
+    """Open the files that have this content, and queue the jobs of their e-mails if they were finished.
+
+    Those that wait will fetch it anyway; of those that run at this moment, nothing is opened. Other files stay stored.
+    Return how many files were opened, and the jobs that were queued.
+    """
     file = Attachment.__table__.c
     holders = (
         select(file.email_id, file.position)
@@ -29,7 +33,7 @@ async def reopen(conn: AsyncConnection, sha256: str, actor: str) -> list[Job]:
         select(IncomingEmail.id)
         .where(
             IncomingEmail.id.in_(select(holders.c.email_id)),
-            IncomingEmail.processing_status.in_(FINISHED),
+            IncomingEmail.processing_status != "processing",
         )
         .order_by(IncomingEmail.id)
         .with_for_update()
@@ -43,7 +47,7 @@ async def reopen(conn: AsyncConnection, sha256: str, actor: str) -> list[Job]:
                 tuple_(Attachment.email_id, Attachment.position).in_(
                     select(holders.c.email_id, holders.c.position)
                 ),
-                Attachment.email_id.in_(select(again.c.id)),
+                Attachment.email_id.in_(select(free.c.id)),
                 Attachment.status == "stored",
             )
         )
@@ -51,7 +55,10 @@ async def reopen(conn: AsyncConnection, sha256: str, actor: str) -> list[Job]:
         .returning(Attachment.email_id)
         .cte("opened")
     )
-    statement = select(again).add_cte(opened, reopen_failed(again), note(again, actor, None))
-    rows = (await conn.execute(statement)).all()
-    _REOPENED.inc(len(rows))
-    return [Job(row.id, row.attempt_number + 1) for row in rows]
+    count = select(func.count()).select_from(opened).scalar_subquery()
+    queued = select(cast(func.json_agg(func.json_build_array(*again.c)), JSON)).scalar_subquery()
+    both = select(count, queued).add_cte(reopen_failed(again), note(again, actor, None))
+    number, jobs = (await conn.execute(both)).one()
+    queued_jobs = [Job(email_id, attempt_number + 1) for email_id, attempt_number in jobs or ()]
+    _REOPENED.inc(len(queued_jobs))
+    return number, queued_jobs

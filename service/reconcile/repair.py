@@ -96,10 +96,10 @@ async def set_aside(res: Resources, content: Content) -> str | None:
 
 
 async def _reopen(res: Resources, sha256: str) -> bool:
-    jobs = await ask(res, lambda conn: reopen(conn, sha256, ACTOR))
+    opened, jobs = await ask(res, lambda conn: reopen(conn, sha256, ACTOR))
     for job in jobs:
         res.dispatcher.ring(job)
-    return bool(jobs)
+    return opened > 0
 
 
 async def _resync(res: Resources, states: Sequence[State]) -> list[Sync]:
