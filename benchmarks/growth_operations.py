@@ -10,7 +10,9 @@ from typing import Any
 import asyncpg
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
-from service.database import create_engine
+from service import syncs
+from service.database import connect, create_engine
+from service.documents import read_records
 from service.jobs import again, arriving, running, waiting
 from service.jobs.arriving import Arrival
 from service.jobs.running import Claim, Claiming, Settlement
@@ -22,6 +24,7 @@ from service.queries.pages import PageFilter
 from service.queries.quarantine import QuarantineFilter
 from service.recovery.bulk import EXAMINED
 from service.selection import Selection
+from service.syncs import Carrying, Wish
 from service.walk import walk
 
 LEASE = timedelta(seconds=30)
@@ -39,6 +42,7 @@ class Database:
     conn: AsyncConnection
     received: Sequence[int]
     held: Sequence[int]
+    to_carry: Sequence[int]
     failed: Sequence[int]
     spread: Sequence[int]  # evenly, old and new
     keys: Sequence[str]  # theirs
@@ -52,6 +56,7 @@ def changes(db: Database) -> dict[str, Operation]:
     """Name what writes; whoever calls it rolls it back."""
     conn, one = db.conn, random.choice
     claimed = Claim(one(db.held), 1, 0, "1", None)
+    carried = Carrying(one(db.to_carry), 1, 0, 0, 0)
     file = {
         "position": 0,
         "source_url": "https://x",
@@ -93,6 +98,11 @@ def changes(db: Database) -> dict[str, Operation]:
         "retry many, a step by a text that none holds": lambda: retry_many(
             Selection(status="failed", q="unicorn")
         ),
+        "claim a sync": lambda: syncs.claim(conn, [Wish(one(db.to_carry), LEASE)]),
+        "take 100 syncs that are due": lambda: syncs.take_due(conn, BATCH, LEASE),
+        "settle a sync": lambda: syncs.settle(conn, [syncs.Settlement(carried, "synced")]),
+        "let go of 100 syncs": lambda: syncs.drop(conn, BATCH, LEASE),
+        "sync one once more": lambda: syncs.again(conn, one(db.failed), "tests"),
         "retry a failed one": lambda: again.retry(conn, one(db.failed), "tests"),
     }
 
@@ -106,6 +116,10 @@ def questions(db: Database) -> dict[str, Operation]:
 
     def quarantined(*, replayed: bool) -> Operation:
         return lambda: quarantine.list_quarantined(db.engine, QuarantineFilter(replayed=replayed))
+
+    async def carried() -> None:
+        async with connect(db.engine) as conn:
+            await read_records(conn, db.spread)
 
     some = random.choice(db.spread)  # noqa: S311
     old = db.old
@@ -140,6 +154,7 @@ def questions(db: Database) -> dict[str, Operation]:
         ),
         "see what moves": lambda: list_changes(db.engine, Selection(), db.spread[:100]),
         "see what moves and has a text": lambda: list_changes(db.engine, Selection(q="x"), db.spread[:100]),
+        "read 100 that are to be carried": carried,
         "list groups of failures": lambda: failures.list_failures(db.engine),
         "list who holds a content": lambda: emails.list_holders(db.engine, db.sha256),
         "list the retries of many": lambda: retries.list_retries(db.engine),
@@ -178,6 +193,7 @@ async def _look_up(database: asyncpg.Connection) -> dict[str, Any]:
         return str(pages.cut([row, row], 1)[1])
 
     held = "SELECT id FROM incoming_emails WHERE processing_status = 'processing' AND lease_until > now()"
+    to_carry = "SELECT id FROM incoming_emails WHERE sync_status = 'pending' AND processing_status IN ('completed', 'failed') LIMIT 300"
     keys = "SELECT idempotency_key FROM incoming_emails WHERE id = ANY($1)"
     return {
         "spread": spread,
@@ -185,6 +201,7 @@ async def _look_up(database: asyncpg.Connection) -> dict[str, Any]:
         "received": await first("received"),
         "failed": await first("failed"),
         "held": [row["id"] for row in await database.fetch(held)],
+        "to_carry": [row["id"] for row in await database.fetch(to_carry)],
         "keys": [row["idempotency_key"] for row in await database.fetch(keys, spread)],
         "ticket": await database.fetchval(
             "SELECT zendesk_ticket_id FROM incoming_emails WHERE id = $1", spread[50]

@@ -5,6 +5,8 @@ import asyncpg
 # The young end, oldest first: leases that ran out, attempts under way, jobs that were rung, and jobs that were not.
 EXPIRED, HELD, QUEUED, RECEIVED = 100, 100, 300, 300
 YOUNG = EXPIRED + HELD + QUEUED + RECEIVED
+# Of what is finished, the newest, which are not carried over yet.
+TO_CARRY = 300
 
 # E-mail number `i` of $1, one a second, a hundredth of the old ones failed; three to a ticket. Keys are ordered
 # by time, as the ids of Zendesk's invocations are.
@@ -25,7 +27,7 @@ WITH bytes AS MATERIALIZED (
 INSERT INTO incoming_emails (
     id, zendesk_ticket_id, from_email, from_name, subject, received_at, idempotency_key, attachment_urls,
     raw_body, raw_headers, account_id, invocation_id, processing_status, processing_error, error_code,
-    error_host, started_at, completed_at, attempt_number, due_at, lease_until
+    error_host, started_at, completed_at, attempt_number, due_at, lease_until, sync_status, sync_due_at
 ) OVERRIDING SYSTEM VALUE SELECT
     i, (i * 7919 % ($1 / 3))::text, 'someone.' || i || '@customer.example', 'Someone ' || i,
     'Re: about order number ' || i || ' and what became of it', time,
@@ -41,7 +43,9 @@ INSERT INTO incoming_emails (
     CASE WHEN status IN ('received', 'queued') THEN 0 ELSE 1 END,
     time + interval '3 seconds',
     CASE WHEN status = 'processing' THEN now() + CASE WHEN age < {received} + {queued} + {held}
-        THEN interval '30 days' ELSE interval '-1 minute' END END
+        THEN interval '30 days' ELSE interval '-1 minute' END END,
+    CASE WHEN age < {young} + {to_carry} THEN 'pending' WHEN i % 1000 = 8 THEN 'failed' ELSE 'synced' END,
+    time + interval '3 seconds'
 FROM state, bytes
 """
 _ATTACHMENTS = """
@@ -79,6 +83,7 @@ async def fill(database: asyncpg.Connection, emails: int, body: int = 600) -> No
         "held": HELD,
         "expired": EXPIRED,
         "young": YOUNG,
+        "to_carry": TO_CARRY,
         "waiting": RECEIVED + QUEUED,
         "body": body,
     }

@@ -6,7 +6,7 @@ the job's `attempt_number`, refuses who carried a state that is not the newest a
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any, Literal
 
@@ -71,7 +71,7 @@ class Carrying:
     version: int
     attempt_number: int
     retry_count: int
-    age: float
+    age: float = field(default=0, compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,6 +119,20 @@ async def again(conn: AsyncConnection, email_id: int, actor: str) -> Sync | None
     noted = note(begun, actor)
     row = (await conn.execute(select(begun.c.id, begun.c.attempt_number).add_cte(noted))).one_or_none()
     return Sync(*row) if row else None
+
+
+async def drop(conn: AsyncConnection, limit: int, after: timedelta) -> int:
+    """Let go of what has been due for so long, because there is no target any more; return how many that were."""
+    due = (
+        select(IncomingEmail.id)
+        .where(text(TO_SYNC), IncomingEmail.sync_due_at <= func.now() - after)
+        .order_by(IncomingEmail.sync_due_at)
+        .limit(limit)
+        .with_for_update(key_share=True, skip_locked=True)
+        .cte("due")
+    )
+    dropped = update(IncomingEmail).where(IncomingEmail.id == due.c.id).values(sync_status="not_applicable")
+    return (await conn.execute(dropped)).rowcount
 
 
 async def job_status(conn: AsyncConnection, email_id: int) -> str | None:

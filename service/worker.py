@@ -33,7 +33,7 @@ from service.recovery.bulk import step_for_ever
 from service.recovery.sweep import sweep_for_ever
 from service.resources import background, open_resources, read_settings_for_resources
 from service.sync.attempt import sync
-from service.sync.sweep import sync_for_ever
+from service.sync.sweep import drop_for_ever, sync_for_ever
 from service.telemetry.sentry import report
 from service.watchdog import watch
 
@@ -176,8 +176,8 @@ async def start(ctx: dict[str, Any]) -> None:
     await stack.enter_async_context(background(lambda: verify_for_ever(res)))
     hour = ctx["hour"] = asyncio.Event()
     await stack.enter_async_context(background(lambda: reconcile_when_told(res, hour)))
-    if res.targets:
-        await stack.enter_async_context(background(lambda: sync_for_ever(res)))
+    sweep_syncs = sync_for_ever if res.targets else drop_for_ever
+    await stack.enter_async_context(background(lambda: sweep_syncs(res)))
     await stack.enter_async_context(alerting(res))
     ctx["res"] = res
 

@@ -9,6 +9,7 @@ import struct
 import subprocess
 import sys
 import termios
+from collections.abc import Mapping
 from contextlib import suppress
 
 from service.config.settings import Settings
@@ -33,13 +34,22 @@ async def command(settings: Settings, *words: str, **changes: str) -> Done:
 
 async def terminal(settings: Settings, *words: str, columns: int = 80, keys: bytes = b"") -> tuple[int, str]:
     """Run `holdfast` on a terminal of this width without colours, on which somebody types; return exit code and screen."""
-    return await asyncio.to_thread(_on_a_terminal, settings, words, columns, keys)
+    return await on_a_terminal(environment(settings), *words, columns=columns, keys=keys)
 
 
-def _on_a_terminal(settings: Settings, words: tuple[str, ...], columns: int, keys: bytes) -> tuple[int, str]:
+async def on_a_terminal(
+    variables: Mapping[str, str], *words: str, columns: int = 80, keys: bytes = b""
+) -> tuple[int, str]:
+    """Do the same with an environment, and not with settings."""
+    return await asyncio.to_thread(_on_a_terminal, variables, words, columns, keys)
+
+
+def _on_a_terminal(
+    given: Mapping[str, str], words: tuple[str, ...], columns: int, keys: bytes
+) -> tuple[int, str]:
     ours, theirs = pty.openpty()
     fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 40, columns, 0, 0))
-    variables = {**environment(settings), "TERM": "xterm", "NO_COLOR": "1"}
+    variables = {**given, "TERM": "xterm", "NO_COLOR": "1"}
     process = subprocess.Popen(
         [sys.executable, "-m", "service", *words],
         cwd=ROOT,

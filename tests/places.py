@@ -1,7 +1,7 @@
 """Where objects are kept, seen from outside: a directory, and a bucket of the server that speaks S3."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
@@ -27,8 +27,8 @@ class Place(Protocol):
 
     async def remove(self, key: str) -> None: ...
 
-    async def writes(self) -> object:
-        """Give what is another value after each write."""
+    async def writes(self) -> Sequence[object]:
+        """Give what is longer, or another, after each write."""
 
 
 @dataclass(frozen=True)
@@ -53,9 +53,9 @@ class Directory:
     async def remove(self, key: str) -> None:
         await asyncio.to_thread((self.root / key).unlink)
 
-    async def writes(self) -> object:
+    async def writes(self) -> Sequence[object]:
         return await asyncio.to_thread(
-            lambda: {(path, path.stat().st_ino, path.stat().st_mtime_ns) for path in self._files()}
+            lambda: sorted((path, path.stat().st_ino, path.stat().st_mtime_ns) for path in self._files())
         )
 
     def _files(self) -> list[Path]:
@@ -84,7 +84,7 @@ class InBucket:
     async def remove(self, key: str) -> None:
         await self.bucket.remove(f"{PREFIX}/{key}")
 
-    async def writes(self) -> object:
+    async def writes(self) -> Sequence[object]:
         return [kind for kind in self.bucket.requests if kind not in {"head", "get"}]
 
 

@@ -10,11 +10,40 @@ from typing import Any
 
 import pytest
 from aiohttp import web
+from pydantic import SecretStr
 from standardwebhooks import Webhook
 
+from service.config.settings import Settings
 from service.local.servers import has_mongodb, mongodb
+from tests.conftest import Client, eventually
 
 SECRET = "whsec_aG9sZGZhc3QtaG9sZGZhc3QtaG9sZGZhc3QtaG9sZGZhc3Q="
+
+
+def syncing(settings: Settings, *urls: str, **more: object) -> Settings:
+    """Give settings under which finished e-mails go there, with a short patience."""
+    return settings.model_copy(
+        update={
+            "sync_url": tuple(SecretStr(url) for url in urls),
+            "sync_webhook_secret": SecretStr(SECRET),
+            "sync_retry_min_seconds": 0.1,
+            "sync_retry_max_seconds": 0.3,
+            "sync_seconds": 5,
+            "public_url": "https://holdfast.acme.example",
+            **more,
+        }
+    )
+
+
+async def synced(client: Client, email_id: int, *statuses: str) -> dict[str, Any]:
+    """Wait until its sync has come to one of these states; return the e-mail."""
+
+    async def reached() -> dict[str, Any] | None:
+        email = await client.email(email_id)
+        finished = email["processing_status"] in {"completed", "failed"}
+        return email if finished and email["sync_status"] in (statuses or ("synced",)) else None
+
+    return await eventually(reached)
 
 
 @contextmanager
@@ -22,7 +51,7 @@ def mongodb_url(directory: Path) -> Iterator[str]:
     """Run a server of MongoDB's protocol; start it from the main thread."""
     if not has_mongodb():
         pytest.skip("there is no wheel of a server of MongoDB's protocol for this Python")
-    with mongodb(directory) as url:
+    with mongodb(directory, "--enable-test-commands") as url:
         yield url
 
 

@@ -18,7 +18,7 @@ from service.config.settings import Settings
 from tests.test_migrations import sql
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
-OPERATE = ("status", "check", "emails", "failures", "retries", "quarantine", "activity", "tail")
+OPERATE = ("status", "check", "emails", "failures", "retries", "quarantine", "storage", "activity", "tail")
 COMMANDS = (*OPERATE, "web", "worker", "migrate", "up", "demo", "send", "drill", "completion")
 
 HEAVY = {"sqlalchemy", "asyncpg", "aiohttp", "arq", "redis", "obstore", "structlog", "rich", "alembic"}

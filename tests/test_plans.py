@@ -58,6 +58,9 @@ DAYS: Mapping[str, tuple[str, ...]] = {
     "an outage, all of it due": (
         f"UPDATE incoming_emails SET processing_status = 'queued', due_at = now() WHERE {OLD}",
     ),
+    "the target is away": (
+        f"UPDATE incoming_emails SET sync_status = 'pending', sync_due_at = now() WHERE {OLD} AND id % 2 = 0",
+    ),
     "everything fails": (
         f"UPDATE incoming_emails SET processing_status = 'failed' WHERE {OLD}",
         "UPDATE quarantined_webhooks SET replayed_at = NULL",

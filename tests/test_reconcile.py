@@ -22,8 +22,7 @@ from service.reconcile.run import Wish, part_of_storage, reconcile
 from service.resources import Resources, open_resources
 from service.sync.attempt import sync
 from tests.conftest import Client, eventually, serving, working
-from tests.targets import Receiver, mongodb_url, receiver
-from tests.test_sync import synced, syncing
+from tests.targets import Receiver, mongodb_url, receiver, synced, syncing
 
 PDF = b"%PDF-1.7\n" + bytes(range(256)) * 40
 

@@ -23,9 +23,8 @@ from service.resources import Resources
 from service.worker import worker_settings
 from tests.commands import command, terminal
 from tests.conftest import API_TOKEN, Client, Server, eventually, program, serving, working
-from tests.targets import mongodb_url
+from tests.targets import mongodb_url, synced, syncing
 from tests.test_reconcile import put
-from tests.test_sync import synced, syncing
 from tests.test_worker import ARQ
 
 PDF = b"%PDF-1.7\n" + bytes(range(256)) * 40

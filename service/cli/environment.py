@@ -56,7 +56,7 @@ def with_engine(work: "Callable[[AsyncEngine], Awaitable[T]]") -> T:
     from service.config.reading import read_settings
     from service.database import close_engine, create_engine
 
-    async def run() -> T:
+    async def work_with() -> T:
         settings = read_settings("database_url")
         assert settings.database_url  # noqa: S101 read_settings saw to it
         engine = create_engine(
@@ -67,7 +67,7 @@ def with_engine(work: "Callable[[AsyncEngine], Awaitable[T]]") -> T:
         finally:
             await close_engine(engine)
 
-    return _run(run())
+    return run(work_with())
 
 
 def with_resources(work: "Callable[[Resources], Awaitable[T]]") -> T:
@@ -81,14 +81,15 @@ def with_resources(work: "Callable[[Resources], Awaitable[T]]") -> T:
         logger_factory=structlog.PrintLoggerFactory(sys.stderr),
     )
 
-    async def run() -> T:
+    async def work_with() -> T:
         async with open_resources(read_settings_for_resources()) as res:
             return await work(res)
 
-    return _run(run())
+    return run(work_with())
 
 
-def _run(work: Coroutine[Any, Any, T]) -> T:
+def run(work: Coroutine[Any, Any, T]) -> T:
+    """Run one piece of work; its errors are one line, exit code 1."""
     import asyncio
 
     from service.errors import HoldfastError

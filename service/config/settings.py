@@ -19,10 +19,11 @@ from service.config.sync import SyncSettings
 # https://developer.zendesk.com/documentation/webhooks/verifying/
 PUBLIC_TEST_SECRET = "dGhpc19zZWNyZXRfaXNfZm9yX3Rlc3Rpbmdfb25seQ=="  # noqa: S105
 
+STORAGE_SCHEMES = ("file", "s3", "s3a", "gs", "az", "azure", "abfs", "abfss", "adl")
 _SCHEMES = {
     "database_url": ("postgres", "postgresql", "postgresql+asyncpg"),
     "redis_url": ("redis", "rediss", "unix"),
-    "storage_url": ("file", "s3", "s3a", "gs", "az", "azure", "abfs", "abfss", "adl"),
+    "storage_url": STORAGE_SCHEMES,
     **dict.fromkeys(("zendesk_url", "public_url", "alert_slack_url", "alert_webhook_url"), ("https", "http")),
     "smtp_url": ("smtp", "smtps"),
 }

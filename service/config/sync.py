@@ -33,7 +33,7 @@ class SyncSettings(BaseSettings):
         "api", description="how files are linked to: permanently to our API, or presigned by the storage"
     )
     sync_max_retries: int = Field(
-        20, ge=0, description="attempts of a sync that may be given back before it fails"
+        500, ge=0, description="attempts of a sync that may be given back before it fails"
     )
     sync_retry_min_seconds: float = Field(
         5, gt=0, description="pause before the first retry of a sync; doubles with each"
@@ -50,12 +50,12 @@ class SyncSettings(BaseSettings):
 
     @field_validator("sync_url", mode="before")
     @classmethod
-    def _split_addresses(cls, value: object) -> object:
+    def _split_targets(cls, value: object) -> object:
         return [part for part in _BETWEEN.split(value.strip()) if part] if isinstance(value, str) else value
 
     @field_validator("sync_url")
     @classmethod
-    def _check_addresses(cls, value: tuple[SecretStr, ...]) -> tuple[SecretStr, ...]:
+    def _check_targets(cls, value: tuple[SecretStr, ...]) -> tuple[SecretStr, ...]:
         for address in value:
             text = address.get_secret_value()
             if text.startswith("mongodb") and not _MONGODB.fullmatch(text):

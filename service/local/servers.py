@@ -63,12 +63,13 @@ def valkey(directory: Path) -> Iterator[str]:
 
 
 @contextmanager
-def mongodb(directory: Path) -> Iterator[str]:
+def mongodb(directory: Path, *more: str) -> Iterator[str]:
     """Run a server of MongoDB's protocol on the data in `directory`; yield its address. As `postgres` otherwise.
 
     It is not MongoDB's own, of which there is no wheel: a single server, that calls itself the primary of a set.
+    `more` are words for its command line.
     """
-    with prepare_mongodb(directory) as server, _running(server):
+    with prepare_mongodb(directory, *more) as server, _running(server):
         yield server.url
 
 
@@ -123,7 +124,7 @@ def prepare_valkey(directory: Path) -> Iterator[Server]:
 
 
 @contextmanager
-def prepare_mongodb(directory: Path) -> Iterator[Server]:
+def prepare_mongodb(directory: Path, *more: str) -> Iterator[Server]:
     """Get everything ready for it, likewise; what it acknowledged survives a kill."""
     directory = directory.resolve()
     _package("secantus")
@@ -138,7 +139,7 @@ def prepare_mongodb(directory: Path) -> Iterator[Server]:
             "cache-size": "64M",
         }
         words = [word for name, value in options.items() for word in (f"--{name}", str(value))]
-        command = [sys.executable, "-m", "secantus", *words, "--sync-on-commit"]
+        command = [sys.executable, "-m", "secantus", *words, "--sync-on-commit", *more]
         url = f"mongodb://127.0.0.1:{port}"
         yield Server("mongodb", url, command, directory, SIGTERM, lambda _: _listens(port))
 

@@ -88,7 +88,11 @@ class EmailView(View):
     sent_at: datetime | None = Field(description="The e-mail's own date")
     sync_status: str
     sync_error: str | None
+    sync_error_code: str | None
     sync_retry_count: int
+    sync_attempt_number: int
+    sync_due_at: datetime
+    synced_at: datetime | None
     attachments: Sequence[AttachmentView] = ()
 
     @computed_field  # type: ignore[prop-decorator]

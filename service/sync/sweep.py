@@ -2,6 +2,7 @@
 
 import asyncio
 import random
+from datetime import timedelta
 from functools import partial
 
 import structlog
@@ -14,6 +15,9 @@ from service.sync.attempt import carry
 from service.syncs import Carrying
 
 BATCH = 100
+# While settings change, processes with and without a target run side by side.
+DROP_AFTER = timedelta(minutes=5)
+DROP_SECONDS = 60.0
 # Where something was due, more may be.
 MORE_SECONDS = 0.05
 
@@ -36,6 +40,21 @@ async def sync_for_ever(res: Resources) -> None:
             task.cancel()
         if running:
             await asyncio.wait(running)
+
+
+async def drop_for_ever(res: Resources) -> None:
+    """Where there is no target any more, let go of what waits for it, until cancelled."""
+    dropped = 0
+    while True:
+        await asyncio.sleep(DROP_SECONDS if dropped < BATCH else MORE_SECONDS)
+        drop = partial(syncs.drop, limit=BATCH, after=DROP_AFTER)
+        try:
+            dropped = await run(res.engine, res.settings.database_seconds, drop)
+        except Transient as exc:
+            log.warning("syncs_not_swept", code=exc.code)
+            dropped = 0
+        if dropped:
+            log.warning("syncs_dropped", emails=dropped)
 
 
 async def _begin(res: Resources, running: set[asyncio.Task[None]]) -> int:

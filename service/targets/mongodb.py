@@ -2,8 +2,8 @@
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qsl, unquote, urlsplit
@@ -42,9 +42,9 @@ class Collection:
     _seconds: float
 
     async def write(self, document: Document) -> None:
-        from bson import encode  # noqa: PLC0415 an extra
-        from bson.raw_bson import RawBSONDocument  # noqa: PLC0415
-        from pymongo.errors import DuplicateKeyError  # noqa: PLC0415
+        from bson import encode
+        from bson.raw_bson import RawBSONDocument
+        from pymongo.errors import DuplicateKeyError
 
         content = encode({"_id": document.key, **document.content})
         if len(content) > MOST_BYTES:
@@ -52,13 +52,12 @@ class Collection:
                 "document_too_large", f"as a document it has {len(content):,} bytes, 16 MiB is the most"
             )
         not_later = {"_id": document.key, "version": {"$not": {"$gt": document.version}}}
-        with self._translated():
+        async with self._asking():
             for _ in range(2):
                 try:
-                    async with asyncio.timeout(self._seconds):
-                        # A Mapping, and so a replacement; the types know dicts only.
-                        raw: Any = RawBSONDocument(content)
-                        await self._documents.replace_one(not_later, raw, upsert=True)
+                    # A Mapping, and so a replacement; the types know dicts only.
+                    raw: Any = RawBSONDocument(content)
+                    await self._documents.replace_one(not_later, raw, upsert=True)
                 except DuplicateKeyError as exc:
                     if "_id" not in (exc.details or {}).get("keyPattern", {"_id": 1}):
                         raise
@@ -68,16 +67,15 @@ class Collection:
         raise Permanent("receiver_ahead", "it has a later version of this e-mail than is on record here")
 
     async def check(self) -> None:
-        with self._translated():
-            async with asyncio.timeout(self._seconds):
-                await self._documents.find_one({"_id": ""}, {"_id": 1})
+        async with self._asking():
+            await self._documents.find_one({"_id": ""}, {"_id": 1})
 
     async def close(self) -> None:
         await self._client.close()
 
     async def prepare(self) -> None:
         """See that ranges of e-mails can be found without reading all; it needs the right to make an index."""
-        with self._translated():
+        async with self._asking():
             await self._documents.create_index("email_id", name="holdfast_email_id")
 
     async def between(self, first: int, last: int) -> AsyncIterator[Sequence[Found]]:
@@ -97,28 +95,28 @@ class Collection:
 
     async def remove(self, found: Found) -> bool:
         """Remove a document, unless it has another version by now."""
-        with self._translated():
-            async with asyncio.timeout(self._seconds):
-                same = {"_id": found["_id"], "version": found.get("version")}
-                return (await self._documents.delete_one(same)).deleted_count > 0
+        async with self._asking():
+            same = {"_id": found["_id"], "version": found.get("version")}
+            return (await self._documents.delete_one(same)).deleted_count > 0
 
     async def _batches(self, which: dict[str, Any]) -> AsyncIterator[Sequence[Found]]:
-        with self._translated():
-            async with self._documents.find(which, batch_size=_BATCH) as cursor:
-                while True:
-                    async with asyncio.timeout(self._seconds):
-                        some = await cursor.to_list(_BATCH)
-                    if not some:
-                        return
-                    yield some
+        async with self._documents.find(which, batch_size=_BATCH) as cursor:
+            while True:
+                async with self._asking():
+                    some = await cursor.to_list(_BATCH)
+                if not some:
+                    return
+                yield some
 
-    @contextmanager
-    def _translated(self) -> Iterator[None]:
-        from bson.errors import BSONError  # noqa: PLC0415
-        from pymongo import errors  # noqa: PLC0415
+    @asynccontextmanager
+    async def _asking(self) -> AsyncIterator[None]:
+        """Bound what is asked of the server, and translate what goes wrong."""
+        from bson.errors import BSONError
+        from pymongo import errors
 
         try:
-            yield
+            async with asyncio.timeout(self._seconds):
+                yield
         except (errors.NetworkTimeout, errors.ExecutionTimeout, errors.WTimeoutError, TimeoutError):
             raise Transient("receiver_slow", f"no answer within {self._seconds:g} s") from None
         except errors.DocumentTooLarge:
@@ -135,15 +133,15 @@ class Collection:
 
 def open_collection(url: str, seconds: float, *, pool_size: int) -> Collection:
     """Open a collection; nothing connects yet. Raises ValueError for an address that cannot be one."""
-    from bson.codec_options import CodecOptions, DatetimeConversion  # noqa: PLC0415 an extra
-    from pymongo import AsyncMongoClient, ReadPreference, WriteConcern  # noqa: PLC0415
-    from pymongo.errors import PyMongoError  # noqa: PLC0415
-    from pymongo.read_concern import ReadConcern  # noqa: PLC0415
+    from bson.codec_options import CodecOptions, DatetimeConversion
+    from pymongo import AsyncMongoClient, ReadPreference, WriteConcern
+    from pymongo.errors import PyMongoError
+    from pymongo.read_concern import ReadConcern
 
     parts = urlsplit(url)
     own: dict[str, Any] = {
-        "serverSelectionTimeoutMS": round(1000 * min(seconds, _CONNECT_SECONDS)),
-        "connectTimeoutMS": round(1000 * min(seconds, _CONNECT_SECONDS)),
+        "serverSelectionTimeoutMS": round(1000 * min(seconds / 2, _CONNECT_SECONDS)),
+        "connectTimeoutMS": round(1000 * min(seconds / 2, _CONNECT_SECONDS)),
         "socketTimeoutMS": round(1000 * seconds),
         "maxPoolSize": pool_size,
         "appName": "holdfast",
@@ -173,7 +171,7 @@ def open_collection(url: str, seconds: float, *, pool_size: int) -> Collection:
 
 def copy_of(found: Found) -> dict[str, Any]:
     """Write a document as JSON from which it can be made again, with types and all."""
-    from bson.json_util import CANONICAL_JSON_OPTIONS, dumps  # noqa: PLC0415 an extra
+    from bson.json_util import CANONICAL_JSON_OPTIONS, dumps
 
     copy: dict[str, Any] = json.loads(dumps(found, json_options=CANONICAL_JSON_OPTIONS))
     return copy

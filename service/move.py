@@ -1,0 +1,171 @@
+"""Move all objects from one storage to another; killed at any moment and started again, it goes on."""
+
+import asyncio
+import secrets
+from collections import Counter
+from collections.abc import AsyncIterator, Callable
+from contextlib import suppress
+from dataclasses import dataclass, field
+from hashlib import sha256
+
+from service.errors import HoldfastError, Permanent, Transient
+from service.storage import objects
+from service.storage.objects import Listed, Storage
+from service.storage.port import RANGES
+from service.storage.spool import key_of
+
+_AT_ONCE = 8  # each reads 2 MiB ahead, and has a file of its own for more than one
+_PATIENCE = 20  # so many in a row that could not be read or written are no longer about the objects
+
+
+@dataclass
+class Moved:
+    """How far it has come: objects, and of the ranges of keys how many of the 256 were begun."""
+
+    copied: int = 0
+    copied_bytes: int = 0
+    skipped: int = 0  # were there with the right size; with `delete`, with the right hash
+    removed: int = 0
+    problems: Counter[str] = field(default_factory=Counter)  # by code
+    ranges: int = 0
+    stopped: str | None = None  # why not all was tried
+
+    @property
+    def is_complete(self) -> bool:
+        return self.stopped is None and not self.problems
+
+
+@dataclass
+class Watch:
+    """Who looks on: is told after each object how far it is, and of each problem the key and the error."""
+
+    progress: Callable[[Moved], None]
+    problem: Callable[[str, HoldfastError], None]
+
+
+async def move(source: Storage, target: Storage, watch: Watch, *, delete: bool = False) -> Moved:
+    """Copy what is not there yet; with `delete`, remove from the source what is proven to be in the target.
+
+    What a listing of the target has with the right size is not copied again. Only whoever writes to neither may
+    delete: a put that finds its object in the source would trust in it. Raises HoldfastError if it cannot begin.
+    """
+    await objects.check(target)
+    if delete:
+        await _see_that_they_differ(source, target)
+    moving = _Moving(source, target, watch, delete)
+    async with asyncio.TaskGroup() as group:
+        for prefix in RANGES:
+            await moving.take(prefix, group)
+            if moving.done.stopped:
+                break
+            moving.done.ranges += 1
+    watch.progress(moving.done)
+    return moving.done
+
+
+async def _see_that_they_differ(source: Storage, target: Storage) -> None:
+    """Raise Permanent if what is put into one is in the other: links and names of servers may hide that."""
+
+    async def marker() -> AsyncIterator[bytes]:
+        yield b"holdfast storage move " + secrets.token_bytes(16)
+
+    stored = await objects.put(target, marker(), None)
+    try:
+        await objects.stat(source, stored.key)
+    except Permanent:
+        return
+    finally:
+        with suppress(Transient):  # we may have no right to, and it is no e-mail's
+            await objects.remove(target, stored.key)
+    raise Permanent("same_storage", "FROM and TO are one storage by two names; nothing was moved")
+
+
+@dataclass
+class _Moving:
+    source: Storage
+    target: Storage
+    watch: Watch
+    delete: bool
+    done: Moved = field(default_factory=Moved)
+    _slots: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(_AT_ONCE))
+    _in_a_row: int = 0
+
+    async def take(self, prefix: str, group: asyncio.TaskGroup) -> None:
+        """Begin with all objects of a range, a few at a time; of the target's, only these are held in memory."""
+        try:
+            there = {each.key: each.size async for each in objects.listing(self.target, prefix)}
+            async for each in objects.listing(self.source, prefix):
+                if there.get(each.key) == each.size and not self.delete:
+                    self.done.skipped += 1
+                    continue
+                await self._slots.acquire()
+                if self.done.stopped:
+                    self._slots.release()
+                    return
+                task = group.create_task(self._try(each, is_there=there.get(each.key) == each.size))
+                task.add_done_callback(lambda _: self._slots.release())
+        except HoldfastError as exc:
+            self._note(prefix, exc)
+            if not self.done.ranges:  # it never listed anything
+                self.done.stopped = exc.message
+
+    async def _try(self, each: Listed, *, is_there: bool) -> None:
+        try:
+            if is_there:
+                await self._prove(each.key)
+                self.done.skipped += 1
+            else:
+                await self._copy(each)
+            if self.delete:
+                await objects.remove(self.source, each.key)
+                self.done.removed += 1
+        except HoldfastError as exc:
+            self._note(each.key, exc)
+        else:
+            self._in_a_row = 0
+        self.watch.progress(self.done)
+
+    async def _prove(self, key: str) -> None:
+        """Raise Permanent unless the target's bytes are those of the key."""
+        found, _ = await objects.digest(self.target, key)
+        if key_of(found) != key:
+            raise Permanent("object_damaged", f"the object {key} in TO is damaged; the one in FROM stays")
+
+    async def _copy(self, each: Listed) -> None:
+        try:
+            opened = await objects.open(self.source, each.key)
+            await objects.put(self.target, _checked(opened.chunks, each.key), None)
+        except Permanent as exc:
+            if exc.code == "object_missing" and await self._was_moved(each):
+                self.done.skipped += 1
+                return
+            raise
+        if await objects.stat(self.target, each.key) != opened.size:
+            raise Transient("storage_unavailable", f"the object {each.key} is not whole in TO")
+        self.done.copied += 1
+        self.done.copied_bytes += opened.size
+
+    async def _was_moved(self, each: Listed) -> bool:
+        """Tell whether what vanished is in the target: another move may have been quicker."""
+        try:
+            return await objects.stat(self.target, each.key) == each.size
+        except Permanent:
+            return False
+
+    def _note(self, what: str, error: HoldfastError) -> None:
+        self.done.problems[error.code] += 1
+        self.watch.problem(what, error)
+        if isinstance(error, Transient):
+            self._in_a_row += 1
+        if error.code == "storage_full" or self._in_a_row >= _PATIENCE:
+            self.done.stopped = error.message
+
+
+async def _checked(chunks: AsyncIterator[bytes], key: str) -> AsyncIterator[bytes]:
+    """Pass bytes on; raise Permanent in the end, before anything is stored, if they are not those of the key."""
+    found = sha256()
+    async for chunk in chunks:
+        await asyncio.to_thread(found.update, chunk)
+        yield chunk
+    if key_of(found.hexdigest()) != key:
+        raise Permanent("object_damaged", f"the object {key} in FROM is damaged, and was not copied")
