@@ -18,6 +18,7 @@ from service.alerts.record import Pass
 from service.config.settings import Settings
 from service.database import connect
 from service.queries.changes import MOST_SEEN
+from service.reconcile.expected import STEP
 from service.walk import EXAMINED
 from tests.conftest import migrate
 
@@ -35,9 +36,11 @@ STEPS = {
     "retry many": WITH_FILES,
     "overview": EMAILS,
     "see what moves": 4 * MOST_SEEN,
+    "reconcile: a step": 2 * STEP,
+    "reconcile: what waits": COUNT_CAP,
 }
 OF_FEW = ("ix_incoming_emails_lease", "uq_alerts_open")  # in them are few, however many there are
-SMALL = ("bulk_retries", "operator_actions", "workers")
+SMALL = ("bulk_retries", "operator_actions", "workers", "reconciliations", "reconciliation_findings")
 
 WAITING = "processing_status IN ('received', 'queued')"
 OLD = f"id BETWEEN {EMAILS // 2} AND {EMAILS - 1000}"

@@ -23,6 +23,7 @@ from service.resources import Resources, open_resources
 from service.sync.attempt import sync
 from tests.conftest import Client, eventually, serving, working
 from tests.targets import Receiver, mongodb_url, receiver, synced, syncing
+from tests.test_sync import before
 
 PDF = b"%PDF-1.7\n" + bytes(range(256)) * 40
 
@@ -311,15 +312,18 @@ async def test_since_looks_at_what_came_since_then_also_where_something_older_wa
     assert kinds(run_) == [("missing", email_id) for email_id in (old[-1], replayed, *new)]
 
 
-async def test_a_target_that_goes_away_ends_the_run_with_the_reason(
-    settings: Settings, database: asyncpg.Connection, res: Resources
+async def test_a_target_that_goes_away_in_the_middle_ends_the_run_with_the_reason(
+    settings: Settings, server: str, documents: Any, database: asyncpg.Connection, res: Resources
 ) -> None:
-    await put(database, 1)
-    away = syncing(settings, "mongodb://127.0.0.1:1/holdfast.emails", sync_seconds=0.3)
-    async with open_resources(away) as opened:
-        run_ = await compare(opened, "failed")
+    await put(database, 2_500, "pending")
+    async with before(server) as (proxy, url):
+        away = syncing(settings, f"{url}/holdfast.emails", sync_seconds=2)
+        async with open_resources(away) as opened:
+            run_id = await reconcile(opened, Wish("ada (tests)"), lambda _share, _seen: proxy.cut())
+    run_ = await get_reconciliation(res.engine, run_id)
 
-    assert (run_.status, run_.error_code) == ("failed", "receiver_away")
+    assert (run_.status, run_.emails) == ("failed", 1_000)
+    assert run_.error_code in {"receiver_away", "receiver_slow"}
     assert run_.error
 
 

@@ -95,6 +95,12 @@ async def set_aside(res: Resources, content: Content) -> str | None:
     return kept.key
 
 
+async def resync(conn: AsyncConnection, states: Sequence[State]) -> list[Sync]:
+    """Begin the sync of those that still are what they were when they were compared, and note who wanted it."""
+    rows = [(each.email_id, each.version, each.attempt_number, each.status) for each in states]
+    return [Sync(*row) for row in await conn.execute(_RESYNC, arrays_of(_COMPARED, rows))]
+
+
 async def _reopen(res: Resources, sha256: str) -> bool:
     opened, jobs = await ask(res, lambda conn: reopen(conn, sha256, ACTOR))
     for job in jobs:
@@ -103,13 +109,7 @@ async def _reopen(res: Resources, sha256: str) -> bool:
 
 
 async def _resync(res: Resources, states: Sequence[State]) -> list[Sync]:
-    """Begin the sync of those that still are what they were when they were compared."""
-    rows = [(each.email_id, each.version, each.attempt_number, each.status) for each in states]
-
-    async def begin(conn: AsyncConnection) -> list[Sync]:
-        return [Sync(*row) for row in await conn.execute(_RESYNC, arrays_of(_COMPARED, rows))]
-
-    begun = await ask(res, begin)
+    begun = await ask(res, lambda conn: resync(conn, states))
     for sync in begun:
         res.dispatcher.ring(sync)
     return begun
