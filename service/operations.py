@@ -30,8 +30,8 @@ DONE = "status = 'done'"
 PENDING = "status = 'pending'"
 
 
-# What a retry of many does to each e-mail is told with the e-mail.
-BY_HAND = "email_id IS NULL OR bulk_retry_id IS NULL"
+# What a retry of many, or a reconciliation, does to each e-mail is told with the e-mail.
+BY_HAND = "(email_id IS NULL OR bulk_retry_id IS NULL) AND actor <> 'reconcile'"
 
 
 class OperatorAction(Base):

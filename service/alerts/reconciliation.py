@@ -80,9 +80,11 @@ SELECT age FROM (
             SELECT finished_at FROM reconciliations WHERE kind = 'reconcile' AND status = 'done'
             ORDER BY id DESC LIMIT 1
         ),
-        (SELECT min(started_at) FROM workers)
+        (SELECT min(started_at) FROM workers WHERE seen_at > now() - :limit)
     ) AS age
 ) AS newest
-WHERE age > :limit AND EXISTS (SELECT FROM workers WHERE started_at < now() - :limit)
+WHERE age > :limit AND EXISTS (
+        SELECT FROM workers WHERE started_at < now() - :limit AND seen_at > now() - :limit
+    )
     AND EXISTS (SELECT FROM workers WHERE stopped_at IS NULL AND seen_at > now() - interval '1 minute')
 """).bindparams(bindparam("limit", type_=Interval()))
