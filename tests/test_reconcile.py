@@ -16,6 +16,7 @@ from service.documents import make_document, read_records
 from service.errors import Rejected
 from service.local.zendesk import Zendesk
 from service.queries.reconciliations import ReconciliationDetail, get_reconciliation
+from service.reconcile import documents as compared
 from service.reconcile import record
 from service.reconcile.hourly import minute, reconcile_hourly
 from service.reconcile.run import Wish, part_of_storage, reconcile
@@ -194,6 +195,20 @@ async def test_documents_without_an_email_are_removed_once_there_is_a_copy_of_ea
     assert "$date" in copy.detail["document"]["at"]
 
 
+async def test_more_documents_than_a_step_holds_hide_nothing_of_the_emails(
+    targeted: Resources, database: asyncpg.Connection, documents: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(compared, "MOST_READ", 100)
+    ids = await put_synced(targeted, database, 3)
+    await documents.delete_one({"email_id": ids[1]})
+    await documents.insert_many([{"email_id": 0, "source": "holdfast", "_id": str(i)} for i in range(250)])
+
+    runs = [await compare(targeted, fix="all") for _ in range(4)]
+
+    assert [run_.counts for run_ in runs] == [{"missing": 1, "extra": 100}, {"extra": 100}, {"extra": 50}, {}]
+    assert await documents.count_documents({}) == 2
+
+
 async def test_documents_of_others_are_told_of_and_never_touched(
     targeted: Resources, database: asyncpg.Connection, documents: Any
 ) -> None:
@@ -317,7 +332,7 @@ async def test_a_target_that_goes_away_in_the_middle_ends_the_run_with_the_reaso
 ) -> None:
     await put(database, 2_500, "pending")
     async with before(server) as (proxy, url):
-        away = syncing(settings, f"{url}/holdfast.emails", sync_seconds=2)
+        away = syncing(settings, url, sync_seconds=2)
         async with open_resources(away) as opened:
             run_id = await reconcile(opened, Wish("ada (tests)"), lambda _share, _seen: proxy.cut())
     run_ = await get_reconciliation(res.engine, run_id)

@@ -1,7 +1,8 @@
 """Compare the e-mails on record with the documents in the target, some at a time, by their ids."""
 
 import asyncio
-from collections.abc import AsyncIterable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
+from contextlib import aclosing
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,8 +15,9 @@ from service.targets.mongodb import LEAST_ID, MOST_ID, Collection, Found
 
 # Rows and documents move while they are read; what looks wrong is looked at again.
 SECOND_LOOK_SECONDS = 0.2
-# Of what is in the collection beside our documents, so many are told of at most.
-MOST_NAMELESS = 1_000
+# Documents that one step holds in memory. Where there are more, those of e-mails are found by their keys, and the
+# rest is found once these are gone.
+MOST_READ = 10 * STEP
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +73,7 @@ async def compare_step(res: Resources, there: Collection, first: int, last: int,
 
 async def compare_nameless(res: Resources, there: Collection) -> Step:
     """Find the documents that name no e-mail by its number, which no range has."""
-    documents = await patiently(lambda: _read(there.nameless(), MOST_NAMELESS))
+    documents = await patiently(lambda: _read(there.nameless()))
     return Step(documents=len(documents), findings=await without_email(res, [*documents.values()]))
 
 
@@ -131,13 +133,14 @@ def _is_later(version: Any, than: int) -> bool:  # noqa: ANN401 whatever stands 
         return False
 
 
-async def _read(batches: AsyncIterable[Sequence[Found]], most: int | None = None) -> dict[str, There]:
+async def _read(batches: AsyncGenerator[Sequence[Found], None]) -> dict[str, There]:
     """Keep of each document what it is compared by; a thread reads them, which may be large."""
     found: dict[str, There] = {}
-    async for some in batches:
-        found.update({each.key: each for each in await asyncio.to_thread(_glance, some)})
-        if most is not None and len(found) >= most:
-            break
+    async with aclosing(batches):
+        async for some in batches:
+            found.update({each.key: each for each in await asyncio.to_thread(_glance, some)})
+            if len(found) >= MOST_READ:
+                break
     return found
 
 

@@ -3,6 +3,7 @@
 import asyncio
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from datetime import datetime, timedelta
 from hashlib import sha256
 
@@ -137,7 +138,8 @@ async def _repair(res: Resources, findings: Sequence[Finding], lost: Sequence[Co
     kept: dict[str, str | None] = {}
     for content in lost:
         if sizes[content.key] == content.size:
-            kept[content.key] = await set_aside(res, content)
+            with suppress(Permanent):  # it is gone by now, which is put right in the same way
+                kept[content.key] = await set_aside(res, content)
     good = {key for key, kept_as in kept.items() if kept_as is None}  # after all: it was put anew meanwhile
     told_of = [
         Finding(each.kind, each.key, each.email_id, {**each.detail, "kept_as": kept.get(each.key)})

@@ -2,7 +2,7 @@
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -78,20 +78,17 @@ class Collection:
         async with self._asking():
             await self._documents.create_index("email_id", name="holdfast_email_id")
 
-    async def between(self, first: int, last: int) -> AsyncIterator[Sequence[Found]]:
+    def between(self, first: int, last: int) -> AsyncGenerator[Sequence[Found], None]:
         """Give, some at a time, the documents that name an e-mail from `first` to before `last`, whoever put them there."""
-        async for some in self._batches({"email_id": {"$gte": first, "$lt": last}}):
-            yield some
+        return self._batches({"email_id": {"$gte": first, "$lt": last}})
 
-    async def nameless(self) -> AsyncIterator[Sequence[Found]]:
+    def nameless(self) -> AsyncGenerator[Sequence[Found], None]:
         """Give those that name no e-mail by a number, some at a time."""
-        async for some in self._batches({"email_id": {"$not": {"$gte": LEAST_ID, "$lt": MOST_ID}}}):
-            yield some
+        return self._batches({"email_id": {"$not": {"$gte": LEAST_ID, "$lt": MOST_ID}}})
 
-    async def named(self, keys: Sequence[Any]) -> AsyncIterator[Sequence[Found]]:
+    def named(self, keys: Sequence[Any]) -> AsyncGenerator[Sequence[Found], None]:
         """Give the documents that have these keys, some at a time, whoever put them there."""
-        async for some in self._batches({"_id": {"$in": list(keys)}}):
-            yield some
+        return self._batches({"_id": {"$in": list(keys)}})
 
     async def remove(self, found: Found) -> bool:
         """Remove a document, unless it has another version by now."""
@@ -99,7 +96,7 @@ class Collection:
             same = {"_id": found["_id"], "version": found.get("version")}
             return (await self._documents.delete_one(same)).deleted_count > 0
 
-    async def _batches(self, which: dict[str, Any]) -> AsyncIterator[Sequence[Found]]:
+    async def _batches(self, which: dict[str, Any]) -> AsyncGenerator[Sequence[Found], None]:
         async with self._documents.find(which, batch_size=_BATCH) as cursor:
             while True:
                 async with self._asking():
