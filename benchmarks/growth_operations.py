@@ -10,6 +10,7 @@ from typing import Any
 import asyncpg
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
+from service import retries as record
 from service import syncs
 from service.database import connect, create_engine
 from service.documents import read_records
@@ -73,10 +74,17 @@ def changes(db: Database) -> dict[str, Operation]:
 
     async def retry_many(wanted: Selection) -> None:
         way = walk(wanted, examined=EXAMINED)
-        number = await again.begin(
-            conn, actor="ada", filter={}, per_second=BATCH, planned=1, planned_capped=False
+        number = await record.begin(
+            conn, "job", actor="ada", filter={}, per_second=BATCH, planned=1, planned_capped=False
         )
-        await again.retry_next(conn, again.Step(number, "ada", None), way.found(BATCH), way.stop(BATCH))
+        await again.retry_next(conn, record.Step(number, "ada", None), way.found(BATCH), way.stop(BATCH))
+
+    async def sync_many(wanted: Selection) -> None:
+        way = walk(wanted, examined=EXAMINED, finished_before=datetime.now(UTC))
+        number = await record.begin(
+            conn, "sync", actor="ada", filter={}, per_second=BATCH, planned=1, planned_capped=False
+        )
+        await syncs.again_next(conn, record.Step(number, "ada", None), way.found(BATCH), way.stop(BATCH))
 
     def arrivals(keys: Sequence[str]) -> list[Arrival]:
         columns = {"zendesk_ticket_id": "1", "raw_body": b"x" * 600, "attachment_urls": []}
@@ -99,6 +107,10 @@ def changes(db: Database) -> dict[str, Operation]:
         "retry many, a step": lambda: retry_many(Selection(status="failed")),
         "retry many, a step by a text that none holds": lambda: retry_many(
             Selection(status="failed", q="unicorn")
+        ),
+        "retry many syncs, a step": lambda: sync_many(Selection(sync_status="failed")),
+        "retry many syncs, a step by what none is": lambda: sync_many(
+            Selection(sync_status="not_applicable")
         ),
         "claim a sync": lambda: syncs.claim(conn, [Wish(one(db.to_carry), LEASE)]),
         "take 100 syncs that are due": lambda: syncs.take_due(conn, BATCH, LEASE),
@@ -160,6 +172,20 @@ def questions(db: Database) -> dict[str, Operation]:
         "list a text that none holds": listed(q="unicorn"),
         "list the failed with a text that none holds": listed("failed", q="unicorn"),
         "list a file's name": listed(q="invoice.p"),
+        "list what could not be synced": listed(sync_status="failed"),
+        "list what could not be synced, from the middle": listed(
+            sync_status="failed", cursor=db.middle["not synced"]
+        ),
+        "list what could not be synced, of a group of failures": listed(
+            "failed", error_code="http_500", sync_status="failed"
+        ),
+        "list `completed` that could not be synced": listed("completed", sync_status="failed"),
+        "list what could not be synced with a code that there is not": listed(
+            sync_status="failed", sync_error_code="none"
+        ),
+        "list what waits for its sync": listed(sync_status="pending"),
+        "list `completed` that wait for their sync": listed("completed", sync_status="pending"),
+        "list what had no target: none": listed(sync_status="not_applicable"),
         "list for an export, with all details": lambda: emails.list_details(
             db.engine, EmailFilter(limit=200)
         ),
@@ -189,7 +215,7 @@ def questions(db: Database) -> dict[str, Operation]:
         "list the retries of many": lambda: retries.list_retries(db.engine),
         "list what operators did": lambda: actions.list_actions(db.engine, PageFilter()),
         "overview, counts and the oldest age": lambda: overview.stats(db.engine),
-        "overview, all of it": lambda: overview.overview(db.engine, timedelta(minutes=5)),
+        "overview, all of it": lambda: overview.overview(db.engine, timedelta(minutes=5), has_target=True),
     }
 
 
@@ -216,8 +242,8 @@ async def _look_up(database: asyncpg.Connection) -> dict[str, Any]:
         query = "SELECT id FROM incoming_emails WHERE processing_status = $1 ORDER BY received_at LIMIT 300"
         return [row["id"] for row in await database.fetch(query, status)]
 
-    async def middle(status: str) -> str:
-        near = "SELECT id, received_at FROM incoming_emails WHERE id >= $1 AND processing_status = $2 ORDER BY id LIMIT 1"
+    async def middle(status: str, column: str = "processing_status") -> str:
+        near = f"SELECT id, received_at FROM incoming_emails WHERE id >= $1 AND {column} = $2 ORDER BY id LIMIT 1"  # noqa: S608 ours
         row: Any = await database.fetchrow(near, spread[50], status)
         return str(pages.cut([row, row], 1)[1])
 
@@ -242,6 +268,7 @@ async def _look_up(database: asyncpg.Connection) -> dict[str, Any]:
         "middle": {
             None: await middle("completed"),
             "completed": await middle("completed"),
+            "not synced": await middle("failed", "sync_status"),
             "failed": await middle("failed"),
         },
     }

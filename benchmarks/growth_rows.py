@@ -8,7 +8,7 @@ YOUNG = EXPIRED + HELD + QUEUED + RECEIVED
 # Of what is finished, the newest, which are not carried over yet.
 TO_CARRY = 300
 
-# E-mail number `i` of $1, one a second, a hundredth of the old ones failed; three to a ticket. Keys are ordered
+# E-mail number `i` of $1, one a second, a hundredth of the old ones failed, as many were not synced; three to a ticket. Keys are ordered
 # by time, as the ids of Zendesk's invocations are.
 _EMAILS = """
 WITH bytes AS MATERIALIZED (
@@ -18,6 +18,8 @@ WITH bytes AS MATERIALIZED (
     FROM generate_series(1, $1::bigint) AS i
 ), state AS (
     SELECT *, CASE
+        WHEN age < {young} + {to_carry} THEN 'pending' WHEN i % 100 = 13 THEN 'failed' ELSE 'synced'
+    END AS sync, CASE
         WHEN age < {received} THEN 'received'
         WHEN age < {received} + {queued} THEN 'queued'
         WHEN age < {received} + {queued} + {held} + {expired} THEN 'processing'
@@ -27,7 +29,8 @@ WITH bytes AS MATERIALIZED (
 INSERT INTO incoming_emails (
     id, zendesk_ticket_id, from_email, from_name, subject, received_at, idempotency_key, attachment_urls,
     raw_body, raw_headers, account_id, invocation_id, processing_status, processing_error, error_code,
-    error_host, started_at, completed_at, attempt_number, due_at, lease_until, sync_status, sync_due_at
+    error_host, started_at, completed_at, attempt_number, due_at, lease_until,
+    sync_status, sync_error_code, sync_due_at
 ) OVERRIDING SYSTEM VALUE SELECT
     i, (i * 7919 % ($1 / 3))::text, 'someone.' || i || '@customer.example', 'Someone ' || i,
     'Re: about order number ' || i || ' and what became of it', time,
@@ -44,8 +47,7 @@ INSERT INTO incoming_emails (
     time + interval '3 seconds',
     CASE WHEN status = 'processing' THEN now() + CASE WHEN age < {received} + {queued} + {held}
         THEN interval '30 days' ELSE interval '-1 minute' END END,
-    CASE WHEN age < {young} + {to_carry} THEN 'pending' WHEN i % 1000 = 8 THEN 'failed' ELSE 'synced' END,
-    time + interval '3 seconds'
+    sync, CASE sync WHEN 'failed' THEN 'document_refused' END, time + interval '3 seconds'
 FROM state, bytes
 """
 _ATTACHMENTS = """

@@ -78,7 +78,9 @@ SYNC_SECONDS = Histogram(
     "holdfast_sync_seconds", "From the claim of a sync to the end of the attempt", buckets=_SECONDS
 )
 SYNC_DELAY = Histogram(
-    "holdfast_sync_delay_seconds", "From the end of a job to the first attempt of its sync", buckets=_SECONDS
+    "holdfast_sync_delay_seconds",
+    "From the end of a job, or from when somebody wanted it again, to the first attempt of its sync",
+    buckets=_SECONDS,
 )
 # ── reconciliations
 RECONCILIATIONS = Counter(
@@ -133,6 +135,10 @@ class Record(Protocol):
     def oldest_waiting_seconds(self) -> float | None: ...
     @property
     def oldest_not_begun_seconds(self) -> float | None: ...
+    @property
+    def by_sync_status(self) -> Mapping[Any, int]: ...
+    @property
+    def oldest_sync_seconds(self) -> float | None: ...
 
 
 class Reconciled(Protocol):
@@ -230,6 +236,14 @@ def _recorded(record: Record | None, workers: Mapping[str, str] | None) -> Itera
     quarantined = GaugeMetricFamily(
         "holdfast_quarantined_webhooks", "Webhooks that wait in quarantine, counted up to 10,000"
     )
+    syncs = GaugeMetricFamily(
+        "holdfast_syncs",
+        "Finished e-mails that wait for their sync, and those that could not be synced, counted up to 10,000 each",
+        labels=["status"],
+    )
+    oldest_sync = GaugeMetricFamily(
+        "holdfast_oldest_sync_seconds", "How long a finished e-mail has waited for its sync by now, at most"
+    )
     alive = GaugeMetricFamily("holdfast_workers", "Workers that were heard of within the last minute")
     if record is not None:
         for status, count in record.by_status.items():
@@ -239,9 +253,12 @@ def _recorded(record: Record | None, workers: Mapping[str, str] | None) -> Itera
         oldest.add_metric([], record.oldest_waiting_seconds or 0)
         not_begun.add_metric([], record.oldest_not_begun_seconds or 0)
         quarantined.add_metric([], record.quarantined)
+        for status, count in record.by_sync_status.items():
+            syncs.add_metric([status], count)
+        oldest_sync.add_metric([], record.oldest_sync_seconds or 0)
     if workers is not None:
         alive.add_metric([], len(workers))
-    return emails, ages, oldest, not_begun, quarantined, alive
+    return emails, ages, oldest, not_begun, quarantined, syncs, oldest_sync, alive
 
 
 def _reconciled(reconciled: Reconciled | None) -> Iterable[Metric]:

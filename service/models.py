@@ -77,6 +77,7 @@ class IncomingEmail(Base):
     sync_retry_count: Mapped[int] = mapped_column(Integer, server_default="0")
     sync_attempt_number: Mapped[int] = mapped_column(Integer, server_default="0")  # the fence
     sync_due_at: Mapped[datetime] = mapped_column(server_default=func.now())  # while it is carried: a lease
+    sync_begun_at: Mapped[datetime] = mapped_column(server_default=func.now())  # since when it waits
     synced_at: Mapped[datetime | None]
 
     # The request, as it came.

@@ -8,9 +8,10 @@ from sqlalchemy.orm import Mapped, mapped_column
 
 from service.models import Base, one_of
 
+RETRIED = ("job", "sync")
 RETRY_STATUSES = ("running", "done", "cancelled")
 CAUSES = (
-    *("failures", "quarantine", "waiting", "silence", "signatures", "workers", "no_worker"),
+    *("failures", "quarantine", "waiting", "silence", "signatures", "workers", "no_worker", "sync"),
     "reconciliation",
 )
 CHANNELS = ("mail", "slack", "webhook")
@@ -61,6 +62,7 @@ class BulkRetry(Base):
     id: Mapped[int] = mapped_column(BigInteger, Identity(), primary_key=True)
     created_at: Mapped[datetime] = mapped_column(server_default=func.now())
     actor: Mapped[str]
+    what: Mapped[str] = mapped_column(server_default="job")  # of each e-mail
     filter: Mapped[Any]
     per_second: Mapped[int] = mapped_column(Integer)
     status: Mapped[str] = mapped_column(server_default="running")
@@ -73,6 +75,7 @@ class BulkRetry(Base):
     finished_at: Mapped[datetime | None]
 
     __table_args__ = (
+        one_of("what", RETRIED),
         one_of("status", RETRY_STATUSES),
         Index("ix_bulk_retries_running", "next_at", postgresql_where=text("status = 'running'")),
     )

@@ -24,6 +24,9 @@ class Selection(BaseModel):
     status: Literal["received", "queued", "processing", "completed", "failed"] | None = Field(
         None, description="Where its job stands"
     )
+    sync_status: Literal["not_applicable", "pending", "synced", "failed"] | None = Field(
+        None, description="Where its sync stands"
+    )
     ticket: Text | None = Field(
         None, max_length=200, description="The ticket's number, as the webhook gave it"
     )
@@ -31,6 +34,7 @@ class Selection(BaseModel):
         None, max_length=MOST_SENDER, description="The sender's address; case does not matter"
     )
     error_code: Text | None = Field(None, max_length=100, description="`none`: those that failed without one")
+    sync_error_code: Text | None = Field(None, max_length=100, description="Why it could not be synced")
     host: Text | None = Field(
         None, max_length=300, description="Where the file that failed was to come from; `none`: from nowhere"
     )
@@ -42,7 +46,7 @@ class Selection(BaseModel):
     )
     received_before: datetime | None = Field(None, description="Before this time; UTC where no zone is given")
 
-    @field_validator("ticket", "sender", "error_code", "host", "q")
+    @field_validator("ticket", "sender", "error_code", "sync_error_code", "host", "q")
     @classmethod
     def _storable(cls, value: str | None) -> str | None:
         try:

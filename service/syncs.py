@@ -22,6 +22,7 @@ from sqlalchemy import (
     bindparam,
     case,
     cast,
+    exists,
     func,
     insert,
     literal,
@@ -33,13 +34,15 @@ from sqlalchemy import (
 from sqlalchemy.ext.asyncio import AsyncConnection
 from sqlalchemy.types import TypeEngine
 
+from service import retries
 from service.models import FINISHED, TO_SYNC, IncomingEmail
 from service.operations import OperatorAction
+from service.retries import Step
 from service.rows import arrays_of, rows_of
 
 _WISH: dict[str, TypeEngine[Any]] = {"email_id": BigInteger(), "lease": Interval()}
 _SETTLEMENT: dict[str, TypeEngine[Any]] = {
-    **dict.fromkeys(("email_id", "version", "attempt_number"), BigInteger()),
+    **dict.fromkeys(("email_id", "version", "attempt_number", "retry_count"), BigInteger()),
     **dict.fromkeys(("outcome", "status", "error_code", "error"), Text()),
     "delay": Interval(),
 }
@@ -65,7 +68,7 @@ class Wish:
 
 @dataclass(frozen=True, slots=True)
 class Carrying:
-    """A sync that we hold until its lease ends; `age` is in seconds, from the end of its job."""
+    """A sync that we hold until its lease ends; `age` is in seconds, since its job ended or somebody wanted it again."""
 
     email_id: int
     version: int
@@ -103,14 +106,15 @@ async def take_due(conn: AsyncConnection, limit: int, lease: timedelta) -> list[
 async def settle(conn: AsyncConnection, settlements: Sequence[Settlement]) -> list[bool]:
     """End attempts; False where somebody else holds it by now, or the e-mail has another version."""
     rows = [
-        (*_fence(s.held), s.outcome, _STATES[s.outcome], s.error_code, s.error, s.delay) for s in settlements
+        (*_held_as(s.held), s.outcome, _STATES[s.outcome], s.error_code, s.error, s.delay)
+        for s in settlements
     ]
     done = set(await conn.scalars(_SETTLE, arrays_of(_SETTLEMENT, rows)))
     return [place in done for place in range(1, len(settlements) + 1)]
 
 
-def _fence(held: Carrying) -> tuple[int, int, int]:
-    return held.email_id, held.version, held.attempt_number
+def _held_as(held: Carrying) -> tuple[int, int, int, int]:
+    return held.email_id, held.version, held.attempt_number, held.retry_count
 
 
 async def again(conn: AsyncConnection, email_id: int, actor: str) -> Sync | None:
@@ -119,6 +123,23 @@ async def again(conn: AsyncConnection, email_id: int, actor: str) -> Sync | None
     noted = note(begun, actor)
     row = (await conn.execute(select(begun.c.id, begun.c.attempt_number).add_cte(noted))).one_or_none()
     return Sync(*row) if row else None
+
+
+async def again_next(conn: AsyncConnection, step: Step, found: Select[Any], stop: Select[Any]) -> list[Sync]:
+    """Begin the syncs anew of the next of many, and note in the same statement how far that is; as `retry_next` of jobs."""
+    bulk = retries.held(step)
+    free = (
+        select(IncomingEmail.id)
+        .where(exists(bulk.select()), IncomingEmail.id.in_(select(found.subquery().c.id)), text(FINISHED))
+        .order_by(IncomingEmail.id)
+        .with_for_update(key_share=True)
+        .cte("free")
+    )
+    begun = begin(IncomingEmail.id == free.c.id)
+    moved = retries.moved(bulk, begun, stop)
+    noted = note(begun, step.actor, step.bulk_retry_id)
+    rows = await conn.execute(select(begun.c.id, begun.c.attempt_number).add_cte(noted, moved))
+    return [Sync(*row) for row in rows]
 
 
 async def drop(conn: AsyncConnection, limit: int, after: timedelta) -> int:
@@ -148,6 +169,7 @@ def begin(*which: ColumnElement[bool]) -> CTE:
         .values(
             sync_status="pending",
             sync_due_at=func.now(),
+            sync_begun_at=func.now(),
             sync_retry_count=0,
             sync_error=None,
             sync_error_code=None,
@@ -170,9 +192,7 @@ def _held(lease: ColumnElement[Any]) -> dict[str, Any]:
 
 _HOLDING = (
     *_email["id", "attempt_number", "sync_attempt_number", "sync_retry_count"],
-    cast(func.coalesce(func.extract("epoch", func.now() - IncomingEmail.completed_at), 0), Double).label(
-        "age"
-    ),
+    cast(func.extract("epoch", func.now() - IncomingEmail.sync_begun_at), Double).label("age"),
 )
 
 
@@ -239,8 +259,8 @@ def _settle() -> Select[Any]:
         .where(IncomingEmail.id == mine.c.email_id)
         .values(
             sync_status=mine.c.status,
-            sync_retry_count=IncomingEmail.sync_retry_count
-            + case((mine.c.outcome == "released", 1), else_=0),
+            # Not one more than the row has: this may be repeated, and an attempt costs one retry.
+            sync_retry_count=mine.c.retry_count + case((mine.c.outcome == "released", 1), else_=0),
             sync_due_at=func.now() + mine.c.delay,
             sync_error_code=case((is_synced, null()), else_=mine.c.error_code),
             sync_error=case((is_synced, null()), else_=mine.c.error),

@@ -8,19 +8,21 @@ from sqlalchemy import (
     ColumnElement,
     Select,
     Subquery,
+    TextClause,
     and_,
     func,
     literal,
     literal_column,
     or_,
     select,
+    text,
     true,
     tuple_,
     union_all,
 )
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from service.models import STATUSES, Attachment, IncomingEmail, in_status
+from service.models import NOT_SYNCED, STATUSES, Attachment, IncomingEmail, in_status
 from service.selection import MOST_SENDER, NONE, Selection
 
 # How many rows one step looks at. An index leads to most of what is meant; for a text there is none, and a
@@ -100,8 +102,10 @@ def walk(
     return Walk(walked, and_(in_time, *matches(wanted, walked)), order, examined)
 
 
-async def count(conn: AsyncConnection, wanted: Selection, examined: int | None = None) -> Count:
-    """Count those that match among the first that a walk looks at."""
+async def count(
+    conn: AsyncConnection, wanted: Selection, examined: int | None = None, *, finished: bool = False
+) -> Count:
+    """Count those that match among the first that a walk looks at; on demand, only those that are finished."""
     examined = examined or (COUNTED if wanted.q is None else EXAMINED)
     given = {name for name in Selection.model_fields if getattr(wanted, name) is not None}
     if wanted.status and given <= _BY_TIME:
@@ -111,7 +115,8 @@ async def count(conn: AsyncConnection, wanted: Selection, examined: int | None =
         found = looked_at = (await conn.execute(select(func.count()).select_from(some))).scalar_one()
     else:
         way = walk(wanted, examined=examined)
-        matching = func.count().filter(way.matches)
+        over = way.rows.c.completed_at.is_not(None) if finished else true()
+        matching = func.count().filter(way.matches, over)
         found, looked_at = (await conn.execute(select(matching, func.count()).select_from(way.rows))).one()
     return Count(found, looked_at == examined)
 
@@ -120,7 +125,12 @@ def matches(wanted: Selection, walked: Subquery) -> list[ColumnElement[bool]]:
     """Say it all of rows: what a walk went by is true for each of its rows, and cheap to look at."""
     row = walked.c
     conditions: list[ColumnElement[bool]] = []
-    for column, value in (("processing_status", wanted.status), ("zendesk_ticket_id", wanted.ticket)):
+    for column, value in (
+        ("processing_status", wanted.status),
+        ("sync_status", wanted.sync_status),
+        ("sync_error_code", wanted.sync_error_code),
+        ("zendesk_ticket_id", wanted.ticket),
+    ):
         if value is not None:
             conditions.append(row[column] == value)
     if wanted.sender is not None:
@@ -144,13 +154,15 @@ def known(number: int) -> ColumnElement[int]:
     return literal_column(str(number))
 
 
-def _key(wanted: Selection) -> ColumnElement[bool] | None:
+def _key(wanted: Selection) -> ColumnElement[bool] | TextClause | None:
     if wanted.ticket is not None:
         return IncomingEmail.zendesk_ticket_id == wanted.ticket
     if wanted.sender is not None:
         return _sender(IncomingEmail.from_email) == _sender(wanted.sender)
     if wanted.error_code not in (None, NONE):
         return IncomingEmail.error_code == wanted.error_code
+    if wanted.sync_status == "failed":
+        return text(NOT_SYNCED)
     return None
 
 
@@ -180,12 +192,12 @@ def _in_time(rows: Select[Any], wanted: Selection) -> Select[Any]:
     return rows
 
 
-def _holds(walked: Subquery, text: str) -> ColumnElement[bool]:
+def _holds(walked: Subquery, part: str) -> ColumnElement[bool]:
     # A scalar subquery: of an EXISTS, Postgres may think that a list of all files of all e-mails pays.
     named = (
-        select(func.bool_or(Attachment.file_name.icontains(text, autoescape=True)))
+        select(func.bool_or(Attachment.file_name.icontains(part, autoescape=True)))
         .where(Attachment.email_id == walked.c.id)
         .scalar_subquery()
     )
     columns = (walked.c.subject, walked.c.from_email, walked.c.from_name)
-    return or_(*(column.icontains(text, autoescape=True) for column in columns), named)
+    return or_(*(column.icontains(part, autoescape=True) for column in columns), named)

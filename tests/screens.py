@@ -14,7 +14,7 @@ from pydantic import SecretStr
 
 from service.config.settings import Settings
 from service.local.samples import Sample, samples
-from service.local.servers import postgres, valkey
+from service.local.servers import mongodb, postgres, valkey
 from service.local.zendesk import Fault, Zendesk
 from service.reconcile.run import Wish, reconcile
 from service.storage import objects
@@ -27,6 +27,9 @@ PAGES = {
     "emails": "/emails",
     "email": "/emails/2",
     "failed": "/emails/1260",
+    "not-synced": "/emails?sync_status=failed",
+    "not-synced-email": "/emails?sync_status=failed",  # the first one there
+    "plan-syncs": "/retries/plan?what=sync&sync_status=failed",
     "failures": "/failures",
     "quarantine": "/quarantine",
     "quarantined": "/quarantine/1",
@@ -38,16 +41,30 @@ PAGES = {
     "sign-in": "/sign-in",
     "nothing": "/nothing",
 }
-UNSHOWN = {"failed", "nothing", "quarantine", "sign-in", "reconciliation", "reconciliations"}
-SHOWN = tuple(name for name in PAGES if name not in UNSHOWN)
+LEFT_OUT = {
+    "failed",
+    "nothing",
+    "quarantine",
+    "sign-in",
+    "not-synced",
+    "not-synced-email",
+    "plan-syncs",
+    "reconciliation",
+    "reconciliations",
+}
+SHOWN = tuple(name for name in PAGES if name not in LEFT_OUT)
 # A day as most are: the e-mails above, again and again, quicker and slower.
 _HISTORY = """
     INSERT INTO incoming_emails (
         zendesk_ticket_id, from_email, from_name, subject, received_at, processing_status,
-        started_at, completed_at, attempt_number, processing_error, error_code, error_host
+        started_at, completed_at, attempt_number, processing_error, error_code, error_host,
+        sync_status, sync_attempt_number, synced_at, sync_due_at, sync_error_code, sync_error
     )
     SELECT (48200 + row_number() OVER (ORDER BY received))::text, from_email, from_name, subject, received, status,
-        received + queue, received + queue + took, 1, e.error, e.code, e.host
+        received + queue, received + queue + took, 1, e.error, e.code, e.host,
+        CASE WHEN s.code IS NULL THEN 'synced' ELSE 'failed' END, 1,
+        CASE WHEN s.code IS NULL THEN received + queue + took + interval '0.2 s' END,
+        received + queue + took + interval '0.2 s', s.code, s.error
     FROM (
         SELECT n, now() - interval '24 hours' * power(random(), 1.15) AS received,
             interval '1 second' * (0.02 + 0.2 * random() ^ 3) AS queue,
@@ -60,6 +77,9 @@ _HISTORY = """
     JOIN incoming_emails AS kept ON kept.id = made.model
     LEFT JOIN (VALUES ('The file is gone: 404', 'attachment_gone', 'p12.zdusercontent.com')) AS e (error, code, host)
         ON status = 'failed'
+    LEFT JOIN (
+        VALUES ('mongodb: it refuses this document (121): look at the collection''s rules', 'document_refused')
+    ) AS s (error, code) ON n % 410 = 9
     ORDER BY received
 """
 
@@ -70,10 +90,11 @@ async def main(directory: Path, wanted: Sequence[str], *, every: bool) -> None:
         place = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         database_url = stack.enter_context(postgres(place / "postgres")).replace("postgres@", "postgres:any@")
         redis_url = stack.enter_context(valkey(place / "valkey"))
+        target = stack.enter_context(mongodb(place / "mongodb"))
         address = stack.enter_context(running_chromium(place / "chromium"))
         await asyncio.to_thread(migrate, database_url, "upgrade", "head")
         async with Zendesk() as zendesk:
-            settings = _settings(place, database_url, redis_url, zendesk)
+            settings = _settings(place, database_url, redis_url, zendesk, target)
             async with serving(settings, zendesk) as server, working(settings), async_playwright() as play:
                 await _fill(server, database_url)
                 await asyncio.to_thread(directory.mkdir, parents=True, exist_ok=True)
@@ -95,13 +116,16 @@ async def _photograph(
     await sign_in(page, url, "Mara", API_TOKEN)
     for name in names:
         await page.goto(url + PAGES[name])
+        if name == "not-synced-email":
+            await page.locator("#rows .subject a").first.click()
+            await page.wait_for_url("**/emails/*")
         await page.wait_for_timeout(700)
         suffix = ("" if theme == "light" else "-dark") + ("" if width == WIDTH else f"-{width}")
         await page.screenshot(path=directory / f"{name}{suffix}.png", full_page=full)
     await context.close()
 
 
-def _settings(place: Path, database_url: str, redis_url: str, zendesk: Zendesk) -> Settings:
+def _settings(place: Path, database_url: str, redis_url: str, zendesk: Zendesk, target: str) -> Settings:
     return Settings(
         database_url=SecretStr(database_url),
         redis_url=SecretStr(redis_url),
@@ -116,6 +140,8 @@ def _settings(place: Path, database_url: str, redis_url: str, zendesk: Zendesk) 
         retry_min_seconds=0.5,
         max_retries=1,
         worker_name="worker.1",
+        sync_url=(SecretStr(f"{target}/archive.emails"),),
+        public_url="https://holdfast.acme.example",
     )
 
 
@@ -140,9 +166,10 @@ async def _fill(server: Server, database_url: str) -> None:
     for email_id in range(newest - 30, newest + 1):
         await server.until(email_id, "completed", "failed")
     await _reconcile(server)
-    await _retry(server, newest - 22)
+    await _again(server, f"{newest - 22}/retry")
     await server.until(newest - 22, "failed")
     await _retry_many(server)
+    await _again(server, f"{newest}/sync")
 
 
 async def _reconcile(server: Server) -> None:
@@ -181,10 +208,10 @@ def _latin() -> list[Sample]:
     return [sample for sample in samples() if sample.from_name != "Kobayashi Trading"]
 
 
-async def _retry(server: Server, email_id: int) -> None:
+async def _again(server: Server, what: str) -> None:
     async with (
         ClientSession(headers={"Authorization": f"Bearer {API_TOKEN}", "X-Operator": "Mara"}) as session,
-        session.post(f"{server.url}/api/v1/emails/{email_id}/retry") as response,
+        session.post(f"{server.url}/api/v1/emails/{what}") as response,
     ):
         assert response.status == 202, await response.text()
 
@@ -193,14 +220,11 @@ async def _retry_many(server: Server) -> None:
     async with ClientSession(
         headers={"Authorization": f"Bearer {API_TOKEN}", "X-Operator": "Tom"}
     ) as session:
-        form = {
-            "status": "failed",
-            "error_code": "attachment_gone",
-            "host": "p12.zdusercontent.com",
-            "per_second": "1",
-        }
-        async with session.post(f"{server.url}/retries", data=form) as response:
-            assert response.status in {200, 303}, await response.text()
+        gone = {"status": "failed", "error_code": "attachment_gone", "host": "p12.zdusercontent.com"}
+        synced = {"what": "sync", "sync_status": "synced", "sender": "mara.lindqvist@customer.example"}
+        for form in (synced, {**gone, "per_second": "1"}):
+            async with session.post(f"{server.url}/retries", data=form) as response:
+                assert response.status in {200, 303}, await response.text()
 
 
 if __name__ == "__main__":

@@ -23,11 +23,12 @@ from service.config.settings import Settings
 from service.database import connect
 from service.local.servers import free_port
 from service.local.zendesk import Zendesk
+from service.operations import CAUSES
 from service.queries.alerts import list_alerts
 from service.resources import Resources, open_resources
 from tests.conftest import Server, eventually, program, working
 from tests.receivers import MailServer, Receiver, mail_server, receiver, silent_server
-from tests.test_alerts_causes import fail, quarantine
+from tests.test_alerts_causes import fail, insert, quarantine, synced_to
 from tests.test_notify import SECRET
 
 ARQ = ("arq", "service.worker.WorkerSettings")
@@ -167,6 +168,40 @@ async def test_what_waits_in_quarantine_is_told_with_a_link_and_is_over_once_it_
     assert f"For example webhook {number} in quarantine." in " ".join(opened.split())
     assert opened.endswith("https://holdfast.acme.example/quarantine\n")
     assert "No webhook of the last 24 hours waits in quarantine for this reason." in over
+
+
+async def test_what_is_not_synced_is_one_alert_and_over_by_itself_once_it_is(
+    look: Look, settings: Settings, database: asyncpg.Connection, mails: MailServer
+) -> None:
+    away = {"sync_error_code": "receiver_away", "sync_error": "mongodb: it cannot be reached"}
+    number = await insert(database, "1 hour", sync_status="pending", **away)
+    await database.execute("UPDATE incoming_emails SET sync_begun_at = now() - interval '12 min'")
+    async with open_resources(synced_to(settings)) as res:
+        await look(res=res)
+        await send_all(res)
+        await database.execute("UPDATE incoming_emails SET sync_status = 'failed'")
+        await look(res=res)
+        more = await send_all(res)
+        await database.execute("UPDATE incoming_emails SET sync_status = 'synced'")
+        await look("6 minutes", res)
+        await send_all(res)
+
+    opened, over = mails.texts
+    assert f"For example e-mail {number}: mongodb: it cannot be reached (receiver_away)" in opened
+    assert opened.endswith("https://holdfast.acme.example/\n")
+    assert more == 0, "it is the same alert, however the sync stands"
+    assert "No finished e-mail waits for so long any more" in over
+
+
+@pytest.mark.parametrize("cause", CAUSES)
+def test_of_every_cause_it_can_be_told_that_it_is_over(cause: str) -> None:
+    now = datetime.now(UTC)
+
+    told = compose(
+        Delivery(1, "resolved", "mail", 1, now, cause, "", 1, "It broke", "", None, now, now), None
+    )
+
+    assert told.title == "Over: It broke"
 
 
 async def test_more_of_the_same_raise_the_count_and_tell_nobody(

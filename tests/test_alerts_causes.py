@@ -6,6 +6,7 @@ from datetime import UTC, datetime, timedelta
 
 import asyncpg
 import pytest
+from pydantic import SecretStr
 
 from service.alerts import failures, record, workers
 from service.alerts.causes import look
@@ -407,3 +408,59 @@ def test_texts_are_one_bounded_line_of_characters_that_show() -> None:
 )
 def test_durations_are_said_in_two_units(seconds: int, words: str) -> None:
     assert duration(timedelta(seconds=seconds)) == words
+
+
+def synced_to(settings: Settings) -> Settings:
+    """Give settings with a target; nothing of it is asked."""
+    return settings.model_copy(update={"sync_url": (SecretStr("mongodb://mongodb.example/archive.emails"),)})
+
+
+async def test_what_could_not_be_synced_and_what_waits_for_it_is_one_finding(
+    find: Find, res: Resources, database: asyncpg.Connection
+) -> None:
+    settings = synced_to(res.settings)
+    refused = {
+        "sync_error_code": "document_refused",
+        "sync_error": "mongodb: it\nrefuses this document (121)",
+    }
+    failed = [await insert(database, "1 hour", sync_status="failed", **refused) for _ in range(2)][-1]
+    only_failed = await find(settings)
+    waiting = await insert(database, "1 hour", sync_status="pending", sync_error_code="receiver_away")
+    await insert(database, "1 hour", "processing", sync_status="pending")
+    before = await find(settings)
+    await database.execute("UPDATE incoming_emails SET sync_begun_at = now() - interval '12 min'")
+    both = (await find(settings))["sync"]
+    await database.execute("UPDATE incoming_emails SET sync_status = 'synced' WHERE sync_status = 'failed'")
+    only_late = (await find(settings))["sync"]
+
+    assert (before["sync"].count, only_failed["sync"].count) == (2, 2), "what has only just come is not late"
+    assert (both.summary, both.count, both.email_id) == ("E-mails could not be synced", 3, failed)
+    assert (
+        f"For example e-mail {failed}: mongodb: it refuses this document (121) (document_refused)"
+        in both.detail
+    )
+    assert (
+        "1 finished e-mail waited for longer than 5 min to be synced, the oldest for 12 min." in both.detail
+    )
+    assert only_late.summary == "Finished e-mails wait for their sync"
+    assert (only_late.count, only_late.email_id) == (1, waiting)
+    assert f"e-mail {waiting}: no attempt of it has ended yet (receiver_away)" in only_late.detail
+
+
+async def test_syncs_are_the_matter_only_where_there_is_a_target_and_it_is_news(
+    find: Find, res: Resources, database: asyncpg.Connection
+) -> None:
+    number = await insert(database, "1 hour", sync_status="failed")
+    without = await find()
+    settings = synced_to(res.settings)
+    found = await find(settings)
+    await database.execute("UPDATE incoming_emails SET sync_due_at = now() - interval '25 hours'")
+    old = await find(settings)
+    await database.execute(
+        "UPDATE incoming_emails SET sync_due_at = now(), sync_status = 'pending', completed_at = now() - interval '1 year'"
+    )
+    again = await find(settings)
+
+    assert (without, [*found], old) == ({}, ["sync"], {})
+    assert again == {}, "somebody wants it synced again, a moment ago"
+    assert number == found["sync"].email_id

@@ -622,6 +622,8 @@ async def test_stats_count_by_status_and_tell_the_age_of_the_oldest(
         "oldest_waiting_seconds": None,
         "oldest_not_begun_seconds": None,
         "oldest_by_status": {},
+        "by_sync_status": {"pending": 0, "failed": 0},
+        "oldest_sync_seconds": None,
     }
     assert stats["by_status"] == {**nothing, "received": 1, "queued": 1, "completed": 1, "failed": 1}
     assert 3600 <= stats["oldest_waiting_seconds"] < 3700

@@ -15,9 +15,11 @@ from pydantic import SecretStr
 from service.config.settings import Settings
 from service.local.zendesk import Zendesk
 from tests.browser import needs_chromium, running_chromium, sign_in
-from tests.conftest import API_TOKEN, Server, eventually, serving
+from tests.conftest import API_TOKEN, Server, eventually, serving, working
 from tests.proxy import before_postgres
+from tests.targets import SECRET, receiver
 from tests.test_dashboard import HOSTILE, PAGES, PDF, PNG, READ_TOKEN, failing, quarantine, send
+from tests.test_resync import until_synced
 
 pytestmark = needs_chromium
 PATIENCE = 20_000  # milliseconds
@@ -130,8 +132,7 @@ async def test_one_that_failed_is_put_right_with_a_button(
 
 
 async def test_many_that_failed_are_put_right_at_once(operator: Page, client: Server, worker: Worker) -> None:
-    for _ in range(3):
-        await failing(client)
+    ids = [await failing(client) for _ in range(3)]
     await operator.goto(f"{client.url}/failures")
 
     await operator.get_by_role("link", name="Retry all …").click()
@@ -140,6 +141,8 @@ async def test_many_that_failed_are_put_right_at_once(operator: Page, client: Se
 
     await expect(operator.get_by_text("The retry has begun.")).to_be_visible()
     await expect(operator.get_by_text("done")).to_be_visible()
+    for email_id in ids:
+        await client.until(email_id, "completed")
     await operator.goto(f"{client.url}/emails?status=completed")
     await expect(operator.locator("#rows tr")).to_have_count(3)
 
@@ -316,3 +319,34 @@ async def test_without_javascript_it_is_read_and_worked_with_all_the_same(
     await expect(page.get_by_text("It runs again")).to_be_visible()
     await client.until(1, "completed")
     await context.close()
+
+
+async def test_what_could_not_be_synced_is_found_by_the_filter_and_synced_again_with_a_button(
+    browser: Browser, settings: Settings, zendesk: Zendesk
+) -> None:
+    async with receiver() as target:
+        target.statuses = [422]
+        with_target = settings.model_copy(
+            update={"sync_url": (SecretStr(target.url),), "sync_webhook_secret": SecretStr(SECRET)}
+        )
+        async with serving(with_target, zendesk) as client, working(with_target):
+            await until_synced(client, await send(client, subject="Refused"), "failed")
+            await until_synced(client, await send(client, subject="Taken"))
+            context = await browser.new_context()
+            page = await context.new_page()
+            await sign_in(page, client.url, "Mara", API_TOKEN)
+            await page.goto(f"{client.url}/emails")
+            await expect(page.locator("#rows tr")).to_have_count(2)
+
+            await page.get_by_label("Sync", exact=True).select_option("failed")
+            await expect(page.locator("#rows tr")).to_have_count(1)
+            await expect(page).to_have_url(f"{client.url}/emails?sync_status=failed")
+            await page.get_by_role("link", name="Refused").click()
+            await expect(page.get_by_text("It could not be synced: it waits for you.")).to_be_visible()
+            await page.get_by_role("button", name="Sync again").click()
+
+            await expect(page.get_by_text("It is carried over again.")).to_be_visible()
+            await expect(page.get_by_text("The target has all of it.")).to_be_visible()
+            await expect(page.get_by_text("Sync begun again")).to_be_visible()
+            assert [body["data"]["subject"] for _, body in target.messages].count("Refused") == 1
+            await context.close()

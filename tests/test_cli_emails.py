@@ -7,11 +7,13 @@ import signal
 import subprocess
 import sys
 from asyncio.subprocess import PIPE
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
 import asyncpg
 import pytest
+from pydantic import SecretStr
 
 from service.config.settings import Settings
 from service.queries.emails import get_email
@@ -20,6 +22,7 @@ from service.resources import Resources
 from service.storage.objects import put
 from tests.commands import command, terminal
 from tests.conftest import ROOT, environment, eventually
+from tests.targets import SECRET, Receiver, receiver
 
 REASON = "the address at 'files.example' is refused: the host is not among DOWNLOAD_HOSTS"
 EVIL = "../../\x1b]0;x\x07\u202egpj.exe"
@@ -320,3 +323,57 @@ async def test_failures_are_grouped(settings: Settings, database: asyncpg.Connec
     assert rows == {("2", "gone", "files.example"), ("1", "none", "none")}
     assert "\x1b" not in done.stdout
     assert len(json.loads(as_json.stdout)["failures"]) == 2
+
+
+@pytest.fixture
+async def target() -> AsyncIterator[Receiver]:
+    async with receiver() as kept:
+        yield kept
+
+
+async def test_what_was_not_synced_is_listed_shown_and_synced_again(
+    settings: Settings, database: asyncpg.Connection, target: Receiver
+) -> None:
+    syncing = settings.model_copy(
+        update={"sync_url": (SecretStr(target.url),), "sync_webhook_secret": SecretStr(SECRET)}
+    )
+    refused = {"error_code": None, "sync_status": "failed", "sync_error_code": "document_refused"}
+    await add(database, 3, **refused)
+    await add(database, sync_status="synced")
+    await add(database, processing_status="queued", sync_status="pending")
+
+    listed = await command(syncing, "emails", "list", "--sync-status", "failed")
+    shown = await command(syncing, "emails", "show", "1")
+    some = await command(syncing, "emails", "sync", "1", "5", "9")
+    plan = await command(syncing, "emails", "sync", "--all", "--dry-run", "--json")
+    begun = await command(syncing, "emails", "sync", "--all", "--yes", "--json", LOGNAME="ada")
+    status = await command(syncing, "status")
+    as_json = await command(syncing, "status", "--json")
+    retries = await command(syncing, "retries", "show", "1")
+
+    assert listed.stderr == ""
+    assert [line.split("\t")[0] for line in listed.stdout.splitlines()] == ["3", "2", "1"]
+    assert [line.split("\t")[7] for line in listed.stdout.splitlines()] == ["failed"] * 3
+    assert "\nIts sync is failed\n" in shown.stdout
+    assert "document_refused" in shown.stdout
+    assert (some.returncode, some.stdout) == (1, "1 to be synced\n")
+    assert some.stderr == "E-mail 5 is queued: it is synced when that is over.\nThere is no e-mail 9.\n"
+    assert json.loads(plan.stdout) == {"matching": 2, "capped": False}
+    assert (json.loads(begun.stdout)["what"], json.loads(begun.stdout)["planned"]) == ("sync", 2)
+    assert "2 could not be synced." in status.stdout
+    assert {"sync pending\t1", "sync failed\t2"} <= set(status.stdout.splitlines())
+    assert json.loads(as_json.stdout)["by_sync_status"] == {"pending": 1, "failed": 2}
+    assert retries.stdout.startswith("Sync of many 1 is running with 0 of 2 queued\n")
+
+
+async def test_without_a_target_nothing_is_synced_and_nothing_said_of_it(
+    settings: Settings, database: asyncpg.Connection
+) -> None:
+    await add(database)
+
+    one = await command(settings, "emails", "sync", "1")
+    shown = await command(settings, "emails", "show", "1")
+    status = await command(settings, "status")
+
+    assert (one.returncode, one.stderr) == (1, "There is nothing to sync with: SYNC_URL is not set.\n")
+    assert "sync" not in shown.stdout + status.stdout

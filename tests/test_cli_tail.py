@@ -106,3 +106,28 @@ async def test_it_outlives_an_outage_of_postgres(settings: Settings, database: a
     assert away.endswith("; still trying.\n")
     assert back == "Postgres is back.\n"
     assert "ticket two" in after
+
+
+async def test_it_tells_when_a_sync_ends_and_not_that_one_waits(
+    settings: Settings, database: asyncpg.Connection
+) -> None:
+    await add(database, "one", "completed")
+    await database.execute("UPDATE incoming_emails SET sync_status = 'pending'")
+    async with tailing(settings) as tail:
+        first = await line(tail)
+        await database.execute(
+            "UPDATE incoming_emails SET sync_status = 'synced', synced_at = now() WHERE id = 1"
+        )
+        synced = await line(tail)
+        await database.execute("UPDATE incoming_emails SET sync_status = 'pending' WHERE id = 1")
+        await add(database, "two", "completed")
+        other = await line(tail)
+        await database.execute(
+            "UPDATE incoming_emails SET sync_status = 'failed', sync_error_code = 'document_refused' WHERE id = 1"
+        )
+        failed = await line(tail)
+
+    assert first.split()[2:] == ["1", "ticket", "one", "completed"]
+    assert synced.split()[2:] == ["1", "ticket", "one", "synced"]
+    assert other.split()[2:] == ["2", "ticket", "two", "completed"]
+    assert failed.split()[2:] == ["1", "ticket", "one", "not", "synced", "document_refused"]

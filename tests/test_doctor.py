@@ -1,13 +1,16 @@
 """The doctor finds what is wrong, and says what to do; it raises nothing, and shows no secret."""
 
+import asyncio
 import json
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import asyncpg
 import pytest
 from pydantic import SecretStr
+from pymongo import AsyncMongoClient
 
 from service.config.settings import Settings
 from service.doctor.clocks import check_clock_of_postgres, check_clock_of_redis
@@ -19,6 +22,7 @@ from service.local.zendesk import Zendesk
 from service.resources import Resources, open_resources
 from tests.commands import command
 from tests.proxy import before_redis
+from tests.targets import SECRET, mongodb_url
 
 NAMES = [
     *("settings", "webhook secret", "API token", "download hosts", "alerts", "fault points"),
@@ -277,3 +281,47 @@ async def test_the_command_names_all_settings_that_are_wrong(settings: Settings)
     assert ["DATABASE_URL:" in done.stdout, "PORT:" in done.stdout] == [True, True]
     assert ["REDIS_URL: missing" in missing.stdout, "STORAGE_URL: missing" in missing.stdout] == [True, True]
     assert "hunter2" not in done.stdout + done.stderr
+
+
+@pytest.fixture(scope="module")
+def mongodb(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    with mongodb_url(tmp_path_factory.mktemp("mongodb")) as url:
+        yield url
+
+
+async def test_a_target_that_lets_us_in_is_well_and_nothing_is_left_there(
+    settings: Settings, mongodb: str
+) -> None:
+    url = SecretStr(f"{mongodb}/archive.emails")
+
+    checks = await examined(settings, sync_url=(url,), public_url="https://holdfast.acme.example")
+
+    assert checks["sync to mongodb"] == Check("sync to mongodb", True, "answers, and lets us read and write")
+    assert checks["links of the sync"].ok
+    assert checks["syncs"].ok
+    client: AsyncMongoClient[dict[str, Any]] = await asyncio.to_thread(lambda: AsyncMongoClient(mongodb))
+    assert await client.archive.emails.count_documents({}) == 0
+    await client.close()
+
+
+async def test_a_target_that_is_away_is_named_and_links_without_a_host_are_a_warning(
+    settings: Settings, database: asyncpg.Connection
+) -> None:
+    urls = ("mongodb://user:hunter2@127.0.0.1:1/archive.emails", "http://127.0.0.1:1/sync")
+    await database.execute(
+        "INSERT INTO incoming_emails (zendesk_ticket_id, sync_status) VALUES ('1', 'failed')"
+    )
+
+    checks = await examined(
+        settings, sync_url=tuple(map(SecretStr, urls)), sync_webhook_secret=SecretStr(SECRET)
+    )
+
+    assert checks["sync to mongodb"].ok is False
+    assert "SYNC_URL" in checks["sync to mongodb"].advice
+    assert checks["sync to a webhook"].found.startswith("not tried")
+    assert (checks["links of the sync"].ok, checks["links of the sync"].advice[:14]) == (
+        None,
+        "set PUBLIC_URL",
+    )
+    assert (checks["syncs"].ok, checks["syncs"].found) == (None, "1 could not be synced")
+    assert "hunter2" not in str(checks)

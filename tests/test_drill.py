@@ -15,7 +15,8 @@ from click.testing import CliRunner
 
 from service.cli.main import main
 from service.local.drill.ground import find_faketime
-from service.local.drill.run import ALL, SKEW, Plan, choose, turns
+from service.local.drill.plan import ALL, SKEW, Plan, choose, turns
+from service.local.drill.receiving import has_collection
 from tests.processes import ROOT, linux, processes, wait_for
 
 
@@ -89,6 +90,11 @@ def figure(output: str, name: str) -> str:
     return found[1]
 
 
+def number(text: str) -> int:
+    """Read what a figure begins with."""
+    return int(re.split(r"[^0-9,]", text)[0].replace(",", ""))
+
+
 def problems(output: str) -> dict[str, int]:
     names = ("lost", "duplicated", "wrong bytes", "broken otherwise")
     return {name: int(figure(output, name).split()[0].replace(",", "")) for name in names}
@@ -118,6 +124,7 @@ def test_nothing_is_lost_whatever_happens(drill: Callable[..., Drill]) -> None:
     assert hurt == expected
     assert "found no target" not in output
     assert int(figure(output, "e-mails completed").replace(",", "")) > 100
+    assert figure(output, "sync failed") == "1: document_refused 1"
     assert drilled.leaves_nothing()
 
 
@@ -130,6 +137,7 @@ def test_a_drill_without_faults_keeps_what_is_left_where_it_is_told(
         "objects/sha256/00/11",
         "postgres/data/PG_VERSION",
         "fault_points/after_claim",
+        "messages",
     ):
         (place / leftover).parent.mkdir(parents=True, exist_ok=True)
         (place / leftover).write_text("kill")
@@ -143,11 +151,15 @@ def test_a_drill_without_faults_keeps_what_is_left_where_it_is_told(
     assert figure(output, "acknowledged") == "20"
     objects = [path for path in (place / "objects").rglob("*") if path.is_file()]
     assert f" in {len(objects)} objects" in figure(output, "files stored")
+    emails = number(figure(output, "e-mails completed")) + number(figure(output, "e-mails failed"))
+    there = f"{emails} in the collection" if has_collection() else "no collection"
+    assert number(figure(output, "synced")) == emails
+    assert figure(output, "there, and equal") == f"{there}; {emails} at the receiver, in {emails} messages"
     assert "supervisor: ending" in (place / "drill.log").read_text()
     assert drilled.leaves_nothing()
 
 
-def test_a_drill_that_loses_a_file_fails(drill: Callable[..., Drill], tmp_path: Path) -> None:
+def test_a_drill_that_loses_files_and_messages_fails(drill: Callable[..., Drill], tmp_path: Path) -> None:
     place = tmp_path / "place"
     drilled = drill("--seconds", "5", "--rate", "4", "--faults", "none", "--data-dir", str(place))
 
@@ -157,12 +169,15 @@ def test_a_drill_that_loses_a_file_fails(drill: Callable[..., Drill], tmp_path: 
     wait_for(lambda: len(objects()) > 3, 60)
     for path in objects()[:3]:
         path.unlink()
+    wait_for(lambda: (place / "messages").exists() and (place / "messages").stat().st_size, 60)
+    os.truncate(place / "messages", 0)
     code = drilled.wait(100)
     output = drilled.output()
 
     assert code == 1
-    assert problems(output)["lost"] > 0
+    assert problems(output)["lost"] > 1
     assert "has no object for file 0" in output
+    assert "is not at the receiver" in output
     assert "The promise was broken." in output
     assert "Nothing was lost." not in output
 
@@ -208,6 +223,7 @@ def test_a_directory_of_somebody_else_is_left_alone(tmp_path: Path) -> None:
         ("none", 0, None),
         ("redis", 6, "redis.away"),
         ("web.kill", 1, "web.kill"),
+        ("target", 7, "target.refusing"),
         ("poison, web.kill ,web", 6, "web.freeze"),
         ("none,redis.full", 1, "redis.full"),
     ],

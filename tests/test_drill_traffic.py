@@ -11,6 +11,7 @@ from aiohttp import web
 
 from service.local.drill.ledger import Ledger, Webhook
 from service.local.drill.traffic import Traffic
+from service.local.receiver import UNWANTED
 from service.local.servers import free_port
 from service.local.zendesk import Zendesk
 from service.zendesk.signature import INVOCATION_ID, SIGNATURE, TIMESTAMP
@@ -198,6 +199,20 @@ async def test_a_poison_is_announced_and_sent_until_it_is_taken(zendesk: Zendesk
     assert announced == [(webhook.ticket_id, 0)]
     assert (webhook.code, webhook.outcome, webhook.sends) == ("abandoned", "ok", 2)
     assert receiver.requests == [receiver.requests[0]] * 2
+
+
+async def test_an_unwanted_letter_is_a_good_one_that_the_target_refuses(
+    zendesk: Zendesk, receiver: Receiver
+) -> None:
+    receiver.answers.append(RESET)
+    ledger = Ledger()
+    taken = await Traffic(zendesk, [receiver.url], ledger, SEED).send_unwanted("target.refusing")
+
+    (webhook,) = ledger.webhooks.values()
+    assert taken
+    assert (webhook.code, webhook.sync_code, webhook.outcome) == (None, "document_refused", "ok")
+    assert json.loads(webhook.body)["subject"] == UNWANTED
+    assert webhook.files
 
 
 async def test_garbage_is_no_json_and_the_rest_is(zendesk: Zendesk, receiver: Receiver) -> None:

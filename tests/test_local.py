@@ -30,12 +30,15 @@ def test_the_users_settings_win_but_web_stays_on_loopback(tmp_path: Path) -> Non
         "HOST": "0.0.0.0",
         "PATH": "/bin",
         "REDIS_URL": "",
+        "SYNC_URL": "mongodb://one,two/db.emails?w=majority,https://hooks.acme.example/sync?a=1&b=2",
     }
     chosen = environment.choose(tmp_path, own, {"REDIS_URL": "unix:///here"}, 8123)
+    environment.write(tmp_path / "env", chosen)
 
     assert chosen["API_TOKEN"] == "mine"
     assert chosen["STORAGE_URL"] == "s3://bucket"
     assert chosen["REDIS_URL"] == "unix:///here"
+    assert environment.read(tmp_path / "env")["SYNC_URL"] == own["SYNC_URL"]
     assert (chosen["HOST"], chosen["PORT"]) == ("127.0.0.1", "8123")
     assert "PATH" not in chosen
 

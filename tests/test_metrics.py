@@ -30,6 +30,8 @@ NOTHING = Stats(
     capped=[],
     oldest_waiting_seconds=None,
     oldest_not_begun_seconds=None,
+    by_sync_status={"pending": 2, "failed": 1},
+    oldest_sync_seconds=7.5,
     oldest_by_status={"queued": 1.5},
 )
 
@@ -369,3 +371,21 @@ def test_the_dashboard_asks_for_its_data_source() -> None:
     assert dashboard["templating"]["list"][0]["type"] == "datasource"
     ids = [panel["id"] for panel in dashboard["panels"]]
     assert len(ids) == len(set(ids))
+
+
+async def test_what_waits_for_its_sync_and_what_could_not_be_synced_is_told(
+    client: Server, database: asyncpg.Connection
+) -> None:
+    await database.execute(
+        "INSERT INTO incoming_emails (zendesk_ticket_id, processing_status, sync_status, sync_begun_at)"
+        " SELECT '1', status, sync, now() - interval '90 s' FROM (VALUES ('completed', 'pending'),"
+        " ('failed', 'pending'), ('queued', 'pending'), ('completed', 'failed'), ('completed', 'synced'))"
+        " AS every(status, sync)"
+    )
+
+    families = await scraped(client)
+
+    counts = {sample.labels["status"]: sample.value for sample in families["holdfast_syncs"].samples}
+    assert counts == {"pending": 2, "failed": 1}
+    (oldest,) = families["holdfast_oldest_sync_seconds"].samples
+    assert 90 <= oldest.value < 150

@@ -6,6 +6,7 @@ from datetime import UTC, datetime, timedelta
 
 import asyncpg
 import pytest
+from pydantic import SecretStr
 
 from benchmarks.growth_operations import BATCH, Database, Operation, changes, opened, questions
 from benchmarks.growth_plans import Node, generic_plans, nodes, pages, plans
@@ -43,6 +44,8 @@ OF_FEW = ("ix_incoming_emails_lease", "uq_alerts_open")  # in them are few, howe
 SMALL = ("bulk_retries", "operator_actions", "workers", "reconciliations", "reconciliation_findings")
 
 WAITING = "processing_status IN ('received', 'queued')"
+# More than is counted; of all that are OLD the overview would look at each again, to count the day's.
+LATER = f"id BETWEEN {EMAILS * 3 // 4} AND {EMAILS - 1000}"
 OLD = f"id BETWEEN {EMAILS // 2} AND {EMAILS - 1000}"
 # Each a day that came after the planner had last looked.
 DAYS: Mapping[str, tuple[str, ...]] = {
@@ -61,8 +64,14 @@ DAYS: Mapping[str, tuple[str, ...]] = {
     "an outage, all of it due": (
         f"UPDATE incoming_emails SET processing_status = 'queued', due_at = now() WHERE {OLD}",
     ),
+    "no sync succeeds": (
+        f"UPDATE incoming_emails SET sync_status = 'failed', sync_due_at = now() WHERE {LATER}",
+    ),
     "the target is away": (
-        f"UPDATE incoming_emails SET sync_status = 'pending', sync_due_at = now() WHERE {OLD} AND id % 2 = 0",
+        f"UPDATE incoming_emails SET sync_status = 'pending', sync_due_at = now() WHERE {LATER}",
+    ),
+    "nearly all is synced": (
+        "UPDATE incoming_emails SET sync_status = 'synced' WHERE sync_status = 'failed' AND id % 1000 <> 13",
     ),
     "everything fails": (
         f"UPDATE incoming_emails SET processing_status = 'failed' WHERE {OLD}",
@@ -157,7 +166,7 @@ def is_blind(node: Node) -> bool:
 
 async def test_to_look_for_what_is_the_matter_reads_no_more(db: Database) -> None:
     """It counts, of each error too, and so reads as far as it counts."""
-    settings = Settings()
+    settings = Settings(sync_url=(SecretStr("mongodb://mongodb.example/archive.emails"),))
     turn = Pass(1, 10**9, 0, None, None)
 
     async def find() -> None:

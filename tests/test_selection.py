@@ -22,6 +22,7 @@ SENDERS = (None, "Ada@Customer.example", "bob@other.example", "%_\\@odd.example"
 NAMES = (None, "Ada Byron", "böb")
 SUBJECTS = (None, "Invoice 50%", "invoice_7", "Über alles", "a \\ b")
 FILES = ((), ("Scan_1.PDF",), ("photo.jpg", None), ("invoice.pdf", "terms 50%.txt"))
+SYNC_STATUSES = ("not_applicable", "pending", "synced", "failed", "failed")
 CODES = ((None, None), ("http_500", "a.example"), ("http_500", "b.example"), ("too_large", None))
 TEXTS = ("invoice", "INVOICE_", "50%", "über", "\\", "odd.ex", "pdf", "nothing of it", "bob", "BÖB", "scan_1")
 
@@ -31,6 +32,7 @@ async def fill(database: asyncpg.Connection, rng: random.Random, size: int) -> l
     emails = []
     for _ in range(size):
         status = rng.choice(STATUSES)
+        sync = rng.choice(SYNC_STATUSES)
         code, host = rng.choice(CODES) if status in {"failed", "queued"} else (None, None)
         email = {
             "zendesk_ticket_id": rng.choice("123"),
@@ -41,6 +43,10 @@ async def fill(database: asyncpg.Connection, rng: random.Random, size: int) -> l
             "processing_status": status,
             "error_code": code,
             "error_host": host,
+            "sync_status": sync,
+            "sync_error_code": rng.choice(("receiver_busy", "document_refused"))
+            if sync == "failed"
+            else None,
         }
         names, places = ", ".join(email), ", ".join(f"${place + 1}" for place in range(len(email)))
         files = rng.choice(FILES)
@@ -59,6 +65,8 @@ def draw(rng: random.Random) -> Selection:
     """Ask for some of what there may be, mostly for little."""
     choices: dict[str, Any] = {
         "status": rng.choice(STATUSES),
+        "sync_status": rng.choice(SYNC_STATUSES),
+        "sync_error_code": rng.choice(("receiver_busy", "document_refused", "other")),
         "ticket": rng.choice("1234"),
         "sender": rng.choice(("ada@customer.EXAMPLE", "%_\\@odd.example", "nobody@x.example")),
         "error_code": rng.choice(("http_500", "too_large", "none", "other")),
@@ -83,6 +91,8 @@ def is_meant(wanted: Selection, email: dict[str, Any]) -> bool:
     return all(
         (
             wanted.status in (None, email["processing_status"]),
+            wanted.sync_status in (None, email["sync_status"]),
+            wanted.sync_error_code in (None, email["sync_error_code"]),
             wanted.ticket in (None, email["zendesk_ticket_id"]),
             wanted.sender is None or (email["from_email"] or "").lower() == wanted.sender.lower(),
             wanted.error_code is None or is_about(wanted.error_code, "error_code"),

@@ -149,6 +149,20 @@ async def test_each_end_leaves_what_it_should(
     assert 50 < due_in <= 60
 
 
+async def test_an_attempt_costs_one_retry_however_often_its_end_is_written(
+    conn: AsyncConnection, database: asyncpg.Connection, row: Row
+) -> None:
+    """Where the answer of Postgres was lost, it is written once more."""
+    await insert(database)
+    for retries in (1, 2):
+        held = await claim_one(conn)
+        assert held
+        for _ in range(3):
+            assert await settle_one(conn, Settlement(held, "released", "receiver_away", "x"))
+
+        assert (await row())["sync_retry_count"] == retries
+
+
 async def test_sweeps_at_the_same_time_take_different_ones(
     res: Resources, database: asyncpg.Connection
 ) -> None:

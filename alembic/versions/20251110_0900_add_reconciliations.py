@@ -5,10 +5,10 @@ import sqlalchemy as sa
 from alembic import op
 
 revision = "20251110_0900"
-down_revision = "20251103_0910"
+down_revision = "20251103_0920"
 
 NOW = sa.func.now()
-CAUSES = ("failures", "quarantine", "waiting", "silence", "signatures", "workers", "no_worker")
+CAUSES = ("failures", "quarantine", "waiting", "silence", "signatures", "workers", "no_worker", "sync")
 COUNTS = ("emails", "documents", "objects", "bytes", "unfinished", "overdue", "not_synced")
 
 

@@ -22,6 +22,7 @@ _OVER = {
     "signatures": "Webhooks come with good signatures again.",
     "workers": "All workers are there, or others in their place.",
     "no_worker": "There is a worker again, or nothing is due.",
+    "sync": "No finished e-mail waits for so long any more, and none is left whose sync failed within the last 24 hours.",
     "reconciliation": "What is there is compared again, and it is as it is on record.",
 }
 

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncEngine
 
     from service.queries.retries import BulkRetryView
+    from service.retries import What
     from service.selection import Selection
 
 LOOK_SECONDS = 0.5
@@ -54,14 +55,14 @@ def bulk_options(command: Callable[..., None]) -> Callable[..., None]:
     return run
 
 
-def retry_all(wanted: "Selection", way: Way) -> None:
+def retry_all(wanted: "Selection", way: Way, what: "What" = "job") -> None:
     """Plan, ask, begin; ends the process with 1 where it was cancelled while it was waited for."""
     from service.queries.retries import get_retry
     from service.recovery import bulk
 
     if not (way.dry_run or way.yes or sys.stdin.isatty()):
         raise click.UsageError("Nobody can be asked here: add --yes, or --dry-run.")
-    matching = with_resources(lambda res: bulk.plan(res, wanted))
+    matching = with_resources(lambda res: bulk.plan(res, wanted, what))
     if way.as_json and way.dry_run:
         print_json({"matching": matching.number, "capped": matching.is_capped})
     else:
@@ -69,8 +70,8 @@ def retry_all(wanted: "Selection", way: Way) -> None:
     if way.dry_run or not matching.number:
         return
     if not way.yes:
-        click.confirm("Run them again?", abort=True, err=True)
-    retry_id = with_resources(lambda res: bulk.start(res, wanted, way.per_second, actor()))
+        click.confirm("Sync them again?" if what == "sync" else "Run them again?", abort=True, err=True)
+    retry_id = with_resources(lambda res: bulk.start(res, wanted, way.per_second, actor(), what))
     if way.wait:
         _wait(retry_id)
     seen = with_engine(lambda engine: get_retry(engine, retry_id))
@@ -82,7 +83,8 @@ def retry_all(wanted: "Selection", way: Way) -> None:
 def print_retry(seen: "BulkRetryView") -> None:
     """Print how far a retry of many has come."""
     of = f"of {seen.planned:,}{'+' if seen.planned_capped else ''}"
-    print_line(f"Retry of many {seen.id}", "is", f"{seen.status}", f"with {seen.retried:,} {of} queued")
+    of_what = "Sync" if seen.what == "sync" else "Retry"
+    print_line(f"{of_what} of many {seen.id}", "is", f"{seen.status}", f"with {seen.retried:,} {of} queued")
     if seen.status == "running":
         click.echo(
             f"`holdfast retries show {seen.id}` tells more, `holdfast retries cancel {seen.id}` ends it."
@@ -90,7 +92,7 @@ def print_retry(seen: "BulkRetryView") -> None:
 
 
 def _tell(number: int, per_second: int, *, is_capped: bool) -> None:
-    from service.queries.overview import duration
+    from service.queries.verdict import duration
 
     count = f"{number:,}{' or more' if is_capped else ''}"
     match = "matches" if number == 1 else "match"

@@ -20,7 +20,7 @@ WORDS = {True: "ok", None: "warn", False: "wrong"}
 @json_option
 @env_file
 def check(*, try_alerts: bool, as_json: bool) -> None:
-    """Look at settings, Postgres, Redis, storage, Zendesk, clocks and workers, and say what to do.
+    """Look at settings, Postgres, Redis, storage, Zendesk, clocks, workers and targets, and say what to do.
 
     Exits with 1 if anything is wrong; what only should be better is a warning, and exits with 0.
     """

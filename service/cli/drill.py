@@ -31,7 +31,8 @@ def drill(seconds: float, rate: float, faults: str, seed: int | None, data_dir: 
     """
     import secrets
 
-    from service.local.drill.run import Plan, choose, run
+    from service.local.drill.plan import Plan, choose
+    from service.local.drill.run import run
 
     try:
         chosen = choose(faults)

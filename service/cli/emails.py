@@ -10,6 +10,7 @@ from service.cli.export import export
 from service.cli.filters import filters, selection
 from service.cli.page import print_email
 from service.cli.retry import retry
+from service.cli.sync import sync
 from service.cli.terminal import (
     Column,
     json_option,
@@ -35,16 +36,18 @@ COLUMNS = (
     Column("status", whole=True),
     Column("retries", least_width=150),
     Column("received", whole=True),
+    Column("sync", whole=True, least_width=100),
     Column("reason"),
 )
 
 
 @click.group()
 def emails() -> None:
-    """Look at e-mails, run them again, take them out."""
+    """Look at e-mails, run or sync them again, take them out."""
 
 
 emails.add_command(retry)
+emails.add_command(sync)
 emails.add_command(export)
 
 
@@ -56,7 +59,7 @@ emails.add_command(export)
 def list_(limit: int, *, as_json: bool, **chosen: str | None) -> None:
     """List e-mails, newest first.
 
-    Into a pipe, a line for each: id, ticket, sender, subject, status, retries, time, reason, divided by tabs.
+    Into a pipe, a line for each: id, ticket, sender, subject, status, retries, time, sync, reason, divided by tabs.
     """
     from service.queries.emails import EmailFilter
 
@@ -142,5 +145,12 @@ def _row(email: "EmailView") -> tuple[object, ...]:
         email.processing_status,
         email.retry_count,
         shown_time(email.received_at),
-        email.processing_error or "",
+        _sync(email),
+        email.processing_error or email.sync_error or "",
     )
+
+
+def _sync(email: "EmailView") -> str:
+    """Say where the sync stands, once there is something to be synced."""
+    is_over = email.processing_status in {"completed", "failed"}
+    return "" if email.sync_status == "not_applicable" or not is_over else email.sync_status

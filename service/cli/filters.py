@@ -11,13 +11,16 @@ if TYPE_CHECKING:
 F = TypeVar("F", bound=Callable[..., Any])
 S = TypeVar("S", bound="Selection")
 STATUSES = click.Choice(["received", "queued", "processing", "completed", "failed"])
+SYNC_STATUSES = click.Choice(["not_applicable", "pending", "synced", "failed"])
 
 _OPTIONS = {
     "q": click.option("--text", "q", help="A text in subject, sender or a file's name."),
     "status": click.option("--status", type=STATUSES),
+    "sync_status": click.option("--sync-status", type=SYNC_STATUSES, help="Where the sync stands."),
     "ticket": click.option("--ticket", help="Only this Zendesk ticket."),
     "sender": click.option("--sender", help="Only from this address."),
     "error_code": click.option("--error-code", help="Only with this code; `none`: that failed without one."),
+    "sync_error_code": click.option("--sync-error-code", help="Only those not synced with this code."),
     "host": click.option("--host", help="Only where a file of this host failed; `none`: of no host."),
     "received_after": click.option(
         "--received-after", metavar="TIME", help="At this time or later, as 2026-01-31T18:00; UTC."

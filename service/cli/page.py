@@ -30,8 +30,23 @@ def print_email(email: "EmailDetail") -> None:
             ("key", email.idempotency_key),
         ]
     )
+    if email.sync_status != "not_applicable":
+        click.echo()
+        print_line("Its sync is", email.sync_status)
+        print_facts(_sync(email))
     _print_part("What happened", _timeline(email))
     _print_part("Files", map(_file, email.attachments))
+
+
+def _sync(email: "EmailDetail") -> Iterator[tuple[str, object]]:
+    is_over = email.processing_status in {"completed", "failed"}
+    yield "reason", email.sync_error
+    yield "code", email.sync_error_code
+    yield "retries", email.sync_retry_count or None
+    yield "attempts", email.sync_attempt_number or None
+    yield "synced", shown_time(email.synced_at) if email.synced_at else None
+    if email.sync_status == "pending":
+        yield "due", shown_time(email.sync_due_at) if is_over else "when its job has ended"
 
 
 def _timeline(email: "EmailDetail") -> Iterator[tuple[object, ...]]:
@@ -41,6 +56,8 @@ def _timeline(email: "EmailDetail") -> Iterator[tuple[object, ...]]:
         if attempt.finished_at:
             events.append((attempt.finished_at, _end(attempt)))
     events += [(action.at, (f"{action.action} by {action.actor}",)) for action in email.actions]
+    if email.synced_at:
+        events.append((email.synced_at, ("synced",)))
     for time, what in sorted(events, key=lambda event: event[0]):
         yield (shown_time(time), *what)
     if email.processing_status == "queued":

@@ -13,6 +13,7 @@ COLUMNS = (
     Column("queued", whole=True),
     Column("of", whole=True),
     Column("by", least_width=120),
+    Column("what", whole=True),
     Column("filter"),
 )
 ID = click.IntRange(0, 2**63 - 1)
@@ -20,7 +21,7 @@ ID = click.IntRange(0, 2**63 - 1)
 
 @click.group()
 def retries() -> None:
-    """Look at retries of many e-mails, which workers carry out, and cancel one."""
+    """Look at retries of many e-mails, or of their syncs, which workers carry out, and cancel one."""
 
 
 @retries.command("list")
@@ -42,6 +43,7 @@ def list_(*, as_json: bool) -> None:
             each.retried,
             f"{each.planned}{'+' if each.planned_capped else ''}",
             each.actor,
+            each.what,
             each.filter.model_dump_json(exclude_none=True),
         )
         for each in page.retries
@@ -65,6 +67,7 @@ def show(retry_id: int, *, as_json: bool) -> None:
     facts = (
         ("begun", shown_time(seen.created_at)),
         ("by", seen.actor),
+        ("what", seen.what),
         ("filter", seen.filter.model_dump_json(exclude_none=True)),
         ("at most", f"{seen.per_second} a second"),
         ("looked back to", shown_time(seen.reached) if seen.reached else None),

@@ -16,12 +16,12 @@ if TYPE_CHECKING:
     from rich.progress import Progress
 
 _STATES = {
-    "green": ("completed", "done", "alive", "ok"),
+    "green": ("completed", "synced", "done", "alive", "ok"),
     "bold green": ("safe",),
     "cyan": ("queued", "processing", "running"),
     "yellow": ("silent", "warn"),
     "bold yellow": ("attention", "late"),
-    "red": ("failed",),
+    "red": ("failed", "not synced"),
     "bold red": ("wrong",),
 }
 STYLES = {state: style for style, states in _STATES.items() for state in states}

@@ -44,7 +44,9 @@ class AlertSettings(BaseSettings):
         examples=["whsec_…"],
     )
     alert_waiting_seconds: float = Field(
-        300, gt=0, description="how long an e-mail may wait for a worker to begin"
+        300,
+        gt=0,
+        description="how long an e-mail may wait for a worker to begin, or, once finished, for its sync",
     )
     alert_silence_seconds: float | None = Field(
         None,

@@ -14,6 +14,7 @@ from service.doctor.postgres import (
 )
 from service.doctor.redis import check_eviction, check_redis
 from service.doctor.settings import check_settings
+from service.doctor.sync import check_sync
 from service.doctor.zendesk import check_zendesk
 from service.resources import Resources
 from service.storage import objects
@@ -27,7 +28,8 @@ _STORAGE = "check STORAGE_URL, its credentials and their rights; e-mails are tak
 async def examine(res: Resources) -> list[Check]:
     """Look at all that a Holdfast of these settings stands on, in seconds; raises nothing."""
     looks = [probe(name, lambda look=look: look(res), advice) for name, look, advice in _PROBES]  # type: ignore[misc]
-    return [*check_settings(res.settings), *await asyncio.gather(*looks)]
+    found, of_sync = await asyncio.gather(asyncio.gather(*looks), check_sync(res))
+    return [*check_settings(res.settings), *found, *of_sync]
 
 
 async def check_storage(res: Resources) -> Check:

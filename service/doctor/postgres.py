@@ -11,6 +11,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from service.database import connect, is_pooled, within
 from service.doctor.findings import SECONDS, Check
 from service.queries import overview
+from service.queries.verdict import duration
 from service.queries.workers import WorkerView, workers_of
 from service.resources import Resources
 
@@ -79,7 +80,7 @@ async def check_waiting(res: Resources) -> Check:
         return Check("waiting", True, "nothing waits")
     is_late = seconds > res.settings.alert_waiting_seconds
     advice = "see which with `holdfast emails list --status queued`, and why in the workers' log"
-    found = f"the oldest has waited {overview.duration(seconds)}"
+    found = f"the oldest has waited {duration(seconds)}"
     return Check("waiting", None if is_late else True, found, advice if is_late else "")
 
 

@@ -22,6 +22,7 @@ def check_settings(settings: Settings) -> list[Check]:
         _api_tokens(settings),
         _download_hosts(settings),
         _alerts(settings),
+        *([_links(settings)] if settings.sync_url else ()),
         _drill(settings),
     ]
 
@@ -62,6 +63,18 @@ def _alerts(settings: Settings) -> Check:
     if not settings.public_url:
         return Check("alerts", None, "they have no links", "set PUBLIC_URL to this service's own address")
     return Check("alerts", True, f"by {', '.join(told)}")
+
+
+def _links(settings: Settings) -> Check:
+    """Look where the documents of the sync say that files are."""
+    if settings.sync_links == "presigned":
+        return Check("links of the sync", True, "presigned by the storage, for a week")
+    if not settings.public_url:
+        advice = (
+            "set PUBLIC_URL to this service's own address: a document says /api/v1/… of a file, and no host"
+        )
+        return Check("links of the sync", None, "they lead nowhere", advice)
+    return Check("links of the sync", True, f"to {settings.public_url}")
 
 
 def _drill(settings: Settings) -> Check:

@@ -1,44 +1,20 @@
 """Jobs that are run again: one, or the next of all that match; each with who wanted it."""
 
-from dataclasses import dataclass
-from datetime import timedelta
 from typing import Any
 
-from sqlalchemy import (
-    CTE,
-    BigInteger,
-    ColumnElement,
-    Row,
-    Select,
-    case,
-    exists,
-    func,
-    insert,
-    literal,
-    select,
-    update,
-)
+from sqlalchemy import CTE, BigInteger, ColumnElement, Select, exists, func, insert, literal, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from service import retries
 from service.jobs.waiting import FIRST_RING_GRACE, Job
 from service.metrics import TRANSITIONS
 from service.models import Attachment, IncomingEmail
-from service.operations import BulkRetry, OperatorAction
+from service.operations import OperatorAction
+from service.retries import Step
 
 FINISHED = ("failed", "completed")
-# The pause between two steps of a retry of many.
-STEP = timedelta(seconds=1)
 
 _RETRIED = TRANSITIONS.labels("queued", "retry")
-
-
-@dataclass(frozen=True, slots=True)
-class Step:
-    """One step of a retry of many: of which, and from where on."""
-
-    bulk_retry_id: int
-    actor: str
-    place_id: int | None
 
 
 async def retry(conn: AsyncConnection, email_id: int, actor: str) -> Job | None:
@@ -63,9 +39,7 @@ async def retry_next(conn: AsyncConnection, step: Step, found: Select[Any], stop
     `found` gives the e-mails, and `stop` the place at which the walk stops that finds them, if there is more of
     it. Somebody who took the same step, or cancelled it, may be first: then nothing is done.
     """
-    mine = (BulkRetry.id == step.bulk_retry_id, BulkRetry.status == "running")
-    here = BulkRetry.place_id.is_not_distinct_from(step.place_id)
-    bulk = select(BulkRetry.id).where(*mine, here).with_for_update().cte("bulk")
+    bulk = retries.held(step)
     free = (
         select(IncomingEmail.id)
         .where(
@@ -78,49 +52,11 @@ async def retry_next(conn: AsyncConnection, step: Step, found: Select[Any], stop
         .cte("free")
     )
     again = queue_again(IncomingEmail.id == free.c.id)
-    moved = _move(bulk, again, stop)
+    moved = retries.moved(bulk, again, stop)
     noted = note(again, step.actor, step.bulk_retry_id)
     rows = (await conn.execute(select(again).add_cte(reopen_failed(again), noted, moved))).all()
     _RETRIED.inc(len(rows))
     return [Job(row.id, row.attempt_number + 1) for row in rows]
-
-
-async def begin(conn: AsyncConnection, **columns: object) -> int:
-    """Record a retry of many, and who wants it; return its id."""
-    new = insert(BulkRetry).values(**columns).returning(BulkRetry.id, BulkRetry.actor).cte("new")
-    noted = _note_bulk(new, "retry_many")
-    return int((await conn.execute(select(new.c.id).add_cte(noted))).scalar_one())
-
-
-async def cancel(conn: AsyncConnection, bulk_retry_id: int, actor: str) -> bool:
-    """Let no further step be taken; False where it is not running."""
-    ended = (
-        update(BulkRetry)
-        .where(BulkRetry.id == bulk_retry_id, BulkRetry.status == "running")
-        .values(status="cancelled", finished_at=func.now())
-        .returning(BulkRetry.id, literal(actor).label("actor"))
-        .cte("ended")
-    )
-    return bool(await conn.scalar(select(ended.c.id).add_cte(_note_bulk(ended, "cancel_retry_many"))))
-
-
-async def status_of_bulk(conn: AsyncConnection, bulk_retry_id: int) -> str | None:
-    """Tell the state of a retry of many; None if there is none."""
-    return await conn.scalar(select(BulkRetry.status).where(BulkRetry.id == bulk_retry_id))
-
-
-async def take_bulk(conn: AsyncConnection, patience: timedelta) -> Row[Any] | None:
-    """Take a retry of many of which a step is due; whoever takes it has `patience` to do it."""
-    due = (
-        select(BulkRetry.id)
-        .where(BulkRetry.status == "running", BulkRetry.next_at <= func.now())
-        .order_by(BulkRetry.next_at)
-        .limit(1)
-        .with_for_update(skip_locked=True)
-        .cte("due")
-    )
-    taken = update(BulkRetry).where(BulkRetry.id == due.c.id).values(next_at=func.now() + patience)
-    return (await conn.execute(taken.returning(*BulkRetry.__table__.c))).one_or_none()
 
 
 def queue_again(which: ColumnElement[bool]) -> CTE:
@@ -154,34 +90,8 @@ def reopen_failed(again: CTE) -> CTE:
     )
 
 
-def _move(bulk: CTE, again: CTE, stop: Select[Any]) -> CTE:
-    """Note how many were queued and where the walk stands; where nothing is left, it is done."""
-    place = stop.cte("place")
-    more = exists(place.select())
-    return (
-        update(BulkRetry)
-        .where(BulkRetry.id == bulk.c.id)
-        .values(
-            retried=BulkRetry.retried + select(func.count()).select_from(again).scalar_subquery(),
-            place_time=func.coalesce(select(place.c.received_at).scalar_subquery(), BulkRetry.place_time),
-            place_id=func.coalesce(select(place.c.id).scalar_subquery(), BulkRetry.place_id),
-            next_at=func.now() + STEP,
-            status=case((more, "running"), else_="done"),
-            finished_at=case((~more, func.now())),
-        )
-        .returning(BulkRetry.id)
-        .cte("moved")
-    )
-
-
 def note(again: CTE, actor: str, bulk_retry_id: int | None) -> CTE:
     """Make the part that notes who wanted it."""
     row = select(literal(actor), literal("retry"), again.c.id, literal(bulk_retry_id, BigInteger))
     columns = ["actor", "action", "email_id", "bulk_retry_id"]
     return insert(OperatorAction).from_select(columns, row).returning(OperatorAction.id).cte("noted")
-
-
-def _note_bulk(bulk: CTE, action: str) -> CTE:
-    row = select(bulk.c.actor, literal(action), bulk.c.id)
-    noted = insert(OperatorAction).from_select(["actor", "action", "bulk_retry_id"], row)
-    return noted.returning(OperatorAction.id).cte("noted")

@@ -149,6 +149,7 @@ def _sync(is_over: ColumnElement[bool], status: ColumnElement[str]) -> dict[str,
     begun = {
         "sync_status": status,
         "sync_due_at": func.now(),
+        "sync_begun_at": func.now(),
         "sync_retry_count": literal(0),
         "sync_error": null(),
         "sync_error_code": null(),

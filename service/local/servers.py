@@ -20,6 +20,7 @@ __all__ = [
     "ServerError",
     "free_port",
     "has_mongodb",
+    "listens",
     "mongodb",
     "postgres",
     "prepare_mongodb",
@@ -141,7 +142,7 @@ def prepare_mongodb(directory: Path, *more: str) -> Iterator[Server]:
         words = [word for name, value in options.items() for word in (f"--{name}", str(value))]
         command = [sys.executable, "-m", "secantus", *words, "--sync-on-commit", *more]
         url = f"mongodb://127.0.0.1:{port}"
-        yield Server("mongodb", url, command, directory, SIGTERM, lambda _: _listens(port))
+        yield Server("mongodb", url, command, directory, SIGTERM, lambda _: listens(port))
 
 
 def has_mongodb() -> bool:
@@ -225,7 +226,7 @@ def _is_ready(data: Path, pid: int) -> bool:
     return False
 
 
-def _listens(port: int) -> bool:
+def listens(port: int) -> bool:
     with suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=1):
         return True
     return False

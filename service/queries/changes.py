@@ -1,4 +1,4 @@
-"""What moves: the newest e-mails, those that are not finished, and those that somebody has an eye on."""
+"""What moves: the newest e-mails, those that are not finished or not synced, and those that somebody has an eye on."""
 
 from collections.abc import Sequence
 from datetime import datetime
@@ -9,7 +9,7 @@ from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from service.database import connect
-from service.models import PROCESSING, WAITING, IncomingEmail
+from service.models import PROCESSING, TO_SYNC, WAITING, IncomingEmail
 from service.queries.views import View
 from service.selection import Selection
 from service.walk import LIGHT, known, matches
@@ -29,6 +29,11 @@ class Change(View):
     retry_count: int
     error_code: str | None
     processing_error: str | None
+    sync_status: str
+    sync_due_at: datetime
+    sync_error_code: str | None
+    sync_error: str | None
+    synced_at: datetime | None
     matches: bool = Field(exclude=True)
 
 
@@ -40,8 +45,9 @@ async def list_changes(engine: AsyncEngine, wanted: Selection, watched: Sequence
     working = (
         select(email.id).where(text(PROCESSING)).order_by(email.lease_until.desc()).limit(known(MOST_SEEN))
     )
+    syncing = select(email.id).where(text(TO_SYNC)).order_by(email.sync_due_at.desc()).limit(known(MOST_SEEN))
     eyed = select(func.unnest(literal(watched[-MOST_SEEN:], ARRAY(BigInteger))))
-    ids = union(*(select(way.subquery()) for way in (newest, waiting, working, eyed))).subquery()
+    ids = union(*(select(way.subquery()) for way in (newest, waiting, working, syncing, eyed))).subquery()
     rows = select(*LIGHT).where(email.id == ids.c[0]).subquery()
     at = case(
         (rows.c.processing_status == "received", rows.c.received_at),

@@ -5,26 +5,28 @@ from datetime import datetime, timedelta
 from typing import Any, Literal
 
 from pydantic import Field
-from sqlalchemy import ColumnElement, ScalarSelect, func, literal_column, select, text
+from sqlalchemy import ColumnElement, ScalarSelect, TextClause, func, literal_column, select, text
 from sqlalchemy.ext.asyncio import AsyncEngine
 from sqlalchemy.orm import InstrumentedAttribute
 
+from service.config.settings import Settings
 from service.database import connect
-from service.models import STATUSES, IncomingEmail, QuarantinedWebhook, in_status
+from service.models import NOT_SYNCED, STATUSES, TO_SYNC, IncomingEmail, QuarantinedWebhook, in_status
 from service.operations import Alert
 from service.queries.history import HOUR_CAP, Hour, Times, hours_of, times_of
+from service.queries.verdict import Told, number, of_syncs, say
 from service.queries.views import ProcessingStatus, View
 from service.queries.workers import WorkerView, workers_of
 
 COUNT_CAP = 10_000
 UNFINISHED = ("received", "queued", "processing")
-# What failed, or is in quarantine, is counted anyway; an alert stays open for a while after its cause has gone.
+# What failed, is in quarantine or not synced is counted anyway; an alert stays open for a while after its cause has gone.
 _ALERTS = (
     select(Alert.summary)
     .where(
         Alert.resolved_at.is_(None),
         Alert.seen_at > func.now() - timedelta(minutes=1),
-        Alert.cause.not_in(("failures", "quarantine")),
+        Alert.cause.not_in(("failures", "quarantine", "sync")),
     )
     .order_by(Alert.cause, Alert.key)
     .limit(5)
@@ -40,18 +42,33 @@ _NOT_BEGUN = text(f"""
 """)  # noqa: S608 a number of ours
 
 
+# What was due first: nothing is put off for longer than the longest pause, so the oldest is among them.
+_TO_SYNC = text(f"""
+    SELECT count(*) AS number, extract(epoch FROM now() - min(sync_begun_at))::float8 AS age FROM (
+        SELECT sync_begun_at FROM incoming_emails WHERE {TO_SYNC}
+        ORDER BY sync_due_at LIMIT (SELECT {COUNT_CAP})
+    ) AS due
+""")  # noqa: S608 words and a number of ours
+
+
 class Stats(View):
     """Counts end at a cap; `capped` names those that did."""
 
     by_status: Mapping[ProcessingStatus, int]
     quarantined: int = Field(description="Requests that wait to be replayed")
-    capped: Sequence[ProcessingStatus | Literal["quarantined"]]
+    by_sync_status: Mapping[Literal["pending", "failed"], int] = Field(
+        description="Finished e-mails that wait for their sync, and e-mails that could not be synced"
+    )
+    capped: Sequence[ProcessingStatus | Literal["quarantined", "sync_pending", "sync_failed"]]
     oldest_waiting_seconds: float | None
     oldest_not_begun_seconds: float | None = Field(
         description="Age of the oldest e-mail that waits and had no attempt yet"
     )
     oldest_by_status: Mapping[ProcessingStatus, float] = Field(
         description="Age in seconds of the oldest e-mail in each state that is not final"
+    )
+    oldest_sync_seconds: float | None = Field(
+        description="How long a finished e-mail has waited for its sync by now, at most"
     )
 
 
@@ -64,16 +81,25 @@ class Overview(Stats):
     last_day_capped: bool
     not_safe: int  # of those: failed, and where one is late, also all that wait
     not_safe_capped: bool
-    need_you: int  # failed or in quarantine, whenever they came
+    need_you: int  # failed or in quarantine, whenever they came; what could not be synced may be one of them
     need_you_capped: bool
+    has_target: bool = Field(description="Whether there is a target that finished e-mails are carried to")
     alerts: Sequence[str]  # of what is the matter now; failures and quarantine are counted
     times: Times
     hours: Sequence[Hour]
     workers: Sequence[WorkerView]
 
 
-async def overview(engine: AsyncEngine, late_after: timedelta) -> Overview:
-    """Sum up the last 24 hours and all that is open; what waits longer than `late_after` is late."""
+async def of(engine: AsyncEngine, settings: Settings) -> Overview:
+    """Sum it up under these settings."""
+    return await overview(engine, settings.late_after, has_target=bool(settings.sync_url))
+
+
+async def overview(engine: AsyncEngine, late_after: timedelta, *, has_target: bool) -> Overview:
+    """Sum up the last 24 hours and all that is open; what waits longer than `late_after` is late.
+
+    Without a target the verdict says nothing of syncs, whatever is on record from when there was one.
+    """
     counts = await stats(engine)
     async with connect(engine) as conn:
         hours = await hours_of(conn)
@@ -84,26 +110,32 @@ async def overview(engine: AsyncEngine, late_after: timedelta) -> Overview:
     need_you = counts.by_status["failed"] + counts.quarantined
     waits = counts.oldest_not_begun_seconds
     late = (waits or 0) > late_after.total_seconds()
+    failed = number(counts.by_sync_status["failed"], "sync_failed" in counts.capped)
+    syncs = of_syncs(failed, counts.oldest_sync_seconds, late_after) if has_target else ()
     last_day_capped = any(hour.capped for hour in hours)
     not_safe = [hour.failed + (hour.waiting if late else 0) for hour in hours]
     not_safe_capped = any(number >= HOUR_CAP for number in not_safe)
     need_you_capped = bool({"failed", "quarantined"} & set(counts.capped))
     return Overview(
         **dict(counts),
-        verdict=_verdict(
-            _number(last_day, last_day_capped),
-            _number(sum(not_safe), not_safe_capped),
-            _number(need_you, need_you_capped),
-            alerts,
-            _waits(waits, sum(n for status, n in counts.by_status.items() if status in UNFINISHED)),
+        verdict=say(
+            Told(
+                number(last_day, last_day_capped),
+                number(sum(not_safe), not_safe_capped),
+                number(need_you, need_you_capped),
+                (*syncs, *(f"{alert}." for alert in alerts)),
+                waits,
+                sum(n for status, n in counts.by_status.items() if status in UNFINISHED),
+            )
         ),
-        state="late" if late else "attention" if need_you or alerts else "safe",
+        state="late" if late else "attention" if need_you or syncs or alerts else "safe",
         last_day=last_day,
         last_day_capped=last_day_capped,
         not_safe=sum(not_safe),
         not_safe_capped=not_safe_capped,
         need_you=need_you,
         need_you_capped=need_you_capped,
+        has_target=has_target,
         alerts=alerts,
         times=times,
         hours=hours,
@@ -112,9 +144,10 @@ async def overview(engine: AsyncEngine, late_after: timedelta) -> Overview:
 
 
 async def stats(engine: AsyncEngine) -> Stats:
-    """Count by status, and find the oldest e-mail that is not finished."""
+    """Count by status, and find the oldest e-mail that is not finished, or not synced."""
     counts = {
         **{status: _capped(in_status(status), IncomingEmail.received_at) for status in STATUSES},
+        "sync_failed": _capped(text(NOT_SYNCED), IncomingEmail.id),
         "quarantined": _capped(QuarantinedWebhook.replayed_at.is_(None), QuarantinedWebhook.id),
     }
     ages = [
@@ -125,15 +158,19 @@ async def stats(engine: AsyncEngine) -> Stats:
             await conn.execute(select(*(count.label(name) for name, count in counts.items()), *ages))
         ).one()
         not_begun = await conn.scalar(_NOT_BEGUN)
+        to_sync = (await conn.execute(_TO_SYNC)).one()
     found = {status: getattr(row, f"age_{status}") for status in UNFINISHED}
     oldest = {status: float(age) for status, age in found.items() if age is not None}
+    known = {**{name: getattr(row, name) for name in counts}, "sync_pending": to_sync.number}
     return Stats(
         by_status={status: getattr(row, status) for status in STATUSES},
         quarantined=row.quarantined,
-        capped=[name for name in counts if getattr(row, name) == COUNT_CAP],
+        by_sync_status={"pending": to_sync.number, "failed": row.sync_failed},
+        capped=[name for name, number in known.items() if number == COUNT_CAP],
         oldest_waiting_seconds=max(oldest.values(), default=None),
         oldest_not_begun_seconds=not_begun,
         oldest_by_status=oldest,
+        oldest_sync_seconds=to_sync.age,
     )
 
 
@@ -142,44 +179,18 @@ async def ping(engine: AsyncEngine) -> None:
         await conn.execute(select(IncomingEmail.id).limit(1))
 
 
-def _verdict(last_day: str, not_safe: str, need_you: str, alerts: Sequence[str], waits: str) -> str:
-    needs = [f"{need_you} need{'s' if need_you == '1' else ''} you."] if need_you else []
-    needs += [f"{alert}." for alert in alerts]
-    return " ".join((_day(last_day, not_safe), *(needs or ["None needs you."]), waits))
-
-
-def _waits(seconds: float | None, unfinished: int) -> str:
-    if seconds is None:
-        return f"{unfinished:,} in work." if unfinished else "Nothing waits."
-    return f"Oldest waiting: {duration(seconds)}."
-
-
-def _day(received: str, not_safe: str) -> str:
-    if not received:
-        return "No e-mail came in the last 24 hours."
-    if received == "1":
-        return f"The one e-mail of the last 24 hours is {'not ' if not_safe else ''}safe."
-    if not not_safe:
-        return f"All {received} e-mails of the last 24 hours are safe."
-    return f"{not_safe} of {received} e-mails of the last 24 hours {'is' if not_safe == '1' else 'are'} not safe yet."
-
-
-def _number(count: int, capped: bool) -> str:  # noqa: FBT001 each count has its own
-    return f"{count:,}{'+' if capped else ''}" if count else ""
-
-
-def duration(seconds: float) -> str:
-    """Write a time in the one or two units that matter."""
-    for unit, length, smaller, part in (("d", 86400, "h", 3600), ("h", 3600, "min", 60), ("min", 60, "s", 1)):
-        if seconds >= length:
-            rest = int(seconds % length // part)
-            return f"{int(seconds // length)} {unit}" + (f" {rest} {smaller}" if rest else "")
-    return f"{seconds * 1000:.0f} ms" if 0 < seconds < 1 else f"{seconds:.0f} s"
-
-
-def _capped(condition: ColumnElement[bool], order: InstrumentedAttribute[Any]) -> ScalarSelect[int]:
+def _capped(
+    condition: ColumnElement[bool] | TextClause, order: InstrumentedAttribute[Any]
+) -> ScalarSelect[int]:
     """Count in the order of an index that has just these."""
-    some = select(literal_column("1")).where(condition).order_by(order).limit(COUNT_CAP).subquery()
+    some = (
+        select(literal_column("1"))
+        .select_from(order.class_)
+        .where(condition)
+        .order_by(order)
+        .limit(COUNT_CAP)
+        .subquery()
+    )
     return select(func.count()).select_from(some).scalar_subquery()
 
 

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import Any, Literal
 
+from pydantic import Field
 from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncEngine
 
@@ -22,6 +23,7 @@ class BulkRetryView(View):
     id: int
     created_at: datetime
     actor: str
+    what: Literal["job", "sync"] = Field(description="What of each e-mail is run again")
     filter: Selection
     per_second: int
     status: Literal["running", "done", "cancelled"]

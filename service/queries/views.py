@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, computed_field
 from pydantic.config import JsonDict
 
 ProcessingStatus = Literal["received", "queued", "processing", "completed", "failed"]
+SyncStatus = Literal["not_applicable", "pending", "synced", "failed"]
 # Strings of JSON from outside may hold lone surrogates, which pydantic's own types refuse.
 Items = Annotated[Any, Field(json_schema_extra={"anyOf": [{"type": "array"}, {"type": "null"}]})]
 Pair: JsonDict = {"type": "array", "items": {"type": "string"}, "minItems": 2, "maxItems": 2}
@@ -62,7 +63,7 @@ class AttemptView(View):
 
 
 class EmailView(View):
-    """An e-mail, and where its job is."""
+    """An e-mail, and where its job and its sync are."""
 
     id: int
     zendesk_ticket_id: str
@@ -86,13 +87,18 @@ class EmailView(View):
     invocation_id: str | None
     comment_id: str | None
     sent_at: datetime | None = Field(description="The e-mail's own date")
-    sync_status: str
-    sync_error: str | None
-    sync_error_code: str | None
-    sync_retry_count: int
-    sync_attempt_number: int
-    sync_due_at: datetime
-    synced_at: datetime | None
+    sync_status: SyncStatus = Field(
+        description="The state of its sync: due once the job has ended; `not_applicable` where there was no target"
+    )
+    sync_error: str | None = Field(description="Why it failed, or its latest attempt did")
+    sync_error_code: str | None = Field(description="A word for the reason, that never changes")
+    sync_retry_count: int = Field(description="Attempts of the sync that were given back since it began")
+    sync_attempt_number: int = Field(description="Attempts of syncs in all")
+    sync_begun_at: datetime = Field(
+        description="Since when it is to be synced: its job ended, or somebody wanted it again"
+    )
+    sync_due_at: datetime = Field(description="When it is tried (again), or until when a worker carries it")
+    synced_at: datetime | None = Field(description="When the targets last had all of it")
     attachments: Sequence[AttachmentView] = ()
 
     @computed_field  # type: ignore[prop-decorator]

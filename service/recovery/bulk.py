@@ -1,4 +1,4 @@
-"""Run all e-mails again that match a filter: planned first, then step by step, by whichever worker is there."""
+"""Run all e-mails again that match a filter, or only their syncs: planned, then step by step by whichever worker is there."""
 
 import asyncio
 from datetime import timedelta
@@ -6,12 +6,15 @@ from datetime import timedelta
 import structlog
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from service import retries, syncs
 from service.database import connect, run
 from service.errors import Rejected, Transient
 from service.jobs import again
 from service.jobs.waiting import Job
 from service.resources import Resources
+from service.retries import Step, What
 from service.selection import Selection
+from service.syncs import Sync
 from service.walk import Count, Place, count, walk
 
 PER_SECOND = 50  # unless told otherwise
@@ -27,37 +30,42 @@ SOON_SECONDS = 0.2
 log = structlog.get_logger()
 
 
-async def plan(res: Resources, wanted: Selection) -> Count:
-    """Count what would be run again; raises Rejected (422) for e-mails that are not finished."""
+async def plan(res: Resources, wanted: Selection, what: What = "job") -> Count:
+    """Count what would be run again.
+
+    Raises Rejected for e-mails that are not finished (422), or where there is nothing to sync with (409).
+    """
+    meant = _meant(res, wanted, what)
     async with connect(res.engine) as conn:
-        return await count(conn, _finished(wanted))
+        return await count(conn, meant, finished=True)
 
 
-async def start(res: Resources, wanted: Selection, per_second: int, actor: str) -> int:
+async def start(res: Resources, wanted: Selection, per_second: int, actor: str, what: What = "job") -> int:
     """Begin to run again what matches, and was finished before now; return the id of this retry of many.
 
     At most `per_second` e-mails are queued in a second. Raises as `plan` does.
     """
-    planned = await plan(res, wanted)
+    planned = await plan(res, wanted, what)
     async with connect(res.engine) as conn:
-        bulk_retry_id = await again.begin(
+        bulk_retry_id = await retries.begin(
             conn,
+            what,
             actor=actor,
-            filter=_finished(wanted).model_dump(mode="json", exclude_none=True),
+            filter=_meant(res, wanted, what).model_dump(mode="json", exclude_none=True),
             per_second=per_second,
             planned=planned.number,
             planned_capped=planned.is_capped,
         )
-    log.info("bulk_retry_begun", bulk_retry=bulk_retry_id, planned=planned.number)
+    log.info("bulk_retry_begun", bulk_retry=bulk_retry_id, what=what, planned=planned.number)
     return bulk_retry_id
 
 
 async def cancel(res: Resources, bulk_retry_id: int, actor: str) -> None:
     """Queue no more of it; raises Rejected if there is none (404), or it is over (409)."""
     async with connect(res.engine) as conn:
-        if await again.cancel(conn, bulk_retry_id, actor):
+        if await retries.cancel(conn, bulk_retry_id, actor):
             return
-        if (status := await again.status_of_bulk(conn, bulk_retry_id)) is None:
+        if (status := await retries.status_of(conn, bulk_retry_id)) is None:
             raise Rejected(404, "bulk_retry_not_found", f"There is no retry of many {bulk_retry_id}.")
     raise Rejected(409, "not_running", f"The retry of many {bulk_retry_id} is {status} already.")
 
@@ -65,18 +73,21 @@ async def cancel(res: Resources, bulk_retry_id: int, actor: str) -> None:
 async def step(res: Resources) -> bool:
     """Take one step of a retry of many, if one is due; False where none was."""
 
-    async def take(conn: AsyncConnection) -> list[Job] | None:
-        if (bulk := await again.take_bulk(conn, PATIENCE)) is None:
+    async def take(conn: AsyncConnection) -> list[Job] | list[Sync] | None:
+        if (bulk := await retries.take(conn, PATIENCE)) is None:
             return None
         after = None if bulk.place_id is None else Place(bulk.place_time, bulk.place_id)
         way = walk(Selection.model_validate(bulk.filter), after, EXAMINED, finished_before=bulk.created_at)
-        here = again.Step(bulk.id, bulk.actor, bulk.place_id)
-        return await again.retry_next(conn, here, way.found(bulk.per_second), way.stop(bulk.per_second))
+        here = Step(bulk.id, bulk.actor, bulk.place_id)
+        found, stop = way.found(bulk.per_second), way.stop(bulk.per_second)
+        if bulk.what == "sync":
+            return await syncs.again_next(conn, here, found, stop)
+        return await again.retry_next(conn, here, found, stop)
 
-    jobs = await run(res.engine, res.settings.database_seconds, take)
-    for job in jobs or ():
-        res.dispatcher.ring(job)
-    return jobs is not None
+    taken = await run(res.engine, res.settings.database_seconds, take)
+    for each in taken or ():
+        res.dispatcher.ring(each)
+    return taken is not None
 
 
 async def step_for_ever(res: Resources) -> None:
@@ -90,7 +101,12 @@ async def step_for_ever(res: Resources) -> None:
             log.warning("bulk_retry_failed", code=exc.code)
 
 
-def _finished(wanted: Selection) -> Selection:
-    if wanted.status in {None, *again.FINISHED}:
-        return wanted if wanted.status else wanted.model_copy(update={"status": "failed"})
-    raise Rejected(422, "not_finished", f"What is {wanted.status} will be worked on anyway.")
+def _meant(res: Resources, wanted: Selection, what: What) -> Selection:
+    """Say it all: without a word about it, those that failed are meant."""
+    if wanted.status not in {None, *again.FINISHED}:
+        raise Rejected(422, "not_finished", f"What is {wanted.status} will be worked on anyway.")
+    if what == "sync":
+        if not res.settings.sync_url:
+            raise Rejected(409, "sync_off", "There is nothing to sync with: SYNC_URL is not set.")
+        return wanted if wanted.sync_status else wanted.model_copy(update={"sync_status": "failed"})
+    return wanted if wanted.status else wanted.model_copy(update={"status": "failed"})

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qsl, unquote, urlsplit
 
-from service.documents import Document
+from service.documents import SOURCE, Document
 from service.errors import Permanent, Transient
 
 if TYPE_CHECKING:
@@ -36,6 +36,7 @@ class Collection:
     """Documents under their keys; each write waits until most of the servers have it."""
 
     name = "mongodb"
+    can_be_tried = True
 
     _client: "AsyncMongoClient[dict[str, Any]]"
     _documents: "AsyncCollection[dict[str, Any]]"
@@ -69,6 +70,14 @@ class Collection:
     async def check(self) -> None:
         async with self._asking():
             await self._documents.find_one({"_id": ""}, {"_id": 1})
+
+    async def try_to_write(self) -> None:
+        """Ask it to change a document that cannot be: who may not write is refused, and nothing is left there.
+
+        Raises as `write` does.
+        """
+        async with self._asking():
+            await self._documents.update_one({"_id": {"$in": []}}, {"$set": {"source": SOURCE}})
 
     async def close(self) -> None:
         await self._client.close()

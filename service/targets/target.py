@@ -20,6 +20,10 @@ class Target(Protocol):
     def name(self) -> str:
         """What people call its kind."""
 
+    @property
+    def can_be_tried(self) -> bool:
+        """Whether `check` finds out anything: some leave something there whenever they are asked."""
+
     async def write(self, document: Document) -> None:
         """Put a document there, unless a later version of it is there; may be repeated, also at the same time."""
 

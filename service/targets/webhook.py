@@ -21,6 +21,7 @@ class Endpoint:
     """Posts each document; its receiver knows repetitions by `webhook-id`, and later states by `version`."""
 
     name = "webhook"
+    can_be_tried = False
 
     def __init__(self, url: str, secret: str, seconds: float) -> None:
         self._url = url

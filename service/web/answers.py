@@ -27,6 +27,13 @@ class Queued(View):
     email_id: int
 
 
+class SyncPending(View):
+    """The e-mail is to be synced."""
+
+    sync_status: Literal["pending"] = "pending"
+    email_id: int
+
+
 class Replayed(View):
     """The e-mail that the request became, or already was."""
 
@@ -63,7 +70,7 @@ class Probe(BaseModel):
 
 
 class Readiness(View):
-    """The process can work, or what is missing."""
+    """The process can work, or what is missing; of targets it says whether they answer, and can work without them."""
 
     status: Literal["ready", "not_ready"]
-    checks: Mapping[Literal["database", "redis", "storage"], Probe]
+    checks: Mapping[Literal["database", "redis", "storage", "mongodb"], Probe]

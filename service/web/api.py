@@ -1,11 +1,12 @@
-"""The API of e-mails: what is there, what happened to it, its bytes, and running it again."""
+"""The API of e-mails: what is there, what happened to it, its bytes, running and syncing it again."""
 
 from aiohttp import web
 
 from service.queries import emails, overview
 from service.queries.emails import EmailFilter
 from service.recovery.retry import retry
-from service.web.answers import Queued
+from service.sync.retry import resync
+from service.web.answers import Queued, SyncPending
 from service.web.contents import open_content, signed_address, stream
 from service.web.downloads import content_headers, redirect_headers
 from service.web.exchange import answer, ask, number, parameters
@@ -33,6 +34,12 @@ async def retry_email(request: web.Request) -> web.Response:
     email_id = number(request, "id")
     await ask(request, retry(request.app[RES], email_id, request[IDENTITY].actor))
     return answer(Queued(email_id=email_id), status=202)
+
+
+async def sync_email(request: web.Request) -> web.Response:
+    email_id = number(request, "id")
+    await ask(request, resync(request.app[RES], email_id, request[IDENTITY].actor))
+    return answer(SyncPending(email_id=email_id), status=202)
 
 
 async def attachment_content(request: web.Request) -> web.StreamResponse:

@@ -22,6 +22,9 @@ from service.web.keys import RES
 from service.web.shared import Shared
 
 PROBE_SECONDS = 3.0
+# A platform may wait no longer for what needs no target.
+TARGET_SECONDS = 1.0
+NEEDED = ("database", "redis", "storage")  # to do the work; a target may wait
 
 
 @dataclass(frozen=True)
@@ -49,23 +52,30 @@ async def healthz(_: web.Request) -> web.Response:
 
 
 async def readyz(request: web.Request) -> web.Response:
-    """Name each thing that we depend on; 503 if any is away.
+    """Name each thing that we depend on; 503 if any is away that intake and capture need.
 
     Do not route the webhook by it: taking e-mails in needs Postgres alone.
     """
     checks = await request.app[ANSWERS].checks.get()
-    ready = all(check["ok"] for check in checks.values())
+    ready = all(checks[name]["ok"] for name in NEEDED)
     return web.json_response(
         {"status": "ready" if ready else "not_ready", "checks": checks}, status=200 if ready else 503
     )
 
 
-async def probe_all(res: Resources) -> Mapping[str, Mapping[str, object]]:
-    """Say of each thing that we depend on whether it answers in time."""
+async def probe_all(
+    res: Resources, target_seconds: float = TARGET_SECONDS
+) -> Mapping[str, Mapping[str, object]]:
+    """Say of each thing that we depend on, and of targets, whether it answers in time."""
     probes = {
         "database": _probe(within(PROBE_SECONDS, overview.ping(res.engine))),
         "redis": _probe(res.redis.ping()),
         "storage": _probe(objects.check(res.storage)),
+        **{
+            target.name: _probe(target.check(), target_seconds)
+            for target in res.targets
+            if target.can_be_tried
+        },
     }
     return dict(zip(probes, await asyncio.gather(*probes.values()), strict=True))
 
@@ -89,11 +99,13 @@ async def _recorded(res: Resources) -> tuple[Stats, dict[str, str], Reconciliati
         return record, await metrics_of_workers(conn), await latest(conn)
 
 
-async def _probe(check: Awaitable[object]) -> dict[str, object]:
+async def _probe(check: Awaitable[object], seconds: float = PROBE_SECONDS) -> dict[str, object]:
     began = time.monotonic()
     try:
-        async with asyncio.timeout(PROBE_SECONDS):
+        async with asyncio.timeout(seconds):
             await check
+    except HoldfastError as exc:
+        return {"ok": False, "error": exc.code}
     except Exception as exc:  # noqa: BLE001 whatever it is, it is the answer
         return {"ok": False, "error": type(exc).__name__}
     return {"ok": True, "milliseconds": round(1000 * (time.monotonic() - began), 1)}

@@ -12,6 +12,7 @@ from service.queries import actions, alerts, emails, failures, overview, retries
 from service.queries.pages import PageFilter
 from service.queries.views import View
 from service.recovery import bulk
+from service.retries import What
 from service.selection import Selection
 from service.web.dashboard.live import LIVE
 from service.web.exchange import Body, Whole, answer, ask, body, number, parameters
@@ -27,9 +28,13 @@ class Finished(Selection):
 
 
 class BulkRetryRequest(Body):
-    """Which e-mails to run again, and how fast."""
+    """Which e-mails to run again, what of them, and how fast."""
 
     filter: Finished
+    what: What = Field(
+        "job",
+        description="The e-mail as a whole, or only its sync: without a `sync_status`, of what could not be synced",
+    )
     per_second: Whole = Field(
         bulk.PER_SECOND, ge=1, le=bulk.MOST_PER_SECOND, description="E-mails queued in a second, at most"
     )
@@ -54,7 +59,7 @@ class CheckView(View):
 
 
 class CheckPage(View):
-    """All that Holdfast stands on, as it was some seconds ago; Zendesk's credentials, some minutes."""
+    """All that Holdfast stands on, and where it syncs to, as it was some seconds ago; Zendesk's credentials, some minutes."""
 
     checks: Sequence[CheckView]
 
@@ -68,7 +73,7 @@ class Cancelled(View):
 
 async def show_overview(request: web.Request) -> web.Response:
     res = request.app[RES]
-    return answer(await ask(request, overview.overview(res.engine, res.settings.late_after)))
+    return answer(await ask(request, overview.of(res.engine, res.settings)))
 
 
 async def show_checks(request: web.Request) -> web.Response:
@@ -87,9 +92,9 @@ async def list_failures(request: web.Request) -> web.Response:
 async def start_retry(request: web.Request) -> web.Response:
     wanted, res = await body(request, BulkRetryRequest), request.app[RES]
     if wanted.dry_run:
-        planned = await ask(request, bulk.plan(res, wanted.filter))
+        planned = await ask(request, bulk.plan(res, wanted.filter, wanted.what))
         return answer(_receipt(planned.number, planned.is_capped, None))
-    begun = bulk.start(res, wanted.filter, wanted.per_second, request[IDENTITY].actor)
+    begun = bulk.start(res, wanted.filter, wanted.per_second, request[IDENTITY].actor, wanted.what)
     one = await ask(request, retries.get_retry(res.engine, await ask(request, begun)))
     return answer(_receipt(one.planned, one.planned_capped, one.id), status=202)
 

@@ -18,7 +18,7 @@ from service.queries.views import (
     RequestView,
 )
 from service.web import api, operations, quarantine, reconciliations
-from service.web.answers import Queued, Replayed
+from service.web.answers import Queued, Replayed, SyncPending
 from service.web.open_routes import OPEN
 from service.web.route import Route
 
@@ -65,6 +65,16 @@ API = (
         answer=Queued,
         status=202,
         errors={409: "Its job is not finished (`not_finished`)."},
+    ),
+    Route(
+        method="POST",
+        path="/api/v1/emails/{id}/sync",
+        handler=api.sync_email,
+        tag="E-mails",
+        summary="Sync a finished e-mail again; its job is not run again",
+        answer=SyncPending,
+        status=202,
+        errors={409: "Its job is not finished (`not_finished`), or SYNC_URL is not set (`sync_off`)."},
     ),
     Route(
         method="GET",
@@ -117,11 +127,12 @@ API = (
         path="/api/v1/retries",
         handler=operations.start_retry,
         tag="Failures",
-        summary="Run all e-mails again that match a filter; with `dry_run`, only count them",
+        summary="Run all e-mails again that match a filter, or only their syncs; with `dry_run`, only count them",
         body=operations.BulkRetryRequest,
         answer=operations.BulkRetryReceipt,
         status=202,
         also=(200,),
+        errors={409: "There is nothing to sync with: SYNC_URL is not set (`sync_off`)."},
     ),
     Route(
         method="GET",
@@ -163,7 +174,7 @@ API = (
         path="/api/v1/checks",
         handler=operations.show_checks,
         tag="Overview",
-        summary="Tell whether Postgres, Redis, storage and Zendesk's credentials do what they should",
+        summary="Tell whether Postgres, Redis, storage, targets and Zendesk's credentials do what they should",
         answer=operations.CheckPage,
     ),
     Route(

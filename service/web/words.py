@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from types import MappingProxyType
 
-from service.queries.overview import duration
+from service.queries.verdict import duration
 
 # Control characters, and what turns the direction of writing: `gpj.exe` must not look like `exe.jpg`.
 _LIES = re.compile(

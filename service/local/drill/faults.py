@@ -10,7 +10,7 @@ import asyncpg
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
-from service.local.drill import processes, storage
+from service.local.drill import processes, storage, targets
 from service.local.drill.ground import Ground, Missed
 
 Harm = Callable[[Ground, Random], Awaitable[None]]
@@ -118,6 +118,7 @@ async def _postgres_stranded(ground: Ground, _: Random) -> None:
 FAULTS: Mapping[str, Harm] = {
     **processes.FAULTS,
     **storage.FAULTS,
+    **targets.FAULTS,
     "redis.flush": _redis_flush,
     "redis.restart": _redis_restart,
     "redis.away": _redis_away,

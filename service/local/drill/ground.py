@@ -12,6 +12,7 @@ from pathlib import Path
 from urllib.parse import parse_qs, quote, urlsplit
 
 from service.local import environment
+from service.local.drill import receiving
 from service.local.drill.proxy import Connect, Proxy
 from service.local.guard import guarded
 from service.local.launch import ServerError
@@ -62,6 +63,8 @@ class Ground:
     postgres: Proxy
     redis: Proxy
     servers: Mapping[str, Child]
+    targets: Mapping[str, Proxy]
+    kept: receiving.Kept
     processes: Mapping[str, Child]
 
     @property
@@ -88,9 +91,11 @@ async def open_ground(
     """
     _begin_anew(directory)
     async with AsyncExitStack() as stack:
+        sync = stack.enter_context(receiving.prepare_targets(directory))
         prepared = [
             stack.enter_context(prepare_postgres(directory / "postgres")),
             stack.enter_context(prepare_valkey(directory / "valkey")),
+            *sync.servers,
         ]
         servers = await stack.enter_async_context(
             supervise([[_server(server) for server in prepared]], say, hurry, 0.5)
@@ -99,7 +104,10 @@ async def open_ground(
             await _until_ready(server, servers[server.name])
         postgres = await stack.enter_async_context(Proxy(_dial(prepared[0], ".s.PGSQL.5432")))
         redis = await stack.enter_async_context(Proxy(_dial(prepared[1])))
-        variables = _variables(directory, zendesk, postgres, redis)
+        carriers = {
+            server.name: await stack.enter_async_context(Proxy(_dial(server))) for server in sync.servers
+        }
+        variables = {**_variables(directory, zendesk, postgres, redis), **receiving.variables(carriers)}
         migrate({**variables, "DATABASE_URL": prepared[0].url})
         ports = [free_port() for _ in range(_WEBS)]
         processes = await stack.enter_async_context(
@@ -116,6 +124,8 @@ async def open_ground(
             postgres=postgres,
             redis=redis,
             servers=servers,
+            targets=carriers,
+            kept=sync.kept,
             processes=processes,
         )
 
@@ -134,7 +144,7 @@ def check_place(directory: Path) -> None:
 
 
 def _begin_anew(directory: Path) -> None:
-    for name in ("postgres", "valkey", "objects", "fault_points"):
+    for name in ("postgres", "valkey", "mongodb", "objects", "fault_points"):
         try:
             shutil.rmtree(directory / name)
         except FileNotFoundError:
@@ -143,7 +153,8 @@ def _begin_anew(directory: Path) -> None:
             raise ServerError(f"cannot remove {directory / name}: {exc.strerror}") from exc
     for name in ("objects", "fault_points"):
         (directory / name).mkdir(parents=True)
-    (directory / "storage").unlink(missing_ok=True)
+    for name in ("storage", "messages"):
+        (directory / name).unlink(missing_ok=True)
     (directory / "storage").symlink_to(directory / "objects")
 
 
@@ -185,11 +196,13 @@ def _programs(
 def _server(server: Server) -> Program:
     more = _COMMITS_TOGETHER if server.name == "postgres" else ()
     command = guarded([*server.command, *more], server.stop, owner=server.owner)
-    return Program(server.name, command, dict(os.environ), server.directory)
+    return Program(server.name, command, receiving.environment(), server.directory)
 
 
 def _dial(server: Server, socket: str = "") -> Connect:
     parts = urlsplit(server.url)
+    if parts.hostname and parts.port:
+        return lambda: asyncio.open_connection(parts.hostname, parts.port)
     path = f"{parse_qs(parts.query)['host'][0]}/{socket}" if socket else parts.path
     return lambda: asyncio.open_unix_connection(path)
 

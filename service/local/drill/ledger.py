@@ -20,6 +20,7 @@ class Webhook:
     outcome: Outcome = "unknown"
     sends: int = 0
     numbers: set[int] = field(default_factory=set)
+    sync_code: str | None = None  # with which its sync has to fail, likewise
 
     @property
     def is_garbage(self) -> bool:

@@ -103,6 +103,7 @@ FAULTS: Mapping[str, Callable[[Ground, Random], Awaitable[None]]] = {
     "worker.after-claim": _fall_at("after_claim"),
     "worker.mid-download": _fall_at("mid_download"),
     "worker.after-object": _fall_at("after_object"),
+    "worker.after-target": _fall_at("after_target"),
     "web.kill": _web_kill,
     "web.term": _web_term,
     "web.freeze": _web_freeze,

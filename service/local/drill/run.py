@@ -1,13 +1,12 @@
 """Run a drill: traffic and faults at the same time, then a pause to recover, then the audit."""
 
 import asyncio
-import itertools
 import logging
 import sys
 import tempfile
 import time
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,10 +16,13 @@ import asyncpg
 from rich.console import Console
 
 from service.local.drill.audit import audit
+from service.local.drill.carried import audit_sync
 from service.local.drill.faults import FAULTS, inject
 from service.local.drill.ground import LOG, Ground, Stubborn, check_place, find_faketime, open_ground
 from service.local.drill.ledger import Injury, Ledger
+from service.local.drill.plan import POISON, REFUSAL, SKEW, Plan, turns
 from service.local.drill.progress import Progress, open_progress
+from service.local.drill.receiving import has_collection
 from service.local.drill.traffic import Traffic
 from service.local.drill.verdict import Verdict, verdict
 from service.local.launch import ServerError, alone
@@ -29,39 +31,13 @@ from service.local.stack import wait_until_ready
 from service.local.up import one_line_errors
 from service.local.zendesk import Zendesk
 
-# An e-mail that kills, or hangs, every worker that takes it; and a process whose clock is wrong.
-POISON = {"poison.kill": "kill", "poison.hang": "hang"}
-SKEW = "clock.skew"
-ALL = (*FAULTS, *POISON, SKEW)
 _TRIES, _TRY_SECONDS = 6, 2  # to do a harm for which there has to be an occasion
 _DRAIN_SECONDS = 240
 _LOG_FORMAT = "%(created).3f %(name)s: %(message)s"
-_UNFINISHED = "SELECT count(*) FROM incoming_emails WHERE processing_status NOT IN ('completed', 'failed')"
-
-
-@dataclass(frozen=True)
-class Plan:
-    """What to do; the same seed gives webhooks with the same files, and the same faults in the same order."""
-
-    seconds: float
-    rate: float  # webhooks a second
-    seed: int
-    faults: Sequence[str]
-
-    @property
-    def webhooks(self) -> int:
-        return max(1, int(self.seconds * self.rate))
-
-
-def choose(words: str) -> tuple[str, ...]:
-    """Return the faults that words such as `all`, `redis` or `redis.away,web.kill` name; raises ValueError."""
-    chosen: dict[str, None] = {}
-    for word in (part.strip() for part in words.split(",")):
-        found = [name for name in ALL if word in {"all", name, name.partition(".")[0]}]
-        if not found and word != "none":
-            raise ValueError(f"{word!r} is no fault; there are: all, none, {', '.join(ALL)}")
-        chosen.update(dict.fromkeys(found))
-    return tuple(chosen)
+_UNFINISHED = (
+    "SELECT count(*) FROM incoming_emails"
+    " WHERE processing_status NOT IN ('completed', 'failed') OR sync_status = 'pending'"
+)
 
 
 def run(plan: Plan, directory: Path | None) -> None:
@@ -92,7 +68,9 @@ async def _run(
     if skew:  # from the first moment to the last
         ledger.injuries.append(Injury(SKEW, time.time()))
     with open_progress(console, plan.webhooks, ledger) as progress:
-        progress.note("starting Postgres, Valkey, 2 web and 3 worker processes")
+        progress.note("starting Postgres, Valkey, the sync's targets, 2 web and 3 worker processes")
+        if not has_collection():
+            progress.note("the collection is left out: there is no server of MongoDB's protocol (secantusdb)")
         if SKEW in plan.faults and not skew:
             progress.note("clock.skew is left out: libfaketime is not installed (Debian's package faketime)")
         async with (
@@ -108,6 +86,7 @@ async def _run(
             if zendesk.desk.cdn_authorizations:
                 ledger.unexpected.append("credentials were sent to the CDN")
             findings = await audit(ledger, ground.database_url, ground.objects)
+            await audit_sync(findings, ledger, ground.database_url, ground.kept)
     about = f"{plan.seconds:g} s, {plan.rate:g} webhooks/s, seed {plan.seed}"
     width = console.width if console.is_terminal else 1000
     outcome.append(verdict(about, ledger, findings, drained, width))
@@ -142,6 +121,8 @@ class _Drill:
                 group.create_task(self._injure(part, faults))
             for fault in POISON.keys() & set(self.plan.faults):
                 group.create_task(self._poison(fault))
+            if REFUSAL in self.plan.faults:
+                group.create_task(self._refuse())
 
     async def _drain(self) -> None:
         for web in self.ground.webs:
@@ -182,23 +163,23 @@ class _Drill:
         return injury.hurt
 
     async def _poison(self, fault: str) -> None:
-        await asyncio.sleep(1)
-        injury = Injury(fault, time.time())
-        self.ledger.injuries.append(injury)
-        _say("drill", f"{fault} begins")
+        injury = await self._one(fault)
         directory, how = self.ground.fault_points, POISON[fault]
         injury.hurt = await self.traffic.send_poison(
             fault, lambda ticket: (directory / f"after_claim@{ticket}").write_text(how)
         )
 
+    async def _refuse(self) -> None:
+        injury = await self._one(REFUSAL)
+        injury.hurt = await self.traffic.send_unwanted(REFUSAL)
 
-def turns(plan: Plan, part: str, faults: Sequence[str]) -> Iterator[tuple[int, float, str]]:
-    """Name the faults of a part for ever, round by round, each with the number of its round and a pause before it."""
-    chance = Random(f"{plan.seed} {part}")  # noqa: S311 the same drill again
-    most = min(40, max(1.5, 0.8 * plan.seconds / len(faults)))
-    for turn in itertools.count():
-        for fault in chance.sample(faults, len(faults)):
-            yield turn, chance.uniform(0.3, most), fault
+    async def _one(self, fault: str) -> Injury:
+        """Begin with a fault that is one e-mail."""
+        await asyncio.sleep(1)
+        injury = Injury(fault, time.time())
+        self.ledger.injuries.append(injury)
+        _say("drill", f"{fault} begins")
+        return injury
 
 
 def _say(who: str, what: str) -> None:

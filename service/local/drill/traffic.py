@@ -3,7 +3,7 @@
 import asyncio
 import hashlib
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from random import Random
@@ -11,6 +11,7 @@ from random import Random
 from aiohttp import ClientConnectorError, ClientError, ClientSession, TCPConnector
 
 from service.local.drill.ledger import Ledger, Webhook
+from service.local.receiver import UNWANTED
 from service.local.sender import Answer, send, sign_headers
 from service.local.zendesk import Fault, Zendesk
 
@@ -19,7 +20,7 @@ _KINDS = {"letter": 50, "bare": 14, "comment": 12, "flaky": 12, "large": 4, "gon
 _FIRST_TICKET = 100_000
 _LARGE_BYTES = (1_200_000, 2_500_000)
 _MOST_SMALL_BYTES = 24_000
-_POISON_SECONDS = 60  # for a poison to be taken at all
+_TAKEN_SECONDS = 60  # for a certain one to be taken at all
 
 
 @dataclass
@@ -56,11 +57,21 @@ class Traffic:
         webhook = self._make(kind, kind.replace(".", ""), self._chance(kind))
         webhook.code = "abandoned"
         before(webhook.ticket_id)
+        return await self._send_until_taken(webhook)
+
+    async def send_unwanted(self, kind: str) -> bool:
+        """Send a letter that can be completed, and that the receiver of the sync refuses; say whether it was taken."""
+        webhook = self._make(kind, kind.replace(".", ""), self._chance(kind), subject=UNWANTED)
+        webhook.sync_code = "document_refused"
+        return await self._send_until_taken(webhook)
+
+    async def _send_until_taken(self, webhook: Webhook) -> bool:
+        chance = self._chance(f"{webhook.kind} on its way")
         headers = sign_headers(webhook.body, self.zendesk.secret)
         with suppress(TimeoutError):
-            async with asyncio.timeout(_POISON_SECONDS), ClientSession() as session:
+            async with asyncio.timeout(_TAKEN_SECONDS), ClientSession() as session:
                 while webhook.outcome != "ok":
-                    await self._send(session, webhook, headers, self._chance(kind))
+                    await self._send(session, webhook, headers, chance)
                     await asyncio.sleep(1)
         return webhook.outcome == "ok"
 
@@ -82,7 +93,7 @@ class Traffic:
     def _chance(self, about: str) -> Random:
         return Random(f"{self.seed} {about}")  # noqa: S311 the same drill again
 
-    def _make(self, kind: str, ticket: str, chance: Random) -> Webhook:
+    def _make(self, kind: str, ticket: str, chance: Random, **more: object) -> Webhook:
         contents = self._contents(kind, chance)
         urls = [
             self.zendesk.add_file(f"{ticket}-{place}.pdf", content, faults=_faults(kind, chance))
@@ -91,20 +102,20 @@ class Traffic:
         webhook = Webhook(
             ticket,
             kind,
-            self._body(kind, ticket, urls),
+            self._body(kind, ticket, urls, more),
             [hashlib.sha256(content).hexdigest() for content in contents],
             "not_found" if kind == "gone" else None,
         )
         self.ledger.webhooks[ticket] = webhook
         return webhook
 
-    def _body(self, kind: str, ticket: str, urls: Sequence[str]) -> bytes:
+    def _body(self, kind: str, ticket: str, urls: Sequence[str], more: Mapping[str, object]) -> bytes:
         if kind == "garbage":  # as a quotation mark in a subject makes it
             return f'{{"ticket_id": "{ticket}", "subject": "the "big" one"}}'.encode()
         if kind == "comment":
             comment = self.zendesk.add_comment(ticket, attachments=urls)
             return json.dumps({"ticket_id": ticket, "comment_id": str(comment)}).encode()
-        return json.dumps(self.zendesk.payload(ticket_id=ticket, attachments=urls)).encode()
+        return json.dumps(self.zendesk.payload(ticket_id=ticket, attachments=urls, **more)).encode()
 
     def _contents(self, kind: str, chance: Random) -> list[bytes]:
         if kind in {"bare", "garbage"}:

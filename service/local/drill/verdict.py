@@ -70,6 +70,7 @@ def _figures(ledger: Ledger, findings: Findings, drained: float) -> Iterator[tup
         f"{findings.files:,} in {findings.objects:,} objects, {findings.object_bytes / 1e6:.0f} MB",
     )
     yield "attempts", f"{findings.outcomes.total():,}{_counts(findings.outcomes)}"
+    yield from _sync(findings)
     yield "drained in", f"{drained:.1f} s; the slowest e-mail took {findings.longest_wait:.1f} s"
     slowest = sorted(findings.recoveries.items(), key=lambda pair: -pair[1])[:3]
     if slowest:
@@ -77,11 +78,42 @@ def _figures(ledger: Ledger, findings: Findings, drained: float) -> Iterator[tup
         yield "recovery", f"a new e-mail was completed {after}"
 
 
+def _sync(findings: Findings) -> Iterator[tuple[str, str]]:
+    """Tell what came of carrying them over, where that was looked at."""
+    if not findings.synced:
+        return
+    slowest = f"the slowest {findings.longest_sync:.1f} s after its job had ended"
+    yield "synced", f"{findings.synced['synced']:,}; {slowest}"
+    yield "sync failed", f"{findings.synced['failed']:,}{_counts(findings.sync_failed)}"
+    collection = (
+        "no collection" if findings.documents is None else f"{findings.documents:,} in the collection"
+    )
+    receiver = f"{findings.received:,} at the receiver, in {findings.messages:,} messages"
+    yield "there, and equal", f"{collection}; {receiver}"
+    recoveries = findings.sync_recoveries
+    if recoveries:
+        worst = max(recoveries, key=lambda fault: recoveries[fault])
+        yield "sync's recovery", f"a new e-mail was in the targets {recoveries[worst]:.1f} s after {worst}"
+    if True in findings.waits:
+        waits = [
+            f"{number:,} were completed in {seconds:.2f} s (median) {when}"
+            for is_away, when in ((True, "while a target was away"), (False, "otherwise"))
+            for number, seconds in [findings.waits.get(is_away, (0, 0.0))]
+        ]
+        yield "e-mails meanwhile", ", ".join(waits)
+
+
 def _problems(findings: Findings) -> Mapping[str, tuple[str, list[str]]]:
     return {
-        "lost": ("acknowledged, and the e-mail or a file is not there", findings.lost),
-        "duplicated": ("one webhook became several e-mails", findings.doubled),
-        "wrong bytes": ("kept otherwise than it was sent or served", findings.wrong_bytes),
+        "lost": ("acknowledged, and e-mail, file or document is not there", findings.lost),
+        "duplicated": (
+            "one webhook became several e-mails, or documents",
+            findings.doubled,
+        ),
+        "wrong bytes": (
+            "kept or carried otherwise than it was sent or served",
+            findings.wrong_bytes,
+        ),
         "broken otherwise": ("a state, an attempt, a time, or something left behind", findings.broken),
     }
 

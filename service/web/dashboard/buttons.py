@@ -1,5 +1,7 @@
 """What the buttons do: each calls one step, and leads back to a page that shows what came of it."""
 
+from typing import get_args
+
 from aiohttp import web
 from pydantic import ConfigDict, Field, field_validator
 
@@ -7,7 +9,9 @@ from service import intake
 from service.errors import Rejected
 from service.recovery import bulk
 from service.recovery.retry import retry
+from service.retries import What
 from service.selection import Selection
+from service.sync.retry import resync
 from service.web.dashboard import filters
 from service.web.dashboard.frame import show
 from service.web.dashboard.notices import lead
@@ -22,6 +26,7 @@ class Wanted(Selection):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
+    what: What = "job"
     per_second: int = Field(PER_SECOND, ge=1, le=bulk.MOST_PER_SECOND)
 
     @field_validator("*", mode="before")
@@ -31,7 +36,7 @@ class Wanted(Selection):
 
     @property
     def selection(self) -> Selection:
-        return Selection.model_validate(self.model_dump(exclude={"per_second"}))
+        return Selection.model_validate(self.model_dump(exclude={"what", "per_second"}))
 
 
 async def retry_email(request: web.Request) -> web.Response:
@@ -40,23 +45,39 @@ async def retry_email(request: web.Request) -> web.Response:
     return lead(f"/emails/{email_id}", "retried")
 
 
+async def sync_email(request: web.Request) -> web.Response:
+    email_id = number(request, "id")
+    await ask(request, resync(request.app[RES], email_id, request[IDENTITY].actor))
+    return lead(f"/emails/{email_id}", "sync_begun")
+
+
 async def plan_retry(request: web.Request) -> web.Response:
-    """Show what a retry of many would do, before it does it."""
+    """Show what a retry of many, or of their syncs, would do, before it does it."""
     asked = filters.read(request)
     if asked.wanted is None:
         raise Rejected(400, "bad_parameter", asked.error)
     selection = Selection.model_validate(asked.chosen)
-    count = await ask(request, bulk.plan(request.app[RES], selection))
-    chosen = {"status": "failed", **asked.chosen}
-    speed = {"per_second": PER_SECOND, "most_per_second": bulk.MOST_PER_SECOND}
-    return await show(request, "plan.html", count=count, chosen=chosen, back=filters.address(chosen), **speed)
+    what: What = next((each for each in get_args(What) if each == request.query.get("what")), "job")
+    count = await ask(request, bulk.plan(request.app[RES], selection, what))
+    chosen = {"sync_status" if what == "sync" else "status": "failed", **asked.chosen}
+    return await show(
+        request,
+        "plan.html",
+        what=what,
+        count=count,
+        chosen=chosen,
+        back=filters.address(chosen),
+        per_second=PER_SECOND,
+        most_per_second=bulk.MOST_PER_SECOND,
+    )
 
 
 async def start_retry(request: web.Request) -> web.Response:
     wanted = await form(request, Wanted)
     actor = request[IDENTITY].actor
-    await ask(request, bulk.start(request.app[RES], wanted.selection, wanted.per_second, actor))
-    return lead("/retries", "bulk_begun")
+    begun = bulk.start(request.app[RES], wanted.selection, wanted.per_second, actor, wanted.what)
+    await ask(request, begun)
+    return lead("/retries", "syncs_begun" if wanted.what == "sync" else "bulk_begun")
 
 
 async def cancel_retry(request: web.Request) -> web.Response:

@@ -13,7 +13,7 @@ from service.queries.emails import EmailFilter
 from service.selection import Selection
 
 # What pages add to an address for themselves.
-OWN = ("notice", "live", "page")
+OWN = ("notice", "live", "page", "what")
 # How far a list goes on by itself.
 MOST_PAGES = 20
 
@@ -57,6 +57,10 @@ class Asked:
     @property
     def plan(self) -> str:
         return address(self.chosen, "/retries/plan")
+
+    @property
+    def plan_of_syncs(self) -> str:
+        return address({"what": "sync", **self.chosen}, "/retries/plan")
 
 
 def address(values: Mapping[str, Any], path: str = "/emails") -> str:

@@ -13,10 +13,10 @@ from aiohttp import web
 
 from service.database import within
 from service.errors import HoldfastError, Transient
-from service.queries import alerts, failures
+from service.queries import alerts, failures, overview
 from service.queries.alerts import AlertView
 from service.queries.failures import FailureGroup
-from service.queries.overview import Overview, overview
+from service.queries.overview import Overview
 from service.resources import Resources
 from service.web.dashboard import charts, lights
 from service.web.dashboard.lights import Light
@@ -57,6 +57,7 @@ class View:
         counts = (
             self.overview.by_status,
             self.overview.quarantined,
+            self.overview.by_sync_status,
             [hour.received for hour in self.overview.hours],
         )
         done = [(hour.completed, hour.failed) for hour in self.overview.hours]
@@ -91,7 +92,7 @@ class Live:
         """Return what is known; what nobody looked at before is waited for, but not for long."""
         if not (self._lights.peek() and self._zendesk.peek()):
             await asyncio.wait((self._lights.begin(), self._zendesk.begin()), timeout=FIRST_SECONDS)
-        known = self._lights.peek() or [Light(name, None, "no answer yet") for name in lights.NAMES.values()]
+        known = self._lights.peek() or [Light(name, None, "no answer yet") for name in lights.names(self.res)]
         return [*known, self._zendesk.peek() or Light("Zendesk", None, "no answer yet")]
 
     async def _look(self) -> View:
@@ -108,7 +109,7 @@ class Live:
 
     async def _ask(self) -> tuple[Overview, Sequence[FailureGroup], Sequence[AlertView]]:
         engine = self.res.engine
-        found = await overview(engine, self.res.settings.late_after)
+        found = await overview.of(engine, self.res.settings)
         groups = (await failures.list_failures(engine)).failures
         newest = (await alerts.list_alerts(engine)).alerts
         told = [alert for alert in newest if alert.resolved_at is None and alert.summary in found.alerts]

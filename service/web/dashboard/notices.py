@@ -8,6 +8,8 @@ from aiohttp import web
 NOTICES: Mapping[str, str] = MappingProxyType(
     {
         "retried": "It runs again, with fresh attempts. What is stored already is not fetched again.",
+        "sync_begun": "It is carried over again. Its job is not run again.",
+        "syncs_begun": "The syncs have begun again. Workers go on with them, whether you watch or not.",
         "bulk_begun": "The retry has begun. Workers go on with it, whether you watch or not.",
         "bulk_cancelled": "Cancelled: no more of it is queued.",
         "replayed": "Replayed: this is the e-mail that came of it.",

@@ -40,7 +40,10 @@ async def list_emails(request: web.Request) -> web.Response:
     page = None
     if asked.wanted:
         page = await ask(request, emails.list_emails(request.app[RES].engine, asked.wanted))
-    answer = await show(request, "emails.html", status=200 if page else 400, asked=asked, page=page)
+    has_sync = bool(request.app[RES].settings.sync_url) or "sync_status" in asked.chosen
+    answer = await show(
+        request, "emails.html", status=200 if page else 400, asked=asked, page=page, has_sync=has_sync
+    )
     if not (asked.is_live or "cursor" in asked.values):  # a form adds its empty fields to the address
         answer.headers["HX-Push-Url"] = address
     return answer
@@ -49,6 +52,7 @@ async def list_emails(request: web.Request) -> web.Response:
 async def show_email(request: web.Request) -> web.Response:
     res, email_id = request.app[RES], number(request, "id")
     email = await ask(request, emails.get_email(res.engine, email_id))
+    has_target = bool(res.settings.sync_url)
     return await show(
         request,
         "email.html",
@@ -56,6 +60,8 @@ async def show_email(request: web.Request) -> web.Response:
         raw=await _raw(request, email_id),
         events=timeline.events(email),
         state=timeline.now(email),
+        sync=timeline.now_of_sync(email, has_target=has_target),
+        has_target=has_target,
         ticket_url=_ticket_url(res.settings.account_url, email),
         previews={file.position for file in email.attachments if is_shown(file)},
         is_over=email.processing_status in {"completed", "failed"},

@@ -10,6 +10,7 @@ DASHBOARD = (
     Page(method="GET", path="/emails", handler=pages.list_emails),
     Page(method="GET", path="/emails/{id}", handler=pages.show_email),
     Page(method="POST", path="/emails/{id}/retry", handler=buttons.retry_email),
+    Page(method="POST", path="/emails/{id}/sync", handler=buttons.sync_email),
     Page(method="GET", path="/emails/{id}/attachments/{position}/preview", handler=previews.show),
     Page(method="GET", path="/failures", handler=pages.list_failures),
     Page(method="GET", path="/quarantine", handler=pages.list_quarantined),

@@ -1,4 +1,4 @@
-"""What happened to an e-mail, in order: it came, attempts, what people did, and what it waits for now."""
+"""What happened to an e-mail, in order: it came, attempts, what people did, its sync, and what it waits for now."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -17,7 +17,8 @@ _OUTCOMES: dict[str, tuple[str, Tone]] = {
     "handed_back": ("handed back, the worker was told to end", "plain"),
     "abandoned": ("abandoned, the worker fell silent", "warn"),
 }
-_ACTIONS = {"retry": "Retried", "replay": "Replayed from quarantine"}
+_ACTIONS = {"retry": "Retried", "replay": "Replayed from quarantine", "sync": "Sync begun again"}
+_OVER = {"completed", "failed"}
 
 
 @dataclass(frozen=True)
@@ -69,12 +70,44 @@ def now(email: EmailDetail) -> Now:
             )
 
 
+def now_of_sync(email: EmailDetail, *, has_target: bool) -> Now | None:
+    """Say what is to come of its sync; None where it has none, and could have none."""
+    is_over = email.processing_status in _OVER
+    match email.sync_status:
+        case "not_applicable":
+            return Now("Its job ended when there was no target.", "plain") if has_target and is_over else None
+        case "synced":
+            return Now(
+                "The target has all of it." if is_over else "The target has it as it was before.", "good"
+            )
+        case "failed":
+            return Now("It could not be synced: it waits for you.", "bad")
+        case _:
+            return _pending(email, is_over=is_over, has_target=has_target)
+
+
+def _pending(email: EmailDetail, *, is_over: bool, has_target: bool) -> Now:
+    if not is_over:
+        return Now("Begins when the job has ended.", "plain")
+    if not has_target:
+        return Now("There is no target any more: SYNC_URL is not set.", "warn")
+    if email.sync_error_code:
+        return Now("Tried again, at the latest", "warn", email.sync_due_at)
+    return Now("Waits for a worker, or is carried over just now.", "busy")
+
+
 def _happened(email: EmailDetail) -> Iterator[Event]:
     yield Event(email.received_at, "Received and committed")
     for attempt in email.attempts:
         yield _attempt(attempt)
     for action in email.actions:
         yield _action(action)
+    if email.synced_at:
+        yield Event(email.synced_at, "Synced", "good")
+    if email.sync_status == "failed":  # and was due no more from then on
+        yield Event(
+            email.sync_due_at, "Sync failed", "bad", code=email.sync_error_code, error=email.sync_error
+        )
 
 
 def _attempt(attempt: AttemptView) -> Event:

@@ -1,0 +1,59 @@
+"""`holdfast emails sync`: sync e-mails again, some by their ids, or all that match; their jobs are not run again."""
+
+import sys
+from typing import TYPE_CHECKING
+
+import click
+
+from service.cli.bulk import Way, bulk_options, retry_all
+from service.cli.environment import actor, env_file, with_resources
+from service.cli.filters import filters, selection
+from service.cli.terminal import print_json, printable
+
+if TYPE_CHECKING:
+    from service.resources import Resources
+
+
+@click.command()
+@click.argument("email_ids", metavar="[ID]...", type=click.IntRange(0, 2**63 - 1), nargs=-1)
+@click.option(
+    "--all",
+    "everything",
+    is_flag=True,
+    help="All finished ones that match the filters; those that could not be synced, unless --sync-status says other.",
+)
+@filters()
+@bulk_options
+@env_file
+def sync(email_ids: tuple[int, ...], way: Way, *, everything: bool, **chosen: str | None) -> None:
+    """Carry finished e-mails over again, to where SYNC_URL says; nothing is downloaded again."""
+    from service.selection import Selection
+
+    if everything == bool(email_ids):
+        raise click.UsageError("Give either IDs or --all.")
+    wanted = selection(Selection, chosen)
+    if everything:
+        retry_all(wanted, way, "sync")
+    elif wanted != Selection() or way.dry_run or way.wait:
+        raise click.UsageError("Filters, --dry-run and --wait go with --all.")
+    elif not with_resources(lambda res: _sync(res, email_ids, as_json=way.as_json)):
+        sys.exit(1)
+
+
+async def _sync(res: "Resources", email_ids: tuple[int, ...], *, as_json: bool) -> bool:
+    from service.errors import Rejected
+    from service.sync.retry import resync
+
+    good = True
+    for email_id in email_ids:
+        try:
+            await resync(res, email_id, actor())
+        except Rejected as exc:
+            good = False
+            click.echo(printable(exc.message), err=True)
+        else:
+            if as_json:
+                print_json({"sync_status": "pending", "email_id": email_id}, indent=None)
+            else:
+                click.echo(f"{email_id} to be synced")
+    return good

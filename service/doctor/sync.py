@@ -1,0 +1,50 @@
+"""Look at the targets of the sync: whether they let us in and let us write, and what has not come there."""
+
+from service.database import within
+from service.doctor.findings import SECONDS, Check, probe
+from service.queries import overview
+from service.queries.verdict import duration
+from service.resources import Resources
+from service.targets.target import collection_of
+
+_COLLECTION = (
+    "check SYNC_URL, that it runs, that this host may reach it, and that its user may read and write there"
+    " (the role readWrite of that database); e-mails are worked on meanwhile, and wait for it"
+)
+_TABLES = "run `holdfast migrate`, if Postgres is there: it may have no such columns"
+
+
+async def check_sync(res: Resources) -> list[Check]:
+    """Look at each target, and at what waits for them; nothing where there is none. Raises nothing."""
+    if not res.targets:
+        return []
+    checks = (
+        [await probe("sync to mongodb", lambda: _collection(res), _COLLECTION)]
+        if collection_of(res.targets)
+        else []
+    )
+    if any(not target.can_be_tried for target in res.targets):
+        found = "not tried: what is posted to find out would stay there"
+        checks.append(Check("sync to a webhook", True, found))
+    return [*checks, await probe("syncs", lambda: _syncs(res), _TABLES)]
+
+
+async def _collection(res: Resources) -> Check:
+    collection = collection_of(res.targets)
+    assert collection  # noqa: S101 who calls it looked
+    await collection.check()
+    await collection.try_to_write()
+    return Check("sync to mongodb", True, "answers, and lets us read and write")
+
+
+async def _syncs(res: Resources) -> Check:
+    stats = await within(SECONDS, overview.stats(res.engine))
+    failed, age = stats.by_sync_status["failed"], stats.oldest_sync_seconds
+    if failed:
+        found = f"{failed:,}{'+' if 'sync_failed' in stats.capped else ''} could not be synced"
+        advice = "`holdfast emails list --sync-status failed` says why; then `holdfast emails sync --all`"
+        return Check("syncs", None, found, advice)
+    if age is not None and age > res.settings.alert_waiting_seconds:
+        advice = "look at the target, and at `sync_ended` in the log of a worker"
+        return Check("syncs", None, f"a finished e-mail has waited {duration(age)}", advice)
+    return Check("syncs", True, "none waits for long, none failed")

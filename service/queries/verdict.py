@@ -1,0 +1,63 @@
+"""The verdict: in a sentence or two, whether every e-mail is safe, what needs a person, and what waits."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+
+
+@dataclass(frozen=True)
+class Told:
+    """What it is made of; numbers as they are shown, nothing where there is none."""
+
+    last_day: str
+    not_safe: str
+    need_you: str
+    others: Sequence[str]  # sentences
+    waits: float | None  # seconds
+    unfinished: int
+
+
+def say(told: Told) -> str:
+    """Say it all."""
+    needs = [f"{told.need_you} need{'s' if told.need_you == '1' else ''} you."] if told.need_you else []
+    needs += told.others
+    day = _day(told.last_day, told.not_safe)
+    return " ".join((day, *(needs or ["None needs you."]), _waits(told.waits, told.unfinished)))
+
+
+def of_syncs(failed: str, oldest: float | None, late_after: timedelta) -> Sequence[str]:
+    """Say what is the matter with syncs, if there is; the e-mails themselves are safe."""
+    said = [f"{failed} could not be synced."] if failed else []
+    if oldest is not None and oldest > late_after.total_seconds():
+        said.append(f"Oldest waiting for its sync: {duration(oldest)}.")
+    return said
+
+
+def number(count: int, capped: bool) -> str:  # noqa: FBT001 each count has its own
+    """Write a count; nothing for none."""
+    return f"{count:,}{'+' if capped else ''}" if count else ""
+
+
+def duration(seconds: float) -> str:
+    """Write a time in the one or two units that matter."""
+    for unit, length, smaller, part in (("d", 86400, "h", 3600), ("h", 3600, "min", 60), ("min", 60, "s", 1)):
+        if seconds >= length:
+            rest = int(seconds % length // part)
+            return f"{int(seconds // length)} {unit}" + (f" {rest} {smaller}" if rest else "")
+    return f"{seconds * 1000:.0f} ms" if 0 < seconds < 1 else f"{seconds:.0f} s"
+
+
+def _waits(seconds: float | None, unfinished: int) -> str:
+    if seconds is None:
+        return f"{unfinished:,} in work." if unfinished else "Nothing waits."
+    return f"Oldest waiting: {duration(seconds)}."
+
+
+def _day(received: str, not_safe: str) -> str:
+    if not received:
+        return "No e-mail came in the last 24 hours."
+    if received == "1":
+        return f"The one e-mail of the last 24 hours is {'not ' if not_safe else ''}safe."
+    if not not_safe:
+        return f"All {received} e-mails of the last 24 hours are safe."
+    return f"{not_safe} of {received} e-mails of the last 24 hours {'is' if not_safe == '1' else 'are'} not safe yet."
