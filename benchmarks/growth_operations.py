@@ -13,15 +13,17 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from service import retries as record
 from service.database import connect, create_engine
 from service.documents import read_records
-from service.jobs import again, arriving, running, waiting
+from service.jobs import again, arriving, reopening, running, waiting
 from service.jobs.arriving import Arrival
 from service.jobs.running import Claim, Claiming, Settlement
 from service.jobs.waiting import Job
-from service.queries import actions, emails, failures, overview, pages, quarantine, retries
+from service.queries import actions, emails, failures, overview, pages, quarantine, reconciliations, retries
 from service.queries.changes import list_changes
 from service.queries.emails import EmailFilter
 from service.queries.pages import PageFilter
 from service.queries.quarantine import QuarantineFilter
+from service.reconcile import contents, expected
+from service.reconcile.repair import resync
 from service.recovery.bulk import EXAMINED
 from service.selection import Selection
 from service.syncs import again as sync_again
@@ -116,6 +118,10 @@ def changes(db: Database) -> dict[str, Operation]:
         "settle a sync": lambda: carrying.settle(conn, [carrying.Settlement(carried, "synced")]),
         "let go of 100 syncs": lambda: sync_again.drop(conn, BATCH, LEASE),
         "sync one once more": lambda: sync_again.again(conn, one(db.failed), "tests"),
+        "sync 100 again that differ": lambda: resync(
+            conn, [expected.State(number, "", 1, 0, "synced", True) for number in db.spread[:BATCH]]
+        ),
+        "fetch a content again": lambda: reopening.reopen(conn, db.sha256, "tests"),
         "retry a failed one": lambda: again.retry(conn, one(db.failed), "tests"),
     }
 
@@ -133,6 +139,11 @@ def questions(db: Database) -> dict[str, Operation]:
     async def carried() -> None:
         async with connect(db.engine) as conn:
             await read_records(conn, db.spread)
+
+    async def asked(*statements: Callable[[AsyncConnection], Awaitable[object]]) -> None:
+        async with connect(db.engine) as conn:
+            for statement in statements:
+                await statement(conn)
 
     some = random.choice(db.spread)  # noqa: S311
     old = db.old
@@ -182,6 +193,24 @@ def questions(db: Database) -> dict[str, Operation]:
         "see what moves": lambda: list_changes(db.engine, Selection(), db.spread[:100]),
         "see what moves and has a text": lambda: list_changes(db.engine, Selection(q="x"), db.spread[:100]),
         "read 100 that are to be carried": carried,
+        "reconcile: where to begin and to end": lambda: asked(lambda conn: expected.bounds(conn, old)),
+        "reconcile: what waits and what failed": lambda: asked(
+            lambda conn: expected.count_waiting(conn, some)
+        ),
+        "reconcile: some to look at again": lambda: asked(
+            lambda conn: expected.states_of(conn, db.spread),
+            lambda conn: expected.known_keys(conn, db.keys),
+        ),
+        "reconcile: a step of e-mails": lambda: asked(
+            lambda conn: expected.states_from(conn, some, some + 10**9),
+            lambda conn: expected.digests(conn, range(some, some + 200)),
+        ),
+        "reconcile: a page of contents": lambda: asked(
+            lambda conn: contents.contents_between(conn, "ab", "abg", BATCH),
+            lambda conn: contents.contents_since(conn, some, -1, BATCH),
+            lambda conn: contents.known_contents(conn, [db.sha256]),
+        ),
+        "list reconciliations": lambda: reconciliations.list_reconciliations(db.engine, PageFilter()),
         "list groups of failures": lambda: failures.list_failures(db.engine),
         "list who holds a content": lambda: emails.list_holders(db.engine, db.sha256),
         "list the retries of many": lambda: retries.list_retries(db.engine),

@@ -3,6 +3,7 @@
 import os
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
+from datetime import UTC, datetime
 from typing import Any, Protocol
 
 from prometheus_client import (
@@ -81,6 +82,14 @@ SYNC_DELAY = Histogram(
     "From the end of a job, or from when somebody wanted it again, to the first attempt of its sync",
     buckets=_SECONDS,
 )
+# ── reconciliations
+RECONCILIATIONS = Counter(
+    "holdfast_reconciliations_total",
+    "Comparisons of Postgres with target and storage by how they ended",
+    ["outcome"],
+)
+for _outcome in ("done", "failed", "abandoned"):
+    RECONCILIATIONS.labels(_outcome)
 # ── Postgres
 BATCHES = Histogram(
     "holdfast_coalesced_batch_size",
@@ -132,13 +141,29 @@ class Record(Protocol):
     def oldest_sync_seconds(self) -> float | None: ...
 
 
-def exposition(record: Record | None = None, workers: Mapping[str, str] | None = None) -> bytes:
+class Reconciled(Protocol):
+    """The newest reconciliation that is done."""
+
+    @property
+    def by_kind(self) -> Mapping[str, int]: ...
+    @property
+    def finished_at(self) -> datetime | None: ...
+
+
+def exposition(
+    record: Record | None = None,
+    workers: Mapping[str, str] | None = None,
+    reconciled: Reconciled | None = None,
+) -> bytes:
     """Write all metrics in Prometheus' text format: ours, and those that workers wrote, by name; blocks.
 
     Without a record, what it would tell is left out. Where several web processes count together, it is the sums
     that are written.
     """
-    families = {_name(family): family for family in (*_registry().collect(), *_recorded(record, workers))}
+    families = {
+        _name(family): family
+        for family in (*_registry().collect(), *_recorded(record, workers), *_reconciled(reconciled))
+    }
     for worker, text in (workers or {}).items():
         _add(families, worker, text)
     return generate_latest(_Written(families.values()))
@@ -234,6 +259,21 @@ def _recorded(record: Record | None, workers: Mapping[str, str] | None) -> Itera
     if workers is not None:
         alive.add_metric([], len(workers))
     return emails, ages, oldest, not_begun, quarantined, syncs, oldest_sync, alive
+
+
+def _reconciled(reconciled: Reconciled | None) -> Iterable[Metric]:
+    findings = GaugeMetricFamily(
+        "holdfast_reconciliation_findings", "What the newest reconciliation found, by kind", labels=["kind"]
+    )
+    age = GaugeMetricFamily(
+        "holdfast_reconciliation_age_seconds", "How long ago the newest reconciliation was done"
+    )
+    if reconciled is not None:
+        for kind, count in reconciled.by_kind.items():
+            findings.add_metric([kind], count)
+        if reconciled.finished_at:
+            age.add_metric([], (datetime.now(UTC) - reconciled.finished_at).total_seconds())
+    return findings, age
 
 
 def _add(families: dict[str, Metric], worker: str, text: str) -> None:

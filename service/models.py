@@ -219,4 +219,5 @@ class QuarantinedWebhook(Base):
     __table_args__ = (
         Index("ix_quarantined_webhooks_waiting", "id", postgresql_where=text("replayed_at IS NULL")),
         Index("ix_quarantined_webhooks_replayed", "id", postgresql_where=text("replayed_at IS NOT NULL")),
+        Index("ix_quarantined_webhooks_email", "email_id", postgresql_where=text("email_id IS NOT NULL")),
     )

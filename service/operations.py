@@ -10,17 +10,29 @@ from service.models import Base, one_of
 
 RETRIED = ("job", "sync")
 RETRY_STATUSES = ("running", "done", "cancelled")
-CAUSES = ("failures", "quarantine", "waiting", "silence", "signatures", "workers", "no_worker", "sync")
+CAUSES = (
+    *("failures", "quarantine", "waiting", "silence", "signatures", "workers", "no_worker", "sync"),
+    "reconciliation",
+)
 CHANNELS = ("mail", "slack", "webhook")
 NEWS = ("opened", "resolved")
 DELIVERY_STATUSES = ("pending", "sent", "failed")
+RUN_KINDS = ("reconcile", "verify")
+RUN_STATUSES = ("running", "done", "failed", "abandoned", "cancelled")
+# What a run puts right: nothing; documents that are missing or differ, which no harm can come of; or all that can be.
+FIXES = ("nothing", "syncs", "all")
+DIFFERENCES = ("missing", "different", "ahead", "extra", "object_missing", "object_damaged")
+# What nobody needs to do anything about: it is of others, or takes some room.
+REMARKS = ("foreign", "unclaimed")
 # Also the predicates of partial indexes.
 OPEN = "resolved_at IS NULL"
+RUNNING = "status = 'running'"
+DONE = "status = 'done'"
 PENDING = "status = 'pending'"
 
 
-# What a retry of many does to each e-mail is told with the e-mail.
-BY_HAND = "email_id IS NULL OR bulk_retry_id IS NULL"
+# What a retry of many, or a reconciliation, does to each e-mail is told with the e-mail.
+BY_HAND = "(email_id IS NULL OR bulk_retry_id IS NULL) AND actor <> 'reconcile'"
 
 
 class OperatorAction(Base):
@@ -146,6 +158,71 @@ class AlertWatch(Base):
     bad_signature_at: Mapped[datetime | None]
 
     __table_args__ = (CheckConstraint("id = 1", name="one_row"),)
+
+
+class Reconciliation(Base):
+    """A comparison of Postgres with the target and the storage, or a verification of what is stored: what came of it."""
+
+    __tablename__ = "reconciliations"
+
+    id: Mapped[int] = mapped_column(BigInteger, Identity(), primary_key=True)
+    kind: Mapped[str]
+    status: Mapped[str] = mapped_column(server_default="running")
+    actor: Mapped[str]
+    fix: Mapped[str]
+    since: Mapped[datetime | None]  # e-mails received before it were not looked at
+    part: Mapped[int | None] = mapped_column(Integer)  # of the storage, which the hourly runs take in turn
+    targets: Mapped[str | None]
+    started_at: Mapped[datetime] = mapped_column(server_default=func.now())
+    seen_at: Mapped[datetime] = mapped_column(server_default=func.now())
+    finished_at: Mapped[datetime | None]
+    emails: Mapped[int] = mapped_column(BigInteger, server_default="0")
+    documents: Mapped[int] = mapped_column(BigInteger, server_default="0")
+    objects: Mapped[int] = mapped_column(BigInteger, server_default="0")
+    bytes: Mapped[int] = mapped_column(BigInteger, server_default="0")
+    unfinished: Mapped[int] = mapped_column(BigInteger, server_default="0")  # on their way to the target
+    overdue: Mapped[int] = mapped_column(BigInteger, server_default="0")  # of those: for too long
+    not_synced: Mapped[int] = mapped_column(
+        BigInteger, server_default="0"
+    )  # whose sync failed, which is known
+    counts: Mapped[Any] = mapped_column(server_default="{}")  # of what was found, by its kind
+    repaired: Mapped[Any] = mapped_column(server_default="{}")  # likewise
+    error_code: Mapped[str | None]
+    error: Mapped[str | None]
+    # A verification is taken on in steps, by any worker.
+    megabytes_per_second: Mapped[int | None] = mapped_column(Integer)
+    place: Mapped[str | None]  # how far it has come
+    next_at: Mapped[datetime] = mapped_column(server_default=func.now())  # when another step is due
+
+    __table_args__ = (
+        one_of("kind", RUN_KINDS),
+        one_of("status", RUN_STATUSES),
+        one_of("fix", FIXES),
+        # One of a kind at a time.
+        Index("uq_reconciliations_running", "kind", unique=True, postgresql_where=text(RUNNING)),
+        Index("ix_reconciliations_done", "kind", "id", postgresql_where=text(DONE)),
+    )
+
+
+class ReconciliationFinding(Base):
+    """Something that a run found, and what was done about it; before a document is removed, `detail` has all of it."""
+
+    __tablename__ = "reconciliation_findings"
+
+    id: Mapped[int] = mapped_column(BigInteger, Identity(), primary_key=True)
+    reconciliation_id: Mapped[int] = mapped_column(ForeignKey("reconciliations.id", ondelete="CASCADE"))
+    kind: Mapped[str]
+    found_at: Mapped[datetime] = mapped_column(server_default=func.now())
+    email_id: Mapped[int | None] = mapped_column(BigInteger)
+    key: Mapped[str]  # of the document, or of the object
+    detail: Mapped[Any]
+    repair: Mapped[str | None]
+    repaired_at: Mapped[datetime | None]
+
+    __table_args__ = (
+        one_of("kind", (*DIFFERENCES, *REMARKS)),
+        Index("ix_reconciliation_findings_run", "reconciliation_id", "id"),
+    )
 
 
 TABLES = Base.metadata  # all of them

@@ -12,8 +12,9 @@ from typing import Any
 import arq.worker
 import structlog
 import uvloop
-from arq import func
+from arq import cron, func
 from arq.connections import RedisSettings
+from arq.cron import CronJob
 from prometheus_client import start_http_server
 from redis.asyncio.connection import parse_url
 from redis.exceptions import RedisError
@@ -26,6 +27,8 @@ from service.dispatch import SYNC_TASK, TASK
 from service.errors import SettingsError
 from service.heartbeat import beating
 from service.process.attempt import process, renew_leases
+from service.reconcile.hourly import minute, reconcile_when_told
+from service.reconcile.verify import verify_for_ever
 from service.recovery.bulk import step_for_ever
 from service.recovery.sweep import sweep_for_ever
 from service.resources import background, open_resources, read_settings_for_resources
@@ -43,6 +46,7 @@ GOODBYE_SECONDS = 1.0
 
 # Who is not woken, looks; arq's own `enqueue_job` wakes nobody.
 POLL_SECONDS = 1.0
+RECONCILE_TASK = "reconcile"
 
 log = structlog.get_logger()
 
@@ -153,6 +157,11 @@ async def run_sync(ctx: dict[str, Any], email_id: int) -> None:
     await sync(ctx["res"], email_id)
 
 
+async def run_reconcile(ctx: dict[str, Any]) -> None:
+    """Have it done beside the jobs: it takes no job's place, and no shutdown waits for it."""
+    ctx["hour"].set()
+
+
 async def start(ctx: dict[str, Any]) -> None:
     """Open what the steps need, and begin to sweep and to renew leases."""
     settings: Settings = ctx["settings"]
@@ -164,6 +173,9 @@ async def start(ctx: dict[str, Any]) -> None:
     await stack.enter_async_context(background(lambda: sweep_for_ever(res, ctx["hands"])))
     await stack.enter_async_context(background(lambda: renew_leases(res)))
     await stack.enter_async_context(background(lambda: step_for_ever(res)))
+    await stack.enter_async_context(background(lambda: verify_for_ever(res)))
+    hour = ctx["hour"] = asyncio.Event()
+    await stack.enter_async_context(background(lambda: reconcile_when_told(res, hour)))
     sweep_syncs = sync_for_ever if res.targets else drop_for_ever
     await stack.enter_async_context(background(lambda: sweep_syncs(res)))
     await stack.enter_async_context(alerting(res))
@@ -198,6 +210,7 @@ def worker_settings(settings: Settings) -> type:
 
     class WorkerSettings:
         functions = (func(run_attempt, name=TASK), func(run_sync, name=SYNC_TASK))
+        cron_jobs = _cron_jobs(settings)
         ctx = {"settings": settings}  # noqa: RUF012 arq wants a dict
         redis_pool = create_redis(settings.redis_dsn, pool_size=settings.redis_pool_size)
         redis_settings = _redis_settings(settings.redis_dsn)  # `arq --check` reads this one
@@ -209,6 +222,14 @@ def worker_settings(settings: Settings) -> type:
         health_check_key = f"holdfast:health:{settings.worker_name}"
 
     return WorkerSettings
+
+
+def _cron_jobs(settings: Settings) -> list[CronJob]:
+    """Name what is done by the clock, by one of all workers: the first to ring wins, and Postgres sees to the rest."""
+    if not settings.reconcile_hours:
+        return []
+    place = f"{settings.account_url} {settings.storage_url}"
+    return [cron(run_reconcile, name=RECONCILE_TASK, minute=minute(place), max_tries=1)]
 
 
 def __getattr__(name: str) -> type:

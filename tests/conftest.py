@@ -35,7 +35,7 @@ API_TOKEN = "api-token-of-the-tests"
 BUCKETS = count()
 TABLES = (
     "incoming_emails, attachments, attempts, quarantined_webhooks, operator_actions, bulk_retries, workers,"
-    " alerts, alert_deliveries, alert_watch"
+    " alerts, alert_deliveries, alert_watch, reconciliations, reconciliation_findings"
 )
 
 # A machine that is busy says nothing about what is drawn or tried.

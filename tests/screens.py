@@ -16,6 +16,8 @@ from service.config.settings import Settings
 from service.local.samples import Sample, samples
 from service.local.servers import mongodb, postgres, valkey
 from service.local.zendesk import Fault, Zendesk
+from service.reconcile.run import Wish, reconcile
+from service.storage import objects
 from tests.browser import running_chromium, sign_in
 from tests.conftest import API_TOKEN, ROOT, Server, migrate, serving, working
 
@@ -33,11 +35,23 @@ PAGES = {
     "quarantined": "/quarantine/1",
     "plan": "/retries/plan?status=failed&error_code=attachment_gone",
     "retries": "/retries",
+    "reconciliations": "/reconciliations",
+    "reconciliation": "/reconciliations/1",
     "activity": "/activity",
     "sign-in": "/sign-in",
     "nothing": "/nothing",
 }
-LEFT_OUT = {"failed", "nothing", "quarantine", "sign-in", "not-synced", "not-synced-email", "plan-syncs"}
+LEFT_OUT = {
+    "failed",
+    "nothing",
+    "quarantine",
+    "sign-in",
+    "not-synced",
+    "not-synced-email",
+    "plan-syncs",
+    "reconciliation",
+    "reconciliations",
+}
 SHOWN = tuple(name for name in PAGES if name not in LEFT_OUT)
 # A day as most are: the e-mails above, again and again, quicker and slower.
 _HISTORY = """
@@ -151,10 +165,20 @@ async def _fill(server: Server, database_url: str) -> None:
     newest = await _send_samples(server, 49_600)
     for email_id in range(newest - 30, newest + 1):
         await server.until(email_id, "completed", "failed")
+    await _reconcile(server)
     await _again(server, f"{newest - 22}/retry")
     await server.until(newest - 22, "failed")
     await _retry_many(server)
     await _again(server, f"{newest}/sync")
+
+
+async def _reconcile(server: Server) -> None:
+    """Compare once with two objects gone, and once to have them back."""
+    storage = server.res.storage
+    for key in [each.key async for each in objects.listing(storage, "sha256/")][:2]:
+        await objects.remove(storage, key)
+    for wish in (Wish("mara@ops (command line)"), Wish("mara@ops (command line)", fix="all")):
+        await reconcile(server.res, wish, lambda _share, _seen: None)
 
 
 async def _send_samples(server: Server, first_ticket: int) -> int:

@@ -19,6 +19,7 @@ from service.alerts.record import Pass
 from service.config.settings import Settings
 from service.database import connect
 from service.queries.changes import MOST_SEEN
+from service.reconcile.expected import STEP
 from service.walk import EXAMINED
 from tests.conftest import migrate
 
@@ -36,9 +37,11 @@ STEPS = {
     "retry many": WITH_FILES,
     "overview": EMAILS,
     "see what moves": 4 * MOST_SEEN,
+    "reconcile: a step": 2 * STEP,
+    "reconcile: what waits": COUNT_CAP,
 }
 OF_FEW = ("ix_incoming_emails_lease", "uq_alerts_open")  # in them are few, however many there are
-SMALL = ("bulk_retries", "operator_actions", "workers")
+SMALL = ("bulk_retries", "operator_actions", "workers", "reconciliations", "reconciliation_findings")
 
 WAITING = "processing_status IN ('received', 'queued')"
 # More than is counted; of all that are OLD the overview would look at each again, to count the day's.

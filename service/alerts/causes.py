@@ -4,7 +4,7 @@ from datetime import timedelta
 
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from service.alerts import failures, quarantine, silence, syncs, workers
+from service.alerts import failures, quarantine, reconciliation, silence, syncs, workers
 from service.alerts.finding import Finding, Open, clean, clock, number
 from service.alerts.record import Pass
 from service.config.settings import Settings
@@ -20,6 +20,7 @@ async def look(conn: AsyncConnection, settings: Settings, turn: Pass, opened: Op
         *await workers.find_waiting(conn, turn.known_id, limit, now),
         *await workers.find_missing(conn, now),
         *await silence.find(conn, newest, now, settings.alert_silence_seconds, opened),
+        *await reconciliation.find(conn, settings.reconcile_hours),
     ]
     if settings.sync_url:
         findings += await syncs.find(conn, limit, now)

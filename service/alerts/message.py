@@ -12,6 +12,7 @@ _PATHS = {
     "quarantine": "/quarantine",
     "waiting": "/emails?status=queued",
     "no_worker": "/emails?status=queued",
+    "reconciliation": "/reconciliations",
 }
 _OVER = {
     "failures": "No e-mail is left that failed so within the last 24 hours.",
@@ -22,6 +23,7 @@ _OVER = {
     "workers": "All workers are there, or others in their place.",
     "no_worker": "There is a worker again, or nothing is due.",
     "sync": "No finished e-mail waits for so long any more, and none is left whose sync failed within the last 24 hours.",
+    "reconciliation": "What is there is compared again, and it is as it is on record.",
 }
 
 

@@ -15,6 +15,7 @@ from service.cli.emails import emails
 from service.cli.failures import failures
 from service.cli.processes import migrate, web, worker
 from service.cli.quarantine import quarantine
+from service.cli.reconcile import reconcile
 from service.cli.retries import retries
 from service.cli.send import send
 from service.cli.status import status
@@ -24,7 +25,19 @@ from service.cli.up import up
 from service.errors import SettingsError
 
 SECTIONS = {
-    "Operate": (status, check, emails, failures, retries, quarantine, alerts, storage, activity, tail),
+    "Operate": (
+        status,
+        check,
+        emails,
+        failures,
+        retries,
+        quarantine,
+        reconcile,
+        storage,
+        alerts,
+        activity,
+        tail,
+    ),
     "Run": (web, worker, migrate),
     "Try": (up, demo, send, drill),
     "More": (completion,),

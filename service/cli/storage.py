@@ -10,6 +10,7 @@ import click
 
 from service.cli.environment import env_file, run
 from service.cli.terminal import json_option, print_json, printable, progress
+from service.cli.verify import verify
 
 if TYPE_CHECKING:
     from service.errors import HoldfastError
@@ -44,6 +45,9 @@ class StorageUrl(click.ParamType[str]):
 @click.group()
 def storage() -> None:
     """Look after the objects, which the files of e-mails are kept as."""
+
+
+storage.add_command(verify)
 
 
 @storage.command()

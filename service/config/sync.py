@@ -40,6 +40,12 @@ class SyncSettings(BaseSettings):
     )
     sync_retry_max_seconds: float = Field(600, gt=0, description="longest pause before a retry of a sync")
     sync_seconds: float = Field(20, gt=0, description="longest that a target may take to answer")
+    reconcile_hours: int = Field(
+        24,
+        ge=0,
+        le=24 * 366,
+        description="how far back the hourly reconciliation looks; 0 turns it off",
+    )
     syncs_per_process: int = Field(16, ge=1, description="syncs at once in one worker process")
 
     @field_validator("sync_url", mode="before")

@@ -19,9 +19,9 @@ _RETRIED = TRANSITIONS.labels("queued", "retry")
 
 async def retry(conn: AsyncConnection, email_id: int, actor: str) -> Job | None:
     """Queue a finished job again with a fresh budget; its history and its stored files stay."""
-    again = _again(IncomingEmail.id == email_id)
-    noted = _note(again, actor, None)
-    row = (await conn.execute(select(again).add_cte(_reopen(again), noted))).one_or_none()
+    again = queue_again(IncomingEmail.id == email_id)
+    noted = note(again, actor, None)
+    row = (await conn.execute(select(again).add_cte(reopen_failed(again), noted))).one_or_none()
     if row is None:
         return None
     _RETRIED.inc()
@@ -51,15 +51,16 @@ async def retry_next(conn: AsyncConnection, step: Step, found: Select[Any], stop
         .with_for_update()
         .cte("free")
     )
-    again = _again(IncomingEmail.id == free.c.id)
+    again = queue_again(IncomingEmail.id == free.c.id)
     moved = retries.moved(bulk, again, stop)
-    noted = _note(again, step.actor, step.bulk_retry_id)
-    rows = (await conn.execute(select(again).add_cte(_reopen(again), noted, moved))).all()
+    noted = note(again, step.actor, step.bulk_retry_id)
+    rows = (await conn.execute(select(again).add_cte(reopen_failed(again), noted, moved))).all()
     _RETRIED.inc(len(rows))
     return [Job(row.id, row.attempt_number + 1) for row in rows]
 
 
-def _again(which: ColumnElement[bool]) -> CTE:
+def queue_again(which: ColumnElement[bool]) -> CTE:
+    """Make the part of a statement that queues finished jobs that match."""
     return (
         update(IncomingEmail)
         .where(which, IncomingEmail.processing_status.in_(FINISHED))
@@ -78,7 +79,8 @@ def _again(which: ColumnElement[bool]) -> CTE:
     )
 
 
-def _reopen(again: CTE) -> CTE:
+def reopen_failed(again: CTE) -> CTE:
+    """Make the part that has their failed files fetched again."""
     return (
         update(Attachment)
         .where(Attachment.email_id == again.c.id, Attachment.status == "failed")
@@ -88,7 +90,8 @@ def _reopen(again: CTE) -> CTE:
     )
 
 
-def _note(again: CTE, actor: str, bulk_retry_id: int | None) -> CTE:
+def note(again: CTE, actor: str, bulk_retry_id: int | None) -> CTE:
+    """Make the part that notes who wanted it."""
     row = select(literal(actor), literal("retry"), again.c.id, literal(bulk_retry_id, BigInteger))
     columns = ["actor", "action", "email_id", "bulk_retry_id"]
     return insert(OperatorAction).from_select(columns, row).returning(OperatorAction.id).cte("noted")

@@ -1,7 +1,8 @@
 """A collection of MongoDB's that holds one document an e-mail, through PyMongo's own asyncio client."""
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping, Sequence
+import json
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -17,6 +18,10 @@ if TYPE_CHECKING:
 # https://www.mongodb.com/docs/manual/reference/limits/
 MOST_BYTES = 16 * 1024**2
 _CONNECT_SECONDS = 5.0
+# What an e-mail's number can be; by its index there is nothing else to find than these and what is no number.
+LEAST_ID, MOST_ID = -(2**63), 2**63 - 1
+# Documents read at once: they may be large.
+_BATCH = 100
 
 # https://github.com/mongodb/mongo/blob/master/src/mongo/base/error_codes.yml
 _NOT_LET_IN = frozenset({11, 13, 18, 8000})
@@ -82,28 +87,32 @@ class Collection:
         async with self._asking():
             await self._documents.create_index("email_id", name="holdfast_email_id")
 
-    async def between(self, first: int, last: int) -> Sequence[Found]:
-        """Return the documents of e-mails from `first` to before `last`, those with other sources left out."""
-        async with self._asking():
-            theirs = self._documents.find({"email_id": {"$gte": first, "$lt": last}, "source": SOURCE})
-            return await theirs.to_list()
+    def between(self, first: int, last: int) -> AsyncGenerator[Sequence[Found], None]:
+        """Give, some at a time, the documents that name an e-mail from `first` to before `last`, whoever put them there."""
+        return self._batches({"email_id": {"$gte": first, "$lt": last}})
 
-    async def named(self, keys: Sequence[str]) -> Sequence[Found]:
-        """Return the documents that have these keys, whoever put them there."""
-        async with self._asking():
-            return await self._documents.find({"_id": {"$in": list(keys)}}).to_list()
+    def nameless(self) -> AsyncGenerator[Sequence[Found], None]:
+        """Give those that name no e-mail by a number, some at a time."""
+        return self._batches({"email_id": {"$not": {"$gte": LEAST_ID, "$lt": MOST_ID}}})
 
-    async def strangers(self, most: int) -> Sequence[Any]:
-        """Return the keys of documents that are not ours, of so many at most."""
-        async with self._asking():
-            others = self._documents.find({"source": {"$ne": SOURCE}}, {"_id": 1}).limit(most)
-            return [document["_id"] async for document in others]
+    def named(self, keys: Sequence[Any]) -> AsyncGenerator[Sequence[Found], None]:
+        """Give the documents that have these keys, some at a time, whoever put them there."""
+        return self._batches({"_id": {"$in": list(keys)}})
 
     async def remove(self, found: Found) -> bool:
         """Remove a document, unless it has another version by now."""
         async with self._asking():
             same = {"_id": found["_id"], "version": found.get("version")}
             return (await self._documents.delete_one(same)).deleted_count > 0
+
+    async def _batches(self, which: dict[str, Any]) -> AsyncGenerator[Sequence[Found], None]:
+        async with self._documents.find(which, batch_size=_BATCH) as cursor:
+            while True:
+                async with self._asking():
+                    some = await cursor.to_list(_BATCH)
+                if not some:
+                    return
+                yield some
 
     @asynccontextmanager
     async def _asking(self) -> AsyncIterator[None]:
@@ -130,7 +139,7 @@ class Collection:
 
 def open_collection(url: str, seconds: float, *, pool_size: int) -> Collection:
     """Open a collection; nothing connects yet. Raises ValueError for an address that cannot be one."""
-    from bson.codec_options import CodecOptions
+    from bson.codec_options import CodecOptions, DatetimeConversion
     from pymongo import AsyncMongoClient, ReadPreference, WriteConcern
     from pymongo.errors import PyMongoError
     from pymongo.read_concern import ReadConcern
@@ -153,12 +162,25 @@ def open_collection(url: str, seconds: float, *, pool_size: int) -> Collection:
     database, _, collection = unquote(parts.path).removeprefix("/").partition(".")
     documents = client[database].get_collection(
         collection,
-        codec_options=CodecOptions(tz_aware=True),
+        # Others may have put there what Python has no time or text for.
+        codec_options=CodecOptions(
+            tz_aware=True,
+            datetime_conversion=DatetimeConversion.DATETIME_AUTO,
+            unicode_decode_error_handler="replace",
+        ),
         read_preference=ReadPreference.PRIMARY,
         read_concern=ReadConcern("majority"),
         write_concern=WriteConcern("majority", wtimeout=round(1000 * seconds)),
     )
     return Collection(client, documents, seconds)
+
+
+def copy_of(found: Found) -> dict[str, Any]:
+    """Write a document as JSON from which it can be made again, with types and all."""
+    from bson.json_util import CANONICAL_JSON_OPTIONS, dumps
+
+    copy: dict[str, Any] = json.loads(dumps(found, json_options=CANONICAL_JSON_OPTIONS))
+    return copy
 
 
 def _refusal(code: int | None) -> Transient | Permanent:

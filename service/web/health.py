@@ -14,6 +14,7 @@ from service.errors import HoldfastError
 from service.metrics import exposition
 from service.queries import overview
 from service.queries.overview import Stats
+from service.queries.reconciliations import ReconciliationView, latest
 from service.queries.workers import metrics_of_workers
 from service.resources import Resources
 from service.storage import objects
@@ -86,16 +87,16 @@ async def metrics(request: web.Request) -> web.Response:
 
 
 async def _metrics(res: Resources) -> bytes:
-    record = workers = None
+    recorded: tuple[Stats | None, dict[str, str] | None, ReconciliationView | None] = (None, None, None)
     with suppress(HoldfastError):
-        record, workers = await within(PROBE_SECONDS, _recorded(res))
-    return await asyncio.to_thread(exposition, record, workers)  # it reads files
+        recorded = await within(PROBE_SECONDS, _recorded(res))
+    return await asyncio.to_thread(exposition, *recorded)  # it reads files
 
 
-async def _recorded(res: Resources) -> tuple[Stats, dict[str, str]]:
+async def _recorded(res: Resources) -> tuple[Stats, dict[str, str], ReconciliationView | None]:
     record = await overview.stats(res.engine)
     async with connect(res.engine) as conn:
-        return record, await metrics_of_workers(conn)
+        return record, await metrics_of_workers(conn), await latest(conn)
 
 
 async def _probe(check: Awaitable[object], seconds: float = PROBE_SECONDS) -> dict[str, object]:

@@ -7,6 +7,7 @@ from service.queries.failures import FailurePage
 from service.queries.overview import Overview, Stats
 from service.queries.pages import PageFilter
 from service.queries.quarantine import QuarantineFilter
+from service.queries.reconciliations import ReconciliationDetail, ReconciliationPage
 from service.queries.retries import BulkRetryPage, BulkRetryView
 from service.queries.views import (
     EmailDetail,
@@ -16,7 +17,7 @@ from service.queries.views import (
     QuarantinePage,
     RequestView,
 )
-from service.web import api, operations, quarantine
+from service.web import api, operations, quarantine, reconciliations
 from service.web.answers import Queued, Replayed, SyncPending
 from service.web.open_routes import OPEN
 from service.web.route import Route
@@ -183,6 +184,24 @@ API = (
         tag="Overview",
         summary="List what is the matter, and what was",
         answer=AlertPage,
+    ),
+    Route(
+        method="GET",
+        path="/api/v1/reconciliations",
+        handler=reconciliations.list_reconciliations,
+        tag="Overview",
+        summary="List the reconciliations and verifications, newest first",
+        query=PageFilter,
+        answer=ReconciliationPage,
+    ),
+    Route(
+        method="GET",
+        path="/api/v1/reconciliations/{id}",
+        handler=reconciliations.show_reconciliation,
+        tag="Overview",
+        summary="Show a reconciliation, with a page of what it found",
+        query=PageFilter,
+        answer=ReconciliationDetail,
     ),
     Route(
         method="GET",

@@ -9,7 +9,7 @@ from aiohttp import web
 from markupsafe import Markup
 
 from service.errors import Rejected
-from service.queries import actions, emails, failures, quarantine, retries
+from service.queries import actions, emails, failures, quarantine, reconciliations, retries
 from service.queries.pages import PageFilter
 from service.queries.quarantine import QuarantineFilter
 from service.queries.views import EmailDetail, RequestView
@@ -96,6 +96,23 @@ async def list_retries(request: web.Request) -> web.Response:
     links = {retry_id: filters.address(values) for retry_id, values in chosen.items()}
     is_running = any(retry.status == "running" for retry in page.retries)
     return await show(request, "retries.html", page=page, chosen=chosen, links=links, is_running=is_running)
+
+
+async def list_reconciliations(request: web.Request) -> web.Response:
+    wanted = _parameters(request, PageFilter)
+    page = await ask(request, reconciliations.list_reconciliations(request.app[RES].engine, wanted))
+    onward = filters.address({"cursor": page.next_cursor}, "/reconciliations")
+    is_running = any(run.status == "running" for run in page.reconciliations)
+    return await show(
+        request, "reconciliations.html", page=page, onward=page.next_cursor and onward, is_running=is_running
+    )
+
+
+async def show_reconciliation(request: web.Request) -> web.Response:
+    wanted, run_id = _parameters(request, PageFilter), number(request, "id")
+    run = await ask(request, reconciliations.get_reconciliation(request.app[RES].engine, run_id, wanted))
+    onward = filters.address({"cursor": run.next_cursor}, f"/reconciliations/{run_id}")
+    return await show(request, "reconciliation.html", run=run, onward=run.next_cursor and onward)
 
 
 async def list_actions(request: web.Request) -> web.Response:

@@ -20,6 +20,8 @@ DASHBOARD = (
     Page(method="GET", path="/retries/plan", handler=buttons.plan_retry),
     Page(method="POST", path="/retries", handler=buttons.start_retry),
     Page(method="POST", path="/retries/{id}/cancel", handler=buttons.cancel_retry),
+    Page(method="GET", path="/reconciliations", handler=pages.list_reconciliations),
+    Page(method="GET", path="/reconciliations/{id}", handler=pages.show_reconciliation),
     Page(method="GET", path="/activity", handler=pages.list_actions),
     Page(method="GET", path="/live/overview", handler=live.stream_overview),
     Page(method="GET", path="/live/changes", handler=live.stream_changes),

@@ -1,0 +1,137 @@
+"""`holdfast reconcile`: compare what is on record with the target and the storage, and put right what differs."""
+
+import sys
+from datetime import datetime
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from service.cli.environment import actor, env_file, with_engine, with_resources
+from service.cli.runs import outcome, print_run, time_option
+from service.cli.terminal import Column, json_option, print_json, print_table, progress, shown_time
+
+if TYPE_CHECKING:
+    from service.queries.reconciliations import ReconciliationDetail
+    from service.reconcile.finding import Seen
+    from service.resources import Resources
+
+COLUMNS = (
+    Column("id", whole=True),
+    Column("what", whole=True),
+    Column("begun", whole=True),
+    Column("status", whole=True),
+    Column("open", whole=True),
+    Column("by", least_width=120),
+    Column("found"),
+)
+ID = click.IntRange(0, 2**63 - 1)
+LOOK_SECONDS = 0.5
+
+
+@click.group(invoke_without_command=True)
+@time_option
+@click.option("--fix", is_flag=True, help="Put right what differs, towards what is on record.")
+@click.option("--wait", is_flag=True, help="With --fix: wait until what was begun is over.")
+@json_option
+@env_file
+@click.pass_context
+def reconcile(
+    context: click.Context, since: datetime | None, *, fix: bool, wait: bool, as_json: bool
+) -> None:
+    """Compare what is on record with the target and the storage.
+
+    Exits with 0 if all is as it is on record, or is being put right; 3 if something differs, 1 if that could not be
+    found out. Documents of others in the collection, and objects that no e-mail needs, are told of and left alone.
+
+    --fix carries over what is missing or differs, fetches files again whose objects are gone or damaged, and removes
+    documents that are ahead of the record or of no e-mail, once the record has a copy of each.
+    """
+    if context.invoked_subcommand is not None:
+        return
+    if wait and not fix:
+        raise click.UsageError("--wait waits for what --fix begins.")
+
+    async def work(res: "Resources") -> "ReconciliationDetail":
+        from service.queries.reconciliations import get_reconciliation
+        from service.reconcile.run import Wish, reconcile
+
+        with progress("Comparing", 100) as tell:
+            wish = Wish(actor(), since, "all" if fix else "nothing")
+            run_id = await reconcile(res, wish, lambda share, seen: tell(share, _seen(seen)))
+        if wait:
+            await _wait(res, run_id)
+        return await get_reconciliation(res.engine, run_id)
+
+    run = with_resources(work)
+    print_json(run) if as_json else print_run(run)
+    sys.exit(outcome(run))
+
+
+@reconcile.command("list")
+@json_option
+@env_file
+def list_(*, as_json: bool) -> None:
+    """List the newest runs, those of workers and verifications too."""
+    from service.queries.pages import PageFilter
+    from service.queries.reconciliations import list_reconciliations
+
+    page = with_engine(lambda engine: list_reconciliations(engine, PageFilter()))
+    if as_json:
+        print_json(page)
+        return
+    rows = (
+        (
+            run.id,
+            run.kind if run.part is None else f"part {run.part + 1} of 24",
+            shown_time(run.started_at),
+            run.status,
+            run.open,
+            run.actor,
+            run.error or ", ".join(f"{count} {kind}" for kind, count in run.counts.items()) or "nothing",
+        )
+        for run in page.reconciliations
+    )
+    print_table(COLUMNS, rows)
+
+
+@reconcile.command()
+@click.argument("run_id", metavar="ID", type=ID)
+@json_option
+@env_file
+def show(run_id: int, *, as_json: bool) -> None:
+    """Show a run, and what it found."""
+    from service.queries.reconciliations import get_reconciliation
+
+    run = with_engine(lambda engine: get_reconciliation(engine, run_id))
+    print_json(run) if as_json else print_run(run)
+
+
+@reconcile.command()
+@click.argument("run_id", metavar="ID", type=ID)
+@json_option
+@env_file
+def cancel(run_id: int, *, as_json: bool) -> None:
+    """End a run, or a verification, where it is; what it began to put right goes on."""
+    from service.queries.reconciliations import get_reconciliation
+    from service.reconcile.run import cancel as cancel_run
+
+    with_resources(lambda res: cancel_run(res, run_id, actor()))
+    run = with_engine(lambda engine: get_reconciliation(engine, run_id))
+    print_json(run) if as_json else print_run(run)
+
+
+async def _wait(res: "Resources", run_id: int) -> None:
+    import asyncio
+
+    from service.reconcile.waiting import count_begun
+
+    begun = await count_begun(res, run_id)
+    with progress("Waiting", begun) as tell:
+        while left := await count_begun(res, run_id):
+            tell(begun - left, "")
+            await asyncio.sleep(LOOK_SECONDS)
+
+
+def _seen(seen: "Seen") -> str:
+    found: Any = sum(seen.counts.values())
+    return f"{seen.emails:,} e-mails, {seen.objects:,} objects, {found:,} found"

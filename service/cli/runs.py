@@ -1,0 +1,108 @@
+"""What the commands say of a run that compares or verifies."""
+
+from collections.abc import Callable
+from datetime import datetime
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from service.cli.terminal import print_facts, print_line, shown_time
+
+if TYPE_CHECKING:
+    from service.queries.reconciliations import FindingView, ReconciliationDetail
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+# Of each kind so many are shown.
+EXAMPLES = 3
+_SAY = {
+    "missing": "missing in the target",
+    "different": "different in the target",
+    "ahead": "ahead of the record in the target",
+    "extra": "in the target without an e-mail",
+    "object_missing": "missing in the storage",
+    "object_damaged": "damaged in the storage",
+    "foreign": "in the collection by others",
+    "unclaimed": "in the storage without an e-mail",
+}
+_REMARKS = {"foreign": "left alone", "unclaimed": "left alone"}
+
+
+def _time(_context: click.Context, _parameter: click.Parameter, value: str | None) -> datetime | None:
+    from pydantic import ValidationError
+
+    from service.selection import Selection
+
+    if value is None:
+        return None
+    try:
+        return Selection.model_validate({"received_after": value}).received_after
+    except ValidationError as exc:
+        raise click.BadParameter(exc.errors(include_url=False)[0]["msg"]) from None
+
+
+time_option: Callable[[F], F] = click.option(
+    "--since",
+    metavar="TIME",
+    callback=_time,
+    help="Only what was received at this time or later, as 2026-01-31T18:00; UTC.",
+)
+
+
+def outcome(run: "ReconciliationDetail") -> int:
+    """Choose the exit code: 0 where all is well or is being put right, 3 where something differs, else 1."""
+    if run.status != "done":
+        return 1
+    return 3 if run.open else 0
+
+
+def print_run(run: "ReconciliationDetail") -> None:
+    """Print the verdict first, then what was found with examples, then what was looked at."""
+    print_line(*_verdict(run))
+    for kind, count in run.counts.items():
+        done = run.repaired.get(kind, 0)
+        about = _REMARKS.get(kind) or (f"{done:,} repaired" if done else "")
+        print_line(f"{count:>9,}", _SAY[kind], f"({about})" if about else "")
+        for finding in [each for each in run.findings if each.kind == kind][:EXAMPLES]:
+            print_line(" " * 9, _example(finding))
+    print_facts(_facts(run))
+
+
+def _verdict(run: "ReconciliationDetail") -> tuple[str, ...]:
+    if run.status == "running":
+        return ("It is", "running", f"since {shown_time(run.started_at)}.")
+    if run.status != "done":
+        return ("It is", run.status, f"and says nothing of the rest: {run.error or 'it was ended'}")
+    if run.open:
+        return (f"{run.open:,} {'differs' if run.open == 1 else 'differ'} from what is on record.",)
+    if run.repaired:
+        return ("All that differed is being put right.",)
+    return ("All that was looked at is as it is on record.",)
+
+
+def _example(finding: "FindingView") -> str:
+    email = f"e-mail {finding.email_id}, " if finding.email_id else ""
+    return f"{email}{finding.key[:90]}{f': {finding.repair}' if finding.repair else ''}"
+
+
+def _facts(run: "ReconciliationDetail") -> list[tuple[str, str | None]]:
+    part = "" if run.part is None else f", part {run.part + 1} of 24 of the storage"
+    looked_at = f"{run.emails:,} e-mails, {run.documents:,} documents, {run.objects:,} objects{part}"
+    facts = [("run", f"{run.id} ({run.kind}), by {run.actor}"), ("looked at", looked_at)]
+    if run.since:
+        facts.append(("since", shown_time(run.since)))
+    if run.kind == "verify":
+        return [*facts, ("read", f"{run.bytes:,} bytes, at most {run.megabytes_per_second} MB a second")]
+    facts.append(("target", _target(run)))
+    if run.targets:
+        late = f", {run.overdue:,} for more than an hour" if run.overdue else ""
+        facts.append(("on their way", f"{run.unfinished:,}{late}; {run.not_synced:,} failed, as is known"))
+    return [*facts]
+
+
+def _target(run: "ReconciliationDetail") -> str:
+    if not run.targets:
+        return "none: SYNC_URL is not set"
+    if "webhook" in run.targets:
+        return f"{run.targets}; what a webhook's receiver has cannot be read"
+    return run.targets

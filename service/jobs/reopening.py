@@ -1,0 +1,64 @@
+"""Files whose object is gone or damaged: they are open again, and their e-mails are run again, to fetch them anew."""
+
+from sqlalchemy import JSON, and_, cast, func, select, tuple_, update
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from service.jobs.again import note, queue_again, reopen_failed
+from service.jobs.waiting import Job
+from service.metrics import TRANSITIONS
+from service.models import Attachment, IncomingEmail
+
+# E-mails that have one content, the newest: their addresses are the likeliest to work still.
+MOST_HOLDERS = 100
+_EMPTY = ("sha256", "size", "detected_type", "object_key", "stored_at", "error_code", "error")
+
+_REOPENED = TRANSITIONS.labels("queued", "reconcile")
+
+
+async def reopen(conn: AsyncConnection, sha256: str, actor: str) -> tuple[int, list[Job]]:
+    """Open the files that have this content, and queue the jobs of their e-mails if they were finished.
+
+    Those that wait will fetch it anyway; of those that run at this moment, nothing is opened. Other files stay stored.
+    Return how many files were opened, and the jobs that were queued.
+    """
+    file = Attachment.__table__.c
+    holders = (
+        select(file.email_id, file.position)
+        .where(file.sha256 == sha256)
+        .order_by(file.email_id.desc())
+        .limit(MOST_HOLDERS)
+        .cte("holders")
+    )
+    free = (
+        select(IncomingEmail.id)
+        .where(
+            IncomingEmail.id.in_(select(holders.c.email_id)),
+            IncomingEmail.processing_status != "processing",
+        )
+        .order_by(IncomingEmail.id)
+        .with_for_update()
+        .cte("free")
+    )
+    again = queue_again(IncomingEmail.id == free.c.id)
+    opened = (
+        update(Attachment)
+        .where(
+            and_(
+                tuple_(Attachment.email_id, Attachment.position).in_(
+                    select(holders.c.email_id, holders.c.position)
+                ),
+                Attachment.email_id.in_(select(free.c.id)),
+                Attachment.status == "stored",
+            )
+        )
+        .values(status="pending", **dict.fromkeys(_EMPTY))
+        .returning(Attachment.email_id)
+        .cte("opened")
+    )
+    count = select(func.count()).select_from(opened).scalar_subquery()
+    queued = select(cast(func.json_agg(func.json_build_array(*again.c)), JSON)).scalar_subquery()
+    both = select(count, queued).add_cte(reopen_failed(again), note(again, actor, None))
+    number, jobs = (await conn.execute(both)).one()
+    queued_jobs = [Job(email_id, attempt_number + 1) for email_id, attempt_number in jobs or ()]
+    _REOPENED.inc(len(queued_jobs))
+    return number, queued_jobs

@@ -1,0 +1,137 @@
+"""Reconciliations and verifications: what was compared, what differed, and what was done about it."""
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from typing import Any, Literal
+
+from pydantic import Field, computed_field
+from sqlalchemy import ColumnElement, select, text
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+
+from service.database import connect
+from service.errors import Rejected
+from service.operations import DIFFERENCES, DONE, REMARKS, Reconciliation, ReconciliationFinding
+from service.queries.pages import PageFilter, cursor_at
+from service.queries.views import View
+from service.walk import Place
+
+Kind = Literal[
+    "missing", "different", "ahead", "extra", "object_missing", "object_damaged", "foreign", "unclaimed"
+]
+
+
+class ReconciliationView(View):
+    """A comparison of what is on record with target and storage, or a verification of what is stored."""
+
+    id: int
+    kind: Literal["reconcile", "verify"]
+    status: Literal["running", "done", "failed", "abandoned", "cancelled"]
+    actor: str
+    fix: Literal["nothing", "syncs", "all"] = Field(
+        description="What is put right: nothing, what is missing or differs in the target, or all that can be"
+    )
+    since: datetime | None = Field(description="What came before is not looked at; null: everything is")
+    part: int | None = Field(description="Of 24 parts of the storage the one that is looked at; null: all")
+    targets: str | None
+    started_at: datetime
+    finished_at: datetime | None
+    emails: int = Field(description="E-mails that were looked at")
+    documents: int = Field(description="Documents in the target that were")
+    objects: int
+    bytes: int
+    unfinished: int = Field(description="E-mails that are on their way to the target")
+    overdue: int = Field(description="Of those: for more than an hour")
+    not_synced: int = Field(description="E-mails whose sync failed, as is known")
+    counts: Mapping[Kind, int] = Field(description="What was found")
+    repaired: Mapping[Kind, int] = Field(description="For how much of it a repair was begun")
+    error_code: str | None
+    error: str | None
+    megabytes_per_second: int | None
+    place: str | None = Field(description="How far a verification has come")
+
+    @computed_field(description="Differences that no repair was begun for")  # type: ignore[prop-decorator]
+    @property
+    def open(self) -> int:
+        return sum(self.counts.get(kind, 0) - self.repaired.get(kind, 0) for kind in DIFFERENCES)  # type: ignore[call-overload]
+
+    @property
+    def by_kind(self) -> Mapping[str, int]:
+        """Count each kind, also those of which there is nothing."""
+        counts: Mapping[Any, int] = self.counts
+        return {kind: counts.get(kind, 0) for kind in (*DIFFERENCES, *REMARKS)}
+
+
+class FindingView(View):
+    """Something that is not as it is on record."""
+
+    id: int
+    kind: Kind
+    found_at: datetime
+    email_id: int | None
+    key: str = Field(description="Of the document, or of the object")
+    detail: Any = Field(description="What is known of it; of a removed document, all of it")
+    repair: str | None = Field(description="What was begun to put it right")
+    repaired_at: datetime | None
+
+
+class ReconciliationPage(View):
+    reconciliations: Sequence[ReconciliationView]
+    next_cursor: str | None
+
+
+class ReconciliationDetail(ReconciliationView):
+    """A run, and a page of what it found; of very many, not all are kept."""
+
+    findings: Sequence[FindingView]
+    next_cursor: str | None
+
+
+async def latest(
+    conn: AsyncConnection, kind: Literal["reconcile", "verify"] = "reconcile"
+) -> ReconciliationView | None:
+    """Return the newest run that is done."""
+    run = Reconciliation
+    query = select(*_columns()).where(run.kind == kind, text(DONE)).order_by(run.id.desc()).limit(1)
+    row = (await conn.execute(query)).one_or_none()
+    return ReconciliationView.model_validate(row) if row else None
+
+
+async def list_reconciliations(engine: AsyncEngine, wanted: PageFilter) -> ReconciliationPage:
+    """Return a page, newest first."""
+    query = select(*_columns()).order_by(Reconciliation.id.desc()).limit(wanted.limit + 1)
+    if after := wanted.after():
+        query = query.where(Reconciliation.id < after.id)
+    async with connect(engine) as conn:
+        runs = [ReconciliationView.model_validate(row) for row in await conn.execute(query)]
+    shown = runs[: wanted.limit]
+    more = cursor_at(Place(shown[-1].started_at, shown[-1].id)) if len(runs) > wanted.limit else None
+    return ReconciliationPage(reconciliations=shown, next_cursor=more)
+
+
+async def get_reconciliation(
+    engine: AsyncEngine, run_id: int, wanted: PageFilter | None = None
+) -> ReconciliationDetail:
+    """Return one with a page of what it found, in the order of finding; raises Rejected (404) if there is none."""
+    wanted = wanted or PageFilter()
+    found = ReconciliationFinding
+    query = select(*found.__table__.c).where(found.reconciliation_id == run_id)
+    query = query.order_by(found.id).limit(wanted.limit + 1)
+    if after := wanted.after():
+        query = query.where(found.id > after.id)
+    async with connect(engine) as conn:
+        run = (
+            (await conn.execute(select(*_columns()).where(Reconciliation.id == run_id)))
+            .mappings()
+            .one_or_none()
+        )
+        if run is None:
+            raise Rejected(404, "reconciliation_not_found", f"There is no reconciliation {run_id}.")
+        findings = [FindingView.model_validate(row) for row in await conn.execute(query)]
+    shown = findings[: wanted.limit]
+    more = cursor_at(Place(shown[-1].found_at, shown[-1].id)) if len(findings) > wanted.limit else None
+    return ReconciliationDetail(**run, findings=shown, next_cursor=more)
+
+
+def _columns() -> Sequence[ColumnElement[Any]]:
+    columns = Reconciliation.__table__.c
+    return [columns[name] for name in ReconciliationView.model_fields]

@@ -1,0 +1,113 @@
+"""What Postgres says of e-mails: the state of each, and the hash of the document that there should be of it."""
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+
+from sqlalchemy import BigInteger, DateTime, Text, bindparam, text
+from sqlalchemy.dialects.postgresql import ARRAY
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from service.documents import Record, digest, make_document, read_records
+
+# E-mails of one step.
+STEP = 1_000
+COUNT_CAP = 10_000
+# What waits for longer than that, once its job has ended, is late.
+OVERDUE_HOURS = 1
+
+
+@dataclass(frozen=True, slots=True)
+class State:
+    """An e-mail as far as its sync is concerned: while this stays the same, nobody carries it."""
+
+    email_id: int
+    key: str
+    version: int
+    attempt_number: int  # of the sync
+    status: str  # of the sync
+    is_finished: bool
+
+    @property
+    def is_on_its_way(self) -> bool:
+        return not self.is_finished or self.status == "pending"
+
+
+async def bounds(conn: AsyncConnection, since: datetime | None) -> tuple[int, int]:
+    """Give the first id of those received since then, and the one after the last."""
+    return tuple((await conn.execute(_BOUNDS, {"since": since})).one())
+
+
+async def states_from(conn: AsyncConnection, first: int, end: int) -> list[State]:
+    """Read the next of the e-mails whose ids are from `first` to before `end`."""
+    return [State(*row) for row in await conn.execute(_NEXT, {"first": first, "end": end})]
+
+
+async def states_of(conn: AsyncConnection, email_ids: Sequence[int]) -> list[State]:
+    return [State(*row) for row in await conn.execute(_THESE, {"ids": list(email_ids)})]
+
+
+async def known_keys(conn: AsyncConnection, keys: Sequence[str]) -> set[str]:
+    """Return those of these keys that are an e-mail's."""
+    return set(await conn.scalars(_KNOWN, {"keys": list(keys)}))
+
+
+async def digests(conn: AsyncConnection, email_ids: Sequence[int]) -> dict[int, str]:
+    """Hash what would be written of each of these that is finished."""
+    records = await read_records(conn, email_ids)
+    return await asyncio.to_thread(_digests, records)
+
+
+async def count_waiting(conn: AsyncConnection, first: int) -> tuple[int, int]:
+    """Count the syncs that wait for too long, and those that failed, from an id on; each up to a cap."""
+    return tuple((await conn.execute(_WAITING, {"first": first})).one())
+
+
+def _digests(records: dict[int, Record]) -> dict[int, str]:
+    return {email_id: digest(make_document(record, {}).content) for email_id, record in records.items()}
+
+
+_STATE = """
+id, idempotency_key, attempt_number, sync_attempt_number, sync_status,
+    processing_status IN ('completed', 'failed') AS is_finished
+FROM incoming_emails
+"""
+# Ids rise with the time of receipt, but for what was replayed out of quarantine: that is old, and its id is new. So
+# it is the newest that is too old, and was not replayed, behind which all others are. Whoever came at nearly the same
+# time may have a lower id: a minute is longer than any intake takes.
+_BOUNDS = text("""
+SELECT CASE WHEN :since IS NULL THEN 0 ELSE coalesce((
+    SELECT max(id) FROM unnest(ARRAY['received', 'queued', 'processing', 'completed', 'failed']) AS every(status)
+    CROSS JOIN LATERAL (
+        SELECT id FROM incoming_emails
+        WHERE processing_status = every.status AND received_at < :since - interval '1 minute'
+            AND NOT EXISTS (SELECT FROM quarantined_webhooks WHERE email_id = incoming_emails.id)
+        ORDER BY received_at DESC LIMIT 1
+    ) AS newest
+), 0) END, coalesce((SELECT max(id) FROM incoming_emails), 0) + 1
+""").bindparams(bindparam("since", type_=DateTime(timezone=True)))
+_NEXT = text(f"SELECT {_STATE} WHERE id >= :first AND id < :end ORDER BY id LIMIT {STEP}")
+_THESE = text(f"SELECT {_STATE} WHERE id = ANY(:ids) ORDER BY id").bindparams(
+    bindparam("ids", type_=ARRAY(BigInteger))
+)
+_KNOWN = text("SELECT idempotency_key FROM incoming_emails WHERE idempotency_key = ANY(:keys)").bindparams(
+    bindparam("keys", type_=ARRAY(Text))
+)
+# Limits that the planner does not know make it walk the indexes.
+_WAITING = text(f"""
+SELECT (
+    SELECT count(*) FILTER (
+        WHERE id >= :first AND completed_at < now() - interval '{OVERDUE_HOURS} hours'
+    ) FROM (
+        SELECT id, completed_at FROM incoming_emails
+        WHERE sync_status = 'pending' AND processing_status IN ('completed', 'failed')
+        ORDER BY sync_due_at LIMIT (SELECT {COUNT_CAP})
+    ) AS due
+), (
+    SELECT count(*) FROM (
+        SELECT FROM incoming_emails WHERE sync_status = 'failed' AND id >= :first
+        ORDER BY id LIMIT (SELECT {COUNT_CAP})
+    ) AS failed
+)
+""").bindparams(bindparam("first", type_=BigInteger()))  # noqa: S608 numbers of ours

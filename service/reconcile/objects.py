@@ -1,0 +1,114 @@
+"""Compare the contents on record with the objects in the storage, one of 256 ranges at a time."""
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+
+from service.errors import Permanent, Transient
+from service.reconcile.contents import PAGE, Content, contents_between, contents_since, known_contents
+from service.reconcile.finding import Finding
+from service.reconcile.patience import ask
+from service.resources import Resources
+from service.storage import objects
+from service.storage.objects import Listed
+from service.storage.port import ALL, RANGES
+
+# What is younger may belong to an attempt that is under way.
+UNCLAIMED_AFTER = timedelta(days=1)
+# Objects asked for at once.
+AT_ONCE = 16
+END = "g"  # comes after all hexadecimal digits
+
+
+@dataclass(slots=True)
+class Look:
+    """What came of a look at some objects; the contents are those of what is missing or damaged."""
+
+    objects: int = 0
+    bytes: int = 0
+    findings: list[Finding] = field(default_factory=list)
+    lost: list[Content] = field(default_factory=list)
+
+
+async def has_nothing(res: Resources) -> bool:
+    """Tell whether nothing was ever stored: then a directory is not there, which else is taken for one not mounted."""
+    if await ask(res, lambda conn: contents_between(conn, "", END, 1)):
+        return False
+    try:
+        await anext(objects.listing(res.storage, RANGES[0]), None)
+    except Transient:
+        return True
+    return False
+
+
+async def compare_range(res: Resources, prefix: str) -> Look:
+    """Compare all objects whose keys begin so with what is on record."""
+    there = {each.key: each async for each in objects.listing(res.storage, prefix)}
+    look = Look(len(there), sum(each.size for each in there.values()))
+    after = begin = prefix.removeprefix(ALL).removesuffix("/")
+    claimed: set[str] = set()
+    while True:
+        page = await ask(res, lambda conn, after=after: contents_between(conn, after, begin + END))  # type: ignore[misc]
+        doubtful = [each for each in page if each.key not in there or there[each.key].size != each.size]
+        claimed.update(each.key for each in page)
+        await check(res, doubtful, look)
+        if len(page) < PAGE:
+            break
+        after = page[-1].sha256
+    old = datetime.now(UTC) - UNCLAIMED_AFTER
+    look.findings += await _unclaimed(
+        res, [each for key, each in there.items() if key not in claimed and each.modified < old]
+    )
+    return look
+
+
+async def compare_since(res: Resources, email_id: int, position: int) -> tuple[Look, tuple[int, int] | None]:
+    """Compare the next files of these and later e-mails; return also where that ended, if there are more."""
+    page = await ask(res, lambda conn: contents_since(conn, email_id, position))
+    look = Look()
+    distinct = {each.sha256: each for each in page}
+    await check(res, [*distinct.values()], look)
+    look.objects, look.bytes = len(distinct), sum(each.size for each in distinct.values())
+    return look, (page[-1].email_id, page[-1].position) if len(page) == PAGE else None
+
+
+async def check(res: Resources, contents: Sequence[Content], look: Look) -> None:
+    """Ask for each object whether it is there and has the right size; note what is not so."""
+    slots = asyncio.Semaphore(AT_ONCE)
+
+    async def one(content: Content) -> Finding | None:
+        async with slots:
+            return await _check(res, content)
+
+    found = await asyncio.gather(*map(one, contents))
+    for content, finding in zip(contents, found, strict=True):
+        if finding:
+            look.findings.append(finding)
+            look.lost.append(content)
+
+
+async def _check(res: Resources, content: Content) -> Finding | None:
+    try:
+        size = await objects.stat(res.storage, content.key)
+    except Permanent:
+        return told("object_missing", content)
+    return None if size == content.size else told("object_damaged", content, size=size)
+
+
+def told(kind: str, content: Content, **more: object) -> Finding:
+    detail = {"sha256": content.sha256, "expected_size": content.size, **more}
+    return Finding(kind, content.key, content.email_id, detail)
+
+
+async def _unclaimed(res: Resources, candidates: Sequence[Listed]) -> list[Finding]:
+    """Tell of old objects that no file has; an e-mail may have claimed one since."""
+    hashes = {each.key.removeprefix(ALL).replace("/", ""): each for each in candidates}
+    if not hashes:
+        return []
+    known = await ask(res, lambda conn: known_contents(conn, [*hashes]))
+    return [
+        Finding("unclaimed", each.key, detail={"size": each.size, "modified": each.modified.isoformat()})
+        for sha256, each in hashes.items()
+        if sha256 not in known
+    ]

@@ -1,0 +1,166 @@
+"""The tables of runs: begin one, note what it found and how far it is, end it; whoever was given up writes nothing more."""
+
+import json
+from collections.abc import Sequence
+from datetime import datetime, timedelta
+
+from sqlalchemy import (
+    BigInteger,
+    DateTime,
+    Integer,
+    Interval,
+    Text,
+    bindparam,
+    text,
+)
+from sqlalchemy.dialects.postgresql import ARRAY
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from service.errors import Rejected
+from service.reconcile.finding import Finding, Fix, Run, Seen
+
+# Who was not heard of for so long is dead, or may as well be.
+SILENCE = timedelta(minutes=5)
+KEPT = timedelta(days=90)
+MOST_REMOVED = 20  # runs, with all that they found
+PARTS = 24  # of the storage, one for each hour
+
+
+async def begin(
+    conn: AsyncConnection, *, actor: str, fix: Fix, since: datetime | None, targets: str | None
+) -> Run | None:
+    """Begin a run over all of the storage; None if there is one already."""
+    given = {"actor": actor, "fix": fix, "since": since, "targets": targets}
+    return await _begin(conn, {**given, "part": None, "hourly": False})
+
+
+async def begin_hourly(
+    conn: AsyncConnection, *, fix: Fix, hours: int, targets: str | None, pause: timedelta
+) -> Run | None:
+    """Begin the run of this hour; None if there is one, or one began less than `pause` ago."""
+    recent = await conn.scalar(_RECENT, {"pause": pause})
+    if recent:
+        return None
+    since = await conn.scalar(_AGO, {"ago": timedelta(hours=hours)})
+    part = await conn.scalar(_NEXT_PART)
+    given = {"actor": "reconcile", "fix": fix, "since": since, "targets": targets, "part": part}
+    return await _begin(conn, {**given, "hourly": True})
+
+
+async def save(conn: AsyncConnection, run: Run, findings: Sequence[Finding] = ()) -> None:
+    """Note how far it is, and what it found; raises Rejected if it was cancelled, or given up."""
+    columns = zip(*(each.values() for each in findings), strict=True) if findings else ((),) * 5
+    arrays = dict(zip(("kinds", "ids", "keys", "details", "repairs"), map(list, columns), strict=True))
+    if not await conn.scalar(_SAVE, {"id": run.id, **_numbers(run.seen), **arrays}):
+        raise Rejected(409, "not_running", f"Run {run.id} was cancelled, or given up.")
+
+
+async def note_repair(conn: AsyncConnection, run_id: int, key: str, repair: str) -> None:
+    """Note what was done about something that was found."""
+    await conn.execute(_REPAIRED, {"run": run_id, "key": key, "repair": repair})
+
+
+async def end(
+    conn: AsyncConnection, run_id: int, status: str, error_code: str | None = None, error: str | None = None
+) -> bool:
+    """End a run; False if it is over already."""
+    given = {"id": run_id, "status": status, "code": error_code, "error": error}
+    return bool(await conn.scalar(_END, given))
+
+
+async def cancel(conn: AsyncConnection, run_id: int) -> str | None:
+    """Let a run end as soon as it notices; return the state in which it was, None if there is none."""
+    if await conn.scalar(_END, {"id": run_id, "status": "cancelled", "code": None, "error": None}):
+        return "running"
+    status: str | None = await conn.scalar(
+        text("SELECT status FROM reconciliations WHERE id = :id"), {"id": run_id}
+    )
+    return status
+
+
+async def trim(conn: AsyncConnection) -> None:
+    """Remove some of the runs that are too old."""
+    await conn.execute(_TRIM)
+
+
+async def _begin(conn: AsyncConnection, given: dict[str, object]) -> Run | None:
+    await conn.execute(_ABANDON)
+    row = (
+        await conn.execute(_BEGIN, {name: value for name, value in given.items() if name != "hourly"})
+    ).one_or_none()
+    return Run(*row) if row else None
+
+
+def _numbers(seen: Seen) -> dict[str, object]:
+    names = ("emails", "documents", "objects", "bytes", "unfinished", "overdue", "not_synced")
+    counts = {"counts": json.dumps(seen.counts), "repaired": json.dumps(seen.repaired)}
+    return {**{name: getattr(seen, name) for name in names}, **counts}
+
+
+_ABANDON = text("""
+UPDATE reconciliations SET status = 'abandoned', finished_at = now(),
+    error_code = 'not_heard_of', error = 'It was not heard of for some minutes.'
+WHERE kind = 'reconcile' AND status = 'running' AND seen_at < now() - :silence
+""").bindparams(bindparam("silence", SILENCE, Interval()))
+_BEGIN = text("""
+INSERT INTO reconciliations (kind, actor, fix, since, part, targets)
+VALUES ('reconcile', :actor, :fix, :since, :part, :targets)
+ON CONFLICT (kind) WHERE status = 'running' DO NOTHING
+RETURNING id, fix, since, part
+""").bindparams(
+    bindparam("since", type_=DateTime(timezone=True)),
+    bindparam("part", type_=Integer()),
+    bindparam("targets", type_=Text()),
+)
+_RECENT = text("""
+SELECT id FROM reconciliations
+WHERE id > (SELECT max(id) FROM reconciliations) - 100 AND part IS NOT NULL AND started_at > now() - :pause
+    AND status IN ('running', 'done', 'failed')
+LIMIT 1
+""").bindparams(bindparam("pause", type_=Interval()))
+_AGO = text("SELECT now() - :ago").bindparams(bindparam("ago", type_=Interval()))
+# The one after that which was done last: what broke off, or did not begin, is made up for.
+_NEXT_PART = text(f"""
+SELECT coalesce((
+    SELECT (part + 1) % {PARTS} FROM reconciliations
+    WHERE kind = 'reconcile' AND status = 'done' AND part IS NOT NULL ORDER BY id DESC LIMIT 1
+), 0)
+""")  # noqa: S608 a number of ours
+_SAVE = text("""
+WITH mine AS (
+    UPDATE reconciliations SET seen_at = now(), emails = :emails, documents = :documents, objects = :objects,
+        bytes = :bytes, unfinished = :unfinished, overdue = :overdue, not_synced = :not_synced,
+        counts = CAST(:counts AS json), repaired = CAST(:repaired AS json)
+    WHERE id = :id AND status = 'running' RETURNING id
+), noted AS (
+    INSERT INTO reconciliation_findings (reconciliation_id, kind, email_id, key, detail, repair, repaired_at)
+    SELECT mine.id, kind, email_id, key, CAST(detail AS json), repair, CASE WHEN repair IS NOT NULL THEN now() END
+    FROM mine, unnest(:kinds, :ids, :keys, :details, :repairs) AS found (kind, email_id, key, detail, repair)
+    RETURNING id
+)
+SELECT id FROM mine
+""").bindparams(
+    bindparam("kinds", type_=ARRAY(Text)),
+    bindparam("ids", type_=ARRAY(BigInteger)),
+    bindparam("keys", type_=ARRAY(Text)),
+    bindparam("details", type_=ARRAY(Text)),
+    bindparam("repairs", type_=ARRAY(Text)),
+    bindparam("counts", type_=Text()),
+    bindparam("repaired", type_=Text()),
+)
+# Of a key there is one finding at a time that is not put right: the newest.
+_REPAIRED = text("""
+UPDATE reconciliation_findings SET repair = :repair, repaired_at = now()
+WHERE id = (
+    SELECT id FROM reconciliation_findings WHERE reconciliation_id = :run AND key = :key ORDER BY id DESC LIMIT 1
+)
+""")
+_END = text("""
+UPDATE reconciliations SET status = :status, finished_at = now(), error_code = :code, error = :error
+WHERE id = :id AND status = 'running' RETURNING id
+""").bindparams(bindparam("code", type_=Text()), bindparam("error", type_=Text()))
+_TRIM = text("""
+DELETE FROM reconciliations WHERE id IN (
+    SELECT id FROM reconciliations WHERE finished_at < now() - :kept ORDER BY id LIMIT :most
+)
+""").bindparams(bindparam("kept", KEPT, Interval()), bindparam("most", MOST_REMOVED, Integer()))

@@ -1,0 +1,149 @@
+"""Put right what differs, towards Postgres: through the sync and the jobs, and never by a write of our own."""
+
+from collections.abc import AsyncIterator, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+import structlog
+from sqlalchemy import BigInteger, Text, and_, select
+from sqlalchemy.ext.asyncio import AsyncConnection
+from sqlalchemy.types import TypeEngine
+
+from service.documents import SOURCE
+from service.jobs.reopening import reopen
+from service.models import IncomingEmail
+from service.reconcile import record
+from service.reconcile.contents import Content
+from service.reconcile.expected import State
+from service.reconcile.finding import Finding, Run
+from service.reconcile.patience import ask, patiently
+from service.resources import Resources
+from service.rows import arrays_of, rows_of
+from service.storage import objects
+from service.syncs.again import Sync, begin, note
+from service.targets.mongodb import Collection, Found, copy_of
+
+ACTOR = "reconcile"
+# Before the sync of these is begun, what is in the way is removed.
+REMOVED = ("ahead", "extra")
+
+_COMPARED: dict[str, TypeEngine[Any]] = {
+    **dict.fromkeys(("email_id", "version", "attempt_number"), BigInteger()),
+    "status": Text(),
+}
+
+log = structlog.get_logger()
+
+
+async def begin_syncs(
+    res: Resources, findings: Sequence[Finding], wrong: Mapping[str, State]
+) -> list[Finding]:
+    """Have what is missing or differs carried over again; return all findings, with what was done about them."""
+    states = [wrong[each.key] for each in findings if each.kind in {"missing", "different"}]
+    begun = {sync.email_id for sync in await _resync(res, states)} if states else set()
+    return [replace(each, repair="synced again") if each.email_id in begun else each for each in findings]
+
+
+async def remove_documents(
+    res: Resources,
+    there: Collection,
+    run: Run,
+    findings: Sequence[Finding],
+    wrong: Mapping[str, State],
+) -> None:
+    """Remove documents that are ahead of what is on record, or of no e-mail, once a copy of each is on record.
+
+    Of what was ahead the right version is carried over then.
+    """
+    async for finding, document in _documents(there, findings):
+        kept = replace(finding, detail={**finding.detail, "document": copy_of(document)})
+        run.seen.note([kept])
+        await ask(res, lambda conn, kept=kept: record.save(conn, run, [kept]))  # type: ignore[misc]
+        removed = await patiently(partial(there.remove, document))
+        if removed and (state := wrong.get(finding.key)):
+            await _resync(res, [state])
+        if removed:
+            run.seen.repaired[finding.kind] += 1
+            await ask(res, lambda conn, key=finding.key: record.note_repair(conn, run.id, key, "removed"))  # type: ignore[misc]
+            log.info("document_removed", run=run.id, kind=finding.kind, email=finding.email_id)
+
+
+async def reopen_files(res: Resources, findings: Sequence[Finding], lost: Sequence[Content]) -> list[Finding]:
+    """Have the files fetched again whose objects are gone or damaged; return all, with what was done about them."""
+    hashes = {content.key: content.sha256 for content in lost}
+    return [
+        replace(each, repair="fetched again")
+        if each.key in hashes and await _reopen(res, hashes[each.key])
+        else each
+        for each in findings
+    ]
+
+
+async def set_aside(res: Resources, content: Content) -> str | None:
+    """Take a damaged object of the right size away, which a put would trust; what is of it is kept under its own hash.
+
+    Returns the key of what was kept; None if the bytes are good after all.
+    """
+    opened = await objects.open(res.storage, content.key)
+    kept = await objects.put(res.storage, opened.chunks, None)
+    if kept.key == content.key:
+        return None
+    await objects.remove(res.storage, content.key)
+    log.warning("object_set_aside", key=content.key, kept_as=kept.key)
+    return kept.key
+
+
+async def resync(conn: AsyncConnection, states: Sequence[State]) -> list[Sync]:
+    """Begin the sync of those that still are what they were when they were compared, and note who wanted it."""
+    rows = [(each.email_id, each.version, each.attempt_number, each.status) for each in states]
+    return [Sync(*row) for row in await conn.execute(_RESYNC, arrays_of(_COMPARED, rows))]
+
+
+async def _reopen(res: Resources, sha256: str) -> bool:
+    opened, jobs = await ask(res, lambda conn: reopen(conn, sha256, ACTOR))
+    for job in jobs:
+        res.dispatcher.ring(job)
+    return opened > 0
+
+
+async def _resync(res: Resources, states: Sequence[State]) -> list[Sync]:
+    begun = await ask(res, lambda conn: resync(conn, states))
+    for sync in begun:
+        res.dispatcher.ring(sync)
+    return begun
+
+
+async def _documents(there: Collection, findings: Sequence[Finding]) -> AsyncIterator[tuple[Finding, Found]]:
+    """Read documents of ours again, one by one: each may be large, and all of it is kept."""
+    for finding in findings:
+        async for some in there.named([finding.found_key]):
+            for document in some:
+                if document.get("source") == SOURCE:
+                    yield finding, document
+
+
+def _resync_statement() -> Any:  # noqa: ANN401 a select
+    compared = rows_of("compared", _COMPARED)
+    free = (
+        select(IncomingEmail.id)
+        .join_from(
+            compared,
+            IncomingEmail,
+            and_(
+                IncomingEmail.id == compared.c.email_id,
+                IncomingEmail.attempt_number == compared.c.version,
+                IncomingEmail.sync_attempt_number == compared.c.attempt_number,
+                IncomingEmail.sync_status == compared.c.status,
+            ),
+        )
+        .order_by(IncomingEmail.id)
+        .with_for_update(key_share=True, of=IncomingEmail)
+        .cte("free")
+    )
+    begun = begin(IncomingEmail.id == free.c.id)
+    return select(begun.c.id, begun.c.attempt_number).add_cte(note(begun, ACTOR))
+
+
+# Made once: to make a statement takes longer than to run it.
+_RESYNC = _resync_statement()

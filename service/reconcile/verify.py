@@ -1,0 +1,149 @@
+"""Hash again what is stored, slowly and in steps, taken by whichever worker is there; a kill costs one step."""
+
+import asyncio
+import time
+from collections.abc import Sequence
+from contextlib import suppress
+from datetime import datetime, timedelta
+from hashlib import sha256
+
+import structlog
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from service.database import run
+from service.errors import Permanent, Rejected, Transient
+from service.reconcile import record, steps
+from service.reconcile.contents import Content, contents_between, contents_since
+from service.reconcile.expected import bounds
+from service.reconcile.finding import Finding
+from service.reconcile.objects import END, told
+from service.reconcile.pace import Pace
+from service.reconcile.patience import ask
+from service.reconcile.repair import reopen_files, set_aside
+from service.reconcile.steps import Step, Taken
+from service.resources import Resources
+from service.storage import objects
+
+MEGABYTES_PER_SECOND = 20  # unless told otherwise
+# A step ends after so long, or so many contents; one that is large takes longer.
+STEP_SECONDS = 2.0
+STEP_CONTENTS = 200
+AT_ONCE = 4
+LOOK_SECONDS = 2.0
+SOON_SECONDS = 0.05
+# How long a worker may take for a step beyond what the bytes take, before another one takes it.
+PATIENCE = timedelta(seconds=60)
+# While the storage is away.
+AGAIN = timedelta(seconds=15)
+
+log = structlog.get_logger()
+
+
+async def begin(res: Resources, *, actor: str, rate: int, since: datetime | None, fix: bool) -> int:
+    """Begin to verify all that is stored, or what came since then; workers do it. Return the id of the run.
+
+    At most `rate` megabytes are read in a second. Raises Rejected (409) if one is under way.
+    """
+    first, _ = await ask(res, lambda conn: bounds(conn, since))
+    place = "" if since is None else f"{first}:-1"
+    given = {"actor": actor, "rate": rate, "since": since, "fix": "all" if fix else "nothing", "place": place}
+    if (run_id := await ask(res, lambda conn: steps.begin(conn, given))) is None:
+        raise Rejected(
+            409, "already_running", "A verification is under way; `holdfast reconcile list` shows it."
+        )
+    log.info("verification_begun", run=run_id)
+    return run_id
+
+
+async def verify_for_ever(res: Resources) -> None:
+    """Take steps as they fall due, until cancelled."""
+    pause = LOOK_SECONDS
+    while True:
+        await asyncio.sleep(pause)
+        try:
+            pause = SOON_SECONDS if await step(res) else LOOK_SECONDS
+        except Transient as exc:
+            log.warning("verification_failed", code=exc.code)
+            pause = LOOK_SECONDS
+
+
+async def step(res: Resources) -> bool:
+    """Take one step, if one is due; False where none was."""
+    taken = await run(res.engine, res.settings.database_seconds, lambda conn: steps.take(conn, PATIENCE))
+    if taken is None:
+        return False
+    try:
+        done = await _step(res, taken)
+    except Transient as exc:
+        why = (exc.code, exc.message)
+        await ask(res, lambda conn: steps.put_off(conn, taken, AGAIN, why))
+        return True
+    if await ask(res, lambda conn: steps.move(conn, taken, done)) and done.place is None:
+        await ask(res, lambda conn: record.end(conn, taken.id, "done"))
+        log.info("verification_done", run=taken.id)
+    return True
+
+
+async def _step(res: Resources, taken: Taken) -> Step:
+    contents = await ask(res, lambda conn: _next(conn, taken))
+    pace, ends_at, done = Pace(taken.rate * 1e6), time.monotonic() + STEP_SECONDS, 0
+    step, lost = Step(None), []
+    while done < len(contents) and time.monotonic() < ends_at:
+        some = contents[done : done + AT_ONCE]
+        takes = timedelta(seconds=2 * sum(each.size for each in some) / (taken.rate * 1e6))
+        if not await ask(res, lambda conn, takes=takes: steps.keep(conn, taken, PATIENCE + takes)):  # type: ignore[misc]
+            return step  # somebody else has it by now, or it was cancelled
+        found = await asyncio.gather(*(_verify(res, each, pace) for each in some))
+        done += len(some)
+        step.objects += len(some)
+        step.bytes += sum(each.size for each in some)
+        step.findings += [each for each in found if each]
+        lost += [content for content, each in zip(some, found, strict=True) if each]
+    if taken.fix == "all" and lost:
+        step.findings = await _repair(res, step.findings, lost)
+    if contents:
+        step.place = _place(taken, contents[done - 1])
+    return step
+
+
+async def _next(conn: AsyncConnection, taken: Taken) -> list[Content]:
+    if ":" in taken.place:
+        email_id, position = map(int, taken.place.split(":"))
+        return await contents_since(conn, email_id, position, STEP_CONTENTS)
+    return await contents_between(conn, taken.place, END, STEP_CONTENTS)
+
+
+def _place(taken: Taken, last: Content) -> str:
+    return f"{last.email_id}:{last.position}" if ":" in taken.place else last.sha256
+
+
+async def _verify(res: Resources, content: Content, pace: Pace) -> Finding | None:
+    """Read an object, and tell if its bytes are not those of its name."""
+    try:
+        opened = await objects.open(res.storage, content.key)
+        found = sha256()
+        async for chunk in opened.chunks:
+            await pace.spend(len(chunk))
+            await asyncio.to_thread(found.update, chunk)
+    except Permanent:
+        return told("object_missing", content)
+    if opened.size == content.size and found.hexdigest() == content.sha256:
+        return None
+    return told("object_damaged", content, size=opened.size, actual_sha256=found.hexdigest())
+
+
+async def _repair(res: Resources, findings: Sequence[Finding], lost: Sequence[Content]) -> list[Finding]:
+    """Have the contents fetched again; what is damaged and has the right size would be trusted, and is set aside."""
+    sizes = {each.key: each.detail.get("size") for each in findings}
+    kept: dict[str, str | None] = {}
+    for content in lost:
+        if sizes[content.key] == content.size:
+            with suppress(Permanent):  # it is gone by now, which is put right in the same way
+                kept[content.key] = await set_aside(res, content)
+    good = {key for key, kept_as in kept.items() if kept_as is None}  # after all: it was put anew meanwhile
+    told_of = [
+        Finding(each.kind, each.key, each.email_id, {**each.detail, "kept_as": kept.get(each.key)})
+        for each in findings
+        if each.key not in good
+    ]
+    return await reopen_files(res, told_of, [each for each in lost if each.key not in good])

@@ -1,0 +1,357 @@
+"""Reconciliations as people and programs see them: the command, the API, pages, metrics, alerts, and the hour itself."""
+
+import asyncio
+import json
+import re
+import signal
+from collections.abc import AsyncIterator, Iterator
+from datetime import UTC, datetime
+from typing import Any
+
+import asyncpg
+import pytest
+from arq.worker import Worker
+from pymongo import AsyncMongoClient
+
+from service import worker as door
+from service.alerts.finding import Finding
+from service.alerts.reconciliation import find
+from service.config.settings import Settings
+from service.database import connect
+from service.local.zendesk import Zendesk
+from service.queries.reconciliations import latest
+from service.resources import Resources
+from service.worker import worker_settings
+from tests.commands import command, terminal
+from tests.conftest import API_TOKEN, Client, Server, eventually, program, serving, working
+from tests.targets import mongodb_url, synced, syncing
+from tests.test_reconcile import put
+from tests.test_worker import ARQ
+
+PDF = b"%PDF-1.7\n" + bytes(range(256)) * 40
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    with mongodb_url(tmp_path_factory.mktemp("mongodb")) as url:
+        yield url
+
+
+@pytest.fixture
+async def documents(server: str) -> AsyncIterator[Any]:
+    client: AsyncMongoClient[dict[str, Any]]
+    client = await asyncio.to_thread(lambda: AsyncMongoClient(server, tz_aware=True))
+    await client.holdfast.emails.drop()
+    yield client.holdfast.emails
+    await client.close()
+
+
+async def insert(database: asyncpg.Connection, **columns: Any) -> int:
+    """Put a run on record."""
+    values = {
+        "kind": "reconcile",
+        "status": "done",
+        "actor": "reconcile",
+        "fix": "syncs",
+        "part": 3,
+        **columns,
+    }
+    values = {name: json.dumps(value) if isinstance(value, dict) else value for name, value in values.items()}
+    names, places = ", ".join(values), ", ".join(f"${place}" for place in range(1, len(values) + 1))
+    number = await database.fetchval(
+        f"INSERT INTO reconciliations ({names}, finished_at) VALUES ({places}, now()) RETURNING id",
+        *values.values(),
+    )
+    return int(number)
+
+
+# ── the command
+
+
+async def test_the_command_tells_what_differs_puts_it_right_and_waits_for_it(
+    settings: Settings, zendesk: Zendesk, server: str, documents: Any, res: Resources
+) -> None:
+    settings = syncing(settings, f"{server}/holdfast.emails")
+    async with serving(settings, zendesk) as client, working(settings):
+        file = zendesk.add_file("a.pdf", PDF)
+        ids = [(await client.send(zendesk.payload(attachments=[file])))["email_id"] for _ in range(3)]
+        for email_id in ids:
+            await synced(client, email_id)
+        equal = await command(settings, "reconcile")
+        await documents.delete_one({"email_id": ids[0]})
+        await documents.insert_one({"_id": "theirs"})
+        differs = await command(settings, "reconcile", "--since", "2020-01-01")
+        fixed = await command(settings, "reconcile", "--fix", "--wait", "--json")
+        there = await documents.count_documents({"source": "holdfast"})
+    listed = await command(settings, "reconcile", "list")
+    shown = await command(settings, "reconcile", "show", "2")
+
+    assert (equal.returncode, equal.stderr) == (0, "")
+    assert equal.stdout.splitlines()[0] == "All that was looked at is as it is on record."
+    assert differs.returncode == 3
+    assert differs.stdout.splitlines()[:2] == [
+        "1 differs from what is on record.",
+        "        1 missing in the target",
+    ]
+    assert f"e-mail {ids[0]}, " in differs.stdout
+    assert fixed.returncode == 0
+    assert json.loads(fixed.stdout)["repaired"] == {"missing": 1}
+    assert json.loads(fixed.stdout)["counts"] == {"missing": 1, "foreign": 1}
+    assert there == 3  # --wait waited
+    assert [line.split("\t")[0] for line in listed.stdout.splitlines()] == ["3", "2", "1"]
+    assert shown.stdout == differs.stdout
+
+
+@pytest.mark.parametrize(
+    "words", [("--since", "yesterdayish"), ("--wait",), ("--no-such",), ("show", "x"), ("show", "-1")]
+)
+async def test_wrong_words_are_2(settings: Settings, words: tuple[str, ...]) -> None:
+    done = await command(settings, "reconcile", *words)
+
+    assert (done.returncode, done.stdout) == (2, "")
+
+
+async def test_what_cannot_be_found_out_is_1(
+    settings: Settings, res: Resources, database: asyncpg.Connection
+) -> None:
+    away = syncing(settings, "mongodb://127.0.0.1:1/holdfast.emails", sync_seconds=0.2)
+    await put(database, 1)
+    failed = await command(away, "reconcile")
+    await database.execute("UPDATE reconciliations SET status = 'running', finished_at = NULL")
+    second = await command(settings, "reconcile")
+    cancelled = await command(settings, "reconcile", "cancel", "1")
+    again = await command(settings, "reconcile", "cancel", "1")
+    none = await command(settings, "reconcile", "show", "9")
+
+    assert failed.returncode == 1
+    assert re.search("It is failed .*(it cannot be reached|no answer)", failed.stdout)
+    assert (second.returncode, "is running" in second.stderr) == (1, True)
+    assert (cancelled.returncode, "cancelled" in cancelled.stdout) == (0, True)
+    assert (again.returncode, none.returncode) == (1, 1)
+
+
+async def test_without_a_target_and_on_a_terminal_it_says_what_it_looked_at(
+    settings: Settings, res: Resources
+) -> None:
+    code, screen = await terminal(settings, "reconcile")
+
+    assert code == 0
+    assert "All that was looked at is as it is on record." in screen
+    assert "none: SYNC_URL is not set" in screen
+
+
+async def test_verify_says_that_no_worker_is_there_and_workers_do_it(
+    settings: Settings, client: Client, zendesk: Zendesk
+) -> None:
+    async with working(settings):
+        receipt = await client.send(zendesk.payload(attachments=[zendesk.add_file("a.pdf", PDF)]))
+        await client.until(receipt["email_id"], "completed")
+    alone = await command(settings, "storage", "verify")
+    twice = await command(settings, "storage", "verify")
+    ended = await command(settings, "reconcile", "cancel", "1")
+    async with working(settings):
+        done = await command(settings, "storage", "verify", "--wait", "--rate", "100")
+
+    assert (alone.returncode, alone.stderr) == (0, "No worker is there; it begins when one is.\n")
+    assert (twice.returncode, "under way" in twice.stderr) == (1, True)
+    assert ended.returncode == 0
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.splitlines()[0] == "All that was looked at is as it is on record."
+    assert f"{len(PDF):,} bytes" in done.stdout
+
+
+# ── the hour
+
+
+async def test_the_worker_reconciles_by_arqs_clock_and_takes_no_jobs_place(
+    settings: Settings, client: Client, worker: Worker, database: asyncpg.Connection
+) -> None:
+    (job,) = worker.cron_jobs
+    assert (job.name, job.unique) == (door.RECONCILE_TASK, True)
+
+    async def planned() -> bool:
+        return job.next_run is not None
+
+    await eventually(planned)
+    job.next_run = datetime.now(UTC)  # it is time
+
+    async def done() -> bool:
+        return bool(
+            await database.fetchval("SELECT true FROM reconciliations WHERE status = 'done' AND part = 0")
+        )
+
+    await eventually(done)
+    assert worker.jobs_failed == 0
+    assert await database.fetchval("SELECT count(*) FROM reconciliations") == 1
+
+
+async def test_the_hour_can_be_turned_off(settings: Settings) -> None:
+    kind: Any = worker_settings(settings.model_copy(update={"reconcile_hours": 0}))
+
+    assert kind.cron_jobs == []
+
+
+async def test_a_worker_that_is_told_to_stop_ends_a_run_at_once(
+    settings: Settings, client: Client, res: Resources, database: asyncpg.Connection
+) -> None:
+    settings = settings.model_copy(update={"shutdown_seconds": 15})
+    async with working(settings) as worker:
+
+        async def started() -> bool:
+            return "hour" in worker.ctx
+
+        await eventually(started)
+        async with res.engine.begin() as conn:  # which keeps the run from going on
+            await conn.exec_driver_sql("BEGIN")
+            await conn.exec_driver_sql("LOCK TABLE incoming_emails IN ACCESS EXCLUSIVE MODE")
+            worker.ctx["hour"].set()
+
+            async def begun() -> bool:
+                return bool(await database.fetchval("SELECT count(*) FROM reconciliations"))
+
+            await eventually(begun)
+            began = asyncio.get_running_loop().time()
+            stopping = asyncio.ensure_future(_stop(worker))
+            await asyncio.wait({stopping}, timeout=12)
+            took = asyncio.get_running_loop().time() - began
+            await conn.exec_driver_sql("ROLLBACK")
+        await stopping
+    assert took < 10
+    assert await database.fetchval("SELECT status FROM reconciliations") == "abandoned"
+
+
+async def _stop(worker: Worker) -> None:
+    assert worker.main_task
+    worker.main_task.cancel()
+    await asyncio.wait({worker.main_task})
+    await door.stop(worker.ctx)
+
+
+async def test_a_killed_workers_run_is_given_up_and_the_next_one_does_it(
+    settings: Settings, client: Client, database: asyncpg.Connection
+) -> None:
+    await database.execute(
+        "INSERT INTO reconciliations (kind, actor, fix, part, seen_at) VALUES ('verify', 'a', 'nothing', NULL, now())"
+    )
+    await database.execute("UPDATE reconciliations SET place = '', megabytes_per_second = 20")
+    async with program(*ARQ, settings=settings) as worker:
+
+        async def done() -> bool:
+            return bool(await database.fetchval("SELECT true FROM reconciliations WHERE status = 'done'"))
+
+        await eventually(done)
+        worker.send_signal(signal.SIGTERM)
+        assert await asyncio.wait_for(worker.wait(), 25) == 0
+
+
+# ── what is shown
+
+
+async def test_the_api_lists_runs_and_pages_through_what_each_found(
+    client: Client, database: asyncpg.Connection
+) -> None:
+    ids = [await insert(database, counts={"missing": 5}) for _ in range(3)]
+    await database.execute(
+        "INSERT INTO reconciliation_findings (reconciliation_id, kind, key, detail)"
+        " SELECT $1, 'missing', 'key ' || i, '{}' FROM generate_series(1, 5) AS i",
+        ids[0],
+    )
+
+    first = await client.get("/api/v1/reconciliations?limit=2")
+    second = await client.get(f"/api/v1/reconciliations?limit=2&cursor={first['next_cursor']}")
+    run = await client.get(f"/api/v1/reconciliations/{ids[0]}?limit=3")
+    rest = await client.get(f"/api/v1/reconciliations/{ids[0]}?cursor={run['next_cursor']}")
+    none = await client.get("/api/v1/reconciliations/99", 404)
+
+    assert [each["id"] for each in first["reconciliations"]] == ids[:0:-1]
+    assert ([each["id"] for each in second["reconciliations"]], second["next_cursor"]) == (ids[:1], None)
+    assert (run["open"], len(run["findings"])) == (5, 3)
+    assert [each["key"] for each in rest["findings"]] == ["key 4", "key 5"]
+    assert none["code"] == "reconciliation_not_found"
+
+
+async def test_pages_show_runs_and_what_they_found_and_no_stranger_writes_there(
+    client: Server, database: asyncpg.Connection
+) -> None:
+    number = await insert(database, counts={"foreign": 1, "missing": 2}, repaired={"missing": 2}, part=None)
+    await database.execute(
+        "INSERT INTO reconciliation_findings (reconciliation_id, kind, key, detail) VALUES ($1, 'foreign', $2, '{}')",
+        number,
+        "<script>alert(1)</script>",
+    )
+    headers = {"Authorization": f"Bearer {API_TOKEN}"}
+    pages = []
+    for path in ("/reconciliations", f"/reconciliations/{number}"):
+        async with client.session.get(f"{client.url}{path}", headers=headers) as response:
+            assert response.status == 200
+            pages.append(await response.text())
+
+    assert "2 missing" in pages[0]
+    assert "1 foreign" in pages[0]
+    assert "&lt;script&gt;alert" in pages[1]
+    assert "<script>alert" not in pages[1]
+
+
+async def test_metrics_tell_of_the_newest_that_is_done(
+    client: Server, database: asyncpg.Connection, res: Resources
+) -> None:
+    await insert(database, counts={"extra": 7})
+    await insert(database, status="failed", counts={"extra": 9})
+    async with client.session.get(f"{client.url}/metrics") as response:
+        text = await response.text()
+    async with connect(res.engine) as conn:
+        newest, verified = await latest(conn), await latest(conn, "verify")
+
+    assert 'holdfast_reconciliation_findings{kind="extra"} 7.0' in text
+    assert 'holdfast_reconciliation_findings{kind="missing"} 0.0' in text
+    assert "holdfast_reconciliation_age_seconds 0." in text
+    assert newest is not None
+    assert (newest.counts, verified) == ({"extra": 7}, None)
+
+
+# ── alerts
+
+
+async def found(res: Resources, hours: int = 24) -> dict[str, Finding]:
+    async with connect(res.engine) as conn:
+        return {each.key: each for each in await find(conn, hours)}
+
+
+async def test_what_was_not_put_right_is_the_matter_until_it_is(
+    res: Resources, database: asyncpg.Connection
+) -> None:
+    assert await found(res) == {}
+    await insert(database, counts={"missing": 4, "foreign": 2, "unclaimed": 1}, repaired={"missing": 4})
+    harmless = await found(res)
+    await insert(database, counts={"extra": 2, "object_missing": 1})
+    both = await found(res)
+    await insert(database, part=4)  # another part of the storage, and the whole target
+    object_alone = await found(res)
+    await insert(database, counts={"object_missing": 1}, repaired={"object_missing": 1}, part=None, fix="all")
+    nothing = await found(res)
+    await insert(database, kind="verify", counts={"object_damaged": 3}, part=None)
+    verified = await found(res)
+
+    assert harmless == {}
+    assert (both[""].cause, both[""].count) == ("reconciliation", 3)
+    assert "2 in the target without an e-mail, 1 missing in the storage" in both[""].detail
+    assert object_alone[""].count == 1
+    assert nothing == {}
+    assert verified[""].count == 3
+
+
+async def test_that_none_is_done_for_hours_is_the_matter_if_there_are_workers(
+    res: Resources, database: asyncpg.Connection
+) -> None:
+    await insert(database)
+    await database.execute("UPDATE reconciliations SET finished_at = now() - interval '4 h'")
+    no_worker = await found(res)
+    await database.execute(
+        "INSERT INTO workers (name, pid, version, started_at) VALUES ('w', 1, '1', now() - interval '5 h')"
+    )
+    late, off = await found(res), await found(res, 0)
+    await insert(database)
+    again = await found(res)
+
+    assert (no_worker, off, again) == ({}, {}, {})
+    assert "4 h" in late["late"].detail

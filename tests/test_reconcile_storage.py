@@ -1,0 +1,331 @@
+"""Objects against what is on record: what is gone or damaged is found, and fetched again; on a disk and in a bucket."""
+
+import asyncio
+import os
+import time
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import asyncpg
+import pytest
+
+from service.config.settings import Settings
+from service.local.zendesk import Fault, Zendesk
+from service.queries.reconciliations import ReconciliationDetail, get_reconciliation
+from service.reconcile import verify
+from service.reconcile.contents import Content
+from service.reconcile.pace import Pace
+from service.reconcile.repair import set_aside
+from service.reconcile.run import Wish, cancel, reconcile
+from service.resources import Resources, open_resources
+from service.storage.objects import put
+from tests.conftest import Client, eventually, serving, working
+from tests.places import Directory, InBucket, Place, chunks, key
+from tests.s3 import Bucket
+
+PDF = b"%PDF-1.7\n" + bytes(range(256)) * 400
+TXT = b"Dear all,\n" * 30
+BAD = b"%PDF-1.7\n" + bytes(range(255, -1, -1)) * 400
+
+
+@pytest.fixture(params=["disk", "bucket"])
+def place(request: pytest.FixtureRequest, tmp_path: Path) -> Place:
+    if request.param == "disk":
+        return Directory(tmp_path / "objects")
+    bucket: Bucket = request.getfixturevalue("bucket")
+    return InBucket(bucket)
+
+
+@pytest.fixture
+def stored(settings: Settings, place: Place) -> Settings:
+    return settings.model_copy(update={"storage_url": place.url})
+
+
+@pytest.fixture
+async def there(stored: Settings, res: Resources) -> AsyncIterator[Resources]:
+    async with open_resources(stored) as opened:
+        yield opened
+
+
+async def sent(settings: Settings, zendesk: Zendesk) -> int:
+    """Take in an e-mail with two files, and store them."""
+    async with serving(settings, zendesk) as client, working(settings):
+        files = [zendesk.add_file("a.pdf", PDF), zendesk.add_file("b.txt", TXT)]
+        receipt = await client.send(zendesk.payload(attachments=files))
+        await client.until(receipt["email_id"], "completed")
+        return int(receipt["email_id"])
+
+
+def downloads(zendesk: Zendesk) -> int:
+    return sum(file.downloads for file in zendesk.desk.files.values())
+
+
+async def again(settings: Settings, zendesk: Zendesk, email_id: int) -> dict[str, Any]:
+    """Let workers do what was begun."""
+    async with serving(settings, zendesk) as client, working(settings):
+        return await client.until(email_id, "completed", "failed")
+
+
+async def compare(res: Resources, **wish: Any) -> ReconciliationDetail:
+    run_id = await reconcile(res, Wish("ada (tests)", **wish), lambda _share, _seen: None)
+    found = await get_reconciliation(res.engine, run_id)
+    assert found.status == "done", found.error
+    return found
+
+
+async def verified(res: Resources, *, fix: bool = False) -> ReconciliationDetail:
+    run_id = await verify.begin(res, actor="ada (tests)", rate=1000, since=None, fix=fix)
+    while await verify.step(res):
+        pass
+    found = await get_reconciliation(res.engine, run_id)
+    assert found.status == "done", found
+    return found
+
+
+async def test_an_object_that_is_gone_is_found_and_fetched_again_and_its_siblings_are_not(
+    there: Resources, stored: Settings, zendesk: Zendesk, place: Place
+) -> None:
+    email_id = await sent(stored, zendesk)
+    await place.remove(key(PDF))
+    asked = downloads(zendesk)
+
+    looked = await compare(there)
+    fixed = await compare(there, fix="all")
+    email = await again(stored, zendesk, email_id)
+    last = await compare(there)
+
+    assert (looked.counts, looked.open, looked.objects) == ({"object_missing": 1}, 1, 1)
+    assert (fixed.counts, fixed.open) == ({"object_missing": 1}, 0)
+    (finding,) = fixed.findings
+    assert (finding.email_id, finding.key, finding.repair) == (email_id, key(PDF), "fetched again")
+    assert email["processing_status"] == "completed"
+    assert downloads(zendesk) - asked == 1
+    assert (last.counts, last.objects) == ({}, 2)
+    assert (await place.objects())[key(PDF)] == PDF
+
+
+async def test_a_truncated_object_is_found_and_replaced(
+    there: Resources, stored: Settings, zendesk: Zendesk, place: Place
+) -> None:
+    email_id = await sent(stored, zendesk)
+    await place.place(key(PDF), PDF[:1000])
+
+    fixed = await compare(there, fix="all")
+    await again(stored, zendesk, email_id)
+
+    (finding,) = fixed.findings
+    assert (finding.kind, finding.detail["size"], finding.detail["expected_size"]) == (
+        "object_damaged",
+        1000,
+        len(PDF),
+    )
+    assert (await place.objects())[key(PDF)] == PDF
+    assert (await compare(there)).counts == {}
+
+
+async def test_what_cannot_be_fetched_again_fails_with_a_reason(
+    there: Resources, stored: Settings, zendesk: Zendesk, place: Place
+) -> None:
+    url = zendesk.add_file("a.pdf", PDF)
+    async with serving(stored, zendesk) as client, working(stored):
+        email_id = (await client.send(zendesk.payload(attachments=[url])))["email_id"]
+        await client.until(email_id, "completed")
+    await place.remove(key(PDF))
+    zendesk.file(url).faults.extend([Fault(status=404)] * 9)
+
+    await compare(there, fix="all")
+    email = await again(stored, zendesk, email_id)
+
+    assert (email["processing_status"], email["attachments"][0]["status"]) == ("failed", "failed")
+    assert email["attachments"][0]["error_code"]
+    assert (await compare(there)).counts == {}
+
+
+async def test_since_looks_at_the_files_of_what_came_since_then(
+    there: Resources, stored: Settings, zendesk: Zendesk, place: Place, database: asyncpg.Connection
+) -> None:
+    email_id = await sent(stored, zendesk)
+    received_at = await database.fetchval("SELECT received_at FROM incoming_emails WHERE id = $1", email_id)
+    await place.remove(key(PDF))
+
+    run = await compare(there, since=received_at)
+
+    assert (run.counts, run.objects) == ({"object_missing": 1}, 2)
+
+
+async def test_an_old_object_that_no_email_has_is_told_of_and_stays(
+    settings: Settings, zendesk: Zendesk, res: Resources, tmp_path: Path
+) -> None:
+    await sent(settings, zendesk)
+    young, old = [await put(res.storage, chunks(content), None) for content in (b"young", b"old")]
+    two_days_ago = time.time() - 2 * 86400
+    await asyncio.to_thread(os.utime, tmp_path / "objects" / old.key, (two_days_ago, two_days_ago))
+
+    run = await compare(res, fix="all")
+
+    assert (run.counts, run.open) == ({"unclaimed": 1}, 0)
+    assert [each.key for each in run.findings] == [old.key]
+    assert await asyncio.to_thread((tmp_path / "objects" / young.key).exists)
+    assert await asyncio.to_thread((tmp_path / "objects" / old.key).exists)
+
+
+async def test_a_content_that_many_emails_have_is_looked_at_once(
+    there: Resources, stored: Settings, zendesk: Zendesk, place: Place, database: asyncpg.Connection
+) -> None:
+    email_id = await sent(stored, zendesk)
+    await database.execute(
+        """
+        WITH new AS (
+            INSERT INTO incoming_emails (zendesk_ticket_id, processing_status)
+            SELECT '1', 'completed' FROM generate_series(1, 1500) RETURNING id
+        )
+        INSERT INTO attachments (email_id, position, source_url, status, sha256, size, object_key)
+        SELECT new.id, position, source_url, status, sha256, size, object_key FROM new, attachments
+        WHERE email_id = $1
+        """,
+        email_id,
+    )
+    await place.remove(key(TXT))
+
+    run = await compare(there, fix="all")
+
+    assert run.counts == {"object_missing": 1}
+    opened = "SELECT count(*) FROM attachments WHERE status = 'pending'"
+    assert (
+        await database.fetchval(opened) == 100
+    )  # the newest; if one of them brings it back, all have it again
+
+
+async def test_a_volume_that_is_not_mounted_is_no_loss_of_all_files(
+    settings: Settings, zendesk: Zendesk, res: Resources, tmp_path: Path
+) -> None:
+    await sent(settings, zendesk)
+    await asyncio.to_thread((tmp_path / "objects").rename, tmp_path / "elsewhere")
+
+    run_id = await reconcile(res, Wish("ada (tests)", fix="all"), lambda _share, _seen: None)
+    run = await get_reconciliation(res.engine, run_id)
+
+    assert (run.status, run.error_code, run.counts) == ("failed", "storage_unavailable", {})
+
+
+async def test_verification_finds_bytes_that_are_not_those_of_their_name_and_they_are_fetched_again(
+    there: Resources, stored: Settings, zendesk: Zendesk, place: Place
+) -> None:
+    email_id = await sent(stored, zendesk)
+    await place.place(key(PDF), BAD)
+
+    compared = await compare(there)
+    looked = await verified(there)
+    fixed = await verified(there, fix=True)
+    aside = await place.objects()
+    email = await again(stored, zendesk, email_id)
+    last = await verified(there)
+
+    assert compared.counts == {}  # the size is right
+    assert (looked.counts, looked.open, looked.objects) == ({"object_damaged": 1}, 1, 2)
+    assert looked.bytes == len(PDF) + len(TXT)
+    (finding,) = fixed.findings
+    assert (finding.repair, finding.detail["kept_as"]) == ("fetched again", key(BAD))
+    assert key(PDF) not in aside
+    assert aside[key(BAD)] == BAD
+    assert email["processing_status"] == "completed"
+    assert (await place.objects())[key(PDF)] == PDF
+    assert last.counts == {}
+
+
+async def test_verification_finds_what_is_gone_and_what_is_truncated(
+    there: Resources, stored: Settings, zendesk: Zendesk, place: Place
+) -> None:
+    email_id = await sent(stored, zendesk)
+    await place.remove(key(PDF))
+    await place.place(key(TXT), TXT[:-1])
+
+    fixed = await verified(there, fix=True)
+    await again(stored, zendesk, email_id)
+
+    assert fixed.counts == {"object_missing": 1, "object_damaged": 1}
+    assert fixed.open == 0
+    assert (await verified(there)).counts == {}
+
+
+async def test_a_good_object_is_never_set_aside(
+    there: Resources, stored: Settings, zendesk: Zendesk, place: Place
+) -> None:
+    """It was damaged when it was read, and put anew before it was to be taken away."""
+    await sent(stored, zendesk)
+    before = await place.objects()
+    content = Content(key(PDF).replace("sha256/", "").replace("/", ""), len(PDF), key(PDF), 1)
+
+    assert await set_aside(there, content) is None
+
+    assert await place.objects() == before
+
+
+async def test_a_killed_worker_costs_a_verification_one_step(
+    res: Resources,
+    settings: Settings,
+    zendesk: Zendesk,
+    database: asyncpg.Connection,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    await sent(settings, zendesk)
+    monkeypatch.setattr(verify, "STEP_CONTENTS", 1)
+    run_id = await verify.begin(res, actor="ada (tests)", rate=1000, since=None, fix=False)
+    await verify.step(res)
+    # Another one takes a step, and dies.
+    await database.execute("UPDATE reconciliations SET next_at = now() + interval '60 s'")
+    waits = await verify.step(res)
+    await database.execute("UPDATE reconciliations SET next_at = now()")
+    while await verify.step(res):
+        pass
+
+    assert not waits
+    run = await get_reconciliation(res.engine, run_id)
+    assert (run.status, run.objects, run.bytes) == ("done", 2, len(PDF) + len(TXT))
+
+
+async def test_several_workers_verify_each_object_once(
+    res: Resources, settings: Settings, zendesk: Zendesk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await sent(settings, zendesk)
+    monkeypatch.setattr(verify, "STEP_CONTENTS", 1)
+    run_id = await verify.begin(res, actor="ada (tests)", rate=1000, since=None, fix=False)
+
+    async def work() -> None:
+        while (await get_reconciliation(res.engine, run_id)).status == "running":
+            await verify.step(res)
+
+    await asyncio.gather(*(work() for _ in range(4)))
+
+    assert (await get_reconciliation(res.engine, run_id)).objects == 2
+
+
+async def test_a_verification_keeps_to_its_rate_and_can_be_cancelled(
+    res: Resources, settings: Settings, zendesk: Zendesk, client: Client
+) -> None:
+    large = zendesk.add_file("large.bin", b"x" * 5_000_000)
+    async with working(settings):
+        receipt = await client.send(zendesk.payload(attachments=[large]))
+        await client.until(receipt["email_id"], "completed")
+        run_id = await verify.begin(res, actor="ada (tests)", rate=1, since=None, fix=False)
+
+        async def taken() -> bool:
+            seen = "SELECT seen_at > started_at FROM reconciliations"
+            async with res.engine.connect() as conn:
+                return bool((await conn.exec_driver_sql(seen)).scalar_one())
+
+        await eventually(taken)
+        await cancel(res, run_id, "bob (tests)")
+
+    run = await get_reconciliation(res.engine, run_id)
+    assert (run.status, run.objects) == ("cancelled", 0)
+
+
+async def test_a_pace_lets_no_more_pass_than_was_asked_for() -> None:
+    pace = Pace(1_000_000)
+    began = time.monotonic()
+
+    await asyncio.gather(*(pace.spend(50_000) for _ in range(5)))
+
+    assert 0.19 < time.monotonic() - began < 2
