@@ -94,6 +94,7 @@ class EmailView(View):
     sync_error_code: str | None = Field(description="A word for the reason, that never changes")
     sync_retry_count: int = Field(description="Attempts of the sync that were given back since it began")
     sync_attempt_number: int = Field(description="Attempts of syncs in all")
+    sync_unsettled: int = Field(description="Attempts in a row that no worker ended")
     sync_begun_at: datetime = Field(
         description="Since when it is to be synced: its job ended, or somebody wanted it again"
     )

@@ -1,7 +1,9 @@
 """Objects in S3, Google Cloud Storage or Azure, through obstore."""
 
 import asyncio
+import atexit
 import errno
+import time
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -28,6 +30,10 @@ _UPLOAD_SECONDS = 180
 _SIGN_SECONDS = 5  # somebody waits for it; with keys that we hold it takes no request
 _PAGE = 1000  # what S3 lists in one answer
 _CHECK_KEY = "holdfast-check"
+
+# The client's own threads let go of what they gave us last. To one that still wants the interpreter when it ends,
+# Python before 3.14 puts an end in a way that aborts the process, whatever its exit code was to be.
+atexit.register(time.sleep, 0.1)
 
 
 @dataclass(frozen=True)
