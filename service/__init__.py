@@ -9,5 +9,7 @@ The flow, and the module of each step::
                                                                                    └► complete | release | fail
                 recovery.sweep (clock) and recovery.retry (hand) ─► dispatch
 
+    complete | fail ─► dispatch ─► Redis ─► worker ─► sync ─► documents ─► targets
+
 Postgres is the truth, Redis is a doorbell. ARCHITECTURE.md is the map.
 """

@@ -11,12 +11,13 @@ from datetime import UTC, datetime
 import structlog
 from aiohttp import web
 
-from service.database import within
+from service.database import connect, within
 from service.errors import HoldfastError, Transient
-from service.queries import alerts, failures, overview
+from service.queries import alerts, failures, overview, reconciliations
 from service.queries.alerts import AlertView
 from service.queries.failures import FailureGroup
 from service.queries.overview import Overview
+from service.queries.reconciliations import ReconciliationView
 from service.resources import Resources
 from service.web.dashboard import charts, lights
 from service.web.dashboard.lights import Light
@@ -46,6 +47,7 @@ class View:
     overview: Overview | None = None
     groups: Sequence[FailureGroup] = ()
     alerts: Sequence[AlertView] = ()
+    compared: ReconciliationView | None = None
     error: str | None = None
     html: str = ""
 
@@ -98,8 +100,7 @@ class Live:
     async def _look(self) -> View:
         now = datetime.now(UTC)
         try:
-            found, groups, open_alerts = await within(self.res.settings.database_seconds, self._ask())
-            view = View(now, found, groups, open_alerts)
+            view = View(now, *await within(self.res.settings.database_seconds, self._ask()))
         except HoldfastError:
             view = View(now, error="Postgres cannot be reached.")
         except Exception:
@@ -107,13 +108,17 @@ class Live:
             view = View(now, error="The overview cannot be made; why is in the log.")
         return await asyncio.to_thread(_draw, view, await self.lights())
 
-    async def _ask(self) -> tuple[Overview, Sequence[FailureGroup], Sequence[AlertView]]:
+    async def _ask(
+        self,
+    ) -> tuple[Overview, Sequence[FailureGroup], Sequence[AlertView], ReconciliationView | None]:
         engine = self.res.engine
         found = await overview.of(engine, self.res.settings)
         groups = (await failures.list_failures(engine)).failures
         newest = (await alerts.list_alerts(engine)).alerts
         told = [alert for alert in newest if alert.resolved_at is None and alert.summary in found.alerts]
-        return found, groups, told[:MOST_ALERTS]
+        async with connect(engine) as conn:
+            compared = await reconciliations.latest(conn)
+        return found, groups, told[:MOST_ALERTS], compared
 
 
 LIVE = web.AppKey("live", Live)
@@ -192,6 +197,7 @@ def _draw(view: View, known: Sequence[Light]) -> View:
         "overview": view.overview,
         "groups": view.groups,
         "alerts": view.alerts,
+        "compared": view.compared,
         "error": view.error,
         "at": view.at,
         "lights": known,
