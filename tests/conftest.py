@@ -6,7 +6,6 @@ import sys
 import warnings
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, suppress
-from itertools import count
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
@@ -32,7 +31,6 @@ from tests.s3 import ACCESS_KEY, SECRET, Bucket, proxied, s3
 T = TypeVar("T")
 ROOT = Path(__file__).resolve().parent.parent
 API_TOKEN = "api-token-of-the-tests"
-BUCKETS = count()
 TABLES = (
     "incoming_emails, attachments, attempts, quarantined_webhooks, operator_actions, bulk_retries, workers,"
     " alerts, alert_deliveries, alert_watch, reconciliations, reconciliation_findings"
@@ -112,7 +110,7 @@ def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 @pytest.fixture
 async def bucket(s3_server: str, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Bucket]:
     """Make an empty bucket, which the usual variables lead to."""
-    async with proxied(s3_server, f"bucket-{next(BUCKETS)}") as bucket:
+    async with proxied(s3_server) as bucket:
         monkeypatch.setenv("AWS_ENDPOINT_URL", bucket.url)
         monkeypatch.setenv("AWS_ALLOW_HTTP", "true")
         monkeypatch.setenv("AWS_ACCESS_KEY_ID", ACCESS_KEY)

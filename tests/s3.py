@@ -15,6 +15,7 @@ from pathlib import Path
 from signal import SIGTERM
 from typing import Protocol
 from urllib.parse import quote
+from uuid import uuid4
 from xml.etree import ElementTree as ET
 
 from aiohttp import ClientSession, web
@@ -150,12 +151,12 @@ class Bucket:
 
 
 @asynccontextmanager
-async def proxied(server: str, name: str) -> AsyncIterator[Bucket]:
-    """Make a bucket, and a proxy before it."""
+async def proxied(server: str) -> AsyncIterator[Bucket]:
+    """Make a bucket of a name that no other has, and a proxy before it."""
     app = web.Application(client_max_size=64 * 1024**2)
     runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.1, auto_decompress=False)
     async with ClientSession(auto_decompress=False) as session:
-        bucket = Bucket(server, name, session)
+        bucket = Bucket(server, f"bucket-{uuid4().hex}", session)
         app.router.add_route("*", "/{path:.*}", bucket.answer)
         await runner.setup()
         await web.TCPSite(runner, "127.0.0.1", 0).start()
