@@ -21,6 +21,7 @@ from service.errors import Rejected
 from service.local.drill.proxy import Proxy
 from service.local.zendesk import Fault, Zendesk
 from service.resources import Resources, open_resources
+from service.sync.attempt import sync
 from service.sync.retry import resync
 from tests.conftest import Client, eventually, program, serving, working
 from tests.s3 import Bucket
@@ -177,6 +178,21 @@ async def test_without_a_target_there_is_nothing_to_sync(
     with pytest.raises(Rejected) as refused:
         await resync(res, receipt["email_id"], "tests")
     assert (refused.value.status, refused.value.code) == (409, "sync_off")
+
+
+async def test_a_worker_that_has_no_target_yet_carries_nothing_and_says_so_of_nothing(
+    res: Resources, database: asyncpg.Connection
+) -> None:
+    """While SYNC_URL is set worker by worker, each is rung for what the others are to carry."""
+    await database.execute(
+        "INSERT INTO incoming_emails (zendesk_ticket_id, processing_status, attempt_number, sync_status)"
+        " VALUES ('1', 'completed', 1, 'pending')"
+    )
+
+    await sync(res, 1)
+
+    row = await database.fetchrow("SELECT sync_status, sync_attempt_number, synced_at FROM incoming_emails")
+    assert tuple(row or ()) == ("pending", 0, None)
 
 
 async def test_while_the_target_is_away_all_else_goes_on_and_afterwards_nothing_is_missing_or_doubled(
