@@ -195,6 +195,23 @@ async def test_a_worker_that_has_no_target_yet_carries_nothing_and_says_so_of_no
     assert tuple(row or ()) == ("pending", 0, None)
 
 
+async def test_a_slow_target_takes_no_place_of_a_job(
+    settings: Settings, zendesk: Zendesk, endpoint: Receiver
+) -> None:
+    """Also where there may be more syncs than jobs at once."""
+    endpoint.delay = 30
+    settings = syncing(
+        settings, endpoint.url, jobs_per_process=2, sync_seconds=20, sweep_seconds=20, lease_seconds=30
+    )
+    async with serving(settings, zendesk) as client, working(settings) as worker:
+        for _ in range(3):  # the last one finds all places taken, if there are no others
+            await client.until(await sent(client, file=False), "completed")
+            await asyncio.sleep(0.3)
+        carried = [job for job in worker.tasks if job.startswith("sync:")]
+
+    assert len(carried) > 2
+
+
 async def test_while_the_target_is_away_all_else_goes_on_and_afterwards_nothing_is_missing_or_doubled(
     settings: Settings, zendesk: Zendesk, server: str, documents: Any
 ) -> None:
