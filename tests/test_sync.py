@@ -17,10 +17,10 @@ from yarl import URL
 
 from service.config.settings import Settings
 from service.documents import digest, make_document, read_records
-from service.errors import Rejected
+from service.errors import Rejected, SettingsError
 from service.local.drill.proxy import Proxy
 from service.local.zendesk import Fault, Zendesk
-from service.resources import Resources, open_resources
+from service.resources import Resources, judge, open_resources
 from service.sync.attempt import sync
 from service.sync.retry import resync
 from tests.conftest import Client, eventually, program, serving, working
@@ -553,6 +553,12 @@ async def test_the_password_of_a_target_is_in_no_error_and_no_log(
     written = capsys.readouterr()
     assert "hunter2" not in str(email) + written.out + written.err + repr(settings)
     assert email["sync_error_code"] == "receiver_away"
+
+
+@pytest.mark.parametrize("name", ["a.b.", "a..b", "a.b$c"])
+def test_a_name_that_no_collection_can_have_is_a_wrong_setting(settings: Settings, name: str) -> None:
+    with pytest.raises(SettingsError, match="SYNC_URL: cannot be used"):
+        judge(syncing(settings, f"mongodb://u:hunter2@127.0.0.1:1/{name}"))
 
 
 def test_secrets_of_the_sync_are_secret() -> None:
