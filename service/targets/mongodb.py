@@ -102,7 +102,7 @@ class Collection:
     async def remove(self, found: Found) -> bool:
         """Remove a document, unless it has another version by now."""
         async with self._asking():
-            same = {"_id": found["_id"], "version": found.get("version")}
+            same = {"_id": found["_id"], **{name: found.get(name) for name in ("version", "email_id")}}
             return (await self._documents.delete_one(same)).deleted_count > 0
 
     async def _batches(self, which: dict[str, Any]) -> AsyncGenerator[Sequence[Found], None]:
