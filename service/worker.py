@@ -58,6 +58,9 @@ class Worker(arq.worker.Worker):
         """Work until cancelled; in burst mode, until nothing is left."""
         self._awake = asyncio.Event()
         self._direct: set[str] = set()
+        self._beside: set[str] = (
+            set()
+        )  # syncs, whose number has a limit of its own: a slow target takes no job's place
         self.ctx["hands"] = self
         if self._handle_signals:  # it is a process of its own
             self.ctx["watchdog"] = asyncio.create_task(watch(self.ctx["settings"].lease_seconds))
@@ -106,10 +109,13 @@ class Worker(arq.worker.Worker):
         """Start what is rung as far as hands are free, and sleep until there is more of either."""
         while True:
             self._awake.clear()
-            free = self.max_jobs - len(self.tasks) + len(self._direct) if self.allow_pick_jobs else 0
+            more = len(self._direct) + len(self._beside)
+            free = self.max_jobs - len(self.tasks) + more if self.allow_pick_jobs else 0
             rings = await bell.answer(free) if free > 0 else []
             for ring in rings:
                 if ring.job_id not in self.tasks:
+                    if ring.function == SYNC_TASK:
+                        self._beside.add(ring.job_id)
                     self._begin(ring.job_id, self._run(ring))
             await self.heart_beat()
             if self.burst and not rings and not self.tasks:
@@ -134,6 +140,7 @@ class Worker(arq.worker.Worker):
     def _end(self, job_id: str, task: asyncio.Task[Any]) -> None:
         del self.tasks[job_id]
         self._direct.discard(job_id)
+        self._beside.discard(job_id)
         self._awake.set()
         if task.cancelled():
             self.jobs_retried += 1

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator, Iterator
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import Any
 
 import asyncpg
@@ -18,10 +19,14 @@ from service.local.zendesk import Zendesk
 from service.queries.reconciliations import ReconciliationDetail, get_reconciliation
 from service.reconcile import documents as compared
 from service.reconcile import record
+from service.reconcile.expected import states_of
+from service.reconcile.finding import Finding
 from service.reconcile.hourly import minute, reconcile_hourly
+from service.reconcile.repair import remove_documents
 from service.reconcile.run import Wish, part_of_storage, reconcile
 from service.resources import Resources, open_resources
 from service.sync.attempt import sync
+from service.targets.target import collection_of
 from tests.conftest import Client, eventually, serving, working
 from tests.targets import Receiver, mongodb_url, receiver, synced, syncing
 from tests.test_sync import before
@@ -445,3 +450,26 @@ async def test_runs_are_kept_for_ninety_days(targeted: Resources, database: asyn
     assert old.findings
     assert await database.fetchval("SELECT count(*) FROM reconciliations") == 1
     assert await database.fetchval("SELECT count(*) FROM reconciliation_findings") == 1
+
+
+async def test_a_document_that_is_right_by_now_is_not_removed(
+    targeted: Resources, database: asyncpg.Connection, documents: Any
+) -> None:
+    """A step removes thousands one by one, and meanwhile e-mails come, are run again and are carried."""
+    ids = await put_synced(targeted, database, 2)
+    ahead, came = await run(targeted.engine, 30, lambda conn: states_of(conn, ids))
+    findings = [
+        Finding("ahead", ahead.key, ahead.email_id, found_key=ahead.key),
+        Finding("extra", came.key, found_key=came.key),
+    ]
+    await database.execute("UPDATE incoming_emails SET attempt_number = 2 WHERE id = $1", ahead.email_id)
+    await write(targeted, ids)
+    begin = partial(record.begin, actor="ada (tests)", fix="all", since=None, targets="mongodb")
+    begun = await run(targeted.engine, 30, begin)
+    there = collection_of(targeted.targets)
+    assert begun
+    assert there
+
+    await remove_documents(targeted, there, begun, findings, {ahead.key: ahead})
+
+    assert await documents.count_documents({}) == 2

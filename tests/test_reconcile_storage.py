@@ -4,6 +4,7 @@ import asyncio
 import os
 import time
 from collections.abc import AsyncIterator
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -103,6 +104,26 @@ async def test_an_object_that_is_gone_is_found_and_fetched_again_and_its_sibling
     assert downloads(zendesk) - asked == 1
     assert (last.counts, last.objects) == ({}, 2)
     assert (await place.objects())[key(PDF)] == PDF
+
+
+@pytest.mark.parametrize("how", ["all", "since", "verify"])
+async def test_a_bucket_that_is_not_there_is_an_error_and_not_the_loss_of_all_files(
+    settings: Settings, zendesk: Zendesk, bucket: Bucket, database: asyncpg.Connection, how: str
+) -> None:
+    await sent(settings.model_copy(update={"storage_url": f"s3://{bucket.name}"}), zendesk)
+    since = datetime(2020, 1, 1, tzinfo=UTC) if how == "since" else None
+    elsewhere = settings.model_copy(update={"storage_url": f"s3://{bucket.name}-of-another-name"})
+    async with open_resources(elsewhere) as res:
+        if how == "verify":
+            run_id = await verify.begin(res, actor="ada (tests)", rate=1000, since=None, fix=True)
+            await verify.step(res)
+        else:
+            run_id = await reconcile(res, Wish("ada (tests)", since, "all"), lambda _share, _seen: None)
+        run = await get_reconciliation(res.engine, run_id)
+
+    assert (run.status, run.counts) == ("running" if how == "verify" else "failed", {})
+    assert run.error_code == "storage_unavailable"
+    assert await database.fetchval("SELECT count(*) FROM attachments WHERE status = 'stored'") == 2
 
 
 async def test_a_truncated_object_is_found_and_replaced(

@@ -17,10 +17,11 @@ from yarl import URL
 
 from service.config.settings import Settings
 from service.documents import digest, make_document, read_records
-from service.errors import Rejected
+from service.errors import Rejected, SettingsError
 from service.local.drill.proxy import Proxy
 from service.local.zendesk import Fault, Zendesk
-from service.resources import Resources, open_resources
+from service.resources import Resources, judge, open_resources
+from service.sync.attempt import sync
 from service.sync.retry import resync
 from tests.conftest import Client, eventually, program, serving, working
 from tests.s3 import Bucket
@@ -177,6 +178,38 @@ async def test_without_a_target_there_is_nothing_to_sync(
     with pytest.raises(Rejected) as refused:
         await resync(res, receipt["email_id"], "tests")
     assert (refused.value.status, refused.value.code) == (409, "sync_off")
+
+
+async def test_a_worker_that_has_no_target_yet_carries_nothing_and_says_so_of_nothing(
+    res: Resources, database: asyncpg.Connection
+) -> None:
+    """While SYNC_URL is set worker by worker, each is rung for what the others are to carry."""
+    await database.execute(
+        "INSERT INTO incoming_emails (zendesk_ticket_id, processing_status, attempt_number, sync_status)"
+        " VALUES ('1', 'completed', 1, 'pending')"
+    )
+
+    await sync(res, 1)
+
+    row = await database.fetchrow("SELECT sync_status, sync_attempt_number, synced_at FROM incoming_emails")
+    assert tuple(row or ()) == ("pending", 0, None)
+
+
+async def test_a_slow_target_takes_no_place_of_a_job(
+    settings: Settings, zendesk: Zendesk, endpoint: Receiver
+) -> None:
+    """Also where there may be more syncs than jobs at once."""
+    endpoint.delay = 30
+    settings = syncing(
+        settings, endpoint.url, jobs_per_process=2, sync_seconds=20, sweep_seconds=20, lease_seconds=30
+    )
+    async with serving(settings, zendesk) as client, working(settings) as worker:
+        for _ in range(3):  # the last one finds all places taken, if there are no others
+            await client.until(await sent(client, file=False), "completed")
+            await asyncio.sleep(0.3)
+        carried = [job for job in worker.tasks if job.startswith("sync:")]
+
+    assert len(carried) > 2
 
 
 async def test_while_the_target_is_away_all_else_goes_on_and_afterwards_nothing_is_missing_or_doubled(
@@ -520,6 +553,12 @@ async def test_the_password_of_a_target_is_in_no_error_and_no_log(
     written = capsys.readouterr()
     assert "hunter2" not in str(email) + written.out + written.err + repr(settings)
     assert email["sync_error_code"] == "receiver_away"
+
+
+@pytest.mark.parametrize("name", ["a.b.", "a..b", "a.b$c"])
+def test_a_name_that_no_collection_can_have_is_a_wrong_setting(settings: Settings, name: str) -> None:
+    with pytest.raises(SettingsError, match="SYNC_URL: cannot be used"):
+        judge(syncing(settings, f"mongodb://u:hunter2@127.0.0.1:1/{name}"))
 
 
 def test_secrets_of_the_sync_are_secret() -> None:

@@ -252,6 +252,25 @@ async def test_what_waits_for_a_target_that_is_no_more_is_let_go_after_a_while(
     assert [status for (status,) in statuses] == ["not_applicable", "not_applicable", "pending"]
 
 
+@pytest.mark.parametrize("sign", ["held", "given back"])
+async def test_nothing_is_let_go_while_others_still_try(
+    conn: AsyncConnection, database: asyncpg.Connection, sign: str
+) -> None:
+    """One worker without SYNC_URL beside others whose target is away lets go of none of what waits for it."""
+    await insert(database, 3)
+    await database.execute("UPDATE incoming_emails SET sync_due_at = now() - interval '1 hour' WHERE id < 3")
+    held = await claim_one(conn, 3)
+    assert held
+    if sign == "given back":
+        await settle_one(conn, Settlement(held, "released", "receiver_away", "away"))
+
+    meanwhile = await sync_again.drop(conn, 100, timedelta(minutes=5))
+    await database.execute("UPDATE incoming_emails SET sync_due_at = now() - interval '1 hour'")
+    later = await sync_again.drop(conn, 100, timedelta(minutes=5))
+
+    assert (meanwhile, later) == (0, 3)
+
+
 async def test_postgres_knows_the_four_states(database: asyncpg.Connection) -> None:
     with pytest.raises(asyncpg.CheckViolationError):
         await insert(database, sync_status="done")

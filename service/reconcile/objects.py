@@ -82,10 +82,17 @@ async def check(res: Resources, contents: Sequence[Content], look: Look) -> None
             return await _check(res, content)
 
     found = await asyncio.gather(*map(one, contents))
+    await see_that_it_is_there(res, found)
     for content, finding in zip(contents, found, strict=True):
         if finding:
             look.findings.append(finding)
             look.lost.append(content)
+
+
+async def see_that_it_is_there(res: Resources, found: Sequence[Finding | None]) -> None:
+    """Raise Transient if not objects are missing, but the bucket: asked for an object, S3 says the same of both."""
+    if any(each is not None and each.kind == "object_missing" for each in found):
+        await anext(objects.listing(res.storage, RANGES[0]), None)
 
 
 async def _check(res: Resources, content: Content) -> Finding | None:

@@ -15,7 +15,7 @@ from service.jobs.reopening import reopen
 from service.models import IncomingEmail
 from service.reconcile import record
 from service.reconcile.contents import Content
-from service.reconcile.expected import State
+from service.reconcile.expected import State, known_keys, states_of
 from service.reconcile.finding import Finding, Run
 from service.reconcile.patience import ask, patiently
 from service.resources import Resources
@@ -57,6 +57,8 @@ async def remove_documents(
     Of what was ahead the right version is carried over then.
     """
     async for finding, document in _documents(there, findings):
+        if not await _is_wrong_still(res, finding, wrong.get(finding.key)):
+            continue  # while others were removed, it was carried anew
         kept = replace(finding, detail={**finding.detail, "document": copy_of(document)})
         run.seen.note([kept])
         await ask(res, lambda conn, kept=kept: record.save(conn, run, [kept]))  # type: ignore[misc]
@@ -112,6 +114,16 @@ async def _resync(res: Resources, states: Sequence[State]) -> list[Sync]:
     for sync in begun:
         res.dispatcher.ring(sync)
     return begun
+
+
+async def _is_wrong_still(res: Resources, finding: Finding, state: State | None) -> bool:
+    """Say whether nobody ran or carried its e-mail since it was compared, and, if it had none, whether it has none."""
+    if state is not None:
+        return await ask(res, lambda conn: states_of(conn, [state.email_id])) == [state]
+    key = finding.found_key
+    if not isinstance(key, str) or "\0" in key:
+        return True
+    return not await ask(res, lambda conn: known_keys(conn, [key]))
 
 
 async def _documents(there: Collection, findings: Sequence[Finding]) -> AsyncIterator[tuple[Finding, Found]]:

@@ -16,7 +16,7 @@ from service.reconcile import record, steps
 from service.reconcile.contents import Content, contents_between, contents_since
 from service.reconcile.expected import bounds
 from service.reconcile.finding import Finding
-from service.reconcile.objects import END, told
+from service.reconcile.objects import END, see_that_it_is_there, told
 from service.reconcile.pace import Pace
 from service.reconcile.patience import ask
 from service.reconcile.repair import reopen_files, set_aside
@@ -94,6 +94,7 @@ async def _step(res: Resources, taken: Taken) -> Step:
         if not await ask(res, lambda conn, takes=takes: steps.keep(conn, taken, PATIENCE + takes)):  # type: ignore[misc]
             return step  # somebody else has it by now, or it was cancelled
         found = await asyncio.gather(*(_verify(res, each, pace) for each in some))
+        await see_that_it_is_there(res, found)
         done += len(some)
         step.objects += len(some)
         step.bytes += sum(each.size for each in some)

@@ -31,8 +31,11 @@ log = structlog.get_logger()
 
 
 async def sync(res: Resources, email_id: int) -> None:
-    """Carry an e-mail over that was rung; where that cannot be done now, the sweep does it later."""
-    if not res.gate.room:
+    """Carry an e-mail over that was rung; where that cannot be done now, the sweep does it later.
+
+    While settings change, who has no target yet is rung, too: to carry it nowhere would count as carried.
+    """
+    if not res.targets or not res.gate.room:
         return
     with res.gate.passing():
         try:

@@ -14,11 +14,13 @@ from sqlalchemy import (
     func,
     insert,
     literal,
+    or_,
     select,
     text,
     update,
 )
 from sqlalchemy.ext.asyncio import AsyncConnection
+from sqlalchemy.orm import aliased
 
 from service import retries
 from service.models import FINISHED, TO_SYNC, IncomingEmail
@@ -60,10 +62,19 @@ async def again_next(conn: AsyncConnection, step: Step, found: Select[Any], stop
 
 
 async def drop(conn: AsyncConnection, limit: int, after: timedelta) -> int:
-    """Let go of what has been due for so long, because there is no target any more; return how many that were."""
+    """Let go of what has been due for so long, because there is no target any more; return how many that were.
+
+    Of nothing, while others still try: they have a target, which may be away, and behind which all of it waits.
+    """
+    tried = aliased(IncomingEmail)
+    is_tried = exists().where(
+        text(TO_SYNC),  # of the row within
+        tried.sync_due_at > func.now() - after,
+        or_(tried.sync_unsettled > 0, tried.sync_retry_count > 0),
+    )
     due = (
         select(IncomingEmail.id)
-        .where(text(TO_SYNC), IncomingEmail.sync_due_at <= func.now() - after)
+        .where(text(TO_SYNC), IncomingEmail.sync_due_at <= func.now() - after, ~is_tried)
         .order_by(IncomingEmail.sync_due_at)
         .limit(limit)
         .with_for_update(key_share=True, skip_locked=True)

@@ -102,7 +102,7 @@ class Collection:
     async def remove(self, found: Found) -> bool:
         """Remove a document, unless it has another version by now."""
         async with self._asking():
-            same = {"_id": found["_id"], "version": found.get("version")}
+            same = {"_id": found["_id"], **{name: found.get(name) for name in ("version", "email_id")}}
             return (await self._documents.delete_one(same)).deleted_count > 0
 
     async def _batches(self, which: dict[str, Any]) -> AsyncGenerator[Sequence[Found], None]:
@@ -157,21 +157,21 @@ def open_collection(url: str, seconds: float, *, pool_size: int) -> Collection:
         client: AsyncMongoClient[dict[str, Any]] = AsyncMongoClient(
             url, **{name: value for name, value in own.items() if name.lower() not in given}
         )
+        database, _, collection = unquote(parts.path).removeprefix("/").partition(".")
+        documents = client[database].get_collection(
+            collection,
+            # Others may have put there what Python has no time or text for.
+            codec_options=CodecOptions(
+                tz_aware=True,
+                datetime_conversion=DatetimeConversion.DATETIME_AUTO,
+                unicode_decode_error_handler="replace",
+            ),
+            read_preference=ReadPreference.PRIMARY,
+            read_concern=ReadConcern("majority"),
+            write_concern=WriteConcern("majority", wtimeout=round(1000 * seconds)),
+        )
     except PyMongoError as exc:
         raise ValueError(type(exc).__name__) from None
-    database, _, collection = unquote(parts.path).removeprefix("/").partition(".")
-    documents = client[database].get_collection(
-        collection,
-        # Others may have put there what Python has no time or text for.
-        codec_options=CodecOptions(
-            tz_aware=True,
-            datetime_conversion=DatetimeConversion.DATETIME_AUTO,
-            unicode_decode_error_handler="replace",
-        ),
-        read_preference=ReadPreference.PRIMARY,
-        read_concern=ReadConcern("majority"),
-        write_concern=WriteConcern("majority", wtimeout=round(1000 * seconds)),
-    )
     return Collection(client, documents, seconds)
 
 
