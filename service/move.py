@@ -112,11 +112,11 @@ class _Moving:
     async def _try(self, each: Listed, *, is_there: bool) -> None:
         try:
             if is_there:
-                await self._prove(each.key)
                 self.done.skipped += 1
             else:
                 await self._copy(each)
             if self.delete:
+                await self._prove(each.key)  # also what was copied: a put trusts what somebody put meanwhile
                 await objects.remove(self.source, each.key)
                 self.done.removed += 1
         except HoldfastError as exc:

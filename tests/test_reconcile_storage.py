@@ -126,6 +126,38 @@ async def test_a_bucket_that_is_not_there_is_an_error_and_not_the_loss_of_all_fi
     assert await database.fetchval("SELECT count(*) FROM attachments WHERE status = 'stored'") == 2
 
 
+@pytest.mark.parametrize("how", ["all", "since", "verify"])
+async def test_another_place_is_not_taken_for_the_loss_of_all_files(
+    there: Resources, database: asyncpg.Connection, how: str
+) -> None:
+    """A typing error in STORAGE_URL, and `--fix`, would have everything fetched anew of which the addresses expired."""
+    await put(there.storage, chunks(b"something else"), None)
+    await database.execute(
+        "INSERT INTO incoming_emails (zendesk_ticket_id, processing_status)"
+        " SELECT n::text, 'completed' FROM generate_series(1, 200) AS n"
+    )
+    await database.execute(
+        "INSERT INTO attachments (email_id, position, source_url, status, sha256, size, object_key)"
+        " SELECT id, 0, 'https://x', 'stored', sha256, 1,"
+        " 'sha256/' || left(sha256, 2) || '/' || substr(sha256, 3)"
+        " FROM incoming_emails, LATERAL (SELECT encode(sha256(id::text::bytea), 'hex') AS sha256) AS hash"
+    )
+
+    if how == "verify":
+        run_id = await verify.begin(there, actor="ada (tests)", rate=1000, since=None, fix=True)
+        while await verify.step(there):
+            pass
+    else:
+        since = datetime(2020, 1, 1, tzinfo=UTC) if how == "since" else None
+        wish = Wish("ada (tests)", fix="all", since=since)
+        run_id = await reconcile(there, wish, lambda _share, _seen: None)
+
+    found = await get_reconciliation(there.engine, run_id)
+    assert (found.status, found.error_code) == ("failed", "storage_is_another")
+    assert found.repaired == {}
+    assert await database.fetchval("SELECT count(*) FROM attachments WHERE status = 'stored'") == 200
+
+
 async def test_a_truncated_object_is_found_and_replaced(
     there: Resources, stored: Settings, zendesk: Zendesk, place: Place
 ) -> None:

@@ -1,6 +1,7 @@
 """Compare the contents on record with the objects in the storage, one of 256 ranges at a time."""
 
 import asyncio
+import random
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -16,6 +17,8 @@ from service.storage.port import ALL, RANGES
 
 # What is younger may belong to an attempt that is under way.
 UNCLAIMED_AFTER = timedelta(days=1)
+# What is looked for before anything is fetched anew; of fewer, all may be gone indeed.
+SAMPLE, LEAST_SAMPLE = 24, 8
 # Objects asked for at once.
 AT_ONCE = 16
 END = "g"  # comes after all hexadecimal digits
@@ -93,6 +96,22 @@ async def see_that_it_is_there(res: Resources, found: Sequence[Finding | None]) 
     """Raise Transient if not objects are missing, but the bucket: asked for an object, S3 says the same of both."""
     if any(each is not None and each.kind == "object_missing" for each in found):
         await anext(objects.listing(res.storage, RANGES[0]), None)
+
+
+async def see_that_not_all_is_gone(res: Resources) -> None:
+    """Raise Permanent if of many contents on record none is there: then it is another place that is looked at.
+
+    To fetch all of them anew would lose what still lies in the right one.
+    """
+    places = [f"{place:02x}" for place in random.sample(range(256), SAMPLE)]
+    found = await asyncio.gather(
+        *(ask(res, lambda conn, place=place: contents_between(conn, place, END, 1)) for place in places)  # type: ignore[misc]
+    )
+    sample = {content.key: content for some in found for content in some}
+    missing = [content for content in sample.values() if await _check(res, content)]
+    if len(sample) >= LEAST_SAMPLE and len(missing) == len(sample):
+        looked = f"{len(sample)} files that are on record were looked for, and none of them is there"
+        raise Permanent("storage_is_another", f"{looked}: is STORAGE_URL the right one? Nothing was changed.")
 
 
 async def _check(res: Resources, content: Content) -> Finding | None:

@@ -17,6 +17,7 @@ from service.reconcile import record
 from service.reconcile.contents import Content
 from service.reconcile.expected import State, known_keys, states_of
 from service.reconcile.finding import Finding, Run
+from service.reconcile.objects import see_that_not_all_is_gone
 from service.reconcile.patience import ask, patiently
 from service.resources import Resources
 from service.rows import arrays_of, rows_of
@@ -72,7 +73,12 @@ async def remove_documents(
 
 
 async def reopen_files(res: Resources, findings: Sequence[Finding], lost: Sequence[Content]) -> list[Finding]:
-    """Have the files fetched again whose objects are gone or damaged; return all, with what was done about them."""
+    """Have the files fetched again whose objects are gone or damaged; return all, with what was done about them.
+
+    Raises Permanent("storage_is_another") where everything seems to be gone.
+    """
+    if lost:
+        await see_that_not_all_is_gone(res)
     hashes = {content.key: content.sha256 for content in lost}
     return [
         replace(each, repair="fetched again")

@@ -78,6 +78,11 @@ async def step(res: Resources) -> bool:
         why = (exc.code, exc.message)
         await ask(res, lambda conn: steps.put_off(conn, taken, AGAIN, why))
         return True
+    except Permanent as exc:
+        why = (exc.code, exc.message)
+        await ask(res, lambda conn: record.end(conn, taken.id, "failed", *why))
+        log.warning("verification_ended", run=taken.id, code=exc.code)
+        return True
     if await ask(res, lambda conn: steps.move(conn, taken, done)) and done.place is None:
         await ask(res, lambda conn: record.end(conn, taken.id, "done"))
         log.info("verification_done", run=taken.id)
