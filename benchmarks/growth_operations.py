@@ -11,6 +11,7 @@ import asyncpg
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from service import retries as record
+from service.config.settings import Settings
 from service.database import connect, create_engine
 from service.documents import read_records
 from service.jobs import again, arriving, reopening, running, waiting
@@ -203,7 +204,7 @@ def questions(db: Database) -> dict[str, Operation]:
         ),
         "reconcile: a step of e-mails": lambda: asked(
             lambda conn: expected.states_from(conn, some, some + 10**9),
-            lambda conn: expected.digests(conn, range(some, some + 200)),
+            lambda conn: expected.digests(conn, range(some, some + 200), Settings()),
         ),
         "reconcile: a page of contents": lambda: asked(
             lambda conn: contents.contents_between(conn, "ab", "abg", BATCH),

@@ -138,11 +138,25 @@ def make_document(record: Record, links: Mapping[int, Link]) -> Document:
     return Document(str(email["idempotency_key"]), record.version, email["retries"] == 0, content)
 
 
-def digest(document: Mapping[str, Any]) -> str:
-    """Hash what a document says, in hexadecimal digits; where its files can be fetched is not of it.
+def permanent_link(public_url: str | None, file: RowMapping) -> Link:
+    """Make the link to a file by our API, which never changes; without our own address it has no host."""
+    place = f"/api/v1/emails/{file['email_id']}/attachments/{file['position']}/content"
+    return f"{(public_url or '').rstrip('/')}{place}", None
 
-    A presigned link is another one each time.
+
+def permanent_links(record: Record, public_url: str | None) -> dict[int, Link]:
+    """Make those of all its files that are stored, by their positions."""
+    stored = (file for file in record.files if file["status"] == "stored")
+    return {file["position"]: permanent_link(public_url, file) for file in stored}
+
+
+def digest(document: Mapping[str, Any], *, with_links: bool = False) -> str:
+    """Hash what a document says, in hexadecimal digits.
+
+    Only with permanent links are they a part of it: a presigned one is another one each time.
     """
+    if with_links:
+        return hashlib.sha256(to_json(document, sort_keys=True).encode()).hexdigest()
     said = {name: value for name, value in document.items() if name != "attachments"}
     files = document.get("attachments")
     if isinstance(files, Sequence):

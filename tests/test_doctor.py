@@ -27,7 +27,7 @@ from tests.targets import SECRET, mongodb_url
 NAMES = [
     *("settings", "webhook secret", "API token", "download hosts", "alerts", "fault points"),
     *("postgres", "migrations", "connections", "redis", "eviction", "storage", "zendesk"),
-    *("clock of Postgres", "clock of Redis", "workers", "waiting"),
+    *("clock of Postgres", "clock of Redis", "workers", "waiting", "sync"),
 ]
 
 

@@ -18,9 +18,10 @@ from service.alerts.finding import Finding
 from service.alerts.reconciliation import find
 from service.config.settings import Settings
 from service.database import connect
-from service.local.zendesk import Zendesk
+from service.local.zendesk import Fault, Zendesk
 from service.queries.reconciliations import latest
 from service.resources import Resources
+from service.storage import objects
 from service.worker import worker_settings
 from tests.commands import command, terminal
 from tests.conftest import API_TOKEN, Client, Server, eventually, program, serving, working
@@ -100,6 +101,39 @@ async def test_the_command_tells_what_differs_puts_it_right_and_waits_for_it(
     assert there == 3  # --wait waited
     assert [line.split("\t")[0] for line in listed.stdout.splitlines()] == ["3", "2", "1"]
     assert shown.stdout == differs.stdout
+
+
+async def test_what_cannot_be_had_any_more_is_named_and_no_success(
+    settings: Settings, zendesk: Zendesk, res: Resources
+) -> None:
+    async with serving(settings, zendesk) as client, working(settings):
+        url = zendesk.add_file("a.pdf", PDF)
+        email_id = (await client.send(zendesk.payload(attachments=[url])))["email_id"]
+        await client.until(email_id, "completed")
+        for file in zendesk.desk.files.values():
+            file.faults.extend([Fault(status=410)] * 3)
+        email = await client.email(email_id)
+        await objects.remove(res.storage, email["attachments"][0]["object_key"])
+        done = await command(settings, "reconcile", "--fix", "--wait")
+
+    assert done.returncode == 3
+    assert done.stderr.startswith(f"e-mail {email_id} could not be put right: ")
+
+
+async def test_a_link_that_was_changed_is_a_difference(
+    settings: Settings, zendesk: Zendesk, server: str, documents: Any
+) -> None:
+    settings = syncing(settings, f"{server}/holdfast.emails")
+    async with serving(settings, zendesk) as client, working(settings):
+        url = zendesk.add_file("a.pdf", PDF)
+        email_id = (await client.send(zendesk.payload(attachments=[url])))["email_id"]
+        await synced(client, email_id)
+        before = await documents.find_one({})
+        await documents.update_one({}, {"$set": {"attachments.0.url": "https://evil.example/"}})
+        done = await command(settings, "reconcile", "--fix", "--wait", "--json")
+
+    assert json.loads(done.stdout)["counts"] == {"different": 1}
+    assert await documents.find_one({}) == before
 
 
 @pytest.mark.parametrize(

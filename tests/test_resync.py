@@ -264,10 +264,11 @@ async def test_the_verdict_says_syncs_in_a_sentence_of_their_own_and_counts_no_e
         silent = await off.get("/api/v1/overview")
 
     day = "2 of 3 e-mails of the last 24 hours are not safe yet."
-    of_syncs = "2 could not be synced. Oldest waiting for its sync: 12 d."
-    assert overview["verdict"] == f"{day} 2 need you. {of_syncs} Nothing waits."
+    of_syncs = "2 could not be synced."
+    waits = "Oldest waiting for its sync: 12 d."
+    assert overview["verdict"] == f"{day} 2 need you. {of_syncs} {waits}"
     assert (overview["need_you"], overview["state"]) == (2, "attention")
-    assert safe_but["verdict"] == f"All 3 e-mails of the last 24 hours are safe. {of_syncs} Nothing waits."
+    assert safe_but["verdict"] == f"All 3 e-mails of the last 24 hours are safe. {of_syncs} {waits}"
     assert (safe_but["need_you"], safe_but["state"]) == (0, "attention")
     assert silent["verdict"] == "All 3 e-mails of the last 24 hours are safe. None needs you. Nothing waits."
     assert (silent["state"], silent["has_target"]) == ("safe", False)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from service.cli.environment import actor, env_file, with_engine, with_resources
+from service.cli.repairs import wait_for_repairs
 from service.cli.runs import outcome, print_run, time_option
 from service.cli.terminal import Column, json_option, print_json, print_table, progress, shown_time
 
@@ -25,7 +26,6 @@ COLUMNS = (
     Column("found"),
 )
 ID = click.IntRange(0, 2**63 - 1)
-LOOK_SECONDS = 0.5
 
 
 @click.group(invoke_without_command=True)
@@ -40,8 +40,8 @@ def reconcile(
 ) -> None:
     """Compare what is on record with the target and the storage.
 
-    Exits with 0 if all is as it is on record, or is being put right; 3 if something differs, 1 if that could not be
-    found out. Documents of others in the collection, and objects that no e-mail needs, are told of and left alone.
+    Exits with 0 if all is as it is on record, or is being put right (with --wait: was); 3 if something differs, 1 if that
+    could not be found out. Documents of others in the collection, and objects that no e-mail needs, are told of and left alone.
 
     --fix carries over what is missing or differs, fetches files again whose objects are gone or damaged, and removes
     documents that are ahead of the record or of no e-mail, once the record has a copy of each.
@@ -51,20 +51,19 @@ def reconcile(
     if wait and not fix:
         raise click.UsageError("--wait waits for what --fix begins.")
 
-    async def work(res: "Resources") -> "ReconciliationDetail":
+    async def work(res: "Resources") -> "tuple[ReconciliationDetail, bool]":
         from service.queries.reconciliations import get_reconciliation
         from service.reconcile.run import Wish, reconcile
 
         with progress("Comparing", 100) as tell:
             wish = Wish(actor(), since, "all" if fix else "nothing")
             run_id = await reconcile(res, wish, lambda share, seen: tell(share, _seen(seen)))
-        if wait:
-            await _wait(res, run_id)
-        return await get_reconciliation(res.engine, run_id)
+        is_whole = await wait_for_repairs(res, run_id) if wait else True
+        return await get_reconciliation(res.engine, run_id), is_whole
 
-    run = with_resources(work)
+    run, is_whole = with_resources(work)
     print_json(run) if as_json else print_run(run)
-    sys.exit(outcome(run))
+    sys.exit(outcome(run) if is_whole else 3)
 
 
 @reconcile.command("list")
@@ -118,18 +117,6 @@ def cancel(run_id: int, *, as_json: bool) -> None:
     with_resources(lambda res: cancel_run(res, run_id, actor()))
     run = with_engine(lambda engine: get_reconciliation(engine, run_id))
     print_json(run) if as_json else print_run(run)
-
-
-async def _wait(res: "Resources", run_id: int) -> None:
-    import asyncio
-
-    from service.reconcile.waiting import count_begun
-
-    begun = await count_begun(res, run_id)
-    with progress("Waiting", begun) as tell:
-        while left := await count_begun(res, run_id):
-            tell(begun - left, "")
-            await asyncio.sleep(LOOK_SECONDS)
 
 
 def _seen(seen: "Seen") -> str:

@@ -61,7 +61,7 @@ def print_run(run: "ReconciliationDetail") -> None:
     print_line(*_verdict(run))
     for kind, count in run.counts.items():
         done = run.repaired.get(kind, 0)
-        about = _REMARKS.get(kind) or (f"{done:,} repaired" if done else "")
+        about = _REMARKS.get(kind) or (f"{done:,} being put right" if done else "")
         print_line(f"{count:>9,}", _SAY[kind], f"({about})" if about else "")
         for finding in [each for each in run.findings if each.kind == kind][:EXAMPLES]:
             print_line(" " * 9, _example(finding))
@@ -72,7 +72,7 @@ def _verdict(run: "ReconciliationDetail") -> tuple[str, ...]:
     if run.status == "running":
         return ("It is", "running", f"since {shown_time(run.started_at)}.")
     if run.status != "done":
-        return ("It is", run.status, f"and says nothing of the rest: {run.error or 'it was ended'}")
+        return ("It is", run.status, f"and tells nothing of the rest; {run.error or 'it was ended'}")
     if run.open:
         return (f"{run.open:,} {'differs' if run.open == 1 else 'differ'} from what is on record.",)
     if run.repaired:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import click
 
 from service.cli.environment import actor, env_file, with_engine, with_resources
+from service.cli.repairs import wait_for_repairs
 from service.cli.runs import outcome, print_run, time_option
 from service.cli.terminal import json_option, print_json, progress
 
@@ -44,11 +45,13 @@ def verify(rate: int, since: datetime | None, *, fix: bool, wait: bool, as_json:
     run_id = with_resources(lambda res: begin(res, actor=actor(), rate=rate, since=since, fix=fix))
     if not with_engine(_has_worker):
         click.echo("No worker is there; it begins when one is.", err=True)
+    is_whole = True
     if wait:
         _wait(run_id)
+        is_whole = with_resources(lambda res: wait_for_repairs(res, run_id))
     run = with_engine(lambda engine: get_reconciliation(engine, run_id))
     print_json(run) if as_json else print_run(run)
-    sys.exit(outcome(run) if wait else 0)
+    sys.exit((outcome(run) if is_whole else 3) if wait else 0)
 
 
 async def _has_worker(engine: "AsyncEngine") -> bool:

@@ -58,6 +58,8 @@ class SyncSettings(BaseSettings):
     def _check_targets(cls, value: tuple[SecretStr, ...]) -> tuple[SecretStr, ...]:
         for address in value:
             text = address.get_secret_value()
+            if text.partition("://")[2].split("/")[0].count("@") > 1:
+                raise ValueError("is not a URL; in a password, write / ? # @ : % as %2F %3F %23 %40 %3A %25")
             if text.startswith("mongodb") and not _MONGODB.fullmatch(text):
                 raise ValueError("a MongoDB address must name mongodb://host/database.collection")
             if not _MONGODB.fullmatch(text) and not _is_web_address(text):

@@ -31,11 +31,17 @@ def choose(data_dir: Path, own: Mapping[str, str], servers: Mapping[str, str], p
         **made,
         "STORAGE_URL": f"file://{data_dir / 'objects'}",
         "LOG_FORMAT": "console",
+        "PUBLIC_URL": f"http://127.0.0.1:{port}",
         # To try it out, files come from this machine; with an account set, from where production takes them.
         **({} if any(own.get(name) for name in _ACCOUNT) else _LOOPBACK),
     }
-    chosen = {name: value for name, value in own.items() if name in names() and value}
+    chosen = {name: value for name, value in own.items() if (name in names() or _is_vendors(name)) and value}
     return {**defaults, **chosen, "HOST": "127.0.0.1", "PORT": str(port)}
+
+
+def _is_vendors(name: str) -> bool:
+    """Tell what a bucket in STORAGE_URL is opened with: commands in another terminal need it, too."""
+    return name.startswith(("AWS_", "GOOGLE_", "AZURE_"))
 
 
 _LOOPBACK = {

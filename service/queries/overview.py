@@ -111,7 +111,9 @@ async def overview(engine: AsyncEngine, late_after: timedelta, *, has_target: bo
     waits = counts.oldest_not_begun_seconds
     late = (waits or 0) > late_after.total_seconds()
     failed = number(counts.by_sync_status["failed"], "sync_failed" in counts.capped)
-    syncs = of_syncs(failed, counts.oldest_sync_seconds, late_after) if has_target else ()
+    syncs = of_syncs(failed) if has_target else ()
+    sync_waits = counts.oldest_sync_seconds if has_target else None
+    needs_look = need_you or syncs or alerts or (sync_waits or 0) > late_after.total_seconds()
     last_day_capped = any(hour.capped for hour in hours)
     not_safe = [hour.failed + (hour.waiting if late else 0) for hour in hours]
     not_safe_capped = any(number >= HOUR_CAP for number in not_safe)
@@ -126,9 +128,10 @@ async def overview(engine: AsyncEngine, late_after: timedelta, *, has_target: bo
                 (*syncs, *(f"{alert}." for alert in alerts)),
                 waits,
                 sum(n for status, n in counts.by_status.items() if status in UNFINISHED),
+                sync_waits,
             )
         ),
-        state="late" if late else "attention" if need_you or syncs or alerts else "safe",
+        state="late" if late else "attention" if needs_look else "safe",
         last_day=last_day,
         last_day_capped=last_day_capped,
         not_safe=sum(not_safe),

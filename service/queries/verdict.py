@@ -2,7 +2,9 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import timedelta
+
+# What waits for its sync for no longer than that is on its way.
+MOMENT_SECONDS = 20.0
 
 
 @dataclass(frozen=True)
@@ -15,6 +17,7 @@ class Told:
     others: Sequence[str]  # sentences
     waits: float | None  # seconds
     unfinished: int
+    sync_waits: float | None = None  # seconds
 
 
 def say(told: Told) -> str:
@@ -22,15 +25,12 @@ def say(told: Told) -> str:
     needs = [f"{told.need_you} need{'s' if told.need_you == '1' else ''} you."] if told.need_you else []
     needs += told.others
     day = _day(told.last_day, told.not_safe)
-    return " ".join((day, *(needs or ["None needs you."]), _waits(told.waits, told.unfinished)))
+    return " ".join((day, *(needs or ["None needs you."]), _waits(told)))
 
 
-def of_syncs(failed: str, oldest: float | None, late_after: timedelta) -> Sequence[str]:
+def of_syncs(failed: str) -> Sequence[str]:
     """Say what is the matter with syncs, if there is; the e-mails themselves are safe."""
-    said = [f"{failed} could not be synced."] if failed else []
-    if oldest is not None and oldest > late_after.total_seconds():
-        said.append(f"Oldest waiting for its sync: {duration(oldest)}.")
-    return said
+    return [f"{failed} could not be synced."] if failed else []
 
 
 def number(count: int, capped: bool) -> str:  # noqa: FBT001 each count has its own
@@ -47,10 +47,13 @@ def duration(seconds: float) -> str:
     return f"{seconds * 1000:.0f} ms" if 0 < seconds < 1 else f"{seconds:.0f} s"
 
 
-def _waits(seconds: float | None, unfinished: int) -> str:
-    if seconds is None:
-        return f"{unfinished:,} in work." if unfinished else "Nothing waits."
-    return f"Oldest waiting: {duration(seconds)}."
+def _waits(told: Told) -> str:
+    said = [f"Oldest waiting: {duration(told.waits)}."] if told.waits is not None else []
+    if told.sync_waits is not None and told.sync_waits > MOMENT_SECONDS:
+        said.append(f"Oldest waiting for its sync: {duration(told.sync_waits)}.")
+    if not said:
+        said.append(f"{told.unfinished:,} in work." if told.unfinished else "Nothing waits.")
+    return " ".join(said)
 
 
 def _day(received: str, not_safe: str) -> str:

@@ -55,11 +55,11 @@ async def compare_step(res: Resources, there: Collection, first: int, last: int,
     states = await ask(res, lambda conn: states_from(conn, first, last))
     end = states[-1].email_id + 1 if len(states) == STEP else last
     span = (LEAST_ID if is_whole and first == 0 else first, MOST_ID if is_whole and end == last else end)
-    documents = await patiently(lambda: _read(there.between(*span)))
+    documents = await patiently(lambda: _read(res, there.between(*span)))
     step = Step(end, len(states), len(documents))
     step.unfinished = sum(state.is_on_its_way for state in states)
     settled = [state.email_id for state in states if not state.is_on_its_way]
-    expected = await ask(res, lambda conn: digests(conn, settled)) if settled else {}
+    expected = await ask(res, lambda conn: digests(conn, settled, res.settings)) if settled else {}
     doubtful = [state for state in states if _judge(state, documents.get(state.key), expected)]
     own = {state.key for state in states}
     strange = [document for key, document in documents.items() if key not in own]
@@ -73,7 +73,7 @@ async def compare_step(res: Resources, there: Collection, first: int, last: int,
 
 async def compare_nameless(res: Resources, there: Collection) -> Step:
     """Find the documents that name no e-mail by its number, which no range has."""
-    documents = await patiently(lambda: _read(there.nameless()))
+    documents = await patiently(lambda: _read(res, there.nameless()))
     return Step(documents=len(documents), findings=await without_email(res, [*documents.values()]))
 
 
@@ -100,8 +100,8 @@ async def without_email(res: Resources, documents: Sequence[There]) -> list[Find
 async def _look_again(res: Resources, there: Collection, email_ids: Sequence[int], step: Step) -> None:
     """Note what is wrong with e-mails that nobody carried or ran while they and their documents were read."""
     before = await ask(res, lambda conn: states_of(conn, email_ids))
-    expected = await ask(res, lambda conn: digests(conn, email_ids))
-    documents = await patiently(lambda: _read(there.named([state.key for state in before])))
+    expected = await ask(res, lambda conn: digests(conn, email_ids, res.settings))
+    documents = await patiently(lambda: _read(res, there.named([state.key for state in before])))
     after = {state.email_id: state for state in await ask(res, lambda conn: states_of(conn, email_ids))}
     for state in before:
         document = documents.get(state.key)
@@ -133,24 +133,25 @@ def _is_later(version: Any, than: int) -> bool:  # noqa: ANN401 whatever stands 
         return False
 
 
-async def _read(batches: AsyncGenerator[Sequence[Found], None]) -> dict[str, There]:
+async def _read(res: Resources, batches: AsyncGenerator[Sequence[Found], None]) -> dict[str, There]:
     """Keep of each document what it is compared by; a thread reads them, which may be large."""
+    has_links = res.settings.sync_links == "api"
     found: dict[str, There] = {}
     async with aclosing(batches):
         async for some in batches:
-            found.update({each.key: each for each in await asyncio.to_thread(_glance, some)})
+            found.update({each.key: each for each in await asyncio.to_thread(_glance, some, has_links)})
             if len(found) >= MOST_READ:
                 break
     return found
 
 
-def _glance(documents: Sequence[Found]) -> list[There]:
+def _glance(documents: Sequence[Found], has_links: bool) -> list[There]:  # noqa: FBT001 of all of them
     return [
         There(
             document["_id"],
             document.get("version"),
             document.get("source") == SOURCE,
-            digest({name: value for name, value in document.items() if name != "_id"}),
+            digest({name: value for name, value in document.items() if name != "_id"}, with_links=has_links),
             document.get("email_id"),
         )
         for document in documents

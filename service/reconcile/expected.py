@@ -9,7 +9,8 @@ from sqlalchemy import BigInteger, DateTime, Text, bindparam, text
 from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from service.documents import Record, digest, make_document, read_records
+from service.config.settings import Settings
+from service.documents import Record, digest, make_document, permanent_links, read_records
 
 # E-mails of one step.
 STEP = 1_000
@@ -53,10 +54,10 @@ async def known_keys(conn: AsyncConnection, keys: Sequence[str]) -> set[str]:
     return set(await conn.scalars(_KNOWN, {"keys": list(keys)}))
 
 
-async def digests(conn: AsyncConnection, email_ids: Sequence[int]) -> dict[int, str]:
+async def digests(conn: AsyncConnection, email_ids: Sequence[int], settings: Settings) -> dict[int, str]:
     """Hash what would be written of each of these that is finished."""
     records = await read_records(conn, email_ids)
-    return await asyncio.to_thread(_digests, records)
+    return await asyncio.to_thread(_digests, records, settings)
 
 
 async def count_waiting(conn: AsyncConnection, first: int) -> tuple[int, int]:
@@ -64,8 +65,14 @@ async def count_waiting(conn: AsyncConnection, first: int) -> tuple[int, int]:
     return tuple((await conn.execute(_WAITING, {"first": first})).one())
 
 
-def _digests(records: dict[int, Record]) -> dict[int, str]:
-    return {email_id: digest(make_document(record, {}).content) for email_id, record in records.items()}
+def _digests(records: dict[int, Record], settings: Settings) -> dict[int, str]:
+    has_links = settings.sync_links == "api"
+    return {
+        email_id: digest(
+            make_document(record, permanent_links(record, settings.public_url)).content, with_links=has_links
+        )
+        for email_id, record in records.items()
+    }
 
 
 _STATE = """

@@ -10,7 +10,15 @@ from structlog.contextvars import bind_contextvars
 
 from service.backoff import backoff
 from service.database import insist
-from service.documents import Document, Link, Record, make_document, read_each
+from service.documents import (
+    Document,
+    Link,
+    Record,
+    make_document,
+    permanent_link,
+    permanent_links,
+    read_each,
+)
 from service.errors import HoldfastError, Permanent, Transient
 from service.faultpoints import reach
 from service.metrics import SYNC_DELAY, SYNC_SECONDS, SYNCS, code_label
@@ -105,23 +113,16 @@ async def _write_to(target: Target, document: Document) -> HoldfastError | None:
 
 async def _document(res: Resources, record: Record) -> Document:
     """Make the document, with a link to each file that is stored."""
-    stored = [file for file in record.files if file["status"] == "stored"]
     if res.settings.sync_links == "api":
-        links = {file["position"]: _permanent(res.settings.public_url, file) for file in stored}
-    else:
-        links = {file["position"]: await _presigned(res, file) for file in stored}
-    return make_document(record, links)
-
-
-def _permanent(public_url: str | None, file: RowMapping) -> Link:
-    place = f"/api/v1/emails/{file['email_id']}/attachments/{file['position']}/content"
-    return f"{(public_url or '').rstrip('/')}{place}", None
+        return make_document(record, permanent_links(record, res.settings.public_url))
+    stored = [file for file in record.files if file["status"] == "stored"]
+    return make_document(record, {file["position"]: await _presigned(res, file) for file in stored})
 
 
 async def _presigned(res: Resources, file: RowMapping) -> Link:
     until = datetime.now(UTC) + LINK_LASTS
     url = await objects.sign(res.storage, file["object_key"], method="GET", expires=LINK_LASTS)
-    return (url, until) if url else _permanent(res.settings.public_url, file)
+    return (url, until) if url else permanent_link(res.settings.public_url, file)
 
 
 def _settlement(res: Resources, held: Carrying, errors: list[HoldfastError]) -> Settlement:

@@ -14,6 +14,7 @@ from service.post import open_session, post, signed
 _PLAIN = re.compile(r"[\x21-\x7e]{1,200}")
 # About the document, and no other: https://www.rfc-editor.org/rfc/rfc9110#section-15.5
 _OF_A_DOCUMENT = {400: "document_refused", 413: "document_too_large", 422: "document_refused"}
+_NOT_LET_IN = frozenset({401, 403})
 _BUSY = frozenset({408, 409, 425, 429})
 
 
@@ -46,9 +47,8 @@ class Endpoint:
             raise Permanent(code, f"{said} to this e-mail")
         if answer.status in _BUSY or answer.status >= 500:
             raise Transient("receiver_busy", said, answer.retry_after)
-        raise Transient(
-            "receiver_refused", f"{said}: look at the address in SYNC_URL, and at what it expects"
-        )
+        what = "SYNC_WEBHOOK_SECRET" if answer.status in _NOT_LET_IN else "the address in SYNC_URL"
+        raise Transient("receiver_refused", f"{said}: look at {what}, and at what it expects")
 
     async def check(self) -> None:
         """Do nothing: whoever posts to find out leaves something there."""
