@@ -151,22 +151,25 @@ def permanent_links(record: Record, public_url: str | None) -> dict[int, Link]:
 
 
 def digest(document: Mapping[str, Any], *, with_links: bool = False) -> str:
-    """Hash what a document says, in hexadecimal digits.
+    """Hash what a document says, in hexadecimal digits, as `comparable` gives it."""
+    return hashlib.sha256(
+        to_json(comparable(document, with_links=with_links), sort_keys=True).encode()
+    ).hexdigest()
 
-    Only with permanent links are they a part of it: a presigned one is another one each time.
-    """
-    if with_links:
-        return hashlib.sha256(to_json(document, sort_keys=True).encode()).hexdigest()
-    said = {name: value for name, value in document.items() if name != "attachments"}
+
+def comparable(document: Mapping[str, Any], *, with_links: bool) -> Mapping[str, Any]:
+    """Give what is compared of a document: its links only if they are permanent; presigned ones are others each time."""
     files = document.get("attachments")
-    if isinstance(files, Sequence):
-        said["attachments"] = [
-            {name: value for name, value in file.items() if name not in {"url", "url_expires_at"}}
-            if isinstance(file, Mapping)
-            else file
-            for file in files
-        ]
-    return hashlib.sha256(to_json(said, sort_keys=True).encode()).hexdigest()
+    if with_links or not isinstance(files, Sequence):
+        return document
+    links = {"url", "url_expires_at"}
+    without = [
+        {name: value for name, value in file.items() if name not in links}
+        if isinstance(file, Mapping)
+        else file
+        for file in files
+    ]
+    return {**document, "attachments": without}
 
 
 def to_json(document: object, *, sort_keys: bool = False) -> str:

@@ -147,7 +147,10 @@ async def test_a_document_that_was_changed_is_found_and_carried_over_again(
     await sync(targeted, email_id)
     again = await compare(targeted)
 
+    [(how, fields)] = change.items()
     assert (kinds(looked), looked.open, before) == ([("different", email_id)], 1, "synced")
+    assert looked.findings[0].detail["fields"] == [*fields]
+    assert bool(fields.keys() & looked.findings[0].detail["document"].keys()) == (how == "$set")
     assert (kinds(fixed), fixed.open, fixed.repaired) == ([("different", email_id)], 0, {"different": 1})
     assert (again.counts, await status(database, email_id)) == ({}, "synced")
     noted = await database.fetchrow("SELECT actor, action, email_id FROM operator_actions")

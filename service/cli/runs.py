@@ -82,7 +82,9 @@ def _verdict(run: "ReconciliationDetail") -> tuple[str, ...]:
 
 def _example(finding: "FindingView") -> str:
     email = f"e-mail {finding.email_id}, " if finding.email_id else ""
-    return f"{email}{finding.key[:90]}{f': {finding.repair}' if finding.repair else ''}"
+    fields = ", ".join(finding.detail.get("fields", ()))
+    said = "; ".join(filter(None, (fields, finding.repair)))
+    return f"{email}{finding.key[:90]}{f': {said}' if said else ''}"
 
 
 def _facts(run: "ReconciliationDetail") -> list[tuple[str, str | None]]:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from service.documents import SOURCE, digest
+from service.reconcile.differing import MOST_TOLD, in_what
 from service.reconcile.expected import STEP, State, digests, known_keys, states_from, states_of
 from service.reconcile.finding import Finding
 from service.reconcile.patience import ask, patiently
@@ -106,7 +107,12 @@ async def _look_again(res: Resources, there: Collection, email_ids: Sequence[int
     for state in before:
         document = documents.get(state.key)
         if state == after.get(state.email_id) and (kind := _judge(state, document, expected)):
-            detail = {"version": state.version, "there": _said(document) if document else None}
+            detail: dict[str, Any] = {
+                "version": state.version,
+                "there": _said(document) if document else None,
+            }
+            if kind == "different" and sum(each.kind == kind for each in step.findings) < MOST_TOLD:
+                detail |= await in_what(res, there, state)
             step.findings.append(Finding(kind, state.key, state.email_id, detail, found_key=state.key))
             step.wrong[state.key] = state
 
