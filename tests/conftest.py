@@ -36,6 +36,9 @@ TABLES = (
     " alerts, alert_deliveries, alert_watch, reconciliations, reconciliation_findings"
 )
 
+# Processes of ours that the tests start compile what they load once, and not each of them anew.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+
 # A machine that is busy says nothing about what is drawn or tried.
 hypothesis.settings.register_profile(
     "unhurried", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]

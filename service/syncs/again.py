@@ -20,12 +20,14 @@ from sqlalchemy import (
     update,
 )
 from sqlalchemy.ext.asyncio import AsyncConnection
-from sqlalchemy.orm import aliased
 
 from service import retries
 from service.models import FINISHED, TO_SYNC, IncomingEmail
 from service.operations import OperatorAction
 from service.retries import Step
+
+# Of those that wait, to see whether somebody tries.
+LOOKED_AT = 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,12 +68,15 @@ async def drop(conn: AsyncConnection, limit: int, after: timedelta) -> int:
 
     Of nothing, while others still try: they have a target, which may be away, and behind which all of it waits.
     """
-    tried = aliased(IncomingEmail)
-    is_tried = exists().where(
-        text(TO_SYNC),  # of the row within
-        tried.sync_due_at > func.now() - after,
-        or_(tried.sync_unsettled > 0, tried.sync_retry_count > 0),
+    # Who is tried is due last: again later, or when the lease is over.
+    last = (
+        select(IncomingEmail.sync_unsettled, IncomingEmail.sync_retry_count)
+        .where(text(TO_SYNC), IncomingEmail.sync_due_at > func.now() - after)
+        .order_by(IncomingEmail.sync_due_at.desc())
+        .limit(LOOKED_AT)
+        .cte("last")
     )
+    is_tried = exists(last.select().where(or_(last.c.sync_unsettled > 0, last.c.sync_retry_count > 0)))
     due = (
         select(IncomingEmail.id)
         .where(text(TO_SYNC), IncomingEmail.sync_due_at <= func.now() - after, ~is_tried)
