@@ -238,8 +238,10 @@ async def test_a_move_to_a_disk_goes_on_after_a_kill_and_leaves_no_half_file(
 # ── something is wrong
 
 
-async def test_what_is_damaged_is_named_and_not_copied_and_all_else_is(ends: tuple[Place, Place]) -> None:
-    source, target = ends
+async def test_what_is_damaged_is_named_and_not_copied_and_all_else_is(
+    disk: Directory, there: InBucket
+) -> None:
+    source, target = there, disk
     bad = {key(MANY[0]): b"wolf", key(LARGEST): LARGEST[:-1] + b"!"}
     await fill(source, {**ALL, **bad})
 
@@ -252,9 +254,9 @@ async def test_what_is_damaged_is_named_and_not_copied_and_all_else_is(ends: tup
     assert await kept(target) == {name: content for name, content in ALL.items() if name not in bad}
 
 
-async def test_what_only_seems_to_be_there_is_not_taken_away(ends: tuple[Place, Place]) -> None:
+async def test_what_only_seems_to_be_there_is_not_taken_away(disk: Directory, there: InBucket) -> None:
     """A size tells that there is no need to copy, and not that the original may go."""
-    source, target = ends
+    source, target = disk, there
     name = key(MANY[0])
     await fill(source, ALL)
     await target.place(name, bytes(len(MANY[0])))
@@ -269,8 +271,8 @@ async def test_what_only_seems_to_be_there_is_not_taken_away(ends: tuple[Place, 
     assert await kept(source) == {name: MANY[0]}
 
 
-async def test_half_an_object_in_the_target_is_replaced(ends: tuple[Place, Place]) -> None:
-    source, target = ends
+async def test_half_an_object_in_the_target_is_replaced(disk: Directory, there: InBucket) -> None:
+    source, target = disk, there
     await fill(source, ALL)
     await target.place(key(LARGE), LARGE[:1000])
 
