@@ -87,7 +87,10 @@ class Document:
 async def read_records(conn: AsyncConnection, email_ids: Sequence[int]) -> dict[int, Record]:
     """Read those of these e-mails that are finished, by their ids."""
     rows = (await conn.execute(_RECORDS, {"email_ids": list(email_ids)})).mappings().all()
-    return await with_files(conn, rows)
+    files: dict[int, list[RowMapping]] = {}
+    for file in (await conn.execute(_FILES, {"email_ids": [row["id"] for row in rows]})).mappings():
+        files.setdefault(file["email_id"], []).append(file)
+    return {row["id"]: Record(row, files.get(row["id"], ())) for row in rows}
 
 
 async def read_each(conn: AsyncConnection, email_ids: Sequence[int]) -> list[Record | None]:
@@ -96,15 +99,7 @@ async def read_each(conn: AsyncConnection, email_ids: Sequence[int]) -> list[Rec
     return [records.get(email_id) for email_id in email_ids]
 
 
-async def with_files(conn: AsyncConnection, rows: Sequence[RowMapping]) -> dict[int, Record]:
-    """Add the files of rows that `columns` were read of."""
-    files: dict[int, list[RowMapping]] = {}
-    for file in (await conn.execute(_FILES, {"email_ids": [row["id"] for row in rows]})).mappings():
-        files.setdefault(file["email_id"], []).append(file)
-    return {row["id"]: Record(row, files.get(row["id"], ())) for row in rows}
-
-
-def columns() -> Sequence[ColumnElement[Any]]:
+def _columns() -> Sequence[ColumnElement[Any]]:
     """Give the columns that a record of an e-mail is made of."""
     action = OperatorAction.__table__.c
     retries = select(func.count()).where(action.email_id == IncomingEmail.id, action.action == "retry")
@@ -205,7 +200,7 @@ def _written(value: object) -> str:
 
 _IDS = bindparam("email_ids", type_=ARRAY(BigInteger))
 _RECORDS = (
-    select(*columns()).where(IncomingEmail.id == func.any(_IDS), text(FINISHED)).order_by(IncomingEmail.id)
+    select(*_columns()).where(IncomingEmail.id == func.any(_IDS), text(FINISHED)).order_by(IncomingEmail.id)
 )
 _FILES = (
     select(*_FILE)
