@@ -269,20 +269,21 @@ async def test_while_emails_come_and_are_carried_over_nothing_is_found(
 ) -> None:
     async with serving(targeted.settings, zendesk) as client, working(targeted.settings):
         over = asyncio.Event()
+        ids: list[int] = []
 
-        async def keep_sending() -> list[int]:
-            ids: list[int] = []
+        async def keep_sending() -> None:
             while not over.is_set():
                 ids.append((await client.send(zendesk.payload()))["email_id"])
                 if len(ids) % 3 == 0 and (await client.email(ids[-3]))["processing_status"] == "completed":
                     await client.post(f"/api/v1/emails/{ids[-3]}/retry")
                 await asyncio.sleep(0.01)
-            return ids
 
         sending = asyncio.create_task(keep_sending())
-        runs = [await compare(targeted, fix="all") for _ in range(8)]
+        runs = []
+        while len(runs) < 8 or len(ids) <= 20:
+            runs.append(await compare(targeted, fix="all"))
         over.set()
-        ids = await sending
+        await sending
         await synced(client, ids[-1])
 
         async def all_synced() -> bool:
@@ -293,8 +294,8 @@ async def test_while_emails_come_and_are_carried_over_nothing_is_found(
         await eventually(all_synced)
         last = await compare(targeted)
 
-    assert [run.counts for run in [*runs, last]] == [{}] * 9
-    assert last.documents == len(ids) > 20
+    assert [run.counts for run in [*runs, last] if run.counts] == []
+    assert last.documents == len(ids)
 
 
 async def test_thousands_are_compared_in_few_statements_whose_number_follows_the_steps(
