@@ -279,7 +279,7 @@ async def test_while_emails_come_and_are_carried_over_nothing_is_found(
                 await asyncio.sleep(0.01)
 
         sending = asyncio.create_task(keep_sending())
-        runs = []
+        runs: list[ReconciliationDetail] = []
         while len(runs) < 8 or len(ids) <= 20:
             runs.append(await compare(targeted, fix="all"))
         over.set()
