@@ -320,7 +320,9 @@ async def test_since_looks_at_what_came_since_then_also_where_something_older_wa
     targeted: Resources, database: asyncpg.Connection
 ) -> None:
     old = await put(database, 50)
-    await database.execute("UPDATE incoming_emails SET received_at = now() - interval '2 days'")
+    await database.execute(
+        "UPDATE incoming_emails SET received_at = now() - interval '2 days' + id * interval '1 ms'"
+    )
     replayed, *new = await put(database, 4)
     await database.execute(
         "UPDATE incoming_emails SET received_at = now() - interval '25 h' WHERE id = $1", replayed
