@@ -4,6 +4,9 @@ BIN := $(VENV)/bin
 COMPILE := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
 	--no-emit-index-url --no-emit-find-links --custom-compile-command "make lock"
 
+# Installed uncompiled, for most of it is never imported: what is imported is compiled then, once.
+unexport PYTHONDONTWRITEBYTECODE
+
 .PHONY: demo up drill bench test lint format lock clean
 
 demo: $(VENV)/.ready  ## play a stand-in Zendesk against the whole service
@@ -49,10 +52,10 @@ $(VENV)/.ready: requirements-dev.txt pyproject.toml
 	if [ -z "$$python" ]; then echo "Holdfast needs python3, 3.11 or newer" >&2; exit 1; fi; \
 	echo "Making $(VENV) with $$($$python --version) ..."; \
 	$$python -m venv --clear $(VENV)
-	@$(BIN)/python -m pip --disable-pip-version-check install --quiet --require-hashes --requirement requirements-dev.txt
+	@$(BIN)/python -m pip --disable-pip-version-check install --quiet --no-compile --require-hashes --requirement requirements-dev.txt
 	@$(BIN)/python -m pip --disable-pip-version-check install --quiet --no-deps --no-build-isolation --editable .
 	@touch $@
 
 $(VENV)/.bench: requirements-bench.txt $(VENV)/.ready
-	@$(BIN)/python -m pip --disable-pip-version-check install --quiet --require-hashes --requirement requirements-bench.txt
+	@$(BIN)/python -m pip --disable-pip-version-check install --quiet --no-compile --require-hashes --requirement requirements-bench.txt
 	@touch $@

@@ -362,7 +362,7 @@ async def write(url: str, over: asyncio.Event) -> list[int]:
             )
         old = 1 + number * 7919 % 30_000
         await connection.execute("UPDATE incoming_emails SET sync_status = 'synced' WHERE id = $1", old)
-        await connection.fetch("SELECT * FROM incoming_emails WHERE id IN ($1, $2)", number, old)
+        await connection.fetch(f"SELECT {OLD_COLUMNS} FROM incoming_emails WHERE id IN ($1, $2)", number, old)
         written.append(number)
         await asyncio.sleep(0.01)
     await connection.close()

@@ -476,7 +476,9 @@ async def test_a_worker_that_is_told_to_end_hands_back_what_it_carries(
             email = await synced(client, email_id)
 
     assert (left["sync_status"], left["sync_retry_count"], left["sync_error"]) == ("pending", 0, None)
-    assert (email["sync_attempt_number"], email["sync_retry_count"]) == (2, 0)
+    # Who is told to end may take it once more before it ends, and hands it back again.
+    assert email["sync_attempt_number"] > left["sync_attempt_number"] > 0
+    assert email["sync_retry_count"] == 0
 
 
 async def test_of_two_targets_one_that_is_away_does_not_keep_the_other_from_having_it(
