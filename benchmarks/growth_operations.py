@@ -120,7 +120,7 @@ def changes(db: Database) -> dict[str, Operation]:
         "let go of 100 syncs": lambda: sync_again.drop(conn, BATCH, LEASE),
         "sync one once more": lambda: sync_again.again(conn, one(db.failed), "tests"),
         "sync 100 again that differ": lambda: resync(
-            conn, [expected.State(number, "", 1, 0, "synced", True) for number in db.spread[:BATCH]]
+            conn, [expected.State(number, "", 1, 0, "synced", None, True) for number in db.spread[:BATCH]]
         ),
         "fetch a content again": lambda: reopening.reopen(conn, db.sha256, "tests"),
         "retry a failed one": lambda: again.retry(conn, one(db.failed), "tests"),

@@ -27,7 +27,8 @@ from service.rows import ANNOUNCED, announced_files, arrays_of, rows_of
 
 Held = tuple[int, int]  # an e-mail's id, and the number of the attempt that holds its job
 
-_MARKED = ("status", "sha256", "size", "detected_type", "object_key", "error_code", "error")
+_CONTENT = ("sha256", "size", "detected_type", "object_key")
+_MARKED = ("status", *_CONTENT, "error_code", "error")
 _MARKS: dict[str, TypeEngine[Any]] = {
     "email_id": BigInteger(),
     "attempt_number": BigInteger(),
@@ -38,7 +39,10 @@ _MARKS: dict[str, TypeEngine[Any]] = {
 
 @dataclass(frozen=True, slots=True)
 class File:
-    """A file as it was announced, and where it stands: pending, stored or failed."""
+    """A file as it was announced, and where it stands: pending, stored or failed.
+
+    One that is pending may have been stored, and its object was lost: `sha256` and `object_key` are of that.
+    """
 
     position: int
     source_url: str
@@ -48,6 +52,8 @@ class File:
     status: str
     error_code: str | None
     error: str | None
+    sha256: str | None = None
+    object_key: str | None = None
 
 
 class Stored(Protocol):
@@ -151,8 +157,13 @@ _MARK = (
         _is_held((_made.c.email_id, _made.c.attempt_number)),
     )
     .values(
-        stored_at=case((_made.c.status == "stored", func.now())),
-        **{name: _made.c[name] for name in _MARKED},
+        # What was stored once, and was lost, stays known until something is stored again.
+        stored_at=case((_made.c.status == "stored", func.now()), else_=Attachment.stored_at),
+        **{
+            name: case((_made.c.status == "stored", _made.c[name]), else_=Attachment.__table__.c[name])
+            for name in _CONTENT
+        },
+        **{name: _made.c[name] for name in _MARKED if name not in _CONTENT},
     )
     .returning(_made.c.place)
 )

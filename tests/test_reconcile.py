@@ -8,6 +8,7 @@ from typing import Any
 
 import asyncpg
 import pytest
+from bson.decimal128 import Decimal128
 from pymongo import AsyncMongoClient
 from sqlalchemy import event
 
@@ -211,7 +212,7 @@ async def test_more_documents_than_a_step_holds_hide_nothing_of_the_emails(
     await documents.delete_one({"email_id": ids[1]})
     await documents.insert_many([{"email_id": 0, "source": "holdfast", "_id": str(i)} for i in range(250)])
 
-    runs = [await compare(targeted, fix="all") for _ in range(4)]
+    runs = [await compare(targeted, fix="all", force=True) for _ in range(4)]
 
     assert [run_.counts for run_ in runs] == [{"missing": 1, "extra": 100}, {"extra": 100}, {"extra": 50}, {}]
     assert await documents.count_documents({}) == 2
@@ -248,12 +249,60 @@ async def test_a_document_ahead_of_the_record_makes_room_for_what_is_on_record(
     assert [each["version"] async for each in documents.find({})] == [1]
 
 
+async def test_a_repair_that_broke_off_after_the_removal_is_made_up_for(
+    targeted: Resources, database: asyncpg.Connection, documents: Any
+) -> None:
+    (email_id,) = await put(database, 1, "failed")
+    await database.execute("UPDATE incoming_emails SET sync_error_code = 'receiver_ahead'")
+
+    fixed = await compare(targeted, fix="all")
+    await sync(targeted, email_id)
+
+    assert (kinds(fixed), fixed.open) == ([("missing", email_id)], 0)
+    assert [each["email_id"] async for each in documents.find({})] == [email_id]
+
+
+async def test_a_collection_full_of_anothers_documents_is_not_emptied(
+    targeted: Resources, database: asyncpg.Connection, documents: Any
+) -> None:
+    """As where DATABASE_URL is that of an empty database, or two services write to one collection."""
+    await put_synced(targeted, database, 5)
+    await documents.insert_many([{"email_id": i, "source": "holdfast", "_id": f"b{i}"} for i in range(20)])
+
+    run_ = await compare(targeted, "failed", fix="all")
+    kept = await documents.count_documents({})
+    forced = await compare(targeted, fix="all", force=True)
+
+    assert (run_.error_code, run_.repaired, kept) == ("target_is_another", {}, 25)
+    assert (forced.repaired, await documents.count_documents({})) == ({"extra": 20}, 5)
+
+
+@pytest.mark.parametrize(
+    "harm",
+    [{"version": Decimal128("NaN")}, {"_id": "a\0b"}, {"_id": "long" * 500}],
+    ids=["nan", "nul", "long"],
+)
+async def test_a_document_like_none_of_ours_breaks_no_run(
+    targeted: Resources, database: asyncpg.Connection, documents: Any, harm: dict[str, Any]
+) -> None:
+    (email_id,) = await put_synced(targeted, database, 1)
+    of_it = await documents.find_one({})
+    await documents.delete_one({})
+    await documents.insert_one({**of_it, **harm})
+
+    fixed = await compare(targeted, fix="all")
+    await sync(targeted, email_id)
+    again = await compare(targeted)
+
+    assert (fixed.open, again.counts) == (0, {})
+
+
 async def test_what_is_on_its_way_is_no_difference_and_what_failed_is_known(
     targeted: Resources, database: asyncpg.Connection
 ) -> None:
     on_its_way, running, failed = await put(database, 3)
     await database.execute(
-        "UPDATE incoming_emails SET sync_status = 'pending', completed_at = now() - interval '2 h' WHERE id = $1",
+        "UPDATE incoming_emails SET sync_status = 'pending', sync_begun_at = now() - interval '2 h' WHERE id = $1",
         on_its_way,
     )
     await database.execute("UPDATE incoming_emails SET processing_status = 'queued' WHERE id = $1", running)
@@ -369,7 +418,7 @@ async def test_of_an_endpoint_only_what_waits_and_what_failed_is_told(
 ) -> None:
     late, _ = await put(database, 2, "pending")
     await database.execute(
-        "UPDATE incoming_emails SET completed_at = now() - interval '2 h' WHERE id = $1", late
+        "UPDATE incoming_emails SET sync_begun_at = now() - interval '2 h' WHERE id = $1", late
     )
     await put(database, 3, "failed")
     async with receiver() as kept, open_resources(syncing(settings, kept.url)) as opened:

@@ -5,6 +5,7 @@ import os
 import time
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,8 @@ import asyncpg
 import pytest
 
 from service.config.settings import Settings
+from service.database import run
+from service.jobs.reopening import reopen
 from service.local.zendesk import Fault, Zendesk
 from service.queries.reconciliations import ReconciliationDetail, get_reconciliation
 from service.reconcile import verify
@@ -130,15 +133,18 @@ async def test_a_bucket_that_is_not_there_is_an_error_and_not_the_loss_of_all_fi
 async def test_another_place_is_not_taken_for_the_loss_of_all_files(
     there: Resources, database: asyncpg.Connection, how: str
 ) -> None:
-    """A typing error in STORAGE_URL, and `--fix`, would have everything fetched anew of which the addresses expired."""
-    await put(there.storage, chunks(b"something else"), None)
+    """A typing error in STORAGE_URL, and `--fix`, would have everything fetched anew of which the addresses expired.
+
+    A few may be there: those that came since.
+    """
+    await asyncio.gather(*(put(there.storage, chunks(str(number).encode()), None) for number in range(1, 21)))
     await database.execute(
         "INSERT INTO incoming_emails (zendesk_ticket_id, processing_status)"
         " SELECT n::text, 'completed' FROM generate_series(1, 200) AS n"
     )
     await database.execute(
         "INSERT INTO attachments (email_id, position, source_url, status, sha256, size, object_key)"
-        " SELECT id, 0, 'https://x', 'stored', sha256, 1,"
+        " SELECT id, 0, 'https://x', 'stored', sha256, length(id::text),"
         " 'sha256/' || left(sha256, 2) || '/' || substr(sha256, 3)"
         " FROM incoming_emails, LATERAL (SELECT encode(sha256(id::text::bytea), 'hex') AS sha256) AS hash"
     )
@@ -156,6 +162,9 @@ async def test_another_place_is_not_taken_for_the_loss_of_all_files(
     assert (found.status, found.error_code) == ("failed", "storage_is_another")
     assert found.repaired == {}
     assert await database.fetchval("SELECT count(*) FROM attachments WHERE status = 'stored'") == 200
+    if how == "all":
+        forced = await compare(there, fix="all", force=True)
+        assert (forced.counts, forced.open) == ({"object_missing": 180}, 0)
 
 
 async def test_a_truncated_object_is_found_and_replaced(
@@ -194,6 +203,60 @@ async def test_what_cannot_be_fetched_again_fails_with_a_reason(
     assert email["attachments"][0]["error_code"]
     assert (await compare(there)).counts == {}
 
+    # Whatever brings it back, it is known, and is taken before anybody is asked for it.
+    assert email["attachments"][0]["sha256"] == sha256(PDF).hexdigest()
+    asked = downloads(zendesk)
+    await place.place(key(PDF), PDF)
+    async with serving(stored, zendesk) as client, working(stored):
+        await client.post(f"/api/v1/emails/{email_id}/retry")
+        email = await client.until(email_id, "completed", "failed")
+    assert (email["processing_status"], downloads(zendesk)) == ("completed", asked)
+    assert email["attachments"][0].items() >= {"status": "stored", "error": None, "size": len(PDF)}.items()
+
+
+async def test_what_came_back_damaged_is_not_taken_for_what_was_lost(
+    there: Resources, stored: Settings, zendesk: Zendesk, place: Place
+) -> None:
+    email_id = await sent(stored, zendesk)
+    await place.remove(key(PDF))
+    await compare(there, fix="all")
+    await place.place(key(PDF), PDF[:1000])
+
+    email = await again(stored, zendesk, email_id)
+
+    assert email["processing_status"] == "completed"
+    assert (await place.objects())[key(PDF)] == PDF
+
+
+async def test_an_email_that_ends_while_its_content_is_opened_keeps_its_file(
+    res: Resources, database: asyncpg.Connection, database_url: str
+) -> None:
+    """It is not queued again any more, and nobody would fetch what was opened."""
+    await database.execute(
+        "INSERT INTO incoming_emails (zendesk_ticket_id, processing_status) VALUES ('1', 'completed'), ('2', 'queued')"
+    )
+    await database.execute(
+        "INSERT INTO attachments (email_id, position, source_url, status, sha256, size, object_key)"
+        " SELECT id, 0, 'https://x', 'stored', 'aa', 1, 'k' FROM incoming_emails"
+    )
+    holder = await asyncpg.connect(database_url)
+    await holder.execute("BEGIN; SELECT FROM incoming_emails WHERE id = 1 FOR UPDATE")
+    opening = asyncio.create_task(run(res.engine, 30, lambda conn: reopen(conn, "aa", "ada (tests)")))
+
+    async def waits() -> bool:
+        return bool(
+            await database.fetchval("SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock'")
+        )
+
+    await eventually(waits)
+    await database.execute("UPDATE incoming_emails SET processing_status = 'completed' WHERE id = 2")
+    await holder.close()
+    opened, jobs = await opening
+
+    assert (opened, [job.email_id for job in jobs]) == (1, [1])
+    rows = await database.fetch("SELECT email_id, status FROM attachments ORDER BY email_id")
+    assert [tuple(row) for row in rows] == [(1, "pending"), (2, "stored")]
+
 
 async def test_since_looks_at_the_files_of_what_came_since_then(
     there: Resources, stored: Settings, zendesk: Zendesk, place: Place, database: asyncpg.Connection
@@ -223,15 +286,21 @@ async def test_an_old_object_that_no_email_has_is_told_of_and_stays(
     assert await asyncio.to_thread((tmp_path / "objects" / old.key).exists)
 
 
+@pytest.mark.parametrize("since", [None, datetime(2020, 1, 1, tzinfo=UTC)], ids=["all", "since"])
 async def test_a_content_that_many_emails_have_is_looked_at_once(
-    there: Resources, stored: Settings, zendesk: Zendesk, place: Place, database: asyncpg.Connection
+    since: datetime | None,
+    there: Resources,
+    stored: Settings,
+    zendesk: Zendesk,
+    place: Place,
+    database: asyncpg.Connection,
 ) -> None:
     email_id = await sent(stored, zendesk)
     await database.execute(
         """
         WITH new AS (
             INSERT INTO incoming_emails (zendesk_ticket_id, processing_status)
-            SELECT '1', 'completed' FROM generate_series(1, 1500) RETURNING id
+            SELECT '1', 'completed' FROM generate_series(1, 2100) RETURNING id
         )
         INSERT INTO attachments (email_id, position, source_url, status, sha256, size, object_key)
         SELECT new.id, position, source_url, status, sha256, size, object_key FROM new, attachments
@@ -241,9 +310,9 @@ async def test_a_content_that_many_emails_have_is_looked_at_once(
     )
     await place.remove(key(TXT))
 
-    run = await compare(there, fix="all")
+    found = await compare(there, fix="all", since=since)
 
-    assert run.counts == {"object_missing": 1}
+    assert found.counts == {"object_missing": 1}
     opened = "SELECT count(*) FROM attachments WHERE status = 'pending'"
     assert (
         await database.fetchval(opened) == 100

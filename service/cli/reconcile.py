@@ -31,12 +31,13 @@ ID = click.IntRange(0, 2**63 - 1)
 @click.group(invoke_without_command=True)
 @time_option
 @click.option("--fix", is_flag=True, help="Put right what differs, towards what is on record.")
+@click.option("--force", is_flag=True, help="With --fix: also where most of what is looked for is gone.")
 @click.option("--wait", is_flag=True, help="With --fix: wait until what was begun is over.")
 @json_option
 @env_file
 @click.pass_context
-def reconcile(
-    context: click.Context, since: datetime | None, *, fix: bool, wait: bool, as_json: bool
+def reconcile(  # noqa: PLR0913 each an option
+    context: click.Context, since: datetime | None, *, fix: bool, force: bool, wait: bool, as_json: bool
 ) -> None:
     """Compare what is on record with the target and the storage.
 
@@ -48,15 +49,15 @@ def reconcile(
     """
     if context.invoked_subcommand is not None:
         return
-    if wait and not fix:
-        raise click.UsageError("--wait waits for what --fix begins.")
+    if (wait or force) and not fix:
+        raise click.UsageError("--wait and --force are for what --fix begins.")
 
     async def work(res: "Resources") -> "tuple[ReconciliationDetail, bool]":
         from service.queries.reconciliations import get_reconciliation
         from service.reconcile.run import Wish, reconcile
 
         with progress("Comparing", 100) as tell:
-            wish = Wish(actor(), since, "all" if fix else "nothing")
+            wish = Wish(actor(), since, "all" if fix else "nothing", force)
             run_id = await reconcile(res, wish, lambda share, seen: tell(share, _seen(seen)))
         is_whole = await wait_for_repairs(res, run_id) if wait else True
         return await get_reconciliation(res.engine, run_id), is_whole

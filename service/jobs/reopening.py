@@ -1,6 +1,6 @@
 """Files whose object is gone or damaged: they are open again, and their e-mails are run again, to fetch them anew."""
 
-from sqlalchemy import JSON, and_, cast, func, select, tuple_, update
+from sqlalchemy import JSON, and_, cast, func, select, tuple_, union_all, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from service.jobs.again import note, queue_again, reopen_failed
@@ -10,7 +10,7 @@ from service.models import Attachment, IncomingEmail
 
 # E-mails that have one content, the newest: their addresses are the likeliest to work still.
 MOST_HOLDERS = 100
-_EMPTY = ("sha256", "size", "detected_type", "object_key", "stored_at", "error_code", "error")
+WAITING = ("received", "queued")
 
 _REOPENED = TRANSITIONS.labels("queued", "reconcile")
 
@@ -19,7 +19,8 @@ async def reopen(conn: AsyncConnection, sha256: str, actor: str) -> tuple[int, l
     """Open the files that have this content, and queue the jobs of their e-mails if they were finished.
 
     Those that wait will fetch it anyway; of those that run at this moment, nothing is opened. Other files stay stored.
-    Return how many files were opened, and the jobs that were queued.
+    What a file had stays on record, to be known when it is found again. Return how many files were opened, and the
+    jobs that were queued.
     """
     file = Attachment.__table__.c
     holders = (
@@ -30,7 +31,7 @@ async def reopen(conn: AsyncConnection, sha256: str, actor: str) -> tuple[int, l
         .cte("holders")
     )
     free = (
-        select(IncomingEmail.id)
+        select(IncomingEmail.id, IncomingEmail.processing_status.label("status"))
         .where(
             IncomingEmail.id.in_(select(holders.c.email_id)),
             IncomingEmail.processing_status != "processing",
@@ -40,6 +41,8 @@ async def reopen(conn: AsyncConnection, sha256: str, actor: str) -> tuple[int, l
         .cte("free")
     )
     again = queue_again(IncomingEmail.id == free.c.id)
+    # Whoever ended while we waited for its lock is neither queued again nor waits: nobody would fetch its file.
+    waiting = select(free.c.id).where(free.c.status.in_(WAITING))
     opened = (
         update(Attachment)
         .where(
@@ -47,11 +50,12 @@ async def reopen(conn: AsyncConnection, sha256: str, actor: str) -> tuple[int, l
                 tuple_(Attachment.email_id, Attachment.position).in_(
                     select(holders.c.email_id, holders.c.position)
                 ),
-                Attachment.email_id.in_(select(free.c.id)),
+                Attachment.email_id.in_(union_all(select(again.c.id), waiting)),
                 Attachment.status == "stored",
+                Attachment.sha256 == sha256,
             )
         )
-        .values(status="pending", **dict.fromkeys(_EMPTY))
+        .values(status="pending")
         .returning(Attachment.email_id)
         .cte("opened")
     )

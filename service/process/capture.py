@@ -19,7 +19,8 @@ from service.jobs.running import Claim
 from service.metrics import ATTACHMENT_BYTES, ATTACHMENTS, code_label
 from service.process.metering import Meter, place
 from service.resources import Resources
-from service.storage.objects import Stored, put
+from service.storage import objects
+from service.storage.objects import Stored
 from service.zendesk import comments
 from service.zendesk.payloads import Attachment
 
@@ -115,7 +116,7 @@ async def _fetch(res: Resources, claim: Claim, file: File) -> HoldfastError | No
     error: HoldfastError
     began, about = time.monotonic(), _about(claim, file)
     try:
-        stored = await _download(res, claim, file)
+        stored = await _found_again(res, file) or await _download(res, claim, file)
         reach(res.settings.fault_points, "after_object", claim.ticket_id)
         await _mark(res, Mark(claim.held, file.position, "stored", stored))
     except HoldfastError as exc:
@@ -144,6 +145,17 @@ async def _fetch(res: Resources, claim: Claim, file: File) -> HoldfastError | No
     return error
 
 
+async def _found_again(res: Resources, file: File) -> Stored | None:
+    """Take what was stored once, was lost, and is there again, as after a restore; its address may be dead by now."""
+    if file.sha256 is None or file.object_key is None:
+        return None
+    with suppress(HoldfastError):  # it is not there, or cannot be read
+        if (await objects.digest(res.storage, file.object_key))[0] == file.sha256:
+            opened = await objects.open(res.storage, file.object_key)
+            return await objects.put(res.storage, opened.chunks, file.file_name)
+    return None
+
+
 async def _mark(res: Resources, made: Mark) -> None:
     await insist(lambda: res.coalesce(mark, made))
 
@@ -152,7 +164,7 @@ async def _download(res: Resources, claim: Claim, file: File) -> Stored:
     expected = Expected(file.file_name, file.declared_type, file.declared_size)
     async with _stream(res, claim, file.source_url, expected, res.settings.max_attachment_bytes) as chunks:
         reach(res.settings.fault_points, "mid_download", claim.ticket_id)
-        stored = await put(res.storage, chunks, file.file_name)
+        stored = await objects.put(res.storage, chunks, file.file_name)
         seconds = time.monotonic() - (chunks.ended or 0)
         res.traces.record(claim.invocation, "store", seconds, {"bytes": stored.size}, under=place(claim))
         return stored

@@ -32,8 +32,8 @@ class AttachmentView(View):
     declared_type: str | None = Field(description="As Zendesk says")
     detected_type: str | None = Field(description="As the bytes say")
     declared_size: int | None = Field(description="Bytes, as Zendesk says")
-    size: int | None = Field(description="Bytes that are stored")
-    sha256: str | None
+    size: int | None = Field(description="Bytes that are stored, or were before the object was lost")
+    sha256: str | None = Field(description="Of the bytes that are stored, or were")
     object_key: str | None = Field(description="Its name in the storage")
     source_url: str
     stored_at: datetime | None

@@ -37,7 +37,7 @@ async def contents_since(
 
 
 async def known_contents(conn: AsyncConnection, hashes: Sequence[str]) -> set[str]:
-    """Return those of these hashes that a file has."""
+    """Return those of these hashes that a file has, or had before its object was lost."""
     return set(await conn.scalars(_KNOWN, {"hashes": list(hashes)}))
 
 
@@ -46,20 +46,20 @@ _BETWEEN = text("""
 WITH RECURSIVE content AS (
     (
         SELECT sha256, email_id, 1 AS place FROM attachments
-        WHERE sha256 > :after AND sha256 < :end ORDER BY sha256, email_id LIMIT 1
+        WHERE sha256 > :after AND sha256 < :end AND status = 'stored' ORDER BY sha256, email_id LIMIT 1
     )
     UNION ALL
     SELECT following.sha256, following.email_id, content.place + 1
     FROM content CROSS JOIN LATERAL (
         SELECT sha256, email_id FROM attachments
-        WHERE sha256 > content.sha256 AND sha256 < :end ORDER BY sha256, email_id LIMIT 1
+        WHERE sha256 > content.sha256 AND sha256 < :end AND status = 'stored' ORDER BY sha256, email_id LIMIT 1
     ) AS following
     WHERE content.place < :most
 )
 SELECT content.sha256, file.size, file.object_key, content.email_id, file.position
 FROM content CROSS JOIN LATERAL (
     SELECT size, object_key, position FROM attachments
-    WHERE email_id = content.email_id AND sha256 = content.sha256 ORDER BY position LIMIT 1
+    WHERE email_id = content.email_id AND sha256 = content.sha256 AND status = 'stored' ORDER BY position LIMIT 1
 ) AS file
 ORDER BY content.sha256
 """).bindparams(
@@ -67,7 +67,7 @@ ORDER BY content.sha256
 )
 _SINCE = text("""
 SELECT sha256, size, object_key, email_id, position FROM attachments
-WHERE (email_id, position) > (:email_id, :position) AND sha256 IS NOT NULL
+WHERE (email_id, position) > (:email_id, :position) AND sha256 IS NOT NULL AND status = 'stored'
 ORDER BY email_id, position LIMIT :most
 """).bindparams(
     bindparam("email_id", type_=BigInteger()),

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from service.documents import SOURCE, digest
+from service.errors import Permanent
 from service.reconcile.differing import MOST_TOLD, in_what
 from service.reconcile.expected import STEP, State, digests, known_keys, states_from, states_of
 from service.reconcile.finding import Finding
@@ -19,6 +20,8 @@ SECOND_LOOK_SECONDS = 0.2
 # Documents that one step holds in memory. Where there are more, those of e-mails are found by their keys, and the
 # rest is found once these are gone.
 MOST_READ = 10 * STEP
+# What is looked at before anything is removed; of fewer, none may have an e-mail indeed.
+SAMPLE, LEAST_SAMPLE = 100, 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +101,23 @@ async def without_email(res: Resources, documents: Sequence[There]) -> list[Find
     ]
 
 
+async def see_that_it_is_ours(res: Resources, there: Collection) -> None:
+    """Raise Permanent if most of our documents have no e-mail: then another database's are looked at, or another's.
+
+    To remove all of them would empty the collection of whoever put them there.
+    """
+    drawn = await patiently(lambda: there.some(SAMPLE))
+    keys = [str(each["_id"]) for each in drawn if each.get("source") == SOURCE]
+    known = await ask(res, lambda conn: known_keys(conn, [key for key in keys if "\0" not in key]))
+    if len(keys) >= LEAST_SAMPLE and 2 * len(known) < len(keys):
+        looked = (
+            f"of {len(keys)} documents of ours that were looked at, {len(keys) - len(known)} have no e-mail"
+        )
+        doubt = "are SYNC_URL and DATABASE_URL those that belong together?"
+        forced = "To remove them all the same, add --force to `holdfast reconcile --fix`."
+        raise Permanent("target_is_another", f"{looked}: {doubt} {forced}")
+
+
 async def _look_again(res: Resources, there: Collection, email_ids: Sequence[int], step: Step) -> None:
     """Note what is wrong with e-mails that nobody carried or ran while they and their documents were read."""
     before = await ask(res, lambda conn: states_of(conn, email_ids))
@@ -123,7 +143,9 @@ def _judge(state: State, document: There | None, expected: Mapping[int, str]) ->
         return None
     if document is not None and _is_later(document.version, state.version):
         return "ahead"
-    if state.status == "failed" or state.email_id not in expected:  # it is known, or runs again by now
+    # That failed because a later one was there is mended by removing it, which may have broken off half way.
+    is_known = state.status == "failed" and state.error_code != "receiver_ahead"
+    if is_known or state.email_id not in expected:  # or it runs again by now
         return None
     if document is None:
         return "missing"
@@ -135,7 +157,7 @@ def _is_later(version: Any, than: int) -> bool:  # noqa: ANN401 whatever stands 
         version = version.to_decimal()
     try:
         return not isinstance(version, bool | str) and bool(version > than)
-    except TypeError:
+    except (TypeError, ArithmeticError):
         return False
 
 

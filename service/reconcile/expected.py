@@ -15,7 +15,7 @@ from service.documents import Record, digest, make_document, permanent_links, re
 # E-mails of one step.
 STEP = 1_000
 COUNT_CAP = 10_000
-# What waits for longer than that, once its job has ended, is late.
+# What waits for longer than that, since its job ended or somebody wanted it again, is late.
 OVERDUE_HOURS = 1
 
 
@@ -28,6 +28,7 @@ class State:
     version: int
     attempt_number: int  # of the sync
     status: str  # of the sync
+    error_code: str | None  # of the sync
     is_finished: bool
 
     @property
@@ -76,7 +77,7 @@ def _digests(records: dict[int, Record], settings: Settings) -> dict[int, str]:
 
 
 _STATE = """
-id, idempotency_key, attempt_number, sync_attempt_number, sync_status,
+id, idempotency_key, attempt_number, sync_attempt_number, sync_status, sync_error_code,
     processing_status IN ('completed', 'failed') AS is_finished
 FROM incoming_emails
 """
@@ -105,9 +106,9 @@ _KNOWN = text("SELECT idempotency_key FROM incoming_emails WHERE idempotency_key
 _WAITING = text(f"""
 SELECT (
     SELECT count(*) FILTER (
-        WHERE id >= :first AND completed_at < now() - interval '{OVERDUE_HOURS} hours'
+        WHERE id >= :first AND sync_begun_at < now() - interval '{OVERDUE_HOURS} hours'
     ) FROM (
-        SELECT id, completed_at FROM incoming_emails
+        SELECT id, sync_begun_at FROM incoming_emails
         WHERE sync_status = 'pending' AND processing_status IN ('completed', 'failed')
         ORDER BY sync_due_at LIMIT (SELECT {COUNT_CAP})
     ) AS due

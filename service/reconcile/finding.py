@@ -29,10 +29,14 @@ class Finding:
     repair: str | None = None
     found_key: Any = None  # of a document, as it stands in the target
 
+    @property
+    def row_key(self) -> str:
+        """Give the key as a row has it; no text column takes a NUL."""
+        return self.key.encode(errors="replace").decode().replace("\0", "\ufffd")[:MOST_KEY]
+
     def values(self) -> tuple[object, ...]:
-        """Give what a row has of it; no text column takes a NUL."""
-        key = self.key.encode(errors="replace").decode().replace("\0", "\ufffd")[:MOST_KEY]
-        return self.kind, self.email_id, key, json.dumps(self.detail, default=str), self.repair
+        """Give what a row has of it."""
+        return self.kind, self.email_id, self.row_key, json.dumps(self.detail, default=str), self.repair
 
 
 @dataclass(slots=True)
@@ -72,4 +76,5 @@ class Run:
     fix: Fix
     since: datetime | None = None
     part: int | None = None
+    force: bool = False  # put right also what looks like another place
     seen: Seen = field(default_factory=Seen)

@@ -66,12 +66,18 @@ async def compare_range(res: Resources, prefix: str) -> Look:
     return look
 
 
-async def compare_since(res: Resources, email_id: int, position: int) -> tuple[Look, tuple[int, int] | None]:
-    """Compare the next files of these and later e-mails; return also where that ended, if there are more."""
+async def compare_since(
+    res: Resources, email_id: int, position: int, told_of: set[str]
+) -> tuple[Look, tuple[int, int] | None]:
+    """Compare the next files of these and later e-mails; return also where that ended, if there are more.
+
+    A content that earlier pages found to be lost is `told_of` already.
+    """
     page = await ask(res, lambda conn: contents_since(conn, email_id, position))
     look = Look()
-    distinct = {each.sha256: each for each in page}
+    distinct = {each.sha256: each for each in page if each.sha256 not in told_of}
     await check(res, [*distinct.values()], look)
+    told_of.update(each.sha256 for each in look.lost)
     look.objects, look.bytes = len(distinct), sum(each.size for each in distinct.values())
     return look, (page[-1].email_id, page[-1].position) if len(page) == PAGE else None
 
@@ -98,10 +104,10 @@ async def see_that_it_is_there(res: Resources, found: Sequence[Finding | None]) 
         await anext(objects.listing(res.storage, RANGES[0]), None)
 
 
-async def see_that_not_all_is_gone(res: Resources) -> None:
-    """Raise Permanent if of many contents on record none is there: then it is another place that is looked at.
+async def see_that_most_is_there(res: Resources) -> None:
+    """Raise Permanent if of many contents on record most are gone: then it is another place that is looked at.
 
-    To fetch all of them anew would lose what still lies in the right one.
+    To fetch all of them anew would fail the e-mails of what still lies in the right one.
     """
     places = [f"{place:02x}" for place in random.sample(range(256), SAMPLE)]
     found = await asyncio.gather(
@@ -109,9 +115,12 @@ async def see_that_not_all_is_gone(res: Resources) -> None:
     )
     sample = {content.key: content for some in found for content in some}
     missing = [content for content in sample.values() if await _check(res, content)]
-    if len(sample) >= LEAST_SAMPLE and len(missing) == len(sample):
-        looked = f"{len(sample)} files that are on record were looked for, and none of them is there"
-        raise Permanent("storage_is_another", f"{looked}: is STORAGE_URL the right one? Nothing was changed.")
+    if len(sample) >= LEAST_SAMPLE and 2 * len(missing) > len(sample):
+        looked = (
+            f"of {len(sample)} files that are on record and were looked for, {len(missing)} are not there"
+        )
+        doubt = "is STORAGE_URL the right one? If they are lost indeed, add --force to `holdfast reconcile --fix`."
+        raise Permanent("storage_is_another", f"{looked}: {doubt}")
 
 
 async def _check(res: Resources, content: Content) -> Finding | None:

@@ -15,9 +15,10 @@ from service.jobs.reopening import reopen
 from service.models import IncomingEmail
 from service.reconcile import record
 from service.reconcile.contents import Content
+from service.reconcile.documents import see_that_it_is_ours
 from service.reconcile.expected import State, known_keys, states_of
 from service.reconcile.finding import Finding, Run
-from service.reconcile.objects import see_that_not_all_is_gone
+from service.reconcile.objects import see_that_most_is_there
 from service.reconcile.patience import ask, patiently
 from service.resources import Resources
 from service.rows import arrays_of, rows_of
@@ -55,8 +56,11 @@ async def remove_documents(
 ) -> None:
     """Remove documents that are ahead of what is on record, or of no e-mail, once a copy of each is on record.
 
-    Of what was ahead the right version is carried over then.
+    Of what was ahead the right version is carried over then. Raises Permanent("target_is_another") where most documents
+    of ours are of no e-mail, unless the run is forced.
     """
+    if not run.force and any(finding.kind == "extra" for finding in findings):
+        await see_that_it_is_ours(res, there)
     async for finding, document in _documents(there, findings):
         if not await _is_wrong_still(res, finding, wrong.get(finding.key)):
             continue  # while others were removed, it was carried anew
@@ -64,21 +68,26 @@ async def remove_documents(
         run.seen.note([kept])
         await ask(res, lambda conn, kept=kept: record.save(conn, run, [kept]))  # type: ignore[misc]
         removed = await patiently(partial(there.remove, document))
-        if removed and (state := wrong.get(finding.key)):
+        if state := wrong.get(finding.key):  # also where it was gone: by us, perhaps, and the answer was lost
             await _resync(res, [state])
         if removed:
             run.seen.repaired[finding.kind] += 1
-            await ask(res, lambda conn, key=finding.key: record.note_repair(conn, run.id, key, "removed"))  # type: ignore[misc]
+            await ask(
+                res,
+                lambda conn, key=finding.row_key: record.note_repair(conn, run.id, key, "removed"),  # type: ignore[misc]
+            )
             log.info("document_removed", run=run.id, kind=finding.kind, email=finding.email_id)
 
 
-async def reopen_files(res: Resources, findings: Sequence[Finding], lost: Sequence[Content]) -> list[Finding]:
+async def reopen_files(
+    res: Resources, findings: Sequence[Finding], lost: Sequence[Content], *, force: bool = False
+) -> list[Finding]:
     """Have the files fetched again whose objects are gone or damaged; return all, with what was done about them.
 
-    Raises Permanent("storage_is_another") where everything seems to be gone.
+    Raises Permanent("storage_is_another") where most seem to be gone, unless it is forced.
     """
-    if lost:
-        await see_that_not_all_is_gone(res)
+    if lost and not force:
+        await see_that_most_is_there(res)
     hashes = {content.key: content.sha256 for content in lost}
     return [
         replace(each, repair="fetched again")

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from functools import partial
 
@@ -29,11 +29,12 @@ log = structlog.get_logger()
 
 @dataclass(frozen=True, slots=True)
 class Wish:
-    """What an operator wants compared, and put right."""
+    """What an operator wants compared, and put right; forced also where it looks like another place."""
 
     actor: str
     since: datetime | None = None
     fix: Fix = "nothing"
+    force: bool = False
 
 
 async def reconcile(res: Resources, wish: Wish, tell: Tell) -> int:
@@ -46,7 +47,7 @@ async def reconcile(res: Resources, wish: Wish, tell: Tell) -> int:
         raise Rejected(
             409, "already_running", "A reconciliation is running; `holdfast reconcile list` shows it."
         )
-    await carry_out(res, run, tell)
+    await carry_out(res, replace(run, force=wish.force), tell)
     return run.id
 
 
@@ -96,8 +97,9 @@ async def _compare(res: Resources, run: Run, tell: Tell) -> None:
         return
     if run.since is not None and run.part is None:
         place: tuple[int, int] | None = (first, -1)
+        told_of: set[str] = set()
         while place is not None:
-            look, place = await compare_since(res, *place)
+            look, place = await compare_since(res, *place, told_of)
             await _note_objects(res, run, look)
             tell(75, seen)
         return
@@ -154,7 +156,7 @@ async def _note_objects(res: Resources, run: Run, look: Look) -> None:
     findings = look.findings
     if run.fix == "all" and look.lost:
         await _save(res, run, [])
-        findings = await repair.reopen_files(res, findings, look.lost)
+        findings = await repair.reopen_files(res, findings, look.lost, force=run.force)
     await _save(res, run, findings)
 
 

@@ -99,6 +99,14 @@ class Collection:
         """Give the documents that have these keys, some at a time, whoever put them there."""
         return self._batches({"_id": {"$in": list(keys)}})
 
+    async def some(self, count: int) -> Sequence[Found]:
+        """Draw some documents by lot; give the key of each, and whose it is."""
+        async with self._asking():
+            drawn = await self._documents.aggregate(
+                [{"$sample": {"size": count}}, {"$project": {"source": 1}}]
+            )
+            return await drawn.to_list()
+
     async def remove(self, found: Found) -> bool:
         """Remove a document, unless it has another version by now."""
         async with self._asking():
