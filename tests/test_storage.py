@@ -216,6 +216,20 @@ async def test_the_256_ranges_together_are_all(store: Storage) -> None:
         assert all(one.key.startswith(f"sha256/{number:02x}/") for one in part)
 
 
+async def test_few_objects_are_listed_at_once_and_many_by_their_ranges(tmp_path: Path) -> None:
+    disk = Directory(tmp_path / "objects")
+    store = open_storage(disk.url)
+    await asyncio.gather(*(disk.place(key(str(number).encode()), b"") for number in range(1000)))
+    few = await storage.ranges(store)
+    await disk.place(ABSENT, b"")
+    many = await storage.ranges(store)
+
+    assert len(few) == 1
+    assert len([each async for each in storage.listing(store, few[0])]) == 1001
+    assert len(many) == 256
+    assert sum([len(await listed(store, prefix)) for prefix in many]) == 1001
+
+
 async def test_a_listing_is_read_page_by_page_while_objects_come_and_go(store: Storage, place: Place) -> None:
     each = [b"%d" % number for number in range(30)]
     await asyncio.gather(*(storage.put(store, chunks(content), None) for content in each))

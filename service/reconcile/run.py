@@ -18,6 +18,7 @@ from service.reconcile.objects import Look, compare_range, compare_since, has_no
 from service.reconcile.patience import ask, patiently
 from service.reconcile.repair import REMOVED
 from service.resources import Resources
+from service.storage import objects
 from service.storage.port import RANGES
 from service.targets.mongodb import Collection
 from service.targets.target import collection_of
@@ -103,16 +104,14 @@ async def _compare(res: Resources, run: Run, tell: Tell) -> None:
             await _note_objects(res, run, look)
             tell(75, seen)
         return
-    prefixes = part_of_storage(run.part)
+    prefixes = await objects.ranges(res.storage) if run.part is None else part_of_storage(run.part)
     for number, prefix in enumerate(prefixes):
         await _note_objects(res, run, await compare_range(res, prefix))
         tell(50 + 50 * (number + 1) // len(prefixes), seen)
 
 
-def part_of_storage(part: int | None) -> Sequence[str]:
-    """Give the ranges of keys that a run looks at: all, or those of an hour."""
-    if part is None:
-        return RANGES
+def part_of_storage(part: int) -> Sequence[str]:
+    """Give the ranges of keys that a run of an hour looks at."""
     count = len(RANGES)
     return RANGES[count * part // record.PARTS : count * (part + 1) // record.PARTS]
 

@@ -1,7 +1,8 @@
 """Put, open, stat, list, sign, check and remove objects, wherever they are kept."""
 
 import asyncio
-from collections.abc import AsyncIterable, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Sequence
+from contextlib import aclosing
 from dataclasses import dataclass
 from datetime import timedelta
 from hashlib import sha256
@@ -27,12 +28,14 @@ __all__ = [
     "open_storage",
     "probe",
     "put",
+    "ranges",
     "remove",
     "sign",
     "stat",
 ]
 
 _CHUNK_BYTES = 2 * 1024**2
+_FEW = 1_000  # a page, for most vendors
 
 
 @dataclass(frozen=True)
@@ -105,7 +108,7 @@ async def digest(storage: Storage, key: str) -> tuple[str, int]:
     return found.hexdigest(), opened.size
 
 
-async def listing(storage: Storage, prefix: str) -> AsyncIterator[Listed]:
+async def listing(storage: Storage, prefix: str) -> AsyncGenerator[Listed, None]:
     """List all objects (`sha256/`), or those of one range of 256 (`sha256/ab/`), in no order, and nothing else that is there.
 
     No more than a page, or a range of a disk, is held in memory. What is put or removed meanwhile may be missing.
@@ -121,6 +124,20 @@ async def listing(storage: Storage, prefix: str) -> AsyncIterator[Listed]:
             return
         for each in page:
             yield each
+
+
+async def ranges(storage: Storage) -> Sequence[str]:
+    """Give what to list one after the other for all objects: one range where few are stored, else 256 smaller ones.
+
+    Raises as `listing` does.
+    """
+    count = 0
+    async with aclosing(listing(storage, ALL)) as found:
+        async for _ in found:
+            count += 1
+            if count > _FEW:
+                return RANGES
+    return (ALL,)
 
 
 async def remove(storage: Storage, key: str) -> None:
