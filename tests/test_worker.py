@@ -143,9 +143,10 @@ async def test_the_health_check_tells_of_this_hosts_worker_and_no_other(
             await worker.wait()
 
             async def noticed() -> bool:
-                return not await healthy(settings)
+                return not await res.redis.exists(f"holdfast:health:{settings.worker_name}")
 
             assert await eventually(noticed)
+            assert not await healthy(settings)
 
 
 async def test_a_wrong_setting_ends_the_worker_with_a_line_that_names_it(settings: Settings) -> None:
