@@ -8,12 +8,12 @@ from service.errors import Transient
 
 
 def backoff(retries: int, least: float, most: float, errors: Iterable[Transient] = ()) -> timedelta:
-    """Wait as long as the slowest asked for, else exponentially longer with each retry, with jitter.
+    """Wait exponentially longer with each retry, with jitter, and no shorter than the slowest asked for.
 
     `least` and `most` are seconds; nobody who asks gets more than `most`.
     """
     asked = [error.retry_after.total_seconds() for error in errors if error.retry_after is not None]
-    if asked:
-        return timedelta(seconds=min(max(asked), most))
     upper = min(least * 2 ** min(retries + 1, 30), most)
-    return timedelta(seconds=random.uniform(max(least, upper / 2), upper))  # noqa: S311 no secret
+    # Who asks for a second each time would else use up in minutes what is meant for days.
+    pause = random.uniform(max(least, upper / 2), upper)  # noqa: S311 no secret
+    return timedelta(seconds=min(max([pause, *asked]), most))
