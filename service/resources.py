@@ -139,7 +139,7 @@ async def open_resources(settings: Settings) -> AsyncIterator[Resources]:
             credentials=_credentials(settings),
             traces=traces,
             targets=targets,
-            gate=Gate(settings.syncs_per_process),
+            gate=Gate(settings.syncs_per_process, settings.sync_retry_max_seconds),
             slots=asyncio.Semaphore(settings.downloads_per_process),
         )
 
