@@ -56,8 +56,8 @@ async def post(session: aiohttp.ClientSession, url: str, body: bytes, headers: M
         raise Transient("receiver_away", f"it cannot be reached: {type(exc).__name__}") from None
 
 
-def signed(secret: str, message_id: str, body: str) -> dict[str, str]:
-    """Make the headers by which a receiver can tell that a body is ours.
+def signed(message_id: str, body: str, *secrets: str) -> dict[str, str]:
+    """Make the headers by which a receiver can tell that a body is ours, whichever of the secrets it has.
 
     https://github.com/standard-webhooks/standard-webhooks/blob/main/spec/standard-webhooks.md
     """
@@ -65,5 +65,5 @@ def signed(secret: str, message_id: str, body: str) -> dict[str, str]:
     return {
         "webhook-id": message_id,
         "webhook-timestamp": str(int(now.timestamp())),
-        "webhook-signature": Webhook(secret).sign(message_id, now, body),
+        "webhook-signature": " ".join(Webhook(secret).sign(message_id, now, body) for secret in secrets),
     }

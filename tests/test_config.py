@@ -29,6 +29,7 @@ GOOD = {
     "STORAGE_URL": "s3://bucket/prefix",
     "ZENDESK_WEBHOOK_SECRETS": "secret-hunter2",
 }
+WHSEC = "whsec_aG9sZGZhc3QtaG9sZGZhc3QtaG9sZGZhc3QtaG9sZGZhc3Q="
 NAMES = {field.upper() for field in Settings.model_fields} | {"DYNO"}
 
 Read = Callable[..., Settings]
@@ -131,6 +132,8 @@ def test_no_door_opens_with_a_setting_missing_or_wrong(
         ("ALERT_SLACK_URL", "hooks.slack.com/hunter2", "must begin with https://"),
         ("ALERT_WEBHOOK_SECRET", "hunter2", "is not whsec_"),
         ("ALERT_WEBHOOK_SECRET", "whsec_aHVudGVyMg==", "24 to 64 bytes"),
+        ("SYNC_WEBHOOK_SECRET", "hunter2", "is not whsec_"),
+        ("SYNC_WEBHOOK_SECRET", f"{WHSEC},whsec_aHVudGVyMg==", "24 to 64 bytes"),
         ("ALERT_WAITING_SECONDS", "0", "greater than 0"),
         ("ALERT_SIGNATURE_FAILURES", "0", "greater than or equal to 1"),
         ("WEB_CONCURRENCY", "0", "greater than or equal to 1"),
@@ -198,6 +201,12 @@ def test_lists_are_comma_separated_and_blanks_do_not_count(read: Read) -> None:
 
     assert [secret.get_secret_value() for secret in settings.zendesk_webhook_secrets] == ["new==", "old=="]
     assert settings.download_hosts == ("*.zendesk.com", "127.0.0.1")
+
+
+def test_the_sync_signs_with_several_secrets_during_a_rotation(read: Read) -> None:
+    secrets = read(SYNC_WEBHOOK_SECRET=f" {WHSEC} ,{WHSEC[:-2]}g=,").sync_webhook_secret
+
+    assert [secret.get_secret_value() for secret in secrets] == [WHSEC, f"{WHSEC[:-2]}g="]
 
 
 def test_the_account_is_the_subdomain_or_another_address(read: Read) -> None:

@@ -279,7 +279,7 @@ async def test_a_target_that_answers_too_late_is_given_up_and_tried_again(
 @pytest.mark.parametrize(
     ("status", "code", "ends"),
     [
-        (400, "document_refused", "failed"),
+        (400, "receiver_refused", "synced"),
         (413, "document_too_large", "failed"),
         (422, "document_refused", "failed"),
         (302, "receiver_refused", "synced"),

@@ -24,9 +24,10 @@ class SyncSettings(BaseSettings):
         description="where finished e-mails are carried to: a collection of MongoDB's, an https address, or both",
         examples=["mongodb://user:password@host/database.collection"],
     )
-    sync_webhook_secret: SecretStr | None = Field(
-        None,
-        description="what webhooks of the sync are signed with: whsec_ and 24 to 64 bytes in base64",
+    sync_webhook_secret: Annotated[tuple[SecretStr, ...], NoDecode] = Field(
+        (),
+        description="what webhooks of the sync are signed with: whsec_ and 24 to 64 bytes in base64;"
+        " several, comma separated, during a rotation",
         examples=["whsec_…"],
     )
     sync_links: Literal["api", "presigned"] = Field(
@@ -68,10 +69,17 @@ class SyncSettings(BaseSettings):
             raise ValueError("names two targets of one kind; there may be one collection and one endpoint")
         return value
 
+    @field_validator("sync_webhook_secret", mode="before")
+    @classmethod
+    def _split_secrets(cls, value: object) -> object:
+        return value.replace(",", " ").split() if isinstance(value, str) else value
+
     @field_validator("sync_webhook_secret")
     @classmethod
-    def _is_a_secret(cls, value: SecretStr | None) -> SecretStr | None:
-        return can_sign(value)
+    def _are_secrets(cls, value: tuple[SecretStr, ...]) -> tuple[SecretStr, ...]:
+        for secret in value:
+            can_sign(secret)
+        return value
 
     @model_validator(mode="after")
     def _sync_is_whole(self) -> Self:
