@@ -15,8 +15,9 @@ from pydantic import SecretStr
 from pymongo import AsyncMongoClient
 from yarl import URL
 
+from service import logs
 from service.config.settings import Settings
-from service.documents import digest, make_document, read_records
+from service.documents import Document, digest, make_document, read_records
 from service.errors import Rejected, SettingsError
 from service.local.drill.proxy import Proxy
 from service.local.zendesk import Fault, Zendesk
@@ -555,6 +556,18 @@ async def test_the_password_of_a_target_is_in_no_error_and_no_log(
     written = capsys.readouterr()
     assert "hunter2" not in str(email) + written.out + written.err + repr(settings)
     assert email["sync_error_code"] == "receiver_away"
+
+
+async def test_no_line_of_the_log_holds_anything_of_a_document(
+    settings: Settings, server: str, documents: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    logs.configure("json", "DEBUG")
+    async with open_resources(syncing(settings, f"{server}/holdfast.emails")) as res:
+        content = {"subject": "Invoice for November", "version": 1}
+        await res.targets[0].write(Document("key", 1, is_first=True, content=content))
+
+    assert await documents.count_documents({"subject": "Invoice for November"}) == 1
+    assert "November" not in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("name", ["a.b.", "a..b", "a.b$c"])
