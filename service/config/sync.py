@@ -2,6 +2,7 @@
 
 import re
 from datetime import timedelta
+from string import whitespace
 from typing import Annotated, Literal, Self
 from urllib.parse import urlsplit
 
@@ -12,6 +13,8 @@ from service.config.secret import can_sign
 
 # Hosts of one MongoDB address are divided by commas, too; what begins another address has a scheme.
 _BETWEEN = re.compile(r"[,\s]+(?=[A-Za-z][A-Za-z0-9+.-]*://)")
+# Another address, which would be a part of the first one; only what follows a ? may hold one.
+_WITHIN = re.compile(r"[^?]+?://[^?]*://|.+mongodb(\+srv)?://", re.DOTALL)
 _MONGODB = re.compile(r"mongodb(\+srv)?://[^/?#]+/[^/?#.\s]+\.[^/?#\s]+(\?\S*)?")
 _WEBHOOK = re.compile(r"https?://[^/?#\s]+(?:[/?#]\S*)?")
 
@@ -52,13 +55,17 @@ class SyncSettings(BaseSettings):
     @field_validator("sync_url", mode="before")
     @classmethod
     def _split_targets(cls, value: object) -> object:
-        return [part for part in _BETWEEN.split(value.strip()) if part] if isinstance(value, str) else value
+        if not isinstance(value, str):
+            return value
+        return [part for part in _BETWEEN.split(value.strip(f",{whitespace}")) if part]
 
     @field_validator("sync_url")
     @classmethod
     def _check_targets(cls, value: tuple[SecretStr, ...]) -> tuple[SecretStr, ...]:
         for address in value:
             text = address.get_secret_value()
+            if _WITHIN.match(text):
+                raise ValueError("holds a second address: put a comma before it, or write its : as %3A")
             if text.partition("://")[2].split("/")[0].count("@") > 1:
                 raise ValueError("is not a URL; in a password, write / ? # @ : % as %2F %3F %23 %40 %3A %25")
             if text.startswith("mongodb") and not _MONGODB.fullmatch(text):
