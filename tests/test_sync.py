@@ -576,6 +576,20 @@ def test_a_name_that_no_collection_can_have_is_a_wrong_setting(settings: Setting
         judge(syncing(settings, f"mongodb://u:hunter2@127.0.0.1:1/{name}"))
 
 
+async def test_a_server_that_is_frozen_holds_up_no_goodbye(
+    settings: Settings, server: str, documents: Any
+) -> None:
+    """By itself the driver waits until it notices, a quarter of a minute here."""
+    async with before(server) as (proxy, url):
+        settings = syncing(settings, url, sync_seconds=600)
+        async with asyncio.timeout(None) as patience, open_resources(settings) as res:
+            await res.targets[0].write(Document("key", 1, is_first=True, content={"version": 1}))
+            proxy.freeze()
+            patience.reschedule(asyncio.get_running_loop().time() + 10)
+
+    assert not patience.expired()
+
+
 def test_secrets_of_the_sync_are_secret() -> None:
     shown = repr(Settings(sync_url=(SecretStr("mongodb://u:hunter2@h/a.b"),)))
 
