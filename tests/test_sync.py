@@ -1,7 +1,7 @@
 """The sync: what is finished is in the target, once by effect, whatever the target does meanwhile."""
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -24,6 +24,7 @@ from service.local.zendesk import Fault, Zendesk
 from service.resources import Resources, judge, open_resources
 from service.sync.attempt import sync
 from service.sync.retry import resync
+from service.sync.sweep import sync_for_ever
 from tests.conftest import Client, eventually, program, serving, working
 from tests.s3 import Bucket
 from tests.targets import Receiver, mongodb_url, receiver, synced, syncing
@@ -480,6 +481,38 @@ async def test_a_worker_that_is_told_to_end_hands_back_what_it_carries(
     # Who is told to end may take it once more before it ends, and hands it back again.
     assert email["sync_attempt_number"] > left["sync_attempt_number"] > 0
     assert email["sync_retry_count"] == 0
+
+
+@pytest.mark.parametrize("takes", [lambda res: sync(res, 1), sync_for_ever], ids=["ring", "sweep"])
+async def test_who_is_told_to_end_while_it_takes_a_sync_hands_it_back(
+    takes: Callable[[Resources], Coroutine[Any, Any, None]],
+    settings: Settings,
+    database: asyncpg.Connection,
+    endpoint: Receiver,
+) -> None:
+    """Nobody else could carry it before the lease is over."""
+    await database.execute(
+        "INSERT INTO incoming_emails (zendesk_ticket_id, processing_status, attempt_number, sync_status)"
+        " VALUES ('1', 'completed', 1, 'pending')"
+    )
+
+    async def waits() -> bool:
+        return bool(await database.fetchval("SELECT count(*) FROM pg_locks WHERE NOT granted"))
+
+    async with open_resources(syncing(settings, endpoint.url)) as res:
+        async with database.transaction():
+            await database.execute("LOCK incoming_emails")
+            task = asyncio.create_task(takes(res))
+            await eventually(waits)
+            task.cancel()
+            await asyncio.sleep(0)
+        await asyncio.wait({task})
+
+    row = await database.fetchrow(
+        "SELECT sync_status, sync_attempt_number, sync_unsettled, sync_due_at <= now() AS due FROM incoming_emails"
+    )
+    assert tuple(row or ()) == ("pending", 1, 0, True)
+    assert endpoint.messages == []
 
 
 async def test_of_two_targets_one_that_is_away_does_not_keep_the_other_from_having_it(
