@@ -7,13 +7,13 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import structlog
-from sqlalchemy import RowMapping
 from structlog.contextvars import bind_contextvars
 
 from service.backoff import backoff
 from service.database import insist
 from service.documents import (
     Document,
+    File,
     Link,
     Record,
     make_document,
@@ -137,7 +137,7 @@ async def _document(res: Resources, record: Record) -> Document:
     return make_document(record, {file["position"]: await _presigned(res, file) for file in stored})
 
 
-async def _presigned(res: Resources, file: RowMapping) -> Link:
+async def _presigned(res: Resources, file: File) -> Link:
     until = datetime.now(UTC) + LINK_LASTS
     url = await objects.sign(res.storage, file["object_key"], method="GET", expires=LINK_LASTS)
     return (url, until) if url else permanent_link(res.settings.public_url, file)
