@@ -1,19 +1,35 @@
-"""How long to wait before another attempt."""
+"""How long to wait before another attempt, and how long the other side asks for."""
 
 import random
 from collections.abc import Iterable
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
+from email.utils import parsedate_to_datetime
 
 from service.errors import Transient
 
 
 def backoff(retries: int, least: float, most: float, errors: Iterable[Transient] = ()) -> timedelta:
-    """Wait as long as the slowest asked for, else exponentially longer with each retry, with jitter.
+    """Wait exponentially longer with each retry, with jitter, and no shorter than the slowest asked for.
 
     `least` and `most` are seconds; nobody who asks gets more than `most`.
     """
     asked = [error.retry_after.total_seconds() for error in errors if error.retry_after is not None]
-    if asked:
-        return timedelta(seconds=min(max(asked), most))
     upper = min(least * 2 ** min(retries + 1, 30), most)
-    return timedelta(seconds=random.uniform(max(least, upper / 2), upper))  # noqa: S311 no secret
+    # Who asks for a second each time would else use up in minutes what is meant for days.
+    pause = random.uniform(max(least, upper / 2), upper)  # noqa: S311 no secret
+    return timedelta(seconds=min(max([pause, *asked]), most))
+
+
+def asked_for(retry_after: str) -> timedelta | None:
+    """Read a Retry-After, which is seconds or a date; None for what is neither, or more than a day away.
+
+    https://www.rfc-editor.org/rfc/rfc9110#field.retry-after
+    """
+    try:
+        if retry_after.isascii() and retry_after.isdigit():
+            pause = timedelta(seconds=int(retry_after))
+        else:
+            pause = parsedate_to_datetime(retry_after) - datetime.now(UTC)
+    except (ValueError, TypeError, OverflowError):
+        return None
+    return max(pause, timedelta()) if pause <= timedelta(days=1) else None

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from sqlalchemy import BigInteger, ColumnElement, RowMapping, bindparam, func, select, text
-from sqlalchemy.dialects.postgresql import ARRAY
+from sqlalchemy import JSON, BigInteger, ColumnElement, RowMapping, bindparam, func, literal, select, text
+from sqlalchemy.dialects.postgresql import ARRAY, aggregate_order_by
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from service.models import FINISHED, Attachment, IncomingEmail
@@ -50,16 +50,18 @@ _FILE = Attachment.__table__.c[
     "error",
 ]
 
+# A file as it is on record.
+File = Mapping[str, Any]
 # Of a file: where it can be fetched, and until when, where that ends.
 Link = tuple[str, datetime | None]
 
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """A finished e-mail and its files, as they are on record."""
+    """A finished e-mail and its files, as they are on record at one moment."""
 
     email: RowMapping
-    files: Sequence[RowMapping]
+    files: Sequence[File]
 
     @property
     def email_id(self) -> int:
@@ -85,12 +87,9 @@ class Document:
 
 
 async def read_records(conn: AsyncConnection, email_ids: Sequence[int]) -> dict[int, Record]:
-    """Read those of these e-mails that are finished, by their ids."""
-    rows = (await conn.execute(_RECORDS, {"email_ids": list(email_ids)})).mappings().all()
-    files: dict[int, list[RowMapping]] = {}
-    for file in (await conn.execute(_FILES, {"email_ids": [row["id"] for row in rows]})).mappings():
-        files.setdefault(file["email_id"], []).append(file)
-    return {row["id"]: Record(row, files.get(row["id"], ())) for row in rows}
+    """Read those of these e-mails that are finished, by their ids, in one statement: a retry may come between two."""
+    rows = (await conn.execute(_RECORDS, {"email_ids": list(email_ids)})).mappings()
+    return {row["id"]: Record(row, row["files"] or ()) for row in rows}
 
 
 async def read_each(conn: AsyncConnection, email_ids: Sequence[int]) -> list[Record | None]:
@@ -103,7 +102,11 @@ def _columns() -> Sequence[ColumnElement[Any]]:
     """Give the columns that a record of an e-mail is made of."""
     action = OperatorAction.__table__.c
     retries = select(func.count()).where(action.email_id == IncomingEmail.id, action.action == "retry")
-    return (*_EMAIL, retries.scalar_subquery().label("retries"))
+    file = func.json_build_object(*(part for column in _FILE for part in (literal(column.name), column)))
+    files = select(func.json_agg(aggregate_order_by(file, Attachment.position), type_=JSON)).where(
+        Attachment.email_id == IncomingEmail.id
+    )
+    return (*_EMAIL, retries.scalar_subquery().label("retries"), files.scalar_subquery().label("files"))
 
 
 def make_document(record: Record, links: Mapping[int, Link]) -> Document:
@@ -133,7 +136,7 @@ def make_document(record: Record, links: Mapping[int, Link]) -> Document:
     return Document(str(email["idempotency_key"]), record.version, email["retries"] == 0, content)
 
 
-def permanent_link(public_url: str | None, file: RowMapping) -> Link:
+def permanent_link(public_url: str | None, file: File) -> Link:
     """Make the link to a file by our API, which never changes; without our own address it has no host."""
     place = f"/api/v1/emails/{file['email_id']}/attachments/{file['position']}/content"
     return f"{(public_url or '').rstrip('/')}{place}", None
@@ -172,7 +175,7 @@ def to_json(document: object, *, sort_keys: bool = False) -> str:
     return json.dumps(document, default=_written, sort_keys=sort_keys, separators=(",", ":"))
 
 
-def _file(file: RowMapping, link: Link | None) -> dict[str, Any]:
+def _file(file: File, link: Link | None) -> dict[str, Any]:
     url, expires_at = link or (None, None)
     return {
         "position": file["position"],
@@ -201,9 +204,4 @@ def _written(value: object) -> str:
 _IDS = bindparam("email_ids", type_=ARRAY(BigInteger))
 _RECORDS = (
     select(*_columns()).where(IncomingEmail.id == func.any(_IDS), text(FINISHED)).order_by(IncomingEmail.id)
-)
-_FILES = (
-    select(*_FILE)
-    .where(Attachment.email_id == func.any(_IDS))
-    .order_by(Attachment.email_id, Attachment.position)
 )

@@ -10,8 +10,8 @@ from aiohttp.http_exceptions import HttpProcessingError
 
 from service.redaction import without_addresses
 
-# Their lines repeat ours, or name the arguments of jobs.
-_QUIET = ("arq", "aiohttp.access", "asyncio", "sqlalchemy")
+# Their lines repeat ours, or name the arguments of jobs, or hold documents.
+_QUIET = ("arq", "aiohttp.access", "asyncio", "sqlalchemy", "pymongo")
 
 
 def configure(log_format: str, level: str, *watch: structlog.typing.Processor) -> None:

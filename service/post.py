@@ -9,6 +9,7 @@ import aiohttp
 from standardwebhooks import Webhook
 from yarl import URL
 
+from service.backoff import asked_for
 from service.errors import Transient
 
 SECONDS = 15.0
@@ -45,9 +46,7 @@ async def post(session: aiohttp.ClientSession, url: str, body: bytes, headers: M
     try:
         # Not to where else it points: nobody but this address is meant to know.
         async with session.post(URL(url), data=body, headers=headers, allow_redirects=False) as response:
-            asked = response.headers.get("Retry-After", "")
-            pause = int(asked) if asked.isascii() and asked.isdigit() and len(asked) < 6 else None
-            return Answer(response.status, None if pause is None else timedelta(seconds=pause))
+            return Answer(response.status, asked_for(response.headers.get("Retry-After", "")))
     except (aiohttp.ClientSSLError, ssl.SSLError):
         raise Transient("tls_failed", "no secure connection: look at its certificate") from None
     except TimeoutError:
@@ -57,8 +56,8 @@ async def post(session: aiohttp.ClientSession, url: str, body: bytes, headers: M
         raise Transient("receiver_away", f"it cannot be reached: {type(exc).__name__}") from None
 
 
-def signed(secret: str, message_id: str, body: str) -> dict[str, str]:
-    """Make the headers by which a receiver can tell that a body is ours.
+def signed(message_id: str, body: str, *secrets: str) -> dict[str, str]:
+    """Make the headers by which a receiver can tell that a body is ours, whichever of the secrets it has.
 
     https://github.com/standard-webhooks/standard-webhooks/blob/main/spec/standard-webhooks.md
     """
@@ -66,5 +65,5 @@ def signed(secret: str, message_id: str, body: str) -> dict[str, str]:
     return {
         "webhook-id": message_id,
         "webhook-timestamp": str(int(now.timestamp())),
-        "webhook-signature": Webhook(secret).sign(message_id, now, body),
+        "webhook-signature": " ".join(Webhook(secret).sign(message_id, now, body) for secret in secrets),
     }

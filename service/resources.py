@@ -85,7 +85,7 @@ def judge(settings: Settings) -> None:
         open_storage(settings.storage_url or "")
         field = "sync_url"
         open_targets(settings)
-    except (ValueError, TypeError, RedisError, HoldfastError) as exc:
+    except (ValueError, TypeError, OSError, RedisError, HoldfastError) as exc:
         raise SettingsError(complaint(field, f"cannot be used ({type(exc).__name__})")) from None
     for field, (module, extra) in _EXTRAS.items():
         if getattr(settings, field) and not _is_installed(module):
@@ -139,7 +139,7 @@ async def open_resources(settings: Settings) -> AsyncIterator[Resources]:
             credentials=_credentials(settings),
             traces=traces,
             targets=targets,
-            gate=Gate(settings.syncs_per_process),
+            gate=Gate(settings.syncs_per_process, settings.sync_retry_max_seconds),
             slots=asyncio.Semaphore(settings.downloads_per_process),
         )
 

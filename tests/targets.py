@@ -25,7 +25,7 @@ def syncing(settings: Settings, *urls: str, **more: object) -> Settings:
     return settings.model_copy(
         update={
             "sync_url": tuple(SecretStr(url) for url in urls),
-            "sync_webhook_secret": SecretStr(SECRET),
+            "sync_webhook_secret": (SecretStr(SECRET),),
             "sync_retry_min_seconds": 0.1,
             "sync_retry_max_seconds": 0.3,
             "sync_seconds": 5,
@@ -60,6 +60,7 @@ class Receiver:
     """Keeps what is posted to it, once its signature is verified; answers `statuses` first, then 200."""
 
     url: str = ""
+    secret: str = SECRET
     statuses: list[int] = field(default_factory=list)
     headers: dict[str, str] = field(default_factory=dict)
     delay: float = 0
@@ -79,7 +80,7 @@ class Receiver:
     async def take(self, request: web.Request) -> web.Response:
         content = await request.read()
         await asyncio.sleep(self.delay)
-        Webhook(SECRET).verify(content, dict(request.headers))
+        Webhook(self.secret).verify(content, dict(request.headers))
         if self.statuses:
             self.refused += 1
             return web.Response(status=self.statuses.pop(0), headers=self.headers)

@@ -327,7 +327,7 @@ async def test_what_could_not_be_synced_is_found_by_the_filter_and_synced_again_
     async with receiver() as target:
         target.statuses = [422]
         with_target = settings.model_copy(
-            update={"sync_url": (SecretStr(target.url),), "sync_webhook_secret": SecretStr(SECRET)}
+            update={"sync_url": (SecretStr(target.url),), "sync_webhook_secret": (SecretStr(SECRET),)}
         )
         async with serving(with_target, zendesk) as client, working(with_target):
             await until_synced(client, await send(client, subject="Refused"), "failed")

@@ -335,7 +335,7 @@ async def test_what_was_not_synced_is_listed_shown_and_synced_again(
     settings: Settings, database: asyncpg.Connection, target: Receiver
 ) -> None:
     syncing = settings.model_copy(
-        update={"sync_url": (SecretStr(target.url),), "sync_webhook_secret": SecretStr(SECRET)}
+        update={"sync_url": (SecretStr(target.url),), "sync_webhook_secret": (SecretStr(SECRET),)}
     )
     refused = {"error_code": None, "sync_status": "failed", "sync_error_code": "document_refused"}
     await add(database, 3, **refused)

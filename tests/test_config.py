@@ -29,6 +29,7 @@ GOOD = {
     "STORAGE_URL": "s3://bucket/prefix",
     "ZENDESK_WEBHOOK_SECRETS": "secret-hunter2",
 }
+WHSEC = "whsec_aG9sZGZhc3QtaG9sZGZhc3QtaG9sZGZhc3QtaG9sZGZhc3Q="
 NAMES = {field.upper() for field in Settings.model_fields} | {"DYNO"}
 
 Read = Callable[..., Settings]
@@ -131,6 +132,12 @@ def test_no_door_opens_with_a_setting_missing_or_wrong(
         ("ALERT_SLACK_URL", "hooks.slack.com/hunter2", "must begin with https://"),
         ("ALERT_WEBHOOK_SECRET", "hunter2", "is not whsec_"),
         ("ALERT_WEBHOOK_SECRET", "whsec_aHVudGVyMg==", "24 to 64 bytes"),
+        ("SYNC_WEBHOOK_SECRET", "hunter2", "is not whsec_"),
+        ("SYNC_WEBHOOK_SECRET", f"{WHSEC},whsec_aHVudGVyMg==", "24 to 64 bytes"),
+        ("SYNC_URL", "https://erp.example/x;mongodb://u:hunter2@h/d.c", "a second address"),
+        ("SYNC_URL", "https://erp.example/x|mongodb://u:hunter2@h/d.c", "a second address"),
+        ("SYNC_URL", "https://erp.example/x?a=1;mongodb+srv://u:hunter2@h/d.c", "a second address"),
+        ("SYNC_URL", "mongodb://u:hunter2@h/d.c;https://erp.example/x", "a second address"),
         ("ALERT_WAITING_SECONDS", "0", "greater than 0"),
         ("ALERT_SIGNATURE_FAILURES", "0", "greater than or equal to 1"),
         ("WEB_CONCURRENCY", "0", "greater than or equal to 1"),
@@ -198,6 +205,31 @@ def test_lists_are_comma_separated_and_blanks_do_not_count(read: Read) -> None:
 
     assert [secret.get_secret_value() for secret in settings.zendesk_webhook_secrets] == ["new==", "old=="]
     assert settings.download_hosts == ("*.zendesk.com", "127.0.0.1")
+
+
+def test_the_sync_signs_with_several_secrets_during_a_rotation(read: Read) -> None:
+    secrets = read(SYNC_WEBHOOK_SECRET=f" {WHSEC} ,{WHSEC[:-2]}g=,").sync_webhook_secret
+
+    assert [secret.get_secret_value() for secret in secrets] == [WHSEC, f"{WHSEC[:-2]}g="]
+
+
+@pytest.mark.parametrize(
+    ("value", "addresses"),
+    [
+        ("https://h/x,", ["https://h/x"]),
+        (", https://h/x ,\n", ["https://h/x"]),
+        ("mongodb://h/d.c,", ["mongodb://h/d.c"]),
+        ("mongodb://u:p@h1:1,h2:2/d.c?w=1 , https://h/x", ["mongodb://u:p@h1:1,h2:2/d.c?w=1", "https://h/x"]),
+        ("https://h/x?next=http://127.0.0.1", ["https://h/x?next=http://127.0.0.1"]),
+    ],
+)
+def test_targets_are_comma_separated_and_stray_commas_do_not_count(
+    read: Read, value: str, addresses: list[str]
+) -> None:
+    """Hosts of one address of MongoDB's are divided by commas, too."""
+    settings = read(SYNC_URL=value, SYNC_WEBHOOK_SECRET=WHSEC)
+
+    assert [address.get_secret_value() for address in settings.sync_url] == addresses
 
 
 def test_the_account_is_the_subdomain_or_another_address(read: Read) -> None:

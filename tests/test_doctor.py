@@ -313,7 +313,7 @@ async def test_a_target_that_is_away_is_named_and_links_without_a_host_are_a_war
     )
 
     checks = await examined(
-        settings, sync_url=tuple(map(SecretStr, urls)), sync_webhook_secret=SecretStr(SECRET)
+        settings, sync_url=tuple(map(SecretStr, urls)), sync_webhook_secret=(SecretStr(SECRET),)
     )
 
     assert checks["sync to mongodb"].ok is False

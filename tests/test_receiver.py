@@ -42,7 +42,7 @@ async def receiving(settings: Settings, path: Path) -> AsyncIterator[tuple[async
 
 @asynccontextmanager
 async def posting(url: str, secret: str = SECRET) -> AsyncIterator[Endpoint]:
-    endpoint = Endpoint(url, secret, 30)
+    endpoint = Endpoint(url, [secret], 30)
     try:
         yield endpoint
     finally:

@@ -39,7 +39,7 @@ def settings(settings: Settings, target: Receiver) -> Settings:
     return settings.model_copy(
         update={
             "sync_url": (SecretStr(target.url),),
-            "sync_webhook_secret": SecretStr(SECRET),
+            "sync_webhook_secret": (SecretStr(SECRET),),
             "public_url": "https://holdfast.acme.example",
             "api_read_token": SecretStr(READ_TOKEN),
         }

@@ -1,7 +1,7 @@
 """The sync: what is finished is in the target, once by effect, whatever the target does meanwhile."""
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -15,14 +15,16 @@ from pydantic import SecretStr
 from pymongo import AsyncMongoClient
 from yarl import URL
 
+from service import logs
 from service.config.settings import Settings
-from service.documents import digest, make_document, read_records
+from service.documents import Document, digest, make_document, read_records
 from service.errors import Rejected, SettingsError
 from service.local.drill.proxy import Proxy
 from service.local.zendesk import Fault, Zendesk
 from service.resources import Resources, judge, open_resources
 from service.sync.attempt import sync
 from service.sync.retry import resync
+from service.sync.sweep import sync_for_ever
 from tests.conftest import Client, eventually, program, serving, working
 from tests.s3 import Bucket
 from tests.targets import Receiver, mongodb_url, receiver, synced, syncing
@@ -279,7 +281,7 @@ async def test_a_target_that_answers_too_late_is_given_up_and_tried_again(
 @pytest.mark.parametrize(
     ("status", "code", "ends"),
     [
-        (400, "document_refused", "failed"),
+        (400, "receiver_refused", "synced"),
         (413, "document_too_large", "failed"),
         (422, "document_refused", "failed"),
         (302, "receiver_refused", "synced"),
@@ -481,6 +483,38 @@ async def test_a_worker_that_is_told_to_end_hands_back_what_it_carries(
     assert email["sync_retry_count"] == 0
 
 
+@pytest.mark.parametrize("takes", [lambda res: sync(res, 1), sync_for_ever], ids=["ring", "sweep"])
+async def test_who_is_told_to_end_while_it_takes_a_sync_hands_it_back(
+    takes: Callable[[Resources], Coroutine[Any, Any, None]],
+    settings: Settings,
+    database: asyncpg.Connection,
+    endpoint: Receiver,
+) -> None:
+    """Nobody else could carry it before the lease is over."""
+    await database.execute(
+        "INSERT INTO incoming_emails (zendesk_ticket_id, processing_status, attempt_number, sync_status)"
+        " VALUES ('1', 'completed', 1, 'pending')"
+    )
+
+    async def waits() -> bool:
+        return bool(await database.fetchval("SELECT count(*) FROM pg_locks WHERE NOT granted"))
+
+    async with open_resources(syncing(settings, endpoint.url)) as res:
+        async with database.transaction():
+            await database.execute("LOCK incoming_emails")
+            task = asyncio.create_task(takes(res))
+            await eventually(waits)
+            task.cancel()
+            await asyncio.sleep(0)
+        await asyncio.wait({task})
+
+    row = await database.fetchrow(
+        "SELECT sync_status, sync_attempt_number, sync_unsettled, sync_due_at <= now() AS due FROM incoming_emails"
+    )
+    assert tuple(row or ()) == ("pending", 1, 0, True)
+    assert endpoint.messages == []
+
+
 async def test_of_two_targets_one_that_is_away_does_not_keep_the_other_from_having_it(
     settings: Settings, zendesk: Zendesk, server: str, documents: Any, endpoint: Receiver
 ) -> None:
@@ -557,10 +591,36 @@ async def test_the_password_of_a_target_is_in_no_error_and_no_log(
     assert email["sync_error_code"] == "receiver_away"
 
 
+async def test_no_line_of_the_log_holds_anything_of_a_document(
+    settings: Settings, server: str, documents: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    logs.configure("json", "DEBUG")
+    async with open_resources(syncing(settings, f"{server}/holdfast.emails")) as res:
+        content = {"subject": "Invoice for November", "version": 1}
+        await res.targets[0].write(Document("key", 1, is_first=True, content=content))
+
+    assert await documents.count_documents({"subject": "Invoice for November"}) == 1
+    assert "November" not in capsys.readouterr().out
+
+
 @pytest.mark.parametrize("name", ["a.b.", "a..b", "a.b$c"])
 def test_a_name_that_no_collection_can_have_is_a_wrong_setting(settings: Settings, name: str) -> None:
     with pytest.raises(SettingsError, match="SYNC_URL: cannot be used"):
         judge(syncing(settings, f"mongodb://u:hunter2@127.0.0.1:1/{name}"))
+
+
+async def test_a_server_that_is_frozen_holds_up_no_goodbye(
+    settings: Settings, server: str, documents: Any
+) -> None:
+    """By itself the driver waits until it notices, a quarter of a minute here."""
+    async with before(server) as (proxy, url):
+        settings = syncing(settings, url, sync_seconds=600)
+        async with asyncio.timeout(None) as patience, open_resources(settings) as res:
+            await res.targets[0].write(Document("key", 1, is_first=True, content={"version": 1}))
+            proxy.freeze()
+            patience.reschedule(asyncio.get_running_loop().time() + 10)
+
+    assert not patience.expired()
 
 
 def test_secrets_of_the_sync_are_secret() -> None:

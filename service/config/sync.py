@@ -2,6 +2,7 @@
 
 import re
 from datetime import timedelta
+from string import whitespace
 from typing import Annotated, Literal, Self
 from urllib.parse import urlsplit
 
@@ -12,6 +13,8 @@ from service.config.secret import can_sign
 
 # Hosts of one MongoDB address are divided by commas, too; what begins another address has a scheme.
 _BETWEEN = re.compile(r"[,\s]+(?=[A-Za-z][A-Za-z0-9+.-]*://)")
+# Another address, which would be a part of the first one; only what follows a ? may hold one.
+_WITHIN = re.compile(r"[^?]+?://[^?]*://|.+mongodb(\+srv)?://", re.DOTALL)
 _MONGODB = re.compile(r"mongodb(\+srv)?://[^/?#]+/[^/?#.\s]+\.[^/?#\s]+(\?\S*)?")
 _WEBHOOK = re.compile(r"https?://[^/?#\s]+(?:[/?#]\S*)?")
 
@@ -24,9 +27,10 @@ class SyncSettings(BaseSettings):
         description="where finished e-mails are carried to: a collection of MongoDB's, an https address, or both",
         examples=["mongodb://user:password@host/database.collection"],
     )
-    sync_webhook_secret: SecretStr | None = Field(
-        None,
-        description="what webhooks of the sync are signed with: whsec_ and 24 to 64 bytes in base64",
+    sync_webhook_secret: Annotated[tuple[SecretStr, ...], NoDecode] = Field(
+        (),
+        description="what webhooks of the sync are signed with: whsec_ and 24 to 64 bytes in base64;"
+        " several, comma separated, during a rotation",
         examples=["whsec_…"],
     )
     sync_links: Literal["api", "presigned"] = Field(
@@ -51,13 +55,17 @@ class SyncSettings(BaseSettings):
     @field_validator("sync_url", mode="before")
     @classmethod
     def _split_targets(cls, value: object) -> object:
-        return [part for part in _BETWEEN.split(value.strip()) if part] if isinstance(value, str) else value
+        if not isinstance(value, str):
+            return value
+        return [part for part in _BETWEEN.split(value.strip(f",{whitespace}")) if part]
 
     @field_validator("sync_url")
     @classmethod
     def _check_targets(cls, value: tuple[SecretStr, ...]) -> tuple[SecretStr, ...]:
         for address in value:
             text = address.get_secret_value()
+            if _WITHIN.match(text):
+                raise ValueError("holds a second address: put a comma before it, or write its : as %3A")
             if text.partition("://")[2].split("/")[0].count("@") > 1:
                 raise ValueError("is not a URL; in a password, write / ? # @ : % as %2F %3F %23 %40 %3A %25")
             if text.startswith("mongodb") and not _MONGODB.fullmatch(text):
@@ -68,10 +76,17 @@ class SyncSettings(BaseSettings):
             raise ValueError("names two targets of one kind; there may be one collection and one endpoint")
         return value
 
+    @field_validator("sync_webhook_secret", mode="before")
+    @classmethod
+    def _split_secrets(cls, value: object) -> object:
+        return value.replace(",", " ").split() if isinstance(value, str) else value
+
     @field_validator("sync_webhook_secret")
     @classmethod
-    def _is_a_secret(cls, value: SecretStr | None) -> SecretStr | None:
-        return can_sign(value)
+    def _are_secrets(cls, value: tuple[SecretStr, ...]) -> tuple[SecretStr, ...]:
+        for secret in value:
+            can_sign(secret)
+        return value
 
     @model_validator(mode="after")
     def _sync_is_whole(self) -> Self:

@@ -2,12 +2,11 @@
 
 import re
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
-from email.utils import parsedate_to_datetime
 from urllib.parse import unquote
 
 from aiohttp import ClientResponse
 
+from service.backoff import asked_for
 from service.errors import Permanent, Transient
 
 _FILE_NAME = re.compile(r"filename\*?\s*=\s*(?:[\w-]+'[^']*')?\"?([^\";]+)", re.IGNORECASE)
@@ -45,7 +44,7 @@ def check_status(response: ClientResponse) -> None:
         raise Permanent(code, f"{answered}: {text}")
     if status == 429 or status in {408, 425} or 500 <= status <= 599:
         code = "rate_limited" if status == 429 else "server_error"
-        raise Transient(code, answered, _retry_after(response.headers.get("Retry-After", "")))
+        raise Transient(code, answered, asked_for(response.headers.get("Retry-After", "")))
     if status != 200:
         raise Permanent("unexpected_status", answered)
 
@@ -85,18 +84,6 @@ def check_size(response: ClientResponse, expected: Expected, received: int) -> N
     if received < (expected.size or 0) and not framed:
         raise Transient("connection_lost", message)  # it ended by hanging up, which looks like breaking off
     raise Permanent("size_mismatch", message)
-
-
-def _retry_after(value: str) -> timedelta | None:
-    """Read seconds or a date; None for what is neither, or more than a day away."""
-    try:
-        if value.isascii() and value.isdigit():
-            pause = timedelta(seconds=int(value))
-        else:
-            pause = parsedate_to_datetime(value) - datetime.now(UTC)
-    except (ValueError, TypeError, OverflowError):
-        return None
-    return max(pause, timedelta()) if pause <= timedelta(days=1) else None
 
 
 def _names(response: ClientResponse) -> set[str]:

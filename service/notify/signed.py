@@ -10,7 +10,7 @@ from service.post import signed
 async def send(url: str, secret: str, notice: Notice) -> None:
     """Send a notice; raises Transient or Permanent."""
     body = json.dumps({"type": notice.kind, "timestamp": notice.at.isoformat(), "data": _data(notice)})
-    await deliver(url, body.encode(), signed(secret, notice.id, body))
+    await deliver(url, body.encode(), signed(notice.id, body, secret))
 
 
 def _data(notice: Notice) -> dict[str, object]:

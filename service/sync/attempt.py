@@ -2,16 +2,18 @@
 
 import asyncio
 import time
+from collections.abc import Coroutine, Sequence
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import structlog
-from sqlalchemy import RowMapping
 from structlog.contextvars import bind_contextvars
 
 from service.backoff import backoff
 from service.database import insist
 from service.documents import (
     Document,
+    File,
     Link,
     Record,
     make_document,
@@ -46,13 +48,20 @@ async def sync(res: Resources, email_id: int) -> None:
     if not res.targets or not res.gate.room:
         return
     with res.gate.passing():
-        try:
-            held = await res.coalesce(carrying.claim, Wish(email_id, res.settings.sync_lease))
-        except Transient as exc:
-            log.warning("sync_not_claimed", email=email_id, code=exc.code)
-            return
-        if held:
+        for held in await for_certain(res, _claim(res, email_id)):
             await carry(res, held)
+
+
+async def for_certain(res: Resources, taking: Coroutine[Any, Any, Sequence[Carrying]]) -> Sequence[Carrying]:
+    """Take; if cancelled meanwhile, hand back what was taken, instead of letting its lease run out."""
+    task = asyncio.create_task(taking)
+    try:
+        return await asyncio.shield(task)
+    except asyncio.CancelledError:
+        await asyncio.wait({task}, timeout=HAND_BACK_SECONDS)
+        if task.done():
+            await asyncio.gather(*(_hand_back(res, held) for held in task.result()))
+        raise
 
 
 async def carry(res: Resources, held: Carrying) -> None:
@@ -77,6 +86,15 @@ async def carry(res: Resources, held: Carrying) -> None:
     error = end.error_code or (None if outcome == "synced" else outcome)
     about: dict[str, str | int] = {"outcome": outcome, **_names(held)}
     res.traces.record(held.invocation, "sync", seconds, about, under="webhook", error=error)
+
+
+async def _claim(res: Resources, email_id: int) -> Sequence[Carrying]:
+    try:
+        held = await res.coalesce(carrying.claim, Wish(email_id, res.settings.sync_lease))
+    except Transient as exc:  # the sweep takes it, if it was not claimed after all
+        log.warning("sync_not_claimed", email=email_id, code=exc.code)
+        return ()
+    return (held,) if held else ()
 
 
 async def _write(res: Resources, held: Carrying) -> list[HoldfastError]:
@@ -119,7 +137,7 @@ async def _document(res: Resources, record: Record) -> Document:
     return make_document(record, {file["position"]: await _presigned(res, file) for file in stored})
 
 
-async def _presigned(res: Resources, file: RowMapping) -> Link:
+async def _presigned(res: Resources, file: File) -> Link:
     until = datetime.now(UTC) + LINK_LASTS
     url = await objects.sign(res.storage, file["object_key"], method="GET", expires=LINK_LASTS)
     return (url, until) if url else permanent_link(res.settings.public_url, file)

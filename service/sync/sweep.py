@@ -2,6 +2,7 @@
 
 import asyncio
 import random
+from collections.abc import Sequence
 from datetime import timedelta
 from functools import partial
 
@@ -10,7 +11,7 @@ import structlog
 from service.database import run
 from service.errors import Transient
 from service.resources import Resources
-from service.sync.attempt import carry
+from service.sync.attempt import carry, for_certain
 from service.syncs import again, carrying
 from service.syncs.carrying import Carrying
 
@@ -61,17 +62,21 @@ async def _begin(res: Resources, running: set[asyncio.Task[None]]) -> int:
     """Begin with what is due; return how much that was."""
     if not (room := min(res.gate.room, BATCH)):
         return 0
-    take = partial(carrying.take_due, limit=room, lease=res.settings.sync_lease)
-    try:
-        due = await run(res.engine, res.settings.database_seconds, take)
-    except Transient as exc:
-        log.warning("syncs_not_swept", code=exc.code)
-        return 0
+    due = await for_certain(res, _take(res, room))
     for held in due:
         task = asyncio.create_task(_pass(res, held))
         running.add(task)
         task.add_done_callback(running.discard)
     return len(due)
+
+
+async def _take(res: Resources, room: int) -> Sequence[Carrying]:
+    take = partial(carrying.take_due, limit=room, lease=res.settings.sync_lease)
+    try:
+        return await run(res.engine, res.settings.database_seconds, take)
+    except Transient as exc:
+        log.warning("syncs_not_swept", code=exc.code)
+        return ()
 
 
 async def _pass(res: Resources, held: Carrying) -> None:

@@ -2,14 +2,18 @@
 
 import asyncio
 import json
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
-from contextlib import asynccontextmanager
+import re
+import warnings
+from collections.abc import AsyncGenerator, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qsl, unquote, urlsplit
 
+from service.config.reading import complaint
 from service.documents import SOURCE, Document
-from service.errors import Permanent, Transient
+from service.errors import Permanent, SettingsError
+from service.targets.mongodb_failures import asking
 
 if TYPE_CHECKING:
     from pymongo import AsyncMongoClient
@@ -22,11 +26,7 @@ _CONNECT_SECONDS = 5.0
 LEAST_ID, MOST_ID = -(2**63), 2**63 - 1
 # Documents read at once: they may be large.
 _BATCH = 100
-
-# https://github.com/mongodb/mongo/blob/master/src/mongo/base/error_codes.yml
-_NOT_LET_IN = frozenset({11, 13, 18, 8000})
-_TOO_LARGE = frozenset({10334, 17419, 17420})
-_REFUSED = frozenset({2, 14, 121, 11000})
+_GOODBYE_SECONDS = 0.5
 
 Found = Mapping[str, Any]
 
@@ -80,7 +80,12 @@ class Collection:
             await self._documents.update_one({"_id": {"$in": []}}, {"$set": {"source": SOURCE}})
 
     async def close(self) -> None:
-        await self._client.close()
+        """Say goodbye; to a server that does not answer once, and not again."""
+        for _ in range(2):
+            with suppress(TimeoutError):
+                async with asyncio.timeout(_GOODBYE_SECONDS):
+                    await self._client.close()
+                    return
 
     async def prepare(self) -> None:
         """See that ranges of e-mails can be found without reading all; it needs the right to make an index."""
@@ -122,31 +127,12 @@ class Collection:
                     return
                 yield some
 
-    @asynccontextmanager
-    async def _asking(self) -> AsyncIterator[None]:
-        """Bound what is asked of the server, and translate what goes wrong."""
-        from bson.errors import BSONError
-        from pymongo import errors
-
-        try:
-            async with asyncio.timeout(self._seconds):
-                yield
-        except (errors.NetworkTimeout, errors.ExecutionTimeout, errors.WTimeoutError, TimeoutError):
-            raise Transient("receiver_slow", f"no answer within {self._seconds:g} s") from None
-        except errors.DocumentTooLarge:
-            raise Permanent("document_too_large", "as a document it has more than 16 MiB") from None
-        except (errors.OperationFailure, errors.BulkWriteError) as exc:
-            raise _refusal(exc.code) from None
-        except (errors.ConnectionFailure, OSError) as exc:
-            raise Transient("receiver_away", f"it cannot be reached: {type(exc).__name__}") from None
-        except BSONError as exc:
-            raise Permanent("document_refused", f"it is no document for it: {type(exc).__name__}") from None
-        except errors.PyMongoError as exc:  # of what it is told in SYNC_URL, mostly
-            raise Transient("receiver_refused", f"it cannot be used: {type(exc).__name__}") from None
+    def _asking(self) -> AbstractAsyncContextManager[None]:
+        return asking(self._seconds)
 
 
 def open_collection(url: str, seconds: float, *, pool_size: int) -> Collection:
-    """Open a collection; nothing connects yet. Raises ValueError for an address that cannot be one."""
+    """Open a collection; nothing connects yet. Raises SettingsError, ValueError for an address that cannot be one."""
     from bson.codec_options import CodecOptions, DatetimeConversion
     from pymongo import AsyncMongoClient, ReadPreference, WriteConcern
     from pymongo.errors import PyMongoError
@@ -162,9 +148,12 @@ def open_collection(url: str, seconds: float, *, pool_size: int) -> Collection:
     }
     given = {name.lower() for name, _ in parse_qsl(parts.query, keep_blank_values=True)}
     try:
-        client: AsyncMongoClient[dict[str, Any]] = AsyncMongoClient(
-            url, **{name: value for name, value in own.items() if name.lower() not in given}
-        )
+        with warnings.catch_warnings():
+            # It leaves out what it does not understand, be it tls or w.
+            warnings.simplefilter("error", UserWarning)
+            client: AsyncMongoClient[dict[str, Any]] = AsyncMongoClient(
+                url, **{name: value for name, value in own.items() if name.lower() not in given}
+            )
         database, _, collection = unquote(parts.path).removeprefix("/").partition(".")
         documents = client[database].get_collection(
             collection,
@@ -178,6 +167,13 @@ def open_collection(url: str, seconds: float, *, pool_size: int) -> Collection:
             read_concern=ReadConcern("majority"),
             write_concern=WriteConcern("majority", wtimeout=round(1000 * seconds)),
         )
+    except UserWarning as exc:
+        raise SettingsError(_complaint(str(exc))) from None
+    except OSError:
+        reason = (
+            "the file of tlsCAFile, tlsCRLFile or tlsCertificateKeyFile is not there, or holds no certificate"
+        )
+        raise SettingsError(complaint("sync_url", reason)) from None
     except PyMongoError as exc:
         raise ValueError(type(exc).__name__) from None
     return Collection(client, documents, seconds)
@@ -191,15 +187,11 @@ def copy_of(found: Found) -> dict[str, Any]:
     return copy
 
 
-def _refusal(code: int | None) -> Transient | Permanent:
-    if code in _NOT_LET_IN:
-        return Transient(
-            "receiver_refused", f"it does not let us in ({code}): look at user and rights in SYNC_URL"
-        )
-    if code in _TOO_LARGE:
-        return Permanent("document_too_large", f"it is too large for it ({code})")
-    if code in _REFUSED:
-        return Permanent(
-            "document_refused", f"it refuses this document ({code}): look at the collection's rules"
-        )
-    return Transient("receiver_busy", f"it could not do it ({code})")
+def _complaint(text: str) -> str:
+    """Say which options the driver means, of those that it knows: all else may be a piece of a secret."""
+    from pymongo.common import URI_OPTIONS_VALIDATOR_MAP
+
+    meant = [word for word in re.findall(r"\w+", text.lower()) if word in URI_OPTIONS_VALIDATOR_MAP]
+    about = f" (it is about {', '.join(dict.fromkeys(meant))})" if meant else ""
+    reason = f"an option after the ? is unknown, has no such value, or stands there twice{about}"
+    return complaint("sync_url", reason)

@@ -46,5 +46,5 @@ def collection_of(targets: Sequence[Target]) -> Collection | None:
 def _open(settings: Settings, url: str) -> Target:
     if url.startswith("mongodb"):
         return open_collection(url, settings.sync_seconds, pool_size=settings.syncs_per_process)
-    assert settings.sync_webhook_secret  # noqa: S101 the settings saw to it
-    return Endpoint(url, settings.sync_webhook_secret.get_secret_value(), settings.sync_seconds)
+    secrets = [secret.get_secret_value() for secret in settings.sync_webhook_secret]
+    return Endpoint(url, secrets, settings.sync_seconds)

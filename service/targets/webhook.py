@@ -2,18 +2,21 @@
 
 import hashlib
 import re
+from collections.abc import Sequence
 from functools import cached_property
 
 from aiohttp import ClientSession
 
 from service.documents import Document, to_json
 from service.errors import Permanent, Transient
-from service.post import open_session, post, signed
+from service.post import Answer, open_session, post, signed
 
 # Printable ASCII, as a header may hold it.
 _PLAIN = re.compile(r"[\x21-\x7e]{1,200}")
 # About the document, and no other: https://www.rfc-editor.org/rfc/rfc9110#section-15.5
-_OF_A_DOCUMENT = {400: "document_refused", 413: "document_too_large", 422: "document_refused"}
+_OF_A_DOCUMENT = {413: "document_too_large", 422: "document_refused"}
+# Many answer so to a signature or a time that they do not accept, too.
+_OF_EITHER = 400
 _NOT_LET_IN = frozenset({401, 403})
 _BUSY = frozenset({408, 409, 425, 429})
 
@@ -24,10 +27,11 @@ class Endpoint:
     name = "webhook"
     can_be_tried = False
 
-    def __init__(self, url: str, secret: str, seconds: float) -> None:
+    def __init__(self, url: str, secrets: Sequence[str], seconds: float) -> None:
         self._url = url
-        self._secret = secret
+        self._secrets = secrets
         self._seconds = seconds
+        self._takes_others = False  # since it answered 400, or since the start
 
     async def write(self, document: Document) -> None:
         content = document.content
@@ -38,17 +42,12 @@ class Endpoint:
                 "data": {"id": document.key, **content},
             }
         )
-        headers = signed(self._secret, message_id(document), body)
+        headers = signed(message_id(document), body, *self._secrets)
         answer = await post(self._session, self._url, body.encode(), headers)
         if answer.is_good:
+            self._takes_others = True
             return
-        said = f"it answered {answer.status}"
-        if code := _OF_A_DOCUMENT.get(answer.status):
-            raise Permanent(code, f"{said} to this e-mail")
-        if answer.status in _BUSY or answer.status >= 500:
-            raise Transient("receiver_busy", said, answer.retry_after)
-        what = "SYNC_WEBHOOK_SECRET" if answer.status in _NOT_LET_IN else "the address in SYNC_URL"
-        raise Transient("receiver_refused", f"{said}: look at {what}, and at what it expects")
+        raise self._refusal(answer)
 
     async def check(self) -> None:
         """Do nothing: whoever posts to find out leaves something there."""
@@ -56,6 +55,20 @@ class Endpoint:
     async def close(self) -> None:
         if "_session" in vars(self):
             await self._session.close()
+
+    def _refusal(self, answer: Answer) -> Transient | Permanent:
+        said = f"it answered {answer.status}"
+        if code := _OF_A_DOCUMENT.get(answer.status):
+            return Permanent(code, f"{said} to this e-mail")
+        if answer.status == _OF_EITHER and self._takes_others:
+            # If it is not about this one after all, no second one is lost to it.
+            self._takes_others = False
+            return Permanent("document_refused", f"{said} to this e-mail, and took others")
+        if answer.status in _BUSY or answer.status >= 500:
+            return Transient("receiver_busy", said, answer.retry_after)
+        return Transient(
+            "receiver_refused", f"{said}: look at {_suspect(answer.status)}, and at what it expects"
+        )
 
     @cached_property
     def _session(self) -> ClientSession:
@@ -72,3 +85,9 @@ def message_id(document: Document) -> str:
     if not _PLAIN.fullmatch(key):
         key = f"sha256:{hashlib.sha256(key.encode()).hexdigest()}"
     return key if document.is_first else f"{key}:{document.version}"
+
+
+def _suspect(status: int) -> str:
+    if status == _OF_EITHER:
+        return "SYNC_WEBHOOK_SECRET, at this host's clock"
+    return "SYNC_WEBHOOK_SECRET" if status in _NOT_LET_IN else "the address in SYNC_URL"

@@ -1,0 +1,67 @@
+"""An e-mail as one document: what it is made of is of one moment."""
+
+from typing import Any
+
+import asyncpg
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from service.database import connect
+from service.documents import make_document, read_records
+from service.jobs import again
+from service.resources import Resources
+
+EMAIL = """INSERT INTO incoming_emails (zendesk_ticket_id, idempotency_key, processing_status, attempt_number)
+    VALUES ($1, $1, 'failed', 1)"""
+FILES = """INSERT INTO attachments
+    (email_id, position, source_url, file_name, status, declared_type, declared_size, error_code, error)
+    VALUES ($1, $2, 'https://x.example/y', $3, 'failed', 'application/pdf', $4, 'attachment_gone', 'gone')"""
+
+
+class Between:
+    """A connection on which somebody has the job run again after each statement."""
+
+    def __init__(self, conn: AsyncConnection, other: AsyncConnection) -> None:
+        self._conn = conn
+        self._other = other
+
+    async def execute(self, *arguments: Any) -> Any:
+        result = await self._conn.execute(*arguments)
+        await again.retry(self._other, 1, "tests")
+        return result
+
+
+async def test_a_retry_while_an_email_is_read_leaves_no_document_of_two_states(
+    res: Resources, database: asyncpg.Connection
+) -> None:
+    await database.execute(EMAIL, "1")
+    await database.execute(FILES, 1, 0, "invoice.pdf", 5)
+    async with connect(res.engine) as conn, connect(res.engine) as other:
+        between: Any = Between(conn, other)
+        document = make_document((await read_records(between, [1]))[1], {})
+
+    (file,) = document.content["attachments"]
+    assert (document.content["status"], document.version, document.is_first) == ("failed", 1, True)
+    assert (file["status"], file["error_code"]) == ("failed", "attachment_gone")
+    assert await database.fetchval("SELECT processing_status FROM incoming_emails") == "queued"
+
+
+async def test_files_are_those_of_their_emails_in_order_and_as_they_are(
+    res: Resources, database: asyncpg.Connection
+) -> None:
+    name = 'Grüße\u2028"\\ 💥\x01.pdf'
+    for ticket in ("1", "2", "3"):
+        await database.execute(EMAIL, ticket)
+    for email_id, position in ((1, 1), (3, 0), (1, 2), (1, 0)):
+        await database.execute(FILES, email_id, position, f"{email_id} {position} {name}", 2**62)
+    async with connect(res.engine) as conn:
+        records = await read_records(conn, [3, 2, 1])
+
+    found = {
+        email_id: [(file["position"], file["file_name"], file["declared_size"]) for file in record.files]
+        for email_id, record in records.items()
+    }
+    assert found == {
+        1: [(position, f"1 {position} {name}", 2**62) for position in range(3)],
+        2: [],
+        3: [(0, f"3 0 {name}", 2**62)],
+    }
