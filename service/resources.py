@@ -25,6 +25,7 @@ from service.egress import Egress
 from service.errors import HoldfastError, SettingsError
 from service.storage.objects import Storage, open_storage
 from service.targets.gate import Gate
+from service.targets.taken import Taken
 from service.targets.target import Target, open_targets
 from service.telemetry.sentry import open_sentry
 from service.telemetry.spans import Traces
@@ -60,6 +61,7 @@ class Resources:
     slots: asyncio.Semaphore  # downloads at once
     host_slots: WeakValueDictionary[str, asyncio.Semaphore] = field(default_factory=WeakValueDictionary)
     claims: set[tuple[int, int]] = field(default_factory=set)  # ids and attempt numbers of the jobs it holds
+    taken: Taken = field(default_factory=Taken)
     bad_signatures: Streak = field(default_factory=Streak)
 
 
@@ -139,7 +141,11 @@ async def open_resources(settings: Settings) -> AsyncIterator[Resources]:
             credentials=_credentials(settings),
             traces=traces,
             targets=targets,
-            gate=Gate(settings.syncs_per_process, settings.sync_retry_max_seconds),
+            gate=Gate(
+                [target.name for target in targets],
+                settings.syncs_per_process,
+                settings.sync_retry_max_seconds,
+            ),
             slots=asyncio.Semaphore(settings.downloads_per_process),
         )
 

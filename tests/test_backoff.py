@@ -26,7 +26,12 @@ def test_who_asks_for_a_moment_each_time_does_not_use_up_the_budget(seconds: flo
 
 
 def test_who_asks_for_longer_gets_it_and_the_slowest_decides() -> None:
-    assert backoff(0, 5, 600, asked(1, 300, 30)) == timedelta(seconds=300)
+    assert backoff(2, 5, 600, asked(1, 300, 30)) == timedelta(seconds=300)
+
+
+def test_the_first_time_who_asks_is_taken_at_their_word() -> None:
+    assert backoff(0, 15, 600, asked(1)) == timedelta(seconds=1)
+    assert backoff(1, 15, 600, asked(1)) > timedelta(seconds=15)
 
 
 def test_nobody_gets_more_than_the_longest_pause() -> None:

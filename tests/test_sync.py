@@ -539,6 +539,28 @@ async def test_of_two_targets_one_that_is_away_does_not_keep_the_other_from_havi
     assert len(endpoint.newest) == 1
 
 
+async def test_while_one_of_two_is_away_the_other_gets_each_email_at_once_and_once(
+    settings: Settings, zendesk: Zendesk, server: str, documents: Any, endpoint: Receiver
+) -> None:
+    async with before(server) as (proxy, url):
+        proxy.cut()
+        settings = syncing(settings, url, endpoint.url, sync_seconds=1)
+        async with serving(settings, zendesk) as client, working(settings):
+            ids = [await sent(client, file=False) for _ in range(20)]
+
+            async def all_are_there_and_were_tried_again() -> bool:
+                emails = [await client.email(email_id) for email_id in ids]
+                return len(endpoint.newest) == 20 and all(each["sync_retry_count"] > 2 for each in emails)
+
+            await eventually(all_are_there_and_were_tried_again)
+            await proxy.resume()
+            for email_id in ids:
+                await synced(client, email_id)
+
+    assert len(endpoint.messages) == 20
+    assert await documents.count_documents({}) == 20
+
+
 async def test_a_presigned_link_leads_to_the_file_without_any_credentials(
     settings: Settings, zendesk: Zendesk, endpoint: Receiver, bucket: Bucket
 ) -> None:

@@ -52,7 +52,7 @@ async def _run(stack: Stack, play: Play, hurry: asyncio.Event) -> None:
     async with (
         Zendesk(secret=secret) as zendesk,
         supervise(
-            stack.programs(1, to_files=True, more=_settings(zendesk)), lambda _who, what: say(what), hurry
+            stack.programs(1, to_files=True, more=_account(zendesk)), lambda _who, what: say(what), hurry
         ),
     ):
         await wait_until_ready(stack.url)
@@ -64,9 +64,8 @@ async def _run(stack: Stack, play: Play, hurry: asyncio.Event) -> None:
             await asyncio.Event().wait()
 
 
-def _settings(zendesk: Zendesk) -> dict[str, str]:
+def _account(zendesk: Zendesk) -> dict[str, str]:
     return {
-        "RETRY_MIN_SECONDS": "1",  # nobody wants to watch for longer how a file is refused and fetched again
         "ZENDESK_URL": zendesk.url,
         "ZENDESK_EMAIL": zendesk.email,
         "ZENDESK_API_TOKEN": zendesk.api_token,

@@ -98,7 +98,7 @@ async def _claim(res: Resources, email_id: int) -> Sequence[Carrying]:
 
 
 async def _write(res: Resources, held: Carrying) -> list[HoldfastError]:
-    """Write its document to each target; return what was wrong."""
+    """Write its document to each target that does not have it yet; return what was wrong."""
     if held.unsettled >= MOST_UNSETTLED:
         found = (
             f"{held.unsettled} attempts in a row were ended by nobody: their workers died, or were cut off."
@@ -109,24 +109,40 @@ async def _write(res: Resources, held: Carrying) -> list[HoldfastError]:
         return []  # it runs again by now, and is carried when that is over: this end will be refused
     try:
         document = await _document(res, record)
-        errors = [error for target in res.targets if (error := await _write_to(target, document))]
+        errors = await _offer(res, held, document)
         reach(res.settings.fault_points, "after_target", document.content["ticket_id"])
     except HoldfastError as exc:
         return [exc]
     except Exception as exc:
         log.exception("sync_broke", **_names(held))
         return [Transient("internal_error", f"Unexpected {type(exc).__name__}, see the worker's log.")]
-    res.gate.note(next((error for error in errors if isinstance(error, Transient)), None))
     return errors
 
 
-async def _write_to(target: Target, document: Document) -> HoldfastError | None:
+async def _offer(res: Resources, held: Carrying, document: Document) -> list[HoldfastError]:
+    """Write it to all targets at once, but not to those that took it while another one was away."""
+    what = held.email_id, held.version, held.begun_at
+    had = res.taken.by(what)
+    left = [target for target in res.targets if target.name not in had]
+    answers = await asyncio.gather(*(_write_to(res, target, document) for target in left))
+    errors = [error for error in answers if error]
+    took = {target.name for target, error in zip(left, answers, strict=True) if error is None}
+    res.taken.note(what, had | took if errors else ())
+    return errors
+
+
+async def _write_to(res: Resources, target: Target, document: Document) -> HoldfastError | None:
+    """Write it, unless the target is left alone just now."""
+    if refusal := res.gate.refusal(target.name):
+        return refusal
+    error = None
     try:
         await target.write(document)
     except HoldfastError as exc:
         exc.message = f"{target.name}: {exc.message}"
-        return exc
-    return None
+        error = exc
+    res.gate.note(target.name, error if isinstance(error, Transient) else None)
+    return error
 
 
 async def _document(res: Resources, record: Record) -> Document:

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Literal
 
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -26,7 +26,8 @@ class Carrying:
     """A sync that we hold until its lease ends.
 
     `unsettled` is how many attempts before this one nobody ended, in a row: their workers died, or were cut off. `age`
-    is in seconds, since its job ended or somebody wanted it again; `invocation` is what logs and traces call it.
+    is in seconds, since `begun_at`, when its job ended or somebody wanted it again; `invocation` is what logs and traces
+    call it.
     """
 
     email_id: int
@@ -36,6 +37,7 @@ class Carrying:
     unsettled: int = 0
     age: float = field(default=0, compare=False)
     invocation: str = field(default="", compare=False)
+    begun_at: datetime | None = field(default=None, compare=False)
 
 
 @dataclass(frozen=True, slots=True)

@@ -47,6 +47,7 @@ _HOLDING = (
     (IncomingEmail.sync_unsettled - 1).label("unsettled"),
     cast(func.extract("epoch", func.now() - IncomingEmail.sync_begun_at), Double).label("age"),
     func.coalesce(IncomingEmail.invocation_id, IncomingEmail.idempotency_key).label("invocation"),
+    _email.sync_begun_at,
 )
 
 
