@@ -59,6 +59,7 @@ async def move(source: Storage, target: Storage, watch: Watch, *, delete: bool =
             if moving.done.stopped:
                 break
             moving.done.ranges += 1
+    moving.judge()
     watch.progress(moving.done)
     return moving.done
 
@@ -89,12 +90,16 @@ class _Moving:
     done: Moved = field(default_factory=Moved)
     _slots: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(_AT_ONCE))
     _in_a_row: int = 0
+    _found_any: bool = False  # in the source
+    _found_any_there: bool = False
 
     async def take(self, prefix: str, group: asyncio.TaskGroup) -> None:
         """Begin with all objects of a range, a few at a time; of the target's, only these are held in memory."""
         try:
             there = {each.key: each.size async for each in objects.listing(self.target, prefix)}
+            self._found_any_there |= bool(there)
             async for each in objects.listing(self.source, prefix):
+                self._found_any = True
                 if there.get(each.key) == each.size and not self.delete:
                     self.done.skipped += 1
                     continue
@@ -108,6 +113,13 @@ class _Moving:
             self._note(prefix, exc)
             if not self.done.ranges:  # it never listed anything
                 self.done.stopped = exc.message
+
+    def judge(self) -> None:
+        """Note it as a problem if there was nothing to move: who mistyped FROM would go on, and use what is empty."""
+        is_emptied = self.delete and self._found_any_there  # by a move before, as it should be
+        if not self._found_any and not is_emptied and self.done.is_complete:
+            doubt = "is it the right place, with its prefix? If nothing was ever stored there, TO can be used at once"
+            self._note("FROM", Permanent("nothing_there", f"no object is there: {doubt}"))
 
     async def _try(self, each: Listed, *, is_there: bool) -> None:
         try:

@@ -363,6 +363,25 @@ async def test_a_source_that_is_not_mounted_is_not_taken_for_empty(disk: Directo
     assert "may not be mounted" in done.err
 
 
+async def test_a_source_that_has_nothing_is_not_taken_for_one_that_was_moved(
+    disk: Directory, there: InBucket
+) -> None:
+    """Who mistyped a prefix would go on with an empty storage."""
+    wrong = there.url.replace("prefix", "prefx")
+    await fill(there, {key(LARGE): LARGE})
+    await fill(disk, {})
+
+    done = await move(wrong, disk.url, "--json")
+    emptied = await move(wrong, disk.url, "--delete", "--json")
+    moved = await move(there.url, disk.url, "--delete", "--json")
+    again = await move(there.url, disk.url, "--delete", "--json")
+
+    assert [each.code for each in (done, emptied, moved, again)] == [1, 1, 0, 0]
+    assert done.told == summary(complete=False, problems={"nothing_there": 1})
+    assert done.err.startswith("FROM: nothing_there: no object is there: is it the right place")
+    assert done.err.count("\n") == 1
+
+
 async def test_a_bucket_that_is_not_there_is_one_line(disk: Directory, bucket: Bucket) -> None:
     await fill(disk, ALL)
 
@@ -389,6 +408,8 @@ async def test_a_bucket_that_is_not_there_is_one_line(disk: Directory, bucket: B
         ("ftp://hunter2/a", "file:///b", "must begin with file:///"),
         ("file:///b", "s3://key:hunter2@bucket/a", "holds credentials"),
         ("file:///b", "s3://[hunter2/a", "is not a URL"),
+        ("file:///b", "s3://bucket/a?b=hunter2", "must have neither ? nor #"),
+        ("s3://bucket/a#hunter2", "file:///b", "must have neither ? nor #"),
     ],
 )
 async def test_wrong_words_are_told_without_what_may_be_secret(source: str, target: str, says: str) -> None:
