@@ -15,7 +15,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from click.testing import CliRunner
 
+from service.cli.main import main
 from service.storage.objects import open_storage
 from service.storage.places import locate, overlap
 from tests.commands import on_a_terminal
@@ -43,13 +45,13 @@ class Done:
 
 
 @asynccontextmanager
-async def moving(*words: str, **more: str) -> AsyncIterator[Process]:
+async def moving(*words: str) -> AsyncIterator[Process]:
     """Run the command where there is neither Postgres nor Redis."""
     variables = {name: value for name, value in os.environ.items() if name != "STORAGE_URL"}
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "service", "storage", "move", *words),
         cwd=ROOT,
-        env={**variables, **more},
+        env=variables,
         stdout=PIPE,
         stderr=PIPE,
     )
@@ -61,11 +63,21 @@ async def moving(*words: str, **more: str) -> AsyncIterator[Process]:
         await process.wait()
 
 
-async def move(*words: str, **more: str) -> Done:
-    async with moving(*words, **more) as process:
+async def move_alone(*words: str) -> Done:
+    """Run the command as an operator does."""
+    async with moving(*words) as process:
         out, err = await process.communicate()
         assert process.returncode is not None
     return Done(process.returncode, out.decode(), err.decode())
+
+
+async def move(*words: str, storage_url: str | None = None) -> Done:
+    """Run the command here, in a thread with a loop of its own: to start a process takes longer than most moves."""
+    runner = CliRunner(env={"STORAGE_URL": storage_url})
+    done = await asyncio.to_thread(runner.invoke, main, ["storage", "move", *words])
+    if done.exception and not isinstance(done.exception, SystemExit):
+        raise done.exception
+    return Done(done.exit_code, done.stdout, done.stderr)
 
 
 @pytest.fixture
@@ -333,7 +345,7 @@ async def test_an_object_that_another_move_took_meanwhile_is_no_problem(
 async def test_two_moves_at_once_do_what_one_does(disk: Directory, there: InBucket) -> None:
     await fill(disk, ALL)
 
-    done = await asyncio.gather(*(move(disk.url, there.url, "--delete") for _ in range(2)))
+    done = await asyncio.gather(*(move_alone(disk.url, there.url, "--delete") for _ in range(2)))
 
     assert [each.code for each in done] == [0, 0], done
     assert await kept(disk) == {}
@@ -364,17 +376,17 @@ async def test_a_source_that_is_not_mounted_is_not_taken_for_empty(disk: Directo
 
 
 async def test_a_source_that_has_nothing_is_not_taken_for_one_that_was_moved(
-    disk: Directory, there: InBucket
+    disk: Directory, tmp_path: Path
 ) -> None:
     """Who mistyped a prefix would go on with an empty storage."""
-    wrong = there.url.replace("prefix", "prefx")
-    await fill(there, {key(LARGE): LARGE})
-    await fill(disk, {})
+    target, wrong = Directory(tmp_path / "target"), Directory(tmp_path / "wrong")
+    await fill(disk, {key(LARGE): LARGE})
+    await fill(wrong, {})
 
-    done = await move(wrong, disk.url, "--json")
-    emptied = await move(wrong, disk.url, "--delete", "--json")
-    moved = await move(there.url, disk.url, "--delete", "--json")
-    again = await move(there.url, disk.url, "--delete", "--json")
+    done = await move(wrong.url, target.url, "--json")
+    emptied = await move(wrong.url, target.url, "--delete", "--json")
+    moved = await move(disk.url, target.url, "--delete", "--json")
+    again = await move(disk.url, target.url, "--delete", "--json")
 
     assert [each.code for each in (done, emptied, moved, again)] == [1, 1, 0, 0]
     assert done.told == summary(complete=False, problems={"nothing_there": 1})
@@ -385,7 +397,7 @@ async def test_a_source_that_has_nothing_is_not_taken_for_one_that_was_moved(
 async def test_a_bucket_that_is_not_there_is_one_line(disk: Directory, bucket: Bucket) -> None:
     await fill(disk, ALL)
 
-    done = await move(disk.url, "s3://no-such-bucket/prefix")
+    done = await move_alone(disk.url, "s3://no-such-bucket/prefix")
 
     assert (done.code, done.out, done.err.count("\n")) == (1, "", 1)
     assert "NoSuchBucket" in done.err
@@ -473,8 +485,8 @@ async def test_a_storage_with_two_names_is_not_emptied_into_itself(
 async def test_what_is_in_use_is_not_emptied(disk: Directory, there: InBucket) -> None:
     await fill(disk, ALL)
 
-    refused = await move(disk.url, there.url, "--delete", STORAGE_URL=disk.url)
-    done = await move(disk.url, there.url, "--delete", STORAGE_URL=there.url)
+    refused = await move(disk.url, there.url, "--delete", storage_url=disk.url)
+    done = await move(disk.url, there.url, "--delete", storage_url=there.url)
 
     assert refused.code == 2
     assert "STORAGE_URL is FROM still" in refused.err
