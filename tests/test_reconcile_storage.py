@@ -78,8 +78,10 @@ async def compare(res: Resources, **wish: Any) -> ReconciliationDetail:
     return found
 
 
-async def verified(res: Resources, *, fix: bool = False) -> ReconciliationDetail:
-    run_id = await verify.begin(res, actor="ada (tests)", rate=1000, since=None, fix=fix)
+async def verified(
+    res: Resources, *, fix: bool = False, since: datetime | None = None
+) -> ReconciliationDetail:
+    run_id = await verify.begin(res, actor="ada (tests)", rate=1000, since=since, fix=fix)
     while await verify.step(res):
         pass
     found = await get_reconciliation(res.engine, run_id)
@@ -356,6 +358,25 @@ async def test_where_nothing_can_be_read_once_more_is_tried_before_that_is_told(
 
     assert (first.status, first.error_code, first.counts) == ("running", "object_unreadable", {})
     assert (last.status, last.error_code, last.counts) == ("done", None, {"object_unreadable": 2})
+
+
+async def test_a_damaged_content_of_two_files_is_set_aside_once(
+    res: Resources, settings: Settings, zendesk: Zendesk, database: asyncpg.Connection, tmp_path: Path
+) -> None:
+    email_id = await sent(settings, zendesk)
+    await database.execute(
+        "INSERT INTO attachments (email_id, position, source_url, status, sha256, size, object_key)"
+        " SELECT email_id, 2, source_url, status, sha256, size, object_key FROM attachments WHERE position = 0"
+    )
+    there = Directory(tmp_path / "objects")
+    await there.place(key(PDF), BAD)
+
+    run = await verified(res, fix=True, since=datetime(2020, 1, 1, tzinfo=UTC))
+
+    assert (run.counts, run.repaired, run.objects) == ({"object_damaged": 1}, {"object_damaged": 1}, 3)
+    (finding,) = run.findings
+    assert (finding.email_id, finding.repair) == (email_id, "fetched again")
+    assert finding.detail["kept_as"] == key(BAD)
 
 
 async def test_what_may_not_be_removed_stays_and_all_behind_it_is_put_right(
