@@ -3,7 +3,7 @@
 import asyncio
 import secrets
 from collections import Counter
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from hashlib import sha256
@@ -11,7 +11,7 @@ from hashlib import sha256
 from service.errors import HoldfastError, Permanent, Transient
 from service.storage import objects
 from service.storage.objects import Listed, Storage
-from service.storage.port import RANGES
+from service.storage.port import ALL, RANGES
 from service.storage.spool import key_of
 
 _AT_ONCE = 8  # each reads 2 MiB ahead, and has a file of its own for more than one
@@ -54,13 +54,23 @@ async def move(source: Storage, target: Storage, watch: Watch, *, delete: bool =
         await _see_that_they_differ(source, target)
     moving = _Moving(source, target, watch, delete)
     async with asyncio.TaskGroup() as group:
-        for prefix in RANGES:
+        for prefix in await _ranges(source, target):
             await moving.take(prefix, group)
             if moving.done.stopped:
                 break
-            moving.done.ranges += 1
+            moving.done.ranges += len(RANGES) if prefix == ALL else 1
+    moving.judge()
     watch.progress(moving.done)
     return moving.done
+
+
+async def _ranges(source: Storage, target: Storage) -> Sequence[str]:
+    """Give the ranges by which to take the objects: one, where neither has many."""
+    try:
+        few = await objects.ranges(source)
+        return few if few == await objects.ranges(target) else RANGES
+    except HoldfastError:  # is told of with the range that cannot be listed
+        return RANGES
 
 
 async def _see_that_they_differ(source: Storage, target: Storage) -> None:
@@ -89,12 +99,16 @@ class _Moving:
     done: Moved = field(default_factory=Moved)
     _slots: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(_AT_ONCE))
     _in_a_row: int = 0
+    _found_any: bool = False  # in the source
+    _found_any_there: bool = False
 
     async def take(self, prefix: str, group: asyncio.TaskGroup) -> None:
         """Begin with all objects of a range, a few at a time; of the target's, only these are held in memory."""
         try:
             there = {each.key: each.size async for each in objects.listing(self.target, prefix)}
+            self._found_any_there |= bool(there)
             async for each in objects.listing(self.source, prefix):
+                self._found_any = True
                 if there.get(each.key) == each.size and not self.delete:
                     self.done.skipped += 1
                     continue
@@ -108,6 +122,13 @@ class _Moving:
             self._note(prefix, exc)
             if not self.done.ranges:  # it never listed anything
                 self.done.stopped = exc.message
+
+    def judge(self) -> None:
+        """Note it as a problem if there was nothing to move: who mistyped FROM would go on, and use what is empty."""
+        is_emptied = self.delete and self._found_any_there  # by a move before, as it should be
+        if not self._found_any and not is_emptied and self.done.is_complete:
+            doubt = "is it the right place, with its prefix? If nothing was ever stored there, TO can be used at once"
+            self._note("FROM", Permanent("nothing_there", f"no object is there: {doubt}"))
 
     async def _try(self, each: Listed, *, is_there: bool) -> None:
         try:

@@ -21,7 +21,10 @@ RUN_KINDS = ("reconcile", "verify")
 RUN_STATUSES = ("running", "done", "failed", "abandoned", "cancelled")
 # What a run puts right: nothing; documents that are missing or differ, which no harm can come of; or all that can be.
 FIXES = ("nothing", "syncs", "all")
-DIFFERENCES = ("missing", "different", "ahead", "extra", "object_missing", "object_damaged")
+DIFFERENCES = (
+    *("missing", "different", "ahead", "extra"),
+    *("object_missing", "object_damaged", "object_unreadable"),
+)
 # What nobody needs to do anything about: it is of others, or takes some room.
 REMARKS = ("foreign", "unclaimed")
 # Also the predicates of partial indexes.

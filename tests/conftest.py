@@ -115,7 +115,6 @@ async def bucket(s3_server: str, monkeypatch: pytest.MonkeyPatch) -> AsyncIterat
     """Make an empty bucket, which the usual variables lead to."""
     async with proxied(s3_server) as bucket:
         monkeypatch.setenv("AWS_ENDPOINT_URL", bucket.url)
-        monkeypatch.setenv("AWS_ALLOW_HTTP", "true")
         monkeypatch.setenv("AWS_ACCESS_KEY_ID", ACCESS_KEY)
         monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", SECRET)
         yield bucket

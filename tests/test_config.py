@@ -114,6 +114,8 @@ def test_no_door_opens_with_a_setting_missing_or_wrong(
         ("REDIS_URL", "redis://:hunter2?@host", "is not a URL"),
         ("STORAGE_URL", "/var/objects", "must begin with"),
         ("STORAGE_URL", "file://objects", "must be an absolute path"),
+        ("STORAGE_URL", "s3://bucket/a?hunter2=b", "must have neither ? nor #"),
+        ("STORAGE_URL", "file:///objects#hunter2", "must have neither ? nor #"),
         ("STORAGE_SIGN_SECONDS", "-1", "greater than or equal to 0"),
         ("STORAGE_SIGN_SECONDS", "604801", "less than or equal to 604800"),
         ("ZENDESK_URL", "acme.zendesk.com", "must begin with https://"),

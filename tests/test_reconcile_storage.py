@@ -1,6 +1,7 @@
 """Objects against what is on record: what is gone or damaged is found, and fetched again; on a disk and in a bucket."""
 
 import asyncio
+import math
 import os
 import time
 from collections.abc import AsyncIterator
@@ -11,6 +12,7 @@ from typing import Any
 
 import asyncpg
 import pytest
+from aiohttp import web
 
 from service.config.settings import Settings
 from service.database import run
@@ -20,13 +22,14 @@ from service.queries.reconciliations import ReconciliationDetail, get_reconcilia
 from service.reconcile import verify
 from service.reconcile.contents import Content
 from service.reconcile.pace import Pace
-from service.reconcile.repair import set_aside
+from service.reconcile.repair import keep_damaged
 from service.reconcile.run import Wish, cancel, reconcile
 from service.resources import Resources, open_resources
 from service.storage.objects import put
 from tests.conftest import Client, eventually, serving, working
 from tests.places import Directory, InBucket, Place, chunks, key
-from tests.s3 import Bucket
+from tests.s3 import Bucket, freezes, refuses
+from tests.s3 import Fault as S3Fault
 
 PDF = b"%PDF-1.7\n" + bytes(range(256)) * 400
 TXT = b"Dear all,\n" * 30
@@ -78,13 +81,33 @@ async def compare(res: Resources, **wish: Any) -> ReconciliationDetail:
     return found
 
 
-async def verified(res: Resources, *, fix: bool = False) -> ReconciliationDetail:
-    run_id = await verify.begin(res, actor="ada (tests)", rate=1000, since=None, fix=fix)
+async def verified(
+    res: Resources, *, fix: bool = False, since: datetime | None = None
+) -> ReconciliationDetail:
+    run_id = await verify.begin(res, actor="ada (tests)", rate=1000, since=since, fix=fix)
     while await verify.step(res):
         pass
     found = await get_reconciliation(res.engine, run_id)
     assert found.status == "done", found
     return found
+
+
+async def make_unreadable(place: Place, *contents: bytes) -> None:
+    """Leave objects there, of which nothing can be had."""
+    names = tuple(map(key, contents))
+    if isinstance(place, Directory):
+        for name in names:
+            await place.remove(name)
+            await asyncio.to_thread((place.root / name).mkdir)  # root may read whatever is a file
+        return
+    assert isinstance(place, InBucket)
+
+    async def archived(bucket: Bucket, request: web.Request) -> web.StreamResponse:
+        # https://docs.aws.amazon.com/AmazonS3/latest/API/API_GetObject.html
+        answer = refuses(403, "InvalidObjectState") if request.path.endswith(names) else Bucket.forward
+        return await answer(bucket, request)
+
+    place.bucket.faults.append(S3Fault(archived, ("get",), times=math.inf))
 
 
 async def test_an_object_that_is_gone_is_found_and_fetched_again_and_its_siblings_are_not(
@@ -371,6 +394,112 @@ async def test_verification_finds_what_is_gone_and_what_is_truncated(
     assert (await verified(there)).counts == {}
 
 
+async def test_what_cannot_be_read_is_told_of_and_all_behind_it_is_verified(
+    there: Resources, stored: Settings, zendesk: Zendesk, place: Place
+) -> None:
+    """As with an object in an archive, a key of which somebody took the right away, or a bad sector."""
+    email_id = await sent(stored, zendesk)
+    await place.place(key(PDF), BAD)
+    await make_unreadable(place, TXT)
+
+    run = await verified(there, fix=True)
+
+    assert run.counts == {"object_damaged": 1, "object_unreadable": 1}
+    assert (run.repaired, run.open) == ({"object_damaged": 1}, 1)
+    (finding,) = [each for each in run.findings if each.kind == "object_unreadable"]
+    assert (finding.key, finding.email_id, finding.repair) == (key(TXT), email_id, None)
+    assert finding.detail["reason"].startswith("storage: ")
+
+
+async def test_where_nothing_can_be_read_once_more_is_tried_before_that_is_told(
+    there: Resources, stored: Settings, zendesk: Zendesk, place: Place, database: asyncpg.Connection
+) -> None:
+    await sent(stored, zendesk)
+    await make_unreadable(place, PDF, TXT)
+
+    run_id = await verify.begin(there, actor="ada (tests)", rate=1000, since=None, fix=True)
+    await verify.step(there)
+    first = await get_reconciliation(there.engine, run_id)
+    await database.execute("UPDATE reconciliations SET next_at = now()")
+    while await verify.step(there):
+        pass
+    last = await get_reconciliation(there.engine, run_id)
+
+    assert (first.status, first.error_code, first.counts) == ("running", "object_unreadable", {})
+    assert (last.status, last.error_code, last.counts) == ("done", None, {"object_unreadable": 2})
+
+
+async def test_a_damaged_content_of_two_files_is_set_aside_once(
+    res: Resources, settings: Settings, zendesk: Zendesk, database: asyncpg.Connection, tmp_path: Path
+) -> None:
+    email_id = await sent(settings, zendesk)
+    await database.execute(
+        "INSERT INTO attachments (email_id, position, source_url, status, sha256, size, object_key)"
+        " SELECT email_id, 2, source_url, status, sha256, size, object_key FROM attachments WHERE position = 0"
+    )
+    there = Directory(tmp_path / "objects")
+    await there.place(key(PDF), BAD)
+
+    run = await verified(res, fix=True, since=datetime(2020, 1, 1, tzinfo=UTC))
+
+    assert (run.counts, run.repaired, run.objects) == ({"object_damaged": 1}, {"object_damaged": 1}, 3)
+    (finding,) = run.findings
+    assert (finding.email_id, finding.repair) == (email_id, "fetched again")
+    assert finding.detail["kept_as"] == key(BAD)
+
+
+async def test_what_may_not_be_removed_stays_and_all_behind_it_is_put_right(
+    settings: Settings, zendesk: Zendesk, bucket: Bucket
+) -> None:
+    there = InBucket(bucket)
+    settings = settings.model_copy(update={"storage_url": there.url})
+    await sent(settings, zendesk)
+    await there.place(key(PDF), BAD)
+    await there.remove(key(TXT))
+    bucket.faults.append(S3Fault(refuses(403, "AccessDenied"), ("post", "delete"), times=math.inf))
+
+    async with open_resources(settings) as res:
+        run = await verified(res, fix=True)
+
+    assert run.counts == {"object_damaged": 1, "object_missing": 1}
+    assert run.repaired == {"object_missing": 1}
+    (finding,) = [each for each in run.findings if each.kind == "object_damaged"]
+    assert finding.detail["kept_as"] == key(BAD)
+    assert "AccessDenied" in finding.detail["reason"]
+    assert await there.objects() == {key(PDF): BAD, key(BAD): BAD}
+
+
+@pytest.mark.parametrize("is_removed", [True, False])
+async def test_where_a_damaged_object_is_kept_is_on_record_before_it_is_removed(
+    settings: Settings, zendesk: Zendesk, bucket: Bucket, database: asyncpg.Connection, *, is_removed: bool
+) -> None:
+    """A worker is killed while the bucket removes it, or before."""
+    there = InBucket(bucket)
+    settings = settings.model_copy(update={"storage_url": there.url})
+    await sent(settings, zendesk)
+    await there.place(key(PDF), BAD)
+    bucket.faults.append(S3Fault(freezes, ("post", "delete")))
+
+    async with open_resources(settings) as res:
+        run_id = await verify.begin(res, actor="ada (tests)", rate=1000, since=None, fix=True)
+        killed = asyncio.ensure_future(verify.step(res))
+        await bucket.frozen.wait()
+        noted = await get_reconciliation(res.engine, run_id)
+        killed.cancel()
+        await asyncio.wait({killed})
+        if is_removed:
+            await there.remove(key(PDF))
+        await database.execute("UPDATE reconciliations SET next_at = now()")
+        while await verify.step(res):
+            pass
+        run = await get_reconciliation(res.engine, run_id)
+
+    assert [(each.detail["kept_as"], each.repair) for each in noted.findings] == [(key(BAD), None)]
+    assert (run.status, run.counts, run.open) == ("done", {"object_damaged": 1}, 0)
+    assert [(each.detail["kept_as"], each.repair) for each in run.findings] == [(key(BAD), "fetched again")]
+    assert await there.objects() == {key(TXT): TXT, key(BAD): BAD}
+
+
 async def test_a_good_object_is_never_set_aside(
     there: Resources, stored: Settings, zendesk: Zendesk, place: Place
 ) -> None:
@@ -379,7 +508,7 @@ async def test_a_good_object_is_never_set_aside(
     before = await place.objects()
     content = Content(key(PDF).replace("sha256/", "").replace("/", ""), len(PDF), key(PDF), 1)
 
-    assert await set_aside(there, content) is None
+    assert await keep_damaged(there, content) is None
 
     assert await place.objects() == before
 

@@ -13,12 +13,14 @@ from hashlib import sha256
 from typing import Literal
 
 import pytest
+from aiohttp import web
+from obstore.store import S3Store
 from yarl import URL
 
 from service.config.settings import Settings
-from service.errors import Transient
+from service.errors import SettingsError, Transient
 from service.local.zendesk import Zendesk
-from service.resources import Resources
+from service.resources import Resources, judge
 from service.storage import objects as storage
 from service.storage.cloud import Cloud
 from service.storage.objects import open_storage
@@ -291,7 +293,6 @@ async def test_a_bucket_out_of_reach_may_be_better_later(
     monkeypatch: pytest.MonkeyPatch, unused_port: int
 ) -> None:
     monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{unused_port}")
-    monkeypatch.setenv("AWS_ALLOW_HTTP", "true")
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "key")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "hidden")
     bucket = open_storage("s3://bucket/prefix")
@@ -426,6 +427,84 @@ async def test_the_check_leaves_nothing_that_adds_up(bucket: Bucket, store: Clou
         await storage.check(store)
 
     assert await bucket.objects() == {"prefix/holdfast-check": b"holdfast"}
+
+
+@pytest.mark.parametrize(("status", "code"), [(501, "NotImplemented"), (400, "InvalidArgument")])
+async def test_the_check_does_without_a_condition_where_a_server_knows_none(
+    bucket: Bucket, store: Cloud, status: int, code: str
+) -> None:
+    async def knows_no_condition(bucket: Bucket, request: web.Request) -> web.StreamResponse:
+        is_plain = "If-None-Match" not in request.headers
+        return await (Bucket.forward if is_plain else refuses(status, code))(bucket, request)
+
+    bucket.faults.append(Fault(knows_no_condition, ("put",), times=math.inf))
+
+    await storage.check(store)
+
+    assert await bucket.objects() == {"prefix/holdfast-check": b"holdfast"}
+
+
+# ── what the variables say
+
+
+@pytest.mark.parametrize(
+    ("url", "variable", "value", "says"),
+    [
+        ("s3://bucket/a", "AWS_ENDPOINT_URL", "minio.hunter2.example:9000", "must be an address that begins"),
+        ("s3a://bucket/a", "AWS_ENDPOINT_URL_S3", "hunter2", "must be an address that begins"),
+        ("s3://bucket/a", "AWS_ENDPOINT", " https://hunter2.example", "must be an address that begins"),
+        ("s3://bucket/a", "AWS_ENDPOINT_URL", "https://", "must be an address that begins"),
+        ("az://box/a", "AZURE_STORAGE_ENDPOINT", "hunter2", "must be an address that begins"),
+        ("abfss://box/a", "AZURE_ENDPOINT", "hunter2", "must be an address that begins"),
+    ],
+)
+def test_an_address_at_which_the_client_breaks_down_opens_no_door_and_is_named_in_one_line(
+    settings: Settings, url: str, variable: str, value: str, says: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(variable, value)
+
+    with pytest.raises(SettingsError) as refused:
+        judge(settings.model_copy(update={"storage_url": url}))
+
+    assert str(refused.value).startswith(f"{variable}: ")
+    assert says in str(refused.value)
+    assert not {secret for secret in ("hunter2", "\n") if secret in str(refused.value)}
+
+
+async def test_what_is_set_and_empty_is_not_set(
+    bucket: Bucket, store: Cloud, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AWS_REGION", "")
+    monkeypatch.setenv("AWS_ENDPOINT_URL_S3", "")
+    monkeypatch.setenv("AWS_SESSION_TOKEN", "")
+
+    await storage.put(Cloud.open(f"s3://{bucket.name}/prefix"), chunks(SMALL), None)
+
+    assert await bucket.objects() == {f"prefix/{key(SMALL)}": SMALL}
+    assert "x-amz-security-token" not in bucket.headers[-1]
+
+
+async def test_a_client_that_breaks_down_is_an_error_as_others_are() -> None:
+    store = Cloud(S3Store("bucket", endpoint="minio:9000", access_key_id="key", secret_access_key=SECRET))
+
+    for attempt in (storage.put(store, chunks(SMALL), None), storage.check(store)):
+        with pytest.raises(Transient, match="client broke down") as failed:
+            await attempt
+        _assert_tells_no_secrets(failed.value)
+
+
+async def test_a_password_in_an_address_is_not_told(
+    monkeypatch: pytest.MonkeyPatch, unused_port: int
+) -> None:
+    monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://somebody:hunter2@127.0.0.1:{unused_port}")
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "key")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", SECRET)
+
+    with pytest.raises(Transient, match=f"http://127.0.0.1:{unused_port}/bucket") as failed:
+        await storage.check(open_storage("s3://bucket/prefix"))
+
+    _assert_tells_no_secrets(failed.value)
+    assert not {secret for secret in ("somebody", "hunter2") if secret in failed.value.message}
 
 
 async def test_nothing_is_lost_while_the_bucket_wants_us_to_slow_down(

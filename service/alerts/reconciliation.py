@@ -17,6 +17,7 @@ _SAY = {
     "extra": "in the target without an e-mail",
     "object_missing": "missing in the storage",
     "object_damaged": "damaged in the storage",
+    "object_unreadable": "in the storage and cannot be read",
 }
 
 

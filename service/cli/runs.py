@@ -22,6 +22,7 @@ _SAY = {
     "extra": "in the target without an e-mail",
     "object_missing": "missing in the storage",
     "object_damaged": "damaged in the storage",
+    "object_unreadable": "in the storage and cannot be read",
     "foreign": "in the collection by others",
     "unclaimed": "in the storage without an e-mail",
 }
@@ -83,7 +84,7 @@ def _verdict(run: "ReconciliationDetail") -> tuple[str, ...]:
 def _example(finding: "FindingView") -> str:
     email = f"e-mail {finding.email_id}, " if finding.email_id else ""
     fields = ", ".join(finding.detail.get("fields", ()))
-    said = "; ".join(filter(None, (fields, finding.repair)))
+    said = "; ".join(filter(None, (fields, finding.detail.get("reason"), finding.repair)))
     return f"{email}{finding.key[:90]}{f': {said}' if said else ''}"
 
 

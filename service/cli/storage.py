@@ -33,6 +33,8 @@ class StorageUrl(click.ParamType[str]):
         schemes = tuple(f"{scheme}://" for scheme in STORAGE_SCHEMES)
         if not value.startswith(schemes) or (value.startswith("file:") and not value.startswith("file:///")):
             self.fail(f"must begin with file:/// or {' or '.join(schemes[1:])}", param, ctx)
+        if "?" in value or "#" in value:
+            self.fail("must have neither ? nor #, all behind which would be left out", param, ctx)
         try:
             has_password = ":" in urlsplit(value).netloc
         except ValueError:
@@ -70,7 +72,7 @@ def move(source: str, target: str, from_env: Path | None, *, delete: bool, as_js
 
     It takes neither Postgres nor Redis, and Holdfast may go on meanwhile. What is in TO with the right size is not
     copied again, so a move that was interrupted is started again. Nothing is placed in TO whose bytes are not those
-    of its key: it is named, and the exit code is 1.
+    of its key: it is named, and the exit code is 1, as it is where FROM has no objects at all.
     """
     opened, aim = _open(source, target, from_env, delete=delete)
     with progress("Moving", RANGES) as tell:

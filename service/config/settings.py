@@ -168,6 +168,13 @@ class Settings(AlertSettings, ObservingSettings, SyncSettings):
 
     @field_validator("storage_url")
     @classmethod
+    def _refuse_what_would_be_left_out(cls, value: str | None) -> str | None:
+        if value and re.search("[?#]", value):
+            raise ValueError("must have neither ? nor #, all behind which would be left out")
+        return value
+
+    @field_validator("storage_url")
+    @classmethod
     def _refuse_a_disk_that_is_lost(cls, value: str | None) -> str | None:
         if value and value.startswith("file:"):
             if os.environ.get("DYNO"):

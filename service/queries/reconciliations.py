@@ -16,7 +16,15 @@ from service.queries.views import View
 from service.walk import Place
 
 Kind = Literal[
-    "missing", "different", "ahead", "extra", "object_missing", "object_damaged", "foreign", "unclaimed"
+    "missing",
+    "different",
+    "ahead",
+    "extra",
+    "object_missing",
+    "object_damaged",
+    "object_unreadable",
+    "foreign",
+    "unclaimed",
 ]
 
 

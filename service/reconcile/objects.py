@@ -114,7 +114,7 @@ async def see_that_most_is_there(res: Resources) -> None:
         *(ask(res, lambda conn, place=place: contents_between(conn, place, END, 1)) for place in places)  # type: ignore[misc]
     )
     sample = {content.key: content for some in found for content in some}
-    missing = [content for content in sample.values() if await _check(res, content)]
+    missing = [content for content in sample.values() if await _is_gone(res, content)]
     if len(sample) >= LEAST_SAMPLE and 2 * len(missing) > len(sample):
         looked = (
             f"of {len(sample)} files that are on record and were looked for, {len(missing)} are not there"
@@ -129,6 +129,15 @@ async def _check(res: Resources, content: Content) -> Finding | None:
     except Permanent:
         return told("object_missing", content)
     return None if size == content.size else told("object_damaged", content, size=size)
+
+
+async def _is_gone(res: Resources, content: Content) -> bool:
+    """Tell whether it is not there as it should be; what is there and may not be looked at is not gone."""
+    try:
+        return await _check(res, content) is not None
+    except Transient:
+        await anext(objects.listing(res.storage, RANGES[0]), None)  # raises if it is not about the object
+        return False
 
 
 def told(kind: str, content: Content, **more: object) -> Finding:

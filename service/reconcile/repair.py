@@ -97,18 +97,17 @@ async def reopen_files(
     ]
 
 
-async def set_aside(res: Resources, content: Content) -> str | None:
-    """Take a damaged object of the right size away, which a put would trust; what is of it is kept under its own hash.
-
-    Returns the key of what was kept; None if the bytes are good after all.
-    """
+async def keep_damaged(res: Resources, content: Content) -> str | None:
+    """Keep what is of a damaged object under its own hash; return that key, None if the bytes are good after all."""
     opened = await objects.open(res.storage, content.key)
     kept = await objects.put(res.storage, opened.chunks, None)
-    if kept.key == content.key:
-        return None
+    return None if kept.key == content.key else kept.key
+
+
+async def remove_damaged(res: Resources, content: Content, kept_as: str) -> None:
+    """Remove a damaged object of the right size, which a put would trust, once it is on record where it is kept."""
     await objects.remove(res.storage, content.key)
-    log.warning("object_set_aside", key=content.key, kept_as=kept.key)
-    return kept.key
+    log.warning("object_set_aside", key=content.key, kept_as=kept_as)
 
 
 async def resync(conn: AsyncConnection, states: Sequence[State]) -> list[Sync]:

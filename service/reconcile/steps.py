@@ -2,15 +2,20 @@
 
 import json
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
+from typing import Any
 
 from sqlalchemy import BigInteger, DateTime, Interval, Text, bindparam, text
 from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from service.reconcile.finding import MOST_KEPT, Finding
+
+
+class GivenOn(Exception):
+    """Somebody else has the step by now, or it was cancelled."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,6 +28,7 @@ class Taken:
     rate: int
     counts: Mapping[str, int]
     repaired: Mapping[str, int]
+    error_code: str | None = None  # why it was put off, if it was
 
 
 @dataclass(slots=True)
@@ -33,6 +39,7 @@ class Step:
     objects: int = 0
     bytes: int = 0
     findings: list[Finding] = field(default_factory=list)
+    noted: list[Finding] = field(default_factory=list)  # are on record, but not yet what was done about them
 
 
 async def begin(conn: AsyncConnection, given: Mapping[str, object]) -> int | None:
@@ -59,13 +66,41 @@ async def put_off(conn: AsyncConnection, taken: Taken, pause: timedelta, why: tu
     await conn.execute(_PUT_OFF, given)
 
 
+async def note(conn: AsyncConnection, taken: Taken, finding: Finding) -> None:
+    """Put on record, once, what has to be there before something is removed; it is counted when the step is over.
+
+    Raises GivenOn.
+    """
+    kind, email_id, key, detail, _ = finding.values()
+    given = {
+        "id": taken.id,
+        "place": taken.place,
+        "kind": kind,
+        "email": email_id,
+        "key": key,
+        "detail": detail,
+    }
+    if not await conn.scalar(_NOTE, given):
+        raise GivenOn
+
+
+async def noted(conn: AsyncConnection, taken: Taken, keys: Sequence[str]) -> dict[str, Mapping[str, Any]]:
+    """Give the details of what was noted of these, and not put right: whoever took the step before died, or could not."""
+    rows = await conn.execute(_NOTED, {"id": taken.id, "keys": list(keys)})
+    return {row.key: row.detail for row in rows}
+
+
 async def move(conn: AsyncConnection, taken: Taken, step: Step) -> bool:
     """Note what a step found and where it ended; False if somebody else did."""
-    counts = Counter(taken.counts) + Counter(each.kind for each in step.findings)
-    repaired = Counter(taken.repaired) + Counter(each.kind for each in step.findings if each.repair)
+    found = [*step.findings, *step.noted]
+    counts = Counter(taken.counts) + Counter(each.kind for each in found)
+    repaired = Counter(taken.repaired) + Counter(each.kind for each in found if each.repair)
     kept = step.findings[: max(0, MOST_KEPT - sum(taken.counts.values()))]
     columns = zip(*(each.values() for each in kept), strict=True) if kept else ((),) * 5
     arrays = dict(zip(("kinds", "ids", "keys", "details", "repairs"), map(list, columns), strict=True))
+    known = [each.values()[2:] for each in step.noted]
+    names = ("known_keys", "known_details", "known_repairs")
+    arrays |= dict(zip(names, map(list, zip(*known, strict=True) if known else ((),) * 3), strict=True))
     given = {
         "id": taken.id,
         "place": taken.place,
@@ -90,7 +125,7 @@ WHERE id = (
     SELECT id FROM reconciliations
     WHERE status = 'running' AND kind = 'verify' AND next_at <= now() LIMIT 1 FOR UPDATE SKIP LOCKED
 )
-RETURNING id, fix, place, megabytes_per_second, counts, repaired
+RETURNING id, fix, place, megabytes_per_second, counts, repaired, error_code
 """).bindparams(bindparam("patience", type_=Interval()))
 _MINE = "id = :id AND status = 'running' AND place = :place"
 _KEEP = text(f"""
@@ -99,6 +134,29 @@ UPDATE reconciliations SET next_at = now() + :patience, seen_at = now() WHERE {_
 _PUT_OFF = text(f"""
 UPDATE reconciliations SET next_at = now() + :pause, error_code = :code, error = :error WHERE {_MINE}
 """).bindparams(bindparam("pause", type_=Interval()))  # noqa: S608 words of ours
+# Beside another who has taken the same step it may be noted twice, which says the same.
+_NOTE = text(f"""
+WITH mine AS (
+    SELECT id FROM reconciliations WHERE {_MINE} FOR UPDATE
+), noted AS (
+    INSERT INTO reconciliation_findings (reconciliation_id, kind, email_id, key, detail)
+    SELECT mine.id, :kind, :email, :key, CAST(:detail AS json) FROM mine
+    WHERE NOT EXISTS (
+        SELECT FROM reconciliation_findings
+        WHERE reconciliation_id = mine.id AND kind = :kind AND key = :key AND repair IS NULL
+    )
+)
+SELECT id FROM mine
+""").bindparams(  # noqa: S608 words of ours
+    bindparam("kind", type_=Text()),
+    bindparam("email", type_=BigInteger()),
+    bindparam("key", type_=Text()),
+    bindparam("detail", type_=Text()),
+)
+_NOTED = text("""
+SELECT key, detail FROM reconciliation_findings
+WHERE reconciliation_id = :id AND key = ANY(:keys) AND detail ->> 'kept_as' IS NOT NULL AND repair IS NULL
+""").bindparams(bindparam("keys", type_=ARRAY(Text)))
 _MOVE = text(f"""
 WITH mine AS (
     UPDATE reconciliations SET place = :next, objects = objects + :objects, bytes = bytes + :bytes,
@@ -110,9 +168,16 @@ WITH mine AS (
     SELECT mine.id, kind, email_id, key, CAST(detail AS json), repair, CASE WHEN repair IS NOT NULL THEN now() END
     FROM mine, unnest(:kinds, :ids, :keys, :details, :repairs) AS found (kind, email_id, key, detail, repair)
     RETURNING id
+), known AS (
+    UPDATE reconciliation_findings AS finding SET detail = CAST(found.detail AS json), repair = found.repair,
+        repaired_at = CASE WHEN found.repair IS NOT NULL THEN now() END
+    FROM mine, unnest(:known_keys, :known_details, :known_repairs) AS found (key, detail, repair)
+    WHERE finding.reconciliation_id = mine.id AND finding.key = found.key
+        AND finding.detail ->> 'kept_as' IS NOT NULL AND finding.repair IS NULL
 )
 SELECT id FROM mine
 """).bindparams(  # noqa: S608 words of ours
+    *(bindparam(name, type_=ARRAY(Text)) for name in ("known_keys", "known_details", "known_repairs")),
     bindparam("kinds", type_=ARRAY(Text)),
     bindparam("ids", type_=ARRAY(BigInteger)),
     bindparam("keys", type_=ARRAY(Text)),

@@ -2,8 +2,6 @@
 
 import asyncio
 import time
-from collections.abc import Sequence
-from contextlib import suppress
 from datetime import datetime, timedelta
 from hashlib import sha256
 
@@ -13,14 +11,14 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from service.database import run
 from service.errors import Permanent, Rejected, Transient
 from service.reconcile import record, steps
+from service.reconcile.anew import fetch_anew, see_that_it_works
 from service.reconcile.contents import Content, contents_between, contents_since
 from service.reconcile.expected import bounds
 from service.reconcile.finding import Finding
-from service.reconcile.objects import END, see_that_it_is_there, told
+from service.reconcile.objects import END, told
 from service.reconcile.pace import Pace
 from service.reconcile.patience import ask
-from service.reconcile.repair import reopen_files, set_aside
-from service.reconcile.steps import Step, Taken
+from service.reconcile.steps import GivenOn, Step, Taken
 from service.resources import Resources
 from service.storage import objects
 
@@ -29,12 +27,14 @@ MEGABYTES_PER_SECOND = 20  # unless told otherwise
 STEP_SECONDS = 2.0
 STEP_CONTENTS = 200
 AT_ONCE = 4
+TRIES = 2  # to read an object; the vendor's client has some of its own
 LOOK_SECONDS = 2.0
 SOON_SECONDS = 0.05
 # How long a worker may take for a step beyond what the bytes take, before another one takes it.
 PATIENCE = timedelta(seconds=60)
 # While the storage is away.
 AGAIN = timedelta(seconds=15)
+UNREADABLE = "object_unreadable"
 
 log = structlog.get_logger()
 
@@ -74,6 +74,8 @@ async def step(res: Resources) -> bool:
         return False
     try:
         done = await _step(res, taken)
+    except GivenOn:
+        return True
     except Transient as exc:
         why = (exc.code, exc.message)
         await ask(res, lambda conn: steps.put_off(conn, taken, AGAIN, why))
@@ -99,14 +101,18 @@ async def _step(res: Resources, taken: Taken) -> Step:
         if not await ask(res, lambda conn, takes=takes: steps.keep(conn, taken, PATIENCE + takes)):  # type: ignore[misc]
             return step  # somebody else has it by now, or it was cancelled
         found = await asyncio.gather(*(_verify(res, each, pace) for each in some))
-        await see_that_it_is_there(res, found)
+        if any(each and each.kind != "object_damaged" for each in found):
+            await see_that_it_works(res)
         done += len(some)
         step.objects += len(some)
         step.bytes += sum(each.size for each in some)
         step.findings += [each for each in found if each]
-        lost += [content for content, each in zip(some, found, strict=True) if each]
+        lost += [
+            content for content, each in zip(some, found, strict=True) if each and each.kind != UNREADABLE
+        ]
+    _see_that_not_all_is_unreadable(taken, step)
     if taken.fix == "all" and lost:
-        step.findings = await _repair(res, step.findings, lost)
+        await fetch_anew(res, taken, step, lost)
     if contents:
         step.place = _place(taken, contents[done - 1])
     return step
@@ -124,32 +130,32 @@ def _place(taken: Taken, last: Content) -> str:
 
 
 async def _verify(res: Resources, content: Content, pace: Pace) -> Finding | None:
-    """Read an object, and tell if its bytes are not those of its name."""
-    try:
-        opened = await objects.open(res.storage, content.key)
-        found = sha256()
-        async for chunk in opened.chunks:
-            await pace.spend(len(chunk))
-            await asyncio.to_thread(found.update, chunk)
-    except Permanent:
-        return told("object_missing", content)
+    """Read an object, and tell if its bytes are not those of its name, or cannot be had."""
+    reason = ""
+    for _ in range(TRIES):
+        try:
+            return await _read(res, content, pace)
+        except Permanent:
+            return told("object_missing", content)
+        except Transient as exc:
+            reason = exc.message
+    return told(UNREADABLE, content, reason=reason)
+
+
+async def _read(res: Resources, content: Content, pace: Pace) -> Finding | None:
+    opened = await objects.open(res.storage, content.key)
+    found = sha256()
+    async for chunk in opened.chunks:
+        await pace.spend(len(chunk))
+        await asyncio.to_thread(found.update, chunk)
     if opened.size == content.size and found.hexdigest() == content.sha256:
         return None
     return told("object_damaged", content, size=opened.size, actual_sha256=found.hexdigest())
 
 
-async def _repair(res: Resources, findings: Sequence[Finding], lost: Sequence[Content]) -> list[Finding]:
-    """Have the contents fetched again; what is damaged and has the right size would be trusted, and is set aside."""
-    sizes = {each.key: each.detail.get("size") for each in findings}
-    kept: dict[str, str | None] = {}
-    for content in lost:
-        if sizes[content.key] == content.size:
-            with suppress(Permanent):  # it is gone by now, which is put right in the same way
-                kept[content.key] = await set_aside(res, content)
-    good = {key for key, kept_as in kept.items() if kept_as is None}  # after all: it was put anew meanwhile
-    told_of = [
-        Finding(each.kind, each.key, each.email_id, {**each.detail, "kept_as": kept.get(each.key)})
-        for each in findings
-        if each.key not in good
-    ]
-    return await reopen_files(res, told_of, [each for each in lost if each.key not in good])
+def _see_that_not_all_is_unreadable(taken: Taken, step: Step) -> None:
+    """Raise Transient, once, if nothing of a step could be read, which may pass; if it does not, it is about the objects."""
+    unreadable = [each for each in step.findings if each.kind == UNREADABLE]
+    if unreadable and len(unreadable) == step.objects and taken.error_code != UNREADABLE:
+        reason = unreadable[0].detail["reason"]
+        raise Transient(UNREADABLE, f"The storage lists objects, and gives none of {step.objects}: {reason}")

@@ -3,6 +3,7 @@
 import asyncio
 import atexit
 import errno
+import re
 import time
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import suppress
@@ -30,6 +31,8 @@ _UPLOAD_SECONDS = 180
 _SIGN_SECONDS = 5  # somebody waits for it; with keys that we hold it takes no request
 _PAGE = 1000  # what S3 lists in one answer
 _CHECK_KEY = "holdfast-check"
+# What servers say that know no condition for a write, which an object's own write does without.
+_UNCONDITIONAL = re.compile(r"status code: (400|405|501)\b")
 
 # The client's own threads let go of what they gave us last. To one that still wants the interpreter when it ends,
 # Python before 3.14 puts an end in a way that aborts the process, whatever its exit code was to be.
@@ -113,10 +116,16 @@ class Cloud:
             raise
 
     async def check(self) -> None:
-        """Write what is never overwritten, so that a bucket with versions does not fill up."""
+        """Write what is never overwritten, where that can be asked for: a bucket with versions would fill up."""
         async with asyncio.timeout(_SECONDS):
-            with suppress(AlreadyExistsError):
+            try:
                 await obstore.put_async(self.store, _CHECK_KEY, b"holdfast", mode="create")
+            except AlreadyExistsError:
+                pass
+            except BaseError as exc:
+                if not _UNCONDITIONAL.search(str(exc)):
+                    raise
+                await obstore.put_async(self.store, _CHECK_KEY, b"holdfast", use_multipart=False)
             await obstore.head_async(self.store, _CHECK_KEY)
 
     async def probe(self) -> bool:

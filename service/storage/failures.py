@@ -10,6 +10,8 @@ from obstore.exceptions import BaseError
 from service.errors import Permanent, Transient
 from service.storage.port import Storage
 
+# What becomes of a panic of the client, beside a line of its own on stderr; one of them is no Exception.
+_PANICS = {"RustPanic", "PanicException"}
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}  # no space, or a limit on it
 
 
@@ -21,8 +23,9 @@ def translated(storage: Storage | None = None, key: str | None = None) -> Iterat
     except (BaseError, OSError, ValueError) as exc:
         if key and isinstance(exc, FileNotFoundError):
             raise Permanent("object_missing", f"the object {key} is not in storage") from None
-        # Vendors tell whole stories, with addresses that may be signed: no query string, no XML but its code.
-        line = re.sub(r"\?\S*|\s*<.*", "", str(exc).partition("\n")[0])[:500]
+        # Vendors tell whole stories, with addresses that may be signed, or hold a password: none of it, no query string,
+        # no XML but its code.
+        line = re.sub(r"(?<=//)\S*@|\?\S*|\s*<.*", "", str(exc).partition("\n")[0])[:500]
         reason = re.search(r"<Code>(\w+)</Code>", str(exc))
         line = f"{reason[1]}: {line}" if reason else line
         code = "storage_unavailable"
@@ -31,3 +34,8 @@ def translated(storage: Storage | None = None, key: str | None = None) -> Iterat
             if storage and not exc.filename:
                 line = f"{line} in {storage.spool_directory()}"
         raise Transient(code, f"storage: {type(exc).__name__}: {line or 'no answer in time'}") from None
+    except BaseException as exc:
+        if type(exc).__name__ not in _PANICS:
+            raise
+        cause = "something may be wrong with its variables, or with the URL"
+        raise Transient("storage_unavailable", f"storage: the vendor's client broke down; {cause}") from None

@@ -57,7 +57,10 @@ class Opened:
 
 
 def open_storage(url: str) -> Storage:
-    """Open a file, s3, gs or az URL without touching what it names."""
+    """Open a file, s3, gs or az URL without touching what it names.
+
+    Raises SettingsError, and Transient for what the vendor's client says, if a variable or the URL is wrong.
+    """
     if url.startswith("file:"):
         return Disk(Path(unquote(urlsplit(url).path)))
     with translated():

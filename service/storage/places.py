@@ -8,9 +8,9 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 _VENDORS = {"s3a": "s3"} | dict.fromkeys(("azure", "abfs", "abfss", "adl"), "az")
-_PREFIXES = ("AWS_", "AZURE_", "GOOGLE_")
+PREFIXES = ("AWS_", "AZURE_", "GOOGLE_")
 # A bucket of one name is another one at another server.
-_SERVERS = {
+SERVERS = {
     "s3": ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "AWS_ENDPOINT"),
     "az": ("AZURE_STORAGE_ENDPOINT", "AZURE_ENDPOINT"),
 }
@@ -27,12 +27,18 @@ def locate(url: str) -> Place:
     parts = urlsplit(url)
     if parts.scheme == "file":
         return Place((), Path(unquote(parts.path)).resolve().parts)
-    vendor = _VENDORS.get(parts.scheme, parts.scheme)
+    vendor = vendor_of(url)
     bucket, _, account = parts.netloc.partition("@")  # abfss://container@account.dfs.core.windows.net/…
     if vendor == "az":  # containers of one name may be of two accounts
         vendor = f"az {account.partition('.')[0] or os.environ.get('AZURE_STORAGE_ACCOUNT_NAME', '')}"
-    server = (os.environ.get(name, "") for name in _SERVERS.get(vendor[:2], ()))
+    server = (os.environ.get(name, "") for name in SERVERS.get(vendor[:2], ()))
     return Place((vendor, *server), (bucket, *(part for part in parts.path.split("/") if part)))
+
+
+def vendor_of(url: str) -> str:
+    """Name the vendor of a storage URL by its shortest scheme: s3, gs, az."""
+    scheme = url.partition(":")[0]
+    return _VENDORS.get(scheme, scheme)
 
 
 def overlap(one: Place, other: Place) -> bool:
@@ -50,12 +56,12 @@ def variables(given: Mapping[str, str] | None) -> Iterator[None]:
     if given is None:
         yield
         return
-    before = {name: value for name, value in os.environ.items() if name.startswith(_PREFIXES)}
+    before = {name: value for name, value in os.environ.items() if name.startswith(PREFIXES)}
     try:
-        _replace(before, {name: value for name, value in given.items() if name.startswith(_PREFIXES)})
+        _replace(before, {name: value for name, value in given.items() if name.startswith(PREFIXES)})
         yield
     finally:
-        now = {name: value for name, value in os.environ.items() if name.startswith(_PREFIXES)}
+        now = {name: value for name, value in os.environ.items() if name.startswith(PREFIXES)}
         _replace(now, before)
 
 

@@ -1,28 +1,35 @@
 """Open a bucket with what the vendors' own variables say."""
 
 import os
+import re
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 from obstore.store import from_url
+
+from service.errors import SettingsError
+from service.storage.places import PREFIXES, SERVERS, vendor_of
 
 if TYPE_CHECKING:
     from obstore.store import ObjectStore  # exists for type checkers only
 
 _VENDORS = ("AWS", "AZURE", "GOOGLE")
 _TRUE = {"1", "true", "on", "yes", "y"}
+_ADDRESS = re.compile(r"https?://([^/?#@\s]*@)?[^/?#@\s]+(/[^?#\s]*)?")
 
 
 def open_store(url: str, *, request_seconds: float) -> "ObjectStore":
-    """Open it without touching it; raises the vendor's error if the URL or a variable is wrong."""
+    """Open it without touching it; raises SettingsError, or the vendor's error, if a variable or the URL is wrong."""
+    _forget_what_is_empty()
+    allow_http = _allows_http(vendor_of(url))
     more: dict[str, Any] = {}
-    if url.startswith(("s3:", "s3a:")) and _sends_checksums():
+    if vendor_of(url) == "s3" and _sends_checksums():
         more["checksum_algorithm"] = "SHA256"
     return from_url(
         url,
         client_options={
             # Client options given here replace those of the environment, so this one is handed on.
-            "allow_http": _is_on("ALLOW_HTTP"),
+            "allow_http": allow_http,
             "connect_timeout": timedelta(seconds=5),
             "timeout": timedelta(seconds=request_seconds),
             "user_agent": "holdfast",
@@ -35,6 +42,26 @@ def open_store(url: str, *, request_seconds: float) -> "ObjectStore":
 def is_anonymous() -> bool:
     """Tell whether requests are not signed: who asks for a signature would look for credentials that are not there."""
     return _is_on("SKIP_SIGNATURE")
+
+
+def _forget_what_is_empty() -> None:
+    """Take variables that are empty for none, as those of our own are: the vendor's client takes them for values."""
+    for name in [name for name, value in os.environ.items() if not value and name.startswith(PREFIXES)]:
+        del os.environ[name]
+
+
+def _allows_http(vendor: str) -> bool:
+    """Tell whether to do without TLS: whoever names a server by http:// wants that, as AWS's own clients have it.
+
+    Raises SettingsError for an address at which the vendor's client would break down.
+    """
+    allows = _is_on("ALLOW_HTTP")
+    for name in SERVERS.get(vendor, ()):
+        address = os.environ.get(name, "")
+        if address and not _ADDRESS.fullmatch(address):
+            raise SettingsError(f"{name}: must be an address that begins with https:// or http://")
+        allows = allows or address.startswith("http:")
+    return allows
 
 
 def _sends_checksums() -> bool:
