@@ -5,7 +5,7 @@ import json
 import re
 import signal
 from collections.abc import AsyncIterator, Iterator
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import asyncpg
@@ -326,11 +326,12 @@ async def test_pages_show_runs_and_what_they_found_and_no_stranger_writes_there(
     assert "<script>alert" not in pages[1]
 
 
-async def test_metrics_tell_of_the_newest_that_is_done(
+async def test_metrics_tell_of_what_is_open_and_of_the_newest_that_is_done(
     client: Server, database: asyncpg.Connection, res: Resources
 ) -> None:
-    await insert(database, counts={"extra": 7})
+    await insert(database, counts={"extra": 7, "missing": 23}, repaired={"missing": 23}, part=None)
     await insert(database, status="failed", counts={"extra": 9})
+    await insert(database, counts={"missing": 1}, repaired={"missing": 1}, since=datetime.now(UTC))
     async with client.session.get(f"{client.url}/metrics") as response:
         text = await response.text()
     async with connect(res.engine) as conn:
@@ -340,7 +341,7 @@ async def test_metrics_tell_of_the_newest_that_is_done(
     assert 'holdfast_reconciliation_findings{kind="missing"} 0.0' in text
     assert "holdfast_reconciliation_age_seconds 0." in text
     assert newest is not None
-    assert (newest.counts, verified) == ({"extra": 7}, None)
+    assert (newest.counts, verified) == ({"missing": 1}, None)
 
 
 # ── alerts
@@ -357,9 +358,10 @@ async def test_what_was_not_put_right_is_the_matter_until_it_is(
     assert await found(res) == {}
     await insert(database, counts={"missing": 4, "foreign": 2, "unclaimed": 1}, repaired={"missing": 4})
     harmless = await found(res)
-    await insert(database, counts={"extra": 2, "object_missing": 1})
+    day_ago = datetime.now(UTC) - timedelta(days=1)
+    await insert(database, counts={"extra": 2, "object_missing": 1}, since=day_ago)
     both = await found(res)
-    await insert(database, part=4)  # another part of the storage, and the whole target
+    await insert(database, part=4, since=day_ago)  # another part of the storage, and the same documents
     object_alone = await found(res)
     await insert(database, counts={"object_missing": 1}, repaired={"object_missing": 1}, part=None, fix="all")
     nothing = await found(res)
@@ -374,6 +376,22 @@ async def test_what_was_not_put_right_is_the_matter_until_it_is(
     assert verified[""].count == 3
 
 
+async def test_an_alert_says_that_there_is_more_where_not_each_is_kept(
+    res: Resources, database: asyncpg.Connection
+) -> None:
+    number = await insert(database, counts={"missing": 2}, part=None)
+    more = await found(res)
+    await database.execute(
+        "INSERT INTO reconciliation_findings (reconciliation_id, kind, key, detail)"
+        " SELECT $1, 'missing', i::text, '{}' FROM generate_series(1, 2) AS i",
+        number,
+    )
+    all_kept = await found(res)
+
+    assert more[""].detail.startswith("At least 2 differences between")
+    assert all_kept[""].detail.startswith("2 differences between")
+
+
 async def test_that_none_is_done_for_hours_is_the_matter_if_there_are_workers(
     res: Resources, database: asyncpg.Connection
 ) -> None:
@@ -384,8 +402,16 @@ async def test_that_none_is_done_for_hours_is_the_matter_if_there_are_workers(
         "INSERT INTO workers (name, pid, version, started_at) VALUES ('w', 1, '1', now() - interval '5 h')"
     )
     late, off = await found(res), await found(res, 0)
+    await database.execute(
+        "INSERT INTO reconciliations (kind, actor, fix, started_at, emails) VALUES ('reconcile', 'ada', 'all', $1, 9)",
+        datetime.now(UTC) - timedelta(hours=4),
+    )
+    long_run = await found(res)
+    await database.execute("UPDATE reconciliations SET status = 'failed' WHERE status = 'running'")
+    broke_off = await found(res)
     await insert(database)
     again = await found(res)
 
-    assert (no_worker, off, again) == ({}, {}, {})
+    assert (no_worker, off, long_run, again) == ({}, {}, {}, {})
+    assert [*broke_off] == ["late"]
     assert "4 h" in late["late"].detail
