@@ -11,11 +11,13 @@ from typing import Any
 import asyncpg
 import pytest
 from arq.worker import Worker
+from click.testing import CliRunner
 from pymongo import AsyncMongoClient
 
 from service import worker as door
 from service.alerts.finding import Finding
 from service.alerts.reconciliation import find
+from service.cli.main import main
 from service.config.settings import Settings
 from service.database import connect
 from service.local.zendesk import Fault, Zendesk
@@ -24,7 +26,7 @@ from service.resources import Resources
 from service.storage import objects
 from service.worker import worker_settings
 from tests.commands import command, terminal
-from tests.conftest import API_TOKEN, Client, Server, eventually, program, serving, working
+from tests.conftest import API_TOKEN, Client, Server, environment, eventually, program, serving, working
 from tests.targets import mongodb_url, synced, syncing
 from tests.test_reconcile import put
 from tests.test_worker import ARQ
@@ -64,6 +66,13 @@ async def insert(database: asyncpg.Connection, **columns: Any) -> int:
         *values.values(),
     )
     return int(number)
+
+
+def said(settings: Settings, *words: str) -> str:
+    """Run a command that succeeds in this process; return what it prints."""
+    done = CliRunner().invoke(main, words, env=environment(settings))
+    assert done.exit_code == 0, done.output
+    return done.output
 
 
 # ── the command
@@ -192,6 +201,40 @@ async def test_verify_says_that_no_worker_is_there_and_workers_do_it(
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.splitlines()[0] == "All that was looked at is as it is on record."
     assert f"{len(PDF):,} bytes" in done.stdout
+
+
+async def test_show_gives_all_findings_as_json_and_examples_of_each_kind_for_people(
+    settings: Settings, database: asyncpg.Connection
+) -> None:
+    counts = {"extra": 130, "object_missing": 4, "foreign": 1}
+    number = await insert(database, counts=counts)
+    empty = await insert(database)
+    for kind, count in counts.items():
+        await database.execute(
+            "INSERT INTO reconciliation_findings (reconciliation_id, kind, key, detail)"
+            " SELECT $1, $2, $2 || ' ' || i, '{\"document\": {\"a\": 1}}' FROM generate_series(1, $3) AS i",
+            number,
+            kind,
+            count,
+        )
+
+    whole = await asyncio.to_thread(said, settings, "reconcile", "show", str(number), "--json")
+    nothing = await asyncio.to_thread(said, settings, "reconcile", "show", str(empty), "--json")
+    text = await asyncio.to_thread(said, settings, "reconcile", "show", str(number))
+
+    run = json.loads(whole)
+    assert (run["counts"], run["open"], run["next_cursor"]) == (counts, 134, None)
+    assert [each["key"] for each in run["findings"]] == [
+        f"{kind} {place}" for kind, count in counts.items() for place in range(1, count + 1)
+    ]
+    lines = [line for line in whole.splitlines() if line.startswith("    {")]
+    assert [json.loads(line.removesuffix(",")) for line in lines] == run["findings"]
+    assert json.loads(nothing)["findings"] == []
+    assert [line.strip() for line in text.splitlines() if re.fullmatch(r" {10}\w+ \d+", line)] == [
+        *(f"extra {place}" for place in (1, 2, 3)),
+        *(f"object_missing {place}" for place in (1, 2, 3)),
+        "foreign 1",
+    ]
 
 
 # ── the hour
