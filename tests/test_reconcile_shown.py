@@ -11,13 +11,11 @@ from typing import Any
 import asyncpg
 import pytest
 from arq.worker import Worker
-from click.testing import CliRunner
 from pymongo import AsyncMongoClient
 
 from service import worker as door
 from service.alerts.finding import Finding
 from service.alerts.reconciliation import find
-from service.cli.main import main
 from service.config.settings import Settings
 from service.database import connect
 from service.local.zendesk import Fault, Zendesk
@@ -25,8 +23,8 @@ from service.queries.reconciliations import latest
 from service.resources import Resources
 from service.storage import objects
 from service.worker import worker_settings
-from tests.commands import command, terminal
-from tests.conftest import API_TOKEN, Client, Server, environment, eventually, program, serving, working
+from tests.commands import command, terminal, typed
+from tests.conftest import API_TOKEN, Client, Server, eventually, program, serving, working
 from tests.targets import mongodb_url, synced, syncing
 from tests.test_reconcile import put
 from tests.test_worker import ARQ
@@ -68,13 +66,6 @@ async def insert(database: asyncpg.Connection, **columns: Any) -> int:
     return int(number)
 
 
-def said(settings: Settings, *words: str) -> str:
-    """Run a command that succeeds in this process; return what it prints."""
-    done = CliRunner().invoke(main, words, env=environment(settings))
-    assert done.exit_code == 0, done.output
-    return done.output
-
-
 # ── the command
 
 
@@ -87,14 +78,15 @@ async def test_the_command_tells_what_differs_puts_it_right_and_waits_for_it(
         ids = [(await client.send(zendesk.payload(attachments=[file])))["email_id"] for _ in range(3)]
         for email_id in ids:
             await synced(client, email_id)
-        equal = await command(settings, "reconcile")
-        await documents.delete_one({"email_id": ids[0]})
-        await documents.insert_one({"_id": "theirs"})
-        differs = await command(settings, "reconcile", "--since", "2020-01-01")
+    equal = await typed(settings, "reconcile")
+    await documents.delete_one({"email_id": ids[0]})
+    await documents.insert_one({"_id": "theirs"})
+    differs = await typed(settings, "reconcile", "--since", "2020-01-01")
+    async with working(settings):
         fixed = await command(settings, "reconcile", "--fix", "--wait", "--json")
         there = await documents.count_documents({"source": "holdfast"})
-    listed = await command(settings, "reconcile", "list")
-    shown = await command(settings, "reconcile", "show", "2")
+    listed = await typed(settings, "reconcile", "list")
+    shown = await typed(settings, "reconcile", "show", "2")
 
     assert (equal.returncode, equal.stderr) == (0, "")
     assert equal.stdout.splitlines()[0] == "All that was looked at is as it is on record."
@@ -149,7 +141,7 @@ async def test_a_link_that_was_changed_is_a_difference(
     "words", [("--since", "yesterdayish"), ("--wait",), ("--no-such",), ("show", "x"), ("show", "-1")]
 )
 async def test_wrong_words_are_2(settings: Settings, words: tuple[str, ...]) -> None:
-    done = await command(settings, "reconcile", *words)
+    done = await typed(settings, "reconcile", *words)
 
     assert (done.returncode, done.stdout) == (2, "")
 
@@ -159,12 +151,12 @@ async def test_what_cannot_be_found_out_is_1(
 ) -> None:
     away = syncing(settings, "mongodb://127.0.0.1:1/holdfast.emails", sync_seconds=0.2)
     await put(database, 1)
-    failed = await command(away, "reconcile")
+    failed = await typed(away, "reconcile")
     await database.execute("UPDATE reconciliations SET status = 'running', finished_at = NULL")
-    second = await command(settings, "reconcile")
-    cancelled = await command(settings, "reconcile", "cancel", "1")
-    again = await command(settings, "reconcile", "cancel", "1")
-    none = await command(settings, "reconcile", "show", "9")
+    second = await typed(settings, "reconcile")
+    cancelled = await typed(settings, "reconcile", "cancel", "1")
+    again = await typed(settings, "reconcile", "cancel", "1")
+    none = await typed(settings, "reconcile", "show", "9")
 
     assert failed.returncode == 1
     assert re.search("It is failed .*(it cannot be reached|no answer)", failed.stdout)
@@ -189,9 +181,9 @@ async def test_verify_says_that_no_worker_is_there_and_workers_do_it(
     async with working(settings):
         receipt = await client.send(zendesk.payload(attachments=[zendesk.add_file("a.pdf", PDF)]))
         await client.until(receipt["email_id"], "completed")
-    alone = await command(settings, "storage", "verify")
-    twice = await command(settings, "storage", "verify")
-    ended = await command(settings, "reconcile", "cancel", "1")
+    alone = await typed(settings, "storage", "verify")
+    twice = await typed(settings, "storage", "verify")
+    ended = await typed(settings, "reconcile", "cancel", "1")
     async with working(settings):
         done = await command(settings, "storage", "verify", "--wait", "--rate", "100")
 
@@ -218,9 +210,9 @@ async def test_show_gives_all_findings_as_json_and_examples_of_each_kind_for_peo
             count,
         )
 
-    whole = await asyncio.to_thread(said, settings, "reconcile", "show", str(number), "--json")
-    nothing = await asyncio.to_thread(said, settings, "reconcile", "show", str(empty), "--json")
-    text = await asyncio.to_thread(said, settings, "reconcile", "show", str(number))
+    whole = (await typed(settings, "reconcile", "show", str(number), "--json")).stdout
+    nothing = (await typed(settings, "reconcile", "show", str(empty), "--json")).stdout
+    text = (await typed(settings, "reconcile", "show", str(number))).stdout
 
     run = json.loads(whole)
     assert (run["counts"], run["open"], run["next_cursor"]) == (counts, 134, None)
