@@ -45,25 +45,30 @@ async def open_differences(conn: AsyncConnection) -> Differences:
 
 
 # A run may only have looked at what was found before it began. By `since` it looked at ids: at those from the first
-# e-mail received then up to the last one there was, and at documents without an e-mail whose ids lie between.
+# e-mail received then up to the last one there was, and at documents without an e-mail whose ids lie between. Whoever
+# compares by hand may have no target set; if workers have none, there is none any more, and nothing in it differs.
 _OPEN = text(f"""
 WITH done AS MATERIALIZED (
-    SELECT id, kind, since, part, started_at, finished_at, counts, repaired
+    SELECT id, kind, since, part, targets, started_at, finished_at, counts, repaired,
+        since IS NULL AND part IS NULL AS is_whole
     FROM reconciliations WHERE status = 'done'
 ), whole AS (
-    SELECT max(started_at) FILTER (WHERE kind = 'reconcile') AS compared_at,
-        max(started_at) FILTER (WHERE kind = 'verify') AS read_at
-    FROM done WHERE since IS NULL AND part IS NULL
+    SELECT max(started_at) FILTER (WHERE kind = 'reconcile' AND is_whole) AS compared_at,
+        max(started_at) FILTER (WHERE kind = 'verify' AND is_whole) AS read_at,
+        max(started_at) FILTER (
+            WHERE kind = 'reconcile' AND CASE WHEN targets IS NULL THEN part IS NOT NULL ELSE is_whole END
+        ) AS documents_at
+    FROM done
 ), parts AS (
     SELECT part, max(started_at) AS compared_at FROM done WHERE part IS NOT NULL GROUP BY part
 ), since AS (
     SELECT id, has_begun,
-        min(since) FILTER (WHERE has_begun AND kind = 'reconcile') OVER later AS documents,
+        min(since) FILTER (WHERE has_begun AND kind = 'reconcile' AND targets IS NOT NULL) OVER later AS documents,
         min(since) FILTER (WHERE has_begun AND kind = 'reconcile' AND part IS NULL) OVER later AS files,
         min(since) FILTER (WHERE has_begun AND kind = 'verify') OVER later AS contents
     FROM (
-        SELECT id, kind, since, part, started_at AS at, true AS has_begun FROM done
-        UNION ALL SELECT id, kind, since, part, finished_at, false FROM done
+        SELECT id, kind, since, part, targets, started_at AS at, true AS has_begun FROM done
+        UNION ALL SELECT id, kind, since, part, targets, finished_at, false FROM done
     ) AS moment
     WINDOW later AS (ORDER BY at DESC, has_begun ROWS UNBOUNDED PRECEDING)
 ), remaining AS MATERIALIZED (
@@ -76,7 +81,8 @@ WITH done AS MATERIALIZED (
     SELECT run.id AS run_id, finding.*
     FROM (
         SELECT id FROM done JOIN whole ON true WHERE id IN (SELECT run_id FROM remaining)
-            AND (finished_at < CASE kind WHEN 'verify' THEN read_at ELSE compared_at END) IS NOT TRUE
+            AND CASE kind WHEN 'verify' THEN finished_at < read_at
+                ELSE finished_at < compared_at AND finished_at < documents_at END IS NOT TRUE
         ORDER BY id DESC
     ) AS run CROSS JOIN LATERAL (
         SELECT id, kind, key, detail ->> 'sha256' AS sha256,
@@ -121,7 +127,7 @@ WHERE (newest.id > said.id) IS NOT TRUE AND (
         whole.read_at > finished_at OR received_at >= since.contents OR is_told_by_size AND (
             whole.compared_at > finished_at OR received_at >= since.files OR parts.compared_at > finished_at
         )
-    ELSE whole.compared_at > finished_at OR received_at >= since.documents END
+    ELSE whole.documents_at > finished_at OR received_at >= since.documents END
 ) IS NOT TRUE
 GROUP BY said.kind
 """)  # noqa: S608 words and numbers of ours

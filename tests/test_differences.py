@@ -48,7 +48,13 @@ class Runs:
             counts[kind] = counts.get(kind, 0) + 1
             if repair:
                 repaired[kind] = repaired.get(kind, 0) + 1
-        values = {"kind": "reconcile", "fix": "nothing", "actor": "ada (tests)", **columns}
+        values = {
+            "kind": "reconcile",
+            "fix": "nothing",
+            "actor": "ada (tests)",
+            "targets": "mongodb",
+            **columns,
+        }
         values |= {"counts": json.dumps(counts), "repaired": json.dumps(repaired)}
         names, places = ", ".join(values), ", ".join(f"${place}" for place in range(1, len(values) + 1))
         run_id = await self.database.fetchval(
@@ -160,6 +166,19 @@ async def test_since_looks_at_files_of_what_came_since_then(res: Resources, runs
     await runs.add(kind="verify", since=datetime(2020, 1, 1, tzinfo=UTC))
 
     assert by_comparison == {"object_missing": 1}
+    assert await opened(res) == {}
+
+
+async def test_who_has_no_target_has_not_looked_there_unless_it_was_taken_away(
+    res: Resources, runs: Runs
+) -> None:
+    await runs.add(found("ahead", "old", 1), found("object_missing", "o", 1), detail=DAMAGED)
+    await runs.add(targets=None)
+    await runs.add(targets=None, since=datetime(2020, 1, 1, tzinfo=UTC))
+    by_hand = await opened(res)
+    await runs.hour(targets=None)
+
+    assert by_hand == {"ahead": 1}
     assert await opened(res) == {}
 
 

@@ -20,13 +20,15 @@ from service.config.settings import Settings
 from service.database import connect
 from service.local.zendesk import Fault, Zendesk
 from service.queries.reconciliations import latest
-from service.resources import Resources
+from service.reconcile.hourly import reconcile_hourly
+from service.reconcile.run import Wish, reconcile
+from service.resources import Resources, open_resources
 from service.storage import objects
 from service.worker import worker_settings
 from tests.commands import command, terminal, typed
 from tests.conftest import API_TOKEN, Client, Server, eventually, program, serving, working
 from tests.targets import mongodb_url, synced, syncing
-from tests.test_reconcile import put
+from tests.test_reconcile import put, put_synced, write
 from tests.test_worker import ARQ
 
 PDF = b"%PDF-1.7\n" + bytes(range(256)) * 40
@@ -55,6 +57,7 @@ async def insert(database: asyncpg.Connection, **columns: Any) -> int:
         "actor": "reconcile",
         "fix": "syncs",
         "part": 3,
+        "targets": "mongodb",
         **columns,
     }
     values = {name: json.dumps(value) if isinstance(value, dict) else value for name, value in values.items()}
@@ -409,6 +412,30 @@ async def test_what_was_not_put_right_is_the_matter_until_it_is(
     assert object_alone[""].count == 1
     assert nothing == {}
     assert verified[""].count == 3
+
+
+async def test_what_is_ahead_of_the_record_since_long_ago_is_the_matter_until_fix_removed_it(
+    settings: Settings, server: str, documents: Any, res: Resources, database: asyncpg.Connection
+) -> None:
+    """With real runs: one over all finds it, that of an hour does not look there."""
+    async with open_resources(syncing(settings, f"{server}/holdfast.emails")) as there:
+        old, new = await put_synced(there, database, 2)
+        await database.execute(
+            "UPDATE incoming_emails SET received_at = now() - interval '3 days' WHERE id = $1", old
+        )
+        await documents.update_many({}, {"$set": {"version": 9}})
+        await documents.insert_one({"_id": "x", "source": "holdfast", "email_id": new})
+        await reconcile(there, Wish("ada"), lambda _share, _seen: None)
+        by_whole = await found(res)
+        await documents.delete_many({"email_id": new})
+        await write(there, [new])
+        await reconcile_hourly(there)
+        by_hour = await found(res)
+        await reconcile(there, Wish("ada", fix="all"), lambda _share, _seen: None)
+
+    assert "2 ahead of the record in the target, 1 in the target without an e-mail" in by_whole[""].detail
+    assert ": 1 ahead of the record in the target." in by_hour[""].detail
+    assert await found(res) == {}
 
 
 async def test_an_alert_says_that_there_is_more_where_not_each_is_kept(
