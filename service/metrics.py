@@ -142,12 +142,12 @@ class Record(Protocol):
 
 
 class Reconciled(Protocol):
-    """The newest reconciliation that is done."""
+    """What runs found and nobody put right, and when one was done or got on."""
 
     @property
     def by_kind(self) -> Mapping[str, int]: ...
     @property
-    def finished_at(self) -> datetime | None: ...
+    def compared_at(self) -> datetime | None: ...
 
 
 def exposition(
@@ -263,16 +263,19 @@ def _recorded(record: Record | None, workers: Mapping[str, str] | None) -> Itera
 
 def _reconciled(reconciled: Reconciled | None) -> Iterable[Metric]:
     findings = GaugeMetricFamily(
-        "holdfast_reconciliation_findings", "What the newest reconciliation found, by kind", labels=["kind"]
+        "holdfast_reconciliation_findings",
+        "What reconciliations and verifications found and nobody put right, by kind",
+        labels=["kind"],
     )
     age = GaugeMetricFamily(
-        "holdfast_reconciliation_age_seconds", "How long ago the newest reconciliation was done"
+        "holdfast_reconciliation_age_seconds",
+        "How long ago a reconciliation was done, or one under way got on",
     )
     if reconciled is not None:
         for kind, count in reconciled.by_kind.items():
             findings.add_metric([kind], count)
-        if reconciled.finished_at:
-            age.add_metric([], (datetime.now(UTC) - reconciled.finished_at).total_seconds())
+        if reconciled.compared_at:
+            age.add_metric([], (datetime.now(UTC) - reconciled.compared_at).total_seconds())
     return findings, age
 
 

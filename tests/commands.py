@@ -12,6 +12,10 @@ import termios
 from collections.abc import Mapping
 from contextlib import suppress
 
+import structlog
+from click.testing import CliRunner
+
+from service.cli.main import main
 from service.config.settings import Settings
 from tests.conftest import ROOT, environment
 
@@ -32,6 +36,11 @@ async def command(settings: Settings, *words: str, **changes: str) -> Done:
     )
 
 
+async def typed(settings: Settings, *words: str, **changes: str) -> Done:
+    """Run `holdfast` in this process, which has loaded it already; not beside a worker in it, whose log it would turn."""
+    return await asyncio.to_thread(_typed, words, {**environment(settings), **changes})
+
+
 async def terminal(settings: Settings, *words: str, columns: int = 80, keys: bytes = b"") -> tuple[int, str]:
     """Run `holdfast` on a terminal of this width without colours, on which somebody types; return exit code and screen."""
     return await on_a_terminal(environment(settings), *words, columns=columns, keys=keys)
@@ -42,6 +51,15 @@ async def on_a_terminal(
 ) -> tuple[int, str]:
     """Do the same with an environment, and not with settings."""
     return await asyncio.to_thread(_on_a_terminal, variables, words, columns, keys)
+
+
+def _typed(words: tuple[str, ...], variables: dict[str, str]) -> Done:
+    log = structlog.get_config()
+    try:
+        done = CliRunner().invoke(main, words, env=variables, catch_exceptions=False)
+    finally:
+        structlog.configure(**log)
+    return Done(words, done.exit_code, done.stdout, done.stderr)
 
 
 def _on_a_terminal(

@@ -323,13 +323,15 @@ async def test_a_lost_mail_server_holds_up_no_other_channel_and_its_mail_comes_w
 ) -> None:
     await fail(database, "1 hour")
     await look()
-    async with AsyncExitStack() as stack:
-        port = await lost_in_several_ways(mails, way, stack)
+    async with AsyncExitStack() as silence, AsyncExitStack() as stack:
+        port = await lost_in_several_ways(mails, way, silence)
         lost = settings.model_copy(update={"smtp_url": SecretStr(f"smtp://127.0.0.1:{port}")})
         res = await stack.enter_async_context(open_resources(lost))
         await stack.enter_async_context(watch.alerting(res))
         await eventually(lambda: told(slack, webhook))
         await eventually(lambda: noted(database))  # or they are told once more
+        await eventually(lambda: taken(database))
+        await silence.aclose()  # for how long one that hangs is waited for is a test of its own
         await eventually(lambda: put_off(database))
     mails.says.clear()
     await soon(database)

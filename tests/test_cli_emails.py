@@ -20,7 +20,7 @@ from service.queries.emails import get_email
 from service.recovery import bulk
 from service.resources import Resources
 from service.storage.objects import put
-from tests.commands import command, terminal
+from tests.commands import command, terminal, typed
 from tests.conftest import ROOT, environment, eventually
 from tests.targets import SECRET, Receiver, receiver
 
@@ -84,7 +84,7 @@ async def test_a_list_finds_what_is_further_back_than_one_request_looks(
     await add(database, subject="a needle")
     await add(database, 12_000, subject="hay")
 
-    done = await command(settings, "emails", "list", "--text", "needle")
+    done = await typed(settings, "emails", "list", "--text", "needle")
 
     assert (done.returncode, done.stdout.partition("\t")[0]) == (0, "1")
 
@@ -112,7 +112,7 @@ async def test_a_page_tells_what_happened_in_order(settings: Settings, database:
     )
     await command(settings, "emails", "retry", "1", LOGNAME="ada\x1b[2J")
 
-    done = await command(settings, "emails", "show", "1")
+    done = await typed(settings, "emails", "show", "1")
 
     assert (done.returncode, done.stderr) == (0, "")
     happened = done.stdout.partition("What happened")[2]
@@ -146,9 +146,9 @@ async def test_a_content_leads_to_all_who_have_it(
     await store(res, database, b"invoice", EVIL)
     sha256 = hashlib.sha256(b"invoice").hexdigest()
 
-    done = await command(settings, "emails", "holding", sha256.upper())
-    as_json = await command(settings, "emails", "holding", sha256, "--json")
-    none = await command(settings, "emails", "holding", "0" * 64)
+    done = await typed(settings, "emails", "holding", sha256.upper())
+    as_json = await typed(settings, "emails", "holding", sha256, "--json")
+    none = await typed(settings, "emails", "holding", "0" * 64)
 
     assert done.stdout.startswith("1\t0\t7\t../../\ufffd]0;x")
     assert json.loads(as_json.stdout)["holders"][0]["email_id"] == 1
@@ -242,13 +242,13 @@ async def test_retrying_all_is_planned_then_begun_and_can_be_looked_at_and_cance
     await add(database, 3)
     await add(database, error_code="other")
 
-    plan = await command(settings, "emails", "retry", "--all", "--error-code", "gone", "--dry-run", "--json")
-    begun = await command(settings, "failures", "retry", "gone", "--yes", "--json", LOGNAME="ada")
-    listed = await command(settings, "retries", "list")
-    shown = await command(settings, "retries", "show", "1")
-    cancelled = await command(settings, "retries", "cancel", "1", "--json", LOGNAME="bob")
-    again = await command(settings, "retries", "cancel", "1")
-    activity = await command(settings, "activity", "--json")
+    plan = await typed(settings, "emails", "retry", "--all", "--error-code", "gone", "--dry-run", "--json")
+    begun = await typed(settings, "failures", "retry", "gone", "--yes", "--json", LOGNAME="ada")
+    listed = await typed(settings, "retries", "list")
+    shown = await typed(settings, "retries", "show", "1")
+    cancelled = await typed(settings, "retries", "cancel", "1", "--json", LOGNAME="bob")
+    again = await typed(settings, "retries", "cancel", "1")
+    activity = await typed(settings, "activity", "--json")
 
     assert json.loads(plan.stdout) == {"matching": 3, "capped": False}
     assert json.loads(begun.stdout)["planned"] == 3
@@ -316,8 +316,8 @@ async def test_failures_are_grouped(settings: Settings, database: asyncpg.Connec
     await add(database, 2, error_host="files.example")
     await add(database, error_code=None, processing_error="\x1b[2J")
 
-    done = await command(settings, "failures")
-    as_json = await command(settings, "failures", "--json")
+    done = await typed(settings, "failures")
+    as_json = await typed(settings, "failures", "--json")
 
     rows = {tuple(line.split("\t")[:3]) for line in done.stdout.splitlines()}
     assert rows == {("2", "gone", "files.example"), ("1", "none", "none")}
@@ -342,14 +342,14 @@ async def test_what_was_not_synced_is_listed_shown_and_synced_again(
     await add(database, sync_status="synced")
     await add(database, processing_status="queued", sync_status="pending")
 
-    listed = await command(syncing, "emails", "list", "--sync-status", "failed")
-    shown = await command(syncing, "emails", "show", "1")
-    some = await command(syncing, "emails", "sync", "1", "5", "9")
-    plan = await command(syncing, "emails", "sync", "--all", "--dry-run", "--json")
-    begun = await command(syncing, "emails", "sync", "--all", "--yes", "--json", LOGNAME="ada")
-    status = await command(syncing, "status")
-    as_json = await command(syncing, "status", "--json")
-    retries = await command(syncing, "retries", "show", "1")
+    listed = await typed(syncing, "emails", "list", "--sync-status", "failed")
+    shown = await typed(syncing, "emails", "show", "1")
+    some = await typed(syncing, "emails", "sync", "1", "5", "9")
+    plan = await typed(syncing, "emails", "sync", "--all", "--dry-run", "--json")
+    begun = await typed(syncing, "emails", "sync", "--all", "--yes", "--json", LOGNAME="ada")
+    status = await typed(syncing, "status")
+    as_json = await typed(syncing, "status", "--json")
+    retries = await typed(syncing, "retries", "show", "1")
 
     assert listed.stderr == ""
     assert [line.split("\t")[0] for line in listed.stdout.splitlines()] == ["3", "2", "1"]
@@ -371,9 +371,9 @@ async def test_without_a_target_nothing_is_synced_and_nothing_said_of_it(
 ) -> None:
     await add(database)
 
-    one = await command(settings, "emails", "sync", "1")
-    shown = await command(settings, "emails", "show", "1")
-    status = await command(settings, "status")
+    one = await typed(settings, "emails", "sync", "1")
+    shown = await typed(settings, "emails", "show", "1")
+    status = await typed(settings, "status")
 
     assert (one.returncode, one.stderr) == (1, "There is nothing to sync with: SYNC_URL is not set.\n")
     assert "sync" not in shown.stdout + status.stdout

@@ -5,7 +5,7 @@ import json
 import re
 import signal
 from collections.abc import AsyncIterator, Iterator
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import asyncpg
@@ -20,13 +20,15 @@ from service.config.settings import Settings
 from service.database import connect
 from service.local.zendesk import Fault, Zendesk
 from service.queries.reconciliations import latest
-from service.resources import Resources
+from service.reconcile.hourly import reconcile_hourly
+from service.reconcile.run import Wish, reconcile
+from service.resources import Resources, open_resources
 from service.storage import objects
 from service.worker import worker_settings
-from tests.commands import command, terminal
+from tests.commands import command, terminal, typed
 from tests.conftest import API_TOKEN, Client, Server, eventually, program, serving, working
 from tests.targets import mongodb_url, synced, syncing
-from tests.test_reconcile import put
+from tests.test_reconcile import put, put_synced, write
 from tests.test_worker import ARQ
 
 PDF = b"%PDF-1.7\n" + bytes(range(256)) * 40
@@ -55,6 +57,7 @@ async def insert(database: asyncpg.Connection, **columns: Any) -> int:
         "actor": "reconcile",
         "fix": "syncs",
         "part": 3,
+        "targets": "mongodb",
         **columns,
     }
     values = {name: json.dumps(value) if isinstance(value, dict) else value for name, value in values.items()}
@@ -78,14 +81,15 @@ async def test_the_command_tells_what_differs_puts_it_right_and_waits_for_it(
         ids = [(await client.send(zendesk.payload(attachments=[file])))["email_id"] for _ in range(3)]
         for email_id in ids:
             await synced(client, email_id)
-        equal = await command(settings, "reconcile")
-        await documents.delete_one({"email_id": ids[0]})
-        await documents.insert_one({"_id": "theirs"})
-        differs = await command(settings, "reconcile", "--since", "2020-01-01")
+    equal = await typed(settings, "reconcile")
+    await documents.delete_one({"email_id": ids[0]})
+    await documents.insert_one({"_id": "theirs"})
+    differs = await typed(settings, "reconcile", "--since", "2020-01-01")
+    async with working(settings):
         fixed = await command(settings, "reconcile", "--fix", "--wait", "--json")
         there = await documents.count_documents({"source": "holdfast"})
-    listed = await command(settings, "reconcile", "list")
-    shown = await command(settings, "reconcile", "show", "2")
+    listed = await typed(settings, "reconcile", "list")
+    shown = await typed(settings, "reconcile", "show", "2")
 
     assert (equal.returncode, equal.stderr) == (0, "")
     assert equal.stdout.splitlines()[0] == "All that was looked at is as it is on record."
@@ -140,7 +144,7 @@ async def test_a_link_that_was_changed_is_a_difference(
     "words", [("--since", "yesterdayish"), ("--wait",), ("--no-such",), ("show", "x"), ("show", "-1")]
 )
 async def test_wrong_words_are_2(settings: Settings, words: tuple[str, ...]) -> None:
-    done = await command(settings, "reconcile", *words)
+    done = await typed(settings, "reconcile", *words)
 
     assert (done.returncode, done.stdout) == (2, "")
 
@@ -150,12 +154,12 @@ async def test_what_cannot_be_found_out_is_1(
 ) -> None:
     away = syncing(settings, "mongodb://127.0.0.1:1/holdfast.emails", sync_seconds=0.2)
     await put(database, 1)
-    failed = await command(away, "reconcile")
+    failed = await typed(away, "reconcile")
     await database.execute("UPDATE reconciliations SET status = 'running', finished_at = NULL")
-    second = await command(settings, "reconcile")
-    cancelled = await command(settings, "reconcile", "cancel", "1")
-    again = await command(settings, "reconcile", "cancel", "1")
-    none = await command(settings, "reconcile", "show", "9")
+    second = await typed(settings, "reconcile")
+    cancelled = await typed(settings, "reconcile", "cancel", "1")
+    again = await typed(settings, "reconcile", "cancel", "1")
+    none = await typed(settings, "reconcile", "show", "9")
 
     assert failed.returncode == 1
     assert re.search("It is failed .*(it cannot be reached|no answer)", failed.stdout)
@@ -180,9 +184,9 @@ async def test_verify_says_that_no_worker_is_there_and_workers_do_it(
     async with working(settings):
         receipt = await client.send(zendesk.payload(attachments=[zendesk.add_file("a.pdf", PDF)]))
         await client.until(receipt["email_id"], "completed")
-    alone = await command(settings, "storage", "verify")
-    twice = await command(settings, "storage", "verify")
-    ended = await command(settings, "reconcile", "cancel", "1")
+    alone = await typed(settings, "storage", "verify")
+    twice = await typed(settings, "storage", "verify")
+    ended = await typed(settings, "reconcile", "cancel", "1")
     async with working(settings):
         done = await command(settings, "storage", "verify", "--wait", "--rate", "100")
 
@@ -192,6 +196,40 @@ async def test_verify_says_that_no_worker_is_there_and_workers_do_it(
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.splitlines()[0] == "All that was looked at is as it is on record."
     assert f"{len(PDF):,} bytes" in done.stdout
+
+
+async def test_show_gives_all_findings_as_json_and_examples_of_each_kind_for_people(
+    settings: Settings, database: asyncpg.Connection
+) -> None:
+    counts = {"extra": 130, "object_missing": 4, "foreign": 1}
+    number = await insert(database, counts=counts)
+    empty = await insert(database)
+    for kind, count in counts.items():
+        await database.execute(
+            "INSERT INTO reconciliation_findings (reconciliation_id, kind, key, detail)"
+            " SELECT $1, $2, $2 || ' ' || i, '{\"document\": {\"a\": 1}}' FROM generate_series(1, $3) AS i",
+            number,
+            kind,
+            count,
+        )
+
+    whole = (await typed(settings, "reconcile", "show", str(number), "--json")).stdout
+    nothing = (await typed(settings, "reconcile", "show", str(empty), "--json")).stdout
+    text = (await typed(settings, "reconcile", "show", str(number))).stdout
+
+    run = json.loads(whole)
+    assert (run["counts"], run["open"], run["next_cursor"]) == (counts, 134, None)
+    assert [each["key"] for each in run["findings"]] == [
+        f"{kind} {place}" for kind, count in counts.items() for place in range(1, count + 1)
+    ]
+    lines = [line for line in whole.splitlines() if line.startswith("    {")]
+    assert [json.loads(line.removesuffix(",")) for line in lines] == run["findings"]
+    assert json.loads(nothing)["findings"] == []
+    assert [line.strip() for line in text.splitlines() if re.fullmatch(r" {10}\w+ \d+", line)] == [
+        *(f"extra {place}" for place in (1, 2, 3)),
+        *(f"object_missing {place}" for place in (1, 2, 3)),
+        "foreign 1",
+    ]
 
 
 # ── the hour
@@ -326,11 +364,12 @@ async def test_pages_show_runs_and_what_they_found_and_no_stranger_writes_there(
     assert "<script>alert" not in pages[1]
 
 
-async def test_metrics_tell_of_the_newest_that_is_done(
+async def test_metrics_tell_of_what_is_open_and_of_the_newest_that_is_done(
     client: Server, database: asyncpg.Connection, res: Resources
 ) -> None:
-    await insert(database, counts={"extra": 7})
+    await insert(database, counts={"extra": 7, "missing": 23}, repaired={"missing": 23}, part=None)
     await insert(database, status="failed", counts={"extra": 9})
+    await insert(database, counts={"missing": 1}, repaired={"missing": 1}, since=datetime.now(UTC))
     async with client.session.get(f"{client.url}/metrics") as response:
         text = await response.text()
     async with connect(res.engine) as conn:
@@ -340,7 +379,7 @@ async def test_metrics_tell_of_the_newest_that_is_done(
     assert 'holdfast_reconciliation_findings{kind="missing"} 0.0' in text
     assert "holdfast_reconciliation_age_seconds 0." in text
     assert newest is not None
-    assert (newest.counts, verified) == ({"extra": 7}, None)
+    assert (newest.counts, verified) == ({"missing": 1}, None)
 
 
 # ── alerts
@@ -357,9 +396,10 @@ async def test_what_was_not_put_right_is_the_matter_until_it_is(
     assert await found(res) == {}
     await insert(database, counts={"missing": 4, "foreign": 2, "unclaimed": 1}, repaired={"missing": 4})
     harmless = await found(res)
-    await insert(database, counts={"extra": 2, "object_missing": 1})
+    day_ago = datetime.now(UTC) - timedelta(days=1)
+    await insert(database, counts={"extra": 2, "object_missing": 1}, since=day_ago)
     both = await found(res)
-    await insert(database, part=4)  # another part of the storage, and the whole target
+    await insert(database, part=4, since=day_ago)  # another part of the storage, and the same documents
     object_alone = await found(res)
     await insert(database, counts={"object_missing": 1}, repaired={"object_missing": 1}, part=None, fix="all")
     nothing = await found(res)
@@ -374,6 +414,46 @@ async def test_what_was_not_put_right_is_the_matter_until_it_is(
     assert verified[""].count == 3
 
 
+async def test_what_is_ahead_of_the_record_since_long_ago_is_the_matter_until_fix_removed_it(
+    settings: Settings, server: str, documents: Any, res: Resources, database: asyncpg.Connection
+) -> None:
+    """With real runs: one over all finds it, that of an hour does not look there."""
+    async with open_resources(syncing(settings, f"{server}/holdfast.emails")) as there:
+        old, new = await put_synced(there, database, 2)
+        await database.execute(
+            "UPDATE incoming_emails SET received_at = now() - interval '3 days' WHERE id = $1", old
+        )
+        await documents.update_many({}, {"$set": {"version": 9}})
+        await documents.insert_one({"_id": "x", "source": "holdfast", "email_id": new})
+        await reconcile(there, Wish("ada"), lambda _share, _seen: None)
+        by_whole = await found(res)
+        await documents.delete_many({"email_id": new})
+        await write(there, [new])
+        await reconcile_hourly(there)
+        by_hour = await found(res)
+        await reconcile(there, Wish("ada", fix="all"), lambda _share, _seen: None)
+
+    assert "2 ahead of the record in the target, 1 in the target without an e-mail" in by_whole[""].detail
+    assert ": 1 ahead of the record in the target." in by_hour[""].detail
+    assert await found(res) == {}
+
+
+async def test_an_alert_says_that_there_is_more_where_not_each_is_kept(
+    res: Resources, database: asyncpg.Connection
+) -> None:
+    number = await insert(database, counts={"missing": 2}, part=None)
+    more = await found(res)
+    await database.execute(
+        "INSERT INTO reconciliation_findings (reconciliation_id, kind, key, detail)"
+        " SELECT $1, 'missing', i::text, '{}' FROM generate_series(1, 2) AS i",
+        number,
+    )
+    all_kept = await found(res)
+
+    assert more[""].detail.startswith("At least 2 differences between")
+    assert all_kept[""].detail.startswith("2 differences between")
+
+
 async def test_that_none_is_done_for_hours_is_the_matter_if_there_are_workers(
     res: Resources, database: asyncpg.Connection
 ) -> None:
@@ -384,8 +464,16 @@ async def test_that_none_is_done_for_hours_is_the_matter_if_there_are_workers(
         "INSERT INTO workers (name, pid, version, started_at) VALUES ('w', 1, '1', now() - interval '5 h')"
     )
     late, off = await found(res), await found(res, 0)
+    await database.execute(
+        "INSERT INTO reconciliations (kind, actor, fix, started_at, emails) VALUES ('reconcile', 'ada', 'all', $1, 9)",
+        datetime.now(UTC) - timedelta(hours=4),
+    )
+    long_run = await found(res)
+    await database.execute("UPDATE reconciliations SET status = 'failed' WHERE status = 'running'")
+    broke_off = await found(res)
     await insert(database)
     again = await found(res)
 
-    assert (no_worker, off, again) == ({}, {}, {})
+    assert (no_worker, off, long_run, again) == ({}, {}, {}, {})
+    assert [*broke_off] == ["late"]
     assert "4 h" in late["late"].detail

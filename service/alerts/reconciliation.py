@@ -1,12 +1,12 @@
-"""Reconciliations: they found what was not put right, or none is done any more."""
+"""Reconciliations: they found what was not put right, or none is done, or gets on, any more."""
 
 from datetime import timedelta
 
-from sqlalchemy import Interval, bindparam, text
+from sqlalchemy import DateTime, Interval, bindparam, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from service.alerts.finding import Finding, duration, number
-from service.operations import DIFFERENCES
+from service.alerts.finding import Finding, duration
+from service.differences import open_differences
 
 # They are hourly: so long none was done only if something keeps them from it.
 LIMIT = timedelta(hours=3)
@@ -22,23 +22,26 @@ _SAY = {
 
 
 async def find(conn: AsyncConnection, reconcile_hours: int) -> list[Finding]:
-    """Find what the newest runs left as it was, and that there is no new one."""
+    """Find what runs found and nobody put right, and that nothing compares."""
     findings = []
-    counts = {kind: int(count) for kind, count in await conn.execute(_LEFT)}
-    if counts:
-        found = ", ".join(f"{counts[kind]:,} {_SAY[kind]}" for kind in DIFFERENCES if kind in counts)
-        total = sum(counts.values())
+    there = await open_differences(conn)
+    if there.total:
+        found = ", ".join(f"{count:,} {_SAY[kind]}" for kind, count in there.by_kind.items() if count)
+        least = "At least " if there.may_be_more else ""
         detail = (
-            f"{number(total, 'difference')} between what is on record and what is there: {found}.\n"
+            f"{least}{there.total:,} difference{'' if there.total == 1 else 's'} between what is on record and"
+            f" what is there: {found}.\n"
             "`holdfast reconcile list` shows the runs. `holdfast reconcile --fix` puts it right, `holdfast"
-            " storage verify --fix` what a verification found."
+            " storage verify --fix` what a verification found. What was put right in another way is seen when"
+            " `holdfast reconcile` looks there again."
         )
         findings.append(
-            Finding("reconciliation", "", total, "Something differs from what is on record", detail)
+            Finding("reconciliation", "", there.total, "Something differs from what is on record", detail)
         )
-    if reconcile_hours and (ago := await conn.scalar(_LATE, {"limit": LIMIT})) is not None:
+    late = {"limit": LIMIT, "compared_at": there.compared_at}
+    if reconcile_hours and (ago := await conn.scalar(_LATE, late)) is not None:
         detail = (
-            f"No reconciliation was done for {duration(ago)}; workers do one each hour.\n"
+            f"No reconciliation was done, or got on, for {duration(ago)}; workers do one each hour.\n"
             "`holdfast reconcile list` shows why the last one was not, and so does a worker's log."
         )
         findings.append(
@@ -47,45 +50,15 @@ async def find(conn: AsyncConnection, reconcile_hours: int) -> list[Finding]:
     return findings
 
 
-# What the newest run left of documents, and of objects all since a whole one: each hour has another part of them. What
-# the newest verification left stands for itself. Limits that the planner does not know make it walk the index.
-_LEFT = text(f"""
-WITH recent AS (
-    SELECT * FROM reconciliations WHERE kind = 'reconcile' AND status = 'done'
-    ORDER BY id DESC LIMIT (SELECT 30)
-), since_whole AS (
-    SELECT * FROM recent WHERE id >= coalesce(
-        (SELECT max(id) FROM recent WHERE since IS NULL AND part IS NULL), 0
-    ) AND finished_at > now() - interval '25 hours'
-), counted AS (
-    SELECT kind, repaired, counts, 'object%' AS of_kinds FROM since_whole
-    UNION ALL (SELECT kind, repaired, counts, '' FROM recent ORDER BY id DESC LIMIT 1)
-    UNION ALL (
-        SELECT kind, repaired, counts, 'object%' FROM reconciliations
-        WHERE kind = 'verify' AND status = 'done' ORDER BY id DESC LIMIT 1
-    )
-)
-SELECT found.key AS kind, sum(found.value::bigint - coalesce((repaired ->> found.key)::bigint, 0))::bigint AS count
-FROM counted CROSS JOIN LATERAL json_each_text(counts) AS found (key, value)
-WHERE found.key IN ({", ".join(map(repr, DIFFERENCES))})
-    AND (found.key LIKE 'object%') = (of_kinds = 'object%')
-GROUP BY found.key
-HAVING sum(found.value::bigint - coalesce((repaired ->> found.key)::bigint, 0)) > 0
-""")  # noqa: S608 words of ours
-
 # Where there was no worker for so long there is another alert.
 _LATE = text("""
 SELECT age FROM (
     SELECT now() - coalesce(
-        (
-            SELECT finished_at FROM reconciliations WHERE kind = 'reconcile' AND status = 'done'
-            ORDER BY id DESC LIMIT 1
-        ),
-        (SELECT min(started_at) FROM workers WHERE seen_at > now() - :limit)
+        :compared_at, (SELECT min(started_at) FROM workers WHERE seen_at > now() - :limit)
     ) AS age
 ) AS newest
 WHERE age > :limit AND EXISTS (
         SELECT FROM workers WHERE started_at < now() - :limit AND seen_at > now() - :limit
     )
     AND EXISTS (SELECT FROM workers WHERE stopped_at IS NULL AND seen_at > now() - interval '1 minute')
-""").bindparams(bindparam("limit", type_=Interval()))
+""").bindparams(bindparam("limit", type_=Interval()), bindparam("compared_at", type_=DateTime(timezone=True)))

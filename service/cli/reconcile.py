@@ -12,7 +12,6 @@ from service.cli.runs import outcome, print_run, time_option
 from service.cli.terminal import Column, json_option, print_json, print_table, progress, shown_time
 
 if TYPE_CHECKING:
-    from service.queries.reconciliations import ReconciliationDetail
     from service.reconcile.finding import Seen
     from service.resources import Resources
 
@@ -52,18 +51,16 @@ def reconcile(  # noqa: PLR0913 each an option
     if (wait or force) and not fix:
         raise click.UsageError("--wait and --force are for what --fix begins.")
 
-    async def work(res: "Resources") -> "tuple[ReconciliationDetail, bool]":
-        from service.queries.reconciliations import get_reconciliation
+    async def work(res: "Resources") -> tuple[int, bool]:
         from service.reconcile.run import Wish, reconcile
 
         with progress("Comparing", 100) as tell:
             wish = Wish(actor(), since, "all" if fix else "nothing", force)
             run_id = await reconcile(res, wish, lambda share, seen: tell(share, _seen(seen)))
-        is_whole = await wait_for_repairs(res, run_id) if wait else True
-        return await get_reconciliation(res.engine, run_id), is_whole
+        return run_id, await wait_for_repairs(res, run_id) if wait else True
 
-    run, is_whole = with_resources(work)
-    print_json(run) if as_json else print_run(run)
+    run_id, is_whole = with_resources(work)
+    run = print_run(run_id, as_json=as_json)
     sys.exit(outcome(run) if is_whole else 3)
 
 
@@ -99,11 +96,8 @@ def list_(*, as_json: bool) -> None:
 @json_option
 @env_file
 def show(run_id: int, *, as_json: bool) -> None:
-    """Show a run, and what it found."""
-    from service.queries.reconciliations import get_reconciliation
-
-    run = with_engine(lambda engine: get_reconciliation(engine, run_id))
-    print_json(run) if as_json else print_run(run)
+    """Show a run, and what it found: three of each kind, or all of it with --json, a line each."""
+    print_run(run_id, as_json=as_json)
 
 
 @reconcile.command()
@@ -112,12 +106,10 @@ def show(run_id: int, *, as_json: bool) -> None:
 @env_file
 def cancel(run_id: int, *, as_json: bool) -> None:
     """End a run, or a verification, where it is; what it began to put right goes on."""
-    from service.queries.reconciliations import get_reconciliation
     from service.reconcile.run import cancel as cancel_run
 
     with_resources(lambda res: cancel_run(res, run_id, actor()))
-    run = with_engine(lambda engine: get_reconciliation(engine, run_id))
-    print_json(run) if as_json else print_run(run)
+    print_run(run_id, as_json=as_json)
 
 
 def _seen(seen: "Seen") -> str:

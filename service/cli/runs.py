@@ -1,14 +1,18 @@
 """What the commands say of a run that compares or verifies."""
 
+import json
 from collections.abc import Callable
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from service.cli.environment import with_engine
 from service.cli.terminal import print_facts, print_line, shown_time
 
 if TYPE_CHECKING:
+    from sqlalchemy.ext.asyncio import AsyncEngine
+
     from service.queries.reconciliations import FindingView, ReconciliationDetail
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -57,14 +61,47 @@ def outcome(run: "ReconciliationDetail") -> int:
     return 3 if run.open else 0
 
 
-def print_run(run: "ReconciliationDetail") -> None:
+def print_run(run_id: int, *, as_json: bool) -> "ReconciliationDetail":
+    """Print a run with some findings of each kind, as JSON with all of them; return it with some."""
+    from service.queries.reconciliations import get_with_examples
+
+    async def work(engine: "AsyncEngine") -> "ReconciliationDetail":
+        run = await get_with_examples(engine, run_id, EXAMPLES)
+        if as_json:
+            await _print_all(engine, run)
+        else:
+            _print(run)
+        return run
+
+    return with_engine(work)
+
+
+async def _print_all(engine: "AsyncEngine", run: "ReconciliationDetail") -> None:
+    """Print it as the API has it, but with all findings, one in a line: of copies there may be more than fit into memory."""
+    from service.queries.pages import PageFilter
+    from service.queries.reconciliations import get_reconciliation
+
+    head = json.dumps(run.model_dump(mode="json", exclude={"findings"}), indent=2)
+    click.echo(head.removesuffix("\n}") + ',\n  "findings": [', nl=False)
+    comma, page = "", await get_reconciliation(engine, run.id)
+    while True:
+        for finding in page.findings:
+            click.echo(f"{comma}\n    {json.dumps(finding.model_dump(mode='json'))}", nl=False)
+            comma = ","
+        if page.next_cursor is None:
+            break
+        page = await get_reconciliation(engine, run.id, PageFilter(cursor=page.next_cursor))
+    click.echo("\n  ]\n}" if comma else "]\n}")
+
+
+def _print(run: "ReconciliationDetail") -> None:
     """Print the verdict first, then what was found with examples, then what was looked at."""
     print_line(*_verdict(run))
     for kind, count in run.counts.items():
         done = run.repaired.get(kind, 0)
         about = _REMARKS.get(kind) or (f"{done:,} being put right" if done else "")
         print_line(f"{count:>9,}", _SAY[kind], f"({about})" if about else "")
-        for finding in [each for each in run.findings if each.kind == kind][:EXAMPLES]:
+        for finding in [each for each in run.findings if each.kind == kind]:
             print_line(" " * 9, _example(finding))
     print_facts(_facts(run))
 

@@ -9,7 +9,7 @@ import click
 from service.cli.environment import actor, env_file, with_engine, with_resources
 from service.cli.repairs import wait_for_repairs
 from service.cli.runs import outcome, print_run, time_option
-from service.cli.terminal import json_option, print_json, progress
+from service.cli.terminal import json_option, progress
 
 if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncEngine
@@ -39,7 +39,6 @@ def verify(rate: int, since: datetime | None, *, fix: bool, wait: bool, as_json:
     cancel ID` ends it. With --wait, exits with 0 if all is as it was stored, or is being put right, 3 if something is
     not, 1 if it was ended before.
     """
-    from service.queries.reconciliations import get_reconciliation
     from service.reconcile.verify import begin
 
     run_id = with_resources(lambda res: begin(res, actor=actor(), rate=rate, since=since, fix=fix))
@@ -49,8 +48,7 @@ def verify(rate: int, since: datetime | None, *, fix: bool, wait: bool, as_json:
     if wait:
         _wait(run_id)
         is_whole = with_resources(lambda res: wait_for_repairs(res, run_id))
-    run = with_engine(lambda engine: get_reconciliation(engine, run_id))
-    print_json(run) if as_json else print_run(run)
+    run = print_run(run_id, as_json=as_json)
     sys.exit((outcome(run) if is_whole else 3) if wait else 0)
 
 

@@ -5,7 +5,7 @@ from datetime import datetime
 from typing import Any, Literal
 
 from pydantic import Field, computed_field
-from sqlalchemy import ColumnElement, select, text
+from sqlalchemy import ColumnElement, RowMapping, Select, Text, column, select, text, true, values
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from service.database import connect
@@ -126,6 +126,25 @@ async def get_reconciliation(
     query = query.order_by(found.id).limit(wanted.limit + 1)
     if after := wanted.after():
         query = query.where(found.id > after.id)
+    run, findings = await _read(engine, run_id, query)
+    shown = findings[: wanted.limit]
+    more = cursor_at(Place(shown[-1].found_at, shown[-1].id)) if len(findings) > wanted.limit else None
+    return ReconciliationDetail(**run, findings=shown, next_cursor=more)
+
+
+async def get_with_examples(engine: AsyncEngine, run_id: int, most: int) -> ReconciliationDetail:
+    """Return one with the first findings of each kind, so many at most; raises Rejected (404) if there is none."""
+    found = ReconciliationFinding
+    kinds = values(column("kind", Text), name="every").data([(kind,) for kind in (*DIFFERENCES, *REMARKS)])
+    first = select(*found.__table__.c).where(found.reconciliation_id == run_id, found.kind == kinds.c.kind)
+    examples = first.order_by(found.id).limit(most).lateral("examples")
+    run, findings = await _read(engine, run_id, select(*examples.c).join_from(kinds, examples, true()))
+    return ReconciliationDetail(**run, findings=findings, next_cursor=None)
+
+
+async def _read(
+    engine: AsyncEngine, run_id: int, query: Select[Any]
+) -> tuple[RowMapping, Sequence[FindingView]]:
     async with connect(engine) as conn:
         run = (
             (await conn.execute(select(*_columns()).where(Reconciliation.id == run_id)))
@@ -134,10 +153,7 @@ async def get_reconciliation(
         )
         if run is None:
             raise Rejected(404, "reconciliation_not_found", f"There is no reconciliation {run_id}.")
-        findings = [FindingView.model_validate(row) for row in await conn.execute(query)]
-    shown = findings[: wanted.limit]
-    more = cursor_at(Place(shown[-1].found_at, shown[-1].id)) if len(findings) > wanted.limit else None
-    return ReconciliationDetail(**run, findings=shown, next_cursor=more)
+        return run, [FindingView.model_validate(row) for row in await conn.execute(query)]
 
 
 def _columns() -> Sequence[ColumnElement[Any]]:

@@ -10,11 +10,11 @@ from aiohttp import web
 from prometheus_client import CONTENT_TYPE_LATEST
 
 from service.database import connect, within
+from service.differences import Differences, open_differences
 from service.errors import HoldfastError
 from service.metrics import exposition
 from service.queries import overview
 from service.queries.overview import Stats
-from service.queries.reconciliations import ReconciliationView, latest
 from service.queries.workers import metrics_of_workers
 from service.resources import Resources
 from service.storage import objects
@@ -87,16 +87,16 @@ async def metrics(request: web.Request) -> web.Response:
 
 
 async def _metrics(res: Resources) -> bytes:
-    recorded: tuple[Stats | None, dict[str, str] | None, ReconciliationView | None] = (None, None, None)
+    recorded: tuple[Stats | None, dict[str, str] | None, Differences | None] = (None, None, None)
     with suppress(HoldfastError):
         recorded = await within(PROBE_SECONDS, _recorded(res))
     return await asyncio.to_thread(exposition, *recorded)  # it reads files
 
 
-async def _recorded(res: Resources) -> tuple[Stats, dict[str, str], ReconciliationView | None]:
+async def _recorded(res: Resources) -> tuple[Stats, dict[str, str], Differences]:
     record = await overview.stats(res.engine)
     async with connect(res.engine) as conn:
-        return record, await metrics_of_workers(conn), await latest(conn)
+        return record, await metrics_of_workers(conn), await open_differences(conn)
 
 
 async def _probe(check: Awaitable[object], seconds: float = PROBE_SECONDS) -> dict[str, object]:
