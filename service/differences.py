@@ -1,136 +1,107 @@
-"""What differs from what is on record: all that runs found, and that nobody has put right or looked at again since."""
+"""What differs from what is on record: all that runs found, until it was put right, or a later one looked there again."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Protocol
 
-from sqlalchemy import text
+from sqlalchemy import ColumnElement, and_, func, or_, select, text, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from service.operations import DIFFERENCES
+from service.operations import DIFFERENCES, IN_STORAGE, IN_TARGET, OPEN, ReconciliationFinding
 
-# Findings that one look reads; of the runs before them it has the counts.
-MOST_READ = 20_000
+# Findings of a run that are kept; beyond that they are counted.
+MOST_KEPT = 2_000
+
+_finding = ReconciliationFinding.__table__.c
+# Of objects, what a comparison sees, which reads none of them.
+_BY_SIZE = or_(
+    _finding.kind == "object_missing",
+    and_(
+        _finding.kind == "object_damaged",
+        _finding.detail["size"].as_string() != _finding.detail["expected_size"].as_string(),
+    ),
+)
+
+
+class Found(Protocol):
+    """Something that a run found."""
+
+    @property
+    def kind(self) -> str: ...
+    @property
+    def row_key(self) -> str: ...
 
 
 @dataclass(frozen=True, slots=True)
 class Differences:
     """How many are open, by kind, also the kinds of which there are none; and when somebody compared.
 
-    There may be more, if not each was kept. A run under way compares too, once it has seen something and gets on.
+    There may be more, if a run may have found more than it kept. A run under way compares too, once it has seen
+    something and gets on.
     """
 
     by_kind: Mapping[str, int]
-    may_be_more: bool
     compared_at: datetime | None
 
     @property
     def total(self) -> int:
         return sum(self.by_kind.values())
 
+    @property
+    def may_be_more(self) -> bool:
+        return self.total >= MOST_KEPT
+
 
 async def open_differences(conn: AsyncConnection) -> Differences:
-    """Count what is open.
-
-    What a run that is done found is open until a later one has a newer word of the same key, repaired it, or looked
-    where it was and did not find it: a whole run looks everywhere, one of an hour at the documents of what came since
-    then and at its part of the storage, one with `since` at the documents and files of what came since then. Only a
-    verification looks into what has the right size. What a run counted and did not keep is open until a later one
-    looked at all that it had looked at; of several such runs the largest number counts.
-    """
-    rows = (await conn.execute(_OPEN)).all()
-    counts = {row.kind: int(row.number) for row in rows}
-    by_kind = {kind: counts.get(kind, 0) for kind in DIFFERENCES}
-    return Differences(by_kind, any(row.more for row in rows), await conn.scalar(_COMPARED_AT))
+    """Count what is open; what several runs found counts once."""
+    counts = {kind: int(number) for kind, number in await conn.execute(_OPEN)}
+    return Differences({kind: counts.get(kind, 0) for kind in DIFFERENCES}, await conn.scalar(_COMPARED_AT))
 
 
-# A run may only have looked at what was found before it began. By `since` it looked at ids: at those from the first
-# e-mail received then up to the last one there was, and at documents without an e-mail whose ids lie between. Whoever
-# compares by hand may have no target set; if workers have none, there is none any more, and nothing in it differs.
-_OPEN = text(f"""
-WITH done AS MATERIALIZED (
-    SELECT id, kind, since, part, targets, started_at, finished_at, counts, repaired,
-        since IS NULL AND part IS NULL AS is_whole
-    FROM reconciliations WHERE status = 'done'
-), whole AS (
-    SELECT max(started_at) FILTER (WHERE kind = 'reconcile' AND is_whole) AS compared_at,
-        max(started_at) FILTER (WHERE kind = 'verify' AND is_whole) AS read_at,
-        max(started_at) FILTER (
-            WHERE kind = 'reconcile' AND CASE WHEN targets IS NULL THEN part IS NOT NULL ELSE is_whole END
-        ) AS documents_at
-    FROM done
-), parts AS (
-    SELECT part, max(started_at) AS compared_at FROM done WHERE part IS NOT NULL GROUP BY part
-), since AS (
-    SELECT id, has_begun,
-        min(since) FILTER (WHERE has_begun AND kind = 'reconcile' AND targets IS NOT NULL) OVER later AS documents,
-        min(since) FILTER (WHERE has_begun AND kind = 'reconcile' AND part IS NULL) OVER later AS files,
-        min(since) FILTER (WHERE has_begun AND kind = 'verify') OVER later AS contents
-    FROM (
-        SELECT id, kind, since, part, targets, started_at AS at, true AS has_begun FROM done
-        UNION ALL SELECT id, kind, since, part, targets, finished_at, false FROM done
-    ) AS moment
-    WINDOW later AS (ORDER BY at DESC, has_begun ROWS UNBOUNDED PRECEDING)
-), remaining AS MATERIALIZED (
-    SELECT id AS run_id, found.key AS kind,
-        found.value::bigint - coalesce((repaired ->> found.key)::bigint, 0) AS number
-    FROM done CROSS JOIN LATERAL json_each_text(counts) AS found (key, value)
-    WHERE found.key IN ({", ".join(map(repr, DIFFERENCES))})
-        AND found.value::bigint > coalesce((repaired ->> found.key)::bigint, 0)
-), kept AS MATERIALIZED (
-    SELECT run.id AS run_id, finding.*
-    FROM (
-        SELECT id FROM done JOIN whole ON true WHERE id IN (SELECT run_id FROM remaining)
-            AND CASE kind WHEN 'verify' THEN finished_at < read_at
-                ELSE finished_at < compared_at AND finished_at < documents_at END IS NOT TRUE
-        ORDER BY id DESC
-    ) AS run CROSS JOIN LATERAL (
-        SELECT id, kind, key, detail ->> 'sha256' AS sha256,
-            detail ->> 'size' IS DISTINCT FROM detail ->> 'expected_size' AS has_another_size,
-            CASE WHEN email_id IS NOT NULL THEN email_id
-                WHEN detail ->> 'email_id' ~ '^[0-9]{{1,18}}$' THEN (detail ->> 'email_id')::bigint END AS email_id
-        FROM reconciliation_findings
-        WHERE reconciliation_id = run.id AND repair IS NULL AND kind IN ({", ".join(map(repr, DIFFERENCES))})
-        OFFSET 0  -- by the index, one run after the other, as far as is read
-    ) AS finding
-    LIMIT (SELECT {MOST_READ})
-), said AS (
-    SELECT run_id, kept.id, kept.kind, kept.key, NULL AS number,
-        CASE WHEN (SELECT received_at FROM incoming_emails WHERE id >= email_id ORDER BY id LIMIT 1) <= finished_at
-            THEN (SELECT received_at FROM incoming_emails WHERE id <= email_id ORDER BY id DESC LIMIT 1) END AS received_at,
-        CASE WHEN sha256 ~ '^[0-9a-f]{{2}}' THEN ((('x' || left(sha256, 2))::bit(8)::int + 1) * 24 - 1) / 256 END AS part,
-        done.kind = 'reconcile' OR kept.kind = 'object_missing' OR has_another_size AS is_told_by_size
-    FROM kept JOIN done ON done.id = run_id
-    UNION ALL
-    SELECT run_id, NULL, remaining.kind, NULL, number - coalesce(read, 0),
-        CASE WHEN part IS NULL OR remaining.kind NOT LIKE 'object%' THEN since END, part,
-        done.kind = 'reconcile' OR remaining.kind = 'object_missing'
-    FROM remaining LEFT JOIN (SELECT run_id, kind, count(*) AS read FROM kept GROUP BY run_id, kind) AS of_run
-        USING (run_id, kind) JOIN done ON done.id = run_id
-    WHERE number > coalesce(read, 0)
-), newest AS (
-    SELECT key, word.kind LIKE 'object%' AS is_object, max(word.id) AS id
-    FROM (
-        SELECT id, kind, key, repair, reconciliation_id FROM reconciliation_findings
-        WHERE id > (SELECT min(id) FROM said) ORDER BY id DESC LIMIT (SELECT {MOST_READ})
-    ) AS word LEFT JOIN done ON done.id = reconciliation_id
-    WHERE repair IS NOT NULL OR done.id IS NOT NULL
-    GROUP BY key, is_object
+async def close(
+    conn: AsyncConnection, run_id: int, looked: ColumnElement[bool], found: Sequence[Found] = ()
+) -> None:
+    """Close what others found where a run has looked now, and what it found itself, which is on record by then."""
+    again = [
+        and_(_finding.kind.in_(kinds), _finding.key.in_(keys))
+        for kinds in (IN_TARGET, IN_STORAGE)
+        if (keys := [each.row_key for each in found if each.kind in kinds])
+    ]
+    closed = update(ReconciliationFinding).values(closed_at=func.now())
+    await conn.execute(closed.where(text(OPEN), _finding.reconciliation_id != run_id, or_(looked, *again)))
+
+
+def documents_of(first: int, end: int) -> ColumnElement[bool]:
+    """Name the documents of the e-mails from one id to before another."""
+    mine = _finding.kind.in_(("missing", "different", "ahead"))
+    return and_(mine, _finding.email_id >= first, _finding.email_id < end)
+
+
+def extra_documents() -> ColumnElement[bool]:
+    """Name the documents that belong to no e-mail."""
+    return _finding.kind == "extra"
+
+
+def whole_target() -> ColumnElement[bool]:
+    return _finding.kind.in_(IN_TARGET)
+
+
+def objects_under(prefix: str) -> ColumnElement[bool]:
+    """Name the objects of a range, whose sizes were looked at."""
+    return and_(_BY_SIZE, _finding.key.startswith(prefix, autoescape=True))
+
+
+def objects_of(keys: Sequence[str], *, were_read: bool) -> ColumnElement[bool]:
+    """Name objects by their keys; only who read them knows of wrong bytes."""
+    return and_(_finding.kind.in_(IN_STORAGE) if were_read else _BY_SIZE, _finding.key.in_(keys))
+
+
+_OPEN = (
+    select(_finding.kind, func.count(_finding.key.distinct()))
+    .where(text(OPEN), _finding.kind.in_(DIFFERENCES))
+    .group_by(_finding.kind)
 )
-SELECT said.kind, count(DISTINCT said.key)
-    + coalesce(max(number), 0) AS number, bool_or(said.key IS NULL) AS more
-FROM said JOIN done ON done.id = run_id JOIN since ON since.id = run_id AND NOT has_begun
-JOIN whole ON true LEFT JOIN parts ON parts.part = said.part
-LEFT JOIN newest ON newest.key = said.key AND newest.is_object = (said.kind LIKE 'object%')
-WHERE (newest.id > said.id) IS NOT TRUE AND (
-    CASE WHEN said.kind LIKE 'object%' THEN
-        whole.read_at > finished_at OR received_at >= since.contents OR is_told_by_size AND (
-            whole.compared_at > finished_at OR received_at >= since.files OR parts.compared_at > finished_at
-        )
-    ELSE whole.documents_at > finished_at OR received_at >= since.documents END
-) IS NOT TRUE
-GROUP BY said.kind
-""")  # noqa: S608 words and numbers of ours
 _COMPARED_AT = text("""
 SELECT greatest(
     (

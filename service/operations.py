@@ -21,16 +21,16 @@ RUN_KINDS = ("reconcile", "verify")
 RUN_STATUSES = ("running", "done", "failed", "abandoned", "cancelled")
 # What a run puts right: nothing; documents that are missing or differ, which no harm can come of; or all that can be.
 FIXES = ("nothing", "syncs", "all")
-DIFFERENCES = (
-    *("missing", "different", "ahead", "extra"),
-    *("object_missing", "object_damaged", "object_unreadable"),
-)
+IN_TARGET = ("missing", "different", "ahead", "extra")
+IN_STORAGE = ("object_missing", "object_damaged", "object_unreadable")
+DIFFERENCES = (*IN_TARGET, *IN_STORAGE)
 # What nobody needs to do anything about: it is of others, or takes some room.
 REMARKS = ("foreign", "unclaimed")
 # Also the predicates of partial indexes.
 OPEN = "resolved_at IS NULL"
 RUNNING = "status = 'running'"
 DONE = "status = 'done'"
+OPEN = "repair IS NULL AND closed_at IS NULL"
 PENDING = "status = 'pending'"
 
 
@@ -221,9 +221,12 @@ class ReconciliationFinding(Base):
     detail: Mapped[Any]
     repair: Mapped[str | None]
     repaired_at: Mapped[datetime | None]
+    closed_at: Mapped[datetime | None]  # when a later run had looked there again
 
     __table_args__ = (
         one_of("kind", (*DIFFERENCES, *REMARKS)),
+        Index("ix_reconciliation_findings_open", "key", postgresql_where=text(OPEN)),
+        Index("ix_reconciliation_findings_open_email", "email_id", postgresql_where=text(OPEN)),
         Index("ix_reconciliation_findings_run", "reconciliation_id", "id"),
     )
 

@@ -1,245 +1,164 @@
 """What runs found is open until it was put right, or looked at again; what alerts and metrics tell comes from here."""
 
-import json
-from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from hashlib import sha256
 from itertools import count
-from typing import Any
 
 import asyncpg
 import pytest
+from sqlalchemy import ColumnElement
 
-from service.database import connect
-from service.differences import Differences, open_differences
+from service.database import run
+from service.differences import (
+    Differences,
+    close,
+    documents_of,
+    extra_documents,
+    objects_of,
+    objects_under,
+    open_differences,
+)
 from service.reconcile import verify
+from service.reconcile.finding import Finding
 from service.reconcile.hourly import reconcile_hourly
-from service.reconcile.run import Wish, part_of_storage, reconcile
+from service.reconcile.run import Wish, reconcile
 from service.resources import Resources
 from service.storage import objects
-from tests.places import chunks
+from tests.places import chunks, key
 
-DAY_AGO = datetime.now(UTC) - timedelta(days=1)
-WEEK_AGO = datetime.now(UTC) - timedelta(days=7)
-DAMAGED = {"sha256": "00" * 32, "expected_size": 7}
-Found = tuple[str, str, int | None, str | None]
+WRONG_SIZE = {"size": 7, "expected_size": 8}
+WRONG_BYTES = {"size": 8, "expected_size": 8}
 
 
-def found(kind: str, key: object = "", email_id: int | None = None, repair: str | None = None) -> Found:
-    return kind, str(key), email_id, repair
-
-
-@dataclass(frozen=True)
-class Runs:
-    """Puts runs on record, one after the other, with what they found and kept, and with counts of more."""
-
-    database: asyncpg.Connection
-
-    async def add(
-        self,
-        *findings: Found,
-        more: dict[str, int] | None = None,
-        detail: dict[str, Any] | None = None,
-        **columns: Any,
-    ) -> int:
-        counts: dict[str, int] = dict(more or {})
-        repaired: dict[str, int] = {}
-        for kind, _, _, repair in findings:
-            counts[kind] = counts.get(kind, 0) + 1
-            if repair:
-                repaired[kind] = repaired.get(kind, 0) + 1
-        values = {
-            "kind": "reconcile",
-            "fix": "nothing",
-            "actor": "ada (tests)",
-            "targets": "mongodb",
-            **columns,
-        }
-        values |= {"counts": json.dumps(counts), "repaired": json.dumps(repaired)}
-        names, places = ", ".join(values), ", ".join(f"${place}" for place in range(1, len(values) + 1))
-        run_id = await self.database.fetchval(
-            f"INSERT INTO reconciliations ({names}) VALUES ({places}) RETURNING id", *values.values()
-        )
-        await self.database.executemany(
-            "INSERT INTO reconciliation_findings (reconciliation_id, kind, key, email_id, repair, detail)"
-            " VALUES ($1, $2, $3, $4, $5, $6)",
-            [(run_id, *each, json.dumps(detail or {})) for each in findings],
-        )
-        await self.database.execute(
-            "UPDATE reconciliations SET finished_at = now(), status = CASE status WHEN 'running' THEN 'done' ELSE status END"
-            " WHERE id = $1",
-            run_id,
-        )
-        return int(run_id)
-
-    async def hour(self, *findings: Found, part: int = 0, **more: Any) -> int:
-        return await self.add(*findings, part=part, since=DAY_AGO, **more)
-
-
-@pytest.fixture
-async def runs(database: asyncpg.Connection) -> Runs:
-    """Put e-mails 1 to 3 on record, which came a month, three days and an hour ago."""
-    await database.execute(
-        "INSERT INTO incoming_emails (zendesk_ticket_id, processing_status, received_at)"
-        " SELECT '1', 'completed', now() - ago::interval FROM unnest(ARRAY['30 days', '3 days', '1 hour']) AS ago"
+async def add(database: asyncpg.Connection, *found: Finding) -> int:
+    """Put a run on record that is done, with what it found."""
+    run_id = await database.fetchval(
+        "INSERT INTO reconciliations (kind, fix, actor, status, finished_at)"
+        " VALUES ('reconcile', 'nothing', 'ada (tests)', 'done', now()) RETURNING id"
     )
-    return Runs(database)
+    await database.executemany(
+        "INSERT INTO reconciliation_findings (reconciliation_id, kind, email_id, key, detail, repair)"
+        " VALUES ($1, $2, $3, $4, $5, $6)",
+        [(run_id, *each.values()) for each in found],
+    )
+    return int(run_id)
+
+
+async def looks(
+    res: Resources, database: asyncpg.Connection, looked: ColumnElement[bool], *found: Finding
+) -> dict[str, int]:
+    """Have a run look there and find that; return what is open then."""
+    run_id = await add(database, *found)
+    await run(res.engine, 30, lambda conn: close(conn, run_id, looked, found))
+    return await opened(res)
 
 
 async def look(res: Resources) -> Differences:
-    async with connect(res.engine) as conn:
-        return await open_differences(conn)
+    return await run(res.engine, 30, open_differences)
 
 
 async def opened(res: Resources) -> dict[str, int]:
     return {kind: number for kind, number in (await look(res)).by_kind.items() if number}
 
 
-async def test_an_hour_that_did_not_look_there_closes_nothing_and_a_whole_run_does(
-    res: Resources, runs: Runs
+async def test_what_several_runs_found_counts_once_and_remarks_do_not(
+    res: Resources, database: asyncpg.Connection
 ) -> None:
-    await runs.add(found("ahead", "old", 2), found("extra", "nobody's"))
-    await runs.hour()
-    later = await opened(res)
-    await runs.add()
+    gone = Finding("object_missing", key(b"a"), 1)
+    await add(database, gone, Finding("missing", "a", 1), Finding("foreign", "b"), Finding("unclaimed", "c"))
+    await add(database, gone)
 
-    assert later == {"ahead": 1, "extra": 1}
-    assert await opened(res) == {}
+    assert await opened(res) == {"object_missing": 1, "missing": 1}
 
 
-async def test_an_hour_closes_what_came_within_it_and_whatever_lies_between_its_e_mails(
-    res: Resources, runs: Runs
+async def test_what_was_put_right_is_not_open(res: Resources, database: asyncpg.Connection) -> None:
+    await add(database, Finding("ahead", "a", 1, repair="removed"), Finding("ahead", "b", 1))
+
+    assert await opened(res) == {"ahead": 1}
+
+
+async def test_who_looked_at_the_documents_of_some_emails_closes_those(
+    res: Resources, database: asyncpg.Connection
 ) -> None:
-    await runs.hour(found("ahead", "new", 3))
-    await runs.hour(found("extra", "between"), detail={"email_id": "3"})
-    await runs.hour(found("extra", "before"), detail={"email_id": "2"})
-    await runs.add(found("extra", "behind all"), since=DAY_AGO, detail={"email_id": "4"})
-    first = await opened(res)
-    await runs.hour()
+    await add(database, *(Finding("missing", str(number), number) for number in (2, 3, 4)))
+    await add(database, Finding("object_missing", key(b"a"), 3), Finding("extra", "x"))
 
-    assert first == {"extra": 2}
-    assert await opened(res) == {"extra": 2}
+    assert await looks(res, database, documents_of(3, 4)) == {"missing": 2, "object_missing": 1, "extra": 1}
+    assert await looks(res, database, extra_documents()) == {"missing": 2, "object_missing": 1}
 
 
-async def test_a_run_by_hand_that_put_it_right_closes_it(res: Resources, runs: Runs) -> None:
-    await runs.hour(*(found("missing", number, 3) for number in range(23)))
-    before = await opened(res)
-    await runs.add(*(found("missing", number, 3, "synced again") for number in range(23)), since=WEEK_AGO)
-
-    assert before == {"missing": 23}
-    assert await opened(res) == {}
-
-
-async def test_a_repair_counts_by_its_key_whatever_became_of_the_run(res: Resources, runs: Runs) -> None:
-    await runs.add(found("ahead", "a", 1), found("ahead", "b", 1), found("object_missing", "a", 1))
-    await runs.add(found("ahead", "a", 1, "removed"), found("ahead", "b", 1), status="cancelled", fix="all")
-
-    assert await opened(res) == {"ahead": 1, "object_missing": 1}
-
-
-async def test_what_is_found_again_counts_once_by_its_newest_word(res: Resources, runs: Runs) -> None:
-    await runs.add(found("missing", "a", 1), found("object_missing", "o", 1), detail=DAMAGED)
-    await runs.hour(found("object_missing", "o", 1), detail=DAMAGED)
-    await runs.add(found("different", "a", 1), since=WEEK_AGO)  # its id is new, though it came before
-
-    assert await opened(res) == {"different": 1, "object_missing": 1}
-
-
-async def test_of_the_storage_an_hour_closes_its_part(res: Resources, runs: Runs) -> None:
-    """Each range of keys is of the part that looks at it."""
-    keys = {f"{number:02x}{'0' * 62}" for number in range(256)}
-    for each in keys:
-        await runs.hour(found("object_missing", each, 3), part=30, detail={"sha256": each})
-    for part in range(23):
-        await runs.hour(part=part)
-    left = await opened(res)
-    await runs.hour(part=23)
-
-    assert left == {"object_missing": len(part_of_storage(23))}
-    assert await opened(res) == {}
-
-
-async def test_since_looks_at_files_of_what_came_since_then(res: Resources, runs: Runs) -> None:
-    await runs.hour(found("object_missing", "old", 1), found("object_missing", "newer", 2), part=5)
-    await runs.add(since=WEEK_AGO)
-    by_comparison = await opened(res)
-    await runs.add(kind="verify", since=datetime(2020, 1, 1, tzinfo=UTC))
-
-    assert by_comparison == {"object_missing": 1}
-    assert await opened(res) == {}
-
-
-async def test_who_has_no_target_has_not_looked_there_unless_it_was_taken_away(
-    res: Resources, runs: Runs
+async def test_what_is_found_again_is_open_by_its_newest_word(
+    res: Resources, database: asyncpg.Connection
 ) -> None:
-    await runs.add(found("ahead", "old", 1), found("object_missing", "o", 1), detail=DAMAGED)
-    await runs.add(targets=None)
-    await runs.add(targets=None, since=datetime(2020, 1, 1, tzinfo=UTC))
-    by_hand = await opened(res)
-    await runs.hour(targets=None)
+    """In the target and in the storage, a key is another one."""
+    await add(database, Finding("missing", "a", 1), Finding("object_missing", "a", 1), Finding("extra", "b"))
+    nowhere = documents_of(0, 0)
 
-    assert by_hand == {"ahead": 1}
-    assert await opened(res) == {}
+    assert await looks(res, database, nowhere, Finding("different", "a", 1)) == {
+        "different": 1,
+        "object_missing": 1,
+        "extra": 1,
+    }
+    assert await looks(
+        res, database, nowhere, Finding("different", "a", 1, repair="synced again"), Finding("extra", "b")
+    ) == {"object_missing": 1, "extra": 1}
 
 
-async def test_bytes_that_are_wrong_are_seen_by_a_verification_alone(res: Resources, runs: Runs) -> None:
-    await runs.add(found("object_damaged", "o", 1), kind="verify", detail={**DAMAGED, "size": 7})
-    await runs.add(
-        found("object_damaged", "p", 1), kind="verify", since=WEEK_AGO, detail={**DAMAGED, "size": 8}
+async def test_who_looked_at_a_range_of_objects_closes_what_is_told_by_their_sizes(
+    res: Resources, database: asyncpg.Connection
+) -> None:
+    await add(
+        database,
+        Finding("object_missing", "sha256/ab/1", 1),
+        Finding("object_damaged", "sha256/ab/2", 1, WRONG_SIZE),
+        Finding("object_damaged", "sha256/ab/3", 1, WRONG_BYTES),
+        Finding("object_unreadable", "sha256/ab/4", 1),
+        Finding("object_missing", "sha256/ac/1", 1),
     )
-    both = await opened(res)
-    await runs.add()
-    await runs.add(kind="verify", since=WEEK_AGO)
-    one = await opened(res)
-    await runs.add(kind="verify")
 
-    assert both == {"object_damaged": 2}
-    assert one == {"object_damaged": 1}
-    assert await opened(res) == {}
-
-
-async def test_a_run_has_not_looked_at_what_was_found_after_it_began(res: Resources, runs: Runs) -> None:
-    """A verification takes hours, and an hour comes and goes beside it."""
-    long_ago = datetime.now(UTC) - timedelta(hours=9)
-    await runs.add(found("object_missing", "o", 1), part=5, detail=DAMAGED)
-    await runs.add(kind="verify", started_at=long_ago)
-    late = await opened(res)
-    await runs.hour()
-    await runs.add(found("object_missing", "p", 1), kind="verify", started_at=long_ago, detail=DAMAGED)
-
-    assert late == {"object_missing": 1}
-    assert await opened(res) == {"object_missing": 1}
+    assert await looks(res, database, objects_under("sha256/ab/")) == {
+        "object_missing": 1,
+        "object_damaged": 1,
+        "object_unreadable": 1,
+    }
 
 
 @pytest.mark.parametrize(
-    ("closing", "number"), [({}, 0), ({"since": WEEK_AGO}, 0), ({"since": DAY_AGO, "part": 0}, 3_000)]
+    ("were_read", "left"),
+    [(False, {"object_damaged": 1, "object_missing": 1}), (True, {"object_missing": 1})],
 )
-async def test_what_was_not_kept_counts_until_all_is_looked_at_that_was(
-    res: Resources, runs: Runs, closing: dict[str, Any], number: int
+async def test_only_who_read_an_object_closes_what_is_said_of_its_bytes(
+    res: Resources, database: asyncpg.Connection, left: dict[str, int], *, were_read: bool
 ) -> None:
-    since = WEEK_AGO + timedelta(hours=1)
-    await runs.add(found("missing", "a", 3), more={"missing": 2_000}, since=since)
-    await runs.add(found("missing", "a", 3), more={"missing": 2_999}, since=since)
-    before = await look(res)
-    await runs.add(**closing)
-    after = await look(res)
-
-    assert (before.total, before.may_be_more) == (3_000, True)
-    # The one that was kept is closed for itself.
-    assert (after.total, after.may_be_more) == (max(0, number - 1), number > 0)
-
-
-async def test_what_was_kept_is_all_there_is_and_of_runs_that_broke_off_nothing_is_known(
-    res: Resources, runs: Runs
-) -> None:
-    await runs.add(found("missing", "a", 1), found("foreign", "b"), found("unclaimed", "c"))
-    await runs.add(found("missing", "d", 1), status="failed")
-
-    assert await look(res) == Differences(
-        {kind: int(kind == "missing") for kind in (await look(res)).by_kind},
-        may_be_more=False,
-        compared_at=(await look(res)).compared_at,
+    await add(
+        database,
+        Finding("object_damaged", "a", 1, WRONG_BYTES),
+        Finding("object_damaged", "b", 1, WRONG_SIZE),
+        Finding("object_missing", "c", 1),
     )
+
+    assert await looks(res, database, objects_of(["a", "b"], were_read=were_read)) == left
+
+
+async def test_who_has_no_target_closes_nothing_of_it_unless_workers_have_none(
+    res: Resources, database: asyncpg.Connection
+) -> None:
+    await add(database, Finding("ahead", "a", 1))
+    await reconcile(res, Wish("ada (tests)"), lambda _share, _seen: None)
+    by_hand = await opened(res)
+    await reconcile_hourly(res)
+
+    assert (by_hand, await opened(res)) == ({"ahead": 1}, {})
+
+
+async def test_of_more_than_a_run_keeps_there_may_be_more(
+    res: Resources, database: asyncpg.Connection
+) -> None:
+    await add(database, *(Finding("missing", str(number), number) for number in range(1_999)))
+    before = await look(res)
+    await add(database, Finding("missing", "another", 2_000))
+
+    assert (before.may_be_more, (await look(res)).may_be_more) == (False, True)
 
 
 def beginning(digits: str) -> bytes:
@@ -278,21 +197,23 @@ async def test_runs_that_compare_are_understood(res: Resources, database: asyncp
     assert await opened(res) == {"object_missing": 1}
 
 
-async def test_a_run_under_way_compares_while_it_gets_on(res: Resources, runs: Runs) -> None:
+async def test_a_run_under_way_compares_while_it_gets_on(
+    res: Resources, database: asyncpg.Connection
+) -> None:
     async def ages() -> int | None:
         at = (await look(res)).compared_at
         return None if at is None else round((datetime.now(UTC) - at) / timedelta(hours=1))
 
     never = await ages()
-    await runs.add()
-    await runs.database.execute("UPDATE reconciliations SET finished_at = now() - interval '9 h'")
+    await add(database)
+    await database.execute("UPDATE reconciliations SET finished_at = now() - interval '9 h'")
     long_ago = await ages()
-    await runs.database.execute(
+    await database.execute(
         "INSERT INTO reconciliations (kind, actor, fix, started_at, seen_at)"
         " VALUES ('reconcile', 'ada', 'nothing', now() - interval '8 h', now() - interval '2 h')"
     )
     sees_nothing = await ages()
-    await runs.database.execute("UPDATE reconciliations SET emails = 1000 WHERE status = 'running'")
+    await database.execute("UPDATE reconciliations SET emails = 1000 WHERE status = 'running'")
 
     assert (never, long_ago, sees_nothing) == (None, 9, 9)
     assert await ages() == 2

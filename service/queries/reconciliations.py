@@ -5,12 +5,12 @@ from datetime import datetime
 from typing import Any, Literal
 
 from pydantic import Field, computed_field
-from sqlalchemy import ColumnElement, RowMapping, Select, Text, column, select, text, true, values
-from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+from sqlalchemy import ColumnElement, RowMapping, Select, Text, column, select, true, values
+from sqlalchemy.ext.asyncio import AsyncEngine
 
 from service.database import connect
 from service.errors import Rejected
-from service.operations import DIFFERENCES, DONE, REMARKS, Reconciliation, ReconciliationFinding
+from service.operations import DIFFERENCES, REMARKS, Reconciliation, ReconciliationFinding
 from service.queries.pages import PageFilter, cursor_at
 from service.queries.views import View
 from service.walk import Place
@@ -80,6 +80,7 @@ class FindingView(View):
     detail: Any = Field(description="What is known of it; of a removed document, all of it")
     repair: str | None = Field(description="What was begun to put it right")
     repaired_at: datetime | None
+    closed_at: datetime | None = Field(description="When a later run had looked there again")
 
 
 class ReconciliationPage(View):
@@ -92,16 +93,6 @@ class ReconciliationDetail(ReconciliationView):
 
     findings: Sequence[FindingView]
     next_cursor: str | None
-
-
-async def latest(
-    conn: AsyncConnection, kind: Literal["reconcile", "verify"] = "reconcile"
-) -> ReconciliationView | None:
-    """Return the newest run that is done."""
-    run = Reconciliation
-    query = select(*_columns()).where(run.kind == kind, text(DONE)).order_by(run.id.desc()).limit(1)
-    row = (await conn.execute(query)).one_or_none()
-    return ReconciliationView.model_validate(row) if row else None
 
 
 async def list_reconciliations(engine: AsyncEngine, wanted: PageFilter) -> ReconciliationPage:

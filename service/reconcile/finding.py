@@ -7,11 +7,10 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Literal
 
+from service.differences import MOST_KEPT
 from service.operations import DIFFERENCES
 
 Fix = Literal["nothing", "syncs", "all"]
-# How many findings of one run are kept; beyond that they are counted.
-MOST_KEPT = 2_000
 MOST_KEY = 1_000  # characters of a key, which others may have made
 
 # Is told now and then how far it has come, in hundredths, and what was seen so far.

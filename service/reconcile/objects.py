@@ -30,6 +30,7 @@ class Look:
 
     objects: int = 0
     bytes: int = 0
+    keys: list[str] = field(default_factory=list)  # where it was not a whole range
     findings: list[Finding] = field(default_factory=list)
     lost: list[Content] = field(default_factory=list)
 
@@ -76,6 +77,7 @@ async def compare_since(
     page = await ask(res, lambda conn: contents_since(conn, email_id, position))
     look = Look()
     distinct = {each.sha256: each for each in page if each.sha256 not in told_of}
+    look.keys = [each.key for each in distinct.values()]
     await check(res, [*distinct.values()], look)
     told_of.update(each.sha256 for each in look.lost)
     look.objects, look.bytes = len(distinct), sum(each.size for each in distinct.values())

@@ -7,7 +7,16 @@ from datetime import datetime
 from functools import partial
 
 import structlog
+from sqlalchemy import ColumnElement
 
+from service.differences import (
+    close,
+    documents_of,
+    extra_documents,
+    objects_of,
+    objects_under,
+    whole_target,
+)
 from service.errors import HoldfastError, Rejected
 from service.metrics import RECONCILIATIONS
 from service.reconcile import record, repair
@@ -94,6 +103,10 @@ async def _compare(res: Resources, run: Run, tell: Tell) -> None:
         await _save(res, run, [])
     if there := collection_of(res.targets):
         await _compare_documents(res, run, there, (first, last), tell)
+    elif (
+        run.part is not None
+    ):  # where workers have none, there is none; whoever types a command may have left it out
+        await ask(res, lambda conn: close(conn, run.id, whole_target()))
     if await has_nothing(res):
         return
     if run.since is not None and run.part is None:
@@ -101,12 +114,12 @@ async def _compare(res: Resources, run: Run, tell: Tell) -> None:
         told_of: set[str] = set()
         while place is not None:
             look, place = await compare_since(res, *place, told_of)
-            await _note_objects(res, run, look)
+            await _note_objects(res, run, look, objects_of(look.keys, were_read=False))
             tell(75, seen)
         return
     prefixes = await objects.ranges(res.storage) if run.part is None else part_of_storage(run.part)
     for number, prefix in enumerate(prefixes):
-        await _note_objects(res, run, await compare_range(res, prefix))
+        await _note_objects(res, run, await compare_range(res, prefix), objects_under(prefix))
         tell(50 + 50 * (number + 1) // len(prefixes), seen)
 
 
@@ -123,14 +136,16 @@ async def _compare_documents(
     first, last = place, _ = span
     while place < last:
         step = await compare_step(res, there, place, last, is_whole=run.since is None)
-        await _note_step(res, run, there, step)
+        await _note_step(res, run, there, step, documents_of(place, step.end))
         place = step.end
         tell(50 * (place - first) // (last - first), run.seen)
     if run.since is None:
-        await _note_step(res, run, there, await compare_nameless(res, there))
+        await _note_step(res, run, there, await compare_nameless(res, there), extra_documents())
 
 
-async def _note_step(res: Resources, run: Run, there: Collection, step: Step) -> None:
+async def _note_step(
+    res: Resources, run: Run, there: Collection, step: Step, looked: ColumnElement[bool]
+) -> None:
     seen = run.seen
     seen.emails += step.emails
     seen.documents += step.documents
@@ -146,9 +161,10 @@ async def _note_step(res: Resources, run: Run, there: Collection, step: Step) ->
     if removable:
         await repair.remove_documents(res, there, run, removable, step.wrong)
         await _save(res, run, [])
+    await ask(res, lambda conn: close(conn, run.id, looked, step.findings))
 
 
-async def _note_objects(res: Resources, run: Run, look: Look) -> None:
+async def _note_objects(res: Resources, run: Run, look: Look, looked: ColumnElement[bool]) -> None:
     seen = run.seen
     seen.objects += look.objects
     seen.bytes += look.bytes
@@ -157,6 +173,7 @@ async def _note_objects(res: Resources, run: Run, look: Look) -> None:
         await _save(res, run, [])
         findings = await repair.reopen_files(res, findings, look.lost, force=run.force)
     await _save(res, run, findings)
+    await ask(res, lambda conn: close(conn, run.id, looked, findings))
 
 
 async def _save(res: Resources, run: Run, findings: list[Finding]) -> None:

@@ -11,7 +11,8 @@ from sqlalchemy import BigInteger, DateTime, Interval, Text, bindparam, text
 from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from service.reconcile.finding import MOST_KEPT, Finding
+from service.differences import MOST_KEPT
+from service.reconcile.finding import Finding
 
 
 class GivenOn(Exception):
@@ -40,6 +41,7 @@ class Step:
     bytes: int = 0
     findings: list[Finding] = field(default_factory=list)
     noted: list[Finding] = field(default_factory=list)  # are on record, but not yet what was done about them
+    keys: list[str] = field(default_factory=list)  # of the objects
 
 
 async def begin(conn: AsyncConnection, given: Mapping[str, object]) -> int | None:
@@ -88,6 +90,11 @@ async def noted(conn: AsyncConnection, taken: Taken, keys: Sequence[str]) -> dic
     """Give the details of what was noted of these, and not put right: whoever took the step before died, or could not."""
     rows = await conn.execute(_NOTED, {"id": taken.id, "keys": list(keys)})
     return {row.key: row.detail for row in rows}
+
+
+async def told_of(conn: AsyncConnection, taken: Taken, keys: Sequence[str]) -> set[str]:
+    """Return those of these keys that an earlier step told of: a content that many files have comes again."""
+    return set(await conn.scalars(_TOLD_OF, {"id": taken.id, "keys": list(keys)}))
 
 
 async def move(conn: AsyncConnection, taken: Taken, step: Step) -> bool:
@@ -156,6 +163,10 @@ SELECT id FROM mine
 _NOTED = text("""
 SELECT key, detail FROM reconciliation_findings
 WHERE reconciliation_id = :id AND key = ANY(:keys) AND detail ->> 'kept_as' IS NOT NULL AND repair IS NULL
+""").bindparams(bindparam("keys", type_=ARRAY(Text)))
+_TOLD_OF = text("""
+SELECT key FROM reconciliation_findings
+WHERE reconciliation_id = :id AND key = ANY(:keys) AND (detail ->> 'kept_as' IS NULL OR repair IS NOT NULL)
 """).bindparams(bindparam("keys", type_=ARRAY(Text)))
 _MOVE = text(f"""
 WITH mine AS (

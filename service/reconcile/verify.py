@@ -9,6 +9,7 @@ import structlog
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from service.database import run
+from service.differences import close, objects_of
 from service.errors import Permanent, Rejected, Transient
 from service.reconcile import record, steps
 from service.reconcile.anew import fetch_anew, see_that_it_works
@@ -85,7 +86,12 @@ async def step(res: Resources) -> bool:
         await ask(res, lambda conn: record.end(conn, taken.id, "failed", *why))
         log.warning("verification_ended", run=taken.id, code=exc.code)
         return True
-    if await ask(res, lambda conn: steps.move(conn, taken, done)) and done.place is None:
+    if not await ask(res, lambda conn: steps.move(conn, taken, done)):
+        return True
+    if done.keys:
+        looked, found = objects_of(done.keys, were_read=True), [*done.findings, *done.noted]
+        await ask(res, lambda conn: close(conn, taken.id, looked, found))
+    if done.place is None:
         await ask(res, lambda conn: record.end(conn, taken.id, "done"))
         log.info("verification_done", run=taken.id)
     return True
@@ -104,6 +110,7 @@ async def _step(res: Resources, taken: Taken) -> Step:
         if any(each and each.kind != "object_damaged" for each in found):
             await see_that_it_works(res)
         done += len(some)
+        step.keys += [each.key for each in some]
         step.objects += len(some)
         step.bytes += sum(each.size for each in some)
         step.findings += [each for each in found if each]
@@ -111,6 +118,10 @@ async def _step(res: Resources, taken: Taken) -> Step:
             content for content, each in zip(some, found, strict=True) if each and each.kind != UNREADABLE
         ]
     _see_that_not_all_is_unreadable(taken, step)
+    if step.findings:
+        told = await ask(res, lambda conn: steps.told_of(conn, taken, step.keys))
+        step.findings = [*{each.key: each for each in step.findings if each.key not in told}.values()]
+        lost = [each for each in lost if each.key not in told]
     if taken.fix == "all" and lost:
         await fetch_anew(res, taken, step, lost)
     if contents:

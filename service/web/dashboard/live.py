@@ -12,12 +12,12 @@ import structlog
 from aiohttp import web
 
 from service.database import connect, within
+from service.differences import Differences, open_differences
 from service.errors import HoldfastError, Transient
-from service.queries import alerts, failures, overview, reconciliations
+from service.queries import alerts, failures, overview
 from service.queries.alerts import AlertView
 from service.queries.failures import FailureGroup
 from service.queries.overview import Overview
-from service.queries.reconciliations import ReconciliationView
 from service.resources import Resources
 from service.web.dashboard import charts, lights
 from service.web.dashboard.lights import Light
@@ -47,7 +47,7 @@ class View:
     overview: Overview | None = None
     groups: Sequence[FailureGroup] = ()
     alerts: Sequence[AlertView] = ()
-    compared: ReconciliationView | None = None
+    differences: Differences | None = None
     error: str | None = None
     html: str = ""
 
@@ -110,15 +110,15 @@ class Live:
 
     async def _ask(
         self,
-    ) -> tuple[Overview, Sequence[FailureGroup], Sequence[AlertView], ReconciliationView | None]:
+    ) -> tuple[Overview, Sequence[FailureGroup], Sequence[AlertView], Differences]:
         engine = self.res.engine
         found = await overview.of(engine, self.res.settings)
         groups = (await failures.list_failures(engine)).failures
         newest = (await alerts.list_alerts(engine)).alerts
         told = [alert for alert in newest if alert.resolved_at is None and alert.summary in found.alerts]
         async with connect(engine) as conn:
-            compared = await reconciliations.latest(conn)
-        return found, groups, told[:MOST_ALERTS], compared
+            differences = await open_differences(conn)
+        return found, groups, told[:MOST_ALERTS], differences
 
 
 LIVE = web.AppKey("live", Live)
@@ -197,7 +197,7 @@ def _draw(view: View, known: Sequence[Light]) -> View:
         "overview": view.overview,
         "groups": view.groups,
         "alerts": view.alerts,
-        "compared": view.compared,
+        "differences": view.differences,
         "error": view.error,
         "at": view.at,
         "lights": known,
