@@ -17,10 +17,11 @@ from alembic.config import main as alembic
 from arq.worker import Worker, create_worker
 from blockbuster import BlockBuster, blockbuster_ctx
 from pydantic import SecretStr
+from pymongo import AsyncMongoClient
 
 from service import logs
 from service.config.settings import Settings
-from service.local.servers import postgres, valkey
+from service.local.servers import has_mongodb, mongodb, postgres, valkey
 from service.local.zendesk import Zendesk
 from service.resources import Resources, open_resources
 from service.web.app import create_app
@@ -118,6 +119,25 @@ async def bucket(s3_server: str, monkeypatch: pytest.MonkeyPatch) -> AsyncIterat
         monkeypatch.setenv("AWS_ACCESS_KEY_ID", ACCESS_KEY)
         monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", SECRET)
         yield bucket
+
+
+@pytest.fixture(scope="session")
+def mongodb_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """Run a server of MongoDB's protocol."""
+    if not has_mongodb():
+        pytest.skip("there is no wheel of a server of MongoDB's protocol for this Python")
+    with mongodb(tmp_path_factory.mktemp("mongodb"), "--enable-test-commands") as url:
+        yield url
+
+
+@pytest.fixture
+async def documents(mongodb_server: str) -> AsyncIterator[Any]:
+    """Open the collection, empty, past the service."""
+    client: AsyncMongoClient[dict[str, Any]]
+    client = await asyncio.to_thread(lambda: AsyncMongoClient(mongodb_server, tz_aware=True))
+    await client.holdfast.emails.drop()
+    yield client.holdfast.emails
+    await client.close()
 
 
 @pytest.fixture

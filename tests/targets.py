@@ -2,19 +2,16 @@
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
-import pytest
 from aiohttp import web
 from pydantic import SecretStr
 from standardwebhooks import Webhook
 
 from service.config.settings import Settings
-from service.local.servers import has_mongodb, mongodb
 from tests.conftest import Client, eventually
 
 SECRET = "whsec_aG9sZGZhc3QtaG9sZGZhc3QtaG9sZGZhc3QtaG9sZGZhc3Q="
@@ -44,15 +41,6 @@ async def synced(client: Client, email_id: int, *statuses: str) -> dict[str, Any
         return email if finished and email["sync_status"] in (statuses or ("synced",)) else None
 
     return await eventually(reached)
-
-
-@contextmanager
-def mongodb_url(directory: Path) -> Iterator[str]:
-    """Run a server of MongoDB's protocol; start it from the main thread."""
-    if not has_mongodb():
-        pytest.skip("there is no wheel of a server of MongoDB's protocol for this Python")
-    with mongodb(directory, "--enable-test-commands") as url:
-        yield url
 
 
 @dataclass

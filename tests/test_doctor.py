@@ -3,7 +3,6 @@
 import asyncio
 import json
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +21,7 @@ from service.local.zendesk import Zendesk
 from service.resources import Resources, open_resources
 from tests.commands import command
 from tests.proxy import before_redis
-from tests.targets import SECRET, mongodb_url
+from tests.targets import SECRET
 
 NAMES = [
     *("settings", "webhook secret", "API token", "download hosts", "alerts", "fault points"),
@@ -283,23 +282,19 @@ async def test_the_command_names_all_settings_that_are_wrong(settings: Settings)
     assert "hunter2" not in done.stdout + done.stderr
 
 
-@pytest.fixture(scope="module")
-def mongodb(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    with mongodb_url(tmp_path_factory.mktemp("mongodb")) as url:
-        yield url
-
-
 async def test_a_target_that_lets_us_in_is_well_and_nothing_is_left_there(
-    settings: Settings, mongodb: str
+    settings: Settings, mongodb_server: str
 ) -> None:
-    url = SecretStr(f"{mongodb}/archive.emails")
+    url = SecretStr(f"{mongodb_server}/archive.emails")
 
     checks = await examined(settings, sync_url=(url,), public_url="https://holdfast.acme.example")
 
     assert checks["sync to mongodb"] == Check("sync to mongodb", True, "answers, and lets us read and write")
     assert checks["links of the sync"].ok
     assert checks["syncs"].ok
-    client: AsyncMongoClient[dict[str, Any]] = await asyncio.to_thread(lambda: AsyncMongoClient(mongodb))
+    client: AsyncMongoClient[dict[str, Any]] = await asyncio.to_thread(
+        lambda: AsyncMongoClient(mongodb_server)
+    )
     assert await client.archive.emails.count_documents({}) == 0
     await client.close()
 

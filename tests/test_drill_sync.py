@@ -3,7 +3,7 @@
 import asyncio
 import json
 import re
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from functools import partial
@@ -23,17 +23,10 @@ from service.local.drill.receiving import Kept
 from service.local.drill.verdict import verdict
 from service.targets.mongodb import open_collection
 from service.targets.webhook import message_id
-from tests.targets import mongodb_url
 
 NOON = datetime(2025, 11, 3, 12, 0, 0, 123_456, tzinfo=UTC)
 HEADINGS = ("lost", "doubled", "wrong_bytes", "broken")
 REFUSED = "103"
-
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    with mongodb_url(tmp_path_factory.mktemp("mongodb")) as url:
-        yield url
 
 
 @dataclass
@@ -98,13 +91,13 @@ async def _documents(database_url: str) -> list[Document]:
 
 @pytest.fixture
 async def world(
-    server: str, database: asyncpg.Connection, database_url: str, tmp_path: Path
+    mongodb_server: str, database: asyncpg.Connection, database_url: str, tmp_path: Path
 ) -> AsyncIterator[World]:
     for ticket, version in (("101", 4), ("102", 1), (REFUSED, 1)):
         await _record(database, ticket, version)
-    url = f"{server}/holdfast.emails"
+    url = f"{mongodb_server}/holdfast.emails"
     client: AsyncMongoClient[dict[str, Any]]
-    client = await asyncio.to_thread(lambda: AsyncMongoClient(server, tz_aware=True))
+    client = await asyncio.to_thread(lambda: AsyncMongoClient(mongodb_server, tz_aware=True))
     await client.holdfast.emails.drop()
     ledger = Ledger(
         {

@@ -1,7 +1,7 @@
 """Reconciliations: what is not as it is on record is found, nothing else is, and Postgres wins."""
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import Any
@@ -9,7 +9,6 @@ from typing import Any
 import asyncpg
 import pytest
 from bson.decimal128 import Decimal128
-from pymongo import AsyncMongoClient
 from sqlalchemy import event
 
 from service.config.settings import Settings
@@ -30,33 +29,17 @@ from service.storage.port import RANGES
 from service.sync.attempt import sync
 from service.targets.target import collection_of
 from tests.conftest import Client, eventually, serving, working
-from tests.targets import Receiver, mongodb_url, receiver, synced, syncing
+from tests.targets import Receiver, receiver, synced, syncing
 from tests.test_sync import before
 
 PDF = b"%PDF-1.7\n" + bytes(range(256)) * 40
 
 
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    with mongodb_url(tmp_path_factory.mktemp("mongodb")) as url:
-        yield url
-
-
-@pytest.fixture
-async def documents(server: str) -> AsyncIterator[Any]:
-    """Open the collection, empty, past the service."""
-    client: AsyncMongoClient[dict[str, Any]]
-    client = await asyncio.to_thread(lambda: AsyncMongoClient(server, tz_aware=True))
-    await client.holdfast.emails.drop()
-    yield client.holdfast.emails
-    await client.close()
-
-
 @pytest.fixture
 async def targeted(
-    settings: Settings, server: str, documents: Any, res: Resources
+    settings: Settings, mongodb_server: str, documents: Any, res: Resources
 ) -> AsyncIterator[Resources]:
-    async with open_resources(syncing(settings, f"{server}/holdfast.emails")) as opened:
+    async with open_resources(syncing(settings, f"{mongodb_server}/holdfast.emails")) as opened:
         yield opened
 
 
@@ -389,10 +372,10 @@ async def test_since_looks_at_what_came_since_then_also_where_something_older_wa
 
 
 async def test_a_target_that_goes_away_in_the_middle_ends_the_run_with_the_reason(
-    settings: Settings, server: str, documents: Any, database: asyncpg.Connection, res: Resources
+    settings: Settings, mongodb_server: str, documents: Any, database: asyncpg.Connection, res: Resources
 ) -> None:
     await put(database, 2_500, "pending")
-    async with before(server) as (proxy, url):
+    async with before(mongodb_server) as (proxy, url):
         away = syncing(settings, url, sync_seconds=2)
         async with open_resources(away) as opened:
             run_id = await reconcile(opened, Wish("ada (tests)"), lambda _share, _seen: proxy.cut())

@@ -4,14 +4,12 @@ import asyncio
 import json
 import re
 import signal
-from collections.abc import AsyncIterator, Iterator
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import asyncpg
 import pytest
 from arq.worker import Worker
-from pymongo import AsyncMongoClient
 
 from service import worker as door
 from service.alerts.finding import Finding
@@ -26,26 +24,11 @@ from service.storage import objects
 from service.worker import worker_settings
 from tests.commands import command, terminal, typed
 from tests.conftest import API_TOKEN, Client, Server, eventually, program, serving, working
-from tests.targets import mongodb_url, synced, syncing
+from tests.targets import synced, syncing
 from tests.test_reconcile import put, put_synced, write
 from tests.test_worker import ARQ
 
 PDF = b"%PDF-1.7\n" + bytes(range(256)) * 40
-
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    with mongodb_url(tmp_path_factory.mktemp("mongodb")) as url:
-        yield url
-
-
-@pytest.fixture
-async def documents(server: str) -> AsyncIterator[Any]:
-    client: AsyncMongoClient[dict[str, Any]]
-    client = await asyncio.to_thread(lambda: AsyncMongoClient(server, tz_aware=True))
-    await client.holdfast.emails.drop()
-    yield client.holdfast.emails
-    await client.close()
 
 
 async def insert(database: asyncpg.Connection, **columns: Any) -> int:
@@ -82,9 +65,9 @@ async def keep(database: asyncpg.Connection, run_id: int, *kinds: str) -> None:
 
 
 async def test_the_command_tells_what_differs_puts_it_right_and_waits_for_it(
-    settings: Settings, zendesk: Zendesk, server: str, documents: Any, res: Resources
+    settings: Settings, zendesk: Zendesk, mongodb_server: str, documents: Any, res: Resources
 ) -> None:
-    settings = syncing(settings, f"{server}/holdfast.emails")
+    settings = syncing(settings, f"{mongodb_server}/holdfast.emails")
     async with serving(settings, zendesk) as client, working(settings):
         file = zendesk.add_file("a.pdf", PDF)
         ids = [(await client.send(zendesk.payload(attachments=[file])))["email_id"] for _ in range(3)]
@@ -134,9 +117,9 @@ async def test_what_cannot_be_had_any_more_is_named_and_no_success(
 
 
 async def test_a_link_that_was_changed_is_a_difference(
-    settings: Settings, zendesk: Zendesk, server: str, documents: Any
+    settings: Settings, zendesk: Zendesk, mongodb_server: str, documents: Any
 ) -> None:
-    settings = syncing(settings, f"{server}/holdfast.emails")
+    settings = syncing(settings, f"{mongodb_server}/holdfast.emails")
     async with serving(settings, zendesk) as client, working(settings):
         url = zendesk.add_file("a.pdf", PDF)
         email_id = (await client.send(zendesk.payload(attachments=[url])))["email_id"]
@@ -411,10 +394,10 @@ async def test_what_is_open_is_the_matter(res: Resources, database: asyncpg.Conn
 
 
 async def test_what_is_ahead_of_the_record_since_long_ago_is_the_matter_until_fix_removed_it(
-    settings: Settings, server: str, documents: Any, res: Resources, database: asyncpg.Connection
+    settings: Settings, mongodb_server: str, documents: Any, res: Resources, database: asyncpg.Connection
 ) -> None:
     """With real runs: one over all finds it, that of an hour does not look there."""
-    async with open_resources(syncing(settings, f"{server}/holdfast.emails")) as there:
+    async with open_resources(syncing(settings, f"{mongodb_server}/holdfast.emails")) as there:
         old, new = await put_synced(there, database, 2)
         await database.execute(
             "UPDATE incoming_emails SET received_at = now() - interval '3 days' WHERE id = $1", old

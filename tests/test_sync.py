@@ -1,7 +1,7 @@
 """The sync: what is finished is in the target, once by effect, whatever the target does meanwhile."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -12,7 +12,6 @@ import pytest
 from aiohttp import ClientSession
 from arq.worker import Worker
 from pydantic import SecretStr
-from pymongo import AsyncMongoClient
 from yarl import URL
 
 from service import logs
@@ -27,25 +26,9 @@ from service.sync.retry import resync
 from service.sync.sweep import sync_for_ever
 from tests.conftest import Client, eventually, program, serving, working
 from tests.s3 import Bucket
-from tests.targets import Receiver, mongodb_url, receiver, synced, syncing
+from tests.targets import Receiver, receiver, synced, syncing
 
 PDF = b"%PDF-1.7\n" + bytes(range(256)) * 400
-
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    with mongodb_url(tmp_path_factory.mktemp("mongodb")) as url:
-        yield url
-
-
-@pytest.fixture
-async def documents(server: str) -> AsyncIterator[Any]:
-    """Open the collection, empty, past the service."""
-    client: AsyncMongoClient[dict[str, Any]]
-    client = await asyncio.to_thread(lambda: AsyncMongoClient(server, tz_aware=True))
-    await client.holdfast.emails.drop()
-    yield client.holdfast.emails
-    await client.close()
 
 
 @pytest.fixture
@@ -70,9 +53,9 @@ async def sent(client: Client, *, file: bool = True, **more: Any) -> int:
 
 
 async def test_a_finished_email_is_in_the_collection_and_was_posted_signed(
-    settings: Settings, zendesk: Zendesk, server: str, documents: Any, endpoint: Receiver
+    settings: Settings, zendesk: Zendesk, mongodb_server: str, documents: Any, endpoint: Receiver
 ) -> None:
-    settings = syncing(settings, f"{server}/holdfast.emails", endpoint.url)
+    settings = syncing(settings, f"{mongodb_server}/holdfast.emails", endpoint.url)
     async with serving(settings, zendesk) as client, working(settings):
         email = await synced(client, await sent(client, subject="Grüße"))
 
@@ -91,9 +74,9 @@ async def test_a_finished_email_is_in_the_collection_and_was_posted_signed(
 
 
 async def test_what_failed_is_carried_with_its_reason(
-    settings: Settings, zendesk: Zendesk, server: str, documents: Any, endpoint: Receiver
+    settings: Settings, zendesk: Zendesk, mongodb_server: str, documents: Any, endpoint: Receiver
 ) -> None:
-    settings = syncing(settings, f"{server}/holdfast.emails", endpoint.url)
+    settings = syncing(settings, f"{mongodb_server}/holdfast.emails", endpoint.url)
     url = zendesk.add_file("gone.pdf", PDF, faults=[Fault(status=410)])
     async with serving(settings, zendesk) as client, working(settings):
         receipt = await client.send(zendesk.payload(attachments=[url]))
@@ -106,9 +89,9 @@ async def test_what_failed_is_carried_with_its_reason(
 
 
 async def test_a_later_state_takes_the_place_of_the_earlier_one_and_is_another_message(
-    settings: Settings, zendesk: Zendesk, server: str, documents: Any, endpoint: Receiver
+    settings: Settings, zendesk: Zendesk, mongodb_server: str, documents: Any, endpoint: Receiver
 ) -> None:
-    settings = syncing(settings, f"{server}/holdfast.emails", endpoint.url)
+    settings = syncing(settings, f"{mongodb_server}/holdfast.emails", endpoint.url)
     url = zendesk.add_file("late.pdf", PDF, faults=[Fault(status=410)])
     async with serving(settings, zendesk) as client, working(settings):
         email_id = (await client.send(zendesk.payload(attachments=[url])))["email_id"]
@@ -125,9 +108,9 @@ async def test_a_later_state_takes_the_place_of_the_earlier_one_and_is_another_m
 
 
 async def test_an_earlier_state_that_arrives_late_changes_nothing(
-    settings: Settings, database: asyncpg.Connection, server: str, documents: Any
+    settings: Settings, database: asyncpg.Connection, mongodb_server: str, documents: Any
 ) -> None:
-    settings = syncing(settings, f"{server}/holdfast.emails")
+    settings = syncing(settings, f"{mongodb_server}/holdfast.emails")
     await database.execute(
         "INSERT INTO incoming_emails (zendesk_ticket_id, idempotency_key, processing_status, attempt_number)"
         " VALUES ('1', 'key', 'failed', 1)"
@@ -153,9 +136,9 @@ async def test_an_earlier_state_that_arrives_late_changes_nothing(
 
 
 async def test_many_writes_of_one_document_at_once_are_one(
-    settings: Settings, database: asyncpg.Connection, server: str, documents: Any
+    settings: Settings, database: asyncpg.Connection, mongodb_server: str, documents: Any
 ) -> None:
-    settings = syncing(settings, f"{server}/holdfast.emails")
+    settings = syncing(settings, f"{mongodb_server}/holdfast.emails")
     await database.execute(
         "INSERT INTO incoming_emails (zendesk_ticket_id, idempotency_key, processing_status, attempt_number)"
         " VALUES ('1', 'key', 'completed', 1)"
@@ -215,9 +198,9 @@ async def test_a_slow_target_takes_no_place_of_a_job(
 
 
 async def test_while_the_target_is_away_all_else_goes_on_and_afterwards_nothing_is_missing_or_doubled(
-    settings: Settings, zendesk: Zendesk, server: str, documents: Any
+    settings: Settings, zendesk: Zendesk, mongodb_server: str, documents: Any
 ) -> None:
-    async with before(server) as (proxy, url):
+    async with before(mongodb_server) as (proxy, url):
         settings = syncing(settings, url, sync_seconds=1)
         async with serving(settings, zendesk) as client, working(settings):
             proxy.cut()
@@ -242,9 +225,9 @@ async def test_while_the_target_is_away_all_else_goes_on_and_afterwards_nothing_
 
 
 async def test_a_write_whose_outcome_is_unknown_is_repeated_and_stays_one(
-    settings: Settings, zendesk: Zendesk, server: str, documents: Any
+    settings: Settings, zendesk: Zendesk, mongodb_server: str, documents: Any
 ) -> None:
-    async with before(server) as (proxy, url):
+    async with before(mongodb_server) as (proxy, url):
         settings = syncing(settings, url, sync_seconds=2)
         async with serving(settings, zendesk) as client, working(settings):
             await synced(client, await sent(client))
@@ -333,9 +316,9 @@ async def test_a_budget_that_is_used_up_ends_in_failed_and_a_person_may_try_agai
 
 
 async def test_a_document_over_16_mb_is_refused_for_good_and_the_email_stays_completed(
-    settings: Settings, zendesk: Zendesk, server: str, documents: Any, database: asyncpg.Connection
+    settings: Settings, zendesk: Zendesk, mongodb_server: str, documents: Any, database: asyncpg.Connection
 ) -> None:
-    settings = syncing(settings, f"{server}/holdfast.emails")
+    settings = syncing(settings, f"{mongodb_server}/holdfast.emails")
     async with serving(settings, zendesk) as client:
         email_id = await sent(client, file=False)
         await database.execute("UPDATE incoming_emails SET subject = repeat('x', 16 * 1024 * 1024)")
@@ -357,9 +340,9 @@ async def test_a_document_over_16_mb_is_refused_for_good_and_the_email_stays_com
     [(13, "receiver_refused"), (18, "receiver_refused"), (50, "receiver_slow"), (8, "receiver_busy")],
 )
 async def test_what_mongodb_answers_of_itself_passes(
-    settings: Settings, zendesk: Zendesk, server: str, documents: Any, error_code: int, code: str
+    settings: Settings, zendesk: Zendesk, mongodb_server: str, documents: Any, error_code: int, code: str
 ) -> None:
-    settings = syncing(settings, f"{server}/holdfast.emails", sync_retry_min_seconds=0.5)
+    settings = syncing(settings, f"{mongodb_server}/holdfast.emails", sync_retry_min_seconds=0.5)
     async with serving(settings, zendesk) as client, working(settings):
         await documents.database.client.admin.command(
             {
@@ -382,10 +365,10 @@ async def test_what_mongodb_answers_of_itself_passes(
 
 
 async def test_what_the_rules_of_the_collection_forbid_is_refused_for_good(
-    settings: Settings, zendesk: Zendesk, server: str, documents: Any
+    settings: Settings, zendesk: Zendesk, mongodb_server: str, documents: Any
 ) -> None:
     await documents.database.create_collection("emails", validator={"subject": {"$ne": "forbidden"}})
-    settings = syncing(settings, f"{server}/holdfast.emails")
+    settings = syncing(settings, f"{mongodb_server}/holdfast.emails")
     async with serving(settings, zendesk) as client, working(settings):
         email = await synced(client, await sent(client, file=False, subject="forbidden"), "failed")
         await synced(client, await sent(client, file=False, subject="allowed"))
@@ -395,13 +378,13 @@ async def test_what_the_rules_of_the_collection_forbid_is_refused_for_good(
 
 
 async def test_what_redis_forgot_the_sweep_carries(
-    settings: Settings, zendesk: Zendesk, server: str, documents: Any, database: asyncpg.Connection
+    settings: Settings, zendesk: Zendesk, mongodb_server: str, documents: Any, database: asyncpg.Connection
 ) -> None:
     await database.execute(
         "INSERT INTO incoming_emails (zendesk_ticket_id, processing_status, attempt_number, sync_status)"
         " SELECT n::text, 'completed', 1, 'pending' FROM generate_series(1, 300) AS n"
     )
-    settings = syncing(settings, f"{server}/holdfast.emails")
+    settings = syncing(settings, f"{mongodb_server}/holdfast.emails")
 
     async def are_synced() -> bool:
         left = await database.fetchval("SELECT count(*) FROM incoming_emails WHERE sync_status <> 'synced'")
@@ -414,12 +397,12 @@ async def test_what_redis_forgot_the_sweep_carries(
 
 
 async def test_a_worker_that_is_killed_after_the_write_costs_nothing_but_time(
-    settings: Settings, zendesk: Zendesk, server: str, documents: Any, tmp_path: Path
+    settings: Settings, zendesk: Zendesk, mongodb_server: str, documents: Any, tmp_path: Path
 ) -> None:
     points = tmp_path / "points"
     await asyncio.to_thread(points.mkdir)
     await asyncio.to_thread((points / "after_target").write_text, "kill")
-    settings = syncing(settings, f"{server}/holdfast.emails", sync_seconds=1)
+    settings = syncing(settings, f"{mongodb_server}/holdfast.emails", sync_seconds=1)
     async with serving(settings, zendesk) as client:
         async with program("service", "worker", settings=settings, FAULT_POINTS=str(points)) as falls:
             email_id = await sent(client)
@@ -516,9 +499,9 @@ async def test_who_is_told_to_end_while_it_takes_a_sync_hands_it_back(
 
 
 async def test_of_two_targets_one_that_is_away_does_not_keep_the_other_from_having_it(
-    settings: Settings, zendesk: Zendesk, server: str, documents: Any, endpoint: Receiver
+    settings: Settings, zendesk: Zendesk, mongodb_server: str, documents: Any, endpoint: Receiver
 ) -> None:
-    async with before(server) as (proxy, url):
+    async with before(mongodb_server) as (proxy, url):
         proxy.cut()
         settings = syncing(settings, url, endpoint.url, sync_seconds=1)
         async with serving(settings, zendesk) as client, working(settings):
@@ -540,9 +523,9 @@ async def test_of_two_targets_one_that_is_away_does_not_keep_the_other_from_havi
 
 
 async def test_while_one_of_two_is_away_the_other_gets_each_email_at_once_and_once(
-    settings: Settings, zendesk: Zendesk, server: str, documents: Any, endpoint: Receiver
+    settings: Settings, zendesk: Zendesk, mongodb_server: str, documents: Any, endpoint: Receiver
 ) -> None:
-    async with before(server) as (proxy, url):
+    async with before(mongodb_server) as (proxy, url):
         proxy.cut()
         settings = syncing(settings, url, endpoint.url, sync_seconds=1)
         async with serving(settings, zendesk) as client, working(settings):
@@ -614,10 +597,10 @@ async def test_the_password_of_a_target_is_in_no_error_and_no_log(
 
 
 async def test_no_line_of_the_log_holds_anything_of_a_document(
-    settings: Settings, server: str, documents: Any, capsys: pytest.CaptureFixture[str]
+    settings: Settings, mongodb_server: str, documents: Any, capsys: pytest.CaptureFixture[str]
 ) -> None:
     logs.configure("json", "DEBUG")
-    async with open_resources(syncing(settings, f"{server}/holdfast.emails")) as res:
+    async with open_resources(syncing(settings, f"{mongodb_server}/holdfast.emails")) as res:
         content = {"subject": "Invoice for November", "version": 1}
         await res.targets[0].write(Document("key", 1, is_first=True, content=content))
 
@@ -632,10 +615,10 @@ def test_a_name_that_no_collection_can_have_is_a_wrong_setting(settings: Setting
 
 
 async def test_a_server_that_is_frozen_holds_up_no_goodbye(
-    settings: Settings, server: str, documents: Any
+    settings: Settings, mongodb_server: str, documents: Any
 ) -> None:
     """By itself the driver waits until it notices, a quarter of a minute here."""
-    async with before(server) as (proxy, url):
+    async with before(mongodb_server) as (proxy, url):
         settings = syncing(settings, url, sync_seconds=600)
         async with asyncio.timeout(None) as patience, open_resources(settings) as res:
             await res.targets[0].write(Document("key", 1, is_first=True, content={"version": 1}))
