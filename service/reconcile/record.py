@@ -25,6 +25,15 @@ KEPT = timedelta(days=90)
 MOST_REMOVED = 20  # runs, with all that they found
 PARTS = 24  # of the storage, one for each hour
 
+# The part of a statement that notes any number of findings of a run that is `mine`.
+ARRAYS = {"kinds": Text, "ids": BigInteger, "keys": Text, "details": Text, "repairs": Text}
+NOTED = """
+    INSERT INTO reconciliation_findings (reconciliation_id, kind, email_id, key, detail, repair, repaired_at)
+    SELECT mine.id, kind, email_id, key, CAST(detail AS json), repair, CASE WHEN repair IS NOT NULL THEN now() END
+    FROM mine, unnest(:kinds, :ids, :keys, :details, :repairs) AS found (kind, email_id, key, detail, repair)
+    RETURNING id
+"""
+
 
 async def begin(
     conn: AsyncConnection, *, actor: str, fix: Fix, since: datetime | None, targets: str | None
@@ -49,10 +58,14 @@ async def begin_hourly(
 
 async def save(conn: AsyncConnection, run: Run, findings: Sequence[Finding] = ()) -> None:
     """Note how far it is, and what it found; raises Rejected if it was cancelled, or given up."""
-    columns = zip(*(each.values() for each in findings), strict=True) if findings else ((),) * 5
-    arrays = dict(zip(("kinds", "ids", "keys", "details", "repairs"), map(list, columns), strict=True))
-    if not await conn.scalar(_SAVE, {"id": run.id, **_numbers(run.seen), **arrays}):
+    if not await conn.scalar(_SAVE, {"id": run.id, **_numbers(run.seen), **arrays_of(findings)}):
         raise Rejected(409, "not_running", f"Run {run.id} was cancelled, or given up.")
+
+
+def arrays_of(findings: Sequence[Finding]) -> dict[str, list[object]]:
+    """Give the parameters of a statement that has NOTED."""
+    columns = zip(*(each.values() for each in findings), strict=True) if findings else ((),) * len(ARRAYS)
+    return dict(zip(ARRAYS, map(list, columns), strict=True))
 
 
 async def note_repair(conn: AsyncConnection, run_id: int, key: str, repair: str) -> None:
@@ -126,25 +139,16 @@ SELECT coalesce((
     WHERE kind = 'reconcile' AND status = 'done' AND part IS NOT NULL ORDER BY id DESC LIMIT 1
 ), 0)
 """)  # noqa: S608 a number of ours
-_SAVE = text("""
+_SAVE = text(f"""
 WITH mine AS (
     UPDATE reconciliations SET seen_at = now(), emails = :emails, documents = :documents, objects = :objects,
         bytes = :bytes, unfinished = :unfinished, overdue = :overdue, not_synced = :not_synced,
         counts = CAST(:counts AS json), repaired = CAST(:repaired AS json)
     WHERE id = :id AND status = 'running' RETURNING id
-), noted AS (
-    INSERT INTO reconciliation_findings (reconciliation_id, kind, email_id, key, detail, repair, repaired_at)
-    SELECT mine.id, kind, email_id, key, CAST(detail AS json), repair, CASE WHEN repair IS NOT NULL THEN now() END
-    FROM mine, unnest(:kinds, :ids, :keys, :details, :repairs) AS found (kind, email_id, key, detail, repair)
-    RETURNING id
-)
+), noted AS ({NOTED})
 SELECT id FROM mine
-""").bindparams(
-    bindparam("kinds", type_=ARRAY(Text)),
-    bindparam("ids", type_=ARRAY(BigInteger)),
-    bindparam("keys", type_=ARRAY(Text)),
-    bindparam("details", type_=ARRAY(Text)),
-    bindparam("repairs", type_=ARRAY(Text)),
+""").bindparams(  # noqa: S608 words of ours
+    *(bindparam(name, type_=ARRAY(kind)) for name, kind in ARRAYS.items()),
     bindparam("counts", type_=Text()),
     bindparam("repaired", type_=Text()),
 )

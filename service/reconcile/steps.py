@@ -12,6 +12,7 @@ from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from service.differences import MOST_KEPT
+from service.reconcile import record
 from service.reconcile.finding import Finding
 
 
@@ -103,11 +104,9 @@ async def move(conn: AsyncConnection, taken: Taken, step: Step) -> bool:
     counts = Counter(taken.counts) + Counter(each.kind for each in found)
     repaired = Counter(taken.repaired) + Counter(each.kind for each in found if each.repair)
     kept = step.findings[: max(0, MOST_KEPT - sum(taken.counts.values()))]
-    columns = zip(*(each.values() for each in kept), strict=True) if kept else ((),) * 5
-    arrays = dict(zip(("kinds", "ids", "keys", "details", "repairs"), map(list, columns), strict=True))
     known = [each.values()[2:] for each in step.noted]
     names = ("known_keys", "known_details", "known_repairs")
-    arrays |= dict(zip(names, map(list, zip(*known, strict=True) if known else ((),) * 3), strict=True))
+    columns = dict(zip(names, map(list, zip(*known, strict=True) if known else ((),) * 3), strict=True))
     given = {
         "id": taken.id,
         "place": taken.place,
@@ -117,7 +116,7 @@ async def move(conn: AsyncConnection, taken: Taken, step: Step) -> bool:
         "counts": json.dumps(counts),
         "repaired": json.dumps(repaired),
     }
-    return bool(await conn.scalar(_MOVE, {**given, **arrays}))
+    return bool(await conn.scalar(_MOVE, {**given, **record.arrays_of(kept), **columns}))
 
 
 _BEGIN = text("""
@@ -174,12 +173,7 @@ WITH mine AS (
         counts = CAST(:counts AS json), repaired = CAST(:repaired AS json), next_at = now(), seen_at = now(),
         error_code = NULL, error = NULL
     WHERE {_MINE} RETURNING id
-), noted AS (
-    INSERT INTO reconciliation_findings (reconciliation_id, kind, email_id, key, detail, repair, repaired_at)
-    SELECT mine.id, kind, email_id, key, CAST(detail AS json), repair, CASE WHEN repair IS NOT NULL THEN now() END
-    FROM mine, unnest(:kinds, :ids, :keys, :details, :repairs) AS found (kind, email_id, key, detail, repair)
-    RETURNING id
-), known AS (
+), noted AS ({record.NOTED}), known AS (
     UPDATE reconciliation_findings AS finding SET detail = CAST(found.detail AS json), repair = found.repair,
         repaired_at = CASE WHEN found.repair IS NOT NULL THEN now() END
     FROM mine, unnest(:known_keys, :known_details, :known_repairs) AS found (key, detail, repair)
@@ -188,12 +182,8 @@ WITH mine AS (
 )
 SELECT id FROM mine
 """).bindparams(  # noqa: S608 words of ours
+    *(bindparam(name, type_=ARRAY(kind)) for name, kind in record.ARRAYS.items()),
     *(bindparam(name, type_=ARRAY(Text)) for name in ("known_keys", "known_details", "known_repairs")),
-    bindparam("kinds", type_=ARRAY(Text)),
-    bindparam("ids", type_=ARRAY(BigInteger)),
-    bindparam("keys", type_=ARRAY(Text)),
-    bindparam("details", type_=ARRAY(Text)),
-    bindparam("repairs", type_=ARRAY(Text)),
     bindparam("counts", type_=Text()),
     bindparam("repaired", type_=Text()),
     bindparam("objects", type_=BigInteger()),
