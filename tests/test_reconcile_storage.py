@@ -152,6 +152,20 @@ async def test_a_bucket_that_is_not_there_is_an_error_and_not_the_loss_of_all_fi
     assert await database.fetchval("SELECT count(*) FROM attachments WHERE status = 'stored'") == 2
 
 
+async def test_a_bucket_that_is_not_there_is_an_error_also_where_nothing_was_ever_stored(
+    settings: Settings, res: Resources, bucket: Bucket
+) -> None:
+    """On a disk there is no directory then."""
+    nowhere = settings.model_copy(update={"storage_url": f"s3://{bucket.name}-of-another-name"})
+    async with open_resources(nowhere) as opened:
+        run_id = await reconcile(opened, Wish("ada (tests)"), lambda _share, _seen: None)
+    on_disk = await compare(res)
+
+    found = await get_reconciliation(res.engine, run_id)
+    assert (found.status, found.error_code) == ("failed", "storage_unavailable")
+    assert on_disk.counts == {}
+
+
 @pytest.mark.parametrize("how", ["all", "since", "verify"])
 async def test_another_place_is_not_taken_for_the_loss_of_all_files(
     there: Resources, database: asyncpg.Connection, how: str
