@@ -356,6 +356,26 @@ async def test_pages_show_runs_and_what_they_found_and_no_stranger_writes_there(
     assert "<script>alert" not in pages[1]
 
 
+async def test_a_page_says_of_what_was_left_whether_it_was_looked_at_again(
+    client: Server, database: asyncpg.Connection
+) -> None:
+    number = await insert(database, counts={"missing": 2}, part=None)
+    await keep(database, number, "missing", "missing")
+    headers = {"Authorization": f"Bearer {API_TOKEN}"}
+
+    async def page() -> str:
+        async with client.session.get(f"{client.url}/reconciliations/{number}", headers=headers) as response:
+            return await response.text()
+
+    before = await page()
+    await database.execute("UPDATE reconciliation_findings SET closed_at = now()")
+    after = await page()
+
+    assert "2 differences left as they are." in before
+    assert "2 differences left as they were; later runs have looked there again." in after
+    assert (await client.get(f"/api/v1/reconciliations/{number}"))["is_open"] is False
+
+
 async def test_metrics_tell_of_what_is_open_and_of_the_newest_that_is_done(
     client: Server, database: asyncpg.Connection, res: Resources
 ) -> None:

@@ -5,12 +5,12 @@ from datetime import datetime
 from typing import Any, Literal
 
 from pydantic import Field, computed_field
-from sqlalchemy import ColumnElement, RowMapping, Select, Text, column, select, true, values
+from sqlalchemy import ColumnElement, RowMapping, Select, Text, column, exists, select, text, true, values
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from service.database import connect
 from service.errors import Rejected
-from service.operations import DIFFERENCES, REMARKS, Reconciliation, ReconciliationFinding
+from service.operations import DIFFERENCES, OPEN, REMARKS, Reconciliation, ReconciliationFinding
 from service.queries.pages import PageFilter, cursor_at
 from service.queries.views import View
 from service.walk import Place
@@ -91,6 +91,9 @@ class ReconciliationPage(View):
 class ReconciliationDetail(ReconciliationView):
     """A run, and a page of what it found; of very many, not all are kept."""
 
+    is_open: bool = Field(
+        description="Whether no later run has looked again at something that it left as it was"
+    )
     findings: Sequence[FindingView]
     next_cursor: str | None
 
@@ -136,12 +139,11 @@ async def get_with_examples(engine: AsyncEngine, run_id: int, most: int) -> Reco
 async def _read(
     engine: AsyncEngine, run_id: int, query: Select[Any]
 ) -> tuple[RowMapping, Sequence[FindingView]]:
+    found = ReconciliationFinding
+    left = exists().where(found.reconciliation_id == run_id, found.kind.in_(DIFFERENCES), text(OPEN))
+    one = select(*_columns(), left.label("is_open")).where(Reconciliation.id == run_id)
     async with connect(engine) as conn:
-        run = (
-            (await conn.execute(select(*_columns()).where(Reconciliation.id == run_id)))
-            .mappings()
-            .one_or_none()
-        )
+        run = (await conn.execute(one)).mappings().one_or_none()
         if run is None:
             raise Rejected(404, "reconciliation_not_found", f"There is no reconciliation {run_id}.")
         return run, [FindingView.model_validate(row) for row in await conn.execute(query)]
