@@ -14,7 +14,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from service.database import run
 from service.errors import HoldfastError
-from service.metrics import text_of_process
+from service.exposition import text_of_process
 from service.operations import WorkerHeartbeat
 from service.resources import Resources, background
 from service.version import version

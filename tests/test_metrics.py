@@ -16,8 +16,9 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from service.config.settings import Settings
 from service.database import close_engine, connect, create_engine
+from service.exposition import MOST_TEXT, exposition, text_of_process
 from service.local.zendesk import Fault, Zendesk
-from service.metrics import MOST_TEXT, code_label, exposition, text_of_process
+from service.metrics import code_label
 from service.queries.overview import Stats
 from service.resources import Resources
 from tests.conftest import ROOT, Client, Server, eventually, serving, working

@@ -12,7 +12,7 @@ from prometheus_client import CONTENT_TYPE_LATEST
 from service.database import connect, within
 from service.differences import Differences, open_differences
 from service.errors import HoldfastError
-from service.metrics import exposition
+from service.exposition import exposition
 from service.queries import overview
 from service.queries.overview import Stats
 from service.queries.workers import metrics_of_workers
