@@ -13,6 +13,17 @@ from service.operations import DIFFERENCES, IN_STORAGE, IN_TARGET, OPEN, Reconci
 # Findings of a run that are kept; beyond that they are counted.
 MOST_KEPT = 2_000
 
+# What people are told of each kind.
+WORDS = {
+    "missing": "missing in the target",
+    "different": "different in the target",
+    "ahead": "ahead of the record in the target",
+    "extra": "in the target without an e-mail",
+    "object_missing": "missing in the storage",
+    "object_damaged": "damaged in the storage",
+    "object_unreadable": "in the storage and cannot be read",
+}
+
 _finding = ReconciliationFinding.__table__.c
 # Of objects, what a comparison sees, which reads none of them.
 _BY_SIZE = or_(

@@ -99,6 +99,24 @@ async def test_the_command_tells_what_differs_puts_it_right_and_waits_for_it(
     assert shown.stdout == differs.stdout
 
 
+async def test_what_looks_like_another_place_is_put_right_by_force_alone(
+    settings: Settings, mongodb_server: str, documents: Any, res: Resources
+) -> None:
+    settings = syncing(settings, f"{mongodb_server}/holdfast.emails")
+    await documents.insert_many([{"_id": str(i), "email_id": i, "source": "holdfast"} for i in range(20)])
+
+    alone = await typed(settings, "reconcile", "--force")
+    refused = await typed(settings, "reconcile", "--fix")
+    kept = await documents.count_documents({})
+    forced = await typed(settings, "reconcile", "--fix", "--force")
+
+    assert (alone.returncode, "are for what --fix begins" in alone.stderr) == (2, True)
+    assert (refused.returncode, kept) == (1, 20)
+    assert "are SYNC_URL and DATABASE_URL those that belong together?" in refused.stdout
+    assert "add --force to `holdfast reconcile --fix`" in refused.stdout
+    assert (forced.returncode, await documents.count_documents({})) == (0, 0)
+
+
 async def test_what_cannot_be_had_any_more_is_named_and_no_success(
     settings: Settings, zendesk: Zendesk, res: Resources
 ) -> None:

@@ -356,6 +356,24 @@ async def test_a_content_that_many_emails_have_is_looked_at_once(
     )  # the newest; if one of them brings it back, all have it again
 
 
+async def test_where_the_newest_could_not_have_it_again_the_others_are_asked(
+    res: Resources, database: asyncpg.Connection
+) -> None:
+    """Of those it is known still what they had."""
+    await database.execute(
+        "INSERT INTO incoming_emails (zendesk_ticket_id, processing_status)"
+        " SELECT n::text, CASE WHEN n > 50 THEN 'failed' ELSE 'completed' END FROM generate_series(1, 160) AS n"
+    )
+    await database.execute(
+        "INSERT INTO attachments (email_id, position, source_url, status, sha256, size, object_key)"
+        " SELECT id, 0, 'https://x', CASE WHEN id > 50 THEN 'failed' ELSE 'stored' END, 'aa', 1, 'k' FROM incoming_emails"
+    )
+
+    opened, jobs = await run(res.engine, 30, lambda conn: reopen(conn, "aa", "ada (tests)"))
+
+    assert (opened, len(jobs)) == (50, 50)
+
+
 async def test_a_volume_that_is_not_mounted_is_no_loss_of_all_files(
     settings: Settings, zendesk: Zendesk, res: Resources, tmp_path: Path
 ) -> None:

@@ -6,19 +6,10 @@ from sqlalchemy import DateTime, Interval, bindparam, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from service.alerts.finding import Finding, duration
-from service.differences import open_differences
+from service.differences import WORDS, open_differences
 
 # They are hourly: so long none was done only if something keeps them from it.
 LIMIT = timedelta(hours=3)
-_SAY = {
-    "missing": "missing in the target",
-    "different": "different in the target",
-    "ahead": "ahead of the record in the target",
-    "extra": "in the target without an e-mail",
-    "object_missing": "missing in the storage",
-    "object_damaged": "damaged in the storage",
-    "object_unreadable": "in the storage and cannot be read",
-}
 
 
 async def find(conn: AsyncConnection, reconcile_hours: int) -> list[Finding]:
@@ -26,7 +17,7 @@ async def find(conn: AsyncConnection, reconcile_hours: int) -> list[Finding]:
     findings = []
     there = await open_differences(conn)
     if there.total:
-        found = ", ".join(f"{count:,} {_SAY[kind]}" for kind, count in there.by_kind.items() if count)
+        found = ", ".join(f"{count:,} {WORDS[kind]}" for kind, count in there.by_kind.items() if count)
         least = "At least " if there.may_be_more else ""
         detail = (
             f"{least}{there.total:,} difference{'' if there.total == 1 else 's'} between what is on record and"

@@ -19,18 +19,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 # Of each kind so many are shown.
 EXAMPLES = 3
-_SAY = {
-    "missing": "missing in the target",
-    "different": "different in the target",
-    "ahead": "ahead of the record in the target",
-    "extra": "in the target without an e-mail",
-    "object_missing": "missing in the storage",
-    "object_damaged": "damaged in the storage",
-    "object_unreadable": "in the storage and cannot be read",
-    "foreign": "in the collection by others",
-    "unclaimed": "in the storage without an e-mail",
-}
-_REMARKS = {"foreign": "left alone", "unclaimed": "left alone"}
+_REMARKS = {"foreign": "in the collection by others", "unclaimed": "in the storage without an e-mail"}
 
 
 def _time(_context: click.Context, _parameter: click.Parameter, value: str | None) -> datetime | None:
@@ -96,11 +85,14 @@ async def _print_all(engine: "AsyncEngine", run: "ReconciliationDetail") -> None
 
 def _print(run: "ReconciliationDetail") -> None:
     """Print the verdict first, then what was found with examples, then what was looked at."""
+    from service.differences import WORDS
+
+    words = {**WORDS, **_REMARKS}
     print_line(*_verdict(run))
     for kind, count in run.counts.items():
         done = run.repaired.get(kind, 0)
-        about = _REMARKS.get(kind) or (f"{done:,} being put right" if done else "")
-        print_line(f"{count:>9,}", _SAY[kind], f"({about})" if about else "")
+        about = "left alone" if kind in _REMARKS else f"{done:,} being put right" if done else ""
+        print_line(f"{count:>9,}", words[kind], f"({about})" if about else "")
         for finding in [each for each in run.findings if each.kind == kind]:
             print_line(" " * 9, _example(finding))
     print_facts(_facts(run))

@@ -1,6 +1,6 @@
 """Files whose object is gone or damaged: they are open again, and their e-mails are run again, to fetch them anew."""
 
-from sqlalchemy import JSON, and_, cast, func, select, tuple_, union_all, update
+from sqlalchemy import CTE, JSON, and_, cast, func, select, tuple_, union_all, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from service.jobs.again import note, queue_again, reopen_failed
@@ -10,7 +10,6 @@ from service.models import Attachment, IncomingEmail
 
 # E-mails that have one content, the newest: their addresses are the likeliest to work still.
 MOST_HOLDERS = 100
-WAITING = ("received", "queued")
 
 _REOPENED = TRANSITIONS.labels("queued", "reconcile")
 
@@ -22,27 +21,11 @@ async def reopen(conn: AsyncConnection, sha256: str, actor: str) -> tuple[int, l
     What a file had stays on record, to be known when it is found again. Return how many files were opened, and the
     jobs that were queued.
     """
-    file = Attachment.__table__.c
-    holders = (
-        select(file.email_id, file.position)
-        .where(file.sha256 == sha256)
-        .order_by(file.email_id.desc())
-        .limit(MOST_HOLDERS)
-        .cte("holders")
-    )
-    free = (
-        select(IncomingEmail.id, IncomingEmail.processing_status.label("status"))
-        .where(
-            IncomingEmail.id.in_(select(holders.c.email_id)),
-            IncomingEmail.processing_status != "processing",
-        )
-        .order_by(IncomingEmail.id)
-        .with_for_update()
-        .cte("free")
-    )
+    holders = _holders(sha256)
+    free = _free(holders)
     again = queue_again(IncomingEmail.id == free.c.id)
     # Whoever ended while we waited for its lock is neither queued again nor waits: nobody would fetch its file.
-    waiting = select(free.c.id).where(free.c.status.in_(WAITING))
+    waiting = select(free.c.id).where(free.c.status.in_(("received", "queued")))
     opened = (
         update(Attachment)
         .where(
@@ -66,3 +49,29 @@ async def reopen(conn: AsyncConnection, sha256: str, actor: str) -> tuple[int, l
     queued_jobs = [Job(email_id, attempt_number + 1) for email_id, attempt_number in jobs or ()]
     _REOPENED.inc(len(queued_jobs))
     return number, queued_jobs
+
+
+def _holders(sha256: str) -> CTE:
+    """Find the files that have a content; who had it, and could not have it again, is asked no more."""
+    file = Attachment.__table__.c
+    return (
+        select(file.email_id, file.position)
+        .where(file.sha256 == sha256, file.status == "stored")
+        .order_by(file.email_id.desc())
+        .limit(MOST_HOLDERS)
+        .cte("holders")
+    )
+
+
+def _free(holders: CTE) -> CTE:
+    """Lock those of their e-mails that do not run; the state of each is that which it has when it is locked."""
+    return (
+        select(IncomingEmail.id, IncomingEmail.processing_status.label("status"))
+        .where(
+            IncomingEmail.id.in_(select(holders.c.email_id)),
+            IncomingEmail.processing_status != "processing",
+        )
+        .order_by(IncomingEmail.id)
+        .with_for_update()
+        .cte("free")
+    )

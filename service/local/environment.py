@@ -9,6 +9,7 @@ from pathlib import Path
 from dotenv import dotenv_values
 
 from service.config.settings import Settings
+from service.storage.places import PREFIXES
 
 _KEPT = ("API_TOKEN", "ZENDESK_WEBHOOK_SECRETS")
 _ACCOUNT = ("ZENDESK_SUBDOMAIN", "ZENDESK_URL")
@@ -41,7 +42,7 @@ def choose(data_dir: Path, own: Mapping[str, str], servers: Mapping[str, str], p
 
 def _is_vendors(name: str) -> bool:
     """Tell what a bucket in STORAGE_URL is opened with: commands in another terminal need it, too."""
-    return name.startswith(("AWS_", "GOOGLE_", "AZURE_"))
+    return name.startswith(PREFIXES)
 
 
 _LOOPBACK = {

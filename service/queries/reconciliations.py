@@ -62,12 +62,6 @@ class ReconciliationView(View):
     def open(self) -> int:
         return sum(self.counts.get(kind, 0) - self.repaired.get(kind, 0) for kind in DIFFERENCES)  # type: ignore[call-overload]
 
-    @property
-    def by_kind(self) -> Mapping[str, int]:
-        """Count each kind, also those of which there is nothing."""
-        counts: Mapping[Any, int] = self.counts
-        return {kind: counts.get(kind, 0) for kind in (*DIFFERENCES, *REMARKS)}
-
 
 class FindingView(View):
     """Something that is not as it is on record."""

@@ -8,17 +8,11 @@ from service.errors import Permanent, Transient
 from service.reconcile import steps
 from service.reconcile.contents import Content
 from service.reconcile.finding import Finding
+from service.reconcile.objects import see_that_it_works
 from service.reconcile.patience import ask
 from service.reconcile.repair import keep_damaged, remove_damaged, reopen_files
 from service.reconcile.steps import Step, Taken
 from service.resources import Resources
-from service.storage import objects
-from service.storage.port import RANGES
-
-
-async def see_that_it_works(res: Resources) -> None:
-    """Raise Transient if it is not about single objects, but the storage is away as a whole."""
-    await anext(objects.listing(res.storage, RANGES[0]), None)
 
 
 async def fetch_anew(res: Resources, taken: Taken, step: Step, lost: list[Content]) -> None:

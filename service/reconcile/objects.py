@@ -40,7 +40,7 @@ async def has_nothing(res: Resources) -> bool:
     if await ask(res, lambda conn: contents_between(conn, "", END, 1)):
         return False
     try:
-        await anext(objects.listing(res.storage, RANGES[0]), None)
+        await see_that_it_works(res)
     except Transient:
         if (res.settings.storage_url or "").startswith("file:"):
             return True
@@ -95,17 +95,18 @@ async def check(res: Resources, contents: Sequence[Content], look: Look) -> None
             return await _check(res, content)
 
     found = await asyncio.gather(*map(one, contents))
-    await see_that_it_is_there(res, found)
+    # Asked for an object, S3 says the same of one that is missing and of a bucket that is.
+    if any(each is not None and each.kind == "object_missing" for each in found):
+        await see_that_it_works(res)
     for content, finding in zip(contents, found, strict=True):
         if finding:
             look.findings.append(finding)
             look.lost.append(content)
 
 
-async def see_that_it_is_there(res: Resources, found: Sequence[Finding | None]) -> None:
-    """Raise Transient if not objects are missing, but the bucket: asked for an object, S3 says the same of both."""
-    if any(each is not None and each.kind == "object_missing" for each in found):
-        await anext(objects.listing(res.storage, RANGES[0]), None)
+async def see_that_it_works(res: Resources) -> None:
+    """Raise Transient if it is not about single objects, but the storage is away as a whole."""
+    await anext(objects.listing(res.storage, RANGES[0]), None)
 
 
 async def see_that_most_is_there(res: Resources) -> None:
@@ -140,7 +141,7 @@ async def _is_gone(res: Resources, content: Content) -> bool:
     try:
         return await _check(res, content) is not None
     except Transient:
-        await anext(objects.listing(res.storage, RANGES[0]), None)  # raises if it is not about the object
+        await see_that_it_works(res)
         return False
 
 

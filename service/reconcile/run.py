@@ -103,9 +103,8 @@ async def _compare(res: Resources, run: Run, tell: Tell) -> None:
         await _save(res, run, [])
     if there := collection_of(res.targets):
         await _compare_documents(res, run, there, (first, last), tell)
-    elif (
-        run.part is not None
-    ):  # where workers have none, there is none; whoever types a command may have left it out
+    elif run.part is not None:
+        # Where workers have none, there is none; whoever types a command may have left it out.
         await ask(res, lambda conn: close(conn, run.id, whole_target()))
     if await has_nothing(res):
         return

@@ -12,11 +12,11 @@ from service.database import run
 from service.differences import close, objects_of
 from service.errors import Permanent, Rejected, Transient
 from service.reconcile import record, steps
-from service.reconcile.anew import fetch_anew, see_that_it_works
+from service.reconcile.anew import fetch_anew
 from service.reconcile.contents import Content, contents_between, contents_since
 from service.reconcile.expected import bounds
 from service.reconcile.finding import Finding
-from service.reconcile.objects import END, told
+from service.reconcile.objects import END, see_that_it_works, told
 from service.reconcile.pace import Pace
 from service.reconcile.patience import ask
 from service.reconcile.steps import GivenOn, Step, Taken

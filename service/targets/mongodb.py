@@ -138,23 +138,14 @@ def open_collection(url: str, seconds: float, *, pool_size: int) -> Collection:
     from pymongo.errors import PyMongoError
     from pymongo.read_concern import ReadConcern
 
-    parts = urlsplit(url)
-    own: dict[str, Any] = {
-        "serverSelectionTimeoutMS": round(1000 * min(seconds / 2, _CONNECT_SECONDS)),
-        "connectTimeoutMS": round(1000 * min(seconds / 2, _CONNECT_SECONDS)),
-        "socketTimeoutMS": round(1000 * seconds),
-        "maxPoolSize": pool_size,
-        "appName": "holdfast",
-    }
-    given = {name.lower() for name, _ in parse_qsl(parts.query, keep_blank_values=True)}
     try:
         with warnings.catch_warnings():
             # It leaves out what it does not understand, be it tls or w.
             warnings.simplefilter("error", UserWarning)
             client: AsyncMongoClient[dict[str, Any]] = AsyncMongoClient(
-                url, **{name: value for name, value in own.items() if name.lower() not in given}
+                url, **_options(url, seconds, pool_size)
             )
-        database, _, collection = unquote(parts.path).removeprefix("/").partition(".")
+        database, _, collection = unquote(urlsplit(url).path).removeprefix("/").partition(".")
         documents = client[database].get_collection(
             collection,
             # Others may have put there what Python has no time or text for.
@@ -185,6 +176,19 @@ def copy_of(found: Found) -> dict[str, Any]:
 
     copy: dict[str, Any] = json.loads(dumps(found, json_options=CANONICAL_JSON_OPTIONS))
     return copy
+
+
+def _options(url: str, seconds: float, pool_size: int) -> dict[str, Any]:
+    """Give our own options, but for those that the address has."""
+    own = {
+        "serverSelectionTimeoutMS": round(1000 * min(seconds / 2, _CONNECT_SECONDS)),
+        "connectTimeoutMS": round(1000 * min(seconds / 2, _CONNECT_SECONDS)),
+        "socketTimeoutMS": round(1000 * seconds),
+        "maxPoolSize": pool_size,
+        "appName": "holdfast",
+    }
+    given = {name.lower() for name, _ in parse_qsl(urlsplit(url).query, keep_blank_values=True)}
+    return {name: value for name, value in own.items() if name.lower() not in given}
 
 
 def _complaint(text: str) -> str:
