@@ -15,6 +15,7 @@ from sqlalchemy import (
     func,
     literal,
     select,
+    true,
     update,
 )
 from sqlalchemy.dialects.postgresql import ARRAY, insert
@@ -102,8 +103,11 @@ async def files_of(conn: AsyncConnection, email_ids: Sequence[int]) -> list[list
     return [files[email_id] for email_id in email_ids]
 
 
-async def announce(conn: AsyncConnection, held: Held, files: Sequence[Announced]) -> None:
-    """Record files that an attempt found out about, all or none; none if it holds the job no longer."""
+async def announce(conn: AsyncConnection, held: Held, first: int, files: Sequence[Announced]) -> None:
+    """Record files that Zendesk's API told of, from the position `first` on, and that it was asked.
+
+    All of it or nothing; nothing if the attempt holds the job no longer.
+    """
     rows_of_files = [
         {
             "position": position,
@@ -112,10 +116,17 @@ async def announce(conn: AsyncConnection, held: Held, files: Sequence[Announced]
             "declared_type": file.content_type,
             "declared_size": file.size,
         }
-        for position, file in enumerate(files)
+        for position, file in enumerate(files, first)
     ]
     announced = announced_files(literal(rows_of_files, JSON))
-    rows = select(literal(held[0]), *(announced.c[name] for name in ANNOUNCED)).where(_is_held(held))
+    noted = (
+        update(IncomingEmail)
+        .where(_is_held(held), IncomingEmail.id == held[0])
+        .values(looked_up_at=func.now())
+        .returning(IncomingEmail.id)
+        .cte("noted")
+    )
+    rows = select(noted.c.id, *(announced.c[name] for name in ANNOUNCED)).join_from(noted, announced, true())
     record = insert(Attachment).from_select(["email_id", *ANNOUNCED], rows)
     await conn.execute(record.on_conflict_do_nothing())
 

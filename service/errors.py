@@ -25,11 +25,25 @@ class Rejected(HoldfastError):
 
 
 class Transient(HoldfastError):
-    """Another attempt may succeed; `retry_after` is how long the other side asked us to wait, if it did."""
+    """Another attempt may succeed; `retry_after` is how long the other side asked us to wait, if it did.
 
-    def __init__(self, code: str, message: str, retry_after: timedelta | None = None) -> None:
+    `counts`: another attempt uses up a retry. It does not where the error says nothing of this e-mail, such as one
+    of the whole account. `is_limited`: the last retry ends the job. It does not while it is too early to tell.
+    """
+
+    def __init__(
+        self,
+        code: str,
+        message: str,
+        retry_after: timedelta | None = None,
+        *,
+        counts: bool = True,
+        is_limited: bool = True,
+    ) -> None:
         super().__init__(code, message)
         self.retry_after = retry_after
+        self.counts = counts
+        self.is_limited = is_limited and counts
 
 
 class Permanent(HoldfastError):

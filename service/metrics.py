@@ -98,6 +98,17 @@ POOL_IN_USE = Gauge(
 POOL_WAITING = Gauge(
     "holdfast_database_pool_waiting", "Statements that wait for a connection", multiprocess_mode="livesum"
 )
+# ── Zendesk's API
+ZENDESK_CALLS = Counter(
+    "holdfast_zendesk_calls_total",
+    "Calls of Zendesk's API by how they ended: ok, or an error's code",
+    ["outcome"],
+)
+ZENDESK_REMAINING = Gauge(
+    "holdfast_zendesk_calls_remaining",
+    "Calls that Zendesk still allows in this minute, as its last answer said",
+    multiprocess_mode="livemin",
+)
 # ── alerts
 ALERTS = Counter("holdfast_alerts_total", "Alerts opened", ["cause"])
 ALERT_DELIVERIES = Counter(

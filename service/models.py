@@ -90,6 +90,7 @@ class IncomingEmail(Base):
     account_id: Mapped[str | None]
     invocation_id: Mapped[str | None]
     comment_id: Mapped[str | None]
+    looked_up_at: Mapped[datetime | None]  # when Zendesk's API told which files there are
     sent_at: Mapped[datetime | None]  # the e-mail's own date, if the payload has one
 
     # The job.

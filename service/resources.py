@@ -8,11 +8,9 @@ from importlib.util import find_spec
 from weakref import WeakValueDictionary
 
 import structlog
-from aiohttp import ClientSession
 from arq import ArqRedis
 from redis.exceptions import RedisError
 from sqlalchemy.ext.asyncio import AsyncEngine
-from yarl import URL
 
 from service.bell import create_redis
 from service.coalesce import Coalesce
@@ -20,7 +18,7 @@ from service.config.reading import NEEDED, complaint, read_settings
 from service.config.settings import Settings
 from service.database import GOODBYE_SECONDS, close_engine, create_engine, run
 from service.dispatch import Dispatcher
-from service.download.transfer import Credentials, open_session
+from service.download.transfer import open_session
 from service.egress import Egress
 from service.errors import HoldfastError, SettingsError
 from service.storage.objects import Storage, open_storage
@@ -30,7 +28,8 @@ from service.targets.target import Target, open_targets
 from service.telemetry.sentry import open_sentry
 from service.telemetry.spans import Traces
 from service.telemetry.traces import open_traces
-from service.zendesk.client import authorization
+from service.zendesk.account import Account, account_of
+from service.zendesk.client import ZendeskClient
 from service.zendesk.streak import Streak
 
 _EXTRAS = {
@@ -52,9 +51,8 @@ class Resources:
     redis: ArqRedis
     dispatcher: Dispatcher
     storage: Storage
-    egress: Egress
-    session: ClientSession
-    credentials: Credentials | None
+    account: Account
+    zendesk: ZendeskClient
     traces: Traces
     targets: Sequence[Target]
     gate: Gate  # before the targets
@@ -102,7 +100,8 @@ async def open_resources(settings: Settings) -> AsyncIterator[Resources]:
     """
     database_url, storage_url = settings.database_url, settings.storage_url
     assert database_url and storage_url  # noqa: PT018, S101 the door asked for NEEDED
-    egress = Egress(_download_hosts(settings), settings.download_private_networks)
+    account = account_of(settings)
+    egress = Egress(account.download_hosts, settings.download_private_networks)
     dsn = settings.sentry_dsn.get_secret_value() if settings.sentry_dsn else None
     async with AsyncExitStack() as stack:
         await stack.enter_async_context(open_sentry(dsn, settings.worker_name))
@@ -129,16 +128,17 @@ async def open_resources(settings: Settings) -> AsyncIterator[Resources]:
         targets = await asyncio.to_thread(open_targets, settings)  # PyMongo looks at files
         for target in targets:
             stack.push_async_callback(target.close)
+        zendesk = ZendeskClient(account, await stack.enter_async_context(open_session(egress)), egress)
+        stack.push_async_callback(zendesk.close)
         yield Resources(
             settings=settings,
+            account=account,
+            zendesk=zendesk,
             engine=engine,
             coalesce=coalesce,
             redis=redis,
             dispatcher=dispatcher,
             storage=open_storage(storage_url),
-            egress=egress,
-            session=await stack.enter_async_context(open_session(egress)),
-            credentials=_credentials(settings),
             traces=traces,
             targets=targets,
             gate=Gate(
@@ -178,20 +178,3 @@ def _is_installed(module: str) -> bool:
         return find_spec(module) is not None
     except ModuleNotFoundError:  # of what it is a part of
         return False
-
-
-def _download_hosts(settings: Settings) -> tuple[str, ...]:
-    account = URL(settings.account_url).host if settings.account_url else None
-    return (*settings.download_hosts, account) if account else settings.download_hosts
-
-
-def _credentials(settings: Settings) -> Credentials | None:
-    api_token, oauth_token = settings.zendesk_api_token, settings.zendesk_oauth_token
-    header = authorization(
-        settings.zendesk_email,
-        api_token.get_secret_value() if api_token else None,
-        oauth_token.get_secret_value() if oauth_token else None,
-    )
-    if header is None or settings.account_url is None:
-        return None
-    return Credentials(URL(settings.account_url).origin(), header)

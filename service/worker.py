@@ -32,6 +32,7 @@ from service.resources import background, open_resources, read_settings_for_reso
 from service.sync.attempt import sync
 from service.sync.sweep import drop_for_ever, sync_for_ever
 from service.telemetry.sentry import report
+from service.zendesk.account import account_of
 
 # How long a dead worker may look alive to `arq --check`: arq keeps the key a second longer.
 HEALTH_CHECK_SECONDS = 5
@@ -123,7 +124,7 @@ def _cron_jobs(settings: Settings) -> list[CronJob]:
     """Name what is done by the clock, by one of all workers: the first to ring wins, and Postgres sees to the rest."""
     if not settings.reconcile_hours:
         return []
-    place = f"{settings.account_url} {settings.storage_url}"
+    place = f"{account_of(settings).url} {settings.storage_url}"
     return [cron(run_reconcile, name=RECONCILE_TASK, minute=minute(place), max_tries=1)]
 
 

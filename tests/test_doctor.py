@@ -49,14 +49,17 @@ async def test_good_credentials_are_good(res: Resources) -> None:
     assert await check_zendesk(res) == Check("zendesk", True, "signed in as user 1001")
 
 
+NO_CLIENT = {"zendesk_oauth_client_id": None, "zendesk_oauth_client_secret": None}
+
+
 @pytest.mark.parametrize("oauth", [False, True])
 async def test_wrong_credentials_are_found_though_zendesk_answers_as_to_anybody(
     settings: Settings, zendesk: Zendesk, *, oauth: bool
 ) -> None:
-    wrong = SecretStr("hunter2")
     name = "zendesk_oauth_token" if oauth else "zendesk_api_token"
+    email = {} if oauth else {"zendesk_email": zendesk.email}
 
-    check = await zendesk_of(settings, **{name: wrong})
+    check = await zendesk_of(settings, **NO_CLIENT, **email, **{name: SecretStr("hunter2")})
 
     assert (check.ok, check.found) == (False, "Zendesk does not know these credentials")
     assert name.upper() in check.advice
@@ -65,17 +68,39 @@ async def test_wrong_credentials_are_found_though_zendesk_answers_as_to_anybody(
 
 
 async def test_without_credentials_it_says_what_will_not_work(settings: Settings, zendesk: Zendesk) -> None:
-    check = await zendesk_of(settings, zendesk_email=None, zendesk_api_token=None)
+    check = await zendesk_of(settings, **NO_CLIENT)
 
     assert check.ok is None
-    assert "ZENDESK_API_TOKEN" in check.advice
+    assert "ZENDESK_OAUTH_CLIENT_ID" in check.advice
     assert not zendesk.desk.account_authorizations
+
+
+async def test_a_client_that_zendesk_does_not_know_is_found(settings: Settings) -> None:
+    check = await zendesk_of(settings, zendesk_oauth_client_secret=SecretStr("hunter2"))
+
+    assert check.ok is False
+    assert "answered 401 to the OAuth client" in check.found
+    assert "ZENDESK_OAUTH_CLIENT_SECRET" in check.found + check.advice
+    assert "hunter2" not in str(check)
+
+
+async def test_the_end_of_api_tokens_is_told_while_they_still_work(
+    settings: Settings, zendesk: Zendesk
+) -> None:
+    token = SecretStr(zendesk.api_token)
+
+    check = await zendesk_of(settings, **NO_CLIENT, zendesk_email=zendesk.email, zendesk_api_token=token)
+
+    assert (check.ok, check.found[:22]) == (None, "signed in as user 1001")
+    assert "end on 30 April 2027" in check.found
+    assert "30 days" in check.found
+    assert "ZENDESK_OAUTH_CLIENT_ID" in check.advice
 
 
 async def test_an_account_that_is_away_is_found(settings: Settings) -> None:
     check = await zendesk_of(settings, zendesk_url="http://127.0.0.1:1")
 
-    assert (check.ok, check.found[:24]) == (False, "127.0.0.1: no connection")
+    assert (check.ok, "connection_failed" in check.found) == (False, True)
     assert "ZENDESK_URL" in check.advice
 
 
@@ -260,7 +285,11 @@ def test_settings_that_are_not_what_one_wants_are_found(
 async def test_the_command_tells_scripts_and_people(settings: Settings) -> None:
     good = await command(settings, "check")
     bad = await command(
-        settings, "check", "--json", ZENDESK_API_TOKEN="hunter2", REDIS_URL="redis://127.0.0.1:1"
+        settings,
+        "check",
+        "--json",
+        ZENDESK_OAUTH_CLIENT_SECRET="hunter2-hunter2-hunter2",
+        REDIS_URL="redis://127.0.0.1:1",
     )
 
     assert (good.returncode, good.stderr) == (0, "")

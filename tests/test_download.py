@@ -2,9 +2,12 @@
 
 import asyncio
 import gzip
+import random
 import socket
 import ssl
 import struct
+import sys
+import zlib
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
@@ -12,14 +15,23 @@ from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 
 import aiohttp
+import brotli
 import pytest
 import trustme
 from yarl import URL
 
 from service.download.answers import Expected, Limits
-from service.download.transfer import Credentials, download, open_session
+from service.download.transfer import Access, download, open_session
 from service.egress import Egress
 from service.errors import HoldfastError, Permanent, Transient
+from service.zendesk.account import Account, FixedToken
+from service.zendesk.client import FileAccess
+from service.zendesk.login import FixedLogin
+
+if sys.version_info >= (3, 14):
+    from compression import zstd
+else:
+    from backports import zstd
 
 EGRESS = Egress(("127.0.0.1", "localhost", "*.invalid"), private_networks=True)
 LIMITS = Limits(max_bytes=1_000_000, seconds=20, stall_seconds=20)
@@ -31,6 +43,7 @@ SIGNED = "/f%69le/a%2Fb/c+d?token=%7eA%2Fb%2bc+d==&X=%3d~(')&name=r%C3%A9sum%C3%
 
 Then = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 NOTHING = Expected()
+NOBODY = FileAccess(Account(), None)
 
 
 @dataclass
@@ -113,6 +126,9 @@ async def test_the_server_learns_no_more_than_needed(server: Server) -> None:
     ("status", "kind", "code"),
     [
         (201, Permanent, "unexpected_status"),
+        (202, Transient, "not_ready"),
+        (409, Transient, "not_ready"),
+        (423, Transient, "not_ready"),
         (204, Permanent, "unexpected_status"),
         (206, Permanent, "unexpected_status"),
         (300, Permanent, "unexpected_status"),
@@ -207,31 +223,85 @@ async def test_what_cannot_stand_in_a_request_line_is_quoted(server: Server) -> 
     assert await _fetch(server.url("/a bé")) == b"content"
 
 
-async def test_credentials_go_to_their_origin_alone(server: Server, other: Server) -> None:
-    """Neither to the CDN nor to another port or host name, and again where a redirect leads back."""
-    server.answers["/file"] = _redirect(other.url("/cdn"))
-    other.answers["/cdn"] = _redirect(server.url("/again", "localhost"))
-    server.answers["/again"] = _redirect(server.url("/last"))
-    server.answers["/last"] = _ok(b"content")
+async def test_credentials_go_to_attachments_of_their_account_alone(server: Server, other: Server) -> None:
+    """Neither to the CDN, nor to another port or host name, nor to another path; again where a redirect leads back."""
+    first, last = "/attachments/token/a/?name=x", "/attachments/token/b/?name=x"
+    server.answers[first] = _redirect(other.url("/cdn"))
+    other.answers["/cdn"] = _redirect(server.url("/attachments/token/c/", "localhost"))
+    server.answers["/attachments/token/c/"] = _redirect(server.url("/brand/logo"))
+    server.answers["/brand/logo"] = _redirect(server.url(last))
+    server.answers[last] = _ok(b"content")
 
-    await _fetch(server.url(), credentials=Credentials(URL(server.url()), SECRET))
+    await _fetch(server.url(first), access=access_of(server))
 
     sent = [SECRET in request for request in (*server.requests, *other.requests)]
-    assert sent == [True, False, True, False]
+    assert sent == [True, False, False, True, False]
 
 
-async def test_without_an_origin_of_its_own_an_address_gets_no_credentials(
-    server: Server, other: Server
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/hc/article/1",
+        "//attachments/token/a",
+        "/Attachments/token/a",
+        "/x/attachments/token/a",
+        "/attachments",
+    ],
+)
+async def test_no_path_that_may_be_another_than_an_attachments_gets_credentials(
+    server: Server, path: str
 ) -> None:
     server.answers["*"] = _ok(b"content")
 
-    await _fetch(server.url(), credentials=Credentials(URL(other.url()), SECRET))
+    await _fetch(server.url(path), access=access_of(server))
+
+    assert SECRET not in server.requests[0]
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/api/v2/users.json",
+        "//api/v2/users.json",
+        "/attachments/../api/v2/users/me.json",
+        "/attachments/%2e%2e/api/v2/users.json",
+        "/attachments/%252e%252e/api/v2/users.json",
+        "/attachments/..%2fapi/v2/users.json",
+        "/attachments/..%5capi/v2/users.json",
+        "/attachments/..;x/api/v2/users.json",
+        "/attachments\\..\\api/v2/users.json",
+    ],
+)
+async def test_what_the_api_answers_is_never_taken_for_a_file(server: Server, path: str) -> None:
+    """Without credentials, too: it tells anybody that he is nobody, in JSON that could be stored as an invoice."""
+    server.answers["*"] = _ok(b"{}")
+
+    with pytest.raises(Permanent, match="API") as refused:
+        await _fetch(server.url(path), access=access_of(server))
+
+    assert (refused.value.code, server.requests) == ("address_refused", [])
+
+
+async def test_further_hosts_of_the_account_get_credentials(server: Server, other: Server) -> None:
+    server.answers["*"] = _ok(b"content")
+    account = Account(URL(other.url()), (f"127.0.0.1:{server.port}",))
+
+    await _fetch(server.url("/attachments/token/a/"), access=FileAccess(account, FixedLogin(SECRET)))
+
+    assert SECRET in server.requests[0]
+
+
+async def test_another_account_gets_no_credentials(server: Server, other: Server) -> None:
+    server.answers["*"] = _ok(b"content")
+
+    await _fetch(server.url("/attachments/token/a/"), access=access_of(other))
 
     assert SECRET not in server.requests[0]
 
 
 def test_credentials_do_not_show_themselves() -> None:
-    assert SECRET not in repr(Credentials(URL("https://acme.zendesk.com"), SECRET))
+    assert SECRET not in repr(FixedToken("api_token", SECRET))
+    assert SECRET not in repr(FileAccess(Account(URL("https://acme.zendesk.com")), FixedLogin(SECRET)))
 
 
 async def test_a_loop_of_redirects_ends(server: Server) -> None:
@@ -533,24 +603,90 @@ async def test_more_bytes_than_the_length_says_are_a_bad_response(server: Server
     assert (await _error(server.url())).code == "bad_response"
 
 
-@pytest.mark.parametrize(
-    "header",
-    [
-        "Content-Encoding: gzip",
-        "Content-Encoding: br",
-        "Content-Encoding: identity, gzip",
-        "Transfer-Encoding: gzip",
-    ],
-)
-async def test_a_file_that_was_packed_unasked_is_refused(server: Server, header: str) -> None:
-    server.answers["*"] = _ok(gzip.compress(bytes(1000)), header)
+async def test_a_transfer_coding_that_nobody_asked_for_is_refused(server: Server) -> None:
+    server.answers["*"] = _ok(gzip.compress(bytes(1000)), "Transfer-Encoding: gzip")
     server.then = _close
+
+    assert (await _error(server.url())).code in {"unexpected_encoding", "bad_response"}
+
+
+@pytest.mark.parametrize(
+    "coding", ["gzip", "x-gzip", "GZIP", "identity, gzip", "deflate", "br", "zstd", "br, gzip"]
+)
+async def test_a_content_coding_is_undone_though_nobody_asked_for_it(server: Server, coding: str) -> None:
+    content = b"%PDF-1.7" + random.Random(1).randbytes(300_000) + bytes(500_000)
+    server.answers["*"] = _ok(packed(content, coding), f"Content-Encoding: {coding}")
+
+    assert await _fetch(server.url(), Expected("a.pdf", None, len(content))) == content
+    assert await _fetch(server.url(), Expected("a.pdf")) == content
+
+
+@pytest.mark.parametrize(
+    "coding", ["aws-chunked", "UTF-8", "none", "binary", "", "identity", "8bit, aws-chunked"]
+)
+async def test_a_word_that_is_no_coding_changes_nothing(server: Server, coding: str) -> None:
+    server.answers["*"] = _ok(b"%PDF-1.7 test", f"Content-Encoding: {coding}")
+
+    assert await _fetch(server.url(), Expected("a.pdf", None, 13)) == b"%PDF-1.7 test"
+    assert await _fetch(server.url(), Expected("a.pdf")) == b"%PDF-1.7 test"
+
+
+@pytest.mark.parametrize("coding", ["gzip", "zstd"])
+async def test_bytes_that_are_not_compressed_stay_as_they_are(server: Server, coding: str) -> None:
+    server.answers["*"] = _ok(b"%PDF-1.7 test", f"Content-Encoding: {coding}")
+
+    assert await _fetch(server.url()) == b"%PDF-1.7 test"
+
+
+async def test_a_compressed_file_stays_compressed(server: Server) -> None:
+    """Servers label a .gz file with the coding that it has by itself: by name or by its announced size it is known."""
+    content = gzip.compress(b"a,b,c")
+    server.answers["*"] = _ok(content, "Content-Encoding: gzip")
+
+    assert await _fetch(server.url(), Expected("table.csv.gz")) == content
+    assert await _fetch(server.url(), Expected("table", None, len(content))) == content
+
+
+@pytest.mark.parametrize("coding", ["gzip", "deflate", "br", "zstd", "gzip, gzip"])
+async def test_a_small_answer_that_becomes_large_is_refused(server: Server, coding: str) -> None:
+    server.answers["*"] = _ok(packed(bytes(50_000_000), coding), f"Content-Encoding: {coding}")
 
     error = await _error(server.url())
 
-    assert error.code in (
-        {"unexpected_encoding"} if header.startswith("C") else {"unexpected_encoding", "bad_response"}
-    )
+    assert (type(error), error.code) == (Permanent, "decoded_too_large")
+
+
+@pytest.mark.parametrize("coding", ["gzip", "deflate", "br", "zstd"])
+async def test_a_compressed_file_that_breaks_off_is_not_whole(server: Server, coding: str) -> None:
+    whole = packed(random.Random(1).randbytes(100_000), coding)
+    server.answers["*"] = _ok(whole[: len(whole) // 2], f"Content-Encoding: {coding}")
+
+    error = await _error(server.url())
+
+    assert (type(error), error.code) == (Transient, "bad_encoding")
+
+
+@pytest.mark.parametrize("coding", ["compress", "gzip, gzip, gzip"])
+async def test_a_coding_that_is_not_undone_is_refused(server: Server, coding: str) -> None:
+    server.answers["*"] = _ok(b"%PDF-1.7 test", f"Content-Encoding: {coding}")
+
+    error = await _error(server.url(), Expected("a.pdf", None, 13_000))
+
+    assert (type(error), error.code) == (Permanent, "unexpected_encoding")
+
+
+def packed(content: bytes, coding: str) -> bytes:
+    compress: dict[str, Callable[[bytes], bytes]] = {
+        "gzip": gzip.compress,
+        "x-gzip": gzip.compress,
+        "deflate": zlib.compress,
+        "br": lambda data: bytes(brotli.compress(data, quality=1)),
+        "zstd": zstd.compress,
+        "identity": lambda data: data,
+    }
+    for each in coding.lower().split(", "):
+        content = compress[each](content)
+    return content
 
 
 async def test_a_bomb_is_never_unpacked(server: Server) -> None:
@@ -591,9 +727,73 @@ async def test_a_sign_in_page_is_not_the_file(server: Server, expected: Expected
 async def test_a_redirect_to_the_sign_in_is_not_followed(server: Server, location: str) -> None:
     server.answers["*"] = _redirect(location)
 
-    error = await _error(server.url(), Expected("page.html", "text/html"))
+    error = await _error(server.url("/attachments/token/x/"), Expected("page.html", "text/html"))
 
     assert (type(error), error.code, len(server.requests)) == (Permanent, "sign_in_page", 1)
+
+
+async def test_the_cdn_may_call_a_file_login(server: Server, other: Server) -> None:
+    server.answers["*"] = _redirect(other.url("/login"))
+    other.answers["/login"] = _ok(b"content")
+
+    assert await _fetch(server.url("/attachments/token/x/")) == b"content"
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "headers"),
+    [
+        (
+            "Kontoauszug.xls",
+            b'<html xmlns:x="urn:schemas-microsoft-com:office:excel"><table></table></html>',
+            "text/html",
+        ),
+        ("report.asp", b"<html><body>Login figures</body></html>", "text/html"),
+        ("invoice.xml", b"<Invoice><head>1</head></Invoice>", ""),
+        ("invoice.xml", b"<?xml version='1.0'?><Invoice/>", ""),
+        ("invoice.pdf", PAGE, "text/html"),
+    ],
+)
+async def test_what_the_cdn_sends_is_the_file_whatever_it_looks_like(
+    server: Server, other: Server, name: str, content: bytes, headers: str
+) -> None:
+    server.answers["*"] = _redirect(other.url("/f?token=x"))
+    other.answers["*"] = _ok(content, *([f"Content-Type: {headers}"] if headers else []))
+
+    assert (
+        await _fetch(server.url("/attachments/token/x/"), Expected(name), access=access_of(server)) == content
+    )
+
+
+async def test_the_account_itself_may_send_pages_that_are_files(server: Server) -> None:
+    office = b'<html xmlns:x="urn:schemas-microsoft-com:office:excel"><table></table></html>'
+    server.answers["/attachments/token/a/"] = _ok(office, "Content-Type: text/html")
+    server.answers["/attachments/token/b/"] = _ok(b"<html><p>Offer</p></html>", "Content-Type: text/html")
+    server.answers["/attachments/token/c/"] = _ok(b"<?xml version='1.0'?><Invoice/>")
+
+    for path, name in (("a", "account.xls"), ("b", "offer.html"), ("c", "invoice.xml")):
+        assert await _fetch(server.url(f"/attachments/token/{path}/"), Expected(name)) != b""
+    assert (await _error(server.url("/attachments/token/b/"), Expected("offer.pdf"))).code == "sign_in_page"
+
+
+async def test_nothing_for_an_answer_is_no_file_unless_it_was_announced_or_may_be(server: Server) -> None:
+    server.answers["*"] = _ok(b"")
+
+    error = await _error(server.url(), Expected("a.txt", may_be_empty=False))
+
+    assert (type(error), error.code) == (Transient, "empty_answer")
+    assert await _fetch(server.url(), Expected("a.txt", None, 0, may_be_empty=False)) == b""
+    assert await _fetch(server.url(), Expected("a.txt")) == b""
+
+
+async def test_a_file_of_the_name_of_a_removed_one_is_a_file_unless_it_is_empty(server: Server) -> None:
+    server.answers["/full"] = _ok(b"names", 'Content-Disposition: attachment; filename="redacted.txt"')
+    server.answers["/empty"] = _ok(b"", 'Content-Disposition: attachment; filename="redacted.txt"')
+
+    assert await _fetch(server.url("/full")) == b"names"
+    assert await _fetch(server.url("/full"), Expected("Redacted.txt", None, 5)) == b"names"
+    for expected in (Expected(), Expected("redacted.txt", None, 5), Expected("invoice.pdf")):
+        assert (await _error(server.url("/empty"), expected)).code == "redacted"
+    assert (await _error(server.url("/full"), Expected("invoice.pdf"))).code == "redacted"
 
 
 @pytest.mark.parametrize(
@@ -740,7 +940,7 @@ async def _open(
     url: str,
     expected: Expected = NOTHING,
     limits: Limits = LIMITS,
-    credentials: Credentials | None = None,
+    access: Access = NOBODY,
     session: aiohttp.ClientSession | None = None,
     egress: Egress = EGRESS,
 ) -> AsyncIterator[AsyncIterator[bytes]]:
@@ -748,7 +948,7 @@ async def _open(
         if session is None:
             session = await stack.enter_async_context(open_session(egress))
         file = await stack.enter_async_context(
-            download(session, egress, url, expected=expected, limits=limits, credentials=credentials)
+            download(session, egress, url, expected=expected, limits=limits, access=access)
         )
         yield file.chunks
 
@@ -757,11 +957,11 @@ async def _fetch(
     url: str,
     expected: Expected = NOTHING,
     limits: Limits = LIMITS,
-    credentials: Credentials | None = None,
+    access: Access = NOBODY,
     session: aiohttp.ClientSession | None = None,
     egress: Egress = EGRESS,
 ) -> bytes:
-    async with _open(url, expected, limits, credentials, session, egress) as chunks:
+    async with _open(url, expected, limits, access, session, egress) as chunks:
         return b"".join([chunk async for chunk in chunks])
 
 
@@ -775,6 +975,10 @@ async def _error(
     with pytest.raises(HoldfastError) as failed:
         await _fetch(url, expected, limits, session=session, egress=egress)
     return failed.value
+
+
+def access_of(server: Server) -> FileAccess:
+    return FileAccess(Account(URL(server.url())), FixedLogin(SECRET))
 
 
 def _ok(content: bytes, *headers: str) -> bytes:

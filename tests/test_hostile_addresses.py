@@ -16,6 +16,8 @@ from service.download.answers import Expected, Limits
 from service.download.transfer import download, open_session
 from service.egress import AddressRefused, Egress
 from service.errors import HoldfastError
+from service.zendesk.account import Account
+from service.zendesk.client import FileAccess
 
 HOSTS = ("*.zendesk.com", "*.zdusercontent.com")
 LIMITS = Limits(max_bytes=1000, seconds=60, stall_seconds=60)
@@ -215,7 +217,9 @@ async def failure(door: Door, url: str, resolver: AbstractResolver) -> str:
     async def opened() -> AsyncIterator[None]:
         async with (
             open_session(egress, resolver) as session,
-            download(session, egress, url, expected=Expected(), limits=LIMITS, credentials=None),
+            download(
+                session, egress, url, expected=Expected(), limits=LIMITS, access=FileAccess(Account(), None)
+            ),
         ):
             yield
 

@@ -4,7 +4,7 @@ from datetime import timedelta
 
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from service.alerts import failures, quarantine, reconciliation, silence, syncs, workers
+from service.alerts import credentials, failures, quarantine, reconciliation, silence, syncs, workers
 from service.alerts.finding import Finding, Open, clean, clock, number
 from service.alerts.record import Pass
 from service.config.settings import Settings
@@ -22,6 +22,7 @@ async def look(conn: AsyncConnection, settings: Settings, turn: Pass, opened: Op
         *await silence.find(conn, newest, now, settings.alert_silence_seconds, opened),
         *await reconciliation.find(conn, settings.reconcile_hours),
     ]
+    findings += credentials.find(settings)
     if settings.sync_url:
         findings += await syncs.find(conn, limit, now)
     bad_at = turn.bad_signature_at

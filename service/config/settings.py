@@ -30,6 +30,8 @@ _SCHEMES = {
 _URL = re.compile(r"[\w+]+://([^/?#@]*@)?([^/?#@:,\[]*|\[[^]]*\])(:\d{0,5})?(,[^/?#@]*)?([/?].*)?")
 _WRONG_SSLMODE = re.compile(r"[?&]sslmode=(?!(disable|allow|prefer|require|verify-ca|verify-full)(&|$))")
 
+_HOST = re.compile(r"(?=.{1,253}$)[A-Za-z0-9-]+(\.[A-Za-z0-9-]+)*(:\d{1,5})?", re.ASCII)
+
 Strings = Annotated[tuple[str, ...], NoDecode]
 Secrets = Annotated[tuple[SecretStr, ...], NoDecode]
 
@@ -72,14 +74,33 @@ class Settings(AlertSettings, ObservingSettings, SyncSettings):
         description="the account's address, where it is not https://SUBDOMAIN.zendesk.com",
         examples=["https://acme.zendesk.com"],
     )
-    zendesk_email: str | None = Field(
-        None, description="the agent whom the API token belongs to", examples=["agent@acme.example"]
+    zendesk_hosts: Strings = Field(
+        (),
+        description="further hosts of the same account: of its brands, or its own domain; they get the credentials, too",
+        examples=["help.acme.example"],
     )
-    zendesk_api_token: SecretStr | None = Field(
-        None, description="API token to download attachments with", examples=["token"]
+    zendesk_oauth_client_id: str | None = Field(
+        None,
+        description="OAuth client that reads attachments and comments: its identifier",
+        examples=["holdfast"],
+    )
+    zendesk_oauth_client_secret: SecretStr | None = Field(
+        None, description="secret of the OAuth client", examples=["secret"]
     )
     zendesk_oauth_token: SecretStr | None = Field(
-        None, description="OAuth access token, instead of e-mail and API token", examples=["token"]
+        None,
+        description="a fixed OAuth access token, instead of a client; nothing renews it",
+        examples=["token"],
+    )
+    zendesk_email: str | None = Field(
+        None,
+        description="the agent whom the API token belongs to; API tokens end on 30 April 2027",
+        examples=["agent@acme.example"],
+    )
+    zendesk_api_token: SecretStr | None = Field(
+        None,
+        description="API token, instead of a client; all API tokens end on 30 April 2027",
+        examples=["token"],
     )
     zendesk_webhook_secrets: Secrets = Field(
         (),
@@ -101,7 +122,9 @@ class Settings(AlertSettings, ObservingSettings, SyncSettings):
     )
 
     download_hosts: Strings = Field(
-        ("*.zendesk.com", "*.zdusercontent.com"), min_length=1, description="hosts that files may come from"
+        ("*.zdusercontent.com",),
+        min_length=1,
+        description="hosts that files may come from, beside the account's own",
     )
     download_private_networks: bool = Field(
         False, description="also dial private addresses and plain http: to try out, never in production"
@@ -112,6 +135,11 @@ class Settings(AlertSettings, ObservingSettings, SyncSettings):
     downloads_per_process: int = Field(64, ge=1, description="downloads at once in one worker process")
     downloads_per_host: int = Field(64, ge=1, description="downloads at once from one host, likewise")
 
+    early_seconds: float = Field(
+        900,
+        ge=0,
+        description="how long after a webhook an answer such as 404 or 403 is only taken for too early",
+    )
     max_retries: int = Field(5, ge=0, description="attempts that may be given back before an e-mail fails")
     retry_min_seconds: float = Field(15, gt=0, description="pause before the first retry; doubles with each")
     retry_max_seconds: float = Field(
@@ -137,7 +165,7 @@ class Settings(AlertSettings, ObservingSettings, SyncSettings):
     log_format: Literal["json", "console"] = Field("json", description="for machines or for people")
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field("INFO", description="least level to log")
 
-    @field_validator("zendesk_webhook_secrets", "download_hosts", mode="before")
+    @field_validator("zendesk_webhook_secrets", "zendesk_hosts", "download_hosts", mode="before")
     @classmethod
     def _split(cls, value: object) -> object:
         return (
@@ -183,6 +211,13 @@ class Settings(AlertSettings, ObservingSettings, SyncSettings):
                 raise ValueError("must be an absolute path, file:///path")
         return value
 
+    @field_validator("zendesk_hosts")
+    @classmethod
+    def _are_hosts(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        if not all(map(_HOST.fullmatch, value)):
+            raise ValueError("must be names of hosts, without https:// and without patterns")
+        return value
+
     @field_validator("zendesk_webhook_secrets")
     @classmethod
     def _refuse_the_public_secret(cls, value: tuple[SecretStr, ...]) -> tuple[SecretStr, ...]:
@@ -196,7 +231,12 @@ class Settings(AlertSettings, ObservingSettings, SyncSettings):
             raise ValueError("zendesk_api_token: missing, ZENDESK_EMAIL needs it")
         if self.zendesk_api_token and not self.zendesk_email:
             raise ValueError("zendesk_email: missing, ZENDESK_API_TOKEN needs it")
-        if (self.zendesk_api_token or self.zendesk_oauth_token) and not self.account_url:
+        if self.zendesk_oauth_client_id and not self.zendesk_oauth_client_secret:
+            raise ValueError("zendesk_oauth_client_secret: missing, ZENDESK_OAUTH_CLIENT_ID needs it")
+        if self.zendesk_oauth_client_secret and not self.zendesk_oauth_client_id:
+            raise ValueError("zendesk_oauth_client_id: missing, ZENDESK_OAUTH_CLIENT_SECRET needs it")
+        credentials = (self.zendesk_oauth_client_id, self.zendesk_oauth_token, self.zendesk_api_token)
+        if any(credentials) and not self.account_url:
             raise ValueError("zendesk_subdomain: missing, credentials go to no other account")
         if self.api_token and self.api_token == self.api_read_token:
             raise ValueError("api_read_token: the same as API_TOKEN, so it would not only read")
@@ -204,7 +244,7 @@ class Settings(AlertSettings, ObservingSettings, SyncSettings):
 
     @property
     def account_url(self) -> str | None:
-        """The one address that gets our credentials."""
+        """The account's address; `service.zendesk.account` says what gets the credentials."""
         if self.zendesk_url:
             return self.zendesk_url.rstrip("/")
         return f"https://{self.zendesk_subdomain}.zendesk.com" if self.zendesk_subdomain else None

@@ -4,17 +4,19 @@ from fnmatch import fnmatchcase
 
 from service.config.settings import Settings
 from service.doctor.findings import Check
+from service.zendesk.account import account_of
 
 SHORTEST_TOKEN = 20
 _TOKEN = "set {} to what `openssl rand -hex 32` prints"  # noqa: S105 no token, but how to come by one
 # Where Zendesk's own addresses of attachments lead to.
 _ZENDESK_FILES = "p1.zdusercontent.com"
 _TOO_MUCH = ("*", "*.*", "*.com")
+_EVERY_TENANT = "*.zendesk.com"
 
 
 def check_settings(settings: Settings) -> list[Check]:
     """Judge what no server needs to be asked for."""
-    secrets = len(settings.zendesk_webhook_secrets)
+    secrets = len(account_of(settings).secrets)
     needs = "copy the webhook's signing secret into ZENDESK_WEBHOOK_SECRETS: web does not start without"
     return [
         Check("settings", True, "all can be read"),
@@ -39,12 +41,15 @@ def _api_tokens(settings: Settings) -> Check:
 
 
 def _download_hosts(settings: Settings) -> Check:
-    name, hosts = "download hosts", settings.download_hosts
+    name, hosts = "download hosts", account_of(settings).download_hosts
     if settings.download_private_networks:
         advice = "set DOWNLOAD_PRIVATE_NETWORKS=false in production: a webhook could name servers of yours"
         return Check(name, None, "private addresses and plain http are allowed", advice)
     if wide := [host for host in hosts if host in _TOO_MUCH]:
         return Check(name, None, f"{wide[0]} is nearly everybody", "name in DOWNLOAD_HOSTS whom you trust")
+    if _EVERY_TENANT in hosts:
+        advice = "name your own hosts in ZENDESK_HOSTS instead: the files of every other account would be taken, too"
+        return Check(name, None, f"{_EVERY_TENANT} is every account of Zendesk's", advice)
     if not any(fnmatchcase(_ZENDESK_FILES, host.lower()) for host in hosts):
         advice = "add *.zdusercontent.com to DOWNLOAD_HOSTS: Zendesk's attachments are there"
         return Check(name, None, "Zendesk's own are missing", advice)

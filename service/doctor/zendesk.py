@@ -3,51 +3,48 @@
 https://developer.zendesk.com/api-reference/ticketing/users/users/#show-self
 """
 
-from service.doctor.findings import SECONDS, Check, probe
-from service.download.answers import Expected, Limits
-from service.download.transfer import download
+from service.doctor.findings import Check, probe
 from service.resources import Resources
-from service.zendesk.body import read_json
+from service.zendesk.account import USE_A_CLIENT, Account, FixedToken, OAuthClient, ending
 
 NAME = "zendesk"
-_LIMITS = Limits(max_bytes=1024**2, seconds=2 * SECONDS, stall_seconds=2 * SECONDS)
 _WITHOUT = "private attachments, and webhooks that only name a comment, end in failed"
+_PLACE = "ZENDESK_SUBDOMAIN (or ZENDESK_URL)"
 
 
 async def check_zendesk(res: Resources) -> Check:
     """Look at the account and its credentials; raises nothing, and waits for seconds at most."""
-    settings = res.settings
-    if settings.account_url is None or res.credentials is None:
-        advice = f"set ZENDESK_SUBDOMAIN, ZENDESK_EMAIL and ZENDESK_API_TOKEN: without them {_WITHOUT}"
-        return Check(NAME, None, "there are no credentials", advice)
-    names = "ZENDESK_OAUTH_TOKEN" if settings.zendesk_oauth_token else "ZENDESK_EMAIL and ZENDESK_API_TOKEN"
-    place = "ZENDESK_URL" if settings.zendesk_url else "ZENDESK_SUBDOMAIN"
-    advice = f"check {place}, then {names}, and that this host may reach it"
-    url = f"{settings.account_url}/api/v2/users/me.json"
-    return await probe(NAME, lambda: _ask(res, url, place, names), advice)
-
-
-async def _ask(res: Resources, url: str, place: str, names: str) -> Check:
-    answer = await _fetch(res, url)
-    user = answer.get("user") if isinstance(answer, dict) else None
-    if not isinstance(user, dict):
-        return Check(NAME, False, "this is not how Zendesk's API answers", f"check {place}")
-    if not isinstance(user.get("id"), int):  # whose credentials are wrong is served, as nobody
-        found = "Zendesk does not know these credentials"
+    if not res.zendesk.has_login:
+        place = "" if res.account.url else "set ZENDESK_SUBDOMAIN, and "
         return Check(
-            NAME, False, found, f"check {names}: API tokens must be allowed, and the token's agent exist"
+            NAME, None, "there are no credentials", f"{place}{USE_A_CLIENT}: without them {_WITHOUT}"
+        )
+    advice = f"check {_PLACE}, then {_names(res.account)}, and that this host may reach it"
+    return await probe(NAME, lambda: _ask(res), advice)
+
+
+async def _ask(res: Resources) -> Check:
+    answer = await res.zendesk.get("/api/v2/users/me.json")
+    user, names = answer.get("user"), _names(res.account)
+    if not isinstance(user, dict):
+        return Check(NAME, False, "this is not how Zendesk's API answers", f"check {_PLACE}")
+    if not isinstance(user.get("id"), int):  # whose credentials are wrong is served, as nobody
+        return Check(
+            NAME, False, "Zendesk does not know these credentials", f"check {names}, and that its user exists"
         )
     if user.get("role") == "end-user":
         return Check(NAME, False, "signed in as an end user", f"check {names}: an agent's are needed")
-    return Check(NAME, True, f"signed in as user {user['id']}")
+    found = f"signed in as user {user['id']}"
+    if (end := ending(res.account)) is not None:
+        return Check(NAME, None, f"{found}; {end[0]}", end[1])
+    return Check(NAME, True, found)
 
 
-async def _fetch(res: Resources, url: str) -> object:
-    body = bytearray()
-    expected = Expected(None, "application/json", None)
-    async with download(
-        res.session, res.egress, url, expected=expected, limits=_LIMITS, credentials=res.credentials
-    ) as chunks:
-        async for chunk in chunks:
-            body += chunk
-    return read_json(bytes(body))
+def _names(account: Account) -> str:
+    match account.login:
+        case OAuthClient():
+            return "ZENDESK_OAUTH_CLIENT_ID and ZENDESK_OAUTH_CLIENT_SECRET"
+        case FixedToken(kind="oauth_token"):
+            return "ZENDESK_OAUTH_TOKEN"
+        case _:
+            return "ZENDESK_EMAIL and ZENDESK_API_TOKEN"

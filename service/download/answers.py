@@ -2,30 +2,48 @@
 
 import re
 from dataclasses import dataclass
+from datetime import timedelta
 from urllib.parse import unquote
 
 from aiohttp import ClientResponse
+from yarl import URL
 
 from service.backoff import asked_for
+from service.download.decoding import codings_of
 from service.errors import Permanent, Transient
 
 _FILE_NAME = re.compile(r"filename\*?\s*=\s*(?:[\w-]+'[^']*')?\"?([^\";]+)", re.IGNORECASE)
-_ENCODINGS = ("Content-Encoding", "Transfer-Encoding")
 _REFUSALS = {
     401: ("unauthorized", "check the Zendesk credentials"),
     403: ("forbidden", "the credentials do not reach this file, or it was flagged as malware"),
     404: ("not_found", "the file is not there, or its address has expired"),
     410: ("attachment_gone", "the file was deleted"),
 }
+# What these answer is likely to be another one later.
+_NOT_READY = {202: "accepted", 409: "in conflict", 423: "locked"}
+
+_REDACTED = "redacted.txt"
+_PAGE_NAMES = (".html", ".htm", ".xhtml", ".mht", ".mhtml")
+_PAGE = re.compile(
+    rb"(?:<\?xml[^>]*>|<!--.*?-->|\s)*<(?:!doctype\s+html|html|head|body|title|meta|script)\b",
+    re.IGNORECASE | re.DOTALL,
+)
+# An office program's own kind of HTML, which it saves as .xls or .doc.
+_OFFICE = re.compile(rb"schemas-microsoft-com:office", re.IGNORECASE)
+_SIGN_IN = re.compile(
+    rb"""type=["']?password|/access/|/auth/v\d+|/hc/[\w-]*/?signin|sign[ _-]?in\b|log[ _-]?in\b|einloggen|anmelden""",
+    re.IGNORECASE,
+)
 
 
 @dataclass(frozen=True)
 class Expected:
-    """What Zendesk announced; None where it did not."""
+    """What Zendesk announced; None where it did not. `may_be_empty`: no bytes are a file, and not a bad answer."""
 
     file_name: str | None = None
     content_type: str | None = None
     size: int | None = None
+    may_be_empty: bool = True
 
 
 @dataclass(frozen=True)
@@ -42,34 +60,57 @@ def check_status(response: ClientResponse) -> None:
     if status in _REFUSALS:
         code, text = _REFUSALS[status]
         raise Permanent(code, f"{answered}: {text}")
+    if status in _NOT_READY:
+        raise Transient("not_ready", f"{answered} ({_NOT_READY[status]})", _retry_after(response))
     if status == 429 or status in {408, 425} or 500 <= status <= 599:
         code = "rate_limited" if status == 429 else "server_error"
-        raise Transient(code, answered, asked_for(response.headers.get("Retry-After", "")))
+        raise Transient(code, answered, _retry_after(response))
     if status != 200:
         raise Permanent("unexpected_status", answered)
 
 
 def check_headers(response: ClientResponse, expected: Expected, limits: Limits) -> None:
-    lines = [line for name in _ENCODINGS for line in response.headers.getall(name, ())]
-    if {each.strip().lower() for line in lines for each in line.split(",")} - {"", "identity", "chunked"}:
+    framing = ",".join(response.headers.getall("Transfer-Encoding", ())).lower().split(",")
+    if {coding.strip() for coding in framing} - {"", "identity", "chunked"}:
         raise Permanent("unexpected_encoding", f"{response.url.raw_host} sent the file compressed, unasked")
     if (response.content_length or 0) > limits.max_bytes:
         raise too_large(response, limits)
-    if "redacted.txt" in _names(response) and (expected.file_name or "").lower() != "redacted.txt":
-        raise Permanent("redacted", "the file was redacted in Zendesk")
+    if _is_redacted(response) and (expected.file_name or _REDACTED).lower() != _REDACTED:
+        raise _redacted()
 
 
-def check_head(response: ClientResponse, expected: Expected, head: bytes) -> None:
-    """Tell Zendesk's sign-in page, which comes with a 200, from a page that somebody attached."""
-    names = {expected.file_name.lower()} if expected.file_name else _names(response)
-    announced = "html" in (expected.content_type or "").lower()
-    if announced or any(name.endswith((".html", ".htm", ".xhtml")) for name in names):
+def codings(response: ClientResponse, expected: Expected) -> list[str]:
+    """Return the content codings that have to be undone; raises Permanent."""
+    # As many bytes as announced: these are the file, whatever a header says of them.
+    if expected.size is not None and response.content_length == expected.size:
+        return []
+    name = expected.file_name or max(_names(response), key=len)
+    return codings_of(",".join(response.headers.getall("Content-Encoding", ())), name)
+
+
+def check_head(response: ClientResponse, expected: Expected, head: bytes, *, of_account: bool) -> None:
+    """Tell Zendesk's sign-in page, which comes with a 200, from a file; asked where nothing redirected.
+
+    The account answers an authorised request with a redirect to its CDN. A page that comes without it is not the
+    file, unless a page was announced, and even then not if the account's page is one to sign in.
+    """
+    text = head.removeprefix(b"\xef\xbb\xbf").lstrip()
+    content_type = response.headers.get("Content-Type", "html").lower()
+    if "html" not in content_type or not _PAGE.match(text):
         return
-    is_page = head.removeprefix(b"\xef\xbb\xbf").lstrip().startswith(b"<")
-    if is_page and "html" in response.headers.get("Content-Type", "html").lower():
-        raise Permanent(
-            "sign_in_page", f"{response.url.raw_host} sent a page, not the file: check the credentials"
-        )
+    names = {expected.file_name.lower()} if expected.file_name else _names(response)
+    is_page = "html" in (expected.content_type or "").lower() or any(
+        name.endswith(_PAGE_NAMES) for name in names
+    )
+    if (of_account and _SIGN_IN.search(text)) or not (is_page or _OFFICE.search(text)):
+        raise sign_in_page(response.url)
+
+
+def sign_in_page(url: URL) -> Permanent:
+    return Permanent(
+        "sign_in_page",
+        f"{url.raw_host} wants a sign-in instead of sending the file: check the Zendesk credentials",
+    )
 
 
 def too_large(response: ClientResponse, limits: Limits) -> Permanent:
@@ -77,6 +118,12 @@ def too_large(response: ClientResponse, limits: Limits) -> Permanent:
 
 
 def check_size(response: ClientResponse, expected: Expected, received: int) -> None:
+    """Judge the whole: raises Transient and Permanent where these bytes cannot be the announced file."""
+    if not received and expected.size != 0:
+        if _is_redacted(response):
+            raise _redacted()
+        if expected.size is None and not expected.may_be_empty:
+            raise Transient("empty_answer", f"{response.url.raw_host} answered with nothing")
     if expected.size in {None, received}:
         return
     message = f"{response.url.raw_host} sent {received} bytes, announced were {expected.size}"
@@ -84,6 +131,19 @@ def check_size(response: ClientResponse, expected: Expected, received: int) -> N
     if received < (expected.size or 0) and not framed:
         raise Transient("connection_lost", message)  # it ended by hanging up, which looks like breaking off
     raise Permanent("size_mismatch", message)
+
+
+def _is_redacted(response: ClientResponse) -> bool:
+    """Say whether it has the name that Zendesk gives a removed file; that one is empty, a sender's own is not."""
+    return _REDACTED in _names(response)
+
+
+def _redacted() -> Permanent:
+    return Permanent("redacted", "the file was redacted in Zendesk")
+
+
+def _retry_after(response: ClientResponse) -> timedelta | None:
+    return asked_for(response.headers.get("Retry-After", ""))
 
 
 def _names(response: ClientResponse) -> set[str]:

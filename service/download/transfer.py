@@ -1,18 +1,17 @@
 """Turn a URL into a bounded stream of bytes."""
 
 import asyncio
-import re
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
 from contextlib import aclosing, asynccontextmanager
-from dataclasses import dataclass, field
-from string import ascii_letters, digits, punctuation
+from dataclasses import dataclass
+from functools import partial
 from typing import Protocol
-from urllib.parse import quote
 
 import aiohttp
 from aiohttp.abc import AbstractResolver
 from yarl import URL
 
+from service.download.addresses import is_sign_in, parse, redirected
 from service.download.answers import (
     Expected,
     Limits,
@@ -20,18 +19,34 @@ from service.download.answers import (
     check_headers,
     check_size,
     check_status,
+    codings,
+    sign_in_page,
     too_large,
 )
+from service.download.decoding import decoded
 from service.download.failures import translate
 from service.errors import HoldfastError, Permanent, Transient
 
 _BUFFER_BYTES = 256 * 1024  # beyond twice this the sender has to wait
-_HEAD_BYTES = 512  # enough to tell a page from a file
+_HEAD_BYTES = 4096  # enough to tell a page from a file
 _MAX_REDIRECTS = 5
 _REDIRECTS = {301, 302, 303, 307, 308}
-_PRINTABLE = ascii_letters + digits + punctuation
-# Where Zendesk sends those who did not sign in: /access/unauthenticated, /auth/v2/login/signin, /hc/en-us/signin
-_SIGN_IN = re.compile(r"/(access|auth/v\d+|login|signin|sign_in|users/sign_in|hc/([^/]+/)?signin)(/|$)")
+
+
+class Access(Protocol):
+    """Who may see credentials on the way to an address: `service.zendesk.client` has it."""
+
+    async def header(self, hop: URL) -> str | None:
+        """Return the `Authorization` header for one hop, or None; raises Transient and Permanent."""
+        ...
+
+    async def answered(self, header: str, status: int) -> bool:
+        """Hear what came of a header; True if another header may do better."""
+        ...
+
+    def owns(self, hop: URL) -> bool:
+        """Say whether a hop is on a host of the account, where a sign-in page may stand for a file."""
+        ...
 
 
 class Egress(Protocol):
@@ -39,14 +54,6 @@ class Egress(Protocol):
 
     def check_url(self, url: URL) -> None: ...
     def open_connector(self, resolver: AbstractResolver | None = None) -> aiohttp.TCPConnector: ...
-
-
-@dataclass(frozen=True)
-class Credentials:
-    """An Authorization header and the one origin that gets it."""
-
-    origin: URL
-    authorization: str = field(repr=False)
 
 
 def open_session(egress: Egress, resolver: AbstractResolver | None = None) -> aiohttp.ClientSession:
@@ -64,9 +71,10 @@ def open_session(egress: Egress, resolver: AbstractResolver | None = None) -> ai
 
 @dataclass(frozen=True)
 class Download:
-    """A file on its way: chunks of less than 1 MiB, and the host that sends them."""
+    """A file on its way: chunks of less than 1 MiB, the host that sends them, and its headers."""
 
     host: str
+    headers: Mapping[str, str]
     chunks: AsyncIterator[bytes]
 
     def __aiter__(self) -> AsyncIterator[bytes]:
@@ -81,21 +89,24 @@ async def download(  # noqa: PLR0913 each is a thing of its own, four by keyword
     *,
     expected: Expected,
     limits: Limits,
-    credentials: Credentials | None,
+    access: Access,
 ) -> AsyncIterator[Download]:
     """Give the file; it is whole only when they have ended without an error.
 
     Raises Transient and Permanent, on entering and from the chunks, and nothing else whatever the server does.
     """
     deadline = asyncio.get_running_loop().time() + limits.seconds
-    transfer = _Transfer(session, egress, limits, credentials, deadline)
-    response = await transfer.request(url)
+    transfer = _Transfer(session, egress, limits, access, deadline)
+    response, is_direct = await transfer.request(url)
     try:
         async with transfer.translated(response.url):
             check_status(response)
             check_headers(response, expected, limits)
-        async with aclosing(transfer.chunks(response, expected)) as chunks:
-            yield Download(response.url.host or "", chunks)
+        # Where nothing redirected, or the account itself answers, a page may stand for the file.
+        judge = partial(check_head, response, expected, of_account=access.owns(response.url))
+        may_be_page = is_direct or access.owns(response.url)
+        async with aclosing(transfer.chunks(response, expected, judge if may_be_page else None)) as chunks:
+            yield Download(response.url.host or "", response.headers, chunks)
     finally:
         response.release()
 
@@ -105,34 +116,46 @@ class _Transfer:
     session: aiohttp.ClientSession
     egress: Egress
     limits: Limits
-    credentials: Credentials | None
+    access: Access
     deadline: float  # of the loop's clock
 
-    async def request(self, url: str) -> aiohttp.ClientResponse:
-        """Follow redirects by hand: aiohttp would quote a signed address anew, and go anywhere."""
-        hop = _parse(url)
-        for _ in range(_MAX_REDIRECTS + 1):
-            self.egress.check_url(hop)
-            async with self.translated(hop):
-                response = await self.session.get(
-                    hop,
-                    allow_redirects=False,
-                    headers=self._headers(hop),
-                    timeout=aiohttp.ClientTimeout(
-                        sock_connect=self.limits.stall_seconds, sock_read=self.limits.stall_seconds
-                    ),
-                )
+    async def request(self, url: str) -> tuple[aiohttp.ClientResponse, bool]:
+        """Return the answer, and whether it came without a redirect.
+
+        Redirects are followed by hand: aiohttp would quote a signed address anew, and go anywhere.
+        """
+        hop = parse(url)
+        for number in range(_MAX_REDIRECTS + 1):
+            response = await self._get(hop)
             if response.status not in _REDIRECTS:
-                return response
+                return response, number == 0
             response.release()
-            hop = _redirected(hop, response.headers.get("Location", ""))
+            target = redirected(hop, response.headers.get("Location", ""))
+            if is_sign_in(target) and (target.origin() == hop.origin() or self.access.owns(target)):
+                raise sign_in_page(hop)
+            hop = target
         raise Permanent("too_many_redirects", f"{hop.raw_host}: more than {_MAX_REDIRECTS} redirects")
 
-    async def chunks(self, response: aiohttp.ClientResponse, expected: Expected) -> AsyncGenerator[bytes]:
+    async def chunks(
+        self, response: aiohttp.ClientResponse, expected: Expected, judge: Callable[[bytes], None] | None
+    ) -> AsyncGenerator[bytes]:
         """Refuse what shows itself at its first bytes, its length or its end as not the announced file."""
-        chunk = head = await self._read(response, _HEAD_BYTES)
-        async with self.translated(response.url):
-            check_head(response, expected, head)
+        received, undo = 0, codings(response, expected)
+        pieces = decoded(self._received(response, judge), undo, self.limits.max_bytes)
+        async with aclosing(pieces):
+            async for piece in pieces:
+                received += len(piece)
+                yield piece
+        check_size(response, expected, received)
+
+    async def _received(
+        self, response: aiohttp.ClientResponse, judge: Callable[[bytes], None] | None
+    ) -> AsyncGenerator[bytes]:
+        """Give the bytes as they come."""
+        chunk = await self._read(response, _HEAD_BYTES)
+        if judge is not None:
+            async with self.translated(response.url):
+                judge(chunk)
         received = 0
         while chunk:
             received += len(chunk)
@@ -140,7 +163,6 @@ class _Transfer:
                 raise too_large(response, self.limits)
             yield chunk
             chunk = await self._read(response)
-        check_size(response, expected, received)
 
     @asynccontextmanager
     async def translated(self, hop: URL) -> AsyncIterator[None]:
@@ -155,45 +177,41 @@ class _Transfer:
         except Exception as exc:  # noqa: BLE001 a hostile answer may reach any line of aiohttp
             raise translate(exc, hop) from None  # its text has the address, and that a token
 
+    async def _get(self, hop: URL) -> aiohttp.ClientResponse:
+        """Ask one host; where it refuses an access token that has just ended, ask once more with the next one."""
+        self.egress.check_url(hop)
+        header = await self.access.header(hop)
+        response = await self._send(hop, header)
+        if header is not None and await self._may_do_better(response, header):
+            response = await self._send(hop, await self.access.header(hop))
+            if response.status == 401:
+                response.release()
+                raise Transient("unauthorized", f"{hop.raw_host} refuses one access token after the other")
+        return response
+
+    async def _may_do_better(self, response: aiohttp.ClientResponse, header: str) -> bool:
+        try:
+            better = await self.access.answered(header, response.status)
+        except BaseException:
+            response.release()
+            raise
+        if better:
+            response.release()
+        return better
+
+    async def _send(self, hop: URL, header: str | None) -> aiohttp.ClientResponse:
+        stall = self.limits.stall_seconds
+        async with self.translated(hop):
+            return await self.session.get(
+                hop,
+                allow_redirects=False,
+                headers={"Authorization": header} if header else {},
+                timeout=aiohttp.ClientTimeout(sock_connect=stall, sock_read=stall),
+            )
+
     async def _read(self, response: aiohttp.ClientResponse, at_least: int = 1) -> bytes:
         data = b""
         async with self.translated(response.url):
             while len(data) < at_least and (more := await response.content.readany()):
                 data = data + more if data else more
         return data
-
-    def _headers(self, hop: URL) -> dict[str, str]:
-        mine = self.credentials and _origin(hop) == _origin(self.credentials.origin)
-        return {"Authorization": self.credentials.authorization} if self.credentials and mine else {}
-
-
-def _parse(url: str) -> URL:
-    parsed = _absolute(URL(), url.strip())
-    if parsed is None:
-        raise Permanent("bad_url", "the attachment's address is no URL")
-    return parsed
-
-
-def _redirected(hop: URL, location: str) -> URL:
-    target = _absolute(hop, location) if location else None
-    if target is None:
-        raise Transient("bad_response", f"{hop.raw_host} redirects to something that is no URL")
-    if hop.scheme == "https" != target.scheme:
-        raise Permanent("address_refused", f"{hop.raw_host} redirects from https to {target.scheme}")
-    if _SIGN_IN.match(target.raw_path):
-        raise Permanent("sign_in_page", f"{hop.raw_host} wants a sign-in: check the Zendesk credentials")
-    return target
-
-
-def _absolute(base: URL, text: str) -> URL | None:
-    """Leave every byte that a request line can hold as it is, for it may be signed."""
-    try:
-        url = base.join(URL(quote(text, safe=_PRINTABLE, errors="surrogateescape"), encoded=True))
-        whole = url.scheme and url.raw_host  # yarl splits host and port only now, and may raise
-    except ValueError:
-        return None
-    return url if whole else None
-
-
-def _origin(url: URL) -> tuple[str, str, int | None]:
-    return url.scheme, (url.raw_host or "").lower(), url.port

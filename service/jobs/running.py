@@ -42,9 +42,10 @@ class Claiming:
 class Claim:
     """A job that we hold for the length of a lease; `attempt_number` is the fence.
 
-    `comment_id` is set where the webhook named a comment instead of listing attachments, whose list otherwise
-    has `announced_bytes`. `age` is in
-    seconds, from when it was received; `invocation` is what logs and traces call it.
+    `comment_id` is the comment that the webhook named, or "" where it named none and has to be looked up. The
+    webhook's own list of attachments has `announced_bytes`; `is_listed` is False where it had none. `looked_up`:
+    the files were looked up in Zendesk's API before. `age` is in seconds, from when the webhook was received;
+    `invocation` is what logs and traces call it.
     """
 
     email_id: int
@@ -52,6 +53,8 @@ class Claim:
     retry_count: int
     ticket_id: str
     comment_id: str | None
+    is_listed: bool = field(default=True, compare=False)
+    looked_up: bool = field(default=False, compare=False)
     announced_bytes: int = field(default=0, compare=False)
     age: float = field(default=0, compare=False)
     invocation: str = field(default="", compare=False)
@@ -74,7 +77,8 @@ class Failure(NamedTuple):
 class Settlement:
     """How an attempt ends: its job is over, or is given back, due after `delay`.
 
-    To release it costs a retry; to hand it back, because the worker shuts down, does not. Where the job is over,
+    To release it costs a retry. To hand it back does not: the worker shuts down, or what went wrong says nothing of
+    this e-mail. Where the job is over,
     its sync begins, if there is to be one: in the same statement, so that nothing can come in between.
     """
 

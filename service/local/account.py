@@ -1,6 +1,7 @@
-"""The stand-in's account, `{subdomain}.zendesk.com`: attachments and the comments API, with credentials.
+"""The stand-in's account, `{subdomain}.zendesk.com`: attachments, the comments API and access tokens.
 
 https://developer.zendesk.com/api-reference/ticketing/tickets/ticket_comments/
+https://developer.zendesk.com/api-reference/ticketing/oauth/grant_type_tokens/
 """
 
 import asyncio
@@ -8,6 +9,7 @@ import base64
 import hmac
 
 from aiohttp import web
+from aiohttp.typedefs import Handler
 
 from service.local.desk import Desk, Fault, File
 
@@ -24,8 +26,9 @@ _NOBODY = {"id": None, "name": "Anonymous user", "role": "end-user"}
 
 def account(desk: Desk) -> web.Application:
     """Make the account's application."""
-    app = web.Application()
+    app = web.Application(middlewares=[_api])
     app[_DESK] = desk
+    app.router.add_post("/oauth/tokens", _give_token)
     app.router.add_get("/attachments/token/{token}/", _attachment, allow_head=False)
     for suffix in ("", ".json"):
         app.router.add_get(f"/api/v2/tickets/{{ticket:\\d+}}/comments{suffix}", _comments, allow_head=False)
@@ -55,6 +58,43 @@ def describe(desk: Desk, file: File, *, inline: bool = False) -> dict[str, objec
     }
 
 
+@web.middleware
+async def _api(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Count calls of the API, and let the next scripted fault happen."""
+    if not request.path.startswith("/api/"):
+        return await handler(request)
+    desk = request.app[_DESK]
+    desk.api_calls += 1
+    fault = desk.api_faults.popleft() if desk.api_faults else Fault()
+    await asyncio.sleep(fault.delay_seconds)
+    if fault.status is not None:
+        return web.Response(status=fault.status, headers=fault.headers, body=fault.body)
+    response = await handler(request)
+    response.headers.update(desk.api_headers)
+    return response
+
+
+async def _give_token(request: web.Request) -> web.Response:
+    desk = request.app[_DESK]
+    desk.token_requests += 1
+    fault = desk.token_faults.popleft() if desk.token_faults else Fault()
+    await asyncio.sleep(fault.delay_seconds)
+    if fault.status is not None:
+        return web.Response(status=fault.status, headers=fault.headers, body=fault.body)
+    asked = await request.json()
+    wanted = {
+        "grant_type": "client_credentials",
+        "client_id": desk.client_id,
+        "client_secret": desk.client_secret,
+    }
+    if not desk.client_id or any(asked.get(name) != value for name, value in wanted.items()):
+        described = "Client authentication failed due to unknown client or invalid credentials"
+        return web.json_response({"error": "invalid_client", "error_description": described}, status=401)
+    token, life = desk.give_token(float(asked.get("expires_in", 1800)))
+    answer = {"access_token": token, "token_type": "bearer", "scope": asked.get("scope"), "expires_in": life}
+    return web.json_response(answer)
+
+
 async def _attachment(request: web.Request) -> web.Response:
     desk = request.app[_DESK]
     file = desk.files.get(request.match_info["token"])
@@ -81,6 +121,8 @@ async def _comments(request: web.Request) -> web.Response:
     all_comments = desk.comments.get(request.match_info["ticket"])
     if all_comments is None:
         return web.json_response({"error": "RecordNotFound", "description": "Not found"}, status=404)
+    if request.query.get("sort") == "-created_at":
+        all_comments = all_comments[::-1]  # they are kept in the order in which they came
     size = min(int(request.query.get("page[size]", 100)), 100)
     start = int(request.query.get("page[after]", 0))
     page, after = all_comments[start : start + size], start + size
@@ -123,6 +165,8 @@ def _signed_in(request: web.Request) -> bool:
     desk.account_authorizations.append(given)
     basic = base64.b64encode(f"{desk.email}/token:{desk.api_token}".encode()).decode()
     good = [f"Basic {basic}", *([f"Bearer {desk.oauth_token}"] if desk.oauth_token else [])]
+    if desk.knows_token(given.removeprefix("Bearer ")):
+        return True
     return any(hmac.compare_digest(given.encode(), header.encode()) for header in good)
 
 

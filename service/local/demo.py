@@ -67,8 +67,8 @@ async def _run(stack: Stack, play: Play, hurry: asyncio.Event) -> None:
 def _account(zendesk: Zendesk) -> dict[str, str]:
     return {
         "ZENDESK_URL": zendesk.url,
-        "ZENDESK_EMAIL": zendesk.email,
-        "ZENDESK_API_TOKEN": zendesk.api_token,
+        "ZENDESK_OAUTH_CLIENT_ID": zendesk.client_id,
+        "ZENDESK_OAUTH_CLIENT_SECRET": zendesk.client_secret,
     }
 
 

@@ -66,6 +66,17 @@ class Desk:
     email: str
     api_token: str
     oauth_token: str | None
+    client_id: str = ""
+    client_secret: str = ""
+    token_seconds: float = 1800  # the longest life that an access token gets
+    token_faults: deque[Fault] = field(default_factory=deque)  # of the next requests for an access token
+    token_requests: int = 0
+    access_tokens: dict[str, float] = field(default_factory=dict)  # when each ends, in monotonic seconds
+    api_faults: deque[Fault] = field(
+        default_factory=deque
+    )  # of the next calls of the API with good credentials
+    api_headers: dict[str, str] = field(default_factory=dict)  # of each answer of the API
+    api_calls: int = 0
     account_url: str = ""
     cdn_url: str = ""
     files: dict[str, File] = field(default_factory=dict)  # by token
@@ -81,6 +92,15 @@ class Desk:
         self.grants[query] = Grant(file, fault, time.monotonic() + _GRANT_SECONDS)
         name = "redacted.txt" if fault.redacted else url_name(file.name)
         return f"{self.cdn_url}/{name}?{query}"
+
+    def give_token(self, seconds: float) -> tuple[str, float]:
+        """Make an access token; return it and its life in seconds."""
+        token, life = secrets.token_hex(32), min(seconds, self.token_seconds)
+        self.access_tokens[token] = time.monotonic() + life
+        return token, life
+
+    def knows_token(self, token: str) -> bool:
+        return time.monotonic() < self.access_tokens.get(token, 0)
 
     def redeem(self, query: str) -> Grant | None:
         grant = self.grants.get(query)

@@ -35,7 +35,8 @@ class Zendesk:
         oauth_token: str | None = None,
     ) -> None:
         self.email, self.api_token, self.secret, self.oauth_token = email, api_token, secret, oauth_token
-        self.desk = Desk(email, api_token, oauth_token)
+        self.client_id, self.client_secret = "holdfast", "stand-in-client-secret"
+        self.desk = Desk(email, api_token, oauth_token, self.client_id, self.client_secret)
         self._open = AsyncExitStack()
         self._session: ClientSession | None = None
 
@@ -77,15 +78,20 @@ class Zendesk:
         """Return the file of an address, to count its requests or script further faults."""
         return self.desk.files[url.split("/")[5]]
 
-    def add_comment(
+    def add_comment(  # noqa: PLR0913 all but the ticket by keyword
         self,
         ticket_id: int | str,
         *,
         attachments: Iterable[str] = (),
         inline: Iterable[str] = (),
         body: str = "",
+        html_body: str | None = None,
+        created_at: datetime | None = None,
     ) -> int:
-        """Add a comment with these files' addresses to a ticket, for the comments API; return its id."""
+        """Add a comment with these files' addresses to a ticket, for the comments API; return its id.
+
+        Without a time it was made just now.
+        """
         files = [describe(self.desk, self.file(url)) for url in attachments]
         files += [describe(self.desk, self.file(url), inline=True) for url in inline]
         comment = {
@@ -93,12 +99,12 @@ class Zendesk:
             "type": "Comment",
             "author_id": 1_001,
             "body": body,
-            "html_body": f"<p>{body}</p>",
+            "html_body": f"<p>{body}</p>" if html_body is None else html_body,
             "plain_body": body,
             "public": True,
             "attachments": files,
             "via": {"channel": "email", "source": {"from": {}, "to": {}, "rel": None}},
-            "created_at": _now(),
+            "created_at": _written(created_at or datetime.now(UTC)),
         }
         self.desk.comments.setdefault(str(ticket_id), []).append(comment)
         return int(str(comment["id"]))
@@ -177,4 +183,8 @@ class Zendesk:
 
 
 def _now() -> str:
-    return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    return _written(datetime.now(UTC))
+
+
+def _written(time: datetime) -> str:
+    return time.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")

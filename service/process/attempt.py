@@ -19,6 +19,7 @@ from service.jobs.waiting import Job
 from service.metrics import ATTEMPTS, PROCESSING, QUEUE_DELAY, code_label
 from service.process.capture import capture
 from service.process.metering import place
+from service.process.patience import worth_another_attempt
 from service.resources import Resources
 from service.syncs.again import Sync
 
@@ -90,18 +91,21 @@ async def _claim(res: Resources, job: Job) -> Claim | None:
 
 async def _settle(res: Resources, claim: Claim, errors: list[HoldfastError]) -> str:
     """Leave the attempt for the state that its errors call for; return the outcome."""
-    transient = [error for error in errors if isinstance(error, Transient)]
+    transient = worth_another_attempt(res, claim, errors)
     sync = res.settings.sync_status
     if not errors:
         end = Settlement(claim, "completed", sync_status=sync)
-    elif transient and claim.retry_count < res.settings.max_retries:
+    elif transient:
+        counts = any(error.counts for error in transient)
         least, most = res.settings.retry_min_seconds, res.settings.retry_max_seconds
-        delay = backoff(claim.retry_count, least, most, transient)
-        end = Settlement(claim, "released", _failure(transient), delay)
+        # What costs no retry must not be tried in a tight loop, whatever pause was asked for.
+        retries = claim.retry_count if counts else max(1, claim.retry_count)
+        delay = backoff(retries, least, most, transient)
+        end = Settlement(claim, "released" if counts else "handed_back", _failure(transient), delay)
     else:
         end = Settlement(claim, "failed", _failure(errors), sync_status=sync)
     held = await insist(lambda: res.coalesce(running.settle, end))
-    if held and end.outcome != "released" and sync == "pending":
+    if held and not transient and sync == "pending":
         res.dispatcher.ring(Sync(claim.email_id, claim.attempt_number))
     return end.outcome if held else "lost"
 

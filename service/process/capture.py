@@ -7,26 +7,21 @@ from contextlib import asynccontextmanager, suppress
 from functools import partial
 
 import structlog
-from yarl import URL
 
 from service.attachments import File, Mark, announce, files_of, mark
 from service.database import insist, run
+from service.download.addresses import host_of, key_of
 from service.download.answers import Expected, Limits
-from service.download.transfer import download
 from service.errors import HoldfastError, Permanent, Transient
 from service.faultpoints import reach
 from service.jobs.running import Claim
 from service.metrics import ATTACHMENT_BYTES, ATTACHMENTS, code_label
+from service.process.lookup import look_up, should_look_up
 from service.process.metering import Meter, place
+from service.process.patience import is_young, may_be_early, may_try_again
 from service.resources import Resources
 from service.storage import objects
 from service.storage.objects import Stored
-from service.zendesk import comments
-from service.zendesk.payloads import Attachment
-
-# A hundred comments, each of at most 64 kB of text in three forms; a page is held in memory.
-MOST_PAGE_BYTES = 24 * 1024**2
-MOST_HOST = 253  # characters of a name in the DNS
 
 _STORED = ATTACHMENTS.labels("stored")
 
@@ -35,64 +30,52 @@ log = structlog.get_logger()
 
 async def capture(res: Resources, claim: Claim) -> list[HoldfastError]:
     """Fetch what is missing; return what is wrong with this e-mail's files, now or from before."""
+    wrong: list[HoldfastError] = []
     try:
         async with asyncio.timeout(res.settings.attempt_seconds):
             files = await _files(res, claim)
-            if not files and claim.comment_id is not None:
-                files = await _files_of_comment(res, claim, claim.comment_id)
-            now = await _fetch_all(res, claim, [file for file in files if file.status == "pending"])
+            if should_look_up(res, claim, has_files=bool(files)):
+                # Files that are known are fetched all the same, if this fails: their addresses may end.
+                wrong += await _add_looked_up(res, claim, files)
+                files = await _files(res, claim)
+            pending = [file for file in files if file.status == "pending"]
+            wrong += await _fetch_all(res, claim, pending)
     except TimeoutError:
         late = f"The files were not there after {res.settings.attempt_seconds:g} s."
-        return [Transient("attempt_timeout", late)]
+        return [*wrong, Transient("attempt_timeout", late)]
     except HoldfastError as exc:
-        return [exc]
+        return [*wrong, exc]
     except Exception as exc:
         log.exception("attempt_broke", email=claim.email_id, attempt=claim.attempt_number)
-        return [_unexpected(exc)]
-    return [*(_error_of(file) for file in files if file.status == "failed"), *now]
+        return [*wrong, _unexpected(exc)]
+    return [*(_error_of(res, file) for file in files if file.status == "failed"), *wrong]
 
 
-def _error_of(file: File) -> HoldfastError:
+def _error_of(res: Resources, file: File) -> HoldfastError:
     error = Permanent(file.error_code or "", file.error or "")
-    error.host = _host(file.source_url)[:MOST_HOST] or None
+    error.host = host_of(res.account.absolute(file.source_url)) or None
     return error
 
 
-async def _files_of_comment(res: Resources, claim: Claim, comment_id: str) -> list[File]:
-    """List the files of a webhook that only pointed to a comment: Zendesk's comments API has them."""
-    announced = await _look_up(res, claim, comment_id)
-    record = partial(announce, held=claim.held, files=announced)
+async def _add_looked_up(res: Resources, claim: Claim, known: Sequence[File]) -> list[HoldfastError]:
+    """Record the files that Zendesk's API tells of and that are not known; return what went wrong."""
+    try:
+        found = await look_up(res, claim)
+    except HoldfastError as exc:
+        error = may_be_early(res, claim, exc)
+        log.info("files_not_looked_up", email=claim.email_id, attempt=claim.attempt_number, code=error.code)
+        return [error]
+    addresses = {key_of(file.source_url) for file in known}
+    new = {key_of(file.url): file for file in found}
+    missing = [file for key, file in new.items() if key not in addresses]
+    first = max((file.position for file in known), default=-1) + 1
+    record = partial(announce, held=claim.held, first=first, files=missing)
     await insist(partial(run, res.engine, res.settings.database_seconds, record))
-    return await _files(res, claim)
+    return []
 
 
 async def _files(res: Resources, claim: Claim) -> list[File]:
     return await insist(lambda: res.coalesce(files_of, claim.email_id, size=claim.announced_bytes))
-
-
-async def _look_up(res: Resources, claim: Claim, comment_id: str) -> list[Attachment]:
-    if not comment_id:
-        empty = "The webhook's comment_id is empty; the placeholder {{ticket.latest_comment.id}} fills it."
-        raise Permanent("comment_missing", empty)
-    if res.settings.account_url is None or res.credentials is None:
-        missing = "The webhook names a comment; to look it up, set ZENDESK_SUBDOMAIN and its credentials."
-        raise Permanent("credentials_missing", missing)
-    url = comments.first_page(res.settings.account_url, claim.ticket_id)
-    for _ in range(comments.MOST_PAGES):
-        body = bytearray()
-        async with _stream(
-            res, claim, url, Expected(None, "application/json", None), MOST_PAGE_BYTES
-        ) as chunks:
-            async for chunk in chunks:
-                body += chunk
-        page = comments.read_page(bytes(body), comment_id)
-        if page.announced is not None:
-            return page.announced
-        if page.following is None:
-            break
-        url = page.following
-    # Zendesk's API may be some moments behind its triggers.
-    raise Transient("comment_not_found", f"Ticket {claim.ticket_id} has no comment {comment_id} (yet).")
 
 
 async def _fetch_all(res: Resources, claim: Claim, missing: Sequence[File]) -> list[HoldfastError]:
@@ -120,7 +103,7 @@ async def _fetch(res: Resources, claim: Claim, file: File) -> HoldfastError | No
         reach(res.settings.fault_points, "after_object", claim.ticket_id)
         await _mark(res, Mark(claim.held, file.position, "stored", stored))
     except HoldfastError as exc:
-        error = exc
+        error = may_be_early(res, claim, exc)
     except Exception as exc:
         log.exception("attachment_broke", **about)
         error = _unexpected(exc)
@@ -136,12 +119,12 @@ async def _fetch(res: Resources, claim: Claim, file: File) -> HoldfastError | No
         _STORED.inc()
         ATTACHMENT_BYTES.inc(stored.size)
         return None
-    error.host = _host(file.source_url)[:MOST_HOST] or None
+    error.host = host_of(res.account.absolute(file.source_url)) or None
     ATTACHMENTS.labels(code_label(error.code)).inc()
     log.info("attachment_not_stored", **about, code=error.code)
-    final = not isinstance(error, Transient) or claim.retry_count >= res.settings.max_retries
+    status = "pending" if may_try_again(res, claim, error) else "failed"
     with suppress(Transient):  # Postgres stays away: the settlement hears of it, too
-        await _mark(res, Mark(claim.held, file.position, "failed" if final else "pending", error=error))
+        await _mark(res, Mark(claim.held, file.position, status, error=error))
     return error
 
 
@@ -161,8 +144,10 @@ async def _mark(res: Resources, made: Mark) -> None:
 
 
 async def _download(res: Resources, claim: Claim, file: File) -> Stored:
-    expected = Expected(file.file_name, file.declared_type, file.declared_size)
-    async with _stream(res, claim, file.source_url, expected, res.settings.max_attachment_bytes) as chunks:
+    expected = Expected(
+        file.file_name, file.declared_type, file.declared_size, may_be_empty=not is_young(res, claim)
+    )
+    async with _stream(res, claim, file.source_url, expected) as chunks:
         reach(res.settings.fault_points, "mid_download", claim.ticket_id)
         stored = await objects.put(res.storage, chunks, file.file_name)
         seconds = time.monotonic() - (chunks.ended or 0)
@@ -171,18 +156,15 @@ async def _download(res: Resources, claim: Claim, file: File) -> Stored:
 
 
 @asynccontextmanager
-async def _stream(
-    res: Resources, claim: Claim, url: str, expected: Expected, most: int
-) -> AsyncIterator[Meter]:
+async def _stream(res: Resources, claim: Claim, address: str, expected: Expected) -> AsyncIterator[Meter]:
     """Open what is at an address, once it is our turn."""
     settings = res.settings
-    limits = Limits(most, settings.download_seconds, settings.download_stall_seconds)
+    limits = Limits(settings.max_attachment_bytes, settings.download_seconds, settings.download_stall_seconds)
+    host = host_of(res.account.absolute(address))
     limit = asyncio.Semaphore(settings.downloads_per_host)
-    async with res.host_slots.setdefault(_host(url), limit), res.slots:
-        with Meter(res, claim, _host(url)) as meter:
-            async with download(
-                res.session, res.egress, url, expected=expected, limits=limits, credentials=res.credentials
-            ) as file:
+    async with res.host_slots.setdefault(host, limit), res.slots:
+        with Meter(res, claim, host) as meter:
+            async with res.zendesk.file(address, expected, limits) as file:
                 meter.host, meter.chunks = file.host, file.chunks
                 yield meter
 
@@ -193,10 +175,3 @@ def _unexpected(exc: Exception) -> Transient:
 
 def _about(claim: Claim, file: File) -> dict[str, int]:
     return {"email": claim.email_id, "attempt": claim.attempt_number, "position": file.position}
-
-
-def _host(url: str) -> str:
-    try:
-        return URL(url).host or ""
-    except ValueError:
-        return ""

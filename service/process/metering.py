@@ -2,11 +2,8 @@
 
 import time
 from collections.abc import AsyncIterator
-from functools import lru_cache
 from types import TracebackType
 from typing import Self
-
-from yarl import URL
 
 from service.errors import HoldfastError
 from service.jobs.running import Claim
@@ -73,9 +70,4 @@ class Meter:
         self._res.traces.record(self._claim.invocation, "download", seconds, about, under=under, error=error)
 
     def _class(self) -> str:
-        return "account" if self.host == _host_of(self._res.settings.account_url) else "cdn"
-
-
-@lru_cache(maxsize=8)
-def _host_of(url: str | None) -> str | None:
-    return URL(url).host if url else None
+        return "account" if self._res.account.has_host(self.host) else "cdn"

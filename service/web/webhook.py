@@ -112,7 +112,7 @@ def _verify(request: web.Request, body: bytes) -> None:
         skew = signature.verify(
             request.headers,
             body,
-            secrets=[secret.get_secret_value() for secret in settings.zendesk_webhook_secrets],
+            secrets=[secret.get_secret_value() for secret in request.app[RES].account.secrets],
             now=datetime.now(UTC),
             tolerance=timedelta(seconds=settings.webhook_tolerance_seconds),
         )

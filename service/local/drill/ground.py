@@ -171,8 +171,8 @@ def _variables(directory: Path, zendesk: Zendesk, postgres: Proxy, redis: Proxy)
         "API_TOKEN": "drill",
         "ZENDESK_WEBHOOK_SECRETS": zendesk.secret,
         "ZENDESK_URL": zendesk.url,
-        "ZENDESK_EMAIL": zendesk.email,
-        "ZENDESK_API_TOKEN": zendesk.api_token,
+        "ZENDESK_OAUTH_CLIENT_ID": zendesk.client_id,
+        "ZENDESK_OAUTH_CLIENT_SECRET": zendesk.client_secret,
     }
 
 

@@ -19,6 +19,7 @@ from service.web.dashboard.live import LIVE
 from service.web.dashboard.previews import is_shown
 from service.web.exchange import ask, number
 from service.web.keys import RES
+from service.zendesk.account import Account
 
 # More of a body than this is for the export; a browser would choke on it.
 MOST_SHOWN = 200_000
@@ -62,7 +63,7 @@ async def show_email(request: web.Request) -> web.Response:
         state=timeline.now(email),
         sync=timeline.now_of_sync(email, has_target=has_target),
         has_target=has_target,
-        ticket_url=_ticket_url(res.settings.account_url, email),
+        ticket_url=_ticket_url(res.account, email),
         previews={file.position for file in email.attachments if is_shown(file)},
         is_over=email.processing_status in {"completed", "failed"},
     )
@@ -165,10 +166,8 @@ def _laid_out(data: object) -> str:
     return text
 
 
-def _ticket_url(account_url: str | None, email: EmailDetail) -> str | None:
+def _ticket_url(account: Account, email: EmailDetail) -> str | None:
     ticket = email.zendesk_ticket_id
-    return (
-        f"{account_url}/agent/tickets/{ticket}"
-        if account_url and ticket.isascii() and ticket.isdigit()
-        else None
-    )
+    if account.url is None or not (ticket.isascii() and ticket.isdigit()):
+        return None
+    return str(account.url.with_path(f"/agent/tickets/{ticket}"))

@@ -1,0 +1,146 @@
+"""A Zendesk account as a value: its address, its own hosts, its login, its signing secrets."""
+
+import base64
+import re
+from dataclasses import dataclass, field
+from datetime import UTC, date, datetime
+from typing import Literal
+from urllib.parse import unquote
+
+from pydantic import SecretStr
+from yarl import URL
+
+from service.config.settings import Settings
+
+# https://developer.zendesk.com/documentation/api-basics/authentication/oauth-migration/
+API_TOKENS_END = date(2027, 4, 30)
+
+USE_A_CLIENT = "set ZENDESK_OAUTH_CLIENT_ID and ZENDESK_OAUTH_CLIENT_SECRET"
+
+# Where files are. An attachment's record, /api/v2/attachments/1.json, is not one of them.
+_FILES = "/attachments/"
+
+
+@dataclass(frozen=True)
+class OAuthClient:
+    """An OAuth client of the account: it gets short-lived access tokens by itself."""
+
+    client_id: str
+    secret: SecretStr
+
+
+@dataclass(frozen=True)
+class FixedToken:
+    """A token that somebody made by hand, as the whole `Authorization` header."""
+
+    kind: Literal["api_token", "oauth_token"]
+    header: str = field(repr=False)
+
+
+@dataclass(frozen=True)
+class Account:
+    """Everything that Holdfast knows about one Zendesk account; without `url` there is no login."""
+
+    url: URL | None = None
+    hosts: tuple[str, ...] = ()  # further hosts of the same account: HOST or HOST:PORT
+    login: OAuthClient | FixedToken | None = None
+    secrets: tuple[SecretStr, ...] = ()
+    download_hosts: tuple[str, ...] = ()  # patterns of all hosts that files may come from
+
+    def owns(self, url: URL) -> bool:
+        """Say whether an address is on a host of this account."""
+        if self.url is None:
+            return False
+        if _origin(url) == _origin(self.url):
+            return True
+        host = (url.raw_host or "").lower()
+        return url.scheme == self.url.scheme and (
+            f"{host}:{url.port}" in self.hosts or (host in self.hosts and url.is_default_port())
+        )
+
+    def has_host(self, host: str) -> bool:
+        """Say whether a host, without a port, is one of this account."""
+        own = {self.url.host} if self.url else set()
+        return host in own or any(host == each.partition(":")[0] for each in self.hosts)
+
+    def holds_file(self, url: URL) -> bool:
+        """Say whether an address is that of an attachment on a host of this account.
+
+        Only such an address gets the credentials on the way to a file: a webhook may name any other, and what the
+        API answers there would be stored as a file.
+        """
+        return self.owns(url) and url.raw_path.startswith(_FILES) and not _climbs(url.raw_path)
+
+    def absolute(self, address: str) -> str:
+        """Complete an address that is only a path: templates leave the host out at times."""
+        if self.url is not None and address.startswith("/") and not address.startswith("//"):
+            return f"{self.url}".rstrip("/") + address
+        return address
+
+
+def is_apis(url: URL) -> bool:
+    """Say whether a path is the API's, or may be read as one of it."""
+    return url.raw_path.lstrip("/").startswith("api/") or _climbs(url.raw_path)
+
+
+def account_of(settings: Settings) -> Account:
+    """Make the account that the settings describe."""
+    url = URL(settings.account_url).origin() if settings.account_url else None
+    hosts = tuple(host.lower() for host in settings.zendesk_hosts)
+    own = (url.host or "",) if url else ()
+    return Account(
+        url,
+        hosts,
+        _login(settings) if url else None,
+        settings.zendesk_webhook_secrets,
+        (*settings.download_hosts, *own, *(re.sub(r":\d+$", "", host) for host in hosts)),
+    )
+
+
+def ending(account: Account, today: date | None = None) -> tuple[str, str] | None:
+    """Say when the credentials end, and what to do; None where they go on.
+
+    https://developer.zendesk.com/documentation/api-basics/authentication/oauth-migration/
+    """
+    if not isinstance(account.login, FixedToken):
+        return None
+    if account.login.kind == "oauth_token":
+        found = "a fixed OAuth token ends when its life is over, and nothing renews it"
+        return found, f"{USE_A_CLIENT}, and unset ZENDESK_OAUTH_TOKEN"
+    has_ended = (today or datetime.now(UTC).date()) > API_TOKENS_END
+    end = f"{API_TOKENS_END.day} {API_TOKENS_END:%B %Y}"
+    found = (
+        f"API tokens {'ended' if has_ended else 'end'} on {end}, and Zendesk switches off a token that was"
+        " not used for 30 days"
+    )
+    return (
+        found,
+        f"make an OAuth client in Zendesk, {USE_A_CLIENT}, and unset ZENDESK_EMAIL and ZENDESK_API_TOKEN",
+    )
+
+
+def _login(settings: Settings) -> OAuthClient | FixedToken | None:
+    if settings.zendesk_oauth_client_id and settings.zendesk_oauth_client_secret:
+        return OAuthClient(settings.zendesk_oauth_client_id, settings.zendesk_oauth_client_secret)
+    if settings.zendesk_oauth_token:
+        return FixedToken("oauth_token", f"Bearer {settings.zendesk_oauth_token.get_secret_value()}")
+    if settings.zendesk_email and settings.zendesk_api_token:
+        user = f"{settings.zendesk_email}/token:{settings.zendesk_api_token.get_secret_value()}"
+        return FixedToken("api_token", f"Basic {base64.b64encode(user.encode()).decode()}")
+    return None
+
+
+def _origin(url: URL) -> tuple[str, str, int | None]:
+    return url.scheme, (url.raw_host or "").lower(), url.port
+
+
+def _climbs(path: str) -> bool:
+    """Say whether a server may read a path as leading out of its folder, however it is escaped."""
+    for _ in range(4):
+        segments = re.split(r"[/\\]", path)
+        if any(segment.partition(";")[0] in {".", ".."} for segment in segments):
+            return True
+        if (decoded := unquote(path)) == path:
+            return False
+        path = decoded
+    return True  # nobody escapes an honest path so often

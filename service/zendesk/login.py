@@ -1,0 +1,171 @@
+"""How requests to Zendesk are authorised: by a fixed header, or by access tokens that are renewed.
+
+https://developer.zendesk.com/api-reference/ticketing/oauth/grant_type_tokens/
+"""
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from datetime import timedelta
+from typing import Protocol
+
+import structlog
+
+from service.errors import HoldfastError, Permanent, Transient
+
+# Of a token's life, in which the old one is still good while the next is fetched.
+RENEW_AFTER = 0.8
+# Between two requests for a token after one failed; the first pause, and the longest.
+PAUSE_SECONDS = 0.5
+MOST_PAUSE_SECONDS = 30.0
+
+log = structlog.get_logger()
+
+
+class Login(Protocol):
+    """Gives the `Authorization` header of requests to one account."""
+
+    async def header(self) -> str:
+        """Return the header; raises Transient or Permanent where there is none to be had."""
+        ...
+
+    def accepted(self, header: str) -> None:
+        """Note that a request with this header was not answered with 401."""
+        ...
+
+    async def refused(self, header: str) -> bool:
+        """Note that a request with this header was answered with 401; True if the next header may do."""
+        ...
+
+    async def close(self) -> None: ...
+
+
+class FixedLogin:
+    """A header that stays the same."""
+
+    def __init__(self, header: str) -> None:
+        self._header = header
+
+    async def header(self) -> str:
+        return self._header
+
+    def accepted(self, header: str) -> None:
+        pass
+
+    async def refused(self, header: str) -> bool:  # noqa: ARG002 nothing else can be shown
+        return False
+
+    async def close(self) -> None:
+        pass
+
+
+@dataclass(frozen=True, slots=True)
+class Token:
+    """An access token as a header, and its life in seconds."""
+
+    header: str = field(repr=False)
+    seconds: float
+
+
+class ClientLogin:
+    """One access token at a time, held in memory only.
+
+    It is renewed in the background at 80 % of its life, and after a 401. However many requests need a token, one
+    request for it is under way. While the old token is good, nobody waits.
+    """
+
+    def __init__(
+        self, fetch: Callable[[], Awaitable[Token]], clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._fetch = fetch
+        self._clock = clock
+        self._token: Token | None = None
+        self._renew_at = self._ends_at = 0.0
+        self._is_proved = False  # a request with this token was accepted
+        self._fetching: asyncio.Task[Token] | None = None
+        self._failures = 0  # in a row: requests for a token, and new tokens that were refused at once
+        self._failure: HoldfastError | None = None
+        self._pause_until = 0.0
+
+    async def header(self) -> str:
+        token, now = self._token, self._clock()
+        if token is None or now >= self._ends_at:
+            return (await self._fetched()).header
+        if now >= max(self._renew_at, self._pause_until):
+            self._start()
+        return token.header
+
+    def accepted(self, header: str) -> None:
+        if not self._is_proved and self._token is not None and header == self._token.header:
+            self._is_proved, self._failures = True, 0
+
+    async def refused(self, header: str) -> bool:
+        """Fetch another token, once for all who met the 401.
+
+        A token that no request was accepted with is replaced after a growing pause only: then it is probably not
+        the token that is wrong. Raises Transient during that pause, and as `header`.
+        """
+        if self._token is None or header == self._token.header:
+            if self._token is not None and not self._is_proved:
+                self._pause_before_another()
+            self._token = None
+            await self._fetched()
+        return True
+
+    async def close(self) -> None:
+        if self._fetching is not None:
+            self._fetching.cancel()
+            await asyncio.wait({self._fetching}, timeout=1)
+
+    async def _fetched(self) -> Token:
+        """Wait for the request that is under way, or make it; after a failure, not at once again."""
+        pause = self._pause_until - self._clock()
+        if self._fetching is None and self._failure is not None and pause > 0:
+            raise _again(self._failure, timedelta(seconds=pause))
+        try:
+            # One caller that is cancelled must not take the token from all others.
+            return await asyncio.shield(self._start())
+        except HoldfastError as exc:
+            raise _again(exc) from None  # an exception that many raise would keep all their frames
+
+    def _start(self) -> "asyncio.Task[Token]":
+        if self._fetching is None:
+            self._fetching = asyncio.create_task(self._renew())
+            self._fetching.add_done_callback(lambda task: task.cancelled() or task.exception())
+        return self._fetching
+
+    async def _renew(self) -> Token:
+        began = self._clock()
+        try:
+            token = await self._fetch()
+        except HoldfastError as exc:
+            self._failure = exc
+            self._pause()
+            log.warning("token_not_renewed", code=exc.code)
+            raise
+        else:
+            self._token, self._failure, self._is_proved = token, None, False
+            self._renew_at = began + RENEW_AFTER * token.seconds
+            self._ends_at = began + token.seconds
+            return token
+        finally:
+            self._fetching = None
+
+    def _pause_before_another(self) -> None:
+        left = self._pause_until - self._clock()
+        if left > 0:
+            refused = "Zendesk refuses the access token that it has just given"
+            raise Transient("token_refused", refused, timedelta(seconds=left))
+        self._pause()
+
+    def _pause(self) -> None:
+        seconds = min(MOST_PAUSE_SECONDS, PAUSE_SECONDS * 2**self._failures)
+        self._failures = min(self._failures + 1, 16)
+        self._pause_until = self._clock() + seconds
+
+
+def _again(error: HoldfastError, wait: timedelta | None = None) -> HoldfastError:
+    if isinstance(error, Transient):
+        return Transient(error.code, error.message, wait or error.retry_after, counts=error.counts)
+    return Permanent(error.code, error.message)

@@ -1,0 +1,283 @@
+"""The client of Zendesk: access tokens, the account's limit, and what answers of the API mean."""
+
+import asyncio
+import json
+from typing import Any
+
+import pytest
+from arq.worker import Worker
+from pydantic import SecretStr
+from yarl import URL
+
+from service.alerts.credentials import find
+from service.config.settings import Settings
+from service.errors import HoldfastError, Permanent, Transient
+from service.local.zendesk import Fault, Zendesk
+from service.resources import Resources, open_resources
+from service.zendesk.account import Account
+from tests.conftest import Client, eventually, serving, working
+
+PDF = b"%PDF-1.7 test"
+
+
+async def test_a_token_is_fetched_once_and_serves_api_and_files(
+    client: Client, worker: Worker, zendesk: Zendesk
+) -> None:
+    for number in range(5):
+        zendesk.add_comment(number, attachments=[zendesk.add_file("a.pdf", PDF + bytes([number]))])
+        email_id = (await client.send({"ticket_id": number, "comment_id": ""}))["email_id"]
+        email = await client.until(email_id, "completed", "failed")
+        assert email["processing_status"] == "completed", email
+
+    assert zendesk.desk.token_requests == 1
+    assert {header.partition(" ")[0] for header in zendesk.desk.account_authorizations} == {"Bearer"}
+    assert zendesk.desk.cdn_authorizations == []
+
+
+async def test_tokens_that_end_early_cost_no_attempt(
+    client: Client, worker: Worker, zendesk: Zendesk
+) -> None:
+    urls = [zendesk.add_file("a.pdf", PDF + bytes([number])) for number in range(60)]
+    emails = []
+    for url in urls:
+        emails.append((await client.send(zendesk.payload(attachments=[url])))["email_id"])
+        zendesk.desk.access_tokens.clear()  # as when an administrator revokes them
+
+    ends = [await client.until(email, "completed", "failed") for email in emails]
+
+    assert {email["processing_status"] for email in ends} == {"completed"}
+    assert zendesk.desk.token_requests > 1
+
+
+async def test_an_office_of_tokens_that_is_away_fails_no_email(
+    settings: Settings, zendesk: Zendesk, res: Resources
+) -> None:
+    """Whatever the budget of retries: the error says nothing of the e-mail."""
+    settings = settings.model_copy(update={"max_retries": 0})
+    zendesk.desk.token_faults.extend(
+        [Fault(status=503), Fault(status=429), Fault(status=200, body=b"<html>")] * 2
+    )
+    async with serving(settings, zendesk) as client, working(settings):
+        url = zendesk.add_file("a.pdf", PDF)
+        email_id = (await client.send(zendesk.payload(attachments=[url])))["email_id"]
+
+        async def handed_back() -> dict[str, Any] | None:
+            email = await client.email(email_id)
+            return email if len(email["attempts"]) > 1 else None
+
+        waiting = await eventually(handed_back)
+        ended = await client.until(email_id, "completed", "failed")
+
+    assert waiting["error_code"] == "token_unavailable"
+    assert (ended["processing_status"], ended["retry_count"]) == ("completed", 0)
+
+
+async def test_the_answer_says_how_long_a_token_lives(settings: Settings, zendesk: Zendesk) -> None:
+    zendesk.desk.token_seconds = 0.2
+    async with open_resources(settings) as res:
+        for _ in range(4):
+            await res.zendesk.get("/api/v2/users/me.json")
+            await asyncio.sleep(0.11)
+
+    assert 2 <= zendesk.desk.token_requests <= 4
+
+
+@pytest.mark.parametrize(
+    "body", [b"", b"[]", b"{}", b'{"access_token": 7}', b'{"access_token": "a\\nb"}', b"{" * 5000]
+)
+async def test_an_odd_answer_is_no_token(settings: Settings, zendesk: Zendesk, body: bytes) -> None:
+    zendesk.desk.token_faults.append(Fault(status=200, body=body))
+    async with open_resources(settings) as res:
+        error = await refusal(res)
+
+    assert (type(error), error.code) == (Transient, "token_unavailable")
+
+
+async def test_no_error_shows_the_secret_or_the_token(settings: Settings, zendesk: Zendesk) -> None:
+    secret = zendesk.desk.client_secret
+    echo = Fault(status=500, body=f"you sent {secret}".encode())
+    zendesk.desk.token_faults.append(echo)
+    async with open_resources(settings) as res:
+        errors = [await refusal(res)]
+    wrong = settings.model_copy(update={"zendesk_oauth_client_secret": SecretStr("hunter2-hunter2-hunter2")})
+    async with open_resources(wrong) as res:
+        errors.append(await refusal(res))
+
+    assert [error.code for error in errors] == ["token_unavailable", "credentials_refused"]
+    shown = f"{errors}{[error.__cause__ for error in errors]}{[error.__context__ for error in errors]}"
+    assert secret not in shown
+    assert "hunter2" not in shown
+
+
+async def test_at_the_accounts_limit_the_api_is_left_alone_and_no_retry_is_used_up(
+    settings: Settings, zendesk: Zendesk, res: Resources
+) -> None:
+    calls = 0
+    settings = settings.model_copy(update={"max_retries": 0})
+    for number in range(5):
+        zendesk.add_comment(number, attachments=[zendesk.add_file("a.pdf", PDF)])
+    zendesk.desk.api_faults.append(Fault(status=429, headers={"Retry-After": "1"}, body=b"slow down"))
+    async with serving(settings, zendesk) as client, working(settings):
+        emails = [(await client.send({"ticket_id": n, "comment_id": ""}))["email_id"] for n in range(5)]
+        ends = [await client.until(email, "completed", "failed") for email in emails]
+        calls = zendesk.desk.api_calls
+
+    assert {email["processing_status"] for email in ends} == {"completed"}
+    assert {email["retry_count"] for email in ends} == {0}
+    assert calls <= 5 + 5, "nobody asks while the account is at its limit, but those that were under way"
+
+
+async def test_the_last_calls_of_a_minute_are_left_to_others(res: Resources, zendesk: Zendesk) -> None:
+    zendesk.desk.api_headers.update(
+        {"X-Rate-Limit": "700", "X-Rate-Limit-Remaining": "3", "ratelimit-reset": "30"}
+    )
+    await res.zendesk.get("/api/v2/users/me.json")
+
+    error = await refusal(res)
+
+    assert isinstance(error, Transient)
+    assert (error.code, error.counts, zendesk.desk.api_calls) == ("rate_limited", False, 1)
+    assert error.retry_after is not None
+    assert 0 < error.retry_after.total_seconds() <= 30
+
+
+@pytest.mark.parametrize(
+    ("status", "kind", "code"),
+    [
+        (401, Transient, "unauthorized"),
+        (403, Permanent, "forbidden"),
+        (404, Permanent, "not_found"),
+        (500, Transient, "server_error"),
+        (503, Transient, "server_error"),
+        (200, Transient, "bad_response"),
+    ],
+)
+async def test_an_error_of_the_api_has_a_kind_and_a_code(
+    res: Resources, zendesk: Zendesk, status: int, kind: type[HoldfastError], code: str
+) -> None:
+    zendesk.desk.api_faults.extend([Fault(status=status, body=b"<html>")] * 2)
+
+    error = await refusal(res)
+
+    assert (type(error), error.code) == (kind, code)
+
+
+async def test_a_hostile_next_page_gets_no_credentials(res: Resources, zendesk: Zendesk) -> None:
+    elsewhere = f"{zendesk.cdn_url}/api/v2/more"
+    page = json.dumps({"comments": [], "links": {"next": elsewhere}}).encode()
+    zendesk.desk.api_faults.append(Fault(status=200, body=page, headers={"Content-Type": "application/json"}))
+
+    with pytest.raises(HoldfastError):
+        async for _ in res.zendesk.pages("/api/v2/tickets/1/comments.json", 5):
+            pass
+
+    assert zendesk.desk.cdn_authorizations == []
+
+
+async def test_no_page_follows_beyond_the_limit(res: Resources, zendesk: Zendesk) -> None:
+    for _ in range(10):
+        zendesk.add_comment(7)
+
+    pages = [
+        page async for page in res.zendesk.pages("/api/v2/tickets/7/comments.json", 3, **{"page[size]": "1"})
+    ]
+
+    assert len(pages) == 3
+
+
+async def test_an_answer_that_is_early_is_tried_again(
+    settings: Settings, zendesk: Zendesk, res: Resources
+) -> None:
+    """Beyond the budget of retries, as long as the webhook is young."""
+    settings = settings.model_copy(update={"max_retries": 0, "early_seconds": 900})
+    statuses = (404, 403, 202, 409, 423)
+    urls = [
+        zendesk.add_file("a.pdf", PDF + bytes([n]), faults=[Fault(status=s)] * 2)
+        for n, s in enumerate(statuses)
+    ]
+    urls.append(zendesk.add_file("b.pdf", PDF + b"b", faults=[Fault(status=401)] * 4))
+    urls.append(zendesk.add_file("c.pdf", PDF + b"c", faults=[Fault(status=200), Fault(sign_in=True)]))
+    body = zendesk.payload(attachments=urls)
+    for attachment in body["attachments"]:
+        del attachment["size"]
+    zendesk.desk.api_faults.extend([Fault(status=404)] * 2)
+    zendesk.add_comment(78, attachments=[zendesk.add_file("d.pdf", PDF + b"d")])
+    async with serving(settings, zendesk) as client, working(settings):
+        emails = [
+            (await client.send(each))["email_id"] for each in (body, {"ticket_id": 78, "comment_id": ""})
+        ]
+        ends = [await client.until(email, "completed", "failed") for email in emails]
+
+    assert [email["processing_status"] for email in ends] == ["completed", "completed"]
+    assert {file["size"] for file in ends[0]["attachments"]} == {len(PDF) + 1}
+
+
+async def test_an_answer_that_is_not_early_any_more_is_final(
+    settings: Settings, zendesk: Zendesk, res: Resources
+) -> None:
+    settings = settings.model_copy(update={"early_seconds": 0.5})
+    url = zendesk.add_file("a.pdf", PDF, faults=[Fault(status=404)] * 100)
+    async with serving(settings, zendesk) as client, working(settings):
+        email_id = (await client.send(zendesk.payload(attachments=[url])))["email_id"]
+        email = await client.until(email_id, "completed", "failed")
+
+    assert (email["processing_status"], email["error_code"]) == ("failed", "not_found")
+    assert len(email["attempts"]) > 1
+
+
+async def test_files_that_are_known_are_fetched_though_the_look_up_fails(
+    settings: Settings, zendesk: Zendesk, res: Resources, database: Any
+) -> None:
+    """The address of a file that is known may end before the API answers."""
+    url = zendesk.add_file("a.pdf", PDF)
+    async with serving(settings, zendesk) as client:
+        email_id = (await client.send(zendesk.payload(attachments=[url], comment_id="5")))["email_id"]
+        await database.execute("UPDATE incoming_emails SET attachment_urls = NULL")
+        async with working(settings):
+            email = await client.until(email_id, "completed", "failed")
+
+    assert (email["processing_status"], email["error_code"]) == ("failed", "not_found")
+    assert [file["status"] for file in email["attachments"]] == ["stored"]
+
+
+async def test_a_file_that_is_known_and_looked_up_is_one_file(
+    settings: Settings, zendesk: Zendesk, res: Resources, database: Any
+) -> None:
+    urls = [zendesk.add_file(name, PDF) for name in ("a.pdf", "b.pdf")]
+    comment_id = zendesk.add_comment(4711, attachments=urls)
+    async with serving(settings, zendesk) as client:
+        body = zendesk.payload(attachments=urls[:1], comment_id=comment_id)
+        email_id = (await client.send(body))["email_id"]
+        await database.execute("UPDATE incoming_emails SET attachment_urls = NULL")
+        async with working(settings):
+            email = await client.until(email_id, "completed", "failed")
+
+    assert [file["file_name"] for file in email["attachments"]] == ["a.pdf", "b.pdf"]
+
+
+def test_credentials_that_end_are_an_alert(settings: Settings, zendesk: Zendesk) -> None:
+    nobody = {"zendesk_oauth_client_id": None, "zendesk_oauth_client_secret": None}
+    basic = {**nobody, "zendesk_email": zendesk.email, "zendesk_api_token": SecretStr(zendesk.api_token)}
+
+    assert find(settings) == find(settings.model_copy(update=nobody)) == []
+    (finding,) = find(settings.model_copy(update=basic))
+    assert "30 April 2027" in finding.detail
+    assert "30 days" in finding.detail
+    (fixed,) = find(settings.model_copy(update={**nobody, "zendesk_oauth_token": SecretStr("x" * 40)}))
+    assert "nothing renews it" in fixed.detail
+
+
+def test_an_account_completes_what_is_only_a_path() -> None:
+    account = Account(URL("https://acme.zendesk.com"))
+
+    assert (
+        account.absolute("/attachments/token/a/?name=b")
+        == "https://acme.zendesk.com/attachments/token/a/?name=b"
+    )
+    assert account.absolute("//cdn.example/x") == "//cdn.example/x"
+
+
+async def refusal(res: Resources) -> HoldfastError:
+    with pytest.raises(HoldfastError) as refused:
+        await res.zendesk.get("/api/v2/users/me.json")
+    return refused.value
