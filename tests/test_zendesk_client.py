@@ -34,16 +34,33 @@ async def test_a_token_is_fetched_once_and_serves_api_and_files(
     assert zendesk.desk.cdn_authorizations == []
 
 
-async def test_tokens_that_end_early_cost_no_attempt(
-    client: Client, worker: Worker, zendesk: Zendesk
+async def test_a_token_that_has_ended_is_replaced_though_a_page_to_sign_in_says_so(
+    settings: Settings, zendesk: Zendesk, res: Resources
 ) -> None:
-    urls = [zendesk.add_file("a.pdf", PDF + bytes([number])) for number in range(60)]
-    emails = []
-    for url in urls:
-        emails.append((await client.send(zendesk.payload(attachments=[url])))["email_id"])
-        zendesk.desk.access_tokens.clear()  # as when an administrator revokes them
+    """That page, and no 401, is what Zendesk answers for a file."""
+    settings = settings.model_copy(update={"max_retries": 0})
+    async with serving(settings, zendesk) as client, working(settings):
+        for number in range(10):
+            url = zendesk.add_file("a.pdf", PDF + bytes([number]))
+            email_id = (await client.send(zendesk.payload(attachments=[url])))["email_id"]
+            email = await client.until(email_id, "completed", "failed")
+            assert (email["processing_status"], email["retry_count"]) == ("completed", 0)
+            zendesk.desk.access_tokens.clear()
 
-    ends = [await client.until(email, "completed", "failed") for email in emails]
+    assert zendesk.desk.token_requests == 10
+
+
+async def test_tokens_that_end_early_fail_no_email(
+    settings: Settings, zendesk: Zendesk, res: Resources
+) -> None:
+    settings = settings.model_copy(update={"early_seconds": 900})
+    urls = [zendesk.add_file("a.pdf", PDF + bytes([number])) for number in range(60)]
+    async with serving(settings, zendesk) as client, working(settings):
+        emails = []
+        for url in urls:
+            emails.append((await client.send(zendesk.payload(attachments=[url])))["email_id"])
+            zendesk.desk.access_tokens.clear()  # as when an administrator revokes them
+        ends = [await client.until(email, "completed", "failed") for email in emails]
 
     assert {email["processing_status"] for email in ends} == {"completed"}
     assert zendesk.desk.token_requests > 1

@@ -1,10 +1,9 @@
 """Turn a URL into a bounded stream of bytes."""
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass
-from functools import partial
 from typing import Protocol
 
 import aiohttp
@@ -102,10 +101,11 @@ async def download(  # noqa: PLR0913 each is a thing of its own, four by keyword
         async with transfer.translated(response.url):
             check_status(response)
             check_headers(response, expected, limits)
+        head = await transfer.read(response, _HEAD_BYTES)
         # Where nothing redirected, or the account itself answers, a page may stand for the file.
-        judge = partial(check_head, response, expected, of_account=access.owns(response.url))
-        may_be_page = is_direct or access.owns(response.url)
-        async with aclosing(transfer.chunks(response, expected, judge if may_be_page else None)) as chunks:
+        if is_direct or access.owns(response.url):
+            check_head(response, expected, head, of_account=access.owns(response.url))
+        async with aclosing(transfer.chunks(response, expected, head)) as chunks:
             yield Download(response.url.host or "", response.headers, chunks)
     finally:
         response.release()
@@ -137,32 +137,34 @@ class _Transfer:
         raise Permanent("too_many_redirects", f"{hop.raw_host}: more than {_MAX_REDIRECTS} redirects")
 
     async def chunks(
-        self, response: aiohttp.ClientResponse, expected: Expected, judge: Callable[[bytes], None] | None
+        self, response: aiohttp.ClientResponse, expected: Expected, head: bytes
     ) -> AsyncGenerator[bytes]:
-        """Refuse what shows itself at its first bytes, its length or its end as not the announced file."""
+        """Refuse what shows itself by its length or at its end as not the announced file."""
         received, undo = 0, codings(response, expected)
-        pieces = decoded(self._received(response, judge), undo, self.limits.max_bytes)
+        pieces = decoded(self._received(response, head), undo, self.limits.max_bytes)
         async with aclosing(pieces):
             async for piece in pieces:
                 received += len(piece)
                 yield piece
         check_size(response, expected, received)
 
-    async def _received(
-        self, response: aiohttp.ClientResponse, judge: Callable[[bytes], None] | None
-    ) -> AsyncGenerator[bytes]:
+    async def read(self, response: aiohttp.ClientResponse, at_least: int = 1) -> bytes:
+        """Read so many bytes, or more; fewer only at the end."""
+        data = b""
+        async with self.translated(response.url):
+            while len(data) < at_least and (more := await response.content.readany()):
+                data = data + more if data else more
+        return data
+
+    async def _received(self, response: aiohttp.ClientResponse, head: bytes) -> AsyncGenerator[bytes]:
         """Give the bytes as they come."""
-        chunk = await self._read(response, _HEAD_BYTES)
-        if judge is not None:
-            async with self.translated(response.url):
-                judge(chunk)
-        received = 0
+        chunk, received = head, 0
         while chunk:
             received += len(chunk)
             if received > self.limits.max_bytes:
                 raise too_large(response, self.limits)
             yield chunk
-            chunk = await self._read(response)
+            chunk = await self.read(response)
 
     @asynccontextmanager
     async def translated(self, hop: URL) -> AsyncIterator[None]:
@@ -208,10 +210,3 @@ class _Transfer:
                 headers={"Authorization": header} if header else {},
                 timeout=aiohttp.ClientTimeout(sock_connect=stall, sock_read=stall),
             )
-
-    async def _read(self, response: aiohttp.ClientResponse, at_least: int = 1) -> bytes:
-        data = b""
-        async with self.translated(response.url):
-            while len(data) < at_least and (more := await response.content.readany()):
-                data = data + more if data else more
-        return data

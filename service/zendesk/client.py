@@ -7,8 +7,8 @@ import asyncio
 import json
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping
-from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, suppress
+from dataclasses import dataclass, field
 from datetime import timedelta
 from urllib.parse import urlencode
 
@@ -112,9 +112,18 @@ class ZendeskClient:
         """
         url = self.account.absolute(address)
         access = FileAccess(self.account, self._login)
-        async with download(
-            self._session, self._egress, url, expected=expected, limits=limits, access=access
-        ) as file:
+
+        def opened() -> AbstractAsyncContextManager[Download]:
+            return download(self._session, self._egress, url, expected=expected, limits=limits, access=access)
+
+        async with AsyncExitStack() as stack:
+            try:
+                file = await stack.enter_async_context(opened())
+            except Permanent as exc:
+                # For a file, an access token that has ended is answered like none at all: with a page to sign in.
+                if exc.code != "sign_in_page" or not await access.has_ended():
+                    raise
+                file = await stack.enter_async_context(opened())
             yield file
 
     async def fetch_token(self, client: OAuthClient) -> Token:
@@ -202,12 +211,13 @@ class ZendeskClient:
             self._resume_at = time.monotonic() + min(reset.total_seconds(), 60)
 
 
-@dataclass(frozen=True)
+@dataclass
 class FileAccess:
     """Shows the credentials to attachments of the account, and to nothing else."""
 
     account: Account
     login: Login | None
+    _shown: str | None = field(default=None, repr=False)  # the header of the latest request that had one
 
     def shows(self, hop: URL) -> bool:
         return self.account.holds_file(hop)
@@ -218,7 +228,10 @@ class FileAccess:
             raise Permanent(
                 "address_refused", f"{hop.raw_host}: this is an address of Zendesk's API and no file's"
             )
-        return await self.login.header() if self.login is not None and self.shows(hop) else None
+        if self.login is None or not self.shows(hop):
+            return None
+        self._shown = await self.login.header()
+        return self._shown
 
     async def answered(self, header: str, status: int) -> bool:
         assert self.login is not None  # noqa: S101 it gave the header
@@ -226,6 +239,10 @@ class FileAccess:
             return await self.login.refused(header)
         self.login.accepted(header)
         return False
+
+    async def has_ended(self) -> bool:
+        """Replace the token that was shown; False where none was, or it is a fixed one."""
+        return self.login is not None and self._shown is not None and await self.login.refused(self._shown)
 
     def owns(self, hop: URL) -> bool:
         host = (hop.raw_host or "").lower()
@@ -286,8 +303,9 @@ def _read_token(response: aiohttp.ClientResponse, body: bytes) -> Token:
     if not (isinstance(token, str) and token.isascii() and token.isprintable() and 0 < len(token) <= 4096):
         raise unavailable
     life = answer.get("expires_in")
-    known = isinstance(life, int | float) and 0 < life < 10 * 365 * 86400
-    return Token(f"Bearer {token}", float(life) if known else _USUAL_LIFE_SECONDS)
+    if not (isinstance(life, int | float) and 0 < life < 10 * 365 * 86400):
+        life = _USUAL_LIFE_SECONDS
+    return Token(f"Bearer {token}", float(life))
 
 
 def _rate_limited(seconds: float) -> Transient:
