@@ -464,3 +464,19 @@ async def test_syncs_are_the_matter_only_where_there_is_a_target_and_it_is_news(
     assert (without, [*found], old) == ({}, ["sync"], {})
     assert again == {}, "somebody wants it synced again, a moment ago"
     assert number == found["sync"].email_id
+
+
+async def test_emails_that_wait_for_zendesk_are_told(find: Find, database: asyncpg.Connection) -> None:
+    """Such errors use up no retry, so these e-mails never fail."""
+    waits = {"error_code": "token_unavailable", "processing_error": "away", "attempt_number": 1}
+    first = await insert(database, "1 hour", "queued", **waits)
+    await insert(database, "30 minutes", "queued", **waits)
+    await insert(database, "1 second", "queued", **waits)
+    await insert(database, "1 hour", "completed", **waits)
+
+    found = (await find())["zendesk token_unavailable"]
+    await database.execute("UPDATE incoming_emails SET processing_status = 'completed'")
+
+    assert (found.count, found.email_id) == (2, first)
+    assert "away" in found.detail
+    assert "zendesk token_unavailable" not in await find()

@@ -9,7 +9,7 @@ from arq.worker import Worker
 from pydantic import SecretStr
 from yarl import URL
 
-from service.alerts.credentials import find
+from service.alerts.credentials import find_ending as find
 from service.config.settings import Settings
 from service.errors import HoldfastError, Permanent, Transient
 from service.local.zendesk import Fault, Zendesk

@@ -19,10 +19,11 @@ async def look(conn: AsyncConnection, settings: Settings, turn: Pass, opened: Op
         *await quarantine.find(conn, opened),
         *await workers.find_waiting(conn, turn.known_id, limit, now),
         *await workers.find_missing(conn, now),
+        *credentials.find_ending(settings),
+        *await credentials.find_waiting(conn, limit, now),
         *await silence.find(conn, newest, now, settings.alert_silence_seconds, opened),
         *await reconciliation.find(conn, settings.reconcile_hours),
     ]
-    findings += credentials.find(settings)
     if settings.sync_url:
         findings += await syncs.find(conn, limit, now)
     bad_at = turn.bad_signature_at

@@ -1,17 +1,59 @@
-"""Credentials of Zendesk that will end, or have ended."""
+"""Zendesk's API: credentials that will end, and e-mails that wait because nothing can be asked."""
 
-from service.alerts.finding import Finding
+from datetime import datetime, timedelta
+
+from sqlalchemy import Integer, Interval, Text, bindparam, text
+from sqlalchemy.dialects.postgresql import ARRAY
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from service.alerts.finding import COUNT_CAP, Finding, clean, duration, number
 from service.config.settings import Settings
 from service.zendesk.account import account_of, ending
 
+# These use up no retry, so no e-mail ever fails of them: without an alert nobody would hear of it.
+_CODES = ["rate_limited", "token_unavailable"]
 
-def find(settings: Settings) -> list[Finding]:
+
+def find_ending(settings: Settings) -> list[Finding]:
     """Find out whether the credentials of these settings have an end."""
     end = ending(account_of(settings))
     if end is None:
         return []
     found, advice = end
     detail = (
-        f"{found[0].upper()}{found[1:]}.\nBefore then {advice}: without credentials no file can be fetched."
+        f"{found[0].upper()}{found[1:]}.\nTo go on, {advice}. Without credentials no file can be fetched."
     )
-    return [Finding("credentials", "", 1, "The credentials of Zendesk end", detail)]
+    return [Finding("credentials", "", 1, "The credentials for Zendesk end", detail)]
+
+
+async def find_waiting(conn: AsyncConnection, limit: timedelta, now: datetime) -> list[Finding]:
+    """Find e-mails that wait for longer than the limit until Zendesk's API can be asked."""
+    rows = await conn.execute(_WAITING, {"limit": limit})
+    return [
+        Finding(
+            "zendesk",
+            code,
+            count,
+            f"E-mails wait for Zendesk's API ({code})",
+            f"{number(count, 'e-mail')} cannot be completed, the oldest for {duration(now - since)}:"
+            f" {clean(error or code)}.\nFor example e-mail {email_id}. `holdfast check` tells whether Zendesk answers.",
+            email_id,
+        )
+        for code, count, since, email_id, error in rows
+    ]
+
+
+# A limit that the planner does not know makes it walk the index of errors, whatever it believes to be there.
+_WAITING = text("""
+SELECT code, count(*), min(received_at), min(id), min(processing_error)
+FROM unnest(:codes) AS every(code) CROSS JOIN LATERAL (
+    SELECT id, received_at, processing_error FROM incoming_emails
+    WHERE error_code = every.code AND processing_status = 'queued' AND received_at < now() - :limit
+    ORDER BY id LIMIT (SELECT :cap)
+) AS waiting
+GROUP BY code
+""").bindparams(
+    bindparam("codes", _CODES, ARRAY(Text())),
+    bindparam("limit", type_=Interval()),
+    bindparam("cap", COUNT_CAP, Integer()),
+)

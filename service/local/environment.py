@@ -46,7 +46,7 @@ def _is_vendors(name: str) -> bool:
 
 
 _LOOPBACK = {
-    "DOWNLOAD_HOSTS": "*.zendesk.com,*.zdusercontent.com,127.0.0.1",
+    "DOWNLOAD_HOSTS": "*.zdusercontent.com,127.0.0.1",
     "DOWNLOAD_PRIVATE_NETWORKS": "true",
 }
 

@@ -33,6 +33,8 @@ from service.local.zendesk import Zendesk
 
 _TRIES, _TRY_SECONDS = 6, 2  # to do a harm for which there has to be an occasion
 _DRAIN_SECONDS = 240
+# An access token lives shorter than any at Zendesk, so that each process renews some.
+TOKEN_SECONDS = 10
 _LOG_FORMAT = "%(created).3f %(name)s: %(message)s"
 _UNFINISHED = (
     "SELECT count(*) FROM incoming_emails"
@@ -77,6 +79,7 @@ async def _run(
             Zendesk() as zendesk,
             open_ground(directory, zendesk, _say, hurry, skew=skew) as ground,
         ):
+            zendesk.desk.token_seconds = TOKEN_SECONDS
             traffic = Traffic(zendesk, ground.webs, ledger, plan.seed)
             try:
                 drained = await _Drill(plan, ground, traffic, ledger, progress).run()
