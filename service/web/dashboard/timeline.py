@@ -62,7 +62,7 @@ def now(email: EmailDetail) -> Now:
             return Now(
                 f"Attempt {email.attempt_number} is running; its lease ends", "busy", email.lease_until
             )
-        case "queued" if email.retry_count:
+        case "queued" if email.retry_count or email.error_code:
             return Now(f"Waits for attempt {email.attempt_number + 1}, due", "warn", email.due_at)
         case status:
             return Now(
@@ -112,6 +112,8 @@ def _happened(email: EmailDetail) -> Iterator[Event]:
 
 def _attempt(attempt: AttemptView) -> Event:
     words, tone = _OUTCOMES.get(attempt.outcome or "", ("is running", "busy"))
+    if attempt.outcome == "handed_back" and attempt.error_code:
+        words, tone = "gave the job back without using up a retry", "warn"
     ended = attempt.finished_at
     return Event(
         attempt.started_at,
