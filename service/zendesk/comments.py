@@ -8,7 +8,7 @@ from urllib.parse import quote
 
 from service.errors import Transient
 from service.zendesk.body import Unreadable, read_json
-from service.zendesk.payloads import Attachment, read_attachment
+from service.zendesk.files import Attachment, read_attachment
 
 # A hundred comments each, the newest first.
 MOST_PAGES = 50
