@@ -127,7 +127,9 @@ def _join(key: str, values: list[object]) -> list[object]:
 
 
 def _is_same(one: object, other: object) -> bool:
-    return type(one) is type(other) and one == other and json.dumps(one) == json.dumps(other)
+    if type(one) is not type(other) or one != other:
+        return False
+    return not isinstance(one, list | dict) or json.dumps(one) == json.dumps(other)  # [1] == [true]
 
 
 def _decode(body: bytes) -> str:

@@ -22,19 +22,58 @@ _COMMENT = re.compile(
 _COUNT = re.compile(
     r"(?:has|numberof|num|total)attache?ments?|attache?ments?(?:count|total|number)|attache?mentspresent"
 )
-_TEXT = re.compile(
-    r".*(?:body|text|html|plain|rich|formatted|markdown|description|message|notes?|content|subject|title"
-    r"|signature|summary|reply|comments?|names?|from|sender|requester|emails?|cc|tags?|label|fields?)"
+# What most other keys do not have, so that they cost little.
+_HINT = re.compile("attach|file|docu|upload|enclos|comment|ticket|title|from|body|received|webhook|public")
+_TEXTS = (
+    *(
+        "body",
+        "text",
+        "html",
+        "plain",
+        "rich",
+        "formatted",
+        "markdown",
+        "description",
+        "message",
+        "note",
+        "notes",
+    ),
+    *("content", "subject", "title", "signature", "summary", "reply", "comment", "comments", "name", "names"),
+    *("from", "sender", "requester", "email", "emails", "cc", "tag", "tags", "label", "field", "fields"),
 )
 _TRIGGER = re.compile(
     r"ticketid|title|from(?:email|name)|body(?:text|html)|receivedat|webhookid|ispublic|ticket"
 )
 # The ids and lists of these belong to something else than the comment that the webhook is about.
 _OTHERS = (
-    "parent|first|prev|previous|old|older|quoted|original|history|users?|author|requester|submitter|assignee|agent"
-    "|organization|brand|customfields?|articles?|linked|followups?|merged|thumbnails?|photo|avatar"
+    *(
+        "parent",
+        "first",
+        "prev",
+        "previous",
+        "old",
+        "older",
+        "quoted",
+        "original",
+        "history",
+        "linked",
+        "merged",
+    ),
+    *(
+        "user",
+        "users",
+        "author",
+        "requester",
+        "submitter",
+        "assignee",
+        "agent",
+        "organization",
+        "brand",
+        "photo",
+    ),
+    *("customfield", "customfields", "article", "articles", "followup", "followups", "avatar"),
+    *("thumbnail", "thumbnails"),
 )
-_ASIDE = re.compile(rf"(?:{_OTHERS}).*|.*(?:{_OTHERS})")
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,9 +89,7 @@ class Name:
     is_latest: bool = False
     is_count: bool = False  # how many attachments there are, or whether there are any
     is_text: bool = False  # what a sender may have written
-    is_aside: bool = (
-        False  # something else than the ticket's newest comment, which has ids and files of its own
-    )
+    is_aside: bool = False  # not the newest comment: its ids and its lists are of something else
     is_ticket_id: bool = False
     is_trigger: bool = False  # no event has it, but the body that an administrator writes for a trigger
 
@@ -67,8 +104,13 @@ def name_of(key: str) -> Name:
 
 @lru_cache(maxsize=4096)
 def _name_of(key: str) -> Name:
-    word = "".join(filter(str.isalpha, key)).lower()
-    files, comment = _FILES.fullmatch(word), _COMMENT.fullmatch(word)
+    word = key.lower()
+    if not word.isalpha():
+        word = "".join(filter(str.isalpha, word))
+    is_text, is_aside = word.endswith(_TEXTS), word.startswith(_OTHERS) or word.endswith(_OTHERS)
+    if not _HINT.search(word):
+        return Name(word=word, is_text=is_text, is_aside=is_aside)
+    files, comment, count = _FILES.fullmatch(word), _COMMENT.fullmatch(word), _COUNT.fullmatch(word)
     return Name(
         word=word,
         is_files=files is not None,
@@ -77,9 +119,9 @@ def _name_of(key: str) -> Name:
         is_comment=comment is not None and comment[3] is None,
         is_comment_id=comment is not None and comment[3] is not None,
         is_latest=comment is not None and comment[1] is not None,
-        is_count=_COUNT.fullmatch(word) is not None,
-        is_text=_TEXT.fullmatch(word) is not None,
-        is_aside=_ASIDE.fullmatch(word) is not None,
+        is_count=count is not None,
+        is_text=is_text,
+        is_aside=is_aside,
         is_ticket_id=word == "ticketid",
-        is_trigger=bool(files or comment or _COUNT.fullmatch(word) or _TRIGGER.fullmatch(word)),
+        is_trigger=bool(files or comment or count or _TRIGGER.fullmatch(word)),
     )

@@ -20,6 +20,8 @@ from service.zendesk.names import Name, name_of
 from service.zendesk.signature import read_time
 
 _MOST_JSON_IN_TEXT = 4  # how often JSON may stand in a text of JSON
+_MAY_BE_JSON = {"[", "{", " ", "\n", "\r", "\t"}
+_LEAST_ADDRESS = 12  # characters; "https://a/b" is shorter, but none of Zendesk's
 
 _ID = re.compile("[0-9]{1,30}")
 _COUNT = re.compile("[0-9]{1,9}")
@@ -62,11 +64,13 @@ class _Place:
         True  # ids and empty lists are believed: no sender wrote this, and it is about the e-mail
     )
     is_ticket: bool = False  # the body itself, or its ticket
+    is_aside: bool = False  # of something else, as of an earlier comment
 
     def below(self, name: Name, *, is_alone: bool = True, in_text: int = 0) -> "_Place":
-        is_trusted = self.is_trusted and is_alone and not name.is_aside and not in_text
+        is_aside = self.is_aside or name.is_aside
+        is_trusted = self.is_trusted and is_alone and not is_aside and not in_text
         is_ticket = self.is_ticket and name.word == "ticket" and not in_text
-        return _Place(self.depth + 1, self.in_text + in_text, is_trusted, is_ticket)
+        return _Place(self.depth + 1, self.in_text + in_text, is_trusted, is_ticket, is_aside)
 
 
 @dataclass(slots=True)
@@ -80,7 +84,7 @@ class _Search:
     is_incomplete: bool = False  # a file was announced without an address, or an address became no file
     announced: int = 0  # how many files there are, where the body counts them
     comments: list[tuple[int, bool, str]] = field(default_factory=list)  # depth, not called the latest, id
-    texts: list[tuple[str, Name]] = field(default_factory=list)  # what may hold addresses among words
+    texts: list[tuple[str, bool]] = field(default_factory=list)  # may hold addresses; whether it may tell all
     tokens: dict[str, tuple[_Key, str, str]] = field(
         default_factory=dict
     )  # the first file, its host and name
@@ -93,14 +97,14 @@ class _Search:
         may_be_file = False
         for key, value in data.items():
             name = name_of(key)
-            if len(key) > 20 and may_hold_files(key):
-                self.texts.append((key, name))
-            if value.__class__ is str and not name.is_files:
-                may_be_file |= self.read_text(name, str(value), place)
-            elif value is not None or name.is_files:
+            if len(key) > _LEAST_ADDRESS and may_hold_files(key):
+                self.texts.append((key, not place.is_aside))
+            if isinstance(value, str) and not name.is_files:
+                may_be_file |= self.read_text(name, value, place)
+            elif isinstance(value, dict | list) or name.is_files or name.is_comment_id or name.is_count:
                 self.read_value(name, value, place)
         if may_be_file and not FILE_FIELDS.isdisjoint(fields := fields_of(data)):
-            self.add_object(fields, data)
+            self.add_object(fields, data, place)
 
     def read_value(self, name: Name, value: object, place: _Place) -> None:
         if name.is_files:
@@ -112,6 +116,7 @@ class _Search:
         elif isinstance(value, list):
             if name.is_comment:
                 self.note_comment(name, _newest(value), place.below(name))
+                self.is_incomplete |= _some_tell(value)
             self.read_list(name, value, place)
         elif name.is_comment_id:
             self.note_comment(name, value, place)
@@ -134,14 +139,16 @@ class _Search:
             self.note_comment(name, text, place)
         elif name.is_count and place.is_trusted:
             self.announced = max(self.announced, _count(text))
-        elif not name.is_text and (value := _json_in(text, place)) is not None:
+        elif len(text) < _LEAST_ADDRESS:
+            return False
+        elif not name.is_text and text[:1] in _MAY_BE_JSON and (value := _json_in(text, place)) is not None:
             below = place.below(name, in_text=1)
             if isinstance(value, dict):
                 self.read_object(value, below)
             else:
                 self.read_list(name, value, below)
         elif may_hold_files(text):
-            self.texts.append((text, name))
+            self.texts.append((text, not name.is_text and not place.is_aside))
             return True
         return False
 
@@ -166,7 +173,7 @@ class _Search:
             self.read_announced(name, parsed, place.below(name), is_outer=is_outer)
         elif not self.read_list_text(value, is_outer=is_outer):
             self.note_unreadable(name, value, place)
-        if self.seen > before:
+        if self.seen > before and not place.is_aside:
             self.is_told = True
 
     def read_items(self, name: Name, items: list[object], place: _Place) -> None:
@@ -210,7 +217,7 @@ class _Search:
             inner = name_of(key)
             if isinstance(value, str):
                 if found and inner.word not in ADDRESS_FIELDS and may_hold_files(value):
-                    self.texts.append((value, inner))
+                    self.texts.append((value, False))
             elif inner.word in {"thumbnail", "thumbnails"} and found:
                 self.read_thumbnails(value)
             elif isinstance(value, dict | list) and not found:
@@ -246,7 +253,7 @@ class _Search:
     def read_texts(self) -> None:
         """Take the addresses of attachments out of texts, and see that none was overlooked anywhere."""
         traces: set[str] = set()
-        for text, name in self.texts:
+        for text, may_tell in self.texts:
             shown = plain(text)
             found, is_pure = addresses_in(shown, MOST_ATTACHMENTS, is_list=False)
             files = [address for address in found if address.is_attachment]
@@ -255,7 +262,7 @@ class _Search:
                     self.is_incomplete = True
                 elif self.add(address, bare_file(address, address.file_name)):
                     self.told.append(address.text)
-            if is_pure and files and not name.is_text:
+            if is_pure and files and may_tell:
                 self.is_told = True
             tokens = list(traces_in(shown))
             traces.update(tokens)
@@ -267,10 +274,10 @@ class _Search:
 
     # What was found.
 
-    def add_object(self, fields: dict[str, object], data: dict[str, object]) -> None:
+    def add_object(self, fields: dict[str, object], data: dict[str, object], place: _Place) -> None:
         """Note the files of an object that stands where none were announced."""
         for address, file in files_of(fields, is_announced=False):
-            self.is_told = True
+            self.is_told |= not place.is_aside
             if self.add(address, file):
                 self.told.append(data)
 
@@ -345,6 +352,14 @@ def _newest(comments: Sequence[object]) -> object:
         return dict(dated)[latest]
     # The API lists the oldest first, a template the newest: without dates, only ids that ascend tell.
     return dated[-1][1] if int(dated[-1][1]) == max(int(number) for _, number in dated) else None
+
+
+def _some_tell(comments: Sequence[object]) -> bool:
+    """Tell whether some comments list their files and others do not: the newest may be one of these."""
+    lists = [
+        any(name_of(key).is_files for key in comment) for comment in comments if isinstance(comment, dict)
+    ]
+    return any(lists) and not all(lists)
 
 
 def _choose(comments: list[tuple[int, bool, str]]) -> str | None:
