@@ -26,7 +26,7 @@ _HOST_AND_PATH = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789
 _PARTS = re.compile(r"(?:https?:)?//([^/?#\\]*)([^?#]*)(?:\?([^#]*))?", re.IGNORECASE | re.DOTALL)
 _PATH = re.compile(r"()(/[^?#]*)(?:\?([^#]*))?", re.DOTALL)
 _TOKEN = re.compile(r"/+attachments/+token/+([^/]+)", re.IGNORECASE)
-_ZENDESK_FILE = re.compile(r"/+(?:sc/+)?attachments/+[^/]", re.IGNORECASE)
+_ZENDESK_FILE = re.compile(r"/+(?:sc/+)?attachments/+(?!token(?:/|$))[^/]", re.IGNORECASE)
 _RECORD = re.compile(r"/+api/", re.IGNORECASE)
 _PAGE = re.compile(r"/+(?:agent|tickets|requests|users|hc/(?!.*article_attachments))(?:/|$)", re.IGNORECASE)
 _CARRIER = re.compile(r"[?&][^=&]*=$")
@@ -100,7 +100,7 @@ def read_address(text: str) -> Address | None:
         query,
         token=token[1] if token else None,
         is_attachment=token is not None
-        or (is_zendesk and _ZENDESK_FILE.match(path) is not None)
+        or (is_zendesk and host != "" and _ZENDESK_FILE.match(path) is not None)
         or (len(path) > 1 and is_cdn(host)),
         is_other=is_zendesk and token is None and _PAGE.match(path) is not None,
     )

@@ -180,7 +180,7 @@ class _Search:
         if len(items) > MOST_ATTACHMENTS and sum(map(bool, items)) > MOST_ATTACHMENTS:
             raise _too_many()
         filled = [item for item in filter(None, items) if not _is_blank(item)]
-        if not filled and items and False in items:
+        if False in items:  # or 0
             self.is_incomplete = True
         elif not filled:
             self.note_none(name, items, place)
@@ -269,7 +269,7 @@ class _Search:
             if tokens.count("") > sum(is_cdn(address.host) for address in files):
                 self.is_incomplete = True
         if traces - {""}:
-            known = {token for file in self.files.values() for token in traces_in(file.url)}
+            known = {trace for token in self.tokens for trace in traces_in(f"attachments/token/{token}")}
             self.is_incomplete |= not traces <= known | self.no_files | {""}
 
     # What was found.
