@@ -325,3 +325,23 @@ async def test_a_connection_that_breaks_after_the_claims_costs_no_attempt(
     assert proxy.sprung.is_set()
     assert [email["processing_status"] for email in ends] == ["completed"] * 20
     assert [len(email["attempts"]) for email in ends] == [1] * 20
+
+
+async def test_images_that_stand_only_in_the_html_of_a_comment_are_files(
+    client: Client, worker: Worker, zendesk: Zendesk
+) -> None:
+    listed, shown, linked = (
+        zendesk.add_file(name, PDF + name.encode()) for name in ("a.png", "b.png", "c.pdf")
+    )
+    html = (
+        f'<div class="zd-comment"><img src="{listed}"><img src="{shown.replace("?", "?x=1&amp;")}">'
+        f'<a href="{linked}">c.pdf</a><img src="https://tracker.example/pixel.gif">'
+        f'<a href="{zendesk.url}/agent/tickets/77">the ticket</a></div>'
+    )
+    comment_id = zendesk.add_comment(77, attachments=[listed], html_body=html)
+
+    email_id = (await client.send({"ticket_id": 77, "comment_id": comment_id}))["email_id"]
+    email = await client.until(email_id, "completed", "failed")
+
+    assert email["processing_status"] == "completed", email["processing_error"]
+    assert [file["file_name"] for file in email["attachments"]] == ["a.png", "b.png", "c.pdf"]

@@ -2,33 +2,134 @@
 
 import json
 import math
+import re
 from contextlib import suppress
+from urllib.parse import parse_qsl
 
 from service.errors import HoldfastError
+from service.zendesk.names import name_of
+
+MOST_DEPTH = 100
 
 _STRAY_BYTES = {  # bytes that are not UTF-8, as the lone surrogates that stand for them, read as windows-1252
     0xDC00 + byte: chr(byte) if byte in b"\x81\x8d\x8f\x90\x9d" else bytes([byte]).decode("windows-1252")
     for byte in range(0x80, 0x100)
 }
-_MOST_DEPTH = 100
+_UNCLEAN = re.compile("[\x00\ud800-\udfff]")  # what a text column of Postgres refuses
+_FORM = "application/x-www-form-urlencoded"
+# What an encoder writes. A form that holds anything else was put together as text, and a "&" in a subject
+# or in an address may begin a field.
+_ENCODED_FORM = re.compile(rb"\s*(?:[A-Za-z0-9*._~+!'()=&\[\]-]|%[0-9A-Fa-f]{2})+\s*")
+_MOST_FIELDS = 1_000
 
 
 class Unreadable(HoldfastError):
-    """The body cannot be read; codes are `not_json`, `wrong_shape` and `no_ticket`."""
+    """The body cannot be read; codes are `not_json`, `wrong_shape`, `no_ticket` and `duplicate_key`."""
 
 
-def read_json(body: bytes | str) -> object:
+def read_body(body: bytes, content_type: str) -> object:
+    """Return what a webhook says, whatever its media type is, if it is JSON or a form.
+
+    Raises Unreadable and nothing else, whatever the bytes.
+    """
+    try:
+        return read_json(body)
+    except Unreadable as exc:
+        if exc.code != "not_json" or content_type.strip().lower() != _FORM:
+            raise
+    return _read_form(body)
+
+
+def read_json(body: bytes | str, *, most_depth: int = MOST_DEPTH) -> object:
     """Return the value; raises Unreadable and nothing else, whatever the bytes."""
     try:
         text = body if isinstance(body, str) else _decode(body)
         data = _JSON.decode(text)
-        if text.count("[") + text.count("{") > _MOST_DEPTH:
-            _refuse_depth(data)
+        if text.count("[") + text.count("{") > most_depth:
+            _refuse_depth(data, most_depth)
     except RecursionError:
         raise Unreadable("wrong_shape", "The JSON is nested too deep.") from None
     except ValueError as exc:
         raise Unreadable("not_json", f"The body is not JSON: {exc}.") from exc
     return data
+
+
+def text_of(value: object) -> str | None:
+    """Return a text or a number as a text that Postgres takes; None for what is empty, and for all else."""
+    if isinstance(value, str):  # nearly all
+        return clean(value).strip() or None
+    if isinstance(value, float) and value.is_integer() and abs(value) < 2**53:
+        value = int(value)  # 123.0 is ticket 123
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    return str(value)
+
+
+def clean(text: str) -> str:
+    """Replace what a text column of Postgres refuses."""
+    if text.isascii() and "\0" not in text:
+        return text
+    return _UNCLEAN.sub("\ufffd", text)
+
+
+def is_clean(text: str) -> bool:
+    return _UNCLEAN.search(text) is None
+
+
+def _read_form(body: bytes) -> object:
+    """Read a form: a field that holds JSON is the body, else the fields are its keys."""
+    if not _ENCODED_FORM.fullmatch(body):
+        raise Unreadable("not_json", "The body is neither JSON nor a form that was encoded as one.")
+    try:
+        fields = parse_qsl(
+            body.decode("ascii").strip(),
+            keep_blank_values=True,
+            strict_parsing=True,
+            errors="surrogateescape",
+            max_num_fields=_MOST_FIELDS,
+        )
+    except ValueError as exc:
+        raise Unreadable("not_json", f"The body is neither JSON nor a form: {exc}.") from exc
+    pairs = [(key.translate(_STRAY_BYTES), value.translate(_STRAY_BYTES)) for key, value in fields]
+    named = [index for index, (key, _) in enumerate(pairs) if key.strip().lower() == "payload"]
+    key, value = pairs.pop(named[0] if named else 0)
+    written = value or key
+    if written.lstrip().startswith("{"):
+        data = read_json(written)
+        inner = list(data.items()) if isinstance(data, dict) else []
+        return _make_object([*inner, *pairs])
+    fields_alone = _make_object([(key, value), *pairs])
+    if not any(name_of(key).is_ticket_id for key in fields_alone):
+        raise Unreadable("not_json", "The body is a form in which no field is JSON, or the ticket's id.")
+    return fields_alone
+
+
+def _make_object(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    """Make an object of its members; refuse a key that stands twice, as a sender's quotation mark can make one."""
+    made = dict(pairs)
+    return made if len(made) == len(pairs) else _merge(pairs)
+
+
+def _merge(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    values: dict[str, list[object]] = {}
+    for key, value in pairs:
+        kept = values.setdefault(key, [])
+        if not kept or not _is_same(kept[0], value):
+            kept.append(value)
+    return {key: kept[0] if len(kept) == 1 else _join(key, kept) for key, kept in values.items()}
+
+
+def _join(key: str, values: list[object]) -> list[object]:
+    """Join lists of files under one key; any other key that stands twice is ambiguous."""
+    if not name_of(key).is_files or not all(isinstance(value, _LIST_LIKE) for value in values):
+        raise Unreadable("duplicate_key", f"The key {key[:100]!r} stands twice, with different values.")
+    return [item for value in values for item in (value if isinstance(value, list) else [value])]
+
+
+def _is_same(one: object, other: object) -> bool:
+    if type(one) is not type(other) or one != other:
+        return False
+    return not isinstance(one, list | dict) or json.dumps(one) == json.dumps(other)  # [1] == [true]
 
 
 def _decode(body: bytes) -> str:
@@ -49,10 +150,10 @@ def _refuse_constant(name: str) -> object:
     raise ValueError(f"{name} is no JSON number")
 
 
-def _refuse_depth(data: object) -> None:
+def _refuse_depth(data: object, most_depth: int) -> None:
     """Hold every Python to one limit, which its JSON writer reaches from anywhere."""
     level = [data]
-    for _ in range(_MOST_DEPTH):
+    for _ in range(most_depth):
         level = [
             child
             for parent in level
@@ -63,4 +164,7 @@ def _refuse_depth(data: object) -> None:
         raise RecursionError
 
 
-_JSON = json.JSONDecoder(strict=False, parse_float=_read_float, parse_constant=_refuse_constant)
+_LIST_LIKE = (list, dict, str, type(None))
+_JSON = json.JSONDecoder(
+    strict=False, object_pairs_hook=_make_object, parse_float=_read_float, parse_constant=_refuse_constant
+)

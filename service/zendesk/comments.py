@@ -8,8 +8,10 @@ from dataclasses import dataclass
 from datetime import datetime
 from urllib.parse import quote
 
+from service.download.addresses import key_of
 from service.errors import Transient
-from service.zendesk.payloads import Attachment, read_attachment
+from service.zendesk.addresses import addresses_in, may_hold_files, plain
+from service.zendesk.files import MOST_ATTACHMENTS, Attachment, bare_file, read_attachment
 from service.zendesk.signature import read_time
 
 # A hundred comments each, the newest first; a ticket has at most 5,000.
@@ -41,11 +43,18 @@ def read_page(page: Mapping[str, object]) -> list[Comment]:
 
 
 def _read(comment: Mapping[str, object]) -> Comment:
-    files = comment.get("attachments")
-    if not isinstance(files, list):
+    listed = comment.get("attachments")
+    if not isinstance(listed, list):
         raise Transient("bad_response", "The comments API did not answer with attachments.")
-    return Comment(
-        str(comment.get("id")),
-        read_time(str(comment.get("created_at") or "")),
-        tuple(read_attachment(file) for file in files),
-    )
+    files = [read_attachment(file) for file in listed]
+    known = {key_of(file.url) for file in files}
+    shown = [file for file in _in_text(comment.get("html_body")) if key_of(file.url) not in known]
+    return Comment(str(comment.get("id")), read_time(str(comment.get("created_at") or "")), (*files, *shown))
+
+
+def _in_text(html: object) -> list[Attachment]:
+    """Find the attachments that a text links to or shows, whatever its markup."""
+    if not isinstance(html, str) or not may_hold_files(html):
+        return []
+    found, _ = addresses_in(plain(html), MOST_ATTACHMENTS, is_list=False)
+    return [bare_file(address, address.file_name) for address in found if address.is_attachment]

@@ -1,0 +1,218 @@
+"""Find the addresses in a text: a template's list, HTML, markdown, or what somebody wrote."""
+
+import html
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+from urllib.parse import unquote, unquote_plus
+
+# A longer address, or host, must not reach a library that reads addresses: some need quadratic time.
+MOST_ADDRESS = 8192
+MOST_HOST = 253
+CUT = "…[cut]"  # ends a text that was too long to be kept; it makes the address longer than MOST_ADDRESS
+
+_ENTITY = re.compile(r"&(?:#[0-9]{1,7}|#[xX][0-9a-fA-F]{1,6}|[A-Za-z][A-Za-z0-9]{1,30});")
+_ESCAPE = re.compile(r"\\{1,8}+(?:u([0-9a-fA-F]{4})|(?=/))")
+# Where an address may begin. Without a scheme it needs a path that is Zendesk's. The set of first letters comes
+# first because `re` skips fast to one of these.
+_START = re.compile(
+    r"[hH/aAzZ](?:(?<=[hH])((?i:ttps?://))|(?<=/)(/)(?=[^\s/])|(?<=[aA])(?i:ttachments/)"
+    r"|(?<=[zZ])(?i:dusercontent\.com[/:]))"
+)
+_BEFORE_SLASHES = " \t\r\n\"'<>|()[]=,;"
+_END = re.compile('[\\s"<>|`{}^\\\\\x00-\x20\x7f\u200b\u201c-\u201e\u00ab\u00bb]')
+_HOST_AND_PATH = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789.-_:/"
+_PARTS = re.compile(r"(?:https?:)?//([^/?#\\]*)([^?#]*)(?:\?([^#]*))?", re.IGNORECASE | re.DOTALL)
+_PATH = re.compile(r"()(/[^?#]*)(?:\?([^#]*))?", re.DOTALL)
+_TOKEN = re.compile(r"/+attachments/+token/+([^/]+)", re.IGNORECASE)
+_ZENDESK_FILE = re.compile(r"/+(?:sc/+)?attachments/+(?!token(?:/|$))[^/]", re.IGNORECASE)
+_RECORD = re.compile(r"/+api/", re.IGNORECASE)
+_PAGE = re.compile(r"/+(?:agent|tickets|requests|users|hc/(?!.*article_attachments))(?:/|$)", re.IGNORECASE)
+_CARRIER = re.compile(r"[?&][^=&]*=$")
+# An address in whatever disguise: percent-encoded, too, as in a link that passes a redirect.
+_SLASH = "(?:/|%(?:25)*+2f)++"
+_TRACE = re.compile(
+    rf"[aAzZ](?:(?<=[aA])(?i:ttachments{_SLASH}token{_SLASH}([^\s/?#%&\"'<>|\\;,)\]]+))"
+    rf"|(?<=[zZ])(?i:dusercontent\.com(?::[0-9]+)?{_SLASH}[\w%]))"
+)
+_TRAILING = ".,;:!?'*~&#…。，；：！？、”’»"  # noqa: RUF001 the punctuation of other scripts
+_JOINTS = _TRAILING + "+$@([·•→—–"  # noqa: RUF001 what may stand between two addresses besides
+_BETWEEN = re.compile(r"(?:[\s,;|\"'()\[\]<>&`-]++|br\s{0,3}+/?>)*+", re.IGNORECASE)
+_ENCODED = re.compile(r"\s*https?%3a%2f%2f", re.IGNORECASE)
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """An address, as it was sent; `host` is "" for a path alone, which belongs to the account."""
+
+    text: str
+    host: str
+    path: str
+    query: str
+    token: str | None  # names the file of a comment
+    is_attachment: bool  # this can be nothing but a file of a comment, wherever it stands
+    is_other: bool  # this is something of Zendesk's that is no file: a record of the API, a ticket's page
+
+    @property
+    def file_name(self) -> str | None:
+        """The file's name: in the query, or the last part of the path."""
+        for part in self.query.split("&"):
+            if part.startswith("name="):
+                return unquote_plus(part[5:]) or None
+        last = self.path.rpartition("/")[2]
+        return unquote(last) if "." in last and last != self.token else None
+
+    @property
+    def is_too_long(self) -> bool:
+        return len(self.text) > MOST_ADDRESS or len(self.host) > MOST_HOST
+
+    @property
+    def key(self) -> tuple[str, str, str]:
+        """What tells files apart: a token is one file, however the rest of its address is written."""
+        if self.token is not None:
+            return self.host, self.token, self.file_name or ""
+        return self.host, self.path, self.query
+
+
+def is_cdn(host: str) -> bool:
+    """Tell whether files that Zendesk stored are served from this host."""
+    return host == "zdusercontent.com" or host.endswith(".zdusercontent.com")
+
+
+def read_address(text: str) -> Address | None:
+    """Take an address apart; None for what is none. The text stays as it is."""
+    match = _PARTS.match(text) or _PATH.match(text)
+    if match is None:
+        return None
+    host, path, query = match.groups("")
+    host = host.rpartition("@")[2].partition(":")[0].rstrip(".").lower()
+    if not host and not text.startswith("/"):
+        return None
+    if _RECORD.match(path):
+        return Address(text, host, path, query, None, is_attachment=False, is_other=True)
+    token = _TOKEN.search(path)
+    is_zendesk = not host or host == "zendesk.com" or host.endswith(".zendesk.com")
+    return Address(
+        text,
+        host,
+        path,
+        query,
+        token=token[1] if token else None,
+        is_attachment=token is not None
+        or (is_zendesk and host != "" and _ZENDESK_FILE.match(path) is not None)
+        or (len(path) > 1 and is_cdn(host)),
+        is_other=is_zendesk and token is None and _PAGE.match(path) is not None,
+    )
+
+
+def may_hold_files(text: str) -> bool:
+    """Tell quickly whether an address of an attachment may be in a text."""
+    low = text.lower()
+    return "attachments" in low or "zdusercontent" in low
+
+
+def exact_address(text: str) -> Address | None:
+    """Read a text that is one address and nothing else, byte for byte; None for any other text."""
+    text = text.strip().rstrip(",; ")
+    if not text.startswith(("https://", "http://")) or "://" in text[8:] or ("&" in text and ";" in text):
+        return None
+    return None if _END.search(text.replace(" ", "")) else read_address(text)
+
+
+def addresses_in(text: str, most: int, *, is_list: bool) -> tuple[list[Address], bool]:
+    """Return the addresses in a plain text, in their order, and whether there is nothing but them.
+
+    In a list any address counts, elsewhere an attachment's. It stops when there are more than `most`.
+    """
+    low = "" if is_list else text.lower()
+    found: list[Address] = []
+    end, is_pure = 0, True
+    for start, stop, is_joined in _spans(text):
+        if not is_list and "attachments" not in (span := low[start:stop]) and "zdusercontent" not in span:
+            is_pure = False
+            continue
+        is_pure = is_pure and _BETWEEN.fullmatch(text, end, start) is not None
+        written, end = _cut(text, start, stop, _JOINTS if is_joined else _TRAILING)
+        address = read_address(written)
+        if address and not (is_joined and _CARRIER.search(written[-300:])):
+            found.append(address)
+            if len(found) > most:
+                break
+    return found, is_pure and _BETWEEN.fullmatch(text, end) is not None
+
+
+def traces_in(text: str) -> Iterator[str]:
+    """Name each address of an attachment in a plain text, in any encoding: its token, or "" on the CDN."""
+    for match in _TRACE.finditer(text):
+        yield match[1] or ""
+
+
+def plain(text: str) -> str:
+    r"""Undo what HTML (`&amp;`) and JSON within a text (`\/`) make of an address."""
+    if _ENCODED.match(text):
+        text = unquote(text)
+    if "\\" in text:
+        text = _ESCAPE.sub(lambda match: chr(int(match[1], 16)) if match[1] else "", text)
+    for _ in range(3):  # what is quoted HTML in HTML has entities of entities
+        if "&" not in text or not _ENTITY.search(text):
+            break
+        text = _ENTITY.sub(lambda match: _decode(match[0]), text)
+    return text
+
+
+def _spans(text: str) -> Iterator[tuple[int, int, bool]]:
+    """Find where each address begins, where it ends at the latest, and whether that is where another begins."""
+    start = end = -1
+    for match in _START.finditer(text):
+        begin = match.start()
+        before = text[begin - 1 : begin]
+        if match[2] and before and before not in _BEFORE_SLASHES:
+            continue
+        if not (match[1] or match[2]):
+            if before.isalnum() or before in ("_", "-"):
+                continue  # "article_attachments"
+            before = text[max(0, begin - 300) : begin]
+            begin -= len(before) - len(before.rstrip(_HOST_AND_PATH))
+            if begin < end and (begin <= start or text[begin - 1] not in ",;"):
+                continue  # this is within the address that began before
+        if start >= 0:
+            yield start, min(end, begin), begin < end
+        start = begin
+        if end <= match.end():
+            stop = _END.search(text, match.end())
+            end = stop.start() if stop else len(text)
+    if start >= 0:
+        yield start, end, False
+
+
+def _cut(text: str, start: int, stop: int, trailing: str) -> tuple[str, int]:
+    """Cut off what belongs to the sentence or the markup; return the address and where it ends."""
+    stop = min(stop, start + MOST_ADDRESS + 1)
+    if text[start - 1 : start] == "'" and (quote := text.find("'", start, stop)) > 0:
+        stop = quote
+    address = text[start:stop]
+    for opening, closing in ("()", "[]"):
+        if closing in address:
+            address = address[: _balanced(address, opening, closing)]
+    address = address.rstrip(trailing)
+    end = start + len(address)
+    if address.startswith("//"):
+        return f"https:{address}", end
+    if address[:8].lower().startswith(("http://", "https://")) or address.startswith("/"):
+        return address, end
+    is_path = "." not in address.partition("/")[0]
+    return f"/{address[address.find('attachments/') :]}" if is_path else f"https://{address}", end
+
+
+def _balanced(text: str, opening: str, closing: str) -> int:
+    """Return where the first closing bracket stands that was not opened; the length if there is none."""
+    depth = 0
+    for place, letter in enumerate(text):
+        depth += (letter == opening) - (letter == closing)
+        if depth < 0:
+            return place
+    return len(text)
+
+
+_decode = lru_cache(maxsize=512)(html.unescape)

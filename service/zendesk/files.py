@@ -1,0 +1,155 @@
+"""Read one file of a body, in any of the shapes that templates, events and the API give it."""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from service.zendesk.addresses import CUT, MOST_ADDRESS, Address, addresses_in, exact_address, plain
+from service.zendesk.body import clean, text_of
+from service.zendesk.names import name_of
+
+# To record many more would outlast the sender's patience.
+MOST_ATTACHMENTS = 10_000
+
+_MOST_NAME = 1_000  # characters
+_MOST_TYPE = 200
+
+# The names of a file's fields, as `names.Name.word`; the best come first.
+_URLS = (
+    "contenturl",
+    "mappedcontenturl",
+    "downloadurl",
+    "downloadlink",
+    "attachmenturl",
+    "attachmentlink",
+    "fileurl",
+    "filelink",
+    "url",
+    "href",
+    "link",
+    "uri",
+    "src",
+)
+_FILE_NAMES = ("filename", "originalfilename", "attachmentname")
+_TITLES = ("name", "title")
+_TYPES = ("contenttype", "mimetype", "mime", "type")
+_SIZES = ("size", "filesize", "bytes", "length")
+
+ADDRESS_FIELDS = frozenset(_URLS)
+FILE_FIELDS = frozenset((*_FILE_NAMES, *_TYPES[:3], *_SIZES))
+
+_SIZE = re.compile("[0-9]{1,18}")
+
+
+@dataclass(frozen=True, slots=True)
+class Attachment:
+    """A file that the webhook announced; `url` is "" where it came without an address."""
+
+    url: str
+    file_name: str | None
+    content_type: str | None
+    size: int | None
+
+
+def read_attachment(item: object) -> Attachment:
+    """Read one item of a list of attachments; `url` is "" if it has no address."""
+    if isinstance(item, dict):
+        fields = fields_of(item)
+        found = files_of(fields, is_announced=True)
+        return found[0][1] if found else _describe(fields, "", (*_FILE_NAMES, *_TITLES))
+    addresses = read_addresses(item) if isinstance(item, str) else []
+    if not addresses:
+        return Attachment("", _bounded(text_of(item), _MOST_NAME), None, None)
+    return bare_file(addresses[0], None)
+
+
+def fields_of(item: dict[str, object]) -> dict[str, object]:
+    """Name the fields by what their keys mean; of two that mean the same, the one that is not empty."""
+    fields: dict[str, object] = {}
+    for key, value in item.items():
+        word = name_of(key).word
+        if not fields.get(word):
+            fields[word] = value
+    return fields
+
+
+def files_of(fields: dict[str, object], *, is_announced: bool) -> list[tuple[Address, Attachment]]:
+    """Return the files of an object: as a rule one, or more if a sender put further addresses into it.
+
+    Where files are announced, any address counts, elsewhere only an attachment's. Of several addresses of one
+    file, as `content_url` and `mapped_content_url` are, the first is taken.
+    """
+    names = (*_FILE_NAMES, *_TITLES) if is_announced else _FILE_NAMES
+    found: list[tuple[Address, Attachment]] = []
+    tokens: set[str] = set()
+    for address in _of_fields(fields, _URLS):
+        if address.is_attachment:
+            is_new = address.token is None or address.token not in tokens
+        else:
+            is_new = is_announced and not found and bool(address.host) and not address.is_other
+        if is_new:
+            url = written(address)
+            found.append(
+                (address, bare_file(address, address.file_name) if found else _describe(fields, url, names))
+            )
+            tokens |= {address.token} if address.token else set()
+    if not found and is_announced:  # {"invoice.pdf": "https://…"}
+        others = [
+            address for address in _of_fields(fields, fields.keys() - ADDRESS_FIELDS) if not address.is_other
+        ]
+        found += [(address, _describe(fields, written(address), names)) for address in others[:1]]
+        found += [(address, bare_file(address, None)) for address in others[1:]]
+    return found
+
+
+def bare_file(address: Address, file_name: str | None) -> Attachment:
+    """Return a file of which the body gives nothing but the address."""
+    return Attachment(written(address), _bounded(file_name, _MOST_NAME), None, None)
+
+
+def read_addresses(text: str) -> list[Address]:
+    """Return the addresses in a text that announces files."""
+    exact = exact_address(text)
+    return [exact] if exact else addresses_in(plain(text), MOST_ATTACHMENTS, is_list=True)[0]
+
+
+def written(address: Address) -> str:
+    """Return an address as it is recorded; one that is too long is cut, and is no address any more."""
+    text = clean(address.text).strip()
+    return text if len(text) <= MOST_ADDRESS else text[:MOST_ADDRESS] + CUT
+
+
+def _of_fields(fields: dict[str, object], words: Sequence[str] | set[str]) -> list[Address]:
+    values = (
+        [fields[word] for word in fields if word in words]
+        if isinstance(words, set)
+        else map(fields.get, words)
+    )
+    return [
+        address for value in values if isinstance(value, str) and value for address in read_addresses(value)
+    ]
+
+
+def _describe(fields: dict[str, object], url: str, names: Sequence[str]) -> Attachment:
+    size = _first(fields, _SIZES) or ""
+    return Attachment(
+        url=url,
+        file_name=_bounded(_first(fields, names), _MOST_NAME),
+        content_type=_bounded(_first(fields, _TYPES[:3]) or _media_type(fields.get("type")), _MOST_TYPE),
+        size=int(size) if _SIZE.fullmatch(size) else None,
+    )
+
+
+def _first(fields: dict[str, object], words: Sequence[str]) -> str | None:
+    for word in words:
+        if word in fields and (text := text_of(fields[word])):
+            return text
+    return None
+
+
+def _media_type(value: object) -> str | None:
+    return text_of(value) if isinstance(value, str) and "/" in value else None
+
+
+def _bounded(text: str | None, most: int) -> str | None:
+    return clean(text[:most]) if text else None

@@ -1,0 +1,384 @@
+"""Search a body for all that it says of files, and for the comment that they belong to, wherever it stands."""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from service.zendesk.addresses import Address, addresses_in, is_cdn, may_hold_files, plain, traces_in
+from service.zendesk.body import MOST_DEPTH, Unreadable, read_json, text_of
+from service.zendesk.files import (
+    ADDRESS_FIELDS,
+    FILE_FIELDS,
+    MOST_ATTACHMENTS,
+    Attachment,
+    bare_file,
+    fields_of,
+    files_of,
+    read_addresses,
+)
+from service.zendesk.names import Name, name_of
+from service.zendesk.signature import read_time
+
+_MOST_JSON_IN_TEXT = 4  # how often JSON may stand in a text of JSON
+_MAY_BE_JSON = {"[", "{", " ", "\n", "\r", "\t"}
+_LEAST_ADDRESS = 12  # characters; "https://a/b" is shorter, but none of Zendesk's
+
+_ID = re.compile("[0-9]{1,30}")
+_COUNT = re.compile("[0-9]{1,9}")
+_NO = {"", "0", "no", "false", "none", "null"}
+_FILE_NAME = re.compile(r"[^/]{1,200}\.[A-Za-z0-9]{1,8}\s{0,9}", re.DOTALL)
+
+_Key = tuple[str, str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """What a body says of files.
+
+    `told` is what it lists, as it was sent; None where the files have to be looked up in Zendesk. `comment_id`
+    is None where no comment is named, or several are and it is open which one is meant.
+    """
+
+    attachments: tuple[Attachment, ...]
+    told: list[object] | None
+    comment_id: str | None
+
+
+def search(data: dict[str, object]) -> Found:
+    """Find the files and the comment in a body; raises Unreadable, and nothing else."""
+    found = _Search()
+    found.read_object(data, _Place(is_ticket=True))
+    found.read_texts()
+    is_complete = len(found.files) >= found.announced and not found.is_incomplete
+    told = found.told if is_complete and (found.is_told or found.says_none) else None
+    return Found(tuple(found.files.values()), told, _choose(found.comments))
+
+
+@dataclass(frozen=True, slots=True)
+class _Place:
+    """Where a value stands in the body."""
+
+    depth: int = 0
+    in_text: int = 0  # how often JSON was read out of a text on the way here
+    is_trusted: bool = (
+        True  # ids and empty lists are believed: no sender wrote this, and it is about the e-mail
+    )
+    is_ticket: bool = False  # the body itself, or its ticket
+    is_aside: bool = False  # of something else, as of an earlier comment
+
+    def below(self, name: Name, *, is_alone: bool = True, in_text: int = 0) -> "_Place":
+        is_aside = self.is_aside or name.is_aside
+        is_trusted = self.is_trusted and is_alone and not is_aside and not in_text
+        is_ticket = self.is_ticket and name.word == "ticket" and not in_text
+        return _Place(self.depth + 1, self.in_text + in_text, is_trusted, is_ticket, is_aside)
+
+
+@dataclass(slots=True)
+class _Search:
+    """Goes through a body once, and notes what it says of files and comments."""
+
+    files: dict[_Key, Attachment] = field(default_factory=dict)
+    told: list[object] = field(default_factory=list)
+    is_told: bool = False  # a list, an object or a text names the files
+    says_none: bool = False
+    is_incomplete: bool = False  # a file was announced without an address, or an address became no file
+    announced: int = 0  # how many files there are, where the body counts them
+    comments: list[tuple[int, bool, str]] = field(default_factory=list)  # depth, not called the latest, id
+    texts: list[tuple[str, bool]] = field(default_factory=list)  # may hold addresses; whether it may tell all
+    tokens: dict[str, tuple[_Key, str, str]] = field(
+        default_factory=dict
+    )  # the first file, its host and name
+    no_files: set[str] = field(default_factory=set)  # tokens of thumbnails
+    seen: int = 0  # addresses of files, also those that came before
+
+    # What means no files by its name.
+
+    def read_object(self, data: dict[str, object], place: _Place) -> None:
+        may_be_file = False
+        for key, value in data.items():
+            name = name_of(key)
+            if len(key) > _LEAST_ADDRESS and may_hold_files(key):
+                self.texts.append((key, not place.is_aside))
+            if isinstance(value, str) and not name.is_files:
+                may_be_file |= self.read_text(name, value, place)
+            elif isinstance(value, dict | list) or name.is_files or name.is_comment_id or name.is_count:
+                self.read_value(name, value, place)
+        if may_be_file and not FILE_FIELDS.isdisjoint(fields := fields_of(data)):
+            self.add_object(fields, data, place)
+
+    def read_value(self, name: Name, value: object, place: _Place) -> None:
+        if name.is_files:
+            self.read_announced(name, value, place, is_outer=True)
+        elif isinstance(value, dict):
+            if name.is_comment:
+                self.note_comment(name, value.get("id"), place.below(name))
+            self.read_object(value, place.below(name))
+        elif isinstance(value, list):
+            if name.is_comment:
+                self.note_comment(name, _newest(value), place.below(name))
+                self.is_incomplete |= _some_tell(value)
+            self.read_list(name, value, place)
+        elif name.is_comment_id:
+            self.note_comment(name, value, place)
+        elif name.is_count and place.is_trusted and isinstance(value, int):
+            self.announced = max(self.announced, value)
+
+    def read_list(self, name: Name, values: list[object], place: _Place) -> None:
+        below = place.below(name, is_alone=len(values) == 1)
+        for value in values:
+            if isinstance(value, str):
+                self.read_text(name, value, below)
+            elif isinstance(value, dict):
+                self.read_object(value, below)
+            elif isinstance(value, list):
+                self.read_list(name, value, below)
+
+    def read_text(self, name: Name, text: str, place: _Place) -> bool:
+        """Read a text; return whether it may hold addresses of attachments."""
+        if name.is_comment_id:
+            self.note_comment(name, text, place)
+        elif name.is_count and place.is_trusted:
+            self.announced = max(self.announced, _count(text))
+        elif len(text) < _LEAST_ADDRESS:
+            return False
+        elif not name.is_text and text[:1] in _MAY_BE_JSON and (value := _json_in(text, place)) is not None:
+            below = place.below(name, in_text=1)
+            if isinstance(value, dict):
+                self.read_object(value, below)
+            else:
+                self.read_list(name, value, below)
+        elif may_hold_files(text):
+            self.texts.append((text, not name.is_text and not place.is_aside))
+            return True
+        return False
+
+    # What means files by its name.
+
+    def read_announced(self, name: Name, value: object, place: _Place, *, is_outer: bool = False) -> None:
+        if _is_blank(value):
+            self.note_none(name, value, place)
+            return
+        before = self.seen
+        if isinstance(value, list):
+            if is_outer:
+                self.told += value
+            self.read_items(name, value, place)
+        elif isinstance(value, dict):
+            if is_outer:
+                self.told.append(value)
+            self.read_item(name, value, place)
+        elif not isinstance(value, str):
+            self.note_unreadable(name, value, place)
+        elif (parsed := _json_in(value, place, and_raise=True)) is not None or value.strip() == "null":
+            self.read_announced(name, parsed, place.below(name), is_outer=is_outer)
+        elif not self.read_list_text(value, is_outer=is_outer):
+            self.note_unreadable(name, value, place)
+        if self.seen > before and not place.is_aside:
+            self.is_told = True
+
+    def read_items(self, name: Name, items: list[object], place: _Place) -> None:
+        if len(items) > MOST_ATTACHMENTS and sum(map(bool, items)) > MOST_ATTACHMENTS:
+            raise _too_many()
+        filled = [item for item in filter(None, items) if not _is_blank(item)]
+        if False in items:  # or 0
+            self.is_incomplete = True
+        elif not filled:
+            self.note_none(name, items, place)
+        below = place.below(name)
+        for item in filled:
+            self.read_item(name, item, below)
+
+    def read_item(self, name: Name, item: object, place: _Place) -> None:
+        """Read one file of a list, or the only one; it counts as announced, even if it is empty."""
+        before = self.seen
+        if isinstance(item, list):
+            self.read_items(name, item, place)
+            return
+        if isinstance(item, dict):
+            self.read_file(name, item, place)
+        elif isinstance(item, str):
+            parsed = _json_in(item, place, and_raise=True)
+            if parsed is not None:
+                self.read_item(name, parsed, place.below(name))
+                return
+            self.read_list_text(item, is_outer=False)
+            if self.seen == before and not name.is_certain and not _FILE_NAME.fullmatch(item):
+                return  # "document": "Passport" announces nothing
+        if self.seen == before:
+            self.is_incomplete = True
+
+    def read_file(self, name: Name, item: dict[str, object], place: _Place) -> None:
+        fields = fields_of(item)
+        found = files_of(fields, is_announced=True)
+        for address, file in found:
+            self.add(address, file)
+        below = place.below(name)
+        for key, value in item.items():
+            inner = name_of(key)
+            if isinstance(value, str):
+                if found and inner.word not in ADDRESS_FIELDS and may_hold_files(value):
+                    self.texts.append((value, False))
+            elif inner.word in {"thumbnail", "thumbnails"} and found:
+                self.read_thumbnails(value)
+            elif isinstance(value, dict | list) and not found:
+                self.read_announced(name, value, below)
+            elif isinstance(value, dict | list):
+                self.read_value(inner, value, below)
+
+    def read_list_text(self, text: str, *, is_outer: bool) -> bool:
+        """Read the addresses out of a text that announces files; return whether there were any."""
+        usable = [address for address in read_addresses(text) if not address.is_other]
+        usable = [address for address in usable if address.host or address.is_attachment]
+        for address in usable:
+            self.add(address, bare_file(address, None))
+            if is_outer:
+                self.told.append(address.text)
+        return bool(usable)
+
+    def read_thumbnails(self, value: object) -> None:
+        """Leave out the small copies that the API makes of a picture; what is not called one is no copy."""
+        for item in value if isinstance(value, list) else [value]:
+            texts = [
+                text
+                for text in (item.values() if isinstance(item, dict) else [item])
+                if isinstance(text, str)
+            ]
+            if any("thumb" in text.lower() for text in texts):
+                self.no_files.update(token for text in texts for token in traces_in(text[:10_000]))
+            elif any(map(may_hold_files, texts)):
+                self.is_incomplete = True
+
+    # What stands among words.
+
+    def read_texts(self) -> None:
+        """Take the addresses of attachments out of texts, and see that none was overlooked anywhere."""
+        traces: set[str] = set()
+        for text, may_tell in self.texts:
+            shown = plain(text)
+            found, is_pure = addresses_in(shown, MOST_ATTACHMENTS, is_list=False)
+            files = [address for address in found if address.is_attachment]
+            for address in files:
+                if address.is_too_long:
+                    self.is_incomplete = True
+                elif self.add(address, bare_file(address, address.file_name)):
+                    self.told.append(address.text)
+            if is_pure and files and may_tell:
+                self.is_told = True
+            tokens = list(traces_in(shown))
+            traces.update(tokens)
+            if tokens.count("") > sum(is_cdn(address.host) for address in files):
+                self.is_incomplete = True
+        if traces - {""}:
+            known = {trace for token in self.tokens for trace in traces_in(f"attachments/token/{token}")}
+            self.is_incomplete |= not traces <= known | self.no_files | {""}
+
+    # What was found.
+
+    def add_object(self, fields: dict[str, object], data: dict[str, object], place: _Place) -> None:
+        """Note the files of an object that stands where none were announced."""
+        for address, file in files_of(fields, is_announced=False):
+            self.is_told |= not place.is_aside
+            if self.add(address, file):
+                self.told.append(data)
+
+    def add(self, address: Address, file: Attachment) -> bool:
+        """Note a file once, with all that is known of it; return whether it is new."""
+        self.seen += 1
+        key = address.key
+        if (token := address.token) is not None:
+            host, _, name = key
+            first, its_host, its_name = self.tokens.setdefault(token, (key, host, name))
+            # A path alone is of the same host, and an address without the file's name is of the same file.
+            if (not host or not its_host or host == its_host) and (
+                not name or not its_name or name == its_name
+            ):
+                self.tokens[token] = (first, its_host or host, its_name or name)
+                key = first
+        known = self.files.get(key)
+        if known is None:
+            if len(self.files) >= MOST_ATTACHMENTS:
+                raise _too_many()
+            self.files[key] = file
+            return True
+        if known != file:
+            self.files[key] = Attachment(
+                known.url,
+                known.file_name or file.file_name,
+                known.content_type or file.content_type,
+                file.size if known.size is None else known.size,
+            )
+        return False
+
+    def note_comment(self, name: Name, value: object, place: _Place) -> None:
+        if place.is_trusted and (text := text_of(value)) and _ID.fullmatch(text):
+            self.comments.append((place.depth, not name.is_latest, text))
+
+    def note_none(self, name: Name, value: object, place: _Place) -> None:
+        """Note that there are no files; a field of one document says nothing of an e-mail's files."""
+        if place.is_trusted and (not name.is_single or isinstance(value, list)):
+            self.says_none = True
+
+    def note_unreadable(self, name: Name, value: object, place: _Place) -> None:
+        if name.word == "attachments" and place.is_ticket:
+            raise Unreadable("wrong_shape", "`attachments` is neither a list nor an object nor an address.")
+        self.is_incomplete |= bool(name.is_certain and value)
+        self.is_incomplete |= isinstance(value, str) and _FILE_NAME.fullmatch(value) is not None
+
+
+def _json_in(text: str, place: _Place, *, and_raise: bool = False) -> dict[str, object] | list[object] | None:
+    """Read a text that is a list or an object in JSON; None for any other."""
+    if place.in_text >= _MOST_JSON_IN_TEXT or text.lstrip()[:1] not in {"[", "{"}:
+        return None
+    try:
+        value = read_json(text, most_depth=MOST_DEPTH - place.depth)
+    except Unreadable as exc:
+        if and_raise and exc.code == "duplicate_key":
+            raise
+        return None
+    return value if isinstance(value, dict | list) else None
+
+
+def _newest(comments: Sequence[object]) -> object:
+    """Return the id of the newest of a ticket's comments; None if that is open."""
+    dated = [
+        (read_time(text_of(comment.get("created_at")) or ""), text_of(comment.get("id")) or "")
+        for comment in comments
+        if isinstance(comment, dict)
+    ]
+    if len(dated) < 2 or not all(_ID.fullmatch(number) for _, number in dated):
+        return dated[0][1] if len(dated) == 1 else None
+    times = [time for time, _ in dated if time]
+    if len(times) == len(dated) and times.count(latest := max(times)) == 1:
+        return dict(dated)[latest]
+    # The API lists the oldest first, a template the newest: without dates, only ids that ascend tell.
+    return dated[-1][1] if int(dated[-1][1]) == max(int(number) for _, number in dated) else None
+
+
+def _some_tell(comments: Sequence[object]) -> bool:
+    """Tell whether some comments list their files and others do not: the newest may be one of these."""
+    lists = [
+        any(name_of(key).is_files for key in comment) for comment in comments if isinstance(comment, dict)
+    ]
+    return any(lists) and not all(lists)
+
+
+def _choose(comments: list[tuple[int, bool, str]]) -> str | None:
+    """Choose the id that is nearest to the top, or that of the latest comment; None if two differ."""
+    if not comments:
+        return None
+    best = min(comments)[:2]
+    ids = {comment[2] for comment in comments if comment[:2] == best}
+    return ids.pop() if len(ids) == 1 else None
+
+
+def _count(text: str) -> int:
+    text = text.strip().lower()
+    return int(text) if _COUNT.fullmatch(text) else int(text not in _NO)
+
+
+def _is_blank(value: object) -> bool:
+    return value is None or value in ("", [], {}) or (isinstance(value, str) and not value.strip())
+
+
+def _too_many() -> Unreadable:
+    return Unreadable("wrong_shape", f"There are more than {MOST_ATTACHMENTS:,} attachments.")
