@@ -1,6 +1,6 @@
 """The files of an e-mail, and what became of each; written only while its claim is held."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, Protocol
 
@@ -14,6 +14,7 @@ from sqlalchemy import (
     exists,
     func,
     literal,
+    null,
     select,
     true,
     update,
@@ -103,10 +104,11 @@ async def files_of(conn: AsyncConnection, email_ids: Sequence[int]) -> list[list
     return [files[email_id] for email_id in email_ids]
 
 
-async def announce(conn: AsyncConnection, held: Held, first: int, files: Sequence[Announced]) -> None:
-    """Record files that Zendesk's API told of, from the position `first` on, and that it was asked.
+async def announce(conn: AsyncConnection, held: Held, files: Mapping[int, Announced]) -> None:
+    """Record files that Zendesk's API told of, by position, and that it was asked.
 
-    All of it or nothing; nothing if the attempt holds the job no longer.
+    At a position that is taken, the file gets its address if it had none. All of it or nothing; nothing if the
+    attempt holds the job no longer.
     """
     rows_of_files = [
         {
@@ -116,7 +118,7 @@ async def announce(conn: AsyncConnection, held: Held, first: int, files: Sequenc
             "declared_type": file.content_type,
             "declared_size": file.size,
         }
-        for position, file in enumerate(files, first)
+        for position, file in files.items()
     ]
     announced = announced_files(literal(rows_of_files, JSON))
     noted = (
@@ -128,7 +130,20 @@ async def announce(conn: AsyncConnection, held: Held, first: int, files: Sequenc
     )
     rows = select(noted.c.id, *(announced.c[name] for name in ANNOUNCED)).join_from(noted, announced, true())
     record = insert(Attachment).from_select(["email_id", *ANNOUNCED], rows)
-    await conn.execute(record.on_conflict_do_nothing())
+    told = {name: record.excluded[name] for name in ("source_url", "declared_type", "declared_size")}
+    await conn.execute(
+        record.on_conflict_do_update(
+            index_elements=["email_id", "position"],
+            set_={
+                **told,
+                "file_name": func.coalesce(Attachment.file_name, record.excluded.file_name),
+                "status": "pending",
+                "error_code": null(),
+                "error": null(),
+            },
+            where=Attachment.source_url == "",
+        )
+    )
 
 
 async def mark(conn: AsyncConnection, marks: Sequence[Mark]) -> list[bool]:

@@ -42,7 +42,9 @@ async def test_what_no_attempt_can_heal_fails_at_once_with_a_reason(
     client: Client, worker: Worker, zendesk: Zendesk, fault: Fault, code: str
 ) -> None:
     email = await captured(
-        client, zendesk.add_file("invoice.pdf", PDF, content_type="application/pdf", faults=[fault])
+        # Twice: after a page to sign in it is asked once more, with a new access token.
+        client,
+        zendesk.add_file("invoice.pdf", PDF, content_type="application/pdf", faults=[fault, fault]),
     )
 
     assert (email["processing_status"], email["error_code"], email["retry_count"]) == ("failed", code, 0)

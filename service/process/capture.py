@@ -10,13 +10,13 @@ import structlog
 
 from service.attachments import File, Mark, announce, files_of, mark
 from service.database import insist, run
-from service.download.addresses import host_of, key_of
+from service.download.addresses import host_of
 from service.download.answers import Expected, Limits
 from service.errors import HoldfastError, Permanent, Transient
 from service.faultpoints import reach
 from service.jobs.running import Claim
 from service.metrics import ATTACHMENT_BYTES, ATTACHMENTS, code_label
-from service.process.lookup import look_up, should_look_up
+from service.process.lookup import is_dispensable, look_up, placed, should_look_up
 from service.process.metering import Meter, place
 from service.process.patience import is_young, may_be_early, may_try_again
 from service.resources import Resources
@@ -62,14 +62,12 @@ async def _add_looked_up(res: Resources, claim: Claim, known: Sequence[File]) ->
     try:
         found = await look_up(res, claim)
     except HoldfastError as exc:
+        if is_dispensable(res, claim, exc):
+            return []
         error = may_be_early(res, claim, exc)
         log.info("files_not_looked_up", email=claim.email_id, attempt=claim.attempt_number, code=error.code)
         return [error]
-    addresses = {key_of(file.source_url) for file in known}
-    new = {key_of(file.url): file for file in found}
-    missing = [file for key, file in new.items() if key not in addresses]
-    first = max((file.position for file in known), default=-1) + 1
-    record = partial(announce, held=claim.held, first=first, files=missing)
+    record = partial(announce, held=claim.held, files=placed(known, found))
     await insist(partial(run, res.engine, res.settings.database_seconds, record))
     return []
 

@@ -4,8 +4,11 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import aclosing
 from datetime import UTC, datetime, timedelta
 
-from service.errors import Permanent, Transient
+from service.attachments import File
+from service.download.addresses import key_of
+from service.errors import HoldfastError, Permanent, Transient
 from service.jobs.running import Claim
+from service.process.patience import is_young
 from service.resources import Resources
 from service.zendesk import comments
 from service.zendesk.comments import Comment
@@ -19,15 +22,23 @@ BEFORE = timedelta(hours=1)
 AFTER = timedelta(minutes=5)
 
 
-def has_to_look_up(claim: Claim) -> bool:
-    """Say whether the webhook leaves open which files there are, and nobody has asked yet."""
-    return not claim.is_listed and not claim.looked_up
-
-
 def should_look_up(res: Resources, claim: Claim, *, has_files: bool) -> bool:
-    """Say whether to ask although the webhook says that there are no files: inline images are in no such list."""
-    is_named = bool(claim.comment_id) and not has_files and not claim.looked_up
-    return has_to_look_up(claim) or (is_named and res.zendesk.has_login)
+    """Say whether Zendesk has to tell which files there are, or may know of more than the webhook does.
+
+    It may where the webhook lists none, but names a comment: inline images are in no list. And where files stood
+    only in a text, with no comment named, so that `comment_id` is "".
+    """
+    if claim.looked_up:
+        return False
+    if not claim.is_listed:
+        return True
+    may_know_more = claim.comment_id == "" or (claim.comment_id is not None and not has_files)
+    return may_know_more and res.zendesk.has_login
+
+
+def is_dispensable(res: Resources, claim: Claim, error: HoldfastError) -> bool:
+    """Say whether an e-mail can do without the look-up: it told its files, and Zendesk has no such comment."""
+    return claim.is_listed and error.code in {"not_found", "comment_not_found"} and not is_young(res, claim)
 
 
 async def look_up(res: Resources, claim: Claim) -> Sequence[Attachment]:
@@ -68,6 +79,24 @@ async def _of_that_time(pages: AsyncIterator[Page], received_at: datetime) -> Se
             elif created_at < received_at:
                 return found or [comment]
     return found
+
+
+def placed(known: Sequence[File], found: Sequence[Attachment]) -> Mapping[int, Attachment]:
+    """Give each file that was found and is not known a position: that of a known one without an address, or a new one.
+
+    A webhook may name a file and leave its address out.
+    """
+    addresses = {key_of(file.source_url) for file in known}
+    new = {key: file for file in reversed(found) if (key := key_of(file.url)) not in addresses}
+    missing = list(reversed(new.values()))
+    places: dict[int, Attachment] = {}
+    for file in known:
+        match = next((each for each in missing if each.file_name == file.file_name), None)
+        if not file.source_url and match is not None:
+            places[file.position] = match
+            missing.remove(match)
+    first = max((file.position for file in known), default=-1) + 1
+    return places | dict(enumerate(missing, first))
 
 
 def _cannot_ask(claim: Claim) -> Permanent:
