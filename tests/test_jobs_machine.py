@@ -145,7 +145,7 @@ class Jobs(RuleBasedStateMachine):
         ids = [recorded.email_id if recorded.is_new else None for [recorded] in told]
 
         (email_id,) = (each for each in ids if each is not None)
-        self.models[email_id] = Model(email_id, f"ticket {number}", "comment" if is_thin else None)
+        self.models[email_id] = Model(email_id, f"ticket {number}", "comment")
         self.touched = {email_id}
         return int(email_id)
 

@@ -139,14 +139,31 @@ async def test_credentials_go_to_the_account_and_never_to_the_cdn(
     assert zendesk.desk.cdn_authorizations == []
 
 
-async def test_a_file_announced_without_an_address_fails_with_a_reason(
-    client: Client, worker: Worker
+async def test_a_file_announced_without_an_address_gets_it_from_the_api(
+    client: Client, worker: Worker, zendesk: Zendesk
 ) -> None:
-    payload = client.zendesk.payload() | {"attachments": [{"filename": "invoice.pdf"}]}
-    receipt = await client.send(payload)
-    email = await client.until(receipt["email_id"], "completed", "failed")
+    files = [zendesk.add_file("invoice.pdf", PDF), zendesk.add_file("logo.png", PDF + b"x")]
+    zendesk.add_comment(4711, attachments=files)
+    payload = zendesk.payload() | {"attachments": [{"filename": "invoice.pdf"}, {"url": "", "filename": ""}]}
+
+    email_id = (await client.send(payload))["email_id"]
+    email = await client.until(email_id, "completed", "failed")
+
+    assert email["processing_status"] == "completed", email["processing_error"]
+    assert [file["file_name"] for file in email["attachments"]] == ["invoice.pdf", "logo.png"]
+
+
+async def test_a_file_announced_without_an_address_that_zendesk_does_not_know_either_fails(
+    client: Client, worker: Worker, zendesk: Zendesk
+) -> None:
+    zendesk.add_comment(4711, attachments=[zendesk.add_file("other.pdf", PDF)])
+    payload = zendesk.payload() | {"attachments": [{"filename": "invoice.pdf"}]}
+
+    email_id = (await client.send(payload))["email_id"]
+    email = await client.until(email_id, "completed", "failed")
 
     assert (email["processing_status"], email["error_code"]) == ("failed", "bad_url")
+    assert [file["status"] for file in email["attachments"]] == ["failed", "stored"]
 
 
 async def test_two_workers_and_two_messages_make_one_attempt(

@@ -81,11 +81,14 @@ class EmailView(View):
     attempt_number: int = Field(description="Attempts in all")
     due_at: datetime = Field(description="When the sweep looks after it again")
     lease_until: datetime | None = Field(description="Until when a worker has it")
-    attachment_urls: Items = Field(description="As Zendesk sent it; null if it only named a comment")
+    attachment_urls: Items = Field(
+        description="As Zendesk sent it; null if the webhook does not tell all files"
+    )
     idempotency_key: str
     account_id: str | None
     invocation_id: str | None
     comment_id: str | None
+    looked_up_at: datetime | None = Field(description="When Zendesk's API told which files there are")
     sent_at: datetime | None = Field(description="The e-mail's own date")
     sync_status: SyncStatus = Field(
         description="The state of its sync: due once the job has ended; `not_applicable` where there was no target"
