@@ -71,7 +71,7 @@ def changes(db: Database) -> dict[str, Operation]:
     }
 
     async def sweep() -> None:
-        await running.rescue(conn, 5, BATCH, spread=LEASE)
+        await running.rescue(conn, BATCH, spread=LEASE)
         await waiting.take_due(conn, BATCH)
 
     async def retry_many(wanted: Selection) -> None:
@@ -103,7 +103,7 @@ def changes(db: Database) -> dict[str, Operation]:
         "claim": lambda: running.claim(conn, [Claiming(Job(one(db.received), 1), "worker", LEASE)]),
         "renew 20 leases": lambda: running.renew(conn, [(number, 1) for number in db.held[:20]], LEASE),
         "complete": lambda: running.settle(conn, [Settlement(claimed, "completed")]),
-        "rescue 100": lambda: running.rescue(conn, 5, BATCH, spread=LEASE),
+        "rescue 100": lambda: running.rescue(conn, BATCH, spread=LEASE),
         "take 100 that are due": lambda: waiting.take_due(conn, BATCH),
         "sweep: rescue, then take": sweep,
         "retry many, a step": lambda: retry_many(Selection(status="failed")),

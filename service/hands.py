@@ -25,6 +25,34 @@ GOODBYE_SECONDS = 1.0
 log = structlog.get_logger()
 
 
+class Suspects:
+    """The suspects that run in this process: jobs whose last attempts were abandoned, and how many in a row.
+
+    Suspects run only beside suspects that were abandoned equally often, and the more often, the fewer of them
+    (of 200 jobs: 25, 3, then 1). So a job that kills its worker is soon the only suspect there, whereas its former
+    neighbours run without it.
+    """
+
+    def __init__(self, most_jobs: int) -> None:
+        self._most_jobs = most_jobs
+        self._running: dict[str, int] = {}
+
+    def __len__(self) -> int:
+        return len(self._running)
+
+    def room_beside(self, abandoned: int) -> int:
+        """How many more may start that were abandoned so often in a row."""
+        if set(self._running.values()) - {abandoned}:
+            return 0
+        return max(0, max(1, self._most_jobs // 8**abandoned) - len(self._running))
+
+    def add(self, job_id: str, abandoned: int) -> None:
+        self._running[job_id] = abandoned
+
+    def discard(self, job_id: str) -> None:
+        self._running.pop(job_id, None)
+
+
 class Worker(arq.worker.Worker):
     """Runs what is rung, and what the sweep gives it, each in a task; `on_startup` needs no Redis."""
 
@@ -34,6 +62,7 @@ class Worker(arq.worker.Worker):
         self._direct: set[str] = set()
         # Syncs, whose number has a limit of its own: a slow target takes no job's place.
         self._beside: set[str] = set()
+        self._suspects = Suspects(self.max_jobs)
         self.ctx["hands"] = self
         if self._handle_signals:  # it is a process of its own
             self.ctx["watchdog"] = asyncio.create_task(watch(self.ctx["settings"].lease_seconds))
@@ -74,17 +103,24 @@ class Worker(arq.worker.Worker):
         most = max(1, self.max_jobs // 2) if self.allow_pick_jobs else 0
         return max(0, most - len(self._direct))
 
-    def take(self, job_id: str, email_id: int, attempt_number: int) -> None:
+    def room_beside(self, abandoned: int) -> int:
+        """How many more jobs may start here that were abandoned so often in a row."""
+        return self._suspects.room_beside(abandoned) if self.allow_pick_jobs else 0
+
+    def take(self, job_id: str, email_id: int, attempt_number: int, abandoned: int = 0) -> None:
         """Run an attempt that Postgres says is due, unless it runs here already."""
         if job_id not in self.tasks:
-            self._direct.add(job_id)
+            if abandoned:
+                self._suspects.add(job_id, abandoned)
+            else:
+                self._direct.add(job_id)
             self._begin(job_id, self.functions[TASK].coroutine(self.ctx, email_id, attempt_number))
 
     async def _answer(self, bell: Bell) -> None:
         """Start what is rung as far as hands are free, and sleep until there is more of either."""
         while True:
             self._awake.clear()
-            more = len(self._direct) + len(self._beside)
+            more = len(self._direct) + len(self._beside) + len(self._suspects)
             free = self.max_jobs - len(self.tasks) + more if self.allow_pick_jobs else 0
             rings = await bell.answer(free) if free > 0 else []
             for ring in rings:
@@ -116,6 +152,7 @@ class Worker(arq.worker.Worker):
         del self.tasks[job_id]
         self._direct.discard(job_id)
         self._beside.discard(job_id)
+        self._suspects.discard(job_id)
         self._awake.set()
         if task.cancelled():
             self.jobs_retried += 1
