@@ -27,6 +27,7 @@ from service.reconcile import contents, expected
 from service.reconcile.repair import resync
 from service.recovery.bulk import EXAMINED
 from service.selection import Selection
+from service.suspects import Suspects
 from service.syncs import again as sync_again
 from service.syncs import carrying
 from service.syncs.carrying import Carrying, Wish
@@ -115,7 +116,9 @@ def changes(db: Database) -> dict[str, Operation]:
             Selection(sync_status="not_applicable")
         ),
         "claim a sync": lambda: carrying.claim(conn, [Wish(one(db.to_carry), LEASE)]),
-        "take 100 syncs that are due": lambda: carrying.take_due(conn, BATCH, LEASE),
+        "take 100 syncs that are due": lambda: carrying.take_due(
+            conn, BATCH, LEASE, Suspects(16).room_beside
+        ),
         "settle a sync": lambda: carrying.settle(conn, [carrying.Settlement(carried, "synced")]),
         "let go of 100 syncs": lambda: sync_again.drop(conn, BATCH, LEASE),
         "sync one once more": lambda: sync_again.again(conn, one(db.failed), "tests"),

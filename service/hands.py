@@ -15,6 +15,7 @@ from redis.exceptions import RedisError
 from service.bell import Bell, Ring
 from service.dispatch import SYNC_TASK, TASK
 from service.resources import background
+from service.suspects import Suspects
 from service.watchdog import watch
 
 REDIS_PAUSE_SECONDS = 1.0
@@ -23,34 +24,6 @@ CLOSE_SECONDS = 6.0
 GOODBYE_SECONDS = 1.0
 
 log = structlog.get_logger()
-
-
-class Suspects:
-    """The suspects that run in this process: jobs whose last attempts were abandoned, and how many in a row.
-
-    Suspects run only beside suspects that were abandoned equally often, and the more often, the fewer of them
-    (of 200 jobs: 25, 3, then 1). So a job that kills its worker is soon the only suspect there, whereas its former
-    neighbours run without it.
-    """
-
-    def __init__(self, most_jobs: int) -> None:
-        self._most_jobs = most_jobs
-        self._running: dict[str, int] = {}
-
-    def __len__(self) -> int:
-        return len(self._running)
-
-    def room_beside(self, abandoned: int) -> int:
-        """How many more may start that were abandoned so often in a row."""
-        if set(self._running.values()) - {abandoned}:
-            return 0
-        return max(0, max(1, self._most_jobs // 8**abandoned) - len(self._running))
-
-    def add(self, job_id: str, abandoned: int) -> None:
-        self._running[job_id] = abandoned
-
-    def discard(self, job_id: str) -> None:
-        self._running.pop(job_id, None)
 
 
 class Worker(arq.worker.Worker):

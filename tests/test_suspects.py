@@ -9,13 +9,13 @@ from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from service.database import connect
-from service.hands import Suspects
 from service.jobs import again, running, waiting
 from service.jobs.arriving import Arrival, receive
 from service.jobs.running import MOST_ABANDONED, Claim, Claiming, Settlement
 from service.jobs.waiting import Job
 from service.recovery.sweep import sweep
 from service.resources import Resources
+from service.suspects import Suspects
 
 MOST_JOBS = 200
 HOUR = timedelta(hours=1)

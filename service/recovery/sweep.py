@@ -57,8 +57,9 @@ async def sweep(res: Resources, hands: Hands | None = None) -> int:
             hands.take(job_id(job), job.email_id, job.attempt_number)
         else:
             res.dispatcher.ring(job)
-    for job in suspects if hands else ():
-        hands.take(job_id(job), job.email_id, job.attempt_number, abandoned)
+    if hands:
+        for job in suspects:
+            hands.take(job_id(job), job.email_id, job.attempt_number, abandoned)
     return len(due) + len(suspects)
 
 
