@@ -27,6 +27,7 @@ from service.reconcile import contents, expected
 from service.reconcile.repair import resync
 from service.recovery.bulk import EXAMINED
 from service.selection import Selection
+from service.suspects import Suspects
 from service.syncs import again as sync_again
 from service.syncs import carrying
 from service.syncs.carrying import Carrying, Wish
@@ -71,7 +72,7 @@ def changes(db: Database) -> dict[str, Operation]:
     }
 
     async def sweep() -> None:
-        await running.rescue(conn, 5, BATCH, spread=LEASE)
+        await running.rescue(conn, BATCH, spread=LEASE)
         await waiting.take_due(conn, BATCH)
 
     async def retry_many(wanted: Selection) -> None:
@@ -103,7 +104,7 @@ def changes(db: Database) -> dict[str, Operation]:
         "claim": lambda: running.claim(conn, [Claiming(Job(one(db.received), 1), "worker", LEASE)]),
         "renew 20 leases": lambda: running.renew(conn, [(number, 1) for number in db.held[:20]], LEASE),
         "complete": lambda: running.settle(conn, [Settlement(claimed, "completed")]),
-        "rescue 100": lambda: running.rescue(conn, 5, BATCH, spread=LEASE),
+        "rescue 100": lambda: running.rescue(conn, BATCH, spread=LEASE),
         "take 100 that are due": lambda: waiting.take_due(conn, BATCH),
         "sweep: rescue, then take": sweep,
         "retry many, a step": lambda: retry_many(Selection(status="failed")),
@@ -115,7 +116,9 @@ def changes(db: Database) -> dict[str, Operation]:
             Selection(sync_status="not_applicable")
         ),
         "claim a sync": lambda: carrying.claim(conn, [Wish(one(db.to_carry), LEASE)]),
-        "take 100 syncs that are due": lambda: carrying.take_due(conn, BATCH, LEASE),
+        "take 100 syncs that are due": lambda: carrying.take_due(
+            conn, BATCH, LEASE, Suspects(16).room_beside
+        ),
         "settle a sync": lambda: carrying.settle(conn, [carrying.Settlement(carried, "synced")]),
         "let go of 100 syncs": lambda: sync_again.drop(conn, BATCH, LEASE),
         "sync one once more": lambda: sync_again.again(conn, one(db.failed), "tests"),

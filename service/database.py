@@ -9,6 +9,8 @@ from itertools import count
 from typing import Any, TypeVar
 
 import asyncpg
+from sqlalchemy import event, text
+from sqlalchemy.engine import ExceptionContext
 from sqlalchemy.exc import DataError, DBAPIError, SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
@@ -22,6 +24,25 @@ INSIST_SECONDS = 60.0
 
 # The connections of a pool are closed one after the other.
 GOODBYE_SECONDS = 0.2
+
+# Errors after which a session is of no more use, nor are those of the pool that are as old: its server became
+# read-only (after a failover it may live on as a standby), or ends all sessions.
+# https://www.postgresql.org/docs/current/errcodes-appendix.html
+_READ_ONLY = asyncpg.ReadOnlySQLTransactionError.sqlstate
+_SESSION_IS_OVER = {
+    _READ_ONLY,
+    asyncpg.AdminShutdownError.sqlstate,
+    asyncpg.CrashShutdownError.sqlstate,
+    asyncpg.CannotConnectNowError.sqlstate,
+}
+# Fails as a write would, and writes nothing.
+_LIKE_A_WRITE = text("""
+    DO $$ BEGIN
+        IF current_setting('transaction_read_only') = 'on' THEN
+            RAISE read_only_sql_transaction;
+        END IF;
+    END $$
+""")
 
 # Statements that outlived their caller's budget; the set keeps them referenced until they end.
 _abandoned: set[asyncio.Task[Any]] = set()
@@ -53,7 +74,7 @@ def create_engine(url: str, *, pool_size: int, seconds: float) -> AsyncEngine:
         return connection
 
     POOL_SIZE.set(pool_size)
-    return create_async_engine(
+    engine = create_async_engine(
         "postgresql+asyncpg://",
         async_creator=connect,
         pool_size=pool_size,
@@ -62,6 +83,8 @@ def create_engine(url: str, *, pool_size: int, seconds: float) -> AsyncEngine:
         isolation_level="AUTOCOMMIT",
         hide_parameters=True,
     )
+    event.listen(engine.sync_engine, "handle_error", _throw_away_what_is_over)
+    return engine
 
 
 async def close_engine(engine: AsyncEngine) -> None:
@@ -104,6 +127,12 @@ class _Connection(asyncpg.Connection):  # type: ignore[misc] # asyncpg has no ty
             await super().close(timeout=timeout or GOODBYE_SECONDS)
 
 
+def _throw_away_what_is_over(context: ExceptionContext) -> None:
+    """Have SQLAlchemy take such an error for a disconnection: it replaces the session, and all that are as old."""
+    if getattr(context.original_exception, "sqlstate", None) in _SESSION_IS_OVER:
+        context.is_disconnect = True
+
+
 async def is_pooled(connection: AsyncConnection) -> bool:
     """Say whether something stands before Postgres that may give each transaction another session."""
     driver = (await connection.get_raw_connection()).driver_connection
@@ -130,13 +159,19 @@ async def connect(engine: AsyncEngine) -> AsyncIterator[AsyncConnection]:
         code = "database_disconnected" if exc.connection_invalidated else "database_unavailable"
         if getattr(exc.orig, "sqlstate", None) == asyncpg.DeadlockDetectedError.sqlstate:
             code = "database_deadlock"
+        if getattr(exc.orig, "sqlstate", None) == _READ_ONLY:
+            raise Transient(
+                "database_read_only",
+                "Postgres accepts no writes: this server is a standby, or its default_transaction_read_only is on."
+                " During a failover this ends by itself; otherwise let DATABASE_URL lead to the primary.",
+            ) from exc
         raise Transient(code, f"Postgres: {type(exc.orig).__name__}") from exc
     except (OSError, TimeoutError, SQLAlchemyError, asyncpg.PostgresError, asyncpg.InterfaceError) as exc:
         raise Transient("database_unavailable", f"Postgres cannot be reached: {type(exc).__name__}") from exc
 
 
 async def run(engine: AsyncEngine, seconds: float, statement: Callable[[AsyncConnection], Awaitable[T]]) -> T:
-    """Run a statement within a budget, and once more where the pool held a connection from before a restart.
+    """Run a statement within a budget, and once more where the pool held a connection from before a restart or failover.
 
     Once more also if Postgres sacrificed it to another one, with which it waited in a circle.
     Raises as `connect` and `within` do; the statement must bear to be repeated.
@@ -152,11 +187,16 @@ async def run(engine: AsyncEngine, seconds: float, statement: Callable[[AsyncCon
         except Transient as exc:
             if exc.code == "database_deadlock":
                 await asyncio.sleep(0.2)  # else it may take the lock from the other one again
-            elif exc.code != "database_disconnected":
+            elif exc.code not in ("database_disconnected", "database_read_only"):
                 raise
         return await once()
 
     return await within(seconds, twice())
+
+
+async def check_writable(conn: AsyncConnection) -> None:
+    """Raise what a write would raise on a session that is read-only."""
+    await conn.execute(_LIKE_A_WRITE)
 
 
 async def within(seconds: float, work: Coroutine[Any, Any, T]) -> T:

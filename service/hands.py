@@ -15,6 +15,7 @@ from redis.exceptions import RedisError
 from service.bell import Bell, Ring
 from service.dispatch import SYNC_TASK, TASK
 from service.resources import background
+from service.suspects import Suspects
 from service.watchdog import watch
 
 REDIS_PAUSE_SECONDS = 1.0
@@ -34,6 +35,7 @@ class Worker(arq.worker.Worker):
         self._direct: set[str] = set()
         # Syncs, whose number has a limit of its own: a slow target takes no job's place.
         self._beside: set[str] = set()
+        self._suspects = Suspects(self.max_jobs)
         self.ctx["hands"] = self
         if self._handle_signals:  # it is a process of its own
             self.ctx["watchdog"] = asyncio.create_task(watch(self.ctx["settings"].lease_seconds))
@@ -74,17 +76,24 @@ class Worker(arq.worker.Worker):
         most = max(1, self.max_jobs // 2) if self.allow_pick_jobs else 0
         return max(0, most - len(self._direct))
 
-    def take(self, job_id: str, email_id: int, attempt_number: int) -> None:
+    def room_beside(self, abandoned: int) -> int:
+        """How many more jobs may start here that were abandoned so often in a row."""
+        return self._suspects.room_beside(abandoned) if self.allow_pick_jobs else 0
+
+    def take(self, job_id: str, email_id: int, attempt_number: int, abandoned: int = 0) -> None:
         """Run an attempt that Postgres says is due, unless it runs here already."""
         if job_id not in self.tasks:
-            self._direct.add(job_id)
+            if abandoned:
+                self._suspects.add(job_id, abandoned)
+            else:
+                self._direct.add(job_id)
             self._begin(job_id, self.functions[TASK].coroutine(self.ctx, email_id, attempt_number))
 
     async def _answer(self, bell: Bell) -> None:
         """Start what is rung as far as hands are free, and sleep until there is more of either."""
         while True:
             self._awake.clear()
-            more = len(self._direct) + len(self._beside)
+            more = len(self._direct) + len(self._beside) + len(self._suspects)
             free = self.max_jobs - len(self.tasks) + more if self.allow_pick_jobs else 0
             rings = await bell.answer(free) if free > 0 else []
             for ring in rings:
@@ -116,6 +125,7 @@ class Worker(arq.worker.Worker):
         del self.tasks[job_id]
         self._direct.discard(job_id)
         self._beside.discard(job_id)
+        self._suspects.discard(job_id)
         self._awake.set()
         if task.cancelled():
             self.jobs_retried += 1

@@ -22,6 +22,7 @@ WEBHOOKS = Counter("holdfast_webhooks_total", "Webhooks by what we answered", ["
 for _outcome in (
     *("accepted", "duplicate", "ignored", "quarantined", "signature_missing", "signature_mismatch"),
     *("timestamp_missing", "timestamp_skew", "overloaded", "database_slow", "database_unavailable"),
+    "database_read_only",
 ):  # an alert sees a counter's first step only if it was there before
     WEBHOOKS.labels(_outcome)
 IGNORED_EVENTS = Counter("holdfast_ignored_events_total", "Events of types that we do not use", ["type"])

@@ -31,6 +31,8 @@ RECEIVED = "processing_status = 'received'"
 WAITING = "processing_status IN ('received', 'queued')"
 PROCESSING = "processing_status = 'processing'"
 FAILED = "processing_status = 'failed'"
+# Jobs whose last attempts were abandoned: each of them may be the one that kills workers.
+SUSPECT = "processing_status = 'queued' AND abandoned_count > 0"
 FINISHED = "processing_status IN ('completed', 'failed')"
 TO_SYNC = f"sync_status = 'pending' AND {FINISHED}"
 NOT_SYNCED = "sync_status = 'failed'"
@@ -102,6 +104,7 @@ class IncomingEmail(Base):
     completed_at: Mapped[datetime | None]
     retry_count: Mapped[int] = mapped_column(Integer, server_default="0")
     attempt_number: Mapped[int] = mapped_column(Integer, server_default="0")
+    abandoned_count: Mapped[int] = mapped_column(Integer, server_default="0")  # attempts abandoned in a row
     due_at: Mapped[datetime] = mapped_column(server_default=func.now())  # when the sweep rings (again)
     lease_until: Mapped[datetime | None]
 
@@ -121,6 +124,7 @@ class IncomingEmail(Base):
             "due_at",
             postgresql_where=text(RECEIVED),
         ),
+        Index("ix_incoming_emails_suspect_due", "due_at", postgresql_where=text(SUSPECT)),
         Index(
             "ix_incoming_emails_lease",
             "lease_until",

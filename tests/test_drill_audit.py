@@ -86,7 +86,7 @@ async def _record(database: asyncpg.Connection, webhook: Webhook) -> None:
         "failed" if code else "completed",
         code,
         len(outcomes),
-        sum(outcome in {"released", "abandoned"} for outcome in outcomes[:-1]),
+        outcomes[:-1].count("released"),
     )
     for place, outcome in enumerate(outcomes):
         await database.execute(
@@ -337,12 +337,12 @@ TAMPERINGS: Mapping[str, tuple[Tamper, str, str]] = {
         "broken",
         r"it was run again, its attempts ended as \['released', None, 'abandoned', 'completed'\]",
     ),
-    "retry_count one too many": (_email("retry_count = 3"), "broken", "retry_count is 3"),
-    "retry_count one too few": (_email("retry_count = 1"), "broken", "retry_count is 1"),
-    "the last retry of an abandoned one counted": (
-        _email("retry_count = 2", "104"),
+    "retry_count one too many": (_email("retry_count = 2"), "broken", "retry_count is 2"),
+    "retry_count one too few": (_email("retry_count = 0"), "broken", "retry_count is 0"),
+    "an abandoned attempt that cost a retry": (
+        _email("retry_count = 1", "104"),
         "broken",
-        "retry_count is 2",
+        "retry_count is 1",
     ),
     "completed, though the last attempt failed": (
         _attempt("outcome = 'failed'", 4),

@@ -156,7 +156,7 @@ async def test_what_one_sweep_took_the_next_leaves_alone(conn: AsyncConnection) 
 
 async def test_a_lost_claim_can_change_nothing(conn: AsyncConnection, row: Any) -> None:
     old = await claimed(conn, lease=GONE)
-    assert await running.rescue(conn, max_retries=5, limit=10) == 1
+    assert await running.rescue(conn, limit=10) == 1
     new = await claim_one(conn, Job(old.email_id, 2))
     before = dict(await row())
 
@@ -169,7 +169,7 @@ async def test_a_lost_claim_can_change_nothing(conn: AsyncConnection, row: Any) 
     ]
 
     assert late == [False, False, False, False, set()]
-    assert new == Claim(old.email_id, 2, 1, "1", None)
+    assert new == Claim(old.email_id, 2, 0, "1", None)
     assert {**before, "now": 0} == {**dict(await row()), "now": 0}
 
 
@@ -286,26 +286,24 @@ async def test_a_lease_that_is_renewed_is_not_rescued(conn: AsyncConnection, row
     held = await running.renew(conn, [claim.held, (999, 1)], LEASE)
 
     assert held == {claim.held}
-    assert await running.rescue(conn, max_retries=5, limit=10) == 0
+    assert await running.rescue(conn, limit=10) == 0
     assert (await row())["processing_status"] == "processing"
 
 
-async def test_a_rescue_costs_a_retry_and_without_one_left_the_job_fails(
+async def test_an_abandoned_attempt_costs_no_retry_and_too_many_in_a_row_fail_the_job(
     conn: AsyncConnection, row: Any, database: asyncpg.Connection
 ) -> None:
     claim = await claimed(conn, lease=GONE)
-    await running.rescue(conn, max_retries=1, limit=10)
-    assert ((await row())["processing_status"], (await row())["retry_count"]) == ("queued", 1)
+    await running.rescue(conn, limit=10, most_abandoned=2)
+    assert ((await row())["processing_status"], (await row())["abandoned_count"]) == ("queued", 1)
 
     await claim_one(conn, Job(claim.email_id, 2), GONE)
-    await running.rescue(conn, max_retries=1, limit=10)
+    await running.rescue(conn, limit=10, most_abandoned=2)
 
     email = await row()
-    assert (email["processing_status"], email["retry_count"], email["error_code"]) == (
-        "failed",
-        1,
-        "abandoned",
-    )
+    assert (email["processing_status"], email["error_code"]) == ("failed", "abandoned")
+    assert (email["retry_count"], email["abandoned_count"]) == (0, 2)
+    assert email["processing_error"].startswith("Look up the workers of the last 2 attempts in their logs")
     assert email["completed_at"] is not None
     outcomes = await database.fetch("SELECT number, outcome FROM attempts ORDER BY number")
     assert [tuple(each) for each in outcomes] == [(1, "abandoned"), (2, "abandoned")]
@@ -318,14 +316,14 @@ async def test_only_who_was_abandoned_before_waits_for_its_rescue(
     await claimed(conn, lease=GONE)
     waits = []
     for number in range(2, 6):
-        await running.rescue(conn, max_retries=9, limit=10, spread=timedelta(hours=1))
+        await running.rescue(conn, limit=10, spread=timedelta(hours=1), most_abandoned=9)
         email = await row()
         waits.append(email["due_at"] - email["now"])
         claim = await claim_one(conn, Job(email["id"], number), GONE)
     assert claim is not None
     await settle_one(conn, Settlement(claim, "released", BROKEN, timedelta(0)))
     await claim_one(conn, Job(claim.email_id, 6), GONE)
-    await running.rescue(conn, max_retries=9, limit=10, spread=timedelta(hours=1))
+    await running.rescue(conn, limit=10, spread=timedelta(hours=1), most_abandoned=9)
     email = await row()
 
     assert waits[0] <= timedelta(0)
@@ -400,7 +398,7 @@ async def test_a_job_from_before_there_were_leases_is_rescued(
     await receive(conn)
     await database.execute("UPDATE incoming_emails SET processing_status = 'processing'")
 
-    assert await running.rescue(conn, max_retries=5, limit=10) == 1
+    assert await running.rescue(conn, limit=10) == 1
 
     assert (await row())["processing_status"] == "queued"
 

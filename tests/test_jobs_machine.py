@@ -5,6 +5,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from functools import partial
+from itertools import takewhile
 from typing import Any
 
 import pytest
@@ -64,6 +65,7 @@ class Model:
     status: str = "received"
     outcomes: list[str | None] = field(default_factory=list)  # of the attempts 1, 2, …
     retry_count: int = 0
+    abandoned_count: int = 0
     budget_begins: int = 0  # attempts before the last retry by hand
     error_code: str | None = None
 
@@ -80,7 +82,9 @@ class Model:
 
     def end(self, outcome: str, status: str, error_code: str | None) -> None:
         self.outcomes[-1], self.status, self.error_code = outcome, status, error_code
-        self.retry_count += outcome in ("released", "abandoned") and status == "queued"
+        self.retry_count += outcome == "released" and status == "queued"
+        if outcome != "handed_back":
+            self.abandoned_count = self.abandoned_count + 1 if outcome == "abandoned" else 0
 
 
 def wish(job: Job, worker: str, lease: timedelta) -> Operation:
@@ -168,11 +172,15 @@ class Jobs(RuleBasedStateMachine):
 
     @rule(emails=st.lists(emails, max_size=3), limit=st.sampled_from([1, 2, 100]), sweeps=at_once)
     def take_due(self, emails: list[int], limit: int, sweeps: int) -> None:
-        """Half of them never rung, the others the oldest; no job by two sweeps, and each not again for a while."""
+        """Half of them never rung, the others the oldest, no suspect; no job by two sweeps, each not again for a while."""
         for email in emails:
             self.change(email, f"due_at = now() - interval '1 s' WHERE {WAITING}")
             self.all_is_well()
-        rows = [row for row in self.rows.values() if row["processing_status"] in ("received", "queued")]
+        rows = [
+            row
+            for row in self.rows.values()
+            if row["processing_status"] in ("received", "queued") and not row["abandoned_count"]
+        ]
         due = {row["id"]: row["due_at"] for row in rows if row["due_at"] <= row["now"]}
 
         swept = self.run(*[lambda conn: waiting.take_due(conn, limit)] * sweeps)
@@ -182,6 +190,7 @@ class Jobs(RuleBasedStateMachine):
         assert len(ids) == len(taken) >= min(limit, len(due))
         for job in taken:
             assert self.models[job.email_id].status in ("received", "queued")
+            assert self.models[job.email_id].abandoned_count == 0
             assert job.attempt_number == len(self.models[job.email_id].outcomes) + 1
         left = [due_at for id_, due_at in due.items() if id_ not in ids]
         before = self.rows
@@ -202,6 +211,7 @@ class Jobs(RuleBasedStateMachine):
             return
         assert queued == [Job(email, len(model.outcomes) + 1)]
         model.status, model.retry_count, model.error_code = "queued", 0, None
+        model.abandoned_count = 0
         model.budget_begins = len(model.outcomes)
         self.touched = {email}
 
@@ -306,11 +316,11 @@ class Jobs(RuleBasedStateMachine):
         assert done == [self.models[claim.email_id].has_ended(claim, outcome) for claim, outcome in ends]
         assert not any(self.models[claim.email_id].is_held(claim) for claim, _ in ends)
 
-    @rule(most=st.sampled_from([0, 1, 2, 5]), limit=st.sampled_from([1, 100]), sweeps=at_once)
+    @rule(most=st.sampled_from([1, 2, 3, 6]), limit=st.sampled_from([1, 100]), sweeps=at_once)
     def rescue(self, most: int, limit: int, sweeps: int) -> None:
         expired = self.expired()
 
-        counts = self.run(*[lambda conn: running.rescue(conn, most, limit, SPREAD)] * sweeps)
+        counts = self.run(*[lambda conn: running.rescue(conn, limit, SPREAD, most_abandoned=most)] * sweeps)
 
         rescued = expired[: sum(counts)]
         if sweeps == 1 or limit > len(expired):
@@ -334,13 +344,13 @@ class Jobs(RuleBasedStateMachine):
                     self.all_is_well()
                     self.settle(model.claim(ago=1), ["completed"], HOUR, is_newest=False)
                 elif event == "abandoned":
-                    self.rescue(2, 100, 1)
+                    self.rescue(3, 100, 1)
                 else:
                     self.settle(model.claim(), [event], HOUR, is_newest=False)
             self.all_is_well()
 
     @rule(
-        claim=claims, is_newest=newest, outcome=st.sampled_from(list(ENDS)), most=st.sampled_from([0, 1, 5])
+        claim=claims, is_newest=newest, outcome=st.sampled_from(list(ENDS)), most=st.sampled_from([1, 2, 6])
     )
     def settle_while_the_rescue_comes(
         self, claim: Claim, outcome: str, most: int, *, is_newest: bool
@@ -351,7 +361,9 @@ class Jobs(RuleBasedStateMachine):
         expired = self.expired()
         was_held = model.is_held(claim)
 
-        done, rescued = self.run(settle(claim, outcome), lambda conn: running.rescue(conn, most, 100, SPREAD))
+        done, rescued = self.run(
+            settle(claim, outcome), lambda conn: running.rescue(conn, 100, SPREAD, most_abandoned=most)
+        )
 
         settled = [claim.email_id] if done and was_held else []
         if settled:
@@ -366,7 +378,7 @@ class Jobs(RuleBasedStateMachine):
 
     def abandon(self, email: int, most: int) -> None:
         model = self.models[email]
-        model.end("abandoned", "queued" if model.retry_count < most else "failed", "abandoned")
+        model.end("abandoned", "queued" if model.abandoned_count + 1 < most else "failed", "abandoned")
 
     def expired(self) -> list[int]:
         """List the jobs whose lease ran out, the longest ago first."""
@@ -402,6 +414,7 @@ class Jobs(RuleBasedStateMachine):
             assert row["processing_status"] == model.status
             assert [attempt["outcome"] for attempt in row["attempts"]] == model.outcomes
             assert (row["retry_count"], row["error_code"]) == (model.retry_count, model.error_code)
+            assert row["abandoned_count"] == model.abandoned_count
 
     def each_row_makes_sense_by_itself(self) -> None:
         for row in self.rows.values():
@@ -428,9 +441,11 @@ class Jobs(RuleBasedStateMachine):
         for email, model in self.models.items():
             row = self.rows[email]
             outcomes = [each["outcome"] for each in row["attempts"]][model.budget_begins :]
-            given_back = sum(outcome in ("released", "abandoned") for outcome in outcomes)
-            is_last_straw = row["processing_status"] == "failed" and outcomes[-1] == "abandoned"
-            assert row["retry_count"] == given_back - is_last_straw
+            assert row["retry_count"] == outcomes.count("released")
+            in_a_row = takewhile(
+                "abandoned".__eq__, [o for o in reversed(outcomes) if o and o != "handed_back"]
+            )
+            assert row["abandoned_count"] == len(list(in_a_row))
 
 
 def assert_in_order(*times: datetime | None) -> None:

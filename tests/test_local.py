@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from service.config.env_file import read_env_file
 from service.local import environment
 from service.local.samples import samples
 from service.local.servers import free_port
@@ -38,7 +39,7 @@ def test_the_users_settings_win_but_web_stays_on_loopback(tmp_path: Path) -> Non
     assert chosen["API_TOKEN"] == "mine"
     assert chosen["STORAGE_URL"] == "s3://bucket"
     assert chosen["REDIS_URL"] == "unix:///here"
-    assert environment.read(tmp_path / "env")["SYNC_URL"] == own["SYNC_URL"]
+    assert read_env_file(tmp_path / "env")["SYNC_URL"] == own["SYNC_URL"]
     assert (chosen["HOST"], chosen["PORT"]) == ("127.0.0.1", "8123")
     assert "PATH" not in chosen
 
@@ -55,7 +56,7 @@ def test_any_value_survives_the_file(tmp_path: Path) -> None:
     values = {"A": 'it\'s \\ "quoted" #not $HOME ${HOME}', "B": "", "C": "plain-_./:@%"}
     environment.write(tmp_path / "env", values)
 
-    assert environment.read(tmp_path / "env") == values
+    assert read_env_file(tmp_path / "env") == values
 
 
 def test_samples_are_what_their_names_say() -> None:

@@ -11,10 +11,12 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from service.jobs import again
 from service.resources import Resources
+from service.suspects import Suspects
 from service.syncs import again as sync_again
 from service.syncs.again import Sync
 from service.syncs.carrying import Carrying, Settlement, Wish, claim, settle, take_due
 
+ROOM = Suspects(16).room_beside
 LEASE = timedelta(seconds=30)
 FINISHED = ("completed", "failed")
 Row = Callable[[], Awaitable[asyncpg.Record]]
@@ -77,7 +79,7 @@ async def test_two_do_not_carry_the_same(
 
     [first, second] = await claim(conn, [Wish(1, LEASE)] * 2)
     third = await claim_one(conn)
-    swept = await take_due(conn, 10, LEASE)
+    swept = await take_due(conn, 10, LEASE, ROOM)
 
     assert [first or second, third, swept] == [Carrying(1, 1, 1, 0), None, []]
     assert (await row())["sync_attempt_number"] == 1
@@ -90,7 +92,7 @@ async def test_what_nobody_finished_with_in_time_is_carried_by_another(
     slow = await claim_one(conn)
     await database.execute("UPDATE incoming_emails SET sync_due_at = now()")
 
-    [quick] = await take_due(conn, 10, LEASE)
+    [quick] = await take_due(conn, 10, LEASE, ROOM)
 
     assert slow
     assert not await settle_one(conn, Settlement(slow, "failed", "receiver_slow", "too late"))
@@ -171,7 +173,7 @@ async def test_what_nobody_ends_is_held_for_longer_each_time_until_somebody_does
     held = []
     for _ in range(3):
         await database.execute("UPDATE incoming_emails SET sync_due_at = now()")
-        [carrying] = await take_due(conn, 10, LEASE)
+        [carrying] = await take_due(conn, 10, LEASE, ROOM)
         lease = (await row())["sync_due_at"] - await database.fetchval("SELECT now()")
         held.append((carrying.unsettled, round(lease.total_seconds(), -1)))
 
@@ -202,7 +204,7 @@ async def test_sweeps_at_the_same_time_take_different_ones(
 
     async def sweep() -> list[Carrying]:
         async with res.engine.connect() as conn:
-            return await take_due(conn, 10, LEASE)
+            return await take_due(conn, 10, LEASE, ROOM)
 
     taken = await asyncio.gather(*(sweep() for _ in range(4)))
 
@@ -274,3 +276,37 @@ async def test_nothing_is_let_go_while_others_still_try(
 async def test_postgres_knows_the_four_states(database: asyncpg.Connection) -> None:
     with pytest.raises(asyncpg.CheckViolationError):
         await insert(database, sync_status="done")
+
+
+async def test_those_that_nobody_ended_are_carried_apart_from_those_that_nobody_ended_more_often(
+    conn: AsyncConnection, database: asyncpg.Connection
+) -> None:
+    """One that kills workers does not meet the same neighbours until they have all used up their budget."""
+    await insert(database, 12)
+    for times, emails in ((1, [1, 2, 3, 4]), (2, [5, 6])):
+        await database.execute(
+            "UPDATE incoming_emails SET sync_unsettled = $1 WHERE id = ANY($2::bigint[])", times, emails
+        )
+    await database.execute("UPDATE incoming_emails SET sync_due_at = now() - make_interval(secs => 99 - id)")
+
+    taken = []
+    for _ in range(4):
+        found = await take_due(conn, 20, LEASE, ROOM)
+        taken.append(sorted((held.email_id, held.unsettled) for held in found if held.unsettled))
+        fresh = [held.email_id for held in found if not held.unsettled]
+        assert fresh == ([] if taken[1:] else list(range(7, 13)))
+
+    assert taken == [[(1, 1), (2, 1)], [(3, 1), (4, 1)], [(5, 2)], [(6, 2)]]
+
+
+async def test_where_suspects_are_carried_that_must_not_be_met_no_other_is_taken(
+    conn: AsyncConnection, database: asyncpg.Connection
+) -> None:
+    await insert(database, 2)
+    await database.execute("UPDATE incoming_emails SET sync_unsettled = 3 WHERE id = 1")
+    carried = Suspects(16)
+    carried.add("9", 1)
+
+    found = await take_due(conn, 20, LEASE, carried.room_beside)
+
+    assert [held.email_id for held in found] == [2]

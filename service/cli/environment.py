@@ -32,11 +32,11 @@ env_file = click.option(
 def use(path: Path) -> None:
     """Add the file's settings to the environment, unless that has settings of its own."""
     if not os.environ.get("DATABASE_URL") and path.exists():
-        from dotenv import dotenv_values
+        from service.config.env_file import read_env_file
 
-        for name, value in dotenv_values(path, interpolate=False).items():
+        for name, value in read_env_file(path).items():
             if not os.environ.get(name):
-                os.environ[name] = value or ""
+                os.environ[name] = value
 
 
 def actor() -> str:

@@ -8,14 +8,19 @@ from typing import Any
 from sqlalchemy import Row, func, select, text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from service.database import connect, is_pooled, within
+from service.database import check_writable, connect, is_pooled, run, within
 from service.doctor.findings import SECONDS, Check
+from service.errors import Transient
 from service.queries import overview
 from service.queries.verdict import duration
 from service.queries.workers import WorkerView, workers_of
 from service.resources import Resources
 
 OLDEST = 14  # the oldest version that its makers still look after
+_READ_ONLY = (
+    "let DATABASE_URL lead to the primary, or name all servers in it and add target_session_attrs=read-write;"
+    " or turn default_transaction_read_only off"
+)
 _SCRIPTS = Path(__file__).parents[2] / "alembic"
 # Who is no superuser sees of other roles' sessions neither the name nor the kind: they count as others'.
 _CONNECTIONS = text("""
@@ -35,6 +40,12 @@ async def check_postgres(res: Resources) -> Check:
     found = f"version {number // 10_000}.{number % 10_000}"
     if number < OLDEST * 10_000:
         return Check("postgres", False, found, f"use version {OLDEST} or newer")
+    try:
+        await run(res.engine, SECONDS, check_writable)
+    except Transient as exc:
+        if exc.code != "database_read_only":
+            raise
+        return Check("postgres", False, f"{found}, but it accepts no writes", _READ_ONLY)
     pooled = ", behind PgBouncer or another pooler" if await _is_pooled(res.engine) else ""
     return Check("postgres", True, found + pooled)
 

@@ -67,6 +67,7 @@ def queue_again(which: ColumnElement[bool]) -> CTE:
         .values(
             processing_status="queued",
             retry_count=0,
+            abandoned_count=0,
             due_at=func.now() + FIRST_RING_GRACE,
             started_at=None,
             completed_at=None,

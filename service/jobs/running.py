@@ -16,6 +16,9 @@ from service.rows import arrays_of
 # The state in which the end of an attempt leaves the job.
 _STATES = {"completed": "completed", "failed": "failed", "released": "queued", "handed_back": "queued"}
 
+# So many attempts in a row may be abandoned before an e-mail fails; good neighbours of a bad one reach about half.
+MOST_ABANDONED = 5
+
 _CLAIMED = TRANSITIONS.labels("processing", "claim")
 _LEFT = {
     outcome: TRANSITIONS.labels(_STATES[outcome], by)
@@ -132,18 +135,17 @@ async def settle(conn: AsyncConnection, settlements: Sequence[Settlement]) -> li
 
 async def rescue(
     conn: AsyncConnection,
-    max_retries: int,
     limit: int,
     spread: timedelta = timedelta(0),
     sync_status: str = "not_applicable",
+    most_abandoned: int = MOST_ABANDONED,
 ) -> int:
-    """Take back jobs whose lease ran out; those with no retry left fail. Returns how many there were.
+    """Take back jobs whose lease ran out; fail those abandoned too often in a row. Returns how many there were.
 
-    A job is due at once; but if its attempt before was abandoned, too, some time within `spread` for each retry
-    that it has used: one that kills every worker would otherwise meet the same neighbours each time, and cost
-    them theirs.
+    An abandoned attempt costs no retry: the worker may have died of another job. A job that was abandoned once is
+    due at once, one that was abandoned more often within `spread` times the number of times before.
     """
-    expired = statements.rescue(max_retries, limit, spread, sync_status)
+    expired = statements.rescue(most_abandoned, limit, spread, sync_status)
     rescued = [row.processing_status for row in await conn.execute(expired)]
     for status in rescued:
         _RESCUED[status].inc()

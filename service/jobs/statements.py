@@ -39,10 +39,16 @@ SETTLEMENT = {
     "delay": Interval(),
     "sync_status": Text(),
 }
+ABANDONED = "The worker died or lost its connection to Postgres during the attempt. Another attempt follows."
+ABANDONED_FOR_GOOD = (
+    "Look up the workers of the last {} attempts in their logs, remove what ended them, then retry this e-mail."
+    " Each of these workers died, hung or lost Postgres while it processed this e-mail, the last ones while they"
+    " processed no other suspect. The usual reasons are too little memory, a crash or a long outage of Postgres."
+)
 _LEFT = IncomingEmail.__table__.c["id", "attempt_number", "error_code", "processing_error"]
 
 
-def rescue(max_retries: int, limit: int, spread: timedelta, sync_status: str) -> Select[Any]:
+def rescue(most_abandoned: int, limit: int, spread: timedelta, sync_status: str) -> Select[Any]:
     """Make the statement that ends attempts whose lease ran out."""
     expired = (
         select(IncomingEmail.id)
@@ -53,20 +59,19 @@ def rescue(max_retries: int, limit: int, spread: timedelta, sync_status: str) ->
         .with_for_update(skip_locked=True)
         .cte("expired")
     )
-    another = IncomingEmail.retry_count < max_retries
-    suspicion = case((IncomingEmail.error_code == "abandoned", IncomingEmail.retry_count), else_=0)
+    another = IncomingEmail.abandoned_count + 1 < most_abandoned
     left = (
         update(IncomingEmail)
         .where(IncomingEmail.id == expired.c.id)
         .values(
             processing_status=case((another, "queued"), else_="failed"),
-            retry_count=IncomingEmail.retry_count + case((another, 1), else_=0),
+            abandoned_count=IncomingEmail.abandoned_count + 1,
             completed_at=case((~another, func.now())),
-            due_at=func.now() + suspicion * func.random() * literal(spread),
+            due_at=func.now() + IncomingEmail.abandoned_count * func.random() * literal(spread),
             lease_until=None,
             error_code="abandoned",
             error_host=None,
-            processing_error="The worker died or lost its connections in the middle of an attempt.",
+            processing_error=case((another, ABANDONED), else_=ABANDONED_FOR_GOOD.format(most_abandoned)),
             **_sync(~another, literal(sync_status)),
         )
         .returning(literal("abandoned").label("outcome"), IncomingEmail.processing_status, *_LEFT)
@@ -130,6 +135,8 @@ def _settle() -> tuple[Select[Any], Select[Any]]:
         .values(
             processing_status=mine.c.status,
             retry_count=IncomingEmail.retry_count + case((mine.c.outcome == "released", 1), else_=0),
+            # A shutdown says nothing about the e-mail; any other end clears it of suspicion.
+            abandoned_count=case((mine.c.outcome == "handed_back", IncomingEmail.abandoned_count), else_=0),
             completed_at=case((mine.c.status != "queued", func.now())),
             due_at=case((mine.c.status == "queued", func.now() + mine.c.delay), else_=IncomingEmail.due_at),
             lease_until=None,

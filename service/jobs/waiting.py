@@ -9,7 +9,7 @@ from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from service.metrics import TRANSITIONS
-from service.models import RECEIVED, WAITING, IncomingEmail, in_status
+from service.models import RECEIVED, SUSPECT, WAITING, IncomingEmail, in_status
 
 # Who puts a job on record rings at once; only if that came to nothing is it the sweep's turn.
 FIRST_RING_GRACE = timedelta(seconds=3)
@@ -45,16 +45,31 @@ async def take_due(conn: AsyncConnection, limit: int) -> list[Job]:
     """Take jobs that wait to be rung, and postpone them so that no two sweeps take them.
 
     The first half are those that were never rung, if there are so many: a backlog must not hold them up. The
-    others are what is due, oldest first.
+    others are what is due, oldest first. Suspects are left to `take_suspects`.
     """
     new = await _take(conn, RECEIVED, (limit + 1) // 2)
     return [*new, *await _take(conn, WAITING, limit - len(new))]
 
 
-async def _take(conn: AsyncConnection, state: str, limit: int) -> list[Job]:
+async def next_suspicion(conn: AsyncConnection) -> int | None:
+    """Tell how often in a row the suspect was abandoned that is due for longest; None if no suspect is due."""
+    return await conn.scalar(
+        select(IncomingEmail.abandoned_count)
+        .where(text(SUSPECT), IncomingEmail.due_at <= func.now())
+        .order_by(IncomingEmail.due_at)
+        .limit(1)
+    )
+
+
+async def take_suspects(conn: AsyncConnection, abandoned: int, limit: int) -> list[Job]:
+    """Take due jobs that were abandoned exactly so often in a row, and postpone them as `take_due` does."""
+    return await _take(conn, SUSPECT, limit, abandoned)
+
+
+async def _take(conn: AsyncConnection, state: str, limit: int, abandoned: int = 0) -> list[Job]:
     due = (
         select(IncomingEmail.id)
-        .where(text(state), IncomingEmail.due_at <= func.now())
+        .where(text(state), IncomingEmail.due_at <= func.now(), IncomingEmail.abandoned_count == abandoned)
         .order_by(IncomingEmail.due_at)
         .limit(limit)
         .with_for_update(skip_locked=True)

@@ -6,8 +6,7 @@ import secrets
 from collections.abc import Mapping
 from pathlib import Path
 
-from dotenv import dotenv_values
-
+from service.config.env_file import read_env_file
 from service.config.settings import Settings
 from service.storage.places import PREFIXES
 
@@ -25,7 +24,7 @@ def choose(data_dir: Path, own: Mapping[str, str], servers: Mapping[str, str], p
 
     The token and the secret are made once and read from the file from then on.
     """
-    kept = read(data_dir / "env")
+    kept = read_env_file(data_dir / "env")
     made = {name: kept.get(name) or secrets.token_urlsafe(24) for name in _KEPT}
     defaults = {
         **servers,
@@ -49,14 +48,6 @@ _LOOPBACK = {
     "DOWNLOAD_HOSTS": "*.zdusercontent.com,127.0.0.1",
     "DOWNLOAD_PRIVATE_NETWORKS": "true",
 }
-
-
-def read(path: Path) -> dict[str, str]:
-    """Read such a file; nothing where there is none."""
-    if not path.exists():
-        return {}
-    values = dotenv_values(path, interpolate=False)
-    return {name: value for name, value in values.items() if value is not None}
 
 
 def write(path: Path, values: Mapping[str, str]) -> None:

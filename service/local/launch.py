@@ -48,14 +48,19 @@ def alone(directory: Path) -> Iterator[None]:
 
 @contextmanager
 def socket_directory(directory: Path, name: str, owner: tuple[int, int] | None = None) -> Iterator[Path]:
-    """Give a place for a socket `name`: the directory, or a short one where its path is too long or needs quoting."""
+    """Give a place for a socket `name`: the directory, or another one where `owner` could not make it there.
+
+    Or where its path is too long, or needs quoting.
+    """
     path = directory / name
-    if len(os.fsencode(path)) <= _MAX_SOCKET_BYTES and re.fullmatch(r"[\w./-]+", str(path), re.ASCII):
+    is_strange = bool(owner) and not keeps_access()
+    is_short = len(os.fsencode(path)) <= _MAX_SOCKET_BYTES
+    if is_short and re.fullmatch(r"[\w./-]+", str(path), re.ASCII) and not is_strange:
         yield directory
         return
     short = Path(tempfile.mkdtemp(prefix="holdfast-", dir="/tmp"))
     try:
-        if owner and not keeps_access():
+        if owner and is_strange:
             os.chown(short, *owner)
         yield short
     finally:

@@ -12,7 +12,7 @@ from typing import Any
 import click
 from aiohttp import ClientError, ClientSession, ClientTimeout
 
-from service.local import environment
+from service.config.env_file import read_env_file
 from service.local.signals import interruptible, run_until_told
 from service.local.zendesk import Answer, Zendesk
 
@@ -47,7 +47,7 @@ def run(body: bytes, files: Sequence[Path], url: str | None, env_file: Path | No
 
 def _settings(env_file: Path | None) -> Mapping[str, str]:
     path = env_file or next((path for path in _FILES if path.exists()), _FILES[0])
-    return {**environment.read(path), **{name: value for name, value in os.environ.items() if value}}
+    return {**read_env_file(path), **{name: value for name, value in os.environ.items() if value}}
 
 
 def _needed(settings: Mapping[str, str], name: str) -> str:

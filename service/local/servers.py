@@ -13,6 +13,7 @@ from pathlib import Path
 from signal import SIGINT, SIGTERM, Signals
 
 from service.local import guard
+from service.local.directory import user_name
 from service.local.launch import ServerError, alone, end_leftovers, running, socket_directory
 
 __all__ = [
@@ -28,6 +29,8 @@ __all__ = [
     "prepare_valkey",
     "valkey",
 ]
+
+_ELSE = "run this as another user, or set DATABASE_URL to a Postgres of your own"
 
 Owner = tuple[int, int] | None
 
@@ -180,6 +183,8 @@ def _valkey_binary() -> Path:
 def _prepare(data: Path, binaries: Path) -> Owner:
     data.parent.chmod(0o700)  # who reaches the socket is the database's superuser
     owner = _owner(data, binaries) if os.geteuid() == 0 else None
+    if not owner:
+        _check_name()
     if not data.exists():
         _initialize(data, binaries, owner)
     end_leftovers("postgres", data, data / "postmaster.pid", SIGINT)
@@ -188,13 +193,42 @@ def _prepare(data: Path, binaries: Path) -> Owner:
 
 def _owner(data: Path, binaries: Path) -> Owner:
     """Choose whom root runs Postgres as, which refuses to run as root: whoever owns the data, or `nobody`."""
-    if not guard.keeps_access():
-        for path in (*data.parents, *binaries.parents):
-            path.chmod(path.stat().st_mode | 0o001)  # pass through, not list
-        data.parent.chmod(0o703)  # and make a socket there
-    nobody = pwd.getpwnam("nobody")
+    try:
+        nobody = pwd.getpwnam("nobody")
+    except KeyError:
+        raise ServerError(
+            f"Postgres refuses to run as root, and there is no user `nobody`: {_ELSE}"
+        ) from None
     about = data.stat() if data.exists() else None
-    return (about.st_uid, about.st_gid) if about else (nobody.pw_uid, nobody.pw_gid)
+    owner = (about.st_uid, about.st_gid) if about else (nobody.pw_uid, nobody.pw_gid)
+    if not guard.keeps_access():
+        _let_in(owner, data, binaries)
+    return owner
+
+
+def _let_in(owner: tuple[int, int], data: Path, binaries: Path) -> None:
+    """Let this user pass through our own directories; those of others stay as they are."""
+    parents = data.parents[:2] if (data.parents[1] / "lock").exists() else data.parents[:1]
+    for path in (*data.parents, binaries, *binaries.parents):
+        mode = path.stat().st_mode
+        if path in parents:
+            os.chown(path, -1, owner[1])
+            path.chmod(mode & ~0o077 | 0o010)
+        elif not mode & 0o001:
+            raise ServerError(
+                f"Postgres refuses to run as root, and {user_name(owner[0])} may not pass through {path}: {_ELSE}"
+            )
+
+
+def _check_name() -> None:
+    """Refuse a user whom initdb refuses."""
+    try:
+        pwd.getpwuid(os.geteuid())
+    except KeyError:
+        found = (
+            f"user {os.geteuid()} has no name in /etc/passwd, and Postgres makes no database for such a user"
+        )
+        raise ServerError(f"{found}: add a line there, {_ELSE}") from None
 
 
 def _initialize(data: Path, binaries: Path, owner: Owner) -> None:

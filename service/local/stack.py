@@ -7,7 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from signal import SIGTERM
@@ -15,6 +15,7 @@ from signal import SIGTERM
 from aiohttp import ClientError, ClientSession, ClientTimeout
 
 from service.local import environment
+from service.local.directory import own_directory
 from service.local.guard import guarded
 from service.local.launch import ServerError, alone
 from service.local.servers import postgres, valkey
@@ -45,7 +46,6 @@ class Stack:
         self, workers: int, *, to_files: bool, more: Mapping[str, str] | None = None
     ) -> Sequence[Sequence[Program]]:
         """Return web and workers, in stages: the workers end first. `more` are settings that came up later."""
-        self.logs.mkdir(exist_ok=True, mode=0o700)
 
         def program(name: str, kind: str) -> Program:
             variables = {**self.own, **self.settings, **(more or {}), "WORKER_NAME": name}
@@ -63,19 +63,18 @@ def open_stack(
 
     Raises ServerError.
     """
-    data_dir = data_dir.resolve()
+    data_dir = own_directory(data_dir)
     with ExitStack() as opened:
         opened.enter_context(alone(data_dir))
-        if fresh:
-            _forget(data_dir)
-        servers = {}
-        for name, title, server in (("DATABASE_URL", "Postgres", postgres), ("REDIS_URL", "Valkey", valkey)):
-            if not own.get(name):
-                began = time.monotonic()
-                servers[name] = opened.enter_context(server(data_dir / title.lower()))
-                say(f"{title} runs ({time.monotonic() - began:.1f} s)")
-        settings = environment.choose(data_dir, own, servers, port)
-        environment.write(data_dir / "env", settings)
+        with _told_in_one_line(data_dir):
+            if fresh:
+                _forget(data_dir)
+            environment.choose(data_dir, own, {}, port)  # a broken file is told before anything starts
+            servers = dict(_start(data_dir, own, opened, say))
+            settings = environment.choose(data_dir, own, servers, port)
+            environment.write(data_dir / "env", settings)
+            for name in ("logs", "objects"):
+                (data_dir / name).mkdir(exist_ok=True, mode=0o700)
         migrate({**own, **settings})
         say("the tables are up to date")
         yield Stack(data_dir, settings, own)
@@ -128,9 +127,29 @@ def migrate(variables: Mapping[str, str]) -> None:
         raise ServerError(lines[-1] if done.returncode == 2 else f"the migrations failed: {lines[-1]}")
 
 
+def _start(
+    data_dir: Path, own: Mapping[str, str], opened: ExitStack, say: Callable[[str], None]
+) -> Iterator[tuple[str, str]]:
+    """Start the servers that the user's environment does not name; yield the settings that lead to them."""
+    for name, title, server in (("DATABASE_URL", "Postgres", postgres), ("REDIS_URL", "Valkey", valkey)):
+        if not own.get(name):
+            began = time.monotonic()
+            yield name, opened.enter_context(server(data_dir / title.lower()))
+            say(f"{title} runs ({time.monotonic() - began:.1f} s)")
+
+
+@contextmanager
+def _told_in_one_line(data_dir: Path) -> Iterator[None]:
+    """Turn what the disk refuses into ServerError."""
+    try:
+        yield
+    except OSError as exc:
+        raise ServerError(f"cannot use {exc.filename or data_dir}: {exc.strerror or exc}") from exc
+
+
 def _forget(data_dir: Path) -> None:
     """Remove what we put there, and nothing else."""
     for name in ("postgres", "valkey", "objects", "logs"):
-        if (data_dir / name).exists():
+        with suppress(FileNotFoundError):
             shutil.rmtree(data_dir / name)
     (data_dir / "env").unlink(missing_ok=True)

@@ -6,11 +6,11 @@ from typing import Any, Literal
 
 from pydantic import Field
 from sqlalchemy import ColumnElement, ScalarSelect, TextClause, func, literal_column, select, text
-from sqlalchemy.ext.asyncio import AsyncEngine
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from sqlalchemy.orm import InstrumentedAttribute
 
 from service.config.settings import Settings
-from service.database import connect
+from service.database import check_writable, connect, run
 from service.models import NOT_SYNCED, STATUSES, TO_SYNC, IncomingEmail, QuarantinedWebhook, in_status
 from service.operations import Alert
 from service.queries.history import HOUR_CAP, Hour, Times, hours_of, times_of
@@ -19,6 +19,7 @@ from service.queries.views import ProcessingStatus, View
 from service.queries.workers import WorkerView, workers_of
 
 COUNT_CAP = 10_000
+PING_SECONDS = 3.0
 UNFINISHED = ("received", "queued", "processing")
 # What failed, is in quarantine or not synced is counted anyway; an alert stays open for a while after its cause has gone.
 _ALERTS = (
@@ -178,8 +179,13 @@ async def stats(engine: AsyncEngine) -> Stats:
 
 
 async def ping(engine: AsyncEngine) -> None:
-    async with connect(engine) as conn:
+    """Find out whether Postgres answers, has our tables and accepts writes; raises Transient."""
+
+    async def look(conn: AsyncConnection) -> None:
+        await check_writable(conn)
         await conn.execute(select(IncomingEmail.id).limit(1))
+
+    await run(engine, PING_SECONDS, look)
 
 
 def _capped(

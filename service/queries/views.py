@@ -79,6 +79,7 @@ class EmailView(View):
     completed_at: datetime | None = Field(description="When the job ended, well or not")
     retry_count: int = Field(description="Attempts that were given back since the last retry by hand")
     attempt_number: int = Field(description="Attempts in all")
+    abandoned_count: int = Field(description="Latest attempts in a row whose worker died; they cost no retry")
     due_at: datetime = Field(description="When the sweep looks after it again")
     lease_until: datetime | None = Field(description="Until when a worker has it")
     attachment_urls: Items = Field(

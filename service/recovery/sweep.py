@@ -27,28 +27,29 @@ class Hands(Protocol):
 
     @property
     def free(self) -> int: ...
-    def take(self, job_id: str, email_id: int, attempt_number: int) -> None: ...
+    def room_beside(self, abandoned: int) -> int: ...
+    def take(self, job_id: str, email_id: int, attempt_number: int, abandoned: int = 0) -> None: ...
 
 
 async def sweep(res: Resources, hands: Hands | None = None) -> int:
     """Rescue abandoned jobs, start on what is due, and ring the rest; returns how many were due.
 
-    Needs Postgres alone. Any number of workers may sweep at once: each takes other rows.
+    Needs Postgres alone. Any number of workers may sweep at once: each takes other rows. Suspects (jobs whose last
+    attempts were abandoned) are never rung, only started here, as many as `hands` lets run at once.
     """
     free = hands.free if hands else 0
     # While Redis cannot be rung, no more than can be worked on here.
     most = BATCH if res.dispatcher.reachable else free
 
-    async def look(conn: AsyncConnection) -> tuple[int, list[Job]]:
+    async def look(conn: AsyncConnection) -> tuple[int, list[Job], tuple[int, list[Job]]]:
         settings = res.settings
-        rescued = await running.rescue(
-            conn, settings.max_retries, BATCH, settings.lease, settings.sync_status
-        )
-        return rescued, await waiting.take_due(conn, most) if most else []
+        rescued = await running.rescue(conn, BATCH, settings.lease, settings.sync_status)
+        due = await waiting.take_due(conn, most) if most else []
+        return rescued, due, await _suspects(conn, hands) if hands else (0, [])
 
-    rescued, due = await run(res.engine, res.settings.database_seconds, look)
+    rescued, due, (abandoned, suspects) = await run(res.engine, res.settings.database_seconds, look)
     SWEEPS.labels("done").inc()
-    SWEPT.inc(len(due))
+    SWEPT.inc(len(due) + len(suspects))
     if rescued:
         log.warning("jobs_rescued", jobs=rescued)
     for place, job in enumerate(due):
@@ -56,7 +57,21 @@ async def sweep(res: Resources, hands: Hands | None = None) -> int:
             hands.take(job_id(job), job.email_id, job.attempt_number)
         else:
             res.dispatcher.ring(job)
-    return len(due)
+    if hands:
+        for job in suspects:
+            hands.take(job_id(job), job.email_id, job.attempt_number, abandoned)
+    return len(due) + len(suspects)
+
+
+async def _suspects(conn: AsyncConnection, hands: Hands) -> tuple[int, list[Job]]:
+    """Take the suspects that are due for longest, with how often they were abandoned, as far as there is room.
+
+    Where they must not run beside the suspects that run here, no other suspect is taken either: their turn comes
+    when those have ended.
+    """
+    abandoned = await waiting.next_suspicion(conn)
+    room = hands.room_beside(abandoned) if abandoned else 0
+    return abandoned or 0, await waiting.take_suspects(conn, abandoned or 0, room) if room else []
 
 
 async def sweep_for_ever(res: Resources, hands: Hands) -> None:

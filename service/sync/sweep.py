@@ -11,6 +11,7 @@ import structlog
 from service.database import run
 from service.errors import Transient
 from service.resources import Resources
+from service.suspects import Suspects
 from service.sync.attempt import carry, for_certain
 from service.syncs import again, carrying
 from service.syncs.carrying import Carrying
@@ -31,9 +32,10 @@ async def sync_for_ever(res: Resources) -> None:
     Any number of workers may do so at once: each takes other rows.
     """
     running: set[asyncio.Task[None]] = set()
+    suspects = Suspects(res.settings.syncs_per_process)
     try:
         while True:
-            began = await _begin(res, running)
+            began = await _begin(res, running, suspects)
             pause = res.settings.sweep_seconds * random.uniform(0.5, 1.5)  # noqa: S311 no secret
             await asyncio.sleep(min(pause, MORE_SECONDS) if began else pause)
     finally:
@@ -58,20 +60,28 @@ async def drop_for_ever(res: Resources) -> None:
             log.warning("syncs_dropped", emails=dropped)
 
 
-async def _begin(res: Resources, running: set[asyncio.Task[None]]) -> int:
+async def _begin(res: Resources, running: set[asyncio.Task[None]], suspects: Suspects) -> int:
     """Begin with what is due; return how much that was."""
     if not (room := min(res.gate.room, BATCH)):
         return 0
-    due = await for_certain(res, _take(res, room))
+    due = await for_certain(res, _take(res, room, suspects))
     for held in due:
         task = asyncio.create_task(_pass(res, held))
         running.add(task)
         task.add_done_callback(running.discard)
+        if held.unsettled:
+            suspects.add(str(held.email_id), held.unsettled)
+            task.add_done_callback(partial(_forget, suspects, held))
     return len(due)
 
 
-async def _take(res: Resources, room: int) -> Sequence[Carrying]:
-    take = partial(carrying.take_due, limit=room, lease=res.settings.sync_lease)
+def _forget(suspects: Suspects, held: Carrying, _: asyncio.Task[None]) -> None:
+    suspects.discard(str(held.email_id))
+
+
+async def _take(res: Resources, room: int, suspects: Suspects) -> Sequence[Carrying]:
+    lease = res.settings.sync_lease
+    take = partial(carrying.take_due, limit=room, lease=lease, room_beside=suspects.room_beside)
     try:
         return await run(res.engine, res.settings.database_seconds, take)
     except Transient as exc:

@@ -1,6 +1,6 @@
 """Syncs that are due and carried: taken for the length of a lease, and ended."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Literal
@@ -63,9 +63,18 @@ async def claim(conn: AsyncConnection, wishes: Sequence[Wish]) -> list[Carrying 
     return [claimed.get(place) for place in range(1, len(wishes) + 1)]
 
 
-async def take_due(conn: AsyncConnection, limit: int, lease: timedelta) -> list[Carrying]:
-    """Take what has been due for longest; two who take at once get different ones."""
-    return [Carrying(*row) for row in await conn.execute(statements.TAKE, {"most": limit, "lease": lease})]
+async def take_due(
+    conn: AsyncConnection, limit: int, lease: timedelta, room_beside: Callable[[int], int]
+) -> list[Carrying]:
+    """Take what has been due for longest; two who take at once get different ones.
+
+    Suspects, which nobody ended the last time, are taken only as far as `room_beside` says that there is room for
+    those that nobody ended so often in a row.
+    """
+    unsettled = await conn.scalar(statements.NEXT_UNSETTLED, {"most": limit}) or 0
+    room = room_beside(unsettled) if unsettled else 0
+    wanted = {"most": limit, "lease": lease, "unsettled": unsettled, "room": room}
+    return [Carrying(*row) for row in await conn.execute(statements.TAKE, wanted)]
 
 
 async def settle(conn: AsyncConnection, settlements: Sequence[Settlement]) -> list[bool]:

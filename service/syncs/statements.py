@@ -15,6 +15,7 @@ from sqlalchemy import (
     cast,
     func,
     null,
+    or_,
     select,
     text,
     update,
@@ -34,7 +35,7 @@ _email = IncomingEmail.__table__.c
 
 
 def _held(lease: ColumnElement[Any]) -> dict[str, Any]:
-    """Hold it; twice as long each time that nobody ended it, so that one which kills workers spares its neighbours."""
+    """Hold it; twice as long each time that nobody ended it, so that one which kills workers does so seldom."""
     return {
         "sync_due_at": func.now() + func.power(2, IncomingEmail.sync_unsettled) * lease,
         "sync_attempt_number": IncomingEmail.sync_attempt_number + 1,
@@ -72,22 +73,42 @@ def _claim() -> Select[Any]:
 
 
 def _take() -> Select[Any]:
+    """Take what is due; of suspects only those that nobody ended `unsettled` times in a row, and only `room` of them."""
     due = (
-        select(IncomingEmail.id)
+        select(*_email["id", "sync_due_at", "sync_unsettled"])
         .where(text(TO_SYNC), IncomingEmail.sync_due_at <= func.now())
         .order_by(IncomingEmail.sync_due_at)
         .limit(bindparam("most", type_=BigInteger()))
         .with_for_update(key_share=True, skip_locked=True)
         .cte("due")
     )
+    place = func.row_number().over(partition_by=due.c.sync_unsettled, order_by=due.c.sync_due_at)
+    ranked = select(due.c.id, due.c.sync_unsettled, place.label("place")).cte("ranked")
+    is_in_turn = and_(
+        ranked.c.sync_unsettled == bindparam("unsettled", type_=BigInteger()),
+        ranked.c.place <= bindparam("room", type_=BigInteger()),
+    )
     taken = (
         update(IncomingEmail)
-        .where(IncomingEmail.id == due.c.id)
+        .where(IncomingEmail.id == ranked.c.id, or_(ranked.c.sync_unsettled == 0, is_in_turn))
         .values(**_held(bindparam("lease", type_=Interval())))
         .returning(*_HOLDING)
         .cte("taken")
     )
     return select(taken)
+
+
+def _next_unsettled() -> Select[Any]:
+    """Ask of the suspect that is due for longest, among what `_take` looks at, how often nobody ended it."""
+    due = (
+        select(*_email["sync_unsettled", "sync_due_at"])
+        .where(text(TO_SYNC), IncomingEmail.sync_due_at <= func.now())
+        .order_by(IncomingEmail.sync_due_at)
+        .limit(bindparam("most", type_=BigInteger()))
+        .subquery("due")
+    )
+    suspects = select(due.c.sync_unsettled).where(due.c.sync_unsettled > 0)
+    return suspects.order_by(due.c.sync_due_at).limit(1)
 
 
 def _settle() -> Select[Any]:
@@ -129,4 +150,4 @@ def _settle() -> Select[Any]:
 
 
 # Made once: to make a statement takes longer than to run it.
-CLAIM, TAKE, SETTLE = _claim(), _take(), _settle()
+CLAIM, TAKE, NEXT_UNSETTLED, SETTLE = _claim(), _take(), _next_unsettled(), _settle()

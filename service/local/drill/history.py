@@ -7,8 +7,7 @@ from service.local.drill.findings import Row
 
 # How the last attempt ends, by the state that it leaves the job in; the others give it back.
 _LAST = {"completed": {"completed"}, "failed": {"failed", "abandoned"}}
-_AT_A_COST = {"released", "abandoned"}  # of a retry
-_GIVEN_BACK = {*_AT_A_COST, "handed_back"}
+_GIVEN_BACK = {"released", "abandoned", "handed_back"}
 
 
 def wrong(email: Row, attempts: Sequence[Row]) -> Iterator[str]:
@@ -25,8 +24,7 @@ def wrong(email: Row, attempts: Sequence[Row]) -> Iterator[str]:
     numbers = [attempt["number"] for attempt in attempts]
     if numbers != list(range(1, email["attempt_number"] + 1)):
         yield f"attempt_number is {email['attempt_number']}, its attempts are numbered {numbers}"
-    # What ends the job costs none: one that is abandoned with no retry left has failed.
-    if email["retry_count"] != sum(outcome in _AT_A_COST for outcome in outcomes[:-1]):
+    if email["retry_count"] != outcomes[:-1].count("released"):
         yield f"retry_count is {email['retry_count']}, its attempts ended as {outcomes}"
     if status == "failed" and not (email["error_code"] and email["processing_error"]):
         yield "it failed without a reason"

@@ -15,6 +15,7 @@ from random import Random
 import asyncpg
 from rich.console import Console
 
+from service.local.directory import own_directory
 from service.local.drill.audit import audit
 from service.local.drill.carried import audit_sync
 from service.local.drill.faults import FAULTS, inject
@@ -47,7 +48,7 @@ def run(plan: Plan, directory: Path | None) -> None:
     console = Console(highlight=False)
     outcome: list[Verdict] = []
     with one_line_errors(), tempfile.TemporaryDirectory(prefix="holdfast-drill-") as temporary:
-        place = (directory or Path(temporary)).resolve()
+        place = own_directory(directory or Path(temporary))
         check_place(place)
         with interruptible(), alone(place):
             # Also what the libraries have to say, of connections that break for example.

@@ -1,0 +1,197 @@
+"""After a failover, sessions of the pool that became read-only are replaced; where all are, that is said."""
+
+import asyncio
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from urllib.parse import parse_qs, urlsplit
+
+import asyncpg
+import pytest
+from pydantic import SecretStr
+from sqlalchemy import text
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from service.config.settings import Settings
+from service.database import run
+from service.doctor.postgres import check_postgres
+from service.errors import Transient
+from service.local.drill.proxy import Proxy
+from service.local.servers import postgres
+from service.local.zendesk import Zendesk
+from service.resources import Resources, open_resources
+from tests.conftest import Client, Server, eventually, serving
+
+
+@asynccontextmanager
+async def read_only(database: asyncpg.Connection, url: str, *, new_sessions: bool) -> AsyncIterator[None]:
+    """Let all sessions that there are be read-only, except for `database`, and new ones or not."""
+    await database.execute("SET default_transaction_read_only = off")
+    witness = await asyncpg.connect(url)
+
+    async def is_on() -> bool:
+        return bool(await witness.fetchval("SHOW default_transaction_read_only") == "on")
+
+    try:
+        if not new_sessions:
+            await database.execute("ALTER DATABASE postgres SET default_transaction_read_only = off")
+        await database.execute("ALTER SYSTEM SET default_transaction_read_only = on")
+        await database.execute("SELECT pg_reload_conf()")
+        assert await eventually(is_on)
+        yield
+    finally:
+        await database.execute("ALTER SYSTEM RESET default_transaction_read_only")
+        await database.execute("ALTER DATABASE postgres RESET default_transaction_read_only")
+        await database.execute("SELECT pg_reload_conf()")
+        await witness.close()
+
+
+async def fill_pool(client: Server) -> None:
+    """Let each connection of the pool have a session of its own."""
+
+    async def hold() -> None:
+        async with client.res.engine.connect() as conn:
+            await conn.execute(text("SELECT pg_sleep(0.2)"))
+
+    await asyncio.gather(*(hold() for _ in range(client.res.settings.database_pool_size)))
+
+
+async def count(database: asyncpg.Connection) -> int:
+    return int(await database.fetchval("SELECT count(*) FROM incoming_emails"))
+
+
+async def test_sessions_that_became_read_only_cost_no_webhook_an_error(
+    settings: Settings, zendesk: Zendesk, database_url: str, database: asyncpg.Connection
+) -> None:
+    async with serving(settings, zendesk) as client:
+        await fill_pool(client)
+        async with read_only(database, database_url, new_sessions=False):
+            ready = await client.get("/readyz")
+            await asyncio.gather(*(client.send(zendesk.payload()) for _ in range(40)))
+
+    assert ready["checks"]["database"]["ok"]
+    assert await count(database) == 40
+
+
+async def test_without_a_probe_the_first_write_finds_out(
+    settings: Settings, zendesk: Zendesk, database_url: str, database: asyncpg.Connection
+) -> None:
+    async with serving(settings, zendesk) as client:
+        await fill_pool(client)
+        async with read_only(database, database_url, new_sessions=False):
+            for _ in range(15):
+                await client.send(zendesk.payload())
+
+    assert await count(database) == 15
+
+
+async def test_where_new_sessions_are_read_only_too_the_answers_say_so(
+    settings: Settings, zendesk: Zendesk, database_url: str, database: asyncpg.Connection
+) -> None:
+    async with serving(settings, zendesk) as client:
+        await client.get("/readyz")
+        async with read_only(database, database_url, new_sessions=True):
+            ready = await client.get("/readyz", status=503)
+            refused = await zendesk.send(client.webhook, zendesk.payload())
+            check = await check_postgres(client.res)
+        accepted = await client.send(zendesk.payload())
+
+    assert ready["checks"]["database"]["error"] == "database_read_only"
+    assert (refused.status, refused.json()["code"]) == (503, "database_read_only")
+    assert int(refused.headers["Retry-After"]) > 0
+    assert check.ok is False
+    assert "accepts no writes" in check.found
+    assert "target_session_attrs=read-write" in check.advice
+    assert accepted["status"] == "accepted"
+
+
+async def test_a_worker_writes_on_after_its_sessions_became_read_only(
+    client: Client, res: Resources, database_url: str, database: asyncpg.Connection
+) -> None:
+    async def write(conn: AsyncConnection) -> int:
+        return (await conn.execute(text("UPDATE workers SET version = '2' RETURNING 1"))).rowcount
+
+    await database.execute("INSERT INTO workers (name, pid, version) VALUES ('worker.1', 1, '1')")
+    await run(res.engine, 5, write)
+    async with read_only(database, database_url, new_sessions=False):
+        assert await run(res.engine, 5, write) == 1
+
+
+@pytest.mark.parametrize("state", ["57P01", "57P02", "57P03", "25006"])
+async def test_a_session_that_is_over_is_replaced_and_the_statement_repeated(
+    state: str, res: Resources
+) -> None:
+    sessions: list[int] = []
+
+    async def ask(conn: AsyncConnection) -> int:
+        sessions.append(int(await conn.scalar(text("SELECT pg_backend_pid()")) or 0))
+        if len(sessions) == 1:
+            await conn.execute(text(f"DO $$ BEGIN RAISE SQLSTATE '{state}'; END $$"))
+        return len(sessions)
+
+    assert await run(res.engine, 5, ask) == 2
+    assert sessions[0] != sessions[1]
+
+
+async def test_other_errors_throw_no_session_away(res: Resources) -> None:
+    async def break_(conn: AsyncConnection) -> None:
+        await conn.execute(text("SELECT 1/0"))
+
+    async def session(conn: AsyncConnection) -> object:
+        return await conn.scalar(text("SELECT pg_backend_pid()"))
+
+    before = await run(res.engine, 5, session)
+    with pytest.raises(Exception):  # noqa: B017, PT011 what it is is not the point
+        await run(res.engine, 5, break_)
+
+    assert await run(res.engine, 5, session) == before
+
+
+@pytest.fixture
+def standby(tmp_path: Path) -> Iterator[str]:
+    """Run another Postgres, which takes no writes."""
+    with postgres(tmp_path / "standby") as url:
+        url = url.replace("postgres@", "postgres:any@")  # with a password, asyncpg reads no ~/.pgpass
+        asyncio.run(become_read_only(url))
+        yield url
+
+
+async def become_read_only(url: str) -> None:
+    connection = await asyncpg.connect(url)
+    await connection.execute("ALTER SYSTEM SET default_transaction_read_only = on")
+    await connection.execute("SELECT pg_reload_conf()")
+    await connection.close()
+
+
+def before(url: str) -> Proxy:
+    """Make a port that leads to the Postgres which has this URL of a socket."""
+    path = f"{parse_qs(urlsplit(url).query)['host'][0]}/.s.PGSQL.5432"
+    return Proxy(lambda: asyncio.open_unix_connection(path))
+
+
+async def test_of_several_hosts_the_one_that_takes_writes_is_used(
+    standby: str, settings: Settings, zendesk: Zendesk, database: asyncpg.Connection, database_url: str
+) -> None:
+    async with before(standby) as away, before(database_url) as primary:
+        url = (
+            f"postgresql://postgres:any@127.0.0.1:{away.port},127.0.0.1:{primary.port}/postgres"
+            "?sslmode=disable&target_session_attrs=read-write"
+        )
+        async with serving(settings.model_copy(update={"database_url": SecretStr(url)}), zendesk) as client:
+            ready = await client.get("/readyz")
+            await client.send(zendesk.payload())
+
+        assert away.connections > 0
+    assert ready["status"] == "ready"
+    assert await count(database) == 1
+
+
+async def test_a_code_of_its_own_reaches_whoever_calls(
+    settings: Settings, database_url: str, database: asyncpg.Connection
+) -> None:
+    async with open_resources(settings) as res, read_only(database, database_url, new_sessions=True):
+        with pytest.raises(Transient) as caught:
+            await run(res.engine, 5, lambda conn: conn.execute(text("DELETE FROM workers")))
+
+    assert caught.value.code == "database_read_only"
+    assert "primary" in caught.value.message
