@@ -400,6 +400,25 @@ def test_an_address_of_an_attachment_that_became_no_file_leads_to_a_look_up(text
         assert is_looked_up(attachments=[], **{key: f"<p>{text}</p>"})
 
 
+@pytest.mark.parametrize(
+    "announced",
+    [
+        f"{A}/attachments/token/x",
+        "https://links.example/?u=https%3A%2F%2Facme.zendesk.com%2Fattachments%2Ftoken%2Fx",
+        f"{A} https://links.example/?u=%2Fattachments%2Ftoken%2Fx",
+    ],
+)
+def test_nothing_is_overlooked_in_what_announces_files_either(announced: str) -> None:
+    assert is_looked_up(attachments=announced)
+    assert is_looked_up(attachments=[announced, B])
+    assert is_looked_up(attachments=[{"url": announced, "filename": "x"}, B])
+
+
+def test_an_address_that_became_a_key_is_a_file() -> None:
+    """A file's name with a quotation mark in it can do that."""
+    assert urls(attachments=[{A: "x", "url": B}]) == [B, A]
+
+
 def test_a_link_to_a_file_that_is_listed_is_no_reason_for_a_look_up() -> None:
     link = (
         "https://links.example/?u=https%3A%2F%2Facme.zendesk.com%2Fattachments%2Ftoken%2FkPgFVVxSa6%2F%3Fname"
