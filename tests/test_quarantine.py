@@ -33,7 +33,10 @@ from tests.test_webhook import bodies, count
 QUARANTINE = "/api/v1/quarantine"
 NOON = datetime(2025, 11, 3, 12, 0, tzinfo=UTC)
 TICKET = b'{"ticket_id": 4711, "subject": "Invoice"}'
-EVENT = b'{"type": "zen:event-type:ticket.priority_changed", "id": "x", "subject": "zen:ticket:1"}'
+EVENT = (
+    b'{"type": "zen:event-type:ticket.priority_changed", "id": "x", "subject": "zen:ticket:1", "account_id": 1,'
+    b' "detail": {"id": "1"}, "event": {"current": "HIGH", "previous": "LOW"}}'
+)
 HEADERS = [[ACCOUNT_ID, "21978514"], [INVOCATION_ID, "one"], ["X-Other", "kept"]]
 
 

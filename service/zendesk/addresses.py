@@ -117,7 +117,9 @@ def exact_address(text: str) -> Address | None:
     text = text.strip().rstrip(",; ")
     if not text.startswith(("https://", "http://")) or "://" in text[8:] or ("&" in text and ";" in text):
         return None
-    return None if _END.search(text.replace(" ", "")) else read_address(text)
+    if _END.search(text.replace(" ", "")) or text.count("attachments") > 1 or "attachments%" in text:
+        return None  # it may hold another address
+    return read_address(text)
 
 
 def addresses_in(text: str, most: int, *, is_list: bool) -> tuple[list[Address], bool]:

@@ -9,7 +9,8 @@ MOST_NAME = 64
 
 _QUALIFIERS = (
     "urls?|uris?|links?|hrefs?|address(?:es)?|list|array|json|items|data|content|download|public|private|inline"
-    "|latest|last|newest|new|comments?|ticket|event|emails?|mail|message|zendesk|all|html|text|formatted"
+    "|latest|last|newest|new|comments?|ticket|event|emails?|mail|message|zendesk|all|html|text|formatted|info"
+    "|details?|objects?|records?|entries|metadata|collection|values?"
 )
 _FILES = re.compile(
     rf"(?:{_QUALIFIERS})*(?:(attache?ments?)|files|documents|uploads|enclosures|(file|document|upload|enclosure))"

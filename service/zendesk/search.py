@@ -4,7 +4,15 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from service.zendesk.addresses import Address, addresses_in, is_cdn, may_hold_files, plain, traces_in
+from service.zendesk.addresses import (
+    Address,
+    addresses_in,
+    exact_address,
+    is_cdn,
+    may_hold_files,
+    plain,
+    traces_in,
+)
 from service.zendesk.body import MOST_DEPTH, Unreadable, read_json, text_of
 from service.zendesk.files import (
     ADDRESS_FIELDS,
@@ -215,8 +223,11 @@ class _Search:
         below = place.below(name)
         for key, value in item.items():
             inner = name_of(key)
+            if len(key) > _LEAST_ADDRESS and may_hold_files(key):
+                self.texts.append((key, False))
             if isinstance(value, str):
-                if found and inner.word not in ADDRESS_FIELDS and may_hold_files(value):
+                is_read = inner.word in ADDRESS_FIELDS and exact_address(value) is not None
+                if found and not is_read and may_hold_files(value):
                     self.texts.append((value, False))
             elif inner.word in {"thumbnail", "thumbnails"} and found:
                 self.read_thumbnails(value)
@@ -227,6 +238,8 @@ class _Search:
 
     def read_list_text(self, text: str, *, is_outer: bool) -> bool:
         """Read the addresses out of a text that announces files; return whether there were any."""
+        if exact_address(text) is None and may_hold_files(text):
+            self.texts.append((text, False))  # to see that nothing was overlooked
         usable = [address for address in read_addresses(text) if not address.is_other]
         usable = [address for address in usable if address.host or address.is_attachment]
         for address in usable:
