@@ -42,7 +42,7 @@ class Claiming:
 class Claim:
     """A job that we hold for the length of a lease; `attempt_number` is the fence.
 
-    `comment_id` is set where the webhook named a comment instead of listing attachments, whose list otherwise
+    With `reread` the attempt begins with reading the body again. `comment_id` is set where the webhook named a comment instead of listing attachments, whose list otherwise
     has `announced_bytes`. `age` is in
     seconds, from when it was received; `invocation` is what logs and traces call it.
     """
@@ -55,6 +55,7 @@ class Claim:
     announced_bytes: int = field(default=0, compare=False)
     age: float = field(default=0, compare=False)
     invocation: str = field(default="", compare=False)
+    reread: bool = field(default=False, compare=False)
 
     @property
     def held(self) -> tuple[int, int]:

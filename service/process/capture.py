@@ -18,6 +18,7 @@ from service.faultpoints import reach
 from service.jobs.running import Claim
 from service.metrics import ATTACHMENT_BYTES, ATTACHMENTS, code_label
 from service.process.metering import Meter, place
+from service.process.rereading import reread
 from service.resources import Resources
 from service.storage import objects
 from service.storage.objects import Stored
@@ -37,6 +38,7 @@ async def capture(res: Resources, claim: Claim) -> list[HoldfastError]:
     """Fetch what is missing; return what is wrong with this e-mail's files, now or from before."""
     try:
         async with asyncio.timeout(res.settings.attempt_seconds):
+            claim = await reread(res, claim) if claim.reread else claim
             files = await _files(res, claim)
             if not files and claim.comment_id is not None:
                 files = await _files_of_comment(res, claim, claim.comment_id)

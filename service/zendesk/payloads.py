@@ -59,7 +59,7 @@ class Ignored:
     event_type: str
 
 
-def parse(body: bytes) -> Email | Ignored:
+def parse(body: bytes, content_type: str = "application/json") -> Email | Ignored:  # noqa: ARG001 not yet
     """Read the body; raises Unreadable and nothing else, whatever the bytes."""
     data = read_json(body)
     if not isinstance(data, dict):
