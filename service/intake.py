@@ -231,7 +231,7 @@ async def keep_ignored(conn: AsyncConnection, rows: Sequence[Mapping[str, Any]])
     known = select(IgnoredWebhook.idempotency_key, IgnoredWebhook.id).where(
         IgnoredWebhook.idempotency_key == func.any(literal(keys, ARRAY(Text)))
     )
-    ids = {key: number for key, number in await conn.execute(known)}
+    ids = {row.idempotency_key: row.id for row in await conn.execute(known)}
     return [ids[row["idempotency_key"]] for row in rows]
 
 

@@ -33,7 +33,7 @@ T = TypeVar("T")
 ROOT = Path(__file__).resolve().parent.parent
 API_TOKEN = "api-token-of-the-tests"
 TABLES = (
-    "incoming_emails, attachments, attempts, quarantined_webhooks, operator_actions, bulk_retries, workers,"
+    "incoming_emails, attachments, attempts, quarantined_webhooks, ignored_webhooks, operator_actions, bulk_retries, workers,"
     " alerts, alert_deliveries, alert_watch, reconciliations, reconciliation_findings"
 )
 
