@@ -225,6 +225,7 @@ class Server(Client):
 
     def __init__(self, runner: web.AppRunner, session: ClientSession, zendesk: Zendesk) -> None:
         super().__init__(f"http://127.0.0.1:{runner.addresses[0][1]}", session, zendesk)
+        self.app = runner.app
         self.res = runner.app[RES]
         self._runner = runner
 

@@ -12,10 +12,8 @@ from service.errors import Rejected, Transient
 
 # Zendesk gives a webhook ten seconds in all, and Postgres has its own budget of them.
 BODY_SECONDS = 5.0
-# All bodies together that are being read. Beyond it the largest and slowest are refused, down to the lower limit,
-# so that a crowd of them is not gone through for each piece that comes.
-MOST_READ_BYTES = 64 * 1024**2
-_LEFT = 7 / 8
+# Where bodies take too much memory together, so much of it is kept: a crowd is not gone through for each piece.
+_KEPT = 7 / 8
 # A body has a size from the start, but no age yet.
 _HEAD_START_SECONDS = 0.25
 
@@ -51,17 +49,19 @@ class Load:
         finally:
             self._forget(reading)
 
-    def add(self, reading: Reading, chunk: bytes) -> None:
-        """Count a piece of a body; where all bodies become too much, refuse those that weigh the most."""
+    def add(self, reading: Reading, chunk: bytes, together: int) -> None:
+        """Count a piece of a body; where all have more bytes than `together`, refuse the largest and slowest."""
+        if reading.is_refused:  # and counted no longer
+            return
         reading.body += chunk
         self.read_bytes += len(chunk)
-        if self.read_bytes > MOST_READ_BYTES:
-            self._make_room()
+        if self.read_bytes > together:
+            self._make_room(together * _KEPT)
 
-    def _make_room(self) -> None:
+    def _make_room(self, most: float) -> None:
         now = time.monotonic()
         for reading in sorted(self.readings, key=lambda each: each.burden(now), reverse=True):
-            if self.read_bytes <= MOST_READ_BYTES * _LEFT:
+            if self.read_bytes <= most:
                 break
             reading.is_refused = True
             self._forget(reading)
@@ -77,8 +77,8 @@ class Load:
 LOAD = web.AppKey("load", Load)
 
 
-async def read_body(request: web.Request, most: int) -> bytes:
-    """Read a body of at most so many bytes.
+async def read_body(request: web.Request, most: int, together: int) -> bytes:
+    """Read a body of at most `most` bytes, where all that are being read may have `together`.
 
     Raises Rejected (413), and Transient where it is slow, breaks off, or others need the room: what Zendesk did not
     get across as a whole it repeats after a 503, and drops after a 4xx.
@@ -91,7 +91,7 @@ async def read_body(request: web.Request, most: int) -> bytes:
         try:
             async with deadline:
                 async for chunk in request.content.iter_any():
-                    load.add(reading, chunk)
+                    load.add(reading, chunk, together)
                     if reading.is_refused:
                         raise overloaded()
                     if len(reading.body) > most:

@@ -21,6 +21,8 @@ from service.zendesk.signature import Proof, Verified
 
 # To refuse costs nearly as much as to take: who comes again at once must not have all of our time.
 REFUSAL_SECONDS = 0.25
+# Of bodies that nobody has vouched for yet, all together.
+MOST_READ_BYTES = 64 * 1024**2
 _NUMBERS = {
     "accepted": "email_id",
     "duplicate": "email_id",
@@ -39,7 +41,7 @@ async def receive(request: web.Request) -> web.Response:
         bind_contextvars(invocation=invocation)
     try:
         proof = await _admit(request)
-        body = await read_body(request, request.app[RES].settings.max_webhook_bytes)
+        body = await read_body(request, request.app[RES].settings.max_webhook_bytes, MOST_READ_BYTES)
         signed = _verify(request, proof, body)
         verified = time.monotonic()
         receipt = await intake.accept(
