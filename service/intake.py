@@ -3,15 +3,15 @@
 import asyncio
 import hashlib
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from operator import itemgetter
 from typing import Any, Literal
 
 import structlog
-from multidict import CIMultiDict
-from sqlalchemy import RowMapping, func, literal, select, update
-from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy import LargeBinary, RowMapping, Text, func, literal, null, or_, select, update
+from sqlalchemy.dialects.postgresql import ARRAY, insert
 from sqlalchemy.ext.asyncio import AsyncConnection
 from structlog.contextvars import bind_contextvars
 
@@ -21,10 +21,10 @@ from service.faultpoints import reach
 from service.jobs.arriving import Arrival, receive
 from service.jobs.waiting import Job
 from service.metrics import IGNORED_EVENTS, event_type_label
-from service.models import QuarantinedWebhook
+from service.models import IgnoredWebhook, QuarantinedWebhook
 from service.operations import OperatorAction
 from service.resources import Resources
-from service.zendesk import payloads
+from service.zendesk import payloads, reading
 from service.zendesk.body import Unreadable
 from service.zendesk.signature import ACCOUNT_ID, INVOCATION_ID
 
@@ -33,28 +33,49 @@ from service.zendesk.signature import ACCOUNT_ID, INVOCATION_ID
 SECRET_HEADER = re.compile(r"auth|cookie|token|secret|password|api.?key", re.IGNORECASE)
 
 # What is kept of a request, whatever becomes of it.
-REQUEST = ("account_id", "invocation_id", "raw_body", "raw_headers")
+REQUEST = ("account_id", "invocation_id", "raw_body", "raw_headers", "signature_hash", "late")
+
+MOST_EVENT_TYPE = 200  # characters of one, of which Zendesk's have fifty
+
+Kept = type[QuarantinedWebhook] | type[IgnoredWebhook]
+_TABLES: Mapping[str, Kept] = {"quarantined": QuarantinedWebhook, "ignored": IgnoredWebhook}
+_NAMES = {"quarantined": "quarantine", "ignored": "ignored"}  # in the log
 
 log = structlog.get_logger()
 
 
 @dataclass(frozen=True, slots=True)
 class Receipt:
-    """What became of an invocation; `number` is the id of the e-mail or of the quarantined webhook."""
+    """What became of an invocation; `number` is the id of the e-mail, or of the quarantined or ignored webhook."""
 
     status: Literal["accepted", "duplicate", "ignored", "quarantined"]
     number: int | None = None
 
 
-async def accept(res: Resources, headers: Mapping[str, str], body: bytes) -> Receipt:
+async def accept(
+    res: Resources,
+    headers: Mapping[str, str],
+    body: bytes,
+    *,
+    signature_hash: bytes | None = None,
+    late: bool = False,
+) -> Receipt:
     """Commit a request whose signature was good, and see that its job is rung.
+
+    A request with a `signature_hash` that is on record is the same invocation, whatever its headers say: they are
+    not signed. `late` marks one that was signed outside the tolerated time.
 
     Raises Transient when Postgres has not confirmed the commit within its budget; the sender then
     repeats the request, which is harmless.
     """
     try:
         async with asyncio.timeout(res.settings.database_seconds):
-            return await _accept(res, headers, body)
+            return await _accept(
+                res,
+                headers,
+                body,
+                {**_request(headers, body), "signature_hash": signature_hash, "late": late},
+            )
     except TimeoutError:
         raise Transient("database_slow", "Postgres did not confirm it in time.") from None
 
@@ -69,40 +90,42 @@ def is_full(res: Resources) -> bool:
     return res.coalesce.is_full(receive)
 
 
-async def replay(res: Resources, quarantine_id: int, actor: str) -> Receipt:
-    """Make an e-mail of a quarantined request, with the time at which it came; name the one that there is.
+async def replay(
+    res: Resources, kept_id: int, actor: str, what: Literal["quarantined", "ignored"] = "quarantined"
+) -> Receipt:
+    """Make an e-mail of a request in quarantine, or of an ignored one, with the time at which it came.
 
     May be repeated, at the same time too, and after an end at any point: the e-mail is committed first, and
     who finds it there marks the request. Raises Rejected if there is no such request (404), or if it still
-    cannot be read (409), and then keeps the newest reason.
+    is no e-mail (409); one in quarantine then keeps the newest reason.
     """
-    every = select(*QuarantinedWebhook.__table__.c)
+    table = _TABLES[what]
     async with connect(res.engine) as conn:
-        found = await conn.execute(every.where(QuarantinedWebhook.id == quarantine_id))
+        found = await conn.execute(select(*table.__table__.c).where(table.id == kept_id))
         kept = found.mappings().one_or_none()
     if kept is None:
-        raise Rejected(404, "webhook_not_found", f"There is no quarantined webhook {quarantine_id}.")
+        raise Rejected(404, "webhook_not_found", f"There is no {what} webhook {kept_id}.")
     if kept["replayed_at"] is not None:
         return Receipt("duplicate", kept["email_id"])
     try:
         receipt = await _record_anew(res, kept)
     except (Unreadable, Permanent) as exc:
-        if (kept["error_code"], kept["error"]) != (exc.code, exc.message):
-            await _note(res, quarantine_id, actor, error_code=exc.code, error=exc.message)
-        still = f"Quarantined webhook {quarantine_id} is still no e-mail: {exc.message}"
+        if what == "quarantined" and (kept["error_code"], kept["error"]) != (exc.code, exc.message):
+            await _note(res, table, kept_id, actor, error_code=exc.code, error=exc.message)
+        still = f"{what.capitalize()} webhook {kept_id} is still no e-mail: {exc.message}"
         raise Rejected(409, exc.code, still) from exc
-    await _note(res, quarantine_id, actor, replayed_at=func.now(), email_id=receipt.number)
-    log.info("webhook_replayed", quarantine=quarantine_id, email=receipt.number, status=receipt.status)
+    await _note(res, table, kept_id, actor, replayed_at=func.now(), email_id=receipt.number)
+    log.info("webhook_replayed", email=receipt.number, status=receipt.status, **{_NAMES[what]: kept_id})
     return receipt
 
 
-async def _accept(res: Resources, headers: Mapping[str, str], body: bytes) -> Receipt:
-    request = _request(headers, body)
+async def _accept(
+    res: Resources, headers: Mapping[str, str], body: bytes, request: dict[str, Any]
+) -> Receipt:
     try:
-        email = payloads.parse(body)
+        email = reading.read(headers, body)
         if isinstance(email, payloads.Ignored):
-            IGNORED_EVENTS.labels(event_type_label(email.event_type)).inc()
-            return Receipt("ignored")
+            return await _ignore(res, request, email.event_type)
         key = payloads.idempotency_key(email, headers, body)
         if not request["invocation_id"]:
             bind_contextvars(invocation=key)
@@ -121,12 +144,12 @@ async def _accept(res: Resources, headers: Mapping[str, str], body: bytes) -> Re
 
 async def _record_anew(res: Resources, kept: RowMapping) -> Receipt:
     """Record what is in quarantine as the e-mail that it is, though its key may be that of another one."""
-    body = kept["raw_body"]
-    email = payloads.parse(body)
+    body, headers = kept["raw_body"], reading.headers_of(kept["raw_headers"])
+    email = reading.read(headers, body)
     if isinstance(email, payloads.Ignored):
         raise Permanent("event_not_used", f"It is an event of a type that is not used: {email.event_type}.")
     request = {name: kept[name] for name in ("received_at", *REQUEST)}
-    for key in (payloads.idempotency_key(email, CIMultiDict(kept["raw_headers"]), body), _body_key(body)):
+    for key in (payloads.idempotency_key(email, headers, body), _body_key(body)):
         receipt, is_same = await _record(res, email, {**request, "idempotency_key": key})
         if is_same:
             return receipt
@@ -137,14 +160,9 @@ async def _record(res: Resources, email: payloads.Email, request: dict[str, Any]
     """Record an e-mail, or point to the one that has its key, and tell whether that has its body."""
     row = {
         **request,
-        "zendesk_ticket_id": email.ticket_id,
-        "from_email": email.from_email,
-        "from_name": email.from_name,
-        "subject": email.subject,
-        "sent_at": email.sent_at,
-        "comment_id": email.comment_id,
+        **reading.columns_of(email),
         "account_id": email.account_id or request["account_id"],
-        "attachment_urls": email.attachment_urls,
+        "reading_hash": reading.fingerprint(email),
         "sync_status": res.settings.sync_status,
     }
     files = [
@@ -171,7 +189,7 @@ async def _quarantine(res: Resources, request: dict[str, Any], code: str, messag
         "error_code": code,
         "error": message,
     }
-    kept = insert(QuarantinedWebhook).values(**row).on_conflict_do_nothing(index_elements=["idempotency_key"])
+    kept = insert(QuarantinedWebhook).values(**row).on_conflict_do_nothing()  # of its key or its signature
 
     async def keep(conn: AsyncConnection) -> tuple[int, bool]:
         number = await conn.scalar(kept.returning(QuarantinedWebhook.id))
@@ -179,8 +197,10 @@ async def _quarantine(res: Resources, request: dict[str, Any], code: str, messag
             log.warning("webhook_quarantined", quarantine=number, code=code)
             return number, True
         equal = QuarantinedWebhook.raw_body == row["raw_body"]
-        same = QuarantinedWebhook.idempotency_key == row["idempotency_key"]
-        number, is_same = (await conn.execute(select(QuarantinedWebhook.id, equal).where(same))).one()
+        is_signed_so = QuarantinedWebhook.signature_hash == literal(row["signature_hash"], LargeBinary)
+        same = or_(is_signed_so, QuarantinedWebhook.idempotency_key == row["idempotency_key"])
+        found = select(QuarantinedWebhook.id, equal).where(same).order_by(is_signed_so.desc().nulls_last())
+        number, is_same = (await conn.execute(found.limit(1))).one()
         return number, is_same
 
     number, is_same = await run(res.engine, res.settings.database_seconds, keep)
@@ -189,15 +209,52 @@ async def _quarantine(res: Resources, request: dict[str, Any], code: str, messag
     return await _quarantine(res, {**request, "idempotency_key": _body_key(row["raw_body"])}, code, message)
 
 
-async def _note(res: Resources, quarantine_id: int, actor: str, **columns: object) -> None:
+async def _ignore(res: Resources, request: dict[str, Any], event_type: str) -> Receipt:
+    """Keep an event that is not used, like all that is answered with a 2xx: some day it may be."""
+    row = {name: request[name] for name in REQUEST} | {
+        "idempotency_key": _body_key(request["raw_body"]),
+        "event_type": event_type[:MOST_EVENT_TYPE],
+    }
+    number = await res.coalesce(keep_ignored, row, size=len(row["raw_body"]))
+    IGNORED_EVENTS.labels(event_type_label(event_type)).inc()
+    return Receipt("ignored", number)
+
+
+async def keep_ignored(conn: AsyncConnection, rows: Sequence[Mapping[str, Any]]) -> list[int]:
+    """Keep ignored events, each body once; return their ids."""
+    # In order, so that two who keep the same events do not wait for each other in a circle.
+    ordered = sorted(
+        {row["idempotency_key"]: row for row in rows}.values(), key=itemgetter("idempotency_key")
+    )
+    await conn.execute(insert(IgnoredWebhook).values(ordered).on_conflict_do_nothing())
+    keys = [row["idempotency_key"] for row in ordered]
+    known = select(IgnoredWebhook.idempotency_key, IgnoredWebhook.id).where(
+        IgnoredWebhook.idempotency_key == func.any(literal(keys, ARRAY(Text)))
+    )
+    ids = {row.idempotency_key: row.id for row in await conn.execute(known)}
+    return [ids[row["idempotency_key"]] for row in rows]
+
+
+async def _note(
+    res: Resources,
+    table: Kept,
+    kept_id: int,
+    actor: str,
+    **columns: object,
+) -> None:
     """Note what a replay found, and whose it was, unless one was done with it before."""
-    waits = (QuarantinedWebhook.id == quarantine_id, QuarantinedWebhook.replayed_at.is_(None))
-    changed = update(QuarantinedWebhook).where(*waits).values(**columns)
-    done = changed.returning(QuarantinedWebhook.id, QuarantinedWebhook.email_id).cte("done")
-    action = select(literal(actor), literal("replay"), done.c.id, done.c.email_id)
+    changed = update(table).where(table.id == kept_id, table.replayed_at.is_(None)).values(**columns)
+    done = changed.returning(table.id, table.email_id).cte("done")
+    is_quarantined = table is QuarantinedWebhook
+    action = select(
+        literal(actor),
+        literal("replay" if is_quarantined else "replay_ignored"),
+        done.c.id if is_quarantined else null(),
+        done.c.email_id,
+    )
     async with connect(res.engine) as conn:
         columns_of_action = ["actor", "action", "quarantine_id", "email_id"]
-        await conn.execute(insert(OperatorAction).from_select(columns_of_action, action))
+        await conn.execute(insert(OperatorAction).from_select(columns_of_action, action.select_from(done)))
 
 
 def _body_key(body: bytes) -> str:

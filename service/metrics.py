@@ -21,7 +21,7 @@ _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120
 WEBHOOKS = Counter("holdfast_webhooks_total", "Webhooks by what we answered", ["outcome"])
 for _outcome in (
     *("accepted", "duplicate", "ignored", "quarantined", "signature_missing", "signature_mismatch"),
-    *("timestamp_missing", "timestamp_skew", "overloaded", "database_slow", "database_unavailable"),
+    *("timestamp_missing", "timestamp_malformed", "overloaded", "database_slow", "database_unavailable"),
     "database_read_only",
 ):  # an alert sees a counter's first step only if it was there before
     WEBHOOKS.labels(_outcome)
@@ -30,6 +30,9 @@ SIGNATURE_SKEW = Histogram(
     "holdfast_signature_skew_seconds",
     "How far a signature's time was from ours",
     buckets=(1, 5, 30, 60, 300, 900, 3600),
+)
+LATE_WEBHOOKS = Counter(
+    "holdfast_late_webhooks_total", "Webhooks with a good signature of a time that was too far from ours"
 )
 # ── jobs
 TRANSITIONS = Counter("holdfast_transitions_total", "E-mails that entered a state, by what", ["to", "by"])

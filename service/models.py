@@ -16,6 +16,7 @@ from sqlalchemy import (
     LargeBinary,
     MetaData,
     Text,
+    false,
     func,
     literal,
     select,
@@ -36,6 +37,7 @@ SUSPECT = "processing_status = 'queued' AND abandoned_count > 0"
 FINISHED = "processing_status IN ('completed', 'failed')"
 TO_SYNC = f"sync_status = 'pending' AND {FINISHED}"
 NOT_SYNCED = "sync_status = 'failed'"
+SIGNED = "signature_hash IS NOT NULL"  # not so in rows from before there was the column
 OUTCOMES = ("completed", "released", "failed", "handed_back", "abandoned")
 
 
@@ -94,6 +96,12 @@ class IncomingEmail(Base):
     comment_id: Mapped[str | None]
     looked_up_at: Mapped[datetime | None]  # when Zendesk's API told which files there are
     sent_at: Mapped[datetime | None]  # the e-mail's own date, if the payload has one
+    late: Mapped[bool] = mapped_column(server_default=false())  # signed outside the tolerated time
+    signature_hash: Mapped[bytes | None] = mapped_column(
+        LargeBinary
+    )  # the same for a request that is repeated
+    reading_hash: Mapped[bytes | None] = mapped_column(LargeBinary)  # of what the parser made of the body
+    reread: Mapped[bool] = mapped_column(server_default=false())  # the next attempt reads the body again
 
     # The job.
     processing_status: Mapped[str] = mapped_column(server_default="received")
@@ -131,6 +139,12 @@ class IncomingEmail(Base):
             postgresql_where=text(PROCESSING),
         ),
         Index("ix_incoming_emails_ticket", "zendesk_ticket_id", "id"),
+        Index(
+            "uq_incoming_emails_signature_hash",
+            "signature_hash",
+            unique=True,
+            postgresql_where=text(SIGNED),
+        ),
         # An index takes no longer values; whoever sent more is not asked for by name.
         Index("ix_incoming_emails_sender", text("left(lower(from_email), 400)"), "id"),
         Index(
@@ -220,9 +234,38 @@ class QuarantinedWebhook(Base):
     error: Mapped[str]
     replayed_at: Mapped[datetime | None]
     email_id: Mapped[int | None] = mapped_column(BigInteger)  # what the replay made of it, or found there
+    late: Mapped[bool] = mapped_column(server_default=false())
+    signature_hash: Mapped[bytes | None] = mapped_column(LargeBinary)
 
     __table_args__ = (
+        Index(
+            "uq_quarantined_webhooks_signature_hash",
+            "signature_hash",
+            unique=True,
+            postgresql_where=text(SIGNED),
+        ),
         Index("ix_quarantined_webhooks_waiting", "id", postgresql_where=text("replayed_at IS NULL")),
         Index("ix_quarantined_webhooks_replayed", "id", postgresql_where=text("replayed_at IS NOT NULL")),
         Index("ix_quarantined_webhooks_email", "email_id", postgresql_where=text("email_id IS NOT NULL")),
     )
+
+
+class IgnoredWebhook(Base):
+    """A signed event of a type that we have no use for, byte for byte, to be replayed when we have."""
+
+    __tablename__ = "ignored_webhooks"
+
+    id: Mapped[int] = mapped_column(BigInteger, Identity(), primary_key=True)
+    received_at: Mapped[datetime] = mapped_column(server_default=func.now())
+    idempotency_key: Mapped[str] = mapped_column(unique=True)  # of the body: no two events have the same
+    signature_hash: Mapped[bytes | None] = mapped_column(
+        LargeBinary
+    )  # goes into the e-mail that it may become
+    event_type: Mapped[str]
+    account_id: Mapped[str | None]
+    invocation_id: Mapped[str | None]
+    raw_body: Mapped[bytes] = mapped_column(LargeBinary)
+    raw_headers: Mapped[Any] = mapped_column(JSON)
+    late: Mapped[bool] = mapped_column(server_default=false())
+    replayed_at: Mapped[datetime | None]
+    email_id: Mapped[int | None] = mapped_column(BigInteger)  # what the replay made of it, or found there

@@ -32,7 +32,7 @@ EXAMINED = 5_000
 COUNTED = 10_000
 _BY_TIME = {"status", "received_after", "received_before"}
 
-HEAVY = {"raw_body", "raw_headers"}
+HEAVY = {"raw_body", "raw_headers", "signature_hash", "reading_hash"}
 LIGHT = tuple(column for column in IncomingEmail.__table__.c if column.name not in HEAVY)
 
 

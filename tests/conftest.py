@@ -33,7 +33,7 @@ T = TypeVar("T")
 ROOT = Path(__file__).resolve().parent.parent
 API_TOKEN = "api-token-of-the-tests"
 TABLES = (
-    "incoming_emails, attachments, attempts, quarantined_webhooks, operator_actions, bulk_retries, workers,"
+    "incoming_emails, attachments, attempts, quarantined_webhooks, ignored_webhooks, operator_actions, bulk_retries, workers,"
     " alerts, alert_deliveries, alert_watch, reconciliations, reconciliation_findings"
 )
 
@@ -226,6 +226,7 @@ class Server(Client):
 
     def __init__(self, runner: web.AppRunner, session: ClientSession, zendesk: Zendesk) -> None:
         super().__init__(f"http://127.0.0.1:{runner.addresses[0][1]}", session, zendesk)
+        self.app = runner.app
         self.res = runner.app[RES]
         self._runner = runner
 

@@ -3,6 +3,7 @@
 import asyncio
 import json
 from collections import Counter
+from contextlib import suppress
 
 import asyncpg
 import pytest
@@ -12,7 +13,13 @@ from service.config.settings import Settings
 from service.local.zendesk import Answer, Zendesk
 from service.resources import Resources
 from service.web import webhook
+from service.web.bodies import LOAD
+from service.zendesk.signature import SIGNATURE, TIMESTAMP
 from tests.conftest import API_TOKEN, Client, Server, eventually, serving
+from tests.test_webhook import connect
+
+# As Zendesk's look, and signed by nobody.
+FORGED = f"{TIMESTAMP}: 2026-11-29T06:00:00Z\r\n{SIGNATURE}: {'A' * 43}=\r\n"
 
 
 async def test_while_postgres_is_stuck_webhooks_are_refused_and_afterwards_taken(
@@ -59,12 +66,12 @@ async def test_a_burst_is_taken_as_a_whole(
 async def test_more_bytes_than_can_be_held_are_refused_and_room_is_made_again(
     client: Server, zendesk: Zendesk, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Bodies that nobody has vouched for yet come slowly on many connections."""
+    """Bodies that nobody has vouched for yet come slowly on many connections, with headers as Zendesk's look."""
     monkeypatch.setattr(webhook, "MOST_READ_BYTES", 40_000)
     host, port = client.url.removeprefix("http://").split(":")
     head = (
         f"POST /webhooks/zendesk HTTP/1.1\r\nHost: {host}\r\nContent-Type: application/json\r\n"
-        "Content-Length: 100000\r\n\r\n"
+        f"Content-Length: 100000\r\n{FORGED}\r\n"
     ).encode()
     connections = [await asyncio.open_connection(host, int(port)) for _ in range(10)]
     for _, writer in connections:
@@ -82,6 +89,77 @@ async def test_more_bytes_than_can_be_held_are_refused_and_room_is_made_again(
     assert refused.startswith(b"HTTP/1.1 503")
     assert b"Retry-After: 10" in refused
     assert again.status == 200
+
+
+# What attackers send of a body of 1 MB, after a head that looks like Zendesk's.
+ATTACKS = {"and no more": 200_000, "slowly": 100_000, "whole": 1_000_000}
+
+
+@pytest.mark.parametrize("way", ATTACKS)
+async def test_large_bodies_of_strangers_cost_no_small_webhook_its_answer(
+    way: str, client: Server, zendesk: Zendesk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Sixty connections send more than may be held together, all the time, and each webhook gets its 200."""
+    monkeypatch.setattr(webhook, "MOST_READ_BYTES", 4_000_000)
+    load = client.app[LOAD]
+    most, refused = 0, 0
+
+    async def attack() -> None:
+        nonlocal most, refused
+        while True:
+            async with connect(client) as (reader, writer):
+                sending = asyncio.create_task(_attack(writer, ATTACKS[way], slowly=way == "slowly"))
+                status_line = await reader.readline()
+                sending.cancel()
+                most = max(most, load.read_bytes)
+                refused += b" 503 " in status_line
+
+    async with asyncio.TaskGroup() as group:
+        attackers = [group.create_task(attack()) for _ in range(60)]
+        # Whole bodies are refused by their signature, and may be gone before there are too many.
+        if way != "whole":
+            await eventually(lambda: _is_true(refused > 0))
+        answers = [await _send(client, zendesk) for _ in range(20)]
+        answers += await asyncio.gather(*(_send(client, zendesk) for _ in range(80)))
+        for attacker in attackers:
+            attacker.cancel()
+
+    assert Counter(answer.status for answer in answers) == {200: 100}
+    assert most <= 4_000_000
+    assert load.read_bytes == 0 or await eventually(lambda: _is_true(load.read_bytes == 0))
+    assert not load.readings
+
+
+async def test_a_head_that_cannot_be_zendesks_is_refused_before_its_body_is_read(client: Server) -> None:
+    """Without its headers nobody gets a byte of a body into memory."""
+    bad = {"signature_missing": f"{TIMESTAMP}: 1", "signature_mismatch": f"{TIMESTAMP}: 1\r\n{SIGNATURE}: no"}
+    bad["timestamp_missing"] = f"{SIGNATURE}: {'A' * 43}="
+    bad["timestamp_malformed"] = f"{SIGNATURE}: {'A' * 43}=\r\n{TIMESTAMP}: {{"
+    for code, lines in bad.items():
+        async with connect(client) as (reader, writer):
+            writer.write(
+                f"POST /webhooks/zendesk HTTP/1.1\r\nHost: a\r\nContent-Length: 999\r\n{lines}\r\n\r\n".encode()
+            )
+            head = await reader.readuntil(b"\r\n\r\n")
+            body = await reader.readuntil(b"}")
+
+        assert head.startswith(b"HTTP/1.1 401")
+        assert json.loads(body)["code"] == code
+        assert not client.app[LOAD].readings
+
+
+async def _attack(writer: asyncio.StreamWriter, size: int, *, slowly: bool) -> None:
+    head = f"POST /webhooks/zendesk HTTP/1.1\r\nHost: a\r\nContent-Length: 1000000\r\n{FORGED}\r\n"
+    with suppress(ConnectionError):
+        writer.write(head.encode())
+        for _ in range(10):
+            writer.write(b"x" * (size // 10))
+            await writer.drain()
+            await asyncio.sleep(0.05 if slowly else 0)
+
+
+async def _is_true(value: bool) -> bool:  # noqa: FBT001 a condition to wait for
+    return value
 
 
 async def _send(client: Client, zendesk: Zendesk) -> Answer:

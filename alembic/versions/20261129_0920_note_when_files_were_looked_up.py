@@ -3,7 +3,7 @@
 from alembic import op
 
 revision = "20261129_0920"
-down_revision = "20251117_0910"
+down_revision = "20261129_0910"
 
 
 def upgrade() -> None:

@@ -1,8 +1,10 @@
 """Jobs that are run again: one, or the next of all that match; each with who wanted it."""
 
+from collections.abc import Sequence
 from typing import Any
 
 from sqlalchemy import CTE, BigInteger, ColumnElement, Select, exists, func, insert, literal, select, update
+from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from service import retries
@@ -26,6 +28,25 @@ async def retry(conn: AsyncConnection, email_id: int, actor: str) -> Job | None:
         return None
     _RETRIED.inc()
     return Job(row.id, row.attempt_number + 1)
+
+
+async def retry_these(conn: AsyncConnection, email_ids: Sequence[int], actor: str) -> list[Job]:
+    """Queue those of these jobs again that are finished, as `retry` does with one."""
+    free = (
+        select(IncomingEmail.id)
+        .where(
+            IncomingEmail.id == func.any(literal(email_ids, ARRAY(BigInteger))),
+            IncomingEmail.processing_status.in_(FINISHED),
+        )
+        .order_by(IncomingEmail.id)
+        .with_for_update()
+        .cte("free")
+    )
+    again = queue_again(IncomingEmail.id == free.c.id)
+    noted = note(again, actor, None)
+    rows = (await conn.execute(select(again).add_cte(reopen_failed(again), noted))).all()
+    _RETRIED.inc(len(rows))
+    return [Job(row.id, row.attempt_number + 1) for row in rows]
 
 
 async def status_of(conn: AsyncConnection, email_id: int) -> str | None:
@@ -74,6 +95,7 @@ def queue_again(which: ColumnElement[bool]) -> CTE:
             error_code=None,
             error_host=None,
             processing_error=None,
+            reread=True,  # the parser may have learned something since
         )
         .returning(IncomingEmail.id, IncomingEmail.attempt_number)
         .cte("again")

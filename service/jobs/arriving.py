@@ -7,6 +7,7 @@ from typing import Any
 
 from sqlalchemy import (
     JSON,
+    Boolean,
     ColumnElement,
     DateTime,
     LargeBinary,
@@ -17,10 +18,12 @@ from sqlalchemy import (
     func,
     insert,
     literal,
+    literal_column,
     select,
 )
 from sqlalchemy.dialects.postgresql import insert as pg_insert
 from sqlalchemy.ext.asyncio import AsyncConnection
+from sqlalchemy.orm import aliased
 from sqlalchemy.types import TypeEngine
 
 from service.jobs.waiting import FIRST_RING_GRACE
@@ -43,12 +46,13 @@ _TEXTS = (
 _JSONS = ("attachment_urls", "raw_headers")
 _COLUMNS: Mapping[str, TypeEngine[Any]] = {
     **dict.fromkeys((*_TEXTS, *_JSONS), Text()),
-    "raw_body": LargeBinary(),
+    **dict.fromkeys(("raw_body", "signature_hash", "reading_hash"), LargeBinary()),
+    "late": Boolean(),
     "received_at": DateTime(timezone=True),
     "sent_at": DateTime(timezone=True),
 }
 _RECEIVED = TRANSITIONS.labels("received", "intake")
-_KEY = {name: _COLUMNS[name] for name in ("idempotency_key", "raw_body")}
+_KEYS = {name: _COLUMNS[name] for name in ("idempotency_key", "signature_hash", "raw_body")}
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +69,7 @@ class Arrival:
 
 @dataclass(frozen=True, slots=True)
 class Recorded:
-    """The e-mail on record that has the key; `is_same` where it has the same body, too."""
+    """The e-mail on record that has the key or the signature; `is_same` where it has the same body, too."""
 
     email_id: int
     is_new: bool
@@ -88,7 +92,7 @@ async def receive(conn: AsyncConnection, arrivals: Sequence[Arrival]) -> list[Re
 
 
 async def _insert(conn: AsyncConnection, arrivals: Sequence[Arrival]) -> dict[str, int]:
-    """Insert those whose key is not on record; return their ids by key."""
+    """Insert those of which neither key nor signature is on record; return their ids by key."""
     files = [{"idempotency_key": arrival.key, **file} for arrival in arrivals for file in arrival.files]
     rows = await conn.execute(_RECORD, {**_arrays(_COLUMNS, arrivals), "files": files})
     new = {row.idempotency_key: row.id for row in rows}
@@ -98,7 +102,7 @@ async def _insert(conn: AsyncConnection, arrivals: Sequence[Arrival]) -> dict[st
 
 async def _look_up(conn: AsyncConnection, arrivals: Sequence[Arrival]) -> list[Recorded]:
     """Find the e-mail on record for each, in order."""
-    rows = await conn.execute(_FIND, _arrays(_KEY, arrivals))
+    rows = await conn.execute(_FIND, _arrays(_KEYS, arrivals))
     return [Recorded(email_id, is_new=False, is_same=same) for email_id, same in rows]
 
 
@@ -112,18 +116,19 @@ def _value(arrival: Arrival, name: str) -> object:
 
 
 def _record() -> Select[str, int]:
-    """Insert e-mails and their files; gives the ids of those whose key was new."""
+    """Insert e-mails and their files; gives the ids of those that were new."""
     row = rows_of("arrival", _COLUMNS)
     values: dict[str, ColumnElement[Any]] = {name: row.c[name] for name in _COLUMNS}
     values |= {name: cast(row.c[name], JSON) for name in _JSONS}
     values["received_at"] = func.coalesce(row.c.received_at, func.now())
+    values["late"] = func.coalesce(row.c.late, literal_column("false"))
     values["processing_status"] = literal("received")
     values["due_at"] = func.now() + FIRST_RING_GRACE
     values["sync_status"] = func.coalesce(row.c.sync_status, "not_applicable")
     new = (
         pg_insert(IncomingEmail)
         .from_select([*values], select(*values.values()))
-        .on_conflict_do_nothing(index_elements=[IncomingEmail.idempotency_key])
+        .on_conflict_do_nothing()  # neither of the key nor of the signature
         .returning(IncomingEmail.id, IncomingEmail.idempotency_key)
         .cte("new")
     )
@@ -143,12 +148,18 @@ def _record() -> Select[str, int]:
 
 
 def _find() -> Select[int, bool]:
-    row = rows_of("arrival", _KEY)
-    is_same = func.coalesce(IncomingEmail.raw_body == row.c.raw_body, False)
-    query = select(IncomingEmail.id, is_same).join_from(
-        row, IncomingEmail, IncomingEmail.idempotency_key == row.c.idempotency_key
+    """Find e-mails by their signature, which is the same for one request only, or else by their key."""
+    row, other = rows_of("arrival", _KEYS), aliased(IncomingEmail)
+    by_signature, by_key = (
+        select(other.id).where(column == value).scalar_subquery()
+        for column, value in (
+            (other.signature_hash, row.c.signature_hash),
+            (other.idempotency_key, row.c.idempotency_key),
+        )
     )
-    return query.order_by(row.c.place)
+    is_same = func.coalesce(IncomingEmail.raw_body == row.c.raw_body, False)
+    same = IncomingEmail.id == func.coalesce(by_signature, by_key)
+    return select(IncomingEmail.id, is_same).join_from(row, IncomingEmail, same).order_by(row.c.place)
 
 
 # Made once: to make them costs more than to run them.

@@ -45,10 +45,10 @@ class Claiming:
 class Claim:
     """A job that we hold for the length of a lease; `attempt_number` is the fence.
 
-    `comment_id` is the comment that the webhook named, or "" where it named none and has to be looked up. The
-    webhook's own list of attachments has `announced_bytes`; `is_listed` is False where it had none. `looked_up`:
-    the files were looked up in Zendesk's API before. `age` is in seconds, from when the webhook was received;
-    `invocation` is what logs and traces call it.
+    With `reread` the attempt begins with reading the body again. `comment_id` is the comment that the webhook
+    named, or "" where it named none and has to be looked up. The webhook's own list of attachments has
+    `announced_bytes`; `is_listed` is False where it had none. `looked_up`: the files were looked up in Zendesk's
+    API before. `age` is in seconds, from when the webhook was received; `invocation` is what logs call it.
     """
 
     email_id: int
@@ -61,6 +61,7 @@ class Claim:
     announced_bytes: int = field(default=0, compare=False)
     age: float = field(default=0, compare=False)
     invocation: str = field(default="", compare=False)
+    reread: bool = field(default=False, compare=False)
 
     @property
     def held(self) -> tuple[int, int]:

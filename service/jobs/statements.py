@@ -102,6 +102,7 @@ def _claim() -> Select[Any]:
             func.coalesce(func.octet_length(cast(IncomingEmail.attachment_urls, Text)), 0).label("bytes"),
             cast(func.extract("epoch", func.now() - IncomingEmail.received_at), Double).label("age"),
             func.coalesce(IncomingEmail.invocation_id, IncomingEmail.idempotency_key).label("invocation"),
+            IncomingEmail.reread,
         )
         .cte("claimed")
     )

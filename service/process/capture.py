@@ -19,6 +19,7 @@ from service.metrics import ATTACHMENT_BYTES, ATTACHMENTS, code_label
 from service.process.lookup import is_dispensable, look_up, placed, should_look_up
 from service.process.metering import Meter, place
 from service.process.patience import is_young, may_be_early, may_try_again
+from service.process.rereading import reread
 from service.resources import Resources
 from service.storage import objects
 from service.storage.objects import Stored
@@ -33,6 +34,7 @@ async def capture(res: Resources, claim: Claim) -> list[HoldfastError]:
     wrong: list[HoldfastError] = []
     try:
         async with asyncio.timeout(res.settings.attempt_seconds):
+            claim = await reread(res, claim) if claim.reread else claim
             files = await _files(res, claim)
             if should_look_up(res, claim, has_files=bool(files)):
                 # Files that are known are fetched all the same, if this fails: their addresses may end.

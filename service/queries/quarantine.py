@@ -12,7 +12,7 @@ from service.models import QuarantinedWebhook
 from service.queries.pages import PageFilter, cut
 from service.queries.views import QuarantineDetail, QuarantinePage, QuarantineView, RequestView
 
-_HEAVY = {"raw_body", "raw_headers", "idempotency_key"}
+_HEAVY = {"raw_body", "raw_headers", "idempotency_key", "signature_hash"}
 _LIGHT = (
     *(column for column in QuarantinedWebhook.__table__.c if column.name not in _HEAVY),
     func.octet_length(QuarantinedWebhook.raw_body).label("size"),

@@ -13,6 +13,8 @@ from service.errors import HoldfastError, Permanent, Rejected, Transient
 from service.web.rendering import render
 
 WEBHOOK_PATH = "/webhooks/zendesk"
+# Also with slashes doubled, or one at the end: administrators type addresses by hand.
+WEBHOOK_SPELLINGS = "/{before:/*}webhooks/{between:/*}zendesk{after:/*}"
 RETRY_AFTER_SECONDS = 10
 
 log = structlog.get_logger()
@@ -36,7 +38,7 @@ async def problems(request: web.Request, handler: Handler) -> web.StreamResponse
     except Exception:
         log.exception("request_broke", path=request.path)
         # Zendesk repeats what got a 503, and drops what got a 500.
-        kind = Transient if request.path == WEBHOOK_PATH else Permanent
+        kind = Transient if is_webhook(request.path) else Permanent
         return await _answer(
             request, kind("internal_error", "Something unexpected happened; it is in the log.")
         )
@@ -54,9 +56,14 @@ def problem(status: int, code: str, detail: str, **details: object) -> web.Respo
     )
 
 
+def is_webhook(path: str) -> bool:
+    """Tell whether a path leads to the webhook, however its slashes are typed."""
+    return [part for part in path.split("/") if part] == ["webhooks", "zendesk"]
+
+
 def wants_page(request: web.Request) -> bool:
     """Tell whether a person looks at the answer; what programs ask is answered in JSON in any case."""
-    is_program = request.path.startswith(("/api/", "/webhooks/"))
+    is_program = request.path.startswith(("/api/", "/webhooks/")) or is_webhook(request.path)
     return not is_program and "text/html" in request.headers.get("Accept", "")
 
 

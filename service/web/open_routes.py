@@ -2,9 +2,11 @@
 
 from service.web import health, webhook
 from service.web.answers import Health, Invocation, Readiness, Receipt
-from service.web.middleware import WEBHOOK_PATH
-from service.web.route import Route
+from service.web.middleware import WEBHOOK_PATH, WEBHOOK_SPELLINGS
+from service.web.route import Page, Route
 
+# Not described: the first route is the address to use.
+OTHER_SPELLINGS = Page(method="POST", path=WEBHOOK_SPELLINGS, handler=webhook.receive, is_open=True)
 OPEN = (
     Route(
         method="POST",
@@ -17,7 +19,8 @@ OPEN = (
         body=Invocation,
         answer=Receipt,
         errors={
-            401: "The signature is missing, wrong or too old.",
+            401: "The signature is missing or wrong, or its time is no text that a time can be.",
+            413: "The body is too large.",
             503: "It could not be committed: send it again.",
         },
     ),

@@ -149,7 +149,7 @@ def _errors(route: Route) -> dict[int, str]:
     found |= set() if route.is_open else {401, 403, 503}
     found |= {404} if "{" in route.path else set()
     found |= {400} if route.query else set()
-    found |= {400, 408, 413, 415} if route.body else set()
+    found |= {400, 413} | (set() if route.is_signed else {408, 415}) if route.body else set()
     return {status: _ERRORS[status] for status in found - {*route.also}} | dict(route.errors)
 
 

@@ -1,9 +1,8 @@
-"""Zendesk's door: the size while reading, then the signature over the raw bytes, then intake."""
+"""Zendesk's door: the shape of the headers, then the body, then its signature, then intake."""
 
 import asyncio
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
 import structlog
@@ -11,46 +10,45 @@ from aiohttp import web
 from structlog.contextvars import bind_contextvars, get_contextvars
 
 from service import intake
-from service.errors import HoldfastError, Rejected, Transient
+from service.errors import HoldfastError, Rejected
 from service.intake import Receipt
-from service.metrics import SIGNATURE_SKEW, WEBHOOKS
+from service.metrics import LATE_WEBHOOKS, SIGNATURE_SKEW, WEBHOOKS
 from service.telemetry.spans import Traces
+from service.web.bodies import overloaded, read_body
 from service.web.keys import RES
 from service.zendesk import signature
+from service.zendesk.signature import Proof, Verified
 
-# Zendesk gives a webhook ten seconds in all, and Postgres has its own budget of them.
-BODY_SECONDS = 5.0
 # To refuse costs nearly as much as to take: who comes again at once must not have all of our time.
 REFUSAL_SECONDS = 0.25
 # Of bodies that nobody has vouched for yet, all together.
 MOST_READ_BYTES = 64 * 1024**2
+_NUMBERS = {
+    "accepted": "email_id",
+    "duplicate": "email_id",
+    "quarantined": "quarantine_id",
+    "ignored": "ignored_id",
+}
 
 log = structlog.get_logger()
-
-
-@dataclass
-class Load:
-    """How much of bodies this process holds that it is still reading."""
-
-    read_bytes: int = 0
-
-
-LOAD = web.AppKey("load", Load)
 
 
 async def receive(request: web.Request) -> web.Response:
     """Answer 200 once the request is committed, and only then."""
     began, verified = time.monotonic(), None
-    outcome, answer = "cancelled", {}
+    outcome, about = "cancelled", {}
     if invocation := intake.invocation_of(request.headers):
         bind_contextvars(invocation=invocation)
     try:
-        body = await _read(request)
-        _verify(request, body)
+        proof = await _admit(request)
+        body = await read_body(request, request.app[RES].settings.max_webhook_bytes, MOST_READ_BYTES)
+        signed = _verify(request, proof, body)
         verified = time.monotonic()
-        receipt = await intake.accept(request.app[RES], request.headers, body)
-        outcome, answer = receipt.status, _answer(receipt)
-        return web.json_response(answer)
+        receipt = await intake.accept(
+            request.app[RES], request.headers, body, signature_hash=proof.digest, late=signed.late
+        )
+        outcome, about = receipt.status, _about(receipt, signed)
+        return web.json_response(_answer(receipt))
     except HoldfastError as exc:
         outcome = exc.code
         raise
@@ -60,57 +58,27 @@ async def receive(request: web.Request) -> web.Response:
     finally:
         WEBHOOKS.labels(outcome).inc()
         if verified is not None:  # else anybody could fill the log
-            _tell(request.app[RES].traces, began, verified, outcome, answer)
+            _tell(request.app[RES].traces, began, verified, outcome, about)
 
 
-async def _read(request: web.Request) -> bytes:
-    most, load = request.app[RES].settings.max_webhook_bytes, request.app[LOAD]
+async def _admit(request: web.Request) -> Proof:
+    """Decide by the head alone whether the body is worth reading; raises Transient, and Rejected (401)."""
     if intake.is_full(request.app[RES]):
         await asyncio.sleep(REFUSAL_SECONDS)
-        raise _overloaded()
-    if request.content_type != "application/json":
-        raise Rejected(415, "unsupported_media_type", "Send the webhook as application/json.")
-    encodings = ",".join(request.headers.getall("Content-Encoding", ())).lower().split(",")
-    if {encoding.strip() for encoding in encodings} - {"", "identity"}:
-        raise Rejected(
-            415, "unsupported_encoding", "Send the webhook uncompressed: its signature is over the raw bytes."
-        )
-    if (request.content_length or 0) > most:
-        raise _too_large(most)
-    body = bytearray()
-    # A body that we did not get whole is answered with a 503, which Zendesk repeats; a 4xx would lose it.
+        raise overloaded()
     try:
-        async with asyncio.timeout(BODY_SECONDS):
-            async for chunk in request.content.iter_any():
-                body += chunk
-                load.read_bytes += len(chunk)
-                if len(body) > most:
-                    raise _too_large(most)
-                if load.read_bytes > MOST_READ_BYTES:
-                    raise _overloaded()
-    except TimeoutError:
-        raise Transient("body_slow", f"The body did not arrive within {BODY_SECONDS:g} s.") from None
-    except (OSError, web.RequestPayloadError) as exc:
-        raise Transient("body_incomplete", "The body broke off.") from exc
-    finally:
-        load.read_bytes -= len(body)
-    return bytes(body)
+        return signature.proof_of(request.headers)
+    except Rejected as exc:
+        request.app[RES].bad_signatures.bad(exc.code)
+        raise
 
 
-def _overloaded() -> Transient:
-    return Transient("overloaded", "More webhooks come in than can be taken.")
-
-
-def _too_large(most: int) -> Rejected:
-    return Rejected(413, "too_large", f"A webhook may have {most:,} bytes.")
-
-
-def _verify(request: web.Request, body: bytes) -> None:
+def _verify(request: web.Request, proof: Proof, body: bytes) -> Verified:
     settings = request.app[RES].settings
     streak = request.app[RES].bad_signatures
     try:
-        skew = signature.verify(
-            request.headers,
+        signed = signature.verify(
+            proof,
             body,
             secrets=[secret.get_secret_value() for secret in request.app[RES].account.secrets],
             now=datetime.now(UTC),
@@ -120,28 +88,33 @@ def _verify(request: web.Request, body: bytes) -> None:
         streak.bad(exc.code)
         raise
     streak.good()
-    if skew is None:
+    if signed.skew is None:
         log.warning("signature_time_unreadable")
     else:
-        SIGNATURE_SKEW.observe(abs(skew.total_seconds()))
+        SIGNATURE_SKEW.observe(abs(signed.skew.total_seconds()))
+    if signed.late:
+        LATE_WEBHOOKS.inc()
+    return signed
 
 
-def _tell(
-    traces: Traces, began: float, verified: float, outcome: str, answer: Mapping[str, str | int]
-) -> None:
-    """Tell in one line and in a trace what became of a webhook; its answer is empty where it could not be taken."""
+def _tell(traces: Traces, began: float, verified: float, outcome: str, about: Mapping[str, int]) -> None:
+    """Tell in one line and in a trace what became of a webhook; `about` is empty where it could not be taken."""
     ended = time.monotonic()
-    about = {name: number for name, number in answer.items() if name != "status"}
     log.info("webhook_received", outcome=outcome, **about, ms=round(1000 * (ended - began), 1))
     invocation = get_contextvars().get("invocation", "")
     # One that is sent again is of the same trace, but not the same span.
     place = "webhook" if outcome in {"accepted", "quarantined"} else f"webhook {began}"
-    error = None if answer else outcome
+    error = None if about else outcome
     traces.record(invocation, "webhook", ended - began, {"outcome": outcome, **about}, at=place, error=error)
     traces.record(invocation, "intake", ended - verified, {}, under=place, error=error)
 
 
+def _about(receipt: Receipt, signed: Verified) -> dict[str, int]:
+    """Name what a webhook became, for logs and traces."""
+    return {_NUMBERS[receipt.status]: receipt.number or 0, **({"late": True} if signed.late else {})}
+
+
 def _answer(receipt: Receipt) -> dict[str, str | int]:
-    number = {"accepted": "email_id", "duplicate": "email_id", "quarantined": "quarantine_id"}
-    key = number.get(receipt.status)
-    return {"status": receipt.status, **({key: receipt.number} if key and receipt.number else {})}
+    if receipt.status == "ignored" or not receipt.number:
+        return {"status": receipt.status}
+    return {"status": receipt.status, _NUMBERS[receipt.status]: receipt.number}

@@ -8,6 +8,7 @@ import hmac
 import re
 from base64 import b64encode
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
 from service.errors import Rejected
@@ -18,6 +19,12 @@ WEBHOOK_ID = "X-Zendesk-Webhook-Id"
 INVOCATION_ID = "X-Zendesk-Webhook-Invocation-Id"
 ACCOUNT_ID = "X-Zendesk-Account-Id"
 
+# No time is written longer, in whatever words.
+MOST_TIMESTAMP = 40
+
+_SIGNATURE = re.compile(
+    r"[A-Za-z0-9+/]{42}[AEIMQUYcgkosw048]="
+)  # 32 bytes in base64, in the one right spelling
 _EPOCH = re.compile(r"([0-9]{9,10}(?:\.[0-9]{1,9})?)|([0-9]{12,13})")  # seconds or milliseconds, since 1973
 _ISO_8601 = re.compile(
     r"([0-9]{4})-?([0-9]{2})-?([0-9]{2})[T ]"
@@ -25,6 +32,31 @@ _ISO_8601 = re.compile(
     r" ?(?:(Z|UTC|GMT)|([+-][0-9]{2}):?([0-9]{2})?)?",
     re.IGNORECASE,
 )
+# Where a timestamp ends if a body follows at once: after a time in digits, or else after the last of the characters
+# that times are written in. No JSON and no XML begins with one of those.
+_TIME_IN_DIGITS = re.compile(rf"(?:{_ISO_8601.pattern})|[0-9]{{9,}}(?:\.[0-9]{{1,9}})?", re.IGNORECASE)
+_TIME_IN_WORDS = re.compile(r"[A-Za-z0-9+-][A-Za-z0-9 .,:+-]*")
+
+
+@dataclass(frozen=True, slots=True)
+class Proof:
+    """The two headers that prove where a request comes from, each of a plausible shape; nothing is verified yet."""
+
+    signature: str
+    timestamp: str
+
+    @property
+    def digest(self) -> bytes:
+        """Name the invocation: a sender that repeats a signed request cannot change this, but any other header."""
+        return hashlib.sha256(f"{self.timestamp}\n{self.signature}".encode()).digest()
+
+
+@dataclass(frozen=True, slots=True)
+class Verified:
+    """How far the signed time lies behind our clock (None where it cannot be read), and whether that is too far."""
+
+    skew: timedelta | None
+    late: bool
 
 
 def sign(secret: str, timestamp: str, body: bytes) -> str:
@@ -34,44 +66,45 @@ def sign(secret: str, timestamp: str, body: bytes) -> str:
     return b64encode(mac.digest()).decode("ascii")
 
 
-def verify(
-    headers: Mapping[str, str], body: bytes, *, secrets: Sequence[str], now: datetime, tolerance: timedelta
-) -> timedelta | None:
-    """Return how far the signed time lies behind `now`, or None where it cannot be read as a time.
+def proof_of(headers: Mapping[str, str]) -> Proof:
+    """Read the two headers before anything is known of the body.
 
-    Raises Rejected (401). Zendesk documents the timestamp as an opaque string, so one that we cannot
-    read is accepted: it was signed.
+    Raises Rejected (401) where one is missing, or cannot be what Zendesk sends.
     """
     signature, timestamp = headers.get(SIGNATURE), headers.get(TIMESTAMP)
     if not signature:
         raise Rejected(401, "signature_missing", f"The header {SIGNATURE} is missing.")
     if not timestamp:
         raise Rejected(401, "timestamp_missing", f"The header {TIMESTAMP} is missing.")
+    if not _SIGNATURE.fullmatch(signature):
+        raise _mismatch()
+    if len(timestamp) > MOST_TIMESTAMP or _end_of_timestamp(timestamp) != len(timestamp):
+        raise _malformed()
+    return Proof(signature, timestamp)
 
+
+def verify(
+    proof: Proof, body: bytes, *, secrets: Sequence[str], now: datetime, tolerance: timedelta
+) -> Verified:
+    """Check the signature; raises Rejected (401). The time alone refuses nothing, but may be marked as late.
+
+    What is signed is the timestamp and the body with nothing in between. So that no byte can be moved from one to
+    the other, only one length of the timestamp is accepted for what both are together.
+    """
     # Every secret is tried, so that the time taken does not tell which one matched.
-    given = to_bytes(signature)
     matches = [
-        hmac.compare_digest(sign(secret, timestamp, body).encode(), given)
+        hmac.compare_digest(sign(secret, proof.timestamp, body), proof.signature)
         for secret in secrets
         if secret.strip()
     ]
     if not any(matches):
-        raise Rejected(401, "signature_mismatch", "The signature fits none of our secrets.")
-
-    signed_at = read_time(timestamp)
-    if signed_at is None:
-        return None
-    skew = now - signed_at
-    if abs(skew) > tolerance:
-        seconds = int(skew.total_seconds())
-        raise Rejected(
-            401,
-            "timestamp_skew",
-            f"The signed time is {abs(seconds)} s {'behind' if seconds > 0 else 'ahead of'} our clock; "
-            f"{tolerance.total_seconds():g} s are tolerated.",
-            skew_seconds=seconds,
-        )
-    return skew
+        raise _mismatch()
+    beginning = proof.timestamp + body[:MOST_TIMESTAMP].decode("latin-1")
+    if _end_of_timestamp(beginning) != len(proof.timestamp):
+        raise _malformed()
+    signed_at = read_time(proof.timestamp)
+    skew = None if signed_at is None else now - signed_at
+    return Verified(skew, late=skew is not None and abs(skew) > tolerance)
 
 
 def read_time(text: str) -> datetime | None:
@@ -88,6 +121,20 @@ def read_time(text: str) -> datetime | None:
     except (ValueError, OverflowError):  # 31 February, an offset that leaves the calendar
         return None
     return None
+
+
+def _end_of_timestamp(text: str) -> int:
+    found = _TIME_IN_DIGITS.match(text) or _TIME_IN_WORDS.match(text)
+    return len(found[0].rstrip(" ")) if found else 0
+
+
+def _mismatch() -> Rejected:
+    return Rejected(401, "signature_mismatch", "The signature fits none of our secrets.")
+
+
+def _malformed() -> Rejected:
+    wanted = f"The header {TIMESTAMP} is not a time of at most {MOST_TIMESTAMP} characters."
+    return Rejected(401, "timestamp_malformed", wanted)
 
 
 def to_bytes(text: str) -> bytes:
