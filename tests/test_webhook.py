@@ -34,7 +34,7 @@ from tests.proxy import before_postgres, before_redis
 
 # Tells a hang from an answer, also on a machine that is busy.
 NO_HANG = 30
-SECRET = "stand-in-secret"
+SECRET = "stand-in-signing-secret"
 TICKET = b'{"ticket_id": 1}'
 
 

@@ -3,7 +3,7 @@
 import base64
 from collections.abc import Sequence
 from datetime import datetime
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, computed_field
 from pydantic.config import JsonDict
@@ -14,6 +14,34 @@ SyncStatus = Literal["not_applicable", "pending", "synced", "failed"]
 Items = Annotated[Any, Field(json_schema_extra={"anyOf": [{"type": "array"}, {"type": "null"}]})]
 Pair: JsonDict = {"type": "array", "items": {"type": "string"}, "minItems": 2, "maxItems": 2}
 Pairs = Annotated[Any, Field(json_schema_extra={"type": "array", "items": Pair})]
+
+
+# Headers that tell nothing about anybody and open nothing. Of any other, whoever may only read sees the name alone.
+HARMLESS_HEADERS = frozenset(
+    {
+        "accept",
+        "accept-encoding",
+        "accept-language",
+        "connection",
+        "content-encoding",
+        "content-length",
+        "content-type",
+        "date",
+        "expect",
+        "host",
+        "transfer-encoding",
+        "user-agent",
+        "x-forwarded-port",
+        "x-forwarded-proto",
+        "x-request-id",
+        "x-request-start",
+        "x-zendesk-account-id",
+        "x-zendesk-webhook-id",
+        "x-zendesk-webhook-invocation-id",
+        "x-zendesk-webhook-signature-timestamp",
+    }
+)
+HIDDEN = "[hidden]"
 
 
 class View(BaseModel):
@@ -165,7 +193,9 @@ class HoldersPage(View):
 class RequestView(View):
     """A webhook as it came."""
 
-    headers: Pairs = Field(description="Names and values; those of secrets are not kept")
+    headers: Pairs = Field(
+        description="Names and values. Those of secrets are not kept; readers see `[hidden]` for most others"
+    )
     body: str = Field(description="With U+FFFD where the bytes are not UTF-8")
     body_base64: str = Field(description="Byte for byte")
 
@@ -173,6 +203,14 @@ class RequestView(View):
     def of(cls, headers: object, body: bytes) -> "RequestView":
         text, coded = body.decode(errors="replace"), base64.b64encode(body).decode()
         return cls(headers=headers, body=text, body_base64=coded)
+
+    def for_reader(self) -> Self:
+        """Hide the values of headers that are not known to be harmless, the signature's among them."""
+        headers = [
+            [name, value if str(name).lower() in HARMLESS_HEADERS else HIDDEN]
+            for name, value in self.headers or ()
+        ]
+        return self.model_copy(update={"headers": headers})
 
 
 class QuarantineView(View):

@@ -18,6 +18,7 @@ from service.web.routes import API
 def create_app(settings: Settings) -> web.Application:
     """Make the application; it opens its resources when it starts."""
     app = web.Application(middlewares=[middleware.problems, auth.guard])
+    app.on_response_prepare.append(middleware.add_headers)
     app[webhook.LOAD] = webhook.Load()
     app[exchange.TURNS] = asyncio.Semaphore(max(1, settings.database_pool_size // 2))
     app[auth.REFUSALS] = auth.Refusals()

@@ -15,6 +15,7 @@ from aiohttp.web_protocol import RequestHandler
 from service.config.settings import Settings
 from service.limits import file_limit
 from service.metrics import ACCEPT_FAILURES, CONNECTIONS, CONNECTIONS_CLOSED
+from service.web.middleware import SERVER
 
 # A head must be complete so long after the connection began, or after its own first byte.
 HEAD_SECONDS = 10.0
@@ -58,6 +59,18 @@ class Connection(RequestHandler):
             self.head_since = None
         elif self.head_since is None and self.is_idle and data:
             self.head_since = self._loop.time()
+
+    def handle_error(
+        self,
+        request: web.BaseRequest,
+        status: int = 500,
+        exc: BaseException | None = None,
+        message: str | None = None,
+    ) -> web.StreamResponse:
+        """Answer what is no HTTP, before the application sees it."""
+        answer = super().handle_error(request, status, exc, message)
+        answer.headers["Server"] = SERVER
+        return answer
 
     def resume_writing(self) -> None:
         super().resume_writing()

@@ -13,6 +13,7 @@ from service.queries import actions, emails, failures, quarantine, reconciliatio
 from service.queries.pages import PageFilter
 from service.queries.quarantine import QuarantineFilter
 from service.queries.views import EmailDetail, RequestView
+from service.web.auth import visible
 from service.web.dashboard import filters, timeline
 from service.web.dashboard.frame import show
 from service.web.dashboard.live import LIVE
@@ -85,9 +86,8 @@ async def list_quarantined(request: web.Request) -> web.Response:
 
 async def show_quarantined(request: web.Request) -> web.Response:
     found = await ask(request, quarantine.get_quarantined(request.app[RES].engine, number(request, "id")))
-    return await show(
-        request, "quarantined.html", webhook=found, raw=await asyncio.to_thread(_readable, found)
-    )
+    raw = await asyncio.to_thread(_readable, visible(request, found))
+    return await show(request, "quarantined.html", webhook=found, raw=raw)
 
 
 async def list_retries(request: web.Request) -> web.Response:
@@ -138,7 +138,7 @@ async def _raw(request: web.Request, email_id: int) -> dict[str, Any] | None:
         raw = await ask(request, emails.get_request(request.app[RES].engine, email_id))
     except Rejected:  # it is from before requests were kept
         return None
-    return await asyncio.to_thread(_readable, raw)
+    return await asyncio.to_thread(_readable, visible(request, raw))
 
 
 def _readable(raw: RequestView) -> dict[str, Any]:
