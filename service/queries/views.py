@@ -109,7 +109,9 @@ class EmailView(View):
     attempt_number: int = Field(description="Attempts in all")
     due_at: datetime = Field(description="When the sweep looks after it again")
     lease_until: datetime | None = Field(description="Until when a worker has it")
-    attachment_urls: Items = Field(description="As Zendesk sent it; null if it only named a comment")
+    attachment_urls: Items = Field(
+        description="As Zendesk sent it; null if it only named a comment, and in a list beyond 10,000 characters"
+    )
     idempotency_key: str
     account_id: str | None
     invocation_id: str | None
@@ -128,7 +130,7 @@ class EmailView(View):
     )
     sync_due_at: datetime = Field(description="When it is tried (again), or until when a worker carries it")
     synced_at: datetime | None = Field(description="When the targets last had all of it")
-    attachments: Sequence[AttachmentView] = ()
+    attachments: Sequence[AttachmentView] = Field((), description="In a list the first 100")
 
     @computed_field  # type: ignore[prop-decorator]
     @property
@@ -165,7 +167,10 @@ class EmailDetail(EmailView):
 
 
 class EmailPage(View):
-    """A page of e-mails; it may end early, then it looked at all that came since `searched_to`."""
+    """A page of e-mails; it may end early, then it looked at all that came since `searched_to`.
+
+    Texts are cut to 300 characters; the e-mail itself has them whole.
+    """
 
     emails: Sequence[EmailView]
     next_cursor: str | None = Field(description="Leads to the next page; null on the last one")
@@ -183,7 +188,7 @@ class HolderView(AttachmentView):
 
 
 class HoldersPage(View):
-    """The files that have one content, newest first; there are more where it is capped."""
+    """The files that have one content, newest first; there are more where it is capped. Texts are cut to 300 characters."""
 
     sha256: str
     holders: Sequence[HolderView]
@@ -232,7 +237,7 @@ class QuarantineDetail(QuarantineView, RequestView):
 
 
 class QuarantinePage(View):
-    """Requests that could not be read, newest first."""
+    """Requests that could not be read, newest first; texts are cut to 300 characters."""
 
     quarantine: Sequence[QuarantineView]
     next_cursor: str | None = Field(description="Leads to the next page; null on the last one")
