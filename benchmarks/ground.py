@@ -24,7 +24,7 @@ from service.local.guard import guarded
 from service.local.servers import postgres, valkey
 
 ROOT = Path(__file__).resolve().parent.parent
-SECRET = "benchmark"  # noqa: S105 signs nothing but what is measured
+SECRET = "secret-of-the-benchmark"  # noqa: S105 signs nothing but what is measured
 _READY_SECONDS = 60
 _END_SECONDS = 30
 

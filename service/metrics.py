@@ -34,6 +34,16 @@ SIGNATURE_SKEW = Histogram(
 LATE_WEBHOOKS = Counter(
     "holdfast_late_webhooks_total", "Webhooks with a good signature of a time that was too far from ours"
 )
+# ── connections of web processes
+CONNECTIONS = Gauge("holdfast_connections", "Connections that are open", multiprocess_mode="livesum")
+CONNECTIONS_CLOSED = Counter(
+    "holdfast_connections_closed_total", "Connections that were closed before their time, by why", ["reason"]
+)
+for _reason in ("head_slow", "answer_not_read", "room_needed", "no_room"):
+    CONNECTIONS_CLOSED.labels(_reason)
+ACCEPT_FAILURES = Counter(
+    "holdfast_accept_failures_total", "Connections that could not be accepted, mostly for want of open files"
+)
 # ── jobs
 TRANSITIONS = Counter("holdfast_transitions_total", "E-mails that entered a state, by what", ["to", "by"])
 DISPATCHES = Counter("holdfast_dispatches_total", "Jobs rung on Redis", ["outcome"])

@@ -231,4 +231,13 @@ class ReconciliationFinding(Base):
     )
 
 
+class EndedSession(Base):
+    """A session of a browser that somebody signed out of; its cookie would still be good."""
+
+    __tablename__ = "ended_sessions"
+
+    id: Mapped[str] = mapped_column(primary_key=True)
+    ended_at: Mapped[datetime] = mapped_column(server_default=func.now())
+
+
 TABLES = Base.metadata  # all of them

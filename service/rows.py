@@ -1,13 +1,29 @@
-"""Statements over any number of rows, made once: rows come as arrays, or as a list in JSON."""
+"""Statements over any number of rows, made once: rows come as arrays, or as a list in JSON; what lists show of rows."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from sqlalchemy import Column, ColumnElement, TableValuedAlias, Text, bindparam, func
+from sqlalchemy import (
+    JSON,
+    Column,
+    ColumnElement,
+    TableValuedAlias,
+    Text,
+    and_,
+    bindparam,
+    case,
+    func,
+    literal_column,
+)
 from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.types import TypeEngine
 
 from service.models import Attachment
+
+# What a list shows of a text or of a value in JSON. Senders decide how long most of them are, and 40 subjects of
+# 1 MB would make a page of 160 MB.
+BRIEF_TEXT = 300  # characters
+BRIEF_JSON = 10_000  # characters as text
 
 ANNOUNCED = ("position", "source_url", "file_name", "declared_type", "declared_size")
 
@@ -30,3 +46,23 @@ def rows_of(name: str, columns: Mapping[str, TypeEngine[Any]]) -> TableValuedAli
 def arrays_of(columns: Iterable[str], rows: Sequence[Sequence[Any]]) -> dict[str, list[Any]]:
     """Give the parameters of a statement that was made with `rows_of`."""
     return {f"every_{column}": [row[number] for row in rows] for number, column in enumerate(columns)}
+
+
+def brief(columns: Iterable[ColumnElement[Any]], most: int = BRIEF_TEXT) -> list[ColumnElement[Any]]:
+    """Cut the texts among these columns to so many characters, in Postgres; a long value in JSON is null."""
+    return [_brief(column, most) for column in columns]
+
+
+def is_short(column: ColumnElement[Any]) -> ColumnElement[bool]:
+    """Tell of a value in JSON whether a list can show it; its size on disk is known without reading it."""
+    most: ColumnElement[int] = literal_column(str(BRIEF_JSON))
+    return and_(func.pg_column_size(column) <= most, func.length(column.cast(Text)) <= most)
+
+
+def _brief(column: ColumnElement[Any], most: int) -> ColumnElement[Any]:
+    # Numbers stand in the statement itself: as parameters they would make Postgres plan each list anew.
+    if isinstance(column.type, JSON):
+        return case((is_short(column), column)).cast(JSON).label(column.name)
+    if isinstance(column.type, Text):
+        return func.left(column, literal_column(str(most)), type_=Text).label(column.name)
+    return column

@@ -23,6 +23,7 @@ from sqlalchemy import (
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from service.models import NOT_SYNCED, STATUSES, Attachment, IncomingEmail, in_status
+from service.rows import brief
 from service.selection import MOST_SENDER, NONE, Selection
 
 # How many rows one step looks at. An index leads to most of what is meant; for a text there is none, and a
@@ -52,8 +53,10 @@ class Walk:
     order: tuple[ColumnElement[Any], ...]
     examined: int
 
-    def found(self, limit: int) -> Select[Any]:
-        return select(self.rows).where(self.matches).order_by(*self.order).limit(limit)
+    def found(self, limit: int, *, is_brief: bool = False) -> Select[Any]:
+        """Select those that are meant; on demand with no more of long texts than a list shows."""
+        columns = brief(self.rows.c) if is_brief else self.rows.c
+        return select(*columns).where(self.matches).order_by(*self.order).limit(limit)
 
     def end(self) -> Select[Any]:
         """Give the place of the last row; nothing where there were fewer."""

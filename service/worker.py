@@ -23,6 +23,7 @@ from service.dispatch import SYNC_TASK, TASK
 from service.errors import SettingsError
 from service.hands import Worker
 from service.heartbeat import beating
+from service.limits import raise_file_limit
 from service.process.attempt import process, renew_leases
 from service.reconcile.hourly import minute, reconcile_when_told
 from service.reconcile.verify import verify_for_ever
@@ -60,6 +61,7 @@ async def start(ctx: dict[str, Any]) -> None:
     """Open what the steps need, and begin to sweep and to renew leases."""
     settings: Settings = ctx["settings"]
     logs.configure(settings.log_format, settings.log_level, report)
+    raise_file_limit()
     stack = ctx["stack"] = AsyncExitStack()
     res = await stack.enter_async_context(open_resources(settings))
     await stack.enter_async_context(_showing_metrics(settings))

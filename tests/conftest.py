@@ -34,7 +34,7 @@ ROOT = Path(__file__).resolve().parent.parent
 API_TOKEN = "api-token-of-the-tests"
 TABLES = (
     "incoming_emails, attachments, attempts, quarantined_webhooks, ignored_webhooks, operator_actions, bulk_retries, workers,"
-    " alerts, alert_deliveries, alert_watch, reconciliations, reconciliation_findings"
+    " alerts, alert_deliveries, alert_watch, reconciliations, reconciliation_findings, ended_sessions"
 )
 
 # Processes of ours that the tests start compile what they load once, and not each of them anew.

@@ -1,5 +1,6 @@
 """Who may do what over HTTP: operators, readers, nobody; in a header, by Basic, in a browser."""
 
+import asyncio
 import base64
 import hashlib
 import html
@@ -21,8 +22,10 @@ from service.config.settings import Settings
 from service.local.zendesk import Zendesk
 from service.resources import Resources
 from service.web import sessions
+from service.web.auth import MOST_REFUSALS
 from service.web.keys import IDENTITY
 from tests.conftest import API_TOKEN, Server, serving
+from tests.proxy import before_postgres
 from tests.test_api import add
 
 READ_TOKEN = "read-token-of-the-tests"
@@ -302,6 +305,167 @@ async def test_a_new_token_ends_the_sessions_of_the_old_one(
 
     async with serving(settings.model_copy(update={"api_token": SecretStr("new")}), zendesk) as other:
         assert (await ask(other, "GET", EMAILS, headers=headers)).status == 401
+
+
+async def test_signing_out_ends_the_session_in_every_process_and_no_other_session(
+    client: Server, settings: Settings, zendesk: Zendesk
+) -> None:
+    """Somebody may have a copy of the cookie; the signature can be written in other ways."""
+    ending, other = await session(client, API_TOKEN, name="ada"), await session(client, API_TOKEN, name="ada")
+    value = ending["Cookie"]
+    last = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_"
+    same = [value[:-1] + letter for letter in last]
+
+    async with serving(settings, zendesk) as elsewhere:
+        assert (await ask(elsewhere, "GET", EMAILS, headers=ending)).status == 200
+        await ask(client, "POST", "/sign-out", headers=ending | {"Sec-Fetch-Site": "same-origin"})
+        ended = [
+            (await ask(server, "GET", EMAILS, headers={"Cookie": cookie})).status
+            for server in (client, elsewhere)
+            for cookie in (value, *same)
+        ]
+        page = await ask(elsewhere, "GET", "/emails", headers=ending | BROWSER)
+        others = await ask(elsewhere, "GET", EMAILS, headers=other)
+        again = await session(elsewhere, API_TOKEN, name="ada")
+        anew = await ask(client, "GET", EMAILS, headers=again)
+
+    assert set(ended) == {401}
+    assert (page.status, page.headers["Location"]) == (303, "/sign-in?next=/emails")
+    assert (others.status, anew.status) == (200, 200)
+
+
+async def test_a_session_from_before_an_upgrade_can_be_ended_as_well(client: Server) -> None:
+    value = forged(API_TOKEN, key_derivation="hmac", digest_method=hashlib.sha256)
+    headers = {"Cookie": f"{sessions.COOKIE}={value}", "Sec-Fetch-Site": "same-origin"}
+
+    before = await ask(client, "GET", EMAILS, headers=headers)
+    await ask(client, "POST", "/sign-out", headers=headers)
+    after = await ask(client, "GET", EMAILS, headers=headers)
+
+    assert (before.status, after.status) == (200, 401)
+
+
+async def test_an_ended_session_is_forgotten_when_its_time_is_up_anyway(
+    client: Server, database: asyncpg.Connection
+) -> None:
+    await database.execute(
+        "INSERT INTO ended_sessions (id, ended_at) VALUES ('old', now() - interval '14 hours'), ('new', now())"
+    )
+
+    headers = await session(client, API_TOKEN) | {"Sec-Fetch-Site": "same-origin"}
+    await ask(client, "POST", "/sign-out", headers=headers)
+
+    kept = {row["id"] for row in await database.fetch("SELECT id FROM ended_sessions")}
+    assert len(kept) == 2
+    assert "new" in kept
+
+
+async def test_nobody_can_fill_the_table_of_ended_sessions_without_a_token(
+    client: Server, database: asyncpg.Connection
+) -> None:
+    for value in ("", "eA.eA.eA", forged("another token")):
+        headers = {"Cookie": f"{sessions.COOKIE}={value}", "Sec-Fetch-Site": "same-origin"}
+        assert (await ask(client, "POST", "/sign-out", headers=headers)).status == 303
+
+    assert await database.fetchval("SELECT count(*) FROM ended_sessions") == 0
+
+
+async def test_without_postgres_no_cookie_opens_a_page_and_the_page_says_why(
+    settings: Settings, zendesk: Zendesk
+) -> None:
+    async with before_postgres(settings) as (proxy, through), serving(through, zendesk) as client:
+        client.session._cookie_jar = DummyCookieJar()
+        headers = await session(client, API_TOKEN)
+        proxy.cut()
+
+        page = await ask(client, "GET", "/", headers=headers | BROWSER)
+        left = await ask(client, "POST", "/sign-out", headers=headers | {"Sec-Fetch-Site": "same-origin"})
+
+        assert (page.status, left.status) == (503, 503)
+        assert "sessions cannot be checked" in await page.text()
+        assert "still signed in" in await left.text()
+        assert "Set-Cookie" not in left.headers
+        await proxy.resume()
+
+
+# ── guesses
+
+
+async def test_many_guesses_at_once_are_refused_and_keep_no_right_token_waiting(client: Server) -> None:
+    """Beside a few that wait, the others are answered at once, also those of the form."""
+    wrong = [asyncio.create_task(ask(client, "GET", EMAILS, headers=bearer("hunter2"))) for _ in range(40)]
+    forms = [asyncio.create_task(sign_in(client, "hunter2")) for _ in range(20)]
+    refused, _ = await asyncio.wait(wrong, return_when=asyncio.FIRST_COMPLETED)
+    right = [await ask(client, "GET", EMAILS, headers=bearer(API_TOKEN)) for _ in range(3)]
+    signed_in = await sign_in(client, READ_TOKEN)
+    statuses = [response.status for response in await asyncio.gather(*wrong, *forms)]
+
+    first = refused.pop().result()
+    assert (first.status, await code(first)) == (429, "too_many_guesses")
+    assert "Retry-After" in first.headers
+    assert {response.status for response in right} == {200}
+    assert signed_in.status == 303
+    assert set(statuses) <= {401, 403, 429}
+    assert statuses.count(429) >= 60 - 2 * MOST_REFUSALS
+
+
+# ── what readers do not see
+
+
+async def test_readers_see_no_signature_and_no_header_that_is_not_known_to_be_harmless(
+    client: Server, database: asyncpg.Connection
+) -> None:
+    headers = [
+        ["X-Zendesk-Webhook-Signature", "c2lnbmF0dXJl"],
+        ["Content-Type", "application/json"],
+        ["X-Company-Pass", "letmein"],
+        ["X-Forwarded-For", "203.0.113.7"],
+    ]
+    await database.execute(
+        "INSERT INTO incoming_emails (zendesk_ticket_id, raw_body, raw_headers) VALUES ('1', '{}', $1)",
+        json.dumps(headers),
+    )
+    await database.execute(
+        "INSERT INTO quarantined_webhooks (idempotency_key, raw_body, raw_headers, error_code, error)"
+        " VALUES ('k', '{}', $1, 'bad', 'It is bad')",
+        json.dumps(headers),
+    )
+    places = (f"{EMAILS}/1/request", "/api/v1/quarantine/1", "/emails/1", "/quarantine/1")
+    for path in places:
+        reads = await (await ask(client, "GET", path, headers=bearer(READ_TOKEN))).text()
+        acts = await (await ask(client, "GET", path, headers=bearer(API_TOKEN))).text()
+
+        for secret in ("c2lnbmF0dXJl", "letmein", "203.0.113.7"):
+            assert secret not in reads, path
+            assert secret in acts, path
+        assert "application/json" in reads
+        assert "X-Company-Pass" in reads
+        assert "[hidden]" in reads
+
+
+# ── what every answer says
+
+
+@pytest.mark.parametrize("path", ["/healthz", "/docs", "/nothing", EMAILS, "/static/base.css"])
+@pytest.mark.parametrize(
+    ("public_url", "proto", "is_told"),
+    [
+        ("https://holdfast.acme.example", "", True),
+        ("http://127.0.0.1", "", False),
+        (None, "https", True),
+        (None, "", False),
+    ],
+)
+async def test_browsers_are_told_to_use_https_where_it_is_there(
+    settings: Settings, zendesk: Zendesk, path: str, public_url: str | None, proto: str, *, is_told: bool
+) -> None:
+    async with serving(settings.model_copy(update={"public_url": public_url}), zendesk) as client:
+        answer = await ask(client, "GET", path, headers={"X-Forwarded-Proto": proto})
+        signed_in = await sign_in(client, API_TOKEN)
+
+    assert (answer.headers.get("Strict-Transport-Security") == "max-age=31536000") is is_told
+    assert answer.headers["Server"] == "holdfast"
+    assert bool(cookie(signed_in)["secure"]) is bool(public_url and public_url.startswith("https:"))
 
 
 async def test_signing_out_takes_the_cookie_away(client: Server) -> None:

@@ -285,7 +285,7 @@ def test_a_port_that_is_taken_is_one_line(run: Run, number: str) -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
         variables = {"PORT": str(port), "HOST": "127.0.0.1", "WEB_CONCURRENCY": number}
-        done = run("web", ZENDESK_WEBHOOK_SECRETS="secret", **variables)
+        done = run("web", ZENDESK_WEBHOOK_SECRETS="secret-of-this-test", **variables)
 
     assert done.returncode == 1
     assert re.fullmatch(rf"cannot listen on 127\.0\.0\.1:{port}: .*already in use\n", done.stderr)
@@ -293,7 +293,7 @@ def test_a_port_that_is_taken_is_one_line(run: Run, number: str) -> None:
 
 def test_web_loads_nothing_that_it_does_not_need(run: Run) -> None:
     """The wrong address is found out when all is loaded."""
-    wrong = {"STORAGE_URL": "az://container", "PORT": "0", "ZENDESK_WEBHOOK_SECRETS": "secret"}
+    wrong = {"STORAGE_URL": "az://container", "PORT": "0", "ZENDESK_WEBHOOK_SECRETS": "secret-of-this-test"}
     done = run("web", **wrong, PYTHONPROFILEIMPORTTIME="1")
 
     assert done.returncode == 2

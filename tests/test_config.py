@@ -27,7 +27,7 @@ GOOD = {
     "DATABASE_URL": "postgres://user:pg-hunter2@127.0.0.1:1/name",
     "REDIS_URL": "redis://:redis-hunter2@127.0.0.1:1/0",
     "STORAGE_URL": "s3://bucket/prefix",
-    "ZENDESK_WEBHOOK_SECRETS": "secret-hunter2",
+    "ZENDESK_WEBHOOK_SECRETS": "secret-of-hunter2",
 }
 WHSEC = "whsec_aG9sZGZhc3QtaG9sZGZhc3QtaG9sZGZhc3QtaG9sZGZhc3Q="
 NAMES = {field.upper() for field in Settings.model_fields} | {"DYNO"}
@@ -75,6 +75,12 @@ ALEMBIC = ["alembic", "upgrade", "head"]
         (WEB, "STORAGE_URL", None, "missing"),
         (WEB, "ZENDESK_WEBHOOK_SECRETS", " , ", "missing"),
         (WEB, "ZENDESK_WEBHOOK_SECRETS", PUBLIC_TEST_SECRET, "public test secret"),
+        (WEB, "ZENDESK_WEBHOOK_SECRETS", " \n", "missing"),
+        (WEB, "ZENDESK_WEBHOOK_SECRETS", "a-long-and-good-one,hunter2", "fewer than 16 characters"),
+        (WEB, "API_TOKEN", " \n", "blank"),
+        (WEB, "API_TOKEN", " hunter2         ", "fewer than 16 characters"),
+        (WEB, "API_READ_TOKEN", "hunter2hunter2-", "fewer than 16 characters"),
+        (ARQ, "API_READ_TOKEN", "\t", "blank"),
         (WEB, "PORT", "hunter2", "valid integer"),
         (WEB, "WEB_CONCURRENCY", "two", "valid integer"),
         (ARQ, "REDIS_URL", None, "missing"),
@@ -203,9 +209,10 @@ def test_an_empty_variable_is_one_that_is_not_set(read: Read) -> None:
 
 
 def test_lists_are_comma_separated_and_blanks_do_not_count(read: Read) -> None:
-    settings = read(ZENDESK_WEBHOOK_SECRETS=" new==, old== ,", DOWNLOAD_HOSTS="*.zendesk.com , 127.0.0.1")
+    new, old = "new-secret-of-16==", "old-secret-of-16=="
+    settings = read(ZENDESK_WEBHOOK_SECRETS=f" {new}, ,{old}\n,", DOWNLOAD_HOSTS="*.zendesk.com , 127.0.0.1")
 
-    assert [secret.get_secret_value() for secret in settings.zendesk_webhook_secrets] == ["new==", "old=="]
+    assert [secret.get_secret_value() for secret in settings.zendesk_webhook_secrets] == [new, old]
     assert settings.download_hosts == ("*.zendesk.com", "127.0.0.1")
 
 
@@ -242,22 +249,29 @@ def test_the_account_is_the_subdomain_or_another_address(read: Read) -> None:
     )
 
 
+@pytest.mark.parametrize("name", ["API_TOKEN", "API_READ_TOKEN"])
+def test_a_token_is_read_without_the_whitespace_around_it(read: Read, name: str) -> None:
+    settings = read(**{name: " \tsixteen letters.\r\n"})
+
+    assert getattr(settings, name.lower()) == SecretStr("sixteen letters.")
+
+
 def test_the_token_to_read_is_not_the_one_to_act(read: Read) -> None:
     with pytest.raises(SettingsError, match=r"^API_READ_TOKEN: the same as API_TOKEN") as caught:
-        read(**GOOD, API_TOKEN="hunter2", API_READ_TOKEN="hunter2")
+        read(**GOOD, API_TOKEN="hunter2-hunter2-hunter2", API_READ_TOKEN=" hunter2-hunter2-hunter2\n")
 
     assert "hunter2" not in str(caught.value)
 
 
 def test_settings_are_frozen_and_show_no_secret(read: Read) -> None:
     secrets = {
-        "API_TOKEN": "api-hunter2",
+        "API_TOKEN": "api-token-hunter2",
         "ZENDESK_API_TOKEN": "zendesk-hunter2",
         "ZENDESK_OAUTH_TOKEN": "oauth-hunter2",
     }
     settings = read(**GOOD, **secrets, ZENDESK_EMAIL="agent@acme.example", ZENDESK_SUBDOMAIN="acme")
 
-    assert settings.api_token == SecretStr("api-hunter2")
+    assert settings.api_token == SecretStr("api-token-hunter2")
     for shown in (repr(settings), str(settings), repr(settings.model_dump()), settings.model_dump_json()):
         assert "hunter2" not in shown
     with pytest.raises(ValueError, match="frozen"):

@@ -34,7 +34,7 @@ from tests.proxy import before_postgres, before_redis
 
 # Tells a hang from an answer, also on a machine that is busy.
 NO_HANG = 30
-SECRET = "stand-in-secret"
+SECRET = "stand-in-signing-secret"
 TICKET = b'{"ticket_id": 1}'
 EVENT: dict[str, Any] = {  # all that an event has
     "id": "030a3f7a-9bb9-47a4-9a36-6aa8f1d66783",

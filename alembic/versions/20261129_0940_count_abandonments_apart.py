@@ -3,7 +3,7 @@
 from alembic import op
 
 revision = "20261129_0940"
-down_revision = "20261129_0920"
+down_revision = "20261129_0930"
 
 NAME = "ix_incoming_emails_suspect_due"
 

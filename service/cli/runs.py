@@ -72,14 +72,14 @@ async def _print_all(engine: "AsyncEngine", run: "ReconciliationDetail") -> None
 
     head = json.dumps(run.model_dump(mode="json", exclude={"findings"}), indent=2)
     click.echo(head.removesuffix("\n}") + ',\n  "findings": [', nl=False)
-    comma, page = "", await get_reconciliation(engine, run.id)
+    comma, page = "", await get_reconciliation(engine, run.id, is_brief=False)
     while True:
         for finding in page.findings:
             click.echo(f"{comma}\n    {json.dumps(finding.model_dump(mode='json'))}", nl=False)
             comma = ","
         if page.next_cursor is None:
             break
-        page = await get_reconciliation(engine, run.id, PageFilter(cursor=page.next_cursor))
+        page = await get_reconciliation(engine, run.id, PageFilter(cursor=page.next_cursor), is_brief=False)
     click.echo("\n  ]\n}" if comma else "]\n}")
 
 

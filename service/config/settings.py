@@ -13,6 +13,7 @@ from pydantic_settings import NoDecode, SettingsConfigDict
 
 from service.config.alerts import AlertSettings
 from service.config.observing import ObservingSettings
+from service.config.secret import SHORTEST_SECRET, strong
 from service.config.sync import SyncSettings
 
 # Zendesk signs the "test webhook" of a webhook that does not exist yet with this published secret:
@@ -105,7 +106,7 @@ class Settings(AlertSettings, ObservingSettings, SyncSettings):
     zendesk_webhook_secrets: Secrets = Field(
         (),
         description="the webhook's signing secret; several, comma separated, during a rotation",
-        examples=["secret"],
+        examples=["the signing secret that Zendesk shows"],
     )
     webhook_tolerance_seconds: int = Field(
         3600, ge=1, description="how far a signature's time may be from ours"
@@ -115,10 +116,12 @@ class Settings(AlertSettings, ObservingSettings, SyncSettings):
     api_token: SecretStr | None = Field(
         None,
         description="token of operators, for /api and the pages, which are closed without one",
-        examples=["random words"],
+        examples=["what openssl rand -hex 32 prints"],
     )
     api_read_token: SecretStr | None = Field(
-        None, description="token of those who may look and change nothing", examples=["random words"]
+        None,
+        description="token of those who may look and change nothing",
+        examples=["what openssl rand -hex 32 prints"],
     )
 
     download_hosts: Strings = Field(
@@ -167,10 +170,18 @@ class Settings(AlertSettings, ObservingSettings, SyncSettings):
 
     @field_validator("zendesk_webhook_secrets", "zendesk_hosts", "download_hosts", mode="before")
     @classmethod
-    def _split(cls, value: object) -> object:
-        return (
-            [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else value
-        )
+    def _split(cls, value: object, info: ValidationInfo) -> object:
+        if not isinstance(value, str):
+            return value
+        parts = [part.strip() for part in value.split(",") if part.strip()]
+        if info.field_name == "zendesk_webhook_secrets" and not parts:
+            raise ValueError("missing, there are only spaces or commas")
+        return parts
+
+    @field_validator("api_token", "api_read_token")
+    @classmethod
+    def _is_no_guess(cls, value: SecretStr | None) -> SecretStr | None:
+        return None if value is None else strong(value)
 
     @field_validator(*_SCHEMES)
     @classmethod
@@ -224,6 +235,15 @@ class Settings(AlertSettings, ObservingSettings, SyncSettings):
         if any(secret.get_secret_value() == PUBLIC_TEST_SECRET for secret in value):
             raise ValueError("holds Zendesk's public test secret, with which anybody could sign")
         return value
+
+    @field_validator("zendesk_webhook_secrets")
+    @classmethod
+    def _are_no_guesses(cls, value: tuple[SecretStr, ...]) -> tuple[SecretStr, ...]:
+        try:
+            return tuple(map(strong, value))
+        except ValueError:
+            reason = f"holds one with fewer than {SHORTEST_SECRET} characters; copy it anew from the webhook in Zendesk"
+            raise ValueError(reason) from None
 
     @model_validator(mode="after")
     def _credentials_are_whole(self) -> "Settings":

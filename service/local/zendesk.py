@@ -31,7 +31,7 @@ class Zendesk:
         *,
         email: str = "agent@acme.example",
         api_token: str = "stand-in-token",  # noqa: S107 opens nothing but this stand-in
-        secret: str = "stand-in-secret",  # noqa: S107 likewise
+        secret: str = "stand-in-signing-secret",  # noqa: S107 likewise
         oauth_token: str | None = None,
     ) -> None:
         self.email, self.api_token, self.secret, self.oauth_token = email, api_token, secret, oauth_token

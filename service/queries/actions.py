@@ -10,6 +10,7 @@ from service.database import connect
 from service.operations import BY_HAND, OperatorAction
 from service.queries.pages import PageFilter, cursor_at
 from service.queries.views import ActionView, View
+from service.rows import brief
 from service.walk import Place
 
 MOST_SHOWN = 100  # with one e-mail
@@ -22,7 +23,7 @@ class ActionPage(View):
 
 async def list_actions(engine: AsyncEngine, wanted: PageFilter) -> ActionPage:
     """Return a page of all that operators did; of a retry of many, that they began it."""
-    query = select(*OperatorAction.__table__.c).where(text(BY_HAND)).order_by(OperatorAction.id.desc())
+    query = select(*brief(OperatorAction.__table__.c)).where(text(BY_HAND)).order_by(OperatorAction.id.desc())
     query = query.limit(wanted.limit + 1)
     if after := wanted.after():
         query = query.where(OperatorAction.id < after.id)
@@ -37,7 +38,7 @@ async def actions_on(conn: AsyncConnection, email_ids: Sequence[int]) -> Mapping
     """Return what was done to each of these e-mails, the newest of it."""
     ids = func.unnest(literal(email_ids, ARRAY(BigInteger)))
     each = ids.table_valued("email_id", name="each").render_derived()
-    theirs = select(OperatorAction).where(OperatorAction.email_id == each.c.email_id)
+    theirs = select(*brief(OperatorAction.__table__.c)).where(OperatorAction.email_id == each.c.email_id)
     newest = theirs.order_by(OperatorAction.id.desc()).limit(MOST_SHOWN).lateral()
     found: dict[int, list[ActionView]] = {}
     query = select(*newest.c).select_from(each.join(newest, true())).order_by(newest.c.id.desc())

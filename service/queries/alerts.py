@@ -11,6 +11,9 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from service.database import connect
 from service.operations import Alert, AlertDelivery
 from service.queries.views import View
+from service.rows import brief
+
+MOST_TEXT = 2000  # characters: an alert says what to do
 
 
 class DeliveryView(View):
@@ -58,13 +61,15 @@ async def list_alerts(engine: AsyncEngine, limit: int = 50) -> AlertPage:
 
 
 def _newest(condition: ColumnElement[bool], limit: int) -> Select[Any]:
-    return select(*Alert.__table__.c).where(condition).order_by(Alert.id.desc()).limit(limit)
+    return (
+        select(*brief(Alert.__table__.c, MOST_TEXT)).where(condition).order_by(Alert.id.desc()).limit(limit)
+    )
 
 
 async def _deliveries(conn: AsyncConnection, alert_ids: Sequence[int]) -> dict[int, list[DeliveryView]]:
     found: dict[int, list[DeliveryView]] = {}
     is_theirs = AlertDelivery.alert_id == func.any(literal(alert_ids, ARRAY(BigInteger)))
-    query = select(*AlertDelivery.__table__.c).where(is_theirs)
+    query = select(*brief(AlertDelivery.__table__.c)).where(is_theirs)
     for row in await conn.execute(query.order_by(AlertDelivery.created_at, AlertDelivery.channel)):
         found.setdefault(row.alert_id, []).append(DeliveryView.model_validate(row))
     return found

@@ -11,6 +11,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from service.database import connect
 from service.models import PROCESSING, TO_SYNC, WAITING, IncomingEmail
 from service.queries.views import View
+from service.rows import brief
 from service.selection import Selection
 from service.walk import LIGHT, known, matches
 
@@ -54,7 +55,7 @@ async def list_changes(engine: AsyncEngine, wanted: Selection, watched: Sequence
         (rows.c.processing_status == "processing", rows.c.started_at),
         else_=func.coalesce(rows.c.completed_at, func.now()),
     )
-    columns = (rows.c[name] for name in Change.model_fields if name not in {"at", "matches"})
+    columns = brief(rows.c[name] for name in Change.model_fields if name not in {"at", "matches"})
     does_match = func.coalesce(and_(true(), *matches(wanted, rows)), False)
     query = select(*columns, at.label("at"), does_match.label("matches")).order_by(rows.c.id)
     async with connect(engine) as conn:

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from sqlalchemy import BigInteger, ColumnElement, func, literal, select
+from sqlalchemy import BigInteger, ColumnElement, func, literal, select, true
 from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from sqlalchemy.orm import InstrumentedAttribute
@@ -22,10 +22,12 @@ from service.queries.views import (
     HolderView,
     RequestView,
 )
+from service.rows import brief
 from service.selection import Selection
-from service.walk import LIGHT, Count, Place, count, walk
+from service.walk import LIGHT, Count, Place, count, known, walk
 
 MOST_HOLDERS = 100
+MOST_FILES = 100  # of one e-mail in a list
 
 
 class EmailFilter(PageFilter, Selection):
@@ -35,16 +37,17 @@ class EmailFilter(PageFilter, Selection):
 async def list_emails(engine: AsyncEngine, wanted: EmailFilter) -> EmailPage:
     """Return a page of e-mails, newest first, and how many there are in all, counted with the first page.
 
+    Long texts are cut, and of many files only the first are there.
     A page may end early, even empty, and still lead on: then it has come to `searched_to` in one request.
     """
     after = wanted.after()
     way = walk(wanted, after)
     async with connect(engine) as conn:
-        found = (await conn.execute(way.found(wanted.limit + 1))).mappings().all()
+        found = (await conn.execute(way.found(wanted.limit + 1, is_brief=True))).mappings().all()
         rows, next_cursor = cut(found, wanted.limit)
         end = None if next_cursor else (await conn.execute(way.end())).one_or_none()
         total = await count(conn, wanted) if next_cursor and not after else Count(len(rows), end is not None)
-        attachments = await _attachments(conn, [row["id"] for row in rows])
+        attachments = await _first_attachments(conn, [row["id"] for row in rows])
     return EmailPage(
         emails=[EmailView(**row, attachments=attachments.get(row["id"], ())) for row in rows],
         next_cursor=cursor_at(Place(*end)) if end else next_cursor,
@@ -67,10 +70,15 @@ async def get_email(engine: AsyncEngine, email_id: int) -> EmailDetail:
 
 
 async def list_details(engine: AsyncEngine, wanted: EmailFilter) -> tuple[EmailPage, Sequence[EmailDetail]]:
-    """Return a page as `list_emails` does, and all that is known of each e-mail on it."""
+    """Return a page as `list_emails` does, and all that is known of each e-mail on it, with whole texts."""
     page = await list_emails(engine, wanted)
+    email_ids = [email.id for email in page.emails]
+    query = select(*LIGHT).where(_in(IncomingEmail.id, email_ids))
     async with connect(engine) as conn:
-        return page, await _in_detail(conn, page.emails)
+        attachments = await _attachments(conn, email_ids)
+        rows = {row["id"]: row for row in (await conn.execute(query)).mappings()}
+        emails = [EmailView(**rows[n], attachments=attachments.get(n, ())) for n in email_ids if n in rows]
+        return page, await _in_detail(conn, emails)
 
 
 async def get_request(engine: AsyncEngine, email_id: int) -> RequestView:
@@ -85,7 +93,7 @@ async def get_request(engine: AsyncEngine, email_id: int) -> RequestView:
 
 async def list_holders(engine: AsyncEngine, sha256: str) -> HoldersPage:
     """Return the files, newest first and a hundred at most, that have this content."""
-    theirs = select(*Attachment.__table__.c).where(Attachment.sha256 == sha256)
+    theirs = select(*brief(Attachment.__table__.c)).where(Attachment.sha256 == sha256)
     async with connect(engine) as conn:
         rows = (await conn.execute(theirs.order_by(Attachment.email_id.desc()).limit(MOST_HOLDERS + 1))).all()
     if not rows:
@@ -120,6 +128,21 @@ async def _attachments(conn: AsyncConnection, email_ids: Sequence[int]) -> dict[
     found: dict[int, list[AttachmentView]] = {}
     query = select(*Attachment.__table__.c).where(_in(Attachment.email_id, email_ids))
     for row in await conn.execute(query.order_by(Attachment.email_id, Attachment.position)):
+        found.setdefault(row.email_id, []).append(AttachmentView.model_validate(row))
+    return found
+
+
+async def _first_attachments(
+    conn: AsyncConnection, email_ids: Sequence[int]
+) -> dict[int, list[AttachmentView]]:
+    """Return what a list shows of their files."""
+    ids = func.unnest(literal(email_ids, ARRAY(BigInteger)))
+    each = ids.table_valued("email_id", name="each").render_derived()
+    theirs = select(*brief(Attachment.__table__.c)).where(Attachment.email_id == each.c.email_id)
+    first = theirs.order_by(Attachment.position).limit(known(MOST_FILES)).lateral()
+    query = select(*first.c).select_from(each.join(first, true()))
+    found: dict[int, list[AttachmentView]] = {}
+    for row in await conn.execute(query.order_by(first.c.email_id, first.c.position)):
         found.setdefault(row.email_id, []).append(AttachmentView.model_validate(row))
     return found
 

@@ -8,6 +8,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from service.database import connect
 from service.queries.views import View
+from service.rows import BRIEF_TEXT
 from service.selection import NONE
 
 GROUP_CAP = 10_000  # counted of one group
@@ -51,7 +52,7 @@ _GROUPS = text(f"""
     SELECT coalesce(nullif(code, ''), '{NONE}') AS error_code, coalesce(nullif(host, ''), '{NONE}') AS host,
         counted.number AS count, counted.number = {GROUP_CAP} AS capped,
         first.received_at AS first_seen, last.received_at AS last_seen,
-        last.id AS example_id, last.processing_error AS example_error
+        last.id AS example_id, left(last.processing_error, {BRIEF_TEXT}) AS example_error
     FROM groups
     CROSS JOIN LATERAL (
         SELECT count(*) AS number FROM (

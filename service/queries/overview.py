@@ -17,13 +17,14 @@ from service.queries.history import HOUR_CAP, Hour, Times, hours_of, times_of
 from service.queries.verdict import Told, number, of_syncs, say
 from service.queries.views import ProcessingStatus, View
 from service.queries.workers import WorkerView, workers_of
+from service.rows import BRIEF_TEXT
 
 COUNT_CAP = 10_000
 PING_SECONDS = 3.0
 UNFINISHED = ("received", "queued", "processing")
 # What failed, is in quarantine or not synced is counted anyway; an alert stays open for a while after its cause has gone.
 _ALERTS = (
-    select(Alert.summary)
+    select(func.left(Alert.summary, literal_column(str(BRIEF_TEXT))))
     .where(
         Alert.resolved_at.is_(None),
         Alert.seen_at > func.now() - timedelta(minutes=1),

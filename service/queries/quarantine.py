@@ -11,6 +11,7 @@ from service.errors import Rejected
 from service.models import QuarantinedWebhook
 from service.queries.pages import PageFilter, cut
 from service.queries.views import QuarantineDetail, QuarantinePage, QuarantineView, RequestView
+from service.rows import brief
 
 _HEAVY = {"raw_body", "raw_headers", "idempotency_key", "signature_hash"}
 _LIGHT = (
@@ -28,7 +29,7 @@ class QuarantineFilter(PageFilter):
 
 async def list_quarantined(engine: AsyncEngine, wanted: QuarantineFilter) -> QuarantinePage:
     """Return a page of quarantined requests, newest first."""
-    query = select(*_LIGHT).where(~_WAITS if wanted.replayed else _WAITS)
+    query = select(*brief(_LIGHT)).where(~_WAITS if wanted.replayed else _WAITS)
     if after := wanted.after():
         query = query.where(QuarantinedWebhook.id < after[1])
     query = query.order_by(QuarantinedWebhook.id.desc()).limit(wanted.limit + 1)

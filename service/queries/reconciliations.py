@@ -5,7 +5,22 @@ from datetime import datetime
 from typing import Any, Literal
 
 from pydantic import Field, computed_field
-from sqlalchemy import ColumnElement, RowMapping, Select, Text, column, exists, select, text, true, values
+from sqlalchemy import (
+    JSON,
+    ColumnElement,
+    RowMapping,
+    Select,
+    Text,
+    case,
+    column,
+    exists,
+    func,
+    literal_column,
+    select,
+    text,
+    true,
+    values,
+)
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from service.database import connect
@@ -13,6 +28,7 @@ from service.errors import Rejected
 from service.operations import DIFFERENCES, OPEN, REMARKS, Reconciliation, ReconciliationFinding
 from service.queries.pages import PageFilter, cursor_at
 from service.queries.views import View
+from service.rows import BRIEF_TEXT, brief, is_short
 from service.walk import Place
 
 Kind = Literal[
@@ -71,7 +87,10 @@ class FindingView(View):
     found_at: datetime
     email_id: int | None
     key: str = Field(description="Of the document, or of the object")
-    detail: Any = Field(description="What is known of it; of a removed document, all of it")
+    detail: Any = Field(
+        description="What is known of it; of a removed document, all of it. Beyond 10,000 characters it is "
+        '`{"clipped": true}`, and `holdfast reconcile show --json` has all of it'
+    )
     repair: str | None = Field(description="What was begun to put it right")
     repaired_at: datetime | None
     closed_at: datetime | None = Field(description="When a later run had looked there again")
@@ -105,12 +124,13 @@ async def list_reconciliations(engine: AsyncEngine, wanted: PageFilter) -> Recon
 
 
 async def get_reconciliation(
-    engine: AsyncEngine, run_id: int, wanted: PageFilter | None = None
+    engine: AsyncEngine, run_id: int, wanted: PageFilter | None = None, *, is_brief: bool = True
 ) -> ReconciliationDetail:
     """Return one with a page of what it found, in the order of finding; raises Rejected (404) if there is none."""
     wanted = wanted or PageFilter()
     found = ReconciliationFinding
-    query = select(*found.__table__.c).where(found.reconciliation_id == run_id)
+    columns = _brief_finding() if is_brief else found.__table__.c
+    query = select(*columns).where(found.reconciliation_id == run_id)
     query = query.order_by(found.id).limit(wanted.limit + 1)
     if after := wanted.after():
         query = query.where(found.id > after.id)
@@ -124,7 +144,7 @@ async def get_with_examples(engine: AsyncEngine, run_id: int, most: int) -> Reco
     """Return one with the first findings of each kind, so many at most; raises Rejected (404) if there is none."""
     found = ReconciliationFinding
     kinds = values(column("kind", Text), name="every").data([(kind,) for kind in (*DIFFERENCES, *REMARKS)])
-    first = select(*found.__table__.c).where(found.reconciliation_id == run_id, found.kind == kinds.c.kind)
+    first = select(*_brief_finding()).where(found.reconciliation_id == run_id, found.kind == kinds.c.kind)
     examples = first.order_by(found.id).limit(most).lateral("examples")
     run, findings = await _read(engine, run_id, select(*examples.c).join_from(kinds, examples, true()))
     return ReconciliationDetail(**run, findings=findings, next_cursor=None)
@@ -143,6 +163,15 @@ async def _read(
         return run, [FindingView.model_validate(row) for row in await conn.execute(query)]
 
 
+def _brief_finding() -> Sequence[ColumnElement[Any]]:
+    """Give the columns of a finding; of a long detail only why it was found."""
+    columns = ReconciliationFinding.__table__.c
+    reason = func.left(columns.detail.op("->>")("reason"), literal_column(str(BRIEF_TEXT)))
+    cut = func.json_build_object("clipped", true(), "reason", reason)
+    detail = case((is_short(columns.detail), columns.detail), else_=cut).cast(JSON).label("detail")
+    return [*brief(column for column in columns if column.name != "detail"), detail]
+
+
 def _columns() -> Sequence[ColumnElement[Any]]:
     columns = Reconciliation.__table__.c
-    return [columns[name] for name in ReconciliationView.model_fields]
+    return brief(columns[name] for name in ReconciliationView.model_fields)

@@ -12,6 +12,7 @@ from service.database import connect
 from service.errors import Rejected
 from service.operations import BulkRetry
 from service.queries.views import View
+from service.rows import brief
 from service.selection import Selection
 
 MOST_SHOWN = 50
@@ -57,6 +58,7 @@ async def get_retry(engine: AsyncEngine, retry_id: int) -> BulkRetryView:
 def _columns() -> Sequence[Any]:
     columns = BulkRetry.__table__.c
     return (
-        *(columns[name] for name in BulkRetryView.model_fields if name != "reached"),
+        *brief(columns[name] for name in BulkRetryView.model_fields if name not in {"filter", "reached"}),
+        columns.filter,  # its own fields are short
         columns.place_time.label("reached"),
     )

@@ -3,7 +3,7 @@
 import base64
 from collections.abc import Sequence
 from datetime import datetime
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, computed_field
 from pydantic.config import JsonDict
@@ -14,6 +14,34 @@ SyncStatus = Literal["not_applicable", "pending", "synced", "failed"]
 Items = Annotated[Any, Field(json_schema_extra={"anyOf": [{"type": "array"}, {"type": "null"}]})]
 Pair: JsonDict = {"type": "array", "items": {"type": "string"}, "minItems": 2, "maxItems": 2}
 Pairs = Annotated[Any, Field(json_schema_extra={"type": "array", "items": Pair})]
+
+
+# Headers that tell nothing about anybody and open nothing. Of any other, whoever may only read sees the name alone.
+HARMLESS_HEADERS = frozenset(
+    {
+        "accept",
+        "accept-encoding",
+        "accept-language",
+        "connection",
+        "content-encoding",
+        "content-length",
+        "content-type",
+        "date",
+        "expect",
+        "host",
+        "transfer-encoding",
+        "user-agent",
+        "x-forwarded-port",
+        "x-forwarded-proto",
+        "x-request-id",
+        "x-request-start",
+        "x-zendesk-account-id",
+        "x-zendesk-webhook-id",
+        "x-zendesk-webhook-invocation-id",
+        "x-zendesk-webhook-signature-timestamp",
+    }
+)
+HIDDEN = "[hidden]"
 
 
 class View(BaseModel):
@@ -83,7 +111,7 @@ class EmailView(View):
     due_at: datetime = Field(description="When the sweep looks after it again")
     lease_until: datetime | None = Field(description="Until when a worker has it")
     attachment_urls: Items = Field(
-        description="As Zendesk sent it; null if the webhook does not tell all files"
+        description="As Zendesk sent it; null if the webhook does not tell all files, and in a list beyond 10,000 characters"
     )
     idempotency_key: str
     account_id: str | None
@@ -104,7 +132,7 @@ class EmailView(View):
     )
     sync_due_at: datetime = Field(description="When it is tried (again), or until when a worker carries it")
     synced_at: datetime | None = Field(description="When the targets last had all of it")
-    attachments: Sequence[AttachmentView] = ()
+    attachments: Sequence[AttachmentView] = Field((), description="In a list the first 100")
 
     @computed_field  # type: ignore[prop-decorator]
     @property
@@ -141,7 +169,10 @@ class EmailDetail(EmailView):
 
 
 class EmailPage(View):
-    """A page of e-mails; it may end early, then it looked at all that came since `searched_to`."""
+    """A page of e-mails; it may end early, then it looked at all that came since `searched_to`.
+
+    Texts are cut to 300 characters; the e-mail itself has them whole.
+    """
 
     emails: Sequence[EmailView]
     next_cursor: str | None = Field(description="Leads to the next page; null on the last one")
@@ -159,7 +190,7 @@ class HolderView(AttachmentView):
 
 
 class HoldersPage(View):
-    """The files that have one content, newest first; there are more where it is capped."""
+    """The files that have one content, newest first; there are more where it is capped. Texts are cut to 300 characters."""
 
     sha256: str
     holders: Sequence[HolderView]
@@ -169,7 +200,9 @@ class HoldersPage(View):
 class RequestView(View):
     """A webhook as it came."""
 
-    headers: Pairs = Field(description="Names and values; those of secrets are not kept")
+    headers: Pairs = Field(
+        description="Names and values. Those of secrets are not kept; readers see `[hidden]` for most others"
+    )
     body: str = Field(description="With U+FFFD where the bytes are not UTF-8")
     body_base64: str = Field(description="Byte for byte")
 
@@ -177,6 +210,14 @@ class RequestView(View):
     def of(cls, headers: object, body: bytes) -> "RequestView":
         text, coded = body.decode(errors="replace"), base64.b64encode(body).decode()
         return cls(headers=headers, body=text, body_base64=coded)
+
+    def for_reader(self) -> Self:
+        """Hide the values of headers that are not known to be harmless, the signature's among them."""
+        headers = [
+            [name, value if str(name).lower() in HARMLESS_HEADERS else HIDDEN]
+            for name, value in self.headers or ()
+        ]
+        return self.model_copy(update={"headers": headers})
 
 
 class QuarantineView(View):
@@ -198,7 +239,7 @@ class QuarantineDetail(QuarantineView, RequestView):
 
 
 class QuarantinePage(View):
-    """Requests that could not be read, newest first."""
+    """Requests that could not be read, newest first; texts are cut to 300 characters."""
 
     quarantine: Sequence[QuarantineView]
     next_cursor: str | None = Field(description="Leads to the next page; null on the last one")

@@ -9,6 +9,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from service.operations import WorkerHeartbeat
 from service.queries.views import View
+from service.rows import brief
 
 SILENT_AFTER = timedelta(seconds=60)
 MOST_SHOWN = 50
@@ -33,7 +34,7 @@ async def workers_of(conn: AsyncConnection) -> Sequence[WorkerView]:
     silent = worker.seen_at < func.now() - SILENT_AFTER
     state = case((worker.stopped_at.is_not(None), "stopped"), (silent, "silent"), else_="alive")
     ago = func.extract("epoch", func.now() - worker.seen_at)
-    columns = worker["name", "pid", "started_at", "seen_at", "jobs", "version"]
+    columns = brief(worker["name", "pid", "started_at", "seen_at", "jobs", "version"])
     query = (
         select(*columns, state.label("state"), ago.label("seen_seconds_ago"))
         .where(worker.seen_at > func.now() - timedelta(days=1))

@@ -7,6 +7,7 @@ from service.queries.emails import EmailFilter
 from service.recovery.retry import retry
 from service.sync.retry import resync
 from service.web.answers import Queued, SyncPending
+from service.web.auth import visible
 from service.web.contents import open_content, signed_address, stream
 from service.web.downloads import content_headers, redirect_headers
 from service.web.exchange import answer, ask, number, parameters
@@ -23,7 +24,8 @@ async def show_email(request: web.Request) -> web.Response:
 
 
 async def show_request(request: web.Request) -> web.Response:
-    return answer(await ask(request, emails.get_request(request.app[RES].engine, number(request, "id"))))
+    raw = await ask(request, emails.get_request(request.app[RES].engine, number(request, "id")))
+    return answer(visible(request, raw))
 
 
 async def stats(request: web.Request) -> web.Response:

@@ -20,6 +20,7 @@ def create_app(settings: Settings) -> web.Application:
     """Make the application; it opens its resources when it starts."""
     app = web.Application(middlewares=[middleware.problems, auth.guard])
     app[bodies.LOAD] = bodies.Load()
+    app.on_response_prepare.append(middleware.add_headers)
     app[exchange.TURNS] = asyncio.Semaphore(max(1, settings.database_pool_size // 2))
     app[auth.REFUSALS] = auth.Refusals()
     open_paths = set()

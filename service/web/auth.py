@@ -7,14 +7,18 @@ import hmac
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from typing import TypeVar
 from urllib.parse import quote, urlsplit
 
 import structlog
 from aiohttp import web
 from aiohttp.typedefs import Handler
 
-from service.errors import Rejected
+from service import sessions as ended
+from service.errors import Rejected, Transient
+from service.queries.views import RequestView
 from service.web import sessions
+from service.web.exchange import ask
 from service.web.keys import IDENTITY, RES, Identity, Role
 from service.web.middleware import problem, wants_page
 from service.zendesk.signature import to_bytes
@@ -22,6 +26,8 @@ from service.zendesk.signature import to_bytes
 # To guess is to wait, and to leave a line in the log, but no more than one in so many seconds.
 REFUSAL_SECONDS = 0.25
 LOG_SECONDS = 10.0
+# So many wrong guesses wait at once; what comes beside them is answered at once and holds no memory.
+MOST_REFUSALS = 8
 LONGEST_NAME = 100
 LONGEST_NEXT = 1000
 SIGN_IN_PATH = "/sign-in"
@@ -37,8 +43,10 @@ class Refusals:
 
     count: int = 0
     logged_at: float = -LOG_SECONDS
+    waiting: int = 0
 
 
+Raw = TypeVar("Raw", bound=RequestView)
 OPEN_PATHS = web.AppKey("open_paths", frozenset[str])  # as they are in the table of routes
 REFUSALS = web.AppKey("refusals", Refusals)
 
@@ -49,7 +57,7 @@ async def guard(request: web.Request, handler: Handler) -> web.StreamResponse:
     if _is_open(request):
         return await handler(request)
     identity = await _identify(request)
-    if identity is None:
+    if identity is None or (identity.session and await session_has_ended(request, identity)):
         return _challenge(request)
     if request.method not in _READS:
         if identity.role == "reader":
@@ -58,6 +66,15 @@ async def guard(request: web.Request, handler: Handler) -> web.StreamResponse:
             check_origin(request, is_browser=identity.via == "dashboard")
     request[IDENTITY] = identity
     return await handler(request)
+
+
+async def session_has_ended(request: web.Request, identity: Identity) -> bool:
+    """Tell whether somebody signed out of a session, in whichever process; raises Transient without Postgres."""
+    try:
+        return await ask(request, ended.has_ended(request.app[RES].engine, identity.session))
+    except Transient as exc:
+        told = f"{exc.message}. Until it is back, sessions cannot be checked; a token in the header `Authorization` can."
+        raise Transient(exc.code, told) from exc
 
 
 def check_origin(request: web.Request, *, is_browser: bool = True) -> None:
@@ -74,7 +91,10 @@ def check_origin(request: web.Request, *, is_browser: bool = True) -> None:
 
 
 async def recognize(request: web.Request, shown: bytes) -> Role | None:
-    """Return the role that a token gives; if it gives none, that takes a while and is logged."""
+    """Return the role that a token gives; if it gives none, that takes a while and is logged.
+
+    A right token never waits. Raises Rejected (429) for a wrong one while others wait already.
+    """
     # Each is compared, so that the time taken does not tell which one matched.
     matches = [role for role, token in tokens(request).items() if hmac.compare_digest(shown, token)]
     if matches:
@@ -84,7 +104,13 @@ async def recognize(request: web.Request, shown: bytes) -> Role | None:
     if now - refusals.logged_at >= LOG_SECONDS:
         log.warning("token_refused", times=refusals.count)
         refusals.count, refusals.logged_at = 0, now
-    await asyncio.sleep(REFUSAL_SECONDS)
+    if refusals.waiting >= MOST_REFUSALS:
+        raise Rejected(429, "too_many_guesses", "Wrong tokens come too fast; try again in some seconds.")
+    refusals.waiting += 1
+    try:
+        await asyncio.sleep(REFUSAL_SECONDS)
+    finally:
+        refusals.waiting -= 1
     return None
 
 
@@ -99,6 +125,11 @@ def tokens(request: web.Request) -> Mapping[Role, bytes]:
     if not found:
         raise Rejected(403, "api_closed", "The API is closed: set API_TOKEN to open it.")
     return found
+
+
+def visible(request: web.Request, raw: Raw) -> Raw:
+    """Return as much of a webhook as whoever asks may see: readers see no signature."""
+    return raw if request[IDENTITY].role == "operator" else raw.for_reader()
 
 
 def clean_name(name: str) -> str:

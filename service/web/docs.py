@@ -2,31 +2,50 @@
 
 import asyncio
 import json
+from collections.abc import Callable
 from functools import cache
 from importlib.metadata import version
 from typing import Any
 
 from aiohttp import web
 
-from service.web.rendering import render
+from service.web.rendering import DRAWER, fill, page_headers
 from service.web.routes import API
+
+_made: dict[Callable[[], bytes], bytes] = {}
 
 
 async def openapi_json(_: web.Request) -> web.Response:
-    text = await asyncio.to_thread(_text)
-    return web.Response(text=text, content_type="application/json", headers={"Cache-Control": "no-cache"})
+    body = await _once(_text)
+    return web.Response(
+        body=body, content_type="application/json", charset="utf-8", headers={"Cache-Control": "no-cache"}
+    )
 
 
-async def page(request: web.Request) -> web.Response:
-    return await render(request, "docs.html", **await asyncio.to_thread(_told))
+async def page(_: web.Request) -> web.Response:
+    """Answer with the page, which is the same for everybody and runs no scripts."""
+    return web.Response(
+        body=await _once(_page), content_type="text/html", charset="utf-8", headers=page_headers()
+    )
+
+
+async def _once(make: Callable[[], bytes]) -> bytes:
+    """Have it made once in a process, in the thread of pages; `make` is cached for those who ask meanwhile."""
+    if make not in _made:
+        _made[make] = await asyncio.get_running_loop().run_in_executor(DRAWER, make)
+    return _made[make]
 
 
 @cache
-def _text() -> str:
-    return json.dumps(_document(), indent=1)
+def _text() -> bytes:
+    return json.dumps(_document(), indent=1).encode()
 
 
 @cache
+def _page() -> bytes:
+    return fill("docs.html", {"path": "/docs", "identity": None, **_told()}).encode()
+
+
 def _told() -> dict[str, Any]:
     from service.web import reading  # noqa: PLC0415 webhooks need not wait for it
 

@@ -61,9 +61,9 @@ async def body(request: web.Request, kind: type[Wanted]) -> Wanted:
         raise Rejected(400, "bad_body", _complaint(exc)) from None
 
 
-async def form(request: web.Request, kind: type[Model]) -> Model:
-    """Read what a form sends; raises Rejected as `body` does."""
-    content = await _read(request, "application/x-www-form-urlencoded")
+async def form(request: web.Request, kind: type[Model], most: int = MOST_BODY_BYTES) -> Model:
+    """Read what a form sends, so many bytes at most; raises Rejected as `body` does."""
+    content = await _read(request, "application/x-www-form-urlencoded", most)
     try:
         fields = parse_qsl(content.decode(), keep_blank_values=True, max_num_fields=100)
         return kind.model_validate(dict(fields))
@@ -100,7 +100,7 @@ def answer(view: View, status: int = 200) -> web.Response:
     return web.Response(text=text, status=status, content_type="application/json", headers=PRIVATE)
 
 
-async def _read(request: web.Request, content_type: str) -> bytes:
+async def _read(request: web.Request, content_type: str, most: int = MOST_BODY_BYTES) -> bytes:
     if request.content_type != content_type:
         raise Rejected(415, "unsupported_media_type", f"Send the body as {content_type}.")
     if request.headers.get("Content-Encoding", "identity").lower() != "identity":
@@ -110,8 +110,8 @@ async def _read(request: web.Request, content_type: str) -> bytes:
         async with asyncio.timeout(BODY_SECONDS):
             async for chunk in request.content.iter_any():
                 content += chunk
-                if len(content) > MOST_BODY_BYTES:
-                    raise Rejected(413, "too_large", f"A body may have {MOST_BODY_BYTES:,} bytes.")
+                if len(content) > most:
+                    raise Rejected(413, "too_large", f"A body may have {most:,} bytes.")
     except TimeoutError:
         raise Rejected(408, "body_slow", f"The body did not arrive within {BODY_SECONDS:g} s.") from None
     except (OSError, web.RequestPayloadError) as exc:

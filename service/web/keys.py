@@ -17,6 +17,7 @@ class Identity:
     role: Role
     name: str
     via: Literal["api", "basic", "dashboard"]
+    session: str = ""  # the id of a browser's session
 
     @property
     def actor(self) -> str:

@@ -10,7 +10,11 @@ from aiohttp.typedefs import Handler
 from structlog.contextvars import clear_contextvars
 
 from service.errors import HoldfastError, Permanent, Rejected, Transient
+from service.web.keys import RES
 from service.web.rendering import render
+
+SERVER = "holdfast"  # and no versions, by which one could look up what is wrong with them
+_HSTS = "max-age=31536000"
 
 WEBHOOK_PATH = "/webhooks/zendesk"
 # Also with slashes doubled, or one at the end: administrators type addresses by hand.
@@ -46,6 +50,21 @@ async def problems(request: web.Request, handler: Handler) -> web.StreamResponse
         clear_contextvars()
 
 
+async def add_headers(request: web.Request, response: web.StreamResponse) -> None:
+    """Add what every answer has; aiohttp's signal `on_response_prepare`."""
+    response.headers["Server"] = SERVER
+    if is_encrypted(request):
+        response.headers["Strict-Transport-Security"] = _HSTS
+
+
+def is_encrypted(request: web.Request) -> bool:
+    """Tell whether browsers reach us by https: PUBLIC_URL says so, or the proxy that met this one."""
+    if (request.app[RES].settings.public_url or "").lower().startswith("https://"):
+        return True
+    proto = request.headers.get("X-Forwarded-Proto", "").partition(",")[0]
+    return request.secure or proto.strip().lower() == "https"
+
+
 def problem(status: int, code: str, detail: str, **details: object) -> web.Response:
     """Make an answer of the kind that all errors get."""
     body = {"type": "about:blank", "title": HTTPStatus(status).phrase, "status": status}
@@ -73,9 +92,12 @@ async def _answer(
     status, details = 500, {}
     if isinstance(error, Rejected):
         status, details = error.status, error.details
+        if status == HTTPStatus.TOO_MANY_REQUESTS:
+            headers = {"Retry-After": str(RETRY_AFTER_SECONDS)}
     elif isinstance(error, Transient):
         status, headers = 503, {"Retry-After": str(RETRY_AFTER_SECONDS)}
-    if wants_page(request):
+    # Pages are drawn one after the other, and whoever guesses tokens shall not fill their queue.
+    if wants_page(request) and status != HTTPStatus.TOO_MANY_REQUESTS:
         title = HTTPStatus(status).phrase
         shown = {"title": title, "code": error.code, "detail": error.message}
         answer = await render(request, "problem.html", status=status, **shown)

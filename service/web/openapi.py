@@ -61,11 +61,13 @@ _ERRORS = {
     408: "The body did not arrive in time.",
     413: "The body is too large.",
     415: "The body is not JSON, or is compressed.",
+    429: "Too many wrong tokens come at once (`too_many_guesses`); a right one is never answered so.",
     500: "Something is damaged or unexpected; the log has more.",
     503: "Something that is needed is away or busy.",
 }
 _HEADERS: Mapping[int, Json] = {
     401: {"WWW-Authenticate": {"schema": {"type": "string"}}},
+    429: {"Retry-After": {"schema": {"type": "integer"}, "description": "seconds"}},
     503: {"Retry-After": {"schema": {"type": "integer"}, "description": "seconds"}},
 }
 _LOCATION: Json = {
@@ -146,7 +148,7 @@ def _operation(route: Route, refs: Refs) -> Json:
 def _errors(route: Route) -> dict[int, str]:
     """Tell which errors there may be: those of all its kind, and its own."""
     found = {500} if not route.is_signed and (route.answer or not route.is_open) else set()
-    found |= set() if route.is_open else {401, 403, 503}
+    found |= set() if route.is_open else {401, 403, 429, 503}
     found |= {404} if "{" in route.path else set()
     found |= {400} if route.query else set()
     found |= {400, 413} | (set() if route.is_signed else {408, 415}) if route.body else set()

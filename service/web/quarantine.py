@@ -6,6 +6,7 @@ from service import intake
 from service.queries import quarantine
 from service.queries.quarantine import QuarantineFilter
 from service.web.answers import Replayed
+from service.web.auth import visible
 from service.web.exchange import answer, ask, number, parameters
 from service.web.keys import IDENTITY, RES
 
@@ -17,7 +18,8 @@ async def list_quarantined(request: web.Request) -> web.Response:
 
 async def show_quarantined(request: web.Request) -> web.Response:
     quarantine_id = number(request, "id")
-    return answer(await ask(request, quarantine.get_quarantined(request.app[RES].engine, quarantine_id)))
+    found = await ask(request, quarantine.get_quarantined(request.app[RES].engine, quarantine_id))
+    return answer(visible(request, found))
 
 
 async def replay(request: web.Request) -> web.Response:

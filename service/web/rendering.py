@@ -36,7 +36,7 @@ PAGE_HEADERS = {
 
 # Several would not be faster together, but the event loop would have to wait for each of them: pages that anybody
 # may ask for would hold up webhooks.
-_DRAWER = ThreadPoolExecutor(max_workers=1, thread_name_prefix="pages")
+DRAWER = ThreadPoolExecutor(max_workers=1, thread_name_prefix="pages")
 
 
 async def render(request: web.Request, template: str, *, status: int = 200, **values: object) -> web.Response:
@@ -46,12 +46,15 @@ async def render(request: web.Request, template: str, *, status: int = 200, **va
     """
     nonce = secrets.token_urlsafe(16)
     known = {"path": request.path, "identity": request.get(IDENTITY), "nonce": nonce}
-    text = await asyncio.get_running_loop().run_in_executor(_DRAWER, fill, template, {**known, **values})
-    policy = _POLICY + (_SCRIPTS.format(nonce=nonce) if nonce in text else "")
-    headers = {**PAGE_HEADERS, "Content-Security-Policy": policy}
+    text = await asyncio.get_running_loop().run_in_executor(DRAWER, fill, template, {**known, **values})
+    headers = page_headers(_SCRIPTS.format(nonce=nonce) if nonce in text else "")
     # What came as JSON may hold lone surrogates, which have no UTF-8.
     body = text.encode(errors="replace")
     return web.Response(body=body, status=status, content_type="text/html", charset="utf-8", headers=headers)
+
+
+def page_headers(scripts: str = "") -> dict[str, str]:
+    return {**PAGE_HEADERS, "Content-Security-Policy": _POLICY + scripts}
 
 
 def fill(template: str, values: Mapping[str, object]) -> str:

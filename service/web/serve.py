@@ -11,12 +11,15 @@ from aiohttp import web
 
 from service import logs
 from service.config.settings import Settings
+from service.limits import raise_file_limit
 from service.resources import background
 from service.telemetry.sentry import report
 from service.watchdog import watch
 from service.web.app import create_app
-from service.web.early import BACKLOG, restore_counters
+from service.web.connections import Connections, most_connections
+from service.web.early import restore_counters
 from service.web.fork import keep_running
+from service.web.keys import RES
 
 # A platform kills a process 30 s after it asked it to end.
 SHUTDOWN_SECONDS = 20.0
@@ -32,6 +35,7 @@ HANG_SECONDS = 30.0
 def serve(settings: Settings, sockets: Sequence[socket.socket]) -> None:
     """Serve until SIGTERM or SIGINT; then accept nothing new and finish what is under way."""
     logs.configure(settings.log_format, settings.log_level, report)
+    raise_file_limit()
     gc.freeze()  # what was loaded stays: no collection looks at it again, and no process needs a copy of it
     gc.set_threshold(
         50_000, 20, 100
@@ -56,7 +60,7 @@ async def _serve(settings: Settings, sockets: Sequence[socket.socket], parent: i
         loop.add_signal_handler(number, told.set)
     if parent is not None:  # a pipe that ends with the parent
         loop.add_reader(parent, told.set)
-    runner = web.AppRunner(
+    runner = _Runner(
         create_app(settings),
         access_log=None,
         auto_decompress=False,
@@ -69,10 +73,25 @@ async def _serve(settings: Settings, sockets: Sequence[socket.socket], parent: i
     async with background(lambda: watch(HANG_SECONDS)):
         try:
             await runner.setup()
-            for listener in sockets:
-                await web.SockSite(runner, listener, backlog=BACKLOG).start()
-            await told.wait()
+            server = runner.connections
+            async with background(server.look_after):
+                for listener in sockets:
+                    server.listen(listener)
+                await told.wait()
+                await server.stop()
         finally:
             if parent is not None:
                 loop.remove_reader(parent)
             await runner.cleanup()
+
+
+class _Runner(web.AppRunner):
+    """aiohttp's runner of an application, with a server that bounds its connections."""
+
+    @property
+    def connections(self) -> Connections:
+        assert isinstance(self.server, Connections)  # noqa: S101 it was set up
+        return self.server
+
+    async def _make_server(self) -> web.Server:
+        return Connections(await super()._make_server(), most_connections(self.app[RES].settings))

@@ -5,12 +5,16 @@ import re
 from aiohttp import web
 from pydantic import BaseModel
 
+from service.errors import Transient
+from service.sessions import end
 from service.web import sessions
 from service.web.auth import check_origin, clean_name, recognize, tokens
-from service.web.exchange import form
-from service.web.keys import Identity
+from service.web.exchange import ask, form
+from service.web.keys import RES, Identity
 from service.web.rendering import render
 
+# Anybody may send this form, and each one is held in memory while it comes.
+MOST_FORM_BYTES = 8 * 1024
 # A path of ours: `//host` and `/\host` are addresses of somebody else's.
 _LOCAL = re.compile(r"/(?!/)[!-\[\]-~]{0,2000}")
 
@@ -31,7 +35,7 @@ async def page(request: web.Request) -> web.Response:
 async def sign_in(request: web.Request) -> web.Response:
     """Begin a session and lead on to the page that was wanted; no other site can have asked for it."""
     check_origin(request)
-    given = await form(request, SignIn)
+    given = await form(request, SignIn, MOST_FORM_BYTES)
     token = given.token.strip().encode(errors="replace")
     role = await recognize(request, token)
     if role is None:
@@ -42,7 +46,14 @@ async def sign_in(request: web.Request) -> web.Response:
 
 
 async def sign_out(request: web.Request) -> web.Response:
+    """End the session in all web processes: a copy of its cookie opens nothing any more."""
     check_origin(request)
+    identity = sessions.read(request, tokens(request))
+    if identity is not None:
+        try:
+            await ask(request, end(request.app[RES].engine, identity.session))
+        except Transient as exc:
+            raise Transient(exc.code, f"You are still signed in, try again later. {exc.message}") from exc
     answer = _lead("/sign-in")
     sessions.end(request, answer)
     return answer

@@ -19,9 +19,10 @@ from service.queries.alerts import AlertView
 from service.queries.failures import FailureGroup
 from service.queries.overview import Overview
 from service.resources import Resources
+from service.web.auth import session_has_ended
 from service.web.dashboard import charts, lights
 from service.web.dashboard.lights import Light
-from service.web.keys import RES
+from service.web.keys import IDENTITY, RES
 from service.web.rendering import fill
 from service.web.shared import Shared
 
@@ -33,6 +34,8 @@ MOST_WATCHERS = 100
 PING_SECONDS = 15.0
 # Who cannot take an event in this time has gone, or is too slow to be waited for.
 WRITE_SECONDS = 5.0
+# How long a stream may outlive its session.
+SESSION_SECONDS = 5.0
 # Then a browser comes again, and shows whether its session still holds.
 STREAM_SECONDS = 300.0
 
@@ -170,7 +173,12 @@ async def _stream(request: web.Request, event: str) -> web.StreamResponse:
 async def _send(live: Live, request: web.Request, response: web.StreamResponse, event: str) -> None:
     end = time.monotonic() + STREAM_SECONDS
     last, spoke_at = None, time.monotonic()
+    asked_at = spoke_at
     while not live.ends.is_set() and time.monotonic() < end:
+        if time.monotonic() - asked_at > SESSION_SECONDS:
+            if await _has_signed_out(request):
+                return
+            asked_at = time.monotonic()
         view = await live.view()
         text = view.html if event == "overview" else view.digest
         message = ""
@@ -189,6 +197,14 @@ async def _send(live: Live, request: web.Request, response: web.StreamResponse, 
             last, spoke_at = text, time.monotonic()
         with suppress(TimeoutError):
             await asyncio.wait_for(live.ends.wait(), SECONDS)
+
+
+async def _has_signed_out(request: web.Request) -> bool:
+    """Look whether the session was ended; without Postgres a stream goes on, to say just that."""
+    identity = request[IDENTITY]
+    with suppress(Transient):
+        return bool(identity.session) and await session_has_ended(request, identity)
+    return False
 
 
 def _draw(view: View, known: Sequence[Light]) -> View:

@@ -13,7 +13,9 @@ from service.queries import actions, emails, failures, quarantine, reconciliatio
 from service.queries.pages import PageFilter
 from service.queries.quarantine import QuarantineFilter
 from service.queries.views import EmailDetail, RequestView
+from service.web.auth import visible
 from service.web.dashboard import filters, timeline
+from service.web.dashboard.bounds import shortened, shortened_email
 from service.web.dashboard.frame import show
 from service.web.dashboard.live import LIVE
 from service.web.dashboard.previews import is_shown
@@ -23,6 +25,7 @@ from service.zendesk.account import Account
 
 # More of a body than this is for the export; a browser would choke on it.
 MOST_SHOWN = 200_000
+MOST_HEADER = 4096  # what a web process takes
 
 
 async def show_overview(request: web.Request) -> web.Response:
@@ -52,12 +55,13 @@ async def list_emails(request: web.Request) -> web.Response:
 
 async def show_email(request: web.Request) -> web.Response:
     res, email_id = request.app[RES], number(request, "id")
-    email = await ask(request, emails.get_email(res.engine, email_id))
+    email, is_cut = shortened_email(await ask(request, emails.get_email(res.engine, email_id)))
     has_target = bool(res.settings.sync_url)
     return await show(
         request,
         "email.html",
         email=email,
+        is_cut=is_cut,
         raw=await _raw(request, email_id),
         events=timeline.events(email),
         state=timeline.now(email),
@@ -86,9 +90,9 @@ async def list_quarantined(request: web.Request) -> web.Response:
 
 async def show_quarantined(request: web.Request) -> web.Response:
     found = await ask(request, quarantine.get_quarantined(request.app[RES].engine, number(request, "id")))
-    return await show(
-        request, "quarantined.html", webhook=found, raw=await asyncio.to_thread(_readable, found)
-    )
+    raw = await asyncio.to_thread(_readable, visible(request, found))
+    webhook = shortened(found.model_copy(update={"body": "", "body_base64": ""}))
+    return await show(request, "quarantined.html", webhook=webhook, raw=raw)
 
 
 async def list_retries(request: web.Request) -> web.Response:
@@ -139,7 +143,7 @@ async def _raw(request: web.Request, email_id: int) -> dict[str, Any] | None:
         raw = await ask(request, emails.get_request(request.app[RES].engine, email_id))
     except Rejected:  # it is from before requests were kept
         return None
-    return await asyncio.to_thread(_readable, raw)
+    return await asyncio.to_thread(_readable, visible(request, raw))
 
 
 def _readable(raw: RequestView) -> dict[str, Any]:
@@ -148,7 +152,7 @@ def _readable(raw: RequestView) -> dict[str, Any]:
     with suppress(ValueError, RecursionError):
         pretty = _laid_out(json.loads(raw.body))
     return {
-        "headers": [(str(name), str(value)) for name, value in raw.headers or ()],
+        "headers": [(str(name), str(value)[:MOST_HEADER]) for name, value in raw.headers or ()],
         "body": raw.body[:MOST_SHOWN],
         "pretty": pretty[:MOST_SHOWN],
         "is_cut": max(len(raw.body), len(pretty)) > MOST_SHOWN,
