@@ -347,12 +347,16 @@ def test_a_blank_in_the_address_of_an_object_stays() -> None:
     "key", ["body_html", "body_text", "comment", "latest_comment", "subject", "from_name", "x"]
 )
 def test_an_address_of_an_attachment_among_words_is_a_file(key: str, text: str) -> None:
-    """Its name is in the address. Words never tell all files of a comment, so the others are looked up."""
+    """Its name is in the address. Words never tell all files of a comment, so the others are looked up.
+
+    Only the e-mail's HTML may be all that there is: then the look-up may find nothing more.
+    """
     email = read({"ticket_id": 1, key: text})
     beside = read({"ticket_id": 1, key: text, "attachments": [B]})
 
     assert email.attachments == (Attachment(A, "a.pdf", None, None),)
-    assert email.attachment_urls is None or key == "x"
+    assert email.attachment_urls is None or key in {"x", "body_html"}
+    assert email.comment_id == "" or key == "x"
     assert {file.url for file in beside.attachments} == {A, B}
     assert beside.attachment_urls is not None
 

@@ -26,14 +26,13 @@ def should_look_up(res: Resources, claim: Claim, *, has_files: bool) -> bool:
     """Say whether Zendesk has to tell which files there are, or may know of more than the webhook does.
 
     It may where the webhook lists none, but names a comment: inline images are in no list. And where files stood
-    only in a text, with no comment named, so that `comment_id` is "".
+    only in the e-mail's HTML, with no comment named, so that `comment_id` is "".
     """
     if claim.looked_up:
         return False
-    if not claim.is_listed:
+    if not claim.is_listed or claim.comment_id == "":
         return True
-    may_know_more = claim.comment_id == "" or (claim.comment_id is not None and not has_files)
-    return may_know_more and res.zendesk.has_login
+    return claim.comment_id is not None and not has_files and res.zendesk.has_login
 
 
 def is_dispensable(res: Resources, claim: Claim, error: HoldfastError) -> bool:

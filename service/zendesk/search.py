@@ -44,12 +44,14 @@ class Found:
     """What a body says of files.
 
     `told` is what it lists, as it was sent; None where the files have to be looked up in Zendesk. `comment_id`
-    is None where no comment is named, or several are and it is open which one is meant.
+    is None where no comment is named, or several are and it is open which one is meant. `may_be_more`: the files
+    stand only in the e-mail's HTML, and no comment is named.
     """
 
     attachments: tuple[Attachment, ...]
     told: list[object] | None
     comment_id: str | None
+    may_be_more: bool = False
 
 
 def search(data: dict[str, object]) -> Found:
@@ -58,8 +60,10 @@ def search(data: dict[str, object]) -> Found:
     found.read_object(data, _Place(is_ticket=True))
     found.read_texts()
     is_complete = len(found.files) >= found.announced and not found.is_incomplete
-    told = found.told if is_complete and (found.is_told or found.says_none) else None
-    return Found(tuple(found.files.values()), told, _choose(found.comments))
+    says_all = found.is_told or found.says_none
+    is_shown = found.is_shown and not says_all and not found.comments
+    told = found.told if is_complete and (says_all or is_shown) else None
+    return Found(tuple(found.files.values()), told, _choose(found.comments), may_be_more=is_shown)
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,11 +92,13 @@ class _Search:
     files: dict[_Key, Attachment] = field(default_factory=dict)
     told: list[object] = field(default_factory=list)
     is_told: bool = False  # a list, an object or a text names the files
+    is_shown: bool = False  # files stand in the HTML of the e-mail itself
     says_none: bool = False
     is_incomplete: bool = False  # a file was announced without an address, or an address became no file
     announced: int = 0  # how many files there are, where the body counts them
     comments: list[tuple[int, bool, str]] = field(default_factory=list)  # depth, not called the latest, id
-    texts: list[tuple[str, bool]] = field(default_factory=list)  # may hold addresses; whether it may tell all
+    # Texts that may hold addresses; whether it may tell all files; whether it is the HTML of the e-mail itself.
+    texts: list[tuple[str, bool, bool]] = field(default_factory=list)
     tokens: dict[str, tuple[_Key, str, str]] = field(
         default_factory=dict
     )  # the first file, its host and name
@@ -106,7 +112,7 @@ class _Search:
         for key, value in data.items():
             name = name_of(key)
             if len(key) > _LEAST_ADDRESS and may_hold_files(key):
-                self.texts.append((key, not place.is_aside))
+                self.texts.append((key, not place.is_aside, False))
             if isinstance(value, str) and not name.is_files:
                 may_be_file |= self.read_text(name, value, place)
             elif isinstance(value, dict | list) or name.is_files or name.is_comment_id or name.is_count:
@@ -156,7 +162,9 @@ class _Search:
             else:
                 self.read_list(name, value, below)
         elif may_hold_files(text):
-            self.texts.append((text, not name.is_text and not place.is_aside))
+            self.texts.append(
+                (text, not name.is_text and not place.is_aside, "html" in name.word and not place.is_aside)
+            )
             return True
         return False
 
@@ -224,11 +232,11 @@ class _Search:
         for key, value in item.items():
             inner = name_of(key)
             if len(key) > _LEAST_ADDRESS and may_hold_files(key):
-                self.texts.append((key, False))
+                self.texts.append((key, False, False))
             if isinstance(value, str):
                 is_read = inner.word in ADDRESS_FIELDS and exact_address(value) is not None
                 if found and not is_read and may_hold_files(value):
-                    self.texts.append((value, False))
+                    self.texts.append((value, False, False))
             elif inner.word in {"thumbnail", "thumbnails"} and found:
                 self.read_thumbnails(value)
             elif isinstance(value, dict | list) and not found:
@@ -239,7 +247,7 @@ class _Search:
     def read_list_text(self, text: str, *, is_outer: bool) -> bool:
         """Read the addresses out of a text that announces files; return whether there were any."""
         if exact_address(text) is None and may_hold_files(text):
-            self.texts.append((text, False))  # to see that nothing was overlooked
+            self.texts.append((text, False, False))  # to see that nothing was overlooked
         usable = [address for address in read_addresses(text) if not address.is_other]
         usable = [address for address in usable if address.host or address.is_attachment]
         for address in usable:
@@ -266,7 +274,7 @@ class _Search:
     def read_texts(self) -> None:
         """Take the addresses of attachments out of texts, and see that none was overlooked anywhere."""
         traces: set[str] = set()
-        for text, may_tell in self.texts:
+        for text, may_tell, is_html in self.texts:
             shown = plain(text)
             found, is_pure = addresses_in(shown, MOST_ATTACHMENTS, is_list=False)
             files = [address for address in found if address.is_attachment]
@@ -275,8 +283,8 @@ class _Search:
                     self.is_incomplete = True
                 elif self.add(address, bare_file(address, address.file_name)):
                     self.told.append(address.text)
-            if is_pure and files and may_tell:
-                self.is_told = True
+            self.is_told |= is_pure and bool(files) and may_tell
+            self.is_shown |= is_html and bool(files)
             tokens = list(traces_in(shown))
             traces.update(tokens)
             if tokens.count("") > sum(is_cdn(address.host) for address in files):
