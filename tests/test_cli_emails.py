@@ -3,6 +3,7 @@
 import asyncio
 import hashlib
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -20,7 +21,7 @@ from service.queries.emails import get_email
 from service.recovery import bulk
 from service.resources import Resources
 from service.storage.objects import put
-from tests.commands import command, terminal, typed
+from tests.commands import Done, command, terminal, typed
 from tests.conftest import ROOT, environment, eventually
 from tests.targets import SECRET, Receiver, receiver
 
@@ -203,6 +204,111 @@ async def test_exported_files_are_whole_safely_named_and_what_is_damaged_is_name
     }
     assert all(name.count("/") == 1 and name.isprintable() for name in files)
     assert any(name.endswith("é.pdf") for name in files)
+
+
+async def exported(
+    settings: Settings, res: Resources, database: asyncpg.Connection, out: Path
+) -> tuple[Done, Path]:
+    """Export an e-mail with one file, and one without; give the outcome and where no file may appear."""
+    await add(database, 2)
+    await store(res, database, b"one", "a.txt")
+    done = await command(settings, "emails", "export", "--files", str(out))
+    return done, out.parent / "elsewhere"
+
+
+@pytest.fixture
+def out(tmp_path: Path) -> Path:
+    """Make a directory to export to, and one beside it that is nobody's business."""
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere" / "kept").write_bytes(b"kept")
+    (tmp_path / "out").mkdir()
+    return tmp_path / "out"
+
+
+async def test_a_link_in_the_place_of_an_emails_directory_is_not_followed(
+    settings: Settings, res: Resources, database: asyncpg.Connection, out: Path
+) -> None:
+    await asyncio.to_thread((out / "1").symlink_to, out.parent / "elsewhere")
+
+    done, elsewhere = await exported(settings, res, database, out)
+
+    assert done.returncode == 1
+    assert len(done.stdout.splitlines()) == 2, "what is known of the e-mails is written all the same"
+    assert (
+        "E-mail 1, file 0: in its place is something called 1 that is no directory: remove it\n"
+        in done.stderr
+    )
+    assert await asyncio.to_thread(read_all, elsewhere) == {"kept": b"kept"}
+
+
+async def test_a_link_in_the_place_of_a_file_is_replaced_and_not_written_through(
+    settings: Settings, res: Resources, database: asyncpg.Connection, out: Path
+) -> None:
+    def plant() -> None:
+        (out / "1").mkdir()
+        (out / "1" / "0-a.txt").symlink_to(out.parent / "elsewhere" / "kept")
+
+    await asyncio.to_thread(plant)
+
+    done, elsewhere = await exported(settings, res, database, out)
+
+    assert done.returncode == 0, done.stderr
+    assert await asyncio.to_thread(read_all, elsewhere) == {"kept": b"kept"}
+    assert not await asyncio.to_thread((out / "1" / "0-a.txt").is_symlink)
+    assert await asyncio.to_thread((out / "1" / "0-a.txt").read_bytes) == b"one"
+
+
+async def test_a_directory_in_the_place_of_a_file_is_named_and_left(
+    settings: Settings, res: Resources, database: asyncpg.Connection, out: Path
+) -> None:
+    await asyncio.to_thread(lambda: (out / "1" / "0-a.txt").mkdir(parents=True))
+
+    done, _ = await exported(settings, res, database, out)
+
+    assert done.returncode == 1
+    assert "E-mail 1, file 0: in its place is a directory called 0-a.txt: remove it\n" in done.stderr
+    assert await asyncio.to_thread(lambda: [path.name for path in (out / "1").iterdir()]) == ["0-a.txt"]
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files to others")
+async def test_a_directory_of_somebody_else_in_the_place_of_an_emails_is_refused(
+    settings: Settings, res: Resources, database: asyncpg.Connection, out: Path
+) -> None:
+    def plant() -> None:
+        (out / "1").mkdir()
+        os.chown(out / "1", 12_345, -1)
+
+    await asyncio.to_thread(plant)
+
+    done, _ = await exported(settings, res, database, out)
+
+    assert done.returncode == 1
+    assert "the directory 1 belongs to another user" in done.stderr
+    assert await asyncio.to_thread(read_all, out) == {}
+
+
+async def test_a_link_that_the_user_named_is_followed(
+    settings: Settings, res: Resources, database: asyncpg.Connection, out: Path
+) -> None:
+    """It is not somebody else's; a directory on another disk is often reached by one."""
+    await asyncio.to_thread((out.parent / "link").symlink_to, out)
+
+    done, _ = await exported(settings, res, database, out.parent / "link")
+
+    assert done.returncode == 0, done.stderr
+    assert await asyncio.to_thread(read_all, out) == {"1/0-a.txt": b"one"}
+
+
+async def test_files_that_are_exported_again_take_the_place_of_those_before(
+    settings: Settings, res: Resources, database: asyncpg.Connection, out: Path
+) -> None:
+    await exported(settings, res, database, out)
+    await asyncio.to_thread((out / "1" / "0-a.txt").write_bytes, b"old")
+
+    done = await command(settings, "emails", "export", "--files", str(out))
+
+    assert done.returncode == 0, done.stderr
+    assert await asyncio.to_thread(read_all, out) == {"1/0-a.txt": b"one"}
 
 
 async def test_a_directory_that_cannot_be_written_is_one_line(

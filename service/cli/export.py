@@ -44,12 +44,14 @@ def export(output: Path | None, directory: Path | None, **chosen: str | None) ->
 
     Exits with 1 if a file could not be written; all others are there then, and what is missing is named.
     """
+    from service.cli.files import opened_directory
     from service.queries.emails import EmailFilter
 
     wanted = selection(EmailFilter, chosen, limit=PAGE)
     with _opened(output) as out:
         if directory:
-            lost = with_resources(lambda res: _export(res.engine, wanted, out, res.storage, directory))
+            with _told(directory), opened_directory(directory) as into:
+                lost = with_resources(lambda res: _export(res.engine, wanted, out, res.storage, into))
         else:
             lost = with_engine(lambda engine: _export(engine, wanted, out))
     if lost:
@@ -62,7 +64,7 @@ async def _export(
     wanted: "EmailFilter",
     out: IO[bytes],
     storage: "Storage | None" = None,
-    directory: Path = Path(),
+    directory: int = -1,
 ) -> int:
     """Write page by page; return how many files could not be written."""
     from service.queries.emails import list_details
@@ -73,7 +75,7 @@ async def _export(
         while True:
             for email in emails:
                 if storage:
-                    lost += await _write_files(storage, email, directory / str(email.id))
+                    lost += await _write_files(storage, email, directory)
                 out.write(json.dumps(email.model_dump(mode="json")).encode() + b"\n")
             done += len(emails)
             tell(done, f"back to {shown_time(page.searched_to)}" if page.searched_to else "")
@@ -83,7 +85,8 @@ async def _export(
             page, emails = await list_details(engine, wanted)
 
 
-async def _write_files(storage: "Storage", email: "EmailDetail", directory: Path) -> int:
+async def _write_files(storage: "Storage", email: "EmailDetail", directory: int) -> int:
+    from service.cli.files import opened_below
     from service.errors import HoldfastError
 
     lost = 0
@@ -91,7 +94,8 @@ async def _write_files(storage: "Storage", email: "EmailDetail", directory: Path
         if attachment.object_key is None:
             continue
         try:
-            await _write_file(storage, attachment, attachment.object_key, directory)
+            with opened_below(directory, str(email.id)) as into:
+                await _write_file(storage, attachment, attachment.object_key, into)
         except HoldfastError as exc:
             lost += 1
             message = f"E-mail {email.id}, file {attachment.position}: {exc.message}"
@@ -99,20 +103,20 @@ async def _write_files(storage: "Storage", email: "EmailDetail", directory: Path
     return lost
 
 
-async def _write_file(storage: "Storage", attachment: "AttachmentView", key: str, directory: Path) -> None:
+async def _write_file(storage: "Storage", attachment: "AttachmentView", key: str, directory: int) -> None:
     """Make the file whole or not at all; raises HoldfastError if its bytes are not those that came."""
     import asyncio
     import hashlib
 
+    from service.cli.files import whole_file
     from service.errors import Permanent
     from service.storage import objects
     from service.web.downloads import safe_name
 
     opened = await objects.open(storage, key)
     name = safe_name(attachment).encode()[-MOST_NAME_BYTES:].decode(errors="ignore")
-    path = directory / f"{attachment.position}-{name}"
     found = hashlib.sha256()
-    with _whole(path) as file:
+    with whole_file(directory, f"{attachment.position}-{name}") as file:
         async for chunk in opened.chunks:
             found.update(chunk)
             await asyncio.to_thread(file.write, chunk)
@@ -135,7 +139,7 @@ def _whole(path: Path) -> Iterator[IO[bytes]]:
     """Open a file that takes its name only when all is written; readable by its owner alone."""
     from tempfile import NamedTemporaryFile
 
-    try:
+    with _told(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         with NamedTemporaryFile(dir=path.parent, prefix=".holdfast-", delete=False) as file:
             try:
@@ -146,7 +150,14 @@ def _whole(path: Path) -> Iterator[IO[bytes]]:
             except BaseException:
                 Path(file.name).unlink(missing_ok=True)
                 raise
+
+
+@contextmanager
+def _told(path: Path) -> Iterator[None]:
+    """Tell in one line that something cannot be written there."""
+    try:
+        yield
     except OSError as exc:
-        if exc.filename is None:
+        if exc.errno is None or isinstance(exc, ConnectionError | TimeoutError):  # of stdout, of a wait
             raise
-        raise click.ClickException(f"cannot write {exc.filename}: {exc.strerror}") from None
+        raise click.ClickException(f"cannot write {exc.filename or path}: {exc.strerror or exc}") from None

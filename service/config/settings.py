@@ -29,6 +29,9 @@ _SCHEMES = {
     "smtp_url": ("smtp", "smtps"),
 }
 _URL = re.compile(r"[\w+]+://([^/?#@]*@)?([^/?#@:,\[]*|\[[^]]*\])(:\d{0,5})?(,[^/?#@]*)?([/?].*)?")
+_WRONG_SESSION = re.compile(
+    r"[?&]target_session_attrs=(?!(any|primary|standby|read-write|read-only|prefer-standby)(&|$))"
+)
 _WRONG_SSLMODE = re.compile(r"[?&]sslmode=(?!(disable|allow|prefer|require|verify-ca|verify-full)(&|$))")
 
 _HOST = re.compile(r"(?=.{1,253}$)[A-Za-z0-9-]+(\.[A-Za-z0-9-]+)*(:\d{1,5})?", re.ASCII)
@@ -203,6 +206,10 @@ class Settings(AlertSettings, ObservingSettings, SyncSettings):
             raise ValueError("names no host, or a port beyond 65535")
         if _WRONG_SSLMODE.search(text):
             raise ValueError("sslmode must be disable, allow, prefer, require, verify-ca or verify-full")
+        if _WRONG_SESSION.search(text):
+            raise ValueError(
+                "target_session_attrs must be any, primary, standby, read-write, read-only or prefer-standby"
+            )
         return value
 
     @field_validator("storage_url")
@@ -244,6 +251,18 @@ class Settings(AlertSettings, ObservingSettings, SyncSettings):
         except ValueError:
             reason = f"holds one with fewer than {SHORTEST_SECRET} characters; copy it anew from the webhook in Zendesk"
             raise ValueError(reason) from None
+
+    # The last one of those before, so that it comes first.
+    @field_validator("*", mode="before")
+    @classmethod
+    def _refuse_what_is_not_text(cls, value: object) -> object:
+        """Whatever else takes such a value, a library or a socket, breaks on it with a traceback."""
+        if isinstance(value, str) and not value.isascii():
+            try:
+                value.encode()
+            except UnicodeEncodeError:
+                raise ValueError("is not text in UTF-8") from None
+        return value
 
     @model_validator(mode="after")
     def _credentials_are_whole(self) -> "Settings":
