@@ -118,4 +118,4 @@ def _tell(plan: "Plan") -> None:
 def _written(plan: "Plan") -> dict[str, object]:
     from dataclasses import asdict
 
-    return asdict(plan)
+    return {**vars(plan), "fields": dict(plan.fields), "examples": [asdict(each) for each in plan.examples]}
