@@ -115,6 +115,7 @@ async def test_the_list_has_what_waits_and_on_request_what_was_replayed(
         "error": "It was not read then.",
         "size": len(TICKET),
         "email_id": receipt["email_id"],
+        "late": False,
     }
 
 

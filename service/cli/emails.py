@@ -9,6 +9,7 @@ from service.cli.environment import env_file, with_engine
 from service.cli.export import export
 from service.cli.filters import filters, selection
 from service.cli.page import print_email
+from service.cli.reparse import reparse
 from service.cli.retry import retry
 from service.cli.sync import sync
 from service.cli.terminal import (
@@ -47,6 +48,7 @@ def emails() -> None:
 
 
 emails.add_command(retry)
+emails.add_command(reparse)
 emails.add_command(sync)
 emails.add_command(export)
 

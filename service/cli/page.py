@@ -28,6 +28,7 @@ def print_email(email: "EmailDetail") -> None:
             ("comment", email.comment_id),
             ("invocation", email.invocation_id),
             ("key", email.idempotency_key),
+            ("late", "yes, its signature was of another time" if email.late else None),
         ]
     )
     if email.sync_status != "not_applicable":

@@ -1,4 +1,4 @@
-"""`holdfast quarantine`: list what could not be read, look at one, read some or all of it again."""
+"""`holdfast quarantine`: list what could not be read or was not used, look at one, read some or all of it again."""
 
 import sys
 from collections import Counter
@@ -23,8 +23,16 @@ from service.cli.terminal import (
 if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncEngine
 
+    from service.queries.ignored import IgnoredFilter
     from service.queries.quarantine import QuarantineFilter
-    from service.queries.views import QuarantinePage, QuarantineView
+    from service.queries.views import (
+        IgnoredDetail,
+        IgnoredPage,
+        IgnoredView,
+        QuarantineDetail,
+        QuarantinePage,
+        QuarantineView,
+    )
     from service.resources import Resources
 
 COLUMNS = (
@@ -37,49 +45,63 @@ COLUMNS = (
     Column("code", whole=True),
     Column("reason"),
 )
+IGNORED_COLUMNS = (*COLUMNS[:-2], Column("type"))
+
+ignored_option = click.option(
+    "--ignored", is_flag=True, help="Events of types that are not used, which are kept beside the quarantine."
+)
 
 
 @click.group()
 def quarantine() -> None:
-    """Look at webhooks that could not be read, and replay them."""
+    """Look at webhooks that could not be read, or were not used, and replay them."""
 
 
 @quarantine.command("list")
+@ignored_option
 @click.option("--replayed", is_flag=True, help="Those that were replayed, not those that wait.")
 @click.option("--limit", type=click.IntRange(min=1), default=20, show_default=True)
 @json_option
 @env_file
-def list_(limit: int, *, replayed: bool, as_json: bool) -> None:
+def list_(limit: int, *, ignored: bool, replayed: bool, as_json: bool) -> None:
     """List what waits to be replayed, newest first."""
+    from service.queries.ignored import IgnoredFilter
     from service.queries.quarantine import QuarantineFilter
 
-    wanted = QuarantineFilter(replayed=replayed)
-    page = with_engine(lambda engine: _collect(engine, wanted, limit))
-    if as_json:
-        print_json(page)
-    else:
-        print_table(COLUMNS, map(_row, page.quarantine))
+    if ignored:
+        others = with_engine(lambda engine: _collect_ignored(engine, IgnoredFilter(replayed=replayed), limit))
+        print_json(others) if as_json else print_table(IGNORED_COLUMNS, map(_row, others.ignored))
+        return
+    page = with_engine(lambda engine: _collect(engine, QuarantineFilter(replayed=replayed), limit))
+    print_json(page) if as_json else print_table(COLUMNS, map(_row, page.quarantine))
 
 
 @quarantine.command()
-@click.argument("quarantine_id", metavar="ID", type=ID)
+@click.argument("kept_id", metavar="ID", type=ID)
+@ignored_option
 @click.option("--raw", is_flag=True, help="Print the body as it came, byte for byte.")
 @json_option
 @env_file
-def show(quarantine_id: int, *, raw: bool, as_json: bool) -> None:
+def show(kept_id: int, *, ignored: bool, raw: bool, as_json: bool) -> None:
     """Show one webhook as it came, and why it could not be read."""
     import base64
 
+    from service.queries.ignored import get_ignored
     from service.queries.quarantine import get_quarantined
 
-    webhook = with_engine(lambda engine: get_quarantined(engine, quarantine_id))
+    async def find(engine: "AsyncEngine") -> "QuarantineDetail | IgnoredDetail":
+        return await (get_ignored(engine, kept_id) if ignored else get_quarantined(engine, kept_id))
+
+    webhook = with_engine(find)
     body = base64.b64decode(webhook.body_base64)
     if raw:
         print_bytes(body)
     elif as_json:
         print_json(webhook)
     else:
-        print_facts(zip((column.name for column in COLUMNS), _row(webhook), strict=True))
+        columns = IGNORED_COLUMNS if ignored else COLUMNS
+        print_facts(zip((column.name for column in columns), _row(webhook), strict=True))
+        print_facts([("late", "yes, its signature was of another time" if webhook.late else None)])
         click.echo()
         print_facts((str(name), value) for name, value in webhook.headers)
         click.echo()
@@ -87,24 +109,29 @@ def show(quarantine_id: int, *, raw: bool, as_json: bool) -> None:
 
 
 @quarantine.command()
-@click.argument("quarantine_ids", metavar="[ID]...", type=ID, nargs=-1)
+@click.argument("kept_ids", metavar="[ID]...", type=ID, nargs=-1)
+@ignored_option
 @click.option("--all", "everything", is_flag=True, help="All that wait, oldest first.")
 @json_option
 @env_file
-def replay(quarantine_ids: tuple[int, ...], *, everything: bool, as_json: bool) -> None:
+def replay(kept_ids: tuple[int, ...], *, ignored: bool, everything: bool, as_json: bool) -> None:
     """Make e-mails of webhooks that can be read now, or whose key was another e-mail's."""
+    from service.queries.ignored import ignored_ids
     from service.queries.quarantine import waiting_ids
 
-    if everything == bool(quarantine_ids):
+    if everything == bool(kept_ids):
         raise click.UsageError("Give either IDs or --all.")
 
     async def run(res: "Resources") -> Counter[str]:
-        ids = await waiting_ids(res.engine) if everything else quarantine_ids
-        return await _replay(res, ids, as_json=as_json)
+        ids = kept_ids
+        if everything:
+            ids = tuple(await (ignored_ids(res.engine) if ignored else waiting_ids(res.engine)))
+        return await _replay(res, ids, ignored=ignored, everything=everything, as_json=as_json)
 
     outcomes = with_resources(run)
     if everything and not as_json:
-        click.echo(", ".join(f"{outcomes[name]} {name}" for name in ("accepted", "duplicate", "refused")))
+        names = ("accepted", "duplicate", "refused", *(["not used"] if ignored else []))
+        click.echo(", ".join(f"{outcomes[name]} {name}" for name in names))
     if outcomes["refused"]:
         sys.exit(1)
 
@@ -122,7 +149,25 @@ async def _collect(engine: "AsyncEngine", wanted: "QuarantineFilter", limit: int
         wanted = wanted.model_copy(update={"cursor": page.next_cursor})
 
 
-def _row(webhook: "QuarantineView") -> tuple[object, ...]:
+async def _collect_ignored(engine: "AsyncEngine", wanted: "IgnoredFilter", limit: int) -> "IgnoredPage":
+    from service.queries.ignored import list_ignored
+
+    found: list[IgnoredView] = []
+    while True:
+        more = {"limit": min(200, limit - len(found))}
+        page = await list_ignored(engine, wanted.model_copy(update=more))
+        found += page.ignored
+        if page.next_cursor is None or len(found) == limit:
+            return page.model_copy(update={"ignored": found})
+        wanted = wanted.model_copy(update={"cursor": page.next_cursor})
+
+
+def _row(webhook: "QuarantineView | IgnoredView") -> tuple[object, ...]:
+    from service.queries.views import IgnoredView
+
+    reason = (
+        (webhook.event_type,) if isinstance(webhook, IgnoredView) else (webhook.error_code, webhook.error)
+    )
     return (
         webhook.id,
         webhook.account_id or "",
@@ -130,27 +175,31 @@ def _row(webhook: "QuarantineView") -> tuple[object, ...]:
         webhook.size,
         shown_time(webhook.received_at),
         webhook.email_id or "",
-        webhook.error_code,
-        webhook.error,
+        *reason,
     )
 
 
-async def _replay(res: "Resources", quarantine_ids: Sequence[int], *, as_json: bool) -> Counter[str]:
+async def _replay(
+    res: "Resources", kept_ids: Sequence[int], *, ignored: bool, everything: bool, as_json: bool
+) -> Counter[str]:
     from service import intake
     from service.errors import Rejected
 
     outcomes = Counter[str]()
-    for quarantine_id in quarantine_ids:
+    for kept_id in kept_ids:
         try:
-            receipt = await intake.replay(res, quarantine_id, actor())
+            receipt = await intake.replay(res, kept_id, actor(), "ignored" if ignored else "quarantined")
         except Rejected as exc:
+            if everything and ignored and exc.code == "event_not_used":  # as most of them
+                outcomes["not used"] += 1
+                continue
             outcomes["refused"] += 1
             click.echo(printable(exc.message), err=True)
         else:
             outcomes[receipt.status] += 1
             if as_json:
                 answer = {"status": receipt.status, "email_id": receipt.number}
-                print_json({"quarantine_id": quarantine_id, **answer}, indent=None)
+                print_json({"ignored_id" if ignored else "quarantine_id": kept_id, **answer}, indent=None)
             else:
-                click.echo(f"{quarantine_id} {receipt.status}: e-mail {receipt.number}")
+                click.echo(f"{kept_id} {receipt.status}: e-mail {receipt.number}")
     return outcomes

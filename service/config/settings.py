@@ -112,7 +112,9 @@ class Settings(AlertSettings, ObservingSettings, SyncSettings):
         examples=["the signing secret that Zendesk shows"],
     )
     webhook_tolerance_seconds: int = Field(
-        3600, ge=1, description="how far a signature's time may be from ours"
+        3600,
+        ge=1,
+        description="how far a signature's time may be from ours before the webhook is marked as late",
     )
     max_webhook_bytes: int = Field(1024**2, ge=1, description="largest webhook body")
 

@@ -15,6 +15,7 @@ from sqlalchemy import (
     literal,
     select,
     text,
+    true,
     update,
 )
 from sqlalchemy.dialects.postgresql import ARRAY
@@ -136,7 +137,7 @@ def _add(mine: CTE, files: Sequence[File]) -> CTE:
         .scalar_subquery()
     )
     others = (file.c[name] for name in ANNOUNCED if name != "position")
-    rows = select(mine.c.id, last + 1 + file.c.position, *others)
+    rows = select(mine.c.id, last + 1 + file.c.position, *others).join_from(mine, file, true())
     record = insert(Attachment).from_select(["email_id", *ANNOUNCED], rows)
     return record.returning(Attachment.position).cte("added")
 

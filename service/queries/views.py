@@ -119,6 +119,9 @@ class EmailView(View):
     comment_id: str | None
     looked_up_at: datetime | None = Field(description="When Zendesk's API told which files there are")
     sent_at: datetime | None = Field(description="The e-mail's own date")
+    late: bool = Field(
+        description="Its signature was of a time further from ours than WEBHOOK_TOLERANCE_SECONDS"
+    )
     sync_status: SyncStatus = Field(
         description="The state of its sync: due once the job has ended; `not_applicable` where there was no target"
     )
@@ -232,6 +235,9 @@ class QuarantineView(View):
     size: int = Field(description="Bytes of the body")
     replayed_at: datetime | None = Field(description="Null while it waits")
     email_id: int | None = Field(description="What the replay made of it, or found there")
+    late: bool = Field(
+        description="Its signature was of a time further from ours than WEBHOOK_TOLERANCE_SECONDS"
+    )
 
 
 class QuarantineDetail(QuarantineView, RequestView):
@@ -242,4 +248,31 @@ class QuarantinePage(View):
     """Requests that could not be read, newest first; texts are cut to 300 characters."""
 
     quarantine: Sequence[QuarantineView]
+    next_cursor: str | None = Field(description="Leads to the next page; null on the last one")
+
+
+class IgnoredView(View):
+    """A signed event of a type that is not used."""
+
+    id: int
+    received_at: datetime
+    event_type: str
+    account_id: str | None
+    invocation_id: str | None
+    size: int = Field(description="Bytes of the body")
+    replayed_at: datetime | None = Field(description="When it became an e-mail; null where it did not")
+    email_id: int | None = Field(description="What the replay made of it, or found there")
+    late: bool = Field(
+        description="Its signature was of a time further from ours than WEBHOOK_TOLERANCE_SECONDS"
+    )
+
+
+class IgnoredDetail(IgnoredView, RequestView):
+    """An ignored webhook, as it came."""
+
+
+class IgnoredPage(View):
+    """Events of types that are not used, newest first."""
+
+    ignored: Sequence[IgnoredView]
     next_cursor: str | None = Field(description="Leads to the next page; null on the last one")

@@ -1,9 +1,10 @@
-"""Quarantine over HTTP: what could not be read, as it came, and reading it again."""
+"""Quarantine over HTTP: what could not be read or was not used, as it came, and reading it again."""
 
 from aiohttp import web
 
 from service import intake
-from service.queries import quarantine
+from service.queries import ignored, quarantine
+from service.queries.ignored import IgnoredFilter
 from service.queries.quarantine import QuarantineFilter
 from service.web.answers import Replayed
 from service.web.auth import visible
@@ -26,4 +27,19 @@ async def replay(request: web.Request) -> web.Response:
     receipt = await ask(
         request, intake.replay(request.app[RES], number(request, "id"), request[IDENTITY].actor)
     )
+    return answer(Replayed(status=receipt.status, email_id=receipt.number), status=202)
+
+
+async def list_ignored(request: web.Request) -> web.Response:
+    wanted = parameters(request, IgnoredFilter)
+    return answer(await ask(request, ignored.list_ignored(request.app[RES].engine, wanted)))
+
+
+async def show_ignored(request: web.Request) -> web.Response:
+    return answer(await ask(request, ignored.get_ignored(request.app[RES].engine, number(request, "id"))))
+
+
+async def replay_ignored(request: web.Request) -> web.Response:
+    actor = request[IDENTITY].actor
+    receipt = await ask(request, intake.replay(request.app[RES], number(request, "id"), actor, "ignored"))
     return answer(Replayed(status=receipt.status, email_id=receipt.number), status=202)

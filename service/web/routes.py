@@ -4,6 +4,7 @@ from service.queries.actions import ActionPage
 from service.queries.alerts import AlertPage
 from service.queries.emails import EmailFilter
 from service.queries.failures import FailurePage
+from service.queries.ignored import IgnoredFilter
 from service.queries.overview import Overview, Stats
 from service.queries.pages import PageFilter
 from service.queries.quarantine import QuarantineFilter
@@ -13,6 +14,8 @@ from service.queries.views import (
     EmailDetail,
     EmailPage,
     HoldersPage,
+    IgnoredDetail,
+    IgnoredPage,
     QuarantineDetail,
     QuarantinePage,
     RequestView,
@@ -113,6 +116,33 @@ API = (
         answer=Replayed,
         status=202,
         errors={409: "It still cannot be read; the `code` says why."},
+    ),
+    Route(
+        method="GET",
+        path="/api/v1/ignored",
+        handler=quarantine.list_ignored,
+        tag="Quarantine",
+        summary="List events of types that are not used, newest first",
+        query=IgnoredFilter,
+        answer=IgnoredPage,
+    ),
+    Route(
+        method="GET",
+        path="/api/v1/ignored/{id}",
+        handler=quarantine.show_ignored,
+        tag="Quarantine",
+        summary="Show an event that is not used as it came",
+        answer=IgnoredDetail,
+    ),
+    Route(
+        method="POST",
+        path="/api/v1/ignored/{id}/replay",
+        handler=quarantine.replay_ignored,
+        tag="Quarantine",
+        summary="Make an e-mail of an event whose type is used now",
+        answer=Replayed,
+        status=202,
+        errors={409: "It still is no e-mail; the `code` says why."},
     ),
     Route(
         method="GET",

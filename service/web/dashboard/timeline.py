@@ -17,7 +17,12 @@ _OUTCOMES: dict[str, tuple[str, Tone]] = {
     "handed_back": ("handed back, the worker was told to end", "plain"),
     "abandoned": ("abandoned, the worker fell silent", "warn"),
 }
-_ACTIONS = {"retry": "Retried", "replay": "Replayed from quarantine", "sync": "Sync begun again"}
+_ACTIONS = {
+    "retry": "Retried",
+    "replay": "Replayed from quarantine",
+    "replay_ignored": "Replayed from the ignored events",
+    "sync": "Sync begun again",
+}
 _OVER = {"completed", "failed"}
 
 
