@@ -21,6 +21,10 @@ from service.rows import BRIEF_TEXT
 
 COUNT_CAP = 10_000
 PING_SECONDS = 3.0
+# One list of words, and not a union with ProcessingStatus: programs that make clients make one type of it.
+Capped = Literal[
+    "received", "queued", "processing", "completed", "failed", "quarantined", "sync_pending", "sync_failed"
+]
 UNFINISHED = ("received", "queued", "processing")
 # What failed, is in quarantine or not synced is counted anyway; an alert stays open for a while after its cause has gone.
 _ALERTS = (
@@ -61,7 +65,7 @@ class Stats(View):
     by_sync_status: Mapping[Literal["pending", "failed"], int] = Field(
         description="Finished e-mails that wait for their sync, and e-mails that could not be synced"
     )
-    capped: Sequence[ProcessingStatus | Literal["quarantined", "sync_pending", "sync_failed"]]
+    capped: Sequence[Capped]
     oldest_waiting_seconds: float | None
     oldest_not_begun_seconds: float | None = Field(
         description="Age of the oldest e-mail that waits and had no attempt yet"

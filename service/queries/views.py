@@ -11,7 +11,7 @@ from pydantic.config import JsonDict
 ProcessingStatus = Literal["received", "queued", "processing", "completed", "failed"]
 SyncStatus = Literal["not_applicable", "pending", "synced", "failed"]
 # Strings of JSON from outside may hold lone surrogates, which pydantic's own types refuse.
-Items = Annotated[Any, Field(json_schema_extra={"anyOf": [{"type": "array"}, {"type": "null"}]})]
+Items = Annotated[Any, Field(json_schema_extra={"anyOf": [{"type": "array", "items": {}}, {"type": "null"}]})]
 Pair: JsonDict = {"type": "array", "items": {"type": "string"}, "minItems": 2, "maxItems": 2}
 Pairs = Annotated[Any, Field(json_schema_extra={"type": "array", "items": Pair})]
 

@@ -45,6 +45,10 @@ class Refusals:
     logged_at: float = -LOG_SECONDS
     waiting: int = 0
 
+    @property
+    def are_many(self) -> bool:
+        return self.waiting >= MOST_REFUSALS
+
 
 Raw = TypeVar("Raw", bound=RequestView)
 OPEN_PATHS = web.AppKey("open_paths", frozenset[str])  # as they are in the table of routes
@@ -93,7 +97,7 @@ def check_origin(request: web.Request, *, is_browser: bool = True) -> None:
 async def recognize(request: web.Request, shown: bytes) -> Role | None:
     """Return the role that a token gives; if it gives none, that takes a while and is logged.
 
-    A right token never waits. Raises Rejected (429) for a wrong one while others wait already.
+    A right token never waits. A wrong one waits only if few others do.
     """
     # Each is compared, so that the time taken does not tell which one matched.
     matches = [role for role, token in tokens(request).items() if hmac.compare_digest(shown, token)]
@@ -104,8 +108,8 @@ async def recognize(request: web.Request, shown: bytes) -> Role | None:
     if now - refusals.logged_at >= LOG_SECONDS:
         log.warning("token_refused", times=refusals.count)
         refusals.count, refusals.logged_at = 0, now
-    if refusals.waiting >= MOST_REFUSALS:
-        raise Rejected(429, "too_many_guesses", "Wrong tokens come too fast; try again in some seconds.")
+    if refusals.are_many:
+        return None
     refusals.waiting += 1
     try:
         await asyncio.sleep(REFUSAL_SECONDS)

@@ -61,13 +61,11 @@ _ERRORS = {
     408: "The body did not arrive in time.",
     413: "The body is too large.",
     415: "The body is not JSON, or is compressed.",
-    429: "Too many wrong tokens come at once (`too_many_guesses`); a right one is never answered so.",
     500: "Something is damaged or unexpected; the log has more.",
     503: "Something that is needed is away or busy.",
 }
 _HEADERS: Mapping[int, Json] = {
     401: {"WWW-Authenticate": {"schema": {"type": "string"}}},
-    429: {"Retry-After": {"schema": {"type": "integer"}, "description": "seconds"}},
     503: {"Retry-After": {"schema": {"type": "integer"}, "description": "seconds"}},
 }
 _LOCATION: Json = {
@@ -124,7 +122,7 @@ def _operation(route: Route, refs: Refs) -> Json:
         "responses": {
             str(status): {
                 "description": inspect.getdoc(route.answer) if route.answer else "OK",
-                "content": {route.media_type: {"schema": shown} if shown else {}},
+                "content": _content(route, shown),
             }
             for status in (route.status, *route.also)
         },
@@ -145,10 +143,20 @@ def _operation(route: Route, refs: Refs) -> Json:
     return operation
 
 
+def _content(route: Route, shown: Json) -> Json:
+    """Describe the body of an answer; a file is of any type, but programs that make clients must know one."""
+    if shown:
+        return {route.media_type: {"schema": shown}}
+    if route.media_type.startswith("text/"):
+        return {route.media_type: {"schema": {"type": "string"}}}
+    bytes_of_file = {"schema": {"type": "string", "format": "binary"}}
+    return {route.media_type: bytes_of_file, "application/octet-stream": bytes_of_file}
+
+
 def _errors(route: Route) -> dict[int, str]:
     """Tell which errors there may be: those of all its kind, and its own."""
     found = {500} if not route.is_signed and (route.answer or not route.is_open) else set()
-    found |= set() if route.is_open else {401, 403, 429, 503}
+    found |= set() if route.is_open else {401, 403, 503}
     found |= {404} if "{" in route.path else set()
     found |= {400} if route.query else set()
     found |= {400, 413} | (set() if route.is_signed else {408, 415}) if route.body else set()

@@ -5,10 +5,10 @@ import re
 from aiohttp import web
 from pydantic import BaseModel
 
-from service.errors import Transient
+from service.errors import Rejected, Transient
 from service.sessions import end
 from service.web import sessions
-from service.web.auth import check_origin, clean_name, recognize, tokens
+from service.web.auth import REFUSALS, check_origin, clean_name, recognize, tokens
 from service.web.exchange import ask, form
 from service.web.keys import RES, Identity
 from service.web.rendering import render
@@ -38,6 +38,8 @@ async def sign_in(request: web.Request) -> web.Response:
     given = await form(request, SignIn, MOST_FORM_BYTES)
     token = given.token.strip().encode(errors="replace")
     role = await recognize(request, token)
+    if role is None and request.app[REFUSALS].are_many:
+        raise Rejected(429, "too_many_guesses", "Wrong tokens come too fast; try again in some seconds.")
     if role is None:
         return await _form(request, given, status=403, error="This is not one of the tokens.")
     answer = _lead(_local(given.next))
