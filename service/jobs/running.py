@@ -44,7 +44,8 @@ class Claim:
 
     `comment_id` is set where the webhook named a comment instead of listing attachments, whose list otherwise
     has `announced_bytes`. `age` is in
-    seconds, from when it was received; `invocation` is what logs and traces call it.
+    seconds, from when it was received; `invocation` is what logs and traces call it. `waited` is in seconds, from when
+    the job was due for this attempt.
     """
 
     email_id: int
@@ -55,6 +56,7 @@ class Claim:
     announced_bytes: int = field(default=0, compare=False)
     age: float = field(default=0, compare=False)
     invocation: str = field(default="", compare=False)
+    waited: float = field(default=0, compare=False)
 
     @property
     def held(self) -> tuple[int, int]:

@@ -55,6 +55,7 @@ def rescue(max_retries: int, limit: int, spread: timedelta, sync_status: str) ->
     )
     another = IncomingEmail.retry_count < max_retries
     suspicion = case((IncomingEmail.error_code == "abandoned", IncomingEmail.retry_count), else_=0)
+    due_at = func.now() + suspicion * func.random() * literal(spread)
     left = (
         update(IncomingEmail)
         .where(IncomingEmail.id == expired.c.id)
@@ -62,7 +63,8 @@ def rescue(max_retries: int, limit: int, spread: timedelta, sync_status: str) ->
             processing_status=case((another, "queued"), else_="failed"),
             retry_count=IncomingEmail.retry_count + case((another, 1), else_=0),
             completed_at=case((~another, func.now())),
-            due_at=func.now() + suspicion * func.random() * literal(spread),
+            due_at=due_at,
+            queued_at=case((another, due_at), else_=IncomingEmail.queued_at),
             lease_until=None,
             error_code="abandoned",
             error_host=None,
@@ -95,6 +97,7 @@ def _claim() -> Select[Any]:
             func.coalesce(func.octet_length(cast(IncomingEmail.attachment_urls, Text)), 0).label("bytes"),
             cast(func.extract("epoch", func.now() - IncomingEmail.received_at), Double).label("age"),
             func.coalesce(IncomingEmail.invocation_id, IncomingEmail.idempotency_key).label("invocation"),
+            cast(func.extract("epoch", func.now() - _queued_at()), Double).label("waited"),
         )
         .cte("claimed")
     )
@@ -107,6 +110,12 @@ def _claim() -> Select[Any]:
         .cte("begun")
     )
     return select(claimed).add_cte(begun)
+
+
+def _queued_at() -> ColumnElement[Any]:
+    """Give since when a job waits; of the time before this was noted, a first attempt has waited since the receipt."""
+    before = case((IncomingEmail.attempt_number == 1, IncomingEmail.received_at), else_=func.now())
+    return func.coalesce(IncomingEmail.queued_at, before)
 
 
 def _renew() -> ReturningUpdate[int, int]:
@@ -122,6 +131,7 @@ def _renew() -> ReturningUpdate[int, int]:
 def _settle() -> tuple[Select[Any], Select[Any]]:
     asked = rows_of("settlement", SETTLEMENT)
     mine = _held(asked)
+    is_queued = mine.c.status == "queued"
     left = (
         update(IncomingEmail)
         .where(IncomingEmail.id == mine.c.email_id)
@@ -129,7 +139,8 @@ def _settle() -> tuple[Select[Any], Select[Any]]:
             processing_status=mine.c.status,
             retry_count=IncomingEmail.retry_count + case((mine.c.outcome == "released", 1), else_=0),
             completed_at=case((mine.c.status != "queued", func.now())),
-            due_at=case((mine.c.status == "queued", func.now() + mine.c.delay), else_=IncomingEmail.due_at),
+            due_at=case((is_queued, func.now() + mine.c.delay), else_=IncomingEmail.due_at),
+            queued_at=case((is_queued, func.now() + mine.c.delay), else_=IncomingEmail.queued_at),
             lease_until=None,
             error_code=mine.c.error_code,
             error_host=mine.c.error_host,

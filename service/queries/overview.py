@@ -31,16 +31,18 @@ _ALERTS = (
     .order_by(Alert.cause, Alert.key)
     .limit(5)
 )
-# What had an attempt pauses before the next, or somebody runs it again: it is old, but does not wait for a worker.
-_NOT_BEGUN = text(f"""
-    SELECT extract(epoch FROM now() - min(received_at))::float8
+# An e-mail that pauses before its next attempt waits for no worker: `queued_at` is the end of the pause. It is null
+# in rows from before it was noted; of those, one without an attempt has waited since it was received.
+_WAITING = text(f"""
+    SELECT extract(epoch FROM now() - min(received_at) FILTER (WHERE attempt_number = 0))::float8 AS not_begun,
+        extract(epoch FROM now() - min(
+            coalesce(queued_at, CASE WHEN attempt_number = 0 THEN received_at END)
+        ) FILTER (WHERE queued_at IS NULL OR queued_at <= now()))::float8 AS for_a_worker
     FROM unnest(ARRAY['received', 'queued']) AS every(status) CROSS JOIN LATERAL (
-        SELECT received_at, attempt_number FROM incoming_emails
+        SELECT received_at, queued_at, attempt_number FROM incoming_emails
         WHERE processing_status = every.status ORDER BY received_at LIMIT (SELECT {COUNT_CAP})
     ) AS oldest
-    WHERE attempt_number = 0
 """)  # noqa: S608 a number of ours
-
 
 # What was due first: nothing is put off for longer than the longest pause, so the oldest is among them.
 _TO_SYNC = text(f"""
@@ -63,6 +65,10 @@ class Stats(View):
     oldest_waiting_seconds: float | None
     oldest_not_begun_seconds: float | None = Field(
         description="Age of the oldest e-mail that waits and had no attempt yet"
+    )
+    longest_wait_seconds: float | None = Field(
+        description="How long an e-mail has waited for a worker by now, at most: since it was received or queued again,"
+        " or since the pause before its next attempt was over"
     )
     oldest_by_status: Mapping[ProcessingStatus, float] = Field(
         description="Age in seconds of the oldest e-mail in each state that is not final"
@@ -108,7 +114,7 @@ async def overview(engine: AsyncEngine, late_after: timedelta, *, has_target: bo
         alerts = (await conn.scalars(_ALERTS)).all()
     last_day = sum(hour.received for hour in hours)
     need_you = counts.by_status["failed"] + counts.quarantined
-    waits = counts.oldest_not_begun_seconds
+    waits = counts.longest_wait_seconds
     late = (waits or 0) > late_after.total_seconds()
     failed = number(counts.by_sync_status["failed"], "sync_failed" in counts.capped)
     syncs = of_syncs(failed) if has_target else ()
@@ -160,7 +166,7 @@ async def stats(engine: AsyncEngine) -> Stats:
         row = (
             await conn.execute(select(*(count.label(name) for name, count in counts.items()), *ages))
         ).one()
-        not_begun = await conn.scalar(_NOT_BEGUN)
+        waiting = (await conn.execute(_WAITING)).one()
         to_sync = (await conn.execute(_TO_SYNC)).one()
     found = {status: getattr(row, f"age_{status}") for status in UNFINISHED}
     oldest = {status: float(age) for status, age in found.items() if age is not None}
@@ -171,7 +177,8 @@ async def stats(engine: AsyncEngine) -> Stats:
         by_sync_status={"pending": to_sync.number, "failed": row.sync_failed},
         capped=[name for name, number in known.items() if number == COUNT_CAP],
         oldest_waiting_seconds=max(oldest.values(), default=None),
-        oldest_not_begun_seconds=not_begun,
+        oldest_not_begun_seconds=waiting.not_begun,
+        longest_wait_seconds=waiting.for_a_worker,
         oldest_by_status=oldest,
         oldest_sync_seconds=to_sync.age,
     )

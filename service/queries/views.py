@@ -81,6 +81,10 @@ class EmailView(View):
     attempt_number: int = Field(description="Attempts in all")
     due_at: datetime = Field(description="When the sweep looks after it again")
     lease_until: datetime | None = Field(description="Until when a worker has it")
+    queued_at: datetime | None = Field(
+        description="Since when it waits for its attempt: it was received or queued again, or a pause was over."
+        " While it pauses, the end of the pause; null where this was not noted"
+    )
     attachment_urls: Items = Field(description="As Zendesk sent it; null if it only named a comment")
     idempotency_key: str
     account_id: str | None
@@ -105,8 +109,11 @@ class EmailView(View):
     @computed_field  # type: ignore[prop-decorator]
     @property
     def queue_seconds(self) -> float | None:
-        """From the webhook to the start of the latest attempt."""
-        return (self.started_at - self.received_at).total_seconds() if self.started_at else None
+        """How long the latest attempt waited for a worker, since it was due; null while the next one waits."""
+        if self.started_at is None or self.processing_status in {"received", "queued"}:
+            return None
+        since = self.queued_at or (self.received_at if self.attempt_number <= 1 else None)
+        return None if since is None else max(0.0, (self.started_at - since).total_seconds())
 
     @computed_field  # type: ignore[prop-decorator]
     @property
