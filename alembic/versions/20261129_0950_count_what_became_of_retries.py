@@ -7,8 +7,8 @@ down_revision = "20251117_0910"
 
 OUTCOMES = "'repaired', 'failed_again', 'superseded'"
 KINDS = (
-    *("missing", "different", "ahead", "extra", "object_missing", "object_damaged", "object_unreadable"),
-    *("foreign", "unclaimed"),
+    *("missing", "different", "ahead", "extra", "object_missing", "object_damaged"),
+    *("foreign", "unclaimed", "object_unreadable"),
 )
 COUNTS = ("repaired", "failed_again", "superseded")
 OF_ACTIONS, OF_FINDINGS = "ck_operator_actions_outcome", "ck_reconciliation_findings_kind"

@@ -53,13 +53,12 @@ _COUNTS = text(f"""
         ) AS chosen
     ) AS counted
 """)  # noqa: S608 numbers and words of ours
-# Rows from before `queued_at` was noted: only a first attempt has waited since the receipt.
+# As `queue_seconds` of an e-mail has it.
 _TIMES = """
     SELECT percentile_cont(ARRAY[0.5, 0.95]) WITHIN GROUP (
         ORDER BY extract(epoch FROM CASE
-            WHEN started_at > queued_at THEN started_at - queued_at
-            WHEN queued_at IS NOT NULL THEN interval '0'
-            WHEN attempt_number = 1 THEN started_at - received_at
+            WHEN queued_at <= started_at THEN started_at - queued_at
+            WHEN queued_at IS NOT NULL OR attempt_number = 1 THEN started_at - received_at
         END)::float8
     ) AS queue,
     percentile_cont(ARRAY[0.5, 0.95]) WITHIN GROUP (

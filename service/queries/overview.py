@@ -13,8 +13,9 @@ from service.config.settings import Settings
 from service.database import connect
 from service.models import NOT_SYNCED, STATUSES, TO_SYNC, IncomingEmail, QuarantinedWebhook, in_status
 from service.operations import Alert
+from service.queries.comparison import ComparisonView, comparison_of
 from service.queries.history import HOUR_CAP, Hour, Times, hours_of, times_of
-from service.queries.verdict import Told, number, of_syncs, say
+from service.queries.verdict import MOMENT_SECONDS, Told, number, of_syncs, say
 from service.queries.views import ProcessingStatus, View
 from service.queries.workers import WorkerView, workers_of
 
@@ -31,17 +32,29 @@ _ALERTS = (
     .order_by(Alert.cause, Alert.key)
     .limit(5)
 )
-# An e-mail that pauses before its next attempt waits for no worker: `queued_at` is the end of the pause. It is null
-# in rows from before it was noted; of those, one without an attempt has waited since it was received.
-_WAITING = text(f"""
-    SELECT extract(epoch FROM now() - min(received_at) FILTER (WHERE attempt_number = 0))::float8 AS not_begun,
-        extract(epoch FROM now() - min(
-            coalesce(queued_at, CASE WHEN attempt_number = 0 THEN received_at END)
-        ) FILTER (WHERE queued_at IS NULL OR queued_at <= now()))::float8 AS for_a_worker
+# What had an attempt pauses before the next, or somebody runs it again: it is old, but does not wait for a worker.
+_NOT_BEGUN = text(f"""
+    SELECT extract(epoch FROM now() - min(received_at))::float8
     FROM unnest(ARRAY['received', 'queued']) AS every(status) CROSS JOIN LATERAL (
-        SELECT received_at, queued_at, attempt_number FROM incoming_emails
+        SELECT received_at, attempt_number FROM incoming_emails
         WHERE processing_status = every.status ORDER BY received_at LIMIT (SELECT {COUNT_CAP})
     ) AS oldest
+    WHERE attempt_number = 0
+""")  # noqa: S608 a number of ours
+# It waits for a worker since it was queued again, or since its pause was over.
+_AGAIN = text(f"""
+    SELECT extract(epoch FROM now() - min(queued_at))::float8 FROM (
+        SELECT queued_at, attempt_number FROM incoming_emails
+        WHERE processing_status = (SELECT 'queued') ORDER BY received_at LIMIT (SELECT {COUNT_CAP})
+    ) AS oldest
+    WHERE attempt_number > 0
+""")  # noqa: S608 a number of ours
+_UNREAD = text(f"""
+    SELECT count(*) FROM (
+        SELECT received_at FROM quarantined_webhooks WHERE replayed_at IS NULL
+        ORDER BY id DESC LIMIT (SELECT {COUNT_CAP})
+    ) AS newest
+    WHERE received_at > now() - interval '1 day'
 """)  # noqa: S608 a number of ours
 
 # What was due first: nothing is put off for longer than the longest pause, so the oldest is among them.
@@ -66,10 +79,6 @@ class Stats(View):
     oldest_not_begun_seconds: float | None = Field(
         description="Age of the oldest e-mail that waits and had no attempt yet"
     )
-    longest_wait_seconds: float | None = Field(
-        description="How long an e-mail has waited for a worker by now, at most: since it was received or queued again,"
-        " or since the pause before its next attempt was over"
-    )
     oldest_by_status: Mapping[ProcessingStatus, float] = Field(
         description="Age in seconds of the oldest e-mail in each state that is not final"
     )
@@ -90,6 +99,11 @@ class Overview(Stats):
     need_you: int  # failed or in quarantine, whenever they came; what could not be synced may be one of them
     need_you_capped: bool
     has_target: bool = Field(description="Whether there is a target that finished e-mails are carried to")
+    unread: int = Field(description="Requests of the last 24 hours that are in quarantine")
+    unread_capped: bool
+    comparison: ComparisonView = Field(
+        description="What was compared with what is on record, when, and what differs by now"
+    )
     alerts: Sequence[str]  # of what is the matter now; failures and quarantine are counted
     times: Times
     hours: Sequence[Hour]
@@ -97,24 +111,23 @@ class Overview(Stats):
 
 
 async def of(engine: AsyncEngine, settings: Settings) -> Overview:
-    """Sum it up under these settings."""
-    return await overview(engine, settings.late_after, has_target=bool(settings.sync_url))
-
-
-async def overview(engine: AsyncEngine, late_after: timedelta, *, has_target: bool) -> Overview:
     """Sum up the last 24 hours and all that is open; what waits longer than `late_after` is late.
 
     Without a target the verdict says nothing of syncs, whatever is on record from when there was one.
     """
+    late_after, has_target = settings.late_after, bool(settings.sync_url)
     counts = await stats(engine)
     async with connect(engine) as conn:
         hours = await hours_of(conn)
         times = await times_of(conn)
         workers = await workers_of(conn)
         alerts = (await conn.scalars(_ALERTS)).all()
+        again = await conn.scalar(_AGAIN)
+        unread = int(await conn.scalar(_UNREAD) or 0)
+        comparison = await comparison_of(conn, settings)
     last_day = sum(hour.received for hour in hours)
     need_you = counts.by_status["failed"] + counts.quarantined
-    waits = counts.longest_wait_seconds
+    waits = _longest(counts.oldest_not_begun_seconds, again)
     late = (waits or 0) > late_after.total_seconds()
     failed = number(counts.by_sync_status["failed"], "sync_failed" in counts.capped)
     syncs = of_syncs(failed) if has_target else ()
@@ -123,6 +136,7 @@ async def overview(engine: AsyncEngine, late_after: timedelta, *, has_target: bo
     last_day_capped = any(hour.capped for hour in hours)
     not_safe = [hour.failed + (hour.waiting if late else 0) for hour in hours]
     not_safe_capped = any(number >= HOUR_CAP for number in not_safe)
+    unfinished = sum(n for status, n in counts.by_status.items() if status in UNFINISHED)
     need_you_capped = bool({"failed", "quarantined"} & set(counts.capped))
     return Overview(
         **dict(counts),
@@ -133,8 +147,9 @@ async def overview(engine: AsyncEngine, late_after: timedelta, *, has_target: bo
                 number(need_you, need_you_capped),
                 (*syncs, *(f"{alert}." for alert in alerts)),
                 waits,
-                sum(n for status, n in counts.by_status.items() if status in UNFINISHED),
+                number(unfinished, bool(set(UNFINISHED) & set(counts.capped))),
                 sync_waits,
+                number(unread, unread >= COUNT_CAP),
             )
         ),
         state="late" if late else "attention" if needs_look else "safe",
@@ -145,6 +160,9 @@ async def overview(engine: AsyncEngine, late_after: timedelta, *, has_target: bo
         need_you=need_you,
         need_you_capped=need_you_capped,
         has_target=has_target,
+        unread=unread,
+        unread_capped=unread >= COUNT_CAP,
+        comparison=comparison,
         alerts=alerts,
         times=times,
         hours=hours,
@@ -166,7 +184,7 @@ async def stats(engine: AsyncEngine) -> Stats:
         row = (
             await conn.execute(select(*(count.label(name) for name, count in counts.items()), *ages))
         ).one()
-        waiting = (await conn.execute(_WAITING)).one()
+        not_begun = await conn.scalar(_NOT_BEGUN)
         to_sync = (await conn.execute(_TO_SYNC)).one()
     found = {status: getattr(row, f"age_{status}") for status in UNFINISHED}
     oldest = {status: float(age) for status, age in found.items() if age is not None}
@@ -177,8 +195,7 @@ async def stats(engine: AsyncEngine) -> Stats:
         by_sync_status={"pending": to_sync.number, "failed": row.sync_failed},
         capped=[name for name, number in known.items() if number == COUNT_CAP],
         oldest_waiting_seconds=max(oldest.values(), default=None),
-        oldest_not_begun_seconds=waiting.not_begun,
-        longest_wait_seconds=waiting.for_a_worker,
+        oldest_not_begun_seconds=not_begun,
         oldest_by_status=oldest,
         oldest_sync_seconds=to_sync.age,
     )
@@ -187,6 +204,13 @@ async def stats(engine: AsyncEngine) -> Stats:
 async def ping(engine: AsyncEngine) -> None:
     async with connect(engine) as conn:
         await conn.execute(select(IncomingEmail.id).limit(1))
+
+
+def _longest(not_begun: float | None, again: float | None) -> float | None:
+    """Give how long an e-mail has waited for a worker at most; one that was queued again a moment ago does not count."""
+    waits = [not_begun] if not_begun is not None else []
+    waits += [again] if again is not None and again > MOMENT_SECONDS else []
+    return max(waits, default=None)
 
 
 def _capped(

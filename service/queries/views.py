@@ -112,8 +112,12 @@ class EmailView(View):
         """How long the latest attempt waited for a worker, since it was due; null while the next one waits."""
         if self.started_at is None or self.processing_status in {"received", "queued"}:
             return None
-        since = self.queued_at or (self.received_at if self.attempt_number <= 1 else None)
-        return None if since is None else max(0.0, (self.started_at - since).total_seconds())
+        if self.queued_at is None and self.attempt_number > 1:
+            return None
+        # A row that another program wrote may have a `queued_at` of later.
+        is_known = self.queued_at is not None and self.queued_at <= self.started_at
+        since = self.queued_at if is_known and self.queued_at else self.received_at
+        return (self.started_at - since).total_seconds()
 
     @computed_field  # type: ignore[prop-decorator]
     @property
