@@ -47,9 +47,9 @@ async def states_from(conn: AsyncConnection, first: int, end: int) -> list[State
     return [State(*row) for row in await conn.execute(_NEXT, {"first": first, "end": end})]
 
 
-async def never_synced_from(conn: AsyncConnection, first: int, end: int) -> list[State]:
-    """Read the next finished e-mails whose ids are from `first` to before `end`, and that had no target."""
-    return [State(*row) for row in await conn.execute(_NEVER_SYNCED, {"first": first, "end": end})]
+async def unsynced_from(conn: AsyncConnection, first: int, end: int) -> list[State]:
+    """Read the next finished e-mails likewise that are neither synced nor on their way."""
+    return [State(*row) for row in await conn.execute(_UNSYNCED, {"first": first, "end": end})]
 
 
 async def states_of(conn: AsyncConnection, email_ids: Sequence[int]) -> list[State]:
@@ -102,10 +102,7 @@ SELECT CASE WHEN :since IS NULL THEN 0 ELSE coalesce((
 ), 0) END, coalesce((SELECT max(id) FROM incoming_emails), 0) + 1
 """).bindparams(bindparam("since", type_=DateTime(timezone=True)))
 _NEXT = text(f"SELECT {_STATE} WHERE id >= :first AND id < :end ORDER BY id LIMIT {STEP}")
-# The index of what is not synced has them; both predicates together are those of that index, and of these e-mails.
-_NEVER_SYNCED = text(f"""
-SELECT {_STATE} WHERE {UNSYNCED} AND sync_status = 'not_applicable' AND id >= :first AND id < :end ORDER BY id LIMIT {STEP}
-""")
+_UNSYNCED = text(f"SELECT {_STATE} WHERE {UNSYNCED} AND id >= :first AND id < :end ORDER BY id LIMIT {STEP}")
 _THESE = text(f"SELECT {_STATE} WHERE id = ANY(:ids) ORDER BY id").bindparams(
     bindparam("ids", type_=ARRAY(BigInteger))
 )

@@ -6,7 +6,7 @@ from sqlalchemy import false
 
 from service.differences import close, sent_by_now, unsent_in_target
 from service.reconcile import record, repair
-from service.reconcile.expected import STEP, State, never_synced_from
+from service.reconcile.expected import STEP, State, unsynced_from
 from service.reconcile.finding import Finding, Run
 from service.reconcile.patience import ask
 from service.resources import Resources
@@ -37,9 +37,10 @@ async def forget_unsent(res: Resources, run: Run) -> None:
 
 
 async def _look(res: Resources, first: int, last: int) -> Step:
-    states = await ask(res, lambda conn: never_synced_from(conn, first, last))
+    states = await ask(res, lambda conn: unsynced_from(conn, first, last))
     step = Step(states[-1].email_id + 1 if len(states) == STEP else last)
-    for state in states:
+    # A sync that failed is known, and counted.
+    for state in (each for each in states if each.status == "not_applicable"):
         detail = {"version": state.version}
         step.findings.append(Finding("not_sent", state.key, state.email_id, detail, found_key=state.key))
         step.wrong[state.key] = state
