@@ -8,6 +8,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import asyncpg
+from pydantic import SecretStr
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from service import retries as record
@@ -34,6 +35,10 @@ from service.syncs.carrying import Carrying, Wish
 from service.walk import walk
 
 LEASE = timedelta(seconds=30)
+SYNCING = Settings(
+    sync_url=(SecretStr("https://erp.acme.example/holdfast"),),
+    sync_webhook_secret=(SecretStr("whsec_aG9sZGZhc3QtaG9sZGZhc3QtaG9sZGZhc3QtaG9sZGZhc3Q="),),
+)
 BATCH = 100
 
 Operation = Callable[[], Awaitable[object]]
@@ -201,6 +206,9 @@ def questions(db: Database) -> dict[str, Operation]:
         "reconcile: what waits and what failed": lambda: asked(
             lambda conn: expected.count_waiting(conn, some)
         ),
+        "reconcile: a step of what was never sent": lambda: asked(
+            lambda conn: expected.unsynced_from(conn, some, some + 10**9)
+        ),
         "reconcile: some to look at again": lambda: asked(
             lambda conn: expected.states_of(conn, db.spread),
             lambda conn: expected.known_keys(conn, db.keys),
@@ -220,7 +228,7 @@ def questions(db: Database) -> dict[str, Operation]:
         "list the retries of many": lambda: retries.list_retries(db.engine),
         "list what operators did": lambda: actions.list_actions(db.engine, PageFilter()),
         "overview, counts and the oldest age": lambda: overview.stats(db.engine),
-        "overview, all of it": lambda: overview.overview(db.engine, timedelta(minutes=5), has_target=True),
+        "overview, all of it": lambda: overview.of(db.engine, SYNCING),
     }
 
 

@@ -5,9 +5,10 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Protocol
 
-from sqlalchemy import ColumnElement, and_, func, or_, select, text, update
+from sqlalchemy import ColumnElement, and_, exists, func, literal, or_, select, text, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from service.models import NEVER_SYNCED, IncomingEmail
 from service.operations import DIFFERENCES, IN_STORAGE, IN_TARGET, OPEN, ReconciliationFinding
 
 # Findings of a run that are kept; beyond that they are counted.
@@ -19,6 +20,7 @@ WORDS = {
     "different": "different in the target",
     "ahead": "ahead of the record in the target",
     "extra": "in the target without an e-mail",
+    "not_sent": "not sent to the webhook",
     "object_missing": "missing in the storage",
     "object_damaged": "damaged in the storage",
     "object_unreadable": "in the storage and cannot be read",
@@ -95,7 +97,19 @@ def extra_documents() -> ColumnElement[bool]:
 
 
 def whole_target() -> ColumnElement[bool]:
-    return _finding.kind.in_(IN_TARGET)
+    """Name all that is compared with documents."""
+    return and_(_finding.kind.in_(IN_TARGET), _finding.kind != "not_sent")
+
+
+def unsent_in_target() -> ColumnElement[bool]:
+    """Name the e-mails that were not sent to a webhook."""
+    return _finding.kind == "not_sent"
+
+
+def sent_by_now() -> ColumnElement[bool]:
+    """Name the e-mails that were not sent once and are by now, or are on their way."""
+    unsent = exists(literal(1)).where(IncomingEmail.id == _finding.email_id, text(NEVER_SYNCED))
+    return and_(unsent_in_target(), ~unsent)
 
 
 def objects_under(prefix: str) -> ColumnElement[bool]:

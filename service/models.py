@@ -38,6 +38,9 @@ FINISHED = "processing_status IN ('completed', 'failed')"
 TO_SYNC = f"sync_status = 'pending' AND {FINISHED}"
 NOT_SYNCED = "sync_status = 'failed'"
 SIGNED = "signature_hash IS NOT NULL"  # not so in rows from before there was the column
+# Finished, not synced, and not on its way: it failed, or there was no target when it finished.
+UNSYNCED = f"sync_status IN ('not_applicable', 'failed') AND {FINISHED}"
+NEVER_SYNCED = f"sync_status = 'not_applicable' AND {FINISHED}"
 OUTCOMES = ("completed", "released", "failed", "handed_back", "abandoned")
 
 
@@ -114,6 +117,8 @@ class IncomingEmail(Base):
     attempt_number: Mapped[int] = mapped_column(Integer, server_default="0")
     abandoned_count: Mapped[int] = mapped_column(Integer, server_default="0")  # attempts abandoned in a row
     due_at: Mapped[datetime] = mapped_column(server_default=func.now())  # when the sweep rings (again)
+    # Since when it waits for its attempt, or will once a pause is over; null in rows from before there was this column.
+    queued_at: Mapped[datetime | None] = mapped_column(server_default=func.now())
     lease_until: Mapped[datetime | None]
 
     __table_args__ = (
@@ -121,6 +126,7 @@ class IncomingEmail(Base):
         one_of("sync_status", SYNC_STATUSES),
         Index("ix_incoming_emails_sync_due", "sync_due_at", postgresql_where=text(TO_SYNC)),
         Index("ix_incoming_emails_not_synced", "id", postgresql_where=text(NOT_SYNCED)),
+        Index("ix_incoming_emails_unsynced", "id", postgresql_where=text(UNSYNCED)),
         Index("ix_incoming_emails_status_received", "processing_status", "received_at"),
         Index(
             "ix_incoming_emails_due",

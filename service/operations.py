@@ -10,6 +10,8 @@ from service.models import Base, one_of
 
 RETRIED = ("job", "sync")
 RETRY_STATUSES = ("running", "done", "cancelled")
+# What became of an e-mail of a bulk retry; superseded: another retry began before it was seen how this one ended.
+RETRY_OUTCOMES = ("repaired", "failed_again", "superseded")
 CAUSES = (
     *("failures", "quarantine", "waiting", "silence", "signatures", "workers", "no_worker", "sync"),
     "reconciliation",
@@ -21,7 +23,7 @@ RUN_KINDS = ("reconcile", "verify")
 RUN_STATUSES = ("running", "done", "failed", "abandoned", "cancelled")
 # What a run puts right: nothing; documents that are missing or differ, which no harm can come of; or all that can be.
 FIXES = ("nothing", "syncs", "all")
-IN_TARGET = ("missing", "different", "ahead", "extra")
+IN_TARGET = ("missing", "different", "ahead", "extra", "not_sent")
 IN_STORAGE = ("object_missing", "object_damaged", "object_unreadable")
 DIFFERENCES = (*IN_TARGET, *IN_STORAGE)
 # What nobody needs to do anything about: it is of others, or takes some room.
@@ -32,6 +34,8 @@ RUNNING = "status = 'running'"
 DONE = "status = 'done'"
 OPEN = "repair IS NULL AND closed_at IS NULL"
 PENDING = "status = 'pending'"
+UNSETTLED = "settled_at IS NULL"
+NO_OUTCOME = "bulk_retry_id IS NOT NULL AND email_id IS NOT NULL AND outcome IS NULL"
 
 
 # What a retry of many, or a reconciliation, does to each e-mail is told with the e-mail.
@@ -50,8 +54,11 @@ class OperatorAction(Base):
     email_id: Mapped[int | None] = mapped_column(BigInteger)
     quarantine_id: Mapped[int | None] = mapped_column(BigInteger)
     bulk_retry_id: Mapped[int | None] = mapped_column(BigInteger)
+    outcome: Mapped[str | None]  # of an e-mail of a bulk retry; null while it runs
 
     __table_args__ = (
+        one_of("outcome", RETRY_OUTCOMES),
+        Index("ix_operator_actions_open", "bulk_retry_id", "id", postgresql_where=text(NO_OUTCOME)),
         Index("ix_operator_actions_email", "email_id", "id", postgresql_where=text("email_id IS NOT NULL")),
         Index("ix_operator_actions_by_hand", "id", postgresql_where=text(BY_HAND)),
     )
@@ -75,12 +82,20 @@ class BulkRetry(Base):
     place_time: Mapped[datetime | None]  # how far the walk, newest first, has come
     place_id: Mapped[int | None] = mapped_column(BigInteger)
     next_at: Mapped[datetime] = mapped_column(server_default=func.now())  # when another step is due
-    finished_at: Mapped[datetime | None]
+    finished_at: Mapped[datetime | None]  # when the last one was queued
+    # What became of the e-mails, as far as it is known.
+    repaired: Mapped[int] = mapped_column(BigInteger, server_default="0")
+    failed_again: Mapped[int] = mapped_column(BigInteger, server_default="0")
+    superseded: Mapped[int] = mapped_column(BigInteger, server_default="0")
+    look_place: Mapped[int] = mapped_column(BigInteger, server_default="0")  # the action looked at last
+    look_at: Mapped[datetime] = mapped_column(server_default=func.now())  # when the next look is due
+    settled_at: Mapped[datetime | None]  # when nothing ran any more
 
     __table_args__ = (
         one_of("what", RETRIED),
         one_of("status", RETRY_STATUSES),
         Index("ix_bulk_retries_running", "next_at", postgresql_where=text("status = 'running'")),
+        Index("ix_bulk_retries_unsettled", "look_at", postgresql_where=text(UNSETTLED)),
     )
 
 

@@ -24,8 +24,10 @@ class Selection(BaseModel):
     status: Literal["received", "queued", "processing", "completed", "failed"] | None = Field(
         None, description="Where its job stands"
     )
-    sync_status: Literal["not_applicable", "pending", "synced", "failed"] | None = Field(
-        None, description="Where its sync stands"
+    sync_status: Literal["not_applicable", "pending", "synced", "failed", "unsynced"] | None = Field(
+        None,
+        description="Where its sync stands; `unsynced`: finished and neither synced nor on its way, because its sync failed"
+        " or because there was no target when it finished",
     )
     ticket: Text | None = Field(
         None, max_length=200, description="The ticket's number, as the webhook gave it"

@@ -22,7 +22,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from service.models import NOT_SYNCED, STATUSES, Attachment, IncomingEmail, in_status
+from service.models import NOT_SYNCED, STATUSES, UNSYNCED, Attachment, IncomingEmail, in_status
 from service.rows import brief
 from service.selection import MOST_SENDER, NONE, Selection
 
@@ -31,6 +31,7 @@ from service.selection import MOST_SENDER, NONE, Selection
 EXAMINED = 5_000
 # How many are counted, where that is all there is to do with a row.
 COUNTED = 10_000
+_UNSYNCED, _FINISHED = ("not_applicable", "failed"), ("completed", "failed")
 _BY_TIME = {"status", "received_after", "received_before"}
 
 HEAVY = {"raw_body", "raw_headers", "signature_hash", "reading_hash"}
@@ -135,7 +136,7 @@ def matches(wanted: Selection, walked: Subquery) -> list[ColumnElement[bool]]:
         ("zendesk_ticket_id", wanted.ticket),
     ):
         if value is not None:
-            conditions.append(row[column] == value)
+            conditions.append(_is(walked, column, value))
     if wanted.sender is not None:
         conditions.append(_sender(row.from_email) == _sender(wanted.sender))
     for column, value in (("error_code", wanted.error_code), ("error_host", wanted.host)):
@@ -152,6 +153,12 @@ def matches(wanted: Selection, walked: Subquery) -> list[ColumnElement[bool]]:
     return conditions
 
 
+def _is(walked: Subquery, column: str, value: str) -> ColumnElement[bool]:
+    if (column, value) == ("sync_status", "unsynced"):
+        return and_(walked.c.sync_status.in_(_UNSYNCED), walked.c.processing_status.in_(_FINISHED))
+    return walked.c[column] == value
+
+
 def known(number: int) -> ColumnElement[int]:
     """Write a number into the statement: of a parameter Postgres, once it keeps a plan, believes what it likes."""
     return literal_column(str(number))
@@ -166,6 +173,8 @@ def _key(wanted: Selection) -> ColumnElement[bool] | TextClause | None:
         return IncomingEmail.error_code == wanted.error_code
     if wanted.sync_status == "failed":
         return text(NOT_SYNCED)
+    if wanted.sync_status == "unsynced":
+        return text(UNSYNCED)
     return None
 
 

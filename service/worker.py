@@ -27,7 +27,7 @@ from service.limits import raise_file_limit
 from service.process.attempt import process, renew_leases
 from service.reconcile.hourly import minute, reconcile_when_told
 from service.reconcile.verify import verify_for_ever
-from service.recovery.bulk import step_for_ever
+from service.recovery import bulk, outcomes
 from service.recovery.sweep import sweep_for_ever
 from service.resources import background, open_resources, read_settings_for_resources
 from service.sync.attempt import sync
@@ -68,7 +68,8 @@ async def start(ctx: dict[str, Any]) -> None:
     await stack.enter_async_context(beating(res))
     await stack.enter_async_context(background(lambda: sweep_for_ever(res, ctx["hands"])))
     await stack.enter_async_context(background(lambda: renew_leases(res)))
-    await stack.enter_async_context(background(lambda: step_for_ever(res)))
+    await stack.enter_async_context(background(lambda: bulk.step_for_ever(res)))
+    await stack.enter_async_context(background(lambda: outcomes.step_for_ever(res)))
     await stack.enter_async_context(background(lambda: verify_for_ever(res)))
     hour = ctx["hour"] = asyncio.Event()
     await stack.enter_async_context(background(lambda: reconcile_when_told(res, hour)))

@@ -22,7 +22,7 @@ from service.recovery import bulk
 from service.resources import Resources
 from service.storage.objects import put
 from tests.commands import Done, command, terminal, typed
-from tests.conftest import ROOT, environment, eventually
+from tests.conftest import ROOT, environment, eventually, working
 from tests.targets import SECRET, Receiver, receiver
 
 REASON = "the address at 'files.example' is refused: the host is not among DOWNLOAD_HOSTS"
@@ -383,7 +383,7 @@ async def test_on_a_terminal_it_asks_and_does_nothing_without_a_yes(
 async def test_waiting_ends_with_the_retry_and_ctrl_c_leaves_it_running(
     settings: Settings, res: Resources, database: asyncpg.Connection
 ) -> None:
-    await add(database, 3)
+    await add(database, 3, attachment_urls="[]")
     words = ("-m", "service", "emails", "retry", "--all", "--yes", "--wait")
 
     async def begin() -> asyncio.subprocess.Process:
@@ -400,22 +400,26 @@ async def test_waiting_ends_with_the_retry_and_ctrl_c_leaves_it_running(
     await asyncio.sleep(1)  # until it waits, which shows nowhere; sooner, and it ends with another code
     left.send_signal(signal.SIGINT)
     _, said = await left.communicate()
-    while await bulk.step(res):
-        pass
+    async with working(settings):
+        again = await command(settings, "retries", "wait", "1")
     await database.execute(
         "UPDATE incoming_emails SET processing_status = 'failed', completed_at = now() - interval '1 s'"
     )
-    stayed = await begin()
-    await eventually(has_begun)
-    await eventually(lambda: bulk.step(res))
-    out, _ = await stayed.communicate()
+    async with working(settings):
+        stayed = await begin()
+        out, _ = await stayed.communicate()
 
-    assert (left.returncode, said.decode().splitlines()[-1]) == (
-        130,
+    assert left.returncode == 130
+    assert said.decode().splitlines()[-2:] == [
+        "`holdfast retries wait 1` waits again.",
         "It goes on; `holdfast retries cancel 1` ends it.",
+    ]
+    ends = "is done with 3 of 3 queued\n3 repaired, 0 failed again, 0 still running.\n"
+    assert (again.returncode, again.stdout) == (0, f"Retry of many 1 {ends}")
+    assert (stayed.returncode, out.decode().splitlines(keepends=True)[-2:]) == (
+        0,
+        f"Retry of many 2 {ends}".splitlines(keepends=True),
     )
-    assert stayed.returncode == 0
-    assert "is done with 3 of 3 queued" in out.decode()
 
 
 async def test_failures_are_grouped(settings: Settings, database: asyncpg.Connection) -> None:

@@ -149,8 +149,9 @@ async def test_what_runs_again_is_old_but_does_not_make_the_verdict_late(
 async def test_the_overview_has_a_verdict(client: Client, database: asyncpg.Connection) -> None:
     await fail(database, 2)
     await database.execute(
-        "INSERT INTO incoming_emails (zendesk_ticket_id, processing_status, attempt_number, received_at, started_at,"
-        " completed_at) SELECT '1', 'completed', 1, now() - interval '90 s', now() - interval '80 s', now()"
+        "INSERT INTO incoming_emails (zendesk_ticket_id, processing_status, attempt_number, received_at, queued_at,"
+        " started_at, completed_at) SELECT '1', 'completed', 1, now() - interval '1 h', now() - interval '90 s',"
+        " now() - interval '80 s', now()"
         " FROM generate_series(1, 3)"
     )
 

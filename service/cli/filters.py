@@ -11,12 +11,14 @@ if TYPE_CHECKING:
 F = TypeVar("F", bound=Callable[..., Any])
 S = TypeVar("S", bound="Selection")
 STATUSES = click.Choice(["received", "queued", "processing", "completed", "failed"])
-SYNC_STATUSES = click.Choice(["not_applicable", "pending", "synced", "failed"])
+SYNC_STATUSES = click.Choice(["not_applicable", "pending", "synced", "failed", "unsynced"])
 
 _OPTIONS = {
     "q": click.option("--text", "q", help="A text in subject, sender or a file's name."),
     "status": click.option("--status", type=STATUSES),
-    "sync_status": click.option("--sync-status", type=SYNC_STATUSES, help="Where the sync stands."),
+    "sync_status": click.option(
+        "--sync-status", type=SYNC_STATUSES, help="Where the sync stands; unsynced: failed or not_applicable."
+    ),
     "ticket": click.option("--ticket", help="Only this Zendesk ticket."),
     "sender": click.option("--sender", help="Only from this address."),
     "error_code": click.option("--error-code", help="Only with this code; `none`: that failed without one."),

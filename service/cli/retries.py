@@ -2,7 +2,8 @@
 
 import click
 
-from service.cli.bulk import print_retry
+from service.cli.bulk import end, outcomes, print_retry
+from service.cli.bulk import wait as wait_for
 from service.cli.environment import actor, env_file, with_engine, with_resources
 from service.cli.terminal import Column, json_option, print_facts, print_json, print_table, shown_time
 
@@ -12,6 +13,7 @@ COLUMNS = (
     Column("status", whole=True),
     Column("queued", whole=True),
     Column("of", whole=True),
+    Column("became", least_width=100),
     Column("by", least_width=120),
     Column("what", whole=True),
     Column("filter"),
@@ -21,7 +23,7 @@ ID = click.IntRange(0, 2**63 - 1)
 
 @click.group()
 def retries() -> None:
-    """Look at retries of many e-mails, or of their syncs, which workers carry out, and cancel one."""
+    """Look at retries of many e-mails, or of their syncs, which workers carry out; wait for one, or cancel it."""
 
 
 @retries.command("list")
@@ -42,6 +44,7 @@ def list_(*, as_json: bool) -> None:
             each.status,
             each.retried,
             f"{each.planned}{'+' if each.planned_capped else ''}",
+            outcomes(each),
             each.actor,
             each.what,
             each.filter.model_dump_json(exclude_none=True),
@@ -56,7 +59,7 @@ def list_(*, as_json: bool) -> None:
 @json_option
 @env_file
 def show(retry_id: int, *, as_json: bool) -> None:
-    """Show how far one is."""
+    """Show how far one is, and what became of the e-mails."""
     from service.queries.retries import get_retry
 
     seen = with_engine(lambda engine: get_retry(engine, retry_id))
@@ -71,9 +74,28 @@ def show(retry_id: int, *, as_json: bool) -> None:
         ("filter", seen.filter.model_dump_json(exclude_none=True)),
         ("at most", f"{seen.per_second} a second"),
         ("looked back to", shown_time(seen.reached) if seen.reached else None),
-        ("ended", shown_time(seen.finished_at) if seen.finished_at else None),
+        ("all queued", shown_time(seen.finished_at) if seen.finished_at else None),
+        ("all ended", shown_time(seen.settled_at) if seen.settled_at else None),
     )
     print_facts(facts)
+
+
+@retries.command()
+@click.argument("retry_id", metavar="ID", type=ID)
+@json_option
+@env_file
+def wait(retry_id: int, *, as_json: bool) -> None:
+    """Wait until no e-mail of one is queued or running; Ctrl-C ends the waiting alone.
+
+    Exits with 0 if all are repaired (synced, of a retry of syncs), 3 if some failed again, and 1 if it is not known: it was
+    cancelled, another retry took over an e-mail, or Postgres is away.
+    """
+    from service.queries.retries import get_retry
+
+    wait_for(retry_id)
+    seen = with_engine(lambda engine: get_retry(engine, retry_id))
+    print_json(seen) if as_json else print_retry(seen)
+    end(seen)
 
 
 @retries.command()

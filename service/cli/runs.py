@@ -91,7 +91,7 @@ def _print(run: "ReconciliationDetail") -> None:
     print_line(*_verdict(run))
     for kind, count in run.counts.items():
         done = run.repaired.get(kind, 0)
-        about = "left alone" if kind in _REMARKS else f"{done:,} being put right" if done else ""
+        about = "left alone" if kind in _REMARKS else f"{done:,} repairs begun" if done else ""
         print_line(f"{count:>9,}", words[kind], f"({about})" if about else "")
         for finding in [each for each in run.findings if each.kind == kind]:
             print_line(" " * 9, _example(finding))
@@ -106,8 +106,20 @@ def _verdict(run: "ReconciliationDetail") -> tuple[str, ...]:
     if run.open:
         return (f"{run.open:,} {'differs' if run.open == 1 else 'differ'} from what is on record.",)
     if run.repaired:
-        return ("All that differed is being put right.",)
+        return (_repaired(run),)
     return ("All that was looked at is as it is on record.",)
+
+
+def _repaired(run: "ReconciliationDetail") -> str:
+    """Say what became of the repairs by now."""
+    if not (run.repairing or run.unrepaired):
+        return (
+            "All that differed was put right." if run.is_kept else "A repair was begun for all that differed."
+        )
+    failed = f"; {run.unrepaired:,} could not be put right" if run.unrepaired else ""
+    return (
+        f"{run.repairing:,} of what differed {'is' if run.repairing == 1 else 'are'} being put right{failed}."
+    )
 
 
 def _example(finding: "FindingView") -> str:
@@ -120,7 +132,8 @@ def _example(finding: "FindingView") -> str:
 def _facts(run: "ReconciliationDetail") -> list[tuple[str, str | None]]:
     part = "" if run.part is None else f", part {run.part + 1} of 24 of the storage"
     looked_at = f"{run.emails:,} e-mails, {run.documents:,} documents, {run.objects:,} objects{part}"
-    facts = [("run", f"{run.id} ({run.kind}), by {run.actor}"), ("looked at", looked_at)]
+    facts = [("run", f"{run.id} ({run.kind}), by {run.actor}"), ("compared", " and ".join(run.compared))]
+    facts.append(("looked at", looked_at))
     if run.since:
         facts.append(("since", shown_time(run.since)))
     if run.kind == "verify":
@@ -135,6 +148,6 @@ def _facts(run: "ReconciliationDetail") -> list[tuple[str, str | None]]:
 def _target(run: "ReconciliationDetail") -> str:
     if not run.targets:
         return "none: SYNC_URL is not set"
-    if "webhook" in run.targets:
-        return f"{run.targets}; what a webhook's receiver has cannot be read"
+    if run.not_sent is not None:
+        return f"{run.targets}; a webhook's receiver cannot be compared, {run.not_sent:,} not sent yet"
     return run.targets

@@ -106,6 +106,7 @@ def _times(seen: "Overview") -> "list[tuple[str, str | None]]":
 
     times, oldest = seen.times, seen.oldest_sync_seconds
     return [
+        ("comparison", " ".join(seen.comparison.summary)),
         ("to be synced", f"for {duration(oldest)} at most" if oldest is not None else None),
         ("in the queue", both(times.queue_p50, times.queue_p95)),
         ("in work", both(times.processing_p50, times.processing_p95)),

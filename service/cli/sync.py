@@ -20,7 +20,8 @@ if TYPE_CHECKING:
     "--all",
     "everything",
     is_flag=True,
-    help="All finished ones that match the filters; those that could not be synced, unless --sync-status says other.",
+    help="All finished ones that match the filters: those that could not be synced, and those from before there was a"
+    " target, unless --sync-status says other.",
 )
 @filters()
 @bulk_options

@@ -86,9 +86,11 @@ async def check_workers(res: Resources) -> Check:
 
 
 async def check_waiting(res: Resources) -> Check:
-    seconds = (await within(SECONDS, overview.stats(res.engine))).oldest_not_begun_seconds
+    stats = await within(SECONDS, overview.stats(res.engine))
+    seconds = stats.oldest_not_begun_seconds
     if seconds is None:
-        return Check("waiting", True, "nothing waits")
+        again = stats.by_status["queued"]
+        return Check("waiting", True, f"{again:,} wait for another attempt" if again else "nothing waits")
     is_late = seconds > res.settings.alert_waiting_seconds
     advice = "see which with `holdfast emails list --status queued`, and why in the workers' log"
     found = f"the oldest has waited {duration(seconds)}"

@@ -90,6 +90,7 @@ def queue_again(which: ColumnElement[bool]) -> CTE:
             retry_count=0,
             abandoned_count=0,
             due_at=func.now() + FIRST_RING_GRACE,
+            queued_at=func.now(),
             started_at=None,
             completed_at=None,
             error_code=None,

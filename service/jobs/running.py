@@ -49,6 +49,7 @@ class Claim:
     named, or "" where it named none and has to be looked up. The webhook's own list of attachments has
     `announced_bytes`; `is_listed` is False where it had none. `looked_up`: the files were looked up in Zendesk's
     API before. `age` is in seconds, from when the webhook was received; `invocation` is what logs call it.
+    `waited` is in seconds, from when the job was due for this attempt.
     """
 
     email_id: int
@@ -62,6 +63,7 @@ class Claim:
     age: float = field(default=0, compare=False)
     invocation: str = field(default="", compare=False)
     reread: bool = field(default=False, compare=False)
+    waited: float = field(default=0, compare=False)
 
     @property
     def held(self) -> tuple[int, int]:

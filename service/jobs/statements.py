@@ -60,6 +60,7 @@ def rescue(most_abandoned: int, limit: int, spread: timedelta, sync_status: str)
         .cte("expired")
     )
     another = IncomingEmail.abandoned_count + 1 < most_abandoned
+    due_at = func.now() + IncomingEmail.abandoned_count * func.random() * literal(spread)
     left = (
         update(IncomingEmail)
         .where(IncomingEmail.id == expired.c.id)
@@ -67,7 +68,8 @@ def rescue(most_abandoned: int, limit: int, spread: timedelta, sync_status: str)
             processing_status=case((another, "queued"), else_="failed"),
             abandoned_count=IncomingEmail.abandoned_count + 1,
             completed_at=case((~another, func.now())),
-            due_at=func.now() + IncomingEmail.abandoned_count * func.random() * literal(spread),
+            due_at=due_at,
+            queued_at=case((another, due_at), else_=IncomingEmail.queued_at),
             lease_until=None,
             error_code="abandoned",
             error_host=None,
@@ -103,6 +105,7 @@ def _claim() -> Select[Any]:
             cast(func.extract("epoch", func.now() - IncomingEmail.received_at), Double).label("age"),
             func.coalesce(IncomingEmail.invocation_id, IncomingEmail.idempotency_key).label("invocation"),
             IncomingEmail.reread,
+            cast(func.extract("epoch", func.now() - _queued_at()), Double).label("waited"),
         )
         .cte("claimed")
     )
@@ -115,6 +118,12 @@ def _claim() -> Select[Any]:
         .cte("begun")
     )
     return select(claimed).add_cte(begun)
+
+
+def _queued_at() -> ColumnElement[Any]:
+    """Give since when a job waits; of the time before this was noted, a first attempt has waited since the receipt."""
+    before = case((IncomingEmail.attempt_number == 1, IncomingEmail.received_at), else_=func.now())
+    return func.coalesce(IncomingEmail.queued_at, before)
 
 
 def _renew() -> ReturningUpdate[int, int]:
@@ -130,6 +139,7 @@ def _renew() -> ReturningUpdate[int, int]:
 def _settle() -> tuple[Select[Any], Select[Any]]:
     asked = rows_of("settlement", SETTLEMENT)
     mine = _held(asked)
+    is_queued = mine.c.status == "queued"
     left = (
         update(IncomingEmail)
         .where(IncomingEmail.id == mine.c.email_id)
@@ -139,7 +149,8 @@ def _settle() -> tuple[Select[Any], Select[Any]]:
             # A shutdown says nothing about the e-mail; any other end clears it of suspicion.
             abandoned_count=case((mine.c.outcome == "handed_back", IncomingEmail.abandoned_count), else_=0),
             completed_at=case((mine.c.status != "queued", func.now())),
-            due_at=case((mine.c.status == "queued", func.now() + mine.c.delay), else_=IncomingEmail.due_at),
+            due_at=case((is_queued, func.now() + mine.c.delay), else_=IncomingEmail.due_at),
+            queued_at=case((is_queued, func.now() + mine.c.delay), else_=IncomingEmail.queued_at),
             lease_until=None,
             error_code=mine.c.error_code,
             error_host=mine.c.error_host,

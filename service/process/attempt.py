@@ -38,7 +38,7 @@ async def process(res: Resources, email_id: int, attempt_number: int) -> None:
     bind_contextvars(invocation=claim.invocation)
     log.info("attempt_started", **_names(claim), age_ms=round(1000 * claim.age))
     if claim.attempt_number == 1:
-        QUEUE_DELAY.observe(claim.age)
+        QUEUE_DELAY.observe(max(claim.waited, 0))
     outcome, code = "unsettled", None
     res.claims.add(claim.held)
     try:

@@ -13,8 +13,9 @@ from service.config.settings import Settings
 from service.database import check_writable, connect, run
 from service.models import NOT_SYNCED, STATUSES, TO_SYNC, IncomingEmail, QuarantinedWebhook, in_status
 from service.operations import Alert
+from service.queries.comparison import ComparisonView, comparison_of
 from service.queries.history import HOUR_CAP, Hour, Times, hours_of, times_of
-from service.queries.verdict import Told, number, of_syncs, say
+from service.queries.verdict import MOMENT_SECONDS, Told, number, of_syncs, say
 from service.queries.views import ProcessingStatus, View
 from service.queries.workers import WorkerView, workers_of
 from service.rows import BRIEF_TEXT
@@ -46,7 +47,21 @@ _NOT_BEGUN = text(f"""
     ) AS oldest
     WHERE attempt_number = 0
 """)  # noqa: S608 a number of ours
-
+# It waits for a worker since it was queued again, or since its pause was over.
+_AGAIN = text(f"""
+    SELECT extract(epoch FROM now() - min(queued_at))::float8 FROM (
+        SELECT queued_at, attempt_number FROM incoming_emails
+        WHERE processing_status = (SELECT 'queued') ORDER BY received_at LIMIT (SELECT {COUNT_CAP})
+    ) AS oldest
+    WHERE attempt_number > 0
+""")  # noqa: S608 a number of ours
+_UNREAD = text(f"""
+    SELECT count(*) FROM (
+        SELECT received_at FROM quarantined_webhooks WHERE replayed_at IS NULL
+        ORDER BY id DESC LIMIT (SELECT {COUNT_CAP})
+    ) AS newest
+    WHERE received_at > now() - interval '1 day'
+""")  # noqa: S608 a number of ours
 
 # What was due first: nothing is put off for longer than the longest pause, so the oldest is among them.
 _TO_SYNC = text(f"""
@@ -90,6 +105,11 @@ class Overview(Stats):
     need_you: int  # failed or in quarantine, whenever they came; what could not be synced may be one of them
     need_you_capped: bool
     has_target: bool = Field(description="Whether there is a target that finished e-mails are carried to")
+    unread: int = Field(description="Requests of the last 24 hours that are in quarantine")
+    unread_capped: bool
+    comparison: ComparisonView = Field(
+        description="What was compared with what is on record, when, and what differs by now"
+    )
     alerts: Sequence[str]  # of what is the matter now; failures and quarantine are counted
     times: Times
     hours: Sequence[Hour]
@@ -97,24 +117,23 @@ class Overview(Stats):
 
 
 async def of(engine: AsyncEngine, settings: Settings) -> Overview:
-    """Sum it up under these settings."""
-    return await overview(engine, settings.late_after, has_target=bool(settings.sync_url))
-
-
-async def overview(engine: AsyncEngine, late_after: timedelta, *, has_target: bool) -> Overview:
     """Sum up the last 24 hours and all that is open; what waits longer than `late_after` is late.
 
     Without a target the verdict says nothing of syncs, whatever is on record from when there was one.
     """
+    late_after, has_target = settings.late_after, bool(settings.sync_url)
     counts = await stats(engine)
     async with connect(engine) as conn:
         hours = await hours_of(conn)
         times = await times_of(conn)
         workers = await workers_of(conn)
         alerts = (await conn.scalars(_ALERTS)).all()
+        again = await conn.scalar(_AGAIN)
+        unread = int(await conn.scalar(_UNREAD) or 0)
+        comparison = await comparison_of(conn, settings)
     last_day = sum(hour.received for hour in hours)
     need_you = counts.by_status["failed"] + counts.quarantined
-    waits = counts.oldest_not_begun_seconds
+    waits = _longest(counts.oldest_not_begun_seconds, again)
     late = (waits or 0) > late_after.total_seconds()
     failed = number(counts.by_sync_status["failed"], "sync_failed" in counts.capped)
     syncs = of_syncs(failed) if has_target else ()
@@ -123,6 +142,7 @@ async def overview(engine: AsyncEngine, late_after: timedelta, *, has_target: bo
     last_day_capped = any(hour.capped for hour in hours)
     not_safe = [hour.failed + (hour.waiting if late else 0) for hour in hours]
     not_safe_capped = any(number >= HOUR_CAP for number in not_safe)
+    unfinished = sum(n for status, n in counts.by_status.items() if status in UNFINISHED)
     need_you_capped = bool({"failed", "quarantined"} & set(counts.capped))
     return Overview(
         **dict(counts),
@@ -133,8 +153,9 @@ async def overview(engine: AsyncEngine, late_after: timedelta, *, has_target: bo
                 number(need_you, need_you_capped),
                 (*syncs, *(f"{alert}." for alert in alerts)),
                 waits,
-                sum(n for status, n in counts.by_status.items() if status in UNFINISHED),
+                number(unfinished, bool(set(UNFINISHED) & set(counts.capped))),
                 sync_waits,
+                number(unread, unread >= COUNT_CAP),
             )
         ),
         state="late" if late else "attention" if needs_look else "safe",
@@ -145,6 +166,9 @@ async def overview(engine: AsyncEngine, late_after: timedelta, *, has_target: bo
         need_you=need_you,
         need_you_capped=need_you_capped,
         has_target=has_target,
+        unread=unread,
+        unread_capped=unread >= COUNT_CAP,
+        comparison=comparison,
         alerts=alerts,
         times=times,
         hours=hours,
@@ -191,6 +215,13 @@ async def ping(engine: AsyncEngine) -> None:
         await conn.execute(select(IncomingEmail.id).limit(1))
 
     await run(engine, PING_SECONDS, look)
+
+
+def _longest(not_begun: float | None, again: float | None) -> float | None:
+    """Give how long an e-mail has waited for a worker at most; one that was queued again a moment ago does not count."""
+    waits = [not_begun] if not_begun is not None else []
+    waits += [again] if again is not None and again > MOMENT_SECONDS else []
+    return max(waits, default=None)
 
 
 def _capped(

@@ -7,6 +7,7 @@ from typing import Any, Literal
 from pydantic import Field, computed_field
 from sqlalchemy import (
     JSON,
+    BigInteger,
     ColumnElement,
     RowMapping,
     Select,
@@ -24,8 +25,10 @@ from sqlalchemy import (
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from service.database import connect
+from service.differences import MOST_KEPT
 from service.errors import Rejected
 from service.operations import DIFFERENCES, OPEN, REMARKS, Reconciliation, ReconciliationFinding
+from service.queries.comparison import scope_of
 from service.queries.pages import PageFilter, cursor_at
 from service.queries.views import View
 from service.rows import BRIEF_TEXT, brief, is_short
@@ -36,6 +39,7 @@ Kind = Literal[
     "different",
     "ahead",
     "extra",
+    "not_sent",
     "object_missing",
     "object_damaged",
     "object_unreadable",
@@ -73,6 +77,27 @@ class ReconciliationView(View):
     megabytes_per_second: int | None
     place: str | None = Field(description="How far a verification has come")
 
+    @computed_field(description="What it compares with what is on record, in words")  # type: ignore[prop-decorator]
+    @property
+    def compared(self) -> Sequence[str]:
+        return scope_of(self.model_dump(include={"kind", "since", "part", "targets", "started_at"}))
+
+    @computed_field(  # type: ignore[prop-decorator]
+        description="Finished e-mails that a webhook did not have when it ended: not sent, failed, or on their way;"
+        " null without a webhook, whose receiver cannot be compared"
+    )
+    @property
+    def not_sent(self) -> int | None:
+        if "webhook" not in (self.targets or ""):
+            return None
+        left = self.counts.get("not_sent", 0) - self.repaired.get("not_sent", 0)
+        return left + self.not_synced + self.unfinished
+
+    @computed_field(description="Whether each of what it found is kept, and not only counted")  # type: ignore[prop-decorator]
+    @property
+    def is_kept(self) -> bool:
+        return sum(self.counts.values()) <= MOST_KEPT
+
     @computed_field(description="Differences that no repair was begun for")  # type: ignore[prop-decorator]
     @property
     def open(self) -> int:
@@ -107,6 +132,8 @@ class ReconciliationDetail(ReconciliationView):
     is_open: bool = Field(
         description="Whether no later run has looked again at something that it left as it was"
     )
+    repairing: int = Field(description="E-mails of its repairs whose job or sync is not over yet")
+    unrepaired: int = Field(description="E-mails of its repairs that failed all the same")
     findings: Sequence[FindingView]
     next_cursor: str | None
 
@@ -155,7 +182,11 @@ async def _read(
 ) -> tuple[RowMapping, Sequence[FindingView]]:
     found = ReconciliationFinding
     left = exists().where(found.reconciliation_id == run_id, found.kind.in_(DIFFERENCES), text(OPEN))
-    one = select(*_columns(), left.label("is_open")).where(Reconciliation.id == run_id)
+    repairs = (
+        text(_REPAIRS).columns(repairing=BigInteger, unrepaired=BigInteger).bindparams(run=run_id).subquery()
+    )
+    wanted = select(*_columns(), left.label("is_open"), *repairs.c).join_from(Reconciliation, repairs, true())
+    one = wanted.where(Reconciliation.id == run_id)
     async with connect(engine) as conn:
         run = (await conn.execute(one)).mappings().one_or_none()
         if run is None:
@@ -170,6 +201,18 @@ def _brief_finding() -> Sequence[ColumnElement[Any]]:
     cut = func.json_build_object("clipped", true(), "reason", reason)
     detail = case((is_short(columns.detail), columns.detail), else_=cut).cast(JSON).label("detail")
     return [*brief(column for column in columns if column.name != "detail"), detail]
+
+
+# As far as its findings are kept.
+_REPAIRS = """
+SELECT count(DISTINCT email.id) FILTER (
+    WHERE email.processing_status NOT IN ('completed', 'failed') OR email.sync_status = 'pending'
+) AS repairing, count(DISTINCT email.id) FILTER (
+    WHERE finding.kind LIKE 'object%' AND email.processing_status = 'failed' OR email.sync_status = 'failed'
+) AS unrepaired
+FROM reconciliation_findings AS finding JOIN incoming_emails AS email ON email.id = finding.email_id
+WHERE finding.reconciliation_id = :run AND finding.repair IS NOT NULL
+"""
 
 
 def _columns() -> Sequence[ColumnElement[Any]]:

@@ -1,10 +1,10 @@
-"""Retries of many: how far each has come."""
+"""Retries of many: how far each has come, and what became of the e-mails."""
 
 from collections.abc import Sequence
 from datetime import datetime
 from typing import Any, Literal
 
-from pydantic import Field
+from pydantic import Field, computed_field
 from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncEngine
 
@@ -30,9 +30,21 @@ class BulkRetryView(View):
     status: Literal["running", "done", "cancelled"]
     planned: int  # how many matched when it began; at least so many, where it is capped
     planned_capped: bool
-    retried: int
+    retried: int = Field(description="E-mails that were queued")
+    repaired: int = Field(description="Of those: completed; of a retry of syncs: synced")
+    failed_again: int = Field(description="Of those: failed again, or have no target any more")
+    superseded: int = Field(
+        description="Of those: another retry began before it was seen how this one ended; they count there"
+    )
     reached: datetime | None  # all that came after this has been looked at
-    finished_at: datetime | None
+    finished_at: datetime | None = Field(description="When the last one was queued")
+    settled_at: datetime | None = Field(description="When nothing was queued or running any more")
+
+    @computed_field(description="Of those: queued or running still")  # type: ignore[prop-decorator]
+    @property
+    def still_running(self) -> int:
+        ended = self.repaired + self.failed_again + self.superseded
+        return 0 if self.settled_at else max(0, self.retried - ended)
 
 
 class BulkRetryPage(View):

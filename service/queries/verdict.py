@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-# What waits for its sync for no longer than that is on its way.
+# What waits for no longer than that is on its way.
 MOMENT_SECONDS = 20.0
 
 
@@ -16,15 +16,16 @@ class Told:
     need_you: str
     others: Sequence[str]  # sentences
     waits: float | None  # seconds
-    unfinished: int
+    unfinished: str
     sync_waits: float | None = None  # seconds
+    unread: str = ""  # requests of the last day that are in quarantine
 
 
 def say(told: Told) -> str:
     """Say it all."""
     needs = [f"{told.need_you} need{'s' if told.need_you == '1' else ''} you."] if told.need_you else []
     needs += told.others
-    day = _day(told.last_day, told.not_safe)
+    day = _with_unread(_day(told.last_day, told.not_safe), told.unread)
     return " ".join((day, *(needs or ["None needs you."]), _waits(told)))
 
 
@@ -52,8 +53,15 @@ def _waits(told: Told) -> str:
     if told.sync_waits is not None and told.sync_waits > MOMENT_SECONDS:
         said.append(f"Oldest waiting for its sync: {duration(told.sync_waits)}.")
     if not said:
-        said.append(f"{told.unfinished:,} in work." if told.unfinished else "Nothing waits.")
+        said.append(f"{told.unfinished} in work." if told.unfinished else "Nothing waits.")
     return " ".join(said)
+
+
+def _with_unread(day: str, unread: str) -> str:
+    """Add the requests that could not be read: each may be an e-mail, and is counted as none."""
+    if not unread:
+        return day
+    return f"{day.removesuffix('.')}; {unread} request{'' if unread == '1' else 's'} could not be read."
 
 
 def _day(received: str, not_safe: str) -> str:

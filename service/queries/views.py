@@ -110,6 +110,10 @@ class EmailView(View):
     abandoned_count: int = Field(description="Latest attempts in a row whose worker died; they cost no retry")
     due_at: datetime = Field(description="When the sweep looks after it again")
     lease_until: datetime | None = Field(description="Until when a worker has it")
+    queued_at: datetime | None = Field(
+        description="Since when it waits for its attempt: it was received or queued again, or a pause was over."
+        " While it pauses, the end of the pause; null where this was not noted"
+    )
     attachment_urls: Items = Field(
         description="As Zendesk sent it; null if the webhook does not tell all files, and in a list beyond 10,000 characters"
     )
@@ -140,8 +144,15 @@ class EmailView(View):
     @computed_field  # type: ignore[prop-decorator]
     @property
     def queue_seconds(self) -> float | None:
-        """From the webhook to the start of the latest attempt."""
-        return (self.started_at - self.received_at).total_seconds() if self.started_at else None
+        """How long the latest attempt waited for a worker, since it was due; null while the next one waits."""
+        if self.started_at is None or self.processing_status in {"received", "queued"}:
+            return None
+        if self.queued_at is None and self.attempt_number > 1:
+            return None
+        # A row that another program wrote may have a `queued_at` of later.
+        is_known = self.queued_at is not None and self.queued_at <= self.started_at
+        since = self.queued_at if is_known and self.queued_at else self.received_at
+        return (self.started_at - since).total_seconds()
 
     @computed_field  # type: ignore[prop-decorator]
     @property

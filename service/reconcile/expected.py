@@ -11,6 +11,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from service.config.settings import Settings
 from service.documents import Record, digest, make_document, permanent_links, read_records
+from service.models import UNSYNCED
 
 # E-mails of one step.
 STEP = 1_000
@@ -46,6 +47,11 @@ async def states_from(conn: AsyncConnection, first: int, end: int) -> list[State
     return [State(*row) for row in await conn.execute(_NEXT, {"first": first, "end": end})]
 
 
+async def unsynced_from(conn: AsyncConnection, first: int, end: int) -> list[State]:
+    """Read the next finished e-mails likewise that are neither synced nor on their way."""
+    return [State(*row) for row in await conn.execute(_UNSYNCED, {"first": first, "end": end})]
+
+
 async def states_of(conn: AsyncConnection, email_ids: Sequence[int]) -> list[State]:
     return [State(*row) for row in await conn.execute(_THESE, {"ids": list(email_ids)})]
 
@@ -61,8 +67,8 @@ async def digests(conn: AsyncConnection, email_ids: Sequence[int], settings: Set
     return await asyncio.to_thread(_digests, records, settings)
 
 
-async def count_waiting(conn: AsyncConnection, first: int) -> tuple[int, int]:
-    """Count the syncs that wait for too long, and those that failed, from an id on; each up to a cap."""
+async def count_waiting(conn: AsyncConnection, first: int) -> tuple[int, int, int]:
+    """Count the syncs that wait, that wait for too long, and that failed, from an id on; each up to a cap."""
     return tuple((await conn.execute(_WAITING, {"first": first})).one())
 
 
@@ -96,6 +102,7 @@ SELECT CASE WHEN :since IS NULL THEN 0 ELSE coalesce((
 ), 0) END, coalesce((SELECT max(id) FROM incoming_emails), 0) + 1
 """).bindparams(bindparam("since", type_=DateTime(timezone=True)))
 _NEXT = text(f"SELECT {_STATE} WHERE id >= :first AND id < :end ORDER BY id LIMIT {STEP}")
+_UNSYNCED = text(f"SELECT {_STATE} WHERE {UNSYNCED} AND id >= :first AND id < :end ORDER BY id LIMIT {STEP}")
 _THESE = text(f"SELECT {_STATE} WHERE id = ANY(:ids) ORDER BY id").bindparams(
     bindparam("ids", type_=ARRAY(BigInteger))
 )
@@ -104,18 +111,18 @@ _KNOWN = text("SELECT idempotency_key FROM incoming_emails WHERE idempotency_key
 )
 # Limits that the planner does not know make it walk the indexes.
 _WAITING = text(f"""
-SELECT (
-    SELECT count(*) FILTER (
-        WHERE id >= :first AND sync_begun_at < now() - interval '{OVERDUE_HOURS} hours'
-    ) FROM (
-        SELECT id, sync_begun_at FROM incoming_emails
-        WHERE sync_status = 'pending' AND processing_status IN ('completed', 'failed')
-        ORDER BY sync_due_at LIMIT (SELECT {COUNT_CAP})
-    ) AS due
-), (
+SELECT due.waiting, due.overdue, (
     SELECT count(*) FROM (
         SELECT FROM incoming_emails WHERE sync_status = 'failed' AND id >= :first
         ORDER BY id LIMIT (SELECT {COUNT_CAP})
     ) AS failed
-)
+) FROM (
+    SELECT count(*) FILTER (WHERE id >= :first) AS waiting, count(*) FILTER (
+        WHERE id >= :first AND sync_begun_at < now() - interval '{OVERDUE_HOURS} hours'
+    ) AS overdue FROM (
+        SELECT id, sync_begun_at FROM incoming_emails
+        WHERE sync_status = 'pending' AND processing_status IN ('completed', 'failed')
+        ORDER BY sync_due_at LIMIT (SELECT {COUNT_CAP})
+    ) AS waits
+) AS due
 """).bindparams(bindparam("first", type_=BigInteger()))  # noqa: S608 numbers of ours

@@ -41,10 +41,14 @@ log = structlog.get_logger()
 async def begin_syncs(
     res: Resources, findings: Sequence[Finding], wrong: Mapping[str, State]
 ) -> list[Finding]:
-    """Have what is missing or differs carried over again; return all findings, with what was done about them."""
-    states = [wrong[each.key] for each in findings if each.kind in {"missing", "different"}]
+    """Have what is missing, differs or was never sent carried over; return all findings, with what was done about them."""
+    states = [wrong[each.key] for each in findings if each.kind in {"missing", "different", "not_sent"}]
     begun = {sync.email_id for sync in await _resync(res, states)} if states else set()
-    return [replace(each, repair="synced again") if each.email_id in begun else each for each in findings]
+    words = {"not_sent": "sync begun"}
+    return [
+        replace(each, repair=words.get(each.kind, "synced again")) if each.email_id in begun else each
+        for each in findings
+    ]
 
 
 async def remove_documents(

@@ -26,11 +26,12 @@ from service.reconcile.finding import Finding, Fix, Run, Tell
 from service.reconcile.objects import Look, compare_range, compare_since, has_nothing
 from service.reconcile.patience import ask, patiently
 from service.reconcile.repair import REMOVED
+from service.reconcile.unsent import compare_unsent, forget_unsent
 from service.resources import Resources
 from service.storage import objects
 from service.storage.port import RANGES
 from service.targets.mongodb import Collection
-from service.targets.target import collection_of
+from service.targets.target import collection_of, has_endpoint
 
 GOODBYE_SECONDS = 2.0
 
@@ -99,13 +100,11 @@ async def _compare(res: Resources, run: Run, tell: Tell) -> None:
     await ask(res, record.trim)
     first, last = await ask(res, lambda conn: bounds(conn, run.since))
     if res.targets:
-        seen.overdue, seen.not_synced = await ask(res, lambda conn: count_waiting(conn, first))
+        waiting, seen.overdue, seen.not_synced = await ask(res, lambda conn: count_waiting(conn, first))
+        # Of a collection they are counted as they are compared.
+        seen.unfinished = 0 if collection_of(res.targets) else waiting
         await _save(res, run, [])
-    if there := collection_of(res.targets):
-        await _compare_documents(res, run, there, (first, last), tell)
-    elif run.part is not None:
-        # Where workers have none, there is none; whoever types a command may have left it out.
-        await ask(res, lambda conn: close(conn, run.id, whole_target()))
+    await _compare_targets(res, run, (first, last), tell)
     if await has_nothing(res):
         return
     if run.since is not None and run.part is None:
@@ -126,6 +125,21 @@ def part_of_storage(part: int) -> Sequence[str]:
     """Give the ranges of keys that a run of an hour looks at."""
     count = len(RANGES)
     return RANGES[count * part // record.PARTS : count * (part + 1) // record.PARTS]
+
+
+async def _compare_targets(res: Resources, run: Run, span: tuple[int, int], tell: Tell) -> None:
+    """Compare the documents of a collection, and find what was never sent to a webhook.
+
+    Where workers have no such target, there is none; whoever types a command may have left it out.
+    """
+    if there := collection_of(res.targets):
+        await _compare_documents(res, run, there, span, tell)
+    elif run.part is not None:
+        await ask(res, lambda conn: close(conn, run.id, whole_target()))
+    if has_endpoint(res.targets):
+        await compare_unsent(res, run, span)
+    elif run.part is not None:
+        await forget_unsent(res, run)
 
 
 async def _compare_documents(

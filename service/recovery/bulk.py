@@ -102,11 +102,11 @@ async def step_for_ever(res: Resources) -> None:
 
 
 def _meant(res: Resources, wanted: Selection, what: What) -> Selection:
-    """Say it all: without a word about it, those that failed are meant."""
+    """Say it all: without a word about it, jobs that failed are meant, or all that is not synced and not on its way."""
     if wanted.status not in {None, *again.FINISHED}:
         raise Rejected(422, "not_finished", f"What is {wanted.status} will be worked on anyway.")
     if what == "sync":
         if not res.settings.sync_url:
             raise Rejected(409, "sync_off", "There is nothing to sync with: SYNC_URL is not set.")
-        return wanted if wanted.sync_status else wanted.model_copy(update={"sync_status": "failed"})
+        return wanted if wanted.sync_status else wanted.model_copy(update={"sync_status": "unsynced"})
     return wanted if wanted.status else wanted.model_copy(update={"status": "failed"})

@@ -43,6 +43,11 @@ def collection_of(targets: Sequence[Target]) -> Collection | None:
     return next((target for target in targets if isinstance(target, Collection)), None)
 
 
+def has_endpoint(targets: Sequence[Target]) -> bool:
+    """Tell whether there is a target of which nothing can be read."""
+    return any(isinstance(target, Endpoint) for target in targets)
+
+
 def _open(settings: Settings, url: str) -> Target:
     if url.startswith("mongodb"):
         return open_collection(url, settings.sync_seconds, pool_size=settings.syncs_per_process)

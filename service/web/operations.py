@@ -33,7 +33,8 @@ class BulkRetryRequest(Body):
     filter: Finished
     what: What = Field(
         "job",
-        description="The e-mail as a whole, or only its sync: without a `sync_status`, of what could not be synced",
+        description="The e-mail as a whole, or only its sync: without a `sync_status`, of what could not be synced and"
+        " of what finished before there was a target",
     )
     per_second: Whole = Field(
         bulk.PER_SECOND, ge=1, le=bulk.MOST_PER_SECOND, description="E-mails queued in a second, at most"

@@ -59,7 +59,8 @@ async def plan_retry(request: web.Request) -> web.Response:
     selection = Selection.model_validate(asked.chosen)
     what: What = next((each for each in get_args(What) if each == request.query.get("what")), "job")
     count = await ask(request, bulk.plan(request.app[RES], selection, what))
-    chosen = {"sync_status" if what == "sync" else "status": "failed", **asked.chosen}
+    meant = {"sync_status": "unsynced"} if what == "sync" else {"status": "failed"}
+    chosen = {**meant, **asked.chosen}
     return await show(
         request,
         "plan.html",

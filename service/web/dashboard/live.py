@@ -11,8 +11,7 @@ from datetime import UTC, datetime
 import structlog
 from aiohttp import web
 
-from service.database import connect, within
-from service.differences import Differences, open_differences
+from service.database import within
 from service.errors import HoldfastError, Transient
 from service.queries import alerts, failures, overview
 from service.queries.alerts import AlertView
@@ -50,7 +49,6 @@ class View:
     overview: Overview | None = None
     groups: Sequence[FailureGroup] = ()
     alerts: Sequence[AlertView] = ()
-    differences: Differences | None = None
     error: str | None = None
     html: str = ""
 
@@ -113,15 +111,13 @@ class Live:
 
     async def _ask(
         self,
-    ) -> tuple[Overview, Sequence[FailureGroup], Sequence[AlertView], Differences]:
+    ) -> tuple[Overview, Sequence[FailureGroup], Sequence[AlertView]]:
         engine = self.res.engine
         found = await overview.of(engine, self.res.settings)
         groups = (await failures.list_failures(engine)).failures
         newest = (await alerts.list_alerts(engine)).alerts
         told = [alert for alert in newest if alert.resolved_at is None and alert.summary in found.alerts]
-        async with connect(engine) as conn:
-            differences = await open_differences(conn)
-        return found, groups, told[:MOST_ALERTS], differences
+        return found, groups, told[:MOST_ALERTS]
 
 
 LIVE = web.AppKey("live", Live)
@@ -213,7 +209,6 @@ def _draw(view: View, known: Sequence[Light]) -> View:
         "overview": view.overview,
         "groups": view.groups,
         "alerts": view.alerts,
-        "differences": view.differences,
         "error": view.error,
         "at": view.at,
         "lights": known,

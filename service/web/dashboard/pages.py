@@ -99,7 +99,7 @@ async def list_retries(request: web.Request) -> web.Response:
     page = await ask(request, retries.list_retries(request.app[RES].engine))
     chosen = {retry.id: retry.filter.model_dump(mode="json", exclude_none=True) for retry in page.retries}
     links = {retry_id: filters.address(values) for retry_id, values in chosen.items()}
-    is_running = any(retry.status == "running" for retry in page.retries)
+    is_running = any(retry.settled_at is None for retry in page.retries)
     return await show(request, "retries.html", page=page, chosen=chosen, links=links, is_running=is_running)
 
 

@@ -1,0 +1,59 @@
+"""Find finished e-mails that were never sent to a webhook: what its receiver has cannot be read, what we sent is known."""
+
+from dataclasses import dataclass, field
+
+from sqlalchemy import false
+
+from service.differences import close, sent_by_now, unsent_in_target
+from service.reconcile import record, repair
+from service.reconcile.expected import STEP, State, unsynced_from
+from service.reconcile.finding import Finding, Run
+from service.reconcile.patience import ask
+from service.resources import Resources
+
+
+@dataclass(slots=True)
+class Step:
+    """E-mails that were not sent; `wrong` has the state of each by the key of its finding."""
+
+    end: int
+    findings: list[Finding] = field(default_factory=list)
+    wrong: dict[str, State] = field(default_factory=dict)
+
+
+async def compare_unsent(res: Resources, run: Run, span: tuple[int, int]) -> None:
+    """Note the e-mails of these ids that were never sent; where the run puts things right, their syncs begin."""
+    place, last = span
+    while place < last:
+        step = await _look(res, place, last)
+        place = step.end
+        await _note(res, run, step)
+    await ask(res, lambda conn: close(conn, run.id, sent_by_now()))
+
+
+async def forget_unsent(res: Resources, run: Run) -> None:
+    """Close what runs found of a webhook that is no target any more."""
+    await ask(res, lambda conn: close(conn, run.id, unsent_in_target()))
+
+
+async def _look(res: Resources, first: int, last: int) -> Step:
+    states = await ask(res, lambda conn: unsynced_from(conn, first, last))
+    step = Step(states[-1].email_id + 1 if len(states) == STEP else last)
+    # A sync that failed is known, and counted.
+    for state in (each for each in states if each.status == "not_applicable"):
+        detail = {"version": state.version}
+        step.findings.append(Finding("not_sent", state.key, state.email_id, detail, found_key=state.key))
+        step.wrong[state.key] = state
+    return step
+
+
+async def _note(res: Resources, run: Run, step: Step) -> None:
+    findings = step.findings
+    if not findings:
+        return
+    await ask(res, lambda conn: record.save(conn, run, []))  # a run that was given up begins nothing
+    if run.fix != "nothing":
+        findings = await repair.begin_syncs(res, findings, step.wrong)
+    kept = run.seen.note(findings)
+    await ask(res, lambda conn: record.save(conn, run, kept))
+    await ask(res, lambda conn: close(conn, run.id, false(), kept))

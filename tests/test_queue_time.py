@@ -1,0 +1,106 @@
+"""The time in the queue is the wait of the last attempt: since it was due, whatever happened before."""
+
+from typing import Any
+
+import asyncpg
+
+from service.config.settings import Settings
+from service.local.zendesk import Fault, Zendesk
+from service.recovery.retry import retry
+from service.resources import Resources
+from tests.conftest import Server, eventually, serving, working
+
+PDF = b"%PDF-1.7 content"
+
+
+async def age(database: asyncpg.Connection, email_id: int) -> None:
+    """Let two days go by since it was received, queued and begun."""
+    shifted = (
+        f"{name} = {name} - interval '2 days'"
+        for name in ("received_at", "queued_at", "started_at", "completed_at")
+    )
+    await database.execute(f"UPDATE incoming_emails SET {', '.join(shifted)} WHERE id = $1", email_id)
+
+
+async def times(client: Server) -> dict[str, Any]:
+    found: dict[str, Any] = (await client.get("/api/v1/overview"))["times"]
+    return found
+
+
+async def test_the_idle_days_after_a_failure_are_no_time_in_the_queue(
+    settings: Settings, zendesk: Zendesk, res: Resources, database: asyncpg.Connection
+) -> None:
+    url = zendesk.add_file("a.pdf", PDF, faults=[Fault(status=410)])
+    async with serving(settings, zendesk) as client:
+        email_id = (await client.send(zendesk.payload(attachments=[url])))["email_id"]
+        async with working(settings):
+            failed = await client.until(email_id, "failed")
+            await age(database, email_id)
+            shifted = await client.email(email_id)
+            await retry(res, email_id, "ada (tests)")
+            done = await client.until(email_id, "completed")
+        received = "UPDATE incoming_emails SET received_at = now() - interval '12 h'"
+        await database.execute(received)  # so that it is one of the last 24 hours
+        of_the_day = await times(client)
+
+    assert failed["queue_seconds"] == shifted["queue_seconds"] < 60
+    assert done["attempt_number"] == 2
+    assert 0 <= done["queue_seconds"] < 60
+    assert of_the_day["queue_p95"] < 60
+    assert of_the_day["processing_p95"] < 60
+
+
+async def test_the_pause_before_another_attempt_is_no_time_in_the_queue(
+    settings: Settings, zendesk: Zendesk, database: asyncpg.Connection
+) -> None:
+    settings = settings.model_copy(update={"retry_min_seconds": 600, "retry_max_seconds": 1200})
+    url = zendesk.add_file("a.pdf", PDF, faults=[Fault(status=500)])
+    async with serving(settings, zendesk) as client, working(settings):
+        email_id = (await client.send(zendesk.payload(attachments=[url])))["email_id"]
+
+        async def pauses() -> dict[str, Any] | None:
+            email = await client.email(email_id)
+            return email if email["retry_count"] else None
+
+        waiting = await eventually(pauses)
+        # The pause goes by; the sweep finds that it is due.
+        await database.execute(
+            "UPDATE incoming_emails SET due_at = now(), queued_at = now(), received_at = received_at - interval '1 h'"
+        )
+        done = await client.until(email_id, "completed")
+
+    assert waiting["queued_at"] == waiting["due_at"]
+    assert waiting["queue_seconds"] is None, "the next attempt waits still"
+    assert 0 <= done["queue_seconds"] < 60
+
+
+async def test_a_first_attempt_waits_since_the_receipt(
+    settings: Settings, zendesk: Zendesk, database: asyncpg.Connection
+) -> None:
+    async with serving(settings, zendesk) as client:
+        email_id = (await client.send(zendesk.payload()))["email_id"]
+        waiting = await client.email(email_id)
+        await database.execute(
+            "UPDATE incoming_emails SET received_at = received_at - interval '2 h', queued_at = queued_at - interval '2 h'"
+        )
+        async with working(settings):
+            done = await client.until(email_id, "completed")
+
+    assert waiting["queue_seconds"] is None
+    assert waiting["queued_at"] == waiting["received_at"]
+    assert 7_200 <= done["queue_seconds"] < 7_300
+
+
+async def test_of_the_time_before_it_was_noted_only_first_attempts_are_known(
+    client: Server, database: asyncpg.Connection
+) -> None:
+    await database.execute(
+        "INSERT INTO incoming_emails (zendesk_ticket_id, processing_status, attempt_number, received_at, queued_at,"
+        " started_at, completed_at) SELECT i::text, 'completed', i, now() - interval '1 h', NULL,"
+        " now() - interval '50 min', now() - interval '49 min' FROM generate_series(1, 2) AS i"
+    )
+
+    once, twice = [await client.email(email_id) for email_id in (1, 2)]
+
+    assert (once["queue_seconds"], twice["queue_seconds"]) == (600, None)
+    assert (await times(client))["queue_p50"] == 600
