@@ -19,11 +19,11 @@ def find_ending(settings: Settings) -> list[Finding]:
     end = ending(account_of(settings))
     if end is None:
         return []
-    found, advice = end
+    when = end.when[0].upper() + end.when[1:]
     detail = (
-        f"{found[0].upper()}{found[1:]}.\nTo go on, {advice}. Without credentials no file can be fetched."
+        f"{when}, and {end.besides}.\nTo go on, {end.advice}. Without credentials no file can be fetched."
     )
-    return [Finding("credentials", "", 1, "The credentials for Zendesk end", detail)]
+    return [Finding("credentials", "", 1, when, detail)]
 
 
 async def find_waiting(conn: AsyncConnection, limit: timedelta, now: datetime) -> list[Finding]:

@@ -36,7 +36,7 @@ async def _ask(res: Resources) -> Check:
         return Check(NAME, False, "signed in as an end user", f"check {names}: an agent's are needed")
     found = f"signed in as user {user['id']}"
     if (end := ending(res.account)) is not None:
-        return Check(NAME, None, f"{found}; {end[0]}", end[1])
+        return Check(NAME, None, f"{found}; {end.when}, and {end.besides}", end.advice)
     return Check(NAME, True, found)
 
 

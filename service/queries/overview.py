@@ -29,7 +29,7 @@ Capped = Literal[
 UNFINISHED = ("received", "queued", "processing")
 # What failed, is in quarantine or not synced is counted anyway; an alert stays open for a while after its cause has gone.
 _ALERTS = (
-    select(func.left(Alert.summary, literal_column(str(BRIEF_TEXT))))
+    select(func.left(Alert.summary, literal_column(str(BRIEF_TEXT))), Alert.cause)
     .where(
         Alert.resolved_at.is_(None),
         Alert.seen_at > func.now() - timedelta(minutes=1),
@@ -127,10 +127,11 @@ async def of(engine: AsyncEngine, settings: Settings) -> Overview:
         hours = await hours_of(conn)
         times = await times_of(conn)
         workers = await workers_of(conn)
-        alerts = (await conn.scalars(_ALERTS)).all()
+        opened = (await conn.execute(_ALERTS)).all()
         again = await conn.scalar(_AGAIN)
         unread = int(await conn.scalar(_UNREAD) or 0)
         comparison = await comparison_of(conn, settings)
+    alerts = [summary for summary, _ in opened]
     last_day = sum(hour.received for hour in hours)
     need_you = counts.by_status["failed"] + counts.quarantined
     waits = _longest(counts.oldest_not_begun_seconds, again)
@@ -138,7 +139,9 @@ async def of(engine: AsyncEngine, settings: Settings) -> Overview:
     failed = number(counts.by_sync_status["failed"], "sync_failed" in counts.capped)
     syncs = of_syncs(failed) if has_target else ()
     sync_waits = counts.oldest_sync_seconds if has_target else None
-    needs_look = need_you or syncs or alerts or (sync_waits or 0) > late_after.total_seconds()
+    # Credentials that end months from now are told, but no e-mail is in danger yet.
+    urgent = any(cause != "credentials" for _, cause in opened)
+    needs_look = need_you or syncs or urgent or (sync_waits or 0) > late_after.total_seconds()
     last_day_capped = any(hour.capped for hour in hours)
     not_safe = [hour.failed + (hour.waiting if late else 0) for hour in hours]
     not_safe_capped = any(number >= HOUR_CAP for number in not_safe)

@@ -4,7 +4,7 @@ import base64
 import re
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime
-from typing import Literal
+from typing import Literal, NamedTuple
 from urllib.parse import unquote
 
 from pydantic import SecretStr
@@ -35,6 +35,14 @@ class FixedToken:
 
     kind: Literal["api_token", "oauth_token"]
     header: str = field(repr=False)
+
+
+class Ending(NamedTuple):
+    """Credentials that will not work for ever: when they end, what else ends them, what to do."""
+
+    when: str
+    besides: str
+    advice: str
 
 
 @dataclass(frozen=True)
@@ -97,7 +105,7 @@ def account_of(settings: Settings) -> Account:
     )
 
 
-def ending(account: Account, today: date | None = None) -> tuple[str, str] | None:
+def ending(account: Account, today: date | None = None) -> Ending | None:
     """Say when the credentials end, and what to do; None where they go on.
 
     https://developer.zendesk.com/documentation/api-basics/authentication/oauth-migration/
@@ -105,16 +113,15 @@ def ending(account: Account, today: date | None = None) -> tuple[str, str] | Non
     if not isinstance(account.login, FixedToken):
         return None
     if account.login.kind == "oauth_token":
-        found = "a fixed OAuth token ends when its life is over, and nothing renews it"
-        return found, f"{USE_A_CLIENT}, and unset ZENDESK_OAUTH_TOKEN"
+        return Ending(
+            "a fixed OAuth token for Zendesk ends some day",
+            "nothing renews it",
+            f"{USE_A_CLIENT}, and unset ZENDESK_OAUTH_TOKEN",
+        )
     has_ended = (today or datetime.now(UTC).date()) > API_TOKENS_END
-    end = f"{API_TOKENS_END.day} {API_TOKENS_END:%B %Y}"
-    found = (
-        f"API tokens {'ended' if has_ended else 'end'} on {end}, and Zendesk switches off a token that was"
-        " not used for 30 days"
-    )
-    return (
-        found,
+    return Ending(
+        f"API tokens of Zendesk {'ended' if has_ended else 'end'} on {API_TOKENS_END.day} {API_TOKENS_END:%B %Y}",
+        "Zendesk switches off a token that was not used for 30 days",
         f"make an OAuth client in Zendesk, {USE_A_CLIENT}, and unset ZENDESK_EMAIL and ZENDESK_API_TOKEN",
     )
 
