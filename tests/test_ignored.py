@@ -15,11 +15,11 @@ from service.zendesk.signature import INVOCATION_ID
 from tests.commands import command
 from tests.conftest import Client, Server, serving
 from tests.test_quarantine import NOON
-from tests.test_webhook import bodies, post, signed
+from tests.test_webhook import IGNORED as IGNORED_EVENT
+from tests.test_webhook import MERGED, bodies, post, signed
 
 IGNORED = "/api/v1/ignored"
-KIND = "zen:event-type:ticket.merged"
-EVENT = json.dumps({"type": KIND, "id": "x", "subject": "zen:ticket:1"}).encode()
+KIND, EVENT = MERGED, IGNORED_EVENT
 TICKET = b'{"ticket_id": 4711, "subject": "Invoice"}'
 
 
