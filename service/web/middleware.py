@@ -17,8 +17,6 @@ SERVER = "holdfast"  # and no versions, by which one could look up what is wrong
 _HSTS = "max-age=31536000"
 
 WEBHOOK_PATH = "/webhooks/zendesk"
-# Also with slashes doubled, or one at the end: administrators type addresses by hand.
-WEBHOOK_SPELLINGS = "/{before:/*}webhooks/{between:/*}zendesk{after:/*}"
 RETRY_AFTER_SECONDS = 10
 
 log = structlog.get_logger()
@@ -76,7 +74,7 @@ def problem(status: int, code: str, detail: str, **details: object) -> web.Respo
 
 
 def is_webhook(path: str) -> bool:
-    """Tell whether a path leads to the webhook, however its slashes are typed."""
+    """Tell whether a path means the webhook: administrators type it by hand, with slashes doubled or at the end."""
     return [part for part in path.split("/") if part] == ["webhooks", "zendesk"]
 
 

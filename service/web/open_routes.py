@@ -2,11 +2,9 @@
 
 from service.web import health, webhook
 from service.web.answers import Health, Invocation, Readiness, Receipt
-from service.web.middleware import WEBHOOK_PATH, WEBHOOK_SPELLINGS
-from service.web.route import Page, Route
+from service.web.middleware import WEBHOOK_PATH
+from service.web.route import Route
 
-# Not described: the first route is the address to use.
-OTHER_SPELLINGS = Page(method="POST", path=WEBHOOK_SPELLINGS, handler=webhook.receive, is_open=True)
 OPEN = (
     Route(
         method="POST",

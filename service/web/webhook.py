@@ -7,6 +7,7 @@ from datetime import UTC, datetime, timedelta
 
 import structlog
 from aiohttp import web
+from aiohttp.typedefs import Handler
 from structlog.contextvars import bind_contextvars, get_contextvars
 
 from service import intake
@@ -16,6 +17,7 @@ from service.metrics import LATE_WEBHOOKS, SIGNATURE_SKEW, WEBHOOKS
 from service.telemetry.spans import Traces
 from service.web.bodies import overloaded, read_body
 from service.web.keys import RES
+from service.web.middleware import WEBHOOK_PATH, is_webhook
 from service.zendesk import signature
 from service.zendesk.signature import Proof, Verified
 
@@ -31,6 +33,13 @@ _NUMBERS = {
 }
 
 log = structlog.get_logger()
+
+
+@web.middleware
+async def any_spelling(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Take webhooks at the address with slashes too many as well."""
+    is_misspelt = request.method == "POST" and request.path != WEBHOOK_PATH and is_webhook(request.path)
+    return await receive(request) if is_misspelt else await handler(request)
 
 
 async def receive(request: web.Request) -> web.Response:
