@@ -158,6 +158,22 @@ def is_there(server: Connections) -> Callable[[], Awaitable[bool]]:
 
 
 @pytest.mark.parametrize("loop", LOOPS)
+@pytest.mark.parametrize("sent", [b"GET\r\n\r\n", b"\x16\x03\x01\x02\x00\x01" * 9 + b"\r\n\r\n"])
+def test_what_is_no_http_is_told_so_and_no_version(loop: str, sent: bytes) -> None:
+    async def scenario() -> None:
+        async with bounded() as (_, port):
+            reader, writer = await dial(port, sent)
+
+            answer = await reader.read()
+            writer.close()
+
+        assert answer.startswith(b"HTTP/1.0 400 ")
+        assert b"\r\nServer: holdfast\r\n" in answer
+
+    on_loop(loop, scenario)
+
+
+@pytest.mark.parametrize("loop", LOOPS)
 def test_who_reads_slowly_but_steadily_gets_the_whole_answer(loop: str) -> None:
     async def scenario() -> None:
         async with bounded(write_seconds=2) as (_, port):

@@ -24,8 +24,8 @@ def run(body: bytes, files: Sequence[Path], url: str | None, env_file: Path | No
     """Exit with 0 where the e-mail completed or, without files, where the webhook was taken; else with 1."""
     settings = _settings(env_file)
     url = (url or f"http://127.0.0.1:{settings.get('PORT', '8000')}").rstrip("/")
-    secret = _needed(settings, "ZENDESK_WEBHOOK_SECRETS").partition(",")[0].strip()
-    token = _needed(settings, "API_TOKEN") if files else ""
+    secret = _needed(settings, "ZENDESK_WEBHOOK_SECRETS").strip(", \t\r\n").partition(",")[0].strip()
+    token = _needed(settings, "API_TOKEN").strip() if files else ""
     payload = _read_object(body) if files else None
     went_well = False
 

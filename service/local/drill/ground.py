@@ -169,7 +169,7 @@ def _variables(directory: Path, zendesk: Zendesk, postgres: Proxy, redis: Proxy)
         "STORAGE_URL": f"file://{quote(str(directory))}/storage",
         "FAULT_POINTS": f"{directory}/fault_points",
         "HOST": "127.0.0.1",
-        "API_TOKEN": "drill",
+        "API_TOKEN": "token-of-the-drill",
         "ZENDESK_WEBHOOK_SECRETS": zendesk.secret,
         "ZENDESK_URL": zendesk.url,
         "ZENDESK_OAUTH_CLIENT_ID": zendesk.client_id,
