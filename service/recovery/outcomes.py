@@ -1,4 +1,7 @@
-"""Note what became of the e-mails of bulk retries: a few at a time, by whichever worker is there."""
+"""Note what became of the e-mails of bulk retries: some at a time, by any worker.
+
+An e-mail counts as it was when it was first seen to have ended; a later retry of it changes nothing there.
+"""
 
 import asyncio
 from datetime import timedelta
@@ -16,7 +19,7 @@ from service.resources import Resources
 BATCH = 2_000
 # A worker that took a step has so long for it; then another worker takes it.
 PATIENCE = timedelta(seconds=30)
-# All e-mails that still run have been looked at: the pause before the next round.
+# The pause after a step that found nothing new, or that was the last of a round.
 ROUND = timedelta(seconds=1)
 LOOK_SECONDS = 1.0
 SOON_SECONDS = 0.05
@@ -103,7 +106,7 @@ WITH mine AS (
     SELECT count(*) FILTER (WHERE outcome = 'repaired') AS repaired,
         count(*) FILTER (WHERE outcome = 'failed_again') AS failed_again,
         count(*) FILTER (WHERE outcome = 'superseded') AS superseded,
-        count(*) = {BATCH} AS is_full, max(id) AS place
+        count(outcome) AS noted, count(*) = {BATCH} AS is_full, max(id) AS place
     FROM seen
 ), over AS (
     SELECT status <> 'running' AND NOT EXISTS (
@@ -116,7 +119,7 @@ UPDATE bulk_retries AS bulk SET repaired = bulk.repaired + counted.repaired,
     failed_again = bulk.failed_again + counted.failed_again,
     superseded = bulk.superseded + counted.superseded,
     look_place = CASE WHEN is_full THEN place ELSE 0 END,
-    look_at = CASE WHEN is_full THEN now() ELSE now() + :round END,
+    look_at = CASE WHEN is_full AND noted > 0 THEN now() ELSE now() + :round END,
     settled_at = CASE WHEN is_over THEN now() END
 FROM mine, counted, over WHERE bulk.id = mine.id
 """).bindparams(  # noqa: S608 words of ours
