@@ -79,6 +79,7 @@ def changes(db: Database) -> dict[str, Operation]:
     async def sweep() -> None:
         await running.rescue(conn, BATCH, spread=LEASE)
         await waiting.take_due(conn, BATCH)
+        await waiting.take_suspects(conn, await waiting.next_suspicion(conn) or 1, BATCH)
 
     async def retry_many(wanted: Selection) -> None:
         way = walk(wanted, examined=EXAMINED)

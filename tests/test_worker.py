@@ -44,7 +44,7 @@ async def test_a_worker_killed_in_the_middle_of_a_download_costs_nothing_but_tim
     async with program(*ARQ, settings=settings):
         email = await client.until(email_id, "completed", "failed")
 
-    assert (email["processing_status"], email["retry_count"]) == ("completed", 1)
+    assert (email["processing_status"], email["retry_count"]) == ("completed", 0)
     assert await outcomes(client, email_id) == ["abandoned", "completed"]
     assert len(await objects(settings)) == 1
 
