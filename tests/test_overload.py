@@ -99,7 +99,7 @@ ATTACKS = {"and no more": 200_000, "slowly": 100_000, "whole": 1_000_000}
 async def test_large_bodies_of_strangers_cost_no_small_webhook_its_answer(
     way: str, client: Server, zendesk: Zendesk, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Sixty connections send more than may be held together, all the time, and each webhook gets its 200."""
+    """They send more than may be held together, on many connections, and each webhook gets its 200 beside them."""
     monkeypatch.setattr(webhook, "MOST_READ_BYTES", 4_000_000)
     load = client.app[LOAD]
     most, refused = 0, 0
@@ -115,7 +115,7 @@ async def test_large_bodies_of_strangers_cost_no_small_webhook_its_answer(
                 refused += b" 503 " in status_line
 
     async with asyncio.TaskGroup() as group:
-        attackers = [group.create_task(attack()) for _ in range(60)]
+        attackers = [group.create_task(attack()) for _ in range(20 if way == "whole" else 60)]
         # Whole bodies are refused by their signature, and may be gone before there are too many.
         if way != "whole":
             await eventually(lambda: _is_true(refused > 0))

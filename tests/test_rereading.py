@@ -278,7 +278,7 @@ async def test_a_dry_run_says_what_would_change_and_changes_nothing(
     assert done.returncode == 0, done.stderr
     assert "3 of 5 read differently now." in done.stderr
     assert "Files to add: 3" in done.stderr
-    assert f"e-mail {ids[0]}: 1 files; attachment_urls" in done.stderr
+    assert f"e-mail {ids[0]}: 1 file; attachment_urls" in done.stderr
     assert await status(database, ids) == {"completed"}
 
 

@@ -111,7 +111,8 @@ def _tell(plan: "Plan") -> None:
     for each in plan.examples:
         more = "" if len(each.fields) <= _FEW else ", …"
         said = ", ".join(each.fields[:_FEW]) + more
-        files = f"{each.added + each.corrected} files" if each.added + each.corrected else ""
+        count = each.added + each.corrected
+        files = f"{count} file{'' if count == 1 else 's'}" if count else ""
         click.echo(f"  e-mail {each.email_id}: {'; '.join(filter(None, (files, said)))}", err=True)
 
 
