@@ -334,6 +334,16 @@ async def test_signing_out_ends_the_session_in_every_process_and_no_other_sessio
     assert (others.status, anew.status) == (200, 200)
 
 
+async def test_signing_out_ends_what_is_streamed_to_the_session(client: Server) -> None:
+    headers = await session(client, API_TOKEN)
+    async with client.session.get(f"{client.url}/live/changes", headers=headers) as stream:
+        assert (await stream.content.readline()).startswith(b"event: changed")
+
+        await ask(client, "POST", "/sign-out", headers=headers | {"Sec-Fetch-Site": "same-origin"})
+
+        await asyncio.wait_for(stream.content.read(), 60)  # or it would go on for minutes
+
+
 async def test_a_session_from_before_an_upgrade_can_be_ended_as_well(client: Server) -> None:
     value = forged(API_TOKEN, key_derivation="hmac", digest_method=hashlib.sha256)
     headers = {"Cookie": f"{sessions.COOKIE}={value}", "Sec-Fetch-Site": "same-origin"}

@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from service.config.settings import Settings
 from service.models import ATTACHMENT_STATUSES, OUTCOMES, STATUSES
 from service.queries.views import AttachmentView, AttemptView, ProcessingStatus, View
-from service.web import static
+from service.web import docs, static
 from service.web.app import create_app
 from service.web.openapi import document
 from service.web.pages import PAGES
@@ -230,3 +230,15 @@ def test_the_sheets_load_nothing_from_elsewhere() -> None:
         assert "@import" not in text, name
         assert "url(" not in text, name
         assert set(re.findall(r"\w+://[^\"' ]+", text)) <= {"http://www.w3.org/2000/svg"}, name
+
+
+async def test_the_page_and_the_description_are_made_once_in_a_process(client: Server) -> None:
+    """Anybody may ask for them, and to make the page takes longer than to take in a webhook."""
+    for path, make in (("/docs", docs._page), ("/openapi.json", docs._text)):
+        answers = set()
+        for _ in range(5):
+            async with client.session.get(f"{client.url}{path}") as response:
+                answers.add((response.status, await response.read()))
+
+        assert len(answers) == 1
+        assert make.cache_info().misses == 1
