@@ -320,4 +320,4 @@ def test_a_shell_gets_what_completes_words(run: Run, shell: str) -> None:
 
     assert script.returncode == 0
     assert "_HOLDFAST_COMPLETE" in script.stdout
-    assert answer.stdout == "plain,retry\n"
+    assert answer.stdout == "plain,reparse\nplain,retry\n"

@@ -126,6 +126,7 @@ class EmailView(View):
     late: bool = Field(
         description="Its signature was of a time further from ours than WEBHOOK_TOLERANCE_SECONDS"
     )
+    reread: bool = Field(description="The next attempt reads the body again, as after a retry by hand")
     sync_status: SyncStatus = Field(
         description="The state of its sync: due once the job has ended; `not_applicable` where there was no target"
     )
