@@ -260,7 +260,15 @@ async def test_whatever_can_be_read_is_replayed_into_what_the_webhook_would_have
         rows = await database.fetch(
             "SELECT * FROM incoming_emails e LEFT JOIN attachments a ON a.email_id = e.id ORDER BY a.position"
         )
-        passing = {"id", "email_id", "due_at", "sync_due_at", "sync_begun_at", "processing_status"}
+        passing = {
+            "id",
+            "email_id",
+            "due_at",
+            "queued_at",
+            "sync_due_at",
+            "sync_begun_at",
+            "processing_status",
+        }
         return [{name: row[name] for name in set(row.keys()) - passing} for row in rows]
 
     async def check(case: Case) -> None:

@@ -10,6 +10,7 @@ from service.config.settings import Settings
 from service.database import connect
 from service.jobs import rereading
 from service.jobs.rereading import Rewriting
+from service.local.account import describe
 from service.local.zendesk import Zendesk
 from service.process.attempt import process
 from service.recovery import bulk, reparse
@@ -146,7 +147,7 @@ async def test_a_record_whose_body_says_nothing_stays_as_it_is(
     await attempt(res, database, email_id)
 
     after = await client.email(email_id)
-    changing = {"started_at", "completed_at", "attempt_number", "due_at", "actions", "attempts"}
+    changing = {"started_at", "completed_at", "attempt_number", "due_at", "queued_at", "actions", "attempts"}
     passing = changing | {"queue_seconds", "processing_seconds", "lease_until"}
     assert {k: v for k, v in after.items() if k not in passing and not k.startswith("sync_")} == {
         k: v for k, v in before.items() if k not in passing and not k.startswith("sync_")
@@ -202,18 +203,22 @@ async def test_a_retry_of_many_reads_again_too(
 async def test_what_was_looked_up_is_no_difference_and_is_looked_up_again_after_a_retry(
     client: Client, res: Resources, database: asyncpg.Connection, zendesk: Zendesk
 ) -> None:
-    email_id = (await client.send({"ticket_id": "1", "comment_id": "77"}))["email_id"]
-    await attempt(res, database, email_id)  # it fails: there is no such comment yet
-    await database.execute(
-        "UPDATE incoming_emails SET attachment_urls = '[\"x\"]', processing_status = 'completed', lease_until = NULL"
-    )
+    first, second = (zendesk.add_file(name, b"%PDF-1.7") for name in ("a.pdf", "b.pdf"))
+    comment_id = zendesk.add_comment(1, attachments=[first])
+    email_id = (await client.send({"ticket_id": "1", "comment_id": comment_id}))["email_id"]
+    await attempt(res, database, email_id)
+    zendesk.desk.comments["1"][0]["attachments"] = [
+        describe(zendesk.desk, zendesk.file(u)) for u in (first, second)
+    ]
 
     plan = await planned(res, Selection())
     await retry(res, email_id, "tests")
     await attempt(res, database, email_id)
 
     assert (plan.matching, plan.differing) == (1, 0)
-    assert (await client.email(email_id))["attachment_urls"] is None
+    email = await client.email(email_id)
+    assert [file["file_name"] for file in email["attachments"]] == ["a.pdf", "b.pdf"]
+    assert email["processing_status"] == "completed"
 
 
 # ── holdfast emails reparse

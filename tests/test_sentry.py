@@ -10,6 +10,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any, cast
 
+import brotli
 import pytest
 import structlog
 from aiohttp import web
@@ -41,8 +42,11 @@ class Sentry:
         body = await request.read()
         if self.hangs:
             await self.may_end.wait()
-        if request.headers.get("Content-Encoding") == "gzip":
-            body = gzip.decompress(body)
+        unpack = {"gzip": gzip.decompress, "br": brotli.decompress}.get(
+            request.headers.get("Content-Encoding", "")
+        )
+        if unpack is not None:
+            body = unpack(body)
         lines = body.split(b"\n")
         for head, item in zip(lines[1::2], lines[2::2], strict=False):
             if json.loads(head)["type"] == "event":

@@ -90,12 +90,16 @@ def placed(known: Sequence[File], found: Sequence[Attachment]) -> Mapping[int, A
     missing = list(reversed(new.values()))
     places: dict[int, Attachment] = {}
     for file in known:
-        match = next((each for each in missing if each.file_name == file.file_name), None)
+        match = next((each for each in missing if _same_name(each.file_name, file.file_name)), None)
         if not file.source_url and match is not None:
             places[file.position] = match
             missing.remove(match)
     first = max((file.position for file in known), default=-1) + 1
     return places | dict(enumerate(missing, first))
+
+
+def _same_name(found: str | None, known: str | None) -> bool:
+    return found is not None and known is not None and found.strip().casefold() == known.strip().casefold()
 
 
 def _cannot_ask(claim: Claim) -> Permanent:

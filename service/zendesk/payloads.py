@@ -160,10 +160,7 @@ def _read_email(fields: dict[str, object], ticket_id: str | None, found: Found) 
         source_id=text_of(source_id),
         account_id=_pick(fields, "account_id"),
         comment_id=found.comment_id or ("" if found.told is None or found.may_be_more else None),
-        # Of an item that is empty nothing is known: whether there is such a file, the look-up tells.
-        attachments=tuple(
-            file for file in found.attachments if file.url or file.file_name or found.told is not None
-        ),
+        attachments=found.attachments,
         attachment_urls=found.told,
     )
 

@@ -23,6 +23,7 @@ from service.zendesk.files import (
     fields_of,
     files_of,
     read_addresses,
+    read_attachment,
 )
 from service.zendesk.names import Name, name_of
 from service.zendesk.signature import read_time
@@ -63,7 +64,8 @@ def search(data: dict[str, object]) -> Found:
     says_all = found.is_told or found.says_none
     is_shown = found.is_shown and not says_all and not found.comments
     told = found.told if is_complete and (says_all or is_shown) else None
-    return Found(tuple(found.files.values()), told, _choose(found.comments), may_be_more=is_shown)
+    files = (*found.files.values(), *found.unaddressed)
+    return Found(files, told, _choose(found.comments), may_be_more=is_shown)
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +92,9 @@ class _Search:
     """Goes through a body once, and notes what it says of files and comments."""
 
     files: dict[_Key, Attachment] = field(default_factory=dict)
+    unaddressed: list[Attachment] = field(
+        default_factory=list
+    )  # announced by name only: the look-up has to find them
     told: list[object] = field(default_factory=list)
     is_told: bool = False  # a list, an object or a text names the files
     is_shown: bool = False  # files stand in the HTML of the e-mail itself
@@ -222,6 +227,9 @@ class _Search:
                 return  # "document": "Passport" announces nothing
         if self.seen == before:
             self.is_incomplete = True
+            file = read_attachment(item)
+            if name.is_certain and not place.is_aside and _FILE_NAME.fullmatch(file.file_name or ""):
+                self.unaddressed.append(file)
 
     def read_file(self, name: Name, item: dict[str, object], place: _Place) -> None:
         fields = fields_of(item)
