@@ -122,7 +122,9 @@
     history.replaceState(history.state, "", address);
   }
 
-  document.querySelector("nav [aria-current]")?.scrollIntoView({ block: "nearest", inline: "nearest" });
+  // On a narrow screen. Without scrollIntoView, behind which the Tab key would begin in Chromium.
+  const current = document.querySelector("nav [aria-current]");
+  if (current) current.closest("nav").scrollLeft = current.offsetLeft - current.closest("nav").offsetLeft;
   localize();
   setInterval(grow, 1000);
   open();
