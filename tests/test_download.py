@@ -775,6 +775,35 @@ async def test_the_account_itself_may_send_pages_that_are_files(server: Server) 
     assert (await _error(server.url("/attachments/token/b/"), Expected("offer.pdf"))).code == "sign_in_page"
 
 
+@pytest.mark.parametrize("head", [b"<!---->", b"<?xml?>", b"<!--", b"<link>", b" ", b"<p>"])
+async def test_no_page_takes_long_to_judge(server: Server, head: bytes) -> None:
+    """The time limit of a test is shorter than what comments took before an end that is none."""
+    server.answers["*"] = _ok(head * 2000 + b"x", "Content-Type: text/html")
+
+    assert await _fetch(server.url("/attachments/token/x/"), Expected("a.html")) != b""
+
+
+@pytest.mark.parametrize(
+    ("content", "content_type"),
+    [
+        (b'<div class="login"><form action="/access/login"><input type="password">', "text/html"),
+        (b'<link rel="icon"><!DOCTYPE html><title>Sign in</title>', "text/html"),
+        ("<!DOCTYPE html><title>Sign in</title>".encode("utf-16"), "text/html"),
+        (b"<html>schemas-microsoft-com:office", "text/html"),
+        (b'{"error":"Couldn\'t authenticate you"}', "application/json"),
+        (b"Sign in", "text/plain"),
+    ],
+)
+async def test_whatever_the_account_says_instead_of_sending_an_invoice_is_no_invoice(
+    server: Server, content: bytes, content_type: str
+) -> None:
+    server.answers["*"] = _ok(content, f"Content-Type: {content_type}")
+
+    error = await _error(server.url("/attachments/token/x/"), Expected("invoice.pdf", "application/pdf"))
+
+    assert error.code == "sign_in_page"
+
+
 async def test_nothing_for_an_answer_is_no_file_unless_it_was_announced_or_may_be(server: Server) -> None:
     server.answers["*"] = _ok(b"")
 

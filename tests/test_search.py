@@ -447,7 +447,6 @@ def test_a_link_to_a_file_that_is_listed_is_no_reason_for_a_look_up() -> None:
         ({"attachment_urls": ""}, []),
         ({"attachment_1": "", "attachment_2": ""}, []),
         ({"files": []}, []),
-        ({"file": []}, []),
         ({"latest_comment": {"attachments": []}}, []),
         ({"comments": [{"attachments": []}]}, []),
         ({"attachments": [], "has_attachments": False, "attachment_count": 0}, []),
@@ -546,7 +545,6 @@ def test_an_event_tells_its_one_file_or_none() -> None:
             ]
         },
         {"comment_id": 5001, "ticket": {"latest_comment": {"id": 6}}},
-        {"comment": {"id": 6}, "latest_comment": {"id": 5001}},
         {"comment_id": 5001, "commentId": "5001"},
         {"comment_id": "", "comment": {"id": 5001}},
         {"comment_id": "{{ticket.comment.id}}", "comment": {"id": 5001}},
@@ -637,10 +635,77 @@ def test_an_address_that_is_too_long_stays_a_file_that_no_library_will_read(
     address: str, length: int
 ) -> None:
     """It is cut, but stays longer than any address may be, so that its file fails with a reason."""
-    (url,) = urls(attachments=[{"url": address.format("x" * length)}])
+    (file,) = read({"ticket_id": 1, "attachments": [{"url": address.format("x" * length)}]}).attachments
+    url = file.url
 
     assert MOST_ADDRESS < len(url) < MOST_ADDRESS + 10
     assert url.endswith("…[cut]")
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        {"body_text": ("https://a/attachments" + "/" * 8100 + " ") * 12},
+        {"attachments": ["https://a/" + "/" * 200_000 + "x"]},
+        {"attachments": ["https://a/attachments" + "/" * 200_000 + "x"]},
+        {"body_html": "/attachments/token" + "/" * 500_000},
+    ],
+)
+def test_slashes_take_no_quadratic_time(said: dict[str, object]) -> None:
+    """The time limit of a test is shorter than what these took."""
+    read({"ticket_id": 1, "comment_id": 5, **said})
+
+
+def test_two_comments_that_are_equally_near_name_none() -> None:
+    """A subject with quotation marks may have added one of them, so the comments of that time are taken."""
+    email = read({"ticket_id": 1, "comment_id": 5, "latest_comment_id": 4})
+
+    assert (email.comment_id, email.attachment_urls) == ("", None)
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        {"order": {"documents": []}},
+        {"satisfaction": {"files": []}},
+        {"inline_attachments": []},
+        {"uploads": []},
+        {"file": []},
+    ],
+)
+def test_an_empty_list_of_something_else_does_not_say_that_there_are_no_files(
+    said: dict[str, object],
+) -> None:
+    assert read({"ticket_id": 1, **said}).attachment_urls is None
+
+
+def test_files_that_are_only_counted_have_to_be_found() -> None:
+    email = read({"ticket_id": 1, "attachments": [A], "attachment_count": "3 files"})
+
+    assert email.attachment_urls is None
+    assert [file.url for file in email.attachments] == [A, "", ""]
+
+
+@pytest.mark.parametrize(
+    ("item", "count"),
+    [
+        ({"url": A, "Url": B}, 2),
+        ({"link1": A, "link2": B}, 2),
+        ({"url": "https://f.example/a.pdf;https://f.example/b.pdf"}, 2),
+        (f"{A};//p2.zdusercontent.com/attachment/2/b?token=y", 2),
+        (f"{A};p2.zdusercontent.com/attachment/2/b?token=y", 2),
+        (f"{A},/attachments/token/BBB/", 2),
+        ("https://f.example/a.pdf,/attachments/token/BBB/", 2),
+    ],
+)
+def test_one_address_swallows_no_other(item: object, count: int) -> None:
+    assert len(read({"ticket_id": 1, "attachments": [item]}).attachments) == count
+
+
+def test_two_addresses_of_one_meaning_are_looked_up() -> None:
+    item = {"url": "https://f.example/a.pdf", "Url": "https://f.example/b.pdf"}
+
+    assert read({"ticket_id": 1, "attachments": [item]}).attachment_urls is None
 
 
 def test_a_file_name_is_bounded() -> None:

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
@@ -12,6 +13,7 @@ from yarl import URL
 from service.alerts.credentials import find_ending as find
 from service.config.settings import Settings
 from service.errors import HoldfastError, Permanent, Transient
+from service.local.account import describe
 from service.local.zendesk import Fault, Zendesk
 from service.resources import Resources, open_resources
 from service.zendesk.account import Account
@@ -255,6 +257,50 @@ async def test_files_that_are_known_are_fetched_though_the_look_up_fails(
 
     assert (email["processing_status"], email["error_code"]) == ("failed", "not_found")
     assert [file["status"] for file in email["attachments"]] == ["stored"]
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        {"attachments": [{"filename": "a.pdf", "url": ""}]},
+        {"attachment_count": 1},
+        {"has_attachments": True},
+    ],
+)
+async def test_files_that_are_announced_have_to_be_listed(
+    settings: Settings, zendesk: Zendesk, res: Resources, said: dict[str, object]
+) -> None:
+    """While the webhook is young they may be listed later; after that the e-mail fails."""
+    settings = settings.model_copy(update={"early_seconds": 3, "max_retries": 0})
+    comments = [zendesk.add_comment(ticket) for ticket in (1, 2)]
+    async with serving(settings, zendesk) as client, working(settings):
+        bodies = ({"ticket_id": n, "comment_id": comment, **said} for n, comment in enumerate(comments, 1))
+        late, never = [(await client.send(body))["email_id"] for body in bodies]
+        await eventually(lambda: attempted(client, late))
+        file = describe(zendesk.desk, zendesk.file(zendesk.add_file("a.pdf", PDF)))
+        zendesk.desk.comments["1"][0]["attachments"] = [file]
+        ends = [await client.until(email, "completed", "failed") for email in (late, never)]
+
+    assert [email["processing_status"] for email in ends] == ["completed", "failed"]
+    assert [file["file_name"] for file in ends[0]["attachments"]] == ["a.pdf"]
+
+
+async def test_an_older_comment_is_not_taken_for_one_that_the_api_does_not_have_yet(
+    settings: Settings, zendesk: Zendesk, res: Resources
+) -> None:
+    settings = settings.model_copy(update={"early_seconds": 900})
+    zendesk.add_comment(21, created_at=datetime.now(UTC) - timedelta(days=2))
+    async with serving(settings, zendesk) as client, working(settings):
+        email_id = (await client.send({"ticket_id": 21}))["email_id"]
+        await eventually(lambda: attempted(client, email_id))
+        zendesk.add_comment(21, attachments=[zendesk.add_file("a.pdf", PDF)])
+        email = await client.until(email_id, "completed", "failed")
+
+    assert [file["file_name"] for file in email["attachments"]] == ["a.pdf"]
+
+
+async def attempted(client: Client, email_id: int) -> bool | None:
+    return any(attempt["outcome"] for attempt in (await client.email(email_id))["attempts"]) or None
 
 
 async def test_a_file_that_is_known_and_looked_up_is_one_file(

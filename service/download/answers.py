@@ -22,10 +22,21 @@ _REFUSALS = {
 # What these answer is likely to be another one later.
 _NOT_READY = {202: "accepted", 409: "in conflict", 423: "locked"}
 
+_NO_OFFICE = (
+    ".pdf",
+    ".png",
+    ".jpg",
+    ".jpeg",
+    ".gif",
+    ".zip",
+    ".xml",
+)  # an office program saves no HTML as these
 _REDACTED = "redacted.txt"
+_HEAD_BYTES = 4096
 _PAGE_NAMES = (".html", ".htm", ".xhtml", ".mht", ".mhtml")
 _PAGE = re.compile(
-    rb"(?:<\?xml[^>]*>|<!--.*?-->|\s)*<(?:!doctype\s+html|html|head|body|title|meta|script)\b",
+    rb"(?:<\?xml[^>]*+>|<!--(?>.*?-->)|<(?:link|noscript|div|form|center|p|font)\b[^>]*+>|\s++)*+"
+    rb"<(?:!doctype\s+html|html|head|body|title|meta|script|input|h1|h2|style)\b",
     re.IGNORECASE | re.DOTALL,
 )
 # An office program's own kind of HTML, which it saves as .xls or .doc.
@@ -94,16 +105,29 @@ def check_head(response: ClientResponse, expected: Expected, head: bytes, *, of_
     The account answers an authorised request with a redirect to its CDN. A page that comes without it is not the
     file, unless a page was announced, and even then not if the account's page is one to sign in.
     """
-    text = head.removeprefix(b"\xef\xbb\xbf").lstrip()
+    text = head[:_HEAD_BYTES].removeprefix(b"\xef\xbb\xbf").replace(b"\0", b"").lstrip(b"\xff\xfe \t\r\n")
     content_type = response.headers.get("Content-Type", "html").lower()
+    if of_account and _is_refusal(text, content_type, expected):
+        raise sign_in_page(response.url)
     if "html" not in content_type or not _PAGE.match(text):
         return
     names = {expected.file_name.lower()} if expected.file_name else _names(response)
     is_page = "html" in (expected.content_type or "").lower() or any(
         name.endswith(_PAGE_NAMES) for name in names
     )
-    if (of_account and _SIGN_IN.search(text)) or not (is_page or _OFFICE.search(text)):
+    is_office = _OFFICE.search(text) and not any(name.endswith(_NO_OFFICE) for name in names)
+    if (of_account and _SIGN_IN.search(text)) or not (is_page or is_office):
         raise sign_in_page(response.url)
+
+
+def _is_refusal(text: bytes, content_type: str, expected: Expected) -> bool:
+    """Tell an error of the API, in JSON or in words, from a file of such a type."""
+    is_json = "json" in content_type and text.startswith((b'{"error', b'{ "error'))
+    is_words = "text/plain" in content_type and len(text) < 200 and _SIGN_IN.search(text) is not None
+    name = (expected.file_name or "").lower()
+    return (is_json and not name.endswith(".json")) or (
+        is_words and not name.endswith((".txt", ".log", ".csv"))
+    )
 
 
 def sign_in_page(url: URL) -> Permanent:

@@ -42,7 +42,8 @@ def codings_of(header: str, file_name: str) -> list[str]:
     A word that is no registered coding (`aws-chunked`, `UTF-8`, `none`, `binary`) changes nothing. Raises Permanent
     for more than two codings, or for one that we cannot undo.
     """
-    words = [word.strip().lower() for word in header.split(",")]
+    parts = (part.partition(";")[0].lower().split() for part in header.split(","))
+    words = [word for part in parts for word in part]
     if unsupported := _UNSUPPORTED.intersection(words):
         raise Permanent("unexpected_encoding", f"the file came compressed as {min(unsupported)}, unasked")
     codings = [_NAMES[word] for word in reversed(words) if word in _NAMES]
@@ -155,7 +156,8 @@ def _open(coding: str, data: bytes) -> _Stream | None:
     if coding == "br":
         return _Brotli()
     if coding == "zstd":
-        return _Zstd() if data.startswith(_ZSTD_MAGIC[: len(data)]) else None
+        is_skippable = data[1:4] == b"\x2a\x4d\x18" and data[0] >> 4 == 5
+        return _Zstd() if is_skippable or data.startswith(_ZSTD_MAGIC[: len(data)]) else None
     if coding == "gzip":
         return _Zlib(zlib.MAX_WBITS + 16) if data.startswith(_GZIP_MAGIC[: len(data)]) else None
     # "deflate" means zlib's format; some send the bare one.

@@ -96,14 +96,14 @@ async def download(  # noqa: PLR0913 each is a thing of its own, four by keyword
     """
     deadline = asyncio.get_running_loop().time() + limits.seconds
     transfer = _Transfer(session, egress, limits, access, deadline)
-    response, is_direct = await transfer.request(url)
+    response, is_same_host = await transfer.request(url)
     try:
         async with transfer.translated(response.url):
             check_status(response)
             check_headers(response, expected, limits)
         head = await transfer.read(response, _HEAD_BYTES)
-        # Where nothing redirected, or the account itself answers, a page may stand for the file.
-        if is_direct or access.owns(response.url):
+        # Where nothing led to a CDN, a page may stand for the file.
+        if is_same_host or access.owns(response.url):
             check_head(response, expected, head, of_account=access.owns(response.url))
         async with aclosing(transfer.chunks(response, expected, head)) as chunks:
             yield Download(response.url.host or "", response.headers, chunks)
@@ -120,15 +120,15 @@ class _Transfer:
     deadline: float  # of the loop's clock
 
     async def request(self, url: str) -> tuple[aiohttp.ClientResponse, bool]:
-        """Return the answer, and whether it came without a redirect.
+        """Return the answer, and whether no redirect led to another host.
 
         Redirects are followed by hand: aiohttp would quote a signed address anew, and go anywhere.
         """
-        hop = parse(url)
-        for number in range(_MAX_REDIRECTS + 1):
+        hop = first = parse(url)
+        for _ in range(_MAX_REDIRECTS + 1):
             response = await self._get(hop)
             if response.status not in _REDIRECTS:
-                return response, number == 0
+                return response, response.url.origin() == first.origin()
             response.release()
             target = redirected(hop, response.headers.get("Location", ""))
             if is_sign_in(target) and (target.origin() == hop.origin() or self.access.owns(target)):

@@ -16,7 +16,7 @@ from service.errors import HoldfastError, Permanent, Transient
 from service.faultpoints import reach
 from service.jobs.running import Claim
 from service.metrics import ATTACHMENT_BYTES, ATTACHMENTS, code_label
-from service.process.lookup import is_dispensable, look_up, placed, should_look_up
+from service.process.lookup import is_dispensable, look_up, placed, should_look_up, without_address
 from service.process.metering import Meter, place
 from service.process.patience import is_young, may_be_early, may_try_again
 from service.process.rereading import reread
@@ -69,7 +69,11 @@ async def _add_looked_up(res: Resources, claim: Claim, known: Sequence[File]) ->
         error = may_be_early(res, claim, exc)
         log.info("files_not_looked_up", email=claim.email_id, attempt=claim.attempt_number, code=error.code)
         return [error]
-    record = partial(announce, held=claim.held, files=placed(known, found))
+    places = placed(known, found)
+    if is_young(res, claim) and (unlisted := without_address(known, places)):
+        about = f"{len(unlisted)} of the files that the webhook announces are not in Zendesk's list (yet)."
+        return [Transient("files_not_listed", about, is_limited=False)]
+    record = partial(announce, held=claim.held, files=places)
     await insist(partial(run, res.engine, res.settings.database_seconds, record))
     return []
 

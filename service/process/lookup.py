@@ -51,7 +51,7 @@ async def look_up(res: Resources, claim: Claim) -> Sequence[Attachment]:
             found = await _named(pages, claim.comment_id)
         else:
             received_at = datetime.now(UTC) - timedelta(seconds=claim.age)
-            found = await _of_that_time(pages, received_at)
+            found = await _of_that_time(pages, received_at, may_be_older=not is_young(res, claim))
     if not found:
         which = f"comment {claim.comment_id}" if claim.comment_id else "comment"
         # The API may be some moments behind the triggers.
@@ -67,8 +67,10 @@ async def _named(pages: AsyncIterator[Page], comment_id: str) -> Sequence[Commen
     return []
 
 
-async def _of_that_time(pages: AsyncIterator[Page], received_at: datetime) -> Sequence[Comment]:
-    """Find the comments that a webhook of this time may be about; else the newest one before it."""
+async def _of_that_time(
+    pages: AsyncIterator[Page], received_at: datetime, *, may_be_older: bool
+) -> Sequence[Comment]:
+    """Find the comments that a webhook of this time may be about; else, on demand, the newest one before it."""
     found: list[Comment] = []
     async for page in pages:  # the newest first
         for comment in comments.read_page(page):
@@ -76,7 +78,7 @@ async def _of_that_time(pages: AsyncIterator[Page], received_at: datetime) -> Se
             if received_at - BEFORE <= created_at <= received_at + AFTER:
                 found.append(comment)
             elif created_at < received_at:
-                return found or [comment]
+                return found or ([comment] if may_be_older else [])
     return found
 
 
@@ -89,8 +91,10 @@ def placed(known: Sequence[File], found: Sequence[Attachment]) -> Mapping[int, A
     new = {key: file for file in reversed(found) if (key := key_of(file.url)) not in addresses}
     missing = list(reversed(new.values()))
     places: dict[int, Attachment] = {}
-    for file in known:
-        match = next((each for each in missing if _same_name(each.file_name, file.file_name)), None)
+    for file in sorted(
+        known, key=lambda file: file.file_name is None
+    ):  # those that were only counted come last
+        match = next((each for each in missing if _may_be(file, each)), None)
         if not file.source_url and match is not None:
             places[file.position] = match
             missing.remove(match)
@@ -98,8 +102,18 @@ def placed(known: Sequence[File], found: Sequence[Attachment]) -> Mapping[int, A
     return places | dict(enumerate(missing, first))
 
 
-def _same_name(found: str | None, known: str | None) -> bool:
-    return found is not None and known is not None and found.strip().casefold() == known.strip().casefold()
+def without_address(known: Sequence[File], places: Mapping[int, Attachment]) -> Sequence[File]:
+    """Return the files that the webhook announced and that Zendesk does not list."""
+    return [file for file in known if not file.source_url and file.position not in places]
+
+
+def _may_be(known: File, found: Attachment) -> bool:
+    if known.file_name is None:
+        return True
+    return (
+        found.file_name is not None
+        and found.file_name.strip().casefold() == known.file_name.strip().casefold()
+    )
 
 
 def _cannot_ask(claim: Claim) -> Permanent:

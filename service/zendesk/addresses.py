@@ -25,10 +25,12 @@ _END = re.compile('[\\s"<>|`{}^\\\\\x00-\x20\x7f\u200b\u201c-\u201e\u00ab\u00bb]
 _HOST_AND_PATH = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789.-_:/"
 _PARTS = re.compile(r"(?:https?:)?//([^/?#\\]*)([^?#]*)(?:\?([^#]*))?", re.IGNORECASE | re.DOTALL)
 _PATH = re.compile(r"()(/[^?#]*)(?:\?([^#]*))?", re.DOTALL)
-_TOKEN = re.compile(r"/+attachments/+token/+([^/]+)", re.IGNORECASE)
+_TOKEN = re.compile(r"/attachments/+token/+([^/]+)", re.IGNORECASE)
 _ZENDESK_FILE = re.compile(r"/+(?:sc/+)?attachments/+(?!token(?:/|$))[^/]", re.IGNORECASE)
 _RECORD = re.compile(r"/+api/", re.IGNORECASE)
 _PAGE = re.compile(r"/+(?:agent|tickets|requests|users|hc/(?!.*article_attachments))(?:/|$)", re.IGNORECASE)
+# Another address without a scheme behind the first one.
+_JOINED = re.compile(r"[,;|](?:/|[\w.-]{0,253}(?:zdusercontent|zendesk))", re.IGNORECASE)
 _CARRIER = re.compile(r"[?&][^=&]*=$")
 # An address in whatever disguise: percent-encoded, too, as in a link that passes a redirect.
 _SLASH = "(?:/|%(?:25)*+2f)++"
@@ -82,7 +84,7 @@ def is_cdn(host: str) -> bool:
 
 def read_address(text: str) -> Address | None:
     """Take an address apart; None for what is none. The text stays as it is."""
-    match = _PARTS.match(text) or _PATH.match(text)
+    match = _PARTS.match(text[: MOST_ADDRESS + 1]) or _PATH.match(text[: MOST_ADDRESS + 1])
     if match is None:
         return None
     host, path, query = match.groups("")
@@ -115,6 +117,8 @@ def may_hold_files(text: str) -> bool:
 def exact_address(text: str) -> Address | None:
     """Read a text that is one address and nothing else, byte for byte; None for any other text."""
     text = text.strip().rstrip(",; ")
+    if len(text) > MOST_ADDRESS or _JOINED.search(text, 8):
+        return None
     if not text.startswith(("https://", "http://")) or "://" in text[8:] or ("&" in text and ";" in text):
         return None
     if _END.search(text.replace(" ", "")) or text.count("attachments") > 1 or "attachments%" in text:

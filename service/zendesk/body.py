@@ -92,6 +92,8 @@ def _read_form(body: bytes) -> object:
         raise Unreadable("not_json", f"The body is neither JSON nor a form: {exc}.") from exc
     pairs = [(key.translate(_STRAY_BYTES), value.translate(_STRAY_BYTES)) for key, value in fields]
     named = [index for index, (key, _) in enumerate(pairs) if key.strip().lower() == "payload"]
+    if len({pairs[index][1] for index in named}) > 1:
+        raise Unreadable("duplicate_key", "The form has several different fields `payload`.")
     key, value = pairs.pop(named[0] if named else 0)
     written = value or key
     if written.lstrip().startswith("{"):

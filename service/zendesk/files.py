@@ -82,17 +82,24 @@ def files_of(fields: dict[str, object], *, is_announced: bool) -> list[tuple[Add
     names = (*_FILE_NAMES, *_TITLES) if is_announced else _FILE_NAMES
     found: list[tuple[Address, Attachment]] = []
     tokens: set[str] = set()
-    for address in _of_fields(fields, _URLS):
-        if address.is_attachment:
-            is_new = address.token is None or address.token not in tokens
-        else:
-            is_new = is_announced and not found and bool(address.host) and not address.is_other
-        if is_new:
-            url = written(address)
-            found.append(
-                (address, bare_file(address, address.file_name) if found else _describe(fields, url, names))
-            )
-            tokens |= {address.token} if address.token else set()
+    first: object = None  # the value whose addresses of other hosts are files
+    for value in map(fields.get, _URLS):
+        for address in read_addresses(value) if isinstance(value, str) and value else ():
+            if address.is_attachment:
+                is_new = address.token is None or address.token not in tokens
+            else:
+                is_file = is_announced and bool(address.host) and not address.is_other
+                is_new = is_file and (not found or first is value)
+            if is_new:
+                first = first if found else value
+                url = written(address)
+                found.append(
+                    (
+                        address,
+                        bare_file(address, address.file_name) if found else _describe(fields, url, names),
+                    )
+                )
+                tokens |= {address.token} if address.token else set()
     if not found and is_announced:  # {"invoice.pdf": "https://…"}
         others = [
             address for address in _of_fields(fields, fields.keys() - ADDRESS_FIELDS) if not address.is_other

@@ -1,7 +1,6 @@
 """Read a whole request, and tell what reading it again would change on a record."""
 
 import hashlib
-import html
 import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -11,6 +10,7 @@ from typing import Protocol
 from multidict import CIMultiDict
 
 from service.zendesk import payloads
+from service.zendesk.addresses import MOST_ADDRESS, plain
 from service.zendesk.body import Unreadable
 from service.zendesk.payloads import Attachment, Email, Ignored
 
@@ -137,7 +137,7 @@ def _meant_by(nameless: File, announced: Sequence[Attachment]) -> list[str]:
 def _written_in(text: str) -> list[str]:
     """List the addresses in one that was read wrongly: several were joined, or something is before or after it."""
     addresses = []
-    for piece in _BEGINNING.split(html.unescape(text)):
+    for piece in _BEGINNING.split(plain(text[:MOST_ADDRESS])):
         for address in (piece.rstrip(_ENDS), _END.split(piece, maxsplit=1)[0].rstrip(_ENDS)):
             is_whole = _BEGINNING.match(address)
             addresses.append(address if is_whole else f"https://{address.lstrip('/')}")

@@ -37,6 +37,9 @@ _COUNT = re.compile("[0-9]{1,9}")
 _NO = {"", "0", "no", "false", "none", "null"}
 _FILE_NAME = re.compile(r"[^/]{1,200}\.[A-Za-z0-9]{1,8}\s{0,9}", re.DOTALL)
 
+_MOST_COUNTED = 100
+_UNKNOWN = Attachment("", None, None, None)
+
 _Key = tuple[str, str, str]
 
 
@@ -65,6 +68,8 @@ def search(data: dict[str, object]) -> Found:
     is_shown = found.is_shown and not says_all and not found.comments
     told = found.told if is_complete and (says_all or is_shown) else None
     files = (*found.files.values(), *found.unaddressed)
+    # Files that the body only counts: the look-up has to find as many.
+    files += (_UNKNOWN,) * (min(found.announced, _MOST_COUNTED) - len(files))
     return Found(files, told, _choose(found.comments), may_be_more=is_shown)
 
 
@@ -139,8 +144,8 @@ class _Search:
             self.read_list(name, value, place)
         elif name.is_comment_id:
             self.note_comment(name, value, place)
-        elif name.is_count and place.is_trusted and isinstance(value, int):
-            self.announced = max(self.announced, value)
+        elif name.is_count and place.is_trusted and isinstance(value, int | float):
+            self.announced = max(self.announced, int(value))
 
     def read_list(self, name: Name, values: list[object], place: _Place) -> None:
         below = place.below(name, is_alone=len(values) == 1)
@@ -242,9 +247,12 @@ class _Search:
             if len(key) > _LEAST_ADDRESS and may_hold_files(key):
                 self.texts.append((key, False, False))
             if isinstance(value, str):
-                is_read = inner.word in ADDRESS_FIELDS and exact_address(value) is not None
+                link = exact_address(value) if found and inner.word in ADDRESS_FIELDS else None
+                is_read = link is not None and any(_is_same(link, known) for known, _ in found)
                 if found and not is_read and may_hold_files(value):
                     self.texts.append((value, False, False))
+                elif link is not None and not is_read and not link.is_other:
+                    self.is_incomplete = True  # two fields of one meaning, and two addresses
             elif inner.word in {"thumbnail", "thumbnails"} and found:
                 self.read_thumbnails(value)
             elif isinstance(value, dict | list) and not found:
@@ -344,14 +352,19 @@ class _Search:
 
     def note_none(self, name: Name, value: object, place: _Place) -> None:
         """Note that there are no files; a field of one document says nothing of an e-mail's files."""
-        if place.is_trusted and (not name.is_single or isinstance(value, list)):
-            self.says_none = True
+        is_list = not name.is_single or isinstance(value, list)
+        is_all = "inline" not in name.word and (name.is_certain or (name.word == "files" and place.is_ticket))
+        self.says_none |= place.is_trusted and is_list and is_all
 
     def note_unreadable(self, name: Name, value: object, place: _Place) -> None:
         if name.word == "attachments" and place.is_ticket:
             raise Unreadable("wrong_shape", "`attachments` is neither a list nor an object nor an address.")
         self.is_incomplete |= bool(name.is_certain and value)
         self.is_incomplete |= isinstance(value, str) and _FILE_NAME.fullmatch(value) is not None
+
+
+def _is_same(address: Address, known: Address) -> bool:
+    return address.key == known.key or (address.token is not None and address.token == known.token)
 
 
 def _json_in(text: str, place: _Place, *, and_raise: bool = False) -> dict[str, object] | list[object] | None:
@@ -392,17 +405,18 @@ def _some_tell(comments: Sequence[object]) -> bool:
 
 
 def _choose(comments: list[tuple[int, bool, str]]) -> str | None:
-    """Choose the id that is nearest to the top, or that of the latest comment; None if two differ."""
+    """Choose the id that is nearest to the top; None if two differ there: a sender may have written one of them."""
     if not comments:
         return None
-    best = min(comments)[:2]
-    ids = {comment[2] for comment in comments if comment[:2] == best}
+    depth = min(comments)[0]
+    ids = {comment[2] for comment in comments if comment[0] == depth}
     return ids.pop() if len(ids) == 1 else None
 
 
 def _count(text: str) -> int:
     text = text.strip().lower()
-    return int(text) if _COUNT.fullmatch(text) else int(text not in _NO)
+    number = _COUNT.match(text)
+    return int(number[0]) if number else int(text not in _NO)
 
 
 def _is_blank(value: object) -> bool:
