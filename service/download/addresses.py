@@ -21,6 +21,9 @@ _SIGN_IN = re.compile(r"/(access|auth/v\d+|login|signin|sign_in|users/sign_in|hc
 
 def parse(address: str) -> URL:
     """Read the address of a file; raises Permanent("bad_url")."""
+    if not address.strip():
+        unknown = "the webhook announces this file without an address, and Zendesk does not list it"
+        raise Permanent("bad_url", f"{unknown}: look into the ticket, then retry")
     parsed = _absolute(URL(), address.strip())
     if parsed is None:
         raise Permanent("bad_url", "the attachment's address is no URL")

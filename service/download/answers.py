@@ -19,18 +19,11 @@ _REFUSALS = {
     404: ("not_found", "the file is not there, or its address has expired"),
     410: ("attachment_gone", "the file was deleted"),
 }
-# What these answer is likely to be another one later.
+# Statuses that say "not yet": a later request may get the file.
 _NOT_READY = {202: "accepted", 409: "in conflict", 423: "locked"}
 
-_NO_OFFICE = (
-    ".pdf",
-    ".png",
-    ".jpg",
-    ".jpeg",
-    ".gif",
-    ".zip",
-    ".xml",
-)  # an office program saves no HTML as these
+# Office programs save no HTML under these names.
+_NO_OFFICE = (".pdf", ".png", ".jpg", ".jpeg", ".gif", ".zip", ".xml")
 _REDACTED = "redacted.txt"
 _HEAD_BYTES = 4096
 _PAGE_NAMES = (".html", ".htm", ".xhtml", ".mht", ".mhtml")
@@ -49,7 +42,7 @@ _SIGN_IN = re.compile(
 
 @dataclass(frozen=True)
 class Expected:
-    """What Zendesk announced; None where it did not. `may_be_empty`: no bytes are a file, and not a bad answer."""
+    """What Zendesk announced; None where it did not. With `may_be_empty`, an empty answer is an empty file."""
 
     file_name: str | None = None
     content_type: str | None = None

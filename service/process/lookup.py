@@ -16,17 +16,18 @@ from service.zendesk.payloads import Attachment
 
 Page = Mapping[str, object]
 
-# A webhook that names no comment is about one of about its own time. Two quick e-mails may announce each other, and
-# clocks differ: rather some files twice, which is one object, than one of them never.
+# A webhook that names no comment gets the files of all comments in this window around its arrival. Two e-mails in
+# quick succession can both name the second one, and clocks differ. A file that is taken twice is stored once.
 BEFORE = timedelta(hours=1)
 AFTER = timedelta(minutes=5)
 
 
 def should_look_up(res: Resources, claim: Claim, *, has_files: bool) -> bool:
-    """Say whether Zendesk has to tell which files there are, or may know of more than the webhook does.
+    """Say whether to ask Zendesk's API for the files of this e-mail.
 
-    It may where the webhook lists none, but names a comment: inline images are in no list. And where files stood
-    only in the e-mail's HTML, with no comment named, so that `comment_id` is "".
+    The look-up is needed where the webhook does not list its files. It is also made where the webhook lists none but
+    names a comment, because inline images are in no list, and where files stand only in the e-mail's HTML
+    (`comment_id` is then "").
     """
     if claim.looked_up:
         return False
@@ -44,7 +45,6 @@ async def look_up(res: Resources, claim: Claim) -> Sequence[Attachment]:
     """Return the files of the comment that the webhook is about; raises Transient and Permanent."""
     if not res.zendesk.has_login:
         raise _cannot_ask(claim)
-    received_at = datetime.now(UTC) - timedelta(seconds=claim.age)
     pages = res.zendesk.pages(comments.path(claim.ticket_id), comments.MOST_PAGES, **comments.QUERY)
     async with aclosing(pages):
         if claim.comment_id:
@@ -70,7 +70,10 @@ async def _named(pages: AsyncIterator[Page], comment_id: str) -> Sequence[Commen
 async def _of_that_time(
     pages: AsyncIterator[Page], received_at: datetime, *, may_be_older: bool
 ) -> Sequence[Comment]:
-    """Find the comments that a webhook of this time may be about; else, on demand, the newest one before it."""
+    """Return the comments in the window around `received_at`.
+
+    If there are none and `may_be_older` is set, return the newest comment before the window.
+    """
     found: list[Comment] = []
     async for page in pages:  # the newest first
         for comment in comments.read_page(page):
@@ -91,9 +94,8 @@ def placed(known: Sequence[File], found: Sequence[Attachment]) -> Mapping[int, A
     new = {key: file for file in reversed(found) if (key := key_of(file.url)) not in addresses}
     missing = list(reversed(new.values()))
     places: dict[int, Attachment] = {}
-    for file in sorted(
-        known, key=lambda file: file.file_name is None
-    ):  # those that were only counted come last
+    # Files with a name choose first; those that were only counted take what is left.
+    for file in sorted(known, key=lambda file: file.file_name is None):
         match = next((each for each in missing if _may_be(file, each)), None)
         if not file.source_url and match is not None:
             places[file.position] = match

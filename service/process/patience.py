@@ -6,7 +6,7 @@ from service.errors import HoldfastError, Transient
 from service.jobs.running import Claim
 from service.resources import Resources
 
-# Zendesk's API and its files may be behind its webhooks, and a new token or permission takes some time everywhere.
+# Zendesk's API and its files can lag behind its webhooks; new tokens and permissions take a while to reach all servers.
 _EARLY = frozenset(
     {
         "unauthorized",
