@@ -243,6 +243,10 @@ async def test_credentials_go_to_attachments_of_their_account_alone(server: Serv
     [
         "/hc/article/1",
         "//attachments/token/a",
+        "/attachments/..%00/api",
+        "/attachments/%09../api",
+        "/attachments/%u002e%u002e/api",
+        "/attachments/token/a/b/c",
         "/Attachments/token/a",
         "/x/attachments/token/a",
         "/attachments",

@@ -17,8 +17,8 @@ API_TOKENS_END = date(2027, 4, 30)
 
 USE_A_CLIENT = "set ZENDESK_OAUTH_CLIENT_ID and ZENDESK_OAUTH_CLIENT_SECRET"
 
-# Where files are. An attachment's record, /api/v2/attachments/1.json, is not one of them.
-_FILES = "/attachments/"
+# The path of an attachment's file. Its record is elsewhere, at /api/v2/attachments/1.json.
+_FILE = re.compile(r"/attachments/(?:token/[A-Za-z0-9_-]+|[0-9]+)(?:/[^/\\]*)?")
 
 
 @dataclass(frozen=True)
@@ -77,7 +77,8 @@ class Account:
         Only such an address gets the credentials on the way to a file: a webhook may name any other, and what the
         API answers there would be stored as a file.
         """
-        return self.owns(url) and url.raw_path.startswith(_FILES) and not _climbs(url.raw_path)
+        path = url.raw_path
+        return self.owns(url) and _FILE.fullmatch(path) is not None and not _climbs(path)
 
     def absolute(self, address: str) -> str:
         """Complete an address that is only a path: templates leave the host out at times."""
