@@ -34,8 +34,7 @@ class Family:
 
     async def children(self) -> set[int]:
         def look() -> set[int]:
-            found = psutil.Process(self.parent.pid).children()
-            return {child.pid for child in found if child.status() != psutil.STATUS_ZOMBIE}
+            return {child.pid for child in psutil.Process(self.parent.pid).children() if is_alive(child)}
 
         return await asyncio.to_thread(look)
 
@@ -49,6 +48,13 @@ class Family:
 
 async def alive(processes: set[int]) -> list[int]:
     return await asyncio.to_thread(lambda: [process for process in processes if psutil.pid_exists(process)])
+
+
+def is_alive(process: psutil.Process) -> bool:
+    try:
+        return bool(process.status() != psutil.STATUS_ZOMBIE)
+    except psutil.NoSuchProcess:  # it ended, and its parent has reaped it, since it was listed
+        return False
 
 
 @asynccontextmanager
