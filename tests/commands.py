@@ -6,8 +6,6 @@ import os
 import pty
 import re
 import struct
-import subprocess
-import sys
 import termios
 from collections.abc import Mapping
 from contextlib import suppress
@@ -17,23 +15,15 @@ from click.testing import CliRunner
 
 from service.cli.main import main
 from service.config.settings import Settings
+from tests import forked
 from tests.conftest import ROOT, environment
-
-Done = subprocess.CompletedProcess[str]
+from tests.forked import Done
 
 
 async def command(settings: Settings, *words: str, **changes: str) -> Done:
     """Run `holdfast` with its output in pipes."""
-    return await asyncio.to_thread(
-        subprocess.run,
-        [sys.executable, "-m", "service", *words],
-        cwd=ROOT,
-        env={**environment(settings), **changes},
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
+    variables = {**environment(settings), **changes}
+    return await asyncio.to_thread(forked.run, ["service", *words], variables, ROOT)
 
 
 async def typed(settings: Settings, *words: str, **changes: str) -> Done:
@@ -68,15 +58,8 @@ def _on_a_terminal(
     ours, theirs = pty.openpty()
     fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 40, columns, 0, 0))
     variables = {**given, "TERM": "xterm", "NO_COLOR": "1"}
-    process = subprocess.Popen(
-        [sys.executable, "-m", "service", *words],
-        cwd=ROOT,
-        env={name: value for name, value in variables.items() if name not in {"COLUMNS", "LINES"}},
-        stdin=theirs,
-        stdout=theirs,
-        stderr=theirs,
-        start_new_session=True,
-    )
+    variables = {name: value for name, value in variables.items() if name not in {"COLUMNS", "LINES"}}
+    process = forked.start(["service", *words], variables, ROOT, [theirs] * 3)
     os.close(theirs)
     os.write(ours, keys)
     screen = b""
@@ -85,4 +68,6 @@ def _on_a_terminal(
             screen += chunk
     os.close(ours)
     # Bold and dim are no colours.
-    return process.wait(60), re.sub(r"\x1b\[[012]?m", "", screen.decode().replace("\r\n", "\n"))
+    process.join(60)
+    assert process.exitcode is not None
+    return process.exitcode, re.sub(r"\x1b\[[012]?m", "", screen.decode().replace("\r\n", "\n"))

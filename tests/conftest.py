@@ -32,10 +32,30 @@ from tests.s3 import ACCESS_KEY, SECRET, Bucket, proxied, s3
 T = TypeVar("T")
 ROOT = Path(__file__).resolve().parent.parent
 API_TOKEN = "api-token-of-the-tests"
+# What refers to another table stands before it.
 TABLES = (
-    "incoming_emails, attachments, attempts, quarantined_webhooks, ignored_webhooks, operator_actions, bulk_retries, workers,"
-    " alerts, alert_deliveries, alert_watch, reconciliations, reconciliation_findings, ended_sessions"
+    "attachments, attempts, incoming_emails, quarantined_webhooks, ignored_webhooks, operator_actions, bulk_retries, workers,"
+    " alert_deliveries, alerts, alert_watch, reconciliation_findings, reconciliations, ended_sessions"
 )
+# Truncating takes 100 ms for the files of all indexes, deleting a few rows takes 1 ms. Tables with many rows are
+# truncated all the same, so that the planner forgets their size.
+EMPTY = f"""
+    DO $$
+    DECLARE
+        name text;
+        rows int;
+    BEGIN
+        FOREACH name IN ARRAY string_to_array('{TABLES}', ', ') LOOP
+            EXECUTE format('SELECT count(*) FROM (SELECT FROM %I LIMIT 200) AS few', name) INTO rows;
+            IF rows = 200 THEN
+                TRUNCATE {TABLES};
+            ELSIF rows > 0 THEN
+                EXECUTE format('DELETE FROM %I', name);
+            END IF;
+        END LOOP;
+        PERFORM setval(format('%I', sequencename)::regclass, 1, false) FROM pg_sequences WHERE schemaname = 'public';
+    END $$
+"""
 
 # Processes of ours that the tests start compile what they load once, and not each of them anew.
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
@@ -100,7 +120,7 @@ def non_blocking() -> Iterator[BlockBuster]:
 async def database(database_url: str) -> AsyncIterator[asyncpg.Connection]:
     """Connect to a database without rows."""
     connection = await asyncpg.connect(database_url)
-    await connection.execute(f"TRUNCATE {TABLES} RESTART IDENTITY")
+    await connection.execute(EMPTY)
     yield connection
     await connection.close()
 
@@ -146,19 +166,12 @@ async def zendesk() -> AsyncIterator[Zendesk]:
         yield zendesk
 
 
-@pytest.fixture
-def settings(
-    database: asyncpg.Connection, database_url: str, redis_url: str, zendesk: Zendesk, tmp_path: Path
-) -> Settings:
-    """Settings as `holdfast up` makes them, with a short patience."""
+@pytest.fixture(scope="session")
+def common_settings(database_url: str, redis_url: str) -> Settings:
+    """Settings as `holdfast up` makes them, with short pauses; read once, since each reading takes 20 ms."""
     return Settings(
         database_url=SecretStr(database_url),
         redis_url=SecretStr(redis_url),
-        storage_url=f"file://{tmp_path}/objects",
-        zendesk_url=zendesk.url,
-        zendesk_oauth_client_id=zendesk.client_id,
-        zendesk_oauth_client_secret=SecretStr(zendesk.client_secret),
-        zendesk_webhook_secrets=(SecretStr(zendesk.secret),),
         api_token=SecretStr(API_TOKEN),
         download_hosts=("127.0.0.1",),
         download_private_networks=True,
@@ -169,6 +182,22 @@ def settings(
         retry_max_seconds=0.5,
         shutdown_seconds=1,
         worker_name="worker.test",
+    )
+
+
+@pytest.fixture
+def settings(
+    database: asyncpg.Connection, common_settings: Settings, zendesk: Zendesk, tmp_path: Path
+) -> Settings:
+    """Settings for an empty database, a Zendesk and a storage of this test's own."""
+    return common_settings.model_copy(
+        update={
+            "storage_url": f"file://{tmp_path}/objects",
+            "zendesk_url": zendesk.url,
+            "zendesk_oauth_client_id": zendesk.client_id,
+            "zendesk_oauth_client_secret": SecretStr(zendesk.client_secret),
+            "zendesk_webhook_secrets": (SecretStr(zendesk.secret),),
+        }
     )
 
 

@@ -15,6 +15,7 @@ from click.testing import CliRunner
 
 from service.cli.main import main
 from service.config.settings import Settings
+from tests import forked
 from tests.test_migrations import sql
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
@@ -46,15 +47,8 @@ def run(environment: dict[str, str], tmp_path: Path) -> Run:
 
     def run(*words: str, **changes: str | None) -> subprocess.CompletedProcess[str]:
         changed = {**environment, **changes}
-        return subprocess.run(
-            [sys.executable, "-m", "service", *words],
-            cwd=tmp_path,
-            env={name: value for name, value in changed.items() if value is not None},
-            capture_output=True,
-            text=True,
-            timeout=60,
-            check=False,
-        )
+        variables = {name: value for name, value in changed.items() if value is not None}
+        return forked.run(["service", *words], variables, tmp_path)
 
     return run
 
@@ -74,27 +68,36 @@ def rows(done: subprocess.CompletedProcess[str]) -> list[list[str]]:
     return [line.split("\t") for line in done.stdout.splitlines()]
 
 
-def loaded(done: subprocess.CompletedProcess[str]) -> set[str]:
-    """Return the modules that a command of PYTHONPROFILEIMPORTTIME loaded."""
-    return {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}
+def loads(environment: dict[str, str], *words: str, **changes: str) -> tuple[int, str, set[str]]:
+    """Run a command in a new Python; return its exit code, its output, and the modules that it loaded."""
+    done = subprocess.run(
+        [sys.executable, "-X", "importtime", "-m", "service", *words],
+        env={**environment, **changes},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    modules = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}
+    return done.returncode, done.stdout, modules
 
 
-def test_help_names_every_command_and_loads_nothing_heavy(run: Run) -> None:
-    done = run("--help", DATABASE_URL=None, PYTHONPROFILEIMPORTTIME="1")
+def test_help_names_every_command_and_loads_nothing_heavy(environment: dict[str, str]) -> None:
+    code, output, loaded = loads(environment, "--help", DATABASE_URL="")
 
-    assert done.returncode == 0
+    assert code == 0
     for command in COMMANDS:
-        assert f"\n  {command} " in done.stdout
-    assert "service.cli.main" in loaded(done)
-    assert not loaded(done) & {*HEAVY, "pydantic", "asyncio", "dotenv"}
+        assert f"\n  {command} " in output
+    assert "service.cli.main" in loaded
+    assert not loaded & {*HEAVY, "pydantic", "asyncio", "dotenv"}
 
 
-def test_a_look_at_postgres_loads_neither_queue_nor_storage_nor_http(run: Run) -> None:
-    done = run("status", REDIS_URL=None, STORAGE_URL=None, PYTHONPROFILEIMPORTTIME="1")
+def test_a_look_at_postgres_loads_neither_queue_nor_storage_nor_http(environment: dict[str, str]) -> None:
+    code, _, loaded = loads(environment, "status", REDIS_URL="", STORAGE_URL="")
 
-    assert done.returncode == 0
-    assert "sqlalchemy" in loaded(done)
-    assert not loaded(done) & (HEAVY - {"sqlalchemy", "asyncpg", "rich"})
+    assert code == 0
+    assert "sqlalchemy" in loaded
+    assert not loaded & (HEAVY - {"sqlalchemy", "asyncpg", "rich"})
 
 
 @pytest.mark.parametrize("words", [(command, "--help") for command in COMMANDS] + [("-h",), ("emails", "-h")])
@@ -127,13 +130,16 @@ def test_status_says_whether_all_is_safe_by_word_and_by_exit_code(run: Run, data
 
 
 def test_status_is_told_anew_until_ctrl_c(environment: dict[str, str], tmp_path: Path) -> None:
-    words = [sys.executable, "-m", "service", "status", "--watch", "--json"]
-    with subprocess.Popen(words, cwd=tmp_path, env=environment, stdout=subprocess.PIPE, text=True) as process:
-        assert process.stdout
-        states = [json.loads(process.stdout.readline())["state"] for _ in range(2)]
-        process.send_signal(signal.SIGINT)
+    ours, theirs = os.pipe()
+    with os.fdopen(ours) as output, os.fdopen(theirs, "w") as their_output:
+        words = ["service", "status", "--watch", "--json"]
+        process = forked.start(words, environment, tmp_path, [0, their_output.fileno(), 2])
+        states = [json.loads(output.readline())["state"] for _ in range(2)]
+        assert process.pid
+        os.kill(process.pid, signal.SIGINT)
+        process.join()
 
-    assert (states, process.returncode) == (["safe", "safe"], 0)
+    assert (states, process.exitcode) == (["safe", "safe"], 0)
 
 
 def test_emails_are_listed_newest_first_and_narrowed(run: Run, database_url: str) -> None:
@@ -291,15 +297,15 @@ def test_a_port_that_is_taken_is_one_line(run: Run, number: str) -> None:
     assert re.fullmatch(rf"cannot listen on 127\.0\.0\.1:{port}: .*already in use\n", done.stderr)
 
 
-def test_web_loads_nothing_that_it_does_not_need(run: Run) -> None:
+def test_web_loads_nothing_that_it_does_not_need(environment: dict[str, str]) -> None:
     """The wrong address is found out when all is loaded."""
     wrong = {"STORAGE_URL": "az://container", "PORT": "0", "ZENDESK_WEBHOOK_SECRETS": "secret-of-this-test"}
-    done = run("web", **wrong, PYTHONPROFILEIMPORTTIME="1")
+    code, _, loaded = loads(environment, "web", **wrong)
 
-    assert done.returncode == 2
-    assert {"aiohttp.web", "service.web.app"} <= loaded(done)
+    assert code == 2
+    assert {"aiohttp.web", "service.web.app"} <= loaded
     needless = {"service.worker", "service.process.attempt", "service.local", "alembic", "psutil", "botocore"}
-    assert not loaded(done) & needless
+    assert not loaded & needless
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])

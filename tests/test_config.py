@@ -21,6 +21,7 @@ from service.config.settings import PUBLIC_TEST_SECRET, Settings
 from service.database import connect, create_engine
 from service.errors import SettingsError, Transient
 from service.worker import _redis_settings
+from tests import forked
 from tests.conftest import ROOT
 
 GOOD = {
@@ -49,17 +50,9 @@ def read(monkeypatch: pytest.MonkeyPatch) -> Read:
     return read
 
 
-def start(words: list[str], variables: dict[str, str]) -> subprocess.CompletedProcess[str]:
+def start(words: list[str], variables: dict[str, str]) -> forked.Done:
     clean = {name: value for name, value in os.environ.items() if name not in NAMES}
-    return subprocess.run(
-        [sys.executable, "-m", *words],
-        cwd=ROOT,
-        env={**clean, **variables},
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
+    return forked.run(words, {**clean, **variables}, ROOT)
 
 
 WEB = ["service", "web"]

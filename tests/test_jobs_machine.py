@@ -28,7 +28,7 @@ from service.jobs.arriving import Arrival, receive
 from service.jobs.running import Claim, Claiming, Failure, Settlement
 from service.jobs.waiting import Job
 from service.models import PROCESSING, STATUSES, WAITING
-from tests.conftest import TABLES
+from tests.conftest import EMPTY
 
 HOUR = timedelta(hours=1)
 MINUTE = timedelta(minutes=1)
@@ -120,7 +120,7 @@ class Jobs(RuleBasedStateMachine):
         self.models: dict[int, Model] = {}
         self.rows: dict[int, dict[str, Any]] = {}  # as they were after the step before
         self.touched: set[int] = set()  # what this step may have changed
-        self.run(lambda conn: conn.execute(text(f"TRUNCATE {TABLES} RESTART IDENTITY")))
+        self.run(lambda conn: conn.execute(text(EMPTY)))
 
     def run(self, *operations: Operation) -> list[Any]:
         """Run one or two operations, at the same time."""

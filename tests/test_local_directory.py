@@ -14,6 +14,7 @@ from service.errors import SettingsError
 from service.local.directory import own_directory
 from service.local.launch import ServerError
 from service.local.servers import free_port, postgres
+from tests import forked
 from tests.processes import ROOT, linux
 
 STRANGER = 12_345
@@ -252,17 +253,8 @@ def test_a_file_of_settings_that_is_not_there_has_none(tmp_path: Path) -> None:
     assert read_env_file(tmp_path / "env") == {}
 
 
-def holdfast(directory: Path, *words: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "service", *words],
-        cwd=directory,
-        env={"PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT), "TERM": "dumb"},
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
+def holdfast(directory: Path, *words: str) -> forked.Done:
+    return forked.run(["service", *words], {"PATH": os.environ["PATH"], "TERM": "dumb"}, directory)
 
 
 @pytest.mark.parametrize(

@@ -16,6 +16,7 @@ from typing import Any
 import asyncpg
 import pytest
 
+from tests import forked
 from tests.conftest import ROOT, migrate
 
 VERSIONS = ROOT / "alembic" / "versions"
@@ -64,10 +65,8 @@ SESSION = r"session \d+ \([ \w]+\) uses incoming_emails in a transaction of \d+ 
 MIGRATE = command("service", "migrate")
 
 
-def run(words: list[str], url: str | None) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        words, cwd=ROOT, env=environment(url), capture_output=True, text=True, timeout=60, check=False
-    )
+def run(words: list[str], url: str | None) -> forked.Done:
+    return forked.run(words[2:], environment(url), ROOT)
 
 
 def upgrade(url: str) -> subprocess.CompletedProcess[str]:

@@ -5,7 +5,6 @@ import os
 import shutil
 import signal
 import subprocess
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -26,6 +25,7 @@ from service.local.zendesk import Zendesk
 from service.queries.alerts import list_alerts
 from service.resources import Resources, open_resources
 from service.web.early import listening
+from tests import forked
 from tests.conftest import ROOT, Client, eventually, program, serving, working
 from tests.processes import wait_for
 from tests.test_alerts_causes import fail
@@ -148,16 +148,8 @@ async def test_without_a_pooler_postgres_keeps_what_is_prepared(res: Resources) 
     assert [name.startswith("holdfast_") for name in names] == [True]
 
 
-def alembic(url: str, *words: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "alembic", *words],
-        cwd=ROOT,
-        env={**os.environ, "DATABASE_URL": url},
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
+def alembic(url: str, *words: str) -> forked.Done:
+    return forked.run(["alembic", *words], {**os.environ, "DATABASE_URL": url}, ROOT)
 
 
 def test_migrations_ask_for_postgres_itself(pooled_url: str) -> None:

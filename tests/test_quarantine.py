@@ -3,8 +3,6 @@
 import asyncio
 import base64
 import json
-import subprocess
-import sys
 from datetime import UTC, datetime
 from typing import Any
 from urllib.parse import quote
@@ -25,7 +23,8 @@ from service.intake import Receipt
 from service.local.zendesk import Zendesk
 from service.resources import Resources
 from service.zendesk.signature import ACCOUNT_ID, INVOCATION_ID
-from tests.conftest import API_TOKEN, ROOT, Client, Server, environment, eventually, serving
+from tests.commands import Done, command
+from tests.conftest import API_TOKEN, Client, Server, eventually, serving
 from tests.proxy import before_postgres
 from tests.test_intake import Case, forget, headers, try_many, written
 from tests.test_webhook import bodies, count
@@ -486,18 +485,9 @@ async def test_the_log_names_ids_and_nothing_of_what_was_sent(
 # ── on the command line
 
 
-async def run(settings: Settings, *words: str, **changes: str) -> subprocess.CompletedProcess[str]:
+async def run(settings: Settings, *words: str, **changes: str) -> Done:
     """Run `holdfast quarantine` as an operator does."""
-    return await asyncio.to_thread(
-        subprocess.run,
-        [sys.executable, "-m", "service", "quarantine", *words],
-        cwd=ROOT,
-        env={**environment(settings), "COLUMNS": "200", **changes},
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
+    return await command(settings, "quarantine", *words, **{"COLUMNS": "200", **changes})
 
 
 async def test_the_table_has_what_waits_and_steers_no_terminal(
