@@ -2,7 +2,6 @@
 
 import asyncio
 import os
-import sys
 import warnings
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, suppress
@@ -27,6 +26,7 @@ from service.resources import Resources, open_resources
 from service.web.app import create_app
 from service.web.keys import RES
 from service.worker import worker_settings
+from tests.forked import Program
 from tests.s3 import ACCESS_KEY, SECRET, Bucket, proxied, s3
 
 T = TypeVar("T")
@@ -176,7 +176,7 @@ def common_settings(database_url: str, redis_url: str) -> Settings:
         download_hosts=("127.0.0.1",),
         download_private_networks=True,
         early_seconds=0,
-        lease_seconds=2,
+        lease_seconds=10,  # a busy machine may keep a loop from renewing it for seconds
         sweep_seconds=0.1,
         retry_min_seconds=0.1,
         retry_max_seconds=0.5,
@@ -329,13 +329,9 @@ def environment(settings: Settings) -> dict[str, str]:
 
 
 @asynccontextmanager
-async def program(
-    *command: str, settings: Settings, **more: str
-) -> AsyncIterator[asyncio.subprocess.Process]:
+async def program(*command: str, settings: Settings, **more: str) -> AsyncIterator[Program]:
     """Run `python -m COMMAND` as a process of its own; what is left of it is killed."""
-    process = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", *command, cwd=ROOT, env={**environment(settings), **more}
-    )
+    process = await asyncio.to_thread(Program, command, {**environment(settings), **more}, ROOT)
     try:
         yield process
     finally:

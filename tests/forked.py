@@ -1,5 +1,6 @@
 """Run `python -m MODULE` in processes that are forked from one that has loaded it already: loading takes a second."""
 
+import asyncio
 import os
 import runpy
 import sys
@@ -9,8 +10,10 @@ from multiprocessing import get_context
 from multiprocessing.context import ForkServerProcess
 from multiprocessing.reduction import DupFd
 from pathlib import Path
+from signal import SIGKILL
 from subprocess import CompletedProcess
 from tempfile import TemporaryFile
+from threading import Thread
 from typing import Any
 
 Done = CompletedProcess[str]
@@ -40,6 +43,38 @@ def start(
     process = _context.Process(target=_run, args=(list(words), dict(variables), directory, passed))
     process.start()
     return process
+
+
+class Program:
+    """A running `python -m WORDS`, which writes where this process does."""
+
+    def __init__(self, words: Sequence[str], variables: Mapping[str, str], directory: Path) -> None:
+        self._process = start(words, variables, directory, (0, 1, 2))
+        assert self._process.pid
+        self.pid = self._process.pid
+        # The exit code, or the signal's number with a minus; None while it runs.
+        self.returncode: int | None = None
+        Thread(target=self._watch, daemon=True).start()  # asking for the code may block
+
+    async def wait(self) -> int:
+        """Wait for its end; return the exit code."""
+        while (code := self.returncode) is None:
+            await asyncio.sleep(0.01)
+        return code
+
+    def send_signal(self, signal: int) -> None:
+        """Send a signal. Raises ProcessLookupError where it has ended."""
+        if self.returncode is not None:
+            raise ProcessLookupError
+        os.kill(self.pid, signal)
+
+    def kill(self) -> None:
+        """Kill it. Raises ProcessLookupError where it has ended."""
+        self.send_signal(SIGKILL)
+
+    def _watch(self) -> None:
+        self._process.join()
+        self.returncode = self._process.exitcode
 
 
 def run(words: Sequence[str], variables: Mapping[str, str], directory: Path) -> Done:

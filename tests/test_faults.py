@@ -23,6 +23,12 @@ PDF = b"%PDF-1.7\n" + bytes(range(256)) * 400
 
 
 @pytest.fixture
+def settings(settings: Settings) -> Settings:
+    """Let a job of a worker that died be another one's soon."""
+    return settings.model_copy(update={"lease_seconds": 2})
+
+
+@pytest.fixture
 def points(tmp_path: Path) -> Path:
     directory = tmp_path / "points"
     directory.mkdir()

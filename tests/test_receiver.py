@@ -15,6 +15,7 @@ from service.local.receiver import UNWANTED, read_messages
 from service.local.servers import free_port
 from service.targets.webhook import Endpoint
 from tests.conftest import program
+from tests.forked import Program
 from tests.targets import SECRET
 from tests.test_faults import answers
 
@@ -32,7 +33,7 @@ def document(key: str, subject: str = "Grüße", version: int = 1) -> Document:
 
 
 @asynccontextmanager
-async def receiving(settings: Settings, path: Path) -> AsyncIterator[tuple[asyncio.subprocess.Process, str]]:
+async def receiving(settings: Settings, path: Path) -> AsyncIterator[tuple[Program, str]]:
     port = free_port()
     command = ("service.local.receiver", str(port), str(path))
     async with program(*command, settings=settings, SYNC_WEBHOOK_SECRET=SECRET) as process:

@@ -21,7 +21,7 @@ from service.config.settings import Settings
 from service.local.zendesk import Zendesk
 from service.resources import Resources
 from service.web.early import listening
-from tests.conftest import API_TOKEN, ROOT, Client, eventually, program
+from tests.conftest import API_TOKEN, ROOT, Client, environment, eventually, program
 from tests.test_webhook import is_down, is_up, is_waiting_for_a_lock, locked, post
 
 
@@ -58,13 +58,27 @@ def is_alive(process: psutil.Process) -> bool:
 
 
 @asynccontextmanager
+async def fresh(settings: Settings, **more: str) -> AsyncIterator[asyncio.subprocess.Process]:
+    """Run `holdfast web` in a new Python: where metrics are counted is decided when they are loaded."""
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "service", "web"), cwd=ROOT, env={**environment(settings), **more}
+    )
+    try:
+        yield process
+    finally:
+        with suppress(ProcessLookupError):
+            process.kill()
+        await process.wait()
+
+
+@asynccontextmanager
 async def family(settings: Settings, zendesk: Zendesk) -> AsyncIterator[Family]:
     with listening("127.0.0.1", 0) as (free,):
         port = free.getsockname()[1]
     variables = {"HOST": "127.0.0.1", "PORT": str(port), "WEB_CONCURRENCY": "2"}
     async with (
         ClientSession(connector=TCPConnector(force_close=True)) as session,
-        program("service", "web", settings=settings, **variables) as parent,
+        fresh(settings, **variables) as parent,
     ):
         family = Family(parent, Client(f"http://127.0.0.1:{port}", session, zendesk))
         await eventually(lambda: is_up(family.client))

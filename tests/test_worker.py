@@ -21,6 +21,12 @@ PDF = b"%PDF-1.7\n" + bytes(range(256)) * 400
 ARQ = ("arq", "service.worker.WorkerSettings")
 
 
+@pytest.fixture
+def settings(settings: Settings) -> Settings:
+    """Let a job of a worker that died be another one's soon."""
+    return settings.model_copy(update={"lease_seconds": 2})
+
+
 async def started(client: Client, zendesk: Zendesk) -> tuple[int, Fault]:
     """Send an e-mail whose download pauses half-way, and wait for that."""
     fault = Fault(pause_after=1000)
