@@ -18,7 +18,7 @@ import pytest
 
 from tests.conftest import ROOT, migrate
 
-VERSIONS = ROOT / "alembic" / "versions"
+VERSIONS = ROOT / "service" / "migrations" / "versions"
 FIRST, STATE_MACHINE, *_ = REVISIONS = [path.name[:13] for path in sorted(VERSIONS.glob("*.py"))]
 HEAD = REVISIONS[-1]
 STATES = ("received", "queued", "processing", "completed", "failed")
