@@ -35,7 +35,7 @@ format: $(VENV)/.ready
 	$(BIN)/ruff format .
 
 lock: $(VENV)/.ready  ## take the newest versions that pyproject.toml allows
-	$(COMPILE) --upgrade pyproject.toml --output-file requirements.txt
+	$(COMPILE) --upgrade pyproject.toml --extra mongodb --extra sentry --output-file requirements.txt
 	$(COMPILE) --upgrade pyproject.toml --extra local --extra mongodb --extra sentry --extra otel --group dev --constraint requirements.txt \
 		--output-file requirements-dev.txt
 	$(COMPILE) --upgrade --group bench --constraint requirements-dev.txt --output-file requirements-bench.txt
