@@ -38,7 +38,7 @@ async def test_arq_knows_every_name_of_the_worker_settings(settings: Settings) -
 
 def test_the_procfile_starts_what_it_says() -> None:
     assert (ROOT / "Procfile").read_text().splitlines() == [
-        "release: alembic upgrade head",
+        "release: python -m service release",
         "web: python -m service web",
         "worker: arq service.worker.WorkerSettings",
     ]

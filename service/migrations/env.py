@@ -12,7 +12,7 @@ from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from service.config.reading import read_settings
-from service.database import check_writable, create_engine, is_pooled
+from service.database import check_writable, create_engine, is_pooled, reason_of
 from service.errors import SettingsError
 from service.migrations import revisions
 from service.operations import TABLES
@@ -201,7 +201,8 @@ except SettingsError as exc:
 except TimeoutError:
     end("Postgres cannot be reached, or did not end a statement in ten minutes", 1)
 except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError) as exc:
-    end(f"Postgres cannot be reached: {type(exc).__name__}: {exc}", 1)
+    why = reason_of(exc)
+    end(f"Postgres cannot be reached: {why}" + ("" if " " in why else f": {exc}"), 1)
 except SQLAlchemyError as exc:
     reason, statement = getattr(exc, "orig", None), getattr(exc, "statement", None)
     end(f"Postgres refused: {reason or exc}" + (f" (in: {statement})" if statement else ""), 1)
