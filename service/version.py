@@ -42,8 +42,8 @@ def full_version() -> str:
 
 def _sources() -> Iterator[str]:
     yield from (os.environ.get(name, "") for name in _VARIABLES)
-    yield COMMIT_FILE.read_text(errors="replace") if COMMIT_FILE.is_file() else ""
     yield _checked_out()
+    yield COMMIT_FILE.read_text(errors="replace") if COMMIT_FILE.is_file() else ""
 
 
 def _checked_out() -> str:
