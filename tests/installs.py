@@ -25,7 +25,17 @@ export WEB_CONCURRENCY="${WEB_CONCURRENCY:-2}"
 """
 START = 'for file in .profile.d/*.sh; do . "$file"; done; if [ -f .profile ]; then . ./.profile; fi; exec '
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
-LEFT_OUT = (".git", ".venv*", ".holdfast", ".*_cache", ".hypothesis", "__pycache__", "tests", "docs", "benchmarks")
+LEFT_OUT = (
+    ".git",
+    ".venv*",
+    ".holdfast",
+    ".*_cache",
+    ".hypothesis",
+    "__pycache__",
+    "tests",
+    "docs",
+    "benchmarks",
+)
 
 
 def previous_commit() -> str:
@@ -62,7 +72,9 @@ def build(slug: Path, python: Path) -> None:
     (slug / ".profile.d").mkdir()
     (slug / ".profile.d" / "python.sh").write_text(PROFILE)
     if (slug / "bin" / "post_compile").exists():
-        subprocess.run(["bin/post_compile"], cwd=slug, env={**os.environ, "SOURCE_VERSION": COMMIT}, check=True)
+        subprocess.run(
+            ["bin/post_compile"], cwd=slug, env={**os.environ, "SOURCE_VERSION": COMMIT}, check=True
+        )
 
 
 def procfile(slug: Path, kind: str) -> str:
@@ -88,7 +100,9 @@ def install(directory: Path) -> Path:
 
 
 def requirements() -> Iterator[Requirement]:
-    for line in re.findall(r"^[A-Za-z0-9][^\\]*", (ROOT / "requirements.txt").read_text(), flags=re.MULTILINE):
+    for line in re.findall(
+        r"^[A-Za-z0-9][^\\]*", (ROOT / "requirements.txt").read_text(), flags=re.MULTILINE
+    ):
         requirement = Requirement(line.strip())
         if requirement.marker is None or requirement.marker.evaluate():
             yield requirement
@@ -106,3 +120,7 @@ def link_script(original: Path, directory: Path) -> None:
     place = directory / original.name
     place.write_text(f"#!{directory / 'python'}\n{rest}")
     place.chmod(0o755)
+
+
+def version_of(slug: Path) -> str:
+    return str(tomllib.loads((slug / "pyproject.toml").read_text())["project"]["version"])
