@@ -4,6 +4,7 @@ import os
 import re
 import shutil
 import subprocess
+import sys
 import tomllib
 import venv
 from collections.abc import Iterator
@@ -124,3 +125,22 @@ def link_script(original: Path, directory: Path) -> None:
 
 def version_of(slug: Path) -> str:
     return str(tomllib.loads((slug / "pyproject.toml").read_text())["project"]["version"])
+
+
+def install_wheel(directory: Path, python: Path) -> Path:
+    """Build a wheel of the files as they are now, and an archive; install the wheel there; return the archive."""
+    built = [sys.executable, "-m", "hatchling", "build", "-d", str(directory)]
+    subprocess.run(built, cwd=ROOT, check=True, capture_output=True, timeout=100)
+    [wheel], [archive] = directory.glob("*.whl"), directory.glob("*.tar.gz")
+    pip = [
+        sys.executable,
+        "-m",
+        "pip",
+        "--python",
+        str(python / "bin" / "python"),
+        "install",
+        "--no-deps",
+        "--no-index",
+    ]
+    subprocess.run([*pip, "--no-compile", str(wheel)], check=True, capture_output=True, timeout=100)
+    return archive

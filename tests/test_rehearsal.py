@@ -8,8 +8,10 @@ import asyncio
 import os
 import signal
 import subprocess
+import sys
+import tarfile
 from collections import Counter
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from importlib.util import find_spec
@@ -20,11 +22,12 @@ import asyncpg
 import pytest
 from aiohttp import ClientSession
 
+from service.config.settings import Settings
 from service.local.servers import free_port
 from service.local.zendesk import Zendesk
 from service.resources import Resources
 from tests import installs
-from tests.conftest import API_TOKEN, eventually
+from tests.conftest import API_TOKEN, ROOT, Client, environment, eventually
 from tests.proxy import behind_tls, self_signed
 from tests.s3 import ACCESS_KEY, SECRET, Bucket
 
@@ -33,6 +36,7 @@ CONNECTIONS = 20
 # Between two webhooks of each of three senders.
 PAUSE_SECONDS = 0.25
 SOME = 10
+PAGES = ("/healthz", "/docs", "/openapi.json", "/sign-in", "/static/base.css")
 NEXT = '''"""Add what the version after this one needs."""
 
 from alembic import op
@@ -307,3 +311,103 @@ async def test_deploy_upgrade_rollback_and_restore_as_on_heroku(
     assert status[0] == 0, status[1]
     assert restored == total
     assert sum(after_all.values()) == load.answers[200]
+
+
+async def test_a_wheel_needs_no_checkout(
+    settings: Settings, database: asyncpg.Connection, tmp_path: Path
+) -> None:
+    """Everything is run by the command alone, in an empty folder, with the packages of requirements.txt."""
+    python = installs.install(tmp_path / "python")
+    archive = installs.install_wheel(tmp_path / "dist", python)
+    await database.execute("CREATE DATABASE wheel")
+    assert settings.database_url
+    url = settings.database_url.get_secret_value().replace("/postgres?", "/wheel?")
+    variables = environment(settings) | {"DATABASE_URL": url, "HOST": "127.0.0.1", "PORT": str(free_port())}
+    here = tmp_path / "empty"
+    here.mkdir()
+
+    def run(*words: str) -> subprocess.CompletedProcess[str]:
+        command = [str(python / "bin" / "holdfast"), *words]
+        return subprocess.run(
+            command, cwd=here, env=variables, capture_output=True, text=True, timeout=100, check=False
+        )
+
+    try:
+        version, released, checked = run("--version"), run("release"), run("check")
+        web = await asyncio.create_subprocess_exec(
+            str(python / "bin" / "holdfast"), "web", cwd=here, env=variables, stdout=subprocess.DEVNULL
+        )
+        try:
+            pages = await answers(f"http://127.0.0.1:{variables['PORT']}", PAGES)
+        finally:
+            web.terminate()
+            await web.wait()
+    finally:
+        await database.execute("DROP DATABASE wheel WITH (FORCE)")
+
+    assert version.stdout.startswith(f"holdfast, version {installs.version_of(ROOT)}, commit ")
+    assert (released.returncode, released.stdout.splitlines()[-1][:6]) == (0, "Ready:"), released.stderr
+    assert "ok    migrations: all were run" in checked.stdout
+    assert pages == dict.fromkeys(PAGES, 200)
+    with tarfile.open(archive) as sources:
+        names = {name.partition("/")[2] for name in sources.getnames()}
+    assert {
+        "pyproject.toml",
+        "alembic.ini",
+        "service/migrations/env.py",
+        "service/web/static/base.css",
+    } <= names
+
+
+async def answers(url: str, paths: Sequence[str]) -> dict[str, int]:
+    """Ask for each as soon as the first answers."""
+    found = {}
+    async with ClientSession() as session:
+        for path in paths:
+
+            async def ask(path: str = path) -> int | None:
+                with suppress(OSError):
+                    async with session.get(f"{url}{path}", allow_redirects=True) as response:
+                        return response.status
+                return None
+
+            found[path] = await eventually(ask)
+    return found
+
+
+async def test_the_version_before_works_on_the_tables_of_this_one(
+    settings: Settings, res: Resources, zendesk: Zendesk, tmp_path: Path
+) -> None:
+    """A rollback, and the moment between a migration and the start of the new code, need it of every migration."""
+    slug = installs.check_out(installs.previous_commit(), tmp_path / "before")
+    port = free_port()
+    variables = environment(settings) | {"HOST": "127.0.0.1", "PORT": str(port), "PYTHONPATH": str(slug)}
+    processes = [
+        await asyncio.create_subprocess_exec(
+            *(sys.executable, "-m", *installs.procfile(slug, kind).removeprefix("python -m ").split()),
+            cwd=slug,
+            env=variables,
+            stdout=subprocess.DEVNULL,
+        )
+        for kind in ("web", "worker")
+    ]
+    try:
+        await answers(f"http://127.0.0.1:{port}", ["/healthz"])
+        async with ClientSession() as session:
+            client = Client(f"http://127.0.0.1:{port}", session, zendesk)
+            files = [zendesk.add_file(f"{number}.txt", b"%d" % number) for number in range(2)]
+            payloads = [zendesk.payload(attachments=[file]) for file in (*files, files[0])]
+            payloads[2]["attachments"] = ["https://elsewhere.example/a.txt"]
+            receipts = [await client.send(payload) for payload in payloads]
+            ends = [await client.until(receipt["email_id"], "completed", "failed") for receipt in receipts]
+            listed = await client.get("/api/v1/emails")
+            stats = await client.get("/api/v1/stats")
+    finally:
+        for process in processes:
+            process.terminate()
+        for process in processes:
+            await process.wait()
+
+    assert [end["processing_status"] for end in ends] == ["completed", "completed", "failed"]
+    assert len(listed["emails"]) == 3
+    assert stats["by_status"]["completed"] == 2
