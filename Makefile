@@ -22,7 +22,7 @@ bench: $(VENV)/.bench  ## measure Holdfast beside what else one would build; it 
 	@exec $(BIN)/python -m benchmarks all
 
 rehearse: $(VENV)/.ready  ## deploy, upgrade, roll back and restore as on Heroku, on this machine
-	@exec $(BIN)/pytest tests/test_rehearsal.py
+	@exec $(BIN)/pytest -rP tests/test_rehearsal.py
 
 test: lint  ## all that CI runs; the tests wait more than they compute, and so they share two processors well
 	$(BIN)/pytest --numprocesses 4 --maxschedchunk 1

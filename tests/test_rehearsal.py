@@ -6,14 +6,13 @@ with certificates that nobody knows, and the limits of the plans that README nam
 
 import asyncio
 import os
-import signal
 import subprocess
 import sys
 import tarfile
-from collections import Counter
-from collections.abc import AsyncIterator, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager, suppress
-from dataclasses import dataclass, field
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
@@ -27,15 +26,11 @@ from service.local.servers import free_port
 from service.local.zendesk import Zendesk
 from service.resources import Resources
 from tests import installs
-from tests.conftest import API_TOKEN, ROOT, Client, environment, eventually
-from tests.proxy import behind_tls, self_signed
-from tests.s3 import ACCESS_KEY, SECRET, Bucket
+from tests.conftest import ROOT, Client, environment, eventually
+from tests.heroku import App, Load, heroku
+from tests.s3 import Bucket
 
-# heroku-postgresql:essential-0 and heroku-redis:mini.
-CONNECTIONS = 20
-# Between two webhooks of each of three senders.
-PAUSE_SECONDS = 0.25
-SOME = 10
+SOME = 10  # e-mails that each step waits for, at least
 PAGES = ("/healthz", "/docs", "/openapi.json", "/sign-in", "/static/base.css")
 NEXT = '''"""Add what the version after this one needs."""
 
@@ -55,164 +50,12 @@ def non_blocking() -> None:
     """Let the test block: nothing of the service runs in this process."""
 
 
-@dataclass
-class App:
-    """An app of the platform: its config vars, what is deployed, and its dynos."""
-
-    variables: dict[str, str]
-    slug: Path
-    port: int = 0
-    dynos: list[asyncio.subprocess.Process] = field(default_factory=list)
-    # The router holds requests back while no web dyno listens.
-    is_routed: asyncio.Event = field(default_factory=asyncio.Event)
-
-    async def start(self, kind: str, command: str, **changes: str) -> asyncio.subprocess.Process:
-        """Start a dyno as the platform does: a clean environment, the profile scripts, then the command."""
-        variables = {
-            "HOME": str(self.slug),
-            "PATH": "/usr/bin:/bin",
-            "DYNO": f"{kind}.1",
-            **self.variables,
-            **changes,
-        }
-        return await asyncio.create_subprocess_exec(
-            *("bash", "-c", installs.START + command),
-            cwd=self.slug,
-            env=variables,
-            stdout=subprocess.PIPE if kind in {"release", "run"} else subprocess.DEVNULL,
-            stderr=subprocess.STDOUT if kind in {"release", "run"} else None,
-        )
-
-    async def run(self, command: str, kind: str = "run", **changes: str) -> tuple[int, str]:
-        """Run a command on a dyno of its own; return its exit code and what it printed."""
-        dyno = await self.start(kind, command, **changes)
-        out, _ = await asyncio.wait_for(dyno.communicate(), 100)
-        return dyno.returncode or 0, out.decode()
-
-    async def release(self, **changes: str) -> tuple[int, str]:
-        return await self.run(installs.procfile(self.slug, "release"), "release", **changes)
-
-    async def up(self) -> None:
-        """Start a web and a worker dyno, and route to the first when it listens."""
-        self.port = free_port()
-        for kind, changes in (("web", {"PORT": str(self.port)}), ("worker", {})):
-            self.dynos.append(await self.start(kind, installs.procfile(self.slug, kind), **changes))
-        async with ClientSession() as session:
-
-            async def answers() -> bool | None:
-                assert self.dynos[0].returncode is None
-                with suppress(OSError):
-                    async with session.get(f"http://127.0.0.1:{self.port}/healthz") as response:
-                        return response.status == 200
-                return None
-
-            await eventually(answers)
-        self.is_routed.set()
-
-    async def down(self) -> None:
-        """Stop all dynos as the platform does."""
-        self.is_routed.clear()
-        stopped, self.dynos = self.dynos, []
-        for dyno in stopped:
-            dyno.terminate()
-        try:
-            async with asyncio.timeout(30):
-                for dyno in stopped:
-                    await dyno.wait()
-        finally:
-            for dyno in stopped:
-                with suppress(ProcessLookupError):
-                    dyno.send_signal(signal.SIGKILL)
-
-    async def deploy(self, slug: Path) -> str:
-        """Release a slug while the dynos of the one before run, then replace them; return what the release printed."""
-        before, self.slug = self.slug, slug
-        code, said = await self.release()
-        if code:
-            self.slug = before
-            raise AssertionError(said)
-        await self.down()
-        await self.up()
-        return said
-
-
-@dataclass
-class Load:
-    """Webhooks that keep coming, and what they were answered."""
-
-    app: App
-    zendesk: Zendesk
-    answers: Counter[int] = field(default_factory=Counter)
-    goes_on: bool = True
-
-    async def go_on(self, file: str) -> None:
-        url = "http://127.0.0.1:{}/webhooks/zendesk"
-        while self.goes_on:
-            await self.app.is_routed.wait()
-            payload = self.zendesk.payload(attachments=[file])
-            answer = await self.zendesk.send(url.format(self.app.port), payload)
-            self.answers[answer.status] += 1
-            await asyncio.sleep(PAUSE_SECONDS)
-
-    @asynccontextmanager
-    async def coming(self) -> AsyncIterator[None]:
-        """Send webhooks beside the block; what was sent has its answer when this ends."""
-        self.goes_on = True
-        files = [self.zendesk.add_file(f"{size}.pdf", b"%PDF" + bytes(size)) for size in (300, 9000, 70_000)]
-        senders = [asyncio.create_task(self.go_on(file)) for file in files]
-        try:
-            yield
-            self.goes_on = False
-            await asyncio.gather(*senders)
-        finally:
-            for sender in senders:
-                sender.cancel()
-            await asyncio.gather(*senders, return_exceptions=True)
-
-
-@asynccontextmanager
-async def heroku(
-    database_url: str, redis_url: str, res: Resources, bucket: Bucket, zendesk: Zendesk, directory: Path
-) -> AsyncIterator[tuple[App, asyncpg.Connection]]:
-    """Provide what the add-ons of the plans do, and an app with the recipe's config vars."""
-    sockets = Path(parse_qs(urlsplit(database_url).query)["host"][0])
-    certificate = await asyncio.to_thread(self_signed, directory)
-    admin = await asyncpg.connect(database_url)
-    async with AsyncExitStack() as stack:
-        stack.push_async_callback(admin.close)
-        await admin.execute(f"CREATE ROLE dyno LOGIN PASSWORD 'any' CONNECTION LIMIT {CONNECTIONS}")
-        stack.push_async_callback(admin.execute, "DROP ROLE dyno")
-        await admin.execute("CREATE DATABASE app OWNER dyno")
-        stack.push_async_callback(admin.execute, "DROP DATABASE app WITH (FORCE)")
-        stack.push_async_callback(res.redis.config_set, "maxclients", "10000")
-        await res.redis.config_set("maxclients", str(CONNECTIONS))
-        postgres = await stack.enter_async_context(
-            behind_tls(sockets / ".s.PGSQL.5432", certificate, asks_first=True)
-        )
-        redis = await stack.enter_async_context(
-            behind_tls(Path(urlsplit(redis_url).path), certificate, asks_first=False)
-        )
-        variables = {
-            "DATABASE_URL": f"postgres://dyno:any@127.0.0.1:{postgres}/app?sslmode=require",
-            "REDIS_URL": f"rediss://:@127.0.0.1:{redis}",
-            "REDIS_VERIFY_TLS": "false",
-            "STORAGE_URL": f"s3://{bucket.name}/holdfast",
-            "AWS_ENDPOINT_URL": bucket.url,
-            "AWS_ACCESS_KEY_ID": ACCESS_KEY,
-            "AWS_SECRET_ACCESS_KEY": SECRET,
-            "ZENDESK_URL": zendesk.url,
-            "ZENDESK_OAUTH_CLIENT_ID": zendesk.client_id,
-            "ZENDESK_OAUTH_CLIENT_SECRET": zendesk.client_secret,
-            "ZENDESK_WEBHOOK_SECRETS": zendesk.secret,
-            "API_TOKEN": API_TOKEN,
-            # The stand-in for Zendesk is on this machine, and speaks plain http.
-            "DOWNLOAD_HOSTS": "127.0.0.1",
-            "DOWNLOAD_PRIVATE_NETWORKS": "true",
-            "HOST": "127.0.0.1",
-        }
-        app = App(variables, directory)
-        stack.push_async_callback(app.down)
-        yield app, admin
+@contextmanager
+def timed(what: str) -> Iterator[None]:
+    """Print how long a step took; `make rehearse` shows it."""
+    began = time.monotonic()
+    yield
+    sys.stdout.write(f"{what}: {time.monotonic() - began:.1f} s\n")
 
 
 def slugs(directory: Path) -> tuple[Path, Path, Path]:
@@ -228,12 +71,76 @@ def slugs(directory: Path) -> tuple[Path, Path, Path]:
     return before, now, after
 
 
-async def counted(url: str, statement: str) -> dict[str, int]:
-    connection = await asyncpg.connect(url)
-    try:
-        return dict(await connection.fetch(statement))
-    finally:
-        await connection.close()
+@dataclass
+class Rehearsal:
+    """The app, what is sent to it, and a look at its database past it."""
+
+    app: App
+    admin: asyncpg.Connection
+    load: Load
+    url: str
+
+    async def states(self) -> dict[str, int]:
+        connection = await asyncpg.connect(self.url)
+        try:
+            return dict(
+                await connection.fetch("SELECT processing_status, count(*) FROM incoming_emails GROUP BY 1")
+            )
+        finally:
+            await connection.close()
+
+    async def all_completed(self) -> dict[str, int]:
+        """Wait until nothing is left to do; return how many there are in each state."""
+
+        async def reached() -> dict[str, int] | None:
+            found = await self.states()
+            return found if set(found) == {"completed"} else None
+
+        return await eventually(reached)
+
+    async def some_more(self) -> None:
+        """Wait until the dynos of this moment have taken in and completed some."""
+        enough = (await self.states()).get("completed", 0) + SOME
+
+        async def reached() -> bool:
+            return (await self.states()).get("completed", 0) >= enough
+
+        await eventually(reached)
+
+    async def upgrade(self, before: Path, now: Path) -> str:
+        with timed("deploy"):
+            await self.app.deploy(before)
+        async with self.load.coming():
+            await self.some_more()
+            with timed("upgrade under load"):
+                said = await self.app.deploy(now)
+            await self.some_more()
+        await self.all_completed()
+        return said
+
+    async def roll_back(self, after: Path, now: Path) -> str:
+        """Release the next version, of which the tables stay, then deploy this one again."""
+        self.app.slug = after
+        assert (await self.app.release())[0] == 0
+        async with self.load.coming():
+            with timed("rollback under load"):
+                said = await self.app.deploy(now)
+            await self.some_more()
+        return said
+
+    async def restore(self, database_url: str, dump: Path) -> dict[str, int]:
+        """Dump the database, restore it into an empty one, start again; return what is there then."""
+        await self.app.down()
+        with timed("dump, restore and start"):
+            await asyncio.to_thread(tool, database_url, "pg_dump", "-Fc", "-f", str(dump), "app")
+            await self.admin.execute("DROP DATABASE app WITH (FORCE)")
+            await self.admin.execute("CREATE DATABASE app OWNER dyno")
+            await asyncio.to_thread(tool, database_url, "pg_restore", "-d", "app", str(dump))
+            await self.app.deploy(self.app.slug)
+        restored = await self.states()
+        async with self.load.coming():
+            await self.some_more()
+        return restored
 
 
 def tool(database_url: str, *words: str) -> None:
@@ -253,55 +160,19 @@ async def test_deploy_upgrade_rollback_and_restore_as_on_heroku(
     database_url: str, redis_url: str, res: Resources, bucket: Bucket, zendesk: Zendesk, tmp_path: Path
 ) -> None:
     before, now, after = await asyncio.to_thread(slugs, tmp_path)
-    url = database_url.replace("/postgres?", "/app?")
-    states = "SELECT processing_status, count(*) FROM incoming_emails GROUP BY 1"
-
-    async def all_completed() -> dict[str, int] | None:
-        found = await counted(url, states)
-        return found if set(found) == {"completed"} else None
-
-    async def some_more() -> None:
-        """Wait until the dynos of this moment have taken in and completed some."""
-        enough = (await counted(url, states)).get("completed", 0) + SOME
-
-        async def reached() -> bool:
-            return (await counted(url, states)).get("completed", 0) >= enough
-
-        await eventually(reached)
-
+    wrong = {"REDIS_VERIFY_TLS": "true", "SYNC_URL": "mongodb://127.0.0.1:1/archive.emails"}
     async with heroku(database_url, redis_url, res, bucket, zendesk, tmp_path) as (app, admin):
         load = Load(app, zendesk)
-        # Deploy the version before, and upgrade it while webhooks come.
-        await app.deploy(before)
-        async with load.coming():
-            await some_more()
-            said_by_upgrade = await app.deploy(now)
-            await some_more()
-        await eventually(all_completed)
-        # A variable that is wrong replaces nothing.
-        refused = await app.release(REDIS_VERIFY_TLS="true", SYNC_URL="mongodb://127.0.0.1:1/archive.emails")
-        # The next version is deployed and rolled back; its columns stay.
-        app.slug = after
-        assert (await app.release())[0] == 0
-        async with load.coming():
-            said_by_rollback = await app.deploy(now)
-            await some_more()
-        version = await app.run("holdfast --version")
-        total = await eventually(all_completed)
-        status = await app.run("holdfast status")
-        # A dump is restored into an empty database.
-        await app.down()
-        await asyncio.to_thread(tool, database_url, "pg_dump", "-Fc", "-f", f"{tmp_path}/dump", "app")
-        await admin.execute("DROP DATABASE app WITH (FORCE)")
-        await admin.execute("CREATE DATABASE app OWNER dyno")
-        await asyncio.to_thread(tool, database_url, "pg_restore", "-d", "app", f"{tmp_path}/dump")
-        app.slug = now
-        await app.deploy(now)
-        restored = await counted(url, states)
-        async with load.coming():
-            await some_more()
-        after_all = await eventually(all_completed)
+        rehearsal = Rehearsal(app, admin, load, database_url.replace("/postgres?", "/app?"))
+        said_by_upgrade = await rehearsal.upgrade(before, now)
+        refused = await app.release(**wrong)
+        said_by_rollback = await rehearsal.roll_back(after, now)
+        total = await rehearsal.all_completed()
+        version, status = await app.run("holdfast --version"), await app.run("holdfast status")
+        restored = await rehearsal.restore(database_url, tmp_path / "dump")
+        after_all = await rehearsal.all_completed()
 
+    sys.stdout.write(f"{load.answers[200]} webhooks, all answered with 200 and completed\n")
     assert set(load.answers) == {200}
     assert said_by_upgrade.splitlines()[-1].startswith("Ready: version ")
     assert "its certificate is self-signed: REDIS_VERIFY_TLS=false" in refused[1]
