@@ -587,4 +587,3 @@ def test_migrate_is_upgrade_head(url: str) -> None:
 
     assert (done.returncode, done.stderr) == (0, "")
     assert sql(url, "SELECT version_num FROM alembic_version") == [(HEAD,)]
-    assert Path(ROOT / "Procfile").read_text().splitlines()[0] == "release: alembic upgrade head"

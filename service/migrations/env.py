@@ -199,10 +199,10 @@ try:
 except SettingsError as exc:
     end(str(exc), 2)
 except TimeoutError:
-    end("Postgres cannot be reached, or did not end a statement in ten minutes", 1)
+    end("Postgres cannot be reached, or did not end a statement in ten minutes (look at DATABASE_URL)", 1)
 except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError) as exc:
     why = reason_of(exc)
-    end(f"Postgres cannot be reached: {why}" + ("" if " " in why else f": {exc}"), 1)
+    end(f"Postgres cannot be reached: {why}" + ("" if " " in why else f": {exc} (look at DATABASE_URL)"), 1)
 except SQLAlchemyError as exc:
     reason, statement = getattr(exc, "orig", None), getattr(exc, "statement", None)
     end(f"Postgres refused: {reason or exc}" + (f" (in: {statement})" if statement else ""), 1)
