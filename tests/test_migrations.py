@@ -10,7 +10,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stderr
 from io import StringIO
 from itertools import chain, count, cycle, pairwise
-from pathlib import Path
 from typing import Any
 
 import asyncpg
