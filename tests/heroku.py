@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 import asyncpg
@@ -24,7 +25,7 @@ from tests.s3 import ACCESS_KEY, SECRET, Bucket
 # heroku-postgresql:essential-0 and heroku-redis:mini.
 CONNECTIONS = 20
 # Between two webhooks of each of three senders.
-PAUSE_SECONDS = 0.25
+PAUSE_SECONDS = 0.4
 
 
 @dataclass
@@ -96,16 +97,36 @@ class App:
                 with suppress(ProcessLookupError):
                     dyno.send_signal(signal.SIGKILL)
 
-    async def deploy(self, slug: Path) -> str:
-        """Release a slug while the dynos of the one before run, then replace them; return what the release printed."""
+    async def release_slug(self, slug: Path) -> str:
+        """Run a slug's release while the dynos of the one before go on; return what it printed."""
         before, self.slug = self.slug, slug
         code, said = await self.release()
         if code:
             self.slug = before
             raise AssertionError(said)
+        return said
+
+    async def restart(self) -> None:
         await self.down()
         await self.up()
+
+    async def deploy(self, slug: Path) -> str:
+        said = await self.release_slug(slug)
+        await self.restart()
         return said
+
+    async def get(self, path: str) -> Any:
+        """Ask as an operator."""
+        headers = {"Authorization": f"Bearer {API_TOKEN}"}
+        async with (
+            ClientSession(headers=headers) as session,
+            session.get(f"http://127.0.0.1:{self.port}{path}") as response,
+        ):
+            assert response.status == 200
+            return await response.json()
+
+    async def lists_emails(self) -> bool:
+        return bool((await self.get("/api/v1/emails?status=completed"))["emails"])
 
 
 @dataclass

@@ -32,7 +32,6 @@ LEFT_OUT = (
     ".holdfast",
     ".*_cache",
     ".hypothesis",
-    "__pycache__",
     "tests",
     "docs",
     "benchmarks",
