@@ -7,7 +7,7 @@ COMPILE := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --gen
 # Installed uncompiled, for most of it is never imported: what is imported is compiled then, once.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: demo up drill bench test lint format lock clean
+.PHONY: demo up drill bench rehearse test lint format lock dist tag clean
 
 demo: $(VENV)/.ready  ## play a stand-in Zendesk against the whole service
 	@exec $(BIN)/holdfast demo
@@ -20,6 +20,9 @@ drill: $(VENV)/.ready  ## hurt a whole Holdfast in every way, and count what it 
 
 bench: $(VENV)/.bench  ## measure Holdfast beside what else one would build; it needs Debian's wrk
 	@exec $(BIN)/python -m benchmarks all
+
+rehearse: $(VENV)/.ready  ## deploy, upgrade, roll back and restore as on Heroku, on this machine
+	@exec $(BIN)/pytest -rP tests/test_rehearsal.py
 
 test: lint  ## all that CI runs; the tests wait more than they compute, and so they share two processors well
 	$(BIN)/pytest --numprocesses 4 --maxschedchunk 1
@@ -35,10 +38,17 @@ format: $(VENV)/.ready
 	$(BIN)/ruff format .
 
 lock: $(VENV)/.ready  ## take the newest versions that pyproject.toml allows
-	$(COMPILE) --upgrade pyproject.toml --output-file requirements.txt
+	$(COMPILE) --upgrade pyproject.toml --extra mongodb --extra sentry --output-file requirements.txt
 	$(COMPILE) --upgrade pyproject.toml --extra local --extra mongodb --extra sentry --extra otel --group dev --constraint requirements.txt \
 		--output-file requirements-dev.txt
 	$(COMPILE) --upgrade --group bench --constraint requirements-dev.txt --output-file requirements-bench.txt
+
+dist: $(VENV)/.ready  ## build a wheel and an archive of the sources
+	$(BIN)/python -m hatchling build
+
+tag: $(VENV)/.ready  ## name this commit by its version, which the CHANGELOG must have
+	@version=$$($(BIN)/python -c "from service.version import version; print(version())"); \
+	grep -q "^## $$version " CHANGELOG.md && git tag --annotate "v$$version" --message "Holdfast $$version"
 
 clean:
 	rm -rf $(VENV) .holdfast .mypy_cache .ruff_cache .pytest_cache .hypothesis

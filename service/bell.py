@@ -18,7 +18,9 @@ from arq.jobs import DeserializationError, deserialize_job_raw, serialize_job
 from redis.asyncio import BlockingConnectionPool
 from redis.asyncio.retry import Retry
 from redis.backoff import ExponentialBackoff
-from redis.exceptions import RedisError
+from redis.exceptions import AuthenticationError, NoPermissionError, RedisError
+
+from service.errors import certificate_problem
 
 EXPIRES_MS = 7 * 24 * 3600 * 1000
 CHANNEL = "holdfast:bell"
@@ -81,6 +83,15 @@ def create_redis(url: str, *, pool_size: int) -> ArqRedis:
         **({} if url.startswith("unix") else {"socket_keepalive": True}),
     )
     return ArqRedis(pool, job_serializer=serialize, job_deserializer=json.loads, expires_extra_ms=EXPIRES_MS)
+
+
+def reason_of(error: BaseException) -> str:
+    """Say in a phrase, which holds no secret, why Redis cannot be used."""
+    if problem := certificate_problem(error):
+        return f"{problem}: REDIS_VERIFY_TLS=false accepts it" if "certificate" in problem else problem
+    if isinstance(error, AuthenticationError | NoPermissionError):
+        return "it refuses the user or the password of REDIS_URL"
+    return type(error).__name__
 
 
 def serialize(value: dict[str, Any]) -> bytes:

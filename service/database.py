@@ -14,7 +14,7 @@ from sqlalchemy.engine import ExceptionContext
 from sqlalchemy.exc import DataError, DBAPIError, SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
-from service.errors import Permanent, Transient
+from service.errors import Permanent, Transient, certificate_problem
 from service.metrics import POOL_IN_USE, POOL_SIZE, POOL_WAITING
 
 T = TypeVar("T")
@@ -29,6 +29,7 @@ GOODBYE_SECONDS = 0.2
 # read-only (after a failover it may live on as a standby), or ends all sessions.
 # https://www.postgresql.org/docs/current/errcodes-appendix.html
 _READ_ONLY = asyncpg.ReadOnlySQLTransactionError.sqlstate
+_NOT_LET_IN = asyncpg.InvalidAuthorizationSpecificationError.sqlstate
 _SESSION_IS_OVER = {
     _READ_ONLY,
     asyncpg.AdminShutdownError.sqlstate,
@@ -167,7 +168,18 @@ async def connect(engine: AsyncEngine) -> AsyncIterator[AsyncConnection]:
             ) from exc
         raise Transient(code, f"Postgres: {type(exc.orig).__name__}") from exc
     except (OSError, TimeoutError, SQLAlchemyError, asyncpg.PostgresError, asyncpg.InterfaceError) as exc:
-        raise Transient("database_unavailable", f"Postgres cannot be reached: {type(exc).__name__}") from exc
+        raise Transient("database_unavailable", f"Postgres cannot be reached: {reason_of(exc)}") from exc
+
+
+def reason_of(error: BaseException) -> str:
+    """Say in a phrase, which holds no secret, why Postgres cannot be reached; with what to do where TLS is the reason."""
+    if problem := certificate_problem(error):
+        return f"{problem}: sslmode=require in DATABASE_URL accepts it, sslrootcert=FILE names its issuer"
+    if "rejected SSL upgrade" in str(error):
+        return "it has no TLS, and DATABASE_URL asks for it: sslmode=disable does without"
+    if getattr(error, "sqlstate", None) == _NOT_LET_IN and "no encryption" in str(error):
+        return "it wants TLS: add sslmode=require to DATABASE_URL"
+    return type(error).__name__
 
 
 async def run(engine: AsyncEngine, seconds: float, statement: Callable[[AsyncConnection], Awaitable[T]]) -> T:

@@ -13,7 +13,7 @@ from arq import ArqRedis
 from redis.exceptions import RedisError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
-from service.bell import Bell, Ring
+from service.bell import Bell, Ring, reason_of
 from service.database import run
 from service.errors import HoldfastError
 from service.jobs import waiting
@@ -95,7 +95,7 @@ class Dispatcher:
             self.reachable = False
             if jobs:
                 await self._note("failed", jobs, lambda conn: waiting.put_back(conn, jobs))
-            log.warning("dispatch_failed", jobs=len(rung), error=type(exc).__name__)
+            log.warning("dispatch_failed", jobs=len(rung), error=reason_of(exc))
         else:
             self.reachable = True
             self._rung += jobs

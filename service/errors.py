@@ -1,6 +1,18 @@
 """Errors, by what to do about them: refuse the request, make another attempt, or give up."""
 
+import ssl
 from datetime import timedelta
+
+# By OpenSSL's numbers: https://docs.openssl.org/master/man3/X509_STORE_CTX_get_error/
+_CERTIFICATES = {
+    10: "has expired",
+    18: "is self-signed",
+    19: "is self-signed",
+    20: "has an issuer that this host does not know",
+    21: "has an issuer that this host does not know",
+    62: "is for another host",
+    64: "is for another host",
+}
 
 
 class HoldfastError(Exception):
@@ -58,3 +70,14 @@ class SettingsError(Exception):
 
     def __str__(self) -> str:
         return str(self.args[0])
+
+
+def certificate_problem(error: BaseException | None) -> str | None:
+    """Say what is wrong with the certificate of the other side, where that is what the error comes from."""
+    while error is not None:
+        if isinstance(error, ssl.SSLCertVerificationError):
+            return f"its certificate {_CERTIFICATES.get(error.verify_code, 'cannot be verified')}"
+        if isinstance(error, ssl.SSLError):
+            return f"TLS fails ({(error.reason or 'no reason given').lower().replace('_', ' ')})"
+        error = error.__cause__ or error.__context__
+    return None

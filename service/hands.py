@@ -12,7 +12,7 @@ import arq.worker
 import structlog
 from redis.exceptions import RedisError
 
-from service.bell import Bell, Ring
+from service.bell import Bell, Ring, reason_of
 from service.dispatch import SYNC_TASK, TASK
 from service.resources import background
 from service.suspects import Suspects
@@ -49,7 +49,7 @@ class Worker(arq.worker.Worker):
                 except (RedisError, OSError) as exc:
                     if _is_told_to_end():  # redis-py, tidying up, raises in the place of the cancellation
                         raise asyncio.CancelledError from exc
-                    log.warning("redis_away", error=type(exc).__name__)
+                    log.warning("redis_away", error=reason_of(exc))
                     await asyncio.sleep(REDIS_PAUSE_SECONDS)
 
     async def close(self) -> None:
@@ -62,7 +62,7 @@ class Worker(arq.worker.Worker):
             async with asyncio.timeout(GOODBYE_SECONDS):
                 await self.pool.delete(self.health_check_key)
         except (RedisError, OSError, TimeoutError) as exc:
-            log.warning("redis_away", error=type(exc).__name__)
+            log.warning("redis_away", error=reason_of(exc))
         if self.on_shutdown:
             await self.on_shutdown(self.ctx)
         await self.pool.aclose(close_connection_pool=True)

@@ -17,7 +17,7 @@ from service.errors import HoldfastError
 from service.exposition import text_of_process
 from service.operations import WorkerHeartbeat
 from service.resources import Resources, background
-from service.version import version
+from service.version import full_version
 
 BEAT_SECONDS = 10.0
 GOODBYE_SECONDS = 1.0
@@ -41,7 +41,7 @@ async def beating(res: Resources) -> AsyncIterator[None]:
 
 async def _beat_for_ever(res: Resources, name: dict[str, Any]) -> None:
     is_new = True
-    known = await asyncio.to_thread(version)
+    known = await asyncio.to_thread(full_version)
     while True:
         text = await asyncio.to_thread(text_of_process)  # it reads files
         row = {**name, "jobs": len(res.claims), "version": known, "metrics": text}

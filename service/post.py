@@ -4,6 +4,7 @@ import ssl
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import aiohttp
 from standardwebhooks import Webhook
@@ -43,17 +44,12 @@ async def post(session: aiohttp.ClientSession, url: str, body: bytes, headers: M
 
     Raises Transient, which never shows the address: it may be a secret.
     """
-    try:
-        # Not to where else it points: nobody but this address is meant to know.
-        async with session.post(URL(url), data=body, headers=headers, allow_redirects=False) as response:
-            return Answer(response.status, asked_for(response.headers.get("Retry-After", "")))
-    except (aiohttp.ClientSSLError, ssl.SSLError):
-        raise Transient("tls_failed", "no secure connection: look at its certificate") from None
-    except TimeoutError:
-        limit = session.timeout.total or 0
-        raise Transient("receiver_slow", f"no answer within {limit:g} s") from None
-    except (aiohttp.ClientError, OSError, ValueError) as exc:
-        raise Transient("receiver_away", f"it cannot be reached: {type(exc).__name__}") from None
+    return await _ask(session, "POST", url, data=body, headers=headers)
+
+
+async def reach(session: aiohttp.ClientSession, url: str) -> None:
+    """Find out whether a server answers there, whatever it answers to HEAD; raises as `post` does."""
+    await _ask(session, "HEAD", url)
 
 
 def signed(message_id: str, body: str, *secrets: str) -> dict[str, str]:
@@ -67,3 +63,17 @@ def signed(message_id: str, body: str, *secrets: str) -> dict[str, str]:
         "webhook-timestamp": str(int(now.timestamp())),
         "webhook-signature": " ".join(Webhook(secret).sign(message_id, now, body) for secret in secrets),
     }
+
+
+async def _ask(session: aiohttp.ClientSession, method: str, url: str, **more: Any) -> Answer:  # noqa: ANN401 as aiohttp has it
+    try:
+        # Not to where else it points: nobody but this address is meant to know.
+        async with session.request(method, URL(url), allow_redirects=False, **more) as response:
+            return Answer(response.status, asked_for(response.headers.get("Retry-After", "")))
+    except (aiohttp.ClientSSLError, ssl.SSLError):
+        raise Transient("tls_failed", "no secure connection: look at its certificate") from None
+    except TimeoutError:
+        limit = session.timeout.total or 0
+        raise Transient("receiver_slow", f"no answer within {limit:g} s") from None
+    except (aiohttp.ClientError, OSError, ValueError) as exc:
+        raise Transient("receiver_away", f"it cannot be reached: {type(exc).__name__}") from None

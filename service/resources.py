@@ -87,6 +87,7 @@ def judge(settings: Settings) -> None:
         open_targets(settings)
     except (ValueError, TypeError, OSError, RedisError, HoldfastError) as exc:
         raise SettingsError(complaint(field, f"cannot be used ({type(exc).__name__})")) from None
+    _judge_sentry(settings)
     for field, (module, extra) in _EXTRAS.items():
         if getattr(settings, field) and not _is_installed(module):
             raise SettingsError(complaint(field, f"needs pip install 'holdfast[{extra}]'"))
@@ -171,6 +172,17 @@ async def background(work: Callable[[], Awaitable[None]]) -> AsyncIterator[None]
         while not task.done():  # a library may swallow a cancellation, or raise something else in its place
             task.cancel()
             await asyncio.wait({task}, timeout=1)
+
+
+def _judge_sentry(settings: Settings) -> None:
+    """Have Sentry's own SDK read the DSN, if it is there."""
+    if settings.sentry_dsn and _is_installed("sentry_sdk"):
+        from sentry_sdk.utils import BadDsn, Dsn  # noqa: PLC0415 of an extra
+
+        try:
+            Dsn(settings.sentry_dsn.get_secret_value())
+        except (BadDsn, ValueError):
+            raise SettingsError(complaint("sentry_dsn", "is no DSN")) from None
 
 
 def _is_installed(module: str) -> bool:

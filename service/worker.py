@@ -33,6 +33,7 @@ from service.resources import background, open_resources, read_settings_for_reso
 from service.sync.attempt import sync
 from service.sync.sweep import drop_for_ever, sync_for_ever
 from service.telemetry.sentry import report
+from service.version import commit, version
 from service.zendesk.account import account_of
 
 # How long a dead worker may look alive to `arq --check`: arq keeps the key a second longer.
@@ -62,6 +63,8 @@ async def start(ctx: dict[str, Any]) -> None:
     settings: Settings = ctx["settings"]
     logs.configure(settings.log_format, settings.log_level, report)
     raise_file_limit()
+    known = await asyncio.to_thread(lambda: {"version": version(), "commit": commit()})
+    log.info("started", process="worker", **known)
     stack = ctx["stack"] = AsyncExitStack()
     res = await stack.enter_async_context(open_resources(settings))
     await stack.enter_async_context(_showing_metrics(settings))

@@ -1,10 +1,14 @@
 """A proxy before the servers of the tests."""
 
 import asyncio
+import ssl
+from asyncio import StreamReader, StreamWriter
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, closing, suppress
+from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
 
+import trustme
 from pydantic import SecretStr
 
 from service.config.settings import Settings
@@ -29,3 +33,61 @@ async def before_redis(settings: Settings) -> AsyncIterator[tuple[Proxy, Setting
     async with Proxy(lambda: asyncio.open_unix_connection(path)) as proxy:
         url = SecretStr(f"redis://127.0.0.1:{proxy.port}")
         yield proxy, settings.model_copy(update={"redis_url": url})
+
+
+@asynccontextmanager
+async def behind_tls(path: Path, certificate: ssl.SSLContext, *, asks_first: bool) -> AsyncIterator[int]:
+    """Put TLS before a server's socket; yield the port. `asks_first`: clients ask for it, as those of Postgres do.
+
+    https://www.postgresql.org/docs/current/protocol-flow.html#PROTOCOL-FLOW-SSL
+    """
+    tasks: set[asyncio.Task[None]] = set()
+
+    async def serve(reader: StreamReader, writer: StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task
+        tasks.add(task)
+        with closing(writer), suppress(OSError, asyncio.IncompleteReadError):
+            if asks_first:
+                await reader.readexactly(8)
+                writer.write(b"S")
+                await writer.start_tls(certificate)
+            theirs, ours = await asyncio.open_unix_connection(path)
+            with closing(ours):
+                there, back = (
+                    asyncio.create_task(pass_on(*way)) for way in ((reader, ours), (theirs, writer))
+                )
+                try:
+                    await asyncio.wait((there, back), return_when=asyncio.FIRST_COMPLETED)
+                finally:
+                    there.cancel()
+                    back.cancel()
+                    await asyncio.gather(there, back, return_exceptions=True)
+
+    server = await asyncio.start_server(serve, "127.0.0.1", 0, ssl=None if asks_first else certificate)
+    try:
+        yield int(server.sockets[0].getsockname()[1])
+    finally:
+        server.close()
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        await asyncio.sleep(0)
+
+
+async def pass_on(reader: StreamReader, writer: StreamWriter) -> None:
+    with suppress(OSError):
+        while chunk := await reader.read(65536):
+            writer.write(chunk)
+            await writer.drain()
+
+
+def self_signed(directory: Path) -> ssl.SSLContext:
+    """Make a server's certificate whose chain ends in one that nobody knows, as that of Heroku's Redis."""
+    authority = trustme.CA()
+    leaf = authority.issue_cert("127.0.0.1")
+    chain = [leaf.private_key_pem, *leaf.cert_chain_pems, authority.cert_pem]
+    (directory / "server.pem").write_bytes(b"".join(pem.bytes() for pem in chain))
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(directory / "server.pem")
+    return context

@@ -25,6 +25,7 @@ from service.local.zendesk import Zendesk
 from service.models import Attachment, Attempt, IncomingEmail
 from service.resources import Resources
 from service.storage import objects
+from service.version import commit, version
 from service.web.app import create_app
 from tests.conftest import API_TOKEN, Client, eventually, serving
 
@@ -693,7 +694,7 @@ async def test_who_is_not_ready_says_what_is_away(
         name: name != away for name in ("database", "redis", "storage")
     }
     assert "hunter2" not in str(answer)
-    assert alive == {"status": "ok"}
+    assert alive == {"status": "ok", "version": version(), "commit": commit()}
 
 
 async def swallow(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

@@ -31,9 +31,22 @@ def check(*, try_alerts: bool, as_json: bool) -> None:
 
         print_json({"ok": is_good, "checks": [asdict(each) for each in checks]})
     else:
-        _print(checks)
+        show(checks)
     if not is_good:
         sys.exit(1)
+
+
+def show(checks: "list[Check]") -> None:
+    """Print each check on a line, and what to do about it below."""
+    from rich.text import Text
+
+    out = console()
+    for each in checks:
+        word = WORDS[each.ok]
+        found = printable(f"{each.name}: {each.found}")
+        out.print(Text.assemble((f"{word:<6}", style(word)), found), soft_wrap=True)
+        if each.advice:
+            out.print(Text(f"      {printable(each.advice)}"), soft_wrap=True)
 
 
 def _look(*, try_alerts: bool) -> "list[Check]":
@@ -67,15 +80,3 @@ def _try_alerts() -> "list[Check]":
         Check(f"alerts by {each.channel}", each.error is None, each.error or "took a test message", "")
         for each in tried
     ]
-
-
-def _print(checks: "list[Check]") -> None:
-    from rich.text import Text
-
-    out = console()
-    for each in checks:
-        word = WORDS[each.ok]
-        found = printable(f"{each.name}: {each.found}")
-        out.print(Text.assemble((f"{word:<6}", style(word)), found), soft_wrap=True)
-        if each.advice:
-            out.print(Text(f"      {printable(each.advice)}"), soft_wrap=True)

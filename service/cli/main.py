@@ -16,6 +16,7 @@ from service.cli.failures import failures
 from service.cli.processes import migrate, web, worker
 from service.cli.quarantine import quarantine
 from service.cli.reconcile import reconcile
+from service.cli.release import release
 from service.cli.retries import retries
 from service.cli.send import send
 from service.cli.status import status
@@ -38,7 +39,7 @@ SECTIONS = {
         activity,
         tail,
     ),
-    "Run": (web, worker, migrate),
+    "Run": (web, worker, migrate, release),
     "Try": (up, demo, send, drill),
     "More": (completion,),
 }
@@ -60,8 +61,23 @@ class Holdfast(click.Group):
                 formatter.write_dl([(f"{each.name:<10}", each.get_short_help_str(room)) for each in commands])
 
 
+def _print_version(context: click.Context, _: click.Parameter, is_asked: bool) -> None:  # noqa: FBT001 as click calls it
+    if is_asked:
+        from service.version import commit, version
+
+        click.echo(f"holdfast, version {version()}, commit {commit()}")
+        context.exit()
+
+
 @click.group(cls=Holdfast, context_settings={"help_option_names": ["-h", "--help"]})
-@click.version_option(package_name="holdfast")
+@click.option(
+    "--version",
+    is_flag=True,
+    is_eager=True,
+    expose_value=False,
+    callback=_print_version,
+    help="Show the version and the commit.",
+)
 def main() -> None:
     """Take in Zendesk's webhooks and never lose an e-mail or an attachment.
 

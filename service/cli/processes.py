@@ -3,7 +3,6 @@
 import gc
 import sys
 from contextlib import ExitStack
-from pathlib import Path
 
 import click
 
@@ -43,13 +42,21 @@ def worker() -> None:
 @click.command()
 def migrate() -> None:
     """Bring the database to this version's tables; the same as `alembic upgrade head`."""
-    from alembic.config import main
-
     from service.config.reading import read_settings
 
     read_settings("database_url")
-    ini = Path(__file__).parents[2] / "alembic.ini"
-    if not ini.exists():
-        click.echo("alembic.ini is not there: run this from a checkout of the repository", err=True)
-        sys.exit(2)
-    main(["-c", str(ini), "upgrade", "head"])
+    run_migrations()
+
+
+def run_migrations() -> None:
+    """Run what was not run yet; exits, after a sentence, where that cannot be done."""
+    from alembic import command
+    from alembic.util import CommandError
+
+    from service.migrations.revisions import config
+
+    try:
+        command.upgrade(config(), "head")
+    except CommandError as exc:
+        click.echo(str(exc), err=True)
+        sys.exit(1)

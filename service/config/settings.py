@@ -170,10 +170,17 @@ class Settings(AlertSettings, ObservingSettings, SyncSettings):
     fault_points: Path | None = Field(
         None, description="directory by which a drill kills processes; never in production"
     )
+    release_tolerates: Strings = Field(
+        (),
+        description="what may be away when `holdfast release` looks: storage, sync, or both, comma separated",
+        examples=["sync"],
+    )
     log_format: Literal["json", "console"] = Field("json", description="for machines or for people")
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field("INFO", description="least level to log")
 
-    @field_validator("zendesk_webhook_secrets", "zendesk_hosts", "download_hosts", mode="before")
+    @field_validator(
+        "zendesk_webhook_secrets", "zendesk_hosts", "download_hosts", "release_tolerates", mode="before"
+    )
     @classmethod
     def _split(cls, value: object, info: ValidationInfo) -> object:
         if not isinstance(value, str):
@@ -229,6 +236,13 @@ class Settings(AlertSettings, ObservingSettings, SyncSettings):
                 raise ValueError("a dyno's disk is lost daily, use s3://, gs:// or az://")
             if not value.startswith("file:///"):
                 raise ValueError("must be an absolute path, file:///path")
+        return value
+
+    @field_validator("release_tolerates")
+    @classmethod
+    def _can_be_tolerated(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        if not {*value} <= {"storage", "sync"}:
+            raise ValueError("may name storage and sync, nothing else")
         return value
 
     @field_validator("zendesk_hosts")

@@ -4,10 +4,14 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
+from redis.exceptions import RedisError
+
+from service.bell import reason_of
 from service.errors import HoldfastError
 
 # Of one probe; they run all together.
 SECONDS = 5.0
+_ACCEPT = "set REDIS_VERIFY_TLS=false where that is meant to be so, as on Heroku; else renew the certificate"
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,5 +33,8 @@ async def probe(name: str, look: Callable[[], Awaitable[Check]], advice: str) ->
         return Check(name, False, f"no answer within {SECONDS:g} s", advice)
     except HoldfastError as exc:
         return Check(name, False, exc.message, advice)
+    except RedisError as exc:
+        reason = reason_of(exc)
+        return Check(name, False, reason, _ACCEPT if "REDIS_VERIFY_TLS" in reason else advice)
     except Exception as exc:  # noqa: BLE001 whatever it is, it is what was found; its text may hold a password
         return Check(name, False, type(exc).__name__, advice)

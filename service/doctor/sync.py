@@ -5,11 +5,15 @@ from service.doctor.findings import SECONDS, Check, probe
 from service.queries import overview
 from service.queries.verdict import duration
 from service.resources import Resources
-from service.targets.target import collection_of
+from service.targets.target import collection_of, endpoint_of
+from service.targets.webhook import Endpoint
 
 _COLLECTION = (
     "check SYNC_URL, that it runs, that this host may reach it, and that its user may read and write there"
     " (the role readWrite of that database); e-mails are worked on meanwhile, and wait for it"
+)
+_ENDPOINT = (
+    "check the https address in SYNC_URL, that it runs, and that this host may reach it; e-mails wait for it"
 )
 _TABLES = "run `holdfast migrate`, if Postgres is there: it may have no such columns"
 
@@ -18,15 +22,17 @@ async def check_sync(res: Resources) -> list[Check]:
     """Look at each target, and at what waits for them. Raises nothing."""
     if not res.targets:
         return [Check("sync", True, "SYNC_URL is not set: finished e-mails are carried nowhere")]
-    checks = (
-        [await probe("sync to mongodb", lambda: _collection(res), _COLLECTION)]
-        if collection_of(res.targets)
-        else []
-    )
-    if any(not target.can_be_tried for target in res.targets):
-        found = "not tried: what is posted to find out would stay there"
-        checks.append(Check("sync to a webhook", True, found))
-    return [*checks, await probe("syncs", lambda: _syncs(res), _TABLES)]
+    return [*await check_targets(res), await probe("syncs", lambda: _syncs(res), _TABLES)]
+
+
+async def check_targets(res: Resources) -> list[Check]:
+    """Look whether each target answers, and lets us write where that leaves nothing there. Raises nothing."""
+    checks = []
+    if collection_of(res.targets):
+        checks.append(await probe("sync to mongodb", lambda: _collection(res), _COLLECTION))
+    if endpoint := endpoint_of(res.targets):
+        checks.append(await probe("sync to a webhook", lambda: _reach(endpoint), _ENDPOINT))
+    return checks
 
 
 async def _collection(res: Resources) -> Check:
@@ -35,6 +41,13 @@ async def _collection(res: Resources) -> Check:
     await collection.check()
     await collection.try_to_write()
     return Check("sync to mongodb", True, "answers, and lets us read and write")
+
+
+async def _reach(endpoint: Endpoint) -> Check:
+    await endpoint.reach()
+    return Check(
+        "sync to a webhook", True, "its server answers; nothing was posted, as that would stay there"
+    )
 
 
 async def _syncs(res: Resources) -> Check:

@@ -43,9 +43,14 @@ def collection_of(targets: Sequence[Target]) -> Collection | None:
     return next((target for target in targets if isinstance(target, Collection)), None)
 
 
+def endpoint_of(targets: Sequence[Target]) -> Endpoint | None:
+    """Return the target of which nothing can be read, if there is one."""
+    return next((target for target in targets if isinstance(target, Endpoint)), None)
+
+
 def has_endpoint(targets: Sequence[Target]) -> bool:
     """Tell whether there is a target of which nothing can be read."""
-    return any(isinstance(target, Endpoint) for target in targets)
+    return endpoint_of(targets) is not None
 
 
 def _open(settings: Settings, url: str) -> Target:

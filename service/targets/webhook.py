@@ -9,7 +9,7 @@ from aiohttp import ClientSession
 
 from service.documents import Document, to_json
 from service.errors import Permanent, Transient
-from service.post import Answer, open_session, post, signed
+from service.post import Answer, open_session, post, reach, signed
 
 # Printable ASCII, as a header may hold it.
 _PLAIN = re.compile(r"[\x21-\x7e]{1,200}")
@@ -51,6 +51,10 @@ class Endpoint:
 
     async def check(self) -> None:
         """Do nothing: whoever posts to find out leaves something there."""
+
+    async def reach(self) -> None:
+        """Raise Transient if no server answers at the address; nothing is posted."""
+        await reach(self._session, self._url)
 
     async def close(self) -> None:
         if "_session" in vars(self):

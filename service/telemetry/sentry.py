@@ -8,7 +8,7 @@ from typing import Any
 
 from service.redaction import without_addresses
 from service.telemetry.leaving import SECONDS, leave
-from service.version import version
+from service.version import full_version
 
 _FIELDS = {"email", "attempt", "position", "path", "work", "job"}
 
@@ -52,7 +52,7 @@ def _start(dsn: str, worker_name: str) -> Any:  # noqa: ANN401 a client of an SD
 
     sentry_sdk.init(
         dsn,
-        release=f"holdfast@{version()}",
+        release=f"holdfast@{full_version()}",
         server_name=worker_name,
         # Nothing but what `report` gives: no requests, no variables, no lines of the log.
         default_integrations=False,

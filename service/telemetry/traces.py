@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from service.telemetry.leaving import leave
 from service.telemetry.spans import Traces
-from service.version import version
+from service.version import full_version
 
 if TYPE_CHECKING:
     from service.telemetry.otlp import ExportedTraces
@@ -30,4 +30,4 @@ async def open_traces(endpoint: str | None) -> AsyncIterator[Traces]:
 def _export(endpoint: str) -> "ExportedTraces":
     from service.telemetry.otlp import ExportedTraces  # noqa: PLC0415 of an extra
 
-    return ExportedTraces(endpoint, version())
+    return ExportedTraces(endpoint, full_version())

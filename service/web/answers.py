@@ -56,9 +56,11 @@ class Receipt(BaseModel):
 
 
 class Health(View):
-    """The process is alive."""
+    """The process is alive, and of which version it is."""
 
     status: Literal["ok"] = "ok"
+    version: str
+    commit: str = Field(description="the first 12 digits of the commit, or `unknown`")
 
 
 class Probe(BaseModel):

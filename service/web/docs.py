@@ -4,11 +4,11 @@ import asyncio
 import json
 from collections.abc import Callable
 from functools import cache
-from importlib.metadata import version
 from typing import Any
 
 from aiohttp import web
 
+from service.version import version
 from service.web.rendering import DRAWER, fill, page_headers
 from service.web.routes import API
 
@@ -61,4 +61,4 @@ def _told() -> dict[str, Any]:
 def _document() -> dict[str, Any]:
     from service.web import openapi  # noqa: PLC0415 likewise
 
-    return openapi.document(API, version("holdfast"))
+    return openapi.document(API, version())

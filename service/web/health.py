@@ -6,18 +6,21 @@ from collections.abc import AsyncIterator, Awaitable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 
+import structlog
 from aiohttp import web
 from prometheus_client import CONTENT_TYPE_LATEST
 
+from service.bell import reason_of
 from service.database import connect, within
 from service.differences import Differences, open_differences
-from service.errors import HoldfastError
+from service.errors import HoldfastError, certificate_problem
 from service.exposition import exposition
 from service.queries import overview
 from service.queries.overview import Stats
 from service.queries.workers import metrics_of_workers
-from service.resources import Resources
+from service.resources import Resources, background
 from service.storage import objects
+from service.version import commit, version
 from service.web.keys import RES
 from service.web.shared import Shared
 
@@ -25,6 +28,9 @@ PROBE_SECONDS = 3.0
 # A platform may wait no longer for what needs no target.
 TARGET_SECONDS = 1.0
 NEEDED = ("database", "redis", "storage")  # to do the work; a target may wait
+
+
+log = structlog.get_logger()
 
 
 @dataclass(frozen=True)
@@ -36,19 +42,33 @@ class Answers:
 
 
 ANSWERS = web.AppKey("answers", Answers)
+ALIVE: web.AppKey[Mapping[str, str]] = web.AppKey("alive")
 
 
 async def open_answers(app: web.Application) -> AsyncIterator[None]:
     """Have them while the application runs, after its resources were opened."""
     res = app[RES]
+    app[ALIVE] = {
+        "status": "ok",
+        **await asyncio.to_thread(lambda: {"version": version(), "commit": commit()}),
+    }
     answers = app[ANSWERS] = Answers(Shared(lambda: probe_all(res), 0), Shared(lambda: _metrics(res), 0))
-    yield
+    async with background(lambda: _tell_once(res)):
+        yield
     await answers.checks.close()
     await answers.metrics.close()
 
 
-async def healthz(_: web.Request) -> web.Response:
-    return web.json_response({"status": "ok"})
+async def healthz(request: web.Request) -> web.Response:
+    return web.json_response(request.app[ALIVE])
+
+
+async def _tell_once(res: Resources) -> None:
+    """Log at the start what a wrong REDIS_URL would else show with the first webhook; then wait for the end."""
+    told = await _probe(res.redis.ping())
+    if not told["ok"]:
+        log.warning("redis_away", error=told["error"])
+    await asyncio.Event().wait()
 
 
 async def readyz(request: web.Request) -> web.Response:
@@ -105,7 +125,7 @@ async def _probe(check: Awaitable[object], seconds: float = PROBE_SECONDS) -> di
         async with asyncio.timeout(seconds):
             await check
     except HoldfastError as exc:
-        return {"ok": False, "error": exc.code}
+        return {"ok": False, "error": exc.message if certificate_problem(exc) else exc.code}
     except Exception as exc:  # noqa: BLE001 whatever it is, it is the answer
-        return {"ok": False, "error": type(exc).__name__}
+        return {"ok": False, "error": reason_of(exc)}
     return {"ok": True, "milliseconds": round(1000 * (time.monotonic() - began), 1)}

@@ -6,6 +6,7 @@ import signal
 import socket
 from collections.abc import Sequence
 
+import structlog
 import uvloop
 from aiohttp import web
 
@@ -14,6 +15,7 @@ from service.config.settings import Settings
 from service.limits import raise_file_limit
 from service.resources import background
 from service.telemetry.sentry import report
+from service.version import commit, version
 from service.watchdog import watch
 from service.web.app import create_app
 from service.web.connections import Connections, most_connections
@@ -31,11 +33,14 @@ MOST_HEADERS = 64
 # An event loop that stood still for so long has lost every webhook that came meanwhile.
 HANG_SECONDS = 30.0
 
+log = structlog.get_logger()
+
 
 def serve(settings: Settings, sockets: Sequence[socket.socket]) -> None:
     """Serve until SIGTERM or SIGINT; then accept nothing new and finish what is under way."""
     logs.configure(settings.log_format, settings.log_level, report)
     raise_file_limit()
+    log.info("started", process="web", version=version(), commit=commit())
     gc.freeze()  # what was loaded stays: no collection looks at it again, and no process needs a copy of it
     gc.set_threshold(
         50_000, 20, 100

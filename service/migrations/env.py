@@ -6,14 +6,15 @@ from collections.abc import Iterator
 from contextlib import AsyncExitStack, suppress
 
 import asyncpg
+from alembic import context
 from sqlalchemy import Connection, event, func, select, text
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from alembic import context
 from service.config.reading import read_settings
-from service.database import create_engine, is_pooled
+from service.database import check_writable, create_engine, is_pooled, reason_of
 from service.errors import SettingsError
+from service.migrations import revisions
 from service.operations import TABLES
 
 # Any fixed number: whoever holds this advisory lock migrates, the others wait for it.
@@ -25,7 +26,7 @@ LOCK_SECONDS = 0.5
 # In a transaction, which keeps its locks to the end, nothing may read or write a large table.
 STATEMENT_SECONDS = 5
 PATIENCE_SECONDS = 60
-LOCK_NOT_AVAILABLE, DEADLOCK_DETECTED = "55P03", "40P01"
+LOCK_NOT_AVAILABLE, DEADLOCK_DETECTED, READ_ONLY = "55P03", "40P01", "25006"
 
 # Whose transaction is oldest of those that use our tables; of other users Postgres may show the number only.
 IN_THE_WAY = text("""
@@ -43,6 +44,10 @@ IN_THE_WAY = text("""
 POOLED = (
     "DATABASE_URL: is a pooler's, migrations need that of Postgres itself"
     " (where each connection keeps a session of its own: alembic -x pooled=yes upgrade head)"
+)
+WRITABLE = (
+    "DATABASE_URL: this Postgres accepts no writes: let it lead to the primary, or name all servers in it and add"
+    " target_session_attrs=read-write"
 )
 EXISTING = text("SELECT name FROM unnest(CAST(:tables AS text[])) name WHERE to_regclass(name) IS NOT NULL")
 
@@ -73,6 +78,26 @@ async def take_turn(connection: AsyncConnection) -> None:
         said = True
         await asyncio.sleep(0.5)
     await connection.commit()
+
+
+async def is_for_us(connection: AsyncConnection) -> bool:
+    """Tell whether there may be something to do; exits where this program does not know what it would do it to."""
+    words = getattr(context.config.cmd_opts, "cmd", [None])[0]  # none where `holdfast migrate` runs this
+    command = getattr(words, "__name__", "upgrade")
+    try:
+        await check_writable(connection)
+    except DBAPIError as exc:
+        if getattr(exc.orig, "sqlstate", None) != READ_ONLY:
+            raise
+        raise SettingsError(WRITABLE) from exc
+    standing = await revisions.look(connection)
+    await connection.commit()
+    if command == "stamp" or standing.kind in {"current", "behind"}:
+        return True
+    say(f"{standing}.")
+    if standing.kind == "newer" and command == "upgrade":
+        return False
+    sys.exit(1)
 
 
 async def migrate_patiently(connection: AsyncConnection, patience: float) -> None:
@@ -130,6 +155,8 @@ async def main() -> None:
         for limit in ("lock_timeout", "statement_timeout"):
             await connection.exec_driver_sql(f"SET {limit} = 0")
         await take_turn(connection)
+        if not await is_for_us(connection):
+            return
         event.listen(connection.sync_connection, "begin", bound)
         await migrate_patiently(connection, patience)
         await connection.commit()
@@ -172,9 +199,10 @@ try:
 except SettingsError as exc:
     end(str(exc), 2)
 except TimeoutError:
-    end("Postgres cannot be reached, or did not end a statement in ten minutes", 1)
+    end("Postgres cannot be reached, or did not end a statement in ten minutes (look at DATABASE_URL)", 1)
 except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError) as exc:
-    end(f"Postgres cannot be reached: {type(exc).__name__}: {exc}", 1)
+    why = reason_of(exc)
+    end(f"Postgres cannot be reached: {why}" + ("" if " " in why else f": {exc} (look at DATABASE_URL)"), 1)
 except SQLAlchemyError as exc:
     reason, statement = getattr(exc, "orig", None), getattr(exc, "statement", None)
     end(f"Postgres refused: {reason or exc}" + (f" (in: {statement})" if statement else ""), 1)
