@@ -8,10 +8,12 @@ from typing import Literal, NamedTuple
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from service.jobs import statements
-from service.jobs.statements import ATTEMPT, CLAIM, RENEW, SETTLE, SETTLED, SETTLEMENT, WISH
+from service.jobs.statements import ATTEMPT, CLAIM, REFUSAL, REFUSE, RENEW, SETTLE, SETTLED, SETTLEMENT, WISH
 from service.jobs.waiting import Job
 from service.metrics import TRANSITIONS
 from service.rows import arrays_of
+
+SyncStatus = Literal["pending", "not_applicable"]
 
 # The state in which the end of an attempt leaves the job.
 _STATES = {"completed": "completed", "failed": "failed", "released": "queued", "handed_back": "queued"}
@@ -29,6 +31,7 @@ _LEFT = {
         ("handed_back", "hand_back"),
     )
 }
+_REFUSED = TRANSITIONS.labels("failed", "refuse")
 _RESCUED = {status: TRANSITIONS.labels(status, "rescue") for status in ("queued", "failed")}
 
 
@@ -80,6 +83,15 @@ class Failure(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
+class Refusal:
+    """Why Postgres refuses to let a job be claimed, and where its sync begins."""
+
+    job: Job
+    failure: Failure
+    sync_status: SyncStatus = "not_applicable"
+
+
+@dataclass(frozen=True, slots=True)
 class Settlement:
     """How an attempt ends: its job is over, or is given back, due after `delay`.
 
@@ -92,7 +104,7 @@ class Settlement:
     outcome: Literal["completed", "released", "handed_back", "failed"]
     failure: Failure | None = None
     delay: timedelta = timedelta(0)
-    sync_status: Literal["pending", "not_applicable"] = "not_applicable"
+    sync_status: SyncStatus = "not_applicable"
 
 
 async def claim(conn: AsyncConnection, wishes: Sequence[Claiming]) -> list[Claim | None]:
@@ -102,6 +114,14 @@ async def claim(conn: AsyncConnection, wishes: Sequence[Claiming]) -> list[Claim
     claims = {place: Claim(*row) for place, _, *row in begun}
     _CLAIMED.inc(len(claims))
     return [claims.get(place) for place in range(1, len(wishes) + 1)]
+
+
+async def refuse(conn: AsyncConnection, refusals: Sequence[Refusal]) -> list[bool]:
+    """Fail waiting jobs that cannot be claimed; False where another message or worker was first."""
+    rows = [(each.job.email_id, each.job.attempt_number, *each.failure, each.sync_status) for each in refusals]
+    places = set(await conn.scalars(REFUSE, arrays_of(REFUSAL, rows)))
+    _REFUSED.inc(len(places))
+    return [place in places for place in range(1, len(refusals) + 1)]
 
 
 async def renew(
@@ -142,14 +162,21 @@ async def rescue(
     spread: timedelta = timedelta(0),
     sync_status: str = "not_applicable",
     most_abandoned: int = MOST_ABANDONED,
+    email_id: int | None = None,
 ) -> int:
     """Take back jobs whose lease ran out; fail those abandoned too often in a row. Returns how many there were.
 
     An abandoned attempt costs no retry: the worker may have died of another job. A job that was abandoned once is
-    due at once, one that was abandoned more often within `spread` times the number of times before.
+    due at once, one that was abandoned more often within `spread` times the number of times before. With `email_id`,
+    that job alone.
     """
-    expired = statements.rescue(most_abandoned, limit, spread, sync_status)
+    expired = statements.rescue(most_abandoned, limit, spread, sync_status, email_id)
     rescued = [row.processing_status for row in await conn.execute(expired)]
     for status in rescued:
         _RESCUED[status].inc()
     return len(rescued)
+
+
+async def expired(conn: AsyncConnection, limit: int) -> Sequence[int]:
+    """List jobs whose lease ran out."""
+    return (await conn.scalars(statements.expired(limit))).all()

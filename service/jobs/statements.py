@@ -22,6 +22,7 @@ from sqlalchemy import (
     null,
     select,
     text,
+    true,
     tuple_,
     update,
 )
@@ -39,6 +40,7 @@ SETTLEMENT = {
     "delay": Interval(),
     "sync_status": Text(),
 }
+REFUSAL = {**ATTEMPT, **dict.fromkeys(("error_code", "error", "error_host", "sync_status"), Text())}
 ABANDONED = "The worker died or lost its connection to Postgres during the attempt. Another attempt follows."
 ABANDONED_FOR_GOOD = (
     "Look up the workers of the last {} attempts in their logs, remove what ended them, then retry this e-mail."
@@ -48,22 +50,29 @@ ABANDONED_FOR_GOOD = (
 _LEFT = IncomingEmail.__table__.c["id", "attempt_number", "error_code", "processing_error"]
 
 
-def rescue(most_abandoned: int, limit: int, spread: timedelta, sync_status: str) -> Select[Any]:
-    """Make the statement that ends attempts whose lease ran out."""
-    expired = (
+def expired(limit: int) -> Select[int]:
+    """Make the statement that lists jobs whose lease ran out."""
+    return (
         select(IncomingEmail.id)
         # Without a lease: claimed by a worker of the time before there were leases.
         .where(text(PROCESSING), func.coalesce(IncomingEmail.lease_until, func.now()) <= func.now())
         .order_by(IncomingEmail.lease_until)
         .limit(limit)
-        .with_for_update(skip_locked=True)
-        .cte("expired")
     )
+
+
+def rescue(
+    most_abandoned: int, limit: int, spread: timedelta, sync_status: str, email_id: int | None = None
+) -> Select[Any]:
+    """Make the statement that ends attempts whose lease ran out; with `email_id`, that of this job."""
+    these = expired(limit)
+    these = these if email_id is None else these.where(IncomingEmail.id == email_id)
+    ended = these.with_for_update(skip_locked=True).cte("expired")
     another = IncomingEmail.abandoned_count + 1 < most_abandoned
     due_at = func.now() + IncomingEmail.abandoned_count * func.random() * literal(spread)
     left = (
         update(IncomingEmail)
-        .where(IncomingEmail.id == expired.c.id)
+        .where(IncomingEmail.id == ended.c.id)
         .values(
             processing_status=case((another, "queued"), else_="failed"),
             abandoned_count=IncomingEmail.abandoned_count + 1,
@@ -118,6 +127,27 @@ def _claim() -> Select[Any]:
         .cte("begun")
     )
     return select(claimed).add_cte(begun)
+
+
+def _refuse() -> ReturningUpdate[int]:
+    refusal = rows_of("refusal", REFUSAL)
+    is_next = IncomingEmail.attempt_number == refusal.c.attempt_number - 1
+    free = _locked("free", refusal, text(WAITING), is_next)
+    return (
+        update(IncomingEmail)
+        .where(IncomingEmail.id == free.c.email_id)
+        .values(
+            processing_status="failed",
+            # Each end of a job has a number of its own: it is the version of the document.
+            attempt_number=free.c.attempt_number,
+            completed_at=func.now(),
+            error_code=free.c.error_code,
+            error_host=free.c.error_host,
+            processing_error=free.c.error,
+            **_sync(true(), free.c.sync_status),
+        )
+        .returning(free.c.place)
+    )
 
 
 def _queued_at() -> ColumnElement[Any]:
@@ -216,5 +246,6 @@ def _end_attempts(left: CTE) -> Select[Any]:
 
 # Made once: to make a statement takes longer than to run it.
 CLAIM = _claim()
+REFUSE = _refuse()
 RENEW = _renew()
 SETTLE, SETTLED = _settle()

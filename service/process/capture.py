@@ -127,7 +127,7 @@ async def _fetch(res: Resources, claim: Claim, file: File) -> HoldfastError | No
     ATTACHMENTS.labels(code_label(error.code)).inc()
     log.info("attachment_not_stored", **about, code=error.code)
     status = "pending" if may_try_again(res, claim, error) else "failed"
-    with suppress(Transient):  # Postgres stays away: the settlement hears of it, too
+    with suppress(HoldfastError):  # Postgres stays away, or refuses it: the settlement hears of it, too
         await _mark(res, Mark(claim.held, file.position, status, error=error))
     return error
 

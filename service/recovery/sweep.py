@@ -5,9 +5,11 @@ import random
 from typing import Protocol
 
 import structlog
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from service.database import run
+from service.config.settings import Settings
+from service.database import refusal, run
 from service.dispatch import job_id
 from service.errors import Transient
 from service.jobs import running, waiting
@@ -43,7 +45,7 @@ async def sweep(res: Resources, hands: Hands | None = None) -> int:
 
     async def look(conn: AsyncConnection) -> tuple[int, list[Job], tuple[int, list[Job]]]:
         settings = res.settings
-        rescued = await running.rescue(conn, BATCH, settings.lease, settings.sync_status)
+        rescued = await _rescue(conn, settings)
         due = await waiting.take_due(conn, most) if most else []
         return rescued, due, await _suspects(conn, hands) if hands else (0, [])
 
@@ -61,6 +63,26 @@ async def sweep(res: Resources, hands: Hands | None = None) -> int:
         for job in suspects:
             hands.take(job_id(job), job.email_id, job.attempt_number, abandoned)
     return len(due) + len(suspects)
+
+
+async def _rescue(conn: AsyncConnection, settings: Settings) -> int:
+    """Rescue what expired, together; one by one where Postgres refuses a row, which then stays as it is."""
+    try:
+        return await running.rescue(conn, BATCH, settings.lease, settings.sync_status)
+    except DBAPIError as exc:
+        if refusal(exc) is None:
+            raise
+    rescued = 0
+    for email_id in await running.expired(conn, BATCH):
+        try:
+            rescued += await running.rescue(
+                conn, 1, settings.lease, settings.sync_status, email_id=email_id
+            )
+        except DBAPIError as exc:
+            if not (why := refusal(exc)):
+                raise
+            log.error("rescue_refused", email=email_id, code=why.code, reason=why.message)  # noqa: TRY400 one line says it
+    return rescued
 
 
 async def _suspects(conn: AsyncConnection, hands: Hands) -> tuple[int, list[Job]]:
