@@ -176,10 +176,13 @@ def refusal(exc: DBAPIError) -> Permanent | None:
     table = getattr(cause, "table_name", None)
     if state == asyncpg.NotNullViolationError.sqlstate:
         return Permanent(
-            ROW_REFUSED, f"Postgres refuses a row without a value in the column {table}.{column} (NOT NULL). {ADAPT}"
+            ROW_REFUSED,
+            f"Postgres refuses a row without a value in the column {table}.{column} (NOT NULL). {ADAPT}",
         )
     if constraint:
-        return Permanent(ROW_REFUSED, f"Postgres refuses a row that violates {constraint} of {table}. {ADAPT}")
+        return Permanent(
+            ROW_REFUSED, f"Postgres refuses a row that violates {constraint} of {table}. {ADAPT}"
+        )
     if state == asyncpg.StringDataRightTruncationError.sqlstate:
         return Permanent(TOO_LONG, f"Postgres: {cause}. {ADAPT}")
     return Permanent("unstorable", "Postgres cannot store a value of this request")

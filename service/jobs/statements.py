@@ -29,7 +29,7 @@ from sqlalchemy import (
 from sqlalchemy.sql.dml import ReturningUpdate
 from sqlalchemy.types import TypeEngine
 
-from service.models import PROCESSING, WAITING, Attempt, IncomingEmail
+from service.models import PROCESSING, WAITING, Attempt, IncomingEmail, is_listed
 from service.rows import rows_of
 
 ATTEMPT: dict[str, TypeEngine[Any]] = {"email_id": BigInteger(), "attempt_number": BigInteger()}
@@ -108,13 +108,14 @@ def _claim() -> Select[Any]:
             free.c.worker,
             *IncomingEmail.__table__.c["id", "attempt_number", "retry_count", "zendesk_ticket_id"],
             IncomingEmail.__table__.c.comment_id,
-            IncomingEmail.attachment_urls.is_not(None).label("is_listed"),
+            is_listed().label("is_listed"),
             IncomingEmail.looked_up_at.is_not(None).label("looked_up"),
             func.coalesce(func.octet_length(cast(IncomingEmail.attachment_urls, Text)), 0).label("bytes"),
             cast(func.extract("epoch", func.now() - IncomingEmail.received_at), Double).label("age"),
             func.coalesce(IncomingEmail.invocation_id, IncomingEmail.idempotency_key).label("invocation"),
             IncomingEmail.reread,
             cast(func.extract("epoch", func.now() - _queued_at()), Double).label("waited"),
+            IncomingEmail.raw_body.is_not(None).label("has_body"),
         )
         .cte("claimed")
     )

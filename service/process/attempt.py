@@ -90,7 +90,7 @@ async def _claim(res: Resources, job: Job) -> Claim | None:
     except Transient as exc:  # the sweep rings again, if it was not claimed after all
         log.warning("claim_failed", email=job.email_id, attempt=job.attempt_number, code=exc.code)
     except Permanent as exc:  # a constraint that is not ours: waiting does not help
-        log.error("claim_refused", email=job.email_id, attempt=job.attempt_number, code=exc.code)
+        log.warning("claim_refused", email=job.email_id, attempt=job.attempt_number, code=exc.code)
         with suppress(HoldfastError):
             await _fail_unclaimed(res, job, exc)
     return None
@@ -122,7 +122,7 @@ async def _settle(res: Resources, claim: Claim, errors: list[HoldfastError]) -> 
     try:
         held = await insist(lambda: res.coalesce(running.settle, end))
     except Permanent as exc:
-        log.error("settlement_refused", **_names(claim), outcome=end.outcome, code=exc.code)
+        log.warning("settlement_refused", **_names(claim), outcome=end.outcome, code=exc.code)
         transient, end = [], _refused(claim, exc, sync)
         held = await insist(lambda: res.coalesce(running.settle, end))
     if held and not transient and sync == "pending":

@@ -75,13 +75,11 @@ async def _rescue(conn: AsyncConnection, settings: Settings) -> int:
     rescued = 0
     for email_id in await running.expired(conn, BATCH):
         try:
-            rescued += await running.rescue(
-                conn, 1, settings.lease, settings.sync_status, email_id=email_id
-            )
+            rescued += await running.rescue_one(conn, email_id, settings.lease, settings.sync_status)
         except DBAPIError as exc:
             if not (why := refusal(exc)):
                 raise
-            log.error("rescue_refused", email=email_id, code=why.code, reason=why.message)  # noqa: TRY400 one line says it
+            log.warning("rescue_refused", email=email_id, code=why.code, reason=why.message)
     return rescued
 
 

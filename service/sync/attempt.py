@@ -95,7 +95,7 @@ async def _settle(res: Resources, end: Settlement) -> bool:
     try:
         return await insist(lambda: res.coalesce(carrying.settle, end))
     except Permanent as exc:
-        log.error("sync_refused", **_names(end.held), outcome=end.outcome, code=exc.code)  # noqa: TRY400 one line says it
+        log.warning("sync_refused", **_names(end.held), outcome=end.outcome, code=exc.code)
         failed = Settlement(end.held, "failed", exc.code, exc.message[:_SHORT])
         return await insist(lambda: res.coalesce(carrying.settle, failed))
 
