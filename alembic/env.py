@@ -15,6 +15,7 @@ from service.config.reading import read_settings
 from service.database import create_engine, is_pooled
 from service.errors import SettingsError
 from service.operations import TABLES
+from service.revisions import recognise
 
 # Any fixed number: whoever holds this advisory lock migrates, the others wait for it.
 MIGRATION_LOCK = 4_710_023
@@ -45,6 +46,10 @@ POOLED = (
     " (where each connection keeps a session of its own: alembic -x pooled=yes upgrade head)"
 )
 EXISTING = text("SELECT name FROM unnest(CAST(:tables AS text[])) name WHERE to_regclass(name) IS NOT NULL")
+
+
+class ForeignTablesError(Exception):
+    """The tables are none that these migrations know."""
 
 
 def migrate(connection: Connection) -> None:
@@ -130,6 +135,10 @@ async def main() -> None:
         for limit in ("lock_timeout", "statement_timeout"):
             await connection.exec_driver_sql(f"SET {limit} = 0")
         await take_turn(connection)
+        schema = await recognise(connection)
+        await connection.commit()
+        if schema.hindrance:
+            raise ForeignTablesError(schema.hindrance)
         event.listen(connection.sync_connection, "begin", bound)
         await migrate_patiently(connection, patience)
         await connection.commit()
@@ -171,6 +180,8 @@ try:
     print_sql() if context.is_offline_mode() else asyncio.run(main())
 except SettingsError as exc:
     end(str(exc), 2)
+except ForeignTablesError as exc:
+    end(str(exc), 1)
 except TimeoutError:
     end("Postgres cannot be reached, or did not end a statement in ten minutes", 1)
 except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError) as exc:

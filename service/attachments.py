@@ -156,14 +156,20 @@ class Listing:
     problem: str | None = None
 
     @property
-    def lacking(self) -> str | None:
-        """Say what a finished e-mail lacks."""
-        if self.problem is None and self.is_whole and not self.missing:
-            return None
-        number = f"{len(self.missing):,} files" if len(self.missing) != 1 else "1 file"
-        files = "Files" if self.problem or not self.is_whole else number
-        about = f" ({self.problem})" if self.problem else ""
-        return f"{files} of the previous system not captured{about}: a retry fetches what is still there."
+    def is_lacking(self) -> bool:
+        """Tell whether a finished e-mail lacks files."""
+        return bool(self.missing or self.reason)
+
+    @property
+    def reason(self) -> str | None:
+        """Say what no attachment says of the files."""
+        if self.problem is not None:
+            return f"The previous system's list of files cannot be read: {self.problem}"
+        return (
+            None
+            if self.is_whole
+            else "The previous system listed files without addresses: a retry looks them up."
+        )
 
 
 async def unread_lists(conn: AsyncConnection, after: int, limit: int) -> list[tuple[int, str]]:
@@ -185,7 +191,9 @@ async def record_lists(
     Files of unfinished e-mails are pending. Files of finished e-mails are not captured: the e-mail stays as it is, with a
     code that a retry of many finds. With `held`, it is one e-mail, which that attempt holds.
     """
-    rows = [(each.email_id, each.fingerprint, each.is_whole, each.lacking) for each in listings]
+    rows = [
+        (each.email_id, each.fingerprint, each.is_whole, each.is_lacking, each.reason) for each in listings
+    ]
     files = [
         {"email_id": each.email_id, "position": position, **_announced(file)}
         for each in listings
@@ -257,7 +265,8 @@ _LISTS: dict[str, TypeEngine[Any]] = {
     "email_id": BigInteger(),
     "fingerprint": LargeBinary(),
     "is_whole": Boolean(),
-    "lacking": Text(),
+    "is_lacking": Boolean(),
+    "reason": Text(),
 }
 _UNREAD = text(f"""
     SELECT id, CAST(attachment_urls AS text) AS list FROM incoming_emails
@@ -265,12 +274,12 @@ _UNREAD = text(f"""
 """).bindparams(bindparam("after", type_=BigInteger()), bindparam("limit", type_=BigInteger()))  # noqa: S608 words of ours
 _LIST = text("SELECT CAST(attachment_urls AS text) FROM incoming_emails WHERE id = :email_id")
 _NOT_CAPTURED = "The previous system knew of this file. It was not captured; a retry fetches it."
-_LACKS = f"{FINISHED} AND lacking IS NOT NULL"
+_LACKS = f"is_lacking AND {FINISHED}"
 # Locked in the order of ids, as all statements over many e-mails do. An attempt that runs meanwhile reads its own list.
 _RECORD_LISTS = text(f"""
 WITH list AS (
-    SELECT * FROM unnest(:every_email_id, :every_fingerprint, :every_is_whole, :every_lacking)
-        AS list (email_id, fingerprint, is_whole, lacking)
+    SELECT * FROM unnest(:every_email_id, :every_fingerprint, :every_is_whole, :every_is_lacking, :every_reason)
+        AS list (email_id, fingerprint, is_whole, is_lacking, reason)
 ), free AS (
     SELECT list.* FROM list JOIN incoming_emails ON id = email_id
     WHERE CASE WHEN CAST(:held AS bigint) IS NULL THEN {UNREAD} AND processing_status <> 'processing'
@@ -281,7 +290,7 @@ WITH list AS (
         reading_hash = CASE WHEN raw_body IS NULL THEN fingerprint ELSE reading_hash END,
         comment_id = CASE WHEN is_whole THEN comment_id ELSE coalesce(comment_id, '') END,
         error_code = CASE WHEN {_LACKS} THEN coalesce(error_code, '{NOT_CAPTURED}') ELSE error_code END,
-        processing_error = CASE WHEN {_LACKS} THEN coalesce(processing_error, lacking) ELSE processing_error END
+        processing_error = CASE WHEN {_LACKS} THEN coalesce(processing_error, reason) ELSE processing_error END
     FROM free WHERE id = free.email_id
     RETURNING id, {FINISHED} AS is_finished, {_LACKS} AS lacks
 ), recorded AS (

@@ -14,7 +14,7 @@ from sqlalchemy.engine import ExceptionContext
 from sqlalchemy.exc import DataError, DBAPIError, SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
-from service.errors import Permanent, Transient
+from service.errors import ADAPT, ROW_REFUSED, Permanent, Transient
 from service.metrics import POOL_IN_USE, POOL_SIZE, POOL_WAITING
 
 T = TypeVar("T")
@@ -35,9 +35,14 @@ _SESSION_IS_OVER = {
     asyncpg.CrashShutdownError.sqlstate,
     asyncpg.CannotConnectNowError.sqlstate,
 }
-# Codes of a row that Postgres refuses: a constraint is violated, or a text is longer than its column.
-ROW_REFUSED, TOO_LONG = "row_refused", "value_too_long"
-ADAPT = "A table of another system keeps such limits until `holdfast takeover` adapts it."
+# A table or column is not there, or a column has another type.
+_OTHER_TABLES = {
+    asyncpg.UndefinedTableError.sqlstate,
+    asyncpg.UndefinedColumnError.sqlstate,
+    asyncpg.DatatypeMismatchError.sqlstate,
+}
+# The code of a text that is longer than its column.
+TOO_LONG = "value_too_long"
 
 # Fails as a write would, and writes nothing.
 _LIKE_A_WRITE = text("""
@@ -199,6 +204,8 @@ def _outage(exc: DBAPIError) -> Transient:
             "Postgres accepts no writes: this server is a standby, or its default_transaction_read_only is on."
             " During a failover this ends by itself; otherwise let DATABASE_URL lead to the primary.",
         )
+    if getattr(exc.orig, "sqlstate", None) in _OTHER_TABLES:
+        return Transient(code, "The tables are not those of this version: `holdfast check` says what to do.")
     return Transient(code, f"Postgres: {type(exc.orig).__name__}")
 
 

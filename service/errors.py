@@ -2,6 +2,10 @@
 
 from datetime import timedelta
 
+# The code of a row that a constraint of Postgres refuses.
+ROW_REFUSED = "row_refused"
+ADAPT = "A table of another system keeps such limits until `holdfast takeover` adapts it."
+
 
 class HoldfastError(Exception):
     """An error with a `code` that never changes (to group by) and a message a person can act on."""

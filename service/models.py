@@ -184,6 +184,12 @@ def is_listed() -> ColumnElement[bool]:
     return func.coalesce(cast(IncomingEmail.attachment_urls, Text), "null") != "null"
 
 
+def key_of_email() -> ColumnElement[str]:
+    """Give an e-mail's key; what stands for one in a row of another system is what `holdfast takeover` fills in."""
+    stand_in = func.concat("holdfast:email:", IncomingEmail.id)
+    return func.coalesce(IncomingEmail.idempotency_key, stand_in)
+
+
 def in_status(status: str) -> ColumnElement[bool]:
     """Match what is in this status, which Postgres gets to know when it runs the plan, not when it makes it.
 

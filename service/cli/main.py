@@ -21,6 +21,7 @@ from service.cli.send import send
 from service.cli.status import status
 from service.cli.storage import storage
 from service.cli.tail import tail
+from service.cli.takeover import takeover
 from service.cli.up import up
 from service.errors import SettingsError
 
@@ -38,7 +39,7 @@ SECTIONS = {
         activity,
         tail,
     ),
-    "Run": (web, worker, migrate),
+    "Run": (web, worker, migrate, takeover),
     "Try": (up, demo, send, drill),
     "More": (completion,),
 }

@@ -43,6 +43,11 @@ def worker() -> None:
 @click.command()
 def migrate() -> None:
     """Bring the database to this version's tables; the same as `alembic upgrade head`."""
+    run_migrations()
+
+
+def run_migrations() -> None:
+    """Run `alembic upgrade head` in this process; exits with 1 where it fails."""
     from alembic.config import main
 
     from service.config.reading import read_settings

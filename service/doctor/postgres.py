@@ -2,10 +2,9 @@
 
 import asyncio
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Row, func, select, text
+from sqlalchemy import Row, text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from service.database import check_writable, connect, is_pooled, run, within
@@ -15,13 +14,13 @@ from service.queries import overview
 from service.queries.verdict import duration
 from service.queries.workers import WorkerView, workers_of
 from service.resources import Resources
+from service.revisions import Schema, known_revisions, missing_revisions, recognise
 
 OLDEST = 14  # the oldest version that its makers still look after
 _READ_ONLY = (
     "let DATABASE_URL lead to the primary, or name all servers in it and add target_session_attrs=read-write;"
     " or turn default_transaction_read_only off"
 )
-_SCRIPTS = Path(__file__).parents[2] / "alembic"
 # Who is no superuser sees of other roles' sessions neither the name nor the kind: they count as others'.
 _CONNECTIONS = text("""
     SELECT current_setting('max_connections')::int - current_setting('superuser_reserved_connections')::int
@@ -51,9 +50,11 @@ async def check_postgres(res: Resources) -> Check:
 
 
 async def check_migrations(res: Resources) -> Check:
-    table = await _row(res.engine, select(func.to_regclass("alembic_version")))
-    now = await _row(res.engine, text("SELECT version_num FROM alembic_version")) if table[0] else None
-    return await asyncio.to_thread(_compare, now[0] if now else None)
+    async def look() -> Schema:
+        async with connect(res.engine) as conn:
+            return await recognise(conn)
+
+    return await asyncio.to_thread(_compare, await within(SECONDS, look()))
 
 
 async def check_connections(res: Resources) -> Check:
@@ -121,23 +122,17 @@ async def _workers(engine: AsyncEngine) -> Sequence[WorkerView]:
     return await within(SECONDS, ask())
 
 
-def _compare(now: str | None) -> Check:
-    """Look which migrations are to be run on a database of this revision."""
-    from alembic.script import ScriptDirectory  # noqa: PLC0415 heavy, and for this alone
-    from alembic.script.revision import RevisionError  # noqa: PLC0415 likewise
-    from alembic.util import CommandError  # noqa: PLC0415 likewise
-
+def _compare(schema: Schema) -> Check:
+    """Say which migrations are to be run."""
     name = "migrations"
-    if not _SCRIPTS.is_dir():
+    if schema.hindrance:
+        found, _, advice = schema.hindrance.removesuffix(".").partition(": ")
+        return Check(name, False, found, advice)
+    if not known_revisions():
         return Check(
             name, None, "there are none to compare with", "run this from a checkout of the repository"
         )
-    try:
-        missing = list(ScriptDirectory(str(_SCRIPTS)).iterate_revisions("head", now or "base"))
-    except (CommandError, RevisionError):
-        found = "the database is newer than this program"
-        return Check(name, False, found, "run the newest version of Holdfast, as another process does")
-    if missing:  # the newest first
-        found = f"{len(missing)} not run, the next is {Path(missing[-1].path).stem}"
+    if missing := missing_revisions(schema.revision):
+        found = f"{len(missing)} not run, the next is {missing[0]}"
         return Check(name, False, found, "run `holdfast migrate`")
     return Check(name, True, "all were run")

@@ -29,7 +29,7 @@ from sqlalchemy import (
 from sqlalchemy.sql.dml import ReturningUpdate
 from sqlalchemy.types import TypeEngine
 
-from service.models import PROCESSING, WAITING, Attempt, IncomingEmail, is_listed
+from service.models import PROCESSING, WAITING, Attempt, IncomingEmail, is_listed, key_of_email
 from service.rows import rows_of
 
 ATTEMPT: dict[str, TypeEngine[Any]] = {"email_id": BigInteger(), "attempt_number": BigInteger()}
@@ -106,13 +106,18 @@ def _claim() -> Select[Any]:
         .returning(
             free.c.place,
             free.c.worker,
-            *IncomingEmail.__table__.c["id", "attempt_number", "retry_count", "zendesk_ticket_id"],
+            *IncomingEmail.__table__.c["id", "attempt_number"],
+            # Another system's row may lack these.
+            func.coalesce(IncomingEmail.retry_count, 0).label("retry_count"),
+            func.coalesce(IncomingEmail.zendesk_ticket_id, "").label("ticket"),
             IncomingEmail.__table__.c.comment_id,
             is_listed().label("is_listed"),
             IncomingEmail.looked_up_at.is_not(None).label("looked_up"),
             func.coalesce(func.octet_length(cast(IncomingEmail.attachment_urls, Text)), 0).label("bytes"),
-            cast(func.extract("epoch", func.now() - IncomingEmail.received_at), Double).label("age"),
-            func.coalesce(IncomingEmail.invocation_id, IncomingEmail.idempotency_key).label("invocation"),
+            func.coalesce(
+                cast(func.extract("epoch", func.now() - IncomingEmail.received_at), Double), 0.0
+            ).label("age"),
+            func.coalesce(IncomingEmail.invocation_id, key_of_email()).label("invocation"),
             IncomingEmail.reread,
             cast(func.extract("epoch", func.now() - _queued_at()), Double).label("waited"),
             IncomingEmail.raw_body.is_not(None).label("has_body"),
@@ -154,7 +159,7 @@ def _refuse() -> ReturningUpdate[int]:
 def _queued_at() -> ColumnElement[Any]:
     """Give since when a job waits; of the time before this was noted, a first attempt has waited since the receipt."""
     before = case((IncomingEmail.attempt_number == 1, IncomingEmail.received_at), else_=func.now())
-    return func.coalesce(IncomingEmail.queued_at, before)
+    return func.coalesce(IncomingEmail.queued_at, before, func.now())
 
 
 def _renew() -> ReturningUpdate[int, int]:
@@ -176,7 +181,8 @@ def _settle() -> tuple[Select[Any], Select[Any]]:
         .where(IncomingEmail.id == mine.c.email_id)
         .values(
             processing_status=mine.c.status,
-            retry_count=IncomingEmail.retry_count + case((mine.c.outcome == "released", 1), else_=0),
+            retry_count=func.coalesce(IncomingEmail.retry_count, 0)
+            + case((mine.c.outcome == "released", 1), else_=0),
             # A shutdown says nothing about the e-mail; any other end clears it of suspicion.
             abandoned_count=case((mine.c.outcome == "handed_back", IncomingEmail.abandoned_count), else_=0),
             completed_at=case((mine.c.status != "queued", func.now())),

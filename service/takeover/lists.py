@@ -19,6 +19,7 @@ from service.zendesk.reading import read_list
 BATCH = 200  # e-mails
 MOST_FILES = 2_000  # of one statement, but for an e-mail that has more by itself
 PAUSE_SECONDS = 30.0
+_EMPTY = {"null", "[]", "{}", '""'}
 # Between two batches, so that the jobs have Postgres for themselves most of the time.
 MORE_SECONDS = 0.05
 
@@ -52,11 +53,11 @@ async def read_lists_for_ever(res: Resources) -> None:
         await asyncio.sleep(MORE_SECONDS if done.after else pause)
 
 
-async def read_next(engine: AsyncEngine, seconds: float, after: int) -> Progress:
+async def read_next(engine: AsyncEngine, seconds: float, after: int, most: int = BATCH) -> Progress:
     """Read the next lists behind an id; each statement has so many seconds. Raises Transient."""
 
     async def look(conn: AsyncConnection) -> tuple[list[tuple[int, str]], list[list[File]]]:
-        lists = await unread_lists(conn, after, BATCH)
+        lists = await unread_lists(conn, after, most)
         return lists, await files_of(conn, [email_id for email_id, _ in lists]) if lists else []
 
     lists, known = await run(engine, seconds, look)
@@ -86,6 +87,8 @@ def _read_all(lists: Sequence[tuple[int, str]], known: Sequence[Sequence[File]])
 
 
 def _read(email_id: int, text: str, known: Sequence[File]) -> Listing:
+    if text in _EMPTY:
+        return Listing(email_id, b"empty", {})
     try:
         listed = read_list(text, known)
     except Unreadable as exc:
