@@ -5,6 +5,7 @@ import json
 import subprocess
 import sys
 import time
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -89,6 +90,7 @@ def take_over(url: str, *words: str) -> tuple[int, str]:
     """Run the command in this process, where nobody can be asked; return exit code and all that it says."""
     log = structlog.get_config()
     try:
+        warnings.simplefilter("ignore", DeprecationWarning)  # alembic's own; pytest resets it after each test
         done = CliRunner().invoke(
             main, ["takeover", *words], env={"DATABASE_URL": url}, catch_exceptions=False
         )
@@ -99,10 +101,10 @@ def take_over(url: str, *words: str) -> tuple[int, str]:
 
 def count(url: str, table: str = "incoming_emails") -> dict[Any, int]:
     column = "processing_status" if table == "incoming_emails" else "status"
-    return dict(sql(url, f"SELECT {column}, count(*) FROM {table} GROUP BY 1"))  # type: ignore[arg-type]
+    return dict(sql(url, f"SELECT {column}, count(*) FROM {table} GROUP BY 1"))
 
 
-@pytest.mark.parametrize("revision", [SAGA, MACHINE, "4f2a9c", None])
+@pytest.mark.parametrize("revision", [SAGA, "4f2a9c", None])
 def test_a_takeover_keeps_each_row_and_column_and_finished_stays_finished(
     url: str, revision: str | None
 ) -> None:
@@ -199,14 +201,13 @@ def taking_over(url: str) -> Iterator[subprocess.Popen[bytes]]:
 
 
 def test_a_takeover_that_is_killed_goes_on_where_it_was_while_the_previous_system_writes(url: str) -> None:
-    fill(url, 6_000)
+    fill(url, 3_000)
     points = (
-        "SELECT FROM pg_trigger WHERE tgname = 'holdfast_takeover'",
-        "SELECT FROM incoming_emails WHERE processing_status = 'completed' AND id > 2000 AND id % 8 = 2",
+        "SELECT FROM incoming_emails WHERE processing_status = 'completed' AND id > 1000 AND id % 8 = 2",
         "SELECT FROM alembic_version WHERE version_num NOT LIKE '20260204%'",
         "SELECT FROM pg_attribute WHERE attname = 'sync_status_of_now' AND NOT attisdropped",
     )
-    kept = f"SELECT {KEPT} FROM incoming_emails WHERE id <= 6000 ORDER BY id"
+    kept = f"SELECT {KEPT} FROM incoming_emails WHERE id <= 3000 ORDER BY id"
     before = sql(url, kept)
 
     written = asyncio.run(kill_beside_a_writer(url, points))
@@ -215,12 +216,12 @@ def test_a_takeover_that_is_killed_goes_on_where_it_was_while_the_previous_syste
     assert status == 0
     assert sql(url, kept) == before
     assert len(written) > 2
-    assert sql(url, "SELECT id FROM incoming_emails WHERE id > 6000 ORDER BY id") == [
+    assert sql(url, "SELECT id FROM incoming_emails WHERE id > 3000 ORDER BY id") == [
         (number,) for number in written
     ]
     assert set(count(url)) == {"received", "completed", "failed"}
     assert sql(url, "SELECT count(*) FROM incoming_emails WHERE idempotency_key IS NULL") == [(0,)]
-    assert sum(count(url, "attachments").values()) == 6_000 * 5 // 6 + len(written)
+    assert sum(count(url, "attachments").values()) == 3_000 * 5 // 6 + len(written)
 
 
 async def kill_beside_a_writer(url: str, points: tuple[str, ...]) -> list[int]:
@@ -230,19 +231,15 @@ async def kill_beside_a_writer(url: str, points: tuple[str, ...]) -> list[int]:
         writer = group.create_task(write(url, over))
         for point in points:
             with taking_over(url) as process:
-                await asyncio.to_thread(
-                    until,
-                    lambda point=point, process=process: (
-                        sql_in_thread(url, point) or process.poll() is not None
-                    ),
-                )
+                await asyncio.to_thread(wait, url, point, process)
                 process.kill()
         over.set()
     return writer.result()
 
 
-def sql_in_thread(url: str, statement: str) -> list[tuple[Any, ...]]:
-    return sql(url, f"{statement} LIMIT 1")
+def wait(url: str, point: str, process: subprocess.Popen[bytes]) -> None:
+    """Wait until there is a row, or the process has ended."""
+    until(lambda: sql(url, f"{point} LIMIT 1") or process.poll() is not None)
 
 
 async def write(url: str, over: asyncio.Event) -> list[int]:
