@@ -14,7 +14,8 @@ from service.queries import overview
 from service.queries.verdict import duration
 from service.queries.workers import WorkerView, workers_of
 from service.resources import Resources
-from service.revisions import Schema, known_revisions, missing_revisions, recognise
+from service.revisions import Owner, Schema, known_revisions, missing_revisions, recognise
+from service.takeover.look import is_strange
 
 OLDEST = 14  # the oldest version that its makers still look after
 _READ_ONLY = (
@@ -50,11 +51,18 @@ async def check_postgres(res: Resources) -> Check:
 
 
 async def check_migrations(res: Resources) -> Check:
-    async def look() -> Schema:
+    async def look() -> tuple[Schema, bool]:
         async with connect(res.engine) as conn:
-            return await recognise(conn)
+            schema = await recognise(conn)
+            return schema, schema.owner is Owner.THIS_VERSION and await is_strange(conn)
 
-    return await asyncio.to_thread(_compare, await within(SECONDS, look()))
+    schema, has_limits = await within(SECONDS, look())
+    if has_limits:
+        advice = "`holdfast takeover --plan` says which, and `holdfast takeover` adapts it"
+        return Check(
+            "migrations", None, "all were run, but incoming_emails keeps limits of another system", advice
+        )
+    return await asyncio.to_thread(_compare, schema)
 
 
 async def check_connections(res: Resources) -> Check:

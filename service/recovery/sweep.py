@@ -11,7 +11,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from service.config.settings import Settings
 from service.database import refusal, run
 from service.dispatch import job_id
-from service.errors import Transient
+from service.errors import HoldfastError
 from service.jobs import running, waiting
 from service.jobs.waiting import Job
 from service.metrics import SWEEPS, SWEPT
@@ -99,7 +99,7 @@ async def sweep_for_ever(res: Resources, hands: Hands) -> None:
     while True:
         try:
             due = await sweep(res, hands)
-        except Transient as exc:
+        except HoldfastError as exc:
             SWEEPS.labels("failed").inc()
             log.warning("sweep_failed", code=exc.code)
             due = 0

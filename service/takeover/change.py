@@ -53,7 +53,7 @@ async def change(engine: AsyncEngine, plan: Plan, tell: Tell) -> None:
             "state_unknown",
             f"The states {', '.join(map(repr, plan.unknown))} are unknown: add --map OLD=NEW.",
         )
-    await _patiently("change the table", lambda: _change_table(engine, table, plan.states))
+    await _patiently("change the table", lambda: _change_table(engine, plan, table))
     await _change_rows(engine, plan, tell)
     if not table.has_unique_key:
         await _make_keys_unique(engine)
@@ -63,7 +63,7 @@ async def change(engine: AsyncEngine, plan: Plan, tell: Tell) -> None:
         await _patiently("stamp the revision", lambda: _stamp(engine))
 
 
-async def _change_table(engine: AsyncEngine, table: Table, states: Mapping[str, str]) -> None:
+async def _change_table(engine: AsyncEngine, plan: Plan, table: Table) -> None:
     """Change columns and constraints, and install the trigger, in one transaction."""
     async with _transaction(engine) as conn:
         await conn.exec_driver_sql("SET LOCAL timezone = 'UTC'")
@@ -73,8 +73,8 @@ async def _change_table(engine: AsyncEngine, table: Table, states: Mapping[str, 
             await conn.exec_driver_sql(statement)
         if table.changes:
             await conn.exec_driver_sql(f"ALTER TABLE incoming_emails {', '.join(table.changes)}")
-        if not table.has_trigger or states:
-            await _install_trigger(conn, states)
+        if not table.has_trigger or plan.states or plan.given:
+            await _install_trigger(conn, {**plan.given, **plan.states})
 
 
 async def _install_trigger(conn: AsyncConnection, states: Mapping[str, str]) -> None:
@@ -82,7 +82,9 @@ async def _install_trigger(conn: AsyncConnection, states: Mapping[str, str]) -> 
     cases = "".join(
         f" WHEN {_literal(old)} THEN {_literal(new)}" for old, new in states.items() if old not in STATUSES
     )
-    meant = f"CASE NEW.processing_status{cases} ELSE 'received' END" if cases else "'received'"
+    word = "lower(trim(NEW.processing_status))"
+    others = f"CASE WHEN {word} IN ('completed', 'failed') THEN {word} ELSE 'received' END"
+    meant = f"CASE NEW.processing_status{cases} ELSE {others} END" if cases else others
     body = f"""
         BEGIN
             NEW.idempotency_key := coalesce(nullif(NEW.idempotency_key, ''), 'holdfast:email:' || NEW.id);

@@ -24,6 +24,9 @@ class Plan:
     schema: Schema
     table: Table | None = None
     rows: int = 0
+    given: Mapping[str, str] = field(
+        default_factory=dict
+    )  # what states mean that only the other system knows
     states: dict[str, str] = field(default_factory=dict)  # the old word and the new one, where they differ
     unknown: dict[str, int] = field(
         default_factory=dict
@@ -51,7 +54,7 @@ class Plan:
         return bool(
             self.is_foreign
             or self.stops
-            or (self.table and self.table.changes)
+            or (self.table and (self.table.changes or self.table.before))
             or self.states
             or self.unknown
             or self.optional
@@ -75,7 +78,7 @@ class Plan:
 async def look(conn: AsyncConnection, given: Mapping[str, str]) -> Plan:
     """Plan a takeover; `given` says what states mean that only the other system knows."""
     schema = await recognise(conn)
-    plan = Plan(schema)
+    plan = Plan(schema, given=given)
     if schema.owner not in {Owner.OTHER_SYSTEM, Owner.OLDER_VERSION, Owner.THIS_VERSION}:
         return plan
     plan.migrations = missing_revisions(FIRST if plan.is_foreign else schema.revision)
@@ -86,10 +89,17 @@ async def look(conn: AsyncConnection, given: Mapping[str, str]) -> Plan:
     if table.kind != "r":
         return plan
     plan.rows = await conn.scalar(text("SELECT count(*) FROM incoming_emails")) or 0
-    await _look_at_states(conn, plan, given)
+    await _look_at_states(conn, plan)
     await _look_at_values(conn, plan, table.columns)
     await _look_at_lists(conn, plan, table.columns)
     return plan
+
+
+async def is_strange(conn: AsyncConnection) -> bool:
+    """Tell whether the table of a database of ours keeps what another system made."""
+    table = await read_table(conn)
+    adapt(table, is_foreign=False)
+    return bool(table.changes or table.before or Plan(Schema(Owner.THIS_VERSION, None), table).optional)
 
 
 def mean(state: str, given: Mapping[str, str]) -> str | None:
@@ -119,7 +129,7 @@ async def _taken_names(conn: AsyncConnection) -> list[str]:
     ]
 
 
-async def _look_at_states(conn: AsyncConnection, plan: Plan, given: Mapping[str, str]) -> None:
+async def _look_at_states(conn: AsyncConnection, plan: Plan) -> None:
     assert plan.table  # noqa: S101 the caller read it
     if "processing_status" not in plan.table.columns or not (plan.is_foreign or plan.is_begun):
         return
@@ -130,7 +140,7 @@ async def _look_at_states(conn: AsyncConnection, plan: Plan, given: Mapping[str,
     )
     for state, count in rows:
         plan.counts[state] = count
-        new = mean(state, given)
+        new = mean(state, plan.given)
         if not plan.is_foreign and state in STATUSES:
             continue  # Holdfast's own by now
         if new is None:
