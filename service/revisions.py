@@ -26,7 +26,7 @@ class Owner(Enum):
     OLDER_VERSION = "an older version"
     NEWER_VERSION = "a newer version"
     OTHER_SYSTEM = "another system, from which they can be taken over"
-    STRANGER = "another program"
+    OTHER_PROGRAM = "another program"
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +44,7 @@ class Schema:
             Owner.NEWER_VERSION: f"The database is newer than this program ({named}): run the newest version of Holdfast.",
             Owner.OTHER_SYSTEM: f"The table incoming_emails is another system's ({named}):"
             " `holdfast takeover --plan` says what it takes to take it over.",
-            Owner.STRANGER: f"The database is another program's ({named}, and no table incoming_emails):"
+            Owner.OTHER_PROGRAM: f"The database is another program's ({named}, and no table incoming_emails):"
             " let DATABASE_URL lead to a database of Holdfast's own.",
         }.get(self.owner)
 
@@ -78,4 +78,4 @@ def _owner(found: list[str], columns: set[str]) -> Owner:
         return Owner.NEWER_VERSION if found and known else Owner.THIS_VERSION
     if columns:
         return Owner.OTHER_SYSTEM
-    return Owner.STRANGER if found else Owner.NOBODY
+    return Owner.OTHER_PROGRAM if found else Owner.NOBODY

@@ -46,8 +46,8 @@ def migrate() -> None:
     run_migrations()
 
 
-def run_migrations() -> None:
-    """Run `alembic upgrade head` in this process; exits with 1 where it fails."""
+def run_migrations(revision: str = "head") -> None:
+    """Run `alembic upgrade` in this process, up to a revision; exits with 1 where it fails."""
     from alembic.config import main
 
     from service.config.reading import read_settings
@@ -57,4 +57,4 @@ def run_migrations() -> None:
     if not ini.exists():
         click.echo("alembic.ini is not there: run this from a checkout of the repository", err=True)
         sys.exit(2)
-    main(["-c", str(ini), "upgrade", "head"])
+    main(["-c", str(ini), "upgrade", revision])

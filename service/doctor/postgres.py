@@ -15,7 +15,7 @@ from service.queries.verdict import duration
 from service.queries.workers import WorkerView, workers_of
 from service.resources import Resources
 from service.revisions import Owner, Schema, known_revisions, missing_revisions, recognise
-from service.takeover.look import is_strange
+from service.takeover.look import keeps_limits
 
 OLDEST = 14  # the oldest version that its makers still look after
 _READ_ONLY = (
@@ -54,7 +54,7 @@ async def check_migrations(res: Resources) -> Check:
     async def look() -> tuple[Schema, bool]:
         async with connect(res.engine) as conn:
             schema = await recognise(conn)
-            return schema, schema.owner is Owner.THIS_VERSION and await is_strange(conn)
+            return schema, schema.owner is Owner.THIS_VERSION and await keeps_limits(conn)
 
     schema, has_limits = await within(SECONDS, look())
     if has_limits:

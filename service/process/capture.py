@@ -79,15 +79,17 @@ async def _read_list(res: Resources, claim: Claim, known: Sequence[File]) -> Cla
         listed = reading.read_list(text or "", known)
     except Unreadable as exc:
         raise Permanent(exc.code, f"The list of files cannot be read: {exc.message}") from exc
-    if listed.missing:
+    # A body of ours was read whole when it came: its list may have items that are no files.
+    missing = [file for file in listed.missing if file.url or not claim.has_body]
+    if missing:
         first = max((file.position for file in known), default=-1) + 1
         listing = Listing(
-            claim.email_id, listed.fingerprint, dict(enumerate(listed.missing, first)), listed.is_whole
+            claim.email_id, listed.fingerprint, dict(enumerate(missing, first)), listed.is_whole
         )
         record = partial(record_lists, listings=[listing], held=claim.held)
         await insist(partial(run, res.engine, res.settings.database_seconds, record))
-        log.info("list_read", email=claim.email_id, attempt=claim.attempt_number, files=len(listed.missing))
-    has_comment = listed.is_whole or claim.comment_id is not None
+        log.info("list_read", email=claim.email_id, attempt=claim.attempt_number, files=len(missing))
+    has_comment = listed.is_whole or claim.has_body or claim.comment_id is not None
     return claim if has_comment else replace(claim, comment_id="")
 
 

@@ -18,6 +18,8 @@ from service.takeover.look import Plan
 from service.takeover.table import FIRST, REQUIRED, TRIGGER, Table
 
 T = TypeVar("T")
+# The migration that makes `attachments`; those after it build most of the indexes.
+LISTS = "20250922_0900"
 # Any fixed number: whoever holds this advisory lock takes over, nobody else does meanwhile.
 LOCK = 4_710_024
 BATCH = 2_000  # rows of one transaction
@@ -61,6 +63,18 @@ async def change(engine: AsyncEngine, plan: Plan, tell: Tell) -> None:
         await _require(engine, name)
     if plan.is_foreign:
         await _patiently("stamp the revision", lambda: _stamp(engine))
+
+
+async def make_room_for_lists(engine: AsyncEngine) -> None:
+    """Add the column that tells which lists were read, which a later migration adds if it is not there."""
+
+    async def add() -> None:
+        async with _transaction(engine) as conn:
+            await conn.exec_driver_sql(
+                "ALTER TABLE incoming_emails ADD COLUMN IF NOT EXISTS reading_hash bytea"
+            )
+
+    await _patiently("add a column", add)
 
 
 async def _change_table(engine: AsyncEngine, plan: Plan, table: Table) -> None:

@@ -73,11 +73,13 @@ async def read_next(engine: AsyncEngine, seconds: float, after: int, most: int =
 def _portions(listings: Sequence[Listing]) -> Iterator[Sequence[Listing]]:
     """Divide lists into such as have some thousand files together."""
     portion: list[Listing] = []
+    files = 0
     for each in listings:
         portion.append(each)
-        if sum(len(one.missing) for one in portion) >= MOST_FILES:
+        files += len(each.missing)
+        if files >= MOST_FILES:
             yield portion
-            portion = []
+            portion, files = [], 0
     if portion:
         yield portion
 

@@ -95,7 +95,7 @@ async def look(conn: AsyncConnection, given: Mapping[str, str]) -> Plan:
     return plan
 
 
-async def is_strange(conn: AsyncConnection) -> bool:
+async def keeps_limits(conn: AsyncConnection) -> bool:
     """Tell whether the table of a database of ours keeps what another system made."""
     table = await read_table(conn)
     adapt(table, is_foreign=False)

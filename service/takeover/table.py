@@ -243,12 +243,12 @@ def _drop_constraints(table: Table, *, is_foreign: bool) -> None:
     ours = {column.name for column in IncomingEmail.__table__.columns}
     for each in table.constraints:
         if each.kind in "cf":
-            is_strange = each.columns & ours and (is_foreign or each.name not in _OUR_CHECKS)
+            is_in_the_way = each.columns & ours and (is_foreign or each.name not in _OUR_CHECKS)
         else:
-            is_strange = each.columns & ours and each.columns.isdisjoint(
+            is_in_the_way = each.columns & ours and each.columns.isdisjoint(
                 {"id", "idempotency_key", "signature_hash"}
             )
-        if not is_strange:
+        if not is_in_the_way:
             continue
         about = f"{', '.join(sorted(each.columns))}: Holdfast writes values that it refuses."
         if each.kind == "i":
