@@ -46,8 +46,15 @@ class Plan:
     @property
     def optional(self) -> list[str]:
         """Name the columns in which a value is needed, and which may be NULL."""
-        columns = self.table.columns if self.table else {}
-        return [name for name in REQUIRED if name in columns and not columns[name].is_required]
+        if self.table is None:
+            return []
+        columns, added = self.table.columns, self.table.added
+        is_new = "received_at" in added
+        return [
+            name
+            for name in REQUIRED
+            if (name in columns and not columns[name].is_required) or (name == "received_at" and is_new)
+        ]
 
     @property
     def is_needed(self) -> bool:
@@ -152,10 +159,12 @@ async def _look_at_states(conn: AsyncConnection, plan: Plan) -> None:
 async def _look_at_values(conn: AsyncConnection, plan: Plan, columns: Mapping[str, Column]) -> None:
     """Count what has to be filled in."""
     assert plan.table  # noqa: S101 the caller read it
-    if wanted := [name for name in plan.optional if name != "processing_status"]:
+    if "received_at" in plan.table.added and plan.rows:
+        plan.missing["received_at"] = plan.rows
+    if wanted := [name for name in plan.optional if name in columns and name != "processing_status"]:
         counts = ", ".join(f"count(*) FILTER (WHERE {_is_missing(name)}) AS {name}" for name in wanted)
         row = (await conn.execute(text(f"SELECT {counts} FROM incoming_emails"))).one()  # noqa: S608 names of ours
-        plan.missing = {name: number for name, number in zip(wanted, row, strict=True) if number}
+        plan.missing |= {name: number for name, number in zip(wanted, row, strict=True) if number}
     if "idempotency_key" in columns and not plan.table.has_unique_key:
         repeated = text("""
             SELECT EXISTS (SELECT FROM incoming_emails WHERE idempotency_key <> ''

@@ -38,6 +38,7 @@ REQUIRED = (
     "retry_count",
     "sync_retry_count",
 )
+NO_TEXT = "''"
 # Types that do as they are.
 _GOOD = {
     "text": {"text", "varchar", "citext"},
@@ -84,6 +85,7 @@ class Table:
     has_trigger: bool
     before: list[str] = field(default_factory=list)  # statements
     changes: list[str] = field(default_factory=list)  # parts of ALTER TABLE
+    added: list[str] = field(default_factory=list)  # columns
     others: list[str] = field(default_factory=list)  # sentences
     lifted: list[str] = field(default_factory=list)  # columns whose texts may be of any length
     nullable: list[str] = field(default_factory=list)  # columns that may be NULL
@@ -136,9 +138,8 @@ def adapt(table: Table, *, is_foreign: bool) -> None:
             continue  # a migration made it anew
         if name in table.columns:
             _adapt(table, table.columns[name], kind, default)
-        else:
-            value = f" DEFAULT {default}" if default else ""
-            table.change(f"ADD COLUMN {name} {kind}{value}", f"Add the column {name}.")
+        elif is_foreign:  # else a migration adds it
+            _add(table, name, kind, default)
     for column in table.columns.values():
         _relax(table, column)
     _drop_constraints(table, is_foreign=is_foreign)
@@ -180,6 +181,18 @@ def _rename(table: Table) -> None:
         column = table.columns.pop(name)
         renamed = (kept, *(getattr(column, each) for each in Column.__slots__[1:]))
         table.columns[kept] = Column(*renamed)
+
+
+def _add(table: Table, name: str, kind: str, default: str | None) -> None:
+    table.added.append(name)
+    if name == "received_at":  # rows that are there get their time of creation, if one is on record
+        table.change(f"ADD COLUMN {name} {kind}", f"Add the column {name}.")
+        table.changes.append(f"ALTER {name} SET DEFAULT {default}")
+        return
+    value = f" DEFAULT {default}" if default else ""
+    if name in REQUIRED:
+        value = f" NOT NULL DEFAULT {default or NO_TEXT}"
+    table.change(f"ADD COLUMN {name} {kind}{value}", f"Add the column {name}.")
 
 
 def _adapt(table: Table, column: Column, kind: str, default: str | None) -> None:
