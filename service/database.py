@@ -14,7 +14,7 @@ from sqlalchemy.engine import ExceptionContext
 from sqlalchemy.exc import DataError, DBAPIError, SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
-from service.errors import Permanent, Transient, certificate_problem
+from service.errors import ADAPT, ROW_REFUSED, Permanent, Transient, certificate_problem
 from service.metrics import POOL_IN_USE, POOL_SIZE, POOL_WAITING
 
 T = TypeVar("T")
@@ -36,6 +36,15 @@ _SESSION_IS_OVER = {
     asyncpg.CrashShutdownError.sqlstate,
     asyncpg.CannotConnectNowError.sqlstate,
 }
+# A table or column is not there, or a column has another type.
+_OTHER_TABLES = {
+    asyncpg.UndefinedTableError.sqlstate,
+    asyncpg.UndefinedColumnError.sqlstate,
+    asyncpg.DatatypeMismatchError.sqlstate,
+}
+# The code of a text that is longer than its column.
+TOO_LONG = "value_too_long"
+
 # Fails as a write would, and writes nothing.
 _LIKE_A_WRITE = text("""
     DO $$ BEGIN
@@ -154,19 +163,7 @@ async def connect(engine: AsyncEngine) -> AsyncIterator[AsyncConnection]:
                 with POOL_IN_USE.track_inprogress():
                     yield connection
     except DBAPIError as exc:
-        # SQLAlchemy knows not all of them as its own DataError.
-        if isinstance(exc, DataError) or isinstance(getattr(exc.orig, "__cause__", None), asyncpg.DataError):
-            raise Permanent("unstorable", "Postgres cannot store a value of this request") from exc
-        code = "database_disconnected" if exc.connection_invalidated else "database_unavailable"
-        if getattr(exc.orig, "sqlstate", None) == asyncpg.DeadlockDetectedError.sqlstate:
-            code = "database_deadlock"
-        if getattr(exc.orig, "sqlstate", None) == _READ_ONLY:
-            raise Transient(
-                "database_read_only",
-                "Postgres accepts no writes: this server is a standby, or its default_transaction_read_only is on."
-                " During a failover this ends by itself; otherwise let DATABASE_URL lead to the primary.",
-            ) from exc
-        raise Transient(code, f"Postgres: {type(exc.orig).__name__}") from exc
+        raise refusal(exc) or _outage(exc) from exc
     except (OSError, TimeoutError, SQLAlchemyError, asyncpg.PostgresError, asyncpg.InterfaceError) as exc:
         raise Transient("database_unavailable", f"Postgres cannot be reached: {reason_of(exc)}") from exc
 
@@ -180,6 +177,48 @@ def reason_of(error: BaseException) -> str:
     if getattr(error, "sqlstate", None) == _NOT_LET_IN and "no encryption" in str(error):
         return "it wants TLS: add sslmode=require to DATABASE_URL"
     return type(error).__name__
+
+
+def refusal(exc: DBAPIError) -> Permanent | None:
+    """Say which value Postgres refuses, if that is the error; no value is part of the message.
+
+    Classes 22 (data) and 23 (integrity) are about rows: https://www.postgresql.org/docs/current/errcodes-appendix.html
+    """
+    cause = getattr(exc.orig, "__cause__", None)
+    state = str(getattr(exc.orig, "sqlstate", None) or "")
+    # SQLAlchemy does not know all of them as its own DataError.
+    if not (isinstance(exc, DataError) or isinstance(cause, asyncpg.DataError) or state[:2] in {"22", "23"}):
+        return None
+    column, constraint = (getattr(cause, f"{what}_name", None) for what in ("column", "constraint"))
+    table = getattr(cause, "table_name", None)
+    if state == asyncpg.NotNullViolationError.sqlstate:
+        return Permanent(
+            ROW_REFUSED,
+            f"Postgres refuses a row without a value in the column {table}.{column} (NOT NULL). {ADAPT}",
+        )
+    if constraint:
+        return Permanent(
+            ROW_REFUSED, f"Postgres refuses a row that violates {constraint} of {table}. {ADAPT}"
+        )
+    if state == asyncpg.StringDataRightTruncationError.sqlstate:
+        return Permanent(TOO_LONG, f"Postgres: {cause}. {ADAPT}")
+    return Permanent("unstorable", "Postgres cannot store a value of this request")
+
+
+def _outage(exc: DBAPIError) -> Transient:
+    """Say what keeps Postgres from working."""
+    code = "database_disconnected" if exc.connection_invalidated else "database_unavailable"
+    if getattr(exc.orig, "sqlstate", None) == asyncpg.DeadlockDetectedError.sqlstate:
+        code = "database_deadlock"
+    if getattr(exc.orig, "sqlstate", None) == _READ_ONLY:
+        return Transient(
+            "database_read_only",
+            "Postgres accepts no writes: this server is a standby, or its default_transaction_read_only is on."
+            " During a failover this ends by itself; otherwise let DATABASE_URL lead to the primary.",
+        )
+    if getattr(exc.orig, "sqlstate", None) in _OTHER_TABLES:
+        return Transient(code, "The tables are not those of this version: `holdfast check` says what to do.")
+    return Transient(code, f"Postgres: {type(exc.orig).__name__}")
 
 
 async def run(engine: AsyncEngine, seconds: float, statement: Callable[[AsyncConnection], Awaitable[T]]) -> T:

@@ -11,7 +11,7 @@ from sqlalchemy import JSON, BigInteger, ColumnElement, RowMapping, bindparam, f
 from sqlalchemy.dialects.postgresql import ARRAY, aggregate_order_by
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from service.models import FINISHED, Attachment, IncomingEmail
+from service.models import FINISHED, Attachment, IncomingEmail, key_of_email
 from service.operations import OperatorAction
 
 # By which a program, and we ourselves, tell our documents from others in the same place.
@@ -19,7 +19,6 @@ SOURCE = "holdfast"
 
 _EMAIL = IncomingEmail.__table__.c[
     "id",
-    "idempotency_key",
     "attempt_number",
     "zendesk_ticket_id",
     "comment_id",
@@ -106,7 +105,8 @@ def _columns() -> Sequence[ColumnElement[Any]]:
     files = select(func.json_agg(aggregate_order_by(file, Attachment.position), type_=JSON)).where(
         Attachment.email_id == IncomingEmail.id
     )
-    return (*_EMAIL, retries.scalar_subquery().label("retries"), files.scalar_subquery().label("files"))
+    key = key_of_email().label("idempotency_key")
+    return (*_EMAIL, key, retries.scalar_subquery().label("retries"), files.scalar_subquery().label("files"))
 
 
 def make_document(record: Record, links: Mapping[int, Link]) -> Document:

@@ -3,6 +3,9 @@
 import ssl
 from datetime import timedelta
 
+# The code of a row that a constraint of Postgres refuses.
+ROW_REFUSED = "row_refused"
+ADAPT = "A table of another system keeps such limits until `holdfast takeover` adapts it."
 # By OpenSSL's numbers: https://docs.openssl.org/master/man3/X509_STORE_CTX_get_error/
 _CERTIFICATES = {
     10: "has expired",

@@ -10,12 +10,12 @@ from operator import itemgetter
 from typing import Any, Literal
 
 import structlog
-from sqlalchemy import LargeBinary, RowMapping, Text, func, literal, null, or_, select, update
+from sqlalchemy import LargeBinary, RowMapping, Text, func, literal, null, or_, select, text, update
 from sqlalchemy.dialects.postgresql import ARRAY, insert
 from sqlalchemy.ext.asyncio import AsyncConnection
 from structlog.contextvars import bind_contextvars
 
-from service.database import connect, run
+from service.database import TOO_LONG, connect, run
 from service.errors import Permanent, Rejected, Transient
 from service.faultpoints import reach
 from service.jobs.arriving import Arrival, receive
@@ -40,6 +40,13 @@ MOST_EVENT_TYPE = 200  # characters of one, of which Zendesk's have fifty
 Kept = type[QuarantinedWebhook] | type[IgnoredWebhook]
 _TABLES: Mapping[str, Kept] = {"quarantined": QuarantinedWebhook, "ignored": IgnoredWebhook}
 _NAMES = {"quarantined": "quarantine", "ignored": "ignored"}  # in the log
+
+# The columns that limit the length of a text, as those of a table that was there before Holdfast may do.
+_LIMITS = text("""
+    SELECT attrelid::regclass::text, attname, atttypmod - 4 FROM pg_attribute
+    WHERE attrelid IN ('incoming_emails'::regclass, 'attachments'::regclass)
+        AND atttypid IN ('varchar'::regtype, 'bpchar'::regtype) AND atttypmod > 4 AND NOT attisdropped
+""")
 
 log = structlog.get_logger()
 
@@ -175,13 +182,34 @@ async def _record(res: Resources, email: payloads.Email, request: dict[str, Any]
         }
         for position, file in enumerate(email.attachments)
     ]
-    recorded = await res.coalesce(receive, Arrival(row, files), size=len(row["raw_body"]))
+    try:
+        recorded = await res.coalesce(receive, Arrival(row, files), size=len(row["raw_body"]))
+    except Permanent as exc:
+        raise await _with_column(res, exc, row, files) from exc
     if not recorded.is_new:
         return Receipt("duplicate", recorded.email_id), recorded.is_same
     email_id = recorded.email_id
     reach(res.settings.fault_points, "after_commit", email.ticket_id)
     res.dispatcher.ring(Job(email_id, 1))
     return Receipt("accepted", email_id), True
+
+
+async def _with_column(
+    res: Resources, error: Permanent, row: Mapping[str, Any], files: Sequence[Mapping[str, Any]]
+) -> Permanent:
+    """Name the columns whose limits the texts exceed: Postgres says only that some text is too long."""
+    if error.code != TOO_LONG:
+        return error
+    async with connect(res.engine) as conn:
+        limits = (await conn.execute(_LIMITS)).all()
+    tables = {"incoming_emails": [row], "attachments": files}
+    exceeded = [
+        f"{table}.{column}"
+        for table, column, most in limits
+        if any(isinstance(text := each.get(column), str) and len(text) > most for each in tables[table])
+    ]
+    about = f"{', '.join(exceeded)}: " if exceeded else ""
+    return Permanent(error.code, f"{about}{error.message}")
 
 
 async def _quarantine(res: Resources, request: dict[str, Any], code: str, message: str) -> int:

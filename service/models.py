@@ -16,6 +16,7 @@ from sqlalchemy import (
     LargeBinary,
     MetaData,
     Text,
+    cast,
     false,
     func,
     literal,
@@ -41,6 +42,10 @@ SIGNED = "signature_hash IS NOT NULL"  # not so in rows from before there was th
 # Finished, not synced, and not on its way: it failed, or there was no target when it finished.
 UNSYNCED = f"sync_status IN ('not_applicable', 'failed') AND {FINISHED}"
 NEVER_SYNCED = f"sync_status = 'not_applicable' AND {FINISHED}"
+# Another system wrote the row, and no attachments were made of its list yet. Each webhook of ours has a body.
+UNREAD = "raw_body IS NULL AND reading_hash IS NULL AND attachment_urls IS NOT NULL"
+# The code of files that another system knew of and that are not in the storage, and of finished e-mails with such files.
+NOT_CAPTURED = "not_captured"
 OUTCOMES = ("completed", "released", "failed", "handed_back", "abandoned")
 
 
@@ -103,7 +108,8 @@ class IncomingEmail(Base):
     signature_hash: Mapped[bytes | None] = mapped_column(
         LargeBinary
     )  # the same for a request that is repeated
-    reading_hash: Mapped[bytes | None] = mapped_column(LargeBinary)  # of what the parser made of the body
+    # Of what the parser made of the body; of `attachment_urls` where another system wrote the row.
+    reading_hash: Mapped[bytes | None] = mapped_column(LargeBinary)
     reread: Mapped[bool] = mapped_column(server_default=false())  # the next attempt reads the body again
 
     # The job.
@@ -127,6 +133,7 @@ class IncomingEmail(Base):
         Index("ix_incoming_emails_sync_due", "sync_due_at", postgresql_where=text(TO_SYNC)),
         Index("ix_incoming_emails_not_synced", "id", postgresql_where=text(NOT_SYNCED)),
         Index("ix_incoming_emails_unsynced", "id", postgresql_where=text(UNSYNCED)),
+        Index("ix_incoming_emails_unread", "id", postgresql_where=text(UNREAD)),
         Index("ix_incoming_emails_status_received", "processing_status", "received_at"),
         Index(
             "ix_incoming_emails_due",
@@ -170,6 +177,17 @@ class IncomingEmail(Base):
             postgresql_where=text(FAILED),
         ),
     )
+
+
+def is_listed() -> ColumnElement[bool]:
+    """Match e-mails whose files are listed; other systems write JSON's null where they know nothing."""
+    return func.coalesce(cast(IncomingEmail.attachment_urls, Text), "null") != "null"
+
+
+def key_of_email() -> ColumnElement[str]:
+    """Give an e-mail's key; what stands for one in a row of another system is what `holdfast takeover` fills in."""
+    stand_in = func.concat("holdfast:email:", IncomingEmail.id)
+    return func.coalesce(IncomingEmail.idempotency_key, stand_in)
 
 
 def in_status(status: str) -> ColumnElement[bool]:

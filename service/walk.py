@@ -39,9 +39,9 @@ LIGHT = tuple(column for column in IncomingEmail.__table__.c if column.name not 
 
 
 class Place(NamedTuple):
-    """Where a walk stands: behind the e-mail that came at this time under this id."""
+    """Where a walk stands: behind the e-mail that came at this time under this id; None where no time is on record."""
 
-    received_at: datetime
+    received_at: datetime | None
     id: int
 
 
@@ -102,7 +102,8 @@ def walk(
         rows = _by_id(select(*LIGHT).where(true() if key is None else key), after, examined)
     walked = rows.subquery("walked")
     order = (walked.c.received_at.desc(), walked.c.id.desc()) if is_by_time else (walked.c.id.desc(),)
-    in_time = true() if finished_before is None else walked.c.completed_at < finished_before
+    ended_at = walked.c.completed_at  # null in rows of another system that has no such column
+    in_time = true() if finished_before is None else or_(ended_at.is_(None), ended_at < finished_before)
     return Walk(walked, and_(in_time, *matches(wanted, walked)), order, examined)
 
 
@@ -119,7 +120,7 @@ async def count(
         found = looked_at = (await conn.execute(select(func.count()).select_from(some))).scalar_one()
     else:
         way = walk(wanted, examined=examined)
-        over = way.rows.c.completed_at.is_not(None) if finished else true()
+        over = way.rows.c.processing_status.in_(_FINISHED) if finished else true()
         matching = func.count().filter(way.matches, over)
         found, looked_at = (await conn.execute(select(matching, func.count()).select_from(way.rows))).one()
     return Count(found, looked_at == examined)
@@ -191,7 +192,9 @@ def _by_id(rows: Select[Any], after: Place | None, examined: int) -> Select[Any]
 
 def _by_time(wanted: Selection, status: str, after: Place | None, examined: int) -> Select[Any]:
     rows = _in_time(select(*LIGHT).where(in_status(status)), wanted)
-    if after:
+    if after and after.received_at is None:  # these come first
+        rows = rows.where(or_(IncomingEmail.received_at.is_not(None), IncomingEmail.id < after.id))
+    elif after:
         rows = rows.where(tuple_(IncomingEmail.received_at, IncomingEmail.id) < after)
     return rows.order_by(IncomingEmail.received_at.desc(), IncomingEmail.id.desc()).limit(known(examined))
 

@@ -32,6 +32,7 @@ from service.recovery.sweep import sweep_for_ever
 from service.resources import background, open_resources, read_settings_for_resources
 from service.sync.attempt import sync
 from service.sync.sweep import drop_for_ever, sync_for_ever
+from service.takeover.lists import read_lists_for_ever
 from service.telemetry.sentry import report
 from service.version import commit, version
 from service.zendesk.account import account_of
@@ -74,6 +75,7 @@ async def start(ctx: dict[str, Any]) -> None:
     await stack.enter_async_context(background(lambda: bulk.step_for_ever(res)))
     await stack.enter_async_context(background(lambda: outcomes.step_for_ever(res)))
     await stack.enter_async_context(background(lambda: verify_for_ever(res)))
+    await stack.enter_async_context(background(lambda: read_lists_for_ever(res)))
     hour = ctx["hour"] = asyncio.Event()
     await stack.enter_async_context(background(lambda: reconcile_when_told(res, hour)))
     sweep_syncs = sync_for_ever if res.targets else drop_for_ever

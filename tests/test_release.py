@@ -119,10 +119,13 @@ async def test_an_unknown_revision_is_a_sentence(
         (("20250915_0901",), (), "newer"),
         (("20260915_0900_with_a_name",), (), "newer"),
         (("20250915_0901",), ("incoming_emails.subject",), "too_new"),
-        (("20250915_0901",), ("attempts.id",), "unknown"),
-        (("20250901_0901",), (), "unknown"),
-        (("add_saga",), (), "unknown"),
-        (("20250915_0900", "add_saga"), (), "unknown"),
+        ((), ("attempts.id", "incoming_emails.id"), "empty"),
+        ((), ("attempts.id",), "other_system"),
+        (("20250915_0901",), ("attempts.id",), "other_system"),
+        (("20250901_0901",), (), "other_system"),
+        (("add_saga",), (), "other_system"),
+        (("20250915_0900", "add_saga"), (), "other_system"),
+        (("add_saga",), ("attempts.id", "incoming_emails.id"), "other_program"),
     ],
 )
 def test_only_a_later_revision_on_our_own_tables_is_a_newer_one(

@@ -148,7 +148,7 @@ def _row(email: "EmailView") -> tuple[object, ...]:
         email.retry_count,
         shown_time(email.received_at),
         _sync(email),
-        email.processing_error or email.sync_error or "",
+        email.processing_error or email.sync_error or email.error_code or "",
     )
 
 

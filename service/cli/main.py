@@ -22,6 +22,7 @@ from service.cli.send import send
 from service.cli.status import status
 from service.cli.storage import storage
 from service.cli.tail import tail
+from service.cli.takeover import takeover
 from service.cli.up import up
 from service.errors import SettingsError
 
@@ -39,7 +40,7 @@ SECTIONS = {
         activity,
         tail,
     ),
-    "Run": (web, worker, migrate, release),
+    "Run": (web, worker, migrate, release, takeover),
     "Try": (up, demo, send, drill),
     "More": (completion,),
 }

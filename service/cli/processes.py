@@ -48,15 +48,15 @@ def migrate() -> None:
     run_migrations()
 
 
-def run_migrations() -> None:
-    """Run what was not run yet; exits, after a sentence, where that cannot be done."""
-    from alembic import command
+def run_migrations(revision: str = "head") -> None:
+    """Run what was not run yet, up to a revision; exits, after a sentence, where that cannot be done."""
     from alembic.util import CommandError
 
+    from alembic import command
     from service.migrations.revisions import config
 
     try:
-        command.upgrade(config(), "head")
+        command.upgrade(config(), revision)
     except CommandError as exc:
         click.echo(str(exc), err=True)
         sys.exit(1)

@@ -52,6 +52,8 @@ def outcome(run: "ReconciliationDetail") -> int:
 
 def print_run(run_id: int, *, as_json: bool) -> "ReconciliationDetail":
     """Print a run with some findings of each kind, as JSON with all of them; return it with some."""
+    from service.database import connect
+    from service.queries.comparison import count_not_captured, not_captured
     from service.queries.reconciliations import get_with_examples
 
     async def work(engine: "AsyncEngine") -> "ReconciliationDetail":
@@ -60,6 +62,8 @@ def print_run(run_id: int, *, as_json: bool) -> "ReconciliationDetail":
             await _print_all(engine, run)
         else:
             _print(run)
+            async with connect(engine) as conn:
+                print_facts([("not captured", said) for said in not_captured(await count_not_captured(conn))])
         return run
 
     return with_engine(work)

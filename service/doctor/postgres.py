@@ -14,6 +14,7 @@ from service.queries import overview
 from service.queries.verdict import duration
 from service.queries.workers import WorkerView, workers_of
 from service.resources import Resources
+from service.takeover.look import keeps_limits
 
 OLDEST = 14  # the oldest version that its makers still look after
 _READ_ONLY = (
@@ -49,11 +50,20 @@ async def check_postgres(res: Resources) -> Check:
 
 
 async def check_migrations(res: Resources) -> Check:
-    async def ask() -> Standing:
+    async def ask() -> tuple[Standing, bool]:
         async with connect(res.engine) as conn:
-            return await look(conn)
+            standing = await look(conn)
+            return standing, standing.kind == "current" and await keeps_limits(conn)
 
-    standing = await within(SECONDS, ask())
+    standing, has_limits = await within(SECONDS, ask())
+    if has_limits:
+        found = "all were run, but incoming_emails keeps limits of another system"
+        return Check(
+            "migrations",
+            None,
+            found,
+            "`holdfast takeover --plan` says which, and `holdfast takeover` adapts it",
+        )
     is_good = {"current": True, "newer": None}.get(standing.kind, False)
     return Check("migrations", is_good, standing.found, standing.advice)
 

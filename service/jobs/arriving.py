@@ -26,6 +26,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from sqlalchemy.orm import aliased
 from sqlalchemy.types import TypeEngine
 
+from service.errors import ADAPT, ROW_REFUSED, Permanent
 from service.jobs.waiting import FIRST_RING_GRACE
 from service.metrics import TRANSITIONS
 from service.models import Attachment, IncomingEmail
@@ -101,8 +102,11 @@ async def _insert(conn: AsyncConnection, arrivals: Sequence[Arrival]) -> dict[st
 
 
 async def _look_up(conn: AsyncConnection, arrivals: Sequence[Arrival]) -> list[Recorded]:
-    """Find the e-mail on record for each, in order."""
-    rows = await conn.execute(_FIND, _arrays(_KEYS, arrivals))
+    """Find the e-mail on record for each, in order; raises Permanent where none was in the way of the insert."""
+    rows = (await conn.execute(_FIND, _arrays(_KEYS, arrivals))).all()
+    if len(rows) < len(arrivals):
+        another = "Postgres refuses a row that violates a unique constraint which is not Holdfast's."
+        raise Permanent(ROW_REFUSED, f"{another} {ADAPT}")
     return [Recorded(email_id, is_new=False, is_same=same) for email_id, same in rows]
 
 

@@ -21,7 +21,7 @@ from sqlalchemy import (
 from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from service.models import PROCESSING, Attachment, IncomingEmail
+from service.models import PROCESSING, Attachment, IncomingEmail, is_listed
 from service.rows import ANNOUNCED, announced_files
 
 _REQUEST = IncomingEmail.__table__.c["id", "raw_body", "raw_headers"]
@@ -99,7 +99,7 @@ async def rewrite(conn: AsyncConnection, held: tuple[int, int], new: Rewriting) 
             IncomingEmail.id,
             IncomingEmail.zendesk_ticket_id,
             IncomingEmail.comment_id,
-            IncomingEmail.attachment_urls.is_not(None).label("is_listed"),
+            is_listed().label("is_listed"),
             IncomingEmail.looked_up_at.is_not(None).label("looked_up"),
             func.coalesce(func.octet_length(cast(IncomingEmail.attachment_urls, Text)), 0).label("bytes"),
         )

@@ -3,15 +3,18 @@
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
+from sqlalchemy import Select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from service.jobs import statements
-from service.jobs.statements import ATTEMPT, CLAIM, RENEW, SETTLE, SETTLED, SETTLEMENT, WISH
+from service.jobs.statements import ATTEMPT, CLAIM, REFUSAL, REFUSE, RENEW, SETTLE, SETTLED, SETTLEMENT, WISH
 from service.jobs.waiting import Job
 from service.metrics import TRANSITIONS
 from service.rows import arrays_of
+
+SyncStatus = Literal["pending", "not_applicable"]
 
 # The state in which the end of an attempt leaves the job.
 _STATES = {"completed": "completed", "failed": "failed", "released": "queued", "handed_back": "queued"}
@@ -29,6 +32,7 @@ _LEFT = {
         ("handed_back", "hand_back"),
     )
 }
+_REFUSED = TRANSITIONS.labels("failed", "refuse")
 _RESCUED = {status: TRANSITIONS.labels(status, "rescue") for status in ("queued", "failed")}
 
 
@@ -49,7 +53,8 @@ class Claim:
     named, or "" where it named none and has to be looked up. The webhook's own list of attachments has
     `announced_bytes`; `is_listed` is False where it had none. `looked_up`: the files were looked up in Zendesk's
     API before. `age` is in seconds, from when the webhook was received; `invocation` is what logs call it.
-    `waited` is in seconds, from when the job was due for this attempt.
+    `waited` is in seconds, from when the job was due for this attempt. `has_body` is False where another system wrote
+    the row.
     """
 
     email_id: int
@@ -64,6 +69,7 @@ class Claim:
     invocation: str = field(default="", compare=False)
     reread: bool = field(default=False, compare=False)
     waited: float = field(default=0, compare=False)
+    has_body: bool = field(default=True, compare=False)
 
     @property
     def held(self) -> tuple[int, int]:
@@ -80,6 +86,15 @@ class Failure(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
+class Refusal:
+    """Why Postgres refuses to let a job be claimed, and where its sync begins."""
+
+    job: Job
+    failure: Failure
+    sync_status: SyncStatus = "not_applicable"
+
+
+@dataclass(frozen=True, slots=True)
 class Settlement:
     """How an attempt ends: its job is over, or is given back, due after `delay`.
 
@@ -92,7 +107,7 @@ class Settlement:
     outcome: Literal["completed", "released", "handed_back", "failed"]
     failure: Failure | None = None
     delay: timedelta = timedelta(0)
-    sync_status: Literal["pending", "not_applicable"] = "not_applicable"
+    sync_status: SyncStatus = "not_applicable"
 
 
 async def claim(conn: AsyncConnection, wishes: Sequence[Claiming]) -> list[Claim | None]:
@@ -102,6 +117,16 @@ async def claim(conn: AsyncConnection, wishes: Sequence[Claiming]) -> list[Claim
     claims = {place: Claim(*row) for place, _, *row in begun}
     _CLAIMED.inc(len(claims))
     return [claims.get(place) for place in range(1, len(wishes) + 1)]
+
+
+async def refuse(conn: AsyncConnection, refusals: Sequence[Refusal]) -> list[bool]:
+    """Fail waiting jobs that cannot be claimed; False where another message or worker was first."""
+    rows = [
+        (each.job.email_id, each.job.attempt_number, *each.failure, each.sync_status) for each in refusals
+    ]
+    places = set(await conn.scalars(REFUSE, arrays_of(REFUSAL, rows)))
+    _REFUSED.inc(len(places))
+    return [place in places for place in range(1, len(refusals) + 1)]
 
 
 async def renew(
@@ -148,8 +173,21 @@ async def rescue(
     An abandoned attempt costs no retry: the worker may have died of another job. A job that was abandoned once is
     due at once, one that was abandoned more often within `spread` times the number of times before.
     """
-    expired = statements.rescue(most_abandoned, limit, spread, sync_status)
-    rescued = [row.processing_status for row in await conn.execute(expired)]
+    return await _rescue(conn, statements.rescue(most_abandoned, limit, spread, sync_status))
+
+
+async def rescue_one(conn: AsyncConnection, email_id: int, spread: timedelta, sync_status: str) -> int:
+    """Take back this job alone, as `rescue` does with many."""
+    return await _rescue(conn, statements.rescue(MOST_ABANDONED, 1, spread, sync_status, email_id))
+
+
+async def expired(conn: AsyncConnection, limit: int) -> Sequence[int]:
+    """List jobs whose lease ran out."""
+    return (await conn.scalars(statements.expired(limit))).all()
+
+
+async def _rescue(conn: AsyncConnection, statement: Select[Any]) -> int:
+    rescued = [row.processing_status for row in await conn.execute(statement)]
     for status in rescued:
         _RESCUED[status].inc()
     return len(rescued)

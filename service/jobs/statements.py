@@ -22,13 +22,14 @@ from sqlalchemy import (
     null,
     select,
     text,
+    true,
     tuple_,
     update,
 )
 from sqlalchemy.sql.dml import ReturningUpdate
 from sqlalchemy.types import TypeEngine
 
-from service.models import PROCESSING, WAITING, Attempt, IncomingEmail
+from service.models import PROCESSING, WAITING, Attempt, IncomingEmail, is_listed, key_of_email
 from service.rows import rows_of
 
 ATTEMPT: dict[str, TypeEngine[Any]] = {"email_id": BigInteger(), "attempt_number": BigInteger()}
@@ -39,6 +40,7 @@ SETTLEMENT = {
     "delay": Interval(),
     "sync_status": Text(),
 }
+REFUSAL = {**ATTEMPT, **dict.fromkeys(("error_code", "error", "error_host", "sync_status"), Text())}
 ABANDONED = "The worker died or lost its connection to Postgres during the attempt. Another attempt follows."
 ABANDONED_FOR_GOOD = (
     "Look up the workers of the last {} attempts in their logs, remove what ended them, then retry this e-mail."
@@ -48,22 +50,29 @@ ABANDONED_FOR_GOOD = (
 _LEFT = IncomingEmail.__table__.c["id", "attempt_number", "error_code", "processing_error"]
 
 
-def rescue(most_abandoned: int, limit: int, spread: timedelta, sync_status: str) -> Select[Any]:
-    """Make the statement that ends attempts whose lease ran out."""
-    expired = (
+def expired(limit: int) -> Select[int]:
+    """Make the statement that lists jobs whose lease ran out."""
+    return (
         select(IncomingEmail.id)
         # Without a lease: claimed by a worker of the time before there were leases.
         .where(text(PROCESSING), func.coalesce(IncomingEmail.lease_until, func.now()) <= func.now())
         .order_by(IncomingEmail.lease_until)
         .limit(limit)
-        .with_for_update(skip_locked=True)
-        .cte("expired")
     )
+
+
+def rescue(
+    most_abandoned: int, limit: int, spread: timedelta, sync_status: str, email_id: int | None = None
+) -> Select[Any]:
+    """Make the statement that ends attempts whose lease ran out; with `email_id`, that of this job."""
+    these = expired(limit)
+    these = these if email_id is None else these.where(IncomingEmail.id == email_id)
+    ended = these.with_for_update(skip_locked=True).cte("expired")
     another = IncomingEmail.abandoned_count + 1 < most_abandoned
     due_at = func.now() + IncomingEmail.abandoned_count * func.random() * literal(spread)
     left = (
         update(IncomingEmail)
-        .where(IncomingEmail.id == expired.c.id)
+        .where(IncomingEmail.id == ended.c.id)
         .values(
             processing_status=case((another, "queued"), else_="failed"),
             abandoned_count=IncomingEmail.abandoned_count + 1,
@@ -97,15 +106,21 @@ def _claim() -> Select[Any]:
         .returning(
             free.c.place,
             free.c.worker,
-            *IncomingEmail.__table__.c["id", "attempt_number", "retry_count", "zendesk_ticket_id"],
+            *IncomingEmail.__table__.c["id", "attempt_number"],
+            # Another system's row may lack these.
+            func.coalesce(IncomingEmail.retry_count, 0).label("retry_count"),
+            func.coalesce(IncomingEmail.zendesk_ticket_id, "").label("ticket"),
             IncomingEmail.__table__.c.comment_id,
-            IncomingEmail.attachment_urls.is_not(None).label("is_listed"),
+            is_listed().label("is_listed"),
             IncomingEmail.looked_up_at.is_not(None).label("looked_up"),
             func.coalesce(func.octet_length(cast(IncomingEmail.attachment_urls, Text)), 0).label("bytes"),
-            cast(func.extract("epoch", func.now() - IncomingEmail.received_at), Double).label("age"),
-            func.coalesce(IncomingEmail.invocation_id, IncomingEmail.idempotency_key).label("invocation"),
+            func.coalesce(
+                cast(func.extract("epoch", func.now() - IncomingEmail.received_at), Double), 0.0
+            ).label("age"),
+            func.coalesce(IncomingEmail.invocation_id, key_of_email()).label("invocation"),
             IncomingEmail.reread,
             cast(func.extract("epoch", func.now() - _queued_at()), Double).label("waited"),
+            IncomingEmail.raw_body.is_not(None).label("has_body"),
         )
         .cte("claimed")
     )
@@ -120,10 +135,31 @@ def _claim() -> Select[Any]:
     return select(claimed).add_cte(begun)
 
 
+def _refuse() -> ReturningUpdate[int]:
+    refusal = rows_of("refusal", REFUSAL)
+    is_next = IncomingEmail.attempt_number == refusal.c.attempt_number - 1
+    free = _locked("free", refusal, text(WAITING), is_next)
+    return (
+        update(IncomingEmail)
+        .where(IncomingEmail.id == free.c.email_id)
+        .values(
+            processing_status="failed",
+            # Each end of a job has a number of its own: it is the version of the document.
+            attempt_number=free.c.attempt_number,
+            completed_at=func.now(),
+            error_code=free.c.error_code,
+            error_host=free.c.error_host,
+            processing_error=free.c.error,
+            **_sync(true(), free.c.sync_status),
+        )
+        .returning(free.c.place)
+    )
+
+
 def _queued_at() -> ColumnElement[Any]:
     """Give since when a job waits; of the time before this was noted, a first attempt has waited since the receipt."""
     before = case((IncomingEmail.attempt_number == 1, IncomingEmail.received_at), else_=func.now())
-    return func.coalesce(IncomingEmail.queued_at, before)
+    return func.coalesce(IncomingEmail.queued_at, before, func.now())
 
 
 def _renew() -> ReturningUpdate[int, int]:
@@ -145,7 +181,8 @@ def _settle() -> tuple[Select[Any], Select[Any]]:
         .where(IncomingEmail.id == mine.c.email_id)
         .values(
             processing_status=mine.c.status,
-            retry_count=IncomingEmail.retry_count + case((mine.c.outcome == "released", 1), else_=0),
+            retry_count=func.coalesce(IncomingEmail.retry_count, 0)
+            + case((mine.c.outcome == "released", 1), else_=0),
             # A shutdown says nothing about the e-mail; any other end clears it of suspicion.
             abandoned_count=case((mine.c.outcome == "handed_back", IncomingEmail.abandoned_count), else_=0),
             completed_at=case((mine.c.status != "queued", func.now())),
@@ -216,5 +253,6 @@ def _end_attempts(left: CTE) -> Select[Any]:
 
 # Made once: to make a statement takes longer than to run it.
 CLAIM = _claim()
+REFUSE = _refuse()
 RENEW = _renew()
 SETTLE, SETTLED = _settle()

@@ -53,14 +53,14 @@ def socket_directory(directory: Path, name: str, owner: tuple[int, int] | None =
     Or where its path is too long, or needs quoting.
     """
     path = directory / name
-    is_strange = bool(owner) and not keeps_access()
+    is_in_the_way = bool(owner) and not keeps_access()
     is_short = len(os.fsencode(path)) <= _MAX_SOCKET_BYTES
-    if is_short and re.fullmatch(r"[\w./-]+", str(path), re.ASCII) and not is_strange:
+    if is_short and re.fullmatch(r"[\w./-]+", str(path), re.ASCII) and not is_in_the_way:
         yield directory
         return
     short = Path(tempfile.mkdtemp(prefix="holdfast-", dir="/tmp"))
     try:
-        if owner and is_strange:
+        if owner and is_in_the_way:
             os.chown(short, *owner)
         yield short
     finally:

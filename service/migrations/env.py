@@ -6,11 +6,11 @@ from collections.abc import Iterator
 from contextlib import AsyncExitStack, suppress
 
 import asyncpg
-from alembic import context
 from sqlalchemy import Connection, event, func, select, text
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from alembic import context
 from service.config.reading import read_settings
 from service.database import check_writable, create_engine, is_pooled, reason_of
 from service.errors import SettingsError
@@ -50,6 +50,7 @@ WRITABLE = (
     " target_session_attrs=read-write"
 )
 EXISTING = text("SELECT name FROM unnest(CAST(:tables AS text[])) name WHERE to_regclass(name) IS NOT NULL")
+
 
 
 def migrate(connection: Connection) -> None:
@@ -92,7 +93,7 @@ async def is_for_us(connection: AsyncConnection) -> bool:
         raise SettingsError(WRITABLE) from exc
     standing = await revisions.look(connection)
     await connection.commit()
-    if command == "stamp" or standing.kind in {"current", "behind"}:
+    if command == "stamp" or not standing.is_hindered:
         return True
     say(f"{standing}.")
     if standing.kind == "newer" and command == "upgrade":

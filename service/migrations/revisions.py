@@ -1,4 +1,4 @@
-"""What the revision on record in a database means to this program, and how to run the migrations."""
+"""Whose tables a database has, what its Alembic revision means to this program, and how to run the migrations."""
 
 import asyncio
 import re
@@ -25,11 +25,9 @@ _COLUMNS = text("""
     WHERE attrelid = ANY(SELECT to_regclass(name) FROM unnest(CAST(:tables AS text[])) name)
     AND attnum > 0 AND NOT attisdropped
 """)
-NEWEST = "deploy the newest version of Holdfast again, or restore a backup that is as old as this version"
-UNKNOWN = (
-    "look at `holdfast takeover --plan` if another system made these tables;"
-    " if a newer Holdfast did, deploy that version"
-)
+_NEWEST = "deploy the newest version of Holdfast again, or restore a backup that is as old as this version"
+_TAKE_OVER = "`holdfast takeover --plan` says what it takes to take it over"
+_OWN_DATABASE = "let DATABASE_URL lead to a database of Holdfast's own"
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,12 +35,26 @@ class Standing:
     """How a database stands to this program; `found` and `advice` are for people.
 
     `newer`: a later version of Holdfast migrated it, and this one can work with it, as after a rollback.
-    `too_new`: the same, but this version lacks something there. `unknown`: Holdfast has no such revision.
+    `too_new`: the same, but this version lacks something there. `other_system`: there is a table `incoming_emails`
+    that can be taken over. `other_program`: there is none, but an unknown revision. `missing` names the migrations
+    that were not run.
     """
 
-    kind: Literal["current", "behind", "newer", "too_new", "unknown"]
+    kind: Literal["empty", "behind", "current", "newer", "too_new", "other_system", "other_program"]
     found: str
     advice: str = ""
+    revision: str | None = None
+    missing: Sequence[str] = ()
+
+    @property
+    def is_ours(self) -> bool:
+        """Whether the tables are Holdfast's, and not from a later version."""
+        return self.kind in {"behind", "current"}
+
+    @property
+    def is_hindered(self) -> bool:
+        """Whether no migration can be run."""
+        return not self.is_ours and self.kind != "empty"
 
     def __str__(self) -> str:
         """Say both in one line."""
@@ -57,19 +69,14 @@ def config() -> Config:
 
 
 async def look(connection: AsyncConnection) -> Standing:
-    """Compare the database's revision with the migrations of this program; changes nothing."""
+    """Compare the database's revision and columns with those of this program; changes nothing."""
     revisions: Sequence[str] = ()
     if await connection.scalar(_HAS_REVISIONS):
         revisions = (await connection.scalars(_REVISIONS)).all()
     known = await asyncio.to_thread(_known)
-    lacking: Sequence[str] = ()
-    if not {*known}.issuperset(revisions):
-        names = [*TABLES.tables]
-        there = {*(await connection.scalars(_COLUMNS, {"tables": names}))}
-        lacking = [
-            str(column) for table in TABLES.tables.values() for column in table.c if str(column) not in there
-        ]
-    return judge(revisions, lacking, known)
+    there = {*(await connection.scalars(_COLUMNS, {"tables": [*TABLES.tables]}))}
+    needed = [str(column) for table in TABLES.tables.values() for column in table.c]
+    return judge(revisions, [column for column in needed if column not in there], known)
 
 
 def judge(revisions: Sequence[str], lacking: Sequence[str], known: Mapping[str, str]) -> Standing:
@@ -77,24 +84,41 @@ def judge(revisions: Sequence[str], lacking: Sequence[str], known: Mapping[str, 
 
     `lacking` are the columns that the program needs and the database has not. Only a revision of Holdfast's own form
     that is later than all it knows is a newer one, and only where the tables are Holdfast's: another system's revision
-    may begin with a date as well.
+    may begin with a date as well. Without a revision, the columns decide.
     """
     ours = [*known]
     foreign = [revision for revision in revisions if revision not in known]
-    if not foreign:
-        missing = ours[max((ours.index(revision) + 1 for revision in revisions), default=0) :]
+    has_emails = "incoming_emails.id" not in lacking
+    has_attempts = not any(column.startswith("attempts.") for column in lacking)
+    name = ", ".join(revisions)[:100] or None
+    if not foreign and (revisions or has_attempts or not has_emails):
+        missing = [known[each] for each in _after(max(revisions, key=ours.index, default=None), ours)]
         if not missing:
-            return Standing("current", "all were run")
-        found = f"{len(missing)} not run, the next is {known[missing[0]]}"
-        return Standing("behind", found, "run `holdfast migrate`")
-    name = ", ".join(foreign)[:100]
-    is_ours = not any(column.startswith("attempts.") for column in lacking)
-    if is_ours and all(_OURS.match(revision) and revision[:13] > ours[-1] for revision in foreign):
+            return Standing("current", "all were run", "", name)
+        kind: Literal["empty", "behind"] = "behind" if has_emails else "empty"
+        found = f"{len(missing)} not run, the next is {missing[0]}"
+        return Standing(kind, found, "run `holdfast migrate`", name, missing)
+    if has_attempts and all(_OURS.match(each) and each[:13] > ours[-1] for each in foreign):
         found = f"the database is newer ({name}) than this program ({ours[-1]})"
         if lacking:
-            return Standing("too_new", f"{found} and has no {lacking[0]}, which this needs", NEWEST)
-        return Standing("newer", found, "nothing to migrate, and this version works with it")
-    return Standing("unknown", f"the database's revision {name} is none of Holdfast's", UNKNOWN)
+            return Standing("too_new", f"{found} and has no {lacking[0]}, which this needs", _NEWEST, name)
+        return Standing("newer", found, "nothing to migrate, and this version works with it", name)
+    named = f"Alembic revision {name}" if name else "no Alembic revision"
+    if has_emails:
+        found = f"the table incoming_emails is another system's ({named})"
+        return Standing("other_system", found, _TAKE_OVER, name)
+    found = f"the database is another program's ({named}, and no table incoming_emails)"
+    return Standing("other_program", found, _OWN_DATABASE, name)
+
+
+def migrations_after(revision: str) -> Sequence[str]:
+    """Name the migrations that come after a revision of ours, the oldest first; blocks."""
+    known = _known()
+    return [known[each] for each in _after(revision, [*known])]
+
+
+def _after(revision: str | None, known: Sequence[str]) -> Sequence[str]:
+    return known[known.index(revision) + 1 :] if revision else known
 
 
 @lru_cache(maxsize=1)

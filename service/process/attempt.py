@@ -4,6 +4,7 @@ import asyncio
 import os
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from functools import partial
 
 import structlog
@@ -11,10 +12,10 @@ from structlog.contextvars import bind_contextvars
 
 from service.backoff import backoff
 from service.database import insist, run
-from service.errors import HoldfastError, Transient
+from service.errors import HoldfastError, Permanent, Transient
 from service.faultpoints import reach
 from service.jobs import running
-from service.jobs.running import Claim, Claiming, Failure, Settlement
+from service.jobs.running import Claim, Claiming, Failure, Refusal, Settlement, SyncStatus
 from service.jobs.waiting import Job
 from service.metrics import ATTEMPTS, PROCESSING, QUEUE_DELAY, code_label
 from service.process.capture import capture
@@ -25,6 +26,8 @@ from service.syncs.again import Sync
 
 # A platform kills a process some seconds after it asked it to end.
 HAND_BACK_SECONDS = 5.0
+# Characters of a reason where a longer one may be what Postgres refuses.
+_SHORT = 200
 
 log = structlog.get_logger()
 
@@ -50,7 +53,7 @@ async def process(res: Resources, email_id: int, attempt_number: int) -> None:
         outcome = "handed_back"
         await _hand_back(res, claim)
         raise
-    except Transient as exc:  # Postgres stayed away: the job is rescued when it is back
+    except HoldfastError as exc:  # Postgres stayed away, or refuses any end: the job is rescued
         log.warning("attempt_unsettled", **_names(claim), code=exc.code)
     finally:
         res.claims.discard(claim.held)
@@ -86,7 +89,19 @@ async def _claim(res: Resources, job: Job) -> Claim | None:
         return await res.coalesce(running.claim, Claiming(job, worker, res.settings.lease))
     except Transient as exc:  # the sweep rings again, if it was not claimed after all
         log.warning("claim_failed", email=job.email_id, attempt=job.attempt_number, code=exc.code)
-        return None
+    except Permanent as exc:  # a constraint that is not ours: waiting does not help
+        log.warning("claim_refused", email=job.email_id, attempt=job.attempt_number, code=exc.code)
+        with suppress(HoldfastError):
+            await _fail_unclaimed(res, job, exc)
+    return None
+
+
+async def _fail_unclaimed(res: Resources, job: Job, error: Permanent) -> None:
+    """Fail a job whose claim Postgres refuses; a retry by hand tries again."""
+    end = Refusal(job, Failure(error.code, error.message[:_SHORT]), res.settings.sync_status)
+    is_failed = await res.coalesce(running.refuse, end)
+    if is_failed and end.sync_status == "pending":
+        res.dispatcher.ring(Sync(job.email_id, job.attempt_number))
 
 
 async def _settle(res: Resources, claim: Claim, errors: list[HoldfastError]) -> str:
@@ -104,7 +119,12 @@ async def _settle(res: Resources, claim: Claim, errors: list[HoldfastError]) -> 
         end = Settlement(claim, "released" if counts else "handed_back", _failure(transient), delay)
     else:
         end = Settlement(claim, "failed", _failure(errors), sync_status=sync)
-    held = await insist(lambda: res.coalesce(running.settle, end))
+    try:
+        held = await insist(lambda: res.coalesce(running.settle, end))
+    except Permanent as exc:
+        log.warning("settlement_refused", **_names(claim), outcome=end.outcome, code=exc.code)
+        transient, end = [], _refused(claim, exc, sync)
+        held = await insist(lambda: res.coalesce(running.settle, end))
     if held and not transient and sync == "pending":
         res.dispatcher.ring(Sync(claim.email_id, claim.attempt_number))
     return end.outcome if held else "lost"
@@ -120,6 +140,12 @@ def _tell(res: Resources, claim: Claim, outcome: str, code: str | None, seconds:
     res.traces.record(
         claim.invocation, "attempt", seconds, about, at=place(claim), under="webhook", error=error
     )
+
+
+def _refused(claim: Claim, error: Permanent, sync: SyncStatus) -> Settlement:
+    """Fail with a short reason, which fits into a narrow column."""
+    reason = Failure(error.code, error.message[:_SHORT])
+    return Settlement(claim, "failed", reason, sync_status=sync)
 
 
 def _failure(errors: Sequence[HoldfastError]) -> Failure:

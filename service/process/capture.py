@@ -4,11 +4,12 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager, suppress
+from dataclasses import replace
 from functools import partial
 
 import structlog
 
-from service.attachments import File, Mark, announce, files_of, mark
+from service.attachments import File, Listing, Mark, announce, files_of, list_of, mark, record_lists
 from service.database import insist, run
 from service.download.addresses import host_of
 from service.download.answers import Expected, Limits
@@ -23,6 +24,10 @@ from service.process.rereading import reread
 from service.resources import Resources
 from service.storage import objects
 from service.storage.objects import Stored
+from service.zendesk import reading
+from service.zendesk.body import Unreadable
+
+_EMPTY = len("[]")
 
 _STORED = ATTACHMENTS.labels("stored")
 
@@ -36,6 +41,9 @@ async def capture(res: Resources, claim: Claim) -> list[HoldfastError]:
         async with asyncio.timeout(res.settings.attempt_seconds):
             claim = await reread(res, claim) if claim.reread else claim
             files = await _files(res, claim)
+            if claim.announced_bytes > _EMPTY and not (claim.has_body and files):
+                claim = await _read_list(res, claim, files)
+                files = await _files(res, claim)
             if should_look_up(res, claim, has_files=bool(files)):
                 # Files that are known are fetched all the same, if this fails: their addresses may end.
                 wrong += await _add_looked_up(res, claim, files)
@@ -57,6 +65,32 @@ def _error_of(res: Resources, file: File) -> HoldfastError:
     error = Permanent(file.error_code or "", file.error or "")
     error.host = host_of(res.account.absolute(file.source_url)) or None
     return error
+
+
+async def _read_list(res: Resources, claim: Claim, known: Sequence[File]) -> Claim:
+    """Record the files of a list that another system wrote; without them the attempt would complete, and lack them.
+
+    Raises Permanent for a list that cannot be read.
+    """
+    text = await insist(
+        partial(run, res.engine, res.settings.database_seconds, partial(list_of, email_id=claim.email_id))
+    )
+    try:
+        listed = reading.read_list(text or "", known)
+    except Unreadable as exc:
+        raise Permanent(exc.code, f"The list of files cannot be read: {exc.message}") from exc
+    # A body of ours was read whole when it came: its list may have items that are no files.
+    missing = [file for file in listed.missing if file.url or not claim.has_body]
+    if missing:
+        first = max((file.position for file in known), default=-1) + 1
+        listing = Listing(
+            claim.email_id, listed.fingerprint, dict(enumerate(missing, first)), listed.is_whole
+        )
+        record = partial(record_lists, listings=[listing], held=claim.held)
+        await insist(partial(run, res.engine, res.settings.database_seconds, record))
+        log.info("list_read", email=claim.email_id, attempt=claim.attempt_number, files=len(missing))
+    has_comment = listed.is_whole or claim.has_body or claim.comment_id is not None
+    return claim if has_comment else replace(claim, comment_id="")
 
 
 async def _add_looked_up(res: Resources, claim: Claim, known: Sequence[File]) -> list[HoldfastError]:
@@ -127,7 +161,7 @@ async def _fetch(res: Resources, claim: Claim, file: File) -> HoldfastError | No
     ATTACHMENTS.labels(code_label(error.code)).inc()
     log.info("attachment_not_stored", **about, code=error.code)
     status = "pending" if may_try_again(res, claim, error) else "failed"
-    with suppress(Transient):  # Postgres stays away: the settlement hears of it, too
+    with suppress(HoldfastError):  # Postgres stays away, or refuses it: the settlement hears of it, too
         await _mark(res, Mark(claim.held, file.position, status, error=error))
     return error
 

@@ -10,7 +10,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from service.database import connect
 from service.models import PROCESSING, TO_SYNC, WAITING, IncomingEmail
-from service.queries.views import View
+from service.queries.views import Key, Number, State, View
 from service.rows import brief
 from service.selection import Selection
 from service.walk import LIGHT, known, matches
@@ -24,10 +24,10 @@ class Change(View):
 
     id: int
     at: datetime
-    zendesk_ticket_id: str
-    processing_status: str
+    zendesk_ticket_id: Key
+    processing_status: State
     attempt_number: int
-    retry_count: int
+    retry_count: Number
     error_code: str | None
     processing_error: str | None
     sync_status: str
@@ -53,10 +53,12 @@ async def list_changes(engine: AsyncEngine, wanted: Selection, watched: Sequence
     at = case(
         (rows.c.processing_status == "received", rows.c.received_at),
         (rows.c.processing_status == "processing", rows.c.started_at),
-        else_=func.coalesce(rows.c.completed_at, func.now()),
+        else_=rows.c.completed_at,
     )
     columns = brief(rows.c[name] for name in Change.model_fields if name not in {"at", "matches"})
     does_match = func.coalesce(and_(true(), *matches(wanted, rows)), False)
-    query = select(*columns, at.label("at"), does_match.label("matches")).order_by(rows.c.id)
+    query = select(*columns, func.coalesce(at, func.now()).label("at"), does_match.label("matches")).order_by(
+        rows.c.id
+    )
     async with connect(engine) as conn:
         return [Change.model_validate(row) for row in await conn.execute(query)]

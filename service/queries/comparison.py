@@ -10,7 +10,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from service.config.settings import Settings
 from service.differences import MOST_KEPT, WORDS, open_differences
-from service.models import TO_SYNC, UNSYNCED
+from service.models import NOT_CAPTURED, TO_SYNC, UNSYNCED
 from service.queries.verdict import duration, number
 from service.queries.views import View
 
@@ -37,6 +37,9 @@ class ComparisonView(View):
     capped: bool = Field(description="Whether there may be more of these, or more that differs")
     not_sent: int | None = Field(
         description="Both together, where a webhook is among the targets: what its receiver has cannot be read"
+    )
+    not_captured: int = Field(
+        description="Completed e-mails of another system with files that were never fetched; at most 10,000 are counted"
     )
     failed_run_id: int | None = Field(description="A later reconciliation that failed")
     is_hourly: bool = Field(description="Whether workers compare each hour")
@@ -67,9 +70,28 @@ async def comparison_of(conn: AsyncConnection, settings: Settings) -> Comparison
         unsynced=unsent.unsynced,
         capped=COUNT_CAP in (unsent.unsynced, unsent.pending) or found.may_be_more,
         not_sent=unsent.unsynced + unsent.pending if "webhook" in targets else None,
+        not_captured=await count_not_captured(conn),
         failed_run_id=around.failed_id,
         is_hourly=settings.reconcile_hours > 0,
     )
+
+
+async def count_not_captured(conn: AsyncConnection) -> int:
+    """Count the completed e-mails of another system that lack files, up to a cap."""
+    return await conn.scalar(_NOT_CAPTURED) or 0
+
+
+def not_captured(count: int) -> Sequence[str]:
+    """Say what is the matter with such e-mails, and what to do."""
+    if not count:
+        return []
+    have = (
+        "1 completed e-mail has"
+        if count == 1
+        else f"{number(count, count >= COUNT_CAP)} completed e-mails have"
+    )
+    how = "`holdfast emails retry --all --error-code not_captured` fetches them"
+    return [f"{have} files of the previous system that were not captured: {how}."]
 
 
 def scope_of(run: Mapping[str, Any]) -> Sequence[str]:
@@ -177,6 +199,12 @@ SELECT (
 ) AS failed_id
 """)  # noqa: S608 a number of ours
 # Limits that the planner does not know make it walk the indexes.
+_NOT_CAPTURED = text(f"""
+SELECT count(*) FROM (
+    SELECT FROM incoming_emails WHERE error_code = '{NOT_CAPTURED}' AND processing_status = 'completed'
+    ORDER BY error_code, id LIMIT (SELECT {COUNT_CAP})
+) AS counted
+""")  # noqa: S608 words and a number of ours
 _UNSENT = text(f"""
 SELECT (
     SELECT count(*) FROM (

@@ -1,13 +1,12 @@
 """Failures in groups: what is wrong, where, how often, and since when."""
 
 from collections.abc import Sequence
-from datetime import datetime
 
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from service.database import connect
-from service.queries.views import View
+from service.queries.views import Receipt, View
 from service.rows import BRIEF_TEXT
 from service.selection import NONE
 
@@ -22,8 +21,8 @@ class FailureGroup(View):
     host: str  # `none` where no file's host is to blame
     count: int
     capped: bool
-    first_seen: datetime  # when the first and the last of them were received
-    last_seen: datetime
+    first_seen: Receipt  # when the first and the last of them were received
+    last_seen: Receipt
     example_id: int  # the newest
     example_error: str | None
 

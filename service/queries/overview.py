@@ -13,7 +13,7 @@ from service.config.settings import Settings
 from service.database import check_writable, connect, run
 from service.models import NOT_SYNCED, STATUSES, TO_SYNC, IncomingEmail, QuarantinedWebhook, in_status
 from service.operations import Alert
-from service.queries.comparison import ComparisonView, comparison_of
+from service.queries.comparison import ComparisonView, comparison_of, not_captured
 from service.queries.history import HOUR_CAP, Hour, Times, hours_of, times_of
 from service.queries.verdict import MOMENT_SECONDS, Told, number, of_syncs, say
 from service.queries.views import ProcessingStatus, View
@@ -141,7 +141,8 @@ async def of(engine: AsyncEngine, settings: Settings) -> Overview:
     sync_waits = counts.oldest_sync_seconds if has_target else None
     # Credentials that end months from now are told, but no e-mail is in danger yet.
     urgent = any(cause != "credentials" for _, cause in opened)
-    needs_look = need_you or syncs or urgent or (sync_waits or 0) > late_after.total_seconds()
+    lacking = not_captured(comparison.not_captured)
+    needs_look = need_you or syncs or urgent or lacking or (sync_waits or 0) > late_after.total_seconds()
     last_day_capped = any(hour.capped for hour in hours)
     not_safe = [hour.failed + (hour.waiting if late else 0) for hour in hours]
     not_safe_capped = any(number >= HOUR_CAP for number in not_safe)
@@ -154,7 +155,7 @@ async def of(engine: AsyncEngine, settings: Settings) -> Overview:
                 number(last_day, last_day_capped),
                 number(sum(not_safe), not_safe_capped),
                 number(need_you, need_you_capped),
-                (*syncs, *(f"{alert}." for alert in alerts)),
+                (*syncs, *lacking, *(f"{alert}." for alert in alerts)),
                 waits,
                 number(unfinished, bool(set(UNFINISHED) & set(counts.capped))),
                 sync_waits,

@@ -13,6 +13,8 @@ from service.walk import Place
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 # Microseconds since then, to the year 5138, and an id: all of them are places, and Postgres knows them.
 _CURSOR = re.compile("([0-9]{1,17})-([0-9]{1,18})")
+# Stands for no time at all, as a row of another system may have it; such rows come before all others.
+_NO_TIME = 10**17 - 1
 
 
 class PageFilter(BaseModel):
@@ -40,6 +42,8 @@ def cut(rows: Sequence[RowMapping], limit: int) -> tuple[Sequence[RowMapping], s
 
 def cursor_at(place: Place) -> str:
     """Write a place as the cursor that leads on from there."""
+    if place.received_at is None:
+        return f"{_NO_TIME}-{place.id}"
     return f"{(place.received_at - _EPOCH) // timedelta(microseconds=1)}-{place.id}"
 
 
@@ -47,4 +51,6 @@ def _read_cursor(cursor: str) -> Place:
     if not (match := _CURSOR.fullmatch(cursor)):
         raise Rejected(400, "bad_cursor", "The cursor is not one that a page gave.")
     microseconds, number = map(int, match.groups())
+    if microseconds == _NO_TIME:
+        return Place(None, number)
     return Place(_EPOCH + timedelta(microseconds=microseconds), number)

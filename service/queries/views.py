@@ -2,10 +2,10 @@
 
 import base64
 from collections.abc import Sequence
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, computed_field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, computed_field
 from pydantic.config import JsonDict
 
 ProcessingStatus = Literal["received", "queued", "processing", "completed", "failed"]
@@ -15,6 +15,12 @@ Items = Annotated[Any, Field(json_schema_extra={"anyOf": [{"type": "array", "ite
 Pair: JsonDict = {"type": "array", "items": {"type": "string"}, "minItems": 2, "maxItems": 2}
 Pairs = Annotated[Any, Field(json_schema_extra={"type": "array", "items": Pair})]
 
+# What stands for a value that the row of another system lacks, until `holdfast takeover` fills it in.
+UNKNOWN_TIME = datetime(1970, 1, 1, tzinfo=UTC)
+Key = Annotated[str, BeforeValidator(lambda value: "" if value is None else value)]
+Number = Annotated[int, BeforeValidator(lambda value: 0 if value is None else value)]
+Receipt = Annotated[datetime, BeforeValidator(lambda value: UNKNOWN_TIME if value is None else value)]
+State = Annotated[ProcessingStatus, BeforeValidator(lambda value: "received" if value is None else value)]
 
 # Headers that tell nothing about anybody and open nothing. Of any other, whoever may only read sees the name alone.
 HARMLESS_HEADERS = frozenset(
@@ -94,18 +100,21 @@ class EmailView(View):
     """An e-mail, and where its job and its sync are."""
 
     id: int
-    zendesk_ticket_id: str
+    zendesk_ticket_id: Key
     from_email: str | None
     from_name: str | None
     subject: str | None
-    processing_status: ProcessingStatus = Field(description="The state of its job")
+    processing_status: State = Field(description="The state of its job")
     processing_error: str | None = Field(description="Why it failed, or its latest attempt did")
-    error_code: str | None = Field(description="A word for the reason, that never changes")
+    error_code: str | None = Field(
+        description="A word for the reason, that never changes; `not_captured` of a finished e-mail of another system whose"
+        " files were not fetched"
+    )
     error_host: str | None = Field(description="Where the file that failed was to come from")
-    received_at: datetime = Field(description="When the webhook came")
+    received_at: Receipt = Field(description="When the webhook came")
     started_at: datetime | None = Field(description="When the latest attempt began")
     completed_at: datetime | None = Field(description="When the job ended, well or not")
-    retry_count: int = Field(description="Attempts that were given back since the last retry by hand")
+    retry_count: Number = Field(description="Attempts that were given back since the last retry by hand")
     attempt_number: int = Field(description="Attempts in all")
     abandoned_count: int = Field(description="Latest attempts in a row whose worker died; they cost no retry")
     due_at: datetime = Field(description="When the sweep looks after it again")
@@ -117,7 +126,7 @@ class EmailView(View):
     attachment_urls: Items = Field(
         description="As Zendesk sent it; null if the webhook does not tell all files, and in a list beyond 10,000 characters"
     )
-    idempotency_key: str
+    idempotency_key: Key
     account_id: str | None
     invocation_id: str | None
     comment_id: str | None
@@ -132,7 +141,7 @@ class EmailView(View):
     )
     sync_error: str | None = Field(description="Why it failed, or its latest attempt did")
     sync_error_code: str | None = Field(description="A word for the reason, that never changes")
-    sync_retry_count: int = Field(description="Attempts of the sync that were given back since it began")
+    sync_retry_count: Number = Field(description="Attempts of the sync that were given back since it began")
     sync_attempt_number: int = Field(description="Attempts of syncs in all")
     sync_unsettled: int = Field(description="Attempts in a row that no worker ended")
     sync_begun_at: datetime = Field(

@@ -82,8 +82,10 @@ def _digests(records: dict[int, Record], settings: Settings) -> dict[int, str]:
     }
 
 
-_STATE = """
-id, idempotency_key, attempt_number, sync_attempt_number, sync_status, sync_error_code,
+# As `key_of_email` has it.
+_KEY = "coalesce(idempotency_key, concat('holdfast:email:', id))"
+_STATE = f"""
+id, {_KEY}, attempt_number, sync_attempt_number, sync_status, sync_error_code,
     processing_status IN ('completed', 'failed') AS is_finished
 FROM incoming_emails
 """
@@ -106,9 +108,12 @@ _UNSYNCED = text(f"SELECT {_STATE} WHERE {UNSYNCED} AND id >= :first AND id < :e
 _THESE = text(f"SELECT {_STATE} WHERE id = ANY(:ids) ORDER BY id").bindparams(
     bindparam("ids", type_=ARRAY(BigInteger))
 )
-_KNOWN = text("SELECT idempotency_key FROM incoming_emails WHERE idempotency_key = ANY(:keys)").bindparams(
-    bindparam("keys", type_=ARRAY(Text))
-)
+_KNOWN = text("""
+SELECT idempotency_key FROM incoming_emails WHERE idempotency_key = ANY(:keys)
+UNION ALL
+SELECT key FROM unnest(:keys) AS key JOIN incoming_emails ON id = CAST(substring(key FROM '^holdfast:email:([0-9]{1,18})$') AS bigint)
+WHERE idempotency_key IS NULL
+""").bindparams(bindparam("keys", type_=ARRAY(Text)))
 # Limits that the planner does not know make it walk the indexes.
 _WAITING = text(f"""
 SELECT due.waiting, due.overdue, (

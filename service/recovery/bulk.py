@@ -11,6 +11,7 @@ from service.database import connect, run
 from service.errors import Rejected, Transient
 from service.jobs import again
 from service.jobs.waiting import Job
+from service.models import NOT_CAPTURED
 from service.resources import Resources
 from service.retries import Step, What
 from service.selection import Selection
@@ -102,11 +103,15 @@ async def step_for_ever(res: Resources) -> None:
 
 
 def _meant(res: Resources, wanted: Selection, what: What) -> Selection:
-    """Say it all: without a word about it, jobs that failed are meant, or all that is not synced and not on its way."""
+    """Say it all: without a word about it, jobs that failed are meant, or all that is not synced and not on its way.
+
+    E-mails whose files were not captured are completed as well as failed.
+    """
     if wanted.status not in {None, *again.FINISHED}:
         raise Rejected(422, "not_finished", f"What is {wanted.status} will be worked on anyway.")
     if what == "sync":
         if not res.settings.sync_url:
             raise Rejected(409, "sync_off", "There is nothing to sync with: SYNC_URL is not set.")
         return wanted if wanted.sync_status else wanted.model_copy(update={"sync_status": "unsynced"})
-    return wanted if wanted.status else wanted.model_copy(update={"status": "failed"})
+    is_whole = wanted.status or wanted.error_code == NOT_CAPTURED
+    return wanted if is_whole else wanted.model_copy(update={"status": "failed"})

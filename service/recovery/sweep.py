@@ -5,11 +5,13 @@ import random
 from typing import Protocol
 
 import structlog
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from service.database import run
+from service.config.settings import Settings
+from service.database import refusal, run
 from service.dispatch import job_id
-from service.errors import Transient
+from service.errors import HoldfastError
 from service.jobs import running, waiting
 from service.jobs.waiting import Job
 from service.metrics import SWEEPS, SWEPT
@@ -43,7 +45,7 @@ async def sweep(res: Resources, hands: Hands | None = None) -> int:
 
     async def look(conn: AsyncConnection) -> tuple[int, list[Job], tuple[int, list[Job]]]:
         settings = res.settings
-        rescued = await running.rescue(conn, BATCH, settings.lease, settings.sync_status)
+        rescued = await _rescue(conn, settings)
         due = await waiting.take_due(conn, most) if most else []
         return rescued, due, await _suspects(conn, hands) if hands else (0, [])
 
@@ -63,6 +65,24 @@ async def sweep(res: Resources, hands: Hands | None = None) -> int:
     return len(due) + len(suspects)
 
 
+async def _rescue(conn: AsyncConnection, settings: Settings) -> int:
+    """Rescue what expired, together; one by one where Postgres refuses a row, which then stays as it is."""
+    try:
+        return await running.rescue(conn, BATCH, settings.lease, settings.sync_status)
+    except DBAPIError as exc:
+        if refusal(exc) is None:
+            raise
+    rescued = 0
+    for email_id in await running.expired(conn, BATCH):
+        try:
+            rescued += await running.rescue_one(conn, email_id, settings.lease, settings.sync_status)
+        except DBAPIError as exc:
+            if not (why := refusal(exc)):
+                raise
+            log.warning("rescue_refused", email=email_id, code=why.code, reason=why.message)
+    return rescued
+
+
 async def _suspects(conn: AsyncConnection, hands: Hands) -> tuple[int, list[Job]]:
     """Take the suspects that are due for longest, with how often they were abandoned, as far as there is room.
 
@@ -79,7 +99,7 @@ async def sweep_for_ever(res: Resources, hands: Hands) -> None:
     while True:
         try:
             due = await sweep(res, hands)
-        except Transient as exc:
+        except HoldfastError as exc:
             SWEEPS.labels("failed").inc()
             log.warning("sweep_failed", code=exc.code)
             due = 0

@@ -36,6 +36,8 @@ HAND_BACK_SECONDS = 5.0
 LINK_LASTS = timedelta(days=7)
 # Their leases are longer each time: the last of them ends a quarter of an hour after the first began.
 MOST_UNSETTLED = 5
+# Characters of a reason where a longer one may be what Postgres refuses.
+_SHORT = 200
 
 log = structlog.get_logger()
 
@@ -72,11 +74,11 @@ async def carry(res: Resources, held: Carrying) -> None:
     bind_contextvars(invocation=held.invocation)
     try:
         end = _settlement(res, held, await _write(res, held))
-        done = await insist(lambda: res.coalesce(carrying.settle, end))
+        done = await _settle(res, end)
     except asyncio.CancelledError:
         await _hand_back(res, held)
         raise
-    except Transient as exc:  # Postgres stayed away: it is due when the lease is over
+    except HoldfastError as exc:  # Postgres stayed away, or refuses any end: it is due when the lease is over
         log.warning("sync_unsettled", **_names(held), code=exc.code)
         return
     outcome, seconds = end.outcome if done else "lost", time.monotonic() - began
@@ -88,10 +90,20 @@ async def carry(res: Resources, held: Carrying) -> None:
     res.traces.record(held.invocation, "sync", seconds, about, under="webhook", error=error)
 
 
+async def _settle(res: Resources, end: Settlement) -> bool:
+    """End an attempt; where Postgres refuses that end, fail it with a reason that fits into a narrow column."""
+    try:
+        return await insist(lambda: res.coalesce(carrying.settle, end))
+    except Permanent as exc:
+        log.warning("sync_refused", **_names(end.held), outcome=end.outcome, code=exc.code)
+        failed = Settlement(end.held, "failed", exc.code, exc.message[:_SHORT])
+        return await insist(lambda: res.coalesce(carrying.settle, failed))
+
+
 async def _claim(res: Resources, email_id: int) -> Sequence[Carrying]:
     try:
         held = await res.coalesce(carrying.claim, Wish(email_id, res.settings.sync_lease))
-    except Transient as exc:  # the sweep takes it, if it was not claimed after all
+    except HoldfastError as exc:  # the sweep takes it, if it was not claimed after all
         log.warning("sync_not_claimed", email=email_id, code=exc.code)
         return ()
     return (held,) if held else ()

@@ -22,7 +22,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.types import TypeEngine
 
-from service.models import TO_SYNC, IncomingEmail
+from service.models import TO_SYNC, IncomingEmail, key_of_email
 from service.rows import rows_of
 
 WISH: dict[str, TypeEngine[Any]] = {"email_id": BigInteger(), "lease": Interval()}
@@ -44,10 +44,11 @@ def _held(lease: ColumnElement[Any]) -> dict[str, Any]:
 
 
 _HOLDING = (
-    *_email["id", "attempt_number", "sync_attempt_number", "sync_retry_count"],
+    *_email["id", "attempt_number", "sync_attempt_number"],
+    func.coalesce(IncomingEmail.sync_retry_count, 0).label("sync_retry_count"),
     (IncomingEmail.sync_unsettled - 1).label("unsettled"),
     cast(func.extract("epoch", func.now() - IncomingEmail.sync_begun_at), Double).label("age"),
-    func.coalesce(IncomingEmail.invocation_id, IncomingEmail.idempotency_key).label("invocation"),
+    func.coalesce(IncomingEmail.invocation_id, key_of_email()).label("invocation"),
     _email.sync_begun_at,
 )
 

@@ -9,10 +9,12 @@ from typing import Protocol
 
 from multidict import CIMultiDict
 
+from service.download.addresses import key_of
 from service.zendesk import payloads
 from service.zendesk.addresses import MOST_ADDRESS, plain
-from service.zendesk.body import Unreadable
+from service.zendesk.body import Unreadable, read_json
 from service.zendesk.payloads import Attachment, Email, Ignored
+from service.zendesk.search import search
 
 _UNCHANGED_ENCODINGS = {"", "identity"}
 _BEGINNING = re.compile(r"(?=https?://)", re.IGNORECASE)
@@ -52,6 +54,18 @@ class Changes:
         return bool(self.fields or self.corrected or self.added or self.withdrawn)
 
 
+@dataclass(frozen=True, slots=True)
+class Listed:
+    """The files of a list that another system recorded, as far as they are not on record yet.
+
+    `is_whole` is False where the list does not tell all files: then they have to be looked up in Zendesk's API.
+    """
+
+    missing: Sequence[Attachment]
+    is_whole: bool
+    fingerprint: bytes
+
+
 def headers_of(pairs: Iterable[tuple[str, str]]) -> CIMultiDict[str]:
     """Make headers of the pairs that are on record."""
     return CIMultiDict((name, value) for name, value in pairs)
@@ -85,6 +99,23 @@ def columns_of(email: Email) -> dict[str, object]:
         "account_id": email.account_id,
         "attachment_urls": email.attachment_urls,
     }
+
+
+def read_list(text: str, files: Sequence[File]) -> Listed:
+    """Read the text of `attachment_urls` of another system as a body's list; raises Unreadable.
+
+    `files` are on record already. An address is compared by what it leads to, whatever its parameters are.
+    """
+    try:
+        value = read_json(text)
+    except Unreadable:  # a text column holds anything
+        value = text
+    found = search({"attachments": value})
+    known = {key_of(file.source_url) for file in files if file.source_url}
+    nameless = sum(not file.source_url for file in files)
+    addressed = [file for file in found.attachments if file.url and key_of(file.url) not in known]
+    others = [file for file in found.attachments if not file.url][nameless:]
+    return Listed([*addressed, *others], found.told is not None, hashlib.sha256(text.encode()).digest())
 
 
 def fingerprint(email: Email) -> bytes:

@@ -1,0 +1,190 @@
+"""`holdfast takeover`: make the table of another system Holdfast's own."""
+
+import sys
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING, TypeVar
+
+import click
+
+from service.cli.environment import env_file, run
+from service.cli.processes import run_migrations
+from service.cli.terminal import printable, progress
+from service.errors import SettingsError
+
+if TYPE_CHECKING:
+    from sqlalchemy.ext.asyncio import AsyncEngine
+
+    from service.takeover.look import Plan
+
+T = TypeVar("T")
+CONNECT_SECONDS = 20.0
+EMAILS = 1_000  # whose lists are read together
+SECONDS = 300.0  # of one statement, of which the longest counts all rows
+MEANINGS = ("received", "completed", "failed")
+
+
+def _read_map(_context: click.Context, _parameter: click.Parameter, given: tuple[str, ...]) -> dict[str, str]:
+    from service.takeover.look import mean
+
+    states: dict[str, str] = {}
+    for each in given:
+        old, equals, new = each.rpartition("=")
+        new = "received" if new == "queued" else new
+        if not equals or new not in MEANINGS:
+            raise click.BadParameter(f"{each!r} is not OLD=NEW, where NEW is received, completed or failed.")
+        own = mean(old, {})
+        if own is not None and own != new and (old, new) != ("queued", "received"):
+            raise click.BadParameter(f"{old!r} means {own!r} already, and stays so.")
+        states[old] = new
+    return states
+
+
+@click.command()
+@click.option("--plan", "only_plan", is_flag=True, help="Only say what would be done.")
+@click.option("--yes", is_flag=True, help="Do not ask; needed where there is no terminal.")
+@click.option(
+    "--map",
+    "states",
+    multiple=True,
+    metavar="OLD=NEW",
+    callback=_read_map,
+    help="What a state of the other system means: received (Holdfast works on it), completed or failed.",
+)
+@env_file
+def takeover(states: dict[str, str], *, only_plan: bool, yes: bool) -> None:
+    """Take over the table incoming_emails that another system made, with all its rows and columns.
+
+    It says first what it will do. The web process of the other system may go on writing; stop its worker before. After an
+    interruption, the same command goes on with what is left.
+    """
+    plan = _with_engine(lambda engine: _look(engine, states))
+    if not plan.is_needed:
+        click.echo(plan.nothing, err=plan.standing.is_hindered)
+        sys.exit(1 if plan.standing.is_hindered else 0)
+    _print(plan)
+    if plan.stops:
+        for stop in plan.stops:
+            click.echo(f"In the way: {printable(stop)}", err=True)
+        sys.exit(1)
+    if only_plan:
+        return
+    states = _ask(plan, states, yes=yes)
+    _carry_out(states)
+
+
+def _print(plan: "Plan") -> None:
+    from service.takeover.look import describe
+
+    owner = f"was made by another system (Alembic revision {plan.standing.revision or 'none'})"
+    whose = owner if plan.is_foreign else "is Holdfast's, but not as Holdfast needs it"
+    click.echo(f"The table incoming_emails {printable(whose)} and has {plan.rows:,} rows. A takeover will:")
+    for number, step in enumerate(describe(plan), 1):
+        click.echo(f"{number:>3}. {printable(step)}")
+    click.echo("All rows and columns are kept.")
+
+
+def _ask(plan: "Plan", states: dict[str, str], *, yes: bool) -> dict[str, str]:
+    """Ask what unknown states mean, and whether to begin; exits with 2 where nobody can be asked."""
+    from service.takeover.look import may_mean
+
+    is_terminal = sys.stdin.isatty()
+    if plan.unknown and (yes or not is_terminal):
+        named = ", ".join(f"{state!r} ({count:,})" for state, count in plan.unknown.items())
+        first = next(iter(plan.unknown))
+        raise click.UsageError(
+            f"States are unknown: {printable(named)}. Say what each means: --map {printable(first)}={may_mean(first)}"
+        )
+    if not (yes or is_terminal):
+        raise click.UsageError("No terminal: add --yes, or --plan to only see the plan.")
+    for state, count in plan.unknown.items():
+        question = f"What does the state {printable(state)!r} of {count:,} e-mails mean?"
+        choice: str = click.prompt(question, type=click.Choice(MEANINGS), default=may_mean(state), err=True)
+        states = {**states, state: choice}
+    if not yes:
+        click.confirm("Take over?", abort=True, err=True)
+    return states
+
+
+def _carry_out(states: dict[str, str]) -> None:
+    plan = _with_engine(lambda engine: _change(engine, states))
+    files, not_captured = _migrate(plan)
+    if files:
+        click.echo(f"Attachments made: {files:,}; {files - not_captured:,} are fetched by attempts.")
+    if not_captured:
+        click.echo(
+            f"{not_captured:,} are of finished e-mails and not captured:"
+            " `holdfast emails retry --all --error-code not_captured` fetches what is still there."
+        )
+    click.echo(
+        "The takeover is done. Start `holdfast web` and `holdfast worker`; `holdfast check` looks at the rest."
+    )
+
+
+def _migrate(plan: "Plan") -> tuple[int, int]:
+    """Run the migrations, and make attachments as soon as their table is there: each index makes that slower."""
+    from service.takeover.change import LISTS, make_room_for_lists
+
+    early = (0, 0)
+    if any(name.startswith(LISTS) for name in plan.migrations):
+        run_migrations(LISTS)
+        _with_engine(make_room_for_lists)
+        early = _with_engine(_read_lists)
+    if plan.migrations:
+        run_migrations()
+    late = _with_engine(_read_lists)
+    return early[0] + late[0], early[1] + late[1]
+
+
+async def _look(engine: "AsyncEngine", states: dict[str, str]) -> "Plan":
+    from service.database import connect
+    from service.takeover.look import look
+
+    async with connect(engine) as conn:
+        return await look(conn, states)
+
+
+async def _change(engine: "AsyncEngine", states: dict[str, str]) -> "Plan":
+    """Look again, for an earlier takeover may have gone on meanwhile, and change what is left."""
+    from service.takeover.change import alone, change
+
+    async with alone(engine):
+        plan = await _look(engine, states)
+        with progress("Rows", plan.rows) as tell:
+            await change(engine, plan, lambda done: tell(done, ""))
+    return plan
+
+
+async def _read_lists(engine: "AsyncEngine") -> tuple[int, int]:
+    from service.takeover.lists import read_next
+
+    files = not_captured = after = 0
+    with progress("Files") as tell:
+        while True:
+            done = await read_next(engine, SECONDS, after, EMAILS)
+            files, not_captured, after = files + done.files, not_captured + done.not_captured, done.after
+            tell(files, "")
+            if not after:
+                return files, not_captured
+
+
+def _with_engine(work: Callable[["AsyncEngine"], Awaitable[T]]) -> T:
+    """Run one piece of work over Postgres, with time for statements that look at all rows."""
+    from service.config.reading import read_settings
+    from service.database import close_engine, connect, create_engine, is_pooled, within
+
+    async def ask(engine: "AsyncEngine") -> bool:
+        async with connect(engine) as conn:
+            return await is_pooled(conn)
+
+    async def work_with() -> T:
+        settings = read_settings("database_url")
+        assert settings.database_url  # noqa: S101 read_settings saw to it
+        engine = create_engine(settings.database_url.get_secret_value(), pool_size=2, seconds=SECONDS)
+        try:
+            if await within(CONNECT_SECONDS, ask(engine)):
+                raise SettingsError("DATABASE_URL: is a pooler's, a takeover needs that of Postgres itself")
+            return await work(engine)
+        finally:
+            await close_engine(engine)
+
+    return run(work_with())

@@ -1,0 +1,288 @@
+"""Carry out the plan of a takeover, in steps that may be repeated: each finds what those before it left."""
+
+import asyncio
+import json
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import asynccontextmanager
+from typing import TypeVar
+
+from sqlalchemy import bindparam, text
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+
+from service.database import connect
+from service.errors import HoldfastError, Permanent, Transient
+from service.models import STATUSES, SYNC_STATUSES
+from service.takeover.look import Plan
+from service.takeover.table import FIRST, REQUIRED, TRIGGER, Table
+
+T = TypeVar("T")
+# The migration that makes `attachments`; those after it build most of the indexes.
+LISTS = "20250922_0900"
+# Any fixed number: whoever holds this advisory lock takes over, nobody else does meanwhile.
+LOCK = 4_710_024
+BATCH = 2_000  # rows of one transaction
+# Writers wait behind a change of the table that waits for its lock.
+LOCK_SECONDS = 0.5
+PATIENCE_SECONDS = 60.0
+LOCK_NOT_AVAILABLE, DEADLOCK_DETECTED = "55P03", "40P01"
+_INDEX = "uq_incoming_emails_idempotency_key"
+_NEW_INDEX = f"{_INDEX}_new"
+
+# Is told how many rows were looked at.
+Tell = Callable[[int], None]
+
+
+@asynccontextmanager
+async def alone(engine: AsyncEngine) -> AsyncIterator[None]:
+    """Keep other takeovers of this database out; raises Transient where there is one."""
+    async with connect(engine) as conn:
+        if not await conn.scalar(text(f"SELECT pg_try_advisory_lock({LOCK})")):
+            raise Transient("takeover_running", "Another process is taking over this database: wait for it.")
+        yield
+
+
+async def change(engine: AsyncEngine, plan: Plan, tell: Tell) -> None:
+    """Change the table and its rows, and stamp the revision from which migrations go on.
+
+    Raises Permanent for what Postgres refuses to change, Transient where a lock is not to be had.
+    """
+    assert plan.table  # noqa: S101 the plan has one
+    table = plan.table
+    if plan.unknown:
+        raise Permanent(
+            "state_unknown",
+            f"The states {', '.join(map(repr, plan.unknown))} are unknown: add --map OLD=NEW.",
+        )
+    await _patiently("change the table", lambda: _change_table(engine, plan, table))
+    await _change_rows(engine, plan, tell)
+    if not table.has_unique_key:
+        await _make_keys_unique(engine)
+    for name in plan.optional:
+        await _require(engine, name)
+    if plan.is_foreign:
+        await _patiently("stamp the revision", lambda: _stamp(engine))
+
+
+async def make_room_for_lists(engine: AsyncEngine) -> None:
+    """Add the column that tells which lists were read, which a later migration adds if it is not there."""
+
+    async def add() -> None:
+        async with _transaction(engine) as conn:
+            await conn.exec_driver_sql(
+                "ALTER TABLE incoming_emails ADD COLUMN IF NOT EXISTS reading_hash bytea"
+            )
+
+    await _patiently("add a column", add)
+
+
+async def _change_table(engine: AsyncEngine, plan: Plan, table: Table) -> None:
+    """Change columns and constraints, and install the trigger, in one transaction."""
+    async with _transaction(engine) as conn:
+        await conn.exec_driver_sql("SET LOCAL timezone = 'UTC'")
+        if any("holdfast_as_json" in part for part in table.changes):
+            await conn.exec_driver_sql(_AS_JSON)
+        for statement in table.before:
+            await conn.exec_driver_sql(statement)
+        if table.changes:
+            await conn.exec_driver_sql(f"ALTER TABLE incoming_emails {', '.join(table.changes)}")
+        if not table.has_trigger or plan.states or plan.given:
+            await _install_trigger(conn, {**plan.given, **plan.states})
+
+
+async def _install_trigger(conn: AsyncConnection, states: Mapping[str, str]) -> None:
+    known = ", ".join(map(_literal, STATUSES))
+    cases = "".join(
+        f" WHEN {_literal(old)} THEN {_literal(new)}" for old, new in states.items() if old not in STATUSES
+    )
+    word = "lower(trim(NEW.processing_status))"
+    others = f"CASE WHEN {word} IN ('completed', 'failed') THEN {word} ELSE 'received' END"
+    meant = f"CASE NEW.processing_status{cases} ELSE {others} END" if cases else others
+    body = f"""
+        BEGIN
+            NEW.idempotency_key := coalesce(nullif(NEW.idempotency_key, ''), 'holdfast:email:' || NEW.id);
+            NEW.zendesk_ticket_id := coalesce(NEW.zendesk_ticket_id, '');
+            NEW.received_at := coalesce(NEW.received_at, now());
+            NEW.retry_count := coalesce(NEW.retry_count, 0);
+            NEW.sync_retry_count := coalesce(NEW.sync_retry_count, 0);
+            IF NEW.processing_status IS NULL OR NEW.processing_status NOT IN ({known}) THEN
+                NEW.processing_status := {meant};
+            END IF;
+            IF NEW.sync_status IS NULL OR NEW.sync_status NOT IN ({", ".join(map(_literal, SYNC_STATUSES))}) THEN
+                NEW.sync_status := 'not_applicable';
+            END IF;
+            RETURN NEW;
+        END
+    """
+    create = f"CREATE OR REPLACE FUNCTION {TRIGGER}() RETURNS trigger LANGUAGE plpgsql AS {_literal(body)}"
+    await conn.exec_driver_sql(create)
+    await conn.exec_driver_sql(
+        f"CREATE OR REPLACE TRIGGER {TRIGGER} BEFORE INSERT OR UPDATE ON incoming_emails"
+        f" FOR EACH ROW EXECUTE FUNCTION {TRIGGER}()"
+    )
+
+
+async def _change_rows(engine: AsyncEngine, plan: Plan, tell: Tell) -> None:
+    """Fill in what is missing and map states, some rows at a time, each time committed."""
+    if not (plan.states or plan.missing):
+        return
+    statement = text(_change_some(plan)).bindparams(bindparam("states", json.dumps(plan.states)))
+    after, done = -(2**63), 0
+    while True:
+        given = {"after": after, "most": BATCH}
+        async with connect(engine) as conn:
+            until, count = (await conn.execute(_NEXT, given)).one()
+        if until is None:
+            return
+        given = {"after": after, "until": until}
+
+        async def some(given: Mapping[str, int] = given) -> None:
+            async with _transaction(engine) as conn:
+                await conn.execute(statement, given)
+
+        await _patiently("fill rows", some)
+        after, done = until, done + count
+        tell(done)
+
+
+def _change_some(plan: Plan) -> str:
+    assert plan.table  # noqa: S101 the plan has one
+    created = plan.table.columns.get("created_at")
+    zone = " AT TIME ZONE 'UTC'" if created and created.type == "timestamp" else ""
+    known = f"created_at{zone}, " if created and created.type in {"timestamp", "timestamptz"} else ""
+    nulls = " OR ".join(f"{name} IS NULL" for name in REQUIRED)
+    return f"""
+        WITH due AS (
+            SELECT id FROM incoming_emails
+            WHERE id > CAST(:after AS bigint) AND id <= CAST(:until AS bigint) AND (
+                {nulls} OR idempotency_key = ''
+                OR jsonb_exists(CAST(:states AS jsonb), coalesce(processing_status, ''))
+            )
+            ORDER BY id FOR UPDATE
+        )
+        UPDATE incoming_emails AS email SET
+            processing_status = coalesce(
+                CAST(:states AS jsonb) ->> coalesce(processing_status, ''), processing_status
+            ),
+            idempotency_key = coalesce(nullif(idempotency_key, ''), CASE
+                WHEN EXISTS (SELECT FROM incoming_emails WHERE idempotency_key = 'holdfast:email:' || email.id)
+                THEN gen_random_uuid()::text ELSE 'holdfast:email:' || email.id END),
+            zendesk_ticket_id = coalesce(zendesk_ticket_id, ''),
+            received_at = coalesce(received_at, {known}now()),
+            retry_count = coalesce(retry_count, 0),
+            sync_retry_count = coalesce(sync_retry_count, 0)
+        FROM due WHERE email.id = due.id
+    """  # noqa: S608 words of ours
+
+
+async def _make_keys_unique(engine: AsyncEngine) -> None:
+    """Give repeated keys another end, and build the index beside writers, until nobody repeats one meanwhile."""
+    for _ in range(5):
+        async with connect(engine) as conn:
+            await conn.execute(_END_REPETITION)
+            await conn.exec_driver_sql(f"DROP INDEX CONCURRENTLY IF EXISTS {_NEW_INDEX}")
+        try:
+            async with connect(engine) as conn:
+                await conn.exec_driver_sql(
+                    f"CREATE UNIQUE INDEX CONCURRENTLY {_NEW_INDEX} ON incoming_emails (idempotency_key)"
+                )
+            break
+        except Permanent:  # somebody wrote one twice
+            continue
+
+    async def use() -> None:
+        async with _transaction(engine) as conn:
+            await conn.exec_driver_sql(
+                f"ALTER TABLE incoming_emails ADD CONSTRAINT {_INDEX} UNIQUE USING INDEX {_NEW_INDEX}"
+            )
+
+    await _patiently("make the keys unique", use)
+
+
+async def _require(engine: AsyncEngine, name: str) -> None:
+    """Set NOT NULL; a validated constraint spares the look at all rows under a lock."""
+    check = f"holdfast_takeover_{name}"
+
+    async def begin() -> None:
+        async with _transaction(engine) as conn:
+            await conn.exec_driver_sql(
+                f"ALTER TABLE incoming_emails DROP CONSTRAINT IF EXISTS {check},"
+                f" ADD CONSTRAINT {check} CHECK ({name} IS NOT NULL) NOT VALID"
+            )
+
+    async def end() -> None:
+        async with _transaction(engine) as conn:
+            await conn.exec_driver_sql(f"ALTER TABLE incoming_emails ALTER {name} SET NOT NULL")
+            await conn.exec_driver_sql(f"ALTER TABLE incoming_emails DROP CONSTRAINT {check}")
+
+    async def validate() -> None:
+        async with connect(engine) as conn:
+            await conn.exec_driver_sql(f"ALTER TABLE incoming_emails VALIDATE CONSTRAINT {check}")
+
+    for step in (begin, validate, end):
+        await _patiently(f"require {name}", step)
+
+
+async def _stamp(engine: AsyncEngine) -> None:
+    async with _transaction(engine) as conn:
+        await conn.exec_driver_sql(
+            "CREATE TABLE IF NOT EXISTS alembic_version ("
+            "version_num varchar(32) NOT NULL, CONSTRAINT alembic_version_pkc PRIMARY KEY (version_num))"
+        )
+        await conn.exec_driver_sql("DELETE FROM alembic_version")
+        await conn.execute(text("INSERT INTO alembic_version VALUES (:revision)"), {"revision": FIRST})
+
+
+@asynccontextmanager
+async def _transaction(engine: AsyncEngine) -> AsyncIterator[AsyncConnection]:
+    async with connect(engine) as conn:
+        await conn.execution_options(isolation_level="READ COMMITTED")
+        async with conn.begin():
+            await conn.exec_driver_sql(f"SET LOCAL lock_timeout = '{LOCK_SECONDS}s'")
+            yield conn
+
+
+async def _patiently(what: str, work: Callable[[], Awaitable[T]]) -> T:
+    """Try again while somebody has a lock that we need; say what Postgres refuses."""
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    while True:
+        try:
+            return await work()
+        except HoldfastError as exc:
+            cause = exc.__cause__
+            if not isinstance(cause, DBAPIError) or cause.connection_invalidated:
+                raise
+            if getattr(cause.orig, "sqlstate", None) not in {LOCK_NOT_AVAILABLE, DEADLOCK_DETECTED}:
+                reason = str(getattr(cause.orig, "__cause__", cause.orig)).partition("\n")[0]
+                raise Permanent("takeover_refused", f"Postgres refuses to {what}: {reason}") from exc
+            if time.monotonic() > deadline:
+                held = f"To {what}, a lock is needed that others held for {PATIENCE_SECONDS:g} s: run it again later."
+                raise Transient("lock_not_available", held) from exc
+        await asyncio.sleep(0.2)
+
+
+def _literal(value: str) -> str:
+    """Write a text as a literal of SQL, whatever standard_conforming_strings says."""
+    quoted = value.replace("'", "''")
+    return f"'{quoted}'" if "\\" not in value else " E'" + quoted.replace("\\", "\\\\") + "'"
+
+
+_AS_JSON = """
+    CREATE FUNCTION pg_temp.holdfast_as_json(value text) RETURNS json LANGUAGE plpgsql AS '
+        BEGIN RETURN nullif(trim(value), '''')::json; EXCEPTION WHEN data_exception THEN RETURN to_json(value); END
+    '
+"""
+_NEXT = text("""
+    SELECT max(id), count(*) FROM (
+        SELECT id FROM incoming_emails WHERE id > CAST(:after AS bigint) ORDER BY id LIMIT :most
+    ) AS batch
+""")
+_END_REPETITION = text("""
+    UPDATE incoming_emails AS email SET idempotency_key = idempotency_key || ' (e-mail ' || id || ')'
+    FROM (
+        SELECT idempotency_key AS key, min(id) AS first FROM incoming_emails
+        GROUP BY idempotency_key HAVING count(*) > 1
+    ) AS repeated
+    WHERE email.idempotency_key = repeated.key AND email.id > repeated.first
+""")

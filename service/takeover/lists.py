@@ -1,0 +1,99 @@
+"""Make attachments of the lists of files that another system recorded, some e-mails at a time."""
+
+import asyncio
+import random
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+
+import structlog
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+
+from service.attachments import File, Listing, files_of, record_lists, unread_lists
+from service.database import run
+from service.errors import HoldfastError
+from service.resources import Resources
+from service.zendesk.body import Unreadable
+from service.zendesk.reading import read_list
+
+BATCH = 200  # e-mails
+MOST_FILES = 2_000  # of one statement, but for an e-mail that has more by itself
+PAUSE_SECONDS = 30.0
+_EMPTY = {"null", "[]", "{}", '""'}
+# Between two batches, so that the jobs have Postgres for themselves most of the time.
+MORE_SECONDS = 0.05
+
+log = structlog.get_logger()
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """How far a batch came: `after` is its last id, 0 at the end; files that are new, and those not captured."""
+
+    after: int
+    files: int = 0
+    not_captured: int = 0
+
+
+async def read_lists_for_ever(res: Resources) -> None:
+    """Read the lists that another system wrote, whenever there are some, until cancelled.
+
+    Any number of workers may do so at once: what one has read, the others leave out.
+    """
+    done = Progress(0)
+    while True:
+        try:
+            done = await read_next(res.engine, res.settings.database_seconds, done.after)
+        except HoldfastError as exc:
+            log.warning("lists_not_read", code=exc.code)
+            done = Progress(0)
+        if done.files:
+            log.info("lists_read", files=done.files, not_captured=done.not_captured)
+        pause = PAUSE_SECONDS * random.uniform(0.5, 1.5)  # noqa: S311 no secret
+        await asyncio.sleep(MORE_SECONDS if done.after else pause)
+
+
+async def read_next(engine: AsyncEngine, seconds: float, after: int, most: int = BATCH) -> Progress:
+    """Read the next lists behind an id; each statement has so many seconds. Raises Transient."""
+
+    async def look(conn: AsyncConnection) -> tuple[list[tuple[int, str]], list[list[File]]]:
+        lists = await unread_lists(conn, after, most)
+        return lists, await files_of(conn, [email_id for email_id, _ in lists]) if lists else []
+
+    lists, known = await run(engine, seconds, look)
+    if not lists:
+        return Progress(0)
+    files = not_captured = 0
+    for some in _portions(await asyncio.to_thread(_read_all, lists, known)):
+        new, lacking = await run(engine, seconds, partial(record_lists, listings=some))
+        files, not_captured = files + new, not_captured + lacking
+    return Progress(lists[-1][0], files, not_captured)
+
+
+def _portions(listings: Sequence[Listing]) -> Iterator[Sequence[Listing]]:
+    """Divide lists into such as have some thousand files together."""
+    portion: list[Listing] = []
+    files = 0
+    for each in listings:
+        portion.append(each)
+        files += len(each.missing)
+        if files >= MOST_FILES:
+            yield portion
+            portion, files = [], 0
+    if portion:
+        yield portion
+
+
+def _read_all(lists: Sequence[tuple[int, str]], known: Sequence[Sequence[File]]) -> list[Listing]:
+    return [_read(*each, files) for each, files in zip(lists, known, strict=True)]
+
+
+def _read(email_id: int, text: str, known: Sequence[File]) -> Listing:
+    if text in _EMPTY:
+        return Listing(email_id, b"empty", {})
+    try:
+        listed = read_list(text, known)
+    except Unreadable as exc:
+        return Listing(email_id, b"unreadable", {}, problem=exc.message)
+    first = max((file.position for file in known), default=-1) + 1
+    return Listing(email_id, listed.fingerprint, dict(enumerate(listed.missing, first)), listed.is_whole)
