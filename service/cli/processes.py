@@ -50,9 +50,9 @@ def migrate() -> None:
 
 def run_migrations(revision: str = "head") -> None:
     """Run what was not run yet, up to a revision; exits, after a sentence, where that cannot be done."""
+    from alembic import command
     from alembic.util import CommandError
 
-    from alembic import command
     from service.migrations.revisions import config
 
     try:

@@ -6,11 +6,11 @@ from collections.abc import Iterator
 from contextlib import AsyncExitStack, suppress
 
 import asyncpg
+from alembic import context
 from sqlalchemy import Connection, event, func, select, text
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from alembic import context
 from service.config.reading import read_settings
 from service.database import check_writable, create_engine, is_pooled, reason_of
 from service.errors import SettingsError
@@ -50,7 +50,6 @@ WRITABLE = (
     " target_session_attrs=read-write"
 )
 EXISTING = text("SELECT name FROM unnest(CAST(:tables AS text[])) name WHERE to_regclass(name) IS NOT NULL")
-
 
 
 def migrate(connection: Connection) -> None:

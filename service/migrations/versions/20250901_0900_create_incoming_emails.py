@@ -1,7 +1,6 @@
 """Create incoming_emails, as it was before jobs were tracked."""
 
 import sqlalchemy as sa
-
 from alembic import op
 
 revision = "20250901_0900"

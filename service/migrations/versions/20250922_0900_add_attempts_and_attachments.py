@@ -1,7 +1,6 @@
 """Add what a job needs to survive anything: the raw request, lease and fence, attempts, attachments, quarantine."""
 
 import sqlalchemy as sa
-
 from alembic import op
 
 revision = "20250922_0900"

@@ -1,7 +1,6 @@
 """Bring the rows from before into the state machine, and add its indexes. All of it may be repeated."""
 
 import sqlalchemy as sa
-
 from alembic import op
 
 revision = "20250922_0910"

@@ -1,7 +1,6 @@
 """Add when a quarantined webhook was replayed, and the e-mail that it became. All of it may be repeated."""
 
 import sqlalchemy as sa
-
 from alembic import op
 
 revision = "20250929_0900"

@@ -1,7 +1,6 @@
 """Add indexes of what was not rung yet, and of what was replayed: others make many rows be read for few."""
 
 import sqlalchemy as sa
-
 from alembic import op
 
 revision = "20251006_0900"

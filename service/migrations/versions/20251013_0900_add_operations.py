@@ -1,7 +1,6 @@
 """Add what operators did and asked for, the workers, and the host that a failure is about."""
 
 import sqlalchemy as sa
-
 from alembic import op
 
 revision = "20251013_0900"

@@ -1,7 +1,6 @@
 """Add alerts, what is sent of them, and the row that their watchers share."""
 
 import sqlalchemy as sa
-
 from alembic import op
 
 revision = "20251020_0900"

@@ -1,7 +1,6 @@
 """Add the indexes of alerts: one open of a kind, those of a kind by time, and what is due to be sent."""
 
 import sqlalchemy as sa
-
 from alembic import op
 
 revision = "20251020_0910"

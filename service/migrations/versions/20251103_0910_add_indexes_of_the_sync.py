@@ -1,7 +1,6 @@
 """Add the indexes of the sync, and let Postgres see that each row has one of its words."""
 
 import sqlalchemy as sa
-
 from alembic import op
 
 revision = "20251103_0910"

@@ -1,7 +1,6 @@
 """Add reconciliations and what they find, and let alerts tell of them."""
 
 import sqlalchemy as sa
-
 from alembic import op
 
 revision = "20251110_0900"

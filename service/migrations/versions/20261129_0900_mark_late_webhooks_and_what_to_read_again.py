@@ -1,7 +1,6 @@
 """Mark webhooks that came late, keep ignored ones, and let an e-mail's body be read again."""
 
 import sqlalchemy as sa
-
 from alembic import op
 
 revision = "20261129_0900"

@@ -1,7 +1,6 @@
 """Let no signature be recorded twice."""
 
 import sqlalchemy as sa
-
 from alembic import op
 
 revision = "20261129_0910"
