@@ -29,7 +29,7 @@ from service.reconcile.hourly import minute, reconcile_when_told
 from service.reconcile.verify import verify_for_ever
 from service.recovery import bulk, outcomes
 from service.recovery.sweep import sweep_for_ever
-from service.resources import background, open_resources, read_settings_for_resources
+from service.resources import background, open_resources, read_settings_for_resources, told_at_start
 from service.sync.attempt import sync
 from service.sync.sweep import drop_for_ever, sync_for_ever
 from service.telemetry.sentry import report
@@ -61,6 +61,7 @@ async def start(ctx: dict[str, Any]) -> None:
     """Open what the steps need, and begin to sweep and to renew leases."""
     settings: Settings = ctx["settings"]
     logs.configure(settings.log_format, settings.log_level, report)
+    log.info("worker_starting", **told_at_start(settings, 1, redis_pools=2))
     raise_file_limit()
     stack = ctx["stack"] = AsyncExitStack()
     res = await stack.enter_async_context(open_resources(settings))

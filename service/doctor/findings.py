@@ -5,6 +5,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
 from service.errors import HoldfastError
+from service.pool import ADVICE, TOO_MANY, refusal
 
 # Of one probe; they run all together.
 SECONDS = 5.0
@@ -26,8 +27,10 @@ async def probe(name: str, look: Callable[[], Awaitable[Check]], advice: str) ->
         async with asyncio.timeout(SECONDS):
             return await look()
     except TimeoutError:
+        if refused := refusal():
+            return Check(name, False, refused.message, ADVICE)
         return Check(name, False, f"no answer within {SECONDS:g} s", advice)
     except HoldfastError as exc:
-        return Check(name, False, exc.message, advice)
+        return Check(name, False, exc.message, ADVICE if exc.code == TOO_MANY else advice)
     except Exception as exc:  # noqa: BLE001 whatever it is, it is what was found; its text may hold a password
         return Check(name, False, type(exc).__name__, advice)

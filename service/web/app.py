@@ -7,6 +7,7 @@ from aiohttp import web
 
 from service.alerts.watch import alerting
 from service.config.settings import Settings
+from service.database import WEB
 from service.resources import open_resources
 from service.web import auth, bodies, exchange, health, middleware, webhook
 from service.web.dashboard.routes import add_dashboard
@@ -29,7 +30,7 @@ def create_app(settings: Settings) -> web.Application:
             app.router.add_route("HEAD", way.path, way.handler)
 
     async def resources(app: web.Application) -> AsyncIterator[None]:
-        async with open_resources(settings) as res, alerting(res):
+        async with open_resources(settings, WEB) as res, alerting(res):
             app[RES] = res
             yield
 

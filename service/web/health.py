@@ -9,10 +9,11 @@ from dataclasses import dataclass
 from aiohttp import web
 from prometheus_client import CONTENT_TYPE_LATEST
 
-from service.database import connect, within
+from service.database import connect, pool_of, within
 from service.differences import Differences, open_differences
 from service.errors import HoldfastError
 from service.exposition import exposition
+from service.pool import TOO_MANY
 from service.queries import overview
 from service.queries.overview import Stats
 from service.queries.workers import metrics_of_workers
@@ -68,7 +69,7 @@ async def probe_all(
 ) -> Mapping[str, Mapping[str, object]]:
     """Say of each thing that we depend on, and of targets, whether it answers in time."""
     probes = {
-        "database": _probe(within(PROBE_SECONDS, overview.ping(res.engine))),
+        "database": _probe_database(res),
         "redis": _probe(res.redis.ping()),
         "storage": _probe(objects.check(res.storage)),
         **{
@@ -78,6 +79,13 @@ async def probe_all(
         },
     }
     return dict(zip(probes, await asyncio.gather(*probes.values()), strict=True))
+
+
+async def _probe_database(res: Resources) -> dict[str, object]:
+    """Also say, where this process works with the connections that it has, that Postgres refuses it another one."""
+    found = await _probe(overview.ping(res.engine), PROBE_SECONDS + 1)  # it has a budget of its own
+    pool = pool_of(res.engine)
+    return {**found, "detail": pool.complaint().message} if found["ok"] and pool.was_refused else found
 
 
 async def metrics(request: web.Request) -> web.Response:
@@ -105,7 +113,9 @@ async def _probe(check: Awaitable[object], seconds: float = PROBE_SECONDS) -> di
         async with asyncio.timeout(seconds):
             await check
     except HoldfastError as exc:
-        return {"ok": False, "error": exc.code}
+        # Other messages may name what a stranger need not know: this path needs no token.
+        told = {"detail": exc.message} if exc.code == TOO_MANY else {}
+        return {"ok": False, "error": exc.code, **told}
     except Exception as exc:  # noqa: BLE001 whatever it is, it is the answer
         return {"ok": False, "error": type(exc).__name__}
     return {"ok": True, "milliseconds": round(1000 * (time.monotonic() - began), 1)}

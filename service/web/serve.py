@@ -6,13 +6,14 @@ import signal
 import socket
 from collections.abc import Sequence
 
+import structlog
 import uvloop
 from aiohttp import web
 
 from service import logs
 from service.config.settings import Settings
 from service.limits import raise_file_limit
-from service.resources import background
+from service.resources import background, told_at_start
 from service.telemetry.sentry import report
 from service.watchdog import watch
 from service.web.app import create_app
@@ -31,10 +32,13 @@ MOST_HEADERS = 64
 # An event loop that stood still for so long has lost every webhook that came meanwhile.
 HANG_SECONDS = 30.0
 
+log = structlog.get_logger()
+
 
 def serve(settings: Settings, sockets: Sequence[socket.socket]) -> None:
     """Serve until SIGTERM or SIGINT; then accept nothing new and finish what is under way."""
     logs.configure(settings.log_format, settings.log_level, report)
+    log.info("web_starting", **told_at_start(settings, settings.web_concurrency))
     raise_file_limit()
     gc.freeze()  # what was loaded stays: no collection looks at it again, and no process needs a copy of it
     gc.set_threshold(
