@@ -17,7 +17,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_en
 
 from service.errors import Permanent, Transient
 from service.metrics import POOL_IN_USE, POOL_SIZE, POOL_WAITING
-from service.pool import ADVICE, ElasticPool, Usage, is_refusal, refusal, usage
+from service.pool import ADVICE, ElasticPool, TooManyConnections, Usage, is_refusal, refusal, usage
 
 T = TypeVar("T")
 
@@ -28,7 +28,8 @@ INSIST_SECONDS = 60.0
 GOODBYE_SECONDS = 0.2
 # A server that accepts a connection and does not answer is given up after this time at most.
 CONNECT_SECONDS = 20.0
-# Between two looks at the pool.
+# An idle connection is closed after this time, so that a burst does not keep what others need.
+IDLE_SECONDS = 60.0
 LOOK_SECONDS = 2.0
 HOLDERS_SECONDS = 3.0
 # Names in pg_stat_activity.
@@ -125,13 +126,15 @@ def pool_of(engine: AsyncEngine) -> ElasticPool:
     return pool
 
 
-async def look_after_pool(engine: AsyncEngine) -> None:
-    """Close idle connections, and log that Postgres refused some, until cancelled."""
+async def look_after_pool(
+    engine: AsyncEngine, *, idle_seconds: float = IDLE_SECONDS, pause: float = LOOK_SECONDS
+) -> None:
+    """Close connections that idled for so long, and log that Postgres refused some, until cancelled."""
     known = 0
     while True:
-        await asyncio.sleep(LOOK_SECONDS)
+        await asyncio.sleep(pause)
         pool = pool_of(engine)
-        await pool.close_idle()
+        await pool.close_idle(idle_seconds)
         if refused := pool.refusals - known:
             known = pool.refusals
             about = {"open": pool.open, "most": pool.most, "held": await _holders(engine), "advice": ADVICE}
@@ -213,7 +216,10 @@ async def connect(engine: AsyncEngine) -> AsyncIterator[AsyncConnection]:
                 " During a failover this ends by itself; otherwise let DATABASE_URL lead to the primary.",
             ) from exc
         raise Transient(code, f"Postgres: {type(exc.orig).__name__}") from exc
-    except (OSError, TimeoutError, SQLAlchemyError, asyncpg.PostgresError, asyncpg.InterfaceError) as exc:
+    except (
+        *(OSError, TimeoutError, SQLAlchemyError, asyncpg.PostgresError, asyncpg.InterfaceError),
+        TooManyConnections,
+    ) as exc:
         if is_refusal(exc):
             raise pool_of(engine).complaint() from exc
         raise Transient("database_unavailable", f"Postgres cannot be reached: {type(exc).__name__}") from exc

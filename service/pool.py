@@ -18,8 +18,6 @@ from service.errors import Transient
 from service.metrics import POOL_OPEN, POOL_REFUSALS
 
 TOO_MANY = "database_too_many_connections"
-# An idle connection is closed after this time, so that a burst does not keep what others need.
-IDLE_SECONDS = 60.0
 # After a refusal, a process asks Postgres for another connection this often and no more.
 PAUSE_SECONDS = 0.5
 RECENT_SECONDS = 60.0
@@ -76,7 +74,7 @@ class ElasticPool(Pool):
         """Whether Postgres refused a connection within the last minute."""
         return time.monotonic() - self.refused_at < RECENT_SECONDS
 
-    async def close_idle(self, seconds: float = IDLE_SECONDS) -> None:
+    async def close_idle(self, seconds: float) -> None:
         """Close the connections that nobody used for so long."""
         while self._idle and self._idle[0][0] <= time.monotonic() - seconds:
             _, entry = self._idle.popleft()
