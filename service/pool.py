@@ -18,8 +18,8 @@ from service.errors import Transient
 from service.metrics import POOL_OPEN, POOL_REFUSALS
 
 TOO_MANY = "database_too_many_connections"
-# After a refusal, a process asks Postgres for another connection this often and no more.
-PAUSE_SECONDS = 0.5
+# After a refusal, a process asks again so much later: soon where it has no connection at all.
+SOON_SECONDS, LATER_SECONDS = 0.5, 5.0
 RECENT_SECONDS = 60.0
 # too_many_connections, of a server, role or database, and configuration_limit_exceeded.
 # https://www.postgresql.org/docs/current/errcodes-appendix.html
@@ -58,7 +58,7 @@ class ElasticPool(Pool):
         self._is_refused = False  # until Postgres gives a connection
         self._limit = "server"  # whose limit the last refusal named
         self._timeout = timeout
-        self._may_open_at = 0.0
+        self._tried_at = float("-inf")  # to open one
         self._is_disposed = False
         self._idle: deque[tuple[float, ConnectionPoolEntry]] = deque()
         self._waiting: deque[asyncio.Future[ConnectionPoolEntry | None]] = deque()
@@ -127,13 +127,18 @@ class ElasticPool(Pool):
         elif not self._give(record):
             self._idle.append((time.monotonic(), record))
 
+    @property
+    def _may_open_at(self) -> float:
+        if not self._is_refused:
+            return float("-inf")
+        return self._tried_at + (LATER_SECONDS if self.open else SOON_SECONDS)
+
     def _may_open(self) -> bool:
-        return self.open < self.most and (not self._is_refused or time.monotonic() >= self._may_open_at)
+        return self.open < self.most and time.monotonic() >= self._may_open_at
 
     def _open(self) -> ConnectionPoolEntry | None:
         """Open a connection; None where Postgres refuses it. Raises what else may go wrong."""
-        # While Postgres refuses, one caller at a time tries.
-        self._may_open_at = time.monotonic() + PAUSE_SECONDS
+        self._tried_at = time.monotonic()
         self._count(1)
         began = time.time()  # the clock that SQLAlchemy compares with
         try:
@@ -141,6 +146,7 @@ class ElasticPool(Pool):
         except BaseException as exc:
             self._count(-1)
             if not is_refusal(exc):
+                self._is_refused = self._is_refused and not isinstance(exc, Exception)
                 self._give(None)
                 raise
             self._is_refused, self._limit = True, _limit_of(exc)

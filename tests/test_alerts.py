@@ -202,6 +202,7 @@ def test_of_every_cause_it_can_be_told_that_it_is_over(cause: str) -> None:
     )
 
     assert told.title == "Over: It broke"
+    assert "It is over." not in told.text, "there are better words"
 
 
 async def test_every_cause_that_the_code_finds_can_be_recorded(
