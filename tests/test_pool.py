@@ -323,12 +323,12 @@ async def test_usage_is_counted_by_the_limit_that_is_met_first(
     ("changes", "now", "ok", "advice"),
     [
         ({}, Usage(20, {}), True, ""),
-        ({"web_concurrency": 2}, Usage(20, {"others": 3}), True, ""),
-        ({"web_concurrency": 2}, Usage(20, {"others": 4}), False, "set DATABASE_POOL_SIZE=4; or "),
+        ({"web_concurrency": 2}, Usage(20, {"others": 6}), True, ""),
+        ({"web_concurrency": 2}, Usage(20, {"others": 7}), False, "set DATABASE_POOL_SIZE=3; or "),
         ({"web_concurrency": 4}, Usage(20, {}), False, "set DATABASE_POOL_SIZE=3; or "),
         ({"web_concurrency": 17}, Usage(20, {}), False, "lower DATABASE_POOL_SIZE or WEB_CONCURRENCY"),
-        ({}, Usage(20, {"holdfast web": 11}), False, "set DATABASE_POOL_SIZE=4; or "),  # of two more dynos
-        ({}, Usage(20, {"holdfast web": 5, "holdfast worker": 15}), None, "lower DATABASE_POOL_SIZE"),
+        ({}, Usage(20, {"holdfast web": 13}), False, "set DATABASE_POOL_SIZE=3; or "),  # of two more dynos
+        ({}, Usage(20, {"holdfast web": 4, "holdfast worker": 16}), None, "lower DATABASE_POOL_SIZE"),
     ],
 )
 def test_the_doctor_compares_what_all_processes_may_open_with_what_there_is(
