@@ -30,7 +30,7 @@ ADVICE = (
     "lower DATABASE_POOL_SIZE or WEB_CONCURRENCY, end other sessions, take a plan with more connections,"
     " or put PgBouncer before Postgres"
 )
-_HOLDERS = "SELECT application_name, count(*) FROM pg_stat_activity GROUP BY 1"
+HOLDERS = "SELECT application_name, count(*) FROM pg_stat_activity GROUP BY 1"
 
 _pools: WeakSet["ElasticPool"] = WeakSet()
 
@@ -67,7 +67,7 @@ class ElasticPool(Pool):
     @property
     def is_starved(self) -> bool:
         """Whether somebody waits for a connection that Postgres refuses."""
-        return self._is_refused and (self.open == 0 or bool(self._waiting))
+        return self._is_refused and not self._is_disposed and (self.open == 0 or bool(self._waiting))
 
     @property
     def was_refused(self) -> bool:
@@ -86,7 +86,7 @@ class ElasticPool(Pool):
             TOO_MANY,
             f"Postgres refuses connections, too many are open: the limit of the {self._limit} is met."
             f" This process holds {self.open} of at most {self.most}. What to do: {ADVICE}."
-            f" `holdfast check` shows who holds them, and so does: {_HOLDERS}",
+            f" `holdfast check` shows who holds them, and so does: {HOLDERS}",
         )
 
     def recreate(self) -> "ElasticPool":

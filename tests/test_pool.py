@@ -226,12 +226,13 @@ async def test_the_doctor_names_the_cause_and_advises_no_migration(
     async with holding(limited), open_resources(limited, COMMAND) as res:
         checks = {check.name: check for check in await examine(res)}
 
-    of_postgres = ("postgres", "migrations", "connections", "clock of Postgres", "workers", "waiting")
-    for name in of_postgres:
+    for name in ("postgres", "migrations", "connections", "clock of Postgres", "workers", "waiting"):
         assert checks[name].ok is False
         assert "too many are open" in checks[name].found
-        assert "DATABASE_POOL_SIZE" in checks[name].advice
         assert "migrate" not in checks[name].found + checks[name].advice
+    assert "the limit of the role is met" in checks["connections"].found
+    assert "lower DATABASE_POOL_SIZE" in checks["connections"].advice
+    assert checks["workers"].advice == "see connections"
 
 
 async def test_a_release_waits_for_a_connection(

@@ -11,7 +11,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from service.config.settings import Settings
 from service.database import WEB, check_writable, connect, is_pooled, run, within
-from service.doctor.findings import SECONDS, Check
+from service.doctor.findings import CONNECTIONS, SECONDS, Check
 from service.errors import Transient
 from service.pool import ADVICE, Usage, usage
 from service.queries import overview
@@ -52,7 +52,7 @@ async def check_migrations(res: Resources) -> Check:
 
 async def check_connections(res: Resources) -> Check:
     if await _is_pooled(res.engine):
-        return Check("connections", True, "shared by the pooler before Postgres")
+        return Check(CONNECTIONS, True, "shared by the pooler before Postgres")
     alive = [worker for worker in await _workers(res.engine) if worker.state == "alive"]
     return judge_connections(res.settings, max(1, len(alive)), await run(res.engine, SECONDS, usage))
 
@@ -65,13 +65,13 @@ def judge_connections(settings: Settings, workers: int, now: Usage) -> Check:
     wanted = (web + workers) * size + _SPARE
     found = (
         f"{web} web and {workers} worker processes may open {size} each,"
-        f" a release and a command 1 each: {wanted} of {free} that are to be had; now {now}"
+        f" a release and a command 1 each: {wanted} in all, {free} are available; {now}"
     )
     if wanted <= free:
-        return Check("connections", None if now.is_full else True, found, ADVICE if now.is_full else "")
+        return Check(CONNECTIONS, None if now.is_full else True, found, ADVICE if now.is_full else "")
     fitting = (free - _SPARE) // (web + workers)
     least = f"set DATABASE_POOL_SIZE={fitting}; or " if fitting > 1 else ""
-    return Check("connections", False, found, f"{least}{ADVICE}")
+    return Check(CONNECTIONS, False, found, f"{least}{ADVICE}")
 
 
 async def check_workers(res: Resources) -> Check:
