@@ -9,6 +9,7 @@ from itertools import count
 from typing import Any, TypeVar
 
 import asyncpg
+import structlog
 from sqlalchemy import event, text
 from sqlalchemy.engine import ExceptionContext
 from sqlalchemy.exc import DataError, DBAPIError, SQLAlchemyError
@@ -16,6 +17,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_en
 
 from service.errors import ADAPT, ROW_REFUSED, Permanent, Transient, certificate_problem
 from service.metrics import POOL_IN_USE, POOL_SIZE, POOL_WAITING
+from service.pool import ADVICE, ElasticPool, TooManyConnections, Usage, is_refusal, refusal, usage
 
 T = TypeVar("T")
 
@@ -24,6 +26,14 @@ INSIST_SECONDS = 60.0
 
 # The connections of a pool are closed one after the other.
 GOODBYE_SECONDS = 0.2
+# A server that accepts a connection and does not answer is given up after this time at most.
+CONNECT_SECONDS = 20.0
+# An idle connection is closed after this time, so that a burst does not keep what others need.
+IDLE_SECONDS = 60.0
+LOOK_SECONDS = 2.0
+HOLDERS_SECONDS = 3.0
+# Names in pg_stat_activity.
+WEB, WORKER, COMMAND, RELEASE = "holdfast web", "holdfast worker", "holdfast command", "holdfast release"
 
 # Errors after which a session is of no more use, nor are those of the pool that are as old: its server became
 # read-only (after a failover it may live on as a standby), or ends all sessions.
@@ -54,27 +64,37 @@ _LIKE_A_WRITE = text("""
     END $$
 """)
 
+log = structlog.get_logger()
+
 # Statements that outlived their caller's budget; the set keeps them referenced until they end.
 _abandoned: set[asyncio.Task[Any]] = set()
 
 
-def create_engine(url: str, *, pool_size: int, seconds: float) -> AsyncEngine:
+def create_engine(
+    url: str,
+    *,
+    pool_size: int,
+    seconds: float,
+    name: str = COMMAND,
+    statement_seconds: float | None = None,
+) -> AsyncEngine:
     """Make an engine on which each statement is a transaction of its own; nothing connects yet.
 
     asyncpg itself reads the URL, so that Heroku's `postgres://` and libpq's parameters (`sslmode`,
-    `host=/socket/directory`, …) mean what they mean everywhere. `seconds` bounds connecting, waiting
-    for the pool, and (twice over) any statement.
+    `host=/socket/directory`, …) mean what they mean everywhere. `seconds` bounds connecting and waiting
+    for the pool, `statement_seconds` any statement (default: twice as long). `name` tells in
+    pg_stat_activity whose connections they are.
     """
     dsn = url.replace("postgresql+asyncpg://", "postgresql://", 1)
 
     async def connect() -> Any:  # noqa: ANN401 asyncpg has no types
         connection = await asyncpg.connect(
             dsn,
-            timeout=seconds,
-            command_timeout=2 * seconds,
+            timeout=min(seconds, CONNECT_SECONDS),
+            command_timeout=statement_seconds or 2 * seconds,
             statement_cache_size=0,  # SQLAlchemy has one of its own
             connection_class=_Connection,
-            server_settings={"application_name": "holdfast"},
+            server_settings={"application_name": name},
         )
         try:
             await connection.look_for_pooler()
@@ -87,8 +107,8 @@ def create_engine(url: str, *, pool_size: int, seconds: float) -> AsyncEngine:
     engine = create_async_engine(
         "postgresql+asyncpg://",
         async_creator=connect,
+        poolclass=ElasticPool,
         pool_size=pool_size,
-        max_overflow=0,
         pool_timeout=seconds,
         isolation_level="AUTOCOMMIT",
         hide_parameters=True,
@@ -108,6 +128,36 @@ async def close_engine(engine: AsyncEngine) -> None:
             await asyncio.wait(late, timeout=GOODBYE_SECONDS)
     await engine.dispose()
     await asyncio.sleep(0)  # a connection that was aborted closes its socket in the loop's next turn
+
+
+def pool_of(engine: AsyncEngine) -> ElasticPool:
+    pool = engine.pool
+    assert isinstance(pool, ElasticPool)  # noqa: S101 create_engine made it
+    return pool
+
+
+async def look_after_pool(
+    engine: AsyncEngine, *, idle_seconds: float = IDLE_SECONDS, pause: float = LOOK_SECONDS
+) -> None:
+    """Close connections that idled for so long, and log that Postgres refused some, until cancelled."""
+    known = 0
+    while True:
+        await asyncio.sleep(pause)
+        pool = pool_of(engine)
+        await pool.close_idle(idle_seconds)
+        if refused := pool.refusals - known:
+            known = pool.refusals
+            about = {"open": pool.open, "most": pool.most, "held": await _holders(engine), "advice": ADVICE}
+            log.warning("database_refuses_connections", refused=refused, **about)
+
+
+async def _holders(engine: AsyncEngine) -> str:
+    """Say who holds the connections of Postgres; "unknown" where this process has none to ask by."""
+    try:
+        found: Usage = await run(engine, HOLDERS_SECONDS, usage)
+    except (Transient, Permanent):
+        return "unknown"
+    return str(found)
 
 
 class _Connection(asyncpg.Connection):  # type: ignore[misc] # asyncpg has no types
@@ -163,8 +213,13 @@ async def connect(engine: AsyncEngine) -> AsyncIterator[AsyncConnection]:
                 with POOL_IN_USE.track_inprogress():
                     yield connection
     except DBAPIError as exc:
-        raise refusal(exc) or _outage(exc) from exc
-    except (OSError, TimeoutError, SQLAlchemyError, asyncpg.PostgresError, asyncpg.InterfaceError) as exc:
+        raise refused_row(exc) or _outage(exc) from exc
+    except (
+        *(OSError, TimeoutError, SQLAlchemyError, asyncpg.PostgresError, asyncpg.InterfaceError),
+        TooManyConnections,
+    ) as exc:
+        if is_refusal(exc):
+            raise pool_of(engine).complaint() from exc
         raise Transient("database_unavailable", f"Postgres cannot be reached: {reason_of(exc)}") from exc
 
 
@@ -179,7 +234,7 @@ def reason_of(error: BaseException) -> str:
     return type(error).__name__
 
 
-def refusal(exc: DBAPIError) -> Permanent | None:
+def refused_row(exc: DBAPIError) -> Permanent | None:
     """Say which value Postgres refuses, if that is the error; no value is part of the message.
 
     Classes 22 (data) and 23 (integrity) are about rows: https://www.postgresql.org/docs/current/errcodes-appendix.html
@@ -261,7 +316,7 @@ async def within(seconds: float, work: Coroutine[Any, Any, T]) -> T:
     done, _ = await asyncio.wait({task}, timeout=seconds)
     if not done:
         task.cancel()
-        raise Transient("database_slow", f"Postgres did not answer within {seconds:g} s")
+        raise refusal() or Transient("database_slow", f"Postgres did not answer within {seconds:g} s")
     return task.result()
 
 

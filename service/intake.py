@@ -23,6 +23,7 @@ from service.jobs.waiting import Job
 from service.metrics import IGNORED_EVENTS, event_type_label
 from service.models import IgnoredWebhook, QuarantinedWebhook
 from service.operations import OperatorAction
+from service.pool import refusal
 from service.resources import Resources
 from service.zendesk import payloads, reading
 from service.zendesk.body import Unreadable
@@ -84,7 +85,7 @@ async def accept(
                 {**_request(headers, body), "signature_hash": signature_hash, "late": late},
             )
     except TimeoutError:
-        raise Transient("database_slow", "Postgres did not confirm it in time.") from None
+        raise refusal() or Transient("database_slow", "Postgres did not confirm it in time.") from None
 
 
 def invocation_of(headers: Mapping[str, str]) -> str:

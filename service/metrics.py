@@ -22,7 +22,7 @@ WEBHOOKS = Counter("holdfast_webhooks_total", "Webhooks by what we answered", ["
 for _outcome in (
     *("accepted", "duplicate", "ignored", "quarantined", "signature_missing", "signature_mismatch"),
     *("timestamp_missing", "timestamp_malformed", "overloaded", "database_slow", "database_unavailable"),
-    "database_read_only",
+    *("database_read_only", "database_too_many_connections"),
 ):  # an alert sees a counter's first step only if it was there before
     WEBHOOKS.labels(_outcome)
 IGNORED_EVENTS = Counter("holdfast_ignored_events_total", "Events of types that we do not use", ["type"])
@@ -111,6 +111,12 @@ POOL_IN_USE = Gauge(
 )
 POOL_WAITING = Gauge(
     "holdfast_database_pool_waiting", "Statements that wait for a connection", multiprocess_mode="livesum"
+)
+POOL_OPEN = Gauge(
+    "holdfast_database_pool_open", "Connections to Postgres that are open", multiprocess_mode="livesum"
+)
+POOL_REFUSALS = Counter(
+    "holdfast_database_refusals_total", "Connections that Postgres refused because too many are open"
 )
 # ── Zendesk's API
 ZENDESK_CALLS = Counter(

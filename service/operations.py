@@ -14,7 +14,7 @@ RETRY_STATUSES = ("running", "done", "cancelled")
 RETRY_OUTCOMES = ("repaired", "failed_again", "superseded")
 CAUSES = (
     *("failures", "quarantine", "waiting", "silence", "signatures", "workers", "no_worker", "sync"),
-    "reconciliation",
+    *("reconciliation", "credentials", "zendesk", "connections"),
 )
 CHANNELS = ("mail", "slack", "webhook")
 NEWS = ("opened", "resolved")

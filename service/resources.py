@@ -16,7 +16,15 @@ from service.bell import create_redis
 from service.coalesce import Coalesce
 from service.config.reading import NEEDED, complaint, read_settings
 from service.config.settings import Settings
-from service.database import GOODBYE_SECONDS, close_engine, create_engine, run
+from service.database import (
+    COMMAND,
+    GOODBYE_SECONDS,
+    WORKER,
+    close_engine,
+    create_engine,
+    look_after_pool,
+    run,
+)
 from service.dispatch import Dispatcher
 from service.download.transfer import open_session
 from service.egress import Egress
@@ -94,11 +102,13 @@ def judge(settings: Settings) -> None:
 
 
 @asynccontextmanager
-async def open_resources(settings: Settings) -> AsyncIterator[Resources]:
+async def open_resources(settings: Settings, process: str = WORKER) -> AsyncIterator[Resources]:
     """Open everything, lazily where it is a connection: what is away at start may come back.
 
-    Needs the settings named in NEEDED.
+    Needs the settings named in NEEDED. `process` is the name of its connections; a command gets one to
+    Postgres and two to Redis, whatever the settings say.
     """
+    is_command = process == COMMAND
     database_url, storage_url = settings.database_url, settings.storage_url
     assert database_url and storage_url  # noqa: PT018, S101 the door asked for NEEDED
     account = account_of(settings)
@@ -109,17 +119,19 @@ async def open_resources(settings: Settings) -> AsyncIterator[Resources]:
         traces = await stack.enter_async_context(open_traces(settings.traces_url))
         engine = create_engine(
             database_url.get_secret_value(),
-            pool_size=settings.database_pool_size,
+            pool_size=1 if is_command else settings.database_pool_size,
             seconds=settings.database_seconds,
+            name=process,
         )
         stack.push_async_callback(close_engine, engine)
+        await stack.enter_async_context(background(lambda: look_after_pool(engine)))
         coalesce = Coalesce(
             lambda statement, items: run(
                 engine, settings.database_seconds, lambda conn: statement(conn, items)
             )
         )
         stack.push_async_callback(coalesce.close, GOODBYE_SECONDS)
-        redis = create_redis(settings.redis_dsn, pool_size=settings.redis_pool_size)
+        redis = create_redis(settings.redis_dsn, pool_size=2 if is_command else settings.redis_pool_size)
         stack.push_async_callback(redis.aclose, close_connection_pool=True)
         dispatcher = Dispatcher(engine, redis)
         await stack.enter_async_context(background(dispatcher.run))
@@ -149,6 +161,15 @@ async def open_resources(settings: Settings) -> AsyncIterator[Resources]:
             ),
             slots=asyncio.Semaphore(settings.downloads_per_process),
         )
+
+
+def told_at_start(settings: Settings, processes: int, redis_pools: int = 1) -> dict[str, int]:
+    """Say in a log line how many connections these processes may open together."""
+    return {
+        "processes": processes,
+        "most_database_connections": processes * settings.database_pool_size,
+        "most_redis_connections": processes * redis_pools * settings.redis_pool_size,
+    }
 
 
 @asynccontextmanager

@@ -29,7 +29,7 @@ from service.reconcile.hourly import minute, reconcile_when_told
 from service.reconcile.verify import verify_for_ever
 from service.recovery import bulk, outcomes
 from service.recovery.sweep import sweep_for_ever
-from service.resources import background, open_resources, read_settings_for_resources
+from service.resources import background, open_resources, read_settings_for_resources, told_at_start
 from service.sync.attempt import sync
 from service.sync.sweep import drop_for_ever, sync_for_ever
 from service.takeover.lists import read_lists_for_ever
@@ -63,6 +63,7 @@ async def start(ctx: dict[str, Any]) -> None:
     """Open what the steps need, and begin to sweep and to renew leases."""
     settings: Settings = ctx["settings"]
     logs.configure(settings.log_format, settings.log_level, report)
+    log.info("worker_starting", **told_at_start(settings, 1, redis_pools=2))
     raise_file_limit()
     known = await asyncio.to_thread(lambda: {"version": version(), "commit": commit()})
     log.info("started", process="worker", **known)

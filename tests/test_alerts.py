@@ -202,6 +202,23 @@ def test_of_every_cause_it_can_be_told_that_it_is_over(cause: str) -> None:
     )
 
     assert told.title == "Over: It broke"
+    assert "It is over." not in told.text, "there are better words"
+
+
+async def test_every_cause_that_the_code_finds_can_be_recorded(
+    settings: Settings, database: asyncpg.Connection
+) -> None:
+    """A cause that the database refuses would keep all other alerts off the record, too."""
+    token = {"zendesk_oauth_client_id": None, "zendesk_oauth_token": SecretStr("fixed-token-of-the-tests")}
+    async with open_resources(settings.model_copy(update=token)) as res:
+        await look_once(res)
+        [alert] = (await list_alerts(res.engine)).alerts
+    for cause in CAUSES:
+        await database.execute(
+            "INSERT INTO alerts (cause, key, count, summary, detail) VALUES ($1, 'a', 1, 'b', 'c')", cause
+        )
+
+    assert alert.cause == "credentials"
 
 
 async def test_more_of_the_same_raise_the_count_and_tell_nobody(

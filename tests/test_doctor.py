@@ -186,7 +186,7 @@ async def test_more_connections_than_postgres_has_are_found(settings: Settings) 
     check = (await examined(settings, database_pool_size=30, web_concurrency=4))["connections"]
 
     assert check.ok is False
-    assert check.found.startswith("5 processes may take 30 each, ")
+    assert check.found.startswith("4 web and 1 worker processes may open 30 each, a release and a command 1")
     assert "DATABASE_POOL_SIZE" in check.advice
 
 

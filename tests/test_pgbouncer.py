@@ -102,7 +102,7 @@ async def test_from_webhook_to_stored_file_under_load_with_fewer_connections_tha
         await client.get("/api/v1/emails?status=completed")
         await client.get("/api/v1/stats")
         servers = await database.fetchval(
-            "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'holdfast'"
+            "SELECT count(*) FROM pg_stat_activity WHERE application_name LIKE 'holdfast%'"
         )
 
     assert {(end["processing_status"], end["retry_count"]) for end in ends} == {("completed", 0)}

@@ -953,7 +953,7 @@ async def test_connections_that_postgres_ended_itself_are_not_noticed(
         for _ in range(3):
             await asyncio.gather(*(client.send(zendesk.payload()) for _ in range(30)))
             await database.fetch(
-                "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity WHERE application_name = 'holdfast'"
+                "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity WHERE application_name LIKE 'holdfast%'"
             )
         await client.send(zendesk.payload())
 
@@ -995,7 +995,7 @@ async def locked(database_url: str) -> AsyncIterator[asyncpg.Connection]:
 
 async def backends(connection: asyncpg.Connection) -> int:
     number: int = await connection.fetchval(
-        "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'holdfast'"
+        "SELECT count(*) FROM pg_stat_activity WHERE application_name LIKE 'holdfast%'"
     )
     return number
 

@@ -8,10 +8,16 @@ from service.alerts import credentials, failures, quarantine, reconciliation, si
 from service.alerts.finding import Finding, Open, clean, clock, number
 from service.alerts.record import Pass
 from service.config.settings import Settings
+from service.pool import ADVICE, Usage, usage
 
 
-async def look(conn: AsyncConnection, settings: Settings, turn: Pass, opened: Open) -> list[Finding]:
-    """Find what is the matter now; each statement reads a bounded number of rows by an index."""
+async def look(
+    conn: AsyncConnection, settings: Settings, turn: Pass, opened: Open, *, refused: bool = False
+) -> list[Finding]:
+    """Find what is the matter now; each statement reads a bounded number of rows by an index.
+
+    `refused` says that Postgres refused this process a connection within the last minute.
+    """
     newest, now = await silence.newest_arrival(conn)
     limit = timedelta(seconds=settings.alert_waiting_seconds)
     findings = [
@@ -23,6 +29,7 @@ async def look(conn: AsyncConnection, settings: Settings, turn: Pass, opened: Op
         *await credentials.find_waiting(conn, limit, now),
         *await silence.find(conn, newest, now, settings.alert_silence_seconds, opened),
         *await reconciliation.find(conn, settings.reconcile_hours),
+        *_of_connections(await usage(conn), refused=refused),
     ]
     if settings.sync_url:
         findings += await syncs.find(conn, limit, now)
@@ -42,3 +49,13 @@ async def look(conn: AsyncConnection, settings: Settings, turn: Pass, opened: Op
             Finding("signatures", "", turn.bad_signatures, "Webhooks have no good signature", detail)
         )
     return findings
+
+
+def _of_connections(now: Usage, *, refused: bool) -> list[Finding]:
+    """Find that Postgres has no connection left for a release or a command."""
+    if not (refused or now.is_full):
+        return []
+    said = "Postgres refused connections within the last minute." if refused else "Postgres has none left."
+    detail = f"{said} Connections: {clean(str(now))}.\nWhat to do: {ADVICE}."
+    count = sum(now.held.values())
+    return [Finding("connections", "", count, "Postgres has too few connections", detail)]

@@ -23,8 +23,14 @@ _OVER = {
     "workers": "All workers are there, or others in their place.",
     "no_worker": "There is a worker again, or nothing is due.",
     "sync": "No finished e-mail waits for so long any more, and none is left whose sync failed within the last 24 hours.",
+    "credentials": "The credentials for Zendesk are an OAuth client.",
+    "zendesk": "No e-mail waits for Zendesk's API for so long any more.",
+    "connections": "Postgres has connections again.",
     "reconciliation": "What is there is compared again, and it is as it is on record.",
 }
+
+# Of a cause that a newer version knows, after a rollback.
+_ENDED = "It is over."
 
 
 def compose(delivery: Delivery, public_url: str | None) -> Notice:
@@ -34,7 +40,10 @@ def compose(delivery: Delivery, public_url: str | None) -> Notice:
     lines = [delivery.detail, f"Since {clock(delivery.opened_at)}."]
     if is_over and delivery.resolved_at:
         lasted = duration(delivery.resolved_at - delivery.opened_at)
-        lines = [_OVER[delivery.cause], f"It began at {clock(delivery.opened_at)} and lasted {lasted}."]
+        lines = [
+            _OVER.get(delivery.cause, _ENDED),
+            f"It began at {clock(delivery.opened_at)} and lasted {lasted}.",
+        ]
     elif base and delivery.email_id is not None:
         lines.append(f"The example: {base}/emails/{delivery.email_id}")
     if not base:

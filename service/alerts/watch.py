@@ -13,7 +13,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from service.alerts import record
 from service.alerts.causes import look
 from service.alerts.send import channels, deliver_for_ever
-from service.database import run
+from service.database import pool_of, run
 from service.errors import Transient
 from service.metrics import ALERT_DELIVERIES, ALERTS
 from service.resources import Resources, background
@@ -66,7 +66,10 @@ async def look_once(res: Resources) -> bool:
     if turn is None:
         return False
     opened = await _run(res, record.open_alerts)
-    findings = await run(res.engine, LOOK_SECONDS, lambda conn: look(conn, res.settings, turn, opened))
+    refused = pool_of(res.engine).was_refused
+    findings = await run(
+        res.engine, LOOK_SECONDS, lambda conn: look(conn, res.settings, turn, opened, refused=refused)
+    )
     told = channels(res.settings)
     for cause in await _run(res, lambda conn: record.note_findings(conn, turn, findings, told)):
         ALERTS.labels(cause).inc()

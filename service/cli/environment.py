@@ -74,6 +74,7 @@ def with_resources(work: "Callable[[Resources], Awaitable[T]]") -> T:
     """Run one piece of work over the service's resources; its errors are one line, exit code 1."""
     import structlog
 
+    from service.database import COMMAND
     from service.resources import open_resources, read_settings_for_resources
 
     structlog.configure(
@@ -82,7 +83,7 @@ def with_resources(work: "Callable[[Resources], Awaitable[T]]") -> T:
     )
 
     async def work_with() -> T:
-        async with open_resources(read_settings_for_resources()) as res:
+        async with open_resources(read_settings_for_resources(), COMMAND) as res:
             return await work(res)
 
     return run(work_with())

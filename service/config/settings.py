@@ -164,9 +164,9 @@ class Settings(AlertSettings, ObservingSettings, SyncSettings):
         examples=["worker.1"],
     )
 
-    database_pool_size: int = Field(10, ge=1, description="connections to Postgres of one process")
+    database_pool_size: int = Field(4, ge=1, description="most connections to Postgres of one process")
     database_seconds: float = Field(5, gt=0, description="budget of one request for Postgres")
-    redis_pool_size: int = Field(20, ge=2, description="connections to Redis of one process")
+    redis_pool_size: int = Field(3, ge=2, description="most connections to Redis of one pool")
     fault_points: Path | None = Field(
         None, description="directory by which a drill kills processes; never in production"
     )

@@ -5,7 +5,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import replace
 
 from service.doctor.clocks import check_clock_of_postgres, check_clock_of_redis
-from service.doctor.findings import Check, probe
+from service.doctor.findings import CONNECTIONS, Check, probe
 from service.doctor.postgres import (
     check_connections,
     check_migrations,
@@ -69,7 +69,7 @@ async def check_storage(res: Resources) -> Check:
 _PROBES: tuple[tuple[str, Callable[[Resources], Awaitable[Check]], str], ...] = (
     ("postgres", check_postgres, _POSTGRES),
     ("migrations", check_migrations, _POSTGRES),
-    ("connections", check_connections, _TABLES),
+    (CONNECTIONS, check_connections, _TABLES),
     ("redis", check_redis, _REDIS),
     ("eviction", check_eviction, _REDIS),
     ("storage", check_storage, _STORAGE),

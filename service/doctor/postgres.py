@@ -1,15 +1,18 @@
 """Look at Postgres: its version, its tables, whether it has enough connections, and what waits in it."""
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
 from sqlalchemy import Row, text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from service.database import check_writable, connect, is_pooled, run, within
-from service.doctor.findings import SECONDS, Check
+from service.config.settings import Settings
+from service.database import WEB, check_writable, connect, is_pooled, run, within
+from service.doctor.findings import CONNECTIONS, SECONDS, Check
 from service.errors import Transient
 from service.migrations.revisions import Standing, look
+from service.pool import ADVICE, Usage, usage
 from service.queries import overview
 from service.queries.verdict import duration
 from service.queries.workers import WorkerView, workers_of
@@ -21,17 +24,8 @@ _READ_ONLY = (
     "let DATABASE_URL lead to the primary, or name all servers in it and add target_session_attrs=read-write;"
     " or turn default_transaction_read_only off"
 )
-# Who is no superuser sees of other roles' sessions neither the name nor the kind: they count as others'.
-_CONNECTIONS = text("""
-    SELECT current_setting('max_connections')::int - current_setting('superuser_reserved_connections')::int
-        - coalesce(current_setting('reserved_connections', true)::int, 0) AS usable,
-        (SELECT nullif(rolconnlimit, -1) FROM pg_roles WHERE rolname = current_user) AS of_role,
-        (SELECT nullif(datconnlimit, -1) FROM pg_database WHERE datname = current_database()) AS of_database,
-        (
-            SELECT count(*) FROM pg_stat_activity
-            WHERE datid IS NOT NULL AND coalesce(application_name, '') <> 'holdfast'
-        ) AS others
-""")
+# Of a release and of a command that somebody runs meanwhile.
+_SPARE = 2
 
 
 async def check_postgres(res: Resources) -> Check:
@@ -70,18 +64,26 @@ async def check_migrations(res: Resources) -> Check:
 
 async def check_connections(res: Resources) -> Check:
     if await _is_pooled(res.engine):
-        return Check("connections", True, "shared by the pooler before Postgres")
-    row = await _row(res.engine, _CONNECTIONS)
+        return Check(CONNECTIONS, True, "shared by the pooler before Postgres")
     alive = [worker for worker in await _workers(res.engine) if worker.state == "alive"]
-    settings = res.settings
-    processes = settings.web_concurrency + max(1, len(alive))
-    wanted = processes * settings.database_pool_size
-    free = min(
-        limit for limit in (row.usable - row.others, row.of_role, row.of_database) if limit is not None
+    return judge_connections(res.settings, max(1, len(alive)), await run(res.engine, SECONDS, usage))
+
+
+def judge_connections(settings: Settings, workers: int, now: Usage) -> Check:
+    """Compare the connections that all processes may open with those that the server allows."""
+    size, free = settings.database_pool_size, now.limit - now.others
+    # Further web dynos are known by what they hold.
+    web = max(settings.web_concurrency, math.ceil(now.held.get(WEB, 0) / size))
+    wanted = (web + workers) * size + _SPARE
+    found = (
+        f"{web} web and {workers} worker processes may open {size} each,"
+        f" a release and a command 1 each: {wanted} in all, {free} are available; {now}"
     )
-    found = f"{processes} processes may take {settings.database_pool_size} each, {free} are to be had"
-    advice = "lower DATABASE_POOL_SIZE, raise max_connections, or put PgBouncer before Postgres"
-    return Check("connections", wanted <= free, found, "" if wanted <= free else advice)
+    if wanted <= free:
+        return Check(CONNECTIONS, None if now.is_full else True, found, ADVICE if now.is_full else "")
+    fitting = (free - _SPARE) // (web + workers)
+    least = f"set DATABASE_POOL_SIZE={fitting}; or " if fitting > 1 else ""
+    return Check(CONNECTIONS, False, found, f"{least}{ADVICE}")
 
 
 async def check_workers(res: Resources) -> Check:

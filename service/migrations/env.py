@@ -9,17 +9,21 @@ import asyncpg
 from alembic import context
 from sqlalchemy import Connection, event, func, select, text
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
-from sqlalchemy.ext.asyncio import AsyncConnection
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from service.config.reading import read_settings
-from service.database import check_writable, create_engine, is_pooled, reason_of
+from service.database import RELEASE, check_writable, create_engine, is_pooled, reason_of
 from service.errors import SettingsError
 from service.migrations import revisions
 from service.operations import TABLES
+from service.pool import TooManyConnections, refusal
 
 # Any fixed number: whoever holds this advisory lock migrates, the others wait for it.
 MIGRATION_LOCK = 4_710_023
-CONNECT_SECONDS = 20
+# While Postgres refuses connections because too many are open, an idle one may soon be closed.
+SLOT_SECONDS = 60
+CONNECT_SECONDS = SLOT_SECONDS + 20
+INDEX_SECONDS = 600
 
 # Whoever comes after a waiting ALTER TABLE waits behind it: no write shall wait for a second.
 LOCK_SECONDS = 0.5
@@ -143,11 +147,14 @@ async def send_vacuum_away(connection: AsyncConnection) -> None:
 async def main() -> None:
     settings, patience = read_settings("database_url"), read_patience()
     assert settings.database_url  # noqa: S101 read_settings saw to it
-    engine = create_engine(settings.database_url.get_secret_value(), pool_size=1, seconds=300)
+    url = settings.database_url.get_secret_value()
+    engine = create_engine(
+        url, pool_size=1, seconds=SLOT_SECONDS, statement_seconds=INDEX_SECONDS, name=RELEASE
+    )
     async with AsyncExitStack() as stack:
         stack.push_async_callback(engine.dispose)
-        async with asyncio.timeout(CONNECT_SECONDS):
-            connection = await stack.enter_async_context(engine.connect())
+        connection = await connect_patiently(engine)
+        stack.push_async_callback(connection.close)
         if await is_pooled(connection) and read_option("pooled", "no") != "yes":
             raise SettingsError(POOLED)
         await connection.execution_options(isolation_level="READ COMMITTED")
@@ -160,6 +167,16 @@ async def main() -> None:
         event.listen(connection.sync_connection, "begin", bound)
         await migrate_patiently(connection, patience)
         await connection.commit()
+
+
+async def connect_patiently(engine: AsyncEngine) -> AsyncConnection:
+    """Connect; wait up to SLOT_SECONDS where too many connections are open."""
+    async with asyncio.timeout(CONNECT_SECONDS):
+        connecting = asyncio.create_task(engine.connect().start())
+        await asyncio.wait({connecting}, timeout=1)
+        if not connecting.done() and refusal():
+            say(f"Too many connections are open: waiting up to {SLOT_SECONDS} s for Postgres to give one.")
+        return await connecting
 
 
 def read_patience() -> int:
@@ -198,6 +215,8 @@ try:
     print_sql() if context.is_offline_mode() else asyncio.run(main())
 except SettingsError as exc:
     end(str(exc), 2)
+except TooManyConnections as exc:
+    end(str(exc), 1)
 except TimeoutError:
     end("Postgres cannot be reached, or did not end a statement in ten minutes (look at DATABASE_URL)", 1)
 except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError) as exc:

@@ -9,7 +9,7 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from service.config.settings import Settings
-from service.database import refusal, run
+from service.database import refused_row, run
 from service.dispatch import job_id
 from service.errors import HoldfastError
 from service.jobs import running, waiting
@@ -70,14 +70,14 @@ async def _rescue(conn: AsyncConnection, settings: Settings) -> int:
     try:
         return await running.rescue(conn, BATCH, settings.lease, settings.sync_status)
     except DBAPIError as exc:
-        if refusal(exc) is None:
+        if refused_row(exc) is None:
             raise
     rescued = 0
     for email_id in await running.expired(conn, BATCH):
         try:
             rescued += await running.rescue_one(conn, email_id, settings.lease, settings.sync_status)
         except DBAPIError as exc:
-            if not (why := refusal(exc)):
+            if not (why := refused_row(exc)):
                 raise
             log.warning("rescue_refused", email=email_id, code=why.code, reason=why.message)
     return rescued

@@ -69,6 +69,7 @@ class Probe(BaseModel):
     ok: bool
     milliseconds: float | None = Field(None, description="if it is there")
     error: str | None = Field(None, description="if it is not")
+    detail: str | None = Field(None, description="what to do, where Postgres refuses connections")
 
 
 class Readiness(View):

@@ -7,6 +7,7 @@ from aiohttp import web
 
 from service.alerts.watch import alerting
 from service.config.settings import Settings
+from service.database import WEB
 from service.resources import open_resources
 from service.web import auth, bodies, exchange, health, middleware, webhook
 from service.web.dashboard.routes import add_dashboard
@@ -20,7 +21,7 @@ def create_app(settings: Settings) -> web.Application:
     app = web.Application(middlewares=[middleware.problems, webhook.any_spelling, auth.guard])
     app[bodies.LOAD] = bodies.Load()
     app.on_response_prepare.append(middleware.add_headers)
-    app[exchange.TURNS] = asyncio.Semaphore(max(1, settings.database_pool_size // 2))
+    app[exchange.TURNS] = asyncio.Semaphore(_turns(settings.database_pool_size))
     app[auth.REFUSALS] = auth.Refusals()
     app[auth.OPEN_PATHS] = frozenset(way.path for way in (*API, *PAGES) if way.is_open)
     for way in (*API, *PAGES):
@@ -29,7 +30,7 @@ def create_app(settings: Settings) -> web.Application:
             app.router.add_route("HEAD", way.path, way.handler)
 
     async def resources(app: web.Application) -> AsyncIterator[None]:
-        async with open_resources(settings) as res, alerting(res):
+        async with open_resources(settings, WEB) as res, alerting(res):
             app[RES] = res
             yield
 
@@ -37,3 +38,8 @@ def create_app(settings: Settings) -> web.Application:
     app.cleanup_ctx.append(health.open_answers)
     add_dashboard(app)
     return app
+
+
+def _turns(pool_size: int) -> int:
+    """Return how many connections pages and the API may use: half, and two less than all, for webhooks use two."""
+    return max(1, pool_size - max(2, pool_size // 2))

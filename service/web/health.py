@@ -11,10 +11,11 @@ from aiohttp import web
 from prometheus_client import CONTENT_TYPE_LATEST
 
 from service.bell import reason_of
-from service.database import connect, within
+from service.database import connect, pool_of, within
 from service.differences import Differences, open_differences
 from service.errors import HoldfastError, certificate_problem
 from service.exposition import exposition
+from service.pool import TOO_MANY
 from service.queries import overview
 from service.queries.overview import Stats
 from service.queries.workers import metrics_of_workers
@@ -88,7 +89,7 @@ async def probe_all(
 ) -> Mapping[str, Mapping[str, object]]:
     """Say of each thing that we depend on, and of targets, whether it answers in time."""
     probes = {
-        "database": _probe(within(PROBE_SECONDS, overview.ping(res.engine))),
+        "database": _probe_database(res),
         "redis": _probe(res.redis.ping()),
         "storage": _probe(objects.check(res.storage)),
         **{
@@ -98,6 +99,13 @@ async def probe_all(
         },
     }
     return dict(zip(probes, await asyncio.gather(*probes.values()), strict=True))
+
+
+async def _probe_database(res: Resources) -> dict[str, object]:
+    """Also say, where this process works with the connections that it has, that Postgres refuses it another one."""
+    found = await _probe(overview.ping(res.engine), PROBE_SECONDS + 1)  # it has a budget of its own
+    pool = pool_of(res.engine)
+    return {**found, "detail": pool.complaint().message} if found["ok"] and pool.was_refused else found
 
 
 async def metrics(request: web.Request) -> web.Response:
@@ -125,7 +133,9 @@ async def _probe(check: Awaitable[object], seconds: float = PROBE_SECONDS) -> di
         async with asyncio.timeout(seconds):
             await check
     except HoldfastError as exc:
-        return {"ok": False, "error": exc.message if certificate_problem(exc) else exc.code}
+        # Other messages may name what a stranger need not know: this path needs no token.
+        told = {"detail": exc.message} if exc.code == TOO_MANY else {}
+        return {"ok": False, "error": exc.message if certificate_problem(exc) else exc.code, **told}
     except Exception as exc:  # noqa: BLE001 whatever it is, it is the answer
         return {"ok": False, "error": reason_of(exc)}
     return {"ok": True, "milliseconds": round(1000 * (time.monotonic() - began), 1)}

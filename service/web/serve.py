@@ -13,7 +13,7 @@ from aiohttp import web
 from service import logs
 from service.config.settings import Settings
 from service.limits import raise_file_limit
-from service.resources import background
+from service.resources import background, told_at_start
 from service.telemetry.sentry import report
 from service.version import commit, version
 from service.watchdog import watch
@@ -39,6 +39,7 @@ log = structlog.get_logger()
 def serve(settings: Settings, sockets: Sequence[socket.socket]) -> None:
     """Serve until SIGTERM or SIGINT; then accept nothing new and finish what is under way."""
     logs.configure(settings.log_format, settings.log_level, report)
+    log.info("web_starting", **told_at_start(settings, settings.web_concurrency))
     raise_file_limit()
     log.info("started", process="web", version=version(), commit=commit())
     gc.freeze()  # what was loaded stays: no collection looks at it again, and no process needs a copy of it

@@ -184,5 +184,5 @@ async def _postgres(ground: Ground) -> AsyncIterator[asyncpg.Connection]:
 
 async def _terminate_all(postgres: asyncpg.Connection) -> None:
     await postgres.execute(
-        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'holdfast'"
+        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name LIKE 'holdfast%'"
     )

@@ -36,9 +36,19 @@ async def look(res: Resources) -> Sequence[Light]:
     untried = [target.name for target in res.targets if not target.can_be_tried]
     return [
         *(
-            Light(_name(name), True, f"{probe['milliseconds']} ms")
+            Light(
+                _name(name),
+                None if "detail" in probe else True,
+                f"{probe['milliseconds']} ms",
+                str(probe.get("detail", "")),
+            )
             if probe["ok"]
-            else Light(_name(name), False, str(probe["error"]), _ADVICE.get(name, _TARGET))
+            else Light(
+                _name(name),
+                False,
+                str(probe["error"]),
+                str(probe.get("detail") or _ADVICE.get(name, _TARGET)),
+            )
             for name, probe in probes.items()
         ),
         *(
