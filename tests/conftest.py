@@ -26,6 +26,7 @@ from service.local.zendesk import Zendesk
 from service.resources import Resources, open_resources
 from service.web.app import create_app
 from service.web.keys import RES
+from service.web.prefix import Runner
 from service.worker import worker_settings
 from tests.s3 import ACCESS_KEY, SECRET, Bucket, proxied, s3
 
@@ -251,7 +252,7 @@ async def serving(
     """Run the web server as `serve` does; aiohttp's TestServer would cancel a handler whose client leaves."""
     app = create_app(settings)
     app.add_routes(routes)
-    runner = web.AppRunner(app, access_log=None, shutdown_timeout=2, auto_decompress=False)
+    runner = Runner(app, access_log=None, shutdown_timeout=2, auto_decompress=False)
     async with ClientSession() as session:
         await runner.setup()
         await web.TCPSite(runner, "127.0.0.1", 0).start()
