@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import signal
 import sys
 import warnings
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
@@ -40,6 +41,9 @@ TABLES = (
 
 # Processes of ours that the tests start compile what they load once, and not each of them anew.
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+
+# In a shell's background Ctrl-C is ignored, also by all that is started from there; here tests press it.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # A machine that is busy says nothing about what is drawn or tried.
 hypothesis.settings.register_profile(
