@@ -24,6 +24,7 @@ _OVER = {
     "no_worker": "There is a worker again, or nothing is due.",
     "sync": "No finished e-mail waits for so long any more, and none is left whose sync failed within the last 24 hours.",
     "reconciliation": "What is there is compared again, and it is as it is on record.",
+    "reconciliation restored": "It was told for a day. What was not brought back is missing still.",
 }
 
 
@@ -34,7 +35,8 @@ def compose(delivery: Delivery, public_url: str | None) -> Notice:
     lines = [delivery.detail, f"Since {clock(delivery.opened_at)}."]
     if is_over and delivery.resolved_at:
         lasted = duration(delivery.resolved_at - delivery.opened_at)
-        lines = [_OVER[delivery.cause], f"It began at {clock(delivery.opened_at)} and lasted {lasted}."]
+        over = _OVER.get(f"{delivery.cause} {delivery.key}") or _OVER[delivery.cause]
+        lines = [over, f"It began at {clock(delivery.opened_at)} and lasted {lasted}."]
     elif base and delivery.email_id is not None:
         lines.append(f"The example: {base}/emails/{delivery.email_id}")
     if not base:
