@@ -38,6 +38,8 @@ async def beating(res: Resources) -> AsyncIterator[None]:
         background(lambda: _beat_here_for_ever(res.settings.worker_name)),
     ):
         yield
+    with suppress(OSError):
+        await asyncio.to_thread(alive.end, res.settings.worker_name)
     mine = tuple_(WorkerHeartbeat.name, WorkerHeartbeat.pid) == tuple_(*name.values())
     stopped = update(WorkerHeartbeat).where(mine).values(stopped_at=func.now(), seen_at=func.now(), jobs=0)
     await _write(res, stopped, GOODBYE_SECONDS)
@@ -57,18 +59,14 @@ async def _beat_for_ever(res: Resources, name: dict[str, Any]) -> None:
 async def _beat_here_for_ever(name: str) -> None:
     """Beat for a probe on this machine, which is to see that this event loop turns, whatever else is away."""
     is_told = False
-    try:
-        while True:
-            try:
-                await asyncio.to_thread(alive.beat, name)
-            except OSError as exc:
-                if not is_told:
-                    log.warning("heartbeat_not_written", path=alive.path_of(name), error=exc.strerror)
-                is_told = True
-            await asyncio.sleep(alive.BEAT_SECONDS)
-    finally:
-        with suppress(OSError):
-            alive.end(name)
+    while True:
+        try:
+            await asyncio.to_thread(alive.beat, name)
+        except OSError as exc:
+            if not is_told:
+                log.warning("heartbeat_not_written", path=alive.path_of(name), error=exc.strerror)
+            is_told = True
+        await asyncio.sleep(alive.BEAT_SECONDS)
 
 
 async def _write(res: Resources, statement: Any, seconds: float) -> bool:  # noqa: ANN401 any that gives no rows

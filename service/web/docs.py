@@ -4,11 +4,11 @@ import asyncio
 import json
 from collections.abc import Callable
 from functools import cache
-from importlib.metadata import version
 from typing import Any
 
 from aiohttp import web
 
+from service.version import version
 from service.web.keys import RES
 from service.web.prefix import prefix_of, with_prefix
 from service.web.rendering import DRAWER, fill, page_headers
@@ -66,4 +66,4 @@ def _told(public_url: str) -> dict[str, Any]:
 def _document(prefix: str) -> dict[str, Any]:
     from service.web import openapi  # noqa: PLC0415 likewise
 
-    return openapi.document(API, version("holdfast"), prefix)
+    return openapi.document(API, version(), prefix)
