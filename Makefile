@@ -7,7 +7,13 @@ COMPILE := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --gen
 # Installed uncompiled, for most of it is never imported: what is imported is compiled then, once.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: demo up drill bench test lint format lock clean
+# What runs on the oldest Python, too: a part of the suite for each part of the service, without drills, browsers,
+# benchmarks, and processes of ours.
+QUICK := $(addprefix tests/test_,api.py bell.py charts.py config.py documents.py download.py egress.py faults.py \
+	flow.py heartbeat.py intake.py jobs.py local_directory.py payloads.py prefix.py process.py reconcile.py restored.py \
+	signature.py storage_disk.py structure.py words.py)
+
+.PHONY: demo up drill bench test test-oldest lint format lock clean
 
 demo: $(VENV)/.ready  ## play a stand-in Zendesk against the whole service
 	@exec $(BIN)/holdfast demo
@@ -23,6 +29,18 @@ bench: $(VENV)/.bench  ## measure Holdfast beside what else one would build; it 
 
 test: lint  ## all that CI runs; the tests wait more than they compute, and so they share two processors well
 	$(BIN)/pytest --numprocesses 4 --maxschedchunk 1
+
+test-oldest: $(VENV)/.ready  ## what is quick of it, on the oldest Python that is here, in an environment of its own
+	@oldest=$$(for candidate in python3.11 python3.12 python3.13 /usr/bin/python3; do \
+		$$candidate -c 'import sys; sys.version_info >= (3, 11) and print(sys.version_info.minor, sys.executable)' 2>/dev/null; \
+	done | sort --numeric-sort | head --lines 1); \
+	if [ -z "$$oldest" ] || [ "$${oldest%% *}" = "$$($(BIN)/python -c 'import sys; print(sys.version_info.minor)')" ]; then \
+		echo "There is no older Python here than that of $(VENV): nothing was run on one."; exit 0; \
+	fi; \
+	$(BIN)/uv venv --quiet --clear --python "$${oldest#* }" $(VENV)-oldest && \
+	$(BIN)/uv pip install --quiet --python $(VENV)-oldest --require-hashes --requirement requirements-dev.txt && \
+	$(BIN)/uv pip install --quiet --python $(VENV)-oldest --no-deps --no-build-isolation --editable . && \
+	$(VENV)-oldest/bin/python -m pytest --numprocesses 2 --quiet $(QUICK)
 
 lint: $(VENV)/.ready
 	$(BIN)/ruff format --check .
@@ -41,10 +59,10 @@ lock: $(VENV)/.ready  ## take the newest versions that pyproject.toml allows
 	$(COMPILE) --upgrade --group bench --constraint requirements-dev.txt --output-file requirements-bench.txt
 
 clean:
-	rm -rf $(VENV) .holdfast .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) $(VENV)-oldest .holdfast .mypy_cache .ruff_cache .pytest_cache .hypothesis
 
 $(VENV)/.ready: requirements-dev.txt pyproject.toml
-	@python=""; for candidate in python3 python3.14 python3.13 python3.12 python3.11 /usr/bin/python3; do \
+	@python=""; for candidate in $(PYTHON) python3 python3.14 python3.13 python3.12 python3.11 /usr/bin/python3; do \
 		if $$candidate -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then \
 			python=$$candidate; break; \
 		fi; \

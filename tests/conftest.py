@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequen
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any, TypeVar, cast
+from uuid import uuid4
 
 import asyncpg
 import hypothesis
@@ -29,6 +30,7 @@ from service.web.app import create_app
 from service.web.keys import RES
 from service.web.prefix import Runner
 from service.worker import worker_settings
+from tests.processes import left_with, wait_for
 from tests.s3 import ACCESS_KEY, SECRET, Bucket, proxied, s3
 
 T = TypeVar("T")
@@ -54,6 +56,19 @@ hypothesis.settings.load_profile("unhurried")
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: item.get_closest_marker("long") is None)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def leaves_no_process() -> Iterator[None]:
+    """Break a session after which a process lives on that it started; each has inherited its mark."""
+    mark = f"HOLDFAST_TESTS={uuid4().hex}"
+    name, _, value = mark.partition("=")
+    os.environ[name] = value
+    yield
+    del os.environ[name]
+    with suppress(AssertionError):  # a browser takes a moment
+        wait_for(lambda: not left_with(mark), seconds=10)
+    assert left_with(mark) == []
 
 
 @pytest.fixture(scope="session")
