@@ -42,7 +42,9 @@ class AlertSettings(BaseSettings):
     """Each channel is on when its address is set; what is the matter is on record without any."""
 
     public_url: str | None = Field(
-        None, description="this service's own address, for links", examples=["https://holdfast.acme.example"]
+        None,
+        description="this service's own address, for links; with a path that others do not have",
+        examples=["https://holdfast.acme.example"],
     )
     alert_email_to: Annotated[tuple[str, ...], NoDecode] = Field(
         (), description="who gets alerts by mail, comma separated", examples=["ops@acme.example"]
