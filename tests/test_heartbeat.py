@@ -137,9 +137,9 @@ async def test_a_probe_sees_a_worker_while_it_lives_without_postgres_and_redis(
 @pytest.mark.parametrize(
     ("content", "complaint"),
     [
-        (f"{os.getpid()} {{now}}", ""),
-        (f"{os.getpid()} {{long_ago}}", f"process {os.getpid()} was last alive "),
-        (f"{os.getpid()} {{before_a_reboot}}", f"process {os.getpid()} was last alive "),
+        ("{pid} {now}", ""),
+        ("{pid} {long_ago}", "was last alive "),
+        ("{pid} {before_a_reboot}", "was last alive "),
         ("99999999 {now}", "process 99999999 has ended"),
         ("", "cannot be read"),
         ("x y z", "cannot be read"),
@@ -147,7 +147,7 @@ async def test_a_probe_sees_a_worker_while_it_lives_without_postgres_and_redis(
 )
 def test_a_probe_says_what_is_wrong_with_a_worker(content: str, complaint: str, here: Path) -> None:
     now = time.monotonic()
-    here.write_text(content.format(now=now, long_ago=now - 31, before_a_reboot=now + 1000))
+    here.write_text(content.format(pid=os.getpid(), now=now, long_ago=now - 31, before_a_reboot=now + 1000))
 
     found = alive.worker_complaint("worker.test")
 

@@ -43,7 +43,7 @@ class AlertSettings(BaseSettings):
 
     public_url: str | None = Field(
         None,
-        description="this service's own address, for links; with a path that others do not have",
+        description="this service's own address, for links; its path is the path prefix",
         examples=["https://holdfast.acme.example"],
     )
     alert_email_to: Annotated[tuple[str, ...], NoDecode] = Field(
