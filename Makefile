@@ -9,9 +9,8 @@ unexport PYTHONDONTWRITEBYTECODE
 
 # What runs on the oldest Python, too: a part of the suite for each part of the service, without drills, browsers,
 # benchmarks, and processes of ours.
-QUICK := $(addprefix tests/test_,api.py bell.py charts.py config.py documents.py download.py egress.py faults.py \
-	flow.py heartbeat.py intake.py jobs.py local_directory.py payloads.py prefix.py process.py reconcile.py restored.py \
-	signature.py storage_disk.py structure.py words.py)
+QUICK := $(addprefix tests/test_,bell.py charts.py documents.py egress.py faults.py flow.py heartbeat.py intake.py \
+	prefix.py process.py restored.py signature.py storage_disk.py structure.py words.py)
 
 .PHONY: demo up drill bench test test-oldest lint format lock clean
 

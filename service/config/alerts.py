@@ -113,7 +113,7 @@ class AlertSettings(BaseSettings):
     @field_validator("public_url")
     @classmethod
     def _has_a_path_of_its_own(cls, value: str | None) -> str | None:
-        parts = urlsplit(value or "")
+        parts = urlsplit(value if value and "://" in value else "")  # else another check says what is missing
         if parts.query or parts.fragment or not _PATH.fullmatch(parts.path):
             raise ValueError("must end with a plain path: letters, digits, - _ . ~ and %, without // and ?")
         first = parts.path.split("/")[1:2]
