@@ -7,7 +7,12 @@ COMPILE := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --gen
 # Installed uncompiled, for most of it is never imported: what is imported is compiled then, once.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: demo up drill bench rehearse test lint format lock dist tag clean
+# What runs on the oldest Python, too: a part of the suite for each part of the service, without drills, browsers,
+# benchmarks, and processes of ours.
+QUICK := $(addprefix tests/test_,bell.py charts.py documents.py egress.py faults.py flow.py heartbeat.py intake.py \
+	prefix.py process.py restored.py signature.py storage_disk.py structure.py words.py)
+
+.PHONY: demo up drill bench rehearse test test-oldest lint format lock dist tag clean
 
 demo: $(VENV)/.ready  ## play a stand-in Zendesk against the whole service
 	@exec $(BIN)/holdfast demo
@@ -26,6 +31,18 @@ rehearse: $(VENV)/.ready  ## deploy, upgrade, roll back and restore as on Heroku
 
 test: lint  ## all that CI runs; the tests wait more than they compute, and so they share two processors well
 	$(BIN)/pytest --numprocesses 4 --maxschedchunk 1
+
+test-oldest: $(VENV)/.ready  ## what is quick of it, on the oldest Python that is here, in an environment of its own
+	@oldest=$$(for candidate in python3.11 python3.12 python3.13 /usr/bin/python3; do \
+		$$candidate -c 'import sys; sys.version_info >= (3, 11) and print(sys.version_info.minor, sys.executable)' 2>/dev/null; \
+	done | sort --numeric-sort | head --lines 1); \
+	if [ -z "$$oldest" ] || [ "$${oldest%% *}" = "$$($(BIN)/python -c 'import sys; print(sys.version_info.minor)')" ]; then \
+		echo "There is no older Python here than that of $(VENV): nothing was run on one."; exit 0; \
+	fi; \
+	$(BIN)/uv venv --quiet --clear --python "$${oldest#* }" $(VENV)-oldest && \
+	$(BIN)/uv pip install --quiet --python $(VENV)-oldest --require-hashes --requirement requirements-dev.txt && \
+	$(BIN)/uv pip install --quiet --python $(VENV)-oldest --no-deps --no-build-isolation --editable . && \
+	$(VENV)-oldest/bin/python -m pytest --numprocesses 2 --quiet $(QUICK)
 
 lint: $(VENV)/.ready
 	$(BIN)/ruff format --check .
@@ -51,10 +68,10 @@ tag: $(VENV)/.ready  ## name this commit by its version, which the CHANGELOG mus
 	grep -q "^## $$version " CHANGELOG.md && git tag --annotate "v$$version" --message "Holdfast $$version"
 
 clean:
-	rm -rf $(VENV) .holdfast .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) $(VENV)-oldest .holdfast .mypy_cache .ruff_cache .pytest_cache .hypothesis
 
 $(VENV)/.ready: requirements-dev.txt pyproject.toml
-	@python=""; for candidate in python3 python3.14 python3.13 python3.12 python3.11 /usr/bin/python3; do \
+	@python=""; for candidate in $(PYTHON) python3 python3.14 python3.13 python3.12 python3.11 /usr/bin/python3; do \
 		if $$candidate -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then \
 			python=$$candidate; break; \
 		fi; \

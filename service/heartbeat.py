@@ -1,9 +1,9 @@
-"""A worker tells that it is alive and what it has counted, in a row of its own."""
+"""A worker tells that it is alive and what it has counted: in a row of its own, and to its machine in a file."""
 
 import asyncio
 import os
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from datetime import timedelta
 from typing import Any
 
@@ -12,6 +12,7 @@ from sqlalchemy import delete, func, select, tuple_, update
 from sqlalchemy.dialects.postgresql import Insert, insert
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from service import alive
 from service.database import run
 from service.errors import HoldfastError
 from service.exposition import text_of_process
@@ -30,10 +31,15 @@ log = structlog.get_logger()
 
 @asynccontextmanager
 async def beating(res: Resources) -> AsyncIterator[None]:
-    """Beat beside the block, and note at its end that this worker stopped; while Postgres is away, only warn."""
+    """Beat beside the block, and note at its end that this worker stopped; what cannot be written only warns."""
     name = {"name": res.settings.worker_name, "pid": os.getpid()}
-    async with background(lambda: _beat_for_ever(res, name)):
+    async with (
+        background(lambda: _beat_for_ever(res, name)),
+        background(lambda: _beat_here_for_ever(res.settings.worker_name)),
+    ):
         yield
+    with suppress(OSError):
+        await asyncio.to_thread(alive.end, res.settings.worker_name)
     mine = tuple_(WorkerHeartbeat.name, WorkerHeartbeat.pid) == tuple_(*name.values())
     stopped = update(WorkerHeartbeat).where(mine).values(stopped_at=func.now(), seen_at=func.now(), jobs=0)
     await _write(res, stopped, GOODBYE_SECONDS)
@@ -48,6 +54,19 @@ async def _beat_for_ever(res: Resources, name: dict[str, Any]) -> None:
         if await _write(res, _beat(row, is_new=is_new), res.settings.database_seconds):
             is_new = False
         await asyncio.sleep(BEAT_SECONDS)
+
+
+async def _beat_here_for_ever(name: str) -> None:
+    """Beat for a probe on this machine, which is to see that this event loop turns, whatever else is away."""
+    is_told = False
+    while True:
+        try:
+            await asyncio.to_thread(alive.beat, name)
+        except OSError as exc:
+            if not is_told:
+                log.warning("heartbeat_not_written", path=alive.path_of(name), error=exc.strerror)
+            is_told = True
+        await asyncio.sleep(alive.BEAT_SECONDS)
 
 
 async def _write(res: Resources, statement: Any, seconds: float) -> bool:  # noqa: ANN401 any that gives no rows

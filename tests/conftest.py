@@ -2,11 +2,13 @@
 
 import asyncio
 import os
+import signal
 import warnings
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any, TypeVar, cast
+from uuid import uuid4
 
 import asyncpg
 import hypothesis
@@ -25,8 +27,10 @@ from service.local.zendesk import Zendesk
 from service.resources import Resources, open_resources
 from service.web.app import create_app
 from service.web.keys import RES
+from service.web.prefix import Runner
 from service.worker import worker_settings
 from tests.forked import Program
+from tests.processes import left_with, wait_for
 from tests.s3 import ACCESS_KEY, SECRET, Bucket, proxied, s3
 
 T = TypeVar("T")
@@ -60,6 +64,9 @@ EMPTY = f"""
 # Processes of ours that the tests start compile what they load once, and not each of them anew.
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
+# In a shell's background Ctrl-C is ignored, also by all that is started from there; here tests press it.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+
 # A machine that is busy says nothing about what is drawn or tried.
 hypothesis.settings.register_profile(
     "unhurried", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
@@ -69,6 +76,19 @@ hypothesis.settings.load_profile("unhurried")
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: item.get_closest_marker("long") is None)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def leaves_no_process() -> Iterator[None]:
+    """Break a session after which a process lives on that it started; each has inherited its mark."""
+    mark = f"HOLDFAST_TESTS={uuid4().hex}"
+    name, _, value = mark.partition("=")
+    os.environ[name] = value
+    yield
+    del os.environ[name]
+    with suppress(AssertionError):  # a browser takes a moment
+        wait_for(lambda: not left_with(mark), seconds=10)
+    assert left_with(mark) == []
 
 
 @pytest.fixture(scope="session")
@@ -280,7 +300,7 @@ async def serving(
     """Run the web server as `serve` does; aiohttp's TestServer would cancel a handler whose client leaves."""
     app = create_app(settings)
     app.add_routes(routes)
-    runner = web.AppRunner(app, access_log=None, shutdown_timeout=2, auto_decompress=False)
+    runner = Runner(app, access_log=None, shutdown_timeout=2, auto_decompress=False)
     async with ClientSession() as session:
         await runner.setup()
         await web.TCPSite(runner, "127.0.0.1", 0).start()

@@ -21,8 +21,9 @@ from service.queries.emails import get_email
 from service.recovery import bulk
 from service.resources import Resources
 from service.storage.objects import put
-from tests.commands import Done, command, terminal, typed
+from tests.commands import command, terminal, typed
 from tests.conftest import ROOT, environment, eventually, working
+from tests.forked import Done
 from tests.targets import SECRET, Receiver, receiver
 
 REASON = "the address at 'files.example' is refused: the host is not among DOWNLOAD_HOSTS"

@@ -25,7 +25,7 @@ from tests.targets import SECRET
 
 NAMES = [
     *("settings", "webhook secret", "API token", "download hosts", "alerts", "fault points"),
-    *("postgres", "migrations", "connections", "redis", "eviction", "storage", "zendesk"),
+    *("postgres", "migrations", "connections", "history", "redis", "eviction", "storage", "zendesk"),
     *("clock of Postgres", "clock of Redis", "workers", "waiting", "sync"),
 ]
 
@@ -121,7 +121,15 @@ async def test_who_is_away_is_named_and_hides_nothing_of_the_others(settings: Se
     postgres = await examined(settings, database_url=SecretStr("postgres://user:hunter2@127.0.0.1:1/name"))
     redis = await examined(settings, redis_url=SecretStr("redis://:hunter2@127.0.0.1:1"))
 
-    of_postgres = {"postgres", "migrations", "connections", "clock of Postgres", "workers", "waiting"}
+    of_postgres = {
+        "postgres",
+        "migrations",
+        "connections",
+        "history",
+        "clock of Postgres",
+        "workers",
+        "waiting",
+    }
     assert {name for name, check in postgres.items() if check.ok is False} == of_postgres
     assert {name for name, check in redis.items() if check.ok is False} == {
         "redis",

@@ -3,16 +3,20 @@
 import asyncio
 import json
 import os
+import subprocess
+import sys
+import time
+from pathlib import Path
 from typing import Any
 
 import asyncpg
 import pytest
 
-from service import logs
+from service import alive, logs
 from service.config.settings import Settings
 from service.heartbeat import beating
 from service.resources import Resources, open_resources
-from tests.conftest import eventually, working
+from tests.conftest import ROOT, Server, eventually, working
 from tests.proxy import before_postgres
 
 
@@ -105,3 +109,90 @@ async def test_while_postgres_is_away_a_worker_only_warns(
             assert await eventually(warned)
 
     assert {line["level"] for line in said} == {"warning"}
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Give the worker a directory of its own for its file, as the probe has it."""
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    return tmp_path / "holdfast-worker.test.alive"
+
+
+async def test_a_probe_sees_a_worker_while_it_lives_without_postgres_and_redis(
+    here: Path, settings: Settings
+) -> None:
+    async with before_postgres(settings) as (proxy, through), open_resources(through) as res:
+        proxy.cut()
+        async with beating(res):
+            while await asyncio.to_thread(alive.worker_complaint, "worker.test"):
+                await asyncio.sleep(0.01)
+        ended = await asyncio.to_thread(alive.worker_complaint, "worker.test")
+
+    assert (
+        ended
+        == f"worker worker.test: there is no {here}; it did not start here, or with another WORKER_NAME or TMPDIR"
+    )
+
+
+@pytest.mark.parametrize(
+    ("content", "complaint"),
+    [
+        ("{pid} {now}", ""),
+        ("{pid} {long_ago}", "was last alive "),
+        ("{pid} {before_a_reboot}", "was last alive "),
+        ("99999999 {now}", "process 99999999 has ended"),
+        ("", "cannot be read"),
+        ("x y z", "cannot be read"),
+    ],
+)
+def test_a_probe_says_what_is_wrong_with_a_worker(content: str, complaint: str, here: Path) -> None:
+    now = time.monotonic()
+    here.write_text(content.format(pid=os.getpid(), now=now, long_ago=now - 31, before_a_reboot=now + 1000))
+
+    found = alive.worker_complaint("worker.test")
+
+    assert bool(found) is bool(complaint)
+    assert complaint in found
+
+
+def test_a_probe_neither_follows_links_nor_waits_for_a_pipe(here: Path, tmp_path: Path) -> None:
+    """Others may put them into /tmp before a worker starts."""
+    (tmp_path / "precious").write_text("kept")
+    here.symlink_to(tmp_path / "precious")
+    with pytest.raises(OSError, match="symbolic"):
+        alive.beat("worker.test")
+    here.unlink()
+    os.mkfifo(here)
+    with pytest.raises(OSError, match="No such device"):
+        alive.beat("worker.test")
+
+    assert (tmp_path / "precious").read_text() == "kept"
+    assert "cannot be read" in alive.worker_complaint("worker.test")
+
+
+def test_a_probe_loads_next_to_nothing(here: Path) -> None:
+    alive.beat("worker.test")
+    words = [sys.executable, "-X", "importtime", "-m", "service", "alive", "worker"]
+    done = subprocess.run(
+        words,
+        cwd=ROOT,
+        env={**os.environ, "WORKER_NAME": "worker.test"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    loaded = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}
+
+    assert (done.returncode, done.stdout) == (0, "worker: alive\n")
+    assert not {"click", "asyncio", "pydantic", "sqlalchemy", "redis", "socket"} & loaded
+
+
+async def test_a_probe_asks_the_web_process(client: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PORT", client.url.rpartition(":")[2])
+
+    found = await asyncio.to_thread(alive.web_complaint)
+    monkeypatch.setenv("PORT", "1")
+    away = await asyncio.to_thread(alive.web_complaint)
+
+    assert found == ""
+    assert away.startswith("web: no answer from 127.0.0.1:1 ")

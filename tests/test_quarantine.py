@@ -23,8 +23,9 @@ from service.intake import Receipt
 from service.local.zendesk import Zendesk
 from service.resources import Resources
 from service.zendesk.signature import ACCOUNT_ID, INVOCATION_ID
-from tests.commands import Done, command
+from tests.commands import command
 from tests.conftest import API_TOKEN, Client, Server, eventually, serving
+from tests.forked import Done
 from tests.proxy import before_postgres
 from tests.test_intake import Case, forget, headers, try_many, written
 from tests.test_webhook import bodies, count

@@ -90,7 +90,18 @@ async def family(settings: Settings, zendesk: Zendesk) -> AsyncIterator[Family]:
         try:
             yield family
         finally:
+            await end(family)
             await asyncio.to_thread(remove_counters, parent.pid)  # a killed parent leaves them behind
+
+
+async def end(family: Family) -> None:
+    """Kill them all: a stopped process would not notice that its parent has ended."""
+    children = await family.children() if family.parent.returncode is None else set()
+    with suppress(ProcessLookupError):
+        family.parent.kill()
+    for child in children:
+        with suppress(ProcessLookupError):
+            os.kill(child, signal.SIGKILL)
 
 
 def remove_counters(parent: int) -> None:

@@ -27,6 +27,7 @@ _OVER = {
     "zendesk": "No e-mail waits for Zendesk's API for so long any more.",
     "connections": "Postgres has connections again.",
     "reconciliation": "What is there is compared again, and it is as it is on record.",
+    "reconciliation restored": "It was told for a day. What was not brought back is missing still.",
 }
 
 # Of a cause that a newer version knows, after a rollback.
@@ -40,10 +41,8 @@ def compose(delivery: Delivery, public_url: str | None) -> Notice:
     lines = [delivery.detail, f"Since {clock(delivery.opened_at)}."]
     if is_over and delivery.resolved_at:
         lasted = duration(delivery.resolved_at - delivery.opened_at)
-        lines = [
-            _OVER.get(delivery.cause, _ENDED),
-            f"It began at {clock(delivery.opened_at)} and lasted {lasted}.",
-        ]
+        over = _OVER.get(f"{delivery.cause} {delivery.key}") or _OVER.get(delivery.cause, _ENDED)
+        lines = [over, f"It began at {clock(delivery.opened_at)} and lasted {lasted}."]
     elif base and delivery.email_id is not None:
         lines.append(f"The example: {base}/emails/{delivery.email_id}")
     if not base:

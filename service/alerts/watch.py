@@ -10,7 +10,7 @@ from typing import TypeVar
 import structlog
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from service.alerts import record
+from service.alerts import record, restored
 from service.alerts.causes import look
 from service.alerts.send import channels, deliver_for_ever
 from service.database import pool_of, run
@@ -65,11 +65,14 @@ async def look_once(res: Resources) -> bool:
     turn = await _run(res, record.begin)
     if turn is None:
         return False
+    mark = await restored.read_mark(res)
     opened = await _run(res, record.open_alerts)
     refused = pool_of(res.engine).was_refused
     findings = await run(
         res.engine, LOOK_SECONDS, lambda conn: look(conn, res.settings, turn, opened, refused=refused)
     )
+    older = await _run(res, lambda conn: restored.find_older(conn, mark))
+    findings += [older] if older else await _run(res, lambda conn: restored.find_open(conn, opened))
     told = channels(res.settings)
     for cause in await _run(res, lambda conn: record.note_findings(conn, turn, findings, told)):
         ALERTS.labels(cause).inc()
@@ -79,6 +82,10 @@ async def look_once(res: Resources) -> bool:
     for channel in await _run(res, record.give_up):
         ALERT_DELIVERIES.labels(channel, "failed").inc()
         log.error("alert_given_up", channel=channel)
+    if older is None or (older.cause, older.key) in opened:  # else it may not be on record yet
+        newest = await _run(res, restored.newest)
+        if newest and newest != mark:
+            await restored.set_mark(res, newest)
     return True
 
 

@@ -13,7 +13,7 @@ from service.cli.demo import demo
 from service.cli.drill import drill
 from service.cli.emails import emails
 from service.cli.failures import failures
-from service.cli.processes import migrate, web, worker
+from service.cli.processes import alive, migrate, web, worker
 from service.cli.quarantine import quarantine
 from service.cli.reconcile import reconcile
 from service.cli.release import release
@@ -40,7 +40,7 @@ SECTIONS = {
         activity,
         tail,
     ),
-    "Run": (web, worker, migrate, release, takeover),
+    "Run": (web, worker, alive, migrate, release, takeover),
     "Try": (up, demo, send, drill),
     "More": (completion,),
 }

@@ -40,6 +40,15 @@ def worker() -> None:
 
 
 @click.command()
+@click.argument("process", type=click.Choice(["web", "worker"]))
+def alive(process: str) -> None:
+    """Say whether the web process or the worker of this machine is alive, for a platform's probe."""
+    from service.alive import main
+
+    main([process])
+
+
+@click.command()
 def migrate() -> None:
     """Bring the database to this version's tables; the same as `alembic upgrade head`."""
     from service.config.reading import read_settings

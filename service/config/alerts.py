@@ -7,17 +7,44 @@ from urllib.parse import urlsplit
 
 from pydantic import Field, SecretStr, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode
+from yarl import URL
 
 from service.config.secret import can_sign
 
 _ADDRESS = re.compile(r"[A-Za-z0-9.!#$%&'*+/=?^_`{|}~-]+@[A-Za-z0-9-]+(\.[A-Za-z0-9-]+)*")
+# It is written into pages, redirects and the path of a cookie.
+_PATH = re.compile(r"(/[A-Za-z0-9_~%-][A-Za-z0-9_.~%-]*)*/?")
+# What the paths of the web server begin with.
+PATHS = frozenset(
+    [
+        "activity",
+        "api",
+        "docs",
+        "emails",
+        "failures",
+        "healthz",
+        "live",
+        "metrics",
+        "openapi.json",
+        "quarantine",
+        "readyz",
+        "reconciliations",
+        "retries",
+        "sign-in",
+        "sign-out",
+        "static",
+        "webhooks",
+    ]
+)
 
 
 class AlertSettings(BaseSettings):
     """Each channel is on when its address is set; what is the matter is on record without any."""
 
     public_url: str | None = Field(
-        None, description="this service's own address, for links", examples=["https://holdfast.acme.example"]
+        None,
+        description="this service's own address, for links; its path is the path prefix",
+        examples=["https://holdfast.acme.example"],
     )
     alert_email_to: Annotated[tuple[str, ...], NoDecode] = Field(
         (), description="who gets alerts by mail, comma separated", examples=["ops@acme.example"]
@@ -83,6 +110,17 @@ class AlertSettings(BaseSettings):
             raise ValueError("names no host, or holds a character that a URL does not")
         return value
 
+    @field_validator("public_url")
+    @classmethod
+    def _has_a_path_of_its_own(cls, value: str | None) -> str | None:
+        parts = urlsplit(value if value and "://" in value else "")  # else another check says what is missing
+        if parts.query or parts.fragment or not _PATH.fullmatch(parts.path):
+            raise ValueError("must end with a plain path: letters, digits, - _ . ~ and %, without // and ?")
+        first = parts.path.split("/")[1:2]
+        if PATHS.intersection(first):  # or nobody could tell whether a proxy stripped it
+            raise ValueError(f"its path may not begin with /{first[0]}, which is a path of Holdfast itself")
+        return value
+
     @field_validator("alert_webhook_secret")
     @classmethod
     def _can_be_decoded(cls, value: SecretStr | None) -> SecretStr | None:
@@ -97,6 +135,11 @@ class AlertSettings(BaseSettings):
         if self.alert_webhook_url and not self.alert_webhook_secret:
             raise ValueError("alert_webhook_secret: missing, ALERT_WEBHOOK_URL needs it")
         return self
+
+    @property
+    def path_prefix(self) -> str:
+        """What stands before every path of ours in a browser, as it is written there; "" is the usual case."""
+        return URL(self.public_url or "").raw_path.rstrip("/")
 
     @property
     def late_after(self) -> timedelta:

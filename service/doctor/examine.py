@@ -8,6 +8,7 @@ from service.doctor.clocks import check_clock_of_postgres, check_clock_of_redis
 from service.doctor.findings import CONNECTIONS, Check, probe
 from service.doctor.postgres import (
     check_connections,
+    check_history,
     check_migrations,
     check_postgres,
     check_waiting,
@@ -70,6 +71,7 @@ _PROBES: tuple[tuple[str, Callable[[Resources], Awaitable[Check]], str], ...] = 
     ("postgres", check_postgres, _POSTGRES),
     ("migrations", check_migrations, _POSTGRES),
     (CONNECTIONS, check_connections, _TABLES),
+    ("history", check_history, _TABLES),
     ("redis", check_redis, _REDIS),
     ("eviction", check_eviction, _REDIS),
     ("storage", check_storage, _STORAGE),

@@ -7,6 +7,9 @@ from typing import Any
 from sqlalchemy import Row, text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
+from service.alerts import restored
+from service.alerts.finding import clock
+from service.alerts.record import open_alerts
 from service.config.settings import Settings
 from service.database import WEB, check_writable, connect, is_pooled, run, within
 from service.doctor.findings import CONNECTIONS, SECONDS, Check
@@ -109,6 +112,18 @@ async def check_waiting(res: Resources) -> Check:
     advice = "see which with `holdfast emails list --status queued`, and why in the workers' log"
     found = f"the oldest has waited {duration(seconds)}"
     return Check("waiting", None if is_late else True, found, advice if is_late else "")
+
+
+async def check_history(res: Resources) -> Check:
+    """Look whether Postgres still knows the newest e-mail that it knew."""
+    mark = await restored.read_mark(res)
+    async with connect(res.engine) as conn:
+        finding = await restored.find_older(conn, mark)
+        found = [finding] if finding else await restored.find_open(conn, await open_alerts(conn))
+    if found:
+        return Check("history", False, found[0].summary, found[0].detail.replace("\n", " "))
+    told = f"e-mail {mark.id} of {clock(mark.at)} was the newest" if mark else "nothing to compare with yet"
+    return Check("history", True, told)
 
 
 async def _row(engine: AsyncEngine, statement: Any) -> Row[Any]:  # noqa: ANN401 text and select alike

@@ -18,7 +18,8 @@ def own_directory(path: Path) -> Path:
     """
     for complaint in _wrong_links(path.absolute()):
         raise ServerError(complaint)
-    directory = path.resolve()
+    # Until Python 3.13, Path.resolve() breaks on links in a circle; a look at them says below what is wrong.
+    directory = Path(os.path.realpath(path))
     _check(directory)
     try:
         directory.mkdir(parents=True, exist_ok=True, mode=0o700)  # the parents get the usual mode

@@ -17,6 +17,8 @@ _PR_SET_PDEATHSIG, _PR_SET_KEEPCAPS, _PR_CAPBSET_READ, _PR_CAP_AMBIENT = 1, 8, 2
 _PR_CAP_AMBIENT_IS_SET, _PR_CAP_AMBIENT_RAISE = 1, 2
 _CAP_DAC_OVERRIDE = 1  # linux/capability.h
 _CAPABILITY_VERSION_3 = 0x20080522
+# Resolved at import: Python 3.11 looks at the disk for it, which would block an event loop later.
+_SCRIPT = str(Path(__file__).resolve())
 
 
 def guarded(command: Sequence[str], signal: Signals, *, owner: tuple[int, int] | None = None) -> list[str]:
@@ -29,7 +31,7 @@ def guarded(command: Sequence[str], signal: Signals, *, owner: tuple[int, int] |
         raise RuntimeError("start it from the main thread: the command would end together with this one")
     uid, gid = owner or (-1, -1)
     arguments = map(str, (int(signal), os.getpid(), uid, gid))
-    return [sys.executable, "-I", "-S", str(Path(__file__).resolve()), *arguments, *command]
+    return [sys.executable, "-I", "-S", _SCRIPT, *arguments, *command]
 
 
 def keeps_access() -> bool:

@@ -5,7 +5,15 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, computed_field
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    SerializationInfo,
+    computed_field,
+    field_serializer,
+)
 from pydantic.config import JsonDict
 
 ProcessingStatus = Literal["received", "queued", "processing", "completed", "failed"]
@@ -80,6 +88,11 @@ class AttachmentView(View):
         """Where the API serves the bytes."""
         place = f"/api/v1/emails/{self.email_id}/attachments/{self.position}/content"
         return place if self.status == "stored" else None
+
+    @field_serializer("href")
+    def _with_prefix(self, href: str | None, info: SerializationInfo) -> str | None:
+        """Put before it what the service's own paths begin with, where whoever writes the answer says so."""
+        return href and (info.context or {}).get("prefix", "") + href
 
 
 class AttemptView(View):

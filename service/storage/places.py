@@ -26,7 +26,7 @@ def locate(url: str) -> Place:
     """Say where a storage URL leads, with the variables that are set now; follows links on a disk, which blocks."""
     parts = urlsplit(url)
     if parts.scheme == "file":
-        return Place((), Path(unquote(parts.path)).resolve().parts)
+        return Place((), Path(os.path.realpath(unquote(parts.path))).parts)
     vendor = vendor_of(url)
     bucket, _, account = parts.netloc.partition("@")  # abfss://container@account.dfs.core.windows.net/…
     if vendor == "az":  # containers of one name may be of two accounts

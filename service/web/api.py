@@ -16,32 +16,34 @@ from service.web.keys import IDENTITY, RES
 
 async def list_emails(request: web.Request) -> web.Response:
     wanted = parameters(request, EmailFilter)
-    return answer(await ask(request, emails.list_emails(request.app[RES].engine, wanted)))
+    return answer(request, await ask(request, emails.list_emails(request.app[RES].engine, wanted)))
 
 
 async def show_email(request: web.Request) -> web.Response:
-    return answer(await ask(request, emails.get_email(request.app[RES].engine, number(request, "id"))))
+    return answer(
+        request, await ask(request, emails.get_email(request.app[RES].engine, number(request, "id")))
+    )
 
 
 async def show_request(request: web.Request) -> web.Response:
     raw = await ask(request, emails.get_request(request.app[RES].engine, number(request, "id")))
-    return answer(visible(request, raw))
+    return answer(request, visible(request, raw))
 
 
 async def stats(request: web.Request) -> web.Response:
-    return answer(await ask(request, overview.stats(request.app[RES].engine)))
+    return answer(request, await ask(request, overview.stats(request.app[RES].engine)))
 
 
 async def retry_email(request: web.Request) -> web.Response:
     email_id = number(request, "id")
     await ask(request, retry(request.app[RES], email_id, request[IDENTITY].actor))
-    return answer(Queued(email_id=email_id), status=202)
+    return answer(request, Queued(email_id=email_id), status=202)
 
 
 async def sync_email(request: web.Request) -> web.Response:
     email_id = number(request, "id")
     await ask(request, resync(request.app[RES], email_id, request[IDENTITY].actor))
-    return answer(SyncPending(email_id=email_id), status=202)
+    return answer(request, SyncPending(email_id=email_id), status=202)
 
 
 async def attachment_content(request: web.Request) -> web.StreamResponse:

@@ -87,7 +87,9 @@ def check_origin(request: web.Request, *, is_browser: bool = True) -> None:
     if (site := request.headers.get("Sec-Fetch-Site")) is not None:
         is_ours = site in {"same-origin", "none"}
     elif origin is not None:  # a proxy may speak https for us, so the scheme is no part of it
-        is_ours = _host_of(origin) == request.headers.get("Host", "").lower()
+        host = _host_of(origin)
+        ours = request.headers.get("Host", "").lower(), _host_of(request.app[RES].settings.public_url or "")
+        is_ours = host is not None and host in ours
     else:
         is_ours = not is_browser
     if not is_ours:

@@ -9,56 +9,61 @@ from typing import Any
 from aiohttp import web
 
 from service.version import version
+from service.web.keys import RES
+from service.web.prefix import prefix_of, with_prefix
 from service.web.rendering import DRAWER, fill, page_headers
 from service.web.routes import API
 
-_made: dict[Callable[[], bytes], bytes] = {}
+_made: dict[tuple[Callable[[str, str], bytes], str, str], bytes] = {}
 
 
-async def openapi_json(_: web.Request) -> web.Response:
-    body = await _once(_text)
+async def openapi_json(request: web.Request) -> web.Response:
+    body = await _once(request, _text)
     return web.Response(
         body=body, content_type="application/json", charset="utf-8", headers={"Cache-Control": "no-cache"}
     )
 
 
-async def page(_: web.Request) -> web.Response:
+async def page(request: web.Request) -> web.Response:
     """Answer with the page, which is the same for everybody and runs no scripts."""
     return web.Response(
-        body=await _once(_page), content_type="text/html", charset="utf-8", headers=page_headers()
+        body=await _once(request, _page), content_type="text/html", charset="utf-8", headers=page_headers()
     )
 
 
-async def _once(make: Callable[[], bytes]) -> bytes:
+async def _once(request: web.Request, make: Callable[[str, str], bytes]) -> bytes:
     """Have it made once in a process, in the thread of pages; `make` is cached for those who ask meanwhile."""
-    if make not in _made:
-        _made[make] = await asyncio.get_running_loop().run_in_executor(DRAWER, make)
-    return _made[make]
+    prefix, url = prefix_of(request), request.app[RES].settings.public_url or "https://YOUR-HOST"
+    known = make, prefix, url
+    if known not in _made:
+        _made[known] = await asyncio.get_running_loop().run_in_executor(DRAWER, make, prefix, url)
+    return _made[known]
 
 
 @cache
-def _text() -> bytes:
-    return json.dumps(_document(), indent=1).encode()
+def _text(prefix: str = "", _: str = "") -> bytes:
+    return json.dumps(_document(prefix), indent=1).encode()
 
 
 @cache
-def _page() -> bytes:
-    return fill("docs.html", {"path": "/docs", "identity": None, **_told()}).encode()
+def _page(prefix: str = "", public_url: str = "https://YOUR-HOST") -> bytes:
+    html = fill("docs.html", {"path": "/docs", "identity": None, **_told(public_url)})
+    return with_prefix(html, prefix).encode()
 
 
-def _told() -> dict[str, Any]:
+def _told(public_url: str) -> dict[str, Any]:
     from service.web import reading  # noqa: PLC0415 webhooks need not wait for it
 
-    about = _document()
+    about = _document("")
     return {
         "info": about["info"],
-        "tags": reading.operations(about),
+        "tags": reading.operations(about, public_url.rstrip("/")),
         "shapes": reading.shapes(about),
     }
 
 
 @cache
-def _document() -> dict[str, Any]:
+def _document(prefix: str) -> dict[str, Any]:
     from service.web import openapi  # noqa: PLC0415 likewise
 
-    return openapi.document(API, version())
+    return openapi.document(API, version(), prefix)

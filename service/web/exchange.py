@@ -14,6 +14,7 @@ from service.database import within
 from service.errors import Rejected
 from service.queries.views import View
 from service.web.keys import RES
+from service.web.prefix import prefix_of
 
 MOST_BODY_BYTES = 64 * 1024
 BODY_SECONDS = 5.0
@@ -94,9 +95,9 @@ async def ask(request: web.Request, work: Coroutine[Any, Any, T]) -> T:
     return await within(request.app[RES].settings.database_seconds, in_turn())
 
 
-def answer(view: View, status: int = 200) -> web.Response:
+def answer(request: web.Request, view: View, status: int = 200) -> web.Response:
     # json escapes the lone surrogates that a payload may hold; they have no UTF-8, and pydantic's writer breaks.
-    text = json.dumps(view.model_dump(), default=to_jsonable_python)
+    text = json.dumps(view.model_dump(context={"prefix": prefix_of(request)}), default=to_jsonable_python)
     return web.Response(text=text, status=status, content_type="application/json", headers=PRIVATE)
 
 

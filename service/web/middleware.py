@@ -10,6 +10,7 @@ from aiohttp.typedefs import Handler
 from structlog.contextvars import clear_contextvars
 
 from service.errors import HoldfastError, Permanent, Rejected, Transient
+from service.web import prefix
 from service.web.keys import RES
 from service.web.rendering import render
 
@@ -50,6 +51,7 @@ async def problems(request: web.Request, handler: Handler) -> web.StreamResponse
 
 async def add_headers(request: web.Request, response: web.StreamResponse) -> None:
     """Add what every answer has; aiohttp's signal `on_response_prepare`."""
+    prefix.add_to_headers(request, response)
     response.headers["Server"] = SERVER
     if is_encrypted(request):
         response.headers["Strict-Transport-Security"] = _HSTS

@@ -84,8 +84,8 @@ class _Schema(GenerateJsonSchema):
         return False
 
 
-def document(routes: Sequence[Route], version: str) -> Json:
-    """Describe the routes."""
+def document(routes: Sequence[Route], version: str, prefix: str = "") -> Json:
+    """Describe the routes, which a browser finds below a prefix."""
     shapes: list[tuple[type[BaseModel], JsonSchemaMode]] = [(Problem, "serialization")]
     for route in routes:
         shapes += [(route.answer, "serialization")] if route.answer else []
@@ -104,7 +104,7 @@ def document(routes: Sequence[Route], version: str) -> Json:
             "description": _ABOUT,
             "license": {"name": "MIT", "identifier": "MIT"},
         },
-        "servers": [{"url": "/"}],
+        "servers": [{"url": prefix or "/"}],
         "tags": [{"name": tag} for tag in dict.fromkeys(route.tag for route in routes)],
         "security": [{"bearer": []}, {"basic": []}, {"session": []}],
         "paths": paths,

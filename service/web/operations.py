@@ -74,56 +74,58 @@ class Cancelled(View):
 
 async def show_overview(request: web.Request) -> web.Response:
     res = request.app[RES]
-    return answer(await ask(request, overview.of(res.engine, res.settings)))
+    return answer(request, await ask(request, overview.of(res.engine, res.settings)))
 
 
 async def show_checks(request: web.Request) -> web.Response:
     lights = await request.app[LIVE].lights()
-    return answer(CheckPage(checks=[CheckView.model_validate(light) for light in lights]))
+    return answer(request, CheckPage(checks=[CheckView.model_validate(light) for light in lights]))
 
 
 async def list_alerts(request: web.Request) -> web.Response:
-    return answer(await ask(request, alerts.list_alerts(request.app[RES].engine)))
+    return answer(request, await ask(request, alerts.list_alerts(request.app[RES].engine)))
 
 
 async def list_failures(request: web.Request) -> web.Response:
-    return answer(await ask(request, failures.list_failures(request.app[RES].engine)))
+    return answer(request, await ask(request, failures.list_failures(request.app[RES].engine)))
 
 
 async def start_retry(request: web.Request) -> web.Response:
     wanted, res = await body(request, BulkRetryRequest), request.app[RES]
     if wanted.dry_run:
         planned = await ask(request, bulk.plan(res, wanted.filter, wanted.what))
-        return answer(_receipt(planned.number, planned.is_capped, None))
+        return answer(request, _receipt(planned.number, planned.is_capped, None))
     begun = bulk.start(res, wanted.filter, wanted.per_second, request[IDENTITY].actor, wanted.what)
     one = await ask(request, retries.get_retry(res.engine, await ask(request, begun)))
-    return answer(_receipt(one.planned, one.planned_capped, one.id), status=202)
+    return answer(request, _receipt(one.planned, one.planned_capped, one.id), status=202)
 
 
 async def list_retries(request: web.Request) -> web.Response:
-    return answer(await ask(request, retries.list_retries(request.app[RES].engine)))
+    return answer(request, await ask(request, retries.list_retries(request.app[RES].engine)))
 
 
 async def show_retry(request: web.Request) -> web.Response:
-    return answer(await ask(request, retries.get_retry(request.app[RES].engine, number(request, "id"))))
+    return answer(
+        request, await ask(request, retries.get_retry(request.app[RES].engine, number(request, "id")))
+    )
 
 
 async def cancel_retry(request: web.Request) -> web.Response:
     bulk_retry_id = number(request, "id")
     await ask(request, bulk.cancel(request.app[RES], bulk_retry_id, request[IDENTITY].actor))
-    return answer(Cancelled(bulk_retry_id=bulk_retry_id), status=202)
+    return answer(request, Cancelled(bulk_retry_id=bulk_retry_id), status=202)
 
 
 async def list_actions(request: web.Request) -> web.Response:
     wanted = parameters(request, PageFilter)
-    return answer(await ask(request, actions.list_actions(request.app[RES].engine, wanted)))
+    return answer(request, await ask(request, actions.list_actions(request.app[RES].engine, wanted)))
 
 
 async def list_holders(request: web.Request) -> web.Response:
     sha256 = request.match_info["sha256"]
     if not _SHA256.fullmatch(sha256):
         raise Rejected(404, "not_found", "A SHA-256 has 64 hexadecimal digits, in lower case.")
-    return answer(await ask(request, emails.list_holders(request.app[RES].engine, sha256)))
+    return answer(request, await ask(request, emails.list_holders(request.app[RES].engine, sha256)))
 
 
 def _receipt(planned: int, is_capped: bool, bulk_retry_id: int | None) -> BulkRetryReceipt:  # noqa: FBT001 of the count

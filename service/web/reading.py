@@ -59,12 +59,12 @@ class Shape:
     is_sent: bool  # by a client, to whom it matters what must be there
 
 
-def operations(document: Json) -> Mapping[str, Sequence[Operation]]:
-    """Return the operations of each subject."""
+def operations(document: Json, public_url: str) -> Mapping[str, Sequence[Operation]]:
+    """Return the operations of each subject, with examples for the service at this address."""
     found: dict[str, list[Operation]] = {tag["name"]: [] for tag in document["tags"]}
     for path, methods in document["paths"].items():
         for method, about in methods.items():
-            found[about["tags"][0]].append(_operation(method.upper(), path, about))
+            found[about["tags"][0]].append(_operation(method.upper(), path, about, public_url))
     return found
 
 
@@ -78,7 +78,7 @@ def shapes(document: Json) -> Sequence[Shape]:
     return [_shape(name, schema, is_sent=name in sent) for name, schema in schemas]
 
 
-def _operation(method: str, path: str, about: Json) -> Operation:
+def _operation(method: str, path: str, about: Json, public_url: str) -> Operation:
     body = about["requestBody"]["content"]["application/json"]["schema"] if "requestBody" in about else None
     schemes = [name for scheme in about.get("security", [{"bearer": []}]) for name in scheme]
     access = {"bearer": "operators" if method != "GET" else "operators and readers", "signature": "Zendesk"}
@@ -98,7 +98,7 @@ def _operation(method: str, path: str, about: Json) -> Operation:
         ],
         curl=_curl(
             method,
-            _filled(path, about["parameters"]),
+            public_url + _filled(path, about["parameters"]),
             has_body=body is not None,
             needs_token="bearer" in schemes,
         ),
@@ -175,9 +175,9 @@ def _filled(path: str, parameters: Sequence[Json]) -> str:
     return path
 
 
-def _curl(method: str, path: str, *, has_body: bool, needs_token: bool) -> str:
+def _curl(method: str, address: str, *, has_body: bool, needs_token: bool) -> str:
     words = ["curl"]
     words += ["-X", method] if method != "GET" else []
     words += ['-H "Authorization: Bearer $API_TOKEN"'] if needs_token else []
     words += ["-H 'Content-Type: application/json' -d @body.json"] if has_body else []
-    return " ".join([*words, f"https://YOUR-HOST{path}"])
+    return " ".join([*words, address])

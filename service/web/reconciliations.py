@@ -10,11 +10,14 @@ from service.web.keys import RES
 
 async def list_reconciliations(request: web.Request) -> web.Response:
     wanted = parameters(request, PageFilter)
-    return answer(await ask(request, reconciliations.list_reconciliations(request.app[RES].engine, wanted)))
+    return answer(
+        request, await ask(request, reconciliations.list_reconciliations(request.app[RES].engine, wanted))
+    )
 
 
 async def show_reconciliation(request: web.Request) -> web.Response:
     run_id, wanted = number(request, "id"), parameters(request, PageFilter)
     return answer(
-        await ask(request, reconciliations.get_reconciliation(request.app[RES].engine, run_id, wanted))
+        request,
+        await ask(request, reconciliations.get_reconciliation(request.app[RES].engine, run_id, wanted)),
     )

@@ -6,13 +6,14 @@ import secrets
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
-from functools import cache
+from functools import cache, partial
 from typing import TYPE_CHECKING
 
 from aiohttp import web
 
 from service.web import static
 from service.web.keys import IDENTITY
+from service.web.prefix import prefix_of, with_prefix
 from service.web.words import FILTERS
 
 if TYPE_CHECKING:
@@ -46,7 +47,8 @@ async def render(request: web.Request, template: str, *, status: int = 200, **va
     """
     nonce = secrets.token_urlsafe(16)
     known = {"path": request.path, "identity": request.get(IDENTITY), "nonce": nonce}
-    text = await asyncio.get_running_loop().run_in_executor(DRAWER, fill, template, {**known, **values})
+    draw = partial(_page, template, {**known, **values}, prefix_of(request))
+    text = await asyncio.get_running_loop().run_in_executor(DRAWER, draw)
     headers = page_headers(_SCRIPTS.format(nonce=nonce) if nonce in text else "")
     # What came as JSON may hold lone surrogates, which have no UTF-8.
     body = text.encode(errors="replace")
@@ -58,8 +60,12 @@ def page_headers(scripts: str = "") -> dict[str, str]:
 
 
 def fill(template: str, values: Mapping[str, object]) -> str:
-    """Return the text; it belongs in a thread."""
+    """Return the text, whose paths have no prefix; it belongs in a thread."""
     return environment().get_template(template).render(values)
+
+
+def _page(template: str, values: Mapping[str, object], prefix: str) -> str:
+    return with_prefix(fill(template, values), prefix)
 
 
 @cache

@@ -22,6 +22,7 @@ from service.web.connections import Connections, most_connections
 from service.web.early import restore_counters
 from service.web.fork import keep_running
 from service.web.keys import RES
+from service.web.prefix import Runner
 
 # A platform kills a process 30 s after it asked it to end.
 SHUTDOWN_SECONDS = 20.0
@@ -91,8 +92,8 @@ async def _serve(settings: Settings, sockets: Sequence[socket.socket], parent: i
             await runner.cleanup()
 
 
-class _Runner(web.AppRunner):
-    """aiohttp's runner of an application, with a server that bounds its connections."""
+class _Runner(Runner):
+    """A runner of an application, with a server that bounds its connections."""
 
     @property
     def connections(self) -> Connections:

@@ -2,7 +2,8 @@
 
 import hashlib
 import secrets
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from itertools import product
 
 from aiohttp import web
 from itsdangerous import BadSignature, URLSafeTimedSerializer
@@ -10,8 +11,10 @@ from itsdangerous import BadSignature, URLSafeTimedSerializer
 from service.sessions import LIFETIME
 from service.web.keys import Identity, Role
 from service.web.middleware import is_encrypted
+from service.web.prefix import prefix_of
 
 COOKIE = "holdfast_session"
+MOST_COOKIES = 4  # that are looked at; the one of the longest path comes first
 SECONDS = int(LIFETIME.total_seconds())
 
 
@@ -22,6 +25,7 @@ def begin(request: web.Request, response: web.StreamResponse, identity: Identity
         # Without something of its own, two sessions that began in one second under one name would be one.
         _serializer(identity.role, token).dumps([identity.name, secrets.token_urlsafe(9)]),
         max_age=SECONDS,
+        path=_path(request),
         httponly=True,
         samesite="Lax",
         secure=is_encrypted(request),
@@ -30,8 +34,7 @@ def begin(request: web.Request, response: web.StreamResponse, identity: Identity
 
 def read(request: web.Request, tokens: Mapping[Role, bytes]) -> Identity | None:
     """Return who signed in, or None if the cookie is missing, too old, or none that we made."""
-    shown = request.cookies.get(COOKIE, "")
-    for role, token in tokens.items():
+    for shown, (role, token) in product(_shown(request), tokens.items()):
         try:
             content = _serializer(role, token).loads(shown, max_age=SECONDS)
         except (BadSignature, UnicodeError):  # what is not text is not ours either
@@ -42,7 +45,19 @@ def read(request: web.Request, tokens: Mapping[Role, bytes]) -> Identity | None:
 
 
 def end(request: web.Request, response: web.StreamResponse) -> None:
-    response.del_cookie(COOKIE, httponly=True, samesite="Lax", secure=is_encrypted(request))
+    response.del_cookie(
+        COOKIE, path=_path(request), httponly=True, samesite="Lax", secure=is_encrypted(request)
+    )
+
+
+def _path(request: web.Request) -> str:
+    return prefix_of(request) or "/"
+
+
+def _shown(request: web.Request) -> Sequence[str]:
+    """Return all cookies of our name: another Holdfast on this host, without a prefix, has one of its own."""
+    pairs = (pair.strip().partition("=") for pair in request.headers.get("Cookie", "").split(";"))
+    return [value for name, _, value in pairs if name == COOKIE][:MOST_COOKIES]
 
 
 def _id_of(role: Role, cookie: str) -> str:

@@ -34,4 +34,5 @@ def shortened_email(email: EmailDetail) -> tuple[EmailDetail, bool]:
 
 
 def _parts(views: Sequence[Shown]) -> Sequence[Shown]:
-    return [shortened(view, MOST_PART_TEXT) for view in views]
+    parts = [shortened(view, MOST_PART_TEXT) for view in views]
+    return views if parts == [*views] else parts  # a tuple stays one, which no list equals

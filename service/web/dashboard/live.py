@@ -22,6 +22,7 @@ from service.web.auth import session_has_ended
 from service.web.dashboard import charts, lights
 from service.web.dashboard.lights import Light
 from service.web.keys import IDENTITY, RES
+from service.web.prefix import prefix_of, with_prefix
 from service.web.rendering import fill
 from service.web.shared import Shared
 
@@ -179,7 +180,8 @@ async def _send(live: Live, request: web.Request, response: web.StreamResponse, 
         text = view.html if event == "overview" else view.digest
         message = ""
         if text != last:
-            message = f"event: {event}\n" + "".join(f"data: {line}\n" for line in text.splitlines()) + "\n"
+            lines = with_prefix(text, prefix_of(request)).splitlines()
+            message = f"event: {event}\n" + "".join(f"data: {line}\n" for line in lines) + "\n"
         elif time.monotonic() - spoke_at > PING_SECONDS:
             message = ": ping\n\n"
         if message:

@@ -38,7 +38,7 @@
   // A session that is over leads to another page; a server that is away does not answer.
   async function knock() {
     try {
-      const answer = await fetch("/live/changes", { method: "HEAD", redirect: "manual", headers: { Accept: "text/html" } });
+      const answer = await fetch(place, { method: "HEAD", redirect: "manual", headers: { Accept: "text/html" } });
       if (answer.type === "opaqueredirect" || answer.status === 401) return location.reload();
     } catch { /* it is still away */ }
     open();
@@ -112,7 +112,7 @@
     event.preventDefault();
     const search = document.querySelector("[data-search]");
     if (search) search.focus();
-    else location.assign("/emails#q");
+    else location.assign(`${document.body.dataset.emails}#q`);
   });
 
   // A notice is about what was just done: a page that is loaded again does not say it again.

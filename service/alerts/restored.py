@@ -1,0 +1,128 @@
+"""Postgres that is older than it was: restored from a dump, failed over to a standby that lagged, or emptied.
+
+Redis, where it is kept longer, has a mark: the newest e-mail that was on record. A newer Postgres always knows its
+number, also of one that was erased since: it gives no number twice. Without the mark nothing is told.
+"""
+
+import asyncio
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+import structlog
+from redis.exceptions import RedisError
+from sqlalchemy import BigInteger, DateTime, Interval, bindparam, text
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from service.alerts.finding import Finding, Open, clock
+from service.resources import Resources
+
+CAUSE, KEY = "reconciliation", "restored"
+# It is told for so long: the mark is moved at once, or what comes next would have none.
+SHOWN = timedelta(days=1)
+REDIS_SECONDS = 1.0
+
+log = structlog.get_logger()
+
+
+@dataclass(frozen=True)
+class Mark:
+    """The newest e-mail on record, and when it was received."""
+
+    id: int
+    at: datetime
+
+
+async def read_mark(res: Resources) -> Mark | None:
+    """Return the last one that was set; None if there is none, or Redis is away. Read it before Postgres is asked."""
+    try:
+        async with asyncio.timeout(REDIS_SECONDS):
+            shown = json.loads(await res.redis.get(_name(res)) or b"null")
+        return shown and Mark(int(shown["id"]), datetime.fromisoformat(shown["at"]))
+    except (RedisError, OSError, TimeoutError, ValueError, TypeError, KeyError) as exc:
+        log.debug("mark_not_read", error=type(exc).__name__)
+        return None
+
+
+async def set_mark(res: Resources, mark: Mark) -> None:
+    """Set it where Redis can be written to; else the old one stays."""
+    try:
+        async with asyncio.timeout(REDIS_SECONDS):
+            await res.redis.set(_name(res), json.dumps({"id": mark.id, "at": mark.at.isoformat()}))
+    except (RedisError, OSError, TimeoutError) as exc:
+        log.debug("mark_not_set", error=type(exc).__name__)
+
+
+async def newest(conn: AsyncConnection) -> Mark | None:
+    """Return the newest e-mail that is on record."""
+    row = (await conn.execute(_NEWEST)).one_or_none()
+    return Mark(*row) if row else None
+
+
+async def find_older(conn: AsyncConnection, mark: Mark | None) -> Finding | None:
+    """Tell whether Postgres does not know the e-mail of a mark, and never did."""
+    if mark is None:
+        return None
+    is_older, since = (await conn.execute(_OLDER, {"id": mark.id, "at": mark.at})).one()
+    if not is_older:
+        return None
+    begin = f"between {clock(since)} and" if since else "before"
+    detail = (
+        f"E-mail {mark.id} was on record, received at {clock(mark.at)}, and is not any more. Postgres was restored from"
+        f" an older dump, failed over to a standby that lagged, or was emptied. E-mails received {begin}"
+        f" {clock(mark.at)} are missing here.\n"
+        "Restore a newer state if there is one. If not, have Zendesk send the tickets of that time again.\n"
+        "Their objects are still in the storage. `holdfast reconcile` lists their documents in the target."
+    )
+    return Finding(
+        CAUSE, KEY, 1, f"Postgres is older than it was: e-mails {begin} {clock(mark.at)} are missing", detail
+    )
+
+
+async def find_open(conn: AsyncConnection, opened: Open) -> Sequence[Finding]:
+    """Return what was found within the last day, so that it stays open."""
+    if (CAUSE, KEY) not in opened:
+        return []
+    rows = await conn.execute(_OPEN, {"cause": CAUSE, "key": KEY, "shown": SHOWN})
+    return [Finding(CAUSE, KEY, count, summary, detail) for count, summary, detail in rows]
+
+
+def _name(res: Resources) -> str:
+    """Name the mark: of this account and storage, for others may use this Redis."""
+    place = f"{res.account.url} {res.settings.storage_url}"
+    return f"holdfast:newest:{hashlib.sha256(place.encode()).hexdigest()[:16]}"
+
+
+_NEWEST = text("""
+SELECT id, received_at FROM incoming_emails WHERE received_at IS NOT NULL ORDER BY id DESC LIMIT 1
+""")
+
+# Another e-mail has the number, or no number was given so far. Numbers may also come from elsewhere than the sequence,
+# as in a table that was taken over; where it cannot be read, a missing e-mail may as well be one that was erased.
+_OLDER = text("""
+WITH sequence AS (
+    SELECT pg_get_serial_sequence('incoming_emails', 'id')::regclass AS name
+), given AS (
+    SELECT greatest(pg_sequence_last_value(name), (SELECT max(id) FROM incoming_emails), 0) AS last
+    FROM sequence WHERE has_sequence_privilege(name, 'SELECT')
+), older AS (
+    SELECT coalesce((SELECT received_at <> :at FROM incoming_emails WHERE id = :id), false)
+        OR coalesce((SELECT last < :id FROM given), false) AS it_is
+)
+SELECT it_is, CASE WHEN it_is THEN (
+    SELECT max(newest.received_at) FROM unnest(
+        ARRAY['received', 'queued', 'processing', 'completed', 'failed']
+    ) AS every(status) CROSS JOIN LATERAL (
+        SELECT received_at FROM incoming_emails WHERE processing_status = every.status AND received_at < :at
+        ORDER BY received_at DESC LIMIT 1
+    ) AS newest
+) END
+FROM older
+""").bindparams(bindparam("id", type_=BigInteger()), bindparam("at", type_=DateTime(timezone=True)))
+
+_OPEN = text("""
+SELECT count, summary, detail FROM alerts
+WHERE cause = :cause AND key = :key AND resolved_at IS NULL AND opened_at > now() - :shown
+""").bindparams(bindparam("shown", type_=Interval()))

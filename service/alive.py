@@ -1,0 +1,102 @@
+"""Whether a process of this machine is alive, for a platform's probe: quick, and without Postgres or Redis.
+
+A worker writes a few bytes into a file every five seconds, from its event loop. A web process answers GET /healthz.
+This module imports next to nothing: a probe runs every few seconds beside the work.
+"""
+
+import os
+import sys
+import time
+from collections.abc import Sequence
+
+BEAT_SECONDS = 5.0
+STALE_SECONDS = 30.0
+ANSWER_SECONDS = 5.0
+
+_USAGE = "usage: holdfast alive web|worker"
+
+
+def main(words: Sequence[str]) -> None:
+    """Say in a line whether it is alive; exit with 0 if so, with 1 if not, with 2 for wrong words."""
+    if list(words) not in (["web"], ["worker"]):
+        about = [*words] == ["-h"] or [*words] == ["--help"]
+        print(_USAGE, file=sys.stdout if about else sys.stderr)
+        sys.exit(0 if about else 2)
+    complaint = web_complaint() if words[0] == "web" else worker_complaint(worker_name())
+    print(complaint or f"{words[0]}: alive", file=sys.stderr if complaint else sys.stdout)
+    sys.exit(1 if complaint else 0)
+
+
+def beat(name: str) -> None:
+    """Write that the worker of this name is alive; belongs in a thread. Raises OSError.
+
+    It writes in place, which a full disk allows, and opens neither a link nor a pipe that somebody put there.
+    """
+    flags = os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+    file = os.open(path_of(name), flags, 0o644)
+    try:
+        os.pwrite(file, f"{os.getpid():>10} {time.monotonic():>20.3f}\n".encode(), 0)
+    finally:
+        os.close(file)
+
+
+def end(name: str) -> None:
+    """Remove the file of a worker that ends in order; belongs in a thread. Raises OSError."""
+    os.unlink(path_of(name))  # noqa: PTH108 pathlib takes a while to import
+
+
+def worker_complaint(name: str) -> str:
+    """Say why the worker of this name is not alive; "" if it is."""
+    path = path_of(name)
+    try:
+        with open(path, "rb", opener=lambda path, flags: os.open(path, flags | os.O_NONBLOCK)) as file:
+            pid, at = file.read(100).split()
+        age = time.monotonic() - float(at)
+        os.kill(int(pid), 0)
+    except FileNotFoundError:
+        return (
+            f"worker {name}: there is no {path}; it did not start here, or with another WORKER_NAME or TMPDIR"
+        )
+    except ProcessLookupError:
+        return f"worker {name}: process {int(pid)} has ended"
+    except PermissionError as exc:
+        if exc.filename:
+            return f"worker {name}: {path} cannot be read ({exc.strerror})"
+    except (OSError, ValueError) as exc:
+        return f"worker {name}: {path} cannot be read ({type(exc).__name__})"
+    if not 0 <= age <= STALE_SECONDS:
+        return f"worker {name}: process {int(pid)} was last alive {age:.0f} s ago"
+    return ""
+
+
+def web_complaint() -> str:
+    """Say why the web process of $HOST:$PORT does not answer; "" if it does."""
+    import socket  # noqa: PLC0415 the probe of a worker needs none
+
+    host, port = os.environ.get("HOST") or "0.0.0.0", os.environ.get("PORT") or "8000"  # noqa: S104 the settings' defaults
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104 to listen at all is to listen there
+    deadline = time.monotonic() + ANSWER_SECONDS
+    answer = b""
+    try:
+        with socket.create_connection((host, int(port)), ANSWER_SECONDS) as connection:
+            connection.sendall(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
+            while b"\r\n" not in answer and time.monotonic() < deadline:
+                if not (piece := connection.recv(4096)):
+                    break
+                answer += piece
+    except (OSError, ValueError) as exc:
+        return f"web: no answer from {host}:{port} ({exc})"
+    if not answer.startswith(b"HTTP/1.1 200 "):
+        return f"web: {host}:{port} answered {answer[:100].split(bytes([13]))[0].decode(errors='replace')}"
+    return ""
+
+
+def worker_name() -> str:
+    """Return the name as the settings have it."""
+    return os.environ.get("WORKER_NAME") or os.uname().nodename
+
+
+def path_of(name: str) -> str:
+    """Name the file: in $TMPDIR, or else in /tmp."""
+    plain = "".join(letter if letter.isalnum() or letter in "-._" else "_" for letter in name)
+    return f"{os.environ.get('TMPDIR') or '/tmp'}/holdfast-{plain[:100]}.alive"  # noqa: S108 `beat` follows no link there
