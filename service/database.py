@@ -9,7 +9,6 @@ from itertools import count
 from typing import Any, TypeVar
 
 import asyncpg
-import structlog
 from sqlalchemy import event, text
 from sqlalchemy.engine import ExceptionContext
 from sqlalchemy.exc import DataError, DBAPIError, SQLAlchemyError
@@ -17,7 +16,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_en
 
 from service.errors import ADAPT, ROW_REFUSED, Permanent, Transient, certificate_problem
 from service.metrics import POOL_IN_USE, POOL_SIZE, POOL_WAITING
-from service.pool import ADVICE, ElasticPool, TooManyConnections, Usage, is_refusal, refusal, usage
+from service.pool import ElasticPool, TooManyConnections, is_refusal, refusal
 
 T = TypeVar("T")
 
@@ -28,10 +27,6 @@ INSIST_SECONDS = 60.0
 GOODBYE_SECONDS = 0.2
 # A server that accepts a connection and does not answer is given up after this time at most.
 CONNECT_SECONDS = 20.0
-# An idle connection is closed after this time, so that a burst does not keep what others need.
-IDLE_SECONDS = 60.0
-LOOK_SECONDS = 2.0
-HOLDERS_SECONDS = 3.0
 # Names in pg_stat_activity.
 WEB, WORKER, COMMAND, RELEASE = "holdfast web", "holdfast worker", "holdfast command", "holdfast release"
 
@@ -63,8 +58,6 @@ _LIKE_A_WRITE = text("""
         END IF;
     END $$
 """)
-
-log = structlog.get_logger()
 
 # Statements that outlived their caller's budget; the set keeps them referenced until they end.
 _abandoned: set[asyncio.Task[Any]] = set()
@@ -134,30 +127,6 @@ def pool_of(engine: AsyncEngine) -> ElasticPool:
     pool = engine.pool
     assert isinstance(pool, ElasticPool)  # noqa: S101 create_engine made it
     return pool
-
-
-async def look_after_pool(
-    engine: AsyncEngine, *, idle_seconds: float = IDLE_SECONDS, pause: float = LOOK_SECONDS
-) -> None:
-    """Close connections that idled for so long, and log that Postgres refused some, until cancelled."""
-    known = 0
-    while True:
-        await asyncio.sleep(pause)
-        pool = pool_of(engine)
-        await pool.close_idle(idle_seconds)
-        if refused := pool.refusals - known:
-            known = pool.refusals
-            about = {"open": pool.open, "most": pool.most, "held": await _holders(engine), "advice": ADVICE}
-            log.warning("database_refuses_connections", refused=refused, **about)
-
-
-async def _holders(engine: AsyncEngine) -> str:
-    """Say who holds the connections of Postgres; "unknown" where this process has none to ask by."""
-    try:
-        found: Usage = await run(engine, HOLDERS_SECONDS, usage)
-    except (Transient, Permanent):
-        return "unknown"
-    return str(found)
 
 
 class _Connection(asyncpg.Connection):  # type: ignore[misc] # asyncpg has no types

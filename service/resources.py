@@ -22,13 +22,14 @@ from service.database import (
     WORKER,
     close_engine,
     create_engine,
-    look_after_pool,
+    pool_of,
     run,
 )
 from service.dispatch import Dispatcher
 from service.download.transfer import open_session
 from service.egress import Egress
 from service.errors import HoldfastError, SettingsError
+from service.pool import ADVICE, usage
 from service.storage.objects import Storage, open_storage
 from service.targets.gate import Gate
 from service.targets.taken import Taken
@@ -45,6 +46,11 @@ _EXTRAS = {
     "otel_exporter_otlp_endpoint": ("opentelemetry.sdk", "otel"),
     "otel_exporter_otlp_traces_endpoint": ("opentelemetry.sdk", "otel"),
 }
+
+# An idle connection to Postgres is closed after this time, so that a burst does not keep what others need.
+IDLE_SECONDS = 60.0
+LOOK_SECONDS = 2.0
+HOLDERS_SECONDS = 3.0
 
 log = structlog.get_logger()
 
@@ -204,6 +210,30 @@ def _judge_sentry(settings: Settings) -> None:
             Dsn(settings.sentry_dsn.get_secret_value())
         except (BadDsn, ValueError):
             raise SettingsError(complaint("sentry_dsn", "is no DSN")) from None
+
+
+async def look_after_pool(
+    engine: AsyncEngine, *, idle_seconds: float = IDLE_SECONDS, pause: float = LOOK_SECONDS
+) -> None:
+    """Close connections that idled for so long, and log that Postgres refused some, until cancelled."""
+    known = 0
+    while True:
+        await asyncio.sleep(pause)
+        pool = pool_of(engine)
+        await pool.close_idle(idle_seconds)
+        if refused := pool.refusals - known:
+            known = pool.refusals
+            about = {"open": pool.open, "most": pool.most, "held": await _holders(engine), "advice": ADVICE}
+            log.warning("database_refuses_connections", refused=refused, **about)
+
+
+async def _holders(engine: AsyncEngine) -> str:
+    """Say who holds the connections of Postgres; "unknown" where this process has none to ask by."""
+    try:
+        found = await run(engine, HOLDERS_SECONDS, usage)
+    except HoldfastError:
+        return "unknown"
+    return str(found)
 
 
 def _is_installed(module: str) -> bool:

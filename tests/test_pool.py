@@ -18,7 +18,7 @@ from sqlalchemy import text
 
 from service.alerts.watch import look_once
 from service.config.settings import Settings
-from service.database import COMMAND, connect, look_after_pool, pool_of, run
+from service.database import COMMAND, connect, pool_of, run
 from service.doctor.examine import examine
 from service.doctor.postgres import judge_connections
 from service.errors import Transient
@@ -26,7 +26,7 @@ from service.local.sender import sign_headers
 from service.local.zendesk import Zendesk
 from service.pool import TOO_MANY, Usage, usage
 from service.queries.alerts import list_alerts
-from service.resources import background, open_resources
+from service.resources import background, look_after_pool, open_resources
 from service.web.early import listening
 from tests.conftest import API_TOKEN, ROOT, Client, eventually, program, serving
 from tests.test_webhook import is_up
