@@ -29,7 +29,7 @@ from service.web.app import create_app
 from service.web.keys import RES
 from service.web.prefix import Runner
 from service.worker import worker_settings
-from tests.forked import Program
+from tests.forked import Program, end_server
 from tests.processes import left_with, wait_for
 from tests.s3 import ACCESS_KEY, SECRET, Bucket, proxied, s3
 
@@ -86,6 +86,7 @@ def leaves_no_process() -> Iterator[None]:
     os.environ[name] = value
     yield
     del os.environ[name]
+    end_server()
     with suppress(AssertionError):  # a browser takes a moment
         wait_for(lambda: not left_with(mark), seconds=10)
     assert left_with(mark) == []

@@ -6,7 +6,7 @@ import runpy
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from multiprocessing import get_context
+from multiprocessing import forkserver, get_context
 from multiprocessing.context import ForkServerProcess
 from multiprocessing.reduction import DupFd
 from pathlib import Path
@@ -87,6 +87,11 @@ def run(words: Sequence[str], variables: Mapping[str, str], directory: Path) -> 
         output.seek(0)
         errors.seek(0)
         return Done(words, process.exitcode or 0, output.read(), errors.read())
+
+
+def end_server() -> None:
+    """End the process that others are forked from; multiprocessing lets it live as long as this one."""
+    forkserver._forkserver._stop()  # type: ignore[attr-defined] # there is no public way
 
 
 @dataclass(frozen=True)
