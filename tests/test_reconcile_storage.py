@@ -323,6 +323,36 @@ async def test_an_old_object_that_no_email_has_is_told_of_and_stays(
     assert await asyncio.to_thread((tmp_path / "objects" / old.key).exists)
 
 
+@pytest.mark.parametrize(
+    ("hours", "told"),
+    [(None, True), (1, True), (3, False)],
+    ids=["none", "received later", "received before"],
+)
+async def test_an_object_that_no_unfinished_email_can_be_storing_is_told_of_before_it_is_old(
+    settings: Settings,
+    zendesk: Zendesk,
+    res: Resources,
+    tmp_path: Path,
+    database: asyncpg.Connection,
+    hours: int | None,
+    told: bool,
+) -> None:
+    """As after a restore: the objects came after the dump, and their e-mails are not on record."""
+    await sent(settings, zendesk)
+    later = await put(res.storage, chunks(b"came after the dump"), None)
+    two_hours_ago = time.time() - 2 * 3600
+    await asyncio.to_thread(os.utime, tmp_path / "objects" / later.key, (two_hours_ago, two_hours_ago))
+    if hours:
+        await database.execute(
+            "INSERT INTO incoming_emails (zendesk_ticket_id, received_at) VALUES ('1', now() - $1 * interval '1 h')",
+            hours,
+        )
+
+    run = await compare(res)
+
+    assert run.counts == ({"unclaimed": 1} if told else {})
+
+
 @pytest.mark.parametrize("since", [None, datetime(2020, 1, 1, tzinfo=UTC)], ids=["all", "since"])
 async def test_a_content_that_many_emails_have_is_looked_at_once(
     since: datetime | None,

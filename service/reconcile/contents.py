@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import datetime
 
 from sqlalchemy import BigInteger, Integer, Text, bindparam, text
 from sqlalchemy.dialects.postgresql import ARRAY
@@ -41,6 +42,12 @@ async def known_contents(conn: AsyncConnection, hashes: Sequence[str]) -> set[st
     return set(await conn.scalars(_KNOWN, {"hashes": list(hashes)}))
 
 
+async def oldest_unfinished(conn: AsyncConnection) -> datetime | None:
+    """Return when the oldest e-mail was received whose job has not ended; None if all have."""
+    oldest: datetime | None = await conn.scalar(_OLDEST_UNFINISHED)
+    return oldest
+
+
 # From one to the next along the index: a million e-mails may have the same logo.
 _BETWEEN = text("""
 WITH RECURSIVE content AS (
@@ -74,6 +81,12 @@ ORDER BY email_id, position LIMIT :most
     bindparam("position", type_=Integer()),
     bindparam("most", type_=Integer()),
 )
+_OLDEST_UNFINISHED = text("""
+SELECT min(first.received_at) FROM unnest(ARRAY['received', 'queued', 'processing']) AS every(status)
+CROSS JOIN LATERAL (
+    SELECT received_at FROM incoming_emails WHERE processing_status = every.status ORDER BY received_at LIMIT 1
+) AS first
+""")
 _KNOWN = text("""
 SELECT hash FROM unnest(:hashes) AS hash WHERE EXISTS (SELECT FROM attachments WHERE sha256 = hash)
 """).bindparams(bindparam("hashes", type_=ARRAY(Text)))

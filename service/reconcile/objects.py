@@ -7,7 +7,14 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 
 from service.errors import Permanent, Transient
-from service.reconcile.contents import PAGE, Content, contents_between, contents_since, known_contents
+from service.reconcile.contents import (
+    PAGE,
+    Content,
+    contents_between,
+    contents_since,
+    known_contents,
+    oldest_unfinished,
+)
 from service.reconcile.finding import Finding
 from service.reconcile.patience import ask
 from service.resources import Resources
@@ -15,8 +22,10 @@ from service.storage import objects
 from service.storage.objects import Listed
 from service.storage.port import ALL, RANGES
 
-# What is younger may belong to an attempt that is under way.
+# A younger object may belong to an attempt that is under way.
 UNCLAIMED_AFTER = timedelta(days=1)
+# The clocks of storage and Postgres may differ by as much.
+CLOCKS_DIFFER = timedelta(minutes=10)
 # What is looked for before anything is fetched anew; of fewer, all may be gone indeed.
 SAMPLE, LEAST_SAMPLE = 24, 8
 # Objects asked for at once.
@@ -62,10 +71,10 @@ async def compare_range(res: Resources, prefix: str) -> Look:
         if len(page) < PAGE:
             break
         after = page[-1].sha256
-    old = datetime.now(UTC) - UNCLAIMED_AFTER
-    look.findings += await _unclaimed(
-        res, [each for key, each in there.items() if key not in claimed and each.modified < old]
-    )
+    unclaimed = [each for key, each in there.items() if key not in claimed]
+    if unclaimed:
+        settled = await _settled_before(res)
+        look.findings += await _unclaimed(res, [each for each in unclaimed if each.modified < settled])
     return look
 
 
@@ -148,6 +157,17 @@ async def _is_gone(res: Resources, content: Content) -> bool:
 def told(kind: str, content: Content, **more: object) -> Finding:
     detail = {"sha256": content.sha256, "expected_size": content.size, **more}
     return Finding(kind, content.key, content.email_id, detail)
+
+
+async def _settled_before(res: Resources) -> datetime:
+    """Return the time before which no object can belong to an attempt that is under way.
+
+    No e-mail that was received earlier has a job that is still to end. After a restore from an older dump, this tells
+    of the objects that came after the dump.
+    """
+    now = datetime.now(UTC)
+    oldest = await ask(res, oldest_unfinished)
+    return max(now - UNCLAIMED_AFTER, min(oldest or now, now) - CLOCKS_DIFFER)
 
 
 async def _unclaimed(res: Resources, candidates: Sequence[Listed]) -> list[Finding]:
