@@ -166,7 +166,7 @@ async def test_a_redis_that_evicts_is_found(settings: Settings, res: Resources) 
     [
         ("20251006_0910", False, "not run, the next is 20251013_0900_add_operations", "`holdfast migrate`"),
         ("29991231_2359", None, "is newer (29991231_2359) than this program", "this version works with it"),
-        ("20260204_1549_add_saga", False, "is none of Holdfast's", "holdfast takeover --plan"),
+        ("20260204_1549_add_saga", False, "is another system's", "holdfast takeover --plan"),
     ],
 )
 async def test_tables_of_another_version_are_found(

@@ -41,7 +41,10 @@ STEPS = {
     "reconcile: what waits": COUNT_CAP,
 }
 OF_FEW = ("ix_incoming_emails_lease", "uq_alerts_open")  # in them are few, however many there are
-SMALL = ("bulk_retries", "operator_actions", "workers", "reconciliations", "reconciliation_findings")
+SMALL = (
+    *("bulk_retries", "operator_actions", "workers", "reconciliations", "reconciliation_findings"),
+    *("pg_authid", "pg_database"),
+)
 
 WAITING = "processing_status IN ('received', 'queued')"
 # More than is counted; of all that are OLD the overview would look at each again, to count the day's.

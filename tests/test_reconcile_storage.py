@@ -335,6 +335,7 @@ async def test_an_object_that_no_unfinished_email_can_be_storing_is_told_of_befo
     tmp_path: Path,
     database: asyncpg.Connection,
     hours: int | None,
+    *,
     told: bool,
 ) -> None:
     """As after a restore: the objects came after the dump, and their e-mails are not on record."""

@@ -21,10 +21,10 @@ import pytest
 from aiohttp import ClientSession
 from prometheus_client.parser import text_string_to_metric_families
 from pydantic import SecretStr
-from sqlalchemy.pool import QueuePool
 from structlog.testing import capture_logs
 
 from service.config.settings import Settings
+from service.database import pool_of
 from service.local.sender import Answer, sign_headers
 from service.local.zendesk import Zendesk
 from service.resources import Resources
@@ -976,9 +976,8 @@ async def test_connections_that_a_failover_left_behind_are_given_up(
 
 async def is_idle(client: Server) -> bool:
     """Tell whether each connection is back in the pool."""
-    pool = client.res.engine.pool
-    assert isinstance(pool, QueuePool)
-    return pool.checkedout() == 0
+    pool = pool_of(client.res.engine)
+    return len(pool._idle) == pool.open
 
 
 @asynccontextmanager
