@@ -43,12 +43,13 @@ async def find_waiting(conn: AsyncConnection, limit: timedelta, now: datetime) -
     ]
 
 
-# A limit that the planner does not know makes it walk the index of errors, whatever it believes to be there.
+# A limit that the planner does not know, and a state that is computed, make it walk the index of errors, whatever it
+# believes to be there: in the index of states and times there are as many rows as wait.
 _WAITING = text("""
 SELECT code, count(*), min(received_at), min(id), min(processing_error)
 FROM unnest(:codes) AS every(code) CROSS JOIN LATERAL (
     SELECT id, received_at, processing_error FROM incoming_emails
-    WHERE error_code = every.code AND processing_status = 'queued' AND received_at < now() - :limit
+    WHERE error_code = every.code AND processing_status || '' = 'queued' AND received_at < now() - :limit
     ORDER BY id LIMIT (SELECT :cap)
 ) AS waiting
 GROUP BY code
