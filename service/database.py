@@ -41,12 +41,8 @@ _SESSION_IS_OVER = {
     asyncpg.CrashShutdownError.sqlstate,
     asyncpg.CannotConnectNowError.sqlstate,
 }
-# A table or column is not there, or a column has another type.
-_OTHER_TABLES = {
-    asyncpg.UndefinedTableError.sqlstate,
-    asyncpg.UndefinedColumnError.sqlstate,
-    asyncpg.DatatypeMismatchError.sqlstate,
-}
+# Of a statement that does not fit the tables: one or a column is not there, or has another type.
+_OTHER_TABLES = "42"
 # The code of a text that is longer than its column.
 TOO_LONG = "value_too_long"
 
@@ -240,7 +236,8 @@ def _outage(exc: DBAPIError) -> Transient:
             "Postgres accepts no writes: this server is a standby, or its default_transaction_read_only is on."
             " During a failover this ends by itself; otherwise let DATABASE_URL lead to the primary.",
         )
-    if getattr(exc.orig, "sqlstate", None) in _OTHER_TABLES:
+    state = str(getattr(exc.orig, "sqlstate", None) or "")
+    if state.startswith(_OTHER_TABLES) and state != asyncpg.InsufficientPrivilegeError.sqlstate:
         return Transient(code, "The tables are not those of this version: `holdfast check` says what to do.")
     return Transient(code, f"Postgres: {type(exc.orig).__name__}")
 
