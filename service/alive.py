@@ -17,7 +17,7 @@ _USAGE = "usage: holdfast alive web|worker"
 
 
 def main(words: Sequence[str]) -> None:
-    """Say in a line whether it is alive; exit with 0 if so, with 1 if not, with 2 for wrong words."""
+    """Print one line; exit with 0 if the process is alive, with 1 if not, with 2 for wrong words."""
     if list(words) not in (["web"], ["worker"]):
         about = [*words] == ["-h"] or [*words] == ["--help"]
         print(_USAGE, file=sys.stdout if about else sys.stderr)

@@ -41,7 +41,7 @@ _SESSION_IS_OVER = {
     asyncpg.CrashShutdownError.sqlstate,
     asyncpg.CannotConnectNowError.sqlstate,
 }
-# Of a statement that does not fit the tables: one or a column is not there, or has another type.
+# SQLSTATE class of statements that do not fit the tables: a table or column is missing, or has another type.
 _OTHER_TABLES = "42"
 # The code of a text that is longer than its column.
 TOO_LONG = "value_too_long"

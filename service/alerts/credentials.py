@@ -43,8 +43,8 @@ async def find_waiting(conn: AsyncConnection, limit: timedelta, now: datetime) -
     ]
 
 
-# A limit that the planner does not know, and a state that is computed, make it walk the index of errors, whatever it
-# believes to be there: in the index of states and times there are as many rows as wait.
+# The planner shall walk the index of errors: in the index of states, a large backlog has too many rows. A limit that it
+# does not know and a state that is computed leave it no other index.
 _WAITING = text("""
 SELECT code, count(*), min(received_at), min(id), min(processing_error)
 FROM unnest(:codes) AS every(code) CROSS JOIN LATERAL (

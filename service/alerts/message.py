@@ -30,7 +30,7 @@ _OVER = {
     "reconciliation restored": "It was told for a day. What was not brought back is missing still.",
 }
 
-# Of a cause that a newer version knows, after a rollback.
+# After a rollback, an alert may have a cause that only the newer version knows.
 _ENDED = "It is over."
 
 

@@ -1,7 +1,7 @@
 """Postgres that is older than it was: restored from a dump, failed over to a standby that lagged, or emptied.
 
-Redis, where it is kept longer, has a mark: the newest e-mail that was on record. A newer Postgres always knows its
-number, also of one that was erased since: it gives no number twice. Without the mark nothing is told.
+Redis outlives such a restore and keeps a mark: number and time of the newest e-mail on record. Postgres gives no number
+twice, so it knows the number of the mark even if that e-mail was erased. Without a mark, nothing is told.
 """
 
 import asyncio
@@ -20,7 +20,7 @@ from service.alerts.finding import Finding, Open, clock
 from service.resources import Resources
 
 CAUSE, KEY = "reconciliation", "restored"
-# It is told for so long: the mark is moved at once, or what comes next would have none.
+# The alert stays open for a day. The mark moves on at once, so that a second restore is noticed as well.
 SHOWN = timedelta(days=1)
 REDIS_SECONDS = 1.0
 
@@ -62,7 +62,7 @@ async def newest(conn: AsyncConnection) -> Mark | None:
 
 
 async def find_older(conn: AsyncConnection, mark: Mark | None) -> Finding | None:
-    """Tell whether Postgres does not know the e-mail of a mark, and never did."""
+    """Find that Postgres does not know the e-mail of the mark."""
     if mark is None:
         return None
     is_older, since = (await conn.execute(_OLDER, {"id": mark.id, "at": mark.at})).one()
@@ -74,7 +74,7 @@ async def find_older(conn: AsyncConnection, mark: Mark | None) -> Finding | None
         f" an older dump, failed over to a standby that lagged, or was emptied. E-mails received {begin}"
         f" {clock(mark.at)} are missing here.\n"
         "Restore a newer state if there is one. If not, have Zendesk send the tickets of that time again.\n"
-        "Their objects are still in the storage. `holdfast reconcile` lists their documents in the target."
+        "`holdfast reconcile` lists their objects in the storage (`unclaimed`) and their documents in the target."
     )
     return Finding(
         CAUSE, KEY, 1, f"Postgres is older than it was: e-mails {begin} {clock(mark.at)} are missing", detail
@@ -99,8 +99,9 @@ _NEWEST = text("""
 SELECT id, received_at FROM incoming_emails WHERE received_at IS NOT NULL ORDER BY id DESC LIMIT 1
 """)
 
-# Another e-mail has the number, or no number was given so far. Numbers may also come from elsewhere than the sequence,
-# as in a table that was taken over; where it cannot be read, a missing e-mail may as well be one that was erased.
+# Postgres is older if another e-mail has the number of the mark, or if the sequence has not reached that number. A table
+# that was taken over may have numbers beyond its sequence. Without the right to read the sequence, a missing e-mail
+# counts as erased.
 _OLDER = text("""
 WITH sequence AS (
     SELECT pg_get_serial_sequence('incoming_emails', 'id')::regclass AS name

@@ -57,7 +57,7 @@ class Standing:
         return not self.is_ours and self.kind != "empty"
 
     def __str__(self) -> str:
-        """Say both in one line."""
+        """Return finding and advice as one line."""
         return f"{self.found[:1].upper()}{self.found[1:]}" + (f": {self.advice}" if self.advice else "")
 
 
