@@ -115,7 +115,7 @@ async def announce(conn: AsyncConnection, held: Held, files: Mapping[int, Announ
     At a position that is taken, the file gets its address if it had none. All of it or nothing; nothing if the
     attempt holds the job no longer.
     """
-    rows_of_files = [{"position": position, **_announced(file)} for position, file in files.items()]
+    rows_of_files = [announced_row(position, file) for position, file in files.items()]
     announced = announced_files(literal(rows_of_files, JSON))
     noted = (
         update(IncomingEmail)
@@ -195,7 +195,7 @@ async def record_lists(
         (each.email_id, each.fingerprint, each.is_whole, each.is_lacking, each.reason) for each in listings
     ]
     files = [
-        {"email_id": each.email_id, "position": position, **_announced(file)}
+        {"email_id": each.email_id, **announced_row(position, file)}
         for each in listings
         for position, file in each.missing.items()
     ]
@@ -210,8 +210,10 @@ async def mark(conn: AsyncConnection, marks: Sequence[Mark]) -> list[bool]:
     return [place in places for place in range(1, len(marks) + 1)]
 
 
-def _announced(file: Announced) -> dict[str, object]:
+def announced_row(position: int, file: Announced) -> dict[str, object]:
+    """Name the columns of a file that was announced, as `ANNOUNCED` lists them."""
     return {
+        "position": position,
         "source_url": file.url,
         "file_name": file.file_name,
         "declared_type": file.content_type,

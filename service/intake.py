@@ -15,6 +15,7 @@ from sqlalchemy.dialects.postgresql import ARRAY, insert
 from sqlalchemy.ext.asyncio import AsyncConnection
 from structlog.contextvars import bind_contextvars
 
+from service.attachments import announced_row
 from service.database import TOO_LONG, connect, run
 from service.errors import Permanent, Rejected, Transient
 from service.faultpoints import reach
@@ -173,16 +174,7 @@ async def _record(res: Resources, email: payloads.Email, request: dict[str, Any]
         "reading_hash": reading.fingerprint(email),
         "sync_status": res.settings.sync_status,
     }
-    files = [
-        {
-            "position": position,
-            "source_url": file.url,
-            "file_name": file.file_name,
-            "declared_type": file.content_type,
-            "declared_size": file.size,
-        }
-        for position, file in enumerate(email.attachments)
-    ]
+    files = [announced_row(position, file) for position, file in enumerate(email.attachments)]
     try:
         recorded = await res.coalesce(receive, Arrival(row, files), size=len(row["raw_body"]))
     except Permanent as exc:

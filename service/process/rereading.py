@@ -6,7 +6,7 @@ from functools import partial
 import structlog
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from service.attachments import File, files_of
+from service.attachments import File, announced_row, files_of
 from service.database import insist, run
 from service.jobs import rereading
 from service.jobs.rereading import Kept, Rewriting
@@ -14,7 +14,7 @@ from service.jobs.running import Claim
 from service.resources import Resources
 from service.zendesk import reading
 from service.zendesk.body import Unreadable
-from service.zendesk.payloads import Attachment, Ignored
+from service.zendesk.payloads import Ignored
 from service.zendesk.reading import Changes
 
 log = structlog.get_logger()
@@ -28,8 +28,8 @@ async def reread(res: Resources, claim: Claim) -> Claim:
     columns, changes = await _compare(res, claim)
     new = Rewriting(
         columns,
-        corrected=[_row(position, file) for position, file in changes.corrected.items()],
-        added=[_row(position, file) for position, file in enumerate(changes.added)],
+        corrected=[announced_row(position, file) for position, file in changes.corrected.items()],
+        added=[announced_row(position, file) for position, file in enumerate(changes.added)],
         withdrawn=changes.withdrawn,
     )
     write = partial(rereading.rewrite, held=claim.held, new=new)
@@ -68,13 +68,3 @@ async def _compare(res: Resources, claim: Claim) -> tuple[dict[str, object], Cha
     changes = reading.compare(kept[0].columns, files, email)
     columns = {**changes.fields, "reading_hash": reading.fingerprint(email)}
     return columns, changes
-
-
-def _row(position: int, file: Attachment) -> dict[str, object]:
-    return {
-        "position": position,
-        "source_url": file.url,
-        "file_name": file.file_name,
-        "declared_type": file.content_type,
-        "declared_size": file.size,
-    }
