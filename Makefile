@@ -64,7 +64,7 @@ dist: $(VENV)/.ready  ## build a wheel and an archive of the sources
 	$(BIN)/python -m hatchling build
 
 tag: $(VENV)/.ready  ## name this commit by its version, which the CHANGELOG must have
-	@version=$$($(BIN)/python -c "from service.version import version; print(version())"); \
+	@version=$$($(BIN)/python -c "from service.telemetry.version import version; print(version())"); \
 	grep -q "^## $$version " CHANGELOG.md && git tag --annotate "v$$version" --message "Holdfast $$version"
 
 clean:

@@ -9,7 +9,7 @@ from typing import Any
 from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
 sys.path.insert(0, str(Path(__file__).parent))
-from service.version import commit
+from service.telemetry.version import commit
 
 
 class CommitHook(BuildHookInterface):  # type: ignore[type-arg]

@@ -11,28 +11,28 @@ import asyncpg
 from pydantic import SecretStr
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
-from service import retries as record
 from service.config.settings import Settings
-from service.database import connect, create_engine
-from service.documents import read_records
-from service.jobs import again, arriving, reopening, running, waiting
-from service.jobs.arriving import Arrival
-from service.jobs.running import Claim, Claiming, Settlement
+from service.jobs import arrival, attempts, refetch, syncs, waiting
+from service.jobs import bulk_retries as record
+from service.jobs import retries as job_retries
+from service.jobs import sync_retries as sync_again
+from service.jobs.arrival import Arrival
+from service.jobs.attempts import Claim, Claiming, Settlement
+from service.jobs.syncs import Carrying, Wish
 from service.jobs.waiting import Job
+from service.operate.bulk_retry import EXAMINED
+from service.postgres.engine import connect, create_engine
+from service.postgres.search import walk
+from service.postgres.selection import Selection
 from service.queries import actions, emails, failures, overview, pages, quarantine, reconciliations, retries
 from service.queries.changes import list_changes
 from service.queries.emails import EmailFilter
 from service.queries.pages import PageFilter
 from service.queries.quarantine import QuarantineFilter
+from service.queue.suspects import Suspects
 from service.reconcile import contents, expected
 from service.reconcile.repair import resync
-from service.recovery.bulk import EXAMINED
-from service.selection import Selection
-from service.suspects import Suspects
-from service.syncs import again as sync_again
-from service.syncs import carrying
-from service.syncs.carrying import Carrying, Wish
-from service.walk import walk
+from service.targets.document import read_records
 
 LEASE = timedelta(seconds=30)
 SYNCING = Settings(
@@ -77,7 +77,7 @@ def changes(db: Database) -> dict[str, Operation]:
     }
 
     async def sweep() -> None:
-        await running.rescue(conn, BATCH, spread=LEASE)
+        await attempts.rescue(conn, BATCH, spread=LEASE)
         await waiting.take_due(conn, BATCH)
         await waiting.take_suspects(conn, await waiting.next_suspicion(conn) or 1, BATCH)
 
@@ -86,7 +86,9 @@ def changes(db: Database) -> dict[str, Operation]:
         number = await record.begin(
             conn, "job", actor="ada", filter={}, per_second=BATCH, planned=1, planned_capped=False
         )
-        await again.retry_next(conn, record.Step(number, "ada", None), way.found(BATCH), way.stop(BATCH))
+        await job_retries.retry_next(
+            conn, record.Step(number, "ada", None), way.found(BATCH), way.stop(BATCH)
+        )
 
     async def sync_many(wanted: Selection) -> None:
         way = walk(wanted, examined=EXAMINED, finished_before=datetime.now(UTC))
@@ -103,14 +105,14 @@ def changes(db: Database) -> dict[str, Operation]:
     ordered = [f"{stamp}{number}" for number in range(BATCH)]
     scattered = [f"sha256:{random.randbytes(32).hex()}" for _ in range(BATCH)]  # noqa: S311
     return {
-        "receive 100 new e-mails": lambda: arriving.receive(conn, arrivals(ordered)),
-        "receive 100, keys in no order": lambda: arriving.receive(conn, arrivals(scattered)),
-        "receive 100 that are on record": lambda: arriving.receive(conn, arrivals(db.keys)),
+        "receive 100 new e-mails": lambda: arrival.receive(conn, arrivals(ordered)),
+        "receive 100, keys in no order": lambda: arrival.receive(conn, arrivals(scattered)),
+        "receive 100 that are on record": lambda: arrival.receive(conn, arrivals(db.keys)),
         "mark 100 as queued": lambda: waiting.mark_queued(conn, db.received[:BATCH]),
-        "claim": lambda: running.claim(conn, [Claiming(Job(one(db.received), 1), "worker", LEASE)]),
-        "renew 20 leases": lambda: running.renew(conn, [(number, 1) for number in db.held[:20]], LEASE),
-        "complete": lambda: running.settle(conn, [Settlement(claimed, "completed")]),
-        "rescue 100": lambda: running.rescue(conn, BATCH, spread=LEASE),
+        "claim": lambda: attempts.claim(conn, [Claiming(Job(one(db.received), 1), "worker", LEASE)]),
+        "renew 20 leases": lambda: attempts.renew(conn, [(number, 1) for number in db.held[:20]], LEASE),
+        "complete": lambda: attempts.settle(conn, [Settlement(claimed, "completed")]),
+        "rescue 100": lambda: attempts.rescue(conn, BATCH, spread=LEASE),
         "take 100 that are due": lambda: waiting.take_due(conn, BATCH),
         "sweep: rescue, then take": sweep,
         "retry many, a step": lambda: retry_many(Selection(status="failed")),
@@ -121,18 +123,16 @@ def changes(db: Database) -> dict[str, Operation]:
         "retry many syncs, a step by what none is": lambda: sync_many(
             Selection(sync_status="not_applicable")
         ),
-        "claim a sync": lambda: carrying.claim(conn, [Wish(one(db.to_carry), LEASE)]),
-        "take 100 syncs that are due": lambda: carrying.take_due(
-            conn, BATCH, LEASE, Suspects(16).room_beside
-        ),
-        "settle a sync": lambda: carrying.settle(conn, [carrying.Settlement(carried, "synced")]),
+        "claim a sync": lambda: syncs.claim(conn, [Wish(one(db.to_carry), LEASE)]),
+        "take 100 syncs that are due": lambda: syncs.take_due(conn, BATCH, LEASE, Suspects(16).room_beside),
+        "settle a sync": lambda: syncs.settle(conn, [syncs.Settlement(carried, "synced")]),
         "let go of 100 syncs": lambda: sync_again.drop(conn, BATCH, LEASE),
         "sync one once more": lambda: sync_again.again(conn, one(db.failed), "tests"),
         "sync 100 again that differ": lambda: resync(
             conn, [expected.State(number, "", 1, 0, "synced", None, True) for number in db.spread[:BATCH]]
         ),
-        "fetch a content again": lambda: reopening.reopen(conn, db.sha256, "tests"),
-        "retry a failed one": lambda: again.retry(conn, one(db.failed), "tests"),
+        "fetch a content again": lambda: refetch.reopen(conn, db.sha256, "tests"),
+        "retry a failed one": lambda: job_retries.retry(conn, one(db.failed), "tests"),
     }
 
 

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.ground import SECRET
-from service.local.sender import sign_headers
-from service.local.zendesk import Zendesk
+from service.local.zendesk.sender import sign_headers
+from service.local.zendesk.stand_in import Zendesk
 
 BODY_BYTES = 1500
 _FIRST_TICKET = 1_000_000

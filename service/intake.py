@@ -15,17 +15,17 @@ from sqlalchemy.dialects.postgresql import ARRAY, insert
 from sqlalchemy.ext.asyncio import AsyncConnection
 from structlog.contextvars import bind_contextvars
 
-from service.attachments import announced_row
-from service.database import TOO_LONG, connect, run
 from service.errors import Permanent, Rejected, Transient
 from service.faultpoints import reach
-from service.jobs.arriving import Arrival, receive
+from service.jobs.arrival import Arrival, receive
+from service.jobs.attachments import announced_row
 from service.jobs.waiting import Job
-from service.metrics import IGNORED_EVENTS, event_type_label
-from service.models import IgnoredWebhook, QuarantinedWebhook
-from service.operations import OperatorAction
-from service.pool import refusal
+from service.postgres.email_tables import IgnoredWebhook, QuarantinedWebhook
+from service.postgres.engine import TOO_LONG, connect, run
+from service.postgres.operation_tables import OperatorAction
+from service.postgres.pool import refusal
 from service.resources import Resources
+from service.telemetry.metrics import IGNORED_EVENTS, event_type_label
 from service.zendesk import payloads, reading
 from service.zendesk.body import Unreadable
 from service.zendesk.signature import ACCOUNT_ID, INVOCATION_ID

@@ -12,11 +12,13 @@ from arq import ArqRedis
 from redis.exceptions import RedisError
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from service.bell import create_redis
-from service.coalesce import Coalesce
 from service.config.reading import NEEDED, complaint, read_settings
 from service.config.settings import Settings
-from service.database import (
+from service.errors import HoldfastError, SettingsError
+from service.outbound.egress import Egress
+from service.outbound.transfer import open_session
+from service.postgres.batch import Coalesce
+from service.postgres.engine import (
     COMMAND,
     GOODBYE_SECONDS,
     WORKER,
@@ -25,14 +27,12 @@ from service.database import (
     pool_of,
     run,
 )
-from service.dispatch import Dispatcher
-from service.download.transfer import open_session
-from service.egress import Egress
-from service.errors import HoldfastError, SettingsError
-from service.pool import ADVICE, usage
+from service.postgres.pool import ADVICE, usage
+from service.queue.arq_queue import create_redis
+from service.queue.dispatch import Dispatcher
 from service.storage.objects import Storage, open_storage
 from service.targets.gate import Gate
-from service.targets.taken import Taken
+from service.targets.recent import Taken
 from service.targets.target import Target, open_targets
 from service.telemetry.sentry import open_sentry
 from service.telemetry.spans import Traces

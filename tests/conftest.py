@@ -20,15 +20,15 @@ from blockbuster import BlockBuster, blockbuster_ctx
 from pydantic import SecretStr
 from pymongo import AsyncMongoClient
 
-from service import logs
 from service.config.settings import Settings
 from service.local.servers import has_mongodb, mongodb, postgres, valkey
-from service.local.zendesk import Zendesk
+from service.local.zendesk.stand_in import Zendesk
 from service.resources import Resources, open_resources
+from service.telemetry import logs
 from service.web.app import create_app
-from service.web.keys import RES
-from service.web.prefix import Runner
-from service.worker import worker_settings
+from service.web.handling.keys import RES
+from service.web.handling.prefix import Runner
+from service.worker.settings import worker_settings
 from tests.forked import Program, end_server
 from tests.processes import left_with, wait_for
 from tests.s3 import ACCESS_KEY, SECRET, Bucket, proxied, s3

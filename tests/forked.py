@@ -27,9 +27,9 @@ _context.set_forkserver_preload(
         "alembic.config",
         "arq.cli",
         "service.resources",
-        "service.doctor.examine",
+        "service.checks.examine",
         "service.web.app",
-        "service.worker",
+        "service.worker.settings",
         "rich.live",
     ]
 )

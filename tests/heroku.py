@@ -15,7 +15,7 @@ import asyncpg
 from aiohttp import ClientSession
 
 from service.local.servers import free_port
-from service.local.zendesk import Zendesk
+from service.local.zendesk.stand_in import Zendesk
 from service.resources import Resources
 from tests import installs
 from tests.conftest import API_TOKEN, eventually

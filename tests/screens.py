@@ -13,9 +13,9 @@ from playwright.async_api import Browser, async_playwright
 from pydantic import SecretStr
 
 from service.config.settings import Settings
-from service.local.samples import Sample, samples
 from service.local.servers import mongodb, postgres, valkey
-from service.local.zendesk import Fault, Zendesk
+from service.local.zendesk.samples import Sample, samples
+from service.local.zendesk.stand_in import Fault, Zendesk
 from service.reconcile.run import Wish, reconcile
 from service.storage import objects
 from tests.browser import running_chromium, sign_in

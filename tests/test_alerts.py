@@ -20,10 +20,10 @@ from service.alerts.message import compose
 from service.alerts.send import Tried, deliver, try_channels
 from service.alerts.watch import look_once
 from service.config.settings import Settings
-from service.database import connect
 from service.local.servers import free_port
-from service.local.zendesk import Zendesk
-from service.operations import CAUSES
+from service.local.zendesk.stand_in import Zendesk
+from service.postgres.engine import connect
+from service.postgres.operation_tables import CAUSES
 from service.queries.alerts import list_alerts
 from service.resources import Resources, open_resources
 from tests.conftest import Server, eventually, program, working

@@ -15,7 +15,7 @@ from service.alerts.finding import Finding, clean, duration
 from service.alerts.quarantine import MOST_CODES, MOST_READ
 from service.alerts.record import Pass
 from service.config.settings import Settings
-from service.database import connect
+from service.postgres.engine import connect
 from service.resources import Resources
 
 NOW = datetime(2025, 10, 20, 12, tzinfo=UTC)

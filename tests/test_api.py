@@ -21,11 +21,11 @@ from prometheus_client.parser import text_string_to_metric_families
 from pydantic import SecretStr
 
 from service.config.settings import Settings
-from service.local.zendesk import Zendesk
-from service.models import Attachment, Attempt, IncomingEmail
+from service.local.zendesk.stand_in import Zendesk
+from service.postgres.email_tables import Attachment, Attempt, IncomingEmail
 from service.resources import Resources
 from service.storage import objects
-from service.version import commit, version
+from service.telemetry.version import commit, version
 from service.web.app import create_app
 from tests.conftest import API_TOKEN, Client, eventually, serving
 

@@ -6,13 +6,13 @@ from typing import Any
 
 import asyncpg
 
-from service.attachments import Mark, files_of, mark
-from service.database import connect
 from service.errors import Permanent, Transient
-from service.jobs import running
-from service.jobs.arriving import Arrival, receive
-from service.jobs.running import Claim, Claiming, Settlement
+from service.jobs import attempts
+from service.jobs.arrival import Arrival, receive
+from service.jobs.attachments import Mark, files_of, mark
+from service.jobs.attempts import Claim, Claiming, Settlement
 from service.jobs.waiting import Job
+from service.postgres.engine import connect
 from service.resources import Resources
 from service.storage.objects import Stored
 
@@ -28,7 +28,7 @@ async def claimed(res: Resources, keys: str) -> list[Claim]:
     async with connect(res.engine) as conn:
         recorded = await receive(conn, [Arrival(each, files) for each in columns])
         wishes = [Claiming(Job(each.email_id, 1), "worker", timedelta(minutes=1)) for each in recorded]
-        return [claim for claim in await running.claim(conn, wishes) if claim]
+        return [claim for claim in await attempts.claim(conn, wishes) if claim]
 
 
 async def test_marks_in_one_statement_are_answered_each_for_itself(
@@ -36,7 +36,7 @@ async def test_marks_in_one_statement_are_answered_each_for_itself(
 ) -> None:
     one, two, lost = await claimed(res, "abc")
     async with connect(res.engine) as conn:
-        await running.settle(conn, [Settlement(lost, "handed_back")])
+        await attempts.settle(conn, [Settlement(lost, "handed_back")])
         held = await mark(
             conn,
             [

@@ -19,11 +19,11 @@ from itsdangerous import TimestampSigner, URLSafeTimedSerializer
 from pydantic import SecretStr
 
 from service.config.settings import Settings
-from service.local.zendesk import Zendesk
+from service.local.zendesk.stand_in import Zendesk
 from service.resources import Resources
-from service.web import sessions
-from service.web.auth import MOST_REFUSALS, REFUSALS
-from service.web.keys import IDENTITY
+from service.web.auth import sessions
+from service.web.auth.tokens import MOST_REFUSALS, REFUSALS
+from service.web.handling.keys import IDENTITY
 from tests.conftest import API_TOKEN, Server, serving
 from tests.proxy import before_postgres
 from tests.test_api import add

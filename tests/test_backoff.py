@@ -5,8 +5,8 @@ from datetime import timedelta
 
 import pytest
 
-from service.backoff import backoff
 from service.errors import Transient
+from service.outbound.backoff import backoff
 
 
 def asked(*seconds: float) -> list[Transient]:

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 from arq.worker import Worker
 
-from service.bell import Bell, Ring
 from service.config.settings import Settings
-from service.local.zendesk import Fault, Zendesk
+from service.local.zendesk.stand_in import Fault, Zendesk
+from service.queue.arq_queue import Bell, Ring
 from service.resources import Resources
 from tests.conftest import Client, eventually, program, working
 

@@ -7,8 +7,8 @@ import pytest
 from sqlalchemy import Text
 
 from service.config.settings import Settings
-from service.models import Attachment, Attempt, Base, IncomingEmail, QuarantinedWebhook
-from service.operations import (
+from service.postgres.email_tables import Attachment, Attempt, Base, IncomingEmail, QuarantinedWebhook
+from service.postgres.operation_tables import (
     Alert,
     AlertDelivery,
     BulkRetry,

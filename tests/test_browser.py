@@ -13,7 +13,7 @@ from playwright.async_api import Browser, ConsoleMessage, Page, async_playwright
 from pydantic import SecretStr
 
 from service.config.settings import Settings
-from service.local.zendesk import Zendesk
+from service.local.zendesk.stand_in import Zendesk
 from tests.browser import needs_chromium, running_chromium, sign_in
 from tests.conftest import API_TOKEN, Server, eventually, serving, working
 from tests.proxy import before_postgres

@@ -8,10 +8,10 @@ import asyncpg
 import pytest
 
 from service.errors import Rejected
+from service.operate import bulk_retry
+from service.postgres.selection import Selection
 from service.queries.retries import BulkRetryView, get_retry
-from service.recovery import bulk
 from service.resources import Resources
-from service.selection import Selection
 
 FAILED = Selection(status="failed")
 ONE_AT_A_TIME = asyncio.Lock()
@@ -54,7 +54,7 @@ async def statuses(database: asyncpg.Connection, ids: Sequence[int]) -> list[str
 async def all_steps(res: Resources, database: asyncpg.Connection) -> int:
     """Take steps until there are none, without waiting for when they are due."""
     steps = 0
-    while await bulk.step(res):
+    while await bulk_retry.step(res):
         steps += 1
         async with ONE_AT_A_TIME:
             await database.execute("UPDATE bulk_retries SET next_at = now() WHERE status = 'running'")
@@ -62,7 +62,7 @@ async def all_steps(res: Resources, database: asyncpg.Connection) -> int:
 
 
 async def begin(res: Resources, wanted: Selection, per_second: int = 100) -> int:
-    return await bulk.start(res, wanted, per_second, "ada (tests)")
+    return await bulk_retry.start(res, wanted, per_second, "ada (tests)")
 
 
 async def shown(res: Resources, number: int) -> BulkRetryView:
@@ -92,7 +92,7 @@ async def test_all_that_match_run_again_with_a_fresh_budget_and_nothing_else_doe
 async def test_a_plan_counts_and_changes_nothing(res: Resources, database: asyncpg.Connection) -> None:
     ids = await fail(database, 7)
 
-    assert await bulk.plan(res, FAILED) == (7, False)
+    assert await bulk_retry.plan(res, FAILED) == (7, False)
 
     assert await statuses(database, ids) == ["failed"] * 7
     assert await database.fetchval("SELECT count(*) FROM bulk_retries") == 0
@@ -103,7 +103,7 @@ async def test_a_plan_of_more_than_a_step_looks_at_is_capped(
 ) -> None:
     await fail(database, 10_001)
 
-    assert await bulk.plan(res, FAILED) == (10_000, True)
+    assert await bulk_retry.plan(res, FAILED) == (10_000, True)
 
 
 async def test_no_more_than_the_throttle_says_are_queued_before_the_next_step_is_due(
@@ -112,8 +112,8 @@ async def test_no_more_than_the_throttle_says_are_queued_before_the_next_step_is
     ids = await fail(database, 9)
     await begin(res, FAILED, 4)
 
-    assert await bulk.step(res)
-    assert not await bulk.step(res), "the next one is due in a second"
+    assert await bulk_retry.step(res)
+    assert not await bulk_retry.step(res), "the next one is due in a second"
 
     assert await statuses(database, ids) == ["failed"] * 5 + ["queued"] * 4
 
@@ -121,17 +121,17 @@ async def test_no_more_than_the_throttle_says_are_queued_before_the_next_step_is
 async def test_a_cancelled_one_stops_where_it_is(res: Resources, database: asyncpg.Connection) -> None:
     ids = await fail(database, 9)
     number = await begin(res, FAILED, 4)
-    await bulk.step(res)
+    await bulk_retry.step(res)
 
-    await bulk.cancel(res, number, "bob (tests)")
+    await bulk_retry.cancel(res, number, "bob (tests)")
     await database.execute("UPDATE bulk_retries SET next_at = now()")
 
-    assert not await bulk.step(res)
+    assert not await bulk_retry.step(res)
     assert (await statuses(database, ids)).count("queued") == 4
     cancelled = await shown(res, number)
     assert (cancelled.status, cancelled.retried) == ("cancelled", 4)
     with pytest.raises(Rejected, match="cancelled already"):
-        await bulk.cancel(res, number, "bob (tests)")
+        await bulk_retry.cancel(res, number, "bob (tests)")
 
 
 async def test_what_fails_after_it_began_is_left_alone(res: Resources, database: asyncpg.Connection) -> None:
@@ -166,7 +166,7 @@ async def test_a_step_that_several_workers_take_is_done_once(
     ids = await fail(database, 40)
     number = await begin(res, FAILED, 10)
 
-    await asyncio.gather(*(bulk.step(res) for _ in range(8)))
+    await asyncio.gather(*(bulk_retry.step(res) for _ in range(8)))
 
     assert (await statuses(database, ids)).count("queued") == 10
     assert (await shown(res, number)).retried == 10
@@ -175,7 +175,7 @@ async def test_a_step_that_several_workers_take_is_done_once(
 async def test_a_text_that_is_rare_is_found_however_many_steps_it_takes(
     res: Resources, database: asyncpg.Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(bulk, "EXAMINED", 10)
+    monkeypatch.setattr(bulk_retry, "EXAMINED", 10)
     ids = await fail(database, 95)
     await database.execute("UPDATE incoming_emails SET subject = 'The Invoice_4' WHERE id = $1", ids[3])
     await database.execute("UPDATE incoming_emails SET subject = 'The InvoiceX4' WHERE id = $1", ids[50])

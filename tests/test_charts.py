@@ -6,7 +6,7 @@ from itertools import pairwise
 import pytest
 
 from service.queries.history import Hour
-from service.web.dashboard import charts
+from service.web.pages import charts
 
 MIDNIGHT = datetime(2026, 11, 22, tzinfo=UTC)
 

@@ -304,7 +304,14 @@ def test_web_loads_nothing_that_it_does_not_need(environment: dict[str, str]) ->
 
     assert code == 2
     assert {"aiohttp.web", "service.web.app"} <= loaded
-    needless = {"service.worker", "service.process.attempt", "service.local", "alembic", "psutil", "botocore"}
+    needless = {
+        "service.worker.settings",
+        "service.capture.attempt",
+        "service.local",
+        "alembic",
+        "psutil",
+        "botocore",
+    }
     assert not loaded & needless
 
 

@@ -17,8 +17,8 @@ import pytest
 from pydantic import SecretStr
 
 from service.config.settings import Settings
+from service.operate import bulk_retry
 from service.queries.emails import get_email
-from service.recovery import bulk
 from service.resources import Resources
 from service.storage.objects import put
 from tests.commands import command, terminal, typed
@@ -366,7 +366,7 @@ async def test_retrying_all_is_planned_then_begun_and_can_be_looked_at_and_cance
     assert (again.returncode, again.stderr) == (1, "The retry of many 1 is cancelled already.\n")
     actors = [action["actor"].partition("@")[0] for action in json.loads(activity.stdout)["actions"]]
     assert actors == ["bob", "ada"]
-    assert not await bulk.step(res), "nothing is left to be done"
+    assert not await bulk_retry.step(res), "nothing is left to be done"
 
 
 async def test_on_a_terminal_it_asks_and_does_nothing_without_a_yes(

@@ -8,11 +8,11 @@ import asyncpg
 import pytest
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from service import coalesce as coalesce_module
-from service.coalesce import Coalesce
-from service.database import connect
 from service.errors import Permanent, Transient
-from service.jobs.arriving import Arrival, Recorded, receive
+from service.jobs.arrival import Arrival, Recorded, receive
+from service.postgres import batch as coalesce_module
+from service.postgres.batch import Coalesce
+from service.postgres.engine import connect
 from service.resources import Resources
 
 FILE = {"position": 0, "source_url": "https://x", "file_name": "a", "declared_type": None, "declared_size": 1}

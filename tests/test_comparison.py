@@ -9,8 +9,8 @@ import asyncpg
 import pytest
 
 from service.config.settings import Settings
-from service.database import connect
-from service.local.zendesk import Zendesk
+from service.local.zendesk.stand_in import Zendesk
+from service.postgres.engine import connect
 from service.queries.comparison import ComparisonView, comparison_of
 from service.reconcile.hourly import reconcile_hourly
 from service.reconcile.run import Wish, reconcile

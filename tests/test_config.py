@@ -15,12 +15,12 @@ from pydantic import SecretStr
 from pydantic_core import PydanticUndefined
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from service.bell import create_redis
 from service.config.reading import read_settings
 from service.config.settings import PUBLIC_TEST_SECRET, Settings
-from service.database import connect, create_engine
 from service.errors import SettingsError, Transient
-from service.worker import _redis_settings
+from service.postgres.engine import connect, create_engine
+from service.queue.arq_queue import create_redis
+from service.worker.settings import _redis_settings
 from tests import forked
 from tests.conftest import ROOT
 

@@ -11,12 +11,12 @@ import pytest
 import uvloop
 from aiohttp import ClientSession, TCPConnector, web
 
+from service.config.limits import file_limit, raise_file_limit
 from service.config.settings import Settings
-from service.limits import file_limit, raise_file_limit
-from service.local.zendesk import Zendesk
+from service.local.zendesk.stand_in import Zendesk
 from service.resources import Resources, background
-from service.web.connections import Connections, most_connections
-from service.web.early import listening
+from service.web.server.connections import Connections, most_connections
+from service.web.server.ports import listening
 from tests.conftest import ROOT, Client, environment, eventually
 from tests.test_webhook import is_up
 

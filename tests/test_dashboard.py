@@ -15,10 +15,10 @@ from arq.worker import Worker
 from pydantic import SecretStr
 
 from service.config.settings import Settings
-from service.local.samples import samples
-from service.local.zendesk import Fault, Zendesk
-from service.web.dashboard import live
-from service.web.shared import STALE_SECONDS, Shared
+from service.local.zendesk.samples import samples
+from service.local.zendesk.stand_in import Fault, Zendesk
+from service.web.handling.shared import STALE_SECONDS, Shared
+from service.web.pages import live
 from tests.conftest import API_TOKEN, Server, eventually, serving
 from tests.proxy import before_postgres
 

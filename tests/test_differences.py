@@ -8,8 +8,9 @@ import asyncpg
 import pytest
 from sqlalchemy import ColumnElement
 
-from service.database import run
-from service.differences import (
+from service.postgres.engine import run
+from service.reconcile import verify
+from service.reconcile.differences import (
     Differences,
     close,
     documents_of,
@@ -18,7 +19,6 @@ from service.differences import (
     objects_under,
     open_differences,
 )
-from service.reconcile import verify
 from service.reconcile.finding import Finding
 from service.reconcile.hourly import reconcile_hourly
 from service.reconcile.run import Wish, reconcile

@@ -10,11 +10,11 @@ import asyncpg
 import pytest
 from arq.worker import Worker
 
+from service.capture.attempt import process
 from service.config.settings import Settings
 from service.jobs.waiting import Job
 from service.local.drill.proxy import Proxy
-from service.local.zendesk import Fault, Zendesk
-from service.process.attempt import process
+from service.local.zendesk.stand_in import Fault, Zendesk
 from service.resources import Resources, open_resources
 from tests.conftest import Client, eventually, program, serving, working
 from tests.proxy import before_postgres, before_redis

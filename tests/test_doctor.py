@@ -11,13 +11,13 @@ import pytest
 from pydantic import SecretStr
 from pymongo import AsyncMongoClient
 
+from service.checks.clocks import check_clock_of_postgres, check_clock_of_redis
+from service.checks.examine import examine
+from service.checks.finding import Check
+from service.checks.settings import check_settings
+from service.checks.zendesk import check_zendesk
 from service.config.settings import Settings
-from service.doctor.clocks import check_clock_of_postgres, check_clock_of_redis
-from service.doctor.examine import examine
-from service.doctor.findings import Check
-from service.doctor.settings import check_settings
-from service.doctor.zendesk import check_zendesk
-from service.local.zendesk import Zendesk
+from service.local.zendesk.stand_in import Zendesk
 from service.resources import Resources, open_resources
 from tests.commands import command
 from tests.proxy import before_redis

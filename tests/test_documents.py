@@ -5,10 +5,10 @@ from typing import Any
 import asyncpg
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from service.database import connect
-from service.documents import make_document, read_records
-from service.jobs import again
+from service.jobs import retries
+from service.postgres.engine import connect
 from service.resources import Resources
+from service.targets.document import make_document, read_records
 
 EMAIL = """INSERT INTO incoming_emails (zendesk_ticket_id, idempotency_key, processing_status, attempt_number)
     VALUES ($1, $1, 'failed', 1)"""
@@ -26,7 +26,7 @@ class Between:
 
     async def execute(self, *arguments: Any) -> Any:
         result = await self._conn.execute(*arguments)
-        await again.retry(self._other, 1, "tests")
+        await retries.retry(self._other, 1, "tests")
         return result
 
 

@@ -20,10 +20,10 @@ import pytest
 import trustme
 from yarl import URL
 
-from service.download.answers import Expected, Limits
-from service.download.transfer import Access, download, open_session
-from service.egress import Egress
 from service.errors import HoldfastError, Permanent, Transient
+from service.outbound.answers import Expected, Limits
+from service.outbound.egress import Egress
+from service.outbound.transfer import Access, download, open_session
 from service.zendesk.account import Account, FixedToken
 from service.zendesk.client import FileAccess
 from service.zendesk.login import FixedLogin

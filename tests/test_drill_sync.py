@@ -14,13 +14,13 @@ import asyncpg
 import pytest
 from pymongo import AsyncMongoClient
 
-from service.database import close_engine, create_engine, run
-from service.documents import Document, make_document, read_records, to_json
 from service.local.drill.carried import audit_sync
 from service.local.drill.findings import Findings
 from service.local.drill.ledger import Injury, Ledger, Webhook
 from service.local.drill.receiving import Kept
 from service.local.drill.verdict import verdict
+from service.postgres.engine import close_engine, create_engine, run
+from service.targets.document import Document, make_document, read_records, to_json
 from service.targets.mongodb import open_collection
 from service.targets.webhook import message_id
 

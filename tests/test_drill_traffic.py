@@ -13,7 +13,7 @@ from service.local.drill.ledger import Ledger, Webhook
 from service.local.drill.traffic import Traffic
 from service.local.receiver import UNWANTED
 from service.local.servers import free_port
-from service.local.zendesk import Zendesk
+from service.local.zendesk.stand_in import Zendesk
 from service.zendesk.signature import INVOCATION_ID, SIGNATURE, TIMESTAMP
 
 # None of its first forty webhooks is late or comes twice, and every kind is among them.

@@ -11,8 +11,8 @@ import pytest
 from aiohttp.abc import AbstractResolver, ResolveResult
 from yarl import URL
 
-from service.egress import AddressRefused, Egress
 from service.errors import Permanent
+from service.outbound.egress import AddressRefused, Egress
 
 ZENDESK = Egress(("*.zendesk.com", "*.zdusercontent.com"))
 PUBLIC = "93.184.216.34 8.8.8.8 1.1.1.1 192.0.1.1 172.15.0.1 172.32.0.1 100.63.0.1 100.128.0.1 198.17.0.1 223.255.255.255"

@@ -7,8 +7,8 @@ from email.utils import format_datetime
 
 import pytest
 
-from service.documents import Document
 from service.errors import HoldfastError, Permanent, Transient
+from service.targets.document import Document
 from service.targets.webhook import Endpoint
 from tests.targets import SECRET, Receiver, receiver
 

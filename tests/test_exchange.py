@@ -10,9 +10,9 @@ from aiohttp import web
 from pydantic import Field
 
 from service.config.settings import Settings
-from service.local.zendesk import Zendesk
+from service.local.zendesk.stand_in import Zendesk
 from service.resources import Resources
-from service.web.exchange import MOST_BODY_BYTES, Body, Whole, body
+from service.web.handling.exchange import MOST_BODY_BYTES, Body, Whole, body
 from tests.conftest import API_TOKEN, Server, serving
 
 GOOD = {"kind": "all", "number": 5}

@@ -12,13 +12,13 @@ from pydantic import SecretStr
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from service.checks.postgres import check_postgres
 from service.config.settings import Settings
-from service.database import run
-from service.doctor.postgres import check_postgres
 from service.errors import Transient
 from service.local.drill.proxy import Proxy
 from service.local.servers import postgres
-from service.local.zendesk import Zendesk
+from service.local.zendesk.stand_in import Zendesk
+from service.postgres.engine import run
 from service.resources import Resources, open_resources
 from tests.conftest import Client, Server, eventually, serving
 

@@ -12,9 +12,9 @@ from aiohttp import ServerDisconnectedError
 
 from service import faultpoints
 from service.config.settings import Settings
-from service.jobs.running import MOST_ABANDONED
+from service.jobs.attempts import MOST_ABANDONED
 from service.local.supervisor import Child, Program, supervise
-from service.local.zendesk import Zendesk
+from service.local.zendesk.stand_in import Zendesk
 from service.resources import Resources
 from tests.conftest import ROOT, Client, environment, program
 from tests.test_flow import objects

@@ -7,7 +7,7 @@ import asyncpg
 from arq.worker import Worker
 
 from service.config.settings import Settings
-from service.local.zendesk import Zendesk
+from service.local.zendesk.stand_in import Zendesk
 from tests.conftest import Client
 
 PDF = b"%PDF-1.7\n" + bytes(range(256)) * 400

@@ -12,7 +12,7 @@ from typing import Any
 import asyncpg
 import pytest
 
-from service.web.docs import _text
+from service.web.api.docs import _text
 from tests.conftest import API_TOKEN, Server
 from tests.test_api import add
 

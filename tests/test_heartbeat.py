@@ -12,10 +12,10 @@ from typing import Any
 import asyncpg
 import pytest
 
-from service import alive, logs
 from service.config.settings import Settings
-from service.heartbeat import beating
 from service.resources import Resources, open_resources
+from service.telemetry import alive, logs
+from service.worker.heartbeat import beating
 from tests.conftest import ROOT, Server, eventually, working
 from tests.proxy import before_postgres
 

@@ -12,10 +12,10 @@ import pytest
 from aiohttp.abc import AbstractResolver, ResolveResult
 from yarl import URL
 
-from service.download.answers import Expected, Limits
-from service.download.transfer import download, open_session
-from service.egress import AddressRefused, Egress
 from service.errors import HoldfastError
+from service.outbound.answers import Expected, Limits
+from service.outbound.egress import AddressRefused, Egress
+from service.outbound.transfer import download, open_session
 from service.zendesk.account import Account
 from service.zendesk.client import FileAccess
 

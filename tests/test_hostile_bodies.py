@@ -7,7 +7,7 @@ from typing import Any
 import asyncpg
 import pytest
 
-from service.local.sender import Answer
+from service.local.zendesk.sender import Answer
 from service.zendesk.signature import INVOCATION_ID
 from tests.conftest import Client, Server
 

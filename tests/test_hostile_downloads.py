@@ -14,11 +14,11 @@ from typing import Any
 import pytest
 
 from service.config.settings import Settings
-from service.download.answers import Expected, Limits
-from service.download.transfer import download, open_session
-from service.egress import Egress
 from service.errors import HoldfastError
-from service.local.zendesk import Zendesk
+from service.local.zendesk.stand_in import Zendesk
+from service.outbound.answers import Expected, Limits
+from service.outbound.egress import Egress
+from service.outbound.transfer import download, open_session
 from service.resources import Resources
 from service.zendesk.account import Account
 from service.zendesk.client import FileAccess

@@ -10,7 +10,7 @@ from urllib.parse import unquote
 import pytest
 from arq.worker import Worker
 
-from service.local.zendesk import Zendesk
+from service.local.zendesk.stand_in import Zendesk
 from tests.conftest import API_TOKEN, Server
 
 NAMES = [

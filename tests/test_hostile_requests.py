@@ -9,8 +9,8 @@ from pathlib import Path
 import asyncpg
 import pytest
 
-from service.local.sender import sign_headers
-from service.local.zendesk import Zendesk
+from service.local.zendesk.sender import sign_headers
+from service.local.zendesk.stand_in import Zendesk
 from service.zendesk.signature import ACCOUNT_ID, INVOCATION_ID, SIGNATURE, TIMESTAMP, WEBHOOK_ID
 from tests.conftest import Client, Server
 from tests.test_webhook import NO_HANG, SECRET, TICKET, bodies, count, metric, raw, status_of

@@ -9,7 +9,7 @@ import pytest
 from pydantic import SecretStr
 
 from service.config.settings import Settings
-from service.local.zendesk import Zendesk
+from service.local.zendesk.stand_in import Zendesk
 from service.resources import Resources
 from service.zendesk.signature import INVOCATION_ID
 from tests.commands import command

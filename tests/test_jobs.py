@@ -12,13 +12,13 @@ import pytest
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from service.database import connect
 from service.errors import Permanent
-from service.jobs import again, arriving, running, waiting
-from service.jobs.arriving import Arrival, Recorded
-from service.jobs.running import Claim, Claiming, Failure, Settlement
+from service.jobs import arrival, attempts, retries, waiting
+from service.jobs.arrival import Arrival, Recorded
+from service.jobs.attempts import Claim, Claiming, Failure, Settlement
 from service.jobs.waiting import Job
-from service.local.zendesk import Zendesk
+from service.local.zendesk.stand_in import Zendesk
+from service.postgres.engine import connect
 from service.resources import Resources
 from tests.conftest import Server, eventually
 
@@ -50,18 +50,18 @@ async def row(database: asyncpg.Connection) -> Any:
 
 async def receive(conn: AsyncConnection, key: str = "key") -> Job:
     email = {"zendesk_ticket_id": "1", "idempotency_key": key, "attachment_urls": []}
-    [recorded] = await arriving.receive(conn, [Arrival(email, [FILE])])
+    [recorded] = await arrival.receive(conn, [Arrival(email, [FILE])])
     assert recorded.is_new
     return Job(recorded.email_id, 1)
 
 
 async def claim_one(conn: AsyncConnection, job: Job, lease: timedelta = LEASE) -> Claim | None:
-    [claim] = await running.claim(conn, [Claiming(job, "worker", lease)])
+    [claim] = await attempts.claim(conn, [Claiming(job, "worker", lease)])
     return claim
 
 
 async def settle_one(conn: AsyncConnection, settlement: Settlement) -> bool:
-    [held] = await running.settle(conn, [settlement])
+    [held] = await attempts.settle(conn, [settlement])
     return held
 
 
@@ -75,9 +75,9 @@ async def test_an_email_is_received_once_with_its_files(conn: AsyncConnection, r
     job = await receive(conn)
 
     twice = Arrival({"zendesk_ticket_id": "2", "idempotency_key": "key", "raw_body": b"other"}, [FILE, FILE])
-    again = await arriving.receive(conn, [twice])
+    retries = await arrival.receive(conn, [twice])
 
-    assert again == [Recorded(job.email_id, is_new=False, is_same=False)]
+    assert retries == [Recorded(job.email_id, is_new=False, is_same=False)]
     email = await row()
     assert (email["processing_status"], email["zendesk_ticket_id"]) == ("received", "1")
 
@@ -156,7 +156,7 @@ async def test_what_one_sweep_took_the_next_leaves_alone(conn: AsyncConnection) 
 
 async def test_a_lost_claim_can_change_nothing(conn: AsyncConnection, row: Any) -> None:
     old = await claimed(conn, lease=GONE)
-    assert await running.rescue(conn, limit=10) == 1
+    assert await attempts.rescue(conn, limit=10) == 1
     new = await claim_one(conn, Job(old.email_id, 2))
     before = dict(await row())
 
@@ -165,7 +165,7 @@ async def test_a_lost_claim_can_change_nothing(conn: AsyncConnection, row: Any) 
         await settle_one(conn, Settlement(old, "released", BROKEN, timedelta(0))),
         await settle_one(conn, Settlement(old, "failed", BROKEN)),
         await settle_one(conn, Settlement(old, "handed_back")),
-        await running.renew(conn, [old.held], LEASE),
+        await attempts.renew(conn, [old.held], LEASE),
     ]
 
     assert late == [False, False, False, False, set()]
@@ -195,7 +195,7 @@ async def test_many_settlements_in_one_statement_are_answered_each_for_itself(
     lost, *others = claims
     await settle_one(conn, Settlement(lost, "handed_back"))
 
-    held = await running.settle(
+    held = await attempts.settle(
         conn,
         [
             Settlement(others[0], "completed"),
@@ -230,9 +230,9 @@ async def test_workers_that_claim_the_same_jobs_in_any_order_get_each_once(
 
     async def work(order: Sequence[Job]) -> list[Claim]:
         async with connect(res.engine) as own:
-            claims = await running.claim(own, [Claiming(job, "worker", LEASE) for job in order])
+            claims = await attempts.claim(own, [Claiming(job, "worker", LEASE) for job in order])
             held = [claim for claim in claims if claim]
-            done = await running.settle(own, [Settlement(claim, "handed_back") for claim in held])
+            done = await attempts.settle(own, [Settlement(claim, "handed_back") for claim in held])
         assert done == [True] * len(held)
         return held
 
@@ -253,7 +253,7 @@ async def test_a_claim_that_postgres_sacrifices_to_somebody_else_is_repeated(
         async with database.transaction():
             await database.execute(touch, second.email_id)
             claims = [
-                asyncio.create_task(res.coalesce(running.claim, Claiming(job, "worker", LEASE)))
+                asyncio.create_task(res.coalesce(attempts.claim, Claiming(job, "worker", LEASE)))
                 for job in (first, second)
             ]
             await eventually(partial(waits_for_a_lock, conn))
@@ -273,7 +273,8 @@ async def test_a_wish_that_postgres_refuses_does_not_cost_its_neighbours(
     jobs[7] = Job(2**70, 1)
 
     claims = await asyncio.gather(
-        *(res.coalesce(running.claim, Claiming(job, "worker", LEASE)) for job in jobs), return_exceptions=True
+        *(res.coalesce(attempts.claim, Claiming(job, "worker", LEASE)) for job in jobs),
+        return_exceptions=True,
     )
 
     assert isinstance(claims.pop(7), Permanent)
@@ -283,10 +284,10 @@ async def test_a_wish_that_postgres_refuses_does_not_cost_its_neighbours(
 async def test_a_lease_that_is_renewed_is_not_rescued(conn: AsyncConnection, row: Any) -> None:
     claim = await claimed(conn, lease=GONE)
 
-    held = await running.renew(conn, [claim.held, (999, 1)], LEASE)
+    held = await attempts.renew(conn, [claim.held, (999, 1)], LEASE)
 
     assert held == {claim.held}
-    assert await running.rescue(conn, limit=10) == 0
+    assert await attempts.rescue(conn, limit=10) == 0
     assert (await row())["processing_status"] == "processing"
 
 
@@ -294,11 +295,11 @@ async def test_an_abandoned_attempt_costs_no_retry_and_too_many_in_a_row_fail_th
     conn: AsyncConnection, row: Any, database: asyncpg.Connection
 ) -> None:
     claim = await claimed(conn, lease=GONE)
-    await running.rescue(conn, limit=10, most_abandoned=2)
+    await attempts.rescue(conn, limit=10, most_abandoned=2)
     assert ((await row())["processing_status"], (await row())["abandoned_count"]) == ("queued", 1)
 
     await claim_one(conn, Job(claim.email_id, 2), GONE)
-    await running.rescue(conn, limit=10, most_abandoned=2)
+    await attempts.rescue(conn, limit=10, most_abandoned=2)
 
     email = await row()
     assert (email["processing_status"], email["error_code"]) == ("failed", "abandoned")
@@ -316,14 +317,14 @@ async def test_only_who_was_abandoned_before_waits_for_its_rescue(
     await claimed(conn, lease=GONE)
     waits = []
     for number in range(2, 6):
-        await running.rescue(conn, limit=10, spread=timedelta(hours=1), most_abandoned=9)
+        await attempts.rescue(conn, limit=10, spread=timedelta(hours=1), most_abandoned=9)
         email = await row()
         waits.append(email["due_at"] - email["now"])
         claim = await claim_one(conn, Job(email["id"], number), GONE)
     assert claim is not None
     await settle_one(conn, Settlement(claim, "released", BROKEN, timedelta(0)))
     await claim_one(conn, Job(claim.email_id, 6), GONE)
-    await running.rescue(conn, limit=10, spread=timedelta(hours=1), most_abandoned=9)
+    await attempts.rescue(conn, limit=10, spread=timedelta(hours=1), most_abandoned=9)
     email = await row()
 
     assert waits[0] <= timedelta(0)
@@ -338,7 +339,7 @@ async def test_a_retry_by_hand_has_a_fresh_budget_and_keeps_history(
     await database.execute("UPDATE attachments SET status = 'failed', error = 'x', error_code = 'y'")
     await settle_one(conn, Settlement(claim, "failed", BROKEN))
 
-    job = await again.retry(conn, claim.email_id, "tests")
+    job = await retries.retry(conn, claim.email_id, "tests")
 
     assert job == Job(claim.email_id, 2)
     email = await row()
@@ -354,7 +355,7 @@ async def test_what_is_not_finished_cannot_be_retried(
     job = await receive(conn)
     await database.execute("UPDATE incoming_emails SET processing_status = $1", status)
 
-    assert await again.retry(conn, job.email_id, "tests") is None
+    assert await retries.retry(conn, job.email_id, "tests") is None
 
 
 @pytest.mark.parametrize("outcome", ["completed", "failed"])
@@ -368,7 +369,7 @@ async def test_the_end_of_a_job_begins_its_sync_anew_and_nothing_else_touches_it
         "UPDATE incoming_emails SET sync_status = 'failed', sync_error = 'e', sync_retry_count = 7"
     )
 
-    await again.retry(conn, claim.email_id, "tests")
+    await retries.retry(conn, claim.email_id, "tests")
     queued = await row()
     held = await claim_one(conn, Job(claim.email_id, 2))
     assert held
@@ -398,7 +399,7 @@ async def test_a_job_from_before_there_were_leases_is_rescued(
     await receive(conn)
     await database.execute("UPDATE incoming_emails SET processing_status = 'processing'")
 
-    assert await running.rescue(conn, limit=10) == 1
+    assert await attempts.rescue(conn, limit=10) == 1
 
     assert (await row())["processing_status"] == "queued"
 

@@ -22,12 +22,12 @@ from hypothesis.stateful import (
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
-from service.database import create_engine
-from service.jobs import again, running, waiting
-from service.jobs.arriving import Arrival, receive
-from service.jobs.running import Claim, Claiming, Failure, Settlement
+from service.jobs import attempts, retries, waiting
+from service.jobs.arrival import Arrival, receive
+from service.jobs.attempts import Claim, Claiming, Failure, Settlement
 from service.jobs.waiting import Job
-from service.models import PROCESSING, STATUSES, WAITING
+from service.postgres.email_tables import PROCESSING, STATUSES, WAITING
+from service.postgres.engine import create_engine
 from tests.conftest import EMPTY
 
 HOUR = timedelta(hours=1)
@@ -88,11 +88,11 @@ class Model:
 
 
 def wish(job: Job, worker: str, lease: timedelta) -> Operation:
-    return lambda conn: one(running.claim(conn, [Claiming(job, worker, lease)]))
+    return lambda conn: one(attempts.claim(conn, [Claiming(job, worker, lease)]))
 
 
 def settle(claim: Claim, outcome: str, delay: timedelta = HOUR) -> Operation:
-    return lambda conn: one(running.settle(conn, [settlement(claim, outcome, delay)]))
+    return lambda conn: one(attempts.settle(conn, [settlement(claim, outcome, delay)]))
 
 
 def settlement(claim: Claim, outcome: Any, delay: timedelta = HOUR) -> Settlement:
@@ -203,7 +203,7 @@ class Jobs(RuleBasedStateMachine):
     def retry(self, email: int, hands: int) -> None:
         model = self.models[email]
 
-        jobs = self.run(*[lambda conn: again.retry(conn, email, "tests")] * hands)
+        jobs = self.run(*[lambda conn: retries.retry(conn, email, "tests")] * hands)
 
         queued = [job for job in jobs if job]
         if model.status not in ("completed", "failed"):
@@ -255,7 +255,7 @@ class Jobs(RuleBasedStateMachine):
 
     @rule(claims=st.lists(claims, min_size=1, max_size=4), lease=st.sampled_from([HOUR, GONE]))
     def renew(self, claims: list[Claim], lease: timedelta) -> None:
-        (held,) = self.run(lambda conn: running.renew(conn, {each.held for each in claims}, lease))
+        (held,) = self.run(lambda conn: attempts.renew(conn, {each.held for each in claims}, lease))
 
         assert held == {each.held for each in claims if self.models[each.email_id].is_held(each)}
         self.touched = {email for email, _ in held}
@@ -287,7 +287,7 @@ class Jobs(RuleBasedStateMachine):
         wishes = [Claiming(Job(*self.models[email].claim(ago=-1).held), "worker", HOUR) for email in emails]
         orders = (wishes, wishes[::-1])
 
-        given = self.run(*[partial(running.claim, wishes=order) for order in orders[:workers]])
+        given = self.run(*[partial(attempts.claim, wishes=order) for order in orders[:workers]])
 
         claims = [
             (wish.job, claim)
@@ -306,7 +306,7 @@ class Jobs(RuleBasedStateMachine):
     def settle_together(self, ends: list[tuple[Claim, str]]) -> None:
         """Held, lost, never given, and some of them twice: each is answered for itself."""
         (done,) = self.run(
-            lambda conn: running.settle(conn, [settlement(claim, outcome) for claim, outcome in ends])
+            lambda conn: attempts.settle(conn, [settlement(claim, outcome) for claim, outcome in ends])
         )
 
         for (claim, outcome), is_so in zip(ends, done, strict=True):
@@ -320,7 +320,7 @@ class Jobs(RuleBasedStateMachine):
     def rescue(self, most: int, limit: int, sweeps: int) -> None:
         expired = self.expired()
 
-        counts = self.run(*[lambda conn: running.rescue(conn, limit, SPREAD, most_abandoned=most)] * sweeps)
+        counts = self.run(*[lambda conn: attempts.rescue(conn, limit, SPREAD, most_abandoned=most)] * sweeps)
 
         rescued = expired[: sum(counts)]
         if sweeps == 1 or limit > len(expired):
@@ -362,7 +362,7 @@ class Jobs(RuleBasedStateMachine):
         was_held = model.is_held(claim)
 
         done, rescued = self.run(
-            settle(claim, outcome), lambda conn: running.rescue(conn, 100, SPREAD, most_abandoned=most)
+            settle(claim, outcome), lambda conn: attempts.rescue(conn, 100, SPREAD, most_abandoned=most)
         )
 
         settled = [claim.email_id] if done and was_held else []

@@ -11,8 +11,8 @@ from pathlib import Path
 
 from service.config.env_file import read_env_file
 from service.local import environment
-from service.local.samples import samples
 from service.local.servers import free_port
+from service.local.zendesk.samples import samples
 from tests.processes import ROOT, processes
 
 

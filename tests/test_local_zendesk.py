@@ -8,7 +8,7 @@ import aiohttp
 import pytest
 from yarl import URL
 
-from service.local.zendesk import Fault, Zendesk
+from service.local.zendesk.stand_in import Fault, Zendesk
 
 
 @pytest.fixture

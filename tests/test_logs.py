@@ -14,11 +14,11 @@ import structlog
 from arq.worker import Worker
 from structlog.contextvars import bound_contextvars
 
-from service import logs
-from service.coalesce import Coalesce
 from service.config.settings import Settings
-from service.local.zendesk import Zendesk
-from service.redaction import without_addresses
+from service.local.zendesk.stand_in import Zendesk
+from service.postgres.batch import Coalesce
+from service.telemetry import logs
+from service.telemetry.redaction import without_addresses
 from service.zendesk.signature import INVOCATION_ID
 from tests.conftest import Server, eventually, working
 

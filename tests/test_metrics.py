@@ -15,12 +15,12 @@ from prometheus_client import REGISTRY, Metric
 from prometheus_client.parser import text_string_to_metric_families
 
 from service.config.settings import Settings
-from service.database import close_engine, connect, create_engine
-from service.exposition import MOST_TEXT, exposition, text_of_process
-from service.local.zendesk import Fault, Zendesk
-from service.metrics import code_label
+from service.local.zendesk.stand_in import Fault, Zendesk
+from service.postgres.engine import close_engine, connect, create_engine
 from service.queries.overview import Stats
 from service.resources import Resources
+from service.telemetry.exposition import MOST_TEXT, exposition, text_of_process
+from service.telemetry.metrics import code_label
 from tests.conftest import ROOT, Client, Server, eventually, serving, working
 from tests.proxy import before_postgres
 

@@ -10,11 +10,11 @@ import pytest
 import trustme
 from standardwebhooks import Webhook, WebhookVerificationError
 
+from service.alerts import mail, signed, slack
+from service.alerts.mail import Envelope
+from service.alerts.notice import Notice
 from service.errors import HoldfastError, Permanent, Transient
 from service.local.servers import free_port
-from service.notify import mail, signed, slack
-from service.notify.mail import Envelope
-from service.notify.notice import Notice
 from tests.receivers import PASSWORD, USER, mail_server, receiver, silent_server
 
 SECRET = "whsec_bWFueSByYW5kb20gYnl0ZXMgb2YgYSBzZWNyZXQ="

@@ -9,14 +9,14 @@ from aiohttp import web
 from pydantic import BaseModel, ConfigDict, Field
 
 from service.config.settings import Settings
-from service.models import ATTACHMENT_STATUSES, OUTCOMES, STATUSES
+from service.postgres.email_tables import ATTACHMENT_STATUSES, OUTCOMES, STATUSES
 from service.queries.views import AttachmentView, AttemptView, ProcessingStatus, View
-from service.web import docs, static
-from service.web.app import create_app
-from service.web.openapi import document
-from service.web.pages import PAGES
-from service.web.route import Route
-from service.web.routes import API
+from service.web.api import docs
+from service.web.api.openapi import document
+from service.web.api.routes import API
+from service.web.app import PAGES, create_app
+from service.web.handling import static
+from service.web.handling.route import Route
 from tests.conftest import API_TOKEN, Server
 
 

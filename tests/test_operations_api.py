@@ -4,7 +4,7 @@ import asyncpg
 import pytest
 from arq.worker import Worker
 
-from service.local.zendesk import Fault, Zendesk
+from service.local.zendesk.stand_in import Fault, Zendesk
 from tests.conftest import API_TOKEN, Client, eventually
 from tests.test_bulk_retry import fail
 

@@ -8,14 +8,14 @@ from typing import Any
 
 import asyncpg
 
+from service.capture.attempt import process
+from service.capture.sweep import sweep
 from service.config.settings import Settings
-from service.local.zendesk import Zendesk
-from service.process.attempt import process
+from service.local.zendesk.stand_in import Zendesk
+from service.operate import bulk_retry
+from service.postgres.selection import Selection
 from service.queries.changes import list_changes
-from service.recovery import bulk
-from service.recovery.sweep import sweep
 from service.resources import Resources
-from service.selection import Selection
 from service.sync.attempt import sync
 from service.takeover.lists import read_next
 from tests.commands import typed
@@ -121,8 +121,8 @@ async def test_lists_are_read_in_the_background_and_one_command_fetches_what_fin
     assert "2 completed e-mails have files of the previous system that were not captured" in status.stdout
     assert status.returncode == 3
 
-    await bulk.start(res, Selection(error_code="not_captured"), 100, "ann")
-    assert await bulk.step(res)
+    await bulk_retry.start(res, Selection(error_code="not_captured"), 100, "ann")
+    assert await bulk_retry.step(res)
     for each in ids[:2]:
         await process(res, each, 1)
 

@@ -8,9 +8,10 @@ from contextlib import suppress
 import asyncpg
 import pytest
 
-from service import coalesce, intake
+from service import intake
 from service.config.settings import Settings
-from service.local.zendesk import Answer, Zendesk
+from service.local.zendesk.stand_in import Answer, Zendesk
+from service.postgres import batch
 from service.resources import Resources
 from service.web import webhook
 from service.web.bodies import LOAD
@@ -30,7 +31,7 @@ async def test_while_postgres_is_stuck_webhooks_are_refused_and_afterwards_taken
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """A table that is locked, and a hundred webhooks."""
-    monkeypatch.setattr(coalesce, "MOST_WAITING", 8)
+    monkeypatch.setattr(batch, "MOST_WAITING", 8)
     settings = settings.model_copy(update={"database_pool_size": 2, "database_seconds": 5.0})
     async with serving(settings, zendesk) as client:
         async with database.transaction():

@@ -17,14 +17,14 @@ from pydantic import SecretStr
 from sqlalchemy import text
 
 from service.alerts.watch import look_once
+from service.checks.examine import examine
 from service.config.settings import Settings
-from service.database import connect, is_pooled
-from service.doctor.examine import examine
 from service.local.guard import guarded
-from service.local.zendesk import Zendesk
+from service.local.zendesk.stand_in import Zendesk
+from service.postgres.engine import connect, is_pooled
 from service.queries.alerts import list_alerts
 from service.resources import Resources, open_resources
-from service.web.early import listening
+from service.web.server.ports import listening
 from tests import forked
 from tests.conftest import ROOT, Client, eventually, program, serving, working
 from tests.processes import wait_for

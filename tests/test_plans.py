@@ -11,16 +11,16 @@ from pydantic import SecretStr
 from benchmarks.growth_operations import BATCH, Database, Operation, changes, opened, questions
 from benchmarks.growth_plans import Node, generic_plans, nodes, pages, plans
 from benchmarks.growth_rows import EXPIRED, HELD, fill, settle
-from service import walk
 from service.alerts import silence
 from service.alerts.causes import look
 from service.alerts.finding import COUNT_CAP
 from service.alerts.record import Pass
 from service.config.settings import Settings
-from service.database import connect
+from service.postgres import search
+from service.postgres.engine import connect
+from service.postgres.search import EXAMINED
 from service.queries.changes import MOST_SEEN
 from service.reconcile.expected import STEP
-from service.walk import EXAMINED
 from tests.conftest import migrate
 
 EMAILS = 50_000
@@ -127,7 +127,7 @@ async def test_what_is_read_does_not_grow_with_the_table(
     db: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # Of a table that is so small, Postgres rightly reads all to count a fifth of it.
-    monkeypatch.setattr(walk, "COUNTED", 1_000)
+    monkeypatch.setattr(search, "COUNTED", 1_000)
     operations = {**changes(db), **questions(db)}
     troubles = {
         name: found
@@ -142,7 +142,7 @@ async def test_a_plan_that_is_kept_for_all_parameters_goes_by_an_index_too(
     db: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Postgres may keep one from the sixth time on that a connection sends a statement."""
-    monkeypatch.setattr(walk, "COUNTED", 1_000)  # as above
+    monkeypatch.setattr(search, "COUNTED", 1_000)  # as above
     operations = {**changes(db), **questions(db)}
     troubles = {
         name: found

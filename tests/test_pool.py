@@ -17,17 +17,17 @@ from pydantic import SecretStr
 from sqlalchemy import text
 
 from service.alerts.watch import look_once
+from service.checks.examine import examine
+from service.checks.postgres import judge_connections
 from service.config.settings import Settings
-from service.database import COMMAND, connect, pool_of, run
-from service.doctor.examine import examine
-from service.doctor.postgres import judge_connections
 from service.errors import Transient
-from service.local.sender import sign_headers
-from service.local.zendesk import Zendesk
-from service.pool import TOO_MANY, Usage, usage
+from service.local.zendesk.sender import sign_headers
+from service.local.zendesk.stand_in import Zendesk
+from service.postgres.engine import COMMAND, connect, pool_of, run
+from service.postgres.pool import TOO_MANY, Usage, usage
 from service.queries.alerts import list_alerts
 from service.resources import background, look_after_pool, open_resources
-from service.web.early import listening
+from service.web.server.ports import listening
 from tests.conftest import API_TOKEN, ROOT, Client, eventually, program, serving
 from tests.test_webhook import is_up
 

@@ -14,10 +14,10 @@ from aiohttp import ClientResponse, ClientSession, CookieJar, web
 
 from service.config.alerts import PATHS, AlertSettings
 from service.config.settings import Settings
-from service.local.zendesk import Zendesk
+from service.local.zendesk.stand_in import Zendesk
 from service.resources import Resources
-from service.web.pages import PAGES
-from service.web.routes import API
+from service.web.api.routes import API
+from service.web.app import PAGES
 from tests.conftest import API_TOKEN, Client, Server, serving, working
 from tests.test_dashboard import PNG, failing, quarantine, send
 

@@ -9,10 +9,10 @@ import asyncpg
 import pytest
 from arq.worker import Worker
 
+from service.capture.attempt import process
 from service.config.settings import Settings
 from service.errors import Transient
-from service.local.zendesk import Fault, Zendesk
-from service.process.attempt import process
+from service.local.zendesk.stand_in import Fault, Zendesk
 from service.resources import Resources, open_resources
 from service.zendesk.comments import read_page
 from tests.conftest import Client, eventually, serving, working

@@ -20,7 +20,7 @@ from service.cli.main import main
 from service.config.settings import Settings
 from service.errors import Rejected, Transient
 from service.intake import Receipt
-from service.local.zendesk import Zendesk
+from service.local.zendesk.stand_in import Zendesk
 from service.resources import Resources
 from service.zendesk.signature import ACCOUNT_ID, INVOCATION_ID
 from tests.commands import command

@@ -5,8 +5,8 @@ from typing import Any
 import asyncpg
 
 from service.config.settings import Settings
-from service.local.zendesk import Fault, Zendesk
-from service.recovery.retry import retry
+from service.local.zendesk.stand_in import Fault, Zendesk
+from service.operate.retry import retry
 from service.resources import Resources
 from tests.conftest import Server, eventually, serving, working
 

@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 
 from service.config.settings import Settings
-from service.documents import Document
 from service.errors import Permanent, Transient
 from service.local.receiver import UNWANTED, read_messages
 from service.local.servers import free_port
+from service.targets.document import Document
 from service.targets.webhook import Endpoint
 from tests.conftest import program
 from tests.forked import Program

@@ -12,10 +12,9 @@ from bson.decimal128 import Decimal128
 from sqlalchemy import event
 
 from service.config.settings import Settings
-from service.database import run
-from service.documents import make_document, read_records
 from service.errors import Rejected
-from service.local.zendesk import Zendesk
+from service.local.zendesk.stand_in import Zendesk
+from service.postgres.engine import run
 from service.queries.reconciliations import ReconciliationDetail, get_reconciliation
 from service.reconcile import documents as compared
 from service.reconcile import record
@@ -27,6 +26,7 @@ from service.reconcile.run import Wish, part_of_storage, reconcile
 from service.resources import Resources, open_resources
 from service.storage.port import RANGES
 from service.sync.attempt import sync
+from service.targets.document import make_document, read_records
 from service.targets.target import collection_of
 from tests.conftest import Client, eventually, serving, working
 from tests.targets import Receiver, receiver, synced, syncing

@@ -11,17 +11,17 @@ import asyncpg
 import pytest
 from arq.worker import Worker
 
-from service import worker as door
 from service.alerts.finding import Finding
 from service.alerts.reconciliation import find
 from service.config.settings import Settings
-from service.database import connect
-from service.local.zendesk import Fault, Zendesk
+from service.local.zendesk.stand_in import Fault, Zendesk
+from service.postgres.engine import connect
 from service.reconcile.hourly import reconcile_hourly
 from service.reconcile.run import Wish, reconcile
 from service.resources import Resources, open_resources
 from service.storage import objects
-from service.worker import worker_settings
+from service.worker import settings as door
+from service.worker.settings import worker_settings
 from tests.commands import command, terminal, typed
 from tests.conftest import API_TOKEN, Client, Server, eventually, program, serving, working
 from tests.targets import synced, syncing

@@ -15,13 +15,13 @@ import pytest
 from aiohttp import web
 
 from service.config.settings import Settings
-from service.database import run
-from service.jobs.reopening import reopen
-from service.local.zendesk import Fault, Zendesk
+from service.jobs.refetch import reopen
+from service.local.zendesk.stand_in import Fault, Zendesk
+from service.postgres.engine import run
 from service.queries.reconciliations import ReconciliationDetail, get_reconciliation
 from service.reconcile import verify
 from service.reconcile.contents import Content
-from service.reconcile.pace import Pace
+from service.reconcile.rate_limit import Pace
 from service.reconcile.repair import keep_damaged
 from service.reconcile.run import Wish, cancel, reconcile
 from service.resources import Resources, open_resources

@@ -5,11 +5,11 @@ from contextlib import suppress
 
 import asyncpg
 
-from service.bell import Bell
+from service.capture.attempt import process
+from service.capture.sweep import sweep
 from service.jobs.waiting import Job
-from service.local.zendesk import Fault, Zendesk
-from service.process.attempt import process
-from service.recovery.sweep import sweep
+from service.local.zendesk.stand_in import Fault, Zendesk
+from service.queue.arq_queue import Bell
 from service.resources import Resources, background
 from tests.conftest import Client, eventually
 

@@ -23,7 +23,7 @@ from aiohttp import ClientSession
 
 from service.config.settings import Settings
 from service.local.servers import free_port
-from service.local.zendesk import Zendesk
+from service.local.zendesk.stand_in import Zendesk
 from service.resources import Resources
 from tests import installs
 from tests.conftest import ROOT, environment, eventually

@@ -14,10 +14,10 @@ from pydantic import SecretStr
 
 from service.config.settings import Settings
 from service.errors import SettingsError
-from service.local.zendesk import Zendesk
+from service.local.zendesk.stand_in import Zendesk
 from service.migrations.revisions import judge
 from service.resources import judge as judge_settings
-from service.version import commit, full_version, version
+from service.telemetry.version import commit, full_version, version
 from tests.commands import command, typed
 from tests.conftest import ROOT, serving
 from tests.proxy import behind_tls, self_signed

@@ -6,17 +6,17 @@ from typing import Any
 import asyncpg
 import pytest
 
+from service.capture.attempt import process
 from service.config.settings import Settings
-from service.database import connect
-from service.jobs import rereading
-from service.jobs.rereading import Rewriting
-from service.local.account import describe
-from service.local.zendesk import Zendesk
-from service.process.attempt import process
-from service.recovery import bulk, reparse
-from service.recovery.retry import retry
+from service.jobs import reparsing
+from service.jobs.reparsing import Rewriting
+from service.local.zendesk.account import describe
+from service.local.zendesk.stand_in import Zendesk
+from service.operate import bulk_retry, reparse
+from service.operate.retry import retry
+from service.postgres.engine import connect
+from service.postgres.selection import Selection
 from service.resources import Resources
-from service.selection import Selection
 from tests.commands import command
 from tests.conftest import Client
 from tests.test_webhook import IGNORED
@@ -164,7 +164,7 @@ async def test_an_attempt_that_lost_its_job_writes_nothing(
     new = Rewriting({"subject": "Lost"}, [], [{"position": 0, "source_url": "https://a/"}], [0, 1, 2])
 
     async with connect(res.engine) as conn:
-        read = await rereading.rewrite(conn, (email_id, before["attempt_number"]), new)
+        read = await reparsing.rewrite(conn, (email_id, before["attempt_number"]), new)
 
     assert read is None
     assert await database.fetchrow("SELECT * FROM incoming_emails") == before
@@ -181,7 +181,7 @@ async def test_what_is_stored_is_neither_corrected_nor_withdrawn(
     other = {"position": 0, "source_url": "https://a/", "file_name": None}
 
     async with connect(res.engine) as conn:
-        read = await rereading.rewrite(conn, (email_id, 1), Rewriting({}, [other], [], [1, 2]))
+        read = await reparsing.rewrite(conn, (email_id, 1), Rewriting({}, [other], [], [1, 2]))
 
     assert read is not None
     assert await database.fetch("SELECT * FROM attachments ORDER BY position") == before
@@ -193,8 +193,8 @@ async def test_a_retry_of_many_reads_again_too(
     email_id = await captured(client, res, database, zendesk)
     await forget(database, email_id, 1, completed_at=await database.fetchval("SELECT now() - interval '1 s'"))
 
-    await bulk.start(res, Selection(status="completed"), 10, "tests")
-    await bulk.step(res)
+    await bulk_retry.start(res, Selection(status="completed"), 10, "tests")
+    await bulk_retry.step(res)
     await attempt(res, database, email_id)
 
     assert [name for _, name, _ in await files(client, email_id)] == ["a.pdf", "c.pdf", "b.pdf"]

@@ -6,7 +6,7 @@ import asyncpg
 import pytest
 
 from service.alerts.watch import look_once
-from service.doctor.postgres import check_history
+from service.checks.postgres import check_history
 from service.queries import overview
 from service.resources import Resources
 

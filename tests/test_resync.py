@@ -10,15 +10,15 @@ from arq.worker import Worker
 from pydantic import SecretStr
 
 from service.config.settings import Settings
-from service.database import connect
 from service.errors import Rejected
-from service.local.zendesk import Zendesk
+from service.jobs import sync_retries as sync_again
+from service.jobs.syncs import Wish, claim
+from service.local.zendesk.stand_in import Zendesk
+from service.operate import bulk_retry
+from service.postgres.engine import connect
+from service.postgres.selection import Selection
 from service.queries.retries import get_retry
-from service.recovery import bulk
 from service.resources import Resources
-from service.selection import Selection
-from service.syncs import again as sync_again
-from service.syncs.carrying import Wish, claim
 from tests.conftest import Client, Server, eventually, serving, working
 from tests.targets import SECRET, Receiver, receiver
 from tests.test_bulk_retry import all_steps
@@ -137,8 +137,8 @@ async def test_all_that_match_are_synced_again_and_no_job_runs(
     (working,) = await add(database, processing_status="queued")
 
     wanted = Selection(sync_error_code="document_refused")
-    planned = await bulk.plan(res, wanted, "sync")
-    number = await bulk.start(res, wanted, 10, "ada (tests)", "sync")
+    planned = await bulk_retry.plan(res, wanted, "sync")
+    number = await bulk_retry.start(res, wanted, 10, "ada (tests)", "sync")
     steps = await all_steps(res, database)
 
     for email_id in meant:
@@ -166,8 +166,8 @@ async def test_what_had_no_target_is_carried_over_where_it_is_asked_for(
     ids = await add(database, 3, sync_status="not_applicable", sync_error_code=None)
     await add(database, 2, processing_status="received", sync_status="not_applicable", sync_error_code=None)
 
-    planned = await bulk.plan(res, Selection(sync_status="not_applicable"), "sync")
-    await bulk.start(res, Selection(sync_status="not_applicable"), 10, "ada (tests)", "sync")
+    planned = await bulk_retry.plan(res, Selection(sync_status="not_applicable"), "sync")
+    await bulk_retry.start(res, Selection(sync_status="not_applicable"), 10, "ada (tests)", "sync")
     await all_steps(res, database)
 
     assert planned.number == 3
@@ -179,9 +179,9 @@ async def test_a_step_of_syncs_that_several_workers_take_is_done_once(
     res: Resources, database: asyncpg.Connection
 ) -> None:
     await add(database, 40)
-    number = await bulk.start(res, Selection(), 10, "ada (tests)", "sync")
+    number = await bulk_retry.start(res, Selection(), 10, "ada (tests)", "sync")
 
-    await asyncio.gather(*(bulk.step(res) for _ in range(8)))
+    await asyncio.gather(*(bulk_retry.step(res) for _ in range(8)))
 
     pending = "SELECT count(*) FROM incoming_emails WHERE sync_status = 'pending'"
     assert await database.fetchval(pending) == 10
@@ -190,7 +190,7 @@ async def test_a_step_of_syncs_that_several_workers_take_is_done_once(
 
 async def test_syncs_of_what_is_not_finished_cannot_be_begun_again(res: Resources) -> None:
     with pytest.raises(Rejected) as refused:
-        await bulk.start(res, Selection(status="queued"), 10, "ada (tests)", "sync")
+        await bulk_retry.start(res, Selection(status="queued"), 10, "ada (tests)", "sync")
 
     assert (refused.value.status, refused.value.code) == (422, "not_finished")
 

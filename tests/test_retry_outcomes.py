@@ -11,12 +11,12 @@ import asyncpg
 import pytest
 
 from service.config.settings import Settings
-from service.local.zendesk import Fault, Zendesk
+from service.local.zendesk.stand_in import Fault, Zendesk
+from service.operate import bulk_retry, outcomes
+from service.operate.retry import retry
+from service.postgres.selection import Selection
 from service.queries.retries import BulkRetryView
-from service.recovery import bulk, outcomes
-from service.recovery.retry import retry
 from service.resources import Resources
-from service.selection import Selection
 from tests.commands import command, typed
 from tests.conftest import ROOT, Server, environment, eventually, serving, working
 from tests.targets import receiver, synced, syncing
@@ -35,7 +35,7 @@ async def queue_all(
     res: Resources, database: asyncpg.Connection, wanted: Selection = FAILED, what: Any = "job"
 ) -> int:
     """Begin a bulk retry, and queue all of it."""
-    number = await bulk.start(res, wanted, 1000, "ada (tests)", what)
+    number = await bulk_retry.start(res, wanted, 1000, "ada (tests)", what)
     await all_steps(res, database)
     return number
 
@@ -92,7 +92,7 @@ async def test_a_retry_under_way_is_not_over_where_all_that_is_queued_has_ended(
 ) -> None:
     ids = await fail(database, 3)
     number = await begin(res, FAILED, 2)
-    await bulk.step(res)
+    await bulk_retry.step(res)
     await end(database, *ids[1:])
     await look(res, database)
     half = await shown(res, number)

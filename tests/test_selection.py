@@ -8,13 +8,13 @@ from typing import Any
 import asyncpg
 import pytest
 
-from service.database import connect
+from service.postgres.engine import connect
+from service.postgres.search import Place, count, walk
+from service.postgres.selection import Selection
 from service.queries.emails import EmailFilter, list_emails
 from service.queries.failures import list_failures
 from service.queries.views import EmailView
 from service.resources import Resources
-from service.selection import Selection
-from service.walk import Place, count, walk
 
 NOON = datetime(2026, 3, 1, 12, tzinfo=UTC)
 STATUSES = ("received", "queued", "processing", "completed", "failed")

@@ -16,12 +16,12 @@ import structlog
 from aiohttp import web
 from pydantic import SecretStr
 
-from service import logs
+from service.capture.attempt import process
 from service.config.settings import Settings
-from service.local.zendesk import Fault, Zendesk
-from service.process.attempt import process
+from service.local.zendesk.stand_in import Fault, Zendesk
 from service.resources import Resources, open_resources
 from service.storage.objects import Storage
+from service.telemetry import logs
 from service.telemetry.sentry import report
 from service.zendesk.signature import INVOCATION_ID
 from tests.conftest import Server, serving

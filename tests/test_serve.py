@@ -18,9 +18,9 @@ import psutil
 from aiohttp import ClientSession, TCPConnector
 
 from service.config.settings import Settings
-from service.local.zendesk import Zendesk
+from service.local.zendesk.stand_in import Zendesk
 from service.resources import Resources
-from service.web.early import listening
+from service.web.server.ports import listening
 from tests.conftest import API_TOKEN, ROOT, Client, environment, eventually, program
 from tests.test_webhook import is_down, is_up, is_waiting_for_a_lock, locked, post
 
@@ -238,7 +238,7 @@ async def test_a_process_that_died_is_not_among_the_gauges(
 def keep_running(serve: str, *arguments: str) -> subprocess.CompletedProcess[str]:
     """Run two processes of a `serve` with this body."""
     code = (
-        "import os, signal, sys\nfrom service.web.fork import keep_running\n"
+        "import os, signal, sys\nfrom service.web.server.prefork import keep_running\n"
         f"def serve(parent):\n    {serve}\nkeep_running(serve, 2, [])"
     )
     return subprocess.run(

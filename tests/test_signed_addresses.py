@@ -10,10 +10,10 @@ import pytest
 from aiohttp import ClientResponse, web
 from yarl import URL
 
-from service import logs
 from service.config.settings import Settings
-from service.local.zendesk import Zendesk
+from service.local.zendesk.stand_in import Zendesk
 from service.resources import Resources
+from service.telemetry import logs
 from tests.conftest import API_TOKEN, Server, eventually, serving, working
 from tests.places import PREFIX, key
 from tests.s3 import SECRET, Bucket

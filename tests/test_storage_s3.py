@@ -19,7 +19,7 @@ from yarl import URL
 
 from service.config.settings import Settings
 from service.errors import SettingsError, Transient
-from service.local.zendesk import Zendesk
+from service.local.zendesk.stand_in import Zendesk
 from service.resources import Resources, judge
 from service.storage import objects as storage
 from service.storage.cloud import Cloud

@@ -8,7 +8,7 @@ import pytest
 from arq.worker import Worker
 
 from service.config.settings import Settings
-from service.worker import worker_settings
+from service.worker.settings import worker_settings
 from tests.conftest import ROOT
 
 LOCKS = ("requirements.txt", "requirements-dev.txt", "requirements-bench.txt")

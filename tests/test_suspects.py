@@ -8,14 +8,14 @@ import pytest
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from service.database import connect
-from service.jobs import again, running, waiting
-from service.jobs.arriving import Arrival, receive
-from service.jobs.running import MOST_ABANDONED, Claim, Claiming, Settlement
+from service.capture.sweep import sweep
+from service.jobs import attempts, retries, waiting
+from service.jobs.arrival import Arrival, receive
+from service.jobs.attempts import MOST_ABANDONED, Claim, Claiming, Settlement
 from service.jobs.waiting import Job
-from service.recovery.sweep import sweep
+from service.postgres.engine import connect
+from service.queue.suspects import Suspects
 from service.resources import Resources
-from service.suspects import Suspects
 
 MOST_JOBS = 200
 HOUR = timedelta(hours=1)
@@ -82,12 +82,12 @@ async def live(conn: AsyncConnection, process: Process, deadly: set[int]) -> int
     """Claim what the process was given; return 1 if that kills it, and complete all of it otherwise."""
     claims = [
         claim
-        for claim in await running.claim(conn, [Claiming(job, "w", HOUR) for job in process.jobs])
+        for claim in await attempts.claim(conn, [Claiming(job, "w", HOUR) for job in process.jobs])
         if claim
     ]
     if any(claim.email_id in deadly for claim in claims):
         return 1
-    await running.settle(conn, [Settlement(claim, "completed") for claim in claims])
+    await attempts.settle(conn, [Settlement(claim, "completed") for claim in claims])
     return 0
 
 
@@ -113,12 +113,12 @@ async def abandon(conn: AsyncConnection, job: Job, times: int) -> Job:
     """Let a job's worker die so often in a row."""
     for number in range(job.attempt_number, job.attempt_number + times):
         await claim_one(conn, Job(job.email_id, number), GONE)
-        await running.rescue(conn, 10)
+        await attempts.rescue(conn, 10)
     return Job(job.email_id, job.attempt_number + times)
 
 
 async def claim_one(conn: AsyncConnection, job: Job, lease: timedelta = HOUR) -> Claim:
-    [claim] = await running.claim(conn, [Claiming(job, "worker", lease)])
+    [claim] = await attempts.claim(conn, [Claiming(job, "worker", lease)])
     assert claim
     return claim
 
@@ -182,9 +182,9 @@ async def test_an_attempt_that_ends_clears_the_job_of_suspicion_unless_it_was_ha
 ) -> None:
     [email_id] = await arrive(conn, 1)
     claim = await claim_one(conn, await abandon(conn, Job(email_id, 1), 2))
-    failure = running.Failure("broken", "It broke.") if outcome in ("released", "failed") else None
+    failure = attempts.Failure("broken", "It broke.") if outcome in ("released", "failed") else None
 
-    await running.settle(conn, [Settlement(claim, outcome, failure)])  # type: ignore[arg-type] # one of four
+    await attempts.settle(conn, [Settlement(claim, outcome, failure)])  # type: ignore[arg-type] # one of four
 
     assert await database.fetchval("SELECT abandoned_count FROM incoming_emails") == left
 
@@ -194,8 +194,8 @@ async def test_a_retry_by_hand_has_a_fresh_budget_of_abandoned_attempts(
 ) -> None:
     [email_id] = await arrive(conn, 1)
     await abandon(conn, Job(email_id, 1), MOST_ABANDONED)
-    status = await again.status_of(conn, email_id)
-    await again.retry(conn, email_id, "tests")
+    status = await retries.status_of(conn, email_id)
+    await retries.retry(conn, email_id, "tests")
 
     assert status == "failed"
     assert await database.fetchval("SELECT abandoned_count FROM incoming_emails") == 0

@@ -14,16 +14,16 @@ from arq.worker import Worker
 from pydantic import SecretStr
 from yarl import URL
 
-from service import logs
 from service.config.settings import Settings
-from service.documents import Document, digest, make_document, read_records
 from service.errors import Rejected, SettingsError
 from service.local.drill.proxy import Proxy
-from service.local.zendesk import Fault, Zendesk
+from service.local.zendesk.stand_in import Fault, Zendesk
+from service.operate.sync_retry import resync
 from service.resources import Resources, judge, open_resources
 from service.sync.attempt import sync
-from service.sync.retry import resync
 from service.sync.sweep import sync_for_ever
+from service.targets.document import Document, digest, make_document, read_records
+from service.telemetry import logs
 from tests.conftest import Client, eventually, program, serving, working
 from tests.s3 import Bucket
 from tests.targets import Receiver, receiver, synced, syncing

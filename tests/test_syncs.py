@@ -9,12 +9,12 @@ import asyncpg
 import pytest
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from service.jobs import again
+from service.jobs import retries
+from service.jobs import sync_retries as sync_again
+from service.jobs.sync_retries import Sync
+from service.jobs.syncs import Carrying, Settlement, Wish, claim, settle, take_due
+from service.queue.suspects import Suspects
 from service.resources import Resources
-from service.suspects import Suspects
-from service.syncs import again as sync_again
-from service.syncs.again import Sync
-from service.syncs.carrying import Carrying, Settlement, Wish, claim, settle, take_due
 
 ROOM = Suspects(16).room_beside
 LEASE = timedelta(seconds=30)
@@ -108,7 +108,7 @@ async def test_a_state_that_is_not_the_newest_any_more_does_not_count_as_carried
 ) -> None:
     await insert(database)
     held = await claim_one(conn)
-    await again.retry(conn, 1, "tests")
+    await retries.retry(conn, 1, "tests")
     if when != "queued again":
         status = "processing" if when == "running again" else "completed"
         await database.execute(
@@ -157,13 +157,13 @@ async def test_an_attempt_costs_one_retry_however_often_its_end_is_written(
 ) -> None:
     """Where the answer of Postgres was lost, it is written once more."""
     await insert(database)
-    for retries in (1, 2):
+    for count in (1, 2):
         held = await claim_one(conn)
         assert held
         for _ in range(3):
             assert await settle_one(conn, Settlement(held, "released", "receiver_away", "x"))
 
-        assert (await row())["sync_retry_count"] == retries
+        assert (await row())["sync_retry_count"] == count
 
 
 async def test_what_nobody_ends_is_held_for_longer_each_time_until_somebody_does(

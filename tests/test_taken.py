@@ -1,6 +1,6 @@
 """What one target took while another was away is remembered, but not for ever."""
 
-from service.targets.taken import MOST, Taken
+from service.targets.recent import MOST, Taken
 
 
 def test_who_took_it_is_known_until_nobody_needs_to_be_reminded() -> None:

@@ -10,7 +10,7 @@ from opentelemetry.proto.trace.v1.trace_pb2 import Span, Status
 
 from service.config.settings import Settings
 from service.errors import SettingsError
-from service.local.zendesk import Fault, Zendesk
+from service.local.zendesk.stand_in import Fault, Zendesk
 from service.resources import Resources, judge, open_resources
 from service.zendesk.signature import INVOCATION_ID
 from tests.conftest import ROOT, serving, working
@@ -165,7 +165,7 @@ async def test_a_collector_holds_up_neither_the_work_nor_the_end(
 
 def test_what_is_off_is_not_even_loaded() -> None:
     code = (
-        "import sys, service.worker, service.web.app\n"
+        "import sys, service.worker.settings, service.web.app\n"
         "assert not {name for name in sys.modules if name.startswith(('opentelemetry', 'sentry_sdk'))}"
     )
 

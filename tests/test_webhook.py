@@ -24,9 +24,9 @@ from pydantic import SecretStr
 from structlog.testing import capture_logs
 
 from service.config.settings import Settings
-from service.database import pool_of
-from service.local.sender import Answer, sign_headers
-from service.local.zendesk import Zendesk
+from service.local.zendesk.sender import Answer, sign_headers
+from service.local.zendesk.stand_in import Zendesk
+from service.postgres.engine import pool_of
 from service.resources import Resources
 from service.zendesk.signature import ACCOUNT_ID, INVOCATION_ID, SIGNATURE, TIMESTAMP, WEBHOOK_ID, sign
 from tests.conftest import ROOT, Client, Server, eventually, serving, working

@@ -4,7 +4,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from service.web import words
+from service.web.handling import formatting
 
 
 @pytest.mark.parametrize(
@@ -20,7 +20,7 @@ from service.web import words
     ],
 )
 def test_sizes_have_two_or_three_digits(number: float | None, text: str) -> None:
-    assert words.size(number) == text
+    assert formatting.size(number) == text
 
 
 @pytest.mark.parametrize(
@@ -36,15 +36,15 @@ def test_sizes_have_two_or_three_digits(number: float | None, text: str) -> None
     ],
 )
 def test_times_are_as_precise_as_one_can_read(seconds: float | None, text: str) -> None:
-    assert words.precise(seconds) == text
+    assert formatting.precise(seconds) == text
 
 
 def test_text_says_nothing_that_is_not_seen() -> None:
-    assert words.plain("a\u202eb\x00c\u200bd\ud800\n e") == "a\ufffdb\ufffdc\ufffdd\ufffd e"
-    assert words.plain(None) == ""
-    assert words.block("a\r\nb\tc\x1b") == "a\nb\tc\ufffd"
+    assert formatting.plain("a\u202eb\x00c\u200bd\ud800\n e") == "a\ufffdb\ufffdc\ufffdd\ufffd e"
+    assert formatting.plain(None) == ""
+    assert formatting.block("a\r\nb\tc\x1b") == "a\nb\tc\ufffd"
 
 
 def test_ages_are_never_of_the_future() -> None:
-    assert words.ago(datetime.now(UTC) + timedelta(hours=1)) == "just now"
-    assert words.until(datetime.now(UTC) - timedelta(hours=1)) == "now"
+    assert formatting.ago(datetime.now(UTC) + timedelta(hours=1)) == "just now"
+    assert formatting.until(datetime.now(UTC) - timedelta(hours=1)) == "now"

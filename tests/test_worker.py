@@ -9,9 +9,9 @@ import pytest
 from pydantic import SecretStr
 from redis.exceptions import TimeoutError as RedisTimeout
 
-from service.bell import Bell
 from service.config.settings import Settings
-from service.local.zendesk import Fault, Zendesk
+from service.local.zendesk.stand_in import Fault, Zendesk
+from service.queue.arq_queue import Bell
 from service.resources import Resources
 from tests.conftest import Client, eventually, program, working
 from tests.proxy import before_redis

@@ -13,8 +13,8 @@ from yarl import URL
 from service.alerts.credentials import find_ending as find
 from service.config.settings import Settings
 from service.errors import HoldfastError, Permanent, Transient
-from service.local.account import describe
-from service.local.zendesk import Fault, Zendesk
+from service.local.zendesk.account import describe
+from service.local.zendesk.stand_in import Fault, Zendesk
 from service.resources import Resources, open_resources
 from service.zendesk.account import Account
 from tests.conftest import Client, eventually, serving, working

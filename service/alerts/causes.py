@@ -8,7 +8,7 @@ from service.alerts import credentials, failures, quarantine, reconciliation, si
 from service.alerts.finding import Finding, Open, clean, clock, number
 from service.alerts.record import Pass
 from service.config.settings import Settings
-from service.pool import ADVICE, Usage, usage
+from service.postgres.pool import ADVICE, Usage, usage
 
 
 async def look(

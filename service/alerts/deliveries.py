@@ -6,7 +6,7 @@ from datetime import datetime, timedelta
 from sqlalchemy import Integer, Interval, Text, bindparam, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from service.operations import PENDING
+from service.postgres.operation_tables import PENDING
 
 # Longer than sending may take, and than it is tried to note what became of it.
 LEASE = timedelta(seconds=120)

@@ -5,8 +5,8 @@ from urllib.parse import quote, urlencode
 
 from service.alerts.deliveries import Delivery
 from service.alerts.finding import clock, duration
-from service.notify.notice import Notice
-from service.selection import NONE
+from service.alerts.notice import Notice
+from service.postgres.selection import NONE
 
 _PATHS = {
     "quarantine": "/quarantine",

@@ -6,7 +6,7 @@ from sqlalchemy import DateTime, Interval, bindparam, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from service.alerts.finding import Finding, duration
-from service.differences import WORDS, open_differences
+from service.reconcile.differences import WORDS, open_differences
 
 # They are hourly: so long none was done only if something keeps them from it.
 LIMIT = timedelta(hours=3)

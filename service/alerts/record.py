@@ -9,7 +9,7 @@ from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from service.alerts.finding import Finding, Open
-from service.rows import arrays_of
+from service.postgres.rows import arrays_of
 
 PASS_PAUSE = timedelta(seconds=15)
 # How long a thing must not have been seen to be over; twice as long each time that it came back within a day.

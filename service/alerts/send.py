@@ -8,18 +8,17 @@ from functools import partial
 
 import structlog
 
-from service.alerts import deliveries
+from service.alerts import deliveries, mail, signed, slack
 from service.alerts.deliveries import MOST_PAUSE, pause_after
+from service.alerts.mail import Envelope
 from service.alerts.message import compose, trial
+from service.alerts.notice import Notice
 from service.config.settings import Settings
-from service.database import insist, run
 from service.errors import HoldfastError, Transient
 from service.faultpoints import reach
-from service.metrics import ALERT_DELIVERIES
-from service.notify import mail, signed, slack
-from service.notify.mail import Envelope
-from service.notify.notice import Notice
+from service.postgres.engine import insist, run
 from service.resources import Resources
+from service.telemetry.metrics import ALERT_DELIVERIES
 
 LOOK_SECONDS = 5.0
 

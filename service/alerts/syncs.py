@@ -6,7 +6,7 @@ from sqlalchemy import Integer, Interval, Row, bindparam, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from service.alerts.finding import COUNT_CAP, Finding, clean, duration, number
-from service.models import NOT_SYNCED, TO_SYNC
+from service.postgres.email_tables import NOT_SYNCED, TO_SYNC
 
 # What failed longer ago is no news: who left it there knows of it.
 RECENT = timedelta(days=1)

@@ -13,10 +13,10 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from service.alerts import record, restored
 from service.alerts.causes import look
 from service.alerts.send import channels, deliver_for_ever
-from service.database import pool_of, run
 from service.errors import Transient
-from service.metrics import ALERT_DELIVERIES, ALERTS
+from service.postgres.engine import pool_of, run
 from service.resources import Resources, background
+from service.telemetry.metrics import ALERT_DELIVERIES, ALERTS
 
 T = TypeVar("T")
 WATCH_SECONDS = 10.0

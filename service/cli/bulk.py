@@ -14,9 +14,8 @@ from service.cli.terminal import json_option, print_json, print_line, progress
 if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncEngine
 
+    from service.postgres.selection import Selection, What
     from service.queries.retries import BulkRetryView
-    from service.retries import What
-    from service.selection import Selection
 
 LOOK_SECONDS = 0.5
 # Postgres is asked again for so long, in seconds.
@@ -60,12 +59,12 @@ def bulk_options(command: Callable[..., None]) -> Callable[..., None]:
 
 def retry_all(wanted: "Selection", way: Way, what: "What" = "job") -> None:
     """Plan, ask, begin; where it waits, it ends the process as `end` does."""
+    from service.operate import bulk_retry
     from service.queries.retries import get_retry
-    from service.recovery import bulk
 
     if not (way.dry_run or way.yes or sys.stdin.isatty()):
         raise click.UsageError("Nobody can be asked here: add --yes, or --dry-run.")
-    matching = with_resources(lambda res: bulk.plan(res, wanted, what))
+    matching = with_resources(lambda res: bulk_retry.plan(res, wanted, what))
     if way.as_json and way.dry_run:
         print_json({"matching": matching.number, "capped": matching.is_capped})
     else:
@@ -75,7 +74,7 @@ def retry_all(wanted: "Selection", way: Way, what: "What" = "job") -> None:
         return
     if not way.yes:
         click.confirm("Sync them again?" if what == "sync" else "Run them again?", abort=True, err=True)
-    retry_id = with_resources(lambda res: bulk.start(res, wanted, way.per_second, actor(), what))
+    retry_id = with_resources(lambda res: bulk_retry.start(res, wanted, way.per_second, actor(), what))
     if way.wait:
         wait(retry_id)
     seen = with_engine(lambda engine: get_retry(engine, retry_id))
@@ -163,7 +162,7 @@ async def _watch(engine: "AsyncEngine", retry_id: int) -> None:
 
 async def _warn_without_worker(engine: "AsyncEngine") -> bool:
     """Say that nothing goes on where no worker is alive; return whether that was said."""
-    from service.database import connect
+    from service.postgres.engine import connect
     from service.queries.workers import workers_of
 
     async with connect(engine) as conn:

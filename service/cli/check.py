@@ -10,7 +10,7 @@ from service.cli.terminal import console, json_option, print_json, printable, st
 from service.errors import SettingsError
 
 if TYPE_CHECKING:
-    from service.doctor.findings import Check
+    from service.checks.finding import Check
 
 WORDS = {True: "ok", None: "warn", False: "wrong"}
 
@@ -50,8 +50,8 @@ def show(checks: "list[Check]") -> None:
 
 
 def _look(*, try_alerts: bool) -> "list[Check]":
-    from service.doctor.examine import examine
-    from service.doctor.findings import Check
+    from service.checks.examine import examine
+    from service.checks.finding import Check
 
     try:
         return [*with_resources(examine), *(_try_alerts() if try_alerts else ())]
@@ -63,8 +63,8 @@ def _try_alerts() -> "list[Check]":
     import asyncio
 
     from service.alerts.send import try_channels
+    from service.checks.finding import Check
     from service.config.reading import read_settings
-    from service.doctor.findings import Check
 
     tried = asyncio.run(try_channels(read_settings()))
     if not tried:

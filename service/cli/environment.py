@@ -54,7 +54,7 @@ def actor() -> str:
 def with_engine(work: "Callable[[AsyncEngine], Awaitable[T]]") -> T:
     """Run one piece of reading over Postgres, and load no more than that needs; else as `with_resources`."""
     from service.config.reading import read_settings
-    from service.database import close_engine, create_engine
+    from service.postgres.engine import close_engine, create_engine
 
     async def work_with() -> T:
         settings = read_settings("database_url")
@@ -74,7 +74,7 @@ def with_resources(work: "Callable[[Resources], Awaitable[T]]") -> T:
     """Run one piece of work over the service's resources; its errors are one line, exit code 1."""
     import structlog
 
-    from service.database import COMMAND
+    from service.postgres.engine import COMMAND
     from service.resources import open_resources, read_settings_for_resources
 
     structlog.configure(

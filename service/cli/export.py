@@ -111,7 +111,7 @@ async def _write_file(storage: "Storage", attachment: "AttachmentView", key: str
     from service.cli.files import whole_file
     from service.errors import Permanent
     from service.storage import objects
-    from service.web.downloads import safe_name
+    from service.web.handling.downloads import safe_name
 
     opened = await objects.open(storage, key)
     name = safe_name(attachment).encode()[-MOST_NAME_BYTES:].decode(errors="ignore")

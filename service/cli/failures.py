@@ -56,6 +56,6 @@ def failures(context: click.Context, *, as_json: bool) -> None:
 @env_file
 def retry(code: str, way: Way, **chosen: str | None) -> None:
     """Run all again that failed with this CODE; `none`: without one."""
-    from service.selection import Selection
+    from service.postgres.selection import Selection
 
     retry_all(selection(Selection, {**chosen, "error_code": code}, status="failed"), way)

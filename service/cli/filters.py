@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 if TYPE_CHECKING:
-    from service.selection import Selection
+    from service.postgres.selection import Selection
 
 F = TypeVar("F", bound=Callable[..., Any])
 S = TypeVar("S", bound="Selection")

@@ -64,7 +64,7 @@ class Holdfast(click.Group):
 
 def _print_version(context: click.Context, _: click.Parameter, is_asked: bool) -> None:  # noqa: FBT001 as click calls it
     if is_asked:
-        from service.version import commit, version
+        from service.telemetry.version import commit, version
 
         click.echo(f"holdfast, version {version()}, commit {commit()}")
         context.exit()

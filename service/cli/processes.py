@@ -11,21 +11,21 @@ import click
 def web() -> None:
     """Serve the webhook and the API on $HOST:$PORT."""
     from service.config.reading import NEEDED, read_settings
-    from service.web import early
+    from service.web.server import ports
 
     settings = read_settings(*NEEDED, "zendesk_webhook_secrets")
     with ExitStack() as stack:
         try:
-            sockets = stack.enter_context(early.listening(settings.host, settings.port))
+            sockets = stack.enter_context(ports.listening(settings.host, settings.port))
         except OSError as exc:
             reason = str(exc.strerror or exc).partition(" (")[0]
             click.echo(f"cannot listen on {settings.host}:{settings.port}: {reason}", err=True)
             sys.exit(1)
         if settings.web_concurrency > 1:
-            stack.enter_context(early.counting_together())
+            stack.enter_context(ports.counting_together())
         gc.disable()  # to load modules makes no garbage, and `serve` enables it again
         from service.resources import judge
-        from service.web.serve import serve
+        from service.web.server.serve import serve
 
         judge(settings)
         serve(settings, sockets)
@@ -43,7 +43,7 @@ def worker() -> None:
 @click.argument("process", type=click.Choice(["web", "worker"]))
 def alive(process: str) -> None:
     """Say whether the web process or the worker of this machine is alive, for a platform's probe."""
-    from service.alive import main
+    from service.telemetry.alive import main
 
     main([process])
 

@@ -9,7 +9,7 @@ from service.cli.check import show
 from service.cli.processes import run_migrations
 
 if TYPE_CHECKING:
-    from service.doctor.findings import Check
+    from service.checks.finding import Check
 
 
 @click.command()
@@ -25,15 +25,15 @@ def release() -> None:
         click.echo("Not released: nothing was migrated, and what runs goes on.", err=True)
         sys.exit(1)
     run_migrations()
-    from service.version import commit, version
+    from service.telemetry.version import commit, version
 
     click.echo(f"Ready: version {version()}, commit {commit()}.")
 
 
 def _look() -> "list[Check]":
+    from service.checks.examine import examine_release
     from service.cli.environment import with_resources
     from service.config.reading import NEEDED, read_settings
-    from service.doctor.examine import examine_release
     from service.errors import SettingsError
     from service.resources import judge
 

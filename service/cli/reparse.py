@@ -12,9 +12,9 @@ from service.cli.terminal import json_option, print_json, progress
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Sequence
 
-    from service.recovery.reparse import Plan
+    from service.operate.reparse import Plan
+    from service.postgres.selection import Selection
     from service.resources import Resources
-    from service.selection import Selection
 
 _FEW = 3  # fields that are named with an example
 
@@ -44,7 +44,7 @@ def reparse(
     It says first how many they are, and what changes. Stored files are not fetched again, and nothing is removed.
     After an interruption, the same command goes on with what is left.
     """
-    from service.selection import Selection
+    from service.postgres.selection import Selection
 
     if everything == bool(email_ids):
         raise click.UsageError("Give either IDs or --all.")
@@ -71,13 +71,13 @@ def reparse(
 def _look(
     wanted: "Selection | None", email_ids: "Sequence[int]"
 ) -> "Callable[[Resources], AsyncIterator[Sequence[int]]]":
-    from service.recovery import reparse
+    from service.operate import reparse
 
     return lambda res: reparse.these(res, email_ids) if wanted is None else reparse.every(res, wanted)
 
 
 async def _plan(res: "Resources", look: "Callable[[Resources], AsyncIterator[Sequence[int]]]") -> "Plan":
-    from service.recovery import reparse
+    from service.operate import reparse
 
     plan = reparse.Plan()
     with progress("Reading again") as tell:
@@ -89,7 +89,7 @@ async def _plan(res: "Resources", look: "Callable[[Resources], AsyncIterator[Seq
 async def _queue(
     res: "Resources", look: "Callable[[Resources], AsyncIterator[Sequence[int]]]", per_second: int
 ) -> int:
-    from service.recovery import reparse
+    from service.operate import reparse
 
     queued, plan = 0, reparse.Plan()
     with progress("Queued") as tell:

@@ -104,9 +104,9 @@ def wait(retry_id: int, *, as_json: bool) -> None:
 @env_file
 def cancel(retry_id: int, *, as_json: bool) -> None:
     """Queue no more of one; what is queued already is worked on."""
+    from service.operate import bulk_retry
     from service.queries.retries import get_retry
-    from service.recovery import bulk
 
-    with_resources(lambda res: bulk.cancel(res, retry_id, actor()))
+    with_resources(lambda res: bulk_retry.cancel(res, retry_id, actor()))
     seen = with_engine(lambda engine: get_retry(engine, retry_id))
     print_json(seen) if as_json else print_retry(seen)

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 @env_file
 def retry(email_ids: tuple[int, ...], way: Way, *, everything: bool, **chosen: str | None) -> None:
     """Run finished e-mails again; files that are stored are not fetched again."""
-    from service.selection import Selection
+    from service.postgres.selection import Selection
 
     if everything == bool(email_ids):
         raise click.UsageError("Give either IDs or --all.")
@@ -42,7 +42,7 @@ def retry(email_ids: tuple[int, ...], way: Way, *, everything: bool, **chosen: s
 
 async def _retry(res: "Resources", email_ids: tuple[int, ...], *, as_json: bool) -> bool:
     from service.errors import Rejected
-    from service.recovery.retry import retry
+    from service.operate.retry import retry
 
     good = True
     for email_id in email_ids:

@@ -25,7 +25,7 @@ _REMARKS = {"foreign": "in the collection by others", "unclaimed": "in the stora
 def _time(_context: click.Context, _parameter: click.Parameter, value: str | None) -> datetime | None:
     from pydantic import ValidationError
 
-    from service.selection import Selection
+    from service.postgres.selection import Selection
 
     if value is None:
         return None
@@ -52,7 +52,7 @@ def outcome(run: "ReconciliationDetail") -> int:
 
 def print_run(run_id: int, *, as_json: bool) -> "ReconciliationDetail":
     """Print a run with some findings of each kind, as JSON with all of them; return it with some."""
-    from service.database import connect
+    from service.postgres.engine import connect
     from service.queries.comparison import count_not_captured, not_captured
     from service.queries.reconciliations import get_with_examples
 
@@ -89,7 +89,7 @@ async def _print_all(engine: "AsyncEngine", run: "ReconciliationDetail") -> None
 
 def _print(run: "ReconciliationDetail") -> None:
     """Print the verdict first, then what was found with examples, then what was looked at."""
-    from service.differences import WORDS
+    from service.reconcile.differences import WORDS
 
     words = {**WORDS, **_REMARKS}
     print_line(*_verdict(run))

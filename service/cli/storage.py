@@ -14,7 +14,7 @@ from service.cli.verify import verify
 
 if TYPE_CHECKING:
     from service.errors import HoldfastError
-    from service.move import Moved
+    from service.storage.move import Moved
     from service.storage.objects import Storage
 
 RANGES = 256
@@ -106,8 +106,8 @@ def _open(source: str, target: str, from_env: Path | None, *, delete: bool) -> "
     from dotenv import dotenv_values
 
     from service.errors import Transient
+    from service.storage.addresses import locate, overlap, variables
     from service.storage.objects import open_storage
-    from service.storage.places import locate, overlap, variables
 
     given = None
     if from_env:
@@ -129,8 +129,8 @@ def _open(source: str, target: str, from_env: Path | None, *, delete: bool) -> "
 async def _move(
     source: "Storage", target: "Storage", show: "Callable[[Moved], None]", *, delete: bool
 ) -> "Moved":
-    from service.move import Watch
-    from service.move import move as move_all
+    from service.storage.move import Watch
+    from service.storage.move import move as move_all
 
     def complain(what: str, error: "HoldfastError") -> None:
         click.echo(printable(f"{what}: {error.code}: {error.message}"), err=True)

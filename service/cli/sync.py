@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 @env_file
 def sync(email_ids: tuple[int, ...], way: Way, *, everything: bool, **chosen: str | None) -> None:
     """Carry finished e-mails over again, to where SYNC_URL says; nothing is downloaded again."""
-    from service.selection import Selection
+    from service.postgres.selection import Selection
 
     if everything == bool(email_ids):
         raise click.UsageError("Give either IDs or --all.")
@@ -43,7 +43,7 @@ def sync(email_ids: tuple[int, ...], way: Way, *, everything: bool, **chosen: st
 
 async def _sync(res: "Resources", email_ids: tuple[int, ...], *, as_json: bool) -> bool:
     from service.errors import Rejected
-    from service.sync.retry import resync
+    from service.operate.sync_retry import resync
 
     good = True
     for email_id in email_ids:

@@ -15,8 +15,8 @@ if TYPE_CHECKING:
 
     from sqlalchemy.ext.asyncio import AsyncEngine
 
+    from service.postgres.selection import Selection
     from service.queries.changes import Change
-    from service.selection import Selection
 
 PAUSE_SECONDS = 1.0
 MOST_KNOWN = 20_000
@@ -57,7 +57,7 @@ def tail(last: int, *, as_json: bool, **chosen: str | None) -> None:
 
     It looks once a second, so of a state that lasts less it may show nothing; it goes on while Postgres is away.
     """
-    from service.selection import Selection
+    from service.postgres.selection import Selection
 
     wanted = selection(Selection, chosen)
     try:

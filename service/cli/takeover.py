@@ -136,7 +136,7 @@ def _migrate(plan: "Plan") -> tuple[int, int]:
 
 
 async def _look(engine: "AsyncEngine", states: dict[str, str]) -> "Plan":
-    from service.database import connect
+    from service.postgres.engine import connect
     from service.takeover.look import look
 
     async with connect(engine) as conn:
@@ -170,7 +170,7 @@ async def _read_lists(engine: "AsyncEngine") -> tuple[int, int]:
 def _with_engine(work: Callable[["AsyncEngine"], Awaitable[T]]) -> T:
     """Run one piece of work over Postgres, with time for statements that look at all rows."""
     from service.config.reading import read_settings
-    from service.database import close_engine, connect, create_engine, is_pooled, within
+    from service.postgres.engine import close_engine, connect, create_engine, is_pooled, within
 
     async def ask(engine: "AsyncEngine") -> bool:
         async with connect(engine) as conn:

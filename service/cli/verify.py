@@ -53,7 +53,7 @@ def verify(rate: int, since: datetime | None, *, fix: bool, wait: bool, as_json:
 
 
 async def _has_worker(engine: "AsyncEngine") -> bool:
-    from service.database import connect
+    from service.postgres.engine import connect
     from service.queries.workers import workers_of
 
     async with connect(engine) as conn:

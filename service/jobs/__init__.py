@@ -1,8 +1,8 @@
-"""The state machine of an e-mail's job; the only writer of `processing_status`.
+"""The state machines of an e-mail's job and of its sync; the only writers of their columns.
 
-`arriving` puts an e-mail on record, `waiting` is the side before an attempt (received, queued), `running`
-the attempt and its end (processing, completed, failed), `again` the way back that an operator opens. Each function is ONE statement that names the states
-it may leave, for any number of jobs; only who finds that it was not first looks up with a second one who was.
-No row back means that somebody was first, which is an answer and not an error. The fence is
-`attempt_number`: who lost its lease can change nothing any more. All times are the database's.
+Jobs: `arrival` records an e-mail, `waiting` covers received and queued, `attempts` the attempt and its end, `retries` the
+way back that an operator opens. Syncs: `syncs` claims and settles, `sync_retries` begins one again. Each function is ONE
+statement that names the states it may leave, for any number of rows. No row back means that another process was first,
+which is an answer and not an error. `attempt_number` and `sync_attempt_number` are fencing tokens: a process that lost its
+lease can write nothing. All times are the database's.
 """

@@ -8,8 +8,8 @@ from sqlalchemy import BigInteger, ColumnElement, func, literal, or_, select, te
 from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from service.metrics import TRANSITIONS
-from service.models import RECEIVED, SUSPECT, WAITING, IncomingEmail, in_status
+from service.postgres.email_tables import RECEIVED, SUSPECT, WAITING, IncomingEmail, in_status
+from service.telemetry.metrics import TRANSITIONS
 
 # Who puts a job on record rings at once; only if that came to nothing is it the sweep's turn.
 FIRST_RING_GRACE = timedelta(seconds=3)

@@ -12,14 +12,14 @@ from service.local import environment
 from service.local.board import open_board
 from service.local.launch import ServerError
 from service.local.play import Play, perform
-from service.local.samples import samples
 from service.local.servers import free_port
 from service.local.signals import interruptible, run_until_told
 from service.local.stack import Stack, is_free, open_stack, wait_until_ready
 from service.local.summary import summarize
 from service.local.supervisor import supervise
 from service.local.up import one_line_errors, say
-from service.local.zendesk import Zendesk
+from service.local.zendesk.samples import samples
+from service.local.zendesk.stand_in import Zendesk
 
 _DIRECTORY = Path(".holdfast/demo")
 

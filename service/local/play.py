@@ -9,8 +9,8 @@ from typing import Any
 from aiohttp import ClientError, ClientSession, ClientTimeout
 
 from service.local.board import Board, Email, is_over
-from service.local.samples import Sample
-from service.local.zendesk import Fault, Zendesk
+from service.local.zendesk.samples import Sample
+from service.local.zendesk.stand_in import Fault, Zendesk
 
 _PAUSE_SECONDS = 0.25  # between two e-mails
 _LONGEST_SECONDS = 120

@@ -14,7 +14,7 @@ from aiohttp import ClientError, ClientSession, ClientTimeout
 
 from service.config.env_file import read_env_file
 from service.local.signals import interruptible, run_until_told
-from service.local.zendesk import Answer, Zendesk
+from service.local.zendesk.stand_in import Answer, Zendesk
 
 _FILES = (Path(".holdfast/env"), Path(".holdfast/demo/env"))
 _PAUSE_SECONDS = 0.2

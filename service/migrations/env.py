@@ -12,11 +12,11 @@ from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from service.config.reading import read_settings
-from service.database import RELEASE, check_writable, create_engine, is_pooled, reason_of
 from service.errors import SettingsError
 from service.migrations import revisions
-from service.operations import TABLES
-from service.pool import TooManyConnections, refusal
+from service.postgres.engine import RELEASE, check_writable, create_engine, is_pooled, reason_of
+from service.postgres.operation_tables import TABLES
+from service.postgres.pool import TooManyConnections, refusal
 
 # Any fixed number: whoever holds this advisory lock migrates, the others wait for it.
 MIGRATION_LOCK = 4_710_023

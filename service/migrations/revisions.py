@@ -13,7 +13,7 @@ from alembic.script import ScriptDirectory
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from service.operations import TABLES
+from service.postgres.operation_tables import TABLES
 
 SCRIPTS = Path(__file__).parent
 # How every revision of Holdfast's begins: the minute in which it was written, so that they sort by age.

@@ -6,12 +6,12 @@ from sqlalchemy import BigInteger, func, literal, select, text, true
 from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
-from service.database import connect
-from service.operations import BY_HAND, OperatorAction
+from service.postgres.engine import connect
+from service.postgres.operation_tables import BY_HAND, OperatorAction
+from service.postgres.rows import brief
+from service.postgres.search import Place
 from service.queries.pages import PageFilter, cursor_at
 from service.queries.views import ActionView, View
-from service.rows import brief
-from service.walk import Place
 
 MOST_SHOWN = 100  # with one e-mail
 

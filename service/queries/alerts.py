@@ -8,10 +8,10 @@ from sqlalchemy import BigInteger, ColumnElement, Select, func, literal, select
 from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
-from service.database import connect
-from service.operations import Alert, AlertDelivery
+from service.postgres.engine import connect
+from service.postgres.operation_tables import Alert, AlertDelivery
+from service.postgres.rows import brief
 from service.queries.views import View
-from service.rows import brief
 
 MOST_TEXT = 2000  # characters: an alert says what to do
 

@@ -8,12 +8,12 @@ from sqlalchemy import BigInteger, and_, case, func, literal, select, text, true
 from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from service.database import connect
-from service.models import PROCESSING, TO_SYNC, WAITING, IncomingEmail
+from service.postgres.email_tables import PROCESSING, TO_SYNC, WAITING, IncomingEmail
+from service.postgres.engine import connect
+from service.postgres.rows import brief
+from service.postgres.search import LIGHT, known, matches
+from service.postgres.selection import Selection
 from service.queries.views import Key, Number, State, View
-from service.rows import brief
-from service.selection import Selection
-from service.walk import LIGHT, known, matches
 
 # How many of each kind one look sees.
 MOST_SEEN = 500

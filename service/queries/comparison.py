@@ -9,10 +9,10 @@ from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from service.config.settings import Settings
-from service.differences import MOST_KEPT, WORDS, open_differences
-from service.models import NOT_CAPTURED, TO_SYNC, UNSYNCED
+from service.postgres.email_tables import NOT_CAPTURED, TO_SYNC, UNSYNCED
 from service.queries.verdict import duration, number
 from service.queries.views import View
+from service.reconcile.differences import MOST_KEPT, WORDS, open_differences
 
 COUNT_CAP = 10_000
 PARTS = 24

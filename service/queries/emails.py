@@ -7,9 +7,12 @@ from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from sqlalchemy.orm import InstrumentedAttribute
 
-from service.database import connect
 from service.errors import Rejected
-from service.models import Attachment, Attempt, IncomingEmail
+from service.postgres.email_tables import Attachment, Attempt, IncomingEmail
+from service.postgres.engine import connect
+from service.postgres.rows import brief
+from service.postgres.search import LIGHT, Count, Place, count, known, walk
+from service.postgres.selection import Selection
 from service.queries.actions import actions_on
 from service.queries.pages import PageFilter, cursor_at, cut
 from service.queries.views import (
@@ -22,9 +25,6 @@ from service.queries.views import (
     HolderView,
     RequestView,
 )
-from service.rows import brief
-from service.selection import Selection
-from service.walk import LIGHT, Count, Place, count, known, walk
 
 MOST_HOLDERS = 100
 MOST_FILES = 100  # of one e-mail in a list

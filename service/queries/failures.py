@@ -5,10 +5,10 @@ from collections.abc import Sequence
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from service.database import connect
+from service.postgres.engine import connect
+from service.postgres.rows import BRIEF_TEXT
+from service.postgres.selection import NONE
 from service.queries.views import Receipt, View
-from service.rows import BRIEF_TEXT
-from service.selection import NONE
 
 GROUP_CAP = 10_000  # counted of one group
 MOST_GROUPS = 100

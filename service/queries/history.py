@@ -7,7 +7,7 @@ from typing import Any
 from sqlalchemy import Row, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from service.models import STATUSES
+from service.postgres.email_tables import STATUSES
 from service.queries.views import View
 
 HOUR_CAP = 10_000  # counted of each status in an hour

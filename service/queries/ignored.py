@@ -6,9 +6,9 @@ from pydantic import Field
 from sqlalchemy import func, select
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from service.database import connect
 from service.errors import Rejected
-from service.models import IgnoredWebhook
+from service.postgres.email_tables import IgnoredWebhook
+from service.postgres.engine import connect
 from service.queries.pages import PageFilter, cut
 from service.queries.views import IgnoredDetail, IgnoredPage, IgnoredView, RequestView
 

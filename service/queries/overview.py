@@ -10,15 +10,22 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from sqlalchemy.orm import InstrumentedAttribute
 
 from service.config.settings import Settings
-from service.database import check_writable, connect, run
-from service.models import NOT_SYNCED, STATUSES, TO_SYNC, IncomingEmail, QuarantinedWebhook, in_status
-from service.operations import Alert
+from service.postgres.email_tables import (
+    NOT_SYNCED,
+    STATUSES,
+    TO_SYNC,
+    IncomingEmail,
+    QuarantinedWebhook,
+    in_status,
+)
+from service.postgres.engine import check_writable, connect, run
+from service.postgres.operation_tables import Alert
+from service.postgres.rows import BRIEF_TEXT
 from service.queries.comparison import ComparisonView, comparison_of, not_captured
 from service.queries.history import HOUR_CAP, Hour, Times, hours_of, times_of
 from service.queries.verdict import MOMENT_SECONDS, Told, number, of_syncs, say
 from service.queries.views import ProcessingStatus, View
 from service.queries.workers import WorkerView, workers_of
-from service.rows import BRIEF_TEXT
 
 COUNT_CAP = 10_000
 PING_SECONDS = 3.0

@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from sqlalchemy import RowMapping
 
 from service.errors import Rejected
-from service.walk import Place
+from service.postgres.search import Place
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 # Microseconds since then, to the year 5138, and an id: all of them are places, and Postgres knows them.

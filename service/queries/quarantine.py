@@ -6,12 +6,12 @@ from pydantic import Field
 from sqlalchemy import func, select
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from service.database import connect
 from service.errors import Rejected
-from service.models import QuarantinedWebhook
+from service.postgres.email_tables import QuarantinedWebhook
+from service.postgres.engine import connect
+from service.postgres.rows import brief
 from service.queries.pages import PageFilter, cut
 from service.queries.views import QuarantineDetail, QuarantinePage, QuarantineView, RequestView
-from service.rows import brief
 
 _HEAVY = {"raw_body", "raw_headers", "idempotency_key", "signature_hash"}
 _LIGHT = (

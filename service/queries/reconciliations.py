@@ -24,15 +24,21 @@ from sqlalchemy import (
 )
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from service.database import connect
-from service.differences import MOST_KEPT
 from service.errors import Rejected
-from service.operations import DIFFERENCES, OPEN, REMARKS, Reconciliation, ReconciliationFinding
+from service.postgres.engine import connect
+from service.postgres.operation_tables import (
+    DIFFERENCES,
+    OPEN,
+    REMARKS,
+    Reconciliation,
+    ReconciliationFinding,
+)
+from service.postgres.rows import BRIEF_TEXT, brief, is_short
+from service.postgres.search import Place
 from service.queries.comparison import scope_of
 from service.queries.pages import PageFilter, cursor_at
 from service.queries.views import View
-from service.rows import BRIEF_TEXT, brief, is_short
-from service.walk import Place
+from service.reconcile.differences import MOST_KEPT
 
 Kind = Literal[
     "missing",

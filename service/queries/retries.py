@@ -8,12 +8,12 @@ from pydantic import Field, computed_field
 from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from service.database import connect
 from service.errors import Rejected
-from service.operations import BulkRetry
+from service.postgres.engine import connect
+from service.postgres.operation_tables import BulkRetry
+from service.postgres.rows import brief
+from service.postgres.selection import Selection
 from service.queries.views import View
-from service.rows import brief
-from service.selection import Selection
 
 MOST_SHOWN = 50
 

@@ -7,9 +7,9 @@ from typing import Literal
 from sqlalchemy import case, func, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from service.operations import WorkerHeartbeat
+from service.postgres.operation_tables import WorkerHeartbeat
+from service.postgres.rows import brief
 from service.queries.views import View
-from service.rows import brief
 
 SILENT_AFTER = timedelta(seconds=60)
 MOST_SHOWN = 50

@@ -4,10 +4,10 @@ from collections.abc import Mapping
 from contextlib import aclosing
 from typing import Any
 
-from service.documents import SOURCE, comparable, make_document, permanent_links, read_records, to_json
 from service.reconcile.expected import State
-from service.reconcile.patience import ask, patiently
+from service.reconcile.outages import ask, patiently
 from service.resources import Resources
+from service.targets.document import SOURCE, comparable, make_document, permanent_links, read_records, to_json
 from service.targets.mongodb import Collection, Found, copy_of
 
 # Of one step; where a new version of ours writes other documents, all of them differ, and in the same.

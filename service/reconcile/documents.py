@@ -6,13 +6,13 @@ from contextlib import aclosing
 from dataclasses import dataclass, field
 from typing import Any
 
-from service.documents import SOURCE, digest
 from service.errors import Permanent
 from service.reconcile.differing import MOST_TOLD, in_what
 from service.reconcile.expected import STEP, State, digests, known_keys, states_from, states_of
 from service.reconcile.finding import Finding
-from service.reconcile.patience import ask, patiently
+from service.reconcile.outages import ask, patiently
 from service.resources import Resources
+from service.targets.document import SOURCE, digest
 from service.targets.mongodb import LEAST_ID, MOST_ID, Collection, Found
 
 # Rows and documents move while they are read; what looks wrong is looked at again.

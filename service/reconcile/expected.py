@@ -10,8 +10,8 @@ from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from service.config.settings import Settings
-from service.documents import Record, digest, make_document, permanent_links, read_records
-from service.models import UNSYNCED
+from service.postgres.email_tables import UNSYNCED
+from service.targets.document import Record, digest, make_document, permanent_links, read_records
 
 # E-mails of one step.
 STEP = 1_000

@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Literal
 
-from service.differences import MOST_KEPT
-from service.operations import DIFFERENCES
+from service.postgres.operation_tables import DIFFERENCES
+from service.reconcile.differences import MOST_KEPT
 
 Fix = Literal["nothing", "syncs", "all"]
 MOST_KEY = 1_000  # characters of a key, which others may have made

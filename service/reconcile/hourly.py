@@ -9,7 +9,7 @@ import structlog
 
 from service.errors import Transient
 from service.reconcile import record
-from service.reconcile.patience import ask
+from service.reconcile.outages import ask
 from service.reconcile.run import carry_out, targets
 from service.resources import Resources
 

@@ -16,7 +16,7 @@ from service.reconcile.contents import (
     oldest_unfinished,
 )
 from service.reconcile.finding import Finding
-from service.reconcile.patience import ask
+from service.reconcile.outages import ask
 from service.resources import Resources
 from service.storage import objects
 from service.storage.objects import Listed

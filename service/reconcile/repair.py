@@ -10,20 +10,20 @@ from sqlalchemy import BigInteger, Text, and_, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 from sqlalchemy.types import TypeEngine
 
-from service.documents import SOURCE
-from service.jobs.reopening import reopen
-from service.models import IncomingEmail
+from service.jobs.refetch import reopen
+from service.jobs.sync_retries import Sync, begin, note
+from service.postgres.email_tables import IncomingEmail
+from service.postgres.rows import arrays_of, rows_of
 from service.reconcile import record
 from service.reconcile.contents import Content
 from service.reconcile.documents import see_that_it_is_ours
 from service.reconcile.expected import State, known_keys, states_of
 from service.reconcile.finding import Finding, Run
 from service.reconcile.objects import see_that_most_is_there
-from service.reconcile.patience import ask, patiently
+from service.reconcile.outages import ask, patiently
 from service.resources import Resources
-from service.rows import arrays_of, rows_of
 from service.storage import objects
-from service.syncs.again import Sync, begin, note
+from service.targets.document import SOURCE
 from service.targets.mongodb import Collection, Found, copy_of
 
 ACTOR = "reconcile"

@@ -9,7 +9,9 @@ from functools import partial
 import structlog
 from sqlalchemy import ColumnElement
 
-from service.differences import (
+from service.errors import HoldfastError, Rejected
+from service.reconcile import record, repair
+from service.reconcile.differences import (
     close,
     documents_of,
     extra_documents,
@@ -17,14 +19,11 @@ from service.differences import (
     objects_under,
     whole_target,
 )
-from service.errors import HoldfastError, Rejected
-from service.metrics import RECONCILIATIONS
-from service.reconcile import record, repair
 from service.reconcile.documents import Step, compare_nameless, compare_step
 from service.reconcile.expected import bounds, count_waiting
 from service.reconcile.finding import Finding, Fix, Run, Tell
 from service.reconcile.objects import Look, compare_range, compare_since, has_nothing
-from service.reconcile.patience import ask, patiently
+from service.reconcile.outages import ask, patiently
 from service.reconcile.repair import REMOVED
 from service.reconcile.unsent import compare_unsent, forget_unsent
 from service.resources import Resources
@@ -32,6 +31,7 @@ from service.storage import objects
 from service.storage.port import RANGES
 from service.targets.mongodb import Collection
 from service.targets.target import collection_of, has_endpoint
+from service.telemetry.metrics import RECONCILIATIONS
 
 GOODBYE_SECONDS = 2.0
 

@@ -11,8 +11,8 @@ from sqlalchemy import BigInteger, DateTime, Interval, Text, bindparam, text
 from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from service.differences import MOST_KEPT
 from service.reconcile import record
+from service.reconcile.differences import MOST_KEPT
 from service.reconcile.finding import Finding
 
 

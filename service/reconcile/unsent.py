@@ -4,11 +4,11 @@ from dataclasses import dataclass, field
 
 from sqlalchemy import false
 
-from service.differences import close, sent_by_now, unsent_in_target
 from service.reconcile import record, repair
+from service.reconcile.differences import close, sent_by_now, unsent_in_target
 from service.reconcile.expected import STEP, State, unsynced_from
 from service.reconcile.finding import Finding, Run
-from service.reconcile.patience import ask
+from service.reconcile.outages import ask
 from service.resources import Resources
 
 

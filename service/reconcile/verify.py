@@ -8,17 +8,17 @@ from hashlib import sha256
 import structlog
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from service.database import run
-from service.differences import close, objects_of
 from service.errors import Permanent, Rejected, Transient
+from service.postgres.engine import run
 from service.reconcile import record, steps
-from service.reconcile.anew import fetch_anew
 from service.reconcile.contents import Content, contents_between, contents_since
+from service.reconcile.differences import close, objects_of
 from service.reconcile.expected import bounds
 from service.reconcile.finding import Finding
 from service.reconcile.objects import END, see_that_it_works, told
-from service.reconcile.pace import Pace
-from service.reconcile.patience import ask
+from service.reconcile.outages import ask
+from service.reconcile.rate_limit import Pace
+from service.reconcile.refetch import fetch_anew
 from service.reconcile.steps import GivenOn, Step, Taken
 from service.resources import Resources
 from service.storage import objects

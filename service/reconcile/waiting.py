@@ -2,7 +2,7 @@
 
 from sqlalchemy import text
 
-from service.reconcile.patience import ask
+from service.reconcile.outages import ask
 from service.resources import Resources
 
 

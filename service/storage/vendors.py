@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from obstore.store import from_url
 
 from service.errors import SettingsError
-from service.storage.places import PREFIXES, SERVERS, vendor_of
+from service.storage.addresses import PREFIXES, SERVERS, vendor_of
 
 if TYPE_CHECKING:
     from obstore.store import ObjectStore  # exists for type checkers only

@@ -9,9 +9,15 @@ from typing import Any
 import structlog
 from structlog.contextvars import bind_contextvars
 
-from service.backoff import backoff
-from service.database import insist
-from service.documents import (
+from service.errors import HoldfastError, Permanent, Transient
+from service.faultpoints import reach
+from service.jobs import syncs
+from service.jobs.syncs import Carrying, Settlement, Wish
+from service.outbound.backoff import backoff
+from service.postgres.engine import insist
+from service.resources import Resources
+from service.storage import objects
+from service.targets.document import (
     Document,
     File,
     Link,
@@ -21,14 +27,8 @@ from service.documents import (
     permanent_links,
     read_each,
 )
-from service.errors import HoldfastError, Permanent, Transient
-from service.faultpoints import reach
-from service.metrics import SYNC_DELAY, SYNC_SECONDS, SYNCS, code_label
-from service.resources import Resources
-from service.storage import objects
-from service.syncs import carrying
-from service.syncs.carrying import Carrying, Settlement, Wish
 from service.targets.target import Target
+from service.telemetry.metrics import SYNC_DELAY, SYNC_SECONDS, SYNCS, code_label
 
 # A platform kills a process some seconds after it asked it to end.
 HAND_BACK_SECONDS = 5.0
@@ -93,16 +93,16 @@ async def carry(res: Resources, held: Carrying) -> None:
 async def _settle(res: Resources, end: Settlement) -> bool:
     """End an attempt; where Postgres refuses that end, fail it with a reason that fits into a narrow column."""
     try:
-        return await insist(lambda: res.coalesce(carrying.settle, end))
+        return await insist(lambda: res.coalesce(syncs.settle, end))
     except Permanent as exc:
         log.warning("sync_refused", **_names(end.held), outcome=end.outcome, code=exc.code)
         failed = Settlement(end.held, "failed", exc.code, exc.message[:_SHORT])
-        return await insist(lambda: res.coalesce(carrying.settle, failed))
+        return await insist(lambda: res.coalesce(syncs.settle, failed))
 
 
 async def _claim(res: Resources, email_id: int) -> Sequence[Carrying]:
     try:
-        held = await res.coalesce(carrying.claim, Wish(email_id, res.settings.sync_lease))
+        held = await res.coalesce(syncs.claim, Wish(email_id, res.settings.sync_lease))
     except HoldfastError as exc:  # the sweep takes it, if it was not claimed after all
         log.warning("sync_not_claimed", email=email_id, code=exc.code)
         return ()
@@ -186,7 +186,7 @@ def _settlement(res: Resources, held: Carrying, errors: list[HoldfastError]) -> 
 
 async def _hand_back(res: Resources, held: Carrying) -> None:
     """Give it to another worker now, and not when its lease is over; a task of its own, for this one is cancelled."""
-    task = asyncio.ensure_future(res.coalesce(carrying.settle, Settlement(held, "handed_back")))
+    task = asyncio.ensure_future(res.coalesce(syncs.settle, Settlement(held, "handed_back")))
     task.add_done_callback(lambda task: task.cancelled() or task.exception())
     done, _ = await asyncio.wait({task}, timeout=HAND_BACK_SECONDS)
     log.info("sync_handed_back", **_names(held), done=bool(done) and not task.exception())

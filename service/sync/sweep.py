@@ -8,13 +8,13 @@ from functools import partial
 
 import structlog
 
-from service.database import run
 from service.errors import Transient
+from service.jobs import sync_retries, syncs
+from service.jobs.syncs import Carrying
+from service.postgres.engine import run
+from service.queue.suspects import Suspects
 from service.resources import Resources
-from service.suspects import Suspects
 from service.sync.attempt import carry, for_certain
-from service.syncs import again, carrying
-from service.syncs.carrying import Carrying
 
 BATCH = 100
 # While settings change, processes with and without a target run side by side.
@@ -50,7 +50,7 @@ async def drop_for_ever(res: Resources) -> None:
     dropped = 0
     while True:
         await asyncio.sleep(DROP_SECONDS if dropped < BATCH else MORE_SECONDS)
-        drop = partial(again.drop, limit=BATCH, after=DROP_AFTER)
+        drop = partial(sync_retries.drop, limit=BATCH, after=DROP_AFTER)
         try:
             dropped = await run(res.engine, res.settings.database_seconds, drop)
         except Transient as exc:
@@ -81,7 +81,7 @@ def _forget(suspects: Suspects, held: Carrying, _: asyncio.Task[None]) -> None:
 
 async def _take(res: Resources, room: int, suspects: Suspects) -> Sequence[Carrying]:
     lease = res.settings.sync_lease
-    take = partial(carrying.take_due, limit=room, lease=lease, room_beside=suspects.room_beside)
+    take = partial(syncs.take_due, limit=room, lease=lease, room_beside=suspects.room_beside)
     try:
         return await run(res.engine, res.settings.database_seconds, take)
     except Transient as exc:

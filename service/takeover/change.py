@@ -11,9 +11,9 @@ from sqlalchemy import bindparam, text
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
-from service.database import connect
 from service.errors import HoldfastError, Permanent, Transient
-from service.models import STATUSES, SYNC_STATUSES
+from service.postgres.email_tables import STATUSES, SYNC_STATUSES
+from service.postgres.engine import connect
 from service.takeover.look import Plan
 from service.takeover.table import FIRST, REQUIRED, TRIGGER, Table
 

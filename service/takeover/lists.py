@@ -9,9 +9,9 @@ from functools import partial
 import structlog
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
-from service.attachments import File, Listing, files_of, record_lists, unread_lists
-from service.database import run
 from service.errors import HoldfastError
+from service.jobs.attachments import File, Listing, files_of, record_lists, unread_lists
+from service.postgres.engine import run
 from service.resources import Resources
 from service.zendesk.body import Unreadable
 from service.zendesk.reading import read_list

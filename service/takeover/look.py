@@ -8,8 +8,8 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from service.migrations import revisions
 from service.migrations.revisions import Standing, migrations_after
-from service.models import STATUSES, UNREAD
-from service.operations import TABLES
+from service.postgres.email_tables import STATUSES, UNREAD
+from service.postgres.operation_tables import TABLES
 from service.takeover.table import FIRST, REQUIRED, TRIGGER, Column, Table, adapt, read_table
 
 FINISHED = ("completed", "failed")

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from service.models import IncomingEmail
+from service.postgres.email_tables import IncomingEmail
 
 # The migration that makes the table; the next one adds only what is not there.
 FIRST = "20250901_0900"

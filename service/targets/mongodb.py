@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qsl, unquote, urlsplit
 
 from service.config.reading import complaint
-from service.documents import SOURCE, Document
 from service.errors import Permanent, SettingsError
+from service.targets.document import SOURCE, Document
 from service.targets.mongodb_failures import asking
 
 if TYPE_CHECKING:

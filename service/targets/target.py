@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Protocol
 
 from service.config.settings import Settings
-from service.documents import Document
+from service.targets.document import Document
 from service.targets.mongodb import Collection, open_collection
 from service.targets.webhook import Endpoint
 

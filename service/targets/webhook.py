@@ -7,9 +7,9 @@ from functools import cached_property
 
 from aiohttp import ClientSession
 
-from service.documents import Document, to_json
 from service.errors import Permanent, Transient
-from service.post import Answer, open_session, post, reach, signed
+from service.outbound.signed_post import Answer, open_session, post, reach, signed
+from service.targets.document import Document, to_json
 
 # Printable ASCII, as a header may hold it.
 _PLAIN = re.compile(r"[\x21-\x7e]{1,200}")

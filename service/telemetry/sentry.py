@@ -6,9 +6,9 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
-from service.redaction import without_addresses
-from service.telemetry.leaving import SECONDS, leave
-from service.version import full_version
+from service.telemetry.redaction import without_addresses
+from service.telemetry.shutdown import SECONDS, leave
+from service.telemetry.version import full_version
 
 _FIELDS = {"email", "attempt", "position", "path", "work", "job"}
 

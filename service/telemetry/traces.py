@@ -5,9 +5,9 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
-from service.telemetry.leaving import leave
+from service.telemetry.shutdown import leave
 from service.telemetry.spans import Traces
-from service.version import full_version
+from service.telemetry.version import full_version
 
 if TYPE_CHECKING:
     from service.telemetry.otlp import ExportedTraces

@@ -10,20 +10,20 @@ import structlog
 from aiohttp import web
 from prometheus_client import CONTENT_TYPE_LATEST
 
-from service.bell import reason_of
-from service.database import connect, pool_of, within
-from service.differences import Differences, open_differences
 from service.errors import HoldfastError, certificate_problem
-from service.exposition import exposition
-from service.pool import TOO_MANY
+from service.postgres.engine import connect, pool_of, within
+from service.postgres.pool import TOO_MANY
 from service.queries import overview
 from service.queries.overview import Stats
 from service.queries.workers import metrics_of_workers
+from service.queue.arq_queue import reason_of
+from service.reconcile.differences import Differences, open_differences
 from service.resources import Resources, background
 from service.storage import objects
-from service.version import commit, version
-from service.web.keys import RES
-from service.web.shared import Shared
+from service.telemetry.exposition import exposition
+from service.telemetry.version import commit, version
+from service.web.handling.keys import RES
+from service.web.handling.shared import Shared
 
 PROBE_SECONDS = 3.0
 # A platform may wait no longer for what needs no target.

@@ -15,12 +15,12 @@ from urllib.parse import urlencode
 import aiohttp
 from yarl import URL
 
-from service.backoff import asked_for
-from service.download.answers import Expected, Limits
-from service.download.failures import translate
-from service.download.transfer import Download, Egress, download
 from service.errors import HoldfastError, Permanent, Transient
-from service.metrics import ZENDESK_CALLS, ZENDESK_REMAINING, code_label
+from service.outbound.answers import Expected, Limits
+from service.outbound.backoff import asked_for
+from service.outbound.failures import translate
+from service.outbound.transfer import Download, Egress, download
+from service.telemetry.metrics import ZENDESK_CALLS, ZENDESK_REMAINING, code_label
 from service.zendesk.account import Account, FixedToken, OAuthClient, is_apis
 from service.zendesk.body import Unreadable, read_json
 from service.zendesk.login import ClientLogin, FixedLogin, Login, Token

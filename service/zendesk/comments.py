@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from datetime import datetime
 from urllib.parse import quote
 
-from service.download.addresses import key_of
 from service.errors import Transient
+from service.outbound.addresses import key_of
 from service.zendesk.addresses import addresses_in, may_hold_files, plain
 from service.zendesk.files import MOST_ATTACHMENTS, Attachment, bare_file, read_attachment
 from service.zendesk.signature import read_time

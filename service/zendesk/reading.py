@@ -9,7 +9,7 @@ from typing import Protocol
 
 from multidict import CIMultiDict
 
-from service.download.addresses import key_of
+from service.outbound.addresses import key_of
 from service.zendesk import payloads
 from service.zendesk.addresses import MOST_ADDRESS, plain
 from service.zendesk.body import Unreadable, read_json

@@ -9,14 +9,14 @@ from urllib.parse import urlsplit
 from sqlalchemy import Select, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from service.database import close_engine, create_engine, run
-from service.documents import Document, digest, make_document, read_records
 from service.local.drill.findings import Findings, Row
 from service.local.drill.ledger import Ledger
 from service.local.drill.pace import measure
 from service.local.drill.receiving import Kept
 from service.local.receiver import Message, read_messages
-from service.models import IncomingEmail
+from service.postgres.email_tables import IncomingEmail
+from service.postgres.engine import close_engine, create_engine, run
+from service.targets.document import Document, digest, make_document, read_records
 from service.targets.webhook import message_id
 
 _SECONDS = 30

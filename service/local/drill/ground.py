@@ -19,7 +19,7 @@ from service.local.launch import ServerError
 from service.local.servers import Server, free_port, prepare_postgres, prepare_valkey
 from service.local.stack import ROOT, migrate, wait_until_ready
 from service.local.supervisor import Child, Program, Say, supervise
-from service.local.zendesk import Zendesk
+from service.local.zendesk.stand_in import Zendesk
 
 LOG = "drill.log"
 LEASE_SECONDS = 4

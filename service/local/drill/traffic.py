@@ -12,8 +12,8 @@ from aiohttp import ClientConnectorError, ClientError, ClientSession, TCPConnect
 
 from service.local.drill.ledger import Ledger, Webhook
 from service.local.receiver import UNWANTED
-from service.local.sender import Answer, send, sign_headers
-from service.local.zendesk import Fault, Zendesk
+from service.local.zendesk.sender import Answer, send, sign_headers
+from service.local.zendesk.stand_in import Fault, Zendesk
 
 # How often each kind comes, out of a hundred.
 _KINDS = {"letter": 50, "bare": 14, "comment": 12, "flaky": 12, "large": 4, "gone": 4, "garbage": 4}

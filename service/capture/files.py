@@ -1,0 +1,215 @@
+"""Download and store what an e-mail's record is missing; what was stored stays stored."""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import asynccontextmanager, suppress
+from dataclasses import replace
+from functools import partial
+
+import structlog
+
+from service.capture.lookup import is_dispensable, look_up, placed, should_look_up, without_address
+from service.capture.meter import Meter, place
+from service.capture.reparse import reread
+from service.capture.retry_policy import is_young, may_be_early, may_try_again
+from service.errors import HoldfastError, Permanent, Transient
+from service.faultpoints import reach
+from service.jobs.attachments import File, Listing, Mark, announce, files_of, list_of, mark, record_lists
+from service.jobs.attempts import Claim
+from service.outbound.addresses import host_of
+from service.outbound.answers import Expected, Limits
+from service.postgres.engine import insist, run
+from service.resources import Resources
+from service.storage import objects
+from service.storage.objects import Stored
+from service.telemetry.metrics import ATTACHMENT_BYTES, ATTACHMENTS, code_label
+from service.zendesk import reading
+from service.zendesk.body import Unreadable
+
+_EMPTY = len("[]")
+
+_STORED = ATTACHMENTS.labels("stored")
+
+log = structlog.get_logger()
+
+
+async def capture(res: Resources, claim: Claim) -> list[HoldfastError]:
+    """Fetch what is missing; return what is wrong with this e-mail's files, now or from before."""
+    wrong: list[HoldfastError] = []
+    try:
+        async with asyncio.timeout(res.settings.attempt_seconds):
+            claim = await reread(res, claim) if claim.reread else claim
+            files = await _files(res, claim)
+            if claim.announced_bytes > _EMPTY and not (claim.has_body and files):
+                claim = await _read_list(res, claim, files)
+                files = await _files(res, claim)
+            if should_look_up(res, claim, has_files=bool(files)):
+                # Files that are known are fetched all the same, if this fails: their addresses may end.
+                wrong += await _add_looked_up(res, claim, files)
+                files = await _files(res, claim)
+            pending = [file for file in files if file.status == "pending"]
+            wrong += await _fetch_all(res, claim, pending)
+    except TimeoutError:
+        late = f"The files were not there after {res.settings.attempt_seconds:g} s."
+        return [*wrong, Transient("attempt_timeout", late)]
+    except HoldfastError as exc:
+        return [*wrong, exc]
+    except Exception as exc:
+        log.exception("attempt_broke", email=claim.email_id, attempt=claim.attempt_number)
+        return [*wrong, _unexpected(exc)]
+    return [*(_error_of(res, file) for file in files if file.status == "failed"), *wrong]
+
+
+def _error_of(res: Resources, file: File) -> HoldfastError:
+    error = Permanent(file.error_code or "", file.error or "")
+    error.host = host_of(res.account.absolute(file.source_url)) or None
+    return error
+
+
+async def _read_list(res: Resources, claim: Claim, known: Sequence[File]) -> Claim:
+    """Record the files of a list that another system wrote; without them the attempt would complete, and lack them.
+
+    Raises Permanent for a list that cannot be read.
+    """
+    text = await insist(
+        partial(run, res.engine, res.settings.database_seconds, partial(list_of, email_id=claim.email_id))
+    )
+    try:
+        listed = reading.read_list(text or "", known)
+    except Unreadable as exc:
+        raise Permanent(exc.code, f"The list of files cannot be read: {exc.message}") from exc
+    # A body of ours was read whole when it came: its list may have items that are no files.
+    missing = [file for file in listed.missing if file.url or not claim.has_body]
+    if missing:
+        first = max((file.position for file in known), default=-1) + 1
+        listing = Listing(
+            claim.email_id, listed.fingerprint, dict(enumerate(missing, first)), listed.is_whole
+        )
+        record = partial(record_lists, listings=[listing], held=claim.held)
+        await insist(partial(run, res.engine, res.settings.database_seconds, record))
+        log.info("list_read", email=claim.email_id, attempt=claim.attempt_number, files=len(missing))
+    has_comment = listed.is_whole or claim.has_body or claim.comment_id is not None
+    return claim if has_comment else replace(claim, comment_id="")
+
+
+async def _add_looked_up(res: Resources, claim: Claim, known: Sequence[File]) -> list[HoldfastError]:
+    """Record the files that Zendesk's API tells of and that are not known; return what went wrong."""
+    try:
+        found = await look_up(res, claim)
+    except HoldfastError as exc:
+        if is_dispensable(res, claim, exc):
+            return []
+        error = may_be_early(res, claim, exc)
+        log.info("files_not_looked_up", email=claim.email_id, attempt=claim.attempt_number, code=error.code)
+        return [error]
+    places = placed(known, found)
+    if is_young(res, claim) and (unlisted := without_address(known, places)):
+        about = f"{len(unlisted)} of the files that the webhook announces are not in Zendesk's list (yet)."
+        return [Transient("files_not_listed", about, is_limited=False)]
+    record = partial(announce, held=claim.held, files=places)
+    await insist(partial(run, res.engine, res.settings.database_seconds, record))
+    return []
+
+
+async def _files(res: Resources, claim: Claim) -> list[File]:
+    return await insist(lambda: res.coalesce(files_of, claim.email_id, size=claim.announced_bytes))
+
+
+async def _fetch_all(res: Resources, claim: Claim, missing: Sequence[File]) -> list[HoldfastError]:
+    shared = iter(missing)
+    if len(missing) < 2:  # most e-mails; a task of its own is not for nothing
+        return await _fetch_some(res, claim, shared)
+    # An e-mail of many files leaves room for others.
+    most = max(1, res.settings.downloads_per_process // 4)
+    async with asyncio.TaskGroup() as group:
+        some = [group.create_task(_fetch_some(res, claim, shared)) for _ in missing[:most]]
+    return [error for task in some for error in task.result()]
+
+
+async def _fetch_some(res: Resources, claim: Claim, missing: Iterator[File]) -> list[HoldfastError]:
+    """Take files from those that several tasks share, until none is left; return what was wrong."""
+    return [error for file in missing if (error := await _fetch(res, claim, file))]
+
+
+async def _fetch(res: Resources, claim: Claim, file: File) -> HoldfastError | None:
+    """Make one file stored, or note and return why that could not be."""
+    error: HoldfastError
+    began, about = time.monotonic(), _about(claim, file)
+    try:
+        stored = await _found_again(res, file) or await _download(res, claim, file)
+        reach(res.settings.fault_points, "after_object", claim.ticket_id)
+        await _mark(res, Mark(claim.held, file.position, "stored", stored))
+    except HoldfastError as exc:
+        error = may_be_early(res, claim, exc)
+    except Exception as exc:
+        log.exception("attachment_broke", **about)
+        error = _unexpected(exc)
+    else:
+        log.info(
+            "attachment_stored",
+            **about,
+            bytes=stored.size,
+            sha256=stored.sha256,
+            key=stored.key,
+            ms=round(1000 * (time.monotonic() - began)),
+        )
+        _STORED.inc()
+        ATTACHMENT_BYTES.inc(stored.size)
+        return None
+    error.host = host_of(res.account.absolute(file.source_url)) or None
+    ATTACHMENTS.labels(code_label(error.code)).inc()
+    log.info("attachment_not_stored", **about, code=error.code)
+    status = "pending" if may_try_again(res, claim, error) else "failed"
+    with suppress(HoldfastError):  # Postgres stays away, or refuses it: the settlement hears of it, too
+        await _mark(res, Mark(claim.held, file.position, status, error=error))
+    return error
+
+
+async def _found_again(res: Resources, file: File) -> Stored | None:
+    """Take what was stored once, was lost, and is there again, as after a restore; its address may be dead by now."""
+    if file.sha256 is None or file.object_key is None:
+        return None
+    with suppress(HoldfastError):  # it is not there, or cannot be read
+        if (await objects.digest(res.storage, file.object_key))[0] == file.sha256:
+            opened = await objects.open(res.storage, file.object_key)
+            return await objects.put(res.storage, opened.chunks, file.file_name)
+    return None
+
+
+async def _mark(res: Resources, made: Mark) -> None:
+    await insist(lambda: res.coalesce(mark, made))
+
+
+async def _download(res: Resources, claim: Claim, file: File) -> Stored:
+    expected = Expected(
+        file.file_name, file.declared_type, file.declared_size, may_be_empty=not is_young(res, claim)
+    )
+    async with _stream(res, claim, file.source_url, expected) as chunks:
+        reach(res.settings.fault_points, "mid_download", claim.ticket_id)
+        stored = await objects.put(res.storage, chunks, file.file_name)
+        seconds = time.monotonic() - (chunks.ended or 0)
+        res.traces.record(claim.invocation, "store", seconds, {"bytes": stored.size}, under=place(claim))
+        return stored
+
+
+@asynccontextmanager
+async def _stream(res: Resources, claim: Claim, address: str, expected: Expected) -> AsyncIterator[Meter]:
+    """Open what is at an address, once it is our turn."""
+    settings = res.settings
+    limits = Limits(settings.max_attachment_bytes, settings.download_seconds, settings.download_stall_seconds)
+    host = host_of(res.account.absolute(address))
+    limit = asyncio.Semaphore(settings.downloads_per_host)
+    async with res.host_slots.setdefault(host, limit), res.slots:
+        with Meter(res, claim, host) as meter:
+            async with res.zendesk.file(address, expected, limits) as file:
+                meter.host, meter.chunks = file.host, file.chunks
+                yield meter
+
+
+def _unexpected(exc: Exception) -> Transient:
+    return Transient("internal_error", f"Unexpected {type(exc).__name__}, see the worker's log.")
+
+
+def _about(claim: Claim, file: File) -> dict[str, int]:
+    return {"email": claim.email_id, "attempt": claim.attempt_number, "position": file.position}

@@ -1,0 +1,129 @@
+"""Ask Zendesk's API which files an e-mail has, where its webhook does not tell."""
+
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import aclosing
+from datetime import UTC, datetime, timedelta
+
+from service.capture.retry_policy import is_young
+from service.errors import HoldfastError, Permanent, Transient
+from service.jobs.attachments import File
+from service.jobs.attempts import Claim
+from service.outbound.addresses import key_of
+from service.resources import Resources
+from service.zendesk import comments
+from service.zendesk.comments import Comment
+from service.zendesk.payloads import Attachment
+
+Page = Mapping[str, object]
+
+# A webhook that names no comment gets the files of all comments in this window around its arrival. Two e-mails in
+# quick succession can both name the second one, and clocks differ. A file that is taken twice is stored once.
+BEFORE = timedelta(hours=1)
+AFTER = timedelta(minutes=5)
+
+
+def should_look_up(res: Resources, claim: Claim, *, has_files: bool) -> bool:
+    """Say whether to ask Zendesk's API for the files of this e-mail.
+
+    The look-up is needed where the webhook does not list its files. It is also made where the webhook lists none but
+    names a comment, because inline images are in no list, and where files stand only in the e-mail's HTML
+    (`comment_id` is then "").
+    """
+    if claim.looked_up:
+        return False
+    if not claim.is_listed or claim.comment_id == "":
+        return True
+    return claim.comment_id is not None and not has_files and res.zendesk.has_login
+
+
+def is_dispensable(res: Resources, claim: Claim, error: HoldfastError) -> bool:
+    """Say whether an e-mail can do without the look-up: it told its files, and Zendesk has no such comment."""
+    return claim.is_listed and error.code in {"not_found", "comment_not_found"} and not is_young(res, claim)
+
+
+async def look_up(res: Resources, claim: Claim) -> Sequence[Attachment]:
+    """Return the files of the comment that the webhook is about; raises Transient and Permanent."""
+    if not res.zendesk.has_login:
+        raise _cannot_ask(claim)
+    pages = res.zendesk.pages(comments.path(claim.ticket_id), comments.MOST_PAGES, **comments.QUERY)
+    async with aclosing(pages):
+        if claim.comment_id:
+            found = await _named(pages, claim.comment_id)
+        else:
+            received_at = datetime.now(UTC) - timedelta(seconds=claim.age)
+            found = await _of_that_time(pages, received_at, may_be_older=not is_young(res, claim))
+    if not found:
+        which = f"comment {claim.comment_id}" if claim.comment_id else "comment"
+        # The API may be some moments behind the triggers.
+        raise Transient("comment_not_found", f"Ticket {claim.ticket_id} has no {which} (yet).")
+    return [file for comment in found for file in comment.files]
+
+
+async def _named(pages: AsyncIterator[Page], comment_id: str) -> Sequence[Comment]:
+    async for page in pages:
+        for comment in comments.read_page(page):
+            if comment.comment_id == comment_id:
+                return [comment]
+    return []
+
+
+async def _of_that_time(
+    pages: AsyncIterator[Page], received_at: datetime, *, may_be_older: bool
+) -> Sequence[Comment]:
+    """Return the comments in the window around `received_at`.
+
+    If there are none and `may_be_older` is set, return the newest comment before the window.
+    """
+    found: list[Comment] = []
+    async for page in pages:  # the newest first
+        for comment in comments.read_page(page):
+            created_at = comment.created_at or received_at
+            if received_at - BEFORE <= created_at <= received_at + AFTER:
+                found.append(comment)
+            elif created_at < received_at:
+                return found or ([comment] if may_be_older else [])
+    return found
+
+
+def placed(known: Sequence[File], found: Sequence[Attachment]) -> Mapping[int, Attachment]:
+    """Give each file that was found and is not known a position: that of a known one without an address, or a new one.
+
+    A webhook may name a file and leave its address out.
+    """
+    addresses = {key_of(file.source_url) for file in known}
+    new = {key: file for file in reversed(found) if (key := key_of(file.url)) not in addresses}
+    missing = list(reversed(new.values()))
+    places: dict[int, Attachment] = {}
+    # Files with a name choose first; those that were only counted take what is left.
+    for file in sorted(known, key=lambda file: file.file_name is None):
+        match = next((each for each in missing if _may_be(file, each)), None)
+        if not file.source_url and match is not None:
+            places[file.position] = match
+            missing.remove(match)
+    first = max((file.position for file in known), default=-1) + 1
+    return places | dict(enumerate(missing, first))
+
+
+def without_address(known: Sequence[File], places: Mapping[int, Attachment]) -> Sequence[File]:
+    """Return the files that the webhook announced and that Zendesk does not list."""
+    return [file for file in known if not file.source_url and file.position not in places]
+
+
+def _may_be(known: File, found: Attachment) -> bool:
+    if known.file_name is None:
+        return True
+    return (
+        found.file_name is not None
+        and found.file_name.strip().casefold() == known.file_name.strip().casefold()
+    )
+
+
+def _cannot_ask(claim: Claim) -> Permanent:
+    how = "set ZENDESK_SUBDOMAIN, ZENDESK_OAUTH_CLIENT_ID and ZENDESK_OAUTH_CLIENT_SECRET"
+    if claim.comment_id:
+        return Permanent("credentials_missing", f"The webhook names a comment. To look up its files, {how}.")
+    return Permanent(
+        "files_unknown",
+        "The webhook does not tell which files there are: add `comment_id` with {{ticket.latest_comment.id}} to the"
+        f" trigger's body and {how}, or add the list `attachments` to it.",
+    )

@@ -1,0 +1,1 @@
+"""Check everything that Holdfast depends on, and say of each problem what to do about it."""

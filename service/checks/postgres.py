@@ -1,0 +1,150 @@
+"""Look at Postgres: its version, its tables, whether it has enough connections, and what waits in it."""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+from sqlalchemy import Row, text
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from service.alerts import restored
+from service.alerts.finding import clock
+from service.alerts.record import open_alerts
+from service.checks.finding import CONNECTIONS, SECONDS, Check
+from service.config.settings import Settings
+from service.errors import Transient
+from service.migrations.revisions import Standing, look
+from service.postgres.engine import WEB, check_writable, connect, is_pooled, run, within
+from service.postgres.pool import ADVICE, Usage, usage
+from service.queries import overview
+from service.queries.verdict import duration
+from service.queries.workers import WorkerView, workers_of
+from service.resources import Resources
+from service.takeover.look import keeps_limits
+
+OLDEST = 14  # the oldest version that its makers still look after
+_READ_ONLY = (
+    "let DATABASE_URL lead to the primary, or name all servers in it and add target_session_attrs=read-write;"
+    " or turn default_transaction_read_only off"
+)
+# Of a release and of a command that somebody runs meanwhile.
+_SPARE = 2
+
+
+async def check_postgres(res: Resources) -> Check:
+    number = int((await _row(res.engine, text("SELECT current_setting('server_version_num')")))[0])
+    found = f"version {number // 10_000}.{number % 10_000}"
+    if number < OLDEST * 10_000:
+        return Check("postgres", False, found, f"use version {OLDEST} or newer")
+    try:
+        await run(res.engine, SECONDS, check_writable)
+    except Transient as exc:
+        if exc.code != "database_read_only":
+            raise
+        return Check("postgres", False, f"{found}, but it accepts no writes", _READ_ONLY)
+    pooled = ", behind PgBouncer or another pooler" if await _is_pooled(res.engine) else ""
+    return Check("postgres", True, found + pooled)
+
+
+async def check_migrations(res: Resources) -> Check:
+    async def ask() -> tuple[Standing, bool]:
+        async with connect(res.engine) as conn:
+            standing = await look(conn)
+            return standing, standing.kind == "current" and await keeps_limits(conn)
+
+    standing, has_limits = await within(SECONDS, ask())
+    if has_limits:
+        found = "all were run, but incoming_emails keeps limits of another system"
+        return Check(
+            "migrations",
+            None,
+            found,
+            "`holdfast takeover --plan` says which, and `holdfast takeover` adapts it",
+        )
+    is_good = {"current": True, "newer": None}.get(standing.kind, False)
+    return Check("migrations", is_good, standing.found, standing.advice)
+
+
+async def check_connections(res: Resources) -> Check:
+    if await _is_pooled(res.engine):
+        return Check(CONNECTIONS, True, "shared by the pooler before Postgres")
+    alive = [worker for worker in await _workers(res.engine) if worker.state == "alive"]
+    return judge_connections(res.settings, max(1, len(alive)), await run(res.engine, SECONDS, usage))
+
+
+def judge_connections(settings: Settings, workers: int, now: Usage) -> Check:
+    """Compare the connections that all processes may open with those that the server allows."""
+    size, free = settings.database_pool_size, now.limit - now.others
+    # Further web dynos are known by what they hold.
+    web = max(settings.web_concurrency, math.ceil(now.held.get(WEB, 0) / size))
+    wanted = (web + workers) * size + _SPARE
+    found = (
+        f"{web} web and {workers} worker processes may open {size} each,"
+        f" a release and a command 1 each: {wanted} in all, {free} are available; {now}"
+    )
+    if wanted <= free:
+        return Check(CONNECTIONS, None if now.is_full else True, found, ADVICE if now.is_full else "")
+    fitting = (free - _SPARE) // (web + workers)
+    least = f"set DATABASE_POOL_SIZE={fitting}; or " if fitting > 1 else ""
+    return Check(CONNECTIONS, False, found, f"{least}{ADVICE}")
+
+
+async def check_workers(res: Resources) -> Check:
+    states = [worker.state for worker in await _workers(res.engine)]
+    alive, silent = states.count("alive"), states.count("silent")
+    found = f"{alive} alive, {silent} silent"
+    if not alive:
+        return Check("workers", False, found, "start one with `holdfast worker`: nothing is worked on")
+    if silent:
+        return Check(
+            "workers", None, found, "`holdfast status` names them: they died, or cannot reach Postgres"
+        )
+    return Check("workers", True, found)
+
+
+async def check_waiting(res: Resources) -> Check:
+    stats = await within(SECONDS, overview.stats(res.engine))
+    seconds = stats.oldest_not_begun_seconds
+    if seconds is None:
+        again = stats.by_status["queued"]
+        return Check("waiting", True, f"{again:,} wait for another attempt" if again else "nothing waits")
+    is_late = seconds > res.settings.alert_waiting_seconds
+    advice = "see which with `holdfast emails list --status queued`, and why in the workers' log"
+    found = f"the oldest has waited {duration(seconds)}"
+    return Check("waiting", None if is_late else True, found, advice if is_late else "")
+
+
+async def check_history(res: Resources) -> Check:
+    """Look whether Postgres still knows the newest e-mail that it knew."""
+    mark = await restored.read_mark(res)
+    async with connect(res.engine) as conn:
+        finding = await restored.find_older(conn, mark)
+        found = [finding] if finding else await restored.find_open(conn, await open_alerts(conn))
+    if found:
+        return Check("history", False, found[0].summary, found[0].detail.replace("\n", " "))
+    told = f"e-mail {mark.id} of {clock(mark.at)} was the newest" if mark else "nothing to compare with yet"
+    return Check("history", True, told)
+
+
+async def _row(engine: AsyncEngine, statement: Any) -> Row[Any]:  # noqa: ANN401 text and select alike
+    async def ask() -> Row[Any]:
+        async with connect(engine) as conn:
+            return (await conn.execute(statement)).one()
+
+    return await within(SECONDS, ask())
+
+
+async def _is_pooled(engine: AsyncEngine) -> bool:
+    async def ask() -> bool:
+        async with connect(engine) as conn:
+            return await is_pooled(conn)
+
+    return await within(SECONDS, ask())
+
+
+async def _workers(engine: AsyncEngine) -> Sequence[WorkerView]:
+    async def ask() -> Sequence[WorkerView]:
+        async with connect(engine) as conn:
+            return await workers_of(conn)
+
+    return await within(SECONDS, ask())

@@ -1,0 +1,50 @@
+"""Ask Zendesk whom it takes us for: one call that shows whether the credentials are right.
+
+https://developer.zendesk.com/api-reference/ticketing/users/users/#show-self
+"""
+
+from service.checks.finding import Check, probe
+from service.resources import Resources
+from service.zendesk.account import USE_A_CLIENT, Account, FixedToken, OAuthClient, ending
+
+NAME = "zendesk"
+_WITHOUT = "private attachments, and webhooks that only name a comment, end in failed"
+_PLACE = "ZENDESK_SUBDOMAIN (or ZENDESK_URL)"
+
+
+async def check_zendesk(res: Resources) -> Check:
+    """Look at the account and its credentials; raises nothing, and waits for seconds at most."""
+    if not res.zendesk.has_login:
+        place = "" if res.account.url else "set ZENDESK_SUBDOMAIN, and "
+        return Check(
+            NAME, None, "there are no credentials", f"{place}{USE_A_CLIENT}: without them {_WITHOUT}"
+        )
+    advice = f"check {_PLACE}, then {_names(res.account)}, and that this host may reach it"
+    return await probe(NAME, lambda: _ask(res), advice)
+
+
+async def _ask(res: Resources) -> Check:
+    answer = await res.zendesk.get("/api/v2/users/me.json")
+    user, names = answer.get("user"), _names(res.account)
+    if not isinstance(user, dict):
+        return Check(NAME, False, "this is not how Zendesk's API answers", f"check {_PLACE}")
+    if not isinstance(user.get("id"), int):  # whose credentials are wrong is served, as nobody
+        return Check(
+            NAME, False, "Zendesk does not know these credentials", f"check {names}, and that its user exists"
+        )
+    if user.get("role") == "end-user":
+        return Check(NAME, False, "signed in as an end user", f"check {names}: an agent's are needed")
+    found = f"signed in as user {user['id']}"
+    if (end := ending(res.account)) is not None:
+        return Check(NAME, None, f"{found}; {end.when}, and {end.besides}", end.advice)
+    return Check(NAME, True, found)
+
+
+def _names(account: Account) -> str:
+    match account.login:
+        case OAuthClient():
+            return "ZENDESK_OAUTH_CLIENT_ID and ZENDESK_OAUTH_CLIENT_SECRET"
+        case FixedToken(kind="oauth_token"):
+            return "ZENDESK_OAUTH_TOKEN"
+        case _:
+            return "ZENDESK_EMAIL and ZENDESK_API_TOKEN"

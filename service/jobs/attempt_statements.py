@@ -1,0 +1,258 @@
+"""The statements of attempts: what they may leave, what they stamp, and in which order they lock."""
+
+from datetime import timedelta
+from typing import Any
+
+from sqlalchemy import (
+    CTE,
+    BigInteger,
+    ColumnElement,
+    Double,
+    Interval,
+    Select,
+    TableValuedAlias,
+    Text,
+    TextClause,
+    bindparam,
+    case,
+    cast,
+    func,
+    insert,
+    literal,
+    null,
+    select,
+    text,
+    true,
+    tuple_,
+    update,
+)
+from sqlalchemy.sql.dml import ReturningUpdate
+from sqlalchemy.types import TypeEngine
+
+from service.postgres.email_tables import PROCESSING, WAITING, Attempt, IncomingEmail, is_listed, key_of_email
+from service.postgres.rows import rows_of
+
+ATTEMPT: dict[str, TypeEngine[Any]] = {"email_id": BigInteger(), "attempt_number": BigInteger()}
+WISH = {**ATTEMPT, "worker": Text(), "lease": Interval()}
+SETTLEMENT = {
+    **ATTEMPT,
+    **dict.fromkeys(("outcome", "status", "error_code", "error", "error_host"), Text()),
+    "delay": Interval(),
+    "sync_status": Text(),
+}
+REFUSAL = {**ATTEMPT, **dict.fromkeys(("error_code", "error", "error_host", "sync_status"), Text())}
+ABANDONED = "The worker died or lost its connection to Postgres during the attempt. Another attempt follows."
+ABANDONED_FOR_GOOD = (
+    "Look up the workers of the last {} attempts in their logs, remove what ended them, then retry this e-mail."
+    " Each of these workers died, hung or lost Postgres while it processed this e-mail, the last ones while they"
+    " processed no other suspect. The usual reasons are too little memory, a crash or a long outage of Postgres."
+)
+_LEFT = IncomingEmail.__table__.c["id", "attempt_number", "error_code", "processing_error"]
+
+
+def expired(limit: int) -> Select[int]:
+    """Make the statement that lists jobs whose lease ran out."""
+    return (
+        select(IncomingEmail.id)
+        # Without a lease: claimed by a worker of the time before there were leases.
+        .where(text(PROCESSING), func.coalesce(IncomingEmail.lease_until, func.now()) <= func.now())
+        .order_by(IncomingEmail.lease_until)
+        .limit(limit)
+    )
+
+
+def rescue(
+    most_abandoned: int, limit: int, spread: timedelta, sync_status: str, email_id: int | None = None
+) -> Select[Any]:
+    """Make the statement that ends attempts whose lease ran out; with `email_id`, that of this job."""
+    these = expired(limit)
+    these = these if email_id is None else these.where(IncomingEmail.id == email_id)
+    ended = these.with_for_update(skip_locked=True).cte("expired")
+    another = IncomingEmail.abandoned_count + 1 < most_abandoned
+    due_at = func.now() + IncomingEmail.abandoned_count * func.random() * literal(spread)
+    left = (
+        update(IncomingEmail)
+        .where(IncomingEmail.id == ended.c.id)
+        .values(
+            processing_status=case((another, "queued"), else_="failed"),
+            abandoned_count=IncomingEmail.abandoned_count + 1,
+            completed_at=case((~another, func.now())),
+            due_at=due_at,
+            queued_at=case((another, due_at), else_=IncomingEmail.queued_at),
+            lease_until=None,
+            error_code="abandoned",
+            error_host=None,
+            processing_error=case((another, ABANDONED), else_=ABANDONED_FOR_GOOD.format(most_abandoned)),
+            **_sync(~another, literal(sync_status)),
+        )
+        .returning(literal("abandoned").label("outcome"), IncomingEmail.processing_status, *_LEFT)
+        .cte("left")
+    )
+    return _end_attempts(left)
+
+
+def _claim() -> Select[Any]:
+    wish = rows_of("wish", WISH)
+    free = _locked("free", wish, text(WAITING), IncomingEmail.attempt_number == wish.c.attempt_number - 1)
+    claimed = (
+        update(IncomingEmail)
+        .where(IncomingEmail.id == free.c.email_id)
+        .values(
+            processing_status="processing",
+            attempt_number=free.c.attempt_number,
+            started_at=func.now(),
+            lease_until=func.now() + free.c.lease,
+        )
+        .returning(
+            free.c.place,
+            free.c.worker,
+            *IncomingEmail.__table__.c["id", "attempt_number"],
+            # Another system's row may lack these.
+            func.coalesce(IncomingEmail.retry_count, 0).label("retry_count"),
+            func.coalesce(IncomingEmail.zendesk_ticket_id, "").label("ticket"),
+            IncomingEmail.__table__.c.comment_id,
+            is_listed().label("is_listed"),
+            IncomingEmail.looked_up_at.is_not(None).label("looked_up"),
+            func.coalesce(func.octet_length(cast(IncomingEmail.attachment_urls, Text)), 0).label("bytes"),
+            func.coalesce(
+                cast(func.extract("epoch", func.now() - IncomingEmail.received_at), Double), 0.0
+            ).label("age"),
+            func.coalesce(IncomingEmail.invocation_id, key_of_email()).label("invocation"),
+            IncomingEmail.reread,
+            cast(func.extract("epoch", func.now() - _queued_at()), Double).label("waited"),
+            IncomingEmail.raw_body.is_not(None).label("has_body"),
+        )
+        .cte("claimed")
+    )
+    begun = (
+        insert(Attempt)
+        .from_select(
+            ["email_id", "number", "worker"], select(claimed.c.id, claimed.c.attempt_number, claimed.c.worker)
+        )
+        .returning(Attempt.number)
+        .cte("begun")
+    )
+    return select(claimed).add_cte(begun)
+
+
+def _refuse() -> ReturningUpdate[int]:
+    refusal = rows_of("refusal", REFUSAL)
+    is_next = IncomingEmail.attempt_number == refusal.c.attempt_number - 1
+    free = _locked("free", refusal, text(WAITING), is_next)
+    return (
+        update(IncomingEmail)
+        .where(IncomingEmail.id == free.c.email_id)
+        .values(
+            processing_status="failed",
+            # Each end of a job has a number of its own: it is the version of the document.
+            attempt_number=free.c.attempt_number,
+            completed_at=func.now(),
+            error_code=free.c.error_code,
+            error_host=free.c.error_host,
+            processing_error=free.c.error,
+            **_sync(true(), free.c.sync_status),
+        )
+        .returning(free.c.place)
+    )
+
+
+def _queued_at() -> ColumnElement[Any]:
+    """Give since when a job waits; of the time before this was noted, a first attempt has waited since the receipt."""
+    before = case((IncomingEmail.attempt_number == 1, IncomingEmail.received_at), else_=func.now())
+    return func.coalesce(IncomingEmail.queued_at, before, func.now())
+
+
+def _renew() -> ReturningUpdate[int, int]:
+    mine = _held(rows_of("attempt", ATTEMPT))
+    return (
+        update(IncomingEmail)
+        .where(IncomingEmail.id == mine.c.email_id)
+        .values(lease_until=func.now() + bindparam("lease", type_=Interval()))
+        .returning(IncomingEmail.id, IncomingEmail.attempt_number)
+    )
+
+
+def _settle() -> tuple[Select[Any], Select[Any]]:
+    asked = rows_of("settlement", SETTLEMENT)
+    mine = _held(asked)
+    is_queued = mine.c.status == "queued"
+    left = (
+        update(IncomingEmail)
+        .where(IncomingEmail.id == mine.c.email_id)
+        .values(
+            processing_status=mine.c.status,
+            retry_count=func.coalesce(IncomingEmail.retry_count, 0)
+            + case((mine.c.outcome == "released", 1), else_=0),
+            # A shutdown says nothing about the e-mail; any other end clears it of suspicion.
+            abandoned_count=case((mine.c.outcome == "handed_back", IncomingEmail.abandoned_count), else_=0),
+            completed_at=case((mine.c.status != "queued", func.now())),
+            due_at=case((is_queued, func.now() + mine.c.delay), else_=IncomingEmail.due_at),
+            queued_at=case((is_queued, func.now() + mine.c.delay), else_=IncomingEmail.queued_at),
+            lease_until=None,
+            error_code=mine.c.error_code,
+            error_host=mine.c.error_host,
+            processing_error=mine.c.error,
+            **_sync(mine.c.status != "queued", mine.c.sync_status),
+        )
+        .returning(mine.c.place, mine.c.outcome, *_LEFT)
+        .cte("left")
+    )
+    attempt = tuple_(Attempt.email_id, Attempt.number, Attempt.outcome)
+    wanted = tuple_(*asked.c["email_id", "attempt_number", "outcome"])
+    return _end_attempts(left), select(asked.c.place).join_from(asked, Attempt, attempt == wanted)
+
+
+def _sync(is_over: ColumnElement[bool], status: ColumnElement[str]) -> dict[str, ColumnElement[Any]]:
+    """Begin the sync of what is over, with a fresh budget; what is not over keeps the one that it has."""
+    begun = {
+        "sync_status": status,
+        "sync_due_at": func.now(),
+        "sync_begun_at": func.now(),
+        "sync_retry_count": literal(0),
+        "sync_unsettled": literal(0),
+        "sync_error": null(),
+        "sync_error_code": null(),
+    }
+    columns = IncomingEmail.__table__.c
+    return {name: case((is_over, value), else_=columns[name]) for name, value in begun.items()}
+
+
+def _held(attempts: TableValuedAlias) -> CTE:
+    is_mine = IncomingEmail.attempt_number == attempts.c.attempt_number
+    return _locked("held", attempts, text(PROCESSING), is_mine)
+
+
+def _locked(name: str, attempts: TableValuedAlias, *guard: ColumnElement[bool] | TextClause) -> CTE:
+    """Lock the jobs that pass the guard, in order: so two batches do not wait for each other in a circle."""
+    return (
+        select(*attempts.c)
+        .join_from(attempts, IncomingEmail, IncomingEmail.id == attempts.c.email_id)
+        .where(*guard)
+        .order_by(attempts.c.email_id)
+        .with_for_update(key_share=True, of=IncomingEmail)
+        .cte(name)
+    )
+
+
+def _end_attempts(left: CTE) -> Select[Any]:
+    """Note how the attempts ended whose jobs were left; gives the first column of what was left."""
+    ended = (
+        update(Attempt)
+        .where(Attempt.email_id == left.c.id, Attempt.number == left.c.attempt_number)
+        .values(
+            outcome=left.c.outcome,
+            finished_at=func.now(),
+            error_code=left.c.error_code,
+            error=left.c.processing_error,
+        )
+        .returning(Attempt.email_id)
+        .cte("ended")
+    )
+    return select(left).add_cte(ended)
+
+
+# Made once: to make a statement takes longer than to run it.
+CLAIM = _claim()
+REFUSE = _refuse()
+RENEW = _renew()
+SETTLE, SETTLED = _settle()

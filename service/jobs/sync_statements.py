@@ -1,0 +1,154 @@
+"""The statements of attempts at a sync: what they may take, what they stamp, and in which order they lock."""
+
+from typing import Any
+
+from sqlalchemy import (
+    BigInteger,
+    ColumnElement,
+    Double,
+    Interval,
+    Select,
+    Text,
+    and_,
+    bindparam,
+    case,
+    cast,
+    func,
+    null,
+    or_,
+    select,
+    text,
+    update,
+)
+from sqlalchemy.types import TypeEngine
+
+from service.postgres.email_tables import TO_SYNC, IncomingEmail, key_of_email
+from service.postgres.rows import rows_of
+
+WISH: dict[str, TypeEngine[Any]] = {"email_id": BigInteger(), "lease": Interval()}
+SETTLEMENT: dict[str, TypeEngine[Any]] = {
+    **dict.fromkeys(("email_id", "version", "attempt_number", "retry_count"), BigInteger()),
+    **dict.fromkeys(("outcome", "status", "error_code", "error"), Text()),
+    "delay": Interval(),
+}
+_email = IncomingEmail.__table__.c
+
+
+def _held(lease: ColumnElement[Any]) -> dict[str, Any]:
+    """Hold it; twice as long each time that nobody ended it, so that one which kills workers does so seldom."""
+    return {
+        "sync_due_at": func.now() + func.power(2, IncomingEmail.sync_unsettled) * lease,
+        "sync_attempt_number": IncomingEmail.sync_attempt_number + 1,
+        "sync_unsettled": IncomingEmail.sync_unsettled + 1,
+    }
+
+
+_HOLDING = (
+    *_email["id", "attempt_number", "sync_attempt_number"],
+    func.coalesce(IncomingEmail.sync_retry_count, 0).label("sync_retry_count"),
+    (IncomingEmail.sync_unsettled - 1).label("unsettled"),
+    cast(func.extract("epoch", func.now() - IncomingEmail.sync_begun_at), Double).label("age"),
+    func.coalesce(IncomingEmail.invocation_id, key_of_email()).label("invocation"),
+    _email.sync_begun_at,
+)
+
+
+def _claim() -> Select[Any]:
+    wish = rows_of("wish", WISH)
+    free = (
+        select(*wish.c)
+        .join_from(wish, IncomingEmail, IncomingEmail.id == wish.c.email_id)
+        .where(text(TO_SYNC), IncomingEmail.sync_due_at <= func.now())
+        .order_by(wish.c.email_id)  # so that two batches do not wait for each other in a circle
+        .with_for_update(key_share=True, of=IncomingEmail)
+        .cte("free")
+    )
+    claimed = (
+        update(IncomingEmail)
+        .where(IncomingEmail.id == free.c.email_id)
+        .values(**_held(free.c.lease))
+        .returning(free.c.place, *_HOLDING)
+        .cte("claimed")
+    )
+    return select(claimed)
+
+
+def _take() -> Select[Any]:
+    """Take what is due; of suspects only those that nobody ended `unsettled` times in a row, and only `room` of them."""
+    due = (
+        select(*_email["id", "sync_due_at", "sync_unsettled"])
+        .where(text(TO_SYNC), IncomingEmail.sync_due_at <= func.now())
+        .order_by(IncomingEmail.sync_due_at)
+        .limit(bindparam("most", type_=BigInteger()))
+        .with_for_update(key_share=True, skip_locked=True)
+        .cte("due")
+    )
+    place = func.row_number().over(partition_by=due.c.sync_unsettled, order_by=due.c.sync_due_at)
+    ranked = select(due.c.id, due.c.sync_unsettled, place.label("place")).cte("ranked")
+    is_in_turn = and_(
+        ranked.c.sync_unsettled == bindparam("unsettled", type_=BigInteger()),
+        ranked.c.place <= bindparam("room", type_=BigInteger()),
+    )
+    taken = (
+        update(IncomingEmail)
+        .where(IncomingEmail.id == ranked.c.id, or_(ranked.c.sync_unsettled == 0, is_in_turn))
+        .values(**_held(bindparam("lease", type_=Interval())))
+        .returning(*_HOLDING)
+        .cte("taken")
+    )
+    return select(taken)
+
+
+def _next_unsettled() -> Select[Any]:
+    """Ask of the suspect that is due for longest, among what `_take` looks at, how often nobody ended it."""
+    due = (
+        select(*_email["sync_unsettled", "sync_due_at"])
+        .where(text(TO_SYNC), IncomingEmail.sync_due_at <= func.now())
+        .order_by(IncomingEmail.sync_due_at)
+        .limit(bindparam("most", type_=BigInteger()))
+        .subquery("due")
+    )
+    suspects = select(due.c.sync_unsettled).where(due.c.sync_unsettled > 0)
+    return suspects.order_by(due.c.sync_due_at).limit(1)
+
+
+def _settle() -> Select[Any]:
+    asked = rows_of("settlement", SETTLEMENT)
+    mine = (
+        select(*asked.c)
+        .join_from(
+            asked,
+            IncomingEmail,
+            and_(
+                IncomingEmail.id == asked.c.email_id,
+                IncomingEmail.attempt_number == asked.c.version,
+                IncomingEmail.sync_attempt_number == asked.c.attempt_number,
+            ),
+        )
+        .where(text(TO_SYNC))
+        .order_by(asked.c.email_id)
+        .with_for_update(key_share=True, of=IncomingEmail)
+        .cte("mine")
+    )
+    is_synced = mine.c.status == "synced"
+    left = (
+        update(IncomingEmail)
+        .where(IncomingEmail.id == mine.c.email_id)
+        .values(
+            sync_status=mine.c.status,
+            # Not one more than the row has: this may be repeated, and an attempt costs one retry.
+            sync_retry_count=mine.c.retry_count + case((mine.c.outcome == "released", 1), else_=0),
+            sync_due_at=func.now() + mine.c.delay,
+            sync_unsettled=0,
+            sync_error_code=case((is_synced, null()), else_=mine.c.error_code),
+            sync_error=case((is_synced, null()), else_=mine.c.error),
+            synced_at=case((is_synced, func.now()), else_=IncomingEmail.synced_at),
+        )
+        .returning(mine.c.place)
+        .cte("left")
+    )
+    return select(left.c.place)
+
+
+# Made once: to make a statement takes longer than to run it.
+CLAIM, TAKE, NEXT_UNSETTLED, SETTLE = _claim(), _take(), _next_unsettled(), _settle()

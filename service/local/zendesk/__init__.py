@@ -1,0 +1,1 @@
+"""A stand-in Zendesk on loopback: an account with its API, a CDN, and the sender of webhooks."""

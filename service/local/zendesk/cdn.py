@@ -1,0 +1,83 @@
+"""The stand-in's CDN, `pNN.zdusercontent.com`: temporary addresses, which take no credentials."""
+
+import asyncio
+
+from aiohttp import web
+
+from service.local.zendesk.desk import Desk, Fault, Grant, url_name
+
+_DESK = web.AppKey("desk", Desk)
+_CHUNK_BYTES = 64 * 1024
+
+
+def cdn(desk: Desk) -> web.Application:
+    """Make the CDN's application."""
+    app = web.Application()
+    app[_DESK] = desk
+    app.router.add_get("/{name:(?s:.*)}", _download, allow_head=False)
+    return app
+
+
+async def _download(request: web.Request) -> web.StreamResponse:
+    desk = request.app[_DESK]
+    if "Authorization" in request.headers:
+        desk.cdn_authorizations.append(request.headers["Authorization"])
+        return web.Response(status=403, text="Forbidden")
+    # The query as it came, not as it reads: a client that escapes it anew breaks the real one's signature.
+    grant = desk.redeem(request.raw_path.partition("?")[2])
+    if grant is None:
+        return web.Response(status=404, text="Not found")
+    fault = grant.fault
+    if fault.at_cdn:
+        await asyncio.sleep(fault.delay_seconds)
+        if fault.status is not None:
+            return web.Response(status=fault.status, headers=fault.headers, body=fault.body)
+    return await _stream(request, grant)
+
+
+async def _stream(request: web.Request, grant: Grant) -> web.StreamResponse:
+    file, fault = grant.file, grant.fault
+    name, content, content_type = file.name, file.content, file.content_type
+    if fault.redacted:
+        name, content, content_type = "redacted.txt", b"", "text/plain"
+    response = web.StreamResponse(
+        headers={
+            "Content-Type": content_type,
+            "Content-Disposition": f"attachment; filename*=UTF-8''{url_name(name)}",
+        }
+    )
+    if not fault.chunked:
+        response.content_length = len(content)
+    await response.prepare(request)
+    if not await _write(request, response, content, fault):
+        return response
+    await response.write_eof()
+    file.downloads += 1
+    return response
+
+
+async def _write(request: web.Request, response: web.StreamResponse, content: bytes, fault: Fault) -> bool:
+    """Write the content as the fault will have it; False where the connection was reset on the way."""
+    sent = 0
+    while True:
+        if sent == fault.reset_after and request.transport:
+            request.transport.abort()
+            return False
+        if sent == fault.pause_after:
+            fault.paused.set()
+            await fault.resume.wait()
+        if sent >= len(content):
+            return True
+        end = _end_of_chunk(sent, len(content), fault)
+        if fault.bytes_per_second:
+            await asyncio.sleep((end - sent) / fault.bytes_per_second)
+        await response.write(content[sent:end])
+        sent = end
+
+
+def _end_of_chunk(sent: int, size: int, fault: Fault) -> int:
+    step = _CHUNK_BYTES
+    if fault.bytes_per_second:  # ten small ones a second rather than a large one now and then
+        step = max(1, min(step, int(fault.bytes_per_second / 10)))
+    stops = [at for at in (fault.reset_after, fault.pause_after) if at is not None and at > sent]
+    return min(sent + step, size, *stops)

@@ -1,0 +1,190 @@
+"""A stand-in Zendesk: an account and a CDN on loopback, and the sender of webhooks."""
+
+import json
+import secrets
+import uuid
+from collections import deque
+from collections.abc import Iterable
+from contextlib import AsyncExitStack
+from datetime import UTC, datetime
+from types import TracebackType
+from typing import Any, Self
+
+from aiohttp import ClientSession, web
+
+from service.local.zendesk.account import account, describe
+from service.local.zendesk.cdn import cdn
+from service.local.zendesk.desk import Desk, Fault, File
+from service.local.zendesk.sender import Answer, send, sign_headers
+
+__all__ = ["Answer", "Fault", "File", "Zendesk"]
+
+
+class Zendesk:
+    """Serve files as Zendesk does and send webhooks; `desk` has what was asked of it.
+
+    `url` is what ZENDESK_URL should be. Nothing blocks the event loop.
+    """
+
+    def __init__(
+        self,
+        *,
+        email: str = "agent@acme.example",
+        api_token: str = "stand-in-token",  # noqa: S107 opens nothing but this stand-in
+        secret: str = "stand-in-signing-secret",  # noqa: S107 likewise
+        oauth_token: str | None = None,
+    ) -> None:
+        self.email, self.api_token, self.secret, self.oauth_token = email, api_token, secret, oauth_token
+        self.client_id, self.client_secret = "holdfast", "stand-in-client-secret"
+        self.desk = Desk(email, api_token, oauth_token, self.client_id, self.client_secret)
+        self._open = AsyncExitStack()
+        self._session: ClientSession | None = None
+
+    async def __aenter__(self) -> Self:
+        self._session = await self._open.enter_async_context(ClientSession())
+        self.desk.account_url = await self._serve(account(self.desk))
+        self.desk.cdn_url = await self._serve(cdn(self.desk))
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self._open.aclose()
+
+    @property
+    def url(self) -> str:
+        return self.desk.account_url
+
+    @property
+    def cdn_url(self) -> str:
+        return self.desk.cdn_url
+
+    def add_file(
+        self,
+        name: str,
+        content: bytes,
+        *,
+        content_type: str = "application/octet-stream",
+        faults: Iterable[Fault] = (),
+        public: bool = False,
+    ) -> str:
+        """Keep a file; return its address, the `content_url`."""
+        token = secrets.token_urlsafe(16)
+        file = File(next(self.desk.ids), token, name, content, content_type, public, deque(faults))
+        self.desk.files[token] = file
+        return self.url + file.path
+
+    def file(self, url: str) -> File:
+        """Return the file of an address, to count its requests or script further faults."""
+        return self.desk.files[url.split("/")[5]]
+
+    def add_comment(  # noqa: PLR0913 all but the ticket by keyword
+        self,
+        ticket_id: int | str,
+        *,
+        attachments: Iterable[str] = (),
+        inline: Iterable[str] = (),
+        body: str = "",
+        html_body: str | None = None,
+        created_at: datetime | None = None,
+    ) -> int:
+        """Add a comment with these files' addresses to a ticket, for the comments API; return its id.
+
+        Without a time it was made just now.
+        """
+        files = [describe(self.desk, self.file(url)) for url in attachments]
+        files += [describe(self.desk, self.file(url), inline=True) for url in inline]
+        comment = {
+            "id": next(self.desk.ids),
+            "type": "Comment",
+            "author_id": 1_001,
+            "body": body,
+            "html_body": f"<p>{body}</p>" if html_body is None else html_body,
+            "plain_body": body,
+            "public": True,
+            "attachments": files,
+            "via": {"channel": "email", "source": {"from": {}, "to": {}, "rel": None}},
+            "created_at": _written(created_at or datetime.now(UTC)),
+        }
+        self.desk.comments.setdefault(str(ticket_id), []).append(comment)
+        return int(str(comment["id"]))
+
+    def payload(
+        self, *, ticket_id: int | str = 4711, attachments: Iterable[str] = (), **more: object
+    ) -> dict[str, Any]:
+        """Return the body of a trigger's webhook, for a new e-mail with these files' addresses."""
+        files = [self.file(url) for url in attachments]
+        return {
+            "ticket_id": ticket_id,
+            "subject": "Invoice for November",
+            "from_email": "mara@customer.example",
+            "from_name": "Mara Lindqvist",
+            "body_text": "Please find the files attached.",
+            "received_at": _now(),
+            "webhook_id": str(uuid.uuid4()),
+            "attachments": [
+                {
+                    "url": self.url + file.path,
+                    "filename": file.name,
+                    "content_type": file.content_type,
+                    "size": len(file.content),
+                }
+                for file in files
+            ],
+            **more,
+        }
+
+    def event(self, url: str, *, ticket_id: int | str = 4711) -> dict[str, Any]:
+        """Return the body of an event: this one file was linked to a comment."""
+        file = self.file(url)
+        about = {
+            "content_type": file.content_type,
+            "content_url": url,
+            "filename": file.name,
+            "id": str(file.id),
+            "is_public": True,
+        }
+        return {
+            "account_id": 21978514,
+            "id": str(uuid.uuid4()),
+            "type": "zen:event-type:ticket.attachment_linked_to_comment",
+            "subject": f"zen:ticket:{ticket_id}",
+            "time": _now(),
+            "zendesk_event_version": "2022-11-06",
+            "detail": {"id": str(ticket_id), "status": "OPEN", "tags": None, "via": {"channel": "mail"}},
+            "event": {"comment": {"id": str(next(self.desk.ids)), "is_public": True, "attachment": about}},
+        }
+
+    async def send(
+        self,
+        url: str,
+        payload: dict[str, Any] | bytes,
+        *,
+        secret: str | None = None,
+        headers: dict[str, str | None] | None = None,
+        retries: bool = False,
+    ) -> Answer:
+        """Post a payload, or a body as it is, as a new invocation. Raises as `sender.send`.
+
+        `headers` replace those that Zendesk would send; None takes one away.
+        """
+        assert self._session is not None, "use it inside `async with`"  # noqa: S101 a mistake of the caller
+        body = payload if isinstance(payload, bytes) else json.dumps(payload).encode()
+        merged = {**sign_headers(body, secret or self.secret), **(headers or {})}
+        sent = {name: value for name, value in merged.items() if value is not None}
+        return await send(self._session, url, body, sent, retries=retries)
+
+    async def _serve(self, app: web.Application) -> str:
+        runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.1, handler_cancellation=True)
+        await runner.setup()
+        self._open.push_async_callback(runner.cleanup)
+        await web.TCPSite(runner, "127.0.0.1", 0).start()
+        return f"http://127.0.0.1:{runner.addresses[0][1]}"
+
+
+def _now() -> str:
+    return _written(datetime.now(UTC))
+
+
+def _written(time: datetime) -> str:
+    return time.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")

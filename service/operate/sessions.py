@@ -1,0 +1,33 @@
+"""Sessions of browsers that were ended: a signed cookie alone cannot tell.
+
+A row is kept only as long as its cookie would still be good.
+"""
+
+from datetime import timedelta
+
+from sqlalchemy import delete, exists, func, select
+from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from service.postgres.engine import connect
+from service.postgres.operation_tables import EndedSession
+
+LIFETIME = timedelta(hours=12)
+# The clocks of a web process and of Postgres may differ.
+MARGIN = timedelta(hours=1)
+
+
+async def end(engine: AsyncEngine, session_id: str) -> None:
+    """End a session in all web processes at once; to repeat it changes nothing."""
+    known = insert(EndedSession).values(id=session_id).on_conflict_do_nothing()
+    old = delete(EndedSession).where(EndedSession.ended_at < func.now() - (LIFETIME + MARGIN))
+    async with connect(engine) as conn:
+        await conn.execute(known)
+        await conn.execute(old)
+
+
+async def has_ended(engine: AsyncEngine, session_id: str) -> bool:
+    """Tell whether somebody signed out of it."""
+    query = select(exists().where(EndedSession.id == session_id))
+    async with connect(engine) as conn:
+        return bool(await conn.scalar(query))

@@ -1,0 +1,79 @@
+"""Post JSON to an address of the operator's, once and within bounds, signed if that is wanted."""
+
+import ssl
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import aiohttp
+from standardwebhooks import Webhook
+from yarl import URL
+
+from service.errors import Transient
+from service.outbound.backoff import asked_for
+
+SECONDS = 15.0
+# Of those below 500 these are about the moment, not about the request.
+AGAIN = frozenset({408, 425, 429})
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What was answered: a status, and how long we are asked to wait, if we are."""
+
+    status: int
+    retry_after: timedelta | None
+
+    @property
+    def is_good(self) -> bool:
+        return 200 <= self.status < 300
+
+
+def open_session(seconds: float = SECONDS) -> aiohttp.ClientSession:
+    """Open what posts; nothing of an answer is kept between two of them."""
+    return aiohttp.ClientSession(
+        timeout=aiohttp.ClientTimeout(total=seconds),
+        cookie_jar=aiohttp.DummyCookieJar(),
+        headers={"User-Agent": "holdfast", "Content-Type": "application/json"},
+    )
+
+
+async def post(session: aiohttp.ClientSession, url: str, body: bytes, headers: Mapping[str, str]) -> Answer:
+    """Post `body`, and return what was answered; redirects are not followed.
+
+    Raises Transient, which never shows the address: it may be a secret.
+    """
+    return await _ask(session, "POST", url, data=body, headers=headers)
+
+
+async def reach(session: aiohttp.ClientSession, url: str) -> None:
+    """Find out whether a server answers there, whatever it answers to HEAD; raises as `post` does."""
+    await _ask(session, "HEAD", url)
+
+
+def signed(message_id: str, body: str, *secrets: str) -> dict[str, str]:
+    """Make the headers by which a receiver can tell that a body is ours, whichever of the secrets it has.
+
+    https://github.com/standard-webhooks/standard-webhooks/blob/main/spec/standard-webhooks.md
+    """
+    now = datetime.now(UTC)
+    return {
+        "webhook-id": message_id,
+        "webhook-timestamp": str(int(now.timestamp())),
+        "webhook-signature": " ".join(Webhook(secret).sign(message_id, now, body) for secret in secrets),
+    }
+
+
+async def _ask(session: aiohttp.ClientSession, method: str, url: str, **more: Any) -> Answer:  # noqa: ANN401 as aiohttp has it
+    try:
+        # Not to where else it points: nobody but this address is meant to know.
+        async with session.request(method, URL(url), allow_redirects=False, **more) as response:
+            return Answer(response.status, asked_for(response.headers.get("Retry-After", "")))
+    except (aiohttp.ClientSSLError, ssl.SSLError):
+        raise Transient("tls_failed", "no secure connection: look at its certificate") from None
+    except TimeoutError:
+        limit = session.timeout.total or 0
+        raise Transient("receiver_slow", f"no answer within {limit:g} s") from None
+    except (aiohttp.ClientError, OSError, ValueError) as exc:
+        raise Transient("receiver_away", f"it cannot be reached: {type(exc).__name__}") from None

@@ -1,0 +1,1 @@
+"""Postgres: the engine and its pool, statements in batches, the tables, the search along an index."""

@@ -1,0 +1,68 @@
+"""Statements over any number of rows, made once: rows come as arrays, or as a list in JSON; what lists show of rows."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from sqlalchemy import (
+    JSON,
+    Column,
+    ColumnElement,
+    TableValuedAlias,
+    Text,
+    and_,
+    bindparam,
+    case,
+    func,
+    literal_column,
+)
+from sqlalchemy.dialects.postgresql import ARRAY
+from sqlalchemy.types import TypeEngine
+
+from service.postgres.email_tables import Attachment
+
+# What a list shows of a text or of a value in JSON. Senders decide how long most of them are, and 40 subjects of
+# 1 MB would make a page of 160 MB.
+BRIEF_TEXT = 300  # characters
+BRIEF_JSON = 10_000  # characters as text
+
+ANNOUNCED = ("position", "source_url", "file_name", "declared_type", "declared_size")
+
+
+def announced_files(files: ColumnElement[Any]) -> TableValuedAlias:
+    """Make rows of the columns ANNOUNCED, and of their e-mail's key, out of a JSON list of any number of files."""
+    key = Column("idempotency_key", Text)
+    columns = (key, *(Column(name, Attachment.__table__.c[name].type) for name in ANNOUNCED))
+    as_rows = func.json_to_recordset(files).table_valued(*columns, name="file")
+    return as_rows.render_derived(with_types=True)
+
+
+def rows_of(name: str, columns: Mapping[str, TypeEngine[Any]]) -> TableValuedAlias:
+    """Make a table of any number of rows, one array for each column, and their `place`; see `arrays_of`."""
+    arrays = (bindparam(f"every_{column}", type_=ARRAY(kind)) for column, kind in columns.items())
+    columns_of = (Column(column, kind) for column, kind in columns.items())
+    return func.unnest(*arrays).table_valued(*columns_of, with_ordinality="place", name=name).render_derived()
+
+
+def arrays_of(columns: Iterable[str], rows: Sequence[Sequence[Any]]) -> dict[str, list[Any]]:
+    """Give the parameters of a statement that was made with `rows_of`."""
+    return {f"every_{column}": [row[number] for row in rows] for number, column in enumerate(columns)}
+
+
+def brief(columns: Iterable[ColumnElement[Any]], most: int = BRIEF_TEXT) -> list[ColumnElement[Any]]:
+    """Cut the texts among these columns to so many characters, in Postgres; a long value in JSON is null."""
+    return [_brief(column, most) for column in columns]
+
+
+def is_short(column: ColumnElement[Any]) -> ColumnElement[bool]:
+    """Tell of a value in JSON whether a list can show it; its size on disk is known without reading it."""
+    most: ColumnElement[int] = literal_column(str(BRIEF_JSON))
+    return and_(func.pg_column_size(column) <= most, func.length(column.cast(Text)) <= most)
+
+
+def _brief(column: ColumnElement[Any], most: int) -> ColumnElement[Any]:
+    # Numbers stand in the statement itself: as parameters they would make Postgres plan each list anew.
+    if isinstance(column.type, JSON):
+        return case((is_short(column), column)).cast(JSON).label(column.name)
+    if isinstance(column.type, Text):
+        return func.left(column, literal_column(str(most)), type_=Text).label(column.name)
+    return column

@@ -1,0 +1,218 @@
+"""The walk that finds what an operator means: newest first, along an index, and never far in one step."""
+
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, NamedTuple
+
+from sqlalchemy import (
+    ColumnElement,
+    Select,
+    Subquery,
+    TextClause,
+    and_,
+    func,
+    literal,
+    literal_column,
+    or_,
+    select,
+    text,
+    true,
+    tuple_,
+    union_all,
+)
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from service.postgres.email_tables import NOT_SYNCED, STATUSES, UNSYNCED, Attachment, IncomingEmail, in_status
+from service.postgres.rows import brief
+from service.postgres.selection import MOST_SENDER, NONE, Selection
+
+# How many rows one step looks at. An index leads to most of what is meant; for a text there is none, and a
+# step that finds nothing says how far it has come instead of reading on through millions.
+EXAMINED = 5_000
+# How many are counted, where that is all there is to do with a row.
+COUNTED = 10_000
+_UNSYNCED, _FINISHED = ("not_applicable", "failed"), ("completed", "failed")
+_BY_TIME = {"status", "received_after", "received_before"}
+
+HEAVY = {"raw_body", "raw_headers", "signature_hash", "reading_hash"}
+LIGHT = tuple(column for column in IncomingEmail.__table__.c if column.name not in HEAVY)
+
+
+class Place(NamedTuple):
+    """Where a walk stands: behind the e-mail that came at this time under this id; None where no time is on record."""
+
+    received_at: datetime | None
+    id: int
+
+
+@dataclass(frozen=True, slots=True)
+class Walk:
+    """At most `examined` rows in order, and which of them are meant."""
+
+    rows: Subquery
+    matches: ColumnElement[bool]
+    order: tuple[ColumnElement[Any], ...]
+    examined: int
+
+    def found(self, limit: int, *, is_brief: bool = False) -> Select[Any]:
+        """Select those that are meant; on demand with no more of long texts than a list shows."""
+        columns = brief(self.rows.c) if is_brief else self.rows.c
+        return select(*columns).where(self.matches).order_by(*self.order).limit(limit)
+
+    def end(self) -> Select[Any]:
+        """Give the place of the last row; nothing where there were fewer."""
+        place = select(self.rows.c.received_at, self.rows.c.id).order_by(*self.order)
+        return place.offset(self.examined - 1).limit(1)
+
+    def stop(self, limit: int) -> Select[Any]:
+        """Give the place of the last of `limit` rows that are meant, or else of the last row."""
+        place = select(self.rows.c.received_at, self.rows.c.id).where(self.matches).order_by(*self.order)
+        full, short = place.offset(limit - 1).limit(1).subquery(), self.end().subquery()
+        ways = union_all(select(literal(1).label("way"), full), select(literal(2), short)).subquery()
+        return select(ways.c.received_at, ways.c.id).order_by(ways.c.way).limit(1)
+
+
+class Count(NamedTuple):
+    """How many match; where it is capped, at least so many."""
+
+    number: int
+    is_capped: bool
+
+
+def walk(
+    wanted: Selection,
+    after: Place | None = None,
+    examined: int = EXAMINED,
+    finished_before: datetime | None = None,
+) -> Walk:
+    """Walk along the index that leads to the fewest rows; what it does not know is looked at in each row."""
+    key, status = (
+        _key(wanted),
+        wanted.status or ("failed" if NONE in (wanted.error_code, wanted.host) else None),
+    )
+    is_by_time = key is None and bool(status or wanted.received_after or wanted.received_before)
+    if is_by_time and status:
+        rows = _by_time(wanted, status, after, examined)
+    elif is_by_time:
+        # All states, each along its part of the index, merged.
+        ways = (select(_by_time(wanted, each, after, examined).subquery()) for each in STATUSES)
+        every = union_all(*ways).subquery()
+        rows = select(every).order_by(every.c.received_at.desc(), every.c.id.desc()).limit(known(examined))
+    else:
+        rows = _by_id(select(*LIGHT).where(true() if key is None else key), after, examined)
+    walked = rows.subquery("walked")
+    order = (walked.c.received_at.desc(), walked.c.id.desc()) if is_by_time else (walked.c.id.desc(),)
+    ended_at = walked.c.completed_at  # null in rows of another system that has no such column
+    in_time = true() if finished_before is None else or_(ended_at.is_(None), ended_at < finished_before)
+    return Walk(walked, and_(in_time, *matches(wanted, walked)), order, examined)
+
+
+async def count(
+    conn: AsyncConnection, wanted: Selection, examined: int | None = None, *, finished: bool = False
+) -> Count:
+    """Count those that match among the first that a walk looks at; on demand, only those that are finished."""
+    examined = examined or (COUNTED if wanted.q is None else EXAMINED)
+    given = {name for name in Selection.model_fields if getattr(wanted, name) is not None}
+    if wanted.status and given <= _BY_TIME:
+        # The index alone can tell.
+        rows = _in_time(select(literal(1)).where(in_status(wanted.status)), wanted)
+        some = rows.order_by(IncomingEmail.received_at.desc()).limit(known(examined)).subquery()
+        found = looked_at = (await conn.execute(select(func.count()).select_from(some))).scalar_one()
+    else:
+        way = walk(wanted, examined=examined)
+        over = way.rows.c.processing_status.in_(_FINISHED) if finished else true()
+        matching = func.count().filter(way.matches, over)
+        found, looked_at = (await conn.execute(select(matching, func.count()).select_from(way.rows))).one()
+    return Count(found, looked_at == examined)
+
+
+def matches(wanted: Selection, walked: Subquery) -> list[ColumnElement[bool]]:
+    """Say it all of rows: what a walk went by is true for each of its rows, and cheap to look at."""
+    row = walked.c
+    conditions: list[ColumnElement[bool]] = []
+    for column, value in (
+        ("processing_status", wanted.status),
+        ("sync_status", wanted.sync_status),
+        ("sync_error_code", wanted.sync_error_code),
+        ("zendesk_ticket_id", wanted.ticket),
+    ):
+        if value is not None:
+            conditions.append(_is(walked, column, value))
+    if wanted.sender is not None:
+        conditions.append(_sender(row.from_email) == _sender(wanted.sender))
+    for column, value in (("error_code", wanted.error_code), ("error_host", wanted.host)):
+        if value is not None:
+            conditions.append(row[column].is_(None) if value == NONE else row[column] == value)
+    if NONE in (wanted.error_code, wanted.host):
+        conditions.append(row.processing_status == "failed")
+    if wanted.received_after:
+        conditions.append(row.received_at >= wanted.received_after)
+    if wanted.received_before:
+        conditions.append(row.received_at < wanted.received_before)
+    if wanted.q is not None:
+        conditions.append(_holds(walked, wanted.q))
+    return conditions
+
+
+def _is(walked: Subquery, column: str, value: str) -> ColumnElement[bool]:
+    if (column, value) == ("sync_status", "unsynced"):
+        return and_(walked.c.sync_status.in_(_UNSYNCED), walked.c.processing_status.in_(_FINISHED))
+    return walked.c[column] == value
+
+
+def known(number: int) -> ColumnElement[int]:
+    """Write a number into the statement: of a parameter Postgres, once it keeps a plan, believes what it likes."""
+    return literal_column(str(number))
+
+
+def _key(wanted: Selection) -> ColumnElement[bool] | TextClause | None:
+    if wanted.ticket is not None:
+        return IncomingEmail.zendesk_ticket_id == wanted.ticket
+    if wanted.sender is not None:
+        return _sender(IncomingEmail.from_email) == _sender(wanted.sender)
+    if wanted.error_code not in (None, NONE):
+        return IncomingEmail.error_code == wanted.error_code
+    if wanted.sync_status == "failed":
+        return text(NOT_SYNCED)
+    if wanted.sync_status == "unsynced":
+        return text(UNSYNCED)
+    return None
+
+
+def _sender(address: Any) -> ColumnElement[str]:  # noqa: ANN401 a column or a text
+    """Write an address as the index of senders has it."""
+    return func.left(func.lower(address), known(MOST_SENDER))
+
+
+def _by_id(rows: Select[Any], after: Place | None, examined: int) -> Select[Any]:
+    if after:
+        rows = rows.where(IncomingEmail.id < after.id)
+    return rows.order_by(IncomingEmail.id.desc()).limit(known(examined))
+
+
+def _by_time(wanted: Selection, status: str, after: Place | None, examined: int) -> Select[Any]:
+    rows = _in_time(select(*LIGHT).where(in_status(status)), wanted)
+    if after and after.received_at is None:  # these come first
+        rows = rows.where(or_(IncomingEmail.received_at.is_not(None), IncomingEmail.id < after.id))
+    elif after:
+        rows = rows.where(tuple_(IncomingEmail.received_at, IncomingEmail.id) < after)
+    return rows.order_by(IncomingEmail.received_at.desc(), IncomingEmail.id.desc()).limit(known(examined))
+
+
+def _in_time(rows: Select[Any], wanted: Selection) -> Select[Any]:
+    if wanted.received_after:
+        rows = rows.where(IncomingEmail.received_at >= wanted.received_after)
+    if wanted.received_before:
+        rows = rows.where(IncomingEmail.received_at < wanted.received_before)
+    return rows
+
+
+def _holds(walked: Subquery, part: str) -> ColumnElement[bool]:
+    # A scalar subquery: of an EXISTS, Postgres may think that a list of all files of all e-mails pays.
+    named = (
+        select(func.bool_or(Attachment.file_name.icontains(part, autoescape=True)))
+        .where(Attachment.email_id == walked.c.id)
+        .scalar_subquery()
+    )
+    columns = (walked.c.subject, walked.c.from_email, walked.c.from_name)
+    return or_(*(column.icontains(part, autoescape=True) for column in columns), named)

@@ -1,0 +1,78 @@
+"""Which e-mails an operator means: the fields of a filter."""
+
+import re
+from datetime import UTC, datetime
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator
+
+# What is retried: the job, or only the sync.
+What = Literal["job", "sync"]
+# How a filter writes that a failure has no code, or is about no host.
+NONE = "none"
+MOST_SENDER = 400  # characters that the index of senders has
+
+# The validator says it, too, and in words.
+Text = Annotated[str, Field(json_schema_extra={"pattern": r"^[^\u0000]*$"})]
+
+_NUMBER = re.compile(r"\s*[+-]?[0-9.]*\s*")  # which pydantic takes for seconds since 1970
+
+
+class Selection(BaseModel):
+    """Which e-mails are meant: those that match all that is given."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    status: Literal["received", "queued", "processing", "completed", "failed"] | None = Field(
+        None, description="Where its job stands"
+    )
+    sync_status: Literal["not_applicable", "pending", "synced", "failed", "unsynced"] | None = Field(
+        None,
+        description="Where its sync stands; `unsynced`: finished and neither synced nor on its way, because its sync failed"
+        " or because there was no target when it finished",
+    )
+    ticket: Text | None = Field(
+        None, max_length=200, description="The ticket's number, as the webhook gave it"
+    )
+    sender: Text | None = Field(
+        None, max_length=MOST_SENDER, description="The sender's address; case does not matter"
+    )
+    error_code: Text | None = Field(None, max_length=100, description="`none`: those that failed without one")
+    sync_error_code: Text | None = Field(None, max_length=100, description="Why it could not be synced")
+    host: Text | None = Field(
+        None, max_length=300, description="Where the file that failed was to come from; `none`: from nowhere"
+    )
+    q: Text | None = Field(
+        None, min_length=1, max_length=200, description="A text in subject, sender or a file's name"
+    )
+    received_after: datetime | None = Field(
+        None, description="At this time or later; UTC where no zone is given"
+    )
+    received_before: datetime | None = Field(None, description="Before this time; UTC where no zone is given")
+
+    @field_validator("ticket", "sender", "error_code", "sync_error_code", "host", "q")
+    @classmethod
+    def _storable(cls, value: str | None) -> str | None:
+        try:
+            if value is not None and "\0" in value.encode().decode():
+                raise ValueError("holds a character that Postgres cannot look for")
+        except UnicodeEncodeError:
+            raise ValueError("is not UTF-8") from None
+        return value
+
+    @field_validator("received_after", "received_before", mode="before")
+    @classmethod
+    def _written(cls, value: object) -> object:
+        if isinstance(value, (int, float)) or (isinstance(value, str) and _NUMBER.fullmatch(value)):
+            raise ValueError("is a number; write it as 2025-11-03T12:00:00Z")
+        return value
+
+    @field_validator("received_after", "received_before")
+    @classmethod
+    def _aware(cls, value: datetime | None) -> datetime | None:
+        if value is None:
+            return None
+        try:
+            return (value if value.tzinfo else value.replace(tzinfo=UTC)).astimezone(UTC)
+        except OverflowError:
+            raise ValueError("is no time that Postgres knows") from None

@@ -1,1 +1,0 @@
-"""One attempt at a job: claim it, capture what is missing, settle it."""

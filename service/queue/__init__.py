@@ -1,0 +1,1 @@
+"""The arq queue in Redis, and the dispatch of jobs to it."""

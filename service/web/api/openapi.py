@@ -1,0 +1,188 @@
+"""The routes' description in OpenAPI 3.1, made of the models that check what comes and shape what is answered."""
+
+import inspect
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from pydantic import BaseModel
+from pydantic.json_schema import GenerateJsonSchema, JsonSchemaMode, models_json_schema
+
+from service.web.api.answers import Problem
+from service.web.auth.sessions import COOKIE
+from service.web.handling.route import Route
+from service.zendesk.signature import SIGNATURE
+
+Json = dict[str, Any]
+Refs = Mapping[tuple[Any, JsonSchemaMode], Json]
+
+_REF = "#/components/schemas/{model}"
+_ABOUT = """\
+Every e-mail that Zendesk announced, what became of it, and its files. Send a token: `Authorization: Bearer TOKEN`, or
+Basic with any user name and the token as the password. The token for reading may `GET` and nothing else. Whoever acts
+for a person may name them in the header `X-Operator`.
+"""
+_SECURITY: Json = {
+    "bearer": {
+        "type": "http",
+        "scheme": "bearer",
+        "description": "API_TOKEN, or API_READ_TOKEN to look only",
+    },
+    "basic": {"type": "http", "scheme": "basic", "description": "a name for the record, and the token"},
+    "session": {
+        "type": "apiKey",
+        "in": "cookie",
+        "name": COOKIE,
+        "description": "of a browser that signed in; whatever changes something must come from our own pages",
+    },
+    "signature": {
+        "type": "apiKey",
+        "in": "header",
+        "name": SIGNATURE,
+        "description": "Zendesk's, over the signed time (X-Zendesk-Webhook-Signature-Timestamp) and the raw bytes",
+    },
+}
+_IN_PATH: Mapping[str, Json] = {
+    "id": {"schema": {"type": "integer", "minimum": 0, "maximum": 10**18 - 1}, "example": 1},
+    "position": {
+        "example": 0,
+        "schema": {"type": "integer", "minimum": 0, "maximum": 10**18 - 1},
+        "description": "the file's place in the e-mail, from 0",
+    },
+    "sha256": {
+        "schema": {"type": "string", "pattern": "^[0-9a-f]{64}$"},
+        "description": "the hash of the file's content, in hexadecimal digits",
+    },
+}
+_ERRORS = {
+    400: "A parameter or the body is wrong; `detail` names it.",
+    401: "There is no token, or not a right one.",
+    403: "The token is for reading (`read_only`), another site asked (`foreign_origin`), or there is no token set.",
+    404: "There is none.",
+    408: "The body did not arrive in time.",
+    413: "The body is too large.",
+    415: "The body is not JSON, or is compressed.",
+    500: "Something is damaged or unexpected; the log has more.",
+    503: "Something that is needed is away or busy.",
+}
+_HEADERS: Mapping[int, Json] = {
+    401: {"WWW-Authenticate": {"schema": {"type": "string"}}},
+    503: {"Retry-After": {"schema": {"type": "integer"}, "description": "seconds"}},
+}
+_LOCATION: Json = {
+    "Location": {
+        "required": True,
+        "schema": {"type": "string", "format": "uri"},
+        "description": "as secret as the file: whoever has it can read it",
+    }
+}
+
+
+class _Schema(GenerateJsonSchema):
+    """As pydantic writes it, without a title of each field that says its name once more."""
+
+    def field_title_should_be_set(self, schema: object) -> bool:  # noqa: ARG002 pydantic's signature
+        return False
+
+
+def document(routes: Sequence[Route], version: str, prefix: str = "") -> Json:
+    """Describe the routes, which a browser finds below a prefix."""
+    shapes: list[tuple[type[BaseModel], JsonSchemaMode]] = [(Problem, "serialization")]
+    for route in routes:
+        shapes += [(route.answer, "serialization")] if route.answer else []
+        shapes += [(route.body, "validation")] if route.body else []
+    shapes = list(dict.fromkeys(shapes))
+    found, schemas = models_json_schema(shapes, ref_template=_REF, schema_generator=_Schema)
+    refs: Refs = dict(found)
+    paths: dict[str, Json] = {}
+    for route in routes:
+        paths.setdefault(route.path, {})[route.method.lower()] = _operation(route, refs)
+    return {
+        "openapi": "3.1.0",
+        "info": {
+            "title": "Holdfast",
+            "version": version,
+            "description": _ABOUT,
+            "license": {"name": "MIT", "identifier": "MIT"},
+        },
+        "servers": [{"url": prefix or "/"}],
+        "tags": [{"name": tag} for tag in dict.fromkeys(route.tag for route in routes)],
+        "security": [{"bearer": []}, {"basic": []}, {"session": []}],
+        "paths": paths,
+        "components": {"schemas": schemas["$defs"], "securitySchemes": _SECURITY},
+    }
+
+
+def _operation(route: Route, refs: Refs) -> Json:
+    shown = refs[route.answer, "serialization"] if route.answer else {}
+    operation: Json = {
+        "operationId": getattr(route.handler, "__name__", route.path),
+        "tags": [route.tag],
+        "summary": route.summary,
+        "parameters": [*_in_path(route.path), *_in_query(route.query)],
+        "responses": {
+            str(status): {
+                "description": inspect.getdoc(route.answer) if route.answer else "OK",
+                "content": _content(route, shown),
+            }
+            for status in (route.status, *route.also)
+        },
+    }
+    if route.elsewhere:
+        operation["responses"]["302"] = {"description": route.elsewhere, "headers": _LOCATION}
+    for status, when in sorted(_errors(route).items()):
+        operation["responses"][str(status)] = {
+            "description": when,
+            "content": {"application/problem+json": {"schema": refs[Problem, "serialization"]}},
+            **({"headers": _HEADERS[status]} if status in _HEADERS else {}),
+        }
+    if route.body:
+        content = {"application/json": {"schema": refs[route.body, "validation"]}}
+        operation["requestBody"] = {"required": True, "content": content}
+    if route.is_open:
+        operation["security"] = [{"signature": []}] if route.is_signed else []
+    return operation
+
+
+def _content(route: Route, shown: Json) -> Json:
+    """Describe the body of an answer; a file is of any type, but programs that make clients must know one."""
+    if shown:
+        return {route.media_type: {"schema": shown}}
+    if route.media_type.startswith("text/"):
+        return {route.media_type: {"schema": {"type": "string"}}}
+    bytes_of_file = {"schema": {"type": "string", "format": "binary"}}
+    return {route.media_type: bytes_of_file, "application/octet-stream": bytes_of_file}
+
+
+def _errors(route: Route) -> dict[int, str]:
+    """Tell which errors there may be: those of all its kind, and its own."""
+    found = {500} if not route.is_signed and (route.answer or not route.is_open) else set()
+    found |= set() if route.is_open else {401, 403, 503}
+    found |= {404} if "{" in route.path else set()
+    found |= {400} if route.query else set()
+    found |= {400, 413} | (set() if route.is_signed else {408, 415}) if route.body else set()
+    return {status: _ERRORS[status] for status in found - {*route.also}} | dict(route.errors)
+
+
+def _in_path(path: str) -> list[Json]:
+    names = [part[1:-1] for part in path.split("/") if part.startswith("{")]
+    return [{"name": name, "in": "path", "required": True, **_IN_PATH[name]} for name in names]
+
+
+def _in_query(model: type[BaseModel] | None) -> list[Json]:
+    if model is None:
+        return []
+    schema = model.model_json_schema(schema_generator=_Schema)
+    if "$defs" in schema:
+        raise TypeError(f"{model.__name__} holds another model, which no query string can")
+    needed = schema.get("required", [])
+    return [_parameter(name, about, name in needed) for name, about in schema["properties"].items()]
+
+
+def _parameter(name: str, about: Json, is_needed: bool) -> Json:  # noqa: FBT001 as JSON schema has it
+    """Describe a parameter; null is a word for one that was not given, and not among its values."""
+    one_of = [kind for kind in about.pop("anyOf", []) if kind != {"type": "null"}]
+    schema = {**about, **(one_of[0] if len(one_of) == 1 else {"anyOf": one_of} if one_of else {})}
+    if schema.get("default", ...) is None:
+        del schema["default"]
+    described = {"description": schema.pop("description")} if "description" in schema else {}
+    return {"name": name, "in": "query", "required": is_needed, **described, "schema": schema}

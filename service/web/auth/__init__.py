@@ -1,0 +1,1 @@
+"""Who may do what: tokens, signing in, sessions of browsers."""

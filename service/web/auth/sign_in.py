@@ -1,0 +1,74 @@
+"""Signing in and out: a person gives the token and, for the record of what was done, a name."""
+
+import re
+
+from aiohttp import web
+from pydantic import BaseModel
+
+from service.errors import Rejected, Transient
+from service.operate.sessions import end
+from service.web.auth import sessions
+from service.web.auth.tokens import REFUSALS, check_origin, clean_name, recognize, tokens
+from service.web.handling.exchange import ask, form
+from service.web.handling.keys import RES, Identity
+from service.web.handling.rendering import render
+
+# Anybody may send this form, and each one is held in memory while it comes.
+MOST_FORM_BYTES = 8 * 1024
+# A path of ours: `//host` and `/\host` are addresses of somebody else's.
+_LOCAL = re.compile(r"/(?!/)[!-\[\]-~]{0,2000}")
+
+
+class SignIn(BaseModel):
+    """What the form sends."""
+
+    name: str = ""
+    token: str = ""
+    next: str = "/"
+
+
+async def page(request: web.Request) -> web.Response:
+    tokens(request)  # where none is set, the page says so instead of asking for it
+    return await _form(request, SignIn(next=request.query.get("next", "/")))
+
+
+async def sign_in(request: web.Request) -> web.Response:
+    """Begin a session and lead on to the page that was wanted; no other site can have asked for it."""
+    check_origin(request)
+    given = await form(request, SignIn, MOST_FORM_BYTES)
+    token = given.token.strip().encode(errors="replace")
+    role = await recognize(request, token)
+    if role is None and request.app[REFUSALS].are_many:
+        raise Rejected(429, "too_many_guesses", "Wrong tokens come too fast; try again in some seconds.")
+    if role is None:
+        return await _form(request, given, status=403, error="This is not one of the tokens.")
+    answer = _lead(_local(given.next))
+    sessions.begin(request, answer, Identity(role, clean_name(given.name), "dashboard"), token)
+    return answer
+
+
+async def sign_out(request: web.Request) -> web.Response:
+    """End the session in all web processes: a copy of its cookie opens nothing any more."""
+    check_origin(request)
+    identity = sessions.read(request, tokens(request))
+    if identity is not None:
+        try:
+            await ask(request, end(request.app[RES].engine, identity.session))
+        except Transient as exc:
+            raise Transient(exc.code, f"You are still signed in, try again later. {exc.message}") from exc
+    answer = _lead("/sign-in")
+    sessions.end(request, answer)
+    return answer
+
+
+async def _form(request: web.Request, given: SignIn, *, status: int = 200, error: str = "") -> web.Response:
+    shown = {"name": clean_name(given.name), "next": _local(given.next)}
+    return await render(request, "sign_in.html", status=status, error=error, **shown)
+
+
+def _local(place: str) -> str:
+    return place if _LOCAL.fullmatch(place) else "/"
+
+
+def _lead(place: str) -> web.Response:
+    return web.Response(status=303, headers={"Location": place, "Cache-Control": "no-store"})

@@ -1,0 +1,194 @@
+"""Who may do what: operators all, readers look, everybody else nothing; and nobody, where no token is set."""
+
+import asyncio
+import base64
+import binascii
+import hmac
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import TypeVar
+from urllib.parse import quote, urlsplit
+
+import structlog
+from aiohttp import web
+from aiohttp.typedefs import Handler
+
+from service.errors import Rejected, Transient
+from service.operate import sessions as ended
+from service.queries.views import RequestView
+from service.web.auth import sessions
+from service.web.handling.exchange import ask
+from service.web.handling.keys import IDENTITY, RES, Identity, Role
+from service.web.handling.middleware import problem, wants_page
+from service.zendesk.signature import to_bytes
+
+# To guess is to wait, and to leave a line in the log, but no more than one in so many seconds.
+REFUSAL_SECONDS = 0.25
+LOG_SECONDS = 10.0
+# So many wrong guesses wait at once; what comes beside them is answered at once and holds no memory.
+MOST_REFUSALS = 8
+LONGEST_NAME = 100
+LONGEST_NEXT = 1000
+SIGN_IN_PATH = "/sign-in"
+
+_READS = frozenset({"GET", "HEAD"})
+
+log = structlog.get_logger()
+
+
+@dataclass
+class Refusals:
+    """Wrong tokens that were shown and are not in the log yet, and when it last got a line about any."""
+
+    count: int = 0
+    logged_at: float = -LOG_SECONDS
+    waiting: int = 0
+
+    @property
+    def are_many(self) -> bool:
+        return self.waiting >= MOST_REFUSALS
+
+
+Raw = TypeVar("Raw", bound=RequestView)
+OPEN_PATHS = web.AppKey("open_paths", frozenset[str])  # as they are in the table of routes
+REFUSALS = web.AppKey("refusals", Refusals)
+
+
+@web.middleware
+async def guard(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Let through what is open to all, and whoever shows a token or the session that one began."""
+    if _is_open(request):
+        return await handler(request)
+    identity = await _identify(request)
+    if identity is None or (identity.session and await session_has_ended(request, identity)):
+        return _challenge(request)
+    if request.method not in _READS:
+        if identity.role == "reader":
+            raise Rejected(403, "read_only", "API_READ_TOKEN changes nothing; API_TOKEN does.")
+        if identity.via != "api":  # a browser sends cookies and passwords for whatever page asks it to
+            check_origin(request, is_browser=identity.via == "dashboard")
+    request[IDENTITY] = identity
+    return await handler(request)
+
+
+async def session_has_ended(request: web.Request, identity: Identity) -> bool:
+    """Tell whether somebody signed out of a session, in whichever process; raises Transient without Postgres."""
+    try:
+        return await ask(request, ended.has_ended(request.app[RES].engine, identity.session))
+    except Transient as exc:
+        told = f"{exc.message}. Until it is back, sessions cannot be checked; a token in the header `Authorization` can."
+        raise Transient(exc.code, told) from exc
+
+
+def check_origin(request: web.Request, *, is_browser: bool = True) -> None:
+    """Raise Rejected (403) if another site makes the browser ask, or a browser does not say which one."""
+    origin = request.headers.get("Origin")
+    if (site := request.headers.get("Sec-Fetch-Site")) is not None:
+        is_ours = site in {"same-origin", "none"}
+    elif origin is not None:  # a proxy may speak https for us, so the scheme is no part of it
+        host = _host_of(origin)
+        ours = request.headers.get("Host", "").lower(), _host_of(request.app[RES].settings.public_url or "")
+        is_ours = host is not None and host in ours
+    else:
+        is_ours = not is_browser
+    if not is_ours:
+        raise Rejected(403, "foreign_origin", "Only our own pages may do this in a browser.")
+
+
+async def recognize(request: web.Request, shown: bytes) -> Role | None:
+    """Return the role that a token gives; if it gives none, that takes a while and is logged.
+
+    A right token never waits. A wrong one waits only if few others do.
+    """
+    # Each is compared, so that the time taken does not tell which one matched.
+    matches = [role for role, token in tokens(request).items() if hmac.compare_digest(shown, token)]
+    if matches:
+        return matches[0]
+    refusals, now = request.app[REFUSALS], time.monotonic()
+    refusals.count += 1
+    if now - refusals.logged_at >= LOG_SECONDS:
+        log.warning("token_refused", times=refusals.count)
+        refusals.count, refusals.logged_at = 0, now
+    if refusals.are_many:
+        return None
+    refusals.waiting += 1
+    try:
+        await asyncio.sleep(REFUSAL_SECONDS)
+    finally:
+        refusals.waiting -= 1
+    return None
+
+
+def tokens(request: web.Request) -> Mapping[Role, bytes]:
+    """Return the token of each role that has one; raises Rejected (403) if none has."""
+    settings = request.app[RES].settings
+    found: dict[Role, bytes] = {}
+    if settings.api_token:
+        found["operator"] = to_bytes(settings.api_token.get_secret_value())
+    if settings.api_read_token:
+        found["reader"] = to_bytes(settings.api_read_token.get_secret_value())
+    if not found:
+        raise Rejected(403, "api_closed", "The API is closed: set API_TOKEN to open it.")
+    return found
+
+
+def visible(request: web.Request, raw: Raw) -> Raw:
+    """Return as much of a webhook as whoever asks may see: readers see no signature."""
+    return raw if request[IDENTITY].role == "operator" else raw.for_reader()
+
+
+def clean_name(name: str) -> str:
+    """Make a name fit for a column and a page: one line of what can be seen."""
+    return "".join(c if c.isprintable() else "?" for c in name.strip()[:LONGEST_NAME])
+
+
+def _is_open(request: web.Request) -> bool:
+    resource = request.match_info.route.resource
+    if (
+        resource is None
+    ):  # there is nothing, or not by this method; of the API, strangers do not even hear that
+        return not f"{request.path}/".startswith("/api/")
+    return resource.canonical in request.app[OPEN_PATHS]
+
+
+async def _identify(request: web.Request) -> Identity | None:
+    known = tokens(request)
+    scheme, _, shown = request.headers.get("Authorization", "").partition(" ")
+    match scheme.lower():
+        case "bearer":
+            role = await recognize(request, to_bytes(shown.strip()))
+            return role and Identity(role, clean_name(request.headers.get("X-Operator", "")), "api")
+        case "basic":
+            name, _, token = _decoded(shown.strip()).partition(":")
+            role = await recognize(request, to_bytes(token))
+            return role and Identity(role, clean_name(name), "basic")
+        case _:
+            session = sessions.read(request, known)
+            # Who has the token could sign any name.
+            return session and replace(session, name=clean_name(session.name))
+
+
+def _decoded(shown: str) -> str:
+    try:
+        return base64.b64decode(to_bytes(shown), validate=True).decode(errors="surrogateescape")
+    except binascii.Error:
+        return ""
+
+
+def _challenge(request: web.Request) -> web.Response:
+    """Send a browser to the page where it can sign in, and tell everybody else how to."""
+    if request.method in _READS and wants_page(request):
+        place = request.path_qs if len(request.path_qs) <= LONGEST_NEXT else "/"
+        location = f"{SIGN_IN_PATH}?next={quote(place)}"
+        return web.Response(status=303, headers={"Location": location, "Cache-Control": "no-store"})
+    answer = problem(401, "unauthorized", "Send the header `Authorization: Bearer $API_TOKEN`.")
+    answer.headers["WWW-Authenticate"] = "Bearer"
+    return answer
+
+
+def _host_of(origin: str) -> str | None:
+    try:
+        return urlsplit(origin).netloc.lower() or None
+    except ValueError:
+        return None

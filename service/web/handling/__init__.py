@@ -1,0 +1,1 @@
+"""What all handlers share: reading requests, writing answers, errors as answers, HTML."""

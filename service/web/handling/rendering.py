@@ -1,0 +1,96 @@
+"""Pages: a template and its values become HTML in which a browser runs nothing but our own scripts."""
+
+import asyncio
+import re
+import secrets
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime
+from functools import cache, partial
+from typing import TYPE_CHECKING
+
+from aiohttp import web
+
+from service.web.handling import static
+from service.web.handling.formatting import FILTERS
+from service.web.handling.keys import IDENTITY
+from service.web.handling.prefix import prefix_of, with_prefix
+
+if TYPE_CHECKING:
+    from jinja2 import Environment
+    from markupsafe import Markup
+
+_POLICY = (
+    "default-src 'none'; style-src 'self'; img-src 'self'; font-src 'self'; "
+    "form-action 'self'; frame-ancestors 'none'; base-uri 'none'"
+)
+# A script runs if it was named with the nonce of this answer, and by nothing else: to come from this host is not
+# enough, since attachments do too, and the sender chose their content. A page without scripts allows none.
+_SCRIPTS = "; script-src 'nonce-{nonce}'; connect-src 'self'; frame-src 'self'"
+PAGE_HEADERS = {
+    "X-Content-Type-Options": "nosniff",
+    "X-Frame-Options": "DENY",
+    "Referrer-Policy": "same-origin",
+    "Cross-Origin-Opener-Policy": "same-origin",
+    "Cache-Control": "no-store",
+}
+
+# Several would not be faster together, but the event loop would have to wait for each of them: pages that anybody
+# may ask for would hold up webhooks.
+DRAWER = ThreadPoolExecutor(max_workers=1, thread_name_prefix="pages")
+
+
+async def render(request: web.Request, template: str, *, status: int = 200, **values: object) -> web.Response:
+    """Fill a template; it sees `path`, `identity` (None where nobody signed in) and `nonce` besides the values.
+
+    A thread does it: what is loaded first reads files, and a long page must not hold up webhooks.
+    """
+    nonce = secrets.token_urlsafe(16)
+    known = {"path": request.path, "identity": request.get(IDENTITY), "nonce": nonce}
+    draw = partial(_page, template, {**known, **values}, prefix_of(request))
+    text = await asyncio.get_running_loop().run_in_executor(DRAWER, draw)
+    headers = page_headers(_SCRIPTS.format(nonce=nonce) if nonce in text else "")
+    # What came as JSON may hold lone surrogates, which have no UTF-8.
+    body = text.encode(errors="replace")
+    return web.Response(body=body, status=status, content_type="text/html", charset="utf-8", headers=headers)
+
+
+def page_headers(scripts: str = "") -> dict[str, str]:
+    return {**PAGE_HEADERS, "Content-Security-Policy": _POLICY + scripts}
+
+
+def fill(template: str, values: Mapping[str, object]) -> str:
+    """Return the text, whose paths have no prefix; it belongs in a thread."""
+    return environment().get_template(template).render(values)
+
+
+def _page(template: str, values: Mapping[str, object], prefix: str) -> str:
+    return with_prefix(fill(template, values), prefix)
+
+
+@cache
+def environment() -> "Environment":
+    """Return jinja2's environment; templates write `{{ static("name.css") }}` for a file's address."""
+    from jinja2 import (  # noqa: PLC0415 webhooks need not wait for what only a page needs
+        Environment,
+        PackageLoader,
+        StrictUndefined,
+    )
+
+    environment = Environment(
+        loader=PackageLoader("service.web"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.globals.update(static=static.address, now=lambda: datetime.now(UTC))
+    environment.filters.update(FILTERS, words=_words)
+    return environment
+
+
+def _words(text: str) -> "Markup":
+    """Show what stands between `backticks` as code."""
+    from markupsafe import Markup, escape  # noqa: PLC0415 likewise
+
+    return Markup(re.sub(r"`([^`]+)`", r"<code>\1</code>", str(escape(text))))  # noqa: S704 it is escaped

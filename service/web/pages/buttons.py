@@ -1,0 +1,95 @@
+"""What the buttons do: each calls one step, and leads back to a page that shows what came of it."""
+
+from typing import get_args
+
+from aiohttp import web
+from pydantic import ConfigDict, Field, field_validator
+
+from service import intake
+from service.errors import Rejected
+from service.operate import bulk_retry
+from service.operate.retry import retry
+from service.operate.sync_retry import resync
+from service.postgres.selection import Selection, What
+from service.web.handling.exchange import ask, form, number
+from service.web.handling.keys import IDENTITY, RES
+from service.web.pages import filters
+from service.web.pages.frame import show
+from service.web.pages.notices import lead
+
+PER_SECOND = 20
+
+
+class Wanted(Selection):
+    """What the form of a plan sends."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    what: What = "job"
+    per_second: int = Field(PER_SECOND, ge=1, le=bulk_retry.MOST_PER_SECOND)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _empty_is_none(cls, value: object) -> object:
+        return None if value == "" else value
+
+    @property
+    def selection(self) -> Selection:
+        return Selection.model_validate(self.model_dump(exclude={"what", "per_second"}))
+
+
+async def retry_email(request: web.Request) -> web.Response:
+    email_id = number(request, "id")
+    await ask(request, retry(request.app[RES], email_id, request[IDENTITY].actor))
+    return lead(f"/emails/{email_id}", "retried")
+
+
+async def sync_email(request: web.Request) -> web.Response:
+    email_id = number(request, "id")
+    await ask(request, resync(request.app[RES], email_id, request[IDENTITY].actor))
+    return lead(f"/emails/{email_id}", "sync_begun")
+
+
+async def plan_retry(request: web.Request) -> web.Response:
+    """Show what a retry of many, or of their syncs, would do, before it does it."""
+    asked = filters.read(request)
+    if asked.wanted is None:
+        raise Rejected(400, "bad_parameter", asked.error)
+    selection = Selection.model_validate(asked.chosen)
+    what: What = next((each for each in get_args(What) if each == request.query.get("what")), "job")
+    count = await ask(request, bulk_retry.plan(request.app[RES], selection, what))
+    meant = {"sync_status": "unsynced"} if what == "sync" else {"status": "failed"}
+    chosen = {**meant, **asked.chosen}
+    return await show(
+        request,
+        "plan.html",
+        what=what,
+        count=count,
+        chosen=chosen,
+        back=filters.address(chosen),
+        per_second=PER_SECOND,
+        most_per_second=bulk_retry.MOST_PER_SECOND,
+    )
+
+
+async def start_retry(request: web.Request) -> web.Response:
+    wanted = await form(request, Wanted)
+    actor = request[IDENTITY].actor
+    begun = bulk_retry.start(request.app[RES], wanted.selection, wanted.per_second, actor, wanted.what)
+    await ask(request, begun)
+    return lead("/retries", "syncs_begun" if wanted.what == "sync" else "bulk_begun")
+
+
+async def cancel_retry(request: web.Request) -> web.Response:
+    await ask(request, bulk_retry.cancel(request.app[RES], number(request, "id"), request[IDENTITY].actor))
+    return lead("/retries", "bulk_cancelled")
+
+
+async def replay(request: web.Request) -> web.Response:
+    quarantine_id = number(request, "id")
+    receipt = await ask(request, intake.replay(request.app[RES], quarantine_id, request[IDENTITY].actor))
+    if receipt.status == "ignored":
+        return lead(f"/quarantine/{quarantine_id}", "ignored")
+    return lead(
+        f"/emails/{receipt.number}", "replayed" if receipt.status == "accepted" else "replayed_before"
+    )

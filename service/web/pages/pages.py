@@ -1,0 +1,177 @@
+"""The pages that operators look at: each asks one query, and fills one template."""
+
+import asyncio
+import json
+from contextlib import suppress
+from typing import Any
+
+from aiohttp import web
+from markupsafe import Markup
+
+from service.errors import Rejected
+from service.queries import actions, emails, failures, quarantine, reconciliations, retries
+from service.queries.pages import PageFilter
+from service.queries.quarantine import QuarantineFilter
+from service.queries.views import EmailDetail, RequestView
+from service.web.auth.tokens import visible
+from service.web.handling.exchange import ask, number
+from service.web.handling.keys import RES
+from service.web.pages import filters, timeline
+from service.web.pages.bounds import shortened, shortened_email
+from service.web.pages.frame import show
+from service.web.pages.live import LIVE
+from service.web.pages.previews import is_shown
+from service.zendesk.account import Account
+
+# More of a body than this is for the export; a browser would choke on it.
+MOST_SHOWN = 200_000
+MOST_HEADER = 4096  # what a web process takes
+
+
+async def show_overview(request: web.Request) -> web.Response:
+    view = await request.app[LIVE].view()
+    status = 503 if view.error else 200
+    return await show(request, "overview.html", status=status, body=Markup(view.html))  # noqa: S704 our template
+
+
+async def list_emails(request: web.Request) -> web.Response:
+    """Show a page of e-mails; what is wrong with a filter stands beside it."""
+    asked = filters.read(request)
+    address = asked.live(wanted=asked.is_live)
+    has_empty = not all(value.strip() for value in request.query.values())
+    if asked.wanted and has_empty and "HX-Request" not in request.headers:
+        raise web.HTTPSeeOther(address)
+    page = None
+    if asked.wanted:
+        page = await ask(request, emails.list_emails(request.app[RES].engine, asked.wanted))
+    has_sync = bool(request.app[RES].settings.sync_url) or "sync_status" in asked.chosen
+    answer = await show(
+        request, "emails.html", status=200 if page else 400, asked=asked, page=page, has_sync=has_sync
+    )
+    if not (asked.is_live or "cursor" in asked.values):  # a form adds its empty fields to the address
+        answer.headers["HX-Push-Url"] = address
+    return answer
+
+
+async def show_email(request: web.Request) -> web.Response:
+    res, email_id = request.app[RES], number(request, "id")
+    email, is_cut = shortened_email(await ask(request, emails.get_email(res.engine, email_id)))
+    has_target = bool(res.settings.sync_url)
+    return await show(
+        request,
+        "email.html",
+        email=email,
+        is_cut=is_cut,
+        raw=await _raw(request, email_id),
+        events=timeline.events(email),
+        state=timeline.now(email),
+        sync=timeline.now_of_sync(email, has_target=has_target),
+        has_target=has_target,
+        ticket_url=_ticket_url(res.account, email),
+        previews={file.position for file in email.attachments if is_shown(file)},
+        is_over=email.processing_status in {"completed", "failed"},
+    )
+
+
+async def list_failures(request: web.Request) -> web.Response:
+    return await show(
+        request, "failures.html", page=await ask(request, failures.list_failures(request.app[RES].engine))
+    )
+
+
+async def list_quarantined(request: web.Request) -> web.Response:
+    wanted = _parameters(request, QuarantineFilter)
+    page = await ask(request, quarantine.list_quarantined(request.app[RES].engine, wanted))
+    onward = filters.address({**_given(request), "cursor": page.next_cursor}, "/quarantine")
+    return await show(
+        request, "quarantine.html", page=page, wanted=wanted, onward=page.next_cursor and onward
+    )
+
+
+async def show_quarantined(request: web.Request) -> web.Response:
+    found = await ask(request, quarantine.get_quarantined(request.app[RES].engine, number(request, "id")))
+    raw = await asyncio.to_thread(_readable, visible(request, found))
+    webhook = shortened(found.model_copy(update={"body": "", "body_base64": ""}))
+    return await show(request, "quarantined.html", webhook=webhook, raw=raw)
+
+
+async def list_retries(request: web.Request) -> web.Response:
+    page = await ask(request, retries.list_retries(request.app[RES].engine))
+    chosen = {retry.id: retry.filter.model_dump(mode="json", exclude_none=True) for retry in page.retries}
+    links = {retry_id: filters.address(values) for retry_id, values in chosen.items()}
+    is_running = any(retry.settled_at is None for retry in page.retries)
+    return await show(request, "retries.html", page=page, chosen=chosen, links=links, is_running=is_running)
+
+
+async def list_reconciliations(request: web.Request) -> web.Response:
+    wanted = _parameters(request, PageFilter)
+    page = await ask(request, reconciliations.list_reconciliations(request.app[RES].engine, wanted))
+    onward = filters.address({"cursor": page.next_cursor}, "/reconciliations")
+    is_running = any(run.status == "running" for run in page.reconciliations)
+    return await show(
+        request, "reconciliations.html", page=page, onward=page.next_cursor and onward, is_running=is_running
+    )
+
+
+async def show_reconciliation(request: web.Request) -> web.Response:
+    wanted, run_id = _parameters(request, PageFilter), number(request, "id")
+    run = await ask(request, reconciliations.get_reconciliation(request.app[RES].engine, run_id, wanted))
+    onward = filters.address({"cursor": run.next_cursor}, f"/reconciliations/{run_id}")
+    return await show(request, "reconciliation.html", run=run, onward=run.next_cursor and onward)
+
+
+async def list_actions(request: web.Request) -> web.Response:
+    wanted = _parameters(request, PageFilter)
+    page = await ask(request, actions.list_actions(request.app[RES].engine, wanted))
+    onward = filters.address({"cursor": page.next_cursor}, "/activity")
+    return await show(request, "activity.html", page=page, onward=page.next_cursor and onward)
+
+
+def _given(request: web.Request) -> dict[str, str]:
+    return {name: value for name, value in request.query.items() if value and name not in filters.OWN}
+
+
+def _parameters(request: web.Request, kind: Any) -> Any:  # noqa: ANN401 an instance of the kind
+    try:
+        return kind.model_validate(_given(request))
+    except ValueError:
+        raise Rejected(400, "bad_parameter", "This address asks for something that there is not.") from None
+
+
+async def _raw(request: web.Request, email_id: int) -> dict[str, Any] | None:
+    try:
+        raw = await ask(request, emails.get_request(request.app[RES].engine, email_id))
+    except Rejected:  # it is from before requests were kept
+        return None
+    return await asyncio.to_thread(_readable, visible(request, raw))
+
+
+def _readable(raw: RequestView) -> dict[str, Any]:
+    """Return what a page shows of a request: text, and laid out where it is JSON."""
+    pretty = ""
+    with suppress(ValueError, RecursionError):
+        pretty = _laid_out(json.loads(raw.body))
+    return {
+        "headers": [(str(name), str(value)[:MOST_HEADER]) for name, value in raw.headers or ()],
+        "body": raw.body[:MOST_SHOWN],
+        "pretty": pretty[:MOST_SHOWN],
+        "is_cut": max(len(raw.body), len(pretty)) > MOST_SHOWN,
+        "is_text": "\ufffd" not in raw.body,
+    }
+
+
+def _laid_out(data: object) -> str:
+    """Lay it out as far as it is shown: deep in lists, each number takes a line with a thousand spaces."""
+    text = ""
+    for part in json.JSONEncoder(indent=2, ensure_ascii=False).iterencode(data):
+        text += part
+        if len(text) > MOST_SHOWN:
+            break
+    return text
+
+
+def _ticket_url(account: Account, email: EmailDetail) -> str | None:
+    ticket = email.zendesk_ticket_id
+    if account.url is None or not (ticket.isascii() and ticket.isdigit()):
+        return None
+    return str(account.url.with_path(f"/agent/tickets/{ticket}"))

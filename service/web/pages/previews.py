@@ -1,0 +1,43 @@
+"""Files that a browser may show: pictures of pixels, and PDFs; by what they are, not by what they are called."""
+
+from aiohttp import web
+
+from service.errors import Rejected
+from service.queries import emails
+from service.queries.views import AttachmentView
+from service.web.handling.contents import open_content, stream
+from service.web.handling.downloads import content_headers
+from service.web.handling.exchange import ask, number
+from service.web.handling.keys import RES
+
+MOST_BYTES = 20 * 1000**2
+_PICTURES = frozenset({"image/png", "image/jpeg", "image/gif", "image/webp"})
+PDF = "application/pdf"
+# Whoever opens the file itself gets it where nothing runs, loads or is sent. A browser's own viewer, which shows a
+# PDF, is not held by this, but some will not start in a sandbox.
+_POLICIES = {
+    **dict.fromkeys(_PICTURES, "default-src 'none'; sandbox; frame-ancestors 'self'"),
+    PDF: "default-src 'none'; frame-ancestors 'self'",
+}
+
+
+def is_shown(attachment: AttachmentView) -> bool:
+    is_small = attachment.size is not None and attachment.size <= MOST_BYTES
+    return attachment.status == "stored" and is_small and attachment.detected_type in _POLICIES
+
+
+async def show(request: web.Request) -> web.StreamResponse:
+    """Stream a file that is fit to be seen; raises Rejected (415) for any other."""
+    res = request.app[RES]
+    wanted = emails.get_attachment(res.engine, number(request, "id"), number(request, "position"))
+    attachment = await ask(request, wanted)
+    if not is_shown(attachment) or attachment.detected_type is None:
+        raise Rejected(
+            415, "not_shown", "A file of this type or size is not shown here, but can be downloaded."
+        )
+    headers = {
+        **content_headers(attachment),
+        "Content-Disposition": "inline",
+        "Content-Security-Policy": _POLICIES[attachment.detected_type],
+    }
+    return await stream(request, web.StreamResponse(headers=headers), await open_content(res, attachment))

@@ -1,0 +1,1 @@
+"""The web server: sockets, connections, and the processes that serve them."""

@@ -1,0 +1,104 @@
+"""The server that runs the application, in this process or in several."""
+
+import asyncio
+import gc
+import signal
+import socket
+from collections.abc import Sequence
+
+import structlog
+import uvloop
+from aiohttp import web
+
+from service.config.limits import raise_file_limit
+from service.config.settings import Settings
+from service.resources import background, told_at_start
+from service.telemetry import logs
+from service.telemetry.sentry import report
+from service.telemetry.version import commit, version
+from service.telemetry.watchdog import watch
+from service.web.app import create_app
+from service.web.handling.keys import RES
+from service.web.handling.prefix import Runner
+from service.web.server.connections import Connections, most_connections
+from service.web.server.ports import restore_counters
+from service.web.server.prefork import keep_running
+
+# A platform kills a process 30 s after it asked it to end.
+SHUTDOWN_SECONDS = 20.0
+# Heroku's router keeps idle connections for 90 s, and must not send a webhook on one that we just closed.
+KEEP_ALIVE_SECONDS = 95.0
+# What a head may hold before anybody has vouched for it; Zendesk's, with a router's additions, is under 2 kB.
+MOST_LINE_BYTES = 4096
+MOST_HEADERS = 64
+# An event loop that stood still for so long has lost every webhook that came meanwhile.
+HANG_SECONDS = 30.0
+
+log = structlog.get_logger()
+
+
+def serve(settings: Settings, sockets: Sequence[socket.socket]) -> None:
+    """Serve until SIGTERM or SIGINT; then accept nothing new and finish what is under way."""
+    logs.configure(settings.log_format, settings.log_level, report)
+    log.info("web_starting", **told_at_start(settings, settings.web_concurrency))
+    raise_file_limit()
+    log.info("started", process="web", version=version(), commit=commit())
+    gc.freeze()  # what was loaded stays: no collection looks at it again, and no process needs a copy of it
+    gc.set_threshold(
+        50_000, 20, 100
+    )  # requests leave next to no cycles behind, and to look for them costs a tenth
+    gc.enable()
+    if settings.web_concurrency == 1:
+        _run(settings, sockets)
+    else:
+        keep_running(lambda parent: _run(settings, sockets, parent), settings.web_concurrency, sockets)
+
+
+def _run(settings: Settings, sockets: Sequence[socket.socket], parent: int | None = None) -> None:
+    restore_counters()
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(_serve(settings, sockets, parent))
+
+
+async def _serve(settings: Settings, sockets: Sequence[socket.socket], parent: int | None) -> None:
+    """Serve on the sockets; to be told twice to end, by a platform and by a parent, is to be told once."""
+    told, loop = asyncio.Event(), asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, told.set)
+    if parent is not None:  # a pipe that ends with the parent
+        loop.add_reader(parent, told.set)
+    runner = _Runner(
+        create_app(settings),
+        access_log=None,
+        auto_decompress=False,
+        shutdown_timeout=SHUTDOWN_SECONDS,
+        keepalive_timeout=KEEP_ALIVE_SECONDS,
+        max_line_size=MOST_LINE_BYTES,
+        max_field_size=MOST_LINE_BYTES,
+        max_headers=MOST_HEADERS,
+    )
+    async with background(lambda: watch(HANG_SECONDS)):
+        try:
+            await runner.setup()
+            server = runner.connections
+            async with background(server.look_after):
+                for listener in sockets:
+                    server.listen(listener)
+                await told.wait()
+                await server.stop()
+        finally:
+            if parent is not None:
+                loop.remove_reader(parent)
+            await runner.cleanup()
+
+
+class _Runner(Runner):
+    """A runner of an application, with a server that bounds its connections."""
+
+    @property
+    def connections(self) -> Connections:
+        assert isinstance(self.server, Connections)  # noqa: S101 it was set up
+        return self.server
+
+    async def _make_server(self) -> web.Server:
+        return Connections(await super()._make_server(), most_connections(self.app[RES].settings))

@@ -1,0 +1,166 @@
+"""The door of the worker: `arq service.worker.WorkerSettings`."""
+
+import asyncio
+import sys
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from typing import Any
+
+import arq.worker
+import structlog
+import uvloop
+from arq import cron, func
+from arq.connections import RedisSettings
+from arq.cron import CronJob
+from prometheus_client import start_http_server
+from redis.asyncio.connection import parse_url
+
+from service.alerts.watch import alerting
+from service.capture.attempt import process, renew_leases
+from service.capture.sweep import sweep_for_ever
+from service.config.limits import raise_file_limit
+from service.config.settings import Settings
+from service.errors import SettingsError
+from service.operate import bulk_retry, outcomes
+from service.queue.arq_queue import create_redis
+from service.queue.dispatch import SYNC_TASK, TASK
+from service.reconcile.hourly import minute, reconcile_when_told
+from service.reconcile.verify import verify_for_ever
+from service.resources import background, open_resources, read_settings_for_resources, told_at_start
+from service.sync.attempt import sync
+from service.sync.sweep import drop_for_ever, sync_for_ever
+from service.takeover.lists import read_lists_for_ever
+from service.telemetry import logs
+from service.telemetry.sentry import report
+from service.telemetry.version import commit, version
+from service.worker.heartbeat import beating
+from service.worker.loop import Worker
+from service.zendesk.account import account_of
+
+# How long a dead worker may look alive to `arq --check`: arq keeps the key a second longer.
+HEALTH_CHECK_SECONDS = 5
+# Who is not woken, looks; arq's own `enqueue_job` wakes nobody.
+POLL_SECONDS = 1.0
+RECONCILE_TASK = "reconcile"
+
+log = structlog.get_logger()
+
+
+async def run_attempt(ctx: dict[str, Any], email_id: int, attempt_number: int) -> None:
+    await process(ctx["res"], email_id, attempt_number)
+
+
+async def run_sync(ctx: dict[str, Any], email_id: int) -> None:
+    await sync(ctx["res"], email_id)
+
+
+async def run_reconcile(ctx: dict[str, Any]) -> None:
+    """Have it done beside the jobs: it takes no job's place, and no shutdown waits for it."""
+    ctx["hour"].set()
+
+
+async def start(ctx: dict[str, Any]) -> None:
+    """Open what the steps need, and begin to sweep and to renew leases."""
+    settings: Settings = ctx["settings"]
+    logs.configure(settings.log_format, settings.log_level, report)
+    log.info("worker_starting", **told_at_start(settings, 1, redis_pools=2))
+    raise_file_limit()
+    known = await asyncio.to_thread(lambda: {"version": version(), "commit": commit()})
+    log.info("started", process="worker", **known)
+    stack = ctx["stack"] = AsyncExitStack()
+    res = await stack.enter_async_context(open_resources(settings))
+    await stack.enter_async_context(_showing_metrics(settings))
+    await stack.enter_async_context(beating(res))
+    await stack.enter_async_context(background(lambda: sweep_for_ever(res, ctx["hands"])))
+    await stack.enter_async_context(background(lambda: renew_leases(res)))
+    await stack.enter_async_context(background(lambda: bulk_retry.step_for_ever(res)))
+    await stack.enter_async_context(background(lambda: outcomes.step_for_ever(res)))
+    await stack.enter_async_context(background(lambda: verify_for_ever(res)))
+    await stack.enter_async_context(background(lambda: read_lists_for_ever(res)))
+    hour = ctx["hour"] = asyncio.Event()
+    await stack.enter_async_context(background(lambda: reconcile_when_told(res, hour)))
+    sweep_syncs = sync_for_ever if res.targets else drop_for_ever
+    await stack.enter_async_context(background(lambda: sweep_syncs(res)))
+    await stack.enter_async_context(alerting(res))
+    ctx["res"] = res
+
+
+async def stop(ctx: dict[str, Any]) -> None:
+    if "stack" in ctx:
+        await ctx["stack"].aclose()
+
+
+@asynccontextmanager
+async def _showing_metrics(settings: Settings) -> AsyncIterator[None]:
+    """Serve what this process counts, if there is a port for it; a thread does, also while the event loop hangs."""
+    server = None
+    if settings.metrics_port is not None:
+        try:
+            server, _ = await asyncio.to_thread(start_http_server, settings.metrics_port, settings.host)
+        except OSError as exc:  # another worker of this host has it
+            log.warning("metrics_not_served", port=settings.metrics_port, error=type(exc).__name__)
+    try:
+        yield
+    finally:
+        if server is not None:
+            await asyncio.to_thread(server.shutdown)
+            server.server_close()
+
+
+def worker_settings(settings: Settings) -> type:
+    """Make the class that arq reads; each name is a parameter of `arq.worker.Worker`."""
+    arq.worker.Worker = Worker  # type: ignore[misc] # what the `arq` command makes its worker with
+
+    class WorkerSettings:
+        functions = (func(run_attempt, name=TASK), func(run_sync, name=SYNC_TASK))
+        cron_jobs = _cron_jobs(settings)
+        on_startup = start
+        on_shutdown = stop
+        ctx = {"settings": settings}  # noqa: RUF012 arq wants a dict
+        redis_pool = create_redis(settings.redis_dsn, pool_size=settings.redis_pool_size)
+        redis_settings = _redis_settings(settings.redis_dsn)  # `arq --check` reads this one
+        job_completion_wait = int(settings.shutdown_seconds)
+        max_jobs = settings.jobs_per_process
+        poll_delay = POLL_SECONDS
+        health_check_interval = HEALTH_CHECK_SECONDS
+        # A key for each worker: a clean stop deletes it, and a shared one would hide a dead worker.
+        health_check_key = f"holdfast:health:{settings.worker_name}"
+
+    return WorkerSettings
+
+
+def _cron_jobs(settings: Settings) -> list[CronJob]:
+    """Name what is done by the clock, by one of all workers: the first to ring wins, and Postgres sees to the rest."""
+    if not settings.reconcile_hours:
+        return []
+    place = f"{account_of(settings).url} {settings.storage_url}"
+    return [cron(run_reconcile, name=RECONCILE_TASK, minute=minute(place), max_tries=1)]
+
+
+def __getattr__(name: str) -> type:
+    """Read the environment when arq asks for `WorkerSettings`, not when this module is imported."""
+    if name != "WorkerSettings":
+        raise AttributeError(name)
+    try:
+        settings = read_settings_for_resources()
+    except SettingsError as exc:
+        sys.stderr.write(f"{exc}\n")
+        sys.exit(2)
+    asyncio.set_event_loop(uvloop.new_event_loop())  # the loop that arq's Worker takes
+    return worker_settings(settings)
+
+
+def _redis_settings(url: str) -> RedisSettings:
+    parts = parse_url(url)
+    return RedisSettings(
+        host=parts.get("host", "localhost"),
+        port=parts.get("port", 6379),
+        unix_socket_path=parts.get("path"),
+        database=parts.get("db", 0),
+        username=parts.get("username"),
+        password=parts.get("password"),
+        ssl=url.startswith("rediss"),
+        ssl_cert_reqs=str(parts.get("ssl_cert_reqs", "required")),
+        ssl_check_hostname=bool(parts.get("ssl_check_hostname", False)),
+        conn_retries=0,
+    )
