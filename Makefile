@@ -9,8 +9,9 @@ unexport PYTHONDONTWRITEBYTECODE
 
 # What runs on the oldest Python, too: a part of the suite for each part of the service, without drills, browsers,
 # benchmarks, and processes of ours.
-QUICK := $(addprefix tests/test_,bell.py charts.py documents.py egress.py faults.py flow.py heartbeat.py intake.py \
-	prefix.py process.py restored.py signature.py storage_disk.py structure.py words.py)
+QUICK := $(addprefix tests/,intake outbound queue worker/test_faults.py worker/test_heartbeat.py web/test_charts.py \
+	web/test_formatting.py web/test_prefix.py zendesk/test_signature.py targets/test_document.py alerts/test_restored.py \
+	capture/test_attempt.py storage/test_disk.py system/test_flow.py system/test_structure.py)
 
 .PHONY: demo up drill bench rehearse test test-oldest lint format lock dist tag clean
 
@@ -27,7 +28,7 @@ bench: $(VENV)/.bench  ## measure Holdfast beside what else one would build; it 
 	@exec $(BIN)/python -m benchmarks all
 
 rehearse: $(VENV)/.ready  ## deploy, upgrade, roll back and restore as on Heroku, on this machine
-	@exec $(BIN)/pytest -rP tests/test_rehearsal.py
+	@exec $(BIN)/pytest -rP tests/system/test_rehearsal.py
 
 test: lint  ## all that CI runs; the tests wait more than they compute, and so they share two processors well
 	$(BIN)/pytest --numprocesses 4 --maxschedchunk 1

@@ -29,9 +29,9 @@ from service.web.app import create_app
 from service.web.handling.keys import RES
 from service.web.handling.prefix import Runner
 from service.worker.settings import worker_settings
-from tests.forked import Program, end_server
-from tests.processes import left_with, wait_for
-from tests.s3 import ACCESS_KEY, SECRET, Bucket, proxied, s3
+from tests.support.forked import Program, end_server
+from tests.support.processes import left_with, wait_for
+from tests.support.s3 import ACCESS_KEY, SECRET, Bucket, proxied, s3
 
 T = TypeVar("T")
 ROOT = Path(__file__).resolve().parent.parent

@@ -1,5 +1,10 @@
-"""The worker process; `service.worker.WorkerSettings` is the address that the command `arq` is given."""
+"""The worker process. The command `arq` is given the address `service.worker.WorkerSettings`."""
 
-from service.worker.settings import WorkerSettings
 
-__all__ = ["WorkerSettings"]
+def __getattr__(name: str) -> type:
+    """Read the environment when arq asks for `WorkerSettings`, not when a module of this package is imported."""
+    if name != "WorkerSettings":
+        raise AttributeError(name)
+    from service.worker import settings  # noqa: PLC0415
+
+    return settings.from_environment()

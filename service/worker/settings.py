@@ -107,6 +107,17 @@ async def _showing_metrics(settings: Settings) -> AsyncIterator[None]:
             server.server_close()
 
 
+def from_environment() -> type:
+    """Make the class from the environment; what is wrong with a setting is one line on stderr, and exit status 2."""
+    try:
+        settings = read_settings_for_resources()
+    except SettingsError as exc:
+        sys.stderr.write(f"{exc}\n")
+        sys.exit(2)
+    asyncio.set_event_loop(uvloop.new_event_loop())  # the loop that arq's Worker takes
+    return worker_settings(settings)
+
+
 def worker_settings(settings: Settings) -> type:
     """Make the class that arq reads; each name is a parameter of `arq.worker.Worker`."""
     arq.worker.Worker = Worker  # type: ignore[misc] # what the `arq` command makes its worker with
@@ -135,19 +146,6 @@ def _cron_jobs(settings: Settings) -> list[CronJob]:
         return []
     place = f"{account_of(settings).url} {settings.storage_url}"
     return [cron(run_reconcile, name=RECONCILE_TASK, minute=minute(place), max_tries=1)]
-
-
-def __getattr__(name: str) -> type:
-    """Read the environment when arq asks for `WorkerSettings`, not when this module is imported."""
-    if name != "WorkerSettings":
-        raise AttributeError(name)
-    try:
-        settings = read_settings_for_resources()
-    except SettingsError as exc:
-        sys.stderr.write(f"{exc}\n")
-        sys.exit(2)
-    asyncio.set_event_loop(uvloop.new_event_loop())  # the loop that arq's Worker takes
-    return worker_settings(settings)
 
 
 def _redis_settings(url: str) -> RedisSettings:

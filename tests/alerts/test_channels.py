@@ -1,0 +1,223 @@
+"""Notices arrive by mail, at Slack and as signed webhooks, or it is said why not; nothing hostile becomes markup."""
+
+import json
+import ssl
+from datetime import UTC, datetime
+from pathlib import Path
+from urllib.parse import quote
+
+import pytest
+import trustme
+from standardwebhooks import Webhook, WebhookVerificationError
+
+from service.alerts import mail, signed, slack
+from service.alerts.mail import Envelope
+from service.alerts.notice import Notice
+from service.errors import HoldfastError, Permanent, Transient
+from service.local.servers import free_port
+from tests.support.receivers import PASSWORD, USER, mail_server, receiver, silent_server
+
+SECRET = "whsec_bWFueSByYW5kb20gYnl0ZXMgb2YgYSBzZWNyZXQ="
+ENVELOPE = Envelope("holdfast@acme.example", ("ops@acme.example", "boss@acme.example"))
+NOTICE = Notice(
+    id="alert_7_opened",
+    kind="alert.opened",
+    at=datetime(2025, 10, 20, 9, 30, tzinfo=UTC),
+    title="E-mails fail with attachment_gone at files.example",
+    text="3 e-mails failed.\nGrüße",
+    link="https://holdfast.acme.example/failures",
+    data={"cause": "failures", "count": 3},
+)
+LOGIN = f"{USER}:{quote(PASSWORD, safe='')}@"
+
+
+@pytest.fixture
+def tls(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ssl.SSLContext:
+    """Make a server's certificate, by an authority that this machine trusts."""
+    authority = trustme.CA()
+    authority.cert_pem.write_to_path(tmp_path / "ca.pem")
+    monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "ca.pem"))
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    authority.issue_cert("127.0.0.1").configure_cert(context)
+    return context
+
+
+async def failure_of(url: str) -> HoldfastError:
+    with pytest.raises(HoldfastError) as raised:
+        await mail.send(url, ENVELOPE, NOTICE)
+    assert "127.0.0.1" not in raised.value.message
+    assert PASSWORD not in raised.value.message
+    return raised.value
+
+
+@pytest.mark.parametrize("how", ["plain", "STARTTLS", "STARTTLS without a password", "TLS from the start"])
+async def test_a_mail_arrives_whole(how: str, tls: ssl.SSLContext) -> None:
+    implicit = how == "TLS from the start"
+    context = None if how == "plain" else tls
+    login = "" if how in {"plain", "STARTTLS without a password"} else LOGIN
+    async with mail_server(context, implicit=implicit) as server:
+        scheme = "smtps" if implicit else "smtp"
+        remark = await mail.send(f"{scheme}://{login}127.0.0.1:{server.port}", ENVELOPE, NOTICE)
+
+    [message] = server.mails
+    assert remark is None
+    assert server.signed_in == bool(login)
+    assert server.recipients == [*ENVELOPE.recipients]
+    assert message["Subject"] == "[Holdfast] E-mails fail with attachment_gone at files.example"
+    assert message["Message-ID"] == "<alert_7_opened@acme.example>"
+    assert message["Auto-Submitted"] == "auto-generated"
+    assert (message["From"], message["To"]) == (
+        "holdfast@acme.example",
+        "ops@acme.example, boss@acme.example",
+    )
+    assert message.get_content().split() == [*NOTICE.text.split(), NOTICE.link]
+
+
+async def test_what_follows_stands_below_what_it_follows() -> None:
+    async with mail_server() as server:
+        later = Notice("alert_7_resolved", "alert.resolved", NOTICE.at, "Over", "It is.", follows=NOTICE.id)
+        await mail.send(f"smtp://127.0.0.1:{server.port}", ENVELOPE, later)
+
+    assert server.mails[0]["In-Reply-To"] == "<alert_7_opened@acme.example>"
+
+
+async def test_a_password_goes_nowhere_without_tls() -> None:
+    async with mail_server() as server:
+        error = await failure_of(f"smtp://{LOGIN}127.0.0.1:{server.port}")
+
+    assert isinstance(error, Permanent)
+    assert "STARTTLS" in error.message
+    assert (server.mails, server.signed_in) == ([], 0)
+
+
+async def test_a_certificate_that_nobody_vouches_for_gets_neither_password_nor_mail(
+    tls: ssl.SSLContext, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("SSL_CERT_FILE")
+    async with mail_server(tls) as server:
+        error = await failure_of(f"smtp://{LOGIN}127.0.0.1:{server.port}")
+
+    assert (type(error), error.code) == (Transient, "tls_failed")
+    assert (server.mails, server.signed_in) == ([], 0)
+
+
+@pytest.mark.parametrize(
+    ("says", "kind", "code"),
+    [
+        ({"MAIL": "451 try again later"}, Transient, "mail_refused"),
+        ({"RCPT": "450 greylisted"}, Transient, "recipients_refused"),
+        ({"RCPT": "550 nobody here"}, Permanent, "recipients_refused"),
+        ({"DATA": "554 smells of spam"}, Permanent, "mail_refused"),
+        ({"DATA": "421 closing down"}, Transient, "mail_refused"),
+    ],
+)
+async def test_what_a_mail_server_refuses_for_now_is_told_from_what_it_refuses(
+    says: dict[str, str], kind: type, code: str
+) -> None:
+    async with mail_server() as server:
+        server.says |= says
+        error = await failure_of(f"smtp://127.0.0.1:{server.port}")
+
+    assert (type(error), error.code) == (kind, code)
+    assert server.mails == []
+
+
+async def test_a_wrong_password_is_for_a_person(tls: ssl.SSLContext) -> None:
+    async with mail_server(tls) as server:
+        error = await failure_of(f"smtp://{USER}:wrong@127.0.0.1:{server.port}")
+
+    assert (type(error), error.code) == (Permanent, "mail_refused")
+
+
+async def test_a_mail_server_that_is_away_is_tried_again() -> None:
+    error = await failure_of(f"smtp://127.0.0.1:{free_port()}")
+
+    assert (type(error), error.code) == (Transient, "mail_server_away")
+
+
+async def test_a_mail_server_that_says_nothing_is_not_waited_for() -> None:
+    async with silent_server() as port:
+        error = await failure_of(f"smtp://127.0.0.1:{port}")
+
+    assert (type(error), error.code) == (Transient, "mail_server_slow")
+
+
+async def test_who_is_refused_keeps_the_mail_from_nobody_else() -> None:
+    async with mail_server() as server:
+        server.refuses = {"boss@acme.example"}
+        remark = await mail.send(f"smtp://127.0.0.1:{server.port}", ENVELOPE, NOTICE)
+
+    assert server.recipients == ["ops@acme.example"]
+    assert remark == "refused for some recipients: 550"
+
+
+async def test_a_line_break_in_a_title_makes_no_header() -> None:
+    async with mail_server() as server:
+        hostile = Notice("a", "b", NOTICE.at, "title\r\nBcc: victim@customer.example", "text")
+        with pytest.raises(Permanent):
+            await mail.send(f"smtp://127.0.0.1:{server.port}", ENVELOPE, hostile)
+
+    assert server.mails == []
+
+
+async def test_slack_gets_text_in_which_nothing_is_markup() -> None:
+    hostile = "<!channel> <https://evil.example|click> & ```\n*now*"
+    async with receiver() as it:
+        await slack.send(it.url, Notice("a", "b", NOTICE.at, "Title <@U1>", hostile, link=NOTICE.link))
+
+    message = json.loads(it.bodies[0])
+    assert message["text"] == (
+        "*Title &lt;@U1&gt;*\n```\n"
+        "&lt;!channel&gt; &lt;https://evil.example|click&gt; &amp; '''\n*now*"
+        "\n```\n<https://holdfast.acme.example/failures>"
+    )
+    assert message["unfurl_links"] is False
+
+
+async def test_a_webhook_can_be_verified_and_has_the_same_id_when_it_is_sent_again() -> None:
+    async with receiver() as it:
+        for _ in range(2):
+            await signed.send(it.url, SECRET, NOTICE)
+
+    for body, headers in zip(it.bodies, it.requests, strict=True):
+        told = Webhook(SECRET).verify(body, headers)
+        assert told["type"] == "alert.opened"
+        assert told["data"]["count"] == 3
+        assert told["data"]["url"] == NOTICE.link
+        with pytest.raises(WebhookVerificationError):
+            Webhook(SECRET).verify(f"{body} ", headers)
+    assert [headers["webhook-id"] for headers in it.requests] == ["alert_7_opened"] * 2
+
+
+@pytest.mark.parametrize(
+    ("status", "headers", "kind", "pause"),
+    [
+        (500, {}, Transient, None),
+        (503, {"Retry-After": "120"}, Transient, 120),
+        (503, {"Retry-After": "Wed, 21 Oct 2025 07:28:00 GMT"}, Transient, None),
+        (429, {"Retry-After": "9"}, Transient, 9),
+        (404, {}, Permanent, None),
+        (302, {"Location": "http://127.0.0.1:1/"}, Permanent, None),
+    ],
+)
+async def test_what_a_receiver_answers_says_whether_to_try_again(
+    status: int, headers: dict[str, str], kind: type, pause: int | None
+) -> None:
+    async with receiver() as it:
+        it.status, it.headers = status, headers
+        with pytest.raises(HoldfastError) as raised:
+            await slack.send(it.url, NOTICE)
+
+    error = raised.value
+    asked = error.retry_after if isinstance(error, Transient) else None
+    assert type(error) is kind
+    assert (asked.total_seconds() if asked else None) == pause
+    assert "secret" not in error.message
+
+
+async def test_a_receiver_that_is_away_is_tried_again_and_its_address_stays_secret() -> None:
+    with pytest.raises(Transient) as raised:
+        await slack.send(f"http://127.0.0.1:{free_port()}/secret", NOTICE)
+
+    assert raised.value.code == "receiver_away"
+    assert "secret" not in raised.value.message

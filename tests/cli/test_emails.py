@@ -1,0 +1,490 @@
+"""E-mails on the command line: found however far, readable however narrow, taken out whole, run again by the many."""
+
+import asyncio
+import hashlib
+import json
+import os
+import signal
+import subprocess
+import sys
+from asyncio.subprocess import PIPE
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import asyncpg
+import pytest
+from pydantic import SecretStr
+
+from service.config.settings import Settings
+from service.operate import bulk_retry
+from service.queries.emails import get_email
+from service.resources import Resources
+from service.storage.objects import put
+from tests.conftest import ROOT, environment, eventually, working
+from tests.support.commands import command, terminal, typed
+from tests.support.forked import Done
+from tests.support.targets import SECRET, Receiver, receiver
+
+REASON = "the address at 'files.example' is refused: the host is not among DOWNLOAD_HOSTS"
+EVIL = "../../\x1b]0;x\x07\u202egpj.exe"
+
+
+async def add(database: asyncpg.Connection, count: int = 1, **columns: Any) -> None:
+    """Put e-mails on record, the first one the oldest."""
+    values = {"processing_status": "failed", "error_code": "gone", "processing_error": REASON, **columns}
+    places = ", ".join(f"${number + 2}" for number in range(len(values)))
+    await database.execute(
+        f"""
+        INSERT INTO incoming_emails (zendesk_ticket_id, received_at, completed_at, {", ".join(values)})
+        SELECT i::text, now() - ($1 - i) * interval '1 s', now() - interval '1 s', {places}
+        FROM generate_series(1, $1) AS i
+        """,
+        count,
+        *values.values(),
+    )
+
+
+async def store(res: Resources, database: asyncpg.Connection, content: bytes, name: str) -> None:
+    """Give the first e-mail a stored file."""
+
+    async def chunks() -> Any:
+        yield content
+
+    stored = await put(res.storage, chunks(), name)
+    await database.execute(
+        "INSERT INTO attachments (email_id, position, source_url, file_name, status, sha256, size, object_key)"
+        " SELECT 1, count(*), 'https://x.example', $1, 'stored', $2, $3, $4 FROM attachments",
+        name,
+        stored.sha256,
+        stored.size,
+        stored.key,
+    )
+
+
+def read_all(directory: Path) -> dict[str, bytes]:
+    files = (path for path in directory.rglob("*") if path.is_file())
+    return {str(path.relative_to(directory)): path.read_bytes() for path in files}
+
+
+async def test_a_list_goes_on_over_pages_until_it_has_what_was_asked_for(
+    settings: Settings, database: asyncpg.Connection
+) -> None:
+    await add(database, 450)
+
+    done = await command(settings, "emails", "list", "--limit", "430", "--json")
+
+    page = json.loads(done.stdout)
+    assert [email["id"] for email in page["emails"]] == list(range(450, 20, -1))
+    assert page["next_cursor"]
+    assert page["total"] == 450
+
+
+async def test_a_list_finds_what_is_further_back_than_one_request_looks(
+    settings: Settings, database: asyncpg.Connection
+) -> None:
+    await add(database, subject="a needle")
+    await add(database, 12_000, subject="hay")
+
+    done = await typed(settings, "emails", "list", "--text", "needle")
+
+    assert (done.returncode, done.stdout.partition("\t")[0]) == (0, "1")
+
+
+async def test_on_a_narrow_terminal_the_reason_is_whole_and_no_line_too_long(
+    settings: Settings, database: asyncpg.Connection
+) -> None:
+    await add(database, subject="Invoice")
+
+    narrow = await terminal(settings, "emails", "list")
+    wide = await terminal(settings, "emails", "list", columns=200)
+
+    assert (narrow[0], wide[0]) == (0, 0)
+    assert max(map(len, narrow[1].splitlines())) <= 80
+    assert {*REASON.split(), "failed"} <= set(narrow[1].split())
+    assert "Invoice" not in narrow[1]
+    assert "Invoice" in wide[1]
+
+
+async def test_a_page_tells_what_happened_in_order(settings: Settings, database: asyncpg.Connection) -> None:
+    await add(database)
+    await database.execute(
+        "INSERT INTO attempts (email_id, number, worker, started_at, finished_at, outcome, error_code)"
+        " VALUES (1, 1, 'worker.9', now(), now() + interval '1 s', 'failed', 'gone')"
+    )
+    await command(settings, "emails", "retry", "1", LOGNAME="ada\x1b[2J")
+
+    done = await typed(settings, "emails", "show", "1")
+
+    assert (done.returncode, done.stderr) == (0, "")
+    happened = done.stdout.partition("What happened")[2]
+    assert "\x1b" not in happened
+    words = ("received", "attempt 1 begun by worker.9", "retry by ada\ufffd[2J@")
+    assert [happened.index(word) for word in words] == sorted(happened.index(word) for word in words)
+    assert "attempt 1 failed gone" in happened
+
+
+async def test_raw_is_the_body_byte_for_byte_but_not_on_a_terminal(
+    settings: Settings, database: asyncpg.Connection
+) -> None:
+    body = b'\xef\xbb\xbf{"a": "\x1b[2J\xff\x9b"}\r\n'
+    await add(database, raw_body=body, raw_headers="[]")
+
+    words = [sys.executable, "-m", "service", "emails", "show", "1", "--raw"]
+    done = await asyncio.to_thread(
+        subprocess.run, words, cwd=ROOT, env=environment(settings), stdout=PIPE, check=True
+    )
+    code, screen = await terminal(settings, "emails", "show", "1", "--raw")
+
+    assert done.stdout == body
+    assert (code, "\x1b" in screen) == (0, False)
+    assert "[2J" in screen
+
+
+async def test_a_content_leads_to_all_who_have_it(
+    settings: Settings, res: Resources, database: asyncpg.Connection
+) -> None:
+    await add(database)
+    await store(res, database, b"invoice", EVIL)
+    sha256 = hashlib.sha256(b"invoice").hexdigest()
+
+    done = await typed(settings, "emails", "holding", sha256.upper())
+    as_json = await typed(settings, "emails", "holding", sha256, "--json")
+    none = await typed(settings, "emails", "holding", "0" * 64)
+
+    assert done.stdout.startswith("1\t0\t7\t../../\ufffd]0;x")
+    assert json.loads(as_json.stdout)["holders"][0]["email_id"] == 1
+    assert (none.returncode, none.stdout) == (1, "")
+
+
+async def test_an_export_has_all_that_is_known_of_each(
+    settings: Settings, res: Resources, database: asyncpg.Connection, tmp_path: Path
+) -> None:
+    await add(database, 230, subject="\x9b2J")
+    await store(res, database, b"invoice", "invoice.pdf")
+    await database.execute("INSERT INTO attempts (email_id, number, worker) VALUES (1, 1, 'w'), (2, 1, 'w')")
+    await database.execute(
+        "INSERT INTO operator_actions (actor, action, email_id) VALUES ('ada', 'retry', 1)"
+    )
+
+    done = await command(settings, "emails", "export")
+    to_file = await command(
+        settings, "emails", "export", "--ticket", "1", "--output", f"{tmp_path}/out/emails.jsonl"
+    )
+
+    emails = [json.loads(line) for line in done.stdout.splitlines()]
+    assert [email["id"] for email in emails] == list(range(230, 0, -1))
+    assert emails[-1] == (await get_email(res.engine, 1)).model_dump(mode="json")
+    assert "\x9b" not in done.stdout
+    assert (to_file.returncode, to_file.stdout) == (0, "")
+    files = await asyncio.to_thread(read_all, tmp_path / "out")
+    assert list(files) == ["emails.jsonl"]
+    assert json.loads(files["emails.jsonl"]) == emails[-1]
+
+
+async def test_exported_files_are_whole_safely_named_and_what_is_damaged_is_named(
+    settings: Settings, res: Resources, database: asyncpg.Connection, tmp_path: Path
+) -> None:
+    await add(database)
+    long = "é" * 300 + ".pdf"
+    for content, name in ((b"one", EVIL), (b"two", long), (b"three", ".."), (b"four", "bad.txt")):
+        await store(res, database, content, name)
+    key = await database.fetchval("SELECT object_key FROM attachments WHERE position = 3")
+    await asyncio.to_thread((tmp_path / "objects" / key).write_bytes, b"wolf")
+
+    done = await command(settings, "emails", "export", "--files", f"{tmp_path}/out")
+
+    files = await asyncio.to_thread(read_all, tmp_path / "out")
+    assert done.returncode == 1
+    assert "E-mail 1, file 3: the object" in done.stderr
+    assert done.stderr.endswith("1 files could not be written.\n")
+    assert {name[:4]: content for name, content in files.items()} == {
+        "1/0-": b"one",
+        "1/1-": b"two",
+        "1/2-": b"three",
+    }
+    assert all(name.count("/") == 1 and name.isprintable() for name in files)
+    assert any(name.endswith("é.pdf") for name in files)
+
+
+async def exported(
+    settings: Settings, res: Resources, database: asyncpg.Connection, out: Path
+) -> tuple[Done, Path]:
+    """Export an e-mail with one file, and one without; give the outcome and where no file may appear."""
+    await add(database, 2)
+    await store(res, database, b"one", "a.txt")
+    done = await command(settings, "emails", "export", "--files", str(out))
+    return done, out.parent / "elsewhere"
+
+
+@pytest.fixture
+def out(tmp_path: Path) -> Path:
+    """Make a directory to export to, and one beside it that is nobody's business."""
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere" / "kept").write_bytes(b"kept")
+    (tmp_path / "out").mkdir()
+    return tmp_path / "out"
+
+
+async def test_a_link_in_the_place_of_an_emails_directory_is_not_followed(
+    settings: Settings, res: Resources, database: asyncpg.Connection, out: Path
+) -> None:
+    await asyncio.to_thread((out / "1").symlink_to, out.parent / "elsewhere")
+
+    done, elsewhere = await exported(settings, res, database, out)
+
+    assert done.returncode == 1
+    assert len(done.stdout.splitlines()) == 2, "what is known of the e-mails is written all the same"
+    assert (
+        "E-mail 1, file 0: in its place is something called 1 that is no directory: remove it\n"
+        in done.stderr
+    )
+    assert await asyncio.to_thread(read_all, elsewhere) == {"kept": b"kept"}
+
+
+async def test_a_link_in_the_place_of_a_file_is_replaced_and_not_written_through(
+    settings: Settings, res: Resources, database: asyncpg.Connection, out: Path
+) -> None:
+    def plant() -> None:
+        (out / "1").mkdir()
+        (out / "1" / "0-a.txt").symlink_to(out.parent / "elsewhere" / "kept")
+
+    await asyncio.to_thread(plant)
+
+    done, elsewhere = await exported(settings, res, database, out)
+
+    assert done.returncode == 0, done.stderr
+    assert await asyncio.to_thread(read_all, elsewhere) == {"kept": b"kept"}
+    assert not await asyncio.to_thread((out / "1" / "0-a.txt").is_symlink)
+    assert await asyncio.to_thread((out / "1" / "0-a.txt").read_bytes) == b"one"
+
+
+async def test_a_directory_in_the_place_of_a_file_is_named_and_left(
+    settings: Settings, res: Resources, database: asyncpg.Connection, out: Path
+) -> None:
+    await asyncio.to_thread(lambda: (out / "1" / "0-a.txt").mkdir(parents=True))
+
+    done, _ = await exported(settings, res, database, out)
+
+    assert done.returncode == 1
+    assert "E-mail 1, file 0: in its place is a directory called 0-a.txt: remove it\n" in done.stderr
+    assert await asyncio.to_thread(lambda: [path.name for path in (out / "1").iterdir()]) == ["0-a.txt"]
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files to others")
+async def test_a_directory_of_somebody_else_in_the_place_of_an_emails_is_refused(
+    settings: Settings, res: Resources, database: asyncpg.Connection, out: Path
+) -> None:
+    def plant() -> None:
+        (out / "1").mkdir()
+        os.chown(out / "1", 12_345, -1)
+
+    await asyncio.to_thread(plant)
+
+    done, _ = await exported(settings, res, database, out)
+
+    assert done.returncode == 1
+    assert "the directory 1 belongs to another user" in done.stderr
+    assert await asyncio.to_thread(read_all, out) == {}
+
+
+async def test_a_link_that_the_user_named_is_followed(
+    settings: Settings, res: Resources, database: asyncpg.Connection, out: Path
+) -> None:
+    """It is not somebody else's; a directory on another disk is often reached by one."""
+    await asyncio.to_thread((out.parent / "link").symlink_to, out)
+
+    done, _ = await exported(settings, res, database, out.parent / "link")
+
+    assert done.returncode == 0, done.stderr
+    assert await asyncio.to_thread(read_all, out) == {"1/0-a.txt": b"one"}
+
+
+async def test_files_that_are_exported_again_take_the_place_of_those_before(
+    settings: Settings, res: Resources, database: asyncpg.Connection, out: Path
+) -> None:
+    await exported(settings, res, database, out)
+    await asyncio.to_thread((out / "1" / "0-a.txt").write_bytes, b"old")
+
+    done = await command(settings, "emails", "export", "--files", str(out))
+
+    assert done.returncode == 0, done.stderr
+    assert await asyncio.to_thread(read_all, out) == {"1/0-a.txt": b"one"}
+
+
+async def test_a_directory_that_cannot_be_written_is_one_line(
+    settings: Settings, database: asyncpg.Connection, tmp_path: Path
+) -> None:
+    (tmp_path / "file").touch()
+
+    done = await command(settings, "emails", "export", "--output", f"{tmp_path}/file/x")
+
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.startswith("Error: cannot write ")
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("words", ["emails list --limit 3000", "emails export", "failures --json"])
+async def test_who_reads_no_further_ends_it_quietly(
+    settings: Settings, database: asyncpg.Connection, words: str
+) -> None:
+    await add(database, 3000)
+
+    done = await asyncio.to_thread(
+        subprocess.run,
+        f"{sys.executable} -m service {words} | head -c 1",
+        shell=True,
+        cwd=ROOT,
+        env=environment(settings),
+        capture_output=True,
+        check=True,
+    )
+
+    assert (len(done.stdout), done.stderr) == (1, b"")
+
+
+async def test_retrying_all_is_planned_then_begun_and_can_be_looked_at_and_cancelled(
+    settings: Settings, res: Resources, database: asyncpg.Connection
+) -> None:
+    await add(database, 3)
+    await add(database, error_code="other")
+
+    plan = await typed(settings, "emails", "retry", "--all", "--error-code", "gone", "--dry-run", "--json")
+    begun = await typed(settings, "failures", "retry", "gone", "--yes", "--json", LOGNAME="ada")
+    listed = await typed(settings, "retries", "list")
+    shown = await typed(settings, "retries", "show", "1")
+    cancelled = await typed(settings, "retries", "cancel", "1", "--json", LOGNAME="bob")
+    again = await typed(settings, "retries", "cancel", "1")
+    activity = await typed(settings, "activity", "--json")
+
+    assert json.loads(plan.stdout) == {"matching": 3, "capped": False}
+    assert json.loads(begun.stdout)["planned"] == 3
+    assert json.loads(begun.stdout)["filter"]["error_code"] == "gone"
+    assert listed.stdout.split("\t")[2:5] == ["running", "0", "3"]
+    assert shown.stdout.startswith("Retry of many 1 is running with 0 of 3 queued\n")
+    assert json.loads(cancelled.stdout)["status"] == "cancelled"
+    assert (again.returncode, again.stderr) == (1, "The retry of many 1 is cancelled already.\n")
+    actors = [action["actor"].partition("@")[0] for action in json.loads(activity.stdout)["actions"]]
+    assert actors == ["bob", "ada"]
+    assert not await bulk_retry.step(res), "nothing is left to be done"
+
+
+async def test_on_a_terminal_it_asks_and_does_nothing_without_a_yes(
+    settings: Settings, database: asyncpg.Connection
+) -> None:
+    await add(database, 2)
+
+    code, screen = await terminal(settings, "emails", "retry", "--all", keys=b"n\n")
+
+    assert code == 1
+    assert "2 match" in screen
+    assert await database.fetchval("SELECT count(*) FROM bulk_retries") == 0
+
+
+async def test_waiting_ends_with_the_retry_and_ctrl_c_leaves_it_running(
+    settings: Settings, res: Resources, database: asyncpg.Connection
+) -> None:
+    await add(database, 3, attachment_urls="[]")
+    words = ("-m", "service", "emails", "retry", "--all", "--yes", "--wait")
+
+    async def begin() -> asyncio.subprocess.Process:
+        return await asyncio.create_subprocess_exec(
+            sys.executable, *words, cwd=ROOT, env=environment(settings), stdout=PIPE, stderr=PIPE
+        )
+
+    async def has_begun() -> bool:
+        rows = await database.fetchval("SELECT count(*) FROM bulk_retries WHERE status = 'running'")
+        return bool(rows)
+
+    left = await begin()
+    await eventually(has_begun)
+    await asyncio.sleep(1)  # until it waits, which shows nowhere; sooner, and it ends with another code
+    left.send_signal(signal.SIGINT)
+    _, said = await left.communicate()
+    async with working(settings):
+        again = await command(settings, "retries", "wait", "1")
+    await database.execute(
+        "UPDATE incoming_emails SET processing_status = 'failed', completed_at = now() - interval '1 s'"
+    )
+    async with working(settings):
+        stayed = await begin()
+        out, _ = await stayed.communicate()
+
+    assert left.returncode == 130
+    assert said.decode().splitlines()[-2:] == [
+        "`holdfast retries wait 1` waits again.",
+        "It goes on; `holdfast retries cancel 1` ends it.",
+    ]
+    ends = "is done with 3 of 3 queued\n3 repaired, 0 failed again, 0 still running.\n"
+    assert (again.returncode, again.stdout) == (0, f"Retry of many 1 {ends}")
+    assert (stayed.returncode, out.decode().splitlines(keepends=True)[-2:]) == (
+        0,
+        f"Retry of many 2 {ends}".splitlines(keepends=True),
+    )
+
+
+async def test_failures_are_grouped(settings: Settings, database: asyncpg.Connection) -> None:
+    await add(database, 2, error_host="files.example")
+    await add(database, error_code=None, processing_error="\x1b[2J")
+
+    done = await typed(settings, "failures")
+    as_json = await typed(settings, "failures", "--json")
+
+    rows = {tuple(line.split("\t")[:3]) for line in done.stdout.splitlines()}
+    assert rows == {("2", "gone", "files.example"), ("1", "none", "none")}
+    assert "\x1b" not in done.stdout
+    assert len(json.loads(as_json.stdout)["failures"]) == 2
+
+
+@pytest.fixture
+async def target() -> AsyncIterator[Receiver]:
+    async with receiver() as kept:
+        yield kept
+
+
+async def test_what_was_not_synced_is_listed_shown_and_synced_again(
+    settings: Settings, database: asyncpg.Connection, target: Receiver
+) -> None:
+    syncing = settings.model_copy(
+        update={"sync_url": (SecretStr(target.url),), "sync_webhook_secret": (SecretStr(SECRET),)}
+    )
+    refused = {"error_code": None, "sync_status": "failed", "sync_error_code": "document_refused"}
+    await add(database, 3, **refused)
+    await add(database, sync_status="synced")
+    await add(database, processing_status="queued", sync_status="pending")
+
+    listed = await typed(syncing, "emails", "list", "--sync-status", "failed")
+    shown = await typed(syncing, "emails", "show", "1")
+    some = await typed(syncing, "emails", "sync", "1", "5", "9")
+    plan = await typed(syncing, "emails", "sync", "--all", "--dry-run", "--json")
+    begun = await typed(syncing, "emails", "sync", "--all", "--yes", "--json", LOGNAME="ada")
+    status = await typed(syncing, "status")
+    as_json = await typed(syncing, "status", "--json")
+    retries = await typed(syncing, "retries", "show", "1")
+
+    assert listed.stderr == ""
+    assert [line.split("\t")[0] for line in listed.stdout.splitlines()] == ["3", "2", "1"]
+    assert [line.split("\t")[7] for line in listed.stdout.splitlines()] == ["failed"] * 3
+    assert "\nIts sync is failed\n" in shown.stdout
+    assert "document_refused" in shown.stdout
+    assert (some.returncode, some.stdout) == (1, "1 to be synced\n")
+    assert some.stderr == "E-mail 5 is queued: it is synced when that is over.\nThere is no e-mail 9.\n"
+    assert json.loads(plan.stdout) == {"matching": 2, "capped": False}
+    assert (json.loads(begun.stdout)["what"], json.loads(begun.stdout)["planned"]) == ("sync", 2)
+    assert "2 could not be synced." in status.stdout
+    assert {"sync pending\t1", "sync failed\t2"} <= set(status.stdout.splitlines())
+    assert json.loads(as_json.stdout)["by_sync_status"] == {"pending": 1, "failed": 2}
+    assert retries.stdout.startswith("Sync of many 1 is running with 0 of 2 queued\n")
+
+
+async def test_without_a_target_nothing_is_synced_and_nothing_said_of_it(
+    settings: Settings, database: asyncpg.Connection
+) -> None:
+    await add(database)
+
+    one = await typed(settings, "emails", "sync", "1")
+    shown = await typed(settings, "emails", "show", "1")
+    status = await typed(settings, "status")
+
+    assert (one.returncode, one.stderr) == (1, "There is nothing to sync with: SYNC_URL is not set.\n")
+    assert "sync" not in shown.stdout + status.stdout

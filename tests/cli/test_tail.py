@@ -1,0 +1,133 @@
+"""`holdfast tail`: what comes and what changes is told, through outages, until Ctrl-C."""
+
+import asyncio
+import json
+import signal
+import sys
+from asyncio.subprocess import PIPE, Process
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import asyncpg
+
+from service.config.settings import Settings
+from tests.conftest import ROOT, environment
+from tests.support.proxy import before_postgres
+
+
+@asynccontextmanager
+async def tailing(settings: Settings, *words: str) -> AsyncIterator[Process]:
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "service", "tail", *words),
+        cwd=ROOT,
+        env=environment(settings),
+        stdout=PIPE,
+        stderr=PIPE,
+    )
+    try:
+        yield process
+    finally:
+        if process.returncode is None:
+            process.kill()
+        await process.communicate()
+
+
+async def line(process: Process) -> str:
+    assert process.stdout
+    async with asyncio.timeout(60):
+        return (await process.stdout.readline()).decode()
+
+
+async def complaint(process: Process) -> str:
+    assert process.stderr
+    async with asyncio.timeout(60):
+        return (await process.stderr.readline()).decode()
+
+
+async def add(database: asyncpg.Connection, ticket: str, status: str = "received") -> None:
+    await database.execute(
+        "INSERT INTO incoming_emails (zendesk_ticket_id, processing_status) VALUES ($1, $2)", ticket, status
+    )
+
+
+async def test_it_begins_with_the_last_and_tells_what_comes_and_changes(
+    settings: Settings, database: asyncpg.Connection
+) -> None:
+    for ticket in ("one", "two", "three"):
+        await add(database, ticket, "completed")
+
+    async with tailing(settings, "--last", "2") as tail:
+        first = [await line(tail), await line(tail)]
+        await add(database, "\x1b[2J")
+        new = await line(tail)
+        await database.execute(
+            "UPDATE incoming_emails SET processing_status = 'failed', error_code = 'gone' WHERE id = 4"
+        )
+        changed = await line(tail)
+        await database.execute("UPDATE incoming_emails SET processing_status = 'queued' WHERE id = 1")
+        again = await line(tail)
+        tail.send_signal(signal.SIGINT)
+        out, err = await tail.communicate()
+
+    assert [text.split()[2:] for text in first] == [
+        ["2", "ticket", "two", "completed"],
+        ["3", "ticket", "three", "completed"],
+    ]
+    assert new.split()[2:] == ["4", "ticket", "\ufffd[2J", "received"]
+    assert changed.split()[2:] == ["4", "ticket", "\ufffd[2J", "failed", "gone"]
+    assert again.split()[2:] == ["1", "ticket", "one", "queued"]
+    assert (tail.returncode, out, err) == (0, b"", b"")
+
+
+async def test_it_tells_only_what_matches_in_lines_of_json(
+    settings: Settings, database: asyncpg.Connection
+) -> None:
+    async with tailing(settings, "--status", "failed", "--ticket", "two", "--json") as tail:
+        await add(database, "one", "failed")
+        await add(database, "two", "completed")
+        await add(database, "two", "failed")
+        told = json.loads(await line(tail))
+
+    assert (told["id"], told["zendesk_ticket_id"], told["processing_status"]) == (3, "two", "failed")
+
+
+async def test_it_outlives_an_outage_of_postgres(settings: Settings, database: asyncpg.Connection) -> None:
+    await add(database, "one")
+    async with before_postgres(settings) as (proxy, through), tailing(through) as tail:
+        before = await line(tail)
+        proxy.cut()
+        away = await complaint(tail)
+        await add(database, "two")
+        await proxy.resume()
+        back = await complaint(tail)
+        after = await line(tail)
+
+    assert "ticket one" in before
+    assert away.endswith("; still trying.\n")
+    assert back == "Postgres is back.\n"
+    assert "ticket two" in after
+
+
+async def test_it_tells_when_a_sync_ends_and_not_that_one_waits(
+    settings: Settings, database: asyncpg.Connection
+) -> None:
+    await add(database, "one", "completed")
+    await database.execute("UPDATE incoming_emails SET sync_status = 'pending'")
+    async with tailing(settings) as tail:
+        first = await line(tail)
+        await database.execute(
+            "UPDATE incoming_emails SET sync_status = 'synced', synced_at = now() WHERE id = 1"
+        )
+        synced = await line(tail)
+        await database.execute("UPDATE incoming_emails SET sync_status = 'pending' WHERE id = 1")
+        await add(database, "two", "completed")
+        other = await line(tail)
+        await database.execute(
+            "UPDATE incoming_emails SET sync_status = 'failed', sync_error_code = 'document_refused' WHERE id = 1"
+        )
+        failed = await line(tail)
+
+    assert first.split()[2:] == ["1", "ticket", "one", "completed"]
+    assert synced.split()[2:] == ["1", "ticket", "one", "synced"]
+    assert other.split()[2:] == ["2", "ticket", "two", "completed"]
+    assert failed.split()[2:] == ["1", "ticket", "one", "not", "synced", "document_refused"]

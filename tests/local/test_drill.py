@@ -1,0 +1,267 @@
+"""The drill proves the promise, can fail, and leaves nothing behind, however it ends."""
+
+import contextlib
+import os
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from itertools import islice
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from service.cli.main import main
+from service.local.drill.ground import find_faketime
+from service.local.drill.plan import ALL, SKEW, Plan, choose, turns
+from service.local.drill.receiving import has_collection
+from tests.support.processes import ROOT, linux, processes, wait_for
+
+
+class Drill:
+    """A drill in a process of its own, whose temporary directory is known."""
+
+    def __init__(self, directory: Path, *options: str) -> None:
+        self.temporary = directory / "tmp"
+        self.temporary.mkdir()
+        self._output = directory / "output"
+        command = [sys.executable, "-m", "service", "drill", "--seed", "7", *options]
+        with self._output.open("wb") as output:
+            self.process = subprocess.Popen(
+                command,
+                cwd=ROOT,
+                env={**os.environ, "TMPDIR": str(self.temporary)},
+                stdout=output,
+                stderr=subprocess.STDOUT,
+            )
+
+    def output(self) -> str:
+        return self._output.read_text()
+
+    def wait(self, seconds: float) -> int:
+        """Wait for the end; return the exit code, and print what it said for the case that a test fails."""
+        try:
+            return self.process.wait(seconds)
+        finally:
+            sys.stdout.write(self.output())
+
+    def family(self) -> set[int]:
+        """List its live processes: all inherit its environment, Postgres and Valkey have its directory as argument."""
+        found = set(processes(str(self.temporary)))
+        for process in Path("/proc").glob("[0-9]*"):
+            with contextlib.suppress(OSError):
+                if str(self.temporary).encode() in (process / "environ").read_bytes():
+                    found.add(int(process.name))
+        return found
+
+    def is_anything_paused(self) -> bool:
+        # proc(5): the state is the first field after the name, which is in parentheses.
+        stats = (Path(f"/proc/{pid}/stat") for pid in self.family())
+        return any(stat.read_text().rpartition(")")[2].split()[0] == "T" for stat in stats if stat.exists())
+
+    def leaves_nothing(self) -> bool:
+        return self.family() == set() and list(self.temporary.iterdir()) == []
+
+
+@pytest.fixture
+def drill(tmp_path: Path) -> Iterator[Callable[..., Drill]]:
+    """Start a drill; it does not outlive the test."""
+    started: list[Drill] = []
+
+    def start(*options: str) -> Drill:
+        started.append(Drill(tmp_path, *options))
+        return started[-1]
+
+    yield start
+    for one in started:
+        one.process.kill()
+        one.process.wait()
+        for pid in one.family():
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+
+
+def figure(output: str, name: str) -> str:
+    """Return what the verdict has behind this name."""
+    found = re.search(rf"^ +{re.escape(name)} +(.+)$", output, flags=re.MULTILINE)
+    assert found, f"the verdict has no {name}"
+    return found[1]
+
+
+def number(text: str) -> int:
+    """Read what a figure begins with."""
+    return int(re.split(r"[^0-9,]", text)[0].replace(",", ""))
+
+
+def problems(output: str) -> dict[str, int]:
+    names = ("lost", "duplicated", "wrong bytes", "broken otherwise")
+    return {name: int(figure(output, name).split()[0].replace(",", "")) for name in names}
+
+
+NONE = {"lost": 0, "duplicated": 0, "wrong bytes": 0, "broken otherwise": 0}
+
+
+@linux
+@pytest.mark.long
+@pytest.mark.timeout(480)
+def test_nothing_is_lost_whatever_happens(drill: Callable[..., Drill]) -> None:
+    """Every fault that we know, each at least once, while webhooks come."""
+    drilled = drill("--seconds", "45", "--rate", "5")
+    code = drilled.wait(420)
+    output = drilled.output()
+
+    assert code == 0
+    assert problems(output) == NONE
+    assert "Nothing was lost." in output
+    expected = set(ALL) - (set() if find_faketime() else {SKEW})
+    hurt = {
+        f"{part}.{kind.partition(' ')[0]}"
+        for part in {fault.partition(".")[0] for fault in expected}
+        for kind in figure(output, part).split(", ")
+    }
+    assert hurt == expected
+    assert "found no target" not in output
+    assert int(figure(output, "e-mails completed").replace(",", "")) > 100
+    assert figure(output, "sync failed") == "1: document_refused 1"
+    assert drilled.leaves_nothing()
+
+
+def test_a_drill_without_faults_keeps_what_is_left_where_it_is_told(
+    drill: Callable[..., Drill], tmp_path: Path
+) -> None:
+    place = tmp_path / "a drill #7 %41"
+    for leftover in (
+        "drill.log",
+        "objects/sha256/00/11",
+        "postgres/data/PG_VERSION",
+        "fault_points/after_claim",
+        "messages",
+    ):
+        (place / leftover).parent.mkdir(parents=True, exist_ok=True)
+        (place / leftover).write_text("kill")
+    drilled = drill("--seconds", "5", "--rate", "4", "--faults", "none", "--data-dir", str(place))
+    code = drilled.wait(100)
+    output = drilled.output()
+
+    assert code == 0
+    assert problems(output) == NONE
+    assert figure(output, "faults") == "none"
+    assert figure(output, "acknowledged") == "20"
+    objects = [path for path in (place / "objects").rglob("*") if path.is_file()]
+    assert f" in {len(objects)} objects" in figure(output, "files stored")
+    emails = number(figure(output, "e-mails completed")) + number(figure(output, "e-mails failed"))
+    there = f"{emails} in the collection" if has_collection() else "no collection"
+    assert number(figure(output, "synced")) == emails
+    assert figure(output, "there, and equal") == f"{there}; {emails} at the receiver, in {emails} messages"
+    assert "supervisor: ending" in (place / "drill.log").read_text()
+    assert drilled.leaves_nothing()
+
+
+def test_a_drill_that_loses_files_and_messages_fails(drill: Callable[..., Drill], tmp_path: Path) -> None:
+    place = tmp_path / "place"
+    drilled = drill("--seconds", "5", "--rate", "4", "--faults", "none", "--data-dir", str(place))
+
+    def objects() -> list[Path]:
+        return list(place.glob("objects/sha256/*/*"))
+
+    wait_for(lambda: len(objects()) > 3, 60)
+    for path in objects()[:3]:
+        path.unlink()
+    wait_for(lambda: (place / "messages").exists() and (place / "messages").stat().st_size, 60)
+    os.truncate(place / "messages", 0)
+    code = drilled.wait(100)
+    output = drilled.output()
+
+    assert code == 1
+    assert problems(output)["lost"] > 1
+    assert "has no object for file 0" in output
+    assert "is not at the receiver" in output
+    assert "The promise was broken." in output
+    assert "Nothing was lost." not in output
+
+
+@linux
+@pytest.mark.parametrize(
+    ("number", "fault"),
+    [(signal.SIGINT, "worker.freeze"), (signal.SIGTERM, "web.freeze"), (signal.SIGHUP, "none")],
+)
+def test_a_signal_ends_it_without_a_verdict_and_without_leftovers(
+    number: signal.Signals, fault: str, drill: Callable[..., Drill]
+) -> None:
+    """Also what is paused just then."""
+    drilled = drill("--seconds", "5", "--rate", "5", "--faults", fault)
+    if fault == "none":
+        wait_for(lambda: "sha256" in {path.name for path in drilled.temporary.glob("*/objects/*")}, 60)
+    else:
+        wait_for(drilled.is_anything_paused, 60)
+    drilled.process.send_signal(number)
+    code = drilled.wait(40)
+
+    assert code == 1
+    assert drilled.output().endswith("The drill was broken off: no verdict.\n")
+    assert "lost" not in drilled.output()
+    assert drilled.leaves_nothing()
+
+
+def test_a_directory_of_somebody_else_is_left_alone(tmp_path: Path) -> None:
+    """As that of `holdfast up` or a home: a drill begins with removing things."""
+    (tmp_path / "objects").mkdir()
+    (tmp_path / "objects" / "mine").touch()
+    done = CliRunner().invoke(main, ["drill", "--data-dir", str(tmp_path)])
+
+    assert (done.exit_code, done.stdout) == (2, "")
+    assert re.fullmatch(r"holdfast: .+ is neither empty nor that of an earlier drill: .+\n", done.stderr)
+    assert [path.name for path in tmp_path.rglob("*")] == ["objects", "mine"]
+
+
+@pytest.mark.parametrize(
+    ("words", "count", "some"),
+    [
+        ("all", len(ALL), "clock.skew"),
+        ("none", 0, None),
+        ("redis", 6, "redis.away"),
+        ("web.kill", 1, "web.kill"),
+        ("target", 7, "target.refusing"),
+        ("poison, web.kill ,web", 6, "web.freeze"),
+        ("none,redis.full", 1, "redis.full"),
+    ],
+)
+def test_faults_are_chosen_by_name_or_part(words: str, count: int, some: str | None) -> None:
+    chosen = choose(words)
+
+    assert len(chosen) == len(set(chosen)) == count
+    assert some is None or some in chosen
+    assert set(chosen) <= set(ALL)
+
+
+@pytest.mark.parametrize(
+    ("words", "wrong"), [("redis,nonsense", "nonsense"), ("web.killed", "web.killed"), ("", ""), ("web,", "")]
+)
+def test_an_unknown_fault_is_an_error_that_names_the_known_ones(words: str, wrong: str) -> None:
+    with pytest.raises(ValueError, match=f"'{wrong}' is no fault; there are: all, none, ") as error:
+        choose(words)
+
+    assert all(f", {name}" in str(error.value) for name in ALL)
+
+
+def test_the_command_tells_an_unknown_fault_in_one_line() -> None:
+    done = CliRunner().invoke(main, ["drill", "--faults", "nonsense"])
+
+    *_, last = done.stderr.splitlines()
+    assert (done.exit_code, done.stdout) == (2, "")
+    assert last.startswith("Error: Invalid value for --faults: 'nonsense' is no fault; there are: all, none,")
+
+
+def test_the_same_seed_has_the_same_faults_in_the_same_order() -> None:
+    names = choose("postgres")
+
+    def some(seed: int) -> list[tuple[int, float, str]]:
+        return list(islice(turns(Plan(60, 10, seed, names), "postgres", names), 3 * len(names)))
+
+    assert some(1) == some(1)
+    assert some(1) != some(2)
+    for turn in range(3):
+        assert sorted(fault for number, _, fault in some(1) if number == turn) == sorted(names)
+    assert all(0 < pause < 60 for _, pause, _ in some(1))

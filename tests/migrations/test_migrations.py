@@ -1,0 +1,587 @@
+"""The migrations go up and down over rows, beside a running service, and again after an interruption."""
+
+import asyncio
+import os
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, redirect_stderr
+from io import StringIO
+from itertools import chain, count, cycle, pairwise
+from typing import Any
+
+import asyncpg
+import pytest
+
+from tests.conftest import ROOT, migrate
+from tests.support import forked
+
+VERSIONS = ROOT / "service" / "migrations" / "versions"
+FIRST, STATE_MACHINE, *_ = REVISIONS = [path.name[:13] for path in sorted(VERSIONS.glob("*.py"))]
+HEAD = REVISIONS[-1]
+STATES = ("received", "queued", "processing", "completed", "failed")
+OLD_COLUMNS = (
+    "id, zendesk_ticket_id, from_email, from_name, subject, processing_error, received_at,"
+    " sync_status, sync_error, sync_retry_count, idempotency_key"
+)
+INVALID = "SELECT count(*) FROM pg_index WHERE NOT indisvalid"
+_numbers = count(1)
+
+
+@pytest.fixture(autouse=True)
+def non_blocking() -> None:
+    """Let them block: where they run, nothing else does."""
+
+
+@pytest.fixture
+def url(database_url: str) -> Iterator[str]:
+    """Make a database without tables."""
+    name = f"migrations_{os.getpid()}_{next(_numbers)}"
+    sql(database_url, f"CREATE DATABASE {name}")
+    yield database_url.replace("/postgres?", f"/{name}?")
+    sql(database_url, f"DROP DATABASE {name} WITH (FORCE)")
+
+
+def sql(url: str, statement: str, *values: object) -> list[tuple[Any, ...]]:
+    async def run() -> list[tuple[Any, ...]]:
+        connection = await asyncpg.connect(url)
+        try:
+            return [tuple(row) for row in await connection.fetch(statement, *values)]
+        finally:
+            await connection.close()
+
+    return asyncio.run(run())
+
+
+def command(*words: str) -> list[str]:
+    return [sys.executable, "-m", *words]
+
+
+UPGRADE = command("alembic", "upgrade", "head")
+SESSION = r"session \d+ \([ \w]+\) uses incoming_emails in a transaction of \d+ s"
+MIGRATE = command("service", "migrate")
+
+
+def run(words: list[str], url: str | None) -> forked.Done:
+    return forked.run(words[2:], environment(url), ROOT)
+
+
+def upgrade(url: str) -> subprocess.CompletedProcess[str]:
+    """Do the same in this process, which need not load everything anew."""
+    status, said = 0, StringIO()
+    with redirect_stderr(said):
+        try:
+            migrate(url, "upgrade", "head")
+        except SystemExit as exc:
+            status = int(exc.code or 0)
+    return subprocess.CompletedProcess(UPGRADE, status, "", said.getvalue())
+
+
+def environment(url: str | None) -> dict[str, str]:
+    others = {name: value for name, value in os.environ.items() if name != "DATABASE_URL"}
+    return others if url is None else {**others, "DATABASE_URL": url}
+
+
+@contextmanager
+def upgrading(url: str) -> Iterator[subprocess.Popen[str]]:
+    """Run an upgrade beside the block; end it if the block did not."""
+    process = subprocess.Popen(
+        UPGRADE,
+        cwd=ROOT,
+        env=environment(url),
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    with process:
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+@contextmanager
+def reading(url: str, statement: str) -> Iterator[None]:
+    """Hold a transaction open that has read something, as a backup or a report does."""
+    loop = asyncio.new_event_loop()
+    connection = loop.run_until_complete(asyncpg.connect(url))
+    try:
+        loop.run_until_complete(connection.execute("BEGIN ISOLATION LEVEL REPEATABLE READ"))
+        loop.run_until_complete(connection.execute(statement))
+        yield
+    finally:
+        loop.run_until_complete(connection.close())
+        loop.close()
+
+
+def until(condition: Callable[[], object]) -> None:
+    deadline = time.monotonic() + 30
+    while not condition():
+        assert time.monotonic() < deadline, "it did not happen in time"
+        time.sleep(0.05)
+
+
+def index_build(url: str, waiting_seconds: float = 0) -> list[tuple[Any, ...]]:
+    """Find the backend that waits, for that long already, while it builds an index."""
+    return sql(
+        url,
+        "SELECT pid FROM pg_stat_activity WHERE query LIKE 'CREATE INDEX CONCURRENTLY%'"
+        " AND wait_event_type = 'Lock' AND datname = current_database()"
+        " AND clock_timestamp() - query_start > $1 * interval '1 second'",
+        waiting_seconds,
+    )
+
+
+def insert(url: str, state: str) -> None:
+    """Write a row as the code before the state machine did."""
+    sql(
+        url,
+        "INSERT INTO incoming_emails (zendesk_ticket_id, from_email, from_name, subject, processing_status,"
+        " processing_error, sync_status, sync_error, sync_retry_count, idempotency_key)"
+        " VALUES ($1, 'a@b.example', 'Ann', 'Grüße', $1, 'an error', 'synced', 'a sync error', 3, 'key ' || gen_random_uuid())",
+        state,
+    )
+
+
+def rows(url: str) -> list[tuple[Any, ...]]:
+    return sql(url, f"SELECT {OLD_COLUMNS} FROM incoming_emails ORDER BY id")
+
+
+def states(url: str) -> list[str]:
+    return [state for (state,) in sql(url, "SELECT processing_status FROM incoming_emails ORDER BY id")]
+
+
+def schema(url: str) -> set[tuple[Any, ...]]:
+    """Describe all columns, indexes and constraints of our tables; one is checked only later on."""
+    ours = "table_schema = 'public' AND table_name <> 'alembic_version'"
+    columns = sql(
+        url,
+        "SELECT 'column', table_name::text, column_name::text, data_type::text, is_nullable::text,"
+        f" column_default::text FROM information_schema.columns WHERE {ours}",
+    )
+    indexes = sql(
+        url,
+        "SELECT 'index', tablename::text, indexname::text, indexdef FROM pg_indexes"
+        " WHERE schemaname = 'public' AND tablename <> 'alembic_version'",
+    )
+    constraints = sql(
+        url,
+        "SELECT 'constraint', conrelid::regclass::text, conname::text, replace(pg_get_constraintdef(oid), ' NOT VALID', '')"
+        " FROM pg_constraint WHERE connamespace = 'public'::regnamespace AND contype <> 'n'"
+        " AND conrelid <> 'alembic_version'::regclass",
+    )
+    return {*columns, *indexes, *constraints}
+
+
+def test_rows_in_every_old_state_survive_up_down_and_up_again(url: str) -> None:
+    migrate(url, "upgrade", FIRST)
+    for state in (*STATES, "done"):
+        insert(url, state)
+    before = rows(url)
+
+    after = []
+    migrate(url, "upgrade", "head")
+    after.append(rows(url))
+    began_again = states(url)
+    for _ in REVISIONS[1:]:
+        migrate(url, "downgrade", "-1")
+        after.append(rows(url))
+    migrate(url, "upgrade", "head")
+    after.append(rows(url))
+
+    assert len(before) == 6
+    assert after == [before] * (len(REVISIONS) + 1)
+    # What nobody works on any more, and what no state is, starts again.
+    assert began_again == ["received", "queued", "received", "completed", "failed", "received"]
+    assert states(url) == began_again
+    assert sql(url, "SELECT conname FROM pg_constraint WHERE NOT convalidated") == []
+
+
+def test_each_downgrade_takes_away_exactly_what_its_upgrade_added(url: str) -> None:
+    up: list[set[tuple[Any, ...]]] = []
+    for revision in REVISIONS:
+        migrate(url, "upgrade", revision)
+        up.append(schema(url))
+    for revision, expected in reversed([*zip(REVISIONS[:-1], up[:-1], strict=True)]):
+        migrate(url, "downgrade", revision)
+
+        assert expected == schema(url)
+
+    table = "incoming_emails"
+    index = (
+        "CREATE INDEX ix_incoming_emails_status_received ON public.incoming_emails"
+        " USING btree (processing_status, received_at)"
+    )
+    assert up[1] - up[0] == {
+        ("column", table, "started_at", "timestamp with time zone", "YES", None),
+        ("column", table, "completed_at", "timestamp with time zone", "YES", None),
+        ("column", table, "retry_count", "integer", "NO", "0"),
+        ("column", table, "attachment_urls", "json", "YES", None),
+        ("index", table, "ix_incoming_emails_status_received", index),
+    }
+    assert up[0] < up[1]
+
+
+def test_the_models_and_the_migrations_agree(database_url: str) -> None:
+    done = run(command("alembic", "check"), database_url)
+
+    assert done.stdout.strip() == "No new upgrade operations detected."
+    assert done.returncode == 0
+
+
+def test_files_sort_by_date_read_as_sentences_and_follow_one_another() -> None:
+    previous = "None"
+    for path in sorted(VERSIONS.glob("*.py")):
+        source = path.read_text()
+
+        assert re.fullmatch(r"20\d{6}_\d{4}(_[a-z]+){2,}\.py", path.name), path.name
+        assert f'revision = "{path.name[:13]}"' in source
+        assert f"down_revision = {previous}" in source
+        previous = f'"{path.name[:13]}"'
+
+
+async def test_a_job_is_in_one_of_five_states(database: asyncpg.Connection) -> None:
+    insert = "INSERT INTO incoming_emails (zendesk_ticket_id, processing_status) VALUES ('1', $1)"
+    for state in STATES:
+        await database.execute(insert, state)
+
+    for other in ("done", "", "Queued", "pending"):
+        with pytest.raises(asyncpg.CheckViolationError, match="ck_incoming_emails_processing_status"):
+            await database.execute(insert, other)
+
+
+def test_the_code_before_can_write_at_every_revision(url: str) -> None:
+    for revision, state in zip(REVISIONS, chain(["done"], cycle(STATES)), strict=False):
+        migrate(url, "upgrade", revision)
+        insert(url, state)
+        sql(url, "UPDATE incoming_emails SET sync_status = 'pending'")
+    sql(url, "UPDATE incoming_emails SET processing_status = 'completed' WHERE id = 1")
+
+    new = "attempt_number, retry_count, due_at <= now(), started_at, completed_at, attachment_urls"
+    assert sql(url, f"SELECT {new} FROM incoming_emails") == [(0, 0, True, None, None, None)] * len(REVISIONS)
+
+
+def test_every_index_on_a_table_that_exists_is_built_beside_its_writers() -> None:
+    printed = run([*UPGRADE, "--sql"], None)
+
+    indexes = re.findall(r"^(?:CREATE|DROP) (?:UNIQUE )?INDEX.*$", printed.stdout, flags=re.MULTILINE)
+    assert printed.stderr == ""
+    assert len(indexes) >= 8
+    assert all(" INDEX CONCURRENTLY " in index for index in indexes), indexes
+
+
+def test_an_index_waits_for_a_long_report_as_long_as_it_takes_and_no_writer_waits_for_it(url: str) -> None:
+    migrate(url, "upgrade", FIRST)
+    with upgrading(url) as upgrade:
+        with reading(url, "SELECT count(*) FROM pg_class"):
+            until(lambda: index_build(url, waiting_seconds=1))  # longer than a lock is waited for
+            insert(url, "received")
+        out, err = upgrade.communicate(timeout=60)
+
+    assert (upgrade.returncode, out, err) == (0, "", "")
+    assert states(url) == ["received"]
+    assert sql(url, "SELECT version_num FROM alembic_version") == [(HEAD,)]
+
+
+@pytest.mark.parametrize(
+    ("words", "pauses"),
+    [
+        (["-x", "patience=1", "upgrade", "head"], 1),
+        (["-x", "patience=0", "upgrade", "head"], 0),
+        (["upgrade", "+2"], 0),  # from where another try would start, it could go too far
+    ],
+)
+def test_a_lock_that_cannot_be_had_is_tried_for_as_long_as_asked_then_ends_the_upgrade(
+    url: str, words: list[str], pauses: int
+) -> None:
+    migrate(url, "upgrade", FIRST)
+    before = schema(url)
+    with reading(url, "SELECT * FROM incoming_emails"):
+        refused = run(command("alembic", *words), url)
+        left = schema(url)
+    again = run(UPGRADE, url)
+
+    paused = rf"(?:A lock is not to be had: {SESSION}\. Trying again in 0\.5 s\.\n){{{pauses}}}"
+    assert re.fullmatch(paused + r"Postgres refused: [^\n]*lock timeout[^\n]*\n", refused.stderr)
+    assert refused.returncode == 1
+    assert left == before
+    assert (again.returncode, again.stderr) == (0, "")
+
+
+def test_writers_wait_less_than_a_second_while_an_upgrade_waits_for_a_report(url: str) -> None:
+    """A lock for which a writer waits longer is an error of that writer, however slow the machine is."""
+    migrate(url, "upgrade", FIRST)
+    sql(
+        url,
+        "INSERT INTO incoming_emails (zendesk_ticket_id, processing_status)"
+        " SELECT number, (ARRAY['completed', 'done', 'processing'])[1 + number % 3] FROM generate_series(1, 30000) number",
+    )
+    ids_and_states = "SELECT id, processing_status FROM incoming_emails"
+    file = "SELECT pg_relation_filenode('incoming_emails')"
+    before = sql(url, file)
+
+    done, written = asyncio.run(upgrade_beside_writers(url))
+
+    assert done.returncode == 0, done.stderr
+    assert re.fullmatch(
+        rf"(A lock is not to be had: {SESSION}\. Trying again in [0-9.]+ s\.\n){{2,}}", done.stderr
+    )
+    assert len(written) > 3
+    assert sql(url, f"{ids_and_states} WHERE id > 30000 ORDER BY id") == [(n, "completed") for n in written]
+    assert {state for _, state in sql(url, f"{ids_and_states} WHERE id <= 30000")} == {
+        "completed",
+        "received",
+    }
+    assert sql(url, file) == before, "the table was written anew"
+    assert sql(url, "SELECT conname FROM pg_constraint WHERE NOT convalidated") == []
+
+
+async def upgrade_beside_writers(url: str) -> tuple[subprocess.CompletedProcess[str], list[int]]:
+    """Upgrade while the code before writes, with a report in the way until there were two tries."""
+    report = await asyncpg.connect(url)
+    await report.execute("BEGIN; SELECT count(*) FROM incoming_emails")
+    over = asyncio.Event()
+    async with asyncio.TaskGroup() as group:
+        writers = [group.create_task(write(url, over)) for _ in range(3)]
+        process = await asyncio.create_subprocess_exec(
+            *MIGRATE, cwd=ROOT, env=environment(url), stderr=asyncio.subprocess.PIPE
+        )
+        assert process.stderr
+        said = await process.stderr.readline() + await process.stderr.readline()
+        await report.close()
+        said += await process.stderr.read()
+        status = await process.wait()
+        over.set()
+    ids = sorted(number for writer in writers for number in writer.result())
+    return subprocess.CompletedProcess(MIGRATE, status, "", said.decode()), ids
+
+
+async def write(url: str, over: asyncio.Event) -> list[int]:
+    """Insert, update and read as the code before did, until it is over; return what was inserted."""
+    connection = await asyncpg.connect(url, server_settings={"lock_timeout": "1s"})
+    written: list[int] = []
+    while not over.is_set():
+        number = await connection.fetchval(
+            "INSERT INTO incoming_emails (zendesk_ticket_id, from_email) VALUES ('1', 'a@b.example') RETURNING id"
+        )
+        for state in ("processing", "completed"):
+            await connection.execute(
+                "UPDATE incoming_emails SET processing_status = $1 WHERE id = $2", state, number
+            )
+        old = 1 + number * 7919 % 30_000
+        await connection.execute("UPDATE incoming_emails SET sync_status = 'synced' WHERE id = $1", old)
+        await connection.fetch(f"SELECT {OLD_COLUMNS} FROM incoming_emails WHERE id IN ($1, $2)", number, old)
+        written.append(number)
+        await asyncio.sleep(0.01)
+    await connection.close()
+    return written
+
+
+def test_an_autovacuum_gives_way(slow_vacuum: str) -> None:
+    """By itself it does so only to who waits for longer than we do."""
+    done = run(UPGRADE, slow_vacuum)
+
+    assert re.search(r"session \d+ \(autovacuum worker\) uses incoming_emails", done.stderr)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.fixture
+def slow_vacuum(url: str) -> Iterator[str]:
+    """Start an autovacuum that takes minutes."""
+    migrate(url, "upgrade", FIRST)
+    slow = "autovacuum_vacuum_cost_delay = 100, autovacuum_vacuum_cost_limit = 1"
+    sql(url, f"ALTER TABLE incoming_emails SET (autovacuum_vacuum_insert_threshold = 1, {slow})")
+    sql(url, "INSERT INTO incoming_emails (zendesk_ticket_id) SELECT '1' FROM generate_series(1, 100000)")
+    sql(url, "ALTER SYSTEM SET autovacuum_naptime = '1s'")
+    sql(url, "SELECT pg_reload_conf()")
+    runs = "SELECT pid FROM pg_stat_progress_vacuum WHERE relid = 'incoming_emails'::regclass"
+    try:
+        until(lambda: sql(url, runs))
+        yield url
+    finally:
+        sql(url, "ALTER SYSTEM RESET autovacuum_naptime")
+        sql(url, "SELECT pg_reload_conf()")
+
+
+@pytest.mark.parametrize("revision", [FIRST, REVISIONS[2]])
+def test_an_interrupted_index_build_is_healed_by_running_again(url: str, revision: str) -> None:
+    migrate(url, "upgrade", revision)
+    insert(url, "received")
+    with upgrading(url) as upgrade:
+        with reading(url, "SELECT count(*) FROM pg_class"):
+            until(lambda: index_build(url))
+            ((pid,),) = index_build(url)
+            sql(url, "SELECT pg_terminate_backend($1)", pid)
+            _, err = upgrade.communicate(timeout=60)
+        left = sql(url, INVALID)
+    again = run(UPGRADE, url)
+
+    assert upgrade.returncode == 1
+    assert re.fullmatch(r"[^\n]+\n", err), err
+    assert left == [(1,)]
+    assert again.returncode == 0, again.stderr
+    assert sql(url, INVALID) == [(0,)]
+    assert states(url) == ["received"]
+    assert run(command("alembic", "check"), url).returncode == 0
+
+
+def test_every_index_whose_build_was_interrupted_is_healed_by_running_again(
+    url: str, database_url: str
+) -> None:
+    printed = run([*UPGRADE, "--sql"], None).stdout
+    builds = dict.fromkeys(re.findall(r"^CREATE INDEX CONCURRENTLY.*$", printed, flags=re.MULTILINE))
+    # Each revision's part of it begins with "-- Running upgrade 20250901_0900 -> 20250915_0900".
+    parts = {part[17:30]: part for part in printed.split("-- Running upgrade ") if part[13:17] == " -> "}
+    interrupted = []
+    for previous, revision in pairwise(REVISIONS):
+        migrate(url, "upgrade", revision)
+        interrupted.append([build for build in builds if build in parts[revision]])
+        for build in interrupted[-1]:
+            interrupt(url, build)
+        sql(url, "UPDATE alembic_version SET version_num = $1", previous if interrupted[-1] else revision)
+    left = sql(url, INVALID)
+    migrate(url, "upgrade", "head")
+
+    assert [*chain(*interrupted)] == [*builds]
+    assert left == [(len(interrupted[-1]),)]
+    assert sql(url, INVALID) == [(0,)]
+    assert schema(url) == schema(database_url)
+
+
+def interrupt(url: str, build: str) -> None:
+    """Leave an index behind as a build does that was broken off."""
+
+    async def run() -> None:
+        connection = await asyncpg.connect(url, server_settings={"lock_timeout": "10ms"})
+        await connection.execute(f"DROP INDEX {build.split()[3]}")
+        with pytest.raises(asyncpg.LockNotAvailableError):
+            await connection.execute(build)
+        await connection.close()
+
+    with reading(url, "SELECT count(*) FROM pg_class"):
+        asyncio.run(run())
+
+
+# Every other time that a revision would be noted as done; what a sequence counts outlives the transaction.
+CUT_OFF = (
+    "CREATE SEQUENCE notes",
+    """
+    CREATE FUNCTION cut_off() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+        IF nextval('notes') % 2 = 1 THEN PERFORM pg_terminate_backend(pg_backend_pid()); END IF;
+        RETURN new;
+    END $$
+    """,
+    "CREATE TRIGGER cut_off BEFORE UPDATE ON alembic_version FOR EACH ROW EXECUTE FUNCTION cut_off()",
+)
+
+
+def test_an_upgrade_that_is_cut_off_at_the_end_of_any_revision_is_completed_by_running_again(
+    url: str, database_url: str
+) -> None:
+    migrate(url, "upgrade", FIRST)
+    insert(url, "done")
+    for statement in CUT_OFF:
+        sql(url, statement)
+    ends, reached = [], []
+    for _ in REVISIONS:
+        ends.append(upgrade(url))
+        reached += [revision for (revision,) in sql(url, "SELECT version_num FROM alembic_version")]
+
+    assert reached == REVISIONS
+    assert [end.returncode for end in ends] == [1] * (len(REVISIONS) - 1) + [0]
+    assert all(re.fullmatch(r"Postgres [^\n]+\n", end.stderr) for end in ends[:-1]), ends
+    assert schema(url) == schema(database_url)
+    assert states(url) == ["received"]
+
+
+@pytest.mark.parametrize("statement", ["SELECT count(*) FROM pg_class", "SELECT * FROM incoming_emails"])
+def test_an_upgrade_that_is_killed_is_completed_by_running_again(
+    url: str, database_url: str, statement: str
+) -> None:
+    """Its server process goes on for a while without it, and the next upgrade waits for that."""
+    migrate(url, "upgrade", FIRST)
+    insert(url, "done")
+    with reading(url, statement), upgrading(url) as killed:
+        until(lambda: sql(url, "SELECT pid FROM pg_locks WHERE NOT granted"))
+        killed.kill()
+        killed.wait()
+    again = run(UPGRADE, url)
+
+    assert again.returncode == 0, again.stderr
+    assert schema(url) == schema(database_url)
+    assert states(url) == ["received"]
+
+
+def test_two_upgrades_at_once_both_succeed(url: str) -> None:
+    with upgrading(url) as one, upgrading(url) as other:
+        ends = [process.communicate(timeout=60) for process in (one, other)]
+
+    assert [one.returncode, other.returncode] == [0, 0], ends
+    assert sql(url, "SELECT version_num FROM alembic_version") == [(HEAD,)]
+
+
+@pytest.mark.parametrize(
+    ("words", "url", "status", "line"),
+    [
+        (UPGRADE, None, 2, "DATABASE_URL: missing (it is: Postgres; for example DATABASE_URL=postgres://"),
+        (UPGRADE, "", 2, "DATABASE_URL: missing"),
+        (
+            UPGRADE,
+            "mysql://user:hunter2@host/name",
+            2,
+            "DATABASE_URL: must begin with postgres:// or postgresql://",
+        ),
+        (
+            UPGRADE,
+            "postgres://user:hunter2@127.0.0.1:1/name",
+            1,
+            "Postgres cannot be reached: ConnectionRefusedError",
+        ),
+        (UPGRADE, "postgres://user:hunter2@host.invalid/name", 1, "Postgres cannot be reached: gaierror"),
+        (
+            UPGRADE,
+            "postgres://user:hunter2@/name?host=/nowhere",
+            1,
+            "Postgres cannot be reached: FileNotFoundError",
+        ),
+        (
+            UPGRADE,
+            "postgres://user:hunter2@host/name?sslmode=maybe",
+            2,
+            "DATABASE_URL: sslmode must be disable, ",
+        ),
+        (
+            command("alembic", "-x", "patience=long", "upgrade", "head"),
+            "postgres://user:hunter2@host/name",
+            2,
+            "-x patience=SECONDS: must be a whole number",
+        ),
+        (MIGRATE, None, 2, "DATABASE_URL: missing"),
+        (MIGRATE, "postgres://user:hunter2@127.0.0.1:1/name", 1, "Postgres cannot be reached: Connection"),
+    ],
+)
+def test_what_keeps_it_from_starting_is_said_in_one_line(
+    words: list[str], url: str | None, status: int, line: str
+) -> None:
+    done = run(words, url)
+
+    assert done.stderr.startswith(line), done.stderr
+    assert done.stderr.count("\n") == 1
+    assert (done.returncode, done.stdout) == (status, "")
+    assert "hunter2" not in done.stderr
+
+
+def test_a_database_that_is_not_there_is_said_in_one_line(url: str) -> None:
+    done = run(UPGRADE, url.replace("/migrations_", "/no_such_"))
+
+    assert re.fullmatch(r'Postgres [^\n]*database "no_such_\w+" does not exist[^\n]*\n', done.stderr)
+    assert done.returncode == 1
+
+
+def test_migrate_is_upgrade_head(url: str) -> None:
+    done = run(command("service", "migrate"), url)
+
+    assert (done.returncode, done.stderr) == (0, "")
+    assert sql(url, "SELECT version_num FROM alembic_version") == [(HEAD,)]

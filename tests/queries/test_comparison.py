@@ -1,0 +1,330 @@
+"""What is said to be compared was compared; and what was there before a target is brought over where it is asked for."""
+
+import json
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import asyncpg
+import pytest
+
+from service.config.settings import Settings
+from service.local.zendesk.stand_in import Zendesk
+from service.postgres.engine import connect
+from service.queries.comparison import ComparisonView, comparison_of
+from service.reconcile.hourly import reconcile_hourly
+from service.reconcile.run import Wish, reconcile
+from service.resources import Resources, open_resources
+from tests.conftest import Client, Server, eventually, serving, working
+from tests.reconcile.test_run import put
+from tests.reconcile.test_views import insert, keep
+from tests.support.commands import command, typed
+from tests.support.targets import Receiver, receiver, syncing
+from tests.web.test_pages import read, words_of
+
+BEFORE = 30
+
+
+@pytest.fixture(autouse=True)
+async def empty(database: asyncpg.Connection) -> None:
+    """Begin without e-mails and runs."""
+
+
+@pytest.fixture
+async def endpoint() -> AsyncIterator[Receiver]:
+    async with receiver() as kept:
+        yield kept
+
+
+async def compared(res: Resources, settings: Settings | None = None) -> ComparisonView:
+    async with connect(res.engine) as conn:
+        return await comparison_of(conn, settings or res.settings)
+
+
+async def run(res: Resources, **wish: Any) -> None:
+    await reconcile(res, Wish("ada", **wish), lambda _share, _seen: None)
+
+
+def said(view: ComparisonView) -> str:
+    """Join the sentences; how long ago it was is left out."""
+    return " ".join(view.summary).replace("Compared 0 s ago", "Compared now")
+
+
+@asynccontextmanager
+async def opened_with(settings: Settings, *urls: str) -> AsyncIterator[Resources]:
+    async with open_resources(syncing(settings, *urls)) as res:
+        yield res
+
+
+# ── what is said of a comparison
+
+
+async def test_before_the_first_comparison_nothing_is_said_to_be_compared(
+    settings: Settings, res: Resources
+) -> None:
+    never = settings.model_copy(update={"reconcile_hours": 0})
+
+    assert said(await compared(res)) == "Not compared yet: a worker does it each hour."
+    assert said(await compared(res, never)) == "Not compared yet: RECONCILE_HOURS is 0."
+
+
+async def test_the_run_of_an_hour_claims_the_last_24_hours_and_its_part_of_the_storage(
+    settings: Settings, mongodb_server: str, documents: Any
+) -> None:
+    async with opened_with(settings, f"{mongodb_server}/holdfast.emails") as res:
+        await reconcile_hourly(res)
+        view = await compared(res)
+
+    assert (view.target, view.storage_parts, view.whole_at) == ("compared", 1, None)
+    assert view.compared == ["e-mails of the last 24 hours with MongoDB", "part 1 of 24 of the storage"]
+    ago, _, rest = said(view).partition(": ")
+    assert ago.startswith("Compared ")
+    assert rest == (
+        "e-mails of the last 24 hours with MongoDB and part 1 of 24 of the storage. Nothing differs there."
+        " Older e-mails were never compared. 1 of 24 parts of the storage were compared in the last 25 hours."
+    )
+
+
+async def test_a_run_over_all_claims_all_of_it_and_names_what_it_left_out(
+    settings: Settings, mongodb_server: str, documents: Any, database: asyncpg.Connection
+) -> None:
+    async with opened_with(settings, f"{mongodb_server}/holdfast.emails") as res:
+        await put(database, 3, "failed")
+        await put(database, 2, "pending")
+        await run(res)
+        view = await compared(res)
+
+    assert view.compared == ["all e-mails with MongoDB", "the whole storage"]
+    assert (view.storage_parts, view.whole_at is None) == (24, False)
+    assert said(view).endswith("Nothing differs there. Left out: 3 not synced, 2 on their way.")
+
+
+async def test_a_run_since_a_time_claims_no_more_than_that(
+    settings: Settings, res: Resources, database: asyncpg.Connection
+) -> None:
+    since = await database.fetchval("SELECT '2026-01-31 18:00Z'::timestamptz")
+    await run(res, since=since)
+    view = await compared(res)
+
+    assert view.compared == ["the stored files of e-mails received since 2026-01-31 18:00 UTC"]
+    assert "0 of 24 parts of the storage were compared in the last 25 hours." in view.summary
+
+
+async def test_without_a_target_the_storage_alone_is_claimed(res: Resources) -> None:
+    await run(res)
+    view = await compared(res)
+
+    assert (view.target, view.compared, view.not_sent) == ("none", ["the whole storage"], None)
+    assert "MongoDB" not in said(view)
+    assert "sync" not in said(view)
+
+
+async def test_a_target_that_was_set_after_the_comparison_was_not_compared(
+    settings: Settings, res: Resources, mongodb_server: str
+) -> None:
+    await run(res)
+    view = await compared(res, syncing(settings, f"{mongodb_server}/holdfast.emails"))
+
+    assert view.target == "not_compared"
+    assert "MongoDB was not compared yet." in view.summary
+
+
+async def test_a_webhook_is_never_said_to_be_compared_and_what_it_lacks_is_counted(
+    settings: Settings, endpoint: Receiver, database: asyncpg.Connection
+) -> None:
+    for status, count in (("not_applicable", 3), ("failed", 2), ("pending", 1), ("synced", 5)):
+        await put(database, count, status)
+    async with opened_with(settings, endpoint.url) as res:
+        before = await compared(res)
+        await run(res)
+        after = await compared(res)
+
+    for view in (before, after):
+        assert (view.target, view.not_sent, view.unsynced, view.pending) == ("cannot_be_compared", 6, 5, 1)
+        assert "What the webhook's receiver has cannot be compared; 6 not sent yet." in view.summary
+    assert after.compared == ["the whole storage"]
+    assert after.differences == {"not_sent": 3}
+    assert "Differs: 3 not sent to the webhook." in after.summary
+
+
+async def test_what_was_found_before_and_a_later_failure_are_told_beside_it(
+    res: Resources, database: asyncpg.Connection
+) -> None:
+    await keep(database, await insert(database, targets=None), "object_missing")
+    failed = await insert(database, status="failed", targets=None)
+    view = await compared(res)
+
+    assert view.failed_run_id == failed
+    assert f"A later comparison failed: reconciliation {failed}." in view.summary
+    assert "Differs: 1 missing in the storage." in view.summary
+    assert "Nothing differs there." not in view.summary
+
+
+async def test_page_command_and_api_say_the_same_and_the_page_offers_to_send(
+    settings: Settings, zendesk: Zendesk, endpoint: Receiver, database: asyncpg.Connection
+) -> None:
+    await put(database, 4, "not_applicable")
+    settings = syncing(settings, endpoint.url)
+    async with opened_with(settings, endpoint.url) as res:
+        await run(res)
+    async with serving(settings, zendesk) as client:
+        overview = await client.get("/api/v1/overview")
+        html = await read(client, "/")
+        page = words_of(await read(client, "/reconciliations/1"))
+        listed = words_of(await read(client, "/reconciliations"))
+        plan = words_of(await read(client, "/retries/plan?what=sync"))
+    status = await typed(settings, "status")
+    shown = await typed(settings, "reconcile", "show", "1")
+
+    sentence = "What the webhook's receiver has cannot be compared; 4 not sent yet."
+    assert sentence in overview["comparison"]["summary"]
+    assert sentence in words_of(html)
+    assert sentence in status.stdout
+    assert 'href="/retries/plan?what=sync">Send 4 …' in html
+    assert (
+        "Compared: the whole storage. What the webhook's receiver has cannot be compared; 4 not sent yet"
+        in page
+    )
+    assert "the whole storage" in listed
+    assert "Sync 4 e-mails again?" in plan
+    assert "webhook; a webhook's receiver cannot be compared, 4 not sent yet" in shown.stdout
+
+
+# ── what was there before
+
+
+@asynccontextmanager
+async def with_emails_before(settings: Settings, zendesk: Zendesk) -> AsyncIterator[None]:
+    """Have e-mails completed while there is no target."""
+    async with serving(settings, zendesk) as client, working(settings):
+        ids = [(await client.send(zendesk.payload()))["email_id"] for _ in range(BEFORE)]
+        for email_id in ids:
+            await client.until(email_id, "completed")
+    yield
+
+
+BRINGS = [("reconcile", "--fix"), ("emails", "sync", "--all", "--yes")]
+
+
+@pytest.mark.parametrize("words", BRINGS, ids=["reconcile", "sync"])
+async def test_what_was_there_before_a_webhook_is_sent_to_it(
+    settings: Settings, zendesk: Zendesk, endpoint: Receiver, words: tuple[str, ...]
+) -> None:
+    with_target = syncing(settings, endpoint.url)
+    async with with_emails_before(settings, zendesk):
+        done = await command(with_target, *words)
+    async with working(with_target):
+
+        async def all_there() -> bool:
+            return len(endpoint.newest) == BEFORE
+
+        await eventually(all_there)
+
+    assert done.returncode == 0, done.stderr
+    assert len(endpoint.messages) == BEFORE, "each was sent once"
+
+
+@pytest.mark.parametrize("words", BRINGS, ids=["reconcile", "sync"])
+async def test_what_was_there_before_a_collection_is_written_to_it(
+    settings: Settings, zendesk: Zendesk, mongodb_server: str, documents: Any, words: tuple[str, ...]
+) -> None:
+    with_target = syncing(settings, f"{mongodb_server}/holdfast.emails")
+    async with with_emails_before(settings, zendesk):
+        done = await command(with_target, *words)
+    async with working(with_target):
+
+        async def all_there() -> bool:
+            return bool(await documents.count_documents({"source": "holdfast"}) == BEFORE)
+
+        await eventually(all_there)
+
+    assert done.returncode == 0, done.stderr
+
+
+async def test_a_webhook_beside_a_collection_gets_what_only_the_collection_has(
+    settings: Settings,
+    zendesk: Zendesk,
+    mongodb_server: str,
+    documents: Any,
+    endpoint: Receiver,
+    database: asyncpg.Connection,
+) -> None:
+    collection = f"{mongodb_server}/holdfast.emails"
+    async with with_emails_before(syncing(settings, collection), zendesk):
+        await database.execute("UPDATE incoming_emails SET sync_status = 'not_applicable'")
+        both = syncing(settings, collection, endpoint.url)
+        found = json.loads((await command(both, "reconcile", "--json")).stdout)
+        async with working(both):
+            fixed = await command(both, "reconcile", "--fix", "--wait", "--json")
+
+    assert found["counts"] == {"not_sent": BEFORE}
+    assert (fixed.returncode, json.loads(fixed.stdout)["repaired"]) == (0, {"not_sent": BEFORE})
+    assert len(endpoint.newest) == BEFORE
+
+
+async def test_what_is_sent_by_now_is_no_difference_any_more(
+    settings: Settings, endpoint: Receiver, database: asyncpg.Connection
+) -> None:
+    old, new = await put(database, 2, "not_applicable")
+    await database.execute(
+        "UPDATE incoming_emails SET received_at = now() - interval '3 days' WHERE id = $1", old
+    )
+    async with opened_with(settings, endpoint.url) as res:
+        await run(res)
+        found = await compared(res)
+        await database.execute("UPDATE incoming_emails SET sync_status = 'synced' WHERE id = $1", old)
+        await reconcile_hourly(res)
+        after = await compared(res)
+        status = await database.fetchval("SELECT sync_status FROM incoming_emails WHERE id = $1", new)
+
+    assert found.differences == {"not_sent": 2}
+    assert after.differences == {}
+    assert status == "pending", "the run of an hour sends what is new"
+
+
+async def test_where_the_webhook_is_gone_nobody_waits_for_what_it_did_not_get(
+    settings: Settings, res: Resources, endpoint: Receiver, database: asyncpg.Connection
+) -> None:
+    await put(database, 2, "not_applicable")
+    async with opened_with(settings, endpoint.url) as there:
+        await run(there)
+    await reconcile_hourly(res)
+
+    assert (await compared(res)).differences == {}
+
+
+# ── the verdict
+
+
+async def test_the_verdict_says_that_requests_of_the_day_could_not_be_read(
+    client: Client, database: asyncpg.Connection
+) -> None:
+    await put(database, 2)
+    columns = "idempotency_key, raw_body, raw_headers, error_code, error, received_at"
+    add = f"INSERT INTO quarantined_webhooks ({columns}) VALUES ($1, '', '[]', 'bad_json', 'It is cut off.', "
+    await database.execute(f"{add} now() - interval '2 days')", "old")
+    old = await client.get("/api/v1/overview")
+    await database.execute(f"{add} now())", "new")
+    new = await client.get("/api/v1/overview")
+
+    assert (old["unread"], new["unread"]) == (0, 1)
+    assert old["verdict"].startswith("All 2 e-mails of the last 24 hours are safe. 1 needs you.")
+    assert new["verdict"].startswith(
+        "All 2 e-mails of the last 24 hours are safe; 1 request could not be read. 2 need you."
+    )
+
+
+async def test_what_is_due_again_and_nobody_takes_is_late(
+    client: Server, database: asyncpg.Connection
+) -> None:
+    await put(database, 1)
+    await database.execute(
+        "UPDATE incoming_emails SET processing_status = 'queued', attempt_number = 2,"
+        " received_at = now() - interval '3 days', queued_at = now() + interval '1 h'"
+    )
+    pauses = await client.get("/api/v1/overview")
+    await database.execute("UPDATE incoming_emails SET queued_at = now() - interval '2 h'")
+    late = await client.get("/api/v1/overview")
+
+    assert (pauses["state"], "1 in work." in pauses["verdict"]) == ("safe", True)
+    assert (late["state"], "Oldest waiting: 2 h." in late["verdict"]) == ("late", True)

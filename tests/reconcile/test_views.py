@@ -1,0 +1,489 @@
+"""Reconciliations as people and programs see them: the command, the API, pages, metrics, alerts, and the hour itself."""
+
+import asyncio
+import json
+import re
+import signal
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import asyncpg
+import pytest
+from arq.worker import Worker
+
+from service.alerts.finding import Finding
+from service.alerts.reconciliation import find
+from service.config.settings import Settings
+from service.local.zendesk.stand_in import Fault, Zendesk
+from service.postgres.engine import connect
+from service.reconcile.hourly import reconcile_hourly
+from service.reconcile.run import Wish, reconcile
+from service.resources import Resources, open_resources
+from service.storage import objects
+from service.worker import settings as door
+from service.worker.settings import worker_settings
+from tests.conftest import API_TOKEN, Client, Server, eventually, program, serving, working
+from tests.reconcile.test_run import put, put_synced, write
+from tests.support.commands import command, terminal, typed
+from tests.support.targets import synced, syncing
+from tests.worker.test_worker import ARQ
+
+PDF = b"%PDF-1.7\n" + bytes(range(256)) * 40
+
+
+async def insert(database: asyncpg.Connection, **columns: Any) -> int:
+    """Put a run on record."""
+    values = {
+        "kind": "reconcile",
+        "status": "done",
+        "actor": "reconcile",
+        "fix": "syncs",
+        "part": 3,
+        "targets": "mongodb",
+        **columns,
+    }
+    values = {name: json.dumps(value) if isinstance(value, dict) else value for name, value in values.items()}
+    names, places = ", ".join(values), ", ".join(f"${place}" for place in range(1, len(values) + 1))
+    number = await database.fetchval(
+        f"INSERT INTO reconciliations ({names}, finished_at) VALUES ({places}, now()) RETURNING id",
+        *values.values(),
+    )
+    return int(number)
+
+
+async def keep(database: asyncpg.Connection, run_id: int, *kinds: str) -> None:
+    """Put on record that a run found these, each of another key."""
+    await database.execute(
+        "INSERT INTO reconciliation_findings (reconciliation_id, kind, key, detail)"
+        " SELECT $1, kind, place::text, '{}' FROM unnest($2::text[]) WITH ORDINALITY AS found (kind, place)",
+        run_id,
+        [*kinds],
+    )
+
+
+# ── the command
+
+
+async def test_the_command_tells_what_differs_puts_it_right_and_waits_for_it(
+    settings: Settings, zendesk: Zendesk, mongodb_server: str, documents: Any, res: Resources
+) -> None:
+    settings = syncing(settings, f"{mongodb_server}/holdfast.emails")
+    async with serving(settings, zendesk) as client, working(settings):
+        file = zendesk.add_file("a.pdf", PDF)
+        ids = [(await client.send(zendesk.payload(attachments=[file])))["email_id"] for _ in range(3)]
+        for email_id in ids:
+            await synced(client, email_id)
+    equal = await typed(settings, "reconcile")
+    await documents.delete_one({"email_id": ids[0]})
+    await documents.insert_one({"_id": "theirs"})
+    differs = await typed(settings, "reconcile", "--since", "2020-01-01")
+    async with working(settings):
+        fixed = await command(settings, "reconcile", "--fix", "--wait", "--json")
+        there = await documents.count_documents({"source": "holdfast"})
+    listed = await typed(settings, "reconcile", "list")
+    shown = await typed(settings, "reconcile", "show", "2")
+
+    assert (equal.returncode, equal.stderr) == (0, "")
+    assert equal.stdout.splitlines()[0] == "All that was looked at is as it is on record."
+    assert differs.returncode == 3
+    assert differs.stdout.splitlines()[:2] == [
+        "1 differs from what is on record.",
+        "        1 missing in the target",
+    ]
+    assert f"e-mail {ids[0]}, " in differs.stdout
+    assert fixed.returncode == 0
+    assert json.loads(fixed.stdout)["repaired"] == {"missing": 1}
+    assert json.loads(fixed.stdout)["counts"] == {"missing": 1, "foreign": 1}
+    assert there == 3  # --wait waited
+    assert [line.split("\t")[0] for line in listed.stdout.splitlines()] == ["3", "2", "1"]
+    assert shown.stdout == differs.stdout
+
+
+async def test_what_looks_like_another_place_is_put_right_by_force_alone(
+    settings: Settings, mongodb_server: str, documents: Any, res: Resources
+) -> None:
+    settings = syncing(settings, f"{mongodb_server}/holdfast.emails")
+    await documents.insert_many([{"_id": str(i), "email_id": i, "source": "holdfast"} for i in range(20)])
+
+    alone = await typed(settings, "reconcile", "--force")
+    refused = await typed(settings, "reconcile", "--fix")
+    kept = await documents.count_documents({})
+    forced = await typed(settings, "reconcile", "--fix", "--force")
+
+    assert (alone.returncode, "are for what --fix begins" in alone.stderr) == (2, True)
+    assert (refused.returncode, kept) == (1, 20)
+    assert "are SYNC_URL and DATABASE_URL those that belong together?" in refused.stdout
+    assert "add --force to `holdfast reconcile --fix`" in refused.stdout
+    assert (forced.returncode, await documents.count_documents({})) == (0, 0)
+
+
+async def test_what_cannot_be_had_any_more_is_named_and_no_success(
+    settings: Settings, zendesk: Zendesk, res: Resources
+) -> None:
+    async with serving(settings, zendesk) as client, working(settings):
+        url = zendesk.add_file("a.pdf", PDF)
+        email_id = (await client.send(zendesk.payload(attachments=[url])))["email_id"]
+        await client.until(email_id, "completed")
+        for file in zendesk.desk.files.values():
+            file.faults.extend([Fault(status=410)] * 3)
+        email = await client.email(email_id)
+        await objects.remove(res.storage, email["attachments"][0]["object_key"])
+        done = await command(settings, "reconcile", "--fix", "--wait")
+
+    assert done.returncode == 3
+    assert done.stderr.startswith(f"e-mail {email_id} could not be put right: ")
+
+
+async def test_a_link_that_was_changed_is_a_difference(
+    settings: Settings, zendesk: Zendesk, mongodb_server: str, documents: Any
+) -> None:
+    settings = syncing(settings, f"{mongodb_server}/holdfast.emails")
+    async with serving(settings, zendesk) as client, working(settings):
+        url = zendesk.add_file("a.pdf", PDF)
+        email_id = (await client.send(zendesk.payload(attachments=[url])))["email_id"]
+        await synced(client, email_id)
+        before = await documents.find_one({})
+        await documents.update_one({}, {"$set": {"attachments.0.url": "https://evil.example/"}})
+        done = await command(settings, "reconcile", "--fix", "--wait", "--json")
+
+    assert json.loads(done.stdout)["counts"] == {"different": 1}
+    assert await documents.find_one({}) == before
+
+
+@pytest.mark.parametrize(
+    "words", [("--since", "yesterdayish"), ("--wait",), ("--no-such",), ("show", "x"), ("show", "-1")]
+)
+async def test_wrong_words_are_2(settings: Settings, words: tuple[str, ...]) -> None:
+    done = await typed(settings, "reconcile", *words)
+
+    assert (done.returncode, done.stdout) == (2, "")
+
+
+async def test_what_cannot_be_found_out_is_1(
+    settings: Settings, res: Resources, database: asyncpg.Connection
+) -> None:
+    away = syncing(settings, "mongodb://127.0.0.1:1/holdfast.emails", sync_seconds=0.2)
+    await put(database, 1)
+    failed = await typed(away, "reconcile")
+    await database.execute("UPDATE reconciliations SET status = 'running', finished_at = NULL")
+    second = await typed(settings, "reconcile")
+    cancelled = await typed(settings, "reconcile", "cancel", "1")
+    again = await typed(settings, "reconcile", "cancel", "1")
+    none = await typed(settings, "reconcile", "show", "9")
+
+    assert failed.returncode == 1
+    assert re.search("It is failed .*(it cannot be reached|no answer)", failed.stdout)
+    assert (second.returncode, "is running" in second.stderr) == (1, True)
+    assert (cancelled.returncode, "cancelled" in cancelled.stdout) == (0, True)
+    assert (again.returncode, none.returncode) == (1, 1)
+
+
+async def test_without_a_target_and_on_a_terminal_it_says_what_it_looked_at(
+    settings: Settings, res: Resources
+) -> None:
+    code, screen = await terminal(settings, "reconcile")
+
+    assert code == 0
+    assert "All that was looked at is as it is on record." in screen
+    assert "none: SYNC_URL is not set" in screen
+
+
+async def test_verify_says_that_no_worker_is_there_and_workers_do_it(
+    settings: Settings, client: Client, zendesk: Zendesk
+) -> None:
+    async with working(settings):
+        receipt = await client.send(zendesk.payload(attachments=[zendesk.add_file("a.pdf", PDF)]))
+        await client.until(receipt["email_id"], "completed")
+    alone = await typed(settings, "storage", "verify")
+    twice = await typed(settings, "storage", "verify")
+    ended = await typed(settings, "reconcile", "cancel", "1")
+    async with working(settings):
+        done = await command(settings, "storage", "verify", "--wait", "--rate", "100")
+
+    assert (alone.returncode, alone.stderr) == (0, "No worker is there; it begins when one is.\n")
+    assert (twice.returncode, "under way" in twice.stderr) == (1, True)
+    assert ended.returncode == 0
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.splitlines()[0] == "All that was looked at is as it is on record."
+    assert f"{len(PDF):,} bytes" in done.stdout
+
+
+async def test_show_gives_all_findings_as_json_and_examples_of_each_kind_for_people(
+    settings: Settings, database: asyncpg.Connection
+) -> None:
+    counts = {"extra": 130, "object_missing": 4, "foreign": 1}
+    number = await insert(database, counts=counts)
+    empty = await insert(database)
+    for kind, count in counts.items():
+        await database.execute(
+            "INSERT INTO reconciliation_findings (reconciliation_id, kind, key, detail)"
+            " SELECT $1, $2, $2 || ' ' || i, '{\"document\": {\"a\": 1}}' FROM generate_series(1, $3) AS i",
+            number,
+            kind,
+            count,
+        )
+
+    whole = (await typed(settings, "reconcile", "show", str(number), "--json")).stdout
+    nothing = (await typed(settings, "reconcile", "show", str(empty), "--json")).stdout
+    text = (await typed(settings, "reconcile", "show", str(number))).stdout
+
+    run = json.loads(whole)
+    assert (run["counts"], run["open"], run["next_cursor"]) == (counts, 134, None)
+    assert [each["key"] for each in run["findings"]] == [
+        f"{kind} {place}" for kind, count in counts.items() for place in range(1, count + 1)
+    ]
+    lines = [line for line in whole.splitlines() if line.startswith("    {")]
+    assert [json.loads(line.removesuffix(",")) for line in lines] == run["findings"]
+    assert json.loads(nothing)["findings"] == []
+    assert [line.strip() for line in text.splitlines() if re.fullmatch(r" {10}\w+ \d+", line)] == [
+        *(f"extra {place}" for place in (1, 2, 3)),
+        *(f"object_missing {place}" for place in (1, 2, 3)),
+        "foreign 1",
+    ]
+
+
+# ── the hour
+
+
+async def test_the_worker_reconciles_by_arqs_clock_and_takes_no_jobs_place(
+    settings: Settings, client: Client, worker: Worker, database: asyncpg.Connection
+) -> None:
+    (job,) = worker.cron_jobs
+    assert (job.name, job.unique) == (door.RECONCILE_TASK, True)
+
+    async def planned() -> bool:
+        return job.next_run is not None
+
+    await eventually(planned)
+    job.next_run = datetime.now(UTC)  # it is time
+
+    async def done() -> bool:
+        return bool(
+            await database.fetchval("SELECT true FROM reconciliations WHERE status = 'done' AND part = 0")
+        )
+
+    await eventually(done)
+    assert worker.jobs_failed == 0
+    assert await database.fetchval("SELECT count(*) FROM reconciliations") == 1
+
+
+async def test_the_hour_can_be_turned_off(settings: Settings) -> None:
+    kind: Any = worker_settings(settings.model_copy(update={"reconcile_hours": 0}))
+
+    assert kind.cron_jobs == []
+
+
+async def test_a_worker_that_is_told_to_stop_ends_a_run_at_once(
+    settings: Settings, client: Client, res: Resources, database: asyncpg.Connection
+) -> None:
+    settings = settings.model_copy(update={"shutdown_seconds": 15})
+    async with working(settings) as worker:
+
+        async def started() -> bool:
+            return "hour" in worker.ctx
+
+        await eventually(started)
+        async with res.engine.begin() as conn:  # which keeps the run from going on
+            await conn.exec_driver_sql("BEGIN")
+            await conn.exec_driver_sql("LOCK TABLE incoming_emails IN ACCESS EXCLUSIVE MODE")
+            worker.ctx["hour"].set()
+
+            async def begun() -> bool:
+                return bool(await database.fetchval("SELECT count(*) FROM reconciliations"))
+
+            await eventually(begun)
+            began = asyncio.get_running_loop().time()
+            stopping = asyncio.ensure_future(_stop(worker))
+            await asyncio.wait({stopping}, timeout=12)
+            took = asyncio.get_running_loop().time() - began
+            await conn.exec_driver_sql("ROLLBACK")
+        await stopping
+    assert took < 10
+    assert await database.fetchval("SELECT status FROM reconciliations") == "abandoned"
+
+
+async def _stop(worker: Worker) -> None:
+    assert worker.main_task
+    worker.main_task.cancel()
+    await asyncio.wait({worker.main_task})
+    await door.stop(worker.ctx)
+
+
+async def test_a_killed_workers_run_is_given_up_and_the_next_one_does_it(
+    settings: Settings, client: Client, database: asyncpg.Connection
+) -> None:
+    await database.execute(
+        "INSERT INTO reconciliations (kind, actor, fix, part, seen_at) VALUES ('verify', 'a', 'nothing', NULL, now())"
+    )
+    await database.execute("UPDATE reconciliations SET place = '', megabytes_per_second = 20")
+    async with program(*ARQ, settings=settings) as worker:
+
+        async def done() -> bool:
+            return bool(await database.fetchval("SELECT true FROM reconciliations WHERE status = 'done'"))
+
+        await eventually(done)
+        worker.send_signal(signal.SIGTERM)
+        assert await asyncio.wait_for(worker.wait(), 25) == 0
+
+
+# ── what is shown
+
+
+async def test_the_api_lists_runs_and_pages_through_what_each_found(
+    client: Client, database: asyncpg.Connection
+) -> None:
+    ids = [await insert(database, counts={"missing": 5}) for _ in range(3)]
+    await database.execute(
+        "INSERT INTO reconciliation_findings (reconciliation_id, kind, key, detail)"
+        " SELECT $1, 'missing', 'key ' || i, '{}' FROM generate_series(1, 5) AS i",
+        ids[0],
+    )
+
+    first = await client.get("/api/v1/reconciliations?limit=2")
+    second = await client.get(f"/api/v1/reconciliations?limit=2&cursor={first['next_cursor']}")
+    run = await client.get(f"/api/v1/reconciliations/{ids[0]}?limit=3")
+    rest = await client.get(f"/api/v1/reconciliations/{ids[0]}?cursor={run['next_cursor']}")
+    none = await client.get("/api/v1/reconciliations/99", 404)
+
+    assert [each["id"] for each in first["reconciliations"]] == ids[:0:-1]
+    assert ([each["id"] for each in second["reconciliations"]], second["next_cursor"]) == (ids[:1], None)
+    assert (run["open"], len(run["findings"])) == (5, 3)
+    assert [each["key"] for each in rest["findings"]] == ["key 4", "key 5"]
+    assert none["code"] == "reconciliation_not_found"
+
+
+async def test_pages_show_runs_and_what_they_found_and_no_stranger_writes_there(
+    client: Server, database: asyncpg.Connection
+) -> None:
+    number = await insert(database, counts={"foreign": 1, "missing": 2}, repaired={"missing": 2}, part=None)
+    await database.execute(
+        "INSERT INTO reconciliation_findings (reconciliation_id, kind, key, detail) VALUES ($1, 'foreign', $2, '{}')",
+        number,
+        "<script>alert(1)</script>",
+    )
+    headers = {"Authorization": f"Bearer {API_TOKEN}"}
+    pages = []
+    for path in ("/reconciliations", f"/reconciliations/{number}"):
+        async with client.session.get(f"{client.url}{path}", headers=headers) as response:
+            assert response.status == 200
+            pages.append(await response.text())
+
+    assert "2 missing" in pages[0]
+    assert "1 foreign" in pages[0]
+    assert "&lt;script&gt;alert" in pages[1]
+    assert "<script>alert" not in pages[1]
+
+
+async def test_a_page_says_of_what_was_left_whether_it_was_looked_at_again(
+    client: Server, database: asyncpg.Connection
+) -> None:
+    number = await insert(database, counts={"missing": 2}, part=None)
+    await keep(database, number, "missing", "missing")
+    headers = {"Authorization": f"Bearer {API_TOKEN}"}
+
+    async def page() -> str:
+        async with client.session.get(f"{client.url}/reconciliations/{number}", headers=headers) as response:
+            return await response.text()
+
+    before = await page()
+    await database.execute("UPDATE reconciliation_findings SET closed_at = now()")
+    after = await page()
+
+    assert "2 differences left as they are." in before
+    assert "2 differences left as they were; later runs have looked there again." in after
+    assert (await client.get(f"/api/v1/reconciliations/{number}"))["is_open"] is False
+
+
+async def test_metrics_tell_of_what_is_open_and_of_the_newest_that_is_done(
+    client: Server, database: asyncpg.Connection, res: Resources
+) -> None:
+    await keep(database, await insert(database, counts={"extra": 7}), *["extra"] * 7)
+    await insert(database, counts={"missing": 1}, repaired={"missing": 1}, since=datetime.now(UTC))
+    async with client.session.get(f"{client.url}/metrics") as response:
+        text = await response.text()
+
+    assert 'holdfast_reconciliation_findings{kind="extra"} 7.0' in text
+    assert 'holdfast_reconciliation_findings{kind="missing"} 0.0' in text
+    assert "holdfast_reconciliation_age_seconds 0." in text
+
+
+# ── alerts
+
+
+async def found(res: Resources, hours: int = 24) -> dict[str, Finding]:
+    async with connect(res.engine) as conn:
+        return {each.key: each for each in await find(conn, hours)}
+
+
+async def test_what_is_open_is_the_matter(res: Resources, database: asyncpg.Connection) -> None:
+    nothing = await found(res)
+    run_id = await insert(database)
+    await keep(database, run_id, "foreign", "unclaimed")
+    harmless = await found(res)
+    await keep(database, run_id, "extra", "extra", "object_missing", "object_unreadable")
+    finding = (await found(res))[""]
+
+    assert (nothing, harmless) == ({}, {})
+    assert (finding.cause, finding.count) == ("reconciliation", 4)
+    assert finding.detail.startswith("4 differences between")
+    assert (
+        "2 in the target without an e-mail, 1 missing in the storage, 1 in the storage and" in finding.detail
+    )
+
+
+async def test_what_is_ahead_of_the_record_since_long_ago_is_the_matter_until_fix_removed_it(
+    settings: Settings, mongodb_server: str, documents: Any, res: Resources, database: asyncpg.Connection
+) -> None:
+    """With real runs: one over all finds it, that of an hour does not look there."""
+    async with open_resources(syncing(settings, f"{mongodb_server}/holdfast.emails")) as there:
+        old, new = await put_synced(there, database, 2)
+        await database.execute(
+            "UPDATE incoming_emails SET received_at = now() - interval '3 days' WHERE id = $1", old
+        )
+        await documents.update_many({}, {"$set": {"version": 9}})
+        await documents.insert_one({"_id": "x", "source": "holdfast", "email_id": new})
+        await reconcile(there, Wish("ada"), lambda _share, _seen: None)
+        by_whole = await found(res)
+        await documents.delete_many({"email_id": new})
+        await write(there, [new])
+        await reconcile_hourly(there)
+        by_hour = await found(res)
+        await reconcile(there, Wish("ada", fix="all"), lambda _share, _seen: None)
+
+    assert "2 ahead of the record in the target, 1 in the target without an e-mail" in by_whole[""].detail
+    # The document without an e-mail is gone, which is seen by a run over all.
+    assert ": 1 ahead of the record in the target, 1 in the target without an e-mail." in by_hour[""].detail
+    assert await found(res) == {}
+
+
+async def test_an_alert_says_that_there_is_more_where_not_each_is_kept(
+    res: Resources, database: asyncpg.Connection
+) -> None:
+    await keep(database, await insert(database), *["missing"] * 2_000)
+
+    assert (await found(res))[""].detail.startswith("At least 2,000 differences between")
+
+
+async def test_that_none_is_done_for_hours_is_the_matter_if_there_are_workers(
+    res: Resources, database: asyncpg.Connection
+) -> None:
+    await insert(database)
+    await database.execute("UPDATE reconciliations SET finished_at = now() - interval '4 h'")
+    no_worker = await found(res)
+    await database.execute(
+        "INSERT INTO workers (name, pid, version, started_at) VALUES ('w', 1, '1', now() - interval '5 h')"
+    )
+    late, off = await found(res), await found(res, 0)
+    await database.execute(
+        "INSERT INTO reconciliations (kind, actor, fix, started_at, emails) VALUES ('reconcile', 'ada', 'all', $1, 9)",
+        datetime.now(UTC) - timedelta(hours=4),
+    )
+    long_run = await found(res)
+    await database.execute("UPDATE reconciliations SET status = 'failed' WHERE status = 'running'")
+    broke_off = await found(res)
+    await insert(database)
+    again = await found(res)
+
+    assert (no_worker, off, long_run, again) == ({}, {}, {}, {})
+    assert [*broke_off] == ["late"]
+    assert "4 h" in late["late"].detail

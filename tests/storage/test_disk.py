@@ -1,0 +1,303 @@
+"""A directory of objects under kills, crowds and failing disks: whole objects, and nothing else for long."""
+
+import asyncio
+import errno
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from asyncio.subprocess import DEVNULL, PIPE, Process
+from collections.abc import AsyncIterator, Callable, Coroutine
+from contextlib import asynccontextmanager, suppress
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from service.errors import Transient
+from service.storage import disk
+from service.storage import objects as storage
+from service.storage.disk import Disk
+from tests.conftest import ROOT
+from tests.support.disk import LARGE, MANY, NOT_ALLOWED, SMALL, files
+from tests.support.places import chunks, key, listed
+
+AS_ROOT = os.geteuid() == 0
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    return tmp_path / "objects"
+
+
+@asynccontextmanager
+async def drill(name: str, root: Path, *more: str, inside: tuple[str, ...] = ()) -> AsyncIterator[Process]:
+    command = (*inside, sys.executable, "-m", "tests.support.disk", name, str(root), *more)
+    process = await asyncio.create_subprocess_exec(*command, cwd=ROOT, stdin=PIPE, stdout=PIPE)
+    try:
+        yield process
+    finally:
+        with suppress(ProcessLookupError):
+            process.kill()
+        await process.wait()
+
+
+async def said(name: str, root: Path, *more: str, inside: tuple[str, ...] = ()) -> Any:
+    async with drill(name, root, *more, inside=inside) as process:
+        output, _ = await process.communicate()
+    if process.returncode == NOT_ALLOWED:
+        pytest.skip("we may not mount here")
+    assert process.returncode == 0
+    return json.loads(output)
+
+
+async def spooled(process: Process) -> None:
+    assert process.stdout
+    assert json.loads(await process.stdout.readline()) == "spooled"
+
+
+async def test_what_a_killed_process_left_is_gone_after_the_next_put(root: Path) -> None:
+    async with drill("hold", root) as process:
+        await spooled(process)
+    (leftover,) = await asyncio.to_thread(files, root)
+
+    await storage.put(Disk(root), chunks(SMALL), None)
+
+    assert leftover.startswith(".spool/")
+    assert await asyncio.to_thread(files, root) == [key(SMALL)]
+
+
+async def test_what_a_killed_process_left_goes_also_while_another_one_lives_on(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = Disk(root)
+    await storage.put(store, chunks(SMALL), None)
+    async with drill("hold", root) as process:
+        await spooled(process)
+    assert len(await asyncio.to_thread(files, root)) == 2
+    monkeypatch.setattr(disk, "_TIDY_SECONDS", 0)
+
+    await storage.put(store, chunks(LARGE), None)
+
+    assert await asyncio.to_thread(files, root) == sorted([key(SMALL), key(LARGE)])
+
+
+async def test_another_volume_in_the_place_of_the_one_that_was_known_is_written_to(root: Path) -> None:
+    store = Disk(root)
+    for _ in range(2):
+        await storage.put(store, chunks(SMALL), None)
+        await asyncio.to_thread(shutil.rmtree, root / "sha256")
+    await asyncio.to_thread(shutil.rmtree, root)
+
+    await storage.put(store, chunks(SMALL), None)
+
+    assert await asyncio.to_thread(files, root) == [key(SMALL)]
+
+
+async def test_what_a_living_process_spools_stays_however_long_it_takes(root: Path) -> None:
+    async with drill("hold", root) as process:
+        await spooled(process)
+        (spool,) = await asyncio.to_thread(files, root)
+        await asyncio.to_thread(os.utime, root / spool, (0, 0))
+
+        await storage.put(Disk(root), chunks(SMALL), None)
+        await storage.check(Disk(root))
+        assert await asyncio.to_thread(files, root) == [spool, key(SMALL)]
+
+        await process.communicate(b"go on\n")
+
+    assert process.returncode == 0
+    assert await asyncio.to_thread(files, root) == sorted([key(LARGE), key(SMALL)])
+
+
+async def test_a_kill_at_any_point_leaves_a_whole_object_or_what_the_next_put_removes(root: Path) -> None:
+    steps, amiss = await said("die_anywhere", root)
+
+    assert steps > 20
+    assert amiss == []
+
+
+@pytest.mark.parametrize("way", ["removed", "locked"])
+async def test_a_spool_file_that_is_taken_for_a_leftover_is_made_anew(root: Path, way: str) -> None:
+    assert await said("lose_a_race", root, way) == 1
+
+    await storage.put(Disk(root), chunks(SMALL), None)
+    assert await asyncio.to_thread(files, root) == sorted([key(LARGE), key(SMALL)])
+
+
+async def test_a_disk_has_no_addresses_to_give_away(root: Path) -> None:
+    store = Disk(root)
+    await storage.put(store, chunks(SMALL), None)
+
+    assert await storage.sign(store, key(SMALL), method="GET", expires=timedelta(minutes=5)) is None
+
+
+async def test_a_disk_that_was_not_stored_to_yet_may_be_a_volume_that_is_not_mounted(root: Path) -> None:
+    """To take it for empty would be to take all objects for lost."""
+    store = Disk(root)
+
+    with pytest.raises(Transient, match="may not be mounted"):
+        await listed(store)
+    await storage.check(store)
+
+    assert await listed(store) == []
+
+
+async def test_twenty_large_puts_stay_small_in_memory(root: Path) -> None:
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-c", TWENTY_PUTS, root.as_uri()), cwd=ROOT, stdout=subprocess.PIPE
+    )
+    output, _ = await process.communicate()
+
+    stored, max_rss_mib = map(int, output.split())
+    assert stored == 20
+    assert max_rss_mib < 256
+
+
+async def test_many_processes_put_at_once_while_others_are_killed(root: Path) -> None:
+    async def killed() -> None:
+        async with drill("hold", root) as process:
+            await spooled(process)
+
+    sizes = await asyncio.gather(*(said("put_many", root) for _ in range(4)), *(killed() for _ in range(4)))
+    await storage.put(Disk(root), chunks(SMALL), None)
+
+    assert sizes[:4] == [5 * sum(map(len, MANY))] * 4
+    assert await asyncio.to_thread(files, root) == sorted(map(key, [SMALL, *MANY]))
+
+
+def _replace(path: Path) -> None:
+    """Put a file where a directory was."""
+    shutil.rmtree(path)
+    path.touch()
+
+
+def _replace_by_directory(path: Path) -> None:
+    path.unlink()
+    path.mkdir()
+
+
+BREAKS: dict[str, tuple[Callable[[Path], object], set[str]]] = {
+    "the root is gone": (shutil.rmtree, {"stat", "open", "list", "remove"}),
+    "the root is a file": (_replace, {"put", "stat", "open", "check", "list", "remove"}),
+    "the spool is a file": (lambda root: _replace(root / ".spool"), {"put", "check"}),
+    "the objects' directory is a file": (
+        lambda root: _replace(root / "sha256"),
+        {"put", "stat", "open", "list", "remove"},
+    ),
+    "the object's directory is a file": (
+        lambda root: _replace((root / key(LARGE)).parent),
+        {"put", "stat", "open", "list", "remove"},
+    ),
+    "the object is a directory": (
+        lambda root: _replace_by_directory(root / key(LARGE)),
+        {"put", "stat", "open", "remove"},
+    ),
+}
+
+
+@pytest.mark.parametrize("name", BREAKS)
+async def test_a_broken_directory_may_be_mended_and_is_named(root: Path, name: str) -> None:
+    store = Disk(root)
+    await storage.put(store, chunks(LARGE), None)
+    break_it, broken = BREAKS[name]
+    await asyncio.to_thread(break_it, root)
+
+    failed = {}
+    verbs: dict[str, Coroutine[Any, Any, object]] = {
+        "stat": storage.stat(store, key(LARGE)),
+        "open": storage.open(store, key(LARGE)),
+        "list": listed(store),
+        "remove": storage.remove(store, key(LARGE)),
+        "check": storage.check(store),
+        "put": storage.put(store, chunks(LARGE), None),
+    }
+    for verb, run in verbs.items():
+        try:
+            await run
+        except Transient as exc:
+            failed[verb] = exc
+    left = await asyncio.to_thread(files, root / ".spool")
+
+    assert set(failed) == broken
+    assert {error.code for error in failed.values()} == {"storage_unavailable"}
+    assert all(str(root) in error.message for error in failed.values())
+    assert left == []
+
+    await asyncio.to_thread(lambda: root.unlink() if root.is_file() else shutil.rmtree(root))
+    await storage.put(store, chunks(LARGE), None)
+    assert await asyncio.to_thread(files, root) == [key(LARGE)]
+
+
+@pytest.mark.skipif(AS_ROOT and not shutil.which("setpriv"), reason="root has every right")
+async def test_rights_that_are_missing_are_told(root: Path) -> None:
+    # The rights of files mean nothing to root, unless it gives this up.
+    inside = ("setpriv", "--bounding-set=-dac_override,-dac_read_search") if AS_ROOT else ()
+    told = _numbered(await said("lack_rights", root, inside=inside))
+
+    done, denied = ["done", 0], ["storage_unavailable", errno.EACCES]
+    assert told == {
+        ".spool": {"put": [denied, denied], "open": [done], "check": [denied]},
+        "sha256": {"put": [denied, denied], "open": [denied], "check": [done]},
+        "object": {"put": [done, done], "open": [denied], "check": [done]},
+    }
+
+
+async def test_a_limit_on_the_size_of_files_is_a_full_disk(root: Path) -> None:
+    told = await said("lack_space", root)
+
+    done, full = ["done", 0], ["storage_full", errno.EFBIG]
+    assert _numbered(told) == {"limit": {"put": [full, full], "open": [done], "check": [full]}}
+    assert all(str(root) in message for _, message in told["limit"]["put"])
+
+
+@pytest.mark.skipif(not shutil.which("unshare"), reason="it takes Linux to have mounts of one's own")
+async def test_a_disk_that_is_full_and_one_that_became_read_only(root: Path) -> None:
+    command = ("unshare", "--user", "--map-root-user", "--mount")
+    allowed = await asyncio.create_subprocess_exec(*command, "true", stderr=DEVNULL)
+    if await allowed.wait():
+        pytest.skip("we may have no mounts of our own here")
+
+    told = _numbered(await said("lack_a_disk", root, inside=command))
+
+    done, full, read_only = ["done", 0], ["storage_full", errno.ENOSPC], ["storage_unavailable", errno.EROFS]
+    assert told == {
+        "full": {"put": [full, full], "open": [done], "check": [full]},
+        "read-only": {"put": [read_only, read_only], "open": [done], "check": [read_only]},
+    }
+
+
+def _numbered(told: dict[str, dict[str, list[tuple[str, str]]]]) -> dict[str, dict[str, list[list[object]]]]:
+    """Put the number of the error in place of its message."""
+
+    def numbered(code: str, message: str) -> list[object]:
+        found = re.match(r"storage: \w+: \[Errno (\d+)\]", message)
+        return [code, int(found[1]) if found else 0]
+
+    return {
+        fault: {verb: [numbered(*outcome) for outcome in outcomes] for verb, outcomes in verbs.items()}
+        for fault, verbs in told.items()
+    }
+
+
+TWENTY_PUTS = """
+import asyncio, re, sys
+from service.storage.objects import open_storage, put
+
+async def chunks(seed):
+    for number in range(800):
+        await asyncio.sleep(0)
+        yield (b"%8d%8d" % (seed, number)) * 4096
+
+async def main():
+    store = open_storage(sys.argv[1])
+    stored = await asyncio.gather(*(put(store, chunks(seed), "a.bin") for seed in range(20)))
+    assert {each.size for each in stored} == {50 * 1024**2}
+    peak = re.search(r"VmHWM:\\s*(\\d+)", open("/proc/self/status").read())  # ru_maxrss may be the parent's
+    print(len({each.key for each in stored}), int(peak[1]) // 1024)
+
+asyncio.run(main())
+"""

@@ -1,0 +1,52 @@
+"""A real Chromium without a window, and what every test with it wants."""
+
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from playwright.async_api import Page
+
+from tests.support.processes import wait_for
+
+CHROMIUM = Path("/usr/bin/chromium")
+_FLAGS = (
+    "--headless",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-dev-shm-usage",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--hide-scrollbars",
+    "--force-color-profile=srgb",
+    "--remote-debugging-port=0",
+)
+
+needs_chromium = pytest.mark.skipif(
+    not CHROMIUM.exists(), reason=f"there is no {CHROMIUM}: apt-get install chromium"
+)
+
+
+@contextmanager
+def running_chromium(directory: Path) -> Iterator[str]:
+    """Run it with its profile in `directory`; yield the address at which it is told what to do."""
+    port = directory / "DevToolsActivePort"
+    command = [str(CHROMIUM), *_FLAGS, f"--user-data-dir={directory}", "about:blank"]
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+        try:
+            wait_for(lambda: port.exists() and port.read_text().count("\n"), seconds=60)
+            yield f"http://127.0.0.1:{port.read_text().splitlines()[0]}"
+        finally:
+            process.terminate()
+
+
+async def sign_in(page: Page, url: str, name: str, token: str) -> None:
+    await page.goto(f"{url}/sign-in")
+    await page.get_by_label("Your name").fill(name)
+    await page.get_by_label("Token").fill(token)
+    await page.get_by_role("button", name="Sign in").click()
+    await page.wait_for_url(f"{url}/")

@@ -1,0 +1,634 @@
+"""The sync: what is finished is in the target, once by effect, whatever the target does meanwhile."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Coroutine
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import asyncpg
+import pytest
+from aiohttp import ClientSession
+from arq.worker import Worker
+from pydantic import SecretStr
+from yarl import URL
+
+from service.config.settings import Settings
+from service.errors import Rejected, SettingsError
+from service.local.drill.proxy import Proxy
+from service.local.zendesk.stand_in import Fault, Zendesk
+from service.operate.sync_retry import resync
+from service.resources import Resources, judge, open_resources
+from service.sync.attempt import sync
+from service.sync.sweep import sync_for_ever
+from service.targets.document import Document, digest, make_document, read_records
+from service.telemetry import logs
+from tests.conftest import Client, eventually, program, serving, working
+from tests.support.s3 import Bucket
+from tests.support.targets import Receiver, receiver, synced, syncing
+
+PDF = b"%PDF-1.7\n" + bytes(range(256)) * 400
+
+
+@pytest.fixture
+async def endpoint() -> AsyncIterator[Receiver]:
+    async with receiver() as kept:
+        yield kept
+
+
+@asynccontextmanager
+async def before(url: str) -> AsyncIterator[tuple[Proxy, str]]:
+    """Put a proxy before a server; yield it and the address of the collection through it."""
+    parts = URL(url)
+    async with Proxy(lambda: asyncio.open_connection(parts.host, parts.port)) as proxy:
+        yield proxy, f"mongodb://127.0.0.1:{proxy.port}/holdfast.emails?directConnection=true"
+
+
+async def sent(client: Client, *, file: bool = True, **more: Any) -> int:
+    zendesk = client.zendesk
+    urls = [zendesk.add_file("invoice.pdf", PDF)] if file else []
+    email_id: int = (await client.send(zendesk.payload(attachments=urls, **more)))["email_id"]
+    return email_id
+
+
+async def test_a_finished_email_is_in_the_collection_and_was_posted_signed(
+    settings: Settings, zendesk: Zendesk, mongodb_server: str, documents: Any, endpoint: Receiver
+) -> None:
+    settings = syncing(settings, f"{mongodb_server}/holdfast.emails", endpoint.url)
+    async with serving(settings, zendesk) as client, working(settings):
+        email = await synced(client, await sent(client, subject="Grüße"))
+
+    document = await documents.find_one({})
+    assert document["_id"] == email["idempotency_key"]
+    assert (document["status"], document["version"], document["subject"]) == ("completed", 1, "Grüße")
+    (file,) = document["attachments"]
+    assert (file["file_name"], file["size"]) == ("invoice.pdf", len(PDF))
+    assert file["sha256"] == email["attachments"][0]["sha256"]
+    assert file["url"] == f"https://holdfast.acme.example{email['attachments'][0]['href']}"
+    ((message_id, body),) = endpoint.messages
+    assert message_id == email["idempotency_key"]
+    assert body["type"] == "email.completed"
+    assert body["data"]["attachments"] == document["attachments"]
+    assert await documents.count_documents({}) == 1
+
+
+async def test_what_failed_is_carried_with_its_reason(
+    settings: Settings, zendesk: Zendesk, mongodb_server: str, documents: Any, endpoint: Receiver
+) -> None:
+    settings = syncing(settings, f"{mongodb_server}/holdfast.emails", endpoint.url)
+    url = zendesk.add_file("gone.pdf", PDF, faults=[Fault(status=410)])
+    async with serving(settings, zendesk) as client, working(settings):
+        receipt = await client.send(zendesk.payload(attachments=[url]))
+        await synced(client, receipt["email_id"])
+
+    document = await documents.find_one({})
+    assert (document["status"], document["error_code"]) == ("failed", "attachment_gone")
+    assert [(file["status"], file["url"]) for file in document["attachments"]] == [("failed", None)]
+    assert endpoint.messages[0][1]["type"] == "email.failed"
+
+
+async def test_a_later_state_takes_the_place_of_the_earlier_one_and_is_another_message(
+    settings: Settings, zendesk: Zendesk, mongodb_server: str, documents: Any, endpoint: Receiver
+) -> None:
+    settings = syncing(settings, f"{mongodb_server}/holdfast.emails", endpoint.url)
+    url = zendesk.add_file("late.pdf", PDF, faults=[Fault(status=410)])
+    async with serving(settings, zendesk) as client, working(settings):
+        email_id = (await client.send(zendesk.payload(attachments=[url])))["email_id"]
+        await synced(client, email_id)
+        await client.post(f"/api/v1/emails/{email_id}/retry")
+        await client.until(email_id, "completed")
+        email = await synced(client, email_id)
+
+    (document,) = await documents.find({}).to_list()
+    key = email["idempotency_key"]
+    assert (document["status"], document["version"]) == ("completed", 2)
+    assert [message_id for message_id, _ in endpoint.messages] == [key, f"{key}:2"]
+    assert endpoint.newest[key]["status"] == "completed"
+
+
+async def test_an_earlier_state_that_arrives_late_changes_nothing(
+    settings: Settings, database: asyncpg.Connection, mongodb_server: str, documents: Any
+) -> None:
+    settings = syncing(settings, f"{mongodb_server}/holdfast.emails")
+    await database.execute(
+        "INSERT INTO incoming_emails (zendesk_ticket_id, idempotency_key, processing_status, attempt_number)"
+        " VALUES ('1', 'key', 'failed', 1)"
+    )
+    async with open_resources(settings) as res:
+        (target,) = res.targets
+        async with res.engine.connect() as conn:
+            early = make_document((await read_records(conn, [1]))[1], {})
+            await database.execute(
+                "UPDATE incoming_emails SET processing_status = 'completed', attempt_number = 2"
+            )
+            late = make_document((await read_records(conn, [1]))[1], {})
+
+        # All at once, and each of them several times.
+        await asyncio.gather(*(target.write(late) for _ in range(5)))
+        refused = await asyncio.gather(*(target.write(early) for _ in range(5)), return_exceptions=True)
+        await target.write(late)
+
+    assert [getattr(error, "code", error) for error in refused] == ["receiver_ahead"] * 5
+    (document,) = await documents.find({}).to_list()
+    assert document.pop("_id") == "key"
+    assert digest(document) == digest(late.content)
+
+
+async def test_many_writes_of_one_document_at_once_are_one(
+    settings: Settings, database: asyncpg.Connection, mongodb_server: str, documents: Any
+) -> None:
+    settings = syncing(settings, f"{mongodb_server}/holdfast.emails")
+    await database.execute(
+        "INSERT INTO incoming_emails (zendesk_ticket_id, idempotency_key, processing_status, attempt_number)"
+        " VALUES ('1', 'key', 'completed', 1)"
+    )
+    async with open_resources(settings) as res:
+        (target,) = res.targets
+        async with res.engine.connect() as conn:
+            document = make_document((await read_records(conn, [1]))[1], {})
+
+        await asyncio.gather(*(target.write(document) for _ in range(30)))
+
+    assert await documents.count_documents({}) == 1
+
+
+async def test_without_a_target_there_is_nothing_to_sync(
+    client: Client, worker: Worker, zendesk: Zendesk, res: Resources
+) -> None:
+    receipt = await client.send(zendesk.payload())
+    email = await client.until(receipt["email_id"], "completed")
+
+    assert email["sync_status"] == "not_applicable"
+    with pytest.raises(Rejected) as refused:
+        await resync(res, receipt["email_id"], "tests")
+    assert (refused.value.status, refused.value.code) == (409, "sync_off")
+
+
+async def test_a_worker_that_has_no_target_yet_carries_nothing_and_says_so_of_nothing(
+    res: Resources, database: asyncpg.Connection
+) -> None:
+    """While SYNC_URL is set worker by worker, each is rung for what the others are to carry."""
+    await database.execute(
+        "INSERT INTO incoming_emails (zendesk_ticket_id, processing_status, attempt_number, sync_status)"
+        " VALUES ('1', 'completed', 1, 'pending')"
+    )
+
+    await sync(res, 1)
+
+    row = await database.fetchrow("SELECT sync_status, sync_attempt_number, synced_at FROM incoming_emails")
+    assert tuple(row or ()) == ("pending", 0, None)
+
+
+async def test_a_slow_target_takes_no_place_of_a_job(
+    settings: Settings, zendesk: Zendesk, endpoint: Receiver
+) -> None:
+    """Also where there may be more syncs than jobs at once."""
+    endpoint.delay = 30
+    settings = syncing(
+        settings, endpoint.url, jobs_per_process=2, sync_seconds=20, sweep_seconds=20, lease_seconds=30
+    )
+    async with serving(settings, zendesk) as client, working(settings) as worker:
+        for _ in range(3):  # the last one finds all places taken, if there are no others
+            await client.until(await sent(client, file=False), "completed")
+            await asyncio.sleep(0.3)
+        carried = [job for job in worker.tasks if job.startswith("sync:")]
+
+    assert len(carried) > 2
+
+
+async def test_while_the_target_is_away_all_else_goes_on_and_afterwards_nothing_is_missing_or_doubled(
+    settings: Settings, zendesk: Zendesk, mongodb_server: str, documents: Any
+) -> None:
+    async with before(mongodb_server) as (proxy, url):
+        settings = syncing(settings, url, sync_seconds=1)
+        async with serving(settings, zendesk) as client, working(settings):
+            proxy.cut()
+            email_ids = [await sent(client) for _ in range(20)]
+            completed = [await client.until(email_id, "completed") for email_id in email_ids]
+
+            async def is_tried() -> bool:
+                emails = [await client.email(email_id) for email_id in email_ids]
+                return any(email["sync_error"] for email in emails)
+
+            await eventually(is_tried)
+            waiting = [await client.email(email_id) for email_id in email_ids]
+            await proxy.resume()
+            for email_id in email_ids:
+                await synced(client, email_id)
+
+    assert all(email["sync_status"] == "pending" for email in [*completed, *waiting])
+    tried = [email for email in waiting if email["sync_error"]]
+    assert {email["sync_error_code"] for email in tried} <= {"receiver_away", "receiver_slow"}
+    assert len(tried) < len(waiting), "the gate lets one try, and all others wait"
+    assert await documents.count_documents({}) == len(email_ids)
+
+
+async def test_a_write_whose_outcome_is_unknown_is_repeated_and_stays_one(
+    settings: Settings, zendesk: Zendesk, mongodb_server: str, documents: Any
+) -> None:
+    async with before(mongodb_server) as (proxy, url):
+        settings = syncing(settings, url, sync_seconds=2)
+        async with serving(settings, zendesk) as client, working(settings):
+            await synced(client, await sent(client))
+            # It arrives, and its answer does not; so the driver's own repetition.
+            proxy.trip(b"unknown outcome", arrives=True, cuts=False)
+            email = await synced(client, await sent(client, subject="unknown outcome"))
+            await asyncio.wait_for(proxy.sprung.wait(), 10)
+
+    assert email["sync_status"] == "synced"
+    assert await documents.count_documents({"subject": "unknown outcome"}) == 1
+
+
+async def test_a_target_that_answers_too_late_is_given_up_and_tried_again(
+    settings: Settings, zendesk: Zendesk, endpoint: Receiver
+) -> None:
+    settings = syncing(settings, endpoint.url, sync_seconds=0.5)
+    endpoint.delay = 1.0
+    async with serving(settings, zendesk) as client, working(settings):
+        email_id = await sent(client)
+
+        async def gave_up() -> dict[str, Any] | None:
+            email = await client.email(email_id)
+            return email if email["sync_retry_count"] else None
+
+        late = await eventually(gave_up)
+        endpoint.delay = 0
+        email = await synced(client, email_id)
+
+    assert late["sync_error_code"] == "receiver_slow"
+    assert (email["sync_error"], email["sync_error_code"]) == (None, None)
+    assert {message_id for message_id, _ in endpoint.messages} == {email["idempotency_key"]}
+
+
+@pytest.mark.parametrize(
+    ("status", "code", "ends"),
+    [
+        (400, "receiver_refused", "synced"),
+        (413, "document_too_large", "failed"),
+        (422, "document_refused", "failed"),
+        (302, "receiver_refused", "synced"),
+        (401, "receiver_refused", "synced"),
+        (404, "receiver_refused", "synced"),
+        (409, "receiver_busy", "synced"),
+        (429, "receiver_busy", "synced"),
+        (500, "receiver_busy", "synced"),
+        (503, "receiver_busy", "synced"),
+    ],
+)
+async def test_what_an_endpoint_answers_is_about_the_email_or_about_itself(
+    settings: Settings, zendesk: Zendesk, endpoint: Receiver, status: int, code: str, ends: str
+) -> None:
+    settings = syncing(settings, endpoint.url, sync_retry_min_seconds=0.5)
+    endpoint.statuses = [status]
+    async with serving(settings, zendesk) as client, working(settings):
+        email_id = await sent(client, file=False)
+
+        async def was_refused() -> dict[str, Any] | None:
+            email = await client.email(email_id)
+            return email if email["sync_error"] else None
+
+        refused = await eventually(was_refused)
+        email = await synced(client, email_id, ends)
+
+    assert (refused["sync_error_code"], refused["processing_status"]) == (code, "completed")
+    assert refused["sync_error"].startswith("webhook: it answered")
+    assert endpoint.url not in refused["sync_error"]
+    assert len(endpoint.messages) == (ends == "synced")
+    assert email["sync_retry_count"] == (ends == "synced")
+
+
+async def test_a_budget_that_is_used_up_ends_in_failed_and_a_person_may_try_again(
+    settings: Settings, zendesk: Zendesk, endpoint: Receiver
+) -> None:
+    settings = syncing(settings, endpoint.url, sync_max_retries=2)
+    endpoint.statuses = [500] * 3
+    async with serving(settings, zendesk) as client, working(settings):
+        email_id = await sent(client, file=False)
+        failed = await synced(client, email_id, "failed")
+        await resync(client.res, email_id, "tests")
+        email = await synced(client, email_id)
+
+    assert (failed["sync_retry_count"], failed["sync_error_code"]) == (2, "receiver_busy")
+    assert failed["processing_status"] == "completed"
+    assert email["sync_retry_count"] == 0
+    assert len(endpoint.messages) == 1
+
+
+async def test_a_document_over_16_mb_is_refused_for_good_and_the_email_stays_completed(
+    settings: Settings, zendesk: Zendesk, mongodb_server: str, documents: Any, database: asyncpg.Connection
+) -> None:
+    settings = syncing(settings, f"{mongodb_server}/holdfast.emails")
+    async with serving(settings, zendesk) as client:
+        email_id = await sent(client, file=False)
+        await database.execute("UPDATE incoming_emails SET subject = repeat('x', 16 * 1024 * 1024)")
+        async with working(settings):
+
+            async def is_refused() -> bool:
+                return bool(await database.fetchval("SELECT sync_status = 'failed' FROM incoming_emails"))
+
+            await eventually(is_refused)
+
+    row = await database.fetchrow("SELECT * FROM incoming_emails WHERE id = $1", email_id)
+    assert (row["processing_status"], row["sync_error_code"]) == ("completed", "document_too_large")
+    assert "16 MiB" in row["sync_error"]
+    assert await documents.count_documents({}) == 0
+
+
+@pytest.mark.parametrize(
+    ("error_code", "code"),
+    [(13, "receiver_refused"), (18, "receiver_refused"), (50, "receiver_slow"), (8, "receiver_busy")],
+)
+async def test_what_mongodb_answers_of_itself_passes(
+    settings: Settings, zendesk: Zendesk, mongodb_server: str, documents: Any, error_code: int, code: str
+) -> None:
+    settings = syncing(settings, f"{mongodb_server}/holdfast.emails", sync_retry_min_seconds=0.5)
+    async with serving(settings, zendesk) as client, working(settings):
+        await documents.database.client.admin.command(
+            {
+                "configureFailPoint": "failCommand",
+                "mode": {"times": 1},
+                "data": {"failCommands": ["update"], "errorCode": error_code},
+            }
+        )
+        email_id = await sent(client, file=False)
+
+        async def was_refused() -> dict[str, Any] | None:
+            email = await client.email(email_id)
+            return email if email["sync_error"] else None
+
+        refused = await eventually(was_refused)
+        await synced(client, email_id)
+
+    assert refused["sync_error_code"] == code
+    assert await documents.count_documents({}) == 1
+
+
+async def test_what_the_rules_of_the_collection_forbid_is_refused_for_good(
+    settings: Settings, zendesk: Zendesk, mongodb_server: str, documents: Any
+) -> None:
+    await documents.database.create_collection("emails", validator={"subject": {"$ne": "forbidden"}})
+    settings = syncing(settings, f"{mongodb_server}/holdfast.emails")
+    async with serving(settings, zendesk) as client, working(settings):
+        email = await synced(client, await sent(client, file=False, subject="forbidden"), "failed")
+        await synced(client, await sent(client, file=False, subject="allowed"))
+
+    assert (email["sync_error_code"], email["sync_retry_count"]) == ("document_refused", 0)
+    assert await documents.count_documents({}) == 1
+
+
+async def test_what_redis_forgot_the_sweep_carries(
+    settings: Settings, zendesk: Zendesk, mongodb_server: str, documents: Any, database: asyncpg.Connection
+) -> None:
+    await database.execute(
+        "INSERT INTO incoming_emails (zendesk_ticket_id, processing_status, attempt_number, sync_status)"
+        " SELECT n::text, 'completed', 1, 'pending' FROM generate_series(1, 300) AS n"
+    )
+    settings = syncing(settings, f"{mongodb_server}/holdfast.emails")
+
+    async def are_synced() -> bool:
+        left = await database.fetchval("SELECT count(*) FROM incoming_emails WHERE sync_status <> 'synced'")
+        return bool(left == 0)
+
+    async with working(settings):
+        await eventually(are_synced)
+
+    assert await documents.count_documents({}) == 300
+
+
+async def test_a_worker_that_is_killed_after_the_write_costs_nothing_but_time(
+    settings: Settings, zendesk: Zendesk, mongodb_server: str, documents: Any, tmp_path: Path
+) -> None:
+    points = tmp_path / "points"
+    await asyncio.to_thread(points.mkdir)
+    await asyncio.to_thread((points / "after_target").write_text, "kill")
+    settings = syncing(settings, f"{mongodb_server}/holdfast.emails", sync_seconds=1)
+    async with serving(settings, zendesk) as client:
+        async with program("service", "worker", settings=settings, FAULT_POINTS=str(points)) as falls:
+            email_id = await sent(client)
+            code = await asyncio.wait_for(falls.wait(), 60)
+        held = await client.email(email_id)
+        written = await documents.find_one({})
+        await expire(client.res)
+        async with working(settings):
+            email = await synced(client, email_id)
+
+    assert code == -9
+    assert (held["sync_status"], written["_id"]) == ("pending", held["idempotency_key"])
+    assert email["sync_attempt_number"] == 2
+    assert await documents.count_documents({}) == 1
+
+
+async def expire(res: Resources) -> None:
+    """Let the lease of a sync be over, instead of waiting for it."""
+    async with res.engine.connect() as conn:
+        await conn.exec_driver_sql("UPDATE incoming_emails SET sync_due_at = now()")
+
+
+async def test_an_email_whose_sync_kills_every_worker_fails_in_the_end(
+    settings: Settings, zendesk: Zendesk, endpoint: Receiver, database: asyncpg.Connection
+) -> None:
+    settings = syncing(settings, endpoint.url)
+    async with serving(settings, zendesk) as client:
+        email_id = await sent(client, file=False)
+        await database.execute(
+            "UPDATE incoming_emails SET sync_unsettled = 5, attempt_number = 1, processing_status = 'completed',"
+            " started_at = now(), completed_at = now()"
+        )
+        async with working(settings):
+            email = await synced(client, email_id, "failed")
+
+    assert (email["sync_error_code"], email["processing_status"]) == ("abandoned", "completed")
+    assert endpoint.messages == []
+
+
+async def test_a_worker_that_is_told_to_end_hands_back_what_it_carries(
+    settings: Settings, zendesk: Zendesk, endpoint: Receiver
+) -> None:
+    settings = syncing(settings, endpoint.url, sync_seconds=30)
+    endpoint.delay = 60
+    async with serving(settings, zendesk) as client:
+        async with working(settings):
+            email_id = await sent(client, file=False)
+
+            async def is_carried() -> bool:
+                return bool((await client.email(email_id))["sync_attempt_number"])
+
+            await eventually(is_carried)
+        left = await client.email(email_id)
+        endpoint.delay = 0
+        async with working(settings):
+            email = await synced(client, email_id)
+
+    assert (left["sync_status"], left["sync_retry_count"], left["sync_error"]) == ("pending", 0, None)
+    # Who is told to end may take it once more before it ends, and hands it back again.
+    assert email["sync_attempt_number"] > left["sync_attempt_number"] > 0
+    assert email["sync_retry_count"] == 0
+
+
+@pytest.mark.parametrize("takes", [lambda res: sync(res, 1), sync_for_ever], ids=["ring", "sweep"])
+async def test_who_is_told_to_end_while_it_takes_a_sync_hands_it_back(
+    takes: Callable[[Resources], Coroutine[Any, Any, None]],
+    settings: Settings,
+    database: asyncpg.Connection,
+    endpoint: Receiver,
+) -> None:
+    """Nobody else could carry it before the lease is over."""
+    await database.execute(
+        "INSERT INTO incoming_emails (zendesk_ticket_id, processing_status, attempt_number, sync_status)"
+        " VALUES ('1', 'completed', 1, 'pending')"
+    )
+
+    async def waits() -> bool:
+        return bool(await database.fetchval("SELECT count(*) FROM pg_locks WHERE NOT granted"))
+
+    async with open_resources(syncing(settings, endpoint.url)) as res:
+        async with database.transaction():
+            await database.execute("LOCK incoming_emails")
+            task = asyncio.create_task(takes(res))
+            await eventually(waits)
+            task.cancel()
+            await asyncio.sleep(0)
+        await asyncio.wait({task})
+
+    row = await database.fetchrow(
+        "SELECT sync_status, sync_attempt_number, sync_unsettled, sync_due_at <= now() AS due FROM incoming_emails"
+    )
+    assert tuple(row or ()) == ("pending", 1, 0, True)
+    assert endpoint.messages == []
+
+
+async def test_of_two_targets_one_that_is_away_does_not_keep_the_other_from_having_it(
+    settings: Settings, zendesk: Zendesk, mongodb_server: str, documents: Any, endpoint: Receiver
+) -> None:
+    async with before(mongodb_server) as (proxy, url):
+        proxy.cut()
+        settings = syncing(settings, url, endpoint.url, sync_seconds=1)
+        async with serving(settings, zendesk) as client, working(settings):
+            email_id = await sent(client, file=False)
+
+            async def is_tried() -> dict[str, Any] | None:
+                email = await client.email(email_id)
+                return email if email["sync_error"] else None
+
+            waiting = await eventually(is_tried)
+            posted = len(endpoint.messages)
+            await proxy.resume()
+            await synced(client, email_id)
+
+    assert waiting["sync_error"].startswith("mongodb: ")
+    assert posted >= 1
+    assert await documents.count_documents({}) == 1
+    assert len(endpoint.newest) == 1
+
+
+async def test_while_one_of_two_is_away_the_other_gets_each_email_at_once_and_once(
+    settings: Settings, zendesk: Zendesk, mongodb_server: str, documents: Any, endpoint: Receiver
+) -> None:
+    async with before(mongodb_server) as (proxy, url):
+        proxy.cut()
+        settings = syncing(settings, url, endpoint.url, sync_seconds=1)
+        async with serving(settings, zendesk) as client, working(settings):
+            ids = [await sent(client, file=False) for _ in range(20)]
+
+            async def all_are_there_and_were_tried_again() -> bool:
+                emails = [await client.email(email_id) for email_id in ids]
+                return len(endpoint.newest) == 20 and all(each["sync_retry_count"] > 2 for each in emails)
+
+            await eventually(all_are_there_and_were_tried_again)
+            await proxy.resume()
+            for email_id in ids:
+                await synced(client, email_id)
+
+    assert len(endpoint.messages) == 20
+    assert await documents.count_documents({}) == 20
+
+
+async def test_a_presigned_link_leads_to_the_file_without_any_credentials(
+    settings: Settings, zendesk: Zendesk, endpoint: Receiver, bucket: Bucket
+) -> None:
+    settings = syncing(
+        settings, endpoint.url, sync_links="presigned", storage_url=f"s3://{bucket.name}/files"
+    )
+    async with serving(settings, zendesk) as client, working(settings):
+        await synced(client, await sent(client))
+    ((_, body),) = endpoint.messages
+    (file,) = body["data"]["attachments"]
+    async with ClientSession() as session, session.get(URL(file["url"], encoded=True)) as answer:
+        content = await answer.read()
+
+    assert (answer.status, content) == (200, PDF)
+    days = (datetime.fromisoformat(file["url_expires_at"]) - datetime.now(UTC)).total_seconds() / 86400
+    assert 6.9 < days <= 7
+
+
+async def test_a_key_that_no_header_can_hold_still_names_its_message(
+    settings: Settings, zendesk: Zendesk, endpoint: Receiver
+) -> None:
+    settings = syncing(settings, endpoint.url)
+    async with serving(settings, zendesk) as client, working(settings):
+        receipt = await client.send(zendesk.payload(webhook_id="wo\r\nX-Evil: ü 💥"))
+        email = await synced(client, receipt["email_id"])
+
+    ((message_id, body),) = endpoint.messages
+    assert message_id.startswith("sha256:")
+    assert body["data"]["id"] == email["idempotency_key"]
+
+
+async def test_the_password_of_a_target_is_in_no_error_and_no_log(
+    settings: Settings, zendesk: Zendesk, capsys: pytest.CaptureFixture[str]
+) -> None:
+    settings = syncing(
+        settings, "mongodb://user:hunter2@127.0.0.1:1/a.b", "http://user:hunter2@127.0.0.1:1/x"
+    )
+    settings = settings.model_copy(update={"sync_seconds": 1})
+    async with serving(settings, zendesk) as client, working(settings):
+        email_id = await sent(client, file=False)
+
+        async def is_tried() -> dict[str, Any] | None:
+            email = await client.email(email_id)
+            return email if email["sync_error"] else None
+
+        email = await eventually(is_tried)
+
+    written = capsys.readouterr()
+    assert "hunter2" not in str(email) + written.out + written.err + repr(settings)
+    assert email["sync_error_code"] == "receiver_away"
+
+
+async def test_no_line_of_the_log_holds_anything_of_a_document(
+    settings: Settings, mongodb_server: str, documents: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    logs.configure("json", "DEBUG")
+    async with open_resources(syncing(settings, f"{mongodb_server}/holdfast.emails")) as res:
+        content = {"subject": "Invoice for November", "version": 1}
+        await res.targets[0].write(Document("key", 1, is_first=True, content=content))
+
+    assert await documents.count_documents({"subject": "Invoice for November"}) == 1
+    assert "November" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("name", ["a.b.", "a..b", "a.b$c"])
+def test_a_name_that_no_collection_can_have_is_a_wrong_setting(settings: Settings, name: str) -> None:
+    with pytest.raises(SettingsError, match="SYNC_URL: cannot be used"):
+        judge(syncing(settings, f"mongodb://u:hunter2@127.0.0.1:1/{name}"))
+
+
+async def test_a_server_that_is_frozen_holds_up_no_goodbye(
+    settings: Settings, mongodb_server: str, documents: Any
+) -> None:
+    """By itself the driver waits until it notices, a quarter of a minute here."""
+    async with before(mongodb_server) as (proxy, url):
+        settings = syncing(settings, url, sync_seconds=600)
+        async with asyncio.timeout(None) as patience, open_resources(settings) as res:
+            await res.targets[0].write(Document("key", 1, is_first=True, content={"version": 1}))
+            proxy.freeze()
+            patience.reschedule(asyncio.get_running_loop().time() + 10)
+
+    assert not patience.expired()
+
+
+def test_secrets_of_the_sync_are_secret() -> None:
+    shown = repr(Settings(sync_url=(SecretStr("mongodb://u:hunter2@h/a.b"),)))
+
+    assert "hunter2" not in shown

@@ -1,0 +1,352 @@
+"""The dashboard in a real Chromium: what an operator does with it, and what a hostile e-mail cannot do there."""
+
+import re
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+from typing import Any
+
+import asyncpg
+import pytest
+from arq.worker import Worker
+from blockbuster import BlockBuster
+from playwright.async_api import Browser, ConsoleMessage, Page, async_playwright, expect
+from pydantic import SecretStr
+
+from service.config.settings import Settings
+from service.local.zendesk.stand_in import Zendesk
+from tests.conftest import API_TOKEN, Server, eventually, serving, working
+from tests.operate.test_sync_retry import until_synced
+from tests.support.browser import needs_chromium, running_chromium, sign_in
+from tests.support.proxy import before_postgres
+from tests.support.targets import SECRET, receiver
+from tests.web.test_pages import HOSTILE, PAGES, PDF, PNG, READ_TOKEN, failing, quarantine, send
+
+pytestmark = needs_chromium
+PATIENCE = 20_000  # milliseconds
+_FOREIGN = re.compile(r"^(?:https?|wss?|ftp):.*").findall
+
+
+@pytest.fixture
+def settings(settings: Settings) -> Settings:
+    return settings.model_copy(update={"api_read_token": SecretStr(READ_TOKEN), "max_retries": 0})
+
+
+@pytest.fixture(scope="module")
+def chromium_address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """Start it once for all: that takes longer than most of what is done with it."""
+    with running_chromium(tmp_path_factory.mktemp("chromium")) as address:
+        yield address
+
+
+@pytest.fixture
+async def browser(chromium_address: str, non_blocking: BlockBuster) -> AsyncIterator[Browser]:
+    # Playwright's own part in this process looks at files now and then.
+    non_blocking.deactivate()
+    expect.set_options(timeout=PATIENCE)
+    async with async_playwright() as play:
+        yield await play.chromium.connect_over_cdp(chromium_address)
+
+
+@pytest.fixture
+async def page(browser: Browser, client: Server) -> AsyncIterator[Page]:
+    """A page on which nothing may go wrong: no error on its console, no script that breaks, no foreign host."""
+    context = await browser.new_context()
+    context.set_default_timeout(PATIENCE)
+    page = await context.new_page()
+    complaints: list[str] = []
+
+    def complain(message: ConsoleMessage) -> None:
+        if message.type in {"error", "warning"}:
+            complaints.append(message.text)
+
+    context.on("console", complain)
+    context.on("weberror", lambda error: complaints.append(str(error.error)))
+    context.on("dialog", lambda dialog: complaints.append(dialog.message))
+    context.on("request", lambda request: complaints.extend(_FOREIGN(request.url.removeprefix(client.url))))
+    yield page
+    await context.close()
+    assert complaints == []
+
+
+@pytest.fixture
+async def operator(page: Page, client: Server) -> Page:
+    await sign_in(page, client.url, "Mara", API_TOKEN)
+    return page
+
+
+async def test_an_operator_signs_in_and_out(page: Page, client: Server) -> None:
+    await page.goto(f"{client.url}/failures")
+    await page.get_by_label("Your name").fill("Mara")
+    await page.get_by_label("Token").fill(API_TOKEN)
+    await page.get_by_role("button", name="Sign in").click()
+    await expect(page.get_by_role("heading", level=1)).to_have_text("Failures")
+    await expect(page.get_by_text("Mara")).to_be_visible()
+
+    await page.get_by_role("button", name="Sign out").click()
+    await page.goto(f"{client.url}/")
+
+    await expect(page.get_by_role("heading", level=1)).to_have_text("Sign in")
+
+
+async def test_the_overview_keeps_itself_up_to_date(operator: Page, client: Server, worker: Worker) -> None:
+    await expect(operator.get_by_role("heading", level=1)).to_have_text(
+        "No e-mail came in the last 24 hours."
+    )
+
+    await failing(client)
+
+    await expect(operator.get_by_role("heading", level=1)).to_contain_text(
+        "The one e-mail of the last 24 hours"
+    )
+    await expect(operator.get_by_role("link", name="1 failed: not_found from 127.0.0.1")).to_be_visible()
+    await expect(operator.locator("#pulse")).to_have_text("Live")
+
+
+async def test_what_was_opened_and_focused_stays_so_while_all_around_it_changes(
+    operator: Page, client: Server, worker: Worker
+) -> None:
+    table = operator.locator("#hours-table")
+    await table.locator("summary").click()
+
+    await client.until(await send(client), "completed")
+    await expect(operator.get_by_role("heading", level=1)).to_contain_text("The one e-mail")
+
+    await expect(table).to_have_attribute("open", "")
+    await expect(table.locator("summary")).to_be_focused()
+
+
+async def test_one_that_failed_is_put_right_with_a_button(
+    operator: Page, client: Server, worker: Worker
+) -> None:
+    await failing(client, subject="Statement")
+    await operator.goto(f"{client.url}/emails?status=failed")
+    await operator.get_by_role("link", name="Statement").click()
+    await expect(operator.locator(".timeline")).to_contain_text("Attempt 1 failed")
+
+    await operator.get_by_role("button", name="Retry").click()
+
+    await expect(operator.get_by_text("It runs again")).to_be_visible()
+    await expect(operator.locator(".timeline")).to_contain_text("Mara (dashboard)")
+    await expect(operator.locator(".timeline")).to_contain_text("Completed: every file is stored.")
+    assert "notice" not in operator.url
+
+
+async def test_many_that_failed_are_put_right_at_once(operator: Page, client: Server, worker: Worker) -> None:
+    ids = [await failing(client) for _ in range(3)]
+    await operator.goto(f"{client.url}/failures")
+
+    await operator.get_by_role("link", name="Retry all …").click()
+    await expect(operator.get_by_role("heading", level=1)).to_have_text("Retry 3 e-mails?")
+    await operator.get_by_role("button", name="Retry them").click()
+
+    await expect(operator.get_by_text("The retry has begun.")).to_be_visible()
+    await expect(operator.get_by_text("done")).to_be_visible()
+    for email_id in ids:
+        await client.until(email_id, "completed")
+    await operator.goto(f"{client.url}/emails?status=completed")
+    await expect(operator.locator("#rows tr")).to_have_count(3)
+
+
+async def test_what_could_not_be_read_is_replayed(
+    operator: Page, client: Server, database: asyncpg.Connection
+) -> None:
+    await quarantine(client)
+    await database.execute(
+        "UPDATE quarantined_webhooks SET raw_body = $1", b'{"ticket_id": 7, "attachments": []}'
+    )
+    await operator.goto(f"{client.url}/quarantine")
+
+    await operator.get_by_role("link", name="no. 1").click()
+    await operator.get_by_role("button", name="Replay").click()
+
+    await expect(operator.get_by_text("this is the e-mail that came of it")).to_be_visible()
+
+
+async def test_a_list_is_filtered_while_one_types_and_the_address_says_so(
+    operator: Page, client: Server
+) -> None:
+    for subject in ("Invoice 17", "Contract 18"):
+        await client.send(client.zendesk.payload(subject=subject))
+    await operator.goto(f"{client.url}/emails")
+    await expect(operator.locator("#rows tr")).to_have_count(2)
+
+    await operator.keyboard.press("/")
+    await operator.keyboard.type("contract")
+
+    await expect(operator.locator("#rows tr")).to_have_count(1)
+    await operator.wait_for_url(f"{client.url}/emails?q=contract")
+    await operator.go_back()
+    await expect(operator.locator("#rows tr")).to_have_count(2)
+
+
+async def test_who_is_signed_out_meanwhile_is_led_to_sign_in(browser: Browser, client: Server) -> None:
+    context = await browser.new_context()
+    page = await context.new_page()
+    await sign_in(page, client.url, "Mara", API_TOKEN)
+    await page.goto(f"{client.url}/emails")
+
+    await context.clear_cookies()
+    await page.get_by_label("State").select_option("failed")
+
+    await expect(page.get_by_role("heading", level=1)).to_have_text("Sign in")
+    await context.close()
+
+
+async def test_the_overview_says_that_postgres_is_away_and_comes_back_by_itself(
+    browser: Browser, settings: Settings, zendesk: Zendesk
+) -> None:
+    async with before_postgres(settings) as (proxy, through), serving(through, zendesk) as client:
+        context = await browser.new_context()
+        page = await context.new_page()
+        await sign_in(page, client.url, "Mara", API_TOKEN)
+        verdict = page.get_by_role("heading", level=1)
+        await expect(verdict).to_have_text("No e-mail came in the last 24 hours.")
+
+        proxy.cut()
+        await expect(verdict).to_have_text("Postgres cannot be reached.")
+        await proxy.resume()
+
+        await expect(verdict).to_have_text("No e-mail came in the last 24 hours.")
+        await context.close()
+
+
+async def test_a_list_goes_on_by_itself(operator: Page, client: Server, database: asyncpg.Connection) -> None:
+    await database.execute(
+        "INSERT INTO incoming_emails (zendesk_ticket_id, subject)"
+        " SELECT n::text, 'No. ' || n FROM generate_series(1, 120) AS n"
+    )
+    await operator.goto(f"{client.url}/emails")
+    await expect(operator.locator("#rows tr")).to_have_count(51)
+
+    await operator.locator("#onward").scroll_into_view_if_needed()
+    await expect(operator.locator("#email-21")).to_be_attached()
+    await operator.locator("#onward").scroll_into_view_if_needed()
+
+    await expect(operator.locator("#rows tr")).to_have_count(120)
+
+
+async def test_a_live_list_shows_what_comes(operator: Page, client: Server) -> None:
+    await operator.goto(f"{client.url}/emails")
+    await operator.get_by_role("link", name="Live: off. Start").click()
+    await operator.wait_for_url(f"{client.url}/emails?live=1")
+
+    await client.send(client.zendesk.payload(subject="Just in"))
+
+    await expect(operator.get_by_role("link", name="Just in")).to_be_visible()
+    assert operator.url.endswith("?live=1")
+
+
+async def test_pictures_and_pdfs_are_seen(operator: Page, client: Server, worker: Worker) -> None:
+    for file in (PNG, PDF):
+        await client.until(await send(client, name=file.name, content=file.content), "completed")
+
+    await operator.goto(f"{client.url}/emails/1")
+    picture = operator.get_by_role("img", name=f"Preview of {PNG.name}")
+    await expect(picture).to_have_js_property("complete", value=True)
+    assert await picture.evaluate("image => image.naturalWidth") > 0
+    await operator.goto(f"{client.url}/emails/2")
+    await operator.get_by_text("Preview").click()
+
+    async def viewer() -> bool:
+        return any(frame.url.startswith("chrome-extension://") for frame in operator.frames)
+
+    assert await eventually(viewer)
+
+
+async def test_the_export_is_a_file_of_json(operator: Page, client: Server, worker: Worker) -> None:
+    await client.until(await send(client), "completed")
+    await operator.goto(f"{client.url}/emails/1")
+
+    async with operator.expect_download() as download:
+        await operator.get_by_role("link", name="Export as JSON").click()
+
+    assert (await download.value).suggested_filename == "email-1.json"
+
+
+async def test_nothing_that_came_with_an_e_mail_runs(operator: Page, client: Server, worker: Worker) -> None:
+    """No dialog opens, and no policy is violated: what is hostile is text, or is never loaded."""
+    script = b"<!doctype html><script>alert(1)</script>"
+    await failing(client, subject=HOSTILE, from_name=HOSTILE, name=HOSTILE)
+    await client.until(
+        await send(client, subject=HOSTILE, name=f"{HOSTILE}.html", content=script), "completed"
+    )
+    await quarantine(client)
+
+    for path in (*PAGES, "/emails/2"):
+        await operator.goto(client.url + path)
+        await expect(operator.locator("h1").first).to_be_visible()
+        assert await operator.evaluate("document.querySelectorAll('img[src=x]').length") == 0
+
+
+async def test_a_reader_reads(page: Page, client: Server, worker: Worker) -> None:
+    await failing(client)
+    await sign_in(page, client.url, "Rea", READ_TOKEN)
+
+    await page.goto(f"{client.url}/emails/1")
+
+    await expect(page.get_by_text("Attempt 1 failed")).to_be_visible()
+    assert await page.get_by_role("button").all_inner_texts() == ["Sign out"]
+
+
+async def test_every_page_fits_a_telephone_and_can_be_reached_by_keyboard(
+    operator: Page, client: Server, worker: Worker, tmp_path: Path
+) -> None:
+    await failing(client, subject="long " * 100, name="w" * 200)
+    await quarantine(client)
+    await operator.set_viewport_size({"width": 390, "height": 800})
+    for number, path in enumerate(PAGES):
+        await operator.goto(client.url + path)
+        await operator.screenshot(path=tmp_path / f"{number}.png", full_page=True)
+
+        wide: Any = await operator.evaluate("document.documentElement.scrollWidth")
+        assert wide <= 390, path
+        await operator.keyboard.press("Tab")
+        await expect(operator.locator(".skip")).to_be_focused()
+
+
+async def test_without_javascript_it_is_read_and_worked_with_all_the_same(
+    browser: Browser, client: Server, worker: Worker
+) -> None:
+    await failing(client)
+    context = await browser.new_context(java_script_enabled=False)
+    page = await context.new_page()
+    await sign_in(page, client.url, "Mara", API_TOKEN)
+
+    await page.goto(f"{client.url}/emails?status=failed&q=&ticket=")
+    await page.locator("#rows a").first.click()
+    await page.get_by_role("button", name="Retry").click()
+
+    await expect(page.get_by_text("It runs again")).to_be_visible()
+    await client.until(1, "completed")
+    await context.close()
+
+
+async def test_what_could_not_be_synced_is_found_by_the_filter_and_synced_again_with_a_button(
+    browser: Browser, settings: Settings, zendesk: Zendesk
+) -> None:
+    async with receiver() as target:
+        target.statuses = [422]
+        with_target = settings.model_copy(
+            update={"sync_url": (SecretStr(target.url),), "sync_webhook_secret": (SecretStr(SECRET),)}
+        )
+        async with serving(with_target, zendesk) as client, working(with_target):
+            await until_synced(client, await send(client, subject="Refused"), "failed")
+            await until_synced(client, await send(client, subject="Taken"))
+            context = await browser.new_context()
+            page = await context.new_page()
+            await sign_in(page, client.url, "Mara", API_TOKEN)
+            await page.goto(f"{client.url}/emails")
+            await expect(page.locator("#rows tr")).to_have_count(2)
+
+            await page.get_by_label("Sync", exact=True).select_option("failed")
+            await expect(page.locator("#rows tr")).to_have_count(1)
+            await expect(page).to_have_url(f"{client.url}/emails?sync_status=failed")
+            await page.get_by_role("link", name="Refused").click()
+            await expect(page.get_by_text("It could not be synced: it waits for you.")).to_be_visible()
+            await page.get_by_role("button", name="Sync again").click()
+
+            await expect(page.get_by_text("It is carried over again.")).to_be_visible()
+            await expect(page.get_by_text("The target has all of it.")).to_be_visible()
+            await expect(page.get_by_text("Sync begun again")).to_be_visible()
+            assert [body["data"]["subject"] for _, body in target.messages].count("Refused") == 1
+            await context.close()

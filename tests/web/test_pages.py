@@ -1,0 +1,510 @@
+"""The pages without a browser: what they say, to whom, and what no stranger's text can make of them."""
+
+import asyncio
+import re
+import tracemalloc
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from html import unescape
+from typing import Any
+
+import asyncpg
+import pytest
+from aiohttp import ClientResponse, ClientSession, CookieJar
+from arq.worker import Worker
+from pydantic import SecretStr
+
+from service.config.settings import Settings
+from service.local.zendesk.samples import samples
+from service.local.zendesk.stand_in import Fault, Zendesk
+from service.web.handling.shared import STALE_SECONDS, Shared
+from service.web.pages import live
+from tests.conftest import API_TOKEN, Server, eventually, serving
+from tests.support.proxy import before_postgres
+
+READ_TOKEN = "read-token-of-the-tests"
+HOSTILE = "\u202egnp.<script>alert(1)</script>\"'><img src=x onerror=alert(2)>\x07"
+PNG = next(file for file in samples()[1].files if file.name.endswith(".png"))
+PDF = next(file for file in samples()[0].files if file.name.endswith(".pdf"))
+PAGES = (
+    "/",
+    "/emails",
+    "/emails/1",
+    "/failures",
+    "/quarantine",
+    "/quarantine/1",
+    "/retries",
+    "/retries/plan?status=failed",
+    "/activity",
+)
+
+
+@pytest.fixture
+def settings(settings: Settings) -> Settings:
+    return settings.model_copy(update={"api_read_token": SecretStr(READ_TOKEN), "max_retries": 0})
+
+
+@asynccontextmanager
+async def asking(
+    client: Server, path: str, *, form: dict[str, str] | None = None, token: str = API_TOKEN, **headers: str
+) -> AsyncIterator[ClientResponse]:
+    """Ask as a browser does, and follow nothing."""
+    method = "GET" if form is None else "POST"
+    shown = {"Authorization": f"Bearer {token}", "Accept": "text/html", **headers}
+    async with client.session.request(
+        method, f"{client.url}{path}", data=form, headers=shown, allow_redirects=False
+    ) as response:
+        yield response
+
+
+async def read(client: Server, path: str, status: int = 200, **more: Any) -> str:
+    async with asking(client, path, **more) as response:
+        text = await response.text()
+        assert response.status == status, text
+        return text
+
+
+async def press(client: Server, path: str, **form: str) -> str:
+    """Send a form; return where it leads."""
+    async with asking(client, path, form=form) as response:
+        assert response.status == 303, await response.text()
+        return response.headers["Location"]
+
+
+async def send(client: Server, *, name: str = "a.txt", content: bytes = b"Hello", **more: Any) -> int:
+    faults = more.pop("faults", ())
+    url = client.zendesk.add_file(name, content, faults=faults)
+    receipt = await client.send(client.zendesk.payload(attachments=[url], **more))
+    return int(receipt["email_id"])
+
+
+async def failing(client: Server, **more: Any) -> int:
+    """Send an e-mail whose file is gone, once."""
+    email_id = await send(client, faults=[Fault(status=404)], **more)
+    await client.until(email_id, "failed")
+    return email_id
+
+
+async def quarantine(client: Server) -> int:
+    receipt = await client.send(b'{"ticket_id": "<b>bold</b>", ' + b"\xff")
+    return int(receipt["quarantine_id"])
+
+
+def words_of(page: str) -> str:
+    """Return what a page says."""
+    return " ".join(unescape(re.sub(r"<[^>]*>", " ", page)).split())
+
+
+async def test_the_overview_says_that_all_is_well(client: Server, worker: Worker) -> None:
+    await client.until(await send(client), "completed")
+
+    page = words_of(await read(client, "/"))
+
+    assert "The one e-mail of the last 24 hours is safe. None needs you. Nothing waits." in page
+    assert "Completed 1 every file is stored" in page
+
+
+async def test_the_overview_leads_to_what_failed_and_to_what_could_not_be_read(
+    client: Server, worker: Worker
+) -> None:
+    await failing(client)
+    await quarantine(client)
+
+    page = await read(client, "/")
+
+    assert "2 need you." in words_of(page)
+    assert 'href="/emails?status=failed&amp;error_code=not_found&amp;host=127.0.0.1"' in page
+    assert "1 in quarantine" in words_of(page)
+
+
+async def test_the_overview_shows_the_alerts_that_are_open(
+    client: Server, database: asyncpg.Connection
+) -> None:
+    await database.execute(
+        "INSERT INTO alerts (cause, key, count, summary, detail, resolved_at) VALUES"
+        " ('no_worker', '', 3, 'Three <b>failed</b>', 'Look at them', NULL),"
+        " ('waiting', '', 3, 'It was late', 'Nothing to look at', now())"
+    )
+
+    page = words_of(await read(client, "/"))
+
+    assert "Three <b>failed</b> since" in page
+    assert "It was late" not in page
+
+
+async def test_before_the_first_e_mail_it_says_how_one_comes(client: Server) -> None:
+    assert "/webhooks/zendesk" in await read(client, "/")
+    assert "/webhooks/zendesk" in await read(client, "/emails")
+
+
+async def test_without_postgres_the_overview_says_so_and_comes_back_by_itself(
+    settings: Settings, zendesk: Zendesk
+) -> None:
+    async with before_postgres(settings) as (proxy, through), serving(through, zendesk) as client:
+        proxy.cut()
+        page = words_of(await read(client, "/", status=503))
+        assert "Postgres cannot be reached." in page
+        await read(client, "/emails", status=503)
+
+        await proxy.resume()
+
+        async def is_back() -> bool:
+            async with asking(client, "/") as response:
+                return response.status == 200
+
+        assert await eventually(is_back)
+
+
+async def test_what_many_ask_for_is_found_out_once() -> None:
+    asked = 0
+
+    async def find() -> int:
+        nonlocal asked
+        asked += 1
+        await asyncio.sleep(0)
+        return asked
+
+    shared = Shared(find, seconds=60)
+
+    assert await asyncio.gather(*(shared.get() for _ in range(50))) == [1] * 50
+    assert shared.peek() == 1
+    await shared.close()
+
+
+async def test_what_is_too_old_is_found_out_anew() -> None:
+    numbers = iter(range(10))
+
+    async def find() -> int:
+        return next(numbers)
+
+    shared = Shared(find, seconds=0)
+
+    assert [await shared.get(), await shared.get()] == [0, 1]
+    await shared.close()
+
+
+async def test_what_nobody_looked_at_for_a_while_is_not_shown_as_if_it_were_so_now() -> None:
+    async def find() -> int:
+        return 1
+
+    shared = Shared(find, seconds=-STALE_SECONDS)
+    await shared.get()
+
+    assert shared.peek() is None
+    await shared.close()
+
+
+async def test_no_page_has_anything_that_a_browser_runs_but_files_named_with_its_nonce(
+    client: Server, worker: Worker
+) -> None:
+    await failing(client, subject=HOSTILE, from_name=HOSTILE, name=HOSTILE)
+    await quarantine(client)
+    for path in PAGES:
+        async with asking(client, path) as response:
+            page, policy = await response.text(), response.headers["Content-Security-Policy"]
+
+        nonce = re.search(r"script-src 'nonce-([\w-]{20,})';", policy)
+        assert nonce, policy
+        assert "unsafe" not in policy
+        scripts = re.findall(r"<script\b([^>]*)>(.*?)</script>", page, flags=re.DOTALL)
+        assert len(scripts) == 3, path
+        assert all(f'nonce="{nonce[1]}"' in about and "src=" in about and not body for about, body in scripts)
+        assert not re.search(r"<[^>]*\s(on\w+|style)=", page), path
+
+
+async def test_a_strangers_text_is_shown_as_text_and_reads_as_it_is_written(
+    client: Server, worker: Worker
+) -> None:
+    email_id = await failing(client, subject=HOSTILE, from_name=HOSTILE, name=HOSTILE)
+
+    for path in (f"/emails/{email_id}", "/emails"):
+        page = await read(client, path)
+
+        assert "\u202e" not in page
+        assert "\x07" not in page
+        assert "<img src=x" not in page
+        assert "\ufffdgnp.<script>alert(1)</script>" in unescape(page)
+
+
+async def test_a_lone_surrogate_breaks_no_page(client: Server, worker: Worker) -> None:
+    await client.send(b'{"ticket_id": "1", "subject": "a \\ud800 b", "attachments": []}')
+
+    assert "a \ufffd b" in await read(client, "/emails/1")
+
+
+async def test_a_body_that_is_not_utf_8_is_shown_with_a_word_about_it(client: Server) -> None:
+    quarantine_id = await quarantine(client)
+
+    page = await read(client, f"/quarantine/{quarantine_id}")
+
+    assert '{"ticket_id": "<b>bold</b>", \ufffd' in unescape(page)
+    assert "<b>bold</b>" not in page
+    assert "not UTF-8" in page
+
+
+async def test_a_body_that_would_grow_a_thousandfold_is_laid_out_no_further_than_it_is_shown(
+    client: Server,
+) -> None:
+    body = b'{"a":' + b"[" * 400 + b"1," * 400_000 + b"1" + b"]" * 400 + b"}"
+    receipt = await client.send(body)
+    tracemalloc.start()
+    try:
+        page = await read(client, f"/quarantine/{receipt['quarantine_id']}")
+        _, most = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+
+    assert "Only the first part of the body is shown" in page
+    assert most < 60_000_000
+
+
+@pytest.mark.parametrize(
+    ("ticket", "links"), [("35436", True), ("35436/../../x", False), ("javascript:1", False)]
+)
+async def test_only_a_number_leads_to_a_ticket(
+    client: Server, zendesk: Zendesk, ticket: str, *, links: bool
+) -> None:
+    await client.send(zendesk.payload(ticket_id=ticket))
+
+    page = await read(client, "/emails/1")
+
+    assert (f'href="{zendesk.url}/agent/tickets/{ticket}"' in page) == links
+
+
+async def test_the_story_of_an_e_mail_has_each_attempt_and_what_people_did(
+    client: Server, worker: Worker
+) -> None:
+    email_id = await failing(client)
+    assert await press(client, f"/emails/{email_id}/retry") == f"/emails/{email_id}?notice=retried"
+    await client.until(email_id, "completed")
+
+    page = words_of(await read(client, f"/emails/{email_id}"))
+
+    story = page.partition("What happened")[2]
+    places = [
+        story.index(part)
+        for part in ("Received", "Attempt 1 failed", "Retried", "Attempt 2 completed", "Completed:")
+    ]
+    assert places == sorted(places)
+    assert "not_found" in story
+
+
+async def test_a_notice_says_only_what_is_ours(client: Server, zendesk: Zendesk) -> None:
+    await client.send(zendesk.payload())
+
+    assert "It runs again" in await read(client, "/emails/1?notice=retried")
+    assert "Send+us" not in await read(client, "/emails/1?notice=Send+us+money")
+
+
+async def test_what_is_not_finished_cannot_be_retried(client: Server, zendesk: Zendesk) -> None:
+    await client.send(zendesk.payload())
+
+    assert "<button" not in (await read(client, "/emails/1")).partition("<article")[2]
+    assert "will be worked on anyway" in await read(client, "/emails/1/retry", form={}, status=409)
+
+
+async def test_readers_see_no_buttons_and_can_press_none(client: Server, worker: Worker) -> None:
+    email_id = await failing(client)
+    quarantine_id = await quarantine(client)
+
+    for path in PAGES:
+        page = await read(client, path, token=READ_TOKEN)
+        assert not re.findall(r'<form method="post" action="(?!/sign-out)', page), path
+    for path in (
+        f"/emails/{email_id}/retry",
+        "/retries",
+        "/retries/1/cancel",
+        f"/quarantine/{quarantine_id}/replay",
+    ):
+        await read(client, path, form={}, token=READ_TOKEN, status=403)
+
+
+async def test_who_is_not_signed_in_is_led_to_where_that_can_be_done(client: Server) -> None:
+    async with asking(client, "/emails?status=failed", token="wrong") as response:
+        assert response.status == 303
+        assert response.headers["Location"].startswith("/sign-in?next=/emails%3Fstatus")
+
+
+async def test_what_is_wrong_with_a_filter_stands_on_the_page(client: Server) -> None:
+    page = await read(client, "/emails?received_after=yesterday&q=x", status=400)
+
+    assert "This filter cannot be used: received_after: Input should be" in words_of(page)
+    assert 'value="x"' in page
+
+
+async def test_empty_fields_of_a_form_are_no_filters(client: Server) -> None:
+    async with asking(client, "/emails?q=&status=failed&ticket=&sender=") as response:
+        assert response.status == 303
+        assert response.headers["Location"] == "/emails?status=failed"
+
+
+async def test_a_page_leads_on_to_older_ones_with_the_same_filter(client: Server, zendesk: Zendesk) -> None:
+    for _ in range(3):
+        await client.send(zendesk.payload(subject="Invoice & more"))
+
+    page = await read(client, "/emails?q=%26+more&limit=2")
+    onward = unescape(re.findall(r'class="button" href="([^"]*cursor=[^"]*)"', page)[0])
+
+    assert onward.startswith("/emails?q=%26+more&cursor=")
+    assert 'id="email-1"' in await read(client, onward.replace("/emails?", "/emails?limit=2&"))
+
+
+async def test_a_retry_of_many_is_planned_before_it_begins(client: Server, worker: Worker) -> None:
+    ids = [await failing(client) for _ in range(3)]
+
+    plan = await read(client, "/retries/plan?status=failed&error_code=not_found&host=127.0.0.1")
+    place = await press(
+        client, "/retries", status="failed", error_code="not_found", host="127.0.0.1", per_second="100"
+    )
+
+    assert "Retry 3 e-mails?" in words_of(plan)
+    assert place == "/retries?notice=bulk_begun"
+    for email_id in ids:
+        await client.until(email_id, "completed")
+
+    async def is_done() -> bool:
+        return "done" in words_of(await read(client, "/retries"))
+
+    await eventually(is_done)
+    assert "3 of 3" in words_of(await read(client, "/retries"))
+
+
+async def test_a_retry_of_many_can_be_cancelled(client: Server, worker: Worker) -> None:
+    for _ in range(3):
+        await failing(client)
+    await press(client, "/retries", status="failed", per_second="1")
+
+    place = await press(client, "/retries/1/cancel")
+
+    assert place == "/retries?notice=bulk_cancelled"
+    assert "cancelled" in words_of(await read(client, "/retries"))
+
+
+async def test_what_could_not_be_read_is_replayed(client: Server, database: asyncpg.Connection) -> None:
+    quarantine_id = await quarantine(client)
+    await database.execute(
+        "UPDATE quarantined_webhooks SET raw_body = $1", b'{"ticket_id": 7, "attachments": []}'
+    )
+
+    place = await press(client, f"/quarantine/{quarantine_id}/replay")
+
+    assert place == "/emails/1?notice=replayed"
+    assert "Replayed from quarantine" in await read(client, place)
+    assert "e-mail 1" in await read(client, "/quarantine?replayed=true")
+
+
+async def test_what_still_cannot_be_read_says_why(client: Server) -> None:
+    quarantine_id = await quarantine(client)
+
+    page = await read(client, f"/quarantine/{quarantine_id}/replay", form={}, status=409)
+
+    assert "not_json" in page
+
+
+async def test_pictures_and_pdfs_are_shown_where_nothing_can_run(client: Server, worker: Worker) -> None:
+    for file, kind in ((PNG, "image/png"), (PDF, "application/pdf")):
+        email_id = await send(client, name="a.html", content=file.content)
+        await client.until(email_id, "completed")
+
+        async with asking(client, f"/emails/{email_id}/attachments/0/preview") as response:
+            assert response.status == 200
+            assert response.headers["Content-Type"] == kind
+            assert response.headers["Content-Disposition"] == "inline"
+            assert response.headers["X-Content-Type-Options"] == "nosniff"
+            policy = response.headers["Content-Security-Policy"]
+            assert policy.startswith("default-src 'none'")
+            assert "frame-ancestors 'self'" in policy
+            assert "script" not in policy
+            assert await response.read() == file.content
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("a.png", b"<!doctype html><script>alert(1)</script>"),
+        ("a.png", b'<svg xmlns="http://www.w3.org/2000/svg"><script>alert(1)</script></svg>'),
+        ("a.pdf", b"Hello"),
+    ],
+)
+async def test_whatever_it_is_called_nothing_else_is_shown(
+    client: Server, worker: Worker, name: str, content: bytes
+) -> None:
+    email_id = await send(client, name=name, content=content)
+    await client.until(email_id, "completed")
+
+    await read(client, f"/emails/{email_id}/attachments/0/preview", status=415)
+    assert "/preview" not in await read(client, f"/emails/{email_id}")
+
+
+async def test_a_stream_tells_of_what_changes(client: Server) -> None:
+    async with asking(client, "/live/overview", Accept="text/event-stream") as response:
+        assert response.headers["Content-Type"] == "text/event-stream"
+        assert await _event(response) == "overview"
+    async with asking(client, "/live/changes", Accept="text/event-stream") as response:
+        assert await _event(response) == "changed"
+        await client.send(client.zendesk.payload())
+        assert await _event(response) == "changed"
+
+
+async def test_streams_end_when_the_server_does(client: Server) -> None:
+    async with asking(client, "/live/overview", Accept="text/event-stream") as response:
+        await _event(response)
+        await asyncio.wait_for(client.stop(), 5)
+
+        await asyncio.wait_for(response.content.read(), 5)
+        assert response.content.at_eof()
+
+
+async def test_no_more_watch_than_a_process_can_serve(
+    client: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(live, "MOST_WATCHERS", 1)
+    async with asking(client, "/live/changes", Accept="text/event-stream") as response:
+        await _event(response)
+        async with asking(client, "/live/changes", Accept="text/event-stream") as another:
+            assert another.status == 503
+
+
+async def test_a_session_is_asked_for_again(client: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A stream ends by itself, so that a session that is over does not outlive itself in it."""
+    monkeypatch.setattr(live, "STREAM_SECONDS", 0)
+    async with asking(client, "/live/changes", Accept="text/event-stream") as response:
+        assert await response.read() == b""
+
+
+async def test_what_does_not_exist_is_a_page_that_says_so(client: Server) -> None:
+    for path in ("/emails/99", "/quarantine/99", "/emails/x", "/nothing", "/emails/1/attachments/0/preview"):
+        assert "<h1>Not Found</h1>" in await read(client, path, status=404)
+
+
+async def test_the_overview_waits_for_nobody_who_looks_at_it_too(
+    client: Server, database: asyncpg.Connection
+) -> None:
+    """What is two seconds old is shown again, and costs no query."""
+    await read(client, "/")
+    await database.execute("ALTER TABLE incoming_emails RENAME TO hidden")
+    try:
+        page = await read(client, "/")
+    finally:
+        await database.execute("ALTER TABLE hidden RENAME TO incoming_emails")
+
+    assert "No e-mail came in the last 24 hours." in words_of(page)
+
+
+async def _event(response: ClientResponse) -> str:
+    """Return the name of the next event."""
+    async with asyncio.timeout(20):
+        async for line in response.content:
+            if line.startswith(b"event: "):
+                return line.decode().removeprefix("event: ").strip()
+    raise AssertionError("the stream ended")
+
+
+async def test_pages_work_by_the_cookie_of_a_session(client: Server) -> None:
+    async with ClientSession(cookie_jar=CookieJar(unsafe=True)) as session:  # of an address, not a name
+        form = {"name": "Mara", "token": API_TOKEN, "next": "/failures"}
+        headers = {"Origin": client.url}
+        async with session.post(f"{client.url}/sign-in", data=form, headers=headers) as response:
+            assert response.status == 200
+            assert response.url.path == "/failures"
+            assert "Nothing has failed" in await response.text()

@@ -1,0 +1,228 @@
+"""Workers as processes, as a platform runs them: killed, paused, told to stop, and asked how they are."""
+
+import asyncio
+import signal
+from typing import Any, NoReturn
+
+import asyncpg
+import pytest
+from pydantic import SecretStr
+from redis.exceptions import TimeoutError as RedisTimeout
+
+from service.config.settings import Settings
+from service.local.zendesk.stand_in import Fault, Zendesk
+from service.queue.arq_queue import Bell
+from service.resources import Resources
+from tests.conftest import Client, eventually, program, working
+from tests.support.proxy import before_redis
+from tests.system.test_flow import objects
+
+PDF = b"%PDF-1.7\n" + bytes(range(256)) * 400
+ARQ = ("arq", "service.worker.WorkerSettings")
+
+
+@pytest.fixture
+def settings(settings: Settings) -> Settings:
+    """Let a job of a worker that died be another one's soon."""
+    return settings.model_copy(update={"lease_seconds": 2})
+
+
+async def started(client: Client, zendesk: Zendesk) -> tuple[int, Fault]:
+    """Send an e-mail whose download pauses half-way, and wait for that."""
+    fault = Fault(pause_after=1000)
+    url = zendesk.add_file("slow.pdf", PDF, faults=[fault])
+    email_id = (await client.send(zendesk.payload(attachments=[url])))["email_id"]
+    await fault.paused.wait()
+    return email_id, fault
+
+
+async def outcomes(client: Client, email_id: int) -> list[Any]:
+    return [attempt["outcome"] for attempt in (await client.email(email_id))["attempts"]]
+
+
+async def test_a_worker_killed_in_the_middle_of_a_download_costs_nothing_but_time(
+    client: Client, zendesk: Zendesk, settings: Settings
+) -> None:
+    async with program(*ARQ, settings=settings) as worker:
+        email_id, _ = await started(client, zendesk)
+        worker.send_signal(signal.SIGKILL)
+        await worker.wait()
+    async with program(*ARQ, settings=settings):
+        email = await client.until(email_id, "completed", "failed")
+
+    assert (email["processing_status"], email["retry_count"]) == ("completed", 0)
+    assert await outcomes(client, email_id) == ["abandoned", "completed"]
+    assert len(await objects(settings)) == 1
+
+
+async def test_a_paused_worker_that_wakes_up_late_writes_nothing(
+    client: Client, zendesk: Zendesk, settings: Settings
+) -> None:
+    async with program(*ARQ, settings=settings) as sleeper:
+        email_id, fault = await started(client, zendesk)
+        sleeper.send_signal(signal.SIGSTOP)
+        async with program(*ARQ, settings=settings):
+            before = await client.until(email_id, "completed", "failed")
+            sleeper.send_signal(signal.SIGCONT)
+            fault.resume.set()
+            sleeper.send_signal(signal.SIGTERM)
+            await sleeper.wait()
+
+    assert before["processing_status"] == "completed"
+    assert {**before} == await client.email(email_id)
+    assert len(await objects(settings)) == 1
+
+
+async def test_sigterm_hands_unfinished_jobs_back_at_no_cost(
+    client: Client, zendesk: Zendesk, settings: Settings
+) -> None:
+    async with program(*ARQ, settings=settings) as worker:
+        email_id, _ = await started(client, zendesk)
+        worker.send_signal(signal.SIGTERM)
+        code = await asyncio.wait_for(worker.wait(), 25)
+    email = await client.email(email_id)
+
+    assert code == 0
+    assert (email["processing_status"], email["retry_count"]) == ("queued", 0)
+    assert await outcomes(client, email_id) == ["handed_back"]
+    async with program(*ARQ, settings=settings):
+        email = await client.until(email_id, "completed", "failed")
+    assert (email["processing_status"], email["retry_count"]) == ("completed", 0)
+
+
+async def test_sigterm_lets_a_job_finish_that_is_nearly_done(
+    client: Client, zendesk: Zendesk, settings: Settings
+) -> None:
+    settings = settings.model_copy(update={"shutdown_seconds": 15})
+    async with program(*ARQ, settings=settings) as worker:
+        email_id, fault = await started(client, zendesk)
+        worker.send_signal(signal.SIGTERM)
+        fault.resume.set()
+        code = await asyncio.wait_for(worker.wait(), 25)
+
+    assert code == 0
+    assert (await client.email(email_id))["processing_status"] == "completed"
+
+
+async def test_emptying_redis_loses_nothing(
+    client: Client, zendesk: Zendesk, settings: Settings, res: Resources, database: asyncpg.Connection
+) -> None:
+    emails = [
+        (await client.send(zendesk.payload(attachments=[zendesk.add_file("a.pdf", PDF)])))["email_id"]
+        for _ in range(20)
+    ]
+    await client.until(emails[-1], "queued")
+    await res.redis.flushall()
+    await database.execute("UPDATE incoming_emails SET due_at = now()")  # ten seconds later
+    async with program(*ARQ, settings=settings):
+        ends = [(await client.until(email, "completed", "failed"))["processing_status"] for email in emails]
+
+    assert ends == ["completed"] * 20
+    assert len(await objects(settings)) == 1
+
+
+async def healthy(settings: Settings, **more: str) -> bool:
+    """Ask in a process of its own, of which each costs a second: not more often than the answer may change."""
+    await asyncio.sleep(0.5)
+    async with program(
+        "arq", "--check", "service.worker.WorkerSettings", settings=settings, **more
+    ) as process:
+        status = await process.wait()
+    assert status in {0, 1}
+    return status == 0
+
+
+async def test_the_health_check_tells_of_this_hosts_worker_and_no_other(
+    settings: Settings, res: Resources
+) -> None:
+    assert not await healthy(settings)
+    async with program(*ARQ, settings=settings) as worker:
+        other = program(*ARQ, settings=settings, WORKER_NAME="another-host")
+        async with other as another:
+            assert await eventually(lambda: healthy(settings))
+            assert await eventually(lambda: healthy(settings, WORKER_NAME="another-host"))
+            another.send_signal(signal.SIGTERM)
+            await another.wait()
+            assert await healthy(settings)
+        async with program(*ARQ, settings=settings, WORKER_NAME="another-host"):
+            worker.send_signal(signal.SIGKILL)
+            await worker.wait()
+
+            async def noticed() -> bool:
+                return not await res.redis.exists(f"holdfast:health:{settings.worker_name}")
+
+            assert await eventually(noticed)
+            assert not await healthy(settings)
+
+
+async def test_a_wrong_setting_ends_the_worker_with_a_line_that_names_it(settings: Settings) -> None:
+    settings = settings.model_copy(update={"redis_url": SecretStr("http://nowhere")})
+    async with program(*ARQ, settings=settings) as worker:
+        assert await worker.wait() == 2
+
+
+@pytest.mark.parametrize("fault", ["cut", "freeze"])
+async def test_a_worker_outlives_an_outage_of_redis_and_is_not_deaf_afterwards(
+    fault: str, client: Client, zendesk: Zendesk, settings: Settings
+) -> None:
+    async with before_redis(settings) as (proxy, proxied), program(*ARQ, settings=proxied) as worker:
+        busy, download = await started(client, zendesk)
+        getattr(proxy, fault)()
+        meanwhile = (await client.send(zendesk.payload()))["email_id"]
+        await asyncio.sleep(2)  # the time that Redis is away
+        await proxy.resume()
+
+        email = await client.until(meanwhile, "completed", "failed")
+        download.resume.set()
+        long_one = await client.until(busy, "completed", "failed")
+
+        assert worker.returncode is None
+    assert (email["processing_status"], long_one["processing_status"]) == ("completed", "completed")
+    assert await outcomes(client, busy) == ["completed"]
+
+
+async def test_sigterm_hands_jobs_back_also_while_redis_is_away(
+    client: Client, zendesk: Zendesk, settings: Settings
+) -> None:
+    async with before_redis(settings) as (proxy, proxied), program(*ARQ, settings=proxied) as worker:
+        email_id, _ = await started(client, zendesk)
+        proxy.cut()
+        worker.send_signal(signal.SIGTERM)
+        code = await asyncio.wait_for(worker.wait(), 25)
+
+    assert code == 0
+    assert await outcomes(client, email_id) == ["handed_back"]
+
+
+async def test_a_worker_that_starts_while_redis_is_away_works_when_it_is_back(
+    client: Client, zendesk: Zendesk, settings: Settings
+) -> None:
+    email_id = (await client.send(zendesk.payload()))["email_id"]
+    async with before_redis(settings) as (proxy, proxied):
+        proxy.cut()
+        async with program(*ARQ, settings=proxied) as worker:
+            await asyncio.sleep(2)  # the time that Redis is away
+            await proxy.resume()
+            email = await client.until(email_id, "completed", "failed")
+
+            assert worker.returncode is None
+    assert email["processing_status"] == "completed"
+
+
+async def test_an_error_in_the_place_of_a_cancellation_does_not_keep_the_worker(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """redis-py, cancelled while it watches a key on a Redis that is frozen, raises a time-out."""
+    runs = asyncio.Event()
+
+    async def answer(_: Bell, most: int) -> NoReturn:
+        runs.set()
+        try:
+            await asyncio.get_running_loop().create_future()
+        except asyncio.CancelledError:
+            raise RedisTimeout from None
+        raise AssertionError("nobody woke it")
+
+    monkeypatch.setattr(Bell, "answer", answer)
+    async with asyncio.timeout(30), working(settings):
+        await runs.wait()

@@ -1,0 +1,882 @@
+"""What a body says of files, and of the comment that they belong to, is found wherever and however it says so."""
+
+import json
+import time
+from contextlib import nullcontext, suppress
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from service.zendesk.addresses import MOST_ADDRESS
+from service.zendesk.body import Unreadable
+from service.zendesk.names import name_of
+from service.zendesk.payloads import MOST_ATTACHMENTS, Attachment, Email, parse
+from tests.zendesk.test_payloads import ADDED, EVENT, FILE, json_values, read, write
+
+A = "https://acme.zendesk.com/attachments/token/kPgFVVxSa6/?name=a.pdf"
+B = "https://acme.zendesk.com/attachments/token/8xQ-b_Zo1/?name=b%20c.pdf"
+CDN = "https://p19.zdusercontent.com/attachment/840/xYz?token=eyJhbGciOi.J9=="
+RECORD = "https://acme.zendesk.com/api/v2/attachments/498483.json"
+PDF = {"url": A, "filename": "a.pdf"}
+
+
+def urls(**said: object) -> list[str]:
+    """Return the addresses that are found; a list of them is needed, so that none is looked up."""
+    email = read({"ticket_id": "1", **said})
+    assert email.attachment_urls is not None
+    return [file.url for file in email.attachments]
+
+
+def is_looked_up(**said: object) -> bool:
+    return read({"ticket_id": "1", **said}).attachment_urls is None
+
+
+# Where files stand
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        {"latest_comment": {"attachments": [PDF]}},
+        {"lastPublicComment": {"text": "anbei", "attachments": [{"fileName": "a.pdf", "url": A}]}},
+        {"ticket": {"latest_comment": {"attachments": [PDF]}}},
+        {"comments": [{"attachments": [PDF]}]},
+        {"data": {"ticket": {"comments": [{"id": 1, "attachments": []}, {"id": 2, "attachments": [PDF]}]}}},
+        {"attachment": PDF},
+        {"attachment": A},
+        {"Attachments": [PDF]},
+        {"ATTACHMENTS": A},
+        {"attachment_urls": [A]},
+        {"attachmentUrls": A},
+        {"attachment-links": A},
+        {"attachment_1": A, "attachment_2": "", "attachment_3": None},
+        {"files": [PDF]},
+        {"file": PDF},
+        {"file_url": A},
+        {"documents": {"items": [PDF], "count": 1}},
+        {"uploads": [A]},
+        {"Anlagen": [PDF]},
+        {"anything": A},
+        {"anything": [[[{"x": {"y": {"url": A}}}]]]},
+        {"attachments": [{"attachment": PDF}]},
+        {"attachments": [{"id": 1, "data": {"href": A}}]},
+        {"attachments": [[PDF]]},
+        {"attachments": {"first": PDF}},
+        {"attachments": {"a.pdf": A}},
+        {"attachments": json.dumps([PDF])},
+        {"attachments": json.dumps(json.dumps([PDF]))[1:-1]},
+        {"attachments": [json.dumps(PDF)]},
+        {"ticket": json.dumps({"attachments": [PDF]})},
+        {"payload": json.dumps({"ticket": json.dumps({"attachments": json.dumps([PDF])})})},
+        {"attachments": f'#<Attachment url="{A}" filename="a.pdf">'},
+        {"attachments": f"a.pdf: {A}"},
+        {"attachments": "", "ticket": {"attachments": [PDF]}},
+        {"attachments": [], "comment": {"attachments": [], "files": [PDF]}},
+        {"attachments": None, "ticket": {"attachment": {}, "x": {"attachments": [PDF]}}},
+        {"attachments": [PDF], "ticket": {"attachments": [PDF]}, "comment": {"attachments": A}, "x": A},
+        {A: "a.pdf"},
+    ],
+)
+def test_a_file_is_found_at_any_place_and_under_any_name(said: dict[str, object]) -> None:
+    """Once, and without a request to the API."""
+    assert urls(**said) == [A]
+
+
+@pytest.mark.parametrize(
+    "item",
+    [
+        {"filename": "a.pdf", "content_type": "application/pdf", "size": 7},
+        {"fileName": "a.pdf", "contentType": "application/pdf", "fileSize": "7"},
+        {"file_name": "a.pdf", "mime_type": "application/pdf", "bytes": 7},
+        {"Name": "a.pdf", "type": "application/pdf", "length": 7.0},
+        {"title": "a.pdf", "mimeType": "application/pdf", "SIZE": " 7 "},
+        {"filename": "", "name": "a.pdf", "content_type": None, "mime": "application/pdf", "size": "7"},
+    ],
+)
+@pytest.mark.parametrize(
+    "key",
+    [
+        "url",
+        "content_url",
+        "contentUrl",
+        "mapped_content_url",
+        "href",
+        "link",
+        "attachment_url",
+        "download_url",
+        "URL",
+    ],
+)
+def test_the_fields_of_a_file_are_read_in_every_spelling(key: str, item: dict[str, object]) -> None:
+    assert read({"ticket_id": 1, "attachments": [{key: A, **item}]}).attachments == (
+        Attachment(A, "a.pdf", "application/pdf", 7),
+    )
+
+
+def test_an_address_that_comes_twice_is_one_file_with_all_that_is_said_of_it() -> None:
+    email = read({"ticket_id": 1, "attachment_urls": [A], "attachments": [PDF | {"size": 7}]})
+
+    assert email.attachments == (Attachment(A, "a.pdf", None, 7),)
+
+
+@pytest.mark.parametrize(
+    "again",
+    [
+        A,
+        A.replace("?name", "?inline=1&amp;name"),
+        A.removesuffix("?name=a.pdf"),
+        A.removeprefix("https:"),
+        A.removeprefix("https://"),
+        A.removeprefix("https://acme.zendesk.com"),
+        A.replace("acme", "ACME").replace("https", "HTTPS"),
+        A.replace("a.pdf", "%61.pdf"),
+    ],
+)
+def test_one_file_that_is_written_in_two_ways_is_one_file(again: str) -> None:
+    said = {"attachments": [PDF], "body_html": f'<a href="{again}">a.pdf</a>'}
+
+    assert urls(**said) == [A]
+    assert len(urls(attachments=[again, A])) == 1
+
+
+def test_two_names_below_one_token_are_two_files() -> None:
+    other = A.replace("a.pdf", "b.pdf")
+
+    assert urls(attachments=[A, other, A]) == [A, other]
+
+
+def test_the_apis_own_object_is_one_file() -> None:
+    """`url` is its record, `mapped_content_url` is the file once more, and a thumbnail is no file."""
+    item = {
+        "url": RECORD,
+        "id": 498483,
+        "file_name": "a.pdf",
+        "content_url": A,
+        "mapped_content_url": A.replace("acme.zendesk.com", "support.acme.com"),
+        "thumbnails": [
+            {"id": 2, "content_url": A.replace("kPg", "t").replace("a.pdf", "a_thumb.png"), "size": 166}
+        ],
+    }
+
+    assert urls(attachments=[item]) == [A]
+
+
+def test_what_stands_below_thumbnails_and_is_none_is_not_lost() -> None:
+    """A file's name with a quotation mark in it can move the files that follow there."""
+    assert is_looked_up(attachments=[{"content_url": A, "thumbnails": [{"url": B, "filename": "b c.pdf"}]}])
+
+
+def test_a_second_address_in_an_object_of_a_file_is_a_file_too() -> None:
+    """A file's name with a quotation mark in it can add a key that is preferred."""
+    assert urls(attachments=[{"url": A, "filename": "x", "content_url": "https://evil.example/x"}]) == [
+        "https://evil.example/x",
+        A,
+    ]
+
+
+@pytest.mark.parametrize(
+    "host", ["files.example", "127.0.0.1:8080", "xn--bcher-kva.example", "bücher.example"]
+)
+def test_under_a_name_that_means_files_any_host_counts(host: str) -> None:
+    url = f"https://{host}/x?y=z"
+
+    assert (
+        urls(attachments=[{"url": url}])
+        == urls(files=url)
+        == urls(latest_comment={"attachment": [url]})
+        == [url]
+    )
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"url": "https://acme.zendesk.com/agent/tickets/1"},
+        {"ticket_url": "acme.zendesk.com/agent/tickets/1"},
+        {"avatar": "https://acme.zendesk.com/system/photos/1/me.png"},
+        {"author": {"photo": {"url": RECORD, "content_url": "https://acme.zendesk.com/photos/me.png"}}},
+        {"record": RECORD},
+        {
+            "body_html": '<img src="https://tracker.example/pixel.gif"><a href="https://acme.zendesk.com/hc/x">x</a>'
+        },
+        {"body_text": "https://example.com/attachments/x attachments/token and /attachments/"},
+        {"article": "https://acme.zendesk.com/hc/article_attachments/1/x.png"},
+    ],
+)
+def test_what_is_no_file_is_left_out(other: dict[str, object]) -> None:
+    assert urls(attachments=[A], **other) == [A]
+    assert urls(attachments=[], **other) == []
+
+
+# How addresses are written
+
+
+JOINTS = [
+    *(
+        ",",
+        ", ",
+        ";",
+        "; ",
+        "|",
+        " | ",
+        " ",
+        "\n",
+        "\r\n",
+        "\t",
+        "",
+        "<br>",
+        "<br/>",
+        " <br />\n",
+        "&nbsp;",
+        "&#10;",
+    ),
+    *(
+        '"',
+        "','",
+        '","',
+        "&",
+        "#",
+        "><",
+        ")(",
+        "](",
+        "} {",
+        " und ",
+        " • ",
+        "·",
+        "\\n",
+        "\\",
+        "\u200b",
+        "。",
+        ".",
+        ":",
+    ),
+]
+
+
+@pytest.mark.parametrize("joint", JOINTS)
+def test_one_address_never_swallows_the_next(joint: str) -> None:
+    text = joint.join([A, CDN, B])
+
+    assert (
+        urls(attachments=text) == urls(attachments=[text]) == urls(attachments=[{"url": text}]) == [A, CDN, B]
+    )
+    assert urls(attachments=[], body_text=text) == [A, CDN, B]
+
+
+@pytest.mark.parametrize("joint", [",", ";", " ", "|", "<br>", "\n"])
+def test_addresses_without_a_scheme_are_cut_apart_too(joint: str) -> None:
+    parts = [A.removeprefix("https:"), B.removeprefix("https://"), "/attachments/token/x1/?name=c.pdf", CDN]
+
+    assert urls(attachments=joint.join(parts)) == [A, B, parts[2], CDN]
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        (A, A),
+        (f"  {A}\n", A),
+        (f"{A},", A),
+        (A.replace("https", "http"), A.replace("https", "http")),
+        (A.replace("https", "HTTPS"), A.replace("https", "HTTPS")),
+        (A.replace("/?", "/?a=b&amp;c=d&amp;"), A.replace("/?", "/?a=b&c=d&")),
+        (A.replace("/", "\\/"), A),
+        (A.replace("/", "&#x2F;").replace("=", "&#x3D;"), A),
+        (A.removeprefix("https:"), A),
+        (A.removeprefix("https://"), A),
+        (A.removeprefix("https://acme.zendesk.com"), A.removeprefix("https://acme.zendesk.com")),
+        (A.removeprefix("https://acme.zendesk.com/"), A.removeprefix("https://acme.zendesk.com")),
+        (
+            "https%3A%2F%2Facme.zendesk.com%2Fattachments%2Ftoken%2Fx%2F",
+            "https://acme.zendesk.com/attachments/token/x/",
+        ),
+        (f"https://proxy.example/?u={A}", A),
+        (f"[{A}]", A),
+        (f"['{A}']", A),
+        (f"<{A}>", A),
+        (f"({A})", A),
+        (A.replace("a.pdf", "a(1)[2].pdf"), A.replace("a.pdf", "a(1)[2].pdf")),
+        (A.replace("a.pdf", "%28a%3B%2C%27%22.pdf"), A.replace("a.pdf", "%28a%3B%2C%27%22.pdf")),
+        (
+            "https://proxy.example/?u=https%3A%2F%2Ffiles.example%2Fx",
+            "https://proxy.example/?u=https%3A%2F%2Ffiles.example%2Fx",
+        ),
+    ],
+)
+def test_an_address_is_read_as_what_it_means(text: str, expected: str) -> None:
+    assert (
+        urls(attachments=[text]) == urls(attachments=text) == urls(attachments=[{"url": text}]) == [expected]
+    )
+
+
+def test_a_blank_in_the_address_of_an_object_stays() -> None:
+    """A template that does not encode the file's name puts it there."""
+    url = A.replace("a.pdf", "my file.pdf")
+
+    assert urls(attachments=[{"url": f" {url} "}]) == [url]
+
+
+# Among words
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        A,
+        f"see {A}.",
+        f"({A})",
+        f"[invoice]({A})",
+        f"![]({A})",
+        f"<{A}>",
+        f'<p>x</p><img src="{A}">',
+        f"<IMG alt='' SRC='{A}'/>",
+        f"<a href={A}>x</a>",
+        f'<img srcset="{A} 2x">',
+        f"<div style=\"background:url('{A}')\">",
+        f"&lt;img src=&quot;{A}&quot;&gt;",
+        f"&amp;lt;img src=&amp;quot;{A}&amp;quot;&amp;gt;",
+        json.dumps({"html": f'<img src="{A}">'}),
+        json.dumps(json.dumps({"html": f'<img src="{A}">'})),
+        '{"url": "' + A.replace("/", "\\/") + '", broken',
+        f"„{A}“, “{A}”",
+        f"{A}, {A}; {A}!",
+    ],
+)
+@pytest.mark.parametrize(
+    "key", ["body_html", "body_text", "comment", "latest_comment", "subject", "from_name", "x"]
+)
+def test_an_address_of_an_attachment_among_words_is_a_file(key: str, text: str) -> None:
+    """Its name is in the address. Words never tell all files of a comment, so the others are looked up.
+
+    Only the e-mail's HTML may be all that there is: then the look-up may find nothing more.
+    """
+    email = read({"ticket_id": 1, key: text})
+    beside = read({"ticket_id": 1, key: text, "attachments": [B]})
+
+    assert email.attachments == (Attachment(A, "a.pdf", None, None),)
+    assert email.attachment_urls is None or key in {"x", "body_html"}
+    assert email.comment_id == "" or key == "x"
+    assert {file.url for file in beside.attachments} == {A, B}
+    assert beside.attachment_urls is not None
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        CDN,
+        "https://p19.zdusercontent.com/x/b.png",
+        "https://other.example/attachments/token/x",
+        "https://acme.zendesk.com/sc/attachments/v2/01HX/b.png",
+        "//acme.zendesk.com/attachments/token/x/?name=b.png",
+        "acme.zendesk.com/attachments/token/x/?name=b.png",
+    ],
+)
+def test_every_form_of_an_attachments_address_is_known(text: str) -> None:
+    expected = text if text.startswith("https:") else f"https://{text.lstrip('/')}"
+
+    assert urls(attachments="", body_html=f'<img src="{text}">') == [expected]
+
+
+def test_the_path_alone_of_an_image_is_kept_for_the_account() -> None:
+    assert urls(attachments=[], html='<img src="/attachments/token/x/?name=i.png">') == [
+        "/attachments/token/x/?name=i.png"
+    ]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "https://links.example/?u=https%3A%2F%2Facme.zendesk.com%2Fattachments%2Ftoken%2Fx%2F%3Fname%3Db.pdf",
+        "https://links.example/?u=https%253A%252F%252Facme.zendesk.com%252Fattachments%252Ftoken%252Fx%252F",
+        "https://links.example/?u=https%3A%2F%2Fp1.zdusercontent.com%2Fx",
+        "https://acme.zendesk.com/attachments%2Ftoken%2Fx",
+        "https://links.example/?to=/attachments/token/x",
+        f"{A}/attachments/token/x",
+        "https://" + "a" * MOST_ADDRESS + "/attachments/token/x",
+        "https://" + "a" * 254 + "/attachments/token/x",
+    ],
+)
+def test_an_address_of_an_attachment_that_became_no_file_leads_to_a_look_up(text: str) -> None:
+    """The safety net: whatever is listed besides."""
+    for key in ("body_html", "body_text", "x"):
+        assert is_looked_up(attachments=[A], **{key: f"<p>{text}</p>"})
+        assert is_looked_up(attachments=[], **{key: f"<p>{text}</p>"})
+
+
+@pytest.mark.parametrize(
+    "announced",
+    [
+        f"{A}/attachments/token/x",
+        "https://links.example/?u=https%3A%2F%2Facme.zendesk.com%2Fattachments%2Ftoken%2Fx",
+        f"{A} https://links.example/?u=%2Fattachments%2Ftoken%2Fx",
+    ],
+)
+def test_nothing_is_overlooked_in_what_announces_files_either(announced: str) -> None:
+    assert is_looked_up(attachments=announced)
+    assert is_looked_up(attachments=[announced, B])
+    assert is_looked_up(attachments=[{"url": announced, "filename": "x"}, B])
+
+
+def test_an_address_that_became_a_key_is_a_file() -> None:
+    """A file's name with a quotation mark in it can do that."""
+    assert urls(attachments=[{A: "x", "url": B}]) == [B, A]
+
+
+def test_a_link_to_a_file_that_is_listed_is_no_reason_for_a_look_up() -> None:
+    link = (
+        "https://links.example/?u=https%3A%2F%2Facme.zendesk.com%2Fattachments%2Ftoken%2FkPgFVVxSa6%2F%3Fname"
+    )
+
+    assert urls(attachments=[A], body_html=f'<a href="{link}">') == [A]
+
+
+# What tells all files, and what does not
+
+
+@pytest.mark.parametrize(
+    ("said", "told"),
+    [
+        ({"attachments": []}, []),
+        ({"attachments": ""}, []),
+        ({"attachments": " "}, []),
+        ({"attachments": None}, []),
+        ({"attachments": "[]"}, []),
+        ({"attachments": "null"}, []),
+        ({"attachments": {}}, []),
+        ({"attachment_urls": ""}, []),
+        ({"attachment_1": "", "attachment_2": ""}, []),
+        ({"files": []}, []),
+        ({"latest_comment": {"attachments": []}}, []),
+        ({"comments": [{"attachments": []}]}, []),
+        ({"attachments": [], "has_attachments": False, "attachment_count": 0}, []),
+        ({"attachments": [A, ""]}, [A, ""]),
+        ({"ticket": {"attachments": {"url": A}}}, [{"url": A}]),
+        ({"attachments": f"{A}; {B}"}, [A, B]),
+    ],
+)
+def test_a_body_that_tells_its_files_needs_no_look_up(said: dict[str, object], told: list[object]) -> None:
+    """The list is kept as it was sent."""
+    assert read({"ticket_id": 1, **said}).attachment_urls == told
+    named = read({"ticket_id": 1, "comment": {"id": 5}, **said})
+    assert (named.attachment_urls, named.comment_id) == (told, "5")
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        {},
+        {"subject": "x", "body_text": "x"},
+        {"comment_id": ""},
+        {"document": "passport"},
+        {"document": ""},
+        {"file": None},
+        {"has_attachments": False},
+        {"attachment_count": 0},
+        {"body_text": '{"attachments": []}'},
+        {"comment": '{"attachments": []}'},
+        {"data": '{"attachments": []}'},
+        {"previous_comment": {"attachments": []}},
+        {"previous_comment": {"attachments": [A]}},
+        {"requester": {"files": [A]}},
+        {"comments": [{"attachments": []}, {"id": 2}]},
+        {"comments": [{"attachments": [A]}, {"id": 2}]},
+        {"comment": {"attachments": 2}},
+        {"comment": {"attachments": "a.pdf"}},
+        {"attachment": "a.pdf"},
+        {"attachment": 5},
+        {"attachment_1": A, "attachment_2": "b.pdf"},
+        {"files": ["a.pdf"]},
+        {"attachments": {"url": "", "filename": ""}},
+        {"attachments": [{"url": "", "filename": "", "size": ""}]},
+        {"attachments": [{"url": None, "filename": "a.pdf"}, PDF]},
+        {"attachments": [{"url": "ftp://acme/a.pdf"}]},
+        {"attachments": [{"url": "https://"}]},
+        {"attachments": [{"url": "a.pdf"}]},
+        {"attachments": ["a.pdf", A]},
+        {"attachments": [{"url": RECORD}]},
+        {"attachments": [A], "attachment_count": 2},
+        {"attachments": [], "attachments_count": "1"},
+        {"attachments": "", "has_attachments": "true"},
+        {"attachments": "", "hasAttachments": True},
+    ],
+)
+def test_a_body_that_does_not_tell_all_its_files_is_looked_up(said: dict[str, object]) -> None:
+    """Nothing that a sender wrote counts as "there are none", and no list of another comment's files does."""
+    assert is_looked_up(**said)
+
+
+def test_an_event_tells_its_one_file_or_none() -> None:
+    linked, added = read(EVENT), read(ADDED)
+    created = read(ADDED | {"type": "zen:event-type:ticket.created", "event": {}})
+
+    assert (linked.attachment_urls, linked.comment_id) == ([FILE], "8658726228478")
+    assert (added.attachment_urls, added.comment_id) == (None, "8658726228479")
+    assert (created.attachment_urls, created.comment_id) == (None, "")
+
+
+# The comment
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        {"comment_id": "5001"},
+        {"comment_id": 5001},
+        {"comment_id": 5001.0},
+        {"commentId": " 5001 "},
+        {"CommentID": 5001},
+        {"Comment-Id": 5001},
+        {"latest_comment_id": 5001},
+        {"ticket": {"latestCommentId": 5001}},
+        {"comment": {"id": 5001}},
+        {"comment": {"id": 5001, "author": {"id": 7}, "via": {"id": 8}}},
+        {"latest_comment": {"id": "5001"}},
+        {"lastPublicComment": {"id": 5001}},
+        {"ticket": {"id": 1, "latest_comment": {"id": 5001}}},
+        {"event": {"comment": {"id": "5001"}}},
+        {"data": {"x": [{"ticket": {"comment": {"id": 5001}}}]}},
+        {"comments": [{"id": 5001}]},
+        {"ticket": {"comments": [{"id": 4000}, {"id": 5001}]}},
+        {
+            "comments": [
+                {"id": 5001, "created_at": "2026-01-02T00:00:00Z"},
+                {"id": 4, "created_at": "2026-01-01T00:00:00Z"},
+            ]
+        },
+        {"comment_id": 5001, "ticket": {"latest_comment": {"id": 6}}},
+        {"comment_id": 5001, "commentId": "5001"},
+        {"comment_id": "", "comment": {"id": 5001}},
+        {"comment_id": "{{ticket.comment.id}}", "comment": {"id": 5001}},
+        {"parent_comment_id": 6, "previous": {"comment_id": 7}, "comment": {"id": 5001}},
+    ],
+)
+def test_the_comments_id_is_found_at_any_place_and_in_any_spelling(said: dict[str, object]) -> None:
+    email = read({"ticket_id": 1, **said})
+
+    assert (email.comment_id, email.attachment_urls) == ("5001", None)
+    assert read({"ticket_id": 1, **said, "attachments": [A]}).comment_id == "5001"
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        {"comment_id": 5001, "commentId": 5002},
+        {"comment": {"id": 5001}, "Comment": {"id": 5002}},
+        {"comments": [{"id": 5002}, {"id": 5001}]},
+        {"comments": [{"id": 5002, "created_at": "x"}, {"id": 5001}]},
+        {"comment_id": "9" * 31},
+        {"comment_id": "5001a"},
+        {"comment_id": "-5"},
+        {"comment_id": "\u0665"},
+        {"comment_id": True},
+        {"comment_id": {"x": 5}},
+        {"comment_author_id": 5},
+        {"comment": {"author": {"id": 5}, "audit_id": 6, "via": {"id": 7}}},
+        {"comment": "5001"},
+        {"first_comment_id": 5},
+        {"parent_comment": {"id": 5}},
+        {"in_reply_to_comment_id": 5},
+        {"author": {"comment_id": 5}},
+        {"custom_fields": [{"id": 5}], "audit": {"id": 6}, "via": {"id": 7}},
+        {"body_text": '{"comment_id": 5}'},
+        {"data": '{"comment_id": 5}'},
+    ],
+)
+def test_an_id_that_may_be_another_is_not_taken(said: dict[str, object]) -> None:
+    """Of several the right one is not guessed, and a sender's text names none."""
+    email = read({"ticket_id": 1, **said})
+
+    assert (email.comment_id, email.attachment_urls) == ("", None)
+    assert read({"ticket_id": 1, **said, "attachments": [A]}).comment_id is None
+
+
+# Limits
+
+
+@pytest.mark.parametrize(
+    "items",
+    ["1," * 250_000 + "1", '"a",' * 250_000 + '"a"', '{"a":1},' * 125_000 + "1", f'"{A}",' * 15_000 + "1"],
+)
+def test_too_many_items_are_counted_and_not_read(items: str) -> None:
+    body = '{"ticket_id":1,"attachments":[' + items + "]}"
+
+    with pytest.raises(Unreadable, match="10,000") as caught:
+        parse(body.encode())
+
+    assert caught.value.code == "wrong_shape"
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        {"attachments": [[A.replace("kPg", str(n))] for n in range(MOST_ATTACHMENTS + 1)]},
+        {"attachments": " ".join(A.replace("kPg", str(n)) for n in range(MOST_ATTACHMENTS + 1))},
+        {"body_html": " ".join(A.replace("kPg", str(n)) for n in range(MOST_ATTACHMENTS + 1))},
+        {f"file_{n}": A.replace("kPg", str(n)) for n in range(MOST_ATTACHMENTS + 1)},
+    ],
+)
+def test_too_many_files_are_refused_wherever_they_stand(said: dict[str, Any]) -> None:
+    with pytest.raises(Unreadable, match="10,000"):
+        read({"ticket_id": 1, **said})
+
+
+def test_as_many_files_as_can_be_recorded_are_read() -> None:
+    told = [A.replace("kPg", str(n)) for n in range(MOST_ATTACHMENTS)]
+
+    assert urls(attachments=told) == told
+
+
+@pytest.mark.parametrize("length", [MOST_ADDRESS + 1, 60_000, 900_000])
+@pytest.mark.parametrize(
+    "address", ["https://{}/attachments/token/x", "https://acme.zendesk.com/attachments/token/{}"]
+)
+def test_an_address_that_is_too_long_stays_a_file_that_no_library_will_read(
+    address: str, length: int
+) -> None:
+    """It is cut, but stays longer than any address may be, so that its file fails with a reason."""
+    (file,) = read({"ticket_id": 1, "attachments": [{"url": address.format("x" * length)}]}).attachments
+    url = file.url
+
+    assert MOST_ADDRESS < len(url) < MOST_ADDRESS + 10
+    assert url.endswith("…[cut]")
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        {"body_text": ("https://a/attachments" + "/" * 8100 + " ") * 12},
+        {"attachments": ["https://a/" + "/" * 200_000 + "x"]},
+        {"attachments": ["https://a/attachments" + "/" * 200_000 + "x"]},
+        {"body_html": "/attachments/token" + "/" * 500_000},
+    ],
+)
+def test_slashes_take_no_quadratic_time(said: dict[str, object]) -> None:
+    """The time limit of a test is shorter than what these took."""
+    read({"ticket_id": 1, "comment_id": 5, **said})
+
+
+def test_two_comments_that_are_equally_near_name_none() -> None:
+    """A subject with quotation marks may have added one of them, so the comments of that time are taken."""
+    email = read({"ticket_id": 1, "comment_id": 5, "latest_comment_id": 4})
+
+    assert (email.comment_id, email.attachment_urls) == ("", None)
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        {"order": {"documents": []}},
+        {"satisfaction": {"files": []}},
+        {"inline_attachments": []},
+        {"uploads": []},
+        {"file": []},
+    ],
+)
+def test_an_empty_list_of_something_else_does_not_say_that_there_are_no_files(
+    said: dict[str, object],
+) -> None:
+    assert read({"ticket_id": 1, **said}).attachment_urls is None
+
+
+def test_files_that_are_only_counted_have_to_be_found() -> None:
+    email = read({"ticket_id": 1, "attachments": [A], "attachment_count": "3 files"})
+
+    assert email.attachment_urls is None
+    assert [file.url for file in email.attachments] == [A, "", ""]
+
+
+@pytest.mark.parametrize(
+    ("item", "count"),
+    [
+        ({"url": A, "Url": B}, 2),
+        ({"link1": A, "link2": B}, 2),
+        ({"url": "https://f.example/a.pdf;https://f.example/b.pdf"}, 2),
+        (f"{A};//p2.zdusercontent.com/attachment/2/b?token=y", 2),
+        (f"{A};p2.zdusercontent.com/attachment/2/b?token=y", 2),
+        (f"{A},/attachments/token/BBB/", 2),
+        ("https://f.example/a.pdf,/attachments/token/BBB/", 2),
+    ],
+)
+def test_one_address_swallows_no_other(item: object, count: int) -> None:
+    assert len(read({"ticket_id": 1, "attachments": [item]}).attachments) == count
+
+
+def test_two_addresses_of_one_meaning_are_looked_up() -> None:
+    item = {"url": "https://f.example/a.pdf", "Url": "https://f.example/b.pdf"}
+
+    assert read({"ticket_id": 1, "attachments": [item]}).attachment_urls is None
+
+
+def test_a_file_name_is_bounded() -> None:
+    (file,) = read({"ticket_id": 1, "attachments": [{"url": A, "filename": "x" * 900_000}]}).attachments
+
+    assert file.file_name == "x" * 1000
+
+
+PIECES = [
+    *(
+        "https://",
+        "http",
+        A,
+        "https://a/attachments/token/x",
+        "/attachments/token/x;",
+        "attachments/",
+        "attachments",
+    ),
+    *(
+        "\\",
+        "\\/",
+        "\\u0041",
+        "&",
+        "&amp;",
+        "&lt;",
+        "<",
+        "<br>",
+        " ",
+        "\n",
+        "(",
+        ")",
+        "]",
+        "'",
+        '"',
+        "/",
+        "//",
+        " //",
+    ),
+    *(
+        "%25",
+        "attachments%252f",
+        "attachments///",
+        "zdusercontent.com/",
+        "a.zdusercontent.com/",
+        "a.",
+        "a",
+        "@",
+        "ü",
+    ),
+    *("[", "{", "[]", '{"a":', "9", ",", ";a", "=", "?", "#"),
+]
+
+
+def seconds_to_read(piece: str, key: str, size: int) -> float:
+    """Return the processor time that it takes at the least, which does not depend on what else is running."""
+    text = f"attachments zdusercontent {A} https://" + piece * (size // len(piece))
+    body = json.dumps({"ticket_id": 1, key: text, text: 1}).encode()
+    times = []
+    for _ in range(3):
+        began = time.process_time()
+        with suppress(Unreadable):
+            parse(body)
+        times.append(time.process_time() - began)
+    return min(times)
+
+
+@pytest.mark.parametrize("piece", PIECES)
+def test_no_text_takes_quadratic_time(piece: str) -> None:
+    """Eight times the text takes about eight times as long; 64 times would be quadratic."""
+    for key in ("body_html", "attachment", "x"):
+        assert seconds_to_read(piece, key, 80_000) < 30 * max(seconds_to_read(piece, key, 10_000), 0.001)
+
+
+# Whatever a template makes of them
+
+
+tokens = st.text("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789", min_size=8, max_size=24)
+tokens = tokens.filter(lambda token: "Infinity" not in token)  # `write` writes it as a number
+names = st.text("abcdefghijklmnopqrstuvwxyz0123456789", min_size=1, max_size=8).map("{}.pdf".format)
+hosts = st.sampled_from(["acme.zendesk.com", "eu.zendesk.com", "support.acme.example", "127.0.0.1:8080"])
+attachments = st.builds("https://{}/attachments/token/{}/?name={}".format, hosts, tokens, names)
+cdn = st.builds(
+    "https://p{}.zdusercontent.com/attachment/{}?token={}".format, st.integers(1, 30), tokens, tokens
+)
+addresses = st.lists(attachments | cdn, max_size=5, unique=True)
+keys = st.sampled_from(
+    [
+        "attachments",
+        "Attachment",
+        "files",
+        "document",
+        "x",
+        "comment",
+        "latest_comment",
+        "data",
+        "ticket",
+        "Anlage 1",
+    ]
+) | st.text(st.characters(), max_size=8)
+
+
+def _wrap(inner: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
+    return (
+        st.tuples(inner).map(list)
+        | st.builds(lambda key, value: {key: value}, keys, inner)
+        | st.builds(lambda value, noise: [noise, value], inner, json_values)
+        | st.builds(lambda key, value, noise: {"noise": noise, key: value}, keys, inner, json_values)
+        | inner.map(json.dumps)
+    )
+
+
+@st.composite
+def placements(draw: st.DrawFn) -> tuple[dict[str, Any], list[str]]:
+    told = draw(addresses)
+    joint = draw(st.sampled_from(JOINTS))
+    shape = draw(st.sampled_from(["text", "list", "objects", "html", "joined item"]))
+    value: Any = {
+        "text": joint.join(told),
+        "list": told,
+        "objects": [
+            {draw(st.sampled_from(["url", "content_url", "href"])): url, "filename": "x"} for url in told
+        ],
+        "html": "".join(f'<p>x</p><img src="{url.replace("&", "&amp;")}">' for url in told),
+        "joined item": [joint.join(told)],
+    }[shape]
+    for _ in range(draw(st.integers(0, 4))):
+        value = draw(_wrap(st.just(value)))
+    return {"ticket_id": 1, draw(keys.filter(lambda key: key != "ticket_id")): value}, told
+
+
+@given(placements())
+@settings(deadline=None, max_examples=200)
+def test_however_files_are_placed_and_joined_they_are_found_or_looked_up(
+    placed: tuple[dict[str, Any], list[str]],
+) -> None:
+    """No e-mail completes without one of them."""
+    body, told = placed
+    try:
+        email = parse(write(body))
+    except Unreadable:
+        return  # in quarantine, where a person sees it
+
+    assert isinstance(email, Email)
+    found = {file.url for file in email.attachments}
+    assert email.attachment_urls is None or found >= set(told)
+
+
+@given(
+    st.dictionaries(st.text(st.characters(), max_size=6), json_values, max_size=4),
+    st.text(st.characters(), max_size=6),
+    json_values,
+    json_values,
+    st.integers(0, 4),
+)
+@settings(deadline=None, max_examples=100)
+def test_a_key_that_stands_twice_never_drops_a_value_in_silence(
+    others: dict[str, Any], key: str, one: Any, other: Any, depth: int
+) -> None:
+    def member(value: Any) -> str:
+        return f"{json.dumps(key)}: {write(value).decode()}"
+
+    inner = (
+        "{"
+        + ", ".join([member(one), *(f"{json.dumps(k)}: 1" for k in others if k != key), member(other)])
+        + "}"
+    )
+    body = '{"ticket_id": 1, "x": ' + "[" * depth + inner + "]" * depth + "}"
+
+    is_same = write(one) == write(other)
+    is_joined = name_of(key).is_files and all(
+        isinstance(value, list | dict | str | None) for value in (one, other)
+    )
+    with nullcontext() if is_same or is_joined else pytest.raises(Unreadable, match="stands twice"):
+        parse(body.encode())
