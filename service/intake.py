@@ -96,7 +96,7 @@ def invocation_of(headers: Mapping[str, str]) -> str:
 
 def is_full(res: Resources) -> bool:
     """Whether so many wait for Postgres that `accept` would raise Transient."""
-    return res.coalesce.is_full(receive)
+    return res.batch.is_full(receive)
 
 
 async def replay(
@@ -176,14 +176,14 @@ async def _record(res: Resources, email: payloads.Email, request: dict[str, Any]
     }
     files = [announced_row(position, file) for position, file in enumerate(email.attachments)]
     try:
-        recorded = await res.coalesce(receive, Arrival(row, files), size=len(row["raw_body"]))
+        recorded = await res.batch(receive, Arrival(row, files), size=len(row["raw_body"]))
     except Permanent as exc:
         raise await _with_column(res, exc, row, files) from exc
     if not recorded.is_new:
         return Receipt("duplicate", recorded.email_id), recorded.is_same
     email_id = recorded.email_id
     reach(res.settings.fault_points, "after_commit", email.ticket_id)
-    res.dispatcher.ring(Job(email_id, 1))
+    res.dispatcher.dispatch(Job(email_id, 1))
     return Receipt("accepted", email_id), True
 
 
@@ -236,7 +236,7 @@ async def _ignore(res: Resources, request: dict[str, Any], event_type: str) -> R
         "idempotency_key": _body_key(request["raw_body"]),
         "event_type": event_type[:MOST_EVENT_TYPE],
     }
-    number = await res.coalesce(keep_ignored, row, size=len(row["raw_body"]))
+    number = await res.batch(keep_ignored, row, size=len(row["raw_body"]))
     IGNORED_EVENTS.labels(event_type_label(event_type)).inc()
     return Receipt("ignored", number)
 

@@ -61,7 +61,7 @@ class Resources:
 
     settings: Settings
     engine: AsyncEngine
-    coalesce: Coalesce
+    batch: Coalesce
     redis: ArqRedis
     dispatcher: Dispatcher
     storage: Storage
@@ -131,18 +131,18 @@ async def open_resources(settings: Settings, process: str = WORKER) -> AsyncIter
         )
         stack.push_async_callback(close_engine, engine)
         await stack.enter_async_context(background(lambda: look_after_pool(engine)))
-        coalesce = Coalesce(
+        batch = Coalesce(
             lambda statement, items: run(
                 engine, settings.database_seconds, lambda conn: statement(conn, items)
             )
         )
-        stack.push_async_callback(coalesce.close, GOODBYE_SECONDS)
+        stack.push_async_callback(batch.close, GOODBYE_SECONDS)
         redis = create_redis(settings.redis_dsn, pool_size=2 if is_command else settings.redis_pool_size)
         stack.push_async_callback(redis.aclose, close_connection_pool=True)
         dispatcher = Dispatcher(engine, redis)
-        await stack.enter_async_context(background(dispatcher.run))
-        await stack.enter_async_context(background(dispatcher.mark))
-        await stack.enter_async_context(background(dispatcher.look_out))
+        await stack.enter_async_context(background(dispatcher.enqueue_for_ever))
+        await stack.enter_async_context(background(dispatcher.mark_for_ever))
+        await stack.enter_async_context(background(dispatcher.probe_for_ever))
         stack.push_async_callback(dispatcher.drain)
         targets = await asyncio.to_thread(open_targets, settings)  # PyMongo looks at files
         for target in targets:
@@ -154,7 +154,7 @@ async def open_resources(settings: Settings, process: str = WORKER) -> AsyncIter
             account=account,
             zendesk=zendesk,
             engine=engine,
-            coalesce=coalesce,
+            batch=batch,
             redis=redis,
             dispatcher=dispatcher,
             storage=open_storage(storage_url),

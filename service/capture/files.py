@@ -86,7 +86,7 @@ async def _read_list(res: Resources, claim: Claim, known: Sequence[File]) -> Cla
         listing = Listing(
             claim.email_id, listed.fingerprint, dict(enumerate(missing, first)), listed.is_whole
         )
-        record = partial(record_lists, listings=[listing], held=claim.held)
+        record = partial(record_lists, listings=[listing], held=claim.fencing_token)
         await insist(partial(run, res.engine, res.settings.database_seconds, record))
         log.info("list_read", email=claim.email_id, attempt=claim.attempt_number, files=len(missing))
     has_comment = listed.is_whole or claim.has_body or claim.comment_id is not None
@@ -107,13 +107,13 @@ async def _add_looked_up(res: Resources, claim: Claim, known: Sequence[File]) ->
     if is_young(res, claim) and (unlisted := without_address(known, places)):
         about = f"{len(unlisted)} of the files that the webhook announces are not in Zendesk's list (yet)."
         return [Transient("files_not_listed", about, is_limited=False)]
-    record = partial(announce, held=claim.held, files=places)
+    record = partial(announce, held=claim.fencing_token, files=places)
     await insist(partial(run, res.engine, res.settings.database_seconds, record))
     return []
 
 
 async def _files(res: Resources, claim: Claim) -> list[File]:
-    return await insist(lambda: res.coalesce(files_of, claim.email_id, size=claim.announced_bytes))
+    return await insist(lambda: res.batch(files_of, claim.email_id, size=claim.announced_bytes))
 
 
 async def _fetch_all(res: Resources, claim: Claim, missing: Sequence[File]) -> list[HoldfastError]:
@@ -139,7 +139,7 @@ async def _fetch(res: Resources, claim: Claim, file: File) -> HoldfastError | No
     try:
         stored = await _found_again(res, file) or await _download(res, claim, file)
         reach(res.settings.fault_points, "after_object", claim.ticket_id)
-        await _mark(res, Mark(claim.held, file.position, "stored", stored))
+        await _mark(res, Mark(claim.fencing_token, file.position, "stored", stored))
     except HoldfastError as exc:
         error = may_be_early(res, claim, exc)
     except Exception as exc:
@@ -162,7 +162,7 @@ async def _fetch(res: Resources, claim: Claim, file: File) -> HoldfastError | No
     log.info("attachment_not_stored", **about, code=error.code)
     status = "pending" if may_try_again(res, claim, error) else "failed"
     with suppress(HoldfastError):  # Postgres stays away, or refuses it: the settlement hears of it, too
-        await _mark(res, Mark(claim.held, file.position, status, error=error))
+        await _mark(res, Mark(claim.fencing_token, file.position, status, error=error))
     return error
 
 
@@ -178,7 +178,7 @@ async def _found_again(res: Resources, file: File) -> Stored | None:
 
 
 async def _mark(res: Resources, made: Mark) -> None:
-    await insist(lambda: res.coalesce(mark, made))
+    await insist(lambda: res.batch(mark, made))
 
 
 async def _download(res: Resources, claim: Claim, file: File) -> Stored:

@@ -32,7 +32,7 @@ async def reread(res: Resources, claim: Claim) -> Claim:
         added=[announced_row(position, file) for position, file in enumerate(changes.added)],
         withdrawn=changes.withdrawn,
     )
-    write = partial(reparsing.rewrite, held=claim.held, new=new)
+    write = partial(reparsing.rewrite, held=claim.fencing_token, new=new)
     read = await insist(partial(run, res.engine, res.settings.database_seconds, write))
     if read is None:  # the claim is lost, and whatever it writes is refused
         return claim

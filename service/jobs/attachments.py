@@ -32,7 +32,7 @@ from service.errors import HoldfastError
 from service.postgres.email_tables import FINISHED, NOT_CAPTURED, UNREAD, Attachment, IncomingEmail
 from service.postgres.rows import ANNOUNCED, announced_files, arrays_of, rows_of
 
-Held = tuple[int, int]  # an e-mail's id, and the number of the attempt that holds its job
+FencingToken = tuple[int, int]  # an e-mail's id, and the number of the attempt that holds its job
 
 _CONTENT = ("sha256", "size", "detected_type", "object_key")
 _MARKED = ("status", *_CONTENT, "error_code", "error")
@@ -63,7 +63,7 @@ class File:
     object_key: str | None = None
 
 
-class Stored(Protocol):
+class StoredObject(Protocol):
     """An object in storage, as `storage.put` describes it."""
 
     @property
@@ -93,10 +93,10 @@ class Announced(Protocol):
 class Mark:
     """What became of a file: it is stored, it failed, or it is pending still, with an error so far."""
 
-    held: Held
+    fencing_token: FencingToken
     position: int
     status: str
-    stored: Stored | None = None
+    stored: StoredObject | None = None
     error: HoldfastError | None = None
 
 
@@ -109,7 +109,7 @@ async def files_of(conn: AsyncConnection, email_ids: Sequence[int]) -> list[list
     return [files[email_id] for email_id in email_ids]
 
 
-async def announce(conn: AsyncConnection, held: Held, files: Mapping[int, Announced]) -> None:
+async def announce(conn: AsyncConnection, held: FencingToken, files: Mapping[int, Announced]) -> None:
     """Record files that Zendesk's API told of, by position, and that it was asked.
 
     At a position that is taken, the file gets its address if it had none. All of it or nothing; nothing if the
@@ -184,7 +184,7 @@ async def list_of(conn: AsyncConnection, email_id: int) -> str | None:
 
 
 async def record_lists(
-    conn: AsyncConnection, listings: Sequence[Listing], held: Held | None = None
+    conn: AsyncConnection, listings: Sequence[Listing], held: FencingToken | None = None
 ) -> tuple[int, int]:
     """Record the files of lists, and that these were read; return how many files and how many are not captured.
 
@@ -225,7 +225,7 @@ def _values(mark: Mark) -> tuple[object, ...]:
     stored, error = mark.stored, mark.error
     about = (stored.sha256, stored.size, stored.detected_type, stored.key) if stored else (None,) * 4
     why = (error.code, error.message) if error else (None, None)
-    return (*mark.held, mark.position, mark.status, *about, *why)
+    return (*mark.fencing_token, mark.position, mark.status, *about, *why)
 
 
 def _is_held(held: tuple[int | ColumnElement[int], int | ColumnElement[int]]) -> Exists:

@@ -15,6 +15,7 @@ from service.errors import Rejected
 from service.jobs import reparsing, retries
 from service.jobs.attachments import File, files_of
 from service.jobs.reparsing import Kept
+from service.jobs.retries import FINISHED_STATES
 from service.postgres.email_tables import IncomingEmail
 from service.postgres.engine import run
 from service.postgres.search import Place, walk
@@ -69,7 +70,7 @@ def every(res: Resources, wanted: Selection) -> AsyncIterator[Sequence[int]]:
 
     Raises Rejected (422) for a filter that asks for what is not finished.
     """
-    if wanted.status not in {None, *retries.FINISHED}:
+    if wanted.status not in {None, *FINISHED_STATES}:
         raise Rejected(422, "not_finished", f"What is {wanted.status} will be worked on anyway.")
     return _walk(res, wanted)
 
@@ -86,7 +87,7 @@ async def these(res: Resources, email_ids: Sequence[int]) -> AsyncIterator[Seque
     for email_id in email_ids:
         if email_id not in found:
             raise Rejected(404, "email_not_found", f"There is no e-mail {email_id}.")
-        if found[email_id] not in retries.FINISHED:
+        if found[email_id] not in FINISHED_STATES:
             raise Rejected(
                 409, "not_finished", f"E-mail {email_id} is {found[email_id]}: it will be worked on anyway."
             )
@@ -111,10 +112,10 @@ async def queue(res: Resources, found: Sequence[Difference], actor: str, per_sec
         return 0
     email_ids = [each.email_id for each in found]
     jobs = await run(
-        res.engine, res.settings.database_seconds, lambda conn: retries.retry_these(conn, email_ids, actor)
+        res.engine, res.settings.database_seconds, lambda conn: retries.retry(conn, email_ids, actor)
     )
     for job in jobs:
-        res.dispatcher.ring(job)
+        res.dispatcher.dispatch(job)
     log.info("emails_reparsed", emails=len(jobs))
     await asyncio.sleep(len(jobs) / per_second)
     return len(jobs)
@@ -138,7 +139,7 @@ async def _next(
     way = walk(wanted, after, EXAMINED)
     rows = (await conn.execute(way.found(EXAMINED))).all()
     end = (await conn.execute(way.end())).one_or_none()
-    finished = [row.id for row in rows if row.processing_status in retries.FINISHED]
+    finished = [row.id for row in rows if row.processing_status in FINISHED_STATES]
     return finished, Place(*end) if end else None
 
 

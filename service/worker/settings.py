@@ -71,7 +71,7 @@ async def start(ctx: dict[str, Any]) -> None:
     res = await stack.enter_async_context(open_resources(settings))
     await stack.enter_async_context(_showing_metrics(settings))
     await stack.enter_async_context(beating(res))
-    await stack.enter_async_context(background(lambda: sweep_for_ever(res, ctx["hands"])))
+    await stack.enter_async_context(background(lambda: sweep_for_ever(res, ctx["worker"])))
     await stack.enter_async_context(background(lambda: renew_leases(res)))
     await stack.enter_async_context(background(lambda: bulk_retry.step_for_ever(res)))
     await stack.enter_async_context(background(lambda: outcomes.step_for_ever(res)))
@@ -145,7 +145,7 @@ def _cron_jobs(settings: Settings) -> list[CronJob]:
     if not settings.reconcile_hours:
         return []
     place = f"{account_of(settings).url} {settings.storage_url}"
-    return [cron(run_reconcile, name=RECONCILE_TASK, minute=minute(place), max_tries=1)]
+    return [cron(run_reconcile, name=RECONCILE_TASK, minute=minute(place))]
 
 
 def _redis_settings(url: str) -> RedisSettings:

@@ -18,7 +18,7 @@ from service.config.settings import Settings
 from service.errors import Rejected, SettingsError
 from service.local.drill.proxy import Proxy
 from service.local.zendesk.stand_in import Fault, Zendesk
-from service.operate.sync_retry import resync
+from service.operate.retry import retry
 from service.resources import Resources, judge, open_resources
 from service.sync.attempt import sync
 from service.sync.sweep import sync_for_ever
@@ -161,7 +161,7 @@ async def test_without_a_target_there_is_nothing_to_sync(
 
     assert email["sync_status"] == "not_applicable"
     with pytest.raises(Rejected) as refused:
-        await resync(res, receipt["email_id"], "tests")
+        await retry(res, receipt["email_id"], "tests", "sync")
     assert (refused.value.status, refused.value.code) == (409, "sync_off")
 
 
@@ -306,7 +306,7 @@ async def test_a_budget_that_is_used_up_ends_in_failed_and_a_person_may_try_agai
     async with serving(settings, zendesk) as client, working(settings):
         email_id = await sent(client, file=False)
         failed = await synced(client, email_id, "failed")
-        await resync(client.res, email_id, "tests")
+        await retry(client.res, email_id, "tests", "sync")
         email = await synced(client, email_id)
 
     assert (failed["sync_retry_count"], failed["sync_error_code"]) == (2, "receiver_busy")

@@ -3,7 +3,6 @@
 from aiohttp import web
 
 from service.operate.retry import retry
-from service.operate.sync_retry import resync
 from service.queries import emails, overview
 from service.queries.emails import EmailFilter
 from service.web.api.answers import Queued, SyncPending
@@ -42,7 +41,7 @@ async def retry_email(request: web.Request) -> web.Response:
 
 async def sync_email(request: web.Request) -> web.Response:
     email_id = number(request, "id")
-    await ask(request, resync(request.app[RES], email_id, request[IDENTITY].actor))
+    await ask(request, retry(request.app[RES], email_id, request[IDENTITY].actor, "sync"))
     return answer(request, SyncPending(email_id=email_id), status=202)
 
 
