@@ -189,7 +189,7 @@ async def test_without_a_target_and_on_a_terminal_it_says_what_it_looked_at(
 
 
 async def test_verify_says_that_no_worker_is_there_and_workers_do_it(
-    settings: Settings, client: Client, zendesk: Zendesk
+    settings: Settings, client: Client, zendesk: Zendesk, database: asyncpg.Connection
 ) -> None:
     async with working(settings):
         receipt = await client.send(zendesk.payload(attachments=[zendesk.add_file("a.pdf", PDF)]))
@@ -198,6 +198,7 @@ async def test_verify_says_that_no_worker_is_there_and_workers_do_it(
     twice = await typed(settings, "storage", "verify")
     ended = await typed(settings, "reconcile", "cancel", "1")
     async with working(settings):
+        await eventually(lambda: database.fetchval("SELECT count(*) FROM workers WHERE stopped_at IS NULL"))
         done = await command(settings, "storage", "verify", "--wait", "--rate", "100")
 
     assert (alone.returncode, alone.stderr) == (0, "No worker is there; it begins when one is.\n")
