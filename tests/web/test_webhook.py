@@ -24,7 +24,7 @@ from pydantic import SecretStr
 from structlog.testing import capture_logs
 
 from service.config.settings import Settings
-from service.local.zendesk.sender import Answer, sign_headers
+from service.local.zendesk.sender import WebhookResponse, sign_headers
 from service.local.zendesk.stand_in import Zendesk
 from service.postgres.engine import pool_of
 from service.resources import Resources
@@ -59,17 +59,17 @@ def no_traceback(caplog: pytest.LogCaptureFixture) -> Iterator[None]:
     assert [r.getMessage() for r in records if r.exc_info or r.levelno >= logging.ERROR] == []
 
 
-async def post(client: Client, body: bytes | dict[str, Any], **headers: str | None) -> Answer:
+async def post(client: Client, body: bytes | dict[str, Any], **headers: str | None) -> WebhookResponse:
     """Send a new invocation; a header of None is left out, and `_` stands for `-` in their names."""
     named = {name.replace("_", "-"): value for name, value in headers.items()}
     async with asyncio.timeout(NO_HANG):
         return await client.zendesk.send(client.webhook, body, headers=named)
 
 
-async def post_again(client: Server, body: bytes | dict[str, Any]) -> Answer:
+async def post_again(client: Server, body: bytes | dict[str, Any]) -> WebhookResponse:
     """Send, and repeat what got a 503 as Zendesk does, only sooner."""
 
-    async def answered() -> Answer | None:
+    async def answered() -> WebhookResponse | None:
         answer = await post(client, body)
         return answer if answer.status != 503 else None
 
@@ -96,7 +96,7 @@ async def metric(client: Server, sample: str) -> float:
     return next((float(line.rpartition(" ")[2]) for line in lines if line.startswith(f"{sample} ")), 0)
 
 
-def problem(answer: Answer) -> dict[str, Any]:
+def problem(answer: WebhookResponse) -> dict[str, Any]:
     """Check that an error is one that a machine can read, and return it."""
     assert answer.headers["Content-Type"].startswith("application/problem+json")
     body: dict[str, Any] = answer.json()
@@ -863,7 +863,7 @@ def impatient(settings: Settings, **more: object) -> Settings:
     return settings.model_copy(update={"database_seconds": BRIEF, "database_pool_size": 2, **more})
 
 
-def check_try_again(answer: Answer) -> None:
+def check_try_again(answer: WebhookResponse) -> None:
     """Check that it is the one answer after which Zendesk sends again."""
     assert answer.status == 503
     assert answer.headers["Retry-After"] == "10"
