@@ -14,7 +14,7 @@ from aiohttp import ClientError, ClientSession, ClientTimeout
 
 from service.config.env_file import read_env_file
 from service.local.signals import interruptible, run_until_told
-from service.local.zendesk.stand_in import Answer, Zendesk
+from service.local.zendesk.stand_in import WebhookResponse, Zendesk
 
 _FILES = (Path(".holdfast/env"), Path(".holdfast/demo/env"))
 _PAUSE_SECONDS = 0.2
@@ -86,7 +86,7 @@ def _attach(payload: dict[str, Any], zendesk: Zendesk, files: Sequence[Path]) ->
     ]
 
 
-async def _post(zendesk: Zendesk, url: str, body: bytes | dict[str, Any]) -> Answer:
+async def _post(zendesk: Zendesk, url: str, body: bytes | dict[str, Any]) -> WebhookResponse:
     try:
         return await zendesk.send(f"{url}/webhooks/zendesk", body)
     except (ClientError, TimeoutError, ValueError) as exc:
@@ -94,7 +94,7 @@ async def _post(zendesk: Zendesk, url: str, body: bytes | dict[str, Any]) -> Ans
         raise click.ClickException(f"no answer from {url}: {reason}; is `holdfast up` running?") from exc
 
 
-async def _wait(answer: Answer, url: str, token: str) -> bool:
+async def _wait(answer: WebhookResponse, url: str, token: str) -> bool:
     """Tell each change of the e-mail until its end; True where that is `completed`."""
     email_id = answer.json().get("email_id")
     if email_id is None:

@@ -15,7 +15,7 @@ from click.testing import CliRunner
 
 from service.cli.main import main
 from service.local.drill.ground import find_faketime
-from service.local.drill.plan import ALL, SKEW, Plan, choose, turns
+from service.local.drill.plan import ALL, SKEW, DrillPlan, choose, turns
 from service.local.drill.receiving import has_collection
 from tests.support.processes import ROOT, linux, processes, wait_for
 
@@ -258,7 +258,7 @@ def test_the_same_seed_has_the_same_faults_in_the_same_order() -> None:
     names = choose("postgres")
 
     def some(seed: int) -> list[tuple[int, float, str]]:
-        return list(islice(turns(Plan(60, 10, seed, names), "postgres", names), 3 * len(names)))
+        return list(islice(turns(DrillPlan(60, 10, seed, names), "postgres", names), 3 * len(names)))
 
     assert some(1) == some(1)
     assert some(1) != some(2)

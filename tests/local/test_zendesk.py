@@ -83,7 +83,7 @@ async def test_the_cdn_refuses_credentials_and_notes_them(
     async with http.get(location, headers=AGENT) as response:
         assert response.status == 403
 
-    assert zendesk.desk.cdn_authorizations == [AGENT["Authorization"]]
+    assert zendesk.state.cdn_authorizations == [AGENT["Authorization"]]
 
 
 async def test_a_cdn_address_that_was_escaped_anew_is_unknown(

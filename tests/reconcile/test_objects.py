@@ -65,7 +65,7 @@ async def sent(settings: Settings, zendesk: Zendesk) -> int:
 
 
 def downloads(zendesk: Zendesk) -> int:
-    return sum(file.downloads for file in zendesk.desk.files.values())
+    return sum(file.downloads for file in zendesk.state.files.values())
 
 
 async def again(settings: Settings, zendesk: Zendesk, email_id: int) -> dict[str, Any]:

@@ -5,7 +5,7 @@ import json
 from datetime import UTC, datetime
 from typing import Any
 
-from service.local.zendesk.sender import Answer
+from service.local.zendesk.sender import WebhookResponse
 from service.zendesk.signature import SIGNATURE, TIMESTAMP, sign
 from tests.conftest import Client
 
@@ -26,7 +26,7 @@ MERGED = "zen:event-type:ticket.merged"
 IGNORED = json.dumps(EVENT | {"type": MERGED}).encode()
 
 
-async def post(client: Client, body: bytes | dict[str, Any], **headers: str | None) -> Answer:
+async def post(client: Client, body: bytes | dict[str, Any], **headers: str | None) -> WebhookResponse:
     """Send a new invocation; a header of None is left out, and `_` stands for `-` in their names."""
     named = {name.replace("_", "-"): value for name, value in headers.items()}
     async with asyncio.timeout(NO_HANG):

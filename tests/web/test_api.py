@@ -507,11 +507,11 @@ async def test_a_failed_email_is_run_again_with_a_fresh_budget_and_its_history(
     client: Client, worker: Worker, database: asyncpg.Connection, zendesk: Zendesk, settings: Settings
 ) -> None:
     url = zendesk.add_file("later.txt", b"later")
-    file = zendesk.desk.files.pop(token := url.split("/")[5])
+    file = zendesk.state.files.pop(token := url.split("/")[5])
     payload = {**zendesk.payload(), "attachments": [{"url": url, "filename": "later.txt"}]}
     receipt = await client.send(payload)
     failed = await client.until(receipt["email_id"], "failed")
-    zendesk.desk.files[token] = file
+    zendesk.state.files[token] = file
 
     answer = await client.post(f"{EMAILS}/{failed['id']}/retry")
     email = await client.until(failed["id"], "completed", "failed")

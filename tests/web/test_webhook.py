@@ -24,7 +24,7 @@ from pydantic import SecretStr
 from structlog.testing import capture_logs
 
 from service.config.settings import Settings
-from service.local.zendesk.sender import Answer, sign_headers
+from service.local.zendesk.sender import WebhookResponse, sign_headers
 from service.local.zendesk.stand_in import Zendesk
 from service.resources import Resources
 from service.zendesk.signature import ACCOUNT_ID, INVOCATION_ID, SIGNATURE, TIMESTAMP, WEBHOOK_ID, sign
@@ -45,17 +45,17 @@ def no_traceback(caplog: pytest.LogCaptureFixture) -> Iterator[None]:
     assert [r.getMessage() for r in records if r.exc_info or r.levelno >= logging.ERROR] == []
 
 
-async def post_again(client: Server, body: bytes | dict[str, Any]) -> Answer:
+async def post_again(client: Server, body: bytes | dict[str, Any]) -> WebhookResponse:
     """Send, and repeat what got a 503 as Zendesk does, only sooner."""
 
-    async def answered() -> Answer | None:
+    async def answered() -> WebhookResponse | None:
         answer = await post(client, body)
         return answer if answer.status != 503 else None
 
     return await eventually(answered)
 
 
-def problem(answer: Answer) -> dict[str, Any]:
+def problem(answer: WebhookResponse) -> dict[str, Any]:
     """Check that an error is one that a machine can read, and return it."""
     assert answer.headers["Content-Type"].startswith("application/problem+json")
     body: dict[str, Any] = answer.json()
@@ -793,7 +793,7 @@ def impatient(settings: Settings, **more: object) -> Settings:
     return settings.model_copy(update={"database_seconds": BRIEF, "database_pool_size": 2, **more})
 
 
-def check_try_again(answer: Answer) -> None:
+def check_try_again(answer: WebhookResponse) -> None:
     """Check that it is the one answer after which Zendesk sends again."""
     assert answer.status == 503
     assert answer.headers["Retry-After"] == "10"

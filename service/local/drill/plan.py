@@ -16,7 +16,7 @@ ALL = (*FAULTS, *POISON, REFUSAL, SKEW)
 
 
 @dataclass(frozen=True)
-class Plan:
+class DrillPlan:
     """What to do; the same seed gives webhooks with the same files, and the same faults in the same order."""
 
     seconds: float
@@ -40,7 +40,7 @@ def choose(words: str) -> tuple[str, ...]:
     return tuple(chosen)
 
 
-def turns(plan: Plan, part: str, faults: Sequence[str]) -> Iterator[tuple[int, float, str]]:
+def turns(plan: DrillPlan, part: str, faults: Sequence[str]) -> Iterator[tuple[int, float, str]]:
     """Name the faults of a part for ever, round by round, each with the number of its round and a pause before it."""
     chance = Random(f"{plan.seed} {part}")  # noqa: S311 the same drill again
     most = min(40, max(1.5, 0.8 * plan.seconds / len(faults)))

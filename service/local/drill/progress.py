@@ -26,7 +26,7 @@ class _Bar(Bar):
             yield Text(f"  hurting   {self.faults}", no_wrap=True, overflow="ellipsis")
 
 
-class Progress:
+class DrillProgress:
     """Where the parts of a drill tell what they do."""
 
     def __init__(self, console: Console, bar: _Bar, expected: int, ledger: Ledger) -> None:
@@ -78,11 +78,11 @@ class Progress:
 
 
 @contextmanager
-def open_progress(console: Console, expected: int, ledger: Ledger) -> Iterator[Progress]:
+def open_progress(console: Console, expected: int, ledger: Ledger) -> Iterator[DrillProgress]:
     columns = (
         TextColumn("  {task.description:<8}"),
         BarColumn(bar_width=20),
         TextColumn("{task.percentage:>3.0f} %  {task.fields[what]}"),
     )
     with _Bar(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
-        yield Progress(console, bar, expected, ledger)
+        yield DrillProgress(console, bar, expected, ledger)

@@ -21,8 +21,8 @@ from service.local.drill.carried import audit_sync
 from service.local.drill.faults import FAULTS, inject
 from service.local.drill.ground import LOG, Ground, Stubborn, check_place, find_faketime, open_ground
 from service.local.drill.ledger import Injury, Ledger
-from service.local.drill.plan import POISON, REFUSAL, SKEW, Plan, turns
-from service.local.drill.progress import Progress, open_progress
+from service.local.drill.plan import POISON, REFUSAL, SKEW, DrillPlan, turns
+from service.local.drill.progress import DrillProgress, open_progress
 from service.local.drill.receiving import has_collection
 from service.local.drill.traffic import Traffic
 from service.local.drill.verdict import Verdict, verdict
@@ -43,7 +43,7 @@ _UNFINISHED = (
 )
 
 
-def run(plan: Plan, directory: Path | None) -> None:
+def run(plan: DrillPlan, directory: Path | None) -> None:
     """Run it and tell the verdict; exits with 1 where an invariant broke, with 2 where it cannot start."""
     console = Console(highlight=False)
     outcome: list[Verdict] = []
@@ -64,7 +64,7 @@ def run(plan: Plan, directory: Path | None) -> None:
 
 
 async def _run(
-    plan: Plan, directory: Path, console: Console, hurry: asyncio.Event, outcome: list[Verdict]
+    plan: DrillPlan, directory: Path, console: Console, hurry: asyncio.Event, outcome: list[Verdict]
 ) -> None:
     ledger = Ledger()
     skew = SKEW in plan.faults and find_faketime() is not None
@@ -80,14 +80,14 @@ async def _run(
             Zendesk() as zendesk,
             open_ground(directory, zendesk, _say, hurry, skew=skew) as ground,
         ):
-            zendesk.desk.token_seconds = TOKEN_SECONDS
+            zendesk.state.token_seconds = TOKEN_SECONDS
             traffic = Traffic(zendesk, ground.webs, ledger, plan.seed)
             try:
                 drained = await _Drill(plan, ground, traffic, ledger, progress).run()
             except asyncio.CancelledError:
                 progress.note("ending every process; Ctrl-C once more kills them")
                 raise
-            if zendesk.desk.cdn_authorizations:
+            if zendesk.state.cdn_authorizations:
                 ledger.unexpected.append("credentials were sent to the CDN")
             findings = await audit(ledger, ground.database_url, ground.objects)
             await audit_sync(findings, ledger, ground.database_url, ground.kept)
@@ -98,11 +98,11 @@ async def _run(
 
 @dataclass(frozen=True)
 class _Drill:
-    plan: Plan
+    plan: DrillPlan
     ground: Ground
     traffic: Traffic
     ledger: Ledger
-    progress: Progress
+    progress: DrillProgress
 
     async def run(self) -> float:
         """Send and injure at the same time, then drain; return how long that took, in seconds."""

@@ -12,7 +12,7 @@ from aiohttp import ClientConnectorError, ClientError, ClientSession, TCPConnect
 
 from service.local.drill.ledger import Ledger, Webhook
 from service.local.receiver import UNWANTED
-from service.local.zendesk.sender import Answer, send, sign_headers
+from service.local.zendesk.sender import WebhookResponse, send, sign_headers
 from service.local.zendesk.stand_in import Fault, Zendesk
 
 # How often each kind comes, out of a hundred.
@@ -151,7 +151,7 @@ class Traffic:
 
     async def _route(
         self, session: ClientSession, body: bytes, headers: dict[str, str], chance: Random
-    ) -> Answer:
+    ) -> WebhookResponse:
         """Send to a web process, to the next where that one takes no connections, as a router does."""
         webs = chance.sample(self.webs, len(self.webs))
         for web in webs:

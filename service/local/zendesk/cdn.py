@@ -4,27 +4,27 @@ import asyncio
 
 from aiohttp import web
 
-from service.local.zendesk.desk import Desk, Fault, Grant, url_name
+from service.local.zendesk.state import Fault, StandInState, TemporaryAddress, url_name
 
-_DESK = web.AppKey("desk", Desk)
+_STATE = web.AppKey("state", StandInState)
 _CHUNK_BYTES = 64 * 1024
 
 
-def cdn(desk: Desk) -> web.Application:
+def cdn(state: StandInState) -> web.Application:
     """Make the CDN's application."""
     app = web.Application()
-    app[_DESK] = desk
+    app[_STATE] = state
     app.router.add_get("/{name:(?s:.*)}", _download, allow_head=False)
     return app
 
 
 async def _download(request: web.Request) -> web.StreamResponse:
-    desk = request.app[_DESK]
+    state = request.app[_STATE]
     if "Authorization" in request.headers:
-        desk.cdn_authorizations.append(request.headers["Authorization"])
+        state.cdn_authorizations.append(request.headers["Authorization"])
         return web.Response(status=403, text="Forbidden")
     # The query as it came, not as it reads: a client that escapes it anew breaks the real one's signature.
-    grant = desk.redeem(request.raw_path.partition("?")[2])
+    grant = state.redeem(request.raw_path.partition("?")[2])
     if grant is None:
         return web.Response(status=404, text="Not found")
     fault = grant.fault
@@ -35,7 +35,7 @@ async def _download(request: web.Request) -> web.StreamResponse:
     return await _stream(request, grant)
 
 
-async def _stream(request: web.Request, grant: Grant) -> web.StreamResponse:
+async def _stream(request: web.Request, grant: TemporaryAddress) -> web.StreamResponse:
     file, fault = grant.file, grant.fault
     name, content, content_type = file.name, file.content, file.content_type
     if fault.redacted:

@@ -18,7 +18,7 @@ _TIMEOUTS = 5
 
 
 @dataclass(frozen=True)
-class Answer:
+class WebhookResponse:
     """What the webhook's receiver said in the end."""
 
     status: int
@@ -32,7 +32,7 @@ class Answer:
 
 async def send(
     session: ClientSession, url: str, body: bytes, headers: dict[str, str], *, retries: bool = False
-) -> Answer:
+) -> WebhookResponse:
     """Post `body` with what `sign` made of it: one invocation, however often it is retried.
 
     Raises TimeoutError after 10 s, and aiohttp's ClientError where nobody answers.
@@ -44,7 +44,9 @@ async def send(
             async with session.post(
                 url, data=body, headers=headers, timeout=_TIMEOUT, allow_redirects=False
             ) as response:
-                answer = Answer(response.status, dict(response.headers), await response.read(), requests)
+                answer = WebhookResponse(
+                    response.status, dict(response.headers), await response.read(), requests
+                )
         except TimeoutError:
             if not retries or requests > _TIMEOUTS:
                 raise
@@ -70,7 +72,7 @@ def sign_headers(body: bytes, secret: str) -> dict[str, str]:
     }
 
 
-def _pause(answer: Answer) -> float | None:
+def _pause(answer: WebhookResponse) -> float | None:
     """Return how long to wait before the next request, None for no further one."""
     if answer.requests > _RETRIES.get(answer.status, 0):
         return None

@@ -14,14 +14,14 @@ from aiohttp import ClientSession, web
 
 from service.local.zendesk.account import account, describe
 from service.local.zendesk.cdn import cdn
-from service.local.zendesk.desk import Desk, Fault, File
-from service.local.zendesk.sender import Answer, send, sign_headers
+from service.local.zendesk.sender import WebhookResponse, send, sign_headers
+from service.local.zendesk.state import Fault, ServedFile, StandInState
 
-__all__ = ["Answer", "Fault", "File", "Zendesk"]
+__all__ = ["Fault", "ServedFile", "WebhookResponse", "Zendesk"]
 
 
 class Zendesk:
-    """Serve files as Zendesk does and send webhooks; `desk` has what was asked of it.
+    """Serve files as Zendesk does and send webhooks; `state` has what was asked of it.
 
     `url` is what ZENDESK_URL should be. Nothing blocks the event loop.
     """
@@ -36,14 +36,14 @@ class Zendesk:
     ) -> None:
         self.email, self.api_token, self.secret, self.oauth_token = email, api_token, secret, oauth_token
         self.client_id, self.client_secret = "holdfast", "stand-in-client-secret"
-        self.desk = Desk(email, api_token, oauth_token, self.client_id, self.client_secret)
+        self.state = StandInState(email, api_token, oauth_token, self.client_id, self.client_secret)
         self._open = AsyncExitStack()
         self._session: ClientSession | None = None
 
     async def __aenter__(self) -> Self:
         self._session = await self._open.enter_async_context(ClientSession())
-        self.desk.account_url = await self._serve(account(self.desk))
-        self.desk.cdn_url = await self._serve(cdn(self.desk))
+        self.state.account_url = await self._serve(account(self.state))
+        self.state.cdn_url = await self._serve(cdn(self.state))
         return self
 
     async def __aexit__(
@@ -53,11 +53,11 @@ class Zendesk:
 
     @property
     def url(self) -> str:
-        return self.desk.account_url
+        return self.state.account_url
 
     @property
     def cdn_url(self) -> str:
-        return self.desk.cdn_url
+        return self.state.cdn_url
 
     def add_file(
         self,
@@ -70,13 +70,13 @@ class Zendesk:
     ) -> str:
         """Keep a file; return its address, the `content_url`."""
         token = secrets.token_urlsafe(16)
-        file = File(next(self.desk.ids), token, name, content, content_type, public, deque(faults))
-        self.desk.files[token] = file
+        file = ServedFile(next(self.state.ids), token, name, content, content_type, public, deque(faults))
+        self.state.files[token] = file
         return self.url + file.path
 
-    def file(self, url: str) -> File:
+    def file(self, url: str) -> ServedFile:
         """Return the file of an address, to count its requests or script further faults."""
-        return self.desk.files[url.split("/")[5]]
+        return self.state.files[url.split("/")[5]]
 
     def add_comment(  # noqa: PLR0913 all but the ticket by keyword
         self,
@@ -92,10 +92,10 @@ class Zendesk:
 
         Without a time it was made just now.
         """
-        files = [describe(self.desk, self.file(url)) for url in attachments]
-        files += [describe(self.desk, self.file(url), inline=True) for url in inline]
+        files = [describe(self.state, self.file(url)) for url in attachments]
+        files += [describe(self.state, self.file(url), inline=True) for url in inline]
         comment = {
-            "id": next(self.desk.ids),
+            "id": next(self.state.ids),
             "type": "Comment",
             "author_id": 1_001,
             "body": body,
@@ -106,7 +106,7 @@ class Zendesk:
             "via": {"channel": "email", "source": {"from": {}, "to": {}, "rel": None}},
             "created_at": _written(created_at or datetime.now(UTC)),
         }
-        self.desk.comments.setdefault(str(ticket_id), []).append(comment)
+        self.state.comments.setdefault(str(ticket_id), []).append(comment)
         return int(str(comment["id"]))
 
     def payload(
@@ -152,7 +152,7 @@ class Zendesk:
             "time": _now(),
             "zendesk_event_version": "2022-11-06",
             "detail": {"id": str(ticket_id), "status": "OPEN", "tags": None, "via": {"channel": "mail"}},
-            "event": {"comment": {"id": str(next(self.desk.ids)), "is_public": True, "attachment": about}},
+            "event": {"comment": {"id": str(next(self.state.ids)), "is_public": True, "attachment": about}},
         }
 
     async def send(
@@ -163,7 +163,7 @@ class Zendesk:
         secret: str | None = None,
         headers: dict[str, str | None] | None = None,
         retries: bool = False,
-    ) -> Answer:
+    ) -> WebhookResponse:
         """Post a payload, or a body as it is, as a new invocation. Raises as `sender.send`.
 
         `headers` replace those that Zendesk would send; None takes one away.

@@ -32,7 +32,7 @@ class Fault:
 
 
 @dataclass(eq=False)
-class File:
+class ServedFile:
     """An attachment at Zendesk. `faults` are used up first, one a request that got past the credentials."""
 
     id: int
@@ -51,16 +51,16 @@ class File:
 
 
 @dataclass(frozen=True, eq=False)
-class Grant:
+class TemporaryAddress:
     """A temporary address at the CDN, and what will happen there."""
 
-    file: File
+    file: ServedFile
     fault: Fault
     expires: float  # monotonic seconds
 
 
 @dataclass
-class Desk:
+class StandInState:
     """The state of one stand-in; tests read the lists and counters."""
 
     email: str
@@ -79,17 +79,17 @@ class Desk:
     api_calls: int = 0
     account_url: str = ""
     cdn_url: str = ""
-    files: dict[str, File] = field(default_factory=dict)  # by token
-    grants: dict[str, Grant] = field(default_factory=dict)  # by raw query string
+    files: dict[str, ServedFile] = field(default_factory=dict)  # by token
+    grants: dict[str, TemporaryAddress] = field(default_factory=dict)  # by raw query string
     comments: dict[str, list[dict[str, object]]] = field(default_factory=dict)  # by ticket
     account_authorizations: list[str] = field(default_factory=list)  # headers as they came
     cdn_authorizations: list[str] = field(default_factory=list)  # any entry here is a leak
     ids: "itertools.count[int]" = field(default_factory=lambda: itertools.count(9_001))
 
-    def grant(self, file: File, fault: Fault) -> str:
+    def grant(self, file: ServedFile, fault: Fault) -> str:
         """Make a short-lived address. Its token holds escapes that a client must send as they are."""
         query = f"token={secrets.token_urlsafe(24)}%2Bv2%3D%3D&sig=a%2Fb~c"
-        self.grants[query] = Grant(file, fault, time.monotonic() + _GRANT_SECONDS)
+        self.grants[query] = TemporaryAddress(file, fault, time.monotonic() + _GRANT_SECONDS)
         name = "redacted.txt" if fault.redacted else url_name(file.name)
         return f"{self.cdn_url}/{name}?{query}"
 
@@ -102,7 +102,7 @@ class Desk:
     def knows_token(self, token: str) -> bool:
         return time.monotonic() < self.access_tokens.get(token, 0)
 
-    def redeem(self, query: str) -> Grant | None:
+    def redeem(self, query: str) -> TemporaryAddress | None:
         grant = self.grants.get(query)
         return grant if grant and time.monotonic() < grant.expires else None
 
