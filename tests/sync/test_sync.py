@@ -194,7 +194,7 @@ async def test_while_the_target_is_away_all_else_goes_on_and_afterwards_nothing_
     assert all(email["sync_status"] == "pending" for email in [*completed, *waiting])
     tried = [email for email in waiting if email["sync_error"]]
     assert {email["sync_error_code"] for email in tried} <= {"receiver_away", "receiver_slow"}
-    assert len(tried) < len(waiting), "the gate lets one try, and all others wait"
+    assert len(tried) < len(waiting), "the circuit breaker lets one e-mail probe, and all others wait"
     assert await documents.count_documents({}) == len(email_ids)
 
 
@@ -266,7 +266,7 @@ async def test_what_an_endpoint_answers_is_about_the_email_or_about_itself(
         email = await synced(client, email_id, ends)
 
     assert (refused["sync_error_code"], refused["processing_status"]) == (code, "completed")
-    assert refused["sync_error"].startswith("webhook: it answered")
+    assert refused["sync_error"].startswith("webhook: answered")
     assert endpoint.url not in refused["sync_error"]
     assert len(endpoint.messages) == (ends == "synced")
     assert email["sync_retry_count"] == (ends == "synced")
