@@ -12,7 +12,8 @@ import click
 
 from service.cli.environment import env_file, with_engine, with_resources
 from service.cli.filters import filters, selection
-from service.cli.terminal import printable, progress, shown_time
+from service.cli.terminal import progress, shown_time
+from service.formatting import printable
 
 if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncEngine

@@ -3,12 +3,10 @@
 import re
 from urllib.parse import quote
 
+from service.formatting import printable
 from service.queries.views import AttachmentView
 
 LONGEST_NAME = 150
-# Control characters, separators of paths, what does not show, and what turns the direction of writing: `gpj.exe` must not look
-# like `exe.jpg`.
-_UNSAFE = re.compile(r"[\x00-\x1f\x7f-\x9f/\\\u061c\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff]")
 
 
 def content_headers(attachment: AttachmentView) -> dict[str, str]:
@@ -33,5 +31,5 @@ def redirect_headers(address: str) -> dict[str, str]:
 
 def safe_name(attachment: AttachmentView) -> str:
     """Make a name of the sender's, which is no path, hides nothing, and is not too long."""
-    name = _UNSAFE.sub("_", attachment.file_name or "")[-LONGEST_NAME:].strip(". ")
+    name = re.sub(r"[/\\]", "_", printable(attachment.file_name or "", "_"))[-LONGEST_NAME:].strip(". ")
     return name or f"attachment-{attachment.position}"

@@ -9,7 +9,7 @@ from datetime import datetime
 from math import ceil, log10
 
 from service.queries.history import Hour
-from service.web.handling.formatting import precise
+from service.web.handling.template_filters import precise
 
 HEIGHT = 160.0
 _GAP = 0.22  # of a column
