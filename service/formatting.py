@@ -12,6 +12,7 @@ _HIDDEN = (
 _UNPRINTABLE = re.compile(rf"[\x00-\x1f{_HIDDEN}]")
 _UNPRINTABLE_IN_LINES = re.compile(rf"[\x00-\x08\x0b-\x1f{_HIDDEN}]")
 
+_LONGEST_FILE_NAME = 150
 _UNITS = (("d", 86400, "h", 3600), ("h", 3600, "min", 60), ("min", 60, "s", 1))
 
 
@@ -49,3 +50,9 @@ def one_line(text: str, longest: int | None = None) -> str:
     """Make one line of printable characters, cut to `longest` of them."""
     line = printable(" ".join(text.split()))
     return line if longest is None or len(line) <= longest else f"{line[: longest - 1]}…"
+
+
+def safe_file_name(name: str | None, *, otherwise: str) -> str:
+    """Make a file name of a stranger's: it is no path, hides no character, and has at most 150 of them."""
+    kept = printable(name or "", "_").replace("/", "_").replace("\\", "_")[-_LONGEST_FILE_NAME:]
+    return kept.strip(". ") or otherwise
