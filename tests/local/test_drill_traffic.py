@@ -81,7 +81,7 @@ async def test_what_zendesk_repeats_is_the_same_invocation_again(
     began = time.monotonic()
     ledger, (webhook,) = await _send(zendesk, [receiver.url])
 
-    assert (webhook.outcome, webhook.numbers, webhook.sends) == ("ok", {7}, 1)
+    assert (webhook.outcome, webhook.ids, webhook.sends) == ("ok", {7}, 1)
     assert ledger.unexpected == []
     assert receiver.requests == [receiver.requests[0]] * 2
     assert receiver.bodies == [webhook.body] * 2
@@ -125,7 +125,7 @@ async def test_what_zendesk_gives_up_is_not_acknowledged(
     receiver.answers.extend([answer] * 10)
     ledger, (webhook,) = await _send(zendesk, [receiver.url])
 
-    assert (webhook.outcome, webhook.numbers) == (outcome, set())
+    assert (webhook.outcome, webhook.ids) == (outcome, set())
     assert receiver.requests == [receiver.requests[0]] * requests
     assert ledger.unexpected == ([f"ticket 100000 {complaint}"] if complaint else [])
     assert ledger.count("ok") == 0

@@ -184,7 +184,9 @@ async def test_an_error_of_the_api_has_a_kind_and_a_code(
 async def test_a_hostile_next_page_gets_no_credentials(res: Resources, zendesk: Zendesk) -> None:
     elsewhere = f"{zendesk.cdn_url}/api/v2/more"
     page = json.dumps({"comments": [], "links": {"next": elsewhere}}).encode()
-    zendesk.state.api_faults.append(Fault(status=200, body=page, headers={"Content-Type": "application/json"}))
+    zendesk.state.api_faults.append(
+        Fault(status=200, body=page, headers={"Content-Type": "application/json"})
+    )
 
     with pytest.raises(HoldfastError):
         async for _ in res.zendesk.pages("/api/v2/tickets/1/comments.json", 5):

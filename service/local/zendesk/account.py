@@ -11,7 +11,7 @@ import hmac
 from aiohttp import web
 from aiohttp.typedefs import Handler
 
-from service.local.zendesk.state import StandInState, Fault, ServedFile
+from service.local.zendesk.state import Fault, ServedFile, StandInState
 
 _STATE = web.AppKey("state", StandInState)
 

@@ -4,7 +4,7 @@ import asyncio
 
 from aiohttp import web
 
-from service.local.zendesk.state import StandInState, Fault, TemporaryAddress, url_name
+from service.local.zendesk.state import Fault, StandInState, TemporaryAddress, url_name
 
 _STATE = web.AppKey("state", StandInState)
 _CHUNK_BYTES = 64 * 1024

@@ -44,7 +44,9 @@ async def send(
             async with session.post(
                 url, data=body, headers=headers, timeout=_TIMEOUT, allow_redirects=False
             ) as response:
-                answer = WebhookResponse(response.status, dict(response.headers), await response.read(), requests)
+                answer = WebhookResponse(
+                    response.status, dict(response.headers), await response.read(), requests
+                )
         except TimeoutError:
             if not retries or requests > _TIMEOUTS:
                 raise

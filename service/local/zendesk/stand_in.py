@@ -14,10 +14,10 @@ from aiohttp import ClientSession, web
 
 from service.local.zendesk.account import account, describe
 from service.local.zendesk.cdn import cdn
-from service.local.zendesk.state import StandInState, Fault, ServedFile
 from service.local.zendesk.sender import WebhookResponse, send, sign_headers
+from service.local.zendesk.state import Fault, ServedFile, StandInState
 
-__all__ = ["WebhookResponse", "Fault", "ServedFile", "Zendesk"]
+__all__ = ["Fault", "ServedFile", "WebhookResponse", "Zendesk"]
 
 
 class Zendesk:
