@@ -21,11 +21,11 @@ _SIGN_IN = """<!DOCTYPE html>
 <button>Sign in</button></form></body></html>
 """
 
-_NOBODY = {"id": None, "name": "Anonymous user", "role": "end-user"}
+_ANONYMOUS = {"id": None, "name": "Anonymous user", "role": "end-user"}
 
 
 def account(state: StandInState) -> web.Application:
-    """Make the account's application."""
+    """Return the account's application."""
     app = web.Application(middlewares=[_api])
     app[_STATE] = state
     app.router.add_post("/oauth/tokens", _give_token)
@@ -33,7 +33,7 @@ def account(state: StandInState) -> web.Application:
     for suffix in ("", ".json"):
         app.router.add_get(f"/api/v2/tickets/{{ticket:\\d+}}/comments{suffix}", _comments, allow_head=False)
         app.router.add_get(f"/api/v2/attachments/{{id:\\d+}}{suffix}", _about_attachment, allow_head=False)
-        app.router.add_get(f"/api/v2/users/me{suffix}", _who, allow_head=False)
+        app.router.add_get(f"/api/v2/users/me{suffix}", _current_user, allow_head=False)
     return app
 
 
@@ -60,7 +60,7 @@ def describe(state: StandInState, file: ServedFile, *, inline: bool = False) -> 
 
 @web.middleware
 async def _api(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """Count calls of the API, and let the next scripted fault happen."""
+    """Count the calls of the API, and apply the next scripted fault."""
     if not request.path.startswith("/api/"):
         return await handler(request)
     state = request.app[_STATE]
@@ -111,7 +111,7 @@ async def _attachment(request: web.Request) -> web.Response:
         return _sign_in_page()
     if fault.status is not None and not fault.at_cdn:
         return web.Response(status=fault.status, headers=fault.headers, body=fault.body)
-    return web.Response(status=302, headers={"Location": state.grant(file, fault)})
+    return web.Response(status=302, headers={"Location": state.add_address(file, fault)})
 
 
 async def _comments(request: web.Request) -> web.Response:
@@ -122,7 +122,7 @@ async def _comments(request: web.Request) -> web.Response:
     if all_comments is None:
         return web.json_response({"error": "RecordNotFound", "description": "Not found"}, status=404)
     if request.query.get("sort") == "-created_at":
-        all_comments = all_comments[::-1]  # they are kept in the order in which they came
+        all_comments = all_comments[::-1]  # the list is in order of creation
     size = min(int(request.query.get("page[size]", 100)), 100)
     start = int(request.query.get("page[after]", 0))
     page, after = all_comments[start : start + size], start + size
@@ -149,9 +149,9 @@ async def _about_attachment(request: web.Request) -> web.Response:
     return web.json_response({"error": "RecordNotFound", "description": "Not found"}, status=404)
 
 
-async def _who(request: web.Request) -> web.Response:
-    """Serve whoever asks: who is not signed in is nobody."""
-    me = {"id": 1_001, "name": "Agent", "role": "admin"} if _signed_in(request) else _NOBODY
+async def _current_user(request: web.Request) -> web.Response:
+    """Return the user; without credentials, the anonymous one, as Zendesk does."""
+    me = {"id": 1_001, "name": "Agent", "role": "admin"} if _signed_in(request) else _ANONYMOUS
     return web.json_response(
         {"user": {**me, "url": f"{request.app[_STATE].account_url}/api/v2/users/me.json"}}
     )
@@ -164,15 +164,15 @@ def _signed_in(request: web.Request) -> bool:
         return False
     state.account_authorizations.append(given)
     basic = base64.b64encode(f"{state.email}/token:{state.api_token}".encode()).decode()
-    good = [f"Basic {basic}", *([f"Bearer {state.oauth_token}"] if state.oauth_token else [])]
+    valid = [f"Basic {basic}", *([f"Bearer {state.oauth_token}"] if state.oauth_token else [])]
     if state.knows_token(given.removeprefix("Bearer ")):
         return True
-    return any(hmac.compare_digest(given.encode(), header.encode()) for header in good)
+    return any(hmac.compare_digest(given.encode(), header.encode()) for header in valid)
 
 
 def _without_inline_images(comment: dict[str, object]) -> dict[str, object]:
     attachments = comment["attachments"]
-    assert isinstance(attachments, list)  # noqa: S101 we made it
+    assert isinstance(attachments, list)  # noqa: S101 `add_comment` made it
     return {**comment, "attachments": [one for one in attachments if not one["inline"]]}
 
 

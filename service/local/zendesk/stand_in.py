@@ -21,16 +21,16 @@ __all__ = ["Fault", "ServedFile", "WebhookResponse", "Zendesk"]
 
 
 class Zendesk:
-    """Serve files as Zendesk does and send webhooks; `state` has what was asked of it.
+    """Serve files and send webhooks as Zendesk does; `state` holds its files, faults and received requests.
 
-    `url` is what ZENDESK_URL should be. Nothing blocks the event loop.
+    Set ZENDESK_URL to `url`. Nothing blocks the event loop.
     """
 
     def __init__(
         self,
         *,
         email: str = "agent@acme.example",
-        api_token: str = "stand-in-token",  # noqa: S107 opens nothing but this stand-in
+        api_token: str = "stand-in-token",  # noqa: S107 valid only for this stand-in
         secret: str = "stand-in-signing-secret",  # noqa: S107 likewise
         oauth_token: str | None = None,
     ) -> None:
@@ -68,17 +68,17 @@ class Zendesk:
         faults: Iterable[Fault] = (),
         public: bool = False,
     ) -> str:
-        """Keep a file; return its address, the `content_url`."""
+        """Add a file; return its address, the `content_url`."""
         token = secrets.token_urlsafe(16)
         file = ServedFile(next(self.state.ids), token, name, content, content_type, public, deque(faults))
         self.state.files[token] = file
         return self.url + file.path
 
     def file(self, url: str) -> ServedFile:
-        """Return the file of an address, to count its requests or script further faults."""
+        """Return the file of an address, to read its counters or to add faults."""
         return self.state.files[url.split("/")[5]]
 
-    def add_comment(  # noqa: PLR0913 all but the ticket by keyword
+    def add_comment(  # noqa: PLR0913 keywords
         self,
         ticket_id: int | str,
         *,
@@ -90,7 +90,7 @@ class Zendesk:
     ) -> int:
         """Add a comment with these files' addresses to a ticket, for the comments API; return its id.
 
-        Without a time it was made just now.
+        `created_at` defaults to now.
         """
         files = [describe(self.state, self.file(url)) for url in attachments]
         files += [describe(self.state, self.file(url), inline=True) for url in inline]
@@ -104,7 +104,7 @@ class Zendesk:
             "public": True,
             "attachments": files,
             "via": {"channel": "email", "source": {"from": {}, "to": {}, "rel": None}},
-            "created_at": _written(created_at or datetime.now(UTC)),
+            "created_at": _format(created_at or datetime.now(UTC)),
         }
         self.state.comments.setdefault(str(ticket_id), []).append(comment)
         return int(str(comment["id"]))
@@ -135,7 +135,7 @@ class Zendesk:
         }
 
     def event(self, url: str, *, ticket_id: int | str = 4711) -> dict[str, Any]:
-        """Return the body of an event: this one file was linked to a comment."""
+        """Return the body of an event for one file that was linked to a comment."""
         file = self.file(url)
         about = {
             "content_type": file.content_type,
@@ -164,9 +164,9 @@ class Zendesk:
         headers: dict[str, str | None] | None = None,
         retries: bool = False,
     ) -> WebhookResponse:
-        """Post a payload, or a body as it is, as a new invocation. Raises as `sender.send`.
+        """Post a payload, or a raw body, as a new invocation. Raises the errors of `sender.send`.
 
-        `headers` replace those that Zendesk would send; None takes one away.
+        `headers` replace those of Zendesk; None removes one.
         """
         assert self._session is not None, "use it inside `async with`"  # noqa: S101 a mistake of the caller
         body = payload if isinstance(payload, bytes) else json.dumps(payload).encode()
@@ -183,8 +183,8 @@ class Zendesk:
 
 
 def _now() -> str:
-    return _written(datetime.now(UTC))
+    return _format(datetime.now(UTC))
 
 
-def _written(time: datetime) -> str:
+def _format(time: datetime) -> str:
     return time.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
