@@ -79,11 +79,11 @@ class Resources:
 def read_settings_for_resources() -> Settings:
     """Read the settings that `open_resources` needs; raises SettingsError."""
     settings = read_settings(*NEEDED)
-    judge(settings)
+    check_usable(settings)
     return settings
 
 
-def judge(settings: Settings) -> None:
+def check_usable(settings: Settings) -> None:
     """Let the libraries judge what only they can; raises SettingsError."""
     if any(url.get_secret_value().startswith("mongodb") for url in settings.sync_url) and not _is_installed(
         "pymongo"
@@ -168,7 +168,7 @@ async def open_resources(settings: Settings, process: str = WORKER) -> AsyncIter
         )
 
 
-def told_at_start(settings: Settings, processes: int, redis_pools: int = 1) -> dict[str, int]:
+def connection_limits(settings: Settings, processes: int, redis_pools: int = 1) -> dict[str, int]:
     """Say in a log line how many connections these processes may open together."""
     return {
         "processes": processes,

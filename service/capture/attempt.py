@@ -16,7 +16,7 @@ from service.capture.retry_policy import worth_another_attempt
 from service.errors import HoldfastError, Permanent, Transient
 from service.faultpoints import reach
 from service.jobs import attempts
-from service.jobs.attempts import Claim, ClaimRequest, Failure, Refusal, Settlement, SyncStatus
+from service.jobs.attempts import Claim, ClaimRefusal, ClaimRequest, Failure, Settlement, SyncStatus
 from service.jobs.waiting import Job, Sync
 from service.outbound.backoff import backoff
 from service.postgres.engine import insist, run
@@ -97,7 +97,7 @@ async def _claim(res: Resources, job: Job) -> Claim | None:
 
 async def _fail_unclaimed(res: Resources, job: Job, error: Permanent) -> None:
     """Fail a job whose claim Postgres refuses; a retry by hand tries again."""
-    end = Refusal(job, Failure(error.code, error.message[:_SHORT]), res.settings.sync_status)
+    end = ClaimRefusal(job, Failure(error.code, error.message[:_SHORT]), res.settings.sync_status)
     is_failed = await res.batch(attempts.refuse, end)
     if is_failed and end.sync_status == "pending":
         res.dispatcher.dispatch(Sync(job.email_id, job.attempt_number))

@@ -45,7 +45,7 @@ _MARKS: dict[str, TypeEngine[Any]] = {
 
 
 @dataclass(frozen=True, slots=True)
-class File:
+class FileRecord:
     """A file as it was announced, and where it stands: pending, stored or failed.
 
     One that is pending may have been stored, and its object was lost: `sha256` and `object_key` are of that.
@@ -90,7 +90,7 @@ class Announced(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Mark:
+class FileUpdate:
     """What became of a file: it is stored, it failed, or it is pending still, with an error so far."""
 
     fencing_token: FencingToken
@@ -100,12 +100,12 @@ class Mark:
     error: HoldfastError | None = None
 
 
-async def files_of(conn: AsyncConnection, email_ids: Sequence[int]) -> list[list[File]]:
+async def files_of(conn: AsyncConnection, email_ids: Sequence[int]) -> list[list[FileRecord]]:
     """List the files of each e-mail, in its order."""
     rows = await conn.execute(_FILES, {"email_ids": email_ids})
-    files: dict[int, list[File]] = {email_id: [] for email_id in email_ids}
+    files: dict[int, list[FileRecord]] = {email_id: [] for email_id in email_ids}
     for email_id, *values in rows:
-        files[email_id].append(File(*values))
+        files[email_id].append(FileRecord(*values))
     return [files[email_id] for email_id in email_ids]
 
 
@@ -204,7 +204,7 @@ async def record_lists(
     return number, not_captured
 
 
-async def mark(conn: AsyncConnection, marks: Sequence[Mark]) -> list[bool]:
+async def mark(conn: AsyncConnection, marks: Sequence[FileUpdate]) -> list[bool]:
     """Record what became of files; False where the attempt holds the job no longer."""
     places = set(await conn.scalars(_MARK, arrays_of(_MARKS, [_values(mark) for mark in marks])))
     return [place in places for place in range(1, len(marks) + 1)]
@@ -221,7 +221,7 @@ def announced_row(position: int, file: Announced) -> dict[str, object]:
     }
 
 
-def _values(mark: Mark) -> tuple[object, ...]:
+def _values(mark: FileUpdate) -> tuple[object, ...]:
     stored, error = mark.stored, mark.error
     about = (stored.sha256, stored.size, stored.detected_type, stored.key) if stored else (None,) * 4
     why = (error.code, error.message) if error else (None, None)
@@ -239,7 +239,7 @@ def _is_held(held: tuple[int | ColumnElement[int], int | ColumnElement[int]]) ->
 
 # Made once: to make a statement takes longer than Postgres does.
 _FILES = (
-    select(Attachment.email_id, *(Attachment.__table__.c[field.name] for field in fields(File)))
+    select(Attachment.email_id, *(Attachment.__table__.c[field.name] for field in fields(FileRecord)))
     .where(Attachment.email_id == func.any(bindparam("email_ids", type_=ARRAY(BigInteger))))
     .order_by(Attachment.email_id, Attachment.position)
 )

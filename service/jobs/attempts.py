@@ -97,7 +97,7 @@ class Failure(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class Refusal:
+class ClaimRefusal:
     """Why Postgres refuses to let a job be claimed, and where its sync begins."""
 
     job: Job
@@ -130,7 +130,7 @@ async def claim(conn: AsyncConnection, requests: Sequence[ClaimRequest]) -> list
     return [claims.get(place) for place in range(1, len(requests) + 1)]
 
 
-async def refuse(conn: AsyncConnection, refusals: Sequence[Refusal]) -> list[bool]:
+async def refuse(conn: AsyncConnection, refusals: Sequence[ClaimRefusal]) -> list[bool]:
     """Fail waiting jobs that cannot be claimed; False where another message or worker was first."""
     rows = [
         (each.job.email_id, each.job.attempt_number, *each.failure, each.sync_status) for each in refusals

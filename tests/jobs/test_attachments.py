@@ -9,7 +9,7 @@ import asyncpg
 from service.errors import Permanent, Transient
 from service.jobs import attempts
 from service.jobs.arrival import Arrival, receive
-from service.jobs.attachments import Mark, files_of, mark
+from service.jobs.attachments import FileUpdate, files_of, mark
 from service.jobs.attempts import Claim, ClaimRequest, Settlement
 from service.jobs.waiting import Job
 from service.postgres.engine import connect
@@ -40,12 +40,12 @@ async def test_marks_in_one_statement_are_answered_each_for_itself(
         held = await mark(
             conn,
             [
-                Mark(two.fencing_token, 1, "failed", error=GONE),
-                Mark(lost.fencing_token, 0, "stored", STORED),
-                Mark(one.fencing_token, 0, "stored", STORED),
-                Mark((one.email_id, 2), 1, "stored", STORED),
-                Mark(one.fencing_token, 7, "stored", STORED),
-                Mark(two.fencing_token, 0, "pending", error=Transient("server_error", "Not now.")),
+                FileUpdate(two.fencing_token, 1, "failed", error=GONE),
+                FileUpdate(lost.fencing_token, 0, "stored", STORED),
+                FileUpdate(one.fencing_token, 0, "stored", STORED),
+                FileUpdate((one.email_id, 2), 1, "stored", STORED),
+                FileUpdate(one.fencing_token, 7, "stored", STORED),
+                FileUpdate(two.fencing_token, 0, "pending", error=Transient("server_error", "Not now.")),
             ],
         )
 
@@ -63,8 +63,8 @@ async def test_a_file_that_is_stored_after_all_shows_no_error(
 ) -> None:
     [claim] = await claimed(res, "a")
     for made in (
-        Mark(claim.fencing_token, 0, "pending", error=GONE),
-        Mark(claim.fencing_token, 0, "stored", STORED),
+        FileUpdate(claim.fencing_token, 0, "pending", error=GONE),
+        FileUpdate(claim.fencing_token, 0, "stored", STORED),
     ):
         assert await res.batch(mark, made)
 
@@ -74,8 +74,8 @@ async def test_a_file_that_is_stored_after_all_shows_no_error(
 
 async def test_a_mark_that_postgres_refuses_does_not_cost_its_neighbours(res: Resources) -> None:
     claims = await claimed(res, "abcdef")
-    marks = [Mark(claim.fencing_token, 0, "stored", STORED) for claim in claims]
-    marks[2] = Mark(claims[2].fencing_token, 0, "stored", Stored("\0", 1, None, "key"))
+    marks = [FileUpdate(claim.fencing_token, 0, "stored", STORED) for claim in claims]
+    marks[2] = FileUpdate(claims[2].fencing_token, 0, "stored", Stored("\0", 1, None, "key"))
 
     held = await asyncio.gather(*(res.batch(mark, each) for each in marks), return_exceptions=True)
 

@@ -15,7 +15,7 @@ from service.config.settings import Settings
 from service.errors import Rejected, SettingsError
 from service.local.zendesk.stand_in import Fault, Zendesk
 from service.operate.retry import retry
-from service.resources import Resources, judge, open_resources
+from service.resources import Resources, check_usable, open_resources
 from service.sync.attempt import sync
 from service.targets.document import Document, digest, make_document, read_records
 from service.telemetry import logs
@@ -418,7 +418,7 @@ async def test_no_line_of_the_log_holds_anything_of_a_document(
 @pytest.mark.parametrize("name", ["a.b.", "a..b", "a.b$c"])
 def test_a_name_that_no_collection_can_have_is_a_wrong_setting(settings: Settings, name: str) -> None:
     with pytest.raises(SettingsError, match="SYNC_URL: cannot be used"):
-        judge(syncing(settings, f"mongodb://u:hunter2@127.0.0.1:1/{name}"))
+        check_usable(syncing(settings, f"mongodb://u:hunter2@127.0.0.1:1/{name}"))
 
 
 def test_secrets_of_the_sync_are_secret() -> None:
