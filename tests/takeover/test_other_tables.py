@@ -171,7 +171,7 @@ async def test_a_webhook_whose_row_is_refused_costs_no_neighbour_and_is_kept_wit
             "incoming_emails.subject: Postgres: value too long for type character varying(50)",
         ),
         ("row_refused", "Postgres refuses a row that violates no_eve of incoming_emails"),
-        ("row_refused", "Postgres refuses a row that violates a unique constraint which is not Holdfast's"),
+        ("row_refused", "Postgres refuses a row that violates a unique constraint of another system"),
     }
     assert [answer["status"] for answer in doubled] == ["accepted", "quarantined"]
     assert "from_email (NOT NULL)" in json.dumps(replayed)
