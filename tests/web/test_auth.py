@@ -471,7 +471,7 @@ async def test_a_wrong_token_is_told_on_the_page_and_shown_nowhere(client: Serve
 
     text = await response.text()
     assert response.status == 403
-    assert "This is not one of the tokens." in text
+    assert "Token not recognised." in text
     assert 'value="&lt;b&gt;&#34;ada"' in text
     assert 'value="/docs"' in text
     assert "hunter2" not in text

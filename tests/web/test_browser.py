@@ -128,7 +128,7 @@ async def test_one_that_failed_is_put_right_with_a_button(
 
     await expect(operator.get_by_text("It runs again")).to_be_visible()
     await expect(operator.locator(".timeline")).to_contain_text("Mara (dashboard)")
-    await expect(operator.locator(".timeline")).to_contain_text("Completed: every file is stored.")
+    await expect(operator.locator(".timeline")).to_contain_text("Completed: all files are stored.")
     assert "notice" not in operator.url
 
 
@@ -140,7 +140,7 @@ async def test_many_that_failed_are_put_right_at_once(operator: Page, client: Se
     await expect(operator.get_by_role("heading", level=1)).to_have_text("Retry 3 e-mails?")
     await operator.get_by_role("button", name="Retry them").click()
 
-    await expect(operator.get_by_text("The retry has begun.")).to_be_visible()
+    await expect(operator.get_by_text("Bulk retry started.")).to_be_visible()
     await expect(operator.get_by_text("done")).to_be_visible()
     for email_id in ids:
         await client.until(email_id, "completed")
@@ -157,7 +157,7 @@ async def test_what_could_not_be_read_is_replayed(
     )
     await operator.goto(f"{client.url}/quarantine")
 
-    await operator.get_by_role("link", name="no. 1").click()
+    await operator.get_by_role("link", name="1", exact=True).click()
     await operator.get_by_role("button", name="Replay").click()
 
     await expect(operator.get_by_text("this is the e-mail that came of it")).to_be_visible()
@@ -343,11 +343,11 @@ async def test_what_could_not_be_synced_is_found_by_the_filter_and_synced_again_
             await expect(page.locator("#rows tr")).to_have_count(1)
             await expect(page).to_have_url(f"{client.url}/emails?sync_status=failed")
             await page.get_by_role("link", name="Refused").click()
-            await expect(page.get_by_text("It could not be synced: it waits for you.")).to_be_visible()
+            await expect(page.get_by_text("Could not be synced: needs attention.")).to_be_visible()
             await page.get_by_role("button", name="Sync again").click()
 
-            await expect(page.get_by_text("It is carried over again.")).to_be_visible()
-            await expect(page.get_by_text("The target has all of it.")).to_be_visible()
-            await expect(page.get_by_text("Sync begun again")).to_be_visible()
+            await expect(page.get_by_text("Sync queued.")).to_be_visible()
+            await expect(page.get_by_text("The target is up to date.")).to_be_visible()
+            await expect(page.get_by_text("Sync started again")).to_be_visible()
             assert [body["data"]["subject"] for _, body in target.messages].count("Refused") == 1
             await context.close()

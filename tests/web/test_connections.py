@@ -42,7 +42,7 @@ async def bounded(most: int = 50, **deadlines: float) -> AsyncIterator[tuple[Con
     server = Connections(runner.server, most, **deadlines)
     with listening("127.0.0.1", 0) as (listener,):
         port = listener.getsockname()[1]
-        async with background(server.look_after):
+        async with background(server.close_overdue):
             server.listen(listener)
             yield server, port
             await server.stop()
