@@ -1,4 +1,4 @@
-"""Who may do what over HTTP: operators, readers, nobody; in a header, by Basic, in a browser."""
+"""Authentication of operators and readers: by header, by Basic, by session in a browser."""
 
 import asyncio
 import base64
@@ -36,7 +36,7 @@ OPEN = ["/healthz", "/readyz", "/metrics", "/openapi.json", "/docs", "/static/ba
 async def client(settings: Settings, zendesk: Zendesk, res: Resources) -> AsyncIterator[Server]:
     both = settings.model_copy(update={"api_read_token": SecretStr(READ_TOKEN)})
     async with serving(both, zendesk) as client:
-        client.session._cookie_jar = DummyCookieJar()  # each test says itself what it sends
+        client.session._cookie_jar = DummyCookieJar()  # each test sends its own headers
         yield client
 
 
@@ -46,17 +46,17 @@ async def code(response: ClientResponse) -> str:
 
 
 async def shown(client: Server, way: str, token: str) -> dict[str, str]:
-    """Make the headers of one of the ways in."""
+    """Make the headers of one way to authenticate."""
     if way == "session":
         return {**await session(client, token), "Sec-Fetch-Site": "same-origin"}
     return bearer(token) if way == "bearer" else basic(token)
 
 
-# ── roles and ways
+# ── roles
 
 
 @pytest.mark.parametrize("way", ["bearer", "basic", "session"])
-async def test_an_operator_may_look_and_act(client: Server, database: asyncpg.Connection, way: str) -> None:
+async def test_operator_may_read_and_act(client: Server, database: asyncpg.Connection, way: str) -> None:
     await add(database, processing_status="failed")
     headers = await shown(client, way, API_TOKEN)
 
@@ -67,9 +67,7 @@ async def test_an_operator_may_look_and_act(client: Server, database: asyncpg.Co
 
 
 @pytest.mark.parametrize("way", ["bearer", "basic", "session"])
-async def test_a_reader_may_look_and_changes_nothing(
-    client: Server, database: asyncpg.Connection, way: str
-) -> None:
+async def test_reader_may_read_but_not_act(client: Server, database: asyncpg.Connection, way: str) -> None:
     await add(database, processing_status="failed")
     headers = await shown(client, way, READ_TOKEN)
 
@@ -96,7 +94,9 @@ async def test_a_reader_may_look_and_changes_nothing(
         {"Cookie": f"{sessions.COOKIE}=\u00e9.\ud7ff.x"},
     ],
 )
-async def test_whoever_shows_no_token_is_told_how_to(client: Server, headers: dict[str, str]) -> None:
+async def test_request_without_token_gets_401_with_instructions(
+    client: Server, headers: dict[str, str]
+) -> None:
     for path in (EMAILS, "/api/v1/nothing"):
         response = await ask(client, "GET", path, headers=headers)
 
@@ -104,13 +104,13 @@ async def test_whoever_shows_no_token_is_told_how_to(client: Server, headers: di
         assert response.headers["WWW-Authenticate"] == "Bearer"
 
 
-async def test_what_is_open_needs_no_token(client: Server) -> None:
+async def test_open_paths_need_no_token(client: Server) -> None:
     for path in OPEN:
         for method in ("GET", "HEAD"):
             assert (await ask(client, method, path)).status == 200, path
 
 
-async def test_a_name_is_kept_for_the_record(
+async def test_name_of_the_operator_is_saved_with_the_action(
     client: Server, database: asyncpg.Connection, res: Resources
 ) -> None:
     long = "\x1b[31m\u202eada" + "x" * 200
@@ -134,7 +134,7 @@ async def test_a_name_is_kept_for_the_record(
     assert [row["actor"] for row in actors] == [actor for _, actor in ways]
 
 
-async def test_guesses_leave_no_token_and_few_lines_in_the_log(client: Server) -> None:
+async def test_wrong_tokens_are_not_logged_and_cause_few_log_lines(client: Server) -> None:
     with structlog.testing.capture_logs() as logs:
         for headers in (bearer("hunter2"), basic("hunter2"), bearer("hunter2")):
             await ask(client, "GET", EMAILS, headers=headers)
@@ -147,7 +147,7 @@ async def test_guesses_leave_no_token_and_few_lines_in_the_log(client: Server) -
 # ── closed
 
 
-async def test_without_any_token_a_page_says_what_to_set(settings: Settings, zendesk: Zendesk) -> None:
+async def test_without_any_token_set_the_page_names_the_setting(settings: Settings, zendesk: Zendesk) -> None:
     async with serving(settings.model_copy(update={"api_token": None}), zendesk) as client:
         for path in ("/sign-in", "/sign-in?next=/docs"):
             response = await ask(client, "GET", path, headers=BROWSER)
@@ -164,7 +164,7 @@ async def test_without_any_token_a_page_says_what_to_set(settings: Settings, zen
             assert (await ask(client, "GET", path)).status == 200
 
 
-async def test_the_token_to_read_alone_opens_it_to_readers(settings: Settings, zendesk: Zendesk) -> None:
+async def test_with_only_the_read_token_set_readers_get_in(settings: Settings, zendesk: Zendesk) -> None:
     only = settings.model_copy(update={"api_token": None, "api_read_token": SecretStr(READ_TOKEN)})
     async with serving(only, zendesk) as client:
         assert (await ask(client, "GET", EMAILS, headers=bearer(READ_TOKEN))).status == 200
@@ -175,7 +175,7 @@ async def test_the_token_to_read_alone_opens_it_to_readers(settings: Settings, z
 # ── sessions
 
 
-async def test_the_cookie_is_for_our_pages_alone(client: Server) -> None:
+async def test_cookie_is_http_only_and_same_site(client: Server) -> None:
     morsel = cookie(await sign_in(client, API_TOKEN))
 
     assert (morsel["httponly"], morsel["samesite"], morsel["path"]) == (True, "Lax", "/")
@@ -184,9 +184,7 @@ async def test_the_cookie_is_for_our_pages_alone(client: Server) -> None:
 
 
 @pytest.mark.parametrize("proto", ["https", "HTTPS, http"])
-async def test_the_cookie_of_a_page_that_came_encrypted_goes_nowhere_in_the_clear(
-    client: Server, proto: str
-) -> None:
+async def test_cookie_over_https_is_secure(client: Server, proto: str) -> None:
     headers = {"Sec-Fetch-Site": "same-origin", "X-Forwarded-Proto": proto}
 
     response = await ask(client, "POST", "/sign-in", data={"token": API_TOKEN}, headers=headers)
@@ -194,7 +192,7 @@ async def test_the_cookie_of_a_page_that_came_encrypted_goes_nowhere_in_the_clea
     assert cookie(response)["secure"] is True
 
 
-async def test_a_name_that_somebody_signed_himself_is_bounded_and_clean(
+async def test_forged_name_in_a_cookie_is_shortened_and_cleaned(
     client: Server, database: asyncpg.Connection
 ) -> None:
     email_id = await add(database, processing_status="failed")
@@ -219,7 +217,7 @@ def forged(token: str, signer: type[TimestampSigner] | None = None, **how: Any) 
     return value
 
 
-async def test_a_cookie_that_is_not_ours_opens_nothing(client: Server) -> None:
+async def test_forged_cookie_is_refused(client: Server) -> None:
     good = cookie(await sign_in(client, API_TOKEN, name="ada")).value
     reading = cookie(await sign_in(client, READ_TOKEN)).value
     name, time, signature = good.split(".")
@@ -242,7 +240,7 @@ async def test_a_cookie_that_is_not_ours_opens_nothing(client: Server) -> None:
 
 
 class Ago(TimestampSigner):
-    """Sign as it was done some seconds ago."""
+    """Sign with a time in the past."""
 
     seconds = 0
 
@@ -251,7 +249,7 @@ class Ago(TimestampSigner):
 
 
 @pytest.mark.parametrize(("hours", "status"), [(11, 200), (13, 401)])
-async def test_a_session_ends_with_its_time(client: Server, hours: int, status: int) -> None:
+async def test_session_expires(client: Server, hours: int, status: int) -> None:
     class Signer(Ago):
         seconds = hours * 3600
 
@@ -262,7 +260,7 @@ async def test_a_session_ends_with_its_time(client: Server, hours: int, status: 
     assert response.status == status
 
 
-async def test_a_new_token_ends_the_sessions_of_the_old_one(
+async def test_new_token_ends_the_sessions_of_the_old_one(
     client: Server, settings: Settings, zendesk: Zendesk
 ) -> None:
     headers = await session(client, API_TOKEN)
@@ -271,10 +269,10 @@ async def test_a_new_token_ends_the_sessions_of_the_old_one(
         assert (await ask(other, "GET", EMAILS, headers=headers)).status == 401
 
 
-async def test_signing_out_ends_the_session_in_every_process_and_no_other_session(
+async def test_sign_out_ends_this_session_in_every_process(
     client: Server, settings: Settings, zendesk: Zendesk
 ) -> None:
-    """Somebody may have a copy of the cookie; the signature can be written in other ways."""
+    """This includes copies of the cookie, also with another spelling of the signature."""
     ending, other = await session(client, API_TOKEN, name="ada"), await session(client, API_TOKEN, name="ada")
     value = ending["Cookie"]
     last = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_"
@@ -298,17 +296,17 @@ async def test_signing_out_ends_the_session_in_every_process_and_no_other_sessio
     assert (others.status, anew.status) == (200, 200)
 
 
-async def test_signing_out_ends_what_is_streamed_to_the_session(client: Server) -> None:
+async def test_sign_out_ends_the_streams_of_the_session(client: Server) -> None:
     headers = await session(client, API_TOKEN)
     async with client.session.get(f"{client.url}/live/changes", headers=headers) as stream:
         assert (await stream.content.readline()).startswith(b"event: changed")
 
         await ask(client, "POST", "/sign-out", headers=headers | {"Sec-Fetch-Site": "same-origin"})
 
-        await asyncio.wait_for(stream.content.read(), 60)  # or it would go on for minutes
+        await asyncio.wait_for(stream.content.read(), 60)  # a stream goes on for minutes otherwise
 
 
-async def test_a_session_from_before_an_upgrade_can_be_ended_as_well(client: Server) -> None:
+async def test_session_of_the_previous_version_can_be_ended(client: Server) -> None:
     value = forged(API_TOKEN, key_derivation="hmac", digest_method=hashlib.sha256)
     headers = {"Cookie": f"{sessions.COOKIE}={value}", "Sec-Fetch-Site": "same-origin"}
 
@@ -319,7 +317,7 @@ async def test_a_session_from_before_an_upgrade_can_be_ended_as_well(client: Ser
     assert (before.status, after.status) == (200, 401)
 
 
-async def test_an_ended_session_is_forgotten_when_its_time_is_up_anyway(
+async def test_ended_session_is_deleted_after_its_expiry(
     client: Server, database: asyncpg.Connection
 ) -> None:
     await database.execute(
@@ -334,7 +332,7 @@ async def test_an_ended_session_is_forgotten_when_its_time_is_up_anyway(
     assert "new" in kept
 
 
-async def test_nobody_can_fill_the_table_of_ended_sessions_without_a_token(
+async def test_without_token_nobody_can_add_ended_sessions(
     client: Server, database: asyncpg.Connection
 ) -> None:
     for value in ("", "eA.eA.eA", forged("another token")):
@@ -344,7 +342,7 @@ async def test_nobody_can_fill_the_table_of_ended_sessions_without_a_token(
     assert await database.fetchval("SELECT count(*) FROM ended_sessions") == 0
 
 
-async def test_without_postgres_no_cookie_opens_a_page_and_the_page_says_why(
+async def test_without_postgres_cookies_are_refused_with_a_reason(
     settings: Settings, zendesk: Zendesk
 ) -> None:
     async with before_postgres(settings) as (proxy, through), serving(through, zendesk) as client:
@@ -362,10 +360,10 @@ async def test_without_postgres_no_cookie_opens_a_page_and_the_page_says_why(
         await proxy.resume()
 
 
-# ── guesses
+# ── wrong tokens
 
 
-async def test_few_guesses_wait_at_once(client: Server) -> None:
+async def test_only_few_wrong_tokens_are_delayed_at_once(client: Server) -> None:
     refusals = client._runner.app[REFUSALS]
     guesses = [asyncio.create_task(ask(client, "GET", EMAILS, headers=bearer("hunter2"))) for _ in range(40)]
     most = 0
@@ -378,7 +376,7 @@ async def test_few_guesses_wait_at_once(client: Server) -> None:
     assert refusals.waiting == 0
 
 
-async def test_while_many_guess_a_right_token_works_and_a_wrong_one_is_refused_at_once(
+async def test_during_many_guesses_right_tokens_work_and_wrong_ones_get_429_at_once(
     client: Server,
 ) -> None:
     client._runner.app[REFUSALS].waiting = MOST_REFUSALS
@@ -395,10 +393,10 @@ async def test_while_many_guess_a_right_token_works_and_a_wrong_one_is_refused_a
     assert client._runner.app[REFUSALS].waiting == MOST_REFUSALS
 
 
-# ── what readers do not see
+# ── restrictions of readers
 
 
-async def test_readers_see_no_signature_and_no_header_that_is_not_known_to_be_harmless(
+async def test_readers_see_no_signature_and_only_harmless_headers(
     client: Server, database: asyncpg.Connection
 ) -> None:
     headers = [
@@ -429,7 +427,7 @@ async def test_readers_see_no_signature_and_no_header_that_is_not_known_to_be_ha
         assert "[hidden]" in reads
 
 
-# ── what every answer says
+# ── headers
 
 
 @pytest.mark.parametrize("path", ["/healthz", "/docs", "/nothing", EMAILS, "/static/base.css"])
@@ -442,7 +440,7 @@ async def test_readers_see_no_signature_and_no_header_that_is_not_known_to_be_ha
         (None, "", False),
     ],
 )
-async def test_browsers_are_told_to_use_https_where_it_is_there(
+async def test_browsers_are_told_to_use_https_where_available(
     settings: Settings, zendesk: Zendesk, path: str, public_url: str | None, proto: str, *, is_told: bool
 ) -> None:
     async with serving(settings.model_copy(update={"public_url": public_url}), zendesk) as client:
@@ -454,7 +452,7 @@ async def test_browsers_are_told_to_use_https_where_it_is_there(
     assert bool(cookie(signed_in)["secure"]) is bool(public_url and public_url.startswith("https:"))
 
 
-async def test_signing_out_takes_the_cookie_away(client: Server) -> None:
+async def test_sign_out_deletes_the_cookie(client: Server) -> None:
     headers = await session(client, READ_TOKEN) | {"Sec-Fetch-Site": "same-origin"}
 
     response = await ask(client, "POST", "/sign-out", headers=headers)
@@ -463,10 +461,10 @@ async def test_signing_out_takes_the_cookie_away(client: Server) -> None:
     assert (cookie(response).value, cookie(response)["max-age"]) == ("", "0")
 
 
-# ── the page
+# ── the sign-in page
 
 
-async def test_a_wrong_token_is_told_on_the_page_and_shown_nowhere(client: Server) -> None:
+async def test_wrong_token_gives_an_error_on_the_page_and_is_not_shown(client: Server) -> None:
     response = await sign_in(client, "hunter2", name='<b>"ada', next="/docs")
 
     text = await response.text()
@@ -478,7 +476,7 @@ async def test_a_wrong_token_is_told_on_the_page_and_shown_nowhere(client: Serve
     assert "Set-Cookie" not in response.headers
 
 
-async def test_pages_run_no_script_and_stay_in_no_cache_and_no_frame(client: Server) -> None:
+async def test_open_pages_forbid_scripts_caches_and_frames(client: Server) -> None:
     for path in ("/sign-in", "/docs"):
         response = await ask(client, "GET", path, headers=BROWSER)
 
@@ -515,7 +513,7 @@ PLACES = [
 ]
 
 
-async def test_signing_in_leads_to_a_page_of_ours(client: Server) -> None:
+async def test_sign_in_redirects_only_within_the_service(client: Server) -> None:
     for place, leads_to in PLACES:
         response = await sign_in(client, API_TOKEN, next=place)
 
@@ -526,7 +524,7 @@ async def test_signing_in_leads_to_a_page_of_ours(client: Server) -> None:
     "body",
     [b"token=%FF", b"token=\xff", b"&".join([b"a=b"] * 101), b"name=" + b"x" * 70_000],
 )
-async def test_what_is_no_form_of_ours_is_refused(client: Server, body: bytes) -> None:
+async def test_body_that_is_no_sign_in_form_is_refused(client: Server, body: bytes) -> None:
     headers = {"Content-Type": "application/x-www-form-urlencoded", "Sec-Fetch-Site": "same-origin"}
 
     response = await ask(client, "POST", "/sign-in", data=body, headers=headers)
@@ -539,9 +537,7 @@ async def page(request: web.Request) -> web.Response:
     return web.Response(text=request[IDENTITY].actor)
 
 
-async def test_a_browser_is_led_to_the_sign_in_and_from_there_back(
-    settings: Settings, zendesk: Zendesk
-) -> None:
+async def test_browser_is_redirected_to_sign_in_and_back(settings: Settings, zendesk: Zendesk) -> None:
     async with serving(settings, zendesk, [web.get("/page", page)]) as client:
         wanted = "/page?a=1&b=%26"
         led = await ask(client, "GET", wanted, headers=BROWSER)
@@ -570,7 +566,7 @@ ORIGINS: list[tuple[dict[str, str], bool]] = [
     ({"Sec-Fetch-Site": "cross-site", "Origin": SAME}, False),
     ({"Sec-Fetch-Site": "same-origin", "Origin": "https://behind-a-proxy.example"}, True),
     ({"Origin": SAME}, True),
-    ({"Origin": "https://{host}"}, True),  # a proxy speaks it for us
+    ({"Origin": "https://{host}"}, True),  # a proxy terminates https
     ({"Origin": "http://evil.example"}, False),
     ({"Origin": "http://{host}.evil.example"}, False),
     ({"Origin": "http://127.0.0.1"}, False),  # another port
@@ -581,7 +577,7 @@ ORIGINS: list[tuple[dict[str, str], bool]] = [
 
 
 @pytest.mark.parametrize("way", ["basic", "session", "bearer"])
-async def test_another_site_makes_no_browser_act(client: Server, way: str) -> None:
+async def test_request_caused_by_another_site_is_refused(client: Server, way: str) -> None:
     host = client.url.removeprefix("http://")
     credentials = await shown(client, way, API_TOKEN)
     credentials.pop("Sec-Fetch-Site", None)
@@ -590,12 +586,12 @@ async def test_another_site_makes_no_browser_act(client: Server, way: str) -> No
 
         response = await ask(client, "POST", f"{EMAILS}/1/retry", headers=credentials | from_there)
 
-        is_read = is_let_in or way == "bearer"  # which no browser sends by itself
+        is_read = is_let_in or way == "bearer"  # browsers never send it by themselves
         expected = (404, "email_not_found") if is_read else (403, "foreign_origin")
         assert (response.status, await code(response)) == expected, headers
 
 
-async def test_a_browser_that_does_not_say_where_it_is_may_look_and_not_act(
+async def test_browser_without_origin_headers_may_read_but_not_act(
     client: Server, database: asyncpg.Connection
 ) -> None:
     await add(database, processing_status="failed")
@@ -608,7 +604,7 @@ async def test_a_browser_that_does_not_say_where_it_is_may_look_and_not_act(
     assert (looked.status, acted.status, by_curl.status) == (200, 403, 202)
 
 
-async def test_another_site_signs_nobody_in_or_out(client: Server) -> None:
+async def test_another_site_cannot_sign_a_browser_in_or_out(client: Server) -> None:
     for path in ("/sign-in", "/sign-out"):
         headers = {"Origin": "https://evil.example"}
         response = await ask(client, "POST", path, data={"token": API_TOKEN}, headers=headers)

@@ -1,4 +1,4 @@
-"""Every webhook gets an answer from the table, and what was answered 2xx is in Postgres byte for byte."""
+"""The webhook endpoint: each answer, and every webhook answered with 2xx is in Postgres byte for byte."""
 
 import asyncio
 import contextlib
@@ -37,7 +37,7 @@ from tests.support.webhooks import EVENT, IGNORED, MERGED, NO_HANG, SECRET, TICK
 
 @pytest.fixture(autouse=True)
 def no_traceback(caplog: pytest.LogCaptureFixture) -> Iterator[None]:
-    """Whatever is sent, no log line is an error or has a traceback."""
+    """Check that no log line is an error or has a traceback."""
     with capture_logs() as events:
         yield
     assert [event for event in events if event["log_level"] == "error" or event.get("exc_info")] == []
@@ -46,7 +46,7 @@ def no_traceback(caplog: pytest.LogCaptureFixture) -> Iterator[None]:
 
 
 async def post_again(client: Server, body: bytes | dict[str, Any]) -> Answer:
-    """Send, and repeat what got a 503 as Zendesk does, only sooner."""
+    """Send, and repeat after a 503 as Zendesk does, only sooner."""
 
     async def answered() -> Answer | None:
         answer = await post(client, body)
@@ -56,7 +56,7 @@ async def post_again(client: Server, body: bytes | dict[str, Any]) -> Answer:
 
 
 def problem(answer: Answer) -> dict[str, Any]:
-    """Check that an error is one that a machine can read, and return it."""
+    """Check that an error is a problem document, and return it."""
     assert answer.headers["Content-Type"].startswith("application/problem+json")
     body: dict[str, Any] = answer.json()
     assert body["status"] == answer.status
@@ -72,10 +72,10 @@ def head(body: bytes, *more: bytes, announce: int | None = None, **headers: str)
     return b"\r\n".join([b"POST /webhooks/zendesk HTTP/1.1", *lines, *more, b"", b""])
 
 
-# New, seen before, ignored
+# Accepted, duplicate, ignored
 
 
-async def test_a_new_webhook_is_accepted_and_on_record_byte_for_byte(
+async def test_new_webhook_is_accepted_and_saved_byte_for_byte(
     client: Server, zendesk: Zendesk, database: asyncpg.Connection
 ) -> None:
     body = json.dumps(zendesk.payload(), indent=3).encode() + b" \r\n"
@@ -87,7 +87,7 @@ async def test_a_new_webhook_is_accepted_and_on_record_byte_for_byte(
     assert await bodies(database) == [body]
 
 
-async def test_a_webhook_seen_before_is_a_duplicate_of_the_same_email(
+async def test_repeated_webhook_is_a_duplicate_of_the_same_email(
     client: Server, zendesk: Zendesk, database: asyncpg.Connection
 ) -> None:
     payload = zendesk.payload()
@@ -99,7 +99,7 @@ async def test_a_webhook_seen_before_is_a_duplicate_of_the_same_email(
     assert await count_saved(database) == 1
 
 
-async def test_without_a_webhook_id_the_invocation_tells_what_is_a_repeat(
+async def test_without_webhook_id_the_invocation_id_identifies_duplicates(
     client: Server, database: asyncpg.Connection
 ) -> None:
     statuses = [
@@ -111,7 +111,7 @@ async def test_without_a_webhook_id_the_invocation_tells_what_is_a_repeat(
     assert await count_saved(database) == 2
 
 
-async def test_200_invocations_at_once_with_one_webhook_id_are_one_email(
+async def test_200_concurrent_invocations_with_one_webhook_id_make_one_email(
     client: Server, zendesk: Zendesk, database: asyncpg.Connection
 ) -> None:
     payload = zendesk.payload()
@@ -123,7 +123,7 @@ async def test_200_invocations_at_once_with_one_webhook_id_are_one_email(
     assert await count_saved(database) == 1
 
 
-async def test_200_different_emails_at_once_are_200_emails(
+async def test_200_concurrent_emails_are_all_saved(
     client: Server, zendesk: Zendesk, database: asyncpg.Connection
 ) -> None:
     receipts = await asyncio.gather(*(client.send(zendesk.payload(ticket_id=n)) for n in range(1, 201)))
@@ -132,7 +132,7 @@ async def test_200_different_emails_at_once_are_200_emails(
     assert await count_saved(database) == 200
 
 
-async def test_two_different_emails_with_one_webhook_id_are_both_kept(
+async def test_two_different_emails_with_one_webhook_id_are_both_saved(
     client: Server, database: asyncpg.Connection
 ) -> None:
     first, second, third = (
@@ -150,7 +150,7 @@ async def test_two_different_emails_with_one_webhook_id_are_both_kept(
     assert [row["error_code"] for row in codes] == ["key_reused"]
 
 
-async def test_an_event_that_we_do_not_use_is_ignored_counted_by_its_type_and_kept(
+async def test_event_of_unused_type_is_ignored_counted_by_type_and_saved(
     client: Server, database: asyncpg.Connection
 ) -> None:
     kind = "zen:event-type:ticket.priority_changed"
@@ -169,7 +169,7 @@ async def test_an_event_that_we_do_not_use_is_ignored_counted_by_its_type_and_ke
     assert await count_saved(database) == 1
 
 
-async def test_a_burst_of_events_that_we_do_not_use_is_kept_as_a_whole(
+async def test_burst_of_ignored_events_is_saved_completely(
     client: Server, database: asyncpg.Connection
 ) -> None:
     sent = [EVENT | {"type": MERGED, "time": str(number % 100)} for number in range(200)]
@@ -182,7 +182,7 @@ async def test_a_burst_of_events_that_we_do_not_use_is_kept_as_a_whole(
 
 
 @pytest.mark.parametrize("kind", ["", '\n"}\\', "\0\ud800", "é" * 5000, "ticket.created"])
-async def test_an_event_of_any_type_is_answered_and_the_metrics_stay_readable(
+async def test_events_of_any_type_are_answered_and_metrics_stay_readable(
     kind: str, client: Server, database: asyncpg.Connection
 ) -> None:
     answer = await post(client, EVENT | {"type": f"zen:event-type:{kind}"})
@@ -226,7 +226,7 @@ UNREADABLE = {
 
 
 @pytest.mark.parametrize("name", UNREADABLE)
-async def test_a_signed_body_that_we_cannot_read_is_kept_as_it_is(
+async def test_signed_body_that_cannot_be_parsed_is_saved_unchanged(
     name: str, client: Server, database: asyncpg.Connection
 ) -> None:
     body, code = UNREADABLE[name]
@@ -240,7 +240,7 @@ async def test_a_signed_body_that_we_cannot_read_is_kept_as_it_is(
     assert await database.fetchval("SELECT count(*) FROM incoming_emails") == 0
 
 
-async def test_the_same_unreadable_invocation_is_quarantined_once(
+async def test_same_unparsable_invocation_is_quarantined_once(
     client: Server, database: asyncpg.Connection
 ) -> None:
     answers = await asyncio.gather(*(post(client, b"?", **{INVOCATION_ID: "one"}) for _ in range(50)))
@@ -250,7 +250,7 @@ async def test_the_same_unreadable_invocation_is_quarantined_once(
     assert await count_saved(database) == 1
 
 
-async def test_unreadable_invocations_that_differ_are_all_kept(
+async def test_different_unparsable_invocations_are_all_saved(
     client: Server, database: asyncpg.Connection
 ) -> None:
     await asyncio.gather(*(post(client, b"?") for _ in range(20)))
@@ -259,7 +259,7 @@ async def test_unreadable_invocations_that_differ_are_all_kept(
 
 
 @pytest.mark.parametrize("invocation", ["one", None])
-async def test_another_unreadable_body_under_the_same_invocation_is_kept_too(
+async def test_another_unparsable_body_of_the_same_invocation_is_saved_too(
     invocation: str | None, client: Server, database: asyncpg.Connection
 ) -> None:
     for body in (b"first", b"second"):
@@ -269,7 +269,7 @@ async def test_another_unreadable_body_under_the_same_invocation_is_kept_too(
 
 
 @pytest.mark.parametrize("body", [b"?", TICKET])
-async def test_what_authenticates_a_webhook_is_not_on_record(
+async def test_credentials_of_a_webhook_are_not_saved(
     body: bytes, client: Server, database: asyncpg.Connection
 ) -> None:
     secrets = {"Authorization": "Basic aG9sZA==", "Cookie": "a=hidden", "X_Api_Key": "hidden"}
@@ -294,14 +294,14 @@ def wrong_order() -> dict[str, str | None]:
 
 
 def respelt() -> dict[str, str | None]:
-    """Change bits of the signature that belong to no byte of it."""
+    """Change the padding bits at the end of the signature."""
     headers = signed(TICKET)
     signature = headers[SIGNATURE] or ""
     return {**headers, SIGNATURE: f"{signature[:-2]}{chr(ord(signature[-2]) + 1)}="}
 
 
 def moved(length: int) -> dict[str, str | None]:
-    """Move the beginning of what was signed as a body into the timestamp; what is left of it is TICKET."""
+    """Move the start of the signed body into the timestamp, so that the rest of the body is TICKET."""
     timestamp = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
     piece = '{"a": "bcdefgh'[:length]
     return {TIMESTAMP: timestamp + piece, SIGNATURE: sign(SECRET, timestamp, piece.encode() + TICKET)}
@@ -329,7 +329,7 @@ REFUSED: dict[str, tuple[Mapping[str, str | None], str]] = {
 
 
 @pytest.mark.parametrize("name", REFUSED)
-async def test_what_zendesk_did_not_sign_is_refused_with_the_reason_and_leaves_nothing(
+async def test_unsigned_webhook_is_refused_with_a_reason_and_not_saved(
     name: str, client: Server, database: asyncpg.Connection
 ) -> None:
     headers, code = REFUSED[name]
@@ -341,17 +341,17 @@ async def test_what_zendesk_did_not_sign_is_refused_with_the_reason_and_leaves_n
     assert answer.status == 401
     assert problem(answer)["code"] == code
     assert SECRET.encode() not in answer.body
-    assert re.search(rb"[A-Za-z0-9+/]{43}=", answer.body) is None, "a signature that would have fitted"
+    assert re.search(rb"[A-Za-z0-9+/]{43}=", answer.body) is None, "the expected signature"
     assert await count_saved(database) == 0
     assert await metric(client, counted) == before + 1
 
 
 @pytest.mark.parametrize("seconds", [-7200, 7200, -13618, -30 * 86400])
 @pytest.mark.parametrize("body", [TICKET, b"?", IGNORED])
-async def test_a_good_signature_of_another_time_is_kept_and_marked_as_late(
+async def test_valid_signature_with_old_or_future_timestamp_is_saved_as_late(
     seconds: int, body: bytes, client: Server, database: asyncpg.Connection
 ) -> None:
-    """Once, as deduplication lasts for ever: a time window would only lose what was delayed."""
+    """Deduplication has no time window, which would only lose delayed webhooks."""
     counted = "holdfast_late_webhooks_total"
     before = await metric(client, counted)
     at = datetime.now(UTC) + timedelta(seconds=seconds)
@@ -368,14 +368,14 @@ async def test_a_good_signature_of_another_time_is_kept_and_marked_as_late(
 
 
 async def late(database: asyncpg.Connection) -> list[bool]:
-    """Return for all that is on record whether it came late."""
+    """Return the late mark of each saved row."""
     tables = ("incoming_emails", "quarantined_webhooks", "ignored_webhooks")
     rows = await database.fetch(" UNION ALL ".join(f"SELECT late FROM {table}" for table in tables))
     return [row["late"] for row in rows]
 
 
 @pytest.mark.parametrize("timestamp", [None, "yesterday", "20260428"])
-async def test_what_is_in_time_or_of_an_unknown_time_is_not_late(
+async def test_recent_or_unreadable_timestamp_is_not_late(
     timestamp: str | None, client: Server, database: asyncpg.Connection
 ) -> None:
     await post(client, TICKET, **signed(TICKET, timestamp=timestamp))
@@ -385,10 +385,10 @@ async def test_what_is_in_time_or_of_an_unknown_time_is_not_late(
 
 @pytest.mark.parametrize("at_once", [False, True])
 @pytest.mark.parametrize("body", [TICKET, b"?", IGNORED])
-async def test_a_signature_is_one_invocation_whatever_its_id_header_says(
+async def test_one_signature_is_one_invocation_under_any_id_header(
     body: bytes, *, at_once: bool, client: Server, database: asyncpg.Connection
 ) -> None:
-    """Whoever captured a request can repeat it under any other header: those are not signed."""
+    """An attacker can repeat a captured request under other headers: headers are not signed."""
     headers = signed(body)
     others: list[dict[str, str | None]] = [
         {INVOCATION_ID: None if number == 7 else f"id {number}", WEBHOOK_ID: str(number), ACCOUNT_ID: "1"}
@@ -405,7 +405,7 @@ async def test_a_signature_is_one_invocation_whatever_its_id_header_says(
     assert await count_saved(database) == 1
 
 
-async def test_a_signature_is_one_invocation_in_all_processes_that_take_webhooks(
+async def test_one_signature_is_one_invocation_in_all_web_processes(
     settings: Settings, zendesk: Zendesk, res: Resources, database: asyncpg.Connection
 ) -> None:
     async with serving(settings, zendesk) as one, serving(settings, zendesk) as other:
@@ -422,7 +422,7 @@ async def test_a_signature_is_one_invocation_in_all_processes_that_take_webhooks
     assert await count_saved(database) == 10
 
 
-async def test_the_same_body_signed_at_another_moment_is_another_invocation(
+async def test_same_body_signed_at_another_time_is_another_invocation(
     client: Server, database: asyncpg.Connection
 ) -> None:
     for timestamp in ("2026-11-29T06:00:00Z", "2026-11-29T06:00:01Z"):
@@ -432,7 +432,7 @@ async def test_the_same_body_signed_at_another_moment_is_another_invocation(
 
 
 @pytest.mark.parametrize("secret", ["first", "second", "third"])
-async def test_any_of_several_secrets_will_do(
+async def test_each_of_several_secrets_is_accepted(
     secret: str, settings: Settings, zendesk: Zendesk, res: Resources
 ) -> None:
     secrets = tuple(SecretStr(secret) for secret in ("first", "second", "third"))
@@ -442,7 +442,9 @@ async def test_any_of_several_secrets_will_do(
     assert answer.status == 200
 
 
-async def test_without_a_secret_nobody_gets_in(settings: Settings, zendesk: Zendesk, res: Resources) -> None:
+async def test_without_secret_all_webhooks_are_refused(
+    settings: Settings, zendesk: Zendesk, res: Resources
+) -> None:
     for secrets in ((), (SecretStr(""), SecretStr(" "))):
         async with serving(
             settings.model_copy(update={"zendesk_webhook_secrets": secrets}), zendesk
@@ -452,10 +454,10 @@ async def test_without_a_secret_nobody_gets_in(settings: Settings, zendesk: Zend
         assert [answer.status for answer in answers] == [401, 401]
 
 
-# Too large, wrong type, wrong method, too slow, broken
+# Too large, wrong type, wrong method, too slow, invalid
 
 
-async def test_a_body_of_just_the_limit_is_accepted_and_of_one_byte_more_is_not(
+async def test_body_at_the_limit_is_accepted_and_one_byte_more_is_refused(
     client: Server, settings: Settings, database: asyncpg.Connection
 ) -> None:
     body = b'{"ticket_id": 1, "subject": "%s"}' % (b"x" * (settings.max_webhook_bytes - 31))
@@ -468,7 +470,7 @@ async def test_a_body_of_just_the_limit_is_accepted_and_of_one_byte_more_is_not(
     assert await bodies(database) == [body]
 
 
-async def test_a_body_without_content_length_is_measured_while_it_is_read(
+async def test_body_without_content_length_is_limited_while_it_arrives(
     client: Server, settings: Settings, database: asyncpg.Connection
 ) -> None:
     async def chunks(size: int) -> AsyncIterator[bytes]:
@@ -488,7 +490,7 @@ async def test_a_body_without_content_length_is_measured_while_it_is_read(
 
 
 @pytest.mark.parametrize("framing", [b"Content-Length: 100000000000", b"Transfer-Encoding: chunked"])
-async def test_the_413_comes_while_the_client_goes_on_sending(
+async def test_413_comes_while_the_client_is_still_sending(
     framing: bytes, client: Server, database: asyncpg.Connection
 ) -> None:
     chunk = b"10000\r\n" + b"x" * 0x10000 + b"\r\n"
@@ -510,7 +512,7 @@ async def test_the_413_comes_while_the_client_goes_on_sending(
     assert await count_saved(database) == 0
 
 
-async def test_the_413_comes_at_once_for_a_length_that_is_announced(client: Server) -> None:
+async def test_413_comes_at_once_for_a_content_length_over_the_limit(client: Server) -> None:
     async with connect(client) as (reader, writer), asyncio.timeout(NO_HANG):
         writer.write(head(b"", announce=2_000_000))
         status_line = await reader.readline()
@@ -526,7 +528,7 @@ MEDIA_TYPES = [
 
 
 @pytest.mark.parametrize("content_type", MEDIA_TYPES)
-async def test_json_is_read_whatever_it_is_said_to_be(
+async def test_json_is_parsed_under_any_content_type(
     content_type: str | None, client: Client, database: asyncpg.Connection
 ) -> None:
     request = head(TICKET, announce=len(TICKET)).replace(b"application/json; charset=utf-8", b"@")
@@ -550,10 +552,10 @@ NO_JSON = {
 
 
 @pytest.mark.parametrize("name", NO_JSON)
-async def test_what_is_signed_is_kept_whatever_it_is(
+async def test_signed_request_with_any_body_is_saved(
     name: str, client: Client, database: asyncpg.Connection
 ) -> None:
-    """A 4xx would lose it: Zendesk does not repeat those."""
+    """A 4xx would lose the webhook: Zendesk does not repeat it."""
     body, content_type = NO_JSON[name]
 
     answer = await post(client, body, Content_Type=content_type)
@@ -565,7 +567,7 @@ async def test_what_is_signed_is_kept_whatever_it_is(
 
 
 @pytest.mark.parametrize("encoding", ["gzip", "deflate", "br", "nonsense", "gzip, gzip"])
-async def test_a_compressed_body_that_is_signed_is_kept_as_it_is(
+async def test_signed_compressed_body_is_saved_unchanged(
     encoding: str, client: Server, database: asyncpg.Connection
 ) -> None:
     body = gzip.compress(TICKET)
@@ -579,7 +581,7 @@ async def test_a_compressed_body_that_is_signed_is_kept_as_it_is(
 
 
 @pytest.mark.parametrize("encoding", ["identity", "", "utf-8", "gzip", "aws-chunked"])
-async def test_a_body_that_is_json_is_read_whatever_encoding_is_named(
+async def test_json_body_is_parsed_under_any_content_encoding(
     encoding: str, client: Server, database: asyncpg.Connection
 ) -> None:
     request = head(TICKET, announce=len(TICKET), **{"Content-Encoding": encoding})
@@ -589,14 +591,14 @@ async def test_a_body_that_is_json_is_read_whatever_encoding_is_named(
 
 
 @pytest.mark.parametrize("method", ["GET", "HEAD", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE"])
-async def test_another_method_is_refused_and_told_which_is_allowed(method: str, client: Client) -> None:
+async def test_other_methods_get_405_with_the_allowed_one(method: str, client: Client) -> None:
     async with client.session.request(method, client.webhook) as response:
         assert response.status == 405
         assert response.headers["Allow"] == "POST"
         assert response.content_type == "application/problem+json"
 
 
-async def test_a_body_that_stops_after_one_byte_is_given_up_and_hinders_nobody(
+async def test_stalled_body_times_out_and_delays_no_other_webhook(
     client: Server, zendesk: Zendesk, database: asyncpg.Connection
 ) -> None:
     async with contextlib.AsyncExitStack() as stack, asyncio.timeout(NO_HANG):
@@ -607,13 +609,13 @@ async def test_a_body_that_stops_after_one_byte_is_given_up_and_hinders_nobody(
         answers = await asyncio.gather(*(reader.readuntil(b"\r\n\r\n") for reader, _ in lines))
 
     assert {receipt["status"] for receipt in receipts} == {"accepted"}
-    assert {status_of(answer) for answer in answers} == {503}, "Zendesk repeats a 503, and drops a 408"
+    assert {status_of(answer) for answer in answers} == {503}, "Zendesk repeats after a 503, not after a 408"
     assert all(b"\r\nRetry-After: 10\r\n" in answer for answer in answers)
     assert await count_saved(database) == 20
 
 
 @pytest.mark.parametrize("goes", ["close", "abort"])
-async def test_a_client_that_leaves_amid_its_body_leaves_nothing(
+async def test_client_that_disconnects_within_its_body_saves_nothing(
     goes: str, client: Server, database: asyncpg.Connection
 ) -> None:
     counted = 'holdfast_webhooks_total{outcome="body_incomplete"}'
@@ -631,7 +633,7 @@ async def test_a_client_that_leaves_amid_its_body_leaves_nothing(
     assert await count_saved(database) == 0
 
 
-async def test_a_client_that_does_not_wait_for_its_answer_is_on_record_all_the_same(
+async def test_webhook_is_saved_though_the_client_does_not_wait_for_the_answer(
     client: Server, database: asyncpg.Connection
 ) -> None:
     async with connect(client) as (_, writer):
@@ -653,7 +655,7 @@ BROKEN_FRAMING = {
 
 
 @pytest.mark.parametrize("name", BROKEN_FRAMING)
-async def test_broken_http_is_a_bad_request_and_leaves_nothing(
+async def test_invalid_http_gets_400_and_saves_nothing(
     name: str, client: Server, database: asyncpg.Connection, caplog: pytest.LogCaptureFixture
 ) -> None:
     framing, body = BROKEN_FRAMING[name]
@@ -662,10 +664,10 @@ async def test_broken_http_is_a_bad_request_and_leaves_nothing(
 
     assert status_of(answer) in (400, 503)
     assert await count_saved(database) == 0
-    caplog.clear()  # aiohttp's parser does log a traceback
+    caplog.clear()  # aiohttp's parser logs a traceback
 
 
-# What senders have sent, and worse
+# Unusual and hostile content
 
 TEXT = "ß\u20ac\U0001f4ce"
 EMAILS: dict[str, bytes] = {
@@ -731,7 +733,7 @@ EMAILS |= {f"dated {date!a}": json.dumps({"ticket_id": 1, "received_at": date}).
 
 
 @pytest.mark.parametrize("name", EMAILS)
-async def test_whatever_an_email_holds_it_is_accepted_kept_and_shown(
+async def test_email_with_any_content_is_accepted_saved_and_shown(
     name: str, client: Server, database: asyncpg.Connection
 ) -> None:
     body = EMAILS[name]
@@ -758,13 +760,13 @@ async def test_whatever_an_email_holds_it_is_accepted_kept_and_shown(
         (EMAILS["duplicate keys"], "b"),
     ],
 )
-async def test_text_is_read_as_it_was_meant(body: bytes, subject: str, client: Client) -> None:
+async def test_text_is_decoded_correctly(body: bytes, subject: str, client: Client) -> None:
     await post(client, body)
 
     assert (await client.email(1))["subject"] == subject
 
 
-async def test_a_number_of_26_digits_keeps_each_of_them(client: Server) -> None:
+async def test_number_of_26_digits_is_saved_exactly(client: Server) -> None:
     await post(client, EMAILS["a number of 26 digits"])
 
     assert (await client.email(1))["zendesk_ticket_id"] == "12345678901234567890123456"
@@ -772,7 +774,7 @@ async def test_a_number_of_26_digits_keeps_each_of_them(client: Server) -> None:
 
 @pytest.mark.parametrize("body", [TICKET, b"?"])
 @pytest.mark.parametrize("value", [b"\xff\xfe \xe2\x82", b"\xc3\xa9", b"", b" ", b"x" * 1000])
-async def test_header_values_of_any_bytes_do_no_harm(
+async def test_header_values_with_any_bytes_are_accepted(
     value: bytes, body: bytes, client: Server, database: asyncpg.Connection
 ) -> None:
     names = [INVOCATION_ID, WEBHOOK_ID, ACCOUNT_ID, "X-Any", "User-Agent", "Authorization"]
@@ -784,9 +786,9 @@ async def test_header_values_of_any_bytes_do_no_harm(
     assert await count_saved(database) == 1
 
 
-# Postgres is away, slow, full, or gone before it answered
+# Postgres down, slow, full, or disconnected before its answer
 
-BRIEF = 0.5  # seconds that a request has for Postgres
+BRIEF = 0.5  # seconds of a request for Postgres
 
 
 def impatient(settings: Settings, **more: object) -> Settings:
@@ -794,13 +796,13 @@ def impatient(settings: Settings, **more: object) -> Settings:
 
 
 def check_try_again(answer: Answer) -> None:
-    """Check that it is the one answer after which Zendesk sends again."""
+    """Check for the one answer after which Zendesk sends again."""
     assert answer.status == 503
     assert answer.headers["Retry-After"] == "10"
     assert problem(answer)["code"].startswith("database_")
 
 
-async def test_while_postgres_is_away_zendesk_is_asked_to_try_again(
+async def test_without_postgres_webhooks_get_503(
     settings: Settings, zendesk: Zendesk, res: Resources, database: asyncpg.Connection
 ) -> None:
     async with before_postgres(settings) as (proxy, proxied), serving(proxied, zendesk) as client:
@@ -815,7 +817,7 @@ async def test_while_postgres_is_away_zendesk_is_asked_to_try_again(
     assert await count_saved(database) == 1
 
 
-async def test_what_needs_no_postgres_is_answered_while_it_is_away(
+async def test_requests_without_need_of_postgres_are_answered_while_it_is_down(
     settings: Settings, zendesk: Zendesk, res: Resources
 ) -> None:
     async with before_postgres(settings) as (proxy, proxied), serving(proxied, zendesk) as client:
@@ -833,7 +835,7 @@ async def test_what_needs_no_postgres_is_answered_while_it_is_away(
 
 
 @pytest.mark.parametrize("connected", [True, False])
-async def test_a_postgres_that_does_not_answer_is_not_waited_for(
+async def test_silent_postgres_gives_503_within_the_budget(
     *, connected: bool, settings: Settings, zendesk: Zendesk, res: Resources, database: asyncpg.Connection
 ) -> None:
     brief = impatient(settings)
@@ -851,7 +853,7 @@ async def test_a_postgres_that_does_not_answer_is_not_waited_for(
     assert (await bodies(database))[-1] == b'{"ticket_id": "after"}'
 
 
-async def test_a_slow_postgres_is_waited_for_within_the_budget(
+async def test_slow_postgres_within_the_budget_gives_200(
     settings: Settings, zendesk: Zendesk, res: Resources, database: asyncpg.Connection
 ) -> None:
     async with before_postgres(settings) as (proxy, proxied), serving(proxied, zendesk) as client:
@@ -863,7 +865,7 @@ async def test_a_slow_postgres_is_waited_for_within_the_budget(
     assert await count_saved(database) == 1
 
 
-async def test_a_restart_of_postgres_between_two_webhooks_is_not_noticed(
+async def test_restart_of_postgres_between_two_webhooks_costs_no_error(
     settings: Settings, zendesk: Zendesk, res: Resources, database: asyncpg.Connection
 ) -> None:
     async with before_postgres(settings) as (proxy, proxied), serving(proxied, zendesk) as client:
@@ -876,7 +878,7 @@ async def test_a_restart_of_postgres_between_two_webhooks_is_not_noticed(
     assert await count_saved(database) == 120
 
 
-async def test_connections_that_postgres_ended_itself_are_not_noticed(
+async def test_connections_that_postgres_terminated_cost_no_error(
     settings: Settings, zendesk: Zendesk, res: Resources, database: asyncpg.Connection
 ) -> None:
     async with serving(settings, zendesk) as client:
@@ -890,10 +892,10 @@ async def test_connections_that_postgres_ended_itself_are_not_noticed(
     assert await count_saved(database) == 91
 
 
-async def test_connections_that_a_failover_left_behind_are_given_up(
+async def test_connections_to_a_failed_over_host_are_dropped(
     settings: Settings, zendesk: Zendesk, res: Resources, database: asyncpg.Connection
 ) -> None:
-    """A dead peer says nothing: each dead connection may cost one answer, but none is tried twice."""
+    """A dead peer is silent: each dead connection may cost one answer, but is never used twice."""
     settings = impatient(settings)
     async with before_postgres(settings) as (proxy, proxied), serving(proxied, zendesk) as client:
         await asyncio.gather(*(post_again(client, zendesk.payload()) for _ in range(10)))
@@ -911,7 +913,7 @@ async def backends(connection: asyncpg.Connection) -> int:
     return number
 
 
-async def test_an_exhausted_pool_asks_to_try_again_and_recovers_by_itself(
+async def test_exhausted_pool_gives_503_and_recovers(
     settings: Settings, zendesk: Zendesk, res: Resources, database_url: str, database: asyncpg.Connection
 ) -> None:
     settings = impatient(settings, database_pool_size=1)
@@ -929,7 +931,7 @@ async def test_an_exhausted_pool_asks_to_try_again_and_recovers_by_itself(
     assert await bodies(database) == [TICKET, body]
 
 
-async def test_requests_that_were_given_up_leave_no_backend_behind(
+async def test_timed_out_requests_leave_no_busy_backend(
     settings: Settings, zendesk: Zendesk, res: Resources, database_url: str, database: asyncpg.Connection
 ) -> None:
     async with serving(impatient(settings), zendesk) as client, locked(database_url):
@@ -944,7 +946,7 @@ async def test_requests_that_were_given_up_leave_no_backend_behind(
 
 
 @pytest.mark.parametrize("fault", ["cut", "frozen", "stranded"])
-async def test_50_failures_leave_neither_task_nor_connection(
+async def test_50_failures_leak_no_task_and_no_connection(
     fault: str, settings: Settings, zendesk: Zendesk, res: Resources, database: asyncpg.Connection
 ) -> None:
     brief = impatient(settings)
@@ -960,7 +962,7 @@ async def test_50_failures_leave_neither_task_nor_connection(
         answers = await asyncio.gather(*(post_again(client, zendesk.payload()) for _ in range(10)))
 
         async def at_rest() -> bool:
-            # What is stranded, nobody can tell Postgres about.
+            # Postgres cannot be told about stranded connections.
             few = fault == "stranded" or await backends(database) <= 2
             return few and await is_idle(client) and ours() <= before
 
@@ -969,7 +971,7 @@ async def test_50_failures_leave_neither_task_nor_connection(
 
 
 def ours() -> int:
-    """Count the tasks but for those of the proxy and of connections that the client keeps alive."""
+    """Count the tasks, except those of the proxy and of the client's kept connections."""
     names = [getattr(task.get_coro(), "__qualname__", "") for task in asyncio.all_tasks()]
     return sum(not name.startswith(("Proxy.", "RequestHandler.")) for name in names)
 
@@ -977,7 +979,7 @@ def ours() -> int:
 @pytest.mark.parametrize("arrives", [True, False])
 @pytest.mark.parametrize("cuts", [True, False])
 @pytest.mark.parametrize("kind", ["email", "unreadable"])
-async def test_a_commit_of_unknown_outcome_is_neither_lost_nor_doubled(
+async def test_commit_with_unknown_outcome_is_neither_lost_nor_duplicated(
     *,
     kind: str,
     cuts: bool,
@@ -987,7 +989,7 @@ async def test_a_commit_of_unknown_outcome_is_neither_lost_nor_doubled(
     res: Resources,
     database: asyncpg.Connection,
 ) -> None:
-    """The connection breaks when the row was sent: a 2xx means that it is there, a repeat leaves one."""
+    """The connection breaks after the row was sent: after a 2xx the row is there, and a repeat leaves one."""
     marker = uuid.uuid4().hex.encode()
     body = b'{"ticket_id": "%s"}' % marker if kind == "email" else marker
     invocation = {INVOCATION_ID: "one"}
@@ -1007,10 +1009,10 @@ async def test_a_commit_of_unknown_outcome_is_neither_lost_nor_doubled(
     assert await count_saved(database) == 2
 
 
-async def test_breaking_each_chunk_to_postgres_in_turn_loses_and_doubles_nothing(
+async def test_connection_broken_at_each_chunk_loses_and_duplicates_nothing(
     settings: Settings, zendesk: Zendesk, res: Resources, database: asyncpg.Connection
 ) -> None:
-    """Whatever Postgres was being told when the line broke."""
+    """The connection breaks at every statement in turn."""
     async with before_postgres(settings) as (proxy, proxied), serving(proxied, zendesk) as client:
         for number, arrives in ((number, arrives) for number in range(12) for arrives in (True, False)):
             body = json.dumps(zendesk.payload(ticket_id=f"{number}-{arrives}")).encode()
@@ -1026,10 +1028,10 @@ async def test_breaking_each_chunk_to_postgres_in_turn_loses_and_doubles_nothing
             assert (await bodies(database)).count(body) == 1
 
 
-async def test_a_server_stops_though_postgres_does_not_answer(
+async def test_server_stops_though_postgres_does_not_answer(
     settings: Settings, zendesk: Zendesk, res: Resources
 ) -> None:
-    """A request that is under way gets its answer, and no connection is waited for."""
+    """A running request gets its answer, and the shutdown waits for no connection."""
     brief = impatient(settings, database_pool_size=10)
     async with before_postgres(brief) as (proxy, proxied), serving(proxied, zendesk) as client:
         await asyncio.gather(*(post_again(client, zendesk.payload()) for _ in range(50)))  # fills the pool
@@ -1043,12 +1045,12 @@ async def test_a_server_stops_though_postgres_does_not_answer(
     check_try_again(await answering)
 
 
-# Redis is away, slow, or full
+# Redis down, slow, or full
 
 
 @asynccontextmanager
 async def broken_redis(fault: str, settings: Settings, res: Resources) -> AsyncIterator[Settings]:
-    """Yield settings with a Redis that does not take jobs, until the block ends."""
+    """Yield settings with a Redis that refuses jobs until the end of the block."""
     if fault == "full":
         await res.redis.config_set("maxmemory", "1")
         try:
@@ -1062,7 +1064,7 @@ async def broken_redis(fault: str, settings: Settings, res: Resources) -> AsyncI
 
 
 @pytest.mark.parametrize("fault", ["away", "frozen", "full"])
-async def test_without_redis_a_webhook_is_accepted_and_worked_on_once_redis_is_back(
+async def test_without_redis_a_webhook_is_accepted_and_queued_after_its_return(
     fault: str, settings: Settings, zendesk: Zendesk, res: Resources, database: asyncpg.Connection
 ) -> None:
     failed = 'holdfast_dispatches_total{outcome="failed"}'
@@ -1085,10 +1087,10 @@ async def test_without_redis_a_webhook_is_accepted_and_worked_on_once_redis_is_b
 
 
 @pytest.mark.parametrize("fault", ["away", "frozen"])
-async def test_the_answer_does_not_wait_for_redis(
+async def test_answer_does_not_wait_for_redis(
     fault: str, settings: Settings, zendesk: Zendesk, res: Resources
 ) -> None:
-    """Two hundred in a row, while a single attempt to ring takes up to two seconds."""
+    """Two hundred in a row, while a single attempt to enqueue takes up to two seconds."""
     async with broken_redis(fault, settings, res) as broken, serving(broken, zendesk) as client:
         async with asyncio.timeout(NO_HANG):
             receipts = [await client.send(zendesk.payload()) for _ in range(200)]
@@ -1097,7 +1099,7 @@ async def test_the_answer_does_not_wait_for_redis(
 
 
 @pytest.mark.parametrize("fault", ["cut", "freeze", "drop", "strand"])
-async def test_ringing_goes_on_by_itself_when_redis_is_back(
+async def test_dispatch_resumes_when_redis_is_back(
     fault: str, settings: Settings, zendesk: Zendesk, res: Resources
 ) -> None:
     async with before_redis(settings) as (proxy, proxied), serving(proxied, zendesk) as client:
@@ -1108,7 +1110,7 @@ async def test_ringing_goes_on_by_itself_when_redis_is_back(
         await proxy.resume()
 
         async def queued() -> bool:
-            """What is rung on a dead connection may be left to the sweep, which runs in workers."""
+            """Jobs enqueued on a dead connection may be left to the sweep, which runs in workers."""
             receipt = await client.send(zendesk.payload())
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(3):
@@ -1118,10 +1120,10 @@ async def test_ringing_goes_on_by_itself_when_redis_is_back(
         assert await eventually(queued)
 
 
-# The end of the process
+# Shutdown
 
 
-async def test_a_request_in_flight_gets_its_answer_when_the_server_is_told_to_stop(
+async def test_running_request_is_answered_during_shutdown(
     settings: Settings, zendesk: Zendesk, res: Resources, database_url: str, database: asyncpg.Connection
 ) -> None:
     body = json.dumps(zendesk.payload()).encode()
@@ -1144,7 +1146,7 @@ async def test_a_request_in_flight_gets_its_answer_when_the_server_is_told_to_st
 
 
 class WebProcess(subprocess.Popen[bytes]):
-    """`holdfast web` as a Procfile starts it."""
+    """`holdfast web`, as a Procfile starts it."""
 
     def __init__(self, settings: Settings) -> None:
         with socket.socket() as free:
