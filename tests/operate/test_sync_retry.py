@@ -57,7 +57,7 @@ async def add(database: asyncpg.Connection, count: int = 1, **columns: Any) -> l
         "processing_status": "completed",
         "sync_status": "failed",
         "sync_error_code": "document_refused",
-        "sync_error": "webhook: it answered 422 to this e-mail",
+        "sync_error": "webhook: answered 422 to this e-mail",
         **columns,
     }
     names, places = ", ".join(values), ", ".join(f"${place + 2}" for place in range(len(values)))
@@ -98,8 +98,8 @@ async def test_what_the_target_refused_is_shown_beside_the_job_and_synced_again_
     synced = await until_synced(client, email_id)
 
     assert (failed["processing_status"], failed["sync_error_code"]) == ("completed", "document_refused")
-    assert "Job completed Completed: every file is stored." in page
-    assert "Sync failed Could not be synced: needs attention. webhook: it answered 422" in page
+    assert "Job completed Completed: all files are stored." in page
+    assert "Sync failed Could not be synced: needs attention. webhook: answered 422" in page
     assert begun == {"sync_status": "pending", "email_id": email_id}
     assert (synced["attempt_number"], synced["sync_attempt_number"], synced["sync_error_code"]) == (
         1,

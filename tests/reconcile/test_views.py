@@ -92,7 +92,7 @@ async def test_what_cannot_be_had_any_more_is_named_and_no_success(
         url = zendesk.add_file("a.pdf", PDF)
         email_id = (await client.send(zendesk.payload(attachments=[url])))["email_id"]
         await client.until(email_id, "completed")
-        for file in zendesk.desk.files.values():
+        for file in zendesk.state.files.values():
             file.faults.extend([Fault(status=410)] * 3)
         email = await client.email(email_id)
         await objects.remove(res.storage, email["attachments"][0]["object_key"])
@@ -140,7 +140,7 @@ async def test_what_cannot_be_found_out_is_1(
     none = await typed(settings, "reconcile", "show", "9")
 
     assert failed.returncode == 1
-    assert re.search("It is failed .*(it cannot be reached|no answer)", failed.stdout)
+    assert re.search("It is failed .*(cannot be reached|no answer)", failed.stdout)
     assert (second.returncode, "is running" in second.stderr) == (1, True)
     assert (cancelled.returncode, "cancelled" in cancelled.stdout) == (0, True)
     assert (again.returncode, none.returncode) == (1, 1)

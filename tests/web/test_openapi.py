@@ -133,7 +133,7 @@ def test_route_is_described_by_its_decorator_and_docstring() -> None:
     async def grant(_: web.Request) -> web.Response:
         """Grant a wish.
 
-Grant a wish.
+        The second paragraph is not in the summary.
         """
         return web.Response()
 
@@ -178,7 +178,7 @@ def test_nested_query_model_is_refused() -> None:
         document(routes, "1")
 
 
-# ── the page
+# ── the sign-in page
 
 
 async def test_page_shows_every_operation_and_its_links_work(client: Server, openapi: dict[str, Any]) -> None:

@@ -10,7 +10,7 @@ import pytest
 
 from service import intake
 from service.config.settings import Settings
-from service.local.zendesk.stand_in import Answer, Zendesk
+from service.local.zendesk.stand_in import WebhookResponse, Zendesk
 from service.postgres import batch
 from service.resources import Resources
 from service.web import webhook
@@ -36,7 +36,7 @@ async def test_webhooks_are_refused_while_postgres_is_blocked_and_accepted_after
     async with serving(settings, zendesk) as client:
         async with database.transaction():
             await database.execute("LOCK TABLE incoming_emails IN ACCESS EXCLUSIVE MODE")
-            first: list[asyncio.Task[Answer]] = []
+            first: list[asyncio.Task[WebhookResponse]] = []
 
             async def is_full() -> bool:
                 first.append(asyncio.create_task(_send(client, zendesk)))
@@ -163,11 +163,11 @@ async def _is_true(value: bool) -> bool:  # noqa: FBT001 a condition to wait for
     return value
 
 
-async def _send(client: Client, zendesk: Zendesk) -> Answer:
+async def _send(client: Client, zendesk: Zendesk) -> WebhookResponse:
     return await zendesk.send(client.webhook, zendesk.payload())
 
 
-async def _accepted(client: Client, zendesk: Zendesk) -> Answer | None:
+async def _accepted(client: Client, zendesk: Zendesk) -> WebhookResponse | None:
     answer = await _send(client, zendesk)
     return answer if answer.status == 200 else None
 

@@ -45,7 +45,7 @@ async def test_overview_says_that_all_is_well(client: Server, worker: Worker) ->
     page = words_of(await read(client, "/"))
 
     assert "The one e-mail of the last 24 hours is safe. None needs you. Nothing waits." in page
-    assert "Completed 1 every file is stored" in page
+    assert "Completed 1 all files are stored" in page
 
 
 async def test_overview_links_to_failures_and_quarantine(client: Server, worker: Worker) -> None:
