@@ -10,7 +10,7 @@ unexport PYTHONDONTWRITEBYTECODE
 # What runs on the oldest Python, too: a part of the suite for each part of the service, without drills, browsers,
 # benchmarks, and processes of ours.
 QUICK := $(addprefix tests/,intake outbound queue worker/test_faults.py worker/test_heartbeat.py web/test_charts.py \
-	web/test_formatting.py web/test_prefix.py zendesk/test_signature.py targets/test_document.py alerts/test_restored.py \
+	test_formatting.py web/test_template_filters.py web/test_prefix.py zendesk/test_signature.py targets/test_document.py alerts/test_restored.py \
 	capture/test_attempt.py storage/test_disk.py system/test_flow.py system/test_structure.py)
 
 .PHONY: demo up drill bench rehearse test test-oldest lint format lock dist tag clean

@@ -225,7 +225,7 @@ async def test_a_worker_notes_how_they_end_and_command_api_and_page_tell_it(
     assert seen == told
     assert seen["repaired"] + seen["failed_again"] == seen["retried"]
     assert (seen["failed_again"], seen["still_running"], seen["superseded"]) == (1, 0, 0)
-    assert f"{seen['repaired']} repaired 1 failed again 0 still running" in page
+    assert f"{seen['repaired']} completed 1 failed again 0 still running" in page
     said = f"{seen['repaired']} repaired, 1 failed again, 0 still running"
     assert f"\n{said}.\n" in show.stdout
     assert said in listed.stdout

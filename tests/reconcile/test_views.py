@@ -360,8 +360,8 @@ async def test_a_page_says_of_what_was_left_whether_it_was_looked_at_again(
     await database.execute("UPDATE reconciliation_findings SET closed_at = now()")
     after = await page()
 
-    assert "2 differences left as they are." in before
-    assert "2 differences left as they were; later runs have looked there again." in after
+    assert "2 differences not repaired." in before
+    assert "2 differences not repaired; later runs have checked them again." in after
     assert (await client.get(f"/api/v1/reconciliations/{number}"))["is_open"] is False
 
 
