@@ -13,7 +13,9 @@ _MARK = f"HOLDFAST_CPU={uuid4().hex}"
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--cpu", type=int, default=0, metavar="N", help="show the N tests that cost most processor time")
+    parser.addoption(
+        "--cpu", type=int, default=0, metavar="N", help="show the N tests that cost most processor time"
+    )
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -39,8 +41,8 @@ class _Meter:
 
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
         most: int = terminalreporter.config.getoption("cpu")
-        spent = {
-            report.nodeid: seconds
+        spent: dict[str, float] = {
+            report.nodeid: float(str(seconds))
             for reports in terminalreporter.stats.values()
             for report in reports
             if isinstance(report, pytest.TestReport) and report.when == "teardown"
