@@ -1,4 +1,4 @@
-"""`holdfast check`: look at all that Holdfast stands on."""
+"""`holdfast check`: check the settings and every dependency."""
 
 import sys
 from typing import TYPE_CHECKING
@@ -16,28 +16,28 @@ WORDS = {True: "ok", None: "warn", False: "wrong"}
 
 
 @click.command()
-@click.option("--alerts", "try_alerts", is_flag=True, help="Send a test to each channel of alerts, too.")
+@click.option("--alerts", "try_alerts", is_flag=True, help="Also send a test message to every alert channel.")
 @json_option
 @env_file
 def check(*, try_alerts: bool, as_json: bool) -> None:
-    """Look at settings, Postgres, Redis, storage, Zendesk, clocks, workers and targets, and say what to do.
+    """Check settings, Postgres, Redis, storage, Zendesk, clocks, workers and targets, with advice for each problem.
 
-    Exits with 1 if anything is wrong; what only should be better is a warning, and exits with 0.
+    Exits with 1 if anything is wrong, and with 0 if there are only warnings.
     """
-    checks = _look(try_alerts=try_alerts)
+    checks = _run_checks(try_alerts=try_alerts)
     is_good = all(each.ok is not False for each in checks)
     if as_json:
         from dataclasses import asdict
 
         print_json({"ok": is_good, "checks": [asdict(each) for each in checks]})
     else:
-        show(checks)
+        print_checks(checks)
     if not is_good:
         sys.exit(1)
 
 
-def show(checks: "list[Check]") -> None:
-    """Print each check on a line, and what to do about it below."""
+def print_checks(checks: "list[Check]") -> None:
+    """Print one check per line, with its advice below."""
     from rich.text import Text
 
     out = console()
@@ -49,7 +49,7 @@ def show(checks: "list[Check]") -> None:
             out.print(Text(f"      {printable(each.advice)}"), soft_wrap=True)
 
 
-def _look(*, try_alerts: bool) -> "list[Check]":
+def _run_checks(*, try_alerts: bool) -> "list[Check]":
     from service.checks.examine import examine
     from service.checks.finding import Check
 

@@ -340,7 +340,7 @@ async def test_one_is_read_again_by_its_id(
         (["1", "--all", "--yes"], 2, "Give either IDs or --all."),
         (["1", "--status", "failed", "--yes"], 2, "Filters go with --all."),
         (["--all", "--status", "queued", "--yes"], 1, "What is queued will be worked on anyway."),
-        (["--all"], 2, "Nobody can be asked here: add --yes, or --dry-run."),
+        (["--all"], 2, "No terminal: add --yes, or --dry-run."),
     ],
 )
 async def test_what_cannot_be_meant_is_said_in_one_line(

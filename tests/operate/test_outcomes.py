@@ -273,7 +273,7 @@ async def test_who_waits_without_a_worker_is_told_so(
     await look(res, database)
     code = await waits.wait()
 
-    assert said == b"No worker is alive: the retry goes on when one is started.\n"
+    assert said == b"No worker is alive: start one with `holdfast worker`.\n"
     assert code == 0
 
 
