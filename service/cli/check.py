@@ -10,7 +10,7 @@ from service.cli.terminal import console, json_option, print_json, printable, st
 from service.errors import SettingsError
 
 if TYPE_CHECKING:
-    from service.checks.finding import Check
+    from service.checks.probe import Check
 
 WORDS = {True: "ok", None: "warn", False: "wrong"}
 
@@ -50,33 +50,27 @@ def print_checks(checks: "list[Check]") -> None:
 
 
 def _run_checks(*, try_alerts: bool) -> "list[Check]":
-    from service.checks.examine import examine
-    from service.checks.finding import Check
+    from service.checks.probe import Check
+    from service.checks.report import check_all
 
     try:
-        return [*with_resources(examine), *(_try_alerts() if try_alerts else ())]
+        return [*with_resources(check_all), *(_try_alerts() if try_alerts else ())]
     except SettingsError as exc:
-        return [Check("settings", False, str(line), "set it, or put it right") for line in exc.args]
+        return [Check("settings", False, str(line), "correct it, and run this again") for line in exc.args]
 
 
 def _try_alerts() -> "list[Check]":
     import asyncio
 
     from service.alerts.send import try_channels
-    from service.checks.finding import Check
+    from service.checks.probe import Check
+    from service.checks.settings import NO_CHANNEL_ADVICE
     from service.config.reading import read_settings
 
     tried = asyncio.run(try_channels(read_settings()))
     if not tried:
-        return [
-            Check(
-                "alerts",
-                None,
-                "no channel is set up",
-                "set ALERT_EMAIL_TO, ALERT_SLACK_URL or ALERT_WEBHOOK_URL",
-            )
-        ]
+        return [Check("alerts", None, "no channel is set up", NO_CHANNEL_ADVICE)]
     return [
-        Check(f"alerts by {each.channel}", each.error is None, each.error or "took a test message", "")
+        Check(f"alerts by {each.channel}", each.error is None, each.error or "accepted a test message", "")
         for each in tried
     ]

@@ -11,7 +11,7 @@ from service.cli.check import print_checks
 from service.cli.environment import with_resources
 
 if TYPE_CHECKING:
-    from service.checks.finding import Check
+    from service.checks.probe import Check
 
 _NOT_RELEASED = "Not released: nothing was migrated, and the release before keeps running."
 
@@ -102,7 +102,7 @@ def run_migrations(revision: str = "head") -> None:
 
 
 def _check_release() -> "list[Check]":
-    from service.checks.examine import examine_release
+    from service.checks.report import check_release
     from service.config.reading import NEEDED, read_settings
     from service.errors import SettingsError
     from service.resources import judge
@@ -116,4 +116,4 @@ def _check_release() -> "list[Check]":
             click.echo(str(line), err=True)
         click.echo(_NOT_RELEASED, err=True)
         sys.exit(2)
-    return with_resources(examine_release)
+    return with_resources(check_release)
