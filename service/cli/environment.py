@@ -42,7 +42,7 @@ env_file = click.option(
 def use(path: Path) -> None:
     """Add the settings of a file to the environment, unless DATABASE_URL is set there."""
     if not os.environ.get("DATABASE_URL") and path.exists():
-        from service.config.env_file import read_env_file
+        from service.config.reading import read_env_file
 
         for name, value in read_env_file(path).items():
             if not os.environ.get(name):

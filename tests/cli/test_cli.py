@@ -287,7 +287,7 @@ def test_the_file_of_a_running_holdfast_stands_in_for_an_empty_environment(
     assert (unset.returncode, unset.stderr) == (0, "")
     assert (empty.returncode, empty.stderr) == (0, "")
     assert without.returncode == 2
-    assert without.stderr.startswith("DATABASE_URL: missing")
+    assert without.stderr.startswith("DATABASE_URL is not set")
 
 
 @pytest.mark.parametrize("number", ["1", "2"])
