@@ -30,7 +30,7 @@ _TABLES_ADVICE = "if Postgres runs, run `holdfast migrate`: tables may be missin
 
 
 @dataclass(frozen=True, slots=True)
-class Probe:
+class CheckDefinition:
     """One check of a dependency, and the advice if it fails."""
 
     name: str
@@ -71,23 +71,23 @@ async def check_release(res: Resources) -> list[Check]:
 
 
 _PROBES = (
-    Probe("postgres", "Postgres", check_postgres, POSTGRES_ADVICE),
-    Probe("migrations", "Postgres", check_migrations, POSTGRES_ADVICE),
-    Probe(CONNECTIONS, "Postgres", check_connections, _TABLES_ADVICE),
-    Probe("history", "Postgres", check_history, _TABLES_ADVICE),
-    Probe("redis", "Redis", check_redis, REDIS_ADVICE),
-    Probe("eviction", "Redis", check_eviction, REDIS_ADVICE),
-    Probe("storage", "storage", check_storage, STORAGE_ADVICE),
-    Probe("zendesk", "Zendesk", check_zendesk),
-    Probe("clock of Postgres", "Postgres", check_clock_of_postgres, POSTGRES_ADVICE),
-    Probe("clock of Redis", "Redis", check_clock_of_redis, REDIS_ADVICE),
-    Probe("workers", "Postgres", check_workers, _TABLES_ADVICE),
-    Probe("waiting", "Postgres", check_waiting, _TABLES_ADVICE),
+    CheckDefinition("postgres", "Postgres", check_postgres, POSTGRES_ADVICE),
+    CheckDefinition("migrations", "Postgres", check_migrations, POSTGRES_ADVICE),
+    CheckDefinition(CONNECTIONS, "Postgres", check_connections, _TABLES_ADVICE),
+    CheckDefinition("history", "Postgres", check_history, _TABLES_ADVICE),
+    CheckDefinition("redis", "Redis", check_redis, REDIS_ADVICE),
+    CheckDefinition("eviction", "Redis", check_eviction, REDIS_ADVICE),
+    CheckDefinition("storage", "storage", check_storage, STORAGE_ADVICE),
+    CheckDefinition("zendesk", "Zendesk", check_zendesk),
+    CheckDefinition("clock of Postgres", "Postgres", check_clock_of_postgres, POSTGRES_ADVICE),
+    CheckDefinition("clock of Redis", "Redis", check_clock_of_redis, REDIS_ADVICE),
+    CheckDefinition("workers", "Postgres", check_workers, _TABLES_ADVICE),
+    CheckDefinition("waiting", "Postgres", check_waiting, _TABLES_ADVICE),
 )
-_SYNCS = Probe("syncs", "Postgres", check_syncs, _TABLES_ADVICE)
+_SYNCS = CheckDefinition("syncs", "Postgres", check_syncs, _TABLES_ADVICE)
 
 
-async def _run(probes: Sequence[Probe], res: Resources) -> list[Check]:
+async def _run(probes: Sequence[CheckDefinition], res: Resources) -> list[Check]:
     """Run probes; a problem that several probes of a dependency meet is reported by the first one alone."""
     checks = await asyncio.gather(
         *(probe(each.name, lambda look=each.look: look(res), each.advice) for each in probes)  # type: ignore[misc]

@@ -14,8 +14,9 @@ import click
 
 from service.cli.environment import env_file, with_engine, with_resources
 from service.cli.filters import filters, selection
-from service.cli.terminal import printable, progress, shown_time
+from service.cli.terminal import progress, shown_time
 from service.errors import HoldfastError, Permanent
+from service.formatting import printable, safe_file_name
 
 if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncEngine
@@ -110,10 +111,10 @@ async def _write_file(storage: "Storage", attachment: "AttachmentView", key: str
     import hashlib
 
     from service.storage import objects
-    from service.web.handling.downloads import safe_name
 
     opened = await objects.open(storage, key)
-    name = safe_name(attachment).encode()[-MOST_NAME_BYTES:].decode(errors="ignore")
+    whole_name = safe_file_name(attachment.file_name, otherwise=f"attachment-{attachment.position}")
+    name = whole_name.encode()[-MOST_NAME_BYTES:].decode(errors="ignore")
     found = hashlib.sha256()
     with _whole_file(directory, f"{attachment.position}-{name}") as file:
         async for chunk in opened.chunks:

@@ -17,10 +17,10 @@ from service.cli.terminal import (
     print_json,
     print_line,
     print_table,
-    printable,
     progress,
     shown_time,
 )
+from service.formatting import printable
 
 if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncEngine

@@ -17,10 +17,10 @@ from service.cli.terminal import (
     print_json,
     print_line,
     print_table,
-    printable,
     progress,
     shown_time,
 )
+from service.formatting import printable
 
 if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncEngine
@@ -275,7 +275,7 @@ async def _retry_each(res: "Resources", email_ids: tuple[int, ...], what: "What"
 
 
 def _print_count(number: int, per_second: int, *, is_capped: bool) -> None:
-    from service.queries.verdict import duration
+    from service.formatting import duration
 
     count = f"{number:,}{' or more' if is_capped else ''}"
     match = "matches" if number == 1 else "match"

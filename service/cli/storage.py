@@ -10,7 +10,8 @@ import click
 
 from service.cli.environment import env_file, run
 from service.cli.reconcile import verify
-from service.cli.terminal import json_option, print_json, printable, progress
+from service.cli.terminal import json_option, print_json, progress
+from service.formatting import printable
 
 if TYPE_CHECKING:
     from service.errors import HoldfastError

@@ -4,28 +4,57 @@ import asyncio
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from typing import Literal
 
 import structlog
 from aiohttp import web
 from prometheus_client import CONTENT_TYPE_LATEST
+from pydantic import BaseModel, Field
 
 from service.checks.dependencies import SECONDS, Ping, dependencies, ping, ping_all
 from service.errors import HoldfastError
 from service.postgres.engine import connect, within
 from service.queries import overview
 from service.queries.overview import Stats
+from service.queries.views import View
 from service.queries.workers import metrics_of_workers
 from service.reconcile.differences import Differences, open_differences
 from service.resources import Resources, background
 from service.telemetry.exposition import exposition
 from service.telemetry.version import commit, version
 from service.web.handling.keys import RES
+from service.web.handling.routes import Routes
 from service.web.handling.shared import Shared
 
 # Readiness needs no target, so a slow one may not delay the answer.
 TARGET_SECONDS = 1.0
 
 log = structlog.get_logger()
+routes = Routes("Health")
+
+
+class Health(View):
+    """The process is alive; its version."""
+
+    status: Literal["ok"] = "ok"
+    version: str
+    commit: str = Field(description="the first 12 digits of the commit, or `unknown`")
+
+
+class Probe(BaseModel):
+    """Whether a dependency answers."""
+
+    ok: bool
+    milliseconds: float | None = Field(None, description="if it answers")
+    error: str | None = Field(None, description="if it does not")
+    detail: str | None = Field(None, description="what to do if Postgres refuses connections")
+
+
+class Readiness(View):
+    """Whether the process can work, and the state of each dependency; it can work without targets."""
+
+    status: Literal["ready", "not_ready"]
+    checks: Mapping[Literal["database", "redis", "storage", "mongodb"], Probe]
 
 
 @dataclass(frozen=True)
@@ -56,7 +85,9 @@ async def open_answers(app: web.Application) -> AsyncIterator[None]:
     await answers.metrics.close()
 
 
+@routes.get("/healthz", is_open=True, answer=Health)
 async def healthz(request: web.Request) -> web.Response:
+    """Tell that the process is alive."""
     return web.json_response(request.app[ALIVE])
 
 
@@ -69,10 +100,11 @@ async def _log_redis(res: Resources) -> None:
     await asyncio.Event().wait()
 
 
+@routes.get("/readyz", is_open=True, answer=Readiness, also=(503,))
 async def readyz(request: web.Request) -> web.Response:
-    """Report every dependency; 503 if one is down that intake or capture needs.
+    """Tell whether the process can work, and which dependencies are down.
 
-    Do not route the webhook by this: accepting e-mails needs Postgres alone.
+    503 if intake or capture lack one. Do not route the webhook by it: intake needs Postgres alone.
     """
     pings = await request.app[ANSWERS].pings.get()
     ready = all(each.error is None for each in pings if each.dependency.is_needed)
@@ -82,8 +114,12 @@ async def readyz(request: web.Request) -> web.Response:
     )
 
 
+@routes.get("/metrics", is_open=True, media_type="text/plain")
 async def metrics(request: web.Request) -> web.Response:
-    """Return the metrics of web and workers in Prometheus' text format; without those from Postgres while it is down."""
+    """Show metrics in Prometheus' text format.
+
+    Those of the workers are included, and those from Postgres, unless it is down.
+    """
     text = await request.app[ANSWERS].metrics.get()
     return web.Response(body=text, headers={"Content-Type": CONTENT_TYPE_LATEST})
 
