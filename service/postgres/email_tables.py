@@ -62,8 +62,9 @@ class Base(DeclarativeBase):
     type_annotation_map: ClassVar[dict[Any, Any]] = {datetime: DateTime(timezone=True), str: Text, Any: JSON}
 
 
-def one_of(column: str, words: tuple[str, ...]) -> CheckConstraint:
-    return CheckConstraint(f"{column} IN ({', '.join(map(repr, words))})", name=column)
+def one_of(column: str, words: tuple[str, ...], name: str = "") -> CheckConstraint:
+    """Make the CHECK of a column that holds one of some words; the naming convention prefixes its name."""
+    return CheckConstraint(f"{column} IN ({', '.join(map(repr, words))})", name=name or column)
 
 
 class IncomingEmail(Base):
@@ -220,7 +221,7 @@ class Attachment(Base):
     error: Mapped[str | None]
 
     __table_args__ = (
-        one_of("status", ATTACHMENT_STATUSES),
+        one_of("status", ATTACHMENT_STATUSES, "ck_attachments_status"),  # its migration prefixed it twice
         Index("ix_attachments_sha256", "sha256", "email_id", postgresql_where=text("sha256 IS NOT NULL")),
     )
 
@@ -239,7 +240,7 @@ class Attempt(Base):
     error_code: Mapped[str | None]
     error: Mapped[str | None]
 
-    __table_args__ = (one_of("outcome", OUTCOMES),)
+    __table_args__ = (one_of("outcome", OUTCOMES, "ck_attempts_outcome"),)  # prefixed twice as well
 
 
 class QuarantinedWebhook(Base):

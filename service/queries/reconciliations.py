@@ -26,9 +26,9 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from service.errors import Rejected
 from service.postgres.engine import connect
-from service.postgres.operation_tables import (
+from service.postgres.reconciliation_tables import (
     DIFFERENCES,
-    OPEN,
+    OPEN_FINDING,
     REMARKS,
     Reconciliation,
     ReconciliationFinding,
@@ -187,7 +187,7 @@ async def _read(
     engine: AsyncEngine, run_id: int, query: Select[Any]
 ) -> tuple[RowMapping, Sequence[FindingView]]:
     found = ReconciliationFinding
-    left = exists().where(found.reconciliation_id == run_id, found.kind.in_(DIFFERENCES), text(OPEN))
+    left = exists().where(found.reconciliation_id == run_id, found.kind.in_(DIFFERENCES), text(OPEN_FINDING))
     repairs = (
         text(_REPAIRS).columns(repairing=BigInteger, unrepaired=BigInteger).bindparams(run=run_id).subquery()
     )
