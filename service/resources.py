@@ -34,12 +34,10 @@ from service.storage.objects import Storage, open_storage
 from service.targets.gate import Gate
 from service.targets.recent import Taken
 from service.targets.target import Target, open_targets
-from service.telemetry.sentry import open_sentry
-from service.telemetry.spans import Traces
-from service.telemetry.traces import open_traces
+from service.telemetry.exporters import Traces, open_sentry, open_traces
 from service.zendesk.account import Account, account_of
 from service.zendesk.client import ZendeskClient
-from service.zendesk.streak import Streak
+from service.zendesk.signature import Streak
 
 _EXTRAS = {
     "sentry_dsn": ("sentry_sdk", "sentry"),

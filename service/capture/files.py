@@ -18,7 +18,7 @@ from service.faultpoints import reach
 from service.jobs.attachments import File, Listing, Mark, announce, files_of, list_of, mark, record_lists
 from service.jobs.attempts import Claim
 from service.outbound.addresses import host_of
-from service.outbound.answers import Expected, Limits
+from service.outbound.responses import Expected, Limits
 from service.postgres.engine import insist, run
 from service.resources import Resources
 from service.storage import objects

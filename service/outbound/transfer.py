@@ -12,7 +12,8 @@ from yarl import URL
 
 from service.errors import HoldfastError, Permanent, Transient
 from service.outbound.addresses import is_sign_in, parse, redirected
-from service.outbound.answers import (
+from service.outbound.decoding import decoded
+from service.outbound.responses import (
     Expected,
     Limits,
     check_head,
@@ -22,9 +23,8 @@ from service.outbound.answers import (
     codings,
     sign_in_page,
     too_large,
+    translate,
 )
-from service.outbound.decoding import decoded
-from service.outbound.failures import translate
 
 _BUFFER_BYTES = 256 * 1024  # beyond twice this the sender has to wait
 _HEAD_BYTES = 4096  # enough to tell a page from a file

@@ -1,18 +1,21 @@
 """Put, open, stat, list, sign, check and remove objects, wherever they are kept."""
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Sequence
-from contextlib import aclosing
+import errno
+import re
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Iterator, Sequence
+from contextlib import aclosing, contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from hashlib import sha256
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
+from obstore.exceptions import BaseError
+
 from service.errors import Permanent, Transient
 from service.storage.cloud import Cloud
 from service.storage.disk import Disk
-from service.storage.failures import translated
 from service.storage.port import ALL, KEY, RANGES, Listed, Method, Storage
 from service.storage.spool import Spool
 
@@ -190,3 +193,34 @@ async def _chunks(storage: Storage, key: str, size: int) -> AsyncIterator[bytes]
         if len(chunk) != end - start:
             raise Transient("storage_unavailable", f"the object {key} is shorter than it was")
         yield chunk
+
+
+# What becomes of a panic of the client, beside a line of its own on stderr; one of them is no Exception.
+_PANICS = {"RustPanic", "PanicException"}
+_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}  # no space, or a limit on it
+
+
+@contextmanager
+def translated(storage: Storage | None = None, key: str | None = None) -> Iterator[None]:
+    """Raise Permanent("object_missing"), Transient("storage_full") or Transient("storage_unavailable")."""
+    try:
+        yield
+    except (BaseError, OSError, ValueError) as exc:
+        if key and isinstance(exc, FileNotFoundError):
+            raise Permanent("object_missing", f"the object {key} is not in storage") from None
+        # Vendors tell whole stories, with addresses that may be signed, or hold a password: none of it, no query string,
+        # no XML but its code.
+        line = re.sub(r"(?<=//)\S*@|\?\S*|\s*<.*", "", str(exc).partition("\n")[0])[:500]
+        reason = re.search(r"<Code>(\w+)</Code>", str(exc))
+        line = f"{reason[1]}: {line}" if reason else line
+        code = "storage_unavailable"
+        if isinstance(exc, OSError) and exc.errno in _FULL:
+            code = "storage_full"
+            if storage and not exc.filename:
+                line = f"{line} in {storage.spool_directory()}"
+        raise Transient(code, f"storage: {type(exc).__name__}: {line or 'no answer in time'}") from None
+    except BaseException as exc:
+        if type(exc).__name__ not in _PANICS:
+            raise
+        cause = "something may be wrong with its variables, or with the URL"
+        raise Transient("storage_unavailable", f"storage: the vendor's client broke down; {cause}") from None

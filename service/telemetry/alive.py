@@ -12,6 +12,7 @@ from collections.abc import Sequence
 BEAT_SECONDS = 5.0
 STALE_SECONDS = 30.0
 ANSWER_SECONDS = 5.0
+LEAST_WATCHDOG_SECONDS = 5.0
 
 _USAGE = "usage: holdfast alive web|worker"
 
@@ -100,3 +101,21 @@ def path_of(name: str) -> str:
     """Name the file: in $TMPDIR, or else in /tmp."""
     plain = "".join(letter if letter.isalnum() or letter in "-._" else "_" for letter in name)
     return f"{os.environ.get('TMPDIR') or '/tmp'}/holdfast-{plain[:100]}.alive"  # noqa: S108 `beat` follows no link there
+
+
+async def watchdog(seconds: float) -> None:
+    """Until cancelled, end this process with a traceback once its event loop has stood still for this long.
+
+    A C timer does it, because code that hangs may hold the interpreter's lock. The platform then starts the
+    process again, and other workers take its jobs.
+    """
+    import asyncio  # noqa: PLC0415 slow to import, and a probe needs neither
+    import faulthandler  # noqa: PLC0415
+
+    seconds = max(seconds, LEAST_WATCHDOG_SECONDS)
+    try:
+        while True:
+            faulthandler.dump_traceback_later(seconds, exit=True)
+            await asyncio.sleep(seconds / 4)
+    finally:
+        faulthandler.cancel_dump_traceback_later()

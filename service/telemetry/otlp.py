@@ -21,7 +21,7 @@ from opentelemetry.trace import (
     set_span_in_context,
 )
 
-from service.telemetry.spans import Traces
+from service.telemetry.exporters import Traces
 
 
 class ExportedTraces(Traces):
@@ -33,7 +33,7 @@ class ExportedTraces(Traces):
     def __init__(self, endpoint: str, version: str) -> None:
         self._ids = _Ids()
         self._exporter = OTLPSpanExporter(endpoint=endpoint)
-        ours = Resource.create({"service.name": "holdfast", "service.telemetry.version": version})
+        ours = Resource.create({"service.name": "holdfast", "service.version": version})
         self._provider = TracerProvider(
             resource=ours.merge(OTELResourceDetector().detect()),
             id_generator=self._ids,

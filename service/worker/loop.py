@@ -16,7 +16,7 @@ from service.queue.arq_queue import Bell, Ring, reason_of
 from service.queue.dispatch import SYNC_TASK, TASK
 from service.queue.suspects import Suspects
 from service.resources import background
-from service.telemetry.watchdog import watch
+from service.telemetry.alive import watchdog
 
 REDIS_PAUSE_SECONDS = 1.0
 # Jobs are handed back within five; what then still runs is not worth the platform's patience.
@@ -38,7 +38,7 @@ class Worker(arq.worker.Worker):
         self._suspects = Suspects(self.max_jobs)
         self.ctx["hands"] = self
         if self._handle_signals:  # it is a process of its own
-            self.ctx["watchdog"] = asyncio.create_task(watch(self.ctx["settings"].lease_seconds))
+            self.ctx["watchdog"] = asyncio.create_task(watchdog(self.ctx["settings"].lease_seconds))
         assert self.on_startup  # noqa: S101 the settings of our worker have it
         await self.on_startup(self.ctx)  # arq would have Redis answer first
         bell = Bell(self.pool)

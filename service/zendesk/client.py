@@ -16,9 +16,8 @@ import aiohttp
 from yarl import URL
 
 from service.errors import HoldfastError, Permanent, Transient
-from service.outbound.answers import Expected, Limits
 from service.outbound.backoff import asked_for
-from service.outbound.failures import translate
+from service.outbound.responses import Expected, Limits, translate
 from service.outbound.transfer import Download, Egress, download
 from service.telemetry.metrics import ZENDESK_CALLS, ZENDESK_REMAINING, code_label
 from service.zendesk.account import Account, FixedToken, OAuthClient, is_apis

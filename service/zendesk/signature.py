@@ -6,6 +6,7 @@ https://developer.zendesk.com/documentation/webhooks/verifying/
 import hashlib
 import hmac
 import re
+import time
 from base64 import b64encode
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -143,3 +144,26 @@ def to_bytes(text: str) -> bytes:
         return text.encode("utf-8", "surrogateescape")
     except UnicodeEncodeError:  # surrogates that stand for no byte
         return text.encode("utf-8", "surrogatepass")
+
+
+@dataclass
+class Streak:
+    """Counts in memory alone: who sends rubbish must cost us nothing but the answer."""
+
+    length: int = 0
+    code: str = ""  # of the last
+    noted: int = 0  # the length that was put on record
+    _last: float = 0.0
+
+    @property
+    def age(self) -> float:
+        """Seconds since the last wrong one."""
+        return time.monotonic() - self._last
+
+    def bad(self, code: str) -> None:
+        self.length += 1
+        self.code = code
+        self._last = time.monotonic()
+
+    def good(self) -> None:
+        self.length = self.noted = 0

@@ -18,7 +18,7 @@ from service.config.settings import Settings
 from service.local.zendesk.stand_in import Zendesk
 from service.postgres.batch import Coalesce
 from service.telemetry import logs
-from service.telemetry.redaction import without_addresses
+from service.telemetry.logs import without_addresses
 from service.zendesk.signature import INVOCATION_ID
 from tests.conftest import Server, eventually, working
 

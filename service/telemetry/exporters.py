@@ -1,13 +1,17 @@
-"""Unexpected errors, to Sentry: those that are logged with a traceback."""
+"""Exports to other systems: unexpected errors to Sentry, traces over OTLP. Both are off unless they are set.
+
+A trace follows one e-mail, from the webhook to the object. Its id, and the ids of spans that have children, are
+made of the invocation: web and worker agree on them without a message, even after Redis was emptied.
+"""
 
 import asyncio
 import sys
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
-from typing import Any
+import threading
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager, suppress
+from typing import TYPE_CHECKING, Any
 
-from service.telemetry.redaction import without_addresses
-from service.telemetry.shutdown import SECONDS, leave
+from service.telemetry.logs import without_addresses
 from service.telemetry.version import full_version
 
 _FIELDS = {"email", "attempt", "position", "path", "work", "job"}
@@ -72,3 +76,65 @@ def _without_addresses(event: Any, _hint: object) -> Any:  # noqa: ANN401 as the
     for error in event.get("exception", {}).get("values", ()):
         error["value"] = without_addresses(error.get("value") or "")
     return event
+
+
+class Traces:
+    """Takes spans that are over; this one forgets them."""
+
+    def record(  # noqa: PLR0913 what a span is made of
+        self,
+        invocation: str,
+        name: str,
+        seconds: float,
+        about: Mapping[str, str | int],
+        *,
+        at: str = "",
+        under: str = "",
+        error: str | None = None,
+    ) -> None:
+        """Record what ended just now: its place `at`, if spans will stand `under` it, and what it is itself under."""
+
+
+if TYPE_CHECKING:
+    from service.telemetry.otlp import ExportedTraces
+
+
+@asynccontextmanager
+async def open_traces(endpoint: str | None) -> AsyncIterator[Traces]:
+    """Send what is recorded to this address, in the background; at the end wait for it two seconds."""
+    if endpoint is None:
+        yield Traces()
+        return
+    traces = await asyncio.to_thread(_export, endpoint)  # it loads a lot
+    try:
+        yield traces
+    finally:
+        if not await leave(traces.close):
+            traces.give_up()
+
+
+def _export(endpoint: str) -> "ExportedTraces":
+    from service.telemetry.otlp import ExportedTraces  # noqa: PLC0415 of an extra
+
+    return ExportedTraces(endpoint, full_version())
+
+
+SECONDS = 2.0
+
+
+async def leave(work: Callable[[], object]) -> bool:
+    """Do what blocks in a thread of its own; False where it was not done in time, and is left behind."""
+    loop, done = asyncio.get_running_loop(), asyncio.Event()
+
+    def run() -> None:
+        try:
+            work()
+        finally:
+            with suppress(RuntimeError):  # the loop is closed: nobody waits any more
+                loop.call_soon_threadsafe(done.set)
+
+    threading.Thread(target=run, daemon=True).start()  # one that the interpreter's end does not wait for
+    with suppress(TimeoutError):
+        async with asyncio.timeout(SECONDS):
+            await done.wait()
+    return done.is_set()
