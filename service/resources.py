@@ -31,9 +31,8 @@ from service.postgres.pool import ADVICE, usage
 from service.queue.arq_queue import create_redis
 from service.queue.dispatch import Dispatcher
 from service.storage.objects import Storage, open_storage
-from service.targets.gate import Gate
-from service.targets.recent import Taken
-from service.targets.target import Target, open_targets
+from service.targets.circuit_breaker import CircuitBreakers
+from service.targets.target import AcceptedDocuments, Target, open_targets
 from service.telemetry.exporters import Traces, open_sentry, open_traces
 from service.zendesk.account import Account, account_of
 from service.zendesk.client import ZendeskClient
@@ -67,11 +66,11 @@ class Resources:
     zendesk: ZendeskClient
     traces: Traces
     targets: Sequence[Target]
-    gate: Gate  # before the targets
+    circuit_breakers: CircuitBreakers
     slots: asyncio.Semaphore  # downloads at once
     host_slots: WeakValueDictionary[str, asyncio.Semaphore] = field(default_factory=WeakValueDictionary)
     claims: set[tuple[int, int]] = field(default_factory=set)  # ids and attempt numbers of the jobs it holds
-    taken: Taken = field(default_factory=Taken)
+    accepted: AcceptedDocuments = field(default_factory=AcceptedDocuments)
     bad_signatures: Streak = field(default_factory=Streak)
 
 
@@ -158,7 +157,7 @@ async def open_resources(settings: Settings, process: str = WORKER) -> AsyncIter
             storage=open_storage(storage_url),
             traces=traces,
             targets=targets,
-            gate=Gate(
+            circuit_breakers=CircuitBreakers(
                 [target.name for target in targets],
                 settings.syncs_per_process,
                 settings.sync_retry_max_seconds,

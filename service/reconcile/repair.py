@@ -24,7 +24,7 @@ from service.reconcile.outages import ask, patiently
 from service.resources import Resources
 from service.storage import objects
 from service.targets.document import SOURCE
-from service.targets.mongodb import Collection, Found, copy_of
+from service.targets.mongodb import Collection, FoundDocument, copy_of
 
 ACTOR = "reconcile"
 # Before the sync of these is begun, what is in the way is removed.
@@ -144,10 +144,12 @@ async def _is_wrong_still(res: Resources, finding: Finding, state: State | None)
     return not await ask(res, lambda conn: known_keys(conn, [key]))
 
 
-async def _documents(there: Collection, findings: Sequence[Finding]) -> AsyncIterator[tuple[Finding, Found]]:
+async def _documents(
+    there: Collection, findings: Sequence[Finding]
+) -> AsyncIterator[tuple[Finding, FoundDocument]]:
     """Read documents of ours again, one by one: each may be large, and all of it is kept."""
     for finding in findings:
-        async for some in there.named([finding.found_key]):
+        async for some in there.with_keys([finding.found_key]):
             for document in some:
                 if document.get("source") == SOURCE:
                     yield finding, document

@@ -19,9 +19,9 @@ from service.resources import Resources
 from service.storage import objects
 from service.targets.document import (
     Document,
-    File,
+    EmailRecord,
+    FileRow,
     Link,
-    Record,
     make_document,
     permanent_link,
     permanent_links,
@@ -47,9 +47,9 @@ async def sync(res: Resources, email_id: int) -> None:
 
     While settings change, who has no target yet is rung, too: to carry it nowhere would count as carried.
     """
-    if not res.targets or not res.gate.room:
+    if not res.targets or not res.circuit_breakers.free_slots:
         return
-    with res.gate.passing():
+    with res.circuit_breakers.slot():
         for held in await for_certain(res, _claim(res, email_id)):
             await carry(res, held)
 
@@ -134,18 +134,18 @@ async def _write(res: Resources, held: Carrying) -> list[HoldfastError]:
 async def _offer(res: Resources, held: Carrying, document: Document) -> list[HoldfastError]:
     """Write it to all targets at once, but not to those that took it while another one was away."""
     what = held.email_id, held.version, held.begun_at
-    had = res.taken.by(what)
+    had = res.accepted.targets_of(what)
     left = [target for target in res.targets if target.name not in had]
     answers = await asyncio.gather(*(_write_to(res, target, document) for target in left))
     errors = [error for error in answers if error]
     took = {target.name for target, error in zip(left, answers, strict=True) if error is None}
-    res.taken.note(what, had | took if errors else ())
+    res.accepted.record(what, had | took if errors else ())
     return errors
 
 
 async def _write_to(res: Resources, target: Target, document: Document) -> HoldfastError | None:
     """Write it, unless the target is left alone just now."""
-    if refusal := res.gate.refusal(target.name):
+    if refusal := res.circuit_breakers.refusal(target.name):
         return refusal
     error = None
     try:
@@ -153,11 +153,11 @@ async def _write_to(res: Resources, target: Target, document: Document) -> Holdf
     except HoldfastError as exc:
         exc.message = f"{target.name}: {exc.message}"
         error = exc
-    res.gate.note(target.name, error if isinstance(error, Transient) else None)
+    res.circuit_breakers.report(target.name, error if isinstance(error, Transient) else None)
     return error
 
 
-async def _document(res: Resources, record: Record) -> Document:
+async def _document(res: Resources, record: EmailRecord) -> Document:
     """Make the document, with a link to each file that is stored."""
     if res.settings.sync_links == "api":
         return make_document(record, permanent_links(record, res.settings.public_url))
@@ -165,7 +165,7 @@ async def _document(res: Resources, record: Record) -> Document:
     return make_document(record, {file["position"]: await _presigned(res, file) for file in stored})
 
 
-async def _presigned(res: Resources, file: File) -> Link:
+async def _presigned(res: Resources, file: FileRow) -> Link:
     until = datetime.now(UTC) + LINK_LASTS
     url = await objects.sign(res.storage, file["object_key"], method="GET", expires=LINK_LASTS)
     return (url, until) if url else permanent_link(res.settings.public_url, file)

@@ -62,7 +62,7 @@ async def drop_for_ever(res: Resources) -> None:
 
 async def _begin(res: Resources, running: set[asyncio.Task[None]], suspects: Suspects) -> int:
     """Begin with what is due; return how much that was."""
-    if not (room := min(res.gate.room, BATCH)):
+    if not (room := min(res.circuit_breakers.free_slots, BATCH)):
         return 0
     due = await for_certain(res, _take(res, room, suspects))
     for held in due:
@@ -90,5 +90,5 @@ async def _take(res: Resources, room: int, suspects: Suspects) -> Sequence[Carry
 
 
 async def _pass(res: Resources, held: Carrying) -> None:
-    with res.gate.passing():
+    with res.circuit_breakers.slot():
         await carry(res, held)

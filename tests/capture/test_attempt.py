@@ -16,9 +16,8 @@ from service.local.zendesk.stand_in import Fault, Zendesk
 from service.resources import Resources, open_resources
 from service.zendesk.comments import read_page
 from tests.conftest import Client, eventually, serving, working
+from tests.support.files import PDF
 from tests.support.proxy import before_postgres
-
-PDF = b"%PDF-1.7\n" + bytes(range(256)) * 400
 
 
 async def captured(client: Client, *urls: str, **more: Any) -> dict[str, Any]:
@@ -136,7 +135,7 @@ async def test_credentials_go_to_the_account_and_never_to_the_cdn(
     email = await captured(client, zendesk.add_file("invoice.pdf", PDF))
 
     assert email["processing_status"] == "completed"  # the account gives nothing without them
-    assert zendesk.desk.cdn_authorizations == []
+    assert zendesk.state.cdn_authorizations == []
 
 
 async def test_a_file_announced_without_an_address_gets_it_from_the_api(
