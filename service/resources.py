@@ -17,7 +17,7 @@ from service.config.settings import Settings
 from service.errors import HoldfastError, SettingsError
 from service.outbound.egress import Egress
 from service.outbound.transfer import open_session
-from service.postgres.batch import Coalesce
+from service.postgres.batch import Batcher
 from service.postgres.engine import (
     COMMAND,
     GOODBYE_SECONDS,
@@ -58,7 +58,7 @@ class Resources:
 
     settings: Settings
     engine: AsyncEngine
-    coalesce: Coalesce
+    coalesce: Batcher
     redis: ArqRedis
     dispatcher: Dispatcher
     storage: Storage
@@ -128,7 +128,7 @@ async def open_resources(settings: Settings, process: str = WORKER) -> AsyncIter
         )
         stack.push_async_callback(close_engine, engine)
         await stack.enter_async_context(background(lambda: look_after_pool(engine)))
-        coalesce = Coalesce(
+        coalesce = Batcher(
             lambda statement, items: run(
                 engine, settings.database_seconds, lambda conn: statement(conn, items)
             )

@@ -22,7 +22,7 @@ from service.outbound.responses import Expected, Limits
 from service.postgres.engine import insist, run
 from service.resources import Resources
 from service.storage import objects
-from service.storage.objects import Stored
+from service.storage.objects import StoredObject
 from service.telemetry.metrics import ATTACHMENT_BYTES, ATTACHMENTS, code_label
 from service.zendesk import reading
 from service.zendesk.body import Unreadable
@@ -166,7 +166,7 @@ async def _fetch(res: Resources, claim: Claim, file: File) -> HoldfastError | No
     return error
 
 
-async def _found_again(res: Resources, file: File) -> Stored | None:
+async def _found_again(res: Resources, file: File) -> StoredObject | None:
     """Take what was stored once, was lost, and is there again, as after a restore; its address may be dead by now."""
     if file.sha256 is None or file.object_key is None:
         return None
@@ -181,7 +181,7 @@ async def _mark(res: Resources, made: Mark) -> None:
     await insist(lambda: res.coalesce(mark, made))
 
 
-async def _download(res: Resources, claim: Claim, file: File) -> Stored:
+async def _download(res: Resources, claim: Claim, file: File) -> StoredObject:
     expected = Expected(
         file.file_name, file.declared_type, file.declared_size, may_be_empty=not is_young(res, claim)
     )

@@ -51,7 +51,7 @@ def host_of(address: str) -> str:
     return (parsed.raw_host or "") if parsed else ""
 
 
-def key_of(address: str) -> str:
+def attachment_key(address: str) -> str:
     """Return what is equal for two addresses of one attachment, however each was written down."""
     token = _TOKEN.search(address)
     return token[1] if token else address.strip()

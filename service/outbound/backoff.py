@@ -7,6 +7,9 @@ from email.utils import parsedate_to_datetime
 
 from service.errors import Transient
 
+# Statuses below 500 that a later request may not get any more.
+RETRYABLE = frozenset({408, 425, 429})
+
 
 def backoff(retries: int, least: float, most: float, errors: Iterable[Transient] = ()) -> timedelta:
     """Wait exponentially longer with each retry, with jitter, and no shorter than the slowest asked for.

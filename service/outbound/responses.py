@@ -11,7 +11,7 @@ from aiohttp import ClientResponse
 from yarl import URL
 
 from service.errors import HoldfastError, Permanent, Transient
-from service.outbound.backoff import asked_for
+from service.outbound.backoff import RETRYABLE, asked_for
 from service.outbound.decoding import codings_of
 
 _FILE_NAME = re.compile(r"filename\*?\s*=\s*(?:[\w-]+'[^']*')?\"?([^\";]+)", re.IGNORECASE)
@@ -68,7 +68,7 @@ def check_status(response: ClientResponse) -> None:
         raise Permanent(code, f"{answered}: {text}")
     if status in _NOT_READY:
         raise Transient("not_ready", f"{answered} ({_NOT_READY[status]})", _retry_after(response))
-    if status == 429 or status in {408, 425} or 500 <= status <= 599:
+    if status in RETRYABLE or 500 <= status <= 599:
         code = "rate_limited" if status == 429 else "server_error"
         raise Transient(code, answered, _retry_after(response))
     if status != 200:

@@ -14,12 +14,10 @@ from service.errors import Transient
 from service.outbound.backoff import asked_for
 
 SECONDS = 15.0
-# Of those below 500 these are about the moment, not about the request.
-AGAIN = frozenset({408, 425, 429})
 
 
 @dataclass(frozen=True)
-class Answer:
+class PostResponse:
     """What was answered: a status, and how long we are asked to wait, if we are."""
 
     status: int
@@ -39,7 +37,9 @@ def open_session(seconds: float = SECONDS) -> aiohttp.ClientSession:
     )
 
 
-async def post(session: aiohttp.ClientSession, url: str, body: bytes, headers: Mapping[str, str]) -> Answer:
+async def post(
+    session: aiohttp.ClientSession, url: str, body: bytes, headers: Mapping[str, str]
+) -> PostResponse:
     """Post `body`, and return what was answered; redirects are not followed.
 
     Raises Transient, which never shows the address: it may be a secret.
@@ -65,11 +65,11 @@ def signed(message_id: str, body: str, *secrets: str) -> dict[str, str]:
     }
 
 
-async def _ask(session: aiohttp.ClientSession, method: str, url: str, **more: Any) -> Answer:  # noqa: ANN401 as aiohttp has it
+async def _ask(session: aiohttp.ClientSession, method: str, url: str, **more: Any) -> PostResponse:  # noqa: ANN401 as aiohttp has it
     try:
         # Not to where else it points: nobody but this address is meant to know.
         async with session.request(method, URL(url), allow_redirects=False, **more) as response:
-            return Answer(response.status, asked_for(response.headers.get("Retry-After", "")))
+            return PostResponse(response.status, asked_for(response.headers.get("Retry-After", "")))
     except (aiohttp.ClientSSLError, ssl.SSLError):
         raise Transient("tls_failed", "no secure connection: look at its certificate") from None
     except TimeoutError:

@@ -13,6 +13,7 @@ from yarl import URL
 from service.errors import HoldfastError, Permanent, Transient
 from service.outbound.addresses import is_sign_in, parse, redirected
 from service.outbound.decoding import decoded
+from service.outbound.egress import Egress
 from service.outbound.responses import (
     Expected,
     Limits,
@@ -46,13 +47,6 @@ class Access(Protocol):
     def owns(self, hop: URL) -> bool:
         """Say whether a hop is on a host of the account, where a sign-in page may stand for a file."""
         ...
-
-
-class Egress(Protocol):
-    """What we may dial: `service.outbound.egress.Egress`, which is another tool and so not imported here."""
-
-    def check_url(self, url: URL) -> None: ...
-    def open_connector(self, resolver: AbstractResolver | None = None) -> aiohttp.TCPConnector: ...
 
 
 def open_session(egress: Egress, resolver: AbstractResolver | None = None) -> aiohttp.ClientSession:

@@ -26,7 +26,7 @@ MOST_TOGETHER_BYTES = 4 * 1024**2
 MOST_WAITING = 1_000
 
 
-class Coalesce:
+class Batcher:
     """Called with a statement and an item, gives the item's result; those who call meanwhile share the next one.
 
     Raises what the statement raises, and Transient where too many wait. An item that Postgres refuses fails

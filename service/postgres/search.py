@@ -38,7 +38,7 @@ HEAVY = {"raw_body", "raw_headers", "signature_hash", "reading_hash"}
 LIGHT = tuple(column for column in IncomingEmail.__table__.c if column.name not in HEAVY)
 
 
-class Place(NamedTuple):
+class Cursor(NamedTuple):
     """Where a walk stands: behind the e-mail that came at this time under this id; None where no time is on record."""
 
     received_at: datetime | None
@@ -46,7 +46,7 @@ class Place(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class Walk:
+class SearchStep:
     """At most `examined` rows in order, and which of them are meant."""
 
     rows: Subquery
@@ -79,13 +79,13 @@ class Count(NamedTuple):
     is_capped: bool
 
 
-def walk(
+def search(
     wanted: Selection,
-    after: Place | None = None,
+    after: Cursor | None = None,
     examined: int = EXAMINED,
     finished_before: datetime | None = None,
-) -> Walk:
-    """Walk along the index that leads to the fewest rows; what it does not know is looked at in each row."""
+) -> SearchStep:
+    """SearchStep along the index that leads to the fewest rows; what it does not know is looked at in each row."""
     key, status = (
         _key(wanted),
         wanted.status or ("failed" if NONE in (wanted.error_code, wanted.host) else None),
@@ -97,14 +97,18 @@ def walk(
         # All states, each along its part of the index, merged.
         ways = (select(_by_time(wanted, each, after, examined).subquery()) for each in STATUSES)
         every = union_all(*ways).subquery()
-        rows = select(every).order_by(every.c.received_at.desc(), every.c.id.desc()).limit(known(examined))
+        rows = (
+            select(every)
+            .order_by(every.c.received_at.desc(), every.c.id.desc())
+            .limit(inline_number(examined))
+        )
     else:
         rows = _by_id(select(*LIGHT).where(true() if key is None else key), after, examined)
     walked = rows.subquery("walked")
     order = (walked.c.received_at.desc(), walked.c.id.desc()) if is_by_time else (walked.c.id.desc(),)
     ended_at = walked.c.completed_at  # null in rows of another system that has no such column
     in_time = true() if finished_before is None else or_(ended_at.is_(None), ended_at < finished_before)
-    return Walk(walked, and_(in_time, *matches(wanted, walked)), order, examined)
+    return SearchStep(walked, and_(in_time, *matches(wanted, walked)), order, examined)
 
 
 async def count(
@@ -116,10 +120,10 @@ async def count(
     if wanted.status and given <= _BY_TIME:
         # The index alone can tell.
         rows = _in_time(select(literal(1)).where(in_status(wanted.status)), wanted)
-        some = rows.order_by(IncomingEmail.received_at.desc()).limit(known(examined)).subquery()
+        some = rows.order_by(IncomingEmail.received_at.desc()).limit(inline_number(examined)).subquery()
         found = looked_at = (await conn.execute(select(func.count()).select_from(some))).scalar_one()
     else:
-        way = walk(wanted, examined=examined)
+        way = search(wanted, examined=examined)
         over = way.rows.c.processing_status.in_(_FINISHED) if finished else true()
         matching = func.count().filter(way.matches, over)
         found, looked_at = (await conn.execute(select(matching, func.count()).select_from(way.rows))).one()
@@ -160,7 +164,7 @@ def _is(walked: Subquery, column: str, value: str) -> ColumnElement[bool]:
     return walked.c[column] == value
 
 
-def known(number: int) -> ColumnElement[int]:
+def inline_number(number: int) -> ColumnElement[int]:
     """Write a number into the statement: of a parameter Postgres, once it keeps a plan, believes what it likes."""
     return literal_column(str(number))
 
@@ -181,22 +185,24 @@ def _key(wanted: Selection) -> ColumnElement[bool] | TextClause | None:
 
 def _sender(address: Any) -> ColumnElement[str]:  # noqa: ANN401 a column or a text
     """Write an address as the index of senders has it."""
-    return func.left(func.lower(address), known(MOST_SENDER))
+    return func.left(func.lower(address), inline_number(MOST_SENDER))
 
 
-def _by_id(rows: Select[Any], after: Place | None, examined: int) -> Select[Any]:
+def _by_id(rows: Select[Any], after: Cursor | None, examined: int) -> Select[Any]:
     if after:
         rows = rows.where(IncomingEmail.id < after.id)
-    return rows.order_by(IncomingEmail.id.desc()).limit(known(examined))
+    return rows.order_by(IncomingEmail.id.desc()).limit(inline_number(examined))
 
 
-def _by_time(wanted: Selection, status: str, after: Place | None, examined: int) -> Select[Any]:
+def _by_time(wanted: Selection, status: str, after: Cursor | None, examined: int) -> Select[Any]:
     rows = _in_time(select(*LIGHT).where(in_status(status)), wanted)
     if after and after.received_at is None:  # these come first
         rows = rows.where(or_(IncomingEmail.received_at.is_not(None), IncomingEmail.id < after.id))
     elif after:
         rows = rows.where(tuple_(IncomingEmail.received_at, IncomingEmail.id) < after)
-    return rows.order_by(IncomingEmail.received_at.desc(), IncomingEmail.id.desc()).limit(known(examined))
+    return rows.order_by(IncomingEmail.received_at.desc(), IncomingEmail.id.desc()).limit(
+        inline_number(examined)
+    )
 
 
 def _in_time(rows: Select[Any], wanted: Selection) -> Select[Any]:

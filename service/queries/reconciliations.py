@@ -34,7 +34,7 @@ from service.postgres.reconciliation_tables import (
     ReconciliationFinding,
 )
 from service.postgres.rows import BRIEF_TEXT, brief, is_short
-from service.postgres.search import Place
+from service.postgres.search import Cursor
 from service.queries.comparison import scope_of
 from service.queries.pages import PageFilter, cursor_at
 from service.queries.views import View
@@ -152,7 +152,7 @@ async def list_reconciliations(engine: AsyncEngine, wanted: PageFilter) -> Recon
     async with connect(engine) as conn:
         runs = [ReconciliationView.model_validate(row) for row in await conn.execute(query)]
     shown = runs[: wanted.limit]
-    more = cursor_at(Place(shown[-1].started_at, shown[-1].id)) if len(runs) > wanted.limit else None
+    more = cursor_at(Cursor(shown[-1].started_at, shown[-1].id)) if len(runs) > wanted.limit else None
     return ReconciliationPage(reconciliations=shown, next_cursor=more)
 
 
@@ -169,7 +169,7 @@ async def get_reconciliation(
         query = query.where(found.id > after.id)
     run, findings = await _read(engine, run_id, query)
     shown = findings[: wanted.limit]
-    more = cursor_at(Place(shown[-1].found_at, shown[-1].id)) if len(findings) > wanted.limit else None
+    more = cursor_at(Cursor(shown[-1].found_at, shown[-1].id)) if len(findings) > wanted.limit else None
     return ReconciliationDetail(**run, findings=shown, next_cursor=more)
 
 

@@ -12,7 +12,7 @@ from service.errors import HoldfastError, Permanent, Transient
 from service.storage import objects
 from service.storage.objects import Listed, Storage
 from service.storage.port import ALL, RANGES
-from service.storage.spool import key_of
+from service.storage.spool import object_key
 
 _AT_ONCE = 8  # each reads 2 MiB ahead, and has a file of its own for more than one
 _PATIENCE = 20  # so many in a row that could not be read or written are no longer about the objects
@@ -149,7 +149,7 @@ class _Moving:
     async def _prove(self, key: str) -> None:
         """Raise Permanent unless the target's bytes are those of the key."""
         found, _ = await objects.digest(self.target, key)
-        if key_of(found) != key:
+        if object_key(found) != key:
             raise Permanent("object_damaged", f"the object {key} in TO is damaged; the one in FROM stays")
 
     async def _copy(self, each: Listed) -> None:
@@ -188,5 +188,5 @@ async def _checked(chunks: AsyncIterator[bytes], key: str) -> AsyncIterator[byte
     async for chunk in chunks:
         await asyncio.to_thread(found.update, chunk)
         yield chunk
-    if key_of(found.hexdigest()) != key:
+    if object_key(found.hexdigest()) != key:
         raise Permanent("object_damaged", f"the object {key} in FROM is damaged, and was not copied")

@@ -23,7 +23,7 @@ __all__ = [
     "Listed",
     "Opened",
     "Storage",
-    "Stored",
+    "StoredObject",
     "check",
     "digest",
     "listing",
@@ -42,7 +42,7 @@ _FEW = 1_000  # a page, for most vendors
 
 
 @dataclass(frozen=True)
-class Stored:
+class StoredObject:
     """An object that is in storage for good; the type is what its bytes look like, if like anything."""
 
     sha256: str
@@ -70,7 +70,7 @@ def open_storage(url: str) -> Storage:
         return Cloud.open(url)
 
 
-async def put(storage: Storage, chunks: AsyncIterable[bytes], file_name: str | None) -> Stored:
+async def put(storage: Storage, chunks: AsyncIterable[bytes], file_name: str | None) -> StoredObject:
     """Store what the stream gives; if it raises, nothing is stored. The name only helps to tell the type.
 
     Raises Transient("storage_unavailable") and Transient("storage_full").
@@ -83,7 +83,7 @@ async def put(storage: Storage, chunks: AsyncIterable[bytes], file_name: str | N
                     await asyncio.to_thread(spool.flush)
         with translated(storage):
             await storage.write(spool)
-        return Stored(spool.sha256, spool.size, spool.detected_type, spool.key)
+        return StoredObject(spool.sha256, spool.size, spool.detected_type, spool.key)
     finally:
         if spool.is_large:  # else there is no file, or its writer closes it
             await asyncio.shield(asyncio.to_thread(spool.close))

@@ -13,7 +13,7 @@ _MEMORY_BYTES = 1024**2
 _SAMPLE_BYTES = 64 * 1024
 
 
-def key_of(sha256: str) -> str:
+def object_key(sha256: str) -> str:
     """Name the object of a content by its hash in hexadecimal digits."""
     return f"sha256/{sha256[:2]}/{sha256[2:]}"
 
@@ -62,7 +62,7 @@ class Spool:
                 self.to_file()
                 self.file.flush()
         self.sha256 = self._hash.hexdigest()
-        self.key = key_of(self.sha256)
+        self.key = object_key(self.sha256)
         self.detected_type = detect(self._head, self._tail, self._file_name)
 
     def to_file(self) -> IO[bytes]:

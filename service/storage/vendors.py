@@ -14,7 +14,7 @@ from obstore.store import from_url
 
 from service.errors import SettingsError
 
-_VENDORS = {"s3a": "s3"} | dict.fromkeys(("azure", "abfs", "abfss", "adl"), "az")
+_SCHEMES = {"s3a": "s3"} | dict.fromkeys(("azure", "abfs", "abfss", "adl"), "az")
 PREFIXES = ("AWS_", "AZURE_", "GOOGLE_")
 # A bucket of one name is another one at another server.
 SERVERS = {
@@ -24,31 +24,31 @@ SERVERS = {
 
 
 @dataclass(frozen=True)
-class Place:
+class Location:
     server: tuple[str, ...]
     path: tuple[str, ...]
 
 
-def locate(url: str) -> Place:
+def locate(url: str) -> Location:
     """Say where a storage URL leads, with the variables that are set now; follows links on a disk, which blocks."""
     parts = urlsplit(url)
     if parts.scheme == "file":
-        return Place((), Path(os.path.realpath(unquote(parts.path))).parts)
+        return Location((), Path(os.path.realpath(unquote(parts.path))).parts)
     vendor = vendor_of(url)
     bucket, _, account = parts.netloc.partition("@")  # abfss://container@account.dfs.core.windows.net/…
     if vendor == "az":  # containers of one name may be of two accounts
         vendor = f"az {account.partition('.')[0] or os.environ.get('AZURE_STORAGE_ACCOUNT_NAME', '')}"
     server = (os.environ.get(name, "") for name in SERVERS.get(vendor[:2], ()))
-    return Place((vendor, *server), (bucket, *(part for part in parts.path.split("/") if part)))
+    return Location((vendor, *server), (bucket, *(part for part in parts.path.split("/") if part)))
 
 
 def vendor_of(url: str) -> str:
     """Name the vendor of a storage URL by its shortest scheme: s3, gs, az."""
     scheme = url.partition(":")[0]
-    return _VENDORS.get(scheme, scheme)
+    return _SCHEMES.get(scheme, scheme)
 
 
-def overlap(one: Place, other: Place) -> bool:
+def overlap(one: Location, other: Location) -> bool:
     """Tell whether two places are the same, or one lies in the other."""
     shorter = min(len(one.path), len(other.path))
     return one.server == other.server and one.path[:shorter] == other.path[:shorter]
@@ -81,7 +81,6 @@ def _replace(old: Mapping[str, str], new: Mapping[str, str]) -> None:
 if TYPE_CHECKING:
     from obstore.store import ObjectStore  # exists for type checkers only
 
-_VENDORS = ("AWS", "AZURE", "GOOGLE")
 _TRUE = {"1", "true", "on", "yes", "y"}
 _ADDRESS = re.compile(r"https?://([^/?#@\s]*@)?[^/?#@\s]+(/[^?#\s]*)?")
 
@@ -144,4 +143,4 @@ def _sends_checksums() -> bool:
 
 
 def _is_on(name: str) -> bool:
-    return any(os.environ.get(f"{vendor}_{name}", "").lower() in _TRUE for vendor in _VENDORS)
+    return any(os.environ.get(f"{prefix}{name}", "").lower() in _TRUE for prefix in PREFIXES)

@@ -15,7 +15,7 @@ from service.telemetry.metrics import registry
 MOST_TEXT = 128 * 1024
 
 
-class Record(Protocol):
+class Depths(Protocol):
     """What Postgres knows: depths and ages, the same for all processes."""
 
     @property
@@ -34,7 +34,7 @@ class Record(Protocol):
     def oldest_sync_seconds(self) -> float | None: ...
 
 
-class Reconciled(Protocol):
+class Reconciliations(Protocol):
     """What runs found and nobody put right, and when one was done or got on."""
 
     @property
@@ -44,9 +44,9 @@ class Reconciled(Protocol):
 
 
 def exposition(
-    record: Record | None = None,
+    record: Depths | None = None,
     workers: Mapping[str, str] | None = None,
-    reconciled: Reconciled | None = None,
+    reconciled: Reconciliations | None = None,
 ) -> bytes:
     """Write all metrics in Prometheus' text format: ours, and those that workers wrote, by name; blocks.
 
@@ -62,14 +62,14 @@ def exposition(
     return generate_latest(_Written(families.values()))
 
 
-def text_of_process() -> str | None:
+def process_metrics() -> str | None:
     """Write what this process has counted; None where that is more than can be kept; blocks."""
     families = [family for family in REGISTRY.collect() if not family.name.startswith("python_")]
     text = generate_latest(_Written(families)).decode()
     return text if len(text) <= MOST_TEXT else None
 
 
-def _recorded(record: Record | None, workers: Mapping[str, str] | None) -> Iterable[Metric]:
+def _recorded(record: Depths | None, workers: Mapping[str, str] | None) -> Iterable[Metric]:
     emails = GaugeMetricFamily(
         "holdfast_emails", "E-mails by status, counted up to 10,000 each", labels=["status"]
     )
@@ -110,7 +110,7 @@ def _recorded(record: Record | None, workers: Mapping[str, str] | None) -> Itera
     return emails, ages, oldest, not_begun, quarantined, syncs, oldest_sync, alive
 
 
-def _reconciled(reconciled: Reconciled | None) -> Iterable[Metric]:
+def _reconciled(reconciled: Reconciliations | None) -> Iterable[Metric]:
     findings = GaugeMetricFamily(
         "holdfast_reconciliation_findings",
         "What reconciliations and verifications found and nobody put right, by kind",

@@ -7,9 +7,8 @@ from dataclasses import dataclass
 from functools import lru_cache
 from urllib.parse import unquote, unquote_plus
 
-# A longer address, or host, must not reach a library that reads addresses: some need quadratic time.
-MOST_ADDRESS = 8192
-MOST_HOST = 253
+from service.outbound.addresses import MOST_ADDRESS, MOST_HOST
+
 CUT = "…[cut]"  # ends a text that was too long to be kept; it makes the address longer than MOST_ADDRESS
 
 _ENTITY = re.compile(r"&(?:#[0-9]{1,7}|#[xX][0-9a-fA-F]{1,6}|[A-Za-z][A-Za-z0-9]{1,30});")

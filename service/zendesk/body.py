@@ -76,6 +76,29 @@ def is_clean(text: str) -> bool:
     return _UNCLEAN.search(text) is None
 
 
+def is_blank(value: object) -> bool:
+    """Say whether a value holds nothing: null, an empty list or object, or a text of white space."""
+    return not value.strip() if isinstance(value, str) else value in (None, [], {})
+
+
+def embedded_json(
+    text: str, most_depth: int, *, refuse_duplicates: bool = False
+) -> dict[str, object] | list[object] | None:
+    """Read a text that is itself a JSON list or object; None for any other text.
+
+    Raises Unreadable("duplicate_key") if asked to, where a key stands twice.
+    """
+    if text.lstrip()[:1] not in {"[", "{"}:
+        return None
+    try:
+        value = read_json(text, most_depth=most_depth)
+    except Unreadable as exc:
+        if refuse_duplicates and exc.code == "duplicate_key":
+            raise
+        return None
+    return value if isinstance(value, dict | list) else None
+
+
 def _read_form(body: bytes) -> object:
     """Read a form: a field that holds JSON is the body, else the fields are its keys."""
     if not _ENCODED_FORM.fullmatch(body):

@@ -17,8 +17,9 @@ from yarl import URL
 
 from service.errors import HoldfastError, Permanent, Transient
 from service.outbound.backoff import asked_for
+from service.outbound.egress import Egress
 from service.outbound.responses import Expected, Limits, translate
-from service.outbound.transfer import Download, Egress, download
+from service.outbound.transfer import Download, download
 from service.telemetry.metrics import ZENDESK_CALLS, ZENDESK_REMAINING, code_label
 from service.zendesk.account import Account, FixedToken, OAuthClient, is_apis
 from service.zendesk.body import Unreadable, read_json

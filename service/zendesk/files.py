@@ -4,7 +4,8 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from service.zendesk.addresses import CUT, MOST_ADDRESS, Address, addresses_in, exact_address, plain
+from service.outbound.addresses import MOST_ADDRESS
+from service.zendesk.addresses import CUT, Address, addresses_in, exact_address, plain
 from service.zendesk.body import clean, text_of
 from service.zendesk.names import name_of
 
@@ -42,7 +43,7 @@ _SIZE = re.compile("[0-9]{1,18}")
 
 
 @dataclass(frozen=True, slots=True)
-class Attachment:
+class AnnouncedFile:
     """A file that the webhook announced; `url` is "" where it came without an address."""
 
     url: str
@@ -51,7 +52,7 @@ class Attachment:
     size: int | None
 
 
-def read_attachment(item: object) -> Attachment:
+def read_attachment(item: object) -> AnnouncedFile:
     """Read one item of a list of attachments; `url` is "" if it has no address."""
     if isinstance(item, dict):
         fields = fields_of(item)
@@ -59,7 +60,7 @@ def read_attachment(item: object) -> Attachment:
         return found[0][1] if found else _describe(fields, "", (*_FILE_NAMES, *_TITLES))
     addresses = read_addresses(item) if isinstance(item, str) else []
     if not addresses:
-        return Attachment("", _bounded(text_of(item), _MOST_NAME), None, None)
+        return AnnouncedFile("", _bounded(text_of(item), _MOST_NAME), None, None)
     return bare_file(addresses[0], None)
 
 
@@ -73,14 +74,14 @@ def fields_of(item: dict[str, object]) -> dict[str, object]:
     return fields
 
 
-def files_of(fields: dict[str, object], *, is_announced: bool) -> list[tuple[Address, Attachment]]:
+def files_of(fields: dict[str, object], *, is_announced: bool) -> list[tuple[Address, AnnouncedFile]]:
     """Return the files of an object: as a rule one, or more if a sender put further addresses into it.
 
     Where files are announced, any address counts, elsewhere only an attachment's. Of several addresses of one
     file, as `content_url` and `mapped_content_url` are, the first is taken.
     """
     names = (*_FILE_NAMES, *_TITLES) if is_announced else _FILE_NAMES
-    found: list[tuple[Address, Attachment]] = []
+    found: list[tuple[Address, AnnouncedFile]] = []
     tokens: set[str] = set()
     first: object = None  # the value whose addresses of other hosts are files
     for value in map(fields.get, _URLS):
@@ -109,9 +110,9 @@ def files_of(fields: dict[str, object], *, is_announced: bool) -> list[tuple[Add
     return found
 
 
-def bare_file(address: Address, file_name: str | None) -> Attachment:
+def bare_file(address: Address, file_name: str | None) -> AnnouncedFile:
     """Return a file of which the body gives nothing but the address."""
-    return Attachment(written(address), _bounded(file_name, _MOST_NAME), None, None)
+    return AnnouncedFile(written(address), _bounded(file_name, _MOST_NAME), None, None)
 
 
 def read_addresses(text: str) -> list[Address]:
@@ -137,9 +138,9 @@ def _of_fields(fields: dict[str, object], words: Sequence[str] | set[str]) -> li
     ]
 
 
-def _describe(fields: dict[str, object], url: str, names: Sequence[str]) -> Attachment:
+def _describe(fields: dict[str, object], url: str, names: Sequence[str]) -> AnnouncedFile:
     size = _first(fields, _SIZES) or ""
-    return Attachment(
+    return AnnouncedFile(
         url=url,
         file_name=_bounded(_first(fields, names), _MOST_NAME),
         content_type=_bounded(_first(fields, _TYPES[:3]) or _media_type(fields.get("type")), _MOST_TYPE),

@@ -8,15 +8,15 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 
-from service.zendesk.body import Unreadable, clean, is_clean, read_body, text_of
-from service.zendesk.files import MOST_ATTACHMENTS, Attachment, read_attachment
+from service.zendesk.body import Unreadable, clean, is_blank, is_clean, read_body, text_of
+from service.zendesk.files import MOST_ATTACHMENTS, AnnouncedFile, read_attachment
 from service.zendesk.names import name_of
-from service.zendesk.search import Found, search
+from service.zendesk.search import FoundFiles, search
 from service.zendesk.signature import ACCOUNT_ID, INVOCATION_ID, WEBHOOK_ID, read_time
 
 __all__ = [
     "MOST_ATTACHMENTS",
-    "Attachment",
+    "AnnouncedFile",
     "Email",
     "Ignored",
     "idempotency_key",
@@ -48,7 +48,7 @@ class Email:
     account_id: str | None
     # The id of its comment, in digits. "" where its files have to be looked up and no comment is named.
     comment_id: str | None
-    attachments: tuple[Attachment, ...]  # every file that the body tells of, each address once
+    attachments: tuple[AnnouncedFile, ...]  # every file that the body tells of, each address once
     # What lists the files, or [] where the body says that there are none. None where the body does not tell all
     # of them, or one has no address: then they have to be looked up in Zendesk.
     attachment_urls: list[object] | None
@@ -81,7 +81,7 @@ def parse(body: bytes, content_type: str = "application/json") -> Email | Ignore
     found = search(data)
     fields = _flatten_event(data)
     if kind == _FILE_LINKED and not found.attachments:
-        found = Found((), None, found.comment_id)  # there is a file, but not where we look
+        found = FoundFiles((), None, found.comment_id)  # there is a file, but not where we look
     return _read_email(fields, _pick(fields, "ticket_id"), found)
 
 
@@ -119,7 +119,7 @@ def _ticket_id(data: dict[str, object]) -> str | None:
 
 def _flatten_trigger(data: dict[str, object]) -> dict[str, object]:
     ticket = _object(data, "ticket")
-    filled = {key: value for key, value in data.items() if not _is_empty(value)}
+    filled = {key: value for key, value in data.items() if not is_blank(value)}
     ticket_id = _ticket_id(ticket) or _pick(ticket, "id") or _pick(data, "id")
     return ticket | filled | {"id": ticket_id}
 
@@ -142,7 +142,7 @@ def _flatten_event(data: dict[str, object]) -> dict[str, object]:
     }
 
 
-def _read_email(fields: dict[str, object], ticket_id: str | None, found: Found) -> Email:
+def _read_email(fields: dict[str, object], ticket_id: str | None, found: FoundFiles) -> Email:
     ticket_id = ticket_id or _pick(fields, "id")
     if ticket_id is None:
         raise Unreadable("no_ticket", "The body names no ticket.")
@@ -183,10 +183,6 @@ def _pick(fields: dict[str, object], *names: str) -> str | None:
         if (value := fields.get(name)) is not None and (text := text_of(value)):
             return text
     return None
-
-
-def _is_empty(value: object) -> bool:
-    return not value.strip() if isinstance(value, str) else value in (None, [], {})
 
 
 def _hash(text: str, body: bytes = b"") -> str:

@@ -9,11 +9,11 @@ from typing import Protocol
 
 from multidict import CIMultiDict
 
-from service.outbound.addresses import key_of
+from service.outbound.addresses import MOST_ADDRESS, attachment_key
 from service.zendesk import payloads
-from service.zendesk.addresses import MOST_ADDRESS, plain
+from service.zendesk.addresses import plain
 from service.zendesk.body import Unreadable, read_json
-from service.zendesk.payloads import Attachment, Email, Ignored
+from service.zendesk.payloads import AnnouncedFile, Email, Ignored
 from service.zendesk.search import search
 
 _UNCHANGED_ENCODINGS = {"", "identity"}
@@ -22,7 +22,7 @@ _END = re.compile(r"[\s<>\"|]")
 _ENDS = " \t\r\n;|,<>\"')]}"
 
 
-class File(Protocol):
+class RecordedFile(Protocol):
     """A file that is on record."""
 
     @property
@@ -46,8 +46,8 @@ class Changes:
     """
 
     fields: Mapping[str, object]
-    corrected: Mapping[int, Attachment]
-    added: Sequence[Attachment]
+    corrected: Mapping[int, AnnouncedFile]
+    added: Sequence[AnnouncedFile]
     withdrawn: Sequence[int]
 
     def __bool__(self) -> bool:
@@ -55,13 +55,13 @@ class Changes:
 
 
 @dataclass(frozen=True, slots=True)
-class Listed:
+class AnnouncedList:
     """The files of a list that another system recorded, as far as they are not on record yet.
 
     `is_whole` is False where the list does not tell all files: then they have to be looked up in Zendesk's API.
     """
 
-    missing: Sequence[Attachment]
+    missing: Sequence[AnnouncedFile]
     is_whole: bool
     fingerprint: bytes
 
@@ -101,7 +101,7 @@ def columns_of(email: Email) -> dict[str, object]:
     }
 
 
-def read_list(text: str, files: Sequence[File]) -> Listed:
+def read_list(text: str, files: Sequence[RecordedFile]) -> AnnouncedList:
     """Read the text of `attachment_urls` of another system as a body's list; raises Unreadable.
 
     `files` are on record already. An address is compared by what it leads to, whatever its parameters are.
@@ -111,11 +111,13 @@ def read_list(text: str, files: Sequence[File]) -> Listed:
     except Unreadable:  # a text column holds anything
         value = text
     found = search({"attachments": value})
-    known = {key_of(file.source_url) for file in files if file.source_url}
+    known = {attachment_key(file.source_url) for file in files if file.source_url}
     nameless = sum(not file.source_url for file in files)
-    addressed = [file for file in found.attachments if file.url and key_of(file.url) not in known]
+    addressed = [file for file in found.attachments if file.url and attachment_key(file.url) not in known]
     others = [file for file in found.attachments if not file.url][nameless:]
-    return Listed([*addressed, *others], found.told is not None, hashlib.sha256(text.encode()).digest())
+    return AnnouncedList(
+        [*addressed, *others], found.told is not None, hashlib.sha256(text.encode()).digest()
+    )
 
 
 def fingerprint(email: Email) -> bytes:
@@ -125,7 +127,7 @@ def fingerprint(email: Email) -> bytes:
     return hashlib.sha256(made.encode()).digest()
 
 
-def compare(kept: Mapping[str, object], files: Sequence[File], email: Email) -> Changes:
+def compare(kept: Mapping[str, object], files: Sequence[RecordedFile], email: Email) -> Changes:
     """Tell what a record lacks of what its body says; `kept` has the columns and the fingerprint of the last reading.
 
     A file that was stored once stays as it is, whatever the body says.
@@ -139,7 +141,7 @@ def compare(kept: Mapping[str, object], files: Sequence[File], email: Email) -> 
     known = {file.source_url for file in files}
     missing = {file.url: file for file in email.attachments if file.url and file.url not in known}
     announced = {file.url for file in email.attachments}
-    corrected: dict[int, Attachment] = {}
+    corrected: dict[int, AnnouncedFile] = {}
     withdrawn = []
     for file in files:
         if file.status == "stored" or file.sha256 is not None or file.source_url in announced:
@@ -158,7 +160,7 @@ def _is_compressed(headers: Mapping[str, str]) -> bool:
     return bool(named - _UNCHANGED_ENCODINGS)
 
 
-def _meant_by(nameless: File, announced: Sequence[Attachment]) -> list[str]:
+def _meant_by(nameless: RecordedFile, announced: Sequence[AnnouncedFile]) -> list[str]:
     """List the addresses that an item without one may have meant: of files with its name."""
     return [
         file.url for file in announced if file.file_name is not None and file.file_name == nameless.file_name
@@ -175,7 +177,7 @@ def _written_in(text: str) -> list[str]:
     return addresses
 
 
-def _without_address(files: Sequence[File], email: Email) -> list[Attachment]:
+def _without_address(files: Sequence[RecordedFile], email: Email) -> list[AnnouncedFile]:
     """List announced files without an address, of which none is on record."""
     missing = [file for file in email.attachments if not file.url]
     return missing if missing and not any(not file.source_url for file in files) else []

@@ -11,7 +11,7 @@ from typing import Any
 import asyncpg
 import pytest
 from sqlalchemy.dialects import postgresql
-from sqlalchemy.schema import CreateIndex, CreateTable
+from sqlalchemy.schema import CreateIndex, CreateTable, ExecutableDDLElement
 
 from service.postgres.operation_tables import TABLES
 from tests.conftest import ROOT, migrate
@@ -195,10 +195,11 @@ def test_the_models_and_the_migrations_agree(database_url: str) -> None:
 
 def test_models_and_migrations_make_the_same_columns_indexes_and_checks(url: str, database_url: str) -> None:
     """`alembic check` compares neither the predicates of partial indexes nor the expressions of CHECKs."""
-    dialect = postgresql.dialect()
+    dialect = postgresql.dialect()  # type: ignore[no-untyped-call]
     for table in TABLES.sorted_tables:
         indexes = sorted(table.indexes, key=lambda index: str(index.name))
-        for statement in (CreateTable(table), *map(CreateIndex, indexes)):
+        statements: list[ExecutableDDLElement] = [CreateTable(table), *map(CreateIndex, indexes)]
+        for statement in statements:
             sql(url, str(statement.compile(dialect=dialect)))
 
     made, migrated = ({*map(normalised, schema(each))} for each in (url, database_url))
