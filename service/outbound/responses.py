@@ -1,4 +1,4 @@
-"""Checks of a response to a download, and what the errors of the HTTP client mean."""
+"""Checks of a response to a download, and the meaning of the HTTP client's errors."""
 
 import re
 import ssl
@@ -24,7 +24,7 @@ _REFUSALS = {
 # Statuses that say "not yet": a later request may get the file.
 _NOT_READY = {202: "accepted", 409: "in conflict", 423: "locked"}
 
-# Office programs save no HTML under these names.
+# Office programs do not save HTML under these names.
 _NO_OFFICE = (".pdf", ".png", ".jpg", ".jpeg", ".gif", ".zip", ".xml")
 _REDACTED = "redacted.txt"
 _HEAD_BYTES = 4096
@@ -34,7 +34,7 @@ _PAGE = re.compile(
     rb"<(?:!doctype\s+html|html|head|body|title|meta|script|input|h1|h2|style)\b",
     re.IGNORECASE | re.DOTALL,
 )
-# An office program's own kind of HTML, which it saves as .xls or .doc.
+# HTML of an office program, which it saves as .xls or .doc.
 _OFFICE = re.compile(rb"schemas-microsoft-com:office", re.IGNORECASE)
 _SIGN_IN = re.compile(
     rb"""type=["']?password|/access/|/auth/v\d+|/hc/[\w-]*/?signin|sign[ _-]?in\b|log[ _-]?in\b|einloggen|anmelden""",
@@ -44,7 +44,7 @@ _SIGN_IN = re.compile(
 
 @dataclass(frozen=True)
 class Expected:
-    """What Zendesk announced; None where it did not. With `may_be_empty`, an empty answer is an empty file."""
+    """Zendesk's announcement of a file; None where it lacks a value. `may_be_empty` accepts an empty response."""
 
     file_name: str | None = None
     content_type: str | None = None
@@ -86,8 +86,8 @@ def check_headers(response: ClientResponse, expected: Expected, limits: Limits) 
 
 
 def codings(response: ClientResponse, expected: Expected) -> list[str]:
-    """Return the content codings that have to be undone; raises Permanent."""
-    # As many bytes as announced: these are the file, whatever a header says of them.
+    """Return the content codings to decode; raises Permanent."""
+    # As many bytes as announced: this is the file itself, whatever a header says.
     if expected.size is not None and response.content_length == expected.size:
         return []
     name = expected.file_name or max(_names(response), key=len)
@@ -95,10 +95,10 @@ def codings(response: ClientResponse, expected: Expected) -> list[str]:
 
 
 def check_head(response: ClientResponse, expected: Expected, head: bytes, *, of_account: bool) -> None:
-    """Tell Zendesk's sign-in page, which comes with a 200, from a file; asked where nothing redirected.
+    """Raise Permanent for Zendesk's sign-in page, which comes with a 200; for responses without a redirect.
 
-    The account answers an authorised request with a redirect to its CDN. A page that comes without it is not the
-    file, unless a page was announced, and even then not if the account's page is one to sign in.
+    The account answers an authorised request with a redirect to its CDN. A page without the redirect is not
+    the file, unless a page was announced and this is no sign-in page of the account.
     """
     text = head[:_HEAD_BYTES].removeprefix(b"\xef\xbb\xbf").replace(b"\0", b"").lstrip(b"\xff\xfe \t\r\n")
     content_type = response.headers.get("Content-Type", "html").lower()
@@ -116,7 +116,7 @@ def check_head(response: ClientResponse, expected: Expected, head: bytes, *, of_
 
 
 def _is_refusal(text: bytes, content_type: str, expected: Expected) -> bool:
-    """Tell an error of the API, in JSON or in words, from a file of such a type."""
+    """Say whether this is an error of the API, in JSON or as text, and not a file of such a type."""
     is_json = "json" in content_type and text.startswith((b'{"error', b'{ "error'))
     is_words = "text/plain" in content_type and len(text) < 200 and _SIGN_IN.search(text) is not None
     name = (expected.file_name or "").lower()
@@ -137,7 +137,7 @@ def too_large(response: ClientResponse, limits: Limits) -> Permanent:
 
 
 def check_size(response: ClientResponse, expected: Expected, received: int) -> None:
-    """Judge the whole: raises Transient and Permanent where these bytes cannot be the announced file."""
+    """Check the received size; raises Transient and Permanent if these bytes cannot be the announced file."""
     if not received and expected.size != 0:
         if _is_redacted(response):
             raise _redacted()
@@ -148,12 +148,14 @@ def check_size(response: ClientResponse, expected: Expected, received: int) -> N
     message = f"{response.url.raw_host} sent {received} bytes, announced were {expected.size}"
     framed = "Content-Length" in response.headers or "Transfer-Encoding" in response.headers
     if received < (expected.size or 0) and not framed:
-        raise Transient("connection_lost", message)  # it ended by hanging up, which looks like breaking off
+        raise Transient(
+            "connection_lost", message
+        )  # the server ended it by closing the connection, which looks like a lost one
     raise Permanent("size_mismatch", message)
 
 
 def _is_redacted(response: ClientResponse) -> bool:
-    """Say whether it has the name that Zendesk gives a removed file; that one is empty, a sender's own is not."""
+    """Say whether the file has Zendesk's name for a removed file, which is empty; a sender's file of that name is not."""
     return _REDACTED in _names(response)
 
 
@@ -175,7 +177,7 @@ def _names(response: ClientResponse) -> set[str]:
     return {name.strip().lower() for name in names}
 
 
-_FAILURES: tuple[tuple[type[BaseException], str, str], ...] = (  # the first that fits
+_FAILURES: tuple[tuple[type[BaseException], str, str], ...] = (  # the first match counts
     (aiohttp.ClientConnectorDNSError, "dns_failed", "the name does not resolve"),
     (UnicodeError, "dns_failed", "no name server can be asked for such a name"),
     (aiohttp.ClientSSLError, "tls_failed", "no secure connection"),
@@ -192,7 +194,7 @@ _FAILURES: tuple[tuple[type[BaseException], str, str], ...] = (  # the first tha
 
 
 def translate(exc: Exception, hop: URL) -> HoldfastError:
-    """Name what went wrong at this hop; aiohttp's own text has the whole address, which may hold a token."""
+    """Translate an error at this hop; aiohttp's text contains the whole address, which may hold a token."""
     refusal = getattr(exc, "os_error", None)
     if isinstance(refusal, Permanent):
         return Permanent(refusal.code, f"{hop.raw_host} {refusal.message}")

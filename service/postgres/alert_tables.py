@@ -20,31 +20,31 @@ PENDING_DELIVERY = "status = 'pending'"
 
 
 class Alert(Base):
-    """Something that is the matter, from when it was first seen until it is over."""
+    """An alert, from its first sight until it is resolved."""
 
     __tablename__ = "alerts"
 
     id: Mapped[int] = mapped_column(BigInteger, Identity(), primary_key=True)
     cause: Mapped[str]
-    key: Mapped[str]  # which of a cause's alerts: of failures their code and host, of others ""
+    key: Mapped[str]  # distinguishes the alerts of one cause: for failures their code and host, for others ""
     opened_at: Mapped[datetime] = mapped_column(server_default=func.now())
     seen_at: Mapped[datetime] = mapped_column(server_default=func.now())
     resolved_at: Mapped[datetime | None]
-    count: Mapped[int] = mapped_column(BigInteger)  # the most at one time
+    count: Mapped[int] = mapped_column(BigInteger)  # the maximum at one time
     summary: Mapped[str]
     detail: Mapped[str]
     email_id: Mapped[int | None] = mapped_column(BigInteger)  # an example
 
     __table_args__ = (
         one_of("cause", CAUSES),
-        # However many watchers see a thing, one alert is open.
+        # Many watchers open only one alert for a cause and key.
         Index("uq_alerts_open", "cause", "key", unique=True, postgresql_where=text(OPEN_ALERT)),
         Index("ix_alerts_again", "cause", "key", "opened_at"),
     )
 
 
 class AlertDelivery(Base):
-    """News of an alert to one channel: to be sent, sent, or given up."""
+    """A delivery to one channel, of an opened or resolved alert: pending, sent, or given up."""
 
     __tablename__ = "alert_deliveries"
 
@@ -53,8 +53,8 @@ class AlertDelivery(Base):
     channel: Mapped[str] = mapped_column(primary_key=True)
     created_at: Mapped[datetime] = mapped_column(server_default=func.now())
     status: Mapped[str] = mapped_column(server_default="pending")
-    attempts: Mapped[int] = mapped_column(Integer, server_default="0")  # the fence
-    due_at: Mapped[datetime] = mapped_column(server_default=func.now())  # while it is being sent: a lease
+    attempts: Mapped[int] = mapped_column(Integer, server_default="0")  # the fencing token
+    due_at: Mapped[datetime] = mapped_column(server_default=func.now())  # during a send: the end of its lease
     sent_at: Mapped[datetime | None]
     error: Mapped[str | None]
 
@@ -67,15 +67,19 @@ class AlertDelivery(Base):
 
 
 class AlertWatch(Base):
-    """The one row that watchers share: whose turn it is, and what only web processes know."""
+    """The single row that watchers share: the next pass, and facts that only web processes know."""
 
     __tablename__ = "alert_watch"
 
     id: Mapped[int] = mapped_column(Integer, primary_key=True, autoincrement=False)
-    pass_number: Mapped[int] = mapped_column(BigInteger, server_default="0")  # the fence
-    next_at: Mapped[datetime] = mapped_column(server_default=func.now())  # when another pass is due
-    newest_id: Mapped[int] = mapped_column(BigInteger, server_default="0")  # e-mail at the start of this pass
-    known_id: Mapped[int] = mapped_column(BigInteger, server_default="0")  # at that of the one before
+    pass_number: Mapped[int] = mapped_column(BigInteger, server_default="0")  # the fencing token
+    next_at: Mapped[datetime] = mapped_column(server_default=func.now())  # the time of the next pass
+    newest_id: Mapped[int] = mapped_column(
+        BigInteger, server_default="0"
+    )  # the newest e-mail at the start of this pass
+    known_id: Mapped[int] = mapped_column(
+        BigInteger, server_default="0"
+    )  # the newest e-mail at the start of the previous pass
     bad_signatures: Mapped[int] = mapped_column(Integer, server_default="0")  # in a row
     bad_signature_code: Mapped[str | None]
     bad_signature_at: Mapped[datetime | None]

@@ -1,4 +1,4 @@
-"""The tables of operation: what operators did and started, the workers, and ended sessions."""
+"""The tables of operation: actions of operators, bulk retries, workers, and ended sessions."""
 
 from datetime import datetime
 from typing import Any
@@ -6,7 +6,7 @@ from typing import Any
 from sqlalchemy import BigInteger, Identity, Index, Integer, func, text
 from sqlalchemy.orm import Mapped, mapped_column
 
-from service.postgres import alert_tables, reconciliation_tables  # noqa: F401 their tables join the metadata
+from service.postgres import alert_tables, reconciliation_tables  # noqa: F401  adds their tables to the metadata
 from service.postgres.email_tables import Base, one_of
 
 RETRIED = ("job", "sync")
@@ -22,13 +22,13 @@ BY_HAND = "(email_id IS NULL OR bulk_retry_id IS NULL) AND actor <> 'reconcile'"
 
 
 class OperatorAction(Base):
-    """Something that an operator did: who, what, when, and to what."""
+    """An action of an operator: its actor, time and object."""
 
     __tablename__ = "operator_actions"
 
     id: Mapped[int] = mapped_column(BigInteger, Identity(), primary_key=True)
     at: Mapped[datetime] = mapped_column(server_default=func.now())
-    actor: Mapped[str]  # a name that the person gave, and the way that they came
+    actor: Mapped[str]  # the name that the person gave, and the channel
     action: Mapped[str]
     email_id: Mapped[int | None] = mapped_column(BigInteger)
     quarantine_id: Mapped[int | None] = mapped_column(BigInteger)
@@ -44,31 +44,33 @@ class OperatorAction(Base):
 
 
 class BulkRetry(Base):
-    """A retry of all that match a filter: how far it is, for any worker to go on with it."""
+    """A retry of all e-mails that match a filter: its progress, for any worker to continue."""
 
     __tablename__ = "bulk_retries"
 
     id: Mapped[int] = mapped_column(BigInteger, Identity(), primary_key=True)
     created_at: Mapped[datetime] = mapped_column(server_default=func.now())
     actor: Mapped[str]
-    what: Mapped[str] = mapped_column(server_default="job")  # of each e-mail
+    what: Mapped[str] = mapped_column(server_default="job")  # the job or the sync of each e-mail
     filter: Mapped[Any]
     per_second: Mapped[int] = mapped_column(Integer)
     status: Mapped[str] = mapped_column(server_default="running")
-    planned: Mapped[int] = mapped_column(BigInteger)  # how many matched when it was asked for
-    planned_capped: Mapped[bool]  # at least so many
+    planned: Mapped[int] = mapped_column(BigInteger)  # the number of matches at its start
+    planned_capped: Mapped[bool]  # the number is a lower bound
     retried: Mapped[int] = mapped_column(BigInteger, server_default="0")
-    place_time: Mapped[datetime | None]  # how far the walk, newest first, has come
+    place_time: Mapped[datetime | None]  # the cursor of its search, newest first
     place_id: Mapped[int | None] = mapped_column(BigInteger)
-    next_at: Mapped[datetime] = mapped_column(server_default=func.now())  # when another step is due
-    finished_at: Mapped[datetime | None]  # when the last one was queued
-    # What became of the e-mails, as far as it is known.
+    next_at: Mapped[datetime] = mapped_column(server_default=func.now())  # the time of the next step
+    finished_at: Mapped[datetime | None]  # the time when the last one was queued
+    # The known outcomes of its e-mails.
     repaired: Mapped[int] = mapped_column(BigInteger, server_default="0")
     failed_again: Mapped[int] = mapped_column(BigInteger, server_default="0")
     superseded: Mapped[int] = mapped_column(BigInteger, server_default="0")
-    look_place: Mapped[int] = mapped_column(BigInteger, server_default="0")  # the action looked at last
-    look_at: Mapped[datetime] = mapped_column(server_default=func.now())  # when the next look is due
-    settled_at: Mapped[datetime | None]  # when nothing ran any more
+    look_place: Mapped[int] = mapped_column(
+        BigInteger, server_default="0"
+    )  # the last action whose outcome was checked
+    look_at: Mapped[datetime] = mapped_column(server_default=func.now())  # the time of the next check
+    settled_at: Mapped[datetime | None]  # the time when none of its e-mails ran any more
 
     __table_args__ = (
         one_of("what", RETRIED),
@@ -79,7 +81,7 @@ class BulkRetry(Base):
 
 
 class WorkerHeartbeat(Base):
-    """A worker process, and when it was last heard of; one that ended as it should has `stopped_at`."""
+    """A worker process and its last heartbeat; a normal shutdown sets `stopped_at`."""
 
     __tablename__ = "workers"
 
@@ -88,13 +90,15 @@ class WorkerHeartbeat(Base):
     started_at: Mapped[datetime] = mapped_column(server_default=func.now())
     seen_at: Mapped[datetime] = mapped_column(server_default=func.now())
     stopped_at: Mapped[datetime | None]
-    jobs: Mapped[int] = mapped_column(Integer, server_default="0")  # held at that moment
+    jobs: Mapped[int] = mapped_column(
+        Integer, server_default="0"
+    )  # jobs that it was processing at that moment
     version: Mapped[str]
-    metrics: Mapped[str | None]  # in Prometheus' text format: a platform's router reaches no worker
+    metrics: Mapped[str | None]  # in Prometheus' text format: a platform's router cannot reach a worker
 
 
 class EndedSession(Base):
-    """A session of a browser that somebody signed out of; its cookie would still be good."""
+    """A browser session that was signed out; its cookie would otherwise still be valid."""
 
     __tablename__ = "ended_sessions"
 

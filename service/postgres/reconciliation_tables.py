@@ -15,7 +15,7 @@ FIXES = ("nothing", "syncs", "all")
 IN_TARGET = ("missing", "different", "ahead", "extra", "not_sent")
 IN_STORAGE = ("object_missing", "object_damaged", "object_unreadable")
 DIFFERENCES = (*IN_TARGET, *IN_STORAGE)
-# Findings that need no action: documents and objects of others, or objects that only take some room.
+# Findings that need no action: documents and objects of others, or objects that only use some space.
 REMARKS = ("foreign", "unclaimed")
 # Predicates of partial indexes.
 RUNNING = "status = 'running'"
@@ -24,7 +24,7 @@ OPEN_FINDING = "repair IS NULL AND closed_at IS NULL"
 
 
 class Reconciliation(Base):
-    """A comparison of Postgres with the target and the storage, or a verification of what is stored: what came of it."""
+    """A reconciliation or a verification: its options, progress and counts."""
 
     __tablename__ = "reconciliations"
 
@@ -33,8 +33,10 @@ class Reconciliation(Base):
     status: Mapped[str] = mapped_column(server_default="running")
     actor: Mapped[str]
     fix: Mapped[str]
-    since: Mapped[datetime | None]  # e-mails received before it were not looked at
-    part: Mapped[int | None] = mapped_column(Integer)  # of the storage, which the hourly runs take in turn
+    since: Mapped[datetime | None]  # e-mails received before it were skipped
+    part: Mapped[int | None] = mapped_column(
+        Integer
+    )  # the range of the storage, which hourly runs take in turn
     targets: Mapped[str | None]
     started_at: Mapped[datetime] = mapped_column(server_default=func.now())
     seen_at: Mapped[datetime] = mapped_column(server_default=func.now())
@@ -43,32 +45,32 @@ class Reconciliation(Base):
     documents: Mapped[int] = mapped_column(BigInteger, server_default="0")
     objects: Mapped[int] = mapped_column(BigInteger, server_default="0")
     bytes: Mapped[int] = mapped_column(BigInteger, server_default="0")
-    unfinished: Mapped[int] = mapped_column(BigInteger, server_default="0")  # on their way to the target
-    overdue: Mapped[int] = mapped_column(BigInteger, server_default="0")  # of those: for too long
+    unfinished: Mapped[int] = mapped_column(BigInteger, server_default="0")  # syncs in progress
+    overdue: Mapped[int] = mapped_column(BigInteger, server_default="0")  # syncs in progress for too long
     not_synced: Mapped[int] = mapped_column(
         BigInteger, server_default="0"
-    )  # whose sync failed, which is known
-    counts: Mapped[Any] = mapped_column(server_default="{}")  # of what was found, by its kind
-    repaired: Mapped[Any] = mapped_column(server_default="{}")  # likewise
+    )  # failed syncs, which are known already
+    counts: Mapped[Any] = mapped_column(server_default="{}")  # findings by kind
+    repaired: Mapped[Any] = mapped_column(server_default="{}")  # repairs by kind
     error_code: Mapped[str | None]
     error: Mapped[str | None]
-    # A verification is taken on in steps, by any worker.
+    # Any worker continues a verification, step by step.
     megabytes_per_second: Mapped[int | None] = mapped_column(Integer)
-    place: Mapped[str | None]  # how far it has come
-    next_at: Mapped[datetime] = mapped_column(server_default=func.now())  # when another step is due
+    place: Mapped[str | None]  # its progress
+    next_at: Mapped[datetime] = mapped_column(server_default=func.now())  # the time of the next step
 
     __table_args__ = (
         one_of("kind", RUN_KINDS),
         one_of("status", RUN_STATUSES),
         one_of("fix", FIXES),
-        # One of a kind at a time.
+        # One running reconciliation of each kind.
         Index("uq_reconciliations_running", "kind", unique=True, postgresql_where=text(RUNNING)),
         Index("ix_reconciliations_done", "kind", "id", postgresql_where=text(DONE)),
     )
 
 
 class ReconciliationFinding(Base):
-    """Something that a run found, and what was done about it; before a document is removed, `detail` has all of it."""
+    """A finding of a run and its repair; before a document is removed, `detail` holds all of it."""
 
     __tablename__ = "reconciliation_findings"
 
@@ -77,11 +79,11 @@ class ReconciliationFinding(Base):
     kind: Mapped[str]
     found_at: Mapped[datetime] = mapped_column(server_default=func.now())
     email_id: Mapped[int | None] = mapped_column(BigInteger)
-    key: Mapped[str]  # of the document, or of the object
+    key: Mapped[str]  # the key of the document or object
     detail: Mapped[Any]
     repair: Mapped[str | None]
     repaired_at: Mapped[datetime | None]
-    closed_at: Mapped[datetime | None]  # when a later run had looked there again
+    closed_at: Mapped[datetime | None]  # the time when a later run had checked it again
 
     __table_args__ = (
         one_of("kind", (*DIFFERENCES, *REMARKS)),

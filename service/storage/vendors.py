@@ -1,4 +1,4 @@
-"""Storage URLs and the vendors' variables: which location a URL names, and how a bucket is opened."""
+"""Storage URLs and the vendors' variables: the location that a URL names, and how a bucket is opened."""
 
 import os
 import re
@@ -16,7 +16,7 @@ from service.errors import SettingsError
 
 _SCHEMES = {"s3a": "s3"} | dict.fromkeys(("azure", "abfs", "abfss", "adl"), "az")
 PREFIXES = ("AWS_", "AZURE_", "GOOGLE_")
-# A bucket of one name is another one at another server.
+# Buckets of one name at two servers are different buckets.
 SERVERS = {
     "s3": ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "AWS_ENDPOINT"),
     "az": ("AZURE_STORAGE_ENDPOINT", "AZURE_ENDPOINT"),
@@ -30,35 +30,36 @@ class Location:
 
 
 def locate(url: str) -> Location:
-    """Say where a storage URL leads, with the variables that are set now; follows links on a disk, which blocks."""
+    """Return the location of a storage URL, under the variables that are set now; follows links on a disk, which blocks."""
     parts = urlsplit(url)
     if parts.scheme == "file":
         return Location((), Path(os.path.realpath(unquote(parts.path))).parts)
     vendor = vendor_of(url)
     bucket, _, account = parts.netloc.partition("@")  # abfss://container@account.dfs.core.windows.net/…
-    if vendor == "az":  # containers of one name may be of two accounts
+    if vendor == "az":  # two accounts may have containers of one name
         vendor = f"az {account.partition('.')[0] or os.environ.get('AZURE_STORAGE_ACCOUNT_NAME', '')}"
     server = (os.environ.get(name, "") for name in SERVERS.get(vendor[:2], ()))
     return Location((vendor, *server), (bucket, *(part for part in parts.path.split("/") if part)))
 
 
 def vendor_of(url: str) -> str:
-    """Name the vendor of a storage URL by its shortest scheme: s3, gs, az."""
+    """Return the vendor of a storage URL as its shortest scheme: s3, gs, az."""
     scheme = url.partition(":")[0]
     return _SCHEMES.get(scheme, scheme)
 
 
 def overlap(one: Location, other: Location) -> bool:
-    """Tell whether two places are the same, or one lies in the other."""
+    """Say whether two locations are the same, or one contains the other."""
     shorter = min(len(one.path), len(other.path))
     return one.server == other.server and one.path[:shorter] == other.path[:shorter]
 
 
 @contextmanager
 def variables(given: Mapping[str, str] | None) -> Iterator[None]:
-    """Let the vendors' variables be those that are given, and no others, while a storage is opened.
+    """Replace the vendors' variables by the given ones while a storage is opened; None changes nothing.
 
-    A storage keeps what it was opened with. Not for a process with other threads, which would see them, too.
+    A storage keeps the variables of its opening. Not for a process with other threads, which would see them
+    too.
     """
     if given is None:
         yield
@@ -86,7 +87,7 @@ _ADDRESS = re.compile(r"https?://([^/?#@\s]*@)?[^/?#@\s]+(/[^?#\s]*)?")
 
 
 def open_store(url: str, *, request_seconds: float) -> "ObjectStore":
-    """Open it without touching it; raises SettingsError, or the vendor's error, if a variable or the URL is wrong."""
+    """Open a store without a request; raises SettingsError, or the vendor's error, if a variable or the URL is wrong."""
     _forget_what_is_empty()
     allow_http = _allows_http(vendor_of(url))
     more: dict[str, Any] = {}
@@ -95,7 +96,7 @@ def open_store(url: str, *, request_seconds: float) -> "ObjectStore":
     return from_url(
         url,
         client_options={
-            # Client options given here replace those of the environment, so this one is handed on.
+            # Client options in the call replace those of the environment, so this one is passed on.
             "allow_http": allow_http,
             "connect_timeout": timedelta(seconds=5),
             "timeout": timedelta(seconds=request_seconds),
@@ -107,20 +108,20 @@ def open_store(url: str, *, request_seconds: float) -> "ObjectStore":
 
 
 def is_anonymous() -> bool:
-    """Tell whether requests are not signed: who asks for a signature would look for credentials that are not there."""
+    """Say whether requests are not signed: to sign a URL, the client would search for credentials that do not exist."""
     return _is_on("SKIP_SIGNATURE")
 
 
 def _forget_what_is_empty() -> None:
-    """Take variables that are empty for none, as those of our own are: the vendor's client takes them for values."""
+    """Unset empty variables, as our own settings do: the vendor's client takes them for values."""
     for name in [name for name, value in os.environ.items() if not value and name.startswith(PREFIXES)]:
         del os.environ[name]
 
 
 def _allows_http(vendor: str) -> bool:
-    """Tell whether to do without TLS: whoever names a server by http:// wants that, as AWS's own clients have it.
+    """Say whether to do without TLS: an http:// server in a variable asks for that, as in AWS's own clients.
 
-    Raises SettingsError for an address at which the vendor's client would break down.
+    Raises SettingsError for an address that would make the vendor's client panic.
     """
     allows = _is_on("ALLOW_HTTP")
     for name in SERVERS.get(vendor, ()):
@@ -132,9 +133,9 @@ def _allows_http(vendor: str) -> bool:
 
 
 def _sends_checksums() -> bool:
-    """Tell whether to send SHA-256, where the operator asks neither for another algorithm nor for none.
+    """Say whether to send SHA-256 checksums: the operator chose neither another algorithm nor none.
 
-    The second variable is that of AWS's own clients, for servers that know no checksums:
+    The second variable is that of AWS's own clients, for servers without checksums:
     https://docs.aws.amazon.com/sdkref/latest/guide/feature-dataintegrity.html
     """
     is_asked = bool(os.environ.get("AWS_CHECKSUM_ALGORITHM"))

@@ -1,7 +1,7 @@
 """Exports to other systems: unexpected errors to Sentry, traces over OTLP. Both are off unless they are set.
 
-A trace follows one e-mail, from the webhook to the object. Its id, and the ids of spans that have children, are
-made of the invocation: web and worker agree on them without a message, even after Redis was emptied.
+A trace follows one e-mail, from the webhook to the object. Its id, and the ids of spans that have children,
+are made of the invocation: web and worker agree on them without a message, even after Redis was emptied.
 """
 
 import asyncio
@@ -19,7 +19,7 @@ _FIELDS = {"email", "attempt", "position", "path", "work", "job"}
 
 @asynccontextmanager
 async def open_sentry(dsn: str | None, worker_name: str) -> AsyncIterator[None]:
-    """Let `report` send, in the background; at the end wait for it two seconds."""
+    """Let `report` send to Sentry in the background; at the end, wait two seconds for unsent errors."""
     if dsn is None:
         yield
         return
@@ -31,11 +31,11 @@ async def open_sentry(dsn: str | None, worker_name: str) -> AsyncIterator[None]:
 
 
 def report(_logger: object, _method: str, event: Any) -> Any:  # noqa: ANN401 as structlog declares processors
-    """Tell Sentry of a log event that has a traceback, if it is on; a processor for structlog."""
+    """Report a log event that has a traceback to Sentry, if Sentry is on; a processor for structlog."""
     sdk = sys.modules.get("sentry_sdk")
     if (error := _error_of(event)) and sdk is not None and sdk.is_initialized():
         with sdk.new_scope() as scope:
-            # What a library says may name a person's address.
+            # The message of a library's error may contain a person's address: tag the event's name instead.
             scope.set_tag("event", event["_record"].name if "_record" in event else event.get("event"))
             scope.set_tag("invocation", event.get("invocation", ""))
             scope.set_context("fields", {name: event[name] for name in _FIELDS & event.keys()})
@@ -51,14 +51,14 @@ def _error_of(event: Any) -> BaseException | None:  # noqa: ANN401 as structlog 
     return error if isinstance(error, BaseException) else None
 
 
-def _start(dsn: str, worker_name: str) -> Any:  # noqa: ANN401 a client of an SDK that may not be there
-    import sentry_sdk  # noqa: PLC0415 of an extra
+def _start(dsn: str, worker_name: str) -> Any:  # noqa: ANN401  the SDK may not be installed
+    import sentry_sdk  # noqa: PLC0415  an optional dependency
 
     sentry_sdk.init(
         dsn,
         release=f"holdfast@{full_version()}",
         server_name=worker_name,
-        # Nothing but what `report` gives: no requests, no variables, no lines of the log.
+        # Send only the fields of `report`: no requests, no variables, no lines of the log.
         default_integrations=False,
         auto_enabling_integrations=False,
         include_local_variables=False,
@@ -79,9 +79,9 @@ def _without_addresses(event: Any, _hint: object) -> Any:  # noqa: ANN401 as the
 
 
 class Traces:
-    """Takes spans that are over; this one forgets them."""
+    """Records finished spans; this base class discards them."""
 
-    def record(  # noqa: PLR0913 what a span is made of
+    def record(  # noqa: PLR0913  the parts of a span
         self,
         invocation: str,
         name: str,
@@ -92,7 +92,7 @@ class Traces:
         under: str = "",
         error: str | None = None,
     ) -> None:
-        """Record what ended just now: its place `at`, if spans will stand `under` it, and what it is itself under."""
+        """Record a span that has just ended; `at` names it for its children, and `under` names its parent."""
 
 
 if TYPE_CHECKING:
@@ -101,11 +101,11 @@ if TYPE_CHECKING:
 
 @asynccontextmanager
 async def open_traces(endpoint: str | None) -> AsyncIterator[Traces]:
-    """Send what is recorded to this address, in the background; at the end wait for it two seconds."""
+    """Send recorded spans to this endpoint in the background; at the end, wait two seconds for unsent ones."""
     if endpoint is None:
         yield Traces()
         return
-    traces = await asyncio.to_thread(_export, endpoint)  # it loads a lot
+    traces = await asyncio.to_thread(_export, endpoint)  # the import is slow
     try:
         yield traces
     finally:
@@ -114,7 +114,7 @@ async def open_traces(endpoint: str | None) -> AsyncIterator[Traces]:
 
 
 def _export(endpoint: str) -> "ExportedTraces":
-    from service.telemetry.otlp import ExportedTraces  # noqa: PLC0415 of an extra
+    from service.telemetry.otlp import ExportedTraces  # noqa: PLC0415  an optional dependency
 
     return ExportedTraces(endpoint, full_version())
 
@@ -123,17 +123,19 @@ SECONDS = 2.0
 
 
 async def leave(work: Callable[[], object]) -> bool:
-    """Do what blocks in a thread of its own; False where it was not done in time, and is left behind."""
+    """Run a blocking call in a thread of its own; return False if it takes longer than SECONDS and is left behind."""
     loop, done = asyncio.get_running_loop(), asyncio.Event()
 
     def run() -> None:
         try:
             work()
         finally:
-            with suppress(RuntimeError):  # the loop is closed: nobody waits any more
+            with suppress(RuntimeError):  # the loop is closed, and no task waits any more
                 loop.call_soon_threadsafe(done.set)
 
-    threading.Thread(target=run, daemon=True).start()  # one that the interpreter's end does not wait for
+    threading.Thread(
+        target=run, daemon=True
+    ).start()  # the interpreter does not wait for a daemon thread at its end
     with suppress(TimeoutError):
         async with asyncio.timeout(SECONDS):
             await done.wait()

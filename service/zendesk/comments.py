@@ -17,16 +17,16 @@ from service.zendesk.files import MOST_ATTACHMENTS, AnnouncedFile, bare_file, re
 from service.zendesk.names import name_of
 from service.zendesk.signature import read_time
 
-# A hundred comments each, the newest first; a ticket has at most 5,000.
+# Pages of a hundred comments, newest first; a ticket has at most 5,000.
 MOST_PAGES = 50
 COMMENT_ID = re.compile("[0-9]{1,30}")
-# Inline images are left out unless asked for.
+# The API omits inline images by default.
 QUERY = {"include_inline_images": "true", "page[size]": "100", "sort": "-created_at"}
 
 
 @dataclass(frozen=True, slots=True)
 class Comment:
-    """A comment of a ticket, and its files: those that it lists, and images that stand only in its HTML."""
+    """A comment of a ticket and its files: the listed ones, and images that stand only in its HTML."""
 
     comment_id: str
     created_at: datetime | None
@@ -34,12 +34,12 @@ class Comment:
 
 
 def path(ticket_id: str) -> str:
-    """Return where the API has a ticket's comments."""
+    """Return the API's path of a ticket's comments."""
     return f"/api/v2/tickets/{quote(ticket_id, safe='')}/comments.json"
 
 
 def read_page(page: Mapping[str, object]) -> list[Comment]:
-    """Read one page; raises Transient if this is not what the API documents."""
+    """Read one page; raises Transient if it does not match the API's documentation."""
     found = page.get("comments")
     if not isinstance(found, list):
         raise Transient("bad_response", "The comments API did not answer with comments.")
@@ -81,7 +81,7 @@ def _read(comment: Mapping[str, object]) -> Comment:
 
 
 def _in_text(html: object) -> list[AnnouncedFile]:
-    """Find the attachments that a text links to or shows, whatever its markup."""
+    """Find the attachments in a text's links and images, in any markup."""
     if not isinstance(html, str) or not may_hold_files(html):
         return []
     found, _ = addresses_in(plain(html), MOST_ATTACHMENTS, is_list=False)

@@ -1,4 +1,4 @@
-"""Search a body for all that it says of files, and for the comment that they belong to, wherever it stands."""
+"""Search a body for its files and for the comment that they belong to, at any depth."""
 
 import re
 from dataclasses import dataclass, field
@@ -27,9 +27,9 @@ from service.zendesk.files import (
 )
 from service.zendesk.names import Name, name_of
 
-_MOST_JSON_IN_TEXT = 4  # how often JSON may stand in a text of JSON
+_MOST_JSON_IN_TEXT = 4  # the levels of JSON inside texts of JSON
 _MAY_BE_JSON = {"[", "{", " ", "\n", "\r", "\t"}
-_LEAST_ADDRESS = 12  # characters; "https://a/b" is shorter, but none of Zendesk's
+_LEAST_ADDRESS = 12  # characters; "https://a/b" is shorter, but never Zendesk's
 
 _COUNT = re.compile("[0-9]{1,9}")
 _NO = {"", "0", "no", "false", "none", "null"}
@@ -43,11 +43,11 @@ _Key = tuple[str, str, str]
 
 @dataclass(frozen=True, slots=True)
 class FoundFiles:
-    """What a body says of files.
+    """The files in a body.
 
-    `told` is what it lists, as it was sent; None where the files have to be looked up in Zendesk. `comment_id`
-    is None where no comment is named, or several are and it is open which one is meant. `may_be_more`: the files
-    stand only in the e-mail's HTML, and no comment is named.
+    `told` is the body's list, as it was sent; None if the files have to be looked up in Zendesk. `comment_id`
+    is None if the body names no comment, or if several are possible. `may_be_more`: the files stand only in
+    the e-mail's HTML, and the body names no comment.
     """
 
     attachments: tuple[AnnouncedFile, ...]
@@ -73,15 +73,13 @@ def search(data: dict[str, object]) -> FoundFiles:
 
 @dataclass(frozen=True, slots=True)
 class _Context:
-    """Where a value stands in the body."""
+    """The position and the trust of a value in the body."""
 
     depth: int = 0
-    in_text: int = 0  # how often JSON was read out of a text on the way here
-    is_trusted: bool = (
-        True  # ids and empty lists are believed: no sender wrote this, and it is about the e-mail
-    )
+    in_text: int = 0  # the levels of JSON inside texts above this value
+    is_trusted: bool = True  # ids and empty lists count: no sender wrote them, and they concern the e-mail
     is_ticket: bool = False  # the body itself, or its ticket
-    is_aside: bool = False  # of something else, as of an earlier comment
+    is_aside: bool = False  # belongs to another object, such as an earlier comment
 
     def below(self, name: Name, *, is_alone: bool = True, in_text: int = 0) -> "_Context":
         is_aside = self.is_aside or name.is_aside
@@ -99,28 +97,30 @@ class _Context:
 
 @dataclass(slots=True)
 class _Search:
-    """Goes through a body once, and notes what it says of files and comments."""
+    """Traverses a body once, and collects its files and comments."""
 
     files: dict[_Key, AnnouncedFile] = field(default_factory=dict)
     unaddressed: list[AnnouncedFile] = field(
         default_factory=list
-    )  # announced by name only: the look-up has to find them
+    )  # named without an address: the look-up has to find them
     told: list[object] = field(default_factory=list)
     is_told: bool = False  # a list, an object or a text names the files
     is_shown: bool = False  # files stand in the HTML of the e-mail itself
     says_none: bool = False
-    is_incomplete: bool = False  # a file was announced without an address, or an address became no file
-    announced: int = 0  # how many files there are, where the body counts them
-    comments: list[tuple[int, bool, str]] = field(default_factory=list)  # depth, not called the latest, id
-    # Texts that may hold addresses; whether it may tell all files; whether it is the HTML of the e-mail itself.
+    is_incomplete: bool = False  # a file has no address, or an address became no file
+    announced: int = 0  # the number of files, if the body counts them
+    comments: list[tuple[int, bool, str]] = field(
+        default_factory=list
+    )  # depth, whether it is not called the latest, id
+    # Texts that may contain addresses; whether the text may list all files; whether it is the e-mail's HTML.
     texts: list[tuple[str, bool, bool]] = field(default_factory=list)
     tokens: dict[str, tuple[_Key, str, str]] = field(
         default_factory=dict
     )  # the first file, its host and name
     no_files: set[str] = field(default_factory=set)  # tokens of thumbnails
-    seen: int = 0  # addresses of files, also those that came before
+    seen: int = 0  # addresses of files, including repeated ones
 
-    # What means no files by its name.
+    # Keys whose names do not announce files.
 
     def read_object(self, data: dict[str, object], place: _Context) -> None:
         may_be_file = False
@@ -163,7 +163,7 @@ class _Search:
                 self.read_list(name, value, below)
 
     def read_text(self, name: Name, text: str, place: _Context) -> bool:
-        """Read a text; return whether it may hold addresses of attachments."""
+        """Read a text; return whether it may contain addresses of attachments."""
         if name.is_comment_id:
             self.note_comment(name, text, place)
         elif name.is_count and place.is_trusted:
@@ -185,7 +185,7 @@ class _Search:
             return True
         return False
 
-    # What means files by its name.
+    # Keys whose names announce files.
 
     def read_announced(self, name: Name, value: object, place: _Context, *, is_outer: bool = False) -> None:
         if is_blank(value):
@@ -215,7 +215,7 @@ class _Search:
         if len(items) > MOST_ATTACHMENTS and sum(map(bool, items)) > MOST_ATTACHMENTS:
             raise _too_many()
         filled = [item for item in filter(None, items) if not is_blank(item)]
-        if False in items:  # or 0
+        if False in items:  # also for 0
             self.is_incomplete = True
         elif not filled:
             self.note_none(name, items, place)
@@ -261,7 +261,7 @@ class _Search:
                 if found and not is_read and may_hold_files(value):
                     self.texts.append((value, False, False))
                 elif link is not None and not is_read and not link.is_other:
-                    self.is_incomplete = True  # two fields of one meaning, and two addresses
+                    self.is_incomplete = True  # two fields of one meaning with different addresses
             elif inner.word in {"thumbnail", "thumbnails"} and found:
                 self.read_thumbnails(value)
             elif isinstance(value, dict | list) and not found:
@@ -270,9 +270,9 @@ class _Search:
                 self.read_value(inner, value, below)
 
     def read_list_text(self, text: str, *, is_outer: bool) -> bool:
-        """Read the addresses out of a text that announces files; return whether there were any."""
+        """Read the addresses in a text that announces files; return whether there were any."""
         if exact_address(text) is None and may_hold_files(text):
-            self.texts.append((text, False, False))  # to see that nothing was overlooked
+            self.texts.append((text, False, False))  # to check later that no address was overlooked
         usable = [address for address in read_addresses(text) if not address.is_other]
         usable = [address for address in usable if address.host or address.is_attachment]
         for address in usable:
@@ -282,7 +282,7 @@ class _Search:
         return bool(usable)
 
     def read_thumbnails(self, value: object) -> None:
-        """Leave out the small copies that the API makes of a picture; what is not called one is no copy."""
+        """Skip the small copies that the API makes of a picture; a copy must have "thumb" in its values."""
         for item in value if isinstance(value, list) else [value]:
             texts = [
                 text
@@ -294,10 +294,10 @@ class _Search:
             elif any(map(may_hold_files, texts)):
                 self.is_incomplete = True
 
-    # What stands among words.
+    # Addresses in texts.
 
     def read_texts(self) -> None:
-        """Take the addresses of attachments out of texts, and see that none was overlooked anywhere."""
+        """Find the addresses of attachments in texts, and check that none was overlooked anywhere."""
         traces: set[str] = set()
         for text, may_tell, is_html in self.texts:
             shown = plain(text)
@@ -318,23 +318,23 @@ class _Search:
             known = {trace for token in self.tokens for trace in traces_in(f"attachments/token/{token}")}
             self.is_incomplete |= not traces <= known | self.no_files | {""}
 
-    # What was found.
+    # Results.
 
     def add_object(self, fields: dict[str, object], data: dict[str, object], place: _Context) -> None:
-        """Note the files of an object that stands where none were announced."""
+        """Record the files of an object that no key announces."""
         for address, file in files_of(fields, is_announced=False):
             self.is_told |= not place.is_aside
             if self.add(address, file):
                 self.told.append(data)
 
     def add(self, address: Address, file: AnnouncedFile) -> bool:
-        """Note a file once, with all that is known of it; return whether it is new."""
+        """Record a file once, with all its known fields; return whether it is new."""
         self.seen += 1
         key = address.key
         if (token := address.token) is not None:
             host, _, name = key
             first, its_host, its_name = self.tokens.setdefault(token, (key, host, name))
-            # A path alone is of the same host, and an address without the file's name is of the same file.
+            # A path alone is on the same host, and an address without a file name is the same file.
             if (not host or not its_host or host == its_host) and (
                 not name or not its_name or name == its_name
             ):
@@ -360,7 +360,7 @@ class _Search:
             self.comments.append((place.depth, not name.is_latest, text))
 
     def note_none(self, name: Name, value: object, place: _Context) -> None:
-        """Note that there are no files; a field of one document says nothing of an e-mail's files."""
+        """Record that there are no files; a field for one document does not prove it."""
         is_list = not name.is_single or isinstance(value, list)
         is_all = "inline" not in name.word and (name.is_certain or (name.word == "files" and place.is_ticket))
         self.says_none |= place.is_trusted and is_list and is_all
@@ -377,7 +377,7 @@ def _is_same(address: Address, known: Address) -> bool:
 
 
 def _choose(comments: list[tuple[int, bool, str]]) -> str | None:
-    """Choose the id that is nearest to the top; None if two differ there: a sender may have written one of them."""
+    """Choose the id nearest to the top; None if two differ there, because a sender may have written one."""
     if not comments:
         return None
     depth = min(comments)[0]
