@@ -21,7 +21,7 @@ from service.jobs.syncs import SyncClaim, SyncClaimRequest
 from service.jobs.waiting import Job
 from service.operate.bulk_retry import EXAMINED
 from service.postgres.engine import connect, create_engine
-from service.postgres.search import walk
+from service.postgres.search import search
 from service.postgres.selection import Selection
 from service.queries import actions, emails, failures, overview, pages, quarantine, reconciliations, retries
 from service.queries.changes import list_changes
@@ -81,7 +81,7 @@ def changes(db: Database) -> dict[str, Operation]:
         await waiting.take_suspects(conn, await waiting.next_abandoned_count(conn) or 1, BATCH)
 
     async def retry_many(wanted: Selection) -> None:
-        way = walk(wanted, examined=EXAMINED)
+        way = search(wanted, examined=EXAMINED)
         number = await bulk_retries.begin(
             conn, "job", actor="ada", filter={}, per_second=BATCH, planned=1, planned_capped=False
         )
@@ -89,7 +89,7 @@ def changes(db: Database) -> dict[str, Operation]:
         await bulk_retries.retry_next(conn, step, "job", way.found(BATCH), way.stop(BATCH))
 
     async def sync_many(wanted: Selection) -> None:
-        way = walk(wanted, examined=EXAMINED, finished_before=datetime.now(UTC))
+        way = search(wanted, examined=EXAMINED, finished_before=datetime.now(UTC))
         number = await bulk_retries.begin(
             conn, "sync", actor="ada", filter={}, per_second=BATCH, planned=1, planned_capped=False
         )

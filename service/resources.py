@@ -17,7 +17,7 @@ from service.config.settings import Settings
 from service.errors import HoldfastError, SettingsError
 from service.outbound.egress import Egress
 from service.outbound.transfer import open_session
-from service.postgres.batch import Coalesce
+from service.postgres.batch import Batcher
 from service.postgres.engine import (
     COMMAND,
     GOODBYE_SECONDS,
@@ -33,12 +33,10 @@ from service.queue.dispatch import Dispatcher
 from service.storage.objects import Storage, open_storage
 from service.targets.circuit_breaker import CircuitBreakers
 from service.targets.target import AcceptedDocuments, Target, open_targets
-from service.telemetry.sentry import open_sentry
-from service.telemetry.spans import Traces
-from service.telemetry.traces import open_traces
+from service.telemetry.exporters import Traces, open_sentry, open_traces
 from service.zendesk.account import Account, account_of
 from service.zendesk.client import ZendeskClient
-from service.zendesk.streak import Streak
+from service.zendesk.signature import Streak
 
 _EXTRAS = {
     "sentry_dsn": ("sentry_sdk", "sentry"),
@@ -60,7 +58,7 @@ class Resources:
 
     settings: Settings
     engine: AsyncEngine
-    batch: Coalesce
+    batch: Batcher
     redis: ArqRedis
     dispatcher: Dispatcher
     storage: Storage
@@ -130,7 +128,7 @@ async def open_resources(settings: Settings, process: str = WORKER) -> AsyncIter
         )
         stack.push_async_callback(close_engine, engine)
         await stack.enter_async_context(background(lambda: look_after_pool(engine)))
-        batch = Coalesce(
+        batch = Batcher(
             lambda statement, items: run(
                 engine, settings.database_seconds, lambda conn: statement(conn, items)
             )

@@ -27,11 +27,11 @@ from service.jobs.attachments import (
 )
 from service.jobs.attempts import Claim
 from service.outbound.addresses import host_of
-from service.outbound.answers import Expected, Limits
+from service.outbound.responses import Expected, Limits
 from service.postgres.engine import insist, run
 from service.resources import Resources
 from service.storage import objects
-from service.storage.objects import Stored
+from service.storage.objects import StoredObject
 from service.telemetry.metrics import ATTACHMENT_BYTES, ATTACHMENTS, code_label
 from service.zendesk import reading
 from service.zendesk.body import Unreadable
@@ -175,7 +175,7 @@ async def _fetch(res: Resources, claim: Claim, file: FileRecord) -> HoldfastErro
     return error
 
 
-async def _found_again(res: Resources, file: FileRecord) -> Stored | None:
+async def _found_again(res: Resources, file: FileRecord) -> StoredObject | None:
     """Take what was stored once, was lost, and is there again, as after a restore; its address may be dead by now."""
     if file.sha256 is None or file.object_key is None:
         return None
@@ -190,7 +190,7 @@ async def _mark(res: Resources, made: FileUpdate) -> None:
     await insist(lambda: res.batch(mark, made))
 
 
-async def _download(res: Resources, claim: Claim, file: FileRecord) -> Stored:
+async def _download(res: Resources, claim: Claim, file: FileRecord) -> StoredObject:
     expected = Expected(
         file.file_name, file.declared_type, file.declared_size, may_be_empty=not is_young(res, claim)
     )

@@ -109,8 +109,8 @@ def _open(source: str, target: str, from_env: Path | None, *, delete: bool) -> "
     from dotenv import dotenv_values
 
     from service.errors import Transient
-    from service.storage.addresses import locate, overlap, variables
     from service.storage.objects import open_storage
+    from service.storage.vendors import locate, overlap, variables
 
     given = None
     if from_env:

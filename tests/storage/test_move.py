@@ -18,8 +18,8 @@ import pytest
 from click.testing import CliRunner
 
 from service.cli.main import main
-from service.storage.addresses import locate, overlap
 from service.storage.objects import open_storage
+from service.storage.vendors import locate, overlap
 from tests.conftest import ROOT
 from tests.support.commands import on_a_terminal
 from tests.support.places import Directory, InBucket, Place, key, listed

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from service.zendesk.names import name_of
-from service.zendesk.payloads import Attachment, Email, Ignored, idempotency_key, parse
+from service.zendesk.payloads import AnnouncedFile, Email, Ignored, idempotency_key, parse
 from service.zendesk.signature import ACCOUNT_ID, INVOCATION_ID, WEBHOOK_ID
 from tests.support.examples import examples
 from tests.support.payloads import EVENT, FILE, json_values, write
@@ -133,7 +133,7 @@ def test_the_files_of_a_trigger_are_read_in_their_order_whatever_else_they_say(
     email = read(others | {"ticket_id": 7, "attachments": json.dumps(files) if is_quoted else files})
 
     assert [each.url for each in email.attachments] == [address for _, _, address in told]
-    assert all(isinstance(each, Attachment) for each in email.attachments)
+    assert all(isinstance(each, AnnouncedFile) for each in email.attachments)
 
 
 @given(

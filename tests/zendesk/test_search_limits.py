@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from service.zendesk.addresses import MOST_ADDRESS
+from service.outbound.addresses import MOST_ADDRESS
 from service.zendesk.body import Unreadable
 from service.zendesk.names import name_of
 from service.zendesk.payloads import MOST_ATTACHMENTS, Email, parse
@@ -217,7 +217,7 @@ addresses = st.lists(attachments | cdn, max_size=5, unique=True)
 keys = st.sampled_from(
     [
         "attachments",
-        "Attachment",
+        "AnnouncedFile",
         "files",
         "document",
         "x",
