@@ -1,4 +1,4 @@
-"""What the service does to a database of any size: its own statements, by name."""
+"""The service's operations on a database, by name, through its own functions."""
 
 import random
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
@@ -21,7 +21,7 @@ from service.jobs.syncs import SyncClaim, SyncClaimRequest
 from service.jobs.waiting import Job
 from service.operate.bulk_retry import EXAMINED
 from service.postgres.engine import connect, create_engine
-from service.postgres.search import walk
+from service.postgres.search import search
 from service.postgres.selection import Selection
 from service.queries import actions, emails, failures, overview, pages, quarantine, reconciliations, retries
 from service.queries.changes import list_changes
@@ -45,7 +45,7 @@ Operation = Callable[[], Awaitable[object]]
 
 @dataclass(frozen=True, repr=False)
 class Database:
-    """A database, a connection whose statements can be rolled back, and what is there of every kind."""
+    """A filled database, a connection whose statements are rolled back, and rows of every kind."""
 
     bytes: int
     engine: AsyncEngine
@@ -54,16 +54,16 @@ class Database:
     held: Sequence[int]
     to_carry: Sequence[int]
     failed: Sequence[int]
-    spread: Sequence[int]  # evenly, old and new
-    keys: Sequence[str]  # theirs
+    spread: Sequence[int]  # old and new, evenly
+    keys: Sequence[str]  # of `spread`
     ticket: str
     sha256: str
-    old: datetime  # when the one in the middle came
+    old: datetime  # `received_at` of an e-mail in the middle
     middle: Mapping[str | None, str]  # by status, a cursor to the middle of the list
 
 
 def changes(db: Database) -> dict[str, Operation]:
-    """Name what writes; whoever calls it rolls it back."""
+    """Return the operations that write, by name; the caller rolls them back."""
     conn, one = db.conn, random.choice
     claimed = Claim(one(db.held), 1, 0, "1", None)
     carried = SyncClaim(one(db.to_carry), 1, 0, 0, 0)
@@ -81,7 +81,7 @@ def changes(db: Database) -> dict[str, Operation]:
         await waiting.take_suspects(conn, await waiting.next_abandoned_count(conn) or 1, BATCH)
 
     async def retry_many(wanted: Selection) -> None:
-        way = walk(wanted, examined=EXAMINED)
+        way = search(wanted, examined=EXAMINED)
         number = await bulk_retries.begin(
             conn, "job", actor="ada", filter={}, per_second=BATCH, planned=1, planned_capped=False
         )
@@ -89,7 +89,7 @@ def changes(db: Database) -> dict[str, Operation]:
         await bulk_retries.retry_next(conn, step, "job", way.found(BATCH), way.stop(BATCH))
 
     async def sync_many(wanted: Selection) -> None:
-        way = walk(wanted, examined=EXAMINED, finished_before=datetime.now(UTC))
+        way = search(wanted, examined=EXAMINED, finished_before=datetime.now(UTC))
         number = await bulk_retries.begin(
             conn, "sync", actor="ada", filter={}, per_second=BATCH, planned=1, planned_capped=False
         )
@@ -136,7 +136,7 @@ def changes(db: Database) -> dict[str, Operation]:
 
 
 def questions(db: Database) -> dict[str, Operation]:
-    """Name what reads."""
+    """Return the operations that read, by name."""
 
     def listed(status: str | None = None, ticket: str | None = None, **more: object) -> Operation:
         wanted = EmailFilter.model_validate({"status": status, "ticket": ticket, **more})
@@ -234,7 +234,7 @@ def questions(db: Database) -> dict[str, Operation]:
 
 @asynccontextmanager
 async def opened(url: str) -> AsyncIterator[Database]:
-    """Look up in a database that was filled what will be asked for."""
+    """Open a filled database, and look up the rows for its operations."""
     engine = create_engine(url, pool_size=2, seconds=60)
     database = await asyncpg.connect(url)
     try:

@@ -13,12 +13,12 @@ from arq import ArqRedis
 from redis.exceptions import RedisError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
-from service.config.reading import NEEDED, complaint, read_settings
+from service.config.reading import NEEDED, read_settings, setting_error
 from service.config.settings import Settings
 from service.errors import HoldfastError, SettingsError
 from service.outbound.egress import Egress
 from service.outbound.transfer import open_session
-from service.postgres.batch import Coalesce
+from service.postgres.batch import Batcher
 from service.postgres.engine import (
     COMMAND,
     GOODBYE_SECONDS,
@@ -35,12 +35,10 @@ from service.queue.dispatch import Dispatcher
 from service.storage.objects import Storage, open_storage
 from service.targets.circuit_breaker import CircuitBreakers
 from service.targets.target import AcceptedDocuments, Target, open_targets
-from service.telemetry.sentry import open_sentry
-from service.telemetry.spans import Traces
-from service.telemetry.traces import open_traces
+from service.telemetry.exporters import Traces, open_sentry, open_traces
 from service.zendesk.account import Account, account_of
 from service.zendesk.client import ZendeskClient
-from service.zendesk.streak import Streak
+from service.zendesk.signature import Streak
 
 _EXTRAS = {
     "sentry_dsn": ("sentry_sdk", "sentry"),
@@ -64,7 +62,7 @@ class Resources:
 
     settings: Settings
     engine: AsyncEngine
-    batch: Coalesce
+    batch: Batcher
     redis: ArqRedis
     dispatcher: Dispatcher
     storage: Storage
@@ -100,9 +98,9 @@ def check_usable(settings: Settings) -> None:
     if any(url.get_secret_value().startswith("mongodb") for url in settings.sync_url) and not _is_installed(
         "pymongo"
     ):
-        raise SettingsError(complaint("sync_url", "needs pip install 'holdfast[mongodb]'"))
+        raise SettingsError(setting_error("sync_url", "needs pip install 'holdfast[mongodb]'"))
     if settings.sync_links == "presigned" and (settings.storage_url or "").startswith("file:"):
-        raise SettingsError(complaint("sync_links", "a directory signs no links, it must be api"))
+        raise SettingsError(setting_error("sync_links", "a directory signs no links, it must be api"))
     try:
         field = "redis_url"
         create_redis(settings.redis_dsn, pool_size=1).connection_pool.make_connection()  # type: ignore[no-untyped-call]
@@ -111,11 +109,11 @@ def check_usable(settings: Settings) -> None:
         field = "sync_url"
         open_targets(settings)
     except (ValueError, TypeError, OSError, RedisError, HoldfastError) as exc:
-        raise SettingsError(complaint(field, f"cannot be used ({type(exc).__name__})")) from None
+        raise SettingsError(setting_error(field, f"cannot be used ({type(exc).__name__})")) from None
     _check_sentry(settings)
     for field, (module, extra) in _EXTRAS.items():
         if getattr(settings, field) and not _is_installed(module):
-            raise SettingsError(complaint(field, f"needs pip install 'holdfast[{extra}]'"))
+            raise SettingsError(setting_error(field, f"needs pip install 'holdfast[{extra}]'"))
 
 
 @asynccontextmanager
@@ -161,7 +159,7 @@ async def open_resources(settings: Settings, process: str = WORKER) -> AsyncIter
 
 async def _open_postgres(
     stack: AsyncExitStack, settings: Settings, process: str
-) -> tuple[AsyncEngine, Coalesce]:
+) -> tuple[AsyncEngine, Batcher]:
     assert settings.database_url  # noqa: S101 NEEDED has it
     engine = create_engine(
         settings.database_url.get_secret_value(),
@@ -172,7 +170,7 @@ async def _open_postgres(
     stack.push_async_callback(close_engine, engine)
     await stack.enter_async_context(background(lambda: look_after_pool(engine)))
     seconds = settings.database_seconds
-    batch = Coalesce(lambda statement, items: run(engine, seconds, lambda conn: statement(conn, items)))
+    batch = Batcher(lambda statement, items: run(engine, seconds, lambda conn: statement(conn, items)))
     stack.push_async_callback(batch.close, GOODBYE_SECONDS)
     return engine, batch
 
@@ -230,7 +228,7 @@ def _check_sentry(settings: Settings) -> None:
         try:
             Dsn(settings.sentry_dsn.get_secret_value())
         except (BadDsn, ValueError):
-            raise SettingsError(complaint("sentry_dsn", "is no DSN")) from None
+            raise SettingsError(setting_error("sentry_dsn", "is not a DSN")) from None
 
 
 async def look_after_pool(

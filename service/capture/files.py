@@ -27,10 +27,10 @@ from service.jobs.attachments import (
 )
 from service.jobs.attempts import Claim
 from service.outbound.addresses import host_of
-from service.outbound.answers import Expected, Limits
+from service.outbound.responses import Expected, Limits
 from service.resources import Resources
 from service.storage import objects
-from service.storage.objects import Stored
+from service.storage.objects import StoredObject
 from service.telemetry.metrics import ATTACHMENT_BYTES, ATTACHMENTS, code_label
 from service.zendesk import reading
 from service.zendesk.body import Unreadable
@@ -170,7 +170,7 @@ async def _fetch(res: Resources, claim: Claim, file: FileRecord) -> HoldfastErro
     return error
 
 
-async def _stored_before(res: Resources, file: FileRecord) -> Stored | None:
+async def _stored_before(res: Resources, file: FileRecord) -> StoredObject | None:
     """Find an object that was lost and is there again, as after a restore; its address may have expired."""
     if file.sha256 is None or file.object_key is None:
         return None
@@ -185,7 +185,7 @@ async def _record(res: Resources, update: FileUpdate) -> None:
     await res.batch.insist(mark, update)
 
 
-async def _download(res: Resources, claim: Claim, file: FileRecord) -> Stored:
+async def _download(res: Resources, claim: Claim, file: FileRecord) -> StoredObject:
     expected = Expected(
         file.file_name, file.declared_type, file.declared_size, may_be_empty=not is_young(res, claim)
     )

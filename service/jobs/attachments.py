@@ -31,6 +31,7 @@ from sqlalchemy.types import TypeEngine
 from service.errors import HoldfastError
 from service.postgres.email_tables import FINISHED, NOT_CAPTURED, UNREAD, Attachment, IncomingEmail
 from service.postgres.rows import ANNOUNCED, announced_files, arrays_of, rows_of
+from service.storage.objects import StoredObject
 
 FencingToken = tuple[int, int]  # the id of an e-mail, and the number of the attempt that claimed its job
 
@@ -61,19 +62,6 @@ class FileRecord:
     error: str | None
     sha256: str | None = None
     object_key: str | None = None
-
-
-class StoredObject(Protocol):
-    """An object in storage, as `storage.put` describes it."""
-
-    @property
-    def sha256(self) -> str: ...
-    @property
-    def size(self) -> int: ...
-    @property
-    def detected_type(self) -> str | None: ...
-    @property
-    def key(self) -> str: ...
 
 
 class Announced(Protocol):

@@ -13,7 +13,7 @@ from service.jobs.retries import FINISHED_STATES
 from service.jobs.waiting import Job, Sync
 from service.postgres.email_tables import NOT_CAPTURED
 from service.postgres.engine import connect, run
-from service.postgres.search import Count, Place, count, walk
+from service.postgres.search import Count, Cursor, count, search
 from service.postgres.selection import Selection, What
 from service.resources import Resources
 
@@ -76,8 +76,8 @@ async def step(res: Resources) -> bool:
     async def take(conn: AsyncConnection) -> list[Job] | list[Sync] | None:
         if (bulk := await bulk_retries.claim_step(conn, STEP_LEASE)) is None:
             return None
-        after = None if bulk.place_id is None else Place(bulk.place_time, bulk.place_id)
-        way = walk(Selection.model_validate(bulk.filter), after, EXAMINED, finished_before=bulk.created_at)
+        after = None if bulk.place_id is None else Cursor(bulk.place_time, bulk.place_id)
+        way = search(Selection.model_validate(bulk.filter), after, EXAMINED, finished_before=bulk.created_at)
         here = BulkRetryStep(bulk.id, bulk.actor, bulk.place_id)
         found, stop = way.found(bulk.per_second), way.stop(bulk.per_second)
         return await bulk_retries.retry_next(conn, here, bulk.what, found, stop)

@@ -18,7 +18,7 @@ from service.jobs.reparsing import StoredRequest
 from service.jobs.retries import FINISHED_STATES
 from service.postgres.email_tables import IncomingEmail
 from service.postgres.engine import run
-from service.postgres.search import Place, walk
+from service.postgres.search import Cursor, search
 from service.postgres.selection import Selection
 from service.resources import Resources
 from service.zendesk import reading
@@ -122,7 +122,7 @@ async def retry_differing(res: Resources, found: Sequence[Difference], actor: st
 
 
 async def _walk(res: Resources, wanted: Selection) -> AsyncIterator[Sequence[int]]:
-    after: Place | None = None
+    after: Cursor | None = None
     while True:
         look = partial(_next, wanted=wanted, after=after)
         email_ids, after = await run(res.engine, res.settings.database_seconds, look)
@@ -133,14 +133,14 @@ async def _walk(res: Resources, wanted: Selection) -> AsyncIterator[Sequence[int
 
 
 async def _next(
-    conn: AsyncConnection, wanted: Selection, after: Place | None
-) -> tuple[list[int], Place | None]:
+    conn: AsyncConnection, wanted: Selection, after: Cursor | None
+) -> tuple[list[int], Cursor | None]:
     """Find the next finished e-mails, and where to go on."""
-    way = walk(wanted, after, EXAMINED)
+    way = search(wanted, after, EXAMINED)
     rows = (await conn.execute(way.found(EXAMINED))).all()
     end = (await conn.execute(way.end())).one_or_none()
     finished = [row.id for row in rows if row.processing_status in FINISHED_STATES]
-    return finished, Place(*end) if end else None
+    return finished, Cursor(*end) if end else None
 
 
 async def _differing(res: Resources, email_ids: Sequence[int], plan: ReparsePlan) -> list[Difference]:
@@ -163,7 +163,7 @@ async def _differing(res: Resources, email_ids: Sequence[int], plan: ReparsePlan
     return found
 
 
-def _changes(kept: StoredRequest, files: Sequence[reading.File]) -> Changes | None:
+def _changes(kept: StoredRequest, files: Sequence[reading.RecordedFile]) -> Changes | None:
     try:
         email = reading.read(reading.headers_of(kept.headers), kept.body)
     except Unreadable:

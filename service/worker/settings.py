@@ -31,7 +31,7 @@ from service.sync.attempt import sync
 from service.sync.sweep import drop_for_ever, sync_for_ever
 from service.takeover.lists import read_lists_for_ever
 from service.telemetry import logs
-from service.telemetry.sentry import report
+from service.telemetry.exporters import report
 from service.telemetry.version import commit, version
 from service.worker.heartbeat import beating
 from service.worker.loop import Worker
