@@ -339,7 +339,11 @@ async def test_one_is_read_again_by_its_id(
         (["--yes"], 2, "Give either IDs or --all."),
         (["1", "--all", "--yes"], 2, "Give either IDs or --all."),
         (["1", "--status", "failed", "--yes"], 2, "Filters need --all."),
-        (["--all", "--status", "queued", "--yes"], 1, "What is queued will be worked on anyway."),
+        (
+            ["--all", "--status", "queued", "--yes"],
+            1,
+            "E-mails that are queued cannot be retried: their jobs run anyway.",
+        ),
         (["--all"], 2, "No terminal: add --yes, or --dry-run."),
     ],
 )

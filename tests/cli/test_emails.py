@@ -360,7 +360,7 @@ async def test_retrying_all_is_planned_then_begun_and_can_be_looked_at_and_cance
     assert listed.stdout.split("\t")[2:5] == ["running", "0", "3"]
     assert shown.stdout.startswith("Bulk retry 1 is running with 0 of 3 queued\n")
     assert json.loads(cancelled.stdout)["status"] == "cancelled"
-    assert (again.returncode, again.stderr) == (1, "The retry of many 1 is cancelled already.\n")
+    assert (again.returncode, again.stderr) == (1, "Bulk retry 1 is cancelled already.\n")
     actors = [action["actor"].partition("@")[0] for action in json.loads(activity.stdout)["actions"]]
     assert actors == ["bob", "ada"]
     assert not await bulk_retry.step(res), "nothing is left to be done"
@@ -465,7 +465,7 @@ async def test_what_was_not_synced_is_listed_shown_and_synced_again(
     assert "\nIts sync is failed\n" in shown.stdout
     assert "document_refused" in shown.stdout
     assert (some.returncode, some.stdout) == (1, "1 to be synced\n")
-    assert some.stderr == "E-mail 5 is queued: it is synced when that is over.\nThere is no e-mail 9.\n"
+    assert some.stderr == "E-mail 5 is queued: it is synced when its job ends.\nThere is no e-mail 9.\n"
     assert json.loads(plan.stdout) == {"matching": 2, "capped": False}
     assert (json.loads(begun.stdout)["what"], json.loads(begun.stdout)["planned"]) == ("sync", 2)
     assert "2 could not be synced." in status.stdout
@@ -483,5 +483,5 @@ async def test_without_a_target_nothing_is_synced_and_nothing_said_of_it(
     shown = await typed(settings, "emails", "show", "1")
     status = await typed(settings, "status")
 
-    assert (one.returncode, one.stderr) == (1, "There is nothing to sync with: SYNC_URL is not set.\n")
+    assert (one.returncode, one.stderr) == (1, "SYNC_URL is not set: there is no target to sync to.\n")
     assert "sync" not in shown.stdout + status.stdout
