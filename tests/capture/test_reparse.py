@@ -58,7 +58,7 @@ async def flags(database: asyncpg.Connection) -> list[bool]:
     return [row["reread"] for row in await database.fetch("SELECT reread FROM incoming_emails ORDER BY id")]
 
 
-async def test_a_file_that_was_overlooked_is_captured_after_a_retry_by_hand(
+async def test_a_file_overlooked_by_an_older_parser_is_captured_after_a_retry(
     client: Client, res: Resources, database: asyncpg.Connection, zendesk: Zendesk
 ) -> None:
     email_id = await captured(client, res, database, zendesk)
@@ -82,7 +82,7 @@ async def test_a_file_that_was_overlooked_is_captured_after_a_retry_by_hand(
     assert len(email["attachment_urls"]) == 3
 
 
-async def test_addresses_that_were_taken_for_one_file_become_the_files_that_they_are(
+async def test_addresses_that_were_read_as_one_file_become_several_files(
     client: Client, res: Resources, database: asyncpg.Connection, zendesk: Zendesk
 ) -> None:
     """The one that no server knows does not fail the e-mail any more."""
@@ -102,7 +102,7 @@ async def test_addresses_that_were_taken_for_one_file_become_the_files_that_they
     assert await files(client, email_id) == [(n, name, "stored") for n, name in enumerate(NAMES)]
 
 
-async def test_an_item_that_is_no_file_is_withdrawn(
+async def test_a_recorded_item_that_is_no_file_is_withdrawn(
     client: Client, res: Resources, database: asyncpg.Connection, zendesk: Zendesk
 ) -> None:
     email_id = await captured(client, res, database, zendesk)
@@ -119,7 +119,7 @@ async def test_an_item_that_is_no_file_is_withdrawn(
     assert await files(client, email_id) == [(n, name, "stored") for n, name in enumerate(NAMES)]
 
 
-async def test_a_retry_of_what_reads_the_same_fetches_nothing(
+async def test_a_retry_without_differences_fetches_nothing(
     client: Client, res: Resources, database: asyncpg.Connection, zendesk: Zendesk
 ) -> None:
     email_id = await captured(client, res, database, zendesk)
@@ -135,7 +135,7 @@ async def test_a_retry_of_what_reads_the_same_fetches_nothing(
 
 
 @pytest.mark.parametrize("body", [None, b"?", IGNORED])
-async def test_a_record_whose_body_says_nothing_stays_as_it_is(
+async def test_a_record_without_a_readable_body_stays_unchanged(
     body: bytes | None, client: Client, res: Resources, database: asyncpg.Connection, zendesk: Zendesk
 ) -> None:
     """From before bodies were kept, or read by a parser that was more lenient."""
@@ -155,7 +155,7 @@ async def test_a_record_whose_body_says_nothing_stays_as_it_is(
     assert await flags(database) == [False]
 
 
-async def test_an_attempt_that_lost_its_job_writes_nothing(
+async def test_an_attempt_that_lost_its_claim_writes_nothing(
     client: Client, res: Resources, database: asyncpg.Connection, zendesk: Zendesk
 ) -> None:
     email_id = await captured(client, res, database, zendesk)
@@ -171,7 +171,7 @@ async def test_an_attempt_that_lost_its_job_writes_nothing(
     assert len(await files(client, email_id)) == 3
 
 
-async def test_what_is_stored_is_neither_corrected_nor_withdrawn(
+async def test_stored_files_are_neither_corrected_nor_withdrawn(
     client: Client, res: Resources, database: asyncpg.Connection, zendesk: Zendesk
 ) -> None:
     """Whatever an attempt believes that it knows of files, from before another one stored them."""
@@ -187,7 +187,7 @@ async def test_what_is_stored_is_neither_corrected_nor_withdrawn(
     assert await database.fetch("SELECT * FROM attachments ORDER BY position") == before
 
 
-async def test_a_retry_of_many_reads_again_too(
+async def test_a_bulk_retry_reparses_too(
     client: Client, res: Resources, database: asyncpg.Connection, zendesk: Zendesk
 ) -> None:
     email_id = await captured(client, res, database, zendesk)
@@ -200,7 +200,7 @@ async def test_a_retry_of_many_reads_again_too(
     assert [name for _, name, _ in await files(client, email_id)] == ["a.pdf", "c.pdf", "b.pdf"]
 
 
-async def test_what_was_looked_up_is_no_difference_and_is_looked_up_again_after_a_retry(
+async def test_looked_up_files_are_no_difference_and_are_looked_up_again_after_a_retry(
     client: Client, res: Resources, database: asyncpg.Connection, zendesk: Zendesk
 ) -> None:
     first, second = (zendesk.add_file(name, b"%PDF-1.7") for name in ("a.pdf", "b.pdf"))
@@ -258,7 +258,7 @@ async def status(database: asyncpg.Connection, ids: list[int]) -> set[str]:
     return {row["processing_status"] for row in rows}
 
 
-async def test_the_plan_counts_what_reads_differently_over_many_pages(
+async def test_the_plan_counts_differences_over_many_pages(
     res: Resources, database: asyncpg.Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(reparse, "EXAMINED", 7)
@@ -273,7 +273,7 @@ async def test_the_plan_counts_what_reads_differently_over_many_pages(
     assert len(plan.examples) == reparse.EXAMPLES
 
 
-async def test_a_dry_run_says_what_would_change_and_changes_nothing(
+async def test_a_dry_run_prints_the_changes_and_makes_none(
     settings: Settings, res: Resources, database: asyncpg.Connection
 ) -> None:
     ids = await put(database, 3, overlooked=True) + await put(database, 2, overlooked=False)
@@ -287,7 +287,7 @@ async def test_a_dry_run_says_what_would_change_and_changes_nothing(
     assert await status(database, ids) == {"completed"}
 
 
-async def test_what_reads_differently_is_run_again_and_the_same_command_goes_on_with_the_rest(
+async def test_a_repeated_command_retries_the_remaining_differences(
     settings: Settings, res: Resources, database: asyncpg.Connection
 ) -> None:
     differing, others = await put(database, 3, overlooked=True), await put(database, 2, overlooked=False)
@@ -319,7 +319,7 @@ async def test_what_reads_differently_is_run_again_and_the_same_command_goes_on_
     assert json.loads(again_.stdout)["queued"] == 0
 
 
-async def test_one_is_read_again_by_its_id(
+async def test_one_email_is_reparsed_by_its_id(
     settings: Settings, res: Resources, database: asyncpg.Connection
 ) -> None:
     (differing,), (other,) = await put(database, 1, overlooked=True), await put(database, 1, overlooked=False)
@@ -347,7 +347,7 @@ async def test_one_is_read_again_by_its_id(
         (["--all"], 2, "No terminal: add --yes, or --dry-run."),
     ],
 )
-async def test_what_cannot_be_meant_is_said_in_one_line(
+async def test_a_wrong_call_is_explained_in_one_line(
     words: list[str], code: int, said: str, settings: Settings, res: Resources, database: asyncpg.Connection
 ) -> None:
     done = await command(settings, "emails", "reparse", *words)

@@ -194,7 +194,7 @@ def told(answers: dict[str, WebhookResponse]) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("kind", READABLE)
-async def test_odd_json_with_one_reading_is_an_email_once_and_in_full(
+async def test_odd_but_unambiguous_json_is_one_complete_email(
     kind: str, client: Server, database: asyncpg.Connection
 ) -> None:
     bodies = READABLE[kind]
@@ -212,7 +212,7 @@ async def test_odd_json_with_one_reading_is_an_email_once_and_in_full(
 
 
 @pytest.mark.parametrize("kind", BROKEN)
-async def test_json_without_one_reading_is_in_quarantine_once_and_in_full(
+async def test_ambiguous_json_is_quarantined_once_and_complete(
     kind: str, client: Server, database: asyncpg.Connection
 ) -> None:
     bodies = BROKEN[kind]

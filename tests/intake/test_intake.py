@@ -38,7 +38,7 @@ def readable(body: bytes) -> Any:
 @pytest.mark.parametrize(
     "bodies", [written, broken, st.binary(max_size=200)], ids=["json", "broken", "bytes"]
 )
-async def test_any_body_under_any_headers_is_one_row_with_its_bytes_and_a_repeat_adds_none(
+async def test_any_request_is_one_row_with_its_bytes_and_a_repetition_adds_none(
     bodies: st.SearchStrategy[bytes], res: Resources, database: asyncpg.Connection
 ) -> None:
     async def check(case: Case) -> None:
@@ -62,7 +62,7 @@ async def test_any_body_under_any_headers_is_one_row_with_its_bytes_and_a_repeat
     await try_many(st.tuples(headers, bodies), check)
 
 
-async def test_two_bodies_are_both_kept_whatever_they_and_their_headers_share(
+async def test_two_bodies_are_both_stored_whatever_keys_they_share(
     res: Resources, database: asyncpg.Connection
 ) -> None:
     """Keys may collide, by accident of a template or by malice: nothing that was answered is missing."""
@@ -96,7 +96,7 @@ async def test_two_bodies_are_both_kept_whatever_they_and_their_headers_share(
 
 @pytest.mark.parametrize("name", ["Authorization", "authorization", "COOKIE", "Proxy-Authorization"])
 @pytest.mark.parametrize("body", [b'{"ticket_id": 1}', b"?"])
-async def test_no_secret_of_a_header_is_kept_however_often_it_is_sent(
+async def test_no_secret_of_a_header_is_stored(
     body: bytes, name: str, res: Resources, database: asyncpg.Connection
 ) -> None:
     await intake.accept(res, Headers([(name, "hidden"), ("X-Other", "kept"), (name, "hidden too")]), body)
@@ -106,7 +106,7 @@ async def test_no_secret_of_a_header_is_kept_however_often_it_is_sent(
     assert raw_headers == [[name, "[redacted]"], ["X-Other", "kept"], [name, "[redacted]"]]
 
 
-async def test_a_closed_database_is_an_error_that_a_sender_may_try_again(
+async def test_a_closed_database_is_a_transient_error(
     res: Resources, database: asyncpg.Connection
 ) -> None:
     """As seen by a caller: of our own kind, with a code, and nothing else."""

@@ -469,7 +469,7 @@ async def read(conn: AsyncConnection) -> dict[int, dict[str, Any]]:
 
 
 @pytest.mark.timeout(300)  # 1,600 steps
-def test_jobs_are_where_the_table_of_states_says(database_url: str) -> None:
+def test_jobs_follow_the_table_of_states(database_url: str) -> None:
     """Under any sequence of events, each of which may come at a time when it is not awaited."""
 
     async def close() -> None:

@@ -69,7 +69,7 @@ async def settle_one(conn: AsyncConnection, settlement: SyncSettlement) -> bool:
 
 @pytest.mark.parametrize("job", ["received", "queued", "processing", *FINISHED])
 @pytest.mark.parametrize("sync", ["not_applicable", "pending", "synced", "failed"])
-async def test_only_what_is_finished_and_pending_is_carried(
+async def test_only_finished_and_pending_emails_are_claimed(
     conn: AsyncConnection, database: asyncpg.Connection, job: str, sync: str
 ) -> None:
     await insert(database, processing_status=job, sync_status=sync)
@@ -79,7 +79,7 @@ async def test_only_what_is_finished_and_pending_is_carried(
     assert bool(held) == (job in FINISHED and sync == "pending")
 
 
-async def test_two_do_not_carry_the_same(
+async def test_two_workers_do_not_claim_the_same_sync(
     conn: AsyncConnection, database: asyncpg.Connection, row: Row
 ) -> None:
     await insert(database)
@@ -92,7 +92,7 @@ async def test_two_do_not_carry_the_same(
     assert (await row())["sync_attempt_number"] == 1
 
 
-async def test_what_nobody_finished_with_in_time_is_carried_by_another(
+async def test_a_sync_with_an_expired_lease_is_claimed_by_another_worker(
     conn: AsyncConnection, database: asyncpg.Connection, row: Row
 ) -> None:
     await insert(database)
@@ -110,7 +110,7 @@ async def test_what_nobody_finished_with_in_time_is_carried_by_another(
 
 
 @pytest.mark.parametrize("when", ["queued again", "running again", "over again"])
-async def test_a_state_that_is_not_the_newest_any_more_does_not_count_as_carried(
+async def test_a_settlement_for_an_older_version_is_refused(
     conn: AsyncConnection, database: asyncpg.Connection, row: Row, when: str
 ) -> None:
     await insert(database)
@@ -136,7 +136,7 @@ async def test_a_state_that_is_not_the_newest_any_more_does_not_count_as_carried
         ("handed_back", "pending", 2, "why"),
     ],
 )
-async def test_each_end_leaves_what_it_should(
+async def test_each_settlement_leaves_the_right_state(
     conn: AsyncConnection,
     database: asyncpg.Connection,
     row: Row,
@@ -159,7 +159,7 @@ async def test_each_end_leaves_what_it_should(
     assert 50 < due_in <= 60
 
 
-async def test_an_attempt_costs_one_retry_however_often_its_end_is_written(
+async def test_an_attempt_costs_one_retry_even_if_it_is_settled_twice(
     conn: AsyncConnection, database: asyncpg.Connection, row: Row
 ) -> None:
     """Where the answer of Postgres was lost, it is written once more."""
@@ -173,7 +173,7 @@ async def test_an_attempt_costs_one_retry_however_often_its_end_is_written(
         assert (await row())["sync_retry_count"] == count
 
 
-async def test_what_nobody_ends_is_held_for_longer_each_time_until_somebody_does(
+async def test_leases_double_with_each_unsettled_attempt(
     conn: AsyncConnection, database: asyncpg.Connection, row: Row
 ) -> None:
     await insert(database)
@@ -192,7 +192,7 @@ async def test_what_nobody_ends_is_held_for_longer_each_time_until_somebody_does
     assert again.unsettled == 0
 
 
-async def test_who_carries_what_is_wanted_again_meanwhile_does_not_end_it(
+async def test_an_attempt_from_before_a_retry_cannot_settle_the_sync(
     conn: AsyncConnection, database: asyncpg.Connection, row: Row
 ) -> None:
     await insert(database)
@@ -204,7 +204,7 @@ async def test_who_carries_what_is_wanted_again_meanwhile_does_not_end_it(
     assert (await row())["sync_status"] == "pending"
 
 
-async def test_sweeps_at_the_same_time_take_different_ones(
+async def test_concurrent_sweeps_claim_different_syncs(
     res: Resources, database: asyncpg.Connection
 ) -> None:
     await insert(database, 30)
@@ -218,7 +218,7 @@ async def test_sweeps_at_the_same_time_take_different_ones(
     assert sorted(held.email_id for some in taken for held in some) == list(range(1, 31))
 
 
-async def test_once_more_by_hand_has_a_fresh_budget_and_a_name(
+async def test_a_retry_of_a_sync_has_a_fresh_budget_and_an_operator(
     conn: AsyncConnection, database: asyncpg.Connection, row: Row
 ) -> None:
     await insert(database, sync_status="failed", sync_retry_count=7, sync_error="e", sync_error_code="c")
@@ -238,7 +238,7 @@ async def test_once_more_by_hand_has_a_fresh_budget_and_a_name(
 
 
 @pytest.mark.parametrize("job", ["received", "queued", "processing"])
-async def test_what_is_not_finished_cannot_be_carried_by_hand(
+async def test_the_sync_of_an_unfinished_job_cannot_be_retried(
     conn: AsyncConnection, database: asyncpg.Connection, job: str
 ) -> None:
     await insert(database, processing_status=job)
@@ -248,7 +248,7 @@ async def test_what_is_not_finished_cannot_be_carried_by_hand(
     assert await retries.status_of(conn, 1) == job
 
 
-async def test_what_waits_for_a_target_that_is_no_more_is_let_go_after_a_while(
+async def test_overdue_syncs_without_a_target_are_dropped(
     conn: AsyncConnection, database: asyncpg.Connection
 ) -> None:
     await insert(database, 3)
@@ -262,7 +262,7 @@ async def test_what_waits_for_a_target_that_is_no_more_is_let_go_after_a_while(
 
 
 @pytest.mark.parametrize("sign", ["held", "given back"])
-async def test_nothing_is_let_go_while_others_still_try(
+async def test_nothing_is_dropped_while_other_workers_attempt_syncs(
     conn: AsyncConnection, database: asyncpg.Connection, sign: str
 ) -> None:
     """One worker without SYNC_URL beside others whose target is away lets go of none of what waits for it."""
@@ -280,12 +280,12 @@ async def test_nothing_is_let_go_while_others_still_try(
     assert (meanwhile, later) == (0, 3)
 
 
-async def test_postgres_knows_the_four_states(database: asyncpg.Connection) -> None:
+async def test_postgres_allows_only_the_four_states_of_a_sync(database: asyncpg.Connection) -> None:
     with pytest.raises(asyncpg.CheckViolationError):
         await insert(database, sync_status="done")
 
 
-async def test_those_that_nobody_ended_are_carried_apart_from_those_that_nobody_ended_more_often(
+async def test_suspects_are_claimed_apart_from_those_unsettled_more_often(
     conn: AsyncConnection, database: asyncpg.Connection
 ) -> None:
     """One that kills workers does not meet the same neighbours until they have all used up their budget."""
@@ -306,7 +306,7 @@ async def test_those_that_nobody_ended_are_carried_apart_from_those_that_nobody_
     assert taken == [[(1, 1), (2, 1)], [(3, 1), (4, 1)], [(5, 2)], [(6, 2)]]
 
 
-async def test_where_suspects_are_carried_that_must_not_be_met_no_other_is_taken(
+async def test_no_suspect_is_claimed_beside_others_unsettled_less_often(
     conn: AsyncConnection, database: asyncpg.Connection
 ) -> None:
     await insert(database, 2)

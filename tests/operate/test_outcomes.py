@@ -87,7 +87,7 @@ async def test_the_counts_change_as_the_jobs_end(res: Resources, database: async
     assert not await outcomes.step(res), "nothing is left to be looked at"
 
 
-async def test_a_retry_under_way_is_not_over_where_all_that_is_queued_has_ended(
+async def test_a_running_bulk_retry_is_not_settled_when_its_queued_jobs_have_ended(
     res: Resources, database: asyncpg.Connection
 ) -> None:
     ids = await add_many_failed(database, 3)
@@ -106,7 +106,7 @@ async def test_a_retry_under_way_is_not_over_where_all_that_is_queued_has_ended(
     assert (counts(whole), whole.settled_at is None) == ((3, 0, 0, 0), False)
 
 
-async def test_each_email_counts_once_however_many_workers_look_at_once(
+async def test_each_email_counts_once_with_many_concurrent_workers(
     res: Resources, database: asyncpg.Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(outcomes, "STEP_LEASE", timedelta(0))  # so that all of them take the same step
@@ -122,7 +122,7 @@ async def test_each_email_counts_once_however_many_workers_look_at_once(
     assert counts(await show(res, number)) == (30, 20, 0, 0)
 
 
-async def test_more_emails_than_a_step_looks_at_are_all_counted(
+async def test_more_emails_than_one_step_examines_are_all_counted(
     res: Resources, database: asyncpg.Connection
 ) -> None:
     ids = await add_many_failed(database, 2 * outcomes.BATCH + 500)
@@ -138,7 +138,7 @@ async def test_more_emails_than_a_step_looks_at_are_all_counted(
     assert (counts(every), every.settled_at is None) == ((2 * outcomes.BATCH + 500, 0, 0, 0), False)
 
 
-async def test_an_email_that_another_retry_took_over_counts_for_the_newest_one(
+async def test_an_email_of_two_retries_counts_for_the_newest_one(
     res: Resources, database: asyncpg.Connection
 ) -> None:
     ids = await add_many_failed(database, 3)
@@ -154,7 +154,7 @@ async def test_an_email_that_another_retry_took_over_counts_for_the_newest_one(
     assert counts(await show(res, second)) == (3, 0, 0, 0)
 
 
-async def test_a_retry_by_hand_takes_over_too_and_a_sync_of_a_job_does_not(
+async def test_a_single_retry_supersedes_an_outcome_and_a_sync_does_not(
     res: Resources, database: asyncpg.Connection
 ) -> None:
     by_hand, resynced = await add_many_failed(database, 2)
@@ -169,7 +169,7 @@ async def test_a_retry_by_hand_takes_over_too_and_a_sync_of_a_job_does_not(
     assert counts(await show(res, number)) == (1, 0, 1, 0)
 
 
-async def test_what_became_of_syncs_is_told_likewise(
+async def test_outcomes_of_syncs_are_counted_too(
     settings: Settings, res: Resources, database: asyncpg.Connection
 ) -> None:
     with_target = Resources(**{**vars(res), "settings": syncing(settings, "https://erp.example/in")})
@@ -186,7 +186,7 @@ async def test_what_became_of_syncs_is_told_likewise(
     assert (seen.what, counts(seen)) == ("sync", (1, 2, 0, 2))
 
 
-async def test_a_retry_from_before_outcomes_were_noted_is_counted_by_what_is_known(
+async def test_a_bulk_retry_without_recorded_outcomes_is_counted_by_the_known_states(
     res: Resources, database: asyncpg.Connection
 ) -> None:
     ids = await add_many_failed(database, 4)
@@ -202,7 +202,7 @@ async def test_a_retry_from_before_outcomes_were_noted_is_counted_by_what_is_kno
     assert (counts(seen), seen.settled_at is None) == ((3, 0, 1, 0), False)
 
 
-async def test_a_worker_notes_how_they_end_and_command_api_and_page_tell_it(
+async def test_a_worker_records_outcomes_and_command_api_and_page_show_them(
     settings: Settings, zendesk: Zendesk
 ) -> None:
     async with serving(settings, zendesk) as client, working(settings):
@@ -231,7 +231,7 @@ async def test_a_worker_notes_how_they_end_and_command_api_and_page_tell_it(
     assert said in listed.stdout
 
 
-async def test_all_that_is_repaired_is_a_success_and_what_is_not_known_is_none(
+async def test_a_bulk_retry_succeeds_if_all_emails_are_repaired_and_none_is_unknown(
     settings: Settings, res: Resources, database: asyncpg.Connection
 ) -> None:
     ids = await add_many_failed(database, 2)
@@ -258,7 +258,7 @@ async def test_all_that_is_repaired_is_a_success_and_what_is_not_known_is_none(
     )
 
 
-async def test_who_waits_without_a_worker_is_told_so(
+async def test_waiting_without_a_worker_is_reported(
     settings: Settings, res: Resources, database: asyncpg.Connection
 ) -> None:
     ids = await add_many_failed(database, 1)
@@ -280,7 +280,7 @@ async def test_who_waits_without_a_worker_is_told_so(
     assert code == 0
 
 
-async def test_a_bulk_sync_is_told_of_likewise(settings: Settings, zendesk: Zendesk) -> None:
+async def test_a_bulk_retry_of_syncs_is_shown_too(settings: Settings, zendesk: Zendesk) -> None:
     async with receiver() as target:
         target.statuses = [422, 422]
         settings = syncing(settings, target.url)

@@ -20,7 +20,7 @@ def rings(number: int) -> list[QueueMessage]:
     return [QueueMessage(f"job:{each}", "process", (each, 1), score=each) for each in range(1, number + 1)]
 
 
-async def test_the_lowest_scores_are_answered_first_and_each_ring_once(res: Resources) -> None:
+async def test_messages_are_dequeued_once_and_lowest_scores_first(res: Resources) -> None:
     bell = ArqQueue(res.redis)
     await bell.enqueue(reversed(rings(5)))
     await bell.enqueue(rings(5))
@@ -32,7 +32,7 @@ async def test_the_lowest_scores_are_answered_first_and_each_ring_once(res: Reso
     assert await res.redis.keys("arq:*") == []
 
 
-async def test_many_who_answer_at_once_share_the_rings(res: Resources) -> None:
+async def test_concurrent_workers_share_the_messages(res: Resources) -> None:
     bell = ArqQueue(res.redis)
     await bell.enqueue(rings(1000))
 
@@ -42,7 +42,7 @@ async def test_many_who_answer_at_once_share_the_rings(res: Resources) -> None:
     assert sorted(numbers) == list(range(1, 1001))
 
 
-async def test_what_arq_itself_puts_on_the_queue_is_answered_when_it_is_due(res: Resources) -> None:
+async def test_a_message_that_arq_enqueued_is_dequeued_when_it_is_due(res: Resources) -> None:
     bell = ArqQueue(res.redis)
     await res.redis.enqueue_job("process", 1, attempt_number=1, _job_id="now")
     await res.redis.enqueue_job("process", 2, 1, _job_id="later", _defer_by=timedelta(hours=1))
@@ -55,7 +55,7 @@ async def test_what_arq_itself_puts_on_the_queue_is_answered_when_it_is_due(res:
     assert await res.redis.zrange("arq:queue", 0, -1) == [b"later"]
 
 
-async def test_arq_can_list_what_we_ring(res: Resources) -> None:
+async def test_arq_can_list_our_messages(res: Resources) -> None:
     await ArqQueue(res.redis).enqueue(rings(2))
 
     queued = await res.redis.queued_jobs()
@@ -63,7 +63,7 @@ async def test_arq_can_list_what_we_ring(res: Resources) -> None:
     assert [(job.function, *job.args) for job in queued] == [("process", 1, 1), ("process", 2, 1)]
 
 
-async def test_a_ring_on_an_empty_queue_wakes_who_listens_and_a_second_one_nobody(res: Resources) -> None:
+async def test_the_first_message_on_an_empty_queue_wakes_workers_and_the_second_does_not(res: Resources) -> None:
     bell, heard = ArqQueue(res.redis), asyncio.Event()
     listening = asyncio.create_task(bell.listen(heard.set))
     await eventually(lambda: subscribed(res))
@@ -91,7 +91,7 @@ async def subscribed(res: Resources) -> bool:
 
 
 @pytest.mark.parametrize("what", ["an id of other bytes", "a job of another type"])
-async def test_what_no_arq_writes_neither_ends_a_worker_nor_blocks_it(
+async def test_messages_that_arq_does_not_write_neither_end_nor_block_a_worker(
     what: str, client: Client, worker: Worker, zendesk: Zendesk, res: Resources
 ) -> None:
     if what == "a job of another type":
@@ -110,7 +110,7 @@ async def test_what_no_arq_writes_neither_ends_a_worker_nor_blocks_it(
     ("job", "arguments"),
     [(b"", ()), (b"\x80\x04garbage", ()), (b'{"f": 1}', ()), (None, ("one", "two", "three")), (None, ())],
 )
-async def test_nonsense_on_the_queue_ends_no_worker(
+async def test_malformed_messages_end_no_worker(
     job: bytes | None,
     arguments: tuple[str, ...],
     client: Client,
@@ -131,7 +131,7 @@ async def test_nonsense_on_the_queue_ends_no_worker(
     assert await res.redis.zcard("arq:queue") == 0
 
 
-async def test_what_runs_is_on_the_queue_no_longer_and_no_more_runs_than_there_are_places(
+async def test_running_jobs_are_off_the_queue_and_within_the_limit(
     client: Client, zendesk: Zendesk, settings: Settings, res: Resources
 ) -> None:
     slow = [Fault(pause_after=10) for _ in range(3)]
@@ -151,7 +151,7 @@ async def test_what_runs_is_on_the_queue_no_longer_and_no_more_runs_than_there_a
     assert ends == [1, 1, 1]
 
 
-async def test_a_worker_in_burst_mode_ends_when_nothing_is_left(
+async def test_a_worker_in_burst_mode_ends_with_an_empty_queue(
     client: Client, zendesk: Zendesk, settings: Settings, tmp_path: Path
 ) -> None:
     emails = [(await client.send(zendesk.payload()))["email_id"] for _ in range(3)]

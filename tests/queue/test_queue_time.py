@@ -26,7 +26,7 @@ async def times(client: Server) -> dict[str, Any]:
     return found
 
 
-async def test_the_idle_days_after_a_failure_are_no_time_in_the_queue(
+async def test_the_days_after_a_failure_are_not_counted(
     settings: Settings, zendesk: Zendesk, res: Resources, database: asyncpg.Connection
 ) -> None:
     url = zendesk.add_file("a.pdf", PDF, faults=[Fault(status=410)])
@@ -49,7 +49,7 @@ async def test_the_idle_days_after_a_failure_are_no_time_in_the_queue(
     assert of_the_day["processing_p95"] < 60
 
 
-async def test_the_pause_before_another_attempt_is_no_time_in_the_queue(
+async def test_the_backoff_before_another_attempt_is_not_counted(
     settings: Settings, zendesk: Zendesk, database: asyncpg.Connection
 ) -> None:
     settings = settings.model_copy(update={"retry_min_seconds": 600, "retry_max_seconds": 1200})
@@ -73,7 +73,7 @@ async def test_the_pause_before_another_attempt_is_no_time_in_the_queue(
     assert 0 <= done["queue_seconds"] < 60
 
 
-async def test_a_first_attempt_waits_since_the_receipt(
+async def test_a_first_attempt_waits_from_the_receipt(
     settings: Settings, zendesk: Zendesk, database: asyncpg.Connection
 ) -> None:
     async with serving(settings, zendesk) as client:
@@ -90,7 +90,7 @@ async def test_a_first_attempt_waits_since_the_receipt(
     assert 7_200 <= done["queue_seconds"] < 7_300
 
 
-async def test_of_the_time_before_it_was_noted_only_first_attempts_are_known(
+async def test_rows_without_a_queue_time_count_for_first_attempts_only(
     client: Server, database: asyncpg.Connection
 ) -> None:
     await database.execute(

@@ -19,7 +19,7 @@ from tests.support.proxy import before_mongodb
 from tests.support.targets import Receiver, send_file, synced, syncing
 
 
-async def test_what_redis_forgot_the_sweep_carries(
+async def test_the_sweep_syncs_emails_with_lost_messages(
     settings: Settings, zendesk: Zendesk, mongodb_server: str, documents: Any, database: asyncpg.Connection
 ) -> None:
     await database.execute(
@@ -38,7 +38,7 @@ async def test_what_redis_forgot_the_sweep_carries(
     assert await documents.count_documents({}) == 300
 
 
-async def test_a_worker_that_is_killed_after_the_write_costs_nothing_but_time(
+async def test_a_worker_killed_after_the_write_costs_only_time(
     settings: Settings, zendesk: Zendesk, mongodb_server: str, documents: Any, tmp_path: Path
 ) -> None:
     points = tmp_path / "points"
@@ -67,7 +67,7 @@ async def expire(res: Resources) -> None:
         await conn.exec_driver_sql("UPDATE incoming_emails SET sync_due_at = now()")
 
 
-async def test_an_email_whose_sync_kills_every_worker_fails_in_the_end(
+async def test_a_sync_that_kills_every_worker_fails_in_the_end(
     settings: Settings, zendesk: Zendesk, endpoint: Receiver, database: asyncpg.Connection
 ) -> None:
     settings = syncing(settings, endpoint.url)
@@ -84,7 +84,7 @@ async def test_an_email_whose_sync_kills_every_worker_fails_in_the_end(
     assert endpoint.messages == []
 
 
-async def test_a_worker_that_is_told_to_end_hands_back_what_it_carries(
+async def test_a_worker_that_shuts_down_hands_back_its_syncs(
     settings: Settings, zendesk: Zendesk, endpoint: Receiver
 ) -> None:
     settings = syncing(settings, endpoint.url, sync_seconds=30)
@@ -109,7 +109,7 @@ async def test_a_worker_that_is_told_to_end_hands_back_what_it_carries(
 
 
 @pytest.mark.parametrize("takes", [lambda res: sync(res, 1), sync_for_ever], ids=["ring", "sweep"])
-async def test_who_is_told_to_end_while_it_takes_a_sync_hands_it_back(
+async def test_a_sync_claimed_during_shutdown_is_handed_back(
     takes: Callable[[Resources], Coroutine[Any, Any, None]],
     settings: Settings,
     database: asyncpg.Connection,
@@ -140,7 +140,7 @@ async def test_who_is_told_to_end_while_it_takes_a_sync_hands_it_back(
     assert endpoint.messages == []
 
 
-async def test_of_two_targets_one_that_is_away_does_not_keep_the_other_from_having_it(
+async def test_a_target_that_is_down_does_not_delay_the_other_target(
     settings: Settings, zendesk: Zendesk, mongodb_server: str, documents: Any, endpoint: Receiver
 ) -> None:
     async with before_mongodb(mongodb_server) as (proxy, url):
@@ -164,7 +164,7 @@ async def test_of_two_targets_one_that_is_away_does_not_keep_the_other_from_havi
     assert len(endpoint.newest) == 1
 
 
-async def test_while_one_of_two_is_away_the_other_gets_each_email_at_once_and_once(
+async def test_while_one_target_is_down_the_other_gets_each_email_once(
     settings: Settings, zendesk: Zendesk, mongodb_server: str, documents: Any, endpoint: Receiver
 ) -> None:
     async with before_mongodb(mongodb_server) as (proxy, url):
@@ -186,7 +186,7 @@ async def test_while_one_of_two_is_away_the_other_gets_each_email_at_once_and_on
     assert await documents.count_documents({}) == 20
 
 
-async def test_a_server_that_is_frozen_holds_up_no_goodbye(
+async def test_a_frozen_server_does_not_delay_the_shutdown(
     settings: Settings, mongodb_server: str, documents: Any
 ) -> None:
     """By itself the driver waits until it notices, a quarter of a minute here."""

@@ -32,7 +32,7 @@ async def silence() -> AsyncIterator[tuple[int, asyncio.Event]]:
 
 
 @pytest.mark.parametrize("scheme", ["http://127.0.0.1:{}/sync", "mongodb://127.0.0.1:{}/holdfast.emails"])
-async def test_webhooks_are_answered_and_emails_completed_as_without_a_target(
+async def test_a_silent_target_delays_neither_webhooks_nor_jobs(
     scheme: str, settings: Settings, zendesk: Zendesk
 ) -> None:
     """Nobody waits for it: then this would take longer than a test may."""

@@ -49,7 +49,7 @@ async def conn(res: Resources) -> AsyncIterator[AsyncConnection]:
 
 
 @pytest.mark.parametrize("poisons", [1, 7])
-async def test_only_what_kills_workers_fails_and_no_neighbour_spends_a_retry(
+async def test_only_jobs_that_kill_workers_fail_and_no_other_job_uses_a_retry(
     poisons: int, res: Resources, conn: AsyncConnection, database: asyncpg.Connection
 ) -> None:
     """Two workers, 500 good e-mails that come together with some that kill whatever process claims them."""
@@ -136,7 +136,7 @@ async def test_suspects_run_only_beside_those_abandoned_equally_often() -> None:
     assert Suspects(1).room_for(1) == 1, "a process of one job also runs suspects"
 
 
-async def test_a_suspect_waits_until_those_abandoned_less_often_have_ended(
+async def test_a_suspect_waits_for_those_abandoned_less_often(
     res: Resources, conn: AsyncConnection, database: asyncpg.Connection
 ) -> None:
     """The one that is due for longest decides, so that none waits for ever."""
@@ -159,7 +159,7 @@ async def test_a_suspect_waits_until_those_abandoned_less_often_have_ended(
     assert when_free == in_the_end == [Job(first, 3)]
 
 
-async def test_a_suspect_is_never_rung(
+async def test_a_suspect_is_never_dispatched(
     res: Resources, conn: AsyncConnection, database: asyncpg.Connection
 ) -> None:
     """Whoever answers a ring does not know that it is one; workers start it themselves."""
@@ -177,7 +177,7 @@ async def test_a_suspect_is_never_rung(
 @pytest.mark.parametrize(
     ("outcome", "left"), [("completed", 0), ("released", 0), ("failed", 0), ("handed_back", 2)]
 )
-async def test_an_attempt_that_ends_clears_the_job_of_suspicion_unless_it_was_handed_back(
+async def test_a_settled_attempt_clears_a_suspect_unless_it_was_handed_back(
     outcome: str, left: int, conn: AsyncConnection, database: asyncpg.Connection
 ) -> None:
     [email_id] = await arrive(conn, 1)
@@ -189,7 +189,7 @@ async def test_an_attempt_that_ends_clears_the_job_of_suspicion_unless_it_was_ha
     assert await database.fetchval("SELECT abandoned_count FROM incoming_emails") == left
 
 
-async def test_a_retry_by_hand_has_a_fresh_budget_of_abandoned_attempts(
+async def test_a_retry_has_a_fresh_budget_of_abandoned_attempts(
     conn: AsyncConnection, database: asyncpg.Connection
 ) -> None:
     [email_id] = await arrive(conn, 1)

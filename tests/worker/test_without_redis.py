@@ -35,7 +35,7 @@ async def without_redis(
 
 
 @pytest.mark.parametrize("fault", ["cut", "freeze"])
-async def test_without_redis_emails_are_captured_all_the_same(
+async def test_emails_are_captured_without_redis(
     fault: str, settings: Settings, zendesk: Zendesk, res: Resources
 ) -> None:
     """The worker, too, starts while Redis is away, and ends in good order."""
@@ -53,7 +53,7 @@ async def test_without_redis_emails_are_captured_all_the_same(
     assert code == 0
 
 
-async def test_a_redis_that_takes_no_writes_stops_nobody(
+async def test_emails_are_captured_while_redis_is_full(
     client: Client, worker: Worker, zendesk: Zendesk, res: Resources
 ) -> None:
     await res.redis.config_set("maxmemory", "1")
@@ -66,7 +66,7 @@ async def test_a_redis_that_takes_no_writes_stops_nobody(
     assert email["processing_status"] == "completed"
 
 
-async def test_a_redis_that_forgets_everything_at_once_stops_nobody(
+async def test_emails_are_captured_while_redis_loses_all_messages(
     client: Client, zendesk: Zendesk, res: Resources, settings: Settings, database: asyncpg.Connection
 ) -> None:
     """No worker ever hears a ring: what stays is what the sweep finds in Postgres."""
@@ -84,7 +84,7 @@ async def test_a_redis_that_forgets_everything_at_once_stops_nobody(
     assert ends == [1] * 5
 
 
-async def test_at_shutdown_nothing_new_is_started_and_what_runs_is_handed_back(
+async def test_a_shutdown_starts_no_job_and_hands_running_ones_back(
     settings: Settings, zendesk: Zendesk, res: Resources, database: asyncpg.Connection
 ) -> None:
     slow = Fault(pause_after=1000)
@@ -101,7 +101,7 @@ async def test_at_shutdown_nothing_new_is_started_and_what_runs_is_handed_back(
     assert [attempt["outcome"] for attempt in email["attempts"]] == ["handed_back"]
 
 
-async def test_a_claim_that_is_cancelled_in_flight_is_handed_back_at_no_cost(
+async def test_a_claim_cancelled_in_flight_is_handed_back_without_a_retry(
     client: Client, zendesk: Zendesk, settings: Settings, res: Resources
 ) -> None:
     email_id = (await client.send(zendesk.payload()))["email_id"]
@@ -123,7 +123,7 @@ async def test_a_claim_that_is_cancelled_in_flight_is_handed_back_at_no_cost(
     assert [each["outcome"] for each in email["attempts"]] == ["handed_back"]
 
 
-async def test_first_attempts_are_rung_before_all_others(res: Resources) -> None:
+async def test_first_attempts_are_enqueued_before_all_others(res: Resources) -> None:
     await res.dispatcher.enqueue([Job(number, 2) for number in range(1, 100)])
     await res.dispatcher.enqueue([Job(100, 1)])
 
@@ -133,7 +133,7 @@ async def test_first_attempts_are_rung_before_all_others(res: Resources) -> None
 
 
 @pytest.mark.parametrize("redis", ["there", "away"])
-async def test_a_backlog_of_retries_does_not_starve_a_new_email(
+async def test_a_backlog_of_retries_does_not_delay_a_new_email(
     redis: str, settings: Settings, zendesk: Zendesk, res: Resources, database: asyncpg.Connection
 ) -> None:
     """Each of the backlog takes longer than the new one may wait, and there are far more than places."""
@@ -166,7 +166,7 @@ async def outcomes(database: asyncpg.Connection) -> set[str]:
     return {row["outcome"] for row in rows}
 
 
-async def test_a_rolling_restart_under_load_burns_no_retry(
+async def test_a_rolling_restart_under_load_costs_no_retry(
     client: Client, zendesk: Zendesk, settings: Settings, database: asyncpg.Connection
 ) -> None:
     settings = settings.model_copy(update={"shutdown_seconds": 2, "lease_seconds": 30})

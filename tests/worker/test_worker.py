@@ -38,7 +38,7 @@ async def outcomes(client: Client, email_id: int) -> list[Any]:
     return [attempt["outcome"] for attempt in (await client.email(email_id))["attempts"]]
 
 
-async def test_a_worker_killed_in_the_middle_of_a_download_costs_nothing_but_time(
+async def test_a_worker_killed_during_a_download_costs_only_time(
     client: Client, zendesk: Zendesk, settings: Settings
 ) -> None:
     async with program(*ARQ, settings=settings) as worker:
@@ -53,7 +53,7 @@ async def test_a_worker_killed_in_the_middle_of_a_download_costs_nothing_but_tim
     assert len(await stored_files(settings)) == 1
 
 
-async def test_a_paused_worker_that_wakes_up_late_writes_nothing(
+async def test_a_paused_worker_that_resumes_after_its_lease_writes_nothing(
     client: Client, zendesk: Zendesk, settings: Settings
 ) -> None:
     async with program(*ARQ, settings=settings) as sleeper:
@@ -71,7 +71,7 @@ async def test_a_paused_worker_that_wakes_up_late_writes_nothing(
     assert len(await stored_files(settings)) == 1
 
 
-async def test_sigterm_hands_unfinished_jobs_back_at_no_cost(
+async def test_sigterm_hands_unfinished_jobs_back_without_a_retry(
     client: Client, zendesk: Zendesk, settings: Settings
 ) -> None:
     async with program(*ARQ, settings=settings) as worker:
@@ -88,7 +88,7 @@ async def test_sigterm_hands_unfinished_jobs_back_at_no_cost(
     assert (email["processing_status"], email["retry_count"]) == ("completed", 0)
 
 
-async def test_sigterm_lets_a_job_finish_that_is_nearly_done(
+async def test_sigterm_lets_a_short_job_finish(
     client: Client, zendesk: Zendesk, settings: Settings
 ) -> None:
     settings = settings.model_copy(update={"shutdown_seconds": 15})
@@ -130,7 +130,7 @@ async def healthy(settings: Settings, **more: str) -> bool:
     return status == 0
 
 
-async def test_the_health_check_tells_of_this_hosts_worker_and_no_other(
+async def test_the_health_check_reports_only_the_worker_of_this_host(
     settings: Settings, res: Resources
 ) -> None:
     assert not await healthy(settings)
@@ -153,14 +153,14 @@ async def test_the_health_check_tells_of_this_hosts_worker_and_no_other(
             assert not await healthy(settings)
 
 
-async def test_a_wrong_setting_ends_the_worker_with_a_line_that_names_it(settings: Settings) -> None:
+async def test_a_wrong_setting_ends_the_worker_with_one_line_about_it(settings: Settings) -> None:
     settings = settings.model_copy(update={"redis_url": SecretStr("http://nowhere")})
     async with program(*ARQ, settings=settings) as worker:
         assert await worker.wait() == 2
 
 
 @pytest.mark.parametrize("fault", ["cut", "freeze"])
-async def test_a_worker_outlives_an_outage_of_redis_and_is_not_deaf_afterwards(
+async def test_a_worker_survives_an_outage_of_redis_and_listens_again(
     fault: str, client: Client, zendesk: Zendesk, settings: Settings
 ) -> None:
     async with before_redis(settings) as (proxy, proxied), program(*ARQ, settings=proxied) as worker:
@@ -179,7 +179,7 @@ async def test_a_worker_outlives_an_outage_of_redis_and_is_not_deaf_afterwards(
     assert await outcomes(client, busy) == ["completed"]
 
 
-async def test_sigterm_hands_jobs_back_also_while_redis_is_away(
+async def test_sigterm_hands_jobs_back_during_an_outage_of_redis(
     client: Client, zendesk: Zendesk, settings: Settings
 ) -> None:
     async with before_redis(settings) as (proxy, proxied), program(*ARQ, settings=proxied) as worker:
@@ -192,7 +192,7 @@ async def test_sigterm_hands_jobs_back_also_while_redis_is_away(
     assert await outcomes(client, email_id) == ["handed_back"]
 
 
-async def test_a_worker_that_starts_while_redis_is_away_works_when_it_is_back(
+async def test_a_worker_started_during_an_outage_of_redis_recovers(
     client: Client, zendesk: Zendesk, settings: Settings
 ) -> None:
     email_id = (await client.send(zendesk.payload()))["email_id"]
@@ -207,7 +207,7 @@ async def test_a_worker_that_starts_while_redis_is_away_works_when_it_is_back(
     assert email["processing_status"] == "completed"
 
 
-async def test_an_error_in_the_place_of_a_cancellation_does_not_keep_the_worker(
+async def test_an_error_in_place_of_a_cancellation_still_ends_the_worker(
     settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """redis-py, cancelled while it watches a key on a Redis that is frozen, raises a time-out."""
