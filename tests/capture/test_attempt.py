@@ -1,4 +1,4 @@
-"""One attempt: what each answer of the other side comes to, and that only what is missing is fetched."""
+"""One attempt: the outcome of each kind of response; only missing files are fetched."""
 
 import asyncio
 from contextlib import suppress
@@ -41,7 +41,7 @@ async def test_a_permanent_error_fails_the_job_at_once_with_a_reason(
     client: Client, worker: Worker, zendesk: Zendesk, fault: Fault, code: str
 ) -> None:
     email = await captured(
-        # Twice: after a page to sign in it is asked once more, with a new access token.
+        # Twice: after a sign-in page the file is requested again with a new access token.
         client,
         zendesk.add_file("invoice.pdf", PDF, content_type="application/pdf", faults=[fault, fault]),
     )
@@ -102,7 +102,9 @@ async def test_one_bad_file_does_not_affect_the_others(
     assert [a["status"] for a in email["attachments"]] == ["stored", "failed", "stored"]
 
 
-async def test_a_second_attempt_fetches_only_missing_files(client: Client, worker: Worker, zendesk: Zendesk) -> None:
+async def test_a_second_attempt_fetches_only_missing_files(
+    client: Client, worker: Worker, zendesk: Zendesk
+) -> None:
     good = zendesk.add_file("good.pdf", PDF)
     flaky = zendesk.add_file("flaky.pdf", PDF[::-1], faults=[Fault(status=503)])
 
@@ -134,7 +136,7 @@ async def test_credentials_are_sent_to_the_account_and_never_to_the_cdn(
 ) -> None:
     email = await captured(client, zendesk.add_file("invoice.pdf", PDF))
 
-    assert email["processing_status"] == "completed"  # the account gives nothing without them
+    assert email["processing_status"] == "completed"  # the account refuses requests without them
     assert zendesk.state.cdn_authorizations == []
 
 
@@ -243,9 +245,7 @@ async def test_a_webhook_that_only_names_a_comment_gets_its_files_from_the_api(
     assert [a["size"] for a in email["attachments"]] == [len(PDF), 8]
 
 
-async def test_a_missing_comment_is_looked_up_again(
-    client: Client, worker: Worker, zendesk: Zendesk
-) -> None:
+async def test_a_missing_comment_is_looked_up_again(client: Client, worker: Worker, zendesk: Zendesk) -> None:
     zendesk.add_comment(77)
     receipt = await client.send({"ticket_id": 77, "comment_id": 999_999})
 
@@ -257,7 +257,7 @@ async def test_a_missing_comment_is_looked_up_again(
 async def test_a_webhook_that_names_no_comment_gets_the_files_of_its_time(
     client: Client, worker: Worker, zendesk: Zendesk
 ) -> None:
-    """Two quick e-mails may announce each other, so those of the last hour are taken; those of yesterday are not."""
+    """Two quick e-mails may announce each other, so the comments of the last hour count; those of yesterday do not."""
     now = datetime.now(UTC)
     for name, age in (("old", 26), ("also old", 25), ("first", 0.01), ("second", 0)):
         zendesk.add_comment(
@@ -308,7 +308,7 @@ async def test_without_credentials_a_webhook_without_a_list_of_files_fails_with_
 async def test_the_files_of_a_comment_are_recorded_all_or_none(
     client: Client, zendesk: Zendesk, res: Resources, database: asyncpg.Connection
 ) -> None:
-    """An attempt that knew only some of them would complete without the others."""
+    """An attempt that knew only some of the files would complete without the others."""
     comment_id = zendesk.add_comment(77, attachments=[zendesk.add_file(name, PDF) for name in "abc"])
     email_id = (await client.send({"ticket_id": 77, "comment_id": comment_id}))["email_id"]
     await database.execute("ALTER TABLE attachments ADD CONSTRAINT broken CHECK (position < 2)")

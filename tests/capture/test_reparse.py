@@ -1,4 +1,4 @@
-"""A retry by hand reads the body again: what an older parser overlooked is captured, and what is stored stays."""
+"""A retry reparses the body: files that an older parser overlooked are captured, and stored files stay."""
 
 import json
 from typing import Any
@@ -26,7 +26,7 @@ NAMES = ("a.pdf", "b.pdf", "c.pdf")
 
 
 async def attempt(res: Resources, database: asyncpg.Connection, email_id: int) -> None:
-    """Run the next attempt here, as a worker would."""
+    """Run the next attempt in this process."""
     number = await database.fetchval("SELECT attempt_number + 1 FROM incoming_emails WHERE id = $1", email_id)
     await process(res, email_id, number)
 
@@ -40,7 +40,7 @@ async def captured(client: Client, res: Resources, database: asyncpg.Connection,
 
 
 async def forget(database: asyncpg.Connection, email_id: int, *positions: int, **columns: object) -> None:
-    """Leave a record as an older parser would have, which overlooked files and noted no fingerprint."""
+    """Change a record to that of an older parser, without some files and without a fingerprint."""
     await database.execute(
         "DELETE FROM attachments WHERE email_id = $1 AND position = ANY($2)", email_id, positions
     )
@@ -85,7 +85,7 @@ async def test_a_file_overlooked_by_an_older_parser_is_captured_after_a_retry(
 async def test_addresses_that_were_read_as_one_file_become_several_files(
     client: Client, res: Resources, database: asyncpg.Connection, zendesk: Zendesk
 ) -> None:
-    """The one that no server knows does not fail the e-mail any more."""
+    """The address that no server knows fails the e-mail no longer."""
     email_id = await captured(client, res, database, zendesk)
     urls = [row["source_url"] for row in await database.fetch("SELECT * FROM attachments ORDER BY position")]
     await forget(database, email_id, 1, 2, processing_status="failed")
@@ -138,7 +138,7 @@ async def test_a_retry_without_differences_fetches_nothing(
 async def test_a_record_without_a_readable_body_stays_unchanged(
     body: bytes | None, client: Client, res: Resources, database: asyncpg.Connection, zendesk: Zendesk
 ) -> None:
-    """From before bodies were kept, or read by a parser that was more lenient."""
+    """The body was not stored, or an older and more lenient parser read it."""
     email_id = await captured(client, res, database, zendesk)
     await database.execute("UPDATE incoming_emails SET raw_body = $1, reading_hash = NULL", body)
     before = await client.email(email_id)
@@ -174,7 +174,7 @@ async def test_an_attempt_that_lost_its_claim_writes_nothing(
 async def test_stored_files_are_neither_corrected_nor_withdrawn(
     client: Client, res: Resources, database: asyncpg.Connection, zendesk: Zendesk
 ) -> None:
-    """Whatever an attempt believes that it knows of files, from before another one stored them."""
+    """The attempt's knowledge of the files may be older than their storage by another attempt."""
     email_id = await captured(client, res, database, zendesk)
     before = await database.fetch("SELECT * FROM attachments ORDER BY position")
     await database.execute("UPDATE incoming_emails SET processing_status = 'processing'")
@@ -232,7 +232,7 @@ async def planned(res: Resources, wanted: Selection) -> reparse.ReparsePlan:
 
 
 async def put(database: asyncpg.Connection, count: int, *, overlooked: bool) -> list[int]:
-    """Put completed e-mails on record whose body has a file; on demand it was overlooked."""
+    """Insert completed e-mails whose body has a file; optionally without its attachment."""
     urls = ["https://files.example/attachments/token/1"]
     body = json.dumps({"ticket_id": "1", "subject": "Invoice", "attachments": urls})
     rows = await database.fetch(

@@ -1,4 +1,4 @@
-"""What puts jobs back: the sweep after lost messages and dead workers, and a person."""
+"""The sweep: jobs with lost messages and of dead workers are dispatched again."""
 
 import asyncio
 from contextlib import suppress
@@ -142,7 +142,7 @@ async def test_a_background_task_that_raises_is_restarted(
 
 
 async def test_background_work_that_swallows_its_cancellation_still_ends() -> None:
-    """redis-py, waiting for a goodbye of TLS, raises a time-out in the place of the cancellation."""
+    """redis-py raises a timeout in place of the cancellation while it closes TLS."""
 
     async def stubborn() -> None:
         for _ in range(2):

@@ -1,4 +1,4 @@
-"""An event of a type that is not used is kept like all that was answered 2xx, and becomes an e-mail once it is used."""
+"""Ignored events are stored like all requests with a 2xx, and a replay makes e-mails of them once their type is used."""
 
 import base64
 import json
@@ -24,7 +24,7 @@ TICKET = b'{"ticket_id": 4711, "subject": "Invoice"}'
 
 
 async def keep(database: asyncpg.Connection, body: bytes = TICKET, **columns: object) -> int:
-    """Keep an event as a parser would have that did not use it yet; return its id."""
+    """Store an event that an older parser ignored; return its id."""
     row = {
         "idempotency_key": f"sha256:{body!r}",
         "received_at": NOON,
@@ -99,7 +99,9 @@ async def test_a_request_repeated_after_its_replay_is_the_same_email(
     assert await bodies(database) == [TICKET]
 
 
-async def test_an_event_that_is_still_not_used_stays_ignored(client: Server, database: asyncpg.Connection) -> None:
+async def test_an_event_that_is_still_not_used_stays_ignored(
+    client: Server, database: asyncpg.Connection
+) -> None:
     ignored_id = await keep(database, EVENT)
 
     problem = await client.post(f"{IGNORED}/{ignored_id}/replay", status=409)

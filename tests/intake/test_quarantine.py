@@ -1,4 +1,4 @@
-"""What could not be read is shown byte for byte, and becomes one e-mail once it can be."""
+"""Quarantined webhooks are shown byte for byte, and become one e-mail each once they can be parsed."""
 
 import asyncio
 import base64
@@ -60,7 +60,7 @@ async def replay(client: Client, quarantine_id: int = 1, status: int = 202) -> d
 
 
 async def replay_at_last(client: Client, quarantine_id: int = 1) -> dict[str, Any]:
-    """Replay, and come again where the answer is to do so."""
+    """Replay, and repeat after a transient error."""
     headers = {"Authorization": f"Bearer {API_TOKEN}"}
     url = f"{client.url}{QUARANTINE}/{quarantine_id}/replay"
 
@@ -77,7 +77,7 @@ async def ids(client: Client, query: str = "") -> list[int]:
     return [webhook["id"] for webhook in (await client.get(f"{QUARANTINE}{query}"))["quarantine"]]
 
 
-# ── what is there
+# ── lists and details
 
 
 async def test_the_list_has_open_webhooks_and_on_request_replayed_ones(
@@ -196,7 +196,7 @@ async def test_an_unknown_id_is_not_found(client: Client, number: str) -> None:
     assert (await client.post(f"{QUARANTINE}/{number}/replay", status=404))["status"] == 404
 
 
-# ── replaying it
+# ── replay
 
 
 async def test_a_replay_makes_an_email_with_the_original_time_of_receipt(
@@ -240,7 +240,7 @@ async def test_a_worker_completes_a_replayed_email_with_its_files(
 async def test_a_replay_records_what_the_webhook_would_have_recorded(
     res: Resources, database: asyncpg.Connection
 ) -> None:
-    """Its key included, so that it is once on record however it came there."""
+    """The key is the same, too, so that each e-mail is recorded once."""
 
     async def recorded() -> list[dict[str, Any]]:
         rows = await database.fetch(
@@ -305,9 +305,7 @@ async def test_a_webhook_that_still_cannot_be_parsed_keeps_the_newest_reason(
     assert await ids(client) == [1]
 
 
-async def test_a_second_replay_is_a_duplicate(
-    client: Client, database: asyncpg.Connection
-) -> None:
+async def test_a_second_replay_is_a_duplicate(client: Client, database: asyncpg.Connection) -> None:
     await add_quarantined_body(database)
     first = await replay(client)
     marked = await kept(database)
@@ -369,7 +367,7 @@ async def test_two_emails_with_one_key_are_two_after_a_replay_and_stay_two(
 async def test_a_body_with_a_reused_body_key_stays_in_quarantine(
     client: Client, database: asyncpg.Connection
 ) -> None:
-    """Nothing but malice gets there, and it costs no other e-mail."""
+    """Only malice leads there, and it affects no other e-mail."""
     await add_quarantined_body(database)
     for key in ("one", intake._body_key(QUARANTINED_BODY)):
         await database.execute(
@@ -384,7 +382,7 @@ async def test_a_body_with_a_reused_body_key_stays_in_quarantine(
     assert await ids(client) == [1]
 
 
-# ── at the same time, and cut off
+# ── concurrent and interrupted replays
 
 
 @pytest.mark.parametrize("kind", ["a new one", "a key that is reused"])
@@ -398,7 +396,9 @@ async def test_a_thousand_concurrent_replays_make_one_email(
     answers = await asyncio.gather(*(replay_at_last(client) for _ in range(1000)))
 
     assert len({answer["email_id"] for answer in answers}) == 1
-    assert [answer["status"] for answer in answers].count("accepted") <= 1  # one that was cut off made it
+    assert [answer["status"] for answer in answers].count(
+        "accepted"
+    ) <= 1  # an interrupted replay recorded it
     assert (await bodies(database)).count(QUARANTINED_BODY) == 1
     assert (await kept(database))["email_id"] == answers[0]["email_id"]
 
@@ -406,7 +406,7 @@ async def test_a_thousand_concurrent_replays_make_one_email(
 async def test_a_connection_broken_at_any_chunk_loses_and_doubles_nothing(
     settings: Settings, zendesk: Zendesk, res: Resources, database: asyncpg.Connection
 ) -> None:
-    """Whatever Postgres was being told when the line broke."""
+    """The connection breaks during any statement."""
     broken = 0
     async with before_postgres(settings) as (proxy, proxied), serving(proxied, zendesk) as client:
         for number, arrives in ((number, arrives) for number in range(16) for arrives in (True, False)):
@@ -435,7 +435,7 @@ async def test_a_replay_that_ended_before_its_mark_is_completed_by_another(
 ) -> None:
     await add_quarantined_body(database)
     async with before_postgres(settings) as (proxy, proxied), serving(proxied, zendesk) as client:
-        await intake.accept(client.res, CIMultiDict(), b'{"ticket_id": 1}')  # it is connected
+        await intake.accept(client.res, CIMultiDict(), b'{"ticket_id": 1}')  # the connection is open
         proxy.trip(b"UPDATE quarantined_webhooks", arrives=False, cuts=False)
         cut_off = await replay(client, status=503)
         between = ((await kept(database))["replayed_at"], (await bodies(database)).count(QUARANTINED_BODY))
@@ -587,7 +587,9 @@ async def test_without_postgres_a_command_ends_with_one_line(
     )
 
 
-async def test_an_unknown_id_is_reported_in_one_line(settings: Settings, database: asyncpg.Connection) -> None:
+async def test_an_unknown_id_is_reported_in_one_line(
+    settings: Settings, database: asyncpg.Connection
+) -> None:
     for word, listing in (("show", " `holdfast quarantine list` lists the newest."), ("replay", "")):
         done = await run(settings, word, "7")
 

@@ -1,4 +1,4 @@
-"""Files of e-mails: what became of each is written by who holds the job, and by nobody else."""
+"""States of files: only the attempt that has claimed the job can write them."""
 
 import asyncio
 from datetime import timedelta

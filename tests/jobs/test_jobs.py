@@ -1,4 +1,4 @@
-"""The state machine: who may go where, what it stamps, and that a lost claim changes nothing."""
+"""The state machine of jobs: allowed transitions, the columns they write, and lost claims that change nothing."""
 
 import asyncio
 from collections.abc import AsyncIterator, Sequence
@@ -82,7 +82,9 @@ async def test_an_email_is_received_once_with_its_files(conn: AsyncConnection, r
     assert (email["processing_status"], email["zendesk_ticket_id"]) == ("received", "1")
 
 
-async def test_a_job_is_claimed_once_and_only_by_the_message_of_its_next_attempt(conn: AsyncConnection, row: Any) -> None:
+async def test_a_job_is_claimed_once_and_only_by_the_message_of_its_next_attempt(
+    conn: AsyncConnection, row: Any
+) -> None:
     job = await receive(conn)
     await waiting.mark_queued(conn, [job.email_id])
 
@@ -173,10 +175,8 @@ async def test_a_lost_claim_can_change_nothing(conn: AsyncConnection, row: Any) 
     assert {**before, "now": 0} == {**dict(await row()), "now": 0}
 
 
-async def test_settling_twice_in_the_same_way_succeeds(
-    conn: AsyncConnection, row: Any
-) -> None:
-    """Its first answer was lost with the connection."""
+async def test_settling_twice_in_the_same_way_succeeds(conn: AsyncConnection, row: Any) -> None:
+    """The confirmation of the first settlement was lost with the connection."""
     claim = await claimed(conn)
     await settle_one(conn, Settlement(claim, "released", BROKEN))
     before = dict(await row())
@@ -248,7 +248,7 @@ async def test_workers_that_claim_the_same_jobs_in_any_order_get_each_job_once(
 async def test_a_claim_that_loses_a_deadlock_is_repeated(
     res: Resources, conn: AsyncConnection, database: asyncpg.Connection
 ) -> None:
-    """Who locks rows in another order than ours is not one of us, but may be."""
+    """Another program may lock the rows in another order."""
     first, second = [await receive(conn, f"key {number}") for number in range(2)]
     touch = "UPDATE incoming_emails SET subject = 'x' WHERE id = $1"
     with suppress(asyncpg.DeadlockDetectedError):
@@ -268,9 +268,7 @@ async def waits_for_a_lock(conn: AsyncConnection) -> bool:
     return bool(await conn.scalar(text("SELECT count(*) FROM pg_locks WHERE NOT granted")))
 
 
-async def test_a_claim_that_postgres_refuses_fails_alone(
-    res: Resources, conn: AsyncConnection
-) -> None:
+async def test_a_claim_that_postgres_refuses_fails_alone(res: Resources, conn: AsyncConnection) -> None:
     jobs = [await receive(conn, f"key {number}") for number in range(20)]
     jobs[7] = Job(2**70, 1)
 
@@ -315,7 +313,7 @@ async def test_an_abandoned_attempt_costs_no_retry_and_too_many_in_a_row_fail_th
 async def test_only_a_job_that_was_abandoned_before_is_due_later(
     conn: AsyncConnection, row: Any, database: asyncpg.Connection
 ) -> None:
-    """One that kills its workers must not meet the same neighbours each time."""
+    """A job that kills its workers must not run beside the same jobs each time."""
     await claimed(conn, lease=GONE)
     waits = []
     for number in range(2, 6):
@@ -388,7 +386,9 @@ async def test_only_the_end_of_a_job_starts_its_sync_again(
     assert [(await row())[name] for name in sync] == ["pending", None, 0]
 
 
-async def test_postgres_allows_only_the_five_states(conn: AsyncConnection, database: asyncpg.Connection) -> None:
+async def test_postgres_allows_only_the_five_states(
+    conn: AsyncConnection, database: asyncpg.Connection
+) -> None:
     await receive(conn)
 
     with pytest.raises(asyncpg.CheckViolationError):
@@ -409,7 +409,7 @@ async def test_a_running_job_without_a_lease_is_taken_back(
 async def test_marking_as_queued_waits_for_no_lock(
     client: Server, zendesk: Zendesk, res: Resources, database: asyncpg.Connection
 ) -> None:
-    """A worker that is just claiming one of them has no need of the mark, and could be waiting for us in turn."""
+    """A worker that is claiming one of these jobs needs no mark, and could wait for our locks in turn."""
     emails = [(await client.send(zendesk.payload()))["email_id"] for _ in range(3)]
     await database.execute("UPDATE incoming_emails SET processing_status = 'received'")
     async with database.transaction():

@@ -1,4 +1,4 @@
-"""Retrying all that match a filter: planned, throttled, cancelled, killed anywhere, and nothing twice."""
+"""Bulk retry of all e-mails that match a filter: planned, rate-limited, cancelled, and never twice."""
 
 import asyncio
 from collections.abc import Sequence
@@ -17,7 +17,7 @@ from tests.support.rows import add_many_failed
 
 @pytest.fixture(autouse=True)
 async def empty(database: asyncpg.Connection) -> None:
-    """Begin without e-mails."""
+    """Start without e-mails."""
 
 
 async def statuses(database: asyncpg.Connection, ids: Sequence[int]) -> list[str]:
@@ -76,7 +76,9 @@ async def test_one_step_queues_at_most_per_second_emails(
     assert await statuses(database, ids) == ["failed"] * 5 + ["queued"] * 4
 
 
-async def test_a_cancelled_bulk_retry_takes_no_further_step(res: Resources, database: asyncpg.Connection) -> None:
+async def test_a_cancelled_bulk_retry_takes_no_further_step(
+    res: Resources, database: asyncpg.Connection
+) -> None:
     ids = await add_many_failed(database, 9)
     number = await begin(res, FAILED, 4)
     await bulk_retry.step(res)

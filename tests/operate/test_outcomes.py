@@ -1,4 +1,4 @@
-"""What became of the e-mails of a bulk retry: counted once each, as they end, and told everywhere."""
+"""Outcomes of the e-mails of a bulk retry: each is counted once, when it ends, and shown everywhere."""
 
 import asyncio
 import json
@@ -28,20 +28,20 @@ from tests.support.targets import receiver, synced, syncing
 
 @pytest.fixture(autouse=True)
 async def empty(database: asyncpg.Connection) -> None:
-    """Begin without e-mails."""
+    """Start without e-mails."""
 
 
 async def queue_all(
     res: Resources, database: asyncpg.Connection, wanted: Selection = FAILED, what: Any = "job"
 ) -> int:
-    """Begin a bulk retry, and queue all of it."""
+    """Begin a bulk retry, and queue all its e-mails."""
     number = await bulk_retry.start(res, wanted, 1000, "ada (tests)", what)
     await all_steps(res, database)
     return number
 
 
 async def end(database: asyncpg.Connection, *ids: int, status: str = "completed") -> None:
-    """End jobs as a worker would, some time before now."""
+    """End jobs at a time in the past."""
     await database.execute(
         "UPDATE incoming_emails SET processing_status = $2, completed_at = now() - interval '1 ms'"
         " WHERE id = ANY($1)",
@@ -51,7 +51,7 @@ async def end(database: asyncpg.Connection, *ids: int, status: str = "completed"
 
 
 async def look(res: Resources, database: asyncpg.Connection) -> None:
-    """Look at all e-mails of all retries, without waiting for when that is due."""
+    """Examine all e-mails of all bulk retries at once."""
     await database.execute("UPDATE bulk_retries SET look_at = now(), look_place = 0")
     while await outcomes.step(res):
         pass
@@ -109,7 +109,7 @@ async def test_a_running_bulk_retry_is_not_settled_when_its_queued_jobs_have_end
 async def test_each_email_counts_once_with_many_concurrent_workers(
     res: Resources, database: asyncpg.Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(outcomes, "STEP_LEASE", timedelta(0))  # so that all of them take the same step
+    monkeypatch.setattr(outcomes, "STEP_LEASE", timedelta(0))  # so that all of them claim the same step
     monkeypatch.setattr(outcomes, "ROUND", timedelta(0))
     ids = await add_many_failed(database, 50)
     number = await queue_all(res, database)
@@ -127,7 +127,7 @@ async def test_more_emails_than_one_step_examines_are_all_counted(
 ) -> None:
     ids = await add_many_failed(database, 2 * outcomes.BATCH + 500)
     number = await queue_all(res, database)
-    await end(database, *ids[outcomes.BATCH :])  # the newest were queued first; the oldest run still
+    await end(database, *ids[outcomes.BATCH :])  # the newest were queued first; the oldest are still running
     await look(res, database)
     some = await show(res, number)
     await end(database, *ids)
@@ -144,7 +144,7 @@ async def test_an_email_of_two_retries_counts_for_the_newest_one(
     ids = await add_many_failed(database, 3)
     first = await queue_all(res, database)
     await end(database, ids[0], status="failed")
-    await look(res, database)  # so much is known of the first: one failed again
+    await look(res, database)  # the first retry knows one outcome: failed again
     await end(database, *ids, status="failed")
     second = await queue_all(res, database)
     await end(database, *ids)
@@ -178,7 +178,7 @@ async def test_outcomes_of_syncs_are_counted_too(
     states = ("synced", "failed", "not_applicable", "pending", "synced")
     for email_id, state in zip(ids, states, strict=True):
         await database.execute("UPDATE incoming_emails SET sync_status = $2 WHERE id = $1", email_id, state)
-    # A job that runs again takes its sync along.
+    # A retried job starts its sync again, too.
     await database.execute("UPDATE incoming_emails SET processing_status = 'queued' WHERE id = $1", ids[4])
     await look(res, database)
 

@@ -1,4 +1,4 @@
-"""Both state machines side by side: what could not be synced is seen, told and synced again, and no job runs for it."""
+"""Retries of syncs: failed syncs are shown and retried, and no job runs for them."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -52,7 +52,7 @@ def without_target(settings: Settings) -> Settings:
 
 
 async def add(database: asyncpg.Connection, count: int = 1, **columns: Any) -> list[int]:
-    """Put finished e-mails on record that could not be synced."""
+    """Insert finished e-mails with a failed sync."""
     values = {
         "processing_status": "completed",
         "sync_status": "failed",
@@ -285,10 +285,10 @@ async def test_the_age_of_a_retried_sync_counts_from_the_retry(
     )
     async with connect(res.engine) as conn:
         await retries.retry(conn, [email_id], "ada (tests)", "sync")
-        (held,) = await claim(conn, [SyncClaimRequest(email_id, res.settings.sync_lease)])
+        (claimed,) = await claim(conn, [SyncClaimRequest(email_id, res.settings.sync_lease)])
 
-    assert held is not None
-    assert held.age < 60
+    assert claimed is not None
+    assert claimed.age < 60
 
 
 async def test_a_target_that_is_down_is_shown_and_the_process_stays_ready(
@@ -318,9 +318,7 @@ async def test_a_target_that_is_down_is_shown_and_the_process_stays_ready(
     assert "hunter2" not in f"{ready}{checks}"
 
 
-async def test_without_a_target_no_page_mentions_one(
-    settings: Settings, zendesk: Zendesk
-) -> None:
+async def test_without_a_target_no_page_mentions_one(settings: Settings, zendesk: Zendesk) -> None:
     without = without_target(settings)
     async with serving(without, zendesk) as off, working(without):
         email_id = (await off.send(zendesk.payload()))["email_id"]

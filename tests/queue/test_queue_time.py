@@ -1,4 +1,4 @@
-"""The time in the queue is the wait of the last attempt: since it was due, whatever happened before."""
+"""The time in the queue counts from when the last attempt was due."""
 
 from typing import Any
 
@@ -13,7 +13,7 @@ from tests.support.files import PDF
 
 
 async def age(database: asyncpg.Connection, email_id: int) -> None:
-    """Let two days go by since it was received, queued and begun."""
+    """Move its receipt, its queueing and its start two days into the past."""
     shifted = (
         f"{name} = {name} - interval '2 days'"
         for name in ("received_at", "queued_at", "started_at", "completed_at")
@@ -39,7 +39,7 @@ async def test_the_days_after_a_failure_are_not_counted(
             await retry(res, email_id, "ada (tests)")
             done = await client.until(email_id, "completed")
         received = "UPDATE incoming_emails SET received_at = now() - interval '12 h'"
-        await database.execute(received)  # so that it is one of the last 24 hours
+        await database.execute(received)  # so that it counts among the last 24 hours
         of_the_day = await times(client)
 
     assert failed["queue_seconds"] == shifted["queue_seconds"] < 60
@@ -62,7 +62,7 @@ async def test_the_backoff_before_another_attempt_is_not_counted(
             return email if email["retry_count"] else None
 
         waiting = await eventually(pauses)
-        # The pause goes by; the sweep finds that it is due.
+        # The backoff ends; the sweep finds the job due.
         await database.execute(
             "UPDATE incoming_emails SET due_at = now(), queued_at = now(), received_at = received_at - interval '1 h'"
         )

@@ -1,4 +1,4 @@
-"""The sync: what is finished is in the target, once by effect, whatever the target does meanwhile."""
+"""The sync: each finished e-mail is in the target, effectively once, whatever the target does."""
 
 import asyncio
 from datetime import UTC, datetime
@@ -98,7 +98,7 @@ async def test_an_earlier_version_that_arrives_late_changes_nothing(
             )
             late = make_document((await read_records(conn, [1]))[1], {})
 
-        # All at once, and each of them several times.
+        # All concurrently, and each of them several times.
         await asyncio.gather(*(target.write(late) for _ in range(5)))
         refused = await asyncio.gather(*(target.write(early) for _ in range(5)), return_exceptions=True)
         await target.write(late)
@@ -142,7 +142,7 @@ async def test_without_a_target_there_is_nothing_to_sync(
 async def test_a_worker_without_a_target_settles_no_sync(
     res: Resources, database: asyncpg.Connection
 ) -> None:
-    """While SYNC_URL is set worker by worker, each is rung for what the others are to carry."""
+    """While SYNC_URL is set worker by worker, those without it get messages for the others, too."""
     await database.execute(
         "INSERT INTO incoming_emails (zendesk_ticket_id, processing_status, attempt_number, sync_status)"
         " VALUES ('1', 'completed', 1, 'pending')"
@@ -157,18 +157,18 @@ async def test_a_worker_without_a_target_settles_no_sync(
 async def test_a_slow_target_takes_no_slot_of_a_job(
     settings: Settings, zendesk: Zendesk, endpoint: Receiver
 ) -> None:
-    """Also where there may be more syncs than jobs at once."""
+    """The limit of syncs may be higher than that of jobs."""
     endpoint.delay = 30
     settings = syncing(
         settings, endpoint.url, jobs_per_process=2, sync_seconds=20, sweep_seconds=20, lease_seconds=30
     )
     async with serving(settings, zendesk) as client, working(settings) as worker:
-        for _ in range(3):  # the last one finds all places taken, if there are no others
+        for _ in range(3):  # the last one finds no free slot, if syncs use those of jobs
             await client.until(await send_file(client, file=False), "completed")
             await asyncio.sleep(0.3)
-        carried = [job for job in worker.tasks if job.startswith("sync:")]
+        syncs = [job for job in worker.tasks if job.startswith("sync:")]
 
-    assert len(carried) > 2
+    assert len(syncs) > 2
 
 
 async def test_an_outage_of_the_target_delays_nothing_else_and_loses_or_doubles_nothing(
@@ -205,7 +205,7 @@ async def test_a_write_with_an_unknown_outcome_is_repeated_and_stays_one_documen
         settings = syncing(settings, url, sync_seconds=2)
         async with serving(settings, zendesk) as client, working(settings):
             await synced(client, await send_file(client))
-            # It arrives, and its answer does not; so the driver's own repetition.
+            # The write arrives, but its response does not, nor that of the driver's own repetition.
             proxy.trip(b"unknown outcome", arrives=True, cuts=False)
             email = await synced(client, await send_file(client, subject="unknown outcome"))
             await asyncio.wait_for(proxy.sprung.wait(), 10)

@@ -62,7 +62,7 @@ async def test_a_worker_killed_after_the_write_costs_only_time(
 
 
 async def expire(res: Resources) -> None:
-    """Let the lease of a sync be over, instead of waiting for it."""
+    """End the lease of a sync without waiting for it."""
     async with res.engine.connect() as conn:
         await conn.exec_driver_sql("UPDATE incoming_emails SET sync_due_at = now()")
 
@@ -93,17 +93,17 @@ async def test_a_worker_that_shuts_down_hands_back_its_syncs(
         async with working(settings):
             email_id = await send_file(client, file=False)
 
-            async def is_carried() -> bool:
+            async def is_synced() -> bool:
                 return bool((await client.email(email_id))["sync_attempt_number"])
 
-            await eventually(is_carried)
+            await eventually(is_synced)
         left = await client.email(email_id)
         endpoint.delay = 0
         async with working(settings):
             email = await synced(client, email_id)
 
     assert (left["sync_status"], left["sync_retry_count"], left["sync_error"]) == ("pending", 0, None)
-    # Who is told to end may take it once more before it ends, and hands it back again.
+    # The worker may claim it once more during its shutdown, and hands it back again.
     assert email["sync_attempt_number"] > left["sync_attempt_number"] > 0
     assert email["sync_retry_count"] == 0
 
@@ -115,7 +115,7 @@ async def test_a_sync_claimed_during_shutdown_is_handed_back(
     database: asyncpg.Connection,
     endpoint: Receiver,
 ) -> None:
-    """Nobody else could carry it before the lease is over."""
+    """No other worker could claim it before the lease ends."""
     await database.execute(
         "INSERT INTO incoming_emails (zendesk_ticket_id, processing_status, attempt_number, sync_status)"
         " VALUES ('1', 'completed', 1, 'pending')"
@@ -189,7 +189,7 @@ async def test_while_one_target_is_down_the_other_gets_each_email_once(
 async def test_a_frozen_server_does_not_delay_the_shutdown(
     settings: Settings, mongodb_server: str, documents: Any
 ) -> None:
-    """By itself the driver waits until it notices, a quarter of a minute here."""
+    """The driver itself would wait for a quarter of a minute."""
     async with before_mongodb(mongodb_server) as (proxy, url):
         settings = syncing(settings, url, sync_seconds=600)
         async with asyncio.timeout(None) as patience, open_resources(settings) as res:

@@ -1,4 +1,4 @@
-"""A worker's row: there while it lives, ended when it ends, and in nobody's way."""
+"""A worker's row and file: present while it lives, ended when it stops, and harmless when they fail."""
 
 import asyncio
 import json
@@ -40,7 +40,9 @@ async def test_a_worker_has_a_row_with_the_time_of_its_stop(
     assert ended["stopped_at"] >= ended["started_at"] == living["started_at"]
 
 
-async def test_a_heartbeat_has_the_number_of_claimed_jobs(database: asyncpg.Connection, res: Resources) -> None:
+async def test_a_heartbeat_has_the_number_of_claimed_jobs(
+    database: asyncpg.Connection, res: Resources
+) -> None:
     async def beat() -> Any:
         return await row_of(database)
 
@@ -56,7 +58,7 @@ async def test_a_heartbeat_has_the_number_of_claimed_jobs(database: asyncpg.Conn
 async def test_a_process_with_the_name_and_id_of_an_earlier_one_replaces_its_row(
     stopped_at: str, database: asyncpg.Connection, res: Resources
 ) -> None:
-    """In a container every process has the same id."""
+    """In containers all processes have the same id."""
     await database.execute(
         "INSERT INTO workers (name, pid, started_at, seen_at, stopped_at, version)"
         f" VALUES ('worker.test', $1, now() - interval '2 days', now() - interval '2 days', {stopped_at}, '0')",
@@ -113,14 +115,12 @@ async def test_during_an_outage_of_postgres_a_heartbeat_only_warns(
 
 @pytest.fixture
 def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Give the worker a directory of its own for its file, as the probe has it."""
+    """Give the worker and the probe a directory of their own for the file."""
     monkeypatch.setenv("TMPDIR", str(tmp_path))
     return tmp_path / "holdfast-worker.test.alive"
 
 
-async def test_a_probe_sees_a_live_worker_without_postgres_and_redis(
-    here: Path, settings: Settings
-) -> None:
+async def test_a_probe_sees_a_live_worker_without_postgres_and_redis(here: Path, settings: Settings) -> None:
     async with before_postgres(settings) as (proxy, through), open_resources(through) as res:
         proxy.cut()
         async with beating(res):
@@ -156,7 +156,7 @@ def test_a_probe_explains_a_worker_that_is_not_alive(content: str, complaint: st
 
 
 def test_a_probe_neither_follows_links_nor_waits_for_a_pipe(here: Path, tmp_path: Path) -> None:
-    """Others may put them into /tmp before a worker starts."""
+    """Other users may put them into /tmp before a worker starts."""
     (tmp_path / "precious").write_text("kept")
     here.symlink_to(tmp_path / "precious")
     with pytest.raises(OSError, match="symbolic"):
