@@ -268,7 +268,7 @@ async def test_nothing_is_dropped_while_other_workers_attempt_syncs(
     await database.execute("UPDATE incoming_emails SET sync_due_at = now() - interval '1 hour' WHERE id < 3")
     claimed = await claim_one(conn, 3)
     assert claimed
-    if sign == "given back":
+    if sign == "released":
         await settle_one(conn, SyncSettlement(claimed, "released", "receiver_away", "away"))
 
     meanwhile = await drop_overdue(conn, 100, timedelta(minutes=5))

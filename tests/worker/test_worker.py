@@ -249,5 +249,5 @@ def test_a_setting_of_arq_without_effect_is_refused(name: str, value: object, se
 def test_an_option_of_a_function_without_effect_is_refused(settings: Settings) -> None:
     changed = vars(worker_settings(settings)) | {"functions": [func(run_sync, name="sync", timeout=5)]}
 
-    with pytest.raises(SettingsError, match="no effect here: timeout of sync$"):
+    with pytest.raises(SettingsError, match=r"no effect here: timeout of sync$"):
         create_worker(cast("Any", changed))
