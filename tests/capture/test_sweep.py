@@ -81,9 +81,9 @@ async def test_two_concurrent_sweeps_share_the_due_jobs(
     await client.until(email_id, "queued")
     await database.execute("UPDATE incoming_emails SET due_at = now()")
 
-    rung = await asyncio.gather(*(sweep(res) for _ in range(5)))
+    due = await asyncio.gather(*(sweep(res) for _ in range(5)))
 
-    assert sum(rung) == 30
+    assert sum(due) == 30
 
 
 async def test_the_job_of_a_dead_worker_is_taken_back_and_late_writes_are_refused(

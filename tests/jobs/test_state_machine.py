@@ -195,16 +195,16 @@ class Jobs(RuleBasedStateMachine):
             assert job.attempt_number == len(self.models[job.email_id].outcomes) + 1
         left = [due_at for id_, due_at in due.items() if id_ not in ids]
         before = self.rows
-        rung = [id_ for id_ in ids if before[id_]["processing_status"] == "queued"]
-        assert all(before[id_]["due_at"] <= due_at for id_ in rung for due_at in left)
+        queued = [id_ for id_ in ids if before[id_]["processing_status"] == "queued"]
+        assert all(before[id_]["due_at"] <= due_at for id_ in queued for due_at in left)
         self.all_is_well()
         assert all(self.rows[id_]["due_at"] >= before[id_]["due_at"] + timedelta(seconds=10) for id_ in ids)
 
-    @rule(email=emails, hands=at_once)
-    def retry(self, email: int, hands: int) -> None:
+    @rule(email=emails, operators=at_once)
+    def retry(self, email: int, operators: int) -> None:
         model = self.models[email]
 
-        retried = self.run(*[lambda conn: retries.retry(conn, [email], "tests")] * hands)
+        retried = self.run(*[lambda conn: retries.retry(conn, [email], "tests")] * operators)
 
         queued = [job for jobs in retried for job in jobs]
         if model.status not in ("completed", "failed"):
@@ -321,19 +321,19 @@ class Jobs(RuleBasedStateMachine):
         assert not any(self.models[claim.email_id].is_held(claim) for claim, _ in ends)
 
     @rule(most=st.sampled_from([1, 2, 3, 6]), limit=st.sampled_from([1, 100]), sweeps=at_once)
-    def rescue(self, most: int, limit: int, sweeps: int) -> None:
+    def take_back(self, most: int, limit: int, sweeps: int) -> None:
         expired = self.expired()
 
         counts = self.run(
             *[lambda conn: attempts.take_back(conn, limit, SPREAD, most_abandoned=most)] * sweeps
         )
 
-        rescued = expired[: sum(counts)]
+        taken_back = expired[: sum(counts)]
         if sweeps == 1 or limit > len(expired):
-            assert len(rescued) == sum(counts) == min(limit, len(expired))
-        for email in rescued:
+            assert len(taken_back) == sum(counts) == min(limit, len(expired))
+        for email in taken_back:
             self.abandon(email, most)
-        self.touched = set(rescued)
+        self.touched = set(taken_back)
 
     @rule(email=emails, events=st.lists(st.sampled_from([*ENDS, "abandoned", "late", "retried"]), max_size=6))
     def live(self, email: int, events: list[str]) -> None:
@@ -350,7 +350,7 @@ class Jobs(RuleBasedStateMachine):
                     self.all_is_well()
                     self.settle(model.claim(ago=1), ["completed"], HOUR, is_newest=False)
                 elif event == "abandoned":
-                    self.rescue(3, 100, 1)
+                    self.take_back(3, 100, 1)
                 else:
                     self.settle(model.claim(), [event], HOUR, is_newest=False)
             self.all_is_well()
@@ -358,16 +358,14 @@ class Jobs(RuleBasedStateMachine):
     @rule(
         claim=claims, is_newest=newest, outcome=st.sampled_from(list(ENDS)), most=st.sampled_from([1, 2, 6])
     )
-    def settle_while_the_rescue_comes(
-        self, claim: Claim, outcome: str, most: int, *, is_newest: bool
-    ) -> None:
+    def settle_during_a_sweep(self, claim: Claim, outcome: str, most: int, *, is_newest: bool) -> None:
         """Settle while the sweep takes jobs back: the worker settles its job or loses it, and never half."""
         model = self.models[claim.email_id]
         claim = model.claim() if is_newest else claim
         expired = self.expired()
         was_held = model.is_held(claim)
 
-        done, rescued = self.run(
+        done, taken_back = self.run(
             settle(claim, outcome), lambda conn: attempts.take_back(conn, 100, SPREAD, most_abandoned=most)
         )
 
@@ -375,7 +373,7 @@ class Jobs(RuleBasedStateMachine):
         if settled:
             model.end(outcome, *ENDS[outcome])
         lost = [email for email in expired if email not in settled]
-        assert rescued == len(lost)
+        assert taken_back == len(lost)
         for email in lost:
             self.abandon(email, most)
         assert done == model.has_ended(claim, outcome)

@@ -108,7 +108,7 @@ async def test_a_worker_that_shuts_down_hands_back_its_syncs(
     assert email["sync_retry_count"] == 0
 
 
-@pytest.mark.parametrize("takes", [lambda res: sync(res, 1), sync_for_ever], ids=["ring", "sweep"])
+@pytest.mark.parametrize("takes", [lambda res: sync(res, 1), sync_for_ever], ids=["message", "sweep"])
 async def test_a_sync_claimed_during_shutdown_is_handed_back(
     takes: Callable[[Resources], Coroutine[Any, Any, None]],
     settings: Settings,
@@ -192,9 +192,9 @@ async def test_a_frozen_server_does_not_delay_the_shutdown(
     """The driver itself would wait for a quarter of a minute."""
     async with before_mongodb(mongodb_server) as (proxy, url):
         settings = syncing(settings, url, sync_seconds=600)
-        async with asyncio.timeout(None) as patience, open_resources(settings) as res:
+        async with asyncio.timeout(None) as budget, open_resources(settings) as res:
             await res.targets[0].write(Document("key", 1, is_first=True, content={"version": 1}))
             proxy.freeze()
-            patience.reschedule(asyncio.get_running_loop().time() + 10)
+            budget.reschedule(asyncio.get_running_loop().time() + 10)
 
-    assert not patience.expired()
+    assert not budget.expired()
