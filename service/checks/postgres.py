@@ -14,7 +14,7 @@ from service.checks.finding import CONNECTIONS, SECONDS, Check
 from service.config.settings import Settings
 from service.errors import Transient
 from service.formatting import duration
-from service.migrations.revisions import Standing, look
+from service.migrations.revisions import DatabaseState, look
 from service.postgres.engine import WEB, check_writable, connect, is_pooled, run, within
 from service.postgres.pool import ADVICE, Usage, usage
 from service.queries import overview
@@ -24,7 +24,7 @@ from service.takeover.look import keeps_limits
 
 OLDEST = 14  # the oldest version that its makers still look after
 _READ_ONLY = (
-    "let DATABASE_URL lead to the primary, or name all servers in it and add target_session_attrs=read-write;"
+    "point DATABASE_URL to the primary, or name all servers in it and add target_session_attrs=read-write;"
     " or turn default_transaction_read_only off"
 )
 # Of a release and of a command that somebody runs meanwhile.
@@ -47,7 +47,7 @@ async def check_postgres(res: Resources) -> Check:
 
 
 async def check_migrations(res: Resources) -> Check:
-    async def ask() -> tuple[Standing, bool]:
+    async def ask() -> tuple[DatabaseState, bool]:
         async with connect(res.engine) as conn:
             standing = await look(conn)
             return standing, standing.kind == "current" and await keeps_limits(conn)

@@ -17,7 +17,7 @@ from service.outbound.decoding import codings_of
 _FILE_NAME = re.compile(r"filename\*?\s*=\s*(?:[\w-]+'[^']*')?\"?([^\";]+)", re.IGNORECASE)
 _REFUSALS = {
     401: ("unauthorized", "check the Zendesk credentials"),
-    403: ("forbidden", "the credentials do not reach this file, or it was flagged as malware"),
+    403: ("forbidden", "the credentials do not allow this file, or it was flagged as malware"),
     404: ("not_found", "the file is not there, or its address has expired"),
     410: ("attachment_gone", "the file was deleted"),
 }
@@ -128,7 +128,7 @@ def _is_refusal(text: bytes, content_type: str, expected: Expected) -> bool:
 def sign_in_page(url: URL) -> Permanent:
     return Permanent(
         "sign_in_page",
-        f"{url.raw_host} wants a sign-in instead of sending the file: check the Zendesk credentials",
+        f"{url.raw_host} asks for a sign-in instead of sending the file: check the Zendesk credentials",
     )
 
 
@@ -142,10 +142,10 @@ def check_size(response: ClientResponse, expected: Expected, received: int) -> N
         if _is_redacted(response):
             raise _redacted()
         if expected.size is None and not expected.may_be_empty:
-            raise Transient("empty_answer", f"{response.url.raw_host} answered with nothing")
+            raise Transient("empty_answer", f"{response.url.raw_host} sent an empty response")
     if expected.size in {None, received}:
         return
-    message = f"{response.url.raw_host} sent {received} bytes, announced were {expected.size}"
+    message = f"{response.url.raw_host} sent {received} bytes instead of the announced {expected.size}"
     framed = "Content-Length" in response.headers or "Transfer-Encoding" in response.headers
     if received < (expected.size or 0) and not framed:
         raise Transient(
@@ -179,17 +179,17 @@ def _names(response: ClientResponse) -> set[str]:
 
 _FAILURES: tuple[tuple[type[BaseException], str, str], ...] = (  # the first match counts
     (aiohttp.ClientConnectorDNSError, "dns_failed", "the name does not resolve"),
-    (UnicodeError, "dns_failed", "no name server can be asked for such a name"),
+    (UnicodeError, "dns_failed", "no name server can resolve such a name"),
     (aiohttp.ClientSSLError, "tls_failed", "no secure connection"),
     (ssl.SSLError, "tls_failed", "no secure connection"),
     (aiohttp.ConnectionTimeoutError, "connection_failed", "no connection in time"),
     (aiohttp.ClientConnectorError, "connection_failed", "no connection"),
-    (aiohttp.SocketTimeoutError, "download_stalled", "nothing came for longer than DOWNLOAD_STALL_SECONDS"),
+    (aiohttp.SocketTimeoutError, "download_stalled", "no bytes for longer than DOWNLOAD_STALL_SECONDS"),
     (TimeoutError, "download_timeout", "not done within DOWNLOAD_SECONDS"),
-    (aiohttp.ClientPayloadError, "connection_lost", "the file broke off"),
+    (aiohttp.ClientPayloadError, "connection_lost", "the connection broke within the file"),
     (OSError, "connection_lost", "the connection broke"),
     (aiohttp.ClientConnectionError, "connection_lost", "the connection broke"),
-    (Exception, "bad_response", "what it answered is not HTTP as we know it"),
+    (Exception, "bad_response", "its answer is not valid HTTP"),
 )
 
 

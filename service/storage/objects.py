@@ -225,4 +225,4 @@ def translated(storage: Storage | None = None, key: str | None = None) -> Iterat
         if type(exc).__name__ not in _PANICS:
             raise
         cause = "something may be wrong with its variables, or with the URL"
-        raise Transient("storage_unavailable", f"storage: the vendor's client broke down; {cause}") from None
+        raise Transient("storage_unavailable", f"storage: the vendor's client crashed; {cause}") from None

@@ -55,9 +55,7 @@ def worker_complaint(name: str) -> str:
         age = time.monotonic() - float(at)
         os.kill(int(pid), 0)
     except FileNotFoundError:
-        return (
-            f"worker {name}: there is no {path}; it did not start here, or with another WORKER_NAME or TMPDIR"
-        )
+        return f"worker {name}: {path} does not exist; it did not start here, or has another WORKER_NAME or TMPDIR"
     except ProcessLookupError:
         return f"worker {name}: process {int(pid)} has ended"
     except PermissionError as exc:

@@ -80,20 +80,18 @@ def _recorded(record: Depths | None, workers: Mapping[str, str] | None) -> Itera
         "holdfast_oldest_waiting_seconds", "Age of the oldest e-mail that is not finished"
     )
     not_begun = GaugeMetricFamily(
-        "holdfast_oldest_not_begun_seconds", "Age of the oldest e-mail that waits and had no attempt yet"
+        "holdfast_oldest_not_begun_seconds", "Age of the oldest waiting e-mail without an attempt"
     )
     quarantined = GaugeMetricFamily(
-        "holdfast_quarantined_webhooks", "Webhooks that wait in quarantine, counted up to 10,000"
+        "holdfast_quarantined_webhooks", "Webhooks in quarantine, counted up to 10,000"
     )
     syncs = GaugeMetricFamily(
         "holdfast_syncs",
-        "Finished e-mails that wait for their sync, and those that could not be synced, counted up to 10,000 each",
+        "Finished e-mails by the status of their sync, pending or failed, counted up to 10,000 each",
         labels=["status"],
     )
-    oldest_sync = GaugeMetricFamily(
-        "holdfast_oldest_sync_seconds", "How long a finished e-mail has waited for its sync by now, at most"
-    )
-    alive = GaugeMetricFamily("holdfast_workers", "Workers that were heard of within the last minute")
+    oldest_sync = GaugeMetricFamily("holdfast_oldest_sync_seconds", "Age of the oldest pending sync")
+    alive = GaugeMetricFamily("holdfast_workers", "Workers with a heartbeat within the last minute")
     if record is not None:
         for status, count in record.by_status.items():
             emails.add_metric([status], count)
@@ -113,12 +111,12 @@ def _recorded(record: Depths | None, workers: Mapping[str, str] | None) -> Itera
 def _reconciled(reconciled: Reconciliations | None) -> Iterable[Metric]:
     findings = GaugeMetricFamily(
         "holdfast_reconciliation_findings",
-        "What reconciliations and verifications found and nobody put right, by kind",
+        "Open findings of reconciliations and verifications by kind",
         labels=["kind"],
     )
     age = GaugeMetricFamily(
         "holdfast_reconciliation_age_seconds",
-        "How long ago a reconciliation was done, or one under way got on",
+        "Time since a reconciliation finished or made progress",
     )
     if reconciled is not None:
         for kind, count in reconciled.by_kind.items():

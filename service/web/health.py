@@ -137,7 +137,7 @@ async def _probe_database(res: Resources) -> dict[str, object]:
     """Also say, where this process works with the connections that it has, that Postgres refuses it another one."""
     found = await _probe(overview.ping(res.engine), PROBE_SECONDS + 1)  # it has a budget of its own
     pool = pool_of(res.engine)
-    return {**found, "detail": pool.complaint().message} if found["ok"] and pool.was_refused else found
+    return {**found, "detail": pool.error().message} if found["ok"] and pool.was_refused else found
 
 
 @routes.get("/metrics", is_open=True, media_type="text/plain")

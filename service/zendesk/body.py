@@ -48,7 +48,7 @@ def read_json(body: bytes | str, *, most_depth: int = MOST_DEPTH) -> object:
         if text.count("[") + text.count("{") > most_depth:
             _refuse_depth(data, most_depth)
     except RecursionError:
-        raise Unreadable("wrong_shape", "The JSON is nested too deep.") from None
+        raise Unreadable("wrong_shape", "The JSON is nested too deeply.") from None
     except ValueError as exc:
         raise Unreadable("not_json", f"The body is not JSON: {exc}.") from exc
     return data
@@ -102,7 +102,7 @@ def embedded_json(
 def _read_form(body: bytes) -> object:
     """Read a form: a field that contains JSON is the body, otherwise its fields are the keys."""
     if not _ENCODED_FORM.fullmatch(body):
-        raise Unreadable("not_json", "The body is neither JSON nor a form that was encoded as one.")
+        raise Unreadable("not_json", "The body is neither JSON nor an encoded form.")
     try:
         fields = parse_qsl(
             body.decode("ascii").strip(),
@@ -125,7 +125,7 @@ def _read_form(body: bytes) -> object:
         return _make_object([*inner, *pairs])
     fields_alone = _make_object([(key, value), *pairs])
     if not any(name_of(key).is_ticket_id for key in fields_alone):
-        raise Unreadable("not_json", "The body is a form in which no field is JSON, or the ticket's id.")
+        raise Unreadable("not_json", "The body is a form, but no field is JSON or the ticket's id.")
     return fields_alone
 
 
@@ -147,7 +147,7 @@ def _merge(pairs: list[tuple[str, object]]) -> dict[str, object]:
 def _join(key: str, values: list[object]) -> list[object]:
     """Join lists of files under one key; any other duplicate key is ambiguous."""
     if not name_of(key).is_files or not all(isinstance(value, _LIST_LIKE) for value in values):
-        raise Unreadable("duplicate_key", f"The key {key[:100]!r} stands twice, with different values.")
+        raise Unreadable("duplicate_key", f"The key {key[:100]!r} occurs twice, with different values.")
     return [item for value in values for item in (value if isinstance(value, list) else [value])]
 
 

@@ -78,7 +78,9 @@ def parse(body: bytes, content_type: str = "application/json") -> Email | Ignore
     if kind not in _USED_EVENTS and not any(name_of(key).is_trigger for key in data):
         if _is_whole_event(data):
             return Ignored(clean(kind))
-        raise Unreadable("wrong_shape", "The body calls itself an event, but lacks what every event has.")
+        raise Unreadable(
+            "wrong_shape", "The body has the type of an event, but lacks the fields of an event."
+        )
     found = search(data)
     fields = _flatten_event(data)
     if kind == _FILE_LINKED and not found.attachments:
@@ -162,9 +164,9 @@ def _read_email(fields: dict[str, object], ticket_id: str | None, found: FoundFi
         sent_at=_read_date(_pick(fields, "received_at") or ""),
         source_id=text_of(source_id),
         account_id=_pick(fields, "account_id"),
-        comment_id=found.comment_id or ("" if found.told is None or found.may_be_more else None),
+        comment_id=found.comment_id or ("" if found.listed is None or found.may_be_more else None),
         attachments=found.attachments,
-        attachment_urls=found.told,
+        attachment_urls=found.listed,
     )
 
 

@@ -117,7 +117,7 @@ def read_list(text: str, files: Sequence[RecordedFile]) -> AnnouncedList:
     addressed = [file for file in found.attachments if file.url and attachment_key(file.url) not in known]
     others = [file for file in found.attachments if not file.url][nameless:]
     return AnnouncedList(
-        [*addressed, *others], found.told is not None, hashlib.sha256(text.encode()).digest()
+        [*addressed, *others], found.listed is not None, hashlib.sha256(text.encode()).digest()
     )
 
 

@@ -128,7 +128,7 @@ def _end_of_timestamp(text: str) -> int:
 
 
 def _mismatch() -> Rejected:
-    return Rejected(401, "signature_mismatch", "The signature fits none of our secrets.")
+    return Rejected(401, "signature_mismatch", "The signature matches none of our secrets.")
 
 
 def _malformed() -> Rejected:

@@ -287,7 +287,7 @@ def test_a_lock_that_cannot_be_had_is_tried_for_as_long_as_asked_then_ends_the_u
         left = schema(url)
     again = run(UPGRADE, url)
 
-    paused = rf"(?:A lock is not to be had: {SESSION}\. Trying again in 0\.5 s\.\n){{{pauses}}}"
+    paused = rf"(?:Waiting for a lock: {SESSION}\. Trying again in 0\.5 s\.\n){{{pauses}}}"
     assert re.fullmatch(paused + r"Postgres refused: [^\n]*lock timeout[^\n]*\n", refused.stderr)
     assert refused.returncode == 1
     assert left == before
@@ -310,7 +310,7 @@ def test_writers_wait_less_than_a_second_while_an_upgrade_waits_for_a_report(url
 
     assert done.returncode == 0, done.stderr
     assert re.fullmatch(
-        rf"(A lock is not to be had: {SESSION}\. Trying again in [0-9.]+ s\.\n){{2,}}", done.stderr
+        rf"(Waiting for a lock: {SESSION}\. Trying again in [0-9.]+ s\.\n){{2,}}", done.stderr
     )
     assert len(written) > 3
     assert sql(url, f"{ids_and_states} WHERE id > 30000 ORDER BY id") == [(n, "completed") for n in written]

@@ -156,7 +156,7 @@ def test_migrations_ask_for_postgres_itself(pooled_url: str) -> None:
     done = alembic(pooled_url, "upgrade", "head")
 
     assert done.returncode == 2
-    assert done.stderr.startswith("DATABASE_URL: is a pooler's, migrations need that of Postgres itself")
+    assert done.stderr.startswith("DATABASE_URL: leads to a pooler, migrations need Postgres itself")
     assert done.stderr.count("\n") == 1
 
 

@@ -192,7 +192,7 @@ async def test_a_process_that_is_refused_more_connections_works_with_those_that_
 
     assert len(answers) == 40
     assert ready["checks"]["database"]["ok"]
-    assert "the limit of the role is met" in ready["checks"]["database"]["detail"]
+    assert "the limit of the role is reached" in ready["checks"]["database"]["detail"]
     assert (log["open"], log["most"]) == (1, limited.database_pool_size)
     assert log["held"] == "1 of 1 are open: holdfast web 1"
     assert "lower DATABASE_POOL_SIZE" in log["advice"]
@@ -232,7 +232,7 @@ async def test_the_doctor_names_the_cause_and_advises_no_migration(
         assert checks[name].ok is False
         assert "too many are open" in checks[name].found
         assert "migrate" not in checks[name].found + checks[name].advice
-    assert "the limit of the role is met" in checks["connections"].found
+    assert "the limit of the role is reached" in checks["connections"].found
     assert "lower DATABASE_POOL_SIZE" in checks["connections"].advice
     assert checks["workers"].advice == "see connections"
 

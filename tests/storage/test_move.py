@@ -401,7 +401,7 @@ async def test_a_source_that_has_nothing_is_not_taken_for_one_that_was_moved(
 
     assert [each.code for each in (done, emptied, moved, again)] == [1, 1, 0, 0]
     assert done.told == summary(complete=False, problems={"nothing_there": 1})
-    assert done.err.startswith("FROM: nothing_there: no object is there: is it the right place")
+    assert done.err.startswith("FROM: nothing_there: FROM has no objects: is the URL right")
     assert done.err.count("\n") == 1
 
 
@@ -531,7 +531,7 @@ async def test_many_large_objects_take_little_memory(disk: Directory, tmp_path: 
 
 
 def _peak(pid: int) -> int:
-    """Watch a process until it ends; return the most memory that it took, in MiB."""
+    """Callbacks a process until it ends; return the most memory that it took, in MiB."""
     most = 0
     with suppress(OSError):
         while found := re.search(r"VmHWM:\s*(\d+)", Path(f"/proc/{pid}/status").read_text()):
