@@ -58,7 +58,7 @@ class Resources:
 
     settings: Settings
     engine: AsyncEngine
-    coalesce: Batcher
+    batch: Batcher
     redis: ArqRedis
     dispatcher: Dispatcher
     storage: Storage
@@ -77,11 +77,11 @@ class Resources:
 def read_settings_for_resources() -> Settings:
     """Read the settings that `open_resources` needs; raises SettingsError."""
     settings = read_settings(*NEEDED)
-    judge(settings)
+    check_usable(settings)
     return settings
 
 
-def judge(settings: Settings) -> None:
+def check_usable(settings: Settings) -> None:
     """Let the libraries judge what only they can; raises SettingsError."""
     if any(url.get_secret_value().startswith("mongodb") for url in settings.sync_url) and not _is_installed(
         "pymongo"
@@ -128,18 +128,18 @@ async def open_resources(settings: Settings, process: str = WORKER) -> AsyncIter
         )
         stack.push_async_callback(close_engine, engine)
         await stack.enter_async_context(background(lambda: look_after_pool(engine)))
-        coalesce = Batcher(
+        batch = Batcher(
             lambda statement, items: run(
                 engine, settings.database_seconds, lambda conn: statement(conn, items)
             )
         )
-        stack.push_async_callback(coalesce.close, GOODBYE_SECONDS)
+        stack.push_async_callback(batch.close, GOODBYE_SECONDS)
         redis = create_redis(settings.redis_dsn, pool_size=2 if is_command else settings.redis_pool_size)
         stack.push_async_callback(redis.aclose, close_connection_pool=True)
         dispatcher = Dispatcher(engine, redis)
-        await stack.enter_async_context(background(dispatcher.run))
-        await stack.enter_async_context(background(dispatcher.mark))
-        await stack.enter_async_context(background(dispatcher.look_out))
+        await stack.enter_async_context(background(dispatcher.enqueue_for_ever))
+        await stack.enter_async_context(background(dispatcher.mark_for_ever))
+        await stack.enter_async_context(background(dispatcher.probe_for_ever))
         stack.push_async_callback(dispatcher.drain)
         targets = await asyncio.to_thread(open_targets, settings)  # PyMongo looks at files
         for target in targets:
@@ -151,7 +151,7 @@ async def open_resources(settings: Settings, process: str = WORKER) -> AsyncIter
             account=account,
             zendesk=zendesk,
             engine=engine,
-            coalesce=coalesce,
+            batch=batch,
             redis=redis,
             dispatcher=dispatcher,
             storage=open_storage(storage_url),
@@ -166,7 +166,7 @@ async def open_resources(settings: Settings, process: str = WORKER) -> AsyncIter
         )
 
 
-def told_at_start(settings: Settings, processes: int, redis_pools: int = 1) -> dict[str, int]:
+def connection_limits(settings: Settings, processes: int, redis_pools: int = 1) -> dict[str, int]:
     """Say in a log line how many connections these processes may open together."""
     return {
         "processes": processes,

@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta
 
 from service.capture.retry_policy import is_young
 from service.errors import HoldfastError, Permanent, Transient
-from service.jobs.attachments import File
+from service.jobs.attachments import FileRecord
 from service.jobs.attempts import Claim
 from service.outbound.addresses import attachment_key
 from service.resources import Resources
@@ -85,7 +85,7 @@ async def _of_that_time(
     return found
 
 
-def placed(known: Sequence[File], found: Sequence[AnnouncedFile]) -> Mapping[int, AnnouncedFile]:
+def placed(known: Sequence[FileRecord], found: Sequence[AnnouncedFile]) -> Mapping[int, AnnouncedFile]:
     """Give each file that was found and is not known a position: that of a known one without an address, or a new one.
 
     A webhook may name a file and leave its address out.
@@ -104,12 +104,12 @@ def placed(known: Sequence[File], found: Sequence[AnnouncedFile]) -> Mapping[int
     return places | dict(enumerate(missing, first))
 
 
-def without_address(known: Sequence[File], places: Mapping[int, AnnouncedFile]) -> Sequence[File]:
+def without_address(known: Sequence[FileRecord], places: Mapping[int, AnnouncedFile]) -> Sequence[FileRecord]:
     """Return the files that the webhook announced and that Zendesk does not list."""
     return [file for file in known if not file.source_url and file.position not in places]
 
 
-def _may_be(known: File, found: AnnouncedFile) -> bool:
+def _may_be(known: FileRecord, found: AnnouncedFile) -> bool:
     if known.file_name is None:
         return True
     return (

@@ -24,10 +24,10 @@ def web() -> None:
         if settings.web_concurrency > 1:
             stack.enter_context(ports.counting_together())
         gc.disable()  # to load modules makes no garbage, and `serve` enables it again
-        from service.resources import judge
+        from service.resources import check_usable
         from service.web.server.serve import serve
 
-        judge(settings)
+        check_usable(settings)
         serve(settings, sockets)
 
 

@@ -35,12 +35,12 @@ def _look() -> "list[Check]":
     from service.cli.environment import with_resources
     from service.config.reading import NEEDED, read_settings
     from service.errors import SettingsError
-    from service.resources import judge
+    from service.resources import check_usable
 
     try:
         # Heroku's release phase has the settings of web and worker alike.
         settings = read_settings(*NEEDED, "zendesk_webhook_secrets")
-        judge(settings)
+        check_usable(settings)
     except SettingsError as exc:
         for line in exc.args:
             click.echo(str(line), err=True)

@@ -12,7 +12,7 @@ from service.cli.terminal import json_option, print_json, progress
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Sequence
 
-    from service.operate.reparse import Plan
+    from service.operate.reparse import ReparsePlan
     from service.postgres.selection import Selection
     from service.resources import Resources
 
@@ -73,13 +73,15 @@ def _look(
 ) -> "Callable[[Resources], AsyncIterator[Sequence[int]]]":
     from service.operate import reparse
 
-    return lambda res: reparse.these(res, email_ids) if wanted is None else reparse.every(res, wanted)
+    return lambda res: reparse.given(res, email_ids) if wanted is None else reparse.matching(res, wanted)
 
 
-async def _plan(res: "Resources", look: "Callable[[Resources], AsyncIterator[Sequence[int]]]") -> "Plan":
+async def _plan(
+    res: "Resources", look: "Callable[[Resources], AsyncIterator[Sequence[int]]]"
+) -> "ReparsePlan":
     from service.operate import reparse
 
-    plan = reparse.Plan()
+    plan = reparse.ReparsePlan()
     with progress("Reading again") as tell:
         async for _ in reparse.differences(res, look(res), plan):
             tell(plan.matching, f"{plan.differing:,} read differently")
@@ -91,15 +93,15 @@ async def _queue(
 ) -> int:
     from service.operate import reparse
 
-    queued, plan = 0, reparse.Plan()
+    queued, plan = 0, reparse.ReparsePlan()
     with progress("Queued") as tell:
         async for found in reparse.differences(res, look(res), plan):
-            queued += await reparse.queue(res, found, actor(), per_second)
+            queued += await reparse.retry_differing(res, found, actor(), per_second)
             tell(queued, "")
     return queued
 
 
-def _tell(plan: "Plan") -> None:
+def _tell(plan: "ReparsePlan") -> None:
     of = f"{plan.differing:,} of {plan.matching:,} {'reads' if plan.differing == 1 else 'read'} differently now"
     left = f"; {plan.unreadable:,} cannot be read and stay as they are" if plan.unreadable else ""
     click.echo(f"{of}{left}.", err=True)
@@ -116,7 +118,7 @@ def _tell(plan: "Plan") -> None:
         click.echo(f"  e-mail {each.email_id}: {'; '.join(filter(None, (files, said)))}", err=True)
 
 
-def _written(plan: "Plan") -> dict[str, object]:
+def _written(plan: "ReparsePlan") -> dict[str, object]:
     from dataclasses import asdict
 
     return {**vars(plan), "fields": dict(plan.fields), "examples": [asdict(each) for each in plan.examples]}

@@ -44,12 +44,12 @@ def sync(email_ids: tuple[int, ...], way: Way, *, everything: bool, **chosen: st
 
 async def _sync(res: "Resources", email_ids: tuple[int, ...], *, as_json: bool) -> bool:
     from service.errors import Rejected
-    from service.operate.sync_retry import resync
+    from service.operate.retry import retry
 
     good = True
     for email_id in email_ids:
         try:
-            await resync(res, email_id, actor())
+            await retry(res, email_id, actor(), "sync")
         except Rejected as exc:
             good = False
             click.echo(printable(exc.message), err=True)

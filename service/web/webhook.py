@@ -148,12 +148,12 @@ def _tell(traces: Traces, began: float, verified: float, outcome: str, about: Ma
     traces.record(invocation, "intake", ended - verified, {}, under=place, error=error)
 
 
-def _about(receipt: intake.Receipt, signed: Verified) -> dict[str, int]:
+def _about(receipt: intake.IntakeResult, signed: Verified) -> dict[str, int]:
     """Name what a webhook became, for logs and traces."""
     return {_NUMBERS[receipt.status]: receipt.number or 0, **({"late": True} if signed.late else {})}
 
 
-def _answer(receipt: intake.Receipt) -> dict[str, str | int]:
+def _answer(receipt: intake.IntakeResult) -> dict[str, str | int]:
     if receipt.status == "ignored" or not receipt.number:
         return {"status": receipt.status}
     return {"status": receipt.status, _NUMBERS[receipt.status]: receipt.number}

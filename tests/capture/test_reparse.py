@@ -9,7 +9,7 @@ import pytest
 from service.capture.attempt import process
 from service.config.settings import Settings
 from service.jobs import reparsing
-from service.jobs.reparsing import Rewriting
+from service.jobs.reparsing import RecordChanges
 from service.local.zendesk.account import describe
 from service.local.zendesk.stand_in import Zendesk
 from service.operate import bulk_retry, reparse
@@ -161,7 +161,7 @@ async def test_an_attempt_that_lost_its_job_writes_nothing(
     email_id = await captured(client, res, database, zendesk)
     await retry(res, email_id, "tests")
     before = await database.fetchrow("SELECT * FROM incoming_emails")
-    new = Rewriting({"subject": "Lost"}, [], [{"position": 0, "source_url": "https://a/"}], [0, 1, 2])
+    new = RecordChanges({"subject": "Lost"}, [], [{"position": 0, "source_url": "https://a/"}], [0, 1, 2])
 
     async with connect(res.engine) as conn:
         read = await reparsing.rewrite(conn, (email_id, before["attempt_number"]), new)
@@ -181,7 +181,7 @@ async def test_what_is_stored_is_neither_corrected_nor_withdrawn(
     other = {"position": 0, "source_url": "https://a/", "file_name": None}
 
     async with connect(res.engine) as conn:
-        read = await reparsing.rewrite(conn, (email_id, 1), Rewriting({}, [other], [], [1, 2]))
+        read = await reparsing.rewrite(conn, (email_id, 1), RecordChanges({}, [other], [], [1, 2]))
 
     assert read is not None
     assert await database.fetch("SELECT * FROM attachments ORDER BY position") == before
@@ -224,9 +224,9 @@ async def test_what_was_looked_up_is_no_difference_and_is_looked_up_again_after_
 # ── holdfast emails reparse
 
 
-async def planned(res: Resources, wanted: Selection) -> reparse.Plan:
-    plan = reparse.Plan()
-    async for _ in reparse.differences(res, reparse.every(res, wanted), plan):
+async def planned(res: Resources, wanted: Selection) -> reparse.ReparsePlan:
+    plan = reparse.ReparsePlan()
+    async for _ in reparse.differences(res, reparse.matching(res, wanted), plan):
         pass
     return plan
 

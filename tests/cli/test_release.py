@@ -16,7 +16,7 @@ from service.config.settings import Settings
 from service.errors import SettingsError
 from service.local.zendesk.stand_in import Zendesk
 from service.migrations.revisions import judge
-from service.resources import judge as judge_settings
+from service.resources import check_usable
 from service.telemetry.version import commit, full_version, version
 from tests.conftest import ROOT, serving
 from tests.support.commands import command, typed
@@ -175,7 +175,7 @@ async def test_a_postgres_whose_tls_fails_says_what_to_do(settings: Settings, tm
 
 def test_sentrys_own_sdk_reads_the_dsn(settings: Settings) -> None:
     with pytest.raises(SettingsError, match=r"^SENTRY_DSN: is no DSN"):
-        judge_settings(settings.model_copy(update={"sentry_dsn": SecretStr("https://key@host/x1")}))
+        check_usable(settings.model_copy(update={"sentry_dsn": SecretStr("https://key@host/x1")}))
 
 
 @pytest.mark.parametrize(

@@ -19,7 +19,7 @@ from service import intake
 from service.cli.main import main
 from service.config.settings import Settings
 from service.errors import Rejected, Transient
-from service.intake import Receipt
+from service.intake import IntakeResult
 from service.local.zendesk.stand_in import Zendesk
 from service.resources import Resources
 from service.zendesk.signature import INVOCATION_ID
@@ -460,7 +460,7 @@ async def test_the_log_names_ids_and_nothing_of_what_was_sent(
         with pytest.raises(Rejected):
             await intake.replay(res, 2, "tests")
 
-    assert receipt == Receipt("accepted", 1)
+    assert receipt == IntakeResult("accepted", 1)
     assert {
         "event": "webhook_replayed",
         "log_level": "info",

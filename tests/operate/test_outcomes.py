@@ -109,7 +109,7 @@ async def test_a_retry_under_way_is_not_over_where_all_that_is_queued_has_ended(
 async def test_each_email_counts_once_however_many_workers_look_at_once(
     res: Resources, database: asyncpg.Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(outcomes, "PATIENCE", timedelta(0))  # so that all of them take the same step
+    monkeypatch.setattr(outcomes, "STEP_LEASE", timedelta(0))  # so that all of them take the same step
     monkeypatch.setattr(outcomes, "ROUND", timedelta(0))
     ids = await add_many_failed(database, 50)
     number = await queue_all(res, database)

@@ -12,7 +12,7 @@ from aiohttp import web
 
 from service.config.limits import raise_file_limit
 from service.config.settings import Settings
-from service.resources import background, told_at_start
+from service.resources import background, connection_limits
 from service.telemetry import logs
 from service.telemetry.alive import watchdog
 from service.telemetry.exporters import report
@@ -40,7 +40,7 @@ log = structlog.get_logger()
 def serve(settings: Settings, sockets: Sequence[socket.socket]) -> None:
     """Serve until SIGTERM or SIGINT; then accept nothing new and finish what is under way."""
     logs.configure(settings.log_format, settings.log_level, report)
-    log.info("web_starting", **told_at_start(settings, settings.web_concurrency))
+    log.info("web_starting", **connection_limits(settings, settings.web_concurrency))
     raise_file_limit()
     log.info("started", process="web", version=version(), commit=commit())
     gc.freeze()  # what was loaded stays: no collection looks at it again, and no process needs a copy of it
