@@ -44,7 +44,7 @@ BLOCKING_SESSION = text("""
     AND database = (SELECT oid FROM pg_database WHERE datname = current_database())
     ORDER BY xact_start, pid LIMIT 1
 """)
-# The advisory lock and the limits belong to a session, which PgBouncer may change after each transaction.
+# The advisory lock and the limits belong to a session, and PgBouncer may change it after each transaction.
 POOLED = (
     "DATABASE_URL: leads to a pooler, migrations need Postgres itself"
     " (if each connection keeps a session of its own: alembic -x pooled=yes upgrade head)"

@@ -1,4 +1,4 @@
-"""What a database's Alembic revision means to this program, and the list of its migrations."""
+"""The meaning of a database's Alembic revision to this program, and the list of its migrations."""
 
 import asyncio
 import re

@@ -34,7 +34,7 @@ _PAGE = re.compile(
     rb"<(?:!doctype\s+html|html|head|body|title|meta|script|input|h1|h2|style)\b",
     re.IGNORECASE | re.DOTALL,
 )
-# HTML of an office program, which it saves as .xls or .doc.
+# HTML of an office program, saved as .xls or .doc.
 _OFFICE = re.compile(rb"schemas-microsoft-com:office", re.IGNORECASE)
 _SIGN_IN = re.compile(
     rb"""type=["']?password|/access/|/auth/v\d+|/hc/[\w-]*/?signin|sign[ _-]?in\b|log[ _-]?in\b|einloggen|anmelden""",
@@ -87,7 +87,7 @@ def check_headers(response: ClientResponse, expected: Expected, limits: Limits) 
 
 def codings(response: ClientResponse, expected: Expected) -> list[str]:
     """Return the content codings to decode; raises Permanent."""
-    # As many bytes as announced: this is the file itself, whatever a header says.
+    # As many bytes as announced: this is the file itself, even if a header names a coding.
     if expected.size is not None and response.content_length == expected.size:
         return []
     name = expected.file_name or max(_names(response), key=len)
@@ -95,7 +95,7 @@ def codings(response: ClientResponse, expected: Expected) -> list[str]:
 
 
 def check_head(response: ClientResponse, expected: Expected, head: bytes, *, of_account: bool) -> None:
-    """Raise Permanent for Zendesk's sign-in page, which comes with a 200; for responses without a redirect.
+    """Raise Permanent for Zendesk's sign-in page, sent with a 200; for responses without a redirect.
 
     The account answers an authorised request with a redirect to its CDN. A page without the redirect is not
     the file, unless a page was announced and this is no sign-in page of the account.
@@ -150,12 +150,12 @@ def check_size(response: ClientResponse, expected: Expected, received: int) -> N
     if received < (expected.size or 0) and not framed:
         raise Transient(
             "connection_lost", message
-        )  # the server ended it by closing the connection, which looks like a lost one
+        )  # the server ended it by closing the connection, just as a lost connection ends
     raise Permanent("size_mismatch", message)
 
 
 def _is_redacted(response: ClientResponse) -> bool:
-    """Say whether the file has Zendesk's name for a removed file, which is empty; a sender's file of that name is not."""
+    """Say whether the file has Zendesk's name for a removed file; that one is empty, and a sender's own is not."""
     return _REDACTED in _names(response)
 
 
@@ -194,7 +194,7 @@ _FAILURES: tuple[tuple[type[BaseException], str, str], ...] = (  # the first mat
 
 
 def translate(exc: Exception, hop: URL) -> HoldfastError:
-    """Translate an error at this hop; aiohttp's text contains the whole address, which may hold a token."""
+    """Translate an error at this hop; aiohttp's text contains the whole address, and perhaps a token in it."""
     refusal = getattr(exc, "os_error", None)
     if isinstance(refusal, Permanent):
         return Permanent(refusal.code, f"{hop.raw_host} {refusal.message}")

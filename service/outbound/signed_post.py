@@ -42,7 +42,7 @@ async def post(
 ) -> PostResponse:
     """Post `body` and return the response; redirects are not followed.
 
-    Raises Transient, which never shows the address: it may be a secret.
+    Raises Transient without the address in its message: the address may be a secret.
     """
     return await _ask(session, "POST", url, data=body, headers=headers)
 

@@ -129,8 +129,8 @@ def pool_of(engine: AsyncEngine) -> ElasticPool:
 class _PoolerAwareConnection(asyncpg.Connection):  # type: ignore[misc] # asyncpg has no types
     """A connection that works through PgBouncer, and that closes at once.
 
-    PgBouncer may send each transaction, and so each statement of ours, to another server, which lacks earlier
-    prepared statements. asyncpg sends an unnamed statement again with each run.
+    PgBouncer may send each transaction, and so each statement of ours, to another server without our prepared
+    statements. asyncpg sends an unnamed statement again with each run.
     """
 
     pooled = True
@@ -160,7 +160,7 @@ def _mark_disconnected(context: ExceptionContext) -> None:
 
 
 async def is_pooled(connection: AsyncConnection) -> bool:
-    """Say whether a pooler stands before Postgres, which may change the session with each transaction."""
+    """Say whether a pooler stands before Postgres: it may change the session with each transaction."""
     driver = (await connection.get_raw_connection()).driver_connection
     return isinstance(driver, _PoolerAwareConnection) and driver.pooled
 

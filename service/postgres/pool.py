@@ -220,7 +220,7 @@ def refusal() -> Transient | None:
 
 
 def _limit_of(exc: BaseException) -> str:
-    """Return the scope of the limit that was reached. Postgres's text also names the role or the database."""
+    """Return the scope of the reached limit. Postgres's text also names the role or the database."""
     return next((whose for whose in ("role", "database") if f"connections for {whose}" in str(exc)), "server")
 
 

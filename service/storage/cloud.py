@@ -35,7 +35,7 @@ _CHECK_KEY = "holdfast-check"
 _UNCONDITIONAL = re.compile(r"status code: (400|405|501)\b")
 
 # The client's threads still release our buffers. If one of them needs the interpreter while it shuts down,
-# Python before 3.14 ends that thread in a way that aborts the process, whatever its exit code was.
+# Python before 3.14 ends that thread so that the process aborts, with another exit code.
 atexit.register(time.sleep, 0.1)
 
 

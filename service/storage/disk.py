@@ -1,4 +1,4 @@
-"""Objects as files, which survive a kill and a power cut whole or not at all."""
+"""Objects as files: each survives a kill and a power cut whole or not at all."""
 
 import asyncio
 import errno
@@ -23,7 +23,7 @@ T = TypeVar("T")
 
 # Much less than a lease: a killed worker's file is gone before another worker has done its job.
 _CLEAN_SECONDS = 5
-# The threads wait for the disk, which merges simultaneous syncs.
+# The threads wait for the disk, and the disk merges simultaneous syncs.
 _THREADS = 32
 
 
@@ -131,7 +131,7 @@ class Disk:
             directory = path.parent
             with spool.lock:
                 self._place(path, directory, spool)
-        # Also for an object that was there before: the process that is putting it may not have synced it yet.
+        # Also for an existing object: the process that is putting it may not have synced it yet.
         sync(directory)
         if directory not in self._durable:
             sync(directory.parent)

@@ -197,7 +197,8 @@ async def _chunks(storage: Storage, key: str, size: int) -> AsyncIterator[bytes]
         yield chunk
 
 
-# The classes of a panic in the client, which also prints a line to stderr; one of them is not an Exception.
+# The classes of a panic in the client; one of them is not an Exception. The client also prints a line to
+# stderr.
 _PANICS = {"RustPanic", "PanicException"}
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}  # no space, or a limit on it
 

@@ -30,7 +30,7 @@ class Location:
 
 
 def locate(url: str) -> Location:
-    """Return the location of a storage URL, under the variables that are set now; follows links on a disk, which blocks."""
+    """Return the location of a storage URL, under the variables that are set now; follows links on a disk; blocks."""
     parts = urlsplit(url)
     if parts.scheme == "file":
         return Location((), Path(os.path.realpath(unquote(parts.path))).parts)
@@ -58,8 +58,8 @@ def overlap(one: Location, other: Location) -> bool:
 def variables(given: Mapping[str, str] | None) -> Iterator[None]:
     """Replace the vendors' variables by the given ones while a storage is opened; None changes nothing.
 
-    A storage keeps the variables of its opening. Not for a process with other threads, which would see them
-    too.
+    A storage keeps the variables of its opening. Not for a process with other threads: they would see the
+    variables too.
     """
     if given is None:
         yield

@@ -31,7 +31,8 @@ def main(words: Sequence[str]) -> None:
 def beat(name: str) -> None:
     """Record in a file that the worker of this name is alive; blocks. Raises OSError.
 
-    The file is written in place, which works on a full disk. A link or a pipe at its path is not opened.
+    The file is written in place, because that works on a full disk. A link or a pipe at its path is not
+    opened.
     """
     flags = os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
     file = os.open(path_of(name), flags, 0o644)

@@ -11,7 +11,7 @@ from prometheus_client.registry import Collector
 
 from service.telemetry.metrics import registry
 
-# The most characters of a worker's text, which is written to a row every few seconds.
+# The most characters of a worker's text; it is written to a row every few seconds.
 MOST_TEXT = 128 * 1024
 
 

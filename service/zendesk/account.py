@@ -23,7 +23,7 @@ _FILE = re.compile(r"/attachments/(?:token/[A-Za-z0-9_-]+|[0-9]+)(?:/[^/\\]*)?")
 
 @dataclass(frozen=True)
 class OAuthClient:
-    """An OAuth client of the account, which gets short-lived access tokens."""
+    """An OAuth client of the account: the source of short-lived access tokens."""
 
     client_id: str
     secret: SecretStr
@@ -107,7 +107,7 @@ def account_of(settings: Settings) -> Account:
 
 
 def ending(account: Account, today: date | None = None) -> ExpectedEnd | None:
-    """Return when the credentials end and what to do; None if no end is expected.
+    """Return the expected end of the credentials, with advice; None if no end is expected.
 
     https://developer.zendesk.com/documentation/api-basics/authentication/oauth-migration/
     """

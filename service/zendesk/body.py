@@ -28,9 +28,9 @@ class Unreadable(HoldfastError):
 
 
 def read_body(body: bytes, content_type: str) -> object:
-    """Return a webhook's value if its body is JSON or a form, whatever its media type.
+    """Return a webhook's value if its body is JSON or a form, under any media type.
 
-    Raises Unreadable and nothing else, whatever the bytes.
+    Raises Unreadable and nothing else, for any bytes.
     """
     try:
         return read_json(body)
@@ -41,7 +41,7 @@ def read_body(body: bytes, content_type: str) -> object:
 
 
 def read_json(body: bytes | str, *, most_depth: int = MOST_DEPTH) -> object:
-    """Return the value; raises Unreadable and nothing else, whatever the bytes."""
+    """Return the value; raises Unreadable and nothing else, for any bytes."""
     try:
         text = body if isinstance(body, str) else _decode(body)
         data = _JSON.decode(text)
@@ -130,7 +130,7 @@ def _read_form(body: bytes) -> object:
 
 
 def _make_object(pairs: list[tuple[str, object]]) -> dict[str, object]:
-    """Make an object of its members; refuse a duplicate key, which a sender's quotation mark can produce."""
+    """Make an object of its members; refuse a duplicate key, because a sender's quotation mark can produce one."""
     made = dict(pairs)
     return made if len(made) == len(pairs) else _merge(pairs)
 
@@ -176,7 +176,7 @@ def _refuse_constant(name: str) -> object:
 
 
 def _refuse_depth(data: object, most_depth: int) -> None:
-    """Enforce one limit for all Python versions, which a JSON encoder can also reach from any stack depth."""
+    """Enforce one limit for all Python versions, low enough for a JSON encoder at any stack depth."""
     level = [data]
     for _ in range(most_depth):
         level = [

@@ -130,7 +130,7 @@ class ZendeskClient:
     async def fetch_token(self, client: OAuthClient) -> Token:
         """Get an access token with the grant `client_credentials`.
 
-        Raises Transient("token_unavailable"), which uses up no retry, and Permanent("credentials_refused").
+        Raises Transient("token_unavailable"), without using up a retry, and Permanent("credentials_refused").
         """
         assert self.account.url is not None  # noqa: S101  a login requires the address
         url = self.account.url.with_path("/oauth/tokens")

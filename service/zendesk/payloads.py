@@ -63,7 +63,7 @@ class Ignored:
 
 
 def parse(body: bytes, content_type: str = "application/json") -> Email | Ignored:
-    """Read the body; raises Unreadable and nothing else, whatever the bytes.
+    """Read the body; raises Unreadable and nothing else, for any bytes.
 
     `content_type` is the media type without parameters. JSON is read under any media type.
     """
@@ -72,7 +72,7 @@ def parse(body: bytes, content_type: str = "application/json") -> Email | Ignore
         raise Unreadable("wrong_shape", "The body is JSON, but not an object.")
     kind = data.get("type")
     ticket_id = _ticket_id(data)
-    # No event has a `ticket_id`: a body with one is a trigger's, whatever its type.
+    # No event has a `ticket_id`: a body with one is a trigger's, even with the type of an event.
     if ticket_id or not isinstance(kind, str) or not kind.startswith(_EVENT):
         return _read_email(_flatten_trigger(data), ticket_id, search(data))
     if kind not in _USED_EVENTS and not any(name_of(key).is_trigger for key in data):

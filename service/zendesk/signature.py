@@ -59,7 +59,7 @@ class Verified:
 
 
 def sign(secret: str, timestamp: str, body: bytes) -> str:
-    """Return the signature of `body` at `timestamp`; the key is the secret's text, which is not decoded."""
+    """Return the signature of `body` at `timestamp`; the key is the secret's text, without decoding it."""
     mac = hmac.new(to_bytes(secret), to_bytes(timestamp), hashlib.sha256)
     mac.update(body)
     return b64encode(mac.digest()).decode("ascii")

@@ -1,4 +1,4 @@
-"""Pauses between attempts: longer with each retry, whatever the other side asks for."""
+"""Pauses between attempts grow with each retry, for any Retry-After."""
 
 from collections.abc import Callable
 from datetime import timedelta

@@ -141,7 +141,7 @@ async def test_no_spelling_of_a_host_leads_elsewhere(host: str, *, is_first: boo
 async def test_a_redirect_to_a_zendesk_name_with_a_private_address_is_refused(
     address: str, door: "Door"
 ) -> None:
-    """Whatever the name server answers: the dialled address counts."""
+    """The dialled address counts, for any answer of the name server."""
     door.location = "https://acme.zendesk.com/x"
     resolver = Answers(address)
 
@@ -152,7 +152,7 @@ async def test_a_redirect_to_a_zendesk_name_with_a_private_address_is_refused(
 
 @dataclass
 class Door:
-    """A server on loopback, the only allowed address there, which redirects to `location`."""
+    """A server on loopback, the only allowed address there; it redirects to `location`."""
 
     port: int = 0
     location: str = ""

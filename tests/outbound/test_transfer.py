@@ -1,4 +1,4 @@
-"""A URL becomes a bounded stream, whatever the server does."""
+"""A URL becomes a bounded stream, for any behaviour of the server."""
 
 import asyncio
 import gzip

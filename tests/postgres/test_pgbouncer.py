@@ -1,4 +1,4 @@
-"""PgBouncer before Postgres, which gives each transaction any free connection."""
+"""PgBouncer before Postgres gives each transaction any free connection."""
 
 import asyncio
 import os

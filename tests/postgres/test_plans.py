@@ -1,4 +1,4 @@
-"""A statement reads in proportion to its result and not to the table, whatever the planner assumes."""
+"""A statement reads in proportion to its result and not to the table, under any assumption of the planner."""
 
 import asyncio
 from collections.abc import AsyncIterator, Iterator, Mapping
@@ -30,8 +30,8 @@ MOST_ROWS = max(2 * BATCH, EXPIRED + HELD)
 MOST_SORTED = 200  # the attachments of a page
 MOST_PAGES = 4_000  # of 8 kB: a batch is changed in several indexes
 WITH_FILES = EXAMINED * 13 // 10  # an e-mail has 1.2 of them here
-# The most rows that a search for a text reads. Groups are counted separately, and the overview counts a day,
-# which may be all rows here.
+# The most rows that a search for a text reads. Groups are counted separately, and the overview counts a day:
+# that may be all rows here.
 STEPS = {
     "list groups": EMAILS,
     "list": WITH_FILES,
@@ -41,7 +41,7 @@ STEPS = {
     "reconcile: a step": 2 * STEP,
     "reconcile: what waits": COUNT_CAP,
 }
-OF_FEW = ("ix_incoming_emails_lease", "uq_alerts_open")  # they have few rows, whatever the size of the table
+OF_FEW = ("ix_incoming_emails_lease", "uq_alerts_open")  # they have few rows, in a table of any size
 SMALL = (
     *("bulk_retries", "operator_actions", "workers", "reconciliations", "reconciliation_findings"),
     *("pg_authid", "pg_database"),

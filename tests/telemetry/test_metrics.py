@@ -38,7 +38,7 @@ NOTHING = Stats(
 
 
 def parsed(text: bytes | str) -> dict[str, Metric]:
-    """Parse a text, which may contain each family once; return the families by name."""
+    """Parse a text that may contain each family once; return the families by name."""
     text = text if isinstance(text, str) else text.decode()
     names = re.findall(r"^# TYPE (\S+) ", text, re.MULTILINE)
     assert sorted(names) == sorted(set(names)) == sorted(re.findall(r"^# HELP (\S+) ", text, re.MULTILINE))

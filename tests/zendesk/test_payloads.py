@@ -447,7 +447,7 @@ def test_an_event_of_unknown_structure_keeps_its_ticket(
     [None, {}, {"attachment": {}}, {"attachment": None}, {"attachments": []}, {"attachment": {"id": 5}}],
 )
 def test_a_linked_file_at_an_unknown_place_is_looked_up(comment: object) -> None:
-    """The type proves that there is a file, whatever else the event contains."""
+    """The type proves that there is a file, even if the rest of the event shows none."""
     email = read(EVENT | {"event": {"comment": comment}})
 
     assert (email.attachments, email.attachment_urls, email.comment_id) == ((), None, "")

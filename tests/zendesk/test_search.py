@@ -353,7 +353,7 @@ def test_the_path_alone_of_an_image_is_kept_for_the_account() -> None:
     ],
 )
 def test_an_attachments_address_that_became_no_file_leads_to_a_look_up(text: str) -> None:
-    """A safety net, whatever else is listed."""
+    """A safety net, beside any list of files."""
     for key in ("body_html", "body_text", "x"):
         assert is_looked_up(attachments=[A], **{key: f"<p>{text}</p>"})
         assert is_looked_up(attachments=[], **{key: f"<p>{text}</p>"})

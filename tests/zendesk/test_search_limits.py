@@ -180,7 +180,7 @@ PIECES = [
 
 
 def seconds_to_read(piece: str, key: str, size: int) -> float:
-    """Return the least processor time, which does not depend on other processes."""
+    """Return the least processor time: it does not depend on other processes."""
     text = f"attachments zdusercontent {A} https://" + piece * (size // len(piece))
     body = json.dumps({"ticket_id": 1, key: text, text: 1}).encode()
     times = []
