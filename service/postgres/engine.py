@@ -61,12 +61,7 @@ _abandoned: set[asyncio.Task[Any]] = set()
 
 
 def create_engine(
-    url: str,
-    *,
-    pool_size: int,
-    seconds: float,
-    name: str = COMMAND,
-    statement_seconds: float | None = None,
+    url: str, *, pool_size: int, seconds: float, name: str = COMMAND, statement_seconds: float | None = None
 ) -> AsyncEngine:
     """Create an engine in autocommit mode: each statement is a transaction; nothing connects yet.
 
@@ -75,28 +70,10 @@ def create_engine(
     pool, `statement_seconds` any statement (default: twice as long). `name` is the application_name in
     pg_stat_activity.
     """
-    dsn = url.replace("postgresql+asyncpg://", "postgresql://", 1)
-
-    async def connect() -> Any:  # noqa: ANN401 asyncpg has no types
-        connection = await asyncpg.connect(
-            dsn,
-            timeout=min(seconds, CONNECT_SECONDS),
-            command_timeout=statement_seconds or 2 * seconds,
-            statement_cache_size=0,  # SQLAlchemy has a cache of its own
-            connection_class=_PoolerAwareConnection,
-            server_settings={"application_name": name},
-        )
-        try:
-            await connection.detect_pooler()
-        except BaseException:
-            connection.terminate()
-            raise
-        return connection
-
     POOL_SIZE.set(pool_size)
     engine = create_async_engine(
         "postgresql+asyncpg://",
-        async_creator=connect,
+        async_creator=lambda: _open_session(url, seconds, statement_seconds or 2 * seconds, name),
         poolclass=ElasticPool,
         pool_size=pool_size,
         pool_timeout=seconds,
@@ -105,6 +82,23 @@ def create_engine(
     )
     event.listen(engine.sync_engine, "handle_error", _mark_disconnected)
     return engine
+
+
+async def _open_session(url: str, seconds: float, statement_seconds: float, name: str) -> Any:  # noqa: ANN401 asyncpg has no types
+    connection = await asyncpg.connect(
+        url.replace("postgresql+asyncpg://", "postgresql://", 1),
+        timeout=min(seconds, CONNECT_SECONDS),
+        command_timeout=statement_seconds,
+        statement_cache_size=0,  # SQLAlchemy has a cache of its own
+        connection_class=_PoolerAwareConnection,
+        server_settings={"application_name": name},
+    )
+    try:
+        await connection.detect_pooler()
+    except BaseException:
+        connection.terminate()
+        raise
+    return connection
 
 
 async def close_engine(engine: AsyncEngine) -> None:

@@ -47,9 +47,7 @@ class Reconciliation(Base):
     bytes: Mapped[int] = mapped_column(BigInteger, server_default="0")
     unfinished: Mapped[int] = mapped_column(BigInteger, server_default="0")  # syncs in progress
     overdue: Mapped[int] = mapped_column(BigInteger, server_default="0")  # syncs in progress for too long
-    not_synced: Mapped[int] = mapped_column(
-        BigInteger, server_default="0"
-    )  # failed syncs: they are known already
+    not_synced: Mapped[int] = mapped_column(BigInteger, server_default="0")  # failed syncs
     counts: Mapped[Any] = mapped_column(server_default="{}")  # findings by kind
     repaired: Mapped[Any] = mapped_column(server_default="{}")  # repairs by kind
     error_code: Mapped[str | None]

@@ -3,14 +3,7 @@
 import os
 from contextlib import suppress
 
-from prometheus_client import (
-    REGISTRY,
-    CollectorRegistry,
-    Counter,
-    Gauge,
-    Histogram,
-    disable_created_metrics,
-)
+from prometheus_client import REGISTRY, CollectorRegistry, Counter, Gauge, Histogram, disable_created_metrics
 from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
 
 disable_created_metrics()  # type: ignore[no-untyped-call] # they are half of the text, and Prometheus does not need them
@@ -79,9 +72,7 @@ DOWNLOAD_SECONDS = Histogram(
 )
 # ── the sync
 SYNCS = Counter(
-    "holdfast_syncs_total",
-    "Attempts of syncs by outcome and by the code of the error",
-    ["outcome", "code"],
+    "holdfast_syncs_total", "Attempts of syncs by outcome and by the code of the error", ["outcome", "code"]
 )
 SYNC_SECONDS = Histogram(
     "holdfast_sync_seconds", "From the claim of a sync to the end of the attempt", buckets=_SECONDS
@@ -92,11 +83,7 @@ SYNC_DELAY = Histogram(
     buckets=_SECONDS,
 )
 # ── reconciliations
-RECONCILIATIONS = Counter(
-    "holdfast_reconciliations_total",
-    "Reconciliations by outcome",
-    ["outcome"],
-)
+RECONCILIATIONS = Counter("holdfast_reconciliations_total", "Reconciliations by outcome", ["outcome"])
 for _outcome in ("done", "failed", "abandoned"):
     RECONCILIATIONS.labels(_outcome)
 # ── Postgres
@@ -121,9 +108,7 @@ POOL_REFUSALS = Counter(
 )
 # ── Zendesk's API
 ZENDESK_CALLS = Counter(
-    "holdfast_zendesk_calls_total",
-    "Calls of Zendesk's API by outcome: ok, or an error's code",
-    ["outcome"],
+    "holdfast_zendesk_calls_total", "Calls of Zendesk's API by outcome: ok, or an error's code", ["outcome"]
 )
 ZENDESK_REMAINING = Gauge(
     "holdfast_zendesk_calls_remaining",
