@@ -12,7 +12,7 @@ from arq import ArqRedis
 from redis.exceptions import RedisError
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from service.config.reading import NEEDED, complaint, read_settings
+from service.config.reading import NEEDED, read_settings, setting_error
 from service.config.settings import Settings
 from service.errors import HoldfastError, SettingsError
 from service.outbound.egress import Egress
@@ -86,9 +86,9 @@ def check_usable(settings: Settings) -> None:
     if any(url.get_secret_value().startswith("mongodb") for url in settings.sync_url) and not _is_installed(
         "pymongo"
     ):
-        raise SettingsError(complaint("sync_url", "needs pip install 'holdfast[mongodb]'"))
+        raise SettingsError(setting_error("sync_url", "needs pip install 'holdfast[mongodb]'"))
     if settings.sync_links == "presigned" and (settings.storage_url or "").startswith("file:"):
-        raise SettingsError(complaint("sync_links", "a directory signs no links, it must be api"))
+        raise SettingsError(setting_error("sync_links", "a directory signs no links, it must be api"))
     try:
         field = "redis_url"
         create_redis(settings.redis_dsn, pool_size=1).connection_pool.make_connection()  # type: ignore[no-untyped-call]
@@ -97,11 +97,11 @@ def check_usable(settings: Settings) -> None:
         field = "sync_url"
         open_targets(settings)
     except (ValueError, TypeError, OSError, RedisError, HoldfastError) as exc:
-        raise SettingsError(complaint(field, f"cannot be used ({type(exc).__name__})")) from None
+        raise SettingsError(setting_error(field, f"cannot be used ({type(exc).__name__})")) from None
     _judge_sentry(settings)
     for field, (module, extra) in _EXTRAS.items():
         if getattr(settings, field) and not _is_installed(module):
-            raise SettingsError(complaint(field, f"needs pip install 'holdfast[{extra}]'"))
+            raise SettingsError(setting_error(field, f"needs pip install 'holdfast[{extra}]'"))
 
 
 @asynccontextmanager
@@ -206,7 +206,7 @@ def _judge_sentry(settings: Settings) -> None:
         try:
             Dsn(settings.sentry_dsn.get_secret_value())
         except (BadDsn, ValueError):
-            raise SettingsError(complaint("sentry_dsn", "is no DSN")) from None
+            raise SettingsError(setting_error("sentry_dsn", "is not a DSN")) from None
 
 
 async def look_after_pool(

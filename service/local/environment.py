@@ -6,7 +6,7 @@ import secrets
 from collections.abc import Mapping
 from pathlib import Path
 
-from service.config.env_file import read_env_file
+from service.config.reading import read_env_file
 from service.config.settings import Settings
 from service.storage.vendors import PREFIXES
 

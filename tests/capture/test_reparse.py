@@ -281,7 +281,7 @@ async def test_a_dry_run_says_what_would_change_and_changes_nothing(
     done = await command(settings, "emails", "reparse", "--all", "--dry-run")
 
     assert done.returncode == 0, done.stderr
-    assert "3 of 5 read differently now." in done.stderr
+    assert "3 of 5 change." in done.stderr
     assert "Files to add: 3" in done.stderr
     assert f"e-mail {ids[0]}: 1 file; attachment_urls" in done.stderr
     assert await status(database, ids) == {"completed"}
@@ -327,7 +327,7 @@ async def test_one_is_read_again_by_its_id(
     done = await command(settings, "emails", "reparse", str(differing), str(other), "--yes")
 
     assert done.returncode == 0, done.stderr
-    assert "1 of 2 reads differently now." in done.stderr
+    assert "1 of 2 changes." in done.stderr
     assert await status(database, [differing]) == {"queued"}
     assert await status(database, [other]) == {"completed"}
 
@@ -338,9 +338,9 @@ async def test_one_is_read_again_by_its_id(
         (["99", "--yes"], 1, "There is no e-mail 99."),
         (["--yes"], 2, "Give either IDs or --all."),
         (["1", "--all", "--yes"], 2, "Give either IDs or --all."),
-        (["1", "--status", "failed", "--yes"], 2, "Filters go with --all."),
+        (["1", "--status", "failed", "--yes"], 2, "Filters need --all."),
         (["--all", "--status", "queued", "--yes"], 1, "What is queued will be worked on anyway."),
-        (["--all"], 2, "Nobody can be asked here: add --yes, or --dry-run."),
+        (["--all"], 2, "No terminal: add --yes, or --dry-run."),
     ],
 )
 async def test_what_cannot_be_meant_is_said_in_one_line(

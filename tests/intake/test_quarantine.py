@@ -581,11 +581,15 @@ async def test_without_postgres_a_command_ends_with_one_line(
     done = await run(settings, *words, DATABASE_URL="postgres://user:hunter2@127.0.0.1:1/name")
 
     assert (done.returncode, done.stdout) == (1, "")
-    assert done.stderr == "Postgres cannot be reached: ConnectionRefusedError\n"
+    assert done.stderr == (
+        "Postgres cannot be reached: ConnectionRefusedError."
+        " Check DATABASE_URL, and that Postgres runs; `holdfast check` tells more.\n"
+    )
 
 
 async def test_one_that_is_not_there_is_one_line(settings: Settings, database: asyncpg.Connection) -> None:
-    for word in ("show", "replay"):
+    for word, listing in (("show", " `holdfast quarantine list` lists the newest."), ("replay", "")):
         done = await run(settings, word, "7")
 
-        assert (done.returncode, done.stdout, done.stderr) == (1, "", "There is no quarantined webhook 7.\n")
+        said = f"There is no quarantined webhook 7.{listing}\n"
+        assert (done.returncode, done.stdout, done.stderr) == (1, "", said)

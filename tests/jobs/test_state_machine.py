@@ -29,6 +29,7 @@ from service.jobs.waiting import Job
 from service.postgres.email_tables import PROCESSING, STATUSES, WAITING
 from service.postgres.engine import create_engine
 from tests.conftest import EMPTY
+from tests.support.examples import examples
 
 HOUR = timedelta(hours=1)
 MINUTE = timedelta(minutes=1)
@@ -38,7 +39,7 @@ BROKEN = Failure("broken", "It broke.")
 FILE = {"position": 0, "source_url": "u", "file_name": None, "declared_type": None, "declared_size": None}
 
 EXAMPLES = settings(
-    max_examples=40,
+    max_examples=examples(20),
     stateful_step_count=40,
     deadline=None,
     database=None,

@@ -370,7 +370,7 @@ async def test_a_target_that_accepts_nothing_ends_the_move_early(disk: Directory
     assert done.code == 1
     assert 20 <= done.told["problems"]["storage_unavailable"] < 40
     assert "AccessDenied" in done.told["stopped"]
-    assert "Not all was tried: " in done.err
+    assert "The move stopped early: " in done.err
     assert len(await disk.objects()) == 200
     assert not [secret for secret in (SECRET, "Signature", "Traceback") if secret in done.out + done.err]
 
@@ -416,10 +416,10 @@ async def test_a_missing_bucket_is_reported_in_one_line(disk: Directory, bucket:
     [
         ("file:///a/b", "file:///a/b", "the same storage"),
         ("file:///a/b", "file:///a/./c/../b/", "the same storage"),
-        ("file:///a/b", "file:///a/b/c", "one lies in the other"),
+        ("file:///a/b", "file:///a/b/c", "one contains the other"),
         ("s3://bucket/a", "s3a://bucket/a/", "the same storage"),
-        ("s3://bucket/a/b", "s3://bucket/a", "one lies in the other"),
-        ("s3://bucket", "s3://bucket/a", "one lies in the other"),
+        ("s3://bucket/a/b", "s3://bucket/a", "one contains the other"),
+        ("s3://bucket", "s3://bucket/a", "one contains the other"),
         ("/a", "file:///b", "must begin with file:///"),
         ("file://a", "file:///b", "must begin with file:///"),
         ("ftp://hunter2/a", "file:///b", "must begin with file:///"),
@@ -493,7 +493,7 @@ async def test_the_storage_in_use_is_not_emptied(disk: Directory, there: InBucke
     done = await move(disk.url, there.url, "--delete", storage_url=there.url)
 
     assert refused.code == 2
-    assert "STORAGE_URL is FROM still" in refused.err
+    assert "STORAGE_URL is still FROM" in refused.err
     assert (done.code, await kept(disk)) == (0, {})
 
 

@@ -13,6 +13,7 @@ from service.outbound.addresses import MOST_ADDRESS
 from service.zendesk.body import Unreadable
 from service.zendesk.names import name_of
 from service.zendesk.payloads import MOST_ATTACHMENTS, Email, parse
+from tests.support.examples import examples
 from tests.support.payloads import JOINTS, A, B, json_values, read, urls, write
 
 
@@ -257,7 +258,7 @@ def placements(draw: st.DrawFn) -> tuple[dict[str, Any], list[str]]:
 
 
 @given(placements())
-@settings(deadline=None, max_examples=200)
+@settings(deadline=None, max_examples=examples(80))
 def test_files_in_any_combination_are_found_or_looked_up(
     placed: tuple[dict[str, Any], list[str]],
 ) -> None:
@@ -280,7 +281,7 @@ def test_files_in_any_combination_are_found_or_looked_up(
     json_values,
     st.integers(0, 4),
 )
-@settings(deadline=None, max_examples=100)
+@settings(deadline=None, max_examples=examples(50))
 def test_a_duplicate_key_never_drops_a_value_silently(
     others: dict[str, Any], key: str, one: Any, other: Any, depth: int
 ) -> None:
