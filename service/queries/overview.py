@@ -90,14 +90,12 @@ class Stats(View):
     capped: Sequence[Capped]
     oldest_waiting_seconds: float | None
     oldest_not_begun_seconds: float | None = Field(
-        description="Age of the oldest e-mail that waits and had no attempt yet"
+        description="Age of the oldest waiting e-mail without an attempt"
     )
     oldest_by_status: Mapping[ProcessingStatus, float] = Field(
         description="Age in seconds of the oldest e-mail in each state that is not final"
     )
-    oldest_sync_seconds: float | None = Field(
-        description="How long a finished e-mail has waited for its sync by now, at most"
-    )
+    oldest_sync_seconds: float | None = Field(description="Age of the oldest pending sync")
 
 
 class Overview(Stats):

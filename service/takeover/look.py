@@ -8,7 +8,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from service.formatting import counted
 from service.migrations import revisions
-from service.migrations.revisions import Standing, migrations_after
+from service.migrations.revisions import DatabaseState, migrations_after
 from service.postgres.email_tables import STATUSES, UNREAD
 from service.postgres.operation_tables import TABLES
 from service.takeover.table import FIRST, REQUIRED, TRIGGER, Column, Table, adapt, read_table
@@ -23,7 +23,7 @@ _MAY_BE_MEANT = {"processed": "completed", "done": "completed", "success": "comp
 class Plan:
     """What a takeover will do, and what is in its way."""
 
-    standing: Standing
+    standing: DatabaseState
     table: Table | None = None
     rows: int = 0
     given: Mapping[str, str] = field(
@@ -77,7 +77,7 @@ class Plan:
         """Say in one sentence why there is nothing to take over."""
         if self.standing.kind == "empty":
             return "The database is empty, and there is nothing to take over: run `holdfast migrate`."
-        if self.standing.is_hindered:
+        if self.standing.is_blocked:
             return f"{self.standing}."
         if self.migrations:
             return "This is a database of an older Holdfast, which needs no takeover: run `holdfast migrate`."
@@ -108,7 +108,7 @@ async def keeps_limits(conn: AsyncConnection) -> bool:
     """Tell whether the table of a database of ours keeps what another system made."""
     table = await read_table(conn)
     adapt(table, is_foreign=False)
-    return bool(table.changes or table.before or Plan(Standing("current", ""), table).optional)
+    return bool(table.changes or table.before or Plan(DatabaseState("current", ""), table).optional)
 
 
 def mean(state: str, given: Mapping[str, str]) -> str | None:
