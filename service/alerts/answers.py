@@ -3,7 +3,8 @@
 from collections.abc import Mapping
 
 from service.errors import Permanent, Transient
-from service.outbound.signed_post import AGAIN, open_session, post
+from service.outbound.backoff import RETRYABLE
+from service.outbound.signed_post import open_session, post
 
 
 async def deliver(url: str, body: bytes, headers: Mapping[str, str]) -> None:
@@ -13,7 +14,7 @@ async def deliver(url: str, body: bytes, headers: Mapping[str, str]) -> None:
         answer = await post(session, url, body, headers)
     if answer.is_good:
         return
-    if answer.status in AGAIN or answer.status >= 500:
+    if answer.status in RETRYABLE or answer.status >= 500:
         raise Transient("receiver_busy", f"it answered {answer.status}", answer.retry_after)
     raise Permanent(
         "receiver_refused", f"it answered {answer.status}: look at the address and what it expects"

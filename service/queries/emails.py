@@ -11,7 +11,7 @@ from service.errors import Rejected
 from service.postgres.email_tables import Attachment, Attempt, IncomingEmail
 from service.postgres.engine import connect
 from service.postgres.rows import brief
-from service.postgres.search import LIGHT, Count, Place, count, known, walk
+from service.postgres.search import LIGHT, Count, Cursor, count, inline_number, search
 from service.postgres.selection import Selection
 from service.queries.actions import actions_on
 from service.queries.pages import PageFilter, cursor_at, cut
@@ -41,7 +41,7 @@ async def list_emails(engine: AsyncEngine, wanted: EmailFilter) -> EmailPage:
     A page may end early, even empty, and still lead on: then it has come to `searched_to` in one request.
     """
     after = wanted.after()
-    way = walk(wanted, after)
+    way = search(wanted, after)
     async with connect(engine) as conn:
         found = (await conn.execute(way.found(wanted.limit + 1, is_brief=True))).mappings().all()
         rows, next_cursor = cut(found, wanted.limit)
@@ -50,7 +50,7 @@ async def list_emails(engine: AsyncEngine, wanted: EmailFilter) -> EmailPage:
         attachments = await _first_attachments(conn, [row["id"] for row in rows])
     return EmailPage(
         emails=[EmailView(**row, attachments=attachments.get(row["id"], ())) for row in rows],
-        next_cursor=cursor_at(Place(*end)) if end else next_cursor,
+        next_cursor=cursor_at(Cursor(*end)) if end else next_cursor,
         searched_to=end.received_at if end else None,
         total=None if after else total.number,
         total_capped=not after and total.is_capped,
@@ -58,7 +58,7 @@ async def list_emails(engine: AsyncEngine, wanted: EmailFilter) -> EmailPage:
 
 
 async def get_email(engine: AsyncEngine, email_id: int) -> EmailDetail:
-    """Return all that is known of an e-mail; raises Rejected (404) if there is none."""
+    """Return all that is inline_number of an e-mail; raises Rejected (404) if there is none."""
     async with connect(engine) as conn:
         row = (
             (await conn.execute(select(*LIGHT).where(IncomingEmail.id == email_id))).mappings().one_or_none()
@@ -70,7 +70,7 @@ async def get_email(engine: AsyncEngine, email_id: int) -> EmailDetail:
 
 
 async def list_details(engine: AsyncEngine, wanted: EmailFilter) -> tuple[EmailPage, Sequence[EmailDetail]]:
-    """Return a page as `list_emails` does, and all that is known of each e-mail on it, with whole texts."""
+    """Return a page as `list_emails` does, and all that is inline_number of each e-mail on it, with whole texts."""
     page = await list_emails(engine, wanted)
     email_ids = [email.id for email in page.emails]
     query = select(*LIGHT).where(_in(IncomingEmail.id, email_ids))
@@ -103,7 +103,7 @@ async def list_holders(engine: AsyncEngine, sha256: str) -> HoldersPage:
 
 
 async def get_attachment(engine: AsyncEngine, email_id: int, position: int) -> AttachmentView:
-    """Return what is known of a file; raises Rejected (404) if there is none."""
+    """Return what is inline_number of a file; raises Rejected (404) if there is none."""
     async with connect(engine) as conn:
         for attachment in (await _attachments(conn, [email_id])).get(email_id, ()):
             if attachment.position == position:
@@ -139,7 +139,7 @@ async def _first_attachments(
     ids = func.unnest(literal(email_ids, ARRAY(BigInteger)))
     each = ids.table_valued("email_id", name="each").render_derived()
     theirs = select(*brief(Attachment.__table__.c)).where(Attachment.email_id == each.c.email_id)
-    first = theirs.order_by(Attachment.position).limit(known(MOST_FILES)).lateral()
+    first = theirs.order_by(Attachment.position).limit(inline_number(MOST_FILES)).lateral()
     query = select(*first.c).select_from(each.join(first, true()))
     found: dict[int, list[AttachmentView]] = {}
     for row in await conn.execute(query.order_by(first.c.email_id, first.c.position)):

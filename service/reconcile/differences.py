@@ -9,7 +9,13 @@ from sqlalchemy import ColumnElement, and_, exists, func, literal, or_, select, 
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from service.postgres.email_tables import NEVER_SYNCED, IncomingEmail
-from service.postgres.operation_tables import DIFFERENCES, IN_STORAGE, IN_TARGET, OPEN, ReconciliationFinding
+from service.postgres.reconciliation_tables import (
+    DIFFERENCES,
+    IN_STORAGE,
+    IN_TARGET,
+    OPEN_FINDING,
+    ReconciliationFinding,
+)
 
 # Findings of a run that are kept; beyond that they are counted.
 MOST_KEPT = 2_000
@@ -82,7 +88,9 @@ async def close(
         if (keys := [each.row_key for each in found if each.kind in kinds])
     ]
     closed = update(ReconciliationFinding).values(closed_at=func.now())
-    await conn.execute(closed.where(text(OPEN), _finding.reconciliation_id != run_id, or_(looked, *again)))
+    await conn.execute(
+        closed.where(text(OPEN_FINDING), _finding.reconciliation_id != run_id, or_(looked, *again))
+    )
 
 
 def documents_of(first: int, end: int) -> ColumnElement[bool]:
@@ -124,7 +132,7 @@ def objects_of(keys: Sequence[str], *, were_read: bool) -> ColumnElement[bool]:
 
 _OPEN = (
     select(_finding.kind, func.count(_finding.key.distinct()))
-    .where(text(OPEN), _finding.kind.in_(DIFFERENCES))
+    .where(text(OPEN_FINDING), _finding.kind.in_(DIFFERENCES))
     .group_by(_finding.kind)
 )
 _COMPARED_AT = text("""

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Literal
 
-from service.postgres.operation_tables import DIFFERENCES
+from service.postgres.reconciliation_tables import DIFFERENCES
 from service.reconcile.differences import MOST_KEPT
 
 Fix = Literal["nothing", "syncs", "all"]

@@ -14,8 +14,8 @@ from structlog.contextvars import bind_contextvars, get_contextvars
 
 from service import intake
 from service.errors import HoldfastError, Rejected
+from service.telemetry.exporters import Traces
 from service.telemetry.metrics import LATE_WEBHOOKS, SIGNATURE_SKEW, WEBHOOKS
-from service.telemetry.spans import Traces
 from service.web.bodies import overloaded, read_body
 from service.web.handling.keys import RES
 from service.web.handling.middleware import WEBHOOK_PATH, is_webhook
@@ -148,12 +148,12 @@ def _log(traces: Traces, began: float, verified: float, outcome: str, ids: Mappi
     traces.record(invocation, "intake", ended - verified, {}, under=span, error=error)
 
 
-def _logged(receipt: intake.Receipt, signed: Verified) -> dict[str, int]:
+def _logged(receipt: intake.IntakeResult, signed: Verified) -> dict[str, int]:
     """Return the id of the e-mail or stored request, for logs and traces."""
     return {_ID_FIELDS[receipt.status]: receipt.number or 0, **({"late": True} if signed.late else {})}
 
 
-def _answer(receipt: intake.Receipt) -> dict[str, str | int]:
+def _answer(receipt: intake.IntakeResult) -> dict[str, str | int]:
     if receipt.status == "ignored" or not receipt.number:
         return {"status": receipt.status}
     return {"status": receipt.status, _ID_FIELDS[receipt.status]: receipt.number}

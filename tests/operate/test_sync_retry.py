@@ -11,8 +11,8 @@ from pydantic import SecretStr
 
 from service.config.settings import Settings
 from service.errors import Rejected
-from service.jobs import sync_retries as sync_again
-from service.jobs.syncs import Wish, claim
+from service.jobs import retries
+from service.jobs.syncs import SyncClaimRequest, claim
 from service.local.zendesk.stand_in import Zendesk
 from service.operate import bulk_retry
 from service.postgres.engine import connect
@@ -284,8 +284,8 @@ async def test_what_is_synced_again_waits_since_then_and_not_since_its_job_ended
         " sync_begun_at = now() - interval '1 year'"
     )
     async with connect(res.engine) as conn:
-        await sync_again.again(conn, email_id, "ada (tests)")
-        (held,) = await claim(conn, [Wish(email_id, res.settings.sync_lease)])
+        await retries.retry(conn, [email_id], "ada (tests)", "sync")
+        (held,) = await claim(conn, [SyncClaimRequest(email_id, res.settings.sync_lease)])
 
     assert held is not None
     assert held.age < 60

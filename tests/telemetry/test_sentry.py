@@ -22,7 +22,7 @@ from service.local.zendesk.stand_in import Fault, Zendesk
 from service.resources import Resources, open_resources
 from service.storage.objects import Storage
 from service.telemetry import logs
-from service.telemetry.sentry import report
+from service.telemetry.exporters import report
 from service.zendesk.signature import INVOCATION_ID
 from tests.conftest import Server, serving
 from tests.support.files import PDF

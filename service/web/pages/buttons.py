@@ -9,7 +9,6 @@ from service import intake
 from service.errors import Rejected
 from service.operate import bulk_retry
 from service.operate.retry import retry
-from service.operate.sync_retry import resync
 from service.postgres.selection import Selection, What
 from service.web.handling.exchange import ask, form, number
 from service.web.handling.keys import IDENTITY, RES
@@ -50,7 +49,7 @@ async def retry_email(request: web.Request) -> web.Response:
 @routes.post("/emails/{id}/sync")
 async def sync_email(request: web.Request) -> web.Response:
     email_id = number(request, "id")
-    await ask(request, resync(request.app[RES], email_id, request[IDENTITY].actor))
+    await ask(request, retry(request.app[RES], email_id, request[IDENTITY].actor, "sync"))
     return redirect(f"/emails/{email_id}", "sync_begun")
 
 

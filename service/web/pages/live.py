@@ -11,6 +11,8 @@ from datetime import UTC, datetime
 import structlog
 from aiohttp import web
 
+from service.checks.dependencies import check_credentials, check_dependencies, dependencies
+from service.checks.probe import Check
 from service.errors import HoldfastError, Transient
 from service.postgres.engine import within
 from service.queries import alerts, failures, overview
@@ -24,10 +26,11 @@ from service.web.handling.prefix import prefix_of, with_prefix
 from service.web.handling.rendering import fill
 from service.web.handling.routes import Routes
 from service.web.handling.shared import Shared
-from service.web.pages import charts, lights
-from service.web.pages.lights import Light
+from service.web.pages import charts
 
 SECONDS = 2.0
+DEPENDENCY_SECONDS = 10.0
+ZENDESK_SECONDS = 300.0  # its API counts requests
 FIRST_SECONDS = 0.3
 MOST_ALERTS = 5  # shown
 MOST_STREAMS = 100
@@ -81,8 +84,8 @@ class Live:
     ends: asyncio.Event = field(default_factory=asyncio.Event)
 
     def __post_init__(self) -> None:
-        self._lights = Shared(lambda: lights.look(self.res), lights.SECONDS)
-        self._zendesk = Shared(lambda: lights.look_at_zendesk(self.res), lights.ZENDESK_SECONDS)
+        self._lights = Shared(lambda: check_dependencies(self.res), DEPENDENCY_SECONDS)
+        self._zendesk = Shared(lambda: check_credentials(self.res), ZENDESK_SECONDS)
         self._view = Shared(self._take, SECONDS)
 
     async def view(self) -> Snapshot:
@@ -94,12 +97,14 @@ class Live:
         for shared in (self._view, self._lights, self._zendesk):
             await shared.close()
 
-    async def lights(self) -> Sequence[Light]:
-        """Return the state of all dependencies; wait a moment for the first check."""
+    async def lights(self) -> Sequence[Check]:
+        """Return what is known; what nobody looked at before is waited for, but not for long."""
         if not (self._lights.peek() and self._zendesk.peek()):
             await asyncio.wait((self._lights.begin(), self._zendesk.begin()), timeout=FIRST_SECONDS)
-        known = self._lights.peek() or [Light(name, None, "no answer yet") for name in lights.names(self.res)]
-        return [*known, self._zendesk.peek() or Light("Zendesk", None, "no answer yet")]
+        known = self._lights.peek() or [
+            Check(each.title, None, "no answer yet") for each in dependencies(self.res)
+        ]
+        return [*known, self._zendesk.peek() or Check("Zendesk", None, "no answer yet")]
 
     async def _take(self) -> Snapshot:
         now = datetime.now(UTC)
@@ -207,7 +212,7 @@ async def _has_signed_out(request: web.Request) -> bool:
     return False
 
 
-def _draw(view: Snapshot, known: Sequence[Light]) -> Snapshot:
+def _draw(view: Snapshot, known: Sequence[Check]) -> Snapshot:
     hours = view.overview.hours if view.overview else ()
     shown = {
         "overview": view.overview,

@@ -12,11 +12,11 @@ from aiohttp import web
 
 from service.config.limits import raise_file_limit
 from service.config.settings import Settings
-from service.resources import background, told_at_start
+from service.resources import background, connection_limits
 from service.telemetry import logs
-from service.telemetry.sentry import report
+from service.telemetry.alive import watchdog
+from service.telemetry.exporters import report
 from service.telemetry.version import commit, version
-from service.telemetry.watchdog import watch
 from service.web.app import create_app
 from service.web.handling.keys import RES
 from service.web.handling.prefix import Runner
@@ -40,7 +40,7 @@ log = structlog.get_logger()
 def serve(settings: Settings, sockets: Sequence[socket.socket]) -> None:
     """Serve until SIGTERM or SIGINT; then stop accepting and finish running requests."""
     logs.configure(settings.log_format, settings.log_level, report)
-    log.info("web_starting", **told_at_start(settings, settings.web_concurrency))
+    log.info("web_starting", **connection_limits(settings, settings.web_concurrency))
     raise_file_limit()
     log.info("started", process="web", version=version(), commit=commit())
     gc.freeze()  # collections skip the loaded modules, and forked processes share their memory
@@ -77,7 +77,7 @@ async def _serve(settings: Settings, sockets: Sequence[socket.socket], parent: i
         max_field_size=MOST_LINE_BYTES,
         max_headers=MOST_HEADERS,
     )
-    async with background(lambda: watch(HANG_SECONDS)):
+    async with background(lambda: watchdog(HANG_SECONDS)):
         try:
             await runner.setup()
             server = runner.connections
