@@ -27,9 +27,9 @@ routes = Routes()
 
 @routes.get("/")
 async def show_overview(request: web.Request) -> web.Response:
-    view = await request.app[LIVE].view()
-    status = 503 if view.error else 200
-    return await show(request, "overview.html", status=status, body=Markup(view.html))  # noqa: S704 our template
+    snapshot = await request.app[LIVE].snapshot()
+    status = 503 if snapshot.error else 200
+    return await show(request, "overview.html", status=status, body=Markup(snapshot.html))  # noqa: S704 our template
 
 
 @routes.get("/emails")
