@@ -196,7 +196,10 @@ def test_retry_queues_what_is_finished_and_names_what_is_not(run: Run, database_
     again = run("emails", "retry", "1")
 
     assert some.stdout == "1 queued\n3 queued\n"
-    assert some.stderr == "E-mail 2 is processing: only finished e-mails can be retried.\nThere is no e-mail 4.\n"
+    assert (
+        some.stderr
+        == "E-mail 2 is processing: only finished e-mails can be retried.\nThere is no e-mail 4.\n"
+    )
     assert some.returncode == 1
     assert (again.returncode, again.stdout) == (1, "")
     assert again.stderr == "E-mail 1 is queued: only finished e-mails can be retried.\n"

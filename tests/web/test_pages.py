@@ -232,7 +232,9 @@ async def test_unfinished_email_cannot_be_retried(client: Server, zendesk: Zende
     await client.send(zendesk.payload())
 
     assert "<button" not in (await read(client, "/emails/1")).partition("<article")[2]
-    assert "only finished e-mails can be retried" in await read(client, "/emails/1/retry", form={}, status=409)
+    assert "only finished e-mails can be retried" in await read(
+        client, "/emails/1/retry", form={}, status=409
+    )
 
 
 async def test_readers_see_no_buttons_and_may_use_none(client: Server, worker: Worker) -> None:
