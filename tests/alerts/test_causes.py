@@ -6,7 +6,6 @@ from datetime import UTC, datetime, timedelta
 
 import asyncpg
 import pytest
-from pydantic import SecretStr
 
 from service.alerts import failures, record, workers
 from service.alerts.causes import look
@@ -17,6 +16,8 @@ from service.alerts.record import Pass
 from service.config.settings import Settings
 from service.postgres.engine import connect
 from service.resources import Resources
+from tests.support.rows import add_failed, add_quarantined, add_received
+from tests.support.targets import synced_to
 
 NOW = datetime(2025, 10, 20, 12, tzinfo=UTC)
 Find = Callable[..., Awaitable[dict[str, Finding]]]
@@ -35,37 +36,9 @@ def find(res: Resources) -> Find:
     return find
 
 
-async def insert(database: asyncpg.Connection, ago: str, status: str = "completed", **columns: object) -> int:
-    """Put an e-mail on record that came some time ago."""
-    values = {"zendesk_ticket_id": "1", "processing_status": status, **columns}
-    names, places = ", ".join(values), ", ".join(f"${place}" for place in range(2, len(values) + 2))
-    number = await database.fetchval(
-        f"INSERT INTO incoming_emails (received_at, {names}) VALUES (now() - $1::text::interval, {places})"
-        " RETURNING id",
-        ago,
-        *values.values(),
-    )
-    return int(number)
-
-
-async def fail(
-    database: asyncpg.Connection, ago: str, code: str = "gone", host: str | None = "a.example"
-) -> int:
-    number = await insert(
-        database,
-        ago,
-        "failed",
-        error_code=code,
-        error_host=host,
-        processing_error=f"It is gone.\n{'x' * 900}",
-    )
-    await database.execute("UPDATE incoming_emails SET completed_at = received_at WHERE id = $1", number)
-    return number
-
-
 async def test_of_what_is_as_it_should_be_nothing_is_found(find: Find, database: asyncpg.Connection) -> None:
-    await insert(database, "1 second")
-    await insert(database, "1 second", "queued")
+    await add_received(database, "1 second")
+    await add_received(database, "1 second", "queued")
 
     assert await find() == {}
 
@@ -74,9 +47,9 @@ async def test_failures_are_one_finding_for_each_error_and_host(
     find: Find, database: asyncpg.Connection
 ) -> None:
     for _ in range(3):
-        last = await fail(database, "1 hour")
-    await fail(database, "1 hour", host="b.example")
-    await fail(database, "1 hour", code="too_large", host=None)
+        last = await add_failed(database, "1 hour")
+    await add_failed(database, "1 hour", host="b.example")
+    await add_failed(database, "1 hour", code="too_large", host=None)
 
     found = await find()
 
@@ -93,8 +66,8 @@ async def test_failures_are_one_finding_for_each_error_and_host(
 
 
 async def test_failures_of_long_ago_are_no_news(find: Find, database: asyncpg.Connection) -> None:
-    await fail(database, "25 hours")
-    await fail(database, "400 days", host="b.example")
+    await add_failed(database, "25 hours")
+    await add_failed(database, "400 days", host="b.example")
 
     assert await find() == {}
 
@@ -102,7 +75,7 @@ async def test_failures_of_long_ago_are_no_news(find: Find, database: asyncpg.Co
 async def test_what_waited_through_an_outage_of_days_and_failed_now_is_news(
     find: Find, database: asyncpg.Connection
 ) -> None:
-    number = await fail(database, "3 days")
+    number = await add_failed(database, "3 days")
     await database.execute("UPDATE incoming_emails SET completed_at = now() WHERE id = $1", number)
 
     assert [*await find()] == ["failures gone@a.example"]
@@ -129,28 +102,11 @@ def test_a_host_with_a_strange_name_is_not_shown() -> None:
     assert found.detail.endswith("For example e-mail 1: a b c")
 
 
-async def quarantine(
-    database: asyncpg.Connection, code: str, ago: str = "1 hour", count: int = 1, **columns: object
-) -> int:
-    """Put webhooks in quarantine that came some time ago; return the id of the newest."""
-    values = {"raw_body": b"", "raw_headers": "[]", "error_code": code, "error": "No.", **columns}
-    names, places = ", ".join(values), ", ".join(f"${place}" for place in range(3, len(values) + 3))
-    number = await database.fetchval(
-        f"WITH added AS (INSERT INTO quarantined_webhooks (idempotency_key, received_at, {names})"
-        f" SELECT gen_random_uuid()::text, now() - $1::text::interval, {places} FROM generate_series(1, $2)"
-        " RETURNING id) SELECT max(id) FROM added",
-        ago,
-        count,
-        *values.values(),
-    )
-    return int(number)
-
-
 async def test_what_waits_in_quarantine_is_one_finding_for_each_error(
     find: Find, database: asyncpg.Connection
 ) -> None:
-    last = await quarantine(database, "not_json", count=3)
-    await quarantine(database, "no_ticket")
+    last = await add_quarantined(database, "not_json", count=3)
+    await add_quarantined(database, "no_ticket")
 
     found = await find()
 
@@ -168,8 +124,8 @@ async def test_what_waits_in_quarantine_is_one_finding_for_each_error(
 async def test_what_was_replayed_or_is_in_quarantine_for_days_is_no_news(
     find: Find, database: asyncpg.Connection
 ) -> None:
-    await quarantine(database, "not_json", ago="25 hours")
-    await quarantine(database, "not_json", replayed_at=NOW)
+    await add_quarantined(database, "not_json", ago="25 hours")
+    await add_quarantined(database, "not_json", replayed_at=NOW)
 
     assert await find() == {}
 
@@ -177,14 +133,14 @@ async def test_what_was_replayed_or_is_in_quarantine_for_days_is_no_news(
 async def test_however_much_is_in_quarantine_it_has_few_alerts_and_who_has_one_keeps_it(
     find: Find, database: asyncpg.Connection
 ) -> None:
-    await quarantine(database, "open")
+    await add_quarantined(database, "open")
     await database.execute(
         "INSERT INTO alerts (cause, key, count, summary, detail) VALUES ('quarantine', 'open', 1, '', '')"
     )
     for number in range(MOST_CODES):
-        await quarantine(database, f"code_{number}", count=2)
+        await add_quarantined(database, f"code_{number}", count=2)
     few = await find()
-    await quarantine(database, "flood", count=MOST_READ + 1)
+    await add_quarantined(database, "flood", count=MOST_READ + 1)
     flood = await find()
 
     assert len(few) == MOST_CODES
@@ -195,8 +151,8 @@ async def test_however_much_is_in_quarantine_it_has_few_alerts_and_who_has_one_k
 async def test_what_no_worker_began_with_in_time_waits_for_too_long(
     find: Find, database: asyncpg.Connection
 ) -> None:
-    late = await insert(database, "6 minutes", "queued", due_at=NOW + timedelta(days=10_000))
-    await insert(database, "4 minutes", "queued", due_at=NOW + timedelta(days=10_000))
+    late = await add_received(database, "6 minutes", "queued", due_at=NOW + timedelta(days=10_000))
+    await add_received(database, "4 minutes", "queued", due_at=NOW + timedelta(days=10_000))
 
     found = await find()
 
@@ -209,7 +165,7 @@ async def test_a_pause_between_attempts_and_what_is_run_again_are_no_wait(
     find: Find, database: asyncpg.Connection
 ) -> None:
     later = NOW + timedelta(days=10_000)
-    await insert(database, "20 days", "queued", attempt_number=3, due_at=later)
+    await add_received(database, "20 days", "queued", attempt_number=3, due_at=later)
 
     assert await find() == {}
 
@@ -217,7 +173,7 @@ async def test_a_pause_between_attempts_and_what_is_run_again_are_no_wait(
 async def test_what_was_replayed_since_the_last_look_has_only_just_come(
     find: Find, database: asyncpg.Connection
 ) -> None:
-    number = await insert(database, "20 days", "received", due_at=NOW + timedelta(days=10_000))
+    number = await add_received(database, "20 days", "received", due_at=NOW + timedelta(days=10_000))
 
     assert await find(known_id=number - 1) == {}
     assert [*await find(known_id=number)] == ["waiting"]
@@ -226,7 +182,7 @@ async def test_what_was_replayed_since_the_last_look_has_only_just_come(
 async def test_nobody_there_is_worth_an_alert_when_something_is_due(
     find: Find, database: asyncpg.Connection
 ) -> None:
-    await insert(database, "3 minutes", "queued", due_at=datetime.now(UTC) - timedelta(minutes=2))
+    await add_received(database, "3 minutes", "queued", due_at=datetime.now(UTC) - timedelta(minutes=2))
     without = await find()
     await database.execute("INSERT INTO workers (name, pid, version) VALUES ('w', 1, '1')")
     with_one = await find()
@@ -353,13 +309,13 @@ async def test_a_silence_that_is_usual_is_none(
 async def test_a_silence_lasts_until_a_webhook_comes_also_into_the_night(
     find: Find, database: asyncpg.Connection
 ) -> None:
-    await insert(database, "3 days")
+    await add_received(database, "3 days")
     await database.execute(
         "INSERT INTO alerts (cause, key, count, summary, detail, opened_at)"
         " VALUES ('silence', '', 1, '', '', now() - interval '2 days')"
     )
     before = await find()
-    await insert(database, "1 second")
+    await add_received(database, "1 second")
     after = await find()
 
     assert [*before] == ["silence"]
@@ -371,7 +327,7 @@ async def test_a_fixed_limit_takes_the_place_of_what_is_usual(
 ) -> None:
     strict = res.settings.model_copy(update={"alert_silence_seconds": 60.0})
     nothing = await find(strict)
-    await insert(database, "2 minutes")
+    await add_received(database, "2 minutes")
 
     assert nothing == {}
     assert [*await find(strict)] == ["silence"]
@@ -386,10 +342,10 @@ async def test_signatures_fail_until_a_good_one_left_something_on_record(
         "bad_signature_code": "signature_mismatch",
         "bad_signature_at": datetime.now(UTC) - timedelta(minutes=1),
     }
-    await insert(database, "2 minutes")
+    await add_received(database, "2 minutes")
     found = await find(**bad)
     few = await find(**{**bad, "bad_signatures": 4})
-    await insert(database, "1 second")
+    await add_received(database, "1 second")
     after = await find(**bad)
 
     assert [*found] == ["signatures"]
@@ -410,11 +366,6 @@ def test_durations_are_said_in_two_units(seconds: int, words: str) -> None:
     assert duration(timedelta(seconds=seconds)) == words
 
 
-def synced_to(settings: Settings) -> Settings:
-    """Give settings with a target; nothing of it is asked."""
-    return settings.model_copy(update={"sync_url": (SecretStr("mongodb://mongodb.example/archive.emails"),)})
-
-
 async def test_what_could_not_be_synced_and_what_waits_for_it_is_one_finding(
     find: Find, res: Resources, database: asyncpg.Connection
 ) -> None:
@@ -423,10 +374,10 @@ async def test_what_could_not_be_synced_and_what_waits_for_it_is_one_finding(
         "sync_error_code": "document_refused",
         "sync_error": "mongodb: it\nrefuses this document (121)",
     }
-    failed = [await insert(database, "1 hour", sync_status="failed", **refused) for _ in range(2)][-1]
+    failed = [await add_received(database, "1 hour", sync_status="failed", **refused) for _ in range(2)][-1]
     only_failed = await find(settings)
-    waiting = await insert(database, "1 hour", sync_status="pending", sync_error_code="receiver_away")
-    await insert(database, "1 hour", "processing", sync_status="pending")
+    waiting = await add_received(database, "1 hour", sync_status="pending", sync_error_code="receiver_away")
+    await add_received(database, "1 hour", "processing", sync_status="pending")
     before = await find(settings)
     await database.execute("UPDATE incoming_emails SET sync_begun_at = now() - interval '12 min'")
     both = (await find(settings))["sync"]
@@ -450,7 +401,7 @@ async def test_what_could_not_be_synced_and_what_waits_for_it_is_one_finding(
 async def test_syncs_are_the_matter_only_where_there_is_a_target_and_it_is_news(
     find: Find, res: Resources, database: asyncpg.Connection
 ) -> None:
-    number = await insert(database, "1 hour", sync_status="failed")
+    number = await add_received(database, "1 hour", sync_status="failed")
     without = await find()
     settings = synced_to(res.settings)
     found = await find(settings)
@@ -469,10 +420,10 @@ async def test_syncs_are_the_matter_only_where_there_is_a_target_and_it_is_news(
 async def test_emails_that_wait_for_zendesk_are_told(find: Find, database: asyncpg.Connection) -> None:
     """Such errors use up no retry, so these e-mails never fail."""
     waits = {"error_code": "token_unavailable", "processing_error": "away", "attempt_number": 1}
-    first = await insert(database, "1 hour", "queued", **waits)
-    await insert(database, "30 minutes", "queued", **waits)
-    await insert(database, "1 second", "queued", **waits)
-    await insert(database, "1 hour", "completed", **waits)
+    first = await add_received(database, "1 hour", "queued", **waits)
+    await add_received(database, "30 minutes", "queued", **waits)
+    await add_received(database, "1 second", "queued", **waits)
+    await add_received(database, "1 hour", "completed", **waits)
 
     found = (await find())["zendesk token_unavailable"]
     await database.execute("UPDATE incoming_emails SET processing_status = 'completed'")

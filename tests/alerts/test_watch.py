@@ -26,10 +26,11 @@ from service.postgres.engine import connect
 from service.postgres.operation_tables import CAUSES
 from service.queries.alerts import list_alerts
 from service.resources import Resources, open_resources
-from tests.alerts.test_causes import fail, insert, quarantine, synced_to
 from tests.alerts.test_channels import SECRET
 from tests.conftest import Server, eventually, program, working
 from tests.support.receivers import MailServer, Receiver, mail_server, receiver, silent_server
+from tests.support.rows import add_failed, add_quarantined, add_received
+from tests.support.targets import synced_to
 
 ARQ = ("arq", "service.worker.WorkerSettings")
 CHANNELS = ("mail", "slack", "webhook")
@@ -117,8 +118,8 @@ async def test_every_channel_tells_what_happened_how_often_an_example_and_a_link
     slack: Receiver,
     webhook: Receiver,
 ) -> None:
-    await fail(database, "1 hour")
-    number = await fail(database, "1 hour")
+    await add_failed(database, "1 hour")
+    number = await add_failed(database, "1 hour")
     await look()
 
     assert await send_all(res) == 3
@@ -157,7 +158,7 @@ def test_the_link_of_failures_leads_to_just_these(key: str, query: str) -> None:
 async def test_what_waits_in_quarantine_is_told_with_a_link_and_is_over_once_it_was_replayed(
     look: Look, res: Resources, database: asyncpg.Connection, mails: MailServer
 ) -> None:
-    number = await quarantine(database, "not_json")
+    number = await add_quarantined(database, "not_json")
     await look()
     await send_all(res)
     await database.execute("UPDATE quarantined_webhooks SET replayed_at = now()")
@@ -174,7 +175,7 @@ async def test_what_is_not_synced_is_one_alert_and_over_by_itself_once_it_is(
     look: Look, settings: Settings, database: asyncpg.Connection, mails: MailServer
 ) -> None:
     away = {"sync_error_code": "receiver_away", "sync_error": "mongodb: it cannot be reached"}
-    number = await insert(database, "1 hour", sync_status="pending", **away)
+    number = await add_received(database, "1 hour", sync_status="pending", **away)
     await database.execute("UPDATE incoming_emails SET sync_begun_at = now() - interval '12 min'")
     async with open_resources(synced_to(settings)) as res:
         await look(res=res)
@@ -224,11 +225,11 @@ async def test_every_cause_that_the_code_finds_can_be_recorded(
 async def test_more_of_the_same_raise_the_count_and_tell_nobody(
     look: Look, res: Resources, database: asyncpg.Connection, mails: MailServer
 ) -> None:
-    await fail(database, "1 hour")
+    await add_failed(database, "1 hour")
     await look()
     await send_all(res)
     for _ in range(4):
-        await fail(database, "1 minute")
+        await add_failed(database, "1 minute")
     await look()
 
     assert await send_all(res) == 0
@@ -240,13 +241,13 @@ async def test_more_of_the_same_raise_the_count_and_tell_nobody(
 async def test_what_is_over_is_told_and_what_comes_back_is_told_again(
     look: Look, res: Resources, database: asyncpg.Connection, mails: MailServer
 ) -> None:
-    await fail(database, "1 hour")
+    await add_failed(database, "1 hour")
     await look()
     await send_all(res)
     await retry_all(database)
     await look("6 minutes")
     await send_all(res)
-    await fail(database, "1 second")
+    await add_failed(database, "1 second")
     await look()
     await send_all(res)
 
@@ -262,7 +263,7 @@ async def test_what_comes_and_goes_stays_open_for_longer_each_time(
     look: Look, res: Resources, database: asyncpg.Connection
 ) -> None:
     async def comes_and_goes(later: str) -> int:
-        await fail(database, "1 second")
+        await add_failed(database, "1 second")
         await look()
         await retry_all(database)
         await look(later)
@@ -276,7 +277,7 @@ async def test_what_comes_and_goes_stays_open_for_longer_each_time(
 async def test_two_watchers_open_one_alert_and_it_is_told_once(
     look: Look, settings: Settings, res: Resources, database: asyncpg.Connection, mails: MailServer
 ) -> None:
-    await fail(database, "1 hour")
+    await add_failed(database, "1 hour")
     async with AsyncExitStack() as stack:
         others = [await stack.enter_async_context(open_resources(settings)) for _ in range(3)]
         looked = await asyncio.gather(*(look_once(each) for each in others for _ in range(3)))
@@ -338,7 +339,7 @@ async def test_a_lost_mail_server_holds_up_no_other_channel_and_its_mail_comes_w
     slack: Receiver,
     webhook: Receiver,
 ) -> None:
-    await fail(database, "1 hour")
+    await add_failed(database, "1 hour")
     await look()
     async with AsyncExitStack() as silence, AsyncExitStack() as stack:
         port = await lost_in_several_ways(mails, way, silence)
@@ -380,7 +381,7 @@ async def test_jobs_go_on_while_no_channel_takes_anything(
     settings: Settings, zendesk: Zendesk, client: Server, database: asyncpg.Connection, slack: Receiver
 ) -> None:
     slack.hangs = True
-    await fail(database, "1 hour")
+    await add_failed(database, "1 hour")
     await look_once(client.res)
     async with silent_server() as port:
         lost = settings.model_copy(update={"smtp_url": SecretStr(f"smtp://127.0.0.1:{port}")})
@@ -413,7 +414,7 @@ async def test_who_is_killed_after_sending_and_before_noting_it_costs_one_more_m
 ) -> None:
     points = await asyncio.to_thread(armed, tmp_path / "points")
     only_mail = {"ALERT_SLACK_URL": "", "ALERT_WEBHOOK_URL": "", "FAULT_POINTS": str(points)}
-    await fail(database, "1 hour")
+    await add_failed(database, "1 hour")
     await look()
     await send_all(res, "slack", "webhook")
     async with program(*ARQ, settings=settings, **only_mail) as worker:
@@ -442,7 +443,7 @@ async def test_that_it_is_over_is_told_after_that_it_began(
     look: Look, res: Resources, database: asyncpg.Connection, mails: MailServer
 ) -> None:
     mails.says["MAIL"] = "451 later"
-    await fail(database, "1 hour")
+    await add_failed(database, "1 hour")
     await look()
     await send_all(res, "mail")
     await retry_all(database)
@@ -460,7 +461,7 @@ async def test_what_could_not_be_told_for_a_day_is_given_up_and_shows_why(
     look: Look, res: Resources, database: asyncpg.Connection, slack: Receiver
 ) -> None:
     slack.status = 500
-    await fail(database, "1 hour")
+    await add_failed(database, "1 hour")
     await look()
     await send_all(res, "slack")
     await database.execute("UPDATE alert_deliveries SET created_at = now() - interval '25 hours'")
@@ -482,7 +483,7 @@ async def test_a_pause_grows_with_each_attempt_and_a_receiver_may_ask_for_one(
         return float(await database.fetchval(pause))
 
     slack.status = 500
-    await fail(database, "1 hour")
+    await add_failed(database, "1 hour")
     await look()
     pauses = [await paused() for _ in range(3)]
     slack.status, slack.headers = 429, {"Retry-After": "300"}
@@ -496,7 +497,7 @@ async def test_without_a_channel_alerts_are_on_record_all_the_same(
     settings: Settings, database: asyncpg.Connection
 ) -> None:
     off: dict[str, Any] = {"alert_email_to": (), "alert_slack_url": None, "alert_webhook_url": None}
-    await fail(database, "1 hour")
+    await add_failed(database, "1 hour")
     async with open_resources(settings.model_copy(update=off)) as res:
         await look_once(res)
         [alert] = (await list_alerts(res.engine)).alerts
@@ -508,7 +509,7 @@ async def test_without_a_channel_alerts_are_on_record_all_the_same(
 async def test_without_the_own_address_a_text_says_what_to_set(
     look: Look, settings: Settings, database: asyncpg.Connection, mails: MailServer
 ) -> None:
-    await fail(database, "1 hour")
+    await add_failed(database, "1 hour")
     await look()
     async with open_resources(settings.model_copy(update={"public_url": None})) as res:
         await deliver(res, "mail")
@@ -590,7 +591,7 @@ async def test_open_alerts_are_listed_first_then_the_newest(
 async def test_a_worker_process_finds_and_tells_by_itself(
     settings: Settings, database: asyncpg.Connection, mails: MailServer, slack: Receiver, webhook: Receiver
 ) -> None:
-    await fail(database, "1 hour")
+    await add_failed(database, "1 hour")
     async with program(*ARQ, settings=settings), program(*ARQ, settings=settings, WORKER_NAME="second"):
         await eventually(lambda: arrived(mails))
         await eventually(lambda: told(slack, webhook))

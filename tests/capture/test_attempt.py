@@ -16,9 +16,8 @@ from service.local.zendesk.stand_in import Fault, Zendesk
 from service.resources import Resources, open_resources
 from service.zendesk.comments import read_page
 from tests.conftest import Client, eventually, serving, working
+from tests.support.files import PDF
 from tests.support.proxy import before_postgres
-
-PDF = b"%PDF-1.7\n" + bytes(range(256)) * 400
 
 
 async def captured(client: Client, *urls: str, **more: Any) -> dict[str, Any]:

@@ -19,9 +19,9 @@ from service.postgres.selection import Selection
 from service.resources import Resources
 from tests.conftest import Client
 from tests.support.commands import command
-from tests.web.test_webhook import IGNORED
+from tests.support.files import PDF
+from tests.support.webhooks import IGNORED
 
-PDF = b"%PDF-1.7\n" + bytes(range(256))
 NAMES = ("a.pdf", "b.pdf", "c.pdf")
 
 

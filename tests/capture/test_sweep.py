@@ -12,8 +12,7 @@ from service.local.zendesk.stand_in import Fault, Zendesk
 from service.queue.arq_queue import Bell
 from service.resources import Resources, background
 from tests.conftest import Client, eventually
-
-PDF = b"%PDF-1.7\n" + bytes(range(256)) * 400
+from tests.support.files import PDF
 
 
 async def queued_in_redis(res: Resources) -> int:

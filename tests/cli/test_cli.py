@@ -15,8 +15,8 @@ from click.testing import CliRunner
 
 from service.cli.main import main
 from service.config.settings import Settings
-from tests.migrations.test_migrations import sql
 from tests.support import forked
+from tests.support.databases import sql
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
 OPERATE = ("status", "check", "emails", "failures", "retries", "quarantine", "storage", "activity", "tail")

@@ -13,10 +13,10 @@ from service.local.zendesk.stand_in import Zendesk
 from service.resources import Resources
 from service.zendesk.signature import INVOCATION_ID
 from tests.conftest import Client, Server, serving
-from tests.intake.test_quarantine import NOON
 from tests.support.commands import command
-from tests.web.test_webhook import IGNORED as IGNORED_EVENT
-from tests.web.test_webhook import MERGED, bodies, post, signed
+from tests.support.rows import NOON, bodies
+from tests.support.webhooks import IGNORED as IGNORED_EVENT
+from tests.support.webhooks import MERGED, post, signed
 
 IGNORED = "/api/v1/ignored"
 KIND, EVENT = MERGED, IGNORED_EVENT

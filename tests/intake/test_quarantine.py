@@ -3,7 +3,7 @@
 import asyncio
 import base64
 import json
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any
 from urllib.parse import quote
 
@@ -22,47 +22,33 @@ from service.errors import Rejected, Transient
 from service.intake import Receipt
 from service.local.zendesk.stand_in import Zendesk
 from service.resources import Resources
-from service.zendesk.signature import ACCOUNT_ID, INVOCATION_ID
+from service.zendesk.signature import INVOCATION_ID
 from tests.conftest import API_TOKEN, Client, Server, eventually, serving
-from tests.intake.test_intake import Case, forget, headers, try_many, written
+from tests.support.any_webhook import Case, headers, try_many, written
 from tests.support.commands import command
 from tests.support.forked import Done
 from tests.support.proxy import before_postgres
-from tests.web.test_webhook import bodies, count
+from tests.support.rows import (
+    NOON,
+    QUARANTINED_BODY,
+    QUARANTINED_HEADERS,
+    add_quarantined_body,
+    bodies,
+    count_saved,
+    delete_emails,
+)
 
 QUARANTINE = "/api/v1/quarantine"
-NOON = datetime(2025, 11, 3, 12, 0, tzinfo=UTC)
-TICKET = b'{"ticket_id": 4711, "subject": "Invoice"}'
 EVENT = (
     b'{"type": "zen:event-type:ticket.priority_changed", "id": "x", "subject": "zen:ticket:1", "account_id": 1,'
     b' "detail": {"id": "1"}, "event": {"current": "HIGH", "previous": "LOW"}}'
 )
-HEADERS = [[ACCOUNT_ID, "21978514"], [INVOCATION_ID, "one"], ["X-Other", "kept"]]
-
-
-async def keep(database: asyncpg.Connection, body: bytes = TICKET, **columns: object) -> int:
-    """Keep a request in quarantine, as a parser would have that could not read it; return its id."""
-    row = {
-        "idempotency_key": "one",
-        "received_at": NOON,
-        "account_id": "21978514",
-        "invocation_id": "one",
-        "raw_body": body,
-        "raw_headers": json.dumps(HEADERS),
-        "error_code": "not_json",
-        "error": "It was not read then.",
-        **columns,
-    }
-    numbers = ", ".join(f"${number}" for number in range(1, len(row) + 1))
-    statement = f"INSERT INTO quarantined_webhooks ({', '.join(row)}) VALUES ({numbers}) RETURNING id"
-    number: int = await database.fetchval(statement, *row.values())
-    return number
 
 
 async def keep_many(database: asyncpg.Connection, number: int) -> None:
     for _ in range(number):
-        key = f"key {await count(database)}"
-        await keep(database, idempotency_key=key)
+        key = f"key {await count_saved(database)}"
+        await add_quarantined_body(database, idempotency_key=key)
 
 
 async def kept(database: asyncpg.Connection, quarantine_id: int = 1) -> dict[str, Any]:
@@ -113,7 +99,7 @@ async def test_the_list_has_what_waits_and_on_request_what_was_replayed(
         "invocation_id": "one",
         "error_code": "not_json",
         "error": "It was not read then.",
-        "size": len(TICKET),
+        "size": len(QUARANTINED_BODY),
         "email_id": receipt["email_id"],
         "late": False,
     }
@@ -122,7 +108,7 @@ async def test_the_list_has_what_waits_and_on_request_what_was_replayed(
 async def test_a_request_from_before_there_were_replays_waits(
     client: Client, database: asyncpg.Connection
 ) -> None:
-    await keep(database)
+    await add_quarantined_body(database)
 
     (webhook,) = (await client.get(QUARANTINE))["quarantine"]
 
@@ -197,7 +183,7 @@ async def test_one_is_shown_as_it_came_with_each_of_its_bytes(
 async def test_headers_that_are_no_text_are_shown_as_json_can(
     client: Client, database: asyncpg.Connection
 ) -> None:
-    await keep(database, raw_headers=r'[["X-Other", "\udcff"], ["X-Other", "\u0000"]]')
+    await add_quarantined_body(database, raw_headers=r'[["X-Other", "\udcff"], ["X-Other", "\u0000"]]')
 
     webhook = await client.get(f"{QUARANTINE}/1")
 
@@ -216,7 +202,7 @@ async def test_a_number_that_none_has_is_not_found(client: Client, number: str) 
 async def test_a_replay_makes_the_email_that_there_would_have_been_at_the_time_when_it_came(
     client: Server, database: asyncpg.Connection
 ) -> None:
-    await keep(database)
+    await add_quarantined_body(database)
 
     answer = await replay(client)
 
@@ -227,9 +213,9 @@ async def test_a_replay_makes_the_email_that_there_would_have_been_at_the_time_w
     assert (email["account_id"], email["invocation_id"]) == ("21978514", "one")
     assert email["idempotency_key"] == "one"
     raw = await database.fetchrow("SELECT raw_body, raw_headers FROM incoming_emails")
-    assert (raw["raw_body"], json.loads(raw["raw_headers"])) == (TICKET, HEADERS)
+    assert (raw["raw_body"], json.loads(raw["raw_headers"])) == (QUARANTINED_BODY, QUARANTINED_HEADERS)
     row = await kept(database)
-    assert (row["email_id"], row["raw_body"]) == (1, TICKET)
+    assert (row["email_id"], row["raw_body"]) == (1, QUARANTINED_BODY)
     assert row["replayed_at"] is not None
 
 
@@ -238,7 +224,7 @@ async def test_a_worker_completes_what_was_replayed_with_its_files(
 ) -> None:
     files = {"invoice.pdf": b"%PDF-1.7\n" + bytes(range(256)), "list.csv": b"a,b\n1,2\n"}
     urls = [zendesk.add_file(name, content) for name, content in files.items()]
-    await keep(database, json.dumps(zendesk.payload(attachments=urls)).encode())
+    await add_quarantined_body(database, json.dumps(zendesk.payload(attachments=urls)).encode())
 
     receipt = await replay(client)
 
@@ -272,15 +258,15 @@ async def test_whatever_can_be_read_is_replayed_into_what_the_webhook_would_have
         return [{name: row[name] for name in set(row.keys()) - passing} for row in rows]
 
     async def check(case: Case) -> None:
-        await forget(database)
+        await delete_emails(database)
         if (await intake.accept(res, *case)).status != "accepted":
             return
         accepted = await recorded()
-        await forget(database)
+        await delete_emails(database)
         row = {
             name: accepted[0][name] for name in ("received_at", "account_id", "invocation_id", "raw_headers")
         }
-        quarantine_id = await keep(database, case[1], **row)
+        quarantine_id = await add_quarantined_body(database, case[1], **row)
 
         receipt = await intake.replay(res, quarantine_id, "tests")
 
@@ -302,7 +288,9 @@ async def test_whatever_can_be_read_is_replayed_into_what_the_webhook_would_have
 async def test_what_still_makes_no_email_is_kept_with_the_newest_reason(
     client: Client, database: asyncpg.Connection, body: bytes, code: str
 ) -> None:
-    await keep(database, body, error_code="read_worse", error="It was read by an older parser.")
+    await add_quarantined_body(
+        database, body, error_code="read_worse", error="It was read by an older parser."
+    )
     before = await kept(database)
 
     problem = await replay(client, status=409)
@@ -320,7 +308,7 @@ async def test_what_still_makes_no_email_is_kept_with_the_newest_reason(
 async def test_what_was_replayed_is_a_duplicate_of_its_email(
     client: Client, database: asyncpg.Connection
 ) -> None:
-    await keep(database)
+    await add_quarantined_body(database)
     first = await replay(client)
     marked = await kept(database)
 
@@ -329,15 +317,15 @@ async def test_what_was_replayed_is_a_duplicate_of_its_email(
     assert first == {"status": "accepted", "email_id": 1}
     assert again == [{"status": "duplicate", "email_id": 1}] * 3
     assert await kept(database) == marked
-    assert await bodies(database) == [TICKET]
+    assert await bodies(database) == [QUARANTINED_BODY]
 
 
-@pytest.mark.parametrize("body", [TICKET, b'{"ticket_id": 1, "webhook_id": "two"}'])
+@pytest.mark.parametrize("body", [QUARANTINED_BODY, b'{"ticket_id": 1, "webhook_id": "two"}'])
 @pytest.mark.parametrize("first", ["the replay", "the webhook"])
 async def test_what_zendesk_sent_again_meanwhile_is_the_same_email(
     client: Client, zendesk: Zendesk, database: asyncpg.Connection, body: bytes, first: str
 ) -> None:
-    await keep(database, body)
+    await add_quarantined_body(database, body)
 
     async def send() -> Any:
         return (await zendesk.send(client.webhook, body, headers={INVOCATION_ID: "one"})).json()
@@ -382,8 +370,8 @@ async def test_a_body_whose_own_key_is_taken_as_well_stays_where_it_is(
     client: Client, database: asyncpg.Connection
 ) -> None:
     """Nothing but malice gets there, and it costs no other e-mail."""
-    await keep(database)
-    for key in ("one", intake._body_key(TICKET)):
+    await add_quarantined_body(database)
+    for key in ("one", intake._body_key(QUARANTINED_BODY)):
         await database.execute(
             "INSERT INTO incoming_emails (zendesk_ticket_id, raw_body, idempotency_key) VALUES ('1', '?', $1)",
             key,
@@ -403,7 +391,7 @@ async def test_a_body_whose_own_key_is_taken_as_well_stays_where_it_is(
 async def test_a_thousand_replays_at_once_make_one_email(
     client: Server, database: asyncpg.Connection, kind: str
 ) -> None:
-    await keep(database)
+    await add_quarantined_body(database)
     if kind == "a key that is reused":
         await intake.accept(client.res, CIMultiDict({INVOCATION_ID: "one"}), b'{"ticket_id": 1}')
 
@@ -411,7 +399,7 @@ async def test_a_thousand_replays_at_once_make_one_email(
 
     assert len({answer["email_id"] for answer in answers}) == 1
     assert [answer["status"] for answer in answers].count("accepted") <= 1  # one that was cut off made it
-    assert (await bodies(database)).count(TICKET) == 1
+    assert (await bodies(database)).count(QUARANTINED_BODY) == 1
     assert (await kept(database))["email_id"] == answers[0]["email_id"]
 
 
@@ -424,7 +412,7 @@ async def test_breaking_each_chunk_to_postgres_in_turn_loses_and_doubles_nothing
         for number, arrives in ((number, arrives) for number in range(16) for arrives in (True, False)):
             name = f"{number}-{arrives}"
             body = json.dumps(zendesk.payload(subject=name)).encode()
-            quarantine_id = await keep(database, body, idempotency_key=name)
+            quarantine_id = await add_quarantined_body(database, body, idempotency_key=name)
             proxy.drop()
             proxy.trip(b"", arrives=arrives, cuts=False, skip=number)
             try:
@@ -445,12 +433,12 @@ async def test_breaking_each_chunk_to_postgres_in_turn_loses_and_doubles_nothing
 async def test_a_replay_that_ended_before_its_mark_is_healed_by_another(
     settings: Settings, zendesk: Zendesk, res: Resources, database: asyncpg.Connection
 ) -> None:
-    await keep(database)
+    await add_quarantined_body(database)
     async with before_postgres(settings) as (proxy, proxied), serving(proxied, zendesk) as client:
         await intake.accept(client.res, CIMultiDict(), b'{"ticket_id": 1}')  # it is connected
         proxy.trip(b"UPDATE quarantined_webhooks", arrives=False, cuts=False)
         cut_off = await replay(client, status=503)
-        between = ((await kept(database))["replayed_at"], (await bodies(database)).count(TICKET))
+        between = ((await kept(database))["replayed_at"], (await bodies(database)).count(QUARANTINED_BODY))
 
         healed = await replay_at_last(client)
 
@@ -458,14 +446,14 @@ async def test_a_replay_that_ended_before_its_mark_is_healed_by_another(
     assert between == (None, 1)
     assert healed == {"status": "duplicate", "email_id": 2}
     assert (await kept(database))["email_id"] == 2
-    assert (await bodies(database)).count(TICKET) == 1
+    assert (await bodies(database)).count(QUARANTINED_BODY) == 1
 
 
 async def test_the_log_names_ids_and_nothing_of_what_was_sent(
     res: Resources, database: asyncpg.Connection
 ) -> None:
-    await keep(database, b'{"ticket_id": 1, "subject": "hunter2", "webhook_id": "hunter2"}')
-    await keep(database, b"hunter2", idempotency_key="two")
+    await add_quarantined_body(database, b'{"ticket_id": 1, "subject": "hunter2", "webhook_id": "hunter2"}')
+    await add_quarantined_body(database, b"hunter2", idempotency_key="two")
 
     with capture_logs() as logs:
         receipt = await intake.replay(res, 1, "tests")
@@ -494,8 +482,8 @@ async def run(settings: Settings, *words: str, **changes: str) -> Done:
 async def test_the_table_has_what_waits_and_steers_no_terminal(
     settings: Settings, res: Resources, database: asyncpg.Connection
 ) -> None:
-    await keep(database)
-    await keep(
+    await add_quarantined_body(database)
+    await add_quarantined_body(
         database, idempotency_key="two", invocation_id="\x1b]0;owned\x07\u202e", error="[red]\x9b2J\r\n"
     )
     await intake.replay(res, 1, "tests")
@@ -509,7 +497,7 @@ async def test_the_table_has_what_waits_and_steers_no_terminal(
     assert not {"\x07", "\x9b", "\r", "\u202e"} & set(waiting.stdout)
     assert "\x1b]" not in waiting.stdout
     assert "It was not read then." not in waiting.stdout
-    size = str(len(TICKET))
+    size = str(len(QUARANTINED_BODY))
     row = ["1", "21978514", "one", size, "2025-11-03 12:00:00", "1", "not_json", "It was not read then."]
     assert replayed.stdout.splitlines() == ["\t".join(row)]
 
@@ -517,7 +505,7 @@ async def test_the_table_has_what_waits_and_steers_no_terminal(
 async def test_show_prints_what_the_api_answers(
     settings: Settings, client: Client, database: asyncpg.Connection
 ) -> None:
-    await keep(database, b"\xff\x1b[2J", raw_headers=r'[["X-Other", "\udcff"]]')
+    await add_quarantined_body(database, b"\xff\x1b[2J", raw_headers=r'[["X-Other", "\udcff"]]')
 
     done = await run(settings, "show", "1", "--json")
     page = await run(settings, "show", "1")
@@ -534,8 +522,8 @@ async def test_show_prints_what_the_api_answers(
 async def test_replay_makes_emails_and_names_what_it_could_not(
     settings: Settings, database: asyncpg.Connection
 ) -> None:
-    await keep(database)
-    await keep(database, b"[1]", idempotency_key="two")
+    await add_quarantined_body(database)
+    await add_quarantined_body(database, b"[1]", idempotency_key="two")
 
     done = await run(settings, "replay", "1", "2", "3", "1")
     again = await run(settings, "replay", "1", REDIS_URL="redis://127.0.0.1:1")
@@ -547,16 +535,16 @@ async def test_replay_makes_emails_and_names_what_it_could_not(
     )
     assert done.returncode == 1
     assert (again.returncode, again.stdout, again.stderr) == (0, "1 duplicate: e-mail 1\n", "")
-    assert await bodies(database) == [TICKET]
+    assert await bodies(database) == [QUARANTINED_BODY]
 
 
 async def test_replay_all_goes_through_what_waits_oldest_first_and_sums_up(
     settings: Settings, database: asyncpg.Connection
 ) -> None:
-    await keep(database)
-    await keep(database, EVENT.replace(b"priority", b"\\u001b[2J"), idempotency_key="two")
-    await keep(database, idempotency_key="three")
-    await keep(database, b'{"ticket_id": 2, "webhook_id": "two"}', idempotency_key="four")
+    await add_quarantined_body(database)
+    await add_quarantined_body(database, EVENT.replace(b"priority", b"\\u001b[2J"), idempotency_key="two")
+    await add_quarantined_body(database, idempotency_key="three")
+    await add_quarantined_body(database, b'{"ticket_id": 2, "webhook_id": "two"}', idempotency_key="four")
 
     some = await run(settings, "replay", "--all")
     await database.execute("DELETE FROM quarantined_webhooks WHERE id = 2")
@@ -573,7 +561,7 @@ async def test_replay_all_goes_through_what_waits_oldest_first_and_sums_up(
     )
     assert some.returncode == 1
     assert (rest.returncode, rest.stdout, rest.stderr) == (0, "0 accepted, 0 duplicate, 0 refused\n", "")
-    assert await bodies(database) == [TICKET, b'{"ticket_id": 2, "webhook_id": "two"}']
+    assert await bodies(database) == [QUARANTINED_BODY, b'{"ticket_id": 2, "webhook_id": "two"}']
 
 
 @pytest.mark.parametrize(

@@ -15,9 +15,9 @@ from service.local.servers import free_port
 from service.targets.document import Document
 from service.targets.webhook import Endpoint
 from tests.conftest import program
+from tests.support.connections import listens
 from tests.support.forked import Program
 from tests.support.targets import SECRET
-from tests.worker.test_faults import answers
 
 OTHER = "whsec_b3RoZXItb3RoZXItb3RoZXItb3RoZXItb3RoZXItb3RoZXI="
 
@@ -37,7 +37,7 @@ async def receiving(settings: Settings, path: Path) -> AsyncIterator[tuple[Progr
     port = free_port()
     command = ("service.local.receiver", str(port), str(path))
     async with program(*command, settings=settings, SYNC_WEBHOOK_SECRET=SECRET) as process:
-        await answers(port)
+        await listens(port)
         yield process, f"http://127.0.0.1:{port}/sync"
 
 

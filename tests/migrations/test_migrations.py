@@ -1,15 +1,11 @@
 """The migrations go up and down over rows, beside a running service, and again after an interruption."""
 
 import asyncio
-import os
 import re
 import subprocess
-import sys
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, redirect_stderr
-from io import StringIO
-from itertools import chain, count, cycle, pairwise
+from collections.abc import Iterator
+from contextlib import contextmanager
+from itertools import chain, cycle, pairwise
 from typing import Any
 
 import asyncpg
@@ -17,17 +13,25 @@ import pytest
 
 from tests.conftest import ROOT, migrate
 from tests.support import forked
+from tests.support.databases import (
+    FIRST,
+    HEAD,
+    REVISIONS,
+    UPGRADE,
+    VERSIONS,
+    command,
+    environment,
+    sql,
+    until,
+    upgrade,
+)
 
-VERSIONS = ROOT / "service" / "migrations" / "versions"
-FIRST, STATE_MACHINE, *_ = REVISIONS = [path.name[:13] for path in sorted(VERSIONS.glob("*.py"))]
-HEAD = REVISIONS[-1]
 STATES = ("received", "queued", "processing", "completed", "failed")
 OLD_COLUMNS = (
     "id, zendesk_ticket_id, from_email, from_name, subject, processing_error, received_at,"
     " sync_status, sync_error, sync_retry_count, idempotency_key"
 )
 INVALID = "SELECT count(*) FROM pg_index WHERE NOT indisvalid"
-_numbers = count(1)
 
 
 @pytest.fixture(autouse=True)
@@ -35,53 +39,12 @@ def non_blocking() -> None:
     """Let them block: where they run, nothing else does."""
 
 
-@pytest.fixture
-def url(database_url: str) -> Iterator[str]:
-    """Make a database without tables."""
-    name = f"migrations_{os.getpid()}_{next(_numbers)}"
-    sql(database_url, f"CREATE DATABASE {name}")
-    yield database_url.replace("/postgres?", f"/{name}?")
-    sql(database_url, f"DROP DATABASE {name} WITH (FORCE)")
-
-
-def sql(url: str, statement: str, *values: object) -> list[tuple[Any, ...]]:
-    async def run() -> list[tuple[Any, ...]]:
-        connection = await asyncpg.connect(url)
-        try:
-            return [tuple(row) for row in await connection.fetch(statement, *values)]
-        finally:
-            await connection.close()
-
-    return asyncio.run(run())
-
-
-def command(*words: str) -> list[str]:
-    return [sys.executable, "-m", *words]
-
-
-UPGRADE = command("alembic", "upgrade", "head")
 SESSION = r"session \d+ \([ \w]+\) uses incoming_emails in a transaction of \d+ s"
 MIGRATE = command("service", "migrate")
 
 
 def run(words: list[str], url: str | None) -> forked.Done:
     return forked.run(words[2:], environment(url), ROOT)
-
-
-def upgrade(url: str) -> subprocess.CompletedProcess[str]:
-    """Do the same in this process, which need not load everything anew."""
-    status, said = 0, StringIO()
-    with redirect_stderr(said):
-        try:
-            migrate(url, "upgrade", "head")
-        except SystemExit as exc:
-            status = int(exc.code or 0)
-    return subprocess.CompletedProcess(UPGRADE, status, "", said.getvalue())
-
-
-def environment(url: str | None) -> dict[str, str]:
-    others = {name: value for name, value in os.environ.items() if name != "DATABASE_URL"}
-    return others if url is None else {**others, "DATABASE_URL": url}
 
 
 @contextmanager
@@ -114,13 +77,6 @@ def reading(url: str, statement: str) -> Iterator[None]:
     finally:
         loop.run_until_complete(connection.close())
         loop.close()
-
-
-def until(condition: Callable[[], object]) -> None:
-    deadline = time.monotonic() + 30
-    while not condition():
-        assert time.monotonic() < deadline, "it did not happen in time"
-        time.sleep(0.05)
 
 
 def index_build(url: str, waiting_seconds: float = 0) -> list[tuple[Any, ...]]:

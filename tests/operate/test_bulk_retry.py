@@ -10,38 +10,14 @@ import pytest
 from service.errors import Rejected
 from service.operate import bulk_retry
 from service.postgres.selection import Selection
-from service.queries.retries import BulkRetryView, get_retry
 from service.resources import Resources
-
-FAILED = Selection(status="failed")
-ONE_AT_A_TIME = asyncio.Lock()
+from tests.support.retries import FAILED, all_steps, begin, show
+from tests.support.rows import add_many_failed
 
 
 @pytest.fixture(autouse=True)
 async def empty(database: asyncpg.Connection) -> None:
     """Begin without e-mails."""
-
-
-async def fail(database: asyncpg.Connection, count: int, **columns: Any) -> list[int]:
-    """Put failed e-mails on record, the first one the oldest."""
-    values = {
-        "error_code": "http_500",
-        "error_host": "files.example",
-        "processing_error": "It broke.",
-    } | columns
-    names = ", ".join(values)
-    places = ", ".join(f"${number + 2}" for number in range(len(values)))
-    rows = await database.fetch(
-        f"""
-        INSERT INTO incoming_emails
-        (zendesk_ticket_id, processing_status, received_at, completed_at, attempt_number, retry_count, {names})
-        SELECT i::text, 'failed', now() - (1000 - i) * interval '1 s', now() - interval '1 s', 3, 2, {places}
-        FROM generate_series(1, $1) AS i RETURNING id
-        """,
-        count,
-        *values.values(),
-    )
-    return [row["id"] for row in rows]
 
 
 async def statuses(database: asyncpg.Connection, ids: Sequence[int]) -> list[str]:
@@ -51,29 +27,11 @@ async def statuses(database: asyncpg.Connection, ids: Sequence[int]) -> list[str
     return [row["processing_status"] for row in rows]
 
 
-async def all_steps(res: Resources, database: asyncpg.Connection) -> int:
-    """Take steps until there are none, without waiting for when they are due."""
-    steps = 0
-    while await bulk_retry.step(res):
-        steps += 1
-        async with ONE_AT_A_TIME:
-            await database.execute("UPDATE bulk_retries SET next_at = now() WHERE status = 'running'")
-    return steps
-
-
-async def begin(res: Resources, wanted: Selection, per_second: int = 100) -> int:
-    return await bulk_retry.start(res, wanted, per_second, "ada (tests)")
-
-
-async def shown(res: Resources, number: int) -> BulkRetryView:
-    return await get_retry(res.engine, number)
-
-
 async def test_all_that_match_run_again_with_a_fresh_budget_and_nothing_else_does(
     res: Resources, database: asyncpg.Connection
 ) -> None:
-    wanted = await fail(database, 25)
-    others = await fail(database, 5, error_code="too_large")
+    wanted = await add_many_failed(database, 25)
+    others = await add_many_failed(database, 5, error_code="too_large")
 
     number = await begin(res, Selection(status="failed", error_code="http_500"), 10)
     steps = await all_steps(res, database)
@@ -81,7 +39,7 @@ async def test_all_that_match_run_again_with_a_fresh_budget_and_nothing_else_doe
     assert await statuses(database, wanted) == ["queued"] * 25
     assert await statuses(database, others) == ["failed"] * 5
     assert steps == 3
-    done = await shown(res, number)
+    done = await show(res, number)
     assert (done.status, done.retried, done.planned, done.planned_capped) == ("done", 25, 25, False)
     columns = "attempt_number, retry_count, error_code, error_host, processing_error, completed_at"
     job = await database.fetchrow(f"SELECT {columns} FROM incoming_emails WHERE id = $1", wanted[0])
@@ -90,7 +48,7 @@ async def test_all_that_match_run_again_with_a_fresh_budget_and_nothing_else_doe
 
 
 async def test_a_plan_counts_and_changes_nothing(res: Resources, database: asyncpg.Connection) -> None:
-    ids = await fail(database, 7)
+    ids = await add_many_failed(database, 7)
 
     assert await bulk_retry.plan(res, FAILED) == (7, False)
 
@@ -101,7 +59,7 @@ async def test_a_plan_counts_and_changes_nothing(res: Resources, database: async
 async def test_a_plan_of_more_than_a_step_looks_at_is_capped(
     res: Resources, database: asyncpg.Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    await fail(database, 10_001)
+    await add_many_failed(database, 10_001)
 
     assert await bulk_retry.plan(res, FAILED) == (10_000, True)
 
@@ -109,7 +67,7 @@ async def test_a_plan_of_more_than_a_step_looks_at_is_capped(
 async def test_no_more_than_the_throttle_says_are_queued_before_the_next_step_is_due(
     res: Resources, database: asyncpg.Connection
 ) -> None:
-    ids = await fail(database, 9)
+    ids = await add_many_failed(database, 9)
     await begin(res, FAILED, 4)
 
     assert await bulk_retry.step(res)
@@ -119,7 +77,7 @@ async def test_no_more_than_the_throttle_says_are_queued_before_the_next_step_is
 
 
 async def test_a_cancelled_one_stops_where_it_is(res: Resources, database: asyncpg.Connection) -> None:
-    ids = await fail(database, 9)
+    ids = await add_many_failed(database, 9)
     number = await begin(res, FAILED, 4)
     await bulk_retry.step(res)
 
@@ -128,16 +86,16 @@ async def test_a_cancelled_one_stops_where_it_is(res: Resources, database: async
 
     assert not await bulk_retry.step(res)
     assert (await statuses(database, ids)).count("queued") == 4
-    cancelled = await shown(res, number)
+    cancelled = await show(res, number)
     assert (cancelled.status, cancelled.retried) == ("cancelled", 4)
     with pytest.raises(Rejected, match="cancelled already"):
         await bulk_retry.cancel(res, number, "bob (tests)")
 
 
 async def test_what_fails_after_it_began_is_left_alone(res: Resources, database: asyncpg.Connection) -> None:
-    before = await fail(database, 3)
+    before = await add_many_failed(database, 3)
     await begin(res, FAILED)
-    later = await fail(database, 2)
+    later = await add_many_failed(database, 2)
     await database.execute("UPDATE incoming_emails SET completed_at = now() WHERE id = ANY($1)", later)
 
     await all_steps(res, database)
@@ -149,13 +107,13 @@ async def test_what_fails_after_it_began_is_left_alone(res: Resources, database:
 async def test_what_another_one_has_queued_already_is_not_queued_twice(
     res: Resources, database: asyncpg.Connection
 ) -> None:
-    ids = await fail(database, 20)
+    ids = await add_many_failed(database, 20)
     numbers = [await begin(res, FAILED) for _ in range(3)]
 
     await asyncio.gather(*(all_steps(res, database) for _ in range(3)))
 
     assert await statuses(database, ids) == ["queued"] * 20
-    assert sum([(await shown(res, number)).retried for number in numbers]) == 20
+    assert sum([(await show(res, number)).retried for number in numbers]) == 20
     noted = await database.fetch("SELECT email_id FROM operator_actions WHERE action = 'retry'")
     assert sorted(row["email_id"] for row in noted) == ids
 
@@ -163,20 +121,20 @@ async def test_what_another_one_has_queued_already_is_not_queued_twice(
 async def test_a_step_that_several_workers_take_is_done_once(
     res: Resources, database: asyncpg.Connection
 ) -> None:
-    ids = await fail(database, 40)
+    ids = await add_many_failed(database, 40)
     number = await begin(res, FAILED, 10)
 
     await asyncio.gather(*(bulk_retry.step(res) for _ in range(8)))
 
     assert (await statuses(database, ids)).count("queued") == 10
-    assert (await shown(res, number)).retried == 10
+    assert (await show(res, number)).retried == 10
 
 
 async def test_a_text_that_is_rare_is_found_however_many_steps_it_takes(
     res: Resources, database: asyncpg.Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(bulk_retry, "EXAMINED", 10)
-    ids = await fail(database, 95)
+    ids = await add_many_failed(database, 95)
     await database.execute("UPDATE incoming_emails SET subject = 'The Invoice_4' WHERE id = $1", ids[3])
     await database.execute("UPDATE incoming_emails SET subject = 'The InvoiceX4' WHERE id = $1", ids[50])
 
@@ -184,12 +142,12 @@ async def test_a_text_that_is_rare_is_found_however_many_steps_it_takes(
     steps = await all_steps(res, database)
 
     assert (await statuses(database, ids)).index("queued") == 3
-    assert (await shown(res, number)).retried == 1
+    assert (await show(res, number)).retried == 1
     assert steps == 10
 
 
 async def test_who_asked_is_on_record_with_each_email(res: Resources, database: asyncpg.Connection) -> None:
-    (email_id,) = await fail(database, 1)
+    (email_id,) = await add_many_failed(database, 1)
     number = await begin(res, FAILED)
     await all_steps(res, database)
 

@@ -18,12 +18,12 @@ from service.postgres.selection import Selection
 from service.queries.retries import BulkRetryView
 from service.resources import Resources
 from tests.conftest import ROOT, Server, environment, eventually, serving, working
-from tests.operate.test_bulk_retry import FAILED, all_steps, begin, fail, shown
 from tests.support.commands import command, typed
+from tests.support.files import PDF
+from tests.support.pages import read, words_of
+from tests.support.retries import FAILED, all_steps, begin, show
+from tests.support.rows import add_many_failed
 from tests.support.targets import receiver, synced, syncing
-from tests.web.test_pages import read, words_of
-
-PDF = b"%PDF-1.7 content"
 
 
 @pytest.fixture(autouse=True)
@@ -62,22 +62,22 @@ def counts(seen: BulkRetryView) -> tuple[int, int, int, int]:
 
 
 async def test_the_counts_change_as_the_jobs_end(res: Resources, database: asyncpg.Connection) -> None:
-    ids = await fail(database, 6)
+    ids = await add_many_failed(database, 6)
     number = await begin(res, FAILED)
-    untouched = await shown(res, number)
+    untouched = await show(res, number)
     await all_steps(res, database)
     await look(res, database)
-    queued = await shown(res, number)
+    queued = await show(res, number)
     await end(database, *ids[:3])
     await end(database, ids[3], status="failed")
     await database.execute(
         "UPDATE incoming_emails SET processing_status = 'processing' WHERE id = $1", ids[4]
     )
     await look(res, database)
-    some = await shown(res, number)
+    some = await show(res, number)
     await end(database, *ids[4:])
     await look(res, database)
-    every = await shown(res, number)
+    every = await show(res, number)
 
     assert (counts(untouched), untouched.settled_at) == ((0, 0, 0, 0), None)
     assert (counts(queued), queued.settled_at) == ((0, 0, 0, 6), None)
@@ -90,19 +90,19 @@ async def test_the_counts_change_as_the_jobs_end(res: Resources, database: async
 async def test_a_retry_under_way_is_not_over_where_all_that_is_queued_has_ended(
     res: Resources, database: asyncpg.Connection
 ) -> None:
-    ids = await fail(database, 3)
+    ids = await add_many_failed(database, 3)
     number = await begin(res, FAILED, 2)
     await bulk_retry.step(res)
     await end(database, *ids[1:])
     await look(res, database)
-    half = await shown(res, number)
+    half = await show(res, number)
     await database.execute("UPDATE bulk_retries SET next_at = now()")
     await all_steps(res, database)
     await end(database, ids[0])
     await look(res, database)
 
     assert (counts(half), half.status, half.settled_at) == ((2, 0, 0, 0), "running", None)
-    whole = await shown(res, number)
+    whole = await show(res, number)
     assert (counts(whole), whole.settled_at is None) == ((3, 0, 0, 0), False)
 
 
@@ -111,7 +111,7 @@ async def test_each_email_counts_once_however_many_workers_look_at_once(
 ) -> None:
     monkeypatch.setattr(outcomes, "PATIENCE", timedelta(0))  # so that all of them take the same step
     monkeypatch.setattr(outcomes, "ROUND", timedelta(0))
-    ids = await fail(database, 50)
+    ids = await add_many_failed(database, 50)
     number = await queue_all(res, database)
     await end(database, *ids[:30])
     await end(database, *ids[30:], status="failed")
@@ -119,29 +119,29 @@ async def test_each_email_counts_once_however_many_workers_look_at_once(
     await asyncio.gather(*(outcomes.step(res) for _ in range(10)))
     await look(res, database)
 
-    assert counts(await shown(res, number)) == (30, 20, 0, 0)
+    assert counts(await show(res, number)) == (30, 20, 0, 0)
 
 
 async def test_more_emails_than_a_step_looks_at_are_all_counted(
     res: Resources, database: asyncpg.Connection
 ) -> None:
-    ids = await fail(database, 2 * outcomes.BATCH + 500)
+    ids = await add_many_failed(database, 2 * outcomes.BATCH + 500)
     number = await queue_all(res, database)
     await end(database, *ids[outcomes.BATCH :])  # the newest were queued first; the oldest run still
     await look(res, database)
-    some = await shown(res, number)
+    some = await show(res, number)
     await end(database, *ids)
     await look(res, database)
 
     assert counts(some) == (outcomes.BATCH + 500, 0, 0, outcomes.BATCH)
-    every = await shown(res, number)
+    every = await show(res, number)
     assert (counts(every), every.settled_at is None) == ((2 * outcomes.BATCH + 500, 0, 0, 0), False)
 
 
 async def test_an_email_that_another_retry_took_over_counts_for_the_newest_one(
     res: Resources, database: asyncpg.Connection
 ) -> None:
-    ids = await fail(database, 3)
+    ids = await add_many_failed(database, 3)
     first = await queue_all(res, database)
     await end(database, ids[0], status="failed")
     await look(res, database)  # so much is known of the first: one failed again
@@ -150,14 +150,14 @@ async def test_an_email_that_another_retry_took_over_counts_for_the_newest_one(
     await end(database, *ids)
     await look(res, database)
 
-    assert counts(await shown(res, first)) == (0, 1, 2, 0)
-    assert counts(await shown(res, second)) == (3, 0, 0, 0)
+    assert counts(await show(res, first)) == (0, 1, 2, 0)
+    assert counts(await show(res, second)) == (3, 0, 0, 0)
 
 
 async def test_a_retry_by_hand_takes_over_too_and_a_sync_of_a_job_does_not(
     res: Resources, database: asyncpg.Connection
 ) -> None:
-    by_hand, resynced = await fail(database, 2)
+    by_hand, resynced = await add_many_failed(database, 2)
     number = await queue_all(res, database)
     await end(database, by_hand, resynced)
     await retry(res, by_hand, "bob (tests)")
@@ -166,14 +166,14 @@ async def test_a_retry_by_hand_takes_over_too_and_a_sync_of_a_job_does_not(
     )
     await look(res, database)
 
-    assert counts(await shown(res, number)) == (1, 0, 1, 0)
+    assert counts(await show(res, number)) == (1, 0, 1, 0)
 
 
 async def test_what_became_of_syncs_is_told_likewise(
     settings: Settings, res: Resources, database: asyncpg.Connection
 ) -> None:
     with_target = Resources(**{**vars(res), "settings": syncing(settings, "https://erp.example/in")})
-    ids = await fail(database, 5, sync_status="failed")
+    ids = await add_many_failed(database, 5, sync_status="failed")
     number = await queue_all(with_target, database, Selection(), "sync")
     states = ("synced", "failed", "not_applicable", "pending", "synced")
     for email_id, state in zip(ids, states, strict=True):
@@ -182,14 +182,14 @@ async def test_what_became_of_syncs_is_told_likewise(
     await database.execute("UPDATE incoming_emails SET processing_status = 'queued' WHERE id = $1", ids[4])
     await look(res, database)
 
-    seen = await shown(res, number)
+    seen = await show(res, number)
     assert (seen.what, counts(seen)) == ("sync", (1, 2, 0, 2))
 
 
 async def test_a_retry_from_before_outcomes_were_noted_is_counted_by_what_is_known(
     res: Resources, database: asyncpg.Connection
 ) -> None:
-    ids = await fail(database, 4)
+    ids = await add_many_failed(database, 4)
     number = await queue_all(res, database)
     await end(database, *ids)
     await database.execute("UPDATE operator_actions SET outcome = NULL")
@@ -198,7 +198,7 @@ async def test_a_retry_from_before_outcomes_were_noted_is_counted_by_what_is_kno
 
     await look(res, database)
 
-    seen = await shown(res, number)
+    seen = await show(res, number)
     assert (counts(seen), seen.settled_at is None) == ((3, 0, 1, 0), False)
 
 
@@ -216,7 +216,7 @@ async def test_a_worker_notes_how_they_end_and_command_api_and_page_tell_it(
         repaired = await command(settings, "emails", "retry", "--all", "--yes", "--wait", "--json")
         told = await client.get("/api/v1/retries/1")
         page = words_of(await read(client, "/retries"))
-        shown = await command(settings, "retries", "show", "1")
+        show = await command(settings, "retries", "show", "1")
         waited = await command(settings, "retries", "wait", "1")
         listed = await command(settings, "retries", "list")
 
@@ -227,14 +227,14 @@ async def test_a_worker_notes_how_they_end_and_command_api_and_page_tell_it(
     assert (seen["failed_again"], seen["still_running"], seen["superseded"]) == (1, 0, 0)
     assert f"{seen['repaired']} repaired 1 failed again 0 still running" in page
     said = f"{seen['repaired']} repaired, 1 failed again, 0 still running"
-    assert f"\n{said}.\n" in shown.stdout
+    assert f"\n{said}.\n" in show.stdout
     assert said in listed.stdout
 
 
 async def test_all_that_is_repaired_is_a_success_and_what_is_not_known_is_none(
     settings: Settings, res: Resources, database: asyncpg.Connection
 ) -> None:
-    ids = await fail(database, 2)
+    ids = await add_many_failed(database, 2)
     number = str(await queue_all(res, database))
     await end(database, *ids)
     await look(res, database)
@@ -258,7 +258,7 @@ async def test_all_that_is_repaired_is_a_success_and_what_is_not_known_is_none(
 async def test_who_waits_without_a_worker_is_told_so(
     settings: Settings, res: Resources, database: asyncpg.Connection
 ) -> None:
-    ids = await fail(database, 1)
+    ids = await add_many_failed(database, 1)
     number = await queue_all(res, database)
 
     waits = await asyncio.create_subprocess_exec(

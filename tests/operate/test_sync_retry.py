@@ -20,10 +20,11 @@ from service.postgres.selection import Selection
 from service.queries.retries import get_retry
 from service.resources import Resources
 from tests.conftest import Client, Server, eventually, serving, working
-from tests.operate.test_bulk_retry import all_steps
+from tests.support.api import post_as_operator
+from tests.support.pages import press, read, send, words_of
+from tests.support.retries import all_steps
 from tests.support.targets import SECRET, Receiver, receiver
-from tests.web.test_operations import post
-from tests.web.test_pages import READ_TOKEN, press, read, send, words_of
+from tests.web.test_pages import READ_TOKEN
 
 RETRIES = "/api/v1/retries"
 
@@ -93,7 +94,7 @@ async def test_what_the_target_refused_is_shown_beside_the_job_and_synced_again_
     failed = await until_synced(client, email_id, "failed")
     page = words_of(await read(client, f"/emails/{email_id}"))
 
-    begun = await post(client, f"/api/v1/emails/{email_id}/sync", 202)
+    begun = await post_as_operator(client, f"/api/v1/emails/{email_id}/sync", 202)
     synced = await until_synced(client, email_id)
 
     assert (failed["processing_status"], failed["sync_error_code"]) == ("completed", "document_refused")
@@ -120,11 +121,11 @@ async def test_who_may_not_or_cannot_sync_again_is_told_why(
     async with client.session.post(f"{client.url}{path}", headers=headers) as response:
         assert (response.status, (await response.json())["code"]) == (403, "read_only")
     async with serving(without_target(settings), client.zendesk) as off:
-        assert (await post(off, path, 409))["code"] == "sync_off"
-        assert (await post(off, RETRIES, 409, filter={}, what="sync"))["code"] == "sync_off"
+        assert (await post_as_operator(off, path, 409))["code"] == "sync_off"
+        assert (await post_as_operator(off, RETRIES, 409, filter={}, what="sync"))["code"] == "sync_off"
 
-    assert (await post(client, f"/api/v1/emails/{working}/sync", 409))["code"] == "not_finished"
-    assert (await post(client, "/api/v1/emails/99/sync", 404))["code"] == "email_not_found"
+    assert (await post_as_operator(client, f"/api/v1/emails/{working}/sync", 409))["code"] == "not_finished"
+    assert (await post_as_operator(client, "/api/v1/emails/99/sync", 404))["code"] == "email_not_found"
     assert await columns(database, failed, "sync_status") == ("failed",)
 
 

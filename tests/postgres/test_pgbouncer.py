@@ -25,12 +25,12 @@ from service.postgres.engine import connect, is_pooled
 from service.queries.alerts import list_alerts
 from service.resources import Resources, open_resources
 from service.web.server.ports import listening
-from tests.alerts.test_causes import fail
 from tests.conftest import ROOT, Client, eventually, program, serving, working
 from tests.support import forked
+from tests.support.connections import is_up
+from tests.support.files import stored_files
 from tests.support.processes import wait_for
-from tests.system.test_flow import objects
-from tests.web.test_webhook import is_up
+from tests.support.rows import add_failed
 
 PGBOUNCER = shutil.which("pgbouncer", path=f"{os.environ.get('PATH', '')}:/usr/sbin")
 NOBODY = 65534
@@ -106,7 +106,7 @@ async def test_from_webhook_to_stored_file_under_load_with_fewer_connections_tha
         )
 
     assert {(end["processing_status"], end["retry_count"]) for end in ends} == {("completed", 0)}
-    assert len(await objects(pooled)) == 10
+    assert len(await stored_files(pooled)) == 10
     assert 1 <= servers <= CONNECTIONS
 
 
@@ -175,7 +175,7 @@ async def test_alerts_are_found_and_opened_through_a_pooler(
 ) -> None:
     async with open_resources(pooled) as res:
         for _ in range(2):
-            await fail(database, "1 hour")
+            await add_failed(database, "1 hour")
             await database.execute("UPDATE alert_watch SET next_at = now()")
             await look_once(res)
         assert await is_through_a_pooler(res)

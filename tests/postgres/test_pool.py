@@ -29,7 +29,7 @@ from service.queries.alerts import list_alerts
 from service.resources import background, look_after_pool, open_resources
 from service.web.server.ports import listening
 from tests.conftest import API_TOKEN, ROOT, Client, eventually, program, serving
-from tests.web.test_webhook import is_up
+from tests.support.connections import is_up
 
 ROLE = "limited"
 AS_A_PERSON = {"Authorization": f"Bearer {API_TOKEN}", "Accept": "text/html"}

@@ -16,11 +16,10 @@ from service.reconcile.hourly import reconcile_hourly
 from service.reconcile.run import Wish, reconcile
 from service.resources import Resources, open_resources
 from tests.conftest import Client, Server, eventually, serving, working
-from tests.reconcile.test_run import put
-from tests.reconcile.test_views import insert, keep
 from tests.support.commands import command, typed
+from tests.support.pages import read, words_of
+from tests.support.rows import add_findings, add_many_finished, add_reconciliation
 from tests.support.targets import Receiver, receiver, syncing
-from tests.web.test_pages import read, words_of
 
 BEFORE = 30
 
@@ -89,8 +88,8 @@ async def test_a_run_over_all_claims_all_of_it_and_names_what_it_left_out(
     settings: Settings, mongodb_server: str, documents: Any, database: asyncpg.Connection
 ) -> None:
     async with opened_with(settings, f"{mongodb_server}/holdfast.emails") as res:
-        await put(database, 3, "failed")
-        await put(database, 2, "pending")
+        await add_many_finished(database, 3, "failed")
+        await add_many_finished(database, 2, "pending")
         await run(res)
         view = await compared(res)
 
@@ -133,7 +132,7 @@ async def test_a_webhook_is_never_said_to_be_compared_and_what_it_lacks_is_count
     settings: Settings, endpoint: Receiver, database: asyncpg.Connection
 ) -> None:
     for status, count in (("not_applicable", 3), ("failed", 2), ("pending", 1), ("synced", 5)):
-        await put(database, count, status)
+        await add_many_finished(database, count, status)
     async with opened_with(settings, endpoint.url) as res:
         before = await compared(res)
         await run(res)
@@ -150,8 +149,8 @@ async def test_a_webhook_is_never_said_to_be_compared_and_what_it_lacks_is_count
 async def test_what_was_found_before_and_a_later_failure_are_told_beside_it(
     res: Resources, database: asyncpg.Connection
 ) -> None:
-    await keep(database, await insert(database, targets=None), "object_missing")
-    failed = await insert(database, status="failed", targets=None)
+    await add_findings(database, await add_reconciliation(database, targets=None), "object_missing")
+    failed = await add_reconciliation(database, status="failed", targets=None)
     view = await compared(res)
 
     assert view.failed_run_id == failed
@@ -163,7 +162,7 @@ async def test_what_was_found_before_and_a_later_failure_are_told_beside_it(
 async def test_page_command_and_api_say_the_same_and_the_page_offers_to_send(
     settings: Settings, zendesk: Zendesk, endpoint: Receiver, database: asyncpg.Connection
 ) -> None:
-    await put(database, 4, "not_applicable")
+    await add_many_finished(database, 4, "not_applicable")
     settings = syncing(settings, endpoint.url)
     async with opened_with(settings, endpoint.url) as res:
         await run(res)
@@ -265,7 +264,7 @@ async def test_a_webhook_beside_a_collection_gets_what_only_the_collection_has(
 async def test_what_is_sent_by_now_is_no_difference_any_more(
     settings: Settings, endpoint: Receiver, database: asyncpg.Connection
 ) -> None:
-    old, new = await put(database, 2, "not_applicable")
+    old, new = await add_many_finished(database, 2, "not_applicable")
     await database.execute(
         "UPDATE incoming_emails SET received_at = now() - interval '3 days' WHERE id = $1", old
     )
@@ -285,7 +284,7 @@ async def test_what_is_sent_by_now_is_no_difference_any_more(
 async def test_where_the_webhook_is_gone_nobody_waits_for_what_it_did_not_get(
     settings: Settings, res: Resources, endpoint: Receiver, database: asyncpg.Connection
 ) -> None:
-    await put(database, 2, "not_applicable")
+    await add_many_finished(database, 2, "not_applicable")
     async with opened_with(settings, endpoint.url) as there:
         await run(there)
     await reconcile_hourly(res)
@@ -299,7 +298,7 @@ async def test_where_the_webhook_is_gone_nobody_waits_for_what_it_did_not_get(
 async def test_the_verdict_says_that_requests_of_the_day_could_not_be_read(
     client: Client, database: asyncpg.Connection
 ) -> None:
-    await put(database, 2)
+    await add_many_finished(database, 2)
     columns = "idempotency_key, raw_body, raw_headers, error_code, error, received_at"
     add = f"INSERT INTO quarantined_webhooks ({columns}) VALUES ($1, '', '[]', 'bad_json', 'It is cut off.', "
     await database.execute(f"{add} now() - interval '2 days')", "old")
@@ -317,7 +316,7 @@ async def test_the_verdict_says_that_requests_of_the_day_could_not_be_read(
 async def test_what_is_due_again_and_nobody_takes_is_late(
     client: Server, database: asyncpg.Connection
 ) -> None:
-    await put(database, 1)
+    await add_many_finished(database, 1)
     await database.execute(
         "UPDATE incoming_emails SET processing_status = 'queued', attempt_number = 2,"
         " received_at = now() - interval '3 days', queued_at = now() + interval '1 h'"

@@ -9,8 +9,7 @@ from service.local.zendesk.stand_in import Fault, Zendesk
 from service.operate.retry import retry
 from service.resources import Resources
 from tests.conftest import Server, eventually, serving, working
-
-PDF = b"%PDF-1.7 content"
+from tests.support.files import PDF
 
 
 async def age(database: asyncpg.Connection, email_id: int) -> None:

@@ -27,11 +27,11 @@ from service.reconcile.run import Wish, cancel, reconcile
 from service.resources import Resources, open_resources
 from service.storage.objects import put
 from tests.conftest import Client, eventually, serving, working
+from tests.support.files import PDF
 from tests.support.places import Directory, InBucket, Place, chunks, key
 from tests.support.s3 import Bucket, freezes, refuses
 from tests.support.s3 import Fault as S3Fault
 
-PDF = b"%PDF-1.7\n" + bytes(range(256)) * 400
 TXT = b"Dear all,\n" * 30
 BAD = b"%PDF-1.7\n" + bytes(range(255, -1, -1)) * 400
 

@@ -29,10 +29,10 @@ from service.sync.attempt import sync
 from service.targets.document import make_document, read_records
 from service.targets.target import collection_of
 from tests.conftest import Client, eventually, serving, working
-from tests.support.targets import Receiver, receiver, synced, syncing
-from tests.sync.test_sync import before
-
-PDF = b"%PDF-1.7\n" + bytes(range(256)) * 40
+from tests.support.files import PDF
+from tests.support.proxy import before_mongodb
+from tests.support.rows import add_many_finished
+from tests.support.targets import Receiver, add_synced, receiver, synced, syncing, write_documents
 
 
 @pytest.fixture
@@ -41,33 +41,6 @@ async def targeted(
 ) -> AsyncIterator[Resources]:
     async with open_resources(syncing(settings, f"{mongodb_server}/holdfast.emails")) as opened:
         yield opened
-
-
-async def put(database: asyncpg.Connection, count: int, status: str = "synced") -> list[int]:
-    """Put finished e-mails on record."""
-    rows = await database.fetch(
-        """
-        INSERT INTO incoming_emails (zendesk_ticket_id, subject, processing_status, sync_status, attempt_number,
-            started_at, completed_at)
-        SELECT i::text, 'Grüße ' || i, 'completed', $2, 1, now(), now() FROM generate_series(1, $1) AS i RETURNING id
-        """,
-        count,
-        status,
-    )
-    return [row["id"] for row in rows]
-
-
-async def write(res: Resources, ids: list[int]) -> None:
-    """Write to the target what the sync would."""
-    records = await run(res.engine, 30, lambda conn: read_records(conn, ids))
-    for each in records.values():
-        await res.targets[0].write(make_document(each, {}))
-
-
-async def put_synced(res: Resources, database: asyncpg.Connection, count: int) -> list[int]:
-    ids = await put(database, count)
-    await write(res, ids)
-    return ids
 
 
 async def compare(res: Resources, ends: str = "done", **wish: Any) -> ReconciliationDetail:
@@ -123,17 +96,17 @@ async def test_what_is_as_it_is_on_record_is_found_to_be_so(
 async def test_a_document_that_was_changed_is_found_and_carried_over_again(
     change: dict[str, Any], targeted: Resources, database: asyncpg.Connection, documents: Any
 ) -> None:
-    _, email_id, _ = await put_synced(targeted, database, 3)
+    _, email_id, _ = await add_synced(targeted, database, 3)
     await documents.update_one({"email_id": email_id}, change)
 
     looked = await compare(targeted)
-    before = await status(database, email_id)
+    before_mongodb = await status(database, email_id)
     fixed = await compare(targeted, fix="all")
     await sync(targeted, email_id)
     again = await compare(targeted)
 
     [(how, fields)] = change.items()
-    assert (kinds(looked), looked.open, before) == ([("different", email_id)], 1, "synced")
+    assert (kinds(looked), looked.open, before_mongodb) == ([("different", email_id)], 1, "synced")
     assert looked.findings[0].detail["fields"] == [*fields]
     assert bool(fields.keys() & looked.findings[0].detail["document"].keys()) == (how == "$set")
     assert (kinds(fixed), fixed.open, fixed.repaired) == ([("different", email_id)], 0, {"different": 1})
@@ -146,7 +119,7 @@ async def test_a_document_that_was_changed_is_found_and_carried_over_again(
 async def test_a_document_that_is_gone_is_carried_over_again(
     targeted: Resources, database: asyncpg.Connection, documents: Any
 ) -> None:
-    _, email_id, _ = await put_synced(targeted, database, 3)
+    _, email_id, _ = await add_synced(targeted, database, 3)
     await documents.delete_one({"email_id": email_id})
 
     fixed = await compare(targeted, fix="syncs")
@@ -160,7 +133,7 @@ async def test_a_document_that_is_gone_is_carried_over_again(
 async def test_emails_from_before_there_was_a_target_are_missing_there(
     targeted: Resources, database: asyncpg.Connection
 ) -> None:
-    ids = await put(database, 2, "not_applicable")
+    ids = await add_many_finished(database, 2, "not_applicable")
 
     run = await compare(targeted, fix="all")
 
@@ -171,7 +144,7 @@ async def test_emails_from_before_there_was_a_target_are_missing_there(
 async def test_documents_without_an_email_are_removed_once_there_is_a_copy_of_each(
     targeted: Resources, database: asyncpg.Connection, documents: Any
 ) -> None:
-    (email_id,) = await put_synced(targeted, database, 1)
+    (email_id,) = await add_synced(targeted, database, 1)
     extra = {"_id": "gone", "source": "holdfast", "email_id": 77, "version": 3, "at": datetime.now(UTC)}
     await documents.insert_many([extra, {"source": "holdfast", "text": "without a number"}])
 
@@ -192,7 +165,7 @@ async def test_more_documents_than_a_step_holds_hide_nothing_of_the_emails(
     targeted: Resources, database: asyncpg.Connection, documents: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(compared, "MOST_READ", 100)
-    ids = await put_synced(targeted, database, 3)
+    ids = await add_synced(targeted, database, 3)
     await documents.delete_one({"email_id": ids[1]})
     await documents.insert_many([{"email_id": 0, "source": "holdfast", "_id": str(i)} for i in range(250)])
 
@@ -205,7 +178,7 @@ async def test_more_documents_than_a_step_holds_hide_nothing_of_the_emails(
 async def test_documents_of_others_are_told_of_and_never_touched(
     targeted: Resources, database: asyncpg.Connection, documents: Any
 ) -> None:
-    await put_synced(targeted, database, 1)
+    await add_synced(targeted, database, 1)
     theirs = [{"_id": "a", "source": "crm"}, {"_id": {"b": 1}, "email_id": 1}, {"_id": 5, "email_id": 10**12}]
     await documents.insert_many(theirs)
 
@@ -218,7 +191,7 @@ async def test_documents_of_others_are_told_of_and_never_touched(
 async def test_a_document_ahead_of_the_record_makes_room_for_what_is_on_record(
     targeted: Resources, database: asyncpg.Connection, documents: Any
 ) -> None:
-    (email_id,) = await put_synced(targeted, database, 1)
+    (email_id,) = await add_synced(targeted, database, 1)
     await documents.update_one({"email_id": email_id}, {"$set": {"version": 9}})
     # The sync has noticed, perhaps.
     await database.execute("UPDATE incoming_emails SET sync_status = 'failed'")
@@ -236,7 +209,7 @@ async def test_a_document_ahead_of_the_record_makes_room_for_what_is_on_record(
 async def test_a_repair_that_broke_off_after_the_removal_is_made_up_for(
     targeted: Resources, database: asyncpg.Connection, documents: Any
 ) -> None:
-    (email_id,) = await put(database, 1, "failed")
+    (email_id,) = await add_many_finished(database, 1, "failed")
     await database.execute("UPDATE incoming_emails SET sync_error_code = 'receiver_ahead'")
 
     fixed = await compare(targeted, fix="all")
@@ -250,7 +223,7 @@ async def test_a_collection_full_of_anothers_documents_is_not_emptied(
     targeted: Resources, database: asyncpg.Connection, documents: Any
 ) -> None:
     """As where DATABASE_URL is that of an empty database, or two services write to one collection."""
-    await put_synced(targeted, database, 5)
+    await add_synced(targeted, database, 5)
     await documents.insert_many([{"email_id": i, "source": "holdfast", "_id": f"b{i}"} for i in range(20)])
 
     run_ = await compare(targeted, "failed", fix="all")
@@ -269,7 +242,7 @@ async def test_a_collection_full_of_anothers_documents_is_not_emptied(
 async def test_a_document_like_none_of_ours_breaks_no_run(
     targeted: Resources, database: asyncpg.Connection, documents: Any, harm: dict[str, Any]
 ) -> None:
-    (email_id,) = await put_synced(targeted, database, 1)
+    (email_id,) = await add_synced(targeted, database, 1)
     of_it = await documents.find_one({})
     await documents.delete_one({})
     await documents.insert_one({**of_it, **harm})
@@ -284,7 +257,7 @@ async def test_a_document_like_none_of_ours_breaks_no_run(
 async def test_what_is_on_its_way_is_no_difference_and_what_failed_is_known(
     targeted: Resources, database: asyncpg.Connection
 ) -> None:
-    on_its_way, running, failed = await put(database, 3)
+    on_its_way, running, failed = await add_many_finished(database, 3)
     await database.execute(
         "UPDATE incoming_emails SET sync_status = 'pending', sync_begun_at = now() - interval '2 h' WHERE id = $1",
         on_its_way,
@@ -334,7 +307,7 @@ async def test_while_emails_come_and_are_carried_over_nothing_is_found(
 async def test_thousands_are_compared_in_few_statements_whose_number_follows_the_steps(
     targeted: Resources, database: asyncpg.Connection, documents: Any
 ) -> None:
-    ids = await put(database, 5_000)
+    ids = await add_many_finished(database, 5_000)
     records = await run(targeted.engine, 60, lambda conn: read_records(conn, ids))
     made = [make_document(each, {}) for each in records.values()]
     await documents.insert_many([{"_id": each.key, **each.content} for each in made])
@@ -352,11 +325,11 @@ async def test_thousands_are_compared_in_few_statements_whose_number_follows_the
 async def test_since_looks_at_what_came_since_then_also_where_something_older_was_replayed(
     targeted: Resources, database: asyncpg.Connection
 ) -> None:
-    old = await put(database, 50)
+    old = await add_many_finished(database, 50)
     await database.execute(
         "UPDATE incoming_emails SET received_at = now() - interval '2 days' + id * interval '1 ms'"
     )
-    replayed, *new = await put(database, 4)
+    replayed, *new = await add_many_finished(database, 4)
     await database.execute(
         "UPDATE incoming_emails SET received_at = now() - interval '25 h' WHERE id = $1", replayed
     )
@@ -374,8 +347,8 @@ async def test_since_looks_at_what_came_since_then_also_where_something_older_wa
 async def test_a_target_that_goes_away_in_the_middle_ends_the_run_with_the_reason(
     settings: Settings, mongodb_server: str, documents: Any, database: asyncpg.Connection, res: Resources
 ) -> None:
-    await put(database, 2_500, "pending")
-    async with before(mongodb_server) as (proxy, url):
+    await add_many_finished(database, 2_500, "pending")
+    async with before_mongodb(mongodb_server) as (proxy, url):
         away = syncing(settings, url, sync_seconds=2)
         async with open_resources(away) as opened:
             run_id = await reconcile(opened, Wish("ada (tests)"), lambda _share, _seen: proxy.cut())
@@ -400,11 +373,11 @@ async def test_without_a_target_the_storage_alone_is_compared(
 async def test_of_an_endpoint_only_what_waits_and_what_failed_is_told(
     settings: Settings, database: asyncpg.Connection, res: Resources
 ) -> None:
-    late, _ = await put(database, 2, "pending")
+    late, _ = await add_many_finished(database, 2, "pending")
     await database.execute(
         "UPDATE incoming_emails SET sync_begun_at = now() - interval '2 h' WHERE id = $1", late
     )
-    await put(database, 3, "failed")
+    await add_many_finished(database, 3, "failed")
     async with receiver() as kept, open_resources(syncing(settings, kept.url)) as opened:
         run_ = await compare(opened)
 
@@ -436,7 +409,7 @@ async def test_there_is_one_run_at_a_time_and_one_that_was_killed_is_in_nobodys_
 
 
 async def test_one_that_is_stopped_says_so_at_once(targeted: Resources, database: asyncpg.Connection) -> None:
-    await put(database, 2000)
+    await add_many_finished(database, 2000)
     begun = asyncio.Event()
     going = asyncio.create_task(reconcile(targeted, Wish("ada (tests)"), lambda _share, _seen: begun.set()))
     await begun.wait()
@@ -452,7 +425,7 @@ async def test_one_that_is_stopped_says_so_at_once(targeted: Resources, database
 async def test_the_hour_is_done_once_takes_the_parts_in_turn_and_begins_syncs_alone(
     targeted: Resources, database: asyncpg.Connection, documents: Any
 ) -> None:
-    missing, ahead = await put_synced(targeted, database, 2)
+    missing, ahead = await add_synced(targeted, database, 2)
     await documents.delete_one({"email_id": missing})
     await documents.update_one({"email_id": ahead}, {"$set": {"version": 9}})
 
@@ -480,7 +453,7 @@ def test_the_parts_are_all_of_the_storage_and_the_minutes_differ() -> None:
 
 
 async def test_runs_are_kept_for_ninety_days(targeted: Resources, database: asyncpg.Connection) -> None:
-    await put(database, 1)
+    await add_many_finished(database, 1)
     old = await compare(targeted)
     await database.execute("UPDATE reconciliations SET finished_at = now() - interval '91 days'")
 
@@ -495,14 +468,14 @@ async def test_a_document_that_is_right_by_now_is_not_removed(
     targeted: Resources, database: asyncpg.Connection, documents: Any
 ) -> None:
     """A step removes thousands one by one, and meanwhile e-mails come, are run again and are carried."""
-    ids = await put_synced(targeted, database, 2)
+    ids = await add_synced(targeted, database, 2)
     ahead, came = await run(targeted.engine, 30, lambda conn: states_of(conn, ids))
     findings = [
         Finding("ahead", ahead.key, ahead.email_id, found_key=ahead.key),
         Finding("extra", came.key, found_key=came.key),
     ]
     await database.execute("UPDATE incoming_emails SET attempt_number = 2 WHERE id = $1", ahead.email_id)
-    await write(targeted, ids)
+    await write_documents(targeted, ids)
     begin = partial(record.begin, actor="ada (tests)", fix="all", since=None, targets="mongodb")
     begun = await run(targeted.engine, 30, begin)
     there = collection_of(targeted.targets)

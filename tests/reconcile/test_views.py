@@ -23,43 +23,11 @@ from service.storage import objects
 from service.worker import settings as door
 from service.worker.settings import worker_settings
 from tests.conftest import API_TOKEN, Client, Server, eventually, program, serving, working
-from tests.reconcile.test_run import put, put_synced, write
 from tests.support.commands import command, terminal, typed
-from tests.support.targets import synced, syncing
-from tests.worker.test_worker import ARQ
-
-PDF = b"%PDF-1.7\n" + bytes(range(256)) * 40
-
-
-async def insert(database: asyncpg.Connection, **columns: Any) -> int:
-    """Put a run on record."""
-    values = {
-        "kind": "reconcile",
-        "status": "done",
-        "actor": "reconcile",
-        "fix": "syncs",
-        "part": 3,
-        "targets": "mongodb",
-        **columns,
-    }
-    values = {name: json.dumps(value) if isinstance(value, dict) else value for name, value in values.items()}
-    names, places = ", ".join(values), ", ".join(f"${place}" for place in range(1, len(values) + 1))
-    number = await database.fetchval(
-        f"INSERT INTO reconciliations ({names}, finished_at) VALUES ({places}, now()) RETURNING id",
-        *values.values(),
-    )
-    return int(number)
-
-
-async def keep(database: asyncpg.Connection, run_id: int, *kinds: str) -> None:
-    """Put on record that a run found these, each of another key."""
-    await database.execute(
-        "INSERT INTO reconciliation_findings (reconciliation_id, kind, key, detail)"
-        " SELECT $1, kind, place::text, '{}' FROM unnest($2::text[]) WITH ORDINALITY AS found (kind, place)",
-        run_id,
-        [*kinds],
-    )
-
+from tests.support.files import PDF
+from tests.support.processes import ARQ
+from tests.support.rows import add_findings, add_many_finished, add_reconciliation
+from tests.support.targets import add_synced, synced, syncing, write_documents
 
 # ── the command
 
@@ -163,7 +131,7 @@ async def test_what_cannot_be_found_out_is_1(
     settings: Settings, res: Resources, database: asyncpg.Connection
 ) -> None:
     away = syncing(settings, "mongodb://127.0.0.1:1/holdfast.emails", sync_seconds=0.2)
-    await put(database, 1)
+    await add_many_finished(database, 1)
     failed = await typed(away, "reconcile")
     await database.execute("UPDATE reconciliations SET status = 'running', finished_at = NULL")
     second = await typed(settings, "reconcile")
@@ -189,7 +157,7 @@ async def test_without_a_target_and_on_a_terminal_it_says_what_it_looked_at(
 
 
 async def test_verify_says_that_no_worker_is_there_and_workers_do_it(
-    settings: Settings, client: Client, zendesk: Zendesk
+    settings: Settings, client: Client, zendesk: Zendesk, database: asyncpg.Connection
 ) -> None:
     async with working(settings):
         receipt = await client.send(zendesk.payload(attachments=[zendesk.add_file("a.pdf", PDF)]))
@@ -198,6 +166,7 @@ async def test_verify_says_that_no_worker_is_there_and_workers_do_it(
     twice = await typed(settings, "storage", "verify")
     ended = await typed(settings, "reconcile", "cancel", "1")
     async with working(settings):
+        await eventually(lambda: database.fetchval("SELECT count(*) FROM workers WHERE stopped_at IS NULL"))
         done = await command(settings, "storage", "verify", "--wait", "--rate", "100")
 
     assert (alone.returncode, alone.stderr) == (0, "No worker is there; it begins when one is.\n")
@@ -212,8 +181,8 @@ async def test_show_gives_all_findings_as_json_and_examples_of_each_kind_for_peo
     settings: Settings, database: asyncpg.Connection
 ) -> None:
     counts = {"extra": 130, "object_missing": 4, "foreign": 1}
-    number = await insert(database, counts=counts)
-    empty = await insert(database)
+    number = await add_reconciliation(database, counts=counts)
+    empty = await add_reconciliation(database)
     for kind, count in counts.items():
         await database.execute(
             "INSERT INTO reconciliation_findings (reconciliation_id, kind, key, detail)"
@@ -332,7 +301,7 @@ async def test_a_killed_workers_run_is_given_up_and_the_next_one_does_it(
 async def test_the_api_lists_runs_and_pages_through_what_each_found(
     client: Client, database: asyncpg.Connection
 ) -> None:
-    ids = [await insert(database, counts={"missing": 5}) for _ in range(3)]
+    ids = [await add_reconciliation(database, counts={"missing": 5}) for _ in range(3)]
     await database.execute(
         "INSERT INTO reconciliation_findings (reconciliation_id, kind, key, detail)"
         " SELECT $1, 'missing', 'key ' || i, '{}' FROM generate_series(1, 5) AS i",
@@ -355,7 +324,9 @@ async def test_the_api_lists_runs_and_pages_through_what_each_found(
 async def test_pages_show_runs_and_what_they_found_and_no_stranger_writes_there(
     client: Server, database: asyncpg.Connection
 ) -> None:
-    number = await insert(database, counts={"foreign": 1, "missing": 2}, repaired={"missing": 2}, part=None)
+    number = await add_reconciliation(
+        database, counts={"foreign": 1, "missing": 2}, repaired={"missing": 2}, part=None
+    )
     await database.execute(
         "INSERT INTO reconciliation_findings (reconciliation_id, kind, key, detail) VALUES ($1, 'foreign', $2, '{}')",
         number,
@@ -377,8 +348,8 @@ async def test_pages_show_runs_and_what_they_found_and_no_stranger_writes_there(
 async def test_a_page_says_of_what_was_left_whether_it_was_looked_at_again(
     client: Server, database: asyncpg.Connection
 ) -> None:
-    number = await insert(database, counts={"missing": 2}, part=None)
-    await keep(database, number, "missing", "missing")
+    number = await add_reconciliation(database, counts={"missing": 2}, part=None)
+    await add_findings(database, number, "missing", "missing")
     headers = {"Authorization": f"Bearer {API_TOKEN}"}
 
     async def page() -> str:
@@ -397,8 +368,10 @@ async def test_a_page_says_of_what_was_left_whether_it_was_looked_at_again(
 async def test_metrics_tell_of_what_is_open_and_of_the_newest_that_is_done(
     client: Server, database: asyncpg.Connection, res: Resources
 ) -> None:
-    await keep(database, await insert(database, counts={"extra": 7}), *["extra"] * 7)
-    await insert(database, counts={"missing": 1}, repaired={"missing": 1}, since=datetime.now(UTC))
+    await add_findings(database, await add_reconciliation(database, counts={"extra": 7}), *["extra"] * 7)
+    await add_reconciliation(
+        database, counts={"missing": 1}, repaired={"missing": 1}, since=datetime.now(UTC)
+    )
     async with client.session.get(f"{client.url}/metrics") as response:
         text = await response.text()
 
@@ -417,10 +390,10 @@ async def found(res: Resources, hours: int = 24) -> dict[str, Finding]:
 
 async def test_what_is_open_is_the_matter(res: Resources, database: asyncpg.Connection) -> None:
     nothing = await found(res)
-    run_id = await insert(database)
-    await keep(database, run_id, "foreign", "unclaimed")
+    run_id = await add_reconciliation(database)
+    await add_findings(database, run_id, "foreign", "unclaimed")
     harmless = await found(res)
-    await keep(database, run_id, "extra", "extra", "object_missing", "object_unreadable")
+    await add_findings(database, run_id, "extra", "extra", "object_missing", "object_unreadable")
     finding = (await found(res))[""]
 
     assert (nothing, harmless) == ({}, {})
@@ -436,7 +409,7 @@ async def test_what_is_ahead_of_the_record_since_long_ago_is_the_matter_until_fi
 ) -> None:
     """With real runs: one over all finds it, that of an hour does not look there."""
     async with open_resources(syncing(settings, f"{mongodb_server}/holdfast.emails")) as there:
-        old, new = await put_synced(there, database, 2)
+        old, new = await add_synced(there, database, 2)
         await database.execute(
             "UPDATE incoming_emails SET received_at = now() - interval '3 days' WHERE id = $1", old
         )
@@ -445,7 +418,7 @@ async def test_what_is_ahead_of_the_record_since_long_ago_is_the_matter_until_fi
         await reconcile(there, Wish("ada"), lambda _share, _seen: None)
         by_whole = await found(res)
         await documents.delete_many({"email_id": new})
-        await write(there, [new])
+        await write_documents(there, [new])
         await reconcile_hourly(there)
         by_hour = await found(res)
         await reconcile(there, Wish("ada", fix="all"), lambda _share, _seen: None)
@@ -459,7 +432,7 @@ async def test_what_is_ahead_of_the_record_since_long_ago_is_the_matter_until_fi
 async def test_an_alert_says_that_there_is_more_where_not_each_is_kept(
     res: Resources, database: asyncpg.Connection
 ) -> None:
-    await keep(database, await insert(database), *["missing"] * 2_000)
+    await add_findings(database, await add_reconciliation(database), *["missing"] * 2_000)
 
     assert (await found(res))[""].detail.startswith("At least 2,000 differences between")
 
@@ -467,7 +440,7 @@ async def test_an_alert_says_that_there_is_more_where_not_each_is_kept(
 async def test_that_none_is_done_for_hours_is_the_matter_if_there_are_workers(
     res: Resources, database: asyncpg.Connection
 ) -> None:
-    await insert(database)
+    await add_reconciliation(database)
     await database.execute("UPDATE reconciliations SET finished_at = now() - interval '4 h'")
     no_worker = await found(res)
     await database.execute(
@@ -481,7 +454,7 @@ async def test_that_none_is_done_for_hours_is_the_matter_if_there_are_workers(
     long_run = await found(res)
     await database.execute("UPDATE reconciliations SET status = 'failed' WHERE status = 'running'")
     broke_off = await found(res)
-    await insert(database)
+    await add_reconciliation(database)
     again = await found(res)
 
     assert (no_worker, off, long_run, again) == ({}, {}, {}, {})

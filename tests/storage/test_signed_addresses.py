@@ -15,13 +15,12 @@ from service.local.zendesk.stand_in import Zendesk
 from service.resources import Resources
 from service.telemetry import logs
 from tests.conftest import API_TOKEN, Server, eventually, serving, working
-from tests.storage.test_storage import LARGEST
-from tests.support.places import PREFIX, key
+from tests.support.access import session
+from tests.support.api import refused
+from tests.support.files import PDF, add_file
+from tests.support.places import LARGEST, PREFIX, key
 from tests.support.s3 import SECRET, Bucket
-from tests.web.test_api import add_file, refused
-from tests.web.test_auth import session
 
-PDF = b"%PDF-1.4 " + bytes(1000)
 BEARER = {"Authorization": f"Bearer {API_TOKEN}"}
 BASIC = {"Authorization": f"Basic {base64.b64encode(f'ada:{API_TOKEN}'.encode()).decode()}"}
 

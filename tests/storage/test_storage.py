@@ -12,12 +12,11 @@ import pytest
 from service.errors import Permanent, Transient
 from service.storage import objects as storage
 from service.storage.objects import Listed, Storage, open_storage
-from tests.support.places import Directory, InBucket, Place, chunks, key, listed, read
+from tests.support.places import LARGEST, Directory, InBucket, Place, chunks, key, listed, read
 from tests.support.s3 import Bucket
 
 SMALL = b"%PDF-1.4 small"
 LARGE = random.Random(1).randbytes(3 * 1024**2 + 17)  # spooled, and put at once
-LARGEST = random.Random(2).randbytes(11 * 1024**2 + 17)  # put into a bucket in three parts
 PART = 5 * 1024**2
 MEMORY = 1024**2
 ABSENT = f"sha256/ab/{'0' * 62}"

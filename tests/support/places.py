@@ -1,6 +1,7 @@
 """Where objects are kept, seen from outside: a directory, and a bucket of the server that speaks S3."""
 
 import asyncio
+import random
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
@@ -106,3 +107,6 @@ async def read(storage: Storage, name: str) -> bytes:
 
 async def listed(storage: Storage, prefix: str = "sha256/") -> list[Listed]:
     return [each async for each in objects.listing(storage, prefix)]
+
+
+LARGEST = random.Random(2).randbytes(11 * 1024**2 + 17)  # put into a bucket in three parts

@@ -42,3 +42,5 @@ def left_with(mark: str) -> list[str]:
 
 
 linux = pytest.mark.skipif(sys.platform != "linux", reason="only Linux ends a child with its parent")
+
+ARQ = ("arq", "service.worker.WorkerSettings")

@@ -10,6 +10,7 @@ from urllib.parse import parse_qs, urlsplit
 
 import trustme
 from pydantic import SecretStr
+from yarl import URL
 
 from service.config.settings import Settings
 from service.local.drill.proxy import Proxy
@@ -91,3 +92,11 @@ def self_signed(directory: Path) -> ssl.SSLContext:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(directory / "server.pem")
     return context
+
+
+@asynccontextmanager
+async def before_mongodb(url: str) -> AsyncIterator[tuple[Proxy, str]]:
+    """Put a proxy before a server; yield it and the address of the collection through it."""
+    parts = URL(url)
+    async with Proxy(lambda: asyncio.open_connection(parts.host, parts.port)) as proxy:
+        yield proxy, f"mongodb://127.0.0.1:{proxy.port}/holdfast.emails?directConnection=true"

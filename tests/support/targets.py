@@ -7,12 +7,17 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
+import asyncpg
 from aiohttp import web
 from pydantic import SecretStr
 from standardwebhooks import Webhook
 
 from service.config.settings import Settings
+from service.postgres.engine import run
+from service.resources import Resources
+from service.targets.document import make_document, read_records
 from tests.conftest import Client, eventually
+from tests.support.rows import add_many_finished
 
 SECRET = "whsec_aG9sZGZhc3QtaG9sZGZhc3QtaG9sZGZhc3QtaG9sZGZhc3Q="
 
@@ -90,3 +95,21 @@ async def receiver() -> AsyncIterator[Receiver]:
         yield kept
     finally:
         await runner.cleanup()
+
+
+def synced_to(settings: Settings) -> Settings:
+    """Give settings with a target; nothing of it is asked."""
+    return settings.model_copy(update={"sync_url": (SecretStr("mongodb://mongodb.example/archive.emails"),)})
+
+
+async def write_documents(res: Resources, ids: list[int]) -> None:
+    """Write to the target what the sync would."""
+    records = await run(res.engine, 30, lambda conn: read_records(conn, ids))
+    for each in records.values():
+        await res.targets[0].write(make_document(each, {}))
+
+
+async def add_synced(res: Resources, database: asyncpg.Connection, count: int) -> list[int]:
+    ids = await add_many_finished(database, count)
+    await write_documents(res, ids)
+    return ids

@@ -2,7 +2,6 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Coroutine
-from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,6 @@ from yarl import URL
 
 from service.config.settings import Settings
 from service.errors import Rejected, SettingsError
-from service.local.drill.proxy import Proxy
 from service.local.zendesk.stand_in import Fault, Zendesk
 from service.operate.sync_retry import resync
 from service.resources import Resources, judge, open_resources
@@ -25,24 +23,16 @@ from service.sync.sweep import sync_for_ever
 from service.targets.document import Document, digest, make_document, read_records
 from service.telemetry import logs
 from tests.conftest import Client, eventually, program, serving, working
+from tests.support.files import PDF
+from tests.support.proxy import before_mongodb
 from tests.support.s3 import Bucket
 from tests.support.targets import Receiver, receiver, synced, syncing
-
-PDF = b"%PDF-1.7\n" + bytes(range(256)) * 400
 
 
 @pytest.fixture
 async def endpoint() -> AsyncIterator[Receiver]:
     async with receiver() as kept:
         yield kept
-
-
-@asynccontextmanager
-async def before(url: str) -> AsyncIterator[tuple[Proxy, str]]:
-    """Put a proxy before a server; yield it and the address of the collection through it."""
-    parts = URL(url)
-    async with Proxy(lambda: asyncio.open_connection(parts.host, parts.port)) as proxy:
-        yield proxy, f"mongodb://127.0.0.1:{proxy.port}/holdfast.emails?directConnection=true"
 
 
 async def sent(client: Client, *, file: bool = True, **more: Any) -> int:
@@ -200,7 +190,7 @@ async def test_a_slow_target_takes_no_place_of_a_job(
 async def test_while_the_target_is_away_all_else_goes_on_and_afterwards_nothing_is_missing_or_doubled(
     settings: Settings, zendesk: Zendesk, mongodb_server: str, documents: Any
 ) -> None:
-    async with before(mongodb_server) as (proxy, url):
+    async with before_mongodb(mongodb_server) as (proxy, url):
         settings = syncing(settings, url, sync_seconds=1)
         async with serving(settings, zendesk) as client, working(settings):
             proxy.cut()
@@ -227,7 +217,7 @@ async def test_while_the_target_is_away_all_else_goes_on_and_afterwards_nothing_
 async def test_a_write_whose_outcome_is_unknown_is_repeated_and_stays_one(
     settings: Settings, zendesk: Zendesk, mongodb_server: str, documents: Any
 ) -> None:
-    async with before(mongodb_server) as (proxy, url):
+    async with before_mongodb(mongodb_server) as (proxy, url):
         settings = syncing(settings, url, sync_seconds=2)
         async with serving(settings, zendesk) as client, working(settings):
             await synced(client, await sent(client))
@@ -501,7 +491,7 @@ async def test_who_is_told_to_end_while_it_takes_a_sync_hands_it_back(
 async def test_of_two_targets_one_that_is_away_does_not_keep_the_other_from_having_it(
     settings: Settings, zendesk: Zendesk, mongodb_server: str, documents: Any, endpoint: Receiver
 ) -> None:
-    async with before(mongodb_server) as (proxy, url):
+    async with before_mongodb(mongodb_server) as (proxy, url):
         proxy.cut()
         settings = syncing(settings, url, endpoint.url, sync_seconds=1)
         async with serving(settings, zendesk) as client, working(settings):
@@ -525,7 +515,7 @@ async def test_of_two_targets_one_that_is_away_does_not_keep_the_other_from_havi
 async def test_while_one_of_two_is_away_the_other_gets_each_email_at_once_and_once(
     settings: Settings, zendesk: Zendesk, mongodb_server: str, documents: Any, endpoint: Receiver
 ) -> None:
-    async with before(mongodb_server) as (proxy, url):
+    async with before_mongodb(mongodb_server) as (proxy, url):
         proxy.cut()
         settings = syncing(settings, url, endpoint.url, sync_seconds=1)
         async with serving(settings, zendesk) as client, working(settings):
@@ -618,7 +608,7 @@ async def test_a_server_that_is_frozen_holds_up_no_goodbye(
     settings: Settings, mongodb_server: str, documents: Any
 ) -> None:
     """By itself the driver waits until it notices, a quarter of a minute here."""
-    async with before(mongodb_server) as (proxy, url):
+    async with before_mongodb(mongodb_server) as (proxy, url):
         settings = syncing(settings, url, sync_seconds=600)
         async with asyncio.timeout(None) as patience, open_resources(settings) as res:
             await res.targets[0].write(Document("key", 1, is_first=True, content={"version": 1}))

@@ -9,9 +9,9 @@ import pytest
 from service.config.settings import Settings
 from service.local.zendesk.stand_in import Zendesk
 from tests.conftest import serving, working
+from tests.support.files import PDF
 from tests.support.targets import syncing
 
-PDF = b"%PDF-1.7\n" + bytes(range(256)) * 40
 # More than a worker carries at once.
 EMAILS = 40
 

@@ -1,7 +1,6 @@
 """From the webhook to the stored bytes, over the real servers."""
 
 import asyncio
-from pathlib import Path
 
 import asyncpg
 from arq.worker import Worker
@@ -9,18 +8,7 @@ from arq.worker import Worker
 from service.config.settings import Settings
 from service.local.zendesk.stand_in import Zendesk
 from tests.conftest import Client
-
-PDF = b"%PDF-1.7\n" + bytes(range(256)) * 400
-
-
-async def objects(settings: Settings) -> list[Path]:
-    """List all files in storage but those that are being written."""
-    return await asyncio.to_thread(_objects, settings)
-
-
-def _objects(settings: Settings) -> list[Path]:
-    root = Path(str(settings.storage_url).removeprefix("file://"))
-    return [path for path in root.rglob("*") if path.is_file() and ".spool" not in path.parts]
+from tests.support.files import PDF, stored_files
 
 
 async def test_an_email_with_attachments_ends_as_the_same_bytes_in_storage(
@@ -42,7 +30,7 @@ async def test_an_email_with_attachments_ends_as_the_same_bytes_in_storage(
             client.url + attachment["href"], headers={"Authorization": "Bearer api-token-of-the-tests"}
         ) as response:
             assert await response.read() == content
-    assert len(await objects(settings)) == 2
+    assert len(await stored_files(settings)) == 2
 
 
 async def test_an_email_without_attachments_is_completed_at_once(
@@ -68,4 +56,4 @@ async def test_the_same_webhook_200_times_at_once_is_one_email_one_job_and_one_o
     assert sorted(r["status"] for r in receipts) == ["accepted"] + ["duplicate"] * 199
     assert await database.fetchval("SELECT count(*) FROM incoming_emails") == 1
     assert await database.fetchval("SELECT count(*) FROM attempts") == 1
-    assert len(await objects(settings)) == 1
+    assert len(await stored_files(settings)) == 1

@@ -19,10 +19,10 @@ from service.resources import Resources
 from service.sync.attempt import sync
 from service.takeover.lists import read_next
 from tests.conftest import API_TOKEN, Client, Server
+from tests.support.access import basic
 from tests.support.commands import typed
-from tests.web.test_auth import basic
+from tests.support.files import PDF
 
-PDF = b"%PDF-1.7\n" + bytes(range(256))
 OLD = """
     INSERT INTO incoming_emails (zendesk_ticket_id, from_email, attachment_urls, processing_status)
     VALUES ('7', 'ann@b.example', $1, $2) RETURNING id

@@ -17,7 +17,7 @@ from click.testing import CliRunner
 
 from service.cli.main import main
 from tests.conftest import ROOT, migrate
-from tests.migrations.test_migrations import HEAD, REVISIONS, environment, sql, until, upgrade, url
+from tests.support.databases import HEAD, REVISIONS, environment, sql, until, upgrade, url
 
 __all__ = ["url"]  # a fixture
 

@@ -21,8 +21,8 @@ from service.telemetry import logs
 from service.telemetry.redaction import without_addresses
 from service.zendesk.signature import INVOCATION_ID
 from tests.conftest import Server, eventually, working
+from tests.support.files import PDF
 
-PDF = b"%PDF-1.7\n" + bytes(5000)
 LIFE = ["webhook_received", "attempt_started", "attachment_stored", "attempt_ended"]
 
 

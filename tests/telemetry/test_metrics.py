@@ -22,9 +22,9 @@ from service.resources import Resources
 from service.telemetry.exposition import MOST_TEXT, exposition, text_of_process
 from service.telemetry.metrics import code_label
 from tests.conftest import ROOT, Client, Server, eventually, serving, working
+from tests.support.files import PDF
 from tests.support.proxy import before_postgres
 
-PDF = b"%PDF-1.7\n" + bytes(5000)
 NOTHING = Stats(
     by_status={"failed": 0},
     quarantined=0,

@@ -25,8 +25,7 @@ from service.telemetry import logs
 from service.telemetry.sentry import report
 from service.zendesk.signature import INVOCATION_ID
 from tests.conftest import Server, serving
-
-PDF = b"%PDF-1.7\n" + bytes(5000)
+from tests.support.files import PDF
 
 
 @dataclass

@@ -14,9 +14,9 @@ from service.local.zendesk.stand_in import Fault, Zendesk
 from service.resources import Resources, judge, open_resources
 from service.zendesk.signature import INVOCATION_ID
 from tests.conftest import ROOT, serving, working
+from tests.support.files import PDF
 from tests.support.otlp import Collector, collecting
 
-PDF = b"%PDF-1.7\n" + bytes(5000)
 NOBODYS = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 
 

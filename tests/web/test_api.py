@@ -4,7 +4,6 @@ import asyncio
 import json
 import os
 import re
-from collections.abc import AsyncIterator
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from email.message import EmailMessage
@@ -15,7 +14,7 @@ from urllib.parse import quote, unquote
 import asyncpg
 import pytest
 import structlog
-from aiohttp import ClientError, ClientResponse, web
+from aiohttp import ClientError, web
 from arq.worker import Worker
 from prometheus_client.parser import text_string_to_metric_families
 from pydantic import SecretStr
@@ -24,13 +23,13 @@ from service.config.settings import Settings
 from service.local.zendesk.stand_in import Zendesk
 from service.postgres.email_tables import Attachment, Attempt, IncomingEmail
 from service.resources import Resources
-from service.storage import objects
 from service.telemetry.version import commit, version
 from service.web.app import create_app
 from tests.conftest import API_TOKEN, Client, eventually, serving
+from tests.support.api import AUTHORIZED, EMAILS, ask, refused
+from tests.support.files import add_file
+from tests.support.rows import add
 
-AUTHORIZED = {"Authorization": f"Bearer {API_TOKEN}"}
-EMAILS = "/api/v1/emails"
 NOON = datetime(2025, 11, 3, 12, 0, tzinfo=UTC)
 ENDPOINTS = [
     ("GET", EMAILS),
@@ -44,65 +43,9 @@ ENDPOINTS = [
 ]
 
 
-async def add(database: asyncpg.Connection, table: str = "incoming_emails", **columns: object) -> int:
-    """Write a row; return its first column, the id of the e-mail."""
-    if table == "incoming_emails":
-        columns = {"zendesk_ticket_id": "4711", **columns}
-    numbers = ", ".join(f"${number}" for number in range(1, len(columns) + 1))
-    statement = f"INSERT INTO {table} ({', '.join(columns)}) VALUES ({numbers}) RETURNING *"
-    number: int = (await database.fetchrow(statement, *columns.values()))[0]
-    return number
-
-
-async def add_file(
-    database: asyncpg.Connection, res: Resources, content: bytes, name: str | None = "file.bin"
-) -> str:
-    """Store a file of an e-mail of its own; return the path of its bytes."""
-
-    async def chunks() -> AsyncIterator[bytes]:
-        yield content
-
-    stored = await objects.put(res.storage, chunks(), name)
-    email_id = await add(database, processing_status="completed")
-    await add(
-        database,
-        "attachments",
-        email_id=email_id,
-        position=0,
-        source_url="https://acme.zendesk.com/attachments/token/x/",
-        file_name=name,
-        status="stored",
-        sha256=stored.sha256,
-        size=stored.size,
-        detected_type=stored.detected_type,
-        object_key=stored.key,
-    )
-    return f"{EMAILS}/{email_id}/attachments/0/content"
-
-
 async def object_path(database: asyncpg.Connection, settings: Settings) -> Path:
     key: str = await database.fetchval("SELECT object_key FROM attachments")
     return Path(str(settings.storage_url).removeprefix("file://")) / key
-
-
-async def ask(
-    client: Client, method: str, path: str, headers: dict[str, str] | None = None
-) -> tuple[ClientResponse, bytes]:
-    headers = AUTHORIZED if headers is None else headers
-    async with client.session.request(method, f"{client.url}{path}", headers=headers) as response:
-        return response, await response.read()
-
-
-async def refused(client: Client, method: str, path: str, status: int, **more: Any) -> dict[str, Any]:
-    """Ask, and make sure that it is refused as the API refuses; return the problem."""
-    response, body = await ask(client, method, path, **more)
-    assert response.status == status, body
-    assert response.content_type == "application/problem+json"
-    problem: dict[str, Any] = json.loads(body)
-    assert problem["status"] == status
-    assert re.fullmatch(r"[a-z_]+", problem["code"])
-    assert problem["detail"]
-    return problem
 
 
 # ── who may ask

@@ -8,7 +8,6 @@ import json
 import re
 import time
 from collections.abc import AsyncIterator
-from http.cookies import Morsel, SimpleCookie
 from typing import Any
 
 import asyncpg
@@ -25,12 +24,11 @@ from service.web.auth import sessions
 from service.web.auth.tokens import MOST_REFUSALS, REFUSALS
 from service.web.handling.keys import IDENTITY
 from tests.conftest import API_TOKEN, Server, serving
+from tests.support.access import BROWSER, READ_TOKEN, ask, basic, bearer, cookie, session, sign_in
 from tests.support.proxy import before_postgres
-from tests.web.test_api import add
+from tests.support.rows import add
 
-READ_TOKEN = "read-token-of-the-tests"
 EMAILS = "/api/v1/emails"
-BROWSER = {"Accept": "text/html,application/xhtml+xml,*/*;q=0.8"}
 OPEN = ["/healthz", "/readyz", "/metrics", "/openapi.json", "/docs", "/static/base.css"]
 
 
@@ -42,43 +40,9 @@ async def client(settings: Settings, zendesk: Zendesk, res: Resources) -> AsyncI
         yield client
 
 
-async def ask(client: Server, method: str, path: str, **more: Any) -> ClientResponse:
-    async with client.session.request(
-        method, f"{client.url}{path}", allow_redirects=False, **more
-    ) as response:
-        await response.read()
-        return response
-
-
 async def code(response: ClientResponse) -> str:
     problem: dict[str, str] = json.loads(await response.text())
     return problem["code"]
-
-
-def bearer(token: str) -> dict[str, str]:
-    return {"Authorization": f"Bearer {token}"}
-
-
-def basic(token: str, name: str = "ada") -> dict[str, str]:
-    return {"Authorization": f"Basic {base64.b64encode(f'{name}:{token}'.encode()).decode()}"}
-
-
-async def sign_in(client: Server, token: str, **fields: str) -> ClientResponse:
-    return await ask(
-        client,
-        "POST",
-        "/sign-in",
-        data={"token": token, **fields},
-        headers={**BROWSER, "Sec-Fetch-Site": "same-origin"},
-    )
-
-
-def cookie(response: ClientResponse) -> Morsel[str]:
-    return SimpleCookie(response.headers["Set-Cookie"])[sessions.COOKIE]
-
-
-async def session(client: Server, token: str, **fields: str) -> dict[str, str]:
-    return {"Cookie": f"{sessions.COOKIE}={cookie(await sign_in(client, token, **fields)).value}"}
 
 
 async def shown(client: Server, way: str, token: str) -> dict[str, str]:

@@ -17,9 +17,10 @@ from service.local.zendesk.stand_in import Zendesk
 from tests.conftest import API_TOKEN, Server, eventually, serving, working
 from tests.operate.test_sync_retry import until_synced
 from tests.support.browser import needs_chromium, running_chromium, sign_in
+from tests.support.pages import HOSTILE, INVOICE, PAGES, PNG, failing, quarantine, send
 from tests.support.proxy import before_postgres
 from tests.support.targets import SECRET, receiver
-from tests.web.test_pages import HOSTILE, PAGES, PDF, PNG, READ_TOKEN, failing, quarantine, send
+from tests.web.test_pages import READ_TOKEN
 
 pytestmark = needs_chromium
 PATIENCE = 20_000  # milliseconds
@@ -237,7 +238,7 @@ async def test_a_live_list_shows_what_comes(operator: Page, client: Server) -> N
 
 
 async def test_pictures_and_pdfs_are_seen(operator: Page, client: Server, worker: Worker) -> None:
-    for file in (PNG, PDF):
+    for file in (PNG, INVOICE):
         await client.until(await send(client, name=file.name, content=file.content), "completed")
 
     await operator.goto(f"{client.url}/emails/1")

@@ -18,7 +18,7 @@ from service.resources import Resources, background
 from service.web.server.connections import Connections, most_connections
 from service.web.server.ports import listening
 from tests.conftest import ROOT, Client, environment, eventually
-from tests.web.test_webhook import is_up
+from tests.support.connections import is_up
 
 BIG = b"x" * 20_000_000
 LOOPS = {"asyncio": asyncio.new_event_loop, "uvloop": uvloop.new_event_loop}

@@ -14,7 +14,7 @@ import pytest
 
 from service.web.api.docs import _text
 from tests.conftest import API_TOKEN, Server
-from tests.web.test_api import add
+from tests.support.rows import add
 
 NAME = "holdfast_client"
 

@@ -13,7 +13,9 @@ from service.local.zendesk.sender import sign_headers
 from service.local.zendesk.stand_in import Zendesk
 from service.zendesk.signature import ACCOUNT_ID, INVOCATION_ID, SIGNATURE, TIMESTAMP, WEBHOOK_ID
 from tests.conftest import Client, Server
-from tests.web.test_webhook import NO_HANG, SECRET, TICKET, bodies, count, metric, raw, status_of
+from tests.support.connections import metric, raw, status_of
+from tests.support.rows import bodies, count_saved
+from tests.support.webhooks import NO_HANG, SECRET, TICKET
 
 MIB = 1024**2
 CHUNKED = b"Transfer-Encoding: chunked"
@@ -183,7 +185,7 @@ async def test_http_that_is_broken_is_a_bad_request_and_leaves_nothing(
     answers = {name: await raw(client, whole) for name, whole in BAD_REQUESTS.items()}
 
     assert {name: status_of(answer) for name, answer in answers.items()} == dict.fromkeys(BAD_REQUESTS, 400)
-    assert await count(database) == 0
+    assert await count_saved(database) == 0
     assert (await client.send(client.zendesk.payload()))["status"] == "accepted"
 
 
@@ -223,7 +225,7 @@ async def test_nothing_but_a_webhook_is_taken_at_another_spelling(
     line = f"{method} /webhooks//zendesk/ HTTP/1.1".encode()
 
     assert status_of(await raw(client, request(line=line))) in {404, 405}
-    assert await count(database) == 0
+    assert await count_saved(database) == 0
 
 
 @pytest.mark.parametrize(
@@ -242,14 +244,14 @@ async def test_another_spelling_of_the_path_is_not_found(
     answer = await raw(client, request(line=f"POST {path} HTTP/1.1".encode()))
 
     assert status_of(answer) == 404
-    assert await count(database) == 0
+    assert await count_saved(database) == 0
 
 
 async def test_an_expectation_that_we_do_not_know_is_refused(
     client: Server, database: asyncpg.Connection
 ) -> None:
     assert status_of(await raw(client, request(TICKET, b"Expect: more"))) == 417
-    assert await count(database) == 0
+    assert await count_saved(database) == 0
 
 
 async def test_requests_sent_without_waiting_are_answered_in_their_order(
@@ -353,7 +355,7 @@ async def test_connections_that_are_held_hinder_nobody(
         await is_alive(client)
 
     assert {receipt["status"] for receipt in receipts} == {"accepted"}
-    assert await count(database) == 50
+    assert await count_saved(database) == 50
 
 
 async def is_alive(client: Client) -> None:

@@ -5,25 +5,18 @@ import pytest
 from arq.worker import Worker
 
 from service.local.zendesk.stand_in import Fault, Zendesk
-from tests.conftest import API_TOKEN, Client, eventually
-from tests.operate.test_bulk_retry import fail
+from tests.conftest import Client, eventually
+from tests.support.api import post_as_operator
+from tests.support.files import PDF
+from tests.support.rows import add_many_failed
 
 RETRIES = "/api/v1/retries"
-PDF = b"%PDF-1.7 content"
-
-
-async def post(client: Client, path: str, status: int, **body: object) -> dict[str, object]:
-    headers = {"Authorization": f"Bearer {API_TOKEN}", "X-Operator": "ada"}
-    async with client.session.post(f"{client.url}{path}", headers=headers, json=body) as response:
-        assert response.status == status, await response.text()
-        answer: dict[str, object] = await response.json(content_type=None)
-        return answer
 
 
 async def test_a_dry_run_counts_and_begins_nothing(client: Client, database: asyncpg.Connection) -> None:
-    await fail(database, 3)
+    await add_many_failed(database, 3)
 
-    plan = await post(client, RETRIES, 200, filter={"error_code": "http_500"}, dry_run=True)
+    plan = await post_as_operator(client, RETRIES, 200, filter={"error_code": "http_500"}, dry_run=True)
 
     assert plan == {"planned": 3, "planned_capped": False, "bulk_retry_id": None}
     assert (await client.get(RETRIES))["retries"] == []
@@ -39,7 +32,7 @@ async def test_many_are_retried_by_a_worker_and_their_progress_is_told(
     (group,) = (await client.get("/api/v1/failures"))["failures"]
 
     wanted = {"status": "failed", "error_code": group["error_code"], "host": group["host"]}
-    begun = await post(client, RETRIES, 202, filter=wanted)
+    begun = await post_as_operator(client, RETRIES, 202, filter=wanted)
 
     async def done() -> dict[str, object] | None:
         shown = await client.get(f"{RETRIES}/{begun['bulk_retry_id']}")
@@ -56,13 +49,13 @@ async def test_many_are_retried_by_a_worker_and_their_progress_is_told(
 
 
 async def test_a_retry_of_many_is_cancelled_once(client: Client, database: asyncpg.Connection) -> None:
-    await fail(database, 3)
-    begun = await post(client, RETRIES, 202, filter={})
+    await add_many_failed(database, 3)
+    begun = await post_as_operator(client, RETRIES, 202, filter={})
     path = f"{RETRIES}/{begun['bulk_retry_id']}/cancel"
 
-    assert (await post(client, path, 202))["status"] == "cancelled"
-    assert (await post(client, path, 409))["code"] == "not_running"
-    assert (await post(client, f"{RETRIES}/99/cancel", 404))["code"] == "bulk_retry_not_found"
+    assert (await post_as_operator(client, path, 202))["status"] == "cancelled"
+    assert (await post_as_operator(client, path, 409))["code"] == "not_running"
+    assert (await post_as_operator(client, f"{RETRIES}/99/cancel", 404))["code"] == "bulk_retry_not_found"
 
 
 @pytest.mark.parametrize(
@@ -80,7 +73,7 @@ async def test_a_retry_of_many_is_cancelled_once(client: Client, database: async
 async def test_what_is_wrong_with_a_request_is_said(
     client: Client, body: dict[str, object], status: int, code: str
 ) -> None:
-    assert (await post(client, RETRIES, status, **body))["code"] == code
+    assert (await post_as_operator(client, RETRIES, status, **body))["code"] == code
 
 
 async def test_a_content_leads_to_all_who_hold_it(client: Client, zendesk: Zendesk, worker: Worker) -> None:
@@ -130,7 +123,7 @@ async def test_the_verdict_tells_of_alerts_that_no_e_mail_shows(
 async def test_what_runs_again_is_old_but_does_not_make_the_verdict_late(
     client: Client, database: asyncpg.Connection
 ) -> None:
-    await fail(database, 2)
+    await add_many_failed(database, 2)
     await database.execute(
         "UPDATE incoming_emails SET processing_status = 'queued', due_at = now(), completed_at = NULL,"
         " received_at = now() - interval '3 days'"
@@ -147,7 +140,7 @@ async def test_what_runs_again_is_old_but_does_not_make_the_verdict_late(
 
 
 async def test_the_overview_has_a_verdict(client: Client, database: asyncpg.Connection) -> None:
-    await fail(database, 2)
+    await add_many_failed(database, 2)
     await database.execute(
         "INSERT INTO incoming_emails (zendesk_ticket_id, processing_status, attempt_number, received_at, queued_at,"
         " started_at, completed_at) SELECT '1', 'completed', 1, now() - interval '1 h', now() - interval '90 s',"

@@ -17,7 +17,7 @@ from service.web import webhook
 from service.web.bodies import LOAD
 from service.zendesk.signature import SIGNATURE, TIMESTAMP
 from tests.conftest import API_TOKEN, Client, Server, eventually, serving
-from tests.web.test_webhook import connect
+from tests.support.connections import connect
 
 # As Zendesk's look, and signed by nobody.
 FORGED = f"{TIMESTAMP}: 2026-11-29T06:00:00Z\r\n{SIGNATURE}: {'A' * 43}=\r\n"

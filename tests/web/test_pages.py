@@ -3,10 +3,7 @@
 import asyncio
 import re
 import tracemalloc
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from html import unescape
-from typing import Any
 
 import asyncpg
 import pytest
@@ -15,84 +12,31 @@ from arq.worker import Worker
 from pydantic import SecretStr
 
 from service.config.settings import Settings
-from service.local.zendesk.samples import samples
-from service.local.zendesk.stand_in import Fault, Zendesk
+from service.local.zendesk.stand_in import Zendesk
 from service.web.handling.shared import STALE_SECONDS, Shared
 from service.web.pages import live
 from tests.conftest import API_TOKEN, Server, eventually, serving
+from tests.support.pages import (
+    HOSTILE,
+    INVOICE,
+    PAGES,
+    PNG,
+    asking,
+    failing,
+    press,
+    quarantine,
+    read,
+    send,
+    words_of,
+)
 from tests.support.proxy import before_postgres
 
 READ_TOKEN = "read-token-of-the-tests"
-HOSTILE = "\u202egnp.<script>alert(1)</script>\"'><img src=x onerror=alert(2)>\x07"
-PNG = next(file for file in samples()[1].files if file.name.endswith(".png"))
-PDF = next(file for file in samples()[0].files if file.name.endswith(".pdf"))
-PAGES = (
-    "/",
-    "/emails",
-    "/emails/1",
-    "/failures",
-    "/quarantine",
-    "/quarantine/1",
-    "/retries",
-    "/retries/plan?status=failed",
-    "/activity",
-)
 
 
 @pytest.fixture
 def settings(settings: Settings) -> Settings:
     return settings.model_copy(update={"api_read_token": SecretStr(READ_TOKEN), "max_retries": 0})
-
-
-@asynccontextmanager
-async def asking(
-    client: Server, path: str, *, form: dict[str, str] | None = None, token: str = API_TOKEN, **headers: str
-) -> AsyncIterator[ClientResponse]:
-    """Ask as a browser does, and follow nothing."""
-    method = "GET" if form is None else "POST"
-    shown = {"Authorization": f"Bearer {token}", "Accept": "text/html", **headers}
-    async with client.session.request(
-        method, f"{client.url}{path}", data=form, headers=shown, allow_redirects=False
-    ) as response:
-        yield response
-
-
-async def read(client: Server, path: str, status: int = 200, **more: Any) -> str:
-    async with asking(client, path, **more) as response:
-        text = await response.text()
-        assert response.status == status, text
-        return text
-
-
-async def press(client: Server, path: str, **form: str) -> str:
-    """Send a form; return where it leads."""
-    async with asking(client, path, form=form) as response:
-        assert response.status == 303, await response.text()
-        return response.headers["Location"]
-
-
-async def send(client: Server, *, name: str = "a.txt", content: bytes = b"Hello", **more: Any) -> int:
-    faults = more.pop("faults", ())
-    url = client.zendesk.add_file(name, content, faults=faults)
-    receipt = await client.send(client.zendesk.payload(attachments=[url], **more))
-    return int(receipt["email_id"])
-
-
-async def failing(client: Server, **more: Any) -> int:
-    """Send an e-mail whose file is gone, once."""
-    email_id = await send(client, faults=[Fault(status=404)], **more)
-    await client.until(email_id, "failed")
-    return email_id
-
-
-async def quarantine(client: Server) -> int:
-    receipt = await client.send(b'{"ticket_id": "<b>bold</b>", ' + b"\xff")
-    return int(receipt["quarantine_id"])
-
-
-def words_of(page: str) -> str:
-    """Return what a page says."""
-    return " ".join(unescape(re.sub(r"<[^>]*>", " ", page)).split())
 
 
 async def test_the_overview_says_that_all_is_well(client: Server, worker: Worker) -> None:
@@ -402,7 +346,7 @@ async def test_what_still_cannot_be_read_says_why(client: Server) -> None:
 
 
 async def test_pictures_and_pdfs_are_shown_where_nothing_can_run(client: Server, worker: Worker) -> None:
-    for file, kind in ((PNG, "image/png"), (PDF, "application/pdf")):
+    for file, kind in ((PNG, "image/png"), (INVOICE, "application/pdf")):
         email_id = await send(client, name="a.html", content=file.content)
         await client.until(email_id, "completed")
 

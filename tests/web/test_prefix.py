@@ -19,7 +19,7 @@ from service.resources import Resources
 from service.web.api.routes import API
 from service.web.app import PAGES
 from tests.conftest import API_TOKEN, Client, Server, serving, working
-from tests.web.test_pages import PNG, failing, quarantine, send
+from tests.support.pages import PNG, failing, quarantine, send
 
 PREFIX = "/holdfast/in-box"
 # Each attribute whose value is a path, but for what somebody may have typed.

@@ -10,8 +10,8 @@ import pytest
 
 from service.resources import Resources
 from tests.conftest import API_TOKEN, Server
-from tests.intake.test_quarantine import keep
-from tests.web.test_api import add, add_file
+from tests.support.files import add_file
+from tests.support.rows import add, add_quarantined_body
 
 
 @pytest.mark.long
@@ -22,8 +22,8 @@ async def test_the_running_server_does_what_its_description_says(
     await add_file(database, res, b"content")
     for status in ("received", "queued", "processing", "failed"):
         await add(database, processing_status=status, attachment_urls='["https://acme.zendesk.com/a"]')
-    await keep(database)
-    await keep(database, b"{", idempotency_key="two", raw_headers=r'[["X-Other", "\udcff"]]')
+    await add_quarantined_body(database)
+    await add_quarantined_body(database, b"{", idempotency_key="two", raw_headers=r'[["X-Other", "\udcff"]]')
     command = [
         "-m",
         "schemathesis.cli",

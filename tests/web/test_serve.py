@@ -22,7 +22,9 @@ from service.local.zendesk.stand_in import Zendesk
 from service.resources import Resources
 from service.web.server.ports import listening
 from tests.conftest import API_TOKEN, ROOT, Client, environment, eventually, program
-from tests.web.test_webhook import is_down, is_up, is_waiting_for_a_lock, locked, post
+from tests.support.connections import is_down, is_up
+from tests.support.rows import is_waiting_for_a_lock, locked
+from tests.support.webhooks import post
 
 
 @dataclass

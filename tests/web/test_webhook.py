@@ -26,27 +26,13 @@ from structlog.testing import capture_logs
 from service.config.settings import Settings
 from service.local.zendesk.sender import Answer, sign_headers
 from service.local.zendesk.stand_in import Zendesk
-from service.postgres.engine import pool_of
 from service.resources import Resources
 from service.zendesk.signature import ACCOUNT_ID, INVOCATION_ID, SIGNATURE, TIMESTAMP, WEBHOOK_ID, sign
 from tests.conftest import ROOT, Client, Server, eventually, serving, working
+from tests.support.connections import connect, is_busy, is_down, is_idle, is_up, metric, raw, status_of
 from tests.support.proxy import before_postgres, before_redis
-
-# Tells a hang from an answer, also on a machine that is busy.
-NO_HANG = 30
-SECRET = "stand-in-signing-secret"
-TICKET = b'{"ticket_id": 1}'
-EVENT: dict[str, Any] = {  # all that an event has
-    "id": "030a3f7a-9bb9-47a4-9a36-6aa8f1d66783",
-    "account_id": 22129848,
-    "subject": "zen:ticket:19395",
-    "time": "2026-04-28T12:00:00Z",
-    "zendesk_event_version": "2022-11-06",
-    "detail": {"id": "19395"},
-    "event": {},
-}
-MERGED = "zen:event-type:ticket.merged"
-IGNORED = json.dumps(EVENT | {"type": MERGED}).encode()
+from tests.support.rows import bodies, count_saved, is_waiting_for_a_lock, locked
+from tests.support.webhooks import EVENT, IGNORED, MERGED, NO_HANG, SECRET, TICKET, post, signed
 
 
 @pytest.fixture(autouse=True)
@@ -59,13 +45,6 @@ def no_traceback(caplog: pytest.LogCaptureFixture) -> Iterator[None]:
     assert [r.getMessage() for r in records if r.exc_info or r.levelno >= logging.ERROR] == []
 
 
-async def post(client: Client, body: bytes | dict[str, Any], **headers: str | None) -> Answer:
-    """Send a new invocation; a header of None is left out, and `_` stands for `-` in their names."""
-    named = {name.replace("_", "-"): value for name, value in headers.items()}
-    async with asyncio.timeout(NO_HANG):
-        return await client.zendesk.send(client.webhook, body, headers=named)
-
-
 async def post_again(client: Server, body: bytes | dict[str, Any]) -> Answer:
     """Send, and repeat what got a 503 as Zendesk does, only sooner."""
 
@@ -76,52 +55,12 @@ async def post_again(client: Server, body: bytes | dict[str, Any]) -> Answer:
     return await eventually(answered)
 
 
-async def bodies(database: asyncpg.Connection, table: str = "incoming_emails") -> list[bytes]:
-    return [row["raw_body"] for row in await database.fetch(f"SELECT raw_body FROM {table} ORDER BY id")]
-
-
-async def count(database: asyncpg.Connection) -> int:
-    """Count all that is on record."""
-    number: int = await database.fetchval(
-        "SELECT (SELECT count(*) FROM incoming_emails) + (SELECT count(*) FROM quarantined_webhooks)"
-        " + (SELECT count(*) FROM ignored_webhooks)"
-    )
-    return number
-
-
-async def metric(client: Server, sample: str) -> float:
-    """Read one sample, named as /metrics writes it."""
-    async with client.session.get(f"{client.url}/metrics") as response:
-        lines = (await response.text()).splitlines()
-    return next((float(line.rpartition(" ")[2]) for line in lines if line.startswith(f"{sample} ")), 0)
-
-
 def problem(answer: Answer) -> dict[str, Any]:
     """Check that an error is one that a machine can read, and return it."""
     assert answer.headers["Content-Type"].startswith("application/problem+json")
     body: dict[str, Any] = answer.json()
     assert body["status"] == answer.status
     return body
-
-
-async def raw(client: Client, request: bytes, *, body: bytes = b"") -> bytes:
-    """Send bytes as they are; return the whole answer, of which the server or `Connection: close` marks the end."""
-    async with connect(client) as (reader, writer), asyncio.timeout(NO_HANG):
-        writer.write(request + body)
-        with contextlib.suppress(ConnectionError):
-            await writer.drain()
-        return await reader.read()
-
-
-@asynccontextmanager
-async def connect(client: Client) -> AsyncIterator[tuple[asyncio.StreamReader, asyncio.StreamWriter]]:
-    reader, writer = await asyncio.open_connection("127.0.0.1", int(client.url.rpartition(":")[2]))
-    try:
-        yield reader, writer
-    finally:
-        writer.transport.abort()
-        with contextlib.suppress(ConnectionError):
-            await writer.wait_closed()
 
 
 def head(body: bytes, *more: bytes, announce: int | None = None, **headers: str) -> bytes:
@@ -131,10 +70,6 @@ def head(body: bytes, *more: bytes, announce: int | None = None, **headers: str)
         named["Content-Length"] = str(announce)
     lines = [f"{name}: {value}".encode() for name, value in named.items()]
     return b"\r\n".join([b"POST /webhooks/zendesk HTTP/1.1", *lines, *more, b"", b""])
-
-
-def status_of(answer: bytes) -> int:
-    return int(answer.split(b" ", 2)[1])
 
 
 # New, seen before, ignored
@@ -161,7 +96,7 @@ async def test_a_webhook_seen_before_is_a_duplicate_of_the_same_email(
     again = await client.send(payload)
 
     assert again == {"status": "duplicate", "email_id": first["email_id"]}
-    assert await count(database) == 1
+    assert await count_saved(database) == 1
 
 
 async def test_without_a_webhook_id_the_invocation_tells_what_is_a_repeat(
@@ -173,7 +108,7 @@ async def test_without_a_webhook_id_the_invocation_tells_what_is_a_repeat(
     ]
 
     assert statuses == ["accepted", "accepted", "duplicate"]
-    assert await count(database) == 2
+    assert await count_saved(database) == 2
 
 
 async def test_200_invocations_at_once_with_one_webhook_id_are_one_email(
@@ -185,7 +120,7 @@ async def test_200_invocations_at_once_with_one_webhook_id_are_one_email(
 
     assert sorted(receipt["status"] for receipt in receipts) == ["accepted"] + ["duplicate"] * 199
     assert {receipt["email_id"] for receipt in receipts} == {receipts[0]["email_id"]}
-    assert await count(database) == 1
+    assert await count_saved(database) == 1
 
 
 async def test_200_different_emails_at_once_are_200_emails(
@@ -194,7 +129,7 @@ async def test_200_different_emails_at_once_are_200_emails(
     receipts = await asyncio.gather(*(client.send(zendesk.payload(ticket_id=n)) for n in range(1, 201)))
 
     assert {receipt["status"] for receipt in receipts} == {"accepted"}
-    assert await count(database) == 200
+    assert await count_saved(database) == 200
 
 
 async def test_two_different_emails_with_one_webhook_id_are_both_kept(
@@ -231,7 +166,7 @@ async def test_an_event_that_we_do_not_use_is_ignored_counted_by_its_type_and_ke
     assert await metric(client, sample) == before + 2
     assert await bodies(database, "ignored_webhooks") == [body]
     assert (row["event_type"], row["invocation_id"], row["late"]) == (kind, "one", False)
-    assert await count(database) == 1
+    assert await count_saved(database) == 1
 
 
 async def test_a_burst_of_events_that_we_do_not_use_is_kept_as_a_whole(
@@ -312,7 +247,7 @@ async def test_the_same_unreadable_invocation_is_quarantined_once(
 
     assert {answer.body for answer in answers} == {answers[0].body}
     assert answers[0].json()["status"] == "quarantined"
-    assert await count(database) == 1
+    assert await count_saved(database) == 1
 
 
 async def test_unreadable_invocations_that_differ_are_all_kept(
@@ -351,11 +286,6 @@ async def test_what_authenticates_a_webhook_is_not_on_record(
 
 
 # Signatures
-
-
-def signed(body: bytes, *, secret: str = SECRET, timestamp: str | None = None) -> dict[str, str | None]:
-    timestamp = timestamp or datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-    return {TIMESTAMP: timestamp, SIGNATURE: sign(secret, timestamp, body)}
 
 
 def wrong_order() -> dict[str, str | None]:
@@ -412,7 +342,7 @@ async def test_what_zendesk_did_not_sign_is_refused_with_the_reason_and_leaves_n
     assert problem(answer)["code"] == code
     assert SECRET.encode() not in answer.body
     assert re.search(rb"[A-Za-z0-9+/]{43}=", answer.body) is None, "a signature that would have fitted"
-    assert await count(database) == 0
+    assert await count_saved(database) == 0
     assert await metric(client, counted) == before + 1
 
 
@@ -472,7 +402,7 @@ async def test_a_signature_is_one_invocation_whatever_its_id_header_says(
     first, *_ = [answer for answer in told if answer["status"] != "duplicate"]
     assert {answer.status for answer in answers} == {200}
     assert all(answer in (first, {**first, "status": "duplicate"}) for answer in told)
-    assert await count(database) == 1
+    assert await count_saved(database) == 1
 
 
 async def test_a_signature_is_one_invocation_in_all_processes_that_take_webhooks(
@@ -489,7 +419,7 @@ async def test_a_signature_is_one_invocation_in_all_processes_that_take_webhooks
 
             assert sorted(answer["status"] for answer in answers) == ["accepted", "duplicate"]
             assert len({answer["email_id"] for answer in answers}) == 1
-    assert await count(database) == 10
+    assert await count_saved(database) == 10
 
 
 async def test_the_same_body_signed_at_another_moment_is_another_invocation(
@@ -577,7 +507,7 @@ async def test_the_413_comes_while_the_client_goes_on_sending(
         await asyncio.wait({sending})
 
     assert b" 413 " in status_line
-    assert await count(database) == 0
+    assert await count_saved(database) == 0
 
 
 async def test_the_413_comes_at_once_for_a_length_that_is_announced(client: Server) -> None:
@@ -679,7 +609,7 @@ async def test_a_body_that_stops_after_one_byte_is_given_up_and_hinders_nobody(
     assert {receipt["status"] for receipt in receipts} == {"accepted"}
     assert {status_of(answer) for answer in answers} == {503}, "Zendesk repeats a 503, and drops a 408"
     assert all(b"\r\nRetry-After: 10\r\n" in answer for answer in answers)
-    assert await count(database) == 20
+    assert await count_saved(database) == 20
 
 
 @pytest.mark.parametrize("goes", ["close", "abort"])
@@ -698,7 +628,7 @@ async def test_a_client_that_leaves_amid_its_body_leaves_nothing(
         (writer.close if goes == "close" else writer.transport.abort)()
         assert await eventually(noticed)
 
-    assert await count(database) == 0
+    assert await count_saved(database) == 0
 
 
 async def test_a_client_that_does_not_wait_for_its_answer_is_on_record_all_the_same(
@@ -731,7 +661,7 @@ async def test_broken_http_is_a_bad_request_and_leaves_nothing(
     answer = await raw(client, head(b"", framing), body=body)
 
     assert status_of(answer) in (400, 503)
-    assert await count(database) == 0
+    assert await count_saved(database) == 0
     caplog.clear()  # aiohttp's parser does log a traceback
 
 
@@ -851,7 +781,7 @@ async def test_header_values_of_any_bytes_do_no_harm(
     answers = [await raw(client, request.replace(b": @", b": " + value), body=body) for _ in range(2)]
 
     assert [status_of(answer) for answer in answers] == [200, 200], answers
-    assert await count(database) == 1
+    assert await count_saved(database) == 1
 
 
 # Postgres is away, slow, full, or gone before it answered
@@ -882,7 +812,7 @@ async def test_while_postgres_is_away_zendesk_is_asked_to_try_again(
     for answer in answers:
         check_try_again(answer)
     assert again.status == 200
-    assert await count(database) == 1
+    assert await count_saved(database) == 1
 
 
 async def test_what_needs_no_postgres_is_answered_while_it_is_away(
@@ -930,7 +860,7 @@ async def test_a_slow_postgres_is_waited_for_within_the_budget(
         answer = await post(client, TICKET)
 
     assert answer.status == 200
-    assert await count(database) == 1
+    assert await count_saved(database) == 1
 
 
 async def test_a_restart_of_postgres_between_two_webhooks_is_not_noticed(
@@ -943,7 +873,7 @@ async def test_a_restart_of_postgres_between_two_webhooks_is_not_noticed(
             await proxy.resume()
             await asyncio.gather(*(client.send(zendesk.payload()) for _ in range(30)))
 
-    assert await count(database) == 120
+    assert await count_saved(database) == 120
 
 
 async def test_connections_that_postgres_ended_itself_are_not_noticed(
@@ -957,7 +887,7 @@ async def test_connections_that_postgres_ended_itself_are_not_noticed(
             )
         await client.send(zendesk.payload())
 
-    assert await count(database) == 91
+    assert await count_saved(database) == 91
 
 
 async def test_connections_that_a_failover_left_behind_are_given_up(
@@ -971,25 +901,7 @@ async def test_connections_that_a_failover_left_behind_are_given_up(
         await asyncio.gather(*(post_again(client, zendesk.payload()) for _ in range(10)))
 
         assert await eventually(lambda: is_idle(client))
-    assert await count(database) == 20
-
-
-async def is_idle(client: Server) -> bool:
-    """Tell whether each connection is back in the pool."""
-    pool = pool_of(client.res.engine)
-    return len(pool._idle) == pool.open
-
-
-@asynccontextmanager
-async def locked(database_url: str) -> AsyncIterator[asyncpg.Connection]:
-    """Let nobody touch the e-mails."""
-    holder = await asyncpg.connect(database_url)
-    try:
-        async with holder.transaction():
-            await holder.execute("LOCK TABLE incoming_emails IN ACCESS EXCLUSIVE MODE")
-            yield holder
-    finally:
-        await holder.close()
+    assert await count_saved(database) == 20
 
 
 async def backends(connection: asyncpg.Connection) -> int:
@@ -1085,14 +997,14 @@ async def test_a_commit_of_unknown_outcome_is_neither_lost_nor_doubled(
 
         first = await post(client, body, **invocation)
         assert proxy.sprung.is_set()
-        kept = await count(database) - 1
+        kept = await count_saved(database) - 1
         await proxy.resume()
         again = await post(client, body, **invocation)
 
     assert first.status == (503 if cuts else 200)
     assert kept == (0 if cuts and not arrives else 1)
     assert again.status == 200
-    assert await count(database) == 2
+    assert await count_saved(database) == 2
 
 
 async def test_breaking_each_chunk_to_postgres_in_turn_loses_and_doubles_nothing(
@@ -1129,10 +1041,6 @@ async def test_a_server_stops_though_postgres_does_not_answer(
         await client.stop()
 
     check_try_again(await answering)
-
-
-async def is_busy(client: Server) -> bool:
-    return not await is_idle(client)
 
 
 # Redis is away, slow, or full
@@ -1265,23 +1173,3 @@ async def web_process(settings: Settings) -> AsyncIterator[WebProcess]:
     finally:
         process.kill()
         await asyncio.to_thread(process.wait)
-
-
-async def is_up(client: Client) -> bool:
-    with contextlib.suppress(OSError):
-        async with client.session.get(f"{client.url}/healthz") as response:
-            return response.status == 200
-    return False
-
-
-async def is_down(client: Client) -> bool:
-    """Tell whether new connections are refused."""
-    try:
-        async with connect(client):
-            return False
-    except ConnectionRefusedError:
-        return True
-
-
-async def is_waiting_for_a_lock(connection: asyncpg.Connection) -> bool:
-    return bool(await connection.fetchval("SELECT count(*) FROM pg_locks WHERE NOT granted"))

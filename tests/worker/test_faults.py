@@ -17,9 +17,8 @@ from service.local.supervisor import Child, Program, supervise
 from service.local.zendesk.stand_in import Zendesk
 from service.resources import Resources
 from tests.conftest import ROOT, Client, environment, program
-from tests.system.test_flow import objects
-
-PDF = b"%PDF-1.7\n" + bytes(range(256)) * 400
+from tests.support.connections import listens
+from tests.support.files import PDF, stored_files
 
 
 @pytest.fixture
@@ -69,7 +68,7 @@ async def test_a_worker_that_falls_at_any_point_costs_nothing_but_time(
     assert not await asyncio.to_thread(armed.exists)
     assert (email["processing_status"], email["retry_count"]) == ("completed", 0)
     assert [attempt["outcome"] for attempt in email["attempts"]] == ["abandoned", "completed"]
-    assert len(await objects(settings)) == 1
+    assert len(await stored_files(settings)) == 1
 
 
 @pytest.mark.parametrize("how", ["kill", "hang"])
@@ -120,12 +119,12 @@ async def test_a_web_process_that_falls_before_it_answers_has_the_email_on_recor
     payload = zendesk.payload()
     variables = {"PORT": str(port), "HOST": "127.0.0.1", "FAULT_POINTS": str(points)}
     async with program("service", "web", settings=settings, **variables) as web:
-        await answers(port)
+        await listens(port)
         with pytest.raises(ServerDisconnectedError):
             await zendesk.send(f"http://127.0.0.1:{port}/webhooks/zendesk", payload)
         await web.wait()
     async with program("service", "web", settings=settings, **variables):
-        await answers(port)
+        await listens(port)
         again = await zendesk.send(f"http://127.0.0.1:{port}/webhooks/zendesk", payload)
 
     assert again.json() == {"status": "duplicate", "email_id": 1}
@@ -148,16 +147,3 @@ async def free_port() -> int:
     server.close()
     await server.wait_closed()
     return port
-
-
-async def answers(port: int) -> None:
-    """Wait until somebody listens."""
-    while True:
-        try:
-            _, writer = await asyncio.open_connection("127.0.0.1", port)
-        except OSError:
-            await asyncio.sleep(0.05)
-        else:
-            writer.close()
-            await writer.wait_closed()
-            return

@@ -17,10 +17,10 @@ from service.local.drill.proxy import Proxy
 from service.local.zendesk.stand_in import Fault, Zendesk
 from service.resources import Resources, open_resources
 from tests.conftest import Client, eventually, program, serving, working
+from tests.support.files import PDF
 from tests.support.proxy import before_postgres, before_redis
 
 ARQ = ("arq", "service.worker.WorkerSettings")
-PDF = b"%PDF-1.7\n" + bytes(range(256)) * 400
 
 
 @asynccontextmanager

@@ -14,11 +14,9 @@ from service.local.zendesk.stand_in import Fault, Zendesk
 from service.queue.arq_queue import Bell
 from service.resources import Resources
 from tests.conftest import Client, eventually, program, working
+from tests.support.files import PDF, stored_files
+from tests.support.processes import ARQ
 from tests.support.proxy import before_redis
-from tests.system.test_flow import objects
-
-PDF = b"%PDF-1.7\n" + bytes(range(256)) * 400
-ARQ = ("arq", "service.worker.WorkerSettings")
 
 
 @pytest.fixture
@@ -52,7 +50,7 @@ async def test_a_worker_killed_in_the_middle_of_a_download_costs_nothing_but_tim
 
     assert (email["processing_status"], email["retry_count"]) == ("completed", 0)
     assert await outcomes(client, email_id) == ["abandoned", "completed"]
-    assert len(await objects(settings)) == 1
+    assert len(await stored_files(settings)) == 1
 
 
 async def test_a_paused_worker_that_wakes_up_late_writes_nothing(
@@ -70,7 +68,7 @@ async def test_a_paused_worker_that_wakes_up_late_writes_nothing(
 
     assert before["processing_status"] == "completed"
     assert {**before} == await client.email(email_id)
-    assert len(await objects(settings)) == 1
+    assert len(await stored_files(settings)) == 1
 
 
 async def test_sigterm_hands_unfinished_jobs_back_at_no_cost(
@@ -118,7 +116,7 @@ async def test_emptying_redis_loses_nothing(
         ends = [(await client.until(email, "completed", "failed"))["processing_status"] for email in emails]
 
     assert ends == ["completed"] * 20
-    assert len(await objects(settings)) == 1
+    assert len(await stored_files(settings)) == 1
 
 
 async def healthy(settings: Settings, **more: str) -> bool:

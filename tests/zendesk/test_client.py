@@ -18,8 +18,7 @@ from service.local.zendesk.stand_in import Fault, Zendesk
 from service.resources import Resources, open_resources
 from service.zendesk.account import Account
 from tests.conftest import Client, eventually, serving, working
-
-PDF = b"%PDF-1.7 test"
+from tests.support.files import PDF
 
 
 async def test_a_token_is_fetched_once_and_serves_api_and_files(

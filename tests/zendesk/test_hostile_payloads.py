@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from service.zendesk.names import name_of
 from service.zendesk.payloads import Attachment, Email, Ignored, idempotency_key, parse
 from service.zendesk.signature import ACCOUNT_ID, INVOCATION_ID, WEBHOOK_ID
-from tests.zendesk.test_payloads import EVENT, FILE, json_values, write
+from tests.support.payloads import EVENT, FILE, json_values, write
 
 SPELLINGS = ("ticket_id", "ticketId", "ticketID", "id")
 URLS = ("url", "content_url")

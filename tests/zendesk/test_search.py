@@ -13,7 +13,7 @@ from service.zendesk.addresses import MOST_ADDRESS
 from service.zendesk.body import Unreadable
 from service.zendesk.names import name_of
 from service.zendesk.payloads import MOST_ATTACHMENTS, Attachment, Email, parse
-from tests.zendesk.test_payloads import ADDED, EVENT, FILE, json_values, read, write
+from tests.support.payloads import ADDED, EVENT, FILE, json_values, read, write
 
 A = "https://acme.zendesk.com/attachments/token/kPgFVVxSa6/?name=a.pdf"
 B = "https://acme.zendesk.com/attachments/token/8xQ-b_Zo1/?name=b%20c.pdf"
