@@ -6,7 +6,7 @@ from sqlalchemy import Integer, Interval, Text, bindparam, text
 from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from service.alerts.finding import COUNT_CAP, Finding, clean, duration, number
+from service.alerts.condition import COUNT_CAP, Condition, clean, duration, number
 from service.config.settings import Settings
 from service.zendesk.account import account_of, ending
 
@@ -14,7 +14,7 @@ from service.zendesk.account import account_of, ending
 _CODES = ["rate_limited", "token_unavailable"]
 
 
-def find_ending(settings: Settings) -> list[Finding]:
+def find_ending(settings: Settings) -> list[Condition]:
     """Find out whether the credentials of these settings have an end."""
     end = ending(account_of(settings))
     if end is None:
@@ -23,14 +23,14 @@ def find_ending(settings: Settings) -> list[Finding]:
     detail = (
         f"{when}, and {end.besides}.\nTo go on, {end.advice}. Without credentials no file can be fetched."
     )
-    return [Finding("credentials", "", 1, when, detail)]
+    return [Condition("credentials", "", 1, when, detail)]
 
 
-async def find_waiting(conn: AsyncConnection, limit: timedelta, now: datetime) -> list[Finding]:
+async def find_waiting(conn: AsyncConnection, limit: timedelta, now: datetime) -> list[Condition]:
     """Find e-mails that wait for longer than the limit until Zendesk's API can be asked."""
     rows = await conn.execute(_WAITING, {"limit": limit})
     return [
-        Finding(
+        Condition(
             "zendesk",
             code,
             count,

@@ -9,7 +9,7 @@ from datetime import timedelta
 from sqlalchemy import Integer, Interval, bindparam, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from service.alerts.finding import Finding, Open, clean, number
+from service.alerts.condition import Condition, OpenAlerts, clean, number
 
 # What failed longer ago is no news: at the first start of alerts there may be years of it.
 RECENT = timedelta(days=1)
@@ -24,7 +24,7 @@ _HOST = re.compile(r"[A-Za-z0-9.:_-]{1,100}")
 
 
 @dataclass(frozen=True)
-class Group:
+class FailedGroup:
     """The e-mails that failed lately with one error and one host; the example is among the newest."""
 
     code: str
@@ -34,28 +34,28 @@ class Group:
     reason: str
 
 
-async def find(conn: AsyncConnection, opened: Open) -> list[Finding]:
+async def find(conn: AsyncConnection, opened: OpenAlerts) -> list[Condition]:
     """Find the errors with which e-mails failed within a day, and that nobody has retried since."""
-    return group([Group(*row) for row in await conn.execute(_GROUPS)], opened)
+    return group([FailedGroup(*row) for row in await conn.execute(_GROUPS)], opened)
 
 
-def group(groups: Iterable[Group], opened: Open) -> list[Finding]:
+def group(groups: Iterable[FailedGroup], opened: OpenAlerts) -> list[Condition]:
     """Make one finding of each group; the hosts of an error beyond MOST_HOSTS share one."""
-    by_code: dict[str, list[Group]] = defaultdict(list)
+    by_code: dict[str, list[FailedGroup]] = defaultdict(list)
     for each in groups:
         by_code[each.code].append(each)
-    findings = {}
+    conditions = {}
     for code, hosts in by_code.items():
         # Who has an alert keeps it, or it would be announced as over.
         own = sorted(hosts, key=lambda each: (("failures", _key(each)) not in opened, -each.count))
         for each in own[:MOST_HOSTS]:
-            findings[_key(each)] = _finding(_key(each), _place(each.host), [each])
+            conditions[_key(each)] = _finding(_key(each), _place(each.host), [each])
         if more := own[MOST_HOSTS:]:
-            findings[f"{code}@*"] = _finding(f"{code}@*", f" at {len(more)} more hosts", more)
-    return [*findings.values()]
+            conditions[f"{code}@*"] = _finding(f"{code}@*", f" at {len(more)} more hosts", more)
+    return [*conditions.values()]
 
 
-def _key(group: Group) -> str:
+def _key(group: FailedGroup) -> str:
     return f"{group.code}@{group.host}"[:300]
 
 
@@ -63,7 +63,7 @@ def _place(host: str) -> str:
     return f" at {host if _HOST.fullmatch(host) else 'a host with a strange name'}" if host else ""
 
 
-def _finding(key: str, place: str, groups: Sequence[Group]) -> Finding:
+def _finding(key: str, place: str, groups: Sequence[FailedGroup]) -> Condition:
     first, count = groups[0], sum(each.count for each in groups)
     what = f"{clean(first.code, 50) or 'an unknown error'}{place}"
     some = "" if count < MOST_OF_A_GROUP else " or more"
@@ -71,7 +71,7 @@ def _finding(key: str, place: str, groups: Sequence[Group]) -> Finding:
         f"{number(count, 'e-mail')}{some} of the last {RECENT.days * 24} hours failed for good with {what}.\n"
         f"For example e-mail {first.email_id}: {clean(first.reason)}"
     )
-    return Finding("failures", key, count, f"E-mails fail with {what}", detail, first.email_id)
+    return Condition("failures", key, count, f"E-mails fail with {what}", detail, first.email_id)
 
 
 # From one group to the next, without reading what lies between; of each its newest. An e-mail is there as long

@@ -12,7 +12,7 @@ from urllib.parse import SplitResult, unquote, urlsplit
 
 import aiosmtplib
 
-from service.alerts.notice import Notice
+from service.alerts.message import Notice
 from service.errors import HoldfastError, Permanent, Transient
 
 SECONDS = 20.0  # for all of it
@@ -20,7 +20,7 @@ STEP_SECONDS = 10.0
 GOODBYE_SECONDS = 1.0
 
 
-class Refusal(Protocol):
+class SmtpReply(Protocol):
     """What a server answered: aiosmtplib has two shapes of it."""
 
     @property
@@ -108,5 +108,5 @@ def _translate(exc: Exception) -> HoldfastError:
     return Permanent("mail_refused", f"the mail cannot be sent: {exc}")
 
 
-def _codes(refusals: Iterable[Refusal]) -> str:
+def _codes(refusals: Iterable[SmtpReply]) -> str:
     return ", ".join(sorted({str(refusal.code) for refusal in refusals}))

@@ -1,11 +1,13 @@
 """An alert as a message: what happened, how often, an example, and a link. Nothing in it is of a customer."""
 
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from datetime import datetime
+from typing import Any
 from urllib.parse import quote, urlencode
 
+from service.alerts.condition import clock, duration
 from service.alerts.deliveries import Delivery
-from service.alerts.finding import clock, duration
-from service.alerts.notice import Notice
 from service.postgres.selection import NONE
 
 _PATHS = {
@@ -32,6 +34,23 @@ _OVER = {
 
 # After a rollback, an alert may have a cause that only the newer version knows.
 _ENDED = "It is over."
+
+
+@dataclass(frozen=True)
+class Notice:
+    """A message for any channel; `id` stays the same when the message is sent again, so receivers can detect it.
+
+    Title and text contain only printable characters, the title in one line. Each channel escapes its own markup.
+    """
+
+    id: str
+    kind: str  # for programs, such as `alert.opened`
+    at: datetime
+    title: str
+    text: str
+    link: str | None = None
+    follows: str | None = None  # the id of the earlier message of the same alert
+    data: Mapping[str, Any] = field(default_factory=dict)  # for programs, as JSON
 
 
 def compose(delivery: Delivery, public_url: str | None) -> Notice:
@@ -67,7 +86,7 @@ def compose(delivery: Delivery, public_url: str | None) -> Notice:
     )
 
 
-def trial(now: datetime, public_url: str | None) -> Notice:
+def test_notice(now: datetime, public_url: str | None) -> Notice:
     """Make the message of a test."""
     return Notice(
         id=f"alert_test_{now:%Y%m%d%H%M%S%f}",

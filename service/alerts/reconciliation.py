@@ -5,19 +5,19 @@ from datetime import timedelta
 from sqlalchemy import DateTime, Interval, bindparam, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from service.alerts.finding import Finding, duration
-from service.reconcile.differences import WORDS, open_differences
+from service.alerts.condition import Condition, duration
+from service.reconcile.differences import KIND_LABELS, open_differences
 
 # They are hourly: so long none was done only if something keeps them from it.
 LIMIT = timedelta(hours=3)
 
 
-async def find(conn: AsyncConnection, reconcile_hours: int) -> list[Finding]:
+async def find(conn: AsyncConnection, reconcile_hours: int) -> list[Condition]:
     """Find what runs found and nobody put right, and that nothing compares."""
-    findings = []
+    conditions = []
     there = await open_differences(conn)
     if there.total:
-        found = ", ".join(f"{count:,} {WORDS[kind]}" for kind, count in there.by_kind.items() if count)
+        found = ", ".join(f"{count:,} {KIND_LABELS[kind]}" for kind, count in there.by_kind.items() if count)
         least = "At least " if there.may_be_more else ""
         detail = (
             f"{least}{there.total:,} difference{'' if there.total == 1 else 's'} between what is on record and"
@@ -26,8 +26,8 @@ async def find(conn: AsyncConnection, reconcile_hours: int) -> list[Finding]:
             " storage verify --fix` what a verification found. What was put right in another way is seen when"
             " `holdfast reconcile` looks there again."
         )
-        findings.append(
-            Finding("reconciliation", "", there.total, "Something differs from what is on record", detail)
+        conditions.append(
+            Condition("reconciliation", "", there.total, "Something differs from what is on record", detail)
         )
     late = {"limit": LIMIT, "compared_at": there.compared_at}
     if reconcile_hours and (ago := await conn.scalar(_LATE, late)) is not None:
@@ -35,10 +35,10 @@ async def find(conn: AsyncConnection, reconcile_hours: int) -> list[Finding]:
             f"No reconciliation was done, or got on, for {duration(ago)}; workers do one each hour.\n"
             "`holdfast reconcile list` shows why the last one was not, and so does a worker's log."
         )
-        findings.append(
-            Finding("reconciliation", "late", 1, "Nothing compares what is there any more", detail)
+        conditions.append(
+            Condition("reconciliation", "late", 1, "Nothing compares what is there any more", detail)
         )
-    return findings
+    return conditions
 
 
 # Where there was no worker for so long there is another alert.

@@ -8,7 +8,7 @@ from sqlalchemy import BigInteger, Interval, Text, bindparam, text
 from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from service.alerts.finding import Finding, Open
+from service.alerts.condition import Condition, OpenAlerts
 from service.postgres.rows import arrays_of
 
 PASS_PAUSE = timedelta(seconds=15)
@@ -20,7 +20,7 @@ STALE = timedelta(days=1)
 
 
 @dataclass(frozen=True)
-class Pass:
+class Turn:
     """A watcher's turn to look; `number` is the fence."""
 
     number: int
@@ -30,31 +30,33 @@ class Pass:
     bad_signature_at: datetime | None
 
 
-async def begin(conn: AsyncConnection) -> Pass | None:
+async def begin(conn: AsyncConnection) -> Turn | None:
     """Take the turn to look; None if somebody had it a moment ago."""
     row = (await conn.execute(_BEGIN)).one_or_none()
-    return Pass(*row) if row else None
+    return Turn(*row) if row else None
 
 
-async def open_alerts(conn: AsyncConnection) -> Open:
+async def open_alerts(conn: AsyncConnection) -> OpenAlerts:
     rows = await conn.execute(text("SELECT cause, key, opened_at FROM alerts WHERE resolved_at IS NULL"))
     return {(cause, key): opened_at for cause, key, opened_at in rows}
 
 
-async def note_findings(
-    conn: AsyncConnection, turn: Pass, findings: Sequence[Finding], channels: Sequence[str]
+async def save_conditions(
+    conn: AsyncConnection, turn: Turn, conditions: Sequence[Condition], channels: Sequence[str]
 ) -> list[str]:
-    """Open an alert for each finding that has none, with news to each channel; return the causes of the new ones.
+    """OpenAlerts an alert for each finding that has none, with news to each channel; return the causes of the new ones.
 
     Those that are open were seen again, and no more. Does nothing if the turn is somebody else's by now.
     """
     columns = ("cause", "key", "count", "summary", "detail", "email_id")
-    rows = [(each.cause, each.key, each.count, each.summary, each.detail, each.email_id) for each in findings]
+    rows = [
+        (each.cause, each.key, each.count, each.summary, each.detail, each.email_id) for each in conditions
+    ]
     given = {**arrays_of(columns, rows), "channels": list(channels), "pass": turn.number}
     return [*await conn.scalars(_NOTE, given)]
 
 
-async def resolve(conn: AsyncConnection, turn: Pass) -> list[str]:
+async def resolve(conn: AsyncConnection, turn: Turn) -> list[str]:
     """Resolve what was not seen for long enough, and tell who was told; return the causes."""
     return [*await conn.scalars(_RESOLVE, {"pass": turn.number})]
 

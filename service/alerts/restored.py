@@ -16,7 +16,7 @@ from redis.exceptions import RedisError
 from sqlalchemy import BigInteger, DateTime, Interval, bindparam, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from service.alerts.finding import Finding, Open, clock
+from service.alerts.condition import Condition, OpenAlerts, clock
 from service.resources import Resources
 
 CAUSE, KEY = "reconciliation", "restored"
@@ -28,25 +28,25 @@ log = structlog.get_logger()
 
 
 @dataclass(frozen=True)
-class Mark:
+class NewestEmail:
     """The newest e-mail on record, and when it was received."""
 
     id: int
     at: datetime
 
 
-async def read_mark(res: Resources) -> Mark | None:
+async def read_mark(res: Resources) -> NewestEmail | None:
     """Return the last one that was set; None if there is none, or Redis is away. Read it before Postgres is asked."""
     try:
         async with asyncio.timeout(REDIS_SECONDS):
             shown = json.loads(await res.redis.get(_name(res)) or b"null")
-        return shown and Mark(int(shown["id"]), datetime.fromisoformat(shown["at"]))
+        return shown and NewestEmail(int(shown["id"]), datetime.fromisoformat(shown["at"]))
     except (RedisError, OSError, TimeoutError, ValueError, TypeError, KeyError) as exc:
         log.debug("mark_not_read", error=type(exc).__name__)
         return None
 
 
-async def set_mark(res: Resources, mark: Mark) -> None:
+async def set_mark(res: Resources, mark: NewestEmail) -> None:
     """Set it where Redis can be written to; else the old one stays."""
     try:
         async with asyncio.timeout(REDIS_SECONDS):
@@ -55,13 +55,13 @@ async def set_mark(res: Resources, mark: Mark) -> None:
         log.debug("mark_not_set", error=type(exc).__name__)
 
 
-async def newest(conn: AsyncConnection) -> Mark | None:
+async def newest(conn: AsyncConnection) -> NewestEmail | None:
     """Return the newest e-mail that is on record."""
     row = (await conn.execute(_NEWEST)).one_or_none()
-    return Mark(*row) if row else None
+    return NewestEmail(*row) if row else None
 
 
-async def find_older(conn: AsyncConnection, mark: Mark | None) -> Finding | None:
+async def find_older(conn: AsyncConnection, mark: NewestEmail | None) -> Condition | None:
     """Find that Postgres does not know the e-mail of the mark."""
     if mark is None:
         return None
@@ -76,17 +76,17 @@ async def find_older(conn: AsyncConnection, mark: Mark | None) -> Finding | None
         "Restore a newer state if there is one. If not, have Zendesk send the tickets of that time again.\n"
         "`holdfast reconcile` lists their objects in the storage (`unclaimed`) and their documents in the target."
     )
-    return Finding(
+    return Condition(
         CAUSE, KEY, 1, f"Postgres is older than it was: e-mails {begin} {clock(mark.at)} are missing", detail
     )
 
 
-async def find_open(conn: AsyncConnection, opened: Open) -> Sequence[Finding]:
+async def find_open(conn: AsyncConnection, opened: OpenAlerts) -> Sequence[Condition]:
     """Return what was found within the last day, so that it stays open."""
     if (CAUSE, KEY) not in opened:
         return []
     rows = await conn.execute(_OPEN, {"cause": CAUSE, "key": KEY, "shown": SHOWN})
-    return [Finding(CAUSE, KEY, count, summary, detail) for count, summary, detail in rows]
+    return [Condition(CAUSE, KEY, count, summary, detail) for count, summary, detail in rows]
 
 
 def _name(res: Resources) -> str:

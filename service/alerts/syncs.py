@@ -5,7 +5,7 @@ from datetime import datetime, timedelta
 from sqlalchemy import Integer, Interval, Row, bindparam, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from service.alerts.finding import COUNT_CAP, Finding, clean, duration, number
+from service.alerts.condition import COUNT_CAP, Condition, clean, duration, number
 from service.postgres.email_tables import NOT_SYNCED, TO_SYNC
 
 # What failed longer ago is no news: who left it there knows of it.
@@ -13,7 +13,7 @@ RECENT = timedelta(days=1)
 MOST_READ = 1000
 
 
-async def find(conn: AsyncConnection, limit: timedelta, now: datetime) -> list[Finding]:
+async def find(conn: AsyncConnection, limit: timedelta, now: datetime) -> list[Condition]:
     """Find out whether syncs failed within a day, and nobody has begun them again; and whether some are late.
 
     It is one finding, whatever is the matter with a target. How long a sync waits is counted from when it began, so
@@ -38,7 +38,7 @@ async def find(conn: AsyncConnection, limit: timedelta, now: datetime) -> list[F
     summary = "E-mails could not be synced" if failed.emails else "Finished e-mails wait for their sync"
     email_id = failed.email_id if failed.emails else late.email_id
     detail = "\n".join([*lines, "`holdfast check` looks at the target."])
-    return [Finding("sync", "", min(failed.emails + late.emails, COUNT_CAP), summary, detail, email_id)]
+    return [Condition("sync", "", min(failed.emails + late.emails, COUNT_CAP), summary, detail, email_id)]
 
 
 def _example(found: Row[tuple[int, int, str, str]]) -> str:

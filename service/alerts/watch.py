@@ -11,8 +11,9 @@ import structlog
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from service.alerts import record, restored
-from service.alerts.causes import look
-from service.alerts.send import channels, deliver_for_ever
+from service.alerts.causes import find_conditions
+from service.alerts.channels import channel_names
+from service.alerts.send import deliver_for_ever
 from service.errors import Transient
 from service.postgres.engine import pool_of, run
 from service.resources import Resources, background
@@ -31,7 +32,7 @@ async def alerting(res: Resources) -> AsyncIterator[None]:
     """Watch and tell beside the block."""
     async with AsyncExitStack() as stack:
         await stack.enter_async_context(background(lambda: watch(res)))
-        for channel in channels(res.settings):
+        for channel in channel_names(res.settings):
             await stack.enter_async_context(background(_telling(res, channel)))
         yield
 
@@ -68,13 +69,15 @@ async def look_once(res: Resources) -> bool:
     mark = await restored.read_mark(res)
     opened = await _run(res, record.open_alerts)
     refused = pool_of(res.engine).was_refused
-    findings = await run(
-        res.engine, LOOK_SECONDS, lambda conn: look(conn, res.settings, turn, opened, refused=refused)
+    conditions = await run(
+        res.engine,
+        LOOK_SECONDS,
+        lambda conn: find_conditions(conn, res.settings, turn, opened, refused=refused),
     )
     older = await _run(res, lambda conn: restored.find_older(conn, mark))
-    findings += [older] if older else await _run(res, lambda conn: restored.find_open(conn, opened))
-    told = channels(res.settings)
-    for cause in await _run(res, lambda conn: record.note_findings(conn, turn, findings, told)):
+    conditions += [older] if older else await _run(res, lambda conn: restored.find_open(conn, opened))
+    told = channel_names(res.settings)
+    for cause in await _run(res, lambda conn: record.save_conditions(conn, turn, conditions, told)):
         ALERTS.labels(cause).inc()
         log.warning("alert_opened", cause=cause)
     for cause in await _run(res, lambda conn: record.resolve(conn, turn)):

@@ -7,7 +7,7 @@ from typing import Protocol
 from sqlalchemy import BigInteger, Integer, Interval, bindparam, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from service.alerts.finding import COUNT_CAP, Finding, clean, clock, duration, number
+from service.alerts.condition import COUNT_CAP, Condition, clean, clock, duration, number
 
 # A worker is seen every ten seconds.
 MISSING = timedelta(seconds=60)
@@ -16,7 +16,7 @@ FORGOTTEN = timedelta(days=1)
 MOST_WORKERS = 1000
 
 
-class Seen(Protocol):
+class HeartbeatRow(Protocol):
     """A row of `workers`."""
 
     @property
@@ -29,10 +29,10 @@ class Seen(Protocol):
     def stopped_at(self) -> datetime | None: ...
 
 
-async def find_missing(conn: AsyncConnection, now: datetime) -> list[Finding]:
+async def find_missing(conn: AsyncConnection, now: datetime) -> list[Condition]:
     """Find workers that died without a successor, and jobs that wait though nobody is there."""
-    rows: Sequence[Seen] = (await conn.execute(_WORKERS)).all()
-    findings = []
+    rows: Sequence[HeartbeatRow] = (await conn.execute(_WORKERS)).all()
+    conditions = []
     if gone := missing(rows, now):
         some = ", ".join(
             f"{clean(worker.name, 60)} (last seen at {clock(worker.seen_at)})" for worker in gone[:5]
@@ -40,7 +40,7 @@ async def find_missing(conn: AsyncConnection, now: datetime) -> list[Finding]:
         some += f" and {len(gone) - 5} more" if len(gone) > 5 else ""
         is_or_are = "is" if len(gone) == 1 else "are"
         detail = f"{number(len(gone), 'worker')} {is_or_are} missing, and did not stop in order: {some}."
-        findings.append(Finding("workers", "", len(gone), "A worker is missing", detail))
+        conditions.append(Condition("workers", "", len(gone), "A worker is missing", detail))
     if not any(is_live(worker, now) for worker in rows):
         late, email_id = (await conn.execute(_OVERDUE)).one()
         if late:
@@ -48,15 +48,15 @@ async def find_missing(conn: AsyncConnection, now: datetime) -> list[Finding]:
                 f"No worker has been seen for {duration(MISSING)}, and {number(late, 'e-mail')} would be due.\n"
                 f"For example e-mail {email_id}. Start a worker."
             )
-            findings.append(Finding("no_worker", "", late, "No worker is there", detail, email_id))
-    return findings
+            conditions.append(Condition("no_worker", "", late, "No worker is there", detail, email_id))
+    return conditions
 
 
-def is_live(worker: Seen, now: datetime) -> bool:
+def is_live(worker: HeartbeatRow, now: datetime) -> bool:
     return worker.stopped_at is None and worker.seen_at > now - MISSING
 
 
-def missing(workers: Sequence[Seen], now: datetime) -> list[Seen]:
+def missing(workers: Sequence[HeartbeatRow], now: datetime) -> list[HeartbeatRow]:
     """Return those that died, and in whose place none was started.
 
     Any worker that was started after it was last seen (a minute before will do: a deploy overlaps) is a successor,
@@ -78,7 +78,7 @@ def missing(workers: Sequence[Seen], now: datetime) -> list[Seen]:
 
 async def find_waiting(
     conn: AsyncConnection, known_id: int, limit: timedelta, now: datetime
-) -> list[Finding]:
+) -> list[Condition]:
     """Find e-mails that no worker has begun with for longer than the limit.
 
     What had an attempt is not meant: it pauses before the next, or somebody runs it again. `known_id` was the
@@ -94,7 +94,7 @@ async def find_waiting(
         f"{number(count, 'e-mail')} waited for longer than {duration(limit)},"
         f" the oldest for {duration(now - since)}.\nFor example e-mail {email_id}."
     )
-    return [Finding("waiting", "", count, "E-mails wait for too long", detail, email_id)]
+    return [Condition("waiting", "", count, "E-mails wait for too long", detail, email_id)]
 
 
 _WORKERS = text("""

@@ -62,11 +62,11 @@ def _look(*, try_alerts: bool) -> "list[Check]":
 def _try_alerts() -> "list[Check]":
     import asyncio
 
-    from service.alerts.send import try_channels
+    from service.alerts.channels import send_tests
     from service.checks.finding import Check
     from service.config.reading import read_settings
 
-    tried = asyncio.run(try_channels(read_settings()))
+    tried = asyncio.run(send_tests(read_settings()))
     if not tried:
         return [
             Check(

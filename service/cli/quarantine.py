@@ -23,8 +23,6 @@ from service.cli.terminal import (
 if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncEngine
 
-    from service.queries.ignored import IgnoredFilter
-    from service.queries.quarantine import QuarantineFilter
     from service.queries.views import (
         IgnoredDetail,
         IgnoredPage,
@@ -33,6 +31,7 @@ if TYPE_CHECKING:
         QuarantinePage,
         QuarantineView,
     )
+    from service.queries.webhooks import IgnoredFilter, QuarantineFilter
     from service.resources import Resources
 
 COLUMNS = (
@@ -65,8 +64,7 @@ def quarantine() -> None:
 @env_file
 def list_(limit: int, *, ignored: bool, replayed: bool, as_json: bool) -> None:
     """List what waits to be replayed, newest first."""
-    from service.queries.ignored import IgnoredFilter
-    from service.queries.quarantine import QuarantineFilter
+    from service.queries.webhooks import IgnoredFilter, QuarantineFilter
 
     if ignored:
         others = with_engine(lambda engine: _collect_ignored(engine, IgnoredFilter(replayed=replayed), limit))
@@ -86,8 +84,7 @@ def show(kept_id: int, *, ignored: bool, raw: bool, as_json: bool) -> None:
     """Show one webhook as it came, and why it could not be read."""
     import base64
 
-    from service.queries.ignored import get_ignored
-    from service.queries.quarantine import get_quarantined
+    from service.queries.webhooks import get_ignored, get_quarantined
 
     async def find(engine: "AsyncEngine") -> "QuarantineDetail | IgnoredDetail":
         return await (get_ignored(engine, kept_id) if ignored else get_quarantined(engine, kept_id))
@@ -116,8 +113,7 @@ def show(kept_id: int, *, ignored: bool, raw: bool, as_json: bool) -> None:
 @env_file
 def replay(kept_ids: tuple[int, ...], *, ignored: bool, everything: bool, as_json: bool) -> None:
     """Make e-mails of webhooks that can be read now, or whose key was another e-mail's."""
-    from service.queries.ignored import ignored_ids
-    from service.queries.quarantine import waiting_ids
+    from service.queries.webhooks import ignored_ids, quarantined_ids
 
     if everything == bool(kept_ids):
         raise click.UsageError("Give either IDs or --all.")
@@ -125,7 +121,7 @@ def replay(kept_ids: tuple[int, ...], *, ignored: bool, everything: bool, as_jso
     async def run(res: "Resources") -> Counter[str]:
         ids = kept_ids
         if everything:
-            ids = tuple(await (ignored_ids(res.engine) if ignored else waiting_ids(res.engine)))
+            ids = tuple(await (ignored_ids(res.engine) if ignored else quarantined_ids(res.engine)))
         return await _replay(res, ids, ignored=ignored, everything=everything, as_json=as_json)
 
     outcomes = with_resources(run)
@@ -137,7 +133,7 @@ def replay(kept_ids: tuple[int, ...], *, ignored: bool, everything: bool, as_jso
 
 
 async def _collect(engine: "AsyncEngine", wanted: "QuarantineFilter", limit: int) -> "QuarantinePage":
-    from service.queries.quarantine import list_quarantined
+    from service.queries.webhooks import list_quarantined
 
     found: list[QuarantineView] = []
     while True:
@@ -150,7 +146,7 @@ async def _collect(engine: "AsyncEngine", wanted: "QuarantineFilter", limit: int
 
 
 async def _collect_ignored(engine: "AsyncEngine", wanted: "IgnoredFilter", limit: int) -> "IgnoredPage":
-    from service.queries.ignored import list_ignored
+    from service.queries.webhooks import list_ignored
 
     found: list[IgnoredView] = []
     while True:

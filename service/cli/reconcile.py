@@ -12,7 +12,7 @@ from service.cli.runs import outcome, print_run, time_option
 from service.cli.terminal import Column, json_option, print_json, print_table, progress, shown_time
 
 if TYPE_CHECKING:
-    from service.reconcile.finding import Seen
+    from service.reconcile.finding import Totals
     from service.resources import Resources
 
 COLUMNS = (
@@ -52,11 +52,11 @@ def reconcile(  # noqa: PLR0913 each an option
         raise click.UsageError("--wait and --force are for what --fix begins.")
 
     async def work(res: "Resources") -> tuple[int, bool]:
-        from service.reconcile.run import Wish, reconcile
+        from service.reconcile.run import RunOptions, reconcile
 
         with progress("Comparing", 100) as tell:
-            wish = Wish(actor(), since, "all" if fix else "nothing", force)
-            run_id = await reconcile(res, wish, lambda share, seen: tell(share, _seen(seen)))
+            options = RunOptions(actor(), since, "all" if fix else "nothing", force)
+            run_id = await reconcile(res, options, lambda share, seen: tell(share, _seen(seen)))
         return run_id, await wait_for_repairs(res, run_id) if wait else True
 
     run_id, is_whole = with_resources(work)
@@ -112,6 +112,6 @@ def cancel(run_id: int, *, as_json: bool) -> None:
     print_run(run_id, as_json=as_json)
 
 
-def _seen(seen: "Seen") -> str:
+def _seen(seen: "Totals") -> str:
     found: Any = sum(seen.counts.values())
     return f"{seen.emails:,} e-mails, {seen.objects:,} objects, {found:,} found"

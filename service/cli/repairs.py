@@ -16,11 +16,11 @@ async def wait_for_repairs(res: "Resources", run_id: int) -> bool:
     """Wait until every e-mail is finished again; name those that failed, and return whether there are none."""
     import asyncio
 
-    from service.reconcile.waiting import count_begun, list_failed
+    from service.reconcile.repair import count_running, list_failed
 
-    begun = await count_begun(res, run_id)
+    begun = await count_running(res, run_id)
     with progress("Waiting", begun) as tell:
-        while left := await count_begun(res, run_id):
+        while left := await count_running(res, run_id):
             tell(begun - left, "")
             await asyncio.sleep(LOOK_SECONDS)
     failed = await list_failed(res, run_id)

@@ -89,9 +89,9 @@ async def _print_all(engine: "AsyncEngine", run: "ReconciliationDetail") -> None
 
 def _print(run: "ReconciliationDetail") -> None:
     """Print the verdict first, then what was found with examples, then what was looked at."""
-    from service.reconcile.differences import WORDS
+    from service.reconcile.differences import KIND_LABELS
 
-    words = {**WORDS, **_REMARKS}
+    words = {**KIND_LABELS, **_REMARKS}
     print_line(*_verdict(run))
     for kind, count in run.counts.items():
         done = run.repaired.get(kind, 0)

@@ -12,7 +12,8 @@ from service.config.settings import Settings
 from service.postgres.email_tables import NOT_CAPTURED, TO_SYNC, UNSYNCED
 from service.queries.verdict import duration, number
 from service.queries.views import View
-from service.reconcile.differences import MOST_KEPT, WORDS, open_differences
+from service.reconcile.differences import KIND_LABELS, open_differences
+from service.reconcile.finding import MAX_FINDINGS
 
 COUNT_CAP = 10_000
 PARTS = 24
@@ -149,8 +150,8 @@ def _summary(view: ComparisonView) -> Sequence[str]:
 
 
 def _found(view: ComparisonView) -> str:
-    found = ", ".join(f"{count:,} {WORDS[kind]}" for kind, count in view.differences.items())
-    return f"At least {found}" if sum(view.differences.values()) >= MOST_KEPT else f"Differs: {found}"
+    found = ", ".join(f"{count:,} {KIND_LABELS[kind]}" for kind, count in view.differences.items())
+    return f"At least {found}" if sum(view.differences.values()) >= MAX_FINDINGS else f"Differs: {found}"
 
 
 def _uncompared(view: ComparisonView) -> Sequence[str]:

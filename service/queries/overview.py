@@ -23,7 +23,7 @@ from service.postgres.operation_tables import Alert
 from service.postgres.rows import BRIEF_TEXT
 from service.queries.comparison import ComparisonView, comparison_of, not_captured
 from service.queries.history import HOUR_CAP, Hour, Times, hours_of, times_of
-from service.queries.verdict import MOMENT_SECONDS, Told, number, of_syncs, say
+from service.queries.verdict import MOMENT_SECONDS, VerdictFacts, number, sync_sentences, verdict_of
 from service.queries.views import ProcessingStatus, View
 from service.queries.workers import WorkerView, workers_of
 
@@ -123,7 +123,7 @@ class Overview(Stats):
     workers: Sequence[WorkerView]
 
 
-async def of(engine: AsyncEngine, settings: Settings) -> Overview:
+async def summarize(engine: AsyncEngine, settings: Settings) -> Overview:
     """Sum up the last 24 hours and all that is open; what waits longer than `late_after` is late.
 
     Without a target the verdict says nothing of syncs, whatever is on record from when there was one.
@@ -144,9 +144,9 @@ async def of(engine: AsyncEngine, settings: Settings) -> Overview:
     waits = _longest(counts.oldest_not_begun_seconds, again)
     late = (waits or 0) > late_after.total_seconds()
     failed = number(counts.by_sync_status["failed"], "sync_failed" in counts.capped)
-    syncs = of_syncs(failed) if has_target else ()
+    syncs = sync_sentences(failed) if has_target else ()
     sync_waits = counts.oldest_sync_seconds if has_target else None
-    # Credentials that end months from now are told, but no e-mail is in danger yet.
+    # Credentials that end months from now are facts, but no e-mail is in danger yet.
     urgent = any(cause != "credentials" for _, cause in opened)
     lacking = not_captured(comparison.not_captured)
     needs_look = need_you or syncs or urgent or lacking or (sync_waits or 0) > late_after.total_seconds()
@@ -157,8 +157,8 @@ async def of(engine: AsyncEngine, settings: Settings) -> Overview:
     need_you_capped = bool({"failed", "quarantined"} & set(counts.capped))
     return Overview(
         **dict(counts),
-        verdict=say(
-            Told(
+        verdict=verdict_of(
+            VerdictFacts(
                 number(last_day, last_day_capped),
                 number(sum(not_safe), not_safe_capped),
                 number(need_you, need_you_capped),

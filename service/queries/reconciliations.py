@@ -38,7 +38,7 @@ from service.postgres.search import Place
 from service.queries.comparison import scope_of
 from service.queries.pages import PageFilter, cursor_at
 from service.queries.views import View
-from service.reconcile.differences import MOST_KEPT
+from service.reconcile.finding import MAX_FINDINGS
 
 Kind = Literal[
     "missing",
@@ -102,7 +102,7 @@ class ReconciliationView(View):
     @computed_field(description="Whether each of what it found is kept, and not only counted")  # type: ignore[prop-decorator]
     @property
     def is_kept(self) -> bool:
-        return sum(self.counts.values()) <= MOST_KEPT
+        return sum(self.counts.values()) <= MAX_FINDINGS
 
     @computed_field(description="Differences that no repair was begun for")  # type: ignore[prop-decorator]
     @property

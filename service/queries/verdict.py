@@ -8,7 +8,7 @@ MOMENT_SECONDS = 20.0
 
 
 @dataclass(frozen=True)
-class Told:
+class VerdictFacts:
     """What it is made of; numbers as they are shown, nothing where there is none."""
 
     last_day: str
@@ -21,15 +21,15 @@ class Told:
     unread: str = ""  # requests of the last day that are in quarantine
 
 
-def say(told: Told) -> str:
+def verdict_of(facts: VerdictFacts) -> str:
     """Say it all."""
-    needs = [f"{told.need_you} need{'s' if told.need_you == '1' else ''} you."] if told.need_you else []
-    needs += told.others
-    day = _with_unread(_day(told.last_day, told.not_safe), told.unread)
-    return " ".join((day, *(needs or ["None needs you."]), _waits(told)))
+    needs = [f"{facts.need_you} need{'s' if facts.need_you == '1' else ''} you."] if facts.need_you else []
+    needs += facts.others
+    day = _with_unread(_day(facts.last_day, facts.not_safe), facts.unread)
+    return " ".join((day, *(needs or ["None needs you."]), _waits(facts)))
 
 
-def of_syncs(failed: str) -> Sequence[str]:
+def sync_sentences(failed: str) -> Sequence[str]:
     """Say what is the matter with syncs, if there is; the e-mails themselves are safe."""
     return [f"{failed} could not be synced."] if failed else []
 
@@ -48,12 +48,12 @@ def duration(seconds: float) -> str:
     return f"{seconds * 1000:.0f} ms" if 0 < seconds < 1 else f"{seconds:.0f} s"
 
 
-def _waits(told: Told) -> str:
-    said = [f"Oldest waiting: {duration(told.waits)}."] if told.waits is not None else []
-    if told.sync_waits is not None and told.sync_waits > MOMENT_SECONDS:
-        said.append(f"Oldest waiting for its sync: {duration(told.sync_waits)}.")
+def _waits(facts: VerdictFacts) -> str:
+    said = [f"Oldest waiting: {duration(facts.waits)}."] if facts.waits is not None else []
+    if facts.sync_waits is not None and facts.sync_waits > MOMENT_SECONDS:
+        said.append(f"Oldest waiting for its sync: {duration(facts.sync_waits)}.")
     if not said:
-        said.append(f"{told.unfinished} in work." if told.unfinished else "Nothing waits.")
+        said.append(f"{facts.unfinished} in work." if facts.unfinished else "Nothing waits.")
     return " ".join(said)
 
 

@@ -3,19 +3,16 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Protocol
 
 from sqlalchemy import ColumnElement, and_, exists, func, literal, or_, select, text, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from service.postgres.email_tables import NEVER_SYNCED, IncomingEmail
 from service.postgres.operation_tables import DIFFERENCES, IN_STORAGE, IN_TARGET, OPEN, ReconciliationFinding
-
-# Findings of a run that are kept; beyond that they are counted.
-MOST_KEPT = 2_000
+from service.reconcile.finding import MAX_FINDINGS, Finding
 
 # What people are told of each kind.
-WORDS = {
+KIND_LABELS = {
     "missing": "missing in the target",
     "different": "different in the target",
     "ahead": "ahead of the record in the target",
@@ -37,15 +34,6 @@ _BY_SIZE = or_(
 )
 
 
-class Found(Protocol):
-    """Something that a run found."""
-
-    @property
-    def kind(self) -> str: ...
-    @property
-    def row_key(self) -> str: ...
-
-
 @dataclass(frozen=True, slots=True)
 class Differences:
     """How many are open, by kind, also the kinds of which there are none; and when somebody compared.
@@ -63,7 +51,7 @@ class Differences:
 
     @property
     def may_be_more(self) -> bool:
-        return self.total >= MOST_KEPT
+        return self.total >= MAX_FINDINGS
 
 
 async def open_differences(conn: AsyncConnection) -> Differences:
@@ -73,7 +61,7 @@ async def open_differences(conn: AsyncConnection) -> Differences:
 
 
 async def close(
-    conn: AsyncConnection, run_id: int, looked: ColumnElement[bool], found: Sequence[Found] = ()
+    conn: AsyncConnection, run_id: int, looked: ColumnElement[bool], found: Sequence[Finding] = ()
 ) -> None:
     """Close what others found where a run has looked now, and what it found itself, which is on record by then."""
     again = [

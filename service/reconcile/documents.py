@@ -7,25 +7,34 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from service.errors import Permanent
-from service.reconcile.differing import MOST_TOLD, in_what
-from service.reconcile.expected import STEP, State, digests, known_keys, states_from, states_of
+from service.reconcile.calls import ask, with_retries
+from service.reconcile.expected import STEP, SyncState, digests, known_keys, states_from, states_of
 from service.reconcile.finding import Finding
-from service.reconcile.outages import ask, patiently
 from service.resources import Resources
-from service.targets.document import SOURCE, digest
-from service.targets.mongodb import MAX_ID, MIN_ID, Collection, FoundDocument
+from service.targets.document import (
+    SOURCE,
+    comparable,
+    digest,
+    make_document,
+    permanent_links,
+    read_records,
+    to_json,
+)
+from service.targets.mongodb import MAX_ID, MIN_ID, Collection, FoundDocument, copy_of
 
 # Rows and documents move while they are read; what looks wrong is looked at again.
 SECOND_LOOK_SECONDS = 0.2
 # Documents that one step holds in memory. Where there are more, those of e-mails are found by their keys, and the
 # rest is found once these are gone.
-MOST_READ = 10 * STEP
+MAX_DOCUMENTS = 10 * STEP
 # What is looked at before anything is removed; of fewer, none may have an e-mail indeed.
-SAMPLE, LEAST_SAMPLE = 100, 8
+SAMPLE, MIN_SAMPLE = 100, 8
+# Of one step; where a new version of ours writes other documents, all of them differ, and in the same.
+MAX_DETAILED = 20
 
 
 @dataclass(frozen=True, slots=True)
-class There:
+class TargetDocument:
     """A document that is in the target."""
 
     found_key: Any
@@ -40,7 +49,7 @@ class There:
 
 
 @dataclass(slots=True)
-class Step:
+class Comparison:
     """What came of comparing some e-mails: `wrong` are as they were compared, by the keys of their findings."""
 
     end: int = 0
@@ -48,10 +57,12 @@ class Step:
     documents: int = 0
     unfinished: int = 0
     findings: list[Finding] = field(default_factory=list)
-    wrong: dict[str, State] = field(default_factory=dict)
+    wrong: dict[str, SyncState] = field(default_factory=dict)
 
 
-async def compare_step(res: Resources, there: Collection, first: int, last: int, *, is_whole: bool) -> Step:
+async def compare_step(
+    res: Resources, target: Collection, first: int, last: int, *, is_whole: bool
+) -> Comparison:
     """Compare the next e-mails from `first` on, and all documents among them.
 
     The whole of a collection ends neither at the first e-mail nor at the last one.
@@ -59,10 +70,10 @@ async def compare_step(res: Resources, there: Collection, first: int, last: int,
     states = await ask(res, lambda conn: states_from(conn, first, last))
     end = states[-1].email_id + 1 if len(states) == STEP else last
     span = (MIN_ID if is_whole and first == 0 else first, MAX_ID if is_whole and end == last else end)
-    documents = await patiently(lambda: _read(res, there.between(*span)))
-    step = Step(end, len(states), len(documents))
-    step.unfinished = sum(state.is_on_its_way for state in states)
-    settled = [state.email_id for state in states if not state.is_on_its_way]
+    documents = await with_retries(lambda: _read(res, target.between(*span)))
+    step = Comparison(end, len(states), len(documents))
+    step.unfinished = sum(state.is_pending for state in states)
+    settled = [state.email_id for state in states if not state.is_pending]
     expected = await ask(res, lambda conn: digests(conn, settled, res.settings)) if settled else {}
     doubtful = [state for state in states if _judge(state, documents.get(state.key), expected)]
     own = {state.key for state in states}
@@ -70,18 +81,18 @@ async def compare_step(res: Resources, there: Collection, first: int, last: int,
     if doubtful or strange:
         await asyncio.sleep(SECOND_LOOK_SECONDS)
     if doubtful:
-        await _look_again(res, there, [state.email_id for state in doubtful], step)
+        await _look_again(res, target, [state.email_id for state in doubtful], step)
     step.findings += await without_email(res, strange)
     return step
 
 
-async def compare_nameless(res: Resources, there: Collection) -> Step:
+async def compare_without_email_id(res: Resources, target: Collection) -> Comparison:
     """Find the documents that name no e-mail by its number, which no range has."""
-    documents = await patiently(lambda: _read(res, there.without_email_id()))
-    return Step(documents=len(documents), findings=await without_email(res, [*documents.values()]))
+    documents = await with_retries(lambda: _read(res, target.without_email_id()))
+    return Comparison(documents=len(documents), findings=await without_email(res, [*documents.values()]))
 
 
-async def without_email(res: Resources, documents: Sequence[There]) -> list[Finding]:
+async def without_email(res: Resources, documents: Sequence[TargetDocument]) -> list[Finding]:
     """Tell of documents whose key is no e-mail's; one whose e-mail has another number is found with that."""
     keys = [document.key for document in documents if isinstance(document.found_key, str)]
     known = (
@@ -93,7 +104,7 @@ async def without_email(res: Resources, documents: Sequence[There]) -> list[Find
         Finding(
             "extra" if document.is_ours else "foreign",
             document.key,
-            detail=_said(document),
+            detail=_detail(document),
             found_key=document.found_key,
         )
         for document in documents
@@ -101,15 +112,15 @@ async def without_email(res: Resources, documents: Sequence[There]) -> list[Find
     ]
 
 
-async def see_that_it_is_ours(res: Resources, there: Collection) -> None:
+async def require_own_collection(res: Resources, target: Collection) -> None:
     """Raise Permanent if most of our documents have no e-mail: then another database's are looked at, or another's.
 
     To remove all of them would empty the collection of whoever put them there.
     """
-    drawn = await patiently(lambda: there.sample(SAMPLE))
+    drawn = await with_retries(lambda: target.sample(SAMPLE))
     keys = [str(each["_id"]) for each in drawn if each.get("source") == SOURCE]
     known = await ask(res, lambda conn: known_keys(conn, [key for key in keys if "\0" not in key]))
-    if len(keys) >= LEAST_SAMPLE and 2 * len(known) < len(keys):
+    if len(keys) >= MIN_SAMPLE and 2 * len(known) < len(keys):
         looked = (
             f"of {len(keys)} documents of ours that were looked at, {len(keys) - len(known)} have no e-mail"
         )
@@ -118,28 +129,28 @@ async def see_that_it_is_ours(res: Resources, there: Collection) -> None:
         raise Permanent("target_is_another", f"{looked}: {doubt} {forced}")
 
 
-async def _look_again(res: Resources, there: Collection, email_ids: Sequence[int], step: Step) -> None:
+async def _look_again(res: Resources, target: Collection, email_ids: Sequence[int], step: Comparison) -> None:
     """Note what is wrong with e-mails that nobody carried or ran while they and their documents were read."""
     before = await ask(res, lambda conn: states_of(conn, email_ids))
     expected = await ask(res, lambda conn: digests(conn, email_ids, res.settings))
-    documents = await patiently(lambda: _read(res, there.with_keys([state.key for state in before])))
+    documents = await with_retries(lambda: _read(res, target.with_keys([state.key for state in before])))
     after = {state.email_id: state for state in await ask(res, lambda conn: states_of(conn, email_ids))}
     for state in before:
         document = documents.get(state.key)
         if state == after.get(state.email_id) and (kind := _judge(state, document, expected)):
             detail: dict[str, Any] = {
                 "version": state.version,
-                "there": _said(document) if document else None,
+                "there": _detail(document) if document else None,
             }
-            if kind == "different" and sum(each.kind == kind for each in step.findings) < MOST_TOLD:
-                detail |= await in_what(res, there, state)
+            if kind == "different" and sum(each.kind == kind for each in step.findings) < MAX_DETAILED:
+                detail |= await _differing_fields(res, target, state)
             step.findings.append(Finding(kind, state.key, state.email_id, detail, found_key=state.key))
             step.wrong[state.key] = state
 
 
-def _judge(state: State, document: There | None, expected: Mapping[int, str]) -> str | None:
+def _judge(state: SyncState, document: TargetDocument | None, expected: Mapping[int, str]) -> str | None:
     """Say what is wrong with what is in the target of an e-mail, if anything is."""
-    if state.is_on_its_way:
+    if state.is_pending:
         return None
     if document is not None and _is_later(document.version, state.version):
         return "ahead"
@@ -161,21 +172,23 @@ def _is_later(version: Any, than: int) -> bool:  # noqa: ANN401 whatever stands 
         return False
 
 
-async def _read(res: Resources, batches: AsyncGenerator[Sequence[FoundDocument], None]) -> dict[str, There]:
+async def _read(
+    res: Resources, batches: AsyncGenerator[Sequence[FoundDocument], None]
+) -> dict[str, TargetDocument]:
     """Keep of each document what it is compared by; a thread reads them, which may be large."""
     has_links = res.settings.sync_links == "api"
-    found: dict[str, There] = {}
+    found: dict[str, TargetDocument] = {}
     async with aclosing(batches):
         async for some in batches:
-            found.update({each.key: each for each in await asyncio.to_thread(_glance, some, has_links)})
-            if len(found) >= MOST_READ:
+            found.update({each.key: each for each in await asyncio.to_thread(_summarize, some, has_links)})
+            if len(found) >= MAX_DOCUMENTS:
                 break
     return found
 
 
-def _glance(documents: Sequence[FoundDocument], has_links: bool) -> list[There]:  # noqa: FBT001 of all of them
+def _summarize(documents: Sequence[FoundDocument], has_links: bool) -> list[TargetDocument]:  # noqa: FBT001 of all of them
     return [
-        There(
+        TargetDocument(
             document["_id"],
             document.get("version"),
             document.get("source") == SOURCE,
@@ -186,5 +199,31 @@ def _glance(documents: Sequence[FoundDocument], has_links: bool) -> list[There]:
     ]
 
 
-def _said(document: There) -> dict[str, object]:
+def _detail(document: TargetDocument) -> dict[str, object]:
     return {"version": str(document.version)[:100], "email_id": str(document.email_id)[:100]}
+
+
+async def _differing_fields(res: Resources, target: Collection, state: SyncState) -> Mapping[str, Any]:
+    """Name the fields that differ, and give a copy of the document; nothing of one that is neither there nor ours."""
+    records = await ask(res, lambda conn: read_records(conn, [state.email_id]))
+    found = await with_retries(lambda: _one(target, state.key))
+    record = records.get(state.email_id)
+    if record is None or found is None:
+        return {}
+    made = make_document(record, permanent_links(record, res.settings.public_url)).content
+    has_links = res.settings.sync_links == "api"
+    ours, theirs = (comparable(each, with_links=has_links) for each in (made, found))
+    names = sorted(
+        name
+        for name in {*ours, *theirs} - {"_id"}
+        if to_json(ours.get(name), sort_keys=True) != to_json(theirs.get(name), sort_keys=True)
+    )
+    whose = {} if found.get("source") == SOURCE else {"is_ours": False}
+    return {"fields": names, "document": copy_of(found), **whose}
+
+
+async def _one(target: Collection, key: str) -> FoundDocument | None:
+    async with aclosing(target.with_keys([key])) as batches:
+        async for some in batches:
+            return some[0] if some else None
+    return None

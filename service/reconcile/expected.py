@@ -21,7 +21,7 @@ OVERDUE_HOURS = 1
 
 
 @dataclass(frozen=True, slots=True)
-class State:
+class SyncState:
     """An e-mail as far as its sync is concerned: while this stays the same, nobody carries it."""
 
     email_id: int
@@ -33,7 +33,7 @@ class State:
     is_finished: bool
 
     @property
-    def is_on_its_way(self) -> bool:
+    def is_pending(self) -> bool:
         return not self.is_finished or self.status == "pending"
 
 
@@ -42,18 +42,18 @@ async def bounds(conn: AsyncConnection, since: datetime | None) -> tuple[int, in
     return tuple((await conn.execute(_BOUNDS, {"since": since})).one())
 
 
-async def states_from(conn: AsyncConnection, first: int, end: int) -> list[State]:
+async def states_from(conn: AsyncConnection, first: int, end: int) -> list[SyncState]:
     """Read the next of the e-mails whose ids are from `first` to before `end`."""
-    return [State(*row) for row in await conn.execute(_NEXT, {"first": first, "end": end})]
+    return [SyncState(*row) for row in await conn.execute(_NEXT, {"first": first, "end": end})]
 
 
-async def unsynced_from(conn: AsyncConnection, first: int, end: int) -> list[State]:
+async def unsynced_from(conn: AsyncConnection, first: int, end: int) -> list[SyncState]:
     """Read the next finished e-mails likewise that are neither synced nor on their way."""
-    return [State(*row) for row in await conn.execute(_UNSYNCED, {"first": first, "end": end})]
+    return [SyncState(*row) for row in await conn.execute(_UNSYNCED, {"first": first, "end": end})]
 
 
-async def states_of(conn: AsyncConnection, email_ids: Sequence[int]) -> list[State]:
-    return [State(*row) for row in await conn.execute(_THESE, {"ids": list(email_ids)})]
+async def states_of(conn: AsyncConnection, email_ids: Sequence[int]) -> list[SyncState]:
+    return [SyncState(*row) for row in await conn.execute(_THESE, {"ids": list(email_ids)})]
 
 
 async def known_keys(conn: AsyncConnection, keys: Sequence[str]) -> set[str]:

@@ -8,13 +8,14 @@ from datetime import datetime
 from typing import Any, Literal
 
 from service.postgres.operation_tables import DIFFERENCES
-from service.reconcile.differences import MOST_KEPT
 
+# Findings of one run that are saved; more are only counted.
+MAX_FINDINGS = 2_000
 Fix = Literal["nothing", "syncs", "all"]
-MOST_KEY = 1_000  # characters of a key, which others may have made
+MAX_KEY = 1_000  # characters of a key, which others may have made
 
 # Is told now and then how far it has come, in hundredths, and what was seen so far.
-Tell = Callable[[int, "Seen"], None]
+ReportProgress = Callable[[int, "Totals"], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,15 +32,15 @@ class Finding:
     @property
     def row_key(self) -> str:
         """Give the key as a row has it; no text column takes a NUL."""
-        return self.key.encode(errors="replace").decode().replace("\0", "\ufffd")[:MOST_KEY]
+        return self.key.encode(errors="replace").decode().replace("\0", "\ufffd")[:MAX_KEY]
 
-    def values(self) -> tuple[object, ...]:
+    def row(self) -> tuple[object, ...]:
         """Give what a row has of it."""
         return self.kind, self.email_id, self.row_key, json.dumps(self.detail, default=str), self.repair
 
 
 @dataclass(slots=True)
-class Seen:
+class Totals:
     """How much was looked at, and how much of it was found to differ, or was put right."""
 
     emails: int = 0
@@ -53,11 +54,11 @@ class Seen:
     repaired: Counter[str] = field(default_factory=Counter)
     kept: int = 0
 
-    def note(self, found: list[Finding]) -> list[Finding]:
+    def add(self, found: list[Finding]) -> list[Finding]:
         """Count them, and return those of which there is room to keep more than the count."""
         self.counts.update(each.kind for each in found)
         self.repaired.update(each.kind for each in found if each.repair)
-        kept = found[: max(0, MOST_KEPT - self.kept)]
+        kept = found[: max(0, MAX_FINDINGS - self.kept)]
         self.kept += len(kept)
         return kept
 
@@ -76,4 +77,4 @@ class Run:
     since: datetime | None = None
     part: int | None = None
     force: bool = False  # put right also what looks like another place
-    seen: Seen = field(default_factory=Seen)
+    totals: Totals = field(default_factory=Totals)

@@ -9,8 +9,8 @@ import structlog
 
 from service.errors import Transient
 from service.reconcile import record
-from service.reconcile.outages import ask
-from service.reconcile.run import carry_out, targets
+from service.reconcile.calls import ask
+from service.reconcile.run import execute, target_names
 from service.resources import Resources
 
 # Several workers may be told of one hour, and a worker of one that was done.
@@ -41,10 +41,10 @@ async def reconcile_hourly(res: Resources) -> int | None:
         record.begin_hourly,
         fix="syncs",
         hours=res.settings.reconcile_hours,
-        targets=targets(res),
+        targets=target_names(res),
         pause=PAUSE,
     )
     if (run := await ask(res, begin)) is None:
         return None
-    await carry_out(res, run, lambda _share, _seen: None)
+    await execute(res, run, lambda _share, _totals: None)
     return run.id

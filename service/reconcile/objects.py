@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 
 from service.errors import Permanent, Transient
+from service.reconcile.calls import ask
 from service.reconcile.contents import (
     PAGE,
     Content,
@@ -16,7 +17,6 @@ from service.reconcile.contents import (
     oldest_unfinished,
 )
 from service.reconcile.finding import Finding
-from service.reconcile.outages import ask
 from service.resources import Resources
 from service.storage import objects
 from service.storage.objects import Listed
@@ -27,14 +27,14 @@ UNCLAIMED_AFTER = timedelta(days=1)
 # The clocks of storage and Postgres may differ by as much.
 CLOCKS_DIFFER = timedelta(minutes=10)
 # What is looked for before anything is fetched anew; of fewer, all may be gone indeed.
-SAMPLE, LEAST_SAMPLE = 24, 8
+SAMPLE, MIN_SAMPLE = 24, 8
 # Objects asked for at once.
-AT_ONCE = 16
+CONCURRENT_REQUESTS = 16
 END = "g"  # comes after all hexadecimal digits
 
 
 @dataclass(slots=True)
-class Look:
+class ObjectComparison:
     """What came of a look at some objects; the contents are those of what is missing or damaged."""
 
     objects: int = 0
@@ -44,12 +44,12 @@ class Look:
     lost: list[Content] = field(default_factory=list)
 
 
-async def has_nothing(res: Resources) -> bool:
+async def is_unused(res: Resources) -> bool:
     """Tell whether nothing was ever stored: then a directory is not there, which else is taken for one not mounted."""
     if await ask(res, lambda conn: contents_between(conn, "", END, 1)):
         return False
     try:
-        await see_that_it_works(res)
+        await require_storage(res)
     except Transient:
         if (res.settings.storage_url or "").startswith("file:"):
             return True
@@ -57,10 +57,10 @@ async def has_nothing(res: Resources) -> bool:
     return False
 
 
-async def compare_range(res: Resources, prefix: str) -> Look:
+async def compare_range(res: Resources, prefix: str) -> ObjectComparison:
     """Compare all objects whose keys begin so with what is on record."""
     there = {each.key: each async for each in objects.listing(res.storage, prefix)}
-    look = Look(len(there), sum(each.size for each in there.values()))
+    look = ObjectComparison(len(there), sum(each.size for each in there.values()))
     after = begin = prefix.removeprefix(ALL).removesuffix("/")
     claimed: set[str] = set()
     while True:
@@ -79,25 +79,25 @@ async def compare_range(res: Resources, prefix: str) -> Look:
 
 
 async def compare_since(
-    res: Resources, email_id: int, position: int, told_of: set[str]
-) -> tuple[Look, tuple[int, int] | None]:
+    res: Resources, email_id: int, position: int, reported: set[str]
+) -> tuple[ObjectComparison, tuple[int, int] | None]:
     """Compare the next files of these and later e-mails; return also where that ended, if there are more.
 
-    A content that earlier pages found to be lost is `told_of` already.
+    A content that earlier pages found to be lost is `reported` already.
     """
     page = await ask(res, lambda conn: contents_since(conn, email_id, position))
-    look = Look()
-    distinct = {each.sha256: each for each in page if each.sha256 not in told_of}
+    look = ObjectComparison()
+    distinct = {each.sha256: each for each in page if each.sha256 not in reported}
     look.keys = [each.key for each in distinct.values()]
     await check(res, [*distinct.values()], look)
-    told_of.update(each.sha256 for each in look.lost)
+    reported.update(each.sha256 for each in look.lost)
     look.objects, look.bytes = len(distinct), sum(each.size for each in distinct.values())
     return look, (page[-1].email_id, page[-1].position) if len(page) == PAGE else None
 
 
-async def check(res: Resources, contents: Sequence[Content], look: Look) -> None:
+async def check(res: Resources, contents: Sequence[Content], look: ObjectComparison) -> None:
     """Ask for each object whether it is there and has the right size; note what is not so."""
-    slots = asyncio.Semaphore(AT_ONCE)
+    slots = asyncio.Semaphore(CONCURRENT_REQUESTS)
 
     async def one(content: Content) -> Finding | None:
         async with slots:
@@ -106,19 +106,19 @@ async def check(res: Resources, contents: Sequence[Content], look: Look) -> None
     found = await asyncio.gather(*map(one, contents))
     # Asked for an object, S3 says the same of one that is missing and of a bucket that is.
     if any(each is not None and each.kind == "object_missing" for each in found):
-        await see_that_it_works(res)
+        await require_storage(res)
     for content, finding in zip(contents, found, strict=True):
         if finding:
             look.findings.append(finding)
             look.lost.append(content)
 
 
-async def see_that_it_works(res: Resources) -> None:
+async def require_storage(res: Resources) -> None:
     """Raise Transient if it is not about single objects, but the storage is away as a whole."""
     await anext(objects.listing(res.storage, RANGES[0]), None)
 
 
-async def see_that_most_is_there(res: Resources) -> None:
+async def require_most_objects(res: Resources) -> None:
     """Raise Permanent if of many contents on record most are gone: then it is another place that is looked at.
 
     To fetch all of them anew would fail the e-mails of what still lies in the right one.
@@ -129,7 +129,7 @@ async def see_that_most_is_there(res: Resources) -> None:
     )
     sample = {content.key: content for some in found for content in some}
     missing = [content for content in sample.values() if await _is_gone(res, content)]
-    if len(sample) >= LEAST_SAMPLE and 2 * len(missing) > len(sample):
+    if len(sample) >= MIN_SAMPLE and 2 * len(missing) > len(sample):
         looked = (
             f"of {len(sample)} files that are on record and were looked for, {len(missing)} are not there"
         )
@@ -141,8 +141,8 @@ async def _check(res: Resources, content: Content) -> Finding | None:
     try:
         size = await objects.stat(res.storage, content.key)
     except Permanent:
-        return told("object_missing", content)
-    return None if size == content.size else told("object_damaged", content, size=size)
+        return finding_of("object_missing", content)
+    return None if size == content.size else finding_of("object_damaged", content, size=size)
 
 
 async def _is_gone(res: Resources, content: Content) -> bool:
@@ -150,11 +150,11 @@ async def _is_gone(res: Resources, content: Content) -> bool:
     try:
         return await _check(res, content) is not None
     except Transient:
-        await see_that_it_works(res)
+        await require_storage(res)
         return False
 
 
-def told(kind: str, content: Content, **more: object) -> Finding:
+def finding_of(kind: str, content: Content, **more: object) -> Finding:
     detail = {"sha256": content.sha256, "expected_size": content.size, **more}
     return Finding(kind, content.key, content.email_id, detail)
 

@@ -17,17 +17,17 @@ from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from service.errors import Rejected
-from service.reconcile.finding import Finding, Fix, Run, Seen
+from service.reconcile.finding import Finding, Fix, Run, Totals
 
 # Who was not heard of for so long is dead, or may as well be.
-SILENCE = timedelta(minutes=5)
+NO_PROGRESS = timedelta(minutes=5)
 KEPT = timedelta(days=90)
-MOST_REMOVED = 20  # runs, with all that they found
+TRIM_BATCH = 20  # runs, with all that they found
 PARTS = 24  # of the storage, one for each hour
 
 # The part of a statement that notes any number of findings of a run that is `mine`.
 ARRAYS = {"kinds": Text, "ids": BigInteger, "keys": Text, "details": Text, "repairs": Text}
-NOTED = """
+INSERT_FINDINGS = """
     INSERT INTO reconciliation_findings (reconciliation_id, kind, email_id, key, detail, repair, repaired_at)
     SELECT mine.id, kind, email_id, key, CAST(detail AS json), repair, CASE WHEN repair IS NOT NULL THEN now() END
     FROM mine, unnest(:kinds, :ids, :keys, :details, :repairs) AS found (kind, email_id, key, detail, repair)
@@ -58,17 +58,17 @@ async def begin_hourly(
 
 async def save(conn: AsyncConnection, run: Run, findings: Sequence[Finding] = ()) -> None:
     """Note how far it is, and what it found; raises Rejected if it was cancelled, or given up."""
-    if not await conn.scalar(_SAVE, {"id": run.id, **_numbers(run.seen), **arrays_of(findings)}):
+    if not await conn.scalar(_SAVE, {"id": run.id, **_numbers(run.totals), **arrays_of(findings)}):
         raise Rejected(409, "not_running", f"Run {run.id} was cancelled, or given up.")
 
 
 def arrays_of(findings: Sequence[Finding]) -> dict[str, list[object]]:
-    """Give the parameters of a statement that has NOTED."""
-    columns = zip(*(each.values() for each in findings), strict=True) if findings else ((),) * len(ARRAYS)
+    """Give the parameters of a statement that has INSERT_FINDINGS."""
+    columns = zip(*(each.row() for each in findings), strict=True) if findings else ((),) * len(ARRAYS)
     return dict(zip(ARRAYS, map(list, columns), strict=True))
 
 
-async def note_repair(conn: AsyncConnection, run_id: int, key: str, repair: str) -> None:
+async def record_repair(conn: AsyncConnection, run_id: int, key: str, repair: str) -> None:
     """Note what was done about something that was found."""
     await conn.execute(_REPAIRED, {"run": run_id, "key": key, "repair": repair})
 
@@ -104,17 +104,17 @@ async def _begin(conn: AsyncConnection, given: dict[str, object]) -> Run | None:
     return Run(*row) if row else None
 
 
-def _numbers(seen: Seen) -> dict[str, object]:
+def _numbers(totals: Totals) -> dict[str, object]:
     names = ("emails", "documents", "objects", "bytes", "unfinished", "overdue", "not_synced")
-    counts = {"counts": json.dumps(seen.counts), "repaired": json.dumps(seen.repaired)}
-    return {**{name: getattr(seen, name) for name in names}, **counts}
+    counts = {"counts": json.dumps(totals.counts), "repaired": json.dumps(totals.repaired)}
+    return {**{name: getattr(totals, name) for name in names}, **counts}
 
 
 _ABANDON = text("""
 UPDATE reconciliations SET status = 'abandoned', finished_at = now(),
     error_code = 'not_heard_of', error = 'It was not heard of for some minutes.'
-WHERE kind = 'reconcile' AND status = 'running' AND seen_at < now() - :silence
-""").bindparams(bindparam("silence", SILENCE, Interval()))
+WHERE kind = 'reconcile' AND status = 'running' AND seen_at < now() - :no_progress
+""").bindparams(bindparam("no_progress", NO_PROGRESS, Interval()))
 _BEGIN = text("""
 INSERT INTO reconciliations (kind, actor, fix, since, part, targets)
 VALUES ('reconcile', :actor, :fix, :since, :part, :targets)
@@ -145,7 +145,7 @@ WITH mine AS (
         bytes = :bytes, unfinished = :unfinished, overdue = :overdue, not_synced = :not_synced,
         counts = CAST(:counts AS json), repaired = CAST(:repaired AS json)
     WHERE id = :id AND status = 'running' RETURNING id
-), noted AS ({NOTED})
+), noted AS ({INSERT_FINDINGS})
 SELECT id FROM mine
 """).bindparams(  # noqa: S608 words of ours
     *(bindparam(name, type_=ARRAY(kind)) for name, kind in ARRAYS.items()),
@@ -167,4 +167,4 @@ _TRIM = text("""
 DELETE FROM reconciliations WHERE id IN (
     SELECT id FROM reconciliations WHERE finished_at < now() - :kept ORDER BY id LIMIT :most
 )
-""").bindparams(bindparam("kept", KEPT, Interval()), bindparam("most", MOST_REMOVED, Integer()))
+""").bindparams(bindparam("kept", KEPT, Interval()), bindparam("most", TRIM_BATCH, Integer()))

@@ -6,7 +6,7 @@ from functools import partial
 from typing import Any
 
 import structlog
-from sqlalchemy import BigInteger, Text, and_, select
+from sqlalchemy import BigInteger, Text, and_, select, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 from sqlalchemy.types import TypeEngine
 
@@ -15,12 +15,12 @@ from service.jobs.sync_retries import Sync, begin, note
 from service.postgres.email_tables import IncomingEmail
 from service.postgres.rows import arrays_of, rows_of
 from service.reconcile import record
+from service.reconcile.calls import ask, with_retries
 from service.reconcile.contents import Content
-from service.reconcile.documents import see_that_it_is_ours
-from service.reconcile.expected import State, known_keys, states_of
+from service.reconcile.documents import require_own_collection
+from service.reconcile.expected import SyncState, known_keys, states_of
 from service.reconcile.finding import Finding, Run
-from service.reconcile.objects import see_that_most_is_there
-from service.reconcile.outages import ask, patiently
+from service.reconcile.objects import require_most_objects
 from service.resources import Resources
 from service.storage import objects
 from service.targets.document import SOURCE
@@ -39,7 +39,7 @@ log = structlog.get_logger()
 
 
 async def begin_syncs(
-    res: Resources, findings: Sequence[Finding], wrong: Mapping[str, State]
+    res: Resources, findings: Sequence[Finding], wrong: Mapping[str, SyncState]
 ) -> list[Finding]:
     """Have what is missing, differs or was never sent carried over; return all findings, with what was done about them."""
     states = [wrong[each.key] for each in findings if each.kind in {"missing", "different", "not_sent"}]
@@ -53,10 +53,10 @@ async def begin_syncs(
 
 async def remove_documents(
     res: Resources,
-    there: Collection,
+    target: Collection,
     run: Run,
     findings: Sequence[Finding],
-    wrong: Mapping[str, State],
+    wrong: Mapping[str, SyncState],
 ) -> None:
     """Remove documents that are ahead of what is on record, or of no e-mail, once a copy of each is on record.
 
@@ -64,21 +64,21 @@ async def remove_documents(
     of ours are of no e-mail, unless the run is forced.
     """
     if not run.force and any(finding.kind == "extra" for finding in findings):
-        await see_that_it_is_ours(res, there)
-    async for finding, document in _documents(there, findings):
-        if not await _is_wrong_still(res, finding, wrong.get(finding.key)):
+        await require_own_collection(res, target)
+    async for finding, document in _documents(target, findings):
+        if not await _still_differs(res, finding, wrong.get(finding.key)):
             continue  # while others were removed, it was carried anew
         kept = replace(finding, detail={**finding.detail, "document": copy_of(document)})
-        run.seen.note([kept])
+        run.totals.add([kept])
         await ask(res, lambda conn, kept=kept: record.save(conn, run, [kept]))  # type: ignore[misc]
-        removed = await patiently(partial(there.remove, document))
+        removed = await with_retries(partial(target.remove, document))
         if state := wrong.get(finding.key):  # also where it was gone: by us, perhaps, and the answer was lost
             await _resync(res, [state])
         if removed:
-            run.seen.repaired[finding.kind] += 1
+            run.totals.repaired[finding.kind] += 1
             await ask(
                 res,
-                lambda conn, key=finding.row_key: record.note_repair(conn, run.id, key, "removed"),  # type: ignore[misc]
+                lambda conn, key=finding.row_key: record.record_repair(conn, run.id, key, "removed"),  # type: ignore[misc]
             )
             log.info("document_removed", run=run.id, kind=finding.kind, email=finding.email_id)
 
@@ -91,7 +91,7 @@ async def reopen_files(
     Raises Permanent("storage_is_another") where most seem to be gone, unless it is forced.
     """
     if lost and not force:
-        await see_that_most_is_there(res)
+        await require_most_objects(res)
     hashes = {content.key: content.sha256 for content in lost}
     return [
         replace(each, repair="fetched again")
@@ -114,10 +114,21 @@ async def remove_damaged(res: Resources, content: Content, kept_as: str) -> None
     log.warning("object_set_aside", key=content.key, kept_as=kept_as)
 
 
-async def resync(conn: AsyncConnection, states: Sequence[State]) -> list[Sync]:
+async def resync(conn: AsyncConnection, states: Sequence[SyncState]) -> list[Sync]:
     """Begin the sync of those that still are what they were when they were compared, and note who wanted it."""
     rows = [(each.email_id, each.version, each.attempt_number, each.status) for each in states]
     return [Sync(*row) for row in await conn.execute(_RESYNC, arrays_of(_COMPARED, rows))]
+
+
+async def count_running(res: Resources, run_id: int) -> int:
+    """Count the e-mails of a run's repairs whose job or sync is under way still, as far as its findings are kept."""
+    return int(await ask(res, lambda conn: conn.scalar(_BEGUN, {"run": run_id})) or 0)
+
+
+async def list_failed(res: Resources, run_id: int) -> list[tuple[int, str]]:
+    """List e-mails of a run's repairs that are not whole all the same, by id, with the reasons; a hundred at most."""
+    rows = await ask(res, lambda conn: conn.execute(_FAILED, {"run": run_id}))
+    return [(row.id, row.reason) for row in rows]
 
 
 async def _reopen(res: Resources, sha256: str) -> bool:
@@ -127,14 +138,14 @@ async def _reopen(res: Resources, sha256: str) -> bool:
     return opened > 0
 
 
-async def _resync(res: Resources, states: Sequence[State]) -> list[Sync]:
+async def _resync(res: Resources, states: Sequence[SyncState]) -> list[Sync]:
     begun = await ask(res, lambda conn: resync(conn, states))
     for sync in begun:
         res.dispatcher.ring(sync)
     return begun
 
 
-async def _is_wrong_still(res: Resources, finding: Finding, state: State | None) -> bool:
+async def _still_differs(res: Resources, finding: Finding, state: SyncState | None) -> bool:
     """Say whether nobody ran or carried its e-mail since it was compared, and, if it had none, whether it has none."""
     if state is not None:
         return await ask(res, lambda conn: states_of(conn, [state.email_id])) == [state]
@@ -145,11 +156,11 @@ async def _is_wrong_still(res: Resources, finding: Finding, state: State | None)
 
 
 async def _documents(
-    there: Collection, findings: Sequence[Finding]
+    target: Collection, findings: Sequence[Finding]
 ) -> AsyncIterator[tuple[Finding, FoundDocument]]:
     """Read documents of ours again, one by one: each may be large, and all of it is kept."""
     for finding in findings:
-        async for some in there.with_keys([finding.found_key]):
+        async for some in target.with_keys([finding.found_key]):
             for document in some:
                 if document.get("source") == SOURCE:
                     yield finding, document
@@ -179,3 +190,19 @@ def _resync_statement() -> Any:  # noqa: ANN401 a select
 
 # Made once: to make a statement takes longer than to run it.
 _RESYNC = _resync_statement()
+_FAILED = text("""
+SELECT DISTINCT email.id, CASE email.processing_status WHEN 'failed' THEN email.processing_error ELSE email.sync_error END
+    AS reason
+FROM reconciliation_findings AS finding
+JOIN incoming_emails AS email ON email.id = finding.email_id
+WHERE reconciliation_id = :run AND repair IS NOT NULL AND (
+    finding.kind LIKE 'object%' AND email.processing_status = 'failed' OR email.sync_status = 'failed'
+)
+ORDER BY email.id LIMIT 100
+""")
+_BEGUN = text("""
+SELECT count(DISTINCT email.id) FROM reconciliation_findings AS finding
+JOIN incoming_emails AS email ON email.id = finding.email_id
+WHERE reconciliation_id = :run AND repair IS NOT NULL
+    AND (email.processing_status NOT IN ('completed', 'failed') OR email.sync_status = 'pending')
+""")

@@ -1,24 +1,14 @@
 """Find finished e-mails that were never sent to a webhook: what its receiver has cannot be read, what we sent is known."""
 
-from dataclasses import dataclass, field
-
 from sqlalchemy import false
 
 from service.reconcile import record, repair
+from service.reconcile.calls import ask
 from service.reconcile.differences import close, sent_by_now, unsent_in_target
-from service.reconcile.expected import STEP, State, unsynced_from
+from service.reconcile.documents import Comparison
+from service.reconcile.expected import STEP, unsynced_from
 from service.reconcile.finding import Finding, Run
-from service.reconcile.outages import ask
 from service.resources import Resources
-
-
-@dataclass(slots=True)
-class Step:
-    """E-mails that were not sent; `wrong` has the state of each by the key of its finding."""
-
-    end: int
-    findings: list[Finding] = field(default_factory=list)
-    wrong: dict[str, State] = field(default_factory=dict)
 
 
 async def compare_unsent(res: Resources, run: Run, span: tuple[int, int]) -> None:
@@ -36,9 +26,9 @@ async def forget_unsent(res: Resources, run: Run) -> None:
     await ask(res, lambda conn: close(conn, run.id, unsent_in_target()))
 
 
-async def _look(res: Resources, first: int, last: int) -> Step:
+async def _look(res: Resources, first: int, last: int) -> Comparison:
     states = await ask(res, lambda conn: unsynced_from(conn, first, last))
-    step = Step(states[-1].email_id + 1 if len(states) == STEP else last)
+    step = Comparison(states[-1].email_id + 1 if len(states) == STEP else last)
     # A sync that failed is known, and counted.
     for state in (each for each in states if each.status == "not_applicable"):
         detail = {"version": state.version}
@@ -47,13 +37,13 @@ async def _look(res: Resources, first: int, last: int) -> Step:
     return step
 
 
-async def _note(res: Resources, run: Run, step: Step) -> None:
+async def _note(res: Resources, run: Run, step: Comparison) -> None:
     findings = step.findings
     if not findings:
         return
     await ask(res, lambda conn: record.save(conn, run, []))  # a run that was given up begins nothing
     if run.fix != "nothing":
         findings = await repair.begin_syncs(res, findings, step.wrong)
-    kept = run.seen.note(findings)
+    kept = run.totals.add(findings)
     await ask(res, lambda conn: record.save(conn, run, kept))
     await ask(res, lambda conn: close(conn, run.id, false(), kept))

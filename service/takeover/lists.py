@@ -27,7 +27,7 @@ log = structlog.get_logger()
 
 
 @dataclass(frozen=True, slots=True)
-class Progress:
+class BatchResult:
     """How far a batch came: `after` is its last id, 0 at the end; files that are new, and those not captured."""
 
     after: int
@@ -40,20 +40,20 @@ async def read_lists_for_ever(res: Resources) -> None:
 
     Any number of workers may do so at once: what one has read, the others leave out.
     """
-    done = Progress(0)
+    done = BatchResult(0)
     while True:
         try:
             done = await read_next(res.engine, res.settings.database_seconds, done.after)
         except HoldfastError as exc:
             log.warning("lists_not_read", code=exc.code)
-            done = Progress(0)
+            done = BatchResult(0)
         if done.files:
             log.info("lists_read", files=done.files, not_captured=done.not_captured)
         pause = PAUSE_SECONDS * random.uniform(0.5, 1.5)  # noqa: S311 no secret
         await asyncio.sleep(MORE_SECONDS if done.after else pause)
 
 
-async def read_next(engine: AsyncEngine, seconds: float, after: int, most: int = BATCH) -> Progress:
+async def read_next(engine: AsyncEngine, seconds: float, after: int, most: int = BATCH) -> BatchResult:
     """Read the next lists behind an id; each statement has so many seconds. Raises Transient."""
 
     async def look(conn: AsyncConnection) -> tuple[list[tuple[int, str]], list[list[File]]]:
@@ -62,12 +62,12 @@ async def read_next(engine: AsyncEngine, seconds: float, after: int, most: int =
 
     lists, known = await run(engine, seconds, look)
     if not lists:
-        return Progress(0)
+        return BatchResult(0)
     files = not_captured = 0
     for some in _portions(await asyncio.to_thread(_read_all, lists, known)):
         new, lacking = await run(engine, seconds, partial(record_lists, listings=some))
         files, not_captured = files + new, not_captured + lacking
-    return Progress(lists[-1][0], files, not_captured)
+    return BatchResult(lists[-1][0], files, not_captured)
 
 
 def _portions(listings: Sequence[Listing]) -> Iterator[Sequence[Listing]]:

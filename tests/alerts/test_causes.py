@@ -8,11 +8,11 @@ import asyncpg
 import pytest
 
 from service.alerts import failures, record, workers
-from service.alerts.causes import look
-from service.alerts.failures import MOST_HOSTS, Group
-from service.alerts.finding import Finding, clean, duration
-from service.alerts.quarantine import MOST_CODES, MOST_READ
-from service.alerts.record import Pass
+from service.alerts.causes import find_conditions
+from service.alerts.condition import Condition, clean, duration
+from service.alerts.failures import MOST_HOSTS, FailedGroup
+from service.alerts.record import Turn
+from service.alerts.webhooks import MOST_CODES, MOST_READ
 from service.config.settings import Settings
 from service.postgres.engine import connect
 from service.resources import Resources
@@ -20,17 +20,17 @@ from tests.support.rows import add_failed, add_quarantined, add_received
 from tests.support.targets import synced_to
 
 NOW = datetime(2025, 10, 20, 12, tzinfo=UTC)
-Find = Callable[..., Awaitable[dict[str, Finding]]]
+Find = Callable[..., Awaitable[dict[str, Condition]]]
 
 
 @pytest.fixture
 def find(res: Resources) -> Find:
     """Look for what is the matter, as a watcher does whose last turn was some time ago; by cause and key."""
 
-    async def find(settings: Settings = res.settings, **more: object) -> dict[str, Finding]:
-        turn = Pass(**{**dict.fromkeys(Pass.__annotations__), "number": 1, "known_id": 10**6, **more})  # type: ignore[arg-type]
+    async def find(settings: Settings = res.settings, **more: object) -> dict[str, Condition]:
+        turn = Turn(**{**dict.fromkeys(Turn.__annotations__), "number": 1, "known_id": 10**6, **more})  # type: ignore[arg-type]
         async with connect(res.engine) as conn:
-            found = await look(conn, settings, turn, await record.open_alerts(conn))
+            found = await find_conditions(conn, settings, turn, await record.open_alerts(conn))
         return {f"{each.cause} {each.key}".strip(): each for each in found}
 
     return find
@@ -82,11 +82,11 @@ async def test_what_waited_through_an_outage_of_days_and_failed_now_is_news(
 
 
 def test_however_many_hosts_somebody_makes_up_an_error_has_few_alerts_and_who_has_one_keeps_it() -> None:
-    groups = [Group("gone", f"{number}.example", 1, number, "reason") for number in range(100)]
+    groups = [FailedGroup("gone", f"{number}.example", 1, number, "reason") for number in range(100)]
 
     first = failures.group(groups, {})
     opened = {("failures", each.key): NOW for each in first}
-    grown = [Group("gone", "new.example", 9, 200, "reason"), *groups]
+    grown = [FailedGroup("gone", "new.example", 9, 200, "reason"), *groups]
     second = failures.group(grown, opened)
 
     assert len(first) == MOST_HOSTS + 1
@@ -96,7 +96,7 @@ def test_however_many_hosts_somebody_makes_up_an_error_has_few_alerts_and_who_ha
 
 
 def test_a_host_with_a_strange_name_is_not_shown() -> None:
-    [found] = failures.group([Group("gone", "<!channel>\r\nBcc: x", 1, 1, "a\u202eb\x00\nc")], {})
+    [found] = failures.group([FailedGroup("gone", "<!channel>\r\nBcc: x", 1, 1, "a\u202eb\x00\nc")], {})
 
     assert found.summary == "E-mails fail with gone at a host with a strange name"
     assert found.detail.endswith("For example e-mail 1: a b c")

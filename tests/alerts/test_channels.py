@@ -10,9 +10,10 @@ import pytest
 import trustme
 from standardwebhooks import Webhook, WebhookVerificationError
 
-from service.alerts import mail, signed, slack
+from service.alerts import mail
+from service.alerts.channels import send_to_slack, send_webhook
 from service.alerts.mail import Envelope
-from service.alerts.notice import Notice
+from service.alerts.message import Notice
 from service.errors import HoldfastError, Permanent, Transient
 from service.local.servers import free_port
 from tests.support.receivers import PASSWORD, USER, mail_server, receiver, silent_server
@@ -163,7 +164,7 @@ async def test_a_line_break_in_a_title_makes_no_header() -> None:
 async def test_slack_gets_text_in_which_nothing_is_markup() -> None:
     hostile = "<!channel> <https://evil.example|click> & ```\n*now*"
     async with receiver() as it:
-        await slack.send(it.url, Notice("a", "b", NOTICE.at, "Title <@U1>", hostile, link=NOTICE.link))
+        await send_to_slack(it.url, Notice("a", "b", NOTICE.at, "Title <@U1>", hostile, link=NOTICE.link))
 
     message = json.loads(it.bodies[0])
     assert message["text"] == (
@@ -177,7 +178,7 @@ async def test_slack_gets_text_in_which_nothing_is_markup() -> None:
 async def test_a_webhook_can_be_verified_and_has_the_same_id_when_it_is_sent_again() -> None:
     async with receiver() as it:
         for _ in range(2):
-            await signed.send(it.url, SECRET, NOTICE)
+            await send_webhook(it.url, SECRET, NOTICE)
 
     for body, headers in zip(it.bodies, it.requests, strict=True):
         told = Webhook(SECRET).verify(body, headers)
@@ -206,7 +207,7 @@ async def test_what_a_receiver_answers_says_whether_to_try_again(
     async with receiver() as it:
         it.status, it.headers = status, headers
         with pytest.raises(HoldfastError) as raised:
-            await slack.send(it.url, NOTICE)
+            await send_to_slack(it.url, NOTICE)
 
     error = raised.value
     asked = error.retry_after if isinstance(error, Transient) else None
@@ -217,7 +218,7 @@ async def test_what_a_receiver_answers_says_whether_to_try_again(
 
 async def test_a_receiver_that_is_away_is_tried_again_and_its_address_stays_secret() -> None:
     with pytest.raises(Transient) as raised:
-        await slack.send(f"http://127.0.0.1:{free_port()}/secret", NOTICE)
+        await send_to_slack(f"http://127.0.0.1:{free_port()}/secret", NOTICE)
 
     assert raised.value.code == "receiver_away"
     assert "secret" not in raised.value.message

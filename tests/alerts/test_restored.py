@@ -53,7 +53,7 @@ async def test_a_restored_dump_is_told_at_once_also_where_more_came_since(
     await receive(database, *[0] * came_since)
 
     first = await look()
-    shown = await overview.of(res.engine, res.settings)
+    shown = await overview.summarize(res.engine, res.settings)
     later = [await look() for _ in range(3)]
     checked = await check_history(res)
 

@@ -13,11 +13,12 @@ import pytest
 from pydantic import SecretStr
 from standardwebhooks import Webhook
 
-from service.alerts import record, send, watch
+from service.alerts import record, watch
+from service.alerts.channels import ChannelTest, channel_names, send_tests
+from service.alerts.condition import Condition
 from service.alerts.deliveries import Delivery
-from service.alerts.finding import Finding
 from service.alerts.message import compose
-from service.alerts.send import Tried, deliver, try_channels
+from service.alerts.send import deliver
 from service.alerts.watch import look_once
 from service.config.settings import Settings
 from service.local.servers import free_port
@@ -295,9 +296,9 @@ async def test_watchers_that_look_at_the_same_time_all_the_same_open_one_alert(
     assert turn
 
     async def note() -> list[str]:
-        finding = Finding("waiting", "", 1, "summary", "detail")
+        finding = Condition("waiting", "", 1, "summary", "detail")
         async with connect(res.engine) as conn:
-            return await record.note_findings(conn, turn, [finding], CHANNELS)
+            return await record.save_conditions(conn, turn, [finding], CHANNELS)
 
     opened = await asyncio.gather(*(note() for _ in range(8)))
 
@@ -313,7 +314,7 @@ async def test_a_watcher_that_was_paused_writes_nothing_when_others_looked_since
     assert late
     await look()
     async with connect(res.engine) as conn:
-        opened = await record.note_findings(conn, late, [Finding("waiting", "", 1, "", "")], CHANNELS)
+        opened = await record.save_conditions(conn, late, [Condition("waiting", "", 1, "", "")], CHANNELS)
 
     assert opened == []
     assert (await list_alerts(res.engine)).alerts == []
@@ -470,7 +471,7 @@ async def test_what_could_not_be_told_for_a_day_is_given_up_and_shows_why(
     [alert] = (await list_alerts(res.engine)).alerts
     [given_up] = [each for each in alert.deliveries if each.channel == "slack"]
     assert (given_up.status, given_up.attempts) == ("failed", 1)
-    assert given_up.error == "receiver_busy: it answered 500"
+    assert given_up.error == "receiver_busy: answered 500"
 
 
 async def test_a_pause_grows_with_each_attempt_and_a_receiver_may_ask_for_one(
@@ -502,7 +503,7 @@ async def test_without_a_channel_alerts_are_on_record_all_the_same(
         await look_once(res)
         [alert] = (await list_alerts(res.engine)).alerts
 
-    assert send.channels(res.settings) == []
+    assert channel_names(res.settings) == []
     assert (alert.cause, alert.key, [*alert.deliveries]) == ("failures", "gone@a.example", [])
 
 
@@ -564,12 +565,15 @@ async def test_a_test_says_of_each_channel_whether_it_took_it(
     settings: Settings, mails: MailServer, slack: Receiver, webhook: Receiver
 ) -> None:
     slack.status = 404
-    tried = await try_channels(settings)
+    tried = await send_tests(settings)
 
     assert tried == [
-        Tried("mail", None),
-        Tried("slack", "receiver_refused: it answered 404: look at the address and what it expects"),
-        Tried("webhook", None),
+        ChannelTest("mail", None),
+        ChannelTest(
+            "slack",
+            "receiver_refused: answered 404: check the address, and the documentation of the receiver",
+        ),
+        ChannelTest("webhook", None),
     ]
     assert subjects(mails) == ["[Holdfast] A test of the alerts"]
     assert json.loads(webhook.bodies[0])["type"] == "alert.test"

@@ -11,10 +11,10 @@ from pydantic import SecretStr
 from benchmarks.growth_operations import BATCH, Database, Operation, changes, opened, questions
 from benchmarks.growth_plans import Node, generic_plans, nodes, pages, plans
 from benchmarks.growth_rows import EXPIRED, HELD, fill, settle
-from service.alerts import silence
-from service.alerts.causes import look
-from service.alerts.finding import COUNT_CAP
-from service.alerts.record import Pass
+from service.alerts import webhooks
+from service.alerts.causes import find_conditions
+from service.alerts.condition import COUNT_CAP
+from service.alerts.record import Turn
 from service.config.settings import Settings
 from service.postgres import search
 from service.postgres.engine import connect
@@ -170,14 +170,14 @@ def is_blind(node: Node) -> bool:
 async def test_to_look_for_what_is_the_matter_reads_no_more(db: Database) -> None:
     """It counts, of each error too, and so reads as far as it counts."""
     settings = Settings(sync_url=(SecretStr("mongodb://mongodb.example/archive.emails"),))
-    turn = Pass(1, 10**9, 0, None, None)
+    turn = Turn(1, 10**9, 0, None, None)
 
     async def find() -> None:
         async with connect(db.engine) as conn:
-            await silence.newest_arrival(conn)
+            await webhooks.newest_arrival(conn)
             now = datetime.now(UTC)
-            await silence.find(conn, now - timedelta(days=10), now, None, {})
-            await look(conn, settings, turn, {})
+            await webhooks.find_silence(conn, now - timedelta(days=10), now, None, {})
+            await find_conditions(conn, settings, turn, {})
 
     found = await plans(db, find)
 

@@ -13,7 +13,7 @@ from service.local.zendesk.stand_in import Zendesk
 from service.postgres.engine import connect
 from service.queries.comparison import ComparisonView, comparison_of
 from service.reconcile.hourly import reconcile_hourly
-from service.reconcile.run import Wish, reconcile
+from service.reconcile.run import RunOptions, reconcile
 from service.resources import Resources, open_resources
 from tests.conftest import Client, Server, eventually, serving, working
 from tests.support.commands import command, typed
@@ -40,8 +40,8 @@ async def compared(res: Resources, settings: Settings | None = None) -> Comparis
         return await comparison_of(conn, settings or res.settings)
 
 
-async def run(res: Resources, **wish: Any) -> None:
-    await reconcile(res, Wish("ada", **wish), lambda _share, _seen: None)
+async def run(res: Resources, **options: Any) -> None:
+    await reconcile(res, RunOptions("ada", **options), lambda _share, _seen: None)
 
 
 def said(view: ComparisonView) -> str:

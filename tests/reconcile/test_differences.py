@@ -21,7 +21,7 @@ from service.reconcile.differences import (
 )
 from service.reconcile.finding import Finding
 from service.reconcile.hourly import reconcile_hourly
-from service.reconcile.run import Wish, reconcile
+from service.reconcile.run import RunOptions, reconcile
 from service.resources import Resources
 from service.storage import objects
 from tests.support.places import chunks, key
@@ -39,7 +39,7 @@ async def add(database: asyncpg.Connection, *found: Finding) -> int:
     await database.executemany(
         "INSERT INTO reconciliation_findings (reconciliation_id, kind, email_id, key, detail, repair)"
         " VALUES ($1, $2, $3, $4, $5, $6)",
-        [(run_id, *each.values()) for each in found],
+        [(run_id, *each.row()) for each in found],
     )
     return int(run_id)
 
@@ -144,7 +144,7 @@ async def test_who_has_no_target_closes_nothing_of_it_unless_workers_have_none(
     res: Resources, database: asyncpg.Connection
 ) -> None:
     await add(database, Finding("ahead", "a", 1))
-    await reconcile(res, Wish("ada (tests)"), lambda _share, _seen: None)
+    await reconcile(res, RunOptions("ada (tests)"), lambda _share, _seen: None)
     by_hand = await opened(res)
     await reconcile_hourly(res)
 
@@ -183,7 +183,7 @@ async def test_runs_that_compare_are_understood(res: Resources, database: asyncp
 
     await objects.remove(res.storage, kept[0].key)
     await objects.remove(res.storage, kept[2].key)
-    await reconcile(res, Wish("ada (tests)"), lambda _share, _seen: None)
+    await reconcile(res, RunOptions("ada (tests)"), lambda _share, _seen: None)
     by_whole = await opened(res)
     await objects.put(res.storage, chunks(contents[0]), None)
     await reconcile_hourly(res)  # the first part, in which it is there again

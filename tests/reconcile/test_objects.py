@@ -20,10 +20,10 @@ from service.local.zendesk.stand_in import Fault, Zendesk
 from service.postgres.engine import run
 from service.queries.reconciliations import ReconciliationDetail, get_reconciliation
 from service.reconcile import verify
+from service.reconcile.calls import RateLimit
 from service.reconcile.contents import Content
-from service.reconcile.rate_limit import Pace
 from service.reconcile.repair import keep_damaged
-from service.reconcile.run import Wish, cancel, reconcile
+from service.reconcile.run import RunOptions, cancel, reconcile
 from service.resources import Resources, open_resources
 from service.storage.objects import put
 from tests.conftest import Client, eventually, serving, working
@@ -74,8 +74,8 @@ async def again(settings: Settings, zendesk: Zendesk, email_id: int) -> dict[str
         return await client.until(email_id, "completed", "failed")
 
 
-async def compare(res: Resources, **wish: Any) -> ReconciliationDetail:
-    run_id = await reconcile(res, Wish("ada (tests)", **wish), lambda _share, _seen: None)
+async def compare(res: Resources, **options: Any) -> ReconciliationDetail:
+    run_id = await reconcile(res, RunOptions("ada (tests)", **options), lambda _share, _seen: None)
     found = await get_reconciliation(res.engine, run_id)
     assert found.status == "done", found.error
     return found
@@ -144,7 +144,7 @@ async def test_a_bucket_that_is_not_there_is_an_error_and_not_the_loss_of_all_fi
             run_id = await verify.begin(res, actor="ada (tests)", rate=1000, since=None, fix=True)
             await verify.step(res)
         else:
-            run_id = await reconcile(res, Wish("ada (tests)", since, "all"), lambda _share, _seen: None)
+            run_id = await reconcile(res, RunOptions("ada (tests)", since, "all"), lambda _share, _seen: None)
         run = await get_reconciliation(res.engine, run_id)
 
     assert (run.status, run.counts) == ("running" if how == "verify" else "failed", {})
@@ -158,7 +158,7 @@ async def test_a_bucket_that_is_not_there_is_an_error_also_where_nothing_was_eve
     """On a disk there is no directory then."""
     nowhere = settings.model_copy(update={"storage_url": f"s3://{bucket.name}-of-another-name"})
     async with open_resources(nowhere) as opened:
-        run_id = await reconcile(opened, Wish("ada (tests)"), lambda _share, _seen: None)
+        run_id = await reconcile(opened, RunOptions("ada (tests)"), lambda _share, _seen: None)
     on_disk = await compare(res)
 
     found = await get_reconciliation(res.engine, run_id)
@@ -192,8 +192,8 @@ async def test_another_place_is_not_taken_for_the_loss_of_all_files(
             pass
     else:
         since = datetime(2020, 1, 1, tzinfo=UTC) if how == "since" else None
-        wish = Wish("ada (tests)", fix="all", since=since)
-        run_id = await reconcile(there, wish, lambda _share, _seen: None)
+        options = RunOptions("ada (tests)", fix="all", since=since)
+        run_id = await reconcile(there, options, lambda _share, _seen: None)
 
     found = await get_reconciliation(there.engine, run_id)
     assert (found.status, found.error_code) == ("failed", "storage_is_another")
@@ -411,7 +411,7 @@ async def test_a_volume_that_is_not_mounted_is_no_loss_of_all_files(
     await sent(settings, zendesk)
     await asyncio.to_thread((tmp_path / "objects").rename, tmp_path / "elsewhere")
 
-    run_id = await reconcile(res, Wish("ada (tests)", fix="all"), lambda _share, _seen: None)
+    run_id = await reconcile(res, RunOptions("ada (tests)", fix="all"), lambda _share, _seen: None)
     run = await get_reconciliation(res.engine, run_id)
 
     assert (run.status, run.error_code, run.counts) == ("failed", "storage_unavailable", {})
@@ -637,7 +637,7 @@ async def test_a_verification_keeps_to_its_rate_and_can_be_cancelled(
 
 
 async def test_a_pace_lets_no_more_pass_than_was_asked_for() -> None:
-    pace = Pace(1_000_000)
+    pace = RateLimit(1_000_000)
     began = time.monotonic()
 
     await asyncio.gather(*(pace.spend(50_000) for _ in range(5)))

@@ -22,7 +22,7 @@ from service.reconcile.expected import states_of
 from service.reconcile.finding import Finding
 from service.reconcile.hourly import minute, reconcile_hourly
 from service.reconcile.repair import remove_documents
-from service.reconcile.run import Wish, part_of_storage, reconcile
+from service.reconcile.run import RunOptions, part_of_storage, reconcile
 from service.resources import Resources, open_resources
 from service.storage.port import RANGES
 from service.sync.attempt import sync
@@ -43,8 +43,8 @@ async def targeted(
         yield opened
 
 
-async def compare(res: Resources, ends: str = "done", **wish: Any) -> ReconciliationDetail:
-    run_id = await reconcile(res, Wish("ada (tests)", **wish), lambda _share, _seen: None)
+async def compare(res: Resources, ends: str = "done", **options: Any) -> ReconciliationDetail:
+    run_id = await reconcile(res, RunOptions("ada (tests)", **options), lambda _share, _seen: None)
     found = await get_reconciliation(res.engine, run_id)
     assert found.status == ends, found.error
     return found
@@ -351,7 +351,7 @@ async def test_a_target_that_goes_away_in_the_middle_ends_the_run_with_the_reaso
     async with before_mongodb(mongodb_server) as (proxy, url):
         away = syncing(settings, url, sync_seconds=2)
         async with open_resources(away) as opened:
-            run_id = await reconcile(opened, Wish("ada (tests)"), lambda _share, _seen: proxy.cut())
+            run_id = await reconcile(opened, RunOptions("ada (tests)"), lambda _share, _seen: proxy.cut())
     run_ = await get_reconciliation(res.engine, run_id)
 
     assert (run_.status, run_.emails) == ("failed", 1_000)
@@ -411,7 +411,9 @@ async def test_there_is_one_run_at_a_time_and_one_that_was_killed_is_in_nobodys_
 async def test_one_that_is_stopped_says_so_at_once(targeted: Resources, database: asyncpg.Connection) -> None:
     await add_many_finished(database, 2000)
     begun = asyncio.Event()
-    going = asyncio.create_task(reconcile(targeted, Wish("ada (tests)"), lambda _share, _seen: begun.set()))
+    going = asyncio.create_task(
+        reconcile(targeted, RunOptions("ada (tests)"), lambda _share, _seen: begun.set())
+    )
     await begun.wait()
     going.cancel()
     await asyncio.wait({going})

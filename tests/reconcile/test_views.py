@@ -11,13 +11,13 @@ import asyncpg
 import pytest
 from arq.worker import Worker
 
-from service.alerts.finding import Finding
+from service.alerts.condition import Condition
 from service.alerts.reconciliation import find
 from service.config.settings import Settings
 from service.local.zendesk.stand_in import Fault, Zendesk
 from service.postgres.engine import connect
 from service.reconcile.hourly import reconcile_hourly
-from service.reconcile.run import Wish, reconcile
+from service.reconcile.run import RunOptions, reconcile
 from service.resources import Resources, open_resources
 from service.storage import objects
 from service.worker import settings as door
@@ -383,7 +383,7 @@ async def test_metrics_tell_of_what_is_open_and_of_the_newest_that_is_done(
 # ── alerts
 
 
-async def found(res: Resources, hours: int = 24) -> dict[str, Finding]:
+async def found(res: Resources, hours: int = 24) -> dict[str, Condition]:
     async with connect(res.engine) as conn:
         return {each.key: each for each in await find(conn, hours)}
 
@@ -415,13 +415,13 @@ async def test_what_is_ahead_of_the_record_since_long_ago_is_the_matter_until_fi
         )
         await documents.update_many({}, {"$set": {"version": 9}})
         await documents.insert_one({"_id": "x", "source": "holdfast", "email_id": new})
-        await reconcile(there, Wish("ada"), lambda _share, _seen: None)
+        await reconcile(there, RunOptions("ada"), lambda _share, _seen: None)
         by_whole = await found(res)
         await documents.delete_many({"email_id": new})
         await write_documents(there, [new])
         await reconcile_hourly(there)
         by_hour = await found(res)
-        await reconcile(there, Wish("ada", fix="all"), lambda _share, _seen: None)
+        await reconcile(there, RunOptions("ada", fix="all"), lambda _share, _seen: None)
 
     assert "2 ahead of the record in the target, 1 in the target without an e-mail" in by_whole[""].detail
     # The document without an e-mail is gone, which is seen by a run over all.

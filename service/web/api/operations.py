@@ -76,7 +76,7 @@ class Cancelled(View):
 
 async def show_overview(request: web.Request) -> web.Response:
     res = request.app[RES]
-    return answer(request, await ask(request, overview.of(res.engine, res.settings)))
+    return answer(request, await ask(request, overview.summarize(res.engine, res.settings)))
 
 
 async def show_checks(request: web.Request) -> web.Response:

@@ -3,9 +3,8 @@
 from aiohttp import web
 
 from service import intake
-from service.queries import ignored, quarantine
-from service.queries.ignored import IgnoredFilter
-from service.queries.quarantine import QuarantineFilter
+from service.queries import webhooks
+from service.queries.webhooks import IgnoredFilter, QuarantineFilter
 from service.web.api.answers import Replayed
 from service.web.auth.tokens import visible
 from service.web.handling.exchange import answer, ask, number, parameters
@@ -14,12 +13,12 @@ from service.web.handling.keys import IDENTITY, RES
 
 async def list_quarantined(request: web.Request) -> web.Response:
     wanted = parameters(request, QuarantineFilter)
-    return answer(request, await ask(request, quarantine.list_quarantined(request.app[RES].engine, wanted)))
+    return answer(request, await ask(request, webhooks.list_quarantined(request.app[RES].engine, wanted)))
 
 
 async def show_quarantined(request: web.Request) -> web.Response:
     quarantine_id = number(request, "id")
-    found = await ask(request, quarantine.get_quarantined(request.app[RES].engine, quarantine_id))
+    found = await ask(request, webhooks.get_quarantined(request.app[RES].engine, quarantine_id))
     return answer(request, visible(request, found))
 
 
@@ -32,12 +31,12 @@ async def replay(request: web.Request) -> web.Response:
 
 async def list_ignored(request: web.Request) -> web.Response:
     wanted = parameters(request, IgnoredFilter)
-    return answer(request, await ask(request, ignored.list_ignored(request.app[RES].engine, wanted)))
+    return answer(request, await ask(request, webhooks.list_ignored(request.app[RES].engine, wanted)))
 
 
 async def show_ignored(request: web.Request) -> web.Response:
     return answer(
-        request, await ask(request, ignored.get_ignored(request.app[RES].engine, number(request, "id")))
+        request, await ask(request, webhooks.get_ignored(request.app[RES].engine, number(request, "id")))
     )
 
 

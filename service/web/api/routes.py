@@ -4,10 +4,8 @@ from service.queries.actions import ActionPage
 from service.queries.alerts import AlertPage
 from service.queries.emails import EmailFilter
 from service.queries.failures import FailurePage
-from service.queries.ignored import IgnoredFilter
 from service.queries.overview import Overview, Stats
 from service.queries.pages import PageFilter
-from service.queries.quarantine import QuarantineFilter
 from service.queries.reconciliations import ReconciliationDetail, ReconciliationPage
 from service.queries.retries import BulkRetryPage, BulkRetryView
 from service.queries.views import (
@@ -20,6 +18,7 @@ from service.queries.views import (
     QuarantinePage,
     RequestView,
 )
+from service.queries.webhooks import IgnoredFilter, QuarantineFilter
 from service.web.api import emails, operations, quarantine, reconciliations
 from service.web.api.answers import Queued, Replayed, SyncPending
 from service.web.api.open_routes import OPEN

@@ -7,11 +7,11 @@ from datetime import datetime, timedelta
 COUNT_CAP = 10_000
 
 # When each alert that is open was opened, by cause and key.
-Open = Mapping[tuple[str, str], datetime]
+OpenAlerts = Mapping[tuple[str, str], datetime]
 
 
 @dataclass(frozen=True)
-class Finding:
+class Condition:
     """Something that is the matter now; two of the same cause and key are the same alert."""
 
     cause: str

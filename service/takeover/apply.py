@@ -14,28 +14,28 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from service.errors import HoldfastError, Permanent, Transient
 from service.postgres.email_tables import STATUSES, SYNC_STATUSES
 from service.postgres.engine import connect
-from service.takeover.look import Plan
-from service.takeover.table import FIRST, REQUIRED, TRIGGER, Table
+from service.takeover.existing_table import FIRST, REQUIRED, TRIGGER, ExistingTable
+from service.takeover.plan import TakeoverPlan
 
 T = TypeVar("T")
 # The migration that makes `attachments`; those after it build most of the indexes.
-LISTS = "20250922_0900"
+ATTACHMENTS_REVISION = "20250922_0900"
 # Any fixed number: whoever holds this advisory lock takes over, nobody else does meanwhile.
 LOCK = 4_710_024
 BATCH = 2_000  # rows of one transaction
 # Writers wait behind a change of the table that waits for its lock.
 LOCK_SECONDS = 0.5
-PATIENCE_SECONDS = 60.0
+MAX_LOCK_WAIT_SECONDS = 60.0
 LOCK_NOT_AVAILABLE, DEADLOCK_DETECTED = "55P03", "40P01"
 _INDEX = "uq_incoming_emails_idempotency_key"
 _NEW_INDEX = f"{_INDEX}_new"
 
 # Is told how many rows were looked at.
-Tell = Callable[[int], None]
+ReportProgress = Callable[[int], None]
 
 
 @asynccontextmanager
-async def alone(engine: AsyncEngine) -> AsyncIterator[None]:
+async def exclusive(engine: AsyncEngine) -> AsyncIterator[None]:
     """Keep other takeovers of this database out; raises Transient where there is one."""
     async with connect(engine) as conn:
         if not await conn.scalar(text(f"SELECT pg_try_advisory_lock({LOCK})")):
@@ -43,7 +43,7 @@ async def alone(engine: AsyncEngine) -> AsyncIterator[None]:
         yield
 
 
-async def change(engine: AsyncEngine, plan: Plan, tell: Tell) -> None:
+async def apply(engine: AsyncEngine, plan: TakeoverPlan, tell: ReportProgress) -> None:
     """Change the table and its rows, and stamp the revision from which migrations go on.
 
     Raises Permanent for what Postgres refuses to change, Transient where a lock is not to be had.
@@ -55,17 +55,17 @@ async def change(engine: AsyncEngine, plan: Plan, tell: Tell) -> None:
             "state_unknown",
             f"The states {', '.join(map(repr, plan.unknown))} are unknown: add --map OLD=NEW.",
         )
-    await _patiently("change the table", lambda: _change_table(engine, plan, table))
+    await _with_retries("change the table", lambda: _change_table(engine, plan, table))
     await _change_rows(engine, plan, tell)
     if not table.has_unique_key:
         await _make_keys_unique(engine)
     for name in plan.optional:
         await _require(engine, name)
     if plan.is_foreign:
-        await _patiently("stamp the revision", lambda: _stamp(engine))
+        await _with_retries("stamp the revision", lambda: _stamp(engine))
 
 
-async def make_room_for_lists(engine: AsyncEngine) -> None:
+async def add_reading_hash(engine: AsyncEngine) -> None:
     """Add the column that tells which lists were read, which a later migration adds if it is not there."""
 
     async def add() -> None:
@@ -74,10 +74,10 @@ async def make_room_for_lists(engine: AsyncEngine) -> None:
                 "ALTER TABLE incoming_emails ADD COLUMN IF NOT EXISTS reading_hash bytea"
             )
 
-    await _patiently("add a column", add)
+    await _with_retries("add a column", add)
 
 
-async def _change_table(engine: AsyncEngine, plan: Plan, table: Table) -> None:
+async def _change_table(engine: AsyncEngine, plan: TakeoverPlan, table: ExistingTable) -> None:
     """Change columns and constraints, and install the trigger, in one transaction."""
     async with _transaction(engine) as conn:
         await conn.exec_driver_sql("SET LOCAL timezone = 'UTC'")
@@ -123,7 +123,7 @@ async def _install_trigger(conn: AsyncConnection, states: Mapping[str, str]) -> 
     )
 
 
-async def _change_rows(engine: AsyncEngine, plan: Plan, tell: Tell) -> None:
+async def _change_rows(engine: AsyncEngine, plan: TakeoverPlan, tell: ReportProgress) -> None:
     """Fill in what is missing and map states, some rows at a time, each time committed."""
     if not (plan.states or plan.missing):
         return
@@ -141,12 +141,12 @@ async def _change_rows(engine: AsyncEngine, plan: Plan, tell: Tell) -> None:
             async with _transaction(engine) as conn:
                 await conn.execute(statement, given)
 
-        await _patiently("fill rows", some)
+        await _with_retries("fill rows", some)
         after, done = until, done + count
         tell(done)
 
 
-def _change_some(plan: Plan) -> str:
+def _change_some(plan: TakeoverPlan) -> str:
     assert plan.table  # noqa: S101 the plan has one
     created = plan.table.columns.get("created_at")
     zone = " AT TIME ZONE 'UTC'" if created and created.type == "timestamp" else ""
@@ -197,7 +197,7 @@ async def _make_keys_unique(engine: AsyncEngine) -> None:
                 f"ALTER TABLE incoming_emails ADD CONSTRAINT {_INDEX} UNIQUE USING INDEX {_NEW_INDEX}"
             )
 
-    await _patiently("make the keys unique", use)
+    await _with_retries("make the keys unique", use)
 
 
 async def _require(engine: AsyncEngine, name: str) -> None:
@@ -221,7 +221,7 @@ async def _require(engine: AsyncEngine, name: str) -> None:
             await conn.exec_driver_sql(f"ALTER TABLE incoming_emails VALIDATE CONSTRAINT {check}")
 
     for step in (begin, validate, end):
-        await _patiently(f"require {name}", step)
+        await _with_retries(f"require {name}", step)
 
 
 async def _stamp(engine: AsyncEngine) -> None:
@@ -243,9 +243,9 @@ async def _transaction(engine: AsyncEngine) -> AsyncIterator[AsyncConnection]:
             yield conn
 
 
-async def _patiently(what: str, work: Callable[[], Awaitable[T]]) -> T:
+async def _with_retries(what: str, work: Callable[[], Awaitable[T]]) -> T:
     """Try again while somebody has a lock that we need; say what Postgres refuses."""
-    deadline = time.monotonic() + PATIENCE_SECONDS
+    deadline = time.monotonic() + MAX_LOCK_WAIT_SECONDS
     while True:
         try:
             return await work()
@@ -257,7 +257,7 @@ async def _patiently(what: str, work: Callable[[], Awaitable[T]]) -> T:
                 reason = str(getattr(cause.orig, "__cause__", cause.orig)).partition("\n")[0]
                 raise Permanent("takeover_refused", f"Postgres refuses to {what}: {reason}") from exc
             if time.monotonic() > deadline:
-                held = f"To {what}, a lock is needed that others held for {PATIENCE_SECONDS:g} s: run it again later."
+                held = f"To {what}, a lock is needed that others held for {MAX_LOCK_WAIT_SECONDS:g} s: run it again later."
                 raise Transient("lock_not_available", held) from exc
         await asyncio.sleep(0.2)
 

@@ -10,7 +10,15 @@ from service.migrations import revisions
 from service.migrations.revisions import Standing, migrations_after
 from service.postgres.email_tables import STATUSES, UNREAD
 from service.postgres.operation_tables import TABLES
-from service.takeover.table import FIRST, REQUIRED, TRIGGER, Column, Table, adapt, read_table
+from service.takeover.existing_table import (
+    FIRST,
+    REQUIRED,
+    TRIGGER,
+    ExistingTable,
+    TableColumn,
+    adapt,
+    read_table,
+)
 
 FINISHED = ("completed", "failed")
 # What other systems call an e-mail that is to be worked on; Dramatiq's `processing` is held by nobody any more.
@@ -19,11 +27,11 @@ _MAY_BE_MEANT = {"processed": "completed", "done": "completed", "success": "comp
 
 
 @dataclass(slots=True)
-class Plan:
+class TakeoverPlan:
     """What a takeover will do, and what is in its way."""
 
     standing: Standing
-    table: Table | None = None
+    table: ExistingTable | None = None
     rows: int = 0
     given: Mapping[str, str] = field(
         default_factory=dict
@@ -83,10 +91,10 @@ class Plan:
         return "This database needs no takeover: its tables are those of this Holdfast."
 
 
-async def look(conn: AsyncConnection, given: Mapping[str, str]) -> Plan:
-    """Plan a takeover; `given` says what states mean that only the other system knows."""
+async def make_plan(conn: AsyncConnection, given: Mapping[str, str]) -> TakeoverPlan:
+    """TakeoverPlan a takeover; `given` says what states mean that only the other system knows."""
     standing = await revisions.look(conn)
-    plan = Plan(standing, given=given)
+    plan = TakeoverPlan(standing, given=given)
     if not (plan.is_foreign or standing.is_ours):
         return plan
     plan.migrations = migrations_after(FIRST) if plan.is_foreign else standing.missing
@@ -104,13 +112,13 @@ async def look(conn: AsyncConnection, given: Mapping[str, str]) -> Plan:
 
 
 async def keeps_limits(conn: AsyncConnection) -> bool:
-    """Tell whether the table of a database of ours keeps what another system made."""
+    """ReportProgress whether the table of a database of ours keeps what another system made."""
     table = await read_table(conn)
     adapt(table, is_foreign=False)
-    return bool(table.changes or table.before or Plan(Standing("current", ""), table).optional)
+    return bool(table.changes or table.before or TakeoverPlan(Standing("current", ""), table).optional)
 
 
-def mean(state: str, given: Mapping[str, str]) -> str | None:
+def meaning_of(state: str, given: Mapping[str, str]) -> str | None:
     """Give the state of ours that another system's word means; None where nobody has told."""
     if state in STATUSES and state != "processing":
         return state
@@ -120,7 +128,7 @@ def mean(state: str, given: Mapping[str, str]) -> str | None:
     return word if word in FINISHED else given.get(state)
 
 
-def may_mean(state: str) -> str:
+def suggest_meaning(state: str) -> str:
     """Suggest what a word may mean."""
     return _MAY_BE_MEANT.get(state.strip().lower(), "received")
 
@@ -137,7 +145,7 @@ async def _taken_names(conn: AsyncConnection) -> list[str]:
     ]
 
 
-async def _look_at_states(conn: AsyncConnection, plan: Plan) -> None:
+async def _look_at_states(conn: AsyncConnection, plan: TakeoverPlan) -> None:
     assert plan.table  # noqa: S101 the caller read it
     if "processing_status" not in plan.table.columns or not (plan.is_foreign or plan.is_begun):
         return
@@ -148,7 +156,7 @@ async def _look_at_states(conn: AsyncConnection, plan: Plan) -> None:
     )
     for state, count in rows:
         plan.counts[state] = count
-        new = mean(state, plan.given)
+        new = meaning_of(state, plan.given)
         if not plan.is_foreign and state in STATUSES:
             continue  # Holdfast's own by now
         if new is None:
@@ -157,7 +165,9 @@ async def _look_at_states(conn: AsyncConnection, plan: Plan) -> None:
             plan.states[state] = new
 
 
-async def _look_at_values(conn: AsyncConnection, plan: Plan, columns: Mapping[str, Column]) -> None:
+async def _look_at_values(
+    conn: AsyncConnection, plan: TakeoverPlan, columns: Mapping[str, TableColumn]
+) -> None:
     """Count what has to be filled in."""
     assert plan.table  # noqa: S101 the caller read it
     if "received_at" in plan.table.added and plan.rows:
@@ -178,7 +188,9 @@ def _is_missing(name: str) -> str:
     return "coalesce(idempotency_key, '') = ''" if name == "idempotency_key" else f"{name} IS NULL"
 
 
-async def _look_at_lists(conn: AsyncConnection, plan: Plan, columns: Mapping[str, Column]) -> None:
+async def _look_at_lists(
+    conn: AsyncConnection, plan: TakeoverPlan, columns: Mapping[str, TableColumn]
+) -> None:
     if "attachment_urls" not in columns:
         return
     known = {"raw_body", "reading_hash"} <= columns.keys() and not plan.is_foreign
@@ -191,14 +203,14 @@ async def _look_at_lists(conn: AsyncConnection, plan: Plan, columns: Mapping[str
     )
     unfinished = finished = 0
     for state, count in rows:
-        if (plan.states.get(state) or mean(state, {})) in FINISHED:
+        if (plan.states.get(state) or meaning_of(state, {})) in FINISHED:
             finished += count
         else:
             unfinished += count
     plan.lists = unfinished, finished
 
 
-def describe(plan: Plan) -> list[str]:
+def describe(plan: TakeoverPlan) -> list[str]:
     """Say what will be done, a sentence each."""
     assert plan.table  # noqa: S101 there is none only where there is nothing to describe
     steps = [*plan.table.sentences]
@@ -224,7 +236,7 @@ def describe(plan: Plan) -> list[str]:
     return steps
 
 
-def _of_rows(plan: Plan) -> list[str]:
+def _of_rows(plan: TakeoverPlan) -> list[str]:
     said = []
     for name, count in plan.missing.items():
         said.append(f"Fill {name} of {_emails(count)} that have none.")
