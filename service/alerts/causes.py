@@ -1,4 +1,4 @@
-"""Everything that may be the matter, looked for in one pass over the record."""
+"""All causes of alerts, checked in one pass over the tables."""
 
 from datetime import timedelta
 
@@ -14,9 +14,9 @@ from service.postgres.pool import ADVICE, Usage, usage
 async def find_conditions(
     conn: AsyncConnection, settings: Settings, turn: Turn, opened: OpenAlerts, *, refused: bool = False
 ) -> list[Condition]:
-    """Find what is the matter now; each statement reads a bounded number of rows by an index.
+    """Return all conditions that hold now; each statement reads a bounded number of rows by an index.
 
-    `refused` says that Postgres refused this process a connection within the last minute.
+    `refused` tells that Postgres refused this process a connection within the last minute.
     """
     newest, now = await webhooks.newest_arrival(conn)
     limit = timedelta(seconds=settings.alert_waiting_seconds)
@@ -30,18 +30,18 @@ async def find_conditions(
         *await webhooks.find_silence(conn, newest, now, settings.alert_silence_seconds, opened),
         *webhooks.find_bad_signatures(turn, newest, settings.alert_signature_failures),
         *await reconciliation.find(conn, settings.reconcile_hours),
-        *_of_connections(await usage(conn), refused=refused),
+        *_find_connections(await usage(conn), refused=refused),
     ]
     if settings.sync_url:
         conditions += await syncs.find(conn, limit, now)
     return conditions
 
 
-def _of_connections(now: Usage, *, refused: bool) -> list[Condition]:
-    """Find that Postgres has no connection left for a release or a command."""
+def _find_connections(now: Usage, *, refused: bool) -> list[Condition]:
+    """Report that Postgres has no connection left for a release or a command."""
     if not (refused or now.is_full):
         return []
-    said = "Postgres refused connections within the last minute." if refused else "Postgres has none left."
-    detail = f"{said} Connections: {clean(str(now))}.\nWhat to do: {ADVICE}."
+    reason = "Postgres refused connections within the last minute." if refused else "Postgres has none left."
+    detail = f"{reason} Connections: {clean(str(now))}.\nWhat to do: {ADVICE}."
     count = sum(now.held.values())
     return [Condition("connections", "", count, "Postgres has too few connections", detail)]

@@ -1,4 +1,4 @@
-"""Alerts on record: whose turn it is to look, what is open, and what became of what was found."""
+"""The table of alerts: take turns to look, open alerts, resolve them."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,32 +11,33 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from service.alerts.condition import Condition, OpenAlerts
 from service.postgres.rows import arrays_of
 
-PASS_PAUSE = timedelta(seconds=15)
-# How long a thing must not have been seen to be over; twice as long each time that it came back within a day.
+TURN_PAUSE = timedelta(seconds=15)
+# A condition must be absent for this long to be resolved; twice as long each time it came back within a day.
 QUIET = timedelta(minutes=5)
 MOST_QUIET = timedelta(hours=6)
-# News that could not be told for so long is none.
+# A delivery is given up after this time.
 STALE = timedelta(days=1)
 
 
 @dataclass(frozen=True)
 class Turn:
-    """A watcher's turn to look; `number` is the fence."""
+    """A process's turn to look; `number` is the fencing token."""
 
     number: int
-    known_id: int  # the newest e-mail at the start of the pass before
+    known_id: int  # the newest e-mail at the start of the turn before
     bad_signatures: int
     bad_signature_code: str | None
     bad_signature_at: datetime | None
 
 
 async def begin(conn: AsyncConnection) -> Turn | None:
-    """Take the turn to look; None if somebody had it a moment ago."""
+    """Take a turn to look; None if the last turn began less than TURN_PAUSE ago."""
     row = (await conn.execute(_BEGIN)).one_or_none()
     return Turn(*row) if row else None
 
 
 async def open_alerts(conn: AsyncConnection) -> OpenAlerts:
+    """Return the open alerts."""
     rows = await conn.execute(text("SELECT cause, key, opened_at FROM alerts WHERE resolved_at IS NULL"))
     return {(cause, key): opened_at for cause, key, opened_at in rows}
 
@@ -57,17 +58,17 @@ async def save_conditions(
 
 
 async def resolve(conn: AsyncConnection, turn: Turn) -> list[str]:
-    """Resolve what was not seen for long enough, and tell who was told; return the causes."""
+    """Resolve alerts whose conditions were absent for long enough, and add deliveries; return the causes."""
     return [*await conn.scalars(_RESOLVE, {"pass": turn.number})]
 
 
 async def give_up(conn: AsyncConnection) -> list[str]:
-    """Give up what could not be told for a day, and return the channels."""
+    """Give up deliveries that are older than STALE; return their channels."""
     return [*await conn.scalars(_GIVE_UP)]
 
 
-async def note_bad_signatures(conn: AsyncConnection, count: int, code: str, ago: timedelta) -> None:
-    """Note how many signatures in a row were wrong in this process, and how long ago the last was."""
+async def save_bad_signatures(conn: AsyncConnection, count: int, code: str, ago: timedelta) -> None:
+    """Save how many signatures in a row were wrong in this process, and how long ago the last one was."""
     await conn.execute(_BAD_SIGNATURES, {"count": count, "code": code, "ago": ago})
 
 
@@ -79,7 +80,7 @@ ON CONFLICT (id) DO UPDATE SET
     known_id = watch.newest_id, newest_id = excluded.newest_id
 WHERE watch.next_at <= now()
 RETURNING pass_number, known_id, bad_signatures, bad_signature_code, bad_signature_at
-""").bindparams(bindparam("pause", PASS_PAUSE, Interval()))
+""").bindparams(bindparam("pause", TURN_PAUSE, Interval()))
 
 _NOTE = text("""
 WITH turn AS (
@@ -130,7 +131,7 @@ SELECT cause FROM over
 )
 
 _GIVE_UP = text("""
-UPDATE alert_deliveries SET status = 'failed', error = coalesce(error, 'nobody sent it')
+UPDATE alert_deliveries SET status = 'failed', error = coalesce(error, 'no process sent it')
 WHERE status = 'pending' AND created_at < now() - :stale
 RETURNING channel
 """).bindparams(bindparam("stale", STALE, Interval()))

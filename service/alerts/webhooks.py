@@ -9,16 +9,16 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from service.alerts.condition import Condition, OpenAlerts, clean, clock, duration, number
 from service.alerts.record import Turn
 
-# What came longer ago is no news: who left it there knows of it.
+# Older webhooks cause no alert.
 RECENT = timedelta(days=1)
 MOST_READ = 1000
 MOST_CODES = 10
-# Silences that are looked at, of any hour until now; the least is twice what a change of the clocks can make.
+# Lengths of silence that are checked; the shortest is twice the change of daylight saving time.
 HOURS = (2, 4, 8, 16, 32, 64, 128)
 
 
 async def newest_arrival(conn: AsyncConnection) -> tuple[datetime | None, datetime]:
-    """Return when the newest webhook came that is on record, and what time it is now."""
+    """Return the time of the newest saved webhook, and the current time of the database."""
     newest, now = (await conn.execute(_NEWEST)).one()
     return newest, now
 
@@ -26,38 +26,38 @@ async def newest_arrival(conn: AsyncConnection) -> tuple[datetime | None, dateti
 async def find_silence(
     conn: AsyncConnection, newest: datetime | None, now: datetime, limit: float | None, opened: OpenAlerts
 ) -> list[Condition]:
-    """Find out whether nothing has come for more than `limit` seconds, or else for longer than is usual.
+    """Report that no webhook came for more than `limit` seconds; without a limit, for an unusually long time.
 
-    Once it was found it stays, also into hours that are usually silent, until a webhook comes.
+    The condition then holds until a webhook comes, also during hours that are usually silent.
     """
     if newest is None:
         return []
     silence, since = now - newest, opened.get(("silence", ""))
-    why = None
+    reason = None
     if since and newest <= since:
-        why = "None has come since."
+        reason = "None has come since."
     elif limit is not None:
-        why = (
+        reason = (
             f"The limit is {duration(timedelta(seconds=limit))}." if silence.total_seconds() > limit else None
         )
     elif silence >= timedelta(hours=HOURS[0]) and (
         hours := await conn.scalar(_UNUSUAL, {"silence": silence})
     ):
-        why = (
-            f"In the same {hours} hours a week and two weeks ago, some came in every"
+        reason = (
+            f"In the same {hours} hours of the last two weeks, some came in every"
             f" {duration(timedelta(hours=hours / 4))}."
         )
-    if not why:
+    if not reason:
         return []
     detail = (
-        f"The last webhook came at {clock(newest)}. {why}\n"
-        "Look at the webhook in Zendesk (Admin Center, Webhooks), and whether it can reach this service."
+        f"The last webhook came at {clock(newest)}. {reason}\n"
+        "Check the webhook in Zendesk (Admin Center, Webhooks), and whether it can reach this service."
     )
-    return [Condition("silence", "", 1, "No webhooks come", detail)]
+    return [Condition("silence", "", 1, "No webhooks arrive", detail)]
 
 
 async def find_quarantined(conn: AsyncConnection, opened: OpenAlerts) -> list[Condition]:
-    """Find the errors for which webhooks of the last day wait in quarantine, among the newest that wait."""
+    """Report errors of webhooks that came within a day and wait in quarantine, among the newest ones."""
     open_codes = [key for cause, key in opened if cause == "quarantine"]
     rows = await conn.execute(_CODES, {"open": open_codes})
     return [_quarantined(code, count, newest_id) for code, count, newest_id in rows]
@@ -67,9 +67,9 @@ def _quarantined(code: str, count: int, newest_id: int) -> Condition:
     what = clean(code, 50) or "an unknown error"
     some = "" if count < MOST_READ else " or more"
     detail = (
-        f"{number(count, 'webhook')}{some} of the last {RECENT.days * 24} hours could not be read ({what}),"
-        f" and made no e-mail.\nFor example webhook {newest_id} in quarantine. If all are so, look at the body"
-        " of the webhook in Zendesk's trigger. Replay them once they can be read."
+        f"{number(count, 'webhook')}{some} of the last {RECENT.days * 24} hours could not be parsed ({what}),"
+        f" and made no e-mail.\nFor example webhook {newest_id} in quarantine. If all fail like this, check the body"
+        " of the webhook in Zendesk's trigger. Replay them once the cause is fixed."
     )
     return Condition("quarantine", code, count, f"Webhooks wait in quarantine with {what}", detail)
 
@@ -102,8 +102,8 @@ SELECT greatest(
 ), now()
 """)
 
-# The longest time until now of which each quarter brought something a week ago, and two weeks ago. Nights and weekends
-# are silent there too, who has few e-mails has silent quarters, and who began last week has nothing there.
+# The longest period until now that had webhooks in each of its quarters a week and two weeks ago. So nights, weekends,
+# accounts with few e-mails and new installations cause no alert.
 _UNUSUAL = text(f"""
 SELECT max(hours) FROM unnest(ARRAY[{", ".join(map(str, HOURS))}]) AS hours
 WHERE hours * interval '1 hour' <= :silence AND NOT EXISTS (
@@ -123,8 +123,8 @@ WHERE hours * interval '1 hour' <= :silence AND NOT EXISTS (
 )
 """).bindparams(bindparam("silence", type_=Interval()))  # noqa: S608 the numbers are ours
 
-# Who has an alert keeps it, or it would be announced as over. A limit that the planner does not know makes it walk
-# the index, whatever it believes to be there.
+# Errors with an open alert come first, or their alerts would be resolved. The limit in a subquery is unknown to the
+# planner, so it scans the index in order.
 _CODES = text("""
 SELECT error_code, count(*), max(id) FROM (
     SELECT id, received_at, error_code FROM quarantined_webhooks

@@ -1,4 +1,4 @@
-"""Compare the e-mails on record with the documents in the target, some at a time, by their ids."""
+"""Compare e-mails in Postgres with their documents in the target, in steps by id."""
 
 import asyncio
 from collections.abc import AsyncGenerator, Mapping, Sequence
@@ -22,20 +22,20 @@ from service.targets.document import (
 )
 from service.targets.mongodb import MAX_ID, MIN_ID, Collection, FoundDocument, copy_of
 
-# Rows and documents move while they are read; what looks wrong is looked at again.
-SECOND_LOOK_SECONDS = 0.2
-# Documents that one step holds in memory. Where there are more, those of e-mails are found by their keys, and the
-# rest is found once these are gone.
+# Rows and documents change while they are read, so each difference is confirmed after a pause.
+CONFIRM_SECONDS = 0.2
+# Documents that one step holds in memory. Beyond that, documents of e-mails are read by key, and a later run finds
+# the rest.
 MAX_DOCUMENTS = 10 * STEP
-# What is looked at before anything is removed; of fewer, none may have an e-mail indeed.
+# Documents drawn before a removal; a smaller sample proves nothing.
 SAMPLE, MIN_SAMPLE = 100, 8
-# Of one step; where a new version of ours writes other documents, all of them differ, and in the same.
+# Differences per step with details: after an upgrade all documents may differ, in the same field.
 MAX_DETAILED = 20
 
 
 @dataclass(frozen=True, slots=True)
 class TargetDocument:
-    """A document that is in the target."""
+    """The compared part of a document in the target."""
 
     found_key: Any
     version: Any
@@ -50,7 +50,7 @@ class TargetDocument:
 
 @dataclass(slots=True)
 class Comparison:
-    """What came of comparing some e-mails: `wrong` are as they were compared, by the keys of their findings."""
+    """The result of one step; `wrong` has the states of differing e-mails by the keys of their findings."""
 
     end: int = 0
     emails: int = 0
@@ -63,9 +63,9 @@ class Comparison:
 async def compare_step(
     res: Resources, target: Collection, first: int, last: int, *, is_whole: bool
 ) -> Comparison:
-    """Compare the next e-mails from `first` on, and all documents among them.
+    """Compare the next e-mails from `first` on with the documents of the same ids.
 
-    The whole of a collection ends neither at the first e-mail nor at the last one.
+    With `is_whole`, also read documents with ids below the first e-mail and above the last one.
     """
     states = await ask(res, lambda conn: states_from(conn, first, last))
     end = states[-1].email_id + 1 if len(states) == STEP else last
@@ -77,23 +77,23 @@ async def compare_step(
     expected = await ask(res, lambda conn: digests(conn, settled, res.settings)) if settled else {}
     doubtful = [state for state in states if _judge(state, documents.get(state.key), expected)]
     own = {state.key for state in states}
-    strange = [document for key, document in documents.items() if key not in own]
-    if doubtful or strange:
-        await asyncio.sleep(SECOND_LOOK_SECONDS)
+    unknown = [document for key, document in documents.items() if key not in own]
+    if doubtful or unknown:
+        await asyncio.sleep(CONFIRM_SECONDS)
     if doubtful:
-        await _look_again(res, target, [state.email_id for state in doubtful], step)
-    step.findings += await without_email(res, strange)
+        await _confirm(res, target, [state.email_id for state in doubtful], step)
+    step.findings += await find_without_email(res, unknown)
     return step
 
 
 async def compare_without_email_id(res: Resources, target: Collection) -> Comparison:
-    """Find the documents that name no e-mail by its number, which no range has."""
+    """Find documents without a numeric email_id, which no range of ids contains."""
     documents = await with_retries(lambda: _read(res, target.without_email_id()))
-    return Comparison(documents=len(documents), findings=await without_email(res, [*documents.values()]))
+    return Comparison(documents=len(documents), findings=await find_without_email(res, [*documents.values()]))
 
 
-async def without_email(res: Resources, documents: Sequence[TargetDocument]) -> list[Finding]:
-    """Tell of documents whose key is no e-mail's; one whose e-mail has another number is found with that."""
+async def find_without_email(res: Resources, documents: Sequence[TargetDocument]) -> list[Finding]:
+    """Return a finding for each document whose key belongs to no e-mail."""
     keys = [document.key for document in documents if isinstance(document.found_key, str)]
     known = (
         await ask(res, lambda conn: known_keys(conn, [key for key in keys if "\0" not in key]))
@@ -113,24 +113,22 @@ async def without_email(res: Resources, documents: Sequence[TargetDocument]) -> 
 
 
 async def require_own_collection(res: Resources, target: Collection) -> None:
-    """Raise Permanent if most of our documents have no e-mail: then another database's are looked at, or another's.
+    """Raise Permanent if most of our documents have no e-mail: the collection or the database is probably another one.
 
-    To remove all of them would empty the collection of whoever put them there.
+    A removal would then empty the collection of another installation.
     """
     drawn = await with_retries(lambda: target.sample(SAMPLE))
     keys = [str(each["_id"]) for each in drawn if each.get("source") == SOURCE]
     known = await ask(res, lambda conn: known_keys(conn, [key for key in keys if "\0" not in key]))
     if len(keys) >= MIN_SAMPLE and 2 * len(known) < len(keys):
-        looked = (
-            f"of {len(keys)} documents of ours that were looked at, {len(keys) - len(known)} have no e-mail"
-        )
-        doubt = "are SYNC_URL and DATABASE_URL those that belong together?"
-        forced = "To remove them all the same, add --force to `holdfast reconcile --fix`."
-        raise Permanent("target_is_another", f"{looked}: {doubt} {forced}")
+        sampled = f"{len(keys) - len(known)} of {len(keys)} sampled documents of Holdfast have no e-mail"
+        doubt = "do SYNC_URL and DATABASE_URL belong together?"
+        forced = "To remove them anyway, add --force to `holdfast reconcile --fix`."
+        raise Permanent("target_is_another", f"{sampled}: {doubt} {forced}")
 
 
-async def _look_again(res: Resources, target: Collection, email_ids: Sequence[int], step: Comparison) -> None:
-    """Note what is wrong with e-mails that nobody carried or ran while they and their documents were read."""
+async def _confirm(res: Resources, target: Collection, email_ids: Sequence[int], step: Comparison) -> None:
+    """Add a finding for each e-mail that still differs, unless its job or sync ran during the reads."""
     before = await ask(res, lambda conn: states_of(conn, email_ids))
     expected = await ask(res, lambda conn: digests(conn, email_ids, res.settings))
     documents = await with_retries(lambda: _read(res, target.with_keys([state.key for state in before])))
@@ -149,22 +147,22 @@ async def _look_again(res: Resources, target: Collection, email_ids: Sequence[in
 
 
 def _judge(state: SyncState, document: TargetDocument | None, expected: Mapping[int, str]) -> str | None:
-    """Say what is wrong with what is in the target of an e-mail, if anything is."""
+    """Return the kind of the difference between an e-mail and its document; None if there is none."""
     if state.is_pending:
         return None
     if document is not None and _is_later(document.version, state.version):
         return "ahead"
-    # That failed because a later one was there is mended by removing it, which may have broken off half way.
+    # After receiver_ahead the newer document may already be removed, by a repair that did not finish.
     is_known = state.status == "failed" and state.error_code != "receiver_ahead"
-    if is_known or state.email_id not in expected:  # or it runs again by now
+    if is_known or state.email_id not in expected:  # the second: a retry has begun since
         return None
     if document is None:
         return "missing"
     return None if document.digest == expected[state.email_id] else "different"
 
 
-def _is_later(version: Any, than: int) -> bool:  # noqa: ANN401 whatever stands there
-    if hasattr(version, "to_decimal"):  # one of MongoDB's own numbers
+def _is_later(version: Any, than: int) -> bool:  # noqa: ANN401 any BSON type
+    if hasattr(version, "to_decimal"):  # BSON's Decimal128
         version = version.to_decimal()
     try:
         return not isinstance(version, bool | str) and bool(version > than)
@@ -175,18 +173,18 @@ def _is_later(version: Any, than: int) -> bool:  # noqa: ANN401 whatever stands 
 async def _read(
     res: Resources, batches: AsyncGenerator[Sequence[FoundDocument], None]
 ) -> dict[str, TargetDocument]:
-    """Keep of each document what it is compared by; a thread reads them, which may be large."""
+    """Read documents and keep only their compared parts; a thread hashes them, because they may be large."""
     has_links = res.settings.sync_links == "api"
     found: dict[str, TargetDocument] = {}
     async with aclosing(batches):
-        async for some in batches:
-            found.update({each.key: each for each in await asyncio.to_thread(_summarize, some, has_links)})
+        async for batch in batches:
+            found.update({each.key: each for each in await asyncio.to_thread(_summarize, batch, has_links)})
             if len(found) >= MAX_DOCUMENTS:
                 break
     return found
 
 
-def _summarize(documents: Sequence[FoundDocument], has_links: bool) -> list[TargetDocument]:  # noqa: FBT001 of all of them
+def _summarize(documents: Sequence[FoundDocument], has_links: bool) -> list[TargetDocument]:  # noqa: FBT001 for to_thread
     return [
         TargetDocument(
             document["_id"],
@@ -204,7 +202,7 @@ def _detail(document: TargetDocument) -> dict[str, object]:
 
 
 async def _differing_fields(res: Resources, target: Collection, state: SyncState) -> Mapping[str, Any]:
-    """Name the fields that differ, and give a copy of the document; nothing of one that is neither there nor ours."""
+    """Return the names of the differing fields and a copy of the document; nothing if either side is gone."""
     records = await ask(res, lambda conn: read_records(conn, [state.email_id]))
     found = await with_retries(lambda: _one(target, state.key))
     record = records.get(state.email_id)

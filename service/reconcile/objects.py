@@ -1,4 +1,4 @@
-"""Compare the contents on record with the objects in the storage, one of 256 ranges at a time."""
+"""Compare contents in Postgres with objects in the storage, in 256 ranges of keys."""
 
 import asyncio
 import random
@@ -22,30 +22,29 @@ from service.storage import objects
 from service.storage.objects import Listed
 from service.storage.port import ALL, RANGES
 
-# A younger object may belong to an attempt that is under way.
+# A younger object may belong to a running attempt.
 UNCLAIMED_AFTER = timedelta(days=1)
-# The clocks of storage and Postgres may differ by as much.
-CLOCKS_DIFFER = timedelta(minutes=10)
-# What is looked for before anything is fetched anew; of fewer, all may be gone indeed.
+# The assumed maximum difference between the clocks of storage and Postgres.
+MAX_CLOCK_SKEW = timedelta(minutes=10)
+# Objects checked before a refetch; a smaller sample proves nothing.
 SAMPLE, MIN_SAMPLE = 24, 8
-# Objects asked for at once.
 CONCURRENT_REQUESTS = 16
-END = "g"  # comes after all hexadecimal digits
+END = "g"  # sorts after all hexadecimal digits
 
 
 @dataclass(slots=True)
 class ObjectComparison:
-    """What came of a look at some objects; the contents are those of what is missing or damaged."""
+    """The result of comparing some objects; `lost` are the contents of missing or damaged objects."""
 
     objects: int = 0
     bytes: int = 0
-    keys: list[str] = field(default_factory=list)  # where it was not a whole range
+    keys: list[str] = field(default_factory=list)  # only if the comparison was not by range
     findings: list[Finding] = field(default_factory=list)
     lost: list[Content] = field(default_factory=list)
 
 
 async def is_unused(res: Resources) -> bool:
-    """Tell whether nothing was ever stored: then a directory is not there, which else is taken for one not mounted."""
+    """Tell whether nothing was ever stored. A missing directory is then normal, and not an unmounted disk."""
     if await ask(res, lambda conn: contents_between(conn, "", END, 1)):
         return False
     try:
@@ -58,7 +57,7 @@ async def is_unused(res: Resources) -> bool:
 
 
 async def compare_range(res: Resources, prefix: str) -> ObjectComparison:
-    """Compare all objects whose keys begin so with what is on record."""
+    """Compare all objects under a prefix with Postgres."""
     there = {each.key: each async for each in objects.listing(res.storage, prefix)}
     look = ObjectComparison(len(there), sum(each.size for each in there.values()))
     after = begin = prefix.removeprefix(ALL).removesuffix("/")
@@ -81,9 +80,9 @@ async def compare_range(res: Resources, prefix: str) -> ObjectComparison:
 async def compare_since(
     res: Resources, email_id: int, position: int, reported: set[str]
 ) -> tuple[ObjectComparison, tuple[int, int] | None]:
-    """Compare the next files of these and later e-mails; return also where that ended, if there are more.
+    """Compare the next files after this one; also return the last file if there are more.
 
-    A content that earlier pages found to be lost is `reported` already.
+    `reported` has the hashes of lost contents from earlier pages, and grows.
     """
     page = await ask(res, lambda conn: contents_since(conn, email_id, position))
     look = ObjectComparison()
@@ -96,7 +95,7 @@ async def compare_since(
 
 
 async def check(res: Resources, contents: Sequence[Content], look: ObjectComparison) -> None:
-    """Ask for each object whether it is there and has the right size; note what is not so."""
+    """Check existence and size of each object, and add findings to `look`."""
     slots = asyncio.Semaphore(CONCURRENT_REQUESTS)
 
     async def one(content: Content) -> Finding | None:
@@ -104,7 +103,7 @@ async def check(res: Resources, contents: Sequence[Content], look: ObjectCompari
             return await _check(res, content)
 
     found = await asyncio.gather(*map(one, contents))
-    # Asked for an object, S3 says the same of one that is missing and of a bucket that is.
+    # S3 gives the same answer for a missing object and for a missing bucket.
     if any(each is not None and each.kind == "object_missing" for each in found):
         await require_storage(res)
     for content, finding in zip(contents, found, strict=True):
@@ -114,14 +113,14 @@ async def check(res: Resources, contents: Sequence[Content], look: ObjectCompari
 
 
 async def require_storage(res: Resources) -> None:
-    """Raise Transient if it is not about single objects, but the storage is away as a whole."""
+    """Raise Transient if the storage as a whole does not work."""
     await anext(objects.listing(res.storage, RANGES[0]), None)
 
 
 async def require_most_objects(res: Resources) -> None:
-    """Raise Permanent if of many contents on record most are gone: then it is another place that is looked at.
+    """Raise Permanent if most sampled objects are missing: STORAGE_URL probably names another storage.
 
-    To fetch all of them anew would fail the e-mails of what still lies in the right one.
+    A refetch would then fail e-mails whose files are safe in the right storage.
     """
     places = [f"{place:02x}" for place in random.sample(range(256), SAMPLE)]
     found = await asyncio.gather(
@@ -130,11 +129,11 @@ async def require_most_objects(res: Resources) -> None:
     sample = {content.key: content for some in found for content in some}
     missing = [content for content in sample.values() if await _is_gone(res, content)]
     if len(sample) >= MIN_SAMPLE and 2 * len(missing) > len(sample):
-        looked = (
-            f"of {len(sample)} files that are on record and were looked for, {len(missing)} are not there"
+        sampled = f"{len(missing)} of {len(sample)} sampled files are missing"
+        doubt = (
+            "is STORAGE_URL right? If the files are really lost, add --force to `holdfast reconcile --fix`."
         )
-        doubt = "is STORAGE_URL the right one? If they are lost indeed, add --force to `holdfast reconcile --fix`."
-        raise Permanent("storage_is_another", f"{looked}: {doubt}")
+        raise Permanent("storage_is_another", f"{sampled}: {doubt}")
 
 
 async def _check(res: Resources, content: Content) -> Finding | None:
@@ -146,7 +145,7 @@ async def _check(res: Resources, content: Content) -> Finding | None:
 
 
 async def _is_gone(res: Resources, content: Content) -> bool:
-    """Tell whether it is not there as it should be; what is there and may not be looked at is not gone."""
+    """Tell whether an object is missing or damaged; an object without read permission is neither."""
     try:
         return await _check(res, content) is not None
     except Transient:
@@ -155,23 +154,24 @@ async def _is_gone(res: Resources, content: Content) -> bool:
 
 
 def finding_of(kind: str, content: Content, **more: object) -> Finding:
+    """Make a finding about the object of a content."""
     detail = {"sha256": content.sha256, "expected_size": content.size, **more}
     return Finding(kind, content.key, content.email_id, detail)
 
 
 async def _settled_before(res: Resources) -> datetime:
-    """Return the time before which no object can belong to an attempt that is under way.
+    """Return the time before which no object can belong to a running attempt.
 
-    No e-mail that was received earlier has a job that is still to end. After a restore from an older dump, this tells
-    of the objects that came after the dump.
+    All jobs of e-mails that were received earlier have ended. After a restore from an older dump, the objects that are
+    newer than the dump are found by this.
     """
     now = datetime.now(UTC)
     oldest = await ask(res, oldest_unfinished)
-    return max(now - UNCLAIMED_AFTER, min(oldest or now, now) - CLOCKS_DIFFER)
+    return max(now - UNCLAIMED_AFTER, min(oldest or now, now) - MAX_CLOCK_SKEW)
 
 
 async def _unclaimed(res: Resources, candidates: Sequence[Listed]) -> list[Finding]:
-    """Tell of old objects that no file has; an e-mail may have claimed one since."""
+    """Return findings for old objects without a file; read Postgres again, because an e-mail may have claimed one."""
     hashes = {each.key.removeprefix(ALL).replace("/", ""): each for each in candidates}
     if not hashes:
         return []

@@ -1,4 +1,4 @@
-"""A verification in steps: whoever takes one has it for a while, and moves the place on if nobody else did."""
+"""The steps of a verification: a worker claims one for a lease, and moves the place on if its lease lasted."""
 
 import json
 from collections import Counter
@@ -16,12 +16,12 @@ from service.reconcile.finding import MAX_FINDINGS, Finding
 
 
 class LeaseLost(Exception):
-    """Somebody else has the step by now, or it was cancelled."""
+    """Another worker has claimed the step, or the verification was cancelled."""
 
 
 @dataclass(frozen=True, slots=True)
 class StepClaim:
-    """A step that is ours, for a while."""
+    """A claimed step; `place` is the fencing token."""
 
     id: int
     fix: str
@@ -29,52 +29,49 @@ class StepClaim:
     rate: int
     counts: Mapping[str, int]
     repaired: Mapping[str, int]
-    error_code: str | None = None  # why it was put off, if it was
+    error_code: str | None = None  # of the last postponement
 
 
 @dataclass(slots=True)
 class StepResult:
-    """What came of a step; no place means that there was no more."""
+    """The result of a step; `place` is None at the end."""
 
     place: str | None
     objects: int = 0
     bytes: int = 0
     findings: list[Finding] = field(default_factory=list)
-    recorded: list[Finding] = field(
-        default_factory=list
-    )  # are on record, but not yet what was done about them
-    keys: list[str] = field(default_factory=list)  # of the objects
+    recorded: list[Finding] = field(default_factory=list)  # saved already, without their repairs
+    keys: list[str] = field(default_factory=list)  # of the objects that were read
 
 
 async def begin(conn: AsyncConnection, given: Mapping[str, object]) -> int | None:
-    """Begin a verification; None if there is one."""
+    """Begin a verification; None if one is running."""
     run_id: int | None = await conn.scalar(_BEGIN, given)
     return run_id
 
 
 async def claim_step(conn: AsyncConnection, lease: timedelta) -> StepClaim | None:
-    """Take the next step, if it is due."""
+    """Claim the next step if it is due."""
     row = (await conn.execute(_CLAIM, {"lease": lease})).one_or_none()
     return StepClaim(*row) if row else None
 
 
 async def renew(conn: AsyncConnection, claim: StepClaim, lease: timedelta) -> bool:
-    """Keep a step for longer; False if it is somebody else's, or was cancelled."""
+    """Renew the lease of a step; False if the lease was lost or the verification cancelled."""
     return bool(await conn.scalar(_RENEW, {"id": claim.id, "place": claim.place, "lease": lease}))
 
 
-async def postpone(conn: AsyncConnection, claim: StepClaim, pause: timedelta, why: tuple[str, str]) -> None:
-    """Give a step back for a while, and note code and message of what kept us."""
-    code, error = why
+async def postpone(
+    conn: AsyncConnection, claim: StepClaim, pause: timedelta, reason: tuple[str, str]
+) -> None:
+    """Postpone a step, and record the code and message of the error."""
+    code, error = reason
     given = {"id": claim.id, "place": claim.place, "pause": pause, "code": code, "error": error}
     await conn.execute(_POSTPONE, given)
 
 
 async def record_finding(conn: AsyncConnection, claim: StepClaim, finding: Finding) -> None:
-    """Put on record, once, what has to be there before something is removed; it is counted when the step is over.
-
-    Raises LeaseLost.
-    """
+    """Save a finding before its object is removed; it is counted at the end of the step. Raises LeaseLost."""
     kind, email_id, key, detail, _ = finding.row()
     given = {
         "id": claim.id,
@@ -91,18 +88,18 @@ async def record_finding(conn: AsyncConnection, claim: StepClaim, finding: Findi
 async def recorded_details(
     conn: AsyncConnection, claim: StepClaim, keys: Sequence[str]
 ) -> dict[str, Mapping[str, Any]]:
-    """Give the details of what was noted of these, and not put right: whoever took the step before died, or could not."""
+    """Return the details of saved findings without a repair, left by a worker that died in this step or failed."""
     rows = await conn.execute(_RECORDED, {"id": claim.id, "keys": list(keys)})
     return {row.key: row.detail for row in rows}
 
 
 async def reported_keys(conn: AsyncConnection, claim: StepClaim, keys: Sequence[str]) -> set[str]:
-    """Return those of these keys that an earlier step told of: a content that many files have comes again."""
+    """Return the keys that earlier steps reported: a content that several files share occurs again."""
     return set(await conn.scalars(_REPORTED, {"id": claim.id, "keys": list(keys)}))
 
 
 async def finish(conn: AsyncConnection, claim: StepClaim, step: StepResult) -> bool:
-    """Note what a step found and where it ended; False if somebody else did."""
+    """Save the findings and the new place of a step; False if another worker did."""
     found = [*step.findings, *step.recorded]
     counts = Counter(claim.counts) + Counter(each.kind for each in found)
     repaired = Counter(claim.repaired) + Counter(each.kind for each in found if each.repair)
@@ -143,7 +140,7 @@ UPDATE reconciliations SET next_at = now() + :lease, seen_at = now() WHERE {_MIN
 _POSTPONE = text(f"""
 UPDATE reconciliations SET next_at = now() + :pause, error_code = :code, error = :error WHERE {_MINE}
 """).bindparams(bindparam("pause", type_=Interval()))  # noqa: S608 words of ours
-# Beside another who has claim the same step it may be noted twice, which says the same.
+# Two workers in the same step may both insert the finding, which is harmless.
 _RECORD = text(f"""
 WITH mine AS (
     SELECT id FROM reconciliations WHERE {_MINE} FOR UPDATE

@@ -1,4 +1,4 @@
-"""Find finished e-mails that were never sent to a webhook: what its receiver has cannot be read, what we sent is known."""
+"""Find finished e-mails that were never sent to the webhook; Postgres knows this, the receiver cannot be read."""
 
 from sqlalchemy import false
 
@@ -12,24 +12,24 @@ from service.resources import Resources
 
 
 async def compare_unsent(res: Resources, run: Run, span: tuple[int, int]) -> None:
-    """Note the e-mails of these ids that were never sent; where the run puts things right, their syncs begin."""
+    """Save a finding for each unsent e-mail in a span of ids; with repairs, begin their syncs."""
     place, last = span
     while place < last:
-        step = await _look(res, place, last)
+        step = await _find(res, place, last)
         place = step.end
-        await _note(res, run, step)
+        await _save(res, run, step)
     await ask(res, lambda conn: close(conn, run.id, sent_by_now()))
 
 
 async def forget_unsent(res: Resources, run: Run) -> None:
-    """Close what runs found of a webhook that is no target any more."""
+    """Close findings about a webhook that is no longer a target."""
     await ask(res, lambda conn: close(conn, run.id, unsent_in_target()))
 
 
-async def _look(res: Resources, first: int, last: int) -> Comparison:
+async def _find(res: Resources, first: int, last: int) -> Comparison:
     states = await ask(res, lambda conn: unsynced_from(conn, first, last))
     step = Comparison(states[-1].email_id + 1 if len(states) == STEP else last)
-    # A sync that failed is known, and counted.
+    # Failed syncs are counted elsewhere.
     for state in (each for each in states if each.status == "not_applicable"):
         detail = {"version": state.version}
         step.findings.append(Finding("not_sent", state.key, state.email_id, detail, found_key=state.key))
@@ -37,11 +37,12 @@ async def _look(res: Resources, first: int, last: int) -> Comparison:
     return step
 
 
-async def _note(res: Resources, run: Run, step: Comparison) -> None:
+async def _save(res: Resources, run: Run, step: Comparison) -> None:
     findings = step.findings
     if not findings:
         return
-    await ask(res, lambda conn: record.save(conn, run, []))  # a run that was given up begins nothing
+    # Raises if the run was abandoned, before any repair.
+    await ask(res, lambda conn: record.save(conn, run, []))
     if run.fix != "nothing":
         findings = await repair.begin_syncs(res, findings, step.wrong)
     kept = run.totals.add(findings)

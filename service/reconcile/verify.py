@@ -1,4 +1,4 @@
-"""Hash again what is stored, slowly and in steps, claim by whichever worker is there; a kill costs one step."""
+"""Verify stored objects by their hashes, at a limited rate; any worker claims the next step, a crash costs one."""
 
 import asyncio
 import time
@@ -22,17 +22,17 @@ from service.reconcile.steps import LeaseLost, StepClaim, StepResult
 from service.resources import Resources
 from service.storage import objects
 
-MEGABYTES_PER_SECOND = 20  # unless told otherwise
-# A step ends after so long, or so many contents; one that is large takes longer.
+MEGABYTES_PER_SECOND = 20  # the default
+# A step ends after this time or this many contents; a large object may take longer.
 STEP_SECONDS = 2.0
 STEP_CONTENTS = 200
-AT_ONCE = 4
-MAX_READS = 2  # to read an object; the vendor's client has some of its own
+CONCURRENT_READS = 4
+MAX_READS = 2  # per object; the storage client retries too
 LOOK_SECONDS = 2.0
 SOON_SECONDS = 0.05
-# How long a worker may take for a step beyond what the bytes take, before another one takes it.
+# The lease of a step, in addition to the time that its bytes take.
 LEASE = timedelta(seconds=60)
-# While the storage is away.
+# The pause while the storage is down.
 RETRY_PAUSE = timedelta(seconds=15)
 UNREADABLE = "object_unreadable"
 
@@ -40,35 +40,35 @@ log = structlog.get_logger()
 
 
 async def begin(res: Resources, *, actor: str, rate: int, since: datetime | None, fix: bool) -> int:
-    """Begin to verify all that is stored, or what came since then; workers do it. Return the id of the run.
+    """Begin a verification of all stored objects, or of those since a time; workers run it. Return the id.
 
-    At most `rate` megabytes are read in a second. Raises Rejected (409) if one is under way.
+    `rate` is in megabytes per second. Raises Rejected (409) if one is running.
     """
     first, _ = await ask(res, lambda conn: bounds(conn, since))
     place = "" if since is None else f"{first}:-1"
     given = {"actor": actor, "rate": rate, "since": since, "fix": "all" if fix else "nothing", "place": place}
     if (run_id := await ask(res, lambda conn: steps.begin(conn, given))) is None:
         raise Rejected(
-            409, "already_running", "A verification is under way; `holdfast reconcile list` shows it."
+            409, "already_running", "A verification is running; `holdfast reconcile list` shows it."
         )
     log.info("verification_begun", run=run_id)
     return run_id
 
 
 async def verify_for_ever(res: Resources) -> None:
-    """Take steps as they fall due, until cancelled."""
+    """Run steps as they become due, until cancelled."""
     pause = LOOK_SECONDS
     while True:
         await asyncio.sleep(pause)
         try:
             pause = SOON_SECONDS if await step(res) else LOOK_SECONDS
         except Transient as exc:
-            log.warning("verification_failed", code=exc.code)
+            log.warning("verification_step_failed", code=exc.code)
             pause = LOOK_SECONDS
 
 
 async def step(res: Resources) -> bool:
-    """Take one step, if one is due; False where none was."""
+    """Run one step if one is due; return whether one was."""
     claim = await run(res.engine, res.settings.database_seconds, lambda conn: steps.claim_step(conn, LEASE))
     if claim is None:
         return False
@@ -77,19 +77,19 @@ async def step(res: Resources) -> bool:
     except LeaseLost:
         return True
     except Transient as exc:
-        why = (exc.code, exc.message)
-        await ask(res, lambda conn: steps.postpone(conn, claim, RETRY_PAUSE, why))
+        reason = (exc.code, exc.message)
+        await ask(res, lambda conn: steps.postpone(conn, claim, RETRY_PAUSE, reason))
         return True
     except Permanent as exc:
-        why = (exc.code, exc.message)
-        await ask(res, lambda conn: record.end(conn, claim.id, "failed", *why))
+        reason = (exc.code, exc.message)
+        await ask(res, lambda conn: record.end(conn, claim.id, "failed", *reason))
         log.warning("verification_ended", run=claim.id, code=exc.code)
         return True
     if not await ask(res, lambda conn: steps.finish(conn, claim, done)):
         return True
     if done.keys:
-        looked, found = objects_of(done.keys, were_read=True), [*done.findings, *done.recorded]
-        await ask(res, lambda conn: close(conn, claim.id, looked, found))
+        compared, found = objects_of(done.keys, were_read=True), [*done.findings, *done.recorded]
+        await ask(res, lambda conn: close(conn, claim.id, compared, found))
     if done.place is None:
         await ask(res, lambda conn: record.end(conn, claim.id, "done"))
         log.info("verification_done", run=claim.id)
@@ -101,26 +101,26 @@ async def _step(res: Resources, claim: StepClaim) -> StepResult:
     rate_limit, ends_at, done = RateLimit(claim.rate * 1e6), time.monotonic() + STEP_SECONDS, 0
     step, lost = StepResult(None), []
     while done < len(contents) and time.monotonic() < ends_at:
-        some = contents[done : done + AT_ONCE]
-        takes = timedelta(seconds=2 * sum(each.size for each in some) / (claim.rate * 1e6))
+        batch = contents[done : done + CONCURRENT_READS]
+        takes = timedelta(seconds=2 * sum(each.size for each in batch) / (claim.rate * 1e6))
         if not await ask(res, lambda conn, takes=takes: steps.renew(conn, claim, LEASE + takes)):  # type: ignore[misc]
-            return step  # somebody else has it by now, or it was cancelled
-        found = await asyncio.gather(*(_verify(res, each, rate_limit) for each in some))
+            return step  # the lease is lost, or the verification was cancelled
+        found = await asyncio.gather(*(_verify(res, each, rate_limit) for each in batch))
         if any(each and each.kind != "object_damaged" for each in found):
             await require_storage(res)
-        done += len(some)
-        step.keys += [each.key for each in some]
-        step.objects += len(some)
-        step.bytes += sum(each.size for each in some)
+        done += len(batch)
+        step.keys += [each.key for each in batch]
+        step.objects += len(batch)
+        step.bytes += sum(each.size for each in batch)
         step.findings += [each for each in found if each]
         lost += [
-            content for content, each in zip(some, found, strict=True) if each and each.kind != UNREADABLE
+            content for content, each in zip(batch, found, strict=True) if each and each.kind != UNREADABLE
         ]
-    _see_that_not_all_is_unreadable(claim, step)
+    _require_any_readable(claim, step)
     if step.findings:
-        told = await ask(res, lambda conn: steps.reported_keys(conn, claim, step.keys))
-        step.findings = [*{each.key: each for each in step.findings if each.key not in told}.values()]
-        lost = [each for each in lost if each.key not in told]
+        reported = await ask(res, lambda conn: steps.reported_keys(conn, claim, step.keys))
+        step.findings = [*{each.key: each for each in step.findings if each.key not in reported}.values()]
+        lost = [each for each in lost if each.key not in reported]
     if claim.fix == "all" and lost:
         await refetch(res, claim, step, lost)
     if contents:
@@ -140,7 +140,7 @@ def _place(claim: StepClaim, last: Content) -> str:
 
 
 async def _verify(res: Resources, content: Content, rate_limit: RateLimit) -> Finding | None:
-    """Read an object, and tell if its bytes are not those of its name, or cannot be had."""
+    """Read an object; return a finding if it is missing, unreadable or does not match its hash."""
     reason = ""
     for _ in range(MAX_READS):
         try:
@@ -163,9 +163,11 @@ async def _read(res: Resources, content: Content, rate_limit: RateLimit) -> Find
     return finding_of("object_damaged", content, size=opened.size, actual_sha256=found.hexdigest())
 
 
-def _see_that_not_all_is_unreadable(claim: StepClaim, step: StepResult) -> None:
-    """Raise Transient, once, if nothing of a step could be read, which may pass; if it does not, it is about the objects."""
+def _require_any_readable(claim: StepClaim, step: StepResult) -> None:
+    """Raise Transient once if no object of a step was readable; if that happens again, the objects are the cause."""
     unreadable = [each for each in step.findings if each.kind == UNREADABLE]
     if unreadable and len(unreadable) == step.objects and claim.error_code != UNREADABLE:
         reason = unreadable[0].detail["reason"]
-        raise Transient(UNREADABLE, f"The storage lists objects, and gives none of {step.objects}: {reason}")
+        raise Transient(
+            UNREADABLE, f"The storage lists objects, but none of {step.objects} could be read: {reason}"
+        )

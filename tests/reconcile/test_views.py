@@ -423,9 +423,11 @@ async def test_what_is_ahead_of_the_record_since_long_ago_is_the_matter_until_fi
         by_hour = await found(res)
         await reconcile(there, RunOptions("ada", fix="all"), lambda _share, _seen: None)
 
-    assert "2 ahead of the record in the target, 1 in the target without an e-mail" in by_whole[""].detail
+    assert "2 newer in the target than in Holdfast, 1 in the target without an e-mail" in by_whole[""].detail
     # The document without an e-mail is gone, which is seen by a run over all.
-    assert ": 1 ahead of the record in the target, 1 in the target without an e-mail." in by_hour[""].detail
+    assert (
+        ": 1 newer in the target than in Holdfast, 1 in the target without an e-mail." in by_hour[""].detail
+    )
     assert await found(res) == {}
 
 

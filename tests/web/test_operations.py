@@ -106,7 +106,7 @@ async def test_the_verdict_tells_of_alerts_that_no_e_mail_shows(
 ) -> None:
     await database.execute(
         "INSERT INTO alerts (cause, key, count, summary, detail, seen_at)"
-        " VALUES ('signatures', '', 7, 'Webhooks have no good signature', '', now()),"
+        " VALUES ('signatures', '', 7, 'Webhooks have no valid signature', '', now()),"
         " ('silence', '', 1, 'No webhook comes', '', now() - interval '2 min'),"
         " ('failures', 'gone@host', 1, 'E-mails fail with gone at host', '', now()),"
         " ('quarantine', 'not_json', 1, 'Webhooks wait in quarantine with not_json', '', now())"
@@ -115,7 +115,7 @@ async def test_the_verdict_tells_of_alerts_that_no_e_mail_shows(
     overview = await client.get("/api/v1/overview")
 
     assert overview["verdict"] == (
-        "No e-mail came in the last 24 hours. Webhooks have no good signature. Nothing waits."
+        "No e-mail came in the last 24 hours. Webhooks have no valid signature. Nothing waits."
     )
     assert (overview["state"], overview["need_you"]) == ("attention", 0)
 
