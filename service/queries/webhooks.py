@@ -30,13 +30,13 @@ _NOT_LISTED = {"raw_body", "raw_headers", "idempotency_key", "signature_hash"}
 class QuarantineFilter(PageFilter):
     """The parameters of a list of quarantined webhooks."""
 
-    replayed: bool = Field(False, description="Those that were replayed, instead of those that wait")
+    replayed: bool = Field(False, description="List replayed webhooks instead of waiting ones")
 
 
 class IgnoredFilter(PageFilter):
     """The parameters of a list of ignored webhooks."""
 
-    replayed: bool = Field(False, description="Those that became e-mails, instead of those that did not")
+    replayed: bool = Field(False, description="List webhooks that became e-mails instead of the others")
 
 
 async def list_quarantined(engine: AsyncEngine, wanted: QuarantineFilter) -> QuarantinePage:

@@ -252,7 +252,7 @@ async def test_all_that_is_repaired_is_a_success_and_what_is_not_known_is_none(
     assert (unknown.returncode, json.loads(unknown.stdout)["superseded"]) == (1, 1)
     assert cancelled.returncode == 1
     assert "1 repaired, 0 failed again, 0 still running, 1 retried again by another." in cancelled.stdout
-    assert (missing.returncode, missing.stderr) == (1, "There is no retry of many 99.\n")
+    assert (missing.returncode, missing.stderr) == (1, "There is no bulk retry 99.\n")
 
 
 async def test_who_waits_without_a_worker_is_told_so(

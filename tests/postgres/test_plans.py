@@ -19,7 +19,7 @@ from service.config.settings import Settings
 from service.postgres import search
 from service.postgres.engine import connect
 from service.postgres.search import EXAMINED
-from service.queries.changes import MOST_SEEN
+from service.queries.changes import MAX_SEEN
 from service.reconcile.expected import STEP
 from tests.conftest import migrate
 
@@ -36,7 +36,7 @@ STEPS = {
     "list": WITH_FILES,
     "retry many": WITH_FILES,
     "overview": EMAILS,
-    "see what moves": 4 * MOST_SEEN,
+    "see what moves": 4 * MAX_SEEN,
     "reconcile: a step": 2 * STEP,
     "reconcile: what waits": COUNT_CAP,
 }

@@ -115,7 +115,7 @@ async def test_the_verdict_tells_of_alerts_that_no_e_mail_shows(
     overview = await client.get("/api/v1/overview")
 
     assert overview["verdict"] == (
-        "No e-mail came in the last 24 hours. Webhooks have no valid signature. Nothing waits."
+        "No e-mail came in the last 24 hours. Webhooks have no valid signature. Nothing waiting."
     )
     assert (overview["state"], overview["need_you"]) == ("attention", 0)
 
@@ -133,9 +133,11 @@ async def test_what_runs_again_is_old_but_does_not_make_the_verdict_late(
     await database.execute("UPDATE incoming_emails SET attempt_number = 0")
     late = await client.get("/api/v1/overview")
 
-    assert again["verdict"] == "No e-mail came in the last 24 hours. None needs you. 2 in work."
+    assert again["verdict"] == "No e-mail came in the last 24 hours. None needs attention. 2 in progress."
     assert again["state"] == "safe"
-    assert late["verdict"] == "No e-mail came in the last 24 hours. None needs you. Oldest waiting: 3 d."
+    assert (
+        late["verdict"] == "No e-mail came in the last 24 hours. None needs attention. Oldest waiting: 3 d."
+    )
     assert late["state"] == "late"
 
 
@@ -151,7 +153,7 @@ async def test_the_overview_has_a_verdict(client: Client, database: asyncpg.Conn
     overview = await client.get("/api/v1/overview")
 
     assert overview["verdict"] == (
-        "2 of 5 e-mails of the last 24 hours are not safe yet. 2 need you. Nothing waits."
+        "2 of 5 e-mails of the last 24 hours failed; all others are stored. 2 need attention. Nothing waiting."
     )
     assert (overview["not_safe"], overview["not_safe_capped"]) == (2, False)
     assert (overview["state"], overview["last_day"], overview["need_you"]) == ("attention", 5, 2)
