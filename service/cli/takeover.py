@@ -59,7 +59,7 @@ def takeover(states: dict[str, str], *, only_plan: bool, yes: bool) -> None:
     """
     plan = _with_engine(lambda engine: _look(engine, states))
     if not plan.is_needed:
-        click.echo(plan.nothing, err=plan.standing.is_hindered)
+        click.echo(plan.reason_for_none, err=plan.standing.is_hindered)
         sys.exit(1 if plan.standing.is_hindered else 0)
     _print(plan)
     if plan.stops:
