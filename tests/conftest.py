@@ -33,6 +33,8 @@ from tests.support.forked import Program, end_server
 from tests.support.processes import left_with, wait_for
 from tests.support.s3 import ACCESS_KEY, SECRET, Bucket, proxied, s3
 
+pytest_plugins = ["tests.support.cpu"]
+
 T = TypeVar("T")
 ROOT = Path(__file__).resolve().parent.parent
 API_TOKEN = "api-token-of-the-tests"

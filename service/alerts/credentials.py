@@ -6,8 +6,9 @@ from sqlalchemy import Integer, Interval, Text, bindparam, text
 from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from service.alerts.condition import COUNT_CAP, Condition, clean, duration, number
+from service.alerts.condition import COUNT_CAP, Condition, clean, number
 from service.config.settings import Settings
+from service.formatting import duration
 from service.zendesk.account import account_of, ending
 
 # These errors use up no retry, so no e-mail fails: an alert is the only sign of them.

@@ -6,8 +6,9 @@ from datetime import datetime
 from typing import Any
 from urllib.parse import quote, urlencode
 
-from service.alerts.condition import clock, duration
+from service.alerts.condition import clock
 from service.alerts.deliveries import Delivery
+from service.formatting import duration
 from service.postgres.selection import NONE
 
 _PATHS = {

@@ -5,7 +5,8 @@ from datetime import timedelta
 from sqlalchemy import DateTime, Interval, bindparam, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from service.alerts.condition import Condition, duration
+from service.alerts.condition import Condition
+from service.formatting import duration
 from service.reconcile.differences import KIND_LABELS, open_differences
 
 # Reconciliations run hourly, so a longer gap means that something prevents them.

@@ -45,9 +45,9 @@ async def open_alerts(conn: AsyncConnection) -> OpenAlerts:
 async def save_conditions(
     conn: AsyncConnection, turn: Turn, conditions: Sequence[Condition], channels: Sequence[str]
 ) -> list[str]:
-    """OpenAlerts an alert for each finding that has none, with news to each channel; return the causes of the new ones.
+    """Open an alert with deliveries for each new condition, and update open alerts; return the causes of new alerts.
 
-    Those that are open were seen again, and no more. Does nothing if the turn is somebody else's by now.
+    Does nothing if another process has taken the next turn.
     """
     columns = ("cause", "key", "count", "summary", "detail", "email_id")
     rows = [

@@ -5,7 +5,8 @@ from datetime import datetime, timedelta
 from sqlalchemy import Integer, Interval, Row, bindparam, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from service.alerts.condition import COUNT_CAP, Condition, clean, duration, number
+from service.alerts.condition import COUNT_CAP, Condition, clean, number
+from service.formatting import duration
 from service.postgres.email_tables import NOT_SYNCED, TO_SYNC
 
 # Older failures cause no alert.

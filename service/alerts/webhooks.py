@@ -6,8 +6,9 @@ from sqlalchemy import Integer, Interval, Text, bindparam, text
 from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from service.alerts.condition import Condition, OpenAlerts, clean, clock, duration, number
+from service.alerts.condition import Condition, OpenAlerts, clean, clock, number
 from service.alerts.record import Turn
+from service.formatting import duration
 
 # Older webhooks cause no alert.
 RECENT = timedelta(days=1)

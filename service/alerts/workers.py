@@ -7,7 +7,8 @@ from typing import Protocol
 from sqlalchemy import BigInteger, Integer, Interval, bindparam, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from service.alerts.condition import COUNT_CAP, Condition, clean, clock, duration, number
+from service.alerts.condition import COUNT_CAP, Condition, clean, clock, number
+from service.formatting import duration
 
 # A worker writes a heartbeat every ten seconds.
 MISSING = timedelta(seconds=60)

@@ -13,11 +13,11 @@ from service.alerts.record import open_alerts
 from service.checks.finding import CONNECTIONS, SECONDS, Check
 from service.config.settings import Settings
 from service.errors import Transient
+from service.formatting import duration
 from service.migrations.revisions import Standing, look
 from service.postgres.engine import WEB, check_writable, connect, is_pooled, run, within
 from service.postgres.pool import ADVICE, Usage, usage
 from service.queries import overview
-from service.queries.verdict import duration
 from service.queries.workers import WorkerView, workers_of
 from service.resources import Resources
 from service.takeover.plan import keeps_limits

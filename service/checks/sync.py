@@ -1,9 +1,9 @@
 """Look at the targets of the sync: whether they let us in and let us write, and what has not come there."""
 
 from service.checks.finding import SECONDS, Check, probe
+from service.formatting import duration, number
 from service.postgres.engine import within
 from service.queries import overview
-from service.queries.verdict import duration
 from service.resources import Resources
 from service.targets.target import collection_of, endpoint_of
 from service.targets.webhook import Endpoint
@@ -54,7 +54,7 @@ async def _syncs(res: Resources) -> Check:
     stats = await within(SECONDS, overview.stats(res.engine))
     failed, age = stats.by_sync_status["failed"], stats.oldest_sync_seconds
     if failed:
-        found = f"{failed:,}{'+' if 'sync_failed' in stats.capped else ''} could not be synced"
+        found = f"{number(failed, 'sync_failed' in stats.capped)} could not be synced"
         advice = "`holdfast emails list --sync-status failed` says why; then `holdfast emails sync --all`"
         return Check("syncs", None, found, advice)
     if age is not None and age > res.settings.alert_waiting_seconds:

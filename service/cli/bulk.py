@@ -126,7 +126,7 @@ def print_retry(seen: "BulkRetryView") -> None:
 
 
 def _tell(number: int, per_second: int, *, is_capped: bool) -> None:
-    from service.queries.verdict import duration
+    from service.formatting import duration
 
     count = f"{number:,}{' or more' if is_capped else ''}"
     match = "matches" if number == 1 else "match"

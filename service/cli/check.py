@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING
 import click
 
 from service.cli.environment import env_file, with_resources
-from service.cli.terminal import console, json_option, print_json, printable, style
+from service.cli.terminal import console, json_option, print_json, style
 from service.errors import SettingsError
+from service.formatting import printable
 
 if TYPE_CHECKING:
     from service.checks.finding import Check

@@ -31,11 +31,11 @@ def drill(seconds: float, rate: float, faults: str, seed: int | None, data_dir: 
     """
     import secrets
 
-    from service.local.drill.plan import Plan, choose
+    from service.local.drill.plan import DrillPlan, choose
     from service.local.drill.run import run
 
     try:
         chosen = choose(faults)
     except ValueError as exc:
         raise click.BadParameter(str(exc), param_hint="--faults") from None
-    run(Plan(seconds, rate, secrets.randbelow(10_000) if seed is None else seed, chosen), data_dir)
+    run(DrillPlan(seconds, rate, secrets.randbelow(10_000) if seed is None else seed, chosen), data_dir)

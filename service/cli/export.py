@@ -12,7 +12,8 @@ import click
 
 from service.cli.environment import env_file, with_engine, with_resources
 from service.cli.filters import filters, selection
-from service.cli.terminal import printable, progress, shown_time
+from service.cli.terminal import progress, shown_time
+from service.formatting import printable
 
 if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncEngine
@@ -110,11 +111,15 @@ async def _write_file(storage: "Storage", attachment: "AttachmentView", key: str
 
     from service.cli.files import whole_file
     from service.errors import Permanent
+    from service.formatting import safe_file_name
     from service.storage import objects
-    from service.web.handling.downloads import safe_name
 
     opened = await objects.open(storage, key)
-    name = safe_name(attachment).encode()[-MOST_NAME_BYTES:].decode(errors="ignore")
+    name = (
+        safe_file_name(attachment.file_name, otherwise=f"attachment-{attachment.position}")
+        .encode()[-MOST_NAME_BYTES:]
+        .decode(errors="ignore")
+    )
     found = hashlib.sha256()
     with whole_file(directory, f"{attachment.position}-{name}") as file:
         async for chunk in opened.chunks:

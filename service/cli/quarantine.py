@@ -16,9 +16,9 @@ from service.cli.terminal import (
     print_facts,
     print_json,
     print_table,
-    printable,
     shown_time,
 )
+from service.formatting import printable
 
 if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncEngine

@@ -4,7 +4,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from service.cli.terminal import printable, progress
+from service.cli.terminal import progress
+from service.formatting import printable
 
 if TYPE_CHECKING:
     from service.resources import Resources

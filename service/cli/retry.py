@@ -8,7 +8,8 @@ import click
 from service.cli.bulk import Way, bulk_options, retry_all
 from service.cli.environment import actor, env_file, with_resources
 from service.cli.filters import filters, selection
-from service.cli.terminal import print_json, printable
+from service.cli.terminal import print_json
+from service.formatting import printable
 
 if TYPE_CHECKING:
     from service.resources import Resources

@@ -99,7 +99,7 @@ def _syncs(seen: "Overview") -> "list[tuple[str, int]]":
 
 
 def _times(seen: "Overview") -> "list[tuple[str, str | None]]":
-    from service.queries.verdict import duration
+    from service.formatting import duration
 
     def both(half: float | None, most: float | None) -> str | None:
         return None if half is None or most is None else f"p50 {duration(half)}, p95 {duration(most)}"

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from service.cli.environment import env_file, run
-from service.cli.terminal import json_option, print_json, printable, progress
+from service.cli.terminal import json_option, print_json, progress
 from service.cli.verify import verify
+from service.formatting import printable
 
 if TYPE_CHECKING:
     from service.errors import HoldfastError

@@ -8,8 +8,9 @@ import click
 
 from service.cli.environment import env_file, run
 from service.cli.processes import run_migrations
-from service.cli.terminal import printable, progress
+from service.cli.terminal import progress
 from service.errors import SettingsError
+from service.formatting import printable
 
 if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncEngine

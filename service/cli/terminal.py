@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING
 
 import click
 
+from service.formatting import printable
+
 if TYPE_CHECKING:
     from pydantic import BaseModel
     from rich.console import Console
@@ -123,11 +125,6 @@ def shown_time(time: datetime) -> str:
     from datetime import UTC
 
     return f"{time.astimezone(UTC):%Y-%m-%d %H:%M:%S}"
-
-
-def printable(text: str) -> str:
-    """Leave out what would steer a terminal, or turn the direction of writing."""
-    return "".join(character if character.isprintable() else "\ufffd" for character in text)
 
 
 def _bar(total: int | None) -> "Progress":

@@ -24,7 +24,7 @@ from service.postgres.operation_tables import Alert
 from service.postgres.rows import BRIEF_TEXT
 from service.queries.comparison import ComparisonView, comparison_of, not_captured
 from service.queries.history import HOUR_CAP, Hour, Times, hours_of, times_of
-from service.queries.verdict import MOMENT_SECONDS, VerdictFacts, number, sync_sentences, verdict_of
+from service.queries.verdict import MOMENT_SECONDS, VerdictFacts, shown, sync_sentences, verdict_of
 from service.queries.views import ProcessingStatus, View
 from service.queries.workers import WorkerView, workers_of
 
@@ -229,7 +229,7 @@ async def _read(engine: AsyncEngine, settings: Settings) -> _Reads:
 
 def _sentences(counts: Stats, reads: _Reads, *, has_target: bool) -> Sequence[str]:
     """Return the sentences of the verdict about syncs, files that were not captured, and alerts."""
-    failed = number(counts.by_sync_status["failed"], "sync_failed" in counts.capped)
+    failed = shown(counts.by_sync_status["failed"], "sync_failed" in counts.capped)
     return [
         *(sync_sentences(failed) if has_target else ()),
         *not_captured(reads.comparison.not_captured),
@@ -254,12 +254,12 @@ def _totals(counts: Stats, reads: _Reads, *, is_late: bool) -> dict[str, int]:
 
 def _shown(totals: Mapping[str, int]) -> dict[str, str]:
     names = ("last_day", "not_safe", "need_you", "unread")
-    return {name: number(totals[name], bool(totals[f"{name}_capped"])) for name in names}
+    return {name: shown(totals[name], bool(totals[f"{name}_capped"])) for name in names}
 
 
 def _unfinished(counts: Stats) -> str:
     count = sum(n for status, n in counts.by_status.items() if status in UNFINISHED)
-    return number(count, bool(set(UNFINISHED) & set(counts.capped)))
+    return shown(count, bool(set(UNFINISHED) & set(counts.capped)))
 
 
 def _longest(not_begun: float | None, queued_again: float | None) -> float | None:

@@ -5,16 +5,19 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
+from typing import Literal
 
 import structlog
 from aiohttp import web
 from prometheus_client import CONTENT_TYPE_LATEST
+from pydantic import BaseModel, Field
 
 from service.errors import HoldfastError, certificate_problem
 from service.postgres.engine import connect, pool_of, within
 from service.postgres.pool import TOO_MANY
 from service.queries import overview
 from service.queries.overview import Stats
+from service.queries.views import View
 from service.queries.workers import metrics_of_workers
 from service.queue.arq_queue import reason_of
 from service.reconcile.differences import Differences, open_differences
@@ -23,6 +26,7 @@ from service.storage import objects
 from service.telemetry.exposition import exposition
 from service.telemetry.version import commit, version
 from service.web.handling.keys import RES
+from service.web.handling.routes import Routes
 from service.web.handling.shared import Shared
 
 PROBE_SECONDS = 3.0
@@ -32,6 +36,31 @@ NEEDED = ("database", "redis", "storage")  # to do the work; a target may wait
 
 
 log = structlog.get_logger()
+routes = Routes("Health")
+
+
+class Health(View):
+    """The process is alive; its version."""
+
+    status: Literal["ok"] = "ok"
+    version: str
+    commit: str = Field(description="the first 12 digits of the commit, or `unknown`")
+
+
+class Probe(BaseModel):
+    """Whether a dependency answers."""
+
+    ok: bool
+    milliseconds: float | None = Field(None, description="if it answers")
+    error: str | None = Field(None, description="if it does not")
+    detail: str | None = Field(None, description="what to do if Postgres refuses connections")
+
+
+class Readiness(View):
+    """Whether the process can work, and the state of each dependency; it can work without targets."""
+
+    status: Literal["ready", "not_ready"]
+    checks: Mapping[Literal["database", "redis", "storage", "mongodb"], Probe]
 
 
 @dataclass(frozen=True)
@@ -60,7 +89,9 @@ async def open_answers(app: web.Application) -> AsyncIterator[None]:
     await answers.metrics.close()
 
 
+@routes.get("/healthz", is_open=True, answer=Health)
 async def healthz(request: web.Request) -> web.Response:
+    """Tell that the process is alive."""
     return web.json_response(request.app[ALIVE])
 
 
@@ -72,10 +103,11 @@ async def _tell_once(res: Resources) -> None:
     await asyncio.Event().wait()
 
 
+@routes.get("/readyz", is_open=True, answer=Readiness, also=(503,))
 async def readyz(request: web.Request) -> web.Response:
-    """Name each thing that we depend on; 503 if any is away that intake and capture need.
+    """Tell whether the process can work, and which dependencies are down.
 
-    Do not route the webhook by it: taking e-mails in needs Postgres alone.
+    503 if intake or capture lack one. Do not route the webhook by it: intake needs Postgres alone.
     """
     checks = await request.app[ANSWERS].checks.get()
     ready = all(checks[name]["ok"] for name in NEEDED)
@@ -108,8 +140,12 @@ async def _probe_database(res: Resources) -> dict[str, object]:
     return {**found, "detail": pool.complaint().message} if found["ok"] and pool.was_refused else found
 
 
+@routes.get("/metrics", is_open=True, media_type="text/plain")
 async def metrics(request: web.Request) -> web.Response:
-    """Answer in Prometheus' text format, for the workers too; what Postgres knows is left out while it is away."""
+    """Show metrics in Prometheus' text format.
+
+    Those of the workers are included, and those from Postgres, unless it is down.
+    """
     text = await request.app[ANSWERS].metrics.get()
     return web.Response(body=text, headers={"Content-Type": CONTENT_TYPE_LATEST})
 

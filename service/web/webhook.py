@@ -4,20 +4,22 @@ import asyncio
 import time
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
+from typing import Literal
 
 import structlog
 from aiohttp import web
 from aiohttp.typedefs import Handler
+from pydantic import BaseModel, ConfigDict, Field, RootModel
 from structlog.contextvars import bind_contextvars, get_contextvars
 
 from service import intake
 from service.errors import HoldfastError, Rejected
-from service.intake import Receipt
 from service.telemetry.metrics import LATE_WEBHOOKS, SIGNATURE_SKEW, WEBHOOKS
 from service.telemetry.spans import Traces
 from service.web.bodies import overloaded, read_body
 from service.web.handling.keys import RES
 from service.web.handling.middleware import WEBHOOK_PATH, is_webhook
+from service.web.handling.routes import Routes
 from service.zendesk import signature
 from service.zendesk.signature import Proof, Verified
 
@@ -33,6 +35,21 @@ _NUMBERS = {
 }
 
 log = structlog.get_logger()
+routes = Routes("Webhook")
+
+
+class Invocation(RootModel[Mapping[str, object]]):
+    """The JSON of the trigger's template, with `ticket_id` at least, or a Zendesk event."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"ticket_id": "35436", "comment_id": "4711"}]})
+
+
+class Receipt(BaseModel):
+    """The result of the request, which is committed."""
+
+    status: Literal["accepted", "duplicate", "ignored", "quarantined"]
+    email_id: int | None = Field(None, description="of an accepted or duplicate request")
+    quarantine_id: int | None = Field(None, description="of a quarantined request")
 
 
 @web.middleware
@@ -42,8 +59,21 @@ async def any_spelling(request: web.Request, handler: Handler) -> web.StreamResp
     return await receive(request) if is_misspelt else await handler(request)
 
 
+@routes.post(
+    WEBHOOK_PATH,
+    is_open=True,
+    is_signed=True,
+    body=Invocation,
+    answer=Receipt,
+    errors={
+        401: "The signature is missing or wrong, or its timestamp cannot be parsed.",
+        413: "The body is too large.",
+        503: "The request could not be committed: send it again.",
+    },
+)
 async def receive(request: web.Request) -> web.Response:
-    """Answer 200 once the request is committed, and only then."""
+    """Receive a Zendesk webhook."""
+    # The answer is 200 once the request is committed, and only then.
     began, verified = time.monotonic(), None
     outcome, about = "cancelled", {}
     if invocation := intake.invocation_of(request.headers):
@@ -118,12 +148,12 @@ def _tell(traces: Traces, began: float, verified: float, outcome: str, about: Ma
     traces.record(invocation, "intake", ended - verified, {}, under=place, error=error)
 
 
-def _about(receipt: Receipt, signed: Verified) -> dict[str, int]:
+def _about(receipt: intake.Receipt, signed: Verified) -> dict[str, int]:
     """Name what a webhook became, for logs and traces."""
     return {_NUMBERS[receipt.status]: receipt.number or 0, **({"late": True} if signed.late else {})}
 
 
-def _answer(receipt: Receipt) -> dict[str, str | int]:
+def _answer(receipt: intake.Receipt) -> dict[str, str | int]:
     if receipt.status == "ignored" or not receipt.number:
         return {"status": receipt.status}
     return {"status": receipt.status, _NUMBERS[receipt.status]: receipt.number}

@@ -9,11 +9,12 @@ import pytest
 
 from service.alerts import failures, record, workers
 from service.alerts.causes import find_conditions
-from service.alerts.condition import Condition, clean, duration
+from service.alerts.condition import Condition, clean
 from service.alerts.failures import MOST_HOSTS, FailedGroup
 from service.alerts.record import Turn
 from service.alerts.webhooks import MOST_CODES, MOST_READ
 from service.config.settings import Settings
+from service.formatting import duration
 from service.postgres.engine import connect
 from service.resources import Resources
 from tests.support.rows import add_failed, add_quarantined, add_received
@@ -99,7 +100,7 @@ def test_host_with_unusual_characters_is_not_shown() -> None:
     [found] = failures.group([FailedGroup("gone", "<!channel>\r\nBcc: x", 1, 1, "a\u202eb\x00\nc")], {})
 
     assert found.summary == "E-mails fail with gone at a host with a strange name"
-    assert found.detail.endswith("For example e-mail 1: a b c")
+    assert found.detail.endswith("For example e-mail 1: a\ufffdb\ufffd c")
 
 
 async def test_quarantine_is_one_condition_per_error(find: Find, database: asyncpg.Connection) -> None:
@@ -344,13 +345,13 @@ async def test_bad_signatures_cause_an_alert_until_an_email_is_saved(
 
 
 def test_clean_returns_one_bounded_line_of_printable_characters() -> None:
-    assert clean("a\r\nb\u2028c\u202ed\x1b[31m  e") == "a b c d [31m e"
+    assert clean("a\r\nb\u2028c\u202ed\x1b[31m  e") == "a b c\ufffdd\ufffd[31m e"
     assert clean("x" * 500, 10) == "xxxxxxxxx…"
 
 
 @pytest.mark.parametrize(
     ("seconds", "words"),
-    [(59, "59 s"), (119, "119 s"), (300, "5 min"), (7260, "2 h 1 min"), (90000, "1 d 1 h")],
+    [(59, "59 s"), (119, "1 min 59 s"), (300, "5 min"), (7260, "2 h 1 min"), (90000, "1 d 1 h")],
 )
 def test_durations_have_two_units(seconds: int, words: str) -> None:
     assert duration(timedelta(seconds=seconds)) == words

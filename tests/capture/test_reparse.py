@@ -207,8 +207,8 @@ async def test_what_was_looked_up_is_no_difference_and_is_looked_up_again_after_
     comment_id = zendesk.add_comment(1, attachments=[first])
     email_id = (await client.send({"ticket_id": "1", "comment_id": comment_id}))["email_id"]
     await attempt(res, database, email_id)
-    zendesk.desk.comments["1"][0]["attachments"] = [
-        describe(zendesk.desk, zendesk.file(u)) for u in (first, second)
+    zendesk.state.comments["1"][0]["attachments"] = [
+        describe(zendesk.state, zendesk.file(u)) for u in (first, second)
     ]
 
     plan = await planned(res, Selection())

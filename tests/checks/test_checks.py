@@ -64,7 +64,7 @@ async def test_wrong_credentials_are_found_though_zendesk_answers_as_to_anybody(
     assert (check.ok, check.found) == (False, "Zendesk does not know these credentials")
     assert name.upper() in check.advice
     assert "hunter2" not in str(check)
-    assert zendesk.desk.account_authorizations, "it was asked"
+    assert zendesk.state.account_authorizations, "it was asked"
 
 
 async def test_without_credentials_it_says_what_will_not_work(settings: Settings, zendesk: Zendesk) -> None:
@@ -72,7 +72,7 @@ async def test_without_credentials_it_says_what_will_not_work(settings: Settings
 
     assert check.ok is None
     assert "ZENDESK_OAUTH_CLIENT_ID" in check.advice
-    assert not zendesk.desk.account_authorizations
+    assert not zendesk.state.account_authorizations
 
 
 async def test_a_client_that_zendesk_does_not_know_is_found(settings: Settings) -> None:

@@ -24,7 +24,10 @@ from tests.support.databases import (
     sql,
     until,
     upgrade,
+    url,
 )
+
+__all__ = ["url"]  # a fixture
 
 STATES = ("received", "queued", "processing", "completed", "failed")
 OLD_COLUMNS = (

@@ -92,7 +92,7 @@ async def test_what_cannot_be_had_any_more_is_named_and_no_success(
         url = zendesk.add_file("a.pdf", PDF)
         email_id = (await client.send(zendesk.payload(attachments=[url])))["email_id"]
         await client.until(email_id, "completed")
-        for file in zendesk.desk.files.values():
+        for file in zendesk.state.files.values():
             file.faults.extend([Fault(status=410)] * 3)
         email = await client.email(email_id)
         await objects.remove(res.storage, email["attachments"][0]["object_key"])

@@ -1,16 +1,31 @@
 """Tokens, and sessions of browsers."""
 
 import base64
+import json
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from http.cookies import Morsel, SimpleCookie
 from typing import Any
 
-from aiohttp import ClientResponse
+from aiohttp import ClientResponse, DummyCookieJar
+from pydantic import SecretStr
 
+from service.config.settings import Settings
+from service.local.zendesk.stand_in import Zendesk
 from service.web.auth import sessions
-from tests.conftest import Server
+from tests.conftest import Server, serving
 
 READ_TOKEN = "read-token-of-the-tests"
 BROWSER = {"Accept": "text/html,application/xhtml+xml,*/*;q=0.8"}
+
+
+@asynccontextmanager
+async def serving_readers(settings: Settings, zendesk: Zendesk) -> AsyncIterator[Server]:
+    """Run the web server with a token for readers, too, and a client that keeps no cookies."""
+    both = settings.model_copy(update={"api_read_token": SecretStr(READ_TOKEN)})
+    async with serving(both, zendesk) as client:
+        client.session._cookie_jar = DummyCookieJar()
+        yield client
 
 
 async def ask(client: Server, method: str, path: str, **more: Any) -> ClientResponse:
@@ -45,3 +60,15 @@ def cookie(response: ClientResponse) -> Morsel[str]:
 
 async def session(client: Server, token: str, **fields: str) -> dict[str, str]:
     return {"Cookie": f"{sessions.COOKIE}={cookie(await sign_in(client, token, **fields)).value}"}
+
+
+async def code_of(response: ClientResponse) -> str:
+    problem: dict[str, str] = json.loads(await response.text())
+    return problem["code"]
+
+
+async def headers_of(client: Server, way: str, token: str) -> dict[str, str]:
+    """Make the headers of one of the ways in."""
+    if way == "session":
+        return {**await session(client, token), "Sec-Fetch-Site": "same-origin"}
+    return bearer(token) if way == "bearer" else basic(token)

@@ -49,3 +49,8 @@ async def stored_files(settings: Settings) -> list[Path]:
 def _stored_files(settings: Settings) -> list[Path]:
     root = Path(str(settings.storage_url).removeprefix("file://"))
     return [path for path in root.rglob("*") if path.is_file() and ".spool" not in path.parts]
+
+
+async def object_path(database: asyncpg.Connection, settings: Settings) -> Path:
+    key: str = await database.fetchval("SELECT object_key FROM attachments")
+    return Path(str(settings.storage_url).removeprefix("file://")) / key

@@ -1,6 +1,8 @@
 """Payloads of webhooks, written and read."""
 
 import json
+from dataclasses import astuple, replace
+from datetime import timedelta
 from typing import Any
 
 from hypothesis import strategies as st
@@ -64,3 +66,116 @@ def read(payload: object) -> Email:
     email = parse(write(payload))
     assert isinstance(email, Email)
     return email
+
+
+A = "https://acme.zendesk.com/attachments/token/kPgFVVxSa6/?name=a.pdf"
+B = "https://acme.zendesk.com/attachments/token/8xQ-b_Zo1/?name=b%20c.pdf"
+CDN = "https://p19.zdusercontent.com/attachment/840/xYz?token=eyJhbGciOi.J9=="
+RECORD = "https://acme.zendesk.com/api/v2/attachments/498483.json"
+LISTED_PDF = {"url": A, "filename": "a.pdf"}
+JOINTS = [
+    *(
+        ",",
+        ", ",
+        ";",
+        "; ",
+        "|",
+        " | ",
+        " ",
+        "\n",
+        "\r\n",
+        "\t",
+        "",
+        "<br>",
+        "<br/>",
+        " <br />\n",
+        "&nbsp;",
+        "&#10;",
+    ),
+    *(
+        '"',
+        "','",
+        '","',
+        "&",
+        "#",
+        "><",
+        ")(",
+        "](",
+        "} {",
+        " und ",
+        " • ",
+        "·",
+        "\\n",
+        "\\",
+        "\u200b",
+        "。",
+        ".",
+        ":",
+    ),
+]
+
+
+def urls(**said: object) -> list[str]:
+    """Return the addresses that are found; a list of them is needed, so that none is looked up."""
+    email = read({"ticket_id": "1", **said})
+    assert email.attachment_urls is not None
+    return [file.url for file in email.attachments]
+
+
+def is_looked_up(**said: object) -> bool:
+    return read({"ticket_id": "1", **said}).attachment_urls is None
+
+
+URL = "https://acme.zendesk.com/attachments/token/kPgFVVxSa6/?name=invoice.pdf"
+OTHER_URL = "https://acme.zendesk.com/attachments/token/xYz/?name=letter.pdf"
+CODES = {"not_json", "wrong_shape", "no_ticket", "duplicate_key"}
+TRIGGER = {
+    "ticket_id": "35436",
+    "subject": "Invoice",
+    "from_email": "mia@example.com",
+    "from_name": "Mia",
+    "body_text": "See attached.",
+    "body_html": "<p>See attached.</p>",
+    "received_at": "2026-04-28T12:00:00Z",
+    "webhook_id": "35436-8658726228478",
+    "attachments": [
+        {"url": URL, "filename": "invoice.pdf", "content_type": "application/pdf", "size": "1024"}
+    ],
+    "tags": "vip eu",
+    "is_public": "true",
+}
+known_keys = st.sampled_from(
+    [
+        *TRIGGER,
+        "id",
+        "ticketId",
+        "title",
+        "ticket",
+        "detail",
+        "event",
+        "account_id",
+        "comment_id",
+        "time",
+        "comment",
+    ]
+)
+event_types = st.sampled_from(
+    [EVENT["type"], ADDED["type"], "zen:event-type:ticket.created", "zen:event-type:x", "x"]
+)
+payloads = st.builds(
+    lambda fields, kind, inner: fields | ({"type": kind, "event": {"comment": inner}} if kind else {}),
+    st.dictionaries(known_keys | st.text(st.characters()), json_values, max_size=8),
+    st.none() | event_types,
+    st.fixed_dictionaries({}, optional={"attachment": json_values, "id": json_values, "author": json_values}),
+)
+
+
+def assert_storable(email: Email) -> None:
+    """Postgres takes the texts, and the list can be written as JSON."""
+    json.dumps(email.attachment_urls, allow_nan=False)
+    texts = [*astuple(replace(email, attachments=(), attachment_urls=[]))]
+    texts += [field for attachment in email.attachments for field in astuple(attachment)]
+    for text in texts:
+        if isinstance(text, str):
+            assert b"\0" not in text.encode("utf-8")
+    assert email.sent_at is None or email.sent_at.utcoffset() == timedelta(0)

@@ -17,6 +17,7 @@ from service.postgres.engine import run
 from service.resources import Resources
 from service.targets.document import make_document, read_records
 from tests.conftest import Client, eventually
+from tests.support.files import PDF
 from tests.support.rows import add_many_finished
 
 SECRET = "whsec_aG9sZGZhc3QtaG9sZGZhc3QtaG9sZGZhc3QtaG9sZGZhc3Q="
@@ -113,3 +114,10 @@ async def add_synced(res: Resources, database: asyncpg.Connection, count: int) -
     ids = await add_many_finished(database, count)
     await write_documents(res, ids)
     return ids
+
+
+async def send_file(client: Client, *, file: bool = True, **more: Any) -> int:
+    zendesk = client.zendesk
+    urls = [zendesk.add_file("invoice.pdf", PDF)] if file else []
+    email_id: int = (await client.send(zendesk.payload(attachments=urls, **more)))["email_id"]
+    return email_id

@@ -13,10 +13,9 @@ from service.postgres.email_tables import ATTACHMENT_STATUSES, OUTCOMES, STATUSE
 from service.queries.views import AttachmentView, AttemptView, ProcessingStatus, View
 from service.web.api import docs
 from service.web.api.openapi import document
-from service.web.api.routes import API
-from service.web.app import PAGES, create_app
+from service.web.app import PAGES, ROUTES, create_app
 from service.web.handling import static
-from service.web.handling.route import Route
+from service.web.handling.routes import Routes
 from tests.conftest import API_TOKEN, Server
 
 
@@ -81,9 +80,9 @@ async def test_what_needs_a_token_says_so(openapi: dict[str, Any]) -> None:
 
 def test_all_ways_to_a_path_are_open_or_none_is() -> None:
     """The door asks for the path alone."""
-    opened = {way.path for way in (*API, *PAGES) if way.is_open}
+    opened = {route.path for route in ROUTES if route.is_open}
 
-    assert not opened & {way.path for way in (*API, *PAGES) if not way.is_open}
+    assert not opened & {route.path for route in ROUTES if not route.is_open}
 
 
 def test_the_words_of_the_description_are_those_of_the_tables() -> None:
@@ -120,29 +119,30 @@ class Granted(View):
     what: str = "nothing"
 
 
-async def grant(_: web.Request) -> web.Response:
-    return web.Response()
-
-
 def test_a_row_is_all_that_a_route_needs_to_be_described() -> None:
-    route = Route(
-        method="POST",
-        path="/api/v1/wishes/{sha256}",
-        handler=grant,
-        tag="Wishes",
-        summary="Grant a wish",
+    routes = Routes("Wishes")
+
+    @routes.post(
+        "/api/v1/wishes/{sha256}",
         query=Filter,
         body=Wish,
         answer=Granted,
         status=202,
         errors={409: "It was granted."},
     )
+    async def grant(_: web.Request) -> web.Response:
+        """Grant a wish.
 
-    made = document([route], "1.2.3")
+        Not before it was made.
+        """
+        return web.Response()
+
+    made = document(routes, "1.2.3")
     operation = made["paths"]["/api/v1/wishes/{sha256}"]["post"]
     parameters = {about["name"]: about for about in operation["parameters"]}
 
     assert (operation["operationId"], made["info"]["version"]) == ("grant", "1.2.3")
+    assert (operation["summary"], operation["tags"]) == ("Grant a wish", ["Wishes"])
     assert set(operation["responses"]) == {
         *("202", "400", "401", "403", "404", "408", "409", "413", "415", "500", "503")
     }
@@ -168,10 +168,14 @@ def test_a_model_that_fits_no_query_string_is_refused() -> None:
     class Nested(BaseModel):
         wish: Wish
 
-    route = Route(method="GET", path="/x", handler=grant, tag="x", summary="x", query=Nested)
+    routes = Routes("x")
+
+    @routes.get("/x", query=Nested)
+    async def show(_: web.Request) -> web.Response:
+        return web.Response()
 
     with pytest.raises(TypeError, match="Nested"):
-        document([route], "1")
+        document(routes, "1")
 
 
 # ── the page

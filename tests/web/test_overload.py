@@ -10,11 +10,11 @@ import pytest
 
 from service import intake
 from service.config.settings import Settings
-from service.local.zendesk.stand_in import Answer, Zendesk
+from service.local.zendesk.stand_in import WebhookResponse, Zendesk
 from service.postgres import batch
 from service.resources import Resources
 from service.web import webhook
-from service.web.bodies import LOAD
+from service.web.bodies import BODIES
 from service.zendesk.signature import SIGNATURE, TIMESTAMP
 from tests.conftest import API_TOKEN, Client, Server, eventually, serving
 from tests.support.connections import connect
@@ -36,7 +36,7 @@ async def test_while_postgres_is_stuck_webhooks_are_refused_and_afterwards_taken
     async with serving(settings, zendesk) as client:
         async with database.transaction():
             await database.execute("LOCK TABLE incoming_emails IN ACCESS EXCLUSIVE MODE")
-            first: list[asyncio.Task[Answer]] = []
+            first: list[asyncio.Task[WebhookResponse]] = []
 
             async def is_full() -> bool:
                 first.append(asyncio.create_task(_send(client, zendesk)))
@@ -102,7 +102,7 @@ async def test_large_bodies_of_strangers_cost_no_small_webhook_its_answer(
 ) -> None:
     """They send more than may be held together, on many connections, and each webhook gets its 200 beside them."""
     monkeypatch.setattr(webhook, "MOST_READ_BYTES", 4_000_000)
-    load = client.app[LOAD]
+    bodies = client.app[BODIES]
     most, refused = 0, 0
 
     async def attack() -> None:
@@ -112,7 +112,7 @@ async def test_large_bodies_of_strangers_cost_no_small_webhook_its_answer(
                 sending = asyncio.create_task(_attack(writer, ATTACKS[way], slowly=way == "slowly"))
                 status_line = await reader.readline()
                 sending.cancel()
-                most = max(most, load.read_bytes)
+                most = max(most, bodies.read_bytes)
                 refused += b" 503 " in status_line
 
     async with asyncio.TaskGroup() as group:
@@ -127,8 +127,8 @@ async def test_large_bodies_of_strangers_cost_no_small_webhook_its_answer(
 
     assert Counter(answer.status for answer in answers) == {200: 100}
     assert most <= 4_000_000
-    assert load.read_bytes == 0 or await eventually(lambda: _is_true(load.read_bytes == 0))
-    assert not load.readings
+    assert bodies.read_bytes == 0 or await eventually(lambda: _is_true(bodies.read_bytes == 0))
+    assert not bodies.bodies
 
 
 async def test_a_head_that_cannot_be_zendesks_is_refused_before_its_body_is_read(client: Server) -> None:
@@ -146,7 +146,7 @@ async def test_a_head_that_cannot_be_zendesks_is_refused_before_its_body_is_read
 
         assert head.startswith(b"HTTP/1.1 401")
         assert json.loads(body)["code"] == code
-        assert not client.app[LOAD].readings
+        assert not client.app[BODIES].bodies
 
 
 async def _attack(writer: asyncio.StreamWriter, size: int, *, slowly: bool) -> None:
@@ -163,11 +163,11 @@ async def _is_true(value: bool) -> bool:  # noqa: FBT001 a condition to wait for
     return value
 
 
-async def _send(client: Client, zendesk: Zendesk) -> Answer:
+async def _send(client: Client, zendesk: Zendesk) -> WebhookResponse:
     return await zendesk.send(client.webhook, zendesk.payload())
 
 
-async def _accepted(client: Client, zendesk: Zendesk) -> Answer | None:
+async def _accepted(client: Client, zendesk: Zendesk) -> WebhookResponse | None:
     answer = await _send(client, zendesk)
     return answer if answer.status == 200 else None
 

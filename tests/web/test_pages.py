@@ -402,7 +402,7 @@ async def test_streams_end_when_the_server_does(client: Server) -> None:
 async def test_no_more_watch_than_a_process_can_serve(
     client: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(live, "MOST_WATCHERS", 1)
+    monkeypatch.setattr(live, "MOST_STREAMS", 1)
     async with asking(client, "/live/changes", Accept="text/event-stream") as response:
         await _event(response)
         async with asking(client, "/live/changes", Accept="text/event-stream") as another:

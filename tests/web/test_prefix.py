@@ -16,8 +16,7 @@ from service.config.alerts import PATHS, AlertSettings
 from service.config.settings import Settings
 from service.local.zendesk.stand_in import Zendesk
 from service.resources import Resources
-from service.web.api.routes import API
-from service.web.app import PAGES
+from service.web.app import ROUTES
 from tests.conftest import API_TOKEN, Client, Server, serving, working
 from tests.support.pages import PNG, failing, quarantine, send
 
@@ -201,7 +200,7 @@ async def test_where_another_holdfast_has_the_host_itself_both_sessions_hold(
 
 
 def test_no_prefix_can_be_taken_for_a_path_of_ours() -> None:
-    assert {way.path.split("/")[1] for way in (*API, *PAGES)} - {""} == PATHS
+    assert {route.path.split("/")[1] for route in ROUTES} - {""} == PATHS
 
 
 @pytest.mark.parametrize(

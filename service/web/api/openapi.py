@@ -2,14 +2,13 @@
 
 import inspect
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
-from pydantic import BaseModel
+from pydantic import BaseModel, ConfigDict, Field
 from pydantic.json_schema import GenerateJsonSchema, JsonSchemaMode, models_json_schema
 
-from service.web.api.answers import Problem
 from service.web.auth.sessions import COOKIE
-from service.web.handling.route import Route
+from service.web.handling.routes import Route
 from service.zendesk.signature import SIGNATURE
 
 Json = dict[str, Any]
@@ -75,6 +74,18 @@ _LOCATION: Json = {
         "description": "as secret as the file: whoever has it can read it",
     }
 }
+
+
+class Problem(BaseModel):
+    """The answer of every error (RFC 9457); some have further fields."""
+
+    model_config = ConfigDict(extra="allow")
+
+    type: Literal["about:blank"]
+    title: str
+    status: int
+    code: str = Field(pattern="^[a-z_]+$", description="a stable word to tell errors apart")
+    detail: str = Field(description="an explanation for people")
 
 
 class _Schema(GenerateJsonSchema):

@@ -12,6 +12,9 @@ from service.web.auth.tokens import REFUSALS, check_origin, clean_name, recogniz
 from service.web.handling.exchange import ask, form
 from service.web.handling.keys import RES, Identity
 from service.web.handling.rendering import render
+from service.web.handling.routes import Routes
+
+routes = Routes()
 
 # Anybody may send this form, and each one is held in memory while it comes.
 MOST_FORM_BYTES = 8 * 1024
@@ -27,11 +30,13 @@ class SignIn(BaseModel):
     next: str = "/"
 
 
+@routes.get("/sign-in", is_open=True)
 async def page(request: web.Request) -> web.Response:
     tokens(request)  # where none is set, the page says so instead of asking for it
     return await _form(request, SignIn(next=request.query.get("next", "/")))
 
 
+@routes.post("/sign-in", is_open=True)
 async def sign_in(request: web.Request) -> web.Response:
     """Begin a session and lead on to the page that was wanted; no other site can have asked for it."""
     check_origin(request)
@@ -47,6 +52,7 @@ async def sign_in(request: web.Request) -> web.Response:
     return answer
 
 
+@routes.post("/sign-out", is_open=True)
 async def sign_out(request: web.Request) -> web.Response:
     """End the session in all web processes: a copy of its cookie opens nothing any more."""
     check_origin(request)

@@ -15,6 +15,7 @@ from aiohttp import web
 from aiohttp.typedefs import Handler
 
 from service.errors import Rejected, Transient
+from service.formatting import printable
 from service.operate import sessions as ended
 from service.queries.views import RequestView
 from service.web.auth import sessions
@@ -140,7 +141,7 @@ def visible(request: web.Request, raw: Raw) -> Raw:
 
 def clean_name(name: str) -> str:
     """Make a name fit for a column and a page: one line of what can be seen."""
-    return "".join(c if c.isprintable() else "?" for c in name.strip()[:LONGEST_NAME])
+    return printable(name.strip()[:LONGEST_NAME], "?")
 
 
 def _is_open(request: web.Request) -> bool:

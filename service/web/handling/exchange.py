@@ -39,7 +39,7 @@ class Body(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
 
-Wanted = TypeVar("Wanted", bound=Body)
+BodyModel = TypeVar("BodyModel", bound=Body)
 
 
 def parameters(request: web.Request, kind: type[Model]) -> Model:
@@ -53,7 +53,7 @@ def parameters(request: web.Request, kind: type[Model]) -> Model:
         raise Rejected(400, "bad_parameter", _complaint(exc)) from None
 
 
-async def body(request: web.Request, kind: type[Wanted]) -> Wanted:
+async def body(request: web.Request, kind: type[BodyModel]) -> BodyModel:
     """Read a body of JSON; raises Rejected (400 with the name of what is wrong, 408, 413, 415)."""
     content = await _read(request, "application/json")
     try:
@@ -99,6 +99,11 @@ def answer(request: web.Request, view: View, status: int = 200) -> web.Response:
     # json escapes the lone surrogates that a payload may hold; they have no UTF-8, and pydantic's writer breaks.
     text = json.dumps(view.model_dump(context={"prefix": prefix_of(request)}), default=to_jsonable_python)
     return web.Response(text=text, status=status, content_type="application/json", headers=PRIVATE)
+
+
+async def reply(request: web.Request, work: Coroutine[Any, Any, View]) -> web.Response:
+    """Answer with the result of a query."""
+    return answer(request, await ask(request, work))
 
 
 async def _read(request: web.Request, content_type: str, most: int = MOST_BODY_BYTES) -> bytes:

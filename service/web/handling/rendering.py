@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING
 from aiohttp import web
 
 from service.web.handling import static
-from service.web.handling.formatting import FILTERS
 from service.web.handling.keys import IDENTITY
 from service.web.handling.prefix import prefix_of, with_prefix
+from service.web.handling.template_filters import FILTERS
 
 if TYPE_CHECKING:
     from jinja2 import Environment

@@ -10,6 +10,9 @@ from pathlib import Path
 from aiohttp import web
 
 from service.errors import Rejected
+from service.web.handling.routes import Routes
+
+routes = Routes()
 
 _DIRECTORY = Path(__file__).parents[1] / "static"
 _TYPES = {
@@ -39,6 +42,7 @@ def address(name: str) -> str:
     return f"/static/{name}?v={files()[name].version}"
 
 
+@routes.get("/static/{name}", is_open=True)
 async def serve(request: web.Request) -> web.Response:
     """Answer with a file; what is asked for by the hash of its content may be kept for ever."""
     file = (await asyncio.to_thread(files)).get(request.match_info["name"])

@@ -9,7 +9,7 @@ from datetime import datetime
 from math import ceil, log10
 
 from service.queries.history import Hour
-from service.web.handling.formatting import precise
+from service.web.handling.template_filters import precise
 
 HEIGHT = 160.0
 _GAP = 0.22  # of a column
@@ -19,7 +19,7 @@ _LEAST_SECONDS = 0.01  # at the top of an axis
 
 
 @dataclass(frozen=True)
-class Part:
+class BarPart:
     """A piece of a bar."""
 
     kind: str
@@ -28,17 +28,17 @@ class Part:
 
 
 @dataclass(frozen=True)
-class Column:
+class Bar:
     """An hour."""
 
     x: float
     width: float
     hour: Hour
-    parts: Sequence[Part] = ()
+    parts: Sequence[BarPart] = ()
 
 
 @dataclass(frozen=True)
-class Stroke:
+class Segment:
     """A line from one hour to the next; between the same two points where an hour stands alone."""
 
     x1: float
@@ -59,10 +59,10 @@ class Label:
 class Chart:
     """What is to be drawn; `scale` has the labels at top, middle and bottom."""
 
-    columns: Sequence[Column]
+    columns: Sequence[Bar]
     labels: Sequence[Label]
     scale: Sequence[str]
-    lines: Sequence[tuple[str, Sequence[Stroke]]] = ()
+    lines: Sequence[tuple[str, Sequence[Segment]]] = ()
     height: float = HEIGHT
 
 
@@ -70,7 +70,7 @@ def numbers(hours: Sequence[Hour]) -> Chart:
     """Draw how many e-mails came in each hour, and where they stand."""
     top = _round_up(max((hour.received for hour in hours), default=0))
     columns = [
-        Column(column.x, column.width, column.hour, _parts(column.hour, top)) for column in _columns(hours)
+        Bar(column.x, column.width, column.hour, _parts(column.hour, top)) for column in _columns(hours)
     ]
     scale = [f"{top:,.0f}", f"{top / 2:,.0f}" if top > 1 else "", "0"]
     return Chart(columns, _labels(hours), scale)
@@ -85,10 +85,10 @@ def times(hours: Sequence[Hour], what: str) -> Chart:
     return Chart(_columns(hours), _labels(hours), [precise(top), precise(top / 2), "0"], lines)
 
 
-def _columns(hours: Sequence[Hour]) -> Sequence[Column]:
+def _columns(hours: Sequence[Hour]) -> Sequence[Bar]:
     step = 100 / max(len(hours), 1)
     width = _short(step * (1 - _GAP))
-    return [Column(_short(step * (place + _GAP / 2)), width, hour) for place, hour in enumerate(hours)]
+    return [Bar(_short(step * (place + _GAP / 2)), width, hour) for place, hour in enumerate(hours)]
 
 
 def _labels(hours: Sequence[Hour]) -> Sequence[Label]:
@@ -100,18 +100,18 @@ def _labels(hours: Sequence[Hour]) -> Sequence[Label]:
     ]
 
 
-def _parts(hour: Hour, top: float) -> Sequence[Part]:
+def _parts(hour: Hour, top: float) -> Sequence[BarPart]:
     """Stack what is well below what is not, each at least so high that it is seen."""
     parts, y = [], HEIGHT
     for kind in ("completed", "waiting", "failed"):
         if number := getattr(hour, kind):
             height = max(_LEAST, HEIGHT * number / top)
             y = max(0.0, y - height)
-            parts.append(Part(kind, _short(y), _short(height)))
+            parts.append(BarPart(kind, _short(y), _short(height)))
     return parts
 
 
-def _strokes(values: Sequence[float | None], top: float) -> Sequence[Stroke]:
+def _strokes(values: Sequence[float | None], top: float) -> Sequence[Segment]:
     step = 100 / max(len(values), 1)
     points = [
         None if value is None else (_short(step * (place + 0.5)), _short(HEIGHT * (1 - value / top)))
@@ -120,9 +120,9 @@ def _strokes(values: Sequence[float | None], top: float) -> Sequence[Stroke]:
     strokes = []
     for before, here, after in zip([None, *points], points, [*points[1:], None], strict=False):
         if here and after:
-            strokes.append(Stroke(*here, *after))
+            strokes.append(Segment(*here, *after))
         elif here and not before:
-            strokes.append(Stroke(*here, *here))
+            strokes.append(Segment(*here, *here))
     return strokes
 
 

@@ -22,6 +22,7 @@ from service.web.auth.tokens import session_has_ended
 from service.web.handling.keys import IDENTITY, RES
 from service.web.handling.prefix import prefix_of, with_prefix
 from service.web.handling.rendering import fill
+from service.web.handling.routes import Routes
 from service.web.handling.shared import Shared
 from service.web.pages import charts, lights
 from service.web.pages.lights import Light
@@ -29,7 +30,7 @@ from service.web.pages.lights import Light
 SECONDS = 2.0
 FIRST_SECONDS = 0.3
 MOST_ALERTS = 5  # that are shown
-MOST_WATCHERS = 100
+MOST_STREAMS = 100
 # A router closes what was silent for 55 s.
 PING_SECONDS = 15.0
 # Who cannot take an event in this time has gone, or is too slow to be waited for.
@@ -40,10 +41,11 @@ SESSION_SECONDS = 5.0
 STREAM_SECONDS = 300.0
 
 log = structlog.get_logger()
+routes = Routes()
 
 
 @dataclass(frozen=True)
-class View:
+class Snapshot:
     """The overview as it is shown; without Postgres there is none, and `error` says why."""
 
     at: datetime
@@ -75,7 +77,7 @@ class Live:
     """What a process knows of all this; it asks nobody while nobody looks."""
 
     res: Resources
-    watchers: int = 0
+    streams: int = 0
     ends: asyncio.Event = field(default_factory=asyncio.Event)
 
     def __post_init__(self) -> None:
@@ -83,7 +85,7 @@ class Live:
         self._zendesk = Shared(lambda: lights.look_at_zendesk(self.res), lights.ZENDESK_SECONDS)
         self._view = Shared(self._look, SECONDS)
 
-    async def view(self) -> View:
+    async def view(self) -> Snapshot:
         """Return what is at most two seconds old; while Postgres is away, at once that it is."""
         last = self._view.peek()
         return last if last and last.error else await self._view.get()
@@ -99,15 +101,15 @@ class Live:
         known = self._lights.peek() or [Light(name, None, "no answer yet") for name in lights.names(self.res)]
         return [*known, self._zendesk.peek() or Light("Zendesk", None, "no answer yet")]
 
-    async def _look(self) -> View:
+    async def _look(self) -> Snapshot:
         now = datetime.now(UTC)
         try:
-            view = View(now, *await within(self.res.settings.database_seconds, self._ask()))
+            view = Snapshot(now, *await within(self.res.settings.database_seconds, self._ask()))
         except HoldfastError:
-            view = View(now, error="Postgres cannot be reached.")
+            view = Snapshot(now, error="Postgres cannot be reached.")
         except Exception:
             log.exception("overview_broke")
-            view = View(now, error="The overview cannot be made; why is in the log.")
+            view = Snapshot(now, error="The overview cannot be made; why is in the log.")
         return await asyncio.to_thread(_draw, view, await self.lights())
 
     async def _ask(
@@ -136,11 +138,13 @@ async def end_streams(app: web.Application) -> None:
     app[LIVE].ends.set()
 
 
+@routes.get("/live/overview")
 async def stream_overview(request: web.Request) -> web.StreamResponse:
     """Send the overview whenever it changes."""
     return await _stream(request, "overview")
 
 
+@routes.get("/live/changes")
 async def stream_changes(request: web.Request) -> web.StreamResponse:
     """Send a word whenever there is something new to see in a list."""
     return await _stream(request, "changed")
@@ -148,9 +152,9 @@ async def stream_changes(request: web.Request) -> web.StreamResponse:
 
 async def _stream(request: web.Request, event: str) -> web.StreamResponse:
     live = request.app[LIVE]
-    if live.watchers >= MOST_WATCHERS:
-        raise Transient("too_many_watchers", f"{MOST_WATCHERS} dashboards are open in this process already.")
-    live.watchers += 1
+    if live.streams >= MOST_STREAMS:
+        raise Transient("too_many_watchers", f"{MOST_STREAMS} dashboards are open in this process already.")
+    live.streams += 1
     try:
         headers = {
             "Content-Type": "text/event-stream",
@@ -164,7 +168,7 @@ async def _stream(request: web.Request, event: str) -> web.StreamResponse:
                 await _send(live, request, response, event)
         return response
     finally:
-        live.watchers -= 1
+        live.streams -= 1
 
 
 async def _send(live: Live, request: web.Request, response: web.StreamResponse, event: str) -> None:
@@ -205,7 +209,7 @@ async def _has_signed_out(request: web.Request) -> bool:
     return False
 
 
-def _draw(view: View, known: Sequence[Light]) -> View:
+def _draw(view: Snapshot, known: Sequence[Light]) -> Snapshot:
     hours = view.overview.hours if view.overview else ()
     shown = {
         "overview": view.overview,

@@ -5,10 +5,12 @@ from aiohttp import web
 from service.errors import Rejected
 from service.queries import emails
 from service.queries.views import AttachmentView
-from service.web.handling.contents import open_content, stream
-from service.web.handling.downloads import content_headers
+from service.web.handling.contents import content_headers, open_content, stream
 from service.web.handling.exchange import ask, number
 from service.web.handling.keys import RES
+from service.web.handling.routes import Routes
+
+routes = Routes()
 
 MOST_BYTES = 20 * 1000**2
 _PICTURES = frozenset({"image/png", "image/jpeg", "image/gif", "image/webp"})
@@ -26,6 +28,7 @@ def is_shown(attachment: AttachmentView) -> bool:
     return attachment.status == "stored" and is_small and attachment.detected_type in _POLICIES
 
 
+@routes.get("/emails/{id}/attachments/{position}/preview")
 async def show(request: web.Request) -> web.StreamResponse:
     """Stream a file that is fit to be seen; raises Rejected (415) for any other."""
     res = request.app[RES]

@@ -41,7 +41,7 @@ class Event:
 
 
 @dataclass(frozen=True)
-class Now:
+class CurrentState:
     """Where it stands, and until when at most it waits there."""
 
     title: str
@@ -56,49 +56,53 @@ def events(email: EmailDetail) -> Sequence[Event]:
     return [*found[:1], *rest]
 
 
-def now(email: EmailDetail) -> Now:
+def state_of(email: EmailDetail) -> CurrentState:
     """Say what is to come."""
     match email.processing_status:
         case "completed":
-            return Now("Completed: every file is stored.", "good")
+            return CurrentState("Completed: every file is stored.", "good")
         case "failed":
-            return Now("Failed: it waits for you.", "bad")
+            return CurrentState("Failed: it waits for you.", "bad")
         case "processing":
-            return Now(
+            return CurrentState(
                 f"Attempt {email.attempt_number} is running; its lease ends", "busy", email.lease_until
             )
         case "queued" if email.retry_count or email.error_code:
-            return Now(f"Waits for attempt {email.attempt_number + 1}, due", "warn", email.due_at)
+            return CurrentState(f"Waits for attempt {email.attempt_number + 1}, due", "warn", email.due_at)
         case status:
-            return Now(
+            return CurrentState(
                 f"{status.capitalize()}: waits for a worker, which is called again", "plain", email.due_at
             )
 
 
-def now_of_sync(email: EmailDetail, *, has_target: bool) -> Now | None:
+def sync_state_of(email: EmailDetail, *, has_target: bool) -> CurrentState | None:
     """Say what is to come of its sync; None where it has none, and could have none."""
     is_over = email.processing_status in _OVER
     match email.sync_status:
         case "not_applicable":
-            return Now("Its job ended when there was no target.", "plain") if has_target and is_over else None
+            return (
+                CurrentState("Its job ended when there was no target.", "plain")
+                if has_target and is_over
+                else None
+            )
         case "synced":
-            return Now(
+            return CurrentState(
                 "The target has all of it." if is_over else "The target has it as it was before.", "good"
             )
         case "failed":
-            return Now("It could not be synced: it waits for you.", "bad")
+            return CurrentState("It could not be synced: it waits for you.", "bad")
         case _:
             return _pending(email, is_over=is_over, has_target=has_target)
 
 
-def _pending(email: EmailDetail, *, is_over: bool, has_target: bool) -> Now:
+def _pending(email: EmailDetail, *, is_over: bool, has_target: bool) -> CurrentState:
     if not is_over:
-        return Now("Begins when the job has ended.", "plain")
+        return CurrentState("Begins when the job has ended.", "plain")
     if not has_target:
-        return Now("There is no target any more: SYNC_URL is not set.", "warn")
+        return CurrentState("There is no target any more: SYNC_URL is not set.", "warn")
     if email.sync_error_code:
-        return Now("Tried again, at the latest", "warn", email.sync_due_at)
-    return Now("Waits for a worker, or is carried over just now.", "busy")
+        return CurrentState("Tried again, at the latest", "warn", email.sync_due_at)
+    return CurrentState("Waits for a worker, or is carried over just now.", "busy")
 
 
 def _happened(email: EmailDetail) -> Iterator[Event]:

@@ -13,7 +13,7 @@ _HUGE = 10**9  # a limit that nobody meets is not worth a word
 
 
 @dataclass(frozen=True)
-class Row:
+class FieldRow:
     """A parameter, or a field of a shape; what its type mentions of other shapes is in `shapes`."""
 
     name: str
@@ -24,7 +24,7 @@ class Row:
 
 
 @dataclass(frozen=True)
-class Answer:
+class ResponseRow:
     """What may come back, and when."""
 
     status: str
@@ -43,9 +43,9 @@ class Operation:
     summary: str
     title: str  # the summary up to its first comma
     access: str
-    parameters: Sequence[Row]
+    parameters: Sequence[FieldRow]
     body: Sequence[str] | None
-    answers: Sequence[Answer]
+    answers: Sequence[ResponseRow]
     curl: str
 
 
@@ -55,7 +55,7 @@ class Shape:
 
     name: str
     about: str
-    rows: Sequence[Row]
+    rows: Sequence[FieldRow]
     is_sent: bool  # by a client, to whom it matters what must be there
 
 
@@ -92,7 +92,7 @@ def _operation(method: str, path: str, about: Json, public_url: str) -> Operatio
         parameters=[_row(p["name"], p["schema"] | _described(p), p["required"]) for p in about["parameters"]],
         body=None if body is None else _shapes_in(body),
         answers=[
-            Answer(status, answer["description"], media_type, _shapes_in(content.get("schema", {})))
+            ResponseRow(status, answer["description"], media_type, _shapes_in(content.get("schema", {})))
             for status, answer in sorted(about["responses"].items())
             for media_type, content in answer.get("content", {"": {}}).items()
         ],
@@ -114,9 +114,9 @@ def _shape(name: str, schema: Json, *, is_sent: bool) -> Shape:
     return Shape(name, schema.get("description", ""), rows, is_sent)
 
 
-def _row(name: str, schema: Json, is_needed: bool) -> Row:  # noqa: FBT001 a fact about the field, as in JSON schema
+def _row(name: str, schema: Json, is_needed: bool) -> FieldRow:  # noqa: FBT001 a fact about the field, as in JSON schema
     about = [schema.get("description", ""), _limits(schema)]
-    return Row(name, _kind(schema), "; ".join(filter(None, about)), is_needed, _shapes_in(schema))
+    return FieldRow(name, _kind(schema), "; ".join(filter(None, about)), is_needed, _shapes_in(schema))
 
 
 def _described(about: Json) -> Json:

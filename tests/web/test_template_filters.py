@@ -4,7 +4,8 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from service.web.handling import formatting
+from service.web.handling import template_filters
+from service.web.handling.template_filters import FILTERS
 
 
 @pytest.mark.parametrize(
@@ -20,7 +21,7 @@ from service.web.handling import formatting
     ],
 )
 def test_sizes_have_two_or_three_digits(number: float | None, text: str) -> None:
-    assert formatting.size(number) == text
+    assert template_filters.size(number) == text
 
 
 @pytest.mark.parametrize(
@@ -36,15 +37,15 @@ def test_sizes_have_two_or_three_digits(number: float | None, text: str) -> None
     ],
 )
 def test_times_are_as_precise_as_one_can_read(seconds: float | None, text: str) -> None:
-    assert formatting.precise(seconds) == text
+    assert template_filters.precise(seconds) == text
 
 
 def test_text_says_nothing_that_is_not_seen() -> None:
-    assert formatting.plain("a\u202eb\x00c\u200bd\ud800\n e") == "a\ufffdb\ufffdc\ufffdd\ufffd e"
-    assert formatting.plain(None) == ""
-    assert formatting.block("a\r\nb\tc\x1b") == "a\nb\tc\ufffd"
+    assert template_filters.plain("a\u202eb\x00c\u200bd\ud800\n e") == "a\ufffdb\ufffdc\ufffdd\ufffd e"
+    assert template_filters.plain(None) == ""
+    assert FILTERS["block"]("a\r\nb\tc\x1b") == "a\nb\tc\ufffd"
 
 
 def test_ages_are_never_of_the_future() -> None:
-    assert formatting.ago(datetime.now(UTC) + timedelta(hours=1)) == "just now"
-    assert formatting.until(datetime.now(UTC) - timedelta(hours=1)) == "now"
+    assert template_filters.ago(datetime.now(UTC) + timedelta(hours=1)) == "just now"
+    assert template_filters.until(datetime.now(UTC) - timedelta(hours=1)) == "now"

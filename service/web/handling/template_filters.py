@@ -1,27 +1,17 @@
-"""How pages write things: times, sizes, numbers, and a stranger's text without what would make it lie."""
+"""Filters of the templates: how pages write sizes, times and strangers' text."""
 
-import re
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from types import MappingProxyType
 
-from service.queries.verdict import duration
+from service.formatting import duration, number, one_line, printable_lines
 
-# Control characters, and what turns the direction of writing: `gpj.exe` must not look like `exe.jpg`.
-_LIES = re.compile(
-    r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff\ud800-\udfff]"
-)
 _UNITS = ("kB", "MB", "GB", "TB")
 
 
 def plain(text: str | None) -> str:
-    """Return one line of what can be seen, with U+FFFD for what cannot."""
-    return " ".join(_LIES.sub("\ufffd", text or "").split())
-
-
-def block(text: str) -> str:
-    """Do likewise, and keep the lines."""
-    return _LIES.sub("\ufffd", text.replace("\r\n", "\n"))
+    """Write a stranger's text as one line of printable characters."""
+    return one_line(text or "")
 
 
 def size(number: float | None) -> str:
@@ -38,7 +28,7 @@ def size(number: float | None) -> str:
 
 
 def precise(seconds: float | None) -> str:
-    """Write a time that was measured."""
+    """Write a measured time, in milliseconds where it is below one second."""
     if seconds is None:
         return "\u2013"
     if seconds < 0.9995:
@@ -57,18 +47,14 @@ def until(time: datetime) -> str:
 
 
 def stamp(time: datetime) -> str:
-    """Write a time out, for people who may sit in any zone."""
+    """Write a time in UTC, to the second."""
     return f"{time.astimezone(UTC):%-d %b %Y, %H:%M:%S} UTC"
-
-
-def number(count: int, capped: bool = False) -> str:  # noqa: FBT001, FBT002 a filter's argument in a template
-    return f"{count:,}{'+' if capped else ''}"
 
 
 FILTERS: Mapping[str, Callable[..., str]] = MappingProxyType(
     {
         "plain": plain,
-        "block": block,
+        "block": printable_lines,
         "size": size,
         "precise": precise,
         "duration": duration,
