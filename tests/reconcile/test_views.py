@@ -400,7 +400,8 @@ async def test_open_differences_cause_an_alert(res: Resources, database: asyncpg
     assert (finding.cause, finding.count) == ("reconciliation", 4)
     assert finding.detail.startswith("4 differences between")
     assert (
-        "2 in the target without an e-mail, 1 missing in the storage, 1 in the storage and" in finding.detail
+        "2 in the target without an e-mail, 1 missing in the storage, 1 unreadable in the storage"
+        in finding.detail
     )
 
 
