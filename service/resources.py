@@ -12,12 +12,12 @@ from arq import ArqRedis
 from redis.exceptions import RedisError
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from service.config.reading import NEEDED, complaint, read_settings
+from service.config.reading import NEEDED, read_settings, setting_error
 from service.config.settings import Settings
 from service.errors import HoldfastError, SettingsError
 from service.outbound.egress import Egress
 from service.outbound.transfer import open_session
-from service.postgres.batch import Coalesce
+from service.postgres.batch import Batcher
 from service.postgres.engine import (
     COMMAND,
     GOODBYE_SECONDS,
@@ -33,12 +33,10 @@ from service.queue.dispatch import Dispatcher
 from service.storage.objects import Storage, open_storage
 from service.targets.circuit_breaker import CircuitBreakers
 from service.targets.target import AcceptedDocuments, Target, open_targets
-from service.telemetry.sentry import open_sentry
-from service.telemetry.spans import Traces
-from service.telemetry.traces import open_traces
+from service.telemetry.exporters import Traces, open_sentry, open_traces
 from service.zendesk.account import Account, account_of
 from service.zendesk.client import ZendeskClient
-from service.zendesk.streak import Streak
+from service.zendesk.signature import Streak
 
 _EXTRAS = {
     "sentry_dsn": ("sentry_sdk", "sentry"),
@@ -60,7 +58,7 @@ class Resources:
 
     settings: Settings
     engine: AsyncEngine
-    coalesce: Coalesce
+    batch: Batcher
     redis: ArqRedis
     dispatcher: Dispatcher
     storage: Storage
@@ -79,18 +77,18 @@ class Resources:
 def read_settings_for_resources() -> Settings:
     """Read the settings that `open_resources` needs; raises SettingsError."""
     settings = read_settings(*NEEDED)
-    judge(settings)
+    check_usable(settings)
     return settings
 
 
-def judge(settings: Settings) -> None:
+def check_usable(settings: Settings) -> None:
     """Let the libraries judge what only they can; raises SettingsError."""
     if any(url.get_secret_value().startswith("mongodb") for url in settings.sync_url) and not _is_installed(
         "pymongo"
     ):
-        raise SettingsError(complaint("sync_url", "needs pip install 'holdfast[mongodb]'"))
+        raise SettingsError(setting_error("sync_url", "needs pip install 'holdfast[mongodb]'"))
     if settings.sync_links == "presigned" and (settings.storage_url or "").startswith("file:"):
-        raise SettingsError(complaint("sync_links", "a directory signs no links, it must be api"))
+        raise SettingsError(setting_error("sync_links", "a directory signs no links, it must be api"))
     try:
         field = "redis_url"
         create_redis(settings.redis_dsn, pool_size=1).connection_pool.make_connection()  # type: ignore[no-untyped-call]
@@ -99,11 +97,11 @@ def judge(settings: Settings) -> None:
         field = "sync_url"
         open_targets(settings)
     except (ValueError, TypeError, OSError, RedisError, HoldfastError) as exc:
-        raise SettingsError(complaint(field, f"cannot be used ({type(exc).__name__})")) from None
+        raise SettingsError(setting_error(field, f"cannot be used ({type(exc).__name__})")) from None
     _judge_sentry(settings)
     for field, (module, extra) in _EXTRAS.items():
         if getattr(settings, field) and not _is_installed(module):
-            raise SettingsError(complaint(field, f"needs pip install 'holdfast[{extra}]'"))
+            raise SettingsError(setting_error(field, f"needs pip install 'holdfast[{extra}]'"))
 
 
 @asynccontextmanager
@@ -130,18 +128,18 @@ async def open_resources(settings: Settings, process: str = WORKER) -> AsyncIter
         )
         stack.push_async_callback(close_engine, engine)
         await stack.enter_async_context(background(lambda: look_after_pool(engine)))
-        coalesce = Coalesce(
+        batch = Batcher(
             lambda statement, items: run(
                 engine, settings.database_seconds, lambda conn: statement(conn, items)
             )
         )
-        stack.push_async_callback(coalesce.close, GOODBYE_SECONDS)
+        stack.push_async_callback(batch.close, GOODBYE_SECONDS)
         redis = create_redis(settings.redis_dsn, pool_size=2 if is_command else settings.redis_pool_size)
         stack.push_async_callback(redis.aclose, close_connection_pool=True)
         dispatcher = Dispatcher(engine, redis)
-        await stack.enter_async_context(background(dispatcher.run))
-        await stack.enter_async_context(background(dispatcher.mark))
-        await stack.enter_async_context(background(dispatcher.look_out))
+        await stack.enter_async_context(background(dispatcher.enqueue_for_ever))
+        await stack.enter_async_context(background(dispatcher.mark_for_ever))
+        await stack.enter_async_context(background(dispatcher.probe_for_ever))
         stack.push_async_callback(dispatcher.drain)
         targets = await asyncio.to_thread(open_targets, settings)  # PyMongo looks at files
         for target in targets:
@@ -153,7 +151,7 @@ async def open_resources(settings: Settings, process: str = WORKER) -> AsyncIter
             account=account,
             zendesk=zendesk,
             engine=engine,
-            coalesce=coalesce,
+            batch=batch,
             redis=redis,
             dispatcher=dispatcher,
             storage=open_storage(storage_url),
@@ -168,7 +166,7 @@ async def open_resources(settings: Settings, process: str = WORKER) -> AsyncIter
         )
 
 
-def told_at_start(settings: Settings, processes: int, redis_pools: int = 1) -> dict[str, int]:
+def connection_limits(settings: Settings, processes: int, redis_pools: int = 1) -> dict[str, int]:
     """Say in a log line how many connections these processes may open together."""
     return {
         "processes": processes,
@@ -208,7 +206,7 @@ def _judge_sentry(settings: Settings) -> None:
         try:
             Dsn(settings.sentry_dsn.get_secret_value())
         except (BadDsn, ValueError):
-            raise SettingsError(complaint("sentry_dsn", "is no DSN")) from None
+            raise SettingsError(setting_error("sentry_dsn", "is not a DSN")) from None
 
 
 async def look_after_pool(

@@ -29,6 +29,7 @@ from service.web.app import create_app
 from service.web.handling.keys import RES
 from service.web.handling.prefix import Runner
 from service.worker.settings import worker_settings
+from tests.support.examples import examples
 from tests.support.forked import Program, end_server
 from tests.support.processes import left_with, wait_for
 from tests.support.s3 import ACCESS_KEY, SECRET, Bucket, proxied, s3
@@ -71,13 +72,29 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # A machine that is busy says nothing about what is drawn or tried.
 hypothesis.settings.register_profile(
-    "unhurried", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
+    "unhurried",
+    max_examples=examples(40),
+    deadline=None,
+    suppress_health_check=[hypothesis.HealthCheck.too_slow],
 )
 hypothesis.settings.load_profile("unhurried")
 
 
+# Modules whose fixtures are dear: their tests run in one process, one after the other, and all others where there is room.
+TOGETHER = {
+    "tests/postgres/test_plans.py",  # a database of 50,000 e-mails
+    "tests/web/test_browser.py",  # Chromium
+    "tests/web/test_generated_client.py",  # the client
+}
+
+
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: item.get_closest_marker("long") is None)
+    for item in items:
+        module = item.nodeid.partition("::")[0]
+        if module in TOGETHER:
+            item.add_marker(pytest.mark.xdist_group(module.rpartition("/")[2].removesuffix(".py")))
 
 
 @pytest.fixture(scope="session", autouse=True)

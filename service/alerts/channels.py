@@ -12,7 +12,8 @@ from service.alerts.mail import Envelope
 from service.alerts.message import Notice, test_notice
 from service.config.settings import Settings
 from service.errors import HoldfastError, Permanent, Transient
-from service.outbound.signed_post import AGAIN, open_session, post, signed
+from service.outbound.backoff import RETRYABLE
+from service.outbound.signed_post import open_session, post, signed
 
 
 @dataclass(frozen=True)
@@ -86,7 +87,7 @@ async def _post(url: str, body: bytes, headers: Mapping[str, str]) -> None:
         answer = await post(session, url, body, headers)
     if answer.is_good:
         return
-    if answer.status in AGAIN or answer.status >= 500:
+    if answer.status in RETRYABLE or answer.status >= 500:
         raise Transient("receiver_busy", f"answered {answer.status}", answer.retry_after)
     raise Permanent(
         "receiver_refused",

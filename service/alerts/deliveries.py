@@ -6,7 +6,7 @@ from datetime import datetime, timedelta
 from sqlalchemy import Integer, Interval, Text, bindparam, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from service.postgres.operation_tables import PENDING
+from service.postgres.alert_tables import PENDING_DELIVERY
 
 # Longer than a delivery may take, including the attempts to record its outcome.
 LEASE = timedelta(seconds=120)
@@ -89,5 +89,5 @@ _SENT = text(
 ).bindparams(*_TYPES)
 
 _POSTPONE = text(
-    f"UPDATE alert_deliveries SET due_at = now() + :pause, error = :remark WHERE {_MINE} AND {PENDING}"  # noqa: S608 likewise
+    f"UPDATE alert_deliveries SET due_at = now() + :pause, error = :remark WHERE {_MINE} AND {PENDING_DELIVERY}"  # noqa: S608 likewise
 ).bindparams(*_TYPES, bindparam("pause", type_=Interval()))

@@ -6,13 +6,13 @@ from datetime import UTC, datetime, timedelta
 
 from service.capture.retry_policy import is_young
 from service.errors import HoldfastError, Permanent, Transient
-from service.jobs.attachments import File
+from service.jobs.attachments import FileRecord
 from service.jobs.attempts import Claim
-from service.outbound.addresses import key_of
+from service.outbound.addresses import attachment_key
 from service.resources import Resources
 from service.zendesk import comments
 from service.zendesk.comments import Comment
-from service.zendesk.payloads import Attachment
+from service.zendesk.payloads import AnnouncedFile
 
 Page = Mapping[str, object]
 
@@ -41,7 +41,7 @@ def is_dispensable(res: Resources, claim: Claim, error: HoldfastError) -> bool:
     return claim.is_listed and error.code in {"not_found", "comment_not_found"} and not is_young(res, claim)
 
 
-async def look_up(res: Resources, claim: Claim) -> Sequence[Attachment]:
+async def look_up(res: Resources, claim: Claim) -> Sequence[AnnouncedFile]:
     """Return the files of the comment that the webhook is about; raises Transient and Permanent."""
     if not res.zendesk.has_login:
         raise _cannot_ask(claim)
@@ -85,15 +85,15 @@ async def _of_that_time(
     return found
 
 
-def placed(known: Sequence[File], found: Sequence[Attachment]) -> Mapping[int, Attachment]:
+def placed(known: Sequence[FileRecord], found: Sequence[AnnouncedFile]) -> Mapping[int, AnnouncedFile]:
     """Give each file that was found and is not known a position: that of a known one without an address, or a new one.
 
     A webhook may name a file and leave its address out.
     """
-    addresses = {key_of(file.source_url) for file in known}
-    new = {key: file for file in reversed(found) if (key := key_of(file.url)) not in addresses}
+    addresses = {attachment_key(file.source_url) for file in known}
+    new = {key: file for file in reversed(found) if (key := attachment_key(file.url)) not in addresses}
     missing = list(reversed(new.values()))
-    places: dict[int, Attachment] = {}
+    places: dict[int, AnnouncedFile] = {}
     # Files with a name choose first; those that were only counted take what is left.
     for file in sorted(known, key=lambda file: file.file_name is None):
         match = next((each for each in missing if _may_be(file, each)), None)
@@ -104,12 +104,12 @@ def placed(known: Sequence[File], found: Sequence[Attachment]) -> Mapping[int, A
     return places | dict(enumerate(missing, first))
 
 
-def without_address(known: Sequence[File], places: Mapping[int, Attachment]) -> Sequence[File]:
+def without_address(known: Sequence[FileRecord], places: Mapping[int, AnnouncedFile]) -> Sequence[FileRecord]:
     """Return the files that the webhook announced and that Zendesk does not list."""
     return [file for file in known if not file.source_url and file.position not in places]
 
 
-def _may_be(known: File, found: Attachment) -> bool:
+def _may_be(known: FileRecord, found: AnnouncedFile) -> bool:
     if known.file_name is None:
         return True
     return (

@@ -12,7 +12,7 @@ from typing import Any
 import click
 from aiohttp import ClientError, ClientSession, ClientTimeout
 
-from service.config.env_file import read_env_file
+from service.config.reading import read_env_file
 from service.local.signals import interruptible, run_until_told
 from service.local.zendesk.stand_in import WebhookResponse, Zendesk
 

@@ -192,7 +192,7 @@ def _prepare(data: Path, binaries: Path) -> Owner:
 
 
 def _owner(data: Path, binaries: Path) -> Owner:
-    """Choose the user for a Postgres started by root, which it refuses: the owner of the data, or `nobody`."""
+    """Choose the user for Postgres, which refuses to run as root: the owner of the data, or `nobody`."""
     try:
         nobody = pwd.getpwnam("nobody")
     except KeyError:

@@ -1,4 +1,4 @@
-"""Run the migrations over the service's own engine, one process at a time, in nobody's way for long."""
+"""Run the migrations over the service's own engine, one process at a time, without blocking writers for long."""
 
 import asyncio
 import sys
@@ -18,21 +18,21 @@ from service.postgres.engine import RELEASE, check_writable, create_engine, is_p
 from service.postgres.operation_tables import TABLES
 from service.postgres.pool import TooManyConnections, refusal
 
-# Any fixed number: whoever holds this advisory lock migrates, the others wait for it.
+# Any fixed number: the process that holds this advisory lock migrates, all others wait for it.
 MIGRATION_LOCK = 4_710_023
-# While Postgres refuses connections because too many are open, an idle one may soon be closed.
+# While Postgres refuses connections because too many are open, another process may soon close one.
 SLOT_SECONDS = 60
 CONNECT_SECONDS = SLOT_SECONDS + 20
 INDEX_SECONDS = 600
 
-# Whoever comes after a waiting ALTER TABLE waits behind it: no write shall wait for a second.
+# Later statements queue behind a waiting ALTER TABLE: no write shall wait for a second.
 LOCK_SECONDS = 0.5
-# In a transaction, which keeps its locks to the end, nothing may read or write a large table.
+# A transaction keeps its locks to its end, so no statement in it may read or write a large table.
 STATEMENT_SECONDS = 5
 PATIENCE_SECONDS = 60
 LOCK_NOT_AVAILABLE, DEADLOCK_DETECTED, READ_ONLY = "55P03", "40P01", "25006"
 
-# Whose transaction is oldest of those that use our tables; of other users Postgres may show the number only.
+# The oldest transaction that uses our tables; of other users, Postgres may show only the pid.
 IN_THE_WAY = text("""
     SELECT concat_ws(
         ' ', 'session', pid, '(' || coalesce(nullif(application_name, ''), backend_type) || ')',
@@ -44,7 +44,7 @@ IN_THE_WAY = text("""
     AND database = (SELECT oid FROM pg_database WHERE datname = current_database())
     ORDER BY xact_start, pid LIMIT 1
 """)
-# The lock and the limits are the session's, which PgBouncer may give to others after each transaction.
+# The advisory lock and the limits belong to a session, which PgBouncer may change after each transaction.
 POOLED = (
     "DATABASE_URL: is a pooler's, migrations need that of Postgres itself"
     " (where each connection keeps a session of its own: alembic -x pooled=yes upgrade head)"
@@ -63,17 +63,17 @@ def migrate(connection: Connection) -> None:
 
 
 def bound(connection: Connection) -> None:
-    """Give up soon on a lock behind which the service would wait, and on what would keep such a lock.
+    """Bound the wait for a lock, because the service queues behind it, and the statements that would keep such a lock.
 
-    SET LOCAL is without effect outside a transaction, and so on what is built CONCURRENTLY: that
-    waits for long transactions as long as it takes, and nobody waits for it.
+    SET LOCAL has no effect outside a transaction, and so none on CREATE INDEX CONCURRENTLY: that waits for
+    long transactions without a limit, and no statement queues behind it.
     """
     connection.exec_driver_sql(f"SET LOCAL lock_timeout = '{LOCK_SECONDS}s'")
     connection.exec_driver_sql(f"SET LOCAL statement_timeout = '{STATEMENT_SECONDS}s'")
 
 
 async def take_turn(connection: AsyncConnection) -> None:
-    """Poll for the lock: who waits inside a statement is itself waited for by CREATE INDEX CONCURRENTLY."""
+    """Poll for the advisory lock: CREATE INDEX CONCURRENTLY would wait for a statement that waits for the lock."""
     said = False
     while not await connection.scalar(select(func.pg_try_advisory_lock(MIGRATION_LOCK))):
         await connection.commit()
@@ -85,8 +85,8 @@ async def take_turn(connection: AsyncConnection) -> None:
 
 
 async def is_for_us(connection: AsyncConnection) -> bool:
-    """Tell whether there may be something to do; exits where this program does not know what it would do it to."""
-    words = getattr(context.config.cmd_opts, "cmd", [None])[0]  # none where `holdfast migrate` runs this
+    """Say whether migrations may be needed; exit if the database is not one that this program can migrate."""
+    words = getattr(context.config.cmd_opts, "cmd", [None])[0]  # None if `holdfast migrate` runs this
     command = getattr(words, "__name__", "upgrade")
     try:
         await check_writable(connection)
@@ -105,7 +105,7 @@ async def is_for_us(connection: AsyncConnection) -> bool:
 
 
 async def migrate_patiently(connection: AsyncConnection, patience: float) -> None:
-    """Try again while somebody has a lock that we need; what is done already is not done again."""
+    """Retry while another session holds a lock that we need; finished migrations do not run again."""
     for pause in pauses(patience):
         try:
             await connection.run_sync(migrate)
@@ -124,7 +124,7 @@ async def migrate_patiently(connection: AsyncConnection, patience: float) -> Non
 
 
 def pauses(patience: float) -> Iterator[float]:
-    """Yield growing pauses, in seconds, until these and the tries in between have used up the patience."""
+    """Yield growing pauses, in seconds, until the pauses and the attempts have used up the patience."""
     pause = 0.5
     while patience > 0:
         yield min(pause, patience)
@@ -133,7 +133,7 @@ def pauses(patience: float) -> Iterator[float]:
 
 
 async def send_vacuum_away(connection: AsyncConnection) -> None:
-    """Make an autovacuum end, which gives way only to who has waited for a second (deadlock_timeout).
+    """End an autovacuum: it only yields to a session that has waited for a second (deadlock_timeout).
 
     No writer waits behind this lock.
     """
@@ -146,7 +146,7 @@ async def send_vacuum_away(connection: AsyncConnection) -> None:
 
 async def main() -> None:
     settings, patience = read_settings("database_url"), read_patience()
-    assert settings.database_url  # noqa: S101 read_settings saw to it
+    assert settings.database_url  # noqa: S101  read_settings checks it
     url = settings.database_url.get_secret_value()
     engine = create_engine(
         url, pool_size=1, seconds=SLOT_SECONDS, statement_seconds=INDEX_SECONDS, name=RELEASE
@@ -158,7 +158,7 @@ async def main() -> None:
         if await is_pooled(connection) and read_option("pooled", "no") != "yes":
             raise SettingsError(POOLED)
         await connection.execution_options(isolation_level="READ COMMITTED")
-        # A role may have limits of its own, which an index built beside writers would outlast.
+        # A role may have limits of its own, and an index built beside writers may take longer.
         for limit in ("lock_timeout", "statement_timeout"):
             await connection.exec_driver_sql(f"SET {limit} = 0")
         await take_turn(connection)
@@ -170,7 +170,7 @@ async def main() -> None:
 
 
 async def connect_patiently(engine: AsyncEngine) -> AsyncConnection:
-    """Connect; wait up to SLOT_SECONDS where too many connections are open."""
+    """Connect; wait up to SLOT_SECONDS while too many connections are open."""
     async with asyncio.timeout(CONNECT_SECONDS):
         connecting = asyncio.create_task(engine.connect().start())
         await asyncio.wait({connecting}, timeout=1)
@@ -182,7 +182,7 @@ async def connect_patiently(engine: AsyncEngine) -> AsyncConnection:
 def read_patience() -> int:
     """Return the seconds of `-x patience=SECONDS`."""
     if str(getattr(context.config.cmd_opts, "revision", "")).startswith(("+", "-")):
-        return 0  # counts from where the last try has got to: another one could go too far
+        return 0  # a relative target: a second attempt could go too far
     seconds = read_option("patience", str(PATIENCE_SECONDS))
     if not seconds.isdecimal():
         raise SettingsError("-x patience=SECONDS: must be a whole number")
@@ -195,7 +195,7 @@ def read_option(name: str, default: str) -> str:
 
 
 def print_sql() -> None:
-    """Print what `--sql` asks for; needs no database."""
+    """Print the SQL for `--sql`; needs no database."""
     context.configure(dialect_name="postgresql", literal_binds=True, transaction_per_migration=True)
     with context.begin_transaction():
         context.run_migrations()

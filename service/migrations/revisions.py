@@ -1,4 +1,4 @@
-"""Whose tables a database has, what its Alembic revision means to this program, and how to run the migrations."""
+"""What a database's Alembic revision means to this program, and the list of its migrations."""
 
 import asyncio
 import re
@@ -16,7 +16,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from service.postgres.operation_tables import TABLES
 
 SCRIPTS = Path(__file__).parent
-# How every revision of Holdfast's begins: the minute in which it was written, so that they sort by age.
+# A revision of Holdfast begins with the minute of its creation, so that revisions sort by age.
 _OURS = re.compile(r"\d{8}_\d{4}")
 _HAS_REVISIONS = text("SELECT to_regclass('alembic_version') IS NOT NULL")
 _REVISIONS = text("SELECT version_num FROM alembic_version ORDER BY version_num")
@@ -32,12 +32,12 @@ _OWN_DATABASE = "let DATABASE_URL lead to a database of Holdfast's own"
 
 @dataclass(frozen=True, slots=True)
 class Standing:
-    """How a database stands to this program; `found` and `advice` are for people.
+    """The state of a database for this program; `found` and `advice` are sentences for people.
 
-    `newer`: a later version of Holdfast migrated it, and this one can work with it, as after a rollback.
-    `too_new`: the same, but this version lacks something there. `other_system`: there is a table `incoming_emails`
-    that can be taken over. `other_program`: there is none, but an unknown revision. `missing` names the migrations
-    that were not run.
+    `newer`: a later version of Holdfast migrated it, and this version works with it, as after a rollback.
+    `too_new`: a later version migrated it, and this version lacks a column. `other_system`: its table
+    `incoming_emails` can be taken over. `other_program`: it has an unknown revision and no such table.
+    `missing` names the migrations that have not run.
     """
 
     kind: Literal["empty", "behind", "current", "newer", "too_new", "other_system", "other_program"]
@@ -48,28 +48,28 @@ class Standing:
 
     @property
     def is_ours(self) -> bool:
-        """Whether the tables are Holdfast's, and not from a later version."""
+        """Say whether the tables are Holdfast's, and not from a later version."""
         return self.kind in {"behind", "current"}
 
     @property
     def is_hindered(self) -> bool:
-        """Whether no migration can be run."""
+        """Say whether migrations cannot run."""
         return not self.is_ours and self.kind != "empty"
 
     def __str__(self) -> str:
-        """Return finding and advice as one line."""
+        """Return the finding and the advice as one line."""
         return f"{self.found[:1].upper()}{self.found[1:]}" + (f": {self.advice}" if self.advice else "")
 
 
 def config() -> Config:
-    """Make alembic's configuration from this package alone, for where there is no alembic.ini."""
+    """Create Alembic's configuration from this package, for installations without an alembic.ini."""
     config = Config()
     config.set_main_option("script_location", str(SCRIPTS).replace("%", "%%"))
     return config
 
 
 async def look(connection: AsyncConnection) -> Standing:
-    """Compare the database's revision and columns with those of this program; changes nothing."""
+    """Compare the database's revision and columns with this program's; changes nothing."""
     revisions: Sequence[str] = ()
     if await connection.scalar(_HAS_REVISIONS):
         revisions = (await connection.scalars(_REVISIONS)).all()
@@ -80,11 +80,11 @@ async def look(connection: AsyncConnection) -> Standing:
 
 
 def judge(revisions: Sequence[str], lacking: Sequence[str], known: Mapping[str, str]) -> Standing:
-    """Say how a database of these revisions stands to a program that knows others by their names, the oldest first.
+    """Judge a database by its revisions and missing columns; `known` maps our revisions, oldest first, to names.
 
-    `lacking` are the columns that the program needs and the database has not. Only a revision of Holdfast's own form
-    that is later than all it knows is a newer one, and only where the tables are Holdfast's: another system's revision
-    may begin with a date as well. Without a revision, the columns decide.
+    `lacking` are columns that the program needs and the database lacks. A database is newer only if its
+    revision has Holdfast's form, is later than all known ones, and its tables are Holdfast's: another
+    system's revision may begin with a date as well. Without a revision, the columns decide.
     """
     ours = [*known]
     foreign = [revision for revision in revisions if revision not in known]
@@ -112,7 +112,7 @@ def judge(revisions: Sequence[str], lacking: Sequence[str], known: Mapping[str, 
 
 
 def migrations_after(revision: str) -> Sequence[str]:
-    """Name the migrations that come after a revision of ours, the oldest first; blocks."""
+    """Name the migrations after a revision of ours, oldest first; blocks."""
     known = _known()
     return [known[each] for each in _after(revision, [*known])]
 
@@ -123,6 +123,6 @@ def _after(revision: str | None, known: Sequence[str]) -> Sequence[str]:
 
 @lru_cache(maxsize=1)
 def _known() -> Mapping[str, str]:
-    """List this program's revisions and the names of their files, the oldest first; blocks."""
+    """Map this program's revisions, oldest first, to the names of their files; blocks."""
     scripts = [*ScriptDirectory(str(SCRIPTS)).walk_revisions()][::-1]
     return {script.revision: Path(script.path).stem for script in scripts}

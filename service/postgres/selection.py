@@ -1,4 +1,4 @@
-"""Which e-mails an operator means: the fields of a filter."""
+"""The filter of operators: its fields select e-mails."""
 
 import re
 from datetime import UTC, datetime
@@ -6,20 +6,20 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
-# What is retried: the job, or only the sync.
+# The object of a retry: the job, or only the sync.
 What = Literal["job", "sync"]
-# How a filter writes that a failure has no code, or is about no host.
+# In a filter: the failure has no code, or no host.
 NONE = "none"
-MOST_SENDER = 400  # characters that the index of senders has
+MOST_SENDER = 400  # characters in the index of senders
 
-# The validator says it, too, and in words.
+# The pattern documents the validator's rule.
 Text = Annotated[str, Field(json_schema_extra={"pattern": r"^[^\u0000]*$"})]
 
-_NUMBER = re.compile(r"\s*[+-]?[0-9.]*\s*")  # which pydantic takes for seconds since 1970
+_NUMBER = re.compile(r"\s*[+-]?[0-9.]*\s*")  # pydantic would take it for seconds since 1970
 
 
 class Selection(BaseModel):
-    """Which e-mails are meant: those that match all that is given."""
+    """A filter: it selects the e-mails that match all given fields."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 

@@ -9,7 +9,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from service.postgres.engine import connect
 from service.postgres.operation_tables import BY_HAND, OperatorAction
 from service.postgres.rows import brief
-from service.postgres.search import Place
+from service.postgres.search import Cursor
 from service.queries.pages import PageFilter, cursor_at
 from service.queries.views import ActionView, View
 
@@ -30,7 +30,7 @@ async def list_actions(engine: AsyncEngine, wanted: PageFilter) -> ActionPage:
     async with connect(engine) as conn:
         actions = [ActionView.model_validate(row) for row in await conn.execute(query)]
     shown = actions[: wanted.limit]
-    more = cursor_at(Place(shown[-1].at, shown[-1].id)) if len(actions) > wanted.limit else None
+    more = cursor_at(Cursor(shown[-1].at, shown[-1].id)) if len(actions) > wanted.limit else None
     return ActionPage(actions=shown, next_cursor=more)
 
 

@@ -8,8 +8,8 @@ from sqlalchemy import BigInteger, ColumnElement, Select, func, literal, select
 from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
+from service.postgres.alert_tables import Alert, AlertDelivery
 from service.postgres.engine import connect
-from service.postgres.operation_tables import Alert, AlertDelivery
 from service.postgres.rows import brief
 from service.queries.views import View
 

@@ -11,7 +11,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from service.postgres.email_tables import PROCESSING, TO_SYNC, WAITING, IncomingEmail
 from service.postgres.engine import connect
 from service.postgres.rows import brief
-from service.postgres.search import LIGHT, known, matches
+from service.postgres.search import LIGHT, inline_number, matches
 from service.postgres.selection import Selection
 from service.queries.views import Key, Number, State, View
 
@@ -41,12 +41,22 @@ class Change(View):
 async def list_changes(engine: AsyncEngine, wanted: Selection, watched: Sequence[int]) -> Sequence[Change]:
     """Return the states of changing and watched e-mails, lowest id first."""
     email = IncomingEmail
-    newest = select(email.id).order_by(email.id.desc()).limit(known(MAX_SEEN))
-    waiting = select(email.id).where(text(WAITING)).order_by(email.due_at.desc()).limit(known(MAX_SEEN))
-    working = (
-        select(email.id).where(text(PROCESSING)).order_by(email.lease_until.desc()).limit(known(MAX_SEEN))
+    newest = select(email.id).order_by(email.id.desc()).limit(inline_number(MAX_SEEN))
+    waiting = (
+        select(email.id).where(text(WAITING)).order_by(email.due_at.desc()).limit(inline_number(MAX_SEEN))
     )
-    syncing = select(email.id).where(text(TO_SYNC)).order_by(email.sync_due_at.desc()).limit(known(MAX_SEEN))
+    working = (
+        select(email.id)
+        .where(text(PROCESSING))
+        .order_by(email.lease_until.desc())
+        .limit(inline_number(MAX_SEEN))
+    )
+    syncing = (
+        select(email.id)
+        .where(text(TO_SYNC))
+        .order_by(email.sync_due_at.desc())
+        .limit(inline_number(MAX_SEEN))
+    )
     watch = select(func.unnest(literal(watched[-MAX_SEEN:], ARRAY(BigInteger))))
     ids = union(*(select(way.subquery()) for way in (newest, waiting, working, syncing, watch))).subquery()
     rows = select(*LIGHT).where(email.id == ids.c[0]).subquery()

@@ -11,7 +11,7 @@ from service.errors import Rejected
 from service.postgres.email_tables import Attachment, Attempt, IncomingEmail
 from service.postgres.engine import connect
 from service.postgres.rows import brief
-from service.postgres.search import LIGHT, Count, Place, count, known, walk
+from service.postgres.search import LIGHT, Count, Cursor, count, inline_number, search
 from service.postgres.selection import Selection
 from service.queries.actions import actions_on
 from service.queries.pages import PageFilter, cursor_at, cut
@@ -41,7 +41,7 @@ async def list_emails(engine: AsyncEngine, wanted: EmailFilter) -> EmailPage:
     a cursor: the search is bounded, and has reached `searched_to`.
     """
     after = wanted.after()
-    way = walk(wanted, after)
+    way = search(wanted, after)
     async with connect(engine) as conn:
         found = (await conn.execute(way.found(wanted.limit + 1, is_brief=True))).mappings().all()
         rows, next_cursor = cut(found, wanted.limit)
@@ -50,7 +50,7 @@ async def list_emails(engine: AsyncEngine, wanted: EmailFilter) -> EmailPage:
         attachments = await _first_attachments(conn, [row["id"] for row in rows])
     return EmailPage(
         emails=[EmailView(**row, attachments=attachments.get(row["id"], ())) for row in rows],
-        next_cursor=cursor_at(Place(*end)) if end else next_cursor,
+        next_cursor=cursor_at(Cursor(*end)) if end else next_cursor,
         searched_to=end.received_at if end else None,
         total=None if after else total.number,
         total_capped=not after and total.is_capped,
@@ -139,7 +139,7 @@ async def _first_attachments(
     ids = func.unnest(literal(email_ids, ARRAY(BigInteger)))
     each = ids.table_valued("email_id", name="each").render_derived()
     theirs = select(*brief(Attachment.__table__.c)).where(Attachment.email_id == each.c.email_id)
-    first = theirs.order_by(Attachment.position).limit(known(MAX_FILES)).lateral()
+    first = theirs.order_by(Attachment.position).limit(inline_number(MAX_FILES)).lateral()
     query = select(*first.c).select_from(each.join(first, true()))
     found: dict[int, list[AttachmentView]] = {}
     for row in await conn.execute(query.order_by(first.c.email_id, first.c.position)):

@@ -11,6 +11,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from sqlalchemy.orm import InstrumentedAttribute
 
 from service.config.settings import Settings
+from service.postgres.alert_tables import Alert
 from service.postgres.email_tables import (
     NOT_SYNCED,
     STATUSES,
@@ -20,7 +21,6 @@ from service.postgres.email_tables import (
     in_status,
 )
 from service.postgres.engine import check_writable, connect, run
-from service.postgres.operation_tables import Alert
 from service.postgres.rows import BRIEF_TEXT
 from service.queries.comparison import ComparisonView, comparison_of, not_captured
 from service.queries.history import HOUR_CAP, Hour, Times, hours_of, times_of

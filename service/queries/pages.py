@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from sqlalchemy import RowMapping
 
 from service.errors import Rejected
-from service.postgres.search import Place
+from service.postgres.search import Cursor
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 # Microseconds since the epoch, to the year 5138, and an id; all values are valid in Postgres.
@@ -29,7 +29,7 @@ class PageFilter(BaseModel):
         json_schema_extra={"pattern": f"^{_CURSOR.pattern}$"},
     )
 
-    def after(self) -> Place | None:
+    def after(self) -> Cursor | None:
         """Return time and id of the last row of the previous page; raises Rejected (400)."""
         return _read_cursor(self.cursor) if self.cursor is not None else None
 
@@ -37,20 +37,20 @@ class PageFilter(BaseModel):
 def cut(rows: Sequence[RowMapping], limit: int) -> tuple[Sequence[RowMapping], str | None]:
     """Return the rows up to the limit, and a cursor if there are more."""
     shown = rows[:limit]
-    return shown, cursor_at(Place(shown[-1]["received_at"], shown[-1]["id"])) if len(rows) > limit else None
+    return shown, cursor_at(Cursor(shown[-1]["received_at"], shown[-1]["id"])) if len(rows) > limit else None
 
 
-def cursor_at(place: Place) -> str:
+def cursor_at(place: Cursor) -> str:
     """Return the cursor of a place."""
     if place.received_at is None:
         return f"{_NO_TIME}-{place.id}"
     return f"{(place.received_at - _EPOCH) // timedelta(microseconds=1)}-{place.id}"
 
 
-def _read_cursor(cursor: str) -> Place:
+def _read_cursor(cursor: str) -> Cursor:
     if not (match := _CURSOR.fullmatch(cursor)):
         raise Rejected(400, "bad_cursor", "The cursor is not from a page.")
     microseconds, number = map(int, match.groups())
     if microseconds == _NO_TIME:
-        return Place(None, number)
-    return Place(_EPOCH + timedelta(microseconds=microseconds), number)
+        return Cursor(None, number)
+    return Cursor(_EPOCH + timedelta(microseconds=microseconds), number)

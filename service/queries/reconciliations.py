@@ -26,15 +26,15 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from service.errors import Rejected
 from service.postgres.engine import connect
-from service.postgres.operation_tables import (
+from service.postgres.reconciliation_tables import (
     DIFFERENCES,
-    OPEN,
+    OPEN_FINDING,
     REMARKS,
     Reconciliation,
     ReconciliationFinding,
 )
 from service.postgres.rows import BRIEF_TEXT, brief, is_short
-from service.postgres.search import Place
+from service.postgres.search import Cursor
 from service.queries.comparison import scope_of
 from service.queries.pages import PageFilter, cursor_at
 from service.queries.views import View
@@ -152,7 +152,7 @@ async def list_reconciliations(engine: AsyncEngine, wanted: PageFilter) -> Recon
     async with connect(engine) as conn:
         runs = [ReconciliationView.model_validate(row) for row in await conn.execute(query)]
     shown = runs[: wanted.limit]
-    more = cursor_at(Place(shown[-1].started_at, shown[-1].id)) if len(runs) > wanted.limit else None
+    more = cursor_at(Cursor(shown[-1].started_at, shown[-1].id)) if len(runs) > wanted.limit else None
     return ReconciliationPage(reconciliations=shown, next_cursor=more)
 
 
@@ -169,7 +169,7 @@ async def get_reconciliation(
         query = query.where(found.id > after.id)
     run, findings = await _read(engine, run_id, query)
     shown = findings[: wanted.limit]
-    more = cursor_at(Place(shown[-1].found_at, shown[-1].id)) if len(findings) > wanted.limit else None
+    more = cursor_at(Cursor(shown[-1].found_at, shown[-1].id)) if len(findings) > wanted.limit else None
     return ReconciliationDetail(**run, findings=shown, next_cursor=more)
 
 
@@ -187,7 +187,7 @@ async def _read(
     engine: AsyncEngine, run_id: int, query: Select[Any]
 ) -> tuple[RowMapping, Sequence[FindingView]]:
     found = ReconciliationFinding
-    left = exists().where(found.reconciliation_id == run_id, found.kind.in_(DIFFERENCES), text(OPEN))
+    left = exists().where(found.reconciliation_id == run_id, found.kind.in_(DIFFERENCES), text(OPEN_FINDING))
     repairs = (
         text(_REPAIRS).columns(repairing=BigInteger, unrepaired=BigInteger).bindparams(run=run_id).subquery()
     )

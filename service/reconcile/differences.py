@@ -8,7 +8,13 @@ from sqlalchemy import ColumnElement, and_, exists, func, literal, or_, select, 
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from service.postgres.email_tables import NEVER_SYNCED, IncomingEmail
-from service.postgres.operation_tables import DIFFERENCES, IN_STORAGE, IN_TARGET, OPEN, ReconciliationFinding
+from service.postgres.reconciliation_tables import (
+    DIFFERENCES,
+    IN_STORAGE,
+    IN_TARGET,
+    OPEN_FINDING,
+    ReconciliationFinding,
+)
 from service.reconcile.finding import MAX_FINDINGS, Finding
 
 # How users read each kind.
@@ -70,7 +76,9 @@ async def close(
         if (keys := [each.row_key for each in found if each.kind in kinds])
     ]
     closed = update(ReconciliationFinding).values(closed_at=func.now())
-    await conn.execute(closed.where(text(OPEN), _finding.reconciliation_id != run_id, or_(compared, *again)))
+    await conn.execute(
+        closed.where(text(OPEN_FINDING), _finding.reconciliation_id != run_id, or_(compared, *again))
+    )
 
 
 def documents_of(first: int, end: int) -> ColumnElement[bool]:
@@ -112,7 +120,7 @@ def objects_of(keys: Sequence[str], *, were_read: bool) -> ColumnElement[bool]:
 
 _OPEN = (
     select(_finding.kind, func.count(_finding.key.distinct()))
-    .where(text(OPEN), _finding.kind.in_(DIFFERENCES))
+    .where(text(OPEN_FINDING), _finding.kind.in_(DIFFERENCES))
     .group_by(_finding.kind)
 )
 _COMPARED_AT = text("""

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Literal
 
-from service.postgres.operation_tables import DIFFERENCES
+from service.postgres.reconciliation_tables import DIFFERENCES
 
 # Findings of one run that are saved; more are only counted.
 MAX_FINDINGS = 2_000

@@ -11,7 +11,8 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from sqlalchemy.types import TypeEngine
 
 from service.jobs.refetch import reopen
-from service.jobs.sync_retries import Sync, begin, note
+from service.jobs.retries import record_action, restart_sync
+from service.jobs.waiting import Sync
 from service.postgres.email_tables import IncomingEmail
 from service.postgres.rows import arrays_of, rows_of
 from service.reconcile import record
@@ -135,14 +136,14 @@ async def list_failed(res: Resources, run_id: int) -> list[tuple[int, str]]:
 async def _reopen(res: Resources, sha256: str) -> bool:
     opened, jobs = await ask(res, lambda conn: reopen(conn, sha256, ACTOR))
     for job in jobs:
-        res.dispatcher.ring(job)
+        res.dispatcher.dispatch(job)
     return opened > 0
 
 
 async def _resync(res: Resources, states: Sequence[SyncState]) -> list[Sync]:
     begun = await ask(res, lambda conn: resync(conn, states))
     for sync in begun:
-        res.dispatcher.ring(sync)
+        res.dispatcher.dispatch(sync)
     return begun
 
 
@@ -185,8 +186,8 @@ def _resync_statement() -> Any:  # noqa: ANN401 a select
         .with_for_update(key_share=True, of=IncomingEmail)
         .cte("free")
     )
-    begun = begin(IncomingEmail.id == free.c.id)
-    return select(begun.c.id, begun.c.attempt_number).add_cte(note(begun, ACTOR))
+    begun = restart_sync(IncomingEmail.id == free.c.id)
+    return select(begun.c.id, begun.c.attempt_number).add_cte(record_action(begun, ACTOR, "sync"))
 
 
 # Built once, because building takes longer than running.

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qsl, unquote, urlsplit
 
-from service.config.reading import complaint
+from service.config.reading import setting_error
 from service.errors import Permanent, SettingsError, Transient
 from service.targets.document import SOURCE, Document
 
@@ -182,7 +182,7 @@ def open_collection(url: str, seconds: float, *, pool_size: int) -> Collection:
         reason = (
             "the file of tlsCAFile, tlsCRLFile or tlsCertificateKeyFile is missing, or holds no certificate"
         )
-        raise SettingsError(complaint("sync_url", reason)) from None
+        raise SettingsError(setting_error("sync_url", reason)) from None
     except PyMongoError as exc:
         raise ValueError(type(exc).__name__) from None
     return Collection(client, documents, seconds)
@@ -216,7 +216,7 @@ def _complaint(text: str) -> str:
     meant = [word for word in re.findall(r"\w+", text.lower()) if word in URI_OPTIONS_VALIDATOR_MAP]
     about = f" ({', '.join(dict.fromkeys(meant))})" if meant else ""
     reason = f"an option after the ? is unknown, repeated, or has an invalid value{about}"
-    return complaint("sync_url", reason)
+    return setting_error("sync_url", reason)
 
 
 @asynccontextmanager

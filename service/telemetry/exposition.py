@@ -1,4 +1,4 @@
-"""All metrics in Prometheus' text format: what processes count, and what Postgres knows."""
+"""All metrics in Prometheus' text format: counts of processes, and the depths that Postgres knows."""
 
 from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
@@ -11,12 +11,12 @@ from prometheus_client.registry import Collector
 
 from service.telemetry.metrics import registry
 
-# What a process's text may weigh at most: it lies in a row that is written every few seconds.
+# The most characters of a worker's text, which is written to a row every few seconds.
 MOST_TEXT = 128 * 1024
 
 
-class Record(Protocol):
-    """What Postgres knows: depths and ages, the same for all processes."""
+class Depths(Protocol):
+    """Depths and ages from Postgres, the same for all processes."""
 
     @property
     def by_status(self) -> Mapping[Any, int]: ...
@@ -34,8 +34,8 @@ class Record(Protocol):
     def oldest_sync_seconds(self) -> float | None: ...
 
 
-class Reconciled(Protocol):
-    """What runs found and nobody put right, and when one was done or got on."""
+class Reconciliations(Protocol):
+    """Open findings by kind, and when a reconciliation last finished or made progress."""
 
     @property
     def by_kind(self) -> Mapping[str, int]: ...
@@ -44,14 +44,14 @@ class Reconciled(Protocol):
 
 
 def exposition(
-    record: Record | None = None,
+    record: Depths | None = None,
     workers: Mapping[str, str] | None = None,
-    reconciled: Reconciled | None = None,
+    reconciled: Reconciliations | None = None,
 ) -> bytes:
-    """Write all metrics in Prometheus' text format: ours, and those that workers wrote, by name; blocks.
+    """Write all metrics in Prometheus' text format: ours, and those of workers, by their names; blocks.
 
-    Without a record, what it would tell is left out. Where several web processes count together, it is the sums
-    that are written.
+    Without depths, their families are empty. Where several web processes count together, the sums are
+    written.
     """
     families = {
         _name(family): family
@@ -62,14 +62,14 @@ def exposition(
     return generate_latest(_Written(families.values()))
 
 
-def text_of_process() -> str | None:
-    """Write what this process has counted; None where that is more than can be kept; blocks."""
+def process_metrics() -> str | None:
+    """Write the counts of this process; None if they exceed MOST_TEXT; blocks."""
     families = [family for family in REGISTRY.collect() if not family.name.startswith("python_")]
     text = generate_latest(_Written(families)).decode()
     return text if len(text) <= MOST_TEXT else None
 
 
-def _recorded(record: Record | None, workers: Mapping[str, str] | None) -> Iterable[Metric]:
+def _recorded(record: Depths | None, workers: Mapping[str, str] | None) -> Iterable[Metric]:
     emails = GaugeMetricFamily(
         "holdfast_emails", "E-mails by status, counted up to 10,000 each", labels=["status"]
     )
@@ -110,7 +110,7 @@ def _recorded(record: Record | None, workers: Mapping[str, str] | None) -> Itera
     return emails, ages, oldest, not_begun, quarantined, syncs, oldest_sync, alive
 
 
-def _reconciled(reconciled: Reconciled | None) -> Iterable[Metric]:
+def _reconciled(reconciled: Reconciliations | None) -> Iterable[Metric]:
     findings = GaugeMetricFamily(
         "holdfast_reconciliation_findings",
         "What reconciliations and verifications found and nobody put right, by kind",
@@ -129,10 +129,10 @@ def _reconciled(reconciled: Reconciled | None) -> Iterable[Metric]:
 
 
 def _add(families: dict[str, Metric], worker: str, text: str) -> None:
-    """Put a worker's samples beside ours; a family has one HELP and one TYPE, whoever has samples of it."""
+    """Add a worker's samples to ours; each family keeps one HELP and one TYPE, whichever process has samples of it."""
     try:
         found = list(text_string_to_metric_families(text))
-    except ValueError:  # of another version, perhaps: no reason to show nothing
+    except ValueError:  # perhaps from another version: show the other metrics all the same
         return
     for theirs in found:
         family = families.setdefault(_name(theirs), Metric(theirs.name, theirs.documentation, theirs.type))
@@ -151,5 +151,5 @@ class _Written(Collector):
 
 
 def _name(family: Metric) -> str:
-    """Give the name that stands in the text; two families may not have one."""
+    """Return the family's name in the text, where each name may stand once."""
     return f"{family.name}_total" if family.type == "counter" else family.name

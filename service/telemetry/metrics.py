@@ -1,4 +1,4 @@
-"""Every metric there is that a process counts. Labels take their values from closed sets only."""
+"""All metrics that a process counts. Labels take their values from closed sets only."""
 
 import os
 from contextlib import suppress
@@ -13,7 +13,7 @@ from prometheus_client import (
 )
 from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
 
-disable_created_metrics()  # type: ignore[no-untyped-call] # half of the text, and Prometheus asks for none of it
+disable_created_metrics()  # type: ignore[no-untyped-call] # they are half of the text, and Prometheus does not need them
 
 _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 900)
 
@@ -23,7 +23,7 @@ for _outcome in (
     *("accepted", "duplicate", "ignored", "quarantined", "signature_missing", "signature_mismatch"),
     *("timestamp_missing", "timestamp_malformed", "overloaded", "database_slow", "database_unavailable"),
     *("database_read_only", "database_too_many_connections"),
-):  # an alert sees a counter's first step only if it was there before
+):  # an alert sees the first step of a counter only if the counter was there before
     WEBHOOKS.labels(_outcome)
 IGNORED_EVENTS = Counter("holdfast_ignored_events_total", "Events of types that we do not use", ["type"])
 SIGNATURE_SKEW = Histogram(
@@ -144,7 +144,7 @@ _types: set[str] = set()
 
 
 def registry() -> CollectorRegistry:
-    """Give what counts: in this process, or in all web processes where several count together."""
+    """Return the registry of this process, or of all web processes where several count together."""
     if "PROMETHEUS_MULTIPROC_DIR" not in os.environ:
         return REGISTRY
     registry = CollectorRegistry()
@@ -153,19 +153,19 @@ def registry() -> CollectorRegistry:
 
 
 def forget_process(pid: int) -> None:
-    """Take back the gauges of a process that died, where several count together."""
+    """Remove the gauges of a process that died, where several count together."""
     if "PROMETHEUS_MULTIPROC_DIR" in os.environ:
-        with suppress(FileNotFoundError):  # somebody removed the directory
+        with suppress(FileNotFoundError):  # the directory was removed
             mark_process_dead(pid)  # type: ignore[no-untyped-call]
 
 
 def code_label(code: str | None) -> str:
-    """Keep the set of labels closed, whatever code an error may have: 50, then `other`."""
+    """Return the label of an error's code: the first 50 codes, then `other`, to keep the set of labels closed."""
     return _bounded(_codes, code or "")
 
 
 def event_type_label(event_type: str) -> str:
-    """Keep the set of labels closed, whatever an account subscribes to: 50 types, then `other`."""
+    """Return the label of an event type: the first 50 types, then `other`, to keep the set of labels closed."""
     return _bounded(_types, event_type[:100])
 
 

@@ -17,7 +17,7 @@ from service.postgres.engine import run
 from service.postgres.operation_tables import WorkerHeartbeat
 from service.resources import Resources, background
 from service.telemetry import alive
-from service.telemetry.exposition import text_of_process
+from service.telemetry.exposition import process_metrics
 from service.telemetry.version import full_version
 
 BEAT_SECONDS = 10.0
@@ -49,7 +49,7 @@ async def _beat_for_ever(res: Resources, name: dict[str, Any]) -> None:
     is_new = True
     known = await asyncio.to_thread(full_version)
     while True:
-        text = await asyncio.to_thread(text_of_process)  # it reads files
+        text = await asyncio.to_thread(process_metrics)  # it reads files
         row = {**name, "jobs": len(res.claims), "version": known, "metrics": text}
         if await _write(res, _beat(row, is_new=is_new), res.settings.database_seconds):
             is_new = False

@@ -23,8 +23,8 @@ from service.alerts.watch import look_once
 from service.config.settings import Settings
 from service.local.servers import free_port
 from service.local.zendesk.stand_in import Zendesk
+from service.postgres.alert_tables import CAUSES
 from service.postgres.engine import connect
-from service.postgres.operation_tables import CAUSES
 from service.queries.alerts import list_alerts
 from service.resources import Resources, open_resources
 from tests.alerts.test_channels import SECRET

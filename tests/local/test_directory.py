@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from service.config.env_file import read_env_file
+from service.config.reading import read_env_file
 from service.errors import SettingsError
 from service.local.directory import own_directory
 from service.local.launch import ServerError

@@ -4,7 +4,6 @@ import contextlib
 import os
 import re
 import signal
-import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from itertools import islice
@@ -16,6 +15,7 @@ from click.testing import CliRunner
 from service.cli.main import main
 from service.local.drill.installation import find_faketime, has_collection
 from service.local.drill.plan import ALL, SKEW, DrillPlan, choose, turns
+from tests.support import forked
 from tests.support.processes import ROOT, linux, processes, wait_for
 
 
@@ -26,15 +26,11 @@ class Drill:
         self.temporary = directory / "tmp"
         self.temporary.mkdir()
         self._output = directory / "output"
-        command = [sys.executable, "-m", "service", "drill", "--seed", "7", *options]
-        with self._output.open("wb") as output:
-            self.process = subprocess.Popen(
-                command,
-                cwd=ROOT,
-                env={**os.environ, "TMPDIR": str(self.temporary)},
-                stdout=output,
-                stderr=subprocess.STDOUT,
-            )
+        words = ["tests.support.drilling", "--seed", "7", *options]
+        variables = {**os.environ, "TMPDIR": str(self.temporary)}
+        with Path(os.devnull).open() as nothing, self._output.open("wb") as output:
+            streams = (nothing.fileno(), output.fileno(), output.fileno())
+            self.process = forked.Program(words, variables, ROOT, streams)
 
     def output(self) -> str:
         return self._output.read_text()
@@ -42,16 +38,21 @@ class Drill:
     def wait(self, seconds: float) -> int:
         """Wait for the end; print the output, for a failing test, and return the exit code."""
         try:
-            return self.process.wait(seconds)
+            wait_for(lambda: self.process.returncode is not None, seconds, pause=0.2)
+            return self.process.returncode or 0
         finally:
             sys.stdout.write(self.output())
 
     def family(self) -> set[int]:
-        """Return its live processes: they inherit its environment or have its directory as an argument."""
+        """List its live processes: each has its directory as argument, in its environment, or open."""
         found = set(processes(str(self.temporary)))
         for process in Path("/proc").glob("[0-9]*"):
             with contextlib.suppress(OSError):
-                if str(self.temporary).encode() in (process / "environ").read_bytes():
+                opened = {each.readlink() for each in (process / "fd").iterdir()}
+                if (
+                    self.temporary in opened
+                    or str(self.temporary).encode() in (process / "environ").read_bytes()
+                ):
                     found.add(int(process.name))
         return found
 
@@ -75,8 +76,8 @@ def drill(tmp_path: Path) -> Iterator[Callable[..., Drill]]:
 
     yield start
     for one in started:
-        one.process.kill()
-        one.process.wait()
+        with contextlib.suppress(ProcessLookupError):
+            one.process.kill()
         for pid in one.family():
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
@@ -194,7 +195,7 @@ def test_a_signal_ends_a_drill_without_a_verdict_and_without_leftovers(
     if fault == "none":
         wait_for(lambda: "sha256" in {path.name for path in drilled.temporary.glob("*/objects/*")}, 60)
     else:
-        wait_for(drilled.is_anything_paused, 60)
+        wait_for(drilled.is_anything_paused, 60, pause=0.2)
     drilled.process.send_signal(number)
     code = drilled.wait(40)
 

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from service.config.env_file import read_env_file
+from service.config.reading import read_env_file
 from service.local import environment
 from service.local.servers import free_port
 from service.local.zendesk.samples import samples

@@ -6,7 +6,7 @@ import random
 import pytest
 
 from service.errors import Permanent, Transient
-from service.outbound.answers import Expected
+from service.outbound.responses import Expected
 from tests.support.file_server import PAGE, Server, access_of, fetch, fetch_error, ok, packed, redirect
 
 

@@ -13,8 +13,8 @@ from aiohttp.abc import AbstractResolver, ResolveResult
 from yarl import URL
 
 from service.errors import HoldfastError
-from service.outbound.answers import Expected, Limits
 from service.outbound.egress import AddressRefused, Egress
+from service.outbound.responses import Expected, Limits
 from service.outbound.transfer import download, open_session
 from service.zendesk.account import Account
 from service.zendesk.client import FileAccess

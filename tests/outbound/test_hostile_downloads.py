@@ -16,8 +16,8 @@ import pytest
 from service.config.settings import Settings
 from service.errors import HoldfastError
 from service.local.zendesk.stand_in import Zendesk
-from service.outbound.answers import Expected, Limits
 from service.outbound.egress import Egress
+from service.outbound.responses import Expected, Limits
 from service.outbound.transfer import download, open_session
 from service.resources import Resources
 from service.zendesk.account import Account

@@ -7,8 +7,8 @@ import trustme
 from yarl import URL
 
 from service.errors import HoldfastError, Permanent, Transient
-from service.outbound.answers import Expected, Limits
 from service.outbound.egress import Egress
+from service.outbound.responses import Expected, Limits
 from service.outbound.transfer import open_session
 from service.zendesk.account import Account, FixedToken
 from service.zendesk.client import FileAccess

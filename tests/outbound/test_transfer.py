@@ -8,7 +8,7 @@ from email.utils import format_datetime
 import pytest
 
 from service.errors import HoldfastError, Permanent, Transient
-from service.outbound.answers import Expected, Limits
+from service.outbound.responses import Expected, Limits
 from service.outbound.transfer import open_session
 from tests.support.file_server import (
     EGRESS,

@@ -11,7 +11,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from service.errors import Permanent, Transient
 from service.jobs.arrival import Arrival, Recorded, receive
 from service.postgres import batch as coalesce_module
-from service.postgres.batch import Coalesce
+from service.postgres.batch import Batcher
 from service.postgres.engine import connect
 from service.resources import Resources
 
@@ -48,11 +48,11 @@ def postgres() -> Postgres:
 
 
 @pytest.fixture
-def coalesce(postgres: Postgres) -> Coalesce:
-    return Coalesce(postgres.run)
+def coalesce(postgres: Postgres) -> Batcher:
+    return Batcher(postgres.run)
 
 
-async def busy(postgres: Postgres, coalesce: Coalesce) -> list[asyncio.Task[str]]:
+async def busy(postgres: Postgres, coalesce: Batcher) -> list[asyncio.Task[str]]:
     """Have every lane hold on to a statement of its own."""
     postgres.goes_on.clear()
     tasks = []
@@ -62,16 +62,16 @@ async def busy(postgres: Postgres, coalesce: Coalesce) -> list[asyncio.Task[str]
     return tasks
 
 
-def called(coalesce: Coalesce, *items: str) -> list[asyncio.Task[str]]:
+def called(coalesce: Batcher, *items: str) -> list[asyncio.Task[str]]:
     return [asyncio.create_task(coalesce(statement, item)) for item in items]
 
 
-async def test_who_comes_first_is_served_at_once(postgres: Postgres, coalesce: Coalesce) -> None:
+async def test_who_comes_first_is_served_at_once(postgres: Postgres, coalesce: Batcher) -> None:
     assert await coalesce(statement, "a") == "a!"
     assert postgres.batches == [["a"]]
 
 
-async def test_those_who_come_meanwhile_share_one_statement(postgres: Postgres, coalesce: Coalesce) -> None:
+async def test_those_who_come_meanwhile_share_one_statement(postgres: Postgres, coalesce: Batcher) -> None:
     first = await busy(postgres, coalesce)
     others = called(coalesce, *"abcdefgh")
     await asyncio.sleep(0)
@@ -82,7 +82,7 @@ async def test_those_who_come_meanwhile_share_one_statement(postgres: Postgres, 
     await asyncio.gather(*first)
 
 
-async def test_a_bad_item_fails_alone(postgres: Postgres, coalesce: Coalesce) -> None:
+async def test_a_bad_item_fails_alone(postgres: Postgres, coalesce: Batcher) -> None:
     first = await busy(postgres, coalesce)
     others = called(coalesce, "a", "bad", "b")
     await asyncio.sleep(0)
@@ -95,7 +95,7 @@ async def test_a_bad_item_fails_alone(postgres: Postgres, coalesce: Coalesce) ->
     await asyncio.gather(*first)
 
 
-async def test_a_caller_that_is_cancelled_harms_no_other(postgres: Postgres, coalesce: Coalesce) -> None:
+async def test_a_caller_that_is_cancelled_harms_no_other(postgres: Postgres, coalesce: Batcher) -> None:
     first = await busy(postgres, coalesce)
     waiting = called(coalesce, "a", "b", "c")
     await asyncio.sleep(0)
@@ -112,7 +112,7 @@ async def test_a_caller_that_is_cancelled_harms_no_other(postgres: Postgres, coa
 
 
 async def test_a_connection_that_breaks_is_told_to_all_who_shared_it_and_to_nobody_else(
-    postgres: Postgres, coalesce: Coalesce
+    postgres: Postgres, coalesce: Batcher
 ) -> None:
     first = await busy(postgres, coalesce)
     shared = called(coalesce, "a", "b")
@@ -129,7 +129,7 @@ async def test_a_connection_that_breaks_is_told_to_all_who_shared_it_and_to_nobo
 
 
 async def test_who_comes_in_the_moment_in_which_all_lanes_end_is_served(
-    postgres: Postgres, coalesce: Coalesce
+    postgres: Postgres, coalesce: Batcher
 ) -> None:
     """Postgres answers all commits of one fsync together."""
     first = await busy(postgres, coalesce)
@@ -146,7 +146,7 @@ async def test_who_comes_in_the_moment_in_which_all_lanes_end_is_served(
 
 
 async def test_where_too_many_wait_another_one_is_refused(
-    postgres: Postgres, coalesce: Coalesce, monkeypatch: pytest.MonkeyPatch
+    postgres: Postgres, coalesce: Batcher, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(coalesce_module, "MOST_WAITING", 3)
     first = await busy(postgres, coalesce)
@@ -164,7 +164,7 @@ async def test_where_too_many_wait_another_one_is_refused(
     await asyncio.gather(*first)
 
 
-async def test_large_items_do_not_make_one_huge_statement(postgres: Postgres, coalesce: Coalesce) -> None:
+async def test_large_items_do_not_make_one_huge_statement(postgres: Postgres, coalesce: Batcher) -> None:
     first = await busy(postgres, coalesce)
     third = coalesce_module.MOST_TOGETHER_BYTES // 3
     large = [asyncio.create_task(coalesce(statement, str(n), size=third)) for n in range(10)]
@@ -176,7 +176,7 @@ async def test_large_items_do_not_make_one_huge_statement(postgres: Postgres, co
     assert sum(map(len, postgres.batches)) == 12
 
 
-async def test_what_is_larger_than_all_limits_goes_alone(postgres: Postgres, coalesce: Coalesce) -> None:
+async def test_what_is_larger_than_all_limits_goes_alone(postgres: Postgres, coalesce: Batcher) -> None:
     sizes = (2 * coalesce_module.MOST_TOGETHER_BYTES, 1, 2 * coalesce_module.MOST_TOGETHER_BYTES)
 
     results = await asyncio.gather(*(coalesce(statement, str(size), size=size) for size in sizes))
@@ -185,7 +185,7 @@ async def test_what_is_larger_than_all_limits_goes_alone(postgres: Postgres, coa
 
 
 async def test_at_the_end_what_is_under_way_gets_its_time_and_no_more(
-    postgres: Postgres, coalesce: Coalesce
+    postgres: Postgres, coalesce: Batcher
 ) -> None:
     first = await busy(postgres, coalesce)
 
@@ -252,9 +252,7 @@ async def test_an_email_that_postgres_refuses_does_not_cost_its_neighbours(
     arrivals = [arrival(str(number)) for number in range(20)]
     arrivals[7] = arrival("7", subject="\ud800")  # a lone surrogate has no UTF-8
 
-    results = await asyncio.gather(
-        *(res.coalesce(receive, each) for each in arrivals), return_exceptions=True
-    )
+    results = await asyncio.gather(*(res.batch(receive, each) for each in arrivals), return_exceptions=True)
 
     assert isinstance(results.pop(7), Permanent)
     assert all(isinstance(result, Recorded) and result.is_new for result in results)

@@ -9,7 +9,7 @@ import asyncpg
 import pytest
 
 from service.postgres.engine import connect
-from service.postgres.search import Place, count, walk
+from service.postgres.search import Cursor, count, search
 from service.postgres.selection import Selection
 from service.queries.emails import EmailFilter, list_emails
 from service.queries.failures import list_failures
@@ -142,12 +142,12 @@ async def test_short_steps_come_to_the_same_end(
         wanted, found, after, steps = draw(rng), list[int](), None, 0
         async with connect(res.engine) as conn:
             while True:
-                way = walk(wanted, after, examined=4)
+                way = search(wanted, after, examined=4)
                 found += [row.id for row in await conn.execute(way.found(3))]
                 steps += 1
                 if (stop := (await conn.execute(way.stop(3))).one_or_none()) is None:
                     break
-                after = Place(*stop)
+                after = Cursor(*stop)
         assert sorted(found) == [email["id"] for email in emails if is_meant(wanted, email)], wanted
         assert steps <= 1 + len(emails) // 3
 

@@ -7,16 +7,10 @@ import pytest
 from sqlalchemy import Text
 
 from service.config.settings import Settings
+from service.postgres.alert_tables import Alert, AlertDelivery
 from service.postgres.email_tables import Attachment, Attempt, Base, IncomingEmail, QuarantinedWebhook
-from service.postgres.operation_tables import (
-    Alert,
-    AlertDelivery,
-    BulkRetry,
-    OperatorAction,
-    Reconciliation,
-    ReconciliationFinding,
-    WorkerHeartbeat,
-)
+from service.postgres.operation_tables import BulkRetry, OperatorAction, WorkerHeartbeat
+from service.postgres.reconciliation_tables import Reconciliation, ReconciliationFinding
 from service.queries.emails import EmailFilter, list_details
 from service.resources import Resources
 from tests.conftest import API_TOKEN, Server

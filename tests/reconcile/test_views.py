@@ -52,10 +52,10 @@ async def test_command_shows_differences_repairs_them_and_waits(
     shown = await typed(settings, "reconcile", "show", "2")
 
     assert (equal.returncode, equal.stderr) == (0, "")
-    assert equal.stdout.splitlines()[0] == "All that was looked at is as it is on record."
+    assert equal.stdout.splitlines()[0] == "No differences found."
     assert differs.returncode == 3
     assert differs.stdout.splitlines()[:2] == [
-        "1 differs from what is on record.",
+        "1 difference found.",
         "        1 missing in the target",
     ]
     assert f"e-mail {ids[0]}, " in differs.stdout
@@ -78,7 +78,7 @@ async def test_repair_in_another_storage_needs_force(
     kept = await documents.count_documents({})
     forced = await typed(settings, "reconcile", "--fix", "--force")
 
-    assert (alone.returncode, "are for what --fix begins" in alone.stderr) == (2, True)
+    assert (alone.returncode, "need --fix" in alone.stderr) == (2, True)
     assert (refused.returncode, kept) == (1, 20)
     assert "are SYNC_URL and DATABASE_URL those that belong together?" in refused.stdout
     assert "add --force to `holdfast reconcile --fix`" in refused.stdout
@@ -99,7 +99,7 @@ async def test_file_that_cannot_be_refetched_is_named_and_the_command_fails(
         done = await command(settings, "reconcile", "--fix", "--wait")
 
     assert done.returncode == 3
-    assert done.stderr.startswith(f"e-mail {email_id} could not be put right: ")
+    assert done.stderr.startswith(f"e-mail {email_id} could not be repaired: ")
 
 
 async def test_changed_link_is_a_difference(
@@ -140,7 +140,7 @@ async def test_failed_comparison_exits_with_1(
     none = await typed(settings, "reconcile", "show", "9")
 
     assert failed.returncode == 1
-    assert re.search("It is failed .*(cannot be reached|no answer)", failed.stdout)
+    assert re.search("This run is failed .*(cannot be reached|no answer)", failed.stdout)
     assert (second.returncode, "is running" in second.stderr) == (1, True)
     assert (cancelled.returncode, "cancelled" in cancelled.stdout) == (0, True)
     assert (again.returncode, none.returncode) == (1, 1)
@@ -152,7 +152,7 @@ async def test_command_without_a_target_shows_its_scope_on_a_terminal(
     code, screen = await terminal(settings, "reconcile")
 
     assert code == 0
-    assert "All that was looked at is as it is on record." in screen
+    assert "No differences found." in screen
     assert "none: SYNC_URL is not set" in screen
 
 
@@ -169,11 +169,11 @@ async def test_verify_reports_a_missing_worker_and_workers_run_it(
         await eventually(lambda: database.fetchval("SELECT count(*) FROM workers WHERE stopped_at IS NULL"))
         done = await command(settings, "storage", "verify", "--wait", "--rate", "100")
 
-    assert (alone.returncode, alone.stderr) == (0, "No worker is there; it begins when one is.\n")
+    assert (alone.returncode, alone.stderr) == (0, "No worker is alive: start one with `holdfast worker`.\n")
     assert (twice.returncode, "under way" in twice.stderr) == (1, True)
     assert ended.returncode == 0
     assert (done.returncode, done.stderr) == (0, "")
-    assert done.stdout.splitlines()[0] == "All that was looked at is as it is on record."
+    assert done.stdout.splitlines()[0] == "No differences found."
     assert f"{len(PDF):,} bytes" in done.stdout
 
 
@@ -360,8 +360,8 @@ async def test_page_shows_whether_an_open_difference_was_compared_again(
     await database.execute("UPDATE reconciliation_findings SET closed_at = now()")
     after = await page()
 
-    assert "2 differences left as they are." in before
-    assert "2 differences left as they were; later runs have looked there again." in after
+    assert "2 differences not repaired." in before
+    assert "2 differences not repaired; later runs have checked them again." in after
     assert (await client.get(f"/api/v1/reconciliations/{number}"))["is_open"] is False
 
 

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from multidict import CIMultiDict
 
 from service.zendesk.signature import ACCOUNT_ID, INVOCATION_ID, WEBHOOK_ID
+from tests.support.examples import examples as number_of
 
 Headers = CIMultiDict[str]
 Case = tuple[Headers, bytes]
@@ -102,7 +103,9 @@ async def try_many(strategy: st.SearchStrategy[Case], check: Callable[[Case], Aw
     loop = asyncio.get_running_loop()
     given_up = threading.Event()
 
-    @examples(max_examples=300, deadline=None, suppress_health_check=list(HealthCheck), database=None)
+    @examples(
+        max_examples=number_of(100), deadline=None, suppress_health_check=list(HealthCheck), database=None
+    )
     @given(strategy)
     def run(case: Case) -> None:
         assert not given_up.is_set()

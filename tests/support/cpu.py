@@ -41,8 +41,8 @@ class _Meter:
 
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
         most: int = terminalreporter.config.getoption("cpu")
-        spent = {
-            report.nodeid: seconds
+        spent: dict[str, float] = {
+            report.nodeid: float(str(seconds))
             for reports in terminalreporter.stats.values()
             for report in reports
             if isinstance(report, pytest.TestReport) and report.when == "teardown"

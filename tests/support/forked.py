@@ -3,20 +3,23 @@
 import asyncio
 import os
 import runpy
+import subprocess
 import sys
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
-from multiprocessing import forkserver, get_context
+from multiprocessing import forkserver, get_context, parent_process
 from multiprocessing.context import ForkServerProcess
 from multiprocessing.reduction import DupFd
 from pathlib import Path
-from signal import SIGKILL
+from signal import SIGKILL, SIGTERM
 from subprocess import CompletedProcess
 from tempfile import TemporaryFile
 from threading import Thread
 from typing import Any
 
 Done = CompletedProcess[str]
+_create_subprocess_exec = asyncio.create_subprocess_exec
 
 # Whatever a command imports when it is called.
 _COMMANDS = (Path(__file__).parents[2] / "service/cli").glob("[a-z]*.py")
@@ -27,7 +30,7 @@ _context.set_forkserver_preload(
         "alembic.config",
         "arq.cli",
         "service.resources",
-        "service.checks.examine",
+        "service.checks.report",
         "service.web.app",
         "service.worker.settings",
         "rich.live",
@@ -39,6 +42,9 @@ def start(
     words: Sequence[str], variables: Mapping[str, str], directory: Path, streams: Sequence[int]
 ) -> ForkServerProcess:
     """Start `python -m WORDS`; `streams` are descriptors for its standard input, output and errors."""
+    if parent_process() is not None and forkserver._forkserver._forkserver_pid is None:  # type: ignore[attr-defined]
+        # This process was forked from the server itself. Without this it would start a server of its own.
+        forkserver._forkserver.ensure_running = lambda: None  # type: ignore[method-assign]
     passed = [_Passed(each) for each in streams]
     process = _context.Process(target=_run, args=(list(words), dict(variables), directory, passed))
     process.start()
@@ -46,14 +52,21 @@ def start(
 
 
 class Program:
-    """A running `python -m WORDS`, which writes where this process does."""
+    """A running `python -m WORDS`. It writes where this process does, unless `streams` say otherwise."""
 
-    def __init__(self, words: Sequence[str], variables: Mapping[str, str], directory: Path) -> None:
-        self._process = start(words, variables, directory, (0, 1, 2))
+    def __init__(
+        self,
+        words: Sequence[str],
+        variables: Mapping[str, str],
+        directory: Path,
+        streams: Sequence[int] = (0, 1, 2),
+    ) -> None:
+        self._process = start(words, variables, directory, streams)
         assert self._process.pid
         self.pid = self._process.pid
         # The exit code, or the signal's number with a minus; None while it runs.
         self.returncode: int | None = None
+        self.stdout: asyncio.StreamReader | None = None
         Thread(target=self._watch, daemon=True).start()  # asking for the code may block
 
     async def wait(self) -> int:
@@ -68,6 +81,10 @@ class Program:
             raise ProcessLookupError
         os.kill(self.pid, signal)
 
+    def terminate(self) -> None:
+        """Ask it to end. Raises ProcessLookupError where it has ended."""
+        self.send_signal(SIGTERM)
+
     def kill(self) -> None:
         """Kill it. Raises ProcessLookupError where it has ended."""
         self.send_signal(SIGKILL)
@@ -75,6 +92,45 @@ class Program:
     def _watch(self) -> None:
         self._process.join()
         self.returncode = self._process.exitcode
+
+
+async def create_subprocess_exec(*command: str, **options: Any) -> Any:
+    """Do what asyncio's function does, but fork `python -m service ...`, also where a guard stands before it.
+
+    A guard ends its process together with the one that started it; the one that is forked here does not.
+    """
+    words = [*command]
+    if words[1:3] == ["-I", "-S"] and words[6] == "-1":  # the guard of `service.local.guard`, without a user
+        words = words[8:]
+    variables = options.get("env") or os.environ
+    own = words[:2] == [sys.executable, "-m"] and words[2].partition(".")[0] == "service"
+    if not own or "LD_PRELOAD" in variables:
+        return await _create_subprocess_exec(*command, **options)
+    with ExitStack() as stack:
+        nothing = os.open(os.devnull, os.O_RDWR)
+        stack.callback(os.close, nothing)
+        chosen = {None: None, subprocess.DEVNULL: nothing, subprocess.STDOUT: None}
+        reading, writing = -1, None
+        if options.get("stdout") == subprocess.PIPE:
+            reading, writing = os.pipe()
+            stack.callback(os.close, writing)
+            chosen[subprocess.PIPE] = writing
+        streams = []
+        for number, name in enumerate(("stdin", "stdout", "stderr")):
+            wanted = options.get(name)
+            at = chosen[wanted] if wanted is None or isinstance(wanted, int) else wanted.fileno()
+            streams.append(number if at is None else at)
+        if options.get("stderr") == subprocess.STDOUT:
+            streams[2] = streams[1]
+        directory = Path(options.get("cwd") or Path.cwd())
+        process = await asyncio.to_thread(Program, words[2:], variables, directory, streams)
+    if writing is not None:
+        process.stdout = asyncio.StreamReader(options.get("limit", 2**16))
+        await asyncio.get_running_loop().connect_read_pipe(
+            lambda: asyncio.StreamReaderProtocol(process.stdout),  # type: ignore[arg-type] # set just before
+            os.fdopen(reading, "rb"),
+        )
+    return process
 
 
 def run(words: Sequence[str], variables: Mapping[str, str], directory: Path) -> Done:
@@ -114,6 +170,10 @@ def _run(words: Sequence[str], variables: Mapping[str, str], directory: Path, st
     for number, stream in enumerate(streams):
         os.dup2(stream, number)
         os.close(stream)
+    if place := variables.get("TMPDIR"):
+        os.open(
+            place, os.O_RDONLY
+        )  # tells which drill it is of: its environment, seen from outside, is the server's
     os.chdir(directory)
     os.environ.clear()
     os.environ.update(variables)

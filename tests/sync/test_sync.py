@@ -14,8 +14,8 @@ from yarl import URL
 from service.config.settings import Settings
 from service.errors import Rejected, SettingsError
 from service.local.zendesk.stand_in import Fault, Zendesk
-from service.operate.sync_retry import resync
-from service.resources import Resources, judge, open_resources
+from service.operate.retry import retry
+from service.resources import Resources, check_usable, open_resources
 from service.sync.attempt import sync
 from service.targets.document import Document, digest, make_document, read_records
 from service.telemetry import logs
@@ -135,7 +135,7 @@ async def test_without_a_target_there_is_nothing_to_sync(
 
     assert email["sync_status"] == "not_applicable"
     with pytest.raises(Rejected) as refused:
-        await resync(res, receipt["email_id"], "tests")
+        await retry(res, receipt["email_id"], "tests", "sync")
     assert (refused.value.status, refused.value.code) == (409, "sync_off")
 
 
@@ -280,7 +280,7 @@ async def test_a_budget_that_is_used_up_ends_in_failed_and_a_person_may_try_agai
     async with serving(settings, zendesk) as client, working(settings):
         email_id = await send_file(client, file=False)
         failed = await synced(client, email_id, "failed")
-        await resync(client.res, email_id, "tests")
+        await retry(client.res, email_id, "tests", "sync")
         email = await synced(client, email_id)
 
     assert (failed["sync_retry_count"], failed["sync_error_code"]) == (2, "receiver_busy")
@@ -418,7 +418,7 @@ async def test_no_line_of_the_log_holds_anything_of_a_document(
 @pytest.mark.parametrize("name", ["a.b.", "a..b", "a.b$c"])
 def test_a_name_that_no_collection_can_have_is_a_wrong_setting(settings: Settings, name: str) -> None:
     with pytest.raises(SettingsError, match="SYNC_URL: cannot be used"):
-        judge(syncing(settings, f"mongodb://u:hunter2@127.0.0.1:1/{name}"))
+        check_usable(syncing(settings, f"mongodb://u:hunter2@127.0.0.1:1/{name}"))
 
 
 def test_secrets_of_the_sync_are_secret() -> None:

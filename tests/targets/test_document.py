@@ -26,7 +26,7 @@ class RetryAfterEachStatement:
 
     async def execute(self, *arguments: Any) -> Any:
         result = await self._conn.execute(*arguments)
-        await retries.retry(self._other, 1, "tests")
+        await retries.retry(self._other, [1], "tests")
         return result
 
 

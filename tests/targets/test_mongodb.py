@@ -9,7 +9,7 @@ import pytest
 
 from service.config.settings import Settings
 from service.errors import SettingsError, Transient
-from service.resources import judge, open_resources
+from service.resources import check_usable, open_resources
 from service.targets.target import collection_of
 from tests.support.targets import syncing
 
@@ -28,7 +28,7 @@ def test_option_that_the_driver_would_ignore_is_an_invalid_setting(
     settings: Settings, options: str, about: str
 ) -> None:
     with pytest.raises(SettingsError, match=rf"^SYNC_URL: .*\ban option after the \?.*{about}") as raised:
-        judge(syncing(settings, f"mongodb://u:hunter2@127.0.0.1:1/a.b?{options}"))
+        check_usable(syncing(settings, f"mongodb://u:hunter2@127.0.0.1:1/a.b?{options}"))
 
     assert "hunter2" not in str(raised.value)
 
@@ -41,7 +41,7 @@ def test_missing_or_invalid_certificate_file_is_an_invalid_setting(
         (tmp_path / "ca.pem").write_text(content)
 
     with pytest.raises(SettingsError, match=r"^SYNC_URL: the file of tlsCAFile"):
-        judge(syncing(settings, f"mongodb://127.0.0.1:1/a.b?tls=true&tlsCAFile={tmp_path}/ca.pem"))
+        check_usable(syncing(settings, f"mongodb://127.0.0.1:1/a.b?tls=true&tlsCAFile={tmp_path}/ca.pem"))
 
 
 @asynccontextmanager

@@ -16,9 +16,9 @@ from structlog.contextvars import bound_contextvars
 
 from service.config.settings import Settings
 from service.local.zendesk.stand_in import Zendesk
-from service.postgres.batch import Coalesce
+from service.postgres.batch import Batcher
 from service.telemetry import logs
-from service.telemetry.redaction import without_addresses
+from service.telemetry.logs import without_addresses
 from service.zendesk.signature import INVOCATION_ID
 from tests.conftest import Server, eventually, working
 from tests.support.files import PDF
@@ -134,7 +134,7 @@ async def test_what_a_shared_statement_logs_is_of_nobody(capsys: pytest.CaptureF
         with bound_contextvars(invocation=f"of {number}"):
             return await coalesce(statement, number)
 
-    coalesce = Coalesce(run)
+    coalesce = Batcher(run)
     answers = await asyncio.gather(*map(ask, range(5)))
 
     said = lines(capsys)

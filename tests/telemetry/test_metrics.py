@@ -19,7 +19,7 @@ from service.local.zendesk.stand_in import Fault, Zendesk
 from service.postgres.engine import close_engine, connect, create_engine
 from service.queries.overview import Stats
 from service.resources import Resources
-from service.telemetry.exposition import MOST_TEXT, exposition, text_of_process
+from service.telemetry.exposition import MOST_TEXT, exposition, process_metrics
 from service.telemetry.metrics import code_label
 from tests.conftest import ROOT, Client, Server, eventually, serving, working
 from tests.support.files import PDF
@@ -133,7 +133,7 @@ def test_whatever_a_worker_wrote_the_text_is_valid(text: str) -> None:
 
 
 def test_what_a_worker_writes_is_all_that_it_counts_and_small() -> None:
-    text = text_of_process()
+    text = process_metrics()
 
     assert text is not None
     assert len(text) < MOST_TEXT / 2

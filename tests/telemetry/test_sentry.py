@@ -22,7 +22,7 @@ from service.local.zendesk.stand_in import Fault, Zendesk
 from service.resources import Resources, open_resources
 from service.storage.objects import Storage
 from service.telemetry import logs
-from service.telemetry.sentry import report
+from service.telemetry.exporters import report
 from service.zendesk.signature import INVOCATION_ID
 from tests.conftest import Server, serving
 from tests.support.files import PDF
@@ -161,7 +161,7 @@ async def test_a_sentry_that_hangs_holds_up_nothing(sentry: Sentry, settings: Se
     async with asyncio.timeout(60), reporting(sentry, settings):
         began = asyncio.get_running_loop().time()
         for number in range(3):
-            structlog.get_logger().error("request_broke", exc_info=LookupError(number))
+            structlog.get_logger().error("request_failed", exc_info=LookupError(number))
     took = asyncio.get_running_loop().time() - began
 
     assert took < 20
@@ -169,6 +169,6 @@ async def test_a_sentry_that_hangs_holds_up_nothing(sentry: Sentry, settings: Se
 
 async def test_without_a_dsn_nothing_is_told(sentry: Sentry, settings: Settings) -> None:
     async with open_resources(settings):
-        structlog.get_logger().error("request_broke", exc_info=LookupError())
+        structlog.get_logger().error("request_failed", exc_info=LookupError())
 
     assert not sentry.events

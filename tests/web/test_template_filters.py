@@ -1,4 +1,4 @@
-"""What pages write."""
+"""Sizes, times and strangers' text on pages."""
 
 from datetime import UTC, datetime, timedelta
 
@@ -36,16 +36,16 @@ def test_sizes_have_two_or_three_digits(number: float | None, text: str) -> None
         (3700, "1 h 1 min"),
     ],
 )
-def test_times_are_as_precise_as_one_can_read(seconds: float | None, text: str) -> None:
+def test_times_have_two_or_three_digits(seconds: float | None, text: str) -> None:
     assert template_filters.precise(seconds) == text
 
 
-def test_text_says_nothing_that_is_not_seen() -> None:
+def test_hidden_characters_are_replaced() -> None:
     assert template_filters.plain("a\u202eb\x00c\u200bd\ud800\n e") == "a\ufffdb\ufffdc\ufffdd\ufffd e"
     assert template_filters.plain(None) == ""
     assert FILTERS["block"]("a\r\nb\tc\x1b") == "a\nb\tc\ufffd"
 
 
-def test_ages_are_never_of_the_future() -> None:
+def test_ages_are_never_negative() -> None:
     assert template_filters.ago(datetime.now(UTC) + timedelta(hours=1)) == "just now"
     assert template_filters.until(datetime.now(UTC) - timedelta(hours=1)) == "now"

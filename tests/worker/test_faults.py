@@ -17,6 +17,7 @@ from service.local.supervisor import Child, Program, supervise
 from service.local.zendesk.stand_in import Zendesk
 from service.resources import Resources
 from tests.conftest import ROOT, Client, environment, program
+from tests.support import forked
 from tests.support.connections import listens
 from tests.support.files import PDF, stored_files
 
@@ -52,8 +53,10 @@ async def workers(settings: Settings, points: Path, number: int) -> AsyncIterato
         )
         for n in range(number)
     ]
-    async with supervise([programs], lambda _who, _what: None, asyncio.Event(), 0.5) as children:
-        yield children
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(asyncio, "create_subprocess_exec", forked.create_subprocess_exec)
+        async with supervise([programs], lambda _who, _what: None, asyncio.Event(), 0.5) as children:
+            yield children
 
 
 @pytest.mark.parametrize("point", ["after_claim", "mid_download", "after_object"])

@@ -7,8 +7,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from service.zendesk.names import name_of
-from service.zendesk.payloads import Attachment, Email, Ignored, idempotency_key, parse
+from service.zendesk.payloads import AnnouncedFile, Email, Ignored, idempotency_key, parse
 from service.zendesk.signature import ACCOUNT_ID, INVOCATION_ID, WEBHOOK_ID
+from tests.support.examples import examples
 from tests.support.payloads import EVENT, FILE, json_values, write
 
 SPELLINGS = ("ticket_id", "ticketId", "ticketID", "id")
@@ -59,7 +60,7 @@ def read(payload: object) -> Email:
 
 
 @given(fields(*SPELLINGS, "ticket", "attachments"), tickets, written, st.sampled_from([*SPELLINGS, "ticket"]))
-@settings(deadline=None, max_examples=60)
+@settings(deadline=None, max_examples=examples(30))
 def test_the_ticket_of_a_trigger_is_read_however_it_is_spelt(
     others: dict[str, Any], ticket: int, write_number: Any, spelling: str
 ) -> None:
@@ -71,7 +72,7 @@ def test_the_ticket_of_a_trigger_is_read_however_it_is_spelt(
 
 
 @given(fields(*SPELLINGS, "ticket", "attachments"), fields("attachments", "id"), tickets, written)
-@settings(deadline=None, max_examples=60)
+@settings(deadline=None, max_examples=examples(30))
 def test_the_ticket_of_a_trigger_is_read_out_of_an_object_of_any_kind(
     others: dict[str, Any], about: dict[str, Any], ticket: int, write_number: Any
 ) -> None:
@@ -88,7 +89,7 @@ def test_the_ticket_of_a_trigger_is_read_out_of_an_object_of_any_kind(
     tickets,
     written,
 )
-@settings(deadline=None, max_examples=60)
+@settings(deadline=None, max_examples=examples(30))
 def test_the_ticket_of_an_event_is_in_its_detail_or_in_its_subject(
     others: dict[str, Any], detail: dict[str, Any], noise: Any, kind: str, ticket: int, write_number: Any
 ) -> None:
@@ -103,7 +104,7 @@ def test_the_ticket_of_an_event_is_in_its_detail_or_in_its_subject(
 @given(
     fields("ticket_id", "detail", "subject", "type", "event"), fields("attachment"), fields(*URLS), addresses
 )
-@settings(deadline=None, max_examples=60)
+@settings(deadline=None, max_examples=examples(30))
 def test_the_file_of_an_event_is_read_whatever_else_it_says(
     others: dict[str, Any], comment: dict[str, Any], file: dict[str, Any], address: str
 ) -> None:
@@ -121,7 +122,7 @@ def test_the_file_of_an_event_is_read_whatever_else_it_says(
     ),
     st.booleans(),
 )
-@settings(deadline=None, max_examples=60)
+@settings(deadline=None, max_examples=examples(30))
 def test_the_files_of_a_trigger_are_read_in_their_order_whatever_else_they_say(
     others: dict[str, Any],
     told: list[tuple[dict[str, Any], str, str]],
@@ -132,7 +133,7 @@ def test_the_files_of_a_trigger_are_read_in_their_order_whatever_else_they_say(
     email = read(others | {"ticket_id": 7, "attachments": json.dumps(files) if is_quoted else files})
 
     assert [each.url for each in email.attachments] == [address for _, _, address in told]
-    assert all(isinstance(each, Attachment) for each in email.attachments)
+    assert all(isinstance(each, AnnouncedFile) for each in email.attachments)
 
 
 @given(
@@ -140,7 +141,7 @@ def test_the_files_of_a_trigger_are_read_in_their_order_whatever_else_they_say(
     st.sampled_from(USED_EVENTS) | texts.map("zen:event-type:{}".format),
     st.dictionaries(st.sampled_from([ACCOUNT_ID, INVOCATION_ID, WEBHOOK_ID]), texts),
 )
-@settings(deadline=None, max_examples=60)
+@settings(deadline=None, max_examples=examples(30))
 def test_an_event_of_any_kind_is_ignored_or_has_a_key(
     others: dict[str, Any], kind: str, headers: dict[str, str]
 ) -> None:

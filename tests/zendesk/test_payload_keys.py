@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from service.zendesk.body import Unreadable
 from service.zendesk.payloads import Email, idempotency_key, parse
 from service.zendesk.signature import ACCOUNT_ID, INVOCATION_ID, WEBHOOK_ID
+from tests.support.examples import examples
 from tests.support.payloads import CODES, OTHER_URL, URL, assert_storable, json_values, payloads, read, write
 
 HEADERS = {WEBHOOK_ID: "01HOOK", INVOCATION_ID: "01INVOCATION", ACCOUNT_ID: "22129848"}
@@ -82,7 +83,7 @@ def test_no_bytes_raise_anything_but_unreadable(body: bytes) -> None:
 
 
 @given(json_values | payloads)
-@settings(deadline=None, max_examples=300)
+@settings(deadline=None, max_examples=examples(100))
 def test_whatever_is_read_of_any_json_can_be_stored(payload: object) -> None:
     """Any JSON at all is Unreadable, ignored, or an e-mail that Postgres takes."""
     try:
@@ -94,7 +95,7 @@ def test_whatever_is_read_of_any_json_can_be_stored(payload: object) -> None:
 
 
 @given(payloads, st.integers(min_value=0, max_value=10**26), st.booleans())
-@settings(deadline=None, max_examples=300)
+@settings(deadline=None, max_examples=examples(100))
 def test_a_ticket_id_is_never_lost(others: dict[str, Any], ticket: int, quoted: bool) -> None:  # noqa: FBT001 hypothesis passes it
     """Whatever other keys surround it: only an unreadable list of attachments sends an e-mail to quarantine."""
     others.pop("attachments", None)

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from service.zendesk.body import Unreadable
-from service.zendesk.payloads import Attachment, Email, Ignored, parse, read_attachment
+from service.zendesk.payloads import AnnouncedFile, Email, Ignored, parse, read_attachment
 from tests.support.payloads import (
     ADDED,
     EVENT,
@@ -22,11 +22,11 @@ from tests.support.payloads import (
 )
 
 NOON = datetime(2026, 4, 28, 12, 0, tzinfo=UTC)
-NAMELESS = Attachment(url=URL, file_name=None, content_type=None, size=None)
-WITHOUT_URL = Attachment(url="", file_name=None, content_type=None, size=None)
+NAMELESS = AnnouncedFile(url=URL, file_name=None, content_type=None, size=None)
+WITHOUT_URL = AnnouncedFile(url="", file_name=None, content_type=None, size=None)
 
 
-def read_attachments(attachments: object) -> tuple[Attachment, ...]:
+def read_attachments(attachments: object) -> tuple[AnnouncedFile, ...]:
     return read({"ticket_id": 1, "attachments": attachments}).attachments
 
 
@@ -48,7 +48,7 @@ def test_the_documented_trigger_is_read() -> None:
         source_id="35436-8658726228478",
         account_id=None,
         comment_id=None,
-        attachments=(Attachment(URL, "invoice.pdf", "application/pdf", 1024),),
+        attachments=(AnnouncedFile(URL, "invoice.pdf", "application/pdf", 1024),),
         attachment_urls=[
             {"url": URL, "filename": "invoice.pdf", "content_type": "application/pdf", "size": "1024"},
         ],
@@ -183,7 +183,7 @@ def test_the_date_of_the_email_is_read_or_left_out(received_at: object, sent_at:
         ([URL], NAMELESS),
     ],
 )
-def test_an_attachment_is_read_in_every_spelling(item: object, expected: Attachment) -> None:
+def test_an_attachment_is_read_in_every_spelling(item: object, expected: AnnouncedFile) -> None:
     email = read({"ticket_id": 1, "attachments": [item]})
 
     assert (email.attachments, email.attachment_urls) == ((expected,), [item])
@@ -203,7 +203,7 @@ def test_an_attachment_is_read_in_every_spelling(item: object, expected: Attachm
         ({"url": "https://acme.zendesk.com/agent/tickets/1"}, WITHOUT_URL),
     ],
 )
-def test_a_file_without_an_address_is_looked_up(item: object, expected: Attachment) -> None:
+def test_a_file_without_an_address_is_looked_up(item: object, expected: AnnouncedFile) -> None:
     """The webhook announces it, so the e-mail must not complete without it; the API may know the address."""
     alone, beside = (read({"ticket_id": 1, "attachments": items}) for items in ([item], [item, URL]))
 
@@ -402,7 +402,7 @@ def test_the_event_of_a_linked_file_is_read() -> None:
         source_id="030a3f7a-9bb9-47a4-9a36-6aa8f1d66783",
         account_id="22129848",
         comment_id="8658726228478",
-        attachments=(Attachment(str(FILE["content_url"]), "logo.jpeg", "image/jpeg", None),),
+        attachments=(AnnouncedFile(str(FILE["content_url"]), "logo.jpeg", "image/jpeg", None),),
         attachment_urls=[FILE],
     )
 

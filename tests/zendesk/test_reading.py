@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from multidict import CIMultiDict
 
 from service.zendesk.body import Unreadable
-from service.zendesk.payloads import Attachment, Email
+from service.zendesk.payloads import AnnouncedFile, Email
 from service.zendesk.reading import columns_of, compare, fingerprint, headers_of, media_type, read
 
 A, B, C = (f"https://acme.zendesk.com/attachments/token/{letter}/?name={letter}.pdf" for letter in "abc")
@@ -27,11 +27,11 @@ class Kept:
     sha256: str | None = None
 
 
-def announced(url: str, name: str | None = None) -> Attachment:
-    return Attachment(url, name, None, None)
+def announced(url: str, name: str | None = None) -> AnnouncedFile:
+    return AnnouncedFile(url, name, None, None)
 
 
-def email(*files: Attachment, **more: Any) -> Email:
+def email(*files: AnnouncedFile, **more: Any) -> Email:
     fields: dict[str, Any] = {
         "ticket_id": "1",
         "subject": "Invoice",

@@ -4,8 +4,8 @@ import json
 
 import pytest
 
-from service.zendesk.addresses import MOST_ADDRESS
-from service.zendesk.payloads import Attachment
+from service.outbound.addresses import MOST_ADDRESS
+from service.zendesk.payloads import AnnouncedFile
 from tests.support.payloads import (
     ADDED,
     CDN,
@@ -62,7 +62,7 @@ from tests.support.payloads import (
         {"attachments": [json.dumps(LISTED_PDF)]},
         {"ticket": json.dumps({"attachments": [LISTED_PDF]})},
         {"payload": json.dumps({"ticket": json.dumps({"attachments": json.dumps([LISTED_PDF])})})},
-        {"attachments": f'#<Attachment url="{A}" filename="a.pdf">'},
+        {"attachments": f'#<AnnouncedFile url="{A}" filename="a.pdf">'},
         {"attachments": f"a.pdf: {A}"},
         {"attachments": "", "ticket": {"attachments": [LISTED_PDF]}},
         {"attachments": [], "comment": {"attachments": [], "files": [LISTED_PDF]}},
@@ -108,14 +108,14 @@ def test_a_file_is_found_at_any_place_and_under_any_name(said: dict[str, object]
 )
 def test_the_fields_of_a_file_are_read_in_every_spelling(key: str, item: dict[str, object]) -> None:
     assert read({"ticket_id": 1, "attachments": [{key: A, **item}]}).attachments == (
-        Attachment(A, "a.pdf", "application/pdf", 7),
+        AnnouncedFile(A, "a.pdf", "application/pdf", 7),
     )
 
 
 def test_an_address_that_comes_twice_is_one_file_with_all_that_is_said_of_it() -> None:
     email = read({"ticket_id": 1, "attachment_urls": [A], "attachments": [LISTED_PDF | {"size": 7}]})
 
-    assert email.attachments == (Attachment(A, "a.pdf", None, 7),)
+    assert email.attachments == (AnnouncedFile(A, "a.pdf", None, 7),)
 
 
 @pytest.mark.parametrize(
@@ -309,7 +309,7 @@ def test_an_address_of_an_attachment_among_words_is_a_file(key: str, text: str) 
     email = read({"ticket_id": 1, key: text})
     beside = read({"ticket_id": 1, key: text, "attachments": [B]})
 
-    assert email.attachments == (Attachment(A, "a.pdf", None, None),)
+    assert email.attachments == (AnnouncedFile(A, "a.pdf", None, None),)
     assert email.attachment_urls is None or key in {"x", "body_html"}
     assert email.comment_id == "" or key == "x"
     assert {file.url for file in beside.attachments} == {A, B}

@@ -9,10 +9,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from service.zendesk.addresses import MOST_ADDRESS
+from service.outbound.addresses import MOST_ADDRESS
 from service.zendesk.body import Unreadable
 from service.zendesk.names import name_of
 from service.zendesk.payloads import MOST_ATTACHMENTS, Email, parse
+from tests.support.examples import examples
 from tests.support.payloads import JOINTS, A, B, json_values, read, urls, write
 
 
@@ -216,7 +217,7 @@ addresses = st.lists(attachments | cdn, max_size=5, unique=True)
 keys = st.sampled_from(
     [
         "attachments",
-        "Attachment",
+        "AnnouncedFile",
         "files",
         "document",
         "x",
@@ -259,7 +260,7 @@ def placements(draw: st.DrawFn) -> tuple[dict[str, Any], list[str]]:
 
 
 @given(placements())
-@settings(deadline=None, max_examples=200)
+@settings(deadline=None, max_examples=examples(80))
 def test_however_files_are_placed_and_joined_they_are_found_or_looked_up(
     placed: tuple[dict[str, Any], list[str]],
 ) -> None:
@@ -282,7 +283,7 @@ def test_however_files_are_placed_and_joined_they_are_found_or_looked_up(
     json_values,
     st.integers(0, 4),
 )
-@settings(deadline=None, max_examples=100)
+@settings(deadline=None, max_examples=examples(50))
 def test_a_key_that_stands_twice_never_drops_a_value_in_silence(
     others: dict[str, Any], key: str, one: Any, other: Any, depth: int
 ) -> None:

@@ -5,7 +5,7 @@ import os
 import resource
 import signal
 import sys
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from random import Random
@@ -16,10 +16,10 @@ from redis.exceptions import RedisError
 
 from service.local.drill.installation import COLLECTION, RECEIVER, SYNC_SECONDS, Installation, NoEffect
 from service.local.drill.process_faults import PROCESS_FAULTS, Fault, end
+from service.local.drill.proxy import Proxy
 
 _MOST_CONNECTIONS = 100
 _STORAGE_SECONDS = 6
-_TARGET_AWAY_SECONDS = 15
 # Bytes that only a write to a target contains: a BSON command, and the start of a message.
 _TARGET_WRITES = {COLLECTION: b"\x02update\x00", RECEIVER: b'{"type":"email.'}
 
@@ -27,26 +27,6 @@ _TARGET_WRITES = {COLLECTION: b"\x02update\x00", RECEIVER: b'{"type":"email.'}
 async def _redis_flush(installation: Installation, _: Random) -> None:
     async with _connect_to_redis(installation) as redis:
         await redis.flushall()
-
-
-async def _redis_restart(installation: Installation, _: Random) -> None:
-    await end(installation.servers["valkey"], signal.SIGKILL)
-
-
-async def _redis_away(installation: Installation, _: Random) -> None:
-    installation.redis.cut()
-    try:
-        await asyncio.sleep(20)
-    finally:
-        await installation.redis.resume()
-
-
-async def _redis_slow(installation: Installation, _: Random) -> None:
-    installation.redis.delay = 5
-    try:
-        await asyncio.sleep(8)
-    finally:
-        installation.redis.delay = 0
 
 
 async def _redis_full(installation: Installation, _: Random) -> None:
@@ -61,14 +41,6 @@ async def _redis_evict(installation: Installation, _: Random) -> None:
         used = (await redis.info("memory"))["used_memory"]
         async with _memory_limit(redis, "allkeys-random", int(used * 0.99)):
             await asyncio.sleep(6)
-
-
-async def _postgres_kill(installation: Installation, _: Random) -> None:
-    await end(installation.servers["postgres"], signal.SIGKILL)
-
-
-async def _postgres_restart(installation: Installation, _: Random) -> None:
-    await end(installation.servers["postgres"], signal.SIGINT)
 
 
 async def _postgres_terminate(installation: Installation, _: Random) -> None:
@@ -101,19 +73,7 @@ async def _postgres_lock(installation: Installation, _: Random) -> None:
 
 async def _postgres_unknown(installation: Installation, chance: Random) -> None:
     """Cut the connection that saves a webhook, before or after Postgres receives the statement."""
-    installation.postgres.trip(b"/attachments/token/", arrives=chance.random() < 0.7, cuts=False)
-    try:
-        await asyncio.wait_for(installation.postgres.sprung.wait(), 5)
-    finally:
-        installation.postgres.disarm()
-
-
-async def _postgres_frozen(installation: Installation, _: Random) -> None:
-    installation.postgres.freeze()
-    try:
-        await asyncio.sleep(7)
-    finally:
-        await installation.postgres.resume()
+    await _trip(installation.postgres, b"/attachments/token/", arrives=chance.random() < 0.7)
 
 
 async def _postgres_stranded(installation: Installation, _: Random) -> None:
@@ -141,71 +101,74 @@ async def _storage_away(installation: Installation, _: Random) -> None:
         _link(installation.storage, installation.objects)
 
 
-async def _target_kill(installation: Installation, chance: Random) -> None:
-    await _end_targets(installation, chance, signal.SIGKILL)
-
-
-async def _target_restart(installation: Installation, chance: Random) -> None:
-    await _end_targets(installation, chance, signal.SIGTERM)
-
-
-async def _target_away(installation: Installation, chance: Random) -> None:
-    """Refuse every connection, for longer than any attempt lasts."""
-    names = _choose_targets(installation, chance)
-    for name in names:
-        installation.targets[name].cut()
-    await _resume_after(installation, names, _TARGET_AWAY_SECONDS)
-
-
-async def _target_slow(installation: Installation, chance: Random) -> None:
-    """Delay each answer until the timeout of its request is over."""
-    names = _choose_targets(installation, chance)
-    for name in names:
-        installation.targets[name].delay = SYNC_SECONDS + 1
-    await _resume_after(installation, names, SYNC_SECONDS * 2)
-
-
-async def _target_frozen(installation: Installation, chance: Random) -> None:
-    names = _choose_targets(installation, chance)
-    for name in names:
-        installation.targets[name].freeze()
-    await _resume_after(installation, names, SYNC_SECONDS * 2)
-
-
 async def _target_unknown(installation: Installation, chance: Random) -> None:
     """Cut the connection of a write: mostly after the target received it, else before."""
     name = chance.choice([*installation.targets])
-    proxy = installation.targets[name]
-    proxy.trip(_TARGET_WRITES[name], arrives=chance.random() < 0.8, cuts=False)
-    try:
-        await asyncio.wait_for(proxy.sprung.wait(), 5)
-    finally:
-        proxy.disarm()
+    await _trip(installation.targets[name], _TARGET_WRITES[name], arrives=chance.random() < 0.8)
+
+
+def _end_server(name: str, how: signal.Signals) -> Fault:
+    async def fault(installation: Installation, _: Random) -> None:
+        await end(installation.servers[name], how)
+
+    return fault
+
+
+def _end_targets(how: signal.Signals) -> Fault:
+    async def fault(installation: Installation, chance: Random) -> None:
+        names = _choose_targets(installation, chance)
+        await asyncio.gather(*(end(installation.servers[name], how) for name in names))
+
+    return fault
+
+
+def _harm_server(name: str, harm: Callable[[Proxy], None], seconds: float) -> Fault:
+    async def fault(installation: Installation, _: Random) -> None:
+        await _harm([installation.proxies[name]], harm, seconds)
+
+    return fault
+
+
+def _harm_targets(harm: Callable[[Proxy], None], seconds: float) -> Fault:
+    async def fault(installation: Installation, chance: Random) -> None:
+        names = _choose_targets(installation, chance)
+        await _harm([installation.targets[name] for name in names], harm, seconds)
+
+    return fault
+
+
+def _delay(seconds: float) -> Callable[[Proxy], None]:
+    def delay(proxy: Proxy) -> None:
+        proxy.delay = seconds
+
+    return delay
 
 
 FAULTS: Mapping[str, Fault] = {
     **PROCESS_FAULTS,
     **({"storage.full": _storage_full} if sys.platform == "linux" else {}),
     "storage.away": _storage_away,
-    "target.kill": _target_kill,
-    "target.restart": _target_restart,
-    "target.away": _target_away,
-    "target.slow": _target_slow,
-    "target.frozen": _target_frozen,
+    "target.kill": _end_targets(signal.SIGKILL),
+    "target.restart": _end_targets(signal.SIGTERM),
+    "target.away": _harm_targets(Proxy.cut, 15),  # longer than any attempt
+    "target.slow": _harm_targets(
+        _delay(SYNC_SECONDS + 1), SYNC_SECONDS * 2
+    ),  # longer than a request's timeout
+    "target.frozen": _harm_targets(Proxy.freeze, SYNC_SECONDS * 2),
     "target.unknown": _target_unknown,
     "redis.flush": _redis_flush,
-    "redis.restart": _redis_restart,
-    "redis.away": _redis_away,
-    "redis.slow": _redis_slow,
+    "redis.restart": _end_server("valkey", signal.SIGKILL),
+    "redis.away": _harm_server("valkey", Proxy.cut, 20),
+    "redis.slow": _harm_server("valkey", _delay(5), 8),
     "redis.full": _redis_full,
     "redis.evict": _redis_evict,
-    "postgres.kill": _postgres_kill,
-    "postgres.restart": _postgres_restart,
+    "postgres.kill": _end_server("postgres", signal.SIGKILL),
+    "postgres.restart": _end_server("postgres", signal.SIGINT),
     "postgres.terminate": _postgres_terminate,
     "postgres.full": _postgres_full,
     "postgres.lock": _postgres_lock,
     "postgres.unknown": _postgres_unknown,
-    "postgres.frozen": _postgres_frozen,
+    "postgres.frozen": _harm_server("postgres", Proxy.freeze, 7),
     "postgres.stranded": _postgres_stranded,
 }
 
@@ -282,14 +245,19 @@ def _choose_targets(installation: Installation, chance: Random) -> list[str]:
     return chance.choice([names, *([name] for name in names)])
 
 
-async def _end_targets(installation: Installation, chance: Random, how: signal.Signals) -> None:
-    names = _choose_targets(installation, chance)
-    await asyncio.gather(*(end(installation.servers[name], how) for name in names))
-
-
-async def _resume_after(installation: Installation, names: Sequence[str], seconds: float) -> None:
+async def _harm(proxies: Sequence[Proxy], harm: Callable[[Proxy], None], seconds: float) -> None:
+    for proxy in proxies:
+        harm(proxy)
     try:
         await asyncio.sleep(seconds)
     finally:
-        for name in names:
-            await installation.targets[name].resume()
+        for proxy in proxies:
+            await proxy.resume()
+
+
+async def _trip(proxy: Proxy, needle: bytes, *, arrives: bool) -> None:
+    proxy.trip(needle, arrives=arrives, cuts=False)
+    try:
+        await asyncio.wait_for(proxy.sprung.wait(), 5)
+    finally:
+        proxy.disarm()

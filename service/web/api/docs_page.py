@@ -1,4 +1,4 @@
-"""The description of the API as a page tells it: operations by subject, and shapes as rows of a table."""
+"""The API's description for its page: operations by subject, and schemas as rows of tables."""
 
 import json
 import re
@@ -9,12 +9,12 @@ from typing import Any
 Json = dict[str, Any]
 
 _LENGTHS = {"minLength": "at least", "maxLength": "at most"}
-_HUGE = 10**9  # a limit that nobody meets is not worth a word
+_HUGE = 10**9  # limits beyond it are not shown
 
 
 @dataclass(frozen=True)
 class FieldRow:
-    """A parameter, or a field of a shape; what its type mentions of other shapes is in `shapes`."""
+    """A parameter, or a field of a schema; `shapes` names the schemas in its type."""
 
     name: str
     kind: str
@@ -25,7 +25,7 @@ class FieldRow:
 
 @dataclass(frozen=True)
 class ResponseRow:
-    """What may come back, and when."""
+    """A possible answer."""
 
     status: str
     when: str
@@ -35,7 +35,7 @@ class ResponseRow:
 
 @dataclass(frozen=True)
 class Operation:
-    """A route."""
+    """A method of a path."""
 
     id: str
     method: str
@@ -51,16 +51,16 @@ class Operation:
 
 @dataclass(frozen=True)
 class Shape:
-    """What a body or an answer holds."""
+    """The schema of a body or an answer."""
 
     name: str
     about: str
     rows: Sequence[FieldRow]
-    is_sent: bool  # by a client, to whom it matters what must be there
+    is_sent: bool  # by clients: then required fields are marked
 
 
 def operations(document: Json, public_url: str) -> Mapping[str, Sequence[Operation]]:
-    """Return the operations of each subject, with examples for the service at this address."""
+    """Return the operations of each subject, with examples for this address of the service."""
     found: dict[str, list[Operation]] = {tag["name"]: [] for tag in document["tags"]}
     for path, methods in document["paths"].items():
         for method, about in methods.items():
@@ -69,7 +69,7 @@ def operations(document: Json, public_url: str) -> Mapping[str, Sequence[Operati
 
 
 def shapes(document: Json) -> Sequence[Shape]:
-    """Return all shapes, by name."""
+    """Return all schemas, sorted by name."""
     bodies = [
         about.get("requestBody") for methods in document["paths"].values() for about in methods.values()
     ]
@@ -108,7 +108,7 @@ def _operation(method: str, path: str, about: Json, public_url: str) -> Operatio
 def _shape(name: str, schema: Json, *, is_sent: bool) -> Shape:
     needed = schema.get("required", [])
     fields = schema.get("properties", {}).items()
-    if not is_sent:  # an answer always has them: a default would tell nothing
+    if not is_sent:  # an answer always has all fields: defaults mean nothing
         fields = [(field, {k: v for k, v in about.items() if k != "default"}) for field, about in fields]
     rows = [_row(field, about, field in needed) for field, about in fields]
     return Shape(name, schema.get("description", ""), rows, is_sent)
@@ -124,7 +124,7 @@ def _described(about: Json) -> Json:
 
 
 def _kind(schema: Json) -> str:
-    """Say in words of one line what values there may be."""
+    """Describe a type in one line."""
     match schema:
         case {"$ref": ref}:
             kind = _name(ref)

@@ -7,7 +7,6 @@ from aiohttp import web
 
 from service.errors import Rejected
 from service.operate.retry import retry
-from service.operate.sync_retry import resync
 from service.queries import emails
 from service.queries.emails import EmailFilter
 from service.queries.views import EmailDetail, EmailPage, HoldersPage, RequestView, View
@@ -93,7 +92,7 @@ async def retry_email(request: web.Request) -> web.Response:
 async def sync_email(request: web.Request) -> web.Response:
     """Sync a finished e-mail again, without another attempt of its job."""
     email_id = number(request, "id")
-    await ask(request, resync(request.app[RES], email_id, request[IDENTITY].actor))
+    await ask(request, retry(request.app[RES], email_id, request[IDENTITY].actor, "sync"))
     return answer(request, SyncPending(email_id=email_id), status=202)
 
 

@@ -1,4 +1,4 @@
-"""What the buttons do: each calls one step, and leads back to a page that shows what came of it."""
+"""The buttons: each starts one operation and redirects to a page with its result."""
 
 from typing import get_args
 
@@ -9,7 +9,6 @@ from service import intake
 from service.errors import Rejected
 from service.operate import bulk_retry
 from service.operate.retry import retry
-from service.operate.sync_retry import resync
 from service.postgres.selection import Selection, What
 from service.web.handling.exchange import ask, form, number
 from service.web.handling.keys import IDENTITY, RES
@@ -23,7 +22,7 @@ PER_SECOND = 20
 
 
 class RetryForm(Selection):
-    """What the form of a plan sends."""
+    """The form of a bulk retry."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -50,21 +49,21 @@ async def retry_email(request: web.Request) -> web.Response:
 @routes.post("/emails/{id}/sync")
 async def sync_email(request: web.Request) -> web.Response:
     email_id = number(request, "id")
-    await ask(request, resync(request.app[RES], email_id, request[IDENTITY].actor))
+    await ask(request, retry(request.app[RES], email_id, request[IDENTITY].actor, "sync"))
     return redirect(f"/emails/{email_id}", "sync_begun")
 
 
 @routes.get("/retries/plan")
 async def plan_retry(request: web.Request) -> web.Response:
-    """Show what a retry of many, or of their syncs, would do, before it does it."""
+    """Show the plan of a bulk retry, before it starts."""
     asked = filters.read(request)
     if asked.wanted is None:
         raise Rejected(400, "bad_parameter", asked.error)
     selection = Selection.model_validate(asked.chosen)
     what: What = next((each for each in get_args(What) if each == request.query.get("what")), "job")
     count = await ask(request, bulk_retry.plan(request.app[RES], selection, what))
-    meant = {"sync_status": "unsynced"} if what == "sync" else {"status": "failed"}
-    chosen = {**meant, **asked.chosen}
+    default = {"sync_status": "unsynced"} if what == "sync" else {"status": "failed"}
+    chosen = {**default, **asked.chosen}
     return await show(
         request,
         "plan.html",

@@ -1,4 +1,4 @@
-"""The pages that operators look at: each asks one query, and fills one template."""
+"""The pages for operators: each runs one query and fills one template."""
 
 import asyncio
 from typing import Any
@@ -34,7 +34,7 @@ async def show_overview(request: web.Request) -> web.Response:
 
 @routes.get("/emails")
 async def list_emails(request: web.Request) -> web.Response:
-    """Show a page of e-mails; what is wrong with a filter stands beside it."""
+    """Show a page of e-mails, or the error in its filter."""
     asked = filters.read(request)
     address = asked.live(wanted=asked.is_live)
     has_empty = not all(value.strip() for value in request.query.values())
@@ -47,7 +47,7 @@ async def list_emails(request: web.Request) -> web.Response:
     answer = await show(
         request, "emails.html", status=200 if page else 400, asked=asked, page=page, has_sync=has_sync
     )
-    if not (asked.is_live or "cursor" in asked.values):  # a form adds its empty fields to the address
+    if not (asked.is_live or "cursor" in asked.values):  # without the empty fields of the form
         answer.headers["HX-Push-Url"] = address
     return answer
 
@@ -142,13 +142,13 @@ def _parameters(request: web.Request, kind: Any) -> Any:  # noqa: ANN401 an inst
     try:
         return kind.model_validate(_given(request))
     except ValueError:
-        raise Rejected(400, "bad_parameter", "This address asks for something that there is not.") from None
+        raise Rejected(400, "bad_parameter", "A parameter in this address is wrong.") from None
 
 
 async def _raw(request: web.Request, email_id: int) -> dict[str, Any] | None:
     try:
         raw = await ask(request, emails.get_request(request.app[RES].engine, email_id))
-    except Rejected:  # it is from before requests were kept
+    except Rejected:  # older than the table of requests
         return None
     return await asyncio.to_thread(readable, visible(request, raw))
 

@@ -1,4 +1,4 @@
-"""Who competes: for each the commands that make its tables, and that run its web process and its worker."""
+"""The measured services, with the commands for their tables, web process and worker."""
 
 import sys
 from collections.abc import Sequence
@@ -6,15 +6,15 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 
-from benchmarks.ground import Ground, make_database, python
+from benchmarks.testbed import Testbed, make_database, python
 
 _BIN = Path(sys.executable).parent
 _RECORD = python("-m", "benchmarks.contenders.record")
 
 
 @dataclass(frozen=True)
-class Contender:
-    """A service that takes webhooks and works on them; `name` is also that of its database."""
+class Service:
+    """A service that accepts webhooks and processes them; its database has the same name."""
 
     name: str
     tables: Sequence[str]
@@ -22,19 +22,19 @@ class Contender:
     worker: Sequence[str]
 
 
-HOLDFAST = Contender(
+HOLDFAST = Service(
     "holdfast",
     python("-m", "alembic", "upgrade", "head"),
     python("-m", "service", "web"),
     [str(_BIN / "arq"), "service.worker.WorkerSettings"],
 )
-SIMPLE = Contender(
+SIMPLE = Service(
     "simple",
     _RECORD,
     python("-m", "benchmarks.contenders.simple_web"),
     [str(_BIN / "arq"), "benchmarks.contenders.simple_worker.WorkerSettings"],
 )
-USUAL = Contender(
+USUAL = Service(
     "usual",
     _RECORD,
     python("-m", "benchmarks.contenders.usual_web"),
@@ -51,9 +51,9 @@ USUAL = Contender(
 )
 
 
-async def prepare(ground: Ground) -> list[Contender]:
-    """Make the databases of those whose packages are installed; without the group `bench` that is not all."""
-    contenders = [HOLDFAST, SIMPLE, *([USUAL] if find_spec("dramatiq") and find_spec("fastapi") else [])]
-    for contender in contenders:
-        await make_database(ground, contender.name, *contender.tables)
-    return contenders
+async def prepare(testbed: Testbed) -> list[Service]:
+    """Make the databases, and return the services; those of the group `bench` only if it is installed."""
+    services = [HOLDFAST, SIMPLE, *([USUAL] if find_spec("dramatiq") and find_spec("fastapi") else [])]
+    for service in services:
+        await make_database(testbed, service.name, *service.tables)
+    return services

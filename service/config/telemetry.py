@@ -1,4 +1,4 @@
-"""The knobs of what is seen from outside: metrics, errors, traces."""
+"""The settings of metrics, error reports and traces."""
 
 import re
 
@@ -8,27 +8,27 @@ from pydantic_settings import BaseSettings
 _DSN = re.compile(r"https?://[^@/\s]+@[^@/\s]+/\S*\d+")
 
 
-class ObservingSettings(BaseSettings):
-    """Settings that change nothing of what is done, only what is told of it."""
+class TelemetrySettings(BaseSettings):
+    """Settings of telemetry; they change nothing else."""
 
     metrics_port: int | None = Field(
         None, ge=1, le=65535, description="port on which a worker serves its own /metrics", examples=["9100"]
     )
     sentry_dsn: SecretStr | None = Field(
         None,
-        description="where unexpected errors are sent; needs the extra `sentry`",
+        description="Sentry project for unexpected errors; needs the extra `sentry`",
         examples=["https://key@host/1"],
     )
     otel_exporter_otlp_endpoint: str | None = Field(
         None,
         pattern=r"^https?://",
-        description="collector that traces are sent to, by OTLP over HTTP; needs the extra `otel`",
+        description="collector of traces, by OTLP over HTTP; needs the extra `otel`",
         examples=["http://localhost:4318"],
     )
     otel_exporter_otlp_traces_endpoint: str | None = Field(
         None,
         pattern=r"^https?://",
-        description="the same with its whole path, where that is not /v1/traces",
+        description="the same with a whole path, if that is not /v1/traces",
         examples=["http://localhost:4318/v1/traces"],
     )
 
@@ -36,11 +36,11 @@ class ObservingSettings(BaseSettings):
     @classmethod
     def _check_dsn(cls, value: SecretStr | None) -> SecretStr | None:
         if value and not _DSN.fullmatch(value.get_secret_value()):
-            raise ValueError("is no DSN")
+            raise ValueError("is not a DSN")
         return value
 
     @property
     def traces_url(self) -> str | None:
-        """Where spans go; None where there is no tracing."""
+        """The address for spans; None without tracing."""
         base = self.otel_exporter_otlp_endpoint
         return self.otel_exporter_otlp_traces_endpoint or (f"{base.rstrip('/')}/v1/traces" if base else None)

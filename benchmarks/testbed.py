@@ -1,4 +1,4 @@
-"""The ground that all contenders share: one Postgres, one Valkey, and processes that end with us."""
+"""The testbed that all services share: one Postgres, one Valkey, and processes that end with this one."""
 
 import asyncio
 import os
@@ -29,13 +29,13 @@ _READY_SECONDS = 60
 _END_SECONDS = 30
 
 
-class Broken(Exception):
-    """A measurement cannot be had, or what it left is not what it should be; the message says why."""
+class MeasurementError(Exception):
+    """A measurement failed, or its results are wrong; the message gives the reason."""
 
 
 @dataclass(frozen=True)
-class Ground:
-    """Where everything runs."""
+class Testbed:
+    """The directory and the servers of all measurements."""
 
     directory: Path
     database_url: str
@@ -47,11 +47,11 @@ class Ground:
 
     @property
     def files(self) -> Path:
-        """Where the contender of the moment puts its files."""
+        """The directory for the files of the measured service."""
         return self.directory / "files"
 
     def variables(self, name: str, **more: str) -> dict[str, str]:
-        """Return the environment of a contender's process: every setting of Holdfast at its default but these."""
+        """Return the environment of a service's process; other settings of Holdfast have their defaults."""
         own = {key: value for key, value in os.environ.items() if key not in environment.names()}
         return {
             **own,
@@ -60,7 +60,7 @@ class Ground:
             "STORAGE_URL": f"file://{self.files}",
             "HOST": "127.0.0.1",
             "ZENDESK_WEBHOOK_SECRETS": SECRET,
-            "WEBHOOK_TOLERANCE_SECONDS": "86400",  # signed once, sent as long as the benchmark runs
+            "WEBHOOK_TOLERANCE_SECONDS": "86400",  # signed once, and sent until the benchmark ends
             "DOWNLOAD_HOSTS": "127.0.0.1",
             "DOWNLOAD_PRIVATE_NETWORKS": "true",
             "LOG_LEVEL": "WARNING",
@@ -69,34 +69,34 @@ class Ground:
 
 
 @contextmanager
-def open_ground() -> Iterator[Ground]:
-    """Start the servers in a temporary directory, which is removed afterwards."""
+def open_testbed() -> Iterator[Testbed]:
+    """Start the servers in a temporary directory, and remove it at the end."""
     with (
         tempfile.TemporaryDirectory(prefix="holdfast-bench-", ignore_cleanup_errors=True) as path,
         postgres(Path(path) / "postgres") as database_url,
         valkey(Path(path) / "valkey") as redis_url,
     ):
-        # With a password in it, asyncpg looks for none in a file.
-        yield Ground(Path(path), database_url.replace("postgres@", "postgres:any@"), redis_url)
+        # Without a password in the URL, asyncpg would read a file.
+        yield Testbed(Path(path), database_url.replace("postgres@", "postgres:any@"), redis_url)
 
 
-async def make_database(ground: Ground, name: str, *command: str) -> None:
-    """Make a database, unless it is there, and its tables by this command."""
-    connection = await asyncpg.connect(ground.database_url)
+async def make_database(testbed: Testbed, name: str, *command: str) -> None:
+    """Make a database if it is missing, and its tables with this command."""
+    connection = await asyncpg.connect(testbed.database_url)
     try:
         if await connection.fetchval("SELECT true FROM pg_database WHERE datname = $1", name):
             return
         await connection.execute(f"CREATE DATABASE {name}")
     finally:
         await connection.close()
-    async with program(ground, f"tables.{name}", command, ground.variables(name)) as made:
+    async with program(testbed, f"tables.{name}", command, testbed.variables(name)) as made:
         if await made.wait() != 0:
-            raise Broken(f"no tables for {name}: {read_words(ground, f'tables.{name}')}")
+            raise MeasurementError(f"no tables for {name}: {last_output(testbed, f'tables.{name}')}")
 
 
-async def clear(ground: Ground, name: str) -> None:
-    """Empty the database, Valkey and the directory of files, and let Postgres have its checkpoint now."""
-    connection = await asyncpg.connect(ground.database(name))
+async def clear(testbed: Testbed, name: str) -> None:
+    """Empty the database, Valkey and the files, and make a checkpoint now rather than during a measurement."""
+    connection = await asyncpg.connect(testbed.database(name))
     try:
         query = (
             "SELECT tablename FROM pg_tables WHERE schemaname = 'public' AND tablename <> 'alembic_version'"
@@ -106,29 +106,29 @@ async def clear(ground: Ground, name: str) -> None:
         await connection.execute("CHECKPOINT")
     finally:
         await connection.close()
-    reader, writer = await asyncio.open_unix_connection(urlsplit(ground.redis_url).path)
+    reader, writer = await asyncio.open_unix_connection(urlsplit(testbed.redis_url).path)
     writer.write(b"FLUSHALL\r\n")
     await reader.readline()
     writer.close()
-    await clear_files(ground)
+    await clear_files(testbed)
 
 
-async def clear_files(ground: Ground) -> None:
-    await asyncio.to_thread(_empty, ground.files)
+async def clear_files(testbed: Testbed) -> None:
+    await asyncio.to_thread(_empty, testbed.files)
 
 
 def _empty(directory: Path) -> None:
     shutil.rmtree(directory, ignore_errors=True)
     directory.mkdir()
-    os.sync()  # what others wrote is not for the next one to wait for
+    os.sync()  # the next service must not wait for earlier writes
 
 
 @asynccontextmanager
 async def program(
-    ground: Ground, name: str, command: Sequence[str], variables: Mapping[str, str]
+    testbed: Testbed, name: str, command: Sequence[str], variables: Mapping[str, str]
 ) -> AsyncIterator[Process]:
-    """Run a command beside the block, and end it with the block; its words go to a file."""
-    with (ground.directory / f"{name}.log").open("wb") as log:
+    """Run a command during the block; its output goes to a file."""
+    with (testbed.directory / f"{name}.log").open("wb") as log:
         process = await asyncio.create_subprocess_exec(
             *guarded(command, SIGKILL), cwd=ROOT, env=dict(variables), stdout=log, stderr=subprocess.STDOUT
         )
@@ -140,7 +140,7 @@ async def program(
 
 @dataclass(frozen=True)
 class Web:
-    """A web process that listens."""
+    """A listening web process."""
 
     port: int
     process: Process
@@ -148,20 +148,20 @@ class Web:
 
 @asynccontextmanager
 async def web(
-    ground: Ground, name: str, command: Sequence[str], variables: Mapping[str, str]
+    testbed: Testbed, name: str, command: Sequence[str], variables: Mapping[str, str]
 ) -> AsyncIterator[Web]:
     """Run a web process until the block ends; yield it once it listens."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = int(free.getsockname()[1])
-    async with program(ground, name, command, {**variables, "PORT": str(port)}) as process:
+    async with program(testbed, name, command, {**variables, "PORT": str(port)}) as process:
         deadline = time.monotonic() + _READY_SECONDS
         while True:
             try:
                 _, writer = await asyncio.open_connection("127.0.0.1", port)
             except OSError:
                 if process.returncode is not None or time.monotonic() > deadline:
-                    raise Broken(f"{name} does not listen: {read_words(ground, name)}") from None
+                    raise MeasurementError(f"{name} does not listen: {last_output(testbed, name)}") from None
                 await asyncio.sleep(0.05)
             else:
                 writer.close()
@@ -169,14 +169,14 @@ async def web(
         yield Web(port, process)
 
 
-async def words_of(ground: Ground, name: str, process: Process) -> str:
-    """Wait for the first line that a program writes."""
+async def first_output(testbed: Testbed, name: str, process: Process) -> str:
+    """Wait for the output of a program. Raises MeasurementError if it writes none within a minute."""
     deadline = time.monotonic() + _READY_SECONDS
-    while not (words := read_words(ground, name)):
+    while not (output := last_output(testbed, name)):
         if process.returncode is not None or time.monotonic() > deadline:
-            raise Broken(f"{name} does not say where it is")
+            raise MeasurementError(f"{name} wrote no output")
         await asyncio.sleep(0.05)
-    return words
+    return output
 
 
 async def _end(process: Process) -> None:
@@ -192,21 +192,21 @@ async def _end(process: Process) -> None:
 
 
 def cpu_seconds(process: Process) -> float:
-    """Return how much processor time a process and its children have had."""
+    """Return the processor time of a process and its children, in seconds."""
     main = psutil.Process(process.pid)
     times = [one.cpu_times() for one in (main, *main.children(recursive=True))]
     return float(sum(time.user + time.system for time in times))
 
 
 def peak_bytes(process: Process) -> int:
-    """Return the most memory that a process ever had."""
+    """Return the peak memory of a process."""
     status = Path(f"/proc/{process.pid}/status").read_text()
     return int(status.partition("VmHWM:")[2].split()[0]) * 1024
 
 
-def read_words(ground: Ground, name: str) -> str:
-    """Return the last of what a program wrote."""
-    text = (ground.directory / f"{name}.log").read_text(errors="replace")
+def last_output(testbed: Testbed, name: str) -> str:
+    """Return the last 80 words of a program's output."""
+    text = (testbed.directory / f"{name}.log").read_text(errors="replace")
     return " ".join(text.split()[-80:])
 
 

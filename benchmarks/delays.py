@@ -1,6 +1,6 @@
-"""A way to Postgres and one to Valkey in a process of their own, each so far away as it is told.
+"""Proxies before Postgres and Valkey in a process of their own, each with a delay.
 
-`python -m benchmarks.ways SOCKET SECONDS SOCKET SECONDS` prints the ports that lead there.
+`python -m benchmarks.delays SOCKET SECONDS SOCKET SECONDS` prints the ports of the proxies.
 """
 
 import asyncio
@@ -12,7 +12,7 @@ import uvloop
 from service.local.drill.proxy import Proxy
 
 
-async def _lead(postgres: str, postgres_delay: str, redis: str, redis_delay: str) -> None:
+async def _run(postgres: str, postgres_delay: str, redis: str, redis_delay: str) -> None:
     async with (
         Proxy(partial(asyncio.open_unix_connection, postgres)) as first,
         Proxy(partial(asyncio.open_unix_connection, redis)) as second,
@@ -24,4 +24,4 @@ async def _lead(postgres: str, postgres_delay: str, redis: str, redis_delay: str
 
 
 if __name__ == "__main__":
-    uvloop.run(_lead(*sys.argv[1:]))
+    uvloop.run(_run(*sys.argv[1:]))
