@@ -120,12 +120,14 @@ def test_status_says_whether_all_is_safe_by_word_and_by_exit_code(run: Run, data
     away = run("status", DATABASE_URL="postgres://user:hunter2@127.0.0.1:1/name")
 
     assert (nothing.returncode, attention.returncode, late.returncode, away.returncode) == (0, 3, 4, 1)
-    assert nothing.stdout.startswith("No e-mail came in the last 24 hours. None needs you. Nothing waits.\n")
-    assert attention.stdout.startswith("The one e-mail of the last 24 hours is not safe. 1 needs you.")
+    assert nothing.stdout.startswith(
+        "No e-mail came in the last 24 hours. None needs attention. Nothing waiting.\n"
+    )
+    assert attention.stdout.startswith("The one e-mail of the last 24 hours failed. 1 needs attention.")
     assert ["failed", "1"] in rows(attention)
     assert json.loads(late.stdout)["by_status"]["received"] == 1
     assert json.loads(late.stdout)["verdict"] == (
-        "2 of 2 e-mails of the last 24 hours are not safe yet. 1 needs you. Oldest waiting: 2 h."
+        "All 2 e-mails of the last 24 hours are failed or late. 1 needs attention. Oldest waiting: 2 h."
     )
 
 
