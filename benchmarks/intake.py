@@ -42,7 +42,7 @@ class Taken:
 
 async def run(ground: Ground, rounds: int, quick: bool) -> Section:  # noqa: FBT001 one of the parts
     """Measure, and put it into words."""
-    taken = await measure(ground, await prepare(ground), rounds=rounds, seconds=4 if quick else 6)
+    taken = await measure(ground, await prepare(ground), rounds=rounds, seconds=1 if quick else 6)
     rows = [
         (
             title,

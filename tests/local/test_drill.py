@@ -109,7 +109,7 @@ NONE = {"lost": 0, "duplicated": 0, "wrong bytes": 0, "broken otherwise": 0}
 @pytest.mark.timeout(480)
 def test_nothing_is_lost_whatever_happens(drill: Callable[..., Drill]) -> None:
     """Every fault that we know, each at least once, while webhooks come."""
-    drilled = drill("--seconds", "45", "--rate", "5")
+    drilled = drill("--seconds", "30", "--rate", "5")
     code = drilled.wait(420)
     output = drilled.output()
 
