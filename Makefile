@@ -16,7 +16,7 @@ unexport PYTHONDONTWRITEBYTECODE
 # What runs on the oldest Python, too: what depends on the standard library, and one way through the whole service.
 OLDEST := $(addprefix tests/,system/test_flow.py system/test_structure.py capture/test_attempt.py outbound/test_transfer.py \
 	outbound/test_content.py queue/test_arq_queue.py storage/test_disk.py targets/test_document.py web/test_charts.py \
-	web/test_formatting.py zendesk/test_signature.py)
+	test_formatting.py zendesk/test_signature.py)
 
 # Two processors are kept busy by four processes: some tests wait. What shares something that is dear to make runs in one.
 PYTEST := $(BIN)/pytest --numprocesses 4 --dist loadgroup

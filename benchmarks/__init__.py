@@ -1,1 +1,1 @@
-"""Holdfast beside what one would build or pick instead: one machine, one run, ratios instead of seconds."""
+"""Compare Holdfast with other implementations on one machine, in ratios instead of seconds."""

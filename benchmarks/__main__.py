@@ -8,13 +8,13 @@ import click
 import uvloop
 
 from benchmarks import away, intake, large, pickup, work
-from benchmarks.ground import Broken, Ground, open_ground
 from benchmarks.results import Section, render, write
+from benchmarks.testbed import MeasurementError, Testbed, open_testbed
 from service.local.servers import ServerError
 
 _RESULTS = Path(__file__).with_name("RESULTS.md")
 
-Part = Callable[[Ground, int, bool], Coroutine[None, None, Section]]
+Part = Callable[[Testbed, int, bool], Coroutine[None, None, Section]]
 _PARTS: Mapping[str, Part] = {
     "intake": intake.run,
     "work": work.run,
@@ -26,19 +26,19 @@ _PARTS: Mapping[str, Part] = {
 
 @click.command()
 @click.argument("part", type=click.Choice([*_PARTS, "all"]))
-@click.option("--rounds", default=5, show_default=True, help="How often each contender has its turn.")
-@click.option("--quick", is_flag=True, help="Small numbers, to see that it runs; nothing is written.")
+@click.option("--rounds", default=5, show_default=True, help="Rounds; each service is measured once in each.")
+@click.option("--quick", is_flag=True, help="Measure briefly, to test the benchmarks; write nothing.")
 def main(part: str, rounds: int, *, quick: bool) -> None:
-    """Measure Holdfast beside other services, and write benchmarks/RESULTS.md."""
+    """Measure Holdfast and other implementations, and write benchmarks/RESULTS.md."""
     try:
-        with open_ground() as ground:
+        with open_testbed() as testbed:
             for name in _PARTS if part == "all" else [part]:
-                section = uvloop.run(_PARTS[name](ground, rounds, quick))
+                section = uvloop.run(_PARTS[name](testbed, rounds, quick))
                 text = render(section, rounds)
                 click.echo(text)
                 if not quick:
                     write(_RESULTS, [text])
-    except (Broken, ServerError) as exc:
+    except (MeasurementError, ServerError) as exc:
         click.echo(exc, err=True)
         sys.exit(1)
 

@@ -1,4 +1,4 @@
-"""How flat it stays: what each statement takes with ten thousand e-mails on record, and with many more.
+"""Growth: the time of each operation with ten thousand e-mails, and with many more.
 
 python -m benchmarks.growth --sizes 10000,1000000,10000000 --directory DATA --write
 """
@@ -29,7 +29,7 @@ from service.local.servers import postgres
 PAGE = Path(__file__).with_name("GROWTH.md")
 WARM_UP = 8
 SETTINGS = (
-    "autovacuum = off",  # it would work beside what is timed; all is vacuumed before
+    "autovacuum = off",  # it would disturb the measurement; all tables are vacuumed before
     "checkpoint_timeout = '30min'",
     "full_page_writes = off",
     "maintenance_work_mem = '768MB'",
@@ -40,20 +40,20 @@ INTRODUCTION = """# Growth
 `python -m benchmarks.growth --sizes {sizes} --write`, {when}: {machine}, which
 had other work too, Postgres {postgres} as it comes (shared_buffers 128 MB), SQLAlchemy {sqlalchemy}.
 
-On the left is the time of each operation, through the service's own functions, as a multiple of what it takes with
-{least} e-mails on record: medians of {rounds} interleaved rounds. On the right are the pages of 8 kB that Postgres looks at
-meanwhile: these are exact. They grow with the height of its indexes, and where a plan that suits a small table gives
-way to one that suits any.
+The left columns show the time of each operation, through the service's own functions, as a multiple of its time with
+{least} e-mails: medians of {rounds} interleaved rounds. The right columns show the exact number of 8 kB pages that
+Postgres reads. It grows with the height of the indexes, and where Postgres changes from a plan for small tables to one
+for any size.
 
-Postgres made the rows: {young} that are not finished, a hundredth of the others failed, an attempt and 1.2 attachments
-for each, bodies of 600 bytes. What writes is rolled back. What is asked for has been read before, and is in memory: what
-is not costs a read of the disk for each page, however many e-mails there are.
+Postgres generated the rows: {young} e-mails are unfinished, a hundredth of the others failed, each has an attempt, 1.2
+attachments on average, and a body of 600 bytes. Writes are rolled back. All pages are in memory, because they were read
+before; otherwise each page costs one read of the disk, whatever the number of e-mails.
 
 """
 
 
 async def timed(db: Database, name: str) -> float:
-    """Return the seconds that an operation takes; its transaction is open already, and is rolled back."""
+    """Return the seconds of an operation in an open transaction, which is rolled back."""
     await db.conn.exec_driver_sql("SELECT 1")
     operation = {**changes(db), **questions(db)}[name]
     begun = time.perf_counter()
@@ -79,14 +79,14 @@ async def measure(databases: Sequence[Database], names: Sequence[str], rounds: i
 
 
 async def tidy(db: Database) -> None:
-    """Clear away what was rolled back, of which a small table would soon be full."""
+    """Remove rolled-back rows, which would soon fill a small table."""
     async with db.engine.connect() as conn:
         for name in ("incoming_emails", "attachments", "attempts"):
             await conn.exec_driver_sql(f"VACUUM (ANALYZE) {name}")
 
 
 async def prepare(url: str, size: int) -> str:
-    """Fill a database, unless one of this size is there; return its URL."""
+    """Fill a database of this size if it is missing; return its URL."""
     name = f"growth_{size}"
     own = url.replace("/postgres?", f"/{name}?")
     server = await asyncpg.connect(url)
@@ -107,7 +107,7 @@ async def prepare(url: str, size: int) -> str:
 
 
 async def run(url: str, sizes: Sequence[int], rounds: int) -> str:
-    """Measure; return the page."""
+    """Measure, and return the text of GROWTH.md."""
     url = url.replace("postgres@", "postgres:any@")
     urls = [await prepare(url, size) for size in sizes]
     async with AsyncExitStack() as stack:
@@ -134,7 +134,7 @@ async def run(url: str, sizes: Sequence[int], rounds: int) -> str:
 
 
 async def count(db: Database, name: str) -> int:
-    """Count the pages that an operation makes Postgres look at."""
+    """Return the number of pages that Postgres reads for an operation."""
     return sum(map(pages, await plans(db, {**changes(db), **questions(db)}[name])))
 
 
@@ -144,7 +144,7 @@ def table(
     seconds: Mapping[str, Sequence[float]],
     looked_at: Mapping[str, Sequence[int]],
 ) -> str:
-    """Write what each operation takes, as a multiple of its time in the smallest database."""
+    """Return the table of times, as multiples of those in the smallest database, and of pages."""
     rows = [
         ("operation", *(f"{size:,}" for size in sizes), *(f"{size:,}: pages" for size in sizes)),
         ("---", *("---:" for _ in [*sizes, *sizes])),
@@ -160,12 +160,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--sizes", default="10000,1000000", help="e-mails on record, the fewest first")
+    parser.add_argument("--sizes", default="10000,1000000", help="numbers of e-mails, the smallest first")
     parser.add_argument("--rounds", type=int, default=50)
     parser.add_argument(
-        "--directory", type=Path, help="keep the databases here, and use those that are there"
+        "--directory", type=Path, help="directory of the databases, which are kept and used again"
     )
-    parser.add_argument("--url", help="use this Postgres instead of starting one")
+    parser.add_argument("--url", help="Postgres to use instead of starting one")
     parser.add_argument("--write", action="store_true", help=f"write {PAGE.name}")
     wanted = parser.parse_args()
     sizes = [int(size) for size in wanted.sizes.split(",")]

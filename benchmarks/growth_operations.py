@@ -1,4 +1,4 @@
-"""What the service does to a database of any size: its own statements, by name."""
+"""The service's operations on a database, by name, through its own functions."""
 
 import random
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
@@ -12,13 +12,12 @@ from pydantic import SecretStr
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from service.config.settings import Settings
-from service.jobs import arrival, attempts, refetch, syncs, waiting
-from service.jobs import bulk_retries as record
+from service.jobs import arrival, attempts, bulk_retries, refetch, syncs, waiting
 from service.jobs import retries as job_retries
-from service.jobs import sync_retries as sync_again
 from service.jobs.arrival import Arrival
-from service.jobs.attempts import Claim, Claiming, Settlement
-from service.jobs.syncs import Carrying, Wish
+from service.jobs.attempts import Claim, ClaimRequest, Settlement
+from service.jobs.bulk_retries import BulkRetryStep
+from service.jobs.syncs import SyncClaim, SyncClaimRequest
 from service.jobs.waiting import Job
 from service.operate.bulk_retry import EXAMINED
 from service.postgres.engine import connect, create_engine
@@ -46,7 +45,7 @@ Operation = Callable[[], Awaitable[object]]
 
 @dataclass(frozen=True, repr=False)
 class Database:
-    """A database, a connection whose statements can be rolled back, and what is there of every kind."""
+    """A filled database, a connection whose statements are rolled back, and rows of every kind."""
 
     bytes: int
     engine: AsyncEngine
@@ -55,19 +54,19 @@ class Database:
     held: Sequence[int]
     to_carry: Sequence[int]
     failed: Sequence[int]
-    spread: Sequence[int]  # evenly, old and new
-    keys: Sequence[str]  # theirs
+    spread: Sequence[int]  # old and new, evenly
+    keys: Sequence[str]  # of `spread`
     ticket: str
     sha256: str
-    old: datetime  # when the one in the middle came
+    old: datetime  # `received_at` of an e-mail in the middle
     middle: Mapping[str | None, str]  # by status, a cursor to the middle of the list
 
 
 def changes(db: Database) -> dict[str, Operation]:
-    """Name what writes; whoever calls it rolls it back."""
+    """Return the operations that write, by name; the caller rolls them back."""
     conn, one = db.conn, random.choice
     claimed = Claim(one(db.held), 1, 0, "1", None)
-    carried = Carrying(one(db.to_carry), 1, 0, 0, 0)
+    carried = SyncClaim(one(db.to_carry), 1, 0, 0, 0)
     file = {
         "position": 0,
         "source_url": "https://x",
@@ -77,25 +76,25 @@ def changes(db: Database) -> dict[str, Operation]:
     }
 
     async def sweep() -> None:
-        await attempts.rescue(conn, BATCH, spread=LEASE)
+        await attempts.take_back(conn, BATCH, spread=LEASE)
         await waiting.take_due(conn, BATCH)
-        await waiting.take_suspects(conn, await waiting.next_suspicion(conn) or 1, BATCH)
+        await waiting.take_suspects(conn, await waiting.next_abandoned_count(conn) or 1, BATCH)
 
     async def retry_many(wanted: Selection) -> None:
         way = walk(wanted, examined=EXAMINED)
-        number = await record.begin(
+        number = await bulk_retries.begin(
             conn, "job", actor="ada", filter={}, per_second=BATCH, planned=1, planned_capped=False
         )
-        await job_retries.retry_next(
-            conn, record.Step(number, "ada", None), way.found(BATCH), way.stop(BATCH)
-        )
+        step = BulkRetryStep(number, "ada", None)
+        await bulk_retries.retry_next(conn, step, "job", way.found(BATCH), way.stop(BATCH))
 
     async def sync_many(wanted: Selection) -> None:
         way = walk(wanted, examined=EXAMINED, finished_before=datetime.now(UTC))
-        number = await record.begin(
+        number = await bulk_retries.begin(
             conn, "sync", actor="ada", filter={}, per_second=BATCH, planned=1, planned_capped=False
         )
-        await sync_again.again_next(conn, record.Step(number, "ada", None), way.found(BATCH), way.stop(BATCH))
+        step = BulkRetryStep(number, "ada", None)
+        await bulk_retries.retry_next(conn, step, "sync", way.found(BATCH), way.stop(BATCH))
 
     def arrivals(keys: Sequence[str]) -> list[Arrival]:
         columns = {"zendesk_ticket_id": "1", "raw_body": b"x" * 600, "attachment_urls": []}
@@ -109,10 +108,10 @@ def changes(db: Database) -> dict[str, Operation]:
         "receive 100, keys in no order": lambda: arrival.receive(conn, arrivals(scattered)),
         "receive 100 that are on record": lambda: arrival.receive(conn, arrivals(db.keys)),
         "mark 100 as queued": lambda: waiting.mark_queued(conn, db.received[:BATCH]),
-        "claim": lambda: attempts.claim(conn, [Claiming(Job(one(db.received), 1), "worker", LEASE)]),
+        "claim": lambda: attempts.claim(conn, [ClaimRequest(Job(one(db.received), 1), "worker", LEASE)]),
         "renew 20 leases": lambda: attempts.renew(conn, [(number, 1) for number in db.held[:20]], LEASE),
         "complete": lambda: attempts.settle(conn, [Settlement(claimed, "completed")]),
-        "rescue 100": lambda: attempts.rescue(conn, BATCH, spread=LEASE),
+        "rescue 100": lambda: attempts.take_back(conn, BATCH, spread=LEASE),
         "take 100 that are due": lambda: waiting.take_due(conn, BATCH),
         "sweep: rescue, then take": sweep,
         "retry many, a step": lambda: retry_many(Selection(status="failed")),
@@ -123,21 +122,21 @@ def changes(db: Database) -> dict[str, Operation]:
         "retry many syncs, a step by what none is": lambda: sync_many(
             Selection(sync_status="not_applicable")
         ),
-        "claim a sync": lambda: syncs.claim(conn, [Wish(one(db.to_carry), LEASE)]),
-        "take 100 syncs that are due": lambda: syncs.take_due(conn, BATCH, LEASE, Suspects(16).room_beside),
-        "settle a sync": lambda: syncs.settle(conn, [syncs.Settlement(carried, "synced")]),
-        "let go of 100 syncs": lambda: sync_again.drop(conn, BATCH, LEASE),
-        "sync one once more": lambda: sync_again.again(conn, one(db.failed), "tests"),
+        "claim a sync": lambda: syncs.claim(conn, [SyncClaimRequest(one(db.to_carry), LEASE)]),
+        "take 100 syncs that are due": lambda: syncs.claim_due(conn, BATCH, LEASE, Suspects(16).room_for),
+        "settle a sync": lambda: syncs.settle(conn, [syncs.SyncSettlement(carried, "synced")]),
+        "let go of 100 syncs": lambda: syncs.drop_overdue(conn, BATCH, LEASE),
+        "sync one once more": lambda: job_retries.retry(conn, [one(db.failed)], "tests", "sync"),
         "sync 100 again that differ": lambda: resync(
             conn, [expected.State(number, "", 1, 0, "synced", None, True) for number in db.spread[:BATCH]]
         ),
         "fetch a content again": lambda: refetch.reopen(conn, db.sha256, "tests"),
-        "retry a failed one": lambda: job_retries.retry(conn, one(db.failed), "tests"),
+        "retry a failed one": lambda: job_retries.retry(conn, [one(db.failed)], "tests"),
     }
 
 
 def questions(db: Database) -> dict[str, Operation]:
-    """Name what reads."""
+    """Return the operations that read, by name."""
 
     def listed(status: str | None = None, ticket: str | None = None, **more: object) -> Operation:
         wanted = EmailFilter.model_validate({"status": status, "ticket": ticket, **more})
@@ -235,7 +234,7 @@ def questions(db: Database) -> dict[str, Operation]:
 
 @asynccontextmanager
 async def opened(url: str) -> AsyncIterator[Database]:
-    """Look up in a database that was filled what will be asked for."""
+    """Open a filled database, and look up the rows for its operations."""
     engine = create_engine(url, pool_size=2, seconds=60)
     database = await asyncpg.connect(url)
     try:

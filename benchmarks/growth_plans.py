@@ -1,4 +1,4 @@
-"""How Postgres goes about each statement of an operation."""
+"""The query plans of an operation's statements."""
 
 import json
 from collections.abc import Iterator
@@ -13,7 +13,7 @@ Node = dict[str, Any]
 
 
 async def plans(db: Database, operation: Operation) -> list[Node]:
-    """Run an operation, then each statement that it sent once more to see its plan; all is rolled back."""
+    """Run an operation, then EXPLAIN ANALYZE each of its statements; roll everything back."""
     with _statements(db) as sent:
         await operation()
     await db.conn.rollback()
@@ -28,7 +28,7 @@ async def plans(db: Database, operation: Operation) -> list[Node]:
 
 
 async def generic_plans(db: Database, operation: Operation) -> list[Node]:
-    """Run an operation, and return the plans that Postgres keeps for its statements, whatever their parameters."""
+    """Run an operation, and return the generic plans of its statements, which ignore their parameters."""
     with _statements(db) as sent:
         await operation()
     await db.conn.rollback()
@@ -45,14 +45,14 @@ async def generic_plans(db: Database, operation: Operation) -> list[Node]:
 
 
 def nodes(node: Node) -> Iterator[Node]:
-    """Walk through a plan."""
+    """Yield a plan's node and all nodes below it."""
     yield node
     for child in node.get("Plans", ()):
         yield from nodes(child)
 
 
 def pages(plan: Node) -> int:
-    """Count the times that it looked at a page, of 8 kB, of a table or an index."""
+    """Return the number of page reads, of 8 kB each, in tables and indexes."""
     return int(plan["Shared Hit Blocks"] + plan["Shared Read Blocks"])
 
 

@@ -1,15 +1,15 @@
-"""Rows for a large database: made by Postgres itself, like those of a service that has run for a while."""
+"""Fill a large database with rows like those of a service in production; Postgres generates them."""
 
 import asyncpg
 
-# The young end, oldest first: leases that ran out, attempts under way, jobs that were rung, and jobs that were not.
+# The unfinished e-mails, oldest first: leases that ended, attempts under way, queued jobs, and received e-mails.
 EXPIRED, HELD, QUEUED, RECEIVED = 100, 100, 300, 300
 YOUNG = EXPIRED + HELD + QUEUED + RECEIVED
-# Of what is finished, the newest, which are not carried over yet.
+# The newest finished e-mails, whose sync is pending.
 TO_CARRY = 300
 
-# E-mail number `i` of $1, one a second, a hundredth of the old ones failed, as many were not synced; three to a ticket. Keys are ordered
-# by time, as the ids of Zendesk's invocations are.
+# E-mail number `i` of $1, one a second, three to a ticket. A hundredth of the old ones failed, and as many syncs did.
+# Keys are ordered by time, like the ids of Zendesk's invocations.
 _EMAILS = """
 WITH bytes AS MATERIALIZED (
     SELECT string_agg(sha512(i::text::bytea), NULL ORDER BY i) AS noise FROM generate_series(1, 1024) AS i
@@ -78,7 +78,7 @@ _TABLES = ("attempts", "attachments", "incoming_emails", "quarantined_webhooks")
 
 
 async def fill(database: asyncpg.Connection, emails: int, body: int = 600) -> None:
-    """Put that many e-mails into empty tables, with bodies of so many bytes; indexes are built afterwards."""
+    """Insert this many e-mails into empty tables, with bodies of `body` bytes, and then build the indexes."""
     numbers = {
         "received": RECEIVED,
         "queued": QUEUED,
@@ -89,22 +89,22 @@ async def fill(database: asyncpg.Connection, emails: int, body: int = 600) -> No
         "waiting": RECEIVED + QUEUED,
         "body": body,
     }
-    again = await _drop_indexes(database)
+    create = await _drop_indexes(database)
     for statement in (_EMAILS, _ATTACHMENTS, _ATTEMPTS, _QUARANTINED):
         await database.execute(statement.format(**numbers), emails)
-    for statement in again:
+    for statement in create:
         await database.execute(statement)
     await database.execute("SELECT setval(pg_get_serial_sequence('incoming_emails', 'id'), $1)", emails)
 
 
 async def settle(database: asyncpg.Connection) -> None:
-    """Leave the tables as autovacuum would, had it the time."""
+    """Vacuum and analyze the tables, as autovacuum would."""
     for table in _TABLES:
         await database.execute(f"VACUUM (ANALYZE) {table}")
 
 
 async def _drop_indexes(database: asyncpg.Connection) -> list[str]:
-    """Drop indexes and keys, and return the statements that bring them back."""
+    """Drop indexes and keys, and return the statements that create them again."""
     constraints = await database.fetch(
         "SELECT conrelid::regclass AS on, conname AS name, pg_get_constraintdef(oid) AS definition FROM pg_constraint"
         " WHERE conrelid::regclass::text = ANY($1) AND contype IN ('p', 'u', 'f') ORDER BY contype = 'f' DESC",

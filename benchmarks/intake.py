@@ -1,14 +1,21 @@
-"""Intake: how many webhooks a second one web process takes, and how long an answer takes at half of that."""
+"""Intake: the webhooks a second that one web process accepts, and the time of an answer at half that rate."""
 
 import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from benchmarks.checks import check_record, settle
-from benchmarks.field import Contender, prepare
-from benchmarks.ground import Ground, clear, cpu_seconds, python, web
-from benchmarks.load import CONNECTIONS, Paced, Peak, check_wrk, pace, push
+from benchmarks.load import (
+    CONNECTIONS,
+    LoadResult,
+    PeakResult,
+    check_wrk,
+    send_as_fast_as_possible,
+    send_at_rate,
+)
 from benchmarks.results import Section, at_least, below, ratio, spread
+from benchmarks.services import Service, prepare
+from benchmarks.testbed import Testbed, clear, cpu_seconds, python, web
 from benchmarks.webhooks import BODY_BYTES, Webhooks, write_webhooks
 
 LIMIT = "limit"
@@ -18,21 +25,21 @@ _LIMIT_COMMAND = python("-m", "benchmarks.contenders.limit_web")
 
 
 _TITLES = {
-    LIMIT: "limit: aiohttp that checks, reads and forgets",
+    LIMIT: "limit: aiohttp that verifies, parses and drops",
     "holdfast": "**Holdfast**",
     "simple": "one by one: aiohttp, async SQLAlchemy, arq",
     "usual": "the usual: FastAPI, SQLAlchemy, Dramatiq",
 }
 _HEADER = ("", "webhooks/s, of the limit", "of Holdfast", "processor time, of the limit", "p50 ms", "p99 ms")
-_ABOUT = f"""Signed webhooks of {BODY_BYTES:,} bytes, each another one, on {CONNECTIONS} connections from wrk into one web process; no
-worker runs. Then half as many a second as that, at random moments: p50 and p99 are of the time from when a webhook
-was due until its answer. All check the signature and read the payload by the same functions. After each load the
-rows in Postgres were compared with what was acknowledged."""
+_ABOUT = f"""wrk sends signed webhooks of {BODY_BYTES:,} bytes, all different, on {CONNECTIONS} connections to one web process; no worker
+runs. Then half as many a second arrive at random times: p50 and p99 are the time from the planned moment of a webhook
+to its answer. All services verify the signature and parse the payload with the same functions. After each load the rows
+in Postgres were compared with the acknowledged webhooks."""
 
 
 @dataclass(frozen=True)
-class Taken:
-    """What one contender did in one round."""
+class IntakeResult:
+    """The figures of one service in one round."""
 
     per_second: float
     cpu: float  # seconds of the web process for each webhook
@@ -40,79 +47,81 @@ class Taken:
     p99: float
 
 
-async def run(ground: Ground, rounds: int, quick: bool) -> Section:  # noqa: FBT001 one of the parts
-    """Measure, and put it into words."""
-    taken = await measure(ground, await prepare(ground), rounds=rounds, seconds=1 if quick else 6)
+async def run(testbed: Testbed, rounds: int, quick: bool) -> Section:  # noqa: FBT001 one of the parts
+    """Measure this part, and return its section."""
+    results = await measure(testbed, await prepare(testbed), rounds=rounds, seconds=1 if quick else 6)
     rows = [
         (
             title,
-            ratio(_speeds(taken[name]), _speeds(taken[LIMIT])),
-            ratio(_speeds(taken[name]), _speeds(taken["holdfast"])),
-            ratio([t.cpu for t in taken[name]], [t.cpu for t in taken[LIMIT]]),
-            spread(t.p50 * 1000 for t in taken[name]),
-            spread(t.p99 * 1000 for t in taken[name]),
+            ratio(_speeds(results[name]), _speeds(results[LIMIT])),
+            ratio(_speeds(results[name]), _speeds(results["holdfast"])),
+            ratio([t.cpu for t in results[name]], [t.cpu for t in results[LIMIT]]),
+            spread(t.p50 * 1000 for t in results[name]),
+            spread(t.p99 * 1000 for t in results[name]),
         )
         for name, title in _TITLES.items()
-        if name in taken
+        if name in results
     ]
-    holdfast = taken["holdfast"]
+    holdfast = results["holdfast"]
     aims = (
-        at_least(0.6, "of the limit", ratio(_speeds(holdfast), _speeds(taken[LIMIT]))),
-        at_least(12, "times one by one", ratio(_speeds(holdfast), _speeds(taken["simple"]))),
+        at_least(0.6, "of the limit", ratio(_speeds(holdfast), _speeds(results[LIMIT]))),
+        at_least(12, "times one by one", ratio(_speeds(holdfast), _speeds(results["simple"]))),
         below(50, "ms: p99 at half load", spread(t.p99 * 1000 for t in holdfast)),
     )
     return Section("Intake", _ABOUT, _HEADER, rows, aims)
 
 
 async def measure(
-    ground: Ground, contenders: Sequence[Contender], *, rounds: int, seconds: float
-) -> dict[str, list[Taken]]:
-    """Give each contender, and the limit, its turn in each round."""
+    testbed: Testbed, services: Sequence[Service], *, rounds: int, seconds: float
+) -> dict[str, list[IntakeResult]]:
+    """Measure each service and the limit once in each round."""
     check_wrk()
     webhooks = await asyncio.to_thread(
         write_webhooks,
-        ground.directory / "webhooks",
+        testbed.directory / "webhooks",
         range(int(_MOST_PER_SECOND * seconds)),
         lambda number: f"http://127.0.0.1:9/file/{number:07}",
     )
-    taken: dict[str, list[Taken]] = {name: [] for name in (LIMIT, *(c.name for c in contenders))}
+    results: dict[str, list[IntakeResult]] = {name: [] for name in (LIMIT, *(c.name for c in services))}
     for _ in range(rounds):
-        taken[LIMIT].append(await _turn(ground, None, webhooks, seconds))
-        for contender in contenders:
-            taken[contender.name].append(await _turn(ground, contender, webhooks, seconds))
-    return taken
+        results[LIMIT].append(await _turn(testbed, None, webhooks, seconds))
+        for service in services:
+            results[service.name].append(await _turn(testbed, service, webhooks, seconds))
+    return results
 
 
-async def _turn(ground: Ground, contender: Contender | None, webhooks: Webhooks, seconds: float) -> Taken:
-    name = contender.name if contender else LIMIT
-    command = contender.web if contender else _LIMIT_COMMAND
-    async with web(ground, f"{name}.web", command, ground.variables(name)) as server:
-        await push(server.port, webhooks, _WARM_SECONDS)
-        await _clear(ground, contender)
+async def _turn(
+    testbed: Testbed, service: Service | None, webhooks: Webhooks, seconds: float
+) -> IntakeResult:
+    name = service.name if service else LIMIT
+    command = service.web if service else _LIMIT_COMMAND
+    async with web(testbed, f"{name}.web", command, testbed.variables(name)) as server:
+        await send_as_fast_as_possible(server.port, webhooks, _WARM_SECONDS)
+        await _clear(testbed, service)
         before = cpu_seconds(server.process)
-        peak = await push(server.port, webhooks, seconds)
+        peak = await send_as_fast_as_possible(server.port, webhooks, seconds)
         cpu = (cpu_seconds(server.process) - before) / peak.acknowledged
-        await _check(ground, contender, peak)
-        await _clear(ground, contender)
+        await _check(testbed, service, peak)
+        await _clear(testbed, service)
         rate = peak.per_second / 2
         requests = await asyncio.to_thread(webhooks.read, 0, int(rate * seconds))
-        paced = await pace(server.port, requests, rate)
-        await _check(ground, contender, paced)
-    return Taken(peak.per_second, cpu, paced.percentile(50), paced.percentile(99))
+        load = await send_at_rate(server.port, requests, rate)
+        await _check(testbed, service, load)
+    return IntakeResult(peak.per_second, cpu, load.percentile(50), load.percentile(99))
 
 
-async def _clear(ground: Ground, contender: Contender | None) -> None:
-    if contender:
-        await settle(ground, contender.name)
-        await clear(ground, contender.name)
+async def _clear(testbed: Testbed, service: Service | None) -> None:
+    if service:
+        await settle(testbed, service.name)
+        await clear(testbed, service.name)
 
 
-async def _check(ground: Ground, contender: Contender | None, load: Peak | Paced) -> None:
-    # Where wrk stops, what is under way may be on record, and was acknowledged to nobody.
-    under_way = CONNECTIONS if isinstance(load, Peak) else 0
-    if contender:
-        await check_record(ground, contender.name, load.acknowledged, under_way)
+async def _check(testbed: Testbed, service: Service | None, load: PeakResult | LoadResult) -> None:
+    # When wrk stops, requests under way may be saved without an acknowledgement.
+    under_way = CONNECTIONS if isinstance(load, PeakResult) else 0
+    if service:
+        await check_record(testbed, service.name, load.acknowledged, under_way)
 
 
-def _speeds(taken: Sequence[Taken]) -> list[float]:
-    return [one.per_second for one in taken]
+def _speeds(results: Sequence[IntakeResult]) -> list[float]:
+    return [one.per_second for one in results]

@@ -1,27 +1,27 @@
-"""Large files: how fast they come through the worker, and how much memory it needs for them."""
+"""Large files: their speed through a worker, and its memory."""
 
-from benchmarks.field import HOLDFAST, prepare
-from benchmarks.ground import Ground
 from benchmarks.results import Section, at_least, below, ratio, spread
-from benchmarks.work import AT_ONCE, loop_bare, serve_files, speeds, work_off
+from benchmarks.services import HOLDFAST, prepare
+from benchmarks.testbed import Testbed
+from benchmarks.work import AT_ONCE, loop_bare, process_emails, serve_files, speeds
 
 _LARGE_BYTES = 50_000_000
 _MIB = 1024**2
 
 _HEADER = ("", "files/s, of the limit", "of Holdfast", "processor time, of the limit", "peak memory, MiB")
-_ABOUT = f"""{AT_ONCE} e-mails at once with a file of {_LARGE_BYTES // 10**6} MB each, through one worker; the time as in "Work". The limits are bare
-loops that download as many at once. Every file was compared with what the server of the files had sent."""
+_ABOUT = f"""One worker processes {AT_ONCE} e-mails at once, with a file of {_LARGE_BYTES // 10**6} MB each; the time is measured as in "Work". The limits
+are bare loops with as many downloads at once. Every file was compared with the served bytes."""
 
 
-async def run(ground: Ground, rounds: int, quick: bool) -> Section:  # noqa: FBT001 one of the parts
-    """Measure, and put it into words."""
-    await prepare(ground)
+async def run(testbed: Testbed, rounds: int, quick: bool) -> Section:  # noqa: FBT001 one of the parts
+    """Measure this part, and return its section."""
+    await prepare(testbed)
     limit, careful, holdfast = [], [], []
-    async with serve_files(ground, _LARGE_BYTES // (50 if quick else 1)) as files:
+    async with serve_files(testbed, _LARGE_BYTES // (50 if quick else 1)) as files:
         for _ in range(rounds):
-            limit.append(await loop_bare(ground, files, AT_ONCE, careful=False))
-            careful.append(await loop_bare(ground, files, AT_ONCE, careful=True))
-            holdfast.append(await work_off(ground, HOLDFAST, files, AT_ONCE))
+            limit.append(await loop_bare(testbed, files, AT_ONCE, careful=False))
+            careful.append(await loop_bare(testbed, files, AT_ONCE, careful=True))
+            holdfast.append(await process_emails(testbed, HOLDFAST, files, AT_ONCE))
     speed = ratio(speeds(holdfast), speeds(limit))
     memory = spread(done.peak_bytes / _MIB for done in holdfast)
     rows = [

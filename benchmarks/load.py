@@ -1,4 +1,4 @@
-"""Load on a web process: as much as it takes, by wrk, or so many webhooks a second, come what may."""
+"""Load on a web process: as fast as it answers (by wrk), or at a fixed rate whatever the answers."""
 
 import asyncio
 import json
@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
 
-from benchmarks.ground import Broken
+from benchmarks.testbed import MeasurementError
 from benchmarks.webhooks import Webhooks
 
 CONNECTIONS = 64
@@ -22,16 +22,16 @@ _LENGTH = re.compile(rb"\r\ncontent-length: *(\d+)", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
-class Peak:
-    """What a web process took when it was given all it could take."""
+class PeakResult:
+    """The result of sending as fast as possible."""
 
     acknowledged: int
     per_second: float
 
 
 @dataclass(frozen=True)
-class Paced:
-    """What became of webhooks that came at a rate: seconds from when each was due until its answer."""
+class LoadResult:
+    """The result of sending at a rate: the seconds from each webhook's planned moment to its answer."""
 
     acknowledged: int
     seconds: list[float]
@@ -42,11 +42,11 @@ class Paced:
 
 def check_wrk() -> None:
     if shutil.which("wrk") is None:
-        raise Broken("wrk is missing: apt-get install wrk")
+        raise MeasurementError("wrk is not installed: apt-get install wrk")
 
 
 async def fetch(url: str, connections: int, seconds: int) -> float:
-    """Return how often a second wrk gets what is there."""
+    """Return the requests a second that wrk gets answered."""
     check_wrk()
     command = ["wrk", "--threads", "1", "--connections", str(connections), "--duration", f"{seconds}s", url]
     wrk = await asyncio.create_subprocess_exec(*command, stdout=asyncio.subprocess.PIPE)
@@ -54,29 +54,33 @@ async def fetch(url: str, connections: int, seconds: int) -> float:
     return float(output.partition(b"Requests/sec:")[2].split()[0])
 
 
-async def push(port: int, webhooks: Webhooks, seconds: float, *, first: int = 0) -> Peak:
-    """Send as fast as the answers come, on 64 connections, each webhook once."""
+async def send_as_fast_as_possible(
+    port: int, webhooks: Webhooks, seconds: float, *, first: int = 0
+) -> PeakResult:
+    """Send each webhook once, on 64 connections, as fast as the answers arrive."""
     command = ["wrk", "--threads", "1", "--connections", str(CONNECTIONS), "--duration", f"{seconds:.0f}s"]
     command += ["--timeout", f"{_ANSWER_SECONDS}s", "--script", str(_SCRIPT), f"http://127.0.0.1:{port}"]
     command += ["--", str(webhooks.path), str(webhooks.size), str(first)]
     wrk = await asyncio.create_subprocess_exec(*command, stdout=asyncio.subprocess.PIPE)
     output, _ = await wrk.communicate()
-    told = json.loads(output.decode().rstrip().rpartition("\n")[2])
-    if told["refused"] or told["broken"] or wrk.returncode:
-        raise Broken(f"not every webhook was taken: {told}")
-    return Peak(told["requests"], told["requests"] / told["microseconds"] * 1e6)
+    result = json.loads(output.decode().rstrip().rpartition("\n")[2])
+    if result["refused"] or result["broken"] or wrk.returncode:
+        raise MeasurementError(f"not every webhook was acknowledged: {result}")
+    return PeakResult(result["requests"], result["requests"] / result["microseconds"] * 1e6)
 
 
-async def pace(port: int, requests: list[bytes], per_second: float) -> Paced:
-    """Send at random moments, so many a second on average, whether or not answers come."""
+async def send_at_rate(port: int, requests: list[bytes], per_second: float) -> LoadResult:
+    """Send at random moments with this average rate, without waiting for answers."""
     async with asyncio.timeout(len(requests) / per_second + _LATE_SECONDS):
-        paced = await _pace(port, requests, per_second)
-    if paced.acknowledged != len(requests):
-        raise Broken(f"{len(requests) - paced.acknowledged} of {len(requests)} webhooks were not taken")
-    return paced
+        load = await _send_at_rate(port, requests, per_second)
+    if load.acknowledged != len(requests):
+        raise MeasurementError(
+            f"{len(requests) - load.acknowledged} of {len(requests)} webhooks were not acknowledged"
+        )
+    return load
 
 
-async def _pace(port: int, requests: list[bytes], per_second: float) -> Paced:
+async def _send_at_rate(port: int, requests: list[bytes], per_second: float) -> LoadResult:
     loop = asyncio.get_running_loop()
     chance = random.Random(1)  # noqa: S311 the same moments in each run
     idle: asyncio.Queue[_Connection] = asyncio.Queue()
@@ -93,17 +97,17 @@ async def _pace(port: int, requests: list[bytes], per_second: float) -> Paced:
             await asyncio.sleep(early)
         connection = await idle.get()
         connection.send(request, due)
-    for _ in connections:  # each has its last answer
+    for _ in connections:  # wait for the last answers
         await idle.get()
     for connection in connections:
         connection.close()
     answers = [answer for connection in connections for answer in connection.answers]
     acknowledged = sum(status.startswith(b"2") for status, _ in answers)
-    return Paced(acknowledged, [seconds for _, seconds in answers])
+    return LoadResult(acknowledged, [seconds for _, seconds in answers])
 
 
 class _Connection(asyncio.Protocol):
-    """One request at a time."""
+    """A connection with one request at a time."""
 
     def __init__(self, idle: "asyncio.Queue[_Connection]") -> None:
         self.answers: deque[tuple[bytes, float]] = deque()
@@ -116,7 +120,7 @@ class _Connection(asyncio.Protocol):
         self._transport = cast("asyncio.WriteTransport", transport)
 
     def send(self, request: bytes, due: float) -> None:
-        assert self._transport  # noqa: S101 it is idle, so connected
+        assert self._transport  # noqa: S101 an idle connection is open
         self._due = due
         self._transport.write(request)
 

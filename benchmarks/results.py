@@ -10,25 +10,25 @@ from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 
-_HOW = """# Holdfast beside what one would build instead
+_HOW = """# Holdfast compared with other implementations
 
-`make bench` measured this and wrote it; `python -m benchmarks intake` measures one part of it, `--help` names the
-others. The machine has other things to do, too: so look at the ratios, not at milliseconds. In each round every
-contender has its turn, one after the other, with the same Postgres (a database each, `fsync` on), the same Valkey and
-the same files; a ratio compares two turns of the same round. A cell is the median of the rounds with the least and the
-most: `0.40 (0.38..0.45)`. An aim is what the project wants to reach; the median decides.
+`make bench` measured and wrote this page; `python -m benchmarks intake` measures one part, and `--help` lists the
+others. The machine had other work, too, so compare ratios, not milliseconds. In each round the services run one after
+the other, with the same Postgres (a database each, `fsync` on), the same Valkey and the same files; a ratio compares
+two runs of the same round. A cell is the median of the rounds with the minimum and the maximum: `0.40 (0.38..0.45)`.
+An aim is reached if the median reaches it.
 
-*Processor time* is what the process itself used, its children included, for one webhook or one e-mail: it says
-more than speed where the processors have other things to do.
+*Processor time* is the time of the process and its children for one webhook or e-mail. On a busy machine it says more
+than speed.
 
-Holdfast runs with `LOG_LEVEL=WARNING` here; a line for each webhook and e-mail, as by default, takes it a twentieth
-more processor time.
+Holdfast runs with `LOG_LEVEL=WARNING` here; the default, with a line for each webhook and e-mail, costs about 5 % more
+processor time.
 """
 
 
 @dataclass(frozen=True)
 class Spread:
-    """The median of some rounds, the least and the most."""
+    """The median, minimum and maximum of some rounds."""
 
     median: float
     least: float
@@ -40,7 +40,7 @@ class Spread:
 
 @dataclass(frozen=True)
 class Aim:
-    """What the project wants to reach, and what it has."""
+    """A figure that the project wants to reach, and the measured one."""
 
     wanted: str
     got: Spread
@@ -49,7 +49,7 @@ class Aim:
 
 @dataclass(frozen=True)
 class Section:
-    """A part's results."""
+    """The results of a part."""
 
     title: str
     about: str
@@ -59,12 +59,12 @@ class Section:
 
 
 def spread(values: Iterable[float]) -> Spread:
-    found = list(values)
-    return Spread(statistics.median(found), min(found), max(found))
+    known = list(values)
+    return Spread(statistics.median(known), min(known), max(known))
 
 
 def ratio(over: Sequence[float], under: Sequence[float]) -> Spread:
-    """Compare two contenders round by round."""
+    """Compare two services round by round."""
     return spread(a / b for a, b in zip(over, under, strict=True))
 
 
@@ -77,7 +77,7 @@ def below(wanted: float, of: str, got: Spread) -> Aim:
 
 
 def render(section: Section, rounds: int) -> str:
-    """Write a section as Markdown."""
+    """Return a section as Markdown."""
     lines = [
         f"## {section.title}",
         "",
@@ -97,7 +97,7 @@ def render(section: Section, rounds: int) -> str:
 
 
 def write(path: Path, sections: Iterable[str]) -> None:
-    """Put these sections in the place of those with the same titles; the others stay as they are."""
+    """Replace the sections with these titles; the others stay as they are."""
     kept = _sections(path.read_text()) if path.exists() else {}
     for section in sections:
         kept |= _sections(section)

@@ -1,6 +1,6 @@
-"""A file server that costs next to nothing: answers of its own for each address, over connections that stay.
+"""A file server with little overhead: generated files, over persistent connections.
 
-/file/NUMBER/BYTES is a file whose first bytes are its number; /slow/NUMBER/SECONDS is one of a byte a second.
+/file/NUMBER/BYTES is a file that begins with its number; /slow/NUMBER/SECONDS sends a byte a second.
 """
 
 import asyncio
@@ -16,7 +16,7 @@ _BLOCK = memoryview(random.Random(0).randbytes(1 << 20))  # noqa: S311 the same 
 
 
 def content(number: int, size: int) -> list[bytes | memoryview]:
-    """Return a file's content in pieces: its number, then bytes that are the same in every file."""
+    """Return a file's content in pieces: its number, then the same bytes for every file."""
     pieces: list[bytes | memoryview] = [f"{number:0{HEAD_BYTES}}".encode()]
     left = size - HEAD_BYTES
     while left > 0:
@@ -26,20 +26,20 @@ def content(number: int, size: int) -> list[bytes | memoryview]:
 
 
 class _Files(asyncio.Protocol):
-    """One connection; requests come one after the other."""
+    """A connection with one request at a time."""
 
     def __init__(self) -> None:
-        self._asked = b""
+        self._request = b""
         self._transport: asyncio.WriteTransport | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast("asyncio.WriteTransport", transport)
 
     def data_received(self, data: bytes) -> None:
-        self._asked += data
-        if self._asked.endswith(b"\r\n\r\n"):
-            _, kind, number, more = self._asked.partition(b" HTTP/")[0].split(b"/")
-            self._asked = b""
+        self._request += data
+        if self._request.endswith(b"\r\n\r\n"):
+            _, kind, number, more = self._request.partition(b" HTTP/")[0].split(b"/")
+            self._request = b""
             if kind == b"file":
                 self._write([_head(int(more)), *content(int(number), int(more))])
             else:

@@ -1,4 +1,4 @@
-"""Webhooks to send: all different, signed beforehand, as whole HTTP requests of one size in a file."""
+"""Prepare a file of signed webhooks, all different, as complete HTTP requests of equal size."""
 
 import json
 from collections.abc import Callable
@@ -6,20 +6,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks.ground import SECRET
+from benchmarks.testbed import SECRET
 from service.local.zendesk.sender import sign_headers
 from service.local.zendesk.stand_in import Zendesk
 
 BODY_BYTES = 1500
 _FIRST_TICKET = 1_000_000
 
-# The address of the file of the e-mail that has this number.
+# Returns the address of the file for the e-mail with this number.
 Address = Callable[[int], str]
 
 
 @dataclass(frozen=True)
 class Webhooks:
-    """A file of requests; request number n is the `size` bytes from n * size on."""
+    """A file of requests; request number n is the `size` bytes at n * size."""
 
     path: Path
     count: int
@@ -32,7 +32,7 @@ class Webhooks:
 
 
 def write_webhooks(path: Path, numbers: range, address: Address, *, file_bytes: int = 100_000) -> Webhooks:
-    """Write one for each number, with the file at that number's address."""
+    """Write one webhook for each number, with the file at that number's address."""
     zendesk = Zendesk(secret=SECRET)
     sizes = set()
     with path.open("wb") as file:
@@ -54,9 +54,9 @@ def _request(zendesk: Zendesk, number: int, url: str, file_bytes: int) -> bytes:
             "size": file_bytes,
         }
     ]
-    words = "Dear team, please find the files attached. "
+    text = "Dear team, please find the files attached. "
     missing = BODY_BYTES - len(json.dumps(payload))
-    payload["body_text"] = (words * (missing // len(words) + 1))[:missing]
+    payload["body_text"] = (text * (missing // len(text) + 1))[:missing]
     body = json.dumps(payload).encode()
     headers = {"Host": "holdfast.example", **sign_headers(body, SECRET), "Content-Length": str(len(body))}
     lines = [

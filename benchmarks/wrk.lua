@@ -1,4 +1,4 @@
--- Send webhooks that a file holds ready, each of them once; stop when there are no more.
+-- Send each webhook of a prepared file once, then stop.
 local webhooks, size
 
 function init(arguments)

@@ -4,12 +4,12 @@ import sys
 
 
 def main() -> None:
-    """Run it; a platform's probe takes a shorter way than through all commands."""
+    """Run the command; a platform's probe loads no other command."""
     if sys.argv[1:2] == ["alive"]:
-        from service.telemetry import alive  # noqa: PLC0415 that is the shorter way
+        from service.telemetry import alive  # noqa: PLC0415 fast
 
         alive.main(sys.argv[2:])
-    from service.cli.main import main  # noqa: PLC0415 likewise
+    from service.cli.main import main  # noqa: PLC0415 not for a probe
 
     main(prog_name="holdfast")
 

@@ -54,7 +54,7 @@ log = structlog.get_logger()
 
 
 @dataclass(frozen=True, slots=True)
-class Receipt:
+class IntakeResult:
     """What became of an invocation; `number` is the id of the e-mail, or of the quarantined or ignored webhook."""
 
     status: Literal["accepted", "duplicate", "ignored", "quarantined"]
@@ -68,7 +68,7 @@ async def accept(
     *,
     signature_hash: bytes | None = None,
     late: bool = False,
-) -> Receipt:
+) -> IntakeResult:
     """Commit a request whose signature was good, and see that its job is rung.
 
     A request with a `signature_hash` that is on record is the same invocation, whatever its headers say: they are
@@ -96,12 +96,12 @@ def invocation_of(headers: Mapping[str, str]) -> str:
 
 def is_full(res: Resources) -> bool:
     """Whether so many wait for Postgres that `accept` would raise Transient."""
-    return res.coalesce.is_full(receive)
+    return res.batch.is_full(receive)
 
 
 async def replay(
     res: Resources, kept_id: int, actor: str, what: Literal["quarantined", "ignored"] = "quarantined"
-) -> Receipt:
+) -> IntakeResult:
     """Make an e-mail of a request in quarantine, or of an ignored one, with the time at which it came.
 
     May be repeated, at the same time too, and after an end at any point: the e-mail is committed first, and
@@ -115,7 +115,7 @@ async def replay(
     if kept is None:
         raise Rejected(404, "webhook_not_found", f"There is no {what} webhook {kept_id}.")
     if kept["replayed_at"] is not None:
-        return Receipt("duplicate", kept["email_id"])
+        return IntakeResult("duplicate", kept["email_id"])
     try:
         receipt = await _record_anew(res, kept)
     except (Unreadable, Permanent) as exc:
@@ -130,7 +130,7 @@ async def replay(
 
 async def _accept(
     res: Resources, headers: Mapping[str, str], body: bytes, request: dict[str, Any]
-) -> Receipt:
+) -> IntakeResult:
     try:
         email = reading.read(headers, body)
         if isinstance(email, payloads.Ignored):
@@ -148,10 +148,10 @@ async def _accept(
             await _quarantine(res, {**request, "idempotency_key": _body_key(body)}, "key_reused", message)
         return receipt
     request["idempotency_key"] = payloads.idempotency_key(None, headers, body)
-    return Receipt("quarantined", await _quarantine(res, request, code, message))
+    return IntakeResult("quarantined", await _quarantine(res, request, code, message))
 
 
-async def _record_anew(res: Resources, kept: RowMapping) -> Receipt:
+async def _record_anew(res: Resources, kept: RowMapping) -> IntakeResult:
     """Record what is in quarantine as the e-mail that it is, though its key may be that of another one."""
     body, headers = kept["raw_body"], reading.headers_of(kept["raw_headers"])
     email = reading.read(headers, body)
@@ -165,7 +165,9 @@ async def _record_anew(res: Resources, kept: RowMapping) -> Receipt:
     raise Permanent("key_reused", f"Its body's own key is that of e-mail {receipt.number}, too.")
 
 
-async def _record(res: Resources, email: payloads.Email, request: dict[str, Any]) -> tuple[Receipt, bool]:
+async def _record(
+    res: Resources, email: payloads.Email, request: dict[str, Any]
+) -> tuple[IntakeResult, bool]:
     """Record an e-mail, or point to the one that has its key, and tell whether that has its body."""
     row = {
         **request,
@@ -176,15 +178,15 @@ async def _record(res: Resources, email: payloads.Email, request: dict[str, Any]
     }
     files = [announced_row(position, file) for position, file in enumerate(email.attachments)]
     try:
-        recorded = await res.coalesce(receive, Arrival(row, files), size=len(row["raw_body"]))
+        recorded = await res.batch(receive, Arrival(row, files), size=len(row["raw_body"]))
     except Permanent as exc:
         raise await _with_column(res, exc, row, files) from exc
     if not recorded.is_new:
-        return Receipt("duplicate", recorded.email_id), recorded.is_same
+        return IntakeResult("duplicate", recorded.email_id), recorded.is_same
     email_id = recorded.email_id
     reach(res.settings.fault_points, "after_commit", email.ticket_id)
-    res.dispatcher.ring(Job(email_id, 1))
-    return Receipt("accepted", email_id), True
+    res.dispatcher.dispatch(Job(email_id, 1))
+    return IntakeResult("accepted", email_id), True
 
 
 async def _with_column(
@@ -230,15 +232,15 @@ async def _quarantine(res: Resources, request: dict[str, Any], code: str, messag
     return await _quarantine(res, {**request, "idempotency_key": _body_key(row["raw_body"])}, code, message)
 
 
-async def _ignore(res: Resources, request: dict[str, Any], event_type: str) -> Receipt:
+async def _ignore(res: Resources, request: dict[str, Any], event_type: str) -> IntakeResult:
     """Keep an event that is not used, like all that is answered with a 2xx: some day it may be."""
     row = {name: request[name] for name in REQUEST} | {
         "idempotency_key": _body_key(request["raw_body"]),
         "event_type": event_type[:MOST_EVENT_TYPE],
     }
-    number = await res.coalesce(keep_ignored, row, size=len(row["raw_body"]))
+    number = await res.batch(keep_ignored, row, size=len(row["raw_body"]))
     IGNORED_EVENTS.labels(event_type_label(event_type)).inc()
-    return Receipt("ignored", number)
+    return IntakeResult("ignored", number)
 
 
 async def keep_ignored(conn: AsyncConnection, rows: Sequence[Mapping[str, Any]]) -> list[int]:

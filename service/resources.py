@@ -12,7 +12,7 @@ from arq import ArqRedis
 from redis.exceptions import RedisError
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from service.config.reading import NEEDED, complaint, read_settings
+from service.config.reading import NEEDED, read_settings, setting_error
 from service.config.settings import Settings
 from service.errors import HoldfastError, SettingsError
 from service.outbound.egress import Egress
@@ -31,9 +31,8 @@ from service.postgres.pool import ADVICE, usage
 from service.queue.arq_queue import create_redis
 from service.queue.dispatch import Dispatcher
 from service.storage.objects import Storage, open_storage
-from service.targets.gate import Gate
-from service.targets.recent import Taken
-from service.targets.target import Target, open_targets
+from service.targets.circuit_breaker import CircuitBreakers
+from service.targets.target import AcceptedDocuments, Target, open_targets
 from service.telemetry.sentry import open_sentry
 from service.telemetry.spans import Traces
 from service.telemetry.traces import open_traces
@@ -61,7 +60,7 @@ class Resources:
 
     settings: Settings
     engine: AsyncEngine
-    coalesce: Coalesce
+    batch: Coalesce
     redis: ArqRedis
     dispatcher: Dispatcher
     storage: Storage
@@ -69,29 +68,29 @@ class Resources:
     zendesk: ZendeskClient
     traces: Traces
     targets: Sequence[Target]
-    gate: Gate  # before the targets
+    circuit_breakers: CircuitBreakers
     slots: asyncio.Semaphore  # downloads at once
     host_slots: WeakValueDictionary[str, asyncio.Semaphore] = field(default_factory=WeakValueDictionary)
     claims: set[tuple[int, int]] = field(default_factory=set)  # ids and attempt numbers of the jobs it holds
-    taken: Taken = field(default_factory=Taken)
+    accepted: AcceptedDocuments = field(default_factory=AcceptedDocuments)
     bad_signatures: Streak = field(default_factory=Streak)
 
 
 def read_settings_for_resources() -> Settings:
     """Read the settings that `open_resources` needs; raises SettingsError."""
     settings = read_settings(*NEEDED)
-    judge(settings)
+    check_usable(settings)
     return settings
 
 
-def judge(settings: Settings) -> None:
+def check_usable(settings: Settings) -> None:
     """Let the libraries judge what only they can; raises SettingsError."""
     if any(url.get_secret_value().startswith("mongodb") for url in settings.sync_url) and not _is_installed(
         "pymongo"
     ):
-        raise SettingsError(complaint("sync_url", "needs pip install 'holdfast[mongodb]'"))
+        raise SettingsError(setting_error("sync_url", "needs pip install 'holdfast[mongodb]'"))
     if settings.sync_links == "presigned" and (settings.storage_url or "").startswith("file:"):
-        raise SettingsError(complaint("sync_links", "a directory signs no links, it must be api"))
+        raise SettingsError(setting_error("sync_links", "a directory signs no links, it must be api"))
     try:
         field = "redis_url"
         create_redis(settings.redis_dsn, pool_size=1).connection_pool.make_connection()  # type: ignore[no-untyped-call]
@@ -100,11 +99,11 @@ def judge(settings: Settings) -> None:
         field = "sync_url"
         open_targets(settings)
     except (ValueError, TypeError, OSError, RedisError, HoldfastError) as exc:
-        raise SettingsError(complaint(field, f"cannot be used ({type(exc).__name__})")) from None
+        raise SettingsError(setting_error(field, f"cannot be used ({type(exc).__name__})")) from None
     _judge_sentry(settings)
     for field, (module, extra) in _EXTRAS.items():
         if getattr(settings, field) and not _is_installed(module):
-            raise SettingsError(complaint(field, f"needs pip install 'holdfast[{extra}]'"))
+            raise SettingsError(setting_error(field, f"needs pip install 'holdfast[{extra}]'"))
 
 
 @asynccontextmanager
@@ -131,18 +130,18 @@ async def open_resources(settings: Settings, process: str = WORKER) -> AsyncIter
         )
         stack.push_async_callback(close_engine, engine)
         await stack.enter_async_context(background(lambda: look_after_pool(engine)))
-        coalesce = Coalesce(
+        batch = Coalesce(
             lambda statement, items: run(
                 engine, settings.database_seconds, lambda conn: statement(conn, items)
             )
         )
-        stack.push_async_callback(coalesce.close, GOODBYE_SECONDS)
+        stack.push_async_callback(batch.close, GOODBYE_SECONDS)
         redis = create_redis(settings.redis_dsn, pool_size=2 if is_command else settings.redis_pool_size)
         stack.push_async_callback(redis.aclose, close_connection_pool=True)
         dispatcher = Dispatcher(engine, redis)
-        await stack.enter_async_context(background(dispatcher.run))
-        await stack.enter_async_context(background(dispatcher.mark))
-        await stack.enter_async_context(background(dispatcher.look_out))
+        await stack.enter_async_context(background(dispatcher.enqueue_for_ever))
+        await stack.enter_async_context(background(dispatcher.mark_for_ever))
+        await stack.enter_async_context(background(dispatcher.probe_for_ever))
         stack.push_async_callback(dispatcher.drain)
         targets = await asyncio.to_thread(open_targets, settings)  # PyMongo looks at files
         for target in targets:
@@ -154,13 +153,13 @@ async def open_resources(settings: Settings, process: str = WORKER) -> AsyncIter
             account=account,
             zendesk=zendesk,
             engine=engine,
-            coalesce=coalesce,
+            batch=batch,
             redis=redis,
             dispatcher=dispatcher,
             storage=open_storage(storage_url),
             traces=traces,
             targets=targets,
-            gate=Gate(
+            circuit_breakers=CircuitBreakers(
                 [target.name for target in targets],
                 settings.syncs_per_process,
                 settings.sync_retry_max_seconds,
@@ -169,7 +168,7 @@ async def open_resources(settings: Settings, process: str = WORKER) -> AsyncIter
         )
 
 
-def told_at_start(settings: Settings, processes: int, redis_pools: int = 1) -> dict[str, int]:
+def connection_limits(settings: Settings, processes: int, redis_pools: int = 1) -> dict[str, int]:
     """Say in a log line how many connections these processes may open together."""
     return {
         "processes": processes,
@@ -209,7 +208,7 @@ def _judge_sentry(settings: Settings) -> None:
         try:
             Dsn(settings.sentry_dsn.get_secret_value())
         except (BadDsn, ValueError):
-            raise SettingsError(complaint("sentry_dsn", "is no DSN")) from None
+            raise SettingsError(setting_error("sentry_dsn", "is not a DSN")) from None
 
 
 async def look_after_pool(

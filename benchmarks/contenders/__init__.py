@@ -1,1 +1,1 @@
-"""What Holdfast is measured against; each is a process that reads the same environment as Holdfast does."""
+"""The other implementations; their processes read the same environment variables as Holdfast."""

@@ -1,4 +1,4 @@
-"""The limit of work: download addresses into files; no queue, no database. Print seconds and processor time."""
+"""The limit of "Work": download files without queue or database; print the seconds and the processor time."""
 
 import asyncio
 import hashlib
@@ -15,7 +15,7 @@ import uvloop
 async def main(
     directory: Path, address: str, count: int, at_once: int, *, careful: bool
 ) -> tuple[float, float]:
-    """Return the seconds, and those of the processor, from the first request to the last file."""
+    """Return the seconds and the processor seconds from the first request to the last file."""
     numbers = iter(range(count))
     connector = aiohttp.TCPConnector(limit=at_once)
     async with aiohttp.ClientSession(connector=connector) as session:

@@ -1,4 +1,4 @@
-"""The limit of intake: a web process that checks and reads a webhook, answers 200, and keeps nothing."""
+"""The limit of "Intake": a web process that verifies and parses a webhook, answers 200, and saves nothing."""
 
 import os
 

@@ -1,4 +1,4 @@
-"""What every contender does with a request first: check the signature, read the payload; by Holdfast's own functions."""
+"""Verify the signature and parse the payload with Holdfast's functions, for all implementations alike."""
 
 import os
 from collections.abc import Mapping
@@ -11,7 +11,7 @@ _TOLERANCE = timedelta(seconds=int(os.environ.get("WEBHOOK_TOLERANCE_SECONDS", "
 
 
 def read(headers: Mapping[str, str], body: bytes) -> payloads.Email:
-    """Verify and parse; raises Rejected and Unreadable."""
+    """Verify and parse a webhook. Raises Rejected and Unreadable."""
     proof = signature.proof_of(headers)
     signature.verify(proof, body, secrets=_SECRETS, now=datetime.now(UTC), tolerance=_TOLERANCE)
     email = payloads.parse(body)

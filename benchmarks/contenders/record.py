@@ -1,4 +1,4 @@
-"""The tables of a service that one would build: an e-mail with its state, and its files."""
+"""The tables of the other implementations: an e-mail with its state, and its files."""
 
 import os
 from datetime import datetime
@@ -12,11 +12,11 @@ from service.zendesk import payloads
 
 
 class Base(DeclarativeBase):
-    type_annotation_map = {datetime: DateTime(timezone=True), str: Text}  # noqa: RUF012 SQLAlchemy's way
+    type_annotation_map = {datetime: DateTime(timezone=True), str: Text}  # noqa: RUF012 as SQLAlchemy documents it
 
 
 class Email(Base):
-    """An e-mail, by the names that the benchmark reads of every contender."""
+    """An e-mail; the benchmark reads these columns of every service."""
 
     __tablename__ = "incoming_emails"
 
@@ -64,7 +64,7 @@ def make_email(email: payloads.Email, body: bytes) -> Email:
 
 
 def path_of(file: File) -> Path:
-    """Return where a file is kept."""
+    """Return the path of a stored file."""
     return Path(urlsplit(os.environ["STORAGE_URL"]).path) / f"{file.id}-{file.file_name}"
 
 

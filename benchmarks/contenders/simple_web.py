@@ -1,4 +1,4 @@
-"""aiohttp, asynchronous SQLAlchemy and arq, one by one: a transaction for each webhook, then `enqueue_job`."""
+"""aiohttp, asynchronous SQLAlchemy and arq: one transaction for each webhook, then `enqueue_job`."""
 
 import os
 from collections.abc import AsyncIterator

@@ -1,4 +1,4 @@
-"""arq by the book: its own settings, and a transaction for each step of a job."""
+"""arq as documented: its own settings, and a transaction for each step of a job."""
 
 import asyncio
 import os
@@ -32,8 +32,8 @@ async def process(ctx: dict[str, Any], email_id: int) -> None:
             content = await response.read()
         await asyncio.to_thread(path.write_bytes, content)
         async with ctx["sessions"].begin() as session:
-            kept = await session.get_one(File, file.id)
-            kept.status, kept.path, kept.size = "stored", str(path), len(content)
+            stored = await session.get_one(File, file.id)
+            stored.status, stored.path, stored.size = "stored", str(path), len(content)
     async with ctx["sessions"].begin() as session:
         email = await session.get_one(Email, email_id)
         email.processing_status, email.completed_at = "completed", func.clock_timestamp()

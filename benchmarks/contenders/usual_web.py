@@ -1,4 +1,4 @@
-"""FastAPI, uvicorn and synchronous SQLAlchemy, and `send` of Dramatiq."""
+"""FastAPI, uvicorn, synchronous SQLAlchemy, and Dramatiq's `send`."""
 
 import os
 from typing import Annotated

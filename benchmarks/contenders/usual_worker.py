@@ -1,4 +1,4 @@
-"""Dramatiq, `requests` and synchronous SQLAlchemy: the job of an e-mail in a thread."""
+"""Dramatiq, `requests` and synchronous SQLAlchemy: one job in a thread."""
 
 import os
 import threading
@@ -11,7 +11,7 @@ from sqlalchemy.orm import sessionmaker
 
 from benchmarks.contenders.record import Email, database_url, path_of
 
-THREADS = 40  # of FastAPI; a connection for each
+THREADS = 40  # FastAPI's threads, with one connection each
 dramatiq.set_broker(RedisBroker(url=os.environ["REDIS_URL"]))
 engine = create_engine(database_url("psycopg"), pool_size=THREADS)
 sessions = sessionmaker(engine)

@@ -6,8 +6,9 @@ from sqlalchemy import Integer, Interval, Text, bindparam, text
 from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from service.alerts.finding import COUNT_CAP, Finding, clean, duration, number
+from service.alerts.finding import COUNT_CAP, Finding, clean, number
 from service.config.settings import Settings
+from service.formatting import duration
 from service.zendesk.account import account_of, ending
 
 # These use up no retry, so no e-mail ever fails of them: without an alert nobody would hear of it.

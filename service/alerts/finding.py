@@ -2,7 +2,9 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import datetime
+
+from service.formatting import counted, one_line
 
 COUNT_CAP = 10_000
 
@@ -24,26 +26,13 @@ class Finding:
 
 def clean(text: str, most: int = 300) -> str:
     """Make one bounded line, of characters that show: parts of it may come from outside."""
-    shown = "".join(letter if letter.isprintable() else " " for letter in text)
-    line = " ".join(shown.split())
-    return line if len(line) <= most else f"{line[: most - 1]}…"
+    return one_line(text, most)
 
 
 def number(count: int, noun: str) -> str:
     """Say how many, as far as we count."""
-    return f"{count:,}{' or more' if count >= COUNT_CAP else ''} {noun}{'' if count == 1 else 's'}"
+    return counted(count, noun, capped=count >= COUNT_CAP)
 
 
 def clock(time: datetime) -> str:
     return f"{time:%Y-%m-%d %H:%M} UTC"
-
-
-def duration(time: timedelta) -> str:
-    """Say how long, in the two largest units."""
-    minutes = int(time.total_seconds() // 60)
-    if minutes < 2:
-        return f"{int(time.total_seconds())} s"
-    hours, minutes = divmod(minutes, 60)
-    days, hours = divmod(hours, 24)
-    parts = ((days, "d"), (hours, "h"), (minutes, "min"))
-    return " ".join([f"{count} {unit}" for count, unit in parts if count][:2])

@@ -4,8 +4,9 @@ from datetime import datetime
 from urllib.parse import quote, urlencode
 
 from service.alerts.deliveries import Delivery
-from service.alerts.finding import clock, duration
+from service.alerts.finding import clock
 from service.alerts.notice import Notice
+from service.formatting import duration
 from service.postgres.selection import NONE
 
 _PATHS = {

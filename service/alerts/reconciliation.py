@@ -5,7 +5,8 @@ from datetime import timedelta
 from sqlalchemy import DateTime, Interval, bindparam, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from service.alerts.finding import Finding, duration
+from service.alerts.finding import Finding
+from service.formatting import duration
 from service.reconcile.differences import WORDS, open_differences
 
 # They are hourly: so long none was done only if something keeps them from it.

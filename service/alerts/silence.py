@@ -5,7 +5,8 @@ from datetime import datetime, timedelta
 from sqlalchemy import Interval, bindparam, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from service.alerts.finding import Finding, Open, clock, duration
+from service.alerts.finding import Finding, Open, clock
+from service.formatting import duration
 
 # Silences that are looked at, of any hour until now; the least is twice what a change of the clocks can make.
 HOURS = (2, 4, 8, 16, 32, 64, 128)

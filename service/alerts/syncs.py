@@ -5,7 +5,8 @@ from datetime import datetime, timedelta
 from sqlalchemy import Integer, Interval, Row, bindparam, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from service.alerts.finding import COUNT_CAP, Finding, clean, duration, number
+from service.alerts.finding import COUNT_CAP, Finding, clean, number
+from service.formatting import duration
 from service.postgres.email_tables import NOT_SYNCED, TO_SYNC
 
 # What failed longer ago is no news: who left it there knows of it.

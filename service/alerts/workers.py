@@ -7,7 +7,8 @@ from typing import Protocol
 from sqlalchemy import BigInteger, Integer, Interval, bindparam, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from service.alerts.finding import COUNT_CAP, Finding, clean, clock, duration, number
+from service.alerts.finding import COUNT_CAP, Finding, clean, clock, number
+from service.formatting import duration
 
 # A worker is seen every ten seconds.
 MISSING = timedelta(seconds=60)

@@ -16,9 +16,8 @@ from service.capture.retry_policy import worth_another_attempt
 from service.errors import HoldfastError, Permanent, Transient
 from service.faultpoints import reach
 from service.jobs import attempts
-from service.jobs.attempts import Claim, Claiming, Failure, Refusal, Settlement, SyncStatus
-from service.jobs.sync_retries import Sync
-from service.jobs.waiting import Job
+from service.jobs.attempts import Claim, ClaimRefusal, ClaimRequest, Failure, Settlement, SyncStatus
+from service.jobs.waiting import Job, Sync
 from service.outbound.backoff import backoff
 from service.postgres.engine import insist, run
 from service.resources import Resources
@@ -43,7 +42,7 @@ async def process(res: Resources, email_id: int, attempt_number: int) -> None:
     if claim.attempt_number == 1:
         QUEUE_DELAY.observe(max(claim.waited, 0))
     outcome, code = "unsettled", None
-    res.claims.add(claim.held)
+    res.claims.add(claim.fencing_token)
     try:
         reach(res.settings.fault_points, "after_claim", claim.ticket_id)
         errors = await capture(res, claim)
@@ -56,7 +55,7 @@ async def process(res: Resources, email_id: int, attempt_number: int) -> None:
     except HoldfastError as exc:  # Postgres stayed away, or refuses any end: the job is rescued
         log.warning("attempt_unsettled", **_names(claim), code=exc.code)
     finally:
-        res.claims.discard(claim.held)
+        res.claims.discard(claim.fencing_token)
         _tell(res, claim, outcome, code, time.monotonic() - began)
 
 
@@ -86,7 +85,7 @@ async def _claim_for_certain(res: Resources, job: Job) -> Claim | None:
 async def _claim(res: Resources, job: Job) -> Claim | None:
     worker = f"{res.settings.worker_name}:{os.getpid()}"
     try:
-        return await res.coalesce(attempts.claim, Claiming(job, worker, res.settings.lease))
+        return await res.batch(attempts.claim, ClaimRequest(job, worker, res.settings.lease))
     except Transient as exc:  # the sweep rings again, if it was not claimed after all
         log.warning("claim_failed", email=job.email_id, attempt=job.attempt_number, code=exc.code)
     except Permanent as exc:  # a constraint that is not ours: waiting does not help
@@ -98,10 +97,10 @@ async def _claim(res: Resources, job: Job) -> Claim | None:
 
 async def _fail_unclaimed(res: Resources, job: Job, error: Permanent) -> None:
     """Fail a job whose claim Postgres refuses; a retry by hand tries again."""
-    end = Refusal(job, Failure(error.code, error.message[:_SHORT]), res.settings.sync_status)
-    is_failed = await res.coalesce(attempts.refuse, end)
+    end = ClaimRefusal(job, Failure(error.code, error.message[:_SHORT]), res.settings.sync_status)
+    is_failed = await res.batch(attempts.refuse, end)
     if is_failed and end.sync_status == "pending":
-        res.dispatcher.ring(Sync(job.email_id, job.attempt_number))
+        res.dispatcher.dispatch(Sync(job.email_id, job.attempt_number))
 
 
 async def _settle(res: Resources, claim: Claim, errors: list[HoldfastError]) -> str:
@@ -120,13 +119,13 @@ async def _settle(res: Resources, claim: Claim, errors: list[HoldfastError]) -> 
     else:
         end = Settlement(claim, "failed", _failure(errors), sync_status=sync)
     try:
-        held = await insist(lambda: res.coalesce(attempts.settle, end))
+        held = await insist(lambda: res.batch(attempts.settle, end))
     except Permanent as exc:
         log.warning("settlement_refused", **_names(claim), outcome=end.outcome, code=exc.code)
         transient, end = [], _refused(claim, exc, sync)
-        held = await insist(lambda: res.coalesce(attempts.settle, end))
+        held = await insist(lambda: res.batch(attempts.settle, end))
     if held and not transient and sync == "pending":
-        res.dispatcher.ring(Sync(claim.email_id, claim.attempt_number))
+        res.dispatcher.dispatch(Sync(claim.email_id, claim.attempt_number))
     return end.outcome if held else "lost"
 
 
@@ -157,7 +156,7 @@ def _failure(errors: Sequence[HoldfastError]) -> Failure:
 async def _hand_back(res: Resources, claim: Claim) -> None:
     """Give the job to another worker now, and not when the lease has run out."""
     # A task of its own: this one is being cancelled, perhaps more than once.
-    task = asyncio.ensure_future(res.coalesce(attempts.settle, Settlement(claim, "handed_back")))
+    task = asyncio.ensure_future(res.batch(attempts.settle, Settlement(claim, "handed_back")))
     task.add_done_callback(
         lambda task: task.cancelled() or task.exception()
     )  # it is in the line below, or late

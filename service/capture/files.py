@@ -15,7 +15,16 @@ from service.capture.reparse import reread
 from service.capture.retry_policy import is_young, may_be_early, may_try_again
 from service.errors import HoldfastError, Permanent, Transient
 from service.faultpoints import reach
-from service.jobs.attachments import File, Listing, Mark, announce, files_of, list_of, mark, record_lists
+from service.jobs.attachments import (
+    FileRecord,
+    FileUpdate,
+    Listing,
+    announce,
+    files_of,
+    list_of,
+    mark,
+    record_lists,
+)
 from service.jobs.attempts import Claim
 from service.outbound.addresses import host_of
 from service.outbound.answers import Expected, Limits
@@ -61,13 +70,13 @@ async def capture(res: Resources, claim: Claim) -> list[HoldfastError]:
     return [*(_error_of(res, file) for file in files if file.status == "failed"), *wrong]
 
 
-def _error_of(res: Resources, file: File) -> HoldfastError:
+def _error_of(res: Resources, file: FileRecord) -> HoldfastError:
     error = Permanent(file.error_code or "", file.error or "")
     error.host = host_of(res.account.absolute(file.source_url)) or None
     return error
 
 
-async def _read_list(res: Resources, claim: Claim, known: Sequence[File]) -> Claim:
+async def _read_list(res: Resources, claim: Claim, known: Sequence[FileRecord]) -> Claim:
     """Record the files of a list that another system wrote; without them the attempt would complete, and lack them.
 
     Raises Permanent for a list that cannot be read.
@@ -86,14 +95,14 @@ async def _read_list(res: Resources, claim: Claim, known: Sequence[File]) -> Cla
         listing = Listing(
             claim.email_id, listed.fingerprint, dict(enumerate(missing, first)), listed.is_whole
         )
-        record = partial(record_lists, listings=[listing], held=claim.held)
+        record = partial(record_lists, listings=[listing], held=claim.fencing_token)
         await insist(partial(run, res.engine, res.settings.database_seconds, record))
         log.info("list_read", email=claim.email_id, attempt=claim.attempt_number, files=len(missing))
     has_comment = listed.is_whole or claim.has_body or claim.comment_id is not None
     return claim if has_comment else replace(claim, comment_id="")
 
 
-async def _add_looked_up(res: Resources, claim: Claim, known: Sequence[File]) -> list[HoldfastError]:
+async def _add_looked_up(res: Resources, claim: Claim, known: Sequence[FileRecord]) -> list[HoldfastError]:
     """Record the files that Zendesk's API tells of and that are not known; return what went wrong."""
     try:
         found = await look_up(res, claim)
@@ -107,16 +116,16 @@ async def _add_looked_up(res: Resources, claim: Claim, known: Sequence[File]) ->
     if is_young(res, claim) and (unlisted := without_address(known, places)):
         about = f"{len(unlisted)} of the files that the webhook announces are not in Zendesk's list (yet)."
         return [Transient("files_not_listed", about, is_limited=False)]
-    record = partial(announce, held=claim.held, files=places)
+    record = partial(announce, held=claim.fencing_token, files=places)
     await insist(partial(run, res.engine, res.settings.database_seconds, record))
     return []
 
 
-async def _files(res: Resources, claim: Claim) -> list[File]:
-    return await insist(lambda: res.coalesce(files_of, claim.email_id, size=claim.announced_bytes))
+async def _files(res: Resources, claim: Claim) -> list[FileRecord]:
+    return await insist(lambda: res.batch(files_of, claim.email_id, size=claim.announced_bytes))
 
 
-async def _fetch_all(res: Resources, claim: Claim, missing: Sequence[File]) -> list[HoldfastError]:
+async def _fetch_all(res: Resources, claim: Claim, missing: Sequence[FileRecord]) -> list[HoldfastError]:
     shared = iter(missing)
     if len(missing) < 2:  # most e-mails; a task of its own is not for nothing
         return await _fetch_some(res, claim, shared)
@@ -127,19 +136,19 @@ async def _fetch_all(res: Resources, claim: Claim, missing: Sequence[File]) -> l
     return [error for task in some for error in task.result()]
 
 
-async def _fetch_some(res: Resources, claim: Claim, missing: Iterator[File]) -> list[HoldfastError]:
+async def _fetch_some(res: Resources, claim: Claim, missing: Iterator[FileRecord]) -> list[HoldfastError]:
     """Take files from those that several tasks share, until none is left; return what was wrong."""
     return [error for file in missing if (error := await _fetch(res, claim, file))]
 
 
-async def _fetch(res: Resources, claim: Claim, file: File) -> HoldfastError | None:
+async def _fetch(res: Resources, claim: Claim, file: FileRecord) -> HoldfastError | None:
     """Make one file stored, or note and return why that could not be."""
     error: HoldfastError
     began, about = time.monotonic(), _about(claim, file)
     try:
         stored = await _found_again(res, file) or await _download(res, claim, file)
         reach(res.settings.fault_points, "after_object", claim.ticket_id)
-        await _mark(res, Mark(claim.held, file.position, "stored", stored))
+        await _mark(res, FileUpdate(claim.fencing_token, file.position, "stored", stored))
     except HoldfastError as exc:
         error = may_be_early(res, claim, exc)
     except Exception as exc:
@@ -162,11 +171,11 @@ async def _fetch(res: Resources, claim: Claim, file: File) -> HoldfastError | No
     log.info("attachment_not_stored", **about, code=error.code)
     status = "pending" if may_try_again(res, claim, error) else "failed"
     with suppress(HoldfastError):  # Postgres stays away, or refuses it: the settlement hears of it, too
-        await _mark(res, Mark(claim.held, file.position, status, error=error))
+        await _mark(res, FileUpdate(claim.fencing_token, file.position, status, error=error))
     return error
 
 
-async def _found_again(res: Resources, file: File) -> Stored | None:
+async def _found_again(res: Resources, file: FileRecord) -> Stored | None:
     """Take what was stored once, was lost, and is there again, as after a restore; its address may be dead by now."""
     if file.sha256 is None or file.object_key is None:
         return None
@@ -177,11 +186,11 @@ async def _found_again(res: Resources, file: File) -> Stored | None:
     return None
 
 
-async def _mark(res: Resources, made: Mark) -> None:
-    await insist(lambda: res.coalesce(mark, made))
+async def _mark(res: Resources, made: FileUpdate) -> None:
+    await insist(lambda: res.batch(mark, made))
 
 
-async def _download(res: Resources, claim: Claim, file: File) -> Stored:
+async def _download(res: Resources, claim: Claim, file: FileRecord) -> Stored:
     expected = Expected(
         file.file_name, file.declared_type, file.declared_size, may_be_empty=not is_young(res, claim)
     )
@@ -211,5 +220,5 @@ def _unexpected(exc: Exception) -> Transient:
     return Transient("internal_error", f"Unexpected {type(exc).__name__}, see the worker's log.")
 
 
-def _about(claim: Claim, file: File) -> dict[str, int]:
+def _about(claim: Claim, file: FileRecord) -> dict[str, int]:
     return {"email": claim.email_id, "attempt": claim.attempt_number, "position": file.position}

@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta
 
 from service.capture.retry_policy import is_young
 from service.errors import HoldfastError, Permanent, Transient
-from service.jobs.attachments import File
+from service.jobs.attachments import FileRecord
 from service.jobs.attempts import Claim
 from service.outbound.addresses import key_of
 from service.resources import Resources
@@ -85,7 +85,7 @@ async def _of_that_time(
     return found
 
 
-def placed(known: Sequence[File], found: Sequence[Attachment]) -> Mapping[int, Attachment]:
+def placed(known: Sequence[FileRecord], found: Sequence[Attachment]) -> Mapping[int, Attachment]:
     """Give each file that was found and is not known a position: that of a known one without an address, or a new one.
 
     A webhook may name a file and leave its address out.
@@ -104,12 +104,12 @@ def placed(known: Sequence[File], found: Sequence[Attachment]) -> Mapping[int, A
     return places | dict(enumerate(missing, first))
 
 
-def without_address(known: Sequence[File], places: Mapping[int, Attachment]) -> Sequence[File]:
+def without_address(known: Sequence[FileRecord], places: Mapping[int, Attachment]) -> Sequence[FileRecord]:
     """Return the files that the webhook announced and that Zendesk does not list."""
     return [file for file in known if not file.source_url and file.position not in places]
 
 
-def _may_be(known: File, found: Attachment) -> bool:
+def _may_be(known: FileRecord, found: Attachment) -> bool:
     if known.file_name is None:
         return True
     return (

@@ -7,9 +7,9 @@ import structlog
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from service.jobs import reparsing
-from service.jobs.attachments import File, announced_row, files_of
+from service.jobs.attachments import FileRecord, announced_row, files_of
 from service.jobs.attempts import Claim
-from service.jobs.reparsing import Kept, Rewriting
+from service.jobs.reparsing import RecordChanges, StoredRequest
 from service.postgres.engine import insist, run
 from service.resources import Resources
 from service.zendesk import reading
@@ -26,13 +26,13 @@ async def reread(res: Resources, claim: Claim) -> Claim:
     What cannot be read any more, or never was kept, stays as it is. Raises Transient where Postgres is away.
     """
     columns, changes = await _compare(res, claim)
-    new = Rewriting(
+    new = RecordChanges(
         columns,
         corrected=[announced_row(position, file) for position, file in changes.corrected.items()],
         added=[announced_row(position, file) for position, file in enumerate(changes.added)],
         withdrawn=changes.withdrawn,
     )
-    write = partial(reparsing.rewrite, held=claim.held, new=new)
+    write = partial(reparsing.rewrite, held=claim.fencing_token, new=new)
     read = await insist(partial(run, res.engine, res.settings.database_seconds, write))
     if read is None:  # the claim is lost, and whatever it writes is refused
         return claim
@@ -52,7 +52,7 @@ async def reread(res: Resources, claim: Claim) -> Claim:
 async def _compare(res: Resources, claim: Claim) -> tuple[dict[str, object], Changes]:
     """Return the columns to write, and what changes."""
 
-    async def look(conn: AsyncConnection) -> tuple[list[Kept], list[File]]:
+    async def look(conn: AsyncConnection) -> tuple[list[StoredRequest], list[FileRecord]]:
         return await reparsing.load(conn, [claim.email_id]), (await files_of(conn, [claim.email_id]))[0]
 
     kept, files = await insist(partial(run, res.engine, res.settings.database_seconds, look))

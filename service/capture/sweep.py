@@ -24,22 +24,22 @@ MORE_SECONDS = 0.05
 log = structlog.get_logger()
 
 
-class Hands(Protocol):
-    """Who can run attempts right here, without Redis."""
+class WorkerLoop(Protocol):
+    """Starts attempts in this process, without Redis."""
 
     @property
-    def free(self) -> int: ...
-    def room_beside(self, abandoned: int) -> int: ...
-    def take(self, job_id: str, email_id: int, attempt_number: int, abandoned: int = 0) -> None: ...
+    def free_slots(self) -> int: ...
+    def room_for(self, abandoned: int) -> int: ...
+    def start_attempt(self, job_id: str, email_id: int, attempt_number: int, abandoned: int = 0) -> None: ...
 
 
-async def sweep(res: Resources, hands: Hands | None = None) -> int:
+async def sweep(res: Resources, worker: WorkerLoop | None = None) -> int:
     """Rescue abandoned jobs, start on what is due, and ring the rest; returns how many were due.
 
     Needs Postgres alone. Any number of workers may sweep at once: each takes other rows. Suspects (jobs whose last
-    attempts were abandoned) are never rung, only started here, as many as `hands` lets run at once.
+    attempts were abandoned) are never rung, only started here, as many as `worker` lets run at once.
     """
-    free = hands.free if hands else 0
+    free = worker.free_slots if worker else 0
     # While Redis cannot be rung, no more than can be worked on here.
     most = BATCH if res.dispatcher.reachable else free
 
@@ -47,7 +47,7 @@ async def sweep(res: Resources, hands: Hands | None = None) -> int:
         settings = res.settings
         rescued = await _rescue(conn, settings)
         due = await waiting.take_due(conn, most) if most else []
-        return rescued, due, await _suspects(conn, hands) if hands else (0, [])
+        return rescued, due, await _suspects(conn, worker) if worker else (0, [])
 
     rescued, due, (abandoned, suspects) = await run(res.engine, res.settings.database_seconds, look)
     SWEEPS.labels("done").inc()
@@ -55,27 +55,27 @@ async def sweep(res: Resources, hands: Hands | None = None) -> int:
     if rescued:
         log.warning("jobs_rescued", jobs=rescued)
     for place, job in enumerate(due):
-        if hands and place < free:
-            hands.take(job_id(job), job.email_id, job.attempt_number)
+        if worker and place < free:
+            worker.start_attempt(job_id(job), job.email_id, job.attempt_number)
         else:
-            res.dispatcher.ring(job)
-    if hands:
+            res.dispatcher.dispatch(job)
+    if worker:
         for job in suspects:
-            hands.take(job_id(job), job.email_id, job.attempt_number, abandoned)
+            worker.start_attempt(job_id(job), job.email_id, job.attempt_number, abandoned)
     return len(due) + len(suspects)
 
 
 async def _rescue(conn: AsyncConnection, settings: Settings) -> int:
     """Rescue what expired, together; one by one where Postgres refuses a row, which then stays as it is."""
     try:
-        return await attempts.rescue(conn, BATCH, settings.lease, settings.sync_status)
+        return await attempts.take_back(conn, BATCH, settings.lease, settings.sync_status)
     except DBAPIError as exc:
         if refused_row(exc) is None:
             raise
     rescued = 0
     for email_id in await attempts.expired(conn, BATCH):
         try:
-            rescued += await attempts.rescue_one(conn, email_id, settings.lease, settings.sync_status)
+            rescued += await attempts.take_back_one(conn, email_id, settings.lease, settings.sync_status)
         except DBAPIError as exc:
             if not (why := refused_row(exc)):
                 raise
@@ -83,22 +83,22 @@ async def _rescue(conn: AsyncConnection, settings: Settings) -> int:
     return rescued
 
 
-async def _suspects(conn: AsyncConnection, hands: Hands) -> tuple[int, list[Job]]:
+async def _suspects(conn: AsyncConnection, worker: WorkerLoop) -> tuple[int, list[Job]]:
     """Take the suspects that are due for longest, with how often they were abandoned, as far as there is room.
 
     Where they must not run beside the suspects that run here, no other suspect is taken either: their turn comes
     when those have ended.
     """
-    abandoned = await waiting.next_suspicion(conn)
-    room = hands.room_beside(abandoned) if abandoned else 0
+    abandoned = await waiting.next_abandoned_count(conn)
+    room = worker.room_for(abandoned) if abandoned else 0
     return abandoned or 0, await waiting.take_suspects(conn, abandoned or 0, room) if room else []
 
 
-async def sweep_for_ever(res: Resources, hands: Hands) -> None:
+async def sweep_for_ever(res: Resources, worker: WorkerLoop) -> None:
     """Sweep until cancelled."""
     while True:
         try:
-            due = await sweep(res, hands)
+            due = await sweep(res, worker)
         except HoldfastError as exc:
             SWEEPS.labels("failed").inc()
             log.warning("sweep_failed", code=exc.code)

@@ -1,4 +1,4 @@
-"""Look at Postgres: its version, its tables, whether it has enough connections, and what waits in it."""
+"""Check Postgres: version, tables, connections, history, and the workers and jobs that it records."""
 
 import math
 from collections.abc import Sequence
@@ -10,24 +10,24 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from service.alerts import restored
 from service.alerts.finding import clock
 from service.alerts.record import open_alerts
-from service.checks.finding import CONNECTIONS, SECONDS, Check
+from service.checks.probe import CONNECTIONS, SECONDS, Check
 from service.config.settings import Settings
 from service.errors import Transient
+from service.formatting import duration
 from service.migrations.revisions import Standing, look
 from service.postgres.engine import WEB, check_writable, connect, is_pooled, run, within
 from service.postgres.pool import ADVICE, Usage, usage
 from service.queries import overview
-from service.queries.verdict import duration
 from service.queries.workers import WorkerView, workers_of
 from service.resources import Resources
 from service.takeover.look import keeps_limits
 
-OLDEST = 14  # the oldest version that its makers still look after
+OLDEST = 14  # the oldest version that its developers still maintain
 _READ_ONLY = (
-    "let DATABASE_URL lead to the primary, or name all servers in it and add target_session_attrs=read-write;"
+    "point DATABASE_URL to the primary, or name all servers in it and add target_session_attrs=read-write;"
     " or turn default_transaction_read_only off"
 )
-# Of a release and of a command that somebody runs meanwhile.
+# For a release, and for a command that somebody runs meanwhile.
 _SPARE = 2
 
 
@@ -59,7 +59,7 @@ async def check_migrations(res: Resources) -> Check:
             "migrations",
             None,
             found,
-            "`holdfast takeover --plan` says which, and `holdfast takeover` adapts it",
+            "`holdfast takeover --plan` lists them, and `holdfast takeover` removes them",
         )
     is_good = {"current": True, "newer": None}.get(standing.kind, False)
     return Check("migrations", is_good, standing.found, standing.advice)
@@ -67,7 +67,7 @@ async def check_migrations(res: Resources) -> Check:
 
 async def check_connections(res: Resources) -> Check:
     if await _is_pooled(res.engine):
-        return Check(CONNECTIONS, True, "shared by the pooler before Postgres")
+        return Check(CONNECTIONS, True, "shared by a connection pooler")
     alive = [worker for worker in await _workers(res.engine) if worker.state == "alive"]
     return judge_connections(res.settings, max(1, len(alive)), await run(res.engine, SECONDS, usage))
 
@@ -75,7 +75,7 @@ async def check_connections(res: Resources) -> Check:
 def judge_connections(settings: Settings, workers: int, now: Usage) -> Check:
     """Compare the connections that all processes may open with those that the server allows."""
     size, free = settings.database_pool_size, now.limit - now.others
-    # Further web dynos are known by what they hold.
+    # Further web dynos show by the connections that they hold.
     web = max(settings.web_concurrency, math.ceil(now.held.get(WEB, 0) / size))
     wanted = (web + workers) * size + _SPARE
     found = (
@@ -94,7 +94,7 @@ async def check_workers(res: Resources) -> Check:
     alive, silent = states.count("alive"), states.count("silent")
     found = f"{alive} alive, {silent} silent"
     if not alive:
-        return Check("workers", False, found, "start one with `holdfast worker`: nothing is worked on")
+        return Check("workers", False, found, "start one with `holdfast worker`: no job is processed")
     if silent:
         return Check(
             "workers", None, found, "`holdfast status` names them: they died, or cannot reach Postgres"
@@ -106,24 +106,24 @@ async def check_waiting(res: Resources) -> Check:
     stats = await within(SECONDS, overview.stats(res.engine))
     seconds = stats.oldest_not_begun_seconds
     if seconds is None:
-        again = stats.by_status["queued"]
-        return Check("waiting", True, f"{again:,} wait for another attempt" if again else "nothing waits")
+        queued = stats.by_status["queued"]
+        return Check("waiting", True, f"{queued:,} wait for another attempt" if queued else "nothing waits")
     is_late = seconds > res.settings.alert_waiting_seconds
-    advice = "see which with `holdfast emails list --status queued`, and why in the workers' log"
+    advice = "`holdfast emails list --status queued` lists them, and the workers' log tells why"
     found = f"the oldest has waited {duration(seconds)}"
     return Check("waiting", None if is_late else True, found, advice if is_late else "")
 
 
 async def check_history(res: Resources) -> Check:
-    """Look whether Postgres still knows the newest e-mail that it knew."""
+    """Check whether Postgres still has the newest e-mail that it had; an old backup would lack it."""
     mark = await restored.read_mark(res)
     async with connect(res.engine) as conn:
         finding = await restored.find_older(conn, mark)
         found = [finding] if finding else await restored.find_open(conn, await open_alerts(conn))
     if found:
         return Check("history", False, found[0].summary, found[0].detail.replace("\n", " "))
-    told = f"e-mail {mark.id} of {clock(mark.at)} was the newest" if mark else "nothing to compare with yet"
-    return Check("history", True, told)
+    newest = f"e-mail {mark.id} of {clock(mark.at)} was the newest" if mark else "nothing to compare with yet"
+    return Check("history", True, newest)
 
 
 async def _row(engine: AsyncEngine, statement: Any) -> Row[Any]:  # noqa: ANN401 text and select alike

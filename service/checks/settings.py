@@ -1,26 +1,27 @@
-"""Look at settings that are right one by one, and together are not what one wants."""
+"""Check settings that are valid one by one, but risky or incomplete together."""
 
 from fnmatch import fnmatchcase
 
-from service.checks.finding import Check
+from service.checks.probe import Check
 from service.config.settings import Settings
 from service.zendesk.account import account_of
 
-# Shorter than 16 characters no process starts with; words of a language are guessed more easily than random ones.
+# No process starts with less than 16 characters; words are guessed more easily than random characters.
 SHORT_TOKEN = 20
-_TOKEN = "set {} to what `openssl rand -hex 32` prints"  # noqa: S105 no token, but how to come by one
-# Where Zendesk's own addresses of attachments lead to.
+_TOKEN = "set {} to what `openssl rand -hex 32` prints"  # noqa: S105 an advice, not a token
+# Zendesk redirects its addresses of attachments to this host.
 _ZENDESK_FILES = "p1.zdusercontent.com"
 _TOO_MUCH = ("*", "*.*", "*.com")
 _EVERY_TENANT = "*.zendesk.com"
+NO_CHANNEL_ADVICE = "set ALERT_EMAIL_TO, ALERT_SLACK_URL or ALERT_WEBHOOK_URL; docs/alerts.md explains them"
 
 
 def check_settings(settings: Settings) -> list[Check]:
-    """Judge what no server needs to be asked for."""
+    """Check the settings that need no server."""
     secrets = len(account_of(settings).secrets)
-    needs = "copy the webhook's signing secret into ZENDESK_WEBHOOK_SECRETS: web does not start without"
+    needs = "copy the webhook's signing secret into ZENDESK_WEBHOOK_SECRETS: web does not start without it"
     return [
-        Check("settings", True, "all can be read"),
+        Check("settings", True, "all are valid"),
         Check("webhook secret", bool(secrets), f"{secrets or 'none'} set", "" if secrets else needs),
         _api_tokens(settings),
         _download_hosts(settings),
@@ -37,7 +38,7 @@ def _api_tokens(settings: Settings) -> Check:
         found = f"{short[0]} has fewer than {SHORT_TOKEN} characters"
         return Check("API token", None, found, _TOKEN.format(short[0]))
     if "API_TOKEN" not in lengths:
-        found = "API and pages only show" if lengths else "API and pages are closed"
+        found = "API and pages are read-only" if lengths else "API and pages are closed"
         return Check("API token", None, found, _TOKEN.format("API_TOKEN"))
     return Check("API token", True, "set")
 
@@ -48,13 +49,20 @@ def _download_hosts(settings: Settings) -> Check:
         advice = "set DOWNLOAD_PRIVATE_NETWORKS=false in production: a webhook could name servers of yours"
         return Check(name, None, "private addresses and plain http are allowed", advice)
     if wide := [host for host in hosts if host in _TOO_MUCH]:
-        return Check(name, None, f"{wide[0]} is nearly everybody", "name in DOWNLOAD_HOSTS whom you trust")
+        return Check(
+            name,
+            None,
+            f"{wide[0]} allows nearly every host",
+            "name only hosts that you trust in DOWNLOAD_HOSTS",
+        )
     if _EVERY_TENANT in hosts:
-        advice = "name your own hosts in ZENDESK_HOSTS instead: the files of every other account would be taken, too"
-        return Check(name, None, f"{_EVERY_TENANT} is every account of Zendesk's", advice)
+        advice = (
+            "name your own hosts in ZENDESK_HOSTS instead: files of any other account would be accepted too"
+        )
+        return Check(name, None, f"{_EVERY_TENANT} allows every account of Zendesk", advice)
     if not any(fnmatchcase(_ZENDESK_FILES, host.lower()) for host in hosts):
-        advice = "add *.zdusercontent.com to DOWNLOAD_HOSTS: Zendesk's attachments are there"
-        return Check(name, None, "Zendesk's own are missing", advice)
+        advice = "add *.zdusercontent.com to DOWNLOAD_HOSTS: Zendesk keeps attachments there"
+        return Check(name, None, "Zendesk's own host is missing", advice)
     return Check(name, True, ", ".join(hosts))
 
 
@@ -64,23 +72,20 @@ def _alerts(settings: Settings) -> Check:
         "slack": settings.alert_slack_url,
         "webhook": settings.alert_webhook_url,
     }
-    if not (told := [name for name, address in channels.items() if address]):
-        advice = "set ALERT_EMAIL_TO, ALERT_SLACK_URL or ALERT_WEBHOOK_URL, as docs/alerts.md says"
-        return Check("alerts", None, "nobody is told", advice)
+    if not (channels_set := [name for name, address in channels.items() if address]):
+        return Check("alerts", None, "no channel is set up", NO_CHANNEL_ADVICE)
     if not settings.public_url:
-        return Check("alerts", None, "they have no links", "set PUBLIC_URL to this service's own address")
-    return Check("alerts", True, f"by {', '.join(told)}")
+        return Check("alerts", None, "alerts have no links", "set PUBLIC_URL to this service's own address")
+    return Check("alerts", True, f"by {', '.join(channels_set)}")
 
 
 def _links(settings: Settings) -> Check:
-    """Look where the documents of the sync say that files are."""
+    """Check the links to attachments in synced documents."""
     if settings.sync_links == "presigned":
         return Check("links of the sync", True, "presigned by the storage, for a week")
     if not settings.public_url:
-        advice = (
-            "set PUBLIC_URL to this service's own address: a document says /api/v1/… of a file, and no host"
-        )
-        return Check("links of the sync", None, "they lead nowhere", advice)
+        advice = "set PUBLIC_URL to this service's own address: without it, a link begins with /api/v1/ and names no host"
+        return Check("links of the sync", None, "they name no host", advice)
     return Check("links of the sync", True, f"to {settings.public_url}")
 
 

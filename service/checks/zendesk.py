@@ -1,24 +1,22 @@
-"""Ask Zendesk whom it takes us for: one call that shows whether the credentials are right.
+"""Check the credentials for Zendesk: one call that returns our user.
 
 https://developer.zendesk.com/api-reference/ticketing/users/users/#show-self
 """
 
-from service.checks.finding import Check, probe
+from service.checks.probe import Check, probe
 from service.resources import Resources
 from service.zendesk.account import USE_A_CLIENT, Account, FixedToken, OAuthClient, ending
 
 NAME = "zendesk"
-_WITHOUT = "private attachments, and webhooks that only name a comment, end in failed"
+_WITHOUT = "private attachments, and webhooks that only name a comment, fail"
 _PLACE = "ZENDESK_SUBDOMAIN (or ZENDESK_URL)"
 
 
 async def check_zendesk(res: Resources) -> Check:
-    """Look at the account and its credentials; raises nothing, and waits for seconds at most."""
+    """Check the account and its credentials, in seconds. Raises nothing."""
     if not res.zendesk.has_login:
         place = "" if res.account.url else "set ZENDESK_SUBDOMAIN, and "
-        return Check(
-            NAME, None, "there are no credentials", f"{place}{USE_A_CLIENT}: without them {_WITHOUT}"
-        )
+        return Check(NAME, None, "no credentials are set", f"{place}{USE_A_CLIENT}: without them {_WITHOUT}")
     advice = f"check {_PLACE}, then {_names(res.account)}, and that this host may reach it"
     return await probe(NAME, lambda: _ask(res), advice)
 
@@ -27,8 +25,8 @@ async def _ask(res: Resources) -> Check:
     answer = await res.zendesk.get("/api/v2/users/me.json")
     user, names = answer.get("user"), _names(res.account)
     if not isinstance(user, dict):
-        return Check(NAME, False, "this is not how Zendesk's API answers", f"check {_PLACE}")
-    if not isinstance(user.get("id"), int):  # whose credentials are wrong is served, as nobody
+        return Check(NAME, False, "the answer is not one of Zendesk's API", f"check {_PLACE}")
+    if not isinstance(user.get("id"), int):  # Zendesk answers wrong credentials too, as anonymous
         return Check(
             NAME, False, "Zendesk does not know these credentials", f"check {names}, and that its user exists"
         )

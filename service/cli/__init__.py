@@ -1,1 +1,1 @@
-"""The command `holdfast`. Heavy imports stand inside the commands, so that `--help` answers at once."""
+"""The command `holdfast`. Commands import heavy libraries when they run, so that `--help` is fast."""

@@ -1,4 +1,4 @@
-"""`holdfast alerts`: what is the matter, and what was."""
+"""`holdfast alerts`: list open and resolved alerts."""
 
 import click
 
@@ -16,11 +16,11 @@ COLUMNS = (
 
 
 @click.command()
-@click.option("--limit", type=click.IntRange(1, 200), default=20, show_default=True)
+@click.option("--limit", type=click.IntRange(1, 200), default=20, show_default=True, help="Most to list.")
 @json_option
 @env_file
 def alerts(limit: int, *, as_json: bool) -> None:
-    """List what is the matter, and what was: open alerts first, newest first."""
+    """List alerts: open ones first, newest first."""
     from service.queries.alerts import list_alerts
 
     page = with_engine(lambda engine: list_alerts(engine, limit))

@@ -1,4 +1,4 @@
-"""`holdfast check`: look at all that Holdfast stands on."""
+"""`holdfast check`: check the settings and every dependency."""
 
 import sys
 from typing import TYPE_CHECKING
@@ -6,38 +6,39 @@ from typing import TYPE_CHECKING
 import click
 
 from service.cli.environment import env_file, with_resources
-from service.cli.terminal import console, json_option, print_json, printable, style
+from service.cli.terminal import console, json_option, print_json, style
 from service.errors import SettingsError
+from service.formatting import printable
 
 if TYPE_CHECKING:
-    from service.checks.finding import Check
+    from service.checks.probe import Check
 
 WORDS = {True: "ok", None: "warn", False: "wrong"}
 
 
 @click.command()
-@click.option("--alerts", "try_alerts", is_flag=True, help="Send a test to each channel of alerts, too.")
+@click.option("--alerts", "try_alerts", is_flag=True, help="Also send a test message to every alert channel.")
 @json_option
 @env_file
 def check(*, try_alerts: bool, as_json: bool) -> None:
-    """Look at settings, Postgres, Redis, storage, Zendesk, clocks, workers and targets, and say what to do.
+    """Check settings, Postgres, Redis, storage, Zendesk, clocks, workers and targets, with advice for each problem.
 
-    Exits with 1 if anything is wrong; what only should be better is a warning, and exits with 0.
+    Exits with 1 if anything is wrong, and with 0 if there are only warnings.
     """
-    checks = _look(try_alerts=try_alerts)
+    checks = _run_checks(try_alerts=try_alerts)
     is_good = all(each.ok is not False for each in checks)
     if as_json:
         from dataclasses import asdict
 
         print_json({"ok": is_good, "checks": [asdict(each) for each in checks]})
     else:
-        show(checks)
+        print_checks(checks)
     if not is_good:
         sys.exit(1)
 
 
-def show(checks: "list[Check]") -> None:
-    """Print each check on a line, and what to do about it below."""
+def print_checks(checks: "list[Check]") -> None:
+    """Print one check per line, with its advice below."""
     from rich.text import Text
 
     out = console()
@@ -49,34 +50,28 @@ def show(checks: "list[Check]") -> None:
             out.print(Text(f"      {printable(each.advice)}"), soft_wrap=True)
 
 
-def _look(*, try_alerts: bool) -> "list[Check]":
-    from service.checks.examine import examine
-    from service.checks.finding import Check
+def _run_checks(*, try_alerts: bool) -> "list[Check]":
+    from service.checks.probe import Check
+    from service.checks.report import check_all
 
     try:
-        return [*with_resources(examine), *(_try_alerts() if try_alerts else ())]
+        return [*with_resources(check_all), *(_try_alerts() if try_alerts else ())]
     except SettingsError as exc:
-        return [Check("settings", False, str(line), "set it, or put it right") for line in exc.args]
+        return [Check("settings", False, str(line), "correct it, and run this again") for line in exc.args]
 
 
 def _try_alerts() -> "list[Check]":
     import asyncio
 
     from service.alerts.send import try_channels
-    from service.checks.finding import Check
+    from service.checks.probe import Check
+    from service.checks.settings import NO_CHANNEL_ADVICE
     from service.config.reading import read_settings
 
     tried = asyncio.run(try_channels(read_settings()))
     if not tried:
-        return [
-            Check(
-                "alerts",
-                None,
-                "no channel is set up",
-                "set ALERT_EMAIL_TO, ALERT_SLACK_URL or ALERT_WEBHOOK_URL",
-            )
-        ]
+        return [Check("alerts", None, "no channel is set up", NO_CHANNEL_ADVICE)]
     return [
-        Check(f"alerts by {each.channel}", each.error is None, each.error or "took a test message", "")
+        Check(f"alerts by {each.channel}", each.error is None, each.error or "accepted a test message", "")
         for each in tried
     ]

@@ -1,34 +1,36 @@
-"""`holdfast emails list|show|holding`: find e-mails, and look at one."""
+"""`holdfast emails list|show|holding`: find e-mails, and show one with its history."""
 
 import sys
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 import click
 
 from service.cli.environment import env_file, with_engine
 from service.cli.export import export
-from service.cli.filters import filters, selection
-from service.cli.page import print_email
+from service.cli.filters import ID, collect, filters, selection
 from service.cli.reparse import reparse
-from service.cli.retry import retry
-from service.cli.sync import sync
+from service.cli.retry import retry, sync
 from service.cli.terminal import (
     Column,
     json_option,
     print_bytes,
+    print_facts,
     print_json,
+    print_line,
     print_table,
     progress,
     shown_time,
 )
 
 if TYPE_CHECKING:
+    from datetime import datetime
+
     from sqlalchemy.ext.asyncio import AsyncEngine
 
     from service.queries.emails import EmailFilter
-    from service.queries.views import EmailPage, EmailView
+    from service.queries.views import AttachmentView, AttemptView, EmailDetail, EmailPage, EmailView
 
-ID = click.IntRange(0, 2**63 - 1)
 COLUMNS = (
     Column("id", whole=True),
     Column("ticket"),
@@ -44,7 +46,7 @@ COLUMNS = (
 
 @click.group()
 def emails() -> None:
-    """Look at e-mails, run or sync them again, take them out."""
+    """List, show, retry, sync, reparse and export e-mails."""
 
 
 emails.add_command(retry)
@@ -55,13 +57,13 @@ emails.add_command(export)
 
 @emails.command("list")
 @filters()
-@click.option("--limit", type=click.IntRange(min=1), default=20, show_default=True)
+@click.option("--limit", type=click.IntRange(min=1), default=20, show_default=True, help="Most to list.")
 @json_option
 @env_file
 def list_(limit: int, *, as_json: bool, **chosen: str | None) -> None:
     """List e-mails, newest first.
 
-    Into a pipe, a line for each: id, ticket, sender, subject, status, retries, time, sync, reason, divided by tabs.
+    In a pipe, one e-mail per line, tab-separated: id, ticket, sender, subject, status, retries, time, sync, reason.
     """
     from service.queries.emails import EmailFilter
 
@@ -74,17 +76,18 @@ def list_(limit: int, *, as_json: bool, **chosen: str | None) -> None:
     if page.next_cursor and sys.stdout.isatty():
         count = f"{page.total:,}{'+' if page.total_capped else ''}" if page.total else "more"
         click.echo(
-            f"Shown are {len(page.emails):,} of {count}: --limit shows more, filters choose.", err=True
+            f"{len(page.emails):,} of {count} are shown; --limit shows more, filters narrow the list.",
+            err=True,
         )
 
 
 @emails.command()
 @click.argument("email_id", metavar="ID", type=ID)
-@click.option("--raw", is_flag=True, help="Print the body of the webhook as it came, byte for byte.")
+@click.option("--raw", is_flag=True, help="Print the original body of the webhook, byte for byte.")
 @json_option
 @env_file
 def show(email_id: int, *, raw: bool, as_json: bool) -> None:
-    """Show all that is known of one e-mail: its state, times, files, attempts, and what was done to it."""
+    """Show an e-mail: its state, times, attachments, attempts, and the actions of operators."""
     from service.queries.emails import get_email, get_request
 
     if raw:
@@ -97,7 +100,7 @@ def show(email_id: int, *, raw: bool, as_json: bool) -> None:
     if as_json:
         print_json(email)
     else:
-        print_email(email)
+        _print_email(email)
 
 
 @emails.command()
@@ -105,7 +108,7 @@ def show(email_id: int, *, raw: bool, as_json: bool) -> None:
 @json_option
 @env_file
 def holding(sha256: str, *, as_json: bool) -> None:
-    """List the e-mails that have a file of this content, newest first."""
+    """List the e-mails with an attachment of this SHA-256, newest first."""
     from service.queries.emails import list_holders
 
     page = with_engine(lambda engine: list_holders(engine, sha256.lower()))
@@ -119,23 +122,14 @@ def holding(sha256: str, *, as_json: bool) -> None:
 
 
 async def _collect(engine: "AsyncEngine", wanted: "EmailFilter", limit: int) -> "EmailPage":
-    """Follow the pages, of which one may end early, until there are so many, or no more."""
     from service.queries.emails import list_emails
 
-    first: EmailPage | None = None
-    found: list[EmailView] = []
-    with progress("Looking", limit) as tell:
-        while True:
-            page = await list_emails(
-                engine, wanted.model_copy(update={"limit": min(200, limit - len(found))})
-            )
-            first = first or page
-            found += page.emails
-            if page.next_cursor is None or len(found) == limit:
-                break
-            wanted = wanted.model_copy(update={"cursor": page.next_cursor})
-            tell(len(found), f"back to {shown_time(page.searched_to)}" if page.searched_to else "")
-    return page.model_copy(update={"emails": found, "total": first.total, "total_capped": first.total_capped})
+    with progress("Searching", limit) as show_progress:
+
+        def page_read(found: int, page: "EmailPage") -> None:
+            show_progress(found, f"back to {shown_time(page.searched_to)}" if page.searched_to else "")
+
+        return await collect(lambda page: list_emails(engine, page), wanted, limit, "emails", page_read)
 
 
 def _row(email: "EmailView") -> tuple[object, ...]:
@@ -153,6 +147,82 @@ def _row(email: "EmailView") -> tuple[object, ...]:
 
 
 def _sync(email: "EmailView") -> str:
-    """Say where the sync stands, once there is something to be synced."""
+    """Return the state of the sync; "" while there is nothing to sync."""
     is_over = email.processing_status in {"completed", "failed"}
     return "" if email.sync_status == "not_applicable" or not is_over else email.sync_status
+
+
+def _print_email(email: "EmailDetail") -> None:
+    sender = " ".join(part for part in (email.from_name, email.from_email) if part)
+    print_line(f"E-mail {email.id}", "of ticket", email.zendesk_ticket_id, "is", email.processing_status)
+    print_facts(
+        [
+            ("reason", email.processing_error),
+            ("code", email.error_code),
+            ("host", email.error_host),
+            ("from", sender or None),
+            ("subject", email.subject),
+            ("account", email.account_id),
+            ("comment", email.comment_id),
+            ("invocation", email.invocation_id),
+            ("key", email.idempotency_key),
+            ("late", "yes, the time of its signature was too far from ours" if email.late else None),
+        ]
+    )
+    if email.sync_status != "not_applicable":
+        click.echo()
+        print_line("Its sync is", email.sync_status)
+        print_facts(_sync_facts(email))
+    _print_part("What happened", _timeline(email))
+    _print_part("Files", map(_file, email.attachments))
+
+
+def _sync_facts(email: "EmailDetail") -> Iterator[tuple[str, object]]:
+    is_over = email.processing_status in {"completed", "failed"}
+    yield "reason", email.sync_error
+    yield "code", email.sync_error_code
+    yield "retries", email.sync_retry_count or None
+    yield "attempts", email.sync_attempt_number or None
+    yield "synced", shown_time(email.synced_at) if email.synced_at else None
+    if email.sync_status == "pending":
+        yield "due", shown_time(email.sync_due_at) if is_over else "when its job has ended"
+
+
+def _timeline(email: "EmailDetail") -> Iterator[tuple[object, ...]]:
+    events: list[tuple[datetime, tuple[object, ...]]] = [(email.received_at, ("received",))]
+    for attempt in email.attempts:
+        events.append((attempt.started_at, (f"attempt {attempt.number} begun by {attempt.worker}",)))
+        if attempt.finished_at:
+            events.append((attempt.finished_at, _end(attempt)))
+    events += [(action.at, (f"{action.action} by {action.actor}",)) for action in email.actions]
+    if email.synced_at:
+        events.append((email.synced_at, ("synced",)))
+    for time, what in sorted(events, key=lambda event: event[0]):
+        yield (shown_time(time), *what)
+    if email.processing_status == "queued":
+        yield (shown_time(email.due_at), "next attempt is due, at the latest")
+
+
+def _end(attempt: "AttemptView") -> tuple[object, ...]:
+    words = (attempt.error_code, attempt.error)
+    return f"attempt {attempt.number}", attempt.outcome or "", *(word for word in words if word)
+
+
+def _file(file: "AttachmentView") -> tuple[object, ...]:
+    size = file.declared_size if file.size is None else file.size
+    words = (
+        f"{size:,} bytes" if size is not None else None,
+        file.detected_type or file.declared_type,
+        file.sha256,
+        file.error_code,
+        file.error,
+    )
+    name = file.file_name or "(no name)"
+    return file.position, file.status, name, *(word for word in words if word)
+
+
+def _print_part(title: str, lines: Iterator[tuple[object, ...]]) -> None:
+    for number, line in enumerate(lines):
+        if number == 0:
+            click.echo(f"\n{title}")
+        print_line(" ", *line)

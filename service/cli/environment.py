@@ -1,4 +1,4 @@
-"""What the commands stand on that are typed into another terminal: settings of a `holdfast up`, resources."""
+"""Settings and resources of the commands that an operator types beside a running Holdfast."""
 
 import os
 import sys
@@ -8,15 +8,25 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from service.cli.terminal import printable
+from service.formatting import printable
 
 if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncEngine
 
+    from service.errors import HoldfastError
     from service.resources import Resources
 
 T = TypeVar("T")
 DEFAULT_FILE = Path(".holdfast/env")
+# By the beginning of an error's code.
+_NEXT_STEPS = {
+    "database_": "Check DATABASE_URL, and that Postgres runs; `holdfast check` tells more.",
+    "storage_": "Check STORAGE_URL and its credentials; `holdfast check` tells more.",
+    "email_not_found": "`holdfast emails list` lists the newest.",
+    "webhook_not_found": "`holdfast quarantine list` lists the newest.",
+    "bulk_retry_not_found": "`holdfast retries list` lists the newest.",
+    "reconciliation_not_found": "`holdfast reconcile list` lists the newest.",
+}
 
 env_file = click.option(
     "--env-file",
@@ -25,14 +35,14 @@ env_file = click.option(
     show_default=True,
     expose_value=False,
     callback=lambda _context, _parameter, path: use(path),
-    help="Settings to use where DATABASE_URL is not set; `holdfast up` writes this file.",
+    help="Settings to use if DATABASE_URL is not set; `holdfast up` writes this file.",
 )
 
 
 def use(path: Path) -> None:
-    """Add the file's settings to the environment, unless that has settings of its own."""
+    """Add the settings of a file to the environment, unless DATABASE_URL is set there."""
     if not os.environ.get("DATABASE_URL") and path.exists():
-        from service.config.env_file import read_env_file
+        from service.config.reading import read_env_file
 
         for name, value in read_env_file(path).items():
             if not os.environ.get(name):
@@ -40,19 +50,19 @@ def use(path: Path) -> None:
 
 
 def actor() -> str:
-    """Name who types this, for the record of what operators did."""
+    """Return the user and the host, for the list of operators' actions."""
     import getpass
     import socket
 
     try:
         user = getpass.getuser()
-    except (OSError, KeyError):  # a container may run under a number that nobody gave a name
+    except (OSError, KeyError):  # the user id of a container may have no name
         user = f"user {os.getuid()}"
     return f"{printable(user)[:100]}@{printable(socket.gethostname())[:100]} (command line)"
 
 
 def with_engine(work: "Callable[[AsyncEngine], Awaitable[T]]") -> T:
-    """Run one piece of reading over Postgres, and load no more than that needs; else as `with_resources`."""
+    """Run a query with a connection to Postgres, and load no other library; errors as in `run`."""
     from service.config.reading import read_settings
     from service.postgres.engine import close_engine, create_engine
 
@@ -71,7 +81,7 @@ def with_engine(work: "Callable[[AsyncEngine], Awaitable[T]]") -> T:
 
 
 def with_resources(work: "Callable[[Resources], Awaitable[T]]") -> T:
-    """Run one piece of work over the service's resources; its errors are one line, exit code 1."""
+    """Run work with the service's resources; errors as in `run`."""
     import structlog
 
     from service.postgres.engine import COMMAND
@@ -89,8 +99,20 @@ def with_resources(work: "Callable[[Resources], Awaitable[T]]") -> T:
     return run(work_with())
 
 
+async def warn_without_worker(engine: "AsyncEngine") -> bool:
+    """Print a warning if no worker is alive; return whether it was printed."""
+    from service.postgres.engine import connect
+    from service.queries.workers import workers_of
+
+    async with connect(engine) as conn:
+        is_alive = any(worker.state == "alive" for worker in await workers_of(conn))
+    if not is_alive:
+        click.echo("No worker is alive: start one with `holdfast worker`.", err=True)
+    return not is_alive
+
+
 def run(work: Coroutine[Any, Any, T]) -> T:
-    """Run one piece of work; its errors are one line, exit code 1."""
+    """Run work; an error is printed as one line, with the next step, and ends the process with 1."""
     import asyncio
 
     from service.errors import HoldfastError
@@ -98,5 +120,12 @@ def run(work: Coroutine[Any, Any, T]) -> T:
     try:
         return asyncio.run(work)
     except HoldfastError as exc:
-        click.echo(printable(exc.message), err=True)
+        click.echo(printable(_with_next_step(exc)), err=True)
         sys.exit(1)
+
+
+def _with_next_step(error: "HoldfastError") -> str:
+    kind = next((kind for kind in _NEXT_STEPS if error.code.startswith(kind)), None)
+    if kind is None or "What to do:" in error.message or "`holdfast" in error.message:
+        return error.message
+    return f"{error.message.rstrip('.')}. {_NEXT_STEPS[kind]}"

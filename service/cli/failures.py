@@ -1,10 +1,10 @@
-"""`holdfast failures`: what went wrong, in groups, and a whole group run again."""
+"""`holdfast failures`: list failures by group, and retry a group."""
 
 import click
 
-from service.cli.bulk import Way, bulk_options, retry_all
 from service.cli.environment import env_file, with_engine
 from service.cli.filters import filters, selection
+from service.cli.retry import BulkOptions, bulk_options, start_bulk_retry
 from service.cli.terminal import Column, json_option, print_json, print_table, shown_time
 
 COLUMNS = (
@@ -14,7 +14,7 @@ COLUMNS = (
     Column("first", whole=True, least_width=120),
     Column("last", whole=True),
     Column("e-mail", whole=True),
-    Column("its reason", least_width=100),
+    Column("example", least_width=100),
 )
 
 
@@ -23,7 +23,7 @@ COLUMNS = (
 @env_file
 @click.pass_context
 def failures(context: click.Context, *, as_json: bool) -> None:
-    """Show what failed, in groups of one code and one host; `retry` runs a group again."""
+    """List failed e-mails in groups, by error code and host; `failures retry` retries a group."""
     from service.queries.failures import list_failures
 
     if context.invoked_subcommand:
@@ -46,7 +46,7 @@ def failures(context: click.Context, *, as_json: bool) -> None:
     )
     print_table(COLUMNS, rows)
     if page.capped:
-        click.echo("There are more groups than these.", err=True)
+        click.echo("There are more groups: only the largest are shown.", err=True)
 
 
 @failures.command()
@@ -54,8 +54,8 @@ def failures(context: click.Context, *, as_json: bool) -> None:
 @filters("host", "ticket", "sender", "q", "received_after", "received_before")
 @bulk_options
 @env_file
-def retry(code: str, way: Way, **chosen: str | None) -> None:
-    """Run all again that failed with this CODE; `none`: without one."""
+def retry(code: str, options: BulkOptions, **chosen: str | None) -> None:
+    """Retry all e-mails that failed with this error CODE; `none`: without a code."""
     from service.postgres.selection import Selection
 
-    retry_all(selection(Selection, {**chosen, "error_code": code}, status="failed"), way)
+    start_bulk_retry(selection(Selection, {**chosen, "error_code": code}, status="failed"), options)

@@ -1,38 +1,47 @@
-"""The options by which commands choose e-mails: the fields of `Selection`."""
+"""Options that choose e-mails, the fields of `Selection`; and the pages of a list."""
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
 if TYPE_CHECKING:
+    from pydantic import BaseModel
+
     from service.postgres.selection import Selection
+    from service.queries.pages import PageFilter
 
 F = TypeVar("F", bound=Callable[..., Any])
 S = TypeVar("S", bound="Selection")
+P = TypeVar("P", bound="BaseModel")
+W = TypeVar("W", bound="PageFilter")
+ID = click.IntRange(0, 2**63 - 1)
+MOST_PER_PAGE = 200
 STATUSES = click.Choice(["received", "queued", "processing", "completed", "failed"])
 SYNC_STATUSES = click.Choice(["not_applicable", "pending", "synced", "failed", "unsynced"])
 
 _OPTIONS = {
-    "q": click.option("--text", "q", help="A text in subject, sender or a file's name."),
-    "status": click.option("--status", type=STATUSES),
+    "q": click.option("--text", "q", help="Text in the subject, the sender or a file's name."),
+    "status": click.option("--status", type=STATUSES, help="State of the job."),
     "sync_status": click.option(
-        "--sync-status", type=SYNC_STATUSES, help="Where the sync stands; unsynced: failed or not_applicable."
+        "--sync-status", type=SYNC_STATUSES, help="State of the sync; unsynced: failed or not_applicable."
     ),
-    "ticket": click.option("--ticket", help="Only this Zendesk ticket."),
-    "sender": click.option("--sender", help="Only from this address."),
-    "error_code": click.option("--error-code", help="Only with this code; `none`: that failed without one."),
-    "sync_error_code": click.option("--sync-error-code", help="Only those not synced with this code."),
-    "host": click.option("--host", help="Only where a file of this host failed; `none`: of no host."),
+    "ticket": click.option("--ticket", help="Zendesk ticket."),
+    "sender": click.option("--sender", help="Address of the sender."),
+    "error_code": click.option("--error-code", help="Error code; `none`: failed without a code."),
+    "sync_error_code": click.option("--sync-error-code", help="Error code of the sync."),
+    "host": click.option("--host", help="Host whose file failed; `none`: no host."),
     "received_after": click.option(
-        "--received-after", metavar="TIME", help="At this time or later, as 2026-01-31T18:00; UTC."
+        "--received-after",
+        metavar="TIME",
+        help="Received at this time or later, such as 2026-01-31T18:00; UTC.",
     ),
-    "received_before": click.option("--received-before", metavar="TIME", help="Before this time."),
+    "received_before": click.option("--received-before", metavar="TIME", help="Received before this time."),
 }
 
 
 def filters(*names: str) -> Callable[[F], F]:
-    """Give a command the options of these fields, or of all; it gets them as **chosen."""
+    """Add the options of these fields, or of all, to a command, which gets them as **chosen."""
 
     def add(command: F) -> F:
         for name in reversed(names or tuple(_OPTIONS)):
@@ -43,7 +52,7 @@ def filters(*names: str) -> Callable[[F], F]:
 
 
 def selection(kind: type[S], chosen: dict[str, str | None], **more: object) -> S:
-    """Make a filter of what was typed; a value that cannot be meant is a usage error."""
+    """Make a filter of the options; a value that is not valid is a usage error."""
     from pydantic import ValidationError
 
     given = {name: value for name, value in chosen.items() if value is not None}
@@ -54,3 +63,28 @@ def selection(kind: type[S], chosen: dict[str, str | None], **more: object) -> S
         name = {"q": "text"}.get(str(error["loc"][0]), str(error["loc"][0])).replace("_", "-")
         message = error["msg"].removeprefix("Value error, ")
         raise click.BadParameter(message, param_hint=f"--{name}") from None
+
+
+async def collect(
+    fetch: Callable[[W], Awaitable[P]],
+    wanted: W,
+    limit: int,
+    items: str,
+    progress: Callable[[int, P], None] = lambda _found, _page: None,
+) -> P:
+    """Read page after page until `limit` items are found, or no more; return them as one page.
+
+    A page may end early. `items` names the field that holds the items; totals are those of the first page.
+    """
+    first: P | None = None
+    found: list[Any] = []
+    while True:
+        page: Any = await fetch(wanted.model_copy(update={"limit": min(MOST_PER_PAGE, limit - len(found))}))
+        first = first or page
+        found += getattr(page, items)
+        if page.next_cursor is None or len(found) == limit:
+            break
+        wanted = wanted.model_copy(update={"cursor": page.next_cursor})
+        progress(len(found), page)
+    totals = {name: getattr(first, name) for name in ("total", "total_capped") if hasattr(first, name)}
+    return page.model_copy(update={items: found, **totals})  # type: ignore[no-any-return] # the type of `fetch`

@@ -1,30 +1,37 @@
-"""The group of all commands, and how a wrong setting ends any of them."""
+"""The command `holdfast`: all commands, and the exit of any of them for a wrong setting."""
 
 import sys
 from typing import Any
 
 import click
 
-from service.cli.activity import activity
 from service.cli.alerts import alerts
 from service.cli.check import check
-from service.cli.completion import completion
-from service.cli.demo import demo
-from service.cli.drill import drill
 from service.cli.emails import emails
 from service.cli.failures import failures
-from service.cli.processes import alive, migrate, web, worker
+from service.cli.local import demo, drill, send, up
+from service.cli.processes import alive, migrate, release, web, worker
 from service.cli.quarantine import quarantine
 from service.cli.reconcile import reconcile
-from service.cli.release import release
-from service.cli.retries import retries
-from service.cli.send import send
-from service.cli.status import status
+from service.cli.retry import retries
+from service.cli.status import activity, status
 from service.cli.storage import storage
 from service.cli.tail import tail
 from service.cli.takeover import takeover
-from service.cli.up import up
 from service.errors import SettingsError
+
+
+@click.command()
+@click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
+@click.pass_context
+def completion(context: click.Context, shell: str) -> None:
+    """Print a script that completes commands in a shell; for bash: source <(holdfast completion bash)."""
+    from click.shell_completion import get_completion_class
+
+    kind = get_completion_class(shell)
+    assert kind is not None  # noqa: S101 click has all three
+    click.echo(kind(context.find_root().command, {}, "holdfast", "_HOLDFAST_COMPLETE").source(), nl=False)
+
 
 SECTIONS = {
     "Operate": (
@@ -55,15 +62,17 @@ class Holdfast(click.Group):
             sys.exit(2)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002 as click declares it
-        """Print the commands by what they are for."""
+        """Print the commands in sections."""
         for title, commands in SECTIONS.items():
             with formatter.section(title):
-                room = formatter.width - 20
-                formatter.write_dl([(f"{each.name:<10}", each.get_short_help_str(room)) for each in commands])
+                width = formatter.width - 20
+                formatter.write_dl(
+                    [(f"{each.name:<10}", each.get_short_help_str(width)) for each in commands]
+                )
 
 
-def _print_version(context: click.Context, _: click.Parameter, is_asked: bool) -> None:  # noqa: FBT001 as click calls it
-    if is_asked:
+def _print_version(context: click.Context, _: click.Parameter, is_given: bool) -> None:  # noqa: FBT001 as click calls it
+    if is_given:
         from service.telemetry.version import commit, version
 
         click.echo(f"holdfast, version {version()}, commit {commit()}")
@@ -80,9 +89,9 @@ def _print_version(context: click.Context, _: click.Parameter, is_asked: bool) -
     help="Show the version and the commit.",
 )
 def main() -> None:
-    """Take in Zendesk's webhooks and never lose an e-mail or an attachment.
+    """Accept Zendesk's webhooks and never lose an e-mail or an attachment.
 
-    Commands exit with 0 if all went well, 1 if not, 2 if words or settings are wrong; `status` has codes of its own.
+    Commands exit with 0 for success, 1 for failure, 2 for wrong options or settings; some have further codes.
     """
 
 

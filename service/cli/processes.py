@@ -1,10 +1,19 @@
-"""The processes of production: what a Procfile starts."""
+"""`holdfast web`, `worker`, `alive`, `migrate` and `release`: the commands that a platform runs."""
 
 import gc
 import sys
 from contextlib import ExitStack
+from typing import TYPE_CHECKING
 
 import click
+
+from service.cli.check import print_checks
+from service.cli.environment import with_resources
+
+if TYPE_CHECKING:
+    from service.checks.probe import Check
+
+_NOT_RELEASED = "Not released: nothing was migrated, and the release before keeps running."
 
 
 @click.command()
@@ -19,21 +28,24 @@ def web() -> None:
             sockets = stack.enter_context(ports.listening(settings.host, settings.port))
         except OSError as exc:
             reason = str(exc.strerror or exc).partition(" (")[0]
-            click.echo(f"cannot listen on {settings.host}:{settings.port}: {reason}", err=True)
+            click.echo(
+                f"cannot listen on {settings.host}:{settings.port}: {reason}. Set PORT or HOST, or end the other program.",
+                err=True,
+            )
             sys.exit(1)
         if settings.web_concurrency > 1:
             stack.enter_context(ports.counting_together())
-        gc.disable()  # to load modules makes no garbage, and `serve` enables it again
-        from service.resources import judge
+        gc.disable()  # loading modules makes no garbage; `serve` enables it again
+        from service.resources import check_usable
         from service.web.server.serve import serve
 
-        judge(settings)
+        check_usable(settings)
         serve(settings, sockets)
 
 
 @click.command()
 def worker() -> None:
-    """Work on jobs; the same as `arq service.worker.WorkerSettings`."""
+    """Process jobs; the same as `arq service.worker.WorkerSettings`."""
     from arq.cli import cli
 
     cli.main(["service.worker.WorkerSettings"], prog_name="arq")
@@ -42,7 +54,7 @@ def worker() -> None:
 @click.command()
 @click.argument("process", type=click.Choice(["web", "worker"]))
 def alive(process: str) -> None:
-    """Say whether the web process or the worker of this machine is alive, for a platform's probe."""
+    """Check whether the web process or the worker of this machine is alive, for a platform's probe."""
     from service.telemetry.alive import main
 
     main([process])
@@ -50,15 +62,33 @@ def alive(process: str) -> None:
 
 @click.command()
 def migrate() -> None:
-    """Bring the database to this version's tables; the same as `alembic upgrade head`."""
+    """Run the migrations of this version; the same as `alembic upgrade head`."""
     from service.config.reading import read_settings
 
     read_settings("database_url")
     run_migrations()
 
 
+@click.command()
+def release() -> None:
+    """Check the settings of web and worker, then run the migrations; for a platform's release phase.
+
+    Exits with 2 for an invalid setting, and with 1 for a setting that does not work or a migration that fails. Nothing is
+    migrated in either case, and Heroku keeps the release before. A warning does not stop the release.
+    """
+    checks = _check_release()
+    print_checks([check for check in checks if check.ok is not True] or checks)
+    if any(check.ok is False for check in checks):
+        click.echo(_NOT_RELEASED, err=True)
+        sys.exit(1)
+    run_migrations()
+    from service.telemetry.version import commit, version
+
+    click.echo(f"Ready: version {version()}, commit {commit()}.")
+
+
 def run_migrations(revision: str = "head") -> None:
-    """Run what was not run yet, up to a revision; exits, after a sentence, where that cannot be done."""
+    """Run the missing migrations, up to a revision; exits with 1 and a message if that is not possible."""
     from alembic import command
     from alembic.util import CommandError
 
@@ -69,3 +99,21 @@ def run_migrations(revision: str = "head") -> None:
     except CommandError as exc:
         click.echo(str(exc), err=True)
         sys.exit(1)
+
+
+def _check_release() -> "list[Check]":
+    from service.checks.report import check_release
+    from service.config.reading import NEEDED, read_settings
+    from service.errors import SettingsError
+    from service.resources import check_usable
+
+    try:
+        # Heroku's release phase has the settings of web and worker alike.
+        settings = read_settings(*NEEDED, "zendesk_webhook_secrets")
+        check_usable(settings)
+    except SettingsError as exc:
+        for line in exc.args:
+            click.echo(str(line), err=True)
+        click.echo(_NOT_RELEASED, err=True)
+        sys.exit(2)
+    return with_resources(check_release)

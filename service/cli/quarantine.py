@@ -1,4 +1,4 @@
-"""`holdfast quarantine`: list what could not be read or was not used, look at one, read some or all of it again."""
+"""`holdfast quarantine`: list, show and replay webhooks that were not parsed or not used."""
 
 import sys
 from collections import Counter
@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from service.cli.emails import ID
 from service.cli.environment import actor, env_file, with_engine, with_resources
+from service.cli.filters import ID, collect
 from service.cli.terminal import (
     Column,
     json_option,
@@ -16,23 +16,14 @@ from service.cli.terminal import (
     print_facts,
     print_json,
     print_table,
-    printable,
     shown_time,
 )
+from service.formatting import printable
 
 if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncEngine
 
-    from service.queries.ignored import IgnoredFilter
-    from service.queries.quarantine import QuarantineFilter
-    from service.queries.views import (
-        IgnoredDetail,
-        IgnoredPage,
-        IgnoredView,
-        QuarantineDetail,
-        QuarantinePage,
-        QuarantineView,
-    )
+    from service.queries.views import IgnoredDetail, IgnoredView, QuarantineDetail, QuarantineView
     from service.resources import Resources
 
 COLUMNS = (
@@ -48,42 +39,48 @@ COLUMNS = (
 IGNORED_COLUMNS = (*COLUMNS[:-2], Column("type"))
 
 ignored_option = click.option(
-    "--ignored", is_flag=True, help="Events of types that are not used, which are kept beside the quarantine."
+    "--ignored", is_flag=True, help="Events of unused types, which are stored beside the quarantine."
 )
 
 
 @click.group()
 def quarantine() -> None:
-    """Look at webhooks that could not be read, or were not used, and replay them."""
+    """List, show and replay webhooks that were not parsed or not used."""
 
 
 @quarantine.command("list")
 @ignored_option
-@click.option("--replayed", is_flag=True, help="Those that were replayed, not those that wait.")
-@click.option("--limit", type=click.IntRange(min=1), default=20, show_default=True)
+@click.option("--replayed", is_flag=True, help="Only the replayed ones.")
+@click.option("--limit", type=click.IntRange(min=1), default=20, show_default=True, help="Most to list.")
 @json_option
 @env_file
 def list_(limit: int, *, ignored: bool, replayed: bool, as_json: bool) -> None:
-    """List what waits to be replayed, newest first."""
-    from service.queries.ignored import IgnoredFilter
-    from service.queries.quarantine import QuarantineFilter
+    """List the webhooks that are not replayed yet, newest first."""
+    from service.queries.ignored import IgnoredFilter, list_ignored
+    from service.queries.quarantine import QuarantineFilter, list_quarantined
 
     if ignored:
-        others = with_engine(lambda engine: _collect_ignored(engine, IgnoredFilter(replayed=replayed), limit))
-        print_json(others) if as_json else print_table(IGNORED_COLUMNS, map(_row, others.ignored))
+        wanted = IgnoredFilter(replayed=replayed)
+        events = with_engine(
+            lambda engine: collect(lambda page: list_ignored(engine, page), wanted, limit, "ignored")
+        )
+        print_json(events) if as_json else print_table(IGNORED_COLUMNS, map(_row, events.ignored))
         return
-    page = with_engine(lambda engine: _collect(engine, QuarantineFilter(replayed=replayed), limit))
-    print_json(page) if as_json else print_table(COLUMNS, map(_row, page.quarantine))
+    chosen = QuarantineFilter(replayed=replayed)
+    webhooks = with_engine(
+        lambda engine: collect(lambda page: list_quarantined(engine, page), chosen, limit, "quarantine")
+    )
+    print_json(webhooks) if as_json else print_table(COLUMNS, map(_row, webhooks.quarantine))
 
 
 @quarantine.command()
 @click.argument("kept_id", metavar="ID", type=ID)
 @ignored_option
-@click.option("--raw", is_flag=True, help="Print the body as it came, byte for byte.")
+@click.option("--raw", is_flag=True, help="Print the original body, byte for byte.")
 @json_option
 @env_file
 def show(kept_id: int, *, ignored: bool, raw: bool, as_json: bool) -> None:
-    """Show one webhook as it came, and why it could not be read."""
+    """Show the original webhook, and why it was not parsed."""
     import base64
 
     from service.queries.ignored import get_ignored
@@ -101,7 +98,9 @@ def show(kept_id: int, *, ignored: bool, raw: bool, as_json: bool) -> None:
     else:
         columns = IGNORED_COLUMNS if ignored else COLUMNS
         print_facts(zip((column.name for column in columns), _row(webhook), strict=True))
-        print_facts([("late", "yes, its signature was of another time" if webhook.late else None)])
+        print_facts(
+            [("late", "yes, the time of its signature was too far from ours" if webhook.late else None)]
+        )
         click.echo()
         print_facts((str(name), value) for name, value in webhook.headers)
         click.echo()
@@ -111,11 +110,11 @@ def show(kept_id: int, *, ignored: bool, raw: bool, as_json: bool) -> None:
 @quarantine.command()
 @click.argument("kept_ids", metavar="[ID]...", type=ID, nargs=-1)
 @ignored_option
-@click.option("--all", "everything", is_flag=True, help="All that wait, oldest first.")
+@click.option("--all", "everything", is_flag=True, help="All that are not replayed yet, oldest first.")
 @json_option
 @env_file
 def replay(kept_ids: tuple[int, ...], *, ignored: bool, everything: bool, as_json: bool) -> None:
-    """Make e-mails of webhooks that can be read now, or whose key was another e-mail's."""
+    """Parse webhooks again, and make an e-mail of each; those with another e-mail's key included."""
     from service.queries.ignored import ignored_ids
     from service.queries.quarantine import waiting_ids
 
@@ -134,32 +133,6 @@ def replay(kept_ids: tuple[int, ...], *, ignored: bool, everything: bool, as_jso
         click.echo(", ".join(f"{outcomes[name]} {name}" for name in names))
     if outcomes["refused"]:
         sys.exit(1)
-
-
-async def _collect(engine: "AsyncEngine", wanted: "QuarantineFilter", limit: int) -> "QuarantinePage":
-    from service.queries.quarantine import list_quarantined
-
-    found: list[QuarantineView] = []
-    while True:
-        more = {"limit": min(200, limit - len(found))}
-        page = await list_quarantined(engine, wanted.model_copy(update=more))
-        found += page.quarantine
-        if page.next_cursor is None or len(found) == limit:
-            return page.model_copy(update={"quarantine": found})
-        wanted = wanted.model_copy(update={"cursor": page.next_cursor})
-
-
-async def _collect_ignored(engine: "AsyncEngine", wanted: "IgnoredFilter", limit: int) -> "IgnoredPage":
-    from service.queries.ignored import list_ignored
-
-    found: list[IgnoredView] = []
-    while True:
-        more = {"limit": min(200, limit - len(found))}
-        page = await list_ignored(engine, wanted.model_copy(update=more))
-        found += page.ignored
-        if page.next_cursor is None or len(found) == limit:
-            return page.model_copy(update={"ignored": found})
-        wanted = wanted.model_copy(update={"cursor": page.next_cursor})
 
 
 def _row(webhook: "QuarantineView | IgnoredView") -> tuple[object, ...]:
@@ -190,7 +163,7 @@ async def _replay(
         try:
             receipt = await intake.replay(res, kept_id, actor(), "ignored" if ignored else "quarantined")
         except Rejected as exc:
-            if everything and ignored and exc.code == "event_not_used":  # as most of them
+            if everything and ignored and exc.code == "event_not_used":  # as most events
                 outcomes["not used"] += 1
                 continue
             outcomes["refused"] += 1

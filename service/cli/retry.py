@@ -1,59 +1,358 @@
-"""`holdfast emails retry`: run e-mails again, some by their ids, or all that match."""
+"""`holdfast emails retry`, `emails sync` and `retries`: run jobs or syncs again, by id or in bulk."""
 
 import sys
-from typing import TYPE_CHECKING
+from collections.abc import Callable
+from dataclasses import dataclass, fields
+from functools import wraps
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from service.cli.bulk import Way, bulk_options, retry_all
-from service.cli.environment import actor, env_file, with_resources
-from service.cli.filters import filters, selection
-from service.cli.terminal import print_json, printable
+from service.cli.environment import actor, env_file, warn_without_worker, with_engine, with_resources
+from service.cli.filters import ID, filters, selection
+from service.cli.terminal import (
+    Column,
+    json_option,
+    print_facts,
+    print_json,
+    print_line,
+    print_table,
+    progress,
+    shown_time,
+)
+from service.formatting import printable
 
 if TYPE_CHECKING:
+    from sqlalchemy.ext.asyncio import AsyncEngine
+
+    from service.postgres.selection import Selection, What
+    from service.queries.retries import BulkRetryView
     from service.resources import Resources
+
+POLL_SECONDS = 0.5
+# Waiting for a bulk retry outlives an outage of Postgres of this length.
+OUTAGE_SECONDS = 300.0
+COLUMNS = (
+    Column("id", whole=True),
+    Column("begun", whole=True),
+    Column("status", whole=True),
+    Column("queued", whole=True),
+    Column("of", whole=True),
+    Column("outcome", least_width=100),
+    Column("by", least_width=120),
+    Column("what", whole=True),
+    Column("filter"),
+)
+_NAMES = {"job": "Bulk retry", "sync": "Bulk retry of syncs"}
+_QUESTIONS = {"job": "Retry them?", "sync": "Sync them again?"}
+_ENDS = {"job": "repaired", "sync": "synced"}
+_RECEIPTS: dict[str, tuple[str, dict[str, object]]] = {
+    "job": ("queued", {"status": "queued"}),
+    "sync": ("to be synced", {"sync_status": "pending"}),
+}
+
+_BULK_OPTIONS = (
+    click.option(
+        "--per-second",
+        type=click.IntRange(1, 1000),
+        default=20,
+        show_default=True,
+        help="E-mails to queue per second.",
+    ),
+    click.option("--dry-run", is_flag=True, help="Only count the matching e-mails."),
+    click.option("--yes", is_flag=True, help="Do not ask; needed without a terminal."),
+    click.option("--wait", is_flag=True, help="Wait for the end; Ctrl-C leaves the bulk retry running."),
+    json_option,
+)
+
+
+@dataclass(frozen=True)
+class BulkOptions:
+    """The options of a bulk retry."""
+
+    per_second: int
+    dry_run: bool
+    yes: bool
+    wait: bool
+    as_json: bool
+
+
+def bulk_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Add the options of `BulkOptions` to a command, which gets them as `options`."""
+
+    @wraps(command)
+    def run(**typed: Any) -> None:  # noqa: ANN401 the command's other options have any type
+        options = BulkOptions(**{field.name: typed.pop(field.name) for field in fields(BulkOptions)})
+        command(options=options, **typed)
+
+    for option in reversed(_BULK_OPTIONS):
+        run = option(run)
+    return run
 
 
 @click.command()
-@click.argument("email_ids", metavar="[ID]...", type=click.IntRange(0, 2**63 - 1), nargs=-1)
+@click.argument("email_ids", metavar="[ID]...", type=ID, nargs=-1)
 @click.option(
     "--all",
     "everything",
     is_flag=True,
-    help="All that match the filters; those that failed, unless --status says completed.",
+    help="All failed e-mails that match the filters; completed ones with --status completed.",
 )
 @filters()
 @bulk_options
 @env_file
-def retry(email_ids: tuple[int, ...], way: Way, *, everything: bool, **chosen: str | None) -> None:
-    """Run finished e-mails again; files that are stored are not fetched again."""
+def retry(
+    email_ids: tuple[int, ...], options: BulkOptions, *, everything: bool, **chosen: str | None
+) -> None:
+    """Process finished e-mails again; stored files are not downloaded again."""
+    _retry("job", email_ids, options, chosen, everything=everything)
+
+
+@click.command()
+@click.argument("email_ids", metavar="[ID]...", type=ID, nargs=-1)
+@click.option(
+    "--all",
+    "everything",
+    is_flag=True,
+    help="All finished e-mails that match the filters: those whose sync failed, and those older than the target,"
+    " unless --sync-status is given.",
+)
+@filters()
+@bulk_options
+@env_file
+def sync(email_ids: tuple[int, ...], options: BulkOptions, *, everything: bool, **chosen: str | None) -> None:
+    """Sync finished e-mails to the targets again; nothing is downloaded again."""
+    _retry("sync", email_ids, options, chosen, everything=everything)
+
+
+def start_bulk_retry(wanted: "Selection", options: BulkOptions, what: "What" = "job") -> None:
+    """Count, ask, start; with --wait, wait and end the process with the exit code of `_exit`."""
+    from service.operate import bulk_retry
+
+    if not (options.dry_run or options.yes or sys.stdin.isatty()):
+        raise click.UsageError("No terminal: add --yes, or --dry-run.")
+    matching = with_resources(lambda res: bulk_retry.plan(res, wanted, what))
+    if options.as_json and options.dry_run:
+        print_json({"matching": matching.number, "capped": matching.is_capped})
+    else:
+        _print_count(matching.number, options.per_second, is_capped=matching.is_capped)
+    # A capped count covers only the newest e-mails; older ones may match.
+    if options.dry_run or not (matching.number or matching.is_capped):
+        return
+    if not options.yes:
+        click.confirm(_QUESTIONS[what], abort=True, err=True)
+    retry_id = with_resources(lambda res: bulk_retry.start(res, wanted, options.per_second, actor(), what))
+    if options.wait:
+        _wait(retry_id)
+    found = _print(retry_id, as_json=options.as_json)
+    if options.wait:
+        _exit(found)
+
+
+@click.group()
+def retries() -> None:
+    """List, follow and cancel bulk retries, of e-mails or of their syncs; workers run them."""
+
+
+@retries.command("list")
+@json_option
+@env_file
+def list_(*, as_json: bool) -> None:
+    """List the newest bulk retries."""
+    from service.queries.retries import list_retries
+
+    page = with_engine(list_retries)
+    if as_json:
+        print_json(page)
+        return
+    rows = (
+        (
+            each.id,
+            shown_time(each.created_at),
+            each.status,
+            each.retried,
+            f"{each.planned}{'+' if each.planned_capped else ''}",
+            _outcomes(each),
+            each.actor,
+            each.what,
+            each.filter.model_dump_json(exclude_none=True),
+        )
+        for each in page.retries
+    )
+    print_table(COLUMNS, rows)
+
+
+@retries.command()
+@click.argument("retry_id", metavar="ID", type=ID)
+@json_option
+@env_file
+def show(retry_id: int, *, as_json: bool) -> None:
+    """Show the progress of a bulk retry, and the outcomes of its e-mails."""
+    found = _print(retry_id, as_json=as_json)
+    if as_json:
+        return
+    print_facts(
+        [
+            ("begun", shown_time(found.created_at)),
+            ("by", found.actor),
+            ("what", found.what),
+            ("filter", found.filter.model_dump_json(exclude_none=True)),
+            ("at most", f"{found.per_second} a second"),
+            ("searched to", shown_time(found.reached) if found.reached else None),
+            ("all queued", shown_time(found.finished_at) if found.finished_at else None),
+            ("all ended", shown_time(found.settled_at) if found.settled_at else None),
+        ]
+    )
+
+
+@retries.command()
+@click.argument("retry_id", metavar="ID", type=ID)
+@json_option
+@env_file
+def wait(retry_id: int, *, as_json: bool) -> None:
+    """Wait for the end of a bulk retry; Ctrl-C leaves it running.
+
+    Exits with 0 if all e-mails are repaired (or synced), 3 if some failed again, and 1 if the outcome is not known: the
+    bulk retry was cancelled, another one took over some e-mails, or Postgres is down.
+    """
+    _wait(retry_id)
+    _exit(_print(retry_id, as_json=as_json))
+
+
+@retries.command()
+@click.argument("retry_id", metavar="ID", type=ID)
+@json_option
+@env_file
+def cancel(retry_id: int, *, as_json: bool) -> None:
+    """Queue no further e-mails; those already queued are processed."""
+    from service.operate import bulk_retry
+
+    with_resources(lambda res: bulk_retry.cancel(res, retry_id, actor()))
+    _print(retry_id, as_json=as_json)
+
+
+def _retry(
+    what: "What",
+    email_ids: tuple[int, ...],
+    options: BulkOptions,
+    chosen: dict[str, str | None],
+    *,
+    everything: bool,
+) -> None:
     from service.postgres.selection import Selection
 
     if everything == bool(email_ids):
         raise click.UsageError("Give either IDs or --all.")
     wanted = selection(Selection, chosen)
     if everything:
-        retry_all(wanted, way)
-    elif wanted != Selection() or way.dry_run or way.wait:
-        raise click.UsageError("Filters, --dry-run and --wait go with --all.")
-    elif not with_resources(lambda res: _retry(res, email_ids, as_json=way.as_json)):
+        start_bulk_retry(wanted, options, what)
+    elif wanted != Selection() or options.dry_run or options.wait:
+        raise click.UsageError("Filters, --dry-run and --wait need --all.")
+    elif not with_resources(lambda res: _retry_each(res, email_ids, what, as_json=options.as_json)):
         sys.exit(1)
 
 
-async def _retry(res: "Resources", email_ids: tuple[int, ...], *, as_json: bool) -> bool:
+async def _retry_each(res: "Resources", email_ids: tuple[int, ...], what: "What", *, as_json: bool) -> bool:
+    """Retry e-mails one by one; return whether all could be."""
     from service.errors import Rejected
     from service.operate.retry import retry
 
-    good = True
+    is_good = True
+    text, receipt = _RECEIPTS[what]
     for email_id in email_ids:
         try:
-            await retry(res, email_id, actor())
+            await retry(res, email_id, actor(), what)
         except Rejected as exc:
-            good = False
+            is_good = False
             click.echo(printable(exc.message), err=True)
         else:
             if as_json:
-                print_json({"status": "queued", "email_id": email_id}, indent=None)
+                print_json({**receipt, "email_id": email_id}, indent=None)
             else:
-                click.echo(f"{email_id} queued")
-    return good
+                click.echo(f"{email_id} {text}")
+    return is_good
+
+
+def _print_count(number: int, per_second: int, *, is_capped: bool) -> None:
+    from service.formatting import duration
+
+    count = f"{number:,}{' or more' if is_capped else ''}"
+    match = "matches" if number == 1 else "match"
+    takes = f"; at {per_second} a second that takes {duration(max(1, number / per_second))}" if number else ""
+    click.echo(f"{count} {match}{takes}.", err=True)
+
+
+def _print(retry_id: int, *, as_json: bool) -> "BulkRetryView":
+    """Print the progress of a bulk retry; return it."""
+    from service.queries.retries import get_retry
+
+    found = with_engine(lambda engine: get_retry(engine, retry_id))
+    if as_json:
+        print_json(found)
+        return found
+    of = f"{found.retried:,} of {found.planned:,}{'+' if found.planned_capped else ''} queued"
+    print_line(f"{_NAMES[found.what]} {found.id}", "is", f"{found.status}", f"with {of}")
+    click.echo(f"{_outcomes(found)}.")
+    if found.status == "running":
+        click.echo(
+            f"`holdfast retries wait {found.id}` waits for the end, `holdfast retries cancel {found.id}` cancels it."
+        )
+    return found
+
+
+def _outcomes(found: "BulkRetryView") -> str:
+    counts = [
+        (found.repaired, _ENDS[found.what]),
+        (found.failed_again, "failed again"),
+        (found.still_running, "still running"),
+    ]
+    if found.superseded:
+        counts.append((found.superseded, "retried again by another"))
+    return ", ".join(f"{count:,} {name}" for count, name in counts)
+
+
+def _exit(found: "BulkRetryView") -> None:
+    """End the process: 0 if all are repaired, 3 if some failed again, 1 if an outcome is not known."""
+    if found.status == "cancelled":
+        sys.exit(1)
+    if found.failed_again:
+        sys.exit(3)
+    sys.exit(1 if found.superseded or not found.settled_at else 0)
+
+
+def _wait(retry_id: int) -> None:
+    """Wait until no e-mail of a bulk retry is queued or running; Ctrl-C ends only the waiting."""
+    try:
+        with_engine(lambda engine: _watch(engine, retry_id))
+    except KeyboardInterrupt:
+        click.echo(f"`holdfast retries wait {retry_id}` waits again.", err=True)
+        click.echo(f"The bulk retry goes on; `holdfast retries cancel {retry_id}` cancels it.", err=True)
+        sys.exit(130)
+
+
+async def _watch(engine: "AsyncEngine", retry_id: int) -> None:
+    """Return when all e-mails have ended; raises Transient if Postgres is down for `OUTAGE_SECONDS`."""
+    import asyncio
+    import time
+
+    from service.errors import Transient
+    from service.queries.retries import get_retry
+
+    answered_at, is_warned, begun = time.monotonic(), False, await get_retry(engine, retry_id)
+    with progress("Ended", begun.planned) as show_progress:
+        while True:
+            try:
+                found = await get_retry(engine, retry_id)
+                if found.settled_at:
+                    return
+                is_warned = is_warned or await warn_without_worker(engine)
+            except Transient as exc:
+                if time.monotonic() - answered_at > OUTAGE_SECONDS:
+                    raise
+                show_progress(0, exc.message)
+            else:
+                answered_at = time.monotonic()
+                show_progress(
+                    found.retried - found.still_running, f"{found.retried:,} queued: {_outcomes(found)}"
+                )
+            await asyncio.sleep(POLL_SECONDS)

@@ -1,4 +1,4 @@
-"""`holdfast storage`: what can be done with the objects, wherever they are kept."""
+"""`holdfast storage`: move and verify the objects."""
 
 import os
 import sys
@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from service.cli.environment import env_file, run
-from service.cli.terminal import json_option, print_json, printable, progress
-from service.cli.verify import verify
+from service.cli.reconcile import verify
+from service.cli.terminal import json_option, print_json, progress
+from service.formatting import printable
 
 if TYPE_CHECKING:
     from service.errors import HoldfastError
@@ -21,7 +22,7 @@ RANGES = 256
 
 
 class StorageUrl(click.ParamType[str]):
-    """As STORAGE_URL; what is wrong with one is told without showing it."""
+    """An address like STORAGE_URL; an error never shows it."""
 
     name = "url"
 
@@ -34,19 +35,19 @@ class StorageUrl(click.ParamType[str]):
         if not value.startswith(schemes) or (value.startswith("file:") and not value.startswith("file:///")):
             self.fail(f"must begin with file:/// or {' or '.join(schemes[1:])}", param, ctx)
         if "?" in value or "#" in value:
-            self.fail("must have neither ? nor #, all behind which would be left out", param, ctx)
+            self.fail("must have neither ? nor #: the rest would be ignored", param, ctx)
         try:
             has_password = ":" in urlsplit(value).netloc
         except ValueError:
             self.fail("is not a URL", param, ctx)
         if has_password:
-            self.fail("holds credentials; they belong into the vendor's variables", param, ctx)
+            self.fail("holds credentials: put them into the vendor's variables", param, ctx)
         return str(value)
 
 
 @click.group()
 def storage() -> None:
-    """Look after the objects, which the files of e-mails are kept as."""
+    """Move and verify the objects, which are our copies of attachments."""
 
 
 storage.add_command(verify)
@@ -58,29 +59,29 @@ storage.add_command(verify)
 @click.option(
     "--from-env",
     type=click.Path(path_type=Path, exists=True, dir_okay=False),
-    help="A file with the vendor's variables for FROM, where they are others than those for TO.",
+    help="A file with the vendor's variables for FROM, if they differ from those for TO.",
 )
 @click.option(
     "--delete",
     is_flag=True,
-    help="Remove from FROM what is proven to be in TO; nobody may use FROM any more.",
+    help="Remove objects from FROM once they are verified in TO; nothing may use FROM any more.",
 )
 @json_option
 @env_file
 def move(source: str, target: str, from_env: Path | None, *, delete: bool, as_json: bool) -> None:
-    """Copy every object from one storage to another; both are written as STORAGE_URL is.
+    """Copy every object from one storage to another; FROM and TO are addresses like STORAGE_URL.
 
-    It takes neither Postgres nor Redis, and Holdfast may go on meanwhile. What is in TO with the right size is not
-    copied again, so a move that was interrupted is started again. Nothing is placed in TO whose bytes are not those
-    of its key: it is named, and the exit code is 1, as it is where FROM has no objects at all.
+    Neither Postgres nor Redis is needed, and Holdfast may run meanwhile. Objects that are in TO with the right size are not
+    copied again; after an interruption, run the command again. A damaged object is listed and not copied. Exits with 1 if
+    there is one, or if FROM has no objects.
     """
-    opened, aim = _open(source, target, from_env, delete=delete)
-    with progress("Moving", RANGES) as tell:
+    origin, goal = _open(source, target, from_env, delete=delete)
+    with progress("Moving", RANGES) as show_progress:
 
         def show(done: "Moved") -> None:
-            tell(done.ranges, _line(done))
+            show_progress(done.ranges, _line(done))
 
-        done = run(_move(opened, aim, show, delete=delete))
+        done = run(_move(origin, goal, show, delete=delete))
     if as_json:
         print_json(
             {
@@ -96,13 +97,15 @@ def move(source: str, target: str, from_env: Path | None, *, delete: bool, as_js
     else:
         click.echo(_line(done))
     if done.stopped:
-        click.echo(printable(f"Not all was tried: {done.stopped}"), err=True)
+        click.echo(
+            printable(f"The move stopped early: {done.stopped}. Run it again once that is solved."), err=True
+        )
     if not done.is_complete:
         sys.exit(1)
 
 
 def _open(source: str, target: str, from_env: Path | None, *, delete: bool) -> "tuple[Storage, Storage]":
-    """Open both; raises UsageError if they are no two storages, or one that is in use is to be emptied."""
+    """Open both; raises UsageError if they overlap, or if --delete would empty the storage in use."""
     from dotenv import dotenv_values
 
     from service.errors import Transient
@@ -114,16 +117,16 @@ def _open(source: str, target: str, from_env: Path | None, *, delete: bool) -> "
         given = {name: value or "" for name, value in dotenv_values(from_env, interpolate=False).items()}
     try:
         with variables(given):
-            opened, origin = open_storage(source), locate(source)
-        aim, goal = open_storage(target), locate(target)
+            origin, origin_address = open_storage(source), locate(source)
+        goal, goal_address = open_storage(target), locate(target)
     except Transient as exc:
         raise click.UsageError(printable(exc.message)) from None
-    if overlap(origin, goal):
-        raise click.UsageError("FROM and TO are the same storage, or one lies in the other.")
+    if overlap(origin_address, goal_address):
+        raise click.UsageError("FROM and TO are the same storage, or one contains the other: give two.")
     used = os.environ.get("STORAGE_URL")
-    if delete and used and overlap(locate(used), origin):
-        raise click.UsageError("STORAGE_URL is FROM still: switch to TO first, everywhere, and restart.")
-    return opened, aim
+    if delete and used and overlap(locate(used), origin_address):
+        raise click.UsageError("STORAGE_URL is still FROM: set it to TO everywhere and restart first.")
+    return origin, goal
 
 
 async def _move(

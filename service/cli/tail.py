@@ -1,4 +1,4 @@
-"""`holdfast tail`: watch e-mails come and change, live."""
+"""`holdfast tail`: print e-mails as they arrive and change, live."""
 
 import sys
 from typing import TYPE_CHECKING, NamedTuple
@@ -23,14 +23,14 @@ MOST_KNOWN = 20_000
 FINISHED = {"completed", "failed"}
 
 
-class Stand(NamedTuple):
-    """What makes a line of its own when it changes; `sync` is how it ended."""
+class State(NamedTuple):
+    """The state of an e-mail; a change of it is a line. `sync` is "" until the sync has ended."""
 
     status: str
     attempt_number: int
     retry_count: int
     sync: str
-    is_over: bool  # and does not change by itself
+    is_over: bool  # job and sync have ended
 
     @property
     def job(self) -> tuple[object, ...]:
@@ -38,7 +38,7 @@ class Stand(NamedTuple):
 
 
 class Line(NamedTuple):
-    """What is printed of a change, and of which time it is."""
+    """A line to print, and the time of the change."""
 
     at: "datetime"
     change: "Change"
@@ -48,14 +48,18 @@ class Line(NamedTuple):
 @click.command()
 @filters()
 @click.option(
-    "--last", type=click.IntRange(0, 500), default=10, show_default=True, help="How many to begin with."
+    "--last",
+    type=click.IntRange(0, 500),
+    default=10,
+    show_default=True,
+    help="E-mails to print at the start.",
 )
 @json_option
 @env_file
 def tail(last: int, *, as_json: bool, **chosen: str | None) -> None:
-    """Print e-mails as they come and as they change, until Ctrl-C; --json prints a line of JSON for each.
+    """Print e-mails as they arrive and change, until Ctrl-C; with --json, one line of JSON each.
 
-    It looks once a second, so of a state that lasts less it may show nothing; it goes on while Postgres is away.
+    Postgres is read once a second, so a shorter state may not show. The command outlives outages of Postgres.
     """
     from service.postgres.selection import Selection
 
@@ -72,21 +76,21 @@ async def _follow(engine: "AsyncEngine", wanted: "Selection", last: int, *, as_j
     from service.errors import Transient
     from service.queries.changes import list_changes
 
-    seen: dict[int, Stand] | None = None
-    is_away = False
+    seen: dict[int, State] | None = None
+    is_down = False
     while True:
-        watched = [email_id for email_id, stand in (seen or {}).items() if not stand.is_over]
+        watched = [email_id for email_id, state in (seen or {}).items() if not state.is_over]
         try:
             changes = await list_changes(engine, wanted, watched)
         except Transient as exc:
-            if not is_away:
+            if not is_down:
                 click.echo(f"{exc.message}; still trying.", err=True)
-            is_away = True
+            is_down = True
         else:
-            if is_away:
+            if is_down:
                 click.echo("Postgres is back.", err=True)
-            is_away = False
-            now = {change.id: _stand(change) for change in changes}
+            is_down = False
+            now = {change.id: _state(change) for change in changes}
             before = seen or {}
             lines = [
                 line
@@ -96,31 +100,31 @@ async def _follow(engine: "AsyncEngine", wanted: "Selection", last: int, *, as_j
             _print(
                 lines if seen is not None else lines[len(lines) - min(last, len(lines)) :], as_json=as_json
             )
-            # Of a long queue each look sees another part.
-            known = {**{email_id: stand for email_id, stand in before.items() if email_id not in now}, **now}
+            # Of a long queue, each query returns another part.
+            known = {**{email_id: state for email_id, state in before.items() if email_id not in now}, **now}
             seen = dict(list(known.items())[-MOST_KNOWN:])
         await asyncio.sleep(PAUSE_SECONDS)
 
 
-def _stand(change: "Change") -> Stand:
+def _state(change: "Change") -> State:
     is_finished = change.processing_status in FINISHED
     sync = change.sync_status if is_finished and change.sync_status in {"synced", "failed"} else ""
     is_over = is_finished and change.sync_status != "pending"
-    return Stand(change.processing_status, change.attempt_number, change.retry_count, sync, is_over)
+    return State(change.processing_status, change.attempt_number, change.retry_count, sync, is_over)
 
 
-def _line(change: "Change", before: Stand | None, now: Stand) -> "Line | None":
-    """Say what is new of an e-mail: of its job, with the sync that ended meanwhile, or of its sync alone."""
+def _line(change: "Change", before: State | None, now: State) -> "Line | None":
+    """Describe the change of a job, with the sync if that has ended too, or the change of a sync alone."""
     if before is not None and before.job == now.job:
         if not now.sync or before.sync == now.sync:
             return None
         at = change.synced_at if now.sync == "synced" and change.synced_at else change.sync_due_at
-        return Line(at, change, _of_sync(change, now.sync))
+        return Line(at, change, _sync_words(change, now.sync))
     words = [change.processing_status, change.error_code or "", change.processing_error or ""]
-    return Line(change.at, change, [*filter(None, words), *_of_sync(change, now.sync)])
+    return Line(change.at, change, [*filter(None, words), *_sync_words(change, now.sync)])
 
 
-def _of_sync(change: "Change", sync: str) -> list[str]:
+def _sync_words(change: "Change", sync: str) -> list[str]:
     if sync != "failed":
         return [sync] if sync else []
     return ["not synced", *(word for word in (change.sync_error_code, change.sync_error) if word)]

@@ -1,4 +1,4 @@
-"""`holdfast takeover`: make the table of another system Holdfast's own."""
+"""`holdfast takeover`: take over the table of another system."""
 
 import sys
 from collections.abc import Awaitable, Callable
@@ -8,8 +8,9 @@ import click
 
 from service.cli.environment import env_file, run
 from service.cli.processes import run_migrations
-from service.cli.terminal import printable, progress
+from service.cli.terminal import progress
 from service.errors import SettingsError
+from service.formatting import printable
 
 if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncEngine
@@ -18,8 +19,8 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 CONNECT_SECONDS = 20.0
-EMAILS = 1_000  # whose lists are read together
-SECONDS = 300.0  # of one statement, of which the longest counts all rows
+EMAILS_PER_STEP = 1_000
+SECONDS = 300.0  # for one statement; the longest one counts all rows
 MEANINGS = ("received", "completed", "failed")
 
 
@@ -40,22 +41,22 @@ def _read_map(_context: click.Context, _parameter: click.Parameter, given: tuple
 
 
 @click.command()
-@click.option("--plan", "only_plan", is_flag=True, help="Only say what would be done.")
-@click.option("--yes", is_flag=True, help="Do not ask; needed where there is no terminal.")
+@click.option("--plan", "only_plan", is_flag=True, help="Only show the plan.")
+@click.option("--yes", is_flag=True, help="Do not ask; needed without a terminal.")
 @click.option(
     "--map",
     "states",
     multiple=True,
     metavar="OLD=NEW",
     callback=_read_map,
-    help="What a state of the other system means: received (Holdfast works on it), completed or failed.",
+    help="Meaning of the other system's state OLD: received (Holdfast processes it), completed or failed.",
 )
 @env_file
 def takeover(states: dict[str, str], *, only_plan: bool, yes: bool) -> None:
-    """Take over the table incoming_emails that another system made, with all its rows and columns.
+    """Take over the table incoming_emails of another system, with all its rows and columns.
 
-    It says first what it will do. The web process of the other system may go on writing; stop its worker before. After an
-    interruption, the same command goes on with what is left.
+    The command first shows its plan. Stop the other system's worker before; its web process may go on writing. After an
+    interruption, the same command continues.
     """
     plan = _with_engine(lambda engine: _look(engine, states))
     if not plan.is_needed:
@@ -84,7 +85,7 @@ def _print(plan: "Plan") -> None:
 
 
 def _ask(plan: "Plan", states: dict[str, str], *, yes: bool) -> dict[str, str]:
-    """Ask what unknown states mean, and whether to begin; exits with 2 where nobody can be asked."""
+    """Ask for the meaning of unknown states, and whether to begin; exits with 2 without a terminal."""
     from service.takeover.look import may_mean
 
     is_terminal = sys.stdin.isatty()
@@ -92,12 +93,12 @@ def _ask(plan: "Plan", states: dict[str, str], *, yes: bool) -> dict[str, str]:
         named = ", ".join(f"{state!r} ({count:,})" for state, count in plan.unknown.items())
         first = next(iter(plan.unknown))
         raise click.UsageError(
-            f"States are unknown: {printable(named)}. Say what each means: --map {printable(first)}={may_mean(first)}"
+            f"Unknown states: {printable(named)}. Map each one: --map {printable(first)}={may_mean(first)}"
         )
     if not (yes or is_terminal):
-        raise click.UsageError("No terminal: add --yes, or --plan to only see the plan.")
+        raise click.UsageError("No terminal: add --yes, or --plan.")
     for state, count in plan.unknown.items():
-        question = f"What does the state {printable(state)!r} of {count:,} e-mails mean?"
+        question = f"Meaning of the state {printable(state)!r} ({count:,} e-mails)?"
         choice: str = click.prompt(question, type=click.Choice(MEANINGS), default=may_mean(state), err=True)
         states = {**states, state: choice}
     if not yes:
@@ -109,19 +110,19 @@ def _carry_out(states: dict[str, str]) -> None:
     plan = _with_engine(lambda engine: _change(engine, states))
     files, not_captured = _migrate(plan)
     if files:
-        click.echo(f"Attachments made: {files:,}; {files - not_captured:,} are fetched by attempts.")
+        click.echo(f"Attachments added: {files:,}; attempts download {files - not_captured:,} of them.")
     if not_captured:
         click.echo(
-            f"{not_captured:,} are of finished e-mails and not captured:"
-            " `holdfast emails retry --all --error-code not_captured` fetches what is still there."
+            f"{not_captured:,} belong to finished e-mails and are not captured:"
+            " `holdfast emails retry --all --error-code not_captured` downloads those that still exist."
         )
     click.echo(
-        "The takeover is done. Start `holdfast web` and `holdfast worker`; `holdfast check` looks at the rest."
+        "The takeover is done. Start `holdfast web` and `holdfast worker`; `holdfast check` checks the rest."
     )
 
 
 def _migrate(plan: "Plan") -> tuple[int, int]:
-    """Run the migrations, and make attachments as soon as their table is there: each index makes that slower."""
+    """Run the migrations, and add attachments as soon as their table exists: later indexes would slow that down."""
     from service.takeover.change import LISTS, make_room_for_lists
 
     early = (0, 0)
@@ -144,13 +145,13 @@ async def _look(engine: "AsyncEngine", states: dict[str, str]) -> "Plan":
 
 
 async def _change(engine: "AsyncEngine", states: dict[str, str]) -> "Plan":
-    """Look again, for an earlier takeover may have gone on meanwhile, and change what is left."""
+    """Plan again, because another takeover may have gone on meanwhile, and carry the plan out."""
     from service.takeover.change import alone, change
 
     async with alone(engine):
         plan = await _look(engine, states)
-        with progress("Rows", plan.rows) as tell:
-            await change(engine, plan, lambda done: tell(done, ""))
+        with progress("Rows", plan.rows) as show_progress:
+            await change(engine, plan, lambda done: show_progress(done, ""))
     return plan
 
 
@@ -158,17 +159,17 @@ async def _read_lists(engine: "AsyncEngine") -> tuple[int, int]:
     from service.takeover.lists import read_next
 
     files = not_captured = after = 0
-    with progress("Files") as tell:
+    with progress("Files") as show_progress:
         while True:
-            done = await read_next(engine, SECONDS, after, EMAILS)
+            done = await read_next(engine, SECONDS, after, EMAILS_PER_STEP)
             files, not_captured, after = files + done.files, not_captured + done.not_captured, done.after
-            tell(files, "")
+            show_progress(files, "")
             if not after:
                 return files, not_captured
 
 
 def _with_engine(work: Callable[["AsyncEngine"], Awaitable[T]]) -> T:
-    """Run one piece of work over Postgres, with time for statements that look at all rows."""
+    """Run work with a connection to Postgres, with time for statements that read all rows."""
     from service.config.reading import read_settings
     from service.postgres.engine import close_engine, connect, create_engine, is_pooled, within
 
@@ -182,7 +183,9 @@ def _with_engine(work: Callable[["AsyncEngine"], Awaitable[T]]) -> T:
         engine = create_engine(settings.database_url.get_secret_value(), pool_size=2, seconds=SECONDS)
         try:
             if await within(CONNECT_SECONDS, ask(engine)):
-                raise SettingsError("DATABASE_URL: is a pooler's, a takeover needs that of Postgres itself")
+                raise SettingsError(
+                    "DATABASE_URL leads to a connection pooler: set it to Postgres itself for the takeover"
+                )
             return await work(engine)
         finally:
             await close_engine(engine)

@@ -1,4 +1,4 @@
-"""What commands print: tables, pages and JSON, in which what others wrote steers no terminal."""
+"""Print tables, facts and JSON; control characters in others' text never reach the terminal."""
 
 import json
 import sys
@@ -9,6 +9,8 @@ from datetime import datetime
 from typing import TYPE_CHECKING
 
 import click
+
+from service.formatting import printable
 
 if TYPE_CHECKING:
     from pydantic import BaseModel
@@ -26,27 +28,27 @@ _STATES = {
 }
 STYLES = {state: style for style, states in _STATES.items() for state in states}
 
-json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON, as the API has it.")
+json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON, as the API does.")
 
 
 @dataclass(frozen=True)
 class Column:
-    """A column of a table; one that is `whole` is not broken over lines, and a narrow terminal has only some."""
+    """A column of a table. A `whole` one is never wrapped; a terminal below `least_width` omits the column."""
 
     name: str
     whole: bool = False
-    least_width: int = 0  # of the terminal
+    least_width: int = 0  # in characters, of the terminal
 
 
 def console(*, stderr: bool = False) -> "Console":
-    """Make what prints in colours where there is a terminal that wants them."""
+    """Return a console, in colour if the terminal supports it."""
     from rich.console import Console
 
     return Console(stderr=stderr, highlight=False, markup=False, emoji=False)
 
 
 def print_table(columns: Sequence[Column], rows: Iterable[Sequence[object]]) -> None:
-    """Print a table on a terminal; into a pipe, a line for each row, its cells divided by tabs."""
+    """Print a table on a terminal; in a pipe one row per line, tab-separated."""
     out = console()
     if not out.is_terminal:
         for row in rows:
@@ -65,7 +67,7 @@ def print_table(columns: Sequence[Column], rows: Iterable[Sequence[object]]) -> 
 
 
 def print_line(*parts: object) -> None:
-    """Print words with a space in between, each in the colour of what it says."""
+    """Print words separated by spaces, each state in its colour."""
     from rich.text import Text
 
     texts = (printable(str(part)) for part in parts if part != "")
@@ -73,20 +75,20 @@ def print_line(*parts: object) -> None:
 
 
 def print_facts(facts: Iterable[tuple[str, object]]) -> None:
-    """Print what is known, a line each; what is None is not."""
+    """Print names and values, one per line, without those that are None."""
     for name, value in facts:
         if value is not None:
             print_line(f"{name + ':':<14}", value)
 
 
 def print_json(view: "BaseModel | dict[str, object]", *, indent: int | None = 2) -> None:
-    """Print one JSON document; without indent, it is one line."""
+    """Print one JSON document; without indent on one line."""
     data = view if isinstance(view, dict) else view.model_dump(mode="json")
     click.echo(json.dumps(data, indent=indent))
 
 
 def print_bytes(content: bytes) -> None:
-    """Print bytes as they are, but on a terminal nothing that would steer it."""
+    """Print bytes unchanged in a pipe; on a terminal without control characters."""
     if sys.stdout.isatty():
         click.echo("\n".join(map(printable, content.decode(errors="replace").splitlines())))
     else:
@@ -95,21 +97,21 @@ def print_bytes(content: bytes) -> None:
 
 @contextmanager
 def progress(what: str, total: int | None = None) -> Iterator[Callable[[int, str], None]]:
-    """Show, on a terminal, how far something has come, once what is given is called with a number and a note."""
+    """Show a progress bar on a terminal; the yielded function sets its number and note."""
     if not sys.stderr.isatty():
         yield lambda _done, _note: None
         return
     bar = _bar(total)
     task = bar.add_task(what, total=total, note="")
 
-    def tell(done: int, note: str) -> None:
+    def show_progress(done: int, note: str) -> None:
         bar.start()
-        # What was counted at first was counted with a cap, or has grown.
+        # The total may have been capped, or may have grown.
         most = None if total is None else max(total, done)
         bar.update(task, completed=done, total=most, note=printable(note))
 
     try:
-        yield tell
+        yield show_progress
     finally:
         bar.stop()
 
@@ -119,15 +121,10 @@ def style(text: str) -> str:
 
 
 def shown_time(time: datetime) -> str:
-    """Write a time in UTC, to the second."""
+    """Format a time in UTC, to the second."""
     from datetime import UTC
 
     return f"{time.astimezone(UTC):%Y-%m-%d %H:%M:%S}"
-
-
-def printable(text: str) -> str:
-    """Leave out what would steer a terminal, or turn the direction of writing."""
-    return "".join(character if character.isprintable() else "\ufffd" for character in text)
 
 
 def _bar(total: int | None) -> "Progress":

@@ -1,4 +1,4 @@
-"""The settings of alerts: what is worth one, and where they go."""
+"""The settings of alerts: channels and thresholds."""
 
 import re
 from datetime import timedelta
@@ -9,12 +9,12 @@ from pydantic import Field, SecretStr, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode
 from yarl import URL
 
-from service.config.secret import can_sign
+from service.config.validators import signing_secret
 
 _ADDRESS = re.compile(r"[A-Za-z0-9.!#$%&'*+/=?^_`{|}~-]+@[A-Za-z0-9-]+(\.[A-Za-z0-9-]+)*")
-# It is written into pages, redirects and the path of a cookie.
+# The path prefix is written into pages, redirects and the path of a cookie.
 _PATH = re.compile(r"(/[A-Za-z0-9_~%-][A-Za-z0-9_.~%-]*)*/?")
-# What the paths of the web server begin with.
+# The first segments of the web server's paths.
 PATHS = frozenset(
     [
         "activity",
@@ -39,18 +39,18 @@ PATHS = frozenset(
 
 
 class AlertSettings(BaseSettings):
-    """Each channel is on when its address is set; what is the matter is on record without any."""
+    """Settings of alerts; a channel is on if its address is set, and alerts are recorded without any."""
 
     public_url: str | None = Field(
         None,
-        description="this service's own address, for links; its path is the path prefix",
+        description="address of this service, for links; its path is the path prefix",
         examples=["https://holdfast.acme.example"],
     )
     alert_email_to: Annotated[tuple[str, ...], NoDecode] = Field(
-        (), description="who gets alerts by mail, comma separated", examples=["ops@acme.example"]
+        (), description="recipients of alerts by mail, comma separated", examples=["ops@acme.example"]
     )
     alert_email_from: str | None = Field(
-        None, description="the sender of alerts by mail", examples=["holdfast@acme.example"]
+        None, description="sender of alerts by mail", examples=["holdfast@acme.example"]
     )
     smtp_url: SecretStr | None = Field(
         None,
@@ -59,31 +59,31 @@ class AlertSettings(BaseSettings):
     )
     alert_slack_url: SecretStr | None = Field(
         None,
-        description="incoming webhook of Slack, or of what understands the same",
+        description="incoming webhook of Slack, or a compatible one",
         examples=["https://hooks.slack.com/services/T0/B0/secret"],
     )
     alert_webhook_url: SecretStr | None = Field(
-        None, description="where signed webhooks go", examples=["https://alerts.acme.example/holdfast"]
+        None,
+        description="address for signed webhooks of alerts",
+        examples=["https://alerts.acme.example/holdfast"],
     )
     alert_webhook_secret: SecretStr | None = Field(
         None,
-        description="what they are signed with: whsec_ and 24 to 64 bytes in base64",
+        description="signing secret of these webhooks: whsec_ and 24 to 64 bytes in base64",
         examples=["whsec_…"],
     )
     alert_waiting_seconds: float = Field(
         300,
         gt=0,
-        description="how long an e-mail may wait for a worker to begin, or, once finished, for its sync",
+        description="longest wait of an e-mail for a worker, or of a finished one for its sync",
     )
     alert_silence_seconds: float | None = Field(
         None,
         gt=0,
-        description="how long no webhook may come, instead of learning what is usual",
+        description="longest time without a webhook; default: learned from the usual traffic",
         examples=["3600"],
     )
-    alert_signature_failures: int = Field(
-        5, ge=1, description="wrong signatures in a row that are worth an alert"
-    )
+    alert_signature_failures: int = Field(5, ge=1, description="wrong signatures in a row that open an alert")
 
     @field_validator("alert_email_to", mode="before")
     @classmethod
@@ -104,44 +104,44 @@ class AlertSettings(BaseSettings):
     @classmethod
     def _has_a_host(cls, value: SecretStr | str | None) -> SecretStr | str | None:
         text = value.get_secret_value() if isinstance(value, SecretStr) else value
-        # Whether it begins as it should is looked at with all other URLs.
+        # The scheme is checked with all other URLs.
         is_odd = text is not None and not (text.isascii() and text.isprintable())
         if is_odd or (text and "://" in text and not urlsplit(text).hostname):
-            raise ValueError("names no host, or holds a character that a URL does not")
+            raise ValueError("names no host, or has a character that is not allowed in a URL")
         return value
 
     @field_validator("public_url")
     @classmethod
     def _has_a_path_of_its_own(cls, value: str | None) -> str | None:
-        parts = urlsplit(value if value and "://" in value else "")  # else another check says what is missing
+        parts = urlsplit(value if value and "://" in value else "")  # without a scheme, another check fails
         if parts.query or parts.fragment or not _PATH.fullmatch(parts.path):
             raise ValueError("must end with a plain path: letters, digits, - _ . ~ and %, without // and ?")
         first = parts.path.split("/")[1:2]
-        if PATHS.intersection(first):  # or nobody could tell whether a proxy stripped it
+        if PATHS.intersection(first):  # else a stripped prefix could not be told from a path of ours
             raise ValueError(f"its path may not begin with /{first[0]}, which is a path of Holdfast itself")
         return value
 
     @field_validator("alert_webhook_secret")
     @classmethod
     def _can_be_decoded(cls, value: SecretStr | None) -> SecretStr | None:
-        return can_sign(value)
+        return signing_secret(value)
 
     @model_validator(mode="after")
     def _channels_are_whole(self) -> Self:
         if self.alert_email_to and not self.smtp_url:
-            raise ValueError("smtp_url: missing, ALERT_EMAIL_TO needs it")
+            raise ValueError("smtp_url: is not set, but ALERT_EMAIL_TO needs it")
         if self.alert_email_to and not self.alert_email_from:
-            raise ValueError("alert_email_from: missing, ALERT_EMAIL_TO needs it")
+            raise ValueError("alert_email_from: is not set, but ALERT_EMAIL_TO needs it")
         if self.alert_webhook_url and not self.alert_webhook_secret:
-            raise ValueError("alert_webhook_secret: missing, ALERT_WEBHOOK_URL needs it")
+            raise ValueError("alert_webhook_secret: is not set, but ALERT_WEBHOOK_URL needs it")
         return self
 
     @property
     def path_prefix(self) -> str:
-        """What stands before every path of ours in a browser, as it is written there; "" is the usual case."""
+        """The prefix of all our paths in a browser, percent-encoded; usually ""."""
         return URL(self.public_url or "").raw_path.rstrip("/")
 
     @property
     def late_after(self) -> timedelta:
-        """How long an e-mail may wait before the verdict is that something is late."""
+        """The wait of an e-mail from which the verdict is late."""
         return timedelta(seconds=self.alert_waiting_seconds)

@@ -1,4 +1,4 @@
-"""Every knob there is, and what makes a value a wrong one."""
+"""All settings, and the validation of their values."""
 
 import os
 import re
@@ -6,15 +6,14 @@ import socket
 from datetime import timedelta
 from pathlib import Path
 from typing import Annotated, Literal
-from urllib.parse import urlsplit
 
 from pydantic import Field, SecretStr, ValidationInfo, field_validator, model_validator
 from pydantic_settings import NoDecode, SettingsConfigDict
 
 from service.config.alerts import AlertSettings
-from service.config.observing import ObservingSettings
-from service.config.secret import SHORTEST_SECRET, strong
 from service.config.sync import SyncSettings
+from service.config.telemetry import TelemetrySettings
+from service.config.validators import SHORTEST_SECRET, check_url, strong_secret
 
 # Zendesk signs the "test webhook" of a webhook that does not exist yet with this published secret:
 # https://developer.zendesk.com/documentation/webhooks/verifying/
@@ -28,7 +27,6 @@ _SCHEMES = {
     **dict.fromkeys(("zendesk_url", "public_url", "alert_slack_url", "alert_webhook_url"), ("https", "http")),
     "smtp_url": ("smtp", "smtps"),
 }
-_URL = re.compile(r"[\w+]+://([^/?#@]*@)?([^/?#@:,\[]*|\[[^]]*\])(:\d{0,5})?(,[^/?#@]*)?([/?].*)?")
 _WRONG_SESSION = re.compile(
     r"[?&]target_session_attrs=(?!(any|primary|standby|read-write|read-only|prefer-standby)(&|$))"
 )
@@ -40,8 +38,8 @@ Strings = Annotated[tuple[str, ...], NoDecode]
 Secrets = Annotated[tuple[SecretStr, ...], NoDecode]
 
 
-class Settings(AlertSettings, ObservingSettings, SyncSettings):
-    """Every knob there is; the descriptions are the text of `.env.example` and of the errors."""
+class Settings(AlertSettings, TelemetrySettings, SyncSettings):
+    """All settings; their descriptions are part of error messages."""
 
     model_config = SettingsConfigDict(
         frozen=True, env_ignore_empty=True, hide_input_in_errors=True, allow_inf_nan=False
@@ -55,13 +53,13 @@ class Settings(AlertSettings, ObservingSettings, SyncSettings):
         True, description="check the certificate of a rediss:// server; Heroku's are self-signed"
     )
     storage_url: str | None = Field(
-        None, description="where attachments are kept", examples=["s3://bucket/prefix"]
+        None, description="storage of attachments", examples=["s3://bucket/prefix"]
     )
     storage_sign_seconds: int = Field(
         300,
         ge=0,
         le=7 * 86400,  # S3 and GCS sign for no longer
-        description="how long the address is good that the API sends programs to for a file; 0: it sends the bytes",
+        description="validity of the API's redirects to files in the storage; 0: the API sends the files itself",
     )
     host: str = Field("0.0.0.0", description="address to listen on")  # noqa: S104 a dyno's router needs it
     port: int = Field(8000, ge=0, le=65535, description="port to listen on")
@@ -75,12 +73,12 @@ class Settings(AlertSettings, ObservingSettings, SyncSettings):
     )
     zendesk_url: str | None = Field(
         None,
-        description="the account's address, where it is not https://SUBDOMAIN.zendesk.com",
+        description="the account's address, if it is not https://SUBDOMAIN.zendesk.com",
         examples=["https://acme.zendesk.com"],
     )
     zendesk_hosts: Strings = Field(
         (),
-        description="further hosts of the same account: of its brands, or its own domain; they get the credentials, too",
+        description="further hosts of the same account, such as those of its brands; they get the credentials too",
         examples=["help.acme.example"],
     )
     zendesk_oauth_client_id: str | None = Field(
@@ -98,7 +96,7 @@ class Settings(AlertSettings, ObservingSettings, SyncSettings):
     )
     zendesk_email: str | None = Field(
         None,
-        description="the agent whom the API token belongs to; API tokens end on 30 April 2027",
+        description="the agent of the API token; API tokens end on 30 April 2027",
         examples=["agent@acme.example"],
     )
     zendesk_api_token: SecretStr | None = Field(
@@ -114,68 +112,78 @@ class Settings(AlertSettings, ObservingSettings, SyncSettings):
     webhook_tolerance_seconds: int = Field(
         3600,
         ge=1,
-        description="how far a signature's time may be from ours before the webhook is marked as late",
+        description="difference between a signature's time and ours from which a webhook is marked as late",
     )
     max_webhook_bytes: int = Field(1024**2, ge=1, description="largest webhook body")
 
     api_token: SecretStr | None = Field(
         None,
-        description="token of operators, for /api and the pages, which are closed without one",
+        description="token of operators, for /api and the pages; both are closed without one",
         examples=["what openssl rand -hex 32 prints"],
     )
     api_read_token: SecretStr | None = Field(
         None,
-        description="token of those who may look and change nothing",
+        description="read-only token",
         examples=["what openssl rand -hex 32 prints"],
     )
 
     download_hosts: Strings = Field(
         ("*.zdusercontent.com",),
         min_length=1,
-        description="hosts that files may come from, beside the account's own",
+        description="allowed hosts of files, beside the account's own",
     )
     download_private_networks: bool = Field(
-        False, description="also dial private addresses and plain http: to try out, never in production"
+        False, description="allow private addresses and plain http: for tests, never in production"
     )
     max_attachment_bytes: int = Field(50 * 1024**2, ge=1, description="largest attachment")
-    download_seconds: float = Field(240, gt=0, description="longest that one file may take")
+    download_seconds: float = Field(240, gt=0, description="longest download of one file")
     download_stall_seconds: float = Field(20, gt=0, description="longest pause within a download")
-    downloads_per_process: int = Field(64, ge=1, description="downloads at once in one worker process")
-    downloads_per_host: int = Field(64, ge=1, description="downloads at once from one host, likewise")
+    downloads_per_process: int = Field(
+        64, ge=1, description="downloads at the same time in one worker process"
+    )
+    downloads_per_host: int = Field(
+        64, ge=1, description="downloads at the same time from one host in one worker process"
+    )
 
     early_seconds: float = Field(
         900,
         ge=0,
-        description="how long after a webhook an answer such as 404 or 403 is only taken for too early",
+        description="time after a webhook in which an answer such as 404 or 403 may only be too early",
     )
-    max_retries: int = Field(5, ge=0, description="attempts that may be given back before an e-mail fails")
-    retry_min_seconds: float = Field(15, gt=0, description="pause before the first retry; doubles with each")
+    max_retries: int = Field(5, ge=0, description="retries before an e-mail fails")
+    retry_min_seconds: float = Field(
+        15, gt=0, description="pause before the first retry; doubles with each retry"
+    )
     retry_max_seconds: float = Field(
         300, gt=0, description="longest pause before a retry, also for Retry-After"
     )
-    attempt_seconds: float = Field(900, gt=0, description="longest that one attempt may take")
-    lease_seconds: float = Field(30, ge=1, description="how long a silent worker keeps its jobs")
+    attempt_seconds: float = Field(900, gt=0, description="longest attempt")
+    lease_seconds: float = Field(30, ge=1, description="time for which a silent worker keeps its jobs")
     sweep_seconds: float = Field(1, gt=0, description="pause between two sweeps")
-    jobs_per_process: int = Field(200, ge=1, description="jobs at once in one worker process")
+    jobs_per_process: int = Field(200, ge=1, description="jobs at the same time in one worker process")
     shutdown_seconds: float = Field(10, ge=1, le=15, description="time for jobs to finish after SIGTERM")
     worker_name: str = Field(
         default_factory=socket.gethostname,
-        description="name of this worker, one each on a host",
+        description="name of this worker, unique on its host",
         examples=["worker.1"],
     )
 
-    database_pool_size: int = Field(4, ge=1, description="most connections to Postgres of one process")
-    database_seconds: float = Field(5, gt=0, description="budget of one request for Postgres")
-    redis_pool_size: int = Field(3, ge=2, description="most connections to Redis of one pool")
+    database_pool_size: int = Field(
+        4, ge=1, description="largest number of connections to Postgres of one process"
+    )
+    database_seconds: float = Field(5, gt=0, description="longest wait of a request for Postgres")
+    redis_pool_size: int = Field(3, ge=2, description="largest number of connections to Redis of one pool")
     fault_points: Path | None = Field(
-        None, description="directory by which a drill kills processes; never in production"
+        None, description="directory through which a drill kills processes; never in production"
     )
     release_tolerates: Strings = Field(
         (),
-        description="what may be away when `holdfast release` looks: storage, sync, or both, comma separated",
+        description="outages that `holdfast release` tolerates: storage, sync, or both, comma separated",
         examples=["sync"],
     )
-    log_format: Literal["json", "console"] = Field("json", description="for machines or for people")
+    log_format: Literal["json", "console"] = Field(
+        "json", description="json for machines, console for people"
+    )
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field("INFO", description="least level to log")
 
     @field_validator(
@@ -187,13 +195,13 @@ class Settings(AlertSettings, ObservingSettings, SyncSettings):
             return value
         parts = [part.strip() for part in value.split(",") if part.strip()]
         if info.field_name == "zendesk_webhook_secrets" and not parts:
-            raise ValueError("missing, there are only spaces or commas")
+            raise ValueError("is not set: there are only spaces or commas")
         return parts
 
     @field_validator("api_token", "api_read_token")
     @classmethod
     def _is_no_guess(cls, value: SecretStr | None) -> SecretStr | None:
-        return None if value is None else strong(value)
+        return None if value is None else strong_secret(value)
 
     @field_validator(*_SCHEMES)
     @classmethod
@@ -202,17 +210,7 @@ class Settings(AlertSettings, ObservingSettings, SyncSettings):
         schemes = tuple(f"{scheme}://" for scheme in _SCHEMES[info.field_name or ""])
         if text is None:
             return value
-        if not text.startswith(schemes):
-            raise ValueError(f"must begin with {' or '.join(schemes)}")
-        if not _URL.fullmatch(text):  # whoever else finds out shows the pieces
-            raise ValueError("is not a URL; in a password, write / ? # @ : % as %2F %3F %23 %40 %3A %25")
-        try:
-            parts = urlsplit(text)
-            complete = parts.port or parts.netloc or parts.path.strip("/")
-        except ValueError:
-            complete = False
-        if not complete:
-            raise ValueError("names no host, or a port beyond 65535")
+        check_url(text, schemes)
         if _WRONG_SSLMODE.search(text):
             raise ValueError("sslmode must be disable, allow, prefer, require, verify-ca or verify-full")
         if _WRONG_SESSION.search(text):
@@ -223,14 +221,14 @@ class Settings(AlertSettings, ObservingSettings, SyncSettings):
 
     @field_validator("storage_url")
     @classmethod
-    def _refuse_what_would_be_left_out(cls, value: str | None) -> str | None:
+    def _refuse_query(cls, value: str | None) -> str | None:
         if value and re.search("[?#]", value):
-            raise ValueError("must have neither ? nor #, all behind which would be left out")
+            raise ValueError("must have neither ? nor #: the rest would be ignored")
         return value
 
     @field_validator("storage_url")
     @classmethod
-    def _refuse_a_disk_that_is_lost(cls, value: str | None) -> str | None:
+    def _refuse_disk_of_dyno(cls, value: str | None) -> str | None:
         if value and value.startswith("file:"):
             if os.environ.get("DYNO"):
                 raise ValueError("a dyno's disk is lost daily, use s3://, gs:// or az://")
@@ -242,7 +240,7 @@ class Settings(AlertSettings, ObservingSettings, SyncSettings):
     @classmethod
     def _can_be_tolerated(cls, value: tuple[str, ...]) -> tuple[str, ...]:
         if not {*value} <= {"storage", "sync"}:
-            raise ValueError("may name storage and sync, nothing else")
+            raise ValueError("may name only storage and sync")
         return value
 
     @field_validator("zendesk_hosts")
@@ -256,23 +254,23 @@ class Settings(AlertSettings, ObservingSettings, SyncSettings):
     @classmethod
     def _refuse_the_public_secret(cls, value: tuple[SecretStr, ...]) -> tuple[SecretStr, ...]:
         if any(secret.get_secret_value() == PUBLIC_TEST_SECRET for secret in value):
-            raise ValueError("holds Zendesk's public test secret, with which anybody could sign")
+            raise ValueError("contains Zendesk's public test secret: anybody could sign with it")
         return value
 
     @field_validator("zendesk_webhook_secrets")
     @classmethod
     def _are_no_guesses(cls, value: tuple[SecretStr, ...]) -> tuple[SecretStr, ...]:
         try:
-            return tuple(map(strong, value))
+            return tuple(map(strong_secret, value))
         except ValueError:
-            reason = f"holds one with fewer than {SHORTEST_SECRET} characters; copy it anew from the webhook in Zendesk"
+            reason = f"has one with fewer than {SHORTEST_SECRET} characters; copy it again from the webhook in Zendesk"
             raise ValueError(reason) from None
 
-    # The last one of those before, so that it comes first.
+    # Declared last, so that it runs before the other validators of mode "before".
     @field_validator("*", mode="before")
     @classmethod
-    def _refuse_what_is_not_text(cls, value: object) -> object:
-        """Whatever else takes such a value, a library or a socket, breaks on it with a traceback."""
+    def _refuse_broken_text(cls, value: object) -> object:
+        """Refuse a value that libraries and sockets would break on with a traceback."""
         if isinstance(value, str) and not value.isascii():
             try:
                 value.encode()
@@ -283,34 +281,34 @@ class Settings(AlertSettings, ObservingSettings, SyncSettings):
     @model_validator(mode="after")
     def _credentials_are_whole(self) -> "Settings":
         if self.zendesk_email and not self.zendesk_api_token:
-            raise ValueError("zendesk_api_token: missing, ZENDESK_EMAIL needs it")
+            raise ValueError("zendesk_api_token: is not set, but ZENDESK_EMAIL needs it")
         if self.zendesk_api_token and not self.zendesk_email:
-            raise ValueError("zendesk_email: missing, ZENDESK_API_TOKEN needs it")
+            raise ValueError("zendesk_email: is not set, but ZENDESK_API_TOKEN needs it")
         if self.zendesk_oauth_client_id and not self.zendesk_oauth_client_secret:
-            raise ValueError("zendesk_oauth_client_secret: missing, ZENDESK_OAUTH_CLIENT_ID needs it")
+            raise ValueError("zendesk_oauth_client_secret: is not set, but ZENDESK_OAUTH_CLIENT_ID needs it")
         if self.zendesk_oauth_client_secret and not self.zendesk_oauth_client_id:
-            raise ValueError("zendesk_oauth_client_id: missing, ZENDESK_OAUTH_CLIENT_SECRET needs it")
+            raise ValueError("zendesk_oauth_client_id: is not set, but ZENDESK_OAUTH_CLIENT_SECRET needs it")
         credentials = (self.zendesk_oauth_client_id, self.zendesk_oauth_token, self.zendesk_api_token)
         if any(credentials) and not self.account_url:
-            raise ValueError("zendesk_subdomain: missing, credentials go to no other account")
+            raise ValueError("zendesk_subdomain: is not set, but the credentials need it")
         if self.api_token and self.api_token == self.api_read_token:
-            raise ValueError("api_read_token: the same as API_TOKEN, so it would not only read")
+            raise ValueError("api_read_token: is the same as API_TOKEN, so it would not be read-only")
         return self
 
     @property
     def account_url(self) -> str | None:
-        """The account's address; `service.zendesk.account` says what gets the credentials."""
+        """The account's address; `service.zendesk.account` decides which hosts get the credentials."""
         if self.zendesk_url:
             return self.zendesk_url.rstrip("/")
         return f"https://{self.zendesk_subdomain}.zendesk.com" if self.zendesk_subdomain else None
 
     @property
     def redis_dsn(self) -> str:
-        """REDIS_URL as redis-py reads it; "" if there is none."""
+        """REDIS_URL for redis-py; "" if it is not set."""
         url = self.redis_url.get_secret_value() if self.redis_url else ""
         if not url.startswith("rediss:"):
             return url
-        # redis-py checks the certificate, but not for whom it is, unless it is told to.
+        # By default redis-py verifies the certificate, but not its host name.
         tls = "ssl_check_hostname=true" if self.redis_verify_tls else "ssl_cert_reqs=none"
         return f"{url}{'&' if '?' in url else '?'}{tls}"
 

@@ -27,7 +27,7 @@ from sqlalchemy.orm import aliased
 from sqlalchemy.types import TypeEngine
 
 from service.errors import ADAPT, ROW_REFUSED, Permanent
-from service.jobs.waiting import FIRST_RING_GRACE
+from service.jobs.waiting import DISPATCH_GRACE
 from service.postgres.email_tables import Attachment, IncomingEmail
 from service.postgres.rows import ANNOUNCED, announced_files, arrays_of, rows_of
 from service.telemetry.metrics import TRANSITIONS
@@ -127,7 +127,7 @@ def _record() -> Select[str, int]:
     values["received_at"] = func.coalesce(row.c.received_at, func.now())
     values["late"] = func.coalesce(row.c.late, literal_column("false"))
     values["processing_status"] = literal("received")
-    values["due_at"] = func.now() + FIRST_RING_GRACE
+    values["due_at"] = func.now() + DISPATCH_GRACE
     values["sync_status"] = func.coalesce(row.c.sync_status, "not_applicable")
     new = (
         pg_insert(IncomingEmail)

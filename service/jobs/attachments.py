@@ -32,7 +32,7 @@ from service.errors import HoldfastError
 from service.postgres.email_tables import FINISHED, NOT_CAPTURED, UNREAD, Attachment, IncomingEmail
 from service.postgres.rows import ANNOUNCED, announced_files, arrays_of, rows_of
 
-Held = tuple[int, int]  # an e-mail's id, and the number of the attempt that holds its job
+FencingToken = tuple[int, int]  # an e-mail's id, and the number of the attempt that holds its job
 
 _CONTENT = ("sha256", "size", "detected_type", "object_key")
 _MARKED = ("status", *_CONTENT, "error_code", "error")
@@ -45,7 +45,7 @@ _MARKS: dict[str, TypeEngine[Any]] = {
 
 
 @dataclass(frozen=True, slots=True)
-class File:
+class FileRecord:
     """A file as it was announced, and where it stands: pending, stored or failed.
 
     One that is pending may have been stored, and its object was lost: `sha256` and `object_key` are of that.
@@ -63,7 +63,7 @@ class File:
     object_key: str | None = None
 
 
-class Stored(Protocol):
+class StoredObject(Protocol):
     """An object in storage, as `storage.put` describes it."""
 
     @property
@@ -90,26 +90,26 @@ class Announced(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Mark:
+class FileUpdate:
     """What became of a file: it is stored, it failed, or it is pending still, with an error so far."""
 
-    held: Held
+    fencing_token: FencingToken
     position: int
     status: str
-    stored: Stored | None = None
+    stored: StoredObject | None = None
     error: HoldfastError | None = None
 
 
-async def files_of(conn: AsyncConnection, email_ids: Sequence[int]) -> list[list[File]]:
+async def files_of(conn: AsyncConnection, email_ids: Sequence[int]) -> list[list[FileRecord]]:
     """List the files of each e-mail, in its order."""
     rows = await conn.execute(_FILES, {"email_ids": email_ids})
-    files: dict[int, list[File]] = {email_id: [] for email_id in email_ids}
+    files: dict[int, list[FileRecord]] = {email_id: [] for email_id in email_ids}
     for email_id, *values in rows:
-        files[email_id].append(File(*values))
+        files[email_id].append(FileRecord(*values))
     return [files[email_id] for email_id in email_ids]
 
 
-async def announce(conn: AsyncConnection, held: Held, files: Mapping[int, Announced]) -> None:
+async def announce(conn: AsyncConnection, held: FencingToken, files: Mapping[int, Announced]) -> None:
     """Record files that Zendesk's API told of, by position, and that it was asked.
 
     At a position that is taken, the file gets its address if it had none. All of it or nothing; nothing if the
@@ -184,7 +184,7 @@ async def list_of(conn: AsyncConnection, email_id: int) -> str | None:
 
 
 async def record_lists(
-    conn: AsyncConnection, listings: Sequence[Listing], held: Held | None = None
+    conn: AsyncConnection, listings: Sequence[Listing], held: FencingToken | None = None
 ) -> tuple[int, int]:
     """Record the files of lists, and that these were read; return how many files and how many are not captured.
 
@@ -204,7 +204,7 @@ async def record_lists(
     return number, not_captured
 
 
-async def mark(conn: AsyncConnection, marks: Sequence[Mark]) -> list[bool]:
+async def mark(conn: AsyncConnection, marks: Sequence[FileUpdate]) -> list[bool]:
     """Record what became of files; False where the attempt holds the job no longer."""
     places = set(await conn.scalars(_MARK, arrays_of(_MARKS, [_values(mark) for mark in marks])))
     return [place in places for place in range(1, len(marks) + 1)]
@@ -221,11 +221,11 @@ def announced_row(position: int, file: Announced) -> dict[str, object]:
     }
 
 
-def _values(mark: Mark) -> tuple[object, ...]:
+def _values(mark: FileUpdate) -> tuple[object, ...]:
     stored, error = mark.stored, mark.error
     about = (stored.sha256, stored.size, stored.detected_type, stored.key) if stored else (None,) * 4
     why = (error.code, error.message) if error else (None, None)
-    return (*mark.held, mark.position, mark.status, *about, *why)
+    return (*mark.fencing_token, mark.position, mark.status, *about, *why)
 
 
 def _is_held(held: tuple[int | ColumnElement[int], int | ColumnElement[int]]) -> Exists:
@@ -239,7 +239,7 @@ def _is_held(held: tuple[int | ColumnElement[int], int | ColumnElement[int]]) ->
 
 # Made once: to make a statement takes longer than Postgres does.
 _FILES = (
-    select(Attachment.email_id, *(Attachment.__table__.c[field.name] for field in fields(File)))
+    select(Attachment.email_id, *(Attachment.__table__.c[field.name] for field in fields(FileRecord)))
     .where(Attachment.email_id == func.any(bindparam("email_ids", type_=ARRAY(BigInteger))))
     .order_by(Attachment.email_id, Attachment.position)
 )

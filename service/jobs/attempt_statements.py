@@ -33,7 +33,7 @@ from service.postgres.email_tables import PROCESSING, WAITING, Attempt, Incoming
 from service.postgres.rows import rows_of
 
 ATTEMPT: dict[str, TypeEngine[Any]] = {"email_id": BigInteger(), "attempt_number": BigInteger()}
-WISH = {**ATTEMPT, "worker": Text(), "lease": Interval()}
+REQUEST = {**ATTEMPT, "worker": Text(), "lease": Interval()}
 SETTLEMENT = {
     **ATTEMPT,
     **dict.fromkeys(("outcome", "status", "error_code", "error", "error_host"), Text()),
@@ -61,7 +61,7 @@ def expired(limit: int) -> Select[int]:
     )
 
 
-def rescue(
+def take_back(
     most_abandoned: int, limit: int, spread: timedelta, sync_status: str, email_id: int | None = None
 ) -> Select[Any]:
     """Make the statement that ends attempts whose lease ran out; with `email_id`, that of this job."""
@@ -92,8 +92,10 @@ def rescue(
 
 
 def _claim() -> Select[Any]:
-    wish = rows_of("wish", WISH)
-    free = _locked("free", wish, text(WAITING), IncomingEmail.attempt_number == wish.c.attempt_number - 1)
+    request = rows_of("request", REQUEST)
+    free = _locked(
+        "free", request, text(WAITING), IncomingEmail.attempt_number == request.c.attempt_number - 1
+    )
     claimed = (
         update(IncomingEmail)
         .where(IncomingEmail.id == free.c.email_id)

@@ -9,16 +9,17 @@ from sqlalchemy import Select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from service.jobs import attempt_statements
+from service.jobs.attachments import FencingToken
 from service.jobs.attempt_statements import (
     ATTEMPT,
     CLAIM,
     REFUSAL,
     REFUSE,
     RENEW,
+    REQUEST,
     SETTLE,
     SETTLED,
     SETTLEMENT,
-    WISH,
 )
 from service.jobs.waiting import Job
 from service.postgres.rows import arrays_of
@@ -43,11 +44,11 @@ _LEFT = {
     )
 }
 _REFUSED = TRANSITIONS.labels("failed", "refuse")
-_RESCUED = {status: TRANSITIONS.labels(status, "rescue") for status in ("queued", "failed")}
+_TAKEN_BACK = {status: TRANSITIONS.labels(status, "rescue") for status in ("queued", "failed")}
 
 
 @dataclass(frozen=True, slots=True)
-class Claiming:
+class ClaimRequest:
     """A worker's wish for a job."""
 
     job: Job
@@ -82,7 +83,7 @@ class Claim:
     has_body: bool = field(default=True, compare=False)
 
     @property
-    def held(self) -> tuple[int, int]:
+    def fencing_token(self) -> FencingToken:
         """What the fence compares: the e-mail's id and the attempt's number."""
         return self.email_id, self.attempt_number
 
@@ -96,7 +97,7 @@ class Failure(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class Refusal:
+class ClaimRefusal:
     """Why Postgres refuses to let a job be claimed, and where its sync begins."""
 
     job: Job
@@ -120,16 +121,16 @@ class Settlement:
     sync_status: SyncStatus = "not_applicable"
 
 
-async def claim(conn: AsyncConnection, wishes: Sequence[Claiming]) -> list[Claim | None]:
+async def claim(conn: AsyncConnection, requests: Sequence[ClaimRequest]) -> list[Claim | None]:
     """Begin the next attempts of jobs and record them; None where another message or worker was first."""
-    rows = [(each.job.email_id, each.job.attempt_number, each.worker, each.lease) for each in wishes]
-    begun = await conn.execute(CLAIM, arrays_of(WISH, rows))
+    rows = [(each.job.email_id, each.job.attempt_number, each.worker, each.lease) for each in requests]
+    begun = await conn.execute(CLAIM, arrays_of(REQUEST, rows))
     claims = {place: Claim(*row) for place, _, *row in begun}
     _CLAIMED.inc(len(claims))
-    return [claims.get(place) for place in range(1, len(wishes) + 1)]
+    return [claims.get(place) for place in range(1, len(requests) + 1)]
 
 
-async def refuse(conn: AsyncConnection, refusals: Sequence[Refusal]) -> list[bool]:
+async def refuse(conn: AsyncConnection, refusals: Sequence[ClaimRefusal]) -> list[bool]:
     """Fail waiting jobs that cannot be claimed; False where another message or worker was first."""
     rows = [
         (each.job.email_id, each.job.attempt_number, *each.failure, each.sync_status) for each in refusals
@@ -151,7 +152,7 @@ async def settle(conn: AsyncConnection, settlements: Sequence[Settlement]) -> li
     """End attempts; False where the claim was lost, but not where the attempt has ended in this way already."""
     rows = [
         (
-            *s.claim.held,
+            *s.claim.fencing_token,
             s.outcome,
             _STATES[s.outcome],
             *(s.failure or (None, None, None)),
@@ -171,7 +172,7 @@ async def settle(conn: AsyncConnection, settlements: Sequence[Settlement]) -> li
     return held
 
 
-async def rescue(
+async def take_back(
     conn: AsyncConnection,
     limit: int,
     spread: timedelta = timedelta(0),
@@ -183,12 +184,14 @@ async def rescue(
     An abandoned attempt costs no retry: the worker may have died of another job. A job that was abandoned once is
     due at once, one that was abandoned more often within `spread` times the number of times before.
     """
-    return await _rescue(conn, attempt_statements.rescue(most_abandoned, limit, spread, sync_status))
+    return await _take_back(conn, attempt_statements.take_back(most_abandoned, limit, spread, sync_status))
 
 
-async def rescue_one(conn: AsyncConnection, email_id: int, spread: timedelta, sync_status: str) -> int:
-    """Take back this job alone, as `rescue` does with many."""
-    return await _rescue(conn, attempt_statements.rescue(MOST_ABANDONED, 1, spread, sync_status, email_id))
+async def take_back_one(conn: AsyncConnection, email_id: int, spread: timedelta, sync_status: str) -> int:
+    """Take back this job alone, as `take_back` does with many."""
+    return await _take_back(
+        conn, attempt_statements.take_back(MOST_ABANDONED, 1, spread, sync_status, email_id)
+    )
 
 
 async def expired(conn: AsyncConnection, limit: int) -> Sequence[int]:
@@ -196,8 +199,8 @@ async def expired(conn: AsyncConnection, limit: int) -> Sequence[int]:
     return (await conn.scalars(attempt_statements.expired(limit))).all()
 
 
-async def _rescue(conn: AsyncConnection, statement: Select[Any]) -> int:
+async def _take_back(conn: AsyncConnection, statement: Select[Any]) -> int:
     rescued = [row.processing_status for row in await conn.execute(statement)]
     for status in rescued:
-        _RESCUED[status].inc()
+        _TAKEN_BACK[status].inc()
     return len(rescued)

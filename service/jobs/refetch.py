@@ -1,30 +1,29 @@
-"""Files whose object is gone or damaged: they are open again, and their e-mails are run again, to fetch them anew."""
+"""Refetch: files whose object is gone or damaged become pending, and their e-mails are retried."""
 
 from sqlalchemy import CTE, JSON, and_, cast, func, select, tuple_, union_all, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from service.jobs.retries import note, queue_again, reopen_failed
+from service.jobs.retries import record_action, reopen_failed, requeue
 from service.jobs.waiting import Job
 from service.postgres.email_tables import Attachment, IncomingEmail
 from service.telemetry.metrics import TRANSITIONS
 
-# E-mails that have one content, the newest: their addresses are the likeliest to work still.
+# The newest e-mails with this content: their addresses are the likeliest to be valid still.
 MOST_HOLDERS = 100
 
 _REOPENED = TRANSITIONS.labels("queued", "reconcile")
 
 
 async def reopen(conn: AsyncConnection, sha256: str, actor: str) -> tuple[int, list[Job]]:
-    """Open the files that have this content, and queue the jobs of their e-mails if they were finished.
+    """Set the stored files with this content to pending, and requeue those of their jobs that are finished.
 
-    Those that wait will fetch it anyway; of those that run at this moment, nothing is opened. Other files stay stored.
-    What a file had stays on record, to be known when it is found again. Return how many files were opened, and the
-    jobs that were queued.
+    Waiting jobs fetch the file anyway; running jobs are left alone. Other files stay stored. The hash and the key of
+    the lost object stay known, in case that it is found again. Return the number of files and the requeued jobs.
     """
     holders = _holders(sha256)
     free = _free(holders)
-    again = queue_again(IncomingEmail.id == free.c.id)
-    # Whoever ended while we waited for its lock is neither queued again nor waits: nobody would fetch its file.
+    retried = requeue(IncomingEmail.id == free.c.id)
+    # A job that ended while we waited for its lock is in neither set: no attempt would fetch its file.
     waiting = select(free.c.id).where(free.c.status.in_(("received", "queued")))
     opened = (
         update(Attachment)
@@ -33,7 +32,7 @@ async def reopen(conn: AsyncConnection, sha256: str, actor: str) -> tuple[int, l
                 tuple_(Attachment.email_id, Attachment.position).in_(
                     select(holders.c.email_id, holders.c.position)
                 ),
-                Attachment.email_id.in_(union_all(select(again.c.id), waiting)),
+                Attachment.email_id.in_(union_all(select(retried.c.id), waiting)),
                 Attachment.status == "stored",
                 Attachment.sha256 == sha256,
             )
@@ -43,8 +42,8 @@ async def reopen(conn: AsyncConnection, sha256: str, actor: str) -> tuple[int, l
         .cte("opened")
     )
     count = select(func.count()).select_from(opened).scalar_subquery()
-    queued = select(cast(func.json_agg(func.json_build_array(*again.c)), JSON)).scalar_subquery()
-    both = select(count, queued).add_cte(reopen_failed(again), note(again, actor, None))
+    queued = select(cast(func.json_agg(func.json_build_array(*retried.c)), JSON)).scalar_subquery()
+    both = select(count, queued).add_cte(reopen_failed(retried), record_action(retried, actor))
     number, jobs = (await conn.execute(both)).one()
     queued_jobs = [Job(email_id, attempt_number + 1) for email_id, attempt_number in jobs or ()]
     _REOPENED.inc(len(queued_jobs))
@@ -52,7 +51,7 @@ async def reopen(conn: AsyncConnection, sha256: str, actor: str) -> tuple[int, l
 
 
 def _holders(sha256: str) -> CTE:
-    """Find the files that have a content; who had it, and could not have it again, is asked no more."""
+    """Select the stored files with this content; files that failed to be fetched again are left out."""
     file = Attachment.__table__.c
     return (
         select(file.email_id, file.position)
@@ -64,7 +63,7 @@ def _holders(sha256: str) -> CTE:
 
 
 def _free(holders: CTE) -> CTE:
-    """Lock those of their e-mails that do not run; the state of each is that which it has when it is locked."""
+    """Lock those of their e-mails that are not running, and select the state that each has once it is locked."""
     return (
         select(IncomingEmail.id, IncomingEmail.processing_status.label("status"))
         .where(

@@ -37,10 +37,10 @@ _READ = IncomingEmail.__table__.c[
     "reading_hash",
 ]
 
-File = Mapping[str, object]  # the columns ANNOUNCED
+FileColumns = Mapping[str, object]  # the columns ANNOUNCED
 
 
-class Kept(NamedTuple):
+class StoredRequest(NamedTuple):
     """A request that is on record, and the columns that were read out of its body."""
 
     email_id: int
@@ -49,16 +49,16 @@ class Kept(NamedTuple):
     columns: Mapping[str, Any]
 
 
-class Rewriting(NamedTuple):
+class RecordChanges(NamedTuple):
     """Columns by name, files in the place of others, new files (their positions count from 0), files to remove."""
 
     columns: Mapping[str, object]
-    corrected: Sequence[File] = ()
-    added: Sequence[File] = ()
+    corrected: Sequence[FileColumns] = ()
+    added: Sequence[FileColumns] = ()
     withdrawn: Sequence[int] = ()
 
 
-class Read(NamedTuple):
+class ReparsedRecord(NamedTuple):
     """What a claim has to know of an e-mail whose record was rewritten."""
 
     ticket_id: str
@@ -68,19 +68,21 @@ class Read(NamedTuple):
     announced_bytes: int
 
 
-async def load(conn: AsyncConnection, email_ids: Sequence[int]) -> list[Kept]:
+async def load(conn: AsyncConnection, email_ids: Sequence[int]) -> list[StoredRequest]:
     """Load requests, in the order of their ids; those from before requests were kept are left out."""
     theirs = IncomingEmail.id == func.any(literal(email_ids, ARRAY(BigInteger)))
     query = select(*_REQUEST, *_READ).where(theirs, IncomingEmail.raw_body.is_not(None))
     rows = (await conn.execute(query.order_by(IncomingEmail.id))).mappings()
     names = [column.name for column in _READ]
     return [
-        Kept(row["id"], row["raw_body"], row["raw_headers"] or (), {name: row[name] for name in names})
+        StoredRequest(
+            row["id"], row["raw_body"], row["raw_headers"] or (), {name: row[name] for name in names}
+        )
         for row in rows
     ]
 
 
-async def rewrite(conn: AsyncConnection, held: tuple[int, int], new: Rewriting) -> Read | None:
+async def rewrite(conn: AsyncConnection, held: tuple[int, int], new: RecordChanges) -> ReparsedRecord | None:
     """Change columns and files of an e-mail in one statement, and note that its body was read again.
 
     None if the attempt holds the job no longer: then nothing is changed. A file that was stored once stays as it is.
@@ -114,10 +116,10 @@ async def rewrite(conn: AsyncConnection, held: tuple[int, int], new: Rewriting) 
         *parts
     )
     row = (await conn.execute(query)).one_or_none()
-    return Read(*row) if row else None
+    return ReparsedRecord(*row) if row else None
 
 
-def _correct(mine: CTE, files: Sequence[File]) -> CTE:
+def _correct(mine: CTE, files: Sequence[FileColumns]) -> CTE:
     file = announced_files(literal(files, JSON))
     values: dict[str, Any] = {name: file.c[name] for name in ANNOUNCED if name != "position"}
     return (
@@ -129,7 +131,7 @@ def _correct(mine: CTE, files: Sequence[File]) -> CTE:
     )
 
 
-def _add(mine: CTE, files: Sequence[File]) -> CTE:
+def _add(mine: CTE, files: Sequence[FileColumns]) -> CTE:
     file = announced_files(literal(files, JSON))
     last = (
         select(func.coalesce(func.max(Attachment.position), -1))

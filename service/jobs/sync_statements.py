@@ -25,7 +25,7 @@ from sqlalchemy.types import TypeEngine
 from service.postgres.email_tables import TO_SYNC, IncomingEmail, key_of_email
 from service.postgres.rows import rows_of
 
-WISH: dict[str, TypeEngine[Any]] = {"email_id": BigInteger(), "lease": Interval()}
+REQUEST: dict[str, TypeEngine[Any]] = {"email_id": BigInteger(), "lease": Interval()}
 SETTLEMENT: dict[str, TypeEngine[Any]] = {
     **dict.fromkeys(("email_id", "version", "attempt_number", "retry_count"), BigInteger()),
     **dict.fromkeys(("outcome", "status", "error_code", "error"), Text()),
@@ -34,7 +34,7 @@ SETTLEMENT: dict[str, TypeEngine[Any]] = {
 _email = IncomingEmail.__table__.c
 
 
-def _held(lease: ColumnElement[Any]) -> dict[str, Any]:
+def _leased(lease: ColumnElement[Any]) -> dict[str, Any]:
     """Hold it; twice as long each time that nobody ended it, so that one which kills workers does so seldom."""
     return {
         "sync_due_at": func.now() + func.power(2, IncomingEmail.sync_unsettled) * lease,
@@ -43,7 +43,7 @@ def _held(lease: ColumnElement[Any]) -> dict[str, Any]:
     }
 
 
-_HOLDING = (
+_CLAIMED = (
     *_email["id", "attempt_number", "sync_attempt_number"],
     func.coalesce(IncomingEmail.sync_retry_count, 0).label("sync_retry_count"),
     (IncomingEmail.sync_unsettled - 1).label("unsettled"),
@@ -54,26 +54,26 @@ _HOLDING = (
 
 
 def _claim() -> Select[Any]:
-    wish = rows_of("wish", WISH)
+    request = rows_of("request", REQUEST)
     free = (
-        select(*wish.c)
-        .join_from(wish, IncomingEmail, IncomingEmail.id == wish.c.email_id)
+        select(*request.c)
+        .join_from(request, IncomingEmail, IncomingEmail.id == request.c.email_id)
         .where(text(TO_SYNC), IncomingEmail.sync_due_at <= func.now())
-        .order_by(wish.c.email_id)  # so that two batches do not wait for each other in a circle
+        .order_by(request.c.email_id)  # so that two batches do not wait for each other in a circle
         .with_for_update(key_share=True, of=IncomingEmail)
         .cte("free")
     )
     claimed = (
         update(IncomingEmail)
         .where(IncomingEmail.id == free.c.email_id)
-        .values(**_held(free.c.lease))
-        .returning(free.c.place, *_HOLDING)
+        .values(**_leased(free.c.lease))
+        .returning(free.c.place, *_CLAIMED)
         .cte("claimed")
     )
     return select(claimed)
 
 
-def _take() -> Select[Any]:
+def _claim_due() -> Select[Any]:
     """Take what is due; of suspects only those that nobody ended `unsettled` times in a row, and only `room` of them."""
     due = (
         select(*_email["id", "sync_due_at", "sync_unsettled"])
@@ -89,18 +89,18 @@ def _take() -> Select[Any]:
         ranked.c.sync_unsettled == bindparam("unsettled", type_=BigInteger()),
         ranked.c.place <= bindparam("room", type_=BigInteger()),
     )
-    taken = (
+    claimed = (
         update(IncomingEmail)
         .where(IncomingEmail.id == ranked.c.id, or_(ranked.c.sync_unsettled == 0, is_in_turn))
-        .values(**_held(bindparam("lease", type_=Interval())))
-        .returning(*_HOLDING)
-        .cte("taken")
+        .values(**_leased(bindparam("lease", type_=Interval())))
+        .returning(*_CLAIMED)
+        .cte("claimed")
     )
-    return select(taken)
+    return select(claimed)
 
 
 def _next_unsettled() -> Select[Any]:
-    """Ask of the suspect that is due for longest, among what `_take` looks at, how often nobody ended it."""
+    """Ask of the suspect that is due for longest, among what `_claim_due` looks at, how often nobody ended it."""
     due = (
         select(*_email["sync_unsettled", "sync_due_at"])
         .where(text(TO_SYNC), IncomingEmail.sync_due_at <= func.now())
@@ -151,4 +151,4 @@ def _settle() -> Select[Any]:
 
 
 # Made once: to make a statement takes longer than to run it.
-CLAIM, TAKE, NEXT_UNSETTLED, SETTLE = _claim(), _take(), _next_unsettled(), _settle()
+CLAIM, CLAIM_DUE, NEXT_UNSETTLED, SETTLE = _claim(), _claim_due(), _next_unsettled(), _settle()

@@ -1,4 +1,4 @@
-"""The data directory: made for its owner alone, and refused where somebody else could change what is in it."""
+"""The data directory: private to its owner, and refused where another user could change its contents."""
 
 import grp
 import os
@@ -11,72 +11,71 @@ from service.local.launch import ServerError
 
 
 def own_directory(path: Path) -> Path:
-    """Return the directory with all links resolved; make it if need be, for its owner alone.
+    """Make the directory if it is missing, private to its owner; return it with all links resolved.
 
-    Raises ServerError where somebody else could change it, or put another directory in its place. The modes of
-    directories that were there before stay as they are.
+    Raises ServerError if another user could change or replace it. Modes of existing directories stay as they are.
     """
-    for complaint in _wrong_links(path.absolute()):
-        raise ServerError(complaint)
-    # Until Python 3.13, Path.resolve() breaks on links in a circle; a look at them says below what is wrong.
+    for problem in _link_problems(path.absolute()):
+        raise ServerError(problem)
+    # Before Python 3.13, Path.resolve() fails on links in a circle; `_check` reports these in one line.
     directory = Path(os.path.realpath(path))
     _check(directory)
     try:
-        directory.mkdir(parents=True, exist_ok=True, mode=0o700)  # the parents get the usual mode
+        directory.mkdir(parents=True, exist_ok=True, mode=0o700)  # parents get the default mode
     except OSError as exc:
         raise ServerError(f"cannot use {directory}: {exc.strerror}") from exc
-    _check(directory)  # once more, as somebody may have been faster
+    _check(directory)  # again, because another user may have made it meanwhile
     return directory
 
 
 def user_name(uid: int) -> str:
     try:
         return pwd.getpwuid(uid).pw_name
-    except KeyError:  # a container may run under a number that has no name
+    except KeyError:  # a container may run under a uid without a name
         return f"user {uid}"
 
 
-def _wrong_links(path: Path) -> Iterator[str]:
-    """Name the links on the way that other users made: they could lead elsewhere at any time."""
-    for step in (*reversed(path.parents), path):
-        if step.is_symlink() and (uid := step.lstat().st_uid) not in _trusted():
-            yield f"{step} is a link that belongs to {user_name(uid)}: choose another --data-dir"
+def _link_problems(path: Path) -> Iterator[str]:
+    """Report links of other users on the path: their owners could change them at any time."""
+    for part in (*reversed(path.parents), path):
+        if part.is_symlink() and (uid := part.lstat().st_uid) not in _trusted_uids():
+            yield f"{part} is a link that belongs to {user_name(uid)}: choose another --data-dir"
 
 
 def _check(directory: Path) -> None:
-    for place in (directory, *directory.parents):
+    for part in (directory, *directory.parents):
         try:
-            about = place.stat()
+            status = part.stat()
         except FileNotFoundError:
             continue
         except OSError as exc:
             raise ServerError(f"cannot use {directory}: {exc.strerror}") from exc
-        if about.st_uid not in _trusted():
+        if status.st_uid not in _trusted_uids():
             raise ServerError(
-                f"{place} belongs to {user_name(about.st_uid)}, who could change what is kept there:"
-                " choose a --data-dir below a directory of your own"
+                f"{part} belongs to {user_name(status.st_uid)}, who could change its contents:"
+                " choose a --data-dir below one of your own directories"
             )
-        # Where the sticky bit is set, as in /tmp, nobody can rename what belongs to others.
-        is_safe_parent = place != directory and about.st_mode & stat.S_ISVTX
-        if _is_writable_by_others(about) and not is_safe_parent:
+        # In a directory with the sticky bit, such as /tmp, users can rename only their own files.
+        is_safe_parent = part != directory and status.st_mode & stat.S_ISVTX
+        if _is_writable_by_others(status) and not is_safe_parent:
             raise ServerError(
-                f"other users may change what is in {place}: run `chmod go-w {place}`, or choose another --data-dir"
+                f"other users may write to {part}: run `chmod go-w {part}`, or choose another --data-dir"
             )
 
 
-def _trusted() -> set[int]:
-    """List the users who could do anything anyway; in a user namespace root has another number."""
+def _trusted_uids() -> set[int]:
+    """Return this user and root; in a user namespace, root has another uid."""
     return {0, os.geteuid(), Path("/").stat().st_uid}
 
 
-def _is_writable_by_others(about: os.stat_result) -> bool:
-    if about.st_mode & stat.S_IWOTH:
+def _is_writable_by_others(status: os.stat_result) -> bool:
+    if status.st_mode & stat.S_IWOTH:
         return True
-    return bool(about.st_mode & stat.S_IWGRP) and not _is_private(about.st_gid)
+    return bool(status.st_mode & stat.S_IWGRP) and not _is_private(status.st_gid)
 
 
 def _is_private(gid: int) -> bool:
-    """Say whether nobody else is in the group: many systems give each user one, which may write by default."""
+    """Say whether this user is the group's only member; on many systems each user has such a group."""
     if gid == 0:
         return True
     if gid != os.getegid():

@@ -1,4 +1,4 @@
-"""The settings of a local Holdfast: the user's own, else made up; kept in a file for `send`, `status` and the next run."""
+"""The settings of a local Holdfast: the user's own, else generated; saved in a file for other commands and the next run."""
 
 import os
 import re
@@ -6,11 +6,11 @@ import secrets
 from collections.abc import Mapping
 from pathlib import Path
 
-from service.config.env_file import read_env_file
+from service.config.reading import read_env_file
 from service.config.settings import Settings
 from service.storage.addresses import PREFIXES
 
-_KEPT = ("API_TOKEN", "ZENDESK_WEBHOOK_SECRETS")
+_GENERATED = ("API_TOKEN", "ZENDESK_WEBHOOK_SECRETS")
 _ACCOUNT = ("ZENDESK_SUBDOMAIN", "ZENDESK_URL")
 
 
@@ -20,27 +20,29 @@ def names() -> set[str]:
 
 
 def choose(data_dir: Path, own: Mapping[str, str], servers: Mapping[str, str], port: int) -> dict[str, str]:
-    """Return the settings of the processes to start. `own`, the user's environment, wins; `servers` are ours.
+    """Return the settings of the processes to start: those in the user's environment (`own`), then those of our servers.
 
-    The token and the secret are made once and read from the file from then on.
+    The token and the secret are generated once and read from the file afterwards.
     """
-    kept = read_env_file(data_dir / "env")
-    made = {name: kept.get(name) or secrets.token_urlsafe(24) for name in _KEPT}
+    saved = read_env_file(data_dir / "env")
+    generated = {name: saved.get(name) or secrets.token_urlsafe(24) for name in _GENERATED}
     defaults = {
         **servers,
-        **made,
+        **generated,
         "STORAGE_URL": f"file://{data_dir / 'objects'}",
         "LOG_FORMAT": "console",
         "PUBLIC_URL": f"http://127.0.0.1:{port}",
-        # To try it out, files come from this machine; with an account set, from where production takes them.
+        # Without a Zendesk account, attachments come from this machine.
         **({} if any(own.get(name) for name in _ACCOUNT) else _LOOPBACK),
     }
-    chosen = {name: value for name, value in own.items() if (name in names() or _is_vendors(name)) and value}
+    chosen = {
+        name: value for name, value in own.items() if (name in names() or _opens_bucket(name)) and value
+    }
     return {**defaults, **chosen, "HOST": "127.0.0.1", "PORT": str(port)}
 
 
-def _is_vendors(name: str) -> bool:
-    """Tell what a bucket in STORAGE_URL is opened with: commands in another terminal need it, too."""
+def _opens_bucket(name: str) -> bool:
+    """Say whether a variable holds credentials or options of a bucket; commands in another terminal need them, too."""
     return name.startswith(PREFIXES)
 
 
@@ -51,11 +53,11 @@ _LOOPBACK = {
 
 
 def write(path: Path, values: Mapping[str, str]) -> None:
-    """Write the file, whole or not at all and for its owner only: it holds secrets."""
+    """Replace the file in one step, readable by its owner only: it holds secrets."""
     new = path.with_name(path.name + ".new")
     new.unlink(missing_ok=True)
     with os.fdopen(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
-        file.write("# Made by holdfast: the settings of the processes that it runs here.\n")
+        file.write("# Written by holdfast: the settings of its local processes.\n")
         file.writelines(f"{name}={_quote(value)}\n" for name, value in sorted(values.items()))
     new.replace(path)
 

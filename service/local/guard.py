@@ -1,8 +1,8 @@
-"""Tie a process to the one that started it: when the parent dies, even by SIGKILL, the child gets a signal.
+"""Send a process a signal when its parent dies, even by SIGKILL.
 
-Linux alone can do it (PR_SET_PDEATHSIG); elsewhere the command just runs. This file runs as a script that
-replaces itself by the command, which is safe where `preexec_fn` is not (threads, asyncio). As root it may also
-change to another user, who keeps root's access to files: so nothing needs to be made readable to everybody.
+Only Linux supports this (PR_SET_PDEATHSIG); elsewhere the command just runs. This file runs as a script that
+execs the command; unlike `preexec_fn`, this is safe with threads and asyncio. As root, it can also change to
+another user who keeps root's access to files, so that no file must become readable to everybody.
 """
 
 import ctypes
@@ -17,25 +17,25 @@ _PR_SET_PDEATHSIG, _PR_SET_KEEPCAPS, _PR_CAPBSET_READ, _PR_CAP_AMBIENT = 1, 8, 2
 _PR_CAP_AMBIENT_IS_SET, _PR_CAP_AMBIENT_RAISE = 1, 2
 _CAP_DAC_OVERRIDE = 1  # linux/capability.h
 _CAPABILITY_VERSION_3 = 0x20080522
-# Resolved at import: Python 3.11 looks at the disk for it, which would block an event loop later.
+# Resolved at import, because resolving reads the disk and would block an event loop later.
 _SCRIPT = str(Path(__file__).resolve())
 
 
 def guarded(command: Sequence[str], signal: Signals, *, owner: tuple[int, int] | None = None) -> list[str]:
-    """Return the command line that runs `command` so that it gets `signal` when this process dies.
+    """Return a command line that runs `command` and sends it `signal` when this process dies.
 
-    `owner` is the (uid, gid) to run as, for root. The kernel watches the *thread* that starts the command, so
-    that has to be the main one.
+    `owner` is the (uid, gid) to change to; only root can. The kernel watches the *thread* that starts the command,
+    so start it from the main thread. Raises RuntimeError in another thread.
     """
     if threading.current_thread() is not threading.main_thread():
-        raise RuntimeError("start it from the main thread: the command would end together with this one")
+        raise RuntimeError("start the command from the main thread: it would end together with this thread")
     uid, gid = owner or (-1, -1)
     arguments = map(str, (int(signal), os.getpid(), uid, gid))
     return [sys.executable, "-I", "-S", _SCRIPT, *arguments, *command]
 
 
 def keeps_access() -> bool:
-    """Say whether a command that leaves root can keep root's access to files here."""
+    """Say whether a command that changes from root to another user can keep root's access to files."""
     return (
         _prctl(_PR_CAPBSET_READ, _CAP_DAC_OVERRIDE) == 1
         and _prctl(_PR_CAP_AMBIENT, _PR_CAP_AMBIENT_IS_SET, _CAP_DAC_OVERRIDE) >= 0
@@ -43,14 +43,14 @@ def keeps_access() -> bool:
 
 
 def main() -> None:
-    """Tie this process to its parent, change the user if asked to, and become the command."""
+    """Ask for the signal, change the user if requested, and exec the command."""
     signal, parent, uid, gid = map(int, sys.argv[1:5])
     if uid >= 0:
         _change_user(uid, gid)
-    _prctl(_PR_SET_PDEATHSIG, signal)  # after the change of user, which would clear it
+    _prctl(_PR_SET_PDEATHSIG, signal)  # last, because a change of user clears it
     if os.getppid() != parent:
-        sys.exit(1)  # it died before we asked to be told
-    os.execvp(sys.argv[5], sys.argv[5:])  # noqa: S606 no shell is the point
+        sys.exit(1)  # the parent died before this request
+    os.execvp(sys.argv[5], sys.argv[5:])  # noqa: S606 no shell is intended
 
 
 def _change_user(uid: int, gid: int) -> None:

@@ -1,4 +1,4 @@
-"""Run one server as a child: alone in its directory, tied to us, stopped for certain."""
+"""Run one server as a child process with a directory of its own, and always stop it."""
 
 import fcntl
 import os
@@ -15,18 +15,18 @@ from signal import SIGINT, SIGKILL, SIGTERM, Signals
 
 from service.local.guard import guarded, keeps_access
 
-# A socket's path has to fit sockaddr_un with its NUL: 108 bytes on Linux, 104 on macOS.
+# A socket's path and its NUL must fit sockaddr_un: 108 bytes on Linux, 104 on macOS.
 _MAX_SOCKET_BYTES = 103
-_READY_SECONDS = 60  # recovery after a crash included
+_READY_SECONDS = 60  # recovery after a crash takes part of it
 
 
 class ServerError(Exception):
-    """A local server cannot run; the message is one line that says why."""
+    """A local server cannot run; the message gives the reason in one line."""
 
 
 @contextmanager
 def alone(directory: Path) -> Iterator[None]:
-    """Hold the directory's lock, which dies with this process."""
+    """Lock the directory for this process, until its end. Raises ServerError if another process has it."""
     try:
         directory.mkdir(parents=True, exist_ok=True, mode=0o700)
         lock = (directory / "lock").open("a+")
@@ -48,19 +48,19 @@ def alone(directory: Path) -> Iterator[None]:
 
 @contextmanager
 def socket_directory(directory: Path, name: str, owner: tuple[int, int] | None = None) -> Iterator[Path]:
-    """Give a place for a socket `name`: the directory, or another one where `owner` could not make it there.
+    """Yield a directory for the socket `name`: this one, or a temporary one.
 
-    Or where its path is too long, or needs quoting.
+    A temporary one is needed if `owner` cannot write here, or the path is too long or needs quoting.
     """
     path = directory / name
-    is_in_the_way = bool(owner) and not keeps_access()
+    is_inaccessible = bool(owner) and not keeps_access()
     is_short = len(os.fsencode(path)) <= _MAX_SOCKET_BYTES
-    if is_short and re.fullmatch(r"[\w./-]+", str(path), re.ASCII) and not is_in_the_way:
+    if is_short and re.fullmatch(r"[\w./-]+", str(path), re.ASCII) and not is_inaccessible:
         yield directory
         return
     short = Path(tempfile.mkdtemp(prefix="holdfast-", dir="/tmp"))
     try:
-        if owner and is_in_the_way:
+        if owner and is_inaccessible:
             os.chown(short, *owner)
         yield short
     finally:
@@ -76,7 +76,7 @@ def running(
     stop: Signals,
     owner: tuple[int, int] | None = None,
 ) -> Iterator[None]:
-    """Run the server, whose words go to `server.log`; `is_ready` gets its process id and is asked until it agrees."""
+    """Run the server, with its output in `server.log`; wait until `is_ready` returns True for its process id."""
     log = directory / "server.log"
     with log.open("ab") as output:
         server = subprocess.Popen(  # noqa: S603 our own command
@@ -85,7 +85,7 @@ def running(
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=output,
-            start_new_session=True,  # Ctrl-C is for us, who then stop it in order
+            start_new_session=True,  # so that Ctrl-C reaches only this process, which then stops the server
         )
         try:
             _wait_until_ready(server, is_ready, Path(command[0]).name, log)
@@ -95,10 +95,10 @@ def running(
 
 
 def end_leftovers(program: str, directory: Path, pid_file: Path, stop: Signals) -> None:
-    """End what outlived the process that ran it, and forget its pid file. Call it with the lock held.
+    """End processes of a server that outlived its parent, and remove the pid file. The caller holds the lock.
 
-    A server's helpers count too: a new Postgres must not meet the old one's memory. The pid file alone is no
-    proof, it may name a stranger by now.
+    Helper processes count, too: a new Postgres must not find the shared memory of the old one. The pid file alone
+    is not enough, because its number may belong to another program by now.
     """
     main = pid_file.read_text().partition("\n")[0].strip() if pid_file.exists() else ""
     deadline = time.monotonic() + 20
@@ -119,7 +119,7 @@ def _working_in(directory: Path, program: str) -> list[int]:
         command = ["/bin/ps", "-axww", "-o", "pid=,command="]
         listed = subprocess.run(command, capture_output=True, text=True, check=False).stdout  # noqa: S603 fixed
         lines = [line.split(maxsplit=1) for line in listed.splitlines()]
-        return [int(pid) for pid, words in lines if f"/{program} " in words and str(directory) in words]
+        return [int(pid) for pid, run in lines if f"/{program} " in run and str(directory) in run]
     return [int(process.name) for process in Path("/proc").glob("[0-9]*") if _is(process, directory, program)]
 
 
@@ -149,13 +149,13 @@ def _wait_until_ready(
 
 def _last_line(log: Path) -> str:
     lines = log.read_text(errors="replace").splitlines()
-    return lines[-1] if lines else "it said nothing"
+    return lines[-1] if lines else "no output"
 
 
 def _end(server: subprocess.Popen[bytes], stop: Signals) -> None:
     for signal, seconds in ((stop, 20), (SIGINT if stop == SIGTERM else SIGTERM, 2), (SIGKILL, 5)):
         if server.poll() is None:
             server.send_signal(signal)
-            # An impatient second Ctrl-C goes on with the next signal; it must not leave the server behind.
+            # A second Ctrl-C only moves on to the next signal; the server must not be left running.
             with suppress(subprocess.TimeoutExpired, KeyboardInterrupt):
                 server.wait(seconds)

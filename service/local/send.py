@@ -1,4 +1,4 @@
-"""Send one webhook to a running Holdfast, serve its attachments, and wait for what becomes of them."""
+"""Send one webhook to a running Holdfast, serve its attachments, and wait until the e-mail is finished."""
 
 import asyncio
 import json
@@ -12,37 +12,37 @@ from typing import Any
 import click
 from aiohttp import ClientError, ClientSession, ClientTimeout
 
-from service.config.env_file import read_env_file
+from service.config.reading import read_env_file
 from service.local.signals import interruptible, run_until_told
-from service.local.zendesk.stand_in import Answer, Zendesk
+from service.local.zendesk.stand_in import WebhookResponse, Zendesk
 
 _FILES = (Path(".holdfast/env"), Path(".holdfast/demo/env"))
 _PAUSE_SECONDS = 0.2
 
 
 def run(body: bytes, files: Sequence[Path], url: str | None, env_file: Path | None) -> None:
-    """Exit with 0 where the e-mail completed or, without files, where the webhook was taken; else with 1."""
+    """Send a webhook; exit with 0 if the e-mail completes or, without files, if the webhook is accepted; else with 1."""
     settings = _settings(env_file)
     url = (url or f"http://127.0.0.1:{settings.get('PORT', '8000')}").rstrip("/")
-    secret = _needed(settings, "ZENDESK_WEBHOOK_SECRETS").strip(", \t\r\n").partition(",")[0].strip()
-    token = _needed(settings, "API_TOKEN").strip() if files else ""
+    secret = _require(settings, "ZENDESK_WEBHOOK_SECRETS").strip(", \t\r\n").partition(",")[0].strip()
+    token = _require(settings, "API_TOKEN").strip() if files else ""
     payload = _read_object(body) if files else None
-    went_well = False
+    succeeded = False
 
     async def main(_: asyncio.Event) -> None:
-        nonlocal went_well
+        nonlocal succeeded
         async with Zendesk(secret=secret) as zendesk:
             if payload is not None:
                 _attach(payload, zendesk, files)
             answer = await _post(zendesk, url, body if payload is None else payload)
             click.echo(f"{answer.status} {answer.body.decode(errors='replace').strip()}")
-            went_well = answer.status == 200
+            succeeded = answer.status == 200
             if files:
-                went_well = went_well and await _wait(answer, url, token)
+                succeeded = succeeded and await _wait(answer, url, token)
 
     with interruptible():
         run_until_told(main)
-    sys.exit(0 if went_well else 1)
+    sys.exit(0 if succeeded else 1)
 
 
 def _settings(env_file: Path | None) -> Mapping[str, str]:
@@ -50,10 +50,10 @@ def _settings(env_file: Path | None) -> Mapping[str, str]:
     return {**read_env_file(path), **{name: value for name, value in os.environ.items() if value}}
 
 
-def _needed(settings: Mapping[str, str], name: str) -> str:
+def _require(settings: Mapping[str, str], name: str) -> str:
     if name not in settings:
         raise click.ClickException(
-            f"{name}: missing; set it, or run this where `holdfast up` wrote {_FILES[0]}"
+            f"{name} is not set: set it, or run this in the directory where `holdfast up` wrote {_FILES[0]}"
         )
     return settings[name]
 
@@ -62,10 +62,10 @@ def _read_object(body: bytes) -> dict[str, Any]:
     try:
         payload = json.loads(body)
     except ValueError as exc:
-        raise click.ClickException(f"PAYLOAD is not JSON, nothing can be attached to it: {exc}") from exc
+        raise click.ClickException(f"PAYLOAD is not JSON, so --attach cannot be used: {exc}") from exc
     if not isinstance(payload, dict) or not isinstance(payload.get("attachments") or [], list):
         raise click.ClickException(
-            "PAYLOAD is not an object with a list of attachments, nothing can be attached"
+            "PAYLOAD is not an object with a list of attachments, so --attach cannot be used"
         )
     return payload
 
@@ -76,7 +76,7 @@ def _attach(payload: dict[str, Any], zendesk: Zendesk, files: Sequence[Path]) ->
             path.name,
             path.read_bytes(),
             content_type=mimetypes.guess_type(path.name)[0] or "application/octet-stream",
-            public=True,  # the server knows no credentials for this stand-in
+            public=True,  # the server has no credentials of this stand-in
         )
         for path in files
     ]
@@ -86,33 +86,33 @@ def _attach(payload: dict[str, Any], zendesk: Zendesk, files: Sequence[Path]) ->
     ]
 
 
-async def _post(zendesk: Zendesk, url: str, body: bytes | dict[str, Any]) -> Answer:
+async def _post(zendesk: Zendesk, url: str, body: bytes | dict[str, Any]) -> WebhookResponse:
     try:
         return await zendesk.send(f"{url}/webhooks/zendesk", body)
     except (ClientError, TimeoutError, ValueError) as exc:
-        reason = exc or "it took too long"
+        reason = exc or "timeout"
         raise click.ClickException(f"no answer from {url}: {reason}; is `holdfast up` running?") from exc
 
 
-async def _wait(answer: Answer, url: str, token: str) -> bool:
-    """Tell each change of the e-mail until its end; True where that is `completed`."""
+async def _wait(answer: WebhookResponse, url: str, token: str) -> bool:
+    """Print each change of the e-mail until it is finished; return whether it completed."""
     email_id = answer.json().get("email_id")
     if email_id is None:
         return False
-    told = ""
+    printed = ""
     headers = {"Authorization": f"Bearer {token}"}
     async with ClientSession(headers=headers, timeout=ClientTimeout(total=10)) as session:
         while True:
-            email = await _ask(session, f"{url}/api/v1/emails/{email_id}")
-            if email and told != (told := _describe(email)):
-                click.echo(told)
+            email = await _get_email(session, f"{url}/api/v1/emails/{email_id}")
+            if email and printed != (printed := _describe(email)):
+                click.echo(printed)
             if email and email["processing_status"] in {"completed", "failed"}:
                 return bool(email["processing_status"] == "completed")
             await asyncio.sleep(_PAUSE_SECONDS)
 
 
-async def _ask(session: ClientSession, url: str) -> dict[str, Any]:
-    """Return the e-mail; nothing while web is away, which may be started again."""
+async def _get_email(session: ClientSession, url: str) -> dict[str, Any]:
+    """Return the e-mail, or nothing while web does not answer: it may be restarting."""
     try:
         async with session.get(url) as response:
             if 400 <= response.status < 500:
@@ -123,10 +123,10 @@ async def _ask(session: ClientSession, url: str) -> dict[str, Any]:
 
 
 def _describe(email: Mapping[str, Any]) -> str:
-    kept = sum(file["status"] == "stored" for file in email["attachments"])
+    stored = sum(file["status"] == "stored" for file in email["attachments"])
     parts = [
         f"e-mail {email['id']}: {email['processing_status']}",
-        f"{kept}/{len(email['attachments'])} files",
+        f"{stored}/{len(email['attachments'])} files",
     ]
     if email["retry_count"]:
         parts.append(f"retry {email['retry_count']}")

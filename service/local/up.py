@@ -1,4 +1,4 @@
-"""Run all of Holdfast on this machine until Ctrl-C."""
+"""Run Holdfast on this machine until Ctrl-C."""
 
 import asyncio
 import os
@@ -19,7 +19,7 @@ _COLOURS = ("cyan", "magenta", "blue", "yellow", "green")
 
 
 def run(port: int | None, data_dir: Path, workers: int) -> None:
-    """Start it, say where it is, and end all of it with Ctrl-C; exits with 2 where it cannot start."""
+    """Run web, workers and their servers until Ctrl-C; exit with 2 if they cannot start."""
     with one_line_errors():
         port = port or _port_of_environment()
         if not is_free(port):
@@ -29,14 +29,18 @@ def run(port: int | None, data_dir: Path, workers: int) -> None:
             say("stopping the servers")
 
 
-def say(what: str) -> None:
-    """Tell the user what happens, as opposed to what a process has to say."""
+def say(line: str) -> None:
+    """Print a line of this command, as opposed to a line of one of its processes."""
     name = click.style("holdfast  ", bold=True)
-    click.echo(f"{name}│ {what}")
+    click.echo(f"{name}│ {line}")
+
+
+def print_row(name: str, value: str) -> None:
+    click.echo(f"  {click.style(f'{name:<10}', bold=True)} {value}")
 
 
 def try_it(*options: str) -> str:
-    """Return a command to copy that sends an e-mail, for the way in which we were called."""
+    """Return a command that sends an e-mail, ready to copy, for the way in which the user called this one."""
     name = "holdfast"
     if shutil.which(name) != sys.argv[0]:
         name = sys.argv[0] if Path(sys.argv[0]).name == name else f"{sys.executable} -m service"
@@ -47,7 +51,7 @@ def try_it(*options: str) -> str:
 
 @contextmanager
 def one_line_errors() -> Iterator[None]:
-    """Tell why it cannot run in one line, and exit with 2."""
+    """Print why the command cannot run in one line, and exit with 2."""
     try:
         yield
     except (ServerError, GivenUp, ExceptionGroup) as exc:
@@ -59,45 +63,42 @@ def one_line_errors() -> Iterator[None]:
 
 
 async def _run(stack: Stack, workers: int, hurry: asyncio.Event) -> None:
-    async with supervise(stack.programs(workers, to_files=False), _pass_on, hurry):
+    async with supervise(stack.programs(workers, to_files=False), _print_line, hurry):
         await wait_until_ready(stack.url)
-        click.echo(_welcome(stack))
+        _print_welcome(stack)
         await asyncio.Event().wait()
 
 
-def _pass_on(who: str, line: str) -> None:
-    if who == "supervisor":
+def _print_line(name: str, line: str) -> None:
+    if name == "supervisor":
         say(click.style(line, fg="yellow"))
     else:
-        colour = _COLOURS[sum(who.encode()) % len(_COLOURS)]
-        click.echo(f"{click.style(f'{who:<10}', fg=colour)}│ {line}")
+        colour = _COLOURS[sum(name.encode()) % len(_COLOURS)]
+        click.echo(f"{click.style(f'{name:<10}', fg=colour)}│ {line}")
 
 
-def _welcome(stack: Stack) -> str:
-    settings = stack.settings
-    lines = [
-        ("dashboard", f"{stack.url}/    (sign in with the token)"),
-        ("webhook", f"{stack.url}/webhooks/zendesk"),
-        ("secret", _shown(stack, "ZENDESK_WEBHOOK_SECRETS")),
-        ("API", f"{stack.url}/api/v1/emails"),
-        ("token", _shown(stack, "API_TOKEN")),
-        ("files", settings["STORAGE_URL"]),
-        ("settings", str(stack.data_dir / "env")),
-        ("try it", f"{try_it()}    (in another terminal)"),
-        ("stop", "Ctrl-C"),
-    ]
-    rows = "\n".join(f"  {click.style(f'{name:<10}', bold=True)} {value}" for name, value in lines)
-    return f"\n  {click.style('Holdfast is ready.', fg='green', bold=True)}\n\n{rows}\n"
+def _print_welcome(stack: Stack) -> None:
+    click.secho("\n  Holdfast is ready.\n", fg="green", bold=True)
+    print_row("dashboard", f"{stack.url}/    (sign in with the token)")
+    print_row("webhook", f"{stack.url}/webhooks/zendesk")
+    print_row("secret", _generated(stack, "ZENDESK_WEBHOOK_SECRETS"))
+    print_row("API", f"{stack.url}/api/v1/emails")
+    print_row("token", _generated(stack, "API_TOKEN"))
+    print_row("files", stack.settings["STORAGE_URL"])
+    print_row("settings", str(stack.data_dir / "env"))
+    print_row("try it", f"{try_it()}    (in another terminal)")
+    print_row("stop", "Ctrl-C\n")
 
 
-def _shown(stack: Stack, name: str) -> str:
+def _generated(stack: Stack, name: str) -> str:
+    """Return a generated secret; never print one of the user's own."""
     return "as in your environment" if stack.own.get(name) else stack.settings[name]
 
 
 def _port_of_environment() -> int:
     text = os.environ.get("PORT") or "8000"
     if not (text.isascii() and text.isdigit() and 0 < int(text) < 65536):
-        raise ServerError("PORT: must be a number from 1 to 65535, for example PORT=8000")
+        raise ServerError("PORT must be a number from 1 to 65535, for example PORT=8000")
     return int(text)
 
 

@@ -7,10 +7,10 @@ import structlog
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from service.errors import Rejected, Transient
-from service.jobs import bulk_retries, retries
-from service.jobs.bulk_retries import Step
-from service.jobs.sync_retries import Sync, again_next
-from service.jobs.waiting import Job
+from service.jobs import bulk_retries
+from service.jobs.bulk_retries import BulkRetryStep
+from service.jobs.retries import FINISHED_STATES
+from service.jobs.waiting import Job, Sync
 from service.postgres.email_tables import NOT_CAPTURED
 from service.postgres.engine import connect, run
 from service.postgres.search import Count, Place, count, walk
@@ -22,7 +22,7 @@ MOST_PER_SECOND = 1000
 # Rows that one step looks at, of those that a filter's index does not tell apart.
 EXAMINED = 5_000
 # How long a worker that took a step may take for it, before another one does.
-PATIENCE = timedelta(seconds=30)
+STEP_LEASE = timedelta(seconds=30)
 LOOK_SECONDS = 1.0
 # While one is on its way.
 SOON_SECONDS = 0.2
@@ -74,19 +74,17 @@ async def step(res: Resources) -> bool:
     """Take one step of a retry of many, if one is due; False where none was."""
 
     async def take(conn: AsyncConnection) -> list[Job] | list[Sync] | None:
-        if (bulk := await bulk_retries.take(conn, PATIENCE)) is None:
+        if (bulk := await bulk_retries.claim_step(conn, STEP_LEASE)) is None:
             return None
         after = None if bulk.place_id is None else Place(bulk.place_time, bulk.place_id)
         way = walk(Selection.model_validate(bulk.filter), after, EXAMINED, finished_before=bulk.created_at)
-        here = Step(bulk.id, bulk.actor, bulk.place_id)
+        here = BulkRetryStep(bulk.id, bulk.actor, bulk.place_id)
         found, stop = way.found(bulk.per_second), way.stop(bulk.per_second)
-        if bulk.what == "sync":
-            return await again_next(conn, here, found, stop)
-        return await retries.retry_next(conn, here, found, stop)
+        return await bulk_retries.retry_next(conn, here, bulk.what, found, stop)
 
     taken = await run(res.engine, res.settings.database_seconds, take)
     for each in taken or ():
-        res.dispatcher.ring(each)
+        res.dispatcher.dispatch(each)
     return taken is not None
 
 
@@ -106,7 +104,7 @@ def _meant(res: Resources, wanted: Selection, what: What) -> Selection:
 
     E-mails whose files were not captured are completed as well as failed.
     """
-    if wanted.status not in {None, *retries.FINISHED}:
+    if wanted.status not in {None, *FINISHED_STATES}:
         raise Rejected(422, "not_finished", f"What is {wanted.status} will be worked on anyway.")
     if what == "sync":
         if not res.settings.sync_url:

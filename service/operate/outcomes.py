@@ -18,7 +18,7 @@ from service.resources import Resources
 # E-mails that one step looks at.
 BATCH = 2_000
 # A worker that took a step has so long for it; then another worker takes it.
-PATIENCE = timedelta(seconds=30)
+STEP_LEASE = timedelta(seconds=30)
 # The pause after a step that found nothing new, or that was the last of a round.
 ROUND = timedelta(seconds=1)
 LOOK_SECONDS = 1.0
@@ -45,7 +45,7 @@ async def step_for_ever(res: Resources) -> None:
 
 
 async def _step(conn: AsyncConnection) -> bool:
-    taken = (await conn.execute(_TAKE, {"patience": PATIENCE})).one_or_none()
+    taken = (await conn.execute(_TAKE, {"patience": STEP_LEASE})).one_or_none()
     if taken is None:
         return False
     here = {"bulk": taken.id, "place": taken.look_place, "until": taken.look_at, "round": ROUND}

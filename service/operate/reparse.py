@@ -13,8 +13,9 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from service.errors import Rejected
 from service.jobs import reparsing, retries
-from service.jobs.attachments import File, files_of
-from service.jobs.reparsing import Kept
+from service.jobs.attachments import FileRecord, files_of
+from service.jobs.reparsing import StoredRequest
+from service.jobs.retries import FINISHED_STATES
 from service.postgres.email_tables import IncomingEmail
 from service.postgres.engine import run
 from service.postgres.search import Place, walk
@@ -44,7 +45,7 @@ class Difference:
 
 
 @dataclass
-class Plan:
+class ReparsePlan:
     """How many finished e-mails matched, and what reading their bodies again would change."""
 
     matching: int = 0
@@ -64,17 +65,17 @@ class Plan:
             self.examples.append(found)
 
 
-def every(res: Resources, wanted: Selection) -> AsyncIterator[Sequence[int]]:
+def matching(res: Resources, wanted: Selection) -> AsyncIterator[Sequence[int]]:
     """Give the ids of all finished e-mails that match, newest first, some at a time.
 
     Raises Rejected (422) for a filter that asks for what is not finished.
     """
-    if wanted.status not in {None, *retries.FINISHED}:
+    if wanted.status not in {None, *FINISHED_STATES}:
         raise Rejected(422, "not_finished", f"What is {wanted.status} will be worked on anyway.")
     return _walk(res, wanted)
 
 
-async def these(res: Resources, email_ids: Sequence[int]) -> AsyncIterator[Sequence[int]]:
+async def given(res: Resources, email_ids: Sequence[int]) -> AsyncIterator[Sequence[int]]:
     """Give these ids; raises Rejected if there is no such e-mail (404), or its job is not finished (409)."""
 
     async def look(conn: AsyncConnection) -> dict[int, str]:
@@ -86,7 +87,7 @@ async def these(res: Resources, email_ids: Sequence[int]) -> AsyncIterator[Seque
     for email_id in email_ids:
         if email_id not in found:
             raise Rejected(404, "email_not_found", f"There is no e-mail {email_id}.")
-        if found[email_id] not in retries.FINISHED:
+        if found[email_id] not in FINISHED_STATES:
             raise Rejected(
                 409, "not_finished", f"E-mail {email_id} is {found[email_id]}: it will be worked on anyway."
             )
@@ -95,7 +96,7 @@ async def these(res: Resources, email_ids: Sequence[int]) -> AsyncIterator[Seque
 
 
 async def differences(
-    res: Resources, pages: AsyncIterator[Sequence[int]], plan: Plan
+    res: Resources, pages: AsyncIterator[Sequence[int]], plan: ReparsePlan
 ) -> AsyncIterator[Sequence[Difference]]:
     """Read bodies again, without writing anything; count in the plan what is given, for each page of ids."""
     async for email_ids in pages:
@@ -105,16 +106,16 @@ async def differences(
         yield found
 
 
-async def queue(res: Resources, found: Sequence[Difference], actor: str, per_second: int) -> int:
+async def retry_differing(res: Resources, found: Sequence[Difference], actor: str, per_second: int) -> int:
     """Run these e-mails again, as by hand, and no more than so many in a second; return how many were finished."""
     if not found:
         return 0
     email_ids = [each.email_id for each in found]
     jobs = await run(
-        res.engine, res.settings.database_seconds, lambda conn: retries.retry_these(conn, email_ids, actor)
+        res.engine, res.settings.database_seconds, lambda conn: retries.retry(conn, email_ids, actor)
     )
     for job in jobs:
-        res.dispatcher.ring(job)
+        res.dispatcher.dispatch(job)
     log.info("emails_reparsed", emails=len(jobs))
     await asyncio.sleep(len(jobs) / per_second)
     return len(jobs)
@@ -138,12 +139,12 @@ async def _next(
     way = walk(wanted, after, EXAMINED)
     rows = (await conn.execute(way.found(EXAMINED))).all()
     end = (await conn.execute(way.end())).one_or_none()
-    finished = [row.id for row in rows if row.processing_status in retries.FINISHED]
+    finished = [row.id for row in rows if row.processing_status in FINISHED_STATES]
     return finished, Place(*end) if end else None
 
 
-async def _differing(res: Resources, email_ids: Sequence[int], plan: Plan) -> list[Difference]:
-    async def look(conn: AsyncConnection) -> tuple[list[Kept], list[list[File]]]:
+async def _differing(res: Resources, email_ids: Sequence[int], plan: ReparsePlan) -> list[Difference]:
+    async def look(conn: AsyncConnection) -> tuple[list[StoredRequest], list[list[FileRecord]]]:
         kept = await reparsing.load(conn, email_ids)
         return kept, await files_of(conn, [each.email_id for each in kept])
 
@@ -162,7 +163,7 @@ async def _differing(res: Resources, email_ids: Sequence[int], plan: Plan) -> li
     return found
 
 
-def _changes(kept: Kept, files: Sequence[reading.File]) -> Changes | None:
+def _changes(kept: StoredRequest, files: Sequence[reading.File]) -> Changes | None:
     try:
         email = reading.read(reading.headers_of(kept.headers), kept.body)
     except Unreadable:

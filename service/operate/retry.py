@@ -1,27 +1,39 @@
-"""Run an e-mail again, because a person wants it."""
+"""Retry an e-mail: its job, or only its sync."""
 
 import structlog
 
 from service.errors import Rejected
 from service.jobs import retries
 from service.postgres.engine import connect
+from service.postgres.selection import What
 from service.resources import Resources
+
+_EVENTS = {"job": "email_retried", "sync": "sync_retried"}
+_FOLLOWS = {"job": "it will be processed anyway", "sync": "it is synced when that is over"}
 
 log = structlog.get_logger()
 
 
-async def retry(res: Resources, email_id: int, actor: str) -> None:
-    """Run a finished job again with a fresh budget; what is stored is not fetched again.
+async def retry(res: Resources, email_id: int, actor: str, what: What = "job") -> None:
+    """Retry the job of a finished e-mail, or its sync, with a fresh budget; stored files are not downloaded again.
 
-    Raises Rejected if there is no such e-mail (404) or its job is not finished (409).
+    Raises Rejected if there is no such e-mail (404), its job is not finished (409), or there is no target (409).
     """
+    if what == "sync":
+        check_has_target(res)
     async with connect(res.engine) as conn:
-        job = await retries.retry(conn, email_id, actor)
-        status = None if job else await retries.status_of(conn, email_id)
-    if job:
-        res.dispatcher.ring(job)
-        log.info("email_retried", email=email_id)
+        retried = await retries.retry(conn, [email_id], actor, what)
+        status = None if retried else await retries.status_of(conn, email_id)
+    if retried:
+        res.dispatcher.dispatch(retried[0])
+        log.info(_EVENTS[what], email=email_id)
     elif status is None:
         raise Rejected(404, "email_not_found", f"There is no e-mail {email_id}.")
     else:
-        raise Rejected(409, "not_finished", f"E-mail {email_id} is {status}: it will be worked on anyway.")
+        raise Rejected(409, "not_finished", f"E-mail {email_id} is {status}: {_FOLLOWS[what]}.")
+
+
+def check_has_target(res: Resources) -> None:
+    """Raise Rejected (409) where no target is set."""
+    if not res.settings.sync_url:
+        raise Rejected(409, "sync_off", "SYNC_URL is not set: there is no target to sync to.")

@@ -9,8 +9,8 @@ from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from service.config.settings import Settings
+from service.formatting import duration, number
 from service.postgres.email_tables import NOT_CAPTURED, TO_SYNC, UNSYNCED
-from service.queries.verdict import duration, number
 from service.queries.views import View
 from service.reconcile.differences import MOST_KEPT, WORDS, open_differences
 
@@ -168,10 +168,10 @@ def _uncompared(view: ComparisonView) -> Sequence[str]:
             f"{view.storage_parts} of {PARTS} parts of the storage were compared in the last 25 hours."
         )
     if view.not_sent is not None:
-        count = number(view.not_sent, view.capped) or "0"
+        count = number(view.not_sent, view.capped)
         said.append(f"What the webhook's receiver has cannot be compared; {count} not sent yet.")
     elif view.target != "none" and (view.unsynced or view.pending):
-        left = f"{number(view.unsynced, view.capped) or '0'} not synced, {number(view.pending, view.capped) or '0'} on their way"
+        left = f"{number(view.unsynced, view.capped)} not synced, {number(view.pending, view.capped)} on their way"
         said.append(f"Left out: {left}.")
     return said
 

@@ -23,7 +23,7 @@ from service.postgres.operation_tables import Alert
 from service.postgres.rows import BRIEF_TEXT
 from service.queries.comparison import ComparisonView, comparison_of, not_captured
 from service.queries.history import HOUR_CAP, Hour, Times, hours_of, times_of
-from service.queries.verdict import MOMENT_SECONDS, Told, number, of_syncs, say
+from service.queries.verdict import MOMENT_SECONDS, Told, of_syncs, say, shown
 from service.queries.views import ProcessingStatus, View
 from service.queries.workers import WorkerView, workers_of
 
@@ -143,7 +143,7 @@ async def of(engine: AsyncEngine, settings: Settings) -> Overview:
     need_you = counts.by_status["failed"] + counts.quarantined
     waits = _longest(counts.oldest_not_begun_seconds, again)
     late = (waits or 0) > late_after.total_seconds()
-    failed = number(counts.by_sync_status["failed"], "sync_failed" in counts.capped)
+    failed = shown(counts.by_sync_status["failed"], "sync_failed" in counts.capped)
     syncs = of_syncs(failed) if has_target else ()
     sync_waits = counts.oldest_sync_seconds if has_target else None
     # Credentials that end months from now are told, but no e-mail is in danger yet.
@@ -159,14 +159,14 @@ async def of(engine: AsyncEngine, settings: Settings) -> Overview:
         **dict(counts),
         verdict=say(
             Told(
-                number(last_day, last_day_capped),
-                number(sum(not_safe), not_safe_capped),
-                number(need_you, need_you_capped),
+                shown(last_day, last_day_capped),
+                shown(sum(not_safe), not_safe_capped),
+                shown(need_you, need_you_capped),
                 (*syncs, *lacking, *(f"{alert}." for alert in alerts)),
                 waits,
-                number(unfinished, bool(set(UNFINISHED) & set(counts.capped))),
+                shown(unfinished, bool(set(UNFINISHED) & set(counts.capped))),
                 sync_waits,
-                number(unread, unread >= COUNT_CAP),
+                shown(unread, unread >= COUNT_CAP),
             )
         ),
         state="late" if late else "attention" if needs_look else "safe",

@@ -3,6 +3,8 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from service.formatting import duration, number
+
 # What waits for no longer than that is on its way.
 MOMENT_SECONDS = 20.0
 
@@ -34,18 +36,9 @@ def of_syncs(failed: str) -> Sequence[str]:
     return [f"{failed} could not be synced."] if failed else []
 
 
-def number(count: int, capped: bool) -> str:  # noqa: FBT001 each count has its own
+def shown(count: int, capped: bool) -> str:  # noqa: FBT001 each count has its own
     """Write a count; nothing for none."""
-    return f"{count:,}{'+' if capped else ''}" if count else ""
-
-
-def duration(seconds: float) -> str:
-    """Write a time in the one or two units that matter."""
-    for unit, length, smaller, part in (("d", 86400, "h", 3600), ("h", 3600, "min", 60), ("min", 60, "s", 1)):
-        if seconds >= length:
-            rest = int(seconds % length // part)
-            return f"{int(seconds // length)} {unit}" + (f" {rest} {smaller}" if rest else "")
-    return f"{seconds * 1000:.0f} ms" if 0 < seconds < 1 else f"{seconds:.0f} s"
+    return number(count, capped) if count else ""
 
 
 def _waits(told: Told) -> str:

@@ -1,8 +1,8 @@
-"""The doorbell: arq's queue in Redis, rung for many jobs and answered for many, in one command each.
+"""arq's queue in Redis: many messages are enqueued, or dequeued, in one command each.
 
-Keys and formats are arq's, so that its `enqueue_job` rings here as well. What differs is that an answer takes the
-jobs off the queue: arq's own worker asks four times for each, leaves those that run on the queue and reads them anew
-at every poll. It needs that to find what a dead worker had; here Postgres knows.
+Keys and formats are arq's, so that its `enqueue_job` works here as well. Unlike arq's own worker, this one removes a
+message when it takes it: arq's asks Redis four times for each job, leaves running jobs on the queue and reads them at
+every poll, in order to find the jobs of a dead worker. Here Postgres knows those.
 """
 
 import asyncio
@@ -28,9 +28,9 @@ LISTEN_SECONDS = 10.0
 PAUSE_SECONDS = 1.0
 
 _KEYS = (default_queue_name, job_key_prefix)
-# Leaves alone what is there: a job on the queue keeps its place, and one of which an eviction left half is made
-# whole. Workers sleep only when they found nothing, so they are woken only where there was nothing.
-_RING = """
+# A message on the queue keeps its place, and one whose job an eviction removed gets it back. Workers sleep only when
+# they found the queue empty, and so they are woken only where no message was due.
+_ENQUEUE = """
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 local due = redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', now, 'LIMIT', 0, 1)
@@ -42,35 +42,35 @@ if #due == 0 then
     redis.call('PUBLISH', ARGV[1], '')
 end
 """
-_ANSWER = """
+_DEQUEUE = """
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
-local answers = {}
+local messages = {}
 for _, id in ipairs(redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', now, 'LIMIT', 0, ARGV[1])) do
     local key = KEYS[2] .. id
     local job = redis.pcall('GET', key)
-    table.insert(answers, id)
-    table.insert(answers, type(job) == 'string' and job or '')
+    table.insert(messages, id)
+    table.insert(messages, type(job) == 'string' and job or '')
     redis.call('DEL', key)
     redis.call('ZREM', KEYS[1], id)
 end
-return answers
+return messages
 """
 
 
 @dataclass(frozen=True, slots=True)
-class Ring:
-    """A job as arq knows it; of those that are due, the ones with the lowest score are answered first."""
+class QueueMessage:
+    """A job as arq knows it; due messages with the lowest score are dequeued first."""
 
     job_id: str
-    function: str = ""  # none: it was evicted, or not rung by us
+    function: str = ""  # empty: evicted, or written by another program
     arguments: Sequence[Any] = ()
     keywords: Mapping[str, Any] = field(default_factory=dict)
     score: int = 0  # milliseconds since 1970, when it is due
 
 
 def create_redis(url: str, *, pool_size: int) -> ArqRedis:
-    """Make a client that neither hangs nor gives up at once; nothing connects yet."""
+    """Make a client with timeouts and retries; nothing connects yet."""
     pool = BlockingConnectionPool.from_url(
         url,
         max_connections=pool_size,
@@ -86,7 +86,7 @@ def create_redis(url: str, *, pool_size: int) -> ArqRedis:
 
 
 def reason_of(error: BaseException) -> str:
-    """Say in a phrase, which holds no secret, why Redis cannot be used."""
+    """Say in a phrase without secrets why Redis cannot be used."""
     if problem := certificate_problem(error):
         return f"{problem}: REDIS_VERIFY_TLS=false accepts it" if "certificate" in problem else problem
     if isinstance(error, AuthenticationError | NoPermissionError):
@@ -95,53 +95,52 @@ def reason_of(error: BaseException) -> str:
 
 
 def serialize(value: dict[str, Any]) -> bytes:
-    """Write a job as JSON: arq's default, pickle, lets whoever writes to Redis run code in a worker."""
+    """Write a job as JSON; with arq's default, pickle, anyone who can write to Redis could run code in a worker."""
     return json.dumps(value, default=repr).encode()
 
 
-class Bell:
-    """The queue, for those who ring and those who answer. Its methods raise RedisError and OSError."""
+class ArqQueue:
+    """The queue, for producers and for workers. Its methods raise RedisError and OSError."""
 
     def __init__(self, redis: ArqRedis) -> None:
         self._redis = redis
-        self._ring = redis.register_script(_RING)
-        self._answer = redis.register_script(_ANSWER)
+        self._enqueue = redis.register_script(_ENQUEUE)
+        self._dequeue = redis.register_script(_DEQUEUE)
 
-    async def ring(self, rings: Iterable[Ring]) -> None:
-        """Put jobs on the queue that are not there, and wake who listens."""
+    async def enqueue(self, messages: Iterable[QueueMessage]) -> None:
+        """Put messages on the queue, unless they are there already, and wake the workers."""
         now = int(time.time() * 1000)
         triples: list[Any] = []
-        for ring in rings:
-            job = serialize_job(
-                ring.function, tuple(ring.arguments), dict(ring.keywords), None, now, serializer=serialize
-            )
-            triples += (ring.job_id, ring.score, job)
-        await self._ring(_KEYS, [CHANNEL, EXPIRES_MS, *triples])
+        for message in messages:
+            arguments, keywords = tuple(message.arguments), dict(message.keywords)
+            job = serialize_job(message.function, arguments, keywords, None, now, serializer=serialize)
+            triples += (message.job_id, message.score, job)
+        await self._enqueue(_KEYS, [CHANNEL, EXPIRES_MS, *triples])
 
-    async def answer(self, most: int) -> list[Ring]:
-        """Take so many jobs off the queue that are due; whoever is given a job is the only one."""
-        answers = await self._answer(_KEYS, [most])
+    async def dequeue(self, most: int) -> list[QueueMessage]:
+        """Take at most this many due messages off the queue; no other worker gets the same ones."""
+        found = await self._dequeue(_KEYS, [most])
         return [
             _read(job_id.decode(errors="replace"), job)
-            for job_id, job in zip(answers[::2], answers[1::2], strict=True)
+            for job_id, job in zip(found[::2], found[1::2], strict=True)
         ]
 
-    async def listen(self, heard: Callable[[], None]) -> None:
-        """Call `heard` at each ring, until cancelled; one that is missed is for who looks now and then."""
+    async def listen(self, wake: Callable[[], None]) -> None:
+        """Call `wake` when messages arrive, until cancelled; workers also poll, because a call may be missed."""
         while True:
             try:
                 async with self._redis.pubsub(ignore_subscribe_messages=True) as channel:
                     await channel.subscribe(CHANNEL)
                     while True:
                         if await channel.get_message(timeout=LISTEN_SECONDS):
-                            heard()
-            except (RedisError, OSError):  # the worker notices, too, and tells
+                            wake()
+            except (RedisError, OSError):  # the worker loop meets the same error and logs it
                 await asyncio.sleep(PAUSE_SECONDS)
 
 
-def _read(job_id: str, job: bytes) -> Ring:
+def _read(job_id: str, job: bytes) -> QueueMessage:
     try:
         function, arguments, keywords, *_ = deserialize_job_raw(job, deserializer=json.loads)
     except DeserializationError:
-        return Ring(job_id)
-    return Ring(job_id, function, arguments, keywords)
+        return QueueMessage(job_id)
+    return QueueMessage(job_id, function, arguments, keywords)

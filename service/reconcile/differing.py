@@ -8,7 +8,7 @@ from service.reconcile.expected import State
 from service.reconcile.outages import ask, patiently
 from service.resources import Resources
 from service.targets.document import SOURCE, comparable, make_document, permanent_links, read_records, to_json
-from service.targets.mongodb import Collection, Found, copy_of
+from service.targets.mongodb import Collection, FoundDocument, copy_of
 
 # Of one step; where a new version of ours writes other documents, all of them differ, and in the same.
 MOST_TOLD = 20
@@ -33,8 +33,8 @@ async def in_what(res: Resources, there: Collection, state: State) -> Mapping[st
     return {"fields": names, "document": copy_of(found), **whose}
 
 
-async def _one(there: Collection, key: str) -> Found | None:
-    async with aclosing(there.named([key])) as batches:
+async def _one(there: Collection, key: str) -> FoundDocument | None:
+    async with aclosing(there.with_keys([key])) as batches:
         async for some in batches:
             return some[0] if some else None
     return None

@@ -13,7 +13,7 @@ from service.reconcile.finding import Finding
 from service.reconcile.outages import ask, patiently
 from service.resources import Resources
 from service.targets.document import SOURCE, digest
-from service.targets.mongodb import LEAST_ID, MOST_ID, Collection, Found
+from service.targets.mongodb import MAX_ID, MIN_ID, Collection, FoundDocument
 
 # Rows and documents move while they are read; what looks wrong is looked at again.
 SECOND_LOOK_SECONDS = 0.2
@@ -58,7 +58,7 @@ async def compare_step(res: Resources, there: Collection, first: int, last: int,
     """
     states = await ask(res, lambda conn: states_from(conn, first, last))
     end = states[-1].email_id + 1 if len(states) == STEP else last
-    span = (LEAST_ID if is_whole and first == 0 else first, MOST_ID if is_whole and end == last else end)
+    span = (MIN_ID if is_whole and first == 0 else first, MAX_ID if is_whole and end == last else end)
     documents = await patiently(lambda: _read(res, there.between(*span)))
     step = Step(end, len(states), len(documents))
     step.unfinished = sum(state.is_on_its_way for state in states)
@@ -77,7 +77,7 @@ async def compare_step(res: Resources, there: Collection, first: int, last: int,
 
 async def compare_nameless(res: Resources, there: Collection) -> Step:
     """Find the documents that name no e-mail by its number, which no range has."""
-    documents = await patiently(lambda: _read(res, there.nameless()))
+    documents = await patiently(lambda: _read(res, there.without_email_id()))
     return Step(documents=len(documents), findings=await without_email(res, [*documents.values()]))
 
 
@@ -106,7 +106,7 @@ async def see_that_it_is_ours(res: Resources, there: Collection) -> None:
 
     To remove all of them would empty the collection of whoever put them there.
     """
-    drawn = await patiently(lambda: there.some(SAMPLE))
+    drawn = await patiently(lambda: there.sample(SAMPLE))
     keys = [str(each["_id"]) for each in drawn if each.get("source") == SOURCE]
     known = await ask(res, lambda conn: known_keys(conn, [key for key in keys if "\0" not in key]))
     if len(keys) >= LEAST_SAMPLE and 2 * len(known) < len(keys):
@@ -122,7 +122,7 @@ async def _look_again(res: Resources, there: Collection, email_ids: Sequence[int
     """Note what is wrong with e-mails that nobody carried or ran while they and their documents were read."""
     before = await ask(res, lambda conn: states_of(conn, email_ids))
     expected = await ask(res, lambda conn: digests(conn, email_ids, res.settings))
-    documents = await patiently(lambda: _read(res, there.named([state.key for state in before])))
+    documents = await patiently(lambda: _read(res, there.with_keys([state.key for state in before])))
     after = {state.email_id: state for state in await ask(res, lambda conn: states_of(conn, email_ids))}
     for state in before:
         document = documents.get(state.key)
@@ -161,7 +161,7 @@ def _is_later(version: Any, than: int) -> bool:  # noqa: ANN401 whatever stands 
         return False
 
 
-async def _read(res: Resources, batches: AsyncGenerator[Sequence[Found], None]) -> dict[str, There]:
+async def _read(res: Resources, batches: AsyncGenerator[Sequence[FoundDocument], None]) -> dict[str, There]:
     """Keep of each document what it is compared by; a thread reads them, which may be large."""
     has_links = res.settings.sync_links == "api"
     found: dict[str, There] = {}
@@ -173,7 +173,7 @@ async def _read(res: Resources, batches: AsyncGenerator[Sequence[Found], None]) 
     return found
 
 
-def _glance(documents: Sequence[Found], has_links: bool) -> list[There]:  # noqa: FBT001 of all of them
+def _glance(documents: Sequence[FoundDocument], has_links: bool) -> list[There]:  # noqa: FBT001 of all of them
     return [
         There(
             document["_id"],

@@ -11,7 +11,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from service.config.settings import Settings
 from service.postgres.email_tables import UNSYNCED
-from service.targets.document import Record, digest, make_document, permanent_links, read_records
+from service.targets.document import EmailRecord, digest, make_document, permanent_links, read_records
 
 # E-mails of one step.
 STEP = 1_000
@@ -72,7 +72,7 @@ async def count_waiting(conn: AsyncConnection, first: int) -> tuple[int, int, in
     return tuple((await conn.execute(_WAITING, {"first": first})).one())
 
 
-def _digests(records: dict[int, Record], settings: Settings) -> dict[int, str]:
+def _digests(records: dict[int, EmailRecord], settings: Settings) -> dict[int, str]:
     has_links = settings.sync_links == "api"
     return {
         email_id: digest(

@@ -11,7 +11,8 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from sqlalchemy.types import TypeEngine
 
 from service.jobs.refetch import reopen
-from service.jobs.sync_retries import Sync, begin, note
+from service.jobs.retries import record_action, restart_sync
+from service.jobs.waiting import Sync
 from service.postgres.email_tables import IncomingEmail
 from service.postgres.rows import arrays_of, rows_of
 from service.reconcile import record
@@ -24,7 +25,7 @@ from service.reconcile.outages import ask, patiently
 from service.resources import Resources
 from service.storage import objects
 from service.targets.document import SOURCE
-from service.targets.mongodb import Collection, Found, copy_of
+from service.targets.mongodb import Collection, FoundDocument, copy_of
 
 ACTOR = "reconcile"
 # Before the sync of these is begun, what is in the way is removed.
@@ -123,14 +124,14 @@ async def resync(conn: AsyncConnection, states: Sequence[State]) -> list[Sync]:
 async def _reopen(res: Resources, sha256: str) -> bool:
     opened, jobs = await ask(res, lambda conn: reopen(conn, sha256, ACTOR))
     for job in jobs:
-        res.dispatcher.ring(job)
+        res.dispatcher.dispatch(job)
     return opened > 0
 
 
 async def _resync(res: Resources, states: Sequence[State]) -> list[Sync]:
     begun = await ask(res, lambda conn: resync(conn, states))
     for sync in begun:
-        res.dispatcher.ring(sync)
+        res.dispatcher.dispatch(sync)
     return begun
 
 
@@ -144,10 +145,12 @@ async def _is_wrong_still(res: Resources, finding: Finding, state: State | None)
     return not await ask(res, lambda conn: known_keys(conn, [key]))
 
 
-async def _documents(there: Collection, findings: Sequence[Finding]) -> AsyncIterator[tuple[Finding, Found]]:
+async def _documents(
+    there: Collection, findings: Sequence[Finding]
+) -> AsyncIterator[tuple[Finding, FoundDocument]]:
     """Read documents of ours again, one by one: each may be large, and all of it is kept."""
     for finding in findings:
-        async for some in there.named([finding.found_key]):
+        async for some in there.with_keys([finding.found_key]):
             for document in some:
                 if document.get("source") == SOURCE:
                     yield finding, document
@@ -171,8 +174,8 @@ def _resync_statement() -> Any:  # noqa: ANN401 a select
         .with_for_update(key_share=True, of=IncomingEmail)
         .cte("free")
     )
-    begun = begin(IncomingEmail.id == free.c.id)
-    return select(begun.c.id, begun.c.attempt_number).add_cte(note(begun, ACTOR))
+    begun = restart_sync(IncomingEmail.id == free.c.id)
+    return select(begun.c.id, begun.c.attempt_number).add_cte(record_action(begun, ACTOR, "sync"))
 
 
 # Made once: to make a statement takes longer than to run it.

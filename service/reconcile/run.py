@@ -30,7 +30,7 @@ from service.resources import Resources
 from service.storage import objects
 from service.storage.port import RANGES
 from service.targets.mongodb import Collection
-from service.targets.target import collection_of, has_endpoint
+from service.targets.target import collection_of, endpoint_of
 from service.telemetry.metrics import RECONCILIATIONS
 
 GOODBYE_SECONDS = 2.0
@@ -136,7 +136,7 @@ async def _compare_targets(res: Resources, run: Run, span: tuple[int, int], tell
         await _compare_documents(res, run, there, span, tell)
     elif run.part is not None:
         await ask(res, lambda conn: close(conn, run.id, whole_target()))
-    if has_endpoint(res.targets):
+    if endpoint_of(res.targets):
         await compare_unsent(res, run, span)
     elif run.part is not None:
         await forget_unsent(res, run)

@@ -12,16 +12,16 @@ from structlog.contextvars import bind_contextvars
 from service.errors import HoldfastError, Permanent, Transient
 from service.faultpoints import reach
 from service.jobs import syncs
-from service.jobs.syncs import Carrying, Settlement, Wish
+from service.jobs.syncs import SyncClaim, SyncClaimRequest, SyncSettlement
 from service.outbound.backoff import backoff
 from service.postgres.engine import insist
 from service.resources import Resources
 from service.storage import objects
 from service.targets.document import (
     Document,
-    File,
+    EmailRecord,
+    FileRow,
     Link,
-    Record,
     make_document,
     permanent_link,
     permanent_links,
@@ -47,14 +47,16 @@ async def sync(res: Resources, email_id: int) -> None:
 
     While settings change, who has no target yet is rung, too: to carry it nowhere would count as carried.
     """
-    if not res.targets or not res.gate.room:
+    if not res.targets or not res.circuit_breakers.free_slots:
         return
-    with res.gate.passing():
+    with res.circuit_breakers.slot():
         for held in await for_certain(res, _claim(res, email_id)):
             await carry(res, held)
 
 
-async def for_certain(res: Resources, taking: Coroutine[Any, Any, Sequence[Carrying]]) -> Sequence[Carrying]:
+async def for_certain(
+    res: Resources, taking: Coroutine[Any, Any, Sequence[SyncClaim]]
+) -> Sequence[SyncClaim]:
     """Take; if cancelled meanwhile, hand back what was taken, instead of letting its lease run out."""
     task = asyncio.create_task(taking)
     try:
@@ -66,7 +68,7 @@ async def for_certain(res: Resources, taking: Coroutine[Any, Any, Sequence[Carry
         raise
 
 
-async def carry(res: Resources, held: Carrying) -> None:
+async def carry(res: Resources, held: SyncClaim) -> None:
     """Run one attempt, which we hold; its lease outlasts it."""
     began = time.monotonic()
     if not held.retry_count:
@@ -90,33 +92,33 @@ async def carry(res: Resources, held: Carrying) -> None:
     res.traces.record(held.invocation, "sync", seconds, about, under="webhook", error=error)
 
 
-async def _settle(res: Resources, end: Settlement) -> bool:
+async def _settle(res: Resources, end: SyncSettlement) -> bool:
     """End an attempt; where Postgres refuses that end, fail it with a reason that fits into a narrow column."""
     try:
-        return await insist(lambda: res.coalesce(syncs.settle, end))
+        return await insist(lambda: res.batch(syncs.settle, end))
     except Permanent as exc:
-        log.warning("sync_refused", **_names(end.held), outcome=end.outcome, code=exc.code)
-        failed = Settlement(end.held, "failed", exc.code, exc.message[:_SHORT])
-        return await insist(lambda: res.coalesce(syncs.settle, failed))
+        log.warning("sync_refused", **_names(end.claim), outcome=end.outcome, code=exc.code)
+        failed = SyncSettlement(end.claim, "failed", exc.code, exc.message[:_SHORT])
+        return await insist(lambda: res.batch(syncs.settle, failed))
 
 
-async def _claim(res: Resources, email_id: int) -> Sequence[Carrying]:
+async def _claim(res: Resources, email_id: int) -> Sequence[SyncClaim]:
     try:
-        held = await res.coalesce(syncs.claim, Wish(email_id, res.settings.sync_lease))
+        held = await res.batch(syncs.claim, SyncClaimRequest(email_id, res.settings.sync_lease))
     except HoldfastError as exc:  # the sweep takes it, if it was not claimed after all
         log.warning("sync_not_claimed", email=email_id, code=exc.code)
         return ()
     return (held,) if held else ()
 
 
-async def _write(res: Resources, held: Carrying) -> list[HoldfastError]:
+async def _write(res: Resources, held: SyncClaim) -> list[HoldfastError]:
     """Write its document to each target that does not have it yet; return what was wrong."""
     if held.unsettled >= MOST_UNSETTLED:
         found = (
             f"{held.unsettled} attempts in a row were ended by nobody: their workers died, or were cut off."
         )
         return [Permanent("abandoned", found)]
-    record = await insist(lambda: res.coalesce(read_each, held.email_id))
+    record = await insist(lambda: res.batch(read_each, held.email_id))
     if record is None:
         return []  # it runs again by now, and is carried when that is over: this end will be refused
     try:
@@ -131,21 +133,21 @@ async def _write(res: Resources, held: Carrying) -> list[HoldfastError]:
     return errors
 
 
-async def _offer(res: Resources, held: Carrying, document: Document) -> list[HoldfastError]:
+async def _offer(res: Resources, held: SyncClaim, document: Document) -> list[HoldfastError]:
     """Write it to all targets at once, but not to those that took it while another one was away."""
     what = held.email_id, held.version, held.begun_at
-    had = res.taken.by(what)
+    had = res.accepted.targets_of(what)
     left = [target for target in res.targets if target.name not in had]
     answers = await asyncio.gather(*(_write_to(res, target, document) for target in left))
     errors = [error for error in answers if error]
     took = {target.name for target, error in zip(left, answers, strict=True) if error is None}
-    res.taken.note(what, had | took if errors else ())
+    res.accepted.record(what, had | took if errors else ())
     return errors
 
 
 async def _write_to(res: Resources, target: Target, document: Document) -> HoldfastError | None:
     """Write it, unless the target is left alone just now."""
-    if refusal := res.gate.refusal(target.name):
+    if refusal := res.circuit_breakers.refusal(target.name):
         return refusal
     error = None
     try:
@@ -153,11 +155,11 @@ async def _write_to(res: Resources, target: Target, document: Document) -> Holdf
     except HoldfastError as exc:
         exc.message = f"{target.name}: {exc.message}"
         error = exc
-    res.gate.note(target.name, error if isinstance(error, Transient) else None)
+    res.circuit_breakers.report(target.name, error if isinstance(error, Transient) else None)
     return error
 
 
-async def _document(res: Resources, record: Record) -> Document:
+async def _document(res: Resources, record: EmailRecord) -> Document:
     """Make the document, with a link to each file that is stored."""
     if res.settings.sync_links == "api":
         return make_document(record, permanent_links(record, res.settings.public_url))
@@ -165,32 +167,32 @@ async def _document(res: Resources, record: Record) -> Document:
     return make_document(record, {file["position"]: await _presigned(res, file) for file in stored})
 
 
-async def _presigned(res: Resources, file: File) -> Link:
+async def _presigned(res: Resources, file: FileRow) -> Link:
     until = datetime.now(UTC) + LINK_LASTS
     url = await objects.sign(res.storage, file["object_key"], method="GET", expires=LINK_LASTS)
     return (url, until) if url else permanent_link(res.settings.public_url, file)
 
 
-def _settlement(res: Resources, held: Carrying, errors: list[HoldfastError]) -> Settlement:
+def _settlement(res: Resources, held: SyncClaim, errors: list[HoldfastError]) -> SyncSettlement:
     """Choose the end that the errors call for."""
     if not errors:
-        return Settlement(held, "synced")
+        return SyncSettlement(held, "synced")
     settings = res.settings
     transient = [error for error in errors if isinstance(error, Transient)]
     if transient and held.retry_count < settings.sync_max_retries:
         least, most = settings.sync_retry_min_seconds, settings.sync_retry_max_seconds
         delay = backoff(held.retry_count, least, most, transient)
-        return Settlement(held, "released", transient[0].code, transient[0].message, delay)
-    return Settlement(held, "failed", errors[0].code, errors[0].message)
+        return SyncSettlement(held, "released", transient[0].code, transient[0].message, delay)
+    return SyncSettlement(held, "failed", errors[0].code, errors[0].message)
 
 
-async def _hand_back(res: Resources, held: Carrying) -> None:
+async def _hand_back(res: Resources, held: SyncClaim) -> None:
     """Give it to another worker now, and not when its lease is over; a task of its own, for this one is cancelled."""
-    task = asyncio.ensure_future(res.coalesce(syncs.settle, Settlement(held, "handed_back")))
+    task = asyncio.ensure_future(res.batch(syncs.settle, SyncSettlement(held, "handed_back")))
     task.add_done_callback(lambda task: task.cancelled() or task.exception())
     done, _ = await asyncio.wait({task}, timeout=HAND_BACK_SECONDS)
     log.info("sync_handed_back", **_names(held), done=bool(done) and not task.exception())
 
 
-def _names(held: Carrying) -> dict[str, int]:
+def _names(held: SyncClaim) -> dict[str, int]:
     return {"email": held.email_id, "version": held.version, "attempt": held.attempt_number}

@@ -9,8 +9,8 @@ from functools import partial
 import structlog
 
 from service.errors import Transient
-from service.jobs import sync_retries, syncs
-from service.jobs.syncs import Carrying
+from service.jobs import syncs
+from service.jobs.syncs import SyncClaim
 from service.postgres.engine import run
 from service.queue.suspects import Suspects
 from service.resources import Resources
@@ -50,7 +50,7 @@ async def drop_for_ever(res: Resources) -> None:
     dropped = 0
     while True:
         await asyncio.sleep(DROP_SECONDS if dropped < BATCH else MORE_SECONDS)
-        drop = partial(sync_retries.drop, limit=BATCH, after=DROP_AFTER)
+        drop = partial(syncs.drop_overdue, limit=BATCH, after=DROP_AFTER)
         try:
             dropped = await run(res.engine, res.settings.database_seconds, drop)
         except Transient as exc:
@@ -62,7 +62,7 @@ async def drop_for_ever(res: Resources) -> None:
 
 async def _begin(res: Resources, running: set[asyncio.Task[None]], suspects: Suspects) -> int:
     """Begin with what is due; return how much that was."""
-    if not (room := min(res.gate.room, BATCH)):
+    if not (room := min(res.circuit_breakers.free_slots, BATCH)):
         return 0
     due = await for_certain(res, _take(res, room, suspects))
     for held in due:
@@ -75,13 +75,13 @@ async def _begin(res: Resources, running: set[asyncio.Task[None]], suspects: Sus
     return len(due)
 
 
-def _forget(suspects: Suspects, held: Carrying, _: asyncio.Task[None]) -> None:
+def _forget(suspects: Suspects, held: SyncClaim, _: asyncio.Task[None]) -> None:
     suspects.discard(str(held.email_id))
 
 
-async def _take(res: Resources, room: int, suspects: Suspects) -> Sequence[Carrying]:
+async def _take(res: Resources, room: int, suspects: Suspects) -> Sequence[SyncClaim]:
     lease = res.settings.sync_lease
-    take = partial(syncs.take_due, limit=room, lease=lease, room_beside=suspects.room_beside)
+    take = partial(syncs.claim_due, limit=room, lease=lease, room_for=suspects.room_for)
     try:
         return await run(res.engine, res.settings.database_seconds, take)
     except Transient as exc:
@@ -89,6 +89,6 @@ async def _take(res: Resources, room: int, suspects: Suspects) -> Sequence[Carry
         return ()
 
 
-async def _pass(res: Resources, held: Carrying) -> None:
-    with res.gate.passing():
+async def _pass(res: Resources, held: SyncClaim) -> None:
+    with res.circuit_breakers.slot():
         await carry(res, held)

@@ -10,7 +10,7 @@ import structlog
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from service.errors import HoldfastError
-from service.jobs.attachments import File, Listing, files_of, record_lists, unread_lists
+from service.jobs.attachments import FileRecord, Listing, files_of, record_lists, unread_lists
 from service.postgres.engine import run
 from service.resources import Resources
 from service.zendesk.body import Unreadable
@@ -56,7 +56,7 @@ async def read_lists_for_ever(res: Resources) -> None:
 async def read_next(engine: AsyncEngine, seconds: float, after: int, most: int = BATCH) -> Progress:
     """Read the next lists behind an id; each statement has so many seconds. Raises Transient."""
 
-    async def look(conn: AsyncConnection) -> tuple[list[tuple[int, str]], list[list[File]]]:
+    async def look(conn: AsyncConnection) -> tuple[list[tuple[int, str]], list[list[FileRecord]]]:
         lists = await unread_lists(conn, after, most)
         return lists, await files_of(conn, [email_id for email_id, _ in lists]) if lists else []
 
@@ -84,11 +84,11 @@ def _portions(listings: Sequence[Listing]) -> Iterator[Sequence[Listing]]:
         yield portion
 
 
-def _read_all(lists: Sequence[tuple[int, str]], known: Sequence[Sequence[File]]) -> list[Listing]:
+def _read_all(lists: Sequence[tuple[int, str]], known: Sequence[Sequence[FileRecord]]) -> list[Listing]:
     return [_read(*each, files) for each, files in zip(lists, known, strict=True)]
 
 
-def _read(email_id: int, text: str, known: Sequence[File]) -> Listing:
+def _read(email_id: int, text: str, known: Sequence[FileRecord]) -> Listing:
     if text in _EMPTY:
         return Listing(email_id, b"empty", {})
     try:

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from service.formatting import counted
 from service.migrations import revisions
 from service.migrations.revisions import Standing, migrations_after
 from service.postgres.email_tables import STATUSES, UNREAD
@@ -249,4 +250,4 @@ def _of_rows(plan: Plan) -> list[str]:
 
 
 def _emails(count: int) -> str:
-    return f"{count:,} e-mail{'' if count == 1 else 's'}"
+    return counted(count, "e-mail")

@@ -1,1 +1,1 @@
-"""Where finished e-mails are carried to: a collection of MongoDB's, or whoever takes a signed webhook."""
+"""Targets that finished e-mails are synced to: a MongoDB collection, or an endpoint that takes signed webhooks."""

@@ -1,4 +1,4 @@
-"""A finished e-mail as other programs read it: one document, made of its row and of those of its files."""
+"""The document of a finished e-mail, made of its row and the rows of its files, for other programs to read."""
 
 import hashlib
 import json
@@ -14,7 +14,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from service.postgres.email_tables import FINISHED, Attachment, IncomingEmail, key_of_email
 from service.postgres.operation_tables import OperatorAction
 
-# By which a program, and we ourselves, tell our documents from others in the same place.
+# The value of `source` that tells our documents from those of other programs.
 SOURCE = "holdfast"
 
 _EMAIL = IncomingEmail.__table__.c[
@@ -49,18 +49,18 @@ _FILE = Attachment.__table__.c[
     "error",
 ]
 
-# A file as it is on record.
-File = Mapping[str, Any]
-# Of a file: where it can be fetched, and until when, where that ends.
+# A row of a file.
+FileRow = Mapping[str, Any]
+# The address of a file, and its expiry if it has one.
 Link = tuple[str, datetime | None]
 
 
 @dataclass(frozen=True, slots=True)
-class Record:
-    """A finished e-mail and its files, as they are on record at one moment."""
+class EmailRecord:
+    """The rows of a finished e-mail and its files, read in one statement."""
 
     email: RowMapping
-    files: Sequence[File]
+    files: Sequence[FileRow]
 
     @property
     def email_id(self) -> int:
@@ -68,15 +68,15 @@ class Record:
 
     @property
     def version(self) -> int:
-        """What a later state has a higher number of: each end of a job is that of another attempt."""
+        """Return the number of the last attempt: each end of a job has a higher one."""
         return int(self.email["attempt_number"])
 
 
 @dataclass(frozen=True, slots=True)
 class Document:
-    """What is carried: under its key, one of a higher version takes the place of one of a lower version.
+    """A document for the targets: a higher version replaces a lower version of the same key.
 
-    `is_first` unless somebody had the job run again, after which it ended anew.
+    `is_first` is false if the job was ever retried by a person.
     """
 
     key: str
@@ -85,20 +85,20 @@ class Document:
     content: Mapping[str, Any]
 
 
-async def read_records(conn: AsyncConnection, email_ids: Sequence[int]) -> dict[int, Record]:
-    """Read those of these e-mails that are finished, by their ids, in one statement: a retry may come between two."""
+async def read_records(conn: AsyncConnection, email_ids: Sequence[int]) -> dict[int, EmailRecord]:
+    """Return the finished ones of these e-mails by id; one statement, because a retry may run between two."""
     rows = (await conn.execute(_RECORDS, {"email_ids": list(email_ids)})).mappings()
-    return {row["id"]: Record(row, row["files"] or ()) for row in rows}
+    return {row["id"]: EmailRecord(row, row["files"] or ()) for row in rows}
 
 
-async def read_each(conn: AsyncConnection, email_ids: Sequence[int]) -> list[Record | None]:
-    """Read likewise, in the order of the ids; None for one that is not finished."""
+async def read_each(conn: AsyncConnection, email_ids: Sequence[int]) -> list[EmailRecord | None]:
+    """Return the records in the order of the ids; None for an e-mail that is not finished."""
     records = await read_records(conn, email_ids)
     return [records.get(email_id) for email_id in email_ids]
 
 
 def _columns() -> Sequence[ColumnElement[Any]]:
-    """Give the columns that a record of an e-mail is made of."""
+    """Return the columns of a record."""
     action = OperatorAction.__table__.c
     retries = select(func.count()).where(action.email_id == IncomingEmail.id, action.action == "retry")
     file = func.json_build_object(*(part for column in _FILE for part in (literal(column.name), column)))
@@ -109,10 +109,10 @@ def _columns() -> Sequence[ColumnElement[Any]]:
     return (*_EMAIL, key, retries.scalar_subquery().label("retries"), files.scalar_subquery().label("files"))
 
 
-def make_document(record: Record, links: Mapping[int, Link]) -> Document:
-    """Write a record as a document, with the links of its files by their positions.
+def make_document(record: EmailRecord, links: Mapping[int, Link]) -> Document:
+    """Make the document of a record; `links` are by position.
 
-    Times are whole milliseconds, in UTC: BSON knows no finer ones.
+    Times are in UTC, cut to milliseconds, the precision of BSON.
     """
     email = record.email
     content = {
@@ -136,27 +136,27 @@ def make_document(record: Record, links: Mapping[int, Link]) -> Document:
     return Document(str(email["idempotency_key"]), record.version, email["retries"] == 0, content)
 
 
-def permanent_link(public_url: str | None, file: File) -> Link:
-    """Make the link to a file by our API, which never changes; without our own address it has no host."""
-    place = f"/api/v1/emails/{file['email_id']}/attachments/{file['position']}/content"
-    return f"{(public_url or '').rstrip('/')}{place}", None
+def permanent_link(public_url: str | None, file: FileRow) -> Link:
+    """Return the permanent API link of a file; without PUBLIC_URL it has no host."""
+    path = f"/api/v1/emails/{file['email_id']}/attachments/{file['position']}/content"
+    return f"{(public_url or '').rstrip('/')}{path}", None
 
 
-def permanent_links(record: Record, public_url: str | None) -> dict[int, Link]:
-    """Make those of all its files that are stored, by their positions."""
+def permanent_links(record: EmailRecord, public_url: str | None) -> dict[int, Link]:
+    """Return the permanent links of all stored files by position."""
     stored = (file for file in record.files if file["status"] == "stored")
     return {file["position"]: permanent_link(public_url, file) for file in stored}
 
 
 def digest(document: Mapping[str, Any], *, with_links: bool = False) -> str:
-    """Hash what a document says, in hexadecimal digits, as `comparable` gives it."""
+    """Return the SHA-256 of the comparable part of a document as hexadecimal digits."""
     return hashlib.sha256(
         to_json(comparable(document, with_links=with_links), sort_keys=True).encode()
     ).hexdigest()
 
 
 def comparable(document: Mapping[str, Any], *, with_links: bool) -> Mapping[str, Any]:
-    """Give what is compared of a document: its links only if they are permanent; presigned ones are others each time."""
+    """Return the comparable part of a document: without its links if they are presigned, so different each time."""
     files = document.get("attachments")
     if with_links or not isinstance(files, Sequence):
         return document
@@ -171,11 +171,11 @@ def comparable(document: Mapping[str, Any], *, with_links: bool) -> Mapping[str,
 
 
 def to_json(document: object, *, sort_keys: bool = False) -> str:
-    """Write a document as JSON, its times as 2026-01-31T12:00:00.000Z."""
-    return json.dumps(document, default=_written, sort_keys=sort_keys, separators=(",", ":"))
+    """Return a document as JSON; times look like 2026-01-31T12:00:00.000Z."""
+    return json.dumps(document, default=_serialize, sort_keys=sort_keys, separators=(",", ":"))
 
 
-def _file(file: File, link: Link | None) -> dict[str, Any]:
+def _file(file: FileRow, link: Link | None) -> dict[str, Any]:
     url, expires_at = link or (None, None)
     return {
         "position": file["position"],
@@ -195,10 +195,10 @@ def _time(value: datetime | None) -> datetime | None:
     return None if value is None else value.replace(microsecond=value.microsecond // 1000 * 1000)
 
 
-def _written(value: object) -> str:
+def _serialize(value: object) -> str:
     if isinstance(value, datetime):
         return f"{value.astimezone(UTC).isoformat(timespec='milliseconds').removesuffix('+00:00')}Z"
-    return repr(value)  # something that others put there, and that is in no document of ours
+    return repr(value)  # a type that only documents of other programs have
 
 
 _IDS = bindparam("email_ids", type_=ARRAY(BigInteger))

@@ -1,6 +1,7 @@
-"""Open the targets that SYNC_URL names; what all of them can do."""
+"""Open the targets that SYNC_URL names, and remember which target accepted which document."""
 
-from collections.abc import Sequence
+from collections import OrderedDict
+from collections.abc import Hashable, Iterable, Sequence
 from typing import Protocol
 
 from service.config.settings import Settings
@@ -10,47 +11,66 @@ from service.targets.webhook import Endpoint
 
 
 class Target(Protocol):
-    """A place that keeps documents by their keys; what it raises is ours.
+    """A place that keeps documents by their keys; it raises our own errors.
 
-    Codes: receiver_away, receiver_slow, receiver_busy, receiver_refused, tls_failed of the place as a whole
-    (Transient), document_too_large, document_refused, receiver_ahead of a document (Permanent).
+    Transient errors concern the whole target: receiver_away, receiver_slow, receiver_busy, receiver_refused, tls_failed.
+    Permanent errors concern one document: document_too_large, document_refused, receiver_ahead.
     """
 
     @property
     def name(self) -> str:
-        """What people call its kind."""
+        """The name of its kind, as shown to users."""
 
     @property
     def can_be_tried(self) -> bool:
-        """Whether `check` finds out anything: some leave something there whenever they are asked."""
+        """Whether `check` tests anything; a check of some targets would leave a document there."""
 
     async def write(self, document: Document) -> None:
-        """Put a document there, unless a later version of it is there; may be repeated, also at the same time."""
+        """Write a document unless the target has a later version; safe to repeat, also concurrently."""
 
     async def check(self) -> None:
-        """Raise Transient if it does not answer, or does not let us in."""
+        """Raise Transient if the target does not answer, or refuses our credentials."""
 
     async def close(self) -> None: ...
 
 
+class AcceptedDocuments:
+    """Documents that some targets accepted while another target failed; a retry skips the first.
+
+    Only this process knows them. Beyond MAX_DOCUMENTS the oldest is dropped, and is written once more.
+    """
+
+    MAX_DOCUMENTS = 10_000
+
+    def __init__(self) -> None:
+        self._targets: OrderedDict[Hashable, frozenset[str]] = OrderedDict()
+
+    def targets_of(self, document: Hashable) -> frozenset[str]:
+        """Return the names of the targets that accepted this document."""
+        return self._targets.get(document, frozenset())
+
+    def record(self, document: Hashable, targets: Iterable[str]) -> None:
+        """Replace the names of the targets that accepted this document; without any, drop it."""
+        self._targets.pop(document, None)
+        if targets := frozenset(targets):
+            self._targets[document] = targets
+        while len(self._targets) > self.MAX_DOCUMENTS:
+            self._targets.popitem(last=False)
+
+
 def open_targets(settings: Settings) -> Sequence[Target]:
-    """Open them; nothing connects yet. Raises SettingsError, ValueError."""
+    """Open all targets; nothing connects yet. Raises SettingsError, ValueError."""
     return [_open(settings, url.get_secret_value()) for url in settings.sync_url]
 
 
 def collection_of(targets: Sequence[Target]) -> Collection | None:
-    """Return the target whose documents can be read again, if there is one."""
+    """Return the collection, the only target whose documents can be read back."""
     return next((target for target in targets if isinstance(target, Collection)), None)
 
 
 def endpoint_of(targets: Sequence[Target]) -> Endpoint | None:
-    """Return the target of which nothing can be read, if there is one."""
+    """Return the endpoint, a target whose documents cannot be read back."""
     return next((target for target in targets if isinstance(target, Endpoint)), None)
-
-
-def has_endpoint(targets: Sequence[Target]) -> bool:
-    """Tell whether there is a target of which nothing can be read."""
-    return endpoint_of(targets) is not None
 
 
 def _open(settings: Settings, url: str) -> Target:

@@ -1,4 +1,4 @@
-"""The application: its routes, what stands before them, and the resources that it opens."""
+"""The web application: its routes, its middlewares, and its resources."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -11,48 +11,46 @@ from service.postgres.engine import WEB
 from service.resources import open_resources
 from service.web import bodies, health, webhook
 from service.web.api import docs
-from service.web.api.routes import API
 from service.web.auth import sign_in, tokens
 from service.web.handling import exchange, middleware, static
 from service.web.handling.keys import RES
-from service.web.handling.route import Page
-from service.web.pages.routes import DASHBOARD, add_dashboard
+from service.web.pages import buttons, live, pages, previews
 
 PAGES = (
-    *DASHBOARD,
-    Page(method="GET", path="/openapi.json", handler=docs.openapi_json, is_open=True),
-    Page(method="GET", path="/docs", handler=docs.page, is_open=True),
-    Page(method="GET", path="/static/{name}", handler=static.serve, is_open=True),
-    Page(method="GET", path="/sign-in", handler=sign_in.page, is_open=True),
-    Page(method="POST", path="/sign-in", handler=sign_in.sign_in, is_open=True),
-    Page(method="POST", path="/sign-out", handler=sign_in.sign_out, is_open=True),
+    *pages.routes,
+    *buttons.routes,
+    *previews.routes,
+    *live.routes,
+    *docs.routes,
+    *static.routes,
+    *sign_in.routes,
 )
+ROUTES = (*docs.API, *PAGES)
 
 
 def create_app(settings: Settings) -> web.Application:
     """Make the application; it opens its resources when it starts."""
     app = web.Application(middlewares=[middleware.problems, webhook.any_spelling, tokens.guard])
-    app[bodies.LOAD] = bodies.Load()
+    app[bodies.BODIES] = bodies.IncomingBodies()
     app.on_response_prepare.append(middleware.add_headers)
     app[exchange.TURNS] = asyncio.Semaphore(_turns(settings.database_pool_size))
     app[tokens.REFUSALS] = tokens.Refusals()
-    app[tokens.OPEN_PATHS] = frozenset(way.path for way in (*API, *PAGES) if way.is_open)
-    for way in (*API, *PAGES):
-        app.router.add_route(way.method, way.path, way.handler)
-        if way.method == "GET":
-            app.router.add_route("HEAD", way.path, way.handler)
+    app[tokens.OPEN_PATHS] = frozenset(route.path for route in ROUTES if route.is_open)
+    for route in ROUTES:
+        app.router.add_route(route.method, route.path, route.handler)
+        if route.method == "GET":
+            app.router.add_route("HEAD", route.path, route.handler)
 
     async def resources(app: web.Application) -> AsyncIterator[None]:
         async with open_resources(settings, WEB) as res, alerting(res):
             app[RES] = res
             yield
 
-    app.cleanup_ctx.append(resources)
-    app.cleanup_ctx.append(health.open_answers)
-    add_dashboard(app)
+    app.cleanup_ctx.extend([resources, health.open_answers, live.open_live])
+    app.on_shutdown.append(live.end_streams)
     return app
 
 
 def _turns(pool_size: int) -> int:
-    """Return how many connections pages and the API may use: half, and two less than all, for webhooks use two."""
+    """Return how many connections pages and the API may use: half, and at least two stay free for webhooks."""
     return max(1, pool_size - max(2, pool_size // 2))

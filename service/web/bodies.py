@@ -10,106 +10,106 @@ from aiohttp import web
 
 from service.errors import Rejected, Transient
 
-# Zendesk gives a webhook ten seconds in all, and Postgres has its own budget of them.
+# Zendesk waits ten seconds for an answer; Postgres has a budget of its own within them.
 BODY_SECONDS = 5.0
-# Where bodies take too much memory together, so much of it is kept: a crowd is not gone through for each piece.
-_KEPT = 7 / 8
-# A body has a size from the start, but no age yet.
-_HEAD_START_SECONDS = 0.25
+# Over the limit, refuse bodies until this share of it is left: a crowd must not cause a search for each chunk.
+_KEPT_SHARE = 7 / 8
+# Added to every age: a new body has a size, but no age yet.
+_LEAST_AGE_SECONDS = 0.25
 
 
 @dataclass(eq=False)
-class Reading:
-    """A body that is being read."""
+class IncomingBody:
+    """A body that has not arrived as a whole yet."""
 
     deadline: asyncio.Timeout
     began: float = field(default_factory=time.monotonic)
-    body: bytearray = field(default_factory=bytearray)
+    content: bytearray = field(default_factory=bytearray)
     is_refused: bool = False
 
-    def burden(self, now: float) -> float:
-        """Weigh how much memory it has taken for how long, in bytes times seconds."""
-        return len(self.body) * (now - self.began + _HEAD_START_SECONDS)
+    def weight(self, now: float) -> float:
+        """Return its size times its age, in bytes times seconds."""
+        return len(self.content) * (now - self.began + _LEAST_AGE_SECONDS)
 
 
 @dataclass
-class Load:
-    """The bodies that this process is reading."""
+class IncomingBodies:
+    """All bodies that this process is reading."""
 
-    readings: set[Reading] = field(default_factory=set)
+    bodies: set[IncomingBody] = field(default_factory=set)
     read_bytes: int = 0
 
     @contextmanager
-    def reading(self, deadline: asyncio.Timeout) -> Iterator[Reading]:
-        """Begin with a body, and count its bytes no longer at the end."""
-        reading = Reading(deadline)
-        self.readings.add(reading)
+    def reading(self, deadline: asyncio.Timeout) -> Iterator[IncomingBody]:
+        """Count the bytes of a body until the end of the context."""
+        body = IncomingBody(deadline)
+        self.bodies.add(body)
         try:
-            yield reading
+            yield body
         finally:
-            self._forget(reading)
+            self._forget(body)
 
-    def add(self, reading: Reading, chunk: bytes, together: int) -> None:
-        """Count a piece of a body; where all have more bytes than `together`, refuse the largest and slowest."""
-        if reading.is_refused:  # and counted no longer
+    def add(self, body: IncomingBody, chunk: bytes, most_bytes: int) -> None:
+        """Add a chunk; while all bodies together exceed `most_bytes`, refuse the heaviest."""
+        if body.is_refused:  # no longer counted
             return
-        reading.body += chunk
+        body.content += chunk
         self.read_bytes += len(chunk)
-        if self.read_bytes > together:
-            self._make_room(together * _KEPT)
+        if self.read_bytes > most_bytes:
+            self._refuse_down_to(most_bytes * _KEPT_SHARE)
 
-    def _make_room(self, most: float) -> None:
+    def _refuse_down_to(self, most_bytes: float) -> None:
         now = time.monotonic()
-        for reading in sorted(self.readings, key=lambda each: each.burden(now), reverse=True):
-            if self.read_bytes <= most:
+        for body in sorted(self.bodies, key=lambda each: each.weight(now), reverse=True):
+            if self.read_bytes <= most_bytes:
                 break
-            reading.is_refused = True
-            self._forget(reading)
-            reading.body.clear()
-            reading.deadline.reschedule(0)
+            body.is_refused = True
+            self._forget(body)
+            body.content.clear()
+            body.deadline.reschedule(0)
 
-    def _forget(self, reading: Reading) -> None:
-        if reading in self.readings:
-            self.readings.discard(reading)
-            self.read_bytes -= len(reading.body)
-
-
-LOAD = web.AppKey("load", Load)
+    def _forget(self, body: IncomingBody) -> None:
+        if body in self.bodies:
+            self.bodies.discard(body)
+            self.read_bytes -= len(body.content)
 
 
-async def read_body(request: web.Request, most: int, together: int) -> bytes:
-    """Read a body of at most `most` bytes, where all that are being read may have `together`.
+BODIES = web.AppKey("bodies", IncomingBodies)
 
-    Raises Rejected (413), and Transient where it is slow, breaks off, or others need the room: what Zendesk did not
-    get across as a whole it repeats after a 503, and drops after a 4xx.
+
+async def read_body(request: web.Request, most_bytes: int, most_bytes_together: int) -> bytes:
+    """Read a body of at most `most_bytes`; all bodies in this process share `most_bytes_together`.
+
+    Raises Rejected (413), and Transient if the body is slow or incomplete, or others need the memory. Zendesk repeats
+    a webhook after a 503, and drops it after a 4xx.
     """
-    if (request.content_length or 0) > most:
-        raise _too_large(most)
-    load = request.app[LOAD]
+    if (request.content_length or 0) > most_bytes:
+        raise _too_large(most_bytes)
+    bodies = request.app[BODIES]
     deadline = asyncio.timeout(BODY_SECONDS)
-    with load.reading(deadline) as reading:
+    with bodies.reading(deadline) as body:
         try:
             async with deadline:
                 async for chunk in request.content.iter_any():
-                    load.add(reading, chunk, together)
-                    if reading.is_refused:
+                    bodies.add(body, chunk, most_bytes_together)
+                    if body.is_refused:
                         raise overloaded()
-                    if len(reading.body) > most:
-                        raise _too_large(most)
+                    if len(body.content) > most_bytes:
+                        raise _too_large(most_bytes)
         except TimeoutError:
-            if reading.is_refused:
+            if body.is_refused:
                 raise overloaded() from None
             raise Transient("body_slow", f"The body did not arrive within {BODY_SECONDS:g} s.") from None
         except (OSError, web.RequestPayloadError) as exc:
             raise Transient("body_incomplete", "The body broke off.") from exc
-        if reading.is_refused:  # its last piece came together with the refusal
+        if body.is_refused:  # the last chunk came together with the refusal
             raise overloaded()
-        return bytes(reading.body)
+        return bytes(body.content)
 
 
 def overloaded() -> Transient:
-    return Transient("overloaded", "More webhooks come in than can be taken.")
+    return Transient("overloaded", "More webhooks arrive than can be received.")
 
 
-def _too_large(most: int) -> Rejected:
-    return Rejected(413, "too_large", f"A webhook may have {most:,} bytes.")
+def _too_large(most_bytes: int) -> Rejected:
+    return Rejected(413, "too_large", f"A webhook may have {most_bytes:,} bytes.")

@@ -1,31 +1,33 @@
-"""Zendesk's door: the shape of the headers, then the body, then its signature, then intake."""
+"""Zendesk's webhook: check the headers, read the body, verify its signature, hand it to intake."""
 
 import asyncio
 import time
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
+from typing import Literal
 
 import structlog
 from aiohttp import web
 from aiohttp.typedefs import Handler
+from pydantic import BaseModel, ConfigDict, Field, RootModel
 from structlog.contextvars import bind_contextvars, get_contextvars
 
 from service import intake
 from service.errors import HoldfastError, Rejected
-from service.intake import Receipt
 from service.telemetry.metrics import LATE_WEBHOOKS, SIGNATURE_SKEW, WEBHOOKS
 from service.telemetry.spans import Traces
 from service.web.bodies import overloaded, read_body
 from service.web.handling.keys import RES
 from service.web.handling.middleware import WEBHOOK_PATH, is_webhook
+from service.web.handling.routes import Routes
 from service.zendesk import signature
 from service.zendesk.signature import Proof, Verified
 
-# To refuse costs nearly as much as to take: who comes again at once must not have all of our time.
+# A refusal costs nearly as much CPU as an intake: slow down senders that repeat at once.
 REFUSAL_SECONDS = 0.25
-# Of bodies that nobody has vouched for yet, all together.
+# Of all bodies whose signature is not verified yet, together.
 MOST_READ_BYTES = 64 * 1024**2
-_NUMBERS = {
+_ID_FIELDS = {
     "accepted": "email_id",
     "duplicate": "email_id",
     "quarantined": "quarantine_id",
@@ -33,19 +35,47 @@ _NUMBERS = {
 }
 
 log = structlog.get_logger()
+routes = Routes("Webhook")
+
+
+class Invocation(RootModel[Mapping[str, object]]):
+    """The JSON of the trigger's template, with `ticket_id` at least, or a Zendesk event."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"ticket_id": "35436", "comment_id": "4711"}]})
+
+
+class Receipt(BaseModel):
+    """The result of the request, which is committed."""
+
+    status: Literal["accepted", "duplicate", "ignored", "quarantined"]
+    email_id: int | None = Field(None, description="of an accepted or duplicate request")
+    quarantine_id: int | None = Field(None, description="of a quarantined request")
 
 
 @web.middleware
 async def any_spelling(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """Take webhooks at the address with slashes too many as well."""
+    """Receive webhooks also at an address with doubled or trailing slashes."""
     is_misspelt = request.method == "POST" and request.path != WEBHOOK_PATH and is_webhook(request.path)
     return await receive(request) if is_misspelt else await handler(request)
 
 
+@routes.post(
+    WEBHOOK_PATH,
+    is_open=True,
+    is_signed=True,
+    body=Invocation,
+    answer=Receipt,
+    errors={
+        401: "The signature is missing or wrong, or its timestamp cannot be parsed.",
+        413: "The body is too large.",
+        503: "The request could not be committed: send it again.",
+    },
+)
 async def receive(request: web.Request) -> web.Response:
-    """Answer 200 once the request is committed, and only then."""
+    """Receive a Zendesk webhook."""
+    # The answer is 200 once the request is committed, and only then.
     began, verified = time.monotonic(), None
-    outcome, about = "cancelled", {}
+    outcome, ids = "cancelled", {}
     if invocation := intake.invocation_of(request.headers):
         bind_contextvars(invocation=invocation)
     try:
@@ -56,7 +86,7 @@ async def receive(request: web.Request) -> web.Response:
         receipt = await intake.accept(
             request.app[RES], request.headers, body, signature_hash=proof.digest, late=signed.late
         )
-        outcome, about = receipt.status, _about(receipt, signed)
+        outcome, ids = receipt.status, _logged(receipt, signed)
         return web.json_response(_answer(receipt))
     except HoldfastError as exc:
         outcome = exc.code
@@ -66,12 +96,12 @@ async def receive(request: web.Request) -> web.Response:
         raise
     finally:
         WEBHOOKS.labels(outcome).inc()
-        if verified is not None:  # else anybody could fill the log
-            _tell(request.app[RES].traces, began, verified, outcome, about)
+        if verified is not None:  # unsigned requests must not fill the log
+            _log(request.app[RES].traces, began, verified, outcome, ids)
 
 
 async def _admit(request: web.Request) -> Proof:
-    """Decide by the head alone whether the body is worth reading; raises Transient, and Rejected (401)."""
+    """Check load and headers before the body is read; raises Transient, and Rejected (401)."""
     if intake.is_full(request.app[RES]):
         await asyncio.sleep(REFUSAL_SECONDS)
         raise overloaded()
@@ -106,24 +136,24 @@ def _verify(request: web.Request, proof: Proof, body: bytes) -> Verified:
     return signed
 
 
-def _tell(traces: Traces, began: float, verified: float, outcome: str, about: Mapping[str, int]) -> None:
-    """Tell in one line and in a trace what became of a webhook; `about` is empty where it could not be taken."""
+def _log(traces: Traces, began: float, verified: float, outcome: str, ids: Mapping[str, int]) -> None:
+    """Log and trace the outcome of a webhook; `ids` is empty if it was refused."""
     ended = time.monotonic()
-    log.info("webhook_received", outcome=outcome, **about, ms=round(1000 * (ended - began), 1))
+    log.info("webhook_received", outcome=outcome, **ids, ms=round(1000 * (ended - began), 1))
     invocation = get_contextvars().get("invocation", "")
-    # One that is sent again is of the same trace, but not the same span.
-    place = "webhook" if outcome in {"accepted", "quarantined"} else f"webhook {began}"
-    error = None if about else outcome
-    traces.record(invocation, "webhook", ended - began, {"outcome": outcome, **about}, at=place, error=error)
-    traces.record(invocation, "intake", ended - verified, {}, under=place, error=error)
+    # A repeated invocation has the same trace, but another span.
+    span = "webhook" if outcome in {"accepted", "quarantined"} else f"webhook {began}"
+    error = None if ids else outcome
+    traces.record(invocation, "webhook", ended - began, {"outcome": outcome, **ids}, at=span, error=error)
+    traces.record(invocation, "intake", ended - verified, {}, under=span, error=error)
 
 
-def _about(receipt: Receipt, signed: Verified) -> dict[str, int]:
-    """Name what a webhook became, for logs and traces."""
-    return {_NUMBERS[receipt.status]: receipt.number or 0, **({"late": True} if signed.late else {})}
+def _logged(receipt: intake.IntakeResult, signed: Verified) -> dict[str, int]:
+    """Return the id of the e-mail or stored request, for logs and traces."""
+    return {_ID_FIELDS[receipt.status]: receipt.number or 0, **({"late": True} if signed.late else {})}
 
 
-def _answer(receipt: Receipt) -> dict[str, str | int]:
+def _answer(receipt: intake.IntakeResult) -> dict[str, str | int]:
     if receipt.status == "ignored" or not receipt.number:
         return {"status": receipt.status}
-    return {"status": receipt.status, _NUMBERS[receipt.status]: receipt.number}
+    return {"status": receipt.status, _ID_FIELDS[receipt.status]: receipt.number}

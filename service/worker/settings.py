@@ -26,7 +26,7 @@ from service.queue.arq_queue import create_redis
 from service.queue.dispatch import SYNC_TASK, TASK
 from service.reconcile.hourly import minute, reconcile_when_told
 from service.reconcile.verify import verify_for_ever
-from service.resources import background, open_resources, read_settings_for_resources, told_at_start
+from service.resources import background, connection_limits, open_resources, read_settings_for_resources
 from service.sync.attempt import sync
 from service.sync.sweep import drop_for_ever, sync_for_ever
 from service.takeover.lists import read_lists_for_ever
@@ -63,7 +63,7 @@ async def start(ctx: dict[str, Any]) -> None:
     """Open what the steps need, and begin to sweep and to renew leases."""
     settings: Settings = ctx["settings"]
     logs.configure(settings.log_format, settings.log_level, report)
-    log.info("worker_starting", **told_at_start(settings, 1, redis_pools=2))
+    log.info("worker_starting", **connection_limits(settings, 1, redis_pools=2))
     raise_file_limit()
     known = await asyncio.to_thread(lambda: {"version": version(), "commit": commit()})
     log.info("started", process="worker", **known)
@@ -71,7 +71,7 @@ async def start(ctx: dict[str, Any]) -> None:
     res = await stack.enter_async_context(open_resources(settings))
     await stack.enter_async_context(_showing_metrics(settings))
     await stack.enter_async_context(beating(res))
-    await stack.enter_async_context(background(lambda: sweep_for_ever(res, ctx["hands"])))
+    await stack.enter_async_context(background(lambda: sweep_for_ever(res, ctx["worker"])))
     await stack.enter_async_context(background(lambda: renew_leases(res)))
     await stack.enter_async_context(background(lambda: bulk_retry.step_for_ever(res)))
     await stack.enter_async_context(background(lambda: outcomes.step_for_ever(res)))
@@ -145,7 +145,7 @@ def _cron_jobs(settings: Settings) -> list[CronJob]:
     if not settings.reconcile_hours:
         return []
     place = f"{account_of(settings).url} {settings.storage_url}"
-    return [cron(run_reconcile, name=RECONCILE_TASK, minute=minute(place), max_tries=1)]
+    return [cron(run_reconcile, name=RECONCILE_TASK, minute=minute(place))]
 
 
 def _redis_settings(url: str) -> RedisSettings:

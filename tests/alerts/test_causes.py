@@ -10,10 +10,11 @@ import pytest
 from service.alerts import failures, record, workers
 from service.alerts.causes import look
 from service.alerts.failures import MOST_HOSTS, Group
-from service.alerts.finding import Finding, clean, duration
+from service.alerts.finding import Finding, clean
 from service.alerts.quarantine import MOST_CODES, MOST_READ
 from service.alerts.record import Pass
 from service.config.settings import Settings
+from service.formatting import duration
 from service.postgres.engine import connect
 from service.resources import Resources
 from tests.support.rows import add_failed, add_quarantined, add_received
@@ -99,7 +100,7 @@ def test_a_host_with_a_strange_name_is_not_shown() -> None:
     [found] = failures.group([Group("gone", "<!channel>\r\nBcc: x", 1, 1, "a\u202eb\x00\nc")], {})
 
     assert found.summary == "E-mails fail with gone at a host with a strange name"
-    assert found.detail.endswith("For example e-mail 1: a b c")
+    assert found.detail.endswith("For example e-mail 1: a\ufffdb\ufffd c")
 
 
 async def test_what_waits_in_quarantine_is_one_finding_for_each_error(
@@ -354,13 +355,13 @@ async def test_signatures_fail_until_a_good_one_left_something_on_record(
 
 
 def test_texts_are_one_bounded_line_of_characters_that_show() -> None:
-    assert clean("a\r\nb\u2028c\u202ed\x1b[31m  e") == "a b c d [31m e"
+    assert clean("a\r\nb\u2028c\u202ed\x1b[31m  e") == "a b c\ufffdd\ufffd[31m e"
     assert clean("x" * 500, 10) == "xxxxxxxxx…"
 
 
 @pytest.mark.parametrize(
     ("seconds", "words"),
-    [(59, "59 s"), (119, "119 s"), (300, "5 min"), (7260, "2 h 1 min"), (90000, "1 d 1 h")],
+    [(59, "59 s"), (119, "1 min 59 s"), (300, "5 min"), (7260, "2 h 1 min"), (90000, "1 d 1 h")],
 )
 def test_durations_are_said_in_two_units(seconds: int, words: str) -> None:
     assert duration(timedelta(seconds=seconds)) == words

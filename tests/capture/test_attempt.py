@@ -135,7 +135,7 @@ async def test_credentials_go_to_the_account_and_never_to_the_cdn(
     email = await captured(client, zendesk.add_file("invoice.pdf", PDF))
 
     assert email["processing_status"] == "completed"  # the account gives nothing without them
-    assert zendesk.desk.cdn_authorizations == []
+    assert zendesk.state.cdn_authorizations == []
 
 
 async def test_a_file_announced_without_an_address_gets_it_from_the_api(

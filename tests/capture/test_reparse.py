@@ -9,7 +9,7 @@ import pytest
 from service.capture.attempt import process
 from service.config.settings import Settings
 from service.jobs import reparsing
-from service.jobs.reparsing import Rewriting
+from service.jobs.reparsing import RecordChanges
 from service.local.zendesk.account import describe
 from service.local.zendesk.stand_in import Zendesk
 from service.operate import bulk_retry, reparse
@@ -161,7 +161,7 @@ async def test_an_attempt_that_lost_its_job_writes_nothing(
     email_id = await captured(client, res, database, zendesk)
     await retry(res, email_id, "tests")
     before = await database.fetchrow("SELECT * FROM incoming_emails")
-    new = Rewriting({"subject": "Lost"}, [], [{"position": 0, "source_url": "https://a/"}], [0, 1, 2])
+    new = RecordChanges({"subject": "Lost"}, [], [{"position": 0, "source_url": "https://a/"}], [0, 1, 2])
 
     async with connect(res.engine) as conn:
         read = await reparsing.rewrite(conn, (email_id, before["attempt_number"]), new)
@@ -181,7 +181,7 @@ async def test_what_is_stored_is_neither_corrected_nor_withdrawn(
     other = {"position": 0, "source_url": "https://a/", "file_name": None}
 
     async with connect(res.engine) as conn:
-        read = await reparsing.rewrite(conn, (email_id, 1), Rewriting({}, [other], [], [1, 2]))
+        read = await reparsing.rewrite(conn, (email_id, 1), RecordChanges({}, [other], [], [1, 2]))
 
     assert read is not None
     assert await database.fetch("SELECT * FROM attachments ORDER BY position") == before
@@ -207,8 +207,8 @@ async def test_what_was_looked_up_is_no_difference_and_is_looked_up_again_after_
     comment_id = zendesk.add_comment(1, attachments=[first])
     email_id = (await client.send({"ticket_id": "1", "comment_id": comment_id}))["email_id"]
     await attempt(res, database, email_id)
-    zendesk.desk.comments["1"][0]["attachments"] = [
-        describe(zendesk.desk, zendesk.file(u)) for u in (first, second)
+    zendesk.state.comments["1"][0]["attachments"] = [
+        describe(zendesk.state, zendesk.file(u)) for u in (first, second)
     ]
 
     plan = await planned(res, Selection())
@@ -224,9 +224,9 @@ async def test_what_was_looked_up_is_no_difference_and_is_looked_up_again_after_
 # ── holdfast emails reparse
 
 
-async def planned(res: Resources, wanted: Selection) -> reparse.Plan:
-    plan = reparse.Plan()
-    async for _ in reparse.differences(res, reparse.every(res, wanted), plan):
+async def planned(res: Resources, wanted: Selection) -> reparse.ReparsePlan:
+    plan = reparse.ReparsePlan()
+    async for _ in reparse.differences(res, reparse.matching(res, wanted), plan):
         pass
     return plan
 
@@ -281,7 +281,7 @@ async def test_a_dry_run_says_what_would_change_and_changes_nothing(
     done = await command(settings, "emails", "reparse", "--all", "--dry-run")
 
     assert done.returncode == 0, done.stderr
-    assert "3 of 5 read differently now." in done.stderr
+    assert "3 of 5 change." in done.stderr
     assert "Files to add: 3" in done.stderr
     assert f"e-mail {ids[0]}: 1 file; attachment_urls" in done.stderr
     assert await status(database, ids) == {"completed"}
@@ -327,7 +327,7 @@ async def test_one_is_read_again_by_its_id(
     done = await command(settings, "emails", "reparse", str(differing), str(other), "--yes")
 
     assert done.returncode == 0, done.stderr
-    assert "1 of 2 reads differently now." in done.stderr
+    assert "1 of 2 changes." in done.stderr
     assert await status(database, [differing]) == {"queued"}
     assert await status(database, [other]) == {"completed"}
 
@@ -338,9 +338,9 @@ async def test_one_is_read_again_by_its_id(
         (["99", "--yes"], 1, "There is no e-mail 99."),
         (["--yes"], 2, "Give either IDs or --all."),
         (["1", "--all", "--yes"], 2, "Give either IDs or --all."),
-        (["1", "--status", "failed", "--yes"], 2, "Filters go with --all."),
+        (["1", "--status", "failed", "--yes"], 2, "Filters need --all."),
         (["--all", "--status", "queued", "--yes"], 1, "What is queued will be worked on anyway."),
-        (["--all"], 2, "Nobody can be asked here: add --yes, or --dry-run."),
+        (["--all"], 2, "No terminal: add --yes, or --dry-run."),
     ],
 )
 async def test_what_cannot_be_meant_is_said_in_one_line(

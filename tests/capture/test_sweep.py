@@ -9,7 +9,7 @@ from service.capture.attempt import process
 from service.capture.sweep import sweep
 from service.jobs.waiting import Job
 from service.local.zendesk.stand_in import Fault, Zendesk
-from service.queue.arq_queue import Bell
+from service.queue.arq_queue import ArqQueue
 from service.resources import Resources, background
 from tests.conftest import Client, eventually
 from tests.support.files import PDF
@@ -53,7 +53,7 @@ async def test_what_an_eviction_left_half_is_made_whole(
     await client.until(email_id, "queued")
     await res.redis.delete(f"arq:job:email:{email_id}:1")
 
-    await res.dispatcher.ring_now([Job(email_id, 1)])
+    await res.dispatcher.enqueue([Job(email_id, 1)])
 
     assert await res.redis.exists(f"arq:job:email:{email_id}:1")
     assert await queued_in_redis(res) == 1
@@ -64,7 +64,7 @@ async def test_what_a_killed_worker_had_answered_but_not_claimed_is_rung_again(
 ) -> None:
     email_id = (await client.send(zendesk.payload()))["email_id"]
     await client.until(email_id, "queued")
-    assert len(await Bell(res.redis).answer(10)) == 1
+    assert len(await ArqQueue(res.redis).dequeue(10)) == 1
     await database.execute("UPDATE incoming_emails SET due_at = now()")
 
     await sweep(res)
@@ -134,7 +134,7 @@ async def is_reachable(res: Resources) -> bool:
 async def test_a_background_task_that_breaks_goes_on(
     client: Client, zendesk: Zendesk, res: Resources
 ) -> None:
-    res.dispatcher.ring("no job at all")  # type: ignore[arg-type]
+    res.dispatcher.dispatch("no job at all")  # type: ignore[arg-type]
 
     email_id = (await client.send(zendesk.payload()))["email_id"]
 

@@ -11,9 +11,9 @@ import pytest
 from pydantic import SecretStr
 from pymongo import AsyncMongoClient
 
-from service.checks.clocks import check_clock_of_postgres, check_clock_of_redis
-from service.checks.examine import examine
-from service.checks.finding import Check
+from service.checks.probe import Check
+from service.checks.report import check_all
+from service.checks.servers import check_clock_of_postgres, check_clock_of_redis
 from service.checks.settings import check_settings
 from service.checks.zendesk import check_zendesk
 from service.config.settings import Settings
@@ -64,7 +64,7 @@ async def test_wrong_credentials_are_found_though_zendesk_answers_as_to_anybody(
     assert (check.ok, check.found) == (False, "Zendesk does not know these credentials")
     assert name.upper() in check.advice
     assert "hunter2" not in str(check)
-    assert zendesk.desk.account_authorizations, "it was asked"
+    assert zendesk.state.account_authorizations, "it was asked"
 
 
 async def test_without_credentials_it_says_what_will_not_work(settings: Settings, zendesk: Zendesk) -> None:
@@ -72,7 +72,7 @@ async def test_without_credentials_it_says_what_will_not_work(settings: Settings
 
     assert check.ok is None
     assert "ZENDESK_OAUTH_CLIENT_ID" in check.advice
-    assert not zendesk.desk.account_authorizations
+    assert not zendesk.state.account_authorizations
 
 
 async def test_a_client_that_zendesk_does_not_know_is_found(settings: Settings) -> None:
@@ -106,7 +106,7 @@ async def test_an_account_that_is_away_is_found(settings: Settings) -> None:
 
 async def examined(settings: Settings, **changes: Any) -> dict[str, Check]:
     async with open_resources(changed(settings, **changes)) as res:
-        return {check.name: check for check in await examine(res)}
+        return {check.name: check for check in await check_all(res)}
 
 
 async def test_where_all_is_well_nothing_is_wrong(settings: Settings, database: asyncpg.Connection) -> None:
@@ -322,7 +322,10 @@ async def test_the_command_names_all_settings_that_are_wrong(settings: Settings)
 
     assert (done.returncode, missing.returncode) == (1, 1)
     assert ["DATABASE_URL:" in done.stdout, "PORT:" in done.stdout] == [True, True]
-    assert ["REDIS_URL: missing" in missing.stdout, "STORAGE_URL: missing" in missing.stdout] == [True, True]
+    assert ["REDIS_URL is not set" in missing.stdout, "STORAGE_URL is not set" in missing.stdout] == [
+        True,
+        True,
+    ]
     assert "hunter2" not in done.stdout + done.stderr
 
 
@@ -333,7 +336,9 @@ async def test_a_target_that_lets_us_in_is_well_and_nothing_is_left_there(
 
     checks = await examined(settings, sync_url=(url,), public_url="https://holdfast.acme.example")
 
-    assert checks["sync to mongodb"] == Check("sync to mongodb", True, "answers, and lets us read and write")
+    assert checks["sync to mongodb"] == Check(
+        "sync to mongodb", True, "answers, and accepts reads and writes"
+    )
     assert checks["links of the sync"].ok
     assert checks["syncs"].ok
     client: AsyncMongoClient[dict[str, Any]] = await asyncio.to_thread(

@@ -218,7 +218,8 @@ def test_an_email_that_is_not_there_is_one_line(run: Run, words: tuple[str, ...]
     done = run("emails", *words)
 
     assert (done.returncode, done.stdout) == (1, "")
-    assert done.stderr == f"There is no e-mail {words[1]}.\n"
+    listing = "" if words[0] == "retry" else " `holdfast emails list` lists the newest."
+    assert done.stderr == f"There is no e-mail {words[1]}.{listing}\n"
 
 
 @pytest.mark.parametrize(
@@ -265,7 +266,10 @@ def test_without_postgres_every_command_ends_with_one_line(run: Run, words: tupl
     done = run(*words, DATABASE_URL="postgres://user:hunter2@127.0.0.1:1/name")
 
     assert (done.returncode, done.stdout) == (1, "")
-    assert done.stderr == "Postgres cannot be reached: ConnectionRefusedError\n"
+    assert done.stderr == (
+        "Postgres cannot be reached: ConnectionRefusedError."
+        " Check DATABASE_URL, and that Postgres runs; `holdfast check` tells more.\n"
+    )
 
 
 def test_the_file_of_a_running_holdfast_stands_in_for_an_empty_environment(
@@ -283,7 +287,7 @@ def test_the_file_of_a_running_holdfast_stands_in_for_an_empty_environment(
     assert (unset.returncode, unset.stderr) == (0, "")
     assert (empty.returncode, empty.stderr) == (0, "")
     assert without.returncode == 2
-    assert without.stderr.startswith("DATABASE_URL: missing")
+    assert without.stderr.startswith("DATABASE_URL is not set")
 
 
 @pytest.mark.parametrize("number", ["1", "2"])
@@ -294,7 +298,10 @@ def test_a_port_that_is_taken_is_one_line(run: Run, number: str) -> None:
         done = run("web", ZENDESK_WEBHOOK_SECRETS="secret-of-this-test", **variables)
 
     assert done.returncode == 1
-    assert re.fullmatch(rf"cannot listen on 127\.0\.0\.1:{port}: .*already in use\n", done.stderr)
+    assert re.fullmatch(
+        rf"cannot listen on 127\.0\.0\.1:{port}: .*already in use\. Set PORT or HOST, or end the other program\.\n",
+        done.stderr,
+    )
 
 
 def test_web_loads_nothing_that_it_does_not_need(environment: dict[str, str]) -> None:

@@ -235,10 +235,7 @@ async def test_a_link_in_the_place_of_an_emails_directory_is_not_followed(
 
     assert done.returncode == 1
     assert len(done.stdout.splitlines()) == 2, "what is known of the e-mails is written all the same"
-    assert (
-        "E-mail 1, file 0: in its place is something called 1 that is no directory: remove it\n"
-        in done.stderr
-    )
+    assert "E-mail 1, file 0: 1 exists and is no directory: remove it\n" in done.stderr
     assert await asyncio.to_thread(read_all, elsewhere) == {"kept": b"kept"}
 
 
@@ -267,7 +264,7 @@ async def test_a_directory_in_the_place_of_a_file_is_named_and_left(
     done, _ = await exported(settings, res, database, out)
 
     assert done.returncode == 1
-    assert "E-mail 1, file 0: in its place is a directory called 0-a.txt: remove it\n" in done.stderr
+    assert "E-mail 1, file 0: 0-a.txt exists and is a directory: remove it\n" in done.stderr
     assert await asyncio.to_thread(lambda: [path.name for path in (out / "1").iterdir()]) == ["0-a.txt"]
 
 
@@ -361,7 +358,7 @@ async def test_retrying_all_is_planned_then_begun_and_can_be_looked_at_and_cance
     assert json.loads(begun.stdout)["planned"] == 3
     assert json.loads(begun.stdout)["filter"]["error_code"] == "gone"
     assert listed.stdout.split("\t")[2:5] == ["running", "0", "3"]
-    assert shown.stdout.startswith("Retry of many 1 is running with 0 of 3 queued\n")
+    assert shown.stdout.startswith("Bulk retry 1 is running with 0 of 3 queued\n")
     assert json.loads(cancelled.stdout)["status"] == "cancelled"
     assert (again.returncode, again.stderr) == (1, "The retry of many 1 is cancelled already.\n")
     actors = [action["actor"].partition("@")[0] for action in json.loads(activity.stdout)["actions"]]
@@ -413,13 +410,13 @@ async def test_waiting_ends_with_the_retry_and_ctrl_c_leaves_it_running(
     assert left.returncode == 130
     assert said.decode().splitlines()[-2:] == [
         "`holdfast retries wait 1` waits again.",
-        "It goes on; `holdfast retries cancel 1` ends it.",
+        "The bulk retry goes on; `holdfast retries cancel 1` cancels it.",
     ]
     ends = "is done with 3 of 3 queued\n3 repaired, 0 failed again, 0 still running.\n"
-    assert (again.returncode, again.stdout) == (0, f"Retry of many 1 {ends}")
+    assert (again.returncode, again.stdout) == (0, f"Bulk retry 1 {ends}")
     assert (stayed.returncode, out.decode().splitlines(keepends=True)[-2:]) == (
         0,
-        f"Retry of many 2 {ends}".splitlines(keepends=True),
+        f"Bulk retry 2 {ends}".splitlines(keepends=True),
     )
 
 
@@ -474,7 +471,7 @@ async def test_what_was_not_synced_is_listed_shown_and_synced_again(
     assert "2 could not be synced." in status.stdout
     assert {"sync pending\t1", "sync failed\t2"} <= set(status.stdout.splitlines())
     assert json.loads(as_json.stdout)["by_sync_status"] == {"pending": 1, "failed": 2}
-    assert retries.stdout.startswith("Sync of many 1 is running with 0 of 2 queued\n")
+    assert retries.stdout.startswith("Bulk retry of syncs 1 is running with 0 of 2 queued\n")
 
 
 async def test_without_a_target_nothing_is_synced_and_nothing_said_of_it(

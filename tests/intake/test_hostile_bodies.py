@@ -7,7 +7,7 @@ from typing import Any
 import asyncpg
 import pytest
 
-from service.local.zendesk.sender import Answer
+from service.local.zendesk.sender import WebhookResponse
 from service.zendesk.signature import INVOCATION_ID
 from tests.conftest import Client, Server
 
@@ -173,7 +173,7 @@ BROKEN: dict[str, Bodies] = {
 }
 
 
-async def post_all(client: Client, bodies: Bodies) -> dict[str, Answer]:
+async def post_all(client: Client, bodies: Bodies) -> dict[str, WebhookResponse]:
     """Send each body as an invocation of its own, the same at every call."""
     answers = await asyncio.gather(
         *(
@@ -188,7 +188,7 @@ async def raw_bodies(database: asyncpg.Connection, table: str) -> list[bytes]:
     return sorted(row["raw_body"] for row in await database.fetch(f"SELECT raw_body FROM {table}"))
 
 
-def told(answers: dict[str, Answer]) -> dict[str, Any]:
+def told(answers: dict[str, WebhookResponse]) -> dict[str, Any]:
     assert {name: answer.status for name, answer in answers.items()} == dict.fromkeys(answers, 200)
     return {name: answer.json() for name, answer in answers.items()}
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from service import intake
 from service.errors import HoldfastError
-from service.intake import Receipt
+from service.intake import IntakeResult
 from service.resources import Resources
 from service.zendesk.body import Unreadable
 from service.zendesk.payloads import Ignored, parse
@@ -51,7 +51,7 @@ async def test_any_body_under_any_headers_is_one_row_with_its_bytes_and_a_repeat
         again = await intake.accept(res, sent, body)
 
         if isinstance(parsed, Ignored):
-            assert (receipt, again, rows) == (Receipt("ignored"), Receipt("ignored"), [])
+            assert (receipt, again, rows) == (IntakeResult("ignored"), IntakeResult("ignored"), [])
             return
         assert rows == [(receipt.status, receipt.number, body)]
         assert receipt.status == ("accepted" if parsed else "quarantined")

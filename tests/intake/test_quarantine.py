@@ -19,7 +19,7 @@ from service import intake
 from service.cli.main import main
 from service.config.settings import Settings
 from service.errors import Rejected, Transient
-from service.intake import Receipt
+from service.intake import IntakeResult
 from service.local.zendesk.stand_in import Zendesk
 from service.resources import Resources
 from service.zendesk.signature import INVOCATION_ID
@@ -460,7 +460,7 @@ async def test_the_log_names_ids_and_nothing_of_what_was_sent(
         with pytest.raises(Rejected):
             await intake.replay(res, 2, "tests")
 
-    assert receipt == Receipt("accepted", 1)
+    assert receipt == IntakeResult("accepted", 1)
     assert {
         "event": "webhook_replayed",
         "log_level": "info",
@@ -581,11 +581,15 @@ async def test_without_postgres_a_command_ends_with_one_line(
     done = await run(settings, *words, DATABASE_URL="postgres://user:hunter2@127.0.0.1:1/name")
 
     assert (done.returncode, done.stdout) == (1, "")
-    assert done.stderr == "Postgres cannot be reached: ConnectionRefusedError\n"
+    assert done.stderr == (
+        "Postgres cannot be reached: ConnectionRefusedError."
+        " Check DATABASE_URL, and that Postgres runs; `holdfast check` tells more.\n"
+    )
 
 
 async def test_one_that_is_not_there_is_one_line(settings: Settings, database: asyncpg.Connection) -> None:
-    for word in ("show", "replay"):
+    for word, listing in (("show", " `holdfast quarantine list` lists the newest."), ("replay", "")):
         done = await run(settings, word, "7")
 
-        assert (done.returncode, done.stdout, done.stderr) == (1, "", "There is no quarantined webhook 7.\n")
+        said = f"There is no quarantined webhook 7.{listing}\n"
+        assert (done.returncode, done.stdout, done.stderr) == (1, "", said)

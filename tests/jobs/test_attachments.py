@@ -9,8 +9,8 @@ import asyncpg
 from service.errors import Permanent, Transient
 from service.jobs import attempts
 from service.jobs.arrival import Arrival, receive
-from service.jobs.attachments import Mark, files_of, mark
-from service.jobs.attempts import Claim, Claiming, Settlement
+from service.jobs.attachments import FileUpdate, files_of, mark
+from service.jobs.attempts import Claim, ClaimRequest, Settlement
 from service.jobs.waiting import Job
 from service.postgres.engine import connect
 from service.resources import Resources
@@ -27,8 +27,8 @@ async def claimed(res: Resources, keys: str) -> list[Claim]:
     columns: list[dict[str, Any]] = [{"idempotency_key": key, "zendesk_ticket_id": key} for key in keys]
     async with connect(res.engine) as conn:
         recorded = await receive(conn, [Arrival(each, files) for each in columns])
-        wishes = [Claiming(Job(each.email_id, 1), "worker", timedelta(minutes=1)) for each in recorded]
-        return [claim for claim in await attempts.claim(conn, wishes) if claim]
+        requests = [ClaimRequest(Job(each.email_id, 1), "worker", timedelta(minutes=1)) for each in recorded]
+        return [claim for claim in await attempts.claim(conn, requests) if claim]
 
 
 async def test_marks_in_one_statement_are_answered_each_for_itself(
@@ -40,12 +40,12 @@ async def test_marks_in_one_statement_are_answered_each_for_itself(
         held = await mark(
             conn,
             [
-                Mark(two.held, 1, "failed", error=GONE),
-                Mark(lost.held, 0, "stored", STORED),
-                Mark(one.held, 0, "stored", STORED),
-                Mark((one.email_id, 2), 1, "stored", STORED),
-                Mark(one.held, 7, "stored", STORED),
-                Mark(two.held, 0, "pending", error=Transient("server_error", "Not now.")),
+                FileUpdate(two.fencing_token, 1, "failed", error=GONE),
+                FileUpdate(lost.fencing_token, 0, "stored", STORED),
+                FileUpdate(one.fencing_token, 0, "stored", STORED),
+                FileUpdate((one.email_id, 2), 1, "stored", STORED),
+                FileUpdate(one.fencing_token, 7, "stored", STORED),
+                FileUpdate(two.fencing_token, 0, "pending", error=Transient("server_error", "Not now.")),
             ],
         )
 
@@ -62,8 +62,11 @@ async def test_a_file_that_is_stored_after_all_shows_no_error(
     res: Resources, database: asyncpg.Connection
 ) -> None:
     [claim] = await claimed(res, "a")
-    for made in (Mark(claim.held, 0, "pending", error=GONE), Mark(claim.held, 0, "stored", STORED)):
-        assert await res.coalesce(mark, made)
+    for made in (
+        FileUpdate(claim.fencing_token, 0, "pending", error=GONE),
+        FileUpdate(claim.fencing_token, 0, "stored", STORED),
+    ):
+        assert await res.batch(mark, made)
 
     row = await database.fetchrow("SELECT * FROM attachments WHERE position = 0")
     assert (row["status"], row["error_code"], row["error"]) == ("stored", None, None)
@@ -71,10 +74,10 @@ async def test_a_file_that_is_stored_after_all_shows_no_error(
 
 async def test_a_mark_that_postgres_refuses_does_not_cost_its_neighbours(res: Resources) -> None:
     claims = await claimed(res, "abcdef")
-    marks = [Mark(claim.held, 0, "stored", STORED) for claim in claims]
-    marks[2] = Mark(claims[2].held, 0, "stored", Stored("\0", 1, None, "key"))
+    marks = [FileUpdate(claim.fencing_token, 0, "stored", STORED) for claim in claims]
+    marks[2] = FileUpdate(claims[2].fencing_token, 0, "stored", Stored("\0", 1, None, "key"))
 
-    held = await asyncio.gather(*(res.coalesce(mark, each) for each in marks), return_exceptions=True)
+    held = await asyncio.gather(*(res.batch(mark, each) for each in marks), return_exceptions=True)
 
     assert isinstance(held.pop(2), Permanent)
     assert held == [True] * 5

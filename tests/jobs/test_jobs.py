@@ -15,7 +15,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from service.errors import Permanent
 from service.jobs import arrival, attempts, retries, waiting
 from service.jobs.arrival import Arrival, Recorded
-from service.jobs.attempts import Claim, Claiming, Failure, Settlement
+from service.jobs.attempts import Claim, ClaimRequest, Failure, Settlement
 from service.jobs.waiting import Job
 from service.local.zendesk.stand_in import Zendesk
 from service.postgres.engine import connect
@@ -56,7 +56,7 @@ async def receive(conn: AsyncConnection, key: str = "key") -> Job:
 
 
 async def claim_one(conn: AsyncConnection, job: Job, lease: timedelta = LEASE) -> Claim | None:
-    [claim] = await attempts.claim(conn, [Claiming(job, "worker", lease)])
+    [claim] = await attempts.claim(conn, [ClaimRequest(job, "worker", lease)])
     return claim
 
 
@@ -156,7 +156,7 @@ async def test_what_one_sweep_took_the_next_leaves_alone(conn: AsyncConnection) 
 
 async def test_a_lost_claim_can_change_nothing(conn: AsyncConnection, row: Any) -> None:
     old = await claimed(conn, lease=GONE)
-    assert await attempts.rescue(conn, limit=10) == 1
+    assert await attempts.take_back(conn, limit=10) == 1
     new = await claim_one(conn, Job(old.email_id, 2))
     before = dict(await row())
 
@@ -165,7 +165,7 @@ async def test_a_lost_claim_can_change_nothing(conn: AsyncConnection, row: Any) 
         await settle_one(conn, Settlement(old, "released", BROKEN, timedelta(0))),
         await settle_one(conn, Settlement(old, "failed", BROKEN)),
         await settle_one(conn, Settlement(old, "handed_back")),
-        await attempts.renew(conn, [old.held], LEASE),
+        await attempts.renew(conn, [old.fencing_token], LEASE),
     ]
 
     assert late == [False, False, False, False, set()]
@@ -230,7 +230,7 @@ async def test_workers_that_claim_the_same_jobs_in_any_order_get_each_once(
 
     async def work(order: Sequence[Job]) -> list[Claim]:
         async with connect(res.engine) as own:
-            claims = await attempts.claim(own, [Claiming(job, "worker", LEASE) for job in order])
+            claims = await attempts.claim(own, [ClaimRequest(job, "worker", LEASE) for job in order])
             held = [claim for claim in claims if claim]
             done = await attempts.settle(own, [Settlement(claim, "handed_back") for claim in held])
         assert done == [True] * len(held)
@@ -239,7 +239,9 @@ async def test_workers_that_claim_the_same_jobs_in_any_order_get_each_once(
     orders = (jobs, jobs[::-1], jobs[20:] + jobs[:20] + jobs[:20], jobs[40:])
     given = await asyncio.gather(*(work(order) for order in orders * 2))
 
-    assert sorted(claim.held for claims in given for claim in claims) == [(job.email_id, 1) for job in jobs]
+    assert sorted(claim.fencing_token for claims in given for claim in claims) == [
+        (job.email_id, 1) for job in jobs
+    ]
     assert await database.fetchval("SELECT count(*) FROM attempts WHERE outcome = 'handed_back'") == 60
 
 
@@ -253,7 +255,7 @@ async def test_a_claim_that_postgres_sacrifices_to_somebody_else_is_repeated(
         async with database.transaction():
             await database.execute(touch, second.email_id)
             claims = [
-                asyncio.create_task(res.coalesce(attempts.claim, Claiming(job, "worker", LEASE)))
+                asyncio.create_task(res.batch(attempts.claim, ClaimRequest(job, "worker", LEASE)))
                 for job in (first, second)
             ]
             await eventually(partial(waits_for_a_lock, conn))
@@ -273,7 +275,7 @@ async def test_a_wish_that_postgres_refuses_does_not_cost_its_neighbours(
     jobs[7] = Job(2**70, 1)
 
     claims = await asyncio.gather(
-        *(res.coalesce(attempts.claim, Claiming(job, "worker", LEASE)) for job in jobs),
+        *(res.batch(attempts.claim, ClaimRequest(job, "worker", LEASE)) for job in jobs),
         return_exceptions=True,
     )
 
@@ -284,10 +286,10 @@ async def test_a_wish_that_postgres_refuses_does_not_cost_its_neighbours(
 async def test_a_lease_that_is_renewed_is_not_rescued(conn: AsyncConnection, row: Any) -> None:
     claim = await claimed(conn, lease=GONE)
 
-    held = await attempts.renew(conn, [claim.held, (999, 1)], LEASE)
+    held = await attempts.renew(conn, [claim.fencing_token, (999, 1)], LEASE)
 
-    assert held == {claim.held}
-    assert await attempts.rescue(conn, limit=10) == 0
+    assert held == {claim.fencing_token}
+    assert await attempts.take_back(conn, limit=10) == 0
     assert (await row())["processing_status"] == "processing"
 
 
@@ -295,11 +297,11 @@ async def test_an_abandoned_attempt_costs_no_retry_and_too_many_in_a_row_fail_th
     conn: AsyncConnection, row: Any, database: asyncpg.Connection
 ) -> None:
     claim = await claimed(conn, lease=GONE)
-    await attempts.rescue(conn, limit=10, most_abandoned=2)
+    await attempts.take_back(conn, limit=10, most_abandoned=2)
     assert ((await row())["processing_status"], (await row())["abandoned_count"]) == ("queued", 1)
 
     await claim_one(conn, Job(claim.email_id, 2), GONE)
-    await attempts.rescue(conn, limit=10, most_abandoned=2)
+    await attempts.take_back(conn, limit=10, most_abandoned=2)
 
     email = await row()
     assert (email["processing_status"], email["error_code"]) == ("failed", "abandoned")
@@ -317,14 +319,14 @@ async def test_only_who_was_abandoned_before_waits_for_its_rescue(
     await claimed(conn, lease=GONE)
     waits = []
     for number in range(2, 6):
-        await attempts.rescue(conn, limit=10, spread=timedelta(hours=1), most_abandoned=9)
+        await attempts.take_back(conn, limit=10, spread=timedelta(hours=1), most_abandoned=9)
         email = await row()
         waits.append(email["due_at"] - email["now"])
         claim = await claim_one(conn, Job(email["id"], number), GONE)
     assert claim is not None
     await settle_one(conn, Settlement(claim, "released", BROKEN, timedelta(0)))
     await claim_one(conn, Job(claim.email_id, 6), GONE)
-    await attempts.rescue(conn, limit=10, spread=timedelta(hours=1), most_abandoned=9)
+    await attempts.take_back(conn, limit=10, spread=timedelta(hours=1), most_abandoned=9)
     email = await row()
 
     assert waits[0] <= timedelta(0)
@@ -339,7 +341,7 @@ async def test_a_retry_by_hand_has_a_fresh_budget_and_keeps_history(
     await database.execute("UPDATE attachments SET status = 'failed', error = 'x', error_code = 'y'")
     await settle_one(conn, Settlement(claim, "failed", BROKEN))
 
-    job = await retries.retry(conn, claim.email_id, "tests")
+    [job] = await retries.retry(conn, [claim.email_id], "tests")
 
     assert job == Job(claim.email_id, 2)
     email = await row()
@@ -355,7 +357,7 @@ async def test_what_is_not_finished_cannot_be_retried(
     job = await receive(conn)
     await database.execute("UPDATE incoming_emails SET processing_status = $1", status)
 
-    assert await retries.retry(conn, job.email_id, "tests") is None
+    assert await retries.retry(conn, [job.email_id], "tests") == []
 
 
 @pytest.mark.parametrize("outcome", ["completed", "failed"])
@@ -369,7 +371,7 @@ async def test_the_end_of_a_job_begins_its_sync_anew_and_nothing_else_touches_it
         "UPDATE incoming_emails SET sync_status = 'failed', sync_error = 'e', sync_retry_count = 7"
     )
 
-    await retries.retry(conn, claim.email_id, "tests")
+    await retries.retry(conn, [claim.email_id], "tests")
     queued = await row()
     held = await claim_one(conn, Job(claim.email_id, 2))
     assert held
@@ -399,7 +401,7 @@ async def test_a_job_from_before_there_were_leases_is_rescued(
     await receive(conn)
     await database.execute("UPDATE incoming_emails SET processing_status = 'processing'")
 
-    assert await attempts.rescue(conn, limit=10) == 1
+    assert await attempts.take_back(conn, limit=10) == 1
 
     assert (await row())["processing_status"] == "queued"
 

@@ -24,7 +24,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from service.jobs import attempts, retries, waiting
 from service.jobs.arrival import Arrival, receive
-from service.jobs.attempts import Claim, Claiming, Failure, Settlement
+from service.jobs.attempts import Claim, ClaimRequest, Failure, Settlement
 from service.jobs.waiting import Job
 from service.postgres.email_tables import PROCESSING, STATUSES, WAITING
 from service.postgres.engine import create_engine
@@ -89,7 +89,7 @@ class Model:
 
 
 def wish(job: Job, worker: str, lease: timedelta) -> Operation:
-    return lambda conn: one(attempts.claim(conn, [Claiming(job, worker, lease)]))
+    return lambda conn: one(attempts.claim(conn, [ClaimRequest(job, worker, lease)]))
 
 
 def settle(claim: Claim, outcome: str, delay: timedelta = HOUR) -> Operation:
@@ -204,9 +204,9 @@ class Jobs(RuleBasedStateMachine):
     def retry(self, email: int, hands: int) -> None:
         model = self.models[email]
 
-        jobs = self.run(*[lambda conn: retries.retry(conn, email, "tests")] * hands)
+        retried = self.run(*[lambda conn: retries.retry(conn, [email], "tests")] * hands)
 
-        queued = [job for job in jobs if job]
+        queued = [job for jobs in retried for job in jobs]
         if model.status not in ("completed", "failed"):
             assert queued == []
             return
@@ -229,7 +229,7 @@ class Jobs(RuleBasedStateMachine):
         """By the right message, a late one or one of the future; perhaps while another does, or intake goes on."""
         model = self.models[email]
         claim = model.claim(ago=-1 - beside)
-        job = Job(*claim.held)
+        job = Job(*claim.fencing_token)
         rivals: dict[str, list[Operation]] = {
             "": [],
             "claims": [wish(job, "rival", lease)],
@@ -256,9 +256,9 @@ class Jobs(RuleBasedStateMachine):
 
     @rule(claims=st.lists(claims, min_size=1, max_size=4), lease=st.sampled_from([HOUR, GONE]))
     def renew(self, claims: list[Claim], lease: timedelta) -> None:
-        (held,) = self.run(lambda conn: attempts.renew(conn, {each.held for each in claims}, lease))
+        (held,) = self.run(lambda conn: attempts.renew(conn, {each.fencing_token for each in claims}, lease))
 
-        assert held == {each.held for each in claims if self.models[each.email_id].is_held(each)}
+        assert held == {each.fencing_token for each in claims if self.models[each.email_id].is_held(each)}
         self.touched = {email for email, _ in held}
 
     @rule(
@@ -285,10 +285,13 @@ class Jobs(RuleBasedStateMachine):
     def claim_together(self, emails: list[int], workers: int) -> None:
         """Many at once, some of them twice, and another worker the other way round: each is given once."""
         free = {email for email in emails if self.models[email].status in ("received", "queued")}
-        wishes = [Claiming(Job(*self.models[email].claim(ago=-1).held), "worker", HOUR) for email in emails]
-        orders = (wishes, wishes[::-1])
+        requests = [
+            ClaimRequest(Job(*self.models[email].claim(ago=-1).fencing_token), "worker", HOUR)
+            for email in emails
+        ]
+        orders = (requests, requests[::-1])
 
-        given = self.run(*[partial(attempts.claim, wishes=order) for order in orders[:workers]])
+        given = self.run(*[partial(attempts.claim, requests=order) for order in orders[:workers]])
 
         claims = [
             (wish.job, claim)
@@ -296,7 +299,7 @@ class Jobs(RuleBasedStateMachine):
             for wish, claim in zip(order, one, strict=True)
             if claim
         ]
-        assert all(job == Job(*claim.held) for job, claim in claims)
+        assert all(job == Job(*claim.fencing_token) for job, claim in claims)
         assert sorted(job.email_id for job, _ in claims) == sorted(free)
         for email in free:
             self.models[email].outcomes.append(None)
@@ -321,7 +324,9 @@ class Jobs(RuleBasedStateMachine):
     def rescue(self, most: int, limit: int, sweeps: int) -> None:
         expired = self.expired()
 
-        counts = self.run(*[lambda conn: attempts.rescue(conn, limit, SPREAD, most_abandoned=most)] * sweeps)
+        counts = self.run(
+            *[lambda conn: attempts.take_back(conn, limit, SPREAD, most_abandoned=most)] * sweeps
+        )
 
         rescued = expired[: sum(counts)]
         if sweeps == 1 or limit > len(expired):
@@ -363,7 +368,7 @@ class Jobs(RuleBasedStateMachine):
         was_held = model.is_held(claim)
 
         done, rescued = self.run(
-            settle(claim, outcome), lambda conn: attempts.rescue(conn, 100, SPREAD, most_abandoned=most)
+            settle(claim, outcome), lambda conn: attempts.take_back(conn, 100, SPREAD, most_abandoned=most)
         )
 
         settled = [claim.email_id] if done and was_held else []

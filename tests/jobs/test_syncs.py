@@ -10,13 +10,20 @@ import pytest
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from service.jobs import retries
-from service.jobs import sync_retries as sync_again
-from service.jobs.sync_retries import Sync
-from service.jobs.syncs import Carrying, Settlement, Wish, claim, settle, take_due
+from service.jobs.syncs import (
+    SyncClaim,
+    SyncClaimRequest,
+    SyncSettlement,
+    claim,
+    claim_due,
+    drop_overdue,
+    settle,
+)
+from service.jobs.waiting import Sync
 from service.queue.suspects import Suspects
 from service.resources import Resources
 
-ROOM = Suspects(16).room_beside
+ROOM = Suspects(16).room_for
 LEASE = timedelta(seconds=30)
 FINISHED = ("completed", "failed")
 Row = Callable[[], Awaitable[asyncpg.Record]]
@@ -50,12 +57,12 @@ async def insert(database: asyncpg.Connection, number: int = 1, **columns: objec
     await database.executemany(statement, [tuple(values.values())] * number)
 
 
-async def claim_one(conn: AsyncConnection, email_id: int = 1) -> Carrying | None:
-    [held] = await claim(conn, [Wish(email_id, LEASE)])
+async def claim_one(conn: AsyncConnection, email_id: int = 1) -> SyncClaim | None:
+    [held] = await claim(conn, [SyncClaimRequest(email_id, LEASE)])
     return held
 
 
-async def settle_one(conn: AsyncConnection, settlement: Settlement) -> bool:
+async def settle_one(conn: AsyncConnection, settlement: SyncSettlement) -> bool:
     [done] = await settle(conn, [settlement])
     return done
 
@@ -77,11 +84,11 @@ async def test_two_do_not_carry_the_same(
 ) -> None:
     await insert(database)
 
-    [first, second] = await claim(conn, [Wish(1, LEASE)] * 2)
+    [first, second] = await claim(conn, [SyncClaimRequest(1, LEASE)] * 2)
     third = await claim_one(conn)
-    swept = await take_due(conn, 10, LEASE, ROOM)
+    swept = await claim_due(conn, 10, LEASE, ROOM)
 
-    assert [first or second, third, swept] == [Carrying(1, 1, 1, 0), None, []]
+    assert [first or second, third, swept] == [SyncClaim(1, 1, 1, 0), None, []]
     assert (await row())["sync_attempt_number"] == 1
 
 
@@ -92,12 +99,12 @@ async def test_what_nobody_finished_with_in_time_is_carried_by_another(
     slow = await claim_one(conn)
     await database.execute("UPDATE incoming_emails SET sync_due_at = now()")
 
-    [quick] = await take_due(conn, 10, LEASE, ROOM)
+    [quick] = await claim_due(conn, 10, LEASE, ROOM)
 
     assert slow
-    assert not await settle_one(conn, Settlement(slow, "failed", "receiver_slow", "too late"))
-    assert await settle_one(conn, Settlement(quick, "synced"))
-    assert not await settle_one(conn, Settlement(slow, "released", "receiver_slow", "too late"))
+    assert not await settle_one(conn, SyncSettlement(slow, "failed", "receiver_slow", "too late"))
+    assert await settle_one(conn, SyncSettlement(quick, "synced"))
+    assert not await settle_one(conn, SyncSettlement(slow, "released", "receiver_slow", "too late"))
     assert (await row())["sync_status"] == "synced"
     assert (await row())["sync_error"] is None
 
@@ -108,7 +115,7 @@ async def test_a_state_that_is_not_the_newest_any_more_does_not_count_as_carried
 ) -> None:
     await insert(database)
     held = await claim_one(conn)
-    await retries.retry(conn, 1, "tests")
+    await retries.retry(conn, [1], "tests")
     if when != "queued again":
         status = "processing" if when == "running again" else "completed"
         await database.execute(
@@ -116,7 +123,7 @@ async def test_a_state_that_is_not_the_newest_any_more_does_not_count_as_carried
         )
 
     assert held
-    assert not await settle_one(conn, Settlement(held, "synced"))
+    assert not await settle_one(conn, SyncSettlement(held, "synced"))
     assert (await row())["sync_status"] == "pending"
 
 
@@ -142,7 +149,7 @@ async def test_each_end_leaves_what_it_should(
     held = await claim_one(conn)
     assert held
 
-    assert await settle_one(conn, Settlement(held, outcome, "code", "why", timedelta(seconds=60)))
+    assert await settle_one(conn, SyncSettlement(held, outcome, "code", "why", timedelta(seconds=60)))
 
     left = await row()
     due_in = (left["sync_due_at"] - await database.fetchval("SELECT now()")).total_seconds()
@@ -161,7 +168,7 @@ async def test_an_attempt_costs_one_retry_however_often_its_end_is_written(
         held = await claim_one(conn)
         assert held
         for _ in range(3):
-            assert await settle_one(conn, Settlement(held, "released", "receiver_away", "x"))
+            assert await settle_one(conn, SyncSettlement(held, "released", "receiver_away", "x"))
 
         assert (await row())["sync_retry_count"] == count
 
@@ -173,11 +180,11 @@ async def test_what_nobody_ends_is_held_for_longer_each_time_until_somebody_does
     held = []
     for _ in range(3):
         await database.execute("UPDATE incoming_emails SET sync_due_at = now()")
-        [carrying] = await take_due(conn, 10, LEASE, ROOM)
+        [carrying] = await claim_due(conn, 10, LEASE, ROOM)
         lease = (await row())["sync_due_at"] - await database.fetchval("SELECT now()")
         held.append((carrying.unsettled, round(lease.total_seconds(), -1)))
 
-    assert await settle_one(conn, Settlement(carrying, "released", "receiver_away", "why"))
+    assert await settle_one(conn, SyncSettlement(carrying, "released", "receiver_away", "why"))
     again = await claim_one(conn)
 
     assert held == [(0, 30), (1, 60), (2, 120)]
@@ -190,10 +197,10 @@ async def test_who_carries_what_is_wanted_again_meanwhile_does_not_end_it(
 ) -> None:
     await insert(database)
     held = await claim_one(conn)
-    await sync_again.again(conn, 1, "Ann")
+    await retries.retry(conn, [1], "Ann", "sync")
 
     assert held
-    assert not await settle_one(conn, Settlement(held, "failed", "document_refused", "why"))
+    assert not await settle_one(conn, SyncSettlement(held, "failed", "document_refused", "why"))
     assert (await row())["sync_status"] == "pending"
 
 
@@ -202,9 +209,9 @@ async def test_sweeps_at_the_same_time_take_different_ones(
 ) -> None:
     await insert(database, 30)
 
-    async def sweep() -> list[Carrying]:
+    async def sweep() -> list[SyncClaim]:
         async with res.engine.connect() as conn:
-            return await take_due(conn, 10, LEASE, ROOM)
+            return await claim_due(conn, 10, LEASE, ROOM)
 
     taken = await asyncio.gather(*(sweep() for _ in range(4)))
 
@@ -216,7 +223,7 @@ async def test_once_more_by_hand_has_a_fresh_budget_and_a_name(
 ) -> None:
     await insert(database, sync_status="failed", sync_retry_count=7, sync_error="e", sync_error_code="c")
 
-    begun = await sync_again.again(conn, 1, "Ann")
+    [begun] = await retries.retry(conn, [1], "Ann", "sync")
 
     left = await row()
     assert begun == Sync(1, 1)
@@ -236,9 +243,9 @@ async def test_what_is_not_finished_cannot_be_carried_by_hand(
 ) -> None:
     await insert(database, processing_status=job)
 
-    assert await sync_again.again(conn, 1, "Ann") is None
+    assert await retries.retry(conn, [1], "Ann", "sync") == []
     assert await database.fetchval("SELECT count(*) FROM operator_actions") == 0
-    assert await sync_again.job_status(conn, 1) == job
+    assert await retries.status_of(conn, 1) == job
 
 
 async def test_what_waits_for_a_target_that_is_no_more_is_let_go_after_a_while(
@@ -247,7 +254,7 @@ async def test_what_waits_for_a_target_that_is_no_more_is_let_go_after_a_while(
     await insert(database, 3)
     await database.execute("UPDATE incoming_emails SET sync_due_at = now() - interval '1 hour' WHERE id < 3")
 
-    dropped = [await sync_again.drop(conn, 1, timedelta(minutes=5)) for _ in range(3)]
+    dropped = [await drop_overdue(conn, 1, timedelta(minutes=5)) for _ in range(3)]
 
     statuses = await database.fetch("SELECT sync_status FROM incoming_emails ORDER BY id")
     assert dropped == [1, 1, 0]
@@ -264,11 +271,11 @@ async def test_nothing_is_let_go_while_others_still_try(
     held = await claim_one(conn, 3)
     assert held
     if sign == "given back":
-        await settle_one(conn, Settlement(held, "released", "receiver_away", "away"))
+        await settle_one(conn, SyncSettlement(held, "released", "receiver_away", "away"))
 
-    meanwhile = await sync_again.drop(conn, 100, timedelta(minutes=5))
+    meanwhile = await drop_overdue(conn, 100, timedelta(minutes=5))
     await database.execute("UPDATE incoming_emails SET sync_due_at = now() - interval '1 hour'")
-    later = await sync_again.drop(conn, 100, timedelta(minutes=5))
+    later = await drop_overdue(conn, 100, timedelta(minutes=5))
 
     assert (meanwhile, later) == (0, 3)
 
@@ -291,7 +298,7 @@ async def test_those_that_nobody_ended_are_carried_apart_from_those_that_nobody_
 
     taken = []
     for _ in range(4):
-        found = await take_due(conn, 20, LEASE, ROOM)
+        found = await claim_due(conn, 20, LEASE, ROOM)
         taken.append(sorted((held.email_id, held.unsettled) for held in found if held.unsettled))
         fresh = [held.email_id for held in found if not held.unsettled]
         assert fresh == ([] if taken[1:] else list(range(7, 13)))
@@ -307,6 +314,6 @@ async def test_where_suspects_are_carried_that_must_not_be_met_no_other_is_taken
     carried = Suspects(16)
     carried.add("9", 1)
 
-    found = await take_due(conn, 20, LEASE, carried.room_beside)
+    found = await claim_due(conn, 20, LEASE, carried.room_for)
 
     assert [held.email_id for held in found] == [2]

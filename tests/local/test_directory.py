@@ -1,4 +1,4 @@
-"""The data directory of `holdfast up`: private, its parents untouched, and what is wrong with it is one line."""
+"""The data directory of `holdfast up` is private, its parents stay as they are, and each problem is one line."""
 
 import os
 import subprocess
@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from service.config.env_file import read_env_file
+from service.config.reading import read_env_file
 from service.errors import SettingsError
 from service.local.directory import own_directory
 from service.local.launch import ServerError
@@ -27,7 +27,7 @@ def mode(path: Path) -> int:
 
 @pytest.fixture
 def outside() -> Iterator[Path]:
-    """Make a directory that every user can reach."""
+    """Yield a directory that every user can read."""
     with tempfile.TemporaryDirectory(prefix="holdfast-test-", dir="/tmp") as directory:
         Path(directory).chmod(0o755)
         yield Path(directory)
@@ -41,7 +41,7 @@ def usual_umask() -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("usual_umask")
-def test_the_directory_is_made_for_its_owner_and_its_parents_as_usual(tmp_path: Path) -> None:
+def test_the_directory_is_made_private_and_its_parents_with_default_modes(tmp_path: Path) -> None:
     before = mode(tmp_path)
     directory = own_directory(tmp_path / "a" / "b" / "data")
 
@@ -50,7 +50,7 @@ def test_the_directory_is_made_for_its_owner_and_its_parents_as_usual(tmp_path: 
     assert mode(tmp_path) == before
 
 
-def test_a_directory_that_was_there_keeps_its_mode(tmp_path: Path) -> None:
+def test_an_existing_directory_keeps_its_mode(tmp_path: Path) -> None:
     (tmp_path / "data").mkdir(mode=0o755)
     (tmp_path / "data").chmod(0o755)
 
@@ -59,7 +59,7 @@ def test_a_directory_that_was_there_keeps_its_mode(tmp_path: Path) -> None:
     assert mode(tmp_path / "data") == 0o755
 
 
-def test_no_server_changes_the_mode_of_a_directory_above_its_own(tmp_path: Path) -> None:
+def test_a_server_leaves_the_modes_of_parent_directories(tmp_path: Path) -> None:
     directory = own_directory(tmp_path / "a" / "data")
     before = {path: mode(path) for path in directory.parents}
 
@@ -72,58 +72,60 @@ def test_no_server_changes_the_mode_of_a_directory_above_its_own(tmp_path: Path)
 @pytest.mark.parametrize(
     ("which", "bits"), [("data", 0o777), ("data", 0o702), ("data", 0o1777), (".", 0o777), (".", 0o733)]
 )
-def test_where_others_may_write_it_is_refused_with_what_to_do(tmp_path: Path, which: str, bits: int) -> None:
-    place = tmp_path / "parent"
-    (place / "data").mkdir(parents=True)
-    (place / which).chmod(bits)
+def test_a_directory_that_others_may_write_to_is_refused_with_advice(
+    tmp_path: Path, which: str, bits: int
+) -> None:
+    parent = tmp_path / "parent"
+    (parent / "data").mkdir(parents=True)
+    (parent / which).chmod(bits)
 
     with pytest.raises(ServerError) as caught:
-        own_directory(place / "data")
+        own_directory(parent / "data")
 
     assert str(caught.value) == (
-        f"other users may change what is in {place / which}: run `chmod go-w {place / which}`,"
+        f"other users may write to {parent / which}: run `chmod go-w {parent / which}`,"
         " or choose another --data-dir"
     )
-    assert mode(place / which) == bits
+    assert mode(parent / which) == bits
 
 
-def test_a_parent_like_tmp_is_no_danger(tmp_path: Path) -> None:
+def test_a_parent_with_the_sticky_bit_is_accepted(tmp_path: Path) -> None:
     tmp_path.chmod(0o1777)
 
     assert own_directory(tmp_path / "data").is_dir()
 
 
 @as_root
-def test_a_group_of_others_may_not_write_either(tmp_path: Path) -> None:
+def test_a_directory_that_a_foreign_group_may_write_to_is_refused(tmp_path: Path) -> None:
     (tmp_path / "data").mkdir()
     os.chown(tmp_path / "data", -1, STRANGER)
     (tmp_path / "data").chmod(0o770)
 
-    with pytest.raises(ServerError, match="other users may change"):
+    with pytest.raises(ServerError, match="other users may write"):
         own_directory(tmp_path / "data")
 
 
 @as_root
 @pytest.mark.parametrize("which", ["data", "."])
-def test_what_belongs_to_somebody_else_is_refused(tmp_path: Path, which: str) -> None:
-    place = tmp_path / "parent"
-    (place / "data").mkdir(parents=True)
-    os.chown(place / which, STRANGER, -1)
+def test_a_directory_of_another_user_is_refused(tmp_path: Path, which: str) -> None:
+    parent = tmp_path / "parent"
+    (parent / "data").mkdir(parents=True)
+    os.chown(parent / which, STRANGER, -1)
 
     with pytest.raises(ServerError) as caught:
-        own_directory(place / "data")
+        own_directory(parent / "data")
 
-    assert str(caught.value).startswith(f"{place / which} belongs to user {STRANGER}, who could change")
+    assert str(caught.value).startswith(f"{parent / which} belongs to user {STRANGER}, who could change")
 
 
-def test_a_link_of_ones_own_leads_to_the_directory(tmp_path: Path) -> None:
+def test_a_link_of_the_same_user_is_followed(tmp_path: Path) -> None:
     (tmp_path / "link").symlink_to(tmp_path / "elsewhere" / "data")
 
     assert own_directory(tmp_path / "link") == tmp_path / "elsewhere" / "data"
     assert mode(tmp_path / "elsewhere" / "data") == 0o700
 
 
-def test_a_link_does_not_hide_where_others_may_write(tmp_path: Path) -> None:
+def test_a_link_to_a_directory_that_others_may_write_to_is_refused(tmp_path: Path) -> None:
     (tmp_path / "elsewhere").mkdir()
     (tmp_path / "elsewhere").chmod(0o777)
     (tmp_path / "link").symlink_to(tmp_path / "elsewhere")
@@ -134,7 +136,7 @@ def test_a_link_does_not_hide_where_others_may_write(tmp_path: Path) -> None:
 
 
 @as_root
-def test_a_link_of_somebody_else_is_refused(tmp_path: Path) -> None:
+def test_a_link_of_another_user_is_refused(tmp_path: Path) -> None:
     (tmp_path / "mine").mkdir()
     (tmp_path / "link").symlink_to(tmp_path / "mine")
     os.chown(tmp_path / "link", STRANGER, -1, follow_symlinks=False)
@@ -143,7 +145,7 @@ def test_a_link_of_somebody_else_is_refused(tmp_path: Path) -> None:
         own_directory(tmp_path / "link" / "data")
 
 
-def test_a_path_through_a_file_or_in_a_circle_is_one_line(tmp_path: Path) -> None:
+def test_a_path_through_a_file_or_a_circular_link_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     (tmp_path / "circle").symlink_to(tmp_path / "circle")
 
@@ -153,14 +155,14 @@ def test_a_path_through_a_file_or_in_a_circle_is_one_line(tmp_path: Path) -> Non
         assert "\n" not in str(caught.value)
 
 
-# ── as users whom Postgres refuses
+# ── users that Postgres refuses
 
 
 def python(script: str, *arguments: object) -> subprocess.CompletedProcess[str]:
-    """Run a script that says what a ServerError says."""
+    """Run a script in a process of its own, with the names of `servers`."""
     begin = "import ctypes, os, sys\nfrom pathlib import Path\nfrom service.local.servers import *\n"
-    words = [sys.executable, "-c", begin + script, *map(str, arguments)]
-    return subprocess.run(words, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
+    command = [sys.executable, "-c", begin + script, *map(str, arguments)]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
 
 
 RUN = """
@@ -173,7 +175,7 @@ except ServerError as exc:
 
 
 @as_root
-def test_a_user_without_a_name_is_told_why_postgres_does_not_start(outside: Path) -> None:
+def test_a_user_without_a_name_learns_why_postgres_does_not_start(outside: Path) -> None:
     os.chown(outside, STRANGER, STRANGER)
     done = python(f"os.setgroups([]); os.setgid({STRANGER}); os.setuid({STRANGER})" + RUN, outside)
 
@@ -185,13 +187,13 @@ def test_a_user_without_a_name_is_told_why_postgres_does_not_start(outside: Path
 
 @as_root
 @linux
-def test_root_without_its_rights_opens_no_directory_of_others_to_everybody(outside: Path) -> None:
-    """Postgres then runs as `nobody`, who has to pass through what lies above."""
+def test_root_without_capabilities_leaves_the_directories_of_others_closed(outside: Path) -> None:
+    """Postgres then runs as `nobody`, who needs access to all parent directories."""
     (outside / "closed" / "data").mkdir(parents=True)
     (outside / "closed").chmod(0o700)
     before = [mode(path) for path in (outside, outside / "closed")]
     drop = (
-        "assert ctypes.CDLL(None).prctl(24, 1, 0, 0, 0) == 0"  # CAP_DAC_OVERRIDE, from what commands may get
+        "assert ctypes.CDLL(None).prctl(24, 1, 0, 0, 0) == 0"  # drops CAP_DAC_OVERRIDE from the bounding set
     )
 
     done = python(drop + RUN, outside / "closed" / "data")
@@ -202,22 +204,22 @@ def test_root_without_its_rights_opens_no_directory_of_others_to_everybody(outsi
     assert [mode(path) for path in (outside, outside / "closed")] == before
 
 
-# ── what stands in its way there
+# ── broken files in the directory
 
 
-def a_directory(path: Path) -> None:
+def make_directory(path: Path) -> None:
     path.mkdir()
 
 
-def a_pipe(path: Path) -> None:
+def make_pipe(path: Path) -> None:
     os.mkfifo(path)
 
 
-def in_a_circle(path: Path) -> None:
+def make_circular_link(path: Path) -> None:
     path.symlink_to(path)
 
 
-def of(content: bytes) -> Callable[[Path], None]:
+def writing(content: bytes) -> Callable[[Path], None]:
     def write(path: Path) -> None:
         path.write_bytes(content)
 
@@ -225,31 +227,31 @@ def of(content: bytes) -> Callable[[Path], None]:
 
 
 BROKEN = {
-    "binary": (of(b"\x7fELF\x00\x01\xff" * 100), "is not a file of settings"),
-    "not UTF-8": (of(b"A=\xff\xfe"), "is not text in UTF-8"),
-    "endless": (of(b"A=1\n" * 300_000), "is not a file of settings"),
-    "no settings": (of(b"# ours\nA=1\nthis is no setting\n"), "line 3 is not NAME=value"),
-    "an open quotation mark": (of(b"A=1\nB='x\n"), "line 2 is not NAME=value"),
-    "a directory": (a_directory, "is not a file"),
-    "a pipe": (a_pipe, "is not a file"),
-    "a circle": (in_a_circle, "cannot be read (Too many levels of symbolic links)"),
+    "binary": (writing(b"\x7fELF\x00\x01\xff" * 100), "is not a file of settings"),
+    "not UTF-8": (writing(b"A=\xff\xfe"), "is not text in UTF-8"),
+    "endless": (writing(b"A=1\n" * 300_000), "is not a file of settings"),
+    "no settings": (writing(b"# ours\nA=1\nthis is no setting\n"), "line 3 is not NAME=value"),
+    "an open quotation mark": (writing(b"A=1\nB='x\n"), "line 2 is not NAME=value"),
+    "a directory": (make_directory, "is not a file"),
+    "a pipe": (make_pipe, "is not a file"),
+    "a circle": (make_circular_link, "cannot be read (Too many levels of symbolic links)"),
 }
 
 
 @pytest.mark.parametrize("how", BROKEN)
 def test_a_broken_file_of_settings_is_one_line(how: str, tmp_path: Path) -> None:
-    make, what = BROKEN[how]
+    make, problem = BROKEN[how]
     make(tmp_path / "env")
 
     with pytest.raises(SettingsError) as caught:
         read_env_file(tmp_path / "env")
 
     assert str(caught.value) == (
-        f"{tmp_path / 'env'}: {what}: correct it, or remove it; `holdfast up` makes a new one"
+        f"{tmp_path / 'env'}: {problem}: correct it, or remove it; `holdfast up` makes a new one"
     )
 
 
-def test_a_file_of_settings_that_is_not_there_has_none(tmp_path: Path) -> None:
+def test_a_missing_file_of_settings_is_empty(tmp_path: Path) -> None:
     assert read_env_file(tmp_path / "env") == {}
 
 
@@ -259,9 +261,14 @@ def holdfast(directory: Path, *words: str) -> forked.Done:
 
 @pytest.mark.parametrize(
     ("name", "make"),
-    [("env", of(b"\xff\x00")), ("lock", a_directory), ("postgres", of(b"")), ("logs", of(b""))],
+    [
+        ("env", writing(b"\xff\x00")),
+        ("lock", make_directory),
+        ("postgres", writing(b"")),
+        ("logs", writing(b"")),
+    ],
 )
-def test_up_says_in_one_line_what_stands_in_its_way(
+def test_up_reports_a_broken_data_directory_in_one_line(
     name: str, make: Callable[[Path], None], tmp_path: Path
 ) -> None:
     data = own_directory(tmp_path / ".holdfast")
@@ -291,7 +298,7 @@ def test_up_says_in_one_line_what_stands_in_its_way(
     ],
     ids=" ".join,
 )
-def test_each_command_says_a_broken_file_of_settings_in_one_line(words: list[str], tmp_path: Path) -> None:
+def test_each_command_reports_a_broken_file_of_settings_in_one_line(words: list[str], tmp_path: Path) -> None:
     own_directory(tmp_path / ".holdfast")
     (tmp_path / ".holdfast" / "env").write_bytes(b"\xff\xfe junk")
 

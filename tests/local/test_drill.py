@@ -1,4 +1,4 @@
-"""The drill proves the promise, can fail, and leaves nothing behind, however it ends."""
+"""The drill proves the promise, can fail, and leaves nothing behind."""
 
 import contextlib
 import os
@@ -13,15 +13,14 @@ import pytest
 from click.testing import CliRunner
 
 from service.cli.main import main
-from service.local.drill.ground import find_faketime
-from service.local.drill.plan import ALL, SKEW, Plan, choose, turns
-from service.local.drill.receiving import has_collection
+from service.local.drill.installation import find_faketime, has_collection
+from service.local.drill.plan import ALL, SKEW, DrillPlan, choose, turns
 from tests.support import forked
 from tests.support.processes import ROOT, linux, processes, wait_for
 
 
 class Drill:
-    """A drill in a process of its own, whose temporary directory is known."""
+    """A drill in a process of its own, with a temporary directory of its own."""
 
     def __init__(self, directory: Path, *options: str) -> None:
         self.temporary = directory / "tmp"
@@ -37,7 +36,7 @@ class Drill:
         return self._output.read_text()
 
     def wait(self, seconds: float) -> int:
-        """Wait for the end; return the exit code, and print what it said for the case that a test fails."""
+        """Wait for the end; print the output, for a failing test, and return the exit code."""
         try:
             wait_for(lambda: self.process.returncode is not None, seconds, pause=0.2)
             return self.process.returncode or 0
@@ -68,7 +67,7 @@ class Drill:
 
 @pytest.fixture
 def drill(tmp_path: Path) -> Iterator[Callable[..., Drill]]:
-    """Start a drill; it does not outlive the test."""
+    """Start a drill; it ends with the test."""
     started: list[Drill] = []
 
     def start(*options: str) -> Drill:
@@ -85,14 +84,14 @@ def drill(tmp_path: Path) -> Iterator[Callable[..., Drill]]:
 
 
 def figure(output: str, name: str) -> str:
-    """Return what the verdict has behind this name."""
+    """Return the verdict's figure of this name."""
     found = re.search(rf"^ +{re.escape(name)} +(.+)$", output, flags=re.MULTILINE)
     assert found, f"the verdict has no {name}"
     return found[1]
 
 
 def number(text: str) -> int:
-    """Read what a figure begins with."""
+    """Return the number at the start of a figure."""
     return int(re.split(r"[^0-9,]", text)[0].replace(",", ""))
 
 
@@ -107,8 +106,8 @@ NONE = {"lost": 0, "duplicated": 0, "wrong bytes": 0, "broken otherwise": 0}
 @linux
 @pytest.mark.long
 @pytest.mark.timeout(480)
-def test_nothing_is_lost_whatever_happens(drill: Callable[..., Drill]) -> None:
-    """Every fault that we know, each at least once, while webhooks come."""
+def test_no_fault_loses_or_duplicates_anything(drill: Callable[..., Drill]) -> None:
+    """Every known fault is injected at least once while webhooks arrive."""
     drilled = drill("--seconds", "30", "--rate", "5")
     code = drilled.wait(420)
     output = drilled.output()
@@ -117,22 +116,22 @@ def test_nothing_is_lost_whatever_happens(drill: Callable[..., Drill]) -> None:
     assert problems(output) == NONE
     assert "Nothing was lost." in output
     expected = set(ALL) - (set() if find_faketime() else {SKEW})
-    hurt = {
+    effective = {
         f"{part}.{kind.partition(' ')[0]}"
         for part in {fault.partition(".")[0] for fault in expected}
         for kind in figure(output, part).split(", ")
     }
-    assert hurt == expected
-    assert "found no target" not in output
+    assert effective == expected
+    assert "had no effect" not in output
     assert int(figure(output, "e-mails completed").replace(",", "")) > 100
     assert figure(output, "sync failed") == "1: document_refused 1"
     assert drilled.leaves_nothing()
 
 
-def test_a_drill_without_faults_keeps_what_is_left_where_it_is_told(
+def test_a_drill_without_faults_keeps_its_data_in_the_given_directory(
     drill: Callable[..., Drill], tmp_path: Path
 ) -> None:
-    place = tmp_path / "a drill #7 %41"
+    directory = tmp_path / "a drill #7 %41"
     for leftover in (
         "drill.log",
         "objects/sha256/00/11",
@@ -140,9 +139,9 @@ def test_a_drill_without_faults_keeps_what_is_left_where_it_is_told(
         "fault_points/after_claim",
         "messages",
     ):
-        (place / leftover).parent.mkdir(parents=True, exist_ok=True)
-        (place / leftover).write_text("kill")
-    drilled = drill("--seconds", "5", "--rate", "4", "--faults", "none", "--data-dir", str(place))
+        (directory / leftover).parent.mkdir(parents=True, exist_ok=True)
+        (directory / leftover).write_text("kill")
+    drilled = drill("--seconds", "5", "--rate", "4", "--faults", "none", "--data-dir", str(directory))
     code = drilled.wait(100)
     output = drilled.output()
 
@@ -150,28 +149,28 @@ def test_a_drill_without_faults_keeps_what_is_left_where_it_is_told(
     assert problems(output) == NONE
     assert figure(output, "faults") == "none"
     assert figure(output, "acknowledged") == "20"
-    objects = [path for path in (place / "objects").rglob("*") if path.is_file()]
+    objects = [path for path in (directory / "objects").rglob("*") if path.is_file()]
     assert f" in {len(objects)} objects" in figure(output, "files stored")
     emails = number(figure(output, "e-mails completed")) + number(figure(output, "e-mails failed"))
-    there = f"{emails} in the collection" if has_collection() else "no collection"
+    documents = f"{emails} in the collection" if has_collection() else "no collection"
     assert number(figure(output, "synced")) == emails
-    assert figure(output, "there, and equal") == f"{there}; {emails} at the receiver, in {emails} messages"
-    assert "supervisor: ending" in (place / "drill.log").read_text()
+    assert figure(output, "equal documents") == f"{documents}; {emails} at the receiver, in {emails} messages"
+    assert "supervisor: ending" in (directory / "drill.log").read_text()
     assert drilled.leaves_nothing()
 
 
 def test_a_drill_that_loses_files_and_messages_fails(drill: Callable[..., Drill], tmp_path: Path) -> None:
-    place = tmp_path / "place"
-    drilled = drill("--seconds", "5", "--rate", "4", "--faults", "none", "--data-dir", str(place))
+    directory = tmp_path / "data"
+    drilled = drill("--seconds", "5", "--rate", "4", "--faults", "none", "--data-dir", str(directory))
 
     def objects() -> list[Path]:
-        return list(place.glob("objects/sha256/*/*"))
+        return list(directory.glob("objects/sha256/*/*"))
 
     wait_for(lambda: len(objects()) > 3, 60)
     for path in objects()[:3]:
         path.unlink()
-    wait_for(lambda: (place / "messages").exists() and (place / "messages").stat().st_size, 60)
-    os.truncate(place / "messages", 0)
+    wait_for(lambda: (directory / "messages").exists() and (directory / "messages").stat().st_size, 60)
+    os.truncate(directory / "messages", 0)
     code = drilled.wait(100)
     output = drilled.output()
 
@@ -188,10 +187,10 @@ def test_a_drill_that_loses_files_and_messages_fails(drill: Callable[..., Drill]
     ("number", "fault"),
     [(signal.SIGINT, "worker.freeze"), (signal.SIGTERM, "web.freeze"), (signal.SIGHUP, "none")],
 )
-def test_a_signal_ends_it_without_a_verdict_and_without_leftovers(
+def test_a_signal_ends_a_drill_without_a_verdict_and_without_leftovers(
     number: signal.Signals, fault: str, drill: Callable[..., Drill]
 ) -> None:
-    """Also what is paused just then."""
+    """Paused processes end, too."""
     drilled = drill("--seconds", "5", "--rate", "5", "--faults", fault)
     if fault == "none":
         wait_for(lambda: "sha256" in {path.name for path in drilled.temporary.glob("*/objects/*")}, 60)
@@ -201,24 +200,24 @@ def test_a_signal_ends_it_without_a_verdict_and_without_leftovers(
     code = drilled.wait(40)
 
     assert code == 1
-    assert drilled.output().endswith("The drill was broken off: no verdict.\n")
+    assert drilled.output().endswith("The drill was interrupted: no verdict.\n")
     assert "lost" not in drilled.output()
     assert drilled.leaves_nothing()
 
 
-def test_a_directory_of_somebody_else_is_left_alone(tmp_path: Path) -> None:
-    """As that of `holdfast up` or a home: a drill begins with removing things."""
+def test_a_directory_without_an_earlier_drill_is_left_alone(tmp_path: Path) -> None:
+    """A drill removes files first, so it must refuse the directory of `holdfast up` or a home directory."""
     (tmp_path / "objects").mkdir()
     (tmp_path / "objects" / "mine").touch()
     done = CliRunner().invoke(main, ["drill", "--data-dir", str(tmp_path)])
 
     assert (done.exit_code, done.stdout) == (2, "")
-    assert re.fullmatch(r"holdfast: .+ is neither empty nor that of an earlier drill: .+\n", done.stderr)
+    assert re.fullmatch(r"holdfast: .+ is not empty and holds no earlier drill: .+\n", done.stderr)
     assert [path.name for path in tmp_path.rglob("*")] == ["objects", "mine"]
 
 
 @pytest.mark.parametrize(
-    ("words", "count", "some"),
+    ("names", "count", "one"),
     [
         ("all", len(ALL), "clock.skew"),
         ("none", 0, None),
@@ -229,25 +228,25 @@ def test_a_directory_of_somebody_else_is_left_alone(tmp_path: Path) -> None:
         ("none,redis.full", 1, "redis.full"),
     ],
 )
-def test_faults_are_chosen_by_name_or_part(words: str, count: int, some: str | None) -> None:
-    chosen = choose(words)
+def test_faults_are_chosen_by_name_or_part(names: str, count: int, one: str | None) -> None:
+    chosen = choose(names)
 
     assert len(chosen) == len(set(chosen)) == count
-    assert some is None or some in chosen
+    assert one is None or one in chosen
     assert set(chosen) <= set(ALL)
 
 
 @pytest.mark.parametrize(
-    ("words", "wrong"), [("redis,nonsense", "nonsense"), ("web.killed", "web.killed"), ("", ""), ("web,", "")]
+    ("names", "wrong"), [("redis,nonsense", "nonsense"), ("web.killed", "web.killed"), ("", ""), ("web,", "")]
 )
-def test_an_unknown_fault_is_an_error_that_names_the_known_ones(words: str, wrong: str) -> None:
+def test_an_unknown_fault_is_an_error_that_names_the_known_ones(names: str, wrong: str) -> None:
     with pytest.raises(ValueError, match=f"'{wrong}' is no fault; there are: all, none, ") as error:
-        choose(words)
+        choose(names)
 
     assert all(f", {name}" in str(error.value) for name in ALL)
 
 
-def test_the_command_tells_an_unknown_fault_in_one_line() -> None:
+def test_the_command_reports_an_unknown_fault_in_one_line() -> None:
     done = CliRunner().invoke(main, ["drill", "--faults", "nonsense"])
 
     *_, last = done.stderr.splitlines()
@@ -255,14 +254,14 @@ def test_the_command_tells_an_unknown_fault_in_one_line() -> None:
     assert last.startswith("Error: Invalid value for --faults: 'nonsense' is no fault; there are: all, none,")
 
 
-def test_the_same_seed_has_the_same_faults_in_the_same_order() -> None:
+def test_the_same_seed_gives_the_same_faults_in_the_same_order() -> None:
     names = choose("postgres")
 
-    def some(seed: int) -> list[tuple[int, float, str]]:
-        return list(islice(turns(Plan(60, 10, seed, names), "postgres", names), 3 * len(names)))
+    def first_turns(seed: int) -> list[tuple[int, float, str]]:
+        return list(islice(turns(DrillPlan(60, 10, seed, names), "postgres", names), 3 * len(names)))
 
-    assert some(1) == some(1)
-    assert some(1) != some(2)
+    assert first_turns(1) == first_turns(1)
+    assert first_turns(1) != first_turns(2)
     for turn in range(3):
-        assert sorted(fault for number, _, fault in some(1) if number == turn) == sorted(names)
-    assert all(0 < pause < 60 for _, pause, _ in some(1))
+        assert sorted(fault for number, _, fault in first_turns(1) if number == turn) == sorted(names)
+    assert all(0 < pause < 60 for _, pause, _ in first_turns(1))

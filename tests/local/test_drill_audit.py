@@ -1,4 +1,4 @@
-"""The audit of a drill sees what it is there for: one thing wrong at a time is found, under its heading."""
+"""The audit of a drill finds each single change, and lists it under its heading."""
 
 import asyncio
 import hashlib
@@ -14,9 +14,8 @@ import asyncpg
 import pytest
 
 from service.local.drill.audit import audit
-from service.local.drill.findings import Findings
-from service.local.drill.ledger import Injury, Ledger, Webhook
-from service.local.drill.verdict import verdict
+from service.local.drill.ledger import Injection, Ledger, Webhook
+from service.local.drill.verdict import AuditResult, verdict
 
 NOON = datetime(2025, 11, 3, 12, 0, tzinfo=UTC)
 HEADINGS = ("lost", "doubled", "wrong_bytes", "broken")
@@ -27,7 +26,7 @@ KEYS = [f"sha256/{name[:2]}/{name[2:]}" for name in HASHES]
 
 @dataclass
 class World:
-    """What was sent, what is on record, and what is stored; all is as it should be, until it is tampered with."""
+    """A ledger, and rows and objects that agree with it until a test tampers with them."""
 
     ledger: Ledger
     objects: Path
@@ -39,18 +38,18 @@ class World:
         return self.objects / KEYS[number]
 
     def put(self, key: str, content: bytes, age: float = 0) -> None:
-        """Write a file, and have it look so many seconds old."""
+        """Write a file with a modification time `age` seconds ago."""
         path = self.objects / key
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(content)
         os.utime(path, (time.time() - age, time.time() - age))
 
 
-Tamper = str | Callable[[World], object]  # an SQL statement, or what to do with the rest
+Tamper = str | Callable[[World], object]  # an SQL statement, or a change of the ledger or the objects
 
 
 def _webhooks() -> list[Webhook]:
-    """Send one of each: two are completed, two fail as they have to, one is in quarantine, one was never taken."""
+    """Return two completed e-mails, two that failed as expected, one in quarantine, and one not acknowledged."""
     return [
         Webhook("101", "letter", b"body 101", HASHES[:2], None, "ok", 2, {1}),
         Webhook("102", "bare", b"body 102", (), None, "ok", 1, {2}),
@@ -63,7 +62,7 @@ def _webhooks() -> list[Webhook]:
     ]
 
 
-# How the attempts of each e-mail ended, and with which code it failed.
+# The outcomes of each e-mail's attempts, and the error code of its failure.
 _HISTORIES: Mapping[str, tuple[Sequence[str], str | None]] = {
     "101": (("released", "handed_back", "abandoned", "completed"), None),
     "102": (("completed",), None),
@@ -88,13 +87,13 @@ async def _record(database: asyncpg.Connection, webhook: Webhook) -> None:
         len(outcomes),
         outcomes[:-1].count("released"),
     )
-    for place, outcome in enumerate(outcomes):
+    for index, outcome in enumerate(outcomes):
         await database.execute(
             "INSERT INTO attempts (email_id, number, worker, started_at, finished_at, outcome)"
             " VALUES ($1, $2, 'worker.1', $3, $4, $5)",
             email_id,
-            place + 1,
-            *seconds[2 * place + 1 : 2 * place + 3],
+            index + 1,
+            *seconds[2 * index + 1 : 2 * index + 3],
             outcome,
         )
     for position, sha256 in enumerate(webhook.files):
@@ -122,7 +121,7 @@ async def world(database: asyncpg.Connection, tmp_path: Path) -> World:
     )
     world = World(
         Ledger(
-            {webhook.ticket_id: webhook for webhook in webhooks}, [Injury("redis.flush", NOON.timestamp())]
+            {webhook.ticket_id: webhook for webhook in webhooks}, [Injection("redis.flush", NOON.timestamp())]
         ),
         tmp_path / "objects",
     )
@@ -131,33 +130,35 @@ async def world(database: asyncpg.Connection, tmp_path: Path) -> World:
     return world
 
 
-def _headings(findings: Findings) -> dict[str, list[str]]:
-    return {heading: lines for heading in HEADINGS if (lines := getattr(findings, heading))}
+def _headings(result: AuditResult) -> dict[str, list[str]]:
+    return {heading: lines for heading in HEADINGS if (lines := getattr(result, heading))}
 
 
-async def test_a_world_in_which_all_is_well_has_no_findings(world: World, database_url: str) -> None:
-    findings = await audit(world.ledger, database_url, world.objects)
+async def test_a_correct_world_has_no_problems(world: World, database_url: str) -> None:
+    result = await audit(world.ledger, database_url, world.objects)
 
-    assert _headings(findings) == {}
-    assert findings.good
-    assert (findings.emails["completed"], findings.emails["failed"], findings.quarantined) == (2, 2, 1)
-    assert findings.failed == {"not_found": 1, "abandoned": 1}
-    assert (findings.files, findings.objects, findings.object_bytes) == (2, 2, 16)
-    assert findings.outcomes["released"] == 2
-    assert findings.longest_wait == 8
-    assert findings.recoveries == {"redis.flush": 2}
-    assert findings.unacknowledged == 0
+    assert _headings(result) == {}
+    assert result.good
+    assert (result.emails["completed"], result.emails["failed"], result.quarantined) == (2, 2, 1)
+    assert result.failed == {"not_found": 1, "abandoned": 1}
+    assert (result.files, result.objects, result.object_bytes) == (2, 2, 16)
+    assert result.outcomes["released"] == 2
+    assert result.longest_wait == 8
+    assert result.recoveries == {"redis.flush": 2}
+    assert result.unacknowledged == 0
 
 
-async def test_what_is_tolerated_is_no_finding(world: World, database_url: str) -> None:
-    """An upload may be under way; a webhook may be on record though its sender was never told."""
+async def test_uploads_under_way_and_unacknowledged_rows_are_no_problems(
+    world: World, database_url: str
+) -> None:
+    """An answer may be lost after the commit, and the drill may end during an upload."""
     world.webhook("102").outcome = "unknown"
-    world.webhook("102").numbers.clear()
+    world.webhook("102").ids.clear()
     await asyncio.to_thread(world.put, ".spool/young", b"half of a fi", 5)
-    findings = await audit(world.ledger, database_url, world.objects)
+    result = await audit(world.ledger, database_url, world.objects)
 
-    assert _headings(findings) == {}
-    assert findings.unacknowledged == 1
+    assert _headings(result) == {}
+    assert result.unacknowledged == 1
 
 
 def _forget(email_id: int) -> str:
@@ -199,7 +200,7 @@ def _keep(body: str, key: str) -> str:
     )
 
 
-# What is done to the world; the headings, the telling one first; and what is said there.
+# The change; the headings, the most important first; and a text under that heading.
 TAMPERINGS: Mapping[str, tuple[Tamper, str, str]] = {
     # webhooks and rows
     "acknowledged, but no row": (
@@ -207,15 +208,19 @@ TAMPERINGS: Mapping[str, tuple[Tamper, str, str]] = {
         "lost",
         r"ticket 102 \(bare\) was acknowledged and is not there",
     ),
-    "a row that was never sent": (_add_row("999", "x"), "broken", "ticket 999 is on record, and was never"),
-    "a row twice": (_add_row("102", "body 102"), "doubled", "ticket 102 is on record 2 times"),
+    "a row that was never sent": (
+        _add_row("999", "x"),
+        "broken",
+        "ticket 999 has an e-mail, and none was sent",
+    ),
+    "a row twice": (_add_row("102", "body 102"), "doubled", "ticket 102 has 2 e-mails"),
     "two ids told for one webhook": (
         lambda world: world.webhook("102").note("ok", 77),
         "doubled broken",
         r"ticket 102 \(bare\) was given the ids \[2, 77\]",
     ),
     "the id of another row told": (
-        lambda world: world.webhook("102").numbers.symmetric_difference_update({2, 3}),
+        lambda world: world.webhook("102").ids.symmetric_difference_update({2, 3}),
         "broken",
         r"ticket 102 \(bare\) was given the ids \[3\], it has \[2\]",
     ),
@@ -243,12 +248,12 @@ TAMPERINGS: Mapping[str, tuple[Tamper, str, str]] = {
     "garbage as an e-mail": (
         _add_row("105", "x"),
         "broken",
-        "ticket 105 is on record, and was never sent",
+        "ticket 105 has an e-mail, and none was sent",
     ),
     "a readable one in quarantine": (
         _keep("body 101", "2"),
         "broken",
-        "ticket 101 is in quarantine, but could",
+        "ticket 101 is in quarantine, but can be parsed",
     ),
     "in quarantine, but never sent": (
         _keep("body 999", "2"),
@@ -321,7 +326,7 @@ TAMPERINGS: Mapping[str, tuple[Tamper, str, str]] = {
         "broken",
         r"attempt_number is 4, its attempts are numbered \[1, 2, 3, 5\]",
     ),
-    "an attempt that is not on record": (
+    "an attempt without a row": (
         "DELETE FROM attempts WHERE email_id = 1 AND number = 2",
         "broken",
         r"attempt_number is 4, its attempts are numbered \[1, 3, 4\]",
@@ -363,12 +368,12 @@ TAMPERINGS: Mapping[str, tuple[Tamper, str, str]] = {
     "an attachment's row missing": (
         "DELETE FROM attachments WHERE email_id = 1 AND position = 1",
         "lost broken",
-        r"e-mail 1 \(letter\) has 1 of 2 files on record",
+        r"e-mail 1 \(letter\) has 1 of 2 files",
     ),
     "an attachment too many": (
         "INSERT INTO attachments SELECT 2, position, source_url FROM attachments WHERE email_id = 1 LIMIT 1",
         "lost",
-        r"e-mail 2 \(bare\) has 1 of 0 files on record",
+        r"e-mail 2 \(bare\) has 1 of 0 files",
     ),
     "an attachment never fetched": (
         _file("status = 'pending', sha256 = NULL, size = NULL, object_key = NULL"),
@@ -383,12 +388,12 @@ TAMPERINGS: Mapping[str, tuple[Tamper, str, str]] = {
     "an object cut off": (
         lambda world: world.put(KEYS[0], FILES[0][:-1]),
         "wrong_bytes lost",
-        "sha256/.* is not what its name says",
+        "sha256/.* does not match its content",
     ),
     "an object with other bytes under a key that looks right": (
         lambda world: world.put(KEYS[0], b"%PDF 0ne"),
         "wrong_bytes",
-        "sha256/.* is not what its name says",
+        "sha256/.* does not match its content",
     ),
     "the file of another e-mail": (
         _file(f"sha256 = '{HASHES[1]}', object_key = '{KEYS[1]}'"),
@@ -405,7 +410,7 @@ TAMPERINGS: Mapping[str, tuple[Tamper, str, str]] = {
         "lost broken",
         "has no object for file 0",
     ),
-    "an object of nobody": (
+    "an object without an e-mail": (
         lambda world: world.put(KEYS[2], FILES[2]),
         "broken",
         "sha256/.* belongs to no e-mail",
@@ -417,7 +422,7 @@ TAMPERINGS: Mapping[str, tuple[Tamper, str, str]] = {
     ),
     # the drill itself
     "not all acknowledged, without a fault": (
-        lambda world: world.ledger.injuries.clear(),
+        lambda world: world.ledger.injections.clear(),
         "broken",
         "1 webhooks were not acknowledged, without any fault",
     ),
@@ -425,45 +430,49 @@ TAMPERINGS: Mapping[str, tuple[Tamper, str, str]] = {
 
 
 @pytest.mark.parametrize(("tamper", "headings", "words"), TAMPERINGS.values(), ids=TAMPERINGS.keys())
-async def test_one_thing_wrong_is_found_under_its_heading(
+async def test_each_change_is_found_under_its_heading(
     tamper: Tamper, headings: str, words: str, world: World, database: asyncpg.Connection, database_url: str
 ) -> None:
     if isinstance(tamper, str):
         await database.execute(tamper)
     else:
         await asyncio.to_thread(tamper, world)
-    findings = await audit(world.ledger, database_url, world.objects)
+    result = await audit(world.ledger, database_url, world.objects)
 
-    found = _headings(findings)
-    assert not findings.good
+    found = _headings(result)
+    assert not result.good
     assert sorted(headings.split()) == sorted(found)
     assert any(re.search(words, line) for line in found[headings.partition(" ")[0]]), found
 
 
 @pytest.mark.parametrize(
-    "webhooks", [[], [Webhook("101", "letter", b"body")]], ids=["none sent", "none taken"]
+    "webhooks", [[], [Webhook("101", "letter", b"body")]], ids=["none sent", "none acknowledged"]
 )
-async def test_a_drill_in_which_nothing_was_taken_proves_nothing(
+async def test_a_drill_without_an_acknowledged_webhook_proves_nothing(
     webhooks: list[Webhook], database: asyncpg.Connection, database_url: str, tmp_path: Path
 ) -> None:
-    ledger = Ledger({webhook.ticket_id: webhook for webhook in webhooks}, [Injury("web.kill", 0)])
-    findings = await audit(ledger, database_url, tmp_path)
+    ledger = Ledger({webhook.ticket_id: webhook for webhook in webhooks}, [Injection("web.kill", 0)])
+    result = await audit(ledger, database_url, tmp_path)
 
-    assert _headings(findings) == {"broken": ["no webhook was acknowledged, which proves nothing"]}
+    assert _headings(result) == {"broken": ["no webhook was acknowledged, so the drill proves nothing"]}
 
 
-def test_a_verdict_counts_what_is_wrong_and_names_the_first() -> None:
+def test_a_verdict_counts_the_problems_and_lists_the_first_twenty() -> None:
     ledger = Ledger(
-        injuries=[Injury("web.kill", 0), Injury("web.kill", 9), Injury("web.term", 5, hurt=False)]
+        injections=[
+            Injection("web.kill", 0),
+            Injection("web.kill", 9),
+            Injection("web.term", 5, had_effect=False),
+        ]
     )
-    findings = Findings(lost=[f"ticket {number} is not there" for number in range(2_000)], broken=["odd"])
-    judged = verdict("60 s, seed 7", ledger, findings, 1.5, 1000)
+    result = AuditResult(lost=[f"ticket {number} is not there" for number in range(2_000)], broken=["odd"])
+    judged = verdict("60 s, seed 7", ledger, result, 1.5, 1000)
 
     lines = judged.text.plain.splitlines()
     assert not judged.good
     assert "  faults            2 of 1 kinds" in lines
     assert "    web             kill 2 times" in lines
-    assert "  found no target   web.term" in lines
+    assert "  had no effect     web.term" in lines
     assert [line[:23] for line in lines if line.startswith(("  lost", "  dup", "  wrong", "  broken"))] == [
         "  lost              2,000"[:23],
         "  duplicated        0  ",
@@ -478,9 +487,11 @@ def test_a_verdict_counts_what_is_wrong_and_names_the_first() -> None:
 
 
 def test_a_verdict_fits_the_terminal() -> None:
-    injuries = [
-        Injury(f"{part}.{kind}", 0) for part in ("web", "redis") for kind in map("fault {}".format, range(9))
+    injections = [
+        Injection(f"{part}.{kind}", 0)
+        for part in ("web", "redis")
+        for kind in map("fault {}".format, range(9))
     ]
-    judged = verdict("60 s", Ledger(injuries=injuries), Findings(), 1.5, 80)
+    judged = verdict("60 s", Ledger(injections=injections), AuditResult(), 1.5, 80)
 
     assert max(map(len, judged.text.plain.splitlines())) <= 80

@@ -1,4 +1,4 @@
-"""The audit of a drill's sync sees one thing wrong at a time, in the collection, at the receiver and on record."""
+"""The audit of a drill's sync finds each single change in the collection, at the receiver and in Postgres."""
 
 import asyncio
 import json
@@ -14,11 +14,9 @@ import asyncpg
 import pytest
 from pymongo import AsyncMongoClient
 
-from service.local.drill.carried import audit_sync
-from service.local.drill.findings import Findings
-from service.local.drill.ledger import Injury, Ledger, Webhook
-from service.local.drill.receiving import Kept
-from service.local.drill.verdict import verdict
+from service.local.drill.ledger import Injection, Ledger, Webhook
+from service.local.drill.sync_audit import audit_sync
+from service.local.drill.verdict import AuditResult, verdict
 from service.postgres.engine import close_engine, create_engine, run
 from service.targets.document import Document, make_document, read_records, to_json
 from service.targets.mongodb import open_collection
@@ -31,30 +29,31 @@ REFUSED = "103"
 
 @dataclass
 class World:
-    """Three e-mails in both targets, the third refused by the receiver; all is well, until it is tampered with."""
+    """Three e-mails in both targets, the third refused by the receiver; all agree until a test tampers with them."""
 
     collection: Any
-    kept: Kept
+    collection_url: str | None
+    messages: Path
     ledger: Ledger
     lines: list[dict[str, Any]] = field(default_factory=list)  # of the receiver's file
 
-    def data(self, place: int = 0) -> dict[str, Any]:
-        data: dict[str, Any] = self.lines[place]["body"]["data"]
+    def data(self, index: int = 0) -> dict[str, Any]:
+        data: dict[str, Any] = self.lines[index]["body"]["data"]
         return data
 
-    def again(self, message: str | None = None, **changes: object) -> None:
-        """Have the first message come once more, under another id and with changes, if they are given."""
+    def repeat(self, message: str | None = None, **changes: object) -> None:
+        """Append the first message again, under another id or with changes if given."""
         body = json.loads(json.dumps(self.lines[0]["body"]))
         body["data"].update(changes)
         self.lines.append({"id": message or self.lines[0]["id"], "body": body, "refused": None})
 
     def overtake(self) -> None:
-        """Have the newest version come under the id of an earlier one: the receiver drops it, and keeps what it had."""
-        self.again()
+        """Append the newest version under the id of an earlier one: the receiver drops it as a repetition."""
+        self.repeat()
         self.data().update(version=3)
 
-    def refuse(self, why: str) -> None:
-        self.lines.append({"id": "x", "body": None, "refused": why})
+    def refuse(self, reason: str) -> None:
+        self.lines.append({"id": "x", "body": None, "refused": reason})
 
 
 async def _record(database: asyncpg.Connection, ticket: str, version: int) -> None:
@@ -81,7 +80,7 @@ async def _record(database: asyncpg.Connection, ticket: str, version: int) -> No
 
 
 async def _documents(database_url: str) -> list[Document]:
-    """Write them as the sync does, links included."""
+    """Make the documents as the sync does, links included."""
     engine = create_engine(database_url, pool_size=1, seconds=30)
     records = await run(engine, 30, partial(read_records, email_ids=[1, 2, 3]))
     await close_engine(engine)
@@ -107,7 +106,7 @@ async def world(
             for ticket in ("101", "102", REFUSED)
         }
     )
-    world = World(client.holdfast.emails, Kept(url, tmp_path / "messages"), ledger)
+    world = World(client.holdfast.emails, url, tmp_path / "messages", ledger)
     target = await asyncio.to_thread(lambda: open_collection(url, 30, pool_size=1))
     for document in await _documents(database_url):
         await target.write(document)
@@ -119,53 +118,55 @@ async def world(
     await client.close()
 
 
-async def _audit(world: World, database_url: str, tail: str = "") -> Findings:
+async def _audit(world: World, database_url: str, tail: str = "") -> AuditResult:
     text = "".join(f"{json.dumps(line)}\n" for line in world.lines) + tail
-    await asyncio.to_thread(world.kept.messages.write_text, text)
-    findings = Findings()
-    await audit_sync(findings, world.ledger, database_url, world.kept)
-    return findings
+    await asyncio.to_thread(world.messages.write_text, text)
+    result = AuditResult()
+    await audit_sync(result, world.ledger, database_url, world.collection_url, world.messages)
+    return result
 
 
-def _headings(findings: Findings) -> dict[str, list[str]]:
-    return {heading: lines for heading in HEADINGS if (lines := getattr(findings, heading))}
+def _headings(result: AuditResult) -> dict[str, list[str]]:
+    return {heading: lines for heading in HEADINGS if (lines := getattr(result, heading))}
 
 
-async def test_a_world_in_which_all_was_carried_over_has_no_findings(world: World, database_url: str) -> None:
-    world.ledger.injuries += [
-        Injury("target.away", NOON.timestamp(), NOON.timestamp() + 0.5),
-        Injury("target.kill", NOON.timestamp() - 9, NOON.timestamp() - 8, hurt=False),
-        Injury("redis.away", NOON.timestamp(), NOON.timestamp() + 0.5),
+async def test_a_correct_sync_has_no_problems(world: World, database_url: str) -> None:
+    world.ledger.injections += [
+        Injection("target.away", NOON.timestamp(), NOON.timestamp() + 0.5),
+        Injection("target.kill", NOON.timestamp() - 9, NOON.timestamp() - 8, had_effect=False),
+        Injection("redis.away", NOON.timestamp(), NOON.timestamp() + 0.5),
     ]
-    findings = await _audit(world, database_url)
+    result = await _audit(world, database_url)
 
-    assert _headings(findings) == {}
-    assert (findings.documents, findings.received, findings.messages) == (3, 2, 2)
-    assert findings.synced == {"synced": 2, "failed": 1}
-    assert findings.sync_failed == {"document_refused": 1}
-    assert findings.longest_sync == 3
-    assert findings.sync_recoveries == {"target.away": 3.5}
-    assert findings.waits == {True: (3, 1.0)}
+    assert _headings(result) == {}
+    assert (result.documents, result.received, result.messages) == (3, 2, 2)
+    assert result.synced == {"synced": 2, "failed": 1}
+    assert result.sync_failed == {"document_refused": 1}
+    assert result.longest_sync == 3
+    assert result.sync_recoveries == {"target.away": 3.5}
+    assert result.waits == {True: (3, 1.0)}
 
 
-async def test_what_a_receiver_has_to_bear_is_no_finding(world: World, database_url: str) -> None:
-    """A repetition, the message of a worker with a wrong clock, and one that it was writing when it was killed."""
-    world.again()
+async def test_repetitions_wrong_clocks_and_half_a_line_are_no_problems(
+    world: World, database_url: str
+) -> None:
+    """A message may come twice, a worker's clock may be wrong, and the receiver may be killed while it writes."""
+    world.repeat()
     world.refuse("Message timestamp too new")
-    world.ledger.injuries.append(Injury("clock.skew", 0))
-    findings = await _audit(world, database_url, tail='{"id": "key-101", "bo')
+    world.ledger.injections.append(Injection("clock.skew", 0))
+    result = await _audit(world, database_url, tail='{"id": "key-101", "bo')
 
-    assert _headings(findings) == {}
-    assert (findings.received, findings.messages) == (2, 3)
+    assert _headings(result) == {}
+    assert (result.received, result.messages) == (2, 3)
 
 
-async def test_without_a_collection_the_rest_is_looked_at(world: World, database_url: str) -> None:
-    world.kept = Kept(None, world.kept.messages)
+async def test_without_a_collection_the_receiver_is_audited(world: World, database_url: str) -> None:
+    world.collection_url = None
     world.lines.pop()
-    findings = await _audit(world, database_url)
+    result = await _audit(world, database_url)
 
-    assert findings.documents is None
-    assert _headings(findings) == {"lost": ["e-mail 2 is not at the receiver"]}
+    assert result.documents is None
+    assert _headings(result) == {"lost": ["e-mail 2 is not at the receiver"]}
 
 
 def _email(change: str, ticket: str = "101") -> str:
@@ -185,7 +186,7 @@ TAMPERINGS: Mapping[str, tuple[Tamper, str, str]] = {
     "a document with another subject": (
         lambda world: world.collection.update_one(ONE, {"$set": {"subject": "Gruesse"}}),
         "wrong_bytes",
-        "e-mail 1 is in the collection with another content than is on record",
+        "e-mail 1 is in the collection with another content than in Postgres",
     ),
     "a document with a time that is off by a millisecond": (
         lambda world: world.collection.update_one(
@@ -241,7 +242,7 @@ TAMPERINGS: Mapping[str, tuple[Tamper, str, str]] = {
         "e-mail 1 is at the receiver with version 3, not 4",
     ),
     "the same message under two ids": (
-        lambda world: world.again("another"),
+        lambda world: world.repeat("another"),
         "doubled",
         "e-mail 1 was posted as 'another', too",
     ),
@@ -251,17 +252,17 @@ TAMPERINGS: Mapping[str, tuple[Tamper, str, str]] = {
         "e-mail 1 is at the receiver with version 3, not 4",
     ),
     "a repetition that says something else": (
-        lambda world: world.again(subject="Gruesse"),
+        lambda world: world.repeat(subject="Gruesse"),
         "wrong_bytes",
-        "the message 'key-101' came again, and says something else",
+        "the message 'key-101' came twice with different contents",
     ),
-    "a message of nobody": (
-        lambda world: world.again("stranger", id="stranger"),
+    "a message without an e-mail": (
+        lambda world: world.repeat("stranger", id="stranger"),
         "broken",
         "the receiver has 'stranger', which it must not have",
     ),
     "a message that had to be refused": (
-        lambda world: world.again("key-103", id="key-103"),
+        lambda world: world.repeat("key-103", id="key-103"),
         "broken",
         "the receiver has 'key-103', which it must not have",
     ),
@@ -276,12 +277,12 @@ TAMPERINGS: Mapping[str, tuple[Tamper, str, str]] = {
         "the receiver refused 'x': Message timestamp too old",
     ),
     # the states
-    "never carried over": (
+    "never synced": (
         _email("sync_status = 'pending', synced_at = NULL"),
         "broken",
         r"e-mail 1: its sync is pending, no error .* it had to end with no error",
     ),
-    "not meant to be": (
+    "not applicable": (
         _email("sync_status = 'not_applicable', synced_at = NULL"),
         "broken",
         "e-mail 1: its sync is not_applicable",
@@ -293,12 +294,12 @@ TAMPERINGS: Mapping[str, tuple[Tamper, str, str]] = {
         "broken",
         "e-mail 1: its sync is failed, receiver_away .x. after 2 attempts; it had to end with no error",
     ),
-    "carried over with an error": (
+    "synced with an error": (
         _email("sync_error = 'x'"),
         "broken",
         "e-mail 1: its sync is synced, with the error x",
     ),
-    "refused, and said to be there": (
+    "refused, but marked as synced": (
         _email(
             "sync_status = 'synced', sync_error_code = NULL, sync_error = NULL, synced_at = now()", REFUSED
         ),
@@ -310,20 +311,20 @@ TAMPERINGS: Mapping[str, tuple[Tamper, str, str]] = {
         "broken",
         "e-mail 3: its sync is failed, receiver_busy",
     ),
-    "refused without words": (
+    "refused without a message": (
         _email("sync_error = NULL", REFUSED),
         "broken",
         "e-mail 3: its sync is failed, with the error None",
     ),
-    "carried over at no time": (
+    "synced without a time": (
         _email("synced_at = NULL"),
         "broken",
-        "e-mail 1: its sync is synced, and it was carried over at None",
+        "e-mail 1: its sync is synced, and it was synced at None",
     ),
-    "carried over before it was finished": (
+    "synced before it was completed": (
         _email("synced_at = received_at"),
         "broken",
-        "e-mail 1: it was carried over at .* and completed only at",
+        "e-mail 1: it was synced at .* and completed only at",
     ),
     "as many retries as attempts": (
         _email("sync_retry_count = 2"),
@@ -334,32 +335,32 @@ TAMPERINGS: Mapping[str, tuple[Tamper, str, str]] = {
 
 
 @pytest.mark.parametrize(("tamper", "heading", "words"), TAMPERINGS.values(), ids=TAMPERINGS.keys())
-async def test_one_thing_wrong_is_found_under_its_heading(
+async def test_each_change_is_found_under_its_heading(
     tamper: Tamper, heading: str, words: str, world: World, database: asyncpg.Connection, database_url: str
 ) -> None:
     if isinstance(tamper, str):
         await database.execute(tamper)
     elif (done := tamper(world)) is not None:
         await done
-    findings = await _audit(world, database_url)
+    result = await _audit(world, database_url)
 
-    found = _headings(findings)
-    assert not findings.good
+    found = _headings(result)
+    assert not result.good
     assert list(found) == [heading], found
     assert any(re.search(words, line) for line in found[heading]), found
 
 
 def test_a_verdict_has_a_row_for_the_sync() -> None:
-    findings = Findings(documents=7, received=6, messages=9, longest_sync=4.21)
-    findings.synced.update({"synced": 6, "failed": 1})
-    findings.sync_failed.update({"document_refused": 1})
-    findings.sync_recoveries = {"target.kill": 1.0, "target.away": 2.04}
-    findings.waits = {True: (3, 0.2), False: (4, 0.1)}
-    lines = verdict("60 s", Ledger(), findings, 1.5, 1000).text.plain.splitlines()
+    result = AuditResult(documents=7, received=6, messages=9, longest_sync=4.21)
+    result.synced.update({"synced": 6, "failed": 1})
+    result.sync_failed.update({"document_refused": 1})
+    result.sync_recoveries = {"target.kill": 1.0, "target.away": 2.04}
+    result.waits = {True: (3, 0.2), False: (4, 0.1)}
+    lines = verdict("60 s", Ledger(), result, 1.5, 1000).text.plain.splitlines()
 
     assert "  synced            6; the slowest 4.2 s after its job had ended" in lines
     assert "  sync failed       1: document_refused 1" in lines
-    assert "  there, and equal  7 in the collection; 6 at the receiver, in 9 messages" in lines
+    assert "  equal documents   7 in the collection; 6 at the receiver, in 9 messages" in lines
     assert "  sync's recovery   a new e-mail was in the targets 2.0 s after target.away" in lines
     assert (
         "  e-mails meanwhile 3 were completed in 0.20 s (median) while a target was away,"
@@ -367,9 +368,9 @@ def test_a_verdict_has_a_row_for_the_sync() -> None:
     ) in lines
 
 
-def test_a_verdict_tells_that_there_was_no_collection() -> None:
-    findings = Findings(received=6, messages=6)
-    findings.synced.update({"synced": 6})
-    lines = verdict("60 s", Ledger(), findings, 1.5, 1000).text.plain.splitlines()
+def test_a_verdict_says_that_there_was_no_collection() -> None:
+    result = AuditResult(received=6, messages=6)
+    result.synced.update({"synced": 6})
+    lines = verdict("60 s", Ledger(), result, 1.5, 1000).text.plain.splitlines()
 
-    assert "  there, and equal  no collection; 6 at the receiver, in 6 messages" in lines
+    assert "  equal documents   no collection; 6 at the receiver, in 6 messages" in lines

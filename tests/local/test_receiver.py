@@ -1,4 +1,4 @@
-"""The receiver of a drill: what it answers with 200 it has on disk, and it takes nothing that is not signed."""
+"""The receiver of a drill writes a message to disk before it answers 200, and accepts only signed messages."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -51,13 +51,13 @@ async def posting(url: str, secret: str = SECRET) -> AsyncIterator[Endpoint]:
 
 
 async def read(path: Path) -> list[tuple[str, str | None]]:
-    """Return each message's id, and its subject unless it was refused."""
+    """Return each message's id and subject; the subject is None if the message was refused."""
     messages = await asyncio.to_thread(lambda: list(read_messages(path)))
     return [(message.id, message.body["data"]["subject"] if message.body else None) for message in messages]
 
 
-async def test_what_it_acknowledged_outlives_a_kill(settings: Settings, tmp_path: Path) -> None:
-    """What it was writing just then does not count, and is in nobody's way."""
+async def test_acknowledged_messages_survive_a_kill(settings: Settings, tmp_path: Path) -> None:
+    """An incomplete last line is ignored and then removed."""
     path = tmp_path / "messages"
     async with receiving(settings, path) as (process, url), posting(url) as endpoint:
         await asyncio.gather(*(endpoint.write(document(f"key-{n}")) for n in range(20)))
@@ -73,7 +73,7 @@ async def test_what_it_acknowledged_outlives_a_kill(settings: Settings, tmp_path
     assert await read(path) == [*before, ("key-0:2", "Grüße")]
 
 
-async def test_it_takes_what_is_signed_and_wanted(settings: Settings, tmp_path: Path) -> None:
+async def test_only_signed_and_wanted_messages_are_accepted(settings: Settings, tmp_path: Path) -> None:
     path = tmp_path / "messages"
     async with receiving(settings, path) as (_, url), posting(url) as good, posting(url, OTHER) as bad:
         with pytest.raises(Permanent, match="422") as unwanted:
@@ -86,5 +86,5 @@ async def test_it_takes_what_is_signed_and_wanted(settings: Settings, tmp_path: 
     assert await read(path) == [("forged", None), ("good", "Grüße")]
 
 
-async def test_who_never_got_anything_has_nothing(tmp_path: Path) -> None:
+async def test_without_a_file_there_are_no_messages(tmp_path: Path) -> None:
     assert await read(tmp_path / "messages") == []

@@ -1,4 +1,4 @@
-"""The local Postgres and Valkey: durable, private, and gone when their parent is."""
+"""The local Postgres and Valkey are durable and private, and end with their parent."""
 
 import asyncio
 import contextlib
@@ -18,7 +18,9 @@ from tests.support.processes import ROOT, linux, processes, wait_for
 
 
 async def _execute(url: str, statement: str) -> object:
-    connection = await asyncpg.connect(url, password="any")  # without one it looks for a file, which blocks
+    connection = await asyncpg.connect(
+        url, password="any"
+    )  # without a password, asyncpg reads a file, which blocks
     try:
         return await connection.fetchval(statement)
     finally:
@@ -59,14 +61,14 @@ def test_valkey_refuses_to_evict_and_listens_on_a_private_unix_socket_only(tmp_p
     assert processes(str(tmp_path)) == []
 
 
-def test_paths_that_no_socket_or_url_can_hold_are_fine(tmp_path: Path) -> None:
+def test_long_paths_and_paths_with_special_characters_work(tmp_path: Path) -> None:
     directory = tmp_path / ("x" * 100) / "with space & per%cent"
 
     with postgres(directory / "postgres") as url, valkey(directory / "valkey"):
         assert asyncio.run(_execute(url, "SELECT 1")) == 1
 
 
-def test_a_directory_takes_one_holdfast_at_a_time(tmp_path: Path) -> None:
+def test_a_second_process_cannot_use_the_same_directory(tmp_path: Path) -> None:
     with (
         valkey(tmp_path),
         pytest.raises(ServerError, match=rf"in use by another holdfast \(process {os.getpid()}\)"),
@@ -93,7 +95,7 @@ with postgres(Path(sys.argv[1]) / "pg"), valkey(Path(sys.argv[1]) / "vk"):
 
 
 @linux
-def test_servers_end_with_a_parent_that_was_killed(tmp_path: Path) -> None:
+def test_servers_end_with_a_killed_parent(tmp_path: Path) -> None:
     parent = _run_servers(tmp_path)
     parent.kill()
     parent.wait()
@@ -102,7 +104,7 @@ def test_servers_end_with_a_parent_that_was_killed(tmp_path: Path) -> None:
 
 
 @linux
-def test_servers_start_again_after_everything_was_killed(tmp_path: Path) -> None:
+def test_servers_restart_after_all_processes_were_killed(tmp_path: Path) -> None:
     parent = _run_servers(tmp_path)
     for pid in (parent.pid, *processes(str(tmp_path))):
         with contextlib.suppress(ProcessLookupError):
@@ -113,7 +115,7 @@ def test_servers_start_again_after_everything_was_killed(tmp_path: Path) -> None
         assert asyncio.run(_execute(url, "SELECT 1")) == 1
 
 
-def test_a_stale_pid_file_that_names_a_stranger_is_no_obstacle(tmp_path: Path) -> None:
+def test_a_stale_pid_file_with_the_number_of_another_program_is_ignored(tmp_path: Path) -> None:
     with postgres(tmp_path):
         stale = (tmp_path / "data" / "postmaster.pid").read_text().splitlines()
     (tmp_path / "data" / "postmaster.pid").write_text("\n".join([str(os.getpid()), *stale[1:]]))

@@ -1,4 +1,4 @@
-"""The supervisor starts its children again when they die, and leaves none behind."""
+"""The supervisor restarts its children when they die, and leaves none behind."""
 
 import os
 import signal
@@ -22,18 +22,18 @@ def program(name):
 
 async def main(hurry):
     stages = [[program("web")], [program("worker.1"), program("worker.2")]]
-    async with supervise(stages, lambda who, what: print(who, what, flush=True), hurry):
+    async with supervise(stages, lambda name, line: print(name, line, flush=True), hurry):
         await asyncio.Event().wait()
 
 run_until_told(main)
 """
 
-# Notes its start and its orderly end: "web 123" and "web ends".
+# It writes its start and its orderly end to a file: "web 123" and "web ends".
 _CHILD = """
 import os, signal, sys, time
-def note(what):
+def note(event):
     with open(sys.argv[2], "a") as notes:
-        notes.write(f"{sys.argv[1]} {what}\\n")
+        notes.write(f"{sys.argv[1]} {event}\\n")
 def end(*_):
     note("ends")
     sys.exit()
@@ -44,7 +44,7 @@ time.sleep(100)
 
 
 class _Supervised:
-    """A supervisor in a process of its own, with children that take notes."""
+    """A supervisor in a process of its own, whose children write their events to a file."""
 
     def __init__(self, directory: Path, child: str) -> None:
         self.notes = directory / "notes"
@@ -65,7 +65,7 @@ class _Supervised:
 
 @pytest.fixture
 def supervise(tmp_path: Path) -> Iterator[Callable[..., _Supervised]]:
-    """Start a supervisor, over children of other code if need be; it does not outlive the test."""
+    """Start a supervisor, with other children if given; it ends with the test."""
     started = []
 
     def start(child: str = _CHILD) -> _Supervised:
@@ -83,16 +83,16 @@ def supervised(supervise: Callable[..., _Supervised]) -> _Supervised:
     return supervise()
 
 
-def test_a_child_that_dies_is_started_again(supervised: _Supervised) -> None:
+def test_a_child_that_dies_is_restarted(supervised: _Supervised) -> None:
     first = supervised.pid("worker.1")
     os.kill(first, signal.SIGKILL)
 
     wait_for(lambda: supervised.pid("worker.1") != first)
-    assert "worker.1 ended (SIGKILL), it starts again in 0.5 s" in supervised.output.read_text()
+    assert "worker.1 ended (SIGKILL), restarting in 0.5 s" in supervised.output.read_text()
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
-def test_a_signal_ends_the_workers_then_web_and_nothing_is_left(
+def test_a_signal_ends_the_workers_then_web_and_leaves_no_process(
     supervised: _Supervised, number: signal.Signals
 ) -> None:
     supervised.pid("web")
@@ -109,7 +109,7 @@ def test_ctrl_c_reaches_the_supervisor_alone(supervised: _Supervised) -> None:
     assert os.getsid(supervised.pid("web")) == supervised.pid("web")
 
 
-def test_a_second_ctrl_c_kills_what_does_not_end(supervise: Callable[..., _Supervised]) -> None:
+def test_a_second_ctrl_c_kills_children_that_do_not_end(supervise: Callable[..., _Supervised]) -> None:
     stubborn = _CHILD.replace("signal.SIGTERM, end", "signal.SIGTERM, signal.SIG_IGN")
     supervised = supervise(stubborn)
     supervised.pid("web")
@@ -131,7 +131,7 @@ def test_the_children_of_a_killed_supervisor_end(supervised: _Supervised) -> Non
     assert sum(line.endswith("ends") for line in supervised.lines()) == 3
 
 
-def test_a_child_that_refuses_its_settings_is_not_tried_again(
+def test_a_child_that_refuses_its_settings_is_not_restarted(
     supervise: Callable[..., _Supervised],
 ) -> None:
     supervised = supervise("import sys; sys.exit(2)")

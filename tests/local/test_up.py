@@ -1,4 +1,4 @@
-"""The commands `up` and `send`, and the settings that they share."""
+"""The commands `up` and `send`, and their common settings."""
 
 import os
 import signal
@@ -9,14 +9,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from service.config.env_file import read_env_file
+from service.config.reading import read_env_file
 from service.local import environment
 from service.local.servers import free_port
 from service.local.zendesk.samples import samples
 from tests.support.processes import ROOT, processes
 
 
-def test_token_and_secret_are_made_once_and_only_their_owner_can_read_them(tmp_path: Path) -> None:
+def test_token_and_secret_are_generated_once_and_readable_by_their_owner_only(tmp_path: Path) -> None:
     first = environment.choose(tmp_path, {}, {}, 8000)
     environment.write(tmp_path / "env", first)
 
@@ -24,7 +24,7 @@ def test_token_and_secret_are_made_once_and_only_their_owner_can_read_them(tmp_p
     assert (tmp_path / "env").stat().st_mode & 0o777 == 0o600
 
 
-def test_the_users_settings_win_but_web_stays_on_loopback(tmp_path: Path) -> None:
+def test_the_users_settings_take_precedence_but_web_stays_on_loopback(tmp_path: Path) -> None:
     own = {
         "API_TOKEN": "mine",
         "STORAGE_URL": "s3://bucket",
@@ -44,7 +44,7 @@ def test_the_users_settings_win_but_web_stays_on_loopback(tmp_path: Path) -> Non
     assert "PATH" not in chosen
 
 
-def test_files_from_this_machine_are_taken_only_without_an_account(tmp_path: Path) -> None:
+def test_files_from_this_machine_are_allowed_only_without_an_account(tmp_path: Path) -> None:
     alone = environment.choose(tmp_path, {}, {}, 8000)
     real = environment.choose(tmp_path, {"ZENDESK_SUBDOMAIN": "acme"}, {}, 8000)
 
@@ -52,14 +52,14 @@ def test_files_from_this_machine_are_taken_only_without_an_account(tmp_path: Pat
     assert not {"DOWNLOAD_PRIVATE_NETWORKS", "DOWNLOAD_HOSTS"} & real.keys()
 
 
-def test_any_value_survives_the_file(tmp_path: Path) -> None:
+def test_any_value_can_be_written_and_read(tmp_path: Path) -> None:
     values = {"A": 'it\'s \\ "quoted" #not $HOME ${HOME}', "B": "", "C": "plain-_./:@%"}
     environment.write(tmp_path / "env", values)
 
     assert read_env_file(tmp_path / "env") == values
 
 
-def test_samples_are_what_their_names_say() -> None:
+def test_samples_have_the_formats_of_their_names() -> None:
     files = [file for sample in samples() for file in sample.files]
     beginnings = {"pdf": b"%PDF-1.7", "png": b"\x89PNG\r\n\x1a\n", "csv": b"number,"}
 
@@ -69,7 +69,7 @@ def test_samples_are_what_their_names_say() -> None:
 
 @contextmanager
 def _holdfast(*arguments: str, cwd: Path) -> Iterator[subprocess.Popen[str]]:
-    """Run a command with no settings but those that it finds by itself."""
+    """Run a command without the settings of this environment."""
     variables = {name: value for name, value in os.environ.items() if name not in environment.names()}
     process = subprocess.Popen(
         [sys.executable, "-m", "service", *arguments],
@@ -86,30 +86,30 @@ def _holdfast(*arguments: str, cwd: Path) -> Iterator[subprocess.Popen[str]]:
             process.kill()
 
 
-def test_up_takes_what_send_sends_and_leaves_no_process(tmp_path: Path) -> None:
+def test_up_completes_an_e_mail_of_send_and_leaves_no_process(tmp_path: Path) -> None:
     (tmp_path / "payload.json").write_text('{"ticket_id": 7, "subject": "Hello"}')
     (tmp_path / "a file.txt").write_bytes(b"bytes" * 1000)
     with _holdfast("up", "--port", str(free_port()), cwd=tmp_path) as up:
         assert up.stdout
         assert any("Holdfast is ready" in line for line in up.stdout)
         with _holdfast("send", "payload.json", "--attach", "a file.txt", cwd=tmp_path) as send:
-            said, _ = send.communicate(timeout=60)
+            output, _ = send.communicate(timeout=60)
         up.send_signal(signal.SIGINT)
         rest = up.stdout.read()
 
-        assert send.returncode == 0, said
+        assert send.returncode == 0, output
         assert up.wait(60) == 0, rest
-    assert "e-mail 1: completed, 1/1 files" in said
+    assert "e-mail 1: completed, 1/1 files" in output
     stored = [path.read_bytes() for path in (tmp_path / ".holdfast" / "objects").rglob("*") if path.is_file()]
     assert stored == [b"bytes" * 1000]
     assert processes(str(tmp_path)) == []
 
 
-def test_up_says_in_one_line_that_a_port_is_taken(tmp_path: Path) -> None:
+def test_up_reports_a_taken_port_in_one_line(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         with _holdfast("up", "--port", str(port), cwd=tmp_path) as up:
-            said, _ = up.communicate(timeout=30)
+            output, _ = up.communicate(timeout=30)
 
-    assert said == f"holdfast: port {port} is taken on 127.0.0.1: choose another with --port\n"
+    assert output == f"holdfast: port {port} is taken on 127.0.0.1: choose another with --port\n"
     assert up.returncode == 2

@@ -1,4 +1,4 @@
-"""The stand-in Zendesk answers as Zendesk does, and breaks as a test tells it."""
+"""The stand-in answers as Zendesk does, and fails as a test scripts it."""
 
 import asyncio
 import time
@@ -29,7 +29,7 @@ AGENT = {"Authorization": aiohttp.encode_basic_auth("agent@acme.example/token", 
 async def _download(
     http: aiohttp.ClientSession, url: str, headers: dict[str, str] | None = AGENT
 ) -> tuple[int, bytes]:
-    """Download as zendesk.md says: credentials to the account, none to the CDN, its address as it is."""
+    """Download as docs/zendesk.md says: credentials for the account, none for the CDN, its address unchanged."""
     async with http.get(url, headers=headers, allow_redirects=False) as response:
         if response.status != 302:
             return response.status, await response.read()
@@ -38,7 +38,7 @@ async def _download(
         return response.status, await response.read()
 
 
-async def test_an_attachment_needs_credentials_and_then_comes_from_the_cdn(
+async def test_an_attachment_needs_credentials_and_is_served_by_the_cdn(
     zendesk: Zendesk, http: aiohttp.ClientSession
 ) -> None:
     url = zendesk.add_file("Rechnung 7/2026.pdf", b"%PDF-1.7 ...", content_type="application/pdf")
@@ -55,7 +55,7 @@ async def test_an_attachment_needs_credentials_and_then_comes_from_the_cdn(
     assert (zendesk.file(url).requests, zendesk.file(url).downloads) == (1, 1)
 
 
-async def test_an_oauth_token_opens_it_too(zendesk: Zendesk, http: aiohttp.ClientSession) -> None:
+async def test_an_oauth_token_is_accepted(zendesk: Zendesk, http: aiohttp.ClientSession) -> None:
     url = zendesk.add_file("a.txt", b"a")
     headers = {"Authorization": "Bearer oauth"}
     async with http.get(url, headers=headers, allow_redirects=False) as response:
@@ -65,7 +65,7 @@ async def test_an_oauth_token_opens_it_too(zendesk: Zendesk, http: aiohttp.Clien
 @pytest.mark.parametrize(
     "headers", [None, {"Authorization": aiohttp.encode_basic_auth("agent@acme.example/token", "wrong")}]
 )
-async def test_without_the_right_credentials_one_gets_a_sign_in_page_and_200(
+async def test_wrong_credentials_get_a_sign_in_page_with_200(
     zendesk: Zendesk, http: aiohttp.ClientSession, headers: dict[str, str] | None
 ) -> None:
     status, content = await _download(http, zendesk.add_file("a.pdf", b"%PDF"), headers)
@@ -74,23 +74,21 @@ async def test_without_the_right_credentials_one_gets_a_sign_in_page_and_200(
     assert b"<title>Sign in" in content
 
 
-async def test_the_cdn_refuses_credentials_and_notes_them(
-    zendesk: Zendesk, http: aiohttp.ClientSession
-) -> None:
+async def test_the_cdn_refuses_and_records_credentials(zendesk: Zendesk, http: aiohttp.ClientSession) -> None:
     url = zendesk.add_file("a.txt", b"a")
     async with http.get(url, headers=AGENT, allow_redirects=False) as response:
         location = URL(response.headers["Location"], encoded=True)
     async with http.get(location, headers=AGENT) as response:
         assert response.status == 403
 
-    assert zendesk.desk.cdn_authorizations == [AGENT["Authorization"]]
+    assert zendesk.state.cdn_authorizations == [AGENT["Authorization"]]
 
 
-async def test_a_cdn_address_that_was_escaped_anew_is_unknown(
+async def test_a_cdn_address_that_the_client_escaped_again_is_unknown(
     zendesk: Zendesk, http: aiohttp.ClientSession
 ) -> None:
     url = zendesk.add_file("a.txt", b"a")
-    async with http.get(url, headers=AGENT) as response:  # aiohttp follows, and escapes
+    async with http.get(url, headers=AGENT) as response:  # aiohttp follows and escapes the address
         assert response.status in {403, 404}
 
 
@@ -98,7 +96,7 @@ async def test_an_unknown_token_is_404(zendesk: Zendesk, http: aiohttp.ClientSes
     assert (await _download(http, f"{zendesk.url}/attachments/token/gone/?name=a"))[0] == 404
 
 
-async def test_scripted_faults_are_used_up_one_a_download(
+async def test_each_download_uses_up_one_scripted_fault(
     zendesk: Zendesk, http: aiohttp.ClientSession
 ) -> None:
     faults = [
@@ -116,7 +114,7 @@ async def test_scripted_faults_are_used_up_one_a_download(
     assert (zendesk.file(url).requests, zendesk.file(url).downloads) == (5, 2)
 
 
-async def test_a_body_can_break_off(zendesk: Zendesk, http: aiohttp.ClientSession) -> None:
+async def test_a_body_can_end_with_a_reset(zendesk: Zendesk, http: aiohttp.ClientSession) -> None:
     url = zendesk.add_file("a.bin", bytes(500_000), faults=[Fault(reset_after=200_000)])
 
     with pytest.raises((aiohttp.ClientPayloadError, ConnectionResetError)):

@@ -484,8 +484,8 @@ def test_two_upgrades_at_once_both_succeed(url: str) -> None:
 @pytest.mark.parametrize(
     ("words", "url", "status", "line"),
     [
-        (UPGRADE, None, 2, "DATABASE_URL: missing (it is: Postgres; for example DATABASE_URL=postgres://"),
-        (UPGRADE, "", 2, "DATABASE_URL: missing"),
+        (UPGRADE, None, 2, "DATABASE_URL is not set (Postgres; for example DATABASE_URL=postgres://"),
+        (UPGRADE, "", 2, "DATABASE_URL is not set"),
         (
             UPGRADE,
             "mysql://user:hunter2@host/name",
@@ -517,7 +517,7 @@ def test_two_upgrades_at_once_both_succeed(url: str) -> None:
             2,
             "-x patience=SECONDS: must be a whole number",
         ),
-        (MIGRATE, None, 2, "DATABASE_URL: missing"),
+        (MIGRATE, None, 2, "DATABASE_URL is not set"),
         (MIGRATE, "postgres://user:hunter2@127.0.0.1:1/name", 1, "Postgres cannot be reached: Connection"),
     ],
 )

@@ -109,7 +109,7 @@ async def test_a_retry_under_way_is_not_over_where_all_that_is_queued_has_ended(
 async def test_each_email_counts_once_however_many_workers_look_at_once(
     res: Resources, database: asyncpg.Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(outcomes, "PATIENCE", timedelta(0))  # so that all of them take the same step
+    monkeypatch.setattr(outcomes, "STEP_LEASE", timedelta(0))  # so that all of them take the same step
     monkeypatch.setattr(outcomes, "ROUND", timedelta(0))
     ids = await add_many_failed(database, 50)
     number = await queue_all(res, database)
@@ -225,7 +225,7 @@ async def test_a_worker_notes_how_they_end_and_command_api_and_page_tell_it(
     assert seen == told
     assert seen["repaired"] + seen["failed_again"] == seen["retried"]
     assert (seen["failed_again"], seen["still_running"], seen["superseded"]) == (1, 0, 0)
-    assert f"{seen['repaired']} repaired 1 failed again 0 still running" in page
+    assert f"{seen['repaired']} completed 1 failed again 0 still running" in page
     said = f"{seen['repaired']} repaired, 1 failed again, 0 still running"
     assert f"\n{said}.\n" in show.stdout
     assert said in listed.stdout
@@ -252,7 +252,10 @@ async def test_all_that_is_repaired_is_a_success_and_what_is_not_known_is_none(
     assert (unknown.returncode, json.loads(unknown.stdout)["superseded"]) == (1, 1)
     assert cancelled.returncode == 1
     assert "1 repaired, 0 failed again, 0 still running, 1 retried again by another." in cancelled.stdout
-    assert (missing.returncode, missing.stderr) == (1, "There is no retry of many 99.\n")
+    assert (missing.returncode, missing.stderr) == (
+        1,
+        "There is no retry of many 99. `holdfast retries list` lists the newest.\n",
+    )
 
 
 async def test_who_waits_without_a_worker_is_told_so(
@@ -273,7 +276,7 @@ async def test_who_waits_without_a_worker_is_told_so(
     await look(res, database)
     code = await waits.wait()
 
-    assert said == b"No worker is alive: the retry goes on when one is started.\n"
+    assert said == b"No worker is alive: start one with `holdfast worker`.\n"
     assert code == 0
 
 

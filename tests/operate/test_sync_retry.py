@@ -11,8 +11,8 @@ from pydantic import SecretStr
 
 from service.config.settings import Settings
 from service.errors import Rejected
-from service.jobs import sync_retries as sync_again
-from service.jobs.syncs import Wish, claim
+from service.jobs import retries
+from service.jobs.syncs import SyncClaimRequest, claim
 from service.local.zendesk.stand_in import Zendesk
 from service.operate import bulk_retry
 from service.postgres.engine import connect
@@ -57,7 +57,7 @@ async def add(database: asyncpg.Connection, count: int = 1, **columns: Any) -> l
         "processing_status": "completed",
         "sync_status": "failed",
         "sync_error_code": "document_refused",
-        "sync_error": "webhook: it answered 422 to this e-mail",
+        "sync_error": "webhook: answered 422 to this e-mail",
         **columns,
     }
     names, places = ", ".join(values), ", ".join(f"${place + 2}" for place in range(len(values)))
@@ -98,8 +98,8 @@ async def test_what_the_target_refused_is_shown_beside_the_job_and_synced_again_
     synced = await until_synced(client, email_id)
 
     assert (failed["processing_status"], failed["sync_error_code"]) == ("completed", "document_refused")
-    assert "Job completed Completed: every file is stored." in page
-    assert "Sync failed It could not be synced: it waits for you. webhook: it answered 422" in page
+    assert "Job completed Completed: all files are stored." in page
+    assert "Sync failed Could not be synced: needs attention. webhook: answered 422" in page
     assert begun == {"sync_status": "pending", "email_id": email_id}
     assert (synced["attempt_number"], synced["sync_attempt_number"], synced["sync_error_code"]) == (
         1,
@@ -211,8 +211,8 @@ async def test_many_are_synced_by_a_worker_from_the_pages(
         await until_synced(client, email_id)
 
     assert "3 could not be synced. Nothing waits." in overview
-    assert "Needs you 3" in overview
-    assert "3 could not be synced safe here, but not where they are used Sync again" in overview
+    assert "Need attention 3" in overview
+    assert "3 could not be synced stored here, but missing in the target Sync them" in overview
     assert "Sync 3 e-mails again?" in words_of(plan)
     assert "Syncs sync status failed" in words_of(await read(client, "/retries"))
     assert len(target.messages) == 3
@@ -233,7 +233,7 @@ async def test_a_list_has_what_is_asked_for_and_shows_both_states(
     assert [email["subject"] for email in listed["emails"]] == [f"Is {status}"]
     shown = "" if status == "not_applicable" else f"{status} "
     assert f"completed {shown}Is {status}" in page
-    assert "Sync these again" in page
+    assert "Sync these" in page
 
 
 async def test_what_is_pending_waits_for_its_job_and_is_not_shown_as_late(
@@ -284,8 +284,8 @@ async def test_what_is_synced_again_waits_since_then_and_not_since_its_job_ended
         " sync_begun_at = now() - interval '1 year'"
     )
     async with connect(res.engine) as conn:
-        await sync_again.again(conn, email_id, "ada (tests)")
-        (held,) = await claim(conn, [Wish(email_id, res.settings.sync_lease)])
+        await retries.retry(conn, [email_id], "ada (tests)", "sync")
+        (held,) = await claim(conn, [SyncClaimRequest(email_id, res.settings.sync_lease)])
 
     assert held is not None
     assert held.age < 60

@@ -252,9 +252,7 @@ async def test_an_email_that_postgres_refuses_does_not_cost_its_neighbours(
     arrivals = [arrival(str(number)) for number in range(20)]
     arrivals[7] = arrival("7", subject="\ud800")  # a lone surrogate has no UTF-8
 
-    results = await asyncio.gather(
-        *(res.coalesce(receive, each) for each in arrivals), return_exceptions=True
-    )
+    results = await asyncio.gather(*(res.batch(receive, each) for each in arrivals), return_exceptions=True)
 
     assert isinstance(results.pop(7), Permanent)
     assert all(isinstance(result, Recorded) and result.is_new for result in results)

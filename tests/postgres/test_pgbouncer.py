@@ -17,7 +17,7 @@ from pydantic import SecretStr
 from sqlalchemy import text
 
 from service.alerts.watch import look_once
-from service.checks.examine import examine
+from service.checks.report import check_all
 from service.config.settings import Settings
 from service.local.guard import guarded
 from service.local.zendesk.stand_in import Zendesk
@@ -191,7 +191,7 @@ async def is_through_a_pooler(res: Resources) -> bool:
 
 async def test_the_doctor_names_the_pooler(pooled: Settings) -> None:
     async with open_resources(pooled) as res:
-        checks = {check.name: check for check in await examine(res)}
+        checks = {check.name: check for check in await check_all(res)}
 
     assert "behind PgBouncer" in checks["postgres"].found
     assert checks["connections"].ok

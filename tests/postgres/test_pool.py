@@ -17,8 +17,8 @@ from pydantic import SecretStr
 from sqlalchemy import text
 
 from service.alerts.watch import look_once
-from service.checks.examine import examine
 from service.checks.postgres import judge_connections
+from service.checks.report import check_all
 from service.config.settings import Settings
 from service.errors import Transient
 from service.local.zendesk.sender import sign_headers
@@ -226,7 +226,7 @@ async def test_the_doctor_names_the_cause_and_advises_no_migration(
 ) -> None:
     await limit(1)
     async with holding(limited), open_resources(limited, COMMAND) as res:
-        checks = {check.name: check for check in await examine(res)}
+        checks = {check.name: check for check in await check_all(res)}
 
     for name in ("postgres", "migrations", "connections", "clock of Postgres", "workers", "waiting"):
         assert checks[name].ok is False

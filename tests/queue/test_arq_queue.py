@@ -9,23 +9,23 @@ from arq.worker import Worker
 
 from service.config.settings import Settings
 from service.local.zendesk.stand_in import Fault, Zendesk
-from service.queue.arq_queue import Bell, Ring
+from service.queue.arq_queue import ArqQueue, QueueMessage
 from service.resources import Resources
 from tests.conftest import Client, eventually, program, working
 
 ARQ = ("arq", "service.worker.WorkerSettings")
 
 
-def rings(number: int) -> list[Ring]:
-    return [Ring(f"job:{each}", "process", (each, 1), score=each) for each in range(1, number + 1)]
+def rings(number: int) -> list[QueueMessage]:
+    return [QueueMessage(f"job:{each}", "process", (each, 1), score=each) for each in range(1, number + 1)]
 
 
 async def test_the_lowest_scores_are_answered_first_and_each_ring_once(res: Resources) -> None:
-    bell = Bell(res.redis)
-    await bell.ring(reversed(rings(5)))
-    await bell.ring(rings(5))
+    bell = ArqQueue(res.redis)
+    await bell.enqueue(reversed(rings(5)))
+    await bell.enqueue(rings(5))
 
-    answers = [await bell.answer(2) for _ in range(4)]
+    answers = [await bell.dequeue(2) for _ in range(4)]
 
     assert [ring.arguments[0] for answer in answers for ring in answer] == [1, 2, 3, 4, 5]
     assert answers[3] == []
@@ -33,21 +33,21 @@ async def test_the_lowest_scores_are_answered_first_and_each_ring_once(res: Reso
 
 
 async def test_many_who_answer_at_once_share_the_rings(res: Resources) -> None:
-    bell = Bell(res.redis)
-    await bell.ring(rings(1000))
+    bell = ArqQueue(res.redis)
+    await bell.enqueue(rings(1000))
 
-    answers = await asyncio.gather(*(bell.answer(30) for _ in range(40)))
+    answers = await asyncio.gather(*(bell.dequeue(30) for _ in range(40)))
 
     numbers = [ring.arguments[0] for answer in answers for ring in answer]
     assert sorted(numbers) == list(range(1, 1001))
 
 
 async def test_what_arq_itself_puts_on_the_queue_is_answered_when_it_is_due(res: Resources) -> None:
-    bell = Bell(res.redis)
+    bell = ArqQueue(res.redis)
     await res.redis.enqueue_job("process", 1, attempt_number=1, _job_id="now")
     await res.redis.enqueue_job("process", 2, 1, _job_id="later", _defer_by=timedelta(hours=1))
 
-    answer = await bell.answer(10)
+    answer = await bell.dequeue(10)
 
     assert [(ring.job_id, ring.arguments, ring.keywords) for ring in answer] == [
         ("now", [1], {"attempt_number": 1})
@@ -56,7 +56,7 @@ async def test_what_arq_itself_puts_on_the_queue_is_answered_when_it_is_due(res:
 
 
 async def test_arq_can_list_what_we_ring(res: Resources) -> None:
-    await Bell(res.redis).ring(rings(2))
+    await ArqQueue(res.redis).enqueue(rings(2))
 
     queued = await res.redis.queued_jobs()
 
@@ -64,18 +64,18 @@ async def test_arq_can_list_what_we_ring(res: Resources) -> None:
 
 
 async def test_a_ring_on_an_empty_queue_wakes_who_listens_and_a_second_one_nobody(res: Resources) -> None:
-    bell, heard = Bell(res.redis), asyncio.Event()
+    bell, heard = ArqQueue(res.redis), asyncio.Event()
     listening = asyncio.create_task(bell.listen(heard.set))
     await eventually(lambda: subscribed(res))
     before = await published(res)
 
-    await bell.ring(rings(1))
+    await bell.enqueue(rings(1))
     await asyncio.wait_for(heard.wait(), 30)
-    await bell.ring(rings(2))  # there was one, and who had been woken takes both
+    await bell.enqueue(rings(2))  # there was one, and who had been woken takes both
 
     assert await published(res) == before + 1
-    await bell.answer(10)
-    await bell.ring(rings(1))
+    await bell.dequeue(10)
+    await bell.enqueue(rings(1))
     assert await published(res) == before + 2
     listening.cancel()
     await asyncio.wait({listening})

@@ -52,10 +52,10 @@ async def test_the_command_tells_what_differs_puts_it_right_and_waits_for_it(
     shown = await typed(settings, "reconcile", "show", "2")
 
     assert (equal.returncode, equal.stderr) == (0, "")
-    assert equal.stdout.splitlines()[0] == "All that was looked at is as it is on record."
+    assert equal.stdout.splitlines()[0] == "No differences found."
     assert differs.returncode == 3
     assert differs.stdout.splitlines()[:2] == [
-        "1 differs from what is on record.",
+        "1 difference found.",
         "        1 missing in the target",
     ]
     assert f"e-mail {ids[0]}, " in differs.stdout
@@ -78,7 +78,7 @@ async def test_what_looks_like_another_place_is_put_right_by_force_alone(
     kept = await documents.count_documents({})
     forced = await typed(settings, "reconcile", "--fix", "--force")
 
-    assert (alone.returncode, "are for what --fix begins" in alone.stderr) == (2, True)
+    assert (alone.returncode, "need --fix" in alone.stderr) == (2, True)
     assert (refused.returncode, kept) == (1, 20)
     assert "are SYNC_URL and DATABASE_URL those that belong together?" in refused.stdout
     assert "add --force to `holdfast reconcile --fix`" in refused.stdout
@@ -92,14 +92,14 @@ async def test_what_cannot_be_had_any_more_is_named_and_no_success(
         url = zendesk.add_file("a.pdf", PDF)
         email_id = (await client.send(zendesk.payload(attachments=[url])))["email_id"]
         await client.until(email_id, "completed")
-        for file in zendesk.desk.files.values():
+        for file in zendesk.state.files.values():
             file.faults.extend([Fault(status=410)] * 3)
         email = await client.email(email_id)
         await objects.remove(res.storage, email["attachments"][0]["object_key"])
         done = await command(settings, "reconcile", "--fix", "--wait")
 
     assert done.returncode == 3
-    assert done.stderr.startswith(f"e-mail {email_id} could not be put right: ")
+    assert done.stderr.startswith(f"e-mail {email_id} could not be repaired: ")
 
 
 async def test_a_link_that_was_changed_is_a_difference(
@@ -140,7 +140,7 @@ async def test_what_cannot_be_found_out_is_1(
     none = await typed(settings, "reconcile", "show", "9")
 
     assert failed.returncode == 1
-    assert re.search("It is failed .*(it cannot be reached|no answer)", failed.stdout)
+    assert re.search("This run is failed .*(cannot be reached|no answer)", failed.stdout)
     assert (second.returncode, "is running" in second.stderr) == (1, True)
     assert (cancelled.returncode, "cancelled" in cancelled.stdout) == (0, True)
     assert (again.returncode, none.returncode) == (1, 1)
@@ -152,12 +152,12 @@ async def test_without_a_target_and_on_a_terminal_it_says_what_it_looked_at(
     code, screen = await terminal(settings, "reconcile")
 
     assert code == 0
-    assert "All that was looked at is as it is on record." in screen
+    assert "No differences found." in screen
     assert "none: SYNC_URL is not set" in screen
 
 
 async def test_verify_says_that_no_worker_is_there_and_workers_do_it(
-    settings: Settings, client: Client, zendesk: Zendesk
+    settings: Settings, client: Client, zendesk: Zendesk, database: asyncpg.Connection
 ) -> None:
     async with working(settings):
         receipt = await client.send(zendesk.payload(attachments=[zendesk.add_file("a.pdf", PDF)]))
@@ -166,13 +166,14 @@ async def test_verify_says_that_no_worker_is_there_and_workers_do_it(
     twice = await typed(settings, "storage", "verify")
     ended = await typed(settings, "reconcile", "cancel", "1")
     async with working(settings):
+        await eventually(lambda: database.fetchval("SELECT count(*) FROM workers WHERE stopped_at IS NULL"))
         done = await command(settings, "storage", "verify", "--wait", "--rate", "100")
 
-    assert (alone.returncode, alone.stderr) == (0, "No worker is there; it begins when one is.\n")
+    assert (alone.returncode, alone.stderr) == (0, "No worker is alive: start one with `holdfast worker`.\n")
     assert (twice.returncode, "under way" in twice.stderr) == (1, True)
     assert ended.returncode == 0
     assert (done.returncode, done.stderr) == (0, "")
-    assert done.stdout.splitlines()[0] == "All that was looked at is as it is on record."
+    assert done.stdout.splitlines()[0] == "No differences found."
     assert f"{len(PDF):,} bytes" in done.stdout
 
 
@@ -359,8 +360,8 @@ async def test_a_page_says_of_what_was_left_whether_it_was_looked_at_again(
     await database.execute("UPDATE reconciliation_findings SET closed_at = now()")
     after = await page()
 
-    assert "2 differences left as they are." in before
-    assert "2 differences left as they were; later runs have looked there again." in after
+    assert "2 differences not repaired." in before
+    assert "2 differences not repaired; later runs have checked them again." in after
     assert (await client.get(f"/api/v1/reconciliations/{number}"))["is_open"] is False
 
 

@@ -20,7 +20,7 @@ from yarl import URL
 from service.config.settings import Settings
 from service.errors import SettingsError, Transient
 from service.local.zendesk.stand_in import Zendesk
-from service.resources import Resources, judge
+from service.resources import Resources, check_usable
 from service.storage import objects as storage
 from service.storage.cloud import Cloud
 from service.storage.objects import open_storage
@@ -464,7 +464,7 @@ def test_an_address_at_which_the_client_breaks_down_opens_no_door_and_is_named_i
     monkeypatch.setenv(variable, value)
 
     with pytest.raises(SettingsError) as refused:
-        judge(settings.model_copy(update={"storage_url": url}))
+        check_usable(settings.model_copy(update={"storage_url": url}))
 
     assert str(refused.value).startswith(f"{variable}: ")
     assert says in str(refused.value)

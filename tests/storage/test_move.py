@@ -374,7 +374,7 @@ async def test_a_target_that_takes_nothing_ends_it_before_all_was_tried(
     assert done.code == 1
     assert 20 <= done.told["problems"]["storage_unavailable"] < 40
     assert "AccessDenied" in done.told["stopped"]
-    assert "Not all was tried: " in done.err
+    assert "The move stopped early: " in done.err
     assert len(await disk.objects()) == 200
     assert not [secret for secret in (SECRET, "Signature", "Traceback") if secret in done.out + done.err]
 
@@ -422,10 +422,10 @@ async def test_a_bucket_that_is_not_there_is_one_line(disk: Directory, bucket: B
     [
         ("file:///a/b", "file:///a/b", "the same storage"),
         ("file:///a/b", "file:///a/./c/../b/", "the same storage"),
-        ("file:///a/b", "file:///a/b/c", "one lies in the other"),
+        ("file:///a/b", "file:///a/b/c", "one contains the other"),
         ("s3://bucket/a", "s3a://bucket/a/", "the same storage"),
-        ("s3://bucket/a/b", "s3://bucket/a", "one lies in the other"),
-        ("s3://bucket", "s3://bucket/a", "one lies in the other"),
+        ("s3://bucket/a/b", "s3://bucket/a", "one contains the other"),
+        ("s3://bucket", "s3://bucket/a", "one contains the other"),
         ("/a", "file:///b", "must begin with file:///"),
         ("file://a", "file:///b", "must begin with file:///"),
         ("ftp://hunter2/a", "file:///b", "must begin with file:///"),
@@ -499,7 +499,7 @@ async def test_what_is_in_use_is_not_emptied(disk: Directory, there: InBucket) -
     done = await move(disk.url, there.url, "--delete", storage_url=there.url)
 
     assert refused.code == 2
-    assert "STORAGE_URL is FROM still" in refused.err
+    assert "STORAGE_URL is still FROM" in refused.err
     assert (done.code, await kept(disk)) == (0, {})
 
 

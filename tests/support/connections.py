@@ -59,11 +59,11 @@ async def is_up(client: Client) -> bool:
 
 
 async def is_down(client: Client) -> bool:
-    """Tell whether new connections are refused."""
+    """Tell whether new connections are refused, or reset because the socket was closed meanwhile."""
     try:
         async with connect(client):
             return False
-    except ConnectionRefusedError:
+    except (ConnectionRefusedError, ConnectionResetError):
         return True
 
 

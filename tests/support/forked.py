@@ -30,7 +30,7 @@ _context.set_forkserver_preload(
         "alembic.config",
         "arq.cli",
         "service.resources",
-        "service.checks.examine",
+        "service.checks.report",
         "service.web.app",
         "service.worker.settings",
         "rich.live",

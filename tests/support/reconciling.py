@@ -33,7 +33,7 @@ async def store_two_files(settings: Settings, zendesk: Zendesk) -> int:
 
 
 def downloads(zendesk: Zendesk) -> int:
-    return sum(file.downloads for file in zendesk.desk.files.values())
+    return sum(file.downloads for file in zendesk.state.files.values())
 
 
 async def until_done(settings: Settings, zendesk: Zendesk, email_id: int) -> dict[str, Any]:

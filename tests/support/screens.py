@@ -78,7 +78,7 @@ _HISTORY = """
     LEFT JOIN (VALUES ('The file is gone: 404', 'attachment_gone', 'p12.zdusercontent.com')) AS e (error, code, host)
         ON status = 'failed'
     LEFT JOIN (
-        VALUES ('mongodb: it refuses this document (121): look at the collection''s rules', 'document_refused')
+        VALUES ('mongodb: the document was refused (121): check the collection''s validation rules', 'document_refused')
     ) AS s (error, code) ON n % 410 = 9
     ORDER BY received
 """

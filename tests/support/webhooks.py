@@ -16,7 +16,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from service.config.settings import Settings
-from service.local.zendesk.sender import Answer, sign_headers
+from service.local.zendesk.sender import WebhookResponse, sign_headers
 from service.zendesk.signature import SIGNATURE, TIMESTAMP, sign
 from tests.conftest import ROOT, Client, Server, eventually
 
@@ -37,7 +37,7 @@ MERGED = "zen:event-type:ticket.merged"
 IGNORED = json.dumps(EVENT | {"type": MERGED}).encode()
 
 
-async def post(client: Client, body: bytes | dict[str, Any], **headers: str | None) -> Answer:
+async def post(client: Client, body: bytes | dict[str, Any], **headers: str | None) -> WebhookResponse:
     """Send a new invocation; a header of None is left out, and `_` stands for `-` in their names."""
     named = {name.replace("_", "-"): value for name, value in headers.items()}
     async with asyncio.timeout(NO_HANG):
@@ -49,17 +49,17 @@ def signed(body: bytes, *, secret: str = SECRET, timestamp: str | None = None) -
     return {TIMESTAMP: timestamp, SIGNATURE: sign(secret, timestamp, body)}
 
 
-async def post_again(client: Server, body: bytes | dict[str, Any]) -> Answer:
+async def post_again(client: Server, body: bytes | dict[str, Any]) -> WebhookResponse:
     """Send, and repeat what got a 503 as Zendesk does, only sooner."""
 
-    async def answered() -> Answer | None:
+    async def answered() -> WebhookResponse | None:
         answer = await post(client, body)
         return answer if answer.status != 503 else None
 
     return await eventually(answered)
 
 
-def problem(answer: Answer) -> dict[str, Any]:
+def problem(answer: WebhookResponse) -> dict[str, Any]:
     """Check that an error is one that a machine can read, and return it."""
     assert answer.headers["Content-Type"].startswith("application/problem+json")
     body: dict[str, Any] = answer.json()

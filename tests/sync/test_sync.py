@@ -14,8 +14,8 @@ from yarl import URL
 from service.config.settings import Settings
 from service.errors import Rejected, SettingsError
 from service.local.zendesk.stand_in import Fault, Zendesk
-from service.operate.sync_retry import resync
-from service.resources import Resources, judge, open_resources
+from service.operate.retry import retry
+from service.resources import Resources, check_usable, open_resources
 from service.sync.attempt import sync
 from service.targets.document import Document, digest, make_document, read_records
 from service.telemetry import logs
@@ -135,7 +135,7 @@ async def test_without_a_target_there_is_nothing_to_sync(
 
     assert email["sync_status"] == "not_applicable"
     with pytest.raises(Rejected) as refused:
-        await resync(res, receipt["email_id"], "tests")
+        await retry(res, receipt["email_id"], "tests", "sync")
     assert (refused.value.status, refused.value.code) == (409, "sync_off")
 
 
@@ -194,7 +194,7 @@ async def test_while_the_target_is_away_all_else_goes_on_and_afterwards_nothing_
     assert all(email["sync_status"] == "pending" for email in [*completed, *waiting])
     tried = [email for email in waiting if email["sync_error"]]
     assert {email["sync_error_code"] for email in tried} <= {"receiver_away", "receiver_slow"}
-    assert len(tried) < len(waiting), "the gate lets one try, and all others wait"
+    assert len(tried) < len(waiting), "the circuit breaker lets one e-mail probe, and all others wait"
     assert await documents.count_documents({}) == len(email_ids)
 
 
@@ -266,7 +266,7 @@ async def test_what_an_endpoint_answers_is_about_the_email_or_about_itself(
         email = await synced(client, email_id, ends)
 
     assert (refused["sync_error_code"], refused["processing_status"]) == (code, "completed")
-    assert refused["sync_error"].startswith("webhook: it answered")
+    assert refused["sync_error"].startswith("webhook: answered")
     assert endpoint.url not in refused["sync_error"]
     assert len(endpoint.messages) == (ends == "synced")
     assert email["sync_retry_count"] == (ends == "synced")
@@ -280,7 +280,7 @@ async def test_a_budget_that_is_used_up_ends_in_failed_and_a_person_may_try_agai
     async with serving(settings, zendesk) as client, working(settings):
         email_id = await send_file(client, file=False)
         failed = await synced(client, email_id, "failed")
-        await resync(client.res, email_id, "tests")
+        await retry(client.res, email_id, "tests", "sync")
         email = await synced(client, email_id)
 
     assert (failed["sync_retry_count"], failed["sync_error_code"]) == (2, "receiver_busy")
@@ -418,7 +418,7 @@ async def test_no_line_of_the_log_holds_anything_of_a_document(
 @pytest.mark.parametrize("name", ["a.b.", "a..b", "a.b$c"])
 def test_a_name_that_no_collection_can_have_is_a_wrong_setting(settings: Settings, name: str) -> None:
     with pytest.raises(SettingsError, match="SYNC_URL: cannot be used"):
-        judge(syncing(settings, f"mongodb://u:hunter2@127.0.0.1:1/{name}"))
+        check_usable(syncing(settings, f"mongodb://u:hunter2@127.0.0.1:1/{name}"))
 
 
 def test_secrets_of_the_sync_are_secret() -> None:

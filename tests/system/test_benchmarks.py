@@ -1,4 +1,4 @@
-"""The benchmarks run, notice what is not there, and compare what was measured together."""
+"""The benchmarks run, detect missing or wrong files, and compare measurements of the same round."""
 
 import asyncio
 import shutil
@@ -9,7 +9,7 @@ import pytest
 
 from benchmarks import results, stand_in
 from benchmarks.checks import check_files
-from benchmarks.ground import Broken
+from benchmarks.testbed import MeasurementError
 from benchmarks.webhooks import BODY_BYTES, write_webhooks
 from tests.conftest import ROOT
 
@@ -17,8 +17,8 @@ from tests.conftest import ROOT
 @pytest.mark.timeout(300)
 @pytest.mark.skipif(shutil.which("wrk") is None, reason="wrk is not installed")
 @pytest.mark.parametrize("part", ["intake", "work"])
-async def test_a_part_runs_from_one_end_to_the_other(part: str) -> None:
-    """Without the packages of the group `bench`, with those contenders that need none of it."""
+async def test_a_part_runs_completely(part: str) -> None:
+    """Without the packages of the group `bench`, it measures the other services."""
     benchmark = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "benchmarks", part, "--quick", "--rounds", "1"),
         cwd=ROOT,
@@ -30,7 +30,7 @@ async def test_a_part_runs_from_one_end_to_the_other(part: str) -> None:
     assert "| **Holdfast** |" in output.decode()
 
 
-def test_a_ratio_compares_the_turns_of_one_round() -> None:
+def test_a_ratio_compares_measurements_of_the_same_round() -> None:
     spread = results.ratio([10, 40, 90], [10, 20, 30])
 
     assert str(spread) == "2.00 (1.00..3.00)"
@@ -43,7 +43,7 @@ def test_an_aim_is_reached_by_the_median() -> None:
     assert not results.below(2, "ms", spread).reached
 
 
-def test_a_part_replaces_its_own_results_only(tmp_path: Path) -> None:
+def test_a_part_replaces_only_its_own_section(tmp_path: Path) -> None:
     path = tmp_path / "RESULTS.md"
     results.write(path, ["## One\n\nformer\n", "## Two\n\nkept\n"])
     results.write(path, ["## One\n\nnew\n"])
@@ -55,7 +55,7 @@ def test_a_part_replaces_its_own_results_only(tmp_path: Path) -> None:
     assert text.startswith("# Holdfast")
 
 
-def test_the_webhooks_are_all_different_and_of_one_size(tmp_path: Path) -> None:
+def test_webhooks_are_all_different_and_of_equal_size(tmp_path: Path) -> None:
     webhooks = write_webhooks(tmp_path / "webhooks", range(50), "http://127.0.0.1:9/file/{:04}/9".format)
     requests = webhooks.read(0, 50)
 
@@ -65,7 +65,7 @@ def test_the_webhooks_are_all_different_and_of_one_size(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("harm", ["missing", "short", "long", "other", "twice"])
-def test_a_file_that_is_not_what_was_served_is_noticed(tmp_path: Path, harm: str) -> None:
+def test_a_file_that_differs_from_the_served_one_is_detected(tmp_path: Path, harm: str) -> None:
     def write(name: str, number: int) -> None:
         (tmp_path / name).write_bytes(b"".join(stand_in.content(number, 5000)))
 
@@ -85,5 +85,5 @@ def test_a_file_that_is_not_what_was_served_is_noticed(tmp_path: Path, harm: str
         case "twice":
             write("2", 1)
 
-    with pytest.raises(Broken):
+    with pytest.raises(MeasurementError):
         check_files(tmp_path, "the contender", 3, 5000)

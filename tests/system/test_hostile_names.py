@@ -159,7 +159,7 @@ async def captured(client: Server, zendesk: Zendesk, source: str) -> dict[str, A
         file["filename"] = file["file_name"] = name
     if source == "comment":
         comment_id = zendesk.add_comment(77)
-        zendesk.desk.comments["77"][0]["attachments"] = payload["attachments"]
+        zendesk.state.comments["77"][0]["attachments"] = payload["attachments"]
         payload = {"ticket_id": 77, "comment_id": comment_id}
     receipt = await client.send(payload)
     return await client.until(receipt["email_id"], "completed", "failed")

@@ -178,7 +178,7 @@ def test_the_plan_says_it_all_and_changes_nothing(url: str) -> None:
     ):
         assert part in said
     assert unknown[0] == 2
-    assert "States are unknown: 'archived' (12), 'processed' (12)" in unknown[1]
+    assert "Unknown states: 'archived' (12), 'processed' (12)" in unknown[1]
     assert unasked[0] == 2
     assert "No terminal: add --yes" in unasked[1]
     assert wrong == [2, 2, 2]

@@ -1,4 +1,4 @@
-"""An e-mail as one document: what it is made of is of one moment."""
+"""The document of an e-mail is made of one snapshot."""
 
 from typing import Any
 
@@ -17,8 +17,8 @@ FILES = """INSERT INTO attachments
     VALUES ($1, $2, 'https://x.example/y', $3, 'failed', 'application/pdf', $4, 'attachment_gone', 'gone')"""
 
 
-class Between:
-    """A connection on which somebody has the job run again after each statement."""
+class RetryAfterEachStatement:
+    """A connection that retries the job after each statement."""
 
     def __init__(self, conn: AsyncConnection, other: AsyncConnection) -> None:
         self._conn = conn
@@ -26,18 +26,18 @@ class Between:
 
     async def execute(self, *arguments: Any) -> Any:
         result = await self._conn.execute(*arguments)
-        await retries.retry(self._other, 1, "tests")
+        await retries.retry(self._other, [1], "tests")
         return result
 
 
-async def test_a_retry_while_an_email_is_read_leaves_no_document_of_two_states(
+async def test_retry_during_the_read_does_not_mix_two_states(
     res: Resources, database: asyncpg.Connection
 ) -> None:
     await database.execute(EMAIL, "1")
     await database.execute(FILES, 1, 0, "invoice.pdf", 5)
     async with connect(res.engine) as conn, connect(res.engine) as other:
-        between: Any = Between(conn, other)
-        document = make_document((await read_records(between, [1]))[1], {})
+        retrying: Any = RetryAfterEachStatement(conn, other)
+        document = make_document((await read_records(retrying, [1]))[1], {})
 
     (file,) = document.content["attachments"]
     assert (document.content["status"], document.version, document.is_first) == ("failed", 1, True)
@@ -45,7 +45,7 @@ async def test_a_retry_while_an_email_is_read_leaves_no_document_of_two_states(
     assert await database.fetchval("SELECT processing_status FROM incoming_emails") == "queued"
 
 
-async def test_files_are_those_of_their_emails_in_order_and_as_they_are(
+async def test_each_record_has_its_own_files_in_order_and_unchanged(
     res: Resources, database: asyncpg.Connection
 ) -> None:
     name = 'Grüße\u2028"\\ 💥\x01.pdf'

@@ -1,4 +1,4 @@
-"""The collection of the sync, before anybody answers: what SYNC_URL asks for, and why there is no answer."""
+"""The MongoDB target before a server answers: options of SYNC_URL, and errors of the connection."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -9,7 +9,7 @@ import pytest
 
 from service.config.settings import Settings
 from service.errors import SettingsError, Transient
-from service.resources import judge, open_resources
+from service.resources import check_usable, open_resources
 from service.targets.target import collection_of
 from tests.support.targets import syncing
 
@@ -24,29 +24,29 @@ from tests.support.targets import syncing
         ("tls=true&tls=false", "tls"),
     ],
 )
-def test_an_option_that_the_driver_would_leave_out_is_a_wrong_setting(
+def test_option_that_the_driver_would_ignore_is_an_invalid_setting(
     settings: Settings, options: str, about: str
 ) -> None:
     with pytest.raises(SettingsError, match=rf"^SYNC_URL: .*\ban option after the \?.*{about}") as raised:
-        judge(syncing(settings, f"mongodb://u:hunter2@127.0.0.1:1/a.b?{options}"))
+        check_usable(syncing(settings, f"mongodb://u:hunter2@127.0.0.1:1/a.b?{options}"))
 
     assert "hunter2" not in str(raised.value)
 
 
 @pytest.mark.parametrize("content", [None, "no certificate"])
-def test_a_file_of_certificates_that_is_none_is_a_wrong_setting(
+def test_missing_or_invalid_certificate_file_is_an_invalid_setting(
     settings: Settings, tmp_path: Path, content: str | None
 ) -> None:
     if content:
         (tmp_path / "ca.pem").write_text(content)
 
     with pytest.raises(SettingsError, match=r"^SYNC_URL: the file of tlsCAFile"):
-        judge(syncing(settings, f"mongodb://127.0.0.1:1/a.b?tls=true&tlsCAFile={tmp_path}/ca.pem"))
+        check_usable(syncing(settings, f"mongodb://127.0.0.1:1/a.b?tls=true&tlsCAFile={tmp_path}/ca.pem"))
 
 
 @asynccontextmanager
-async def hanging_up() -> AsyncIterator[int]:
-    """Answer whoever connects with something else; tell the port."""
+async def plain_http_server() -> AsyncIterator[int]:
+    """Start a server that answers every connection with an HTTP error; yield its port."""
 
     async def answer(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         writer.write(b"HTTP/1.1 400 Bad Request\r\n\r\n")
@@ -60,15 +60,15 @@ async def hanging_up() -> AsyncIterator[int]:
     ("address", "code", "says"),
     [
         ("127.0.0.1:{}/a.b?tls=true", "tls_failed", "certificate"),
-        # Longer than a name may be: nobody else has to be asked.
-        (f"{'.'.join('abcd'[n] * 63 for n in range(4))}.example/a.b", "receiver_away", "name is unknown"),
+        # Longer than a host name may be, so no name server is asked.
+        (f"{'.'.join('abcd'[n] * 63 for n in range(4))}.example/a.b", "receiver_away", "unknown host name"),
         ("127.0.0.1:1/a.b", "receiver_away", "cannot be reached"),
     ],
 )
-async def test_why_a_collection_is_not_reached_is_said_in_words_of_ours(
+async def test_connection_error_is_told_in_our_own_words(
     settings: Settings, address: str, code: str, says: str
 ) -> None:
-    async with hanging_up() as port:
+    async with plain_http_server() as port:
         url = f"mongodb://u:hunter2@{address.format(port)}"
         async with open_resources(syncing(settings, url, sync_seconds=2)) as res:
             collection = collection_of(res.targets)

@@ -1,4 +1,4 @@
-"""The endpoint of the sync: what its answers mean, and with which secrets it can tell that a message is ours."""
+"""The webhook target: the meaning of its answers, and signatures during a rotation of the secret."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -16,14 +16,14 @@ OTHER = "whsec_b3RoZXItb3RoZXItb3RoZXItb3RoZXItb3RoZXItb3RoZXI="
 
 
 @pytest.fixture
-async def kept() -> AsyncIterator[Receiver]:
-    async with receiver() as kept:
-        yield kept
+async def endpoint_server() -> AsyncIterator[Receiver]:
+    async with receiver() as server:
+        yield server
 
 
 @asynccontextmanager
-async def posting(kept: Receiver, *secrets: str) -> AsyncIterator[Endpoint]:
-    endpoint = Endpoint(kept.url, secrets or (SECRET,), 30)
+async def posting(endpoint_server: Receiver, *secrets: str) -> AsyncIterator[Endpoint]:
+    endpoint = Endpoint(endpoint_server.url, secrets or (SECRET,), 30)
     try:
         yield endpoint
     finally:
@@ -39,10 +39,13 @@ async def write(endpoint: Endpoint, key: str = "key") -> HoldfastError | None:
     return None
 
 
-async def test_a_pause_until_a_time_is_passed_on(kept: Receiver) -> None:
+async def test_retry_after_header_with_a_date_becomes_a_pause(endpoint_server: Receiver) -> None:
     until = datetime.now(UTC) + timedelta(hours=1)
-    kept.statuses, kept.headers = [503], {"Retry-After": format_datetime(until, usegmt=True)}
-    async with posting(kept) as endpoint:
+    endpoint_server.statuses, endpoint_server.headers = (
+        [503],
+        {"Retry-After": format_datetime(until, usegmt=True)},
+    )
+    async with posting(endpoint_server) as endpoint:
         error = await write(endpoint)
 
     assert isinstance(error, Transient)
@@ -50,10 +53,10 @@ async def test_a_pause_until_a_time_is_passed_on(kept: Receiver) -> None:
     assert timedelta(minutes=50) < error.retry_after <= timedelta(hours=1)
 
 
-async def test_whoever_never_took_anything_does_not_refuse_an_email_for_good(kept: Receiver) -> None:
-    """Many answer 400 to a signature: with a wrong secret all that waits would fail at once."""
-    kept.statuses = [400] * 5
-    async with posting(kept) as endpoint:
+async def test_400_is_transient_until_the_receiver_accepted_a_document(endpoint_server: Receiver) -> None:
+    """Many receivers answer 400 to a bad signature: with a wrong secret all waiting e-mails would fail at once."""
+    endpoint_server.statuses = [400] * 5
+    async with posting(endpoint_server) as endpoint:
         errors = [await write(endpoint, f"key-{number}") for number in range(5)]
 
     assert [(type(error), getattr(error, "code", None)) for error in errors] == [
@@ -61,11 +64,13 @@ async def test_whoever_never_took_anything_does_not_refuse_an_email_for_good(kep
     ] * 5
 
 
-async def test_an_email_is_refused_for_good_where_others_are_taken(kept: Receiver) -> None:
-    async with posting(kept) as endpoint:
+async def test_400_is_permanent_after_the_receiver_accepted_another_document(
+    endpoint_server: Receiver,
+) -> None:
+    async with posting(endpoint_server) as endpoint:
         codes = []
         for status in (200, 400, 400, 200, 400):
-            kept.statuses = [] if status == 200 else [status]
+            endpoint_server.statuses = [] if status == 200 else [status]
             error = await write(endpoint)
             codes.append((type(error), error.code) if error else None)
 
@@ -79,17 +84,19 @@ async def test_an_email_is_refused_for_good_where_others_are_taken(kept: Receive
 
 
 @pytest.mark.parametrize("status", [413, 422])
-async def test_what_can_only_be_about_the_email_needs_no_other(kept: Receiver, status: int) -> None:
-    kept.statuses = [status]
-    async with posting(kept) as endpoint:
+async def test_413_and_422_are_permanent_at_once(endpoint_server: Receiver, status: int) -> None:
+    endpoint_server.statuses = [status]
+    async with posting(endpoint_server) as endpoint:
         assert isinstance(await write(endpoint), Permanent)
 
 
 @pytest.mark.parametrize("has", [SECRET, OTHER])
-async def test_during_a_rotation_a_receiver_with_either_secret_verifies(kept: Receiver, has: str) -> None:
-    kept.secret = has
-    async with posting(kept, SECRET, OTHER) as endpoint:
+async def test_receiver_verifies_with_either_secret_during_a_rotation(
+    endpoint_server: Receiver, has: str
+) -> None:
+    endpoint_server.secret = has
+    async with posting(endpoint_server, SECRET, OTHER) as endpoint:
         error = await write(endpoint)
 
     assert error is None
-    assert len(kept.messages) == 1
+    assert len(endpoint_server.messages) == 1

@@ -161,7 +161,7 @@ async def test_a_sentry_that_hangs_holds_up_nothing(sentry: Sentry, settings: Se
     async with asyncio.timeout(60), reporting(sentry, settings):
         began = asyncio.get_running_loop().time()
         for number in range(3):
-            structlog.get_logger().error("request_broke", exc_info=LookupError(number))
+            structlog.get_logger().error("request_failed", exc_info=LookupError(number))
     took = asyncio.get_running_loop().time() - began
 
     assert took < 20
@@ -169,6 +169,6 @@ async def test_a_sentry_that_hangs_holds_up_nothing(sentry: Sentry, settings: Se
 
 async def test_without_a_dsn_nothing_is_told(sentry: Sentry, settings: Settings) -> None:
     async with open_resources(settings):
-        structlog.get_logger().error("request_broke", exc_info=LookupError())
+        structlog.get_logger().error("request_failed", exc_info=LookupError())
 
     assert not sentry.events

@@ -11,7 +11,7 @@ from opentelemetry.proto.trace.v1.trace_pb2 import Span, Status
 from service.config.settings import Settings
 from service.errors import SettingsError
 from service.local.zendesk.stand_in import Fault, Zendesk
-from service.resources import Resources, judge, open_resources
+from service.resources import Resources, check_usable, open_resources
 from service.zendesk.signature import INVOCATION_ID
 from tests.conftest import ROOT, serving, working
 from tests.support.files import PDF
@@ -186,7 +186,7 @@ def test_a_missing_extra_is_named_in_one_line(
     monkeypatch.setitem(sys.modules, f"{module}.sdk", None)
 
     with pytest.raises(SettingsError, match=rf"^{setting.upper()}: .*pip install 'holdfast\[{extra}\]'"):
-        judge(settings.model_copy(update={setting: value}))
+        check_usable(settings.model_copy(update={setting: value}))
 
 
 async def test_nothing_is_sent_where_no_collector_is_named(settings: Settings) -> None:

@@ -1,4 +1,4 @@
-"""The API over HTTP: who may ask, what it answers, and that no file does anything in a browser."""
+"""The API over HTTP: its tokens, its answers, and the safety of files in a browser."""
 
 import asyncio
 import json
@@ -34,7 +34,7 @@ ENDPOINTS = [
 ]
 
 
-# ── who may ask
+# ── tokens
 
 
 @pytest.mark.parametrize(
@@ -52,7 +52,7 @@ ENDPOINTS = [
         "Bearer \u00e9\u20ac hunter2",
     ],
 )
-async def test_without_the_token_nothing_is_told(client: Client, authorization: str | None) -> None:
+async def test_without_token_every_path_gets_401(client: Client, authorization: str | None) -> None:
     headers = {} if authorization is None else {"Authorization": authorization}
     asked = [*ENDPOINTS, ("GET", "/api"), ("GET", "/api/v1/nothing"), ("GET", "/%61pi/v1/stats")]
     told = await asyncio.gather(*(ask(client, method, path, headers) for method, path in asked))
@@ -65,7 +65,7 @@ async def test_without_the_token_nothing_is_told(client: Client, authorization: 
         assert "hunter2" not in f"{response.headers} {body!r}"
 
 
-async def test_bytes_that_are_no_text_are_no_token(client: Client) -> None:
+async def test_token_of_invalid_utf8_gets_401(client: Client) -> None:
     reader, writer = await asyncio.open_connection(
         client.url.split(":")[1][2:], int(client.url.split(":")[2])
     )
@@ -75,7 +75,7 @@ async def test_bytes_that_are_no_text_are_no_token(client: Client) -> None:
     writer.close()
 
 
-async def test_the_name_of_the_scheme_may_be_written_in_any_case(client: Client) -> None:
+async def test_authorization_scheme_is_case_insensitive(client: Client) -> None:
     for scheme in ("Bearer", "bearer", "BEARER"):
         response, _ = await ask(client, "GET", EMAILS, {"Authorization": f"{scheme} {API_TOKEN}"})
 
@@ -83,7 +83,7 @@ async def test_the_name_of_the_scheme_may_be_written_in_any_case(client: Client)
 
 
 @pytest.mark.parametrize("token", [None, SecretStr("")])
-async def test_where_no_token_is_set_the_api_is_closed(
+async def test_without_token_set_the_api_is_closed(
     settings: Settings, zendesk: Zendesk, token: SecretStr | None
 ) -> None:
     async with serving(settings.model_copy(update={"api_token": token}), zendesk) as client:
@@ -97,9 +97,7 @@ async def test_where_no_token_is_set_the_api_is_closed(
 # ── the list
 
 
-async def test_the_list_can_be_narrowed_by_status_and_ticket(
-    client: Client, database: asyncpg.Connection
-) -> None:
+async def test_list_is_filtered_by_status_and_ticket(client: Client, database: asyncpg.Connection) -> None:
     for status in ("received", "queued", "processing", "completed", "failed"):
         for ticket in ("1", "12345678901234567890123456"):
             await add(database, zendesk_ticket_id=ticket, processing_status=status)
@@ -116,7 +114,7 @@ async def test_the_list_can_be_narrowed_by_status_and_ticket(
 
 
 @pytest.mark.parametrize("narrowed", ["", "&status=received", "&ticket=4711", "&status=received&ticket=4711"])
-async def test_pages_neither_repeat_nor_skip_while_emails_come_in(
+async def test_pages_neither_repeat_nor_skip_while_emails_arrive(
     client: Client, database: asyncpg.Connection, narrowed: str
 ) -> None:
     async with database.transaction():  # all at the same time
@@ -137,9 +135,7 @@ async def test_pages_neither_repeat_nor_skip_while_emails_come_in(
     assert pages == [[9, 8], [7, 6], [5, 4], [3, 2], [1]]
 
 
-async def test_a_page_has_50_emails_unless_it_is_told_otherwise(
-    client: Client, database: asyncpg.Connection
-) -> None:
+async def test_page_has_50_emails_by_default(client: Client, database: asyncpg.Connection) -> None:
     await database.execute(
         "INSERT INTO incoming_emails (zendesk_ticket_id) SELECT n FROM generate_series(1, 201) n"
     )
@@ -171,7 +167,7 @@ async def test_a_page_has_50_emails_unless_it_is_told_otherwise(
         ("cursor=OTk5OS0xMi0zMVQyMzo1OTowMC0yMzo1OSAx&status=failed", "bad_cursor"),  # after 9999
     ],
 )
-async def test_a_parameter_that_is_wrong_is_said_to_be(client: Client, query: str, code: str) -> None:
+async def test_wrong_parameter_is_named_in_the_error(client: Client, query: str, code: str) -> None:
     problem = await refused(client, "GET", f"{EMAILS}?{query}", 400)
 
     assert problem["code"] == code
@@ -179,7 +175,7 @@ async def test_a_parameter_that_is_wrong_is_said_to_be(client: Client, query: st
         assert problem["detail"].startswith(query.partition("=")[0])
 
 
-async def test_any_bytes_may_be_asked_for(client: Client) -> None:
+async def test_query_with_any_bytes_is_answered(client: Client) -> None:
     for ticket in ("%FF%FE", "%ED%A0%80", "%F0%9F%93%A7", "a" * 5000, "%0D%0A"):
         response, _ = await ask(client, "GET", f"{EMAILS}?ticket={ticket}")
 
@@ -192,7 +188,7 @@ async def test_any_bytes_may_be_asked_for(client: Client) -> None:
 @pytest.mark.parametrize(
     "path", ["/nothing", "/api/v2/emails", f"{EMAILS}/", f"{EMAILS}/1/attachments", "/.env"]
 )
-async def test_what_is_not_there_is_a_problem_of_its_own(client: Client, path: str) -> None:
+async def test_missing_objects_get_404_with_a_code(client: Client, path: str) -> None:
     assert (await refused(client, "GET", path, 404))["code"] == "not_found"
 
 
@@ -200,14 +196,14 @@ async def test_what_is_not_there_is_a_problem_of_its_own(client: Client, path: s
     "number",
     ["1", "0", "-1", "9" * 18, "9" * 19, "9" * 5000, "1.5", "1e3", "abc", "%D9%A1", "%00", "1%20", "None"],
 )
-async def test_a_number_that_no_email_has_is_not_found(client: Client, number: str) -> None:
+async def test_number_that_no_email_can_have_gets_404(client: Client, number: str) -> None:
     await refused(client, "GET", f"{EMAILS}/{number}", 404)
     await refused(client, "GET", f"{EMAILS}/{number}/attachments/0/content", 404)
     await refused(client, "GET", f"{EMAILS}/1/attachments/{number}/content", 404)
     await refused(client, "POST", f"{EMAILS}/{number}/retry", 404)
 
 
-async def test_an_email_is_shown_with_all_columns_files_and_attempts(
+async def test_email_is_shown_with_all_columns_files_and_attempts(
     client: Client, database: asyncpg.Connection
 ) -> None:
     email_id = await add(
@@ -262,9 +258,7 @@ async def test_an_email_is_shown_with_all_columns_files_and_attempts(
     assert email == {**listed, "attempts": email["attempts"], "actions": []}
 
 
-async def test_durations_are_unknown_until_they_are_over(
-    client: Client, database: asyncpg.Connection
-) -> None:
+async def test_durations_are_null_until_the_end(client: Client, database: asyncpg.Connection) -> None:
     waiting = await client.email(await add(database))
     running = await client.email(
         await add(database, processing_status="processing", received_at=NOON, started_at=NOON)
@@ -274,7 +268,7 @@ async def test_durations_are_unknown_until_they_are_over(
     assert (running["queue_seconds"], running["processing_seconds"]) == (0, None)
 
 
-async def test_whatever_zendesk_sent_comes_out_as_json(client: Client, database: asyncpg.Connection) -> None:
+async def test_any_stored_webhook_is_shown_as_json(client: Client, database: asyncpg.Connection) -> None:
     sent = r'[{"url": "\ud800\u0000\u202e", "id": 12345678901234567890123456, "é": "\"<b>"}]'
     email_id = await add(database, attachment_urls=sent, subject="\x1b[31m<script>\u202e\U0001f4e7")
 
@@ -287,7 +281,7 @@ async def test_whatever_zendesk_sent_comes_out_as_json(client: Client, database:
         assert email["subject"] == "\x1b[31m<script>\u202e\U0001f4e7"
 
 
-async def test_a_webhook_as_strange_as_can_be_accepted_is_shown(client: Client, zendesk: Zendesk) -> None:
+async def test_strangest_accepted_webhook_is_shown(client: Client, zendesk: Zendesk) -> None:
     deep: Any = "deep"
     for _ in range(90):
         deep = [deep]
@@ -303,18 +297,18 @@ async def test_a_webhook_as_strange_as_can_be_accepted_is_shown(client: Client, 
     assert email["attachment_urls"] == [url]
 
 
-# ── running it again
+# ── retry
 
 
-async def test_a_failed_email_is_run_again_with_a_fresh_budget_and_its_history(
+async def test_retry_of_a_failed_email_keeps_history_and_resets_retries(
     client: Client, worker: Worker, database: asyncpg.Connection, zendesk: Zendesk, settings: Settings
 ) -> None:
     url = zendesk.add_file("later.txt", b"later")
-    file = zendesk.desk.files.pop(token := url.split("/")[5])
+    file = zendesk.state.files.pop(token := url.split("/")[5])
     payload = {**zendesk.payload(), "attachments": [{"url": url, "filename": "later.txt"}]}
     receipt = await client.send(payload)
     failed = await client.until(receipt["email_id"], "failed")
-    zendesk.desk.files[token] = file
+    zendesk.state.files[token] = file
 
     answer = await client.post(f"{EMAILS}/{failed['id']}/retry")
     email = await client.until(failed["id"], "completed", "failed")
@@ -329,7 +323,7 @@ async def test_a_failed_email_is_run_again_with_a_fresh_budget_and_its_history(
 
 
 @pytest.mark.parametrize("status", ["received", "queued", "processing"])
-async def test_an_email_that_is_not_finished_is_not_run_again(
+async def test_retry_of_an_unfinished_email_is_refused(
     client: Client, database: asyncpg.Connection, status: str
 ) -> None:
     email_id = await add(database, processing_status=status)
@@ -340,17 +334,17 @@ async def test_an_email_that_is_not_finished_is_not_run_again(
     assert (await client.email(email_id))["processing_status"] == status
 
 
-async def test_a_method_that_is_not_offered_is_told_with_those_that_are(client: Client) -> None:
+async def test_wrong_method_gets_405_with_allowed_methods(client: Client) -> None:
     response, body = await ask(client, "GET", f"{EMAILS}/1/retry")
 
     assert (response.status, response.headers["Allow"]) == (405, "POST")
     assert json.loads(body)["code"] == "method_not_allowed"
 
 
-# ── all of it at once
+# ── statistics
 
 
-async def test_stats_count_by_status_and_tell_the_age_of_the_oldest(
+async def test_stats_count_by_status_and_show_the_age_of_the_oldest(
     client: Client, database: asyncpg.Connection
 ) -> None:
     empty = await client.get("/api/v1/stats")
@@ -378,7 +372,7 @@ async def test_stats_count_by_status_and_tell_the_age_of_the_oldest(
     assert 3600 <= stats["oldest_not_begun_seconds"] < 3700
 
 
-async def test_a_count_says_when_it_is_not_complete(client: Client, database: asyncpg.Connection) -> None:
+async def test_capped_count_is_marked(client: Client, database: asyncpg.Connection) -> None:
     await database.execute(
         "INSERT INTO incoming_emails (zendesk_ticket_id, processing_status)"
         " SELECT n, 'completed' FROM generate_series(1, 10001) n"
@@ -389,7 +383,7 @@ async def test_a_count_says_when_it_is_not_complete(client: Client, database: as
     assert (stats["by_status"]["completed"], stats["capped"]) == (10_000, ["completed"])
 
 
-async def test_metrics_are_prometheus_text_with_a_help_for_each(
+async def test_metrics_are_prometheus_text_with_help(
     client: Client, database: asyncpg.Connection, zendesk: Zendesk
 ) -> None:
     await client.send(zendesk.payload())
@@ -406,10 +400,10 @@ async def test_metrics_are_prometheus_text_with_a_help_for_each(
     assert sum(counts.values()) == 1
 
 
-# ── when something is away
+# ── dependencies that are down
 
 
-async def test_ready_is_who_has_all_three(client: Client) -> None:
+async def test_readyz_is_200_with_all_three_dependencies(client: Client) -> None:
     ready = await client.get("/readyz")
 
     assert ready["status"] == "ready"
@@ -428,7 +422,7 @@ async def test_ready_is_who_has_all_three(client: Client) -> None:
         ("storage", {"storage_url": "file:///proc/hunter2"}),
     ],
 )
-async def test_who_is_not_ready_says_what_is_away(
+async def test_readyz_is_503_and_names_the_missing_dependency(
     settings: Settings, zendesk: Zendesk, away: str, changes: dict[str, Any]
 ) -> None:
     async with serving(settings.model_copy(update=changes), zendesk) as client:
@@ -444,7 +438,7 @@ async def test_who_is_not_ready_says_what_is_away(
 
 
 async def swallow(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    """Take whatever comes, and never answer."""
+    """Read everything, and never answer."""
     with suppress(ConnectionError):
         while await reader.read(1000):
             pass
@@ -452,9 +446,7 @@ async def swallow(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) ->
 
 
 @pytest.mark.parametrize("kind", ["refuses", "hangs"])
-async def test_without_postgres_the_api_asks_to_come_again(
-    settings: Settings, zendesk: Zendesk, kind: str
-) -> None:
+async def test_without_postgres_the_api_answers_503(settings: Settings, zendesk: Zendesk, kind: str) -> None:
     async with await asyncio.start_server(swallow, "127.0.0.1", 0) as server:
         port = server.sockets[0].getsockname()[1] if kind == "hangs" else 1
         away = {

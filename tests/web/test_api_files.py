@@ -21,7 +21,7 @@ from tests.support.api import AUTHORIZED, EMAILS, ask, refused
 from tests.support.files import add_file, object_path
 from tests.support.rows import add
 
-# ── the bytes of a file
+# ── files
 
 
 @pytest.mark.parametrize(
@@ -45,7 +45,7 @@ from tests.support.rows import add
         (None, "attachment-0"),
     ],
 )
-async def test_a_file_is_saved_under_a_safe_name_whatever_it_is_called(
+async def test_file_is_saved_under_a_safe_name(
     client: Client, database: asyncpg.Connection, res: Resources, name: str | None, saved: str
 ) -> None:
     path = await add_file(database, res, b"content", name)
@@ -76,7 +76,7 @@ async def test_a_file_is_saved_under_a_safe_name_whatever_it_is_called(
         ("large.bin", bytes(range(256)) * 20_000),
     ],
 )
-async def test_a_browser_saves_a_file_and_runs_nothing_of_it(
+async def test_headers_of_files_forbid_a_browser_to_run_them(
     client: Client, database: asyncpg.Connection, res: Resources, name: str, content: bytes
 ) -> None:
     path = await add_file(database, res, content, name)
@@ -93,7 +93,7 @@ async def test_a_browser_saves_a_file_and_runs_nothing_of_it(
 
 
 @pytest.mark.parametrize("path", ["/api/v1/emails", "/api/v1/emails/1", "/api/v1/emails/1/request"])
-async def test_what_is_of_customers_stays_in_no_cache(client: Client, zendesk: Zendesk, path: str) -> None:
+async def test_answers_with_customer_data_are_not_cached(client: Client, zendesk: Zendesk, path: str) -> None:
     await client.send(zendesk.payload())
 
     response, _ = await ask(client, "GET", path)
@@ -103,7 +103,7 @@ async def test_what_is_of_customers_stays_in_no_cache(client: Client, zendesk: Z
     assert response.headers["X-Content-Type-Options"] == "nosniff"
 
 
-async def test_head_answers_as_get_does_and_sends_no_byte(
+async def test_head_has_the_headers_of_get_and_no_body(
     client: Client, database: asyncpg.Connection, res: Resources
 ) -> None:
     path = await add_file(database, res, b"content" * 1000)
@@ -125,7 +125,7 @@ async def test_head_answers_as_get_does_and_sends_no_byte(
 
 
 @pytest.mark.parametrize("status", ["pending", "failed"])
-async def test_a_file_that_is_not_stored_has_no_bytes_yet(
+async def test_file_that_is_not_stored_gets_409(
     client: Client, database: asyncpg.Connection, status: str
 ) -> None:
     email_id = await add(database)
@@ -137,7 +137,7 @@ async def test_a_file_that_is_not_stored_has_no_bytes_yet(
     await refused(client, "GET", f"{EMAILS}/{email_id}/attachments/1/content", 404)
 
 
-async def test_an_object_that_is_gone_or_damaged_is_a_problem_and_not_half_a_file(
+async def test_missing_or_damaged_object_is_an_error_not_a_partial_file(
     client: Client, database: asyncpg.Connection, res: Resources, settings: Settings
 ) -> None:
     path = await add_file(database, res, b"content")
@@ -154,7 +154,7 @@ async def test_an_object_that_is_gone_or_damaged_is_a_problem_and_not_half_a_fil
 async def add_large_file(
     database: asyncpg.Connection, res: Resources, settings: Settings
 ) -> tuple[str, Path]:
-    """Store a file larger than what lies between the disk and a client."""
+    """Store a file larger than all buffers between the disk and a client."""
     size = 64 * 1024**2
     path = await add_file(database, res, b"content")
     place = await object_path(database, settings)
@@ -163,10 +163,10 @@ async def add_large_file(
     return path, place
 
 
-async def test_a_file_that_breaks_on_the_way_breaks_the_connection(
+async def test_storage_error_during_a_download_cuts_the_connection(
     client: Client, database: asyncpg.Connection, res: Resources, settings: Settings
 ) -> None:
-    """No second answer may end up among the bytes of the first."""
+    """No second answer may end up within the first."""
     path, place = await add_large_file(database, res, settings)
     received = bytearray()
 
@@ -185,11 +185,11 @@ async def test_a_file_that_breaks_on_the_way_breaks_the_connection(
     assert [line["event"] for line in logs] == ["content_cut_short"]
 
 
-async def test_a_client_that_hangs_up_is_no_error(
+async def test_disconnected_client_is_no_error(
     client: Client, database: asyncpg.Connection, res: Resources, settings: Settings
 ) -> None:
     path, _ = await add_large_file(database, res, settings)
-    runner = web.AppRunner(create_app(settings))  # which, as in production, lets handlers finish
+    runner = web.AppRunner(create_app(settings))  # as in production, it lets handlers finish
     await runner.setup()
     await web.TCPSite(runner, "127.0.0.1", 0).start()
 

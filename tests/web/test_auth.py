@@ -1,4 +1,4 @@
-"""Who may do what over HTTP: operators, readers, nobody; in a header, by Basic, in a browser."""
+"""Authentication of operators and readers: by header, by Basic, by session in a browser."""
 
 import asyncio
 import base64
@@ -45,11 +45,11 @@ async def client(settings: Settings, zendesk: Zendesk, res: Resources) -> AsyncI
         yield client
 
 
-# ── roles and ways
+# ── roles
 
 
 @pytest.mark.parametrize("way", ["bearer", "basic", "session"])
-async def test_an_operator_may_look_and_act(client: Server, database: asyncpg.Connection, way: str) -> None:
+async def test_operator_may_read_and_act(client: Server, database: asyncpg.Connection, way: str) -> None:
     await add(database, processing_status="failed")
     headers = await headers_of(client, way, API_TOKEN)
 
@@ -60,9 +60,7 @@ async def test_an_operator_may_look_and_act(client: Server, database: asyncpg.Co
 
 
 @pytest.mark.parametrize("way", ["bearer", "basic", "session"])
-async def test_a_reader_may_look_and_changes_nothing(
-    client: Server, database: asyncpg.Connection, way: str
-) -> None:
+async def test_reader_may_read_but_not_act(client: Server, database: asyncpg.Connection, way: str) -> None:
     await add(database, processing_status="failed")
     headers = await headers_of(client, way, READ_TOKEN)
 
@@ -89,7 +87,9 @@ async def test_a_reader_may_look_and_changes_nothing(
         {"Cookie": f"{sessions.COOKIE}=\u00e9.\ud7ff.x"},
     ],
 )
-async def test_whoever_shows_no_token_is_told_how_to(client: Server, headers: dict[str, str]) -> None:
+async def test_request_without_token_gets_401_with_instructions(
+    client: Server, headers: dict[str, str]
+) -> None:
     for path in (EMAILS, "/api/v1/nothing"):
         response = await ask(client, "GET", path, headers=headers)
 
@@ -97,13 +97,13 @@ async def test_whoever_shows_no_token_is_told_how_to(client: Server, headers: di
         assert response.headers["WWW-Authenticate"] == "Bearer"
 
 
-async def test_what_is_open_needs_no_token(client: Server) -> None:
+async def test_open_paths_need_no_token(client: Server) -> None:
     for path in OPEN:
         for method in ("GET", "HEAD"):
             assert (await ask(client, method, path)).status == 200, path
 
 
-async def test_a_name_is_kept_for_the_record(
+async def test_name_of_the_operator_is_saved_with_the_action(
     client: Server, database: asyncpg.Connection, res: Resources
 ) -> None:
     long = "\x1b[31m\u202eada" + "x" * 200
@@ -127,7 +127,7 @@ async def test_a_name_is_kept_for_the_record(
     assert [row["actor"] for row in actors] == [actor for _, actor in ways]
 
 
-async def test_guesses_leave_no_token_and_few_lines_in_the_log(client: Server) -> None:
+async def test_wrong_tokens_are_not_logged_and_cause_few_log_lines(client: Server) -> None:
     with structlog.testing.capture_logs() as logs:
         for headers in (bearer("hunter2"), basic("hunter2"), bearer("hunter2")):
             await ask(client, "GET", EMAILS, headers=headers)
@@ -140,7 +140,7 @@ async def test_guesses_leave_no_token_and_few_lines_in_the_log(client: Server) -
 # ── closed
 
 
-async def test_without_any_token_a_page_says_what_to_set(settings: Settings, zendesk: Zendesk) -> None:
+async def test_without_any_token_set_the_page_names_the_setting(settings: Settings, zendesk: Zendesk) -> None:
     async with serving(settings.model_copy(update={"api_token": None}), zendesk) as client:
         for path in ("/sign-in", "/sign-in?next=/docs"):
             response = await ask(client, "GET", path, headers=BROWSER)
@@ -157,7 +157,7 @@ async def test_without_any_token_a_page_says_what_to_set(settings: Settings, zen
             assert (await ask(client, "GET", path)).status == 200
 
 
-async def test_the_token_to_read_alone_opens_it_to_readers(settings: Settings, zendesk: Zendesk) -> None:
+async def test_with_only_the_read_token_set_readers_get_in(settings: Settings, zendesk: Zendesk) -> None:
     only = settings.model_copy(update={"api_token": None, "api_read_token": SecretStr(READ_TOKEN)})
     async with serving(only, zendesk) as client:
         assert (await ask(client, "GET", EMAILS, headers=bearer(READ_TOKEN))).status == 200
@@ -168,7 +168,7 @@ async def test_the_token_to_read_alone_opens_it_to_readers(settings: Settings, z
 # ── guesses
 
 
-async def test_few_guesses_wait_at_once(client: Server) -> None:
+async def test_only_few_wrong_tokens_are_delayed_at_once(client: Server) -> None:
     refusals = client._runner.app[REFUSALS]
     guesses = [asyncio.create_task(ask(client, "GET", EMAILS, headers=bearer("hunter2"))) for _ in range(40)]
     most = 0
@@ -181,7 +181,7 @@ async def test_few_guesses_wait_at_once(client: Server) -> None:
     assert refusals.waiting == 0
 
 
-async def test_while_many_guess_a_right_token_works_and_a_wrong_one_is_refused_at_once(
+async def test_during_many_guesses_right_tokens_work_and_wrong_ones_get_429_at_once(
     client: Server,
 ) -> None:
     client._runner.app[REFUSALS].waiting = MOST_REFUSALS
@@ -198,10 +198,10 @@ async def test_while_many_guess_a_right_token_works_and_a_wrong_one_is_refused_a
     assert client._runner.app[REFUSALS].waiting == MOST_REFUSALS
 
 
-# ── what readers do not see
+# ── restrictions of readers
 
 
-async def test_readers_see_no_signature_and_no_header_that_is_not_known_to_be_harmless(
+async def test_readers_see_no_signature_and_only_harmless_headers(
     client: Server, database: asyncpg.Connection
 ) -> None:
     headers = [
@@ -232,7 +232,7 @@ async def test_readers_see_no_signature_and_no_header_that_is_not_known_to_be_ha
         assert "[hidden]" in reads
 
 
-# ── what every answer says
+# ── headers
 
 
 @pytest.mark.parametrize("path", ["/healthz", "/docs", "/nothing", EMAILS, "/static/base.css"])
@@ -245,7 +245,7 @@ async def test_readers_see_no_signature_and_no_header_that_is_not_known_to_be_ha
         (None, "", False),
     ],
 )
-async def test_browsers_are_told_to_use_https_where_it_is_there(
+async def test_browsers_are_told_to_use_https_where_available(
     settings: Settings, zendesk: Zendesk, path: str, public_url: str | None, proto: str, *, is_told: bool
 ) -> None:
     async with serving(settings.model_copy(update={"public_url": public_url}), zendesk) as client:
@@ -257,7 +257,7 @@ async def test_browsers_are_told_to_use_https_where_it_is_there(
     assert bool(cookie(signed_in)["secure"]) is bool(public_url and public_url.startswith("https:"))
 
 
-async def test_signing_out_takes_the_cookie_away(client: Server) -> None:
+async def test_sign_out_deletes_the_cookie(client: Server) -> None:
     headers = await session(client, READ_TOKEN) | {"Sec-Fetch-Site": "same-origin"}
 
     response = await ask(client, "POST", "/sign-out", headers=headers)
@@ -266,22 +266,22 @@ async def test_signing_out_takes_the_cookie_away(client: Server) -> None:
     assert (cookie(response).value, cookie(response)["max-age"]) == ("", "0")
 
 
-# ── the page
+# ── the sign-in page
 
 
-async def test_a_wrong_token_is_told_on_the_page_and_shown_nowhere(client: Server) -> None:
+async def test_wrong_token_gives_an_error_on_the_page_and_is_not_shown(client: Server) -> None:
     response = await sign_in(client, "hunter2", name='<b>"ada', next="/docs")
 
     text = await response.text()
     assert response.status == 403
-    assert "This is not one of the tokens." in text
+    assert "Token not recognised." in text
     assert 'value="&lt;b&gt;&#34;ada"' in text
     assert 'value="/docs"' in text
     assert "hunter2" not in text
     assert "Set-Cookie" not in response.headers
 
 
-async def test_pages_run_no_script_and_stay_in_no_cache_and_no_frame(client: Server) -> None:
+async def test_open_pages_forbid_scripts_caches_and_frames(client: Server) -> None:
     for path in ("/sign-in", "/docs"):
         response = await ask(client, "GET", path, headers=BROWSER)
 
@@ -318,7 +318,7 @@ PLACES = [
 ]
 
 
-async def test_signing_in_leads_to_a_page_of_ours(client: Server) -> None:
+async def test_sign_in_redirects_only_within_the_service(client: Server) -> None:
     for place, leads_to in PLACES:
         response = await sign_in(client, API_TOKEN, next=place)
 
@@ -329,7 +329,7 @@ async def test_signing_in_leads_to_a_page_of_ours(client: Server) -> None:
     "body",
     [b"token=%FF", b"token=\xff", b"&".join([b"a=b"] * 101), b"name=" + b"x" * 70_000],
 )
-async def test_what_is_no_form_of_ours_is_refused(client: Server, body: bytes) -> None:
+async def test_body_that_is_no_sign_in_form_is_refused(client: Server, body: bytes) -> None:
     headers = {"Content-Type": "application/x-www-form-urlencoded", "Sec-Fetch-Site": "same-origin"}
 
     response = await ask(client, "POST", "/sign-in", data=body, headers=headers)
@@ -342,9 +342,7 @@ async def page(request: web.Request) -> web.Response:
     return web.Response(text=request[IDENTITY].actor)
 
 
-async def test_a_browser_is_led_to_the_sign_in_and_from_there_back(
-    settings: Settings, zendesk: Zendesk
-) -> None:
+async def test_browser_is_redirected_to_sign_in_and_back(settings: Settings, zendesk: Zendesk) -> None:
     async with serving(settings, zendesk, [web.get("/page", page)]) as client:
         wanted = "/page?a=1&b=%26"
         led = await ask(client, "GET", wanted, headers=BROWSER)

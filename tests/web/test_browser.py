@@ -1,4 +1,4 @@
-"""The dashboard in a real Chromium: what an operator does with it, and what a hostile e-mail cannot do there."""
+"""The dashboard in a real Chromium: the work of an operator, and hostile e-mails without effect."""
 
 import re
 from collections.abc import AsyncIterator, Iterator
@@ -34,14 +34,14 @@ def settings(settings: Settings) -> Settings:
 
 @pytest.fixture(scope="module")
 def chromium_address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """Start it once for all: that takes longer than most of what is done with it."""
+    """Start Chromium once for all tests: the start takes longer than most of them."""
     with running_chromium(tmp_path_factory.mktemp("chromium")) as address:
         yield address
 
 
 @pytest.fixture
 async def browser(chromium_address: str, non_blocking: BlockBuster) -> AsyncIterator[Browser]:
-    # Playwright's own part in this process looks at files now and then.
+    # Playwright itself reads files in this process.
     non_blocking.deactivate()
     expect.set_options(timeout=PATIENCE)
     async with async_playwright() as play:
@@ -50,7 +50,7 @@ async def browser(chromium_address: str, non_blocking: BlockBuster) -> AsyncIter
 
 @pytest.fixture
 async def page(browser: Browser, client: Server) -> AsyncIterator[Page]:
-    """A page on which nothing may go wrong: no error on its console, no script that breaks, no foreign host."""
+    """A page that allows no error on its console, no failing script, and no foreign host."""
     context = await browser.new_context()
     context.set_default_timeout(PATIENCE)
     page = await context.new_page()
@@ -75,7 +75,7 @@ async def operator(page: Page, client: Server) -> Page:
     return page
 
 
-async def test_an_operator_signs_in_and_out(page: Page, client: Server) -> None:
+async def test_operator_signs_in_and_out(page: Page, client: Server) -> None:
     await page.goto(f"{client.url}/failures")
     await page.get_by_label("Your name").fill("Mara")
     await page.get_by_label("Token").fill(API_TOKEN)
@@ -89,7 +89,7 @@ async def test_an_operator_signs_in_and_out(page: Page, client: Server) -> None:
     await expect(page.get_by_role("heading", level=1)).to_have_text("Sign in")
 
 
-async def test_the_overview_keeps_itself_up_to_date(operator: Page, client: Server, worker: Worker) -> None:
+async def test_overview_updates_itself(operator: Page, client: Server, worker: Worker) -> None:
     await expect(operator.get_by_role("heading", level=1)).to_have_text(
         "No e-mail came in the last 24 hours."
     )
@@ -103,7 +103,7 @@ async def test_the_overview_keeps_itself_up_to_date(operator: Page, client: Serv
     await expect(operator.locator("#pulse")).to_have_text("Live")
 
 
-async def test_what_was_opened_and_focused_stays_so_while_all_around_it_changes(
+async def test_open_details_and_focus_survive_an_update(
     operator: Page, client: Server, worker: Worker
 ) -> None:
     table = operator.locator("#hours-table")
@@ -116,9 +116,7 @@ async def test_what_was_opened_and_focused_stays_so_while_all_around_it_changes(
     await expect(table.locator("summary")).to_be_focused()
 
 
-async def test_one_that_failed_is_put_right_with_a_button(
-    operator: Page, client: Server, worker: Worker
-) -> None:
+async def test_failed_email_is_retried_with_a_button(operator: Page, client: Server, worker: Worker) -> None:
     await failing(client, subject="Statement")
     await operator.goto(f"{client.url}/emails?status=failed")
     await operator.get_by_role("link", name="Statement").click()
@@ -126,21 +124,21 @@ async def test_one_that_failed_is_put_right_with_a_button(
 
     await operator.get_by_role("button", name="Retry").click()
 
-    await expect(operator.get_by_text("It runs again")).to_be_visible()
+    await expect(operator.get_by_text("Retry queued")).to_be_visible()
     await expect(operator.locator(".timeline")).to_contain_text("Mara (dashboard)")
-    await expect(operator.locator(".timeline")).to_contain_text("Completed: every file is stored.")
+    await expect(operator.locator(".timeline")).to_contain_text("Completed: all files are stored.")
     assert "notice" not in operator.url
 
 
-async def test_many_that_failed_are_put_right_at_once(operator: Page, client: Server, worker: Worker) -> None:
+async def test_many_failed_emails_are_retried_at_once(operator: Page, client: Server, worker: Worker) -> None:
     ids = [await failing(client) for _ in range(3)]
     await operator.goto(f"{client.url}/failures")
 
     await operator.get_by_role("link", name="Retry all …").click()
     await expect(operator.get_by_role("heading", level=1)).to_have_text("Retry 3 e-mails?")
-    await operator.get_by_role("button", name="Retry them").click()
+    await operator.get_by_role("button", name="Retry").click()
 
-    await expect(operator.get_by_text("The retry has begun.")).to_be_visible()
+    await expect(operator.get_by_text("Bulk retry started.")).to_be_visible()
     await expect(operator.get_by_text("done")).to_be_visible()
     for email_id in ids:
         await client.until(email_id, "completed")
@@ -148,7 +146,7 @@ async def test_many_that_failed_are_put_right_at_once(operator: Page, client: Se
     await expect(operator.locator("#rows tr")).to_have_count(3)
 
 
-async def test_what_could_not_be_read_is_replayed(
+async def test_quarantined_request_is_replayed(
     operator: Page, client: Server, database: asyncpg.Connection
 ) -> None:
     await quarantine(client)
@@ -157,15 +155,13 @@ async def test_what_could_not_be_read_is_replayed(
     )
     await operator.goto(f"{client.url}/quarantine")
 
-    await operator.get_by_role("link", name="no. 1").click()
+    await operator.get_by_role("link", name="1", exact=True).click()
     await operator.get_by_role("button", name="Replay").click()
 
-    await expect(operator.get_by_text("this is the e-mail that came of it")).to_be_visible()
+    await expect(operator.get_by_text("Replayed as this e-mail")).to_be_visible()
 
 
-async def test_a_list_is_filtered_while_one_types_and_the_address_says_so(
-    operator: Page, client: Server
-) -> None:
+async def test_list_is_filtered_while_typing_and_the_address_follows(operator: Page, client: Server) -> None:
     for subject in ("Invoice 17", "Contract 18"):
         await client.send(client.zendesk.payload(subject=subject))
     await operator.goto(f"{client.url}/emails")
@@ -180,7 +176,7 @@ async def test_a_list_is_filtered_while_one_types_and_the_address_says_so(
     await expect(operator.locator("#rows tr")).to_have_count(2)
 
 
-async def test_who_is_signed_out_meanwhile_is_led_to_sign_in(browser: Browser, client: Server) -> None:
+async def test_ended_session_leads_to_sign_in(browser: Browser, client: Server) -> None:
     context = await browser.new_context()
     page = await context.new_page()
     await sign_in(page, client.url, "Mara", API_TOKEN)
@@ -193,7 +189,7 @@ async def test_who_is_signed_out_meanwhile_is_led_to_sign_in(browser: Browser, c
     await context.close()
 
 
-async def test_the_overview_says_that_postgres_is_away_and_comes_back_by_itself(
+async def test_overview_shows_that_postgres_is_down_and_recovers(
     browser: Browser, settings: Settings, zendesk: Zendesk
 ) -> None:
     async with before_postgres(settings) as (proxy, through), serving(through, zendesk) as client:
@@ -211,7 +207,9 @@ async def test_the_overview_says_that_postgres_is_away_and_comes_back_by_itself(
         await context.close()
 
 
-async def test_a_list_goes_on_by_itself(operator: Page, client: Server, database: asyncpg.Connection) -> None:
+async def test_list_loads_its_next_page_by_itself(
+    operator: Page, client: Server, database: asyncpg.Connection
+) -> None:
     await database.execute(
         "INSERT INTO incoming_emails (zendesk_ticket_id, subject)"
         " SELECT n::text, 'No. ' || n FROM generate_series(1, 120) AS n"
@@ -226,7 +224,7 @@ async def test_a_list_goes_on_by_itself(operator: Page, client: Server, database
     await expect(operator.locator("#rows tr")).to_have_count(120)
 
 
-async def test_a_live_list_shows_what_comes(operator: Page, client: Server) -> None:
+async def test_live_list_shows_new_emails(operator: Page, client: Server) -> None:
     await operator.goto(f"{client.url}/emails")
     await operator.get_by_role("link", name="Live: off. Start").click()
     await operator.wait_for_url(f"{client.url}/emails?live=1")
@@ -237,7 +235,7 @@ async def test_a_live_list_shows_what_comes(operator: Page, client: Server) -> N
     assert operator.url.endswith("?live=1")
 
 
-async def test_pictures_and_pdfs_are_seen(operator: Page, client: Server, worker: Worker) -> None:
+async def test_images_and_pdfs_have_previews(operator: Page, client: Server, worker: Worker) -> None:
     for file in (PNG, INVOICE):
         await client.until(await send(client, name=file.name, content=file.content), "completed")
 
@@ -254,7 +252,7 @@ async def test_pictures_and_pdfs_are_seen(operator: Page, client: Server, worker
     assert await eventually(viewer)
 
 
-async def test_the_export_is_a_file_of_json(operator: Page, client: Server, worker: Worker) -> None:
+async def test_export_is_a_json_file(operator: Page, client: Server, worker: Worker) -> None:
     await client.until(await send(client), "completed")
     await operator.goto(f"{client.url}/emails/1")
 
@@ -264,8 +262,8 @@ async def test_the_export_is_a_file_of_json(operator: Page, client: Server, work
     assert (await download.value).suggested_filename == "email-1.json"
 
 
-async def test_nothing_that_came_with_an_e_mail_runs(operator: Page, client: Server, worker: Worker) -> None:
-    """No dialog opens, and no policy is violated: what is hostile is text, or is never loaded."""
+async def test_no_content_of_an_email_runs(operator: Page, client: Server, worker: Worker) -> None:
+    """No dialog opens, and no policy is violated: hostile content is text, or is never loaded."""
     script = b"<!doctype html><script>alert(1)</script>"
     await failing(client, subject=HOSTILE, from_name=HOSTILE, name=HOSTILE)
     await client.until(
@@ -279,7 +277,7 @@ async def test_nothing_that_came_with_an_e_mail_runs(operator: Page, client: Ser
         assert await operator.evaluate("document.querySelectorAll('img[src=x]').length") == 0
 
 
-async def test_a_reader_reads(page: Page, client: Server, worker: Worker) -> None:
+async def test_reader_sees_pages_without_buttons(page: Page, client: Server, worker: Worker) -> None:
     await failing(client)
     await sign_in(page, client.url, "Rea", READ_TOKEN)
 
@@ -289,7 +287,7 @@ async def test_a_reader_reads(page: Page, client: Server, worker: Worker) -> Non
     assert await page.get_by_role("button").all_inner_texts() == ["Sign out"]
 
 
-async def test_every_page_fits_a_telephone_and_can_be_reached_by_keyboard(
+async def test_every_page_fits_a_phone_and_works_by_keyboard(
     operator: Page, client: Server, worker: Worker, tmp_path: Path
 ) -> None:
     await failing(client, subject="long " * 100, name="w" * 200)
@@ -305,7 +303,7 @@ async def test_every_page_fits_a_telephone_and_can_be_reached_by_keyboard(
         await expect(operator.locator(".skip")).to_be_focused()
 
 
-async def test_without_javascript_it_is_read_and_worked_with_all_the_same(
+async def test_pages_and_buttons_work_without_javascript(
     browser: Browser, client: Server, worker: Worker
 ) -> None:
     await failing(client)
@@ -317,12 +315,12 @@ async def test_without_javascript_it_is_read_and_worked_with_all_the_same(
     await page.locator("#rows a").first.click()
     await page.get_by_role("button", name="Retry").click()
 
-    await expect(page.get_by_text("It runs again")).to_be_visible()
+    await expect(page.get_by_text("Retry queued")).to_be_visible()
     await client.until(1, "completed")
     await context.close()
 
 
-async def test_what_could_not_be_synced_is_found_by_the_filter_and_synced_again_with_a_button(
+async def test_failed_sync_is_found_by_the_filter_and_retried_with_a_button(
     browser: Browser, settings: Settings, zendesk: Zendesk
 ) -> None:
     async with receiver() as target:
@@ -343,11 +341,11 @@ async def test_what_could_not_be_synced_is_found_by_the_filter_and_synced_again_
             await expect(page.locator("#rows tr")).to_have_count(1)
             await expect(page).to_have_url(f"{client.url}/emails?sync_status=failed")
             await page.get_by_role("link", name="Refused").click()
-            await expect(page.get_by_text("It could not be synced: it waits for you.")).to_be_visible()
+            await expect(page.get_by_text("Could not be synced: needs attention.")).to_be_visible()
             await page.get_by_role("button", name="Sync again").click()
 
-            await expect(page.get_by_text("It is carried over again.")).to_be_visible()
-            await expect(page.get_by_text("The target has all of it.")).to_be_visible()
-            await expect(page.get_by_text("Sync begun again")).to_be_visible()
+            await expect(page.get_by_text("Sync queued.")).to_be_visible()
+            await expect(page.get_by_text("The target is up to date.")).to_be_visible()
+            await expect(page.get_by_text("Sync started again")).to_be_visible()
             assert [body["data"]["subject"] for _, body in target.messages].count("Refused") == 1
             await context.close()

@@ -1,4 +1,4 @@
-"""Charts as numbers: they must hold at nothing, at one, and at more than was counted."""
+"""Coordinates of charts, with no e-mails, one, and many."""
 
 from datetime import UTC, datetime, timedelta
 from itertools import pairwise
@@ -28,7 +28,7 @@ def hour(
     )
 
 
-def test_nothing_is_drawn_of_nothing() -> None:
+def test_chart_without_emails_is_empty() -> None:
     chart = charts.numbers([hour(place) for place in range(25)])
 
     assert len(chart.columns) == 25
@@ -38,7 +38,7 @@ def test_nothing_is_drawn_of_nothing() -> None:
 
 
 @pytest.mark.parametrize("most", [1, 2, 3, 7, 99, 101, 10_000, 123_456])
-def test_every_bar_is_on_the_canvas_and_the_scale_reads_well(most: int) -> None:
+def test_bars_stay_within_the_chart_and_scales_are_round(most: int) -> None:
     chart = charts.numbers([hour(0, completed=most), hour(1, completed=most // 2, failed=1)])
 
     top = float(chart.scale[0].replace(",", ""))
@@ -50,7 +50,7 @@ def test_every_bar_is_on_the_canvas_and_the_scale_reads_well(most: int) -> None:
             assert part.y + part.height <= chart.height + 1
 
 
-def test_one_of_thousands_is_seen() -> None:
+def test_one_of_thousands_is_visible() -> None:
     chart = charts.numbers([hour(completed=9_999, failed=1)])
 
     assert {part.kind: part.height >= 2 for part in chart.columns[0].parts} == {
@@ -59,7 +59,7 @@ def test_one_of_thousands_is_seen() -> None:
     }
 
 
-def test_columns_fill_the_width_side_by_side() -> None:
+def test_bars_fill_the_width_side_by_side() -> None:
     columns = charts.numbers([hour(place) for place in range(24)]).columns
 
     assert columns[0].x > 0
@@ -67,7 +67,7 @@ def test_columns_fill_the_width_side_by_side() -> None:
     assert all(left.x + left.width < right.x for left, right in pairwise(columns))
 
 
-def test_a_line_leaves_out_the_hours_that_had_nothing() -> None:
+def test_line_has_gaps_at_hours_without_values() -> None:
     chart = charts.times([hour(0, p50=1), hour(1, p50=2), hour(2), hour(3, p50=1)], "queue")
 
     strokes = dict(chart.lines)["p50"]
@@ -79,11 +79,11 @@ def test_a_line_leaves_out_the_hours_that_had_nothing() -> None:
     ("seconds", "top"),
     [(0.0004, "10 ms"), (0.03, "40 ms"), (0.9, "1.0 s"), (7, "8.0 s"), (75, "2 min"), (5000, "2 h")],
 )
-def test_times_have_a_scale_of_their_own(seconds: float, top: str) -> None:
+def test_scales_of_times_are_round(seconds: float, top: str) -> None:
     assert charts.times([hour(p50=seconds / 2)], "queue").scale[0] == top
 
 
-def test_every_fourth_hour_has_its_time_below_it() -> None:
+def test_every_fourth_hour_has_a_label() -> None:
     labels = charts.numbers([hour(place) for place in range(25)]).labels
 
     assert [label.time.hour for label in labels] == [4, 8, 12, 16, 20, 0]

@@ -1,4 +1,4 @@
-"""Connections of strangers: many that idle, slow heads, answers that nobody reads; honest webhooks go on."""
+"""Hostile connections: idle crowds, slow heads, unread answers; webhooks still get their answers."""
 
 import asyncio
 import sys
@@ -26,7 +26,7 @@ LOOPS = {"asyncio": asyncio.new_event_loop, "uvloop": uvloop.new_event_loop}
 
 @asynccontextmanager
 async def bounded(most: int = 50, **deadlines: float) -> AsyncIterator[tuple[Connections, int]]:
-    """Serve a small and a big answer with these bounds; give the port."""
+    """Serve a small and a big answer with these limits; yield the port."""
 
     async def small(_: web.Request) -> web.Response:
         return web.Response(text="small")
@@ -42,7 +42,7 @@ async def bounded(most: int = 50, **deadlines: float) -> AsyncIterator[tuple[Con
     server = Connections(runner.server, most, **deadlines)
     with listening("127.0.0.1", 0) as (listener,):
         port = listener.getsockname()[1]
-        async with background(server.look_after):
+        async with background(server.close_overdue):
             server.listen(listener)
             yield server, port
             await server.stop()
@@ -84,7 +84,7 @@ async def answered(port: int) -> bool:
 
 @pytest.mark.parametrize("loop", LOOPS)
 @pytest.mark.parametrize("sent", [b"", b"GET /small HTTP/1.1\r\n", b"\x16\x03", b"\r\n"])
-def test_a_connection_without_a_whole_head_is_closed_in_time(loop: str, sent: bytes) -> None:
+def test_connection_without_a_complete_head_is_closed(loop: str, sent: bytes) -> None:
     async def scenario() -> None:
         async with bounded(head_seconds=0.5) as (_, port):
             reader, writer = await dial(port, sent)
@@ -96,7 +96,7 @@ def test_a_connection_without_a_whole_head_is_closed_in_time(loop: str, sent: by
 
 
 @pytest.mark.parametrize("loop", LOOPS)
-def test_a_head_that_comes_byte_by_byte_is_closed_in_time_also_after_an_answer(loop: str) -> None:
+def test_slow_head_is_closed_also_after_an_answer(loop: str) -> None:
     async def scenario() -> None:
         async with bounded(head_seconds=0.5) as (_, port):
             reader, writer = await dial(port, b"GET /small HTTP/1.1\r\nHost: here\r\n\r\n")
@@ -117,8 +117,8 @@ def test_a_head_that_comes_byte_by_byte_is_closed_in_time_also_after_an_answer(l
 
 
 @pytest.mark.parametrize("loop", LOOPS)
-def test_a_connection_that_idles_after_an_answer_is_kept(loop: str) -> None:
-    """A router holds its connections open between requests."""
+def test_idle_connection_after_an_answer_stays_open(loop: str) -> None:
+    """A router keeps its connections open between requests."""
 
     async def scenario() -> None:
         async with bounded(head_seconds=0.1) as (_, port):
@@ -134,7 +134,7 @@ def test_a_connection_that_idles_after_an_answer_is_kept(loop: str) -> None:
 
 @pytest.mark.parametrize("loop", LOOPS)
 @pytest.mark.parametrize("close", ["", "Connection: close\r\n"])
-def test_an_answer_that_nobody_reads_is_given_up(loop: str, close: str) -> None:
+def test_unread_answer_is_dropped(loop: str, close: str) -> None:
     async def scenario() -> None:
         async with bounded(write_seconds=1) as (server, port):
             request = f"GET /big HTTP/1.1\r\nHost: here\r\n{close}\r\n".encode()
@@ -159,7 +159,7 @@ def is_there(server: Connections) -> Callable[[], Awaitable[bool]]:
 
 @pytest.mark.parametrize("loop", LOOPS)
 @pytest.mark.parametrize("sent", [b"GET\r\n\r\n", b"\x16\x03\x01\x02\x00\x01" * 9 + b"\r\n\r\n"])
-def test_what_is_no_http_is_told_so_and_no_version(loop: str, sent: bytes) -> None:
+def test_invalid_http_gets_400_without_a_version(loop: str, sent: bytes) -> None:
     async def scenario() -> None:
         async with bounded() as (_, port):
             reader, writer = await dial(port, sent)
@@ -174,7 +174,7 @@ def test_what_is_no_http_is_told_so_and_no_version(loop: str, sent: bytes) -> No
 
 
 @pytest.mark.parametrize("loop", LOOPS)
-def test_who_reads_slowly_but_steadily_gets_the_whole_answer(loop: str) -> None:
+def test_slow_steady_reader_gets_the_whole_answer(loop: str) -> None:
     async def scenario() -> None:
         async with bounded(write_seconds=2) as (_, port):
             reader, writer = await dial(port, b"GET /big HTTP/1.1\r\nHost: here\r\nConnection: close\r\n\r\n")
@@ -191,7 +191,7 @@ def test_who_reads_slowly_but_steadily_gets_the_whole_answer(loop: str) -> None:
 
 
 @pytest.mark.parametrize("loop", LOOPS)
-def test_the_oldest_idle_connection_makes_room(loop: str) -> None:
+def test_oldest_idle_connection_is_closed_for_a_new_one(loop: str) -> None:
     async def scenario() -> None:
         async with bounded(most=20, head_seconds=60) as (server, port):
             idle = [await dial(port) for _ in range(20)]
@@ -213,7 +213,7 @@ def test_the_oldest_idle_connection_makes_room(loop: str) -> None:
     on_loop(loop, scenario)
 
 
-# ── the whole process, where it may open few files
+# ── the whole process, with a low limit of open files
 
 FEW_FILES = 256
 
@@ -243,10 +243,10 @@ async def web_with_few_files(
 
 
 @pytest.mark.parametrize("sent", [b"", b"POST /webhooks/zendesk HTTP/1.1\r\n"])
-async def test_idle_connections_up_to_the_limit_of_files_keep_no_webhook_out(
+async def test_idle_connections_up_to_the_file_limit_block_no_webhook(
     settings: Settings, zendesk: Zendesk, res: Resources, database: asyncpg.Connection, sent: bytes
 ) -> None:
-    """Also with the oldest ones gone they come back; the log and the metrics say so."""
+    """The closed connections come back again and again; the log and the metrics show it."""
     async with (
         web_with_few_files(settings, soft=FEW_FILES, hard=FEW_FILES) as (port, process),
         ClientSession(connector=TCPConnector(force_close=True)) as session,
@@ -270,7 +270,7 @@ async def test_idle_connections_up_to_the_limit_of_files_keep_no_webhook_out(
     assert "holdfast_connections " in metrics
 
 
-async def test_a_soft_limit_of_files_is_raised_to_the_hard_one(
+async def test_soft_file_limit_is_raised_to_the_hard_limit(
     settings: Settings, zendesk: Zendesk, res: Resources
 ) -> None:
     async with (
@@ -285,7 +285,7 @@ async def test_a_soft_limit_of_files_is_raised_to_the_hard_one(
     assert line.split()[3:5] == ["1000", "1000"]
 
 
-def test_connections_leave_files_for_the_process_itself(settings: Settings) -> None:
+def test_connection_limit_leaves_files_for_the_process(settings: Settings) -> None:
     raise_file_limit()
 
     most = most_connections(settings)

@@ -1,4 +1,4 @@
-"""What handlers read of a request is bounded, is what the model says, or is refused by name."""
+"""Bodies and parameters are limited and validated, and errors name the field."""
 
 import asyncio
 import json
@@ -42,7 +42,7 @@ async def post(client: Server, data: Any, **headers: str) -> tuple[int, dict[str
         return response.status, await response.json(content_type=None)
 
 
-async def test_a_body_is_read_as_the_model_says(client: Server) -> None:
+async def test_body_is_parsed_by_its_model(client: Server) -> None:
     for sent in (json.dumps(GOOD), b'{"kind": "all", "number": 5.0}'):
         assert await post(client, sent) == (200, GOOD | {"text": None})
 
@@ -65,21 +65,21 @@ async def test_a_body_is_read_as_the_model_says(client: Server) -> None:
         (b'{"kind": "all", "text": ' + b"[" * 10_000, "JSON"),
     ],
 )
-async def test_what_is_wrong_with_a_body_is_named(client: Server, sent: bytes, names: str) -> None:
+async def test_error_in_a_body_is_named(client: Server, sent: bytes, names: str) -> None:
     status, problem = await post(client, sent)
 
     assert (status, problem["code"]) == (400, "bad_body")
     assert names in problem["detail"]
 
 
-async def test_a_body_is_json_and_is_not_compressed(client: Server) -> None:
+async def test_body_must_be_uncompressed_json(client: Server) -> None:
     for headers in ({"Content-Type": "text/plain"}, {"Content-Encoding": "gzip"}):
         status, problem = await post(client, json.dumps(GOOD), **headers)
 
         assert (status, problem["status"]) == (415, 415)
 
 
-async def test_a_body_has_an_end(client: Server) -> None:
+async def test_body_has_limits_of_size_and_time(client: Server) -> None:
     async def endless() -> AsyncIterator[bytes]:
         for _ in range(1000):
             yield b" " * 1000
@@ -92,7 +92,7 @@ async def test_a_body_has_an_end(client: Server) -> None:
         assert (status, problem["code"]) == (413, "too_large")
 
 
-async def test_a_parameter_is_given_once(client: Server) -> None:
+async def test_repeated_parameter_is_refused(client: Server) -> None:
     for query in ("limit=1&limit=2", "limit=1&limit=1"):
         problem = await client.get(f"/api/v1/emails?{query}", 400)
 

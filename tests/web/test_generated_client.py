@@ -1,4 +1,4 @@
-"""A client that openapi-python-client makes of the description works, and its results have types."""
+"""The client that openapi-python-client generates works, and its results have types."""
 
 import asyncio
 import importlib
@@ -21,7 +21,7 @@ NAME = "holdfast_client"
 
 @pytest.fixture(scope="session")
 def generated(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Make the client; a warning would be a part that it left out."""
+    """Generate the client; a warning would mean a missing part."""
     directory = tmp_path_factory.mktemp("client")
     (directory / "openapi.json").write_bytes(_text())
     (directory / "config.yml").write_text("post_hooks: []\n")
@@ -39,7 +39,7 @@ def generated(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 class Api:
-    """The generated client, to be called as a program would, from a thread."""
+    """The generated client, called from a thread."""
 
     def __init__(self, url: str, token: str) -> None:
         self._client = self.module("client").AuthenticatedClient(base_url=url, token=token)
@@ -51,7 +51,7 @@ class Api:
         return getattr(self.module(f"models.{module}"), name)
 
     async def call(self, operation: str, *path: object, **parameters: object) -> Any:
-        """Call an operation; return what its answer was parsed to."""
+        """Call an operation; return its parsed answer."""
         call = self.module(f"api.{operation}").sync
         return await asyncio.to_thread(call, *path, client=self._client, **parameters)
 
@@ -62,7 +62,9 @@ def api(generated: Path, client: Server, monkeypatch: pytest.MonkeyPatch) -> Api
     return Api(client.url, API_TOKEN)
 
 
-async def test_it_lists_shows_counts_and_retries(api: Api, database: asyncpg.Connection) -> None:
+async def test_generated_client_lists_shows_counts_and_retries(
+    api: Api, database: asyncpg.Connection
+) -> None:
     sent = datetime(2025, 11, 3, 12, tzinfo=UTC)
     for subject in ("One", None):
         await add(
@@ -105,7 +107,7 @@ async def test_it_lists_shows_counts_and_retries(api: Api, database: asyncpg.Con
     assert (missing.status, missing.code) == (404, "email_not_found")
 
 
-async def test_a_body_is_a_type_as_well(api: Api, database: asyncpg.Connection) -> None:
+async def test_generated_client_has_types_of_bodies(api: Api, database: asyncpg.Connection) -> None:
     now = datetime.now(UTC)
     await add(database, processing_status="failed", error_code="attachment_gone", completed_at=now)
     wanted = api.model("Finished", "finished")(error_code="attachment_gone")
@@ -122,7 +124,9 @@ async def test_a_body_is_a_type_as_well(api: Api, database: asyncpg.Connection) 
     assert retries.retries[0].filter_.error_code == "attachment_gone"
 
 
-async def test_every_answer_without_parameters_can_be_parsed(api: Api, database: asyncpg.Connection) -> None:
+async def test_generated_client_parses_every_answer_without_parameters(
+    api: Api, database: asyncpg.Connection
+) -> None:
     await add(database, processing_status="failed", error_code="attachment_gone")
     operations = {
         "failures.list_failures": ("FailurePage", "failure_page"),

@@ -1,4 +1,4 @@
-"""Requests that no Zendesk sends: each gets an answer, is on record only if it got a 200, and hinders nobody."""
+"""Requests that Zendesk never sends: each gets an answer, and is saved only after a 200."""
 
 import asyncio
 import re
@@ -31,7 +31,7 @@ def request(
     connection: str = "close",
     **headers: str,
 ) -> bytes:
-    """Write a signed request; `framed` is the body as it goes over the wire, where that needs no Content-Length."""
+    """Write a signed request; `framed` is the encoded body if it needs no Content-Length."""
     named = {**sign_headers(body, SECRET), "Host": "holdfast", "Connection": connection}
     if framed is None:
         named["Content-Length"] = str(len(body))
@@ -41,7 +41,7 @@ def request(
 
 
 def changed(whole: bytes, name: str, change: str) -> bytes:
-    """Do something to the one header of this name."""
+    """Change the header with this name."""
     line = next(line for line in whole.split(b"\r\n") if line.startswith(f"{name}: ".encode())) + b"\r\n"
     other = f"{name}: other\r\n".encode()
     lines = {
@@ -68,10 +68,10 @@ OPTIONAL = dict.fromkeys(NEEDED, 200)
         (ACCOUNT_ID, OPTIONAL),
     ],
 )
-async def test_a_header_of_zendesks_that_is_missing_or_repeated_does_no_harm(
+async def test_missing_or_repeated_zendesk_header_loses_nothing(
     name: str, statuses: dict[str, int], client: Server, database: asyncpg.Connection
 ) -> None:
-    """Of several the first counts, and the request sent again is the same e-mail."""
+    """The first of several counts, and the repeated request is the same e-mail."""
     sent = {change: b'{"ticket_id": "%s"}' % change.encode() for change in statuses}
     answered = {}
     for change, body in sent.items():
@@ -120,9 +120,7 @@ ACCEPTED = {
 }
 
 
-async def test_odd_http_with_one_reading_is_answered_and_on_record(
-    client: Server, database: asyncpg.Connection
-) -> None:
+async def test_odd_but_valid_http_is_answered_and_saved(client: Server, database: asyncpg.Connection) -> None:
     answers = {name: await raw(client, whole) for name, whole in ACCEPTED.items()}
 
     statuses = {
@@ -179,7 +177,7 @@ BAD_REQUESTS = {
 }
 
 
-async def test_http_that_is_broken_is_a_bad_request_and_leaves_nothing(
+async def test_ambiguous_or_invalid_http_gets_400_and_saves_nothing(
     client: Server, database: asyncpg.Connection, caplog: pytest.LogCaptureFixture
 ) -> None:
     answers = {name: await raw(client, whole) for name, whole in BAD_REQUESTS.items()}
@@ -200,10 +198,10 @@ async def test_http_that_is_broken_is_a_bad_request_and_leaves_nothing(
         "/%77ebhooks//zendesk",
     ],
 )
-async def test_slashes_too_many_lead_to_the_same_door(
+async def test_doubled_and_trailing_slashes_reach_the_webhook(
     path: str, client: Server, database: asyncpg.Connection
 ) -> None:
-    """Administrators type the address by hand; refused, each webhook would be lost."""
+    """Administrators type the address by hand; a refusal would lose every webhook."""
     line = f"POST {path} HTTP/1.1".encode()
     counted = 'holdfast_webhooks_total{outcome="accepted"}'
     before = await metric(client, counted)
@@ -219,7 +217,7 @@ async def test_slashes_too_many_lead_to_the_same_door(
 
 
 @pytest.mark.parametrize("method", ["GET", "HEAD", "PUT", "DELETE", "OPTIONS"])
-async def test_nothing_but_a_webhook_is_taken_at_another_spelling(
+async def test_only_post_is_accepted_at_another_spelling(
     method: str, client: Server, database: asyncpg.Connection
 ) -> None:
     line = f"{method} /webhooks//zendesk/ HTTP/1.1".encode()
@@ -238,7 +236,7 @@ async def test_nothing_but_a_webhook_is_taken_at_another_spelling(
         "/a/webhooks/zendesk",
     ],
 )
-async def test_another_spelling_of_the_path_is_not_found(
+async def test_other_variants_of_the_path_get_404(
     path: str, client: Server, database: asyncpg.Connection
 ) -> None:
     answer = await raw(client, request(line=f"POST {path} HTTP/1.1".encode()))
@@ -247,16 +245,12 @@ async def test_another_spelling_of_the_path_is_not_found(
     assert await count_saved(database) == 0
 
 
-async def test_an_expectation_that_we_do_not_know_is_refused(
-    client: Server, database: asyncpg.Connection
-) -> None:
+async def test_unknown_expect_header_is_refused(client: Server, database: asyncpg.Connection) -> None:
     assert status_of(await raw(client, request(TICKET, b"Expect: more"))) == 417
     assert await count_saved(database) == 0
 
 
-async def test_requests_sent_without_waiting_are_answered_in_their_order(
-    client: Server, database: asyncpg.Connection
-) -> None:
+async def test_pipelined_requests_are_answered_in_order(client: Server, database: asyncpg.Connection) -> None:
     sent = [b'{"ticket_id": %d}' % number for number in range(100)]
     requests = [request(body, connection="keep-alive") for body in sent[:-1]] + [request(sent[-1])]
 
@@ -267,7 +261,7 @@ async def test_requests_sent_without_waiting_are_answered_in_their_order(
     assert await bodies(database) == sent
 
 
-# A gigabyte of zeros in about as many bytes as we take at most
+# A gigabyte of zeros, packed into about the largest accepted body
 
 
 def _packed(wbits: int) -> bytes:
@@ -282,12 +276,12 @@ BOMBS = {
     "deflate": _packed(15),
     # A frame with a window of 128 KiB, then blocks that each repeat one byte 128 Ki times (RFC 8878, 3.1.1.2).
     "zstd": b"\x28\xb5\x2f\xfd\x00\x38" + b"\x02\x00\x10\x00" * 8000,
-    "br": b"\x5b\xff\xff\x3f" + bytes(MIB // 2),  # nothing here could pack one
+    "br": b"\x5b\xff\xff\x3f" + bytes(MIB // 2),  # no compressor here could make one
 }
 
 
 @pytest.mark.parametrize("encoding", BOMBS)
-async def test_a_bomb_is_kept_as_it_is_and_never_unpacked(
+async def test_compression_bomb_is_saved_packed(
     encoding: str, client: Server, database: asyncpg.Connection
 ) -> None:
     bomb, before = BOMBS[encoding], await peak_memory()
@@ -303,7 +297,7 @@ async def test_a_bomb_is_kept_as_it_is_and_never_unpacked(
 
 
 @pytest.mark.parametrize("encoding", BOMBS)
-async def test_a_bomb_that_does_not_say_so_is_kept_as_it_is(
+async def test_unlabelled_compression_bomb_is_saved_packed(
     encoding: str, client: Server, database: asyncpg.Connection
 ) -> None:
     bomb, before = BOMBS[encoding], await peak_memory()
@@ -320,19 +314,19 @@ async def test_a_bomb_that_does_not_say_so_is_kept_as_it_is(
 
 
 async def peak_memory() -> int:
-    """Return the most bytes that this process ever held."""
+    """Return the peak memory of this process in bytes."""
     status = await asyncio.to_thread(Path("/proc/self/status").read_text)
     peak = re.search(r"VmHWM:\s*(\d+)", status)
     assert peak
     return int(peak[1]) * 1024
 
 
-# Connections that are held
+# Stalled connections
 
 
 @pytest.fixture
 async def held(client: Server) -> AsyncIterator[None]:
-    """Hold 300 connections: silent ones, ones amid their head, and ones that were answered before."""
+    """Hold 300 connections: silent ones, ones within their head, and ones after an answer."""
     port = int(client.url.rpartition(":")[2])
     streams = await asyncio.gather(*(asyncio.open_connection("127.0.0.1", port) for _ in range(300)))
     for number, (_, writer) in enumerate(streams):
@@ -347,7 +341,7 @@ async def held(client: Server) -> AsyncIterator[None]:
     await asyncio.gather(*(writer.wait_closed() for _, writer in streams), return_exceptions=True)
 
 
-async def test_connections_that_are_held_hinder_nobody(
+async def test_300_stalled_connections_delay_no_webhook(
     held: None, client: Server, zendesk: Zendesk, database: asyncpg.Connection
 ) -> None:
     async with asyncio.timeout(NO_HANG):

@@ -1,4 +1,4 @@
-"""The description holds all routes, lies about none, and is readable without any host but ours."""
+"""The description of the API: complete, correct, and without other hosts."""
 
 import json
 import re
@@ -13,10 +13,9 @@ from service.postgres.email_tables import ATTACHMENT_STATUSES, OUTCOMES, STATUSE
 from service.queries.views import AttachmentView, AttemptView, ProcessingStatus, View
 from service.web.api import docs
 from service.web.api.openapi import document
-from service.web.api.routes import API
-from service.web.app import PAGES, create_app
+from service.web.app import PAGES, ROUTES, create_app
 from service.web.handling import static
-from service.web.handling.route import Route
+from service.web.handling.routes import Routes
 from tests.conftest import API_TOKEN, Server
 
 
@@ -43,7 +42,7 @@ async def openapi(client: Server) -> dict[str, Any]:
 # ── the document
 
 
-async def test_every_route_is_described_but_the_pages(openapi: dict[str, Any], settings: Settings) -> None:
+async def test_every_route_but_pages_is_described(openapi: dict[str, Any], settings: Settings) -> None:
     served = {
         (route.method, route.resource.canonical)
         for route in create_app(settings).router.routes()
@@ -56,7 +55,7 @@ async def test_every_route_is_described_but_the_pages(openapi: dict[str, Any], s
     assert described & pages == set()
 
 
-async def test_the_document_is_whole_and_names_no_other_host(openapi: dict[str, Any]) -> None:
+async def test_document_is_complete_and_names_no_host(openapi: dict[str, Any]) -> None:
     operations = [about for methods in openapi["paths"].values() for about in methods.values()]
 
     assert openapi["openapi"] == "3.1.0"
@@ -72,21 +71,21 @@ async def test_the_document_is_whole_and_names_no_other_host(openapi: dict[str, 
             assert set(scheme) <= set(openapi["components"]["securitySchemes"])
 
 
-async def test_what_needs_a_token_says_so(openapi: dict[str, Any]) -> None:
+async def test_paths_with_a_token_have_security_and_errors(openapi: dict[str, Any]) -> None:
     for path, methods in openapi["paths"].items():
         for about in methods.values():
             assert ("security" in about) != path.startswith("/api/"), path
             assert ({"401", "403"} <= set(about["responses"])) == path.startswith("/api/"), path
 
 
-def test_all_ways_to_a_path_are_open_or_none_is() -> None:
-    """The door asks for the path alone."""
-    opened = {way.path for way in (*API, *PAGES) if way.is_open}
+def test_all_methods_of_a_path_are_open_or_none() -> None:
+    """The guard only compares the path."""
+    opened = {route.path for route in ROUTES if route.is_open}
 
-    assert not opened & {way.path for way in (*API, *PAGES) if not way.is_open}
+    assert not opened & {route.path for route in ROUTES if not route.is_open}
 
 
-def test_the_words_of_the_description_are_those_of_the_tables() -> None:
+def test_enums_of_the_description_match_the_tables() -> None:
     def words(model: type[BaseModel], field: str) -> set[str]:
         return {
             word
@@ -115,38 +114,39 @@ class Wish(BaseModel):
 
 
 class Granted(View):
-    """It is done."""
+    """Done."""
 
     what: str = "nothing"
 
 
-async def grant(_: web.Request) -> web.Response:
-    return web.Response()
+def test_route_is_described_by_its_decorator_and_docstring() -> None:
+    routes = Routes("Wishes")
 
-
-def test_a_row_is_all_that_a_route_needs_to_be_described() -> None:
-    route = Route(
-        method="POST",
-        path="/api/v1/wishes/{sha256}",
-        handler=grant,
-        tag="Wishes",
-        summary="Grant a wish",
+    @routes.post(
+        "/api/v1/wishes/{sha256}",
         query=Filter,
         body=Wish,
         answer=Granted,
         status=202,
         errors={409: "It was granted."},
     )
+    async def grant(_: web.Request) -> web.Response:
+        """Grant a wish.
 
-    made = document([route], "1.2.3")
+        The second paragraph is not in the summary.
+        """
+        return web.Response()
+
+    made = document(routes, "1.2.3")
     operation = made["paths"]["/api/v1/wishes/{sha256}"]["post"]
     parameters = {about["name"]: about for about in operation["parameters"]}
 
     assert (operation["operationId"], made["info"]["version"]) == ("grant", "1.2.3")
+    assert (operation["summary"], operation["tags"]) == ("Grant a wish", ["Wishes"])
     assert set(operation["responses"]) == {
         *("202", "400", "401", "403", "404", "408", "409", "413", "415", "500", "503")
     }
-    assert operation["responses"]["202"]["description"] == "It is done."
+    assert operation["responses"]["202"]["description"] == "Done."
     assert operation["responses"]["409"]["description"] == "It was granted."
     assert parameters["sha256"]["schema"]["pattern"] == "^[0-9a-f]{64}$"
     assert parameters["limit"] == {
@@ -161,25 +161,27 @@ def test_a_row_is_all_that_a_route_needs_to_be_described() -> None:
     assert parameters["needed"]["required"] is True
     schemas = made["components"]["schemas"]
     assert schemas["Wish"]["required"] == ["what"]
-    assert schemas["Granted"]["required"] == ["what"], "an answer always has it"
+    assert schemas["Granted"]["required"] == ["what"], "an answer always has all fields"
 
 
-def test_a_model_that_fits_no_query_string_is_refused() -> None:
+def test_nested_query_model_is_refused() -> None:
     class Nested(BaseModel):
         wish: Wish
 
-    route = Route(method="GET", path="/x", handler=grant, tag="x", summary="x", query=Nested)
+    routes = Routes("x")
+
+    @routes.get("/x", query=Nested)
+    async def show(_: web.Request) -> web.Response:
+        return web.Response()
 
     with pytest.raises(TypeError, match="Nested"):
-        document([route], "1")
+        document(routes, "1")
 
 
-# ── the page
+# ── the sign-in page
 
 
-async def test_the_page_tells_of_all_and_its_links_lead_somewhere(
-    client: Server, openapi: dict[str, Any]
-) -> None:
+async def test_page_shows_every_operation_and_its_links_work(client: Server, openapi: dict[str, Any]) -> None:
     status, headers, text = await fetch(client, "/docs", Accept="text/html")
 
     assert (status, headers["Content-Type"]) == (200, "text/html; charset=utf-8")
@@ -195,7 +197,7 @@ async def test_the_page_tells_of_all_and_its_links_lead_somewhere(
         assert f"shape-{name}" in ids
 
 
-async def test_what_the_page_loads_is_ours_and_is_there(client: Server) -> None:
+async def test_page_loads_only_our_files(client: Server) -> None:
     for page in ("/docs", "/sign-in"):
         _, _, text = await fetch(client, page)
         loaded = set(re.findall(r'(?:<link[^>]*href|src)="([^"]+)"', text))
@@ -207,8 +209,8 @@ async def test_what_the_page_loads_is_ours_and_is_there(client: Server) -> None:
             assert headers["Cache-Control"] == "public, max-age=31536000, immutable"
 
 
-async def test_a_file_is_kept_for_ever_only_under_the_hash_of_its_content(client: Server) -> None:
-    """While a new version is rolled out, an old process is asked for files of the new one."""
+async def test_static_file_is_cached_for_ever_only_under_its_hash(client: Server) -> None:
+    """During a rollout, old processes get requests for files of the new version."""
     for query in ("", "?v=another"):
         status, headers, _ = await fetch(client, f"/static/base.css{query}")
 
@@ -216,13 +218,13 @@ async def test_a_file_is_kept_for_ever_only_under_the_hash_of_its_content(client
 
 
 @pytest.mark.parametrize("name", ["", "nothing.css", "..%2Fstatic.py", "%2e%2e", "base.css%00", "../app.py"])
-async def test_no_other_file_is_served(client: Server, name: str) -> None:
+async def test_only_static_files_are_served(client: Server, name: str) -> None:
     status, _, _ = await fetch(client, f"/static/{name}")
 
-    assert status in {401, 404}  # `..` is another page, for those who signed in
+    assert status in {401, 404}  # `..` leads to another page, which needs a session
 
 
-def test_the_sheets_load_nothing_from_elsewhere() -> None:
+def test_stylesheets_load_nothing_from_other_hosts() -> None:
     for name, file in static.files().items():
         if name.endswith(".js"):
             continue
@@ -232,8 +234,8 @@ def test_the_sheets_load_nothing_from_elsewhere() -> None:
         assert set(re.findall(r"\w+://[^\"' ]+", text)) <= {"http://www.w3.org/2000/svg"}, name
 
 
-async def test_the_page_and_the_description_are_made_once_in_a_process(client: Server) -> None:
-    """Anybody may ask for them, and to make the page takes longer than to take in a webhook."""
+async def test_page_and_document_are_made_once_per_process(client: Server) -> None:
+    """Anybody may request them, and rendering takes longer than an intake."""
     for path, make in (("/docs", docs._page), ("/openapi.json", docs._text)):
         async with client.session.get(f"{client.url}{path}") as response:
             first = await response.read()

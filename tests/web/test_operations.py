@@ -1,4 +1,4 @@
-"""The API of operating: groups of failures, retries of many, who did what, who holds a content."""
+"""The API of failures, bulk retries, actions, dependencies and content hashes."""
 
 import asyncpg
 import pytest
@@ -13,7 +13,7 @@ from tests.support.rows import add_many_failed
 RETRIES = "/api/v1/retries"
 
 
-async def test_a_dry_run_counts_and_begins_nothing(client: Client, database: asyncpg.Connection) -> None:
+async def test_dry_run_counts_and_starts_no_retry(client: Client, database: asyncpg.Connection) -> None:
     await add_many_failed(database, 3)
 
     plan = await post_as_operator(client, RETRIES, 200, filter={"error_code": "http_500"}, dry_run=True)
@@ -22,7 +22,7 @@ async def test_a_dry_run_counts_and_begins_nothing(client: Client, database: asy
     assert (await client.get(RETRIES))["retries"] == []
 
 
-async def test_many_are_retried_by_a_worker_and_their_progress_is_told(
+async def test_bulk_retry_runs_in_a_worker_and_shows_progress(
     client: Client, zendesk: Zendesk, worker: Worker
 ) -> None:
     urls = [zendesk.add_file("same.pdf", PDF, faults=[Fault(status=410)]) for _ in range(3)]
@@ -44,11 +44,11 @@ async def test_many_are_retried_by_a_worker_and_their_progress_is_told(
         assert [action["actor"] for action in email["actions"]] == ["ada (api)"]
     assert group["count"] == begun["planned"] == shown["retried"] == 3
     actions = (await client.get("/api/v1/actions"))["actions"]
-    assert [action["action"] for action in actions] == ["retry_many"], "what it did to each is told there"
+    assert [action["action"] for action in actions] == ["retry_many"], "the bulk retry shows its e-mails"
     assert (await client.get("/api/v1/failures"))["failures"] == []
 
 
-async def test_a_retry_of_many_is_cancelled_once(client: Client, database: asyncpg.Connection) -> None:
+async def test_bulk_retry_is_cancelled_once(client: Client, database: asyncpg.Connection) -> None:
     await add_many_failed(database, 3)
     begun = await post_as_operator(client, RETRIES, 202, filter={})
     path = f"{RETRIES}/{begun['bulk_retry_id']}/cancel"
@@ -70,13 +70,13 @@ async def test_a_retry_of_many_is_cancelled_once(client: Client, database: async
         ({"per_second": 1}, 400, "bad_body"),
     ],
 )
-async def test_what_is_wrong_with_a_request_is_said(
+async def test_error_in_a_bulk_retry_is_named(
     client: Client, body: dict[str, object], status: int, code: str
 ) -> None:
     assert (await post_as_operator(client, RETRIES, status, **body))["code"] == code
 
 
-async def test_a_content_leads_to_all_who_hold_it(client: Client, zendesk: Zendesk, worker: Worker) -> None:
+async def test_content_hash_finds_all_files_with_it(client: Client, zendesk: Zendesk, worker: Worker) -> None:
     urls = [zendesk.add_file("same.pdf", PDF) for _ in range(2)]
     ids = [(await client.send(zendesk.payload(attachments=[url])))["email_id"] for url in urls]
     emails = [await client.until(email_id, "completed") for email_id in ids]
@@ -90,7 +90,7 @@ async def test_a_content_leads_to_all_who_hold_it(client: Client, zendesk: Zende
         await client.get(f"/api/v1/attachments/{unknown}", 404)
 
 
-async def test_the_request_is_shown_as_it_came(client: Client, zendesk: Zendesk) -> None:
+async def test_original_request_is_shown(client: Client, zendesk: Zendesk) -> None:
     body = b'{"ticket_id": 1, "subject": "caf\\u00e9"}'
     email_id = (await client.send(body))["email_id"]
 
@@ -101,9 +101,7 @@ async def test_the_request_is_shown_as_it_came(client: Client, zendesk: Zendesk)
     await client.get("/api/v1/emails/99/request", 404)
 
 
-async def test_the_verdict_tells_of_alerts_that_no_e_mail_shows(
-    client: Client, database: asyncpg.Connection
-) -> None:
+async def test_verdict_names_alerts_without_an_email(client: Client, database: asyncpg.Connection) -> None:
     await database.execute(
         "INSERT INTO alerts (cause, key, count, summary, detail, seen_at)"
         " VALUES ('signatures', '', 7, 'Webhooks have no good signature', '', now()),"
@@ -120,7 +118,7 @@ async def test_the_verdict_tells_of_alerts_that_no_e_mail_shows(
     assert (overview["state"], overview["need_you"]) == ("attention", 0)
 
 
-async def test_what_runs_again_is_old_but_does_not_make_the_verdict_late(
+async def test_retried_old_email_does_not_make_the_verdict_late(
     client: Client, database: asyncpg.Connection
 ) -> None:
     await add_many_failed(database, 2)
@@ -139,7 +137,7 @@ async def test_what_runs_again_is_old_but_does_not_make_the_verdict_late(
     assert late["state"] == "late"
 
 
-async def test_the_overview_has_a_verdict(client: Client, database: asyncpg.Connection) -> None:
+async def test_overview_has_a_verdict(client: Client, database: asyncpg.Connection) -> None:
     await add_many_failed(database, 2)
     await database.execute(
         "INSERT INTO incoming_emails (zendesk_ticket_id, processing_status, attempt_number, received_at, queued_at,"
@@ -162,7 +160,7 @@ async def test_the_overview_has_a_verdict(client: Client, database: asyncpg.Conn
     }  # fmt: skip
 
 
-async def test_what_holdfast_stands_on_is_told_with_zendesks_credentials(client: Client) -> None:
+async def test_dependencies_are_shown_with_zendesk_credentials(client: Client) -> None:
     async def known() -> list[dict[str, object]] | None:
         checks: list[dict[str, object]] = (await client.get("/api/v1/checks"))["checks"]
         return checks if all(check["ok"] is not None for check in checks) else None

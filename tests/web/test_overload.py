@@ -1,4 +1,4 @@
-"""More than can be taken: refused at once and asked to come again, and nothing that was acknowledged is lost."""
+"""Overload: webhooks are refused with 503 at once, and no acknowledged one is lost."""
 
 import asyncio
 import json
@@ -10,33 +10,33 @@ import pytest
 
 from service import intake
 from service.config.settings import Settings
-from service.local.zendesk.stand_in import Answer, Zendesk
+from service.local.zendesk.stand_in import WebhookResponse, Zendesk
 from service.postgres import batch
 from service.resources import Resources
 from service.web import webhook
-from service.web.bodies import LOAD
+from service.web.bodies import BODIES
 from service.zendesk.signature import SIGNATURE, TIMESTAMP
 from tests.conftest import API_TOKEN, Client, Server, eventually, serving
 from tests.support.connections import connect
 
-# As Zendesk's look, and signed by nobody.
+# Headers like Zendesk's with a forged signature.
 FORGED = f"{TIMESTAMP}: 2026-11-29T06:00:00Z\r\n{SIGNATURE}: {'A' * 43}=\r\n"
 
 
-async def test_while_postgres_is_stuck_webhooks_are_refused_and_afterwards_taken(
+async def test_webhooks_are_refused_while_postgres_is_blocked_and_accepted_afterwards(
     settings: Settings,
     zendesk: Zendesk,
     res: Resources,
     database: asyncpg.Connection,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """A table that is locked, and a hundred webhooks."""
+    """A locked table, and a hundred webhooks."""
     monkeypatch.setattr(batch, "MOST_WAITING", 8)
     settings = settings.model_copy(update={"database_pool_size": 2, "database_seconds": 5.0})
     async with serving(settings, zendesk) as client:
         async with database.transaction():
             await database.execute("LOCK TABLE incoming_emails IN ACCESS EXCLUSIVE MODE")
-            first: list[asyncio.Task[Answer]] = []
+            first: list[asyncio.Task[WebhookResponse]] = []
 
             async def is_full() -> bool:
                 first.append(asyncio.create_task(_send(client, zendesk)))
@@ -55,7 +55,7 @@ async def test_while_postgres_is_stuck_webhooks_are_refused_and_afterwards_taken
     assert len(rows) <= len(answers) + 1
 
 
-async def test_a_burst_is_taken_as_a_whole(
+async def test_burst_of_webhooks_is_accepted_completely(
     client: Server, zendesk: Zendesk, database: asyncpg.Connection
 ) -> None:
     answers = await asyncio.gather(*(_send(client, zendesk) for _ in range(300)))
@@ -64,10 +64,10 @@ async def test_a_burst_is_taken_as_a_whole(
     assert await database.fetchval("SELECT count(*) FROM incoming_emails") == 300
 
 
-async def test_more_bytes_than_can_be_held_are_refused_and_room_is_made_again(
+async def test_bodies_over_the_memory_limit_are_refused_and_memory_is_freed(
     client: Server, zendesk: Zendesk, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Bodies that nobody has vouched for yet come slowly on many connections, with headers as Zendesk's look."""
+    """Slow unsigned bodies on many connections, with headers like Zendesk's."""
     monkeypatch.setattr(webhook, "MOST_READ_BYTES", 40_000)
     host, port = client.url.removeprefix("http://").split(":")
     head = (
@@ -77,7 +77,7 @@ async def test_more_bytes_than_can_be_held_are_refused_and_room_is_made_again(
     connections = [await asyncio.open_connection(host, int(port)) for _ in range(10)]
     for _, writer in connections:
         writer.write(head + b"x" * 8_000)
-    # Those that were let in wait for the rest of their bodies: one of the others is answered first.
+    # Admitted requests wait for the rest of their bodies: a refused one is answered first.
     first = [asyncio.create_task(reader.read(400)) for reader, _ in connections]
     done, _ = await asyncio.wait(first, return_when=asyncio.FIRST_COMPLETED)
     for task in first:
@@ -92,17 +92,17 @@ async def test_more_bytes_than_can_be_held_are_refused_and_room_is_made_again(
     assert again.status == 200
 
 
-# What attackers send of a body of 1 MB, after a head that looks like Zendesk's.
+# The part that attackers send of a body of 1 MB, after a head like Zendesk's.
 ATTACKS = {"and no more": 200_000, "slowly": 100_000, "whole": 1_000_000}
 
 
 @pytest.mark.parametrize("way", ATTACKS)
-async def test_large_bodies_of_strangers_cost_no_small_webhook_its_answer(
+async def test_large_unsigned_bodies_cost_no_webhook_its_answer(
     way: str, client: Server, zendesk: Zendesk, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """They send more than may be held together, on many connections, and each webhook gets its 200 beside them."""
+    """They exceed the common limit on many connections, and each webhook still gets its 200."""
     monkeypatch.setattr(webhook, "MOST_READ_BYTES", 4_000_000)
-    load = client.app[LOAD]
+    bodies = client.app[BODIES]
     most, refused = 0, 0
 
     async def attack() -> None:
@@ -112,12 +112,12 @@ async def test_large_bodies_of_strangers_cost_no_small_webhook_its_answer(
                 sending = asyncio.create_task(_attack(writer, ATTACKS[way], slowly=way == "slowly"))
                 status_line = await reader.readline()
                 sending.cancel()
-                most = max(most, load.read_bytes)
+                most = max(most, bodies.read_bytes)
                 refused += b" 503 " in status_line
 
     async with asyncio.TaskGroup() as group:
         attackers = [group.create_task(attack()) for _ in range(20 if way == "whole" else 60)]
-        # Whole bodies are refused by their signature, and may be gone before there are too many.
+        # Complete bodies are refused by their signature, perhaps before the limit is reached.
         if way != "whole":
             await eventually(lambda: _is_true(refused > 0))
         answers = [await _send(client, zendesk) for _ in range(20)]
@@ -127,12 +127,12 @@ async def test_large_bodies_of_strangers_cost_no_small_webhook_its_answer(
 
     assert Counter(answer.status for answer in answers) == {200: 100}
     assert most <= 4_000_000
-    assert load.read_bytes == 0 or await eventually(lambda: _is_true(load.read_bytes == 0))
-    assert not load.readings
+    assert bodies.read_bytes == 0 or await eventually(lambda: _is_true(bodies.read_bytes == 0))
+    assert not bodies.bodies
 
 
-async def test_a_head_that_cannot_be_zendesks_is_refused_before_its_body_is_read(client: Server) -> None:
-    """Without its headers nobody gets a byte of a body into memory."""
+async def test_request_without_zendesk_headers_is_refused_before_its_body(client: Server) -> None:
+    """Without Zendesk's headers no byte of a body is read into memory."""
     bad = {"signature_missing": f"{TIMESTAMP}: 1", "signature_mismatch": f"{TIMESTAMP}: 1\r\n{SIGNATURE}: no"}
     bad["timestamp_missing"] = f"{SIGNATURE}: {'A' * 43}="
     bad["timestamp_malformed"] = f"{SIGNATURE}: {'A' * 43}=\r\n{TIMESTAMP}: {{"
@@ -146,7 +146,7 @@ async def test_a_head_that_cannot_be_zendesks_is_refused_before_its_body_is_read
 
         assert head.startswith(b"HTTP/1.1 401")
         assert json.loads(body)["code"] == code
-        assert not client.app[LOAD].readings
+        assert not client.app[BODIES].bodies
 
 
 async def _attack(writer: asyncio.StreamWriter, size: int, *, slowly: bool) -> None:
@@ -163,20 +163,20 @@ async def _is_true(value: bool) -> bool:  # noqa: FBT001 a condition to wait for
     return value
 
 
-async def _send(client: Client, zendesk: Zendesk) -> Answer:
+async def _send(client: Client, zendesk: Zendesk) -> WebhookResponse:
     return await zendesk.send(client.webhook, zendesk.payload())
 
 
-async def _accepted(client: Client, zendesk: Zendesk) -> Answer | None:
+async def _accepted(client: Client, zendesk: Zendesk) -> WebhookResponse | None:
     answer = await _send(client, zendesk)
     return answer if answer.status == 200 else None
 
 
 @pytest.mark.parametrize("path", ["/metrics", "/readyz"])
-async def test_what_anybody_may_ask_for_is_found_out_once_for_all_who_ask_meanwhile(
+async def test_open_paths_share_one_query_between_concurrent_requests(
     settings: Settings, zendesk: Zendesk, database: asyncpg.Connection, path: str
 ) -> None:
-    """What it reads is locked, and fifty ask: one connection waits for it."""
+    """The table is locked, and fifty requests come: one connection waits."""
     async with serving(settings, zendesk) as client:
         async with database.transaction():
             await database.execute("LOCK TABLE incoming_emails IN ACCESS EXCLUSIVE MODE")
@@ -195,10 +195,10 @@ async def test_what_anybody_may_ask_for_is_found_out_once_for_all_who_ask_meanwh
     assert 0 < most <= 2  # the watch of alerts may be one
 
 
-async def test_who_looks_at_lists_leaves_connections_to_webhooks(
+async def test_lists_leave_connections_for_webhooks(
     settings: Settings, zendesk: Zendesk, database: asyncpg.Connection
 ) -> None:
-    """Twenty lists wait for a table that webhooks do not need, and a webhook is taken."""
+    """Twenty lists wait for a table that webhooks do not need, and a webhook is accepted."""
     settings = settings.model_copy(update={"database_pool_size": 4, "database_seconds": 30.0})
     async with serving(settings, zendesk) as client:
         async with database.transaction():

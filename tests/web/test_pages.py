@@ -1,4 +1,4 @@
-"""The pages without a browser: what they say, to whom, and what no stranger's text can make of them."""
+"""The pages without a browser: their content, their rights, and hostile text."""
 
 import asyncio
 import re
@@ -39,18 +39,16 @@ def settings(settings: Settings) -> Settings:
     return settings.model_copy(update={"api_read_token": SecretStr(READ_TOKEN), "max_retries": 0})
 
 
-async def test_the_overview_says_that_all_is_well(client: Server, worker: Worker) -> None:
+async def test_overview_says_that_all_is_well(client: Server, worker: Worker) -> None:
     await client.until(await send(client), "completed")
 
     page = words_of(await read(client, "/"))
 
     assert "The one e-mail of the last 24 hours is safe. None needs you. Nothing waits." in page
-    assert "Completed 1 every file is stored" in page
+    assert "Completed 1 all files are stored" in page
 
 
-async def test_the_overview_leads_to_what_failed_and_to_what_could_not_be_read(
-    client: Server, worker: Worker
-) -> None:
+async def test_overview_links_to_failures_and_quarantine(client: Server, worker: Worker) -> None:
     await failing(client)
     await quarantine(client)
 
@@ -61,9 +59,7 @@ async def test_the_overview_leads_to_what_failed_and_to_what_could_not_be_read(
     assert "1 in quarantine" in words_of(page)
 
 
-async def test_the_overview_shows_the_alerts_that_are_open(
-    client: Server, database: asyncpg.Connection
-) -> None:
+async def test_overview_shows_open_alerts(client: Server, database: asyncpg.Connection) -> None:
     await database.execute(
         "INSERT INTO alerts (cause, key, count, summary, detail, resolved_at) VALUES"
         " ('no_worker', '', 3, 'Three <b>failed</b>', 'Look at them', NULL),"
@@ -76,14 +72,12 @@ async def test_the_overview_shows_the_alerts_that_are_open(
     assert "It was late" not in page
 
 
-async def test_before_the_first_e_mail_it_says_how_one_comes(client: Server) -> None:
+async def test_empty_overview_explains_how_to_connect_zendesk(client: Server) -> None:
     assert "/webhooks/zendesk" in await read(client, "/")
     assert "/webhooks/zendesk" in await read(client, "/emails")
 
 
-async def test_without_postgres_the_overview_says_so_and_comes_back_by_itself(
-    settings: Settings, zendesk: Zendesk
-) -> None:
+async def test_overview_without_postgres_says_so_and_recovers(settings: Settings, zendesk: Zendesk) -> None:
     async with before_postgres(settings) as (proxy, through), serving(through, zendesk) as client:
         proxy.cut()
         page = words_of(await read(client, "/", status=503))
@@ -99,7 +93,7 @@ async def test_without_postgres_the_overview_says_so_and_comes_back_by_itself(
         assert await eventually(is_back)
 
 
-async def test_what_many_ask_for_is_found_out_once() -> None:
+async def test_shared_value_is_computed_once_for_concurrent_callers() -> None:
     asked = 0
 
     async def find() -> int:
@@ -115,7 +109,7 @@ async def test_what_many_ask_for_is_found_out_once() -> None:
     await shared.close()
 
 
-async def test_what_is_too_old_is_found_out_anew() -> None:
+async def test_outdated_shared_value_is_computed_again() -> None:
     numbers = iter(range(10))
 
     async def find() -> int:
@@ -127,7 +121,7 @@ async def test_what_is_too_old_is_found_out_anew() -> None:
     await shared.close()
 
 
-async def test_what_nobody_looked_at_for_a_while_is_not_shown_as_if_it_were_so_now() -> None:
+async def test_stale_shared_value_is_not_returned() -> None:
     async def find() -> int:
         return 1
 
@@ -138,9 +132,7 @@ async def test_what_nobody_looked_at_for_a_while_is_not_shown_as_if_it_were_so_n
     await shared.close()
 
 
-async def test_no_page_has_anything_that_a_browser_runs_but_files_named_with_its_nonce(
-    client: Server, worker: Worker
-) -> None:
+async def test_pages_run_only_scripts_with_their_nonce(client: Server, worker: Worker) -> None:
     await failing(client, subject=HOSTILE, from_name=HOSTILE, name=HOSTILE)
     await quarantine(client)
     for path in PAGES:
@@ -156,9 +148,7 @@ async def test_no_page_has_anything_that_a_browser_runs_but_files_named_with_its
         assert not re.search(r"<[^>]*\s(on\w+|style)=", page), path
 
 
-async def test_a_strangers_text_is_shown_as_text_and_reads_as_it_is_written(
-    client: Server, worker: Worker
-) -> None:
+async def test_text_of_strangers_is_escaped_and_hides_nothing(client: Server, worker: Worker) -> None:
     email_id = await failing(client, subject=HOSTILE, from_name=HOSTILE, name=HOSTILE)
 
     for path in (f"/emails/{email_id}", "/emails"):
@@ -170,13 +160,13 @@ async def test_a_strangers_text_is_shown_as_text_and_reads_as_it_is_written(
         assert "\ufffdgnp.<script>alert(1)</script>" in unescape(page)
 
 
-async def test_a_lone_surrogate_breaks_no_page(client: Server, worker: Worker) -> None:
+async def test_lone_surrogates_break_no_page(client: Server, worker: Worker) -> None:
     await client.send(b'{"ticket_id": "1", "subject": "a \\ud800 b", "attachments": []}')
 
     assert "a \ufffd b" in await read(client, "/emails/1")
 
 
-async def test_a_body_that_is_not_utf_8_is_shown_with_a_word_about_it(client: Server) -> None:
+async def test_body_of_invalid_utf8_is_shown_with_a_note(client: Server) -> None:
     quarantine_id = await quarantine(client)
 
     page = await read(client, f"/quarantine/{quarantine_id}")
@@ -186,7 +176,7 @@ async def test_a_body_that_is_not_utf_8_is_shown_with_a_word_about_it(client: Se
     assert "not UTF-8" in page
 
 
-async def test_a_body_that_would_grow_a_thousandfold_is_laid_out_no_further_than_it_is_shown(
+async def test_indentation_of_nested_json_stops_at_the_shown_length(
     client: Server,
 ) -> None:
     body = b'{"a":' + b"[" * 400 + b"1," * 400_000 + b"1" + b"]" * 400 + b"}"
@@ -205,7 +195,7 @@ async def test_a_body_that_would_grow_a_thousandfold_is_laid_out_no_further_than
 @pytest.mark.parametrize(
     ("ticket", "links"), [("35436", True), ("35436/../../x", False), ("javascript:1", False)]
 )
-async def test_only_a_number_leads_to_a_ticket(
+async def test_only_numeric_tickets_are_linked(
     client: Server, zendesk: Zendesk, ticket: str, *, links: bool
 ) -> None:
     await client.send(zendesk.payload(ticket_id=ticket))
@@ -215,16 +205,14 @@ async def test_only_a_number_leads_to_a_ticket(
     assert (f'href="{zendesk.url}/agent/tickets/{ticket}"' in page) == links
 
 
-async def test_the_story_of_an_e_mail_has_each_attempt_and_what_people_did(
-    client: Server, worker: Worker
-) -> None:
+async def test_timeline_has_all_attempts_and_actions(client: Server, worker: Worker) -> None:
     email_id = await failing(client)
     assert await press(client, f"/emails/{email_id}/retry") == f"/emails/{email_id}?notice=retried"
     await client.until(email_id, "completed")
 
     page = words_of(await read(client, f"/emails/{email_id}"))
 
-    story = page.partition("What happened")[2]
+    story = page.partition("History")[2]
     places = [
         story.index(part)
         for part in ("Received", "Attempt 1 failed", "Retried", "Attempt 2 completed", "Completed:")
@@ -233,21 +221,21 @@ async def test_the_story_of_an_e_mail_has_each_attempt_and_what_people_did(
     assert "not_found" in story
 
 
-async def test_a_notice_says_only_what_is_ours(client: Server, zendesk: Zendesk) -> None:
+async def test_notice_shows_only_our_texts(client: Server, zendesk: Zendesk) -> None:
     await client.send(zendesk.payload())
 
-    assert "It runs again" in await read(client, "/emails/1?notice=retried")
+    assert "Retry queued" in await read(client, "/emails/1?notice=retried")
     assert "Send+us" not in await read(client, "/emails/1?notice=Send+us+money")
 
 
-async def test_what_is_not_finished_cannot_be_retried(client: Server, zendesk: Zendesk) -> None:
+async def test_unfinished_email_cannot_be_retried(client: Server, zendesk: Zendesk) -> None:
     await client.send(zendesk.payload())
 
     assert "<button" not in (await read(client, "/emails/1")).partition("<article")[2]
     assert "will be worked on anyway" in await read(client, "/emails/1/retry", form={}, status=409)
 
 
-async def test_readers_see_no_buttons_and_can_press_none(client: Server, worker: Worker) -> None:
+async def test_readers_see_no_buttons_and_may_use_none(client: Server, worker: Worker) -> None:
     email_id = await failing(client)
     quarantine_id = await quarantine(client)
 
@@ -263,16 +251,16 @@ async def test_readers_see_no_buttons_and_can_press_none(client: Server, worker:
         await read(client, path, form={}, token=READ_TOKEN, status=403)
 
 
-async def test_who_is_not_signed_in_is_led_to_where_that_can_be_done(client: Server) -> None:
+async def test_without_session_pages_redirect_to_sign_in(client: Server) -> None:
     async with asking(client, "/emails?status=failed", token="wrong") as response:
         assert response.status == 303
         assert response.headers["Location"].startswith("/sign-in?next=/emails%3Fstatus")
 
 
-async def test_what_is_wrong_with_a_filter_stands_on_the_page(client: Server) -> None:
+async def test_error_in_a_filter_is_shown_on_the_page(client: Server) -> None:
     page = await read(client, "/emails?received_after=yesterday&q=x", status=400)
 
-    assert "This filter cannot be used: received_after: Input should be" in words_of(page)
+    assert "Invalid filter: received_after: Input should be" in words_of(page)
     assert 'value="x"' in page
 
 
@@ -282,7 +270,7 @@ async def test_empty_fields_of_a_form_are_no_filters(client: Server) -> None:
         assert response.headers["Location"] == "/emails?status=failed"
 
 
-async def test_a_page_leads_on_to_older_ones_with_the_same_filter(client: Server, zendesk: Zendesk) -> None:
+async def test_link_to_older_emails_keeps_the_filter(client: Server, zendesk: Zendesk) -> None:
     for _ in range(3):
         await client.send(zendesk.payload(subject="Invoice & more"))
 
@@ -293,7 +281,7 @@ async def test_a_page_leads_on_to_older_ones_with_the_same_filter(client: Server
     assert 'id="email-1"' in await read(client, onward.replace("/emails?", "/emails?limit=2&"))
 
 
-async def test_a_retry_of_many_is_planned_before_it_begins(client: Server, worker: Worker) -> None:
+async def test_bulk_retry_is_planned_before_it_starts(client: Server, worker: Worker) -> None:
     ids = [await failing(client) for _ in range(3)]
 
     plan = await read(client, "/retries/plan?status=failed&error_code=not_found&host=127.0.0.1")
@@ -313,7 +301,7 @@ async def test_a_retry_of_many_is_planned_before_it_begins(client: Server, worke
     assert "3 of 3" in words_of(await read(client, "/retries"))
 
 
-async def test_a_retry_of_many_can_be_cancelled(client: Server, worker: Worker) -> None:
+async def test_bulk_retry_can_be_cancelled(client: Server, worker: Worker) -> None:
     for _ in range(3):
         await failing(client)
     await press(client, "/retries", status="failed", per_second="1")
@@ -324,7 +312,7 @@ async def test_a_retry_of_many_can_be_cancelled(client: Server, worker: Worker) 
     assert "cancelled" in words_of(await read(client, "/retries"))
 
 
-async def test_what_could_not_be_read_is_replayed(client: Server, database: asyncpg.Connection) -> None:
+async def test_quarantined_request_is_replayed(client: Server, database: asyncpg.Connection) -> None:
     quarantine_id = await quarantine(client)
     await database.execute(
         "UPDATE quarantined_webhooks SET raw_body = $1", b'{"ticket_id": 7, "attachments": []}'
@@ -337,7 +325,7 @@ async def test_what_could_not_be_read_is_replayed(client: Server, database: asyn
     assert "e-mail 1" in await read(client, "/quarantine?replayed=true")
 
 
-async def test_what_still_cannot_be_read_says_why(client: Server) -> None:
+async def test_failed_replay_shows_the_reason(client: Server) -> None:
     quarantine_id = await quarantine(client)
 
     page = await read(client, f"/quarantine/{quarantine_id}/replay", form={}, status=409)
@@ -345,7 +333,7 @@ async def test_what_still_cannot_be_read_says_why(client: Server) -> None:
     assert "not_json" in page
 
 
-async def test_pictures_and_pdfs_are_shown_where_nothing_can_run(client: Server, worker: Worker) -> None:
+async def test_previews_of_images_and_pdfs_allow_no_scripts(client: Server, worker: Worker) -> None:
     for file, kind in ((PNG, "image/png"), (INVOICE, "application/pdf")):
         email_id = await send(client, name="a.html", content=file.content)
         await client.until(email_id, "completed")
@@ -370,7 +358,7 @@ async def test_pictures_and_pdfs_are_shown_where_nothing_can_run(client: Server,
         ("a.pdf", b"Hello"),
     ],
 )
-async def test_whatever_it_is_called_nothing_else_is_shown(
+async def test_other_types_have_no_preview_under_any_name(
     client: Server, worker: Worker, name: str, content: bytes
 ) -> None:
     email_id = await send(client, name=name, content=content)
@@ -380,7 +368,7 @@ async def test_whatever_it_is_called_nothing_else_is_shown(
     assert "/preview" not in await read(client, f"/emails/{email_id}")
 
 
-async def test_a_stream_tells_of_what_changes(client: Server) -> None:
+async def test_stream_sends_changes(client: Server) -> None:
     async with asking(client, "/live/overview", Accept="text/event-stream") as response:
         assert response.headers["Content-Type"] == "text/event-stream"
         assert await _event(response) == "overview"
@@ -390,7 +378,7 @@ async def test_a_stream_tells_of_what_changes(client: Server) -> None:
         assert await _event(response) == "changed"
 
 
-async def test_streams_end_when_the_server_does(client: Server) -> None:
+async def test_streams_end_at_shutdown(client: Server) -> None:
     async with asking(client, "/live/overview", Accept="text/event-stream") as response:
         await _event(response)
         await asyncio.wait_for(client.stop(), 5)
@@ -399,32 +387,30 @@ async def test_streams_end_when_the_server_does(client: Server) -> None:
         assert response.content.at_eof()
 
 
-async def test_no_more_watch_than_a_process_can_serve(
-    client: Server, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(live, "MOST_WATCHERS", 1)
+async def test_number_of_streams_is_limited(client: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(live, "MOST_STREAMS", 1)
     async with asking(client, "/live/changes", Accept="text/event-stream") as response:
         await _event(response)
         async with asking(client, "/live/changes", Accept="text/event-stream") as another:
             assert another.status == 503
 
 
-async def test_a_session_is_asked_for_again(client: Server, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A stream ends by itself, so that a session that is over does not outlive itself in it."""
+async def test_long_stream_ends_so_that_the_session_is_checked(
+    client: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A stream ends by itself, so that it cannot outlive its session."""
     monkeypatch.setattr(live, "STREAM_SECONDS", 0)
     async with asking(client, "/live/changes", Accept="text/event-stream") as response:
         assert await response.read() == b""
 
 
-async def test_what_does_not_exist_is_a_page_that_says_so(client: Server) -> None:
+async def test_missing_page_gets_a_404_page(client: Server) -> None:
     for path in ("/emails/99", "/quarantine/99", "/emails/x", "/nothing", "/emails/1/attachments/0/preview"):
         assert "<h1>Not Found</h1>" in await read(client, path, status=404)
 
 
-async def test_the_overview_waits_for_nobody_who_looks_at_it_too(
-    client: Server, database: asyncpg.Connection
-) -> None:
-    """What is two seconds old is shown again, and costs no query."""
+async def test_overview_is_shared_between_viewers(client: Server, database: asyncpg.Connection) -> None:
+    """A snapshot younger than two seconds is reused without a query."""
     await read(client, "/")
     await database.execute("ALTER TABLE incoming_emails RENAME TO hidden")
     try:
@@ -444,11 +430,11 @@ async def _event(response: ClientResponse) -> str:
     raise AssertionError("the stream ended")
 
 
-async def test_pages_work_by_the_cookie_of_a_session(client: Server) -> None:
+async def test_pages_work_with_a_session_cookie(client: Server) -> None:
     async with ClientSession(cookie_jar=CookieJar(unsafe=True)) as session:  # of an address, not a name
         form = {"name": "Mara", "token": API_TOKEN, "next": "/failures"}
         headers = {"Origin": client.url}
         async with session.post(f"{client.url}/sign-in", data=form, headers=headers) as response:
             assert response.status == 200
             assert response.url.path == "/failures"
-            assert "Nothing has failed" in await response.text()
+            assert "No failures" in await response.text()

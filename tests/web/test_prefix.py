@@ -1,4 +1,4 @@
-"""Below a path of a host that others share: no link, form or redirect leads out of it."""
+"""The path prefix on a shared host: no link, form or redirect leads out of it."""
 
 import json
 import re
@@ -16,13 +16,12 @@ from service.config.alerts import PATHS, AlertSettings
 from service.config.settings import Settings
 from service.local.zendesk.stand_in import Zendesk
 from service.resources import Resources
-from service.web.api.routes import API
-from service.web.app import PAGES
+from service.web.app import ROUTES
 from tests.conftest import API_TOKEN, Client, Server, serving, working
 from tests.support.pages import PNG, failing, quarantine, send
 
 PREFIX = "/holdfast/in-box"
-# Each attribute whose value is a path, but for what somebody may have typed.
+# Each attribute with a path, except typed values.
 _PATHS = re.compile(r'\s(?!value|title|alt|placeholder)[\w-]+="(/[^"#]*)')
 _FORMS = re.compile(r'<form method="post" action="([^"]*)">(.*?)</form>', re.DOTALL)
 _FIELDS = re.compile(r'<input[^>]*?name="(\w+)"[^>]*?value="([^"]*)"')
@@ -30,9 +29,9 @@ _FIELDS = re.compile(r'<input[^>]*?name="(\w+)"[^>]*?value="([^"]*)"')
 
 @asynccontextmanager
 async def proxied(server: Server) -> AsyncIterator[tuple[str, list[str]]]:
-    """Put a host before the server that knows it by its prefix alone; yield its address and what it had to refuse.
+    """Run a proxy that only serves the prefix; yield its address and its refused requests.
 
-    It strips the prefix from every second request, and passes it with the others.
+    It strips the prefix from every second request.
     """
     outside: list[str] = []
     strip = cycle((True, False))
@@ -64,7 +63,7 @@ async def proxied(server: Server) -> AsyncIterator[tuple[str, list[str]]]:
 
 
 class Browser:
-    """Goes wherever the pages lead."""
+    """A client that follows all links of the pages."""
 
     def __init__(self, url: str, session: ClientSession) -> None:
         self.url = url
@@ -87,7 +86,7 @@ class Browser:
             yield response
 
     async def go(self, path: str, form: dict[str, str] | None = None) -> str:
-        """Ask for a page; note where it leads, and return that, or what a redirect leads to."""
+        """Request a page; note and return its links, or the target of its redirect."""
         async with self.asking(path, form) as response:
             self.seen[path] = response.status
             if "Location" in response.headers:
@@ -102,7 +101,7 @@ class Browser:
             return ""
 
     async def go_everywhere(self) -> None:
-        self.seen.clear()  # somebody who did not sign in saw other pages
+        self.seen.clear()  # without a session there were other pages
         todo = [f"{PREFIX}/"]
         while todo:
             path = todo.pop()
@@ -120,7 +119,7 @@ async def browsing(settings: Settings, zendesk: Zendesk) -> AsyncIterator[Any]:
             yield server, Browser(url, session), outside
 
 
-async def test_below_a_prefix_everything_leads_to_what_is_below_it(
+async def test_below_a_prefix_all_links_stay_below_it(
     settings: Settings, zendesk: Zendesk, res: Resources
 ) -> None:
     async with browsing(settings, zendesk) as (server, browser, outside), working(settings):
@@ -148,7 +147,7 @@ async def test_below_a_prefix_everything_leads_to_what_is_below_it(
         assert signed_in == f"{PREFIX}/emails/{stored}"
         assert signed_out == f"{PREFIX}/sign-in"
         assert outside == []
-        # It still cannot be read.
+        # It still cannot be parsed.
         assert [path for path, status in browser.seen.items() if status >= 400] == [
             f"{PREFIX}/quarantine/1/replay"
         ]
@@ -182,10 +181,10 @@ def _every_page(email_id: int) -> set[str]:
     }
 
 
-async def test_where_another_holdfast_has_the_host_itself_both_sessions_hold(
+async def test_two_services_on_one_host_keep_separate_sessions(
     settings: Settings, zendesk: Zendesk, res: Resources
 ) -> None:
-    """A browser sends the cookies of both, the longer path first, or not."""
+    """A browser sends the cookies of both, in any order."""
     async with browsing(settings, zendesk) as (_, browser, _):
         await browser.go(f"{PREFIX}/sign-in", {"name": "ada", "token": API_TOKEN})
         ours = next(f"{cookie.key}={cookie.value}" for cookie in browser.session.cookie_jar)
@@ -200,8 +199,8 @@ async def test_where_another_holdfast_has_the_host_itself_both_sessions_hold(
         assert statuses == [200, 200]
 
 
-def test_no_prefix_can_be_taken_for_a_path_of_ours() -> None:
-    assert {way.path.split("/")[1] for way in (*API, *PAGES)} - {""} == PATHS
+def test_prefix_must_not_be_one_of_our_paths() -> None:
+    assert {route.path.split("/")[1] for route in ROUTES} - {""} == PATHS
 
 
 @pytest.mark.parametrize(
@@ -214,7 +213,7 @@ def test_no_prefix_can_be_taken_for_a_path_of_ours() -> None:
         ("https://host.example:8443/a/b_c%20d.e/", "/a/b_c%20d.e"),
     ],
 )
-def test_a_prefix_is_the_path_of_the_public_url(public_url: str | None, prefix: str) -> None:
+def test_prefix_is_the_path_of_public_url(public_url: str | None, prefix: str) -> None:
     assert AlertSettings(public_url=public_url).path_prefix == prefix
 
 
@@ -222,6 +221,6 @@ def test_a_prefix_is_the_path_of_the_public_url(public_url: str | None, prefix: 
     "path",
     ["//evil.example", "/a//b", "/../a", "/a;b", '/a"b', "/a?b=c", "/a#b", "/emails", "/api/v2", "/static/"],
 )
-def test_a_path_that_would_mislead_is_refused(path: str) -> None:
+def test_unsafe_prefix_is_refused(path: str) -> None:
     with pytest.raises(ValueError, match="path"):
         AlertSettings(public_url=f"https://host.example{path}")

@@ -1,4 +1,4 @@
-"""Requests that a machine makes up from the description are all answered as it says."""
+"""Requests generated from the description get answers that conform to it."""
 
 import asyncio
 import re
@@ -17,7 +17,7 @@ from tests.support.examples import examples
 
 @pytest.mark.long
 @pytest.mark.timeout(300)
-async def test_the_running_server_does_what_its_description_says(
+async def test_running_server_conforms_to_its_description(
     client: Server, database: asyncpg.Connection, res: Resources, tmp_path: Path
 ) -> None:
     await add_file(database, res, b"content")

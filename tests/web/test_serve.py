@@ -1,4 +1,4 @@
-"""Several web processes on one port, as a platform sees them: killed, hung, told to end."""
+"""Several web processes on one port: killed, blocked, shut down."""
 
 import asyncio
 import os
@@ -29,7 +29,7 @@ from tests.support.webhooks import post
 
 @dataclass
 class Family:
-    """A parent, its processes, and a client that opens a connection for each request."""
+    """A parent process, its web processes, and a client with a connection per request."""
 
     parent: asyncio.subprocess.Process
     client: Client
@@ -55,13 +55,13 @@ async def alive(processes: set[int]) -> list[int]:
 def is_alive(process: psutil.Process) -> bool:
     try:
         return bool(process.status() != psutil.STATUS_ZOMBIE)
-    except psutil.NoSuchProcess:  # it ended, and its parent has reaped it, since it was listed
+    except psutil.NoSuchProcess:  # ended and reaped since it was listed
         return False
 
 
 @asynccontextmanager
 async def fresh(settings: Settings, **more: str) -> AsyncIterator[asyncio.subprocess.Process]:
-    """Run `holdfast web` in a new Python: where metrics are counted is decided when they are loaded."""
+    """Run `holdfast web` in a new Python: prometheus_client chooses its storage at import."""
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "service", "web"), cwd=ROOT, env={**environment(settings), **more}
     )
@@ -93,11 +93,11 @@ async def family(settings: Settings, zendesk: Zendesk) -> AsyncIterator[Family]:
             yield family
         finally:
             await end(family)
-            await asyncio.to_thread(remove_counters, parent.pid)  # a killed parent leaves them behind
+            await asyncio.to_thread(remove_counters, parent.pid)  # a killed parent leaves the files behind
 
 
 async def end(family: Family) -> None:
-    """Kill them all: a stopped process would not notice that its parent has ended."""
+    """Kill all: a stopped process would not notice the end of its parent."""
     children = await family.children() if family.parent.returncode is None else set()
     with suppress(ProcessLookupError):
         family.parent.kill()
@@ -111,10 +111,10 @@ def remove_counters(parent: int) -> None:
         shutil.rmtree(directory)
 
 
-async def test_each_process_answers_also_while_the_other_hangs(
+async def test_one_process_answers_while_the_other_hangs(
     settings: Settings, zendesk: Zendesk, res: Resources
 ) -> None:
-    """What waits to be accepted waits for both, so that it is enough that one is well."""
+    """Both processes accept from one queue: one healthy process is enough."""
     async with family(settings, zendesk) as both:
         for hanging in await both.children():
             os.kill(hanging, signal.SIGSTOP)
@@ -122,13 +122,13 @@ async def test_each_process_answers_also_while_the_other_hangs(
             os.kill(hanging, signal.SIGCONT)
 
 
-async def test_a_killed_process_comes_back_and_costs_no_request_of_the_others(
+async def test_killed_process_is_replaced_and_others_lose_no_request(
     settings: Settings, zendesk: Zendesk, res: Resources
 ) -> None:
     async with family(settings, zendesk) as both:
         before = await both.children()
         victim = min(before)
-        os.kill(victim, signal.SIGSTOP)  # from now on nothing is on it
+        os.kill(victim, signal.SIGSTOP)  # it has no requests from now on
 
         async def is_back() -> bool:
             assert await both.answers(1) == [200]
@@ -138,11 +138,11 @@ async def test_a_killed_process_comes_back_and_costs_no_request_of_the_others(
         os.kill(victim, signal.SIGKILL)
         await eventually(is_back)
         (survivor,) = before - {victim}
-        os.kill(survivor, signal.SIGSTOP)  # the new one alone
+        os.kill(survivor, signal.SIGSTOP)  # only the new one
         assert await both.answers() == [200] * 20
 
 
-async def test_who_removes_the_counters_costs_no_answer(
+async def test_removed_metrics_directory_costs_no_answer(
     settings: Settings, zendesk: Zendesk, res: Resources
 ) -> None:
     async with family(settings, zendesk) as both:
@@ -160,10 +160,10 @@ async def test_who_removes_the_counters_costs_no_answer(
     assert {answer["status"] for answer in answers} == {"accepted"}
 
 
-async def test_to_be_told_to_end_by_all_at_once_cuts_no_answer_off(
+async def test_repeated_shutdown_signals_cut_no_answer(
     settings: Settings, zendesk: Zendesk, res: Resources, database_url: str, database: asyncpg.Connection
 ) -> None:
-    """A platform signals every process of a dyno, and the parent passes on what it got."""
+    """A platform signals every process of a dyno, and the parent signals them again."""
     async with family(settings.model_copy(update={"database_seconds": 15.0}), zendesk) as both:
         children = await both.children()
         async with locked(database_url):
@@ -182,7 +182,9 @@ async def test_to_be_told_to_end_by_all_at_once_cuts_no_answer_off(
     assert not await alive(children)
 
 
-async def test_a_killed_parent_leaves_nobody(settings: Settings, zendesk: Zendesk, res: Resources) -> None:
+async def test_processes_end_with_a_killed_parent(
+    settings: Settings, zendesk: Zendesk, res: Resources
+) -> None:
     async with family(settings, zendesk) as both:
         children = await both.children()
         both.parent.kill()
@@ -195,7 +197,7 @@ async def test_a_killed_parent_leaves_nobody(settings: Settings, zendesk: Zendes
     assert children
 
 
-async def test_the_metrics_are_those_of_all_processes(
+async def test_metrics_are_summed_over_all_processes(
     settings: Settings, zendesk: Zendesk, res: Resources
 ) -> None:
     async with family(settings, zendesk) as both:
@@ -213,9 +215,7 @@ async def test_the_metrics_are_those_of_all_processes(
     assert text.count("holdfast_oldest_waiting_seconds ") == 3  # HELP, TYPE and the value
 
 
-async def test_a_process_that_died_is_not_among_the_gauges(
-    settings: Settings, zendesk: Zendesk, res: Resources
-) -> None:
+async def test_gauges_leave_out_dead_processes(settings: Settings, zendesk: Zendesk, res: Resources) -> None:
     async with family(settings, zendesk) as both:
 
         async def connections() -> float:
@@ -253,7 +253,7 @@ def keep_running(serve: str, *arguments: str) -> subprocess.CompletedProcess[str
     )
 
 
-def test_processes_that_cannot_start_are_not_started_again_and_again() -> None:
+def test_failed_start_is_not_repeated() -> None:
     done = keep_running("raise OSError('no more of it')")
 
     assert done.returncode == 1
@@ -261,8 +261,8 @@ def test_processes_that_cannot_start_are_not_started_again_and_again() -> None:
     assert done.stdout.count("web_process_started") == 2
 
 
-def test_one_that_goes_on_dying_starts_again_after_longer_and_longer_pauses(tmp_path: Path) -> None:
-    """Each leaves a mark; the one that finds six of them has the parent end."""
+def test_repeatedly_dying_process_restarts_with_growing_pauses(tmp_path: Path) -> None:
+    """Each process leaves a mark; the sixth one ends the parent."""
     leave_a_mark = "with open(sys.argv[1], 'a') as marks: marks.write('.'); born = marks.tell()"
     done = keep_running(
         f"{leave_a_mark}\n    os._exit(7) if born < 6 else os.kill(os.getppid(), signal.SIGTERM)",
@@ -274,7 +274,7 @@ def test_one_that_goes_on_dying_starts_again_after_longer_and_longer_pauses(tmp_
     assert re.findall(r"next_in_seconds=([\d.]+)", done.stdout)[:4] == ["0.5", "0.5", "1.0", "1.0"]
 
 
-async def test_a_connection_that_comes_before_anything_is_loaded_is_answered(
+async def test_connection_before_the_imports_is_answered(
     settings: Settings, zendesk: Zendesk, res: Resources
 ) -> None:
     with listening("127.0.0.1", 0) as (free,):

@@ -41,7 +41,7 @@ async def client(settings: Settings, zendesk: Zendesk, res: Resources) -> AsyncI
         yield client
 
 
-async def test_the_cookie_is_for_our_pages_alone(client: Server) -> None:
+async def test_cookie_is_http_only_and_same_site(client: Server) -> None:
     morsel = cookie(await sign_in(client, API_TOKEN))
 
     assert (morsel["httponly"], morsel["samesite"], morsel["path"]) == (True, "Lax", "/")
@@ -50,9 +50,7 @@ async def test_the_cookie_is_for_our_pages_alone(client: Server) -> None:
 
 
 @pytest.mark.parametrize("proto", ["https", "HTTPS, http"])
-async def test_the_cookie_of_a_page_that_came_encrypted_goes_nowhere_in_the_clear(
-    client: Server, proto: str
-) -> None:
+async def test_cookie_over_https_is_secure(client: Server, proto: str) -> None:
     headers = {"Sec-Fetch-Site": "same-origin", "X-Forwarded-Proto": proto}
 
     response = await ask(client, "POST", "/sign-in", data={"token": API_TOKEN}, headers=headers)
@@ -60,7 +58,7 @@ async def test_the_cookie_of_a_page_that_came_encrypted_goes_nowhere_in_the_clea
     assert cookie(response)["secure"] is True
 
 
-async def test_a_name_that_somebody_signed_himself_is_bounded_and_clean(
+async def test_forged_name_in_a_cookie_is_shortened_and_cleaned(
     client: Server, database: asyncpg.Connection
 ) -> None:
     email_id = await add(database, processing_status="failed")
@@ -85,7 +83,7 @@ def forged(token: str, signer: type[TimestampSigner] | None = None, **how: Any) 
     return value
 
 
-async def test_a_cookie_that_is_not_ours_opens_nothing(client: Server) -> None:
+async def test_forged_cookie_is_refused(client: Server) -> None:
     good = cookie(await sign_in(client, API_TOKEN, name="ada")).value
     reading = cookie(await sign_in(client, READ_TOKEN)).value
     name, time, signature = good.split(".")
@@ -108,7 +106,7 @@ async def test_a_cookie_that_is_not_ours_opens_nothing(client: Server) -> None:
 
 
 class Ago(TimestampSigner):
-    """Sign as it was done some seconds ago."""
+    """Sign with a time in the past."""
 
     seconds = 0
 
@@ -117,7 +115,7 @@ class Ago(TimestampSigner):
 
 
 @pytest.mark.parametrize(("hours", "status"), [(11, 200), (13, 401)])
-async def test_a_session_ends_with_its_time(client: Server, hours: int, status: int) -> None:
+async def test_session_expires(client: Server, hours: int, status: int) -> None:
     class Signer(Ago):
         seconds = hours * 3600
 
@@ -128,7 +126,7 @@ async def test_a_session_ends_with_its_time(client: Server, hours: int, status: 
     assert response.status == status
 
 
-async def test_a_new_token_ends_the_sessions_of_the_old_one(
+async def test_new_token_ends_the_sessions_of_the_old_one(
     client: Server, settings: Settings, zendesk: Zendesk
 ) -> None:
     headers = await session(client, API_TOKEN)
@@ -137,10 +135,10 @@ async def test_a_new_token_ends_the_sessions_of_the_old_one(
         assert (await ask(other, "GET", EMAILS, headers=headers)).status == 401
 
 
-async def test_signing_out_ends_the_session_in_every_process_and_no_other_session(
+async def test_sign_out_ends_this_session_in_every_process(
     client: Server, settings: Settings, zendesk: Zendesk
 ) -> None:
-    """Somebody may have a copy of the cookie; the signature can be written in other ways."""
+    """This includes copies of the cookie, also with another spelling of the signature."""
     ending, other = await session(client, API_TOKEN, name="ada"), await session(client, API_TOKEN, name="ada")
     value = ending["Cookie"]
     last = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_"
@@ -164,17 +162,17 @@ async def test_signing_out_ends_the_session_in_every_process_and_no_other_sessio
     assert (others.status, anew.status) == (200, 200)
 
 
-async def test_signing_out_ends_what_is_streamed_to_the_session(client: Server) -> None:
+async def test_sign_out_ends_the_streams_of_the_session(client: Server) -> None:
     headers = await session(client, API_TOKEN)
     async with client.session.get(f"{client.url}/live/changes", headers=headers) as stream:
         assert (await stream.content.readline()).startswith(b"event: changed")
 
         await ask(client, "POST", "/sign-out", headers=headers | {"Sec-Fetch-Site": "same-origin"})
 
-        await asyncio.wait_for(stream.content.read(), 60)  # or it would go on for minutes
+        await asyncio.wait_for(stream.content.read(), 60)  # a stream goes on for minutes otherwise
 
 
-async def test_a_session_from_before_an_upgrade_can_be_ended_as_well(client: Server) -> None:
+async def test_session_of_the_previous_version_can_be_ended(client: Server) -> None:
     value = forged(API_TOKEN, key_derivation="hmac", digest_method=hashlib.sha256)
     headers = {"Cookie": f"{sessions.COOKIE}={value}", "Sec-Fetch-Site": "same-origin"}
 
@@ -185,7 +183,7 @@ async def test_a_session_from_before_an_upgrade_can_be_ended_as_well(client: Ser
     assert (before.status, after.status) == (200, 401)
 
 
-async def test_an_ended_session_is_forgotten_when_its_time_is_up_anyway(
+async def test_ended_session_is_deleted_after_its_expiry(
     client: Server, database: asyncpg.Connection
 ) -> None:
     await database.execute(
@@ -200,7 +198,7 @@ async def test_an_ended_session_is_forgotten_when_its_time_is_up_anyway(
     assert "new" in kept
 
 
-async def test_nobody_can_fill_the_table_of_ended_sessions_without_a_token(
+async def test_without_token_nobody_can_add_ended_sessions(
     client: Server, database: asyncpg.Connection
 ) -> None:
     for value in ("", "eA.eA.eA", forged("another token")):
@@ -210,7 +208,7 @@ async def test_nobody_can_fill_the_table_of_ended_sessions_without_a_token(
     assert await database.fetchval("SELECT count(*) FROM ended_sessions") == 0
 
 
-async def test_without_postgres_no_cookie_opens_a_page_and_the_page_says_why(
+async def test_without_postgres_cookies_are_refused_with_a_reason(
     settings: Settings, zendesk: Zendesk
 ) -> None:
     async with before_postgres(settings) as (proxy, through), serving(through, zendesk) as client:
@@ -239,7 +237,7 @@ ORIGINS: list[tuple[dict[str, str], bool]] = [
     ({"Sec-Fetch-Site": "cross-site", "Origin": SAME}, False),
     ({"Sec-Fetch-Site": "same-origin", "Origin": "https://behind-a-proxy.example"}, True),
     ({"Origin": SAME}, True),
-    ({"Origin": "https://{host}"}, True),  # a proxy speaks it for us
+    ({"Origin": "https://{host}"}, True),  # a proxy terminates https
     ({"Origin": "http://evil.example"}, False),
     ({"Origin": "http://{host}.evil.example"}, False),
     ({"Origin": "http://127.0.0.1"}, False),  # another port
@@ -250,7 +248,7 @@ ORIGINS: list[tuple[dict[str, str], bool]] = [
 
 
 @pytest.mark.parametrize("way", ["basic", "session", "bearer"])
-async def test_another_site_makes_no_browser_act(client: Server, way: str) -> None:
+async def test_request_caused_by_another_site_is_refused(client: Server, way: str) -> None:
     host = client.url.removeprefix("http://")
     credentials = await headers_of(client, way, API_TOKEN)
     credentials.pop("Sec-Fetch-Site", None)
@@ -259,12 +257,12 @@ async def test_another_site_makes_no_browser_act(client: Server, way: str) -> No
 
         response = await ask(client, "POST", f"{EMAILS}/1/retry", headers=credentials | from_there)
 
-        is_read = is_let_in or way == "bearer"  # which no browser sends by itself
+        is_read = is_let_in or way == "bearer"  # browsers never send it by themselves
         expected = (404, "email_not_found") if is_read else (403, "foreign_origin")
         assert (response.status, await code_of(response)) == expected, headers
 
 
-async def test_a_browser_that_does_not_say_where_it_is_may_look_and_not_act(
+async def test_browser_without_origin_headers_may_read_but_not_act(
     client: Server, database: asyncpg.Connection
 ) -> None:
     await add(database, processing_status="failed")
@@ -277,7 +275,7 @@ async def test_a_browser_that_does_not_say_where_it_is_may_look_and_not_act(
     assert (looked.status, acted.status, by_curl.status) == (200, 403, 202)
 
 
-async def test_another_site_signs_nobody_in_or_out(client: Server) -> None:
+async def test_another_site_cannot_sign_a_browser_in_or_out(client: Server) -> None:
     for path in ("/sign-in", "/sign-out"):
         headers = {"Origin": "https://evil.example"}
         response = await ask(client, "POST", path, data={"token": API_TOKEN}, headers=headers)

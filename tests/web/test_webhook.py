@@ -1,4 +1,4 @@
-"""Every webhook gets an answer from the table, and what was answered 2xx is in Postgres byte for byte."""
+"""The webhook endpoint: each answer, and every webhook answered with 2xx is in Postgres byte for byte."""
 
 import asyncio
 import json
@@ -27,10 +27,10 @@ from tests.support.webhooks import (
 
 __all__ = ["no_traceback"]  # a fixture for each test here
 
-# New, seen before, ignored
+# Accepted, duplicate, ignored
 
 
-async def test_a_new_webhook_is_accepted_and_on_record_byte_for_byte(
+async def test_new_webhook_is_accepted_and_saved_byte_for_byte(
     client: Server, zendesk: Zendesk, database: asyncpg.Connection
 ) -> None:
     body = json.dumps(zendesk.payload(), indent=3).encode() + b" \r\n"
@@ -42,7 +42,7 @@ async def test_a_new_webhook_is_accepted_and_on_record_byte_for_byte(
     assert await bodies(database) == [body]
 
 
-async def test_a_webhook_seen_before_is_a_duplicate_of_the_same_email(
+async def test_repeated_webhook_is_a_duplicate_of_the_same_email(
     client: Server, zendesk: Zendesk, database: asyncpg.Connection
 ) -> None:
     payload = zendesk.payload()
@@ -54,7 +54,7 @@ async def test_a_webhook_seen_before_is_a_duplicate_of_the_same_email(
     assert await count_saved(database) == 1
 
 
-async def test_without_a_webhook_id_the_invocation_tells_what_is_a_repeat(
+async def test_without_webhook_id_the_invocation_id_identifies_duplicates(
     client: Server, database: asyncpg.Connection
 ) -> None:
     statuses = [
@@ -66,7 +66,7 @@ async def test_without_a_webhook_id_the_invocation_tells_what_is_a_repeat(
     assert await count_saved(database) == 2
 
 
-async def test_200_invocations_at_once_with_one_webhook_id_are_one_email(
+async def test_200_concurrent_invocations_with_one_webhook_id_make_one_email(
     client: Server, zendesk: Zendesk, database: asyncpg.Connection
 ) -> None:
     payload = zendesk.payload()
@@ -78,7 +78,7 @@ async def test_200_invocations_at_once_with_one_webhook_id_are_one_email(
     assert await count_saved(database) == 1
 
 
-async def test_200_different_emails_at_once_are_200_emails(
+async def test_200_concurrent_emails_are_all_saved(
     client: Server, zendesk: Zendesk, database: asyncpg.Connection
 ) -> None:
     receipts = await asyncio.gather(*(client.send(zendesk.payload(ticket_id=n)) for n in range(1, 201)))
@@ -87,7 +87,7 @@ async def test_200_different_emails_at_once_are_200_emails(
     assert await count_saved(database) == 200
 
 
-async def test_two_different_emails_with_one_webhook_id_are_both_kept(
+async def test_two_different_emails_with_one_webhook_id_are_both_saved(
     client: Server, database: asyncpg.Connection
 ) -> None:
     first, second, third = (
@@ -105,7 +105,7 @@ async def test_two_different_emails_with_one_webhook_id_are_both_kept(
     assert [row["error_code"] for row in codes] == ["key_reused"]
 
 
-async def test_an_event_that_we_do_not_use_is_ignored_counted_by_its_type_and_kept(
+async def test_event_of_unused_type_is_ignored_counted_by_type_and_saved(
     client: Server, database: asyncpg.Connection
 ) -> None:
     kind = "zen:event-type:ticket.priority_changed"
@@ -124,7 +124,7 @@ async def test_an_event_that_we_do_not_use_is_ignored_counted_by_its_type_and_ke
     assert await count_saved(database) == 1
 
 
-async def test_a_burst_of_events_that_we_do_not_use_is_kept_as_a_whole(
+async def test_burst_of_ignored_events_is_saved_completely(
     client: Server, database: asyncpg.Connection
 ) -> None:
     sent = [EVENT | {"type": MERGED, "time": str(number % 100)} for number in range(200)]
@@ -137,7 +137,7 @@ async def test_a_burst_of_events_that_we_do_not_use_is_kept_as_a_whole(
 
 
 @pytest.mark.parametrize("kind", ["", '\n"}\\', "\0\ud800", "é" * 5000, "ticket.created"])
-async def test_an_event_of_any_type_is_answered_and_the_metrics_stay_readable(
+async def test_events_of_any_type_are_answered_and_metrics_stay_readable(
     kind: str, client: Server, database: asyncpg.Connection
 ) -> None:
     answer = await post(client, EVENT | {"type": f"zen:event-type:{kind}"})
@@ -181,7 +181,7 @@ UNREADABLE = {
 
 
 @pytest.mark.parametrize("name", UNREADABLE)
-async def test_a_signed_body_that_we_cannot_read_is_kept_as_it_is(
+async def test_signed_body_that_cannot_be_parsed_is_saved_unchanged(
     name: str, client: Server, database: asyncpg.Connection
 ) -> None:
     body, code = UNREADABLE[name]
@@ -195,7 +195,7 @@ async def test_a_signed_body_that_we_cannot_read_is_kept_as_it_is(
     assert await database.fetchval("SELECT count(*) FROM incoming_emails") == 0
 
 
-async def test_the_same_unreadable_invocation_is_quarantined_once(
+async def test_same_unparsable_invocation_is_quarantined_once(
     client: Server, database: asyncpg.Connection
 ) -> None:
     answers = await asyncio.gather(*(post(client, b"?", **{INVOCATION_ID: "one"}) for _ in range(50)))
@@ -205,7 +205,7 @@ async def test_the_same_unreadable_invocation_is_quarantined_once(
     assert await count_saved(database) == 1
 
 
-async def test_unreadable_invocations_that_differ_are_all_kept(
+async def test_different_unparsable_invocations_are_all_saved(
     client: Server, database: asyncpg.Connection
 ) -> None:
     await asyncio.gather(*(post(client, b"?") for _ in range(20)))
@@ -214,7 +214,7 @@ async def test_unreadable_invocations_that_differ_are_all_kept(
 
 
 @pytest.mark.parametrize("invocation", ["one", None])
-async def test_another_unreadable_body_under_the_same_invocation_is_kept_too(
+async def test_another_unparsable_body_of_the_same_invocation_is_saved_too(
     invocation: str | None, client: Server, database: asyncpg.Connection
 ) -> None:
     for body in (b"first", b"second"):
@@ -224,7 +224,7 @@ async def test_another_unreadable_body_under_the_same_invocation_is_kept_too(
 
 
 @pytest.mark.parametrize("body", [b"?", TICKET])
-async def test_what_authenticates_a_webhook_is_not_on_record(
+async def test_credentials_of_a_webhook_are_not_saved(
     body: bytes, client: Server, database: asyncpg.Connection
 ) -> None:
     secrets = {"Authorization": "Basic aG9sZA==", "Cookie": "a=hidden", "X_Api_Key": "hidden"}
@@ -240,10 +240,10 @@ async def test_what_authenticates_a_webhook_is_not_on_record(
     assert "hidden" not in row["raw_headers"]
 
 
-# The end of the process
+# Shutdown
 
 
-async def test_a_request_in_flight_gets_its_answer_when_the_server_is_told_to_stop(
+async def test_running_request_is_answered_during_shutdown(
     settings: Settings, zendesk: Zendesk, res: Resources, database_url: str, database: asyncpg.Connection
 ) -> None:
     body = json.dumps(zendesk.payload()).encode()

@@ -11,7 +11,7 @@ import asyncpg
 import pytest
 
 from service.config.settings import Settings
-from service.local.zendesk.sender import Answer
+from service.local.zendesk.sender import WebhookResponse
 from service.local.zendesk.stand_in import Zendesk
 from service.resources import Resources
 from service.zendesk.signature import INVOCATION_ID, SIGNATURE
@@ -24,21 +24,21 @@ from tests.support.webhooks import IGNORED, NO_HANG, TICKET, no_traceback, post,
 __all__ = ["no_traceback"]  # a fixture for each test here
 
 
-BRIEF = 0.5  # seconds that a request has for Postgres
+BRIEF = 0.5  # seconds of a request for Postgres
 
 
 def impatient(settings: Settings, **more: object) -> Settings:
     return settings.model_copy(update={"database_seconds": BRIEF, "database_pool_size": 2, **more})
 
 
-def check_try_again(answer: Answer) -> None:
-    """Check that it is the one answer after which Zendesk sends again."""
+def check_try_again(answer: WebhookResponse) -> None:
+    """Check for the one answer after which Zendesk sends again."""
     assert answer.status == 503
     assert answer.headers["Retry-After"] == "10"
     assert problem(answer)["code"].startswith("database_")
 
 
-async def test_while_postgres_is_away_zendesk_is_asked_to_try_again(
+async def test_without_postgres_webhooks_get_503(
     settings: Settings, zendesk: Zendesk, res: Resources, database: asyncpg.Connection
 ) -> None:
     async with before_postgres(settings) as (proxy, proxied), serving(proxied, zendesk) as client:
@@ -53,7 +53,7 @@ async def test_while_postgres_is_away_zendesk_is_asked_to_try_again(
     assert await count_saved(database) == 1
 
 
-async def test_what_needs_no_postgres_is_answered_while_it_is_away(
+async def test_requests_without_need_of_postgres_are_answered_while_it_is_down(
     settings: Settings, zendesk: Zendesk, res: Resources
 ) -> None:
     async with before_postgres(settings) as (proxy, proxied), serving(proxied, zendesk) as client:
@@ -71,7 +71,7 @@ async def test_what_needs_no_postgres_is_answered_while_it_is_away(
 
 
 @pytest.mark.parametrize("connected", [True, False])
-async def test_a_postgres_that_does_not_answer_is_not_waited_for(
+async def test_silent_postgres_gives_503_within_the_budget(
     *, connected: bool, settings: Settings, zendesk: Zendesk, res: Resources, database: asyncpg.Connection
 ) -> None:
     brief = impatient(settings)
@@ -89,7 +89,7 @@ async def test_a_postgres_that_does_not_answer_is_not_waited_for(
     assert (await bodies(database))[-1] == b'{"ticket_id": "after"}'
 
 
-async def test_a_slow_postgres_is_waited_for_within_the_budget(
+async def test_slow_postgres_within_the_budget_gives_200(
     settings: Settings, zendesk: Zendesk, res: Resources, database: asyncpg.Connection
 ) -> None:
     async with before_postgres(settings) as (proxy, proxied), serving(proxied, zendesk) as client:
@@ -101,7 +101,7 @@ async def test_a_slow_postgres_is_waited_for_within_the_budget(
     assert await count_saved(database) == 1
 
 
-async def test_a_restart_of_postgres_between_two_webhooks_is_not_noticed(
+async def test_restart_of_postgres_between_two_webhooks_costs_no_error(
     settings: Settings, zendesk: Zendesk, res: Resources, database: asyncpg.Connection
 ) -> None:
     async with before_postgres(settings) as (proxy, proxied), serving(proxied, zendesk) as client:
@@ -114,7 +114,7 @@ async def test_a_restart_of_postgres_between_two_webhooks_is_not_noticed(
     assert await count_saved(database) == 120
 
 
-async def test_connections_that_postgres_ended_itself_are_not_noticed(
+async def test_connections_that_postgres_terminated_cost_no_error(
     settings: Settings, zendesk: Zendesk, res: Resources, database: asyncpg.Connection
 ) -> None:
     async with serving(settings, zendesk) as client:
@@ -128,10 +128,10 @@ async def test_connections_that_postgres_ended_itself_are_not_noticed(
     assert await count_saved(database) == 91
 
 
-async def test_connections_that_a_failover_left_behind_are_given_up(
+async def test_connections_to_a_failed_over_host_are_dropped(
     settings: Settings, zendesk: Zendesk, res: Resources, database: asyncpg.Connection
 ) -> None:
-    """A dead peer says nothing: each dead connection may cost one answer, but none is tried twice."""
+    """A dead peer is silent: each dead connection may cost one answer, but is never used twice."""
     settings = impatient(settings)
     async with before_postgres(settings) as (proxy, proxied), serving(proxied, zendesk) as client:
         await asyncio.gather(*(post_again(client, zendesk.payload()) for _ in range(10)))
@@ -149,7 +149,7 @@ async def backends(connection: asyncpg.Connection) -> int:
     return number
 
 
-async def test_an_exhausted_pool_asks_to_try_again_and_recovers_by_itself(
+async def test_exhausted_pool_gives_503_and_recovers(
     settings: Settings, zendesk: Zendesk, res: Resources, database_url: str, database: asyncpg.Connection
 ) -> None:
     settings = impatient(settings, database_pool_size=1)
@@ -167,7 +167,7 @@ async def test_an_exhausted_pool_asks_to_try_again_and_recovers_by_itself(
     assert await bodies(database) == [TICKET, body]
 
 
-async def test_requests_that_were_given_up_leave_no_backend_behind(
+async def test_timed_out_requests_leave_no_busy_backend(
     settings: Settings, zendesk: Zendesk, res: Resources, database_url: str, database: asyncpg.Connection
 ) -> None:
     async with serving(impatient(settings), zendesk) as client, locked(database_url):
@@ -182,7 +182,7 @@ async def test_requests_that_were_given_up_leave_no_backend_behind(
 
 
 @pytest.mark.parametrize("fault", ["cut", "frozen", "stranded"])
-async def test_50_failures_leave_neither_task_nor_connection(
+async def test_50_failures_leak_no_task_and_no_connection(
     fault: str, settings: Settings, zendesk: Zendesk, res: Resources, database: asyncpg.Connection
 ) -> None:
     brief = impatient(settings)
@@ -198,7 +198,7 @@ async def test_50_failures_leave_neither_task_nor_connection(
         answers = await asyncio.gather(*(post_again(client, zendesk.payload()) for _ in range(10)))
 
         async def at_rest() -> bool:
-            # What is stranded, nobody can tell Postgres about.
+            # Postgres cannot be told about stranded connections.
             few = fault == "stranded" or await backends(database) <= 2
             return few and await is_idle(client) and ours() <= before
 
@@ -207,7 +207,7 @@ async def test_50_failures_leave_neither_task_nor_connection(
 
 
 def ours() -> int:
-    """Count the tasks but for those of the proxy and of connections that the client keeps alive."""
+    """Count the tasks, except those of the proxy and of the client's kept connections."""
     names = [getattr(task.get_coro(), "__qualname__", "") for task in asyncio.all_tasks()]
     return sum(not name.startswith(("Proxy.", "RequestHandler.")) for name in names)
 
@@ -215,7 +215,7 @@ def ours() -> int:
 @pytest.mark.parametrize("arrives", [True, False])
 @pytest.mark.parametrize("cuts", [True, False])
 @pytest.mark.parametrize("kind", ["email", "unreadable"])
-async def test_a_commit_of_unknown_outcome_is_neither_lost_nor_doubled(
+async def test_commit_with_unknown_outcome_is_neither_lost_nor_duplicated(
     *,
     kind: str,
     cuts: bool,
@@ -225,7 +225,7 @@ async def test_a_commit_of_unknown_outcome_is_neither_lost_nor_doubled(
     res: Resources,
     database: asyncpg.Connection,
 ) -> None:
-    """The connection breaks when the row was sent: a 2xx means that it is there, a repeat leaves one."""
+    """The connection breaks after the row was sent: after a 2xx the row is there, and a repeat leaves one."""
     marker = uuid.uuid4().hex.encode()
     body = b'{"ticket_id": "%s"}' % marker if kind == "email" else marker
     invocation = {INVOCATION_ID: "one"}
@@ -245,10 +245,10 @@ async def test_a_commit_of_unknown_outcome_is_neither_lost_nor_doubled(
     assert await count_saved(database) == 2
 
 
-async def test_breaking_each_chunk_to_postgres_in_turn_loses_and_doubles_nothing(
+async def test_connection_broken_at_each_chunk_loses_and_duplicates_nothing(
     settings: Settings, zendesk: Zendesk, res: Resources, database: asyncpg.Connection
 ) -> None:
-    """Whatever Postgres was being told when the line broke."""
+    """The connection breaks at every statement in turn."""
     async with before_postgres(settings) as (proxy, proxied), serving(proxied, zendesk) as client:
         for number, arrives in ((number, arrives) for number in range(12) for arrives in (True, False)):
             body = json.dumps(zendesk.payload(ticket_id=f"{number}-{arrives}")).encode()
@@ -264,10 +264,10 @@ async def test_breaking_each_chunk_to_postgres_in_turn_loses_and_doubles_nothing
             assert (await bodies(database)).count(body) == 1
 
 
-async def test_a_server_stops_though_postgres_does_not_answer(
+async def test_server_stops_though_postgres_does_not_answer(
     settings: Settings, zendesk: Zendesk, res: Resources
 ) -> None:
-    """A request that is under way gets its answer, and no connection is waited for."""
+    """A running request gets its answer, and the shutdown waits for no connection."""
     brief = impatient(settings, database_pool_size=10)
     async with before_postgres(brief) as (proxy, proxied), serving(proxied, zendesk) as client:
         await asyncio.gather(*(post_again(client, zendesk.payload()) for _ in range(50)))  # fills the pool
@@ -281,12 +281,12 @@ async def test_a_server_stops_though_postgres_does_not_answer(
     check_try_again(await answering)
 
 
-# Redis is away, slow, or full
+# Redis down, slow, or full
 
 
 @asynccontextmanager
 async def broken_redis(fault: str, settings: Settings, res: Resources) -> AsyncIterator[Settings]:
-    """Yield settings with a Redis that does not take jobs, until the block ends."""
+    """Yield settings with a Redis that refuses jobs until the end of the block."""
     if fault == "full":
         await res.redis.config_set("maxmemory", "1")
         try:
@@ -300,7 +300,7 @@ async def broken_redis(fault: str, settings: Settings, res: Resources) -> AsyncI
 
 
 @pytest.mark.parametrize("fault", ["away", "frozen", "full"])
-async def test_without_redis_a_webhook_is_accepted_and_worked_on_once_redis_is_back(
+async def test_without_redis_a_webhook_is_accepted_and_queued_after_its_return(
     fault: str, settings: Settings, zendesk: Zendesk, res: Resources, database: asyncpg.Connection
 ) -> None:
     failed = 'holdfast_dispatches_total{outcome="failed"}'
@@ -323,10 +323,10 @@ async def test_without_redis_a_webhook_is_accepted_and_worked_on_once_redis_is_b
 
 
 @pytest.mark.parametrize("fault", ["away", "frozen"])
-async def test_the_answer_does_not_wait_for_redis(
+async def test_answer_does_not_wait_for_redis(
     fault: str, settings: Settings, zendesk: Zendesk, res: Resources
 ) -> None:
-    """Two hundred in a row, while a single attempt to ring takes up to two seconds."""
+    """Two hundred in a row, while a single attempt to enqueue takes up to two seconds."""
     async with broken_redis(fault, settings, res) as broken, serving(broken, zendesk) as client:
         async with asyncio.timeout(NO_HANG):
             receipts = [await client.send(zendesk.payload()) for _ in range(200)]
@@ -335,7 +335,7 @@ async def test_the_answer_does_not_wait_for_redis(
 
 
 @pytest.mark.parametrize("fault", ["cut", "freeze", "drop", "strand"])
-async def test_ringing_goes_on_by_itself_when_redis_is_back(
+async def test_dispatch_resumes_when_redis_is_back(
     fault: str, settings: Settings, zendesk: Zendesk, res: Resources
 ) -> None:
     async with before_redis(settings) as (proxy, proxied), serving(proxied, zendesk) as client:
@@ -346,7 +346,7 @@ async def test_ringing_goes_on_by_itself_when_redis_is_back(
         await proxy.resume()
 
         async def queued() -> bool:
-            """What is rung on a dead connection may be left to the sweep, which runs in workers."""
+            """Jobs enqueued on a dead connection may be left to the sweep, which runs in workers."""
             receipt = await client.send(zendesk.payload())
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(3):

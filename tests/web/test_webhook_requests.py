@@ -21,7 +21,7 @@ from tests.support.webhooks import NO_HANG, SECRET, TICKET, head, no_traceback, 
 __all__ = ["no_traceback"]  # a fixture for each test here
 
 
-async def test_a_body_of_just_the_limit_is_accepted_and_of_one_byte_more_is_not(
+async def test_body_at_the_limit_is_accepted_and_one_byte_more_is_refused(
     client: Server, settings: Settings, database: asyncpg.Connection
 ) -> None:
     body = b'{"ticket_id": 1, "subject": "%s"}' % (b"x" * (settings.max_webhook_bytes - 31))
@@ -34,7 +34,7 @@ async def test_a_body_of_just_the_limit_is_accepted_and_of_one_byte_more_is_not(
     assert await bodies(database) == [body]
 
 
-async def test_a_body_without_content_length_is_measured_while_it_is_read(
+async def test_body_without_content_length_is_limited_while_it_arrives(
     client: Server, settings: Settings, database: asyncpg.Connection
 ) -> None:
     async def chunks(size: int) -> AsyncIterator[bytes]:
@@ -54,7 +54,7 @@ async def test_a_body_without_content_length_is_measured_while_it_is_read(
 
 
 @pytest.mark.parametrize("framing", [b"Content-Length: 100000000000", b"Transfer-Encoding: chunked"])
-async def test_the_413_comes_while_the_client_goes_on_sending(
+async def test_413_comes_while_the_client_is_still_sending(
     framing: bytes, client: Server, database: asyncpg.Connection
 ) -> None:
     chunk = b"10000\r\n" + b"x" * 0x10000 + b"\r\n"
@@ -76,7 +76,7 @@ async def test_the_413_comes_while_the_client_goes_on_sending(
     assert await count_saved(database) == 0
 
 
-async def test_the_413_comes_at_once_for_a_length_that_is_announced(client: Server) -> None:
+async def test_413_comes_at_once_for_a_content_length_over_the_limit(client: Server) -> None:
     async with connect(client) as (reader, writer), asyncio.timeout(NO_HANG):
         writer.write(head(b"", announce=2_000_000))
         status_line = await reader.readline()
@@ -92,7 +92,7 @@ MEDIA_TYPES = [
 
 
 @pytest.mark.parametrize("content_type", MEDIA_TYPES)
-async def test_json_is_read_whatever_it_is_said_to_be(
+async def test_json_is_parsed_under_any_content_type(
     content_type: str | None, client: Client, database: asyncpg.Connection
 ) -> None:
     request = head(TICKET, announce=len(TICKET)).replace(b"application/json; charset=utf-8", b"@")
@@ -116,10 +116,10 @@ NO_JSON = {
 
 
 @pytest.mark.parametrize("name", NO_JSON)
-async def test_what_is_signed_is_kept_whatever_it_is(
+async def test_signed_request_with_any_body_is_saved(
     name: str, client: Client, database: asyncpg.Connection
 ) -> None:
-    """A 4xx would lose it: Zendesk does not repeat those."""
+    """A 4xx would lose the webhook: Zendesk does not repeat it."""
     body, content_type = NO_JSON[name]
 
     answer = await post(client, body, Content_Type=content_type)
@@ -131,7 +131,7 @@ async def test_what_is_signed_is_kept_whatever_it_is(
 
 
 @pytest.mark.parametrize("encoding", ["gzip", "deflate", "br", "nonsense", "gzip, gzip"])
-async def test_a_compressed_body_that_is_signed_is_kept_as_it_is(
+async def test_signed_compressed_body_is_saved_unchanged(
     encoding: str, client: Server, database: asyncpg.Connection
 ) -> None:
     body = gzip.compress(TICKET)
@@ -145,7 +145,7 @@ async def test_a_compressed_body_that_is_signed_is_kept_as_it_is(
 
 
 @pytest.mark.parametrize("encoding", ["identity", "", "utf-8", "gzip", "aws-chunked"])
-async def test_a_body_that_is_json_is_read_whatever_encoding_is_named(
+async def test_json_body_is_parsed_under_any_content_encoding(
     encoding: str, client: Server, database: asyncpg.Connection
 ) -> None:
     request = head(TICKET, announce=len(TICKET), **{"Content-Encoding": encoding})
@@ -155,14 +155,14 @@ async def test_a_body_that_is_json_is_read_whatever_encoding_is_named(
 
 
 @pytest.mark.parametrize("method", ["GET", "HEAD", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE"])
-async def test_another_method_is_refused_and_told_which_is_allowed(method: str, client: Client) -> None:
+async def test_other_methods_get_405_with_the_allowed_one(method: str, client: Client) -> None:
     async with client.session.request(method, client.webhook) as response:
         assert response.status == 405
         assert response.headers["Allow"] == "POST"
         assert response.content_type == "application/problem+json"
 
 
-async def test_a_body_that_stops_after_one_byte_is_given_up_and_hinders_nobody(
+async def test_stalled_body_times_out_and_delays_no_other_webhook(
     client: Server, zendesk: Zendesk, database: asyncpg.Connection
 ) -> None:
     async with contextlib.AsyncExitStack() as stack, asyncio.timeout(NO_HANG):
@@ -173,13 +173,13 @@ async def test_a_body_that_stops_after_one_byte_is_given_up_and_hinders_nobody(
         answers = await asyncio.gather(*(reader.readuntil(b"\r\n\r\n") for reader, _ in lines))
 
     assert {receipt["status"] for receipt in receipts} == {"accepted"}
-    assert {status_of(answer) for answer in answers} == {503}, "Zendesk repeats a 503, and drops a 408"
+    assert {status_of(answer) for answer in answers} == {503}, "Zendesk repeats after a 503, not after a 408"
     assert all(b"\r\nRetry-After: 10\r\n" in answer for answer in answers)
     assert await count_saved(database) == 20
 
 
 @pytest.mark.parametrize("goes", ["close", "abort"])
-async def test_a_client_that_leaves_amid_its_body_leaves_nothing(
+async def test_client_that_disconnects_within_its_body_saves_nothing(
     goes: str, client: Server, database: asyncpg.Connection
 ) -> None:
     counted = 'holdfast_webhooks_total{outcome="body_incomplete"}'
@@ -197,7 +197,7 @@ async def test_a_client_that_leaves_amid_its_body_leaves_nothing(
     assert await count_saved(database) == 0
 
 
-async def test_a_client_that_does_not_wait_for_its_answer_is_on_record_all_the_same(
+async def test_webhook_is_saved_though_the_client_does_not_wait_for_the_answer(
     client: Server, database: asyncpg.Connection
 ) -> None:
     async with connect(client) as (_, writer):
@@ -219,7 +219,7 @@ BROKEN_FRAMING = {
 
 
 @pytest.mark.parametrize("name", BROKEN_FRAMING)
-async def test_broken_http_is_a_bad_request_and_leaves_nothing(
+async def test_invalid_http_gets_400_and_saves_nothing(
     name: str, client: Server, database: asyncpg.Connection, caplog: pytest.LogCaptureFixture
 ) -> None:
     framing, body = BROKEN_FRAMING[name]
@@ -228,10 +228,10 @@ async def test_broken_http_is_a_bad_request_and_leaves_nothing(
 
     assert status_of(answer) in (400, 503)
     assert await count_saved(database) == 0
-    caplog.clear()  # aiohttp's parser does log a traceback
+    caplog.clear()  # aiohttp's parser logs a traceback
 
 
-# What senders have sent, and worse
+# Unusual and hostile content
 
 TEXT = "ß\u20ac\U0001f4ce"
 EMAILS: dict[str, bytes] = {
@@ -297,7 +297,7 @@ EMAILS |= {f"dated {date!a}": json.dumps({"ticket_id": 1, "received_at": date}).
 
 
 @pytest.mark.parametrize("name", EMAILS)
-async def test_whatever_an_email_holds_it_is_accepted_kept_and_shown(
+async def test_email_with_any_content_is_accepted_saved_and_shown(
     name: str, client: Server, database: asyncpg.Connection
 ) -> None:
     body = EMAILS[name]
@@ -324,13 +324,13 @@ async def test_whatever_an_email_holds_it_is_accepted_kept_and_shown(
         (EMAILS["duplicate keys"], "b"),
     ],
 )
-async def test_text_is_read_as_it_was_meant(body: bytes, subject: str, client: Client) -> None:
+async def test_text_is_decoded_correctly(body: bytes, subject: str, client: Client) -> None:
     await post(client, body)
 
     assert (await client.email(1))["subject"] == subject
 
 
-async def test_a_number_of_26_digits_keeps_each_of_them(client: Server) -> None:
+async def test_number_of_26_digits_is_saved_exactly(client: Server) -> None:
     await post(client, EMAILS["a number of 26 digits"])
 
     assert (await client.email(1))["zendesk_ticket_id"] == "12345678901234567890123456"
@@ -338,7 +338,7 @@ async def test_a_number_of_26_digits_keeps_each_of_them(client: Server) -> None:
 
 @pytest.mark.parametrize("body", [TICKET, b"?"])
 @pytest.mark.parametrize("value", [b"\xff\xfe \xe2\x82", b"\xc3\xa9", b"", b" ", b"x" * 1000])
-async def test_header_values_of_any_bytes_do_no_harm(
+async def test_header_values_with_any_bytes_are_accepted(
     value: bytes, body: bytes, client: Server, database: asyncpg.Connection
 ) -> None:
     names = [INVOCATION_ID, WEBHOOK_ID, ACCOUNT_ID, "X-Any", "User-Agent", "Authorization"]

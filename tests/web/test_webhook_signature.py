@@ -29,14 +29,14 @@ def wrong_order() -> dict[str, str | None]:
 
 
 def respelt() -> dict[str, str | None]:
-    """Change bits of the signature that belong to no byte of it."""
+    """Change the padding bits at the end of the signature."""
     headers = signed(TICKET)
     signature = headers[SIGNATURE] or ""
     return {**headers, SIGNATURE: f"{signature[:-2]}{chr(ord(signature[-2]) + 1)}="}
 
 
 def moved(length: int) -> dict[str, str | None]:
-    """Move the beginning of what was signed as a body into the timestamp; what is left of it is TICKET."""
+    """Move the start of the signed body into the timestamp, so that the rest of the body is TICKET."""
     timestamp = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
     piece = '{"a": "bcdefgh'[:length]
     return {TIMESTAMP: timestamp + piece, SIGNATURE: sign(SECRET, timestamp, piece.encode() + TICKET)}
@@ -64,7 +64,7 @@ REFUSED: dict[str, tuple[Mapping[str, str | None], str]] = {
 
 
 @pytest.mark.parametrize("name", REFUSED)
-async def test_what_zendesk_did_not_sign_is_refused_with_the_reason_and_leaves_nothing(
+async def test_unsigned_webhook_is_refused_with_a_reason_and_not_saved(
     name: str, client: Server, database: asyncpg.Connection
 ) -> None:
     headers, code = REFUSED[name]
@@ -76,17 +76,17 @@ async def test_what_zendesk_did_not_sign_is_refused_with_the_reason_and_leaves_n
     assert answer.status == 401
     assert problem(answer)["code"] == code
     assert SECRET.encode() not in answer.body
-    assert re.search(rb"[A-Za-z0-9+/]{43}=", answer.body) is None, "a signature that would have fitted"
+    assert re.search(rb"[A-Za-z0-9+/]{43}=", answer.body) is None, "the expected signature"
     assert await count_saved(database) == 0
     assert await metric(client, counted) == before + 1
 
 
 @pytest.mark.parametrize("seconds", [-7200, 7200, -13618, -30 * 86400])
 @pytest.mark.parametrize("body", [TICKET, b"?", IGNORED])
-async def test_a_good_signature_of_another_time_is_kept_and_marked_as_late(
+async def test_valid_signature_with_old_or_future_timestamp_is_saved_as_late(
     seconds: int, body: bytes, client: Server, database: asyncpg.Connection
 ) -> None:
-    """Once, as deduplication lasts for ever: a time window would only lose what was delayed."""
+    """Deduplication has no time window, which would only lose delayed webhooks."""
     counted = "holdfast_late_webhooks_total"
     before = await metric(client, counted)
     at = datetime.now(UTC) + timedelta(seconds=seconds)
@@ -103,14 +103,14 @@ async def test_a_good_signature_of_another_time_is_kept_and_marked_as_late(
 
 
 async def late(database: asyncpg.Connection) -> list[bool]:
-    """Return for all that is on record whether it came late."""
+    """Return the late mark of each saved row."""
     tables = ("incoming_emails", "quarantined_webhooks", "ignored_webhooks")
     rows = await database.fetch(" UNION ALL ".join(f"SELECT late FROM {table}" for table in tables))
     return [row["late"] for row in rows]
 
 
 @pytest.mark.parametrize("timestamp", [None, "yesterday", "20260428"])
-async def test_what_is_in_time_or_of_an_unknown_time_is_not_late(
+async def test_recent_or_unreadable_timestamp_is_not_late(
     timestamp: str | None, client: Server, database: asyncpg.Connection
 ) -> None:
     await post(client, TICKET, **signed(TICKET, timestamp=timestamp))
@@ -120,10 +120,10 @@ async def test_what_is_in_time_or_of_an_unknown_time_is_not_late(
 
 @pytest.mark.parametrize("at_once", [False, True])
 @pytest.mark.parametrize("body", [TICKET, b"?", IGNORED])
-async def test_a_signature_is_one_invocation_whatever_its_id_header_says(
+async def test_one_signature_is_one_invocation_under_any_id_header(
     body: bytes, *, at_once: bool, client: Server, database: asyncpg.Connection
 ) -> None:
-    """Whoever captured a request can repeat it under any other header: those are not signed."""
+    """An attacker can repeat a captured request under other headers: headers are not signed."""
     headers = signed(body)
     others: list[dict[str, str | None]] = [
         {INVOCATION_ID: None if number == 7 else f"id {number}", WEBHOOK_ID: str(number), ACCOUNT_ID: "1"}
@@ -140,7 +140,7 @@ async def test_a_signature_is_one_invocation_whatever_its_id_header_says(
     assert await count_saved(database) == 1
 
 
-async def test_a_signature_is_one_invocation_in_all_processes_that_take_webhooks(
+async def test_one_signature_is_one_invocation_in_all_web_processes(
     settings: Settings, zendesk: Zendesk, res: Resources, database: asyncpg.Connection
 ) -> None:
     async with serving(settings, zendesk) as one, serving(settings, zendesk) as other:
@@ -157,7 +157,7 @@ async def test_a_signature_is_one_invocation_in_all_processes_that_take_webhooks
     assert await count_saved(database) == 10
 
 
-async def test_the_same_body_signed_at_another_moment_is_another_invocation(
+async def test_same_body_signed_at_another_time_is_another_invocation(
     client: Server, database: asyncpg.Connection
 ) -> None:
     for timestamp in ("2026-11-29T06:00:00Z", "2026-11-29T06:00:01Z"):
@@ -167,7 +167,7 @@ async def test_the_same_body_signed_at_another_moment_is_another_invocation(
 
 
 @pytest.mark.parametrize("secret", ["first", "second", "third"])
-async def test_any_of_several_secrets_will_do(
+async def test_each_of_several_secrets_is_accepted(
     secret: str, settings: Settings, zendesk: Zendesk, res: Resources
 ) -> None:
     secrets = tuple(SecretStr(secret) for secret in ("first", "second", "third"))
@@ -177,7 +177,9 @@ async def test_any_of_several_secrets_will_do(
     assert answer.status == 200
 
 
-async def test_without_a_secret_nobody_gets_in(settings: Settings, zendesk: Zendesk, res: Resources) -> None:
+async def test_without_secret_all_webhooks_are_refused(
+    settings: Settings, zendesk: Zendesk, res: Resources
+) -> None:
     for secrets in ((), (SecretStr(""), SecretStr(" "))):
         async with serving(
             settings.model_copy(update={"zendesk_webhook_secrets": secrets}), zendesk

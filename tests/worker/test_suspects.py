@@ -11,7 +11,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from service.capture.sweep import sweep
 from service.jobs import attempts, retries, waiting
 from service.jobs.arrival import Arrival, receive
-from service.jobs.attempts import MOST_ABANDONED, Claim, Claiming, Settlement
+from service.jobs.attempts import MOST_ABANDONED, Claim, ClaimRequest, Settlement
 from service.jobs.waiting import Job
 from service.postgres.engine import connect
 from service.queue.suspects import Suspects
@@ -30,13 +30,13 @@ class Process:
         self.suspects = Suspects(MOST_JOBS)
 
     @property
-    def free(self) -> int:
+    def free_slots(self) -> int:
         return MOST_JOBS - len(self.jobs)
 
-    def room_beside(self, abandoned: int) -> int:
-        return self.suspects.room_beside(abandoned)
+    def room_for(self, abandoned: int) -> int:
+        return self.suspects.room_for(abandoned)
 
-    def take(self, job_id: str, email_id: int, attempt_number: int, abandoned: int = 0) -> None:
+    def start_attempt(self, job_id: str, email_id: int, attempt_number: int, abandoned: int = 0) -> None:
         self.jobs.append(Job(email_id, attempt_number))
         if abandoned:
             self.suspects.add(job_id, abandoned)
@@ -82,7 +82,7 @@ async def live(conn: AsyncConnection, process: Process, deadly: set[int]) -> int
     """Claim what the process was given; return 1 if that kills it, and complete all of it otherwise."""
     claims = [
         claim
-        for claim in await attempts.claim(conn, [Claiming(job, "w", HOUR) for job in process.jobs])
+        for claim in await attempts.claim(conn, [ClaimRequest(job, "w", HOUR) for job in process.jobs])
         if claim
     ]
     if any(claim.email_id in deadly for claim in claims):
@@ -113,27 +113,27 @@ async def abandon(conn: AsyncConnection, job: Job, times: int) -> Job:
     """Let a job's worker die so often in a row."""
     for number in range(job.attempt_number, job.attempt_number + times):
         await claim_one(conn, Job(job.email_id, number), GONE)
-        await attempts.rescue(conn, 10)
+        await attempts.take_back(conn, 10)
     return Job(job.email_id, job.attempt_number + times)
 
 
 async def claim_one(conn: AsyncConnection, job: Job, lease: timedelta = HOUR) -> Claim:
-    [claim] = await attempts.claim(conn, [Claiming(job, "worker", lease)])
+    [claim] = await attempts.claim(conn, [ClaimRequest(job, "worker", lease)])
     assert claim
     return claim
 
 
 async def test_suspects_run_only_beside_those_abandoned_equally_often() -> None:
     suspects = Suspects(MOST_JOBS)
-    empty = [suspects.room_beside(abandoned) for abandoned in (1, 2, 3, 9)]
+    empty = [suspects.room_for(abandoned) for abandoned in (1, 2, 3, 9)]
     suspects.add("a", 2)
-    beside = [suspects.room_beside(abandoned) for abandoned in (1, 2, 3)]
+    beside = [suspects.room_for(abandoned) for abandoned in (1, 2, 3)]
     suspects.discard("a")
 
     assert empty == [25, 3, 1, 1]
     assert beside == [0, 2, 0]
-    assert suspects.room_beside(1) == 25
-    assert Suspects(1).room_beside(1) == 1, "a process of one job also runs suspects"
+    assert suspects.room_for(1) == 25
+    assert Suspects(1).room_for(1) == 1, "a process of one job also runs suspects"
 
 
 async def test_a_suspect_waits_until_those_abandoned_less_often_have_ended(
@@ -168,10 +168,10 @@ async def test_a_suspect_is_never_rung(
     await database.execute("UPDATE incoming_emails SET due_at = now()")
 
     assert await waiting.take_due(conn, 10) == []
-    assert await waiting.next_suspicion(conn) == 1
+    assert await waiting.next_abandoned_count(conn) == 1
     assert await waiting.take_suspects(conn, 2, 10) == []
     assert await waiting.take_suspects(conn, 1, 10) == [job]
-    assert await waiting.next_suspicion(conn) is None, "it is postponed, for whoever took it"
+    assert await waiting.next_abandoned_count(conn) is None, "it is postponed, for whoever took it"
 
 
 @pytest.mark.parametrize(
@@ -195,7 +195,7 @@ async def test_a_retry_by_hand_has_a_fresh_budget_of_abandoned_attempts(
     [email_id] = await arrive(conn, 1)
     await abandon(conn, Job(email_id, 1), MOST_ABANDONED)
     status = await retries.status_of(conn, email_id)
-    await retries.retry(conn, email_id, "tests")
+    await retries.retry(conn, [email_id], "tests")
 
     assert status == "failed"
     assert await database.fetchval("SELECT abandoned_count FROM incoming_emails") == 0

@@ -124,8 +124,8 @@ async def test_a_claim_that_is_cancelled_in_flight_is_handed_back_at_no_cost(
 
 
 async def test_first_attempts_are_rung_before_all_others(res: Resources) -> None:
-    await res.dispatcher.ring_now([Job(number, 2) for number in range(1, 100)])
-    await res.dispatcher.ring_now([Job(100, 1)])
+    await res.dispatcher.enqueue([Job(number, 2) for number in range(1, 100)])
+    await res.dispatcher.enqueue([Job(100, 1)])
 
     first = await res.redis.zrange("arq:queue", 0, 0)
 

@@ -11,7 +11,7 @@ from redis.exceptions import TimeoutError as RedisTimeout
 
 from service.config.settings import Settings
 from service.local.zendesk.stand_in import Fault, Zendesk
-from service.queue.arq_queue import Bell
+from service.queue.arq_queue import ArqQueue
 from service.resources import Resources
 from tests.conftest import Client, eventually, program, working
 from tests.support.files import PDF, stored_files
@@ -213,7 +213,7 @@ async def test_an_error_in_the_place_of_a_cancellation_does_not_keep_the_worker(
     """redis-py, cancelled while it watches a key on a Redis that is frozen, raises a time-out."""
     runs = asyncio.Event()
 
-    async def answer(_: Bell, most: int) -> NoReturn:
+    async def answer(_: ArqQueue, most: int) -> NoReturn:
         runs.set()
         try:
             await asyncio.get_running_loop().create_future()
@@ -221,6 +221,6 @@ async def test_an_error_in_the_place_of_a_cancellation_does_not_keep_the_worker(
             raise RedisTimeout from None
         raise AssertionError("nobody woke it")
 
-    monkeypatch.setattr(Bell, "answer", answer)
+    monkeypatch.setattr(ArqQueue, "dequeue", answer)
     async with asyncio.timeout(30), working(settings):
         await runs.wait()

@@ -30,9 +30,9 @@ async def test_a_token_is_fetched_once_and_serves_api_and_files(
         email = await client.until(email_id, "completed", "failed")
         assert email["processing_status"] == "completed", email
 
-    assert zendesk.desk.token_requests == 1
-    assert {header.partition(" ")[0] for header in zendesk.desk.account_authorizations} == {"Bearer"}
-    assert zendesk.desk.cdn_authorizations == []
+    assert zendesk.state.token_requests == 1
+    assert {header.partition(" ")[0] for header in zendesk.state.account_authorizations} == {"Bearer"}
+    assert zendesk.state.cdn_authorizations == []
 
 
 async def test_a_token_that_has_ended_is_replaced_though_a_page_to_sign_in_says_so(
@@ -46,9 +46,9 @@ async def test_a_token_that_has_ended_is_replaced_though_a_page_to_sign_in_says_
             email_id = (await client.send(zendesk.payload(attachments=[url])))["email_id"]
             email = await client.until(email_id, "completed", "failed")
             assert (email["processing_status"], email["retry_count"]) == ("completed", 0)
-            zendesk.desk.access_tokens.clear()
+            zendesk.state.access_tokens.clear()
 
-    assert zendesk.desk.token_requests == 10
+    assert zendesk.state.token_requests == 10
 
 
 async def test_tokens_that_end_early_fail_no_email(
@@ -60,11 +60,11 @@ async def test_tokens_that_end_early_fail_no_email(
         emails = []
         for url in urls:
             emails.append((await client.send(zendesk.payload(attachments=[url])))["email_id"])
-            zendesk.desk.access_tokens.clear()  # as when an administrator revokes them
+            zendesk.state.access_tokens.clear()  # as when an administrator revokes them
         ends = [await client.until(email, "completed", "failed") for email in emails]
 
     assert {email["processing_status"] for email in ends} == {"completed"}
-    assert zendesk.desk.token_requests > 1
+    assert zendesk.state.token_requests > 1
 
 
 async def test_an_office_of_tokens_that_is_away_fails_no_email(
@@ -72,7 +72,7 @@ async def test_an_office_of_tokens_that_is_away_fails_no_email(
 ) -> None:
     """Whatever the budget of retries: the error says nothing of the e-mail."""
     settings = settings.model_copy(update={"max_retries": 0})
-    zendesk.desk.token_faults.extend(
+    zendesk.state.token_faults.extend(
         [Fault(status=503), Fault(status=429), Fault(status=200, body=b"<html>")] * 2
     )
     async with serving(settings, zendesk) as client, working(settings):
@@ -91,20 +91,20 @@ async def test_an_office_of_tokens_that_is_away_fails_no_email(
 
 
 async def test_the_answer_says_how_long_a_token_lives(settings: Settings, zendesk: Zendesk) -> None:
-    zendesk.desk.token_seconds = 0.2
+    zendesk.state.token_seconds = 0.2
     async with open_resources(settings) as res:
         for _ in range(4):
             await res.zendesk.get("/api/v2/users/me.json")
             await asyncio.sleep(0.11)
 
-    assert 2 <= zendesk.desk.token_requests <= 4
+    assert 2 <= zendesk.state.token_requests <= 4
 
 
 @pytest.mark.parametrize(
     "body", [b"", b"[]", b"{}", b'{"access_token": 7}', b'{"access_token": "a\\nb"}', b"{" * 5000]
 )
 async def test_an_odd_answer_is_no_token(settings: Settings, zendesk: Zendesk, body: bytes) -> None:
-    zendesk.desk.token_faults.append(Fault(status=200, body=body))
+    zendesk.state.token_faults.append(Fault(status=200, body=body))
     async with open_resources(settings) as res:
         error = await refusal(res)
 
@@ -112,9 +112,9 @@ async def test_an_odd_answer_is_no_token(settings: Settings, zendesk: Zendesk, b
 
 
 async def test_no_error_shows_the_secret_or_the_token(settings: Settings, zendesk: Zendesk) -> None:
-    secret = zendesk.desk.client_secret
+    secret = zendesk.state.client_secret
     echo = Fault(status=500, body=f"you sent {secret}".encode())
-    zendesk.desk.token_faults.append(echo)
+    zendesk.state.token_faults.append(echo)
     async with open_resources(settings) as res:
         errors = [await refusal(res)]
     wrong = settings.model_copy(update={"zendesk_oauth_client_secret": SecretStr("hunter2-hunter2-hunter2")})
@@ -134,11 +134,11 @@ async def test_at_the_accounts_limit_the_api_is_left_alone_and_no_retry_is_used_
     settings = settings.model_copy(update={"max_retries": 0})
     for number in range(5):
         zendesk.add_comment(number, attachments=[zendesk.add_file("a.pdf", PDF)])
-    zendesk.desk.api_faults.append(Fault(status=429, headers={"Retry-After": "1"}, body=b"slow down"))
+    zendesk.state.api_faults.append(Fault(status=429, headers={"Retry-After": "1"}, body=b"slow down"))
     async with serving(settings, zendesk) as client, working(settings):
         emails = [(await client.send({"ticket_id": n, "comment_id": ""}))["email_id"] for n in range(5)]
         ends = [await client.until(email, "completed", "failed") for email in emails]
-        calls = zendesk.desk.api_calls
+        calls = zendesk.state.api_calls
 
     assert {email["processing_status"] for email in ends} == {"completed"}
     assert {email["retry_count"] for email in ends} == {0}
@@ -146,7 +146,7 @@ async def test_at_the_accounts_limit_the_api_is_left_alone_and_no_retry_is_used_
 
 
 async def test_the_last_calls_of_a_minute_are_left_to_others(res: Resources, zendesk: Zendesk) -> None:
-    zendesk.desk.api_headers.update(
+    zendesk.state.api_headers.update(
         {"X-Rate-Limit": "700", "X-Rate-Limit-Remaining": "3", "ratelimit-reset": "30"}
     )
     await res.zendesk.get("/api/v2/users/me.json")
@@ -154,7 +154,7 @@ async def test_the_last_calls_of_a_minute_are_left_to_others(res: Resources, zen
     error = await refusal(res)
 
     assert isinstance(error, Transient)
-    assert (error.code, error.counts, zendesk.desk.api_calls) == ("rate_limited", False, 1)
+    assert (error.code, error.counts, zendesk.state.api_calls) == ("rate_limited", False, 1)
     assert error.retry_after is not None
     assert 0 < error.retry_after.total_seconds() <= 30
 
@@ -173,7 +173,7 @@ async def test_the_last_calls_of_a_minute_are_left_to_others(res: Resources, zen
 async def test_an_error_of_the_api_has_a_kind_and_a_code(
     res: Resources, zendesk: Zendesk, status: int, kind: type[HoldfastError], code: str
 ) -> None:
-    zendesk.desk.api_faults.extend([Fault(status=status, body=b"<html>")] * 2)
+    zendesk.state.api_faults.extend([Fault(status=status, body=b"<html>")] * 2)
 
     error = await refusal(res)
 
@@ -183,13 +183,15 @@ async def test_an_error_of_the_api_has_a_kind_and_a_code(
 async def test_a_hostile_next_page_gets_no_credentials(res: Resources, zendesk: Zendesk) -> None:
     elsewhere = f"{zendesk.cdn_url}/api/v2/more"
     page = json.dumps({"comments": [], "links": {"next": elsewhere}}).encode()
-    zendesk.desk.api_faults.append(Fault(status=200, body=page, headers={"Content-Type": "application/json"}))
+    zendesk.state.api_faults.append(
+        Fault(status=200, body=page, headers={"Content-Type": "application/json"})
+    )
 
     with pytest.raises(HoldfastError):
         async for _ in res.zendesk.pages("/api/v2/tickets/1/comments.json", 5):
             pass
 
-    assert zendesk.desk.cdn_authorizations == []
+    assert zendesk.state.cdn_authorizations == []
 
 
 async def test_no_page_follows_beyond_the_limit(res: Resources, zendesk: Zendesk) -> None:
@@ -218,7 +220,7 @@ async def test_an_answer_that_is_early_is_tried_again(
     body = zendesk.payload(attachments=urls)
     for attachment in body["attachments"]:
         del attachment["size"]
-    zendesk.desk.api_faults.extend([Fault(status=404)] * 2)
+    zendesk.state.api_faults.extend([Fault(status=404)] * 2)
     zendesk.add_comment(78, attachments=[zendesk.add_file("d.pdf", PDF + b"d")])
     async with serving(settings, zendesk) as client, working(settings):
         emails = [
@@ -276,8 +278,8 @@ async def test_files_that_are_announced_have_to_be_listed(
         bodies = ({"ticket_id": n, "comment_id": comment, **said} for n, comment in enumerate(comments, 1))
         late, never = [(await client.send(body))["email_id"] for body in bodies]
         await eventually(lambda: attempted(client, late))
-        file = describe(zendesk.desk, zendesk.file(zendesk.add_file("a.pdf", PDF)))
-        zendesk.desk.comments["1"][0]["attachments"] = [file]
+        file = describe(zendesk.state, zendesk.file(zendesk.add_file("a.pdf", PDF)))
+        zendesk.state.comments["1"][0]["attachments"] = [file]
         ends = [await client.until(email, "completed", "failed") for email in (late, never)]
 
     assert [email["processing_status"] for email in ends] == ["completed", "failed"]

@@ -1,1 +1,1 @@
-"""Hurt a whole Holdfast on this machine in every way we know, and prove that nothing was lost."""
+"""A drill: inject every known fault into an installation on this machine, and prove that nothing was lost."""

@@ -1,55 +1,55 @@
-"""What the sender knows: each webhook, what its files were, and what it was told."""
+"""The sender's knowledge: each webhook with its files and answers, and each injected fault."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
-# ok: a 2xx; refused: a 4xx; unknown: no answer, or one that promises nothing. The best of several counts.
+# ok: a 2xx; refused: a 4xx; unknown: no answer, or a 5xx. The best answer to a webhook counts.
 Outcome = Literal["ok", "refused", "unknown"]
 
 
 @dataclass
 class Webhook:
-    """One numbered webhook; `numbers` are the ids that we were told, of e-mails or of quarantined webhooks."""
+    """One numbered webhook; `ids` are those that answers named, of e-mails or of quarantined webhooks."""
 
     ticket_id: str
     kind: str
     body: bytes
-    files: Sequence[str] = ()  # the SHA-256 of each, in order
-    code: str | None = None  # with which it has to fail, if it has to
+    files: Sequence[str] = ()  # SHA-256 of each, in order
+    code: str | None = None  # the error code with which its job has to fail
     outcome: Outcome = "unknown"
     sends: int = 0
-    numbers: set[int] = field(default_factory=set)
-    sync_code: str | None = None  # with which its sync has to fail, likewise
+    ids: set[int] = field(default_factory=set)
+    sync_code: str | None = None  # the error code with which its sync has to fail
 
     @property
     def is_garbage(self) -> bool:
-        """It is no e-mail, and belongs into quarantine."""
+        """Say whether the webhook is no e-mail and belongs into quarantine."""
         return self.kind == "garbage"
 
-    def note(self, outcome: Outcome, number: int | None = None) -> None:
+    def note(self, outcome: Outcome, row_id: int | None = None) -> None:
         rank = ("unknown", "refused", "ok")
         self.outcome = max(self.outcome, outcome, key=rank.index)
-        if number is not None:
-            self.numbers.add(number)
+        if row_id is not None:
+            self.ids.add(row_id)
 
 
 @dataclass
-class Injury:
-    """A fault, in seconds of the wall clock; `hurt` unless there was nothing to do harm to."""
+class Injection:
+    """One injection of a fault, in seconds of the wall clock."""
 
     fault: str
     began: float
     ended: float | None = None
-    hurt: bool = True
+    had_effect: bool = True
 
 
 @dataclass
 class Ledger:
-    """All of a drill; `unexpected` has answers that no receiver may give."""
+    """Everything that a drill sent and injected; `unexpected` lists answers that break the promise."""
 
     webhooks: dict[str, Webhook] = field(default_factory=dict)  # by ticket
-    injuries: list[Injury] = field(default_factory=list)
+    injections: list[Injection] = field(default_factory=list)
     unexpected: list[str] = field(default_factory=list)
 
     def count(self, outcome: Outcome) -> int:

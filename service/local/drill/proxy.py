@@ -1,4 +1,4 @@
-"""A way to a server on which a test can lay its hands: it passes, cuts, freezes, delays or trips over the traffic."""
+"""A TCP proxy before a server, which can cut, freeze, delay or strand connections on command."""
 
 import asyncio
 import socket
@@ -13,8 +13,8 @@ Connect = Callable[[], Awaitable[tuple[StreamReader, StreamWriter]]]
 
 
 @dataclass(eq=False)
-class _Line:
-    """One connection of a client, and ours to the server."""
+class _Connection:
+    """A client's connection, and ours to the server."""
 
     client: tuple[StreamReader, StreamWriter]
     server: tuple[StreamReader, StreamWriter]
@@ -38,19 +38,19 @@ class _Trap:
 
 
 class Proxy:
-    """Listens on 127.0.0.1 and passes everything on, until it is told otherwise."""
+    """Listens on 127.0.0.1 and forwards everything, until a method says otherwise."""
 
     def __init__(self, connect: Connect) -> None:
-        self.delay = 0.0  # seconds that each chunk waits
-        self.connections = 0  # how many were ever accepted
-        self.sprung = asyncio.Event()  # the trap of `trip` has worked
+        self.delay = 0.0  # seconds before each chunk is forwarded
+        self.connections = 0  # accepted so far
+        self.sprung = asyncio.Event()  # set when the trap of `trip` cut a connection
         self._connect = connect
-        self._lines: set[_Line] = set()
+        self._open: set[_Connection] = set()
         self._tasks: set[asyncio.Task[None]] = set()
         self._trap: _Trap | None = None
         self._frozen = False
         self._listener: asyncio.Server | None = None
-        # Holds the port and never listens: while the proxy is cut, nobody else gets it, and dialling it is refused.
+        # Reserves the port without listening: while the proxy is cut, connections are refused, and no one else binds it.
         self._reserve = socket.socket()
         self._reserve.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         self._reserve.bind(("127.0.0.1", 0))
@@ -69,55 +69,55 @@ class Proxy:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-        await asyncio.sleep(0)  # an aborted transport closes its socket in the loop's next turn
+        await asyncio.sleep(0)  # the loop closes sockets of aborted transports in its next iteration
 
     async def resume(self) -> None:
-        """Pass everything, also what was held back."""
+        """Forward everything, frozen data included, and listen again."""
         self._frozen, self.delay = False, 0.0
-        for line in self._lines:
-            line.flows.set()
+        for connection in self._open:
+            connection.flows.set()
         if self._listener is None:
             self._listener = await asyncio.start_server(
                 self._accept, "127.0.0.1", self.port, reuse_port=True, backlog=512
             )
 
     def cut(self) -> None:
-        """Close all connections, and refuse new ones."""
+        """Close all connections and refuse new ones."""
         if self._listener is not None:
             self._listener.close()
             self._listener = None
         self.drop()
 
     def drop(self) -> None:
-        """Close all connections, as a restart does; new ones are welcome."""
-        for line in self._lines:
-            line.cut()
+        """Close all connections, as a restart does; accept new ones."""
+        for connection in self._open:
+            connection.cut()
 
     def freeze(self) -> None:
-        """Accept everything, forward nothing."""
+        """Accept connections and data, but forward nothing."""
         self._frozen = True
-        for line in self._lines:
-            line.flows.clear()
+        for connection in self._open:
+            connection.flows.clear()
 
     def strand(self) -> None:
-        """Freeze the connections there are, for good; new ones pass: what a failover leaves behind."""
-        for line in self._lines:
-            line.flows.clear()
-            line.is_stranded = True
-            line.server[1].transport.abort()
-        self._lines.clear()
+        """Freeze all open connections for good, as a failover does; new ones work."""
+        for connection in self._open:
+            connection.flows.clear()
+            connection.is_stranded = True
+            connection.server[1].transport.abort()
+        self._open.clear()
 
     def trip(self, needle: bytes, *, arrives: bool, cuts: bool, skip: int = 0) -> None:
-        """Cut the connection on which the client sends `needle`, so that it never learns what came of it.
+        """Set a trap: cut the connection on which the client sends `needle`, so that its outcome stays unknown.
 
-        `arrives`: the server gets it, and has dealt with it before anybody is cut. `cuts`: from then on
-        the proxy is cut altogether. `skip`: so many chunks with the needle pass.
+        `arrives`: the server receives the needle and answers before the cut. `cuts`: the whole proxy is cut
+        as well. `skip`: this many chunks with the needle pass first.
         """
         self._trap = _Trap(needle, arrives, cuts, skip)
         self.sprung.clear()
 
     def disarm(self) -> None:
-        """Take the trap of `trip` away."""
+        """Remove the trap of `trip`."""
         self._trap = None
 
     async def _accept(self, reader: StreamReader, writer: StreamWriter) -> None:
@@ -125,7 +125,7 @@ class Proxy:
         assert task  # noqa: S101 a handler runs in one
         self._tasks.add(task)
         try:
-            with suppress(OSError):  # the server is away: so are we
+            with suppress(OSError):  # the server is away, so close the connection
                 await self._serve(reader, writer)
         finally:
             writer.transport.abort()
@@ -133,60 +133,63 @@ class Proxy:
 
     async def _serve(self, reader: StreamReader, writer: StreamWriter) -> None:
         self.connections += 1
-        line = _Line((reader, writer), await self._connect())
-        self._lines.add(line)
+        connection = _Connection((reader, writer), await self._connect())
+        self._open.add(connection)
         if not self._frozen:
-            line.flows.set()
-        pumps = {asyncio.create_task(self._upstream(line)), asyncio.create_task(self._downstream(line))}
+            connection.flows.set()
+        pumps = {
+            asyncio.create_task(self._upstream(connection)),
+            asyncio.create_task(self._downstream(connection)),
+        }
         self._tasks |= pumps
         try:
-            # The first that ends, ends the other.
+            # When one direction ends, the other ends, too.
             await asyncio.wait(pumps, return_when=asyncio.FIRST_COMPLETED)
-            if line.is_stranded:
+            if connection.is_stranded:
                 await asyncio.wait(pumps)
         finally:
-            line.cut()
+            connection.cut()
             for pump in pumps:
                 pump.cancel()
             await asyncio.gather(*pumps, return_exceptions=True)
             self._tasks -= pumps
-            self._lines.discard(line)
+            self._open.discard(connection)
 
-    async def _upstream(self, line: _Line) -> None:
-        async for chunk in self._chunks(line, line.client[0]):
+    async def _upstream(self, connection: _Connection) -> None:
+        async for chunk in self._chunks(connection, connection.client[0]):
             trap = self._trap
             if trap is not None and trap.needle in chunk:
                 trap.skip -= 1
                 if trap.skip < 0:
                     self._trap = None
-                    await self._spring(trap, line, chunk)
+                    await self._spring(trap, connection, chunk)
                     return
-            await _write(line.server[1], chunk)
+            await _write(connection.server[1], chunk)
 
-    async def _downstream(self, line: _Line) -> None:
-        async for chunk in self._chunks(line, line.server[0]):
-            line.server_spoke.set()
-            if line.is_cut:
+    async def _downstream(self, connection: _Connection) -> None:
+        async for chunk in self._chunks(connection, connection.server[0]):
+            connection.server_spoke.set()
+            if connection.is_cut:
                 return
-            await _write(line.client[1], chunk)
+            await _write(connection.client[1], chunk)
 
-    async def _chunks(self, line: _Line, reader: StreamReader) -> AsyncIterator[bytes]:
+    async def _chunks(self, connection: _Connection, reader: StreamReader) -> AsyncIterator[bytes]:
         with suppress(OSError):
             while chunk := await reader.read(1 << 16):
-                await line.flows.wait()
+                await connection.flows.wait()
                 if self.delay:
                     await asyncio.sleep(self.delay)
                 yield chunk
 
-    async def _spring(self, trap: _Trap, line: _Line, chunk: bytes) -> None:
+    async def _spring(self, trap: _Trap, connection: _Connection, chunk: bytes) -> None:
         if trap.arrives:
-            line.is_cut = True  # its answer is for nobody
-            line.server_spoke.clear()
-            await _write(line.server[1], chunk)
-            await line.server_spoke.wait()
+            connection.is_cut = True  # the client must not see the answer
+            connection.server_spoke.clear()
+            await _write(connection.server[1], chunk)
+            await connection.server_spoke.wait()
         if trap.cuts:
             self.cut()
-        line.cut()
+        connection.cut()
         self.sprung.set()
 
 

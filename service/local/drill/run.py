@@ -1,4 +1,4 @@
-"""Run a drill: traffic and faults at the same time, then a pause to recover, then the audit."""
+"""Run a drill: traffic and faults at the same time, then time to drain, then the audits."""
 
 import asyncio
 import logging
@@ -17,13 +17,20 @@ from rich.console import Console
 
 from service.local.directory import own_directory
 from service.local.drill.audit import audit
-from service.local.drill.carried import audit_sync
 from service.local.drill.faults import FAULTS, inject
-from service.local.drill.ground import LOG, Ground, Stubborn, check_place, find_faketime, open_ground
-from service.local.drill.ledger import Injury, Ledger
-from service.local.drill.plan import POISON, REFUSAL, SKEW, Plan, turns
-from service.local.drill.progress import Progress, open_progress
-from service.local.drill.receiving import has_collection
+from service.local.drill.installation import (
+    LOG,
+    Installation,
+    Stuck,
+    check_directory,
+    find_faketime,
+    has_collection,
+    open_installation,
+)
+from service.local.drill.ledger import Injection, Ledger
+from service.local.drill.plan import POISON, REFUSAL, SKEW, DrillPlan, turns
+from service.local.drill.progress import DrillProgress, open_progress
+from service.local.drill.sync_audit import audit_sync
 from service.local.drill.traffic import Traffic
 from service.local.drill.verdict import Verdict, verdict
 from service.local.launch import ServerError, alone
@@ -32,10 +39,10 @@ from service.local.stack import wait_until_ready
 from service.local.up import one_line_errors
 from service.local.zendesk.stand_in import Zendesk
 
-_TRIES, _TRY_SECONDS = 6, 2  # to do a harm for which there has to be an occasion
+_ATTEMPTS, _PAUSE_SECONDS = 6, 2  # to inject a fault that had no effect
 _DRAIN_SECONDS = 240
-# An access token lives shorter than any at Zendesk, so that each process renews some.
-TOKEN_SECONDS = 10
+# Shorter than any token's life at Zendesk, so that each process renews some.
+_TOKEN_SECONDS = 10
 _LOG_FORMAT = "%(created).3f %(name)s: %(message)s"
 _UNFINISHED = (
     "SELECT count(*) FROM incoming_emails"
@@ -43,78 +50,85 @@ _UNFINISHED = (
 )
 
 
-def run(plan: Plan, directory: Path | None) -> None:
-    """Run it and tell the verdict; exits with 1 where an invariant broke, with 2 where it cannot start."""
+def run(plan: DrillPlan, data_dir: Path | None) -> None:
+    """Run a drill and print the verdict; exit with 1 if an invariant broke, with 2 if it cannot start."""
     console = Console(highlight=False)
     outcome: list[Verdict] = []
     with one_line_errors(), tempfile.TemporaryDirectory(prefix="holdfast-drill-") as temporary:
-        place = own_directory(directory or Path(temporary))
-        check_place(place)
-        with interruptible(), alone(place):
-            # Also what the libraries have to say, of connections that break for example.
-            logging.basicConfig(filename=place / LOG, filemode="w", level=logging.INFO, format=_LOG_FORMAT)
-            run_until_told(lambda hurry: _run(plan, place, console, hurry, outcome))
+        directory = own_directory(data_dir or Path(temporary))
+        check_directory(directory)
+        with interruptible(), alone(directory):
+            # Libraries log here, too, of broken connections for example.
+            logging.basicConfig(
+                filename=directory / LOG, filemode="w", level=logging.INFO, format=_LOG_FORMAT
+            )
+            run_until_told(lambda hurry: _run(plan, directory, console, hurry, outcome))
     if not outcome:
-        console.print("The drill was broken off: no verdict.")
+        console.print("The drill was interrupted: no verdict.")
         sys.exit(1)
     console.print(outcome[0].text, soft_wrap=True)
-    if not outcome[0].good and not directory:
-        console.print(f"  To keep what is left, repeat it with --seed {plan.seed} --data-dir DIRECTORY.")
+    if not outcome[0].good and not data_dir:
+        console.print(f"  To keep the evidence, repeat it with --seed {plan.seed} --data-dir DIRECTORY.")
     sys.exit(0 if outcome[0].good else 1)
 
 
 async def _run(
-    plan: Plan, directory: Path, console: Console, hurry: asyncio.Event, outcome: list[Verdict]
+    plan: DrillPlan, directory: Path, console: Console, hurry: asyncio.Event, outcome: list[Verdict]
 ) -> None:
     ledger = Ledger()
     skew = SKEW in plan.faults and find_faketime() is not None
-    if skew:  # from the first moment to the last
-        ledger.injuries.append(Injury(SKEW, time.time()))
+    if skew:  # for the whole drill
+        ledger.injections.append(Injection(SKEW, time.time()))
     with open_progress(console, plan.webhooks, ledger) as progress:
-        progress.note("starting Postgres, Valkey, the sync's targets, 2 web and 3 worker processes")
-        if not has_collection():
-            progress.note("the collection is left out: there is no server of MongoDB's protocol (secantusdb)")
-        if SKEW in plan.faults and not skew:
-            progress.note("clock.skew is left out: libfaketime is not installed (Debian's package faketime)")
+        _note_start(plan, progress)
         async with (
             Zendesk() as zendesk,
-            open_ground(directory, zendesk, _say, hurry, skew=skew) as ground,
+            open_installation(directory, zendesk, _log, hurry, skew=skew) as installation,
         ):
-            zendesk.desk.token_seconds = TOKEN_SECONDS
-            traffic = Traffic(zendesk, ground.webs, ledger, plan.seed)
+            zendesk.state.token_seconds = _TOKEN_SECONDS
+            traffic = Traffic(zendesk, installation.webs, ledger, plan.seed)
             try:
-                drained = await _Drill(plan, ground, traffic, ledger, progress).run()
+                drained = await _Drill(plan, installation, traffic, ledger, progress).run()
             except asyncio.CancelledError:
-                progress.note("ending every process; Ctrl-C once more kills them")
+                progress.note("ending every process; Ctrl-C again kills them")
                 raise
-            if zendesk.desk.cdn_authorizations:
+            if zendesk.state.cdn_authorizations:
                 ledger.unexpected.append("credentials were sent to the CDN")
-            findings = await audit(ledger, ground.database_url, ground.objects)
-            await audit_sync(findings, ledger, ground.database_url, ground.kept)
+            database_url = installation.database_url
+            result = await audit(ledger, database_url, installation.objects)
+            await audit_sync(result, ledger, database_url, installation.collection_url, installation.messages)
     about = f"{plan.seconds:g} s, {plan.rate:g} webhooks/s, seed {plan.seed}"
     width = console.width if console.is_terminal else 1000
-    outcome.append(verdict(about, ledger, findings, drained, width))
+    outcome.append(verdict(about, ledger, result, drained, width))
+
+
+def _note_start(plan: DrillPlan, progress: DrillProgress) -> None:
+    progress.note("starting Postgres, Valkey, the sync's targets, 2 web and 3 worker processes")
+    if not has_collection():
+        progress.note("without the collection: no server of MongoDB's protocol is installed (secantusdb)")
+    if SKEW in plan.faults and find_faketime() is None:
+        progress.note("without clock.skew: libfaketime is not installed (Debian's package faketime)")
 
 
 @dataclass(frozen=True)
 class _Drill:
-    plan: Plan
-    ground: Ground
+    plan: DrillPlan
+    installation: Installation
     traffic: Traffic
     ledger: Ledger
-    progress: Progress
+    progress: DrillProgress
 
     async def run(self) -> float:
-        """Send and injure at the same time, then drain; return how long that took, in seconds."""
-        await self._hurt()
-        self.progress.note("the faults are over; what is unfinished gets its time")
+        """Send webhooks and inject faults, then drain; return the seconds that draining took."""
+        await self._send_and_inject()
+        self.progress.note("the faults are over; waiting for unfinished e-mails")
         began = time.monotonic()
         await self._drain()
-        self.progress.note("looking at every row, attempt and byte")
+        self.progress.note("auditing every row, attempt and object")
         return time.monotonic() - began
 
-    async def _hurt(self) -> None:
-        """Each part is hurt by one fault at a time."""
+    async def _send_and_inject(self) -> None:
+        """Send all webhooks; each part has one fault at a time."""
         parts: dict[str, list[str]] = defaultdict(list)
         for fault in self.plan.faults:
             if fault in FAULTS:
@@ -122,75 +136,73 @@ class _Drill:
         async with asyncio.TaskGroup() as group:
             group.create_task(self.traffic.run(self.plan.webhooks, self.plan.rate, self.progress.sent))
             for part, faults in parts.items():
-                group.create_task(self._injure(part, faults))
+                group.create_task(self._inject_in_turn(part, faults))
             for fault in POISON.keys() & set(self.plan.faults):
-                group.create_task(self._poison(fault))
+                group.create_task(self._send_poison(fault))
             if REFUSAL in self.plan.faults:
-                group.create_task(self._refuse())
+                group.create_task(self._send_unwanted())
 
     async def _drain(self) -> None:
-        for web in self.ground.webs:
+        for web in self.installation.webs:
             try:
                 await wait_until_ready(web)
             except ServerError as exc:
                 self.ledger.unexpected.append(f"{web}: {exc}")
-        with suppress(TimeoutError):  # the audit will name what is not finished
+        with suppress(TimeoutError):  # the audits report unfinished e-mails
             async with asyncio.timeout(_DRAIN_SECONDS):
-                while left := await _unfinished(self.ground.database_url):
-                    self.progress.left(left)
+                while unfinished := await _count_unfinished(self.installation.database_url):
+                    self.progress.draining(unfinished)
                     await asyncio.sleep(0.5)
 
-    async def _injure(self, part: str, faults: Sequence[str]) -> None:
-        """Inject these one after the other, in any order, each at least once, until the time is over."""
+    async def _inject_in_turn(self, part: str, faults: Sequence[str]) -> None:
+        """Inject the faults of a part one after the other, each at least once, until the time is over."""
         deadline = time.monotonic() + self.plan.seconds
         for turn, pause, fault in turns(self.plan, part, faults):
             if turn and time.monotonic() + pause > deadline:
                 return
             await asyncio.sleep(pause)
-            for attempt in range(_TRIES):
-                chance = Random(f"{self.plan.seed} {fault} {turn} {attempt}")  # noqa: S311 the same drill again
+            for attempt in range(_ATTEMPTS):
+                chance = Random(f"{self.plan.seed} {fault} {turn} {attempt}")  # noqa: S311 as in `turns`
                 if await self._inject(fault, chance):
                     break
-                await asyncio.sleep(_TRY_SECONDS)
+                await asyncio.sleep(_PAUSE_SECONDS)
 
     async def _inject(self, fault: str, chance: Random) -> bool:
-        injury = Injury(fault, time.time())
-        self.ledger.injuries.append(injury)
-        _say("drill", f"{fault} begins")
+        injection = self._begin(fault)
         with self.progress.during(fault):
             try:
-                injury.hurt = await inject(fault, self.ground, chance)
-            except Stubborn as exc:
+                injection.had_effect = await inject(fault, self.installation, chance)
+            except Stuck as exc:
                 self.ledger.unexpected.append(str(exc))
-        injury.ended = time.time()
-        _say("drill", f"{fault} {'is over' if injury.hurt else 'found no target'}")
-        return injury.hurt
+        injection.ended = time.time()
+        _log("drill", f"{fault} {'is over' if injection.had_effect else 'had no effect'}")
+        return injection.had_effect
 
-    async def _poison(self, fault: str) -> None:
-        injury = await self._one(fault)
-        directory, how = self.ground.fault_points, POISON[fault]
-        injury.hurt = await self.traffic.send_poison(
+    async def _send_poison(self, fault: str) -> None:
+        await asyncio.sleep(1)
+        injection = self._begin(fault)
+        directory, how = self.installation.fault_points, POISON[fault]
+        injection.had_effect = await self.traffic.send_poison(
             fault, lambda ticket: (directory / f"after_claim@{ticket}").write_text(how)
         )
 
-    async def _refuse(self) -> None:
-        injury = await self._one(REFUSAL)
-        injury.hurt = await self.traffic.send_unwanted(REFUSAL)
-
-    async def _one(self, fault: str) -> Injury:
-        """Begin with a fault that is one e-mail."""
+    async def _send_unwanted(self) -> None:
         await asyncio.sleep(1)
-        injury = Injury(fault, time.time())
-        self.ledger.injuries.append(injury)
-        _say("drill", f"{fault} begins")
-        return injury
+        injection = self._begin(REFUSAL)
+        injection.had_effect = await self.traffic.send_unwanted(REFUSAL)
+
+    def _begin(self, fault: str) -> Injection:
+        injection = Injection(fault, time.time())
+        self.ledger.injections.append(injection)
+        _log("drill", f"{fault} begins")
+        return injection
 
 
-def _say(who: str, what: str) -> None:
-    logging.getLogger(who).info("%s", what)
+def _log(name: str, line: str) -> None:
+    logging.getLogger(name).info("%s", line)
 
 
-async def _unfinished(database_url: str) -> int:
+async def _count_unfinished(database_url: str) -> int:
     try:
         connection = await asyncpg.connect(database_url, timeout=5)
         try:
@@ -198,4 +210,4 @@ async def _unfinished(database_url: str) -> int:
         finally:
             await connection.close()
     except (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError):
-        return 1  # Postgres itself is not there yet
+        return 1  # Postgres is still starting

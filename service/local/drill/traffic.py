@@ -1,4 +1,4 @@
-"""Numbered webhooks of every kind, sent as Zendesk sends them: late, twice, and again if they were not taken."""
+"""Send numbered webhooks of every kind as Zendesk does: some late, some twice, repeated on errors."""
 
 import asyncio
 import hashlib
@@ -12,22 +12,22 @@ from aiohttp import ClientConnectorError, ClientError, ClientSession, TCPConnect
 
 from service.local.drill.ledger import Ledger, Webhook
 from service.local.receiver import UNWANTED
-from service.local.zendesk.sender import Answer, send, sign_headers
+from service.local.zendesk.sender import WebhookResponse, send, sign_headers
 from service.local.zendesk.stand_in import Fault, Zendesk
 
-# How often each kind comes, out of a hundred.
+# The number of each kind among a hundred webhooks.
 _KINDS = {"letter": 50, "bare": 14, "comment": 12, "flaky": 12, "large": 4, "gone": 4, "garbage": 4}
 _FIRST_TICKET = 100_000
 _LARGE_BYTES = (1_200_000, 2_500_000)
 _MOST_SMALL_BYTES = 24_000
-_TAKEN_SECONDS = 60  # for a certain one to be taken at all
+_ACKNOWLEDGED_SECONDS = 60  # the longest wait for a webhook that must be acknowledged
 
 
 @dataclass
 class Traffic:
-    """A stand-in Zendesk that sends to several web processes, as a router in front of them would.
+    """A stand-in Zendesk that sends through a router to several web processes.
 
-    What webhook number N is depends on the seed and on N, not on how the others fared.
+    Webhook number N depends on the seed and N alone, not on the outcome of others.
     """
 
     zendesk: Zendesk
@@ -40,50 +40,51 @@ class Traffic:
         self._large = [chance.randbytes(chance.randint(*_LARGE_BYTES)) for _ in range(6)]
 
     async def run(self, number: int, rate: float, sent: Callable[[Webhook], None]) -> None:
-        """Send so many, `rate` a second, whatever happens to them; `sent` hears of each that is over."""
+        """Send `number` webhooks, `rate` a second; call `sent` with each that was acknowledged or given up."""
         loop = asyncio.get_running_loop()
         began = loop.time()
         async with (
             ClientSession(connector=TCPConnector(limit=0, force_close=True)) as session,
             asyncio.TaskGroup() as group,
         ):
-            for place in range(number):
-                await asyncio.sleep(began + place / rate - loop.time())
-                ticket = str(_FIRST_TICKET + place)
-                group.create_task(self._send_somehow(session, ticket, sent))
+            for index in range(number):
+                await asyncio.sleep(began + index / rate - loop.time())
+                ticket = str(_FIRST_TICKET + index)
+                group.create_task(self._send_one(session, ticket, sent))
 
     async def send_poison(self, kind: str, before: Callable[[str], object]) -> bool:
-        """Make a letter that cannot be completed, tell `before` its ticket, and send it; say whether it was taken."""
+        """Send a letter that cannot be completed; return whether it was acknowledged.
+
+        `before` is called with its ticket before the first request.
+        """
         webhook = self._make(kind, kind.replace(".", ""), self._chance(kind))
         webhook.code = "abandoned"
         before(webhook.ticket_id)
-        return await self._send_until_taken(webhook)
+        return await self._send_until_acknowledged(webhook)
 
     async def send_unwanted(self, kind: str) -> bool:
-        """Send a letter that can be completed, and that the receiver of the sync refuses; say whether it was taken."""
+        """Send a letter whose document the sync's receiver refuses; return whether it was acknowledged."""
         webhook = self._make(kind, kind.replace(".", ""), self._chance(kind), subject=UNWANTED)
         webhook.sync_code = "document_refused"
-        return await self._send_until_taken(webhook)
+        return await self._send_until_acknowledged(webhook)
 
-    async def _send_until_taken(self, webhook: Webhook) -> bool:
+    async def _send_until_acknowledged(self, webhook: Webhook) -> bool:
         chance = self._chance(f"{webhook.kind} on its way")
         headers = sign_headers(webhook.body, self.zendesk.secret)
         with suppress(TimeoutError):
-            async with asyncio.timeout(_TAKEN_SECONDS), ClientSession() as session:
+            async with asyncio.timeout(_ACKNOWLEDGED_SECONDS), ClientSession() as session:
                 while webhook.outcome != "ok":
                     await self._send(session, webhook, headers, chance)
                     await asyncio.sleep(1)
         return webhook.outcome == "ok"
 
-    async def _send_somehow(
-        self, session: ClientSession, ticket: str, sent: Callable[[Webhook], None]
-    ) -> None:
+    async def _send_one(self, session: ClientSession, ticket: str, sent: Callable[[Webhook], None]) -> None:
         chance = self._chance(ticket)
         kind = chance.choices([*_KINDS], [*_KINDS.values()])[0]
         webhook = self._make(kind, ticket, chance)
         headers = sign_headers(webhook.body, self.zendesk.secret)
         is_late, is_doubled = chance.random() < 0.05, chance.random() < 0.04
-        if is_late:  # it overtakes nobody, others overtake it
+        if is_late:  # later webhooks overtake it
             await asyncio.sleep(chance.uniform(0.5, 4))
         await self._send(session, webhook, headers, chance)
         if is_doubled:
@@ -91,13 +92,13 @@ class Traffic:
         sent(webhook)
 
     def _chance(self, about: str) -> Random:
-        return Random(f"{self.seed} {about}")  # noqa: S311 the same drill again
+        return Random(f"{self.seed} {about}")  # noqa: S311 the same seed gives the same drill
 
     def _make(self, kind: str, ticket: str, chance: Random, **more: object) -> Webhook:
         contents = self._contents(kind, chance)
         urls = [
-            self.zendesk.add_file(f"{ticket}-{place}.pdf", content, faults=_faults(kind, chance))
-            for place, content in enumerate(contents)
+            self.zendesk.add_file(f"{ticket}-{position}.pdf", content, faults=_faults(kind, chance))
+            for position, content in enumerate(contents)
         ]
         webhook = Webhook(
             ticket,
@@ -110,7 +111,7 @@ class Traffic:
         return webhook
 
     def _body(self, kind: str, ticket: str, urls: Sequence[str], more: Mapping[str, object]) -> bytes:
-        if kind == "garbage":  # as a quotation mark in a subject makes it
+        if kind == "garbage":  # an unescaped quotation mark in the subject
             return f'{{"ticket_id": "{ticket}", "subject": "the "big" one"}}'.encode()
         if kind == "comment":
             comment = self.zendesk.add_comment(ticket, attachments=urls)
@@ -151,8 +152,8 @@ class Traffic:
 
     async def _route(
         self, session: ClientSession, body: bytes, headers: dict[str, str], chance: Random
-    ) -> Answer:
-        """Send to a web process, to the next where that one takes no connections, as a router does."""
+    ) -> WebhookResponse:
+        """Send to a random web process, or to the next if that one refuses connections, as a router does."""
         webs = chance.sample(self.webs, len(self.webs))
         for web in webs:
             try:
@@ -164,15 +165,15 @@ class Traffic:
 
 
 def _faults(kind: str, chance: Random) -> list[Fault]:
-    """Have each download of a file of this kind fail as it should, until the faults are used up."""
+    """Return the faults of the first downloads of a file of this kind."""
     if kind == "gone":
         return [Fault(status=404)] * 1000
     if kind != "flaky":
         return []
-    once = (
+    temporary = (
         Fault(status=503, headers={"Retry-After": "1"}),
         Fault(status=429, headers={"Retry-After": "2"}, at_cdn=True),
         Fault(reset_after=512),
         Fault(bytes_per_second=8_000),
     )
-    return [chance.choice(once)]
+    return [chance.choice(temporary)]

@@ -11,9 +11,9 @@ import hmac
 from aiohttp import web
 from aiohttp.typedefs import Handler
 
-from service.local.zendesk.desk import Desk, Fault, File
+from service.local.zendesk.state import Fault, ServedFile, StandInState
 
-_DESK = web.AppKey("desk", Desk)
+_STATE = web.AppKey("state", StandInState)
 
 _SIGN_IN = """<!DOCTYPE html>
 <html lang="en"><head><meta charset="utf-8"><title>Sign in to Zendesk</title></head>
@@ -21,27 +21,27 @@ _SIGN_IN = """<!DOCTYPE html>
 <button>Sign in</button></form></body></html>
 """
 
-_NOBODY = {"id": None, "name": "Anonymous user", "role": "end-user"}
+_ANONYMOUS = {"id": None, "name": "Anonymous user", "role": "end-user"}
 
 
-def account(desk: Desk) -> web.Application:
-    """Make the account's application."""
+def account(state: StandInState) -> web.Application:
+    """Return the account's application."""
     app = web.Application(middlewares=[_api])
-    app[_DESK] = desk
+    app[_STATE] = state
     app.router.add_post("/oauth/tokens", _give_token)
     app.router.add_get("/attachments/token/{token}/", _attachment, allow_head=False)
     for suffix in ("", ".json"):
         app.router.add_get(f"/api/v2/tickets/{{ticket:\\d+}}/comments{suffix}", _comments, allow_head=False)
         app.router.add_get(f"/api/v2/attachments/{{id:\\d+}}{suffix}", _about_attachment, allow_head=False)
-        app.router.add_get(f"/api/v2/users/me{suffix}", _who, allow_head=False)
+        app.router.add_get(f"/api/v2/users/me{suffix}", _current_user, allow_head=False)
     return app
 
 
-def describe(desk: Desk, file: File, *, inline: bool = False) -> dict[str, object]:
+def describe(state: StandInState, file: ServedFile, *, inline: bool = False) -> dict[str, object]:
     """Return an attachment as the API shows it."""
-    url = desk.account_url + file.path
+    url = state.account_url + file.path
     return {
-        "url": f"{desk.account_url}/api/v2/attachments/{file.id}.json",
+        "url": f"{state.account_url}/api/v2/attachments/{file.id}.json",
         "id": file.id,
         "file_name": file.name,
         "content_url": url,
@@ -60,44 +60,44 @@ def describe(desk: Desk, file: File, *, inline: bool = False) -> dict[str, objec
 
 @web.middleware
 async def _api(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """Count calls of the API, and let the next scripted fault happen."""
+    """Count the calls of the API, and apply the next scripted fault."""
     if not request.path.startswith("/api/"):
         return await handler(request)
-    desk = request.app[_DESK]
-    desk.api_calls += 1
-    fault = desk.api_faults.popleft() if desk.api_faults else Fault()
+    state = request.app[_STATE]
+    state.api_calls += 1
+    fault = state.api_faults.popleft() if state.api_faults else Fault()
     await asyncio.sleep(fault.delay_seconds)
     if fault.status is not None:
         return web.Response(status=fault.status, headers=fault.headers, body=fault.body)
     response = await handler(request)
-    response.headers.update(desk.api_headers)
+    response.headers.update(state.api_headers)
     return response
 
 
 async def _give_token(request: web.Request) -> web.Response:
-    desk = request.app[_DESK]
-    desk.token_requests += 1
-    fault = desk.token_faults.popleft() if desk.token_faults else Fault()
+    state = request.app[_STATE]
+    state.token_requests += 1
+    fault = state.token_faults.popleft() if state.token_faults else Fault()
     await asyncio.sleep(fault.delay_seconds)
     if fault.status is not None:
         return web.Response(status=fault.status, headers=fault.headers, body=fault.body)
     asked = await request.json()
     wanted = {
         "grant_type": "client_credentials",
-        "client_id": desk.client_id,
-        "client_secret": desk.client_secret,
+        "client_id": state.client_id,
+        "client_secret": state.client_secret,
     }
-    if not desk.client_id or any(asked.get(name) != value for name, value in wanted.items()):
+    if not state.client_id or any(asked.get(name) != value for name, value in wanted.items()):
         described = "Client authentication failed due to unknown client or invalid credentials"
         return web.json_response({"error": "invalid_client", "error_description": described}, status=401)
-    token, life = desk.give_token(float(asked.get("expires_in", 1800)))
+    token, life = state.give_token(float(asked.get("expires_in", 1800)))
     answer = {"access_token": token, "token_type": "bearer", "scope": asked.get("scope"), "expires_in": life}
     return web.json_response(answer)
 
 
 async def _attachment(request: web.Request) -> web.Response:
-    desk = request.app[_DESK]
-    file = desk.files.get(request.match_info["token"])
+    state = request.app[_STATE]
+    file = state.files.get(request.match_info["token"])
     signed_in = _signed_in(request)
     if file is None:
         return web.Response(status=404, text="Not found")
@@ -111,18 +111,18 @@ async def _attachment(request: web.Request) -> web.Response:
         return _sign_in_page()
     if fault.status is not None and not fault.at_cdn:
         return web.Response(status=fault.status, headers=fault.headers, body=fault.body)
-    return web.Response(status=302, headers={"Location": desk.grant(file, fault)})
+    return web.Response(status=302, headers={"Location": state.add_address(file, fault)})
 
 
 async def _comments(request: web.Request) -> web.Response:
     if not _signed_in(request):
         return _unauthenticated()
-    desk = request.app[_DESK]
-    all_comments = desk.comments.get(request.match_info["ticket"])
+    state = request.app[_STATE]
+    all_comments = state.comments.get(request.match_info["ticket"])
     if all_comments is None:
         return web.json_response({"error": "RecordNotFound", "description": "Not found"}, status=404)
     if request.query.get("sort") == "-created_at":
-        all_comments = all_comments[::-1]  # they are kept in the order in which they came
+        all_comments = all_comments[::-1]  # the list is in order of creation
     size = min(int(request.query.get("page[size]", 100)), 100)
     start = int(request.query.get("page[after]", 0))
     page, after = all_comments[start : start + size], start + size
@@ -134,7 +134,7 @@ async def _comments(request: web.Request) -> web.Response:
         {
             "comments": page,
             "meta": {"has_more": has_more, "after_cursor": str(after) if has_more else None},
-            "links": {"next": f"{desk.account_url}{following}" if has_more else None},
+            "links": {"next": f"{state.account_url}{following}" if has_more else None},
         }
     )
 
@@ -142,37 +142,37 @@ async def _comments(request: web.Request) -> web.Response:
 async def _about_attachment(request: web.Request) -> web.Response:
     if not _signed_in(request):
         return _unauthenticated()
-    desk = request.app[_DESK]
-    for file in desk.files.values():
+    state = request.app[_STATE]
+    for file in state.files.values():
         if str(file.id) == request.match_info["id"]:
-            return web.json_response({"attachment": describe(desk, file)})
+            return web.json_response({"attachment": describe(state, file)})
     return web.json_response({"error": "RecordNotFound", "description": "Not found"}, status=404)
 
 
-async def _who(request: web.Request) -> web.Response:
-    """Serve whoever asks: who is not signed in is nobody."""
-    me = {"id": 1_001, "name": "Agent", "role": "admin"} if _signed_in(request) else _NOBODY
+async def _current_user(request: web.Request) -> web.Response:
+    """Return the user; without credentials, the anonymous one, as Zendesk does."""
+    me = {"id": 1_001, "name": "Agent", "role": "admin"} if _signed_in(request) else _ANONYMOUS
     return web.json_response(
-        {"user": {**me, "url": f"{request.app[_DESK].account_url}/api/v2/users/me.json"}}
+        {"user": {**me, "url": f"{request.app[_STATE].account_url}/api/v2/users/me.json"}}
     )
 
 
 def _signed_in(request: web.Request) -> bool:
-    desk = request.app[_DESK]
+    state = request.app[_STATE]
     given = request.headers.get("Authorization")
     if given is None:
         return False
-    desk.account_authorizations.append(given)
-    basic = base64.b64encode(f"{desk.email}/token:{desk.api_token}".encode()).decode()
-    good = [f"Basic {basic}", *([f"Bearer {desk.oauth_token}"] if desk.oauth_token else [])]
-    if desk.knows_token(given.removeprefix("Bearer ")):
+    state.account_authorizations.append(given)
+    basic = base64.b64encode(f"{state.email}/token:{state.api_token}".encode()).decode()
+    valid = [f"Basic {basic}", *([f"Bearer {state.oauth_token}"] if state.oauth_token else [])]
+    if state.knows_token(given.removeprefix("Bearer ")):
         return True
-    return any(hmac.compare_digest(given.encode(), header.encode()) for header in good)
+    return any(hmac.compare_digest(given.encode(), header.encode()) for header in valid)
 
 
 def _without_inline_images(comment: dict[str, object]) -> dict[str, object]:
     attachments = comment["attachments"]
-    assert isinstance(attachments, list)  # noqa: S101 we made it
+    assert isinstance(attachments, list)  # noqa: S101 `add_comment` made it
     return {**comment, "attachments": [one for one in attachments if not one["inline"]]}
 
 

@@ -1,42 +1,42 @@
-"""The stand-in's CDN, `pNN.zdusercontent.com`: temporary addresses, which take no credentials."""
+"""The stand-in's CDN, `pNN.zdusercontent.com`: temporary addresses that refuse credentials."""
 
 import asyncio
 
 from aiohttp import web
 
-from service.local.zendesk.desk import Desk, Fault, Grant, url_name
+from service.local.zendesk.state import Fault, StandInState, TemporaryAddress, url_name
 
-_DESK = web.AppKey("desk", Desk)
+_STATE = web.AppKey("state", StandInState)
 _CHUNK_BYTES = 64 * 1024
 
 
-def cdn(desk: Desk) -> web.Application:
-    """Make the CDN's application."""
+def cdn(state: StandInState) -> web.Application:
+    """Return the CDN's application."""
     app = web.Application()
-    app[_DESK] = desk
+    app[_STATE] = state
     app.router.add_get("/{name:(?s:.*)}", _download, allow_head=False)
     return app
 
 
 async def _download(request: web.Request) -> web.StreamResponse:
-    desk = request.app[_DESK]
+    state = request.app[_STATE]
     if "Authorization" in request.headers:
-        desk.cdn_authorizations.append(request.headers["Authorization"])
+        state.cdn_authorizations.append(request.headers["Authorization"])
         return web.Response(status=403, text="Forbidden")
-    # The query as it came, not as it reads: a client that escapes it anew breaks the real one's signature.
-    grant = desk.redeem(request.raw_path.partition("?")[2])
-    if grant is None:
+    # The raw query: the real CDN's signature fails if a client escapes it again.
+    address = state.find_address(request.raw_path.partition("?")[2])
+    if address is None:
         return web.Response(status=404, text="Not found")
-    fault = grant.fault
+    fault = address.fault
     if fault.at_cdn:
         await asyncio.sleep(fault.delay_seconds)
         if fault.status is not None:
             return web.Response(status=fault.status, headers=fault.headers, body=fault.body)
-    return await _stream(request, grant)
+    return await _stream(request, address)
 
 
-async def _stream(request: web.Request, grant: Grant) -> web.StreamResponse:
-    file, fault = grant.file, grant.fault
+async def _stream(request: web.Request, address: TemporaryAddress) -> web.StreamResponse:
+    file, fault = address.file, address.fault
     name, content, content_type = file.name, file.content, file.content_type
     if fault.redacted:
         name, content, content_type = "redacted.txt", b"", "text/plain"
@@ -57,7 +57,7 @@ async def _stream(request: web.Request, grant: Grant) -> web.StreamResponse:
 
 
 async def _write(request: web.Request, response: web.StreamResponse, content: bytes, fault: Fault) -> bool:
-    """Write the content as the fault will have it; False where the connection was reset on the way."""
+    """Write the content as the fault says; return False if the connection was reset."""
     sent = 0
     while True:
         if sent == fault.reset_after and request.transport:
@@ -77,7 +77,7 @@ async def _write(request: web.Request, response: web.StreamResponse, content: by
 
 def _end_of_chunk(sent: int, size: int, fault: Fault) -> int:
     step = _CHUNK_BYTES
-    if fault.bytes_per_second:  # ten small ones a second rather than a large one now and then
+    if fault.bytes_per_second:  # ten small chunks a second
         step = max(1, min(step, int(fault.bytes_per_second / 10)))
     stops = [at for at in (fault.reset_after, fault.pause_after) if at is not None and at > sent]
     return min(sent + step, size, *stops)

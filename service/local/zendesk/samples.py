@@ -1,4 +1,4 @@
-"""Twenty e-mails for the demo, with attachments that are real PDF, PNG and CSV files, made here."""
+"""Twenty e-mails for the demo, with generated PDF, PNG and CSV files as attachments."""
 
 import random
 import struct
@@ -6,10 +6,10 @@ import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-_LOGO = "logo.png"  # in several e-mails, always the same bytes: kept once
+_LOGO = "logo.png"  # the same bytes in several e-mails, so that one object is stored
 _CONTENT_TYPES = {"pdf": "application/pdf", "png": "image/png", "csv": "text/csv"}
 
-# subject, sender, files with their rough size in kB
+# subject, sender, and files with their approximate size in kB
 _EMAILS: Sequence[tuple[str, str, Sequence[tuple[str, int]]]] = (
     ("Invoice 2026-1187", "Mara Lindqvist", [("invoice-2026-1187.pdf", 84), (_LOGO, 12)]),
     (
@@ -51,7 +51,7 @@ class SampleFile:
 
 @dataclass(frozen=True)
 class Sample:
-    """An e-mail to come."""
+    """An e-mail of the demo."""
 
     subject: str
     from_name: str
@@ -59,7 +59,7 @@ class Sample:
 
 
 def samples() -> list[Sample]:
-    """Make the e-mails; the same ones each time."""
+    """Return the e-mails, the same ones in each run."""
     noise = random.Random(20261122)  # noqa: S311 pictures, not secrets
     logo = _make(_LOGO, 12, "Brightwater", noise)
     return [
@@ -79,7 +79,7 @@ def _make(name: str, kilobytes: int, title: str, noise: random.Random) -> Sample
 
 
 def _pdf(size: int, title: str, noise: random.Random) -> bytes:
-    """One page: the title and a picture that brings the file to about `size` bytes."""
+    """Return one page with the title and a picture, of about `size` bytes."""
     width, height, pixels = _picture(size, noise)
     shown = title.encode("latin-1", "replace").replace(b"(", b"\\(").replace(b")", b"\\)")
     page = b"BT /F1 18 Tf 60 780 Td (%s) Tj ET q 475 0 0 600 60 150 cm /I Do Q" % shown
@@ -103,7 +103,7 @@ def _pdf(size: int, title: str, noise: random.Random) -> bytes:
 
 
 def _png(size: int, _title: str, noise: random.Random) -> bytes:
-    width, height, pixels = _picture(size * 3 // 2, noise)  # a third of it compresses away
+    width, height, pixels = _picture(size * 3 // 2, noise)  # compression removes a third
     rows = b"".join(b"\0" + pixels[at : at + width * 3] for at in range(0, len(pixels), width * 3))
     chunks = (
         (b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)),

@@ -1,4 +1,4 @@
-"""Post a webhook as Zendesk does: signed, and retried for the answers that Zendesk retries."""
+"""Post a webhook as Zendesk does: signed, and repeated after the answers that Zendesk repeats."""
 
 import asyncio
 import json
@@ -12,19 +12,19 @@ from aiohttp import ClientSession, ClientTimeout
 from service.zendesk.signature import ACCOUNT_ID, INVOCATION_ID, SIGNATURE, TIMESTAMP, WEBHOOK_ID, sign
 
 _TIMEOUT = ClientTimeout(total=10)
-_SHORT_SECONDS = 60  # "a short Retry-After"; how short is not documented
+_SHORT_SECONDS = 60  # Zendesk documents "a short Retry-After" without a number
 _RETRIES = {409: 3, 429: 5, 503: 5}
 _TIMEOUTS = 5
 
 
 @dataclass(frozen=True)
-class Answer:
-    """What the webhook's receiver said in the end."""
+class WebhookResponse:
+    """The last response to a webhook."""
 
     status: int
     headers: dict[str, str]
     body: bytes
-    requests: int  # 1 where nothing was retried
+    requests: int  # 1 without a repetition
 
     def json(self) -> Any:  # noqa: ANN401 JSON is anything
         return json.loads(self.body)
@@ -32,10 +32,10 @@ class Answer:
 
 async def send(
     session: ClientSession, url: str, body: bytes, headers: dict[str, str], *, retries: bool = False
-) -> Answer:
-    """Post `body` with what `sign` made of it: one invocation, however often it is retried.
+) -> WebhookResponse:
+    """Post `body` with signed headers: one invocation, however often it is repeated.
 
-    Raises TimeoutError after 10 s, and aiohttp's ClientError where nobody answers.
+    Raises TimeoutError after 10 s, and aiohttp's ClientError without a response.
     """
     requests = 0
     while True:
@@ -44,7 +44,9 @@ async def send(
             async with session.post(
                 url, data=body, headers=headers, timeout=_TIMEOUT, allow_redirects=False
             ) as response:
-                answer = Answer(response.status, dict(response.headers), await response.read(), requests)
+                answer = WebhookResponse(
+                    response.status, dict(response.headers), await response.read(), requests
+                )
         except TimeoutError:
             if not retries or requests > _TIMEOUTS:
                 raise
@@ -57,7 +59,7 @@ async def send(
 
 def sign_headers(body: bytes, secret: str) -> dict[str, str]:
     """Return the headers of a new invocation."""
-    # Finer than Zendesk's: equal bodies that are sent within a second are different invocations here.
+    # Microseconds, unlike Zendesk: equal bodies sent within a second must be different invocations.
     timestamp = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
     return {
         "Content-Type": "application/json; charset=utf-8",
@@ -70,8 +72,8 @@ def sign_headers(body: bytes, secret: str) -> dict[str, str]:
     }
 
 
-def _pause(answer: Answer) -> float | None:
-    """Return how long to wait before the next request, None for no further one."""
+def _pause(answer: WebhookResponse) -> float | None:
+    """Return the seconds before the next request, or None to give up."""
     if answer.requests > _RETRIES.get(answer.status, 0):
         return None
     if answer.status == 409:

@@ -14,36 +14,36 @@ from aiohttp import ClientSession, web
 
 from service.local.zendesk.account import account, describe
 from service.local.zendesk.cdn import cdn
-from service.local.zendesk.desk import Desk, Fault, File
-from service.local.zendesk.sender import Answer, send, sign_headers
+from service.local.zendesk.sender import WebhookResponse, send, sign_headers
+from service.local.zendesk.state import Fault, ServedFile, StandInState
 
-__all__ = ["Answer", "Fault", "File", "Zendesk"]
+__all__ = ["Fault", "ServedFile", "WebhookResponse", "Zendesk"]
 
 
 class Zendesk:
-    """Serve files as Zendesk does and send webhooks; `desk` has what was asked of it.
+    """Serve files and send webhooks as Zendesk does; `state` holds its files, faults and received requests.
 
-    `url` is what ZENDESK_URL should be. Nothing blocks the event loop.
+    Set ZENDESK_URL to `url`. Nothing blocks the event loop.
     """
 
     def __init__(
         self,
         *,
         email: str = "agent@acme.example",
-        api_token: str = "stand-in-token",  # noqa: S107 opens nothing but this stand-in
+        api_token: str = "stand-in-token",  # noqa: S107 valid only for this stand-in
         secret: str = "stand-in-signing-secret",  # noqa: S107 likewise
         oauth_token: str | None = None,
     ) -> None:
         self.email, self.api_token, self.secret, self.oauth_token = email, api_token, secret, oauth_token
         self.client_id, self.client_secret = "holdfast", "stand-in-client-secret"
-        self.desk = Desk(email, api_token, oauth_token, self.client_id, self.client_secret)
+        self.state = StandInState(email, api_token, oauth_token, self.client_id, self.client_secret)
         self._open = AsyncExitStack()
         self._session: ClientSession | None = None
 
     async def __aenter__(self) -> Self:
         self._session = await self._open.enter_async_context(ClientSession())
-        self.desk.account_url = await self._serve(account(self.desk))
-        self.desk.cdn_url = await self._serve(cdn(self.desk))
+        self.state.account_url = await self._serve(account(self.state))
+        self.state.cdn_url = await self._serve(cdn(self.state))
         return self
 
     async def __aexit__(
@@ -53,11 +53,11 @@ class Zendesk:
 
     @property
     def url(self) -> str:
-        return self.desk.account_url
+        return self.state.account_url
 
     @property
     def cdn_url(self) -> str:
-        return self.desk.cdn_url
+        return self.state.cdn_url
 
     def add_file(
         self,
@@ -68,17 +68,17 @@ class Zendesk:
         faults: Iterable[Fault] = (),
         public: bool = False,
     ) -> str:
-        """Keep a file; return its address, the `content_url`."""
+        """Add a file; return its address, the `content_url`."""
         token = secrets.token_urlsafe(16)
-        file = File(next(self.desk.ids), token, name, content, content_type, public, deque(faults))
-        self.desk.files[token] = file
+        file = ServedFile(next(self.state.ids), token, name, content, content_type, public, deque(faults))
+        self.state.files[token] = file
         return self.url + file.path
 
-    def file(self, url: str) -> File:
-        """Return the file of an address, to count its requests or script further faults."""
-        return self.desk.files[url.split("/")[5]]
+    def file(self, url: str) -> ServedFile:
+        """Return the file of an address, to read its counters or to add faults."""
+        return self.state.files[url.split("/")[5]]
 
-    def add_comment(  # noqa: PLR0913 all but the ticket by keyword
+    def add_comment(  # noqa: PLR0913 keywords
         self,
         ticket_id: int | str,
         *,
@@ -90,12 +90,12 @@ class Zendesk:
     ) -> int:
         """Add a comment with these files' addresses to a ticket, for the comments API; return its id.
 
-        Without a time it was made just now.
+        `created_at` defaults to now.
         """
-        files = [describe(self.desk, self.file(url)) for url in attachments]
-        files += [describe(self.desk, self.file(url), inline=True) for url in inline]
+        files = [describe(self.state, self.file(url)) for url in attachments]
+        files += [describe(self.state, self.file(url), inline=True) for url in inline]
         comment = {
-            "id": next(self.desk.ids),
+            "id": next(self.state.ids),
             "type": "Comment",
             "author_id": 1_001,
             "body": body,
@@ -104,9 +104,9 @@ class Zendesk:
             "public": True,
             "attachments": files,
             "via": {"channel": "email", "source": {"from": {}, "to": {}, "rel": None}},
-            "created_at": _written(created_at or datetime.now(UTC)),
+            "created_at": _format(created_at or datetime.now(UTC)),
         }
-        self.desk.comments.setdefault(str(ticket_id), []).append(comment)
+        self.state.comments.setdefault(str(ticket_id), []).append(comment)
         return int(str(comment["id"]))
 
     def payload(
@@ -135,7 +135,7 @@ class Zendesk:
         }
 
     def event(self, url: str, *, ticket_id: int | str = 4711) -> dict[str, Any]:
-        """Return the body of an event: this one file was linked to a comment."""
+        """Return the body of an event for one file that was linked to a comment."""
         file = self.file(url)
         about = {
             "content_type": file.content_type,
@@ -152,7 +152,7 @@ class Zendesk:
             "time": _now(),
             "zendesk_event_version": "2022-11-06",
             "detail": {"id": str(ticket_id), "status": "OPEN", "tags": None, "via": {"channel": "mail"}},
-            "event": {"comment": {"id": str(next(self.desk.ids)), "is_public": True, "attachment": about}},
+            "event": {"comment": {"id": str(next(self.state.ids)), "is_public": True, "attachment": about}},
         }
 
     async def send(
@@ -163,10 +163,10 @@ class Zendesk:
         secret: str | None = None,
         headers: dict[str, str | None] | None = None,
         retries: bool = False,
-    ) -> Answer:
-        """Post a payload, or a body as it is, as a new invocation. Raises as `sender.send`.
+    ) -> WebhookResponse:
+        """Post a payload, or a raw body, as a new invocation. Raises the errors of `sender.send`.
 
-        `headers` replace those that Zendesk would send; None takes one away.
+        `headers` replace those of Zendesk; None removes one.
         """
         assert self._session is not None, "use it inside `async with`"  # noqa: S101 a mistake of the caller
         body = payload if isinstance(payload, bytes) else json.dumps(payload).encode()
@@ -183,8 +183,8 @@ class Zendesk:
 
 
 def _now() -> str:
-    return _written(datetime.now(UTC))
+    return _format(datetime.now(UTC))
 
 
-def _written(time: datetime) -> str:
+def _format(time: datetime) -> str:
     return time.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")

@@ -1,1 +1,1 @@
-"""The JSON API: its handlers, its routes, and its description."""
+"""The JSON API: its handlers by subject, and its description."""

@@ -1,4 +1,4 @@
-"""The description of the API: for programs in OpenAPI, for people as a page."""
+"""The description of the API: as OpenAPI for programs, as a page for people."""
 
 import asyncio
 import json
@@ -9,35 +9,44 @@ from typing import Any
 from aiohttp import web
 
 from service.telemetry.version import version
-from service.web.api.routes import API
+from service.web import health, webhook
+from service.web.api import emails, failures, overview, quarantine
 from service.web.handling.keys import RES
 from service.web.handling.prefix import prefix_of, with_prefix
 from service.web.handling.rendering import DRAWER, fill, page_headers
+from service.web.handling.routes import Routes
 
-_made: dict[tuple[Callable[[str, str], bytes], str, str], bytes] = {}
+# All routes of the API, in the order of their description.
+API = (
+    *emails.routes,
+    *quarantine.routes,
+    *failures.routes,
+    *overview.routes,
+    *webhook.routes,
+    *health.routes,
+)
+routes = Routes()
 
 
+@routes.get("/openapi.json", is_open=True)
 async def openapi_json(request: web.Request) -> web.Response:
-    body = await _once(request, _text)
+    body = await _make(request, _text)
     return web.Response(
         body=body, content_type="application/json", charset="utf-8", headers={"Cache-Control": "no-cache"}
     )
 
 
+@routes.get("/docs", is_open=True)
 async def page(request: web.Request) -> web.Response:
-    """Answer with the page, which is the same for everybody and runs no scripts."""
-    return web.Response(
-        body=await _once(request, _page), content_type="text/html", charset="utf-8", headers=page_headers()
-    )
+    """Answer with the page: the same for everybody, without scripts."""
+    body = await _make(request, _page)
+    return web.Response(body=body, content_type="text/html", charset="utf-8", headers=page_headers())
 
 
-async def _once(request: web.Request, make: Callable[[str, str], bytes]) -> bytes:
-    """Have it made once in a process, in the thread of pages; `make` is cached for those who ask meanwhile."""
+async def _make(request: web.Request, make: Callable[[str, str], bytes]) -> bytes:
+    """Call a cached function in the thread of pages: the first call takes longer than a webhook may wait."""
     prefix, url = prefix_of(request), request.app[RES].settings.public_url or "https://YOUR-HOST"
-    known = make, prefix, url
-    if known not in _made:
-        _made[known] = await asyncio.get_running_loop().run_in_executor(DRAWER, make, prefix, url)
-    return _made[known]
+    return await asyncio.get_running_loop().run_in_executor(DRAWER, make, prefix, url)
 
 
 @cache
@@ -47,22 +56,19 @@ def _text(prefix: str = "", _: str = "") -> bytes:
 
 @cache
 def _page(prefix: str = "", public_url: str = "https://YOUR-HOST") -> bytes:
-    html = fill("docs.html", {"path": "/docs", "identity": None, **_told(public_url)})
-    return with_prefix(html, prefix).encode()
-
-
-def _told(public_url: str) -> dict[str, Any]:
-    from service.web.api import reading  # noqa: PLC0415 webhooks need not wait for it
+    from service.web.api import docs_page  # noqa: PLC0415 webhooks do not need it: a web process starts faster
 
     about = _document("")
-    return {
+    values = {
+        "path": "/docs",
+        "identity": None,
         "info": about["info"],
-        "tags": reading.operations(about, public_url.rstrip("/")),
-        "shapes": reading.shapes(about),
+        "tags": docs_page.operations(about, public_url.rstrip("/")),
+        "shapes": docs_page.shapes(about),
     }
+    return with_prefix(fill("docs.html", values), prefix).encode()
 
 
-@cache
 def _document(prefix: str) -> dict[str, Any]:
     from service.web.api import openapi  # noqa: PLC0415 likewise
 

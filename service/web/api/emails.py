@@ -1,58 +1,115 @@
-"""The API of e-mails: what is there, what happened to it, its bytes, running and syncing it again."""
+"""The API of e-mails: lists, history, files, retry and sync of one."""
+
+import re
+from typing import Literal
 
 from aiohttp import web
 
+from service.errors import Rejected
 from service.operate.retry import retry
-from service.operate.sync_retry import resync
-from service.queries import emails, overview
+from service.queries import emails
 from service.queries.emails import EmailFilter
-from service.web.api.answers import Queued, SyncPending
+from service.queries.views import EmailDetail, EmailPage, HoldersPage, RequestView, View
 from service.web.auth.tokens import visible
-from service.web.handling.contents import open_content, signed_address, stream
-from service.web.handling.downloads import content_headers, redirect_headers
-from service.web.handling.exchange import answer, ask, number, parameters
+from service.web.handling.contents import (
+    content_headers,
+    open_content,
+    redirect_headers,
+    signed_address,
+    stream,
+)
+from service.web.handling.exchange import answer, ask, number, parameters, reply
 from service.web.handling.keys import IDENTITY, RES
+from service.web.handling.routes import Routes
+
+routes = Routes("E-mails")
+
+_SHA256 = re.compile("[0-9a-f]{64}")
 
 
+class Queued(View):
+    """The e-mail is queued for another attempt."""
+
+    status: Literal["queued"] = "queued"
+    email_id: int
+
+
+class SyncPending(View):
+    """The e-mail's sync is pending."""
+
+    sync_status: Literal["pending"] = "pending"
+    email_id: int
+
+
+@routes.get("/api/v1/emails", query=EmailFilter, answer=EmailPage)
 async def list_emails(request: web.Request) -> web.Response:
+    """List e-mails, newest first."""
     wanted = parameters(request, EmailFilter)
-    return answer(request, await ask(request, emails.list_emails(request.app[RES].engine, wanted)))
+    return await reply(request, emails.list_emails(request.app[RES].engine, wanted))
 
 
+@routes.get("/api/v1/emails/{id}", answer=EmailDetail)
 async def show_email(request: web.Request) -> web.Response:
-    return answer(
-        request, await ask(request, emails.get_email(request.app[RES].engine, number(request, "id")))
-    )
+    """Show an e-mail with its history."""
+    return await reply(request, emails.get_email(request.app[RES].engine, number(request, "id")))
 
 
+@routes.get("/api/v1/emails/{id}/request", answer=RequestView)
 async def show_request(request: web.Request) -> web.Response:
+    """Show the original webhook of an e-mail."""
     raw = await ask(request, emails.get_request(request.app[RES].engine, number(request, "id")))
     return answer(request, visible(request, raw))
 
 
-async def stats(request: web.Request) -> web.Response:
-    return answer(request, await ask(request, overview.stats(request.app[RES].engine)))
+@routes.get("/api/v1/attachments/{sha256}", answer=HoldersPage)
+async def list_holders(request: web.Request) -> web.Response:
+    """List all files with the same content, of all e-mails."""
+    sha256 = request.match_info["sha256"]
+    if not _SHA256.fullmatch(sha256):
+        raise Rejected(404, "not_found", "A SHA-256 has 64 hexadecimal digits, in lower case.")
+    return await reply(request, emails.list_holders(request.app[RES].engine, sha256))
 
 
+@routes.post(
+    "/api/v1/emails/{id}/retry",
+    answer=Queued,
+    status=202,
+    errors={409: "The job has not finished (`not_finished`)."},
+)
 async def retry_email(request: web.Request) -> web.Response:
+    """Retry a finished e-mail; stored files are not downloaded again."""
     email_id = number(request, "id")
     await ask(request, retry(request.app[RES], email_id, request[IDENTITY].actor))
     return answer(request, Queued(email_id=email_id), status=202)
 
 
+@routes.post(
+    "/api/v1/emails/{id}/sync",
+    answer=SyncPending,
+    status=202,
+    errors={409: "The job has not finished (`not_finished`), or SYNC_URL is not set (`sync_off`)."},
+)
 async def sync_email(request: web.Request) -> web.Response:
+    """Sync a finished e-mail again, without another attempt of its job."""
     email_id = number(request, "id")
-    await ask(request, resync(request.app[RES], email_id, request[IDENTITY].actor))
+    await ask(request, retry(request.app[RES], email_id, request[IDENTITY].actor, "sync"))
     return answer(request, SyncPending(email_id=email_id), status=202)
 
 
+@routes.get(
+    "/api/v1/emails/{id}/attachments/{position}/content",
+    media_type="*/*",
+    elsewhere="`Location` is the file's address in the bucket. It needs no token and expires after STORAGE_SIGN_SECONDS."
+    " Only programs are redirected, and only where files are stored in a bucket.",
+    errors={409: "The file is not stored, or not yet (`not_stored`)."},
+)
 async def attachment_content(request: web.Request) -> web.StreamResponse:
-    """Send a program to the bucket; stream to a browser, which saves whatever it is and runs nothing."""
+    """Download a file."""
     res = request.app[RES]
     wanted = emails.get_attachment(res.engine, number(request, "id"), number(request, "position"))
     attachment = await ask(request, wanted)
     content = await open_content(res, attachment)
-    # A bucket answers without the headers that make a stranger's file safe in a browser.
+    # A bucket's answer lacks the headers that make a stranger's file safe in a browser: browsers get a stream.
     if request[IDENTITY].via != "dashboard":
         address = await signed_address(res, attachment, request.method)
         if address is not None:

@@ -1,15 +1,14 @@
-"""The routes' description in OpenAPI 3.1, made of the models that check what comes and shape what is answered."""
+"""The OpenAPI 3.1 document of the routes, made of the models that validate requests and serialize answers."""
 
 import inspect
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
-from pydantic import BaseModel
+from pydantic import BaseModel, ConfigDict, Field
 from pydantic.json_schema import GenerateJsonSchema, JsonSchemaMode, models_json_schema
 
-from service.web.api.answers import Problem
 from service.web.auth.sessions import COOKIE
-from service.web.handling.route import Route
+from service.web.handling.routes import Route
 from service.zendesk.signature import SIGNATURE
 
 Json = dict[str, Any]
@@ -17,28 +16,32 @@ Refs = Mapping[tuple[Any, JsonSchemaMode], Json]
 
 _REF = "#/components/schemas/{model}"
 _ABOUT = """\
-Every e-mail that Zendesk announced, what became of it, and its files. Send a token: `Authorization: Bearer TOKEN`, or
-Basic with any user name and the token as the password. The token for reading may `GET` and nothing else. Whoever acts
-for a person may name them in the header `X-Operator`.
+All e-mails that Zendesk sent, their state and history, and their files. Send a token as `Authorization: Bearer TOKEN`,
+or as the password of Basic authentication with any user name. A read token allows only `GET`. Programs can name the
+person they act for in the header `X-Operator`.
 """
 _SECURITY: Json = {
     "bearer": {
         "type": "http",
         "scheme": "bearer",
-        "description": "API_TOKEN, or API_READ_TOKEN to look only",
+        "description": "API_TOKEN, or API_READ_TOKEN for reading",
     },
-    "basic": {"type": "http", "scheme": "basic", "description": "a name for the record, and the token"},
+    "basic": {
+        "type": "http",
+        "scheme": "basic",
+        "description": "the person's name as user, the token as password",
+    },
     "session": {
         "type": "apiKey",
         "in": "cookie",
         "name": COOKIE,
-        "description": "of a browser that signed in; whatever changes something must come from our own pages",
+        "description": "of a signed-in browser; only our own pages may send `POST` with it",
     },
     "signature": {
         "type": "apiKey",
         "in": "header",
         "name": SIGNATURE,
-        "description": "Zendesk's, over the signed time (X-Zendesk-Webhook-Signature-Timestamp) and the raw bytes",
+        "description": "Zendesk's signature of the timestamp (X-Zendesk-Webhook-Signature-Timestamp) and the raw body",
     },
 }
 _IN_PATH: Mapping[str, Json] = {
@@ -46,23 +49,23 @@ _IN_PATH: Mapping[str, Json] = {
     "position": {
         "example": 0,
         "schema": {"type": "integer", "minimum": 0, "maximum": 10**18 - 1},
-        "description": "the file's place in the e-mail, from 0",
+        "description": "the position of the file in the e-mail, from 0",
     },
     "sha256": {
         "schema": {"type": "string", "pattern": "^[0-9a-f]{64}$"},
-        "description": "the hash of the file's content, in hexadecimal digits",
+        "description": "the SHA-256 of the file's content, in hexadecimal digits",
     },
 }
 _ERRORS = {
     400: "A parameter or the body is wrong; `detail` names it.",
-    401: "There is no token, or not a right one.",
-    403: "The token is for reading (`read_only`), another site asked (`foreign_origin`), or there is no token set.",
-    404: "There is none.",
+    401: "The token is missing or wrong.",
+    403: "The token is for reading (`read_only`), another site sent the request (`foreign_origin`), or no token is set.",
+    404: "Not found.",
     408: "The body did not arrive in time.",
     413: "The body is too large.",
     415: "The body is not JSON, or is compressed.",
-    500: "Something is damaged or unexpected; the log has more.",
-    503: "Something that is needed is away or busy.",
+    500: "Unexpected error or damaged file; see the log.",
+    503: "A dependency is down or busy.",
 }
 _HEADERS: Mapping[int, Json] = {
     401: {"WWW-Authenticate": {"schema": {"type": "string"}}},
@@ -72,20 +75,32 @@ _LOCATION: Json = {
     "Location": {
         "required": True,
         "schema": {"type": "string", "format": "uri"},
-        "description": "as secret as the file: whoever has it can read it",
+        "description": "keep it secret: it gives access to the file",
     }
 }
 
 
+class Problem(BaseModel):
+    """The answer of every error (RFC 9457); some have further fields."""
+
+    model_config = ConfigDict(extra="allow")
+
+    type: Literal["about:blank"]
+    title: str
+    status: int
+    code: str = Field(pattern="^[a-z_]+$", description="a stable word to tell errors apart")
+    detail: str = Field(description="an explanation for people")
+
+
 class _Schema(GenerateJsonSchema):
-    """As pydantic writes it, without a title of each field that says its name once more."""
+    """Pydantic's JSON schema, without titles of fields, which would repeat their names."""
 
     def field_title_should_be_set(self, schema: object) -> bool:  # noqa: ARG002 pydantic's signature
         return False
 
 
 def document(routes: Sequence[Route], version: str, prefix: str = "") -> Json:
-    """Describe the routes, which a browser finds below a prefix."""
+    """Describe the routes, as they are served below a path prefix."""
     shapes: list[tuple[type[BaseModel], JsonSchemaMode]] = [(Problem, "serialization")]
     for route in routes:
         shapes += [(route.answer, "serialization")] if route.answer else []
@@ -144,7 +159,7 @@ def _operation(route: Route, refs: Refs) -> Json:
 
 
 def _content(route: Route, shown: Json) -> Json:
-    """Describe the body of an answer; a file is of any type, but programs that make clients must know one."""
+    """Describe the body of an answer; files have any type, but generators of clients need one."""
     if shown:
         return {route.media_type: {"schema": shown}}
     if route.media_type.startswith("text/"):
@@ -154,7 +169,7 @@ def _content(route: Route, shown: Json) -> Json:
 
 
 def _errors(route: Route) -> dict[int, str]:
-    """Tell which errors there may be: those of all its kind, and its own."""
+    """Return the possible errors by status: the common ones, and the route's own."""
     found = {500} if not route.is_signed and (route.answer or not route.is_open) else set()
     found |= set() if route.is_open else {401, 403, 503}
     found |= {404} if "{" in route.path else set()
@@ -178,8 +193,8 @@ def _in_query(model: type[BaseModel] | None) -> list[Json]:
     return [_parameter(name, about, name in needed) for name, about in schema["properties"].items()]
 
 
-def _parameter(name: str, about: Json, is_needed: bool) -> Json:  # noqa: FBT001 as JSON schema has it
-    """Describe a parameter; null is a word for one that was not given, and not among its values."""
+def _parameter(name: str, about: Json, is_needed: bool) -> Json:  # noqa: FBT001 a fact of JSON schema
+    """Describe a query parameter; drop null, which only stands for a missing one."""
     one_of = [kind for kind in about.pop("anyOf", []) if kind != {"type": "null"}]
     schema = {**about, **(one_of[0] if len(one_of) == 1 else {"anyOf": one_of} if one_of else {})}
     if schema.get("default", ...) is None:

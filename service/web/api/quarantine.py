@@ -1,4 +1,6 @@
-"""Quarantine over HTTP: what could not be read or was not used, as it came, and reading it again."""
+"""The API of the quarantine and of ignored events: lists, originals, replay."""
+
+from typing import Literal
 
 from aiohttp import web
 
@@ -6,42 +8,73 @@ from service import intake
 from service.queries import ignored, quarantine
 from service.queries.ignored import IgnoredFilter
 from service.queries.quarantine import QuarantineFilter
-from service.web.api.answers import Replayed
+from service.queries.views import IgnoredDetail, IgnoredPage, QuarantineDetail, QuarantinePage, View
 from service.web.auth.tokens import visible
-from service.web.handling.exchange import answer, ask, number, parameters
+from service.web.handling.exchange import answer, ask, number, parameters, reply
 from service.web.handling.keys import IDENTITY, RES
+from service.web.handling.routes import Routes
+
+routes = Routes("Quarantine")
 
 
+class Replayed(View):
+    """The e-mail of the replayed request; `duplicate` if it existed before."""
+
+    status: Literal["accepted", "duplicate"]
+    email_id: int | None
+
+
+@routes.get("/api/v1/quarantine", query=QuarantineFilter, answer=QuarantinePage)
 async def list_quarantined(request: web.Request) -> web.Response:
+    """List requests that could not be parsed, newest first."""
     wanted = parameters(request, QuarantineFilter)
-    return answer(request, await ask(request, quarantine.list_quarantined(request.app[RES].engine, wanted)))
+    return await reply(request, quarantine.list_quarantined(request.app[RES].engine, wanted))
 
 
+@routes.get("/api/v1/quarantine/{id}", answer=QuarantineDetail)
 async def show_quarantined(request: web.Request) -> web.Response:
+    """Show an original request in quarantine."""
     quarantine_id = number(request, "id")
     found = await ask(request, quarantine.get_quarantined(request.app[RES].engine, quarantine_id))
     return answer(request, visible(request, found))
 
 
+@routes.post(
+    "/api/v1/quarantine/{id}/replay",
+    answer=Replayed,
+    status=202,
+    errors={409: "The request still cannot be parsed; the `code` says why."},
+)
 async def replay(request: web.Request) -> web.Response:
-    receipt = await ask(
-        request, intake.replay(request.app[RES], number(request, "id"), request[IDENTITY].actor)
-    )
-    return answer(request, Replayed(status=receipt.status, email_id=receipt.number), status=202)
+    """Replay a request that can be parsed now."""
+    return await _replay(request, "quarantined")
 
 
+@routes.get("/api/v1/ignored", query=IgnoredFilter, answer=IgnoredPage)
 async def list_ignored(request: web.Request) -> web.Response:
+    """List events of unused types, newest first."""
     wanted = parameters(request, IgnoredFilter)
-    return answer(request, await ask(request, ignored.list_ignored(request.app[RES].engine, wanted)))
+    return await reply(request, ignored.list_ignored(request.app[RES].engine, wanted))
 
 
+@routes.get("/api/v1/ignored/{id}", answer=IgnoredDetail)
 async def show_ignored(request: web.Request) -> web.Response:
-    return answer(
-        request, await ask(request, ignored.get_ignored(request.app[RES].engine, number(request, "id")))
-    )
+    """Show an original event of an unused type."""
+    return await reply(request, ignored.get_ignored(request.app[RES].engine, number(request, "id")))
 
 
+@routes.post(
+    "/api/v1/ignored/{id}/replay",
+    answer=Replayed,
+    status=202,
+    errors={409: "The event still is no e-mail; the `code` says why."},
+)
 async def replay_ignored(request: web.Request) -> web.Response:
+    """Replay an event whose type is used now."""
+    return await _replay(request, "ignored")
+
+
+async def _replay(request: web.Request, what: Literal["quarantined", "ignored"]) -> web.Response:
     actor = request[IDENTITY].actor
-    receipt = await ask(request, intake.replay(request.app[RES], number(request, "id"), actor, "ignored"))
+    receipt = await ask(request, intake.replay(request.app[RES], number(request, "id"), actor, what))
     return answer(request, Replayed(status=receipt.status, email_id=receipt.number), status=202)

@@ -1,1 +1,1 @@
-"""Who may do what: tokens, signing in, sessions of browsers."""
+"""Authentication: tokens, sign-in, sessions of browsers."""

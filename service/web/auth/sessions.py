@@ -1,4 +1,4 @@
-"""Sessions of browsers: a signed cookie says in which role somebody signed in, and by what name."""
+"""Sessions of browsers: a signed cookie holds the role and the name of a person."""
 
 import hashlib
 import secrets
@@ -14,15 +14,15 @@ from service.web.handling.middleware import is_encrypted
 from service.web.handling.prefix import prefix_of
 
 COOKIE = "holdfast_session"
-MOST_COOKIES = 4  # that are looked at; the one of the longest path comes first
+MOST_COOKIES = 4  # checked per request; browsers send the one with the longest path first
 SECONDS = int(LIFETIME.total_seconds())
 
 
 def begin(request: web.Request, response: web.StreamResponse, identity: Identity, token: bytes) -> None:
-    """Give the browser its cookie; it holds until the time is up or the token is another one."""
+    """Set the cookie; it is valid until it expires or the token changes."""
     response.set_cookie(
         COOKIE,
-        # Without something of its own, two sessions that began in one second under one name would be one.
+        # The random part tells apart two sessions of one name that began in the same second.
         _serializer(identity.role, token).dumps([identity.name, secrets.token_urlsafe(9)]),
         max_age=SECONDS,
         path=_path(request),
@@ -33,14 +33,14 @@ def begin(request: web.Request, response: web.StreamResponse, identity: Identity
 
 
 def read(request: web.Request, tokens: Mapping[Role, bytes]) -> Identity | None:
-    """Return who signed in, or None if the cookie is missing, too old, or none that we made."""
-    for shown, (role, token) in product(_shown(request), tokens.items()):
+    """Return the identity in the cookie, or None if it is missing, expired or not ours."""
+    for cookie, (role, token) in product(_cookies(request), tokens.items()):
         try:
-            content = _serializer(role, token).loads(shown, max_age=SECONDS)
-        except (BadSignature, UnicodeError):  # what is not text is not ours either
+            content = _serializer(role, token).loads(cookie, max_age=SECONDS)
+        except (BadSignature, UnicodeError):  # a cookie that is not text is not ours either
             continue
         name = content[0] if isinstance(content, list) and content else content
-        return Identity(role, str(name), "dashboard", _id_of(role, shown))
+        return Identity(role, str(name), "dashboard", _id_of(role, cookie))
     return None
 
 
@@ -54,19 +54,19 @@ def _path(request: web.Request) -> str:
     return prefix_of(request) or "/"
 
 
-def _shown(request: web.Request) -> Sequence[str]:
-    """Return all cookies of our name: another Holdfast on this host, without a prefix, has one of its own."""
+def _cookies(request: web.Request) -> Sequence[str]:
+    """Return all cookies of our name: another Holdfast on this host, without a prefix, may have set one."""
     pairs = (pair.strip().partition("=") for pair in request.headers.get("Cookie", "").split(";"))
     return [value for name, _, value in pairs if name == COOKIE][:MOST_COOKIES]
 
 
 def _id_of(role: Role, cookie: str) -> str:
-    """Name a session by what is signed: the signature itself can be written in several ways."""
+    """Return the hash of the signed part: the signature itself has several spellings."""
     signed, _, _ = cookie.rpartition(".")
     return hashlib.sha256(f"{role} {signed}".encode()).hexdigest()
 
 
 def _serializer(role: Role, token: bytes) -> URLSafeTimedSerializer:
-    """Make what signs for a role; its key comes from the token, so that a new token ends the sessions."""
+    """Make the serializer of a role; its key comes from the token, so that a new token ends all sessions."""
     signer = {"key_derivation": "hmac", "digest_method": hashlib.sha256}
     return URLSafeTimedSerializer(token, salt=f"holdfast session {role}", signer_kwargs=signer)

@@ -1,4 +1,4 @@
-"""Who may do what: operators all, readers look, everybody else nothing; and nobody, where no token is set."""
+"""Tokens: operators may do everything, readers may only read; without a token set, the API is closed."""
 
 import asyncio
 import base64
@@ -15,6 +15,7 @@ from aiohttp import web
 from aiohttp.typedefs import Handler
 
 from service.errors import Rejected, Transient
+from service.formatting import printable
 from service.operate import sessions as ended
 from service.queries.views import RequestView
 from service.web.auth import sessions
@@ -23,10 +24,9 @@ from service.web.handling.keys import IDENTITY, RES, Identity, Role
 from service.web.handling.middleware import problem, wants_page
 from service.zendesk.signature import to_bytes
 
-# To guess is to wait, and to leave a line in the log, but no more than one in so many seconds.
-REFUSAL_SECONDS = 0.25
-LOG_SECONDS = 10.0
-# So many wrong guesses wait at once; what comes beside them is answered at once and holds no memory.
+REFUSAL_SECONDS = 0.25  # the delay of a wrong token
+LOG_SECONDS = 10.0  # between two log lines about wrong tokens
+# So many wrong tokens are delayed at a time; further ones are refused at once and take no memory.
 MOST_REFUSALS = 8
 LONGEST_NAME = 100
 LONGEST_NEXT = 1000
@@ -39,11 +39,11 @@ log = structlog.get_logger()
 
 @dataclass
 class Refusals:
-    """Wrong tokens that were shown and are not in the log yet, and when it last got a line about any."""
+    """The wrong tokens in this process."""
 
-    count: int = 0
+    count: int = 0  # since the last log line
     logged_at: float = -LOG_SECONDS
-    waiting: int = 0
+    waiting: int = 0  # delayed now
 
     @property
     def are_many(self) -> bool:
@@ -51,13 +51,13 @@ class Refusals:
 
 
 Raw = TypeVar("Raw", bound=RequestView)
-OPEN_PATHS = web.AppKey("open_paths", frozenset[str])  # as they are in the table of routes
+OPEN_PATHS = web.AppKey("open_paths", frozenset[str])  # as the routes spell them
 REFUSALS = web.AppKey("refusals", Refusals)
 
 
 @web.middleware
 async def guard(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """Let through what is open to all, and whoever shows a token or the session that one began."""
+    """Let requests to open paths pass, and requests with a token or a session."""
     if _is_open(request):
         return await handler(request)
     identity = await _identify(request)
@@ -65,43 +65,43 @@ async def guard(request: web.Request, handler: Handler) -> web.StreamResponse:
         return _challenge(request)
     if request.method not in _READS:
         if identity.role == "reader":
-            raise Rejected(403, "read_only", "API_READ_TOKEN changes nothing; API_TOKEN does.")
-        if identity.via != "api":  # a browser sends cookies and passwords for whatever page asks it to
+            raise Rejected(403, "read_only", "API_READ_TOKEN may only read; use API_TOKEN.")
+        if identity.via != "api":  # browsers attach cookies and passwords to requests of any site
             check_origin(request, is_browser=identity.via == "dashboard")
     request[IDENTITY] = identity
     return await handler(request)
 
 
 async def session_has_ended(request: web.Request, identity: Identity) -> bool:
-    """Tell whether somebody signed out of a session, in whichever process; raises Transient without Postgres."""
+    """Tell whether a person signed out of the session, in any process; raises Transient without Postgres."""
     try:
         return await ask(request, ended.has_ended(request.app[RES].engine, identity.session))
     except Transient as exc:
-        told = f"{exc.message}. Until it is back, sessions cannot be checked; a token in the header `Authorization` can."
-        raise Transient(exc.code, told) from exc
+        advice = "Until it is back, use a token in the header `Authorization`: sessions cannot be checked."
+        raise Transient(exc.code, f"{exc.message}. {advice}") from exc
 
 
 def check_origin(request: web.Request, *, is_browser: bool = True) -> None:
-    """Raise Rejected (403) if another site makes the browser ask, or a browser does not say which one."""
+    """Raise Rejected (403) if another site caused the request, or if a browser does not tell which site did."""
     origin = request.headers.get("Origin")
     if (site := request.headers.get("Sec-Fetch-Site")) is not None:
         is_ours = site in {"same-origin", "none"}
-    elif origin is not None:  # a proxy may speak https for us, so the scheme is no part of it
+    elif origin is not None:  # ignore the scheme: a proxy may terminate https
         host = _host_of(origin)
         ours = request.headers.get("Host", "").lower(), _host_of(request.app[RES].settings.public_url or "")
         is_ours = host is not None and host in ours
     else:
         is_ours = not is_browser
     if not is_ours:
-        raise Rejected(403, "foreign_origin", "Only our own pages may do this in a browser.")
+        raise Rejected(403, "foreign_origin", "In a browser, only our own pages may do this.")
 
 
 async def recognize(request: web.Request, shown: bytes) -> Role | None:
-    """Return the role that a token gives; if it gives none, that takes a while and is logged.
+    """Return the role of a token; if it has none, log it and return None after a delay.
 
-    A right token never waits. A wrong one waits only if few others do.
+    Right tokens are never delayed, wrong ones only while few others are.
     """
-    # Each is compared, so that the time taken does not tell which one matched.
+    # Compare with all tokens, so that the duration does not tell which one matched.
     matches = [role for role, token in tokens(request).items() if hmac.compare_digest(shown, token)]
     if matches:
         return matches[0]
@@ -134,20 +134,18 @@ def tokens(request: web.Request) -> Mapping[Role, bytes]:
 
 
 def visible(request: web.Request, raw: Raw) -> Raw:
-    """Return as much of a webhook as whoever asks may see: readers see no signature."""
+    """Return what the caller may see of a webhook: readers see no signature."""
     return raw if request[IDENTITY].role == "operator" else raw.for_reader()
 
 
 def clean_name(name: str) -> str:
-    """Make a name fit for a column and a page: one line of what can be seen."""
-    return "".join(c if c.isprintable() else "?" for c in name.strip()[:LONGEST_NAME])
+    """Make a name fit for a text column and a page: one line of printable characters."""
+    return printable(name.strip()[:LONGEST_NAME], "?")
 
 
 def _is_open(request: web.Request) -> bool:
     resource = request.match_info.route.resource
-    if (
-        resource is None
-    ):  # there is nothing, or not by this method; of the API, strangers do not even hear that
+    if resource is None:  # no such path or method; below /api/, strangers get 401 instead of 404
         return not f"{request.path}/".startswith("/api/")
     return resource.canonical in request.app[OPEN_PATHS]
 
@@ -165,7 +163,7 @@ async def _identify(request: web.Request) -> Identity | None:
             return role and Identity(role, clean_name(name), "basic")
         case _:
             session = sessions.read(request, known)
-            # Who has the token could sign any name.
+            # A holder of the token could sign any name.
             return session and replace(session, name=clean_name(session.name))
 
 
@@ -177,10 +175,10 @@ def _decoded(shown: str) -> str:
 
 
 def _challenge(request: web.Request) -> web.Response:
-    """Send a browser to the page where it can sign in, and tell everybody else how to."""
+    """Redirect a browser to the sign-in page; answer programs with 401."""
     if request.method in _READS and wants_page(request):
-        place = request.path_qs if len(request.path_qs) <= LONGEST_NEXT else "/"
-        location = f"{SIGN_IN_PATH}?next={quote(place)}"
+        wanted = request.path_qs if len(request.path_qs) <= LONGEST_NEXT else "/"
+        location = f"{SIGN_IN_PATH}?next={quote(wanted)}"
         return web.Response(status=303, headers={"Location": location, "Cache-Control": "no-store"})
     answer = problem(401, "unauthorized", "Send the header `Authorization: Bearer $API_TOKEN`.")
     answer.headers["WWW-Authenticate"] = "Bearer"

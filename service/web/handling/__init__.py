@@ -1,1 +1,1 @@
-"""What all handlers share: reading requests, writing answers, errors as answers, HTML."""
+"""The handling of requests that all handlers share: parameters, answers, errors, HTML."""

@@ -1,12 +1,15 @@
-"""The bytes of a file as an answer, from wherever they are kept."""
+"""The content of a stored file as an answer: headers, a stream, or a signed address in the bucket."""
 
+import re
 from collections.abc import AsyncIterator
 from datetime import timedelta
+from urllib.parse import quote
 
 import structlog
 from aiohttp import web
 
 from service.errors import HoldfastError, Permanent, Rejected, Transient
+from service.formatting import safe_file_name
 from service.queries.views import AttachmentView
 from service.resources import Resources
 from service.storage import objects
@@ -15,19 +18,37 @@ log = structlog.get_logger()
 
 
 async def open_content(res: Resources, attachment: AttachmentView) -> AsyncIterator[bytes]:
-    """Open its object; raises Rejected (409) if there is none yet, Permanent if it is not whole."""
+    """Open the object of an attachment.
+
+    Raises Rejected (409) if the file is not stored, Permanent if the size of the object is wrong.
+    """
     if attachment.object_key is None:
-        raise Rejected(409, "not_stored", f"The file is {attachment.status}, there are no bytes yet.")
+        raise Rejected(409, "not_stored", f"The file is {attachment.status}, not stored.")
     opened = await objects.open(res.storage, attachment.object_key)
     if opened.size != attachment.size:
         raise Permanent("object_damaged", f"The object has {opened.size} bytes, not {attachment.size}.")
     return opened.chunks
 
 
-async def signed_address(res: Resources, attachment: AttachmentView, method: str) -> str | None:
-    """Make an address of the bucket's where its bytes are for a while; None where we have to send them.
+def content_headers(attachment: AttachmentView) -> dict[str, str]:
+    """Make headers under which a browser saves a stranger's file, and runs no part of it."""
+    name = safe_file_name(attachment.file_name, otherwise=f"attachment-{attachment.position}")
+    plain = re.sub(r"[^A-Za-z0-9._ -]", "_", name)
+    return {
+        "Content-Type": attachment.detected_type or "application/octet-stream",
+        "Content-Length": str(attachment.size),
+        "Content-Disposition": f"attachment; filename=\"{plain}\"; filename*=UTF-8''{quote(name, safe='')}",
+        "Content-Security-Policy": "sandbox; default-src 'none'",
+        "X-Content-Type-Options": "nosniff",
+        "Cache-Control": "private, no-store",
+        "Cross-Origin-Resource-Policy": "same-origin",
+    }
 
-    Whoever has it can read the file: it belongs into no log.
+
+async def signed_address(res: Resources, attachment: AttachmentView, method: str) -> str | None:
+    """Make a temporary address of the file in the bucket; None where the bucket or its settings allow none.
+
+    The address is a secret, since it needs no token: never log it.
     """
     seconds = res.settings.storage_sign_seconds
     if not seconds or attachment.object_key is None:
@@ -39,26 +60,31 @@ async def signed_address(res: Resources, attachment: AttachmentView, method: str
             method="HEAD" if method == "HEAD" else "GET",
             expires=timedelta(seconds=seconds),
         )
-    except Transient as exc:  # whoever may read the bucket may not always sign for it
+    except Transient as exc:  # credentials that can read the bucket may be unable to sign
         log.warning("signing_failed", error=exc.message)
         return None
+
+
+def redirect_headers(address: str) -> dict[str, str]:
+    """Make headers that redirect to a signed address, and keep it out of caches and referrers."""
+    return {"Location": address, "Cache-Control": "no-store", "Referrer-Policy": "no-referrer"}
 
 
 async def stream(
     request: web.Request, response: web.StreamResponse, chunks: AsyncIterator[bytes]
 ) -> web.StreamResponse:
-    """Send what comes; raises what comes instead of the first bytes."""
-    if request.method == "HEAD":  # aiohttp would send the bytes all the same
+    """Send the chunks; raises only errors that come before the first one."""
+    if request.method == "HEAD":  # aiohttp would send the body all the same
         await response.prepare(request)
         return response
-    chunk: bytes | None = await anext(chunks, None)  # what is amiss mostly shows before the headers are out
+    chunk: bytes | None = await anext(chunks, None)  # most errors show before the headers are sent
     await response.prepare(request)
     try:
         while chunk is not None:
             await response.write(chunk)
             chunk = await anext(chunks, None)
     except (HoldfastError, ConnectionError) as exc:
-        # No second answer fits in here: it would end up in the file.
+        # A second answer would end up in the file: cut the connection.
         log.warning("content_cut_short", path=request.path, error=type(exc).__name__)
         if request.transport is not None:
             request.transport.abort()

@@ -1,4 +1,4 @@
-"""What handlers find in the application and in a request."""
+"""Keys of values in the application and in requests."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -12,16 +12,16 @@ Role = Literal["operator", "reader"]
 
 @dataclass(frozen=True)
 class Identity:
-    """Who asks: in which role, by what name (theirs to give, maybe none), and by which way."""
+    """The authenticated caller."""
 
     role: Role
-    name: str
+    name: str  # chosen by the person, may be empty
     via: Literal["api", "basic", "dashboard"]
     session: str = ""  # the id of a browser's session
 
     @property
     def actor(self) -> str:
-        """Who it is, for the record of what operators did."""
+        """The caller's name in the list of operators' actions."""
         return f"{self.name} ({self.via})" if self.name else f"{self.via} token"
 
 

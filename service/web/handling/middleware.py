@@ -1,4 +1,4 @@
-"""Errors become answers: RFC 9457 problems with a stable `code`, or a page that says it; never a traceback."""
+"""Errors as answers: RFC 9457 problems with a stable `code`, or a page; never a traceback."""
 
 from collections.abc import Mapping
 from http import HTTPStatus
@@ -14,7 +14,7 @@ from service.web.handling import prefix
 from service.web.handling.keys import RES
 from service.web.handling.rendering import render
 
-SERVER = "holdfast"  # and no versions, by which one could look up what is wrong with them
+SERVER = "holdfast"  # without a version, which would tell known weaknesses
 _HSTS = "max-age=31536000"
 
 WEBHOOK_PATH = "/webhooks/zendesk"
@@ -25,7 +25,7 @@ log = structlog.get_logger()
 
 @web.middleware
 async def problems(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """Answer every error with `application/problem+json`, and a browser's with a page."""
+    """Answer every error with `application/problem+json`, or with a page in a browser."""
     try:
         return await handler(request)
     except HoldfastError as exc:
@@ -33,24 +33,22 @@ async def problems(request: web.Request, handler: Handler) -> web.StreamResponse
     except web.HTTPException as exc:
         if exc.status < HTTPStatus.BAD_REQUEST:
             raise
-        detail = "There is nothing at this address." if exc.status == 404 else exc.reason
+        detail = "There is no page at this address." if exc.status == 404 else exc.reason
         error = Rejected(exc.status, HTTPStatus(exc.status).name.lower(), detail)
         return await _answer(
             request, error, {"Allow": exc.headers["Allow"]} if "Allow" in exc.headers else {}
         )
     except Exception:
-        log.exception("request_broke", path=request.path)
-        # Zendesk repeats what got a 503, and drops what got a 500.
+        log.exception("request_failed", path=request.path)
+        # Zendesk repeats a webhook after a 503, and drops it after a 500.
         kind = Transient if is_webhook(request.path) else Permanent
-        return await _answer(
-            request, kind("internal_error", "Something unexpected happened; it is in the log.")
-        )
-    finally:  # the requests of a connection share a context
+        return await _answer(request, kind("internal_error", "An unexpected error; see the log."))
+    finally:  # all requests of a connection share one context
         clear_contextvars()
 
 
 async def add_headers(request: web.Request, response: web.StreamResponse) -> None:
-    """Add what every answer has; aiohttp's signal `on_response_prepare`."""
+    """Add the headers of every answer, in aiohttp's signal `on_response_prepare`."""
     prefix.add_to_headers(request, response)
     response.headers["Server"] = SERVER
     if is_encrypted(request):
@@ -58,7 +56,7 @@ async def add_headers(request: web.Request, response: web.StreamResponse) -> Non
 
 
 def is_encrypted(request: web.Request) -> bool:
-    """Tell whether browsers reach us by https: PUBLIC_URL says so, or the proxy that met this one."""
+    """Tell whether the browser uses https, by PUBLIC_URL or the proxy's header."""
     if (request.app[RES].settings.public_url or "").lower().startswith("https://"):
         return True
     proto = request.headers.get("X-Forwarded-Proto", "").partition(",")[0]
@@ -66,7 +64,7 @@ def is_encrypted(request: web.Request) -> bool:
 
 
 def problem(status: int, code: str, detail: str, **details: object) -> web.Response:
-    """Make an answer of the kind that all errors get."""
+    """Make the JSON answer of an error."""
     body = {"type": "about:blank", "title": HTTPStatus(status).phrase, "status": status}
     return web.json_response(
         {**body, "code": code, "detail": detail, **details},
@@ -76,12 +74,12 @@ def problem(status: int, code: str, detail: str, **details: object) -> web.Respo
 
 
 def is_webhook(path: str) -> bool:
-    """Tell whether a path means the webhook: administrators type it by hand, with slashes doubled or at the end."""
+    """Tell whether a path is the webhook's, also with doubled or trailing slashes: administrators type it by hand."""
     return [part for part in path.split("/") if part] == ["webhooks", "zendesk"]
 
 
 def wants_page(request: web.Request) -> bool:
-    """Tell whether a person looks at the answer; what programs ask is answered in JSON in any case."""
+    """Tell whether to answer with a page; paths for programs are always answered in JSON."""
     is_program = request.path.startswith(("/api/", "/webhooks/")) or is_webhook(request.path)
     return not is_program and "text/html" in request.headers.get("Accept", "")
 
@@ -96,7 +94,7 @@ async def _answer(
             headers = {"Retry-After": str(RETRY_AFTER_SECONDS)}
     elif isinstance(error, Transient):
         status, headers = 503, {"Retry-After": str(RETRY_AFTER_SECONDS)}
-    # Pages are drawn one after the other, and whoever guesses tokens shall not fill their queue.
+    # One thread renders all pages: guesses of tokens (429) must not fill its queue.
     if wants_page(request) and status != HTTPStatus.TOO_MANY_REQUESTS:
         title = HTTPStatus(status).phrase
         shown = {"title": title, "code": error.code, "detail": error.message}

@@ -1,7 +1,6 @@
-"""A path prefix, as of PUBLIC_URL=https://host/holdfast: taken off what comes in, put before what goes out.
+"""The path prefix, as of PUBLIC_URL=https://host/holdfast: removed from requests, added to answers.
 
-In between all paths are as they are without one. So a proxy may pass the prefix or strip it, and a new page or
-redirect needs no thought of it.
+Handlers see paths without it. So a proxy may keep or strip the prefix, and new pages need no code for it.
 """
 
 import re
@@ -13,14 +12,14 @@ from yarl import URL
 
 from service.web.handling.keys import RES
 
-# The attributes by which our templates name a path, and the webhook's in their text. What others wrote cannot look
-# like one: its quotes and angle brackets are escaped.
+# Attributes with paths in our templates, and the webhook's path in their text. Strangers' text never matches: its
+# quotes and angle brackets are escaped.
 _LINK = re.compile(r'\s(?:href|src|action|hx-get|data-live|data-emails)="(?=/(?!/))|<code>(?=/webhooks/)')
 _HEADERS = ("Location", "HX-Push-Url")
 
 
 class Runner(web.AppRunner):
-    """aiohttp's runner of an application, whose requests have no prefix."""
+    """aiohttp's runner of an application, which removes the prefix from requests."""
 
     async def _make_server(self) -> web.Server:
         server = await super()._make_server()
@@ -30,26 +29,26 @@ class Runner(web.AppRunner):
 
 
 def prefix_of(request: web.Request) -> str:
-    """Return what stands before every path in a browser, "" where there is no prefix."""
+    """Return the prefix of every path in a browser, or ""."""
     return request.app[RES].settings.path_prefix
 
 
 def with_prefix(html: str, prefix: str) -> str:
-    """Put the prefix before each path of ours that a page names; once, for it would do it again."""
+    """Add the prefix to each path in a page of ours. Call it once: a second call adds a second prefix."""
     return _LINK.sub(lambda found: found[0] + prefix, html) if prefix else html
 
 
 def add_to_headers(request: web.Request, response: web.StreamResponse) -> None:
-    """Put the prefix before a path of ours that the answer leads to."""
+    """Add the prefix to a redirect within the service."""
     for name in _HEADERS:
-        place = response.headers.get(name, "")
-        if place.startswith("/") and not place.startswith("//"):
-            response.headers[name] = prefix_of(request) + place
+        path = response.headers.get(name, "")
+        if path.startswith("/") and not path.startswith("//"):
+            response.headers[name] = prefix_of(request) + path
 
 
 def _unprefixed(make: Callable[..., Any], prefix: str) -> Callable[..., Any]:
-    """Make requests as `make` does, of heads whose path lost its prefix; one without it is left as it is."""
-    # Administrators type addresses by hand: as without a prefix, slashes may be doubled.
+    """Wrap a factory of requests: it removes the prefix from their paths, if there is one."""
+    # Administrators type addresses by hand: slashes may be doubled.
     pattern = re.compile("/+" + "/+".join(map(re.escape, prefix.split("/")[1:])) + "(?=/|$)")
 
     def make_unprefixed(message: Any, *others: Any) -> Any:  # noqa: ANN401 aiohttp's own

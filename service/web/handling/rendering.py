@@ -1,4 +1,4 @@
-"""Pages: a template and its values become HTML in which a browser runs nothing but our own scripts."""
+"""Render templates to HTML, in which a browser runs only our own scripts."""
 
 import asyncio
 import re
@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING
 from aiohttp import web
 
 from service.web.handling import static
-from service.web.handling.formatting import FILTERS
 from service.web.handling.keys import IDENTITY
 from service.web.handling.prefix import prefix_of, with_prefix
+from service.web.handling.template_filters import FILTERS
 
 if TYPE_CHECKING:
     from jinja2 import Environment
@@ -24,8 +24,8 @@ _POLICY = (
     "default-src 'none'; style-src 'self'; img-src 'self'; font-src 'self'; "
     "form-action 'self'; frame-ancestors 'none'; base-uri 'none'"
 )
-# A script runs if it was named with the nonce of this answer, and by nothing else: to come from this host is not
-# enough, since attachments do too, and the sender chose their content. A page without scripts allows none.
+# A script needs the nonce of its answer. Scripts from this host are not trusted as such: attachments come from here
+# too. A page without scripts allows none.
 _SCRIPTS = "; script-src 'nonce-{nonce}'; connect-src 'self'; frame-src 'self'"
 PAGE_HEADERS = {
     "X-Content-Type-Options": "nosniff",
@@ -35,22 +35,22 @@ PAGE_HEADERS = {
     "Cache-Control": "no-store",
 }
 
-# Several would not be faster together, but the event loop would have to wait for each of them: pages that anybody
-# may ask for would hold up webhooks.
+# One thread only: more would not render faster, and would take the interpreter's lock from the event loop. Pages that
+# anybody may request would delay webhooks.
 DRAWER = ThreadPoolExecutor(max_workers=1, thread_name_prefix="pages")
 
 
 async def render(request: web.Request, template: str, *, status: int = 200, **values: object) -> web.Response:
-    """Fill a template; it sees `path`, `identity` (None where nobody signed in) and `nonce` besides the values.
+    """Fill a template; it also sees `path`, `identity` (None if nobody signed in) and `nonce`.
 
-    A thread does it: what is loaded first reads files, and a long page must not hold up webhooks.
+    It runs in a thread: the first call reads files, and a long page would delay webhooks.
     """
     nonce = secrets.token_urlsafe(16)
     known = {"path": request.path, "identity": request.get(IDENTITY), "nonce": nonce}
     draw = partial(_page, template, {**known, **values}, prefix_of(request))
     text = await asyncio.get_running_loop().run_in_executor(DRAWER, draw)
     headers = page_headers(_SCRIPTS.format(nonce=nonce) if nonce in text else "")
-    # What came as JSON may hold lone surrogates, which have no UTF-8.
+    # Texts from JSON may hold lone surrogates, which have no UTF-8.
     body = text.encode(errors="replace")
     return web.Response(body=body, status=status, content_type="text/html", charset="utf-8", headers=headers)
 
@@ -60,7 +60,7 @@ def page_headers(scripts: str = "") -> dict[str, str]:
 
 
 def fill(template: str, values: Mapping[str, object]) -> str:
-    """Return the text, whose paths have no prefix; it belongs in a thread."""
+    """Render a template, without the path prefix. Call it in a thread."""
     return environment().get_template(template).render(values)
 
 
@@ -70,8 +70,8 @@ def _page(template: str, values: Mapping[str, object], prefix: str) -> str:
 
 @cache
 def environment() -> "Environment":
-    """Return jinja2's environment; templates write `{{ static("name.css") }}` for a file's address."""
-    from jinja2 import (  # noqa: PLC0415 webhooks need not wait for what only a page needs
+    """Return jinja2's environment; in templates, `{{ static("name.css") }}` is the address of a file."""
+    from jinja2 import (  # noqa: PLC0415 only pages need it: a web process starts faster
         Environment,
         PackageLoader,
         StrictUndefined,
@@ -85,12 +85,12 @@ def environment() -> "Environment":
         lstrip_blocks=True,
     )
     environment.globals.update(static=static.address, now=lambda: datetime.now(UTC))
-    environment.filters.update(FILTERS, words=_words)
+    environment.filters.update(FILTERS, code=_code)
     return environment
 
 
-def _words(text: str) -> "Markup":
-    """Show what stands between `backticks` as code."""
+def _code(text: str) -> "Markup":
+    """Write text between `backticks` as code."""
     from markupsafe import Markup, escape  # noqa: PLC0415 likewise
 
     return Markup(re.sub(r"`([^`]+)`", r"<code>\1</code>", str(escape(text))))  # noqa: S704 it is escaped

@@ -1,4 +1,4 @@
-"""A value that many ask for, and that is found out once for all of them, every few seconds at most."""
+"""A cached value: many callers wait for one computation."""
 
 import asyncio
 import time
@@ -8,11 +8,12 @@ from typing import Generic, TypeVar
 
 T = TypeVar("T")
 
-STALE_SECONDS = 20.0  # that a value may be too old: looks at what does not answer take that long
+# An outdated value is shown for so long: a check of a dependency that does not answer takes that time.
+STALE_SECONDS = 20.0
 
 
 class Shared(Generic[T]):
-    """A value at most `seconds` old; `find` returns it, and raises nothing."""
+    """A value at most `seconds` old; `find` computes it, and must not raise."""
 
     def __init__(self, find: Callable[[], Awaitable[T]], seconds: float) -> None:
         self._find = find
@@ -22,20 +23,20 @@ class Shared(Generic[T]):
         self._search: asyncio.Task[T] | None = None
 
     async def get(self) -> T:
-        """Return it, new if the last one is too old."""
+        """Return the value; compute it first if it is outdated."""
         if self._search or time.monotonic() - self._found_at >= self._seconds:
             return await asyncio.shield(self.begin())
         return self._value  # type: ignore[return-value] # it was found
 
     def peek(self) -> T | None:
-        """Return the last one, None before the first or where nobody looked for a while; begin with a new one."""
+        """Return the last value, or None if there is none or it is stale; if it is outdated, start computing."""
         age = time.monotonic() - self._found_at
         if age >= self._seconds:
             self.begin()
         return self._value if age < self._seconds + STALE_SECONDS else None
 
     def begin(self) -> asyncio.Task[T]:
-        """Find it out anew, unless that is under way."""
+        """Start computing a new value, unless that has started already."""
         if self._search is None:
             self._search = asyncio.create_task(self._run())
         return self._search

@@ -1,4 +1,4 @@
-"""The files that our pages load: read once, and served at an address that changes with the content."""
+"""Static files of our pages: read once, served at an address with a hash of the content."""
 
 import asyncio
 import hashlib
@@ -10,6 +10,9 @@ from pathlib import Path
 from aiohttp import web
 
 from service.errors import Rejected
+from service.web.handling.routes import Routes
+
+routes = Routes()
 
 _DIRECTORY = Path(__file__).parents[1] / "static"
 _TYPES = {
@@ -25,26 +28,27 @@ _TYPES = {
 class StaticFile:
     content: bytes
     content_type: str
-    version: str  # of the content's hash
+    version: str  # the start of the content's hash
 
 
 @cache
 def files() -> Mapping[str, StaticFile]:
-    """Return all files by name; reads them from the disk the first time, and so belongs in a thread then."""
+    """Return all files by name. The first call reads the disk: make it in a thread."""
     return {path.name: _read(path) for path in _DIRECTORY.iterdir() if path.suffix in _TYPES}
 
 
 def address(name: str) -> str:
-    """Return where a file is served; for templates, which are filled in threads."""
+    """Return the address of a file, for templates."""
     return f"/static/{name}?v={files()[name].version}"
 
 
+@routes.get("/static/{name}", is_open=True)
 async def serve(request: web.Request) -> web.Response:
-    """Answer with a file; what is asked for by the hash of its content may be kept for ever."""
+    """Serve a file; browsers may keep it for ever at the address with its hash."""
     file = (await asyncio.to_thread(files)).get(request.match_info["name"])
     if file is None:
         raise Rejected(404, "not_found", "There is no such file.")
-    # While a new version is rolled out, an old process is asked for files of the new one.
+    # During a rollout, old processes get requests for files of the new version.
     is_same = request.query.get("v") == file.version
     return web.Response(
         body=file.content,

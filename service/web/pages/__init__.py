@@ -1,1 +1,1 @@
-"""The dashboard: pages for operators, and their buttons."""
+"""The dashboard: pages and buttons for operators."""

@@ -1,4 +1,4 @@
-"""What the buttons do: each calls one step, and leads back to a page that shows what came of it."""
+"""The buttons: each starts one operation and redirects to a page with its result."""
 
 from typing import get_args
 
@@ -9,19 +9,20 @@ from service import intake
 from service.errors import Rejected
 from service.operate import bulk_retry
 from service.operate.retry import retry
-from service.operate.sync_retry import resync
 from service.postgres.selection import Selection, What
 from service.web.handling.exchange import ask, form, number
 from service.web.handling.keys import IDENTITY, RES
+from service.web.handling.routes import Routes
 from service.web.pages import filters
-from service.web.pages.frame import show
-from service.web.pages.notices import lead
+from service.web.pages.frame import redirect, show
+
+routes = Routes()
 
 PER_SECOND = 20
 
 
-class Wanted(Selection):
-    """What the form of a plan sends."""
+class RetryForm(Selection):
+    """The form of a bulk retry."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -38,28 +39,31 @@ class Wanted(Selection):
         return Selection.model_validate(self.model_dump(exclude={"what", "per_second"}))
 
 
+@routes.post("/emails/{id}/retry")
 async def retry_email(request: web.Request) -> web.Response:
     email_id = number(request, "id")
     await ask(request, retry(request.app[RES], email_id, request[IDENTITY].actor))
-    return lead(f"/emails/{email_id}", "retried")
+    return redirect(f"/emails/{email_id}", "retried")
 
 
+@routes.post("/emails/{id}/sync")
 async def sync_email(request: web.Request) -> web.Response:
     email_id = number(request, "id")
-    await ask(request, resync(request.app[RES], email_id, request[IDENTITY].actor))
-    return lead(f"/emails/{email_id}", "sync_begun")
+    await ask(request, retry(request.app[RES], email_id, request[IDENTITY].actor, "sync"))
+    return redirect(f"/emails/{email_id}", "sync_begun")
 
 
+@routes.get("/retries/plan")
 async def plan_retry(request: web.Request) -> web.Response:
-    """Show what a retry of many, or of their syncs, would do, before it does it."""
+    """Show the plan of a bulk retry, before it starts."""
     asked = filters.read(request)
     if asked.wanted is None:
         raise Rejected(400, "bad_parameter", asked.error)
     selection = Selection.model_validate(asked.chosen)
     what: What = next((each for each in get_args(What) if each == request.query.get("what")), "job")
     count = await ask(request, bulk_retry.plan(request.app[RES], selection, what))
-    meant = {"sync_status": "unsynced"} if what == "sync" else {"status": "failed"}
-    chosen = {**meant, **asked.chosen}
+    default = {"sync_status": "unsynced"} if what == "sync" else {"status": "failed"}
+    chosen = {**default, **asked.chosen}
     return await show(
         request,
         "plan.html",
@@ -72,24 +76,27 @@ async def plan_retry(request: web.Request) -> web.Response:
     )
 
 
+@routes.post("/retries")
 async def start_retry(request: web.Request) -> web.Response:
-    wanted = await form(request, Wanted)
+    wanted = await form(request, RetryForm)
     actor = request[IDENTITY].actor
     begun = bulk_retry.start(request.app[RES], wanted.selection, wanted.per_second, actor, wanted.what)
     await ask(request, begun)
-    return lead("/retries", "syncs_begun" if wanted.what == "sync" else "bulk_begun")
+    return redirect("/retries", "syncs_begun" if wanted.what == "sync" else "bulk_begun")
 
 
+@routes.post("/retries/{id}/cancel")
 async def cancel_retry(request: web.Request) -> web.Response:
     await ask(request, bulk_retry.cancel(request.app[RES], number(request, "id"), request[IDENTITY].actor))
-    return lead("/retries", "bulk_cancelled")
+    return redirect("/retries", "bulk_cancelled")
 
 
+@routes.post("/quarantine/{id}/replay")
 async def replay(request: web.Request) -> web.Response:
     quarantine_id = number(request, "id")
     receipt = await ask(request, intake.replay(request.app[RES], quarantine_id, request[IDENTITY].actor))
     if receipt.status == "ignored":
-        return lead(f"/quarantine/{quarantine_id}", "ignored")
-    return lead(
+        return redirect(f"/quarantine/{quarantine_id}", "ignored")
+    return redirect(
         f"/emails/{receipt.number}", "replayed" if receipt.status == "accepted" else "replayed_before"
     )

@@ -1,6 +1,7 @@
-"""Charts of the last hours, as places on a canvas: templates draw them, and nothing here knows of HTML.
+"""Charts of the last hours, as coordinates; templates draw them as SVG.
 
-Across, places are percents, so that a chart is as wide as its page and its letters keep their size; down, pixels.
+Horizontal coordinates are percentages, so that a chart is as wide as its page at a constant font size. Vertical ones
+are pixels.
 """
 
 from collections.abc import Sequence
@@ -9,18 +10,18 @@ from datetime import datetime
 from math import ceil, log10
 
 from service.queries.history import Hour
-from service.web.handling.formatting import precise
+from service.web.handling.template_filters import precise
 
 HEIGHT = 160.0
-_GAP = 0.22  # of a column
-_LEAST = 2.0  # what is one of thousands is seen all the same
+_GAP = 0.22  # share of an hour's width
+_LEAST_HEIGHT = 2.0  # pixels: one of thousands is still visible
 _LABEL_EVERY = 4  # hours
-_LEAST_SECONDS = 0.01  # at the top of an axis
+_LEAST_SECONDS = 0.01  # the smallest top of an axis
 
 
 @dataclass(frozen=True)
-class Part:
-    """A piece of a bar."""
+class BarPart:
+    """A coloured part of a bar."""
 
     kind: str
     y: float
@@ -28,18 +29,18 @@ class Part:
 
 
 @dataclass(frozen=True)
-class Column:
-    """An hour."""
+class Bar:
+    """The bar of an hour."""
 
     x: float
     width: float
     hour: Hour
-    parts: Sequence[Part] = ()
+    parts: Sequence[BarPart] = ()
 
 
 @dataclass(frozen=True)
-class Stroke:
-    """A line from one hour to the next; between the same two points where an hour stands alone."""
+class Segment:
+    """A line from one hour to the next; an hour without neighbours has a line of length zero."""
 
     x1: float
     y1: float
@@ -49,7 +50,7 @@ class Stroke:
 
 @dataclass(frozen=True)
 class Label:
-    """A time below the chart."""
+    """The label of an hour, below the chart."""
 
     x: float
     time: datetime
@@ -57,77 +58,75 @@ class Label:
 
 @dataclass(frozen=True)
 class Chart:
-    """What is to be drawn; `scale` has the labels at top, middle and bottom."""
+    """All coordinates of a chart; `scale` has the labels at top, middle and bottom."""
 
-    columns: Sequence[Column]
+    columns: Sequence[Bar]
     labels: Sequence[Label]
     scale: Sequence[str]
-    lines: Sequence[tuple[str, Sequence[Stroke]]] = ()
+    lines: Sequence[tuple[str, Sequence[Segment]]] = ()
     height: float = HEIGHT
 
 
 def numbers(hours: Sequence[Hour]) -> Chart:
-    """Draw how many e-mails came in each hour, and where they stand."""
+    """Chart the number of e-mails of each hour, by their state now."""
     top = _round_up(max((hour.received for hour in hours), default=0))
-    columns = [
-        Column(column.x, column.width, column.hour, _parts(column.hour, top)) for column in _columns(hours)
-    ]
+    columns = [Bar(column.x, column.width, column.hour, _parts(column.hour, top)) for column in _bars(hours)]
     scale = [f"{top:,.0f}", f"{top / 2:,.0f}" if top > 1 else "", "0"]
     return Chart(columns, _labels(hours), scale)
 
 
 def times(hours: Sequence[Hour], what: str) -> Chart:
-    """Draw p50 and p95 of `queue` or `processing` seconds."""
+    """Chart p50 and p95 of `queue` or `processing` seconds."""
     names = ("p50", "p95")
     series = {name: [getattr(hour, f"{what}_{name}") for hour in hours] for name in names}
     top = _round_up_time(max((value for each in series.values() for value in each if value), default=0.0))
-    lines = [(name, _strokes(series[name], top)) for name in reversed(names)]
-    return Chart(_columns(hours), _labels(hours), [precise(top), precise(top / 2), "0"], lines)
+    lines = [(name, _segments(series[name], top)) for name in reversed(names)]
+    return Chart(_bars(hours), _labels(hours), [precise(top), precise(top / 2), "0"], lines)
 
 
-def _columns(hours: Sequence[Hour]) -> Sequence[Column]:
+def _bars(hours: Sequence[Hour]) -> Sequence[Bar]:
     step = 100 / max(len(hours), 1)
     width = _short(step * (1 - _GAP))
-    return [Column(_short(step * (place + _GAP / 2)), width, hour) for place, hour in enumerate(hours)]
+    return [Bar(_short(step * (index + _GAP / 2)), width, hour) for index, hour in enumerate(hours)]
 
 
 def _labels(hours: Sequence[Hour]) -> Sequence[Label]:
     step = 100 / max(len(hours), 1)
     return [
-        Label(_short(step * (place + 0.5)), hour.start)
-        for place, hour in enumerate(hours)
-        if place and hour.start.hour % _LABEL_EVERY == 0
+        Label(_short(step * (index + 0.5)), hour.start)
+        for index, hour in enumerate(hours)
+        if index and hour.start.hour % _LABEL_EVERY == 0
     ]
 
 
-def _parts(hour: Hour, top: float) -> Sequence[Part]:
-    """Stack what is well below what is not, each at least so high that it is seen."""
+def _parts(hour: Hour, top: float) -> Sequence[BarPart]:
+    """Stack completed, waiting and failed e-mails, from bottom to top."""
     parts, y = [], HEIGHT
     for kind in ("completed", "waiting", "failed"):
         if number := getattr(hour, kind):
-            height = max(_LEAST, HEIGHT * number / top)
+            height = max(_LEAST_HEIGHT, HEIGHT * number / top)
             y = max(0.0, y - height)
-            parts.append(Part(kind, _short(y), _short(height)))
+            parts.append(BarPart(kind, _short(y), _short(height)))
     return parts
 
 
-def _strokes(values: Sequence[float | None], top: float) -> Sequence[Stroke]:
+def _segments(values: Sequence[float | None], top: float) -> Sequence[Segment]:
     step = 100 / max(len(values), 1)
     points = [
-        None if value is None else (_short(step * (place + 0.5)), _short(HEIGHT * (1 - value / top)))
-        for place, value in enumerate(values)
+        None if value is None else (_short(step * (index + 0.5)), _short(HEIGHT * (1 - value / top)))
+        for index, value in enumerate(values)
     ]
-    strokes = []
+    segments = []
     for before, here, after in zip([None, *points], points, [*points[1:], None], strict=False):
         if here and after:
-            strokes.append(Stroke(*here, *after))
+            segments.append(Segment(*here, *after))
         elif here and not before:
-            strokes.append(Stroke(*here, *here))
-    return strokes
+            segments.append(Segment(*here, *here))
+    return segments
 
 
 def _round_up(number: float) -> float:
-    """Return a number that reads well, and of which half does too."""
+    """Return a round number whose half is round, too."""
     if number <= 2:
         return max(number, 1)
     power = 10.0 ** int(log10(number))
@@ -136,7 +135,7 @@ def _round_up(number: float) -> float:
 
 
 def _round_up_time(seconds: float) -> float:
-    """Likewise, where what stands on the axis may be minutes."""
+    """Return round seconds; above a minute, round minutes or hours."""
     if seconds >= 60:
         unit = 60 if seconds < 3600 else 3600
         return unit * _round_up(ceil(seconds / unit))

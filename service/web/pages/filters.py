@@ -1,4 +1,4 @@
-"""Filters as they stand in an address: what is chosen, what is wrong with it, and the way to the same with less."""
+"""Filters in addresses: parse them, name their errors, and make addresses with other filters."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -12,15 +12,15 @@ from service.errors import Rejected
 from service.postgres.selection import Selection
 from service.queries.emails import EmailFilter
 
-# What pages add to an address for themselves.
+# Parameters that are no filters.
 OWN = ("notice", "live", "page", "what")
-# How far a list goes on by itself.
+# A list loads so many pages by itself.
 MOST_PAGES = 20
 
 
 @dataclass(frozen=True)
 class Asked:
-    """What a page of e-mails was asked for; without `wanted`, `error` says what is wrong with it."""
+    """The query of a page of e-mails; if it is wrong, `wanted` is None and `error` says why."""
 
     values: Mapping[str, str]
     wanted: EmailFilter | None = None
@@ -31,16 +31,16 @@ class Asked:
 
     @property
     def chosen(self) -> Mapping[str, str]:
-        """What the filter consists of."""
+        """The filter's fields with a value."""
         return {name: value for name, value in self.values.items() if name in self.fields}
 
     @property
     def filled(self) -> Mapping[str, str]:
-        """Return what stands in each field of the form."""
+        """The values of all fields in the form."""
         return {**dict.fromkeys(self.fields, ""), **self.chosen}
 
     def without(self, *names: str) -> str:
-        """Return the address of the first page without these."""
+        """Return the address of the first page without these filters."""
         return address({name: value for name, value in self.chosen.items() if name not in names})
 
     def live(self, *, wanted: bool) -> str:
@@ -51,7 +51,7 @@ class Asked:
 
     @property
     def goes_on(self) -> bool:
-        """Tell whether what comes next is fetched without being asked for."""
+        """Whether the list loads its next page by itself."""
         return not self.is_live and self.page < MOST_PAGES
 
     @property
@@ -68,7 +68,7 @@ def address(values: Mapping[str, Any], path: str = "/emails") -> str:
 
 
 def read(request: web.Request) -> Asked:
-    """Read the query; fields of a form that were left empty are none."""
+    """Parse the query; ignore empty fields of a form."""
     values = {name: value.strip() for name, value in request.query.items() if value.strip()}
     own = {name: values.pop(name, "") for name in OWN}
     page = int(own["page"]) if own["page"].isascii() and own["page"].isdigit() and len(own["page"]) < 6 else 1

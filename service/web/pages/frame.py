@@ -1,15 +1,39 @@
-"""What every page of the dashboard has around it."""
+"""The frame of every page: the person's rights, and a notice of the last action."""
 
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any
 
 from aiohttp import web
 
 from service.web.handling.keys import IDENTITY
 from service.web.handling.rendering import render
-from service.web.pages import notices
+
+# An address names one of these notices, and never brings text of its own.
+NOTICES: Mapping[str, str] = MappingProxyType(
+    {
+        "retried": "Retry queued. Stored files are not downloaded again.",
+        "sync_begun": "Sync queued. The job is not run again.",
+        "syncs_begun": "Bulk sync started. It goes on without this page.",
+        "bulk_begun": "Bulk retry started. It goes on without this page.",
+        "bulk_cancelled": "Cancelled: no more e-mails are queued.",
+        "replayed": "Replayed as this e-mail.",
+        "replayed_before": "The request already is this e-mail.",
+        "ignored": "The event's type is not used: it is no e-mail.",
+    }
+)
 
 
-async def show(request: web.Request, template: str, *, status: int = 200, **values: Any) -> web.Response:  # noqa: ANN401 templates take anything
-    """Fill a template; it also sees `notice`, and `may_act`: whether this person's buttons would work."""
-    known = {"notice": notices.read(request), "may_act": request[IDENTITY].role == "operator"}
+async def show(request: web.Request, template: str, *, status: int = 200, **values: Any) -> web.Response:  # noqa: ANN401 templates take any value
+    """Fill a template; it also sees `notice`, and `may_act`: whether this person may use buttons."""
+    known = {
+        "notice": NOTICES.get(request.query.get("notice", ""), ""),
+        "may_act": request[IDENTITY].role == "operator",
+    }
     return await render(request, template, status=status, **known, **values)
+
+
+def redirect(path: str, notice: str) -> web.Response:
+    """Redirect to one of our pages after a POST, with a notice."""
+    headers = {"Location": f"{path}?notice={notice}", "Cache-Control": "no-store"}
+    return web.Response(status=303, headers=headers)

@@ -1,4 +1,4 @@
-"""What all open dashboards look at: found out once in two seconds for all of them, and streamed to each."""
+"""The live overview: queried every two seconds for all open dashboards, streamed to each as server-sent events."""
 
 import asyncio
 import hashlib
@@ -11,6 +11,8 @@ from datetime import UTC, datetime
 import structlog
 from aiohttp import web
 
+from service.checks.dependencies import check_credentials, check_dependencies, dependencies
+from service.checks.probe import Check
 from service.errors import HoldfastError, Transient
 from service.postgres.engine import within
 from service.queries import alerts, failures, overview
@@ -22,29 +24,32 @@ from service.web.auth.tokens import session_has_ended
 from service.web.handling.keys import IDENTITY, RES
 from service.web.handling.prefix import prefix_of, with_prefix
 from service.web.handling.rendering import fill
+from service.web.handling.routes import Routes
 from service.web.handling.shared import Shared
-from service.web.pages import charts, lights
-from service.web.pages.lights import Light
+from service.web.pages import charts
 
 SECONDS = 2.0
+DEPENDENCY_SECONDS = 10.0
+ZENDESK_SECONDS = 300.0  # its API counts requests
 FIRST_SECONDS = 0.3
-MOST_ALERTS = 5  # that are shown
-MOST_WATCHERS = 100
-# A router closes what was silent for 55 s.
+MOST_ALERTS = 5  # shown
+MOST_STREAMS = 100
+# A router closes connections that are silent for 55 s.
 PING_SECONDS = 15.0
-# Who cannot take an event in this time has gone, or is too slow to be waited for.
+# A browser that cannot receive an event in this time is gone or too slow.
 WRITE_SECONDS = 5.0
-# How long a stream may outlive its session.
+# A stream checks so often whether its session has ended.
 SESSION_SECONDS = 5.0
-# Then a browser comes again, and shows whether its session still holds.
+# The longest stream; then the browser reconnects and is authenticated again.
 STREAM_SECONDS = 300.0
 
 log = structlog.get_logger()
+routes = Routes()
 
 
 @dataclass(frozen=True)
-class View:
-    """The overview as it is shown; without Postgres there is none, and `error` says why."""
+class Snapshot:
+    """The overview at one moment; without Postgres it has an `error` instead."""
 
     at: datetime
     overview: Overview | None = None
@@ -55,7 +60,7 @@ class View:
 
     @property
     def digest(self) -> str:
-        """Tell apart what is worth a look at a list: counts of any state or hour that changed."""
+        """A hash of all counts: if it changes, lists have to be loaded again."""
         if self.overview is None:
             return "away"
         counts = (
@@ -65,26 +70,26 @@ class View:
             [hour.received for hour in self.overview.hours],
         )
         done = [(hour.completed, hour.failed) for hour in self.overview.hours]
-        # What is counted no further may change all the time.
+        # Beyond a cap of counting, changes are invisible: assume one each time.
         beyond = self.at if self.overview.capped or self.overview.last_day_capped else None
         return hashlib.sha256(repr((counts, done, beyond)).encode()).hexdigest()[:16]
 
 
 @dataclass
 class Live:
-    """What a process knows of all this; it asks nobody while nobody looks."""
+    """The live state of a process; it runs no query while no dashboard is open."""
 
     res: Resources
-    watchers: int = 0
+    streams: int = 0
     ends: asyncio.Event = field(default_factory=asyncio.Event)
 
     def __post_init__(self) -> None:
-        self._lights = Shared(lambda: lights.look(self.res), lights.SECONDS)
-        self._zendesk = Shared(lambda: lights.look_at_zendesk(self.res), lights.ZENDESK_SECONDS)
-        self._view = Shared(self._look, SECONDS)
+        self._lights = Shared(lambda: check_dependencies(self.res), DEPENDENCY_SECONDS)
+        self._zendesk = Shared(lambda: check_credentials(self.res), ZENDESK_SECONDS)
+        self._view = Shared(self._take, SECONDS)
 
-    async def view(self) -> View:
-        """Return what is at most two seconds old; while Postgres is away, at once that it is."""
+    async def view(self) -> Snapshot:
+        """Return a snapshot at most two seconds old; after an error return the last one at once."""
         last = self._view.peek()
         return last if last and last.error else await self._view.get()
 
@@ -92,65 +97,67 @@ class Live:
         for shared in (self._view, self._lights, self._zendesk):
             await shared.close()
 
-    async def lights(self) -> Sequence[Light]:
+    async def lights(self) -> Sequence[Check]:
         """Return what is known; what nobody looked at before is waited for, but not for long."""
         if not (self._lights.peek() and self._zendesk.peek()):
             await asyncio.wait((self._lights.begin(), self._zendesk.begin()), timeout=FIRST_SECONDS)
-        known = self._lights.peek() or [Light(name, None, "no answer yet") for name in lights.names(self.res)]
-        return [*known, self._zendesk.peek() or Light("Zendesk", None, "no answer yet")]
+        known = self._lights.peek() or [
+            Check(each.title, None, "no answer yet") for each in dependencies(self.res)
+        ]
+        return [*known, self._zendesk.peek() or Check("Zendesk", None, "no answer yet")]
 
-    async def _look(self) -> View:
+    async def _take(self) -> Snapshot:
         now = datetime.now(UTC)
         try:
-            view = View(now, *await within(self.res.settings.database_seconds, self._ask()))
+            view = Snapshot(now, *await within(self.res.settings.database_seconds, self._query()))
         except HoldfastError:
-            view = View(now, error="Postgres cannot be reached.")
+            view = Snapshot(now, error="Postgres cannot be reached.")
         except Exception:
-            log.exception("overview_broke")
-            view = View(now, error="The overview cannot be made; why is in the log.")
+            log.exception("overview_failed")
+            view = Snapshot(now, error="The overview cannot be made; see the log.")
         return await asyncio.to_thread(_draw, view, await self.lights())
 
-    async def _ask(
-        self,
-    ) -> tuple[Overview, Sequence[FailureGroup], Sequence[AlertView]]:
+    async def _query(self) -> tuple[Overview, Sequence[FailureGroup], Sequence[AlertView]]:
         engine = self.res.engine
         found = await overview.of(engine, self.res.settings)
         groups = (await failures.list_failures(engine)).failures
         newest = (await alerts.list_alerts(engine)).alerts
-        told = [alert for alert in newest if alert.resolved_at is None and alert.summary in found.alerts]
-        return found, groups, told[:MOST_ALERTS]
+        shown = [alert for alert in newest if alert.resolved_at is None and alert.summary in found.alerts]
+        return found, groups, shown[:MOST_ALERTS]
 
 
 LIVE = web.AppKey("live", Live)
 
 
 async def open_live(app: web.Application) -> AsyncIterator[None]:
-    """Have it while the application runs, after its resources were opened."""
+    """Keep the live state while the application runs; its resources must be open."""
     live = app[LIVE] = Live(app[RES])
     yield
     await live.close()
 
 
 async def end_streams(app: web.Application) -> None:
-    """Let no stream hold up the end of the process."""
+    """End all streams, so that they do not delay the shutdown."""
     app[LIVE].ends.set()
 
 
+@routes.get("/live/overview")
 async def stream_overview(request: web.Request) -> web.StreamResponse:
     """Send the overview whenever it changes."""
     return await _stream(request, "overview")
 
 
+@routes.get("/live/changes")
 async def stream_changes(request: web.Request) -> web.StreamResponse:
-    """Send a word whenever there is something new to see in a list."""
+    """Send an event whenever lists have to be loaded again."""
     return await _stream(request, "changed")
 
 
 async def _stream(request: web.Request, event: str) -> web.StreamResponse:
     live = request.app[LIVE]
-    if live.watchers >= MOST_WATCHERS:
-        raise Transient("too_many_watchers", f"{MOST_WATCHERS} dashboards are open in this process already.")
-    live.watchers += 1
+    if live.streams >= MOST_STREAMS:
+        raise Transient("too_many_watchers", f"This process already serves {MOST_STREAMS} open dashboards.")
+    live.streams += 1
     try:
         headers = {
             "Content-Type": "text/event-stream",
@@ -164,25 +171,25 @@ async def _stream(request: web.Request, event: str) -> web.StreamResponse:
                 await _send(live, request, response, event)
         return response
     finally:
-        live.watchers -= 1
+        live.streams -= 1
 
 
 async def _send(live: Live, request: web.Request, response: web.StreamResponse, event: str) -> None:
     end = time.monotonic() + STREAM_SECONDS
-    last, spoke_at = None, time.monotonic()
-    asked_at = spoke_at
+    last, sent_at = None, time.monotonic()
+    checked_at = sent_at
     while not live.ends.is_set() and time.monotonic() < end:
-        if time.monotonic() - asked_at > SESSION_SECONDS:
+        if time.monotonic() - checked_at > SESSION_SECONDS:
             if await _has_signed_out(request):
                 return
-            asked_at = time.monotonic()
+            checked_at = time.monotonic()
         view = await live.view()
         text = view.html if event == "overview" else view.digest
         message = ""
         if text != last:
             lines = with_prefix(text, prefix_of(request)).splitlines()
             message = f"event: {event}\n" + "".join(f"data: {line}\n" for line in lines) + "\n"
-        elif time.monotonic() - spoke_at > PING_SECONDS:
+        elif time.monotonic() - sent_at > PING_SECONDS:
             message = ": ping\n\n"
         if message:
             try:
@@ -192,20 +199,20 @@ async def _send(live: Live, request: web.Request, response: web.StreamResponse, 
                 if request.transport is not None:
                     request.transport.abort()
                 return
-            last, spoke_at = text, time.monotonic()
+            last, sent_at = text, time.monotonic()
         with suppress(TimeoutError):
             await asyncio.wait_for(live.ends.wait(), SECONDS)
 
 
 async def _has_signed_out(request: web.Request) -> bool:
-    """Look whether the session was ended; without Postgres a stream goes on, to say just that."""
+    """Tell whether the session has ended; without Postgres the stream goes on, to show that error."""
     identity = request[IDENTITY]
     with suppress(Transient):
         return bool(identity.session) and await session_has_ended(request, identity)
     return False
 
 
-def _draw(view: View, known: Sequence[Light]) -> View:
+def _draw(view: Snapshot, known: Sequence[Check]) -> Snapshot:
     hours = view.overview.hours if view.overview else ()
     shown = {
         "overview": view.overview,

@@ -1,8 +1,6 @@
-"""The pages that operators look at: each asks one query, and fills one template."""
+"""The pages for operators: each runs one query and fills one template."""
 
 import asyncio
-import json
-from contextlib import suppress
 from typing import Any
 
 from aiohttp import web
@@ -12,30 +10,31 @@ from service.errors import Rejected
 from service.queries import actions, emails, failures, quarantine, reconciliations, retries
 from service.queries.pages import PageFilter
 from service.queries.quarantine import QuarantineFilter
-from service.queries.views import EmailDetail, RequestView
+from service.queries.views import EmailDetail
 from service.web.auth.tokens import visible
 from service.web.handling.exchange import ask, number
 from service.web.handling.keys import RES
+from service.web.handling.routes import Routes
 from service.web.pages import filters, timeline
-from service.web.pages.bounds import shortened, shortened_email
+from service.web.pages.excerpts import readable, shortened, shortened_email
 from service.web.pages.frame import show
 from service.web.pages.live import LIVE
 from service.web.pages.previews import is_shown
 from service.zendesk.account import Account
 
-# More of a body than this is for the export; a browser would choke on it.
-MOST_SHOWN = 200_000
-MOST_HEADER = 4096  # what a web process takes
+routes = Routes()
 
 
+@routes.get("/")
 async def show_overview(request: web.Request) -> web.Response:
     view = await request.app[LIVE].view()
     status = 503 if view.error else 200
     return await show(request, "overview.html", status=status, body=Markup(view.html))  # noqa: S704 our template
 
 
+@routes.get("/emails")
 async def list_emails(request: web.Request) -> web.Response:
-    """Show a page of e-mails; what is wrong with a filter stands beside it."""
+    """Show a page of e-mails, or the error in its filter."""
     asked = filters.read(request)
     address = asked.live(wanted=asked.is_live)
     has_empty = not all(value.strip() for value in request.query.values())
@@ -48,11 +47,12 @@ async def list_emails(request: web.Request) -> web.Response:
     answer = await show(
         request, "emails.html", status=200 if page else 400, asked=asked, page=page, has_sync=has_sync
     )
-    if not (asked.is_live or "cursor" in asked.values):  # a form adds its empty fields to the address
+    if not (asked.is_live or "cursor" in asked.values):  # without the empty fields of the form
         answer.headers["HX-Push-Url"] = address
     return answer
 
 
+@routes.get("/emails/{id}")
 async def show_email(request: web.Request) -> web.Response:
     res, email_id = request.app[RES], number(request, "id")
     email, is_cut = shortened_email(await ask(request, emails.get_email(res.engine, email_id)))
@@ -64,8 +64,8 @@ async def show_email(request: web.Request) -> web.Response:
         is_cut=is_cut,
         raw=await _raw(request, email_id),
         events=timeline.events(email),
-        state=timeline.now(email),
-        sync=timeline.now_of_sync(email, has_target=has_target),
+        state=timeline.state_of(email),
+        sync=timeline.sync_state_of(email, has_target=has_target),
         has_target=has_target,
         ticket_url=_ticket_url(res.account, email),
         previews={file.position for file in email.attachments if is_shown(file)},
@@ -73,12 +73,14 @@ async def show_email(request: web.Request) -> web.Response:
     )
 
 
+@routes.get("/failures")
 async def list_failures(request: web.Request) -> web.Response:
     return await show(
         request, "failures.html", page=await ask(request, failures.list_failures(request.app[RES].engine))
     )
 
 
+@routes.get("/quarantine")
 async def list_quarantined(request: web.Request) -> web.Response:
     wanted = _parameters(request, QuarantineFilter)
     page = await ask(request, quarantine.list_quarantined(request.app[RES].engine, wanted))
@@ -88,13 +90,15 @@ async def list_quarantined(request: web.Request) -> web.Response:
     )
 
 
+@routes.get("/quarantine/{id}")
 async def show_quarantined(request: web.Request) -> web.Response:
     found = await ask(request, quarantine.get_quarantined(request.app[RES].engine, number(request, "id")))
-    raw = await asyncio.to_thread(_readable, visible(request, found))
+    raw = await asyncio.to_thread(readable, visible(request, found))
     webhook = shortened(found.model_copy(update={"body": "", "body_base64": ""}))
     return await show(request, "quarantined.html", webhook=webhook, raw=raw)
 
 
+@routes.get("/retries")
 async def list_retries(request: web.Request) -> web.Response:
     page = await ask(request, retries.list_retries(request.app[RES].engine))
     chosen = {retry.id: retry.filter.model_dump(mode="json", exclude_none=True) for retry in page.retries}
@@ -103,6 +107,7 @@ async def list_retries(request: web.Request) -> web.Response:
     return await show(request, "retries.html", page=page, chosen=chosen, links=links, is_running=is_running)
 
 
+@routes.get("/reconciliations")
 async def list_reconciliations(request: web.Request) -> web.Response:
     wanted = _parameters(request, PageFilter)
     page = await ask(request, reconciliations.list_reconciliations(request.app[RES].engine, wanted))
@@ -113,6 +118,7 @@ async def list_reconciliations(request: web.Request) -> web.Response:
     )
 
 
+@routes.get("/reconciliations/{id}")
 async def show_reconciliation(request: web.Request) -> web.Response:
     wanted, run_id = _parameters(request, PageFilter), number(request, "id")
     run = await ask(request, reconciliations.get_reconciliation(request.app[RES].engine, run_id, wanted))
@@ -120,6 +126,7 @@ async def show_reconciliation(request: web.Request) -> web.Response:
     return await show(request, "reconciliation.html", run=run, onward=run.next_cursor and onward)
 
 
+@routes.get("/activity")
 async def list_actions(request: web.Request) -> web.Response:
     wanted = _parameters(request, PageFilter)
     page = await ask(request, actions.list_actions(request.app[RES].engine, wanted))
@@ -135,39 +142,15 @@ def _parameters(request: web.Request, kind: Any) -> Any:  # noqa: ANN401 an inst
     try:
         return kind.model_validate(_given(request))
     except ValueError:
-        raise Rejected(400, "bad_parameter", "This address asks for something that there is not.") from None
+        raise Rejected(400, "bad_parameter", "A parameter in this address is wrong.") from None
 
 
 async def _raw(request: web.Request, email_id: int) -> dict[str, Any] | None:
     try:
         raw = await ask(request, emails.get_request(request.app[RES].engine, email_id))
-    except Rejected:  # it is from before requests were kept
+    except Rejected:  # older than the table of requests
         return None
-    return await asyncio.to_thread(_readable, visible(request, raw))
-
-
-def _readable(raw: RequestView) -> dict[str, Any]:
-    """Return what a page shows of a request: text, and laid out where it is JSON."""
-    pretty = ""
-    with suppress(ValueError, RecursionError):
-        pretty = _laid_out(json.loads(raw.body))
-    return {
-        "headers": [(str(name), str(value)[:MOST_HEADER]) for name, value in raw.headers or ()],
-        "body": raw.body[:MOST_SHOWN],
-        "pretty": pretty[:MOST_SHOWN],
-        "is_cut": max(len(raw.body), len(pretty)) > MOST_SHOWN,
-        "is_text": "\ufffd" not in raw.body,
-    }
-
-
-def _laid_out(data: object) -> str:
-    """Lay it out as far as it is shown: deep in lists, each number takes a line with a thousand spaces."""
-    text = ""
-    for part in json.JSONEncoder(indent=2, ensure_ascii=False).iterencode(data):
-        text += part
-        if len(text) > MOST_SHOWN:
-            break
-    return text
+    return await asyncio.to_thread(readable, visible(request, raw))
 
 
 def _ticket_url(account: Account, email: EmailDetail) -> str | None:

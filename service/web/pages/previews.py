@@ -1,20 +1,22 @@
-"""Files that a browser may show: pictures of pixels, and PDFs; by what they are, not by what they are called."""
+"""Previews of files: raster images and PDFs, by their detected type, not by their name."""
 
 from aiohttp import web
 
 from service.errors import Rejected
 from service.queries import emails
 from service.queries.views import AttachmentView
-from service.web.handling.contents import open_content, stream
-from service.web.handling.downloads import content_headers
+from service.web.handling.contents import content_headers, open_content, stream
 from service.web.handling.exchange import ask, number
 from service.web.handling.keys import RES
+from service.web.handling.routes import Routes
+
+routes = Routes()
 
 MOST_BYTES = 20 * 1000**2
 _PICTURES = frozenset({"image/png", "image/jpeg", "image/gif", "image/webp"})
 PDF = "application/pdf"
-# Whoever opens the file itself gets it where nothing runs, loads or is sent. A browser's own viewer, which shows a
-# PDF, is not held by this, but some will not start in a sandbox.
+# A file opened by its address may run, load and send nothing. The sandbox does not bind a browser's own PDF viewer, and
+# keeps some from starting: PDFs have none.
 _POLICIES = {
     **dict.fromkeys(_PICTURES, "default-src 'none'; sandbox; frame-ancestors 'self'"),
     PDF: "default-src 'none'; frame-ancestors 'self'",
@@ -26,15 +28,14 @@ def is_shown(attachment: AttachmentView) -> bool:
     return attachment.status == "stored" and is_small and attachment.detected_type in _POLICIES
 
 
+@routes.get("/emails/{id}/attachments/{position}/preview")
 async def show(request: web.Request) -> web.StreamResponse:
-    """Stream a file that is fit to be seen; raises Rejected (415) for any other."""
+    """Stream a file with a preview; raises Rejected (415) for any other."""
     res = request.app[RES]
     wanted = emails.get_attachment(res.engine, number(request, "id"), number(request, "position"))
     attachment = await ask(request, wanted)
     if not is_shown(attachment) or attachment.detected_type is None:
-        raise Rejected(
-            415, "not_shown", "A file of this type or size is not shown here, but can be downloaded."
-        )
+        raise Rejected(415, "not_shown", "No preview for this type or size of file: download it.")
     headers = {
         **content_headers(attachment),
         "Content-Disposition": "inline",

@@ -1,4 +1,4 @@
-"""What happened to an e-mail, in order: it came, attempts, what people did, its sync, and what it waits for now."""
+"""The timeline of an e-mail: intake, attempts, actions, sync, and its current state."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -12,23 +12,23 @@ Tone = Literal["plain", "busy", "good", "bad", "warn"]
 
 _OUTCOMES: dict[str, tuple[str, Tone]] = {
     "completed": ("completed", "good"),
-    "released": ("gave up for now", "warn"),
+    "released": ("failed; another follows", "warn"),
     "failed": ("failed", "bad"),
-    "handed_back": ("handed back, the worker was told to end", "plain"),
-    "abandoned": ("abandoned, the worker fell silent", "warn"),
+    "handed_back": ("handed back at the worker's shutdown", "plain"),
+    "abandoned": ("abandoned, the worker died", "warn"),
 }
 _ACTIONS = {
     "retry": "Retried",
     "replay": "Replayed from quarantine",
     "replay_ignored": "Replayed from the ignored events",
-    "sync": "Sync begun again",
+    "sync": "Sync started again",
 }
 _OVER = {"completed", "failed"}
 
 
 @dataclass(frozen=True)
 class Event:
-    """Something that happened; `seconds` is how long it took itself, `pause` the time since what was before."""
+    """An event; `seconds` is its own duration, `pause` the time since the end of the event before."""
 
     at: datetime
     title: str
@@ -41,8 +41,8 @@ class Event:
 
 
 @dataclass(frozen=True)
-class Now:
-    """Where it stands, and until when at most it waits there."""
+class CurrentState:
+    """The state of a job or a sync, and the time at which it ends at the latest."""
 
     title: str
     tone: Tone
@@ -50,66 +50,70 @@ class Now:
 
 
 def events(email: EmailDetail) -> Sequence[Event]:
-    """Return all that happened, oldest first."""
-    found = sorted(_happened(email), key=lambda event: event.at)
-    rest = [_after(before, event) for before, event in pairwise(found)]
+    """Return all events, oldest first."""
+    found = sorted(_events(email), key=lambda event: event.at)
+    rest = [_with_pause(before, event) for before, event in pairwise(found)]
     return [*found[:1], *rest]
 
 
-def now(email: EmailDetail) -> Now:
-    """Say what is to come."""
+def state_of(email: EmailDetail) -> CurrentState:
+    """Describe the state of the job."""
     match email.processing_status:
         case "completed":
-            return Now("Completed: every file is stored.", "good")
+            return CurrentState("Completed: all files are stored.", "good")
         case "failed":
-            return Now("Failed: it waits for you.", "bad")
+            return CurrentState("Failed: needs attention.", "bad")
         case "processing":
-            return Now(
+            return CurrentState(
                 f"Attempt {email.attempt_number} is running; its lease ends", "busy", email.lease_until
             )
         case "queued" if email.retry_count or email.error_code:
-            return Now(f"Waits for attempt {email.attempt_number + 1}, due", "warn", email.due_at)
+            return CurrentState(f"Waiting for attempt {email.attempt_number + 1}, due", "warn", email.due_at)
         case status:
-            return Now(
-                f"{status.capitalize()}: waits for a worker, which is called again", "plain", email.due_at
+            return CurrentState(
+                f"{status.capitalize()}, waiting for a worker; enqueued again", "plain", email.due_at
             )
 
 
-def now_of_sync(email: EmailDetail, *, has_target: bool) -> Now | None:
-    """Say what is to come of its sync; None where it has none, and could have none."""
+def sync_state_of(email: EmailDetail, *, has_target: bool) -> CurrentState | None:
+    """Describe the state of the sync; None if there is no sync and no target."""
     is_over = email.processing_status in _OVER
     match email.sync_status:
         case "not_applicable":
-            return Now("Its job ended when there was no target.", "plain") if has_target and is_over else None
+            return (
+                CurrentState("The job ended when there was no target.", "plain")
+                if has_target and is_over
+                else None
+            )
         case "synced":
-            return Now(
-                "The target has all of it." if is_over else "The target has it as it was before.", "good"
+            return CurrentState(
+                "The target is up to date." if is_over else "The target has the previous version.", "good"
             )
         case "failed":
-            return Now("It could not be synced: it waits for you.", "bad")
+            return CurrentState("Could not be synced: needs attention.", "bad")
         case _:
             return _pending(email, is_over=is_over, has_target=has_target)
 
 
-def _pending(email: EmailDetail, *, is_over: bool, has_target: bool) -> Now:
+def _pending(email: EmailDetail, *, is_over: bool, has_target: bool) -> CurrentState:
     if not is_over:
-        return Now("Begins when the job has ended.", "plain")
+        return CurrentState("Begins when the job has ended.", "plain")
     if not has_target:
-        return Now("There is no target any more: SYNC_URL is not set.", "warn")
+        return CurrentState("There is no target: SYNC_URL is not set.", "warn")
     if email.sync_error_code:
-        return Now("Tried again, at the latest", "warn", email.sync_due_at)
-    return Now("Waits for a worker, or is carried over just now.", "busy")
+        return CurrentState("Next attempt at the latest", "warn", email.sync_due_at)
+    return CurrentState("Waiting for a worker, or in progress.", "busy")
 
 
-def _happened(email: EmailDetail) -> Iterator[Event]:
-    yield Event(email.received_at, "Received and committed")
+def _events(email: EmailDetail) -> Iterator[Event]:
+    yield Event(email.received_at, "Received and saved")
     for attempt in email.attempts:
         yield _attempt(attempt)
     for action in email.actions:
         yield _action(action)
     if email.synced_at:
         yield Event(email.synced_at, "Synced", "good")
-    if email.sync_status == "failed":  # and was due no more from then on
+    if email.sync_status == "failed":  # since `sync_due_at`: it is not due any more
         yield Event(
             email.sync_due_at, "Sync failed", "bad", code=email.sync_error_code, error=email.sync_error
         )
@@ -118,7 +122,7 @@ def _happened(email: EmailDetail) -> Iterator[Event]:
 def _attempt(attempt: AttemptView) -> Event:
     words, tone = _OUTCOMES.get(attempt.outcome or "", ("is running", "busy"))
     if attempt.outcome == "handed_back" and attempt.error_code:
-        words, tone = "gave the job back without using up a retry", "warn"
+        words, tone = "handed back, without using a retry", "warn"
     ended = attempt.finished_at
     return Event(
         attempt.started_at,
@@ -133,9 +137,9 @@ def _attempt(attempt: AttemptView) -> Event:
 
 def _action(action: ActionView) -> Event:
     title = _ACTIONS.get(action.action, action.action.replace("_", " ").capitalize())
-    return Event(action.at, f"{title} with others" if action.bulk_retry_id else title, by=action.actor)
+    return Event(action.at, f"{title} (bulk)" if action.bulk_retry_id else title, by=action.actor)
 
 
-def _after(before: Event, event: Event) -> Event:
+def _with_pause(before: Event, event: Event) -> Event:
     pause = (event.at - before.at).total_seconds() - (before.seconds or 0)
     return Event(**{**vars(event), "pause": max(pause, 0)})

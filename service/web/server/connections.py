@@ -1,8 +1,8 @@
-"""The web server's connections: accept them, close those that hang, and keep room for new ones.
+"""The connections of the web server: accept them, close stalled ones, and keep room for new ones.
 
 Anybody may open connections, and each takes one of the process's open files. aiohttp closes only connections that
-idle for long; here a head has a deadline, an answer that nobody reads has one, and near the limit the oldest idle
-connections make room for new ones.
+are idle for long. Here the head of a request has a deadline, and so has the reading of an answer; near the limit the
+oldest idle connections are closed for new ones.
 """
 
 import asyncio
@@ -17,33 +17,33 @@ from service.config.settings import Settings
 from service.telemetry.metrics import ACCEPT_FAILURES, CONNECTIONS, CONNECTIONS_CLOSED
 from service.web.handling.middleware import SERVER
 
-# A head must be complete so long after the connection began, or after its own first byte.
+# From the start of the connection, or the first byte of a later request, to the end of the head.
 HEAD_SECONDS = 10.0
-# An answer must get on by so many bytes within this time: what the kernel has taken over counts as read.
+# A client must read PROGRESS_BYTES of an answer within this time; bytes in the kernel's buffer count as read.
 WRITE_SECONDS = 30.0
 PROGRESS_BYTES = 48 * 1024
-LOOK_SECONDS = 1.0
+CHECK_SECONDS = 1.0
 LOG_SECONDS = 10.0
-# An idle connection takes about 10 kB, and a dyno has 512 MB for all of its processes.
+# An idle connection takes about 10 kB, and a Heroku dyno has 512 MB for all its processes.
 MOST_CONNECTIONS = 8192
-# Files of the process besides connections and its pools: modules, logs, objects that are read, targets, alerts.
+# Open files besides connections and pools: modules, logs, stored objects, targets, alerts.
 OWN_FILES = 100
-# One process takes no more than this at a time: others that share the port get their part.
+# A process accepts so many at a time, so that the others on the port get their share.
 ACCEPTED_AT_ONCE = 16
-PAUSE_SECONDS = 0.1
+PAUSE_SECONDS = 0.1  # after a failed accept
 
 log = structlog.get_logger()
 
 
 def most_connections(settings: Settings) -> int:
-    """Return how many connections fit under nine tenths of the limit, beside what the process itself opens."""
+    """Return how many connections fit into nine tenths of the limit on open files, besides the process's own files."""
     limit = file_limit()
     own = settings.database_pool_size + settings.redis_pool_size + OWN_FILES
     return min(MOST_CONNECTIONS, max(limit * 9 // 10 - own, limit // 4))
 
 
 class Connection(RequestHandler):
-    """aiohttp's protocol of one connection, which also knows since when it waits for what."""
+    """aiohttp's protocol of a connection, with the times since when it waits for a head or a reader."""
 
     __slots__ = ("head_since", "unsent", "unsent_since")
 
@@ -67,7 +67,7 @@ class Connection(RequestHandler):
         exc: BaseException | None = None,
         message: str | None = None,
     ) -> web.StreamResponse:
-        """Answer what is no HTTP, before the application sees it."""
+        """Answer a request that is no valid HTTP; the application never sees it."""
         answer = super().handle_error(request, status, exc, message)
         answer.headers["Server"] = SERVER
         return answer
@@ -78,7 +78,7 @@ class Connection(RequestHandler):
 
     @property
     def is_idle(self) -> bool:
-        """Whether it waits for a request."""
+        """Whether the connection waits for a request."""
         return self._waiter is not None and not self._waiter.done()
 
     @property
@@ -86,7 +86,7 @@ class Connection(RequestHandler):
         return self._next_keepalive_close_time - self._keepalive_timeout
 
     def overdue(self, unsent: int, now: float, head_seconds: float, write_seconds: float) -> str | None:
-        """Say what is overdue; `unsent` are the bytes that the kernel has not taken over yet."""
+        """Return the reason to close the connection, if any; `unsent` bytes are not in the kernel's buffer yet."""
         if self.head_since is not None and now - self.head_since > head_seconds:
             return "head_slow"
         if not unsent or unsent <= self.unsent - PROGRESS_BYTES:
@@ -96,7 +96,7 @@ class Connection(RequestHandler):
 
 
 class Connections(web.Server):
-    """aiohttp's server, with at most so many connections; `look_after` has to run beside it."""
+    """aiohttp's server with a limit of connections; `close_overdue` must run beside it."""
 
     def __init__(
         self,
@@ -105,11 +105,11 @@ class Connections(web.Server):
         head_seconds: float = HEAD_SECONDS,
         write_seconds: float = WRITE_SECONDS,
     ) -> None:
-        """Take over the handlers and options of a server that aiohttp made for an application."""
+        """Copy the handlers and options of the server that aiohttp made for an application."""
         super().__init__(
             server.request_handler,
             request_factory=server.request_factory,
-            loop=server._loop,  # noqa: SLF001 aiohttp shows them nowhere else
+            loop=server._loop,  # noqa: SLF001 aiohttp has no public access
             **server._kwargs,  # noqa: SLF001 likewise
         )
         self.most = most
@@ -130,7 +130,7 @@ class Connections(web.Server):
             full = len(self._open) >= self.most
             self._open[handler] = transport
             CONNECTIONS.set(len(self._open))
-            if full and not self._close_oldest(idle_besides=handler):
+            if full and not self._close_oldest(except_for=handler):
                 self._close(handler, "no_room")
 
     def connection_lost(self, handler: RequestHandler, exc: BaseException | None = None) -> None:
@@ -140,27 +140,27 @@ class Connections(web.Server):
             CONNECTIONS.set(len(self._open))
 
     def listen(self, listener: socket.socket) -> None:
-        """Accept what comes to this socket, from now on until `stop`.
+        """Accept connections on this socket until `stop`.
 
-        The event loop's own server drops connections without a word where the process has no file left, and may
-        close the socket for good; here they wait in the kernel's queue, and the log says so.
+        When the process has no file left, the event loop's own server drops connections silently, and may close the
+        socket for good. Here they wait in the kernel's queue, and the log says so.
         """
         listener.setblocking(False)
         self._listeners.append(listener)
         self._loop.add_reader(listener, self._accept, listener)
 
     async def stop(self) -> None:
-        """Accept nothing more; what was accepted already is still answered."""
+        """Stop accepting; accepted connections are still answered."""
         for listener in self._listeners:
             self._loop.remove_reader(listener)
             listener.close()
         if self._accepting:
             await asyncio.wait(self._accepting)
 
-    async def look_after(self) -> None:
+    async def close_overdue(self) -> None:
         """Close connections that are overdue, until cancelled."""
         while True:
-            await asyncio.sleep(LOOK_SECONDS)
+            await asyncio.sleep(CHECK_SECONDS)
             now = self._loop.time()
             for connection, transport in list(self._open.items()):
                 unsent = transport.get_write_buffer_size()
@@ -174,7 +174,7 @@ class Connections(web.Server):
             except (BlockingIOError, InterruptedError, ConnectionAbortedError):
                 return
             except OSError as exc:
-                self._cannot_accept(listener, exc)
+                self._pause_accepting(listener, exc)
                 return
             task = self._loop.create_task(self._connect(accepted))
             self._accepting.add(task)
@@ -184,32 +184,32 @@ class Connections(web.Server):
         try:
             accepted.setblocking(False)
             await self._loop.connect_accepted_socket(self, accepted)
-        except OSError as exc:  # it is gone already
+        except OSError as exc:  # the client has closed it already
             log.debug("connection_not_opened", error=type(exc).__name__)
             accepted.close()
 
-    def _cannot_accept(self, listener: socket.socket, exc: OSError) -> None:
-        """Wait a moment before the next attempt: most of all the process has too many files open."""
+    def _pause_accepting(self, listener: socket.socket, exc: OSError) -> None:
+        """Pause accepting; the usual reason is too many open files."""
         ACCEPT_FAILURES.inc()
         self._close_oldest()
-        self._tell("accept_failed", error=exc.strerror or type(exc).__name__)
+        self._log("accept_failed", error=exc.strerror or type(exc).__name__)
         self._loop.remove_reader(listener)
-        self._loop.call_later(PAUSE_SECONDS, self._accept_again, listener)
+        self._loop.call_later(PAUSE_SECONDS, self._resume_accepting, listener)
 
-    def _accept_again(self, listener: socket.socket) -> None:
-        if listener.fileno() != -1:  # it was closed meanwhile
+    def _resume_accepting(self, listener: socket.socket) -> None:
+        if listener.fileno() != -1:  # not closed meanwhile
             self._loop.add_reader(listener, self._accept, listener)
 
-    def _close_oldest(self, idle_besides: Connection | None = None) -> bool:
-        """Close the oldest idle connections, a twentieth of all at once: to find them, each is looked at."""
-        idle = [one for one in self._open if one.is_idle and one is not idle_besides]
+    def _close_oldest(self, except_for: Connection | None = None) -> bool:
+        """Close the oldest idle connections: a twentieth of all, because the search visits every one."""
+        idle = [one for one in self._open if one.is_idle and one is not except_for]
         oldest = sorted(idle, key=lambda one: one.idle_since)[: max(1, self.most // 20)]
         for connection in oldest:
             self._close(connection, "room_needed")
         return bool(oldest)
 
     def _close(self, connection: Connection, reason: str) -> None:
-        """Close it at once, also where it has not sent all that it should: nobody may read the rest."""
+        """Close a connection at once, and drop its unsent bytes: the client may never read them."""
         transport = self._open.pop(connection)
         CONNECTIONS.set(len(self._open))
         CONNECTIONS_CLOSED.labels(reason).inc()
@@ -217,10 +217,10 @@ class Connections(web.Server):
         transport.abort()
         self._unlogged += 1
         if reason in {"room_needed", "no_room"}:
-            self._tell("too_many_connections", reason=reason)
+            self._log("too_many_connections", reason=reason)
 
-    def _tell(self, event: str, **about: str) -> None:
-        """Leave a line in the log, every few seconds at most; anybody can cause it."""
+    def _log(self, event: str, **about: str) -> None:
+        """Log an event, at most one every LOG_SECONDS: anybody can cause it."""
         now = self._loop.time()
         if now - self._logged_at >= LOG_SECONDS:
             log.warning(event, **about, open=len(self._open), most=self.most, closed=self._unlogged)

@@ -1,4 +1,4 @@
-"""What has to be there before anything heavy is loaded: the port, and where several processes count together."""
+"""Sockets and shared metrics, opened before the heavy imports."""
 
 import os
 import shutil
@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-# Connections that wait to be accepted; the kernel drops what comes beyond them without a word.
+# Connections that wait to be accepted; the kernel silently drops further ones.
 BACKLOG = 4096
 
 _VARIABLE = "PROMETHEUS_MULTIPROC_DIR"
@@ -18,7 +18,7 @@ _FREE_BYTES = 16 * 1024**2
 
 @contextmanager
 def listening(host: str, port: int) -> Iterator[Sequence[socket.socket]]:
-    """Listen at each address of the host: who connects from now on waits for us, and is not refused.
+    """Listen at each address of the host: from now on connections wait, instead of being refused.
 
     Raises OSError.
     """
@@ -33,10 +33,10 @@ def listening(host: str, port: int) -> Iterator[Sequence[socket.socket]]:
 
 @contextmanager
 def counting_together() -> Iterator[None]:
-    """Let the processes that are forked from this one add up their metrics, which prometheus_client does in files.
+    """Let the processes that are forked from this one add up their metrics, in files of prometheus_client.
 
-    It looks for the directory while it is imported. It writes through memory, and a process dies of a disk that is
-    full: so the files lie in memory, or if there is none for them, each process counts for itself.
+    prometheus_client reads the directory's name at its import. It maps the files into memory, and a full disk would
+    kill the process: so they lie in /dev/shm. Without room there, each process counts for itself.
     """
     if not (
         _MEMORY.is_dir() and os.access(_MEMORY, os.W_OK) and shutil.disk_usage(_MEMORY).free > _FREE_BYTES
@@ -49,6 +49,6 @@ def counting_together() -> Iterator[None]:
 
 
 def restore_counters() -> None:
-    """Make the directory of `counting_together` anew if somebody removed it, for a process that starts later."""
+    """Create the directory of `counting_together` again if it was removed, for a process that starts later."""
     if directory := os.environ.get(_VARIABLE):
         Path(directory).mkdir(mode=0o700, exist_ok=True)

@@ -1,4 +1,4 @@
-"""Several processes that serve the same sockets: fork them, start again what died, end all in order."""
+"""Several worker processes on the same sockets: fork them, replace dead ones, end all in order."""
 
 import os
 import select
@@ -13,14 +13,14 @@ import structlog
 
 from service.telemetry.metrics import forget_process
 
-# Within what a platform waits; a process has 20 s of it for what is under way.
+# A platform waits 30 s. Processes use up to 20 s for running requests.
 GRACE_SECONDS = 24.0
 FIRST_PAUSE_SECONDS = 0.5
 LONGEST_PAUSE_SECONDS = 10.0
-STEADY_SECONDS = 30.0  # after which a death is news, not the last one's consequence
+STEADY_SECONDS = 30.0  # a process that lived so long resets the pause
 
 _SIGNALS = (signal.SIGCHLD, signal.SIGTERM, signal.SIGINT)
-_BROKE = 3  # the exit code of a process that an exception ended: nearly always one that could not start
+_FAILED = 3  # the exit code after an exception: nearly always one at the start
 
 log = structlog.get_logger()
 
@@ -35,31 +35,31 @@ class _Child:
 
 
 def keep_running(serve: Callable[[int], None], number: int, sockets: Sequence[socket.socket]) -> None:
-    """Run `serve` in so many processes until SIGTERM or SIGINT; exits with 1 where it cannot even start.
+    """Run `serve` in `number` processes until SIGTERM or SIGINT; exits with 1 if they cannot start.
 
-    They share the queue of connections that wait to be accepted: what one left there, another takes. `serve`
-    gets the end of a pipe that closes with this process, however it ends.
+    All processes accept connections from one queue. `serve` gets the read end of a pipe that closes when this process
+    ends, in whatever way.
     """
-    alive, hold = os.pipe()
+    read_end, write_end = os.pipe()
     signals = _listen_for_signals()
     children = [_Child() for _ in range(number)]
-    told = broke = False
-    while not (told or broke):
+    ending = failed = False
+    while not (ending or failed):
         for child in children:
             if not child.pid and child.due <= time.monotonic():
-                child.pid, child.began = _fork(serve, alive, hold), time.monotonic()
+                child.pid, child.began = _fork(serve, read_end, write_end), time.monotonic()
         due = min((child.due for child in children if not child.pid), default=None)
-        told = _was_told(signals, due)
-        broke = any(_has_broken(child) for child in children)
+        ending = _must_end(signals, due)
+        failed = any(_failed_to_start(child) for child in children)
     for listener in sockets:
-        listener.close()  # nobody shall wait for processes that accept nothing any more
+        listener.close()  # otherwise clients would wait for processes that accept no connection
     _end(children, signals)
-    if broke:
+    if failed:
         sys.exit(1)
 
 
 def _listen_for_signals() -> socket.socket:
-    """Have the number of each signal written to a socket; return its other end."""
+    """Have each signal's number written to a socket; return the other end."""
     reader, writer = socket.socketpair()
     writer.setblocking(False)
     signal.set_wakeup_fd(writer.detach())
@@ -68,42 +68,42 @@ def _listen_for_signals() -> socket.socket:
     return reader
 
 
-def _was_told(signals: socket.socket, until: float | None) -> bool:
-    """Wait for a signal, or until that time; True if it says that it is time to end."""
+def _must_end(signals: socket.socket, until: float | None) -> bool:
+    """Wait for a signal, or until that time; True after SIGTERM or SIGINT."""
     seconds = None if until is None else max(0.0, until - time.monotonic())
     if not select.select([signals], [], [], seconds)[0]:
         return False
     return bool({signal.SIGTERM, signal.SIGINT} & {*signals.recv(4096)})
 
 
-def _fork(serve: Callable[[int], None], alive: int, hold: int) -> int:
-    """Return the id of a process that serves; it never returns from here itself."""
-    signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)  # for its handlers are ours until it has set its own
+def _fork(serve: Callable[[int], None], read_end: int, write_end: int) -> int:
+    """Return the id of a new process that serves; that process never returns from here."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)  # the child has our handlers until it resets them
     try:
         if pid := os.fork():
             log.info("web_process_started", process=pid)
             return pid
-        os.close(hold)
+        os.close(write_end)
         signal.set_wakeup_fd(-1)
         for number in _SIGNALS:
             signal.signal(number, signal.SIG_DFL)
     finally:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
-    code = _BROKE
+    code = _FAILED
     try:
-        serve(alive)
+        serve(read_end)
         code = 0
     except BaseException:
-        log.exception("web_process_broke")
-    finally:  # whatever happens, nothing of the parent's is tidied up here
+        log.exception("web_process_failed")
+    finally:  # skip the parent's cleanup in any case
         os._exit(code)
 
 
-def _has_broken(child: _Child) -> bool:
-    """Plan the next start of one that died; True if it is of no use, since it did not start at all."""
+def _failed_to_start(child: _Child) -> bool:
+    """Plan the replacement of a dead process; True if its first start failed, so that another is useless."""
     if not child.pid or (code := _exit_code(child, os.WNOHANG)) is None:
         return False
-    if child.is_first and code == _BROKE:
+    if child.is_first and code == _FAILED:
         return True
     now = time.monotonic()
     if now - child.began > STEADY_SECONDS:
@@ -116,7 +116,7 @@ def _has_broken(child: _Child) -> bool:
 
 
 def _exit_code(child: _Child, options: int) -> int | None:
-    """Return it, below 0 for a signal; None while the process runs."""
+    """Return the exit code, negative for a signal; None while the process runs."""
     pid, status = os.waitpid(child.pid, options)
     if not pid:
         return None
@@ -129,9 +129,9 @@ def _end(children: Sequence[_Child], signals: socket.socket) -> None:
     deadline = time.monotonic() + GRACE_SECONDS
     running = [child for child in children if child.pid]
     for child in running:
-        os.kill(child.pid, signal.SIGTERM)  # it is not reaped yet, so the id is still its own
+        os.kill(child.pid, signal.SIGTERM)  # not reaped yet, so the id is still valid
     while running and time.monotonic() < deadline:
-        _was_told(signals, deadline)
+        _must_end(signals, deadline)
         running = [child for child in running if _exit_code(child, os.WNOHANG) is None]
     for child in running:
         log.error("web_process_killed", process=child.pid)

@@ -1,4 +1,4 @@
-"""The server that runs the application, in this process or in several."""
+"""The server of the application, in one process or several."""
 
 import asyncio
 import gc
@@ -12,7 +12,7 @@ from aiohttp import web
 
 from service.config.limits import raise_file_limit
 from service.config.settings import Settings
-from service.resources import background, told_at_start
+from service.resources import background, connection_limits
 from service.telemetry import logs
 from service.telemetry.sentry import report
 from service.telemetry.version import commit, version
@@ -24,29 +24,29 @@ from service.web.server.connections import Connections, most_connections
 from service.web.server.ports import restore_counters
 from service.web.server.prefork import keep_running
 
-# A platform kills a process 30 s after it asked it to end.
+# A platform kills a process 30 s after SIGTERM.
 SHUTDOWN_SECONDS = 20.0
-# Heroku's router keeps idle connections for 90 s, and must not send a webhook on one that we just closed.
+# Heroku's router keeps idle connections for 90 s: it must never send a webhook on a closed one.
 KEEP_ALIVE_SECONDS = 95.0
-# What a head may hold before anybody has vouched for it; Zendesk's, with a router's additions, is under 2 kB.
+# Limits of a request's head; Zendesk's, with a router's headers, is under 2 kB.
 MOST_LINE_BYTES = 4096
 MOST_HEADERS = 64
-# An event loop that stood still for so long has lost every webhook that came meanwhile.
+# An event loop that was blocked for so long has lost every webhook of that time.
 HANG_SECONDS = 30.0
 
 log = structlog.get_logger()
 
 
 def serve(settings: Settings, sockets: Sequence[socket.socket]) -> None:
-    """Serve until SIGTERM or SIGINT; then accept nothing new and finish what is under way."""
+    """Serve until SIGTERM or SIGINT; then stop accepting and finish running requests."""
     logs.configure(settings.log_format, settings.log_level, report)
-    log.info("web_starting", **told_at_start(settings, settings.web_concurrency))
+    log.info("web_starting", **connection_limits(settings, settings.web_concurrency))
     raise_file_limit()
     log.info("started", process="web", version=version(), commit=commit())
-    gc.freeze()  # what was loaded stays: no collection looks at it again, and no process needs a copy of it
+    gc.freeze()  # collections skip the loaded modules, and forked processes share their memory
     gc.set_threshold(
         50_000, 20, 100
-    )  # requests leave next to no cycles behind, and to look for them costs a tenth
+    )  # requests leave hardly any cycles; the search costs a tenth of the time
     gc.enable()
     if settings.web_concurrency == 1:
         _run(settings, sockets)
@@ -61,12 +61,12 @@ def _run(settings: Settings, sockets: Sequence[socket.socket], parent: int | Non
 
 
 async def _serve(settings: Settings, sockets: Sequence[socket.socket], parent: int | None) -> None:
-    """Serve on the sockets; to be told twice to end, by a platform and by a parent, is to be told once."""
-    told, loop = asyncio.Event(), asyncio.get_running_loop()
+    """Serve on the sockets until a signal, or until the parent process ends."""
+    ending, loop = asyncio.Event(), asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, told.set)
-    if parent is not None:  # a pipe that ends with the parent
-        loop.add_reader(parent, told.set)
+        loop.add_signal_handler(number, ending.set)
+    if parent is not None:  # the pipe closes with the parent
+        loop.add_reader(parent, ending.set)
     runner = _Runner(
         create_app(settings),
         access_log=None,
@@ -81,10 +81,10 @@ async def _serve(settings: Settings, sockets: Sequence[socket.socket], parent: i
         try:
             await runner.setup()
             server = runner.connections
-            async with background(server.look_after):
+            async with background(server.close_overdue):
                 for listener in sockets:
                     server.listen(listener)
-                await told.wait()
+                await ending.wait()
                 await server.stop()
         finally:
             if parent is not None:
@@ -93,11 +93,11 @@ async def _serve(settings: Settings, sockets: Sequence[socket.socket], parent: i
 
 
 class _Runner(Runner):
-    """A runner of an application, with a server that bounds its connections."""
+    """A runner of the application whose server limits its connections."""
 
     @property
     def connections(self) -> Connections:
-        assert isinstance(self.server, Connections)  # noqa: S101 it was set up
+        assert isinstance(self.server, Connections)  # noqa: S101 `setup` has run
         return self.server
 
     async def _make_server(self) -> web.Server:

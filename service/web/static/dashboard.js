@@ -1,30 +1,30 @@
-// What the dashboard does in a browser beyond reading: keeps itself up to date, and writes times as the reader's.
-// Loaded with `defer`, after htmx and idiomorph; without it every page can still be read, and every button works.
+// Keeps the dashboard up to date, and shows times in the reader's time zone.
+// Loaded with `defer`, after htmx and idiomorph; without it all pages and buttons still work.
 "use strict";
 
 (() => {
-  const place = document.querySelector("[data-live]")?.dataset.live;
+  const streamPath = document.querySelector("[data-live]")?.dataset.live;
   const pulse = document.getElementById("pulse");
-  const AGAIN = 3000; // milliseconds
+  const RECONNECT_MS = 3000;
 
-  // A stream takes one of the six connections that a browser has for a host: a page that nobody sees lets go of it.
+  // A stream takes one of the browser's six connections to a host: a hidden page closes it.
   let stream = null;
   let timer = 0;
 
   function open() {
-    if (!place || stream || document.hidden) return;
-    stream = new EventSource(place);
-    stream.addEventListener("open", () => tell("live", "Live"));
+    if (!streamPath || stream || document.hidden) return;
+    stream = new EventSource(streamPath);
+    stream.addEventListener("open", () => showState("live", "Live"));
     stream.addEventListener("overview", (event) => {
       Idiomorph.morph(document.getElementById("overview"), event.data, { morphStyle: "innerHTML", callbacks });
       localize();
     });
     stream.addEventListener("changed", () => htmx.trigger(document.body, "holdfast:changed"));
     stream.addEventListener("error", () => {
-      tell("lost", "Reconnecting …");
+      showState("lost", "Reconnecting …");
       if (stream?.readyState === EventSource.CLOSED) {
         close();
-        timer = setTimeout(knock, AGAIN);
+        timer = setTimeout(reconnect, RECONNECT_MS);
       }
     });
   }
@@ -35,22 +35,22 @@
     stream = null;
   }
 
-  // A session that is over leads to another page; a server that is away does not answer.
-  async function knock() {
+  // An ended session redirects to the sign-in page; a server that is down does not answer.
+  async function reconnect() {
     try {
-      const answer = await fetch(place, { method: "HEAD", redirect: "manual", headers: { Accept: "text/html" } });
+      const answer = await fetch(streamPath, { method: "HEAD", redirect: "manual", headers: { Accept: "text/html" } });
       if (answer.type === "opaqueredirect" || answer.status === 401) return location.reload();
-    } catch { /* it is still away */ }
+    } catch { /* the server is still down */ }
     open();
   }
 
-  function tell(state, text) {
+  function showState(state, text) {
     pulse.hidden = false;
     pulse.className = `pulse ${state}`;
     if (pulse.textContent !== text) pulse.textContent = text;
   }
 
-  // What the reader has opened stays open.
+  // Details that the reader opened stay open.
   const callbacks = {
     beforeAttributeUpdated: (name, element) => !(name === "open" && element instanceof HTMLDetailsElement),
   };
@@ -74,7 +74,7 @@
     for (const element of document.querySelectorAll("[data-zone]")) element.textContent = zone;
   }
 
-  function words(seconds) {
+  function age(seconds) {
     if (seconds < 1) return "just now";
     for (const [unit, length, smaller, part] of [["d", 86400, "h", 3600], ["h", 3600, "min", 60], ["min", 60, "s", 1]]) {
       if (seconds < length) continue;
@@ -84,13 +84,13 @@
     return `${Math.floor(seconds)} s ago`;
   }
 
-  // How old something is goes on by the server's clock, whatever this one shows.
+  // Ages follow the server's clock, in case the browser's is wrong.
   const served = new Date(document.body.dataset.now);
   const began = performance.now();
-  function grow() {
+  function updateAges() {
     const now = served.getTime() + performance.now() - began;
     for (const element of document.querySelectorAll("time[data-age]")) {
-      element.textContent = words((now - new Date(element.dateTime)) / 1000);
+      element.textContent = age((now - new Date(element.dateTime)) / 1000);
     }
   }
 
@@ -101,10 +101,10 @@
   document.addEventListener("htmx:beforeOnLoad", (event) => {
     if (event.detail.xhr.status !== 401) return;
     event.preventDefault();
-    location.reload(); // leads to where one signs in
+    location.reload(); // redirects to the sign-in page
   });
-  for (const trouble of ["htmx:sendError", "htmx:responseError"]) {
-    document.addEventListener(trouble, () => tell("lost", "Not up to date"));
+  for (const failure of ["htmx:sendError", "htmx:responseError"]) {
+    document.addEventListener(failure, () => showState("lost", "Not up to date"));
   }
   document.addEventListener("keydown", (event) => {
     if (event.key !== "/" || event.ctrlKey || event.metaKey || event.altKey) return;
@@ -115,18 +115,18 @@
     else location.assign(`${document.body.dataset.emails}#q`);
   });
 
-  // A notice is about what was just done: a page that is loaded again does not say it again.
+  // A notice is about the last action: drop it from the address, so that a reload does not repeat it.
   const address = new URL(location.href);
   if (address.searchParams.has("notice")) {
     address.searchParams.delete("notice");
     history.replaceState(history.state, "", address);
   }
 
-  // On a narrow screen. Without scrollIntoView, behind which the Tab key would begin in Chromium.
+  // Show the current page's link on a narrow screen. scrollIntoView would move the start of Tab navigation in Chromium.
   const current = document.querySelector("nav [aria-current]");
   if (current) current.closest("nav").scrollLeft = current.offsetLeft - current.closest("nav").offsetLeft;
   localize();
-  setInterval(grow, 1000);
+  setInterval(updateAges, 1000);
   open();
   if (location.hash === "#q") document.querySelector("[data-search]")?.focus();
 })();

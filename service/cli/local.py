@@ -1,0 +1,105 @@
+"""`holdfast up`, `demo`, `send` and `drill`: try Holdfast on this machine."""
+
+from pathlib import Path
+from typing import BinaryIO
+
+import click
+
+_DIRECTORY = click.Path(path_type=Path, file_okay=False)
+_FILE = click.Path(path_type=Path, exists=True, dir_okay=False)
+
+
+@click.command()
+@click.option(
+    "--port", type=click.IntRange(1, 65535), help="Port of web on 127.0.0.1; default: $PORT, else 8000."
+)
+@click.option(
+    "--data-dir",
+    type=_DIRECTORY,
+    default=Path(".holdfast"),
+    show_default=True,
+    help="Directory that keeps the data between runs.",
+)
+@click.option("--workers", type=click.IntRange(1, 50), default=1, show_default=True, help="Worker processes.")
+def up(port: int | None, data_dir: Path, workers: int) -> None:
+    """Run everything here: Postgres and Valkey (unless DATABASE_URL, REDIS_URL are set), web, workers. Ctrl-C ends it."""
+    from service.local.up import run
+
+    run(port, data_dir, workers)
+
+
+@click.command()
+@click.option(
+    "--port",
+    type=click.IntRange(1, 65535),
+    help="Port of web; default: 8000, or a free one if that is taken.",
+)
+@click.option(
+    "--data-dir",
+    type=_DIRECTORY,
+    help="Directory to keep the data in; default: .holdfast/demo, which every run empties.",
+)
+def demo(port: int | None, data_dir: Path | None) -> None:
+    """Run everything here, with a stand-in Zendesk that sends 20 e-mails with attachments. Ctrl-C ends it."""
+    from service.local.demo import run
+
+    run(port, data_dir)
+
+
+@click.command()
+@click.argument("payload", type=click.File("rb"))
+@click.option(
+    "--attach",
+    "files",
+    type=_FILE,
+    multiple=True,
+    metavar="FILE",
+    help="A file to serve as an attachment; repeat for several.",
+)
+@click.option("--url", help="Address of Holdfast; default: http://127.0.0.1:$PORT.")
+@click.option(
+    "--env-file",
+    type=_FILE,
+    help="Settings that the environment lacks; default: .holdfast/env, written by `holdfast up`.",
+)
+def send(payload: BinaryIO, files: tuple[Path, ...], url: str | None, env_file: Path | None) -> None:
+    """Sign PAYLOAD (a JSON file, - for stdin), post it as Zendesk would, and wait until its attachments are stored."""
+    from service.local.send import run
+
+    run(payload.read(), files, url, env_file)
+
+
+@click.command()
+@click.option(
+    "--seconds", type=click.FloatRange(5, 86_400), default=60, show_default=True, help="How long to send."
+)
+@click.option(
+    "--rate", type=click.FloatRange(0.1, 1_000), default=20, show_default=True, help="Webhooks per second."
+)
+@click.option(
+    "--faults",
+    default="all",
+    show_default=True,
+    help="all, none, or names such as redis or web.kill, comma separated.",
+)
+@click.option("--seed", type=int, help="Repeat the drill with this seed.")
+@click.option(
+    "--data-dir",
+    type=_DIRECTORY,
+    help="Directory for log, rows and objects; the results of an earlier drill are removed.",
+)
+def drill(seconds: float, rate: float, faults: str, seed: int | None, data_dir: Path | None) -> None:
+    """Inject faults into a whole Holdfast on this machine, and prove that it lost nothing.
+
+    Exits with 1 if something was lost, or if the drill was interrupted.
+    """
+    import secrets
+
+    from service.local.drill.plan import DrillPlan, choose
+    from service.local.drill.run import run
+
+    try:
+        chosen = choose(faults)
+    except ValueError as exc:
+        raise click.BadParameter(str(exc), param_hint="--faults") from None
+    run(DrillPlan(seconds, rate, secrets.randbelow(10_000) if seed is None else seed, chosen), data_dir)

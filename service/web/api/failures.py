@@ -1,0 +1,113 @@
+"""The API of failures: their groups, and bulk retries."""
+
+from typing import Literal
+
+from aiohttp import web
+from pydantic import Field
+
+from service.operate import bulk_retry
+from service.postgres.selection import Selection, What
+from service.queries import failures, retries
+from service.queries.failures import FailurePage
+from service.queries.retries import BulkRetryPage, BulkRetryView
+from service.queries.views import View
+from service.web.handling.exchange import Body, Whole, answer, ask, body, number, reply
+from service.web.handling.keys import IDENTITY, RES
+from service.web.handling.routes import Routes
+
+routes = Routes("Failures")
+
+
+class Finished(Selection):
+    """A filter of e-mails to retry; without a status it selects failed ones."""
+
+    status: Literal["completed", "failed"] | None = Field(None, description="How the job ended")
+
+
+class BulkRetryRequest(Body):
+    """Which e-mails to retry, their jobs or only their syncs, and how fast."""
+
+    filter: Finished
+    what: What = Field(
+        "job",
+        description="Whole e-mails, or only their syncs. Syncs without a `sync_status`: failed ones, and e-mails that"
+        " finished before there was a target",
+    )
+    per_second: Whole = Field(
+        bulk_retry.PER_SECOND,
+        ge=1,
+        le=bulk_retry.MOST_PER_SECOND,
+        description="Maximum of queued e-mails per second",
+    )
+    dry_run: bool = Field(False, description="Only count the e-mails")
+
+
+class BulkRetryReceipt(View):
+    """The number of matching e-mails, and the bulk retry, unless it was a dry run."""
+
+    planned: int  # a minimum, if capped
+    planned_capped: bool
+    bulk_retry_id: int | None
+
+
+class Cancelled(View):
+    """The bulk retry queues no more e-mails."""
+
+    status: Literal["cancelled"] = "cancelled"
+    bulk_retry_id: int
+
+
+@routes.get("/api/v1/failures", answer=FailurePage)
+async def list_failures(request: web.Request) -> web.Response:
+    """Group failures by code and host, newest first."""
+    return await reply(request, failures.list_failures(request.app[RES].engine))
+
+
+@routes.post(
+    "/api/v1/retries",
+    body=BulkRetryRequest,
+    answer=BulkRetryReceipt,
+    status=202,
+    also=(200,),
+    errors={409: "There is no target to sync to: SYNC_URL is not set (`sync_off`)."},
+)
+async def start_retry(request: web.Request) -> web.Response:
+    """Retry all e-mails that match a filter, or only their syncs; with `dry_run`, only count them."""
+    wanted, res = await body(request, BulkRetryRequest), request.app[RES]
+    if wanted.dry_run:
+        planned = await ask(request, bulk_retry.plan(res, wanted.filter, wanted.what))
+        counted = BulkRetryReceipt(
+            planned=planned.number, planned_capped=planned.is_capped, bulk_retry_id=None
+        )
+        return answer(request, counted)
+    start = bulk_retry.start(res, wanted.filter, wanted.per_second, request[IDENTITY].actor, wanted.what)
+    begun = await ask(request, retries.get_retry(res.engine, await ask(request, start)))
+    receipt = BulkRetryReceipt(
+        planned=begun.planned, planned_capped=begun.planned_capped, bulk_retry_id=begun.id
+    )
+    return answer(request, receipt, status=202)
+
+
+@routes.get("/api/v1/retries", answer=BulkRetryPage)
+async def list_retries(request: web.Request) -> web.Response:
+    """List bulk retries, newest first."""
+    return await reply(request, retries.list_retries(request.app[RES].engine))
+
+
+@routes.get("/api/v1/retries/{id}", answer=BulkRetryView)
+async def show_retry(request: web.Request) -> web.Response:
+    """Show the progress of a bulk retry."""
+    return await reply(request, retries.get_retry(request.app[RES].engine, number(request, "id")))
+
+
+@routes.post(
+    "/api/v1/retries/{id}/cancel",
+    answer=Cancelled,
+    status=202,
+    errors={409: "The bulk retry has ended already (`not_running`)."},
+)
+async def cancel_retry(request: web.Request) -> web.Response:
+    """Cancel a bulk retry."""
+    bulk_retry_id = number(request, "id")
+    await ask(request, bulk_retry.cancel(request.app[RES], bulk_retry_id, request[IDENTITY].actor))
+    return answer(request, Cancelled(bulk_retry_id=bulk_retry_id), status=202)

@@ -1,0 +1,81 @@
+"""The API of the overview: actions, dependencies, alerts, reconciliations, statistics."""
+
+from collections.abc import Sequence
+
+from aiohttp import web
+
+from service.queries import actions, alerts, overview, reconciliations
+from service.queries.actions import ActionPage
+from service.queries.alerts import AlertPage
+from service.queries.overview import Overview, Stats
+from service.queries.pages import PageFilter
+from service.queries.reconciliations import ReconciliationDetail, ReconciliationPage
+from service.queries.views import View
+from service.web.handling.exchange import answer, number, parameters, reply
+from service.web.handling.keys import RES
+from service.web.handling.routes import Routes
+from service.web.pages.live import LIVE
+
+routes = Routes("Overview")
+
+
+class CheckView(View):
+    """The state of a dependency."""
+
+    name: str
+    ok: bool | None  # null: degraded, or not known yet
+    found: str
+    advice: str  # what to do
+
+
+class CheckPage(View):
+    """All dependencies, as they were some seconds ago; Zendesk's credentials, some minutes ago."""
+
+    checks: Sequence[CheckView]
+
+
+@routes.get("/api/v1/actions", query=PageFilter, answer=ActionPage)
+async def list_actions(request: web.Request) -> web.Response:
+    """List operators' actions, newest first."""
+    wanted = parameters(request, PageFilter)
+    return await reply(request, actions.list_actions(request.app[RES].engine, wanted))
+
+
+@routes.get("/api/v1/checks", answer=CheckPage)
+async def show_checks(request: web.Request) -> web.Response:
+    """Check Postgres, Redis, storage, targets and Zendesk's credentials."""
+    lights = await request.app[LIVE].lights()
+    return answer(request, CheckPage(checks=[CheckView.model_validate(light) for light in lights]))
+
+
+@routes.get("/api/v1/alerts", answer=AlertPage)
+async def list_alerts(request: web.Request) -> web.Response:
+    """List open and resolved alerts."""
+    return await reply(request, alerts.list_alerts(request.app[RES].engine))
+
+
+@routes.get("/api/v1/reconciliations", query=PageFilter, answer=ReconciliationPage)
+async def list_reconciliations(request: web.Request) -> web.Response:
+    """List reconciliations and verifications, newest first."""
+    wanted = parameters(request, PageFilter)
+    return await reply(request, reconciliations.list_reconciliations(request.app[RES].engine, wanted))
+
+
+@routes.get("/api/v1/reconciliations/{id}", query=PageFilter, answer=ReconciliationDetail)
+async def show_reconciliation(request: web.Request) -> web.Response:
+    """Show a reconciliation with a page of its findings."""
+    run_id, wanted = number(request, "id"), parameters(request, PageFilter)
+    return await reply(request, reconciliations.get_reconciliation(request.app[RES].engine, run_id, wanted))
+
+
+@routes.get("/api/v1/overview", answer=Overview)
+async def show_overview(request: web.Request) -> web.Response:
+    """Tell whether all e-mails are stored, hour by hour, and which workers are alive."""
+    res = request.app[RES]
+    return await reply(request, overview.of(res.engine, res.settings))
+
+
+@routes.get("/api/v1/stats", answer=Stats)
+async def stats(request: web.Request) -> web.Response:
+    """Count e-mails by state, and show the longest waiting time."""
+    return await reply(request, overview.stats(request.app[RES].engine))
