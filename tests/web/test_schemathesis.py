@@ -10,9 +10,9 @@ import pytest
 
 from service.resources import Resources
 from tests.conftest import API_TOKEN, Server
+from tests.support.examples import examples
 from tests.support.files import add_file
 from tests.support.rows import add, add_quarantined_body
-from tests.support.examples import examples
 
 
 @pytest.mark.long
