@@ -22,6 +22,7 @@ from service.queries.emails import get_email
 from service.resources import Resources
 from service.storage.objects import put
 from tests.conftest import ROOT, environment, eventually, working
+from tests.support import forked
 from tests.support.commands import command, terminal, typed
 from tests.support.forked import Done
 from tests.support.targets import SECRET, Receiver, receiver
@@ -385,9 +386,10 @@ async def test_waiting_ends_with_the_retry_and_ctrl_c_leaves_it_running(
     words = ("-m", "service", "emails", "retry", "--all", "--yes", "--wait")
 
     async def begin() -> asyncio.subprocess.Process:
-        return await asyncio.create_subprocess_exec(
+        process: asyncio.subprocess.Process = await forked.create_subprocess_exec(
             sys.executable, *words, cwd=ROOT, env=environment(settings), stdout=PIPE, stderr=PIPE
         )
+        return process
 
     async def has_begun() -> bool:
         rows = await database.fetchval("SELECT count(*) FROM bulk_retries WHERE status = 'running'")

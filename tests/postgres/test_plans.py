@@ -109,19 +109,27 @@ def filled(database_url: str) -> str:
     return url
 
 
-@pytest.fixture(params=DAYS)
-async def db(request: pytest.FixtureRequest, filled: str) -> AsyncIterator[Database]:
-    server = await asyncpg.connect(filled.replace("/plans?", "/postgres?"))
-    await server.execute("CREATE DATABASE plans_copy TEMPLATE plans STRATEGY FILE_COPY")
-    url = filled.replace("/plans?", "/plans_copy?")
-    database = await asyncpg.connect(url)
-    for change in DAYS[request.param]:
-        await database.execute(change)
-    await database.close()
-    async with opened(url) as db:
+@pytest.fixture(scope="module", params=DAYS)
+def changed(request: pytest.FixtureRequest, filled: str) -> Iterator[str]:
+    """Make the database of a day. All tests share it, since each takes back what it changes."""
+    server, url = filled.replace("/plans?", "/postgres?"), filled.replace("/plans?", "/plans_copy?")
+    asyncio.run(execute(server, "CREATE DATABASE plans_copy TEMPLATE plans STRATEGY FILE_COPY"))
+    asyncio.run(execute(url, *DAYS[request.param]))
+    yield url
+    asyncio.run(execute(server, "DROP DATABASE plans_copy WITH (FORCE)"))
+
+
+async def execute(url: str, *statements: str) -> None:
+    connection = await asyncpg.connect(url)
+    for statement in statements:
+        await connection.execute(statement)
+    await connection.close()
+
+
+@pytest.fixture
+async def db(changed: str) -> AsyncIterator[Database]:
+    async with opened(changed) as db:
         yield db
-    await server.execute("DROP DATABASE plans_copy WITH (FORCE)")
-    await server.close()
 
 
 async def test_reads_do_not_grow_with_the_table(db: Database, monkeypatch: pytest.MonkeyPatch) -> None:
