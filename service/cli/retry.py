@@ -78,7 +78,7 @@ class BulkOptions:
 
 
 def bulk_options(command: Callable[..., None]) -> Callable[..., None]:
-    """Add the options of `BulkOptions` to a command, which gets them as `options`."""
+    """Add the options of `BulkOptions` to a command; the command gets them as `options`."""
 
     @wraps(command)
     def run(**typed: Any) -> None:  # noqa: ANN401 the command's other options have any type

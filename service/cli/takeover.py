@@ -70,7 +70,7 @@ def takeover(states: dict[str, str], *, only_plan: bool, yes: bool) -> None:
     if only_plan:
         return
     states = _ask(plan, states, yes=yes)
-    _carry_out(states)
+    _execute(states)
 
 
 def _print(plan: "Plan") -> None:
@@ -106,7 +106,7 @@ def _ask(plan: "Plan", states: dict[str, str], *, yes: bool) -> dict[str, str]:
     return states
 
 
-def _carry_out(states: dict[str, str]) -> None:
+def _execute(states: dict[str, str]) -> None:
     plan = _with_engine(lambda engine: _change(engine, states))
     files, not_captured = _migrate(plan)
     if files:
@@ -145,7 +145,7 @@ async def _look(engine: "AsyncEngine", states: dict[str, str]) -> "Plan":
 
 
 async def _change(engine: "AsyncEngine", states: dict[str, str]) -> "Plan":
-    """Plan again, because another takeover may have gone on meanwhile, and carry the plan out."""
+    """Plan again, because another takeover may have run meanwhile, and execute the plan."""
     from service.takeover.change import alone, change
 
     async with alone(engine):
