@@ -196,10 +196,10 @@ def test_retry_queues_finished_emails_and_names_the_others(run: Run, database_ur
     again = run("emails", "retry", "1")
 
     assert some.stdout == "1 queued\n3 queued\n"
-    assert some.stderr == "E-mail 2 is processing: it will be worked on anyway.\nThere is no e-mail 4.\n"
+    assert some.stderr == "E-mail 2 is processing: it will be processed anyway.\nThere is no e-mail 4.\n"
     assert some.returncode == 1
     assert (again.returncode, again.stdout) == (1, "")
-    assert again.stderr == "E-mail 1 is queued: it will be worked on anyway.\n"
+    assert again.stderr == "E-mail 1 is queued: it will be processed anyway.\n"
     states = sql(database_url, "SELECT processing_status FROM incoming_emails ORDER BY id")
     assert states == [("queued",), ("processing",), ("queued",)]
 
