@@ -15,7 +15,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from service.config.reading import NEEDED, read_settings, setting_error
 from service.config.settings import Settings
-from service.errors import HoldfastError, SettingsError
+from service.errors import HoldfastError, SettingsError, Transient
 from service.outbound.egress import Egress
 from service.outbound.transfer import open_session
 from service.postgres.batch import Batcher
@@ -218,6 +218,21 @@ async def background(work: Callable[[], Awaitable[None]]) -> AsyncIterator[None]
         while not task.done():  # a library may swallow a cancellation, or raise another error in its place
             task.cancel()
             await asyncio.wait({task}, timeout=1)
+
+
+async def repeat_steps(step: Callable[[], Awaitable[bool]], *, soon: float, idle: float, event: str) -> None:
+    """Take due steps of leased work until cancelled; log `event` where Postgres is away.
+
+    Pauses are in seconds: `soon` after a step, and up to `idle` where none was due.
+    """
+    pause = idle
+    while True:
+        await asyncio.sleep(pause)
+        try:
+            pause = soon if await step() else min(2 * pause, idle)
+        except Transient as exc:
+            log.warning(event, code=exc.code)
+            pause = idle
 
 
 def _check_sentry(settings: Settings) -> None:
