@@ -22,8 +22,8 @@ MOST_PER_SECOND = 1000
 EXAMINED = 5_000
 # After this time another worker may claim the same step.
 STEP_LEASE = timedelta(seconds=30)
-# The pause while a bulk retry is running.
 IDLE_SECONDS = 1.0
+# The pause while a bulk retry is running.
 SOON_SECONDS = 0.2
 
 log = structlog.get_logger()
