@@ -9,7 +9,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from service.alerts.finding import COUNT_CAP, Finding, clean, number
 from service.config.settings import Settings
 from service.formatting import duration
-from service.zendesk.account import account_of, ending
+from service.zendesk.account import account_of, expected_end
 
 # These use up no retry, so no e-mail ever fails of them: without an alert nobody would hear of it.
 _CODES = ["rate_limited", "token_unavailable"]
@@ -17,7 +17,7 @@ _CODES = ["rate_limited", "token_unavailable"]
 
 def find_ending(settings: Settings) -> list[Finding]:
     """Find out whether the credentials of these settings have an end."""
-    end = ending(account_of(settings))
+    end = expected_end(account_of(settings))
     if end is None:
         return []
     when = end.when[0].upper() + end.when[1:]

@@ -25,7 +25,7 @@ def backoff(retries: int, least: float, most: float, errors: Iterable[Transient]
     return timedelta(seconds=min(wanted, most))
 
 
-def asked_for(retry_after: str) -> timedelta | None:
+def parse_retry_after(retry_after: str) -> timedelta | None:
     """Parse a Retry-After of seconds or a date; None for any other text, or for more than a day.
 
     https://www.rfc-editor.org/rfc/rfc9110#field.retry-after

@@ -11,7 +11,7 @@ from aiohttp import ClientResponse
 from yarl import URL
 
 from service.errors import HoldfastError, Permanent, Transient
-from service.outbound.backoff import RETRYABLE, asked_for
+from service.outbound.backoff import RETRYABLE, parse_retry_after
 from service.outbound.decoding import codings_of
 
 _FILE_NAME = re.compile(r"filename\*?\s*=\s*(?:[\w-]+'[^']*')?\"?([^\";]+)", re.IGNORECASE)
@@ -164,7 +164,7 @@ def _redacted() -> Permanent:
 
 
 def _retry_after(response: ClientResponse) -> timedelta | None:
-    return asked_for(response.headers.get("Retry-After", ""))
+    return parse_retry_after(response.headers.get("Retry-After", ""))
 
 
 def _names(response: ClientResponse) -> set[str]:

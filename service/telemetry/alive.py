@@ -23,9 +23,9 @@ def main(words: Sequence[str]) -> None:
         about = [*words] == ["-h"] or [*words] == ["--help"]
         print(_USAGE, file=sys.stdout if about else sys.stderr)
         sys.exit(0 if about else 2)
-    complaint = web_complaint() if words[0] == "web" else worker_complaint(worker_name())
-    print(complaint or f"{words[0]}: alive", file=sys.stderr if complaint else sys.stdout)
-    sys.exit(1 if complaint else 0)
+    problem = web_problem() if words[0] == "web" else worker_problem(worker_name())
+    print(problem or f"{words[0]}: alive", file=sys.stderr if problem else sys.stdout)
+    sys.exit(1 if problem else 0)
 
 
 def beat(name: str) -> None:
@@ -47,7 +47,7 @@ def end(name: str) -> None:
     os.unlink(path_of(name))  # noqa: PTH108  pathlib is slow to import
 
 
-def worker_complaint(name: str) -> str:
+def worker_problem(name: str) -> str:
     """Return why the worker of this name is not alive; "" if it is."""
     path = path_of(name)
     try:
@@ -69,7 +69,7 @@ def worker_complaint(name: str) -> str:
     return ""
 
 
-def web_complaint() -> str:
+def web_problem() -> str:
     """Return why the web process of $HOST:$PORT does not answer; "" if it does."""
     import socket  # noqa: PLC0415  the probe of a worker needs no socket
 

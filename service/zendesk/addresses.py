@@ -107,7 +107,7 @@ def read_address(text: str) -> Address | None:
     )
 
 
-def may_hold_files(text: str) -> bool:
+def may_contain_files(text: str) -> bool:
     """Say quickly whether a text may contain an address of an attachment."""
     low = text.lower()
     return "attachments" in low or "zdusercontent" in low
@@ -147,13 +147,13 @@ def addresses_in(text: str, most: int, *, is_list: bool) -> tuple[list[Address],
     return found, is_pure and _BETWEEN.fullmatch(text, end) is not None
 
 
-def traces_in(text: str) -> Iterator[str]:
+def attachment_tokens_in(text: str) -> Iterator[str]:
     """Yield the token of each attachment's address in a plain text, in any encoding; "" for one on the CDN."""
     for match in _TRACE.finditer(text):
         yield match[1] or ""
 
 
-def plain(text: str) -> str:
+def unescaped(text: str) -> str:
     r"""Undo the escapes of HTML (`&amp;`) and of JSON within a text (`\/`)."""
     if _ENCODED.match(text):
         text = unquote(text)

@@ -6,11 +6,11 @@ from dataclasses import dataclass, field
 from service.zendesk.addresses import (
     Address,
     addresses_in,
+    attachment_tokens_in,
     exact_address,
     is_cdn,
-    may_hold_files,
-    plain,
-    traces_in,
+    may_contain_files,
+    unescaped,
 )
 from service.zendesk.body import MOST_DEPTH, Unreadable, embedded_json, is_blank, text_of
 from service.zendesk.comments import COMMENT_ID, newest_id, only_some_list_files
@@ -126,7 +126,7 @@ class _Search:
         may_be_file = False
         for key, value in data.items():
             name = name_of(key)
-            if len(key) > _LEAST_ADDRESS and may_hold_files(key):
+            if len(key) > _LEAST_ADDRESS and may_contain_files(key):
                 self.texts.append((key, not place.is_aside, False))
             if isinstance(value, str) and not name.is_files:
                 may_be_file |= self.read_text(name, value, place)
@@ -178,7 +178,7 @@ class _Search:
                 self.read_object(value, below)
             else:
                 self.read_list(name, value, below)
-        elif may_hold_files(text):
+        elif may_contain_files(text):
             self.texts.append(
                 (text, not name.is_text and not place.is_aside, "html" in name.word and not place.is_aside)
             )
@@ -253,12 +253,12 @@ class _Search:
         below = place.below(name)
         for key, value in item.items():
             inner = name_of(key)
-            if len(key) > _LEAST_ADDRESS and may_hold_files(key):
+            if len(key) > _LEAST_ADDRESS and may_contain_files(key):
                 self.texts.append((key, False, False))
             if isinstance(value, str):
                 link = exact_address(value) if found and inner.word in ADDRESS_FIELDS else None
                 is_read = link is not None and any(_is_same(link, known) for known, _ in found)
-                if found and not is_read and may_hold_files(value):
+                if found and not is_read and may_contain_files(value):
                     self.texts.append((value, False, False))
                 elif link is not None and not is_read and not link.is_other:
                     self.is_incomplete = True  # two fields of one meaning with different addresses
@@ -271,7 +271,7 @@ class _Search:
 
     def read_list_text(self, text: str, *, is_outer: bool) -> bool:
         """Read the addresses in a text that announces files; return whether there were any."""
-        if exact_address(text) is None and may_hold_files(text):
+        if exact_address(text) is None and may_contain_files(text):
             self.texts.append((text, False, False))  # to check later that no address was overlooked
         usable = [address for address in read_addresses(text) if not address.is_other]
         usable = [address for address in usable if address.host or address.is_attachment]
@@ -290,8 +290,8 @@ class _Search:
                 if isinstance(text, str)
             ]
             if any("thumb" in text.lower() for text in texts):
-                self.no_files.update(token for text in texts for token in traces_in(text[:10_000]))
-            elif any(map(may_hold_files, texts)):
+                self.no_files.update(token for text in texts for token in attachment_tokens_in(text[:10_000]))
+            elif any(map(may_contain_files, texts)):
                 self.is_incomplete = True
 
     # Addresses in texts.
@@ -300,7 +300,7 @@ class _Search:
         """Find the addresses of attachments in texts, and check that none was overlooked anywhere."""
         traces: set[str] = set()
         for text, may_tell, is_html in self.texts:
-            shown = plain(text)
+            shown = unescaped(text)
             found, is_pure = addresses_in(shown, MOST_ATTACHMENTS, is_list=False)
             files = [address for address in found if address.is_attachment]
             for address in files:
@@ -310,12 +310,14 @@ class _Search:
                     self.listed.append(address.text)
             self.is_listed |= is_pure and bool(files) and may_tell
             self.is_in_html |= is_html and bool(files)
-            tokens = list(traces_in(shown))
+            tokens = list(attachment_tokens_in(shown))
             traces.update(tokens)
             if tokens.count("") > sum(is_cdn(address.host) for address in files):
                 self.is_incomplete = True
         if traces - {""}:
-            known = {trace for token in self.tokens for trace in traces_in(f"attachments/token/{token}")}
+            known = {
+                trace for token in self.tokens for trace in attachment_tokens_in(f"attachments/token/{token}")
+            }
             self.is_incomplete |= not traces <= known | self.no_files | {""}
 
     # Results.
