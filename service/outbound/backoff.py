@@ -20,7 +20,7 @@ def backoff(retries: int, least: float, most: float, errors: Iterable[Transient]
     """
     asked = [error.retry_after.total_seconds() for error in errors if error.retry_after is not None]
     upper = min(least * 2 ** min(retries + 1, 30), most)
-    pause = random.uniform(max(least, upper / 2), upper)  # noqa: S311  not a secret
+    pause = random.uniform(max(least, upper / 2), upper)  # noqa: S311 not a secret
     wanted = max(asked) if asked and retries == 0 else max([pause, *asked])
     return timedelta(seconds=min(wanted, most))
 

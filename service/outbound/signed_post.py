@@ -65,7 +65,7 @@ def signed(message_id: str, body: str, *secrets: str) -> dict[str, str]:
     }
 
 
-async def _send(session: aiohttp.ClientSession, method: str, url: str, **more: Any) -> PostResponse:  # noqa: ANN401  aiohttp's parameters
+async def _send(session: aiohttp.ClientSession, method: str, url: str, **more: Any) -> PostResponse:  # noqa: ANN401 aiohttp's parameters
     try:
         # Follow no redirect: the body is meant for this address only.
         async with session.request(method, URL(url), allow_redirects=False, **more) as response:

@@ -187,7 +187,7 @@ def _key(wanted: Selection) -> ColumnElement[bool] | TextClause | None:
     return None
 
 
-def _sender(address: Any) -> ColumnElement[str]:  # noqa: ANN401  a column or a text
+def _sender(address: Any) -> ColumnElement[str]:  # noqa: ANN401 a column or a text
     """Return an address in the form of the index of senders."""
     return func.left(func.lower(address), inline_number(MOST_SENDER))
 

@@ -50,7 +50,7 @@ class Disk:
             self._spool.mkdir(parents=True, exist_ok=True)
         self._remove_leftovers()
         while True:
-            file = open(self._spool / uuid4().hex, "xb", opener=private)  # noqa: SIM115  the spool closes it
+            file = open(self._spool / uuid4().hex, "xb", opener=private)  # noqa: SIM115 the spool closes it
             with suppress(BlockingIOError):
                 lock(file)
                 if os.fstat(file.fileno()).st_nlink:
@@ -73,7 +73,7 @@ class Disk:
     async def remove(self, key: str) -> None:
         await self._run(self._remove, key)
 
-    async def sign(self, key: str, method: Method, expires: timedelta) -> str | None:  # noqa: ARG002  the port's signature
+    async def sign(self, key: str, method: Method, expires: timedelta) -> str | None:  # noqa: ARG002 the port's signature
         return None
 
     async def check(self) -> None:

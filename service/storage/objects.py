@@ -90,7 +90,7 @@ async def put(storage: Storage, chunks: AsyncIterable[bytes], file_name: str | N
             await asyncio.shield(asyncio.to_thread(spool.close))
 
 
-async def open(storage: Storage, key: str) -> Opened:  # noqa: A001  callers write storage.open
+async def open(storage: Storage, key: str) -> Opened:  # noqa: A001 callers write storage.open
     """Open an object; it is read in pieces, so a slow reader holds no connection.
 
     Raises Permanent("object_missing") and Transient("storage_unavailable"), also while it is read.

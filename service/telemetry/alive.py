@@ -44,7 +44,7 @@ def beat(name: str) -> None:
 
 def end(name: str) -> None:
     """Remove the file of a worker that shuts down normally; blocks. Raises OSError."""
-    os.unlink(path_of(name))  # noqa: PTH108  pathlib is slow to import
+    os.unlink(path_of(name))  # noqa: PTH108 pathlib is slow to import
 
 
 def worker_problem(name: str) -> str:
@@ -71,10 +71,10 @@ def worker_problem(name: str) -> str:
 
 def web_problem() -> str:
     """Return why the web process of $HOST:$PORT does not answer; "" if it does."""
-    import socket  # noqa: PLC0415  the probe of a worker needs no socket
+    import socket  # noqa: PLC0415 the probe of a worker needs no socket
 
     host, port = os.environ.get("HOST") or "0.0.0.0", os.environ.get("PORT") or "8000"  # noqa: S104 the settings' defaults
-    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104  to listen on all addresses is to listen on this one
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104 to listen on all addresses is to listen on this one
     deadline = time.monotonic() + ANSWER_SECONDS
     answer = b""
     try:
@@ -108,7 +108,7 @@ async def watchdog(seconds: float) -> None:
     A C timer does it, because code that hangs may hold the interpreter's lock. The platform then starts the
     process again, and other workers take its jobs.
     """
-    import asyncio  # noqa: PLC0415  slow to import, and a probe does not need them
+    import asyncio  # noqa: PLC0415 slow to import, and a probe does not need them
     import faulthandler  # noqa: PLC0415
 
     seconds = max(seconds, LEAST_WATCHDOG_SECONDS)

@@ -51,8 +51,8 @@ def _error_of(event: Any) -> BaseException | None:  # noqa: ANN401 as structlog 
     return error if isinstance(error, BaseException) else None
 
 
-def _start(dsn: str, worker_name: str) -> Any:  # noqa: ANN401  the SDK may not be installed
-    import sentry_sdk  # noqa: PLC0415  an optional dependency
+def _start(dsn: str, worker_name: str) -> Any:  # noqa: ANN401 the SDK may not be installed
+    import sentry_sdk  # noqa: PLC0415 an optional dependency
 
     sentry_sdk.init(
         dsn,
@@ -81,7 +81,7 @@ def _without_addresses(event: Any, _hint: object) -> Any:  # noqa: ANN401 as the
 class Traces:
     """Records finished spans; this base class discards them."""
 
-    def record(  # noqa: PLR0913  the parts of a span
+    def record(  # noqa: PLR0913 the parts of a span
         self,
         invocation: str,
         name: str,
@@ -114,7 +114,7 @@ async def open_traces(endpoint: str | None) -> AsyncIterator[Traces]:
 
 
 def _export(endpoint: str) -> "ExportedTraces":
-    from service.telemetry.otlp import ExportedTraces  # noqa: PLC0415  an optional dependency
+    from service.telemetry.otlp import ExportedTraces  # noqa: PLC0415 an optional dependency
 
     return ExportedTraces(endpoint, full_version())
 

@@ -37,8 +37,8 @@ _TRACE = re.compile(
     rf"[aAzZ](?:(?<=[aA])(?i:ttachments{_SLASH}token{_SLASH}([^\s/?#%&\"'<>|\\;,)\]]+))"
     rf"|(?<=[zZ])(?i:dusercontent\.com(?::[0-9]+)?{_SLASH}[\w%]))"
 )
-_TRAILING = ".,;:!?'*~&#…。，；：！？、”’»"  # noqa: RUF001  the punctuation of other scripts
-_JOINTS = _TRAILING + "+$@([·•→—–"  # noqa: RUF001  further characters that may separate two addresses
+_TRAILING = ".,;:!?'*~&#…。，；：！？、”’»"  # noqa: RUF001 the punctuation of other scripts
+_JOINTS = _TRAILING + "+$@([·•→—–"  # noqa: RUF001 further characters that may separate two addresses
 _BETWEEN = re.compile(r"(?:[\s,;|\"'()\[\]<>&`-]++|br\s{0,3}+/?>)*+", re.IGNORECASE)
 _ENCODED = re.compile(r"\s*https?%3a%2f%2f", re.IGNORECASE)
 

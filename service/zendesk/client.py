@@ -132,7 +132,7 @@ class ZendeskClient:
 
         Raises Transient("token_unavailable"), without using up a retry, and Permanent("credentials_refused").
         """
-        assert self.account.url is not None  # noqa: S101  a login requires the address
+        assert self.account.url is not None  # noqa: S101 a login requires the address
         url = self.account.url.with_path("/oauth/tokens")
         self._egress.check_url(url)
         asked = {
@@ -149,7 +149,7 @@ class ZendeskClient:
                     return _read_token(response, body)
         except HoldfastError:
             raise
-        except Exception as exc:  # noqa: BLE001  a hostile response may raise from any line of aiohttp
+        except Exception as exc:  # noqa: BLE001 a hostile response may raise from any line of aiohttp
             # Without the cause: its text or its frames may show the secret.
             why = translate(exc, url).code
             raise Transient(
@@ -235,7 +235,7 @@ class FileAccess:
         return self._shown
 
     async def answered(self, header: str, status: int) -> bool:
-        assert self.login is not None  # noqa: S101  the header came from it
+        assert self.login is not None  # noqa: S101 the header came from it
         if status == 401:
             return await self.login.refused(header)
         self.login.accepted(header)
