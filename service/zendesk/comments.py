@@ -62,6 +62,15 @@ def newest_id(comments: Sequence[object]) -> object:
     return dated[-1][1] if int(dated[-1][1]) == max(int(number) for _, number in dated) else None
 
 
+def nearest_id(comments: list[tuple[int, bool, str]]) -> str | None:
+    """Return the comment's id nearest to the top; None if two differ there, because a sender may have written one."""
+    if not comments:
+        return None
+    depth = min(comments)[0]
+    ids = {comment[2] for comment in comments if comment[0] == depth}
+    return ids.pop() if len(ids) == 1 else None
+
+
 def only_some_list_files(comments: Sequence[object]) -> bool:
     """Say whether some comments list their files and others do not: the newest may be one of the others."""
     lists = [

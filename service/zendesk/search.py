@@ -13,7 +13,7 @@ from service.zendesk.addresses import (
     unescaped,
 )
 from service.zendesk.body import MOST_DEPTH, Unreadable, embedded_json, is_blank, text_of
-from service.zendesk.comments import COMMENT_ID, newest_id, only_some_list_files
+from service.zendesk.comments import COMMENT_ID, nearest_id, newest_id, only_some_list_files
 from service.zendesk.files import (
     ADDRESS_FIELDS,
     FILE_FIELDS,
@@ -68,7 +68,7 @@ def search(data: dict[str, object]) -> FoundFiles:
     files = (*found.files.values(), *found.unaddressed)
     # Files that the body only counts: the look-up has to find as many.
     files += (_UNKNOWN,) * (min(found.announced, _MOST_COUNTED) - len(files))
-    return FoundFiles(files, listed, _choose(found.comments), may_be_more=is_in_html)
+    return FoundFiles(files, listed, nearest_id(found.comments), may_be_more=is_in_html)
 
 
 @dataclass(frozen=True, slots=True)
@@ -384,15 +384,6 @@ class _Search:
 
 def _is_same(address: Address, known: Address) -> bool:
     return address.key == known.key or (address.token is not None and address.token == known.token)
-
-
-def _choose(comments: list[tuple[int, bool, str]]) -> str | None:
-    """Choose the id nearest to the top; None if two differ there, because a sender may have written one."""
-    if not comments:
-        return None
-    depth = min(comments)[0]
-    ids = {comment[2] for comment in comments if comment[0] == depth}
-    return ids.pop() if len(ids) == 1 else None
 
 
 def _count(text: str) -> int:
