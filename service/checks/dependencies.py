@@ -76,7 +76,7 @@ class Ping:
         )
 
     def for_strangers(self) -> dict[str, object]:
-        """Return the entry of `/readyz`, which needs no token: error messages may name what a stranger need not know."""
+        """Return the entry in `/readyz`. Anyone can read it, so it has the code of an error and not the message."""
         error, detail = self.error, self.warning
         if error is None:
             return {"ok": True, "milliseconds": self.milliseconds, **({"detail": detail} if detail else {})}

@@ -8,7 +8,7 @@ from sqlalchemy import Row, text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from service.alerts import restored
-from service.alerts.finding import clock
+from service.alerts.condition import clock
 from service.alerts.record import open_alerts
 from service.checks.probe import CONNECTIONS, SECONDS, Check
 from service.config.settings import Settings
@@ -20,7 +20,7 @@ from service.postgres.pool import ADVICE, Usage, usage
 from service.queries import overview
 from service.queries.workers import WorkerView, workers_of
 from service.resources import Resources
-from service.takeover.look import keeps_limits
+from service.takeover.plan import keeps_limits
 
 OLDEST = 14  # the oldest version that its developers still maintain
 _READ_ONLY = (

@@ -47,7 +47,7 @@ class StorageUrl(click.ParamType[str]):
 
 @click.group()
 def storage() -> None:
-    """Move and verify the objects, which are our copies of attachments."""
+    """Move and verify objects, our copies of attachments."""
 
 
 storage.add_command(verify)

@@ -9,6 +9,7 @@ from typing import Any, Generic, TypeVar
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from service.errors import Permanent, Transient
+from service.postgres.engine import insist
 from service.telemetry.metrics import BATCHES
 
 T = TypeVar("T")
@@ -40,6 +41,10 @@ class Batcher:
     async def __call__(self, statement: Statement[T, R], item: T, size: int = 0) -> R:
         """Wait for the result; `size` is the item's size in bytes."""
         return await self._queue(statement).add(item, size)
+
+    async def insist(self, statement: Statement[T, R], item: T, size: int = 0) -> R:
+        """Wait for the result, and repeat the call while Postgres is away; raises as `engine.insist` does."""
+        return await insist(lambda: self(statement, item, size))
 
     def is_full(self, statement: Statement[Any, Any]) -> bool:
         """Say whether another caller would be refused."""

@@ -11,15 +11,15 @@ from pydantic import SecretStr
 from benchmarks.growth_operations import BATCH, Database, Operation, changes, opened, questions
 from benchmarks.growth_plans import Node, generic_plans, nodes, pages, plans
 from benchmarks.growth_rows import EXPIRED, HELD, fill, settle
-from service.alerts import silence
-from service.alerts.causes import look
-from service.alerts.finding import COUNT_CAP
-from service.alerts.record import Pass
+from service.alerts import webhooks
+from service.alerts.causes import find_conditions
+from service.alerts.condition import COUNT_CAP
+from service.alerts.record import Turn
 from service.config.settings import Settings
 from service.postgres import search
 from service.postgres.engine import connect
 from service.postgres.search import EXAMINED
-from service.queries.changes import MOST_SEEN
+from service.queries.changes import MAX_SEEN
 from service.reconcile.expected import STEP
 from tests.conftest import migrate
 
@@ -37,7 +37,7 @@ STEPS = {
     "list": WITH_FILES,
     "retry many": WITH_FILES,
     "overview": EMAILS,
-    "see what moves": 4 * MOST_SEEN,
+    "see what moves": 4 * MAX_SEEN,
     "reconcile: a step": 2 * STEP,
     "reconcile: what waits": COUNT_CAP,
 }
@@ -109,19 +109,27 @@ def filled(database_url: str) -> str:
     return url
 
 
-@pytest.fixture(params=DAYS)
-async def db(request: pytest.FixtureRequest, filled: str) -> AsyncIterator[Database]:
-    server = await asyncpg.connect(filled.replace("/plans?", "/postgres?"))
-    await server.execute("CREATE DATABASE plans_copy TEMPLATE plans STRATEGY FILE_COPY")
-    url = filled.replace("/plans?", "/plans_copy?")
-    database = await asyncpg.connect(url)
-    for change in DAYS[request.param]:
-        await database.execute(change)
-    await database.close()
-    async with opened(url) as db:
+@pytest.fixture(scope="module", params=DAYS)
+def changed(request: pytest.FixtureRequest, filled: str) -> Iterator[str]:
+    """Make the database of a day. All tests share it, since each takes back what it changes."""
+    server, url = filled.replace("/plans?", "/postgres?"), filled.replace("/plans?", "/plans_copy?")
+    asyncio.run(execute(server, "CREATE DATABASE plans_copy TEMPLATE plans STRATEGY FILE_COPY"))
+    asyncio.run(execute(url, *DAYS[request.param]))
+    yield url
+    asyncio.run(execute(server, "DROP DATABASE plans_copy WITH (FORCE)"))
+
+
+async def execute(url: str, *statements: str) -> None:
+    connection = await asyncpg.connect(url)
+    for statement in statements:
+        await connection.execute(statement)
+    await connection.close()
+
+
+@pytest.fixture
+async def db(changed: str) -> AsyncIterator[Database]:
+    async with opened(changed) as db:
         yield db
-    await server.execute("DROP DATABASE plans_copy WITH (FORCE)")
-    await server.close()
 
 
 async def test_reads_do_not_grow_with_the_table(db: Database, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -167,14 +175,14 @@ def is_blind(node: Node) -> bool:
 async def test_the_watch_for_alerts_reads_no_more(db: Database) -> None:
     """It counts, for each error too, and reads as many rows as it counts."""
     settings = Settings(sync_url=(SecretStr("mongodb://mongodb.example/archive.emails"),))
-    turn = Pass(1, 10**9, 0, None, None)
+    turn = Turn(1, 10**9, 0, None, None)
 
     async def find() -> None:
         async with connect(db.engine) as conn:
-            await silence.newest_arrival(conn)
+            await webhooks.newest_arrival(conn)
             now = datetime.now(UTC)
-            await silence.find(conn, now - timedelta(days=10), now, None, {})
-            await look(conn, settings, turn, {})
+            await webhooks.find_silence(conn, now - timedelta(days=10), now, None, {})
+            await find_conditions(conn, settings, turn, {})
 
     found = await plans(db, find)
 

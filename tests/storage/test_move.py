@@ -21,6 +21,7 @@ from service.cli.main import main
 from service.storage.objects import open_storage
 from service.storage.vendors import locate, overlap
 from tests.conftest import ROOT
+from tests.support import forked
 from tests.support.commands import on_a_terminal
 from tests.support.places import Directory, InBucket, Place, key, listed
 from tests.support.s3 import ACCESS_KEY, SECRET, Bucket, Fault, freezes, proxied, refuses
@@ -48,7 +49,7 @@ class Done:
 async def moving(*words: str) -> AsyncIterator[Process]:
     """Run the command without Postgres and Redis."""
     variables = {name: value for name, value in os.environ.items() if name != "STORAGE_URL"}
-    process = await asyncio.create_subprocess_exec(
+    process = await forked.create_subprocess_exec(
         *(sys.executable, "-m", "service", "storage", "move", *words),
         cwd=ROOT,
         env=variables,
