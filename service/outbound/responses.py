@@ -40,6 +40,20 @@ _SIGN_IN = re.compile(
     rb"""type=["']?password|/access/|/auth/v\d+|/hc/[\w-]*/?signin|sign[ _-]?in\b|log[ _-]?in\b|einloggen|anmelden""",
     re.IGNORECASE,
 )
+_FAILURES: tuple[tuple[type[BaseException], str, str], ...] = (  # the first match counts
+    (aiohttp.ClientConnectorDNSError, "dns_failed", "the name does not resolve"),
+    (UnicodeError, "dns_failed", "no name server can resolve such a name"),
+    (aiohttp.ClientSSLError, "tls_failed", "no secure connection"),
+    (ssl.SSLError, "tls_failed", "no secure connection"),
+    (aiohttp.ConnectionTimeoutError, "connection_failed", "no connection in time"),
+    (aiohttp.ClientConnectorError, "connection_failed", "no connection"),
+    (aiohttp.SocketTimeoutError, "download_stalled", "no bytes for longer than DOWNLOAD_STALL_SECONDS"),
+    (TimeoutError, "download_timeout", "not done within DOWNLOAD_SECONDS"),
+    (aiohttp.ClientPayloadError, "connection_lost", "the connection broke within the file"),
+    (OSError, "connection_lost", "the connection broke"),
+    (aiohttp.ClientConnectionError, "connection_lost", "the connection broke"),
+    (Exception, "bad_response", "its answer is not valid HTTP"),
+)
 
 
 @dataclass(frozen=True)
@@ -175,22 +189,6 @@ def _names(response: ClientResponse) -> set[str]:
         response.url.name,
     )
     return {name.strip().lower() for name in names}
-
-
-_FAILURES: tuple[tuple[type[BaseException], str, str], ...] = (  # the first match counts
-    (aiohttp.ClientConnectorDNSError, "dns_failed", "the name does not resolve"),
-    (UnicodeError, "dns_failed", "no name server can resolve such a name"),
-    (aiohttp.ClientSSLError, "tls_failed", "no secure connection"),
-    (ssl.SSLError, "tls_failed", "no secure connection"),
-    (aiohttp.ConnectionTimeoutError, "connection_failed", "no connection in time"),
-    (aiohttp.ClientConnectorError, "connection_failed", "no connection"),
-    (aiohttp.SocketTimeoutError, "download_stalled", "no bytes for longer than DOWNLOAD_STALL_SECONDS"),
-    (TimeoutError, "download_timeout", "not done within DOWNLOAD_SECONDS"),
-    (aiohttp.ClientPayloadError, "connection_lost", "the connection broke within the file"),
-    (OSError, "connection_lost", "the connection broke"),
-    (aiohttp.ClientConnectionError, "connection_lost", "the connection broke"),
-    (Exception, "bad_response", "its answer is not valid HTTP"),
-)
 
 
 def translate(exc: Exception, hop: URL) -> HoldfastError:
