@@ -3,17 +3,15 @@
 An e-mail counts as it was when it was first seen to have ended; a later retry of it changes nothing there.
 """
 
-import asyncio
 from datetime import timedelta
 
 import structlog
 from sqlalchemy import BigInteger, DateTime, Interval, TextClause, bindparam, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from service.errors import Transient
 from service.postgres.engine import run
 from service.postgres.operation_tables import NO_OUTCOME, UNSETTLED
-from service.resources import Resources
+from service.resources import Resources, run_steps
 
 # E-mails that one step looks at.
 BATCH = 2_000
@@ -34,14 +32,12 @@ async def step(res: Resources) -> bool:
 
 async def step_for_ever(res: Resources) -> None:
     """Take steps as they fall due, until cancelled."""
-    pause = LOOK_SECONDS
-    while True:
-        await asyncio.sleep(pause)
-        try:
-            pause = SOON_SECONDS if await step(res) else LOOK_SECONDS
-        except Transient as exc:
-            log.warning("bulk_retry_not_looked_at", code=exc.code)
-            pause = LOOK_SECONDS
+    await run_steps(
+        lambda: step(res),
+        busy_seconds=SOON_SECONDS,
+        idle_seconds=LOOK_SECONDS,
+        failed_event="bulk_retry_not_looked_at",
+    )
 
 
 async def _step(conn: AsyncConnection) -> bool:
