@@ -14,7 +14,7 @@ from service.checks.probe import CONNECTIONS, SECONDS, Check
 from service.config.settings import Settings
 from service.errors import Transient
 from service.formatting import duration
-from service.migrations.revisions import Standing, look
+from service.migrations.revisions import DatabaseState, look
 from service.postgres.engine import WEB, check_writable, connect, is_pooled, run, within
 from service.postgres.pool import ADVICE, Usage, usage
 from service.queries import overview
@@ -47,7 +47,7 @@ async def check_postgres(res: Resources) -> Check:
 
 
 async def check_migrations(res: Resources) -> Check:
-    async def ask() -> tuple[Standing, bool]:
+    async def ask() -> tuple[DatabaseState, bool]:
         async with connect(res.engine) as conn:
             standing = await look(conn)
             return standing, standing.kind == "current" and await keeps_limits(conn)

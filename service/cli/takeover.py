@@ -60,8 +60,8 @@ def takeover(states: dict[str, str], *, only_plan: bool, yes: bool) -> None:
     """
     plan = _with_engine(lambda engine: _look(engine, states))
     if not plan.is_needed:
-        click.echo(plan.reason_for_none, err=plan.standing.is_hindered)
-        sys.exit(1 if plan.standing.is_hindered else 0)
+        click.echo(plan.reason_for_none, err=plan.standing.is_blocked)
+        sys.exit(1 if plan.standing.is_blocked else 0)
     _print(plan)
     if plan.stops:
         for stop in plan.stops:
@@ -70,7 +70,7 @@ def takeover(states: dict[str, str], *, only_plan: bool, yes: bool) -> None:
     if only_plan:
         return
     states = _ask(plan, states, yes=yes)
-    _carry_out(states)
+    _execute(states)
 
 
 def _print(plan: "TakeoverPlan") -> None:
@@ -108,7 +108,7 @@ def _ask(plan: "TakeoverPlan", states: dict[str, str], *, yes: bool) -> dict[str
     return states
 
 
-def _carry_out(states: dict[str, str]) -> None:
+def _execute(states: dict[str, str]) -> None:
     plan = _with_engine(lambda engine: _change(engine, states))
     files, not_captured = _migrate(plan)
     if files:
@@ -147,7 +147,7 @@ async def _look(engine: "AsyncEngine", states: dict[str, str]) -> "TakeoverPlan"
 
 
 async def _change(engine: "AsyncEngine", states: dict[str, str]) -> "TakeoverPlan":
-    """Plan again, because another takeover may have gone on meanwhile, and carry the plan out."""
+    """Plan again, because another takeover may have run meanwhile, and execute the plan."""
     from service.takeover.apply import apply, exclusive
 
     async with exclusive(engine):

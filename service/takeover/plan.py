@@ -8,7 +8,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from service.formatting import counted
 from service.migrations import revisions
-from service.migrations.revisions import Standing, migrations_after
+from service.migrations.revisions import DatabaseState, migrations_after
 from service.postgres.email_tables import STATUSES, UNREAD
 from service.postgres.operation_tables import TABLES
 from service.takeover.existing_table import (
@@ -31,7 +31,7 @@ _MAY_BE_MEANT = {"processed": "completed", "done": "completed", "success": "comp
 class TakeoverPlan:
     """The changes of a takeover, and the reasons that prevent it."""
 
-    standing: Standing
+    standing: DatabaseState
     table: ExistingTable | None = None
     rows: int = 0
     given: Mapping[str, str] = field(default_factory=dict)  # the meanings of unknown states, from the user
@@ -81,7 +81,7 @@ class TakeoverPlan:
         """Return one sentence on why no takeover is needed."""
         if self.standing.kind == "empty":
             return "The database is empty, and there is nothing to take over: run `holdfast migrate`."
-        if self.standing.is_hindered:
+        if self.standing.is_blocked:
             return f"{self.standing}."
         if self.migrations:
             return "This is a database of an older Holdfast, which needs no takeover: run `holdfast migrate`."
@@ -112,7 +112,7 @@ async def keeps_limits(conn: AsyncConnection) -> bool:
     """Tell whether a table with Holdfast's revision still has limits of a previous system."""
     table = await read_table(conn)
     adapt(table, is_foreign=False)
-    return bool(table.changes or table.before or TakeoverPlan(Standing("current", ""), table).optional)
+    return bool(table.changes or table.before or TakeoverPlan(DatabaseState("current", ""), table).optional)
 
 
 def meaning_of(state: str, given: Mapping[str, str]) -> str | None:

@@ -18,6 +18,7 @@ from service.postgres.selection import Selection
 from service.queries.retries import BulkRetryView
 from service.resources import Resources
 from tests.conftest import ROOT, Server, environment, eventually, serving, working
+from tests.support import forked
 from tests.support.commands import command, typed
 from tests.support.files import PDF
 from tests.support.pages import read, words_of
@@ -264,7 +265,7 @@ async def test_who_waits_without_a_worker_is_told_so(
     ids = await add_many_failed(database, 1)
     number = await queue_all(res, database)
 
-    waits = await asyncio.create_subprocess_exec(
+    waits = await forked.create_subprocess_exec(
         *(sys.executable, "-m", "service", "retries", "wait", str(number)),
         cwd=ROOT,
         env=environment(settings),

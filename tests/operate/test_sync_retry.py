@@ -213,7 +213,7 @@ async def test_many_are_synced_by_a_worker_from_the_pages(
     assert "3 could not be synced. Nothing waiting." in overview
     assert "Need attention 3" in overview
     assert "3 could not be synced stored here, but missing in the target Sync them" in overview
-    assert "Sync 3 e-mails again?" in words_of(plan)
+    assert "Sync 3 e-mails?" in words_of(plan)
     assert "Syncs sync status failed" in words_of(await read(client, "/retries"))
     assert len(target.messages) == 3
     after = await client.get("/api/v1/overview")

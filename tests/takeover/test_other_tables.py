@@ -171,7 +171,7 @@ async def test_refused_row_of_a_webhook_is_quarantined_and_others_are_saved(
             "incoming_emails.subject: Postgres: value too long for type character varying(50)",
         ),
         ("row_refused", "Postgres refuses a row that violates no_eve of incoming_emails"),
-        ("row_refused", "Postgres refuses a row that violates a unique constraint which is not Holdfast's"),
+        ("row_refused", "Postgres refuses a row that violates a unique constraint of another system"),
     }
     assert [answer["status"] for answer in doubled] == ["accepted", "quarantined"]
     assert "from_email (NOT NULL)" in json.dumps(replayed)

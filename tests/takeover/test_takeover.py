@@ -360,5 +360,5 @@ def test_migration_of_another_systems_database_is_refused_in_one_sentence(url: s
     assert done.returncode == 1
     assert done.stderr == (
         f"The table incoming_emails is another system's (Alembic revision {SAGA}):"
-        " `holdfast takeover --plan` says what it takes to take it over.\n"
+        " `holdfast takeover --plan` lists the steps to take it over.\n"
     )

@@ -44,8 +44,8 @@ async def list_actions(request: web.Request) -> web.Response:
 @routes.get("/api/v1/checks", answer=CheckPage)
 async def show_checks(request: web.Request) -> web.Response:
     """Check Postgres, Redis, storage, targets and Zendesk's credentials."""
-    lights = await request.app[LIVE].lights()
-    return answer(request, CheckPage(checks=[CheckView.model_validate(light) for light in lights]))
+    found = await request.app[LIVE].dependencies()
+    return answer(request, CheckPage(checks=[CheckView.model_validate(check) for check in found]))
 
 
 @routes.get("/api/v1/alerts", answer=AlertPage)
