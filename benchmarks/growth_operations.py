@@ -24,11 +24,11 @@ from service.operate.bulk_retry import EXAMINED
 from service.postgres.engine import connect, create_engine
 from service.postgres.search import search
 from service.postgres.selection import Selection
-from service.queries import actions, emails, failures, overview, pages, quarantine, reconciliations, retries
+from service.queries import actions, emails, failures, overview, pages, reconciliations, retries, webhooks
 from service.queries.changes import list_changes
 from service.queries.emails import EmailFilter
 from service.queries.pages import PageFilter
-from service.queries.quarantine import QuarantineFilter
+from service.queries.webhooks import QuarantineFilter
 from service.queue.suspects import Suspects
 from service.reconcile import contents, expected
 from service.reconcile.repair import resync
@@ -137,7 +137,7 @@ def _changes_of_syncs(db: Database) -> dict[str, Operation]:
         "drop 100 overdue syncs": lambda: syncs.drop_overdue(conn, BATCH, LEASE),
         "retry one sync": lambda: job_retries.retry(conn, [one(db.failed)], "tests", "sync"),
         "repair 100 syncs that differ": lambda: resync(
-            conn, [expected.State(number, "", 1, 0, "synced", None, True) for number in db.spread[:BATCH]]
+            conn, [expected.SyncState(number, "", 1, 0, "synced", None, True) for number in db.spread[:BATCH]]
         ),
     }
 
@@ -207,7 +207,7 @@ def _reads(db: Database) -> dict[str, Operation]:
     some = random.choice(db.spread)  # noqa: S311
 
     def quarantined(*, replayed: bool) -> Operation:
-        return lambda: quarantine.list_quarantined(db.engine, QuarantineFilter(replayed=replayed))
+        return lambda: webhooks.list_quarantined(db.engine, QuarantineFilter(replayed=replayed))
 
     return {
         "one e-mail with its history": lambda: emails.get_email(db.engine, some),
@@ -222,7 +222,7 @@ def _reads(db: Database) -> dict[str, Operation]:
         "list bulk retries": lambda: retries.list_retries(db.engine),
         "list operators' actions": lambda: actions.list_actions(db.engine, PageFilter()),
         "overview, counts and the oldest age": lambda: overview.stats(db.engine),
-        "overview, all of it": lambda: overview.of(db.engine, SYNCING),
+        "overview, all of it": lambda: overview.summarize(db.engine, SYNCING),
     }
 
 
