@@ -19,7 +19,7 @@ from service.local.servers import free_port
 from service.local.signals import interruptible, run_until_told
 from service.local.stack import ROOT, Stack, is_free, open_stack, wait_until_ready
 from service.local.supervisor import Program, supervise
-from service.local.up import one_line_errors, print_row, say, try_it
+from service.local.up import command_name, one_line_errors, print_row, say, try_it
 from service.local.zendesk.samples import Sample, samples
 from service.local.zendesk.stand_in import Fault, Zendesk
 
@@ -216,6 +216,7 @@ def _summarize(stack: Stack, demo: _Demo, emails: Sequence[Email]) -> None:
     print_row("API", f"{stack.url}/api/v1/emails")
     print_row("", f"curl -H 'Authorization: Bearer {token}' {stack.url}/api/v1/emails/1")
     print_row("logs", logs)
+    print_row("watch", f"{command_name()} tail {env_file}")
     print_row("try it", try_it(env_file))
     print_row("stop", "Ctrl-C")
 
