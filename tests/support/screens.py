@@ -139,6 +139,7 @@ def _settings(place: Path, database_url: str, redis_url: str, zendesk: Zendesk, 
         download_private_networks=True,
         retry_min_seconds=0.5,
         max_retries=1,
+        early_seconds=0,  # a missing file fails at once
         worker_name="worker.1",
         sync_url=(SecretStr(f"{target}/archive.emails"),),
         public_url="https://holdfast.acme.example",
