@@ -72,7 +72,7 @@ async def show_reconciliation(request: web.Request) -> web.Response:
 async def show_overview(request: web.Request) -> web.Response:
     """Tell whether all e-mails are stored, hour by hour, and which workers are alive."""
     res = request.app[RES]
-    return await reply(request, overview.of(res.engine, res.settings))
+    return await reply(request, overview.summarize(res.engine, res.settings))
 
 
 @routes.get("/api/v1/stats", answer=Stats)

@@ -119,7 +119,7 @@ class Live:
 
     async def _query(self) -> tuple[Overview, Sequence[FailureGroup], Sequence[AlertView]]:
         engine = self.res.engine
-        found = await overview.of(engine, self.res.settings)
+        found = await overview.summarize(engine, self.res.settings)
         groups = (await failures.list_failures(engine)).failures
         newest = (await alerts.list_alerts(engine)).alerts
         shown = [alert for alert in newest if alert.resolved_at is None and alert.summary in found.alerts]

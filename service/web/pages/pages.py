@@ -7,10 +7,10 @@ from aiohttp import web
 from markupsafe import Markup
 
 from service.errors import Rejected
-from service.queries import actions, emails, failures, quarantine, reconciliations, retries
+from service.queries import actions, emails, failures, reconciliations, retries, webhooks
 from service.queries.pages import PageFilter
-from service.queries.quarantine import QuarantineFilter
 from service.queries.views import EmailDetail
+from service.queries.webhooks import QuarantineFilter
 from service.web.auth.tokens import visible
 from service.web.handling.exchange import Model, ask, number
 from service.web.handling.keys import RES
@@ -83,14 +83,14 @@ async def list_failures(request: web.Request) -> web.Response:
 @routes.get("/quarantine")
 async def list_quarantined(request: web.Request) -> web.Response:
     wanted = _parameters(request, QuarantineFilter)
-    page = await ask(request, quarantine.list_quarantined(request.app[RES].engine, wanted))
+    page = await ask(request, webhooks.list_quarantined(request.app[RES].engine, wanted))
     onward = _onward(request, page.next_cursor)
     return await show(request, "quarantine.html", page=page, wanted=wanted, onward=onward)
 
 
 @routes.get("/quarantine/{id}")
 async def show_quarantined(request: web.Request) -> web.Response:
-    found = await ask(request, quarantine.get_quarantined(request.app[RES].engine, number(request, "id")))
+    found = await ask(request, webhooks.get_quarantined(request.app[RES].engine, number(request, "id")))
     raw = await asyncio.to_thread(readable, visible(request, found))
     webhook = shortened(found.model_copy(update={"body": "", "body_base64": ""}))
     return await show(request, "quarantined.html", webhook=webhook, raw=raw)
