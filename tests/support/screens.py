@@ -33,7 +33,7 @@ PAGES = {
     "failures": "/failures",
     "quarantine": "/quarantine",
     "quarantined": "/quarantine/1",
-    "plan": "/retries/plan?status=failed&error_code=attachment_gone",
+    "plan": "/retries/plan?status=failed&error_code=not_found",
     "retries": "/retries",
     "reconciliations": "/reconciliations",
     "reconciliation": "/reconciliations/1",
