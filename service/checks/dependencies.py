@@ -76,7 +76,7 @@ class Ping:
         )
 
     def for_strangers(self) -> dict[str, object]:
-        """Return the entry of `/readyz`, which needs no token: error messages may name what a stranger need not know."""
+        """Return the entry in `/readyz`. Anyone can read it, so it has the code of an error and not the message."""
         error, detail = self.error, self.warning
         if error is None:
             return {"ok": True, "milliseconds": self.milliseconds, **({"detail": detail} if detail else {})}
@@ -123,7 +123,7 @@ async def ping_all(res: Resources, target_seconds: float) -> Sequence[Ping]:
     pings = await asyncio.gather(*map(ping, tried))
     pool = pool_of(res.engine)
     # Queries work with the connections of this process, but Postgres refuses it another one.
-    warning = pool.complaint().message if pool.was_refused else ""
+    warning = pool.error().message if pool.was_refused else ""
     return [replace(pings[0], warning="" if pings[0].error else warning), *pings[1:]]
 
 

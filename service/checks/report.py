@@ -48,10 +48,10 @@ async def check_all(res: Resources) -> list[Check]:
 
 
 async def check_release(res: Resources) -> list[Check]:
-    """Check whether the settings work, in seconds; without Postgres, which the migrations check. Raises nothing.
+    """Check whether the settings work, in seconds. Raises nothing. The migrations check Postgres.
 
-    An outage of Redis is a warning, because workers find their jobs in Postgres. So are wrong credentials for Zendesk,
-    because e-mails are accepted and can be retried; and outages that RELEASE_TOLERATES names.
+    An outage of Redis is a warning, because workers find their jobs in Postgres. Wrong credentials for
+    Zendesk are one, because e-mails are accepted and can be retried. RELEASE_TOLERATES names further ones.
     """
     storage, redis, zendesk, targets = await asyncio.gather(
         probe("storage", lambda: check_storage(res), STORAGE_ADVICE),

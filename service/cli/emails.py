@@ -12,7 +12,7 @@ from service.cli.filters import ID, collect, filters, selection
 from service.cli.reparse import reparse
 from service.cli.retry import retry, sync
 from service.cli.terminal import (
-    Column,
+    TableColumn,
     json_option,
     print_bytes,
     print_facts,
@@ -22,6 +22,7 @@ from service.cli.terminal import (
     progress,
     shown_time,
 )
+from service.formatting import number
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -32,15 +33,15 @@ if TYPE_CHECKING:
     from service.queries.views import AttachmentView, AttemptView, EmailDetail, EmailPage, EmailView
 
 COLUMNS = (
-    Column("id", whole=True),
-    Column("ticket"),
-    Column("from", least_width=150),
-    Column("subject", least_width=120),
-    Column("status", whole=True),
-    Column("retries", least_width=150),
-    Column("received", whole=True),
-    Column("sync", whole=True, least_width=100),
-    Column("reason"),
+    TableColumn("id", whole=True),
+    TableColumn("ticket"),
+    TableColumn("from", least_width=150),
+    TableColumn("subject", least_width=120),
+    TableColumn("status", whole=True),
+    TableColumn("retries", least_width=150),
+    TableColumn("received", whole=True),
+    TableColumn("sync", whole=True, least_width=100),
+    TableColumn("reason"),
 )
 
 
@@ -74,7 +75,7 @@ def list_(limit: int, *, as_json: bool, **chosen: str | None) -> None:
         return
     print_table(COLUMNS, map(_row, page.emails))
     if page.next_cursor and sys.stdout.isatty():
-        count = f"{page.total:,}{'+' if page.total_capped else ''}" if page.total else "more"
+        count = number(page.total, page.total_capped) if page.total else "more"
         click.echo(
             f"{len(page.emails):,} of {count} are shown; --limit shows more, filters narrow the list.",
             err=True,
@@ -115,7 +116,12 @@ def holding(sha256: str, *, as_json: bool) -> None:
     if as_json:
         print_json(page)
         return
-    columns = (Column("e-mail", whole=True), Column("file", whole=True), Column("bytes"), Column("name"))
+    columns = (
+        TableColumn("e-mail", whole=True),
+        TableColumn("file", whole=True),
+        TableColumn("bytes"),
+        TableColumn("name"),
+    )
     print_table(
         columns, ((each.email_id, each.position, each.size, each.file_name or "") for each in page.holders)
     )
@@ -222,7 +228,7 @@ def _file(file: "AttachmentView") -> tuple[object, ...]:
 
 
 def _print_part(title: str, lines: Iterator[tuple[object, ...]]) -> None:
-    for number, line in enumerate(lines):
-        if number == 0:
+    for place, line in enumerate(lines):
+        if place == 0:
             click.echo(f"\n{title}")
         print_line(" ", *line)

@@ -41,7 +41,7 @@ _OPTIONS = {
 
 
 def filters(*names: str) -> Callable[[F], F]:
-    """Add the options of these fields, or of all, to a command, which gets them as **chosen."""
+    """Add the options of these fields, or of all, to a command; the command gets them as **chosen."""
 
     def add(command: F) -> F:
         for name in reversed(names or tuple(_OPTIONS)):

@@ -10,7 +10,7 @@ import click
 from service.cli.environment import actor, env_file, with_engine, with_resources
 from service.cli.filters import ID, collect
 from service.cli.terminal import (
-    Column,
+    TableColumn,
     json_option,
     print_bytes,
     print_facts,
@@ -27,16 +27,16 @@ if TYPE_CHECKING:
     from service.resources import Resources
 
 COLUMNS = (
-    Column("id", whole=True),
-    Column("account", least_width=150),
-    Column("invocation", least_width=150),
-    Column("bytes", whole=True, least_width=100),
-    Column("received", whole=True),
-    Column("e-mail", whole=True, least_width=100),
-    Column("code", whole=True),
-    Column("reason"),
+    TableColumn("id", whole=True),
+    TableColumn("account", least_width=150),
+    TableColumn("invocation", least_width=150),
+    TableColumn("bytes", whole=True, least_width=100),
+    TableColumn("received", whole=True),
+    TableColumn("e-mail", whole=True, least_width=100),
+    TableColumn("code", whole=True),
+    TableColumn("reason"),
 )
-IGNORED_COLUMNS = (*COLUMNS[:-2], Column("type"))
+IGNORED_COLUMNS = (*COLUMNS[:-2], TableColumn("type"))
 
 ignored_option = click.option(
     "--ignored", is_flag=True, help="Events of unused types, which are stored beside the quarantine."
@@ -56,8 +56,7 @@ def quarantine() -> None:
 @env_file
 def list_(limit: int, *, ignored: bool, replayed: bool, as_json: bool) -> None:
     """List the webhooks that are not replayed yet, newest first."""
-    from service.queries.ignored import IgnoredFilter, list_ignored
-    from service.queries.quarantine import QuarantineFilter, list_quarantined
+    from service.queries.webhooks import IgnoredFilter, QuarantineFilter, list_ignored, list_quarantined
 
     if ignored:
         wanted = IgnoredFilter(replayed=replayed)
@@ -83,8 +82,7 @@ def show(kept_id: int, *, ignored: bool, raw: bool, as_json: bool) -> None:
     """Show the original webhook, and why it was not parsed."""
     import base64
 
-    from service.queries.ignored import get_ignored
-    from service.queries.quarantine import get_quarantined
+    from service.queries.webhooks import get_ignored, get_quarantined
 
     async def find(engine: "AsyncEngine") -> "QuarantineDetail | IgnoredDetail":
         return await (get_ignored(engine, kept_id) if ignored else get_quarantined(engine, kept_id))
@@ -115,8 +113,7 @@ def show(kept_id: int, *, ignored: bool, raw: bool, as_json: bool) -> None:
 @env_file
 def replay(kept_ids: tuple[int, ...], *, ignored: bool, everything: bool, as_json: bool) -> None:
     """Parse webhooks again, and make an e-mail of each; those with another e-mail's key included."""
-    from service.queries.ignored import ignored_ids
-    from service.queries.quarantine import waiting_ids
+    from service.queries.webhooks import ignored_ids, quarantined_ids
 
     if everything == bool(kept_ids):
         raise click.UsageError("Give either IDs or --all.")
@@ -124,7 +121,7 @@ def replay(kept_ids: tuple[int, ...], *, ignored: bool, everything: bool, as_jso
     async def run(res: "Resources") -> Counter[str]:
         ids = kept_ids
         if everything:
-            ids = tuple(await (ignored_ids(res.engine) if ignored else waiting_ids(res.engine)))
+            ids = tuple(await (ignored_ids(res.engine) if ignored else quarantined_ids(res.engine)))
         return await _replay(res, ids, ignored=ignored, everything=everything, as_json=as_json)
 
     outcomes = with_resources(run)

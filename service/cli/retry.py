@@ -11,7 +11,7 @@ import click
 from service.cli.environment import actor, env_file, warn_without_worker, with_engine, with_resources
 from service.cli.filters import ID, filters, selection
 from service.cli.terminal import (
-    Column,
+    TableColumn,
     json_option,
     print_facts,
     print_json,
@@ -20,7 +20,7 @@ from service.cli.terminal import (
     progress,
     shown_time,
 )
-from service.formatting import printable
+from service.formatting import duration, number, printable
 
 if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncEngine
@@ -33,15 +33,15 @@ POLL_SECONDS = 0.5
 # Waiting for a bulk retry outlives an outage of Postgres of this length.
 OUTAGE_SECONDS = 300.0
 COLUMNS = (
-    Column("id", whole=True),
-    Column("begun", whole=True),
-    Column("status", whole=True),
-    Column("queued", whole=True),
-    Column("of", whole=True),
-    Column("outcome", least_width=100),
-    Column("by", least_width=120),
-    Column("what", whole=True),
-    Column("filter"),
+    TableColumn("id", whole=True),
+    TableColumn("begun", whole=True),
+    TableColumn("status", whole=True),
+    TableColumn("queued", whole=True),
+    TableColumn("of", whole=True),
+    TableColumn("outcome", least_width=100),
+    TableColumn("by", least_width=120),
+    TableColumn("what", whole=True),
+    TableColumn("filter"),
 )
 _NAMES = {"job": "Bulk retry", "sync": "Bulk retry of syncs"}
 _QUESTIONS = {"job": "Retry them?", "sync": "Sync them again?"}
@@ -78,7 +78,7 @@ class BulkOptions:
 
 
 def bulk_options(command: Callable[..., None]) -> Callable[..., None]:
-    """Add the options of `BulkOptions` to a command, which gets them as `options`."""
+    """Add the options of `BulkOptions` to a command; the command gets them as `options`."""
 
     @wraps(command)
     def run(**typed: Any) -> None:  # noqa: ANN401 the command's other options have any type
@@ -273,12 +273,12 @@ async def _retry_each(res: "Resources", email_ids: tuple[int, ...], what: "What"
     return is_good
 
 
-def _print_count(number: int, per_second: int, *, is_capped: bool) -> None:
-    from service.formatting import duration
-
-    count = f"{number:,}{' or more' if is_capped else ''}"
-    match = "matches" if number == 1 else "match"
-    takes = f"; at {per_second} a second that takes {duration(max(1, number / per_second))}" if number else ""
+def _print_count(matching: int, per_second: int, *, is_capped: bool) -> None:
+    count = f"{matching:,}{' or more' if is_capped else ''}"
+    match = "matches" if matching == 1 else "match"
+    takes = (
+        f"; at {per_second} a second that takes {duration(max(1, matching / per_second))}" if matching else ""
+    )
     click.echo(f"{count} {match}{takes}.", err=True)
 
 
@@ -290,7 +290,7 @@ def _print(retry_id: int, *, as_json: bool) -> "BulkRetryView":
     if as_json:
         print_json(found)
         return found
-    of = f"{found.retried:,} of {found.planned:,}{'+' if found.planned_capped else ''} queued"
+    of = f"{found.retried:,} of {number(found.planned, found.planned_capped)} queued"
     print_line(f"{_NAMES[found.what]} {found.id}", "is", f"{found.status}", f"with {of}")
     click.echo(f"{_outcomes(found)}.")
     if found.status == "running":

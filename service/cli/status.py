@@ -9,7 +9,7 @@ import click
 from service.cli.environment import env_file, with_engine
 from service.cli.filters import collect
 from service.cli.terminal import (
-    Column,
+    TableColumn,
     console,
     json_option,
     print_facts,
@@ -19,6 +19,7 @@ from service.cli.terminal import (
     shown_time,
     style,
 )
+from service.formatting import duration, number
 
 if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncEngine
@@ -28,7 +29,12 @@ if TYPE_CHECKING:
 
 CODES = {"safe": 0, "attention": 3, "late": 4}
 WATCH_SECONDS = 2.0
-ACTIVITY_COLUMNS = (Column("time", whole=True), Column("who"), Column("what", whole=True), Column("to"))
+ACTIVITY_COLUMNS = (
+    TableColumn("time", whole=True),
+    TableColumn("who"),
+    TableColumn("what", whole=True),
+    TableColumn("to"),
+)
 
 
 @click.command()
@@ -43,12 +49,12 @@ def status(*, watch: bool, as_json: bool) -> None:
     """
     if watch:
         _watch(as_json=as_json)
-    seen = with_engine(_look)
+    overview = with_engine(_read)
     if as_json:
-        print_json(seen)
+        print_json(overview)
     else:
-        _print_status(seen)
-    sys.exit(CODES[seen.state])
+        _print_status(overview)
+    sys.exit(CODES[overview.state])
 
 
 @click.command()
@@ -70,19 +76,19 @@ def activity(limit: int, *, as_json: bool) -> None:
     print_table(ACTIVITY_COLUMNS, rows)
 
 
-async def _look(engine: "AsyncEngine") -> "Overview":
+async def _read(engine: "AsyncEngine") -> "Overview":
     from service.config.reading import read_settings
     from service.queries import overview
 
-    return await overview.of(engine, read_settings())
+    return await overview.summarize(engine, read_settings())
 
 
 def _watch(*, as_json: bool) -> None:
-    async def look(engine: "AsyncEngine") -> "Overview | None":
+    async def read_or_complain(engine: "AsyncEngine") -> "Overview | None":
         from service.errors import Transient
 
         try:
-            return await _look(engine)
+            return await _read(engine)
         except Transient as exc:
             click.echo(exc.message, err=True)
             return None
@@ -90,53 +96,49 @@ def _watch(*, as_json: bool) -> None:
     code = 1
     try:
         while True:
-            if seen := with_engine(look):
-                code = CODES[seen.state]
+            if overview := with_engine(read_or_complain):
+                code = CODES[overview.state]
                 if as_json:
-                    print_json(seen, indent=None)
+                    print_json(overview, indent=None)
                 else:
                     click.clear()
-                    _print_status(seen)
+                    _print_status(overview)
             time.sleep(WATCH_SECONDS)
     except KeyboardInterrupt:
         sys.exit(code)
 
 
-def _print_status(seen: "Overview") -> None:
+def _print_status(overview: "Overview") -> None:
     from rich.text import Text
 
-    console().print(Text(seen.verdict, style(seen.state)), soft_wrap=True)
+    console().print(Text(overview.verdict, style(overview.state)), soft_wrap=True)
     click.echo()
-    counts = [*seen.by_status.items(), ("quarantined", seen.quarantined), *_syncs(seen)]
-    rows = (
-        (name.replace("_", " "), f"{number:,}{'+' if name in seen.capped else ''}") for name, number in counts
-    )
-    print_table([Column("state"), Column("e-mails")], rows)
+    counts = [*overview.by_status.items(), ("quarantined", overview.quarantined), *_syncs(overview)]
+    rows = ((name.replace("_", " "), number(count, name in overview.capped)) for name, count in counts)
+    print_table([TableColumn("state"), TableColumn("e-mails")], rows)
     click.echo()
-    print_facts(_times(seen))
-    for worker in seen.workers:
+    print_facts(_times(overview))
+    for worker in overview.workers:
         about = f"{worker.jobs} jobs, seen {shown_time(worker.seen_at)}, version {worker.version}"
         print_line(f"{'worker:':<14}", worker.name, f"({worker.pid})", worker.state, about)
-    if not seen.workers:
+    if not overview.workers:
         print_facts([("worker", "none in the last 24 hours: start one with `holdfast worker`")])
 
 
-def _syncs(seen: "Overview") -> "list[tuple[str, int]]":
+def _syncs(overview: "Overview") -> "list[tuple[str, int]]":
     """Count syncs if there is a target, or if an earlier target left some."""
-    counts = seen.by_sync_status
-    is_shown = seen.has_target or any(counts.values())
+    counts = overview.by_sync_status
+    is_shown = overview.has_target or any(counts.values())
     return [("sync_pending", counts["pending"]), ("sync_failed", counts["failed"])] if is_shown else []
 
 
-def _times(seen: "Overview") -> "list[tuple[str, str | None]]":
-    from service.formatting import duration
-
+def _times(overview: "Overview") -> "list[tuple[str, str | None]]":
     def percentiles(half: float | None, most: float | None) -> str | None:
         return None if half is None or most is None else f"p50 {duration(half)}, p95 {duration(most)}"
 
-    times, oldest = seen.times, seen.oldest_sync_seconds
+    times, oldest = overview.times, overview.oldest_sync_seconds
     return [
-        ("comparison", " ".join(seen.comparison.summary)),
+        ("comparison", " ".join(overview.comparison.summary)),
         ("oldest sync", f"waiting for {duration(oldest)}" if oldest is not None else None),
         ("queued", percentiles(times.queue_p50, times.queue_p95)),
         ("processing", percentiles(times.processing_p50, times.processing_p95)),
@@ -149,4 +151,4 @@ def _object(action: "ActionView") -> str:
         ("quarantine", action.quarantine_id),
         ("bulk retry", action.bulk_retry_id),
     )
-    return ", ".join(f"{name} {number}" for name, number in ids if number is not None)
+    return ", ".join(f"{name} {id_}" for name, id_ in ids if id_ is not None)

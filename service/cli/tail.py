@@ -23,7 +23,7 @@ MOST_KNOWN = 20_000
 FINISHED = {"completed", "failed"}
 
 
-class State(NamedTuple):
+class EmailState(NamedTuple):
     """The state of an e-mail; a change of it is a line. `sync` is "" until the sync has ended."""
 
     status: str
@@ -76,7 +76,7 @@ async def _follow(engine: "AsyncEngine", wanted: "Selection", last: int, *, as_j
     from service.errors import Transient
     from service.queries.changes import list_changes
 
-    seen: dict[int, State] | None = None
+    seen: dict[int, EmailState] | None = None
     is_down = False
     while True:
         watched = [email_id for email_id, state in (seen or {}).items() if not state.is_over]
@@ -106,14 +106,14 @@ async def _follow(engine: "AsyncEngine", wanted: "Selection", last: int, *, as_j
         await asyncio.sleep(PAUSE_SECONDS)
 
 
-def _state(change: "Change") -> State:
+def _state(change: "Change") -> EmailState:
     is_finished = change.processing_status in FINISHED
     sync = change.sync_status if is_finished and change.sync_status in {"synced", "failed"} else ""
     is_over = is_finished and change.sync_status != "pending"
-    return State(change.processing_status, change.attempt_number, change.retry_count, sync, is_over)
+    return EmailState(change.processing_status, change.attempt_number, change.retry_count, sync, is_over)
 
 
-def _line(change: "Change", before: State | None, now: State) -> "Line | None":
+def _line(change: "Change", before: EmailState | None, now: EmailState) -> "Line | None":
     """Describe the change of a job, with the sync if that has ended too, or the change of a sync alone."""
     if before is not None and before.job == now.job:
         if not now.sync or before.sync == now.sync:

@@ -12,13 +12,13 @@ from service.config.validators import NOT_A_URL, is_web_url, signing_secret
 
 # A comma also separates hosts of one MongoDB address, so another address begins only at a scheme.
 _BETWEEN = re.compile(r"[,\s]+(?=[A-Za-z][A-Za-z0-9+.-]*://)")
-# An address inside another one, which is a mistake unless it is part of the query.
+# An address inside another one is a mistake, unless it is part of the query.
 _WITHIN = re.compile(r"[^?]+?://[^?]*://|.+mongodb(\+srv)?://", re.DOTALL)
 _MONGODB = re.compile(r"mongodb(\+srv)?://[^/?#]+/[^/?#.\s]+\.[^/?#\s]+(\?\S*)?")
 
 
 class SyncSettings(BaseSettings):
-    """Settings of the sync, which is on if SYNC_URL is set."""
+    """Settings of the sync. The sync is on if SYNC_URL is set."""
 
     sync_url: Annotated[tuple[SecretStr, ...], NoDecode] = Field(
         (),

@@ -30,7 +30,7 @@ def signing_secret(value: SecretStr | None) -> SecretStr | None:
 def strong_secret(value: SecretStr) -> SecretStr:
     """Return a secret without surrounding whitespace; raises ValueError if it is blank or short enough to guess.
 
-    Files and consoles often add a line end, which clients would have to send too.
+    Files and consoles often add a line end, and clients would have to send it too.
     """
     text = value.get_secret_value().strip()
     if not text:

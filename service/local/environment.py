@@ -8,7 +8,7 @@ from pathlib import Path
 
 from service.config.reading import read_env_file
 from service.config.settings import Settings
-from service.storage.addresses import PREFIXES
+from service.storage.vendors import PREFIXES
 
 _GENERATED = ("API_TOKEN", "ZENDESK_WEBHOOK_SECRETS")
 _ACCOUNT = ("ZENDESK_SUBDOMAIN", "ZENDESK_URL")

@@ -1,4 +1,4 @@
-"""Whose tables a database has, what its Alembic revision means to this program, and how to run the migrations."""
+"""The meaning of a database's Alembic revision to this program, and the list of its migrations."""
 
 import asyncio
 import re
@@ -16,7 +16,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from service.postgres.operation_tables import TABLES
 
 SCRIPTS = Path(__file__).parent
-# How every revision of Holdfast's begins: the minute in which it was written, so that they sort by age.
+# A revision of Holdfast begins with the minute of its creation, so that revisions sort by age.
 _OURS = re.compile(r"\d{8}_\d{4}")
 _HAS_REVISIONS = text("SELECT to_regclass('alembic_version') IS NOT NULL")
 _REVISIONS = text("SELECT version_num FROM alembic_version ORDER BY version_num")
@@ -26,18 +26,18 @@ _COLUMNS = text("""
     AND attnum > 0 AND NOT attisdropped
 """)
 _NEWEST = "deploy the newest version of Holdfast again, or restore a backup that is as old as this version"
-_TAKE_OVER = "`holdfast takeover --plan` says what it takes to take it over"
-_OWN_DATABASE = "let DATABASE_URL lead to a database of Holdfast's own"
+_TAKE_OVER = "`holdfast takeover --plan` lists the steps to take it over"
+_OWN_DATABASE = "point DATABASE_URL to a database of Holdfast's own"
 
 
 @dataclass(frozen=True, slots=True)
-class Standing:
-    """How a database stands to this program; `found` and `advice` are for people.
+class DatabaseState:
+    """The state of a database for this program; `found` and `advice` are sentences for people.
 
-    `newer`: a later version of Holdfast migrated it, and this one can work with it, as after a rollback.
-    `too_new`: the same, but this version lacks something there. `other_system`: there is a table `incoming_emails`
-    that can be taken over. `other_program`: there is none, but an unknown revision. `missing` names the migrations
-    that were not run.
+    `newer`: a later version of Holdfast migrated it, and this version works with it, as after a rollback.
+    `too_new`: a later version migrated it, and this version lacks a column. `other_system`: its table
+    `incoming_emails` can be taken over. `other_program`: it has an unknown revision and no such table.
+    `missing` names the migrations that have not run.
     """
 
     kind: Literal["empty", "behind", "current", "newer", "too_new", "other_system", "other_program"]
@@ -48,28 +48,28 @@ class Standing:
 
     @property
     def is_ours(self) -> bool:
-        """Whether the tables are Holdfast's, and not from a later version."""
+        """Say whether the tables are Holdfast's, and not from a later version."""
         return self.kind in {"behind", "current"}
 
     @property
-    def is_hindered(self) -> bool:
-        """Whether no migration can be run."""
+    def is_blocked(self) -> bool:
+        """Say whether migrations cannot run."""
         return not self.is_ours and self.kind != "empty"
 
     def __str__(self) -> str:
-        """Return finding and advice as one line."""
+        """Return the finding and the advice as one line."""
         return f"{self.found[:1].upper()}{self.found[1:]}" + (f": {self.advice}" if self.advice else "")
 
 
 def config() -> Config:
-    """Make alembic's configuration from this package alone, for where there is no alembic.ini."""
+    """Create Alembic's configuration from this package, for installations without an alembic.ini."""
     config = Config()
     config.set_main_option("script_location", str(SCRIPTS).replace("%", "%%"))
     return config
 
 
-async def look(connection: AsyncConnection) -> Standing:
-    """Compare the database's revision and columns with those of this program; changes nothing."""
+async def look(connection: AsyncConnection) -> DatabaseState:
+    """Compare the database's revision and columns with this program's; changes nothing."""
     revisions: Sequence[str] = ()
     if await connection.scalar(_HAS_REVISIONS):
         revisions = (await connection.scalars(_REVISIONS)).all()
@@ -79,12 +79,12 @@ async def look(connection: AsyncConnection) -> Standing:
     return judge(revisions, [column for column in needed if column not in there], known)
 
 
-def judge(revisions: Sequence[str], lacking: Sequence[str], known: Mapping[str, str]) -> Standing:
-    """Say how a database of these revisions stands to a program that knows others by their names, the oldest first.
+def judge(revisions: Sequence[str], lacking: Sequence[str], known: Mapping[str, str]) -> DatabaseState:
+    """Judge a database by its revisions and missing columns; `known` maps our revisions, oldest first, to names.
 
-    `lacking` are the columns that the program needs and the database has not. Only a revision of Holdfast's own form
-    that is later than all it knows is a newer one, and only where the tables are Holdfast's: another system's revision
-    may begin with a date as well. Without a revision, the columns decide.
+    `lacking` are columns that the program needs and the database lacks. A database is newer only if its
+    revision has Holdfast's form, is later than all known ones, and its tables are Holdfast's: another
+    system's revision may begin with a date as well. Without a revision, the columns decide.
     """
     ours = [*known]
     foreign = [revision for revision in revisions if revision not in known]
@@ -94,25 +94,27 @@ def judge(revisions: Sequence[str], lacking: Sequence[str], known: Mapping[str, 
     if not foreign and (revisions or has_attempts or not has_emails):
         missing = [known[each] for each in _after(max(revisions, key=ours.index, default=None), ours)]
         if not missing:
-            return Standing("current", "all were run", "", name)
+            return DatabaseState("current", "all were run", "", name)
         kind: Literal["empty", "behind"] = "behind" if has_emails else "empty"
         found = f"{len(missing)} not run, the next is {missing[0]}"
-        return Standing(kind, found, "run `holdfast migrate`", name, missing)
+        return DatabaseState(kind, found, "run `holdfast migrate`", name, missing)
     if has_attempts and all(_OURS.match(each) and each[:13] > ours[-1] for each in foreign):
         found = f"the database is newer ({name}) than this program ({ours[-1]})"
         if lacking:
-            return Standing("too_new", f"{found} and has no {lacking[0]}, which this needs", _NEWEST, name)
-        return Standing("newer", found, "nothing to migrate, and this version works with it", name)
+            return DatabaseState(
+                "too_new", f"{found} and has no {lacking[0]}, which this program needs", _NEWEST, name
+            )
+        return DatabaseState("newer", found, "nothing to migrate, and this version works with it", name)
     named = f"Alembic revision {name}" if name else "no Alembic revision"
     if has_emails:
         found = f"the table incoming_emails is another system's ({named})"
-        return Standing("other_system", found, _TAKE_OVER, name)
+        return DatabaseState("other_system", found, _TAKE_OVER, name)
     found = f"the database is another program's ({named}, and no table incoming_emails)"
-    return Standing("other_program", found, _OWN_DATABASE, name)
+    return DatabaseState("other_program", found, _OWN_DATABASE, name)
 
 
 def migrations_after(revision: str) -> Sequence[str]:
-    """Name the migrations that come after a revision of ours, the oldest first; blocks."""
+    """Name the migrations after a revision of ours, oldest first; blocks."""
     known = _known()
     return [known[each] for each in _after(revision, [*known])]
 
@@ -123,6 +125,6 @@ def _after(revision: str | None, known: Sequence[str]) -> Sequence[str]:
 
 @lru_cache(maxsize=1)
 def _known() -> Mapping[str, str]:
-    """List this program's revisions and the names of their files, the oldest first; blocks."""
+    """Map this program's revisions, oldest first, to the names of their files; blocks."""
     scripts = [*ScriptDirectory(str(SCRIPTS)).walk_revisions()][::-1]
     return {script.revision: Path(script.path).stem for script in scripts}

@@ -1,1 +1,1 @@
-"""Requests to the outside: which hosts may be dialled, bounded downloads, backoff, signed posts."""
+"""Requests to the outside: allowed hosts, bounded downloads, backoff, signed posts."""

@@ -7,22 +7,26 @@ from email.utils import parsedate_to_datetime
 
 from service.errors import Transient
 
+# Statuses below 500 after which a later request may succeed.
+RETRYABLE = frozenset({408, 425, 429})
+
 
 def backoff(retries: int, least: float, most: float, errors: Iterable[Transient] = ()) -> timedelta:
-    """Wait exponentially longer with each retry, with jitter, and no shorter than the slowest asked for.
+    """Return an exponentially growing pause with jitter, at least as long as the longest `retry_after` of the errors.
 
-    `least` and `most` are seconds; nobody who asks gets more than `most`. The first time who asks is taken at their
-    word: who asks for a second each time would else use up in minutes what is meant for days.
+    `least` and `most` are seconds; `most` also bounds a `retry_after`. Only the first retry takes a
+    `retry_after` as it is: a server that always asks for one second would otherwise use up all retries in
+    minutes.
     """
     asked = [error.retry_after.total_seconds() for error in errors if error.retry_after is not None]
     upper = min(least * 2 ** min(retries + 1, 30), most)
-    pause = random.uniform(max(least, upper / 2), upper)  # noqa: S311 no secret
+    pause = random.uniform(max(least, upper / 2), upper)  # noqa: S311  not a secret
     wanted = max(asked) if asked and retries == 0 else max([pause, *asked])
     return timedelta(seconds=min(wanted, most))
 
 
 def asked_for(retry_after: str) -> timedelta | None:
-    """Read a Retry-After, which is seconds or a date; None for what is neither, or more than a day away.
+    """Parse a Retry-After of seconds or a date; None for any other text, or for more than a day.
 
     https://www.rfc-editor.org/rfc/rfc9110#field.retry-after
     """

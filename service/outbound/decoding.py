@@ -1,4 +1,4 @@
-"""Undo the content codings of an answer, within bounds: we ask for none, and some servers apply them anyway.
+"""Decode the content codings of a response, within bounds: we ask for none, but some servers apply them anyway.
 
 https://www.rfc-editor.org/rfc/rfc9110#field.content-encoding
 """
@@ -17,30 +17,31 @@ if sys.version_info >= (3, 14):
 else:
     from backports.zstd import DecompressionParameter, ZstdDecompressor, ZstdError
 
-# Decoded bytes that come out of one step.
+# The most decoded bytes of one step.
 CHUNK_BYTES = 256 * 1024
-# One coding on top of another is odd, more are an attack.
+# Two codings on top of each other are unusual, more are an attack.
 MOST_CODINGS = 2
-# 8 MiB, what RFC 8878 asks every decoder to support; the default takes 128 MiB.
+# 8 MiB, the window that RFC 8878 asks every decoder to support; the default is 128 MiB.
 _ZSTD_WINDOW_LOG = 23
-# The input of one step, and streams in one file: each new one copies what is left of the step's input.
+# The most input of one step, and the most streams in one file: each new stream copies the rest of the step's
+# input.
 _SLICE_BYTES = 64 * 1024
 _MOST_STREAMS = 10_000
 _GZIP_MAGIC = b"\x1f\x8b"
 _ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
 
 _NAMES = {"gzip": "gzip", "x-gzip": "gzip", "deflate": "deflate", "br": "br", "zstd": "zstd"}
-# Registered codings that nothing here can undo: https://www.iana.org/assignments/http-parameters
+# Registered codings that this module cannot decode: https://www.iana.org/assignments/http-parameters
 _UNSUPPORTED = frozenset({"compress", "x-compress", "exi", "pack200-gzip", "dcb", "dcz"})
-# A file of such a name is compressed by itself, and servers name its format where they should not.
+# Files with these names are compressed themselves, and some servers name their format as a coding.
 _SUFFIXES = {"gzip": (".gz", ".tgz", ".svgz", ".emz", ".wmz"), "br": (".br",), "zstd": (".zst", ".tzst")}
 
 
 def codings_of(header: str, file_name: str) -> list[str]:
-    """Read a Content-Encoding, in the order in which the codings have to be undone.
+    """Parse a Content-Encoding; return the codings in the order of decoding.
 
-    A word that is no registered coding (`aws-chunked`, `UTF-8`, `none`, `binary`) changes nothing. Raises Permanent
-    for more than two codings, or for one that we cannot undo.
+    Words that are not registered codings (`aws-chunked`, `UTF-8`, `none`, `binary`) are ignored. Raises
+    Permanent for more than two codings, or for one that this module cannot decode.
     """
     parts = (part.partition(";")[0].lower().split() for part in header.split(","))
     words = [word for part in parts for word in part]
@@ -57,10 +58,10 @@ def codings_of(header: str, file_name: str) -> list[str]:
 async def decoded(
     chunks: AsyncIterator[bytes], codings: Iterable[str], max_bytes: int
 ) -> AsyncGenerator[bytes]:
-    """Give the decoded bytes, in pieces of at most CHUNK_BYTES.
+    """Yield the decoded bytes, in pieces of at most CHUNK_BYTES.
 
-    Raises Permanent("decoded_too_large") when they are more than `max_bytes`, and Transient("bad_encoding") where
-    they cannot be decoded.
+    Raises Permanent("decoded_too_large") for more than `max_bytes`, and Transient("bad_encoding") if the
+    bytes cannot be decoded.
     """
     for coding in codings:
         chunks = _undone(chunks, coding, max_bytes)
@@ -81,7 +82,7 @@ async def _undone(chunks: AsyncIterator[bytes], coding: str, max_bytes: int) -> 
 
 
 async def _with_head(chunks: AsyncIterator[bytes]) -> AsyncGenerator[bytes]:
-    """Join the first chunks until they tell what they are."""
+    """Join the first chunks until they are long enough for a format's magic bytes."""
     head = b""
     async for chunk in chunks:
         head += chunk
@@ -93,7 +94,7 @@ async def _with_head(chunks: AsyncIterator[bytes]) -> AsyncGenerator[bytes]:
 
 
 class _Stream(Protocol):
-    """Decompresses one stream: each step gives at most CHUNK_BYTES, and goes on where the last one stopped."""
+    """Decompresses one stream: each step returns at most CHUNK_BYTES, and continues after the last one."""
 
     def step(self, data: bytes) -> bytes: ...
     @property
@@ -103,7 +104,7 @@ class _Stream(Protocol):
 
 
 class _Decoder:
-    """Decompresses streams that follow each other; bytes that are no such stream from the start stay as they are."""
+    """Decompresses consecutive streams; bytes that do not begin with a stream pass unchanged."""
 
     def __init__(self, coding: str) -> None:
         self._coding = coding
@@ -131,12 +132,12 @@ class _Decoder:
             yield data
 
     def finish(self) -> None:
-        """Raise Transient if the last stream broke off."""
+        """Raise Transient if the last stream is not complete."""
         if self._stream is not None:
             raise self._broken("breaks off")
 
     def _open(self, data: bytes) -> _Stream | None:
-        """Begin the next stream; None where there is none."""
+        """Begin the next stream; None if the rest is padding or not compressed."""
         if self._streams and not data.strip(b"\0"):
             return None  # padding
         self._streams += 1
@@ -160,7 +161,7 @@ def _open(coding: str, data: bytes) -> _Stream | None:
         return _Zstd() if is_skippable or data.startswith(_ZSTD_MAGIC[: len(data)]) else None
     if coding == "gzip":
         return _Zlib(zlib.MAX_WBITS + 16) if data.startswith(_GZIP_MAGIC[: len(data)]) else None
-    # "deflate" means zlib's format; some send the bare one.
+    # "deflate" means zlib's format; some servers send the raw one.
     has_header = len(data) > 1 and data[0] & 15 == 8 and (data[0] << 8 | data[1]) % 31 == 0
     return _Zlib(zlib.MAX_WBITS if has_header else -zlib.MAX_WBITS)
 
@@ -198,7 +199,7 @@ class _Zstd:
 
 
 class _Brotli:
-    unused_data = b""  # brotli itself refuses what follows its end
+    unused_data = b""  # brotli itself refuses bytes after its end
 
     def __init__(self) -> None:
         self._brotli = brotli.Decompressor()

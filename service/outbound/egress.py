@@ -1,4 +1,4 @@
-"""Say which hosts and addresses we may dial at all."""
+"""Egress rules: the hosts and addresses that a download may connect to."""
 
 import re
 import socket
@@ -12,8 +12,8 @@ from yarl import URL
 
 from service.errors import Permanent
 
-# https://www.iana.org/assignments/iana-ipv4-special-registry, written out because `is_global` gives other
-# answers on Python 3.11.7 than on 3.13; 192.88.99.0/24 led to 6to4 relays.
+# https://www.iana.org/assignments/iana-ipv4-special-registry, written out because `is_global` differs between
+# Python 3.11.7 and 3.13; 192.88.99.0/24 led to 6to4 relays.
 _NOT_PUBLIC_V4 = tuple(
     map(
         IPv4Network,
@@ -24,22 +24,22 @@ _NOT_PUBLIC_V4 = tuple(
         ),
     )
 )
-# https://www.iana.org/assignments/iana-ipv6-special-registry: only 2000::/3 is unicast that anybody was given, so
-# mapped, NAT64, unique local, link-local, site-local and multicast addresses are out without being named.
+# https://www.iana.org/assignments/iana-ipv6-special-registry: only 2000::/3 is assigned as unicast. That
+# excludes mapped, NAT64, unique local, link-local, site-local and multicast addresses.
 _UNICAST_V6 = IPv6Network("2000::/3")
-# Protocol assignments (Teredo, benchmarking, ORCHID), documentation, 6to4, documentation again.
+# Protocol assignments (Teredo, benchmarking, ORCHID), documentation, 6to4, documentation.
 _NOT_PUBLIC_V6 = tuple(map(IPv6Network, ("2001::/23", "2001:db8::/32", "2002::/16", "3fff::/20")))
 
 _NAME = re.compile(r"[a-z0-9_-]+(\.[a-z0-9_-]+)*")
-# What a resolver takes for an IPv4 address: the last label is a decimal, octal or hexadecimal number.
+# A resolver takes these for an IPv4 address: the last label is a decimal, octal or hexadecimal number.
 _NUMERIC = re.compile(r"(.*\.)?(\d+|0x[0-9a-f]*)")
 _PORTS = {"https": 443, "http": 80}
 
 
 class AddressRefused(Permanent, OSError):
-    """A refusal that passes through aiohttp, which lets an OSError of a socket factory through and nothing else.
+    """A refused address, as an error that passes through aiohttp: from a socket factory it only lets an OSError through.
 
-    The text is always the same: aiohappyeyeballs flattens several errors into one unless they read alike.
+    The text is always the same: aiohappyeyeballs merges several errors into one if their texts are equal.
     """
 
     def __init__(self) -> None:
@@ -54,21 +54,21 @@ class Egress:
     private_networks: bool = False
 
     def check_url(self, url: URL) -> None:
-        """Raise Permanent("address_refused") unless the URL is one that we may request."""
+        """Raise Permanent("address_refused") unless we may request the URL."""
         try:
             host = url.raw_host or ""
             reason = self._why_not(url, host.lower())
-        except ValueError:  # yarl splits host and port when first asked
-            host, reason = "", "it has no host and port that one could read"
+        except ValueError:  # yarl splits host and port on first access
+            host, reason = "", "its host or port is invalid"
         if reason:
             raise Permanent("address_refused", f"the address at {host[:255]!r} is refused: {reason}")
 
     def allows(self, address: str) -> bool:
-        """Say whether a resolved address may be dialled."""
+        """Say whether we may connect to a resolved address."""
         return self.private_networks or _is_public(address)
 
     def socket_factory(self, addr_info: AddrInfoType) -> socket.socket:
-        """Make the socket for a resolved address, the last moment to refuse it: a second look-up changes nothing.
+        """Create the socket for a resolved address: the last check, after which no second look-up can change it.
 
         Raises AddressRefused.
         """
@@ -78,10 +78,10 @@ class Egress:
         return socket.socket(family=family, type=kind, proto=protocol)
 
     def open_connector(self, resolver: AbstractResolver | None = None) -> TCPConnector:
-        """Open what dials for an aiohttp session and nothing but that; needs a running loop.
+        """Open the connector of an aiohttp session; needs a running loop.
 
-        It does not limit connections: a place in aiohttp's queue would count as time of the download. Nor does it
-        keep any: what a server sends unasked on an idle one would pass for the next file, or fill the memory.
+        It has no limit: time in aiohttp's queue would count as time of the download. It keeps no connections:
+        bytes that a server sends on an idle one would pass for the next file, or fill the memory.
         """
         resolver = _Resolver(self, resolver or ThreadedResolver())
         return TCPConnector(limit=0, force_close=True, resolver=resolver, socket_factory=self.socket_factory)
@@ -90,7 +90,7 @@ class Egress:
         if url.scheme not in (_PORTS if self.private_networks else {"https"}):
             return "the scheme is not https"
         if "@" in url.raw_authority:
-            return "it carries a user name or password"
+            return "it contains a user name or password"
         if not self._is_allowed(host):
             return "the host is not among DOWNLOAD_HOSTS"
         if url.port != _PORTS[url.scheme] and not self.private_networks:
@@ -107,7 +107,7 @@ class Egress:
 
 
 class _Resolver(AbstractResolver):
-    """Leaves out what may not be dialled if there is something else, so that its refusal hides no other error."""
+    """Drops forbidden addresses if there are others, so that their refusal hides no other error."""
 
     def __init__(self, egress: Egress, resolver: AbstractResolver) -> None:
         self._egress = egress
@@ -124,7 +124,7 @@ class _Resolver(AbstractResolver):
 
 
 def _is_address(host: str) -> bool:
-    """Tell an address as it is usually written from decimal, octal and other tricks."""
+    """Say whether this is a usual IP address, and not a decimal, octal or other disguise."""
     try:
         ip_address(host)
     except ValueError:

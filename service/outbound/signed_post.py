@@ -1,4 +1,4 @@
-"""Post JSON to an address of the operator's, once and within bounds, signed if that is wanted."""
+"""Post JSON once to an address of the operator, within bounds and optionally signed."""
 
 import ssl
 from collections.abc import Mapping
@@ -14,13 +14,11 @@ from service.errors import Transient
 from service.outbound.backoff import asked_for
 
 SECONDS = 15.0
-# Of those below 500 these are about the moment, not about the request.
-AGAIN = frozenset({408, 425, 429})
 
 
 @dataclass(frozen=True)
-class Answer:
-    """What was answered: a status, and how long we are asked to wait, if we are."""
+class PostResponse:
+    """A receiver's response: its status, and the pause that it asks for, if any."""
 
     status: int
     retry_after: timedelta | None
@@ -31,7 +29,7 @@ class Answer:
 
 
 def open_session(seconds: float = SECONDS) -> aiohttp.ClientSession:
-    """Open what posts; nothing of an answer is kept between two of them."""
+    """Open the session for posts; it keeps no cookies between two of them."""
     return aiohttp.ClientSession(
         timeout=aiohttp.ClientTimeout(total=seconds),
         cookie_jar=aiohttp.DummyCookieJar(),
@@ -39,21 +37,23 @@ def open_session(seconds: float = SECONDS) -> aiohttp.ClientSession:
     )
 
 
-async def post(session: aiohttp.ClientSession, url: str, body: bytes, headers: Mapping[str, str]) -> Answer:
-    """Post `body`, and return what was answered; redirects are not followed.
+async def post(
+    session: aiohttp.ClientSession, url: str, body: bytes, headers: Mapping[str, str]
+) -> PostResponse:
+    """Post `body` and return the response; redirects are not followed.
 
-    Raises Transient, which never shows the address: it may be a secret.
+    Raises Transient without the address in its message: the address may be a secret.
     """
     return await _ask(session, "POST", url, data=body, headers=headers)
 
 
 async def reach(session: aiohttp.ClientSession, url: str) -> None:
-    """Find out whether a server answers there, whatever it answers to HEAD; raises as `post` does."""
+    """Check with a HEAD that a server answers, with any status; raises as `post` does."""
     await _ask(session, "HEAD", url)
 
 
 def signed(message_id: str, body: str, *secrets: str) -> dict[str, str]:
-    """Make the headers by which a receiver can tell that a body is ours, whichever of the secrets it has.
+    """Return the headers that prove our signature to a receiver who has any of the secrets.
 
     https://github.com/standard-webhooks/standard-webhooks/blob/main/spec/standard-webhooks.md
     """
@@ -65,13 +65,13 @@ def signed(message_id: str, body: str, *secrets: str) -> dict[str, str]:
     }
 
 
-async def _ask(session: aiohttp.ClientSession, method: str, url: str, **more: Any) -> Answer:  # noqa: ANN401 as aiohttp has it
+async def _ask(session: aiohttp.ClientSession, method: str, url: str, **more: Any) -> PostResponse:  # noqa: ANN401  aiohttp's parameters
     try:
-        # Not to where else it points: nobody but this address is meant to know.
+        # Follow no redirect: the body is meant for this address only.
         async with session.request(method, URL(url), allow_redirects=False, **more) as response:
-            return Answer(response.status, asked_for(response.headers.get("Retry-After", "")))
+            return PostResponse(response.status, asked_for(response.headers.get("Retry-After", "")))
     except (aiohttp.ClientSSLError, ssl.SSLError):
-        raise Transient("tls_failed", "no secure connection: look at its certificate") from None
+        raise Transient("tls_failed", "no secure connection: check its certificate") from None
     except TimeoutError:
         limit = session.timeout.total or 0
         raise Transient("receiver_slow", f"no answer within {limit:g} s") from None

@@ -1,4 +1,4 @@
-"""Turn a URL into a bounded stream of bytes."""
+"""Download a URL as a bounded stream of bytes."""
 
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping
@@ -12,7 +12,9 @@ from yarl import URL
 
 from service.errors import HoldfastError, Permanent, Transient
 from service.outbound.addresses import is_sign_in, parse, redirected
-from service.outbound.answers import (
+from service.outbound.decoding import decoded
+from service.outbound.egress import Egress
+from service.outbound.responses import (
     Expected,
     Limits,
     check_head,
@@ -22,25 +24,24 @@ from service.outbound.answers import (
     codings,
     sign_in_page,
     too_large,
+    translate,
 )
-from service.outbound.decoding import decoded
-from service.outbound.failures import translate
 
-_BUFFER_BYTES = 256 * 1024  # beyond twice this the sender has to wait
-_HEAD_BYTES = 4096  # enough to tell a page from a file
+_BUFFER_BYTES = 256 * 1024  # the sender has to wait beyond twice this
+_HEAD_BYTES = 4096  # enough to distinguish a page from a file
 _MAX_REDIRECTS = 5
 _REDIRECTS = {301, 302, 303, 307, 308}
 
 
 class Access(Protocol):
-    """Who may see credentials on the way to an address: `service.zendesk.client` has it."""
+    """Decides which hops see credentials; `service.zendesk.client` implements it."""
 
     async def header(self, hop: URL) -> str | None:
         """Return the `Authorization` header for one hop, or None; raises Transient and Permanent."""
         ...
 
     async def answered(self, header: str, status: int) -> bool:
-        """Hear what came of a header; True if another header may do better."""
+        """Note the status that followed a header; return True if another header may succeed."""
         ...
 
     def owns(self, hop: URL) -> bool:
@@ -48,15 +49,8 @@ class Access(Protocol):
         ...
 
 
-class Egress(Protocol):
-    """What we may dial: `service.outbound.egress.Egress`, which is another tool and so not imported here."""
-
-    def check_url(self, url: URL) -> None: ...
-    def open_connector(self, resolver: AbstractResolver | None = None) -> aiohttp.TCPConnector: ...
-
-
 def open_session(egress: Egress, resolver: AbstractResolver | None = None) -> aiohttp.ClientSession:
-    """Open what downloads go through, inside a running loop; how many at once is the caller's to limit."""
+    """Open the session of downloads, inside a running loop; the caller limits how many run at once."""
     return aiohttp.ClientSession(
         connector=egress.open_connector(resolver),
         cookie_jar=aiohttp.DummyCookieJar(),
@@ -70,7 +64,7 @@ def open_session(egress: Egress, resolver: AbstractResolver | None = None) -> ai
 
 @dataclass(frozen=True)
 class Download:
-    """A file on its way: chunks of less than 1 MiB, the host that sends them, and its headers."""
+    """A download in progress: chunks of less than 1 MiB, the host that sends them, and its headers."""
 
     host: str
     headers: Mapping[str, str]
@@ -81,7 +75,7 @@ class Download:
 
 
 @asynccontextmanager
-async def download(  # noqa: PLR0913 each is a thing of its own, four by keyword
+async def download(  # noqa: PLR0913  each argument is independent, four are keywords
     session: aiohttp.ClientSession,
     egress: Egress,
     url: str,
@@ -90,9 +84,10 @@ async def download(  # noqa: PLR0913 each is a thing of its own, four by keyword
     limits: Limits,
     access: Access,
 ) -> AsyncIterator[Download]:
-    """Give the file; it is whole only when they have ended without an error.
+    """Yield a download; the file is complete only when its chunks end without an error.
 
-    Raises Transient and Permanent, on entering and from the chunks, and nothing else whatever the server does.
+    Raises Transient and Permanent, on entering and from the chunks, and nothing else whatever the server
+    does.
     """
     deadline = asyncio.get_running_loop().time() + limits.seconds
     transfer = _Transfer(session, egress, limits, access, deadline)
@@ -102,7 +97,7 @@ async def download(  # noqa: PLR0913 each is a thing of its own, four by keyword
             check_status(response)
             check_headers(response, expected, limits)
         head = await transfer.read(response, _HEAD_BYTES)
-        # Where nothing led to a CDN, a page may stand for the file.
+        # Without a redirect to a CDN, a page may stand for the file.
         if is_same_host or access.owns(response.url):
             check_head(response, expected, head, of_account=access.owns(response.url))
         async with aclosing(transfer.chunks(response, expected, head)) as chunks:
@@ -120,9 +115,9 @@ class _Transfer:
     deadline: float  # of the loop's clock
 
     async def request(self, url: str) -> tuple[aiohttp.ClientResponse, bool]:
-        """Return the answer, and whether no redirect led to another host.
+        """Return the response, and whether it came from the first host.
 
-        Redirects are followed by hand: aiohttp would quote a signed address anew, and go anywhere.
+        Redirects are followed by hand: aiohttp would quote a signed address again, and go to any host.
         """
         hop = first = parse(url)
         for _ in range(_MAX_REDIRECTS + 1):
@@ -139,7 +134,7 @@ class _Transfer:
     async def chunks(
         self, response: aiohttp.ClientResponse, expected: Expected, head: bytes
     ) -> AsyncGenerator[bytes]:
-        """Refuse what shows itself by its length or at its end as not the announced file."""
+        """Yield the decoded chunks; raise if the size proves that this is not the announced file."""
         received, undo = 0, codings(response, expected)
         pieces = decoded(self._received(response, head), undo, self.limits.max_bytes)
         async with aclosing(pieces):
@@ -149,7 +144,7 @@ class _Transfer:
         check_size(response, expected, received)
 
     async def read(self, response: aiohttp.ClientResponse, at_least: int = 1) -> bytes:
-        """Read so many bytes, or more; fewer only at the end."""
+        """Read at least this many bytes; fewer only at the end."""
         data = b""
         async with self.translated(response.url):
             while len(data) < at_least and (more := await response.content.readany()):
@@ -157,7 +152,7 @@ class _Transfer:
         return data
 
     async def _received(self, response: aiohttp.ClientResponse, head: bytes) -> AsyncGenerator[bytes]:
-        """Give the bytes as they come."""
+        """Yield the bytes as received, up to the limit."""
         chunk, received = head, 0
         while chunk:
             received += len(chunk)
@@ -168,30 +163,30 @@ class _Transfer:
 
     @asynccontextmanager
     async def translated(self, hop: URL) -> AsyncIterator[None]:
-        """Hold a step to the deadline, and make its errors ours."""
+        """Hold a step to the deadline, and translate its errors."""
         try:
             async with asyncio.timeout_at(self.deadline):
                 if asyncio.get_running_loop().time() >= self.deadline:
-                    raise TimeoutError  # noqa: TRY301 a timer never fires on a server that is always ready
+                    raise TimeoutError  # noqa: TRY301  a timer never fires while a server always has more bytes ready
                 yield
         except HoldfastError:
             raise
-        except Exception as exc:  # noqa: BLE001 a hostile answer may reach any line of aiohttp
-            raise translate(exc, hop) from None  # its text has the address, and that a token
+        except Exception as exc:  # noqa: BLE001  a hostile response may raise from any line of aiohttp
+            raise translate(exc, hop) from None  # its text contains the address, and thereby a token
 
     async def _get(self, hop: URL) -> aiohttp.ClientResponse:
-        """Ask one host; where it refuses an access token that has just ended, ask once more with the next one."""
+        """Send one request; if it refuses an access token that has just ended, send it again with the next token."""
         self.egress.check_url(hop)
         header = await self.access.header(hop)
         response = await self._send(hop, header)
-        if header is not None and await self._may_do_better(response, header):
+        if header is not None and await self._is_replaced(response, header):
             response = await self._send(hop, await self.access.header(hop))
             if response.status == 401:
                 response.release()
-                raise Transient("unauthorized", f"{hop.raw_host} refuses one access token after the other")
+                raise Transient("unauthorized", f"{hop.raw_host} refuses one access token after another")
         return response
 
-    async def _may_do_better(self, response: aiohttp.ClientResponse, header: str) -> bool:
+    async def _is_replaced(self, response: aiohttp.ClientResponse, header: str) -> bool:
         try:
             better = await self.access.answered(header, response.status)
         except BaseException:

@@ -1,1 +1,1 @@
-"""Postgres: the engine and its pool, statements in batches, the tables, the search along an index."""
+"""Postgres: the engine and its pool, batches of statements, the tables, the search along an index."""

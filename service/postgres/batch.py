@@ -1,4 +1,4 @@
-"""Many awaiting callers, one database statement and one commit."""
+"""Batches: many awaiting callers share one database statement and one commit (group commit)."""
 
 import asyncio
 from collections import deque
@@ -9,58 +9,63 @@ from typing import Any, Generic, TypeVar
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from service.errors import Permanent, Transient
+from service.postgres.engine import insist
 from service.telemetry.metrics import BATCHES
 
 T = TypeVar("T")
 R = TypeVar("R")
 
-# One result for each item, in order.
+# Returns one result for each item, in order.
 Statement = Callable[[AsyncConnection, Sequence[T]], Awaitable[Sequence[R]]]
 Run = Callable[[Statement[Any, Any], Sequence[Any]], Awaitable[Sequence[Any]]]
 
-# At once, for each kind of statement: one that is stuck does not hold up all others.
+# Statements of one kind that run at once: a stuck one does not stop all others.
 LANES = 2
 MOST_TOGETHER = 200
 MOST_TOGETHER_BYTES = 4 * 1024**2
-# Beyond these, another caller is better told to come again than kept waiting.
+# Above this, a caller gets an error at once instead of a long wait.
 MOST_WAITING = 1_000
 
 
-class Coalesce:
-    """Called with a statement and an item, gives the item's result; those who call meanwhile share the next one.
+class Batcher:
+    """Runs a statement for an item and returns its result; simultaneous callers share the next run.
 
-    Raises what the statement raises, and Transient where too many wait. An item that Postgres refuses fails
-    alone; a caller that is cancelled harms no other.
+    Raises the statement's errors, and Transient if too many wait. An item that Postgres refuses fails alone;
+    a cancelled caller harms no other.
     """
 
     def __init__(self, run: Run) -> None:
         self._run = run
-        self._lines: dict[Statement[Any, Any], _Line[Any, Any]] = {}
+        self._queues: dict[Statement[Any, Any], _Queue[Any, Any]] = {}
 
     async def __call__(self, statement: Statement[T, R], item: T, size: int = 0) -> R:
-        """Wait for the result; `size` is what the item weighs, in bytes."""
-        return await self._line(statement).join(item, size)
+        """Wait for the result; `size` is the item's size in bytes."""
+        return await self._queue(statement).add(item, size)
+
+    async def insist(self, statement: Statement[T, R], item: T, size: int = 0) -> R:
+        """Wait for the result, and repeat the call while Postgres is away; raises as `engine.insist` does."""
+        return await insist(lambda: self(statement, item, size))
 
     def is_full(self, statement: Statement[Any, Any]) -> bool:
-        """Whether nobody else may wait for it."""
-        return self._line(statement).is_full
+        """Say whether another caller would be refused."""
+        return self._queue(statement).is_full
 
     async def close(self, seconds: float) -> None:
-        """Give what is under way this long."""
-        if tasks := {task for line in self._lines.values() for task in line.tasks}:
+        """Wait this long for running batches, then cancel them."""
+        if tasks := {task for queue in self._queues.values() for task in queue.tasks}:
             _, late = await asyncio.wait(tasks, timeout=seconds)
             for task in late:
                 task.cancel()
 
-    def _line(self, statement: Statement[T, R]) -> "_Line[T, R]":
-        if statement not in self._lines:
+    def _queue(self, statement: Statement[T, R]) -> "_Queue[T, R]":
+        if statement not in self._queues:
             observe = BATCHES.labels(getattr(statement, "__name__", "other")).observe
-            self._lines[statement] = _Line(lambda items: self._run(statement, items), observe)
-        return self._lines[statement]
+            self._queues[statement] = _Queue(lambda items: self._run(statement, items), observe)
+        return self._queues[statement]
 
 
-class _Line(Generic[T, R]):
-    """Those who wait for one kind of statement."""
+class _Queue(Generic[T, R]):
+    """The callers that wait for one kind of statement."""
 
     def __init__(
         self, run: Callable[[Sequence[T]], Awaitable[Sequence[R]]], observe: Callable[[float], None]
@@ -74,14 +79,15 @@ class _Line(Generic[T, R]):
     def is_full(self) -> bool:
         return len(self._waiting) >= MOST_WAITING
 
-    def join(self, item: T, size: int) -> asyncio.Future[R]:
+    def add(self, item: T, size: int) -> asyncio.Future[R]:
         if self.is_full:
-            raise Transient("overloaded", "More comes in than Postgres can take.")
+            raise Transient("overloaded", "More requests arrive than Postgres can handle.")
         future = asyncio.get_running_loop().create_future()
         self._waiting.append((item, size, future))
-        # Where somebody waits already, a lane is on its way to them.
+        # If another caller waits already, a lane is about to take it.
         if len(self.tasks) < LANES and (len(self._waiting) == 1 or not self.tasks):
-            # It works for many: what it logs is not of the one who happened to be first.
+            # A lane works for many callers: an empty context keeps the first one's fields out of its log
+            # lines.
             self.tasks.add(asyncio.create_task(self._work(), context=Context()))
         return future
 
@@ -90,11 +96,11 @@ class _Line(Generic[T, R]):
             while batch := self._take():
                 self._observe(len(batch))
                 await self._settle(batch)
-        finally:  # at once: whoever joined before a callback ran would take this lane for one that comes
+        finally:  # at once: a later callback would let a new caller count on this lane
             self.tasks.discard(asyncio.current_task())
 
     def _take(self) -> list[tuple[T, asyncio.Future[R]]]:
-        """Take all that wait, as far as they fit into one statement; leave out who has gone."""
+        """Take waiting items, as many as fit into one statement; skip cancelled callers."""
         batch: list[tuple[T, asyncio.Future[R]]] = []
         total = 0
         while self._waiting and len(batch) < MOST_TOGETHER:
@@ -113,13 +119,16 @@ class _Line(Generic[T, R]):
         except Permanent as exc:
             if len(batch) == 1:
                 _fail(batch, exc)
-            else:  # whose fault it was, only trying tells
+            else:  # only separate runs tell which item is refused
                 middle = len(batch) // 2
                 await self._settle(batch[:middle])
                 await self._settle(batch[middle:])
         except BaseException as exc:
             _fail(
-                batch, exc if isinstance(exc, Exception) else Transient("shutting_down", "This process ends.")
+                batch,
+                exc
+                if isinstance(exc, Exception)
+                else Transient("shutting_down", "This process is shutting down."),
             )
             if not isinstance(exc, Exception):
                 raise

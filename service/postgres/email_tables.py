@@ -1,4 +1,4 @@
-"""The tables of e-mails; `operations` has those of who runs it."""
+"""The tables of e-mails: jobs and syncs, attachments, attempts, and webhooks that made no e-mail."""
 
 from datetime import datetime
 from typing import Any, ClassVar
@@ -33,18 +33,18 @@ RECEIVED = "processing_status = 'received'"
 WAITING = "processing_status IN ('received', 'queued')"
 PROCESSING = "processing_status = 'processing'"
 FAILED = "processing_status = 'failed'"
-# Jobs whose last attempts were abandoned: each of them may be the one that kills workers.
+# Suspects: their last attempts were abandoned, and each of them may end workers.
 SUSPECT = "processing_status = 'queued' AND abandoned_count > 0"
 FINISHED = "processing_status IN ('completed', 'failed')"
 TO_SYNC = f"sync_status = 'pending' AND {FINISHED}"
 NOT_SYNCED = "sync_status = 'failed'"
-SIGNED = "signature_hash IS NOT NULL"  # not so in rows from before there was the column
-# Finished, not synced, and not on its way: it failed, or there was no target when it finished.
+SIGNED = "signature_hash IS NOT NULL"  # false in rows that are older than the column
+# Finished and neither synced nor pending: the sync failed, or there was no target at the end of the job.
 UNSYNCED = f"sync_status IN ('not_applicable', 'failed') AND {FINISHED}"
 NEVER_SYNCED = f"sync_status = 'not_applicable' AND {FINISHED}"
-# Another system wrote the row, and no attachments were made of its list yet. Each webhook of ours has a body.
+# Another system wrote the row, and its list has no attachments yet. Each webhook of ours has a body.
 UNREAD = "raw_body IS NULL AND reading_hash IS NULL AND attachment_urls IS NOT NULL"
-# The code of files that another system knew of and that are not in the storage, and of finished e-mails with such files.
+# The code of files that another system knew and storage lacks, and of finished e-mails with such files.
 NOT_CAPTURED = "not_captured"
 OUTCOMES = ("completed", "released", "failed", "handed_back", "abandoned")
 
@@ -62,14 +62,15 @@ class Base(DeclarativeBase):
     type_annotation_map: ClassVar[dict[Any, Any]] = {datetime: DateTime(timezone=True), str: Text, Any: JSON}
 
 
-def one_of(column: str, words: tuple[str, ...]) -> CheckConstraint:
-    return CheckConstraint(f"{column} IN ({', '.join(map(repr, words))})", name=column)
+def one_of(column: str, words: tuple[str, ...], name: str = "") -> CheckConstraint:
+    """Make the CHECK of a column that holds one of some words; the naming convention prefixes its name."""
+    return CheckConstraint(f"{column} IN ({', '.join(map(repr, words))})", name=name or column)
 
 
 class IncomingEmail(Base):
-    """An e-mail, its job and its sync: one row an invocation.
+    """An e-mail, its job and its sync: one row for each invocation.
 
-    `jobs` alone writes the columns of the job, and begins the sync where the job ends; `syncs` writes its columns.
+    Only the package `jobs` writes the columns of the job and of the sync; the end of a job begins the sync.
     """
 
     __tablename__ = "incoming_emails"
@@ -82,48 +83,53 @@ class IncomingEmail(Base):
     received_at: Mapped[datetime] = mapped_column(server_default=func.now())
     idempotency_key: Mapped[str] = mapped_column(unique=True, server_default=text("gen_random_uuid()::text"))
 
-    # The sync, another state machine: `pending` from when it came in, and due when its job has ended.
+    # The sync, a second state machine: `pending` from the start, and due once the job has ended.
     sync_status: Mapped[str] = mapped_column(server_default="not_applicable")
     sync_error: Mapped[str | None]
     sync_error_code: Mapped[str | None]
     sync_retry_count: Mapped[int] = mapped_column(Integer, server_default="0")
-    sync_attempt_number: Mapped[int] = mapped_column(Integer, server_default="0")  # the fence
+    sync_attempt_number: Mapped[int] = mapped_column(Integer, server_default="0")  # the fencing token
     sync_unsettled: Mapped[int] = mapped_column(
         Integer, server_default="0"
-    )  # attempts in a row that nobody ended
-    sync_due_at: Mapped[datetime] = mapped_column(server_default=func.now())  # while it is carried: a lease
-    sync_begun_at: Mapped[datetime] = mapped_column(server_default=func.now())  # since when it waits
+    )  # attempts without a recorded end
+    sync_due_at: Mapped[datetime] = mapped_column(
+        server_default=func.now()
+    )  # during an attempt: the end of its lease
+    sync_begun_at: Mapped[datetime] = mapped_column(
+        server_default=func.now()
+    )  # the start of its waiting time
     synced_at: Mapped[datetime | None]
 
-    # The request, as it came.
+    # The request as received.
     attachment_urls: Mapped[Any | None] = mapped_column(JSON(none_as_null=True))
     raw_body: Mapped[bytes | None] = mapped_column(LargeBinary)
     raw_headers: Mapped[Any | None] = mapped_column(JSON(none_as_null=True))
     account_id: Mapped[str | None]
     invocation_id: Mapped[str | None]
     comment_id: Mapped[str | None]
-    looked_up_at: Mapped[datetime | None]  # when Zendesk's API told which files there are
+    looked_up_at: Mapped[datetime | None]  # when Zendesk's API listed its files
     sent_at: Mapped[datetime | None]  # the e-mail's own date, if the payload has one
     late: Mapped[bool] = mapped_column(server_default=false())  # signed outside the tolerated time
-    signature_hash: Mapped[bytes | None] = mapped_column(
-        LargeBinary
-    )  # the same for a request that is repeated
-    # Of what the parser made of the body; of `attachment_urls` where another system wrote the row.
+    signature_hash: Mapped[bytes | None] = mapped_column(LargeBinary)  # equal for repetitions of a request
+    # The hash of the parser's result for the body; of `attachment_urls` if another system wrote the row.
     reading_hash: Mapped[bytes | None] = mapped_column(LargeBinary)
-    reread: Mapped[bool] = mapped_column(server_default=false())  # the next attempt reads the body again
+    reread: Mapped[bool] = mapped_column(server_default=false())  # the next attempt parses the body again
 
     # The job.
     processing_status: Mapped[str] = mapped_column(server_default="received")
     processing_error: Mapped[str | None]
     error_code: Mapped[str | None]
-    error_host: Mapped[str | None]  # where the file that failed was to come from
+    error_host: Mapped[str | None]  # the host of the file that failed
     started_at: Mapped[datetime | None]
     completed_at: Mapped[datetime | None]
     retry_count: Mapped[int] = mapped_column(Integer, server_default="0")
     attempt_number: Mapped[int] = mapped_column(Integer, server_default="0")
-    abandoned_count: Mapped[int] = mapped_column(Integer, server_default="0")  # attempts abandoned in a row
-    due_at: Mapped[datetime] = mapped_column(server_default=func.now())  # when the sweep rings (again)
-    # Since when it waits for its attempt, or will once a pause is over; null in rows from before there was this column.
+    abandoned_count: Mapped[int] = mapped_column(Integer, server_default="0")  # abandoned attempts in a row
+    due_at: Mapped[datetime] = mapped_column(
+        server_default=func.now()
+    )  # when the sweep enqueues it, for the first time or again
+    # The start of its wait for an attempt, or the end of its pause; null in rows that are older than the
+    # column.
     queued_at: Mapped[datetime | None] = mapped_column(server_default=func.now())
     lease_until: Mapped[datetime | None]
 
@@ -135,36 +141,18 @@ class IncomingEmail(Base):
         Index("ix_incoming_emails_unsynced", "id", postgresql_where=text(UNSYNCED)),
         Index("ix_incoming_emails_unread", "id", postgresql_where=text(UNREAD)),
         Index("ix_incoming_emails_status_received", "processing_status", "received_at"),
-        Index(
-            "ix_incoming_emails_due",
-            "due_at",
-            postgresql_where=text(WAITING),
-        ),
-        Index(
-            "ix_incoming_emails_received_due",
-            "due_at",
-            postgresql_where=text(RECEIVED),
-        ),
+        Index("ix_incoming_emails_due", "due_at", postgresql_where=text(WAITING)),
+        Index("ix_incoming_emails_received_due", "due_at", postgresql_where=text(RECEIVED)),
         Index("ix_incoming_emails_suspect_due", "due_at", postgresql_where=text(SUSPECT)),
-        Index(
-            "ix_incoming_emails_lease",
-            "lease_until",
-            postgresql_where=text(PROCESSING),
-        ),
+        Index("ix_incoming_emails_lease", "lease_until", postgresql_where=text(PROCESSING)),
         Index("ix_incoming_emails_ticket", "zendesk_ticket_id", "id"),
         Index(
-            "uq_incoming_emails_signature_hash",
-            "signature_hash",
-            unique=True,
-            postgresql_where=text(SIGNED),
+            "uq_incoming_emails_signature_hash", "signature_hash", unique=True, postgresql_where=text(SIGNED)
         ),
-        # An index takes no longer values; whoever sent more is not asked for by name.
+        # An index cannot hold longer values; longer senders cannot be searched for.
         Index("ix_incoming_emails_sender", text("left(lower(from_email), 400)"), "id"),
         Index(
-            "ix_incoming_emails_error",
-            "error_code",
-            "id",
-            postgresql_where=text("error_code IS NOT NULL"),
+            "ix_incoming_emails_error", "error_code", "id", postgresql_where=text("error_code IS NOT NULL")
         ),
         Index(
             "ix_incoming_emails_failures",
@@ -172,7 +160,7 @@ class IncomingEmail(Base):
             text("coalesce(error_host, '')"),
             "received_at",
             "id",
-            # Without the columns themselves, Postgres reads the rows for what the index has.
+            # Without the columns themselves, Postgres reads the rows for values that the index has.
             postgresql_include=["error_code", "error_host"],
             postgresql_where=text(FAILED),
         ),
@@ -180,27 +168,27 @@ class IncomingEmail(Base):
 
 
 def is_listed() -> ColumnElement[bool]:
-    """Match e-mails whose files are listed; other systems write JSON's null where they know nothing."""
+    """Match e-mails whose files are listed; other systems write JSON's null for an unknown list."""
     return func.coalesce(cast(IncomingEmail.attachment_urls, Text), "null") != "null"
 
 
 def key_of_email() -> ColumnElement[str]:
-    """Give an e-mail's key; what stands for one in a row of another system is what `holdfast takeover` fills in."""
+    """Return an e-mail's key; for a row of another system without one, the key that `holdfast takeover` will fill in."""
     stand_in = func.concat("holdfast:email:", IncomingEmail.id)
     return func.coalesce(IncomingEmail.idempotency_key, stand_in)
 
 
 def in_status(status: str) -> ColumnElement[bool]:
-    """Match what is in this status, which Postgres gets to know when it runs the plan, not when it makes it.
+    """Match a status that Postgres learns when it runs the plan, not when it makes the plan.
 
-    Otherwise it plans by how many there were when it last took statistics, and of ten million rows a million change
-    before it takes new ones: a burst is read as a whole where a page of it was asked for.
+    A plan for a known status relies on old statistics: of ten million rows, a million change before new ones
+    are taken. During a burst, Postgres would then read all rows of the status to return one page.
     """
     return IncomingEmail.processing_status == select(literal(status)).scalar_subquery()
 
 
 class Attachment(Base):
-    """A file of an e-mail, with a status of its own: one bad file does not cost the others."""
+    """A file of an e-mail, with a status of its own: one bad file does not fail the others."""
 
     __tablename__ = "attachments"
 
@@ -220,13 +208,13 @@ class Attachment(Base):
     error: Mapped[str | None]
 
     __table_args__ = (
-        one_of("status", ATTACHMENT_STATUSES),
+        one_of("status", ATTACHMENT_STATUSES, "ck_attachments_status"),  # its migration adds the prefix twice
         Index("ix_attachments_sha256", "sha256", "email_id", postgresql_where=text("sha256 IS NOT NULL")),
     )
 
 
 class Attempt(Base):
-    """One run of a job: a row a claim. No outcome means that it is still running."""
+    """One run of a job: a row for each claim. Without an outcome it is still running."""
 
     __tablename__ = "attempts"
 
@@ -239,11 +227,13 @@ class Attempt(Base):
     error_code: Mapped[str | None]
     error: Mapped[str | None]
 
-    __table_args__ = (one_of("outcome", OUTCOMES),)
+    __table_args__ = (
+        one_of("outcome", OUTCOMES, "ck_attempts_outcome"),
+    )  # its migration adds the prefix twice
 
 
 class QuarantinedWebhook(Base):
-    """A signed request whose body we could not read, byte for byte, to be replayed after a fix."""
+    """A signed request with an unreadable body, kept byte for byte for a replay after a fix."""
 
     __tablename__ = "quarantined_webhooks"
 
@@ -257,7 +247,7 @@ class QuarantinedWebhook(Base):
     error_code: Mapped[str]
     error: Mapped[str]
     replayed_at: Mapped[datetime | None]
-    email_id: Mapped[int | None] = mapped_column(BigInteger)  # what the replay made of it, or found there
+    email_id: Mapped[int | None] = mapped_column(BigInteger)  # the e-mail that the replay created or found
     late: Mapped[bool] = mapped_column(server_default=false())
     signature_hash: Mapped[bytes | None] = mapped_column(LargeBinary)
 
@@ -275,16 +265,16 @@ class QuarantinedWebhook(Base):
 
 
 class IgnoredWebhook(Base):
-    """A signed event of a type that we have no use for, byte for byte, to be replayed when we have."""
+    """A signed event of an unused type, kept byte for byte for a later replay."""
 
     __tablename__ = "ignored_webhooks"
 
     id: Mapped[int] = mapped_column(BigInteger, Identity(), primary_key=True)
     received_at: Mapped[datetime] = mapped_column(server_default=func.now())
-    idempotency_key: Mapped[str] = mapped_column(unique=True)  # of the body: no two events have the same
-    signature_hash: Mapped[bytes | None] = mapped_column(
-        LargeBinary
-    )  # goes into the e-mail that it may become
+    idempotency_key: Mapped[str] = mapped_column(
+        unique=True
+    )  # of the body: two different events never share it
+    signature_hash: Mapped[bytes | None] = mapped_column(LargeBinary)  # for the e-mail of a replay
     event_type: Mapped[str]
     account_id: Mapped[str | None]
     invocation_id: Mapped[str | None]
@@ -292,4 +282,4 @@ class IgnoredWebhook(Base):
     raw_headers: Mapped[Any] = mapped_column(JSON)
     late: Mapped[bool] = mapped_column(server_default=false())
     replayed_at: Mapped[datetime | None]
-    email_id: Mapped[int | None] = mapped_column(BigInteger)  # what the replay made of it, or found there
+    email_id: Mapped[int | None] = mapped_column(BigInteger)  # the e-mail that the replay created or found

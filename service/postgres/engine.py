@@ -1,4 +1,4 @@
-"""Connections to Postgres, time budgets for them, and what its errors mean."""
+"""Connections to Postgres, time budgets for them, and the meaning of its errors."""
 
 import asyncio
 import random
@@ -20,34 +20,35 @@ from service.telemetry.metrics import POOL_IN_USE, POOL_SIZE, POOL_WAITING
 
 T = TypeVar("T")
 
-# By then a lease has run out, and the job is somebody else's.
+# By then the lease has ended, and another worker has the job.
 INSIST_SECONDS = 60.0
 
 # The connections of a pool are closed one after the other.
 GOODBYE_SECONDS = 0.2
-# A server that accepts a connection and does not answer is given up after this time at most.
+# The longest wait for a server that accepts a connection and does not answer.
 CONNECT_SECONDS = 20.0
 # Names in pg_stat_activity.
 WEB, WORKER, COMMAND, RELEASE = "holdfast web", "holdfast worker", "holdfast command", "holdfast release"
 
-# Errors after which a session is of no more use, nor are those of the pool that are as old: its server became
-# read-only (after a failover it may live on as a standby), or ends all sessions.
+# Errors after which a session, and all of the same age in the pool, are useless: the server became read-only
+# (after a failover it may continue as a standby), or ends all sessions.
 # https://www.postgresql.org/docs/current/errcodes-appendix.html
 _READ_ONLY = asyncpg.ReadOnlySQLTransactionError.sqlstate
-_NOT_LET_IN = asyncpg.InvalidAuthorizationSpecificationError.sqlstate
-_SESSION_IS_OVER = {
+_NOT_AUTHORIZED = asyncpg.InvalidAuthorizationSpecificationError.sqlstate
+_SESSION_ENDED = {
     _READ_ONLY,
     asyncpg.AdminShutdownError.sqlstate,
     asyncpg.CrashShutdownError.sqlstate,
     asyncpg.CannotConnectNowError.sqlstate,
 }
-# SQLSTATE class of statements that do not fit the tables: a table or column is missing, or has another type.
-_OTHER_TABLES = "42"
+# The SQLSTATE class of statements that do not fit the tables: a table or column is missing, or has another
+# type.
+_WRONG_TABLES = "42"
 # The code of a text that is longer than its column.
 TOO_LONG = "value_too_long"
 
-# Fails as a write would, and writes nothing.
-_LIKE_A_WRITE = text("""
+# Fails where a write would fail, and writes nothing.
+_WRITE_CHECK = text("""
     DO $$ BEGIN
         IF current_setting('transaction_read_only') = 'on' THEN
             RAISE read_only_sql_transaction;
@@ -60,54 +61,48 @@ _abandoned: set[asyncio.Task[Any]] = set()
 
 
 def create_engine(
-    url: str,
-    *,
-    pool_size: int,
-    seconds: float,
-    name: str = COMMAND,
-    statement_seconds: float | None = None,
+    url: str, *, pool_size: int, seconds: float, name: str = COMMAND, statement_seconds: float | None = None
 ) -> AsyncEngine:
-    """Make an engine on which each statement is a transaction of its own; nothing connects yet.
+    """Create an engine in autocommit mode: each statement is a transaction; nothing connects yet.
 
-    asyncpg itself reads the URL, so that Heroku's `postgres://` and libpq's parameters (`sslmode`,
-    `host=/socket/directory`, …) mean what they mean everywhere. `seconds` bounds connecting and waiting
-    for the pool, `statement_seconds` any statement (default: twice as long). `name` tells in
-    pg_stat_activity whose connections they are.
+    asyncpg parses the URL, so that Heroku's `postgres://` and libpq's parameters (`sslmode`,
+    `host=/socket/directory`, …) have their usual meaning. `seconds` bounds connecting and waiting for the
+    pool, `statement_seconds` any statement (default: twice as long). `name` is the application_name in
+    pg_stat_activity.
     """
-    dsn = url.replace("postgresql+asyncpg://", "postgresql://", 1)
-
-    async def connect() -> Any:  # noqa: ANN401 asyncpg has no types
-        connection = await asyncpg.connect(
-            dsn,
-            timeout=min(seconds, CONNECT_SECONDS),
-            command_timeout=statement_seconds or 2 * seconds,
-            statement_cache_size=0,  # SQLAlchemy has one of its own
-            connection_class=_Connection,
-            server_settings={"application_name": name},
-        )
-        try:
-            await connection.look_for_pooler()
-        except BaseException:
-            connection.terminate()
-            raise
-        return connection
-
     POOL_SIZE.set(pool_size)
     engine = create_async_engine(
         "postgresql+asyncpg://",
-        async_creator=connect,
+        async_creator=lambda: _open_session(url, seconds, statement_seconds or 2 * seconds, name),
         poolclass=ElasticPool,
         pool_size=pool_size,
         pool_timeout=seconds,
         isolation_level="AUTOCOMMIT",
         hide_parameters=True,
     )
-    event.listen(engine.sync_engine, "handle_error", _throw_away_what_is_over)
+    event.listen(engine.sync_engine, "handle_error", _mark_disconnected)
     return engine
 
 
+async def _open_session(url: str, seconds: float, statement_seconds: float, name: str) -> Any:  # noqa: ANN401 asyncpg has no types
+    connection = await asyncpg.connect(
+        url.replace("postgresql+asyncpg://", "postgresql://", 1),
+        timeout=min(seconds, CONNECT_SECONDS),
+        command_timeout=statement_seconds,
+        statement_cache_size=0,  # SQLAlchemy has a cache of its own
+        connection_class=_PoolerAwareConnection,
+        server_settings={"application_name": name},
+    )
+    try:
+        await connection.detect_pooler()
+    except BaseException:
+        connection.terminate()
+        raise
+    return connection
+
+
 async def close_engine(engine: AsyncEngine) -> None:
-    """Close the pool, after a moment for the statements that outlived their budget."""
+    """Close the pool, after a short wait for statements that outlived their budget."""
     loop = asyncio.get_running_loop()
     if left := {task for task in _abandoned if task.get_loop() is loop}:
         _, late = await asyncio.wait(left, timeout=GOODBYE_SECONDS)
@@ -116,59 +111,59 @@ async def close_engine(engine: AsyncEngine) -> None:
         if late:
             await asyncio.wait(late, timeout=GOODBYE_SECONDS)
     await engine.dispose()
-    await asyncio.sleep(0)  # a connection that was aborted closes its socket in the loop's next turn
+    await asyncio.sleep(0)  # an aborted connection closes its socket in the loop's next turn
 
 
 def pool_of(engine: AsyncEngine) -> ElasticPool:
     pool = engine.pool
-    assert isinstance(pool, ElasticPool)  # noqa: S101 create_engine made it
+    assert isinstance(pool, ElasticPool)  # noqa: S101  create_engine sets this class
     return pool
 
 
-class _Connection(asyncpg.Connection):  # type: ignore[misc] # asyncpg has no types
-    """A connection that also works through PgBouncer, and that ends at once.
+class _PoolerAwareConnection(asyncpg.Connection):  # type: ignore[misc] # asyncpg has no types
+    """A connection that works through PgBouncer, and that closes at once.
 
-    PgBouncer may give each transaction, and so each statement of ours, to another server, which knows nothing
-    of what was prepared before. A statement without a name asyncpg sends along whenever it is run.
+    PgBouncer may send each transaction, and so each statement of ours, to another server without our prepared
+    statements. asyncpg sends an unnamed statement again with each run.
     """
 
     pooled = True
     _names: Iterator[int]
 
-    async def look_for_pooler(self) -> None:
-        """Find out whether it is Postgres itself that answered, and not one that gives out process ids of its own."""
+    async def detect_pooler(self) -> None:
+        """Find out whether Postgres itself answered, or a pooler with process ids of its own."""
         self._names = count()
         self.pooled = self.get_server_pid() != await self.fetchval("SELECT pg_backend_pid()")
 
     async def prepare(self, query: str, *, name: str | None = None, **more: Any) -> Any:  # noqa: ANN401 as above
-        """Prepare under a name, for Postgres to keep it, where that is sure to be found again."""
+        """Prepare under a name, for Postgres to keep, if the session stays the same."""
         if not self.pooled:
             name = f"holdfast_{next(self._names)}"
         return await super().prepare(query, name=name, **more)
 
     async def close(self, *, timeout: float | None = None) -> None:  # noqa: ASYNC109 asyncpg's signature
-        """Say goodbye without insisting on an answer: else a dead server held up the end of the process."""
+        """Close without waiting long for an answer: a dead server would delay the end of the process."""
         with suppress(TimeoutError, OSError, asyncpg.InterfaceError):
             await super().close(timeout=timeout or GOODBYE_SECONDS)
 
 
-def _throw_away_what_is_over(context: ExceptionContext) -> None:
-    """Have SQLAlchemy take such an error for a disconnection: it replaces the session, and all that are as old."""
-    if getattr(context.original_exception, "sqlstate", None) in _SESSION_IS_OVER:
+def _mark_disconnected(context: ExceptionContext) -> None:
+    """Mark such errors as disconnections: SQLAlchemy then replaces this session and all of the same age."""
+    if getattr(context.original_exception, "sqlstate", None) in _SESSION_ENDED:
         context.is_disconnect = True
 
 
 async def is_pooled(connection: AsyncConnection) -> bool:
-    """Say whether something stands before Postgres that may give each transaction another session."""
+    """Say whether a pooler stands before Postgres: it may change the session with each transaction."""
     driver = (await connection.get_raw_connection()).driver_connection
-    return isinstance(driver, _Connection) and driver.pooled
+    return isinstance(driver, _PoolerAwareConnection) and driver.pooled
 
 
 @asynccontextmanager
 async def connect(engine: AsyncEngine) -> AsyncIterator[AsyncConnection]:
     """Lend a connection.
 
-    Raises Transient for whatever waiting may heal, and Permanent for a value that Postgres refuses.
+    Raises Transient for errors that may pass, and Permanent for a value that Postgres refuses.
     """
     try:
         with ExitStack() as waiting:
@@ -184,29 +179,30 @@ async def connect(engine: AsyncEngine) -> AsyncIterator[AsyncConnection]:
         TooManyConnections,
     ) as exc:
         if is_refusal(exc):
-            raise pool_of(engine).complaint() from exc
+            raise pool_of(engine).error() from exc
         raise Transient("database_unavailable", f"Postgres cannot be reached: {reason_of(exc)}") from exc
 
 
 def reason_of(error: BaseException) -> str:
-    """Say in a phrase, which holds no secret, why Postgres cannot be reached; with what to do where TLS is the reason."""
+    """Say in a phrase, without secrets, why Postgres cannot be reached; for TLS problems also how to fix them."""
     if problem := certificate_problem(error):
         return f"{problem}: sslmode=require in DATABASE_URL accepts it, sslrootcert=FILE names its issuer"
     if "rejected SSL upgrade" in str(error):
-        return "it has no TLS, and DATABASE_URL asks for it: sslmode=disable does without"
-    if getattr(error, "sqlstate", None) == _NOT_LET_IN and "no encryption" in str(error):
-        return "it wants TLS: add sslmode=require to DATABASE_URL"
+        return "it has no TLS, and DATABASE_URL asks for it: sslmode=disable turns it off"
+    if getattr(error, "sqlstate", None) == _NOT_AUTHORIZED and "no encryption" in str(error):
+        return "it requires TLS: add sslmode=require to DATABASE_URL"
     return type(error).__name__
 
 
 def refused_row(exc: DBAPIError) -> Permanent | None:
-    """Say which value Postgres refuses, if that is the error; no value is part of the message.
+    """Return the error for a value that Postgres refuses, or None for other errors; the message contains no value.
 
-    Classes 22 (data) and 23 (integrity) are about rows: https://www.postgresql.org/docs/current/errcodes-appendix.html
+    Classes 22 (data) and 23 (integrity) are about rows:
+    https://www.postgresql.org/docs/current/errcodes-appendix.html
     """
     cause = getattr(exc.orig, "__cause__", None)
     state = str(getattr(exc.orig, "sqlstate", None) or "")
-    # SQLAlchemy does not know all of them as its own DataError.
+    # SQLAlchemy does not map all of them to its own DataError.
     if not (isinstance(exc, DataError) or isinstance(cause, asyncpg.DataError) or state[:2] in {"22", "23"}):
         return None
     column, constraint = (getattr(cause, f"{what}_name", None) for what in ("column", "constraint"))
@@ -226,7 +222,7 @@ def refused_row(exc: DBAPIError) -> Permanent | None:
 
 
 def _outage(exc: DBAPIError) -> Transient:
-    """Say what keeps Postgres from working."""
+    """Return the error for an outage of Postgres."""
     code = "database_disconnected" if exc.connection_invalidated else "database_unavailable"
     if getattr(exc.orig, "sqlstate", None) == asyncpg.DeadlockDetectedError.sqlstate:
         code = "database_deadlock"
@@ -234,19 +230,19 @@ def _outage(exc: DBAPIError) -> Transient:
         return Transient(
             "database_read_only",
             "Postgres accepts no writes: this server is a standby, or its default_transaction_read_only is on."
-            " During a failover this ends by itself; otherwise let DATABASE_URL lead to the primary.",
+            " During a failover this ends by itself; otherwise point DATABASE_URL to the primary.",
         )
     state = str(getattr(exc.orig, "sqlstate", None) or "")
-    if state.startswith(_OTHER_TABLES) and state != asyncpg.InsufficientPrivilegeError.sqlstate:
+    if state.startswith(_WRONG_TABLES) and state != asyncpg.InsufficientPrivilegeError.sqlstate:
         return Transient(code, "The tables are not those of this version: `holdfast check` says what to do.")
     return Transient(code, f"Postgres: {type(exc.orig).__name__}")
 
 
 async def run(engine: AsyncEngine, seconds: float, statement: Callable[[AsyncConnection], Awaitable[T]]) -> T:
-    """Run a statement within a budget, and once more where the pool held a connection from before a restart or failover.
+    """Run a statement within a budget; run it a second time after a stale connection or a deadlock.
 
-    Once more also if Postgres sacrificed it to another one, with which it waited in a circle.
-    Raises as `connect` and `within` do; the statement must bear to be repeated.
+    A connection of the pool may date from before a restart or a failover. In a deadlock, Postgres cancels one
+    of the statements. Raises as `connect` and `within` do; the statement must be safe to repeat.
     """
 
     async def once() -> T:
@@ -258,7 +254,7 @@ async def run(engine: AsyncEngine, seconds: float, statement: Callable[[AsyncCon
             return await once()
         except Transient as exc:
             if exc.code == "database_deadlock":
-                await asyncio.sleep(0.2)  # else it may take the lock from the other one again
+                await asyncio.sleep(0.2)  # otherwise it may deadlock with the same statement again
             elif exc.code not in ("database_disconnected", "database_read_only"):
                 raise
         return await once()
@@ -267,8 +263,8 @@ async def run(engine: AsyncEngine, seconds: float, statement: Callable[[AsyncCon
 
 
 async def check_writable(conn: AsyncConnection) -> None:
-    """Raise what a write would raise on a session that is read-only."""
-    await conn.execute(_LIKE_A_WRITE)
+    """Raise the error that a write would raise on a read-only session."""
+    await conn.execute(_WRITE_CHECK)
 
 
 async def within(seconds: float, work: Coroutine[Any, Any, T]) -> T:
@@ -287,7 +283,7 @@ async def within(seconds: float, work: Coroutine[Any, Any, T]) -> T:
 
 
 async def insist(call: Callable[[], Awaitable[T]]) -> T:
-    """Repeat a call while Postgres is away: what a worker has done is worth waiting for.
+    """Repeat a call during an outage of Postgres, so that a worker's finished result is not lost.
 
     Raises Transient after INSIST_SECONDS.
     """
@@ -298,7 +294,7 @@ async def insist(call: Callable[[], Awaitable[T]]) -> T:
         except Transient:
             if time.monotonic() > deadline:
                 raise
-            await asyncio.sleep(random.uniform(0.2, 1))  # noqa: S311 no secret
+            await asyncio.sleep(random.uniform(0.2, 1))  # noqa: S311  not a secret
 
 
 def _forget(task: asyncio.Task[Any]) -> None:

@@ -1,4 +1,4 @@
-"""The pool of connections to Postgres: it grows as needed, shrinks when idle, and waits where Postgres refuses more."""
+"""The pool of connections to Postgres: it grows as needed, shrinks when idle, and waits if Postgres refuses more."""
 
 import asyncio
 import time
@@ -18,13 +18,13 @@ from service.errors import Transient
 from service.telemetry.metrics import POOL_OPEN, POOL_REFUSALS
 
 TOO_MANY = "database_too_many_connections"
-# After a refusal, a process asks again so much later: soon where it has no connection at all.
+# The pause after a refusal: short for a process without any connection.
 SOON_SECONDS, LATER_SECONDS = 0.5, 5.0
 RECENT_SECONDS = 60.0
 # too_many_connections, of a server, role or database, and configuration_limit_exceeded.
 # https://www.postgresql.org/docs/current/errcodes-appendix.html
 _REFUSED = {"53300", "53400"}
-# The names of our processes begin with this.
+# The application_name of all our processes begins with this.
 OURS = "holdfast"
 ADVICE = (
     "lower DATABASE_POOL_SIZE or WEB_CONCURRENCY, end other sessions, take a plan with more connections,"
@@ -36,14 +36,14 @@ _pools: WeakSet["ElasticPool"] = WeakSet()
 
 
 class TooManyConnections(Exception):
-    """Postgres refused a connection for as long as the caller could wait; the message says what to do."""
+    """Postgres refused a connection until the caller's timeout; the message says what to do."""
 
 
 class ElasticPool(Pool):
-    """Lends the connection that was used last, and opens another one only while all are lent.
+    """Lends the most recently used connection, and opens another one only while all are lent.
 
-    Callers who wait are served in their order. Where Postgres refuses another connection, they wait for one of
-    those that this pool has, and raise the refusal only when their time is over. It belongs to one event loop.
+    Waiting callers are served in order. If Postgres refuses another connection, they wait for one of this
+    pool's, and raise the refusal only at their timeout. A pool belongs to one event loop.
     """
 
     _is_asyncio = True
@@ -55,10 +55,10 @@ class ElasticPool(Pool):
         self.open = 0
         self.refusals = 0
         self.refused_at = float("-inf")  # the last time, by the monotonic clock
-        self._is_refused = False  # until Postgres gives a connection
-        self._limit = "server"  # whose limit the last refusal named
+        self._is_refused = False  # until Postgres accepts a connection
+        self._limit = "server"  # the limit that the last refusal named
         self._timeout = timeout
-        self._tried_at = float("-inf")  # to open one
+        self._tried_at = float("-inf")  # the last try to open a connection
         self._is_disposed = False
         self._idle: deque[tuple[float, ConnectionPoolEntry]] = deque()
         self._waiting: deque[asyncio.Future[ConnectionPoolEntry | None]] = deque()
@@ -66,25 +66,25 @@ class ElasticPool(Pool):
 
     @property
     def is_starved(self) -> bool:
-        """Whether somebody waits for a connection that Postgres refuses."""
+        """Say whether a caller waits for a connection that Postgres refuses."""
         return self._is_refused and not self._is_disposed and (self.open == 0 or bool(self._waiting))
 
     @property
     def was_refused(self) -> bool:
-        """Whether Postgres refused a connection within the last minute."""
+        """Say whether Postgres refused a connection within the last minute."""
         return time.monotonic() - self.refused_at < RECENT_SECONDS
 
     async def close_idle(self, seconds: float) -> None:
-        """Close the connections that nobody used for so long."""
+        """Close connections that were idle for this long."""
         while self._idle and self._idle[0][0] <= time.monotonic() - seconds:
             _, entry = self._idle.popleft()
             await greenlet_spawn(self._discard, entry)
 
-    def complaint(self) -> Transient:
+    def error(self) -> Transient:
         """Return the error that names the cause and says what to do."""
         return Transient(
             TOO_MANY,
-            f"Postgres refuses connections, too many are open: the limit of the {self._limit} is met."
+            f"Postgres refuses connections, too many are open: the limit of the {self._limit} is reached."
             f" This process holds {self.open} of at most {self.most}. What to do: {ADVICE}."
             f" `holdfast check` shows who holds them, and so does: {HOLDERS}",
         )
@@ -137,10 +137,10 @@ class ElasticPool(Pool):
         return self.open < self.most and time.monotonic() >= self._may_open_at
 
     def _open(self) -> ConnectionPoolEntry | None:
-        """Open a connection; None where Postgres refuses it. Raises what else may go wrong."""
+        """Open a connection; None if Postgres refuses it. Raises any other error."""
         self._tried_at = time.monotonic()
         self._count(1)
-        began = time.time()  # the clock that SQLAlchemy compares with
+        began = time.time()  # SQLAlchemy compares with this clock
         try:
             entry = self._create_connection()
         except BaseException as exc:
@@ -158,11 +158,11 @@ class ElasticPool(Pool):
         return entry
 
     def _wait(self, until: float) -> ConnectionPoolEntry | None:
-        """Wait for a connection of this pool; None where it is time to try and open one."""
+        """Wait for a connection of this pool; None when it is time to try to open one."""
         now = time.monotonic()
         if now >= until:
             raise (
-                TooManyConnections(self.complaint().message)
+                TooManyConnections(self.error().message)
                 if self._is_refused
                 else PoolTimeoutError(self.status())
             )
@@ -173,7 +173,7 @@ class ElasticPool(Pool):
         self._waiting.append(future)
         try:
             await_only(asyncio.wait([future], timeout=seconds))
-        except BaseException:  # cancelled, perhaps with a connection that it was just given
+        except BaseException:  # cancelled, perhaps just after it got a connection
             if future in self._waiting:
                 self._waiting.remove(future)
             elif entry := future.result():
@@ -187,14 +187,14 @@ class ElasticPool(Pool):
         return None
 
     def _give(self, entry: ConnectionPoolEntry | None) -> bool:
-        """Give the first who waits a connection, or the chance to open one; False where nobody waits."""
+        """Give the first waiting caller a connection, or the chance to open one; return False if none waits."""
         if not self._waiting:
             return False
         self._waiting.popleft().set_result(entry)
         return True
 
     def _is_good(self, entry: ConnectionPoolEntry) -> bool:
-        """Whether no later error has told that the connections of its time are of no more use."""
+        """Say whether no later error has invalidated the connections of its age."""
         return entry.dbapi_connection is not None and self._invalidate_time <= entry.info["began"]
 
     def _discard(self, entry: ConnectionPoolEntry) -> None:
@@ -210,30 +210,30 @@ class ElasticPool(Pool):
 
 
 def is_refusal(exc: BaseException) -> bool:
-    """Whether Postgres refuses a connection because too many are open."""
+    """Say whether Postgres refuses a connection because too many are open."""
     return isinstance(exc, TooManyConnections) or getattr(exc, "sqlstate", None) in _REFUSED
 
 
 def refusal() -> Transient | None:
-    """Return why a budget of time was over, if that is because Postgres refuses connections."""
-    return next((pool.complaint() for pool in _pools if pool.is_starved), None)
+    """Return the reason of a timeout if Postgres refuses connections, or None."""
+    return next((pool.error() for pool in _pools if pool.is_starved), None)
 
 
 def _limit_of(exc: BaseException) -> str:
-    """Return whose limit was met. Postgres's own text also has the name of the role or database."""
+    """Return the scope of the reached limit. Postgres's text also names the role or the database."""
     return next((whose for whose in ("role", "database") if f"connections for {whose}" in str(exc)), "server")
 
 
 @dataclass(frozen=True)
 class Usage:
-    """Who holds connections, by application_name, and how many there may be, by the limit that is met first."""
+    """The connections of each application_name, and their limit: the one that is reached first."""
 
     limit: int
     held: Mapping[str, int]
 
     @property
     def others(self) -> int:
-        """How many are held by who is not ours."""
+        """The number of connections of other programs."""
         return sum(count for name, count in self.held.items() if not name.startswith(OURS))
 
     @property
@@ -246,7 +246,7 @@ class Usage:
 
 
 async def usage(conn: AsyncConnection) -> Usage:
-    """Find out who holds the connections of Postgres."""
+    """Count the connections of Postgres and find the limit with the least room."""
     limits = (await conn.execute(_LIMITS)).one()
     sessions = (await conn.execute(_SESSIONS)).all()
     scopes = (
@@ -265,14 +265,14 @@ async def usage(conn: AsyncConnection) -> Usage:
     return found
 
 
-# The limits of a role and of a database do not hold for superusers.
+# The limits of a role and of a database do not apply to superusers.
 _LIMITS = text("""
     SELECT current_setting('max_connections')::int - current_setting('superuser_reserved_connections')::int
         - coalesce(current_setting('reserved_connections', true)::int, 0) AS of_server,
         nullif(rolconnlimit, -1) AS of_role, nullif(datconnlimit, -1) AS of_database
     FROM pg_roles, pg_database WHERE rolname = session_user AND datname = current_database()
 """)
-# Who is no superuser sees no names of other roles' sessions.
+# Only a superuser sees the names of other roles' sessions.
 _SESSIONS = text("""
     SELECT coalesce(nullif(left(application_name, 40), ''), 'others') AS name,
         coalesce(usename = session_user, false) AS is_same_role,

@@ -1,4 +1,4 @@
-"""Statements over any number of rows, made once: rows come as arrays, or as a list in JSON; what lists show of rows."""
+"""Parts of statements: rows from arrays or from a JSON list, and brief columns for lists."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -20,8 +20,8 @@ from sqlalchemy.types import TypeEngine
 
 from service.postgres.email_tables import Attachment
 
-# What a list shows of a text or of a value in JSON. Senders decide how long most of them are, and 40 subjects of
-# 1 MB would make a page of 160 MB.
+# The most that a list shows of a text or of a JSON value. Senders choose their length: 40 subjects of 1 MB
+# would make a page of 160 MB.
 BRIEF_TEXT = 300  # characters
 BRIEF_JSON = 10_000  # characters as text
 
@@ -29,7 +29,7 @@ ANNOUNCED = ("position", "source_url", "file_name", "declared_type", "declared_s
 
 
 def announced_files(files: ColumnElement[Any]) -> TableValuedAlias:
-    """Make rows of the columns ANNOUNCED, and of their e-mail's key, out of a JSON list of any number of files."""
+    """Make rows of the columns ANNOUNCED and of the e-mail's key from a JSON list of files."""
     key = Column("idempotency_key", Text)
     columns = (key, *(Column(name, Attachment.__table__.c[name].type) for name in ANNOUNCED))
     as_rows = func.json_to_recordset(files).table_valued(*columns, name="file")
@@ -37,30 +37,30 @@ def announced_files(files: ColumnElement[Any]) -> TableValuedAlias:
 
 
 def rows_of(name: str, columns: Mapping[str, TypeEngine[Any]]) -> TableValuedAlias:
-    """Make a table of any number of rows, one array for each column, and their `place`; see `arrays_of`."""
+    """Make a table of rows from one array for each column, with their `place`; see `arrays_of`."""
     arrays = (bindparam(f"every_{column}", type_=ARRAY(kind)) for column, kind in columns.items())
     columns_of = (Column(column, kind) for column, kind in columns.items())
     return func.unnest(*arrays).table_valued(*columns_of, with_ordinality="place", name=name).render_derived()
 
 
 def arrays_of(columns: Iterable[str], rows: Sequence[Sequence[Any]]) -> dict[str, list[Any]]:
-    """Give the parameters of a statement that was made with `rows_of`."""
+    """Return the parameters of a statement that uses `rows_of`."""
     return {f"every_{column}": [row[number] for row in rows] for number, column in enumerate(columns)}
 
 
 def brief(columns: Iterable[ColumnElement[Any]], most: int = BRIEF_TEXT) -> list[ColumnElement[Any]]:
-    """Cut the texts among these columns to so many characters, in Postgres; a long value in JSON is null."""
+    """Cut the texts among these columns to `most` characters, in Postgres; a long JSON value becomes null."""
     return [_brief(column, most) for column in columns]
 
 
 def is_short(column: ColumnElement[Any]) -> ColumnElement[bool]:
-    """Tell of a value in JSON whether a list can show it; its size on disk is known without reading it."""
+    """Say whether a list can show a JSON value; its size on disk is known without reading it."""
     most: ColumnElement[int] = literal_column(str(BRIEF_JSON))
     return and_(func.pg_column_size(column) <= most, func.length(column.cast(Text)) <= most)
 
 
 def _brief(column: ColumnElement[Any], most: int) -> ColumnElement[Any]:
-    # Numbers stand in the statement itself: as parameters they would make Postgres plan each list anew.
+    # Numbers are part of the statement: as parameters, they would make Postgres plan each list again.
     if isinstance(column.type, JSON):
         return case((is_short(column), column)).cast(JSON).label(column.name)
     if isinstance(column.type, Text):

@@ -1,4 +1,4 @@
-"""The walk that finds what an operator means: newest first, along an index, and never far in one step."""
+"""Search the e-mails of a filter: newest first, along an index, in bounded steps."""
 
 from dataclasses import dataclass
 from datetime import datetime
@@ -26,10 +26,10 @@ from service.postgres.email_tables import NOT_SYNCED, STATUSES, UNSYNCED, Attach
 from service.postgres.rows import brief
 from service.postgres.selection import MOST_SENDER, NONE, Selection
 
-# How many rows one step looks at. An index leads to most of what is meant; for a text there is none, and a
-# step that finds nothing says how far it has come instead of reading on through millions.
+# The rows of one step. An index leads to most filters' rows. A text has none: a step without a match returns
+# its cursor instead of reading millions of rows.
 EXAMINED = 5_000
-# How many are counted, where that is all there is to do with a row.
+# The rows of one step that only counts.
 COUNTED = 10_000
 _UNSYNCED, _FINISHED = ("not_applicable", "failed"), ("completed", "failed")
 _BY_TIME = {"status", "received_after", "received_before"}
@@ -38,16 +38,16 @@ HEAVY = {"raw_body", "raw_headers", "signature_hash", "reading_hash"}
 LIGHT = tuple(column for column in IncomingEmail.__table__.c if column.name not in HEAVY)
 
 
-class Place(NamedTuple):
-    """Where a walk stands: behind the e-mail that came at this time under this id; None where no time is on record."""
+class Cursor(NamedTuple):
+    """The position of a search: after the e-mail with this time and id; the time is None if the row has none."""
 
     received_at: datetime | None
     id: int
 
 
 @dataclass(frozen=True, slots=True)
-class Walk:
-    """At most `examined` rows in order, and which of them are meant."""
+class SearchStep:
+    """At most `examined` rows in order, and the condition for a match."""
 
     rows: Subquery
     matches: ColumnElement[bool]
@@ -55,17 +55,17 @@ class Walk:
     examined: int
 
     def found(self, limit: int, *, is_brief: bool = False) -> Select[Any]:
-        """Select those that are meant; on demand with no more of long texts than a list shows."""
+        """Select the matches; `is_brief` cuts long texts for a list."""
         columns = brief(self.rows.c) if is_brief else self.rows.c
         return select(*columns).where(self.matches).order_by(*self.order).limit(limit)
 
     def end(self) -> Select[Any]:
-        """Give the place of the last row; nothing where there were fewer."""
+        """Select the cursor of the last row; nothing if there were fewer than `examined`."""
         place = select(self.rows.c.received_at, self.rows.c.id).order_by(*self.order)
         return place.offset(self.examined - 1).limit(1)
 
     def stop(self, limit: int) -> Select[Any]:
-        """Give the place of the last of `limit` rows that are meant, or else of the last row."""
+        """Select the cursor of the last of `limit` matches, or else of the last row."""
         place = select(self.rows.c.received_at, self.rows.c.id).where(self.matches).order_by(*self.order)
         full, short = place.offset(limit - 1).limit(1).subquery(), self.end().subquery()
         ways = union_all(select(literal(1).label("way"), full), select(literal(2), short)).subquery()
@@ -73,19 +73,19 @@ class Walk:
 
 
 class Count(NamedTuple):
-    """How many match; where it is capped, at least so many."""
+    """The number of matches; if it is capped, a lower bound."""
 
     number: int
     is_capped: bool
 
 
-def walk(
+def search(
     wanted: Selection,
-    after: Place | None = None,
+    after: Cursor | None = None,
     examined: int = EXAMINED,
     finished_before: datetime | None = None,
-) -> Walk:
-    """Walk along the index that leads to the fewest rows; what it does not know is looked at in each row."""
+) -> SearchStep:
+    """Search along the index with the fewest rows; check the other conditions in each row."""
     key, status = (
         _key(wanted),
         wanted.status or ("failed" if NONE in (wanted.error_code, wanted.host) else None),
@@ -94,32 +94,36 @@ def walk(
     if is_by_time and status:
         rows = _by_time(wanted, status, after, examined)
     elif is_by_time:
-        # All states, each along its part of the index, merged.
+        # All statuses, each along its part of the index, merged.
         ways = (select(_by_time(wanted, each, after, examined).subquery()) for each in STATUSES)
         every = union_all(*ways).subquery()
-        rows = select(every).order_by(every.c.received_at.desc(), every.c.id.desc()).limit(known(examined))
+        rows = (
+            select(every)
+            .order_by(every.c.received_at.desc(), every.c.id.desc())
+            .limit(inline_number(examined))
+        )
     else:
         rows = _by_id(select(*LIGHT).where(true() if key is None else key), after, examined)
     walked = rows.subquery("walked")
     order = (walked.c.received_at.desc(), walked.c.id.desc()) if is_by_time else (walked.c.id.desc(),)
-    ended_at = walked.c.completed_at  # null in rows of another system that has no such column
+    ended_at = walked.c.completed_at  # null in rows of another system without such a column
     in_time = true() if finished_before is None else or_(ended_at.is_(None), ended_at < finished_before)
-    return Walk(walked, and_(in_time, *matches(wanted, walked)), order, examined)
+    return SearchStep(walked, and_(in_time, *matches(wanted, walked)), order, examined)
 
 
 async def count(
     conn: AsyncConnection, wanted: Selection, examined: int | None = None, *, finished: bool = False
 ) -> Count:
-    """Count those that match among the first that a walk looks at; on demand, only those that are finished."""
+    """Count the matches among the first rows of a search; `finished` counts only finished e-mails."""
     examined = examined or (COUNTED if wanted.q is None else EXAMINED)
     given = {name for name in Selection.model_fields if getattr(wanted, name) is not None}
     if wanted.status and given <= _BY_TIME:
-        # The index alone can tell.
+        # The index alone suffices.
         rows = _in_time(select(literal(1)).where(in_status(wanted.status)), wanted)
-        some = rows.order_by(IncomingEmail.received_at.desc()).limit(known(examined)).subquery()
+        some = rows.order_by(IncomingEmail.received_at.desc()).limit(inline_number(examined)).subquery()
         found = looked_at = (await conn.execute(select(func.count()).select_from(some))).scalar_one()
     else:
-        way = walk(wanted, examined=examined)
+        way = search(wanted, examined=examined)
         over = way.rows.c.processing_status.in_(_FINISHED) if finished else true()
         matching = func.count().filter(way.matches, over)
         found, looked_at = (await conn.execute(select(matching, func.count()).select_from(way.rows))).one()
@@ -127,7 +131,7 @@ async def count(
 
 
 def matches(wanted: Selection, walked: Subquery) -> list[ColumnElement[bool]]:
-    """Say it all of rows: what a walk went by is true for each of its rows, and cheap to look at."""
+    """Return every condition; checking the indexed ones again is cheap."""
     row = walked.c
     conditions: list[ColumnElement[bool]] = []
     for column, value in (
@@ -160,8 +164,8 @@ def _is(walked: Subquery, column: str, value: str) -> ColumnElement[bool]:
     return walked.c[column] == value
 
 
-def known(number: int) -> ColumnElement[int]:
-    """Write a number into the statement: of a parameter Postgres, once it keeps a plan, believes what it likes."""
+def inline_number(number: int) -> ColumnElement[int]:
+    """Write a number into the statement: with a parameter, a cached plan of Postgres guesses its value."""
     return literal_column(str(number))
 
 
@@ -179,24 +183,26 @@ def _key(wanted: Selection) -> ColumnElement[bool] | TextClause | None:
     return None
 
 
-def _sender(address: Any) -> ColumnElement[str]:  # noqa: ANN401 a column or a text
-    """Write an address as the index of senders has it."""
-    return func.left(func.lower(address), known(MOST_SENDER))
+def _sender(address: Any) -> ColumnElement[str]:  # noqa: ANN401  a column or a text
+    """Return an address in the form of the index of senders."""
+    return func.left(func.lower(address), inline_number(MOST_SENDER))
 
 
-def _by_id(rows: Select[Any], after: Place | None, examined: int) -> Select[Any]:
+def _by_id(rows: Select[Any], after: Cursor | None, examined: int) -> Select[Any]:
     if after:
         rows = rows.where(IncomingEmail.id < after.id)
-    return rows.order_by(IncomingEmail.id.desc()).limit(known(examined))
+    return rows.order_by(IncomingEmail.id.desc()).limit(inline_number(examined))
 
 
-def _by_time(wanted: Selection, status: str, after: Place | None, examined: int) -> Select[Any]:
+def _by_time(wanted: Selection, status: str, after: Cursor | None, examined: int) -> Select[Any]:
     rows = _in_time(select(*LIGHT).where(in_status(status)), wanted)
-    if after and after.received_at is None:  # these come first
+    if after and after.received_at is None:  # these rows come first
         rows = rows.where(or_(IncomingEmail.received_at.is_not(None), IncomingEmail.id < after.id))
     elif after:
         rows = rows.where(tuple_(IncomingEmail.received_at, IncomingEmail.id) < after)
-    return rows.order_by(IncomingEmail.received_at.desc(), IncomingEmail.id.desc()).limit(known(examined))
+    return rows.order_by(IncomingEmail.received_at.desc(), IncomingEmail.id.desc()).limit(
+        inline_number(examined)
+    )
 
 
 def _in_time(rows: Select[Any], wanted: Selection) -> Select[Any]:
@@ -208,7 +214,7 @@ def _in_time(rows: Select[Any], wanted: Selection) -> Select[Any]:
 
 
 def _holds(walked: Subquery, part: str) -> ColumnElement[bool]:
-    # A scalar subquery: of an EXISTS, Postgres may think that a list of all files of all e-mails pays.
+    # A scalar subquery: for an EXISTS, Postgres may choose to list all files of all e-mails.
     named = (
         select(func.bool_or(Attachment.file_name.icontains(part, autoescape=True)))
         .where(Attachment.email_id == walked.c.id)

@@ -24,24 +24,24 @@ from service.storage.vendors import is_anonymous, open_store
 if TYPE_CHECKING:
     from obstore.store import ObjectStore  # exists for type checkers only
 
-_PART_BYTES = 5 * 1024**2  # the least that S3 takes
-_UPLOADS = 4  # large ones at once: each holds two or three parts in memory
+_PART_BYTES = 5 * 1024**2  # the least that S3 accepts
+_UPLOADS = 4  # large uploads at once: each holds two or three parts in memory
 _SECONDS = 40  # for one request and its repetitions
 _UPLOAD_SECONDS = 180
-_SIGN_SECONDS = 5  # somebody waits for it; with keys that we hold it takes no request
-_PAGE = 1000  # what S3 lists in one answer
+_SIGN_SECONDS = 5  # a user waits for it; with keys of our own it takes no request
+_PAGE = 1000  # the most objects in one answer of S3
 _CHECK_KEY = "holdfast-check"
-# What servers say that know no condition for a write, which an object's own write does without.
+# Answers of servers that know no conditional writes; plain writes of objects need none.
 _UNCONDITIONAL = re.compile(r"status code: (400|405|501)\b")
 
-# The client's own threads let go of what they gave us last. To one that still wants the interpreter when it ends,
-# Python before 3.14 puts an end in a way that aborts the process, whatever its exit code was to be.
+# The client's threads still release our buffers. If one of them needs the interpreter while it shuts down,
+# Python before 3.14 ends that thread so that the process aborts, with another exit code.
 atexit.register(time.sleep, 0.1)
 
 
 @dataclass(frozen=True)
 class Cloud:
-    """A bucket, or a prefix in one. Credentials come from the vendor's own variables, as AWS_*."""
+    """A bucket, or a prefix in one. Credentials come from the vendor's own variables, such as AWS_*."""
 
     store: "ObjectStore"
     is_anonymous: bool = False
@@ -81,9 +81,9 @@ class Cloud:
                     await self._upload(key, await asyncio.to_thread(spool.file.read))
                 else:
                     await self._upload_in_parts(key, spool.file)
-        with suppress(PermissionDeniedError):  # we may have the right to write alone
+        with suppress(PermissionDeniedError):  # we may only have the right to write
             if await self.size(key) != spool.size:
-                raise OSError(errno.EIO, "the bucket took the object, but does not have all of it")
+                raise OSError(errno.EIO, "the bucket accepted the object, but holds only a part of it")
 
     async def pages(self, prefix: str) -> AsyncIterator[Sequence[Listed]]:
         stream = aiter(obstore.list(self.store, prefix, chunk_size=_PAGE))
@@ -100,7 +100,7 @@ class Cloud:
 
     async def remove(self, key: str) -> None:
         async with asyncio.timeout(_SECONDS):
-            with suppress(FileNotFoundError):  # S3 says nothing of it
+            with suppress(FileNotFoundError):  # S3 does not report a missing object
                 await obstore.delete_async(self.store, key)
 
     async def sign(self, key: str, method: Method, expires: timedelta) -> str | None:
@@ -110,13 +110,13 @@ class Cloud:
             async with asyncio.timeout(_SIGN_SECONDS):
                 return await obstore.sign_async(self.store, method, key, expires)
         except BaseError as exc:
-            # So it is with a SAS token for Azure; the error has no class of its own.
+            # Azure cannot sign with a SAS token; the error has no class of its own.
             if "not supported" in str(exc).partition("\n")[0]:
                 return None
             raise
 
     async def check(self) -> None:
-        """Write what is never overwritten, where that can be asked for: a bucket with versions would fill up."""
+        """Create an object that is never overwritten, if the server can: each overwrite would fill a bucket with versions."""
         async with asyncio.timeout(_SECONDS):
             try:
                 await obstore.put_async(self.store, _CHECK_KEY, b"holdfast", mode="create")
@@ -133,10 +133,10 @@ class Cloud:
         async with asyncio.timeout(_SECONDS):
             await obstore.put_async(self.store, key, key.encode(), use_multipart=False)
             if bytes(await obstore.get_range_async(self.store, key, start=0, end=len(key))) != key.encode():
-                raise OSError(errno.EIO, "what was written is not what is read", key)
+                raise OSError(errno.EIO, "the bytes read differ from the bytes written", key)
             try:
                 await obstore.delete_async(self.store, key)
-            except BaseError:  # S3 deletes by the list, and tells of each in a 200 whether it may be
+            except BaseError:  # S3 deletes from a list, and reports each refusal inside a 200
                 return False
         return True
 
@@ -145,10 +145,10 @@ class Cloud:
             await obstore.put_async(self.store, key, content, use_multipart=False)
 
     async def _upload_in_parts(self, key: str, file: IO[bytes]) -> None:
-        """Upload, or have it aborted: of a put that is just cancelled, the parts would stay in the bucket."""
+        """Upload, and abort the upload on failure: cancelling the put would leave its parts in the bucket."""
         given_up = False
 
-        def parts() -> Iterator[bytes]:  # for threads of the client's own, which aborts if this raises
+        def parts() -> Iterator[bytes]:  # threads of the client read it, and the client aborts if it raises
             while part := file.read(_PART_BYTES):
                 if given_up:
                     raise InterruptedError
@@ -157,7 +157,9 @@ class Cloud:
         upload = asyncio.ensure_future(
             obstore.put_async(self.store, key, parts(), chunk_size=_PART_BYTES, max_concurrency=1)
         )
-        upload.add_done_callback(lambda done: done.cancelled() or done.exception())  # or asyncio complains
+        upload.add_done_callback(
+            lambda done: done.cancelled() or done.exception()
+        )  # asyncio warns of an exception that is never read
         try:
             async with asyncio.timeout(_UPLOAD_SECONDS):
                 await asyncio.wait({upload})

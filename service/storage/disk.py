@@ -1,7 +1,8 @@
-"""Objects as files, which survive a kill and a power cut whole or not at all."""
+"""Objects as files: each survives a kill and a power cut whole or not at all."""
 
 import asyncio
 import errno
+import fcntl
 import math
 import os
 import time
@@ -15,25 +16,24 @@ from pathlib import Path
 from typing import IO, TypeVar
 from uuid import uuid4
 
-from service.storage.files import lock, private, remove_leftover, sync
 from service.storage.port import ALL, KEY, RANGES, Listed, Method
 from service.storage.spool import Spool
 
 T = TypeVar("T")
 
-# Much less than a lease: when a killed worker's job is done by another, the file is gone, too.
-_TIDY_SECONDS = 5
-# They wait for the disk, which writes down together what is there at the same time.
+# Much less than a lease: a killed worker's file is gone before another worker has done its job.
+_CLEAN_SECONDS = 5
+# The threads wait for the disk, and the disk merges simultaneous syncs.
 _THREADS = 32
 
 
 @dataclass
 class Disk:
-    """A directory. obstore's LocalStore does not fsync, and leaves half files among the objects when killed."""
+    """A directory of objects. obstore's LocalStore does not fsync, and a kill leaves half files among its objects."""
 
     root: Path
-    _durable: set[Path] = field(default_factory=set)  # directories of objects that survive a power cut
-    _tidied: float = -math.inf
+    _durable: set[Path] = field(default_factory=set)  # directories that survive a power cut
+    _cleaned_at: float = -math.inf
     _threads: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(_THREADS, "disk"))
 
     @cached_property
@@ -44,18 +44,18 @@ class Disk:
         return str(self._spool)
 
     def spool_file(self) -> IO[bytes]:
-        """Make a file on the same file system."""
-        if not self._spool.is_dir():  # nor is what was in the volume that we knew
+        """Create a file on the same file system."""
+        if not self._spool.is_dir():  # then the volume's content is not the one that we knew
             self._durable.clear()
             self._spool.mkdir(parents=True, exist_ok=True)
-        self._tidy()
+        self._remove_leftovers()
         while True:
-            file = open(self._spool / uuid4().hex, "xb", opener=private)  # noqa: SIM115 it is the spool's to close
+            file = open(self._spool / uuid4().hex, "xb", opener=private)  # noqa: SIM115  the spool closes it
             with suppress(BlockingIOError):
                 lock(file)
                 if os.fstat(file.fileno()).st_nlink:
                     return file
-            file.close()  # somebody took it for a leftover before it was locked
+            file.close()  # another process took it for a leftover before it was locked
 
     async def size(self, key: str) -> int:
         return await self._run(self._size, key)
@@ -73,7 +73,7 @@ class Disk:
     async def remove(self, key: str) -> None:
         await self._run(self._remove, key)
 
-    async def sign(self, key: str, method: Method, expires: timedelta) -> str | None:  # noqa: ARG002 as the port has it
+    async def sign(self, key: str, method: Method, expires: timedelta) -> str | None:  # noqa: ARG002  the port's signature
         return None
 
     async def check(self) -> None:
@@ -99,7 +99,7 @@ class Disk:
         try:
             return (self.root / key).open("rb")
         except FileNotFoundError:
-            self._see_that_it_is_mounted()
+            self._check_mounted()
             raise
 
     def _list(self, prefix: str) -> list[Listed]:
@@ -108,17 +108,17 @@ class Disk:
                 return [found for entry in entries if (found := _listed(prefix, entry))]
         except FileNotFoundError:
             if not (self.root / ALL).is_dir():
-                self._see_that_it_is_mounted()
+                self._check_mounted()
             return []
 
     def _remove(self, key: str) -> None:
         try:
             (self.root / key).unlink()
         except FileNotFoundError:
-            self._see_that_it_is_mounted()
+            self._check_mounted()
 
-    def _see_that_it_is_mounted(self) -> None:
-        """Raise OSError if not the object is missing, but the directory that it was put in."""
+    def _check_mounted(self) -> None:
+        """Raise OSError if the directory of all objects is missing, and not only the object."""
         if not self._spool.is_dir():
             raise OSError(
                 errno.ENODEV, "nothing was ever stored here, the volume may not be mounted", str(self.root)
@@ -131,7 +131,7 @@ class Disk:
             directory = path.parent
             with spool.lock:
                 self._place(path, directory, spool)
-        # Also of an object that was there: whoever is putting it may not have come this far.
+        # Also for an existing object: the process that is putting it may not have synced it yet.
         sync(directory)
         if directory not in self._durable:
             sync(directory.parent)
@@ -149,11 +149,11 @@ class Disk:
             directory.mkdir(parents=True, exist_ok=True)
         Path(file.name).replace(path)
 
-    def _tidy(self) -> None:
-        """Remove now and then what killed processes left: to look at each file costs more than to make one."""
-        if time.monotonic() < self._tidied + _TIDY_SECONDS:
+    def _remove_leftovers(self) -> None:
+        """Remove files of killed processes now and then; looking at each file costs more than creating one."""
+        if time.monotonic() < self._cleaned_at + _CLEAN_SECONDS:
             return
-        self._tidied = time.monotonic()
+        self._cleaned_at = time.monotonic()
         with os.scandir(self._spool) as entries:
             for entry in entries:
                 remove_leftover(Path(entry.path))
@@ -165,7 +165,7 @@ class Disk:
             file.flush()
 
     def _probe(self) -> None:
-        """Take an object's way: written down, put beside the others, read, and removed."""
+        """Do what an object goes through: synced, moved beside the others, read, and removed."""
         directory = self.root / "sha256"
         with self.spool_file() as file:
             file.write(b"check")
@@ -177,11 +177,11 @@ class Disk:
                 is_good = written.read() == b"check"
             path.unlink()
         if not is_good:
-            raise OSError(errno.EIO, "what was written is not what is read", str(path))
+            raise OSError(errno.EIO, "the bytes read differ from the bytes written", str(path))
 
 
 def _listed(prefix: str, entry: os.DirEntry[str]) -> Listed | None:
-    """Give what a listing says of a file; None if it is no object, or gone."""
+    """Return the listing's entry for a file; None if it is not an object, or gone."""
     if not KEY.fullmatch(f"{prefix}{entry.name}") or not entry.is_file():
         return None
     try:
@@ -189,3 +189,39 @@ def _listed(prefix: str, entry: os.DirEntry[str]) -> Listed | None:
     except FileNotFoundError:
         return None
     return Listed(f"{prefix}{entry.name}", found.st_size, datetime.fromtimestamp(found.st_mtime, UTC))
+
+
+_LEFTOVER_SECONDS = 24 * 3600  # where files cannot be locked
+
+
+def remove_leftover(path: Path) -> None:
+    """Remove a spool file whose owner is dead: a living owner holds a lock on it."""
+    with suppress(OSError), path.open("r+b") as file:  # NFS locks only writable files
+        if lock(file) or os.fstat(file.fileno()).st_mtime < time.time() - _LEFTOVER_SECONDS:
+            path.unlink()
+
+
+def lock(file: IO[bytes]) -> bool:
+    """Lock a file until it is closed or this process dies; return False if its file system has no locks.
+
+    Raises BlockingIOError if another process holds the lock.
+    """
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise
+    except OSError:
+        return False
+    return True
+
+
+def private(path: str, flags: int) -> int:
+    return os.open(path, flags, 0o600)
+
+
+def sync(directory: Path) -> None:
+    descriptor = os.open(directory, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,4 +1,4 @@
-"""Tell a file's type by what it begins with; what the sender calls it only decides between equals."""
+"""Detect a file's type by its first bytes; the sender's file name only decides between equal matches."""
 
 import re
 from collections import defaultdict
@@ -16,7 +16,7 @@ _OFFICE_FOLDERS = (
     (b"ppt/", f"{_OFFICE}presentationml.presentation"),
 )
 
-# By where they are and then by what is there: puremagic itself compares with 1,500 signatures, one by one.
+# By position and then by bytes: puremagic itself compares with 1,500 signatures, one by one.
 _HEADERS: dict[tuple[int, int], dict[bytes, list[PureMagic]]] = defaultdict(lambda: defaultdict(list))
 for _row in magic_header_array:
     _HEADERS[_row.offset, _row.offset + len(_row.byte_match)][_row.byte_match].append(_row)
@@ -24,14 +24,14 @@ _EXTENSIONS = {row.extension for row in (*magic_header_array, *magic_footer_arra
 
 
 def detect(head: bytes, tail: bytes, file_name: str | None) -> str | None:
-    """Give the media type, or None if the bytes do not say."""
+    """Return the media type, or None if the bytes do not tell."""
     if head.startswith(_ZIP):
         return _zip_type(head + tail)
     suffix = _suffix(file_name or "")
     found = _signatures(head, tail)
     for match in sorted(found, key=lambda row: (row.extension == suffix, len(row.byte_match)), reverse=True):
         agreed = match.extension == suffix
-        # Two bytes are too little to go by: "BMW" is no bitmap.
+        # Two bytes alone prove too little: "BMW" is not a bitmap.
         if match.mime_type and (agreed or len(match.byte_match) > 2):
             return (
                 str(match.mime_type) if agreed or not head.startswith(_OLE) else "application/x-ole-storage"
@@ -40,13 +40,13 @@ def detect(head: bytes, tail: bytes, file_name: str | None) -> str | None:
 
 
 def _suffix(file_name: str) -> str | None:
-    """Give the end of a name, as `.tar.gz` if that is one."""
+    """Return the end of a name, such as `.tar.gz` if that is a known one."""
     found = _SUFFIX.search(file_name.lower())
     return found and (found[1] if found[1] in _EXTENSIONS else found[3])
 
 
 def _signatures(head: bytes, tail: bytes) -> Iterator[PureMagic]:
-    """Find what is there, and what it may have a second part of."""
+    """Find the matching signatures, also those of two parts."""
     headers = (row for (start, end), rows in _HEADERS.items() for row in rows.get(head[start:end], ()))
     first = sorted(headers, key=lambda row: row.byte_match)
     first += [row for row in magic_footer_array if _is_at(tail, row)]
@@ -65,8 +65,8 @@ def _is_at(sample: bytes, row: PureMagic) -> bool:
 
 
 def _zip_type(sample: bytes) -> str:
-    # puremagic takes every zip for a docx or a jar. OpenDocument and EPUB say what they are in a first entry that
-    # is not compressed: its length is at 18, its name at 30, its content at 38.
+    # puremagic takes every zip for a docx or a jar. OpenDocument and EPUB name their type in an uncompressed
+    # first entry: its length is at 18, its name at 30, its content at 38.
     if sample[30:38] == b"mimetype":
         text = sample[38 : 38 + int.from_bytes(sample[18:22], "little")]
         if re.fullmatch(rb"application/[\w.+-]{1,100}", text):

@@ -1,4 +1,4 @@
-"""Move all objects from one storage to another; killed at any moment and started again, it goes on."""
+"""Move all objects from one storage to another; after a kill, a new start continues."""
 
 import asyncio
 import secrets
@@ -12,23 +12,23 @@ from service.errors import HoldfastError, Permanent, Transient
 from service.storage import objects
 from service.storage.objects import Listed, Storage
 from service.storage.port import ALL, RANGES
-from service.storage.spool import key_of
+from service.storage.spool import object_key
 
-_AT_ONCE = 8  # each reads 2 MiB ahead, and has a file of its own for more than one
-_PATIENCE = 20  # so many in a row that could not be read or written are no longer about the objects
+_AT_ONCE = 8  # each reads 2 MiB ahead, and has a temporary file for larger objects
+_MOST_FAILURES = 20  # after this many failures in a row, the storage is the cause and not the objects
 
 
 @dataclass
-class Moved:
-    """How far it has come: objects, and of the ranges of keys how many of the 256 were begun."""
+class MoveProgress:
+    """Progress of a move: objects, and how many of the 256 ranges of keys were begun."""
 
     copied: int = 0
     copied_bytes: int = 0
-    skipped: int = 0  # were there with the right size; with `delete`, with the right hash
+    skipped: int = 0  # in the target with the right size; with `delete`, with the right hash
     removed: int = 0
     problems: Counter[str] = field(default_factory=Counter)  # by code
     ranges: int = 0
-    stopped: str | None = None  # why not all was tried
+    stopped: str | None = None  # why the move ended early
 
     @property
     def is_complete(self) -> bool:
@@ -36,23 +36,24 @@ class Moved:
 
 
 @dataclass
-class Watch:
-    """Who looks on: is told after each object how far it is, and of each problem the key and the error."""
+class Callbacks:
+    """Callbacks of a move: the progress after each object, and the key and error of each problem."""
 
-    progress: Callable[[Moved], None]
+    progress: Callable[[MoveProgress], None]
     problem: Callable[[str, HoldfastError], None]
 
 
-async def move(source: Storage, target: Storage, watch: Watch, *, delete: bool = False) -> Moved:
-    """Copy what is not there yet; with `delete`, remove from the source what is proven to be in the target.
+async def move(source: Storage, target: Storage, watch: Callbacks, *, delete: bool = False) -> MoveProgress:
+    """Copy the objects that the target lacks; with `delete`, remove verified objects from the source.
 
-    What a listing of the target has with the right size is not copied again. Only whoever writes to neither may
-    delete: a put that finds its object in the source would trust in it. Raises HoldfastError if it cannot begin.
+    An object of the right size in the target's listing is not copied again. Delete only if no process writes
+    to either storage: a put that finds its object in the source would rely on it. Raises HoldfastError if the
+    move cannot begin.
     """
     await objects.check(target)
     if delete:
-        await _see_that_they_differ(source, target)
-    moving = _Moving(source, target, watch, delete)
+        await _check_different(source, target)
+    moving = _Move(source, target, watch, delete)
     async with asyncio.TaskGroup() as group:
         for prefix in await _ranges(source, target):
             await moving.take(prefix, group)
@@ -65,16 +66,16 @@ async def move(source: Storage, target: Storage, watch: Watch, *, delete: bool =
 
 
 async def _ranges(source: Storage, target: Storage) -> Sequence[str]:
-    """Give the ranges by which to take the objects: one, where neither has many."""
+    """Return the ranges of keys to take in turn: a single one if neither storage has many objects."""
     try:
         few = await objects.ranges(source)
         return few if few == await objects.ranges(target) else RANGES
-    except HoldfastError:  # is told of with the range that cannot be listed
+    except HoldfastError:  # reported with the range that cannot be listed
         return RANGES
 
 
-async def _see_that_they_differ(source: Storage, target: Storage) -> None:
-    """Raise Permanent if what is put into one is in the other: links and names of servers may hide that."""
+async def _check_different(source: Storage, target: Storage) -> None:
+    """Raise Permanent if both are one storage: links and names of servers may hide that."""
 
     async def marker() -> AsyncIterator[bytes]:
         yield b"holdfast storage move " + secrets.token_bytes(16)
@@ -85,25 +86,25 @@ async def _see_that_they_differ(source: Storage, target: Storage) -> None:
     except Permanent:
         return
     finally:
-        with suppress(Transient):  # we may have no right to, and it is no e-mail's
+        with suppress(Transient):  # we may lack the right, and the marker belongs to no e-mail
             await objects.remove(target, stored.key)
-    raise Permanent("same_storage", "FROM and TO are one storage by two names; nothing was moved")
+    raise Permanent("same_storage", "FROM and TO are the same storage; nothing was moved")
 
 
 @dataclass
-class _Moving:
+class _Move:
     source: Storage
     target: Storage
-    watch: Watch
+    watch: Callbacks
     delete: bool
-    done: Moved = field(default_factory=Moved)
+    done: MoveProgress = field(default_factory=MoveProgress)
     _slots: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(_AT_ONCE))
     _in_a_row: int = 0
     _found_any: bool = False  # in the source
     _found_any_there: bool = False
 
     async def take(self, prefix: str, group: asyncio.TaskGroup) -> None:
-        """Begin with all objects of a range, a few at a time; of the target's, only these are held in memory."""
+        """Start the moves of all objects of a range, a few at a time; hold only the target's keys of this range in memory."""
         try:
             there = {each.key: each.size async for each in objects.listing(self.target, prefix)}
             self._found_any_there |= bool(there)
@@ -120,15 +121,17 @@ class _Moving:
                 task.add_done_callback(lambda _: self._slots.release())
         except HoldfastError as exc:
             self._note(prefix, exc)
-            if not self.done.ranges:  # it never listed anything
+            if not self.done.ranges:  # no listing has succeeded yet
                 self.done.stopped = exc.message
 
     def judge(self) -> None:
-        """Note it as a problem if there was nothing to move: who mistyped FROM would go on, and use what is empty."""
-        is_emptied = self.delete and self._found_any_there  # by a move before, as it should be
+        """Report a problem if there was nothing to move: FROM may be mistyped, and TO would be used while empty."""
+        is_emptied = self.delete and self._found_any_there  # an earlier move has emptied the source
         if not self._found_any and not is_emptied and self.done.is_complete:
-            doubt = "is it the right place, with its prefix? If nothing was ever stored there, TO can be used at once"
-            self._note("FROM", Permanent("nothing_there", f"no object is there: {doubt}"))
+            doubt = (
+                "is the URL right, with its prefix? If nothing was ever stored there, TO can be used at once"
+            )
+            self._note("FROM", Permanent("nothing_there", f"FROM has no objects: {doubt}"))
 
     async def _try(self, each: Listed, *, is_there: bool) -> None:
         try:
@@ -137,7 +140,9 @@ class _Moving:
             else:
                 await self._copy(each)
             if self.delete:
-                await self._prove(each.key)  # also what was copied: a put trusts what somebody put meanwhile
+                await self._verify(
+                    each.key
+                )  # also after a copy: the put may have relied on an object that another process put
                 await objects.remove(self.source, each.key)
                 self.done.removed += 1
         except HoldfastError as exc:
@@ -146,10 +151,10 @@ class _Moving:
             self._in_a_row = 0
         self.watch.progress(self.done)
 
-    async def _prove(self, key: str) -> None:
-        """Raise Permanent unless the target's bytes are those of the key."""
+    async def _verify(self, key: str) -> None:
+        """Raise Permanent unless the hash of the target's object is that of its key."""
         found, _ = await objects.digest(self.target, key)
-        if key_of(found) != key:
+        if object_key(found) != key:
             raise Permanent("object_damaged", f"the object {key} in TO is damaged; the one in FROM stays")
 
     async def _copy(self, each: Listed) -> None:
@@ -162,12 +167,12 @@ class _Moving:
                 return
             raise
         if await objects.stat(self.target, each.key) != opened.size:
-            raise Transient("storage_unavailable", f"the object {each.key} is not whole in TO")
+            raise Transient("storage_unavailable", f"the object {each.key} is not complete in TO")
         self.done.copied += 1
         self.done.copied_bytes += opened.size
 
     async def _was_moved(self, each: Listed) -> bool:
-        """Tell whether what vanished is in the target: another move may have been quicker."""
+        """Say whether a vanished object is in the target: another move may have been faster."""
         try:
             return await objects.stat(self.target, each.key) == each.size
         except Permanent:
@@ -178,15 +183,15 @@ class _Moving:
         self.watch.problem(what, error)
         if isinstance(error, Transient):
             self._in_a_row += 1
-        if error.code == "storage_full" or self._in_a_row >= _PATIENCE:
+        if error.code == "storage_full" or self._in_a_row >= _MOST_FAILURES:
             self.done.stopped = error.message
 
 
 async def _checked(chunks: AsyncIterator[bytes], key: str) -> AsyncIterator[bytes]:
-    """Pass bytes on; raise Permanent in the end, before anything is stored, if they are not those of the key."""
+    """Pass bytes on; at the end, before anything is stored, raise Permanent if their hash is not that of the key."""
     found = sha256()
     async for chunk in chunks:
         await asyncio.to_thread(found.update, chunk)
         yield chunk
-    if key_of(found.hexdigest()) != key:
+    if object_key(found.hexdigest()) != key:
         raise Permanent("object_damaged", f"the object {key} in FROM is damaged, and was not copied")

@@ -1,18 +1,21 @@
-"""Put, open, stat, list, sign, check and remove objects, wherever they are kept."""
+"""Put, open, stat, list, sign, check and remove objects, in any kind of storage."""
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Sequence
-from contextlib import aclosing
+import errno
+import re
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Iterator, Sequence
+from contextlib import aclosing, contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from hashlib import sha256
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
+from obstore.exceptions import BaseError
+
 from service.errors import Permanent, Transient
 from service.storage.cloud import Cloud
 from service.storage.disk import Disk
-from service.storage.failures import translated
 from service.storage.port import ALL, KEY, RANGES, Listed, Method, Storage
 from service.storage.spool import Spool
 
@@ -20,7 +23,7 @@ __all__ = [
     "Listed",
     "Opened",
     "Storage",
-    "Stored",
+    "StoredObject",
     "check",
     "digest",
     "listing",
@@ -39,8 +42,8 @@ _FEW = 1_000  # a page, for most vendors
 
 
 @dataclass(frozen=True)
-class Stored:
-    """An object that is in storage for good; the type is what its bytes look like, if like anything."""
+class StoredObject:
+    """A durably stored object; the type is detected from its bytes, and None if they do not tell."""
 
     sha256: str
     size: int
@@ -50,16 +53,17 @@ class Stored:
 
 @dataclass(frozen=True)
 class Opened:
-    """An object to be read; there is nothing to close."""
+    """An opened object; it needs no closing."""
 
     size: int
     chunks: AsyncIterator[bytes]
 
 
 def open_storage(url: str) -> Storage:
-    """Open a file, s3, gs or az URL without touching what it names.
+    """Open a file, s3, gs or az URL without a request to it.
 
-    Raises SettingsError, and Transient for what the vendor's client says, if a variable or the URL is wrong.
+    Raises SettingsError, and Transient for an error of the vendor's client, if a variable or the URL is
+    wrong.
     """
     if url.startswith("file:"):
         return Disk(Path(unquote(urlsplit(url).path)))
@@ -67,8 +71,8 @@ def open_storage(url: str) -> Storage:
         return Cloud.open(url)
 
 
-async def put(storage: Storage, chunks: AsyncIterable[bytes], file_name: str | None) -> Stored:
-    """Store what the stream gives; if it raises, nothing is stored. The name only helps to tell the type.
+async def put(storage: Storage, chunks: AsyncIterable[bytes], file_name: str | None) -> StoredObject:
+    """Store the bytes of a stream; if the stream raises, nothing is stored. The file name only helps to detect the type.
 
     Raises Transient("storage_unavailable") and Transient("storage_full").
     """
@@ -80,14 +84,14 @@ async def put(storage: Storage, chunks: AsyncIterable[bytes], file_name: str | N
                     await asyncio.to_thread(spool.flush)
         with translated(storage):
             await storage.write(spool)
-        return Stored(spool.sha256, spool.size, spool.detected_type, spool.key)
+        return StoredObject(spool.sha256, spool.size, spool.detected_type, spool.key)
     finally:
-        if spool.is_large:  # else there is no file, or its writer closes it
+        if spool.is_large:  # otherwise there is no file, or its writer closes it
             await asyncio.shield(asyncio.to_thread(spool.close))
 
 
-async def open(storage: Storage, key: str) -> Opened:  # noqa: A001 the word for it, used as storage.open
-    """Open an object; it is read piece by piece, so a slow reader holds no connection.
+async def open(storage: Storage, key: str) -> Opened:  # noqa: A001  callers write storage.open
+    """Open an object; it is read in pieces, so a slow reader holds no connection.
 
     Raises Permanent("object_missing") and Transient("storage_unavailable"), also while it is read.
     """
@@ -96,14 +100,14 @@ async def open(storage: Storage, key: str) -> Opened:  # noqa: A001 the word for
 
 
 async def stat(storage: Storage, key: str) -> int:
-    """Give an object's size in bytes; raises as `open` does."""
+    """Return an object's size in bytes; raises as `open` does."""
     _guard(key)
     with translated(storage, key):
         return await storage.size(key)
 
 
 async def digest(storage: Storage, key: str) -> tuple[str, int]:
-    """Read an object, and give the SHA-256 of its bytes in hexadecimal digits and their number; raises as `open` does."""
+    """Read an object; return the hexadecimal SHA-256 of its bytes, and their number; raises as `open` does."""
     found = sha256()
     opened = await open(storage, key)
     async for chunk in opened.chunks:
@@ -112,10 +116,11 @@ async def digest(storage: Storage, key: str) -> tuple[str, int]:
 
 
 async def listing(storage: Storage, prefix: str) -> AsyncGenerator[Listed, None]:
-    """List all objects (`sha256/`), or those of one range of 256 (`sha256/ab/`), in no order, and nothing else that is there.
+    """List all objects (`sha256/`), or one of 256 ranges (`sha256/ab/`), without order; skip other files.
 
-    No more than a page, or a range of a disk, is held in memory. What is put or removed meanwhile may be missing.
-    Raises Transient("storage_unavailable"), also where nothing was ever stored on a disk: it may not be mounted.
+    Memory holds at most a page, or a range of a disk. Objects that are put or removed meanwhile may be
+    missing. Raises Transient("storage_unavailable"), also if a disk never had an object: it may not be
+    mounted.
     """
     if prefix != ALL and prefix not in RANGES:
         raise ValueError(f"no range of keys begins with {prefix!r}")
@@ -130,7 +135,7 @@ async def listing(storage: Storage, prefix: str) -> AsyncGenerator[Listed, None]
 
 
 async def ranges(storage: Storage) -> Sequence[str]:
-    """Give what to list one after the other for all objects: one range where few are stored, else 256 smaller ones.
+    """Return the ranges to list in turn for all objects: a single one if few are stored, or else 256 smaller ones.
 
     Raises as `listing` does.
     """
@@ -144,10 +149,10 @@ async def ranges(storage: Storage) -> Sequence[str]:
 
 
 async def remove(storage: Storage, key: str) -> None:
-    """Remove an object; that it is gone already is no error.
+    """Remove an object; a missing object is no error.
 
-    Only for what no e-mail needs, and nobody may be putting: a put that finds the object there writes none.
-    Raises Transient("storage_unavailable").
+    Only for an object that no e-mail needs and no process is putting: a put that finds its object does not
+    write it. Raises Transient("storage_unavailable").
     """
     _guard(key)
     with translated(storage, key):
@@ -155,10 +160,10 @@ async def remove(storage: Storage, key: str) -> None:
 
 
 async def sign(storage: Storage, key: str, *, method: Method, expires: timedelta) -> str | None:
-    """Make an address at which a stranger can read an object for a while, a secret as a password is.
+    """Return a URL that lets anyone read an object for a while; keep it as secret as a password.
 
-    None where there is none: on a disk, and where there are no credentials to sign with. It is not looked whether
-    the object is there. Raises Transient("storage_unavailable"), where another server has to sign.
+    None if the storage cannot sign: a disk, or without credentials to sign with. The object may not exist.
+    Raises Transient("storage_unavailable") if another server has to sign.
     """
     _guard(key)
     with translated(storage):
@@ -166,13 +171,13 @@ async def sign(storage: Storage, key: str, *, method: Method, expires: timedelta
 
 
 async def check(storage: Storage) -> None:
-    """Raise Transient, as `put` does, unless we can write and read; leaves nothing that adds up."""
+    """Raise Transient, as `put` does, unless we can write and read; checks leave at most one small object."""
     with translated(storage):
         await storage.check()
 
 
 async def probe(storage: Storage) -> bool:
-    """Write, read and delete for a person who asks; False if all but the last can be done. Raises as `check`."""
+    """Write, read and delete, when a person asks; return False if only the delete fails. Raises as `check` does."""
     with translated(storage):
         return await storage.probe()
 
@@ -190,3 +195,35 @@ async def _chunks(storage: Storage, key: str, size: int) -> AsyncIterator[bytes]
         if len(chunk) != end - start:
             raise Transient("storage_unavailable", f"the object {key} is shorter than it was")
         yield chunk
+
+
+# The classes of a panic in the client; one of them is not an Exception. The client also prints a line to
+# stderr.
+_PANICS = {"RustPanic", "PanicException"}
+_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}  # no space, or a limit on it
+
+
+@contextmanager
+def translated(storage: Storage | None = None, key: str | None = None) -> Iterator[None]:
+    """Translate errors to Permanent("object_missing"), Transient("storage_full") or Transient("storage_unavailable")."""
+    try:
+        yield
+    except (BaseError, OSError, ValueError) as exc:
+        if key and isinstance(exc, FileNotFoundError):
+            raise Permanent("object_missing", f"the object {key} is not in storage") from None
+        # Vendors' messages are long, and their addresses may be signed or hold a password: keep one line,
+        # without query strings and without XML but its code.
+        line = re.sub(r"(?<=//)\S*@|\?\S*|\s*<.*", "", str(exc).partition("\n")[0])[:500]
+        reason = re.search(r"<Code>(\w+)</Code>", str(exc))
+        line = f"{reason[1]}: {line}" if reason else line
+        code = "storage_unavailable"
+        if isinstance(exc, OSError) and exc.errno in _FULL:
+            code = "storage_full"
+            if storage and not exc.filename:
+                line = f"{line} in {storage.spool_directory()}"
+        raise Transient(code, f"storage: {type(exc).__name__}: {line or 'no answer in time'}") from None
+    except BaseException as exc:
+        if type(exc).__name__ not in _PANICS:
+            raise
+        cause = "something may be wrong with its variables, or with the URL"
+        raise Transient("storage_unavailable", f"storage: the vendor's client crashed; {cause}") from None

@@ -1,4 +1,4 @@
-"""What every kind of storage can do, and what it tells of an object."""
+"""The port of storage: the operations that every kind has, and the entries of a listing."""
 
 import re
 from collections.abc import AsyncIterator, Sequence
@@ -17,7 +17,7 @@ RANGES = tuple(f"{ALL}{number:02x}/" for number in range(256))
 
 @dataclass(frozen=True, slots=True)
 class Listed:
-    """An object as a listing has it: its size in bytes, and when it was put."""
+    """An object in a listing: its size in bytes, and the time of its put."""
 
     key: str
     size: int
@@ -25,13 +25,13 @@ class Listed:
 
 
 class Storage(Protocol):
-    """Where objects are kept; what it raises is the vendor's, and translated in `objects`."""
+    """A storage of objects; `objects` translates the vendor's errors."""
 
     def spool_file(self) -> IO[bytes]:
-        """Make a file for what does not fit into memory; blocks."""
+        """Create a file for content that does not fit into memory; blocks."""
 
     def spool_directory(self) -> str:
-        """Name the place of these files, once there was one."""
+        """Return the directory of these files, once one was created."""
 
     async def size(self, key: str) -> int:
         """Raise FileNotFoundError if there is no such object."""
@@ -39,18 +39,18 @@ class Storage(Protocol):
     async def read(self, key: str, start: int, end: int) -> bytes: ...
 
     async def write(self, spool: Spool) -> None:
-        """Finish the spool and make the object whole or not at all, unless one of its key and size is there."""
+        """Finish the spool and store the object whole or not at all, unless an object of its key and size exists."""
 
     def pages(self, prefix: str) -> AsyncIterator[Sequence[Listed]]:
-        """List what is there, page by page; `prefix` is ALL or one of RANGES."""
+        """List the objects page by page; `prefix` is ALL or one of RANGES."""
 
     async def remove(self, key: str) -> None:
-        """Remove an object, if it is there."""
+        """Remove an object, if it exists."""
 
     async def sign(self, key: str, method: Method, expires: timedelta) -> str | None:
-        """Make an address that needs no credentials; None if that cannot be done here."""
+        """Return an address that needs no credentials; None if this storage cannot sign."""
 
     async def check(self) -> None: ...
 
     async def probe(self) -> bool:
-        """Write, read and delete something; False if all but the last can be done."""
+        """Write, read and delete something; return False if only the delete fails."""

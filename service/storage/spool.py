@@ -1,4 +1,4 @@
-"""Take in a stream of unknown length: the first MiB in memory, more on disk."""
+"""Buffer a stream of unknown length: the first MiB in memory, more on disk."""
 
 from collections.abc import Callable
 from contextlib import suppress
@@ -13,25 +13,25 @@ _MEMORY_BYTES = 1024**2
 _SAMPLE_BYTES = 64 * 1024
 
 
-def key_of(sha256: str) -> str:
-    """Name the object of a content by its hash in hexadecimal digits."""
+def object_key(sha256: str) -> str:
+    """Return the key of the object whose content has this hash, in hexadecimal digits."""
     return f"sha256/{sha256[:2]}/{sha256[2:]}"
 
 
 class Spool:
-    """`add` is for the event loop, everything else blocks and is for threads.
+    """A buffered stream: call `add` on the event loop; all other methods block and belong in threads.
 
-    A cancelled task leaves its thread running, so `close` waits for it: a descriptor closed under a write
-    could be another file's by then. Who works on the file holds the lock.
+    A cancelled task leaves its thread running, so `close` waits for it: a descriptor that is closed under a
+    write could belong to another file by then. A thread holds the lock while it uses the file.
     """
 
     def __init__(self, create: Callable[[], IO[bytes]], file_name: str | None) -> None:
         self.size = 0
-        self.sha256 = self.key = ""  # known when it is finished, as is the type
+        self.sha256 = self.key = ""  # set by `finish`, as is the type
         self.detected_type: str | None = None
         self.is_large = False
         self.buffer = bytearray()
-        self.file: IO[bytes] | None = None  # of everything, or None while all of it is in the buffer
+        self.file: IO[bytes] | None = None  # None while all content is in the buffer
         self._create = create
         self._file_name = file_name
         self._head = self._tail = b""
@@ -55,18 +55,18 @@ class Spool:
             self.buffer = bytearray()
 
     def finish(self) -> None:
-        """Complete the file, if there is one, and find out what is in it."""
+        """Complete the file, if there is one, and detect its hash and type."""
         with self.lock:
             self._digest()
             if self.file:
                 self.to_file()
                 self.file.flush()
         self.sha256 = self._hash.hexdigest()
-        self.key = key_of(self.sha256)
+        self.key = object_key(self.sha256)
         self.detected_type = detect(self._head, self._tail, self._file_name)
 
     def to_file(self) -> IO[bytes]:
-        """Append the buffer to the file, making one if need be; the caller holds the lock."""
+        """Append the buffer to the file, creating it if needed; the caller holds the lock."""
         if self._closed:
             raise ValueError("the spool is closed")
         if self.file is None:

@@ -8,7 +8,7 @@ from functools import cached_property
 from aiohttp import ClientSession
 
 from service.errors import Permanent, Transient
-from service.outbound.signed_post import Answer, open_session, post, reach, signed
+from service.outbound.signed_post import PostResponse, open_session, post, reach, signed
 from service.targets.document import Document, to_json
 
 # Printable ASCII, valid in a header.
@@ -60,7 +60,7 @@ class Endpoint:
         if "_session" in vars(self):
             await self._session.close()
 
-    def _refusal(self, answer: Answer) -> Transient | Permanent:
+    def _refusal(self, answer: PostResponse) -> Transient | Permanent:
         said = f"answered {answer.status}"
         if code := _DOCUMENT_CODES.get(answer.status):
             return Permanent(code, f"{said} to this e-mail")

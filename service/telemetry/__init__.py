@@ -1,1 +1,1 @@
-"""What leaves for other systems: errors to Sentry, traces to whatever speaks OTLP. Both are off unless they are set."""
+"""Logs, metrics, liveness, and exports to other systems: errors to Sentry, traces over OTLP."""

@@ -1,7 +1,7 @@
-"""Whether a process of this machine is alive, for a platform's probe: quick, and without Postgres or Redis.
+"""Check whether a process on this machine is alive, for a platform's probe: quickly, without Postgres or Redis.
 
-A worker writes a few bytes into a file every five seconds, from its event loop. A web process answers GET /healthz.
-This module imports next to nothing: a probe runs every few seconds beside the work.
+A worker writes a few bytes into a file every five seconds, from its event loop. A web process answers GET
+/healthz. This module imports next to nothing, because a probe runs every few seconds beside the service.
 """
 
 import os
@@ -12,12 +12,13 @@ from collections.abc import Sequence
 BEAT_SECONDS = 5.0
 STALE_SECONDS = 30.0
 ANSWER_SECONDS = 5.0
+LEAST_WATCHDOG_SECONDS = 5.0
 
 _USAGE = "usage: holdfast alive web|worker"
 
 
 def main(words: Sequence[str]) -> None:
-    """Print one line; exit with 0 if the process is alive, with 1 if not, with 2 for wrong words."""
+    """Print one line; exit with 0 if the process is alive, with 1 if not, with 2 for wrong arguments."""
     if list(words) not in (["web"], ["worker"]):
         about = [*words] == ["-h"] or [*words] == ["--help"]
         print(_USAGE, file=sys.stdout if about else sys.stderr)
@@ -28,9 +29,10 @@ def main(words: Sequence[str]) -> None:
 
 
 def beat(name: str) -> None:
-    """Write that the worker of this name is alive; belongs in a thread. Raises OSError.
+    """Record in a file that the worker of this name is alive; blocks. Raises OSError.
 
-    It writes in place, which a full disk allows, and opens neither a link nor a pipe that somebody put there.
+    The file is written in place, because that works on a full disk. A link or a pipe at its path is not
+    opened.
     """
     flags = os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
     file = os.open(path_of(name), flags, 0o644)
@@ -41,12 +43,12 @@ def beat(name: str) -> None:
 
 
 def end(name: str) -> None:
-    """Remove the file of a worker that ends in order; belongs in a thread. Raises OSError."""
-    os.unlink(path_of(name))  # noqa: PTH108 pathlib takes a while to import
+    """Remove the file of a worker that shuts down normally; blocks. Raises OSError."""
+    os.unlink(path_of(name))  # noqa: PTH108  pathlib is slow to import
 
 
 def worker_complaint(name: str) -> str:
-    """Say why the worker of this name is not alive; "" if it is."""
+    """Return why the worker of this name is not alive; "" if it is."""
     path = path_of(name)
     try:
         with open(path, "rb", opener=lambda path, flags: os.open(path, flags | os.O_NONBLOCK)) as file:
@@ -54,9 +56,7 @@ def worker_complaint(name: str) -> str:
         age = time.monotonic() - float(at)
         os.kill(int(pid), 0)
     except FileNotFoundError:
-        return (
-            f"worker {name}: there is no {path}; it did not start here, or with another WORKER_NAME or TMPDIR"
-        )
+        return f"worker {name}: {path} does not exist; it did not start here, or has another WORKER_NAME or TMPDIR"
     except ProcessLookupError:
         return f"worker {name}: process {int(pid)} has ended"
     except PermissionError as exc:
@@ -70,11 +70,11 @@ def worker_complaint(name: str) -> str:
 
 
 def web_complaint() -> str:
-    """Say why the web process of $HOST:$PORT does not answer; "" if it does."""
-    import socket  # noqa: PLC0415 the probe of a worker needs none
+    """Return why the web process of $HOST:$PORT does not answer; "" if it does."""
+    import socket  # noqa: PLC0415  the probe of a worker needs no socket
 
     host, port = os.environ.get("HOST") or "0.0.0.0", os.environ.get("PORT") or "8000"  # noqa: S104 the settings' defaults
-    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104 to listen at all is to listen there
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104  to listen on all addresses is to listen on this one
     deadline = time.monotonic() + ANSWER_SECONDS
     answer = b""
     try:
@@ -92,11 +92,29 @@ def web_complaint() -> str:
 
 
 def worker_name() -> str:
-    """Return the name as the settings have it."""
+    """Return the worker's name, as the settings define it."""
     return os.environ.get("WORKER_NAME") or os.uname().nodename
 
 
 def path_of(name: str) -> str:
-    """Name the file: in $TMPDIR, or else in /tmp."""
+    """Return the path of the file, in $TMPDIR or else in /tmp."""
     plain = "".join(letter if letter.isalnum() or letter in "-._" else "_" for letter in name)
-    return f"{os.environ.get('TMPDIR') or '/tmp'}/holdfast-{plain[:100]}.alive"  # noqa: S108 `beat` follows no link there
+    return f"{os.environ.get('TMPDIR') or '/tmp'}/holdfast-{plain[:100]}.alive"  # noqa: S108  `beat` follows no link
+
+
+async def watchdog(seconds: float) -> None:
+    """Until cancelled, end this process with a traceback once its event loop has stood still for this long.
+
+    A C timer does it, because code that hangs may hold the interpreter's lock. The platform then starts the
+    process again, and other workers take its jobs.
+    """
+    import asyncio  # noqa: PLC0415  slow to import, and a probe does not need them
+    import faulthandler  # noqa: PLC0415
+
+    seconds = max(seconds, LEAST_WATCHDOG_SECONDS)
+    try:
+        while True:
+            faulthandler.dump_traceback_later(seconds, exit=True)
+            await asyncio.sleep(seconds / 4)
+    finally:
+        faulthandler.cancel_dump_traceback_later()

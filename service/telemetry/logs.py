@@ -1,6 +1,7 @@
-"""Logs: one event a line, as JSON for machines or coloured for people."""
+"""Logs: one event per line, as JSON for machines or coloured for people."""
 
 import logging
+import re
 import sys
 from contextlib import suppress
 from typing import TextIO, cast
@@ -8,16 +9,14 @@ from typing import TextIO, cast
 import structlog
 from aiohttp.http_exceptions import HttpProcessingError
 
-from service.telemetry.redaction import without_addresses
-
-# Their lines repeat ours, or name the arguments of jobs, or hold documents.
+# Their lines repeat ours, or show the arguments of jobs, or contain documents.
 _QUIET = ("arq", "aiohttp.access", "asyncio", "sqlalchemy", "pymongo")
 
 
 def configure(log_format: str, level: str, *watch: structlog.typing.Processor) -> None:
-    """Send structlog's and the standard library's lines to stdout in one format; repeatable.
+    """Send the lines of structlog and of the standard library to stdout in one format; repeatable.
 
-    Who watches sees each event first, with its traceback still an exception.
+    The processors in `watch` see each event first, while its traceback is still an exception.
     """
     shared: list[structlog.typing.Processor] = [
         structlog.contextvars.merge_contextvars,
@@ -57,7 +56,7 @@ def configure(log_format: str, level: str, *watch: structlog.typing.Processor) -
 
 
 class _Output:
-    """A stream that may be gone, or full: what was to be logged has happened all the same."""
+    """An output stream that may be closed or full: a failed write is ignored."""
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
@@ -74,16 +73,26 @@ class _Output:
 def _without_addresses(
     _logger: object, _method: str, event: structlog.typing.EventDict
 ) -> structlog.typing.EventDict:
-    """Cut the addresses in a traceback: whoever raised did not know that it would be logged."""
+    """Cut the addresses in a traceback, because the raiser of an error did not write for the log."""
     if "exception" in event:
         event["exception"] = without_addresses(event["exception"])
     return event
 
 
 def _without_traceback(record: logging.LogRecord) -> bool:
-    """Tell in one line of a request that is no HTTP; a port scan would fill the log."""
+    """Log one line for a request that is not HTTP; tracebacks of a port scan would fill the log."""
     error = record.exc_info[1] if record.exc_info else None
     if isinstance(error, HttpProcessingError):
         record.exc_info = None
         record.levelno, record.levelname = logging.WARNING, "WARNING"
     return True
+
+
+# The scheme has a bound: without one, the search restarts at each letter of a long word, for minutes. An
+# address may contain ' and ), and a signature behind them; at its end they belong to the text around it.
+_URL = re.compile(r"([\w+.-]{1,30}://)(?:[^\s/?#@]*@)?([\w.:\[\]-]*)(?:[^\s\"<>]*[^\s\"<>'),])?")
+
+
+def without_addresses(text: str) -> str:
+    """Shorten each URL to its scheme and its host: the rest may hold tokens, passwords and names."""
+    return _URL.sub(r"\1\2/…", text)

@@ -1,4 +1,4 @@
-"""Spans to a collector, by OpenTelemetry's SDK; imported only where traces are on."""
+"""Spans to a collector, through OpenTelemetry's SDK; imported only where traces are on."""
 
 import time
 from collections.abc import Mapping
@@ -21,19 +21,19 @@ from opentelemetry.trace import (
     set_span_in_context,
 )
 
-from service.telemetry.spans import Traces
+from service.telemetry.exporters import Traces
 
 
 class ExportedTraces(Traces):
-    """Hands spans to a thread that sends them; where that lags behind, the oldest are dropped.
+    """Hands spans to a thread that sends them; if it lags behind, the oldest are dropped.
 
-    Headers, certificates, sampling and the service's name are read from the variables that OpenTelemetry names.
+    Headers, certificates, sampling and the service's name come from OpenTelemetry's own variables.
     """
 
     def __init__(self, endpoint: str, version: str) -> None:
         self._ids = _Ids()
         self._exporter = OTLPSpanExporter(endpoint=endpoint)
-        ours = Resource.create({"service.name": "holdfast", "service.telemetry.version": version})
+        ours = Resource.create({"service.name": "holdfast", "service.version": version})
         self._provider = TracerProvider(
             resource=ours.merge(OTELResourceDetector().detect()),
             id_generator=self._ids,
@@ -42,7 +42,7 @@ class ExportedTraces(Traces):
         self._provider.add_span_processor(BatchSpanProcessor(self._exporter))
         self._tracer = self._provider.get_tracer("holdfast")
 
-    def record(  # noqa: PLR0913 what a span is made of
+    def record(  # noqa: PLR0913  the parts of a span
         self,
         invocation: str,
         name: str,
@@ -56,11 +56,11 @@ class ExportedTraces(Traces):
         if not invocation:
             return
         ended = time.time_ns()
-        trace_id = _hashed(invocation, 16)
-        self._ids.trace_id, self._ids.span_id = trace_id, _place(invocation, at) if at else 0
+        trace_id = _hash(invocation, 16)
+        self._ids.trace_id, self._ids.span_id = trace_id, _span_id(invocation, at) if at else 0
         span = self._tracer.start_span(
             name,
-            self._parent(trace_id, _place(invocation, under)) if under else Context(),
+            self._parent(trace_id, _span_id(invocation, under)) if under else Context(),
             kind=SpanKind.INTERNAL if under else SpanKind.SERVER,
             attributes={"invocation": invocation, **about},
             start_time=ended - int(seconds * 1e9),
@@ -71,15 +71,15 @@ class ExportedTraces(Traces):
         span.end(ended)
 
     def close(self) -> None:
-        """Send what is left; blocks."""
+        """Send unsent spans; blocks."""
         self._provider.shutdown()
 
-    def give_up(self) -> None:
-        """Let nothing more be tried."""
+    def cancel(self) -> None:
+        """Cancel all further sends."""
         self._exporter.shutdown()  # type: ignore[no-untyped-call]
 
     def _parent(self, trace_id: int, span_id: int) -> Context:
-        # The process that recorded the parent asked its sampler the same.
+        # The process that recorded the parent span got the same decision from its sampler.
         decision = self._provider.sampler.should_sample(Context(), trace_id, "webhook").decision
         sampled = decision is Decision.RECORD_AND_SAMPLE
         flags = TraceFlags(TraceFlags.SAMPLED if sampled else TraceFlags.DEFAULT)
@@ -88,7 +88,7 @@ class ExportedTraces(Traces):
 
 
 class _Ids(IdGenerator):
-    """Gives the ids that were laid out, and a random one where none was."""
+    """Gives the prepared ids, or a random id where none was prepared."""
 
     def __init__(self) -> None:
         self.trace_id = self.span_id = 0
@@ -101,9 +101,9 @@ class _Ids(IdGenerator):
         return self.span_id or self._random.generate_span_id()
 
 
-def _place(invocation: str, name: str) -> int:
-    return _hashed(f"{name}\n{invocation}", 8)
+def _span_id(invocation: str, name: str) -> int:
+    return _hash(f"{name}\n{invocation}", 8)
 
 
-def _hashed(text: str, size: int) -> int:
-    return int.from_bytes(sha256(text.encode(errors="replace")).digest()[:size]) or 1  # 0 is no id
+def _hash(text: str, size: int) -> int:
+    return int.from_bytes(sha256(text.encode(errors="replace")).digest()[:size]) or 1  # 0 is not a valid id

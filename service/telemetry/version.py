@@ -1,4 +1,4 @@
-"""Which version of Holdfast runs here, and of which commit."""
+"""The version and the commit of the Holdfast that runs here."""
 
 import os
 import re
@@ -10,10 +10,10 @@ from importlib import metadata
 from pathlib import Path
 
 _ROOT = Path(__file__).parents[2]
-# Heroku sets the first two where its dyno metadata is on, and the third during a build:
+# Heroku sets the first two if its dyno metadata is on, and the third during a build:
 # https://devcenter.heroku.com/articles/dyno-metadata
 _VARIABLES = ("HEROKU_BUILD_COMMIT", "HEROKU_SLUG_COMMIT", "SOURCE_VERSION")
-# Written where a slug, a wheel or an image is built.
+# The build of a slug, a wheel or an image writes this file.
 COMMIT_FILE = Path(__file__).parents[1] / "commit.txt"
 _COMMIT = re.compile(r"[0-9a-f]{7,64}")
 _GIT_SECONDS = 5.0
@@ -21,7 +21,7 @@ _GIT_SECONDS = 5.0
 
 @lru_cache(maxsize=1)
 def version() -> str:
-    """Read it from the project in a checkout, or from the installed package; blocks."""
+    """Return the version of the project in a checkout, or of the installed package; blocks."""
     project = _ROOT / "pyproject.toml"
     if project.is_file():
         return str(tomllib.loads(project.read_text())["project"]["version"])
@@ -30,13 +30,13 @@ def version() -> str:
 
 @lru_cache(maxsize=1)
 def commit() -> str:
-    """Name the commit by its first 12 digits, or say "unknown"; blocks."""
+    """Return the first 12 digits of the commit, or "unknown"; blocks."""
     found = (text.strip() for text in _sources())
     return next((text[:12] for text in found if _COMMIT.fullmatch(text)), "unknown")
 
 
 def full_version() -> str:
-    """Join both as SemVer has it, 0.2.0+e4759f20abcd, or without a commit that is not known; blocks."""
+    """Join version and commit as SemVer does, 0.2.0+e4759f20abcd; the version alone if the commit is unknown; blocks."""
     return version() if commit() == "unknown" else f"{version()}+{commit()}"
 
 
@@ -47,11 +47,11 @@ def _sources() -> Iterator[str]:
 
 
 def _checked_out() -> str:
-    if not (_ROOT / ".git").exists():  # an installed package may lie in somebody else's repository
+    if not (_ROOT / ".git").exists():  # an installed package may lie in another project's repository
         return ""
     command = ["git", "-C", str(_ROOT), "rev-parse", "HEAD"]
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=_GIT_SECONDS, check=False)  # noqa: S603 no words from outside
+        done = subprocess.run(command, capture_output=True, text=True, timeout=_GIT_SECONDS, check=False)  # noqa: S603  a fixed command
     except (OSError, subprocess.SubprocessError):
         return ""
     return done.stdout

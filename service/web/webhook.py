@@ -14,8 +14,8 @@ from structlog.contextvars import bind_contextvars, get_contextvars
 
 from service import intake
 from service.errors import HoldfastError, Rejected
+from service.telemetry.exporters import Traces
 from service.telemetry.metrics import LATE_WEBHOOKS, SIGNATURE_SKEW, WEBHOOKS
-from service.telemetry.spans import Traces
 from service.web.bodies import overloaded, read_body
 from service.web.handling.keys import RES
 from service.web.handling.middleware import WEBHOOK_PATH, is_webhook
@@ -45,7 +45,7 @@ class Invocation(RootModel[Mapping[str, object]]):
 
 
 class Receipt(BaseModel):
-    """The result of the request, which is committed."""
+    """The result of the committed request."""
 
     status: Literal["accepted", "duplicate", "ignored", "quarantined"]
     email_id: int | None = Field(None, description="of an accepted or duplicate request")

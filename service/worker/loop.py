@@ -23,7 +23,7 @@ from service.queue.arq_queue import ArqQueue, QueueMessage, reason_of
 from service.queue.dispatch import SYNC_TASK, TASK
 from service.queue.suspects import Suspects
 from service.resources import background
-from service.telemetry.watchdog import watch
+from service.telemetry.alive import watchdog
 
 # Settings of arq's Worker that this one does not read; Postgres has the attempts, their number and their leases.
 UNUSED_SETTINGS = frozenset(
@@ -81,7 +81,7 @@ class Worker(arq.worker.Worker):
         self._suspects = Suspects(self.max_jobs)
         self.ctx["worker"] = self
         if self._handle_signals:  # it is a process of its own
-            self.ctx["watchdog"] = asyncio.create_task(watch(self.ctx["settings"].lease_seconds))
+            self.ctx["watchdog"] = asyncio.create_task(watchdog(self.ctx["settings"].lease_seconds))
         assert self.on_startup  # noqa: S101 the settings of our worker have it
         await self.on_startup(self.ctx)  # arq would wait for Redis first
         queue = ArqQueue(self.pool)

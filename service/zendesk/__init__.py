@@ -1,1 +1,1 @@
-"""Zendesk's side of the wire: how its webhooks are signed and what they say."""
+"""Zendesk: the signature and the body of its webhooks, and the HTTP client for its API."""

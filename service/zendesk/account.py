@@ -17,13 +17,13 @@ API_TOKENS_END = date(2027, 4, 30)
 
 USE_A_CLIENT = "set ZENDESK_OAUTH_CLIENT_ID and ZENDESK_OAUTH_CLIENT_SECRET"
 
-# The path of an attachment's file. Its record is elsewhere, at /api/v2/attachments/1.json.
+# The path of an attachment's file. The path of its record in the API differs: /api/v2/attachments/1.json.
 _FILE = re.compile(r"/attachments/(?:token/[A-Za-z0-9_-]+|[0-9]+)(?:/[^/\\]*)?")
 
 
 @dataclass(frozen=True)
 class OAuthClient:
-    """An OAuth client of the account: it gets short-lived access tokens by itself."""
+    """An OAuth client of the account: the source of short-lived access tokens."""
 
     client_id: str
     secret: SecretStr
@@ -31,14 +31,14 @@ class OAuthClient:
 
 @dataclass(frozen=True)
 class FixedToken:
-    """A token that somebody made by hand, as the whole `Authorization` header."""
+    """A token that a person created, as the whole `Authorization` header."""
 
     kind: Literal["api_token", "oauth_token"]
     header: str = field(repr=False)
 
 
-class Ending(NamedTuple):
-    """Credentials that will not work for ever: when they end, what else ends them, what to do."""
+class ExpectedEnd(NamedTuple):
+    """An expected end of the credentials: the date, other causes of an end, and advice."""
 
     when: str
     besides: str
@@ -47,7 +47,7 @@ class Ending(NamedTuple):
 
 @dataclass(frozen=True)
 class Account:
-    """Everything that Holdfast knows about one Zendesk account; without `url` there is no login."""
+    """All settings of one Zendesk account; without `url` there is no login."""
 
     url: URL | None = None
     hosts: tuple[str, ...] = ()  # further hosts of the same account: HOST or HOST:PORT
@@ -67,33 +67,33 @@ class Account:
         )
 
     def has_host(self, host: str) -> bool:
-        """Say whether a host, without a port, is one of this account."""
+        """Say whether a host, without a port, belongs to this account."""
         own = {self.url.host} if self.url else set()
         return host in own or any(host == each.partition(":")[0] for each in self.hosts)
 
     def holds_file(self, url: URL) -> bool:
         """Say whether an address is that of an attachment on a host of this account.
 
-        Only such an address gets the credentials on the way to a file: a webhook may name any other, and what the
-        API answers there would be stored as a file.
+        Downloads show the credentials only to such addresses: a webhook may name any address, and an answer
+        of the API would be stored as a file.
         """
         path = url.raw_path
-        return self.owns(url) and _FILE.fullmatch(path) is not None and not _climbs(path)
+        return self.owns(url) and _FILE.fullmatch(path) is not None and not _leaves_folder(path)
 
     def absolute(self, address: str) -> str:
-        """Complete an address that is only a path: templates leave the host out at times."""
+        """Complete an address that is only a path, because some templates omit the host."""
         if self.url is not None and address.startswith("/") and not address.startswith("//"):
             return f"{self.url}".rstrip("/") + address
         return address
 
 
-def is_apis(url: URL) -> bool:
-    """Say whether a path is the API's, or may be read as one of it."""
-    return url.raw_path.lstrip("/").startswith("api/") or _climbs(url.raw_path)
+def is_api_url(url: URL) -> bool:
+    """Say whether a path belongs to the API, or a server may read it as one that does."""
+    return url.raw_path.lstrip("/").startswith("api/") or _leaves_folder(url.raw_path)
 
 
 def account_of(settings: Settings) -> Account:
-    """Make the account that the settings describe."""
+    """Make the account from the settings."""
     url = URL(settings.account_url).origin() if settings.account_url else None
     hosts = tuple(host.lower() for host in settings.zendesk_hosts)
     own = (url.host or "",) if url else ()
@@ -106,21 +106,21 @@ def account_of(settings: Settings) -> Account:
     )
 
 
-def ending(account: Account, today: date | None = None) -> Ending | None:
-    """Say when the credentials end, and what to do; None where they go on.
+def ending(account: Account, today: date | None = None) -> ExpectedEnd | None:
+    """Return the expected end of the credentials, with advice; None if no end is expected.
 
     https://developer.zendesk.com/documentation/api-basics/authentication/oauth-migration/
     """
     if not isinstance(account.login, FixedToken):
         return None
     if account.login.kind == "oauth_token":
-        return Ending(
+        return ExpectedEnd(
             "a fixed OAuth token for Zendesk ends some day",
             "nothing renews it",
             f"{USE_A_CLIENT}, and unset ZENDESK_OAUTH_TOKEN",
         )
     has_ended = (today or datetime.now(UTC).date()) > API_TOKENS_END
-    return Ending(
+    return ExpectedEnd(
         f"API tokens of Zendesk {'ended' if has_ended else 'end'} on {API_TOKENS_END.day} {API_TOKENS_END:%B %Y}",
         "Zendesk switches off a token that was not used for 30 days",
         f"make an OAuth client in Zendesk, {USE_A_CLIENT}, and unset ZENDESK_EMAIL and ZENDESK_API_TOKEN",
@@ -142,8 +142,8 @@ def _origin(url: URL) -> tuple[str, str, int | None]:
     return url.scheme, (url.raw_host or "").lower(), url.port
 
 
-def _climbs(path: str) -> bool:
-    """Say whether a server may read a path as leading out of its folder, however it is escaped."""
+def _leaves_folder(path: str) -> bool:
+    """Say whether a server may read a path as leaving its folder, in any escaping."""
     for _ in range(4):
         segments = re.split(r"[/\\]", path)
         if any(segment.partition(";")[0] in {".", ".."} for segment in segments):
@@ -151,4 +151,4 @@ def _climbs(path: str) -> bool:
         if (decoded := unquote(path)) == path:
             return False
         path = decoded
-    return True  # nobody escapes an honest path so often
+    return True  # no honest path is escaped this often

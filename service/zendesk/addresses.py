@@ -1,4 +1,4 @@
-"""Find the addresses in a text: a template's list, HTML, markdown, or what somebody wrote."""
+"""Find the addresses in a text: a template's list, HTML, markdown, or a message."""
 
 import html
 import re
@@ -7,15 +7,14 @@ from dataclasses import dataclass
 from functools import lru_cache
 from urllib.parse import unquote, unquote_plus
 
-# A longer address, or host, must not reach a library that reads addresses: some need quadratic time.
-MOST_ADDRESS = 8192
-MOST_HOST = 253
-CUT = "…[cut]"  # ends a text that was too long to be kept; it makes the address longer than MOST_ADDRESS
+from service.outbound.addresses import MOST_ADDRESS, MOST_HOST
+
+CUT = "…[cut]"  # the end of a cut text; it makes the address longer than MOST_ADDRESS
 
 _ENTITY = re.compile(r"&(?:#[0-9]{1,7}|#[xX][0-9a-fA-F]{1,6}|[A-Za-z][A-Za-z0-9]{1,30});")
 _ESCAPE = re.compile(r"\\{1,8}+(?:u([0-9a-fA-F]{4})|(?=/))")
-# Where an address may begin. Without a scheme it needs a path that is Zendesk's. The set of first letters comes
-# first because `re` skips fast to one of these.
+# The possible beginnings of an address. Without a scheme it needs one of Zendesk's paths. The set of first
+# letters comes first, because `re` searches fast for one of a set.
 _START = re.compile(
     r"[hH/aAzZ](?:(?<=[hH])((?i:ttps?://))|(?<=/)(/)(?=[^\s/])|(?<=[aA])(?i:ttachments/)"
     r"|(?<=[zZ])(?i:dusercontent\.com[/:]))"
@@ -29,32 +28,32 @@ _TOKEN = re.compile(r"/attachments/+token/+([^/]+)", re.IGNORECASE)
 _ZENDESK_FILE = re.compile(r"/+(?:sc/+)?attachments/+(?!token(?:/|$))[^/]", re.IGNORECASE)
 _RECORD = re.compile(r"/+api/", re.IGNORECASE)
 _PAGE = re.compile(r"/+(?:agent|tickets|requests|users|hc/(?!.*article_attachments))(?:/|$)", re.IGNORECASE)
-# Another address without a scheme behind the first one.
+# A second address without a scheme, joined to the first one.
 _JOINED = re.compile(r"[,;|](?:/|[\w.-]{0,253}(?:zdusercontent|zendesk))", re.IGNORECASE)
 _CARRIER = re.compile(r"[?&][^=&]*=$")
-# An address in whatever disguise: percent-encoded, too, as in a link that passes a redirect.
+# An address of an attachment in any encoding, such as the percent-encoded target in a redirecting link.
 _SLASH = "(?:/|%(?:25)*+2f)++"
 _TRACE = re.compile(
     rf"[aAzZ](?:(?<=[aA])(?i:ttachments{_SLASH}token{_SLASH}([^\s/?#%&\"'<>|\\;,)\]]+))"
     rf"|(?<=[zZ])(?i:dusercontent\.com(?::[0-9]+)?{_SLASH}[\w%]))"
 )
-_TRAILING = ".,;:!?'*~&#…。，；：！？、”’»"  # noqa: RUF001 the punctuation of other scripts
-_JOINTS = _TRAILING + "+$@([·•→—–"  # noqa: RUF001 what may stand between two addresses besides
+_TRAILING = ".,;:!?'*~&#…。，；：！？、”’»"  # noqa: RUF001  the punctuation of other scripts
+_JOINTS = _TRAILING + "+$@([·•→—–"  # noqa: RUF001  further characters that may separate two addresses
 _BETWEEN = re.compile(r"(?:[\s,;|\"'()\[\]<>&`-]++|br\s{0,3}+/?>)*+", re.IGNORECASE)
 _ENCODED = re.compile(r"\s*https?%3a%2f%2f", re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True)
 class Address:
-    """An address, as it was sent; `host` is "" for a path alone, which belongs to the account."""
+    """An address as it was sent; `host` is "" for a path alone, and a path belongs to the account."""
 
     text: str
     host: str
     path: str
     query: str
-    token: str | None  # names the file of a comment
-    is_attachment: bool  # this can be nothing but a file of a comment, wherever it stands
-    is_other: bool  # this is something of Zendesk's that is no file: a record of the API, a ticket's page
+    token: str | None  # identifies the file of a comment
+    is_attachment: bool  # certainly the file of a comment, in any context
+    is_other: bool  # another address of Zendesk: a record of the API, a ticket's page
 
     @property
     def file_name(self) -> str | None:
@@ -71,19 +70,19 @@ class Address:
 
     @property
     def key(self) -> tuple[str, str, str]:
-        """What tells files apart: a token is one file, however the rest of its address is written."""
+        """The identity of the file: a token is one file, in any spelling of the rest of its address."""
         if self.token is not None:
             return self.host, self.token, self.file_name or ""
         return self.host, self.path, self.query
 
 
 def is_cdn(host: str) -> bool:
-    """Tell whether files that Zendesk stored are served from this host."""
+    """Say whether a host is Zendesk's CDN of stored files."""
     return host == "zdusercontent.com" or host.endswith(".zdusercontent.com")
 
 
 def read_address(text: str) -> Address | None:
-    """Take an address apart; None for what is none. The text stays as it is."""
+    """Parse an address; None for another text. The text is kept unchanged."""
     match = _PARTS.match(text[: MOST_ADDRESS + 1]) or _PATH.match(text[: MOST_ADDRESS + 1])
     if match is None:
         return None
@@ -109,27 +108,27 @@ def read_address(text: str) -> Address | None:
 
 
 def may_hold_files(text: str) -> bool:
-    """Tell quickly whether an address of an attachment may be in a text."""
+    """Say quickly whether a text may contain an address of an attachment."""
     low = text.lower()
     return "attachments" in low or "zdusercontent" in low
 
 
 def exact_address(text: str) -> Address | None:
-    """Read a text that is one address and nothing else, byte for byte; None for any other text."""
+    """Read a text that is exactly one address; None for any other text."""
     text = text.strip().rstrip(",; ")
     if len(text) > MOST_ADDRESS or _JOINED.search(text, 8):
         return None
     if not text.startswith(("https://", "http://")) or "://" in text[8:] or ("&" in text and ";" in text):
         return None
     if _END.search(text.replace(" ", "")) or text.count("attachments") > 1 or "attachments%" in text:
-        return None  # it may hold another address
+        return None  # it may contain another address
     return read_address(text)
 
 
 def addresses_in(text: str, most: int, *, is_list: bool) -> tuple[list[Address], bool]:
-    """Return the addresses in a plain text, in their order, and whether there is nothing but them.
+    """Return the addresses in a plain text, in order, and whether it contains nothing else.
 
-    In a list any address counts, elsewhere an attachment's. It stops when there are more than `most`.
+    In a list any address counts, elsewhere only an attachment's. The search stops after more than `most`.
     """
     low = "" if is_list else text.lower()
     found: list[Address] = []
@@ -149,18 +148,18 @@ def addresses_in(text: str, most: int, *, is_list: bool) -> tuple[list[Address],
 
 
 def traces_in(text: str) -> Iterator[str]:
-    """Name each address of an attachment in a plain text, in any encoding: its token, or "" on the CDN."""
+    """Yield the token of each attachment's address in a plain text, in any encoding; "" for one on the CDN."""
     for match in _TRACE.finditer(text):
         yield match[1] or ""
 
 
 def plain(text: str) -> str:
-    r"""Undo what HTML (`&amp;`) and JSON within a text (`\/`) make of an address."""
+    r"""Undo the escapes of HTML (`&amp;`) and of JSON within a text (`\/`)."""
     if _ENCODED.match(text):
         text = unquote(text)
     if "\\" in text:
         text = _ESCAPE.sub(lambda match: chr(int(match[1], 16)) if match[1] else "", text)
-    for _ in range(3):  # what is quoted HTML in HTML has entities of entities
+    for _ in range(3):  # HTML quoted in HTML has entities of entities
         if "&" not in text or not _ENTITY.search(text):
             break
         text = _ENTITY.sub(lambda match: _decode(match[0]), text)
@@ -168,7 +167,7 @@ def plain(text: str) -> str:
 
 
 def _spans(text: str) -> Iterator[tuple[int, int, bool]]:
-    """Find where each address begins, where it ends at the latest, and whether that is where another begins."""
+    """Yield the start of each address, its latest end, and whether another address begins there."""
     start = end = -1
     for match in _START.finditer(text):
         begin = match.start()
@@ -181,7 +180,7 @@ def _spans(text: str) -> Iterator[tuple[int, int, bool]]:
             before = text[max(0, begin - 300) : begin]
             begin -= len(before) - len(before.rstrip(_HOST_AND_PATH))
             if begin < end and (begin <= start or text[begin - 1] not in ",;"):
-                continue  # this is within the address that began before
+                continue  # part of the previous address
         if start >= 0:
             yield start, min(end, begin), begin < end
         start = begin
@@ -193,7 +192,7 @@ def _spans(text: str) -> Iterator[tuple[int, int, bool]]:
 
 
 def _cut(text: str, start: int, stop: int, trailing: str) -> tuple[str, int]:
-    """Cut off what belongs to the sentence or the markup; return the address and where it ends."""
+    """Cut off the characters of the sentence or the markup; return the address and its end."""
     stop = min(stop, start + MOST_ADDRESS + 1)
     if text[start - 1 : start] == "'" and (quote := text.find("'", start, stop)) > 0:
         stop = quote
@@ -212,7 +211,7 @@ def _cut(text: str, start: int, stop: int, trailing: str) -> tuple[str, int]:
 
 
 def _balanced(text: str, opening: str, closing: str) -> int:
-    """Return where the first closing bracket stands that was not opened; the length if there is none."""
+    """Return the position of the first closing bracket without an opening one; the length if there is none."""
     depth = 0
     for place, letter in enumerate(text):
         depth += (letter == opening) - (letter == closing)

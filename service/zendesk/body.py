@@ -1,4 +1,4 @@
-"""Read a body as JSON, as leniently as is unambiguous: what is not read now may have expired later."""
+"""Read a body as JSON, as leniently as is unambiguous: a file that is not found now may expire."""
 
 import json
 import math
@@ -11,14 +11,14 @@ from service.zendesk.names import name_of
 
 MOST_DEPTH = 100
 
-_STRAY_BYTES = {  # bytes that are not UTF-8, as the lone surrogates that stand for them, read as windows-1252
+_STRAY_BYTES = {  # bytes that are not UTF-8, as lone surrogates, and their characters in windows-1252
     0xDC00 + byte: chr(byte) if byte in b"\x81\x8d\x8f\x90\x9d" else bytes([byte]).decode("windows-1252")
     for byte in range(0x80, 0x100)
 }
-_UNCLEAN = re.compile("[\x00\ud800-\udfff]")  # what a text column of Postgres refuses
+_UNCLEAN = re.compile("[\x00\ud800-\udfff]")  # characters that a text column of Postgres refuses
 _FORM = "application/x-www-form-urlencoded"
-# What an encoder writes. A form that holds anything else was put together as text, and a "&" in a subject
-# or in an address may begin a field.
+# The output of a form encoder. A form with other characters was written as text, and a "&" in a subject or in
+# an address may begin a field.
 _ENCODED_FORM = re.compile(rb"\s*(?:[A-Za-z0-9*._~+!'()=&\[\]-]|%[0-9A-Fa-f]{2})+\s*")
 _MOST_FIELDS = 1_000
 
@@ -28,9 +28,9 @@ class Unreadable(HoldfastError):
 
 
 def read_body(body: bytes, content_type: str) -> object:
-    """Return what a webhook says, whatever its media type is, if it is JSON or a form.
+    """Return a webhook's value if its body is JSON or a form, under any media type.
 
-    Raises Unreadable and nothing else, whatever the bytes.
+    Raises Unreadable and nothing else, for any bytes.
     """
     try:
         return read_json(body)
@@ -41,22 +41,22 @@ def read_body(body: bytes, content_type: str) -> object:
 
 
 def read_json(body: bytes | str, *, most_depth: int = MOST_DEPTH) -> object:
-    """Return the value; raises Unreadable and nothing else, whatever the bytes."""
+    """Return the value; raises Unreadable and nothing else, for any bytes."""
     try:
         text = body if isinstance(body, str) else _decode(body)
         data = _JSON.decode(text)
         if text.count("[") + text.count("{") > most_depth:
             _refuse_depth(data, most_depth)
     except RecursionError:
-        raise Unreadable("wrong_shape", "The JSON is nested too deep.") from None
+        raise Unreadable("wrong_shape", "The JSON is nested too deeply.") from None
     except ValueError as exc:
         raise Unreadable("not_json", f"The body is not JSON: {exc}.") from exc
     return data
 
 
 def text_of(value: object) -> str | None:
-    """Return a text or a number as a text that Postgres takes; None for what is empty, and for all else."""
-    if isinstance(value, str):  # nearly all
+    """Return a text or a number as a text that Postgres accepts; None for an empty or any other value."""
+    if isinstance(value, str):  # the most common case
         return clean(value).strip() or None
     if isinstance(value, float) and value.is_integer() and abs(value) < 2**53:
         value = int(value)  # 123.0 is ticket 123
@@ -66,7 +66,7 @@ def text_of(value: object) -> str | None:
 
 
 def clean(text: str) -> str:
-    """Replace what a text column of Postgres refuses."""
+    """Replace the characters that a text column of Postgres refuses."""
     if text.isascii() and "\0" not in text:
         return text
     return _UNCLEAN.sub("\ufffd", text)
@@ -76,10 +76,33 @@ def is_clean(text: str) -> bool:
     return _UNCLEAN.search(text) is None
 
 
+def is_blank(value: object) -> bool:
+    """Say whether a value holds nothing: null, an empty list or object, or a text of white space."""
+    return not value.strip() if isinstance(value, str) else value in (None, [], {})
+
+
+def embedded_json(
+    text: str, most_depth: int, *, refuse_duplicates: bool = False
+) -> dict[str, object] | list[object] | None:
+    """Read a text that is itself a JSON list or object; None for any other text.
+
+    With `refuse_duplicates`, raises Unreadable("duplicate_key") if a key stands twice.
+    """
+    if text.lstrip()[:1] not in {"[", "{"}:
+        return None
+    try:
+        value = read_json(text, most_depth=most_depth)
+    except Unreadable as exc:
+        if refuse_duplicates and exc.code == "duplicate_key":
+            raise
+        return None
+    return value if isinstance(value, dict | list) else None
+
+
 def _read_form(body: bytes) -> object:
-    """Read a form: a field that holds JSON is the body, else the fields are its keys."""
+    """Read a form: a field that contains JSON is the body, otherwise its fields are the keys."""
     if not _ENCODED_FORM.fullmatch(body):
-        raise Unreadable("not_json", "The body is neither JSON nor a form that was encoded as one.")
+        raise Unreadable("not_json", "The body is neither JSON nor an encoded form.")
     try:
         fields = parse_qsl(
             body.decode("ascii").strip(),
@@ -102,12 +125,12 @@ def _read_form(body: bytes) -> object:
         return _make_object([*inner, *pairs])
     fields_alone = _make_object([(key, value), *pairs])
     if not any(name_of(key).is_ticket_id for key in fields_alone):
-        raise Unreadable("not_json", "The body is a form in which no field is JSON, or the ticket's id.")
+        raise Unreadable("not_json", "The body is a form, but no field is JSON or the ticket's id.")
     return fields_alone
 
 
 def _make_object(pairs: list[tuple[str, object]]) -> dict[str, object]:
-    """Make an object of its members; refuse a key that stands twice, as a sender's quotation mark can make one."""
+    """Make an object of its members; refuse a duplicate key, because a sender's quotation mark can produce one."""
     made = dict(pairs)
     return made if len(made) == len(pairs) else _merge(pairs)
 
@@ -122,9 +145,9 @@ def _merge(pairs: list[tuple[str, object]]) -> dict[str, object]:
 
 
 def _join(key: str, values: list[object]) -> list[object]:
-    """Join lists of files under one key; any other key that stands twice is ambiguous."""
+    """Join lists of files under one key; any other duplicate key is ambiguous."""
     if not name_of(key).is_files or not all(isinstance(value, _LIST_LIKE) for value in values):
-        raise Unreadable("duplicate_key", f"The key {key[:100]!r} stands twice, with different values.")
+        raise Unreadable("duplicate_key", f"The key {key[:100]!r} occurs twice, with different values.")
     return [item for value in values for item in (value if isinstance(value, list) else [value])]
 
 
@@ -135,7 +158,7 @@ def _is_same(one: object, other: object) -> bool:
 
 
 def _decode(body: bytes) -> str:
-    encoding = json.detect_encoding(body)  # by its byte order mark, or by where the zeroes are
+    encoding = json.detect_encoding(body)  # by its byte order mark, or by the positions of zero bytes
     with suppress(UnicodeDecodeError):
         return body.decode(encoding)
     if not encoding.startswith("utf-8"):
@@ -145,7 +168,7 @@ def _decode(body: bytes) -> str:
 
 def _read_float(digits: str) -> float | str:
     number = float(digits)
-    return number if math.isfinite(number) else digits  # 1e400: JSON has no word for an infinity
+    return number if math.isfinite(number) else digits  # 1e400: JSON has no infinity
 
 
 def _refuse_constant(name: str) -> object:
@@ -153,7 +176,7 @@ def _refuse_constant(name: str) -> object:
 
 
 def _refuse_depth(data: object, most_depth: int) -> None:
-    """Hold every Python to one limit, which its JSON writer reaches from anywhere."""
+    """Enforce one limit for all Python versions, low enough for a JSON encoder at any stack depth."""
     level = [data]
     for _ in range(most_depth):
         level = [

@@ -16,34 +16,34 @@ import aiohttp
 from yarl import URL
 
 from service.errors import HoldfastError, Permanent, Transient
-from service.outbound.answers import Expected, Limits
 from service.outbound.backoff import asked_for
-from service.outbound.failures import translate
-from service.outbound.transfer import Download, Egress, download
+from service.outbound.egress import Egress
+from service.outbound.responses import Expected, Limits, translate
+from service.outbound.transfer import Download, download
 from service.telemetry.metrics import ZENDESK_CALLS, ZENDESK_REMAINING, code_label
-from service.zendesk.account import Account, FixedToken, OAuthClient, is_apis
+from service.zendesk.account import Account, FixedToken, OAuthClient, is_api_url
 from service.zendesk.body import Unreadable, read_json
 from service.zendesk.login import ClientLogin, FixedLogin, Login, Token
 
-# A hundred comments, each of at most 64 kB of text in three forms; a page is held in memory.
+# A page of a hundred comments, each with at most 64 kB of text in three forms; a page is held in memory.
 MOST_PAGE_BYTES = 24 * 1024**2
-# Requests to the API at once from one process, each of which may hold a page.
+# Simultaneous requests of one process to the API; each may hold a page.
 CALLS_AT_ONCE = 16
-# Of one call, and of a request for an access token.
+# For one call, and for a request for an access token.
 CALL_SECONDS = 60.0
 STALL_SECONDS = 20.0
 TOKEN_SECONDS = 10.0
-# How long a token may be used, as we ask; the account's administrator may have set less, and the answer says so.
-# Zendesk allows 300 s to 2 days.
+# The lifetime that we ask for. The account's administrator may have set less, and the answer says so. Zendesk
+# allows 300 s to 2 days.
 TOKEN_LIFE_SECONDS = 7200
-# What a token lives where the answer does not say.
+# A token's lifetime if the answer does not tell.
 _USUAL_LIFE_SECONDS = 1800
 _MOST_TOKEN_BYTES = 64 * 1024
 # After a 429 without a usable Retry-After.
 _PAUSE_SECONDS = 30.0
 _MOST_PAUSE_SECONDS = 600.0
 
-# https://www.rfc-editor.org/rfc/rfc6749#section-5.2: any other error says nothing of the client.
+# Any other error concerns the request and not the client: https://www.rfc-editor.org/rfc/rfc6749#section-5.2
 _OAUTH_ERRORS = {
     "invalid_client",
     "invalid_grant",
@@ -53,16 +53,16 @@ _OAUTH_ERRORS = {
     "unsupported_grant_type",
 }
 _JSON = Expected(None, "application/json", None)
-_MEANINGS = {
+_EXPLANATIONS = {
     "unauthorized": "Zendesk does not accept the credentials: `holdfast check` tells more",
-    "forbidden": "Zendesk does not let these credentials see it: they need the scope `read`, and an agent's role",
+    "forbidden": "Zendesk refuses these credentials: they need the scope `read` and the role of an agent",
     "not_found": "Zendesk does not have it (yet), or not for these credentials",
     "attachment_gone": "it was deleted in Zendesk",
 }
 
 
 class ZendeskClient:
-    """Asks one account; raises Transient and Permanent with stable codes, and nothing else."""
+    """The client of one account; raises Transient and Permanent with stable codes, and nothing else."""
 
     def __init__(self, account: Account, session: aiohttp.ClientSession, egress: Egress) -> None:
         self.account = account
@@ -70,7 +70,7 @@ class ZendeskClient:
         self._egress = egress
         self._login = _open_login(self)
         self._calls = asyncio.Semaphore(CALLS_AT_ONCE)
-        self._resume_at = 0.0  # of time.monotonic: when the API may be asked again
+        self._resume_at = 0.0  # by time.monotonic: the earliest time of the next API call
 
     @property
     def has_login(self) -> bool:
@@ -81,7 +81,7 @@ class ZendeskClient:
             await self._login.close()
 
     async def get(self, path: str, **query: str) -> dict[str, object]:
-        """Ask the API for one object; `path` begins with /api/v2/."""
+        """Get one object from the API; `path` begins with /api/v2/."""
         if self.account.url is None or self._login is None:
             missing = (
                 "there are no credentials for Zendesk: set ZENDESK_SUBDOMAIN and ZENDESK_OAUTH_CLIENT_ID"
@@ -90,7 +90,7 @@ class ZendeskClient:
         return await self._get(f"{self.account.url.origin()}{path}?{urlencode(query, safe='[]')}".rstrip("?"))
 
     async def pages(self, path: str, most: int, **query: str) -> AsyncGenerator[dict[str, object]]:
-        """Ask for one page after the other, as long as there is a next one; at most so many.
+        """Yield page after page, until there is no next one; at most `most`.
 
         https://developer.zendesk.com/api-reference/introduction/pagination/
         """
@@ -106,9 +106,9 @@ class ZendeskClient:
 
     @asynccontextmanager
     async def file(self, address: str, expected: Expected, limits: Limits) -> AsyncIterator[Download]:
-        """Open the file at an address; see `download`.
+        """Download the file at an address; see `download`.
 
-        Credentials go to attachments on the account's own hosts and to nothing else.
+        Only attachments on the account's own hosts see the credentials.
         """
         url = self.account.absolute(address)
         access = FileAccess(self.account, self._login)
@@ -120,7 +120,8 @@ class ZendeskClient:
             try:
                 file = await stack.enter_async_context(opened())
             except Permanent as exc:
-                # For a file, an access token that has ended is answered like none at all: with a page to sign in.
+                # A file's server answers an expired access token with a sign-in page, as it answers no token
+                # at all.
                 if exc.code != "sign_in_page" or not await access.has_ended():
                     raise
                 file = await stack.enter_async_context(opened())
@@ -129,9 +130,9 @@ class ZendeskClient:
     async def fetch_token(self, client: OAuthClient) -> Token:
         """Get an access token with the grant `client_credentials`.
 
-        Raises Transient("token_unavailable"), which uses up no retry, and Permanent("credentials_refused").
+        Raises Transient("token_unavailable"), without using up a retry, and Permanent("credentials_refused").
         """
-        assert self.account.url is not None  # noqa: S101 there is no login without it
+        assert self.account.url is not None  # noqa: S101  a login requires the address
         url = self.account.url.with_path("/oauth/tokens")
         self._egress.check_url(url)
         asked = {
@@ -148,8 +149,8 @@ class ZendeskClient:
                     return _read_token(response, body)
         except HoldfastError:
             raise
-        except Exception as exc:  # noqa: BLE001 a hostile answer may reach any line of aiohttp
-            # Without the exception: its text or its frames may show the secret.
+        except Exception as exc:  # noqa: BLE001  a hostile response may raise from any line of aiohttp
+            # Without the cause: its text or its frames may show the secret.
             why = translate(exc, url).code
             raise Transient(
                 "token_unavailable", f"Zendesk gives no access token: {why}", counts=False
@@ -163,7 +164,7 @@ class ZendeskClient:
                 answer = await self._answer(url)
             except HoldfastError as exc:
                 ZENDESK_CALLS.labels(code_label(exc.code)).inc()
-                raise self._meant(exc) from None
+                raise self._explained(exc) from None
             ZENDESK_CALLS.labels("ok").inc()
             return answer
 
@@ -185,19 +186,19 @@ class ZendeskClient:
             raise Transient("bad_response", "Zendesk's API did not answer with an object")
         return data
 
-    def _meant(self, exc: HoldfastError) -> HoldfastError:
-        """Say of an answer to an API call what it means there, and stop calling where the account is at its limit."""
+    def _explained(self, exc: HoldfastError) -> HoldfastError:
+        """Explain the error of an API call, and pause all calls if the account is at its rate limit."""
         if exc.code == "rate_limited":
             asked = exc.retry_after if isinstance(exc, Transient) else None
             seconds = min(asked.total_seconds() if asked is not None else _PAUSE_SECONDS, _MOST_PAUSE_SECONDS)
             self._resume_at = max(self._resume_at, time.monotonic() + seconds)
             return _rate_limited(seconds)
-        if isinstance(exc, Permanent) and exc.code in _MEANINGS:
-            return Permanent(exc.code, f"{exc.message.partition(':')[0]}: {_MEANINGS[exc.code]}")
+        if isinstance(exc, Permanent) and exc.code in _EXPLANATIONS:
+            return Permanent(exc.code, f"{exc.message.partition(':')[0]}: {_EXPLANATIONS[exc.code]}")
         return exc
 
     def _note_rate_limit(self, headers: Mapping[str, str]) -> None:
-        """Stop before the account's limit is used up to the last call: people and other programs need some, too.
+        """Pause before the account's rate limit is used up, because people and other programs need some calls too.
 
         https://developer.zendesk.com/api-reference/introduction/rate-limits/
         """
@@ -223,10 +224,10 @@ class FileAccess:
         return self.account.holds_file(hop)
 
     async def header(self, hop: URL) -> str | None:
-        """Return the header for one hop; raises Permanent where the account has something else than files."""
-        if self.account.owns(hop) and is_apis(hop) and not self.shows(hop):
+        """Return the header for one hop; raises Permanent for an address of the account's API."""
+        if self.account.owns(hop) and is_api_url(hop) and not self.shows(hop):
             raise Permanent(
-                "address_refused", f"{hop.raw_host}: this is an address of Zendesk's API and no file's"
+                "address_refused", f"{hop.raw_host}: this is an address of Zendesk's API, not of a file"
             )
         if self.login is None or not self.shows(hop):
             return None
@@ -234,14 +235,14 @@ class FileAccess:
         return self._shown
 
     async def answered(self, header: str, status: int) -> bool:
-        assert self.login is not None  # noqa: S101 it gave the header
+        assert self.login is not None  # noqa: S101  the header came from it
         if status == 401:
             return await self.login.refused(header)
         self.login.accepted(header)
         return False
 
     async def has_ended(self) -> bool:
-        """Replace the token that was shown; False where none was, or it is a fixed one."""
+        """Replace the token of the last header; return False without one, or for a fixed token."""
         return self.login is not None and self._shown is not None and await self.login.refused(self._shown)
 
     def owns(self, hop: URL) -> bool:
@@ -253,7 +254,7 @@ class FileAccess:
 
 
 class ApiAccess(FileAccess):
-    """Shows the credentials to the API of the account's own address."""
+    """Shows the credentials only to the API at the account's own address."""
 
     def shows(self, hop: URL) -> bool:
         url = self.account.url

@@ -1,45 +1,73 @@
-"""The comments API, where the files of a comment are listed.
+"""Comments of a ticket: those in a webhook's body, and the comments API with the files of each.
 
 https://developer.zendesk.com/api-reference/ticketing/tickets/ticket_comments/#list-comments
 """
 
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from urllib.parse import quote
 
 from service.errors import Transient
-from service.outbound.addresses import key_of
+from service.outbound.addresses import attachment_key
 from service.zendesk.addresses import addresses_in, may_hold_files, plain
-from service.zendesk.files import MOST_ATTACHMENTS, Attachment, bare_file, read_attachment
+from service.zendesk.body import text_of
+from service.zendesk.files import MOST_ATTACHMENTS, AnnouncedFile, bare_file, read_attachment
+from service.zendesk.names import name_of
 from service.zendesk.signature import read_time
 
-# A hundred comments each, the newest first; a ticket has at most 5,000.
+# Pages of a hundred comments, newest first; a ticket has at most 5,000.
 MOST_PAGES = 50
-# Inline images are left out unless asked for.
+COMMENT_ID = re.compile("[0-9]{1,30}")
+# The API omits inline images by default.
 QUERY = {"include_inline_images": "true", "page[size]": "100", "sort": "-created_at"}
 
 
 @dataclass(frozen=True, slots=True)
 class Comment:
-    """A comment of a ticket, and its files: those that it lists, and images that stand only in its HTML."""
+    """A comment of a ticket and its files: the listed ones, and images that stand only in its HTML."""
 
     comment_id: str
     created_at: datetime | None
-    files: tuple[Attachment, ...]
+    files: tuple[AnnouncedFile, ...]
 
 
 def path(ticket_id: str) -> str:
-    """Return where the API has a ticket's comments."""
+    """Return the API's path of a ticket's comments."""
     return f"/api/v2/tickets/{quote(ticket_id, safe='')}/comments.json"
 
 
 def read_page(page: Mapping[str, object]) -> list[Comment]:
-    """Read one page; raises Transient if this is not what the API documents."""
+    """Read one page; raises Transient if it does not match the API's documentation."""
     found = page.get("comments")
     if not isinstance(found, list):
         raise Transient("bad_response", "The comments API did not answer with comments.")
     return [_read(comment) for comment in found if isinstance(comment, dict)]
+
+
+def newest_id(comments: Sequence[object]) -> object:
+    """Return the id of the newest of a ticket's comments in a webhook; None if the body does not tell."""
+    dated = [
+        (read_time(text_of(comment.get("created_at")) or ""), text_of(comment.get("id")) or "")
+        for comment in comments
+        if isinstance(comment, dict)
+    ]
+    if len(dated) < 2 or not all(COMMENT_ID.fullmatch(number) for _, number in dated):
+        return dated[0][1] if len(dated) == 1 else None
+    times = [time for time, _ in dated if time]
+    if len(times) == len(dated) and times.count(latest := max(times)) == 1:
+        return dict(dated)[latest]
+    # The API lists the oldest first, a template the newest. Without dates, only ascending ids tell the order.
+    return dated[-1][1] if int(dated[-1][1]) == max(int(number) for _, number in dated) else None
+
+
+def only_some_list_files(comments: Sequence[object]) -> bool:
+    """Say whether some comments list their files and others do not: the newest may be one of the others."""
+    lists = [
+        any(name_of(key).is_files for key in comment) for comment in comments if isinstance(comment, dict)
+    ]
+    return any(lists) and not all(lists)
 
 
 def _read(comment: Mapping[str, object]) -> Comment:
@@ -47,13 +75,13 @@ def _read(comment: Mapping[str, object]) -> Comment:
     if not isinstance(listed, list):
         raise Transient("bad_response", "The comments API did not answer with attachments.")
     files = [read_attachment(file) for file in listed]
-    known = {key_of(file.url) for file in files}
-    shown = [file for file in _in_text(comment.get("html_body")) if key_of(file.url) not in known]
+    known = {attachment_key(file.url) for file in files}
+    shown = [file for file in _in_text(comment.get("html_body")) if attachment_key(file.url) not in known]
     return Comment(str(comment.get("id")), read_time(str(comment.get("created_at") or "")), (*files, *shown))
 
 
-def _in_text(html: object) -> list[Attachment]:
-    """Find the attachments that a text links to or shows, whatever its markup."""
+def _in_text(html: object) -> list[AnnouncedFile]:
+    """Find the attachments in a text's links and images, in any markup."""
     if not isinstance(html, str) or not may_hold_files(html):
         return []
     found, _ = addresses_in(plain(html), MOST_ATTACHMENTS, is_list=False)

@@ -1,34 +1,24 @@
-"""Read one file of a body, in any of the shapes that templates, events and the API give it."""
+"""Read one file of a body, in any of the forms of templates, events and the API."""
 
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from service.zendesk.addresses import CUT, MOST_ADDRESS, Address, addresses_in, exact_address, plain
+from service.outbound.addresses import MOST_ADDRESS
+from service.zendesk.addresses import CUT, Address, addresses_in, exact_address, plain
 from service.zendesk.body import clean, text_of
 from service.zendesk.names import name_of
 
-# To record many more would outlast the sender's patience.
+# Recording many more would take longer than Zendesk waits.
 MOST_ATTACHMENTS = 10_000
 
 _MOST_NAME = 1_000  # characters
 _MOST_TYPE = 200
 
-# The names of a file's fields, as `names.Name.word`; the best come first.
+# The names of a file's fields, as `names.Name.word`, in order of preference.
 _URLS = (
-    "contenturl",
-    "mappedcontenturl",
-    "downloadurl",
-    "downloadlink",
-    "attachmenturl",
-    "attachmentlink",
-    "fileurl",
-    "filelink",
-    "url",
-    "href",
-    "link",
-    "uri",
-    "src",
+    *("contenturl", "mappedcontenturl", "downloadurl", "downloadlink", "attachmenturl"),
+    *("attachmentlink", "fileurl", "filelink", "url", "href", "link", "uri", "src"),
 )
 _FILE_NAMES = ("filename", "originalfilename", "attachmentname")
 _TITLES = ("name", "title")
@@ -42,8 +32,8 @@ _SIZE = re.compile("[0-9]{1,18}")
 
 
 @dataclass(frozen=True, slots=True)
-class Attachment:
-    """A file that the webhook announced; `url` is "" where it came without an address."""
+class AnnouncedFile:
+    """A file in a webhook; `url` is "" if it has no address."""
 
     url: str
     file_name: str | None
@@ -51,7 +41,7 @@ class Attachment:
     size: int | None
 
 
-def read_attachment(item: object) -> Attachment:
+def read_attachment(item: object) -> AnnouncedFile:
     """Read one item of a list of attachments; `url` is "" if it has no address."""
     if isinstance(item, dict):
         fields = fields_of(item)
@@ -59,12 +49,12 @@ def read_attachment(item: object) -> Attachment:
         return found[0][1] if found else _describe(fields, "", (*_FILE_NAMES, *_TITLES))
     addresses = read_addresses(item) if isinstance(item, str) else []
     if not addresses:
-        return Attachment("", _bounded(text_of(item), _MOST_NAME), None, None)
+        return AnnouncedFile("", _bounded(text_of(item), _MOST_NAME), None, None)
     return bare_file(addresses[0], None)
 
 
 def fields_of(item: dict[str, object]) -> dict[str, object]:
-    """Name the fields by what their keys mean; of two that mean the same, the one that is not empty."""
+    """Name the fields by the meaning of their keys; of two equal meanings, keep the one with a value."""
     fields: dict[str, object] = {}
     for key, value in item.items():
         word = name_of(key).word
@@ -73,16 +63,16 @@ def fields_of(item: dict[str, object]) -> dict[str, object]:
     return fields
 
 
-def files_of(fields: dict[str, object], *, is_announced: bool) -> list[tuple[Address, Attachment]]:
-    """Return the files of an object: as a rule one, or more if a sender put further addresses into it.
+def files_of(fields: dict[str, object], *, is_announced: bool) -> list[tuple[Address, AnnouncedFile]]:
+    """Return the files of an object: usually one, or more if it contains further addresses.
 
-    Where files are announced, any address counts, elsewhere only an attachment's. Of several addresses of one
-    file, as `content_url` and `mapped_content_url` are, the first is taken.
+    In a list of files any address counts, elsewhere only an attachment's. If one file has several addresses,
+    such as `content_url` and `mapped_content_url`, the first is taken.
     """
     names = (*_FILE_NAMES, *_TITLES) if is_announced else _FILE_NAMES
-    found: list[tuple[Address, Attachment]] = []
+    found: list[tuple[Address, AnnouncedFile]] = []
     tokens: set[str] = set()
-    first: object = None  # the value whose addresses of other hosts are files
+    first: object = None  # only this value's addresses on other hosts are files
     for value in map(fields.get, _URLS):
         for address in read_addresses(value) if isinstance(value, str) and value else ():
             if address.is_attachment:
@@ -109,19 +99,19 @@ def files_of(fields: dict[str, object], *, is_announced: bool) -> list[tuple[Add
     return found
 
 
-def bare_file(address: Address, file_name: str | None) -> Attachment:
-    """Return a file of which the body gives nothing but the address."""
-    return Attachment(written(address), _bounded(file_name, _MOST_NAME), None, None)
+def bare_file(address: Address, file_name: str | None) -> AnnouncedFile:
+    """Return a file with nothing but an address, and perhaps a name."""
+    return AnnouncedFile(written(address), _bounded(file_name, _MOST_NAME), None, None)
 
 
 def read_addresses(text: str) -> list[Address]:
-    """Return the addresses in a text that announces files."""
+    """Return the addresses in a text that lists files."""
     exact = exact_address(text)
     return [exact] if exact else addresses_in(plain(text), MOST_ATTACHMENTS, is_list=True)[0]
 
 
 def written(address: Address) -> str:
-    """Return an address as it is recorded; one that is too long is cut, and is no address any more."""
+    """Return an address for the record; a longer one is cut, and can no longer be downloaded."""
     text = clean(address.text).strip()
     return text if len(text) <= MOST_ADDRESS else text[:MOST_ADDRESS] + CUT
 
@@ -137,9 +127,9 @@ def _of_fields(fields: dict[str, object], words: Sequence[str] | set[str]) -> li
     ]
 
 
-def _describe(fields: dict[str, object], url: str, names: Sequence[str]) -> Attachment:
+def _describe(fields: dict[str, object], url: str, names: Sequence[str]) -> AnnouncedFile:
     size = _first(fields, _SIZES) or ""
-    return Attachment(
+    return AnnouncedFile(
         url=url,
         file_name=_bounded(_first(fields, names), _MOST_NAME),
         content_type=_bounded(_first(fields, _TYPES[:3]) or _media_type(fields.get("type")), _MOST_TYPE),

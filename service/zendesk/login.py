@@ -1,4 +1,4 @@
-"""How requests to Zendesk are authorised: by a fixed header, or by access tokens that are renewed.
+"""The login at Zendesk: a fixed header, or access tokens that are renewed.
 
 https://developer.zendesk.com/api-reference/ticketing/oauth/grant_type_tokens/
 """
@@ -14,9 +14,9 @@ import structlog
 
 from service.errors import HoldfastError, Permanent, Transient
 
-# Of a token's life, in which the old one is still good while the next is fetched.
+# The share of a token's lifetime before its renewal; the old token stays valid meanwhile.
 RENEW_AFTER = 0.8
-# Between two requests for a token after one failed; the first pause, and the longest.
+# The first and the longest pause between two requests for a token after a failure.
 PAUSE_SECONDS = 0.5
 MOST_PAUSE_SECONDS = 30.0
 
@@ -24,10 +24,10 @@ log = structlog.get_logger()
 
 
 class Login(Protocol):
-    """Gives the `Authorization` header of requests to one account."""
+    """Gives the `Authorization` header for requests to one account."""
 
     async def header(self) -> str:
-        """Return the header; raises Transient or Permanent where there is none to be had."""
+        """Return the header; raises Transient or Permanent if there is none."""
         ...
 
     def accepted(self, header: str) -> None:
@@ -35,14 +35,14 @@ class Login(Protocol):
         ...
 
     async def refused(self, header: str) -> bool:
-        """Note that a request with this header was answered with 401; True if the next header may do."""
+        """Note that a request with this header was answered with 401; return True if the next header may succeed."""
         ...
 
     async def close(self) -> None: ...
 
 
 class FixedLogin:
-    """A header that stays the same."""
+    """A header that never changes."""
 
     def __init__(self, header: str) -> None:
         self._header = header
@@ -53,7 +53,7 @@ class FixedLogin:
     def accepted(self, header: str) -> None:
         pass
 
-    async def refused(self, header: str) -> bool:  # noqa: ARG002 nothing else can be shown
+    async def refused(self, header: str) -> bool:  # noqa: ARG002  there is no other header
         return False
 
     async def close(self) -> None:
@@ -62,7 +62,7 @@ class FixedLogin:
 
 @dataclass(frozen=True, slots=True)
 class Token:
-    """An access token as a header, and its life in seconds."""
+    """An access token as a header, and its lifetime in seconds."""
 
     header: str = field(repr=False)
     seconds: float
@@ -71,8 +71,8 @@ class Token:
 class ClientLogin:
     """One access token at a time, held in memory only.
 
-    It is renewed in the background at 80 % of its life, and after a 401. However many requests need a token, one
-    request for it is under way. While the old token is good, nobody waits.
+    It is renewed in the background at 80 % of its lifetime, and after a 401. All requests share one request
+    for a token, and no request waits while the old token is valid.
     """
 
     def __init__(
@@ -84,7 +84,7 @@ class ClientLogin:
         self._renew_at = self._ends_at = 0.0
         self._is_proved = False  # a request with this token was accepted
         self._fetching: asyncio.Task[Token] | None = None
-        self._failures = 0  # in a row: requests for a token, and new tokens that were refused at once
+        self._failures = 0  # in a row: failed requests for a token, and new tokens that were refused at once
         self._failure: HoldfastError | None = None
         self._pause_until = 0.0
 
@@ -101,10 +101,10 @@ class ClientLogin:
             self._is_proved, self._failures = True, 0
 
     async def refused(self, header: str) -> bool:
-        """Fetch another token, once for all who met the 401.
+        """Fetch another token, once for all requests that got the 401.
 
-        A token that no request was accepted with is replaced after a growing pause only: then it is probably not
-        the token that is wrong. Raises Transient during that pause, and as `header`.
+        A token that no request was accepted with is only replaced after a growing pause: then the token is
+        probably not the cause. Raises Transient during that pause, and as `header`.
         """
         if self._token is None or header == self._token.header:
             if self._token is not None and not self._is_proved:
@@ -119,15 +119,15 @@ class ClientLogin:
             await asyncio.wait({self._fetching}, timeout=1)
 
     async def _fetched(self) -> Token:
-        """Wait for the request that is under way, or make it; after a failure, not at once again."""
+        """Wait for the running request for a token, or start one; after a failure, only after a pause."""
         pause = self._pause_until - self._clock()
         if self._fetching is None and self._failure is not None and pause > 0:
-            raise _again(self._failure, timedelta(seconds=pause))
+            raise _copy(self._failure, timedelta(seconds=pause))
         try:
-            # One caller that is cancelled must not take the token from all others.
+            # A cancelled caller must not cancel the token of all others.
             return await asyncio.shield(self._start())
         except HoldfastError as exc:
-            raise _again(exc) from None  # an exception that many raise would keep all their frames
+            raise _copy(exc) from None  # an exception with many raisers would keep all their frames
 
     def _start(self) -> "asyncio.Task[Token]":
         if self._fetching is None:
@@ -165,7 +165,7 @@ class ClientLogin:
         self._pause_until = self._clock() + seconds
 
 
-def _again(error: HoldfastError, wait: timedelta | None = None) -> HoldfastError:
+def _copy(error: HoldfastError, wait: timedelta | None = None) -> HoldfastError:
     if isinstance(error, Transient):
         return Transient(error.code, error.message, wait or error.retry_after, counts=error.counts)
     return Permanent(error.code, error.message)

@@ -1,10 +1,10 @@
-"""What the name of a key means, in any spelling: `latest_comment_id`, `commentId` and `CommentID` are one."""
+"""The meaning of a key, in any spelling: `latest_comment_id`, `commentId` and `CommentID` are the same."""
 
 import re
 from dataclasses import dataclass
 from functools import lru_cache
 
-# A longer name means nothing; it is not kept in the cache either.
+# A longer name has no meaning, and is not cached.
 MOST_NAME = 64
 
 _QUALIFIERS = (
@@ -23,83 +23,49 @@ _COMMENT = re.compile(
 _COUNT = re.compile(
     r"(?:has|numberof|num|total)attache?ments?|attache?ments?(?:count|total|number)|attache?mentspresent"
 )
-# What most other keys do not have, so that they cost little.
+# Most other keys contain none of these, so that they are cheap.
 _HINT = re.compile("attach|file|docu|upload|enclos|comment|ticket|title|from|body|received|webhook|public")
 _TEXTS = (
-    *(
-        "body",
-        "text",
-        "html",
-        "plain",
-        "rich",
-        "formatted",
-        "markdown",
-        "description",
-        "message",
-        "note",
-        "notes",
-    ),
-    *("content", "subject", "title", "signature", "summary", "reply", "comment", "comments", "name", "names"),
-    *("from", "sender", "requester", "email", "emails", "cc", "tag", "tags", "label", "field", "fields"),
+    *("body", "text", "html", "plain", "rich", "formatted", "markdown", "description", "message"),
+    *("note", "notes", "content", "subject", "title", "signature", "summary", "reply", "comment"),
+    *("comments", "name", "names", "from", "sender", "requester", "email", "emails", "cc", "tag"),
+    *("tags", "label", "field", "fields"),
 )
 _TRIGGER = re.compile(
     r"ticketid|title|from(?:email|name)|body(?:text|html)|receivedat|webhookid|ispublic|ticket"
 )
-# The ids and lists of these belong to something else than the comment that the webhook is about.
+# Their ids and lists do not belong to the comment of the webhook.
 _OTHERS = (
-    *(
-        "parent",
-        "first",
-        "prev",
-        "previous",
-        "old",
-        "older",
-        "quoted",
-        "original",
-        "history",
-        "linked",
-        "merged",
-    ),
-    *(
-        "user",
-        "users",
-        "author",
-        "requester",
-        "submitter",
-        "assignee",
-        "agent",
-        "organization",
-        "brand",
-        "photo",
-    ),
-    *("customfield", "customfields", "article", "articles", "followup", "followups", "avatar"),
-    *("thumbnail", "thumbnails"),
+    *("parent", "first", "prev", "previous", "old", "older", "quoted", "original", "history", "linked"),
+    *("merged", "user", "users", "author", "requester", "submitter", "assignee", "agent"),
+    *("organization", "brand", "photo", "customfield", "customfields", "article", "articles"),
+    *("followup", "followups", "avatar", "thumbnail", "thumbnails"),
 )
 
 
 @dataclass(frozen=True, slots=True)
 class Name:
-    """What a key says of its value."""
+    """The meaning of a key for its value."""
 
     word: str = ""  # its letters, in lower case
     is_files: bool = False  # any address below it is a file's
-    is_certain: bool = False  # it speaks of attachments; a "document" may be anything
-    is_single: bool = False  # "file", "document": often a field of something else
+    is_certain: bool = False  # it names attachments; a "document" may be anything
+    is_single: bool = False  # "file", "document": often a field of another object
     is_comment: bool = False  # a comment, or several
     is_comment_id: bool = False
     is_latest: bool = False
-    is_count: bool = False  # how many attachments there are, or whether there are any
-    is_text: bool = False  # what a sender may have written
-    is_aside: bool = False  # not the newest comment: its ids and its lists are of something else
+    is_count: bool = False  # the number of attachments, or whether there are any
+    is_text: bool = False  # a text that a sender may have written
+    is_aside: bool = False  # not the newest comment: its ids and lists belong to another object
     is_ticket_id: bool = False
-    is_trigger: bool = False  # no event has it, but the body that an administrator writes for a trigger
+    is_trigger: bool = False  # not a key of events, but of bodies that an administrator writes for a trigger
 
 
 _NOTHING = Name()
 
 
 def name_of(key: str) -> Name:
-    """Return what the key means."""
+    """Return the meaning of the key."""
     return _name_of(key) if len(key) <= MOST_NAME else _NOTHING
 
 

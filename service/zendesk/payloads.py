@@ -1,4 +1,4 @@
-"""Read a webhook's body: what an admin typed into a trigger, or one of Zendesk's own events."""
+"""Read a webhook's body: a template of a trigger, or one of Zendesk's own events."""
 
 import hashlib
 import re
@@ -8,15 +8,15 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 
-from service.zendesk.body import Unreadable, clean, is_clean, read_body, text_of
-from service.zendesk.files import MOST_ATTACHMENTS, Attachment, read_attachment
+from service.zendesk.body import Unreadable, clean, is_blank, is_clean, read_body, text_of
+from service.zendesk.files import MOST_ATTACHMENTS, AnnouncedFile, read_attachment
 from service.zendesk.names import name_of
-from service.zendesk.search import Found, search
+from service.zendesk.search import FoundFiles, search
 from service.zendesk.signature import ACCOUNT_ID, INVOCATION_ID, WEBHOOK_ID, read_time
 
 __all__ = [
     "MOST_ATTACHMENTS",
-    "Attachment",
+    "AnnouncedFile",
     "Email",
     "Ignored",
     "idempotency_key",
@@ -37,7 +37,7 @@ _RFC_2822 = re.compile(
 
 @dataclass(frozen=True, slots=True)
 class Email:
-    """What a webhook says, in texts that Postgres takes; `attachment_urls` alone is as Zendesk sent it."""
+    """The content of a webhook, in texts that Postgres accepts; only `attachment_urls` is unchanged."""
 
     ticket_id: str
     subject: str | None
@@ -46,49 +46,54 @@ class Email:
     sent_at: datetime | None  # the e-mail's own date, aware
     source_id: str | None  # a trigger's `webhook_id`, an event's `id`
     account_id: str | None
-    # The id of its comment, in digits. "" where its files have to be looked up and no comment is named.
+    # The id of the e-mail's comment, in digits. "" if its files have to be looked up and the body names no
+    # comment.
     comment_id: str | None
-    attachments: tuple[Attachment, ...]  # every file that the body tells of, each address once
-    # What lists the files, or [] where the body says that there are none. None where the body does not tell all
-    # of them, or one has no address: then they have to be looked up in Zendesk.
+    attachments: tuple[AnnouncedFile, ...]  # every file in the body, each address once
+    # The body's list of files, or [] if it says that there are none. None if the list is incomplete, or a
+    # file has no address: then the files have to be looked up in Zendesk.
     attachment_urls: list[object] | None
 
 
 @dataclass(frozen=True, slots=True)
 class Ignored:
-    """An event of a type that we have no use for: acknowledged and counted."""
+    """An event of an unused type: acknowledged and counted."""
 
     event_type: str
 
 
 def parse(body: bytes, content_type: str = "application/json") -> Email | Ignored:
-    """Read the body; raises Unreadable and nothing else, whatever the bytes.
+    """Read the body; raises Unreadable and nothing else, for any bytes.
 
-    `content_type` is the media type without parameters. JSON is read whatever it says.
+    `content_type` is the media type without parameters. JSON is read under any media type.
     """
     data = read_body(body, content_type)
     if not isinstance(data, dict):
         raise Unreadable("wrong_shape", "The body is JSON, but not an object.")
     kind = data.get("type")
     ticket_id = _ticket_id(data)
-    # No event has a `ticket_id`: with one it is a trigger, whatever it calls itself.
+    # No event has a `ticket_id`: a body with one is a trigger's, even with the type of an event.
     if ticket_id or not isinstance(kind, str) or not kind.startswith(_EVENT):
         return _read_email(_flatten_trigger(data), ticket_id, search(data))
     if kind not in _USED_EVENTS and not any(name_of(key).is_trigger for key in data):
         if _is_whole_event(data):
             return Ignored(clean(kind))
-        raise Unreadable("wrong_shape", "The body calls itself an event, but lacks what every event has.")
+        raise Unreadable(
+            "wrong_shape", "The body has the type of an event, but lacks the fields of an event."
+        )
     found = search(data)
     fields = _flatten_event(data)
     if kind == _FILE_LINKED and not found.attachments:
-        found = Found((), None, found.comment_id)  # there is a file, but not where we look
+        found = FoundFiles(
+            (), None, found.comment_id
+        )  # the event announces a file that the search did not find
     return _read_email(fields, _pick(fields, "ticket_id"), found)
 
 
 def idempotency_key(email: Email | None, headers: Mapping[str, str], body: bytes) -> str:
-    """Name the invocation, the same however often it is sent, in at most 200 characters of clean text.
+    """Return the invocation's key, the same for all its deliveries, in at most 200 characters of clean text.
 
-    A `webhook_id` that is the webhook's own is skipped: all its e-mails would be taken for one.
+    A `webhook_id` equal to the webhook's own id is skipped: it would be the same for all its e-mails.
     """
     source_id = email.source_id if email else None
     if source_id and source_id != headers.get(WEBHOOK_ID, "").strip():
@@ -99,13 +104,13 @@ def idempotency_key(email: Email | None, headers: Mapping[str, str], body: bytes
 
 
 def _is_whole_event(data: dict[str, object]) -> bool:
-    """Tell an event from what a sender's quotation marks made of a trigger's body."""
+    """Say whether this is a complete event, and not a trigger's body broken by a sender's quotation marks."""
     event_id = text_of(data.get("id")) or ""
     return (
         isinstance(data.get("detail"), dict)
         and isinstance(data.get("event"), dict)
         and all(text_of(data.get(key)) for key in ("account_id", "id", "subject"))
-        and not event_id.isdigit()  # this is a ticket's
+        and not event_id.isdigit()  # the id of a ticket
     )
 
 
@@ -119,13 +124,13 @@ def _ticket_id(data: dict[str, object]) -> str | None:
 
 def _flatten_trigger(data: dict[str, object]) -> dict[str, object]:
     ticket = _object(data, "ticket")
-    filled = {key: value for key, value in data.items() if not _is_empty(value)}
+    filled = {key: value for key, value in data.items() if not is_blank(value)}
     ticket_id = _ticket_id(ticket) or _pick(ticket, "id") or _pick(data, "id")
     return ticket | filled | {"id": ticket_id}
 
 
 def _flatten_event(data: dict[str, object]) -> dict[str, object]:
-    """Give an event the keys of a trigger.
+    """Rename an event's fields to the keys of a trigger.
 
     https://developer.zendesk.com/api-reference/webhooks/event-types/ticket-events
     """
@@ -142,7 +147,7 @@ def _flatten_event(data: dict[str, object]) -> dict[str, object]:
     }
 
 
-def _read_email(fields: dict[str, object], ticket_id: str | None, found: Found) -> Email:
+def _read_email(fields: dict[str, object], ticket_id: str | None, found: FoundFiles) -> Email:
     ticket_id = ticket_id or _pick(fields, "id")
     if ticket_id is None:
         raise Unreadable("no_ticket", "The body names no ticket.")
@@ -150,7 +155,7 @@ def _read_email(fields: dict[str, object], ticket_id: str | None, found: Found) 
         raise Unreadable("wrong_shape", "The ticket's id is longer than 200 characters.")
     source_id = fields.get("webhook_id")
     if isinstance(source_id, str) and not is_clean(source_id):
-        source_id = _hash(source_id)  # cleaned, two ids could become one
+        source_id = _hash(source_id)  # cleaning could make two ids equal
     return Email(
         ticket_id=ticket_id,
         subject=_pick(fields, "subject", "title"),
@@ -159,15 +164,15 @@ def _read_email(fields: dict[str, object], ticket_id: str | None, found: Found) 
         sent_at=_read_date(_pick(fields, "received_at") or ""),
         source_id=text_of(source_id),
         account_id=_pick(fields, "account_id"),
-        comment_id=found.comment_id or ("" if found.told is None or found.may_be_more else None),
+        comment_id=found.comment_id or ("" if found.listed is None or found.may_be_more else None),
         attachments=found.attachments,
-        attachment_urls=found.told,
+        attachment_urls=found.listed,
     )
 
 
 def _read_date(text: str) -> datetime | None:
     if _RFC_2822.fullmatch(text):
-        with suppress(ValueError, OverflowError):  # 31 February, or an offset that leaves the calendar
+        with suppress(ValueError, OverflowError):  # 31 February, or an offset outside the calendar
             date = parsedate_to_datetime(text)
             return date.replace(tzinfo=date.tzinfo or UTC).astimezone(UTC)
     return read_time(text)
@@ -183,10 +188,6 @@ def _pick(fields: dict[str, object], *names: str) -> str | None:
         if (value := fields.get(name)) is not None and (text := text_of(value)):
             return text
     return None
-
-
-def _is_empty(value: object) -> bool:
-    return not value.strip() if isinstance(value, str) else value in (None, [], {})
 
 
 def _hash(text: str, body: bytes = b"") -> str:

@@ -1,4 +1,4 @@
-"""Read a whole request, and tell what reading it again would change on a record."""
+"""Read a whole request, and compute the changes that a reparse makes to a saved e-mail."""
 
 import hashlib
 import json
@@ -9,11 +9,11 @@ from typing import Protocol
 
 from multidict import CIMultiDict
 
-from service.outbound.addresses import key_of
+from service.outbound.addresses import MOST_ADDRESS, attachment_key
 from service.zendesk import payloads
-from service.zendesk.addresses import MOST_ADDRESS, plain
+from service.zendesk.addresses import plain
 from service.zendesk.body import Unreadable, read_json
-from service.zendesk.payloads import Attachment, Email, Ignored
+from service.zendesk.payloads import AnnouncedFile, Email, Ignored
 from service.zendesk.search import search
 
 _UNCHANGED_ENCODINGS = {"", "identity"}
@@ -22,8 +22,8 @@ _END = re.compile(r"[\s<>\"|]")
 _ENDS = " \t\r\n;|,<>\"')]}"
 
 
-class File(Protocol):
-    """A file that is on record."""
+class RecordedFile(Protocol):
+    """A saved file of an e-mail."""
 
     @property
     def position(self) -> int: ...
@@ -39,15 +39,15 @@ class File(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Changes:
-    """What reading a body again makes of a record.
+    """The changes of a reparse.
 
-    `fields` are the columns whose values differ, and `corrected` the files whose address was read wrongly, by
-    position. `added` are files that were overlooked, and `withdrawn` the positions of items that are no files.
+    `fields` are the columns with new values, and `corrected` the files whose address was read wrongly, by
+    position. `added` are overlooked files, and `withdrawn` the positions of items that are no files.
     """
 
     fields: Mapping[str, object]
-    corrected: Mapping[int, Attachment]
-    added: Sequence[Attachment]
+    corrected: Mapping[int, AnnouncedFile]
+    added: Sequence[AnnouncedFile]
     withdrawn: Sequence[int]
 
     def __bool__(self) -> bool:
@@ -55,24 +55,24 @@ class Changes:
 
 
 @dataclass(frozen=True, slots=True)
-class Listed:
-    """The files of a list that another system recorded, as far as they are not on record yet.
+class AnnouncedList:
+    """The files of another system's list that are not saved yet.
 
-    `is_whole` is False where the list does not tell all files: then they have to be looked up in Zendesk's API.
+    `is_whole` is False if the list does not name all files: then they have to be looked up in Zendesk's API.
     """
 
-    missing: Sequence[Attachment]
+    missing: Sequence[AnnouncedFile]
     is_whole: bool
     fingerprint: bytes
 
 
 def headers_of(pairs: Iterable[tuple[str, str]]) -> CIMultiDict[str]:
-    """Make headers of the pairs that are on record."""
+    """Make headers of the saved pairs."""
     return CIMultiDict((name, value) for name, value in pairs)
 
 
 def read(headers: Mapping[str, str], body: bytes) -> Email | Ignored:
-    """Read the body as its headers say; raises Unreadable, with the code `compressed` where that is the reason."""
+    """Read the body by its headers; raises Unreadable, with the code `compressed` if that is the cause."""
     try:
         return payloads.parse(body, media_type(headers))
     except Unreadable as exc:
@@ -83,12 +83,12 @@ def read(headers: Mapping[str, str], body: bytes) -> Email | Ignored:
 
 
 def media_type(headers: Mapping[str, str]) -> str:
-    """Give the media type in small letters, without parameters; "" where there is none."""
+    """Return the media type in lower case, without parameters; "" if there is none."""
     return headers.get("Content-Type", "").partition(";")[0].strip().lower()
 
 
 def columns_of(email: Email) -> dict[str, object]:
-    """Give the columns of an e-mail that come out of its body, by name; `account_id` may be None."""
+    """Return the e-mail's columns that come from its body, by name; `account_id` may be None."""
     return {
         "zendesk_ticket_id": email.ticket_id,
         "from_email": email.from_email,
@@ -101,45 +101,48 @@ def columns_of(email: Email) -> dict[str, object]:
     }
 
 
-def read_list(text: str, files: Sequence[File]) -> Listed:
-    """Read the text of `attachment_urls` of another system as a body's list; raises Unreadable.
+def read_list(text: str, files: Sequence[RecordedFile]) -> AnnouncedList:
+    """Read another system's text of `attachment_urls` as a body's list; raises Unreadable.
 
-    `files` are on record already. An address is compared by what it leads to, whatever its parameters are.
+    `files` are saved already. Two addresses with different parameters are equal if they name the same
+    attachment.
     """
     try:
         value = read_json(text)
-    except Unreadable:  # a text column holds anything
+    except Unreadable:  # a text column may hold any text
         value = text
     found = search({"attachments": value})
-    known = {key_of(file.source_url) for file in files if file.source_url}
+    known = {attachment_key(file.source_url) for file in files if file.source_url}
     nameless = sum(not file.source_url for file in files)
-    addressed = [file for file in found.attachments if file.url and key_of(file.url) not in known]
+    addressed = [file for file in found.attachments if file.url and attachment_key(file.url) not in known]
     others = [file for file in found.attachments if not file.url][nameless:]
-    return Listed([*addressed, *others], found.told is not None, hashlib.sha256(text.encode()).digest())
+    return AnnouncedList(
+        [*addressed, *others], found.listed is not None, hashlib.sha256(text.encode()).digest()
+    )
 
 
 def fingerprint(email: Email) -> bytes:
-    """Hash what the parser made of a body: the same as long as it makes the same of it."""
+    """Hash the parser's result for a body; it changes if a new parser's result differs."""
     files = [[file.url, file.file_name, file.content_type, file.size] for file in email.attachments]
     made = json.dumps([list(columns_of(email).values()), files], default=str)
     return hashlib.sha256(made.encode()).digest()
 
 
-def compare(kept: Mapping[str, object], files: Sequence[File], email: Email) -> Changes:
-    """Tell what a record lacks of what its body says; `kept` has the columns and the fingerprint of the last reading.
+def compare(kept: Mapping[str, object], files: Sequence[RecordedFile], email: Email) -> Changes:
+    """Return what a saved e-mail lacks of its body; `kept` has its columns and the fingerprint of the last reading.
 
-    A file that was stored once stays as it is, whatever the body says.
+    A stored file always stays unchanged.
     """
     if kept["reading_hash"] == fingerprint(email):
         return Changes({}, {}, [], [])
     said = columns_of(email)
-    if said["account_id"] is None:  # then it came from a header
+    if said["account_id"] is None:  # the saved one came from a header
         del said["account_id"]
     fields = {name: value for name, value in said.items() if kept[name] != value}
     known = {file.source_url for file in files}
     missing = {file.url: file for file in email.attachments if file.url and file.url not in known}
     announced = {file.url for file in email.attachments}
-    corrected: dict[int, Attachment] = {}
+    corrected: dict[int, AnnouncedFile] = {}
     withdrawn = []
     for file in files:
         if file.status == "stored" or file.sha256 is not None or file.source_url in announced:
@@ -158,15 +161,15 @@ def _is_compressed(headers: Mapping[str, str]) -> bool:
     return bool(named - _UNCHANGED_ENCODINGS)
 
 
-def _meant_by(nameless: File, announced: Sequence[Attachment]) -> list[str]:
-    """List the addresses that an item without one may have meant: of files with its name."""
+def _meant_by(nameless: RecordedFile, announced: Sequence[AnnouncedFile]) -> list[str]:
+    """List the possible addresses of an item without one: those of files with its name."""
     return [
         file.url for file in announced if file.file_name is not None and file.file_name == nameless.file_name
     ]
 
 
 def _written_in(text: str) -> list[str]:
-    """List the addresses in one that was read wrongly: several were joined, or something is before or after it."""
+    """List the addresses in a wrongly read one: several were joined, or it has text before or after it."""
     addresses = []
     for piece in _BEGINNING.split(plain(text[:MOST_ADDRESS])):
         for address in (piece.rstrip(_ENDS), _END.split(piece, maxsplit=1)[0].rstrip(_ENDS)):
@@ -175,7 +178,7 @@ def _written_in(text: str) -> list[str]:
     return addresses
 
 
-def _without_address(files: Sequence[File], email: Email) -> list[Attachment]:
-    """List announced files without an address, of which none is on record."""
+def _without_address(files: Sequence[RecordedFile], email: Email) -> list[AnnouncedFile]:
+    """List the announced files without an address, unless one is already saved."""
     missing = [file for file in email.attachments if not file.url]
     return missing if missing and not any(not file.source_url for file in files) else []

@@ -1,7 +1,6 @@
-"""Search a body for all that it says of files, and for the comment that they belong to, wherever it stands."""
+"""Search a body for its files and for the comment that they belong to, at any depth."""
 
 import re
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from service.zendesk.addresses import (
@@ -13,12 +12,13 @@ from service.zendesk.addresses import (
     plain,
     traces_in,
 )
-from service.zendesk.body import MOST_DEPTH, Unreadable, read_json, text_of
+from service.zendesk.body import MOST_DEPTH, Unreadable, embedded_json, is_blank, text_of
+from service.zendesk.comments import COMMENT_ID, newest_id, only_some_list_files
 from service.zendesk.files import (
     ADDRESS_FIELDS,
     FILE_FIELDS,
     MOST_ATTACHMENTS,
-    Attachment,
+    AnnouncedFile,
     bare_file,
     fields_of,
     files_of,
@@ -26,98 +26,103 @@ from service.zendesk.files import (
     read_attachment,
 )
 from service.zendesk.names import Name, name_of
-from service.zendesk.signature import read_time
 
-_MOST_JSON_IN_TEXT = 4  # how often JSON may stand in a text of JSON
+_MOST_JSON_IN_TEXT = 4  # the levels of JSON inside texts of JSON
 _MAY_BE_JSON = {"[", "{", " ", "\n", "\r", "\t"}
-_LEAST_ADDRESS = 12  # characters; "https://a/b" is shorter, but none of Zendesk's
+_LEAST_ADDRESS = 12  # characters; "https://a/b" is shorter, but never Zendesk's
 
-_ID = re.compile("[0-9]{1,30}")
 _COUNT = re.compile("[0-9]{1,9}")
 _NO = {"", "0", "no", "false", "none", "null"}
 _FILE_NAME = re.compile(r"[^/]{1,200}\.[A-Za-z0-9]{1,8}\s{0,9}", re.DOTALL)
 
 _MOST_COUNTED = 100
-_UNKNOWN = Attachment("", None, None, None)
+_UNKNOWN = AnnouncedFile("", None, None, None)
 
 _Key = tuple[str, str, str]
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
-    """What a body says of files.
+class FoundFiles:
+    """The files in a body.
 
-    `told` is what it lists, as it was sent; None where the files have to be looked up in Zendesk. `comment_id`
-    is None where no comment is named, or several are and it is open which one is meant. `may_be_more`: the files
-    stand only in the e-mail's HTML, and no comment is named.
+    `listed` is the body's list, as it was sent; None if the files have to be looked up in Zendesk. `comment_id`
+    is None if the body names no comment, or if several are possible. `may_be_more`: the files stand only in
+    the e-mail's HTML, and the body names no comment.
     """
 
-    attachments: tuple[Attachment, ...]
-    told: list[object] | None
+    attachments: tuple[AnnouncedFile, ...]
+    listed: list[object] | None
     comment_id: str | None
     may_be_more: bool = False
 
 
-def search(data: dict[str, object]) -> Found:
+def search(data: dict[str, object]) -> FoundFiles:
     """Find the files and the comment in a body; raises Unreadable, and nothing else."""
     found = _Search()
-    found.read_object(data, _Place(is_ticket=True))
+    found.read_object(data, _Context(is_ticket=True))
     found.read_texts()
     is_complete = len(found.files) >= found.announced and not found.is_incomplete
-    says_all = found.is_told or found.says_none
-    is_shown = found.is_shown and not says_all and not found.comments
-    told = found.told if is_complete and (says_all or is_shown) else None
+    says_all = found.is_listed or found.says_none
+    is_in_html = found.is_in_html and not says_all and not found.comments
+    listed = found.listed if is_complete and (says_all or is_in_html) else None
     files = (*found.files.values(), *found.unaddressed)
     # Files that the body only counts: the look-up has to find as many.
     files += (_UNKNOWN,) * (min(found.announced, _MOST_COUNTED) - len(files))
-    return Found(files, told, _choose(found.comments), may_be_more=is_shown)
+    return FoundFiles(files, listed, _choose(found.comments), may_be_more=is_in_html)
 
 
 @dataclass(frozen=True, slots=True)
-class _Place:
-    """Where a value stands in the body."""
+class _Context:
+    """The position and the trust of a value in the body."""
 
     depth: int = 0
-    in_text: int = 0  # how often JSON was read out of a text on the way here
-    is_trusted: bool = (
-        True  # ids and empty lists are believed: no sender wrote this, and it is about the e-mail
-    )
+    in_text: int = 0  # the levels of JSON inside texts above this value
+    is_trusted: bool = True  # ids and empty lists count: no sender wrote them, and they concern the e-mail
     is_ticket: bool = False  # the body itself, or its ticket
-    is_aside: bool = False  # of something else, as of an earlier comment
+    is_aside: bool = False  # belongs to another object, such as an earlier comment
 
-    def below(self, name: Name, *, is_alone: bool = True, in_text: int = 0) -> "_Place":
+    def below(self, name: Name, *, is_alone: bool = True, in_text: int = 0) -> "_Context":
         is_aside = self.is_aside or name.is_aside
         is_trusted = self.is_trusted and is_alone and not is_aside and not in_text
         is_ticket = self.is_ticket and name.word == "ticket" and not in_text
-        return _Place(self.depth + 1, self.in_text + in_text, is_trusted, is_ticket, is_aside)
+        return _Context(self.depth + 1, self.in_text + in_text, is_trusted, is_ticket, is_aside)
+
+    def embedded_json(
+        self, text: str, *, refuse_duplicates: bool = False
+    ) -> dict[str, object] | list[object] | None:
+        if self.in_text >= _MOST_JSON_IN_TEXT:
+            return None
+        return embedded_json(text, MOST_DEPTH - self.depth, refuse_duplicates=refuse_duplicates)
 
 
 @dataclass(slots=True)
 class _Search:
-    """Goes through a body once, and notes what it says of files and comments."""
+    """Traverses a body once, and collects its files and comments."""
 
-    files: dict[_Key, Attachment] = field(default_factory=dict)
-    unaddressed: list[Attachment] = field(
+    files: dict[_Key, AnnouncedFile] = field(default_factory=dict)
+    unaddressed: list[AnnouncedFile] = field(
         default_factory=list
-    )  # announced by name only: the look-up has to find them
-    told: list[object] = field(default_factory=list)
-    is_told: bool = False  # a list, an object or a text names the files
-    is_shown: bool = False  # files stand in the HTML of the e-mail itself
+    )  # named without an address: the look-up has to find them
+    listed: list[object] = field(default_factory=list)
+    is_listed: bool = False  # a list, an object or a text names the files
+    is_in_html: bool = False  # files stand in the HTML of the e-mail itself
     says_none: bool = False
-    is_incomplete: bool = False  # a file was announced without an address, or an address became no file
-    announced: int = 0  # how many files there are, where the body counts them
-    comments: list[tuple[int, bool, str]] = field(default_factory=list)  # depth, not called the latest, id
-    # Texts that may hold addresses; whether it may tell all files; whether it is the HTML of the e-mail itself.
+    is_incomplete: bool = False  # a file has no address, or an address became no file
+    announced: int = 0  # the number of files, if the body counts them
+    comments: list[tuple[int, bool, str]] = field(
+        default_factory=list
+    )  # depth, whether it is not called the latest, id
+    # Texts that may contain addresses; whether the text may list all files; whether it is the e-mail's HTML.
     texts: list[tuple[str, bool, bool]] = field(default_factory=list)
     tokens: dict[str, tuple[_Key, str, str]] = field(
         default_factory=dict
     )  # the first file, its host and name
     no_files: set[str] = field(default_factory=set)  # tokens of thumbnails
-    seen: int = 0  # addresses of files, also those that came before
+    seen: int = 0  # addresses of files, including repeated ones
 
-    # What means no files by its name.
+    # Keys whose names do not announce files.
 
-    def read_object(self, data: dict[str, object], place: _Place) -> None:
+    def read_object(self, data: dict[str, object], place: _Context) -> None:
         may_be_file = False
         for key, value in data.items():
             name = name_of(key)
@@ -130,7 +135,7 @@ class _Search:
         if may_be_file and not FILE_FIELDS.isdisjoint(fields := fields_of(data)):
             self.add_object(fields, data, place)
 
-    def read_value(self, name: Name, value: object, place: _Place) -> None:
+    def read_value(self, name: Name, value: object, place: _Context) -> None:
         if name.is_files:
             self.read_announced(name, value, place, is_outer=True)
         elif isinstance(value, dict):
@@ -139,15 +144,15 @@ class _Search:
             self.read_object(value, place.below(name))
         elif isinstance(value, list):
             if name.is_comment:
-                self.note_comment(name, _newest(value), place.below(name))
-                self.is_incomplete |= _some_tell(value)
+                self.note_comment(name, newest_id(value), place.below(name))
+                self.is_incomplete |= only_some_list_files(value)
             self.read_list(name, value, place)
         elif name.is_comment_id:
             self.note_comment(name, value, place)
         elif name.is_count and place.is_trusted and isinstance(value, int | float):
             self.announced = max(self.announced, int(value))
 
-    def read_list(self, name: Name, values: list[object], place: _Place) -> None:
+    def read_list(self, name: Name, values: list[object], place: _Context) -> None:
         below = place.below(name, is_alone=len(values) == 1)
         for value in values:
             if isinstance(value, str):
@@ -157,15 +162,17 @@ class _Search:
             elif isinstance(value, list):
                 self.read_list(name, value, below)
 
-    def read_text(self, name: Name, text: str, place: _Place) -> bool:
-        """Read a text; return whether it may hold addresses of attachments."""
+    def read_text(self, name: Name, text: str, place: _Context) -> bool:
+        """Read a text; return whether it may contain addresses of attachments."""
         if name.is_comment_id:
             self.note_comment(name, text, place)
         elif name.is_count and place.is_trusted:
             self.announced = max(self.announced, _count(text))
         elif len(text) < _LEAST_ADDRESS:
             return False
-        elif not name.is_text and text[:1] in _MAY_BE_JSON and (value := _json_in(text, place)) is not None:
+        elif (
+            not name.is_text and text[:1] in _MAY_BE_JSON and (value := place.embedded_json(text)) is not None
+        ):
             below = place.below(name, in_text=1)
             if isinstance(value, dict):
                 self.read_object(value, below)
@@ -178,35 +185,37 @@ class _Search:
             return True
         return False
 
-    # What means files by its name.
+    # Keys whose names announce files.
 
-    def read_announced(self, name: Name, value: object, place: _Place, *, is_outer: bool = False) -> None:
-        if _is_blank(value):
+    def read_announced(self, name: Name, value: object, place: _Context, *, is_outer: bool = False) -> None:
+        if is_blank(value):
             self.note_none(name, value, place)
             return
         before = self.seen
         if isinstance(value, list):
             if is_outer:
-                self.told += value
+                self.listed += value
             self.read_items(name, value, place)
         elif isinstance(value, dict):
             if is_outer:
-                self.told.append(value)
+                self.listed.append(value)
             self.read_item(name, value, place)
         elif not isinstance(value, str):
             self.note_unreadable(name, value, place)
-        elif (parsed := _json_in(value, place, and_raise=True)) is not None or value.strip() == "null":
+        elif (
+            parsed := place.embedded_json(value, refuse_duplicates=True)
+        ) is not None or value.strip() == "null":
             self.read_announced(name, parsed, place.below(name), is_outer=is_outer)
         elif not self.read_list_text(value, is_outer=is_outer):
             self.note_unreadable(name, value, place)
         if self.seen > before and not place.is_aside:
-            self.is_told = True
+            self.is_listed = True
 
-    def read_items(self, name: Name, items: list[object], place: _Place) -> None:
+    def read_items(self, name: Name, items: list[object], place: _Context) -> None:
         if len(items) > MOST_ATTACHMENTS and sum(map(bool, items)) > MOST_ATTACHMENTS:
             raise _too_many()
-        filled = [item for item in filter(None, items) if not _is_blank(item)]
-        if False in items:  # or 0
+        filled = [item for item in filter(None, items) if not is_blank(item)]
+        if False in items:  # also for 0
             self.is_incomplete = True
         elif not filled:
             self.note_none(name, items, place)
@@ -214,7 +223,7 @@ class _Search:
         for item in filled:
             self.read_item(name, item, below)
 
-    def read_item(self, name: Name, item: object, place: _Place) -> None:
+    def read_item(self, name: Name, item: object, place: _Context) -> None:
         """Read one file of a list, or the only one; it counts as announced, even if it is empty."""
         before = self.seen
         if isinstance(item, list):
@@ -223,7 +232,7 @@ class _Search:
         if isinstance(item, dict):
             self.read_file(name, item, place)
         elif isinstance(item, str):
-            parsed = _json_in(item, place, and_raise=True)
+            parsed = place.embedded_json(item, refuse_duplicates=True)
             if parsed is not None:
                 self.read_item(name, parsed, place.below(name))
                 return
@@ -236,7 +245,7 @@ class _Search:
             if name.is_certain and not place.is_aside and _FILE_NAME.fullmatch(file.file_name or ""):
                 self.unaddressed.append(file)
 
-    def read_file(self, name: Name, item: dict[str, object], place: _Place) -> None:
+    def read_file(self, name: Name, item: dict[str, object], place: _Context) -> None:
         fields = fields_of(item)
         found = files_of(fields, is_announced=True)
         for address, file in found:
@@ -252,7 +261,7 @@ class _Search:
                 if found and not is_read and may_hold_files(value):
                     self.texts.append((value, False, False))
                 elif link is not None and not is_read and not link.is_other:
-                    self.is_incomplete = True  # two fields of one meaning, and two addresses
+                    self.is_incomplete = True  # two fields of one meaning with different addresses
             elif inner.word in {"thumbnail", "thumbnails"} and found:
                 self.read_thumbnails(value)
             elif isinstance(value, dict | list) and not found:
@@ -261,19 +270,19 @@ class _Search:
                 self.read_value(inner, value, below)
 
     def read_list_text(self, text: str, *, is_outer: bool) -> bool:
-        """Read the addresses out of a text that announces files; return whether there were any."""
+        """Read the addresses in a text that announces files; return whether there were any."""
         if exact_address(text) is None and may_hold_files(text):
-            self.texts.append((text, False, False))  # to see that nothing was overlooked
+            self.texts.append((text, False, False))  # to check later that no address was overlooked
         usable = [address for address in read_addresses(text) if not address.is_other]
         usable = [address for address in usable if address.host or address.is_attachment]
         for address in usable:
             self.add(address, bare_file(address, None))
             if is_outer:
-                self.told.append(address.text)
+                self.listed.append(address.text)
         return bool(usable)
 
     def read_thumbnails(self, value: object) -> None:
-        """Leave out the small copies that the API makes of a picture; what is not called one is no copy."""
+        """Skip the small copies that the API makes of a picture; a copy must have "thumb" in its values."""
         for item in value if isinstance(value, list) else [value]:
             texts = [
                 text
@@ -285,10 +294,10 @@ class _Search:
             elif any(map(may_hold_files, texts)):
                 self.is_incomplete = True
 
-    # What stands among words.
+    # Addresses in texts.
 
     def read_texts(self) -> None:
-        """Take the addresses of attachments out of texts, and see that none was overlooked anywhere."""
+        """Find the addresses of attachments in texts, and check that none was overlooked anywhere."""
         traces: set[str] = set()
         for text, may_tell, is_html in self.texts:
             shown = plain(text)
@@ -298,9 +307,9 @@ class _Search:
                 if address.is_too_long:
                     self.is_incomplete = True
                 elif self.add(address, bare_file(address, address.file_name)):
-                    self.told.append(address.text)
-            self.is_told |= is_pure and bool(files) and may_tell
-            self.is_shown |= is_html and bool(files)
+                    self.listed.append(address.text)
+            self.is_listed |= is_pure and bool(files) and may_tell
+            self.is_in_html |= is_html and bool(files)
             tokens = list(traces_in(shown))
             traces.update(tokens)
             if tokens.count("") > sum(is_cdn(address.host) for address in files):
@@ -309,23 +318,23 @@ class _Search:
             known = {trace for token in self.tokens for trace in traces_in(f"attachments/token/{token}")}
             self.is_incomplete |= not traces <= known | self.no_files | {""}
 
-    # What was found.
+    # Results.
 
-    def add_object(self, fields: dict[str, object], data: dict[str, object], place: _Place) -> None:
-        """Note the files of an object that stands where none were announced."""
+    def add_object(self, fields: dict[str, object], data: dict[str, object], place: _Context) -> None:
+        """Record the files of an object that no key announces."""
         for address, file in files_of(fields, is_announced=False):
-            self.is_told |= not place.is_aside
+            self.is_listed |= not place.is_aside
             if self.add(address, file):
-                self.told.append(data)
+                self.listed.append(data)
 
-    def add(self, address: Address, file: Attachment) -> bool:
-        """Note a file once, with all that is known of it; return whether it is new."""
+    def add(self, address: Address, file: AnnouncedFile) -> bool:
+        """Record a file once, with all its known fields; return whether it is new."""
         self.seen += 1
         key = address.key
         if (token := address.token) is not None:
             host, _, name = key
             first, its_host, its_name = self.tokens.setdefault(token, (key, host, name))
-            # A path alone is of the same host, and an address without the file's name is of the same file.
+            # A path alone is on the same host, and an address without a file name is the same file.
             if (not host or not its_host or host == its_host) and (
                 not name or not its_name or name == its_name
             ):
@@ -338,7 +347,7 @@ class _Search:
             self.files[key] = file
             return True
         if known != file:
-            self.files[key] = Attachment(
+            self.files[key] = AnnouncedFile(
                 known.url,
                 known.file_name or file.file_name,
                 known.content_type or file.content_type,
@@ -346,17 +355,17 @@ class _Search:
             )
         return False
 
-    def note_comment(self, name: Name, value: object, place: _Place) -> None:
-        if place.is_trusted and (text := text_of(value)) and _ID.fullmatch(text):
+    def note_comment(self, name: Name, value: object, place: _Context) -> None:
+        if place.is_trusted and (text := text_of(value)) and COMMENT_ID.fullmatch(text):
             self.comments.append((place.depth, not name.is_latest, text))
 
-    def note_none(self, name: Name, value: object, place: _Place) -> None:
-        """Note that there are no files; a field of one document says nothing of an e-mail's files."""
+    def note_none(self, name: Name, value: object, place: _Context) -> None:
+        """Record that there are no files; a field for one document does not prove it."""
         is_list = not name.is_single or isinstance(value, list)
         is_all = "inline" not in name.word and (name.is_certain or (name.word == "files" and place.is_ticket))
         self.says_none |= place.is_trusted and is_list and is_all
 
-    def note_unreadable(self, name: Name, value: object, place: _Place) -> None:
+    def note_unreadable(self, name: Name, value: object, place: _Context) -> None:
         if name.word == "attachments" and place.is_ticket:
             raise Unreadable("wrong_shape", "`attachments` is neither a list nor an object nor an address.")
         self.is_incomplete |= bool(name.is_certain and value)
@@ -367,45 +376,8 @@ def _is_same(address: Address, known: Address) -> bool:
     return address.key == known.key or (address.token is not None and address.token == known.token)
 
 
-def _json_in(text: str, place: _Place, *, and_raise: bool = False) -> dict[str, object] | list[object] | None:
-    """Read a text that is a list or an object in JSON; None for any other."""
-    if place.in_text >= _MOST_JSON_IN_TEXT or text.lstrip()[:1] not in {"[", "{"}:
-        return None
-    try:
-        value = read_json(text, most_depth=MOST_DEPTH - place.depth)
-    except Unreadable as exc:
-        if and_raise and exc.code == "duplicate_key":
-            raise
-        return None
-    return value if isinstance(value, dict | list) else None
-
-
-def _newest(comments: Sequence[object]) -> object:
-    """Return the id of the newest of a ticket's comments; None if that is open."""
-    dated = [
-        (read_time(text_of(comment.get("created_at")) or ""), text_of(comment.get("id")) or "")
-        for comment in comments
-        if isinstance(comment, dict)
-    ]
-    if len(dated) < 2 or not all(_ID.fullmatch(number) for _, number in dated):
-        return dated[0][1] if len(dated) == 1 else None
-    times = [time for time, _ in dated if time]
-    if len(times) == len(dated) and times.count(latest := max(times)) == 1:
-        return dict(dated)[latest]
-    # The API lists the oldest first, a template the newest: without dates, only ids that ascend tell.
-    return dated[-1][1] if int(dated[-1][1]) == max(int(number) for _, number in dated) else None
-
-
-def _some_tell(comments: Sequence[object]) -> bool:
-    """Tell whether some comments list their files and others do not: the newest may be one of these."""
-    lists = [
-        any(name_of(key).is_files for key in comment) for comment in comments if isinstance(comment, dict)
-    ]
-    return any(lists) and not all(lists)
-
-
 def _choose(comments: list[tuple[int, bool, str]]) -> str | None:
-    """Choose the id that is nearest to the top; None if two differ there: a sender may have written one of them."""
+    """Choose the id nearest to the top; None if two differ there, because a sender may have written one."""
     if not comments:
         return None
     depth = min(comments)[0]
@@ -417,10 +389,6 @@ def _count(text: str) -> int:
     text = text.strip().lower()
     number = _COUNT.match(text)
     return int(number[0]) if number else int(text not in _NO)
-
-
-def _is_blank(value: object) -> bool:
-    return value is None or value in ("", [], {}) or (isinstance(value, str) and not value.strip())
 
 
 def _too_many() -> Unreadable:

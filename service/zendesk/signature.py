@@ -6,6 +6,7 @@ https://developer.zendesk.com/documentation/webhooks/verifying/
 import hashlib
 import hmac
 import re
+import time
 from base64 import b64encode
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -19,12 +20,10 @@ WEBHOOK_ID = "X-Zendesk-Webhook-Id"
 INVOCATION_ID = "X-Zendesk-Webhook-Invocation-Id"
 ACCOUNT_ID = "X-Zendesk-Account-Id"
 
-# No time is written longer, in whatever words.
+# No format of a time is longer.
 MOST_TIMESTAMP = 40
 
-_SIGNATURE = re.compile(
-    r"[A-Za-z0-9+/]{42}[AEIMQUYcgkosw048]="
-)  # 32 bytes in base64, in the one right spelling
+_SIGNATURE = re.compile(r"[A-Za-z0-9+/]{42}[AEIMQUYcgkosw048]=")  # 32 bytes in base64, in canonical form
 _EPOCH = re.compile(r"([0-9]{9,10}(?:\.[0-9]{1,9})?)|([0-9]{12,13})")  # seconds or milliseconds, since 1973
 _ISO_8601 = re.compile(
     r"([0-9]{4})-?([0-9]{2})-?([0-9]{2})[T ]"
@@ -32,44 +31,44 @@ _ISO_8601 = re.compile(
     r" ?(?:(Z|UTC|GMT)|([+-][0-9]{2}):?([0-9]{2})?)?",
     re.IGNORECASE,
 )
-# Where a timestamp ends if a body follows at once: after a time in digits, or else after the last of the characters
-# that times are written in. No JSON and no XML begins with one of those.
+# The end of a timestamp that a body follows directly: after a time in digits, or else after the last
+# character that occurs in times. No JSON and no XML begins with such a character.
 _TIME_IN_DIGITS = re.compile(rf"(?:{_ISO_8601.pattern})|[0-9]{{9,}}(?:\.[0-9]{{1,9}})?", re.IGNORECASE)
 _TIME_IN_WORDS = re.compile(r"[A-Za-z0-9+-][A-Za-z0-9 .,:+-]*")
 
 
 @dataclass(frozen=True, slots=True)
 class Proof:
-    """The two headers that prove where a request comes from, each of a plausible shape; nothing is verified yet."""
+    """The two headers of a signature, each of a plausible form; nothing is verified yet."""
 
     signature: str
     timestamp: str
 
     @property
     def digest(self) -> bytes:
-        """Name the invocation: a sender that repeats a signed request cannot change this, but any other header."""
+        """The hash that identifies the invocation: a repeated signed request can change any header but these."""
         return hashlib.sha256(f"{self.timestamp}\n{self.signature}".encode()).digest()
 
 
 @dataclass(frozen=True, slots=True)
 class Verified:
-    """How far the signed time lies behind our clock (None where it cannot be read), and whether that is too far."""
+    """The age of the signed time by our clock (None if unreadable), and whether it is outside the tolerance."""
 
     skew: timedelta | None
     late: bool
 
 
 def sign(secret: str, timestamp: str, body: bytes) -> str:
-    """Return the signature of `body` at `timestamp`: the secret's own bytes are the key, not what they decode to."""
+    """Return the signature of `body` at `timestamp`; the key is the secret's text, without decoding it."""
     mac = hmac.new(to_bytes(secret), to_bytes(timestamp), hashlib.sha256)
     mac.update(body)
     return b64encode(mac.digest()).decode("ascii")
 
 
 def proof_of(headers: Mapping[str, str]) -> Proof:
-    """Read the two headers before anything is known of the body.
+    """Read the two headers before the body is known.
 
-    Raises Rejected (401) where one is missing, or cannot be what Zendesk sends.
+    Raises Rejected (401) if one is missing, or has an impossible form.
     """
     signature, timestamp = headers.get(SIGNATURE), headers.get(TIMESTAMP)
     if not signature:
@@ -86,12 +85,12 @@ def proof_of(headers: Mapping[str, str]) -> Proof:
 def verify(
     proof: Proof, body: bytes, *, secrets: Sequence[str], now: datetime, tolerance: timedelta
 ) -> Verified:
-    """Check the signature; raises Rejected (401). The time alone refuses nothing, but may be marked as late.
+    """Verify the signature; raises Rejected (401). A time outside the tolerance is only marked as late.
 
-    What is signed is the timestamp and the body with nothing in between. So that no byte can be moved from one to
-    the other, only one length of the timestamp is accepted for what both are together.
+    The signature covers the timestamp directly followed by the body. To stop a shift of bytes between the
+    two, the timestamp must have the one length that their joined text allows.
     """
-    # Every secret is tried, so that the time taken does not tell which one matched.
+    # Every secret is tried, so that the duration does not reveal the matching one.
     matches = [
         hmac.compare_digest(sign(secret, proof.timestamp, body), proof.signature)
         for secret in secrets
@@ -108,7 +107,7 @@ def verify(
 
 
 def read_time(text: str) -> datetime | None:
-    """Read ISO-8601 or seconds or milliseconds since 1970, UTC where no zone is given; None for all else."""
+    """Read ISO-8601 or seconds or milliseconds since 1970, in UTC without a zone; None for any other text."""
     try:
         if match := _EPOCH.fullmatch(text):
             seconds, milliseconds = match.groups()
@@ -118,7 +117,7 @@ def read_time(text: str) -> datetime | None:
             zone = f"{zone}:{zone_minute or '00'}" if zone else "+00:00"
             clock = f"{hour}:{minute}:{second or '00'}.{(fraction or '').ljust(6, '0')}"
             return datetime.fromisoformat(f"{year}-{month}-{day}T{clock}{zone}").astimezone(UTC)
-    except (ValueError, OverflowError):  # 31 February, an offset that leaves the calendar
+    except (ValueError, OverflowError):  # 31 February, or an offset outside the calendar
         return None
     return None
 
@@ -129,7 +128,7 @@ def _end_of_timestamp(text: str) -> int:
 
 
 def _mismatch() -> Rejected:
-    return Rejected(401, "signature_mismatch", "The signature fits none of our secrets.")
+    return Rejected(401, "signature_mismatch", "The signature matches none of our secrets.")
 
 
 def _malformed() -> Rejected:
@@ -143,3 +142,26 @@ def to_bytes(text: str) -> bytes:
         return text.encode("utf-8", "surrogateescape")
     except UnicodeEncodeError:  # surrogates that stand for no byte
         return text.encode("utf-8", "surrogatepass")
+
+
+@dataclass
+class Streak:
+    """Bad signatures in a row, counted in memory only: a bad request must not cost a write."""
+
+    length: int = 0
+    code: str = ""  # of the last one
+    noted: int = 0  # the recorded length
+    _last: float = 0.0
+
+    @property
+    def age(self) -> float:
+        """Seconds since the last bad signature."""
+        return time.monotonic() - self._last
+
+    def bad(self, code: str) -> None:
+        self.length += 1
+        self.code = code
+        self._last = time.monotonic()
+
+    def good(self) -> None:
+        self.length = self.noted = 0

@@ -1,4 +1,4 @@
-"""The doctor finds what is wrong, and says what to do; it raises nothing, and shows no secret."""
+"""Checks report problems with advice; they raise nothing and show no secret."""
 
 import asyncio
 import json
@@ -36,7 +36,7 @@ async def a_worker(database: asyncpg.Connection) -> None:
 
 
 def changed(settings: Settings, **changes: Any) -> Settings:
-    """Give other settings, judged as those of an environment are."""
+    """Return changed settings, validated like those of an environment."""
     return Settings(**{name: getattr(settings, name) for name in settings.model_fields_set} | changes)
 
 
@@ -45,7 +45,7 @@ async def zendesk_of(settings: Settings, **changes: Any) -> Check:
         return await check_zendesk(res)
 
 
-async def test_good_credentials_are_good(res: Resources) -> None:
+async def test_good_credentials_pass(res: Resources) -> None:
     assert await check_zendesk(res) == Check("zendesk", True, "signed in as user 1001")
 
 
@@ -53,7 +53,7 @@ NO_CLIENT = {"zendesk_oauth_client_id": None, "zendesk_oauth_client_secret": Non
 
 
 @pytest.mark.parametrize("oauth", [False, True])
-async def test_wrong_credentials_are_found_though_zendesk_answers_as_to_anybody(
+async def test_wrong_credentials_fail_although_zendesk_answers_them_as_anonymous(
     settings: Settings, zendesk: Zendesk, *, oauth: bool
 ) -> None:
     name = "zendesk_oauth_token" if oauth else "zendesk_api_token"
@@ -64,10 +64,12 @@ async def test_wrong_credentials_are_found_though_zendesk_answers_as_to_anybody(
     assert (check.ok, check.found) == (False, "Zendesk does not know these credentials")
     assert name.upper() in check.advice
     assert "hunter2" not in str(check)
-    assert zendesk.state.account_authorizations, "it was asked"
+    assert zendesk.state.account_authorizations, "a request was sent"
 
 
-async def test_without_credentials_it_says_what_will_not_work(settings: Settings, zendesk: Zendesk) -> None:
+async def test_missing_credentials_are_a_warning_with_consequences(
+    settings: Settings, zendesk: Zendesk
+) -> None:
     check = await zendesk_of(settings, **NO_CLIENT)
 
     assert check.ok is None
@@ -75,7 +77,7 @@ async def test_without_credentials_it_says_what_will_not_work(settings: Settings
     assert not zendesk.state.account_authorizations
 
 
-async def test_a_client_that_zendesk_does_not_know_is_found(settings: Settings) -> None:
+async def test_an_unknown_oauth_client_fails(settings: Settings) -> None:
     check = await zendesk_of(settings, zendesk_oauth_client_secret=SecretStr("hunter2"))
 
     assert check.ok is False
@@ -84,9 +86,7 @@ async def test_a_client_that_zendesk_does_not_know_is_found(settings: Settings) 
     assert "hunter2" not in str(check)
 
 
-async def test_the_end_of_api_tokens_is_told_while_they_still_work(
-    settings: Settings, zendesk: Zendesk
-) -> None:
+async def test_working_api_tokens_are_a_warning_about_their_end(settings: Settings, zendesk: Zendesk) -> None:
     token = SecretStr(zendesk.api_token)
 
     check = await zendesk_of(settings, **NO_CLIENT, zendesk_email=zendesk.email, zendesk_api_token=token)
@@ -97,7 +97,7 @@ async def test_the_end_of_api_tokens_is_told_while_they_still_work(
     assert "ZENDESK_OAUTH_CLIENT_ID" in check.advice
 
 
-async def test_an_account_that_is_away_is_found(settings: Settings) -> None:
+async def test_an_unreachable_account_fails(settings: Settings) -> None:
     check = await zendesk_of(settings, zendesk_url="http://127.0.0.1:1")
 
     assert (check.ok, "connection_failed" in check.found) == (False, True)
@@ -109,7 +109,9 @@ async def examined(settings: Settings, **changes: Any) -> dict[str, Check]:
         return {check.name: check for check in await check_all(res)}
 
 
-async def test_where_all_is_well_nothing_is_wrong(settings: Settings, database: asyncpg.Connection) -> None:
+async def test_a_healthy_installation_has_no_failed_check(
+    settings: Settings, database: asyncpg.Connection
+) -> None:
     checks = await examined(settings)
 
     assert list(checks) == NAMES
@@ -117,7 +119,7 @@ async def test_where_all_is_well_nothing_is_wrong(settings: Settings, database: 
     assert all(bool(check.advice) != bool(check.ok) for check in checks.values())
 
 
-async def test_who_is_away_is_named_and_hides_nothing_of_the_others(settings: Settings) -> None:
+async def test_an_outage_fails_the_checks_of_one_dependency_only(settings: Settings) -> None:
     postgres = await examined(settings, database_url=SecretStr("postgres://user:hunter2@127.0.0.1:1/name"))
     redis = await examined(settings, redis_url=SecretStr("redis://:hunter2@127.0.0.1:1"))
 
@@ -141,7 +143,7 @@ async def test_who_is_away_is_named_and_hides_nothing_of_the_others(settings: Se
     assert "hunter2" not in f"{postgres}{redis}"
 
 
-async def test_a_server_that_hangs_is_not_waited_for(settings: Settings) -> None:
+async def test_a_hanging_server_times_out(settings: Settings) -> None:
     async with before_redis(settings) as (proxy, slow):
         proxy.freeze()
         checks = await examined(slow)
@@ -150,7 +152,7 @@ async def test_a_server_that_hangs_is_not_waited_for(settings: Settings) -> None
     assert checks["redis"].found == "no answer within 5 s"
 
 
-async def test_a_redis_that_evicts_is_found(settings: Settings, res: Resources) -> None:
+async def test_a_redis_that_evicts_is_a_warning(settings: Settings, res: Resources) -> None:
     await res.redis.config_set("maxmemory-policy", "allkeys-lru")
     try:
         check = (await examined(settings))["eviction"]
@@ -169,7 +171,7 @@ async def test_a_redis_that_evicts_is_found(settings: Settings, res: Resources) 
         ("20260204_1549_add_saga", False, "is another system's", "holdfast takeover --plan"),
     ],
 )
-async def test_tables_of_another_version_are_found(
+async def test_tables_of_another_version_are_reported(
     settings: Settings,
     database: asyncpg.Connection,
     version: str,
@@ -190,7 +192,7 @@ async def test_tables_of_another_version_are_found(
     assert advice in check.advice
 
 
-async def test_more_connections_than_postgres_has_are_found(settings: Settings) -> None:
+async def test_more_connections_than_postgres_allows_fail(settings: Settings) -> None:
     check = (await examined(settings, database_pool_size=30, web_concurrency=4))["connections"]
 
     assert check.ok is False
@@ -198,7 +200,7 @@ async def test_more_connections_than_postgres_has_are_found(settings: Settings) 
     assert "DATABASE_POOL_SIZE" in check.advice
 
 
-async def test_a_storage_that_cannot_be_written_is_found(settings: Settings, tmp_path: Path) -> None:
+async def test_an_unwritable_storage_fails(settings: Settings, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
 
     check = (await examined(settings, storage_url=f"file://{tmp_path}/file/objects"))["storage"]
@@ -209,7 +211,7 @@ async def test_a_storage_that_cannot_be_written_is_found(settings: Settings, tmp
 
 
 @pytest.mark.parametrize(("seconds", "ok"), [(2, True), (-30, None), (3600, False)])
-async def test_a_clock_that_is_off_is_found(res: Resources, seconds: int, *, ok: bool | None) -> None:
+async def test_a_clock_that_is_off_is_reported(res: Resources, seconds: int, *, ok: bool | None) -> None:
     def now() -> float:
         return time.time() - seconds
 
@@ -231,7 +233,7 @@ async def test_a_clock_that_is_off_is_found(res: Resources, seconds: int, *, ok:
         ),
     ],
 )
-async def test_workers_that_are_not_there_are_found(
+async def test_missing_and_silent_workers_are_reported(
     settings: Settings, database: asyncpg.Connection, change: str, found: str, *, ok: bool | None
 ) -> None:
     await database.execute(change)
@@ -241,7 +243,7 @@ async def test_workers_that_are_not_there_are_found(
     assert (check.ok, check.found) == (ok, found)
 
 
-async def test_what_waits_for_long_is_found(settings: Settings, database: asyncpg.Connection) -> None:
+async def test_a_long_wait_is_a_warning(settings: Settings, database: asyncpg.Connection) -> None:
     await database.execute(
         "INSERT INTO incoming_emails (zendesk_ticket_id, received_at) VALUES ('1', now() - interval '2 h')"
     )
@@ -251,9 +253,7 @@ async def test_what_waits_for_long_is_found(settings: Settings, database: asyncp
     assert (check.ok, check.found) == (None, "the oldest has waited 2 h")
 
 
-async def test_what_is_run_again_after_days_has_not_waited_for_long(
-    settings: Settings, database: asyncpg.Connection
-) -> None:
+async def test_a_retry_after_days_is_no_long_wait(settings: Settings, database: asyncpg.Connection) -> None:
     await database.execute(
         "INSERT INTO incoming_emails (zendesk_ticket_id, processing_status, received_at, attempt_number)"
         " VALUES ('1', 'queued', now() - interval '3 d', 1)"
@@ -287,7 +287,7 @@ async def test_what_is_run_again_after_days_has_not_waited_for_long(
         ("fault points", {"fault_points": Path("/tmp")}, False),
     ],
 )
-def test_settings_that_are_not_what_one_wants_are_found(
+def test_risky_and_incomplete_settings_are_reported(
     settings: Settings, name: str, changes: dict[str, Any], *, ok: bool | None
 ) -> None:
     check = next(check for check in check_settings(changed(settings, **changes)) if check.name == name)
@@ -297,7 +297,7 @@ def test_settings_that_are_not_what_one_wants_are_found(
     assert "hunter2" not in str(check)
 
 
-async def test_the_command_tells_scripts_and_people(settings: Settings) -> None:
+async def test_check_prints_lines_and_json(settings: Settings) -> None:
     good = await command(settings, "check")
     bad = await command(
         settings,
@@ -316,7 +316,7 @@ async def test_the_command_tells_scripts_and_people(settings: Settings) -> None:
     assert "hunter2" not in bad.stdout + bad.stderr
 
 
-async def test_the_command_names_all_settings_that_are_wrong(settings: Settings) -> None:
+async def test_check_names_every_wrong_setting(settings: Settings) -> None:
     done = await command(settings, "check", DATABASE_URL="hunter2", PORT="hunter2")
     missing = await command(settings, "check", REDIS_URL="", STORAGE_URL="")
 
@@ -329,7 +329,7 @@ async def test_the_command_names_all_settings_that_are_wrong(settings: Settings)
     assert "hunter2" not in done.stdout + done.stderr
 
 
-async def test_a_target_that_lets_us_in_is_well_and_nothing_is_left_there(
+async def test_a_working_target_passes_and_no_document_stays_there(
     settings: Settings, mongodb_server: str
 ) -> None:
     url = SecretStr(f"{mongodb_server}/archive.emails")
@@ -348,7 +348,7 @@ async def test_a_target_that_lets_us_in_is_well_and_nothing_is_left_there(
     await client.close()
 
 
-async def test_a_target_that_is_away_is_named_and_links_without_a_host_are_a_warning(
+async def test_an_unreachable_target_fails_and_links_without_a_host_are_a_warning(
     settings: Settings, database: asyncpg.Connection
 ) -> None:
     urls = ("mongodb://user:hunter2@127.0.0.1:1/archive.emails", "http://127.0.0.1:1/sync")

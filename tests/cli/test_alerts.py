@@ -1,4 +1,4 @@
-"""`holdfast alerts`, and trying out where they go."""
+"""`holdfast alerts` and `holdfast check --alerts`."""
 
 import json
 
@@ -9,9 +9,7 @@ from service.resources import Resources
 from tests.support.commands import command
 
 
-async def test_alerts_are_listed_for_people_and_for_programs(
-    settings: Settings, database: asyncpg.Connection
-) -> None:
+async def test_alerts_lists_a_table_and_json(settings: Settings, database: asyncpg.Connection) -> None:
     await database.execute(
         "INSERT INTO alerts (cause, key, count, summary, detail) VALUES ('waiting', '', 7, 'E-mails \x1b[2Jwait', 'x')"
     )
@@ -24,7 +22,7 @@ async def test_alerts_are_listed_for_people_and_for_programs(
     assert [(alert["cause"], alert["resolved_at"]) for alert in listed["alerts"]] == [("waiting", None)]
 
 
-async def test_a_channel_that_takes_nothing_is_found_before_it_is_needed(
+async def test_check_alerts_finds_a_channel_that_does_not_answer(
     settings: Settings, database: asyncpg.Connection, res: Resources, unused_tcp_port: int
 ) -> None:
     silent = json.loads((await command(settings, "check", "--alerts", "--json")).stdout)

@@ -1,4 +1,4 @@
-"""The command line, as an operator types it: what it prints, and how it ends."""
+"""The command line: output and exit codes."""
 
 import json
 import os
@@ -27,7 +27,7 @@ HEAVY = {"sqlalchemy", "asyncpg", "aiohttp", "arq", "redis", "obstore", "structl
 
 @pytest.fixture
 def environment(database_url: str, redis_url: str, tmp_path: Path) -> dict[str, str]:
-    """Make an environment with the servers of the tests, whose database has no e-mails."""
+    """Make an environment with the servers of the tests and an empty database."""
     sql(
         database_url, "TRUNCATE incoming_emails, attachments, attempts, quarantined_webhooks RESTART IDENTITY"
     )
@@ -43,7 +43,7 @@ def environment(database_url: str, redis_url: str, tmp_path: Path) -> dict[str, 
 
 @pytest.fixture
 def run(environment: dict[str, str], tmp_path: Path) -> Run:
-    """Run the command in a directory where no `holdfast up` ever ran."""
+    """Run the command in a directory without the files of `holdfast up`."""
 
     def run(*words: str, **changes: str | None) -> subprocess.CompletedProcess[str]:
         changed = {**environment, **changes}
@@ -69,7 +69,7 @@ def rows(done: subprocess.CompletedProcess[str]) -> list[list[str]]:
 
 
 def loads(environment: dict[str, str], *words: str, **changes: str) -> tuple[int, str, set[str]]:
-    """Run a command in a new Python; return its exit code, its output, and the modules that it loaded."""
+    """Run a command in a new Python; return its exit code, output and loaded modules."""
     done = subprocess.run(
         [sys.executable, "-X", "importtime", "-m", "service", *words],
         env={**environment, **changes},
@@ -82,7 +82,7 @@ def loads(environment: dict[str, str], *words: str, **changes: str) -> tuple[int
     return done.returncode, done.stdout, modules
 
 
-def test_help_names_every_command_and_loads_nothing_heavy(environment: dict[str, str]) -> None:
+def test_help_names_every_command_and_loads_no_heavy_library(environment: dict[str, str]) -> None:
     code, output, loaded = loads(environment, "--help", DATABASE_URL="")
 
     assert code == 0
@@ -92,7 +92,7 @@ def test_help_names_every_command_and_loads_nothing_heavy(environment: dict[str,
     assert not loaded & {*HEAVY, "pydantic", "asyncio", "dotenv"}
 
 
-def test_a_look_at_postgres_loads_neither_queue_nor_storage_nor_http(environment: dict[str, str]) -> None:
+def test_status_loads_neither_queue_nor_storage_nor_http(environment: dict[str, str]) -> None:
     code, _, loaded = loads(environment, "status", REDIS_URL="", STORAGE_URL="")
 
     assert code == 0
@@ -101,14 +101,14 @@ def test_a_look_at_postgres_loads_neither_queue_nor_storage_nor_http(environment
 
 
 @pytest.mark.parametrize("words", [(command, "--help") for command in COMMANDS] + [("-h",), ("emails", "-h")])
-def test_every_command_has_a_help(words: tuple[str, ...]) -> None:
+def test_every_command_has_a_help_text(words: tuple[str, ...]) -> None:
     done = CliRunner().invoke(main, words)
 
     assert (done.exit_code, done.stderr) == (0, "")
     assert done.stdout.startswith("Usage: ")
 
 
-def test_status_says_whether_all_is_safe_by_word_and_by_exit_code(run: Run, database_url: str) -> None:
+def test_status_tells_by_text_and_exit_code_whether_all_is_safe(run: Run, database_url: str) -> None:
     nothing = run("status")
     add(database_url, "failed")
     attention = run("status")
@@ -120,16 +120,18 @@ def test_status_says_whether_all_is_safe_by_word_and_by_exit_code(run: Run, data
     away = run("status", DATABASE_URL="postgres://user:hunter2@127.0.0.1:1/name")
 
     assert (nothing.returncode, attention.returncode, late.returncode, away.returncode) == (0, 3, 4, 1)
-    assert nothing.stdout.startswith("No e-mail came in the last 24 hours. None needs you. Nothing waits.\n")
-    assert attention.stdout.startswith("The one e-mail of the last 24 hours is not safe. 1 needs you.")
+    assert nothing.stdout.startswith(
+        "No e-mail came in the last 24 hours. None needs attention. Nothing waiting.\n"
+    )
+    assert attention.stdout.startswith("The one e-mail of the last 24 hours failed. 1 needs attention.")
     assert ["failed", "1"] in rows(attention)
     assert json.loads(late.stdout)["by_status"]["received"] == 1
     assert json.loads(late.stdout)["verdict"] == (
-        "2 of 2 e-mails of the last 24 hours are not safe yet. 1 needs you. Oldest waiting: 2 h."
+        "All 2 e-mails of the last 24 hours are failed or late. 1 needs attention. Oldest waiting: 2 h."
     )
 
 
-def test_status_is_told_anew_until_ctrl_c(environment: dict[str, str], tmp_path: Path) -> None:
+def test_status_watch_repeats_until_ctrl_c(environment: dict[str, str], tmp_path: Path) -> None:
     ours, theirs = os.pipe()
     with os.fdopen(ours) as output, os.fdopen(theirs, "w") as their_output:
         words = ["service", "status", "--watch", "--json"]
@@ -142,7 +144,7 @@ def test_status_is_told_anew_until_ctrl_c(environment: dict[str, str], tmp_path:
     assert (states, process.exitcode) == (["safe", "safe"], 0)
 
 
-def test_emails_are_listed_newest_first_and_narrowed(run: Run, database_url: str) -> None:
+def test_emails_list_is_newest_first_and_takes_filters(run: Run, database_url: str) -> None:
     add(database_url, "completed")
     add(database_url, "failed", error="The file is gone.")
 
@@ -152,12 +154,12 @@ def test_emails_are_listed_newest_first_and_narrowed(run: Run, database_url: str
     assert (everything.returncode, everything.stderr) == (0, "")
     first, second = rows(everything)
     assert first[:6] == ["2", "4711", "mara@customer.example", "Invoice", "failed", "0"]
-    assert first[7:9] == ["", "The file is gone."], "it has no sync"
+    assert first[7:9] == ["", "The file is gone."], "this e-mail has no sync"
     assert (second[0], second[4]) == ("1", "completed")
     assert rows(failed) == [first]
 
 
-def test_what_a_sender_writes_neither_formats_nor_steers_the_terminal(run: Run, database_url: str) -> None:
+def test_text_of_senders_neither_formats_nor_controls_the_terminal(run: Run, database_url: str) -> None:
     add(database_url, subject="[bold red]Hi[/] [link=https://evil.example]x[/link] \\[/] :smile:")
     add(database_url, subject="\x1b]0;owned\x07\x1b[2J\x9b31m\r\n\x08\x7f\u202eexe.pdf\u2028")
 
@@ -177,7 +179,7 @@ def test_what_a_sender_writes_neither_formats_nor_steers_the_terminal(run: Run, 
     assert json.loads(shown.stdout)["subject"].endswith("\u202eexe.pdf\u2028")
 
 
-def test_show_prints_all_that_is_known_as_json(run: Run, database_url: str) -> None:
+def test_show_prints_json_of_an_email(run: Run, database_url: str) -> None:
     add(database_url, "failed", error="The file is gone.")
 
     done = run("emails", "show", "1", "--json")
@@ -188,7 +190,7 @@ def test_show_prints_all_that_is_known_as_json(run: Run, database_url: str) -> N
     assert {"attachments", "attempts", "queue_seconds", "attachment_urls"} <= set(email)
 
 
-def test_retry_queues_what_is_finished_and_names_what_is_not(run: Run, database_url: str) -> None:
+def test_retry_queues_finished_emails_and_names_the_others(run: Run, database_url: str) -> None:
     for status in ("failed", "processing", "completed"):
         add(database_url, status)
 
@@ -196,15 +198,18 @@ def test_retry_queues_what_is_finished_and_names_what_is_not(run: Run, database_
     again = run("emails", "retry", "1")
 
     assert some.stdout == "1 queued\n3 queued\n"
-    assert some.stderr == "E-mail 2 is processing: it will be worked on anyway.\nThere is no e-mail 4.\n"
+    assert (
+        some.stderr
+        == "E-mail 2 is processing: only finished e-mails can be retried.\nThere is no e-mail 4.\n"
+    )
     assert some.returncode == 1
     assert (again.returncode, again.stdout) == (1, "")
-    assert again.stderr == "E-mail 1 is queued: it will be worked on anyway.\n"
+    assert again.stderr == "E-mail 1 is queued: only finished e-mails can be retried.\n"
     states = sql(database_url, "SELECT processing_status FROM incoming_emails ORDER BY id")
     assert states == [("queued",), ("processing",), ("queued",)]
 
 
-def test_retry_succeeds_without_redis_since_a_sweep_rings_later(run: Run, database_url: str) -> None:
+def test_retry_succeeds_without_redis_because_a_sweep_enqueues_later(run: Run, database_url: str) -> None:
     add(database_url, "failed")
 
     done = run("emails", "retry", "1", REDIS_URL="redis://127.0.0.1:1")
@@ -214,7 +219,7 @@ def test_retry_succeeds_without_redis_since_a_sweep_rings_later(run: Run, databa
 
 
 @pytest.mark.parametrize("words", [("show", "7"), ("retry", "7"), ("show", str(2**63 - 1))])
-def test_an_email_that_is_not_there_is_one_line(run: Run, words: tuple[str, ...]) -> None:
+def test_an_unknown_email_is_one_line(run: Run, words: tuple[str, ...]) -> None:
     done = run("emails", *words)
 
     assert (done.returncode, done.stdout) == (1, "")
@@ -230,7 +235,7 @@ def test_an_email_that_is_not_there_is_one_line(run: Run, words: tuple[str, ...]
         ("emails", "retry"),
         ("emails", "retry", "1", "--all"),
         ("emails", "retry", "1", "--ticket", "7"),
-        ("emails", "retry", "--all"),  # and nobody to ask
+        ("emails", "retry", "--all"),  # without a terminal
         ("emails", "retry", "--all", "--dry-run", "--per-second", "0"),
         ("emails", "list", "--received-after", "soon"),
         ("emails", "export", "--text", "\0"),
@@ -241,7 +246,7 @@ def test_an_email_that_is_not_there_is_one_line(run: Run, words: tuple[str, ...]
         ("nonsense",),
     ],
 )
-def test_a_wrong_word_is_a_usage_error(words: tuple[str, ...]) -> None:
+def test_a_wrong_option_is_a_usage_error(words: tuple[str, ...]) -> None:
     done = CliRunner().invoke(main, words)
 
     assert (done.exit_code, done.stdout) == (2, "")
@@ -262,7 +267,9 @@ def test_a_wrong_word_is_a_usage_error(words: tuple[str, ...]) -> None:
         ("emails", "export"),
     ],
 )
-def test_without_postgres_every_command_ends_with_one_line(run: Run, words: tuple[str, ...]) -> None:
+def test_without_postgres_every_command_ends_with_one_line_of_advice(
+    run: Run, words: tuple[str, ...]
+) -> None:
     done = run(*words, DATABASE_URL="postgres://user:hunter2@127.0.0.1:1/name")
 
     assert (done.returncode, done.stdout) == (1, "")
@@ -272,7 +279,7 @@ def test_without_postgres_every_command_ends_with_one_line(run: Run, words: tupl
     )
 
 
-def test_the_file_of_a_running_holdfast_stands_in_for_an_empty_environment(
+def test_the_env_file_of_a_running_holdfast_replaces_an_empty_environment(
     run: Run, environment: dict[str, str], tmp_path: Path
 ) -> None:
     (tmp_path / "env").write_text(
@@ -291,7 +298,7 @@ def test_the_file_of_a_running_holdfast_stands_in_for_an_empty_environment(
 
 
 @pytest.mark.parametrize("number", ["1", "2"])
-def test_a_port_that_is_taken_is_one_line(run: Run, number: str) -> None:
+def test_a_port_in_use_is_one_line(run: Run, number: str) -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
         variables = {"PORT": str(port), "HOST": "127.0.0.1", "WEB_CONCURRENCY": number}
@@ -304,8 +311,8 @@ def test_a_port_that_is_taken_is_one_line(run: Run, number: str) -> None:
     )
 
 
-def test_web_loads_nothing_that_it_does_not_need(environment: dict[str, str]) -> None:
-    """The wrong address is found out when all is loaded."""
+def test_web_loads_no_module_of_worker_or_tools(environment: dict[str, str]) -> None:
+    """The wrong storage address is found after all modules are loaded."""
     wrong = {"STORAGE_URL": "az://container", "PORT": "0", "ZENDESK_WEBHOOK_SECRETS": "secret-of-this-test"}
     code, _, loaded = loads(environment, "web", **wrong)
 
@@ -323,7 +330,7 @@ def test_web_loads_nothing_that_it_does_not_need(environment: dict[str, str]) ->
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
-def test_a_shell_gets_what_completes_words(run: Run, shell: str) -> None:
+def test_completion_prints_a_script_for_each_shell(run: Run, shell: str) -> None:
     script = run("completion", shell)
     answer = subprocess.run(
         [str(Path(sys.executable).parent / "holdfast")],

@@ -1,4 +1,4 @@
-"""E-mails on the command line: found however far, readable however narrow, taken out whole, run again by the many."""
+"""`holdfast emails`, `failures` and `retries`: lists, exports and bulk retries."""
 
 import asyncio
 import hashlib
@@ -32,7 +32,7 @@ EVIL = "../../\x1b]0;x\x07\u202egpj.exe"
 
 
 async def add(database: asyncpg.Connection, count: int = 1, **columns: Any) -> None:
-    """Put e-mails on record, the first one the oldest."""
+    """Add e-mails, the oldest first."""
     values = {"processing_status": "failed", "error_code": "gone", "processing_error": REASON, **columns}
     places = ", ".join(f"${number + 2}" for number in range(len(values)))
     await database.execute(
@@ -68,9 +68,7 @@ def read_all(directory: Path) -> dict[str, bytes]:
     return {str(path.relative_to(directory)): path.read_bytes() for path in files}
 
 
-async def test_a_list_goes_on_over_pages_until_it_has_what_was_asked_for(
-    settings: Settings, database: asyncpg.Connection
-) -> None:
+async def test_a_list_reads_pages_up_to_its_limit(settings: Settings, database: asyncpg.Connection) -> None:
     await add(database, 450)
 
     done = await command(settings, "emails", "list", "--limit", "430", "--json")
@@ -81,7 +79,7 @@ async def test_a_list_goes_on_over_pages_until_it_has_what_was_asked_for(
     assert page["total"] == 450
 
 
-async def test_a_list_finds_what_is_further_back_than_one_request_looks(
+async def test_a_list_searches_further_back_than_one_query(
     settings: Settings, database: asyncpg.Connection
 ) -> None:
     await add(database, subject="a needle")
@@ -92,7 +90,7 @@ async def test_a_list_finds_what_is_further_back_than_one_request_looks(
     assert (done.returncode, done.stdout.partition("\t")[0]) == (0, "1")
 
 
-async def test_on_a_narrow_terminal_the_reason_is_whole_and_no_line_too_long(
+async def test_a_narrow_terminal_shows_the_whole_reason_and_no_long_line(
     settings: Settings, database: asyncpg.Connection
 ) -> None:
     await add(database, subject="Invoice")
@@ -107,7 +105,7 @@ async def test_on_a_narrow_terminal_the_reason_is_whole_and_no_line_too_long(
     assert "Invoice" in wide[1]
 
 
-async def test_a_page_tells_what_happened_in_order(settings: Settings, database: asyncpg.Connection) -> None:
+async def test_show_prints_the_history_in_order(settings: Settings, database: asyncpg.Connection) -> None:
     await add(database)
     await database.execute(
         "INSERT INTO attempts (email_id, number, worker, started_at, finished_at, outcome, error_code)"
@@ -125,7 +123,7 @@ async def test_a_page_tells_what_happened_in_order(settings: Settings, database:
     assert "attempt 1 failed gone" in happened
 
 
-async def test_raw_is_the_body_byte_for_byte_but_not_on_a_terminal(
+async def test_raw_prints_the_original_bytes_except_on_a_terminal(
     settings: Settings, database: asyncpg.Connection
 ) -> None:
     body = b'\xef\xbb\xbf{"a": "\x1b[2J\xff\x9b"}\r\n'
@@ -142,7 +140,7 @@ async def test_raw_is_the_body_byte_for_byte_but_not_on_a_terminal(
     assert "[2J" in screen
 
 
-async def test_a_content_leads_to_all_who_have_it(
+async def test_holding_lists_the_emails_with_a_file(
     settings: Settings, res: Resources, database: asyncpg.Connection
 ) -> None:
     await add(database)
@@ -158,7 +156,7 @@ async def test_a_content_leads_to_all_who_have_it(
     assert (none.returncode, none.stdout) == (1, "")
 
 
-async def test_an_export_has_all_that_is_known_of_each(
+async def test_export_has_every_field_of_each_email(
     settings: Settings, res: Resources, database: asyncpg.Connection, tmp_path: Path
 ) -> None:
     await add(database, 230, subject="\x9b2J")
@@ -183,7 +181,7 @@ async def test_an_export_has_all_that_is_known_of_each(
     assert json.loads(files["emails.jsonl"]) == emails[-1]
 
 
-async def test_exported_files_are_whole_safely_named_and_what_is_damaged_is_named(
+async def test_exported_files_are_whole_and_safely_named_and_damage_is_reported(
     settings: Settings, res: Resources, database: asyncpg.Connection, tmp_path: Path
 ) -> None:
     await add(database)
@@ -211,7 +209,7 @@ async def test_exported_files_are_whole_safely_named_and_what_is_damaged_is_name
 async def exported(
     settings: Settings, res: Resources, database: asyncpg.Connection, out: Path
 ) -> tuple[Done, Path]:
-    """Export an e-mail with one file, and one without; give the outcome and where no file may appear."""
+    """Export an e-mail with a file and one without; return the result, and a directory that must stay unchanged."""
     await add(database, 2)
     await store(res, database, b"one", "a.txt")
     done = await command(settings, "emails", "export", "--files", str(out))
@@ -220,14 +218,14 @@ async def exported(
 
 @pytest.fixture
 def out(tmp_path: Path) -> Path:
-    """Make a directory to export to, and one beside it that is nobody's business."""
+    """Make a directory to export to, and another one beside it."""
     (tmp_path / "elsewhere").mkdir()
     (tmp_path / "elsewhere" / "kept").write_bytes(b"kept")
     (tmp_path / "out").mkdir()
     return tmp_path / "out"
 
 
-async def test_a_link_in_the_place_of_an_emails_directory_is_not_followed(
+async def test_export_does_not_follow_a_link_named_like_an_email(
     settings: Settings, res: Resources, database: asyncpg.Connection, out: Path
 ) -> None:
     await asyncio.to_thread((out / "1").symlink_to, out.parent / "elsewhere")
@@ -235,12 +233,12 @@ async def test_a_link_in_the_place_of_an_emails_directory_is_not_followed(
     done, elsewhere = await exported(settings, res, database, out)
 
     assert done.returncode == 1
-    assert len(done.stdout.splitlines()) == 2, "what is known of the e-mails is written all the same"
+    assert len(done.stdout.splitlines()) == 2, "all e-mails are exported nevertheless"
     assert "E-mail 1, file 0: 1 exists and is no directory: remove it\n" in done.stderr
     assert await asyncio.to_thread(read_all, elsewhere) == {"kept": b"kept"}
 
 
-async def test_a_link_in_the_place_of_a_file_is_replaced_and_not_written_through(
+async def test_export_replaces_a_link_named_like_a_file(
     settings: Settings, res: Resources, database: asyncpg.Connection, out: Path
 ) -> None:
     def plant() -> None:
@@ -257,7 +255,7 @@ async def test_a_link_in_the_place_of_a_file_is_replaced_and_not_written_through
     assert await asyncio.to_thread((out / "1" / "0-a.txt").read_bytes) == b"one"
 
 
-async def test_a_directory_in_the_place_of_a_file_is_named_and_left(
+async def test_export_reports_and_keeps_a_directory_named_like_a_file(
     settings: Settings, res: Resources, database: asyncpg.Connection, out: Path
 ) -> None:
     await asyncio.to_thread(lambda: (out / "1" / "0-a.txt").mkdir(parents=True))
@@ -270,7 +268,7 @@ async def test_a_directory_in_the_place_of_a_file_is_named_and_left(
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files to others")
-async def test_a_directory_of_somebody_else_in_the_place_of_an_emails_is_refused(
+async def test_export_refuses_another_users_directory_named_like_an_email(
     settings: Settings, res: Resources, database: asyncpg.Connection, out: Path
 ) -> None:
     def plant() -> None:
@@ -286,10 +284,10 @@ async def test_a_directory_of_somebody_else_in_the_place_of_an_emails_is_refused
     assert await asyncio.to_thread(read_all, out) == {}
 
 
-async def test_a_link_that_the_user_named_is_followed(
+async def test_export_follows_a_link_that_the_user_named(
     settings: Settings, res: Resources, database: asyncpg.Connection, out: Path
 ) -> None:
-    """It is not somebody else's; a directory on another disk is often reached by one."""
+    """The user's own link is safe, and often leads to a directory on another disk."""
     await asyncio.to_thread((out.parent / "link").symlink_to, out)
 
     done, _ = await exported(settings, res, database, out.parent / "link")
@@ -298,7 +296,7 @@ async def test_a_link_that_the_user_named_is_followed(
     assert await asyncio.to_thread(read_all, out) == {"1/0-a.txt": b"one"}
 
 
-async def test_files_that_are_exported_again_take_the_place_of_those_before(
+async def test_a_second_export_replaces_files(
     settings: Settings, res: Resources, database: asyncpg.Connection, out: Path
 ) -> None:
     await exported(settings, res, database, out)
@@ -310,7 +308,7 @@ async def test_files_that_are_exported_again_take_the_place_of_those_before(
     assert await asyncio.to_thread(read_all, out) == {"1/0-a.txt": b"one"}
 
 
-async def test_a_directory_that_cannot_be_written_is_one_line(
+async def test_an_unwritable_directory_is_one_line(
     settings: Settings, database: asyncpg.Connection, tmp_path: Path
 ) -> None:
     (tmp_path / "file").touch()
@@ -323,7 +321,7 @@ async def test_a_directory_that_cannot_be_written_is_one_line(
 
 
 @pytest.mark.parametrize("words", ["emails list --limit 3000", "emails export", "failures --json"])
-async def test_who_reads_no_further_ends_it_quietly(
+async def test_a_closed_pipe_ends_a_command_quietly(
     settings: Settings, database: asyncpg.Connection, words: str
 ) -> None:
     await add(database, 3000)
@@ -341,7 +339,7 @@ async def test_who_reads_no_further_ends_it_quietly(
     assert (len(done.stdout), done.stderr) == (1, b"")
 
 
-async def test_retrying_all_is_planned_then_begun_and_can_be_looked_at_and_cancelled(
+async def test_a_bulk_retry_is_planned_started_shown_and_cancelled(
     settings: Settings, res: Resources, database: asyncpg.Connection
 ) -> None:
     await add(database, 3)
@@ -361,13 +359,13 @@ async def test_retrying_all_is_planned_then_begun_and_can_be_looked_at_and_cance
     assert listed.stdout.split("\t")[2:5] == ["running", "0", "3"]
     assert shown.stdout.startswith("Bulk retry 1 is running with 0 of 3 queued\n")
     assert json.loads(cancelled.stdout)["status"] == "cancelled"
-    assert (again.returncode, again.stderr) == (1, "The retry of many 1 is cancelled already.\n")
+    assert (again.returncode, again.stderr) == (1, "Bulk retry 1 is cancelled already.\n")
     actors = [action["actor"].partition("@")[0] for action in json.loads(activity.stdout)["actions"]]
     assert actors == ["bob", "ada"]
-    assert not await bulk_retry.step(res), "nothing is left to be done"
+    assert not await bulk_retry.step(res), "no step is left"
 
 
-async def test_on_a_terminal_it_asks_and_does_nothing_without_a_yes(
+async def test_a_bulk_retry_asks_on_a_terminal_and_needs_a_yes(
     settings: Settings, database: asyncpg.Connection
 ) -> None:
     await add(database, 2)
@@ -379,7 +377,7 @@ async def test_on_a_terminal_it_asks_and_does_nothing_without_a_yes(
     assert await database.fetchval("SELECT count(*) FROM bulk_retries") == 0
 
 
-async def test_waiting_ends_with_the_retry_and_ctrl_c_leaves_it_running(
+async def test_waiting_ends_with_the_bulk_retry_and_ctrl_c_leaves_it_running(
     settings: Settings, res: Resources, database: asyncpg.Connection
 ) -> None:
     await add(database, 3, attachment_urls="[]")
@@ -397,7 +395,7 @@ async def test_waiting_ends_with_the_retry_and_ctrl_c_leaves_it_running(
 
     left = await begin()
     await eventually(has_begun)
-    await asyncio.sleep(1)  # until it waits, which shows nowhere; sooner, and it ends with another code
+    await asyncio.sleep(1)  # until the command waits; an earlier signal ends it with another code
     left.send_signal(signal.SIGINT)
     _, said = await left.communicate()
     async with working(settings):
@@ -422,7 +420,7 @@ async def test_waiting_ends_with_the_retry_and_ctrl_c_leaves_it_running(
     )
 
 
-async def test_failures_are_grouped(settings: Settings, database: asyncpg.Connection) -> None:
+async def test_failures_are_listed_in_groups(settings: Settings, database: asyncpg.Connection) -> None:
     await add(database, 2, error_host="files.example")
     await add(database, error_code=None, processing_error="\x1b[2J")
 
@@ -441,7 +439,7 @@ async def target() -> AsyncIterator[Receiver]:
         yield kept
 
 
-async def test_what_was_not_synced_is_listed_shown_and_synced_again(
+async def test_failed_syncs_are_listed_shown_and_retried(
     settings: Settings, database: asyncpg.Connection, target: Receiver
 ) -> None:
     syncing = settings.model_copy(
@@ -467,7 +465,7 @@ async def test_what_was_not_synced_is_listed_shown_and_synced_again(
     assert "\nIts sync is failed\n" in shown.stdout
     assert "document_refused" in shown.stdout
     assert (some.returncode, some.stdout) == (1, "1 to be synced\n")
-    assert some.stderr == "E-mail 5 is queued: it is synced when that is over.\nThere is no e-mail 9.\n"
+    assert some.stderr == "E-mail 5 is queued: it is synced when its job ends.\nThere is no e-mail 9.\n"
     assert json.loads(plan.stdout) == {"matching": 2, "capped": False}
     assert (json.loads(begun.stdout)["what"], json.loads(begun.stdout)["planned"]) == ("sync", 2)
     assert "2 could not be synced." in status.stdout
@@ -476,7 +474,7 @@ async def test_what_was_not_synced_is_listed_shown_and_synced_again(
     assert retries.stdout.startswith("Bulk retry of syncs 1 is running with 0 of 2 queued\n")
 
 
-async def test_without_a_target_nothing_is_synced_and_nothing_said_of_it(
+async def test_without_a_target_nothing_is_synced_and_no_sync_is_shown(
     settings: Settings, database: asyncpg.Connection
 ) -> None:
     await add(database)
@@ -485,5 +483,5 @@ async def test_without_a_target_nothing_is_synced_and_nothing_said_of_it(
     shown = await typed(settings, "emails", "show", "1")
     status = await typed(settings, "status")
 
-    assert (one.returncode, one.stderr) == (1, "There is nothing to sync with: SYNC_URL is not set.\n")
+    assert (one.returncode, one.stderr) == (1, "SYNC_URL is not set: there is no target to sync to.\n")
     assert "sync" not in shown.stdout + status.stdout

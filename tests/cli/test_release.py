@@ -1,4 +1,4 @@
-"""What a release phase refuses, what it only warns of, and what it does to a database."""
+"""`holdfast release`: refused settings, warnings, and migrations."""
 
 import asyncio
 import json
@@ -59,7 +59,7 @@ async def tables(settings: Settings) -> int:
         ({"RELEASE_TOLERATES": "everything"}, 2, "RELEASE_TOLERATES"),
     ],
 )
-async def test_a_wrong_variable_is_refused_and_nothing_is_migrated(
+async def test_release_refuses_a_wrong_setting_and_migrates_nothing(
     empty: Settings, variables: dict[str, str], code: int, said: str
 ) -> None:
     done = await typed(empty, "release", **variables)
@@ -71,7 +71,7 @@ async def test_a_wrong_variable_is_refused_and_nothing_is_migrated(
     assert await tables(empty) == 0
 
 
-async def test_what_works_without_is_a_warning_and_the_database_is_migrated(empty: Settings) -> None:
+async def test_release_warns_of_tolerated_outages_and_migrates(empty: Settings) -> None:
     done = await command(
         empty,
         "release",
@@ -96,7 +96,7 @@ async def test_what_works_without_is_a_warning_and_the_database_is_migrated(empt
         ("20260204_1549_add_saga", 1, "holdfast takeover --plan"),
     ],
 )
-async def test_an_unknown_revision_is_a_sentence(
+async def test_an_unknown_revision_is_one_line(
     settings: Settings, database: asyncpg.Connection, revision: str, code: int, said: str
 ) -> None:
     now = await database.fetchval("SELECT version_num FROM alembic_version")
@@ -136,7 +136,7 @@ def test_only_a_later_revision_on_our_own_tables_is_a_newer_one(
     assert judge(revisions, lacking, known).kind == kind
 
 
-async def test_a_redis_with_a_self_signed_certificate_names_the_setting(
+async def test_a_self_signed_certificate_of_redis_is_reported_once_with_the_setting(
     settings: Settings, zendesk: Zendesk, tmp_path: Path
 ) -> None:
     assert settings.redis_url
@@ -159,7 +159,7 @@ async def test_a_redis_with_a_self_signed_certificate_names_the_setting(
     assert SELF_SIGNED in ready["checks"]["redis"]["error"]
 
 
-async def test_a_postgres_whose_tls_fails_says_what_to_do(settings: Settings, tmp_path: Path) -> None:
+async def test_a_tls_failure_of_postgres_gives_advice(settings: Settings, tmp_path: Path) -> None:
     assert settings.database_url
     sockets = Path(parse_qs(urlsplit(settings.database_url.get_secret_value()).query)["host"][0])
     certificate = await asyncio.to_thread(self_signed, tmp_path)
@@ -189,7 +189,7 @@ def test_sentrys_own_sdk_reads_the_dsn(settings: Settings) -> None:
         ("HEROKU_BUILD_COMMIT", "<script>", None),
     ],
 )
-def test_the_commit_is_that_of_the_platform(
+def test_the_commit_comes_from_the_platform(
     monkeypatch: pytest.MonkeyPatch, variable: str, value: str, expected: str | None
 ) -> None:
     commit.cache_clear()
@@ -205,7 +205,7 @@ def test_the_commit_is_that_of_the_platform(
     assert whole.startswith(version())
 
 
-def test_the_button_asks_for_settings_that_there_are_and_explains_each() -> None:
+def test_app_json_describes_existing_settings() -> None:
     """https://devcenter.heroku.com/articles/app-json-schema."""
     app = json.loads((ROOT / "app.json").read_text())
     vendors = {"AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_REGION"}

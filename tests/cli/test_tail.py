@@ -1,4 +1,4 @@
-"""`holdfast tail`: what comes and what changes is told, through outages, until Ctrl-C."""
+"""`holdfast tail` prints new and changed e-mails until Ctrl-C, also after outages."""
 
 import asyncio
 import json
@@ -51,7 +51,7 @@ async def add(database: asyncpg.Connection, ticket: str, status: str = "received
     )
 
 
-async def test_it_begins_with_the_last_and_tells_what_comes_and_changes(
+async def test_tail_begins_with_the_last_emails_and_prints_new_ones_and_changes(
     settings: Settings, database: asyncpg.Connection
 ) -> None:
     for ticket in ("one", "two", "three"):
@@ -80,7 +80,7 @@ async def test_it_begins_with_the_last_and_tells_what_comes_and_changes(
     assert (tail.returncode, out, err) == (0, b"", b"")
 
 
-async def test_it_tells_only_what_matches_in_lines_of_json(
+async def test_tail_prints_only_matching_emails_as_lines_of_json(
     settings: Settings, database: asyncpg.Connection
 ) -> None:
     async with tailing(settings, "--status", "failed", "--ticket", "two", "--json") as tail:
@@ -92,7 +92,7 @@ async def test_it_tells_only_what_matches_in_lines_of_json(
     assert (told["id"], told["zendesk_ticket_id"], told["processing_status"]) == (3, "two", "failed")
 
 
-async def test_it_outlives_an_outage_of_postgres(settings: Settings, database: asyncpg.Connection) -> None:
+async def test_tail_outlives_an_outage_of_postgres(settings: Settings, database: asyncpg.Connection) -> None:
     await add(database, "one")
     async with before_postgres(settings) as (proxy, through), tailing(through) as tail:
         before = await line(tail)
@@ -109,7 +109,7 @@ async def test_it_outlives_an_outage_of_postgres(settings: Settings, database: a
     assert "ticket two" in after
 
 
-async def test_it_tells_when_a_sync_ends_and_not_that_one_waits(
+async def test_tail_prints_the_end_of_a_sync_but_no_waiting_sync(
     settings: Settings, database: asyncpg.Connection
 ) -> None:
     await add(database, "one", "completed")

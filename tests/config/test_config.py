@@ -84,7 +84,7 @@ ALEMBIC = ["alembic", "upgrade", "head"]
         (ALEMBIC, "DATABASE_URL", "postgres://u:hunter2/3@host/name", "is not a URL; in a password, write /"),
     ],
 )
-def test_no_door_opens_with_a_setting_missing_or_wrong(
+def test_no_entry_point_starts_with_a_missing_or_wrong_setting(
     words: list[str], variable: str, value: str | None, says: str, tmp_path: Path
 ) -> None:
     variables = {**GOOD, variable: value}
@@ -157,9 +157,7 @@ def test_no_door_opens_with_a_setting_missing_or_wrong(
         ("LOG_LEVEL", "hunter2", "'INFO'"),
     ],
 )
-def test_a_wrong_setting_is_one_line_that_says_how_it_should_look(
-    read: Read, name: str, value: str, reason: str
-) -> None:
+def test_a_wrong_setting_is_one_line_with_an_example(read: Read, name: str, value: str, reason: str) -> None:
     with pytest.raises(SettingsError) as raised:
         read(**{**GOOD, name: value})
 
@@ -189,7 +187,7 @@ def test_a_wrong_setting_is_one_line_that_says_how_it_should_look(
         ({"ALERT_WEBHOOK_URL": "https://hunter2.example"}, "ALERT_WEBHOOK_SECRET is not set"),
     ],
 )
-def test_credentials_are_whole_or_refused(read: Read, variables: dict[str, str], named: str) -> None:
+def test_incomplete_credentials_are_refused(read: Read, variables: dict[str, str], named: str) -> None:
     with pytest.raises(SettingsError, match=rf"^{named}") as raised:
         read(**GOOD, **variables)
 
@@ -205,11 +203,11 @@ def test_a_dyno_refuses_the_disk_that_it_loses_daily(read: Read) -> None:
         read(**disk, DYNO="web.1")
 
 
-def test_an_empty_variable_is_one_that_is_not_set(read: Read) -> None:
+def test_an_empty_variable_counts_as_not_set(read: Read) -> None:
     assert read(**dict.fromkeys(NAMES, "")) == read()
 
 
-def test_lists_are_comma_separated_and_blanks_do_not_count(read: Read) -> None:
+def test_lists_are_comma_separated_and_ignore_blanks(read: Read) -> None:
     new, old = "new-secret-of-16==", "old-secret-of-16=="
     settings = read(ZENDESK_WEBHOOK_SECRETS=f" {new}, ,{old}\n,", DOWNLOAD_HOSTS="*.zendesk.com , 127.0.0.1")
 
@@ -217,7 +215,7 @@ def test_lists_are_comma_separated_and_blanks_do_not_count(read: Read) -> None:
     assert settings.download_hosts == ("*.zendesk.com", "127.0.0.1")
 
 
-def test_the_sync_signs_with_several_secrets_during_a_rotation(read: Read) -> None:
+def test_the_sync_accepts_several_secrets_during_a_rotation(read: Read) -> None:
     secrets = read(SYNC_WEBHOOK_SECRET=f" {WHSEC} ,{WHSEC[:-2]}g=,").sync_webhook_secret
 
     assert [secret.get_secret_value() for secret in secrets] == [WHSEC, f"{WHSEC[:-2]}g="]
@@ -233,16 +231,16 @@ def test_the_sync_signs_with_several_secrets_during_a_rotation(read: Read) -> No
         ("https://h/x?next=http://127.0.0.1", ["https://h/x?next=http://127.0.0.1"]),
     ],
 )
-def test_targets_are_comma_separated_and_stray_commas_do_not_count(
+def test_targets_are_comma_separated_and_ignore_stray_commas(
     read: Read, value: str, addresses: list[str]
 ) -> None:
-    """Hosts of one address of MongoDB's are divided by commas, too."""
+    """Commas also separate the hosts of one MongoDB address."""
     settings = read(SYNC_URL=value, SYNC_WEBHOOK_SECRET=WHSEC)
 
     assert [address.get_secret_value() for address in settings.sync_url] == addresses
 
 
-def test_the_account_is_the_subdomain_or_another_address(read: Read) -> None:
+def test_the_account_comes_from_the_subdomain_or_an_address(read: Read) -> None:
     assert read().account_url is None
     assert read(ZENDESK_SUBDOMAIN="acme").account_url == "https://acme.zendesk.com"
     assert (
@@ -251,13 +249,13 @@ def test_the_account_is_the_subdomain_or_another_address(read: Read) -> None:
 
 
 @pytest.mark.parametrize("name", ["API_TOKEN", "API_READ_TOKEN"])
-def test_a_token_is_read_without_the_whitespace_around_it(read: Read, name: str) -> None:
+def test_whitespace_around_a_token_is_removed(read: Read, name: str) -> None:
     settings = read(**{name: " \tsixteen letters.\r\n"})
 
     assert getattr(settings, name.lower()) == SecretStr("sixteen letters.")
 
 
-def test_the_token_to_read_is_not_the_one_to_act(read: Read) -> None:
+def test_the_read_only_token_differs_from_the_operators_token(read: Read) -> None:
     with pytest.raises(SettingsError, match=r"^API_READ_TOKEN: is the same as API_TOKEN") as caught:
         read(**GOOD, API_TOKEN="hunter2-hunter2-hunter2", API_READ_TOKEN=" hunter2-hunter2-hunter2\n")
 
@@ -288,7 +286,7 @@ async def connect_once(engine: AsyncEngine) -> None:
 
 @pytest.mark.parametrize("scheme", ["postgres", "postgresql", "postgresql+asyncpg"])
 @pytest.mark.parametrize(("sslmode", "code"), [("require", 80877103), ("disable", 196608)])
-async def test_postgres_urls_mean_what_they_mean_everywhere(
+async def test_sslmode_of_postgres_urls_has_its_standard_meaning(
     scheme: str, sslmode: str, code: int, non_blocking: BlockBuster
 ) -> None:
     """With sslmode=require the first thing sent asks for TLS, with disable it is protocol 3.0.
@@ -330,10 +328,10 @@ async def test_postgres_urls_mean_what_they_mean_everywhere(
         ("unix://:p%40@/tmp/r.sock?db=1", {"path": "/tmp/r.sock", "password": "p@", "db": 1}),
     ],
 )
-async def test_both_redis_clients_read_a_url_alike(
+async def test_both_redis_clients_parse_a_url_alike(
     read: Read, url: str, expected: dict[str, str | int]
 ) -> None:
-    """`arq --check` has its own client; it looks where the worker works."""
+    """`arq --check` has a client of its own, which must connect to the same server as the worker."""
     dsn = read(REDIS_URL=url).redis_dsn
     pool = create_redis(dsn, pool_size=2).connection_pool
     check = _redis_settings(dsn)
@@ -360,7 +358,7 @@ async def test_both_redis_clients_read_a_url_alike(
 
 
 @pytest.mark.parametrize("url", ["rediss://:p@host", "rediss://:p@host?db=2"])
-def test_a_self_signed_redis_is_taken_if_that_is_wanted(read: Read, url: str) -> None:
+def test_a_self_signed_redis_is_accepted_on_request(read: Read, url: str) -> None:
     for verify, expected in (("", "required"), ("true", "required"), ("false", "none")):
         dsn = read(REDIS_URL=url, REDIS_VERIFY_TLS=verify).redis_dsn
         ours = create_redis(dsn, pool_size=2).connection_pool.connection_kwargs
@@ -372,12 +370,12 @@ def test_a_self_signed_redis_is_taken_if_that_is_wanted(read: Read, url: str) ->
 
 
 def example() -> dict[str, tuple[str | None, str]]:
-    """Read `.env.example`: each variable's value (None where it is commented out) and what is said of it."""
+    """Read `.env.example`: the value of each variable (None if commented out) and its description."""
     found: dict[str, tuple[str | None, str]] = {}
     said: list[str] = []
     for line in (ROOT / ".env.example").read_text().splitlines():
         if variable := re.fullmatch(r"(# )?([A-Z][A-Z_]*)=(.*)", line):
-            assert variable[2] not in found, f"{variable[2]} stands there twice"
+            assert variable[2] not in found, f"{variable[2]} is there twice"
             found[variable[2]] = (None if variable[1] else variable[3], " ".join(said))
             said = []
         elif line.startswith("# ") and not line.startswith("# ──"):
@@ -387,7 +385,7 @@ def example() -> dict[str, tuple[str | None, str]]:
     return found
 
 
-def test_the_example_has_every_setting_with_a_sentence_and_no_secret() -> None:
+def test_env_example_describes_every_setting_and_has_no_secret() -> None:
     shown = example()
 
     assert set(shown) == {field.upper() for field in Settings.model_fields}
@@ -396,7 +394,7 @@ def test_the_example_has_every_setting_with_a_sentence_and_no_secret() -> None:
         assert not value, f"{name} has a value"
 
 
-def test_the_example_shows_the_defaults(read: Read) -> None:
+def test_env_example_shows_the_defaults(read: Read) -> None:
     lines = (ROOT / ".env.example").read_text().splitlines()
     defaults = dict(
         line.removeprefix("# ").split("=", 1) for line in lines if re.match(r"# [A-Z][A-Z_]*=", line)
@@ -411,7 +409,7 @@ def test_the_example_shows_the_defaults(read: Read) -> None:
     assert read(**defaults) == read()
 
 
-def test_a_shell_can_load_the_example(tmp_path: Path) -> None:
+def test_a_shell_can_load_env_example(tmp_path: Path) -> None:
     filled = re.sub(r"^# ([A-Z][A-Z_]*=)", r"\1", (ROOT / ".env.example").read_text(), flags=re.MULTILINE)
     for name, value in GOOD.items():
         filled = filled.replace(f"\n{name}=\n", f"\n{name}={value}\n")

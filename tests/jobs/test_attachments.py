@@ -14,9 +14,9 @@ from service.jobs.attempts import Claim, ClaimRequest, Settlement
 from service.jobs.waiting import Job
 from service.postgres.engine import connect
 from service.resources import Resources
-from service.storage.objects import Stored
+from service.storage.objects import StoredObject
 
-STORED = Stored("ab" * 32, 2**40, "application/pdf", "sha256/ab/cd")
+STORED = StoredObject("ab" * 32, 2**40, "application/pdf", "sha256/ab/cd")
 GONE = Permanent("attachment_gone", "It is gone.")
 
 
@@ -75,7 +75,7 @@ async def test_a_file_that_is_stored_after_all_shows_no_error(
 async def test_a_mark_that_postgres_refuses_does_not_cost_its_neighbours(res: Resources) -> None:
     claims = await claimed(res, "abcdef")
     marks = [FileUpdate(claim.fencing_token, 0, "stored", STORED) for claim in claims]
-    marks[2] = FileUpdate(claims[2].fencing_token, 0, "stored", Stored("\0", 1, None, "key"))
+    marks[2] = FileUpdate(claims[2].fencing_token, 0, "stored", StoredObject("\0", 1, None, "key"))
 
     held = await asyncio.gather(*(res.batch(mark, each) for each in marks), return_exceptions=True)
 

@@ -255,7 +255,7 @@ async def test_all_that_is_repaired_is_a_success_and_what_is_not_known_is_none(
     assert "1 repaired, 0 failed again, 0 still running, 1 retried again by another." in cancelled.stdout
     assert (missing.returncode, missing.stderr) == (
         1,
-        "There is no retry of many 99. `holdfast retries list` lists the newest.\n",
+        "There is no bulk retry 99. `holdfast retries list` lists the newest.\n",
     )
 
 

@@ -17,8 +17,8 @@ import pytest
 from yarl import URL
 
 from service.errors import HoldfastError
-from service.outbound.answers import Expected, Limits
 from service.outbound.egress import Egress
+from service.outbound.responses import Expected, Limits
 from service.outbound.transfer import Access, download, open_session
 from service.zendesk.account import Account
 from service.zendesk.client import FileAccess

@@ -14,9 +14,9 @@ from service.config.limits import raise_file_limit
 from service.config.settings import Settings
 from service.resources import background, connection_limits
 from service.telemetry import logs
-from service.telemetry.sentry import report
+from service.telemetry.alive import watchdog
+from service.telemetry.exporters import report
 from service.telemetry.version import commit, version
-from service.telemetry.watchdog import watch
 from service.web.app import create_app
 from service.web.handling.keys import RES
 from service.web.handling.prefix import Runner
@@ -31,7 +31,7 @@ KEEP_ALIVE_SECONDS = 95.0
 # Limits of a request's head; Zendesk's, with a router's headers, is under 2 kB.
 MOST_LINE_BYTES = 4096
 MOST_HEADERS = 64
-# An event loop that was blocked for so long has lost every webhook of that time.
+# An event loop blocked for so long has lost every webhook of that time.
 HANG_SECONDS = 30.0
 
 log = structlog.get_logger()
@@ -77,7 +77,7 @@ async def _serve(settings: Settings, sockets: Sequence[socket.socket], parent: i
         max_field_size=MOST_LINE_BYTES,
         max_headers=MOST_HEADERS,
     )
-    async with background(lambda: watch(HANG_SECONDS)):
+    async with background(lambda: watchdog(HANG_SECONDS)):
         try:
             await runner.setup()
             server = runner.connections

@@ -1,28 +1,30 @@
-"""Tell the announced file from everything else that a server may answer with."""
+"""Checks of a response to a download, and the meaning of the HTTP client's errors."""
 
 import re
+import ssl
 from dataclasses import dataclass
 from datetime import timedelta
 from urllib.parse import unquote
 
+import aiohttp
 from aiohttp import ClientResponse
 from yarl import URL
 
-from service.errors import Permanent, Transient
-from service.outbound.backoff import asked_for
+from service.errors import HoldfastError, Permanent, Transient
+from service.outbound.backoff import RETRYABLE, asked_for
 from service.outbound.decoding import codings_of
 
 _FILE_NAME = re.compile(r"filename\*?\s*=\s*(?:[\w-]+'[^']*')?\"?([^\";]+)", re.IGNORECASE)
 _REFUSALS = {
     401: ("unauthorized", "check the Zendesk credentials"),
-    403: ("forbidden", "the credentials do not reach this file, or it was flagged as malware"),
+    403: ("forbidden", "the credentials do not allow this file, or it was flagged as malware"),
     404: ("not_found", "the file is not there, or its address has expired"),
     410: ("attachment_gone", "the file was deleted"),
 }
 # Statuses that say "not yet": a later request may get the file.
 _NOT_READY = {202: "accepted", 409: "in conflict", 423: "locked"}
 
-# Office programs save no HTML under these names.
+# Office programs do not save HTML under these names.
 _NO_OFFICE = (".pdf", ".png", ".jpg", ".jpeg", ".gif", ".zip", ".xml")
 _REDACTED = "redacted.txt"
 _HEAD_BYTES = 4096
@@ -32,7 +34,7 @@ _PAGE = re.compile(
     rb"<(?:!doctype\s+html|html|head|body|title|meta|script|input|h1|h2|style)\b",
     re.IGNORECASE | re.DOTALL,
 )
-# An office program's own kind of HTML, which it saves as .xls or .doc.
+# HTML of an office program, saved as .xls or .doc.
 _OFFICE = re.compile(rb"schemas-microsoft-com:office", re.IGNORECASE)
 _SIGN_IN = re.compile(
     rb"""type=["']?password|/access/|/auth/v\d+|/hc/[\w-]*/?signin|sign[ _-]?in\b|log[ _-]?in\b|einloggen|anmelden""",
@@ -42,7 +44,7 @@ _SIGN_IN = re.compile(
 
 @dataclass(frozen=True)
 class Expected:
-    """What Zendesk announced; None where it did not. With `may_be_empty`, an empty answer is an empty file."""
+    """Zendesk's announcement of a file; None where it lacks a value. `may_be_empty` accepts an empty response."""
 
     file_name: str | None = None
     content_type: str | None = None
@@ -66,7 +68,7 @@ def check_status(response: ClientResponse) -> None:
         raise Permanent(code, f"{answered}: {text}")
     if status in _NOT_READY:
         raise Transient("not_ready", f"{answered} ({_NOT_READY[status]})", _retry_after(response))
-    if status == 429 or status in {408, 425} or 500 <= status <= 599:
+    if status in RETRYABLE or 500 <= status <= 599:
         code = "rate_limited" if status == 429 else "server_error"
         raise Transient(code, answered, _retry_after(response))
     if status != 200:
@@ -84,8 +86,8 @@ def check_headers(response: ClientResponse, expected: Expected, limits: Limits) 
 
 
 def codings(response: ClientResponse, expected: Expected) -> list[str]:
-    """Return the content codings that have to be undone; raises Permanent."""
-    # As many bytes as announced: these are the file, whatever a header says of them.
+    """Return the content codings to decode; raises Permanent."""
+    # As many bytes as announced: this is the file itself, even if a header names a coding.
     if expected.size is not None and response.content_length == expected.size:
         return []
     name = expected.file_name or max(_names(response), key=len)
@@ -93,10 +95,10 @@ def codings(response: ClientResponse, expected: Expected) -> list[str]:
 
 
 def check_head(response: ClientResponse, expected: Expected, head: bytes, *, of_account: bool) -> None:
-    """Tell Zendesk's sign-in page, which comes with a 200, from a file; asked where nothing redirected.
+    """Raise Permanent for Zendesk's sign-in page, sent with a 200; for responses without a redirect.
 
-    The account answers an authorised request with a redirect to its CDN. A page that comes without it is not the
-    file, unless a page was announced, and even then not if the account's page is one to sign in.
+    The account answers an authorised request with a redirect to its CDN. A page without the redirect is not
+    the file, unless a page was announced and this is no sign-in page of the account.
     """
     text = head[:_HEAD_BYTES].removeprefix(b"\xef\xbb\xbf").replace(b"\0", b"").lstrip(b"\xff\xfe \t\r\n")
     content_type = response.headers.get("Content-Type", "html").lower()
@@ -114,7 +116,7 @@ def check_head(response: ClientResponse, expected: Expected, head: bytes, *, of_
 
 
 def _is_refusal(text: bytes, content_type: str, expected: Expected) -> bool:
-    """Tell an error of the API, in JSON or in words, from a file of such a type."""
+    """Say whether this is an error of the API, in JSON or as text, and not a file of such a type."""
     is_json = "json" in content_type and text.startswith((b'{"error', b'{ "error'))
     is_words = "text/plain" in content_type and len(text) < 200 and _SIGN_IN.search(text) is not None
     name = (expected.file_name or "").lower()
@@ -126,7 +128,7 @@ def _is_refusal(text: bytes, content_type: str, expected: Expected) -> bool:
 def sign_in_page(url: URL) -> Permanent:
     return Permanent(
         "sign_in_page",
-        f"{url.raw_host} wants a sign-in instead of sending the file: check the Zendesk credentials",
+        f"{url.raw_host} asks for a sign-in instead of sending the file: check the Zendesk credentials",
     )
 
 
@@ -135,23 +137,25 @@ def too_large(response: ClientResponse, limits: Limits) -> Permanent:
 
 
 def check_size(response: ClientResponse, expected: Expected, received: int) -> None:
-    """Judge the whole: raises Transient and Permanent where these bytes cannot be the announced file."""
+    """Check the received size; raises Transient and Permanent if these bytes cannot be the announced file."""
     if not received and expected.size != 0:
         if _is_redacted(response):
             raise _redacted()
         if expected.size is None and not expected.may_be_empty:
-            raise Transient("empty_answer", f"{response.url.raw_host} answered with nothing")
+            raise Transient("empty_answer", f"{response.url.raw_host} sent an empty response")
     if expected.size in {None, received}:
         return
-    message = f"{response.url.raw_host} sent {received} bytes, announced were {expected.size}"
+    message = f"{response.url.raw_host} sent {received} bytes instead of the announced {expected.size}"
     framed = "Content-Length" in response.headers or "Transfer-Encoding" in response.headers
     if received < (expected.size or 0) and not framed:
-        raise Transient("connection_lost", message)  # it ended by hanging up, which looks like breaking off
+        raise Transient(
+            "connection_lost", message
+        )  # the server ended it by closing the connection, just as a lost connection ends
     raise Permanent("size_mismatch", message)
 
 
 def _is_redacted(response: ClientResponse) -> bool:
-    """Say whether it has the name that Zendesk gives a removed file; that one is empty, a sender's own is not."""
+    """Say whether the file has Zendesk's name for a removed file; that one is empty, and a sender's own is not."""
     return _REDACTED in _names(response)
 
 
@@ -171,3 +175,29 @@ def _names(response: ClientResponse) -> set[str]:
         response.url.name,
     )
     return {name.strip().lower() for name in names}
+
+
+_FAILURES: tuple[tuple[type[BaseException], str, str], ...] = (  # the first match counts
+    (aiohttp.ClientConnectorDNSError, "dns_failed", "the name does not resolve"),
+    (UnicodeError, "dns_failed", "no name server can resolve such a name"),
+    (aiohttp.ClientSSLError, "tls_failed", "no secure connection"),
+    (ssl.SSLError, "tls_failed", "no secure connection"),
+    (aiohttp.ConnectionTimeoutError, "connection_failed", "no connection in time"),
+    (aiohttp.ClientConnectorError, "connection_failed", "no connection"),
+    (aiohttp.SocketTimeoutError, "download_stalled", "no bytes for longer than DOWNLOAD_STALL_SECONDS"),
+    (TimeoutError, "download_timeout", "not done within DOWNLOAD_SECONDS"),
+    (aiohttp.ClientPayloadError, "connection_lost", "the connection broke within the file"),
+    (OSError, "connection_lost", "the connection broke"),
+    (aiohttp.ClientConnectionError, "connection_lost", "the connection broke"),
+    (Exception, "bad_response", "its answer is not valid HTTP"),
+)
+
+
+def translate(exc: Exception, hop: URL) -> HoldfastError:
+    """Translate an error at this hop; aiohttp's text contains the whole address, and perhaps a token in it."""
+    refusal = getattr(exc, "os_error", None)
+    if isinstance(refusal, Permanent):
+        return Permanent(refusal.code, f"{hop.raw_host} {refusal.message}")
+    code, text = next((code, text) for kind, code, text in _FAILURES if isinstance(exc, kind))
+    detail = getattr(exc, "certificate_error", None) or refusal or type(exc).__name__
+    return Transient(code, f"{hop.raw_host}: {text} ({detail})")
