@@ -88,7 +88,7 @@ def list_(limit: int, *, as_json: bool, **chosen: str | None) -> None:
 @json_option
 @env_file
 def show(email_id: int, *, raw: bool, as_json: bool) -> None:
-    """Show an e-mail: its state, times, attachments, attempts, and the actions of operators."""
+    """Show an e-mail with its attachments and its history."""
     from service.queries.emails import get_email, get_request
 
     if raw:
@@ -109,7 +109,7 @@ def show(email_id: int, *, raw: bool, as_json: bool) -> None:
 @json_option
 @env_file
 def holding(sha256: str, *, as_json: bool) -> None:
-    """List the e-mails with an attachment of this SHA-256, newest first."""
+    """List the e-mails with an attachment of this SHA-256."""
     from service.queries.emails import list_holders
 
     page = with_engine(lambda engine: list_holders(engine, sha256.lower()))

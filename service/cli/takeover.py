@@ -53,9 +53,9 @@ def _read_map(_context: click.Context, _parameter: click.Parameter, given: tuple
 )
 @env_file
 def takeover(states: dict[str, str], *, only_plan: bool, yes: bool) -> None:
-    """Take over the table incoming_emails of another system, with all its rows and columns.
+    """Take over the table of another system.
 
-    The command first shows its plan. Stop the other system's worker before; its web process may go on writing. After an
+    The table is incoming_emails; all its rows and columns are kept. The command first shows its plan. Stop the other system's worker before; its web process may go on writing. After an
     interruption, the same command continues.
     """
     plan = _with_engine(lambda engine: _look(engine, states))
