@@ -177,9 +177,9 @@ def _print_email(email: "EmailDetail") -> None:
     )
     if email.sync_status != "not_applicable":
         click.echo()
-        print_line("Its sync is", email.sync_status)
+        print_line("The sync is", email.sync_status)
         print_facts(_sync_facts(email))
-    _print_part("What happened", _timeline(email))
+    _print_part("History", _timeline(email))
     _print_part("Files", map(_file, email.attachments))
 
 
@@ -191,7 +191,7 @@ def _sync_facts(email: "EmailDetail") -> Iterator[tuple[str, object]]:
     yield "attempts", email.sync_attempt_number or None
     yield "synced", shown_time(email.synced_at) if email.synced_at else None
     if email.sync_status == "pending":
-        yield "due", shown_time(email.sync_due_at) if is_over else "when its job has ended"
+        yield "due", shown_time(email.sync_due_at) if is_over else "when the job has ended"
 
 
 def _timeline(email: "EmailDetail") -> Iterator[tuple[object, ...]]:
@@ -206,7 +206,7 @@ def _timeline(email: "EmailDetail") -> Iterator[tuple[object, ...]]:
     for time, what in sorted(events, key=lambda event: event[0]):
         yield (shown_time(time), *what)
     if email.processing_status == "queued":
-        yield (shown_time(email.due_at), "next attempt is due, at the latest")
+        yield (shown_time(email.due_at), "latest start of the next attempt")
 
 
 def _end(attempt: "AttemptView") -> tuple[object, ...]:

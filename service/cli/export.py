@@ -1,4 +1,4 @@
-"""`holdfast emails export`: write e-mails with all their data, and their files, never through a planted link."""
+"""`holdfast emails export`: write e-mails with all their data and files; planted links are not followed."""
 
 import errno
 import json

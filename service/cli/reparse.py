@@ -45,8 +45,8 @@ def reparse(
 ) -> None:
     """Parse stored bodies again, and retry changed e-mails.
 
-    Only finished e-mails count. The command first shows their number and the changes. Stored files are not downloaded again, and nothing is removed.
-    After an interruption, the same command continues.
+    Only finished e-mails count. The command first shows their number and the changes. Stored files are not downloaded
+    again, and nothing is removed. After an interruption, the same command continues.
     """
     from service.postgres.selection import Selection
 

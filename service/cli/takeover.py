@@ -35,7 +35,7 @@ def _read_map(_context: click.Context, _parameter: click.Parameter, given: tuple
             raise click.BadParameter(f"{each!r} is not OLD=NEW, where NEW is received, completed or failed.")
         own = mean(old, {})
         if own is not None and own != new and (old, new) != ("queued", "received"):
-            raise click.BadParameter(f"{old!r} means {own!r} already, and stays so.")
+            raise click.BadParameter(f"{old!r} already means {own!r}: leave it out.")
         states[old] = new
     return states
 
@@ -55,8 +55,8 @@ def _read_map(_context: click.Context, _parameter: click.Parameter, given: tuple
 def takeover(states: dict[str, str], *, only_plan: bool, yes: bool) -> None:
     """Take over the table of another system.
 
-    The table is incoming_emails; all its rows and columns are kept. The command first shows its plan. Stop the other system's worker before; its web process may go on writing. After an
-    interruption, the same command continues.
+    The table is incoming_emails; all its rows and columns are kept. The command first shows its plan. Stop the other
+    system's worker before; its web process may go on writing. After an interruption, the same command continues.
     """
     plan = _with_engine(lambda engine: _look(engine, states))
     if not plan.is_needed:
@@ -65,7 +65,7 @@ def takeover(states: dict[str, str], *, only_plan: bool, yes: bool) -> None:
     _print(plan)
     if plan.stops:
         for stop in plan.stops:
-            click.echo(f"In the way: {printable(stop)}", err=True)
+            click.echo(f"Cannot take over: {printable(stop)}", err=True)
         sys.exit(1)
     if only_plan:
         return
@@ -77,7 +77,7 @@ def _print(plan: "Plan") -> None:
     from service.takeover.look import describe
 
     owner = f"was made by another system (Alembic revision {plan.standing.revision or 'none'})"
-    whose = owner if plan.is_foreign else "is Holdfast's, but not as Holdfast needs it"
+    whose = owner if plan.is_foreign else "is Holdfast's, but differs from what Holdfast needs"
     click.echo(f"The table incoming_emails {printable(whose)} and has {plan.rows:,} rows. A takeover will:")
     for number, step in enumerate(describe(plan), 1):
         click.echo(f"{number:>3}. {printable(step)}")

@@ -322,8 +322,8 @@ def test_what_is_in_the_way_is_said_before_anything_is_changed(url: str) -> None
     status, said = take_over(url, "--yes")
 
     assert status == 1
-    assert "In the way: The column id has the type uuid, and Holdfast needs whole numbers" in said
-    assert "In the way: The table attachments exists" in said
+    assert "Cannot take over: The column id has the type uuid, and Holdfast needs whole numbers" in said
+    assert "Cannot take over: The table attachments exists" in said
 
 
 def test_a_database_that_needs_no_takeover_is_told_so_in_a_sentence(url: str) -> None:
