@@ -43,6 +43,12 @@ COLUMNS = (
     TableColumn("sync", whole=True, least_width=100),
     TableColumn("reason"),
 )
+HOLDER_COLUMNS = (
+    TableColumn("e-mail", whole=True),
+    TableColumn("file", whole=True),
+    TableColumn("bytes"),
+    TableColumn("name"),
+)
 
 
 @click.group()
@@ -113,18 +119,8 @@ def holding(sha256: str, *, as_json: bool) -> None:
     from service.queries.emails import list_holders
 
     page = with_engine(lambda engine: list_holders(engine, sha256.lower()))
-    if as_json:
-        print_json(page)
-        return
-    columns = (
-        TableColumn("e-mail", whole=True),
-        TableColumn("file", whole=True),
-        TableColumn("bytes"),
-        TableColumn("name"),
-    )
-    print_table(
-        columns, ((each.email_id, each.position, each.size, each.file_name or "") for each in page.holders)
-    )
+    rows = ((each.email_id, each.position, each.size, each.file_name or "") for each in page.holders)
+    print_json(page) if as_json else print_table(HOLDER_COLUMNS, rows)
 
 
 async def _collect(engine: "AsyncEngine", wanted: "EmailFilter", limit: int) -> "EmailPage":

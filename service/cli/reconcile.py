@@ -112,9 +112,6 @@ def list_(*, as_json: bool) -> None:
     from service.queries.reconciliations import list_reconciliations
 
     page = with_engine(lambda engine: list_reconciliations(engine, PageFilter()))
-    if as_json:
-        print_json(page)
-        return
     rows = (
         (
             run.id,
@@ -127,7 +124,7 @@ def list_(*, as_json: bool) -> None:
         )
         for run in page.reconciliations
     )
-    print_table(COLUMNS, rows)
+    print_json(page) if as_json else print_table(COLUMNS, rows)
 
 
 @reconcile.command()

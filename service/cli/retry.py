@@ -168,9 +168,6 @@ def list_(*, as_json: bool) -> None:
     from service.queries.retries import list_retries
 
     page = with_engine(list_retries)
-    if as_json:
-        print_json(page)
-        return
     rows = (
         (
             each.id,
@@ -185,7 +182,7 @@ def list_(*, as_json: bool) -> None:
         )
         for each in page.retries
     )
-    print_table(COLUMNS, rows)
+    print_json(page) if as_json else print_table(COLUMNS, rows)
 
 
 @retries.command()

@@ -71,11 +71,8 @@ def activity(limit: int, *, as_json: bool) -> None:
     page = with_engine(
         lambda engine: collect(lambda page: list_actions(engine, page), PageFilter(), limit, "actions")
     )
-    if as_json:
-        print_json(page)
-        return
     rows = ((shown_time(each.at), each.actor, each.action, _object(each)) for each in page.actions)
-    print_table(ACTIVITY_COLUMNS, rows)
+    print_json(page) if as_json else print_table(ACTIVITY_COLUMNS, rows)
 
 
 async def _read(engine: "AsyncEngine") -> "Overview":

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 import click
 
-from service.cli.environment import env_file, run
+from service.cli.environment import env_file, with_engine
 from service.cli.processes import run_migrations
 from service.cli.terminal import progress
 from service.errors import SettingsError
@@ -169,25 +169,18 @@ async def _read_lists(engine: "AsyncEngine") -> tuple[int, int]:
 
 
 def _with_engine(work: Callable[["AsyncEngine"], Awaitable[T]]) -> T:
-    """Run work with a connection to Postgres, with time for statements that read all rows."""
-    from service.config.reading import read_settings
-    from service.postgres.engine import close_engine, connect, create_engine, is_pooled, within
+    """Run queries that may read all rows; raises SettingsError behind a connection pooler."""
+    from service.postgres.engine import connect, is_pooled, within
 
-    async def ask(engine: "AsyncEngine") -> bool:
+    async def is_behind_pooler(engine: "AsyncEngine") -> bool:
         async with connect(engine) as conn:
             return await is_pooled(conn)
 
-    async def work_with() -> T:
-        settings = read_settings("database_url")
-        assert settings.database_url  # noqa: S101 read_settings saw to it
-        engine = create_engine(settings.database_url.get_secret_value(), pool_size=2, seconds=SECONDS)
-        try:
-            if await within(CONNECT_SECONDS, ask(engine)):
-                raise SettingsError(
-                    "DATABASE_URL leads to a connection pooler: set it to Postgres itself for the takeover"
-                )
-            return await work(engine)
-        finally:
-            await close_engine(engine)
+    async def work_directly(engine: "AsyncEngine") -> T:
+        if await within(CONNECT_SECONDS, is_behind_pooler(engine)):
+            raise SettingsError(
+                "DATABASE_URL leads to a connection pooler: set it to Postgres itself for the takeover"
+            )
+        return await work(engine)
 
-    return run(work_with())
+    return with_engine(work_directly, pool_size=2, seconds=SECONDS)

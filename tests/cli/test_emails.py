@@ -481,5 +481,5 @@ async def test_without_a_target_nothing_is_synced_and_no_sync_is_shown(
     shown = await typed(settings, "emails", "show", "1")
     status = await typed(settings, "status")
 
-    assert (one.returncode, one.stderr) == (1, "There is nothing to sync with: SYNC_URL is not set.\n")
+    assert (one.returncode, one.stderr) == (1, "SYNC_URL is not set: there is no target to sync to.\n")
     assert "sync" not in shown.stdout + status.stdout
