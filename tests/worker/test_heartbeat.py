@@ -124,9 +124,9 @@ async def test_a_probe_sees_a_live_worker_without_postgres_and_redis(here: Path,
     async with before_postgres(settings) as (proxy, through), open_resources(through) as res:
         proxy.cut()
         async with beating(res):
-            while await asyncio.to_thread(alive.worker_complaint, "worker.test"):
+            while await asyncio.to_thread(alive.worker_problem, "worker.test"):
                 await asyncio.sleep(0.01)
-        ended = await asyncio.to_thread(alive.worker_complaint, "worker.test")
+        ended = await asyncio.to_thread(alive.worker_problem, "worker.test")
 
     assert (
         ended
@@ -149,7 +149,7 @@ def test_a_probe_explains_a_worker_that_is_not_alive(content: str, complaint: st
     now = time.monotonic()
     here.write_text(content.format(pid=os.getpid(), now=now, long_ago=now - 31, before_a_reboot=now + 1000))
 
-    found = alive.worker_complaint("worker.test")
+    found = alive.worker_problem("worker.test")
 
     assert bool(found) is bool(complaint)
     assert complaint in found
@@ -167,7 +167,7 @@ def test_a_probe_neither_follows_links_nor_waits_for_a_pipe(here: Path, tmp_path
         alive.beat("worker.test")
 
     assert (tmp_path / "precious").read_text() == "kept"
-    assert "cannot be read" in alive.worker_complaint("worker.test")
+    assert "cannot be read" in alive.worker_problem("worker.test")
 
 
 def test_a_probe_imports_few_modules(here: Path) -> None:
@@ -190,9 +190,9 @@ def test_a_probe_imports_few_modules(here: Path) -> None:
 async def test_a_probe_asks_the_web_process(client: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PORT", client.url.rpartition(":")[2])
 
-    found = await asyncio.to_thread(alive.web_complaint)
+    found = await asyncio.to_thread(alive.web_problem)
     monkeypatch.setenv("PORT", "1")
-    away = await asyncio.to_thread(alive.web_complaint)
+    away = await asyncio.to_thread(alive.web_problem)
 
     assert found == ""
     assert away.startswith("web: no answer from 127.0.0.1:1 ")
