@@ -84,7 +84,7 @@ class Bucket:
     url: str = ""
     faults: list[Fault] = field(default_factory=list)
     requests: list[str] = field(default_factory=list)  # the kinds of the requests
-    headers: list[CIMultiDictProxy[str]] = field(default_factory=list)  # theirs
+    headers: list[CIMultiDictProxy[str]] = field(default_factory=list)  # the headers of the requests
     bodies: list[bytes] = field(default_factory=list)  # their bodies, of large ones only the beginning
     summed: set[str] = field(default_factory=set)  # multipart uploads with announced checksums
     frozen: asyncio.Event = field(default_factory=asyncio.Event)
