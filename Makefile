@@ -15,14 +15,14 @@ unexport PYTHONDONTWRITEBYTECODE
 
 # What runs on the oldest Python, too: what depends on the standard library, and one way through the whole service.
 OLDEST := $(addprefix tests/,system/test_flow.py system/test_structure.py capture/test_attempt.py outbound/test_transfer.py \
-	outbound/test_content.py queue/test_arq_queue.py storage/test_disk.py targets/test_document.py web/test_charts.py \
+	outbound/test_content.py queue/test_arq_queue.py targets/test_document.py web/test_charts.py \
 	test_formatting.py zendesk/test_signature.py)
 
 # Two processors are kept busy by four processes: some tests wait. What shares something that is dear to make runs in one.
 PYTEST := $(BIN)/pytest --numprocesses 4 --dist loadgroup
 
 .PHONY: demo up drill bench rehearse test test-long test-oldest coverage lint lint-format lint-code lint-types lint-imports \
-	format lock dist tag clean
+	checked compiled format lock dist tag clean
 
 demo: $(VENV)/.ready  ## play a stand-in Zendesk against the whole service
 	@exec $(BIN)/holdfast demo
@@ -39,10 +39,10 @@ bench: $(VENV)/.bench  ## measure Holdfast beside what else one would build; it 
 rehearse: $(VENV)/.ready  ## deploy, upgrade, roll back and restore as on Heroku, on this machine
 	@exec $(BIN)/pytest -rP tests/system/test_rehearsal.py
 
-test: lint  ## all that CI runs, but for the oldest Python
+test: checked  ## all that CI runs, but for the oldest Python
 	$(PYTEST)
 
-test-long: lint  ## the same with ten times the examples of each property
+test-long: checked  ## the same with ten times the examples of each property
 	HOLDFAST_EXAMPLES=10 $(PYTEST)
 
 coverage: $(VENV)/.ready  ## run the tests, and show which lines of service/ none of them reaches
@@ -63,8 +63,18 @@ test-oldest: $(VENV)/.ready  ## a part of it, on the oldest Python that is here,
 	$(BIN)/uv pip install --quiet --python $(VENV)-oldest --no-deps --no-build-isolation --editable . && \
 	$(VENV)-oldest/bin/python -m pytest --numprocesses 2 --quiet $(OLDEST)
 
+LINT := lint-types lint-imports lint-code lint-format
+PARALLEL := $(MAKE) --no-print-directory --jobs 2 --output-sync
+
 lint: $(VENV)/.ready
-	@$(MAKE) --no-print-directory --jobs 2 --output-sync lint-types lint-imports lint-code lint-format
+	@$(PARALLEL) $(LINT)
+
+checked: $(VENV)/.ready
+	@$(PARALLEL) $(LINT) compiled
+
+# Each process of the tests would compile and rewrite the same modules, while mypy leaves a processor unused.
+compiled:
+	@$(BIN)/pytest --collect-only --quiet > /dev/null
 
 lint-format:
 	$(BIN)/ruff format --check .

@@ -23,11 +23,11 @@ from service.operate.bulk_retry import EXAMINED
 from service.postgres.engine import connect, create_engine
 from service.postgres.search import search
 from service.postgres.selection import Selection
-from service.queries import actions, emails, failures, overview, pages, quarantine, reconciliations, retries
+from service.queries import actions, emails, failures, overview, pages, reconciliations, retries, webhooks
 from service.queries.changes import list_changes
 from service.queries.emails import EmailFilter
 from service.queries.pages import PageFilter
-from service.queries.quarantine import QuarantineFilter
+from service.queries.webhooks import QuarantineFilter
 from service.queue.suspects import Suspects
 from service.reconcile import contents, expected
 from service.reconcile.repair import resync
@@ -128,7 +128,7 @@ def changes(db: Database) -> dict[str, Operation]:
         "let go of 100 syncs": lambda: syncs.drop_overdue(conn, BATCH, LEASE),
         "sync one once more": lambda: job_retries.retry(conn, [one(db.failed)], "tests", "sync"),
         "sync 100 again that differ": lambda: resync(
-            conn, [expected.State(number, "", 1, 0, "synced", None, True) for number in db.spread[:BATCH]]
+            conn, [expected.SyncState(number, "", 1, 0, "synced", None, True) for number in db.spread[:BATCH]]
         ),
         "fetch a content again": lambda: refetch.reopen(conn, db.sha256, "tests"),
         "retry a failed one": lambda: job_retries.retry(conn, [one(db.failed)], "tests"),
@@ -143,7 +143,7 @@ def questions(db: Database) -> dict[str, Operation]:
         return lambda: emails.list_emails(db.engine, wanted)
 
     def quarantined(*, replayed: bool) -> Operation:
-        return lambda: quarantine.list_quarantined(db.engine, QuarantineFilter(replayed=replayed))
+        return lambda: webhooks.list_quarantined(db.engine, QuarantineFilter(replayed=replayed))
 
     async def carried() -> None:
         async with connect(db.engine) as conn:
@@ -228,7 +228,7 @@ def questions(db: Database) -> dict[str, Operation]:
         "list the retries of many": lambda: retries.list_retries(db.engine),
         "list what operators did": lambda: actions.list_actions(db.engine, PageFilter()),
         "overview, counts and the oldest age": lambda: overview.stats(db.engine),
-        "overview, all of it": lambda: overview.of(db.engine, SYNCING),
+        "overview, all of it": lambda: overview.summarize(db.engine, SYNCING),
     }
 
 

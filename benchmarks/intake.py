@@ -49,7 +49,7 @@ class IntakeResult:
 
 async def run(testbed: Testbed, rounds: int, quick: bool) -> Section:  # noqa: FBT001 one of the parts
     """Measure this part, and return its section."""
-    results = await measure(testbed, await prepare(testbed), rounds=rounds, seconds=4 if quick else 6)
+    results = await measure(testbed, await prepare(testbed), rounds=rounds, seconds=1 if quick else 6)
     rows = [
         (
             title,

@@ -1,9 +1,9 @@
-"""Errors, by what to do about them: refuse the request, make another attempt, or give up."""
+"""The three kinds of errors: refuse the request, make another attempt, or fail the job."""
 
 import ssl
 from datetime import timedelta
 
-# The code of a row that a constraint of Postgres refuses.
+# The code for a row that a constraint of Postgres refuses.
 ROW_REFUSED = "row_refused"
 ADAPT = "A table of another system keeps such limits until `holdfast takeover` adapts it."
 # By OpenSSL's numbers: https://docs.openssl.org/master/man3/X509_STORE_CTX_get_error/
@@ -19,9 +19,9 @@ _CERTIFICATES = {
 
 
 class HoldfastError(Exception):
-    """An error with a `code` that never changes (to group by) and a message a person can act on."""
+    """An error with a stable `code`, to group by, and a message that tells a person what to do."""
 
-    host: str | None = None  # where the file was to come from that it is about
+    host: str | None = None  # of the file that could not be fetched
 
     def __init__(self, code: str, message: str) -> None:
         # Parts of it may come from outside, and it goes into a text column: no NUL, no lone surrogates.
@@ -40,10 +40,10 @@ class Rejected(HoldfastError):
 
 
 class Transient(HoldfastError):
-    """Another attempt may succeed; `retry_after` is how long the other side asked us to wait, if it did.
+    """Another attempt may succeed; `retry_after` is the delay that the other side asked for, if any.
 
-    `counts`: another attempt uses up a retry. It does not where the error says nothing of this e-mail, such as one
-    of the whole account. `is_limited`: the last retry ends the job. It does not while it is too early to tell.
+    `counts`: another attempt costs a retry, unless the error says nothing about this e-mail, like one of the whole
+    account. `is_limited`: the job fails after the last retry, unless the webhook is too young for that.
     """
 
     def __init__(
@@ -62,13 +62,13 @@ class Transient(HoldfastError):
 
 
 class Permanent(HoldfastError):
-    """No further attempt can succeed until somebody changes something."""
+    """No further attempt can succeed until a person changes something."""
 
 
 class SettingsError(Exception):
-    """A setting is missing or wrong; the message is one line that names it and says how it should look.
+    """A setting is missing or wrong; the message is one line that names it and says what is expected.
 
-    `args` has a line for each, where there are more.
+    `args` has one line per wrong setting.
     """
 
     def __str__(self) -> str:
@@ -76,7 +76,7 @@ class SettingsError(Exception):
 
 
 def certificate_problem(error: BaseException | None) -> str | None:
-    """Say what is wrong with the certificate of the other side, where that is what the error comes from."""
+    """Say what is wrong with the certificate of the other side; None if that is not the cause of the error."""
     while error is not None:
         if isinstance(error, ssl.SSLCertVerificationError):
             return f"its certificate {_CERTIFICATES.get(error.verify_code, 'cannot be verified')}"

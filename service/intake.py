@@ -1,9 +1,10 @@
-"""An invocation becomes an e-mail on record, once; what we cannot read is kept in quarantine."""
+"""Intake: an invocation is recorded as an e-mail, once; a webhook that cannot be parsed goes into quarantine."""
 
 import asyncio
 import hashlib
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from operator import itemgetter
@@ -21,7 +22,7 @@ from service.jobs.arrival import Arrival, receive
 from service.jobs.attachments import announced_row
 from service.jobs.waiting import Job
 from service.postgres.email_tables import IgnoredWebhook, QuarantinedWebhook
-from service.postgres.engine import TOO_LONG, connect, run
+from service.postgres.engine import TOO_LONG, connect
 from service.postgres.operation_tables import OperatorAction
 from service.postgres.pool import refusal
 from service.resources import Resources
@@ -30,20 +31,19 @@ from service.zendesk import payloads, reading
 from service.zendesk.body import Unreadable
 from service.zendesk.signature import ACCOUNT_ID, INVOCATION_ID
 
-# What a webhook may carry to authenticate itself to us, and nobody needs to read again; with Zendesk's
-# "API key" the name of the header is the administrator's choice.
+# Headers that may carry credentials, which are not stored; with Zendesk's "API key" the administrator chooses the name.
 SECRET_HEADER = re.compile(r"auth|cookie|token|secret|password|api.?key", re.IGNORECASE)
 
-# What is kept of a request, whatever becomes of it.
+# The columns of every stored request.
 REQUEST = ("account_id", "invocation_id", "raw_body", "raw_headers", "signature_hash", "late")
 
-MOST_EVENT_TYPE = 200  # characters of one, of which Zendesk's have fifty
+MOST_EVENT_TYPE = 200  # characters; Zendesk's event types have about fifty
 
-Kept = type[QuarantinedWebhook] | type[IgnoredWebhook]
-_TABLES: Mapping[str, Kept] = {"quarantined": QuarantinedWebhook, "ignored": IgnoredWebhook}
+StoredWebhook = type[QuarantinedWebhook] | type[IgnoredWebhook]
+_TABLES: Mapping[str, StoredWebhook] = {"quarantined": QuarantinedWebhook, "ignored": IgnoredWebhook}
 _NAMES = {"quarantined": "quarantine", "ignored": "ignored"}  # in the log
 
-# The columns that limit the length of a text, as those of a table that was there before Holdfast may do.
+# The columns that limit the length of a text, as those of another system's table may.
 _LIMITS = text("""
     SELECT attrelid::regclass::text, attname, atttypmod - 4 FROM pg_attribute
     WHERE attrelid IN ('incoming_emails'::regclass, 'attachments'::regclass)
@@ -55,7 +55,7 @@ log = structlog.get_logger()
 
 @dataclass(frozen=True, slots=True)
 class IntakeResult:
-    """What became of an invocation; `number` is the id of the e-mail, or of the quarantined or ignored webhook."""
+    """The result for an invocation; `number` is the id of the e-mail, or of the quarantined or ignored webhook."""
 
     status: Literal["accepted", "duplicate", "ignored", "quarantined"]
     number: int | None = None
@@ -69,106 +69,88 @@ async def accept(
     signature_hash: bytes | None = None,
     late: bool = False,
 ) -> IntakeResult:
-    """Commit a request whose signature was good, and see that its job is rung.
+    """Commit a request with a valid signature, and dispatch its job.
 
-    A request with a `signature_hash` that is on record is the same invocation, whatever its headers say: they are
-    not signed. `late` marks one that was signed outside the tolerated time.
+    A request with a recorded `signature_hash` is the same invocation, whatever its headers say: they are not signed.
+    `late` marks a request that was signed outside the tolerated time.
 
-    Raises Transient when Postgres has not confirmed the commit within its budget; the sender then
-    repeats the request, which is harmless.
+    Raises Transient when Postgres has not confirmed the commit within its budget; the sender then repeats the
+    request, which is harmless.
     """
-    try:
-        async with asyncio.timeout(res.settings.database_seconds):
-            return await _accept(
-                res,
-                headers,
-                body,
-                {**_request(headers, body), "signature_hash": signature_hash, "late": late},
-            )
-    except TimeoutError:
-        raise refusal() or Transient("database_slow", "Postgres did not confirm it in time.") from None
-
-
-def invocation_of(headers: Mapping[str, str]) -> str:
-    """Give what logs and traces call this request; "" where only its e-mail's key can be that."""
-    return _clean(headers.get(INVOCATION_ID)) or ""
-
-
-def is_full(res: Resources) -> bool:
-    """Whether so many wait for Postgres that `accept` would raise Transient."""
-    return res.batch.is_full(receive)
+    request = {**_request_columns(headers, body), "signature_hash": signature_hash, "late": late}
+    async with _budget(res):
+        try:
+            email = reading.read(headers, body)
+            if isinstance(email, payloads.Ignored):
+                return await _ignore(res, request, email.event_type)
+            key = payloads.idempotency_key(email, headers, body)
+            if not request["invocation_id"]:
+                bind_contextvars(invocation=key)
+            result, is_same = await _record(res, email, {**request, "idempotency_key": key})
+        except (Unreadable, Permanent) as exc:  # Permanent: Postgres cannot store a value of it
+            key = payloads.idempotency_key(None, headers, body)
+            number = await _quarantine(res, {**request, "idempotency_key": key}, exc.code, exc.message)
+            return IntakeResult("quarantined", number)
+        if not is_same:
+            # A template may give one `webhook_id` to different e-mails, and only a person can tell.
+            message = f"Its key {key!r} is that of e-mail {result.number}, its body is not."
+            await _quarantine(res, {**request, "idempotency_key": _body_key(body)}, "key_reused", message)
+        return result
 
 
 async def replay(
-    res: Resources, kept_id: int, actor: str, what: Literal["quarantined", "ignored"] = "quarantined"
+    res: Resources, webhook_id: int, actor: str, what: Literal["quarantined", "ignored"] = "quarantined"
 ) -> IntakeResult:
-    """Make an e-mail of a request in quarantine, or of an ignored one, with the time at which it came.
+    """Record a quarantined or ignored webhook as an e-mail, with its time of receipt.
 
-    May be repeated, at the same time too, and after an end at any point: the e-mail is committed first, and
-    who finds it there marks the request. Raises Rejected if there is no such request (404), or if it still
-    is no e-mail (409); one in quarantine then keeps the newest reason.
+    Safe to repeat, also concurrently and after a crash at any point: the e-mail is committed first, and a repetition
+    finds it and marks the webhook. Raises Rejected if there is no such webhook (404), or if it still is no e-mail (409);
+    a quarantined one then keeps the newest reason.
     """
     table = _TABLES[what]
     async with connect(res.engine) as conn:
-        found = await conn.execute(select(*table.__table__.c).where(table.id == kept_id))
-        kept = found.mappings().one_or_none()
-    if kept is None:
-        raise Rejected(404, "webhook_not_found", f"There is no {what} webhook {kept_id}.")
-    if kept["replayed_at"] is not None:
-        return IntakeResult("duplicate", kept["email_id"])
+        found = await conn.execute(select(*table.__table__.c).where(table.id == webhook_id))
+        webhook = found.mappings().one_or_none()
+    if webhook is None:
+        raise Rejected(404, "webhook_not_found", f"There is no {what} webhook {webhook_id}.")
+    if webhook["replayed_at"] is not None:
+        return IntakeResult("duplicate", webhook["email_id"])
     try:
-        receipt = await _record_anew(res, kept)
+        result = await _replay(res, webhook)
     except (Unreadable, Permanent) as exc:
-        if what == "quarantined" and (kept["error_code"], kept["error"]) != (exc.code, exc.message):
-            await _note(res, table, kept_id, actor, error_code=exc.code, error=exc.message)
-        still = f"{what.capitalize()} webhook {kept_id} is still no e-mail: {exc.message}"
+        if what == "quarantined" and (webhook["error_code"], webhook["error"]) != (exc.code, exc.message):
+            await _update_webhook(res, table, webhook_id, actor, error_code=exc.code, error=exc.message)
+        still = f"{what.capitalize()} webhook {webhook_id} is still no e-mail: {exc.message}"
         raise Rejected(409, exc.code, still) from exc
-    await _note(res, table, kept_id, actor, replayed_at=func.now(), email_id=receipt.number)
-    log.info("webhook_replayed", email=receipt.number, status=receipt.status, **{_NAMES[what]: kept_id})
-    return receipt
+    await _update_webhook(res, table, webhook_id, actor, replayed_at=func.now(), email_id=result.number)
+    log.info("webhook_replayed", email=result.number, status=result.status, **{_NAMES[what]: webhook_id})
+    return result
 
 
-async def _accept(
-    res: Resources, headers: Mapping[str, str], body: bytes, request: dict[str, Any]
-) -> IntakeResult:
+def is_full(res: Resources) -> bool:
+    """Return whether so many requests wait for Postgres that `accept` would raise Transient."""
+    return res.batch.is_full(receive)
+
+
+def invocation_of(headers: Mapping[str, str]) -> str:
+    """Return the name of this request in logs and traces; "" where it is the key of its e-mail."""
+    return _clean(headers.get(INVOCATION_ID)) or ""
+
+
+@asynccontextmanager
+async def _budget(res: Resources) -> AsyncIterator[None]:
+    """Bound the block to the time budget for Postgres; raises Transient."""
     try:
-        email = reading.read(headers, body)
-        if isinstance(email, payloads.Ignored):
-            return await _ignore(res, request, email.event_type)
-        key = payloads.idempotency_key(email, headers, body)
-        if not request["invocation_id"]:
-            bind_contextvars(invocation=key)
-        receipt, is_same = await _record(res, email, {**request, "idempotency_key": key})
-    except (Unreadable, Permanent) as exc:  # Permanent: Postgres cannot hold a value of it
-        code, message = exc.code, exc.message
-    else:
-        if not is_same:
-            # A template may give one `webhook_id` to different e-mails, and only a person can tell.
-            message = f"Its key {key!r} is that of e-mail {receipt.number}, its body is not."
-            await _quarantine(res, {**request, "idempotency_key": _body_key(body)}, "key_reused", message)
-        return receipt
-    request["idempotency_key"] = payloads.idempotency_key(None, headers, body)
-    return IntakeResult("quarantined", await _quarantine(res, request, code, message))
-
-
-async def _record_anew(res: Resources, kept: RowMapping) -> IntakeResult:
-    """Record what is in quarantine as the e-mail that it is, though its key may be that of another one."""
-    body, headers = kept["raw_body"], reading.headers_of(kept["raw_headers"])
-    email = reading.read(headers, body)
-    if isinstance(email, payloads.Ignored):
-        raise Permanent("event_not_used", f"It is an event of a type that is not used: {email.event_type}.")
-    request = {name: kept[name] for name in ("received_at", *REQUEST)}
-    for key in (payloads.idempotency_key(email, headers, body), _body_key(body)):
-        receipt, is_same = await _record(res, email, {**request, "idempotency_key": key})
-        if is_same:
-            return receipt
-    raise Permanent("key_reused", f"Its body's own key is that of e-mail {receipt.number}, too.")
+        async with asyncio.timeout(res.settings.database_seconds):
+            yield
+    except TimeoutError:
+        raise refusal() or Transient("database_slow", "Postgres did not confirm it in time.") from None
 
 
 async def _record(
     res: Resources, email: payloads.Email, request: dict[str, Any]
 ) -> tuple[IntakeResult, bool]:
-    """Record an e-mail, or point to the one that has its key, and tell whether that has its body."""
+    """Record an e-mail and dispatch its job, or find the one with its key; tell whether the body is the same."""
     row = {
         **request,
         **reading.columns_of(email),
@@ -183,16 +165,15 @@ async def _record(
         raise await _with_column(res, exc, row, files) from exc
     if not recorded.is_new:
         return IntakeResult("duplicate", recorded.email_id), recorded.is_same
-    email_id = recorded.email_id
     reach(res.settings.fault_points, "after_commit", email.ticket_id)
-    res.dispatcher.dispatch(Job(email_id, 1))
-    return IntakeResult("accepted", email_id), True
+    res.dispatcher.dispatch(Job(recorded.email_id, 1))
+    return IntakeResult("accepted", recorded.email_id), True
 
 
 async def _with_column(
     res: Resources, error: Permanent, row: Mapping[str, Any], files: Sequence[Mapping[str, Any]]
 ) -> Permanent:
-    """Name the columns whose limits the texts exceed: Postgres says only that some text is too long."""
+    """Add the columns whose limits are exceeded: Postgres says only that some text is too long."""
     if error.code != TOO_LONG:
         return error
     async with connect(res.engine) as conn:
@@ -207,33 +188,8 @@ async def _with_column(
     return Permanent(error.code, f"{about}{error.message}")
 
 
-async def _quarantine(res: Resources, request: dict[str, Any], code: str, message: str) -> int:
-    row = {name: request[name] for name in ("idempotency_key", *REQUEST)} | {
-        "error_code": code,
-        "error": message,
-    }
-    kept = insert(QuarantinedWebhook).values(**row).on_conflict_do_nothing()  # of its key or its signature
-
-    async def keep(conn: AsyncConnection) -> tuple[int, bool]:
-        number = await conn.scalar(kept.returning(QuarantinedWebhook.id))
-        if number is not None:
-            log.warning("webhook_quarantined", quarantine=number, code=code)
-            return number, True
-        equal = QuarantinedWebhook.raw_body == row["raw_body"]
-        is_signed_so = QuarantinedWebhook.signature_hash == literal(row["signature_hash"], LargeBinary)
-        same = or_(is_signed_so, QuarantinedWebhook.idempotency_key == row["idempotency_key"])
-        found = select(QuarantinedWebhook.id, equal).where(same).order_by(is_signed_so.desc().nulls_last())
-        number, is_same = (await conn.execute(found.limit(1))).one()
-        return number, is_same
-
-    number, is_same = await run(res.engine, res.settings.database_seconds, keep)
-    if is_same:
-        return number
-    return await _quarantine(res, {**request, "idempotency_key": _body_key(row["raw_body"])}, code, message)
-
-
 async def _ignore(res: Resources, request: dict[str, Any], event_type: str) -> IntakeResult:
-    """Keep an event that is not used, like all that is answered with a 2xx: some day it may be."""
+    """Store an event that is not used, like all requests with a 2xx: a later version may use it."""
     row = {name: request[name] for name in REQUEST} | {
         "idempotency_key": _body_key(request["raw_body"]),
         "event_type": event_type[:MOST_EVENT_TYPE],
@@ -243,9 +199,48 @@ async def _ignore(res: Resources, request: dict[str, Any], event_type: str) -> I
     return IntakeResult("ignored", number)
 
 
+async def _quarantine(res: Resources, request: dict[str, Any], code: str, message: str) -> int:
+    """Store a webhook in quarantine, once; return its id."""
+    row = {name: request[name] for name in ("idempotency_key", *REQUEST)}
+    row |= {"error_code": code, "error": message}
+    new = insert(QuarantinedWebhook).values(**row).on_conflict_do_nothing()  # of the key or of the signature
+
+    async def store(conn: AsyncConnection) -> tuple[int, bool]:
+        number = await conn.scalar(new.returning(QuarantinedWebhook.id))
+        if number is not None:
+            log.warning("webhook_quarantined", quarantine=number, code=code)
+            return number, True
+        has_body = QuarantinedWebhook.raw_body == row["raw_body"]
+        has_signature = QuarantinedWebhook.signature_hash == literal(row["signature_hash"], LargeBinary)
+        known = or_(has_signature, QuarantinedWebhook.idempotency_key == row["idempotency_key"])
+        first = has_signature.desc().nulls_last()
+        found = select(QuarantinedWebhook.id, has_body).where(known).order_by(first).limit(1)
+        number, is_same = (await conn.execute(found)).one()
+        return number, is_same
+
+    number, is_same = await res.run(store)
+    if is_same:
+        return number
+    return await _quarantine(res, {**request, "idempotency_key": _body_key(row["raw_body"])}, code, message)
+
+
+async def _replay(res: Resources, webhook: RowMapping) -> IntakeResult:
+    """Record a stored webhook as an e-mail, although another e-mail may have its key."""
+    body, headers = webhook["raw_body"], reading.headers_of(webhook["raw_headers"])
+    email = reading.read(headers, body)
+    if isinstance(email, payloads.Ignored):
+        raise Permanent("event_not_used", f"Events of this type are not used: {email.event_type}.")
+    request = {name: webhook[name] for name in ("received_at", *REQUEST)}
+    for key in (payloads.idempotency_key(email, headers, body), _body_key(body)):
+        result, is_same = await _record(res, email, {**request, "idempotency_key": key})
+        if is_same:
+            return result
+    raise Permanent("key_reused", f"Its body's own key is that of e-mail {result.number}, too.")
+
+
 async def keep_ignored(conn: AsyncConnection, rows: Sequence[Mapping[str, Any]]) -> list[int]:
-    """Keep ignored events, each body once; return their ids."""
-    # In order, so that two who keep the same events do not wait for each other in a circle.
+    """Store ignored events, each body once; return their ids."""
+    # Ordered, so that two transactions with the same events do not deadlock.
     ordered = sorted(
         {row["idempotency_key"]: row for row in rows}.values(), key=itemgetter("idempotency_key")
     )
@@ -258,15 +253,15 @@ async def keep_ignored(conn: AsyncConnection, rows: Sequence[Mapping[str, Any]])
     return [ids[row["idempotency_key"]] for row in rows]
 
 
-async def _note(
+async def _update_webhook(
     res: Resources,
-    table: Kept,
-    kept_id: int,
+    table: StoredWebhook,
+    webhook_id: int,
     actor: str,
     **columns: object,
 ) -> None:
-    """Note what a replay found, and whose it was, unless one was done with it before."""
-    changed = update(table).where(table.id == kept_id, table.replayed_at.is_(None)).values(**columns)
+    """Record the result of a replay and its operator, unless the webhook was replayed before."""
+    changed = update(table).where(table.id == webhook_id, table.replayed_at.is_(None)).values(**columns)
     done = changed.returning(table.id, table.email_id).cte("done")
     is_quarantined = table is QuarantinedWebhook
     action = select(
@@ -284,7 +279,7 @@ def _body_key(body: bytes) -> str:
     return f"sha256:{hashlib.sha256(body).hexdigest()}"
 
 
-def _request(headers: Mapping[str, str], body: bytes) -> dict[str, Any]:
+def _request_columns(headers: Mapping[str, str], body: bytes) -> dict[str, Any]:
     return {
         "raw_body": body,
         "raw_headers": [

@@ -1,16 +1,17 @@
-"""The live things a process works with, opened and closed together."""
+"""The resources of a process: settings, connections and clients, opened and closed together."""
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from importlib.util import find_spec
+from typing import TypeVar
 from weakref import WeakValueDictionary
 
 import structlog
 from arq import ArqRedis
 from redis.exceptions import RedisError
-from sqlalchemy.ext.asyncio import AsyncEngine
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from service.config.reading import NEEDED, read_settings, setting_error
 from service.config.settings import Settings
@@ -24,6 +25,7 @@ from service.postgres.engine import (
     WORKER,
     close_engine,
     create_engine,
+    insist,
     pool_of,
     run,
 )
@@ -44,17 +46,19 @@ _EXTRAS = {
     "otel_exporter_otlp_traces_endpoint": ("opentelemetry.sdk", "otel"),
 }
 
-# An idle connection to Postgres is closed after this time, so that a burst does not keep what others need.
+# Idle connections to Postgres are closed after this time, so that a burst does not keep them from other processes.
 IDLE_SECONDS = 60.0
-LOOK_SECONDS = 2.0
+POOL_CHECK_SECONDS = 2.0
 HOLDERS_SECONDS = 3.0
 
 log = structlog.get_logger()
 
+T = TypeVar("T")
+
 
 @dataclass(frozen=True)
 class Resources:
-    """What a step may use; passed on explicitly, as `res`."""
+    """The live resources of a process, passed to each step as `res`."""
 
     settings: Settings
     engine: AsyncEngine
@@ -67,11 +71,19 @@ class Resources:
     traces: Traces
     targets: Sequence[Target]
     circuit_breakers: CircuitBreakers
-    slots: asyncio.Semaphore  # downloads at once
+    slots: asyncio.Semaphore  # concurrent downloads
     host_slots: WeakValueDictionary[str, asyncio.Semaphore] = field(default_factory=WeakValueDictionary)
-    claims: set[tuple[int, int]] = field(default_factory=set)  # ids and attempt numbers of the jobs it holds
+    claims: set[tuple[int, int]] = field(default_factory=set)  # fencing tokens of the running attempts
     accepted: AcceptedDocuments = field(default_factory=AcceptedDocuments)
     bad_signatures: Streak = field(default_factory=Streak)
+
+    async def run(self, statement: Callable[[AsyncConnection], Awaitable[T]]) -> T:
+        """Run a statement within the time budget; raises as `postgres.engine.run` does."""
+        return await run(self.engine, self.settings.database_seconds, statement)
+
+    async def insist(self, statement: Callable[[AsyncConnection], Awaitable[T]]) -> T:
+        """Run a statement, and repeat it while Postgres is away; raises as `postgres.engine.insist` does."""
+        return await insist(lambda: self.run(statement))
 
 
 def read_settings_for_resources() -> Settings:
@@ -82,7 +94,7 @@ def read_settings_for_resources() -> Settings:
 
 
 def check_usable(settings: Settings) -> None:
-    """Let the libraries judge what only they can; raises SettingsError."""
+    """Have the libraries read what only they can check: URLs, targets, the DSN; raises SettingsError."""
     if any(url.get_secret_value().startswith("mongodb") for url in settings.sync_url) and not _is_installed(
         "pymongo"
     ):
@@ -98,7 +110,7 @@ def check_usable(settings: Settings) -> None:
         open_targets(settings)
     except (ValueError, TypeError, OSError, RedisError, HoldfastError) as exc:
         raise SettingsError(setting_error(field, f"cannot be used ({type(exc).__name__})")) from None
-    _judge_sentry(settings)
+    _check_sentry(settings)
     for field, (module, extra) in _EXTRAS.items():
         if getattr(settings, field) and not _is_installed(module):
             raise SettingsError(setting_error(field, f"needs pip install 'holdfast[{extra}]'"))
@@ -106,44 +118,23 @@ def check_usable(settings: Settings) -> None:
 
 @asynccontextmanager
 async def open_resources(settings: Settings, process: str = WORKER) -> AsyncIterator[Resources]:
-    """Open everything, lazily where it is a connection: what is away at start may come back.
+    """Open all resources; connections open at first use, so that a process starts while a dependency is down.
 
-    Needs the settings named in NEEDED. `process` is the name of its connections; a command gets one to
-    Postgres and two to Redis, whatever the settings say.
+    Needs the settings named in NEEDED. `process` is the name of the connections; a command gets one to Postgres and two
+    to Redis, whatever the settings say.
     """
-    is_command = process == COMMAND
-    database_url, storage_url = settings.database_url, settings.storage_url
-    assert database_url and storage_url  # noqa: PT018, S101 the door asked for NEEDED
+    assert settings.storage_url  # noqa: S101 NEEDED has it
     account = account_of(settings)
-    egress = Egress(account.download_hosts, settings.download_private_networks)
-    dsn = settings.sentry_dsn.get_secret_value() if settings.sentry_dsn else None
     async with AsyncExitStack() as stack:
+        dsn = settings.sentry_dsn.get_secret_value() if settings.sentry_dsn else None
         await stack.enter_async_context(open_sentry(dsn, settings.worker_name))
         traces = await stack.enter_async_context(open_traces(settings.traces_url))
-        engine = create_engine(
-            database_url.get_secret_value(),
-            pool_size=1 if is_command else settings.database_pool_size,
-            seconds=settings.database_seconds,
-            name=process,
-        )
-        stack.push_async_callback(close_engine, engine)
-        await stack.enter_async_context(background(lambda: look_after_pool(engine)))
-        batch = Batcher(
-            lambda statement, items: run(
-                engine, settings.database_seconds, lambda conn: statement(conn, items)
-            )
-        )
-        stack.push_async_callback(batch.close, GOODBYE_SECONDS)
-        redis = create_redis(settings.redis_dsn, pool_size=2 if is_command else settings.redis_pool_size)
-        stack.push_async_callback(redis.aclose, close_connection_pool=True)
-        dispatcher = Dispatcher(engine, redis)
-        await stack.enter_async_context(background(dispatcher.enqueue_for_ever))
-        await stack.enter_async_context(background(dispatcher.mark_for_ever))
-        await stack.enter_async_context(background(dispatcher.probe_for_ever))
-        stack.push_async_callback(dispatcher.drain)
-        targets = await asyncio.to_thread(open_targets, settings)  # PyMongo looks at files
+        engine, batch = await _open_postgres(stack, settings, process)
+        redis, dispatcher = await _open_queue(stack, settings, process, engine)
+        targets = await asyncio.to_thread(open_targets, settings)  # PyMongo reads files
         for target in targets:
             stack.push_async_callback(target.close)
+        egress = Egress(account.download_hosts, settings.download_private_networks)
         zendesk = ZendeskClient(account, await stack.enter_async_context(open_session(egress)), egress)
         stack.push_async_callback(zendesk.close)
         yield Resources(
@@ -154,7 +145,7 @@ async def open_resources(settings: Settings, process: str = WORKER) -> AsyncIter
             batch=batch,
             redis=redis,
             dispatcher=dispatcher,
-            storage=open_storage(storage_url),
+            storage=open_storage(settings.storage_url),
             traces=traces,
             targets=targets,
             circuit_breakers=CircuitBreakers(
@@ -166,8 +157,39 @@ async def open_resources(settings: Settings, process: str = WORKER) -> AsyncIter
         )
 
 
+async def _open_postgres(
+    stack: AsyncExitStack, settings: Settings, process: str
+) -> tuple[AsyncEngine, Batcher]:
+    assert settings.database_url  # noqa: S101 NEEDED has it
+    engine = create_engine(
+        settings.database_url.get_secret_value(),
+        pool_size=1 if process == COMMAND else settings.database_pool_size,
+        seconds=settings.database_seconds,
+        name=process,
+    )
+    stack.push_async_callback(close_engine, engine)
+    await stack.enter_async_context(background(lambda: look_after_pool(engine)))
+    seconds = settings.database_seconds
+    batch = Batcher(lambda statement, items: run(engine, seconds, lambda conn: statement(conn, items)))
+    stack.push_async_callback(batch.close, GOODBYE_SECONDS)
+    return engine, batch
+
+
+async def _open_queue(
+    stack: AsyncExitStack, settings: Settings, process: str, engine: AsyncEngine
+) -> tuple[ArqRedis, Dispatcher]:
+    pool_size = 2 if process == COMMAND else settings.redis_pool_size
+    redis = create_redis(settings.redis_dsn, pool_size=pool_size)
+    stack.push_async_callback(redis.aclose, close_connection_pool=True)
+    dispatcher = Dispatcher(engine, redis)
+    for work in (dispatcher.enqueue_for_ever, dispatcher.mark_for_ever, dispatcher.probe_for_ever):
+        await stack.enter_async_context(background(work))
+    stack.push_async_callback(dispatcher.drain)
+    return redis, dispatcher
+
+
 def connection_limits(settings: Settings, processes: int, redis_pools: int = 1) -> dict[str, int]:
-    """Say in a log line how many connections these processes may open together."""
+    """Return the most connections that these processes may open together, for the log."""
     return {
         "processes": processes,
         "most_database_connections": processes * settings.database_pool_size,
@@ -177,15 +199,15 @@ def connection_limits(settings: Settings, processes: int, redis_pools: int = 1) 
 
 @asynccontextmanager
 async def background(work: Callable[[], Awaitable[None]]) -> AsyncIterator[None]:
-    """Run `work` beside the block, again whenever it ends or breaks, and stop it with the block."""
+    """Run `work` concurrently with the block; restart it whenever it ends or raises; stop it with the block."""
 
     async def run() -> None:
         while True:
             try:
                 await work()
-            except Exception:  # nobody awaits it: it must neither die silently nor spin
+            except Exception:  # log it, and pause before the restart
                 log.exception("background_work_failed", work=work.__qualname__)
-            if task.cancelling():  # what it raised stood in the place of the cancellation
+            if task.cancelling():  # it raised this in place of the cancellation
                 return
             await asyncio.sleep(1)
 
@@ -193,15 +215,15 @@ async def background(work: Callable[[], Awaitable[None]]) -> AsyncIterator[None]
     try:
         yield
     finally:
-        while not task.done():  # a library may swallow a cancellation, or raise something else in its place
+        while not task.done():  # a library may swallow a cancellation, or raise another error in its place
             task.cancel()
             await asyncio.wait({task}, timeout=1)
 
 
-def _judge_sentry(settings: Settings) -> None:
-    """Have Sentry's own SDK read the DSN, if it is there."""
+def _check_sentry(settings: Settings) -> None:
+    """Have Sentry's own SDK read the DSN, if it is installed."""
     if settings.sentry_dsn and _is_installed("sentry_sdk"):
-        from sentry_sdk.utils import BadDsn, Dsn  # noqa: PLC0415 of an extra
+        from sentry_sdk.utils import BadDsn, Dsn  # noqa: PLC0415 an extra has it
 
         try:
             Dsn(settings.sentry_dsn.get_secret_value())
@@ -210,9 +232,9 @@ def _judge_sentry(settings: Settings) -> None:
 
 
 async def look_after_pool(
-    engine: AsyncEngine, *, idle_seconds: float = IDLE_SECONDS, pause: float = LOOK_SECONDS
+    engine: AsyncEngine, *, idle_seconds: float = IDLE_SECONDS, pause: float = POOL_CHECK_SECONDS
 ) -> None:
-    """Close connections that idled for so long, and log that Postgres refused some, until cancelled."""
+    """Close idle connections, and log refusals by Postgres, until cancelled."""
     known = 0
     while True:
         await asyncio.sleep(pause)
@@ -225,7 +247,7 @@ async def look_after_pool(
 
 
 async def _holders(engine: AsyncEngine) -> str:
-    """Say who holds the connections of Postgres; "unknown" where this process has none to ask by."""
+    """Return who holds the connections of Postgres; "unknown" where this process can open none."""
     try:
         found = await run(engine, HOLDERS_SECONDS, usage)
     except HoldfastError:
@@ -236,5 +258,5 @@ async def _holders(engine: AsyncEngine) -> str:
 def _is_installed(module: str) -> bool:
     try:
         return find_spec(module) is not None
-    except ModuleNotFoundError:  # of what it is a part of
+    except ModuleNotFoundError:  # the parent package is missing
         return False

@@ -1,1 +1,1 @@
-"""Notice what is the matter, record it once, and see that it is told: by whichever process is alive."""
+"""Find alert conditions, record each alert once, and deliver it; any process that is alive does so."""

@@ -1,4 +1,4 @@
-"""Zendesk's API: credentials that will end, and e-mails that wait because nothing can be asked."""
+"""Zendesk's API: credentials that will expire, and e-mails that wait because the API cannot be used."""
 
 from datetime import datetime, timedelta
 
@@ -6,17 +6,17 @@ from sqlalchemy import Integer, Interval, Text, bindparam, text
 from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from service.alerts.finding import COUNT_CAP, Finding, clean, number
+from service.alerts.condition import COUNT_CAP, Condition, clean, number
 from service.config.settings import Settings
 from service.formatting import duration
 from service.zendesk.account import account_of, ending
 
-# These use up no retry, so no e-mail ever fails of them: without an alert nobody would hear of it.
+# These errors use up no retry, so no e-mail fails: an alert is the only sign of them.
 _CODES = ["rate_limited", "token_unavailable"]
 
 
-def find_ending(settings: Settings) -> list[Finding]:
-    """Find out whether the credentials of these settings have an end."""
+def find_ending(settings: Settings) -> list[Condition]:
+    """Report credentials with a known end."""
     end = ending(account_of(settings))
     if end is None:
         return []
@@ -24,28 +24,28 @@ def find_ending(settings: Settings) -> list[Finding]:
     detail = (
         f"{when}, and {end.besides}.\nTo go on, {end.advice}. Without credentials no file can be fetched."
     )
-    return [Finding("credentials", "", 1, when, detail)]
+    return [Condition("credentials", "", 1, when, detail)]
 
 
-async def find_waiting(conn: AsyncConnection, limit: timedelta, now: datetime) -> list[Finding]:
-    """Find e-mails that wait for longer than the limit until Zendesk's API can be asked."""
+async def find_waiting(conn: AsyncConnection, limit: timedelta, now: datetime) -> list[Condition]:
+    """Report e-mails that wait longer than the limit for Zendesk's API."""
     rows = await conn.execute(_WAITING, {"limit": limit})
     return [
-        Finding(
+        Condition(
             "zendesk",
             code,
             count,
             f"E-mails wait for Zendesk's API ({code})",
             f"{number(count, 'e-mail')} cannot be completed, the oldest for {duration(now - since)}:"
-            f" {clean(error or code)}.\nFor example e-mail {email_id}. `holdfast check` tells whether Zendesk answers.",
+            f" {clean(error or code)}.\nFor example e-mail {email_id}. `holdfast check` tests the connection to Zendesk.",
             email_id,
         )
         for code, count, since, email_id, error in rows
     ]
 
 
-# The planner shall walk the index of errors: in the index of states, a large backlog has too many rows. A limit that it
-# does not know and a state that is computed leave it no other index.
+# The planner must use the index of errors, because a large backlog has too many rows in the index of states. The
+# limit in a subquery and the computed state leave it no other index.
 _WAITING = text("""
 SELECT code, count(*), min(received_at), min(id), min(processing_error)
 FROM unnest(:codes) AS every(code) CROSS JOIN LATERAL (

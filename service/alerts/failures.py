@@ -1,4 +1,4 @@
-"""E-mails that failed for good: one alert for each error and host, and not one for each host of a thousand."""
+"""Failed e-mails: one alert per error and host, with a limit of hosts per error."""
 
 import re
 from collections import defaultdict
@@ -9,23 +9,23 @@ from datetime import timedelta
 from sqlalchemy import Integer, Interval, bindparam, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from service.alerts.finding import Finding, Open, clean, number
+from service.alerts.condition import Condition, OpenAlerts, clean, number
 
-# What failed longer ago is no news: at the first start of alerts there may be years of it.
+# Older failures cause no alert: a first start may find years of them.
 RECENT = timedelta(days=1)
-# An e-mail may have waited through an outage before it failed; what came before that, somebody has retried by hand.
+# An e-mail may have waited through an outage before it failed. Older ones fail only after a retry by a person.
 RECEIVED = timedelta(days=7)
 MOST_GROUPS = 1000
 MOST_OF_A_GROUP = 1000
-# Hosts of one error that have alerts of their own; a sender may make up as many names as he likes.
+# Hosts of one error with alerts of their own; senders can make up any number of host names.
 MOST_HOSTS = 10
 
 _HOST = re.compile(r"[A-Za-z0-9.:_-]{1,100}")
 
 
 @dataclass(frozen=True)
-class Group:
-    """The e-mails that failed lately with one error and one host; the example is among the newest."""
+class FailedGroup:
+    """Recently failed e-mails with the same error and host; the example is a recent one."""
 
     code: str
     host: str
@@ -34,28 +34,28 @@ class Group:
     reason: str
 
 
-async def find(conn: AsyncConnection, opened: Open) -> list[Finding]:
-    """Find the errors with which e-mails failed within a day, and that nobody has retried since."""
-    return group([Group(*row) for row in await conn.execute(_GROUPS)], opened)
+async def find(conn: AsyncConnection, opened: OpenAlerts) -> list[Condition]:
+    """Report errors of e-mails that failed within a day and are still failed."""
+    return group([FailedGroup(*row) for row in await conn.execute(_GROUPS)], opened)
 
 
-def group(groups: Iterable[Group], opened: Open) -> list[Finding]:
-    """Make one finding of each group; the hosts of an error beyond MOST_HOSTS share one."""
-    by_code: dict[str, list[Group]] = defaultdict(list)
+def group(groups: Iterable[FailedGroup], opened: OpenAlerts) -> list[Condition]:
+    """Make one condition per group; hosts of an error beyond MOST_HOSTS share one."""
+    by_code: dict[str, list[FailedGroup]] = defaultdict(list)
     for each in groups:
         by_code[each.code].append(each)
-    findings = {}
+    conditions = {}
     for code, hosts in by_code.items():
-        # Who has an alert keeps it, or it would be announced as over.
+        # Groups with an open alert come first, or their alerts would be resolved.
         own = sorted(hosts, key=lambda each: (("failures", _key(each)) not in opened, -each.count))
         for each in own[:MOST_HOSTS]:
-            findings[_key(each)] = _finding(_key(each), _place(each.host), [each])
+            conditions[_key(each)] = _condition(_key(each), _place(each.host), [each])
         if more := own[MOST_HOSTS:]:
-            findings[f"{code}@*"] = _finding(f"{code}@*", f" at {len(more)} more hosts", more)
-    return [*findings.values()]
+            conditions[f"{code}@*"] = _condition(f"{code}@*", f" at {len(more)} more hosts", more)
+    return [*conditions.values()]
 
 
-def _key(group: Group) -> str:
+def _key(group: FailedGroup) -> str:
     return f"{group.code}@{group.host}"[:300]
 
 
@@ -63,20 +63,19 @@ def _place(host: str) -> str:
     return f" at {host if _HOST.fullmatch(host) else 'a host with a strange name'}" if host else ""
 
 
-def _finding(key: str, place: str, groups: Sequence[Group]) -> Finding:
+def _condition(key: str, place: str, groups: Sequence[FailedGroup]) -> Condition:
     first, count = groups[0], sum(each.count for each in groups)
     what = f"{clean(first.code, 50) or 'an unknown error'}{place}"
     some = "" if count < MOST_OF_A_GROUP else " or more"
     detail = (
-        f"{number(count, 'e-mail')}{some} of the last {RECENT.days * 24} hours failed for good with {what}.\n"
+        f"{number(count, 'e-mail')}{some} of the last {RECENT.days * 24} hours failed with {what}.\n"
         f"For example e-mail {first.email_id}: {clean(first.reason)}"
     )
-    return Finding("failures", key, count, f"E-mails fail with {what}", detail, first.email_id)
+    return Condition("failures", key, count, f"E-mails fail with {what}", detail, first.email_id)
 
 
-# From one group to the next, without reading what lies between; of each its newest. An e-mail is there as long
-# as it is failed: who retries it takes it out. A limit that the planner does not know makes it walk the index,
-# whatever it believes to be there.
+# A loose index scan over the groups, which reads the newest e-mails of each. The limit in a subquery is unknown to
+# the planner, so it scans the index in order.
 _GROUPS = text("""
 WITH RECURSIVE kind AS (
     (
@@ -96,7 +95,7 @@ WITH RECURSIVE kind AS (
     WHERE kind.place < :groups
 )
 SELECT kind.code, kind.host, recent.count, recent.email_id, coalesce(
-    (SELECT processing_error FROM incoming_emails WHERE id = recent.email_id), 'no reason is on record'
+    (SELECT processing_error FROM incoming_emails WHERE id = recent.email_id), 'no reason recorded'
 ) AS reason
 FROM kind CROSS JOIN LATERAL (
     SELECT count(*) AS count, max(id) AS email_id FROM (

@@ -1,4 +1,4 @@
-"""Send a notice as a mail through one server."""
+"""Send a notice by mail through one SMTP server."""
 
 import asyncio
 import ssl
@@ -12,16 +12,16 @@ from urllib.parse import SplitResult, unquote, urlsplit
 
 import aiosmtplib
 
-from service.alerts.notice import Notice
+from service.alerts.message import Notice
 from service.errors import HoldfastError, Permanent, Transient
 
-SECONDS = 20.0  # for all of it
+SECONDS = 20.0  # in all
 STEP_SECONDS = 10.0
-GOODBYE_SECONDS = 1.0
+QUIT_SECONDS = 1.0
 
 
-class Refusal(Protocol):
-    """What a server answered: aiosmtplib has two shapes of it."""
+class SmtpReply(Protocol):
+    """A server's reply: the common part of two types of aiosmtplib."""
 
     @property
     def code(self) -> int: ...
@@ -29,16 +29,16 @@ class Refusal(Protocol):
 
 @dataclass(frozen=True)
 class Envelope:
-    """Who sends to whom: plain addresses."""
+    """Sender and recipients, as plain addresses."""
 
     sender: str
     recipients: Sequence[str]
 
 
 async def send(url: str, envelope: Envelope, notice: Notice) -> str | None:
-    """Send a notice to all recipients; raises Transient or Permanent, which never show the server's address.
+    """Send a notice to all recipients; raises Transient or Permanent, whose texts never show the server's address.
 
-    Returns a remark if some recipients were refused: the others have it, and are not to get it again.
+    Returns a remark if some recipients were refused; the others have the mail and must not get it twice.
     """
     server = _server(urlsplit(url), envelope)
     try:
@@ -48,9 +48,9 @@ async def send(url: str, envelope: Envelope, notice: Notice) -> str | None:
     except (aiosmtplib.SMTPException, OSError, ValueError) as exc:
         raise _translate(exc) from None
     else:
-        # It is sent, however the goodbye ends.
+        # The mail is sent, even if QUIT fails.
         with suppress(aiosmtplib.SMTPException, OSError):
-            async with asyncio.timeout(GOODBYE_SECONDS):
+            async with asyncio.timeout(QUIT_SECONDS):
                 await server.quit()
     finally:
         server.close()
@@ -59,7 +59,7 @@ async def send(url: str, envelope: Envelope, notice: Notice) -> str | None:
 
 def _server(parts: SplitResult, envelope: Envelope) -> aiosmtplib.SMTP:
     is_tls = parts.scheme == "smtps"
-    # Without a password STARTTLS is used where it is offered; a password goes nowhere without it.
+    # Without a password STARTTLS is optional; a password is never sent without TLS.
     start_tls = False if is_tls else (True if parts.username else None)
     return aiosmtplib.SMTP(
         hostname=parts.hostname,
@@ -69,7 +69,7 @@ def _server(parts: SplitResult, envelope: Envelope) -> aiosmtplib.SMTP:
         use_tls=is_tls,
         start_tls=start_tls,
         timeout=STEP_SECONDS,
-        local_hostname=envelope.sender.rpartition("@")[2],  # else it asks a name server who it is
+        local_hostname=envelope.sender.rpartition("@")[2],  # the default would need a name server
     )
 
 
@@ -83,7 +83,7 @@ def _message(envelope: Envelope, notice: Notice) -> EmailMessage:
     message["Message-ID"] = f"<{notice.id}@{domain}>"
     if notice.follows:
         message["In-Reply-To"] = message["References"] = f"<{notice.follows}@{domain}>"
-    # Nobody's autoresponder should answer, least of all a help desk that would make a ticket of it.
+    # Keeps autoresponders quiet, above all help desks that would make a ticket.
     message["Auto-Submitted"] = "auto-generated"
     message["X-Auto-Response-Suppress"] = "All"
     message.set_content("\n\n".join(part for part in (notice.text, notice.link) if part) + "\n")
@@ -104,9 +104,9 @@ def _translate(exc: Exception) -> HoldfastError:
         return Transient("tls_failed", f"no secure connection to the mail server: {cause.reason}")
     if isinstance(exc, OSError):
         return Transient("mail_server_away", f"the mail server cannot be reached: {type(cause).__name__}")
-    # No STARTTLS though there is a password, no way to sign in that both know, an address that it cannot take.
+    # Such as a password without STARTTLS, no common login method, or an invalid address.
     return Permanent("mail_refused", f"the mail cannot be sent: {exc}")
 
 
-def _codes(refusals: Iterable[Refusal]) -> str:
+def _codes(refusals: Iterable[SmtpReply]) -> str:
     return ", ".join(sorted({str(refusal.code) for refusal in refusals}))

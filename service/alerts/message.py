@@ -1,11 +1,13 @@
-"""An alert as a message: what happened, how often, an example, and a link. Nothing in it is of a customer."""
+"""The message of an alert: the condition, its count, an example and a link; never personal data."""
 
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from datetime import datetime
+from typing import Any
 from urllib.parse import quote, urlencode
 
+from service.alerts.condition import clock
 from service.alerts.deliveries import Delivery
-from service.alerts.finding import clock
-from service.alerts.notice import Notice
 from service.formatting import duration
 from service.postgres.selection import NONE
 
@@ -15,47 +17,66 @@ _PATHS = {
     "no_worker": "/emails?status=queued",
     "reconciliation": "/reconciliations",
 }
-_OVER = {
-    "failures": "No e-mail is left that failed so within the last 24 hours.",
-    "quarantine": "No webhook of the last 24 hours waits in quarantine for this reason.",
-    "waiting": "No e-mail waits for so long any more.",
-    "silence": "Webhooks come again.",
-    "signatures": "Webhooks come with good signatures again.",
-    "workers": "All workers are there, or others in their place.",
-    "no_worker": "There is a worker again, or nothing is due.",
-    "sync": "No finished e-mail waits for so long any more, and none is left whose sync failed within the last 24 hours.",
+_RESOLVED = {
+    "failures": "No e-mail of the last 24 hours is still failed with this error.",
+    "quarantine": "No webhook of the last 24 hours is still in quarantine with this error.",
+    "waiting": "No e-mail waits too long any more.",
+    "silence": "Webhooks arrive again.",
+    "signatures": "Webhooks have valid signatures again.",
+    "workers": "All workers are running, or were replaced.",
+    "no_worker": "A worker is running again, or no e-mail is due.",
+    "sync": "No sync waits too long any more, and no sync of the last 24 hours is still failed.",
     "credentials": "The credentials for Zendesk are an OAuth client.",
-    "zendesk": "No e-mail waits for Zendesk's API for so long any more.",
-    "connections": "Postgres has connections again.",
-    "reconciliation": "What is there is compared again, and it is as it is on record.",
-    "reconciliation restored": "It was told for a day. What was not brought back is missing still.",
+    "zendesk": "No e-mail waits too long for Zendesk's API any more.",
+    "connections": "Postgres has free connections again.",
+    "reconciliation": "Reconciliations run again, and nothing differs.",
+    "reconciliation restored": "This alert ends after one day. E-mails that were not restored are still missing.",
 }
 
-# After a rollback, an alert may have a cause that only the newer version knows.
-_ENDED = "It is over."
+# An alert may have a cause that only a newer version knows, after a rollback.
+_RESOLVED_OTHER = "The problem is resolved."
+
+
+@dataclass(frozen=True)
+class Notice:
+    """A message for any channel; `id` stays the same when the message is sent again, so receivers can detect it.
+
+    Title and text contain only printable characters, the title in one line. Each channel escapes its own markup.
+    """
+
+    id: str
+    kind: str  # for programs, such as `alert.opened`
+    at: datetime
+    title: str
+    text: str
+    link: str | None = None
+    follows: str | None = None  # the id of the earlier message of the same alert
+    data: Mapping[str, Any] = field(default_factory=dict)  # for programs, as JSON
 
 
 def compose(delivery: Delivery, public_url: str | None) -> Notice:
-    """Put the news of an alert into words."""
+    """Make the message about the beginning or the end of an alert."""
     base = public_url.rstrip("/") if public_url else None
-    is_over = delivery.news == "resolved" and delivery.resolved_at is not None
+    is_resolved = delivery.news == "resolved" and delivery.resolved_at is not None
     lines = [delivery.detail, f"Since {clock(delivery.opened_at)}."]
-    if is_over and delivery.resolved_at:
+    if is_resolved and delivery.resolved_at:
         lasted = duration(delivery.resolved_at - delivery.opened_at)
-        over = _OVER.get(f"{delivery.cause} {delivery.key}") or _OVER.get(delivery.cause, _ENDED)
-        lines = [over, f"It began at {clock(delivery.opened_at)} and lasted {lasted}."]
+        reason = _RESOLVED.get(f"{delivery.cause} {delivery.key}") or _RESOLVED.get(
+            delivery.cause, _RESOLVED_OTHER
+        )
+        lines = [reason, f"It began at {clock(delivery.opened_at)} and lasted {lasted}."]
     elif base and delivery.email_id is not None:
-        lines.append(f"The example: {base}/emails/{delivery.email_id}")
+        lines.append(f"Example: {base}/emails/{delivery.email_id}")
     if not base:
-        lines.append("(Set PUBLIC_URL to have links here.)")
+        lines.append("(Set PUBLIC_URL to get links here.)")
     return Notice(
         id=_id(delivery, delivery.news),
         kind=f"alert.{delivery.news}",
         at=delivery.at,
-        title=f"Over: {delivery.summary}" if is_over else delivery.summary,
+        title=f"Resolved: {delivery.summary}" if is_resolved else delivery.summary,
         text="\n".join(lines),
         link=f"{base}{_path(delivery.cause, delivery.key)}" if base else None,
-        follows=_id(delivery, "opened") if is_over else None,
+        follows=_id(delivery, "opened") if is_resolved else None,
         data={
             "id": delivery.alert_id,
             "cause": delivery.cause,
@@ -68,29 +89,29 @@ def compose(delivery: Delivery, public_url: str | None) -> Notice:
     )
 
 
-def trial(now: datetime, public_url: str | None) -> Notice:
-    """Make the message of a test."""
+def test_notice(now: datetime, public_url: str | None) -> Notice:
+    """Make the message that tests a channel."""
     return Notice(
         id=f"alert_test_{now:%Y%m%d%H%M%S%f}",
         kind="alert.test",
         at=now,
-        title="A test of the alerts",
-        text="If you can read this, alerts reach you here. Nothing is the matter.",
+        title="Test of the alerts",
+        text="This channel works. Nothing is wrong.",
         link=f"{public_url.rstrip('/')}/" if public_url else None,
     )
 
 
 def _path(cause: str, key: str) -> str:
-    """Name the page that shows what is the matter: of failures, the list of just these."""
+    """Return the path of the page that shows the condition; for failures, the list with their filter."""
     if cause != "failures":
         return _PATHS.get(cause, "/")
     code, _, host = key.partition("@")
     query = {"status": "failed", "error_code": code or NONE}
-    if host != "*":  # which stands for several
+    if host != "*":  # stands for several hosts
         query["host"] = host or NONE
     return f"/emails?{urlencode(query, quote_via=quote)}"
 
 
 def _id(delivery: Delivery, news: str) -> str:
-    """Name a message, the same each time it is sent, and another one in every database."""
+    """Return the id of a message: the same for each sending, different in every database."""
     return f"alert_{delivery.alert_id}_{delivery.opened_at:%Y%m%d%H%M%S%f}_{news}"

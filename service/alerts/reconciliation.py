@@ -1,48 +1,54 @@
-"""Reconciliations: they found what was not put right, or none is done, or gets on, any more."""
+"""Reconciliations: open differences, or no reconciliation any more."""
 
 from datetime import timedelta
 
 from sqlalchemy import DateTime, Interval, bindparam, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from service.alerts.finding import Finding
+from service.alerts.condition import Condition
 from service.formatting import duration
-from service.reconcile.differences import WORDS, open_differences
+from service.reconcile.differences import KIND_LABELS, open_differences
 
-# They are hourly: so long none was done only if something keeps them from it.
+# Reconciliations run hourly, so a longer gap means that something prevents them.
 LIMIT = timedelta(hours=3)
 
 
-async def find(conn: AsyncConnection, reconcile_hours: int) -> list[Finding]:
-    """Find what runs found and nobody put right, and that nothing compares."""
-    findings = []
-    there = await open_differences(conn)
-    if there.total:
-        found = ", ".join(f"{count:,} {WORDS[kind]}" for kind, count in there.by_kind.items() if count)
-        least = "At least " if there.may_be_more else ""
+async def find(conn: AsyncConnection, reconcile_hours: int) -> list[Condition]:
+    """Report open differences, and reconciliations that do not run."""
+    conditions = []
+    open_now = await open_differences(conn)
+    if open_now.total:
+        found = ", ".join(
+            f"{count:,} {KIND_LABELS[kind]}" for kind, count in open_now.by_kind.items() if count
+        )
+        least = "At least " if open_now.may_be_more else ""
         detail = (
-            f"{least}{there.total:,} difference{'' if there.total == 1 else 's'} between what is on record and"
-            f" what is there: {found}.\n"
-            "`holdfast reconcile list` shows the runs. `holdfast reconcile --fix` puts it right, `holdfast"
-            " storage verify --fix` what a verification found. What was put right in another way is seen when"
-            " `holdfast reconcile` looks there again."
+            f"{least}{open_now.total:,} difference{'' if open_now.total == 1 else 's'} between Holdfast and the target or"
+            f" the storage: {found}.\n"
+            "`holdfast reconcile list` shows the runs. `holdfast reconcile --fix` repairs differences,"
+            " `holdfast storage verify --fix` those that a verification found. After another repair,"
+            " `holdfast reconcile` closes them."
         )
-        findings.append(
-            Finding("reconciliation", "", there.total, "Something differs from what is on record", detail)
+        conditions.append(
+            Condition(
+                "reconciliation",
+                "",
+                open_now.total,
+                "The target or the storage differs from Holdfast",
+                detail,
+            )
         )
-    late = {"limit": LIMIT, "compared_at": there.compared_at}
+    late = {"limit": LIMIT, "compared_at": open_now.compared_at}
     if reconcile_hours and (ago := await conn.scalar(_LATE, late)) is not None:
         detail = (
-            f"No reconciliation was done, or got on, for {duration(ago)}; workers do one each hour.\n"
-            "`holdfast reconcile list` shows why the last one was not, and so does a worker's log."
+            f"No reconciliation has made progress for {duration(ago)}; workers run one each hour.\n"
+            "`holdfast reconcile list` and the log of a worker show why the last one failed."
         )
-        findings.append(
-            Finding("reconciliation", "late", 1, "Nothing compares what is there any more", detail)
-        )
-    return findings
+        conditions.append(Condition("reconciliation", "late", 1, "Reconciliations do not run", detail))
+    return conditions
 
 
-# Where there was no worker for so long there is another alert.
+# Without any worker for so long, another alert is open.
 _LATE = text("""
 SELECT age FROM (
     SELECT now() - coalesce(

@@ -1,4 +1,4 @@
-"""Alerts on record: whose turn it is to look, what is open, and what became of what was found."""
+"""The table of alerts: take turns to look, open alerts, resolve them."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -8,64 +8,67 @@ from sqlalchemy import BigInteger, Interval, Text, bindparam, text
 from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from service.alerts.finding import Finding, Open
+from service.alerts.condition import Condition, OpenAlerts
 from service.postgres.rows import arrays_of
 
-PASS_PAUSE = timedelta(seconds=15)
-# How long a thing must not have been seen to be over; twice as long each time that it came back within a day.
+TURN_PAUSE = timedelta(seconds=15)
+# A condition must be absent for this long to be resolved; twice as long each time it came back within a day.
 QUIET = timedelta(minutes=5)
 MOST_QUIET = timedelta(hours=6)
-# News that could not be told for so long is none.
+# A delivery is given up after this time.
 STALE = timedelta(days=1)
 
 
 @dataclass(frozen=True)
-class Pass:
-    """A watcher's turn to look; `number` is the fence."""
+class Turn:
+    """A process's turn to look; `number` is the fencing token."""
 
     number: int
-    known_id: int  # the newest e-mail at the start of the pass before
+    known_id: int  # the newest e-mail at the start of the turn before
     bad_signatures: int
     bad_signature_code: str | None
     bad_signature_at: datetime | None
 
 
-async def begin(conn: AsyncConnection) -> Pass | None:
-    """Take the turn to look; None if somebody had it a moment ago."""
+async def begin(conn: AsyncConnection) -> Turn | None:
+    """Take a turn to look; None if the last turn began less than TURN_PAUSE ago."""
     row = (await conn.execute(_BEGIN)).one_or_none()
-    return Pass(*row) if row else None
+    return Turn(*row) if row else None
 
 
-async def open_alerts(conn: AsyncConnection) -> Open:
+async def open_alerts(conn: AsyncConnection) -> OpenAlerts:
+    """Return the open alerts."""
     rows = await conn.execute(text("SELECT cause, key, opened_at FROM alerts WHERE resolved_at IS NULL"))
     return {(cause, key): opened_at for cause, key, opened_at in rows}
 
 
-async def note_findings(
-    conn: AsyncConnection, turn: Pass, findings: Sequence[Finding], channels: Sequence[str]
+async def save_conditions(
+    conn: AsyncConnection, turn: Turn, conditions: Sequence[Condition], channels: Sequence[str]
 ) -> list[str]:
-    """Open an alert for each finding that has none, with news to each channel; return the causes of the new ones.
+    """Open an alert with deliveries for each new condition, and update open alerts; return the causes of new alerts.
 
-    Those that are open were seen again, and no more. Does nothing if the turn is somebody else's by now.
+    Does nothing if another process has taken the next turn.
     """
     columns = ("cause", "key", "count", "summary", "detail", "email_id")
-    rows = [(each.cause, each.key, each.count, each.summary, each.detail, each.email_id) for each in findings]
+    rows = [
+        (each.cause, each.key, each.count, each.summary, each.detail, each.email_id) for each in conditions
+    ]
     given = {**arrays_of(columns, rows), "channels": list(channels), "pass": turn.number}
     return [*await conn.scalars(_NOTE, given)]
 
 
-async def resolve(conn: AsyncConnection, turn: Pass) -> list[str]:
-    """Resolve what was not seen for long enough, and tell who was told; return the causes."""
+async def resolve(conn: AsyncConnection, turn: Turn) -> list[str]:
+    """Resolve alerts whose conditions were absent for long enough, and add deliveries; return the causes."""
     return [*await conn.scalars(_RESOLVE, {"pass": turn.number})]
 
 
 async def give_up(conn: AsyncConnection) -> list[str]:
-    """Give up what could not be told for a day, and return the channels."""
+    """Give up deliveries that are older than STALE; return their channels."""
     return [*await conn.scalars(_GIVE_UP)]
 
 
-async def note_bad_signatures(conn: AsyncConnection, count: int, code: str, ago: timedelta) -> None:
-    """Note how many signatures in a row were wrong in this process, and how long ago the last was."""
+async def save_bad_signatures(conn: AsyncConnection, count: int, code: str, ago: timedelta) -> None:
+    """Save how many signatures in a row were wrong in this process, and how long ago the last one was."""
     await conn.execute(_BAD_SIGNATURES, {"count": count, "code": code, "ago": ago})
 
 
@@ -77,7 +80,7 @@ ON CONFLICT (id) DO UPDATE SET
     known_id = watch.newest_id, newest_id = excluded.newest_id
 WHERE watch.next_at <= now()
 RETURNING pass_number, known_id, bad_signatures, bad_signature_code, bad_signature_at
-""").bindparams(bindparam("pause", PASS_PAUSE, Interval()))
+""").bindparams(bindparam("pause", TURN_PAUSE, Interval()))
 
 _NOTE = text("""
 WITH turn AS (
@@ -128,7 +131,7 @@ SELECT cause FROM over
 )
 
 _GIVE_UP = text("""
-UPDATE alert_deliveries SET status = 'failed', error = coalesce(error, 'nobody sent it')
+UPDATE alert_deliveries SET status = 'failed', error = coalesce(error, 'no process sent it')
 WHERE status = 'pending' AND created_at < now() - :stale
 RETURNING channel
 """).bindparams(bindparam("stale", STALE, Interval()))

@@ -1,7 +1,7 @@
-"""Postgres that is older than it was: restored from a dump, failed over to a standby that lagged, or emptied.
+"""Detect that Postgres lost e-mails: after a restore from a dump, a failover to a lagging standby, or a reset.
 
-Redis outlives such a restore and keeps a mark: number and time of the newest e-mail on record. Postgres gives no number
-twice, so it knows the number of the mark even if that e-mail was erased. Without a mark, nothing is told.
+Redis survives such a restore and keeps a mark: id and time of the newest e-mail. A sequence never repeats an id, so
+Postgres knows the id of the mark even if that e-mail was deleted. Without a mark, no alert is possible.
 """
 
 import asyncio
@@ -16,11 +16,11 @@ from redis.exceptions import RedisError
 from sqlalchemy import BigInteger, DateTime, Interval, bindparam, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from service.alerts.finding import Finding, Open, clock
+from service.alerts.condition import Condition, OpenAlerts, clock
 from service.resources import Resources
 
 CAUSE, KEY = "reconciliation", "restored"
-# The alert stays open for a day. The mark moves on at once, so that a second restore is noticed as well.
+# The alert stays open for a day. The mark moves on at once, so a second restore is detected too.
 SHOWN = timedelta(days=1)
 REDIS_SECONDS = 1.0
 
@@ -28,26 +28,26 @@ log = structlog.get_logger()
 
 
 @dataclass(frozen=True)
-class Mark:
-    """The newest e-mail on record, and when it was received."""
+class NewestEmail:
+    """Id and time of receipt of the newest e-mail."""
 
     id: int
     at: datetime
 
 
-async def read_mark(res: Resources) -> Mark | None:
-    """Return the last one that was set; None if there is none, or Redis is away. Read it before Postgres is asked."""
+async def read_mark(res: Resources) -> NewestEmail | None:
+    """Return the mark; None without one, or if Redis is down. Call this before any read of Postgres."""
     try:
         async with asyncio.timeout(REDIS_SECONDS):
             shown = json.loads(await res.redis.get(_name(res)) or b"null")
-        return shown and Mark(int(shown["id"]), datetime.fromisoformat(shown["at"]))
+        return shown and NewestEmail(int(shown["id"]), datetime.fromisoformat(shown["at"]))
     except (RedisError, OSError, TimeoutError, ValueError, TypeError, KeyError) as exc:
         log.debug("mark_not_read", error=type(exc).__name__)
         return None
 
 
-async def set_mark(res: Resources, mark: Mark) -> None:
-    """Set it where Redis can be written to; else the old one stays."""
+async def set_mark(res: Resources, mark: NewestEmail) -> None:
+    """Set the mark; while Redis is down, the old one stays."""
     try:
         async with asyncio.timeout(REDIS_SECONDS):
             await res.redis.set(_name(res), json.dumps({"id": mark.id, "at": mark.at.isoformat()}))
@@ -55,14 +55,14 @@ async def set_mark(res: Resources, mark: Mark) -> None:
         log.debug("mark_not_set", error=type(exc).__name__)
 
 
-async def newest(conn: AsyncConnection) -> Mark | None:
-    """Return the newest e-mail that is on record."""
+async def newest(conn: AsyncConnection) -> NewestEmail | None:
+    """Return the newest e-mail in Postgres."""
     row = (await conn.execute(_NEWEST)).one_or_none()
-    return Mark(*row) if row else None
+    return NewestEmail(*row) if row else None
 
 
-async def find_older(conn: AsyncConnection, mark: Mark | None) -> Finding | None:
-    """Find that Postgres does not know the e-mail of the mark."""
+async def find_older(conn: AsyncConnection, mark: NewestEmail | None) -> Condition | None:
+    """Report that Postgres does not know the e-mail of the mark."""
     if mark is None:
         return None
     is_older, since = (await conn.execute(_OLDER, {"id": mark.id, "at": mark.at})).one()
@@ -70,27 +70,27 @@ async def find_older(conn: AsyncConnection, mark: Mark | None) -> Finding | None
         return None
     begin = f"between {clock(since)} and" if since else "before"
     detail = (
-        f"E-mail {mark.id} was on record, received at {clock(mark.at)}, and is not any more. Postgres was restored from"
-        f" an older dump, failed over to a standby that lagged, or was emptied. E-mails received {begin}"
-        f" {clock(mark.at)} are missing here.\n"
+        f"E-mail {mark.id}, received at {clock(mark.at)}, is gone. Postgres was restored from an older dump, failed"
+        f" over to a lagging standby, or was emptied. E-mails received {begin} {clock(mark.at)} are missing.\n"
         "Restore a newer state if there is one. If not, have Zendesk send the tickets of that time again.\n"
-        "`holdfast reconcile` lists their objects in the storage (`unclaimed`) and their documents in the target."
+        "`holdfast reconcile` lists their objects in the storage (`unclaimed`) and their documents in the target.\n"
+        "This alert cannot be acknowledged; it ends by itself after one day."
     )
-    return Finding(
-        CAUSE, KEY, 1, f"Postgres is older than it was: e-mails {begin} {clock(mark.at)} are missing", detail
+    return Condition(
+        CAUSE, KEY, 1, f"Postgres lost e-mails: those received {begin} {clock(mark.at)} are missing", detail
     )
 
 
-async def find_open(conn: AsyncConnection, opened: Open) -> Sequence[Finding]:
-    """Return what was found within the last day, so that it stays open."""
+async def find_open(conn: AsyncConnection, opened: OpenAlerts) -> Sequence[Condition]:
+    """Return the condition of an alert that was opened within the last day, so that it stays open."""
     if (CAUSE, KEY) not in opened:
         return []
     rows = await conn.execute(_OPEN, {"cause": CAUSE, "key": KEY, "shown": SHOWN})
-    return [Finding(CAUSE, KEY, count, summary, detail) for count, summary, detail in rows]
+    return [Condition(CAUSE, KEY, count, summary, detail) for count, summary, detail in rows]
 
 
 def _name(res: Resources) -> str:
-    """Name the mark: of this account and storage, for others may use this Redis."""
+    """Return the key of the mark, by account and storage: other installations may share this Redis."""
     place = f"{res.account.url} {res.settings.storage_url}"
     return f"holdfast:newest:{hashlib.sha256(place.encode()).hexdigest()[:16]}"
 
@@ -99,9 +99,9 @@ _NEWEST = text("""
 SELECT id, received_at FROM incoming_emails WHERE received_at IS NOT NULL ORDER BY id DESC LIMIT 1
 """)
 
-# Postgres is older if another e-mail has the number of the mark, or if the sequence has not reached that number. A table
-# that was taken over may have numbers beyond its sequence. Without the right to read the sequence, a missing e-mail
-# counts as erased.
+# Postgres is older if another e-mail has the id of the mark, or if the sequence has not reached that id. A table
+# that was taken over may have ids beyond its sequence. Without the right to read the sequence, a missing e-mail
+# counts as deleted.
 _OLDER = text("""
 WITH sequence AS (
     SELECT pg_get_serial_sequence('incoming_emails', 'id')::regclass AS name

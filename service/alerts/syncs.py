@@ -1,24 +1,23 @@
-"""Syncs: e-mails that could not be synced, and finished ones that wait too long because a target is away."""
+"""Syncs: failed ones, and pending ones that wait too long, perhaps because a target is down."""
 
 from datetime import datetime, timedelta
 
 from sqlalchemy import Integer, Interval, Row, bindparam, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from service.alerts.finding import COUNT_CAP, Finding, clean, number
+from service.alerts.condition import COUNT_CAP, Condition, clean, number
 from service.formatting import duration
 from service.postgres.email_tables import NOT_SYNCED, TO_SYNC
 
-# What failed longer ago is no news: who left it there knows of it.
+# Older failures cause no alert.
 RECENT = timedelta(days=1)
 MOST_READ = 1000
 
 
-async def find(conn: AsyncConnection, limit: timedelta, now: datetime) -> list[Finding]:
-    """Find out whether syncs failed within a day, and nobody has begun them again; and whether some are late.
+async def find(conn: AsyncConnection, limit: timedelta, now: datetime) -> list[Condition]:
+    """Report syncs that failed within a day and syncs that wait longer than the limit, as one condition.
 
-    It is one finding, whatever is the matter with a target. How long a sync waits is counted from when it began, so
-    not from the end of a job that somebody wants synced once more.
+    The wait is counted from the begin of the sync: a person may start one long after the job has ended.
     """
     failed = (await conn.execute(_FAILED)).one()
     late = (await conn.execute(_LATE, {"limit": limit})).one()
@@ -31,24 +30,24 @@ async def find(conn: AsyncConnection, limit: timedelta, now: datetime) -> list[F
         )
     if late.emails:
         lines.append(
-            f"{number(late.emails, 'finished e-mail')} waited for longer than {duration(limit)} to be synced,"
+            f"{number(late.emails, 'finished e-mail')} waited longer than {duration(limit)} for a sync,"
             f" the oldest for {duration(now - late.since)}.\nFor example {_example(late)}"
         )
     if not lines:
         return []
     summary = "E-mails could not be synced" if failed.emails else "Finished e-mails wait for their sync"
     email_id = failed.email_id if failed.emails else late.email_id
-    detail = "\n".join([*lines, "`holdfast check` looks at the target."])
-    return [Finding("sync", "", min(failed.emails + late.emails, COUNT_CAP), summary, detail, email_id)]
+    detail = "\n".join([*lines, "`holdfast check` tests the target."])
+    return [Condition("sync", "", min(failed.emails + late.emails, COUNT_CAP), summary, detail, email_id)]
 
 
 def _example(found: Row[tuple[int, int, str, str]]) -> str:
-    code, reason = clean(found.code or "", 50), clean(found.reason or "no attempt of it has ended yet")
+    code, reason = clean(found.code or "", 50), clean(found.reason or "no attempt has ended yet")
     return f"e-mail {found.email_id}: {reason}{f' ({code})' if code else ''}"
 
 
-# Limits that the planner does not know make it walk the index, whatever it believes to be there. Of what failed,
-# `sync_due_at` is when it did.
+# Limits in subqueries are unknown to the planner, so it scans the index in order. `sync_due_at` of a failed sync is
+# the time of its failure.
 _FAILED = text(f"""
 SELECT counted.emails, counted.email_id, email.sync_error_code AS code, email.sync_error AS reason
 FROM (

@@ -1,4 +1,4 @@
-"""Watch for what is the matter, in every process: one at a time looks, and whoever is alive tells."""
+"""Watch for alerts in every process: one process at a time looks, and each sends due deliveries."""
 
 import asyncio
 import random
@@ -11,8 +11,9 @@ import structlog
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from service.alerts import record, restored
-from service.alerts.causes import look
-from service.alerts.send import channels, deliver_for_ever
+from service.alerts.causes import find_conditions
+from service.alerts.channels import channel_names
+from service.alerts.send import deliver_for_ever
 from service.errors import Transient
 from service.postgres.engine import pool_of, run
 from service.resources import Resources, background
@@ -20,7 +21,7 @@ from service.telemetry.metrics import ALERT_DELIVERIES, ALERTS
 
 T = TypeVar("T")
 WATCH_SECONDS = 10.0
-# Less than until somebody else has the turn: where Postgres is slow there is most to tell.
+# Shorter than a turn, and long enough for a slow Postgres, because then alerts matter most.
 LOOK_SECONDS = 10.0
 
 log = structlog.get_logger()
@@ -28,53 +29,55 @@ log = structlog.get_logger()
 
 @asynccontextmanager
 async def alerting(res: Resources) -> AsyncIterator[None]:
-    """Watch and tell beside the block."""
+    """Watch for alerts and send deliveries while the block runs."""
     async with AsyncExitStack() as stack:
         await stack.enter_async_context(background(lambda: watch(res)))
-        for channel in channels(res.settings):
-            await stack.enter_async_context(background(_telling(res, channel)))
+        for channel in channel_names(res.settings):
+            await stack.enter_async_context(background(_delivering(res, channel)))
         yield
 
 
 async def watch(res: Resources) -> None:
-    """Look now and then until cancelled."""
+    """Look regularly until cancelled."""
     while True:
         await asyncio.sleep(WATCH_SECONDS * random.uniform(0.5, 1.5))  # noqa: S311 no secret
         try:
-            await tell_bad_signatures(res)
+            await record_bad_signatures(res)
             await look_once(res)
         except Transient as exc:
             log.warning("alerts_not_watched", code=exc.code)
 
 
-async def tell_bad_signatures(res: Resources) -> None:
-    """Put on record that signatures fail in a row, which only this process knows; requests themselves write nothing."""
+async def record_bad_signatures(res: Resources) -> None:
+    """Save this process's streak of bad signatures; requests with bad signatures themselves write nothing."""
     streak = res.bad_signatures
     length, code, ago = streak.length, streak.code, timedelta(seconds=streak.age)
     if length >= res.settings.alert_signature_failures and length > streak.noted:
         streak.noted = length
         try:
-            await _run(res, lambda conn: record.note_bad_signatures(conn, length, code, ago))
+            await _run(res, lambda conn: record.save_bad_signatures(conn, length, code, ago))
         except Transient:
             streak.noted = 0
             raise
 
 
 async def look_once(res: Resources) -> bool:
-    """Look whether something is the matter, if it is time, and record it; False if it was not time."""
+    """Look for conditions and record alerts, if this process gets the turn; return whether it did."""
     turn = await _run(res, record.begin)
     if turn is None:
         return False
     mark = await restored.read_mark(res)
     opened = await _run(res, record.open_alerts)
     refused = pool_of(res.engine).was_refused
-    findings = await run(
-        res.engine, LOOK_SECONDS, lambda conn: look(conn, res.settings, turn, opened, refused=refused)
+    conditions = await run(
+        res.engine,
+        LOOK_SECONDS,
+        lambda conn: find_conditions(conn, res.settings, turn, opened, refused=refused),
     )
     older = await _run(res, lambda conn: restored.find_older(conn, mark))
-    findings += [older] if older else await _run(res, lambda conn: restored.find_open(conn, opened))
-    told = channels(res.settings)
-    for cause in await _run(res, lambda conn: record.note_findings(conn, turn, findings, told)):
+    conditions += [older] if older else await _run(res, lambda conn: restored.find_open(conn, opened))
+    channels = channel_names(res.settings)
+    for cause in await _run(res, lambda conn: record.save_conditions(conn, turn, conditions, channels)):
         ALERTS.labels(cause).inc()
         log.warning("alert_opened", cause=cause)
     for cause in await _run(res, lambda conn: record.resolve(conn, turn)):
@@ -82,14 +85,14 @@ async def look_once(res: Resources) -> bool:
     for channel in await _run(res, record.give_up):
         ALERT_DELIVERIES.labels(channel, "failed").inc()
         log.error("alert_given_up", channel=channel)
-    if older is None or (older.cause, older.key) in opened:  # else it may not be on record yet
+    if older is None or (older.cause, older.key) in opened:  # else the alert may not be saved yet
         newest = await _run(res, restored.newest)
         if newest and newest != mark:
             await restored.set_mark(res, newest)
     return True
 
 
-def _telling(res: Resources, channel: str) -> Callable[[], Awaitable[None]]:
+def _delivering(res: Resources, channel: str) -> Callable[[], Awaitable[None]]:
     return lambda: deliver_for_ever(res, channel)
 
 

@@ -1,4 +1,4 @@
-"""Download and store what an e-mail's record is missing; what was stored stays stored."""
+"""Download and store the missing files of an e-mail; stored files stay as they are."""
 
 import asyncio
 import time
@@ -10,8 +10,8 @@ from functools import partial
 import structlog
 
 from service.capture.lookup import is_dispensable, look_up, placed, should_look_up, without_address
-from service.capture.meter import Meter, place
-from service.capture.reparse import reread
+from service.capture.observation import ObservedDownload, names
+from service.capture.reparse import reparse
 from service.capture.retry_policy import is_young, may_be_early, may_try_again
 from service.errors import HoldfastError, Permanent, Transient
 from service.faultpoints import reach
@@ -28,7 +28,6 @@ from service.jobs.attachments import (
 from service.jobs.attempts import Claim
 from service.outbound.addresses import host_of
 from service.outbound.responses import Expected, Limits
-from service.postgres.engine import insist, run
 from service.resources import Resources
 from service.storage import objects
 from service.storage.objects import StoredObject
@@ -44,30 +43,30 @@ log = structlog.get_logger()
 
 
 async def capture(res: Resources, claim: Claim) -> list[HoldfastError]:
-    """Fetch what is missing; return what is wrong with this e-mail's files, now or from before."""
-    wrong: list[HoldfastError] = []
+    """Fetch the missing files; return the errors of this attempt, and of files that failed before."""
+    errors: list[HoldfastError] = []
     try:
         async with asyncio.timeout(res.settings.attempt_seconds):
-            claim = await reread(res, claim) if claim.reread else claim
+            claim = await reparse(res, claim) if claim.reread else claim
             files = await _files(res, claim)
             if claim.announced_bytes > _EMPTY and not (claim.has_body and files):
                 claim = await _read_list(res, claim, files)
                 files = await _files(res, claim)
             if should_look_up(res, claim, has_files=bool(files)):
-                # Files that are known are fetched all the same, if this fails: their addresses may end.
-                wrong += await _add_looked_up(res, claim, files)
+                # If this fails, known files are fetched all the same: their addresses may expire.
+                errors += await _add_looked_up(res, claim, files)
                 files = await _files(res, claim)
             pending = [file for file in files if file.status == "pending"]
-            wrong += await _fetch_all(res, claim, pending)
+            errors += await _fetch_all(res, claim, pending)
     except TimeoutError:
-        late = f"The files were not there after {res.settings.attempt_seconds:g} s."
-        return [*wrong, Transient("attempt_timeout", late)]
+        late = f"The files were not fetched within {res.settings.attempt_seconds:g} s."
+        return [*errors, Transient("attempt_timeout", late)]
     except HoldfastError as exc:
-        return [*wrong, exc]
+        return [*errors, exc]
     except Exception as exc:
-        log.exception("attempt_broke", email=claim.email_id, attempt=claim.attempt_number)
-        return [*wrong, _unexpected(exc)]
-    return [*(_error_of(res, file) for file in files if file.status == "failed"), *wrong]
+        log.exception("attempt_broke", **names(claim))
+        return [*errors, _unexpected(exc)]
+    return [*(_error_of(res, file) for file in files if file.status == "failed"), *errors]
 
 
 def _error_of(res: Resources, file: FileRecord) -> HoldfastError:
@@ -77,59 +76,55 @@ def _error_of(res: Resources, file: FileRecord) -> HoldfastError:
 
 
 async def _read_list(res: Resources, claim: Claim, known: Sequence[FileRecord]) -> Claim:
-    """Record the files of a list that another system wrote; without them the attempt would complete, and lack them.
+    """Record the files of a list that another system wrote, so that the attempt fetches them, too.
 
     Raises Permanent for a list that cannot be read.
     """
-    text = await insist(
-        partial(run, res.engine, res.settings.database_seconds, partial(list_of, email_id=claim.email_id))
-    )
+    text = await res.insist(partial(list_of, email_id=claim.email_id))
     try:
         listed = reading.read_list(text or "", known)
     except Unreadable as exc:
         raise Permanent(exc.code, f"The list of files cannot be read: {exc.message}") from exc
-    # A body of ours was read whole when it came: its list may have items that are no files.
+    # Intake read a body of ours whole: its list may have items that are no files.
     missing = [file for file in listed.missing if file.url or not claim.has_body]
     if missing:
         first = max((file.position for file in known), default=-1) + 1
         listing = Listing(
             claim.email_id, listed.fingerprint, dict(enumerate(missing, first)), listed.is_whole
         )
-        record = partial(record_lists, listings=[listing], held=claim.fencing_token)
-        await insist(partial(run, res.engine, res.settings.database_seconds, record))
-        log.info("list_read", email=claim.email_id, attempt=claim.attempt_number, files=len(missing))
+        await res.insist(partial(record_lists, listings=[listing], token=claim.fencing_token))
+        log.info("list_read", **names(claim), files=len(missing))
     has_comment = listed.is_whole or claim.has_body or claim.comment_id is not None
     return claim if has_comment else replace(claim, comment_id="")
 
 
 async def _add_looked_up(res: Resources, claim: Claim, known: Sequence[FileRecord]) -> list[HoldfastError]:
-    """Record the files that Zendesk's API tells of and that are not known; return what went wrong."""
+    """Record the files that Zendesk's API lists and that are not known; return the errors."""
     try:
         found = await look_up(res, claim)
     except HoldfastError as exc:
         if is_dispensable(res, claim, exc):
             return []
         error = may_be_early(res, claim, exc)
-        log.info("files_not_looked_up", email=claim.email_id, attempt=claim.attempt_number, code=error.code)
+        log.info("files_not_looked_up", **names(claim), code=error.code)
         return [error]
     places = placed(known, found)
     if is_young(res, claim) and (unlisted := without_address(known, places)):
         about = f"{len(unlisted)} of the files that the webhook announces are not in Zendesk's list (yet)."
         return [Transient("files_not_listed", about, is_limited=False)]
-    record = partial(announce, held=claim.fencing_token, files=places)
-    await insist(partial(run, res.engine, res.settings.database_seconds, record))
+    await res.insist(partial(announce, token=claim.fencing_token, files=places))
     return []
 
 
 async def _files(res: Resources, claim: Claim) -> list[FileRecord]:
-    return await insist(lambda: res.batch(files_of, claim.email_id, size=claim.announced_bytes))
+    return await res.batch.insist(files_of, claim.email_id, size=claim.announced_bytes)
 
 
 async def _fetch_all(res: Resources, claim: Claim, missing: Sequence[FileRecord]) -> list[HoldfastError]:
     shared = iter(missing)
-    if len(missing) < 2:  # most e-mails; a task of its own is not for nothing
+    if len(missing) < 2:  # most e-mails: a task of its own would only cost time
         return await _fetch_some(res, claim, shared)
-    # An e-mail of many files leaves room for others.
+    # An e-mail with many files leaves slots for others.
     most = max(1, res.settings.downloads_per_process // 4)
     async with asyncio.TaskGroup() as group:
         some = [group.create_task(_fetch_some(res, claim, shared)) for _ in missing[:most]]
@@ -137,18 +132,18 @@ async def _fetch_all(res: Resources, claim: Claim, missing: Sequence[FileRecord]
 
 
 async def _fetch_some(res: Resources, claim: Claim, missing: Iterator[FileRecord]) -> list[HoldfastError]:
-    """Take files from those that several tasks share, until none is left; return what was wrong."""
+    """Fetch files from an iterator that several tasks share, until none is left; return the errors."""
     return [error for file in missing if (error := await _fetch(res, claim, file))]
 
 
 async def _fetch(res: Resources, claim: Claim, file: FileRecord) -> HoldfastError | None:
-    """Make one file stored, or note and return why that could not be."""
+    """Store one file and record that; or record and return the error."""
     error: HoldfastError
     began, about = time.monotonic(), _about(claim, file)
     try:
-        stored = await _found_again(res, file) or await _download(res, claim, file)
+        stored = await _stored_before(res, file) or await _download(res, claim, file)
         reach(res.settings.fault_points, "after_object", claim.ticket_id)
-        await _mark(res, FileUpdate(claim.fencing_token, file.position, "stored", stored))
+        await _record(res, FileUpdate(claim.fencing_token, file.position, "stored", stored))
     except HoldfastError as exc:
         error = may_be_early(res, claim, exc)
     except Exception as exc:
@@ -170,50 +165,49 @@ async def _fetch(res: Resources, claim: Claim, file: FileRecord) -> HoldfastErro
     ATTACHMENTS.labels(code_label(error.code)).inc()
     log.info("attachment_not_stored", **about, code=error.code)
     status = "pending" if may_try_again(res, claim, error) else "failed"
-    with suppress(HoldfastError):  # Postgres stays away, or refuses it: the settlement hears of it, too
-        await _mark(res, FileUpdate(claim.fencing_token, file.position, status, error=error))
+    with suppress(HoldfastError):  # Postgres is away or refuses it: the settlement meets the same error
+        await _record(res, FileUpdate(claim.fencing_token, file.position, status, error=error))
     return error
 
 
-async def _found_again(res: Resources, file: FileRecord) -> StoredObject | None:
-    """Take what was stored once, was lost, and is there again, as after a restore; its address may be dead by now."""
+async def _stored_before(res: Resources, file: FileRecord) -> StoredObject | None:
+    """Find an object that was lost and is there again, as after a restore; its address may have expired."""
     if file.sha256 is None or file.object_key is None:
         return None
-    with suppress(HoldfastError):  # it is not there, or cannot be read
+    with suppress(HoldfastError):  # the object is not there, or cannot be read
         if (await objects.digest(res.storage, file.object_key))[0] == file.sha256:
             opened = await objects.open(res.storage, file.object_key)
             return await objects.put(res.storage, opened.chunks, file.file_name)
     return None
 
 
-async def _mark(res: Resources, made: FileUpdate) -> None:
-    await insist(lambda: res.batch(mark, made))
+async def _record(res: Resources, update: FileUpdate) -> None:
+    await res.batch.insist(mark, update)
 
 
 async def _download(res: Resources, claim: Claim, file: FileRecord) -> StoredObject:
     expected = Expected(
         file.file_name, file.declared_type, file.declared_size, may_be_empty=not is_young(res, claim)
     )
-    async with _stream(res, claim, file.source_url, expected) as chunks:
+    async with _open_download(res, claim, file.source_url, expected) as chunks:
         reach(res.settings.fault_points, "mid_download", claim.ticket_id)
-        stored = await objects.put(res.storage, chunks, file.file_name)
-        seconds = time.monotonic() - (chunks.ended or 0)
-        res.traces.record(claim.invocation, "store", seconds, {"bytes": stored.size}, under=place(claim))
-        return stored
+        return await objects.put(res.storage, chunks, file.file_name)
 
 
 @asynccontextmanager
-async def _stream(res: Resources, claim: Claim, address: str, expected: Expected) -> AsyncIterator[Meter]:
-    """Open what is at an address, once it is our turn."""
+async def _open_download(
+    res: Resources, claim: Claim, address: str, expected: Expected
+) -> AsyncIterator[ObservedDownload]:
+    """Open an address, once the process and the host have a free slot."""
     settings = res.settings
     limits = Limits(settings.max_attachment_bytes, settings.download_seconds, settings.download_stall_seconds)
     host = host_of(res.account.absolute(address))
     limit = asyncio.Semaphore(settings.downloads_per_host)
     async with res.host_slots.setdefault(host, limit), res.slots:
-        with Meter(res, claim, host) as meter:
+        with ObservedDownload(res, claim, host) as download:
             async with res.zendesk.file(address, expected, limits) as file:
-                meter.host, meter.chunks = file.host, file.chunks
-                yield meter
+                download.host, download.chunks = file.host, file.chunks
+                yield download
 
 
 def _unexpected(exc: Exception) -> Transient:
@@ -221,4 +215,4 @@ def _unexpected(exc: Exception) -> Transient:
 
 
 def _about(claim: Claim, file: FileRecord) -> dict[str, int]:
-    return {"email": claim.email_id, "attempt": claim.attempt_number, "position": file.position}
+    return {**names(claim), "position": file.position}

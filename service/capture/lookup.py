@@ -1,4 +1,4 @@
-"""Ask Zendesk's API which files an e-mail has, where its webhook does not tell."""
+"""Look up the files of an e-mail in Zendesk's API, where its webhook does not list them."""
 
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import aclosing
@@ -17,13 +17,13 @@ from service.zendesk.payloads import AnnouncedFile
 Page = Mapping[str, object]
 
 # A webhook that names no comment gets the files of all comments in this window around its arrival. Two e-mails in
-# quick succession can both name the second one, and clocks differ. A file that is taken twice is stored once.
+# quick succession can both name the second one, and clocks differ. A file of two e-mails is stored once.
 BEFORE = timedelta(hours=1)
 AFTER = timedelta(minutes=5)
 
 
 def should_look_up(res: Resources, claim: Claim, *, has_files: bool) -> bool:
-    """Say whether to ask Zendesk's API for the files of this e-mail.
+    """Return whether to ask Zendesk's API for the files of this e-mail.
 
     The look-up is needed where the webhook does not list its files. It is also made where the webhook lists none but
     names a comment, because inline images are in no list, and where files stand only in the e-mail's HTML
@@ -37,21 +37,21 @@ def should_look_up(res: Resources, claim: Claim, *, has_files: bool) -> bool:
 
 
 def is_dispensable(res: Resources, claim: Claim, error: HoldfastError) -> bool:
-    """Say whether an e-mail can do without the look-up: it told its files, and Zendesk has no such comment."""
+    """Return whether a failed look-up does not matter: the webhook listed the files, and Zendesk has no such comment."""
     return claim.is_listed and error.code in {"not_found", "comment_not_found"} and not is_young(res, claim)
 
 
 async def look_up(res: Resources, claim: Claim) -> Sequence[AnnouncedFile]:
-    """Return the files of the comment that the webhook is about; raises Transient and Permanent."""
+    """Return the files of the comment that caused the webhook; raises Transient and Permanent."""
     if not res.zendesk.has_login:
         raise _cannot_ask(claim)
     pages = res.zendesk.pages(comments.path(claim.ticket_id), comments.MOST_PAGES, **comments.QUERY)
     async with aclosing(pages):
         if claim.comment_id:
-            found = await _named(pages, claim.comment_id)
+            found = await _with_id(pages, claim.comment_id)
         else:
             received_at = datetime.now(UTC) - timedelta(seconds=claim.age)
-            found = await _of_that_time(pages, received_at, may_be_older=not is_young(res, claim))
+            found = await _around(pages, received_at, may_be_older=not is_young(res, claim))
     if not found:
         which = f"comment {claim.comment_id}" if claim.comment_id else "comment"
         # The API may be some moments behind the triggers.
@@ -59,7 +59,7 @@ async def look_up(res: Resources, claim: Claim) -> Sequence[AnnouncedFile]:
     return [file for comment in found for file in comment.files]
 
 
-async def _named(pages: AsyncIterator[Page], comment_id: str) -> Sequence[Comment]:
+async def _with_id(pages: AsyncIterator[Page], comment_id: str) -> Sequence[Comment]:
     async for page in pages:
         for comment in comments.read_page(page):
             if comment.comment_id == comment_id:
@@ -67,7 +67,7 @@ async def _named(pages: AsyncIterator[Page], comment_id: str) -> Sequence[Commen
     return []
 
 
-async def _of_that_time(
+async def _around(
     pages: AsyncIterator[Page], received_at: datetime, *, may_be_older: bool
 ) -> Sequence[Comment]:
     """Return the comments in the window around `received_at`.
@@ -86,7 +86,7 @@ async def _of_that_time(
 
 
 def placed(known: Sequence[FileRecord], found: Sequence[AnnouncedFile]) -> Mapping[int, AnnouncedFile]:
-    """Give each file that was found and is not known a position: that of a known one without an address, or a new one.
+    """Give each new file a position: that of a known file without an address, or the next free one.
 
     A webhook may name a file and leave its address out.
     """
@@ -94,7 +94,7 @@ def placed(known: Sequence[FileRecord], found: Sequence[AnnouncedFile]) -> Mappi
     new = {key: file for file in reversed(found) if (key := attachment_key(file.url)) not in addresses}
     missing = list(reversed(new.values()))
     places: dict[int, AnnouncedFile] = {}
-    # Files with a name choose first; those that were only counted take what is left.
+    # Known files with a name are matched first; files that were only counted take the others.
     for file in sorted(known, key=lambda file: file.file_name is None):
         match = next((each for each in missing if _may_be(file, each)), None)
         if not file.source_url and match is not None:
@@ -105,7 +105,7 @@ def placed(known: Sequence[FileRecord], found: Sequence[AnnouncedFile]) -> Mappi
 
 
 def without_address(known: Sequence[FileRecord], places: Mapping[int, AnnouncedFile]) -> Sequence[FileRecord]:
-    """Return the files that the webhook announced and that Zendesk does not list."""
+    """Return the files that the webhook announced but Zendesk does not list."""
     return [file for file in known if not file.source_url and file.position not in places]
 
 
@@ -124,6 +124,6 @@ def _cannot_ask(claim: Claim) -> Permanent:
         return Permanent("credentials_missing", f"The webhook names a comment. To look up its files, {how}.")
     return Permanent(
         "files_unknown",
-        "The webhook does not tell which files there are: add `comment_id` with {{ticket.latest_comment.id}} to the"
+        "The webhook does not list the files: add `comment_id` with {{ticket.latest_comment.id}} to the"
         f" trigger's body and {how}, or add the list `attachments` to it.",
     )

@@ -1,4 +1,4 @@
-"""Whether an error ends a job, or another attempt may heal it."""
+"""Retry policy: whether another attempt follows an error, or the job ends."""
 
 from collections.abc import Sequence
 
@@ -22,12 +22,12 @@ _EARLY = frozenset(
 
 
 def is_young(res: Resources, claim: Claim) -> bool:
-    """Say whether the webhook came less than EARLY_SECONDS before this attempt."""
+    """Return whether the webhook was received less than EARLY_SECONDS before this attempt."""
     return claim.age < res.settings.early_seconds
 
 
 def may_be_early(res: Resources, claim: Claim, error: HoldfastError) -> HoldfastError:
-    """Take an answer that is final later for one that came too early, as long as the webhook is young."""
+    """Return the error as Transient where the webhook is young and Zendesk may only be behind."""
     if error.code not in _EARLY or not is_young(res, claim):
         return error
     wait = error.retry_after if isinstance(error, Transient) else None
@@ -35,7 +35,7 @@ def may_be_early(res: Resources, claim: Claim, error: HoldfastError) -> Holdfast
 
 
 def may_try_again(res: Resources, claim: Claim, error: HoldfastError) -> bool:
-    """Say whether another attempt is worth it, and still allowed."""
+    """Return whether another attempt may succeed, and the budget of retries allows it."""
     if not isinstance(error, Transient):
         return False
     return not error.is_limited or claim.retry_count < res.settings.max_retries
@@ -44,5 +44,5 @@ def may_try_again(res: Resources, claim: Claim, error: HoldfastError) -> bool:
 def worth_another_attempt(
     res: Resources, claim: Claim, errors: Sequence[HoldfastError]
 ) -> Sequence[Transient]:
-    """Return the errors for which another attempt is made; none where the job is over."""
+    """Return the errors for which another attempt follows; none where the job ends."""
     return [error for error in errors if isinstance(error, Transient) and may_try_again(res, claim, error)]

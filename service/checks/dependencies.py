@@ -123,7 +123,7 @@ async def ping_all(res: Resources, target_seconds: float) -> Sequence[Ping]:
     pings = await asyncio.gather(*map(ping, tried))
     pool = pool_of(res.engine)
     # Queries work with the connections of this process, but Postgres refuses it another one.
-    warning = pool.complaint().message if pool.was_refused else ""
+    warning = pool.error().message if pool.was_refused else ""
     return [replace(pings[0], warning="" if pings[0].error else warning), *pings[1:]]
 
 

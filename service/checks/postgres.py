@@ -6,19 +6,19 @@ from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from service.alerts import restored
-from service.alerts.finding import clock
+from service.alerts.condition import clock
 from service.alerts.record import open_alerts
 from service.checks.probe import CONNECTIONS, SECONDS, Check
 from service.config.settings import Settings
 from service.errors import Transient
 from service.formatting import duration
-from service.migrations.revisions import Standing, look
+from service.migrations.revisions import DatabaseState, look
 from service.postgres.engine import WEB, check_writable, connect, is_pooled, run, within
 from service.postgres.pool import ADVICE, Usage, usage
 from service.queries import overview
 from service.queries.workers import workers_of
 from service.resources import Resources
-from service.takeover.look import keeps_limits
+from service.takeover.plan import keeps_limits
 
 OLDEST = 14  # the oldest version that its developers still maintain
 _READ_ONLY = (
@@ -46,7 +46,7 @@ async def check_postgres(res: Resources) -> Check:
 
 
 async def check_migrations(res: Resources) -> Check:
-    async def ask(conn: AsyncConnection) -> tuple[Standing, bool]:
+    async def ask(conn: AsyncConnection) -> tuple[DatabaseState, bool]:
         standing = await look(conn)
         return standing, standing.kind == "current" and await keeps_limits(conn)
 

@@ -65,12 +65,12 @@ def _run_checks(*, try_alerts: bool) -> "list[Check]":
 def _try_alerts() -> "list[Check]":
     import asyncio
 
-    from service.alerts.send import try_channels
+    from service.alerts.channels import send_tests
     from service.checks.probe import Check
     from service.checks.settings import NO_CHANNEL_ADVICE
     from service.config.reading import read_settings
 
-    tried = asyncio.run(try_channels(read_settings()))
+    tried = asyncio.run(send_tests(read_settings()))
     if not tried:
         return [Check("alerts", None, "no channel is set up", NO_CHANNEL_ADVICE)]
     return [

@@ -56,8 +56,7 @@ def quarantine() -> None:
 @env_file
 def list_(limit: int, *, ignored: bool, replayed: bool, as_json: bool) -> None:
     """List the webhooks that are not replayed yet, newest first."""
-    from service.queries.ignored import IgnoredFilter, list_ignored
-    from service.queries.quarantine import QuarantineFilter, list_quarantined
+    from service.queries.webhooks import IgnoredFilter, QuarantineFilter, list_ignored, list_quarantined
 
     if ignored:
         wanted = IgnoredFilter(replayed=replayed)
@@ -83,8 +82,7 @@ def show(kept_id: int, *, ignored: bool, raw: bool, as_json: bool) -> None:
     """Show the original webhook, and why it was not parsed."""
     import base64
 
-    from service.queries.ignored import get_ignored
-    from service.queries.quarantine import get_quarantined
+    from service.queries.webhooks import get_ignored, get_quarantined
 
     async def find(engine: "AsyncEngine") -> "QuarantineDetail | IgnoredDetail":
         return await (get_ignored(engine, kept_id) if ignored else get_quarantined(engine, kept_id))
@@ -118,8 +116,7 @@ def replay(kept_ids: tuple[int, ...], *, ignored: bool, everything: bool, as_jso
 
     This includes webhooks whose idempotency key belonged to another e-mail.
     """
-    from service.queries.ignored import ignored_ids
-    from service.queries.quarantine import waiting_ids
+    from service.queries.webhooks import ignored_ids, quarantined_ids
 
     if everything == bool(kept_ids):
         raise click.UsageError("Give either IDs or --all.")
@@ -127,7 +124,7 @@ def replay(kept_ids: tuple[int, ...], *, ignored: bool, everything: bool, as_jso
     async def run(res: "Resources") -> Counter[str]:
         ids = kept_ids
         if everything:
-            ids = tuple(await (ignored_ids(res.engine) if ignored else waiting_ids(res.engine)))
+            ids = tuple(await (ignored_ids(res.engine) if ignored else quarantined_ids(res.engine)))
         return await _replay(res, ids, ignored=ignored, everything=everything, as_json=as_json)
 
     outcomes = with_resources(run)

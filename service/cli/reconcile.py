@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncEngine
 
     from service.queries.reconciliations import FindingView, ReconciliationDetail
-    from service.reconcile.finding import Seen
+    from service.reconcile.finding import Totals
     from service.resources import Resources
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -91,11 +91,11 @@ def reconcile(  # noqa: PLR0913 each an option
         raise click.UsageError("--wait and --force need --fix.")
 
     async def work(res: "Resources") -> tuple[int, bool]:
-        from service.reconcile.run import Wish, reconcile
+        from service.reconcile.run import RunOptions, reconcile
 
         with progress("Comparing", 100) as show_progress:
-            wish = Wish(actor(), since, "all" if fix else "nothing", force)
-            run_id = await reconcile(res, wish, lambda share, seen: show_progress(share, _seen(seen)))
+            options = RunOptions(actor(), since, "all" if fix else "nothing", force)
+            run_id = await reconcile(res, options, lambda share, seen: show_progress(share, _seen(seen)))
         return run_id, await _wait_for_repairs(res, run_id) if wait else True
 
     run_id, is_repaired = with_resources(work)
@@ -183,7 +183,7 @@ def verify(rate: int, since: datetime | None, *, fix: bool, wait: bool, as_json:
     sys.exit((_exit_code(run) if is_repaired else 3) if wait else 0)
 
 
-def _seen(seen: "Seen") -> str:
+def _seen(seen: "Totals") -> str:
     return f"{seen.emails:,} e-mails, {seen.objects:,} objects, {sum(seen.counts.values()):,} findings"
 
 
@@ -191,11 +191,11 @@ async def _wait_for_repairs(res: "Resources", run_id: int) -> bool:
     """Wait until every e-mail under repair is finished; print those that failed, and return whether there are none."""
     import asyncio
 
-    from service.reconcile.waiting import count_begun, list_failed
+    from service.reconcile.repair import count_running, list_failed
 
-    begun = await count_begun(res, run_id)
+    begun = await count_running(res, run_id)
     with progress("Waiting", begun) as show_progress:
-        while left := await count_begun(res, run_id):
+        while left := await count_running(res, run_id):
             show_progress(begun - left, "")
             await asyncio.sleep(POLL_SECONDS)
     failed = await list_failed(res, run_id)
@@ -283,9 +283,9 @@ async def _print_json(engine: "AsyncEngine", run: "ReconciliationDetail") -> Non
 
 def _print_text(run: "ReconciliationDetail") -> None:
     """Print the verdict, then the findings with examples, then the scope."""
-    from service.reconcile.differences import WORDS
+    from service.reconcile.differences import KIND_LABELS
 
-    words = {**WORDS, **_REMARKS}
+    words = {**KIND_LABELS, **_REMARKS}
     print_line(*_verdict(run))
     for kind, count in run.counts.items():
         repairs = run.repaired.get(kind, 0)

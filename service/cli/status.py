@@ -79,7 +79,7 @@ async def _read(engine: "AsyncEngine") -> "Overview":
     from service.config.reading import read_settings
     from service.queries import overview
 
-    return await overview.of(engine, read_settings())
+    return await overview.summarize(engine, read_settings())
 
 
 def _watch(*, as_json: bool) -> None:

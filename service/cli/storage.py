@@ -15,7 +15,7 @@ from service.formatting import printable
 
 if TYPE_CHECKING:
     from service.errors import HoldfastError
-    from service.storage.move import Moved
+    from service.storage.move import MoveProgress
     from service.storage.objects import Storage
 
 RANGES = 256
@@ -78,7 +78,7 @@ def move(source: str, target: str, from_env: Path | None, *, delete: bool, as_js
     origin, goal = _open(source, target, from_env, delete=delete)
     with progress("Moving", RANGES) as show_progress:
 
-        def show(done: "Moved") -> None:
+        def show(done: "MoveProgress") -> None:
             show_progress(done.ranges, _line(done))
 
         done = run(_move(origin, goal, show, delete=delete))
@@ -130,18 +130,18 @@ def _open(source: str, target: str, from_env: Path | None, *, delete: bool) -> "
 
 
 async def _move(
-    source: "Storage", target: "Storage", show: "Callable[[Moved], None]", *, delete: bool
-) -> "Moved":
-    from service.storage.move import Watch
+    source: "Storage", target: "Storage", show: "Callable[[MoveProgress], None]", *, delete: bool
+) -> "MoveProgress":
+    from service.storage.move import Callbacks
     from service.storage.move import move as move_all
 
     def complain(what: str, error: "HoldfastError") -> None:
         click.echo(printable(f"{what}: {error.code}: {error.message}"), err=True)
 
-    return await move_all(source, target, Watch(show, complain), delete=delete)
+    return await move_all(source, target, Callbacks(show, complain), delete=delete)
 
 
-def _line(done: "Moved") -> str:
+def _line(done: "MoveProgress") -> str:
     from rich.filesize import decimal
 
     problems = sum(done.problems.values())

@@ -15,7 +15,7 @@ from service.formatting import printable
 if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncEngine
 
-    from service.takeover.look import Plan
+    from service.takeover.plan import TakeoverPlan
 
 T = TypeVar("T")
 CONNECT_SECONDS = 20.0
@@ -25,7 +25,7 @@ MEANINGS = ("received", "completed", "failed")
 
 
 def _read_map(_context: click.Context, _parameter: click.Parameter, given: tuple[str, ...]) -> dict[str, str]:
-    from service.takeover.look import mean
+    from service.takeover.plan import meaning_of
 
     states: dict[str, str] = {}
     for each in given:
@@ -33,7 +33,7 @@ def _read_map(_context: click.Context, _parameter: click.Parameter, given: tuple
         new = "received" if new == "queued" else new
         if not equals or new not in MEANINGS:
             raise click.BadParameter(f"{each!r} is not OLD=NEW, where NEW is received, completed or failed.")
-        own = mean(old, {})
+        own = meaning_of(old, {})
         if own is not None and own != new and (old, new) != ("queued", "received"):
             raise click.BadParameter(f"{old!r} already means {own!r}: leave it out.")
         states[old] = new
@@ -60,8 +60,8 @@ def takeover(states: dict[str, str], *, only_plan: bool, yes: bool) -> None:
     """
     plan = _with_engine(lambda engine: _look(engine, states))
     if not plan.is_needed:
-        click.echo(plan.nothing, err=plan.standing.is_hindered)
-        sys.exit(1 if plan.standing.is_hindered else 0)
+        click.echo(plan.reason_for_none, err=plan.standing.is_blocked)
+        sys.exit(1 if plan.standing.is_blocked else 0)
     _print(plan)
     if plan.stops:
         for stop in plan.stops:
@@ -73,8 +73,8 @@ def takeover(states: dict[str, str], *, only_plan: bool, yes: bool) -> None:
     _execute(states)
 
 
-def _print(plan: "Plan") -> None:
-    from service.takeover.look import describe
+def _print(plan: "TakeoverPlan") -> None:
+    from service.takeover.plan import describe
 
     owner = f"was made by another system (Alembic revision {plan.standing.revision or 'none'})"
     whose = owner if plan.is_foreign else "is Holdfast's, but differs from what Holdfast needs"
@@ -84,22 +84,24 @@ def _print(plan: "Plan") -> None:
     click.echo("All rows and columns are kept.")
 
 
-def _ask(plan: "Plan", states: dict[str, str], *, yes: bool) -> dict[str, str]:
+def _ask(plan: "TakeoverPlan", states: dict[str, str], *, yes: bool) -> dict[str, str]:
     """Ask for the meaning of unknown states, and whether to begin; exits with 2 without a terminal."""
-    from service.takeover.look import may_mean
+    from service.takeover.plan import suggest_meaning
 
     is_terminal = sys.stdin.isatty()
     if plan.unknown and (yes or not is_terminal):
         named = ", ".join(f"{state!r} ({count:,})" for state, count in plan.unknown.items())
         first = next(iter(plan.unknown))
         raise click.UsageError(
-            f"Unknown states: {printable(named)}. Map each one: --map {printable(first)}={may_mean(first)}"
+            f"Unknown states: {printable(named)}. Map each one: --map {printable(first)}={suggest_meaning(first)}"
         )
     if not (yes or is_terminal):
         raise click.UsageError("No terminal: add --yes, or --plan.")
     for state, count in plan.unknown.items():
         question = f"Meaning of the state {printable(state)!r} ({count:,} e-mails)?"
-        choice: str = click.prompt(question, type=click.Choice(MEANINGS), default=may_mean(state), err=True)
+        choice: str = click.prompt(
+            question, type=click.Choice(MEANINGS), default=suggest_meaning(state), err=True
+        )
         states = {**states, state: choice}
     if not yes:
         click.confirm("Take over?", abort=True, err=True)
@@ -121,14 +123,14 @@ def _execute(states: dict[str, str]) -> None:
     )
 
 
-def _migrate(plan: "Plan") -> tuple[int, int]:
+def _migrate(plan: "TakeoverPlan") -> tuple[int, int]:
     """Run the migrations, and add attachments as soon as their table exists: later indexes would slow that down."""
-    from service.takeover.change import LISTS, make_room_for_lists
+    from service.takeover.apply import ATTACHMENTS_REVISION, add_reading_hash
 
     early = (0, 0)
-    if any(name.startswith(LISTS) for name in plan.migrations):
-        run_migrations(LISTS)
-        _with_engine(make_room_for_lists)
+    if any(name.startswith(ATTACHMENTS_REVISION) for name in plan.migrations):
+        run_migrations(ATTACHMENTS_REVISION)
+        _with_engine(add_reading_hash)
         early = _with_engine(_read_lists)
     if plan.migrations:
         run_migrations()
@@ -136,22 +138,22 @@ def _migrate(plan: "Plan") -> tuple[int, int]:
     return early[0] + late[0], early[1] + late[1]
 
 
-async def _look(engine: "AsyncEngine", states: dict[str, str]) -> "Plan":
+async def _look(engine: "AsyncEngine", states: dict[str, str]) -> "TakeoverPlan":
     from service.postgres.engine import connect
-    from service.takeover.look import look
+    from service.takeover.plan import make_plan
 
     async with connect(engine) as conn:
-        return await look(conn, states)
+        return await make_plan(conn, states)
 
 
-async def _change(engine: "AsyncEngine", states: dict[str, str]) -> "Plan":
+async def _change(engine: "AsyncEngine", states: dict[str, str]) -> "TakeoverPlan":
     """Plan again, because another takeover may have run meanwhile, and execute the plan."""
-    from service.takeover.change import alone, change
+    from service.takeover.apply import apply, exclusive
 
-    async with alone(engine):
+    async with exclusive(engine):
         plan = await _look(engine, states)
         with progress("Rows", plan.rows) as show_progress:
-            await change(engine, plan, lambda done: show_progress(done, ""))
+            await apply(engine, plan, lambda done: show_progress(done, ""))
     return plan
 
 

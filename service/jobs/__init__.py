@@ -1,8 +1,8 @@
-"""The state machines of an e-mail's job and of its sync; the only writers of their columns.
+"""The state machines of an e-mail's job and of its sync; no other package writes their columns.
 
-Jobs: `arrival` records an e-mail, `waiting` covers received and queued, `attempts` the attempt and its end, `retries` the
-way back that an operator opens. Syncs: `syncs` claims and settles, `sync_retries` begins one again. Each function is ONE
+Jobs: `arrival` records an e-mail, `waiting` has received and queued jobs, `attempts` claims and settles them. Syncs:
+`syncs` claims and settles them. `retries` and `bulk_retries` start either again for an operator. Each transition is ONE
 statement that names the states it may leave, for any number of rows. No row back means that another process was first,
-which is an answer and not an error. `attempt_number` and `sync_attempt_number` are fencing tokens: a process that lost its
-lease can write nothing. All times are the database's.
+which is a result and not an error. `attempt_number` and `sync_attempt_number` are fencing tokens: a process that lost
+its lease can write nothing. All times are the database's.
 """

@@ -1,4 +1,4 @@
-"""Jobs that are new: an e-mail comes on record, once, with the files that it announces."""
+"""New jobs: an e-mail is recorded once, with the files that it announces."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -43,7 +43,7 @@ _TEXTS = (
     "invocation_id",
     "sync_status",
 )
-# As text on the way: a parameter of several JSON values is one that the driver cannot write.
+# Sent as text: the driver cannot write an array of JSON values.
 _JSONS = ("attachment_urls", "raw_headers")
 _COLUMNS: Mapping[str, TypeEngine[Any]] = {
     **dict.fromkeys((*_TEXTS, *_JSONS), Text()),
@@ -58,7 +58,7 @@ _KEYS = {name: _COLUMNS[name] for name in ("idempotency_key", "signature_hash", 
 
 @dataclass(frozen=True, slots=True)
 class Arrival:
-    """An e-mail to record: its columns by name, of which only key and ticket have to be there, and its files."""
+    """An e-mail to record: its columns by name (key and ticket are required), and its files."""
 
     columns: Mapping[str, Any]
     files: Sequence[Mapping[str, Any]] = ()
@@ -70,7 +70,7 @@ class Arrival:
 
 @dataclass(frozen=True, slots=True)
 class Recorded:
-    """The e-mail on record that has the key or the signature; `is_same` where it has the same body, too."""
+    """The recorded e-mail with this key or signature; `is_same` tells whether the body is the same."""
 
     email_id: int
     is_new: bool
@@ -78,9 +78,9 @@ class Recorded:
 
 
 async def receive(conn: AsyncConnection, arrivals: Sequence[Arrival]) -> list[Recorded]:
-    """Record e-mails that are not there yet, all or none; of those with one key, the first that came."""
+    """Record new e-mails, all or none; of several with one key, the first."""
     first = {arrival.key: arrival for arrival in reversed(arrivals)}
-    # In order, so that two who record the same keys do not wait for each other in a circle.
+    # Ordered, so that two transactions with the same keys do not deadlock.
     new = await _insert(conn, [first[key] for key in sorted(first)])
     others = [arrival for arrival in arrivals if arrival.key not in new or first[arrival.key] is not arrival]
     known = iter(await _look_up(conn, others) if others else ())
@@ -93,7 +93,7 @@ async def receive(conn: AsyncConnection, arrivals: Sequence[Arrival]) -> list[Re
 
 
 async def _insert(conn: AsyncConnection, arrivals: Sequence[Arrival]) -> dict[str, int]:
-    """Insert those of which neither key nor signature is on record; return their ids by key."""
+    """Insert e-mails whose key and signature are new; return their ids by key."""
     files = [{"idempotency_key": arrival.key, **file} for arrival in arrivals for file in arrival.files]
     rows = await conn.execute(_RECORD, {**_arrays(_COLUMNS, arrivals), "files": files})
     new = {row.idempotency_key: row.id for row in rows}
@@ -102,10 +102,10 @@ async def _insert(conn: AsyncConnection, arrivals: Sequence[Arrival]) -> dict[st
 
 
 async def _look_up(conn: AsyncConnection, arrivals: Sequence[Arrival]) -> list[Recorded]:
-    """Find the e-mail on record for each, in order; raises Permanent where none was in the way of the insert."""
+    """Find the recorded e-mail for each, in order; raises Permanent where another constraint prevented an insert."""
     rows = (await conn.execute(_FIND, _arrays(_KEYS, arrivals))).all()
     if len(rows) < len(arrivals):
-        another = "Postgres refuses a row that violates a unique constraint which is not Holdfast's."
+        another = "Postgres refuses a row that violates a unique constraint of another system."
         raise Permanent(ROW_REFUSED, f"{another} {ADAPT}")
     return [Recorded(email_id, is_new=False, is_same=same) for email_id, same in rows]
 
@@ -120,7 +120,7 @@ def _value(arrival: Arrival, name: str) -> object:
 
 
 def _record() -> Select[str, int]:
-    """Insert e-mails and their files; gives the ids of those that were new."""
+    """Build the statement that inserts e-mails and their files; it returns the ids of the new ones."""
     row = rows_of("arrival", _COLUMNS)
     values: dict[str, ColumnElement[Any]] = {name: row.c[name] for name in _COLUMNS}
     values |= {name: cast(row.c[name], JSON) for name in _JSONS}
@@ -132,7 +132,7 @@ def _record() -> Select[str, int]:
     new = (
         pg_insert(IncomingEmail)
         .from_select([*values], select(*values.values()))
-        .on_conflict_do_nothing()  # neither of the key nor of the signature
+        .on_conflict_do_nothing()  # of the key or of the signature
         .returning(IncomingEmail.id, IncomingEmail.idempotency_key)
         .cte("new")
     )
@@ -152,7 +152,7 @@ def _record() -> Select[str, int]:
 
 
 def _find() -> Select[int, bool]:
-    """Find e-mails by their signature, which is the same for one request only, or else by their key."""
+    """Build the statement that finds e-mails by signature, unique to one request, or else by key."""
     row, other = rows_of("arrival", _KEYS), aliased(IncomingEmail)
     by_signature, by_key = (
         select(other.id).where(column == value).scalar_subquery()
@@ -166,6 +166,6 @@ def _find() -> Select[int, bool]:
     return select(IncomingEmail.id, is_same).join_from(row, IncomingEmail, same).order_by(row.c.place)
 
 
-# Made once: to make them costs more than to run them.
+# Built once: building a statement takes longer than running it.
 _RECORD = _record()
 _FIND = _find()

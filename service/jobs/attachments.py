@@ -1,4 +1,4 @@
-"""The files of an e-mail, and what became of each; written only while its claim is held."""
+"""The attachments of an e-mail and their states; an attempt writes them only while its claim is valid."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -31,12 +31,13 @@ from sqlalchemy.types import TypeEngine
 from service.errors import HoldfastError
 from service.postgres.email_tables import FINISHED, NOT_CAPTURED, UNREAD, Attachment, IncomingEmail
 from service.postgres.rows import ANNOUNCED, announced_files, arrays_of, rows_of
+from service.storage.objects import StoredObject
 
-FencingToken = tuple[int, int]  # an e-mail's id, and the number of the attempt that holds its job
+FencingToken = tuple[int, int]  # the id of an e-mail, and the number of the attempt that claimed its job
 
 _CONTENT = ("sha256", "size", "detected_type", "object_key")
 _MARKED = ("status", *_CONTENT, "error_code", "error")
-_MARKS: dict[str, TypeEngine[Any]] = {
+_UPDATE: dict[str, TypeEngine[Any]] = {
     "email_id": BigInteger(),
     "attempt_number": BigInteger(),
     "position": BigInteger(),
@@ -46,9 +47,9 @@ _MARKS: dict[str, TypeEngine[Any]] = {
 
 @dataclass(frozen=True, slots=True)
 class FileRecord:
-    """A file as it was announced, and where it stands: pending, stored or failed.
+    """A file as announced, and its state: pending, stored or failed.
 
-    One that is pending may have been stored, and its object was lost: `sha256` and `object_key` are of that.
+    A pending file with `sha256` and `object_key` was stored before; then its object was lost.
     """
 
     position: int
@@ -61,19 +62,6 @@ class FileRecord:
     error: str | None
     sha256: str | None = None
     object_key: str | None = None
-
-
-class StoredObject(Protocol):
-    """An object in storage, as `storage.put` describes it."""
-
-    @property
-    def sha256(self) -> str: ...
-    @property
-    def size(self) -> int: ...
-    @property
-    def detected_type(self) -> str | None: ...
-    @property
-    def key(self) -> str: ...
 
 
 class Announced(Protocol):
@@ -91,9 +79,9 @@ class Announced(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class FileUpdate:
-    """What became of a file: it is stored, it failed, or it is pending still, with an error so far."""
+    """The new state of a file: stored, failed, or still pending with the last error."""
 
-    fencing_token: FencingToken
+    token: FencingToken
     position: int
     status: str
     stored: StoredObject | None = None
@@ -109,29 +97,31 @@ async def files_of(conn: AsyncConnection, email_ids: Sequence[int]) -> list[list
     return [files[email_id] for email_id in email_ids]
 
 
-async def announce(conn: AsyncConnection, held: FencingToken, files: Mapping[int, Announced]) -> None:
-    """Record files that Zendesk's API told of, by position, and that it was asked.
+async def announce(conn: AsyncConnection, token: FencingToken, files: Mapping[int, Announced]) -> None:
+    """Record files from Zendesk's API, by position, and the time of the look-up.
 
-    At a position that is taken, the file gets its address if it had none. All of it or nothing; nothing if the
-    attempt holds the job no longer.
+    A known file at such a position gets the address if it had none. Nothing is recorded where the attempt has lost
+    its claim.
     """
     rows_of_files = [announced_row(position, file) for position, file in files.items()]
     announced = announced_files(literal(rows_of_files, JSON))
-    noted = (
+    claimed = (
         update(IncomingEmail)
-        .where(_is_held(held), IncomingEmail.id == held[0])
+        .where(_is_claimed(token), IncomingEmail.id == token[0])
         .values(looked_up_at=func.now())
         .returning(IncomingEmail.id)
-        .cte("noted")
+        .cte("claimed")
     )
-    rows = select(noted.c.id, *(announced.c[name] for name in ANNOUNCED)).join_from(noted, announced, true())
+    rows = select(claimed.c.id, *(announced.c[name] for name in ANNOUNCED)).join_from(
+        claimed, announced, true()
+    )
     record = insert(Attachment).from_select(["email_id", *ANNOUNCED], rows)
-    told = {name: record.excluded[name] for name in ("source_url", "declared_type", "declared_size")}
+    newer = {name: record.excluded[name] for name in ("source_url", "declared_type", "declared_size")}
     await conn.execute(
         record.on_conflict_do_update(
             index_elements=["email_id", "position"],
             set_={
-                **told,
+                **newer,
                 "file_name": func.coalesce(Attachment.file_name, record.excluded.file_name),
                 "status": "pending",
                 "error_code": null(),
@@ -144,9 +134,10 @@ async def announce(conn: AsyncConnection, held: FencingToken, files: Mapping[int
 
 @dataclass(frozen=True, slots=True)
 class Listing:
-    """What `attachment_urls` of another system lacks on record: files by position, or why it cannot be read.
+    """The files in `attachment_urls` of another system that are not recorded yet, by position.
 
-    `fingerprint` is kept to tell that the list was read. `is_whole` is False where the list does not tell all files.
+    `fingerprint` marks the list as read. `is_whole` is False where the list leaves files out. `problem` says why the list
+    cannot be read.
     """
 
     email_id: int
@@ -157,12 +148,12 @@ class Listing:
 
     @property
     def is_lacking(self) -> bool:
-        """Tell whether a finished e-mail lacks files."""
+        """Return whether a finished e-mail lacks files."""
         return bool(self.missing or self.reason)
 
     @property
     def reason(self) -> str | None:
-        """Say what no attachment says of the files."""
+        """Explain the missing files for which no attachment has an error."""
         if self.problem is not None:
             return f"The previous system's list of files cannot be read: {self.problem}"
         return (
@@ -173,23 +164,23 @@ class Listing:
 
 
 async def unread_lists(conn: AsyncConnection, after: int, limit: int) -> list[tuple[int, str]]:
-    """Give the ids and texts of the next lists of which no attachments were made; running attempts read their own."""
+    """Return the ids and texts of the next lists without attachments; running attempts read their own."""
     return [(row.id, row.list) for row in await conn.execute(_UNREAD, {"after": after, "limit": limit})]
 
 
 async def list_of(conn: AsyncConnection, email_id: int) -> str | None:
-    """Give the text of an e-mail's `attachment_urls`."""
+    """Return the text of an e-mail's `attachment_urls`."""
     found: str | None = await conn.scalar(_LIST, {"email_id": email_id})
     return found
 
 
 async def record_lists(
-    conn: AsyncConnection, listings: Sequence[Listing], held: FencingToken | None = None
+    conn: AsyncConnection, listings: Sequence[Listing], token: FencingToken | None = None
 ) -> tuple[int, int]:
-    """Record the files of lists, and that these were read; return how many files and how many are not captured.
+    """Record the files of lists, and mark the lists as read; return how many files there are and how many not captured.
 
     Files of unfinished e-mails are pending. Files of finished e-mails are not captured: the e-mail stays as it is, with a
-    code that a retry of many finds. With `held`, it is one e-mail, which that attempt holds.
+    code by which a bulk retry finds it. With `token`, there is one list, and its e-mail is claimed by that attempt.
     """
     rows = [
         (each.email_id, each.fingerprint, each.is_whole, each.is_lacking, each.reason) for each in listings
@@ -199,19 +190,23 @@ async def record_lists(
         for each in listings
         for position, file in each.missing.items()
     ]
-    given = {**arrays_of(_LISTS, rows), "files": json.dumps(files), "held": None if held is None else held[1]}
+    given = {
+        **arrays_of(_LISTS, rows),
+        "files": json.dumps(files),
+        "attempt_number": None if token is None else token[1],
+    }
     number, not_captured = (await conn.execute(_RECORD_LISTS, given)).one()
     return number, not_captured
 
 
-async def mark(conn: AsyncConnection, marks: Sequence[FileUpdate]) -> list[bool]:
-    """Record what became of files; False where the attempt holds the job no longer."""
-    places = set(await conn.scalars(_MARK, arrays_of(_MARKS, [_values(mark) for mark in marks])))
-    return [place in places for place in range(1, len(marks) + 1)]
+async def mark(conn: AsyncConnection, updates: Sequence[FileUpdate]) -> list[bool]:
+    """Record new states of files; False where the attempt has lost its claim."""
+    places = set(await conn.scalars(_MARK, arrays_of(_UPDATE, [_values(update) for update in updates])))
+    return [place in places for place in range(1, len(updates) + 1)]
 
 
 def announced_row(position: int, file: Announced) -> dict[str, object]:
-    """Name the columns of a file that was announced, as `ANNOUNCED` lists them."""
+    """Return the columns of an announced file, as `ANNOUNCED` lists them."""
     return {
         "position": position,
         "source_url": file.url,
@@ -221,15 +216,15 @@ def announced_row(position: int, file: Announced) -> dict[str, object]:
     }
 
 
-def _values(mark: FileUpdate) -> tuple[object, ...]:
-    stored, error = mark.stored, mark.error
+def _values(update: FileUpdate) -> tuple[object, ...]:
+    stored, error = update.stored, update.error
     about = (stored.sha256, stored.size, stored.detected_type, stored.key) if stored else (None,) * 4
     why = (error.code, error.message) if error else (None, None)
-    return (*mark.fencing_token, mark.position, mark.status, *about, *why)
+    return (*update.token, update.position, update.status, *about, *why)
 
 
-def _is_held(held: tuple[int | ColumnElement[int], int | ColumnElement[int]]) -> Exists:
-    email_id, attempt_number = held
+def _is_claimed(token: tuple[int | ColumnElement[int], int | ColumnElement[int]]) -> Exists:
+    email_id, attempt_number = token
     return exists().where(
         IncomingEmail.id == email_id,
         IncomingEmail.processing_status == "processing",
@@ -237,30 +232,30 @@ def _is_held(held: tuple[int | ColumnElement[int], int | ColumnElement[int]]) ->
     )
 
 
-# Made once: to make a statement takes longer than Postgres does.
+# Built once: building a statement takes longer than running it.
 _FILES = (
     select(Attachment.email_id, *(Attachment.__table__.c[field.name] for field in fields(FileRecord)))
     .where(Attachment.email_id == func.any(bindparam("email_ids", type_=ARRAY(BigInteger))))
     .order_by(Attachment.email_id, Attachment.position)
 )
-_made = rows_of("mark", _MARKS)
+_file = rows_of("file", _UPDATE)
 _MARK = (
     update(Attachment)
     .where(
-        Attachment.email_id == _made.c.email_id,
-        Attachment.position == _made.c.position,
-        _is_held((_made.c.email_id, _made.c.attempt_number)),
+        Attachment.email_id == _file.c.email_id,
+        Attachment.position == _file.c.position,
+        _is_claimed((_file.c.email_id, _file.c.attempt_number)),
     )
     .values(
-        # What was stored once, and was lost, stays known until something is stored again.
-        stored_at=case((_made.c.status == "stored", func.now()), else_=Attachment.stored_at),
+        # The content that was stored and lost stays known until another is stored.
+        stored_at=case((_file.c.status == "stored", func.now()), else_=Attachment.stored_at),
         **{
-            name: case((_made.c.status == "stored", _made.c[name]), else_=Attachment.__table__.c[name])
+            name: case((_file.c.status == "stored", _file.c[name]), else_=Attachment.__table__.c[name])
             for name in _CONTENT
         },
-        **{name: _made.c[name] for name in _MARKED if name not in _CONTENT},
+        **{name: _file.c[name] for name in _MARKED if name not in _CONTENT},
     )
-    .returning(_made.c.place)
+    .returning(_file.c.place)
 )
 
 _LISTS: dict[str, TypeEngine[Any]] = {
@@ -273,19 +268,19 @@ _LISTS: dict[str, TypeEngine[Any]] = {
 _UNREAD = text(f"""
     SELECT id, CAST(attachment_urls AS text) AS list FROM incoming_emails
     WHERE {UNREAD} AND id > :after AND processing_status <> 'processing' ORDER BY id LIMIT :limit
-""").bindparams(bindparam("after", type_=BigInteger()), bindparam("limit", type_=BigInteger()))  # noqa: S608 words of ours
+""").bindparams(bindparam("after", type_=BigInteger()), bindparam("limit", type_=BigInteger()))  # noqa: S608 constants of ours
 _LIST = text("SELECT CAST(attachment_urls AS text) FROM incoming_emails WHERE id = :email_id")
 _NOT_CAPTURED = "The previous system knew of this file. It was not captured; a retry fetches it."
 _LACKS = f"is_lacking AND {FINISHED}"
-# Locked in the order of ids, as all statements over many e-mails do. An attempt that runs meanwhile reads its own list.
+# Locks rows in the order of ids, as all statements over many e-mails do. Running attempts read their own list.
 _RECORD_LISTS = text(f"""
 WITH list AS (
     SELECT * FROM unnest(:every_email_id, :every_fingerprint, :every_is_whole, :every_is_lacking, :every_reason)
         AS list (email_id, fingerprint, is_whole, is_lacking, reason)
 ), free AS (
     SELECT list.* FROM list JOIN incoming_emails ON id = email_id
-    WHERE CASE WHEN CAST(:held AS bigint) IS NULL THEN {UNREAD} AND processing_status <> 'processing'
-        ELSE processing_status = 'processing' AND attempt_number = :held END
+    WHERE CASE WHEN CAST(:attempt_number AS bigint) IS NULL THEN {UNREAD} AND processing_status <> 'processing'
+        ELSE processing_status = 'processing' AND attempt_number = :attempt_number END
     ORDER BY id FOR NO KEY UPDATE OF incoming_emails
 ), read AS (
     UPDATE incoming_emails SET
@@ -305,7 +300,7 @@ WITH list AS (
     RETURNING status
 )
 SELECT count(*), count(*) FILTER (WHERE status = 'failed') FROM recorded
-""").bindparams(  # noqa: S608 words of ours
+""").bindparams(  # noqa: S608 constants of ours
     *(bindparam(f"every_{name}", type_=ARRAY(kind)) for name, kind in _LISTS.items()),
-    bindparam("held", type_=BigInteger()),
+    bindparam("attempt_number", type_=BigInteger()),
 )

@@ -1,5 +1,6 @@
-"""The statements of attempts: what they may leave, what they stamp, and in which order they lock."""
+"""The SQL statements of attempts: which states they leave, what they write, and in which order they lock rows."""
 
+from collections.abc import Iterator
 from datetime import timedelta
 from typing import Any
 
@@ -27,6 +28,7 @@ from sqlalchemy import (
     update,
 )
 from sqlalchemy.sql.dml import ReturningUpdate
+from sqlalchemy.sql.elements import SQLCoreOperations
 from sqlalchemy.types import TypeEngine
 
 from service.postgres.email_tables import PROCESSING, WAITING, Attempt, IncomingEmail, is_listed, key_of_email
@@ -51,10 +53,10 @@ _LEFT = IncomingEmail.__table__.c["id", "attempt_number", "error_code", "process
 
 
 def expired(limit: int) -> Select[int]:
-    """Make the statement that lists jobs whose lease ran out."""
+    """Build the statement that lists jobs with an expired lease."""
     return (
         select(IncomingEmail.id)
-        # Without a lease: claimed by a worker of the time before there were leases.
+        # No lease: a worker from before there were leases claimed it.
         .where(text(PROCESSING), func.coalesce(IncomingEmail.lease_until, func.now()) <= func.now())
         .order_by(IncomingEmail.lease_until)
         .limit(limit)
@@ -64,7 +66,7 @@ def expired(limit: int) -> Select[int]:
 def take_back(
     most_abandoned: int, limit: int, spread: timedelta, sync_status: str, email_id: int | None = None
 ) -> Select[Any]:
-    """Make the statement that ends attempts whose lease ran out; with `email_id`, that of this job."""
+    """Build the statement that ends attempts with an expired lease; with `email_id`, only those of this job."""
     these = expired(limit)
     these = these if email_id is None else these.where(IncomingEmail.id == email_id)
     ended = these.with_for_update(skip_locked=True).cte("expired")
@@ -83,7 +85,7 @@ def take_back(
             error_code="abandoned",
             error_host=None,
             processing_error=case((another, ABANDONED), else_=ABANDONED_FOR_GOOD.format(most_abandoned)),
-            **_sync(~another, literal(sync_status)),
+            **_start_sync(~another, literal(sync_status)),
         )
         .returning(literal("abandoned").label("outcome"), IncomingEmail.processing_status, *_LEFT)
         .cte("left")
@@ -93,9 +95,8 @@ def take_back(
 
 def _claim() -> Select[Any]:
     request = rows_of("request", REQUEST)
-    free = _locked(
-        "free", request, text(WAITING), IncomingEmail.attempt_number == request.c.attempt_number - 1
-    )
+    is_next = IncomingEmail.attempt_number == request.c.attempt_number - 1
+    free = _locked("free", request, text(WAITING), is_next)
     claimed = (
         update(IncomingEmail)
         .where(IncomingEmail.id == free.c.email_id)
@@ -105,25 +106,7 @@ def _claim() -> Select[Any]:
             started_at=func.now(),
             lease_until=func.now() + free.c.lease,
         )
-        .returning(
-            free.c.place,
-            free.c.worker,
-            *IncomingEmail.__table__.c["id", "attempt_number"],
-            # Another system's row may lack these.
-            func.coalesce(IncomingEmail.retry_count, 0).label("retry_count"),
-            func.coalesce(IncomingEmail.zendesk_ticket_id, "").label("ticket"),
-            IncomingEmail.__table__.c.comment_id,
-            is_listed().label("is_listed"),
-            IncomingEmail.looked_up_at.is_not(None).label("looked_up"),
-            func.coalesce(func.octet_length(cast(IncomingEmail.attachment_urls, Text)), 0).label("bytes"),
-            func.coalesce(
-                cast(func.extract("epoch", func.now() - IncomingEmail.received_at), Double), 0.0
-            ).label("age"),
-            func.coalesce(IncomingEmail.invocation_id, key_of_email()).label("invocation"),
-            IncomingEmail.reread,
-            cast(func.extract("epoch", func.now() - _queued_at()), Double).label("waited"),
-            IncomingEmail.raw_body.is_not(None).label("has_body"),
-        )
+        .returning(free.c.place, free.c.worker, *_claimed_columns())
         .cte("claimed")
     )
     begun = (
@@ -137,6 +120,27 @@ def _claim() -> Select[Any]:
     return select(claimed).add_cte(begun)
 
 
+def _claimed_columns() -> Iterator[ColumnElement[Any]]:
+    """Yield the columns of a claim, in the order of the fields of `Claim`."""
+    yield from IncomingEmail.__table__.c["id", "attempt_number"]
+    # A row of another system may lack these.
+    yield func.coalesce(IncomingEmail.retry_count, 0).label("retry_count")
+    yield func.coalesce(IncomingEmail.zendesk_ticket_id, "").label("ticket")
+    yield IncomingEmail.__table__.c.comment_id
+    yield is_listed().label("is_listed")
+    yield IncomingEmail.looked_up_at.is_not(None).label("looked_up")
+    yield func.coalesce(func.octet_length(cast(IncomingEmail.attachment_urls, Text)), 0).label("bytes")
+    yield func.coalesce(_seconds_since(IncomingEmail.received_at), 0.0).label("age")
+    yield func.coalesce(IncomingEmail.invocation_id, key_of_email()).label("invocation")
+    yield IncomingEmail.__table__.c.reread
+    yield _seconds_since(_queued_at()).label("waited")
+    yield IncomingEmail.raw_body.is_not(None).label("has_body")
+
+
+def _seconds_since(time: SQLCoreOperations[Any]) -> ColumnElement[float]:
+    return cast(func.extract("epoch", func.now() - time), Double)
+
+
 def _refuse() -> ReturningUpdate[int]:
     refusal = rows_of("refusal", REFUSAL)
     is_next = IncomingEmail.attempt_number == refusal.c.attempt_number - 1
@@ -146,26 +150,26 @@ def _refuse() -> ReturningUpdate[int]:
         .where(IncomingEmail.id == free.c.email_id)
         .values(
             processing_status="failed",
-            # Each end of a job has a number of its own: it is the version of the document.
+            # Each end of a job has its own number, which is the version of the document.
             attempt_number=free.c.attempt_number,
             completed_at=func.now(),
             error_code=free.c.error_code,
             error_host=free.c.error_host,
             processing_error=free.c.error,
-            **_sync(true(), free.c.sync_status),
+            **_start_sync(true(), free.c.sync_status),
         )
         .returning(free.c.place)
     )
 
 
 def _queued_at() -> ColumnElement[Any]:
-    """Give since when a job waits; of the time before this was noted, a first attempt has waited since the receipt."""
+    """Return since when a job waits; rows from before `queued_at` count from their receipt, for a first attempt."""
     before = case((IncomingEmail.attempt_number == 1, IncomingEmail.received_at), else_=func.now())
     return func.coalesce(IncomingEmail.queued_at, before, func.now())
 
 
 def _renew() -> ReturningUpdate[int, int]:
-    mine = _held(rows_of("attempt", ATTEMPT))
+    mine = _claimed(rows_of("attempt", ATTEMPT))
     return (
         update(IncomingEmail)
         .where(IncomingEmail.id == mine.c.email_id)
@@ -175,8 +179,9 @@ def _renew() -> ReturningUpdate[int, int]:
 
 
 def _settle() -> tuple[Select[Any], Select[Any]]:
+    """Build the statement that settles attempts, and the one that finds those settled in the same way already."""
     asked = rows_of("settlement", SETTLEMENT)
-    mine = _held(asked)
+    mine = _claimed(asked)
     is_queued = mine.c.status == "queued"
     left = (
         update(IncomingEmail)
@@ -185,7 +190,7 @@ def _settle() -> tuple[Select[Any], Select[Any]]:
             processing_status=mine.c.status,
             retry_count=func.coalesce(IncomingEmail.retry_count, 0)
             + case((mine.c.outcome == "released", 1), else_=0),
-            # A shutdown says nothing about the e-mail; any other end clears it of suspicion.
+            # A shutdown says nothing about the e-mail; after any other end it is no suspect.
             abandoned_count=case((mine.c.outcome == "handed_back", IncomingEmail.abandoned_count), else_=0),
             completed_at=case((mine.c.status != "queued", func.now())),
             due_at=case((is_queued, func.now() + mine.c.delay), else_=IncomingEmail.due_at),
@@ -194,7 +199,7 @@ def _settle() -> tuple[Select[Any], Select[Any]]:
             error_code=mine.c.error_code,
             error_host=mine.c.error_host,
             processing_error=mine.c.error,
-            **_sync(mine.c.status != "queued", mine.c.sync_status),
+            **_start_sync(mine.c.status != "queued", mine.c.sync_status),
         )
         .returning(mine.c.place, mine.c.outcome, *_LEFT)
         .cte("left")
@@ -204,8 +209,8 @@ def _settle() -> tuple[Select[Any], Select[Any]]:
     return _end_attempts(left), select(asked.c.place).join_from(asked, Attempt, attempt == wanted)
 
 
-def _sync(is_over: ColumnElement[bool], status: ColumnElement[str]) -> dict[str, ColumnElement[Any]]:
-    """Begin the sync of what is over, with a fresh budget; what is not over keeps the one that it has."""
+def _start_sync(has_ended: ColumnElement[bool], status: ColumnElement[str]) -> dict[str, ColumnElement[Any]]:
+    """Return columns that start the sync of a job that ends, with a fresh budget; other jobs keep their sync."""
     begun = {
         "sync_status": status,
         "sync_due_at": func.now(),
@@ -216,16 +221,16 @@ def _sync(is_over: ColumnElement[bool], status: ColumnElement[str]) -> dict[str,
         "sync_error_code": null(),
     }
     columns = IncomingEmail.__table__.c
-    return {name: case((is_over, value), else_=columns[name]) for name, value in begun.items()}
+    return {name: case((has_ended, value), else_=columns[name]) for name, value in begun.items()}
 
 
-def _held(attempts: TableValuedAlias) -> CTE:
+def _claimed(attempts: TableValuedAlias) -> CTE:
     is_mine = IncomingEmail.attempt_number == attempts.c.attempt_number
-    return _locked("held", attempts, text(PROCESSING), is_mine)
+    return _locked("mine", attempts, text(PROCESSING), is_mine)
 
 
 def _locked(name: str, attempts: TableValuedAlias, *guard: ColumnElement[bool] | TextClause) -> CTE:
-    """Lock the jobs that pass the guard, in order: so two batches do not wait for each other in a circle."""
+    """Lock the jobs that pass the guard, in the order of ids, so that two batches do not deadlock."""
     return (
         select(*attempts.c)
         .join_from(attempts, IncomingEmail, IncomingEmail.id == attempts.c.email_id)
@@ -237,7 +242,7 @@ def _locked(name: str, attempts: TableValuedAlias, *guard: ColumnElement[bool] |
 
 
 def _end_attempts(left: CTE) -> Select[Any]:
-    """Note how the attempts ended whose jobs were left; gives the first column of what was left."""
+    """Record the ends of the attempts whose jobs left the state; return the rows of `left`."""
     ended = (
         update(Attempt)
         .where(Attempt.email_id == left.c.id, Attempt.number == left.c.attempt_number)
@@ -253,7 +258,7 @@ def _end_attempts(left: CTE) -> Select[Any]:
     return select(left).add_cte(ended)
 
 
-# Made once: to make a statement takes longer than to run it.
+# Built once: building a statement takes longer than running it.
 CLAIM = _claim()
 REFUSE = _refuse()
 RENEW = _renew()

@@ -1,4 +1,4 @@
-"""Attempts: jobs are claimed, held by a lease, and left for another state; any number in one statement."""
+"""Attempts: jobs are claimed, their leases renewed, and their attempts settled; any number in one statement."""
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
@@ -27,10 +27,10 @@ from service.telemetry.metrics import TRANSITIONS
 
 SyncStatus = Literal["pending", "not_applicable"]
 
-# The state in which the end of an attempt leaves the job.
+# The state of the job after each outcome of an attempt.
 _STATES = {"completed": "completed", "failed": "failed", "released": "queued", "handed_back": "queued"}
 
-# So many attempts in a row may be abandoned before an e-mail fails; good neighbours of a bad one reach about half.
+# Abandoned attempts in a row after which a job fails; jobs beside one that ends workers reach about half of it.
 MOST_ABANDONED = 5
 
 _CLAIMED = TRANSITIONS.labels("processing", "claim")
@@ -49,7 +49,7 @@ _TAKEN_BACK = {status: TRANSITIONS.labels(status, "rescue") for status in ("queu
 
 @dataclass(frozen=True, slots=True)
 class ClaimRequest:
-    """A worker's wish for a job."""
+    """A worker's request for a job."""
 
     job: Job
     worker: str
@@ -58,14 +58,13 @@ class ClaimRequest:
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """A job that we hold for the length of a lease; `attempt_number` is the fence.
+    """A job that this process has claimed for the length of a lease; `attempt_number` is the fencing token.
 
-    With `reread` the attempt begins with reading the body again. `comment_id` is the comment that the webhook
-    named, or "" where it named none and has to be looked up. The webhook's own list of attachments has
-    `announced_bytes`; `is_listed` is False where it had none. `looked_up`: the files were looked up in Zendesk's
-    API before. `age` is in seconds, from when the webhook was received; `invocation` is what logs call it.
-    `waited` is in seconds, from when the job was due for this attempt. `has_body` is False where another system wrote
-    the row.
+    With `reread`, the attempt reparses the body first. `comment_id` is the comment that the webhook named, "" where the
+    files have to be looked up without one. `announced_bytes` is the size of the webhook's list of attachments, and
+    `is_listed` is False where it had none. `looked_up`: Zendesk's API was asked for the files before. `age` is in seconds
+    since the receipt of the webhook, `waited` in seconds since the job was due. `invocation` is the name in logs and
+    traces. `has_body` is False where another system wrote the row.
     """
 
     email_id: int
@@ -84,12 +83,12 @@ class Claim:
 
     @property
     def fencing_token(self) -> FencingToken:
-        """What the fence compares: the e-mail's id and the attempt's number."""
+        """Identify the claim by the id of the e-mail and the number of the attempt."""
         return self.email_id, self.attempt_number
 
 
 class Failure(NamedTuple):
-    """Why an attempt did not complete, as a stable code and in words, and which host had the file."""
+    """The reason why an attempt did not complete: a stable code, a message, and the host of the file."""
 
     code: str
     message: str
@@ -98,7 +97,7 @@ class Failure(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class ClaimRefusal:
-    """Why Postgres refuses to let a job be claimed, and where its sync begins."""
+    """A job whose claim Postgres refuses, the reason, and the new state of its sync."""
 
     job: Job
     failure: Failure
@@ -107,11 +106,10 @@ class ClaimRefusal:
 
 @dataclass(frozen=True, slots=True)
 class Settlement:
-    """How an attempt ends: its job is over, or is given back, due after `delay`.
+    """The end of an attempt: its job ends, or is queued again and due after `delay`.
 
-    To release it costs a retry. To hand it back does not: the worker shuts down, or what went wrong says nothing of
-    this e-mail. Where the job is over,
-    its sync begins, if there is to be one: in the same statement, so that nothing can come in between.
+    A release costs a retry. A hand-back does not: the worker shuts down, or the error says nothing about this e-mail. The
+    end of a job starts its sync in the same statement, so that nothing can happen in between.
     """
 
     claim: Claim
@@ -122,7 +120,7 @@ class Settlement:
 
 
 async def claim(conn: AsyncConnection, requests: Sequence[ClaimRequest]) -> list[Claim | None]:
-    """Begin the next attempts of jobs and record them; None where another message or worker was first."""
+    """Claim jobs and record their attempts; None where another message or worker was first."""
     rows = [(each.job.email_id, each.job.attempt_number, each.worker, each.lease) for each in requests]
     begun = await conn.execute(CLAIM, arrays_of(REQUEST, rows))
     claims = {place: Claim(*row) for place, _, *row in begun}
@@ -143,13 +141,13 @@ async def refuse(conn: AsyncConnection, refusals: Sequence[ClaimRefusal]) -> lis
 async def renew(
     conn: AsyncConnection, held: Collection[tuple[int, int]], lease: timedelta
 ) -> set[tuple[int, int]]:
-    """Lengthen the leases of a worker's claims (ids and attempt numbers); return those it still holds."""
+    """Renew the leases of claims, given as fencing tokens; return those that are still valid."""
     rows = await conn.execute(RENEW, {**arrays_of(ATTEMPT, list(held)), "lease": lease})
     return {(email_id, number) for email_id, number in rows}
 
 
 async def settle(conn: AsyncConnection, settlements: Sequence[Settlement]) -> list[bool]:
-    """End attempts; False where the claim was lost, but not where the attempt has ended in this way already."""
+    """Settle attempts; False where the claim is lost, True where the attempt was settled in this way before."""
     rows = [
         (
             *s.claim.fencing_token,
@@ -163,13 +161,13 @@ async def settle(conn: AsyncConnection, settlements: Sequence[Settlement]) -> li
     ]
     asked = arrays_of(SETTLEMENT, rows)
     done = set(await conn.scalars(SETTLE, asked))
-    if len(done) < len(settlements):  # of a commit whose answer was lost, the repetition comes here
+    if len(done) < len(settlements):  # this may repeat a commit whose confirmation was lost
         done |= set(await conn.scalars(SETTLED, asked))
-    held = [place in done for place in range(1, len(settlements) + 1)]
-    for settlement, was_held in zip(settlements, held, strict=True):
-        if was_held:
+    settled = [place in done for place in range(1, len(settlements) + 1)]
+    for settlement, is_settled in zip(settlements, settled, strict=True):
+        if is_settled:
             _LEFT[settlement.outcome].inc()
-    return held
+    return settled
 
 
 async def take_back(
@@ -179,10 +177,10 @@ async def take_back(
     sync_status: str = "not_applicable",
     most_abandoned: int = MOST_ABANDONED,
 ) -> int:
-    """Take back jobs whose lease ran out; fail those abandoned too often in a row. Returns how many there were.
+    """Take back abandoned jobs, whose lease expired; fail those abandoned too often in a row. Return their number.
 
-    An abandoned attempt costs no retry: the worker may have died of another job. A job that was abandoned once is
-    due at once, one that was abandoned more often within `spread` times the number of times before.
+    An abandoned attempt costs no retry: another job may have ended the worker. A job is due at once the first time, and
+    later after a random part of `spread` times the number of times before.
     """
     return await _take_back(conn, attempt_statements.take_back(most_abandoned, limit, spread, sync_status))
 
@@ -195,12 +193,12 @@ async def take_back_one(conn: AsyncConnection, email_id: int, spread: timedelta,
 
 
 async def expired(conn: AsyncConnection, limit: int) -> Sequence[int]:
-    """List jobs whose lease ran out."""
+    """Return the ids of jobs with an expired lease."""
     return (await conn.scalars(attempt_statements.expired(limit))).all()
 
 
 async def _take_back(conn: AsyncConnection, statement: Select[Any]) -> int:
-    rescued = [row.processing_status for row in await conn.execute(statement)]
-    for status in rescued:
+    taken_back = [row.processing_status for row in await conn.execute(statement)]
+    for status in taken_back:
         _TAKEN_BACK[status].inc()
-    return len(rescued)
+    return len(taken_back)

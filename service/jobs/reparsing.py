@@ -1,4 +1,4 @@
-"""Records whose bodies are read again: what there is to compare, and writing down what was learned."""
+"""Reparsing in Postgres: load stored requests with their columns, and update the record of a reparsed e-mail."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
@@ -41,7 +41,7 @@ FileColumns = Mapping[str, object]  # the columns ANNOUNCED
 
 
 class StoredRequest(NamedTuple):
-    """A request that is on record, and the columns that were read out of its body."""
+    """A stored request, and the columns that were read from its body."""
 
     email_id: int
     body: bytes
@@ -50,7 +50,7 @@ class StoredRequest(NamedTuple):
 
 
 class RecordChanges(NamedTuple):
-    """Columns by name, files in the place of others, new files (their positions count from 0), files to remove."""
+    """Changes of a record: columns, corrected files, added files (positions count from 0), positions to remove."""
 
     columns: Mapping[str, object]
     corrected: Sequence[FileColumns] = ()
@@ -59,7 +59,7 @@ class RecordChanges(NamedTuple):
 
 
 class ReparsedRecord(NamedTuple):
-    """What a claim has to know of an e-mail whose record was rewritten."""
+    """The columns of a reparsed e-mail that its claim needs."""
 
     ticket_id: str
     comment_id: str | None
@@ -69,7 +69,7 @@ class ReparsedRecord(NamedTuple):
 
 
 async def load(conn: AsyncConnection, email_ids: Sequence[int]) -> list[StoredRequest]:
-    """Load requests, in the order of their ids; those from before requests were kept are left out."""
+    """Load stored requests in the order of their ids; leave out e-mails without one."""
     theirs = IncomingEmail.id == func.any(literal(email_ids, ARRAY(BigInteger)))
     query = select(*_REQUEST, *_READ).where(theirs, IncomingEmail.raw_body.is_not(None))
     rows = (await conn.execute(query.order_by(IncomingEmail.id))).mappings()
@@ -82,12 +82,14 @@ async def load(conn: AsyncConnection, email_ids: Sequence[int]) -> list[StoredRe
     ]
 
 
-async def rewrite(conn: AsyncConnection, held: tuple[int, int], new: RecordChanges) -> ReparsedRecord | None:
-    """Change columns and files of an e-mail in one statement, and note that its body was read again.
+async def update_record(
+    conn: AsyncConnection, token: tuple[int, int], changes: RecordChanges
+) -> ReparsedRecord | None:
+    """Change columns and files of an e-mail in one statement, and mark it as reparsed.
 
-    None if the attempt holds the job no longer: then nothing is changed. A file that was stored once stays as it is.
+    Changes nothing and returns None where the attempt has lost its claim. Files that were ever stored stay as they are.
     """
-    email_id, attempt_number = held
+    email_id, attempt_number = token
     mine = (
         update(IncomingEmail)
         .where(
@@ -95,8 +97,8 @@ async def rewrite(conn: AsyncConnection, held: tuple[int, int], new: RecordChang
             IncomingEmail.attempt_number == attempt_number,
             text(PROCESSING),
         )
-        # What was looked up in Zendesk's API is looked up again, too: there may be more, under newer addresses.
-        .values(**new.columns, reread=False, looked_up_at=None)
+        # Zendesk's API is asked again, too: it may list more files, under newer addresses.
+        .values(**changes.columns, reread=False, looked_up_at=None)
         .returning(
             IncomingEmail.id,
             IncomingEmail.zendesk_ticket_id,
@@ -108,9 +110,9 @@ async def rewrite(conn: AsyncConnection, held: tuple[int, int], new: RecordChang
         .cte("mine")
     )
     parts = [
-        *([_correct(mine, new.corrected)] if new.corrected else ()),
-        *([_add(mine, new.added)] if new.added else ()),
-        *([_withdraw(mine, new.withdrawn)] if new.withdrawn else ()),
+        *([_correct(mine, changes.corrected)] if changes.corrected else ()),
+        *([_add(mine, changes.added)] if changes.added else ()),
+        *([_withdraw(mine, changes.withdrawn)] if changes.withdrawn else ()),
     ]
     query = select(*mine.c["zendesk_ticket_id", "comment_id", "is_listed", "looked_up", "bytes"]).add_cte(
         *parts

@@ -1,4 +1,4 @@
-"""The statements of attempts at a sync: what they may take, what they stamp, and in which order they lock."""
+"""The SQL statements of syncs: which rows they claim, what they write, and in which order they lock rows."""
 
 from typing import Any
 
@@ -35,7 +35,7 @@ _email = IncomingEmail.__table__.c
 
 
 def _leased(lease: ColumnElement[Any]) -> dict[str, Any]:
-    """Hold it; twice as long each time that nobody ended it, so that one which kills workers does so seldom."""
+    """Return the columns of a lease; it doubles with each unsettled attempt, so that a sync ends few workers."""
     return {
         "sync_due_at": func.now() + func.power(2, IncomingEmail.sync_unsettled) * lease,
         "sync_attempt_number": IncomingEmail.sync_attempt_number + 1,
@@ -59,7 +59,7 @@ def _claim() -> Select[Any]:
         select(*request.c)
         .join_from(request, IncomingEmail, IncomingEmail.id == request.c.email_id)
         .where(text(TO_SYNC), IncomingEmail.sync_due_at <= func.now())
-        .order_by(request.c.email_id)  # so that two batches do not wait for each other in a circle
+        .order_by(request.c.email_id)  # so that two batches do not deadlock
         .with_for_update(key_share=True, of=IncomingEmail)
         .cte("free")
     )
@@ -74,7 +74,7 @@ def _claim() -> Select[Any]:
 
 
 def _claim_due() -> Select[Any]:
-    """Take what is due; of suspects only those that nobody ended `unsettled` times in a row, and only `room` of them."""
+    """Claim due syncs; of suspects, at most `room` with exactly this number of `unsettled` attempts in a row."""
     due = (
         select(*_email["id", "sync_due_at", "sync_unsettled"])
         .where(text(TO_SYNC), IncomingEmail.sync_due_at <= func.now())
@@ -100,7 +100,7 @@ def _claim_due() -> Select[Any]:
 
 
 def _next_unsettled() -> Select[Any]:
-    """Ask of the suspect that is due for longest, among what `_claim_due` looks at, how often nobody ended it."""
+    """Return the unsettled attempts of the suspect that is due for longest, among the rows of `_claim_due`."""
     due = (
         select(*_email["sync_unsettled", "sync_due_at"])
         .where(text(TO_SYNC), IncomingEmail.sync_due_at <= func.now())
@@ -136,7 +136,7 @@ def _settle() -> Select[Any]:
         .where(IncomingEmail.id == mine.c.email_id)
         .values(
             sync_status=mine.c.status,
-            # Not one more than the row has: this may be repeated, and an attempt costs one retry.
+            # Counted from the claim, not from the row: this may be repeated, and an attempt costs one retry.
             sync_retry_count=mine.c.retry_count + case((mine.c.outcome == "released", 1), else_=0),
             sync_due_at=func.now() + mine.c.delay,
             sync_unsettled=0,
@@ -150,5 +150,5 @@ def _settle() -> Select[Any]:
     return select(left.c.place)
 
 
-# Made once: to make a statement takes longer than to run it.
+# Built once: building a statement takes longer than running it.
 CLAIM, CLAIM_DUE, NEXT_UNSETTLED, SETTLE = _claim(), _claim_due(), _next_unsettled(), _settle()

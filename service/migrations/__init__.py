@@ -1,1 +1,1 @@
-"""The migrations of the database, which alembic runs, and what a database's revision means to this program."""
+"""The migrations of the database, run by Alembic, and the meaning of a database's revision to this program."""

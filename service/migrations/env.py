@@ -33,7 +33,7 @@ PATIENCE_SECONDS = 60
 LOCK_NOT_AVAILABLE, DEADLOCK_DETECTED, READ_ONLY = "55P03", "40P01", "25006"
 
 # The oldest transaction that uses our tables; of other users, Postgres may show only the pid.
-IN_THE_WAY = text("""
+BLOCKING_SESSION = text("""
     SELECT concat_ws(
         ' ', 'session', pid, '(' || coalesce(nullif(application_name, ''), backend_type) || ')',
         'uses', relation::regclass,
@@ -44,16 +44,18 @@ IN_THE_WAY = text("""
     AND database = (SELECT oid FROM pg_database WHERE datname = current_database())
     ORDER BY xact_start, pid LIMIT 1
 """)
-# The advisory lock and the limits belong to a session, which PgBouncer may change after each transaction.
+# The advisory lock and the limits belong to a session, and PgBouncer may change it after each transaction.
 POOLED = (
-    "DATABASE_URL: is a pooler's, migrations need that of Postgres itself"
-    " (where each connection keeps a session of its own: alembic -x pooled=yes upgrade head)"
+    "DATABASE_URL: leads to a pooler, migrations need Postgres itself"
+    " (if each connection keeps a session of its own: alembic -x pooled=yes upgrade head)"
 )
 WRITABLE = (
-    "DATABASE_URL: this Postgres accepts no writes: let it lead to the primary, or name all servers in it and add"
+    "DATABASE_URL: this Postgres accepts no writes: point it to the primary, or name all servers in it and add"
     " target_session_attrs=read-write"
 )
-EXISTING = text("SELECT name FROM unnest(CAST(:tables AS text[])) name WHERE to_regclass(name) IS NOT NULL")
+EXISTING_TABLES = text(
+    "SELECT name FROM unnest(CAST(:tables AS text[])) name WHERE to_regclass(name) IS NOT NULL"
+)
 
 
 def migrate(connection: Connection) -> None:
@@ -62,7 +64,7 @@ def migrate(connection: Connection) -> None:
         context.run_migrations()
 
 
-def bound(connection: Connection) -> None:
+def set_limits(connection: Connection) -> None:
     """Bound the wait for a lock, because the service queues behind it, and the statements that would keep such a lock.
 
     SET LOCAL has no effect outside a transaction, and so none on CREATE INDEX CONCURRENTLY: that waits for
@@ -72,7 +74,7 @@ def bound(connection: Connection) -> None:
     connection.exec_driver_sql(f"SET LOCAL statement_timeout = '{STATEMENT_SECONDS}s'")
 
 
-async def take_turn(connection: AsyncConnection) -> None:
+async def acquire_migration_lock(connection: AsyncConnection) -> None:
     """Poll for the advisory lock: CREATE INDEX CONCURRENTLY would wait for a statement that waits for the lock."""
     said = False
     while not await connection.scalar(select(func.pg_try_advisory_lock(MIGRATION_LOCK))):
@@ -84,7 +86,7 @@ async def take_turn(connection: AsyncConnection) -> None:
     await connection.commit()
 
 
-async def is_for_us(connection: AsyncConnection) -> bool:
+async def may_migrate(connection: AsyncConnection) -> bool:
     """Say whether migrations may be needed; exit if the database is not one that this program can migrate."""
     words = getattr(context.config.cmd_opts, "cmd", [None])[0]  # None if `holdfast migrate` runs this
     command = getattr(words, "__name__", "upgrade")
@@ -96,7 +98,7 @@ async def is_for_us(connection: AsyncConnection) -> bool:
         raise SettingsError(WRITABLE) from exc
     standing = await revisions.look(connection)
     await connection.commit()
-    if command == "stamp" or not standing.is_hindered:
+    if command == "stamp" or not standing.is_blocked:
         return True
     say(f"{standing}.")
     if standing.kind == "newer" and command == "upgrade":
@@ -104,7 +106,7 @@ async def is_for_us(connection: AsyncConnection) -> bool:
     sys.exit(1)
 
 
-async def migrate_patiently(connection: AsyncConnection, patience: float) -> None:
+async def migrate_with_retries(connection: AsyncConnection, patience: float) -> None:
     """Retry while another session holds a lock that we need; finished migrations do not run again."""
     for pause in pauses(patience):
         try:
@@ -115,11 +117,11 @@ async def migrate_patiently(connection: AsyncConnection, patience: float) -> Non
             await connection.rollback()
         else:
             return
-        busy = await connection.scalar(IN_THE_WAY, {"tables": [*TABLES.tables]})
+        busy = await connection.scalar(BLOCKING_SESSION, {"tables": [*TABLES.tables]})
         await connection.commit()
-        say(f"A lock is not to be had: {busy or 'somebody had it'}. Trying again in {pause:g} s.")
+        say(f"Waiting for a lock: {busy or 'another session held it'}. Trying again in {pause:g} s.")
         await asyncio.sleep(pause)
-        await send_vacuum_away(connection)
+        await end_autovacuum(connection)
     await connection.run_sync(migrate)
 
 
@@ -132,14 +134,14 @@ def pauses(patience: float) -> Iterator[float]:
         pause = min(2 * pause, 5)
 
 
-async def send_vacuum_away(connection: AsyncConnection) -> None:
+async def end_autovacuum(connection: AsyncConnection) -> None:
     """End an autovacuum: it only yields to a session that has waited for a second (deadlock_timeout).
 
     No writer waits behind this lock.
     """
     with suppress(DBAPIError):
         async with connection.begin():
-            tables = await connection.scalars(EXISTING, {"tables": [*TABLES.tables]})
+            tables = await connection.scalars(EXISTING_TABLES, {"tables": [*TABLES.tables]})
             await connection.exec_driver_sql("SET LOCAL lock_timeout = '3s'")
             await connection.exec_driver_sql(f"LOCK TABLE {', '.join(tables)} IN SHARE UPDATE EXCLUSIVE MODE")
 
@@ -153,7 +155,7 @@ async def main() -> None:
     )
     async with AsyncExitStack() as stack:
         stack.push_async_callback(engine.dispose)
-        connection = await connect_patiently(engine)
+        connection = await connect_when_possible(engine)
         stack.push_async_callback(connection.close)
         if await is_pooled(connection) and read_option("pooled", "no") != "yes":
             raise SettingsError(POOLED)
@@ -161,15 +163,15 @@ async def main() -> None:
         # A role may have limits of its own, and an index built beside writers may take longer.
         for limit in ("lock_timeout", "statement_timeout"):
             await connection.exec_driver_sql(f"SET {limit} = 0")
-        await take_turn(connection)
-        if not await is_for_us(connection):
+        await acquire_migration_lock(connection)
+        if not await may_migrate(connection):
             return
-        event.listen(connection.sync_connection, "begin", bound)
-        await migrate_patiently(connection, patience)
+        event.listen(connection.sync_connection, "begin", set_limits)
+        await migrate_with_retries(connection, patience)
         await connection.commit()
 
 
-async def connect_patiently(engine: AsyncEngine) -> AsyncConnection:
+async def connect_when_possible(engine: AsyncEngine) -> AsyncConnection:
     """Connect; wait up to SLOT_SECONDS while too many connections are open."""
     async with asyncio.timeout(CONNECT_SECONDS):
         connecting = asyncio.create_task(engine.connect().start())
@@ -218,10 +220,10 @@ except SettingsError as exc:
 except TooManyConnections as exc:
     end(str(exc), 1)
 except TimeoutError:
-    end("Postgres cannot be reached, or did not end a statement in ten minutes (look at DATABASE_URL)", 1)
+    end("Postgres cannot be reached, or did not end a statement in ten minutes (check DATABASE_URL)", 1)
 except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError) as exc:
     why = reason_of(exc)
-    end(f"Postgres cannot be reached: {why}" + ("" if " " in why else f": {exc} (look at DATABASE_URL)"), 1)
+    end(f"Postgres cannot be reached: {why}" + ("" if " " in why else f": {exc} (check DATABASE_URL)"), 1)
 except SQLAlchemyError as exc:
     reason, statement = getattr(exc, "orig", None), getattr(exc, "statement", None)
     end(f"Postgres refused: {reason or exc}" + (f" (in: {statement})" if statement else ""), 1)

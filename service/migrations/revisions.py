@@ -1,4 +1,4 @@
-"""What a database's Alembic revision means to this program, and the list of its migrations."""
+"""The meaning of a database's Alembic revision to this program, and the list of its migrations."""
 
 import asyncio
 import re
@@ -26,12 +26,12 @@ _COLUMNS = text("""
     AND attnum > 0 AND NOT attisdropped
 """)
 _NEWEST = "deploy the newest version of Holdfast again, or restore a backup that is as old as this version"
-_TAKE_OVER = "`holdfast takeover --plan` says what it takes to take it over"
-_OWN_DATABASE = "let DATABASE_URL lead to a database of Holdfast's own"
+_TAKE_OVER = "`holdfast takeover --plan` lists the steps to take it over"
+_OWN_DATABASE = "point DATABASE_URL to a database of Holdfast's own"
 
 
 @dataclass(frozen=True, slots=True)
-class Standing:
+class DatabaseState:
     """The state of a database for this program; `found` and `advice` are sentences for people.
 
     `newer`: a later version of Holdfast migrated it, and this version works with it, as after a rollback.
@@ -52,7 +52,7 @@ class Standing:
         return self.kind in {"behind", "current"}
 
     @property
-    def is_hindered(self) -> bool:
+    def is_blocked(self) -> bool:
         """Say whether migrations cannot run."""
         return not self.is_ours and self.kind != "empty"
 
@@ -68,7 +68,7 @@ def config() -> Config:
     return config
 
 
-async def look(connection: AsyncConnection) -> Standing:
+async def look(connection: AsyncConnection) -> DatabaseState:
     """Compare the database's revision and columns with this program's; changes nothing."""
     revisions: Sequence[str] = ()
     if await connection.scalar(_HAS_REVISIONS):
@@ -79,7 +79,7 @@ async def look(connection: AsyncConnection) -> Standing:
     return judge(revisions, [column for column in needed if column not in there], known)
 
 
-def judge(revisions: Sequence[str], lacking: Sequence[str], known: Mapping[str, str]) -> Standing:
+def judge(revisions: Sequence[str], lacking: Sequence[str], known: Mapping[str, str]) -> DatabaseState:
     """Judge a database by its revisions and missing columns; `known` maps our revisions, oldest first, to names.
 
     `lacking` are columns that the program needs and the database lacks. A database is newer only if its
@@ -94,21 +94,23 @@ def judge(revisions: Sequence[str], lacking: Sequence[str], known: Mapping[str, 
     if not foreign and (revisions or has_attempts or not has_emails):
         missing = [known[each] for each in _after(max(revisions, key=ours.index, default=None), ours)]
         if not missing:
-            return Standing("current", "all were run", "", name)
+            return DatabaseState("current", "all were run", "", name)
         kind: Literal["empty", "behind"] = "behind" if has_emails else "empty"
         found = f"{len(missing)} not run, the next is {missing[0]}"
-        return Standing(kind, found, "run `holdfast migrate`", name, missing)
+        return DatabaseState(kind, found, "run `holdfast migrate`", name, missing)
     if has_attempts and all(_OURS.match(each) and each[:13] > ours[-1] for each in foreign):
         found = f"the database is newer ({name}) than this program ({ours[-1]})"
         if lacking:
-            return Standing("too_new", f"{found} and has no {lacking[0]}, which this needs", _NEWEST, name)
-        return Standing("newer", found, "nothing to migrate, and this version works with it", name)
+            return DatabaseState(
+                "too_new", f"{found} and has no {lacking[0]}, which this program needs", _NEWEST, name
+            )
+        return DatabaseState("newer", found, "nothing to migrate, and this version works with it", name)
     named = f"Alembic revision {name}" if name else "no Alembic revision"
     if has_emails:
         found = f"the table incoming_emails is another system's ({named})"
-        return Standing("other_system", found, _TAKE_OVER, name)
+        return DatabaseState("other_system", found, _TAKE_OVER, name)
     found = f"the database is another program's ({named}, and no table incoming_emails)"
-    return Standing("other_program", found, _OWN_DATABASE, name)
+    return DatabaseState("other_program", found, _OWN_DATABASE, name)
 
 
 def migrations_after(revision: str) -> Sequence[str]:

@@ -1,1 +1,1 @@
-"""Work that a person starts: retry one e-mail or many, sync again, reparse, sign out."""
+"""Operations that a person starts: retry an e-mail or many, or their syncs; reparse; sign out."""

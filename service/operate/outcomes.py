@@ -1,6 +1,6 @@
-"""Note what became of the e-mails of bulk retries: some at a time, by any worker.
+"""Record the outcomes of the e-mails of bulk retries, in steps that any worker takes.
 
-An e-mail counts as it was when it was first seen to have ended; a later retry of it changes nothing there.
+The first end of an e-mail after its retry counts; a later retry changes nothing there.
 """
 
 import asyncio
@@ -11,58 +11,57 @@ from sqlalchemy import BigInteger, DateTime, Interval, TextClause, bindparam, te
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from service.errors import Transient
-from service.postgres.engine import run
 from service.postgres.operation_tables import NO_OUTCOME, UNSETTLED
 from service.resources import Resources
 
-# E-mails that one step looks at.
+# E-mails of one step.
 BATCH = 2_000
-# A worker that took a step has so long for it; then another worker takes it.
+# After this time another worker may claim the same step.
 STEP_LEASE = timedelta(seconds=30)
-# The pause after a step that found nothing new, or that was the last of a round.
+# The pause after a step without news, or after the last step of a round.
 ROUND = timedelta(seconds=1)
-LOOK_SECONDS = 1.0
+PAUSE_SECONDS = 1.0
 SOON_SECONDS = 0.05
 
 log = structlog.get_logger()
 
 
 async def step(res: Resources) -> bool:
-    """Look at some e-mails of the bulk retry that is due; False where none is."""
-    return await run(res.engine, res.settings.database_seconds, _step)
+    """Examine some e-mails of a bulk retry that is due; return whether there was one."""
+    return await res.run(_step)
 
 
 async def step_for_ever(res: Resources) -> None:
-    """Take steps as they fall due, until cancelled."""
-    pause = LOOK_SECONDS
+    """Take due steps, until cancelled."""
+    pause = PAUSE_SECONDS
     while True:
         await asyncio.sleep(pause)
         try:
-            pause = SOON_SECONDS if await step(res) else LOOK_SECONDS
+            pause = SOON_SECONDS if await step(res) else PAUSE_SECONDS
         except Transient as exc:
-            log.warning("bulk_retry_not_looked_at", code=exc.code)
-            pause = LOOK_SECONDS
+            log.warning("bulk_retry_outcomes_failed", code=exc.code)
+            pause = PAUSE_SECONDS
 
 
 async def _step(conn: AsyncConnection) -> bool:
-    taken = (await conn.execute(_TAKE, {"patience": STEP_LEASE})).one_or_none()
-    if taken is None:
+    claimed = (await conn.execute(_CLAIM, {"lease": STEP_LEASE})).one_or_none()
+    if claimed is None:
         return False
-    here = {"bulk": taken.id, "place": taken.look_place, "until": taken.look_at, "round": ROUND}
-    await conn.execute(_LOOK[taken.what], here)
+    here = {"bulk": claimed.id, "place": claimed.look_place, "until": claimed.look_at, "round": ROUND}
+    await conn.execute(_RECORD[claimed.what], here)
     return True
 
 
-_TAKE = text(f"""
-UPDATE bulk_retries SET look_at = now() + :patience
+_CLAIM = text(f"""
+UPDATE bulk_retries SET look_at = now() + :lease
 WHERE id = (
     SELECT id FROM bulk_retries WHERE {UNSETTLED} AND look_at <= now()
     ORDER BY look_at LIMIT 1 FOR UPDATE SKIP LOCKED
 )
 RETURNING id, what, look_place, look_at
-""").bindparams(bindparam("patience", type_=Interval()))  # noqa: S608 words of ours
+""").bindparams(bindparam("lease", type_=Interval()))  # noqa: S608 constants of ours
 
-# The state of an e-mail tells how its newest retry ended. Where another one began since, how this one ended is unknown.
+# The state of an e-mail gives the outcome of its newest retry. If a later one began, the outcome of this one is unknown.
 _STATES = {
     "job": """CASE
         WHEN email.id IS NULL OR EXISTS (
@@ -72,7 +71,7 @@ _STATES = {
         WHEN email.processing_status = 'completed' THEN 'repaired'
         WHEN email.processing_status = 'failed' THEN 'failed_again'
     END""",
-    # What waited for a target that was taken away is `not_applicable`: it was not synced.
+    # A sync whose target was removed is `not_applicable`: it was not synced.
     "sync": """CASE
         WHEN email.id IS NULL OR EXISTS (
             SELECT FROM operator_actions AS later WHERE later.email_id = open.email_id AND later.id > open.id
@@ -84,11 +83,11 @@ _STATES = {
 }
 
 
-def _look(state: str) -> TextClause:
-    """Make the statement of a step: look at the next e-mails, note their outcomes, count them.
+def _record(state: str) -> TextClause:
+    """Build the statement of a step: record and count the outcomes of the next e-mails.
 
-    `look_at` is the fence: a worker that was too slow finds another time there. The status of the retry is that of the
-    snapshot, which has all e-mails that were queued before it was set.
+    `look_at` is the fencing token: a worker that was too slow finds another time there. The statement reads the status of
+    the bulk retry from its snapshot, and so it sees all e-mails that were queued before that status was set.
     """
     return text(f"""
 WITH mine AS (
@@ -122,7 +121,7 @@ UPDATE bulk_retries AS bulk SET repaired = bulk.repaired + counted.repaired,
     look_at = CASE WHEN is_full AND noted > 0 THEN now() ELSE now() + :round END,
     settled_at = CASE WHEN is_over THEN now() END
 FROM mine, counted, over WHERE bulk.id = mine.id
-""").bindparams(  # noqa: S608 words of ours
+""").bindparams(  # noqa: S608 constants of ours
         bindparam("bulk", type_=BigInteger()),
         bindparam("place", type_=BigInteger()),
         bindparam("until", type_=DateTime(timezone=True)),
@@ -130,4 +129,4 @@ FROM mine, counted, over WHERE bulk.id = mine.id
     )
 
 
-_LOOK = {what: _look(state) for what, state in _STATES.items()}
+_RECORD = {what: _record(state) for what, state in _STATES.items()}

@@ -4,12 +4,13 @@ import structlog
 
 from service.errors import Rejected
 from service.jobs import retries
+from service.jobs.retries import FINISHED_STATES
 from service.postgres.engine import connect
 from service.postgres.selection import What
 from service.resources import Resources
 
 _EVENTS = {"job": "email_retried", "sync": "sync_retried"}
-_FOLLOWS = {"job": "it will be processed anyway", "sync": "it is synced when that is over"}
+_NOT_FINISHED = {"job": "only finished e-mails can be retried", "sync": "it is synced when its job ends"}
 
 log = structlog.get_logger()
 
@@ -30,7 +31,15 @@ async def retry(res: Resources, email_id: int, actor: str, what: What = "job") -
     elif status is None:
         raise Rejected(404, "email_not_found", f"There is no e-mail {email_id}.")
     else:
-        raise Rejected(409, "not_finished", f"E-mail {email_id} is {status}: {_FOLLOWS[what]}.")
+        raise Rejected(409, "not_finished", f"E-mail {email_id} is {status}: {_NOT_FINISHED[what]}.")
+
+
+def check_finished(status: str | None) -> None:
+    """Raise Rejected (422) for a filter by a status that is not finished; None is any status."""
+    if status not in {None, *FINISHED_STATES}:
+        raise Rejected(
+            422, "not_finished", f"E-mails that are {status} cannot be retried: their jobs run anyway."
+        )
 
 
 def check_has_target(res: Resources) -> None:

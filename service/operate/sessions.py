@@ -1,6 +1,6 @@
-"""Sessions of browsers that were ended: a signed cookie alone cannot tell.
+"""Ended sessions of browsers, which a signed cookie alone cannot tell.
 
-A row is kept only as long as its cookie would still be good.
+A row is kept as long as its cookie would be valid.
 """
 
 from datetime import timedelta
@@ -18,16 +18,16 @@ MARGIN = timedelta(hours=1)
 
 
 async def end(engine: AsyncEngine, session_id: str) -> None:
-    """End a session in all web processes at once; to repeat it changes nothing."""
-    known = insert(EndedSession).values(id=session_id).on_conflict_do_nothing()
+    """End a session in all web processes at once; safe to repeat."""
+    ended = insert(EndedSession).values(id=session_id).on_conflict_do_nothing()
     old = delete(EndedSession).where(EndedSession.ended_at < func.now() - (LIFETIME + MARGIN))
     async with connect(engine) as conn:
-        await conn.execute(known)
+        await conn.execute(ended)
         await conn.execute(old)
 
 
 async def has_ended(engine: AsyncEngine, session_id: str) -> bool:
-    """Tell whether somebody signed out of it."""
+    """Return whether the browser signed out of this session."""
     query = select(exists().where(EndedSession.id == session_id))
     async with connect(engine) as conn:
         return bool(await conn.scalar(query))

@@ -25,10 +25,10 @@ def parse(address: str) -> URL:
     """Parse the address of a file; raises Permanent("bad_url")."""
     if not address.strip():
         unknown = "the webhook announces this file without an address, and Zendesk does not list it"
-        raise Permanent("bad_url", f"{unknown}: look into the ticket, then retry")
+        raise Permanent("bad_url", f"{unknown}: check the ticket, then retry")
     parsed = _absolute(URL(), address.strip())
     if parsed is None:
-        raise Permanent("bad_url", "the attachment's address is no URL")
+        raise Permanent("bad_url", "the attachment's address is not a URL")
     return parsed
 
 
@@ -36,7 +36,7 @@ def redirected(hop: URL, location: str) -> URL:
     """Return the target of a redirect; raises Transient and Permanent."""
     target = _absolute(hop, location) if location else None
     if target is None:
-        raise Transient("bad_response", f"{hop.raw_host} redirects to something that is no URL")
+        raise Transient("bad_response", f"{hop.raw_host} redirects to an invalid URL")
     if hop.scheme == "https" != target.scheme:
         raise Permanent("address_refused", f"{hop.raw_host} redirects from https to {target.scheme}")
     return target

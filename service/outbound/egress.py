@@ -59,7 +59,7 @@ class Egress:
             host = url.raw_host or ""
             reason = self._why_not(url, host.lower())
         except ValueError:  # yarl splits host and port on first access
-            host, reason = "", "it has no host and port that one could read"
+            host, reason = "", "its host or port is invalid"
         if reason:
             raise Permanent("address_refused", f"the address at {host[:255]!r} is refused: {reason}")
 
@@ -90,7 +90,7 @@ class Egress:
         if url.scheme not in (_PORTS if self.private_networks else {"https"}):
             return "the scheme is not https"
         if "@" in url.raw_authority:
-            return "it carries a user name or password"
+            return "it contains a user name or password"
         if not self._is_allowed(host):
             return "the host is not among DOWNLOAD_HOSTS"
         if url.port != _PORTS[url.scheme] and not self.private_networks:

@@ -17,7 +17,7 @@ from service.outbound.decoding import codings_of
 _FILE_NAME = re.compile(r"filename\*?\s*=\s*(?:[\w-]+'[^']*')?\"?([^\";]+)", re.IGNORECASE)
 _REFUSALS = {
     401: ("unauthorized", "check the Zendesk credentials"),
-    403: ("forbidden", "the credentials do not reach this file, or it was flagged as malware"),
+    403: ("forbidden", "the credentials do not allow this file, or it was flagged as malware"),
     404: ("not_found", "the file is not there, or its address has expired"),
     410: ("attachment_gone", "the file was deleted"),
 }
@@ -34,7 +34,7 @@ _PAGE = re.compile(
     rb"<(?:!doctype\s+html|html|head|body|title|meta|script|input|h1|h2|style)\b",
     re.IGNORECASE | re.DOTALL,
 )
-# HTML of an office program, which it saves as .xls or .doc.
+# HTML of an office program, saved as .xls or .doc.
 _OFFICE = re.compile(rb"schemas-microsoft-com:office", re.IGNORECASE)
 _SIGN_IN = re.compile(
     rb"""type=["']?password|/access/|/auth/v\d+|/hc/[\w-]*/?signin|sign[ _-]?in\b|log[ _-]?in\b|einloggen|anmelden""",
@@ -87,7 +87,7 @@ def check_headers(response: ClientResponse, expected: Expected, limits: Limits) 
 
 def codings(response: ClientResponse, expected: Expected) -> list[str]:
     """Return the content codings to decode; raises Permanent."""
-    # As many bytes as announced: this is the file itself, whatever a header says.
+    # As many bytes as announced: this is the file itself, even if a header names a coding.
     if expected.size is not None and response.content_length == expected.size:
         return []
     name = expected.file_name or max(_names(response), key=len)
@@ -95,7 +95,7 @@ def codings(response: ClientResponse, expected: Expected) -> list[str]:
 
 
 def check_head(response: ClientResponse, expected: Expected, head: bytes, *, of_account: bool) -> None:
-    """Raise Permanent for Zendesk's sign-in page, which comes with a 200; for responses without a redirect.
+    """Raise Permanent for Zendesk's sign-in page, sent with a 200; for responses without a redirect.
 
     The account answers an authorised request with a redirect to its CDN. A page without the redirect is not
     the file, unless a page was announced and this is no sign-in page of the account.
@@ -128,7 +128,7 @@ def _is_refusal(text: bytes, content_type: str, expected: Expected) -> bool:
 def sign_in_page(url: URL) -> Permanent:
     return Permanent(
         "sign_in_page",
-        f"{url.raw_host} wants a sign-in instead of sending the file: check the Zendesk credentials",
+        f"{url.raw_host} asks for a sign-in instead of sending the file: check the Zendesk credentials",
     )
 
 
@@ -142,20 +142,20 @@ def check_size(response: ClientResponse, expected: Expected, received: int) -> N
         if _is_redacted(response):
             raise _redacted()
         if expected.size is None and not expected.may_be_empty:
-            raise Transient("empty_answer", f"{response.url.raw_host} answered with nothing")
+            raise Transient("empty_answer", f"{response.url.raw_host} sent an empty response")
     if expected.size in {None, received}:
         return
-    message = f"{response.url.raw_host} sent {received} bytes, announced were {expected.size}"
+    message = f"{response.url.raw_host} sent {received} bytes instead of the announced {expected.size}"
     framed = "Content-Length" in response.headers or "Transfer-Encoding" in response.headers
     if received < (expected.size or 0) and not framed:
         raise Transient(
             "connection_lost", message
-        )  # the server ended it by closing the connection, which looks like a lost one
+        )  # the server ended it by closing the connection, just as a lost connection ends
     raise Permanent("size_mismatch", message)
 
 
 def _is_redacted(response: ClientResponse) -> bool:
-    """Say whether the file has Zendesk's name for a removed file, which is empty; a sender's file of that name is not."""
+    """Say whether the file has Zendesk's name for a removed file; that one is empty, and a sender's own is not."""
     return _REDACTED in _names(response)
 
 
@@ -179,22 +179,22 @@ def _names(response: ClientResponse) -> set[str]:
 
 _FAILURES: tuple[tuple[type[BaseException], str, str], ...] = (  # the first match counts
     (aiohttp.ClientConnectorDNSError, "dns_failed", "the name does not resolve"),
-    (UnicodeError, "dns_failed", "no name server can be asked for such a name"),
+    (UnicodeError, "dns_failed", "no name server can resolve such a name"),
     (aiohttp.ClientSSLError, "tls_failed", "no secure connection"),
     (ssl.SSLError, "tls_failed", "no secure connection"),
     (aiohttp.ConnectionTimeoutError, "connection_failed", "no connection in time"),
     (aiohttp.ClientConnectorError, "connection_failed", "no connection"),
-    (aiohttp.SocketTimeoutError, "download_stalled", "nothing came for longer than DOWNLOAD_STALL_SECONDS"),
+    (aiohttp.SocketTimeoutError, "download_stalled", "no bytes for longer than DOWNLOAD_STALL_SECONDS"),
     (TimeoutError, "download_timeout", "not done within DOWNLOAD_SECONDS"),
-    (aiohttp.ClientPayloadError, "connection_lost", "the file broke off"),
+    (aiohttp.ClientPayloadError, "connection_lost", "the connection broke within the file"),
     (OSError, "connection_lost", "the connection broke"),
     (aiohttp.ClientConnectionError, "connection_lost", "the connection broke"),
-    (Exception, "bad_response", "what it answered is not HTTP as we know it"),
+    (Exception, "bad_response", "its answer is not valid HTTP"),
 )
 
 
 def translate(exc: Exception, hop: URL) -> HoldfastError:
-    """Translate an error at this hop; aiohttp's text contains the whole address, which may hold a token."""
+    """Translate an error at this hop; aiohttp's text contains the whole address, and perhaps a token in it."""
     refusal = getattr(exc, "os_error", None)
     if isinstance(refusal, Permanent):
         return Permanent(refusal.code, f"{hop.raw_host} {refusal.message}")

@@ -42,7 +42,7 @@ async def post(
 ) -> PostResponse:
     """Post `body` and return the response; redirects are not followed.
 
-    Raises Transient, which never shows the address: it may be a secret.
+    Raises Transient without the address in its message: the address may be a secret.
     """
     return await _ask(session, "POST", url, data=body, headers=headers)
 
@@ -71,7 +71,7 @@ async def _ask(session: aiohttp.ClientSession, method: str, url: str, **more: An
         async with session.request(method, URL(url), allow_redirects=False, **more) as response:
             return PostResponse(response.status, asked_for(response.headers.get("Retry-After", "")))
     except (aiohttp.ClientSSLError, ssl.SSLError):
-        raise Transient("tls_failed", "no secure connection: look at its certificate") from None
+        raise Transient("tls_failed", "no secure connection: check its certificate") from None
     except TimeoutError:
         limit = session.timeout.total or 0
         raise Transient("receiver_slow", f"no answer within {limit:g} s") from None

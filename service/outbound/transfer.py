@@ -179,14 +179,14 @@ class _Transfer:
         self.egress.check_url(hop)
         header = await self.access.header(hop)
         response = await self._send(hop, header)
-        if header is not None and await self._may_do_better(response, header):
+        if header is not None and await self._is_replaced(response, header):
             response = await self._send(hop, await self.access.header(hop))
             if response.status == 401:
                 response.release()
-                raise Transient("unauthorized", f"{hop.raw_host} refuses one access token after the other")
+                raise Transient("unauthorized", f"{hop.raw_host} refuses one access token after another")
         return response
 
-    async def _may_do_better(self, response: aiohttp.ClientResponse, header: str) -> bool:
+    async def _is_replaced(self, response: aiohttp.ClientResponse, header: str) -> bool:
         try:
             better = await self.access.answered(header, response.status)
         except BaseException:

@@ -1,4 +1,4 @@
-"""The tables of alerts: what is wrong, each delivery to a channel, and the state that all watchers share."""
+"""The tables of alerts: the alerts, their deliveries to channels, and the state that all watchers share."""
 
 from datetime import datetime
 

@@ -9,6 +9,7 @@ from typing import Any, Generic, TypeVar
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from service.errors import Permanent, Transient
+from service.postgres.engine import insist
 from service.telemetry.metrics import BATCHES
 
 T = TypeVar("T")
@@ -35,31 +36,35 @@ class Batcher:
 
     def __init__(self, run: Run) -> None:
         self._run = run
-        self._lines: dict[Statement[Any, Any], _Line[Any, Any]] = {}
+        self._queues: dict[Statement[Any, Any], _Queue[Any, Any]] = {}
 
     async def __call__(self, statement: Statement[T, R], item: T, size: int = 0) -> R:
         """Wait for the result; `size` is the item's size in bytes."""
-        return await self._line(statement).join(item, size)
+        return await self._queue(statement).add(item, size)
+
+    async def insist(self, statement: Statement[T, R], item: T, size: int = 0) -> R:
+        """Wait for the result, and repeat the call while Postgres is away; raises as `engine.insist` does."""
+        return await insist(lambda: self(statement, item, size))
 
     def is_full(self, statement: Statement[Any, Any]) -> bool:
         """Say whether another caller would be refused."""
-        return self._line(statement).is_full
+        return self._queue(statement).is_full
 
     async def close(self, seconds: float) -> None:
         """Wait this long for running batches, then cancel them."""
-        if tasks := {task for line in self._lines.values() for task in line.tasks}:
+        if tasks := {task for queue in self._queues.values() for task in queue.tasks}:
             _, late = await asyncio.wait(tasks, timeout=seconds)
             for task in late:
                 task.cancel()
 
-    def _line(self, statement: Statement[T, R]) -> "_Line[T, R]":
-        if statement not in self._lines:
+    def _queue(self, statement: Statement[T, R]) -> "_Queue[T, R]":
+        if statement not in self._queues:
             observe = BATCHES.labels(getattr(statement, "__name__", "other")).observe
-            self._lines[statement] = _Line(lambda items: self._run(statement, items), observe)
-        return self._lines[statement]
+            self._queues[statement] = _Queue(lambda items: self._run(statement, items), observe)
+        return self._queues[statement]
 
 
-class _Line(Generic[T, R]):
+class _Queue(Generic[T, R]):
     """The callers that wait for one kind of statement."""
 
     def __init__(
@@ -74,9 +79,9 @@ class _Line(Generic[T, R]):
     def is_full(self) -> bool:
         return len(self._waiting) >= MOST_WAITING
 
-    def join(self, item: T, size: int) -> asyncio.Future[R]:
+    def add(self, item: T, size: int) -> asyncio.Future[R]:
         if self.is_full:
-            raise Transient("overloaded", "More comes in than Postgres can take.")
+            raise Transient("overloaded", "More requests arrive than Postgres can handle.")
         future = asyncio.get_running_loop().create_future()
         self._waiting.append((item, size, future))
         # If another caller waits already, a lane is about to take it.
@@ -120,7 +125,10 @@ class _Line(Generic[T, R]):
                 await self._settle(batch[middle:])
         except BaseException as exc:
             _fail(
-                batch, exc if isinstance(exc, Exception) else Transient("shutting_down", "This process ends.")
+                batch,
+                exc
+                if isinstance(exc, Exception)
+                else Transient("shutting_down", "This process is shutting down."),
             )
             if not isinstance(exc, Exception):
                 raise

@@ -91,7 +91,7 @@ class IncomingEmail(Base):
     sync_attempt_number: Mapped[int] = mapped_column(Integer, server_default="0")  # the fencing token
     sync_unsettled: Mapped[int] = mapped_column(
         Integer, server_default="0"
-    )  # attempts in a row without a recorded end
+    )  # attempts without a recorded end
     sync_due_at: Mapped[datetime] = mapped_column(
         server_default=func.now()
     )  # during an attempt: the end of its lease
@@ -141,36 +141,18 @@ class IncomingEmail(Base):
         Index("ix_incoming_emails_unsynced", "id", postgresql_where=text(UNSYNCED)),
         Index("ix_incoming_emails_unread", "id", postgresql_where=text(UNREAD)),
         Index("ix_incoming_emails_status_received", "processing_status", "received_at"),
-        Index(
-            "ix_incoming_emails_due",
-            "due_at",
-            postgresql_where=text(WAITING),
-        ),
-        Index(
-            "ix_incoming_emails_received_due",
-            "due_at",
-            postgresql_where=text(RECEIVED),
-        ),
+        Index("ix_incoming_emails_due", "due_at", postgresql_where=text(WAITING)),
+        Index("ix_incoming_emails_received_due", "due_at", postgresql_where=text(RECEIVED)),
         Index("ix_incoming_emails_suspect_due", "due_at", postgresql_where=text(SUSPECT)),
-        Index(
-            "ix_incoming_emails_lease",
-            "lease_until",
-            postgresql_where=text(PROCESSING),
-        ),
+        Index("ix_incoming_emails_lease", "lease_until", postgresql_where=text(PROCESSING)),
         Index("ix_incoming_emails_ticket", "zendesk_ticket_id", "id"),
         Index(
-            "uq_incoming_emails_signature_hash",
-            "signature_hash",
-            unique=True,
-            postgresql_where=text(SIGNED),
+            "uq_incoming_emails_signature_hash", "signature_hash", unique=True, postgresql_where=text(SIGNED)
         ),
         # An index cannot hold longer values; longer senders cannot be searched for.
         Index("ix_incoming_emails_sender", text("left(lower(from_email), 400)"), "id"),
         Index(
-            "ix_incoming_emails_error",
-            "error_code",
-            "id",
-            postgresql_where=text("error_code IS NOT NULL"),
+            "ix_incoming_emails_error", "error_code", "id", postgresql_where=text("error_code IS NOT NULL")
         ),
         Index(
             "ix_incoming_emails_failures",
@@ -292,9 +274,7 @@ class IgnoredWebhook(Base):
     idempotency_key: Mapped[str] = mapped_column(
         unique=True
     )  # of the body: two different events never share it
-    signature_hash: Mapped[bytes | None] = mapped_column(
-        LargeBinary
-    )  # passed to the e-mail that a replay creates
+    signature_hash: Mapped[bytes | None] = mapped_column(LargeBinary)  # for the e-mail of a replay
     event_type: Mapped[str]
     account_id: Mapped[str | None]
     invocation_id: Mapped[str | None]

@@ -34,8 +34,8 @@ WEB, WORKER, COMMAND, RELEASE = "holdfast web", "holdfast worker", "holdfast com
 # (after a failover it may continue as a standby), or ends all sessions.
 # https://www.postgresql.org/docs/current/errcodes-appendix.html
 _READ_ONLY = asyncpg.ReadOnlySQLTransactionError.sqlstate
-_NOT_LET_IN = asyncpg.InvalidAuthorizationSpecificationError.sqlstate
-_SESSION_IS_OVER = {
+_NOT_AUTHORIZED = asyncpg.InvalidAuthorizationSpecificationError.sqlstate
+_SESSION_ENDED = {
     _READ_ONLY,
     asyncpg.AdminShutdownError.sqlstate,
     asyncpg.CrashShutdownError.sqlstate,
@@ -43,12 +43,12 @@ _SESSION_IS_OVER = {
 }
 # The SQLSTATE class of statements that do not fit the tables: a table or column is missing, or has another
 # type.
-_OTHER_TABLES = "42"
+_WRONG_TABLES = "42"
 # The code of a text that is longer than its column.
 TOO_LONG = "value_too_long"
 
 # Fails where a write would fail, and writes nothing.
-_LIKE_A_WRITE = text("""
+_WRITE_CHECK = text("""
     DO $$ BEGIN
         IF current_setting('transaction_read_only') = 'on' THEN
             RAISE read_only_sql_transaction;
@@ -61,12 +61,7 @@ _abandoned: set[asyncio.Task[Any]] = set()
 
 
 def create_engine(
-    url: str,
-    *,
-    pool_size: int,
-    seconds: float,
-    name: str = COMMAND,
-    statement_seconds: float | None = None,
+    url: str, *, pool_size: int, seconds: float, name: str = COMMAND, statement_seconds: float | None = None
 ) -> AsyncEngine:
     """Create an engine in autocommit mode: each statement is a transaction; nothing connects yet.
 
@@ -75,36 +70,35 @@ def create_engine(
     pool, `statement_seconds` any statement (default: twice as long). `name` is the application_name in
     pg_stat_activity.
     """
-    dsn = url.replace("postgresql+asyncpg://", "postgresql://", 1)
-
-    async def connect() -> Any:  # noqa: ANN401 asyncpg has no types
-        connection = await asyncpg.connect(
-            dsn,
-            timeout=min(seconds, CONNECT_SECONDS),
-            command_timeout=statement_seconds or 2 * seconds,
-            statement_cache_size=0,  # SQLAlchemy has a cache of its own
-            connection_class=_Connection,
-            server_settings={"application_name": name},
-        )
-        try:
-            await connection.look_for_pooler()
-        except BaseException:
-            connection.terminate()
-            raise
-        return connection
-
     POOL_SIZE.set(pool_size)
     engine = create_async_engine(
         "postgresql+asyncpg://",
-        async_creator=connect,
+        async_creator=lambda: _open_session(url, seconds, statement_seconds or 2 * seconds, name),
         poolclass=ElasticPool,
         pool_size=pool_size,
         pool_timeout=seconds,
         isolation_level="AUTOCOMMIT",
         hide_parameters=True,
     )
-    event.listen(engine.sync_engine, "handle_error", _throw_away_what_is_over)
+    event.listen(engine.sync_engine, "handle_error", _mark_disconnected)
     return engine
+
+
+async def _open_session(url: str, seconds: float, statement_seconds: float, name: str) -> Any:  # noqa: ANN401 asyncpg has no types
+    connection = await asyncpg.connect(
+        url.replace("postgresql+asyncpg://", "postgresql://", 1),
+        timeout=min(seconds, CONNECT_SECONDS),
+        command_timeout=statement_seconds,
+        statement_cache_size=0,  # SQLAlchemy has a cache of its own
+        connection_class=_PoolerAwareConnection,
+        server_settings={"application_name": name},
+    )
+    try:
+        await connection.detect_pooler()
+    except BaseException:
+        connection.terminate()
+        raise
+    return connection
 
 
 async def close_engine(engine: AsyncEngine) -> None:
@@ -126,17 +120,17 @@ def pool_of(engine: AsyncEngine) -> ElasticPool:
     return pool
 
 
-class _Connection(asyncpg.Connection):  # type: ignore[misc] # asyncpg has no types
+class _PoolerAwareConnection(asyncpg.Connection):  # type: ignore[misc] # asyncpg has no types
     """A connection that works through PgBouncer, and that closes at once.
 
-    PgBouncer may send each transaction, and so each statement of ours, to another server, which lacks earlier
-    prepared statements. asyncpg sends an unnamed statement again with each run.
+    PgBouncer may send each transaction, and so each statement of ours, to another server without our prepared
+    statements. asyncpg sends an unnamed statement again with each run.
     """
 
     pooled = True
     _names: Iterator[int]
 
-    async def look_for_pooler(self) -> None:
+    async def detect_pooler(self) -> None:
         """Find out whether Postgres itself answered, or a pooler with process ids of its own."""
         self._names = count()
         self.pooled = self.get_server_pid() != await self.fetchval("SELECT pg_backend_pid()")
@@ -153,16 +147,16 @@ class _Connection(asyncpg.Connection):  # type: ignore[misc] # asyncpg has no ty
             await super().close(timeout=timeout or GOODBYE_SECONDS)
 
 
-def _throw_away_what_is_over(context: ExceptionContext) -> None:
+def _mark_disconnected(context: ExceptionContext) -> None:
     """Mark such errors as disconnections: SQLAlchemy then replaces this session and all of the same age."""
-    if getattr(context.original_exception, "sqlstate", None) in _SESSION_IS_OVER:
+    if getattr(context.original_exception, "sqlstate", None) in _SESSION_ENDED:
         context.is_disconnect = True
 
 
 async def is_pooled(connection: AsyncConnection) -> bool:
-    """Say whether a pooler stands before Postgres, which may change the session with each transaction."""
+    """Say whether a pooler stands before Postgres: it may change the session with each transaction."""
     driver = (await connection.get_raw_connection()).driver_connection
-    return isinstance(driver, _Connection) and driver.pooled
+    return isinstance(driver, _PoolerAwareConnection) and driver.pooled
 
 
 @asynccontextmanager
@@ -185,7 +179,7 @@ async def connect(engine: AsyncEngine) -> AsyncIterator[AsyncConnection]:
         TooManyConnections,
     ) as exc:
         if is_refusal(exc):
-            raise pool_of(engine).complaint() from exc
+            raise pool_of(engine).error() from exc
         raise Transient("database_unavailable", f"Postgres cannot be reached: {reason_of(exc)}") from exc
 
 
@@ -194,9 +188,9 @@ def reason_of(error: BaseException) -> str:
     if problem := certificate_problem(error):
         return f"{problem}: sslmode=require in DATABASE_URL accepts it, sslrootcert=FILE names its issuer"
     if "rejected SSL upgrade" in str(error):
-        return "it has no TLS, and DATABASE_URL asks for it: sslmode=disable does without"
-    if getattr(error, "sqlstate", None) == _NOT_LET_IN and "no encryption" in str(error):
-        return "it wants TLS: add sslmode=require to DATABASE_URL"
+        return "it has no TLS, and DATABASE_URL asks for it: sslmode=disable turns it off"
+    if getattr(error, "sqlstate", None) == _NOT_AUTHORIZED and "no encryption" in str(error):
+        return "it requires TLS: add sslmode=require to DATABASE_URL"
     return type(error).__name__
 
 
@@ -236,10 +230,10 @@ def _outage(exc: DBAPIError) -> Transient:
         return Transient(
             "database_read_only",
             "Postgres accepts no writes: this server is a standby, or its default_transaction_read_only is on."
-            " During a failover this ends by itself; otherwise let DATABASE_URL lead to the primary.",
+            " During a failover this ends by itself; otherwise point DATABASE_URL to the primary.",
         )
     state = str(getattr(exc.orig, "sqlstate", None) or "")
-    if state.startswith(_OTHER_TABLES) and state != asyncpg.InsufficientPrivilegeError.sqlstate:
+    if state.startswith(_WRONG_TABLES) and state != asyncpg.InsufficientPrivilegeError.sqlstate:
         return Transient(code, "The tables are not those of this version: `holdfast check` says what to do.")
     return Transient(code, f"Postgres: {type(exc.orig).__name__}")
 
@@ -270,7 +264,7 @@ async def run(engine: AsyncEngine, seconds: float, statement: Callable[[AsyncCon
 
 async def check_writable(conn: AsyncConnection) -> None:
     """Raise the error that a write would raise on a read-only session."""
-    await conn.execute(_LIKE_A_WRITE)
+    await conn.execute(_WRITE_CHECK)
 
 
 async def within(seconds: float, work: Coroutine[Any, Any, T]) -> T:

@@ -98,7 +98,7 @@ class WorkerHeartbeat(Base):
 
 
 class EndedSession(Base):
-    """A browser session that was signed out; its cookie would otherwise still be valid."""
+    """A signed-out browser session; its cookie would otherwise still be valid."""
 
     __tablename__ = "ended_sessions"
 

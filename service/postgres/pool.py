@@ -80,11 +80,11 @@ class ElasticPool(Pool):
             _, entry = self._idle.popleft()
             await greenlet_spawn(self._discard, entry)
 
-    def complaint(self) -> Transient:
+    def error(self) -> Transient:
         """Return the error that names the cause and says what to do."""
         return Transient(
             TOO_MANY,
-            f"Postgres refuses connections, too many are open: the limit of the {self._limit} is met."
+            f"Postgres refuses connections, too many are open: the limit of the {self._limit} is reached."
             f" This process holds {self.open} of at most {self.most}. What to do: {ADVICE}."
             f" `holdfast check` shows who holds them, and so does: {HOLDERS}",
         )
@@ -162,7 +162,7 @@ class ElasticPool(Pool):
         now = time.monotonic()
         if now >= until:
             raise (
-                TooManyConnections(self.complaint().message)
+                TooManyConnections(self.error().message)
                 if self._is_refused
                 else PoolTimeoutError(self.status())
             )
@@ -216,11 +216,11 @@ def is_refusal(exc: BaseException) -> bool:
 
 def refusal() -> Transient | None:
     """Return the reason of a timeout if Postgres refuses connections, or None."""
-    return next((pool.complaint() for pool in _pools if pool.is_starved), None)
+    return next((pool.error() for pool in _pools if pool.is_starved), None)
 
 
 def _limit_of(exc: BaseException) -> str:
-    """Return the scope of the limit that was reached. Postgres's text also names the role or the database."""
+    """Return the scope of the reached limit. Postgres's text also names the role or the database."""
     return next((whose for whose in ("role", "database") if f"connections for {whose}" in str(exc)), "server")
 
 

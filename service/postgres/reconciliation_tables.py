@@ -10,7 +10,7 @@ from service.postgres.email_tables import Base, one_of
 
 RUN_KINDS = ("reconcile", "verify")
 RUN_STATUSES = ("running", "done", "failed", "abandoned", "cancelled")
-# Repairs of a run: none; missing or different documents, which is always harmless; or every repair there is.
+# Repairs of a run: none; the harmless ones of missing or different documents; or every repair there is.
 FIXES = ("nothing", "syncs", "all")
 IN_TARGET = ("missing", "different", "ahead", "extra", "not_sent")
 IN_STORAGE = ("object_missing", "object_damaged", "object_unreadable")
@@ -36,7 +36,7 @@ class Reconciliation(Base):
     since: Mapped[datetime | None]  # e-mails received before it were skipped
     part: Mapped[int | None] = mapped_column(
         Integer
-    )  # the range of the storage, which hourly runs take in turn
+    )  # the range of the storage; hourly runs take the ranges in turn
     targets: Mapped[str | None]
     started_at: Mapped[datetime] = mapped_column(server_default=func.now())
     seen_at: Mapped[datetime] = mapped_column(server_default=func.now())
@@ -47,9 +47,7 @@ class Reconciliation(Base):
     bytes: Mapped[int] = mapped_column(BigInteger, server_default="0")
     unfinished: Mapped[int] = mapped_column(BigInteger, server_default="0")  # syncs in progress
     overdue: Mapped[int] = mapped_column(BigInteger, server_default="0")  # syncs in progress for too long
-    not_synced: Mapped[int] = mapped_column(
-        BigInteger, server_default="0"
-    )  # failed syncs, which are known already
+    not_synced: Mapped[int] = mapped_column(BigInteger, server_default="0")  # failed syncs
     counts: Mapped[Any] = mapped_column(server_default="{}")  # findings by kind
     repaired: Mapped[Any] = mapped_column(server_default="{}")  # repairs by kind
     error_code: Mapped[str | None]

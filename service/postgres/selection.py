@@ -24,23 +24,23 @@ class Selection(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     status: Literal["received", "queued", "processing", "completed", "failed"] | None = Field(
-        None, description="Where its job stands"
+        None, description="Status of the job"
     )
     sync_status: Literal["not_applicable", "pending", "synced", "failed", "unsynced"] | None = Field(
         None,
-        description="Where its sync stands; `unsynced`: finished and neither synced nor on its way, because its sync failed"
+        description="Status of the sync; `unsynced`: finished and neither synced nor pending, because its sync failed"
         " or because there was no target when it finished",
     )
-    ticket: Text | None = Field(
-        None, max_length=200, description="The ticket's number, as the webhook gave it"
-    )
+    ticket: Text | None = Field(None, max_length=200, description="The ticket's number, as in the webhook")
     sender: Text | None = Field(
         None, max_length=MOST_SENDER, description="The sender's address; case does not matter"
     )
-    error_code: Text | None = Field(None, max_length=100, description="`none`: those that failed without one")
-    sync_error_code: Text | None = Field(None, max_length=100, description="Why it could not be synced")
+    error_code: Text | None = Field(
+        None, max_length=100, description="Code of the failure; `none`: failures without one"
+    )
+    sync_error_code: Text | None = Field(None, max_length=100, description="Code of the sync's failure")
     host: Text | None = Field(
-        None, max_length=300, description="Where the file that failed was to come from; `none`: from nowhere"
+        None, max_length=300, description="Host of the file that failed; `none`: failures without one"
     )
     q: Text | None = Field(
         None, min_length=1, max_length=200, description="A text in subject, sender or a file's name"
@@ -55,7 +55,7 @@ class Selection(BaseModel):
     def _storable(cls, value: str | None) -> str | None:
         try:
             if value is not None and "\0" in value.encode().decode():
-                raise ValueError("holds a character that Postgres cannot look for")
+                raise ValueError("contains a character that Postgres cannot search for")
         except UnicodeEncodeError:
             raise ValueError("is not UTF-8") from None
         return value
@@ -75,4 +75,4 @@ class Selection(BaseModel):
         try:
             return (value if value.tzinfo else value.replace(tzinfo=UTC)).astimezone(UTC)
         except OverflowError:
-            raise ValueError("is no time that Postgres knows") from None
+            raise ValueError("is outside the range of times in Postgres") from None

@@ -1,1 +1,1 @@
-"""The read side: what the API, the command line and the metrics show. Nothing here counts a whole table."""
+"""The read side: queries of the API, the command line and the metrics. No query counts a whole table."""

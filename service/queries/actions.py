@@ -1,4 +1,4 @@
-"""What operators did, newest first."""
+"""Actions of operators, newest first."""
 
 from collections.abc import Mapping, Sequence
 
@@ -13,7 +13,7 @@ from service.postgres.search import Cursor
 from service.queries.pages import PageFilter, cursor_at
 from service.queries.views import ActionView, View
 
-MOST_SHOWN = 100  # with one e-mail
+MAX_SHOWN = 100  # per e-mail
 
 
 class ActionPage(View):
@@ -22,7 +22,7 @@ class ActionPage(View):
 
 
 async def list_actions(engine: AsyncEngine, wanted: PageFilter) -> ActionPage:
-    """Return a page of all that operators did; of a retry of many, that they began it."""
+    """Return a page of actions; a bulk retry is one action."""
     query = select(*brief(OperatorAction.__table__.c)).where(text(BY_HAND)).order_by(OperatorAction.id.desc())
     query = query.limit(wanted.limit + 1)
     if after := wanted.after():
@@ -35,11 +35,11 @@ async def list_actions(engine: AsyncEngine, wanted: PageFilter) -> ActionPage:
 
 
 async def actions_on(conn: AsyncConnection, email_ids: Sequence[int]) -> Mapping[int, Sequence[ActionView]]:
-    """Return what was done to each of these e-mails, the newest of it."""
+    """Return the newest actions on each of these e-mails."""
     ids = func.unnest(literal(email_ids, ARRAY(BigInteger)))
     each = ids.table_valued("email_id", name="each").render_derived()
     theirs = select(*brief(OperatorAction.__table__.c)).where(OperatorAction.email_id == each.c.email_id)
-    newest = theirs.order_by(OperatorAction.id.desc()).limit(MOST_SHOWN).lateral()
+    newest = theirs.order_by(OperatorAction.id.desc()).limit(MAX_SHOWN).lateral()
     found: dict[int, list[ActionView]] = {}
     query = select(*newest.c).select_from(each.join(newest, true())).order_by(newest.c.id.desc())
     for row in await conn.execute(query):

@@ -1,4 +1,4 @@
-"""Alerts: what is the matter, and what was."""
+"""Open and resolved alerts."""
 
 from collections.abc import Sequence
 from datetime import datetime
@@ -13,11 +13,11 @@ from service.postgres.engine import connect
 from service.postgres.rows import brief
 from service.queries.views import View
 
-MOST_TEXT = 2000  # characters: an alert says what to do
+MAX_TEXT = 2000  # characters; the text of an alert says what to do
 
 
 class DeliveryView(View):
-    """What became of telling an alert on one channel."""
+    """The delivery of an alert on one channel."""
 
     news: str
     channel: str
@@ -28,11 +28,11 @@ class DeliveryView(View):
 
 
 class AlertView(View):
-    """Something that was or is the matter."""
+    """An alert, with its deliveries."""
 
     id: int
     cause: str
-    key: str  # which of its kind: the error and the host of failures
+    key: str  # tells alerts of one cause apart; for failures the error and the host
     opened_at: datetime
     seen_at: datetime
     resolved_at: datetime | None
@@ -44,13 +44,13 @@ class AlertView(View):
 
 
 class AlertPage(View):
-    """Alerts, those that are open first, newest first."""
+    """Alerts, open ones first, newest first."""
 
     alerts: Sequence[AlertView]
 
 
 async def list_alerts(engine: AsyncEngine, limit: int = 50) -> AlertPage:
-    """Return those that are open and the newest of the others."""
+    """Return the open alerts, then the newest resolved ones."""
     is_open = Alert.resolved_at.is_(None)
     async with connect(engine) as conn:
         rows = (await conn.execute(_newest(is_open, limit))).mappings().all()
@@ -61,9 +61,7 @@ async def list_alerts(engine: AsyncEngine, limit: int = 50) -> AlertPage:
 
 
 def _newest(condition: ColumnElement[bool], limit: int) -> Select[Any]:
-    return (
-        select(*brief(Alert.__table__.c, MOST_TEXT)).where(condition).order_by(Alert.id.desc()).limit(limit)
-    )
+    return select(*brief(Alert.__table__.c, MAX_TEXT)).where(condition).order_by(Alert.id.desc()).limit(limit)
 
 
 async def _deliveries(conn: AsyncConnection, alert_ids: Sequence[int]) -> dict[int, list[DeliveryView]]:

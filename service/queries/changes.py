@@ -1,4 +1,4 @@
-"""What moves: the newest e-mails, those that are not finished or not synced, and those that somebody has an eye on."""
+"""E-mails that may have changed: the newest, the unfinished, those with pending syncs, and watched ones."""
 
 from collections.abc import Sequence
 from datetime import datetime
@@ -15,12 +15,12 @@ from service.postgres.search import LIGHT, inline_number, matches
 from service.postgres.selection import Selection
 from service.queries.views import Key, Number, State, View
 
-# How many of each kind one look sees.
-MOST_SEEN = 500
+# E-mails of each kind per query.
+MAX_SEEN = 500
 
 
 class Change(View):
-    """Where an e-mail stands, and since when, as far as that is on record."""
+    """The state of an e-mail, and the time of its last change, as far as known."""
 
     id: int
     at: datetime
@@ -39,26 +39,26 @@ class Change(View):
 
 
 async def list_changes(engine: AsyncEngine, wanted: Selection, watched: Sequence[int]) -> Sequence[Change]:
-    """Return where they stand, lowest id first; `watched` are ids that may have changed since the last look."""
+    """Return the states of changing and watched e-mails, lowest id first."""
     email = IncomingEmail
-    newest = select(email.id).order_by(email.id.desc()).limit(inline_number(MOST_SEEN))
+    newest = select(email.id).order_by(email.id.desc()).limit(inline_number(MAX_SEEN))
     waiting = (
-        select(email.id).where(text(WAITING)).order_by(email.due_at.desc()).limit(inline_number(MOST_SEEN))
+        select(email.id).where(text(WAITING)).order_by(email.due_at.desc()).limit(inline_number(MAX_SEEN))
     )
     working = (
         select(email.id)
         .where(text(PROCESSING))
         .order_by(email.lease_until.desc())
-        .limit(inline_number(MOST_SEEN))
+        .limit(inline_number(MAX_SEEN))
     )
     syncing = (
         select(email.id)
         .where(text(TO_SYNC))
         .order_by(email.sync_due_at.desc())
-        .limit(inline_number(MOST_SEEN))
+        .limit(inline_number(MAX_SEEN))
     )
-    eyed = select(func.unnest(literal(watched[-MOST_SEEN:], ARRAY(BigInteger))))
-    ids = union(*(select(way.subquery()) for way in (newest, waiting, working, syncing, eyed))).subquery()
+    watch = select(func.unnest(literal(watched[-MAX_SEEN:], ARRAY(BigInteger))))
+    ids = union(*(select(way.subquery()) for way in (newest, waiting, working, syncing, watch))).subquery()
     rows = select(*LIGHT).where(email.id == ids.c[0]).subquery()
     at = case(
         (rows.c.processing_status == "received", rows.c.received_at),

@@ -1,4 +1,4 @@
-"""What was compared with what is on record, and when: nothing is said of what no run looked at."""
+"""The newest comparison of target and storage with Postgres, and the differences that are open now."""
 
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
@@ -12,46 +12,45 @@ from service.config.settings import Settings
 from service.formatting import duration, number
 from service.postgres.email_tables import NOT_CAPTURED, TO_SYNC, UNSYNCED
 from service.queries.views import View
-from service.reconcile.differences import MOST_KEPT, WORDS, open_differences
+from service.reconcile.differences import KIND_LABELS, open_differences
+from service.reconcile.finding import MAX_FINDINGS
 
 COUNT_CAP = 10_000
 PARTS = 24
 
 
 class ComparisonView(View):
-    """What the newest comparison looked at, what differs by now, and what cannot be compared."""
+    """The scope of the newest comparison, the open differences, and e-mails that were not compared."""
 
-    run_id: int | None = Field(description="The newest reconciliation that is done; null: there was none")
-    at: datetime | None = Field(description="When it was done")
-    compared: Sequence[str] = Field(description="What it compared, in words")
+    run_id: int | None = Field(description="The newest finished reconciliation; null if there was none")
+    at: datetime | None = Field(description="When it finished")
+    compared: Sequence[str] = Field(description="Its scope, in words")
     target: Literal["compared", "not_compared", "cannot_be_compared", "none"] = Field(
-        description="Whether it compared documents in the target; what a webhook's receiver has cannot be read"
+        description="Whether it compared documents in the target; a webhook's receiver cannot be read"
     )
-    storage_parts: int = Field(description="Of 24 parts of the storage, those compared in the last 25 hours")
-    whole_at: datetime | None = Field(description="When the documents of all e-mails were compared last")
-    differences: Mapping[str, int] = Field(description="What runs found and nobody put right since, by kind")
-    pending: int = Field(description="Finished e-mails that are on their way to the target")
-    unsynced: int = Field(
-        description="Finished e-mails that are neither synced nor on their way: their sync failed, or there was no target"
-    )
-    capped: bool = Field(description="Whether there may be more of these, or more that differs")
+    storage_parts: int = Field(description="Parts of the storage, of 24, compared in the last 25 hours")
+    whole_at: datetime | None = Field(description="When the documents of all e-mails were last compared")
+    differences: Mapping[str, int] = Field(description="Open differences by kind")
+    pending: int = Field(description="Finished e-mails with a pending sync")
+    unsynced: int = Field(description="Finished e-mails without a sync: it failed, or no target was set")
+    capped: bool = Field(description="Whether a count or the differences reached their cap")
     not_sent: int | None = Field(
-        description="Both together, where a webhook is among the targets: what its receiver has cannot be read"
+        description="`pending` and `unsynced` together, with a webhook as a target; else null"
     )
     not_captured: int = Field(
-        description="Completed e-mails of another system with files that were never fetched; at most 10,000 are counted"
+        description="Completed e-mails of a previous system with files that were never fetched, counted up to 10,000"
     )
     failed_run_id: int | None = Field(description="A later reconciliation that failed")
-    is_hourly: bool = Field(description="Whether workers compare each hour")
+    is_hourly: bool = Field(description="Whether workers reconcile each hour")
 
-    @computed_field(description="All of it, in sentences")  # type: ignore[prop-decorator]
+    @computed_field(description="All this in sentences")  # type: ignore[prop-decorator]
     @property
     def summary(self) -> Sequence[str]:
         return _summary(self)
 
 
 async def comparison_of(conn: AsyncConnection, settings: Settings) -> ComparisonView:
-    """Tell what was compared, under these settings."""
+    """Return the newest comparison under these settings."""
     row = (await conn.execute(_NEWEST)).one_or_none()
     run: Mapping[str, Any] | None = row._asdict() if row else None
     around = (await conn.execute(_AROUND)).one()
@@ -77,12 +76,12 @@ async def comparison_of(conn: AsyncConnection, settings: Settings) -> Comparison
 
 
 async def count_not_captured(conn: AsyncConnection) -> int:
-    """Count the completed e-mails of another system that lack files, up to a cap."""
+    """Count completed e-mails of a previous system with files that were not captured, up to a cap."""
     return await conn.scalar(_NOT_CAPTURED) or 0
 
 
 def not_captured(count: int) -> Sequence[str]:
-    """Say what is the matter with such e-mails, and what to do."""
+    """Return the sentence about files that were not captured, if there are any."""
     if not count:
         return []
     have = (
@@ -95,11 +94,11 @@ def not_captured(count: int) -> Sequence[str]:
 
 
 def scope_of(run: Mapping[str, Any]) -> Sequence[str]:
-    """Name what a run compared, or verified, with what is on record."""
+    """Return the scope of a run in words."""
     since = run["since"]
     emails = "all e-mails" if since is None else f"e-mails {_since(run)}"
     if run["kind"] == "verify":
-        return [f"the stored bytes of {emails}"]
+        return [f"the stored files of {emails}, byte by byte"]
     parts = []
     if "mongodb" in (run["targets"] or ""):
         parts.append(f"{emails} with MongoDB")
@@ -134,53 +133,53 @@ def _target(
 
 def _summary(view: ComparisonView) -> Sequence[str]:
     if view.at is None:
-        when = "a worker does it each hour" if view.is_hourly else "RECONCILE_HOURS is 0"
-        said = [f"Not compared yet: {when}."]
+        when = "a worker reconciles each hour" if view.is_hourly else "RECONCILE_HOURS is 0"
+        sentences = [f"Not compared yet: {when}."]
     else:
         ago = duration(max(0.0, (datetime.now(UTC) - view.at).total_seconds()))
-        said = [f"Compared {ago} ago: {' and '.join(view.compared)}."]
+        sentences = [f"Compared {ago} ago: {' and '.join(view.compared)}."]
     if view.failed_run_id:
-        said.append(f"A later comparison failed: reconciliation {view.failed_run_id}.")
+        sentences.append(f"A later reconciliation failed: {view.failed_run_id}.")
     if view.differences:
-        said.append(f"{_found(view)}.")
+        sentences.append(f"{_found(view)}.")
     elif view.at is not None:
-        said.append("Nothing differs there.")
-    return [*said, *_uncompared(view)]
+        sentences.append("No differences.")
+    return [*sentences, *_uncompared(view)]
 
 
 def _found(view: ComparisonView) -> str:
-    found = ", ".join(f"{count:,} {WORDS[kind]}" for kind, count in view.differences.items())
-    return f"At least {found}" if sum(view.differences.values()) >= MOST_KEPT else f"Differs: {found}"
+    found = ", ".join(f"{count:,} {KIND_LABELS[kind]}" for kind, count in view.differences.items())
+    return f"At least {found}" if sum(view.differences.values()) >= MAX_FINDINGS else f"Differs: {found}"
 
 
 def _uncompared(view: ComparisonView) -> Sequence[str]:
-    """Say what was left out."""
-    said = []
+    """Return sentences about e-mails and parts that were not compared."""
+    sentences = []
     if view.target == "not_compared":
-        said.append("MongoDB was not compared yet.")
+        sentences.append("MongoDB was not compared yet.")
     elif view.target == "compared" and "all e-mails with MongoDB" not in view.compared:
         when = f"{view.whole_at.astimezone(UTC):%Y-%m-%d %H:%M} UTC" if view.whole_at else ""
-        said.append(
-            f"Older e-mails were compared last at {when}." if when else "Older e-mails were never compared."
+        sentences.append(
+            f"Older e-mails were last compared at {when}." if when else "Older e-mails were never compared."
         )
     if view.at is not None and view.storage_parts < PARTS:
-        said.append(
+        sentences.append(
             f"{view.storage_parts} of {PARTS} parts of the storage were compared in the last 25 hours."
         )
     if view.not_sent is not None:
         count = number(view.not_sent, view.capped)
-        said.append(f"What the webhook's receiver has cannot be compared; {count} not sent yet.")
+        sentences.append(f"A webhook's receiver cannot be compared; {count} not sent yet.")
     elif view.target != "none" and (view.unsynced or view.pending):
-        left = f"{number(view.unsynced, view.capped)} not synced, {number(view.pending, view.capped)} on their way"
-        said.append(f"Left out: {left}.")
-    return said
+        left = f"{number(view.unsynced, view.capped)} not synced, {number(view.pending, view.capped)} pending"
+        sentences.append(f"Not compared: {left}.")
+    return sentences
 
 
 _NEWEST = text("""
 SELECT id, kind, since, part, targets, started_at, finished_at FROM reconciliations
 WHERE kind = 'reconcile' AND status = 'done' ORDER BY id DESC LIMIT 1
 """)
-# Runs are kept for 90 days, in which there are some 2,200. A run over all that was received has no part, and no time.
+# At most some 2,200 runs, of 90 days. A run over all e-mails has neither `part` nor `since`.
 _AROUND = text(f"""
 SELECT (
     SELECT CASE WHEN bool_or(part IS NULL AND since IS NULL) THEN {PARTS} ELSE count(DISTINCT part) END
@@ -198,7 +197,7 @@ SELECT (
     WHERE status = 'failed'
 ) AS failed_id
 """)  # noqa: S608 a number of ours
-# Limits that the planner does not know make it walk the indexes.
+# Limits in subqueries are unknown to the planner, so it scans the indexes in order.
 _NOT_CAPTURED = text(f"""
 SELECT count(*) FROM (
     SELECT FROM incoming_emails WHERE error_code = '{NOT_CAPTURED}' AND processing_status = 'completed'

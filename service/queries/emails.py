@@ -1,4 +1,4 @@
-"""E-mails: a page of them, one with all its history, one of its files."""
+"""E-mails: pages of them, one with its history, and its files."""
 
 from collections.abc import Sequence
 
@@ -26,8 +26,8 @@ from service.queries.views import (
     RequestView,
 )
 
-MOST_HOLDERS = 100
-MOST_FILES = 100  # of one e-mail in a list
+MAX_HOLDERS = 100
+MAX_FILES = 100  # per e-mail in a list
 
 
 class EmailFilter(PageFilter, Selection):
@@ -35,10 +35,10 @@ class EmailFilter(PageFilter, Selection):
 
 
 async def list_emails(engine: AsyncEngine, wanted: EmailFilter) -> EmailPage:
-    """Return a page of e-mails, newest first, and how many there are in all, counted with the first page.
+    """Return a page of e-mails, newest first; the first page has the total.
 
-    Long texts are cut, and of many files only the first are there.
-    A page may end early, even empty, and still lead on: then it has come to `searched_to` in one request.
+    Long texts are cut, and each e-mail has its first MAX_FILES files. A page may end early, or be empty, and still have
+    a cursor: the search is bounded, and has reached `searched_to`.
     """
     after = wanted.after()
     way = search(wanted, after)
@@ -58,7 +58,7 @@ async def list_emails(engine: AsyncEngine, wanted: EmailFilter) -> EmailPage:
 
 
 async def get_email(engine: AsyncEngine, email_id: int) -> EmailDetail:
-    """Return all that is inline_number of an e-mail; raises Rejected (404) if there is none."""
+    """Return an e-mail with its history; raises Rejected (404)."""
     async with connect(engine) as conn:
         row = (
             (await conn.execute(select(*LIGHT).where(IncomingEmail.id == email_id))).mappings().one_or_none()
@@ -70,7 +70,7 @@ async def get_email(engine: AsyncEngine, email_id: int) -> EmailDetail:
 
 
 async def list_details(engine: AsyncEngine, wanted: EmailFilter) -> tuple[EmailPage, Sequence[EmailDetail]]:
-    """Return a page as `list_emails` does, and all that is inline_number of each e-mail on it, with whole texts."""
+    """Return a page of `list_emails`, and each of its e-mails with its history and whole texts."""
     page = await list_emails(engine, wanted)
     email_ids = [email.id for email in page.emails]
     query = select(*LIGHT).where(_in(IncomingEmail.id, email_ids))
@@ -82,7 +82,7 @@ async def list_details(engine: AsyncEngine, wanted: EmailFilter) -> tuple[EmailP
 
 
 async def get_request(engine: AsyncEngine, email_id: int) -> RequestView:
-    """Return the webhook as it came; raises Rejected (404) if there is none, or it is from before it was kept."""
+    """Return the original webhook of an e-mail; raises Rejected (404), also if it was never saved."""
     request = select(IncomingEmail.raw_headers, IncomingEmail.raw_body).where(IncomingEmail.id == email_id)
     async with connect(engine) as conn:
         row = (await conn.execute(request)).one_or_none()
@@ -92,18 +92,18 @@ async def get_request(engine: AsyncEngine, email_id: int) -> RequestView:
 
 
 async def list_holders(engine: AsyncEngine, sha256: str) -> HoldersPage:
-    """Return the files, newest first and a hundred at most, that have this content."""
+    """Return the files with this content, newest first, at most 100; raises Rejected (404)."""
     theirs = select(*brief(Attachment.__table__.c)).where(Attachment.sha256 == sha256)
     async with connect(engine) as conn:
-        rows = (await conn.execute(theirs.order_by(Attachment.email_id.desc()).limit(MOST_HOLDERS + 1))).all()
+        rows = (await conn.execute(theirs.order_by(Attachment.email_id.desc()).limit(MAX_HOLDERS + 1))).all()
     if not rows:
         raise Rejected(404, "content_not_found", f"No e-mail has a file with the SHA-256 {sha256}.")
-    holders = [HolderView.model_validate(row) for row in rows[:MOST_HOLDERS]]
-    return HoldersPage(sha256=sha256, holders=holders, capped=len(rows) > MOST_HOLDERS)
+    holders = [HolderView.model_validate(row) for row in rows[:MAX_HOLDERS]]
+    return HoldersPage(sha256=sha256, holders=holders, capped=len(rows) > MAX_HOLDERS)
 
 
 async def get_attachment(engine: AsyncEngine, email_id: int, position: int) -> AttachmentView:
-    """Return what is inline_number of a file; raises Rejected (404) if there is none."""
+    """Return a file of an e-mail; raises Rejected (404)."""
     async with connect(engine) as conn:
         for attachment in (await _attachments(conn, [email_id])).get(email_id, ()):
             if attachment.position == position:
@@ -135,11 +135,11 @@ async def _attachments(conn: AsyncConnection, email_ids: Sequence[int]) -> dict[
 async def _first_attachments(
     conn: AsyncConnection, email_ids: Sequence[int]
 ) -> dict[int, list[AttachmentView]]:
-    """Return what a list shows of their files."""
+    """Return the first files of each e-mail, for a list."""
     ids = func.unnest(literal(email_ids, ARRAY(BigInteger)))
     each = ids.table_valued("email_id", name="each").render_derived()
     theirs = select(*brief(Attachment.__table__.c)).where(Attachment.email_id == each.c.email_id)
-    first = theirs.order_by(Attachment.position).limit(inline_number(MOST_FILES)).lateral()
+    first = theirs.order_by(Attachment.position).limit(inline_number(MAX_FILES)).lateral()
     query = select(*first.c).select_from(each.join(first, true()))
     found: dict[int, list[AttachmentView]] = {}
     for row in await conn.execute(query.order_by(first.c.email_id, first.c.position)):
@@ -148,5 +148,5 @@ async def _first_attachments(
 
 
 def _in(column: InstrumentedAttribute[int], email_ids: Sequence[int]) -> ColumnElement[bool]:
-    # In one parameter, and so one prepared statement for pages of all lengths.
+    # One array parameter, so pages of all lengths share one prepared statement.
     return column == func.any(literal(email_ids, ARRAY(BigInteger)))

@@ -1,4 +1,4 @@
-"""Failures in groups: what is wrong, where, how often, and since when."""
+"""Failed e-mails, grouped by error and host."""
 
 from collections.abc import Sequence
 
@@ -10,29 +10,29 @@ from service.postgres.rows import BRIEF_TEXT
 from service.postgres.selection import NONE
 from service.queries.views import Receipt, View
 
-GROUP_CAP = 10_000  # counted of one group
-MOST_GROUPS = 100
+GROUP_CAP = 10_000  # e-mails counted per group
+MAX_GROUPS = 100
 
 
 class FailureGroup(View):
-    """E-mails that failed for one reason, at one host; to retry them, take both as a filter."""
+    """E-mails that failed with the same error at the same host; both are fields of the filter of a retry."""
 
-    error_code: str  # `none` where there is no code
-    host: str  # `none` where no file's host is to blame
+    error_code: str  # `none` without a code
+    host: str  # `none` if no host is the cause
     count: int
     capped: bool
-    first_seen: Receipt  # when the first and the last of them were received
+    first_seen: Receipt  # when the oldest and the newest were received
     last_seen: Receipt
     example_id: int  # the newest
     example_error: str | None
 
 
 class FailurePage(View):
-    failures: Sequence[FailureGroup]  # the one that was seen last comes first
-    capped: bool  # there are more
+    failures: Sequence[FailureGroup]  # the newest failure first
+    capped: bool  # whether there are more groups
 
 
-# From one group to the next by the index, without reading what is in it.
+# A loose index scan over the groups.
 _GROUPS = text(f"""
     WITH RECURSIVE next (code, host) AS (
         (
@@ -47,7 +47,7 @@ _GROUPS = text(f"""
             ORDER BY 1, 2 LIMIT 1
         ) AS after
     ),
-    groups AS (SELECT * FROM next LIMIT {MOST_GROUPS + 1})
+    groups AS (SELECT * FROM next LIMIT {MAX_GROUPS + 1})
     SELECT coalesce(nullif(code, ''), '{NONE}') AS error_code, coalesce(nullif(host, ''), '{NONE}') AS host,
         counted.number AS count, counted.number = {GROUP_CAP} AS capped,
         first.received_at AS first_seen, last.received_at AS last_seen,
@@ -78,7 +78,7 @@ _GROUPS = text(f"""
 
 
 async def list_failures(engine: AsyncEngine) -> FailurePage:
-    """Return the groups of all that failed."""
+    """Return the groups of failed e-mails."""
     async with connect(engine) as conn:
         groups = [FailureGroup.model_validate(row) for row in await conn.execute(_GROUPS)]
-    return FailurePage(failures=groups[:MOST_GROUPS], capped=len(groups) > MOST_GROUPS)
+    return FailurePage(failures=groups[:MAX_GROUPS], capped=len(groups) > MAX_GROUPS)

@@ -1,4 +1,4 @@
-"""The last 24 hours, hour by hour: how many e-mails came and what became of them, and how long it took."""
+"""The last 24 hours, hour by hour: e-mails by state, and their times."""
 
 from collections.abc import Sequence
 from datetime import datetime
@@ -10,22 +10,22 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from service.postgres.email_tables import STATUSES
 from service.queries.views import View
 
-HOUR_CAP = 10_000  # counted of each status in an hour
-SAMPLE = 200  # the newest of an hour, by which its times are told
-WIDE_SAMPLE = 1000  # likewise of all
+HOUR_CAP = 10_000  # counted per status and hour
+SAMPLE = 200  # the newest e-mails of an hour, for its percentiles
+WIDE_SAMPLE = 1000  # the newest e-mails of a day, for its percentiles
 
 
 class Times(View):
-    """Seconds of the last attempts of the newest e-mails that completed; none where there are none."""
+    """Percentiles of the last attempts of the newest completed e-mails, in seconds; null without any."""
 
-    queue_p50: float | None  # from when the attempt was due to its start
+    queue_p50: float | None  # from the due time of the attempt to its start
     queue_p95: float | None
     processing_p50: float | None  # from the start of the attempt to its end
     processing_p95: float | None
 
 
 class Hour(Times):
-    """The e-mails that came in an hour, and where they stand now."""
+    """The e-mails received in an hour, by their current state."""
 
     start: datetime
     received: int
@@ -35,7 +35,7 @@ class Hour(Times):
     capped: bool
 
 
-# Of 25 hours the first is the part of it that is not more than a day ago.
+# 25 rows; the first is only the part of its hour within the last 24 hours.
 _HOURS = """
     SELECT greatest(start, now() - interval '1 day') AS start, start + interval '1 hour' AS stop
     FROM generate_series(
@@ -53,7 +53,7 @@ _COUNTS = text(f"""
         ) AS chosen
     ) AS counted
 """)  # noqa: S608 numbers and words of ours
-# As `queue_seconds` of an e-mail has it.
+# The same rule as `queue_seconds` of an e-mail.
 _TIMES = """
     SELECT percentile_cont(ARRAY[0.5, 0.95]) WITHIN GROUP (
         ORDER BY extract(epoch FROM CASE
@@ -80,7 +80,7 @@ _TIMES_OF_DAY = text(
 
 
 async def hours_of(conn: AsyncConnection) -> Sequence[Hour]:
-    """Tell of each hour, oldest first; the first and the last are not whole."""
+    """Return the hours, oldest first; the first and the last are partial."""
     counts: dict[tuple[datetime, datetime], dict[str, int]] = {}
     for start, stop, status, number in await conn.execute(_COUNTS, {"statuses": list(STATUSES)}):
         counts.setdefault((start, stop), {})[status] = number
@@ -89,7 +89,7 @@ async def hours_of(conn: AsyncConnection) -> Sequence[Hour]:
 
 
 async def times_of(conn: AsyncConnection) -> Times:
-    """Tell of the last day."""
+    """Return the times of the last 24 hours."""
     return Times(**_times((await conn.execute(_TIMES_OF_DAY)).one()))
 
 

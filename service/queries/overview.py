@@ -1,6 +1,7 @@
-"""All e-mails at once: how many there are in each state, how long the oldest waits, and whether all is well."""
+"""The overview: counts by state, the longest waits, and the verdict."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, Literal
 
@@ -23,18 +24,18 @@ from service.postgres.engine import check_writable, connect, run
 from service.postgres.rows import BRIEF_TEXT
 from service.queries.comparison import ComparisonView, comparison_of, not_captured
 from service.queries.history import HOUR_CAP, Hour, Times, hours_of, times_of
-from service.queries.verdict import MOMENT_SECONDS, Told, of_syncs, say, shown
+from service.queries.verdict import MOMENT_SECONDS, VerdictFacts, shown, sync_sentences, verdict_of
 from service.queries.views import ProcessingStatus, View
 from service.queries.workers import WorkerView, workers_of
 
 COUNT_CAP = 10_000
 PING_SECONDS = 3.0
-# One list of words, and not a union with ProcessingStatus: programs that make clients make one type of it.
+# One Literal instead of a union with ProcessingStatus, because client generators make one type of it.
 Capped = Literal[
     "received", "queued", "processing", "completed", "failed", "quarantined", "sync_pending", "sync_failed"
 ]
 UNFINISHED = ("received", "queued", "processing")
-# What failed, is in quarantine or not synced is counted anyway; an alert stays open for a while after its cause has gone.
+# Failures, quarantine and syncs have counts of their own. An alert stays open for some minutes after its condition ended.
 _ALERTS = (
     select(func.left(Alert.summary, literal_column(str(BRIEF_TEXT))), Alert.cause)
     .where(
@@ -45,7 +46,7 @@ _ALERTS = (
     .order_by(Alert.cause, Alert.key)
     .limit(5)
 )
-# What had an attempt pauses before the next, or somebody runs it again: it is old, but does not wait for a worker.
+# E-mails after an attempt are left out: they are old, but pause before the next attempt.
 _NOT_BEGUN = text(f"""
     SELECT extract(epoch FROM now() - min(received_at))::float8
     FROM unnest(ARRAY['received', 'queued']) AS every(status) CROSS JOIN LATERAL (
@@ -54,8 +55,8 @@ _NOT_BEGUN = text(f"""
     ) AS oldest
     WHERE attempt_number = 0
 """)  # noqa: S608 a number of ours
-# It waits for a worker since it was queued again, or since its pause was over.
-_AGAIN = text(f"""
+# The longest wait of e-mails after an attempt, since they were queued again.
+_QUEUED_AGAIN = text(f"""
     SELECT extract(epoch FROM now() - min(queued_at))::float8 FROM (
         SELECT queued_at, attempt_number FROM incoming_emails
         WHERE processing_status = (SELECT 'queued') ORDER BY received_at LIMIT (SELECT {COUNT_CAP})
@@ -70,7 +71,7 @@ _UNREAD = text(f"""
     WHERE received_at > now() - interval '1 day'
 """)  # noqa: S608 a number of ours
 
-# What was due first: nothing is put off for longer than the longest pause, so the oldest is among them.
+# Sorted by due time: no pause is longer than the maximum, so the oldest sync is among these.
 _TO_SYNC = text(f"""
     SELECT count(*) AS number, extract(epoch FROM now() - min(sync_begun_at))::float8 AS age FROM (
         SELECT sync_begun_at FROM incoming_emails WHERE {TO_SYNC}
@@ -80,115 +81,100 @@ _TO_SYNC = text(f"""
 
 
 class Stats(View):
-    """Counts end at a cap; `capped` names those that did."""
+    """Counts up to a cap; `capped` names the counts that reached it."""
 
     by_status: Mapping[ProcessingStatus, int]
-    quarantined: int = Field(description="Requests that wait to be replayed")
+    quarantined: int = Field(description="Webhooks in quarantine that were not replayed")
     by_sync_status: Mapping[Literal["pending", "failed"], int] = Field(
-        description="Finished e-mails that wait for their sync, and e-mails that could not be synced"
+        description="Finished e-mails whose sync is pending, and e-mails whose sync failed"
     )
     capped: Sequence[Capped]
     oldest_waiting_seconds: float | None
     oldest_not_begun_seconds: float | None = Field(
-        description="Age of the oldest e-mail that waits and had no attempt yet"
+        description="Age of the oldest waiting e-mail without an attempt"
     )
     oldest_by_status: Mapping[ProcessingStatus, float] = Field(
-        description="Age in seconds of the oldest e-mail in each state that is not final"
+        description="Age in seconds of the oldest e-mail in each unfinished state"
     )
     oldest_sync_seconds: float | None = Field(
-        description="How long a finished e-mail has waited for its sync by now, at most"
+        description="Age of the oldest pending sync of a finished e-mail"
     )
 
 
 class Overview(Stats):
-    """What an operator wants to know at a glance."""
+    """The state of the whole system at a glance."""
 
     verdict: str
     state: Literal["safe", "attention", "late"]
     last_day: int  # e-mails received in the last 24 hours
     last_day_capped: bool
-    not_safe: int  # of those: failed, and where one is late, also all that wait
+    not_safe: int  # of those: failed, and if one is late, all waiting ones
     not_safe_capped: bool
-    need_you: int  # failed or in quarantine, whenever they came; what could not be synced may be one of them
+    need_you: int  # failed or in quarantine, at any time
     need_you_capped: bool
-    has_target: bool = Field(description="Whether there is a target that finished e-mails are carried to")
-    unread: int = Field(description="Requests of the last 24 hours that are in quarantine")
+    has_target: bool = Field(description="Whether a target for finished e-mails is set")
+    unread: int = Field(description="Webhooks of the last 24 hours in quarantine")
     unread_capped: bool
-    comparison: ComparisonView = Field(
-        description="What was compared with what is on record, when, and what differs by now"
-    )
-    alerts: Sequence[str]  # of what is the matter now; failures and quarantine are counted
+    comparison: ComparisonView = Field(description="The latest comparison, and the open differences")
+    alerts: Sequence[str]  # of current conditions, except failures, quarantine and syncs
     times: Times
     hours: Sequence[Hour]
     workers: Sequence[WorkerView]
 
 
-async def of(engine: AsyncEngine, settings: Settings) -> Overview:
-    """Sum up the last 24 hours and all that is open; what waits longer than `late_after` is late.
+@dataclass(frozen=True)
+class _Reads:
+    """The results of the overview's queries, besides the counts."""
 
-    Without a target the verdict says nothing of syncs, whatever is on record from when there was one.
+    hours: Sequence[Hour]
+    times: Times
+    workers: Sequence[WorkerView]
+    alerts: Sequence[tuple[str, str]]  # summary and cause
+    queued_again: float | None  # seconds
+    unread: int
+    comparison: ComparisonView
+
+
+async def summarize(engine: AsyncEngine, settings: Settings) -> Overview:
+    """Sum up the last 24 hours and everything that is open; an e-mail is late after `late_after`.
+
+    Without a target the verdict ignores syncs, even if old rows have some.
     """
-    late_after, has_target = settings.late_after, bool(settings.sync_url)
     counts = await stats(engine)
-    async with connect(engine) as conn:
-        hours = await hours_of(conn)
-        times = await times_of(conn)
-        workers = await workers_of(conn)
-        opened = (await conn.execute(_ALERTS)).all()
-        again = await conn.scalar(_AGAIN)
-        unread = int(await conn.scalar(_UNREAD) or 0)
-        comparison = await comparison_of(conn, settings)
-    alerts = [summary for summary, _ in opened]
-    last_day = sum(hour.received for hour in hours)
-    need_you = counts.by_status["failed"] + counts.quarantined
-    waits = _longest(counts.oldest_not_begun_seconds, again)
-    late = (waits or 0) > late_after.total_seconds()
-    failed = shown(counts.by_sync_status["failed"], "sync_failed" in counts.capped)
-    syncs = of_syncs(failed) if has_target else ()
+    reads = await _read(engine, settings)
+    has_target, late_after = bool(settings.sync_url), settings.late_after.total_seconds()
+    waits = _longest(counts.oldest_not_begun_seconds, reads.queued_again)
+    is_late = (waits or 0) > late_after
+    totals = _totals(counts, reads, is_late=is_late)
+    sentences = _sentences(counts, reads, has_target=has_target)
     sync_waits = counts.oldest_sync_seconds if has_target else None
-    # Credentials that end months from now are told, but no e-mail is in danger yet.
-    urgent = any(cause != "credentials" for _, cause in opened)
-    lacking = not_captured(comparison.not_captured)
-    needs_look = need_you or syncs or urgent or lacking or (sync_waits or 0) > late_after.total_seconds()
-    last_day_capped = any(hour.capped for hour in hours)
-    not_safe = [hour.failed + (hour.waiting if late else 0) for hour in hours]
-    not_safe_capped = any(number >= HOUR_CAP for number in not_safe)
-    unfinished = sum(n for status, n in counts.by_status.items() if status in UNFINISHED)
-    need_you_capped = bool({"failed", "quarantined"} & set(counts.capped))
+    # Credentials that expire in some months are in the verdict, but endanger no e-mail yet.
+    is_urgent = len(sentences) > sum(cause == "credentials" for _, cause in reads.alerts)
+    facts = VerdictFacts(
+        **_shown(totals),
+        others=sentences,
+        waits=waits,
+        unfinished=_unfinished(counts),
+        sync_waits=sync_waits,
+        is_late=is_late,
+    )
+    needs_attention = totals["need_you"] or is_urgent or (sync_waits or 0) > late_after
     return Overview(
         **dict(counts),
-        verdict=say(
-            Told(
-                shown(last_day, last_day_capped),
-                shown(sum(not_safe), not_safe_capped),
-                shown(need_you, need_you_capped),
-                (*syncs, *lacking, *(f"{alert}." for alert in alerts)),
-                waits,
-                shown(unfinished, bool(set(UNFINISHED) & set(counts.capped))),
-                sync_waits,
-                shown(unread, unread >= COUNT_CAP),
-            )
-        ),
-        state="late" if late else "attention" if needs_look else "safe",
-        last_day=last_day,
-        last_day_capped=last_day_capped,
-        not_safe=sum(not_safe),
-        not_safe_capped=not_safe_capped,
-        need_you=need_you,
-        need_you_capped=need_you_capped,
+        **totals,
+        verdict=verdict_of(facts),
+        state="late" if is_late else "attention" if needs_attention else "safe",
         has_target=has_target,
-        unread=unread,
-        unread_capped=unread >= COUNT_CAP,
-        comparison=comparison,
-        alerts=alerts,
-        times=times,
-        hours=hours,
-        workers=workers,
+        comparison=reads.comparison,
+        alerts=[summary for summary, _ in reads.alerts],
+        times=reads.times,
+        hours=reads.hours,
+        workers=reads.workers,
     )
 
 
 async def stats(engine: AsyncEngine) -> Stats:
-    """Count by status, and find the oldest e-mail that is not finished, or not synced."""
+    """Count e-mails by status, and find the oldest unfinished e-mail and the oldest pending sync."""
     counts = {
         **{status: _capped(in_status(status), IncomingEmail.received_at) for status in STATUSES},
         "sync_failed": _capped(text(NOT_SYNCED), IncomingEmail.id),
@@ -219,27 +205,75 @@ async def stats(engine: AsyncEngine) -> Stats:
 
 
 async def ping(engine: AsyncEngine) -> None:
-    """Find out whether Postgres answers, has our tables and accepts writes; raises Transient."""
+    """Check that Postgres answers, has our tables and accepts writes; raises Transient."""
 
-    async def look(conn: AsyncConnection) -> None:
+    async def check(conn: AsyncConnection) -> None:
         await check_writable(conn)
         await conn.execute(select(IncomingEmail.id).limit(1))
 
-    await run(engine, PING_SECONDS, look)
+    await run(engine, PING_SECONDS, check)
 
 
-def _longest(not_begun: float | None, again: float | None) -> float | None:
-    """Give how long an e-mail has waited for a worker at most; one that was queued again a moment ago does not count."""
+async def _read(engine: AsyncEngine, settings: Settings) -> _Reads:
+    async with connect(engine) as conn:
+        return _Reads(
+            hours=await hours_of(conn),
+            times=await times_of(conn),
+            workers=await workers_of(conn),
+            alerts=[(summary, cause) for summary, cause in await conn.execute(_ALERTS)],
+            queued_again=await conn.scalar(_QUEUED_AGAIN),
+            unread=int(await conn.scalar(_UNREAD) or 0),
+            comparison=await comparison_of(conn, settings),
+        )
+
+
+def _sentences(counts: Stats, reads: _Reads, *, has_target: bool) -> Sequence[str]:
+    """Return the sentences of the verdict about syncs, files that were not captured, and alerts."""
+    failed = shown(counts.by_sync_status["failed"], "sync_failed" in counts.capped)
+    return [
+        *(sync_sentences(failed) if has_target else ()),
+        *not_captured(reads.comparison.not_captured),
+        *(f"{summary}." for summary, _ in reads.alerts),
+    ]
+
+
+def _totals(counts: Stats, reads: _Reads, *, is_late: bool) -> dict[str, int]:
+    """Return the counts of the overview; if one e-mail is late, all waiting ones count as not safe."""
+    not_safe = [hour.failed + (hour.waiting if is_late else 0) for hour in reads.hours]
+    return {
+        "last_day": sum(hour.received for hour in reads.hours),
+        "last_day_capped": any(hour.capped for hour in reads.hours),
+        "not_safe": sum(not_safe),
+        "not_safe_capped": any(number >= HOUR_CAP for number in not_safe),
+        "need_you": counts.by_status["failed"] + counts.quarantined,
+        "need_you_capped": bool({"failed", "quarantined"} & set(counts.capped)),
+        "unread": reads.unread,
+        "unread_capped": reads.unread >= COUNT_CAP,
+    }
+
+
+def _shown(totals: Mapping[str, int]) -> dict[str, str]:
+    names = ("last_day", "not_safe", "need_you", "unread")
+    return {name: shown(totals[name], bool(totals[f"{name}_capped"])) for name in names}
+
+
+def _unfinished(counts: Stats) -> str:
+    count = sum(n for status, n in counts.by_status.items() if status in UNFINISHED)
+    return shown(count, bool(set(UNFINISHED) & set(counts.capped)))
+
+
+def _longest(not_begun: float | None, queued_again: float | None) -> float | None:
+    """Return the longest wait for a worker; an e-mail queued again just now does not count."""
     waits = [not_begun] if not_begun is not None else []
-    waits += [again] if again is not None and again > MOMENT_SECONDS else []
+    waits += [queued_again] if queued_again is not None and queued_again > MOMENT_SECONDS else []
     return max(waits, default=None)
 
 
 def _capped(
     condition: ColumnElement[bool] | TextClause, order: InstrumentedAttribute[Any]
 ) -> ScalarSelect[int]:
-    """Count in the order of an index that has just these."""
-    some = (
+    """Count up to the cap, in the order of a partial index on this condition."""
+    limited = (
         select(literal_column("1"))
         .select_from(order.class_)
         .where(condition)
@@ -247,7 +281,7 @@ def _capped(
         .limit(COUNT_CAP)
         .subquery()
     )
-    return select(func.count()).select_from(some).scalar_subquery()
+    return select(func.count()).select_from(limited).scalar_subquery()
 
 
 def _oldest(status: str) -> ScalarSelect[datetime]:

@@ -1,4 +1,4 @@
-"""Reconciliations and verifications: what was compared, what differed, and what was done about it."""
+"""Reconciliations and verifications, with their findings and repairs."""
 
 from collections.abc import Mapping, Sequence
 from datetime import datetime
@@ -38,7 +38,7 @@ from service.postgres.search import Cursor
 from service.queries.comparison import scope_of
 from service.queries.pages import PageFilter, cursor_at
 from service.queries.views import View
-from service.reconcile.differences import MOST_KEPT
+from service.reconcile.finding import MAX_FINDINGS
 
 Kind = Literal[
     "missing",
@@ -55,42 +55,42 @@ Kind = Literal[
 
 
 class ReconciliationView(View):
-    """A comparison of what is on record with target and storage, or a verification of what is stored."""
+    """A comparison of target and storage with Postgres, or a verification of stored objects."""
 
     id: int
     kind: Literal["reconcile", "verify"]
     status: Literal["running", "done", "failed", "abandoned", "cancelled"]
     actor: str
     fix: Literal["nothing", "syncs", "all"] = Field(
-        description="What is put right: nothing, what is missing or differs in the target, or all that can be"
+        description="Repairs: nothing, only syncs of missing or different documents, or all possible"
     )
-    since: datetime | None = Field(description="What came before is not looked at; null: everything is")
-    part: int | None = Field(description="Of 24 parts of the storage the one that is looked at; null: all")
+    since: datetime | None = Field(description="Only e-mails received since then were compared; null: all")
+    part: int | None = Field(description="The compared part of the storage, of 24; null: all")
     targets: str | None
     started_at: datetime
     finished_at: datetime | None
-    emails: int = Field(description="E-mails that were looked at")
-    documents: int = Field(description="Documents in the target that were")
+    emails: int = Field(description="Compared e-mails")
+    documents: int = Field(description="Compared documents in the target")
     objects: int
     bytes: int
-    unfinished: int = Field(description="E-mails that are on their way to the target")
-    overdue: int = Field(description="Of those: for more than an hour")
-    not_synced: int = Field(description="E-mails whose sync failed, as is known")
-    counts: Mapping[Kind, int] = Field(description="What was found")
-    repaired: Mapping[Kind, int] = Field(description="For how much of it a repair was begun")
+    unfinished: int = Field(description="E-mails with a pending sync")
+    overdue: int = Field(description="Of those: pending for more than an hour")
+    not_synced: int = Field(description="E-mails whose sync failed earlier")
+    counts: Mapping[Kind, int] = Field(description="Findings by kind")
+    repaired: Mapping[Kind, int] = Field(description="Findings with a repair, by kind")
     error_code: str | None
     error: str | None
     megabytes_per_second: int | None
-    place: str | None = Field(description="How far a verification has come")
+    place: str | None = Field(description="The progress of a verification")
 
-    @computed_field(description="What it compares with what is on record, in words")  # type: ignore[prop-decorator]
+    @computed_field(description="Its scope, in words")  # type: ignore[prop-decorator]
     @property
     def compared(self) -> Sequence[str]:
         return scope_of(self.model_dump(include={"kind", "since", "part", "targets", "started_at"}))
 
     @computed_field(  # type: ignore[prop-decorator]
-        description="Finished e-mails that a webhook did not have when it ended: not sent, failed, or on their way;"
-        " null without a webhook, whose receiver cannot be compared"
+        description="Finished e-mails that the webhook did not have at the end: not sent, failed or pending;"
+        " null without a webhook"
     )
     @property
     def not_sent(self) -> int | None:
@@ -99,32 +99,32 @@ class ReconciliationView(View):
         left = self.counts.get("not_sent", 0) - self.repaired.get("not_sent", 0)
         return left + self.not_synced + self.unfinished
 
-    @computed_field(description="Whether each of what it found is kept, and not only counted")  # type: ignore[prop-decorator]
+    @computed_field(description="Whether all findings are saved, and not only counted")  # type: ignore[prop-decorator]
     @property
     def is_kept(self) -> bool:
-        return sum(self.counts.values()) <= MOST_KEPT
+        return sum(self.counts.values()) <= MAX_FINDINGS
 
-    @computed_field(description="Differences that no repair was begun for")  # type: ignore[prop-decorator]
+    @computed_field(description="Differences without a repair")  # type: ignore[prop-decorator]
     @property
     def open(self) -> int:
         return sum(self.counts.get(kind, 0) - self.repaired.get(kind, 0) for kind in DIFFERENCES)  # type: ignore[call-overload]
 
 
 class FindingView(View):
-    """Something that is not as it is on record."""
+    """A difference from Postgres, or a remark."""
 
     id: int
     kind: Kind
     found_at: datetime
     email_id: int | None
-    key: str = Field(description="Of the document, or of the object")
+    key: str = Field(description="The key of the document or the object")
     detail: Any = Field(
-        description="What is known of it; of a removed document, all of it. Beyond 10,000 characters it is "
+        description="Details; for a removed document, its copy. Beyond 10,000 characters it is "
         '`{"clipped": true}`, and `holdfast reconcile show --json` has all of it'
     )
-    repair: str | None = Field(description="What was begun to put it right")
+    repair: str | None = Field(description="The repair that was begun")
     repaired_at: datetime | None
-    closed_at: datetime | None = Field(description="When a later run had looked there again")
+    closed_at: datetime | None = Field(description="When a later run had compared it again")
 
 
 class ReconciliationPage(View):
@@ -133,13 +133,13 @@ class ReconciliationPage(View):
 
 
 class ReconciliationDetail(ReconciliationView):
-    """A run, and a page of what it found; of very many, not all are kept."""
+    """A run with a page of its findings; beyond 2,000, findings are only counted."""
 
     is_open: bool = Field(
-        description="Whether no later run has looked again at something that it left as it was"
+        description="Whether a difference without a repair was not compared again by a later run"
     )
-    repairing: int = Field(description="E-mails of its repairs whose job or sync is not over yet")
-    unrepaired: int = Field(description="E-mails of its repairs that failed all the same")
+    repairing: int = Field(description="Repaired e-mails whose job or sync is still running")
+    unrepaired: int = Field(description="Repaired e-mails that failed again")
     findings: Sequence[FindingView]
     next_cursor: str | None
 
@@ -159,7 +159,7 @@ async def list_reconciliations(engine: AsyncEngine, wanted: PageFilter) -> Recon
 async def get_reconciliation(
     engine: AsyncEngine, run_id: int, wanted: PageFilter | None = None, *, is_brief: bool = True
 ) -> ReconciliationDetail:
-    """Return one with a page of what it found, in the order of finding; raises Rejected (404) if there is none."""
+    """Return a run with a page of its findings, oldest first; raises Rejected (404)."""
     wanted = wanted or PageFilter()
     found = ReconciliationFinding
     columns = _brief_finding() if is_brief else found.__table__.c
@@ -174,7 +174,7 @@ async def get_reconciliation(
 
 
 async def get_with_examples(engine: AsyncEngine, run_id: int, most: int) -> ReconciliationDetail:
-    """Return one with the first findings of each kind, so many at most; raises Rejected (404) if there is none."""
+    """Return a run with the first findings of each kind, at most `most` each; raises Rejected (404)."""
     found = ReconciliationFinding
     kinds = values(column("kind", Text), name="every").data([(kind,) for kind in (*DIFFERENCES, *REMARKS)])
     first = select(*_brief_finding()).where(found.reconciliation_id == run_id, found.kind == kinds.c.kind)
@@ -201,7 +201,7 @@ async def _read(
 
 
 def _brief_finding() -> Sequence[ColumnElement[Any]]:
-    """Give the columns of a finding; of a long detail only why it was found."""
+    """Return the columns of a finding; a long detail is cut to its reason."""
     columns = ReconciliationFinding.__table__.c
     reason = func.left(columns.detail.op("->>")("reason"), literal_column(str(BRIEF_TEXT)))
     cut = func.json_build_object("clipped", true(), "reason", reason)
@@ -209,7 +209,7 @@ def _brief_finding() -> Sequence[ColumnElement[Any]]:
     return [*brief(column for column in columns if column.name != "detail"), detail]
 
 
-# As far as its findings are kept.
+# Only e-mails of saved findings.
 _REPAIRS = """
 SELECT count(DISTINCT email.id) FILTER (
     WHERE email.processing_status NOT IN ('completed', 'failed') OR email.sync_status = 'pending'

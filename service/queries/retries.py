@@ -1,4 +1,4 @@
-"""Retries of many: how far each has come, and what became of the e-mails."""
+"""Bulk retries: their progress, and the outcomes of their e-mails."""
 
 from collections.abc import Sequence
 from datetime import datetime
@@ -15,32 +15,32 @@ from service.postgres.rows import brief
 from service.postgres.selection import Selection
 from service.queries.views import View
 
-MOST_SHOWN = 50
+MAX_SHOWN = 50
 
 
 class BulkRetryView(View):
-    """A retry of all that match a filter, newest first; it goes on until nothing older matches."""
+    """A bulk retry of all e-mails that match a filter, newest first."""
 
     id: int
     created_at: datetime
     actor: str
-    what: Literal["job", "sync"] = Field(description="What of each e-mail is run again")
+    what: Literal["job", "sync"] = Field(description="Whether jobs or syncs are retried")
     filter: Selection
     per_second: int
     status: Literal["running", "done", "cancelled"]
-    planned: int  # how many matched when it began; at least so many, where it is capped
+    planned: int  # matching e-mails at the start; at least so many if capped
     planned_capped: bool
-    retried: int = Field(description="E-mails that were queued")
-    repaired: int = Field(description="Of those: completed; of a retry of syncs: synced")
-    failed_again: int = Field(description="Of those: failed again, or have no target any more")
+    retried: int = Field(description="Queued e-mails")
+    repaired: int = Field(description="Of those: completed, or synced in a retry of syncs")
+    failed_again: int = Field(description="Of those: failed again, or without a target now")
     superseded: int = Field(
-        description="Of those: another retry began before it was seen how this one ended; they count there"
+        description="Of those: retried again before this retry's outcome was recorded; the later retry counts them"
     )
-    reached: datetime | None  # all that came after this has been looked at
-    finished_at: datetime | None = Field(description="When the last one was queued")
-    settled_at: datetime | None = Field(description="When nothing was queued or running any more")
+    reached: datetime | None  # all e-mails received after this time were processed
+    finished_at: datetime | None = Field(description="When the last e-mail was queued")
+    settled_at: datetime | None = Field(description="When the last e-mail had an outcome")
 
-    @computed_field(description="Of those: queued or running still")  # type: ignore[prop-decorator]
+    @computed_field(description="Of those: still queued or running")  # type: ignore[prop-decorator]
     @property
     def still_running(self) -> int:
         ended = self.repaired + self.failed_again + self.superseded
@@ -52,18 +52,18 @@ class BulkRetryPage(View):
 
 
 async def list_retries(engine: AsyncEngine) -> BulkRetryPage:
-    """Return the newest."""
-    query = select(*_columns()).order_by(BulkRetry.id.desc()).limit(MOST_SHOWN)
+    """Return the newest bulk retries."""
+    query = select(*_columns()).order_by(BulkRetry.id.desc()).limit(MAX_SHOWN)
     async with connect(engine) as conn:
         return BulkRetryPage(retries=[BulkRetryView.model_validate(row) for row in await conn.execute(query)])
 
 
 async def get_retry(engine: AsyncEngine, retry_id: int) -> BulkRetryView:
-    """Return one; raises Rejected (404) if there is none."""
+    """Return a bulk retry; raises Rejected (404)."""
     async with connect(engine) as conn:
         row = (await conn.execute(select(*_columns()).where(BulkRetry.id == retry_id))).one_or_none()
     if row is None:
-        raise Rejected(404, "bulk_retry_not_found", f"There is no retry of many {retry_id}.")
+        raise Rejected(404, "bulk_retry_not_found", f"There is no bulk retry {retry_id}.")
     return BulkRetryView.model_validate(row)
 
 
@@ -71,6 +71,6 @@ def _columns() -> Sequence[Any]:
     columns = BulkRetry.__table__.c
     return (
         *brief(columns[name] for name in BulkRetryView.model_fields if name not in {"filter", "reached"}),
-        columns.filter,  # its own fields are short
+        columns.filter,  # short, so not cut
         columns.place_time.label("reached"),
     )

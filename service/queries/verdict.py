@@ -1,67 +1,80 @@
-"""The verdict: in a sentence or two, whether every e-mail is safe, what needs a person, and what waits."""
+"""The verdict: one or two sentences on whether e-mails failed, need attention or wait."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from service.formatting import duration, number
 
-# What waits for no longer than that is on its way.
+# A shorter wait is part of normal operation.
 MOMENT_SECONDS = 20.0
 
 
 @dataclass(frozen=True)
-class Told:
-    """What it is made of; numbers as they are shown, nothing where there is none."""
+class VerdictFacts:
+    """The parts of a verdict; counts are as displayed, and empty for zero."""
 
-    last_day: str
-    not_safe: str
+    last_day: str  # e-mails received in the last 24 hours
+    not_safe: str  # of those: failed, and all that wait if one is late
     need_you: str
-    others: Sequence[str]  # sentences
+    others: Sequence[str]  # further sentences
     waits: float | None  # seconds
     unfinished: str
     sync_waits: float | None = None  # seconds
-    unread: str = ""  # requests of the last day that are in quarantine
+    unread: str = ""  # webhooks of the last day in quarantine
+    is_late: bool = False
 
 
-def say(told: Told) -> str:
-    """Say it all."""
-    needs = [f"{told.need_you} need{'s' if told.need_you == '1' else ''} you."] if told.need_you else []
-    needs += told.others
-    day = _with_unread(_day(told.last_day, told.not_safe), told.unread)
-    return " ".join((day, *(needs or ["None needs you."]), _waits(told)))
+def verdict_of(facts: VerdictFacts) -> str:
+    """Write the verdict."""
+    needs = (
+        [f"{facts.need_you} need{'s' if facts.need_you == '1' else ''} attention."] if facts.need_you else []
+    )
+    needs += facts.others
+    return " ".join(
+        (_with_unread(_day(facts), facts.unread), *(needs or ["None needs attention."]), _waits(facts))
+    )
 
 
-def of_syncs(failed: str) -> Sequence[str]:
-    """Say what is the matter with syncs, if there is; the e-mails themselves are safe."""
+def sync_sentences(failed: str) -> Sequence[str]:
+    """Return the sentence about failed syncs, if there are any."""
     return [f"{failed} could not be synced."] if failed else []
 
 
 def shown(count: int, capped: bool) -> str:  # noqa: FBT001 each count has its own
-    """Write a count; nothing for none."""
+    """Write a count; zero as an empty text."""
     return number(count, capped) if count else ""
 
 
-def _waits(told: Told) -> str:
-    said = [f"Oldest waiting: {duration(told.waits)}."] if told.waits is not None else []
-    if told.sync_waits is not None and told.sync_waits > MOMENT_SECONDS:
-        said.append(f"Oldest waiting for its sync: {duration(told.sync_waits)}.")
-    if not said:
-        said.append(f"{told.unfinished} in work." if told.unfinished else "Nothing waits.")
-    return " ".join(said)
+def _waits(facts: VerdictFacts) -> str:
+    sentences = [f"Oldest waiting: {duration(facts.waits)}."] if facts.waits is not None else []
+    if facts.sync_waits is not None and facts.sync_waits > MOMENT_SECONDS:
+        sentences.append(f"Oldest pending sync: {duration(facts.sync_waits)}.")
+    if not sentences:
+        sentences.append(f"{facts.unfinished} in progress." if facts.unfinished else "Nothing waiting.")
+    return " ".join(sentences)
 
 
 def _with_unread(day: str, unread: str) -> str:
-    """Add the requests that could not be read: each may be an e-mail, and is counted as none."""
+    """Add the webhooks in quarantine: each may be an e-mail, and none is counted as one."""
     if not unread:
         return day
-    return f"{day.removesuffix('.')}; {unread} request{'' if unread == '1' else 's'} could not be read."
+    return f"{day.removesuffix('.')}; {unread} webhook{'' if unread == '1' else 's'} could not be parsed."
 
 
-def _day(received: str, not_safe: str) -> str:
+def _day(facts: VerdictFacts) -> str:
+    received, not_safe = facts.last_day, facts.not_safe
     if not received:
         return "No e-mail came in the last 24 hours."
+    # Unfinished e-mails are saved in Postgres, but their files are not stored yet.
+    state = "saved" if facts.unfinished else "stored"
     if received == "1":
-        return f"The one e-mail of the last 24 hours is {'not ' if not_safe else ''}safe."
+        problem = "is failed or late" if facts.is_late else "failed"
+        return f"The one e-mail of the last 24 hours {problem if not_safe else f'is {state}'}."
     if not not_safe:
-        return f"All {received} e-mails of the last 24 hours are safe."
-    return f"{not_safe} of {received} e-mails of the last 24 hours {'is' if not_safe == '1' else 'are'} not safe yet."
+        return f"All {received} e-mails of the last 24 hours are {state}."
+    problem = (
+        ("is failed or late" if not_safe == "1" else "are failed or late") if facts.is_late else "failed"
+    )
+    if not_safe == received:
+        return f"All {received} e-mails of the last 24 hours {problem}."
+    return f"{not_safe} of {received} e-mails of the last 24 hours {problem}; all others are {state}."

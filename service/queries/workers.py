@@ -1,4 +1,4 @@
-"""The workers: which live, which fell silent, and which ended as they should."""
+"""The worker processes: alive, silent or stopped."""
 
 from collections.abc import Sequence
 from datetime import datetime, timedelta
@@ -12,11 +12,11 @@ from service.postgres.rows import brief
 from service.queries.views import View
 
 SILENT_AFTER = timedelta(seconds=60)
-MOST_SHOWN = 50
+MAX_SHOWN = 50
 
 
 class WorkerView(View):
-    """A worker process, as its last heartbeat told of it."""
+    """A worker process according to its last heartbeat."""
 
     name: str
     pid: int
@@ -29,7 +29,7 @@ class WorkerView(View):
 
 
 async def workers_of(conn: AsyncConnection) -> Sequence[WorkerView]:
-    """List the workers of the last day, the newest heartbeat first; those that ended as they should, last."""
+    """Return the workers of the last day, newest heartbeat first, stopped workers last."""
     worker = WorkerHeartbeat.__table__.c
     silent = worker.seen_at < func.now() - SILENT_AFTER
     state = case((worker.stopped_at.is_not(None), "stopped"), (silent, "silent"), else_="alive")
@@ -40,16 +40,16 @@ async def workers_of(conn: AsyncConnection) -> Sequence[WorkerView]:
         .where(worker.seen_at > func.now() - timedelta(days=1))
         .order_by(worker.stopped_at.is_not(None), worker.seen_at.desc())
     )
-    return [WorkerView.model_validate(row) for row in await conn.execute(query.limit(MOST_SHOWN))]
+    return [WorkerView.model_validate(row) for row in await conn.execute(query.limit(MAX_SHOWN))]
 
 
 async def metrics_of_workers(conn: AsyncConnection) -> dict[str, str]:
-    """Give what each living worker last counted, as Prometheus' text by `name:pid`."""
+    """Return the last metrics of each alive worker, in Prometheus' text format, by `name:pid`."""
     worker = WorkerHeartbeat.__table__.c
     alive = (
         select(worker.name, worker.pid, func.coalesce(worker.metrics, ""))
         .where(worker.stopped_at.is_(None), worker.seen_at >= func.now() - SILENT_AFTER)
         .order_by(worker.seen_at.desc())
     )
-    rows = await conn.execute(alive.limit(MOST_SHOWN))
+    rows = await conn.execute(alive.limit(MAX_SHOWN))
     return {f"{name}:{pid}": text for name, pid, text in rows}

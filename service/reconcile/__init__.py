@@ -1,1 +1,1 @@
-"""Compare what is on record with the target and the storage, and put right what differs; verify what is stored."""
+"""Compare Postgres with the target and the storage, repair differences, and verify stored objects."""

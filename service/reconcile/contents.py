@@ -1,4 +1,4 @@
-"""What Postgres says of stored contents: each once, however many files have it, by its hash."""
+"""Read stored contents from Postgres by hash: each content once, however many files share it."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -8,13 +8,13 @@ from sqlalchemy import BigInteger, Integer, Text, bindparam, text
 from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-# Contents of one statement.
+# Contents per statement.
 PAGE = 1_000
 
 
 @dataclass(frozen=True, slots=True)
 class Content:
-    """A content that is said to be stored, and a file of it."""
+    """A content that Postgres has as stored, and one of its files."""
 
     sha256: str
     size: int
@@ -24,7 +24,7 @@ class Content:
 
 
 async def contents_between(conn: AsyncConnection, after: str, end: str, most: int = PAGE) -> list[Content]:
-    """Read the next contents whose hashes come after one and before another."""
+    """Return the next contents with `after` < hash < `end`."""
     given = {"after": after, "end": end, "most": most}
     return [Content(*row) for row in await conn.execute(_BETWEEN, given)]
 
@@ -32,23 +32,23 @@ async def contents_between(conn: AsyncConnection, after: str, end: str, most: in
 async def contents_since(
     conn: AsyncConnection, email_id: int, position: int, most: int = PAGE
 ) -> list[Content]:
-    """Read the next files that are stored, behind this one, in the order of their e-mails; contents may be repeated."""
+    """Return the next stored files after this one, by e-mail and position; contents may repeat."""
     given = {"email_id": email_id, "position": position, "most": most}
     return [Content(*row) for row in await conn.execute(_SINCE, given)]
 
 
 async def known_contents(conn: AsyncConnection, hashes: Sequence[str]) -> set[str]:
-    """Return those of these hashes that a file has, or had before its object was lost."""
+    """Return the hashes that belong to a file, also to a file whose object was lost."""
     return set(await conn.scalars(_KNOWN, {"hashes": list(hashes)}))
 
 
 async def oldest_unfinished(conn: AsyncConnection) -> datetime | None:
-    """Return when the oldest e-mail was received whose job has not ended; None if all have."""
+    """Return when the oldest e-mail with an unfinished job was received; None if all jobs have ended."""
     oldest: datetime | None = await conn.scalar(_OLDEST_UNFINISHED)
     return oldest
 
 
-# From one to the next along the index: a million e-mails may have the same logo.
+# A loose index scan, because a million e-mails may share one logo.
 _BETWEEN = text("""
 WITH RECURSIVE content AS (
     (

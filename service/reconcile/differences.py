@@ -1,9 +1,8 @@
-"""What differs from what is on record: all that runs found, until it was put right, or a later one looked there again."""
+"""Open differences: findings of all runs that no repair has fixed and no later run has checked again."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Protocol
 
 from sqlalchemy import ColumnElement, and_, exists, func, literal, or_, select, text, update
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -16,24 +15,22 @@ from service.postgres.reconciliation_tables import (
     OPEN_FINDING,
     ReconciliationFinding,
 )
+from service.reconcile.finding import MAX_FINDINGS, Finding
 
-# Findings of a run that are kept; beyond that they are counted.
-MOST_KEPT = 2_000
-
-# What people are told of each kind.
-WORDS = {
+# How users read each kind.
+KIND_LABELS = {
     "missing": "missing in the target",
     "different": "different in the target",
-    "ahead": "ahead of the record in the target",
+    "ahead": "newer in the target than in Holdfast",
     "extra": "in the target without an e-mail",
     "not_sent": "not sent to the webhook",
     "object_missing": "missing in the storage",
     "object_damaged": "damaged in the storage",
-    "object_unreadable": "in the storage and cannot be read",
+    "object_unreadable": "unreadable in the storage",
 }
 
 _finding = ReconciliationFinding.__table__.c
-# Of objects, what a comparison sees, which reads none of them.
+# Differences of objects that a comparison of sizes detects without reading any object.
 _BY_SIZE = or_(
     _finding.kind == "object_missing",
     and_(
@@ -43,21 +40,11 @@ _BY_SIZE = or_(
 )
 
 
-class Found(Protocol):
-    """Something that a run found."""
-
-    @property
-    def kind(self) -> str: ...
-    @property
-    def row_key(self) -> str: ...
-
-
 @dataclass(frozen=True, slots=True)
 class Differences:
-    """How many are open, by kind, also the kinds of which there are none; and when somebody compared.
+    """The number of open differences by kind, zeros included, and the time of the latest comparison.
 
-    There may be more, if a run may have found more than it kept. A run under way compares too, once it has seen
-    something and gets on.
+    A running reconciliation counts as a comparison as soon as it has compared something.
     """
 
     by_kind: Mapping[str, int]
@@ -69,19 +56,20 @@ class Differences:
 
     @property
     def may_be_more(self) -> bool:
-        return self.total >= MOST_KEPT
+        """Whether a run may have found more than it saved."""
+        return self.total >= MAX_FINDINGS
 
 
 async def open_differences(conn: AsyncConnection) -> Differences:
-    """Count what is open; what several runs found counts once."""
+    """Count the open differences; a difference that several runs found counts once."""
     counts = {kind: int(number) for kind, number in await conn.execute(_OPEN)}
     return Differences({kind: counts.get(kind, 0) for kind in DIFFERENCES}, await conn.scalar(_COMPARED_AT))
 
 
 async def close(
-    conn: AsyncConnection, run_id: int, looked: ColumnElement[bool], found: Sequence[Found] = ()
+    conn: AsyncConnection, run_id: int, compared: ColumnElement[bool], found: Sequence[Finding] = ()
 ) -> None:
-    """Close what others found where a run has looked now, and what it found itself, which is on record by then."""
+    """Close findings of other runs: those in the compared range, and those that this run has found and saved again."""
     again = [
         and_(_finding.kind.in_(kinds), _finding.key.in_(keys))
         for kinds in (IN_TARGET, IN_STORAGE)
@@ -89,44 +77,44 @@ async def close(
     ]
     closed = update(ReconciliationFinding).values(closed_at=func.now())
     await conn.execute(
-        closed.where(text(OPEN_FINDING), _finding.reconciliation_id != run_id, or_(looked, *again))
+        closed.where(text(OPEN_FINDING), _finding.reconciliation_id != run_id, or_(compared, *again))
     )
 
 
 def documents_of(first: int, end: int) -> ColumnElement[bool]:
-    """Name the documents of the e-mails from one id to before another."""
+    """Select differences of documents whose e-mails have ids from `first` to below `end`."""
     mine = _finding.kind.in_(("missing", "different", "ahead"))
     return and_(mine, _finding.email_id >= first, _finding.email_id < end)
 
 
 def extra_documents() -> ColumnElement[bool]:
-    """Name the documents that belong to no e-mail."""
+    """Select documents without an e-mail."""
     return _finding.kind == "extra"
 
 
 def whole_target() -> ColumnElement[bool]:
-    """Name all that is compared with documents."""
+    """Select all differences of documents in a collection."""
     return and_(_finding.kind.in_(IN_TARGET), _finding.kind != "not_sent")
 
 
 def unsent_in_target() -> ColumnElement[bool]:
-    """Name the e-mails that were not sent to a webhook."""
+    """Select e-mails that were not sent to a webhook."""
     return _finding.kind == "not_sent"
 
 
 def sent_by_now() -> ColumnElement[bool]:
-    """Name the e-mails that were not sent once and are by now, or are on their way."""
+    """Select unsent e-mails that have been sent since, or whose sync is pending."""
     unsent = exists(literal(1)).where(IncomingEmail.id == _finding.email_id, text(NEVER_SYNCED))
     return and_(unsent_in_target(), ~unsent)
 
 
 def objects_under(prefix: str) -> ColumnElement[bool]:
-    """Name the objects of a range, whose sizes were looked at."""
+    """Select differences of objects under a prefix that a comparison of sizes detects."""
     return and_(_BY_SIZE, _finding.key.startswith(prefix, autoescape=True))
 
 
 def objects_of(keys: Sequence[str], *, were_read: bool) -> ColumnElement[bool]:
-    """Name objects by their keys; only who read them knows of wrong bytes."""
+    """Select differences of objects by key; wrong bytes only if the objects were read."""
     return and_(_finding.kind.in_(IN_STORAGE) if were_read else _BY_SIZE, _finding.key.in_(keys))
 
 

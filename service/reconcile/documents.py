@@ -1,4 +1,4 @@
-"""Compare the e-mails on record with the documents in the target, some at a time, by their ids."""
+"""Compare e-mails in Postgres with their documents in the target, in steps by id."""
 
 import asyncio
 from collections.abc import AsyncGenerator, Mapping, Sequence
@@ -7,26 +7,35 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from service.errors import Permanent
-from service.reconcile.differing import MOST_TOLD, in_what
-from service.reconcile.expected import STEP, State, digests, known_keys, states_from, states_of
+from service.reconcile.calls import ask, with_retries
+from service.reconcile.expected import STEP, SyncState, digests, known_keys, states_from, states_of
 from service.reconcile.finding import Finding
-from service.reconcile.outages import ask, patiently
 from service.resources import Resources
-from service.targets.document import SOURCE, digest
-from service.targets.mongodb import MAX_ID, MIN_ID, Collection, FoundDocument
+from service.targets.document import (
+    SOURCE,
+    comparable,
+    digest,
+    make_document,
+    permanent_links,
+    read_records,
+    to_json,
+)
+from service.targets.mongodb import MAX_ID, MIN_ID, Collection, FoundDocument, copy_of
 
-# Rows and documents move while they are read; what looks wrong is looked at again.
-SECOND_LOOK_SECONDS = 0.2
-# Documents that one step holds in memory. Where there are more, those of e-mails are found by their keys, and the
-# rest is found once these are gone.
-MOST_READ = 10 * STEP
-# What is looked at before anything is removed; of fewer, none may have an e-mail indeed.
-SAMPLE, LEAST_SAMPLE = 100, 8
+# Rows and documents change while they are read, so each difference is confirmed after a pause.
+CONFIRM_SECONDS = 0.2
+# Documents that one step holds in memory. Beyond that, documents of e-mails are read by key, and a later run finds
+# the rest.
+MAX_DOCUMENTS = 10 * STEP
+# Documents drawn before a removal; a smaller sample proves nothing.
+SAMPLE, MIN_SAMPLE = 100, 8
+# Differences per step with details: after an upgrade all documents may differ, in the same field.
+MAX_DETAILED = 20
 
 
 @dataclass(frozen=True, slots=True)
-class There:
-    """A document that is in the target."""
+class TargetDocument:
+    """The compared part of a document in the target."""
 
     found_key: Any
     version: Any
@@ -40,49 +49,51 @@ class There:
 
 
 @dataclass(slots=True)
-class Step:
-    """What came of comparing some e-mails: `wrong` are as they were compared, by the keys of their findings."""
+class Comparison:
+    """The result of one step; `wrong` has the states of differing e-mails by the keys of their findings."""
 
     end: int = 0
     emails: int = 0
     documents: int = 0
     unfinished: int = 0
     findings: list[Finding] = field(default_factory=list)
-    wrong: dict[str, State] = field(default_factory=dict)
+    wrong: dict[str, SyncState] = field(default_factory=dict)
 
 
-async def compare_step(res: Resources, there: Collection, first: int, last: int, *, is_whole: bool) -> Step:
-    """Compare the next e-mails from `first` on, and all documents among them.
+async def compare_step(
+    res: Resources, target: Collection, first: int, last: int, *, is_whole: bool
+) -> Comparison:
+    """Compare the next e-mails from `first` on with the documents of the same ids.
 
-    The whole of a collection ends neither at the first e-mail nor at the last one.
+    With `is_whole`, also read documents with ids below the first e-mail and above the last one.
     """
     states = await ask(res, lambda conn: states_from(conn, first, last))
     end = states[-1].email_id + 1 if len(states) == STEP else last
     span = (MIN_ID if is_whole and first == 0 else first, MAX_ID if is_whole and end == last else end)
-    documents = await patiently(lambda: _read(res, there.between(*span)))
-    step = Step(end, len(states), len(documents))
-    step.unfinished = sum(state.is_on_its_way for state in states)
-    settled = [state.email_id for state in states if not state.is_on_its_way]
+    documents = await with_retries(lambda: _read(res, target.between(*span)))
+    step = Comparison(end, len(states), len(documents))
+    step.unfinished = sum(state.is_pending for state in states)
+    settled = [state.email_id for state in states if not state.is_pending]
     expected = await ask(res, lambda conn: digests(conn, settled, res.settings)) if settled else {}
     doubtful = [state for state in states if _judge(state, documents.get(state.key), expected)]
     own = {state.key for state in states}
-    strange = [document for key, document in documents.items() if key not in own]
-    if doubtful or strange:
-        await asyncio.sleep(SECOND_LOOK_SECONDS)
+    unknown = [document for key, document in documents.items() if key not in own]
+    if doubtful or unknown:
+        await asyncio.sleep(CONFIRM_SECONDS)
     if doubtful:
-        await _look_again(res, there, [state.email_id for state in doubtful], step)
-    step.findings += await without_email(res, strange)
+        await _confirm(res, target, [state.email_id for state in doubtful], step)
+    step.findings += await find_without_email(res, unknown)
     return step
 
 
-async def compare_nameless(res: Resources, there: Collection) -> Step:
-    """Find the documents that name no e-mail by its number, which no range has."""
-    documents = await patiently(lambda: _read(res, there.without_email_id()))
-    return Step(documents=len(documents), findings=await without_email(res, [*documents.values()]))
+async def compare_without_email_id(res: Resources, target: Collection) -> Comparison:
+    """Find documents without a numeric email_id, which no range of ids contains."""
+    documents = await with_retries(lambda: _read(res, target.without_email_id()))
+    return Comparison(documents=len(documents), findings=await find_without_email(res, [*documents.values()]))
 
 
-async def without_email(res: Resources, documents: Sequence[There]) -> list[Finding]:
-    """Tell of documents whose key is no e-mail's; one whose e-mail has another number is found with that."""
+async def find_without_email(res: Resources, documents: Sequence[TargetDocument]) -> list[Finding]:
+    """Return a finding for each document whose key belongs to no e-mail."""
     keys = [document.key for document in documents if isinstance(document.found_key, str)]
     known = (
         await ask(res, lambda conn: known_keys(conn, [key for key in keys if "\0" not in key]))
@@ -93,7 +104,7 @@ async def without_email(res: Resources, documents: Sequence[There]) -> list[Find
         Finding(
             "extra" if document.is_ours else "foreign",
             document.key,
-            detail=_said(document),
+            detail=_detail(document),
             found_key=document.found_key,
         )
         for document in documents
@@ -101,59 +112,57 @@ async def without_email(res: Resources, documents: Sequence[There]) -> list[Find
     ]
 
 
-async def see_that_it_is_ours(res: Resources, there: Collection) -> None:
-    """Raise Permanent if most of our documents have no e-mail: then another database's are looked at, or another's.
+async def require_own_collection(res: Resources, target: Collection) -> None:
+    """Raise Permanent if most of our documents have no e-mail: the collection or the database is probably another one.
 
-    To remove all of them would empty the collection of whoever put them there.
+    A removal would then empty the collection of another installation.
     """
-    drawn = await patiently(lambda: there.sample(SAMPLE))
+    drawn = await with_retries(lambda: target.sample(SAMPLE))
     keys = [str(each["_id"]) for each in drawn if each.get("source") == SOURCE]
     known = await ask(res, lambda conn: known_keys(conn, [key for key in keys if "\0" not in key]))
-    if len(keys) >= LEAST_SAMPLE and 2 * len(known) < len(keys):
-        looked = (
-            f"of {len(keys)} documents of ours that were looked at, {len(keys) - len(known)} have no e-mail"
-        )
-        doubt = "are SYNC_URL and DATABASE_URL those that belong together?"
-        forced = "To remove them all the same, add --force to `holdfast reconcile --fix`."
-        raise Permanent("target_is_another", f"{looked}: {doubt} {forced}")
+    if len(keys) >= MIN_SAMPLE and 2 * len(known) < len(keys):
+        sampled = f"{len(keys) - len(known)} of {len(keys)} sampled documents of Holdfast have no e-mail"
+        doubt = "do SYNC_URL and DATABASE_URL belong together?"
+        forced = "To remove them anyway, add --force to `holdfast reconcile --fix`."
+        raise Permanent("target_is_another", f"{sampled}: {doubt} {forced}")
 
 
-async def _look_again(res: Resources, there: Collection, email_ids: Sequence[int], step: Step) -> None:
-    """Note what is wrong with e-mails that nobody carried or ran while they and their documents were read."""
+async def _confirm(res: Resources, target: Collection, email_ids: Sequence[int], step: Comparison) -> None:
+    """Add a finding for each e-mail that still differs, unless its job or sync ran during the reads."""
     before = await ask(res, lambda conn: states_of(conn, email_ids))
     expected = await ask(res, lambda conn: digests(conn, email_ids, res.settings))
-    documents = await patiently(lambda: _read(res, there.with_keys([state.key for state in before])))
+    documents = await with_retries(lambda: _read(res, target.with_keys([state.key for state in before])))
     after = {state.email_id: state for state in await ask(res, lambda conn: states_of(conn, email_ids))}
     for state in before:
         document = documents.get(state.key)
         if state == after.get(state.email_id) and (kind := _judge(state, document, expected)):
             detail: dict[str, Any] = {
                 "version": state.version,
-                "there": _said(document) if document else None,
+                "there": _detail(document) if document else None,
             }
-            if kind == "different" and sum(each.kind == kind for each in step.findings) < MOST_TOLD:
-                detail |= await in_what(res, there, state)
+            if kind == "different" and sum(each.kind == kind for each in step.findings) < MAX_DETAILED:
+                detail |= await _differing_fields(res, target, state)
             step.findings.append(Finding(kind, state.key, state.email_id, detail, found_key=state.key))
             step.wrong[state.key] = state
 
 
-def _judge(state: State, document: There | None, expected: Mapping[int, str]) -> str | None:
-    """Say what is wrong with what is in the target of an e-mail, if anything is."""
-    if state.is_on_its_way:
+def _judge(state: SyncState, document: TargetDocument | None, expected: Mapping[int, str]) -> str | None:
+    """Return the kind of the difference between an e-mail and its document; None if there is none."""
+    if state.is_pending:
         return None
     if document is not None and _is_later(document.version, state.version):
         return "ahead"
-    # That failed because a later one was there is mended by removing it, which may have broken off half way.
+    # After receiver_ahead the newer document may already be removed, by a repair that did not finish.
     is_known = state.status == "failed" and state.error_code != "receiver_ahead"
-    if is_known or state.email_id not in expected:  # or it runs again by now
+    if is_known or state.email_id not in expected:  # the second: a retry has begun since
         return None
     if document is None:
         return "missing"
     return None if document.digest == expected[state.email_id] else "different"
 
 
-def _is_later(version: Any, than: int) -> bool:  # noqa: ANN401 whatever stands there
-    if hasattr(version, "to_decimal"):  # one of MongoDB's own numbers
+def _is_later(version: Any, than: int) -> bool:  # noqa: ANN401 any BSON type
+    if hasattr(version, "to_decimal"):  # BSON's Decimal128
         version = version.to_decimal()
     try:
         return not isinstance(version, bool | str) and bool(version > than)
@@ -161,21 +170,23 @@ def _is_later(version: Any, than: int) -> bool:  # noqa: ANN401 whatever stands 
         return False
 
 
-async def _read(res: Resources, batches: AsyncGenerator[Sequence[FoundDocument], None]) -> dict[str, There]:
-    """Keep of each document what it is compared by; a thread reads them, which may be large."""
+async def _read(
+    res: Resources, batches: AsyncGenerator[Sequence[FoundDocument], None]
+) -> dict[str, TargetDocument]:
+    """Read documents and keep only their compared parts; a thread hashes them, because they may be large."""
     has_links = res.settings.sync_links == "api"
-    found: dict[str, There] = {}
+    found: dict[str, TargetDocument] = {}
     async with aclosing(batches):
-        async for some in batches:
-            found.update({each.key: each for each in await asyncio.to_thread(_glance, some, has_links)})
-            if len(found) >= MOST_READ:
+        async for batch in batches:
+            found.update({each.key: each for each in await asyncio.to_thread(_summarize, batch, has_links)})
+            if len(found) >= MAX_DOCUMENTS:
                 break
     return found
 
 
-def _glance(documents: Sequence[FoundDocument], has_links: bool) -> list[There]:  # noqa: FBT001 of all of them
+def _summarize(documents: Sequence[FoundDocument], has_links: bool) -> list[TargetDocument]:  # noqa: FBT001 for to_thread
     return [
-        There(
+        TargetDocument(
             document["_id"],
             document.get("version"),
             document.get("source") == SOURCE,
@@ -186,5 +197,31 @@ def _glance(documents: Sequence[FoundDocument], has_links: bool) -> list[There]:
     ]
 
 
-def _said(document: There) -> dict[str, object]:
+def _detail(document: TargetDocument) -> dict[str, object]:
     return {"version": str(document.version)[:100], "email_id": str(document.email_id)[:100]}
+
+
+async def _differing_fields(res: Resources, target: Collection, state: SyncState) -> Mapping[str, Any]:
+    """Return the names of the differing fields and a copy of the document; nothing if either side is gone."""
+    records = await ask(res, lambda conn: read_records(conn, [state.email_id]))
+    found = await with_retries(lambda: _one(target, state.key))
+    record = records.get(state.email_id)
+    if record is None or found is None:
+        return {}
+    made = make_document(record, permanent_links(record, res.settings.public_url)).content
+    has_links = res.settings.sync_links == "api"
+    ours, theirs = (comparable(each, with_links=has_links) for each in (made, found))
+    names = sorted(
+        name
+        for name in {*ours, *theirs} - {"_id"}
+        if to_json(ours.get(name), sort_keys=True) != to_json(theirs.get(name), sort_keys=True)
+    )
+    whose = {} if found.get("source") == SOURCE else {"is_ours": False}
+    return {"fields": names, "document": copy_of(found), **whose}
+
+
+async def _one(target: Collection, key: str) -> FoundDocument | None:
+    async with aclosing(target.with_keys([key])) as batches:
+        async for some in batches:
+            return some[0] if some else None
+    return None

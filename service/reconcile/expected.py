@@ -1,4 +1,4 @@
-"""What Postgres says of e-mails: the state of each, and the hash of the document that there should be of it."""
+"""Read the expected state from Postgres: each e-mail's sync state, and the hash of its document."""
 
 import asyncio
 from collections.abc import Sequence
@@ -13,16 +13,16 @@ from service.config.settings import Settings
 from service.postgres.email_tables import UNSYNCED
 from service.targets.document import EmailRecord, digest, make_document, permanent_links, read_records
 
-# E-mails of one step.
+# E-mails per step.
 STEP = 1_000
 COUNT_CAP = 10_000
-# What waits for longer than that, since its job ended or somebody wanted it again, is late.
+# A sync that waits longer than this is overdue.
 OVERDUE_HOURS = 1
 
 
 @dataclass(frozen=True, slots=True)
-class State:
-    """An e-mail as far as its sync is concerned: while this stays the same, nobody carries it."""
+class SyncState:
+    """The sync state of an e-mail: while it stays equal, no sync runs."""
 
     email_id: int
     key: str
@@ -33,42 +33,42 @@ class State:
     is_finished: bool
 
     @property
-    def is_on_its_way(self) -> bool:
+    def is_pending(self) -> bool:
         return not self.is_finished or self.status == "pending"
 
 
 async def bounds(conn: AsyncConnection, since: datetime | None) -> tuple[int, int]:
-    """Give the first id of those received since then, and the one after the last."""
+    """Return the first id received since then, and the id after the last."""
     return tuple((await conn.execute(_BOUNDS, {"since": since})).one())
 
 
-async def states_from(conn: AsyncConnection, first: int, end: int) -> list[State]:
-    """Read the next of the e-mails whose ids are from `first` to before `end`."""
-    return [State(*row) for row in await conn.execute(_NEXT, {"first": first, "end": end})]
+async def states_from(conn: AsyncConnection, first: int, end: int) -> list[SyncState]:
+    """Return the next states with `first` <= id < `end`."""
+    return [SyncState(*row) for row in await conn.execute(_NEXT, {"first": first, "end": end})]
 
 
-async def unsynced_from(conn: AsyncConnection, first: int, end: int) -> list[State]:
-    """Read the next finished e-mails likewise that are neither synced nor on their way."""
-    return [State(*row) for row in await conn.execute(_UNSYNCED, {"first": first, "end": end})]
+async def unsynced_from(conn: AsyncConnection, first: int, end: int) -> list[SyncState]:
+    """Return the next states of finished e-mails that are neither synced nor pending."""
+    return [SyncState(*row) for row in await conn.execute(_UNSYNCED, {"first": first, "end": end})]
 
 
-async def states_of(conn: AsyncConnection, email_ids: Sequence[int]) -> list[State]:
-    return [State(*row) for row in await conn.execute(_THESE, {"ids": list(email_ids)})]
+async def states_of(conn: AsyncConnection, email_ids: Sequence[int]) -> list[SyncState]:
+    return [SyncState(*row) for row in await conn.execute(_THESE, {"ids": list(email_ids)})]
 
 
 async def known_keys(conn: AsyncConnection, keys: Sequence[str]) -> set[str]:
-    """Return those of these keys that are an e-mail's."""
+    """Return the keys that belong to an e-mail."""
     return set(await conn.scalars(_KNOWN, {"keys": list(keys)}))
 
 
 async def digests(conn: AsyncConnection, email_ids: Sequence[int], settings: Settings) -> dict[int, str]:
-    """Hash what would be written of each of these that is finished."""
+    """Return the hash of the expected document of each finished e-mail."""
     records = await read_records(conn, email_ids)
     return await asyncio.to_thread(_digests, records, settings)
 
 
 async def count_waiting(conn: AsyncConnection, first: int) -> tuple[int, int, int]:
-    """Count the syncs that wait, that wait for too long, and that failed, from an id on; each up to a cap."""
+    """Count pending, overdue and failed syncs from an id on, each up to a cap."""
     return tuple((await conn.execute(_WAITING, {"first": first})).one())
 
 
@@ -82,16 +82,16 @@ def _digests(records: dict[int, EmailRecord], settings: Settings) -> dict[int, s
     }
 
 
-# As `key_of_email` has it.
+# The same expression as `key_of_email`.
 _KEY = "coalesce(idempotency_key, concat('holdfast:email:', id))"
 _STATE = f"""
 id, {_KEY}, attempt_number, sync_attempt_number, sync_status, sync_error_code,
     processing_status IN ('completed', 'failed') AS is_finished
 FROM incoming_emails
 """
-# Ids rise with the time of receipt, but for what was replayed out of quarantine: that is old, and its id is new. So
-# it is the newest that is too old, and was not replayed, behind which all others are. Whoever came at nearly the same
-# time may have a lower id: a minute is longer than any intake takes.
+# Ids rise with the time of receipt, except for replayed e-mails, which are old and have new ids. So the span starts
+# after the newest e-mail that is too old and was not replayed. Concurrent intakes may get ids out of order by less
+# than a minute.
 _BOUNDS = text("""
 SELECT CASE WHEN :since IS NULL THEN 0 ELSE coalesce((
     SELECT max(id) FROM unnest(ARRAY['received', 'queued', 'processing', 'completed', 'failed']) AS every(status)
@@ -114,7 +114,7 @@ UNION ALL
 SELECT key FROM unnest(:keys) AS key JOIN incoming_emails ON id = CAST(substring(key FROM '^holdfast:email:([0-9]{1,18})$') AS bigint)
 WHERE idempotency_key IS NULL
 """).bindparams(bindparam("keys", type_=ARRAY(Text)))
-# Limits that the planner does not know make it walk the indexes.
+# Limits in subqueries are unknown to the planner, so it scans the indexes in order.
 _WAITING = text(f"""
 SELECT due.waiting, due.overdue, (
     SELECT count(*) FROM (

@@ -1,4 +1,4 @@
-"""What a run finds, and what it has seen so far."""
+"""Values of a run: its findings, its totals, and the run itself."""
 
 import json
 from collections import Counter
@@ -8,39 +8,40 @@ from datetime import datetime
 from typing import Any, Literal
 
 from service.postgres.reconciliation_tables import DIFFERENCES
-from service.reconcile.differences import MOST_KEPT
 
+# Findings of one run that are saved; more are only counted.
+MAX_FINDINGS = 2_000
 Fix = Literal["nothing", "syncs", "all"]
-MOST_KEY = 1_000  # characters of a key, which others may have made
+MAX_KEY = 1_000  # characters; other programs may choose the key
 
-# Is told now and then how far it has come, in hundredths, and what was seen so far.
-Tell = Callable[[int, "Seen"], None]
+# Called with the progress in percent and the totals so far.
+ReportProgress = Callable[[int, "Totals"], None]
 
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """Something that is not as Postgres has it; `repair` says what was done about it."""
+    """A difference from Postgres, or a remark; `repair` tells which repair has begun."""
 
     kind: str
     key: str
     email_id: int | None = None
     detail: Mapping[str, Any] = field(default_factory=dict)
     repair: str | None = None
-    found_key: Any = None  # of a document, as it stands in the target
+    found_key: Any = None  # the key of a document as the target has it
 
     @property
     def row_key(self) -> str:
-        """Give the key as a row has it; no text column takes a NUL."""
-        return self.key.encode(errors="replace").decode().replace("\0", "\ufffd")[:MOST_KEY]
+        """Return the key as saved: a text column cannot hold a NUL."""
+        return self.key.encode(errors="replace").decode().replace("\0", "\ufffd")[:MAX_KEY]
 
-    def values(self) -> tuple[object, ...]:
-        """Give what a row has of it."""
+    def row(self) -> tuple[object, ...]:
+        """Return the values of its row."""
         return self.kind, self.email_id, self.row_key, json.dumps(self.detail, default=str), self.repair
 
 
 @dataclass(slots=True)
-class Seen:
-    """How much was looked at, and how much of it was found to differ, or was put right."""
+class Totals:
+    """The numbers of compared items, of findings by kind, and of repairs begun by kind."""
 
     emails: int = 0
     documents: int = 0
@@ -53,27 +54,27 @@ class Seen:
     repaired: Counter[str] = field(default_factory=Counter)
     kept: int = 0
 
-    def note(self, found: list[Finding]) -> list[Finding]:
-        """Count them, and return those of which there is room to keep more than the count."""
+    def add(self, found: list[Finding]) -> list[Finding]:
+        """Count findings, and return those that are to be saved, up to MAX_FINDINGS in all."""
         self.counts.update(each.kind for each in found)
         self.repaired.update(each.kind for each in found if each.repair)
-        kept = found[: max(0, MOST_KEPT - self.kept)]
+        kept = found[: max(0, MAX_FINDINGS - self.kept)]
         self.kept += len(kept)
         return kept
 
     @property
     def open(self) -> int:
-        """How many differences there are that were not put right."""
+        """The number of differences without a repair."""
         return sum(self.counts[kind] - self.repaired[kind] for kind in DIFFERENCES)
 
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """A run that we have begun, and what we have seen."""
+    """A reconciliation of this process, and its totals so far."""
 
     id: int
     fix: Fix
     since: datetime | None = None
     part: int | None = None
-    force: bool = False  # put right also what looks like another place
-    seen: Seen = field(default_factory=Seen)
+    force: bool = False  # repair even if the target or the storage looks like another one
+    totals: Totals = field(default_factory=Totals)

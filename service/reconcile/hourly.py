@@ -1,4 +1,4 @@
-"""The reconciliation of each hour: what came of late, and a part of the storage, all of which is looked at once a day."""
+"""The hourly reconciliation: recent e-mails, and one of 24 parts of the storage."""
 
 import asyncio
 import hashlib
@@ -9,23 +9,23 @@ import structlog
 
 from service.errors import Transient
 from service.reconcile import record
-from service.reconcile.outages import ask
-from service.reconcile.run import carry_out, targets
+from service.reconcile.calls import ask
+from service.reconcile.run import execute, target_names
 from service.resources import Resources
 
-# Several workers may be told of one hour, and a worker of one that was done.
+# The hourly job starts in several workers, perhaps after another one has finished.
 PAUSE = timedelta(minutes=30)
 
 log = structlog.get_logger()
 
 
 def minute(place: str) -> int:
-    """Choose the minute of the hour by where this is: not all who run Holdfast ask a shared server at the same time."""
+    """Return this installation's minute of the hour: installations with a shared server start at different times."""
     return hashlib.sha256(place.encode()).digest()[0] * 60 // 256
 
 
 async def reconcile_when_told(res: Resources, hour: asyncio.Event) -> None:
-    """Reconcile whenever it is the hour, until cancelled; what differs in the target is carried over again."""
+    """Reconcile each time the event is set, until cancelled; repair differences of the target by new syncs."""
     while True:
         await hour.wait()
         hour.clear()
@@ -36,15 +36,15 @@ async def reconcile_when_told(res: Resources, hour: asyncio.Event) -> None:
 
 
 async def reconcile_hourly(res: Resources) -> int | None:
-    """Do the run of this hour; return its id, None if somebody else does it, or did."""
+    """Run the reconciliation of this hour; return its id, or None if another process has begun it."""
     begin = partial(
         record.begin_hourly,
         fix="syncs",
         hours=res.settings.reconcile_hours,
-        targets=targets(res),
+        targets=target_names(res),
         pause=PAUSE,
     )
     if (run := await ask(res, begin)) is None:
         return None
-    await carry_out(res, run, lambda _share, _seen: None)
+    await execute(res, run, lambda _share, _totals: None)
     return run.id

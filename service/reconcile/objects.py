@@ -1,4 +1,4 @@
-"""Compare the contents on record with the objects in the storage, one of 256 ranges at a time."""
+"""Compare contents in Postgres with objects in the storage, in 256 ranges of keys."""
 
 import asyncio
 import random
@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 
 from service.errors import Permanent, Transient
+from service.reconcile.calls import ask
 from service.reconcile.contents import (
     PAGE,
     Content,
@@ -16,40 +17,38 @@ from service.reconcile.contents import (
     oldest_unfinished,
 )
 from service.reconcile.finding import Finding
-from service.reconcile.outages import ask
 from service.resources import Resources
 from service.storage import objects
 from service.storage.objects import Listed
 from service.storage.port import ALL, RANGES
 
-# A younger object may belong to an attempt that is under way.
+# A younger object may belong to a running attempt.
 UNCLAIMED_AFTER = timedelta(days=1)
-# The clocks of storage and Postgres may differ by as much.
-CLOCKS_DIFFER = timedelta(minutes=10)
-# What is looked for before anything is fetched anew; of fewer, all may be gone indeed.
-SAMPLE, LEAST_SAMPLE = 24, 8
-# Objects asked for at once.
-AT_ONCE = 16
-END = "g"  # comes after all hexadecimal digits
+# The assumed maximum difference between the clocks of storage and Postgres.
+MAX_CLOCK_SKEW = timedelta(minutes=10)
+# Objects checked before a refetch; a smaller sample proves nothing.
+SAMPLE, MIN_SAMPLE = 24, 8
+CONCURRENT_REQUESTS = 16
+END = "g"  # sorts after all hexadecimal digits
 
 
 @dataclass(slots=True)
-class Look:
-    """What came of a look at some objects; the contents are those of what is missing or damaged."""
+class ObjectComparison:
+    """The result of comparing some objects; `lost` are the contents of missing or damaged objects."""
 
     objects: int = 0
     bytes: int = 0
-    keys: list[str] = field(default_factory=list)  # where it was not a whole range
+    keys: list[str] = field(default_factory=list)  # only if the comparison was not by range
     findings: list[Finding] = field(default_factory=list)
     lost: list[Content] = field(default_factory=list)
 
 
-async def has_nothing(res: Resources) -> bool:
-    """Tell whether nothing was ever stored: then a directory is not there, which else is taken for one not mounted."""
+async def is_unused(res: Resources) -> bool:
+    """Tell whether nothing was ever stored. A missing directory is then normal, and not an unmounted disk."""
     if await ask(res, lambda conn: contents_between(conn, "", END, 1)):
         return False
     try:
-        await see_that_it_works(res)
+        await require_storage(res)
     except Transient:
         if (res.settings.storage_url or "").startswith("file:"):
             return True
@@ -57,10 +56,10 @@ async def has_nothing(res: Resources) -> bool:
     return False
 
 
-async def compare_range(res: Resources, prefix: str) -> Look:
-    """Compare all objects whose keys begin so with what is on record."""
+async def compare_range(res: Resources, prefix: str) -> ObjectComparison:
+    """Compare all objects under a prefix with Postgres."""
     there = {each.key: each async for each in objects.listing(res.storage, prefix)}
-    look = Look(len(there), sum(each.size for each in there.values()))
+    look = ObjectComparison(len(there), sum(each.size for each in there.values()))
     after = begin = prefix.removeprefix(ALL).removesuffix("/")
     claimed: set[str] = set()
     while True:
@@ -79,49 +78,49 @@ async def compare_range(res: Resources, prefix: str) -> Look:
 
 
 async def compare_since(
-    res: Resources, email_id: int, position: int, told_of: set[str]
-) -> tuple[Look, tuple[int, int] | None]:
-    """Compare the next files of these and later e-mails; return also where that ended, if there are more.
+    res: Resources, email_id: int, position: int, reported: set[str]
+) -> tuple[ObjectComparison, tuple[int, int] | None]:
+    """Compare the next files after this one; also return the last file if there are more.
 
-    A content that earlier pages found to be lost is `told_of` already.
+    `reported` has the hashes of lost contents from earlier pages, and grows.
     """
     page = await ask(res, lambda conn: contents_since(conn, email_id, position))
-    look = Look()
-    distinct = {each.sha256: each for each in page if each.sha256 not in told_of}
+    look = ObjectComparison()
+    distinct = {each.sha256: each for each in page if each.sha256 not in reported}
     look.keys = [each.key for each in distinct.values()]
     await check(res, [*distinct.values()], look)
-    told_of.update(each.sha256 for each in look.lost)
+    reported.update(each.sha256 for each in look.lost)
     look.objects, look.bytes = len(distinct), sum(each.size for each in distinct.values())
     return look, (page[-1].email_id, page[-1].position) if len(page) == PAGE else None
 
 
-async def check(res: Resources, contents: Sequence[Content], look: Look) -> None:
-    """Ask for each object whether it is there and has the right size; note what is not so."""
-    slots = asyncio.Semaphore(AT_ONCE)
+async def check(res: Resources, contents: Sequence[Content], look: ObjectComparison) -> None:
+    """Check existence and size of each object, and add findings to `look`."""
+    slots = asyncio.Semaphore(CONCURRENT_REQUESTS)
 
     async def one(content: Content) -> Finding | None:
         async with slots:
             return await _check(res, content)
 
     found = await asyncio.gather(*map(one, contents))
-    # Asked for an object, S3 says the same of one that is missing and of a bucket that is.
+    # S3 gives the same answer for a missing object and for a missing bucket.
     if any(each is not None and each.kind == "object_missing" for each in found):
-        await see_that_it_works(res)
+        await require_storage(res)
     for content, finding in zip(contents, found, strict=True):
         if finding:
             look.findings.append(finding)
             look.lost.append(content)
 
 
-async def see_that_it_works(res: Resources) -> None:
-    """Raise Transient if it is not about single objects, but the storage is away as a whole."""
+async def require_storage(res: Resources) -> None:
+    """Raise Transient if the storage as a whole does not work."""
     await anext(objects.listing(res.storage, RANGES[0]), None)
 
 
-async def see_that_most_is_there(res: Resources) -> None:
-    """Raise Permanent if of many contents on record most are gone: then it is another place that is looked at.
+async def require_most_objects(res: Resources) -> None:
+    """Raise Permanent if most sampled objects are missing: STORAGE_URL probably names another storage.
 
-    To fetch all of them anew would fail the e-mails of what still lies in the right one.
+    A refetch would then fail e-mails whose files are safe in the right storage.
     """
     places = [f"{place:02x}" for place in random.sample(range(256), SAMPLE)]
     found = await asyncio.gather(
@@ -129,49 +128,50 @@ async def see_that_most_is_there(res: Resources) -> None:
     )
     sample = {content.key: content for some in found for content in some}
     missing = [content for content in sample.values() if await _is_gone(res, content)]
-    if len(sample) >= LEAST_SAMPLE and 2 * len(missing) > len(sample):
-        looked = (
-            f"of {len(sample)} files that are on record and were looked for, {len(missing)} are not there"
+    if len(sample) >= MIN_SAMPLE and 2 * len(missing) > len(sample):
+        sampled = f"{len(missing)} of {len(sample)} sampled files are missing"
+        doubt = (
+            "is STORAGE_URL right? If the files are really lost, add --force to `holdfast reconcile --fix`."
         )
-        doubt = "is STORAGE_URL the right one? If they are lost indeed, add --force to `holdfast reconcile --fix`."
-        raise Permanent("storage_is_another", f"{looked}: {doubt}")
+        raise Permanent("storage_is_another", f"{sampled}: {doubt}")
 
 
 async def _check(res: Resources, content: Content) -> Finding | None:
     try:
         size = await objects.stat(res.storage, content.key)
     except Permanent:
-        return told("object_missing", content)
-    return None if size == content.size else told("object_damaged", content, size=size)
+        return finding_of("object_missing", content)
+    return None if size == content.size else finding_of("object_damaged", content, size=size)
 
 
 async def _is_gone(res: Resources, content: Content) -> bool:
-    """Tell whether it is not there as it should be; what is there and may not be looked at is not gone."""
+    """Tell whether an object is missing or damaged; an object without read permission is neither."""
     try:
         return await _check(res, content) is not None
     except Transient:
-        await see_that_it_works(res)
+        await require_storage(res)
         return False
 
 
-def told(kind: str, content: Content, **more: object) -> Finding:
+def finding_of(kind: str, content: Content, **more: object) -> Finding:
+    """Make a finding about the object of a content."""
     detail = {"sha256": content.sha256, "expected_size": content.size, **more}
     return Finding(kind, content.key, content.email_id, detail)
 
 
 async def _settled_before(res: Resources) -> datetime:
-    """Return the time before which no object can belong to an attempt that is under way.
+    """Return the time before which no object can belong to a running attempt.
 
-    No e-mail that was received earlier has a job that is still to end. After a restore from an older dump, this tells
-    of the objects that came after the dump.
+    All jobs of e-mails that were received earlier have ended. After a restore from an older dump, the objects that are
+    newer than the dump are found by this.
     """
     now = datetime.now(UTC)
     oldest = await ask(res, oldest_unfinished)
-    return max(now - UNCLAIMED_AFTER, min(oldest or now, now) - CLOCKS_DIFFER)
+    return max(now - UNCLAIMED_AFTER, min(oldest or now, now) - MAX_CLOCK_SKEW)
 
 
 async def _unclaimed(res: Resources, candidates: Sequence[Listed]) -> list[Finding]:
-    """Tell of old objects that no file has; an e-mail may have claimed one since."""
+    """Return findings for old objects without a file; read Postgres again, because an e-mail may have claimed one."""
     hashes = {each.key.removeprefix(ALL).replace("/", ""): each for each in candidates}
     if not hashes:
         return []

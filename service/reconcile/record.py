@@ -1,4 +1,7 @@
-"""The tables of runs: begin one, note what it found and how far it is, end it; whoever was given up writes nothing more."""
+"""The table of reconciliations: begin a run, save its findings and progress, end it.
+
+An abandoned run can write nothing more.
+"""
 
 import json
 from collections.abc import Sequence
@@ -17,17 +20,17 @@ from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from service.errors import Rejected
-from service.reconcile.finding import Finding, Fix, Run, Seen
+from service.reconcile.finding import Finding, Fix, Run, Totals
 
-# Who was not heard of for so long is dead, or may as well be.
-SILENCE = timedelta(minutes=5)
+# A run without progress for so long is abandoned.
+NO_PROGRESS = timedelta(minutes=5)
 KEPT = timedelta(days=90)
-MOST_REMOVED = 20  # runs, with all that they found
-PARTS = 24  # of the storage, one for each hour
+TRIM_BATCH = 20  # runs, with their findings
+PARTS = 24  # of the storage, one per hour
 
-# The part of a statement that notes any number of findings of a run that is `mine`.
+# The part of a statement that inserts findings of the run in the CTE `mine`.
 ARRAYS = {"kinds": Text, "ids": BigInteger, "keys": Text, "details": Text, "repairs": Text}
-NOTED = """
+INSERT_FINDINGS = """
     INSERT INTO reconciliation_findings (reconciliation_id, kind, email_id, key, detail, repair, repaired_at)
     SELECT mine.id, kind, email_id, key, CAST(detail AS json), repair, CASE WHEN repair IS NOT NULL THEN now() END
     FROM mine, unnest(:kinds, :ids, :keys, :details, :repairs) AS found (kind, email_id, key, detail, repair)
@@ -38,7 +41,7 @@ NOTED = """
 async def begin(
     conn: AsyncConnection, *, actor: str, fix: Fix, since: datetime | None, targets: str | None
 ) -> Run | None:
-    """Begin a run over all of the storage; None if there is one already."""
+    """Begin a run over the whole storage; None if a run is in progress."""
     given = {"actor": actor, "fix": fix, "since": since, "targets": targets}
     return await _begin(conn, {**given, "part": None, "hourly": False})
 
@@ -46,7 +49,7 @@ async def begin(
 async def begin_hourly(
     conn: AsyncConnection, *, fix: Fix, hours: int, targets: str | None, pause: timedelta
 ) -> Run | None:
-    """Begin the run of this hour; None if there is one, or one began less than `pause` ago."""
+    """Begin the run of this hour; None if a run is in progress, or an hourly run began less than `pause` ago."""
     recent = await conn.scalar(_RECENT, {"pause": pause})
     if recent:
         return None
@@ -57,32 +60,32 @@ async def begin_hourly(
 
 
 async def save(conn: AsyncConnection, run: Run, findings: Sequence[Finding] = ()) -> None:
-    """Note how far it is, and what it found; raises Rejected if it was cancelled, or given up."""
-    if not await conn.scalar(_SAVE, {"id": run.id, **_numbers(run.seen), **arrays_of(findings)}):
-        raise Rejected(409, "not_running", f"Run {run.id} was cancelled, or given up.")
+    """Save progress and findings; raises Rejected if the run was cancelled or abandoned."""
+    if not await conn.scalar(_SAVE, {"id": run.id, **_numbers(run.totals), **arrays_of(findings)}):
+        raise Rejected(409, "not_running", f"Run {run.id} was cancelled or abandoned.")
 
 
 def arrays_of(findings: Sequence[Finding]) -> dict[str, list[object]]:
-    """Give the parameters of a statement that has NOTED."""
-    columns = zip(*(each.values() for each in findings), strict=True) if findings else ((),) * len(ARRAYS)
+    """Return the parameters of INSERT_FINDINGS."""
+    columns = zip(*(each.row() for each in findings), strict=True) if findings else ((),) * len(ARRAYS)
     return dict(zip(ARRAYS, map(list, columns), strict=True))
 
 
-async def note_repair(conn: AsyncConnection, run_id: int, key: str, repair: str) -> None:
-    """Note what was done about something that was found."""
+async def record_repair(conn: AsyncConnection, run_id: int, key: str, repair: str) -> None:
+    """Record the repair of a finding."""
     await conn.execute(_REPAIRED, {"run": run_id, "key": key, "repair": repair})
 
 
 async def end(
     conn: AsyncConnection, run_id: int, status: str, error_code: str | None = None, error: str | None = None
 ) -> bool:
-    """End a run; False if it is over already."""
+    """End a run; False if it has already ended."""
     given = {"id": run_id, "status": status, "code": error_code, "error": error}
     return bool(await conn.scalar(_END, given))
 
 
 async def cancel(conn: AsyncConnection, run_id: int) -> str | None:
-    """Let a run end as soon as it notices; return the state in which it was, None if there is none."""
+    """Cancel a run, which stops at its next save; return its former status, None if it does not exist."""
     if await conn.scalar(_END, {"id": run_id, "status": "cancelled", "code": None, "error": None}):
         return "running"
     status: str | None = await conn.scalar(
@@ -92,7 +95,7 @@ async def cancel(conn: AsyncConnection, run_id: int) -> str | None:
 
 
 async def trim(conn: AsyncConnection) -> None:
-    """Remove some of the runs that are too old."""
+    """Delete some runs that are older than KEPT."""
     await conn.execute(_TRIM)
 
 
@@ -104,17 +107,17 @@ async def _begin(conn: AsyncConnection, given: dict[str, object]) -> Run | None:
     return Run(*row) if row else None
 
 
-def _numbers(seen: Seen) -> dict[str, object]:
+def _numbers(totals: Totals) -> dict[str, object]:
     names = ("emails", "documents", "objects", "bytes", "unfinished", "overdue", "not_synced")
-    counts = {"counts": json.dumps(seen.counts), "repaired": json.dumps(seen.repaired)}
-    return {**{name: getattr(seen, name) for name in names}, **counts}
+    counts = {"counts": json.dumps(totals.counts), "repaired": json.dumps(totals.repaired)}
+    return {**{name: getattr(totals, name) for name in names}, **counts}
 
 
 _ABANDON = text("""
 UPDATE reconciliations SET status = 'abandoned', finished_at = now(),
-    error_code = 'not_heard_of', error = 'It was not heard of for some minutes.'
-WHERE kind = 'reconcile' AND status = 'running' AND seen_at < now() - :silence
-""").bindparams(bindparam("silence", SILENCE, Interval()))
+    error_code = 'not_heard_of', error = 'No progress for 5 minutes.'
+WHERE kind = 'reconcile' AND status = 'running' AND seen_at < now() - :no_progress
+""").bindparams(bindparam("no_progress", NO_PROGRESS, Interval()))
 _BEGIN = text("""
 INSERT INTO reconciliations (kind, actor, fix, since, part, targets)
 VALUES ('reconcile', :actor, :fix, :since, :part, :targets)
@@ -132,7 +135,7 @@ WHERE id > (SELECT max(id) FROM reconciliations) - 100 AND part IS NOT NULL AND 
 LIMIT 1
 """).bindparams(bindparam("pause", type_=Interval()))
 _AGO = text("SELECT now() - :ago").bindparams(bindparam("ago", type_=Interval()))
-# The one after that which was done last: what broke off, or did not begin, is made up for.
+# The part after the last one that was done, so a failed or missed part is compared next.
 _NEXT_PART = text(f"""
 SELECT coalesce((
     SELECT (part + 1) % {PARTS} FROM reconciliations
@@ -145,14 +148,14 @@ WITH mine AS (
         bytes = :bytes, unfinished = :unfinished, overdue = :overdue, not_synced = :not_synced,
         counts = CAST(:counts AS json), repaired = CAST(:repaired AS json)
     WHERE id = :id AND status = 'running' RETURNING id
-), noted AS ({NOTED})
+), noted AS ({INSERT_FINDINGS})
 SELECT id FROM mine
 """).bindparams(  # noqa: S608 words of ours
     *(bindparam(name, type_=ARRAY(kind)) for name, kind in ARRAYS.items()),
     bindparam("counts", type_=Text()),
     bindparam("repaired", type_=Text()),
 )
-# Of a key there is one finding at a time that is not put right: the newest.
+# Only the newest finding of a key can be without a repair.
 _REPAIRED = text("""
 UPDATE reconciliation_findings SET repair = :repair, repaired_at = now()
 WHERE id = (
@@ -167,4 +170,4 @@ _TRIM = text("""
 DELETE FROM reconciliations WHERE id IN (
     SELECT id FROM reconciliations WHERE finished_at < now() - :kept ORDER BY id LIMIT :most
 )
-""").bindparams(bindparam("kept", KEPT, Interval()), bindparam("most", MOST_REMOVED, Integer()))
+""").bindparams(bindparam("kept", KEPT, Interval()), bindparam("most", TRIM_BATCH, Integer()))

@@ -1,4 +1,4 @@
-"""Put right what differs, towards Postgres: through the sync and the jobs, and never by a write of our own."""
+"""Repair differences to match Postgres, through syncs and jobs, never by direct writes to target or storage."""
 
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import replace
@@ -6,7 +6,7 @@ from functools import partial
 from typing import Any
 
 import structlog
-from sqlalchemy import BigInteger, Text, and_, select
+from sqlalchemy import BigInteger, Text, and_, select, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 from sqlalchemy.types import TypeEngine
 
@@ -16,19 +16,19 @@ from service.jobs.waiting import Sync
 from service.postgres.email_tables import IncomingEmail
 from service.postgres.rows import arrays_of, rows_of
 from service.reconcile import record
+from service.reconcile.calls import ask, with_retries
 from service.reconcile.contents import Content
-from service.reconcile.documents import see_that_it_is_ours
-from service.reconcile.expected import State, known_keys, states_of
+from service.reconcile.documents import require_own_collection
+from service.reconcile.expected import SyncState, known_keys, states_of
 from service.reconcile.finding import Finding, Run
-from service.reconcile.objects import see_that_most_is_there
-from service.reconcile.outages import ask, patiently
+from service.reconcile.objects import require_most_objects
 from service.resources import Resources
 from service.storage import objects
 from service.targets.document import SOURCE
 from service.targets.mongodb import Collection, FoundDocument, copy_of
 
 ACTOR = "reconcile"
-# Before the sync of these is begun, what is in the way is removed.
+# Documents of these kinds are removed, before a sync begins.
 REMOVED = ("ahead", "extra")
 
 _COMPARED: dict[str, TypeEngine[Any]] = {
@@ -40,9 +40,9 @@ log = structlog.get_logger()
 
 
 async def begin_syncs(
-    res: Resources, findings: Sequence[Finding], wrong: Mapping[str, State]
+    res: Resources, findings: Sequence[Finding], wrong: Mapping[str, SyncState]
 ) -> list[Finding]:
-    """Have what is missing, differs or was never sent carried over; return all findings, with what was done about them."""
+    """Begin the syncs of missing, different and unsent documents; return all findings, with the repairs begun."""
     states = [wrong[each.key] for each in findings if each.kind in {"missing", "different", "not_sent"}]
     begun = {sync.email_id for sync in await _resync(res, states)} if states else set()
     words = {"not_sent": "sync begun"}
@@ -54,32 +54,33 @@ async def begin_syncs(
 
 async def remove_documents(
     res: Resources,
-    there: Collection,
+    target: Collection,
     run: Run,
     findings: Sequence[Finding],
-    wrong: Mapping[str, State],
+    wrong: Mapping[str, SyncState],
 ) -> None:
-    """Remove documents that are ahead of what is on record, or of no e-mail, once a copy of each is on record.
+    """Remove documents that are newer than Postgres or without an e-mail, after saving a copy of each.
 
-    Of what was ahead the right version is carried over then. Raises Permanent("target_is_another") where most documents
-    of ours are of no e-mail, unless the run is forced.
+    The e-mails of newer documents are synced afterwards. Raises Permanent("target_is_another") if most of our documents
+    have no e-mail, unless the run is forced.
     """
     if not run.force and any(finding.kind == "extra" for finding in findings):
-        await see_that_it_is_ours(res, there)
-    async for finding, document in _documents(there, findings):
-        if not await _is_wrong_still(res, finding, wrong.get(finding.key)):
-            continue  # while others were removed, it was carried anew
+        await require_own_collection(res, target)
+    async for finding, document in _documents(target, findings):
+        if not await _still_differs(res, finding, wrong.get(finding.key)):
+            continue  # a sync or a retry has run since
         kept = replace(finding, detail={**finding.detail, "document": copy_of(document)})
-        run.seen.note([kept])
+        run.totals.add([kept])
         await ask(res, lambda conn, kept=kept: record.save(conn, run, [kept]))  # type: ignore[misc]
-        removed = await patiently(partial(there.remove, document))
-        if state := wrong.get(finding.key):  # also where it was gone: by us, perhaps, and the answer was lost
+        removed = await with_retries(partial(target.remove, document))
+        # Even if the document was gone: our removal may have succeeded without an answer.
+        if state := wrong.get(finding.key):
             await _resync(res, [state])
         if removed:
-            run.seen.repaired[finding.kind] += 1
+            run.totals.repaired[finding.kind] += 1
             await ask(
                 res,
-                lambda conn, key=finding.row_key: record.note_repair(conn, run.id, key, "removed"),  # type: ignore[misc]
+                lambda conn, key=finding.row_key: record.record_repair(conn, run.id, key, "removed"),  # type: ignore[misc]
             )
             log.info("document_removed", run=run.id, kind=finding.kind, email=finding.email_id)
 
@@ -87,12 +88,12 @@ async def remove_documents(
 async def reopen_files(
     res: Resources, findings: Sequence[Finding], lost: Sequence[Content], *, force: bool = False
 ) -> list[Finding]:
-    """Have the files fetched again whose objects are gone or damaged; return all, with what was done about them.
+    """Begin to refetch the files of missing or damaged objects; return all findings, with the repairs begun.
 
-    Raises Permanent("storage_is_another") where most seem to be gone, unless it is forced.
+    Raises Permanent("storage_is_another") if most objects seem to be missing, unless forced.
     """
     if lost and not force:
-        await see_that_most_is_there(res)
+        await require_most_objects(res)
     hashes = {content.key: content.sha256 for content in lost}
     return [
         replace(each, repair="fetched again")
@@ -103,22 +104,33 @@ async def reopen_files(
 
 
 async def keep_damaged(res: Resources, content: Content) -> str | None:
-    """Keep what is of a damaged object under its own hash; return that key, None if the bytes are good after all."""
+    """Store a copy of a damaged object under its own hash; return its key, or None if the object is intact after all."""
     opened = await objects.open(res.storage, content.key)
     kept = await objects.put(res.storage, opened.chunks, None)
     return None if kept.key == content.key else kept.key
 
 
 async def remove_damaged(res: Resources, content: Content, kept_as: str) -> None:
-    """Remove a damaged object of the right size, which a put would trust, once it is on record where it is kept."""
+    """Remove a damaged object, whose copy is recorded; a put would keep an object of the right size."""
     await objects.remove(res.storage, content.key)
     log.warning("object_set_aside", key=content.key, kept_as=kept_as)
 
 
-async def resync(conn: AsyncConnection, states: Sequence[State]) -> list[Sync]:
-    """Begin the sync of those that still are what they were when they were compared, and note who wanted it."""
+async def resync(conn: AsyncConnection, states: Sequence[SyncState]) -> list[Sync]:
+    """Begin the syncs of e-mails whose states are unchanged since the comparison, and record the action."""
     rows = [(each.email_id, each.version, each.attempt_number, each.status) for each in states]
     return [Sync(*row) for row in await conn.execute(_RESYNC, arrays_of(_COMPARED, rows))]
+
+
+async def count_running(res: Resources, run_id: int) -> int:
+    """Count the repaired e-mails of a run whose job or sync is still running, among its saved findings."""
+    return int(await ask(res, lambda conn: conn.scalar(_BEGUN, {"run": run_id})) or 0)
+
+
+async def list_failed(res: Resources, run_id: int) -> list[tuple[int, str]]:
+    """Return ids and errors of the repaired e-mails of a run that failed again, at most 100."""
+    rows = await ask(res, lambda conn: conn.execute(_FAILED, {"run": run_id}))
+    return [(row.id, row.reason) for row in rows]
 
 
 async def _reopen(res: Resources, sha256: str) -> bool:
@@ -128,15 +140,15 @@ async def _reopen(res: Resources, sha256: str) -> bool:
     return opened > 0
 
 
-async def _resync(res: Resources, states: Sequence[State]) -> list[Sync]:
+async def _resync(res: Resources, states: Sequence[SyncState]) -> list[Sync]:
     begun = await ask(res, lambda conn: resync(conn, states))
     for sync in begun:
         res.dispatcher.dispatch(sync)
     return begun
 
 
-async def _is_wrong_still(res: Resources, finding: Finding, state: State | None) -> bool:
-    """Say whether nobody ran or carried its e-mail since it was compared, and, if it had none, whether it has none."""
+async def _still_differs(res: Resources, finding: Finding, state: SyncState | None) -> bool:
+    """Tell whether the difference is unchanged: the same sync state, or still no e-mail."""
     if state is not None:
         return await ask(res, lambda conn: states_of(conn, [state.email_id])) == [state]
     key = finding.found_key
@@ -146,12 +158,12 @@ async def _is_wrong_still(res: Resources, finding: Finding, state: State | None)
 
 
 async def _documents(
-    there: Collection, findings: Sequence[Finding]
+    target: Collection, findings: Sequence[Finding]
 ) -> AsyncIterator[tuple[Finding, FoundDocument]]:
-    """Read documents of ours again, one by one: each may be large, and all of it is kept."""
+    """Read our documents again, one at a time, because each may be large."""
     for finding in findings:
-        async for some in there.with_keys([finding.found_key]):
-            for document in some:
+        async for batch in target.with_keys([finding.found_key]):
+            for document in batch:
                 if document.get("source") == SOURCE:
                     yield finding, document
 
@@ -178,5 +190,21 @@ def _resync_statement() -> Any:  # noqa: ANN401 a select
     return select(begun.c.id, begun.c.attempt_number).add_cte(record_action(begun, ACTOR, "sync"))
 
 
-# Made once: to make a statement takes longer than to run it.
+# Built once, because building takes longer than running.
 _RESYNC = _resync_statement()
+_FAILED = text("""
+SELECT DISTINCT email.id, CASE email.processing_status WHEN 'failed' THEN email.processing_error ELSE email.sync_error END
+    AS reason
+FROM reconciliation_findings AS finding
+JOIN incoming_emails AS email ON email.id = finding.email_id
+WHERE reconciliation_id = :run AND repair IS NOT NULL AND (
+    finding.kind LIKE 'object%' AND email.processing_status = 'failed' OR email.sync_status = 'failed'
+)
+ORDER BY email.id LIMIT 100
+""")
+_BEGUN = text("""
+SELECT count(DISTINCT email.id) FROM reconciliation_findings AS finding
+JOIN incoming_emails AS email ON email.id = finding.email_id
+WHERE reconciliation_id = :run AND repair IS NOT NULL
+    AND (email.processing_status NOT IN ('completed', 'failed') OR email.sync_status = 'pending')
+""")

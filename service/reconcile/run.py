@@ -1,4 +1,4 @@
-"""One run: compare the target and the storage with Postgres, tell what differs, put right what may be, keep a record of it."""
+"""One reconciliation: compare target and storage with Postgres, save and repair differences."""
 
 import asyncio
 from collections.abc import Sequence
@@ -11,6 +11,7 @@ from sqlalchemy import ColumnElement
 
 from service.errors import HoldfastError, Rejected
 from service.reconcile import record, repair
+from service.reconcile.calls import ask, with_retries
 from service.reconcile.differences import (
     close,
     documents_of,
@@ -19,11 +20,10 @@ from service.reconcile.differences import (
     objects_under,
     whole_target,
 )
-from service.reconcile.documents import Step, compare_nameless, compare_step
+from service.reconcile.documents import Comparison, compare_step, compare_without_email_id
 from service.reconcile.expected import bounds, count_waiting
-from service.reconcile.finding import Finding, Fix, Run, Tell
-from service.reconcile.objects import Look, compare_range, compare_since, has_nothing
-from service.reconcile.outages import ask, patiently
+from service.reconcile.finding import Finding, Fix, ReportProgress, Run
+from service.reconcile.objects import ObjectComparison, compare_range, compare_since, is_unused
 from service.reconcile.repair import REMOVED
 from service.reconcile.unsent import compare_unsent, forget_unsent
 from service.resources import Resources
@@ -33,14 +33,14 @@ from service.targets.mongodb import Collection
 from service.targets.target import collection_of, endpoint_of
 from service.telemetry.metrics import RECONCILIATIONS
 
-GOODBYE_SECONDS = 2.0
+ABANDON_SECONDS = 2.0
 
 log = structlog.get_logger()
 
 
 @dataclass(frozen=True, slots=True)
-class Wish:
-    """What an operator wants compared, and put right; forced also where it looks like another place."""
+class RunOptions:
+    """What to compare and to repair; `force` repairs even if the target or the storage looks like another one."""
 
     actor: str
     since: datetime | None = None
@@ -48,32 +48,31 @@ class Wish:
     force: bool = False
 
 
-async def reconcile(res: Resources, wish: Wish, tell: Tell) -> int:
-    """Compare all, or what came since then; return the id of the run, of which the record tells the rest.
-
-    Raises Rejected (409) if one is running.
-    """
-    begin = partial(record.begin, actor=wish.actor, fix=wish.fix, since=wish.since, targets=targets(res))
+async def reconcile(res: Resources, options: RunOptions, report: ReportProgress) -> int:
+    """Compare all e-mails, or those since a time; return the id of the run. Raises Rejected (409) if one is running."""
+    begin = partial(
+        record.begin, actor=options.actor, fix=options.fix, since=options.since, targets=target_names(res)
+    )
     if (run := await ask(res, begin)) is None:
         raise Rejected(
             409, "already_running", "A reconciliation is running; `holdfast reconcile list` shows it."
         )
-    await carry_out(res, replace(run, force=wish.force), tell)
+    await execute(res, replace(run, force=options.force), report)
     return run.id
 
 
-async def carry_out(res: Resources, run: Run, tell: Tell) -> None:
-    """Do what a run is to do, and end it, whatever happens; raises what nobody expected."""
+async def execute(res: Resources, run: Run, report: ReportProgress) -> None:
+    """Execute a run and end it in any case; unexpected errors are raised after that."""
     log.info("reconciliation_begun", run=run.id, since=run.since and run.since.isoformat(), part=run.part)
     try:
-        await _compare(res, run, tell)
+        await _compare(res, run, report)
     except asyncio.CancelledError:
-        await _say_goodbye(res, run)
+        await _abandon(res, run)
         raise
     except HoldfastError as exc:
         await _end(res, run, (exc.code, exc.message))
     except Exception as exc:
-        log.exception("reconciliation_broke", run=run.id)
+        log.exception("reconciliation_failed", run=run.id)
         await _end(res, run, ("internal_error", f"Unexpected {type(exc).__name__}, see the log."))
         raise
     else:
@@ -81,7 +80,7 @@ async def carry_out(res: Resources, run: Run, tell: Tell) -> None:
 
 
 async def cancel(res: Resources, run_id: int, actor: str) -> None:
-    """Let a run end; raises Rejected if there is none (404), or it is over (409)."""
+    """Cancel a run; raises Rejected if it does not exist (404) or has ended (409)."""
     status = await ask(res, lambda conn: record.cancel(conn, run_id))
     if status is None:
         raise Rejected(404, "reconciliation_not_found", f"There is no reconciliation {run_id}.")
@@ -90,50 +89,51 @@ async def cancel(res: Resources, run_id: int, actor: str) -> None:
     log.info("reconciliation_cancelled", run=run_id, actor=actor)
 
 
-def targets(res: Resources) -> str | None:
-    """Name the targets that there are."""
+def target_names(res: Resources) -> str | None:
+    """Return the names of the targets; None without any."""
     return ", ".join(target.name for target in res.targets) or None
 
 
-async def _compare(res: Resources, run: Run, tell: Tell) -> None:
-    seen = run.seen
+async def _compare(res: Resources, run: Run, report: ReportProgress) -> None:
+    totals = run.totals
     await ask(res, record.trim)
     first, last = await ask(res, lambda conn: bounds(conn, run.since))
     if res.targets:
-        waiting, seen.overdue, seen.not_synced = await ask(res, lambda conn: count_waiting(conn, first))
-        # Of a collection they are counted as they are compared.
-        seen.unfinished = 0 if collection_of(res.targets) else waiting
+        waiting, totals.overdue, totals.not_synced = await ask(res, lambda conn: count_waiting(conn, first))
+        # With a collection, pending syncs are counted during the comparison.
+        totals.unfinished = 0 if collection_of(res.targets) else waiting
         await _save(res, run, [])
-    await _compare_targets(res, run, (first, last), tell)
-    if await has_nothing(res):
+    await _compare_targets(res, run, (first, last), report)
+    if await is_unused(res):
         return
     if run.since is not None and run.part is None:
         place: tuple[int, int] | None = (first, -1)
-        told_of: set[str] = set()
+        reported: set[str] = set()
         while place is not None:
-            look, place = await compare_since(res, *place, told_of)
-            await _note_objects(res, run, look, objects_of(look.keys, were_read=False))
-            tell(75, seen)
+            look, place = await compare_since(res, *place, reported)
+            await _save_objects(res, run, look, objects_of(look.keys, were_read=False))
+            report(75, totals)
         return
     prefixes = await objects.ranges(res.storage) if run.part is None else part_of_storage(run.part)
     for number, prefix in enumerate(prefixes):
-        await _note_objects(res, run, await compare_range(res, prefix), objects_under(prefix))
-        tell(50 + 50 * (number + 1) // len(prefixes), seen)
+        await _save_objects(res, run, await compare_range(res, prefix), objects_under(prefix))
+        report(50 + 50 * (number + 1) // len(prefixes), totals)
 
 
 def part_of_storage(part: int) -> Sequence[str]:
-    """Give the ranges of keys that a run of an hour looks at."""
+    """Return the ranges of keys that belong to a part of the storage."""
     count = len(RANGES)
     return RANGES[count * part // record.PARTS : count * (part + 1) // record.PARTS]
 
 
-async def _compare_targets(res: Resources, run: Run, span: tuple[int, int], tell: Tell) -> None:
-    """Compare the documents of a collection, and find what was never sent to a webhook.
+async def _compare_targets(res: Resources, run: Run, span: tuple[int, int], report: ReportProgress) -> None:
+    """Compare documents in the collection, and find e-mails that were never sent to the webhook.
 
-    Where workers have no such target, there is none; whoever types a command may have left it out.
+    An hourly run closes the findings of a target that is no longer set. A command does not, because its environment
+    may lack SYNC_URL.
     """
-    if there := collection_of(res.targets):
-        await _compare_documents(res, run, there, span, tell)
+    if target := collection_of(res.targets):
+        await _compare_documents(res, run, target, span, report)
     elif run.part is not None:
         await ask(res, lambda conn: close(conn, run.id, whole_target()))
     if endpoint_of(res.targets):
@@ -143,74 +143,77 @@ async def _compare_targets(res: Resources, run: Run, span: tuple[int, int], tell
 
 
 async def _compare_documents(
-    res: Resources, run: Run, there: Collection, span: tuple[int, int], tell: Tell
+    res: Resources, run: Run, target: Collection, span: tuple[int, int], report: ReportProgress
 ) -> None:
-    await patiently(there.prepare)
+    await with_retries(target.prepare)
     first, last = place, _ = span
     while place < last:
-        step = await compare_step(res, there, place, last, is_whole=run.since is None)
-        await _note_step(res, run, there, step, documents_of(place, step.end))
+        step = await compare_step(res, target, place, last, is_whole=run.since is None)
+        await _save_step(res, run, target, step, documents_of(place, step.end))
         place = step.end
-        tell(50 * (place - first) // (last - first), run.seen)
+        report(50 * (place - first) // (last - first), run.totals)
     if run.since is None:
-        await _note_step(res, run, there, await compare_nameless(res, there), extra_documents())
+        await _save_step(res, run, target, await compare_without_email_id(res, target), extra_documents())
 
 
-async def _note_step(
-    res: Resources, run: Run, there: Collection, step: Step, looked: ColumnElement[bool]
+async def _save_step(
+    res: Resources, run: Run, target: Collection, step: Comparison, compared: ColumnElement[bool]
 ) -> None:
-    seen = run.seen
-    seen.emails += step.emails
-    seen.documents += step.documents
-    seen.unfinished += step.unfinished
+    totals = run.totals
+    totals.emails += step.emails
+    totals.documents += step.documents
+    totals.unfinished += step.unfinished
     findings, removable = step.findings, []
     if run.fix == "all":
         removable = [each for each in findings if each.kind in REMOVED]
         findings = [each for each in findings if each.kind not in REMOVED]
-    await _save(res, run, [])  # who was given up begins nothing
+    # Raises if the run was abandoned, before any repair.
+    await _save(res, run, [])
     if run.fix != "nothing" and findings:
         findings = await repair.begin_syncs(res, findings, step.wrong)
     await _save(res, run, findings)
     if removable:
-        await repair.remove_documents(res, there, run, removable, step.wrong)
+        await repair.remove_documents(res, target, run, removable, step.wrong)
         await _save(res, run, [])
-    await ask(res, lambda conn: close(conn, run.id, looked, step.findings))
+    await ask(res, lambda conn: close(conn, run.id, compared, step.findings))
 
 
-async def _note_objects(res: Resources, run: Run, look: Look, looked: ColumnElement[bool]) -> None:
-    seen = run.seen
-    seen.objects += look.objects
-    seen.bytes += look.bytes
+async def _save_objects(
+    res: Resources, run: Run, look: ObjectComparison, compared: ColumnElement[bool]
+) -> None:
+    totals = run.totals
+    totals.objects += look.objects
+    totals.bytes += look.bytes
     findings = look.findings
     if run.fix == "all" and look.lost:
         await _save(res, run, [])
         findings = await repair.reopen_files(res, findings, look.lost, force=run.force)
     await _save(res, run, findings)
-    await ask(res, lambda conn: close(conn, run.id, looked, findings))
+    await ask(res, lambda conn: close(conn, run.id, compared, findings))
 
 
 async def _save(res: Resources, run: Run, findings: list[Finding]) -> None:
-    kept = run.seen.note(findings)
+    kept = run.totals.add(findings)
     await ask(res, lambda conn: record.save(conn, run, kept))
 
 
 async def _end(res: Resources, run: Run, why: tuple[str, str] | None = None) -> None:
-    """End it: done, or failed for a reason."""
+    """End a run as done, or as failed with a code and an error."""
     status, (code, error) = "failed" if why else "done", why or (None, None)
     ended = await ask(res, lambda conn: record.end(conn, run.id, status, code, error))
     outcome = status if ended else "lost"
     RECONCILIATIONS.labels(outcome).inc()
-    log.info("reconciliation_ended", run=run.id, outcome=outcome, code=code, found=dict(run.seen.counts))
+    log.info("reconciliation_ended", run=run.id, outcome=outcome, code=code, found=dict(run.totals.counts))
 
 
-async def _say_goodbye(res: Resources, run: Run) -> None:
-    """Note that it was broken off, for the next one to begin at once; a task of its own, for this one is cancelled."""
+async def _abandon(res: Resources, run: Run) -> None:
+    """End a cancelled run as abandoned, so the next can begin; in a new task, because this one is cancelled."""
     stopped = asyncio.ensure_future(
         ask(
             res,
-            lambda conn: record.end(conn, run.id, "abandoned", "stopped", "It was stopped before its end."),
+            lambda conn: record.end(conn, run.id, "abandoned", "stopped", "The process was stopped."),
         )
     )
     stopped.add_done_callback(lambda task: task.cancelled() or task.exception())
-    await asyncio.wait({stopped}, timeout=GOODBYE_SECONDS)
+    await asyncio.wait({stopped}, timeout=ABANDON_SECONDS)
     RECONCILIATIONS.labels("abandoned").inc()

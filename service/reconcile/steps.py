@@ -1,4 +1,4 @@
-"""A verification in steps: whoever takes one has it for a while, and moves the place on if nobody else did."""
+"""The steps of a verification: a worker claims one for a lease, and moves the place on if its lease lasted."""
 
 import json
 from collections import Counter
@@ -12,17 +12,16 @@ from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from service.reconcile import record
-from service.reconcile.differences import MOST_KEPT
-from service.reconcile.finding import Finding
+from service.reconcile.finding import MAX_FINDINGS, Finding
 
 
-class GivenOn(Exception):
-    """Somebody else has the step by now, or it was cancelled."""
+class LeaseLost(Exception):
+    """Another worker has claimed the step, or the verification was cancelled."""
 
 
 @dataclass(frozen=True, slots=True)
-class Taken:
-    """A step that is ours, for a while."""
+class StepClaim:
+    """A claimed step; `place` is the fencing token."""
 
     id: int
     fix: str
@@ -30,93 +29,94 @@ class Taken:
     rate: int
     counts: Mapping[str, int]
     repaired: Mapping[str, int]
-    error_code: str | None = None  # why it was put off, if it was
+    error_code: str | None = None  # of the last postponement
 
 
 @dataclass(slots=True)
-class Step:
-    """What came of a step; no place means that there was no more."""
+class StepResult:
+    """The result of a step; `place` is None at the end."""
 
     place: str | None
     objects: int = 0
     bytes: int = 0
     findings: list[Finding] = field(default_factory=list)
-    noted: list[Finding] = field(default_factory=list)  # are on record, but not yet what was done about them
-    keys: list[str] = field(default_factory=list)  # of the objects
+    recorded: list[Finding] = field(default_factory=list)  # saved already, without their repairs
+    keys: list[str] = field(default_factory=list)  # of the objects that were read
 
 
 async def begin(conn: AsyncConnection, given: Mapping[str, object]) -> int | None:
-    """Begin a verification; None if there is one."""
+    """Begin a verification; None if one is running."""
     run_id: int | None = await conn.scalar(_BEGIN, given)
     return run_id
 
 
-async def take(conn: AsyncConnection, patience: timedelta) -> Taken | None:
-    """Take the next step, if it is due."""
-    row = (await conn.execute(_TAKE, {"patience": patience})).one_or_none()
-    return Taken(*row) if row else None
+async def claim_step(conn: AsyncConnection, lease: timedelta) -> StepClaim | None:
+    """Claim the next step if it is due."""
+    row = (await conn.execute(_CLAIM, {"lease": lease})).one_or_none()
+    return StepClaim(*row) if row else None
 
 
-async def keep(conn: AsyncConnection, taken: Taken, patience: timedelta) -> bool:
-    """Keep a step for longer; False if it is somebody else's, or was cancelled."""
-    return bool(await conn.scalar(_KEEP, {"id": taken.id, "place": taken.place, "patience": patience}))
+async def renew(conn: AsyncConnection, claim: StepClaim, lease: timedelta) -> bool:
+    """Renew the lease of a step; False if the lease was lost or the verification cancelled."""
+    return bool(await conn.scalar(_RENEW, {"id": claim.id, "place": claim.place, "lease": lease}))
 
 
-async def put_off(conn: AsyncConnection, taken: Taken, pause: timedelta, why: tuple[str, str]) -> None:
-    """Give a step back for a while, and note code and message of what kept us."""
-    code, error = why
-    given = {"id": taken.id, "place": taken.place, "pause": pause, "code": code, "error": error}
-    await conn.execute(_PUT_OFF, given)
+async def postpone(
+    conn: AsyncConnection, claim: StepClaim, pause: timedelta, reason: tuple[str, str]
+) -> None:
+    """Postpone a step, and record the code and message of the error."""
+    code, error = reason
+    given = {"id": claim.id, "place": claim.place, "pause": pause, "code": code, "error": error}
+    await conn.execute(_POSTPONE, given)
 
 
-async def note(conn: AsyncConnection, taken: Taken, finding: Finding) -> None:
-    """Put on record, once, what has to be there before something is removed; it is counted when the step is over.
-
-    Raises GivenOn.
-    """
-    kind, email_id, key, detail, _ = finding.values()
+async def record_finding(conn: AsyncConnection, claim: StepClaim, finding: Finding) -> None:
+    """Save a finding before its object is removed; it is counted at the end of the step. Raises LeaseLost."""
+    kind, email_id, key, detail, _ = finding.row()
     given = {
-        "id": taken.id,
-        "place": taken.place,
+        "id": claim.id,
+        "place": claim.place,
         "kind": kind,
         "email": email_id,
         "key": key,
         "detail": detail,
     }
-    if not await conn.scalar(_NOTE, given):
-        raise GivenOn
+    if not await conn.scalar(_RECORD, given):
+        raise LeaseLost
 
 
-async def noted(conn: AsyncConnection, taken: Taken, keys: Sequence[str]) -> dict[str, Mapping[str, Any]]:
-    """Give the details of what was noted of these, and not put right: whoever took the step before died, or could not."""
-    rows = await conn.execute(_NOTED, {"id": taken.id, "keys": list(keys)})
+async def recorded_details(
+    conn: AsyncConnection, claim: StepClaim, keys: Sequence[str]
+) -> dict[str, Mapping[str, Any]]:
+    """Return the details of saved findings without a repair, left by a worker that died in this step or failed."""
+    rows = await conn.execute(_RECORDED, {"id": claim.id, "keys": list(keys)})
     return {row.key: row.detail for row in rows}
 
 
-async def told_of(conn: AsyncConnection, taken: Taken, keys: Sequence[str]) -> set[str]:
-    """Return those of these keys that an earlier step told of: a content that many files have comes again."""
-    return set(await conn.scalars(_TOLD_OF, {"id": taken.id, "keys": list(keys)}))
+async def reported_keys(conn: AsyncConnection, claim: StepClaim, keys: Sequence[str]) -> set[str]:
+    """Return the keys that earlier steps reported: a content that several files share occurs again."""
+    return set(await conn.scalars(_REPORTED, {"id": claim.id, "keys": list(keys)}))
 
 
-async def move(conn: AsyncConnection, taken: Taken, step: Step) -> bool:
-    """Note what a step found and where it ended; False if somebody else did."""
-    found = [*step.findings, *step.noted]
-    counts = Counter(taken.counts) + Counter(each.kind for each in found)
-    repaired = Counter(taken.repaired) + Counter(each.kind for each in found if each.repair)
-    kept = step.findings[: max(0, MOST_KEPT - sum(taken.counts.values()))]
-    known = [each.values()[2:] for each in step.noted]
+async def finish(conn: AsyncConnection, claim: StepClaim, step: StepResult) -> bool:
+    """Save the findings and the new place of a step; False if another worker did."""
+    found = [*step.findings, *step.recorded]
+    counts = Counter(claim.counts) + Counter(each.kind for each in found)
+    repaired = Counter(claim.repaired) + Counter(each.kind for each in found if each.repair)
+    kept = step.findings[: max(0, MAX_FINDINGS - sum(claim.counts.values()))]
+    known = [each.row()[2:] for each in step.recorded]
     names = ("known_keys", "known_details", "known_repairs")
     columns = dict(zip(names, map(list, zip(*known, strict=True) if known else ((),) * 3), strict=True))
     given = {
-        "id": taken.id,
-        "place": taken.place,
-        "next": taken.place if step.place is None else step.place,
+        "id": claim.id,
+        "place": claim.place,
+        "next": claim.place if step.place is None else step.place,
         "objects": step.objects,
         "bytes": step.bytes,
         "counts": json.dumps(counts),
         "repaired": json.dumps(repaired),
     }
-    return bool(await conn.scalar(_MOVE, {**given, **record.arrays_of(kept), **columns}))
+    return bool(await conn.scalar(_FINISH, {**given, **record.arrays_of(kept), **columns}))
 
 
 _BEGIN = text("""
@@ -125,23 +125,23 @@ VALUES ('verify', :actor, :fix, :since, :place, :rate)
 ON CONFLICT (kind) WHERE status = 'running' DO NOTHING
 RETURNING id
 """).bindparams(bindparam("since", type_=DateTime(timezone=True)))
-_TAKE = text("""
-UPDATE reconciliations SET next_at = now() + :patience, seen_at = now()
+_CLAIM = text("""
+UPDATE reconciliations SET next_at = now() + :lease, seen_at = now()
 WHERE id = (
     SELECT id FROM reconciliations
     WHERE status = 'running' AND kind = 'verify' AND next_at <= now() LIMIT 1 FOR UPDATE SKIP LOCKED
 )
 RETURNING id, fix, place, megabytes_per_second, counts, repaired, error_code
-""").bindparams(bindparam("patience", type_=Interval()))
+""").bindparams(bindparam("lease", type_=Interval()))
 _MINE = "id = :id AND status = 'running' AND place = :place"
-_KEEP = text(f"""
-UPDATE reconciliations SET next_at = now() + :patience, seen_at = now() WHERE {_MINE} RETURNING id
-""").bindparams(bindparam("patience", type_=Interval()))  # noqa: S608 words of ours
-_PUT_OFF = text(f"""
+_RENEW = text(f"""
+UPDATE reconciliations SET next_at = now() + :lease, seen_at = now() WHERE {_MINE} RETURNING id
+""").bindparams(bindparam("lease", type_=Interval()))  # noqa: S608 words of ours
+_POSTPONE = text(f"""
 UPDATE reconciliations SET next_at = now() + :pause, error_code = :code, error = :error WHERE {_MINE}
 """).bindparams(bindparam("pause", type_=Interval()))  # noqa: S608 words of ours
-# Beside another who has taken the same step it may be noted twice, which says the same.
-_NOTE = text(f"""
+# Two workers in the same step may both insert the finding, which is harmless.
+_RECORD = text(f"""
 WITH mine AS (
     SELECT id FROM reconciliations WHERE {_MINE} FOR UPDATE
 ), noted AS (
@@ -159,21 +159,21 @@ SELECT id FROM mine
     bindparam("key", type_=Text()),
     bindparam("detail", type_=Text()),
 )
-_NOTED = text("""
+_RECORDED = text("""
 SELECT key, detail FROM reconciliation_findings
 WHERE reconciliation_id = :id AND key = ANY(:keys) AND detail ->> 'kept_as' IS NOT NULL AND repair IS NULL
 """).bindparams(bindparam("keys", type_=ARRAY(Text)))
-_TOLD_OF = text("""
+_REPORTED = text("""
 SELECT key FROM reconciliation_findings
 WHERE reconciliation_id = :id AND key = ANY(:keys) AND (detail ->> 'kept_as' IS NULL OR repair IS NOT NULL)
 """).bindparams(bindparam("keys", type_=ARRAY(Text)))
-_MOVE = text(f"""
+_FINISH = text(f"""
 WITH mine AS (
     UPDATE reconciliations SET place = :next, objects = objects + :objects, bytes = bytes + :bytes,
         counts = CAST(:counts AS json), repaired = CAST(:repaired AS json), next_at = now(), seen_at = now(),
         error_code = NULL, error = NULL
     WHERE {_MINE} RETURNING id
-), noted AS ({record.NOTED}), known AS (
+), noted AS ({record.INSERT_FINDINGS}), known AS (
     UPDATE reconciliation_findings AS finding SET detail = CAST(found.detail AS json), repair = found.repair,
         repaired_at = CASE WHEN found.repair IS NOT NULL THEN now() END
     FROM mine, unnest(:known_keys, :known_details, :known_repairs) AS found (key, detail, repair)

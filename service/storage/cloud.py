@@ -35,7 +35,7 @@ _CHECK_KEY = "holdfast-check"
 _UNCONDITIONAL = re.compile(r"status code: (400|405|501)\b")
 
 # The client's threads still release our buffers. If one of them needs the interpreter while it shuts down,
-# Python before 3.14 ends that thread in a way that aborts the process, whatever its exit code was.
+# Python before 3.14 ends that thread so that the process aborts, with another exit code.
 atexit.register(time.sleep, 0.1)
 
 
@@ -83,7 +83,7 @@ class Cloud:
                     await self._upload_in_parts(key, spool.file)
         with suppress(PermissionDeniedError):  # we may only have the right to write
             if await self.size(key) != spool.size:
-                raise OSError(errno.EIO, "the bucket took the object, but does not have all of it")
+                raise OSError(errno.EIO, "the bucket accepted the object, but holds only a part of it")
 
     async def pages(self, prefix: str) -> AsyncIterator[Sequence[Listed]]:
         stream = aiter(obstore.list(self.store, prefix, chunk_size=_PAGE))
@@ -133,7 +133,7 @@ class Cloud:
         async with asyncio.timeout(_SECONDS):
             await obstore.put_async(self.store, key, key.encode(), use_multipart=False)
             if bytes(await obstore.get_range_async(self.store, key, start=0, end=len(key))) != key.encode():
-                raise OSError(errno.EIO, "what was written is not what is read", key)
+                raise OSError(errno.EIO, "the bytes read differ from the bytes written", key)
             try:
                 await obstore.delete_async(self.store, key)
             except BaseError:  # S3 deletes from a list, and reports each refusal inside a 200

@@ -1,4 +1,4 @@
-"""Objects as files, which survive a kill and a power cut whole or not at all."""
+"""Objects as files: each survives a kill and a power cut whole or not at all."""
 
 import asyncio
 import errno
@@ -22,8 +22,8 @@ from service.storage.spool import Spool
 T = TypeVar("T")
 
 # Much less than a lease: a killed worker's file is gone before another worker has done its job.
-_TIDY_SECONDS = 5
-# The threads wait for the disk, which merges simultaneous syncs.
+_CLEAN_SECONDS = 5
+# The threads wait for the disk, and the disk merges simultaneous syncs.
 _THREADS = 32
 
 
@@ -33,7 +33,7 @@ class Disk:
 
     root: Path
     _durable: set[Path] = field(default_factory=set)  # directories that survive a power cut
-    _tidied: float = -math.inf
+    _cleaned_at: float = -math.inf
     _threads: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(_THREADS, "disk"))
 
     @cached_property
@@ -48,7 +48,7 @@ class Disk:
         if not self._spool.is_dir():  # then the volume's content is not the one that we knew
             self._durable.clear()
             self._spool.mkdir(parents=True, exist_ok=True)
-        self._tidy()
+        self._remove_leftovers()
         while True:
             file = open(self._spool / uuid4().hex, "xb", opener=private)  # noqa: SIM115  the spool closes it
             with suppress(BlockingIOError):
@@ -99,7 +99,7 @@ class Disk:
         try:
             return (self.root / key).open("rb")
         except FileNotFoundError:
-            self._see_that_it_is_mounted()
+            self._check_mounted()
             raise
 
     def _list(self, prefix: str) -> list[Listed]:
@@ -108,16 +108,16 @@ class Disk:
                 return [found for entry in entries if (found := _listed(prefix, entry))]
         except FileNotFoundError:
             if not (self.root / ALL).is_dir():
-                self._see_that_it_is_mounted()
+                self._check_mounted()
             return []
 
     def _remove(self, key: str) -> None:
         try:
             (self.root / key).unlink()
         except FileNotFoundError:
-            self._see_that_it_is_mounted()
+            self._check_mounted()
 
-    def _see_that_it_is_mounted(self) -> None:
+    def _check_mounted(self) -> None:
         """Raise OSError if the directory of all objects is missing, and not only the object."""
         if not self._spool.is_dir():
             raise OSError(
@@ -131,7 +131,7 @@ class Disk:
             directory = path.parent
             with spool.lock:
                 self._place(path, directory, spool)
-        # Also for an object that was there before: the process that is putting it may not have synced it yet.
+        # Also for an existing object: the process that is putting it may not have synced it yet.
         sync(directory)
         if directory not in self._durable:
             sync(directory.parent)
@@ -149,11 +149,11 @@ class Disk:
             directory.mkdir(parents=True, exist_ok=True)
         Path(file.name).replace(path)
 
-    def _tidy(self) -> None:
+    def _remove_leftovers(self) -> None:
         """Remove files of killed processes now and then; looking at each file costs more than creating one."""
-        if time.monotonic() < self._tidied + _TIDY_SECONDS:
+        if time.monotonic() < self._cleaned_at + _CLEAN_SECONDS:
             return
-        self._tidied = time.monotonic()
+        self._cleaned_at = time.monotonic()
         with os.scandir(self._spool) as entries:
             for entry in entries:
                 remove_leftover(Path(entry.path))
@@ -177,7 +177,7 @@ class Disk:
                 is_good = written.read() == b"check"
             path.unlink()
         if not is_good:
-            raise OSError(errno.EIO, "what was written is not what is read", str(path))
+            raise OSError(errno.EIO, "the bytes read differ from the bytes written", str(path))
 
 
 def _listed(prefix: str, entry: os.DirEntry[str]) -> Listed | None:

@@ -15,11 +15,11 @@ from service.storage.port import ALL, RANGES
 from service.storage.spool import object_key
 
 _AT_ONCE = 8  # each reads 2 MiB ahead, and has a temporary file for larger objects
-_PATIENCE = 20  # after this many failures in a row, the storage is the cause and not the objects
+_MOST_FAILURES = 20  # after this many failures in a row, the storage is the cause and not the objects
 
 
 @dataclass
-class Moved:
+class MoveProgress:
     """Progress of a move: objects, and how many of the 256 ranges of keys were begun."""
 
     copied: int = 0
@@ -36,14 +36,14 @@ class Moved:
 
 
 @dataclass
-class Watch:
+class Callbacks:
     """Callbacks of a move: the progress after each object, and the key and error of each problem."""
 
-    progress: Callable[[Moved], None]
+    progress: Callable[[MoveProgress], None]
     problem: Callable[[str, HoldfastError], None]
 
 
-async def move(source: Storage, target: Storage, watch: Watch, *, delete: bool = False) -> Moved:
+async def move(source: Storage, target: Storage, watch: Callbacks, *, delete: bool = False) -> MoveProgress:
     """Copy the objects that the target lacks; with `delete`, remove verified objects from the source.
 
     An object of the right size in the target's listing is not copied again. Delete only if no process writes
@@ -52,8 +52,8 @@ async def move(source: Storage, target: Storage, watch: Watch, *, delete: bool =
     """
     await objects.check(target)
     if delete:
-        await _see_that_they_differ(source, target)
-    moving = _Moving(source, target, watch, delete)
+        await _check_different(source, target)
+    moving = _Move(source, target, watch, delete)
     async with asyncio.TaskGroup() as group:
         for prefix in await _ranges(source, target):
             await moving.take(prefix, group)
@@ -74,7 +74,7 @@ async def _ranges(source: Storage, target: Storage) -> Sequence[str]:
         return RANGES
 
 
-async def _see_that_they_differ(source: Storage, target: Storage) -> None:
+async def _check_different(source: Storage, target: Storage) -> None:
     """Raise Permanent if both are one storage: links and names of servers may hide that."""
 
     async def marker() -> AsyncIterator[bytes]:
@@ -88,16 +88,16 @@ async def _see_that_they_differ(source: Storage, target: Storage) -> None:
     finally:
         with suppress(Transient):  # we may lack the right, and the marker belongs to no e-mail
             await objects.remove(target, stored.key)
-    raise Permanent("same_storage", "FROM and TO are one storage by two names; nothing was moved")
+    raise Permanent("same_storage", "FROM and TO are the same storage; nothing was moved")
 
 
 @dataclass
-class _Moving:
+class _Move:
     source: Storage
     target: Storage
-    watch: Watch
+    watch: Callbacks
     delete: bool
-    done: Moved = field(default_factory=Moved)
+    done: MoveProgress = field(default_factory=MoveProgress)
     _slots: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(_AT_ONCE))
     _in_a_row: int = 0
     _found_any: bool = False  # in the source
@@ -128,8 +128,10 @@ class _Moving:
         """Report a problem if there was nothing to move: FROM may be mistyped, and TO would be used while empty."""
         is_emptied = self.delete and self._found_any_there  # an earlier move has emptied the source
         if not self._found_any and not is_emptied and self.done.is_complete:
-            doubt = "is it the right place, with its prefix? If nothing was ever stored there, TO can be used at once"
-            self._note("FROM", Permanent("nothing_there", f"no object is there: {doubt}"))
+            doubt = (
+                "is the URL right, with its prefix? If nothing was ever stored there, TO can be used at once"
+            )
+            self._note("FROM", Permanent("nothing_there", f"FROM has no objects: {doubt}"))
 
     async def _try(self, each: Listed, *, is_there: bool) -> None:
         try:
@@ -138,7 +140,7 @@ class _Moving:
             else:
                 await self._copy(each)
             if self.delete:
-                await self._prove(
+                await self._verify(
                     each.key
                 )  # also after a copy: the put may have relied on an object that another process put
                 await objects.remove(self.source, each.key)
@@ -149,7 +151,7 @@ class _Moving:
             self._in_a_row = 0
         self.watch.progress(self.done)
 
-    async def _prove(self, key: str) -> None:
+    async def _verify(self, key: str) -> None:
         """Raise Permanent unless the hash of the target's object is that of its key."""
         found, _ = await objects.digest(self.target, key)
         if object_key(found) != key:
@@ -165,7 +167,7 @@ class _Moving:
                 return
             raise
         if await objects.stat(self.target, each.key) != opened.size:
-            raise Transient("storage_unavailable", f"the object {each.key} is not whole in TO")
+            raise Transient("storage_unavailable", f"the object {each.key} is not complete in TO")
         self.done.copied += 1
         self.done.copied_bytes += opened.size
 
@@ -181,7 +183,7 @@ class _Moving:
         self.watch.problem(what, error)
         if isinstance(error, Transient):
             self._in_a_row += 1
-        if error.code == "storage_full" or self._in_a_row >= _PATIENCE:
+        if error.code == "storage_full" or self._in_a_row >= _MOST_FAILURES:
             self.done.stopped = error.message
 
 

@@ -197,7 +197,8 @@ async def _chunks(storage: Storage, key: str, size: int) -> AsyncIterator[bytes]
         yield chunk
 
 
-# The classes of a panic in the client, which also prints a line to stderr; one of them is not an Exception.
+# The classes of a panic in the client; one of them is not an Exception. The client also prints a line to
+# stderr.
 _PANICS = {"RustPanic", "PanicException"}
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}  # no space, or a limit on it
 
@@ -225,4 +226,4 @@ def translated(storage: Storage | None = None, key: str | None = None) -> Iterat
         if type(exc).__name__ not in _PANICS:
             raise
         cause = "something may be wrong with its variables, or with the URL"
-        raise Transient("storage_unavailable", f"storage: the vendor's client broke down; {cause}") from None
+        raise Transient("storage_unavailable", f"storage: the vendor's client crashed; {cause}") from None

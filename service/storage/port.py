@@ -25,7 +25,7 @@ class Listed:
 
 
 class Storage(Protocol):
-    """A storage of objects; it raises the vendor's errors, which `objects` translates."""
+    """A storage of objects; `objects` translates the vendor's errors."""
 
     def spool_file(self) -> IO[bytes]:
         """Create a file for content that does not fit into memory; blocks."""

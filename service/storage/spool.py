@@ -66,7 +66,7 @@ class Spool:
         self.detected_type = detect(self._head, self._tail, self._file_name)
 
     def to_file(self) -> IO[bytes]:
-        """Append the buffer to the file, which is created if needed; the caller holds the lock."""
+        """Append the buffer to the file, creating it if needed; the caller holds the lock."""
         if self._closed:
             raise ValueError("the spool is closed")
         if self.file is None:

@@ -30,7 +30,7 @@ class Location:
 
 
 def locate(url: str) -> Location:
-    """Return the location of a storage URL, under the variables that are set now; follows links on a disk, which blocks."""
+    """Return the location of a storage URL, under the variables that are set now; follows links on a disk; blocks."""
     parts = urlsplit(url)
     if parts.scheme == "file":
         return Location((), Path(os.path.realpath(unquote(parts.path))).parts)
@@ -58,8 +58,8 @@ def overlap(one: Location, other: Location) -> bool:
 def variables(given: Mapping[str, str] | None) -> Iterator[None]:
     """Replace the vendors' variables by the given ones while a storage is opened; None changes nothing.
 
-    A storage keeps the variables of its opening. Not for a process with other threads, which would see them
-    too.
+    A storage keeps the variables of its opening. Not for a process with other threads: they would see the
+    variables too.
     """
     if given is None:
         yield
@@ -88,7 +88,7 @@ _ADDRESS = re.compile(r"https?://([^/?#@\s]*@)?[^/?#@\s]+(/[^?#\s]*)?")
 
 def open_store(url: str, *, request_seconds: float) -> "ObjectStore":
     """Open a store without a request; raises SettingsError, or the vendor's error, if a variable or the URL is wrong."""
-    _forget_what_is_empty()
+    _unset_empty_variables()
     allow_http = _allows_http(vendor_of(url))
     more: dict[str, Any] = {}
     if vendor_of(url) == "s3" and _sends_checksums():
@@ -112,7 +112,7 @@ def is_anonymous() -> bool:
     return _is_on("SKIP_SIGNATURE")
 
 
-def _forget_what_is_empty() -> None:
+def _unset_empty_variables() -> None:
     """Unset empty variables, as our own settings do: the vendor's client takes them for values."""
     for name in [name for name, value in os.environ.items() if not value and name.startswith(PREFIXES)]:
         del os.environ[name]

@@ -1,1 +1,1 @@
-"""Carry finished e-mails to where they are used: one attempt, the sweep that finds what is due, once more by hand."""
+"""The sync of finished e-mails to the targets: one attempt, and the sweep that finds due syncs."""

@@ -1,10 +1,12 @@
-"""One attempt at carrying an e-mail over: claim it, write its document to each target, settle it."""
+"""One attempt at a sync: claim it, write the e-mail's document to each target, settle it."""
 
 import asyncio
 import time
-from collections.abc import Coroutine, Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from functools import partial
 
 import structlog
 from structlog.contextvars import bind_contextvars
@@ -12,9 +14,9 @@ from structlog.contextvars import bind_contextvars
 from service.errors import HoldfastError, Permanent, Transient
 from service.faultpoints import reach
 from service.jobs import syncs
+from service.jobs.shutdown import claim_or_hand_back, settle_at_shutdown
 from service.jobs.syncs import SyncClaim, SyncClaimRequest, SyncSettlement
 from service.outbound.backoff import backoff
-from service.postgres.engine import insist
 from service.resources import Resources
 from service.storage import objects
 from service.targets.document import (
@@ -30,123 +32,119 @@ from service.targets.document import (
 from service.targets.target import Target
 from service.telemetry.metrics import SYNC_DELAY, SYNC_SECONDS, SYNCS, code_label
 
-# A platform kills a process some seconds after it asked it to end.
-HAND_BACK_SECONDS = 5.0
-# The longest that S3 signs for.
+# The longest time for which S3 signs.
 LINK_LASTS = timedelta(days=7)
-# Their leases are longer each time: the last of them ends a quarter of an hour after the first began.
+# Leases double with each unsettled attempt: the last of these ends a quarter of an hour after the first began.
 MOST_UNSETTLED = 5
-# Characters of a reason where a longer one may be what Postgres refuses.
+# Characters of a reason, where a longer one may be what Postgres refuses.
 _SHORT = 200
 
 log = structlog.get_logger()
 
 
 async def sync(res: Resources, email_id: int) -> None:
-    """Carry an e-mail over that was rung; where that cannot be done now, the sweep does it later.
+    """Sync an e-mail from the queue; where that is not possible now, the sweep does it later.
 
-    While settings change, who has no target yet is rung, too: to carry it nowhere would count as carried.
+    A process without a target does nothing: while settings change, other processes may have one already.
     """
     if not res.targets or not res.circuit_breakers.free_slots:
         return
     with res.circuit_breakers.slot():
-        for held in await for_certain(res, _claim(res, email_id)):
-            await carry(res, held)
+        for claim in await claim_or_hand_back(_claim(res, email_id), partial(hand_back, res)):
+            await attempt(res, claim)
 
 
-async def for_certain(
-    res: Resources, taking: Coroutine[Any, Any, Sequence[SyncClaim]]
-) -> Sequence[SyncClaim]:
-    """Take; if cancelled meanwhile, hand back what was taken, instead of letting its lease run out."""
-    task = asyncio.create_task(taking)
+async def attempt(res: Resources, claim: SyncClaim) -> None:
+    """Run one attempt, which is claimed; its lease is longer than its timeouts."""
     try:
-        return await asyncio.shield(task)
+        with _observed(res, claim) as result:
+            settlement = _settlement(res, claim, await _write(res, claim))
+            result.code = settlement.error_code
+            result.outcome = settlement.outcome if await _settle(res, settlement) else "lost"
     except asyncio.CancelledError:
-        await asyncio.wait({task}, timeout=HAND_BACK_SECONDS)
-        if task.done():
-            await asyncio.gather(*(_hand_back(res, held) for held in task.result()))
+        await hand_back(res, claim)
         raise
 
 
-async def carry(res: Resources, held: SyncClaim) -> None:
-    """Run one attempt, which we hold; its lease outlasts it."""
-    began = time.monotonic()
-    if not held.retry_count:
-        SYNC_DELAY.observe(held.age)
-    bind_contextvars(invocation=held.invocation)
+async def hand_back(res: Resources, claim: SyncClaim) -> None:
+    """Make the sync due at once, instead of at the end of its lease."""
+    done = await settle_at_shutdown(res.batch(syncs.settle, SyncSettlement(claim, "handed_back")))
+    log.info("sync_handed_back", **_names(claim), done=done)
+
+
+@dataclass(slots=True)
+class _Result:
+    outcome: str = ""
+    code: str | None = None
+
+
+@contextmanager
+def _observed(res: Resources, claim: SyncClaim) -> Iterator[_Result]:
+    """Log, count and trace the attempt that runs in the block and sets the result.
+
+    Swallows HoldfastError: Postgres was away or refused every settlement, and the sync is due when its lease ends.
+    """
+    began, result = time.monotonic(), _Result()
+    if not claim.retry_count:
+        SYNC_DELAY.observe(claim.age)
+    bind_contextvars(invocation=claim.invocation)
     try:
-        end = _settlement(res, held, await _write(res, held))
-        done = await _settle(res, end)
-    except asyncio.CancelledError:
-        await _hand_back(res, held)
-        raise
-    except HoldfastError as exc:  # Postgres stayed away, or refuses any end: it is due when the lease is over
-        log.warning("sync_unsettled", **_names(held), code=exc.code)
+        yield result
+    except HoldfastError as exc:
+        log.warning("sync_unsettled", **_names(claim), code=exc.code)
         return
-    outcome, seconds = end.outcome if done else "lost", time.monotonic() - began
-    log.info("sync_ended", **_names(held), outcome=outcome, code=end.error_code, ms=round(1000 * seconds))
-    SYNCS.labels(outcome, code_label(end.error_code)).inc()
+    outcome, code, seconds = result.outcome, result.code, time.monotonic() - began
+    log.info("sync_ended", **_names(claim), outcome=outcome, code=code, ms=round(1000 * seconds))
+    SYNCS.labels(outcome, code_label(code)).inc()
     SYNC_SECONDS.observe(seconds)
-    error = end.error_code or (None if outcome == "synced" else outcome)
-    about: dict[str, str | int] = {"outcome": outcome, **_names(held)}
-    res.traces.record(held.invocation, "sync", seconds, about, under="webhook", error=error)
-
-
-async def _settle(res: Resources, end: SyncSettlement) -> bool:
-    """End an attempt; where Postgres refuses that end, fail it with a reason that fits into a narrow column."""
-    try:
-        return await insist(lambda: res.batch(syncs.settle, end))
-    except Permanent as exc:
-        log.warning("sync_refused", **_names(end.claim), outcome=end.outcome, code=exc.code)
-        failed = SyncSettlement(end.claim, "failed", exc.code, exc.message[:_SHORT])
-        return await insist(lambda: res.batch(syncs.settle, failed))
+    error = code or (None if outcome == "synced" else outcome)
+    about: dict[str, str | int] = {"outcome": outcome, **_names(claim)}
+    res.traces.record(claim.invocation, "sync", seconds, about, under="webhook", error=error)
 
 
 async def _claim(res: Resources, email_id: int) -> Sequence[SyncClaim]:
     try:
-        held = await res.batch(syncs.claim, SyncClaimRequest(email_id, res.settings.sync_lease))
-    except HoldfastError as exc:  # the sweep takes it, if it was not claimed after all
+        claim = await res.batch(syncs.claim, SyncClaimRequest(email_id, res.settings.sync_lease))
+    except HoldfastError as exc:  # the sweep claims it later, if it was not claimed after all
         log.warning("sync_not_claimed", email=email_id, code=exc.code)
         return ()
-    return (held,) if held else ()
+    return (claim,) if claim else ()
 
 
-async def _write(res: Resources, held: SyncClaim) -> list[HoldfastError]:
-    """Write its document to each target that does not have it yet; return what was wrong."""
-    if held.unsettled >= MOST_UNSETTLED:
-        found = (
-            f"{held.unsettled} attempts in a row were ended by nobody: their workers died, or were cut off."
-        )
+async def _write(res: Resources, claim: SyncClaim) -> list[HoldfastError]:
+    """Write the document to each target that does not have it yet; return the errors."""
+    if claim.unsettled >= MOST_UNSETTLED:
+        found = f"{claim.unsettled} attempts in a row were abandoned: their workers died or lost Postgres."
         return [Permanent("abandoned", found)]
-    record = await insist(lambda: res.batch(read_each, held.email_id))
+    record = await res.batch.insist(read_each, claim.email_id)
     if record is None:
-        return []  # it runs again by now, and is carried when that is over: this end will be refused
+        return []  # its job runs again: this settlement will be refused, and the end of the job starts a new sync
     try:
         document = await _document(res, record)
-        errors = await _offer(res, held, document)
+        errors = await _write_to_all(res, claim, document)
         reach(res.settings.fault_points, "after_target", document.content["ticket_id"])
     except HoldfastError as exc:
         return [exc]
     except Exception as exc:
-        log.exception("sync_broke", **_names(held))
+        log.exception("sync_broke", **_names(claim))
         return [Transient("internal_error", f"Unexpected {type(exc).__name__}, see the worker's log.")]
     return errors
 
 
-async def _offer(res: Resources, held: SyncClaim, document: Document) -> list[HoldfastError]:
-    """Write it to all targets at once, but not to those that took it while another one was away."""
-    what = held.email_id, held.version, held.begun_at
-    had = res.accepted.targets_of(what)
-    left = [target for target in res.targets if target.name not in had]
-    answers = await asyncio.gather(*(_write_to(res, target, document) for target in left))
-    errors = [error for error in answers if error]
-    took = {target.name for target, error in zip(left, answers, strict=True) if error is None}
-    res.accepted.record(what, had | took if errors else ())
+async def _write_to_all(res: Resources, claim: SyncClaim, document: Document) -> list[HoldfastError]:
+    """Write to all targets at once, except those that accepted this document while another one was down."""
+    version = claim.email_id, claim.version, claim.begun_at
+    accepted = res.accepted.targets_of(version)
+    targets = [target for target in res.targets if target.name not in accepted]
+    results = await asyncio.gather(*(_write_to(res, target, document) for target in targets))
+    errors = [error for error in results if error]
+    written = {target.name for target, error in zip(targets, results, strict=True) if error is None}
+    res.accepted.record(version, accepted | written if errors else ())
     return errors
 
 
 async def _write_to(res: Resources, target: Target, document: Document) -> HoldfastError | None:
-    """Write it, unless the target is left alone just now."""
+    """Write to one target, unless its circuit breaker is open."""
     if refusal := res.circuit_breakers.refusal(target.name):
         return refusal
     error = None
@@ -160,7 +158,7 @@ async def _write_to(res: Resources, target: Target, document: Document) -> Holdf
 
 
 async def _document(res: Resources, record: EmailRecord) -> Document:
-    """Make the document, with a link to each file that is stored."""
+    """Make the document, with a link to each stored file."""
     if res.settings.sync_links == "api":
         return make_document(record, permanent_links(record, res.settings.public_url))
     stored = [file for file in record.files if file["status"] == "stored"]
@@ -173,26 +171,28 @@ async def _presigned(res: Resources, file: FileRow) -> Link:
     return (url, until) if url else permanent_link(res.settings.public_url, file)
 
 
-def _settlement(res: Resources, held: SyncClaim, errors: list[HoldfastError]) -> SyncSettlement:
-    """Choose the end that the errors call for."""
+def _settlement(res: Resources, claim: SyncClaim, errors: Sequence[HoldfastError]) -> SyncSettlement:
+    """Choose the settlement that the errors require."""
     if not errors:
-        return SyncSettlement(held, "synced")
+        return SyncSettlement(claim, "synced")
     settings = res.settings
     transient = [error for error in errors if isinstance(error, Transient)]
-    if transient and held.retry_count < settings.sync_max_retries:
+    if transient and claim.retry_count < settings.sync_max_retries:
         least, most = settings.sync_retry_min_seconds, settings.sync_retry_max_seconds
-        delay = backoff(held.retry_count, least, most, transient)
-        return SyncSettlement(held, "released", transient[0].code, transient[0].message, delay)
-    return SyncSettlement(held, "failed", errors[0].code, errors[0].message)
+        delay = backoff(claim.retry_count, least, most, transient)
+        return SyncSettlement(claim, "released", transient[0].code, transient[0].message, delay)
+    return SyncSettlement(claim, "failed", errors[0].code, errors[0].message)
 
 
-async def _hand_back(res: Resources, held: SyncClaim) -> None:
-    """Give it to another worker now, and not when its lease is over; a task of its own, for this one is cancelled."""
-    task = asyncio.ensure_future(res.batch(syncs.settle, SyncSettlement(held, "handed_back")))
-    task.add_done_callback(lambda task: task.cancelled() or task.exception())
-    done, _ = await asyncio.wait({task}, timeout=HAND_BACK_SECONDS)
-    log.info("sync_handed_back", **_names(held), done=bool(done) and not task.exception())
+async def _settle(res: Resources, settlement: SyncSettlement) -> bool:
+    """Settle the attempt; where Postgres refuses that, fail it with a reason that fits into a narrow column."""
+    try:
+        return await res.batch.insist(syncs.settle, settlement)
+    except Permanent as exc:
+        log.warning("sync_refused", **_names(settlement.claim), outcome=settlement.outcome, code=exc.code)
+        failed = SyncSettlement(settlement.claim, "failed", exc.code, exc.message[:_SHORT])
+        return await res.batch.insist(syncs.settle, failed)
 
 
-def _names(held: SyncClaim) -> dict[str, int]:
-    return {"email": held.email_id, "version": held.version, "attempt": held.attempt_number}
+def _names(claim: SyncClaim) -> dict[str, int]:
+    return {"email": claim.email_id, "version": claim.version, "attempt": claim.attempt_number}

@@ -1,4 +1,4 @@
-"""Carry by the clock what is due: rung in vain, given back, or held by a worker that died."""
+"""The sweep of syncs: claim and run those that are due, because their message was lost, a retry is due, or a worker died."""
 
 import asyncio
 import random
@@ -10,14 +10,14 @@ import structlog
 
 from service.errors import Transient
 from service.jobs import syncs
+from service.jobs.shutdown import claim_or_hand_back
 from service.jobs.syncs import SyncClaim
-from service.postgres.engine import run
 from service.queue.suspects import Suspects
 from service.resources import Resources
-from service.sync.attempt import carry, for_certain
+from service.sync.attempt import attempt, hand_back
 
 BATCH = 100
-# While settings change, processes with and without a target run side by side.
+# While settings change, processes with and without a target run at the same time.
 DROP_AFTER = timedelta(minutes=5)
 DROP_SECONDS = 60.0
 # Where something was due, more may be.
@@ -27,17 +27,17 @@ log = structlog.get_logger()
 
 
 async def sync_for_ever(res: Resources) -> None:
-    """Carry what is due as far as there is room, until cancelled; needs Postgres and the targets alone.
+    """Run due syncs as far as there are free slots, until cancelled; needs Postgres and the targets alone.
 
-    Any number of workers may do so at once: each takes other rows.
+    Any number of workers may do so at once: each claims different rows.
     """
     running: set[asyncio.Task[None]] = set()
     suspects = Suspects(res.settings.syncs_per_process)
     try:
         while True:
-            began = await _begin(res, running, suspects)
+            started = await _start(res, running, suspects)
             pause = res.settings.sweep_seconds * random.uniform(0.5, 1.5)  # noqa: S311 no secret
-            await asyncio.sleep(min(pause, MORE_SECONDS) if began else pause)
+            await asyncio.sleep(min(pause, MORE_SECONDS) if started else pause)
     finally:
         for task in running:
             task.cancel()
@@ -46,13 +46,12 @@ async def sync_for_ever(res: Resources) -> None:
 
 
 async def drop_for_ever(res: Resources) -> None:
-    """Where there is no target any more, let go of what waits for it, until cancelled."""
+    """Drop overdue syncs where there is no target any more, until cancelled."""
     dropped = 0
     while True:
         await asyncio.sleep(DROP_SECONDS if dropped < BATCH else MORE_SECONDS)
-        drop = partial(syncs.drop_overdue, limit=BATCH, after=DROP_AFTER)
         try:
-            dropped = await run(res.engine, res.settings.database_seconds, drop)
+            dropped = await res.run(partial(syncs.drop_overdue, limit=BATCH, after=DROP_AFTER))
         except Transient as exc:
             log.warning("syncs_not_swept", code=exc.code)
             dropped = 0
@@ -60,35 +59,34 @@ async def drop_for_ever(res: Resources) -> None:
             log.warning("syncs_dropped", emails=dropped)
 
 
-async def _begin(res: Resources, running: set[asyncio.Task[None]], suspects: Suspects) -> int:
-    """Begin with what is due; return how much that was."""
+async def _start(res: Resources, running: set[asyncio.Task[None]], suspects: Suspects) -> int:
+    """Start due syncs; return their number."""
     if not (room := min(res.circuit_breakers.free_slots, BATCH)):
         return 0
-    due = await for_certain(res, _take(res, room, suspects))
-    for held in due:
-        task = asyncio.create_task(_pass(res, held))
+    due = await claim_or_hand_back(_claim_due(res, room, suspects), partial(hand_back, res))
+    for claim in due:
+        task = asyncio.create_task(_attempt(res, claim))
         running.add(task)
         task.add_done_callback(running.discard)
-        if held.unsettled:
-            suspects.add(str(held.email_id), held.unsettled)
-            task.add_done_callback(partial(_forget, suspects, held))
+        if claim.unsettled:
+            suspects.add(str(claim.email_id), claim.unsettled)
+            task.add_done_callback(partial(_forget, suspects, claim))
     return len(due)
 
 
-def _forget(suspects: Suspects, held: SyncClaim, _: asyncio.Task[None]) -> None:
-    suspects.discard(str(held.email_id))
+def _forget(suspects: Suspects, claim: SyncClaim, _: asyncio.Task[None]) -> None:
+    suspects.discard(str(claim.email_id))
 
 
-async def _take(res: Resources, room: int, suspects: Suspects) -> Sequence[SyncClaim]:
+async def _claim_due(res: Resources, room: int, suspects: Suspects) -> Sequence[SyncClaim]:
     lease = res.settings.sync_lease
-    take = partial(syncs.claim_due, limit=room, lease=lease, room_for=suspects.room_for)
     try:
-        return await run(res.engine, res.settings.database_seconds, take)
+        return await res.run(partial(syncs.claim_due, limit=room, lease=lease, room_for=suspects.room_for))
     except Transient as exc:
         log.warning("syncs_not_swept", code=exc.code)
         return ()
 
 
-async def _pass(res: Resources, held: SyncClaim) -> None:
+async def _attempt(res: Resources, claim: SyncClaim) -> None:
     with res.circuit_breakers.slot():
-        await carry(res, held)
+        await attempt(res, claim)

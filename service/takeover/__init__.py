@@ -1,1 +1,1 @@
-"""Take over the table of another system: recognise it, say what has to change, change it, make its files known."""
+"""Take over the database of a previous system: plan the changes, apply them, make attachments of its lists of files."""

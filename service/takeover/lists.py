@@ -1,4 +1,4 @@
-"""Make attachments of the lists of files that another system recorded, some e-mails at a time."""
+"""Make attachments of the lists of files that a previous system recorded, in batches of e-mails."""
 
 import asyncio
 import random
@@ -17,18 +17,18 @@ from service.zendesk.body import Unreadable
 from service.zendesk.reading import read_list
 
 BATCH = 200  # e-mails
-MOST_FILES = 2_000  # of one statement, but for an e-mail that has more by itself
+MAX_FILES = 2_000  # per statement, unless a single e-mail has more
 PAUSE_SECONDS = 30.0
 _EMPTY = {"null", "[]", "{}", '""'}
-# Between two batches, so that the jobs have Postgres for themselves most of the time.
-MORE_SECONDS = 0.05
+# The pause between two batches; short batches leave Postgres to the jobs most of the time.
+BATCH_PAUSE_SECONDS = 0.05
 
 log = structlog.get_logger()
 
 
 @dataclass(frozen=True, slots=True)
-class Progress:
-    """How far a batch came: `after` is its last id, 0 at the end; files that are new, and those not captured."""
+class BatchResult:
+    """The result of a batch: its last id, 0 at the end, and the numbers of new files and of files not captured."""
 
     after: int
     files: int = 0
@@ -36,48 +36,48 @@ class Progress:
 
 
 async def read_lists_for_ever(res: Resources) -> None:
-    """Read the lists that another system wrote, whenever there are some, until cancelled.
+    """Read new lists of a previous system until cancelled.
 
-    Any number of workers may do so at once: what one has read, the others leave out.
+    Several workers may do this at once: each list is read by one of them.
     """
-    done = Progress(0)
+    done = BatchResult(0)
     while True:
         try:
             done = await read_next(res.engine, res.settings.database_seconds, done.after)
         except HoldfastError as exc:
             log.warning("lists_not_read", code=exc.code)
-            done = Progress(0)
+            done = BatchResult(0)
         if done.files:
             log.info("lists_read", files=done.files, not_captured=done.not_captured)
         pause = PAUSE_SECONDS * random.uniform(0.5, 1.5)  # noqa: S311 no secret
-        await asyncio.sleep(MORE_SECONDS if done.after else pause)
+        await asyncio.sleep(BATCH_PAUSE_SECONDS if done.after else pause)
 
 
-async def read_next(engine: AsyncEngine, seconds: float, after: int, most: int = BATCH) -> Progress:
-    """Read the next lists behind an id; each statement has so many seconds. Raises Transient."""
+async def read_next(engine: AsyncEngine, seconds: float, after: int, most: int = BATCH) -> BatchResult:
+    """Read the next lists after an id; `seconds` limits each statement. Raises Transient."""
 
-    async def look(conn: AsyncConnection) -> tuple[list[tuple[int, str]], list[list[FileRecord]]]:
+    async def query(conn: AsyncConnection) -> tuple[list[tuple[int, str]], list[list[FileRecord]]]:
         lists = await unread_lists(conn, after, most)
         return lists, await files_of(conn, [email_id for email_id, _ in lists]) if lists else []
 
-    lists, known = await run(engine, seconds, look)
+    lists, known = await run(engine, seconds, query)
     if not lists:
-        return Progress(0)
+        return BatchResult(0)
     files = not_captured = 0
-    for some in _portions(await asyncio.to_thread(_read_all, lists, known)):
-        new, lacking = await run(engine, seconds, partial(record_lists, listings=some))
+    for portion in _portions(await asyncio.to_thread(_read_all, lists, known)):
+        new, lacking = await run(engine, seconds, partial(record_lists, listings=portion))
         files, not_captured = files + new, not_captured + lacking
-    return Progress(lists[-1][0], files, not_captured)
+    return BatchResult(lists[-1][0], files, not_captured)
 
 
 def _portions(listings: Sequence[Listing]) -> Iterator[Sequence[Listing]]:
-    """Divide lists into such as have some thousand files together."""
+    """Split lists into portions of about MAX_FILES files."""
     portion: list[Listing] = []
     files = 0
     for each in listings:
         portion.append(each)
         files += len(each.missing)
-        if files >= MOST_FILES:
+        if files >= MAX_FILES:
             yield portion
             portion, files = [], 0
     if portion:

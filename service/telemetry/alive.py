@@ -31,7 +31,8 @@ def main(words: Sequence[str]) -> None:
 def beat(name: str) -> None:
     """Record in a file that the worker of this name is alive; blocks. Raises OSError.
 
-    The file is written in place, which works on a full disk. A link or a pipe at its path is not opened.
+    The file is written in place, because that works on a full disk. A link or a pipe at its path is not
+    opened.
     """
     flags = os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
     file = os.open(path_of(name), flags, 0o644)
@@ -55,9 +56,7 @@ def worker_complaint(name: str) -> str:
         age = time.monotonic() - float(at)
         os.kill(int(pid), 0)
     except FileNotFoundError:
-        return (
-            f"worker {name}: there is no {path}; it did not start here, or with another WORKER_NAME or TMPDIR"
-        )
+        return f"worker {name}: {path} does not exist; it did not start here, or has another WORKER_NAME or TMPDIR"
     except ProcessLookupError:
         return f"worker {name}: process {int(pid)} has ended"
     except PermissionError as exc:

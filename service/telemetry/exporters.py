@@ -27,7 +27,7 @@ async def open_sentry(dsn: str | None, worker_name: str) -> AsyncIterator[None]:
     try:
         yield
     finally:
-        await leave(lambda: client.close(timeout=SECONDS))
+        await finish_in_thread(lambda: client.close(timeout=SECONDS))
 
 
 def report(_logger: object, _method: str, event: Any) -> Any:  # noqa: ANN401 as structlog declares processors
@@ -109,8 +109,8 @@ async def open_traces(endpoint: str | None) -> AsyncIterator[Traces]:
     try:
         yield traces
     finally:
-        if not await leave(traces.close):
-            traces.give_up()
+        if not await finish_in_thread(traces.close):
+            traces.cancel()
 
 
 def _export(endpoint: str) -> "ExportedTraces":
@@ -122,7 +122,7 @@ def _export(endpoint: str) -> "ExportedTraces":
 SECONDS = 2.0
 
 
-async def leave(work: Callable[[], object]) -> bool:
+async def finish_in_thread(work: Callable[[], object]) -> bool:
     """Run a blocking call in a thread of its own; return False if it takes longer than SECONDS and is left behind."""
     loop, done = asyncio.get_running_loop(), asyncio.Event()
 

@@ -1,6 +1,6 @@
 """All metrics in Prometheus' text format: counts of processes, and the depths that Postgres knows."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any, Protocol
 
@@ -11,7 +11,7 @@ from prometheus_client.registry import Collector
 
 from service.telemetry.metrics import registry
 
-# The most characters of a worker's text, which is written to a row every few seconds.
+# The most characters of a worker's text; it is written to a row every few seconds.
 MOST_TEXT = 128 * 1024
 
 
@@ -43,8 +43,56 @@ class Reconciliations(Protocol):
     def compared_at(self) -> datetime | None: ...
 
 
+_DEPTHS: Sequence[
+    tuple[str, str, str, Callable[[Depths], Mapping[Any, float] | float]]
+] = (  # name, help, label, value
+    (
+        "holdfast_emails",
+        "E-mails by status, counted up to 10,000 each",
+        "status",
+        lambda depths: depths.by_status,
+    ),
+    (
+        "holdfast_oldest_seconds",
+        "Age of the oldest e-mail in a state that is not final",
+        "status",
+        lambda depths: depths.oldest_by_status,
+    ),
+    (
+        "holdfast_oldest_waiting_seconds",
+        "Age of the oldest e-mail that is not finished",
+        "",
+        lambda depths: depths.oldest_waiting_seconds or 0,
+    ),
+    (
+        "holdfast_oldest_not_begun_seconds",
+        "Age of the oldest waiting e-mail without an attempt",
+        "",
+        lambda depths: depths.oldest_not_begun_seconds or 0,
+    ),
+    (
+        "holdfast_quarantined_webhooks",
+        "Webhooks in quarantine, counted up to 10,000",
+        "",
+        lambda depths: depths.quarantined,
+    ),
+    (
+        "holdfast_syncs",
+        "Finished e-mails by the status of their sync, pending or failed, counted up to 10,000 each",
+        "status",
+        lambda depths: depths.by_sync_status,
+    ),
+    (
+        "holdfast_oldest_sync_seconds",
+        "Age of the oldest pending sync",
+        "",
+        lambda depths: depths.oldest_sync_seconds or 0,
+    ),
+)
+
+
 def exposition(
-    record: Depths | None = None,
+    depths: Depths | None = None,
     workers: Mapping[str, str] | None = None,
     reconciled: Reconciliations | None = None,
 ) -> bytes:
@@ -54,8 +102,7 @@ def exposition(
     written.
     """
     families = {
-        _name(family): family
-        for family in (*registry().collect(), *_recorded(record, workers), *_reconciled(reconciled))
+        _name(family): family for family in (*registry().collect(), *_gauges(depths, workers, reconciled))
     }
     for worker, text in (workers or {}).items():
         _add(families, worker, text)
@@ -69,63 +116,31 @@ def process_metrics() -> str | None:
     return text if len(text) <= MOST_TEXT else None
 
 
-def _recorded(record: Depths | None, workers: Mapping[str, str] | None) -> Iterable[Metric]:
-    emails = GaugeMetricFamily(
-        "holdfast_emails", "E-mails by status, counted up to 10,000 each", labels=["status"]
-    )
-    ages = GaugeMetricFamily(
-        "holdfast_oldest_seconds", "Age of the oldest e-mail in a state that is not final", labels=["status"]
-    )
-    oldest = GaugeMetricFamily(
-        "holdfast_oldest_waiting_seconds", "Age of the oldest e-mail that is not finished"
-    )
-    not_begun = GaugeMetricFamily(
-        "holdfast_oldest_not_begun_seconds", "Age of the oldest e-mail that waits and had no attempt yet"
-    )
-    quarantined = GaugeMetricFamily(
-        "holdfast_quarantined_webhooks", "Webhooks that wait in quarantine, counted up to 10,000"
-    )
-    syncs = GaugeMetricFamily(
-        "holdfast_syncs",
-        "Finished e-mails that wait for their sync, and those that could not be synced, counted up to 10,000 each",
-        labels=["status"],
-    )
-    oldest_sync = GaugeMetricFamily(
-        "holdfast_oldest_sync_seconds", "How long a finished e-mail has waited for its sync by now, at most"
-    )
-    alive = GaugeMetricFamily("holdfast_workers", "Workers that were heard of within the last minute")
-    if record is not None:
-        for status, count in record.by_status.items():
-            emails.add_metric([status], count)
-        for status, seconds in record.oldest_by_status.items():
-            ages.add_metric([status], seconds)
-        oldest.add_metric([], record.oldest_waiting_seconds or 0)
-        not_begun.add_metric([], record.oldest_not_begun_seconds or 0)
-        quarantined.add_metric([], record.quarantined)
-        for status, count in record.by_sync_status.items():
-            syncs.add_metric([status], count)
-        oldest_sync.add_metric([], record.oldest_sync_seconds or 0)
-    if workers is not None:
-        alive.add_metric([], len(workers))
-    return emails, ages, oldest, not_begun, quarantined, syncs, oldest_sync, alive
+def _gauges(
+    depths: Depths | None, workers: Mapping[str, str] | None, reconciled: Reconciliations | None
+) -> Iterator[Metric]:
+    for name, text, label, value in _DEPTHS:
+        yield _gauge(name, text, label, None if depths is None else value(depths))
+    alive = None if workers is None else len(workers)
+    yield _gauge("holdfast_workers", "Workers with a heartbeat within the last minute", "", alive)
+    text = "Open findings of reconciliations and verifications by kind"
+    findings = None if reconciled is None else reconciled.by_kind
+    yield _gauge("holdfast_reconciliation_findings", text, "kind", findings)
+    text, age = "Time since a reconciliation finished or made progress", None
+    if reconciled is not None and reconciled.compared_at:
+        age = (datetime.now(UTC) - reconciled.compared_at).total_seconds()
+    yield _gauge("holdfast_reconciliation_age_seconds", text, "", age)
 
 
-def _reconciled(reconciled: Reconciliations | None) -> Iterable[Metric]:
-    findings = GaugeMetricFamily(
-        "holdfast_reconciliation_findings",
-        "What reconciliations and verifications found and nobody put right, by kind",
-        labels=["kind"],
-    )
-    age = GaugeMetricFamily(
-        "holdfast_reconciliation_age_seconds",
-        "How long ago a reconciliation was done, or one under way got on",
-    )
-    if reconciled is not None:
-        for kind, count in reconciled.by_kind.items():
-            findings.add_metric([kind], count)
-        if reconciled.compared_at:
-            age.add_metric([], (datetime.now(UTC) - reconciled.compared_at).total_seconds())
-    return findings, age
+def _gauge(name: str, text: str, label: str, value: Mapping[Any, float] | float | None) -> Metric:
+    """Make a family with a sample for each label's value, or one sample; None leaves it empty."""
+    family = GaugeMetricFamily(name, text, labels=[label] if label else None)
+    if isinstance(value, Mapping):
+        for key, number in value.items():
+            family.add_metric([key], number)
+    elif value is not None:
+        family.add_metric([], value)
+    return family
 
 
 def _add(families: dict[str, Metric], worker: str, text: str) -> None:

@@ -88,8 +88,8 @@ def _without_traceback(record: logging.LogRecord) -> bool:
     return True
 
 
-# The scheme has a bound: without one, the search restarts at each letter of a long word, which takes minutes.
-# An address may contain ' and ), and a signature behind them; at its end they belong to the text around it.
+# The scheme has a bound: without one, the search restarts at each letter of a long word, for minutes. An
+# address may contain ' and ), and a signature behind them; at its end they belong to the text around it.
 _URL = re.compile(r"([\w+.-]{1,30}://)(?:[^\s/?#@]*@)?([\w.:\[\]-]*)(?:[^\s\"<>]*[^\s\"<>'),])?")
 
 

@@ -3,14 +3,7 @@
 import os
 from contextlib import suppress
 
-from prometheus_client import (
-    REGISTRY,
-    CollectorRegistry,
-    Counter,
-    Gauge,
-    Histogram,
-    disable_created_metrics,
-)
+from prometheus_client import REGISTRY, CollectorRegistry, Counter, Gauge, Histogram, disable_created_metrics
 from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
 
 disable_created_metrics()  # type: ignore[no-untyped-call] # they are half of the text, and Prometheus does not need them
@@ -18,37 +11,40 @@ disable_created_metrics()  # type: ignore[no-untyped-call] # they are half of th
 _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 900)
 
 # ── webhooks
-WEBHOOKS = Counter("holdfast_webhooks_total", "Webhooks by what we answered", ["outcome"])
+WEBHOOKS = Counter("holdfast_webhooks_total", "Webhooks by outcome", ["outcome"])
 for _outcome in (
     *("accepted", "duplicate", "ignored", "quarantined", "signature_missing", "signature_mismatch"),
     *("timestamp_missing", "timestamp_malformed", "overloaded", "database_slow", "database_unavailable"),
     *("database_read_only", "database_too_many_connections"),
 ):  # an alert sees the first step of a counter only if the counter was there before
     WEBHOOKS.labels(_outcome)
-IGNORED_EVENTS = Counter("holdfast_ignored_events_total", "Events of types that we do not use", ["type"])
+IGNORED_EVENTS = Counter("holdfast_ignored_events_total", "Events of unused types", ["type"])
 SIGNATURE_SKEW = Histogram(
     "holdfast_signature_skew_seconds",
-    "How far a signature's time was from ours",
+    "Difference between a signature's time and our clock",
     buckets=(1, 5, 30, 60, 300, 900, 3600),
 )
 LATE_WEBHOOKS = Counter(
-    "holdfast_late_webhooks_total", "Webhooks with a good signature of a time that was too far from ours"
+    "holdfast_late_webhooks_total", "Webhooks with a valid signature whose time was outside the tolerance"
 )
 # ── connections of web processes
-CONNECTIONS = Gauge("holdfast_connections", "Connections that are open", multiprocess_mode="livesum")
+CONNECTIONS = Gauge("holdfast_connections", "Open connections of web processes", multiprocess_mode="livesum")
 CONNECTIONS_CLOSED = Counter(
-    "holdfast_connections_closed_total", "Connections that were closed before their time, by why", ["reason"]
+    "holdfast_connections_closed_total", "Connections closed early by reason", ["reason"]
 )
 for _reason in ("head_slow", "answer_not_read", "room_needed", "no_room"):
     CONNECTIONS_CLOSED.labels(_reason)
 ACCEPT_FAILURES = Counter(
-    "holdfast_accept_failures_total", "Connections that could not be accepted, mostly for want of open files"
+    "holdfast_accept_failures_total",
+    "Connections that could not be accepted, mostly at the limit of open files",
 )
 # ── jobs
-TRANSITIONS = Counter("holdfast_transitions_total", "E-mails that entered a state, by what", ["to", "by"])
-DISPATCHES = Counter("holdfast_dispatches_total", "Jobs rung on Redis", ["outcome"])
-SWEEPS = Counter("holdfast_sweeps_total", "Sweeps by whether Postgres answered", ["outcome"])
-SWEPT = Counter("holdfast_swept_jobs_total", "Jobs that sweeps found due")
+TRANSITIONS = Counter(
+    "holdfast_transitions_total", "E-mails by the state that they entered, and by the cause", ["to", "by"]
+)
+DISPATCHES = Counter("holdfast_dispatches_total", "Jobs enqueued in Redis", ["outcome"])
+SWEEPS = Counter("holdfast_sweeps_total", "Sweeps by outcome", ["outcome"])
+SWEPT = Counter("holdfast_swept_jobs_total", "Due jobs found by sweeps")
 QUEUE_DELAY = Histogram(
     "holdfast_queue_delay_seconds",
     "From the commit of an e-mail to the start of its first attempt",
@@ -58,14 +54,14 @@ PROCESSING = Histogram(
     "holdfast_processing_seconds", "From the claim of a job to the end of the attempt", buckets=_SECONDS
 )
 ATTEMPTS = Counter(
-    "holdfast_attempts_total", "Attempts by how they ended, and by the first error", ["outcome", "code"]
+    "holdfast_attempts_total", "Attempts by outcome and by the code of the first error", ["outcome", "code"]
 )
 # ── files
-ATTACHMENTS = Counter("holdfast_attachments_total", "Downloads of attachments by how they ended", ["code"])
-ATTACHMENT_BYTES = Counter("holdfast_attachment_bytes_total", "Bytes of attachments stored")
+ATTACHMENTS = Counter("holdfast_attachments_total", "Downloads of attachments by outcome", ["code"])
+ATTACHMENT_BYTES = Counter("holdfast_attachment_bytes_total", "Bytes of stored attachments")
 DOWNLOAD_BYTES = Counter(
     "holdfast_download_bytes_total",
-    "Bytes that came from the account, another allowed host, or others",
+    "Downloaded bytes by host: the account's, another allowed one, or others",
     ["host"],
 )
 DOWNLOAD_SECONDS = Histogram(
@@ -76,64 +72,54 @@ DOWNLOAD_SECONDS = Histogram(
 )
 # ── the sync
 SYNCS = Counter(
-    "holdfast_syncs_total",
-    "Attempts to carry an e-mail over by how they ended, and by the error",
-    ["outcome", "code"],
+    "holdfast_syncs_total", "Attempts of syncs by outcome and by the code of the error", ["outcome", "code"]
 )
 SYNC_SECONDS = Histogram(
     "holdfast_sync_seconds", "From the claim of a sync to the end of the attempt", buckets=_SECONDS
 )
 SYNC_DELAY = Histogram(
     "holdfast_sync_delay_seconds",
-    "From the end of a job, or from when somebody wanted it again, to the first attempt of its sync",
+    "From the end of a job, or from a retry of its sync, to the first attempt of the sync",
     buckets=_SECONDS,
 )
 # ── reconciliations
-RECONCILIATIONS = Counter(
-    "holdfast_reconciliations_total",
-    "Comparisons of Postgres with target and storage by how they ended",
-    ["outcome"],
-)
+RECONCILIATIONS = Counter("holdfast_reconciliations_total", "Reconciliations by outcome", ["outcome"])
 for _outcome in ("done", "failed", "abandoned"):
     RECONCILIATIONS.labels(_outcome)
 # ── Postgres
 BATCHES = Histogram(
     "holdfast_coalesced_batch_size",
-    "How many callers shared one statement",
+    "Callers that shared one statement",
     ["statement"],
     buckets=(1, 2, 5, 10, 20, 50, 100, 200),
 )
 POOL_SIZE = Gauge(
-    "holdfast_database_pool_size", "Connections to Postgres that there may be", multiprocess_mode="livesum"
+    "holdfast_database_pool_size", "Most connections of the pool to Postgres", multiprocess_mode="livesum"
 )
 POOL_IN_USE = Gauge(
-    "holdfast_database_pool_in_use", "Connections to Postgres that are lent", multiprocess_mode="livesum"
+    "holdfast_database_pool_in_use", "Connections to Postgres in use", multiprocess_mode="livesum"
 )
 POOL_WAITING = Gauge(
-    "holdfast_database_pool_waiting", "Statements that wait for a connection", multiprocess_mode="livesum"
+    "holdfast_database_pool_waiting", "Statements waiting for a connection", multiprocess_mode="livesum"
 )
-POOL_OPEN = Gauge(
-    "holdfast_database_pool_open", "Connections to Postgres that are open", multiprocess_mode="livesum"
-)
+POOL_OPEN = Gauge("holdfast_database_pool_open", "Open connections to Postgres", multiprocess_mode="livesum")
 POOL_REFUSALS = Counter(
-    "holdfast_database_refusals_total", "Connections that Postgres refused because too many are open"
+    "holdfast_database_refusals_total", "Connections that Postgres refused because too many were open"
 )
 # ── Zendesk's API
 ZENDESK_CALLS = Counter(
-    "holdfast_zendesk_calls_total",
-    "Calls of Zendesk's API by how they ended: ok, or an error's code",
-    ["outcome"],
+    "holdfast_zendesk_calls_total", "Calls of Zendesk's API by outcome: ok, or an error's code", ["outcome"]
 )
 ZENDESK_REMAINING = Gauge(
     "holdfast_zendesk_calls_remaining",
-    "Calls that Zendesk still allows in this minute, as its last answer said",
+    "Remaining calls in this minute, by Zendesk's last answer",
     multiprocess_mode="livemin",
 )
 # ── alerts
 ALERTS = Counter("holdfast_alerts_total", "Alerts opened", ["cause"])
 ALERT_DELIVERIES = Counter(
     "holdfast_alert_deliveries_total",
-    "Sendings of alerts by how they ended; given up after a day: failed",
+    "Deliveries of alerts by outcome; failed: given up after a day",
     ["channel", "outcome"],
 )
 

@@ -56,11 +56,11 @@ class ExportedTraces(Traces):
         if not invocation:
             return
         ended = time.time_ns()
-        trace_id = _hashed(invocation, 16)
-        self._ids.trace_id, self._ids.span_id = trace_id, _place(invocation, at) if at else 0
+        trace_id = _hash(invocation, 16)
+        self._ids.trace_id, self._ids.span_id = trace_id, _span_id(invocation, at) if at else 0
         span = self._tracer.start_span(
             name,
-            self._parent(trace_id, _place(invocation, under)) if under else Context(),
+            self._parent(trace_id, _span_id(invocation, under)) if under else Context(),
             kind=SpanKind.INTERNAL if under else SpanKind.SERVER,
             attributes={"invocation": invocation, **about},
             start_time=ended - int(seconds * 1e9),
@@ -74,7 +74,7 @@ class ExportedTraces(Traces):
         """Send unsent spans; blocks."""
         self._provider.shutdown()
 
-    def give_up(self) -> None:
+    def cancel(self) -> None:
         """Cancel all further sends."""
         self._exporter.shutdown()  # type: ignore[no-untyped-call]
 
@@ -101,9 +101,9 @@ class _Ids(IdGenerator):
         return self.span_id or self._random.generate_span_id()
 
 
-def _place(invocation: str, name: str) -> int:
-    return _hashed(f"{name}\n{invocation}", 8)
+def _span_id(invocation: str, name: str) -> int:
+    return _hash(f"{name}\n{invocation}", 8)
 
 
-def _hashed(text: str, size: int) -> int:
+def _hash(text: str, size: int) -> int:
     return int.from_bytes(sha256(text.encode(errors="replace")).digest()[:size]) or 1  # 0 is not a valid id

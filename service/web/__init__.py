@@ -1,1 +1,1 @@
-"""The HTTP side: the webhook, the API, health and metrics. A handler parses, calls one step, answers."""
+"""The HTTP side: webhook, API, pages, health, metrics. A handler parses, calls one operation, answers."""

@@ -1,4 +1,4 @@
-"""Read the bodies of webhooks, which anybody may send, within a budget of memory and time."""
+"""Read the bodies of webhooks within a budget of memory and time: anybody may send them."""
 
 import asyncio
 import time

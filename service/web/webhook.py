@@ -45,7 +45,7 @@ class Invocation(RootModel[Mapping[str, object]]):
 
 
 class Receipt(BaseModel):
-    """The result of the request, which is committed."""
+    """The result of the committed request."""
 
     status: Literal["accepted", "duplicate", "ignored", "quarantined"]
     email_id: int | None = Field(None, description="of an accepted or duplicate request")

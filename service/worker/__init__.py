@@ -1,4 +1,4 @@
-"""The worker process. The command `arq` is given the address `service.worker.WorkerSettings`."""
+"""The worker process; it is started with `arq service.worker.WorkerSettings`."""
 
 
 def __getattr__(name: str) -> type:

@@ -1,4 +1,4 @@
-"""A worker tells that it is alive and what it has counted: in a row of its own, and to its machine in a file."""
+"""The heartbeat of a worker: a row in Postgres with its metrics, and a file for a probe on its machine."""
 
 import asyncio
 import os
@@ -22,7 +22,7 @@ from service.telemetry.version import full_version
 
 BEAT_SECONDS = 10.0
 GOODBYE_SECONDS = 1.0
-# Rows of workers that were not heard of for so long are removed, some with each beat.
+# Rows of workers that have been silent for this time are removed, some with each beat.
 KEPT = timedelta(hours=24)
 MOST_REMOVED = 100
 
@@ -31,11 +31,11 @@ log = structlog.get_logger()
 
 @asynccontextmanager
 async def beating(res: Resources) -> AsyncIterator[None]:
-    """Beat beside the block, and note at its end that this worker stopped; what cannot be written only warns."""
+    """Beat during the block, and record at its end that this worker stopped; a failed write is only logged."""
     name = {"name": res.settings.worker_name, "pid": os.getpid()}
     async with (
         background(lambda: _beat_for_ever(res, name)),
-        background(lambda: _beat_here_for_ever(res.settings.worker_name)),
+        background(lambda: _beat_locally_for_ever(res.settings.worker_name)),
     ):
         yield
     with suppress(OSError):
@@ -56,20 +56,20 @@ async def _beat_for_ever(res: Resources, name: dict[str, Any]) -> None:
         await asyncio.sleep(BEAT_SECONDS)
 
 
-async def _beat_here_for_ever(name: str) -> None:
-    """Beat for a probe on this machine, which is to see that this event loop turns, whatever else is away."""
-    is_told = False
+async def _beat_locally_for_ever(name: str) -> None:
+    """Beat for a probe on this machine: it checks that this event loop runs, whatever dependency is down."""
+    is_logged = False
     while True:
         try:
             await asyncio.to_thread(alive.beat, name)
         except OSError as exc:
-            if not is_told:
+            if not is_logged:
                 log.warning("heartbeat_not_written", path=alive.path_of(name), error=exc.strerror)
-            is_told = True
+            is_logged = True
         await asyncio.sleep(alive.BEAT_SECONDS)
 
 
-async def _write(res: Resources, statement: Any, seconds: float) -> bool:  # noqa: ANN401 any that gives no rows
+async def _write(res: Resources, statement: Any, seconds: float) -> bool:  # noqa: ANN401 any statement without rows
     async def write(conn: AsyncConnection) -> None:
         await conn.execute(statement)
 
@@ -82,7 +82,7 @@ async def _write(res: Resources, statement: Any, seconds: float) -> bool:  # noq
 
 
 def _beat(row: dict[str, Any], *, is_new: bool) -> Insert:
-    """Write the row of this worker; a process may have the id of one that was killed, and begins anew."""
+    """Build the statement that writes the row of this worker; a new process may have the id of a killed one."""
     table = WorkerHeartbeat.__table__.c
     key = tuple_(table.name, table.pid)
     silent = (

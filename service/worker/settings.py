@@ -1,4 +1,4 @@
-"""The door of the worker: `arq service.worker.WorkerSettings`."""
+"""The entry point of the worker: `arq service.worker.WorkerSettings`."""
 
 import asyncio
 import sys
@@ -37,9 +37,9 @@ from service.worker.heartbeat import beating
 from service.worker.loop import Worker
 from service.zendesk.account import account_of
 
-# How long a dead worker may look alive to `arq --check`: arq keeps the key a second longer.
+# `arq --check` notices a dead worker after this time: arq keeps the key a second longer.
 HEALTH_CHECK_SECONDS = 5
-# Who is not woken, looks; arq's own `enqueue_job` wakes nobody.
+# Workers also poll: arq's own `enqueue_job` wakes no worker.
 POLL_SECONDS = 1.0
 RECONCILE_TASK = "reconcile"
 
@@ -55,12 +55,12 @@ async def run_sync(ctx: dict[str, Any], email_id: int) -> None:
 
 
 async def run_reconcile(ctx: dict[str, Any]) -> None:
-    """Have it done beside the jobs: it takes no job's place, and no shutdown waits for it."""
-    ctx["hour"].set()
+    """Start the hourly reconciliation in the background: it takes no job's place, and no shutdown waits for it."""
+    ctx["reconcile_is_due"].set()
 
 
 async def start(ctx: dict[str, Any]) -> None:
-    """Open what the steps need, and begin to sweep and to renew leases."""
+    """Open the resources, and start the background work of a worker."""
     settings: Settings = ctx["settings"]
     logs.configure(settings.log_format, settings.log_level, report)
     log.info("worker_starting", **connection_limits(settings, 1, redis_pools=2))
@@ -69,7 +69,7 @@ async def start(ctx: dict[str, Any]) -> None:
     log.info("started", process="worker", **known)
     stack = ctx["stack"] = AsyncExitStack()
     res = await stack.enter_async_context(open_resources(settings))
-    await stack.enter_async_context(_showing_metrics(settings))
+    await stack.enter_async_context(_serve_metrics(settings))
     await stack.enter_async_context(beating(res))
     await stack.enter_async_context(background(lambda: sweep_for_ever(res, ctx["worker"])))
     await stack.enter_async_context(background(lambda: renew_leases(res)))
@@ -77,8 +77,8 @@ async def start(ctx: dict[str, Any]) -> None:
     await stack.enter_async_context(background(lambda: outcomes.step_for_ever(res)))
     await stack.enter_async_context(background(lambda: verify_for_ever(res)))
     await stack.enter_async_context(background(lambda: read_lists_for_ever(res)))
-    hour = ctx["hour"] = asyncio.Event()
-    await stack.enter_async_context(background(lambda: reconcile_when_told(res, hour)))
+    is_due = ctx["reconcile_is_due"] = asyncio.Event()
+    await stack.enter_async_context(background(lambda: reconcile_when_told(res, is_due)))
     sweep_syncs = sync_for_ever if res.targets else drop_for_ever
     await stack.enter_async_context(background(lambda: sweep_syncs(res)))
     await stack.enter_async_context(alerting(res))
@@ -91,13 +91,13 @@ async def stop(ctx: dict[str, Any]) -> None:
 
 
 @asynccontextmanager
-async def _showing_metrics(settings: Settings) -> AsyncIterator[None]:
-    """Serve what this process counts, if there is a port for it; a thread does, also while the event loop hangs."""
+async def _serve_metrics(settings: Settings) -> AsyncIterator[None]:
+    """Serve the metrics of this process on METRICS_PORT, from a thread, so that a hanging event loop is seen."""
     server = None
     if settings.metrics_port is not None:
         try:
             server, _ = await asyncio.to_thread(start_http_server, settings.metrics_port, settings.host)
-        except OSError as exc:  # another worker of this host has it
+        except OSError as exc:  # another worker of this host uses the port
             log.warning("metrics_not_served", port=settings.metrics_port, error=type(exc).__name__)
     try:
         yield
@@ -108,7 +108,7 @@ async def _showing_metrics(settings: Settings) -> AsyncIterator[None]:
 
 
 def from_environment() -> type:
-    """Make the class from the environment; what is wrong with a setting is one line on stderr, and exit status 2."""
+    """Make the class from the environment; a wrong setting is one line on stderr, and exit status 2."""
     try:
         settings = read_settings_for_resources()
     except SettingsError as exc:
@@ -120,7 +120,8 @@ def from_environment() -> type:
 
 def worker_settings(settings: Settings) -> type:
     """Make the class that arq reads; each name is a parameter of `arq.worker.Worker`."""
-    arq.worker.Worker = Worker  # type: ignore[misc] # what the `arq` command makes its worker with
+    # The `arq` command makes its worker from this name. Ours replaces it for the reasons given in service/worker/loop.py.
+    arq.worker.Worker = Worker  # type: ignore[misc]
 
     class WorkerSettings:
         functions = (func(run_attempt, name=TASK), func(run_sync, name=SYNC_TASK))
@@ -129,19 +130,19 @@ def worker_settings(settings: Settings) -> type:
         on_shutdown = stop
         ctx = {"settings": settings}  # noqa: RUF012 arq wants a dict
         redis_pool = create_redis(settings.redis_dsn, pool_size=settings.redis_pool_size)
-        redis_settings = _redis_settings(settings.redis_dsn)  # `arq --check` reads this one
+        redis_settings = _redis_settings(settings.redis_dsn)  # for `arq --check`
         job_completion_wait = int(settings.shutdown_seconds)
         max_jobs = settings.jobs_per_process
         poll_delay = POLL_SECONDS
         health_check_interval = HEALTH_CHECK_SECONDS
-        # A key for each worker: a clean stop deletes it, and a shared one would hide a dead worker.
+        # One key per worker: a clean stop deletes it, and a shared one would hide a dead worker.
         health_check_key = f"holdfast:health:{settings.worker_name}"
 
     return WorkerSettings
 
 
 def _cron_jobs(settings: Settings) -> list[CronJob]:
-    """Name what is done by the clock, by one of all workers: the first to ring wins, and Postgres sees to the rest."""
+    """List the hourly tasks; the first worker to enqueue one runs it, and Postgres prevents a second run."""
     if not settings.reconcile_hours:
         return []
     place = f"{account_of(settings).url} {settings.storage_url}"

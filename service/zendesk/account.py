@@ -23,7 +23,7 @@ _FILE = re.compile(r"/attachments/(?:token/[A-Za-z0-9_-]+|[0-9]+)(?:/[^/\\]*)?")
 
 @dataclass(frozen=True)
 class OAuthClient:
-    """An OAuth client of the account, which gets short-lived access tokens."""
+    """An OAuth client of the account: the source of short-lived access tokens."""
 
     client_id: str
     secret: SecretStr
@@ -37,7 +37,7 @@ class FixedToken:
     header: str = field(repr=False)
 
 
-class Ending(NamedTuple):
+class ExpectedEnd(NamedTuple):
     """An expected end of the credentials: the date, other causes of an end, and advice."""
 
     when: str
@@ -78,7 +78,7 @@ class Account:
         of the API would be stored as a file.
         """
         path = url.raw_path
-        return self.owns(url) and _FILE.fullmatch(path) is not None and not _climbs(path)
+        return self.owns(url) and _FILE.fullmatch(path) is not None and not _leaves_folder(path)
 
     def absolute(self, address: str) -> str:
         """Complete an address that is only a path, because some templates omit the host."""
@@ -87,9 +87,9 @@ class Account:
         return address
 
 
-def is_apis(url: URL) -> bool:
+def is_api_url(url: URL) -> bool:
     """Say whether a path belongs to the API, or a server may read it as one that does."""
-    return url.raw_path.lstrip("/").startswith("api/") or _climbs(url.raw_path)
+    return url.raw_path.lstrip("/").startswith("api/") or _leaves_folder(url.raw_path)
 
 
 def account_of(settings: Settings) -> Account:
@@ -106,21 +106,21 @@ def account_of(settings: Settings) -> Account:
     )
 
 
-def ending(account: Account, today: date | None = None) -> Ending | None:
-    """Return when the credentials end and what to do; None if no end is expected.
+def ending(account: Account, today: date | None = None) -> ExpectedEnd | None:
+    """Return the expected end of the credentials, with advice; None if no end is expected.
 
     https://developer.zendesk.com/documentation/api-basics/authentication/oauth-migration/
     """
     if not isinstance(account.login, FixedToken):
         return None
     if account.login.kind == "oauth_token":
-        return Ending(
+        return ExpectedEnd(
             "a fixed OAuth token for Zendesk ends some day",
             "nothing renews it",
             f"{USE_A_CLIENT}, and unset ZENDESK_OAUTH_TOKEN",
         )
     has_ended = (today or datetime.now(UTC).date()) > API_TOKENS_END
-    return Ending(
+    return ExpectedEnd(
         f"API tokens of Zendesk {'ended' if has_ended else 'end'} on {API_TOKENS_END.day} {API_TOKENS_END:%B %Y}",
         "Zendesk switches off a token that was not used for 30 days",
         f"make an OAuth client in Zendesk, {USE_A_CLIENT}, and unset ZENDESK_EMAIL and ZENDESK_API_TOKEN",
@@ -142,7 +142,7 @@ def _origin(url: URL) -> tuple[str, str, int | None]:
     return url.scheme, (url.raw_host or "").lower(), url.port
 
 
-def _climbs(path: str) -> bool:
+def _leaves_folder(path: str) -> bool:
     """Say whether a server may read a path as leaving its folder, in any escaping."""
     for _ in range(4):
         segments = re.split(r"[/\\]", path)

@@ -9,7 +9,7 @@ from urllib.parse import unquote, unquote_plus
 
 from service.outbound.addresses import MOST_ADDRESS, MOST_HOST
 
-CUT = "…[cut]"  # ends a text that was cut; it makes the address longer than MOST_ADDRESS
+CUT = "…[cut]"  # the end of a cut text; it makes the address longer than MOST_ADDRESS
 
 _ENTITY = re.compile(r"&(?:#[0-9]{1,7}|#[xX][0-9a-fA-F]{1,6}|[A-Za-z][A-Za-z0-9]{1,30});")
 _ESCAPE = re.compile(r"\\{1,8}+(?:u([0-9a-fA-F]{4})|(?=/))")
@@ -45,7 +45,7 @@ _ENCODED = re.compile(r"\s*https?%3a%2f%2f", re.IGNORECASE)
 
 @dataclass(frozen=True, slots=True)
 class Address:
-    """An address as it was sent; `host` is "" for a path alone, which belongs to the account."""
+    """An address as it was sent; `host` is "" for a path alone, and a path belongs to the account."""
 
     text: str
     host: str

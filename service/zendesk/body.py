@@ -28,9 +28,9 @@ class Unreadable(HoldfastError):
 
 
 def read_body(body: bytes, content_type: str) -> object:
-    """Return a webhook's value if its body is JSON or a form, whatever its media type.
+    """Return a webhook's value if its body is JSON or a form, under any media type.
 
-    Raises Unreadable and nothing else, whatever the bytes.
+    Raises Unreadable and nothing else, for any bytes.
     """
     try:
         return read_json(body)
@@ -41,14 +41,14 @@ def read_body(body: bytes, content_type: str) -> object:
 
 
 def read_json(body: bytes | str, *, most_depth: int = MOST_DEPTH) -> object:
-    """Return the value; raises Unreadable and nothing else, whatever the bytes."""
+    """Return the value; raises Unreadable and nothing else, for any bytes."""
     try:
         text = body if isinstance(body, str) else _decode(body)
         data = _JSON.decode(text)
         if text.count("[") + text.count("{") > most_depth:
             _refuse_depth(data, most_depth)
     except RecursionError:
-        raise Unreadable("wrong_shape", "The JSON is nested too deep.") from None
+        raise Unreadable("wrong_shape", "The JSON is nested too deeply.") from None
     except ValueError as exc:
         raise Unreadable("not_json", f"The body is not JSON: {exc}.") from exc
     return data
@@ -102,7 +102,7 @@ def embedded_json(
 def _read_form(body: bytes) -> object:
     """Read a form: a field that contains JSON is the body, otherwise its fields are the keys."""
     if not _ENCODED_FORM.fullmatch(body):
-        raise Unreadable("not_json", "The body is neither JSON nor a form that was encoded as one.")
+        raise Unreadable("not_json", "The body is neither JSON nor an encoded form.")
     try:
         fields = parse_qsl(
             body.decode("ascii").strip(),
@@ -125,12 +125,12 @@ def _read_form(body: bytes) -> object:
         return _make_object([*inner, *pairs])
     fields_alone = _make_object([(key, value), *pairs])
     if not any(name_of(key).is_ticket_id for key in fields_alone):
-        raise Unreadable("not_json", "The body is a form in which no field is JSON, or the ticket's id.")
+        raise Unreadable("not_json", "The body is a form, but no field is JSON or the ticket's id.")
     return fields_alone
 
 
 def _make_object(pairs: list[tuple[str, object]]) -> dict[str, object]:
-    """Make an object of its members; refuse a duplicate key, which a sender's quotation mark can produce."""
+    """Make an object of its members; refuse a duplicate key, because a sender's quotation mark can produce one."""
     made = dict(pairs)
     return made if len(made) == len(pairs) else _merge(pairs)
 
@@ -147,7 +147,7 @@ def _merge(pairs: list[tuple[str, object]]) -> dict[str, object]:
 def _join(key: str, values: list[object]) -> list[object]:
     """Join lists of files under one key; any other duplicate key is ambiguous."""
     if not name_of(key).is_files or not all(isinstance(value, _LIST_LIKE) for value in values):
-        raise Unreadable("duplicate_key", f"The key {key[:100]!r} stands twice, with different values.")
+        raise Unreadable("duplicate_key", f"The key {key[:100]!r} occurs twice, with different values.")
     return [item for value in values for item in (value if isinstance(value, list) else [value])]
 
 
@@ -176,7 +176,7 @@ def _refuse_constant(name: str) -> object:
 
 
 def _refuse_depth(data: object, most_depth: int) -> None:
-    """Enforce one limit for all Python versions, which a JSON encoder can also reach from any stack depth."""
+    """Enforce one limit for all Python versions, low enough for a JSON encoder at any stack depth."""
     level = [data]
     for _ in range(most_depth):
         level = [

@@ -21,7 +21,7 @@ from service.outbound.egress import Egress
 from service.outbound.responses import Expected, Limits, translate
 from service.outbound.transfer import Download, download
 from service.telemetry.metrics import ZENDESK_CALLS, ZENDESK_REMAINING, code_label
-from service.zendesk.account import Account, FixedToken, OAuthClient, is_apis
+from service.zendesk.account import Account, FixedToken, OAuthClient, is_api_url
 from service.zendesk.body import Unreadable, read_json
 from service.zendesk.login import ClientLogin, FixedLogin, Login, Token
 
@@ -53,9 +53,9 @@ _OAUTH_ERRORS = {
     "unsupported_grant_type",
 }
 _JSON = Expected(None, "application/json", None)
-_MEANINGS = {
+_EXPLANATIONS = {
     "unauthorized": "Zendesk does not accept the credentials: `holdfast check` tells more",
-    "forbidden": "Zendesk does not let these credentials see it: they need the scope `read`, and an agent's role",
+    "forbidden": "Zendesk refuses these credentials: they need the scope `read` and the role of an agent",
     "not_found": "Zendesk does not have it (yet), or not for these credentials",
     "attachment_gone": "it was deleted in Zendesk",
 }
@@ -130,7 +130,7 @@ class ZendeskClient:
     async def fetch_token(self, client: OAuthClient) -> Token:
         """Get an access token with the grant `client_credentials`.
 
-        Raises Transient("token_unavailable"), which uses up no retry, and Permanent("credentials_refused").
+        Raises Transient("token_unavailable"), without using up a retry, and Permanent("credentials_refused").
         """
         assert self.account.url is not None  # noqa: S101  a login requires the address
         url = self.account.url.with_path("/oauth/tokens")
@@ -164,7 +164,7 @@ class ZendeskClient:
                 answer = await self._answer(url)
             except HoldfastError as exc:
                 ZENDESK_CALLS.labels(code_label(exc.code)).inc()
-                raise self._meant(exc) from None
+                raise self._explained(exc) from None
             ZENDESK_CALLS.labels("ok").inc()
             return answer
 
@@ -186,15 +186,15 @@ class ZendeskClient:
             raise Transient("bad_response", "Zendesk's API did not answer with an object")
         return data
 
-    def _meant(self, exc: HoldfastError) -> HoldfastError:
+    def _explained(self, exc: HoldfastError) -> HoldfastError:
         """Explain the error of an API call, and pause all calls if the account is at its rate limit."""
         if exc.code == "rate_limited":
             asked = exc.retry_after if isinstance(exc, Transient) else None
             seconds = min(asked.total_seconds() if asked is not None else _PAUSE_SECONDS, _MOST_PAUSE_SECONDS)
             self._resume_at = max(self._resume_at, time.monotonic() + seconds)
             return _rate_limited(seconds)
-        if isinstance(exc, Permanent) and exc.code in _MEANINGS:
-            return Permanent(exc.code, f"{exc.message.partition(':')[0]}: {_MEANINGS[exc.code]}")
+        if isinstance(exc, Permanent) and exc.code in _EXPLANATIONS:
+            return Permanent(exc.code, f"{exc.message.partition(':')[0]}: {_EXPLANATIONS[exc.code]}")
         return exc
 
     def _note_rate_limit(self, headers: Mapping[str, str]) -> None:
@@ -225,9 +225,9 @@ class FileAccess:
 
     async def header(self, hop: URL) -> str | None:
         """Return the header for one hop; raises Permanent for an address of the account's API."""
-        if self.account.owns(hop) and is_apis(hop) and not self.shows(hop):
+        if self.account.owns(hop) and is_api_url(hop) and not self.shows(hop):
             raise Permanent(
-                "address_refused", f"{hop.raw_host}: this is an address of Zendesk's API and no file's"
+                "address_refused", f"{hop.raw_host}: this is an address of Zendesk's API, not of a file"
             )
         if self.login is None or not self.shows(hop):
             return None

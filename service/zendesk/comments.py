@@ -1,4 +1,4 @@
-"""Comments of a ticket: those in a webhook's body, and the comments API, which lists the files of each.
+"""Comments of a ticket: those in a webhook's body, and the comments API with the files of each.
 
 https://developer.zendesk.com/api-reference/ticketing/tickets/ticket_comments/#list-comments
 """

@@ -17,19 +17,8 @@ _MOST_TYPE = 200
 
 # The names of a file's fields, as `names.Name.word`, in order of preference.
 _URLS = (
-    "contenturl",
-    "mappedcontenturl",
-    "downloadurl",
-    "downloadlink",
-    "attachmenturl",
-    "attachmentlink",
-    "fileurl",
-    "filelink",
-    "url",
-    "href",
-    "link",
-    "uri",
-    "src",
+    *("contenturl", "mappedcontenturl", "downloadurl", "downloadlink", "attachmenturl"),
+    *("attachmentlink", "fileurl", "filelink", "url", "href", "link", "uri", "src"),
 )
 _FILE_NAMES = ("filename", "originalfilename", "attachmentname")
 _TITLES = ("name", "title")

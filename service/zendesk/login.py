@@ -122,12 +122,12 @@ class ClientLogin:
         """Wait for the running request for a token, or start one; after a failure, only after a pause."""
         pause = self._pause_until - self._clock()
         if self._fetching is None and self._failure is not None and pause > 0:
-            raise _again(self._failure, timedelta(seconds=pause))
+            raise _copy(self._failure, timedelta(seconds=pause))
         try:
             # A cancelled caller must not cancel the token of all others.
             return await asyncio.shield(self._start())
         except HoldfastError as exc:
-            raise _again(exc) from None  # an exception with many raisers would keep all their frames
+            raise _copy(exc) from None  # an exception with many raisers would keep all their frames
 
     def _start(self) -> "asyncio.Task[Token]":
         if self._fetching is None:
@@ -165,7 +165,7 @@ class ClientLogin:
         self._pause_until = self._clock() + seconds
 
 
-def _again(error: HoldfastError, wait: timedelta | None = None) -> HoldfastError:
+def _copy(error: HoldfastError, wait: timedelta | None = None) -> HoldfastError:
     if isinstance(error, Transient):
         return Transient(error.code, error.message, wait or error.retry_after, counts=error.counts)
     return Permanent(error.code, error.message)

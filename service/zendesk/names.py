@@ -26,54 +26,20 @@ _COUNT = re.compile(
 # Most other keys contain none of these, so that they are cheap.
 _HINT = re.compile("attach|file|docu|upload|enclos|comment|ticket|title|from|body|received|webhook|public")
 _TEXTS = (
-    *(
-        "body",
-        "text",
-        "html",
-        "plain",
-        "rich",
-        "formatted",
-        "markdown",
-        "description",
-        "message",
-        "note",
-        "notes",
-    ),
-    *("content", "subject", "title", "signature", "summary", "reply", "comment", "comments", "name", "names"),
-    *("from", "sender", "requester", "email", "emails", "cc", "tag", "tags", "label", "field", "fields"),
+    *("body", "text", "html", "plain", "rich", "formatted", "markdown", "description", "message"),
+    *("note", "notes", "content", "subject", "title", "signature", "summary", "reply", "comment"),
+    *("comments", "name", "names", "from", "sender", "requester", "email", "emails", "cc", "tag"),
+    *("tags", "label", "field", "fields"),
 )
 _TRIGGER = re.compile(
     r"ticketid|title|from(?:email|name)|body(?:text|html)|receivedat|webhookid|ispublic|ticket"
 )
 # Their ids and lists do not belong to the comment of the webhook.
 _OTHERS = (
-    *(
-        "parent",
-        "first",
-        "prev",
-        "previous",
-        "old",
-        "older",
-        "quoted",
-        "original",
-        "history",
-        "linked",
-        "merged",
-    ),
-    *(
-        "user",
-        "users",
-        "author",
-        "requester",
-        "submitter",
-        "assignee",
-        "agent",
-        "organization",
-        "brand",
-        "photo",
-    ),
-    *("customfield", "customfields", "article", "articles", "followup", "followups", "avatar"),
-    *("thumbnail", "thumbnails"),
+    *("parent", "first", "prev", "previous", "old", "older", "quoted", "original", "history", "linked"),
+    *("merged", "user", "users", "author", "requester", "submitter", "assignee", "agent"),
+    *("organization", "brand", "photo", "customfield", "customfields", "article", "articles"),
+    *("followup", "followups", "avatar", "thumbnail", "thumbnails"),
 )
 
 

@@ -63,7 +63,7 @@ class Ignored:
 
 
 def parse(body: bytes, content_type: str = "application/json") -> Email | Ignored:
-    """Read the body; raises Unreadable and nothing else, whatever the bytes.
+    """Read the body; raises Unreadable and nothing else, for any bytes.
 
     `content_type` is the media type without parameters. JSON is read under any media type.
     """
@@ -72,13 +72,15 @@ def parse(body: bytes, content_type: str = "application/json") -> Email | Ignore
         raise Unreadable("wrong_shape", "The body is JSON, but not an object.")
     kind = data.get("type")
     ticket_id = _ticket_id(data)
-    # No event has a `ticket_id`: a body with one is a trigger's, whatever its type.
+    # No event has a `ticket_id`: a body with one is a trigger's, even with the type of an event.
     if ticket_id or not isinstance(kind, str) or not kind.startswith(_EVENT):
         return _read_email(_flatten_trigger(data), ticket_id, search(data))
     if kind not in _USED_EVENTS and not any(name_of(key).is_trigger for key in data):
         if _is_whole_event(data):
             return Ignored(clean(kind))
-        raise Unreadable("wrong_shape", "The body calls itself an event, but lacks what every event has.")
+        raise Unreadable(
+            "wrong_shape", "The body has the type of an event, but lacks the fields of an event."
+        )
     found = search(data)
     fields = _flatten_event(data)
     if kind == _FILE_LINKED and not found.attachments:
@@ -162,9 +164,9 @@ def _read_email(fields: dict[str, object], ticket_id: str | None, found: FoundFi
         sent_at=_read_date(_pick(fields, "received_at") or ""),
         source_id=text_of(source_id),
         account_id=_pick(fields, "account_id"),
-        comment_id=found.comment_id or ("" if found.told is None or found.may_be_more else None),
+        comment_id=found.comment_id or ("" if found.listed is None or found.may_be_more else None),
         attachments=found.attachments,
-        attachment_urls=found.told,
+        attachment_urls=found.listed,
     )
 
 

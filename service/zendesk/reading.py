@@ -104,8 +104,8 @@ def columns_of(email: Email) -> dict[str, object]:
 def read_list(text: str, files: Sequence[RecordedFile]) -> AnnouncedList:
     """Read another system's text of `attachment_urls` as a body's list; raises Unreadable.
 
-    `files` are saved already. Two addresses are equal if they name the same attachment, whatever their
-    parameters.
+    `files` are saved already. Two addresses with different parameters are equal if they name the same
+    attachment.
     """
     try:
         value = read_json(text)
@@ -117,7 +117,7 @@ def read_list(text: str, files: Sequence[RecordedFile]) -> AnnouncedList:
     addressed = [file for file in found.attachments if file.url and attachment_key(file.url) not in known]
     others = [file for file in found.attachments if not file.url][nameless:]
     return AnnouncedList(
-        [*addressed, *others], found.told is not None, hashlib.sha256(text.encode()).digest()
+        [*addressed, *others], found.listed is not None, hashlib.sha256(text.encode()).digest()
     )
 
 
@@ -131,7 +131,7 @@ def fingerprint(email: Email) -> bytes:
 def compare(kept: Mapping[str, object], files: Sequence[RecordedFile], email: Email) -> Changes:
     """Return what a saved e-mail lacks of its body; `kept` has its columns and the fingerprint of the last reading.
 
-    A stored file stays unchanged, whatever the body says.
+    A stored file always stays unchanged.
     """
     if kept["reading_hash"] == fingerprint(email):
         return Changes({}, {}, [], [])

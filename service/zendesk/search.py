@@ -45,13 +45,13 @@ _Key = tuple[str, str, str]
 class FoundFiles:
     """The files in a body.
 
-    `told` is the body's list, as it was sent; None if the files have to be looked up in Zendesk. `comment_id`
+    `listed` is the body's list, as it was sent; None if the files have to be looked up in Zendesk. `comment_id`
     is None if the body names no comment, or if several are possible. `may_be_more`: the files stand only in
     the e-mail's HTML, and the body names no comment.
     """
 
     attachments: tuple[AnnouncedFile, ...]
-    told: list[object] | None
+    listed: list[object] | None
     comment_id: str | None
     may_be_more: bool = False
 
@@ -62,13 +62,13 @@ def search(data: dict[str, object]) -> FoundFiles:
     found.read_object(data, _Context(is_ticket=True))
     found.read_texts()
     is_complete = len(found.files) >= found.announced and not found.is_incomplete
-    says_all = found.is_told or found.says_none
-    is_shown = found.is_shown and not says_all and not found.comments
-    told = found.told if is_complete and (says_all or is_shown) else None
+    says_all = found.is_listed or found.says_none
+    is_in_html = found.is_in_html and not says_all and not found.comments
+    listed = found.listed if is_complete and (says_all or is_in_html) else None
     files = (*found.files.values(), *found.unaddressed)
     # Files that the body only counts: the look-up has to find as many.
     files += (_UNKNOWN,) * (min(found.announced, _MOST_COUNTED) - len(files))
-    return FoundFiles(files, told, _choose(found.comments), may_be_more=is_shown)
+    return FoundFiles(files, listed, _choose(found.comments), may_be_more=is_in_html)
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,9 +103,9 @@ class _Search:
     unaddressed: list[AnnouncedFile] = field(
         default_factory=list
     )  # named without an address: the look-up has to find them
-    told: list[object] = field(default_factory=list)
-    is_told: bool = False  # a list, an object or a text names the files
-    is_shown: bool = False  # files stand in the HTML of the e-mail itself
+    listed: list[object] = field(default_factory=list)
+    is_listed: bool = False  # a list, an object or a text names the files
+    is_in_html: bool = False  # files stand in the HTML of the e-mail itself
     says_none: bool = False
     is_incomplete: bool = False  # a file has no address, or an address became no file
     announced: int = 0  # the number of files, if the body counts them
@@ -194,11 +194,11 @@ class _Search:
         before = self.seen
         if isinstance(value, list):
             if is_outer:
-                self.told += value
+                self.listed += value
             self.read_items(name, value, place)
         elif isinstance(value, dict):
             if is_outer:
-                self.told.append(value)
+                self.listed.append(value)
             self.read_item(name, value, place)
         elif not isinstance(value, str):
             self.note_unreadable(name, value, place)
@@ -209,7 +209,7 @@ class _Search:
         elif not self.read_list_text(value, is_outer=is_outer):
             self.note_unreadable(name, value, place)
         if self.seen > before and not place.is_aside:
-            self.is_told = True
+            self.is_listed = True
 
     def read_items(self, name: Name, items: list[object], place: _Context) -> None:
         if len(items) > MOST_ATTACHMENTS and sum(map(bool, items)) > MOST_ATTACHMENTS:
@@ -278,7 +278,7 @@ class _Search:
         for address in usable:
             self.add(address, bare_file(address, None))
             if is_outer:
-                self.told.append(address.text)
+                self.listed.append(address.text)
         return bool(usable)
 
     def read_thumbnails(self, value: object) -> None:
@@ -307,9 +307,9 @@ class _Search:
                 if address.is_too_long:
                     self.is_incomplete = True
                 elif self.add(address, bare_file(address, address.file_name)):
-                    self.told.append(address.text)
-            self.is_told |= is_pure and bool(files) and may_tell
-            self.is_shown |= is_html and bool(files)
+                    self.listed.append(address.text)
+            self.is_listed |= is_pure and bool(files) and may_tell
+            self.is_in_html |= is_html and bool(files)
             tokens = list(traces_in(shown))
             traces.update(tokens)
             if tokens.count("") > sum(is_cdn(address.host) for address in files):
@@ -323,9 +323,9 @@ class _Search:
     def add_object(self, fields: dict[str, object], data: dict[str, object], place: _Context) -> None:
         """Record the files of an object that no key announces."""
         for address, file in files_of(fields, is_announced=False):
-            self.is_told |= not place.is_aside
+            self.is_listed |= not place.is_aside
             if self.add(address, file):
-                self.told.append(data)
+                self.listed.append(data)
 
     def add(self, address: Address, file: AnnouncedFile) -> bool:
         """Record a file once, with all its known fields; return whether it is new."""

@@ -59,7 +59,7 @@ class Verified:
 
 
 def sign(secret: str, timestamp: str, body: bytes) -> str:
-    """Return the signature of `body` at `timestamp`; the key is the secret's text, which is not decoded."""
+    """Return the signature of `body` at `timestamp`; the key is the secret's text, without decoding it."""
     mac = hmac.new(to_bytes(secret), to_bytes(timestamp), hashlib.sha256)
     mac.update(body)
     return b64encode(mac.digest()).decode("ascii")
@@ -128,7 +128,7 @@ def _end_of_timestamp(text: str) -> int:
 
 
 def _mismatch() -> Rejected:
-    return Rejected(401, "signature_mismatch", "The signature fits none of our secrets.")
+    return Rejected(401, "signature_mismatch", "The signature matches none of our secrets.")
 
 
 def _malformed() -> Rejected:

@@ -1,4 +1,4 @@
-"""What is the matter is found, and what is as usual is not."""
+"""Each cause of alerts is found, and normal operation causes none."""
 
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
@@ -8,11 +8,11 @@ import asyncpg
 import pytest
 
 from service.alerts import failures, record, workers
-from service.alerts.causes import look
-from service.alerts.failures import MOST_HOSTS, Group
-from service.alerts.finding import Finding, clean
-from service.alerts.quarantine import MOST_CODES, MOST_READ
-from service.alerts.record import Pass
+from service.alerts.causes import find_conditions
+from service.alerts.condition import Condition, clean
+from service.alerts.failures import MOST_HOSTS, FailedGroup
+from service.alerts.record import Turn
+from service.alerts.webhooks import MOST_CODES, MOST_READ
 from service.config.settings import Settings
 from service.formatting import duration
 from service.postgres.engine import connect
@@ -21,30 +21,30 @@ from tests.support.rows import add_failed, add_quarantined, add_received
 from tests.support.targets import synced_to
 
 NOW = datetime(2025, 10, 20, 12, tzinfo=UTC)
-Find = Callable[..., Awaitable[dict[str, Finding]]]
+Find = Callable[..., Awaitable[dict[str, Condition]]]
 
 
 @pytest.fixture
 def find(res: Resources) -> Find:
-    """Look for what is the matter, as a watcher does whose last turn was some time ago; by cause and key."""
+    """Return a function that finds conditions, by cause and key; its last turn was some time ago."""
 
-    async def find(settings: Settings = res.settings, **more: object) -> dict[str, Finding]:
-        turn = Pass(**{**dict.fromkeys(Pass.__annotations__), "number": 1, "known_id": 10**6, **more})  # type: ignore[arg-type]
+    async def find(settings: Settings = res.settings, **more: object) -> dict[str, Condition]:
+        turn = Turn(**{**dict.fromkeys(Turn.__annotations__), "number": 1, "known_id": 10**6, **more})  # type: ignore[arg-type]
         async with connect(res.engine) as conn:
-            found = await look(conn, settings, turn, await record.open_alerts(conn))
+            found = await find_conditions(conn, settings, turn, await record.open_alerts(conn))
         return {f"{each.cause} {each.key}".strip(): each for each in found}
 
     return find
 
 
-async def test_of_what_is_as_it_should_be_nothing_is_found(find: Find, database: asyncpg.Connection) -> None:
+async def test_normal_operation_causes_no_alert(find: Find, database: asyncpg.Connection) -> None:
     await add_received(database, "1 second")
     await add_received(database, "1 second", "queued")
 
     assert await find() == {}
 
 
-async def test_failures_are_one_finding_for_each_error_and_host(
+async def test_failures_are_one_condition_per_error_and_host(
     find: Find, database: asyncpg.Connection
 ) -> None:
     for _ in range(3):
@@ -66,14 +66,14 @@ async def test_failures_are_one_finding_for_each_error_and_host(
     assert len(first.detail) < 500
 
 
-async def test_failures_of_long_ago_are_no_news(find: Find, database: asyncpg.Connection) -> None:
+async def test_old_failures_cause_no_alert(find: Find, database: asyncpg.Connection) -> None:
     await add_failed(database, "25 hours")
     await add_failed(database, "400 days", host="b.example")
 
     assert await find() == {}
 
 
-async def test_what_waited_through_an_outage_of_days_and_failed_now_is_news(
+async def test_old_email_that_failed_recently_causes_an_alert(
     find: Find, database: asyncpg.Connection
 ) -> None:
     number = await add_failed(database, "3 days")
@@ -82,12 +82,12 @@ async def test_what_waited_through_an_outage_of_days_and_failed_now_is_news(
     assert [*await find()] == ["failures gone@a.example"]
 
 
-def test_however_many_hosts_somebody_makes_up_an_error_has_few_alerts_and_who_has_one_keeps_it() -> None:
-    groups = [Group("gone", f"{number}.example", 1, number, "reason") for number in range(100)]
+def test_many_hosts_share_an_alert_and_open_alerts_stay() -> None:
+    groups = [FailedGroup("gone", f"{number}.example", 1, number, "reason") for number in range(100)]
 
     first = failures.group(groups, {})
     opened = {("failures", each.key): NOW for each in first}
-    grown = [Group("gone", "new.example", 9, 200, "reason"), *groups]
+    grown = [FailedGroup("gone", "new.example", 9, 200, "reason"), *groups]
     second = failures.group(grown, opened)
 
     assert len(first) == MOST_HOSTS + 1
@@ -96,16 +96,14 @@ def test_however_many_hosts_somebody_makes_up_an_error_has_few_alerts_and_who_ha
     assert second[-1].summary == "E-mails fail with gone at 91 more hosts"
 
 
-def test_a_host_with_a_strange_name_is_not_shown() -> None:
-    [found] = failures.group([Group("gone", "<!channel>\r\nBcc: x", 1, 1, "a\u202eb\x00\nc")], {})
+def test_host_with_unusual_characters_is_not_shown() -> None:
+    [found] = failures.group([FailedGroup("gone", "<!channel>\r\nBcc: x", 1, 1, "a\u202eb\x00\nc")], {})
 
     assert found.summary == "E-mails fail with gone at a host with a strange name"
     assert found.detail.endswith("For example e-mail 1: a\ufffdb\ufffd c")
 
 
-async def test_what_waits_in_quarantine_is_one_finding_for_each_error(
-    find: Find, database: asyncpg.Connection
-) -> None:
+async def test_quarantine_is_one_condition_per_error(find: Find, database: asyncpg.Connection) -> None:
     last = await add_quarantined(database, "not_json", count=3)
     await add_quarantined(database, "no_ticket")
 
@@ -117,21 +115,19 @@ async def test_what_waits_in_quarantine_is_one_finding_for_each_error(
     }
     first = found["quarantine not_json"]
     assert first.summary == "Webhooks wait in quarantine with not_json"
-    assert "3 webhooks of the last 24 hours could not be read (not_json)" in first.detail
+    assert "3 webhooks of the last 24 hours could not be parsed (not_json)" in first.detail
     assert f"For example webhook {last} in quarantine." in first.detail
     assert first.email_id is None
 
 
-async def test_what_was_replayed_or_is_in_quarantine_for_days_is_no_news(
-    find: Find, database: asyncpg.Connection
-) -> None:
+async def test_replayed_and_old_webhooks_cause_no_alert(find: Find, database: asyncpg.Connection) -> None:
     await add_quarantined(database, "not_json", ago="25 hours")
     await add_quarantined(database, "not_json", replayed_at=NOW)
 
     assert await find() == {}
 
 
-async def test_however_much_is_in_quarantine_it_has_few_alerts_and_who_has_one_keeps_it(
+async def test_full_quarantine_has_few_alerts_and_open_ones_stay(
     find: Find, database: asyncpg.Connection
 ) -> None:
     await add_quarantined(database, "open")
@@ -149,7 +145,7 @@ async def test_however_much_is_in_quarantine_it_has_few_alerts_and_who_has_one_k
     assert "1,000 webhooks or more of the last" in flood["quarantine flood"].detail
 
 
-async def test_what_no_worker_began_with_in_time_waits_for_too_long(
+async def test_email_without_an_attempt_in_time_waits_too_long(
     find: Find, database: asyncpg.Connection
 ) -> None:
     late = await add_received(database, "6 minutes", "queued", due_at=NOW + timedelta(days=10_000))
@@ -159,19 +155,17 @@ async def test_what_no_worker_began_with_in_time_waits_for_too_long(
 
     assert [*found] == ["waiting"]
     assert (found["waiting"].count, found["waiting"].email_id) == (1, late)
-    assert "waited for longer than 5 min, the oldest for 6 min" in found["waiting"].detail
+    assert "waited longer than 5 min, the oldest for 6 min" in found["waiting"].detail
 
 
-async def test_a_pause_between_attempts_and_what_is_run_again_are_no_wait(
-    find: Find, database: asyncpg.Connection
-) -> None:
+async def test_pause_between_attempts_is_no_wait(find: Find, database: asyncpg.Connection) -> None:
     later = NOW + timedelta(days=10_000)
     await add_received(database, "20 days", "queued", attempt_number=3, due_at=later)
 
     assert await find() == {}
 
 
-async def test_what_was_replayed_since_the_last_look_has_only_just_come(
+async def test_email_replayed_since_the_last_turn_does_not_wait_yet(
     find: Find, database: asyncpg.Connection
 ) -> None:
     number = await add_received(database, "20 days", "received", due_at=NOW + timedelta(days=10_000))
@@ -180,9 +174,7 @@ async def test_what_was_replayed_since_the_last_look_has_only_just_come(
     assert [*await find(known_id=number)] == ["waiting"]
 
 
-async def test_nobody_there_is_worth_an_alert_when_something_is_due(
-    find: Find, database: asyncpg.Connection
-) -> None:
+async def test_due_email_without_any_worker_causes_an_alert(find: Find, database: asyncpg.Connection) -> None:
     await add_received(database, "3 minutes", "queued", due_at=datetime.now(UTC) - timedelta(minutes=2))
     without = await find()
     await database.execute("INSERT INTO workers (name, pid, version) VALUES ('w', 1, '1')")
@@ -218,30 +210,32 @@ class Worker:
     ("rows", "missing"),
     [
         ([Worker("a", 0, 60), Worker("b", 0, 59.5)], []),
-        ([Worker("a", 0, 50), Worker("b", 0, 60)], ["a"]),  # it died, the other was there before
-        ([Worker("a", 0, 50, 50), Worker("b", 0, 60)], []),  # it stopped in order
-        ([Worker("a", 0, 50), Worker("c", 51, 60)], []),  # replaced, whatever its name
-        ([Worker("a", 0, 50), Worker("b", 0, 50), Worker("c", 51, 60)], ["b"]),  # one replaces one
-        ([Worker("a", 0, 20), Worker("b", 21, 40), Worker("c", 41, 60)], []),  # each replaced the one before
-        ([Worker("a", 0, 20), Worker("b", 21, 40, 40), Worker("c", 39, 60)], []),  # likewise, by a deploy
-        ([Worker("a", 0, 20), Worker("c", 19.5, 60)], []),  # a deploy whose old worker was killed late
+        ([Worker("a", 0, 50), Worker("b", 0, 60)], ["a"]),  # it died, and the other one is older
+        ([Worker("a", 0, 50, 50), Worker("b", 0, 60)], []),  # a regular stop
+        ([Worker("a", 0, 50), Worker("c", 51, 60)], []),  # replaced under another name
+        (
+            [Worker("a", 0, 50), Worker("b", 0, 50), Worker("c", 51, 60)],
+            ["b"],
+        ),  # a worker succeeds one other only
+        (
+            [Worker("a", 0, 20), Worker("b", 21, 40), Worker("c", 41, 60)],
+            [],
+        ),  # each one succeeded the one before
+        ([Worker("a", 0, 20), Worker("b", 21, 40, 40), Worker("c", 39, 60)], []),  # the same with a deploy
+        ([Worker("a", 0, 20), Worker("c", 19.5, 60)], []),  # a deploy that killed the old worker late
         (
             [Worker("a", 0, 0.5), Worker("b", 0.1, 0.6)],
             ["b"],
-        ),  # two that died together replace not each other
+        ),  # two that died together do not succeed each other
     ],
 )
-def test_a_dead_worker_is_missing_unless_one_was_started_in_its_place(
-    rows: list[Worker], missing: list[str]
-) -> None:
+def test_dead_worker_without_a_successor_is_missing(rows: list[Worker], missing: list[str]) -> None:
     found = workers.missing(rows, NOW + timedelta(minutes=60))
 
     assert [worker.name for worker in found] == missing
 
 
-async def test_a_dead_worker_is_found_and_after_a_day_forgotten(
-    find: Find, database: asyncpg.Connection
-) -> None:
+async def test_dead_worker_causes_an_alert_for_a_day(find: Find, database: asyncpg.Connection) -> None:
     await database.execute(
         "INSERT INTO workers (name, pid, version, started_at, seen_at) VALUES"
         " ('worker.1', 1, '1', now() - interval '1 hour', now() - interval '2 minutes'),"
@@ -252,11 +246,11 @@ async def test_a_dead_worker_is_found_and_after_a_day_forgotten(
     found = await find()
 
     assert [*found] == ["workers"]
-    assert "1 worker is missing, and did not stop in order: worker.1 (last seen" in found["workers"].detail
+    assert "1 worker is missing, without a regular stop: worker.1 (last seen" in found["workers"].detail
 
 
-async def of_every_hour(database: asyncpg.Connection, *, since: str, hours: str = "true") -> None:
-    """Put e-mails on record of the last weeks, four an hour, up to some time ago."""
+async def add_four_per_hour(database: asyncpg.Connection, *, since: str, hours: str = "true") -> None:
+    """Add e-mails of the last weeks, four per hour, up to some time ago."""
     await database.execute(
         "INSERT INTO incoming_emails (zendesk_ticket_id, processing_status, received_at)"
         " SELECT '1', 'completed', time FROM generate_series("
@@ -266,25 +260,21 @@ async def of_every_hour(database: asyncpg.Connection, *, since: str, hours: str 
     )
 
 
-async def test_a_silence_of_hours_that_always_brought_something_is_found(
-    find: Find, database: asyncpg.Connection
-) -> None:
-    await of_every_hour(database, since="2 hours 5 minutes")
+async def test_silence_in_usually_busy_hours_is_found(find: Find, database: asyncpg.Connection) -> None:
+    await add_four_per_hour(database, since="2 hours 5 minutes")
 
     found = await find()
 
     assert [*found] == ["silence"]
-    assert (
-        "In the same 2 hours a week and two weeks ago, some came in every 30 min." in found["silence"].detail
-    )
+    assert "In the same 2 hours of the last two weeks, some came in every 30 min." in found["silence"].detail
 
 
-async def test_an_outage_that_began_in_a_silent_night_is_found_in_the_morning(
+async def test_outage_that_began_in_a_silent_night_is_found_in_the_morning(
     find: Find, database: asyncpg.Connection
 ) -> None:
-    """The night, twelve hours until 2:30 ago, is always silent; so was this morning."""
+    """The night, the twelve hours until 2:30 ago, is always silent; this morning was silent too."""
     morning = "extract(epoch FROM now() - time) % 86400 NOT BETWEEN 2.5 * 3600 AND 14.5 * 3600"
-    await of_every_hour(database, since="14 hours", hours=morning)
+    await add_four_per_hour(database, since="14 hours", hours=morning)
 
     assert [*await find()] == ["silence"]
 
@@ -296,18 +286,18 @@ async def test_an_outage_that_began_in_a_silent_night_is_found_in_the_morning(
         ("10 hours", "extract(epoch FROM now() - time) % 86400 > 36000"),  # a night
         ("2 days", "extract(epoch FROM now() - time) % 604800 > 172800"),  # a weekend
         ("20 hours", "extract(epoch FROM time)::bigint / 900 % 80 = 0"),  # one every twenty hours
-        ("3 hours", "time > now() - interval '12 days'"),  # too little is on record
+        ("3 hours", "time > now() - interval '12 days'"),  # too little history
     ],
 )
-async def test_a_silence_that_is_usual_is_none(
+async def test_usual_silence_causes_no_alert(
     find: Find, database: asyncpg.Connection, since: str, hours: str
 ) -> None:
-    await of_every_hour(database, since=since, hours=hours)
+    await add_four_per_hour(database, since=since, hours=hours)
 
     assert await find() == {}
 
 
-async def test_a_silence_lasts_until_a_webhook_comes_also_into_the_night(
+async def test_silence_lasts_until_a_webhook_comes_also_into_the_night(
     find: Find, database: asyncpg.Connection
 ) -> None:
     await add_received(database, "3 days")
@@ -323,7 +313,7 @@ async def test_a_silence_lasts_until_a_webhook_comes_also_into_the_night(
     assert after == {}
 
 
-async def test_a_fixed_limit_takes_the_place_of_what_is_usual(
+async def test_fixed_limit_replaces_the_usual_silence(
     find: Find, res: Resources, database: asyncpg.Connection
 ) -> None:
     strict = res.settings.model_copy(update={"alert_silence_seconds": 60.0})
@@ -335,7 +325,7 @@ async def test_a_fixed_limit_takes_the_place_of_what_is_usual(
     assert await find() == {}
 
 
-async def test_signatures_fail_until_a_good_one_left_something_on_record(
+async def test_bad_signatures_cause_an_alert_until_an_email_is_saved(
     find: Find, database: asyncpg.Connection
 ) -> None:
     bad = {
@@ -350,11 +340,11 @@ async def test_signatures_fail_until_a_good_one_left_something_on_record(
     after = await find(**bad)
 
     assert [*found] == ["signatures"]
-    assert "5 webhooks in a row had no good signature (signature_mismatch)" in found["signatures"].detail
+    assert "5 webhooks in a row had no valid signature (signature_mismatch)" in found["signatures"].detail
     assert (few, after) == ({}, {})
 
 
-def test_texts_are_one_bounded_line_of_characters_that_show() -> None:
+def test_clean_returns_one_bounded_line_of_printable_characters() -> None:
     assert clean("a\r\nb\u2028c\u202ed\x1b[31m  e") == "a b c\ufffdd\ufffd[31m e"
     assert clean("x" * 500, 10) == "xxxxxxxxx…"
 
@@ -363,17 +353,17 @@ def test_texts_are_one_bounded_line_of_characters_that_show() -> None:
     ("seconds", "words"),
     [(59, "59 s"), (119, "1 min 59 s"), (300, "5 min"), (7260, "2 h 1 min"), (90000, "1 d 1 h")],
 )
-def test_durations_are_said_in_two_units(seconds: int, words: str) -> None:
+def test_durations_have_two_units(seconds: int, words: str) -> None:
     assert duration(timedelta(seconds=seconds)) == words
 
 
-async def test_what_could_not_be_synced_and_what_waits_for_it_is_one_finding(
+async def test_failed_and_late_syncs_are_one_condition(
     find: Find, res: Resources, database: asyncpg.Connection
 ) -> None:
     settings = synced_to(res.settings)
     refused = {
         "sync_error_code": "document_refused",
-        "sync_error": "mongodb: it\nrefuses this document (121)",
+        "sync_error": "mongodb: the document\nwas refused (121)",
     }
     failed = [await add_received(database, "1 hour", sync_status="failed", **refused) for _ in range(2)][-1]
     only_failed = await find(settings)
@@ -385,21 +375,19 @@ async def test_what_could_not_be_synced_and_what_waits_for_it_is_one_finding(
     await database.execute("UPDATE incoming_emails SET sync_status = 'synced' WHERE sync_status = 'failed'")
     only_late = (await find(settings))["sync"]
 
-    assert (before["sync"].count, only_failed["sync"].count) == (2, 2), "what has only just come is not late"
+    assert (before["sync"].count, only_failed["sync"].count) == (2, 2), "a new sync is not late"
     assert (both.summary, both.count, both.email_id) == ("E-mails could not be synced", 3, failed)
     assert (
-        f"For example e-mail {failed}: mongodb: it refuses this document (121) (document_refused)"
+        f"For example e-mail {failed}: mongodb: the document was refused (121) (document_refused)"
         in both.detail
     )
-    assert (
-        "1 finished e-mail waited for longer than 5 min to be synced, the oldest for 12 min." in both.detail
-    )
+    assert "1 finished e-mail waited longer than 5 min for a sync, the oldest for 12 min." in both.detail
     assert only_late.summary == "Finished e-mails wait for their sync"
     assert (only_late.count, only_late.email_id) == (1, waiting)
-    assert f"e-mail {waiting}: no attempt of it has ended yet (receiver_away)" in only_late.detail
+    assert f"e-mail {waiting}: no attempt has ended yet (receiver_away)" in only_late.detail
 
 
-async def test_syncs_are_the_matter_only_where_there_is_a_target_and_it_is_news(
+async def test_failed_sync_causes_an_alert_only_with_a_target_and_for_a_day(
     find: Find, res: Resources, database: asyncpg.Connection
 ) -> None:
     number = await add_received(database, "1 hour", sync_status="failed")
@@ -414,12 +402,12 @@ async def test_syncs_are_the_matter_only_where_there_is_a_target_and_it_is_news(
     again = await find(settings)
 
     assert (without, [*found], old) == ({}, ["sync"], {})
-    assert again == {}, "somebody wants it synced again, a moment ago"
+    assert again == {}, "the sync began a moment ago"
     assert number == found["sync"].email_id
 
 
-async def test_emails_that_wait_for_zendesk_are_told(find: Find, database: asyncpg.Connection) -> None:
-    """Such errors use up no retry, so these e-mails never fail."""
+async def test_emails_waiting_for_zendesk_cause_an_alert(find: Find, database: asyncpg.Connection) -> None:
+    """These errors use up no retry, so the e-mails never fail."""
     waits = {"error_code": "token_unavailable", "processing_error": "away", "attempt_number": 1}
     first = await add_received(database, "1 hour", "queued", **waits)
     await add_received(database, "30 minutes", "queued", **waits)

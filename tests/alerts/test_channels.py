@@ -1,4 +1,4 @@
-"""Notices arrive by mail, at Slack and as signed webhooks, or it is said why not; nothing hostile becomes markup."""
+"""Notices arrive by mail, at Slack and as signed webhooks; hostile text never becomes markup."""
 
 import json
 import ssl
@@ -10,9 +10,10 @@ import pytest
 import trustme
 from standardwebhooks import Webhook, WebhookVerificationError
 
-from service.alerts import mail, signed, slack
+from service.alerts import mail
+from service.alerts.channels import send_to_slack, send_webhook
 from service.alerts.mail import Envelope
-from service.alerts.notice import Notice
+from service.alerts.message import Notice
 from service.errors import HoldfastError, Permanent, Transient
 from service.local.servers import free_port
 from tests.support.receivers import PASSWORD, USER, mail_server, receiver, silent_server
@@ -33,7 +34,7 @@ LOGIN = f"{USER}:{quote(PASSWORD, safe='')}@"
 
 @pytest.fixture
 def tls(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ssl.SSLContext:
-    """Make a server's certificate, by an authority that this machine trusts."""
+    """Make a server certificate from an authority that this machine trusts."""
     authority = trustme.CA()
     authority.cert_pem.write_to_path(tmp_path / "ca.pem")
     monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "ca.pem"))
@@ -51,7 +52,7 @@ async def failure_of(url: str) -> HoldfastError:
 
 
 @pytest.mark.parametrize("how", ["plain", "STARTTLS", "STARTTLS without a password", "TLS from the start"])
-async def test_a_mail_arrives_whole(how: str, tls: ssl.SSLContext) -> None:
+async def test_mail_arrives_with_all_headers(how: str, tls: ssl.SSLContext) -> None:
     implicit = how == "TLS from the start"
     context = None if how == "plain" else tls
     login = "" if how in {"plain", "STARTTLS without a password"} else LOGIN
@@ -73,15 +74,15 @@ async def test_a_mail_arrives_whole(how: str, tls: ssl.SSLContext) -> None:
     assert message.get_content().split() == [*NOTICE.text.split(), NOTICE.link]
 
 
-async def test_what_follows_stands_below_what_it_follows() -> None:
+async def test_later_mail_of_an_alert_replies_to_the_first() -> None:
     async with mail_server() as server:
-        later = Notice("alert_7_resolved", "alert.resolved", NOTICE.at, "Over", "It is.", follows=NOTICE.id)
+        later = Notice("alert_7_resolved", "alert.resolved", NOTICE.at, "Resolved", "text", follows=NOTICE.id)
         await mail.send(f"smtp://127.0.0.1:{server.port}", ENVELOPE, later)
 
     assert server.mails[0]["In-Reply-To"] == "<alert_7_opened@acme.example>"
 
 
-async def test_a_password_goes_nowhere_without_tls() -> None:
+async def test_password_is_never_sent_without_tls() -> None:
     async with mail_server() as server:
         error = await failure_of(f"smtp://{LOGIN}127.0.0.1:{server.port}")
 
@@ -90,7 +91,7 @@ async def test_a_password_goes_nowhere_without_tls() -> None:
     assert (server.mails, server.signed_in) == ([], 0)
 
 
-async def test_a_certificate_that_nobody_vouches_for_gets_neither_password_nor_mail(
+async def test_server_with_an_untrusted_certificate_gets_neither_password_nor_mail(
     tls: ssl.SSLContext, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("SSL_CERT_FILE")
@@ -111,7 +112,7 @@ async def test_a_certificate_that_nobody_vouches_for_gets_neither_password_nor_m
         ({"DATA": "421 closing down"}, Transient, "mail_refused"),
     ],
 )
-async def test_what_a_mail_server_refuses_for_now_is_told_from_what_it_refuses(
+async def test_temporary_refusal_is_transient_and_final_refusal_is_permanent(
     says: dict[str, str], kind: type, code: str
 ) -> None:
     async with mail_server() as server:
@@ -122,27 +123,27 @@ async def test_what_a_mail_server_refuses_for_now_is_told_from_what_it_refuses(
     assert server.mails == []
 
 
-async def test_a_wrong_password_is_for_a_person(tls: ssl.SSLContext) -> None:
+async def test_wrong_password_is_permanent(tls: ssl.SSLContext) -> None:
     async with mail_server(tls) as server:
         error = await failure_of(f"smtp://{USER}:wrong@127.0.0.1:{server.port}")
 
     assert (type(error), error.code) == (Permanent, "mail_refused")
 
 
-async def test_a_mail_server_that_is_away_is_tried_again() -> None:
+async def test_unreachable_mail_server_is_transient() -> None:
     error = await failure_of(f"smtp://127.0.0.1:{free_port()}")
 
     assert (type(error), error.code) == (Transient, "mail_server_away")
 
 
-async def test_a_mail_server_that_says_nothing_is_not_waited_for() -> None:
+async def test_silent_mail_server_times_out() -> None:
     async with silent_server() as port:
         error = await failure_of(f"smtp://127.0.0.1:{port}")
 
     assert (type(error), error.code) == (Transient, "mail_server_slow")
 
 
-async def test_who_is_refused_keeps_the_mail_from_nobody_else() -> None:
+async def test_refused_recipient_does_not_block_the_others() -> None:
     async with mail_server() as server:
         server.refuses = {"boss@acme.example"}
         remark = await mail.send(f"smtp://127.0.0.1:{server.port}", ENVELOPE, NOTICE)
@@ -151,7 +152,7 @@ async def test_who_is_refused_keeps_the_mail_from_nobody_else() -> None:
     assert remark == "refused for some recipients: 550"
 
 
-async def test_a_line_break_in_a_title_makes_no_header() -> None:
+async def test_line_break_in_a_title_makes_no_header() -> None:
     async with mail_server() as server:
         hostile = Notice("a", "b", NOTICE.at, "title\r\nBcc: victim@customer.example", "text")
         with pytest.raises(Permanent):
@@ -160,12 +161,12 @@ async def test_a_line_break_in_a_title_makes_no_header() -> None:
     assert server.mails == []
 
 
-async def test_slack_gets_text_in_which_nothing_is_markup() -> None:
+async def test_slack_text_contains_no_markup() -> None:
     hostile = "<!channel> <https://evil.example|click> & ```\n*now*"
-    async with receiver() as it:
-        await slack.send(it.url, Notice("a", "b", NOTICE.at, "Title <@U1>", hostile, link=NOTICE.link))
+    async with receiver() as server:
+        await send_to_slack(server.url, Notice("a", "b", NOTICE.at, "Title <@U1>", hostile, link=NOTICE.link))
 
-    message = json.loads(it.bodies[0])
+    message = json.loads(server.bodies[0])
     assert message["text"] == (
         "*Title &lt;@U1&gt;*\n```\n"
         "&lt;!channel&gt; &lt;https://evil.example|click&gt; &amp; '''\n*now*"
@@ -174,19 +175,19 @@ async def test_slack_gets_text_in_which_nothing_is_markup() -> None:
     assert message["unfurl_links"] is False
 
 
-async def test_a_webhook_can_be_verified_and_has_the_same_id_when_it_is_sent_again() -> None:
-    async with receiver() as it:
+async def test_webhook_is_verifiable_and_keeps_its_id_when_sent_again() -> None:
+    async with receiver() as server:
         for _ in range(2):
-            await signed.send(it.url, SECRET, NOTICE)
+            await send_webhook(server.url, SECRET, NOTICE)
 
-    for body, headers in zip(it.bodies, it.requests, strict=True):
+    for body, headers in zip(server.bodies, server.requests, strict=True):
         told = Webhook(SECRET).verify(body, headers)
         assert told["type"] == "alert.opened"
         assert told["data"]["count"] == 3
         assert told["data"]["url"] == NOTICE.link
         with pytest.raises(WebhookVerificationError):
             Webhook(SECRET).verify(f"{body} ", headers)
-    assert [headers["webhook-id"] for headers in it.requests] == ["alert_7_opened"] * 2
+    assert [headers["webhook-id"] for headers in server.requests] == ["alert_7_opened"] * 2
 
 
 @pytest.mark.parametrize(
@@ -200,13 +201,13 @@ async def test_a_webhook_can_be_verified_and_has_the_same_id_when_it_is_sent_aga
         (302, {"Location": "http://127.0.0.1:1/"}, Permanent, None),
     ],
 )
-async def test_what_a_receiver_answers_says_whether_to_try_again(
+async def test_status_of_the_receiver_decides_between_transient_and_permanent(
     status: int, headers: dict[str, str], kind: type, pause: int | None
 ) -> None:
-    async with receiver() as it:
-        it.status, it.headers = status, headers
+    async with receiver() as server:
+        server.status, server.headers = status, headers
         with pytest.raises(HoldfastError) as raised:
-            await slack.send(it.url, NOTICE)
+            await send_to_slack(server.url, NOTICE)
 
     error = raised.value
     asked = error.retry_after if isinstance(error, Transient) else None
@@ -215,9 +216,9 @@ async def test_what_a_receiver_answers_says_whether_to_try_again(
     assert "secret" not in error.message
 
 
-async def test_a_receiver_that_is_away_is_tried_again_and_its_address_stays_secret() -> None:
+async def test_unreachable_receiver_is_transient_and_its_address_stays_secret() -> None:
     with pytest.raises(Transient) as raised:
-        await slack.send(f"http://127.0.0.1:{free_port()}/secret", NOTICE)
+        await send_to_slack(f"http://127.0.0.1:{free_port()}/secret", NOTICE)
 
     assert raised.value.code == "receiver_away"
     assert "secret" not in raised.value.message

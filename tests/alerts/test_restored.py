@@ -1,4 +1,4 @@
-"""Postgres is restored from an older dump: that is told at once, and nothing that only looks like it is."""
+"""A restore of Postgres from an older dump causes an alert at once; similar events do not."""
 
 from collections.abc import Awaitable, Callable
 
@@ -11,12 +11,12 @@ from service.queries import overview
 from service.resources import Resources
 
 Look = Callable[[], Awaitable[list[str]]]
-RESTORED = "Postgres is older than it was"
+RESTORED = "Postgres lost e-mails"
 
 
 @pytest.fixture
 def look(res: Resources, database: asyncpg.Connection) -> Look:
-    """Look whether something is the matter, as if it were time; return what is open."""
+    """Return a function that takes a turn to look, and returns the texts of open alerts about a restore."""
 
     async def look() -> list[str]:
         await database.execute("UPDATE alert_watch SET next_at = now()")
@@ -30,6 +30,7 @@ def look(res: Resources, database: asyncpg.Connection) -> Look:
 
 
 async def receive(database: asyncpg.Connection, *hours: int) -> None:
+    """Add e-mails that were received so many hours ago."""
     await database.executemany(
         "INSERT INTO incoming_emails (idempotency_key, zendesk_ticket_id, received_at, processing_status)"
         " VALUES (gen_random_uuid(), '1', now() - $1 * interval '1 hour', 'completed')",
@@ -38,13 +39,13 @@ async def receive(database: asyncpg.Connection, *hours: int) -> None:
 
 
 async def restore(database: asyncpg.Connection, last: int) -> None:
-    """Take Postgres back to when this e-mail was the newest, as a dump does."""
+    """Delete all e-mails after this one and reset the sequence, as a restore of a dump does."""
     await database.execute("DELETE FROM incoming_emails WHERE id > $1", last)
     await database.execute("SELECT setval(pg_get_serial_sequence('incoming_emails', 'id'), $1)", last)
 
 
 @pytest.mark.parametrize("came_since", [0, 1, 2, 5])
-async def test_a_restored_dump_is_told_at_once_also_where_more_came_since(
+async def test_restore_causes_an_alert_at_once_even_if_more_emails_came(
     came_since: int, look: Look, database: asyncpg.Connection, res: Resources
 ) -> None:
     await receive(database, 9, 8, 7, 6)
@@ -53,7 +54,7 @@ async def test_a_restored_dump_is_told_at_once_also_where_more_came_since(
     await receive(database, *[0] * came_since)
 
     first = await look()
-    shown = await overview.of(res.engine, res.settings)
+    shown = await overview.summarize(res.engine, res.settings)
     later = [await look() for _ in range(3)]
     checked = await check_history(res)
 
@@ -63,12 +64,12 @@ async def test_a_restored_dump_is_told_at_once_also_where_more_came_since(
     assert len(first) == 1
     assert f"E-mails received between {begin}" in first[0]
     assert f" and {end}" in first[0]
-    assert later == [first] * 3, "it is told for a day, and once"
+    assert later == [first] * 3, "the alert stays open, and does not change"
     assert RESTORED in shown.verdict
     assert (checked.ok, RESTORED in checked.found) == (False, True)
 
 
-async def test_after_a_day_it_was_told(look: Look, database: asyncpg.Connection, res: Resources) -> None:
+async def test_alert_ends_after_one_day(look: Look, database: asyncpg.Connection, res: Resources) -> None:
     await receive(database, 9, 8)
     await look()
     await restore(database, 1)
@@ -82,17 +83,17 @@ async def test_after_a_day_it_was_told(look: Look, database: asyncpg.Connection,
     assert (await check_history(res)).ok
 
 
-async def test_an_emptied_database_is_told(look: Look, database: asyncpg.Connection) -> None:
+async def test_emptied_database_causes_an_alert(look: Look, database: asyncpg.Connection) -> None:
     await receive(database, 9)
     await look()
     await database.execute("TRUNCATE incoming_emails RESTART IDENTITY CASCADE")
 
-    (told,) = await look()
+    (detail,) = await look()
 
-    assert "E-mails received before " in told
+    assert "E-mails received before " in detail
 
 
-async def erase(database: asyncpg.Connection, res: Resources) -> None:
+async def delete(database: asyncpg.Connection, res: Resources) -> None:
     await database.execute("DELETE FROM incoming_emails WHERE id > 1")
 
 
@@ -101,26 +102,26 @@ async def empty_redis(database: asyncpg.Connection, res: Resources) -> None:
     await restore(database, 1)
 
 
-async def spoil(database: asyncpg.Connection, res: Resources) -> None:
+async def corrupt_mark(database: asyncpg.Connection, res: Resources) -> None:
     for name in await res.redis.keys("holdfast:newest:*"):
         await res.redis.set(name, b'{"id": []')
 
 
 async def share_redis(database: asyncpg.Connection, res: Resources) -> None:
-    """Another installation, which is larger, keeps its mark there, too."""
+    """Another, larger installation keeps its mark in the same Redis."""
     await res.redis.set(
         "holdfast:newest:0123456789abcdef", b'{"id": 9000, "at": "2026-01-01T00:00:00+00:00"}'
     )
 
 
-async def burn_numbers(database: asyncpg.Connection, res: Resources) -> None:
+async def skip_ids(database: asyncpg.Connection, res: Resources) -> None:
     await database.execute(
         "SELECT nextval(pg_get_serial_sequence('incoming_emails', 'id')) FROM generate_series(1, 9)"
     )
 
 
-@pytest.mark.parametrize("happens", [erase, empty_redis, spoil, share_redis, burn_numbers])
-async def test_nothing_else_is_taken_for_it(
+@pytest.mark.parametrize("happens", [delete, empty_redis, corrupt_mark, share_redis, skip_ids])
+async def test_similar_events_cause_no_alert(
     happens: Callable[[asyncpg.Connection, Resources], Awaitable[None]],
     look: Look,
     database: asyncpg.Connection,

@@ -1,4 +1,4 @@
-"""Each thing that is the matter is told once to every channel, whatever is killed, and again when it came back."""
+"""Each alert is delivered once to every channel, whichever process is killed, and again if it comes back."""
 
 import asyncio
 import json
@@ -13,11 +13,12 @@ import pytest
 from pydantic import SecretStr
 from standardwebhooks import Webhook
 
-from service.alerts import record, send, watch
+from service.alerts import record, watch
+from service.alerts.channels import ChannelTest, channel_names, send_tests
+from service.alerts.condition import Condition
 from service.alerts.deliveries import Delivery
-from service.alerts.finding import Finding
 from service.alerts.message import compose
-from service.alerts.send import Tried, deliver, try_channels
+from service.alerts.send import deliver
 from service.alerts.watch import look_once
 from service.config.settings import Settings
 from service.local.servers import free_port
@@ -73,7 +74,7 @@ def settings(settings: Settings, mails: MailServer, slack: Receiver, webhook: Re
 
 @pytest.fixture
 def look(res: Resources, database: asyncpg.Connection) -> Look:
-    """Look once more, as if it were time and `later` had passed since what was seen was seen."""
+    """Return a function that takes a turn to look, as if `later` had passed since the last one."""
 
     async def look(later: str = "0 s", res: Resources = res) -> bool:
         await database.execute("UPDATE alert_watch SET next_at = now()")
@@ -84,7 +85,7 @@ def look(res: Resources, database: asyncpg.Connection) -> Look:
 
 
 async def send_all(res: Resources, *names: str) -> int:
-    """Send what is due on these channels, or on all; return how many there were."""
+    """Send due deliveries on these channels, or on all; return their number."""
     sent = 0
     for channel in names or CHANNELS:
         while await deliver(res, channel):
@@ -92,13 +93,13 @@ async def send_all(res: Resources, *names: str) -> int:
     return sent
 
 
-async def soon(database: asyncpg.Connection) -> None:
-    """Let the time pass until what was put off or leased is due."""
+async def make_due(database: asyncpg.Connection) -> None:
+    """Make postponed and leased deliveries due."""
     await database.execute("UPDATE alert_deliveries SET due_at = now() WHERE status = 'pending'")
 
 
-async def retry_all(database: asyncpg.Connection) -> None:
-    """Let somebody run again what failed, with success."""
+async def complete_all(database: asyncpg.Connection) -> None:
+    """Complete all failed e-mails, as a successful retry would."""
     await database.execute("UPDATE incoming_emails SET processing_status = 'completed'")
 
 
@@ -107,10 +108,10 @@ def subjects(mails: MailServer) -> list[str]:
 
 
 GONE = "[Holdfast] E-mails fail with gone at a.example"
-GONE_IS_OVER = "[Holdfast] Over: E-mails fail with gone at a.example"
+GONE_RESOLVED = "[Holdfast] Resolved: E-mails fail with gone at a.example"
 
 
-async def test_every_channel_tells_what_happened_how_often_an_example_and_a_link(
+async def test_every_channel_gets_condition_count_example_and_link(
     look: Look,
     res: Resources,
     database: asyncpg.Connection,
@@ -126,7 +127,7 @@ async def test_every_channel_tells_what_happened_how_often_an_example_and_a_link
 
     text = mails.texts[0]
     assert subjects(mails) == [GONE]
-    assert "2 e-mails of the last 24 hours failed for good with gone at a.example." in text
+    assert "2 e-mails of the last 24 hours failed with gone at a.example." in text
     assert f"https://holdfast.acme.example/emails/{number}\n" in text
     link = "https://holdfast.acme.example/emails?status=failed&error_code=gone&host=a.example"
     assert text.endswith(f"{link}\n")
@@ -146,7 +147,7 @@ async def test_every_channel_tells_what_happened_how_often_an_example_and_a_link
         ("gone@<!x>&q=1\n@b", "error_code=gone&host=%3C%21x%3E%26q%3D1%0A%40b"),
     ],
 )
-def test_the_link_of_failures_leads_to_just_these(key: str, query: str) -> None:
+def test_link_of_failures_filters_by_error_and_host(key: str, query: str) -> None:
     now = datetime.now(UTC)
     delivery = Delivery(1, "opened", "mail", 1, now, "failures", key, 1, "", "", None, now, None)
 
@@ -155,7 +156,7 @@ def test_the_link_of_failures_leads_to_just_these(key: str, query: str) -> None:
     assert link == f"https://holdfast.acme.example/emails?status=failed&{query}"
 
 
-async def test_what_waits_in_quarantine_is_told_with_a_link_and_is_over_once_it_was_replayed(
+async def test_quarantine_alert_has_a_link_and_ends_after_the_replay(
     look: Look, res: Resources, database: asyncpg.Connection, mails: MailServer
 ) -> None:
     number = await add_quarantined(database, "not_json")
@@ -165,16 +166,16 @@ async def test_what_waits_in_quarantine_is_told_with_a_link_and_is_over_once_it_
     await look(later="6 min")
     await send_all(res)
 
-    opened, over = mails.texts
+    opened, resolved = mails.texts
     assert f"For example webhook {number} in quarantine." in " ".join(opened.split())
     assert opened.endswith("https://holdfast.acme.example/quarantine\n")
-    assert "No webhook of the last 24 hours waits in quarantine for this reason." in over
+    assert "No webhook of the last 24 hours is still in quarantine with this error." in resolved
 
 
-async def test_what_is_not_synced_is_one_alert_and_over_by_itself_once_it_is(
+async def test_late_and_failed_syncs_are_one_alert_that_ends_after_the_sync(
     look: Look, settings: Settings, database: asyncpg.Connection, mails: MailServer
 ) -> None:
-    away = {"sync_error_code": "receiver_away", "sync_error": "mongodb: it cannot be reached"}
+    away = {"sync_error_code": "receiver_away", "sync_error": "mongodb: cannot be reached"}
     number = await add_received(database, "1 hour", sync_status="pending", **away)
     await database.execute("UPDATE incoming_emails SET sync_begun_at = now() - interval '12 min'")
     async with open_resources(synced_to(settings)) as res:
@@ -187,29 +188,29 @@ async def test_what_is_not_synced_is_one_alert_and_over_by_itself_once_it_is(
         await look("6 minutes", res)
         await send_all(res)
 
-    opened, over = mails.texts
-    assert f"For example e-mail {number}: mongodb: it cannot be reached (receiver_away)" in opened
+    opened, resolved = mails.texts
+    assert f"For example e-mail {number}: mongodb: cannot be reached (receiver_away)" in opened
     assert opened.endswith("https://holdfast.acme.example/\n")
-    assert more == 0, "it is the same alert, however the sync stands"
-    assert "No finished e-mail waits for so long any more" in over
+    assert more == 0, "late and failed syncs are the same alert"
+    assert "No sync waits too long any more" in resolved
 
 
 @pytest.mark.parametrize("cause", CAUSES)
-def test_of_every_cause_it_can_be_told_that_it_is_over(cause: str) -> None:
+def test_every_cause_has_a_text_for_its_end(cause: str) -> None:
     now = datetime.now(UTC)
 
     told = compose(
         Delivery(1, "resolved", "mail", 1, now, cause, "", 1, "It broke", "", None, now, now), None
     )
 
-    assert told.title == "Over: It broke"
-    assert "It is over." not in told.text, "there are better words"
+    assert told.title == "Resolved: It broke"
+    assert "The problem is resolved." not in told.text, "this cause has no text of its own"
 
 
-async def test_every_cause_that_the_code_finds_can_be_recorded(
+async def test_database_accepts_every_cause_of_the_code(
     settings: Settings, database: asyncpg.Connection
 ) -> None:
-    """A cause that the database refuses would keep all other alerts off the record, too."""
+    """If the database refused one cause, no alert could be saved."""
     token = {"zendesk_oauth_client_id": None, "zendesk_oauth_token": SecretStr("fixed-token-of-the-tests")}
     async with open_resources(settings.model_copy(update=token)) as res:
         await look_once(res)
@@ -222,7 +223,7 @@ async def test_every_cause_that_the_code_finds_can_be_recorded(
     assert alert.cause == "credentials"
 
 
-async def test_more_of_the_same_raise_the_count_and_tell_nobody(
+async def test_more_of_the_same_raises_the_count_without_a_delivery(
     look: Look, res: Resources, database: asyncpg.Connection, mails: MailServer
 ) -> None:
     await add_failed(database, "1 hour")
@@ -238,20 +239,20 @@ async def test_more_of_the_same_raise_the_count_and_tell_nobody(
     assert subjects(mails) == [GONE]
 
 
-async def test_what_is_over_is_told_and_what_comes_back_is_told_again(
+async def test_end_and_return_of_a_condition_are_delivered(
     look: Look, res: Resources, database: asyncpg.Connection, mails: MailServer
 ) -> None:
     await add_failed(database, "1 hour")
     await look()
     await send_all(res)
-    await retry_all(database)
+    await complete_all(database)
     await look("6 minutes")
     await send_all(res)
     await add_failed(database, "1 second")
     await look()
     await send_all(res)
 
-    assert subjects(mails) == [GONE, GONE_IS_OVER, GONE]
+    assert subjects(mails) == [GONE, GONE_RESOLVED, GONE]
     assert mails.mails[1]["In-Reply-To"] == mails.mails[0]["Message-ID"]
     assert mails.mails[2]["Message-ID"] != mails.mails[0]["Message-ID"]
     newest, before = (await list_alerts(res.engine)).alerts
@@ -259,22 +260,22 @@ async def test_what_is_over_is_told_and_what_comes_back_is_told_again(
     assert before.resolved_at is not None
 
 
-async def test_what_comes_and_goes_stays_open_for_longer_each_time(
+async def test_recurring_alert_stays_open_longer_each_time(
     look: Look, res: Resources, database: asyncpg.Connection
 ) -> None:
-    async def comes_and_goes(later: str) -> int:
+    async def recur(later: str) -> int:
         await add_failed(database, "1 second")
         await look()
-        await retry_all(database)
+        await complete_all(database)
         await look(later)
         return sum(alert.resolved_at is None for alert in (await list_alerts(res.engine)).alerts)
 
-    still_open = [await comes_and_goes(later) for later in ("6 min", "6 min", "11 min", "11 min", "21 min")]
+    still_open = [await recur(later) for later in ("6 min", "6 min", "11 min", "11 min", "21 min")]
 
     assert still_open == [0, 1, 0, 1, 0]
 
 
-async def test_two_watchers_open_one_alert_and_it_is_told_once(
+async def test_several_processes_open_one_alert_and_deliver_it_once(
     look: Look, settings: Settings, res: Resources, database: asyncpg.Connection, mails: MailServer
 ) -> None:
     await add_failed(database, "1 hour")
@@ -287,17 +288,15 @@ async def test_two_watchers_open_one_alert_and_it_is_told_once(
     assert subjects(mails) == [GONE]
 
 
-async def test_watchers_that_look_at_the_same_time_all_the_same_open_one_alert(
-    res: Resources, database: asyncpg.Connection
-) -> None:
+async def test_concurrent_turns_open_one_alert(res: Resources, database: asyncpg.Connection) -> None:
     async with connect(res.engine) as conn:
         turn = await record.begin(conn)
     assert turn
 
     async def note() -> list[str]:
-        finding = Finding("waiting", "", 1, "summary", "detail")
+        condition = Condition("waiting", "", 1, "summary", "detail")
         async with connect(res.engine) as conn:
-            return await record.note_findings(conn, turn, [finding], CHANNELS)
+            return await record.save_conditions(conn, turn, [condition], CHANNELS)
 
     opened = await asyncio.gather(*(note() for _ in range(8)))
 
@@ -305,7 +304,7 @@ async def test_watchers_that_look_at_the_same_time_all_the_same_open_one_alert(
     assert await database.fetchval("SELECT count(*) FROM alert_deliveries") == 3
 
 
-async def test_a_watcher_that_was_paused_writes_nothing_when_others_looked_since(
+async def test_paused_process_writes_nothing_after_another_took_a_turn(
     look: Look, res: Resources, database: asyncpg.Connection
 ) -> None:
     async with connect(res.engine) as conn:
@@ -313,14 +312,14 @@ async def test_a_watcher_that_was_paused_writes_nothing_when_others_looked_since
     assert late
     await look()
     async with connect(res.engine) as conn:
-        opened = await record.note_findings(conn, late, [Finding("waiting", "", 1, "", "")], CHANNELS)
+        opened = await record.save_conditions(conn, late, [Condition("waiting", "", 1, "", "")], CHANNELS)
 
     assert opened == []
     assert (await list_alerts(res.engine)).alerts == []
 
 
-async def lost_in_several_ways(mails: MailServer, way: str, stack: AsyncExitStack) -> int:
-    """Lose the mail server; return the port that is to be asked."""
+async def break_mail_server(mails: MailServer, way: str, stack: AsyncExitStack) -> int:
+    """Break the mail server in some way; return the port to use."""
     if way == "hangs":
         return await stack.enter_async_context(silent_server())
     if way == "refuses connections":
@@ -330,7 +329,7 @@ async def lost_in_several_ways(mails: MailServer, way: str, stack: AsyncExitStac
 
 
 @pytest.mark.parametrize("way", ["refuses connections", "hangs", "451 later", "554 never"])
-async def test_a_lost_mail_server_holds_up_no_other_channel_and_its_mail_comes_when_it_is_back(
+async def test_broken_mail_server_delays_no_other_channel_and_gets_its_mail_later(
     way: str,
     look: Look,
     settings: Settings,
@@ -342,17 +341,17 @@ async def test_a_lost_mail_server_holds_up_no_other_channel_and_its_mail_comes_w
     await add_failed(database, "1 hour")
     await look()
     async with AsyncExitStack() as silence, AsyncExitStack() as stack:
-        port = await lost_in_several_ways(mails, way, silence)
+        port = await break_mail_server(mails, way, silence)
         lost = settings.model_copy(update={"smtp_url": SecretStr(f"smtp://127.0.0.1:{port}")})
         res = await stack.enter_async_context(open_resources(lost))
         await stack.enter_async_context(watch.alerting(res))
         await eventually(lambda: told(slack, webhook))
-        await eventually(lambda: noted(database))  # or they are told once more
+        await eventually(lambda: noted(database))  # else they are sent once more
         await eventually(lambda: taken(database))
-        await silence.aclose()  # for how long one that hangs is waited for is a test of its own
+        await silence.aclose()  # another test covers the timeout
         await eventually(lambda: put_off(database))
     mails.says.clear()
-    await soon(database)
+    await make_due(database)
     async with open_resources(settings) as res, watch.alerting(res):
         await eventually(lambda: arrived(mails))
 
@@ -377,7 +376,7 @@ async def put_off(database: asyncpg.Connection) -> bool:
     return bool(await database.fetchval(waits))
 
 
-async def test_jobs_go_on_while_no_channel_takes_anything(
+async def test_jobs_continue_while_all_channels_are_down(
     settings: Settings, zendesk: Zendesk, client: Server, database: asyncpg.Connection, slack: Receiver
 ) -> None:
     slack.hangs = True
@@ -404,7 +403,7 @@ async def taken(database: asyncpg.Connection) -> bool:
     )
 
 
-async def test_who_is_killed_after_sending_and_before_noting_it_costs_one_more_mail_and_no_storm(
+async def test_crash_between_send_and_record_sends_one_duplicate(
     look: Look,
     settings: Settings,
     res: Resources,
@@ -421,7 +420,7 @@ async def test_who_is_killed_after_sending_and_before_noting_it_costs_one_more_m
         await worker.wait()
     first = len(mails.mails)
     leased = await send_all(res)
-    await soon(database)
+    await make_due(database)
     async with program(*ARQ, settings=settings):
         await eventually(lambda: all_sent(database))
 
@@ -439,25 +438,25 @@ async def all_sent(database: asyncpg.Connection) -> bool:
     return bool(await database.fetchval("SELECT bool_and(status = 'sent') FROM alert_deliveries"))
 
 
-async def test_that_it_is_over_is_told_after_that_it_began(
+async def test_end_of_an_alert_is_delivered_after_its_begin(
     look: Look, res: Resources, database: asyncpg.Connection, mails: MailServer
 ) -> None:
     mails.says["MAIL"] = "451 later"
     await add_failed(database, "1 hour")
     await look()
     await send_all(res, "mail")
-    await retry_all(database)
+    await complete_all(database)
     await look("6 minutes")
     nothing = await deliver(res, "mail")
     mails.says.clear()
-    await soon(database)
+    await make_due(database)
     await send_all(res, "mail")
 
     assert nothing is False
-    assert subjects(mails) == [GONE, GONE_IS_OVER]
+    assert subjects(mails) == [GONE, GONE_RESOLVED]
 
 
-async def test_what_could_not_be_told_for_a_day_is_given_up_and_shows_why(
+async def test_delivery_is_given_up_after_a_day_and_shows_its_error(
     look: Look, res: Resources, database: asyncpg.Connection, slack: Receiver
 ) -> None:
     slack.status = 500
@@ -470,14 +469,14 @@ async def test_what_could_not_be_told_for_a_day_is_given_up_and_shows_why(
     [alert] = (await list_alerts(res.engine)).alerts
     [given_up] = [each for each in alert.deliveries if each.channel == "slack"]
     assert (given_up.status, given_up.attempts) == ("failed", 1)
-    assert given_up.error == "receiver_busy: it answered 500"
+    assert given_up.error == "receiver_busy: answered 500"
 
 
-async def test_a_pause_grows_with_each_attempt_and_a_receiver_may_ask_for_one(
+async def test_backoff_doubles_and_retry_after_is_respected(
     look: Look, res: Resources, database: asyncpg.Connection, slack: Receiver
 ) -> None:
     async def paused() -> float:
-        await soon(database)
+        await make_due(database)
         await deliver(res, "slack")
         pause = "SELECT extract(epoch FROM due_at - now()) FROM alert_deliveries WHERE channel = 'slack'"
         return float(await database.fetchval(pause))
@@ -493,20 +492,18 @@ async def test_a_pause_grows_with_each_attempt_and_a_receiver_may_ask_for_one(
     assert 60 < asked <= 300
 
 
-async def test_without_a_channel_alerts_are_on_record_all_the_same(
-    settings: Settings, database: asyncpg.Connection
-) -> None:
+async def test_alerts_are_saved_without_any_channel(settings: Settings, database: asyncpg.Connection) -> None:
     off: dict[str, Any] = {"alert_email_to": (), "alert_slack_url": None, "alert_webhook_url": None}
     await add_failed(database, "1 hour")
     async with open_resources(settings.model_copy(update=off)) as res:
         await look_once(res)
         [alert] = (await list_alerts(res.engine)).alerts
 
-    assert send.channels(res.settings) == []
+    assert channel_names(res.settings) == []
     assert (alert.cause, alert.key, [*alert.deliveries]) == ("failures", "gone@a.example", [])
 
 
-async def test_without_the_own_address_a_text_says_what_to_set(
+async def test_text_without_public_url_says_what_to_set(
     look: Look, settings: Settings, database: asyncpg.Connection, mails: MailServer
 ) -> None:
     await add_failed(database, "1 hour")
@@ -515,11 +512,11 @@ async def test_without_the_own_address_a_text_says_what_to_set(
         await deliver(res, "mail")
 
     text = mails.texts[0]
-    assert text.endswith("(Set PUBLIC_URL to have links here.)\n")
+    assert text.endswith("(Set PUBLIC_URL to get links here.)\n")
     assert "://" not in text
 
 
-async def test_signatures_that_fail_in_a_row_come_on_record_with_no_statement_of_their_requests(
+async def test_bad_signatures_in_a_row_are_saved_by_the_watch_and_not_by_requests(
     look: Look, client: Server, res: Resources, zendesk: Zendesk, database: asyncpg.Connection
 ) -> None:
     web = client.res
@@ -530,24 +527,24 @@ async def test_signatures_that_fail_in_a_row_come_on_record_with_no_statement_of
 
     for _ in range(4):
         await bad()
-    await watch.tell_bad_signatures(web)
+    await watch.record_bad_signatures(web)
     few = await database.fetchval("SELECT count(*) FROM alert_watch")
     await bad()
     before = await database.fetchval("SELECT count(*) FROM alert_watch")
-    await watch.tell_bad_signatures(web)
+    await watch.record_bad_signatures(web)
     await look(res=web)
     [alert] = (await list_alerts(res.engine)).alerts
     await client.send(zendesk.payload())
     await look("6 minutes", res=web)
-    [over] = (await list_alerts(res.engine)).alerts
+    [resolved] = (await list_alerts(res.engine)).alerts
 
     assert (few, before) == (0, 0)
     assert (alert.cause, alert.count, alert.resolved_at) == ("signatures", 5, None)
-    assert over.resolved_at is not None
+    assert resolved.resolved_at is not None
     assert web.bad_signatures.length == 0
 
 
-async def test_a_good_signature_between_bad_ones_begins_the_count_anew(
+async def test_valid_signature_resets_the_count_of_bad_ones(
     client: Server, zendesk: Zendesk, database: asyncpg.Connection
 ) -> None:
     for _ in range(3):
@@ -555,27 +552,30 @@ async def test_a_good_signature_between_bad_ones_begins_the_count_anew(
             async with client.session.post(client.webhook, json={}) as answer:
                 assert answer.status == 401
         await client.send(zendesk.payload())
-    await watch.tell_bad_signatures(client.res)
+    await watch.record_bad_signatures(client.res)
 
     assert await database.fetchval("SELECT count(*) FROM alert_watch WHERE bad_signatures > 0") == 0
 
 
-async def test_a_test_says_of_each_channel_whether_it_took_it(
+async def test_test_message_reports_the_result_of_each_channel(
     settings: Settings, mails: MailServer, slack: Receiver, webhook: Receiver
 ) -> None:
     slack.status = 404
-    tried = await try_channels(settings)
+    tried = await send_tests(settings)
 
     assert tried == [
-        Tried("mail", None),
-        Tried("slack", "receiver_refused: it answered 404: look at the address and what it expects"),
-        Tried("webhook", None),
+        ChannelTest("mail", None),
+        ChannelTest(
+            "slack",
+            "receiver_refused: answered 404: check the address, and the documentation of the receiver",
+        ),
+        ChannelTest("webhook", None),
     ]
-    assert subjects(mails) == ["[Holdfast] A test of the alerts"]
+    assert subjects(mails) == ["[Holdfast] Test of the alerts"]
     assert json.loads(webhook.bodies[0])["type"] == "alert.test"
 
 
-async def test_open_alerts_are_listed_first_then_the_newest(
+async def test_open_alerts_come_first_in_lists(
     look: Look, res: Resources, database: asyncpg.Connection
 ) -> None:
     for place, resolved in enumerate(("NULL", "now()", "now()", "NULL")):
@@ -588,7 +588,7 @@ async def test_open_alerts_are_listed_first_then_the_newest(
     assert [alert.key for alert in (await list_alerts(res.engine, limit=3)).alerts] == ["3", "0", "2"]
 
 
-async def test_a_worker_process_finds_and_tells_by_itself(
+async def test_worker_process_finds_and_delivers_alerts(
     settings: Settings, database: asyncpg.Connection, mails: MailServer, slack: Receiver, webhook: Receiver
 ) -> None:
     await add_failed(database, "1 hour")

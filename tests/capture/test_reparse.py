@@ -164,7 +164,7 @@ async def test_an_attempt_that_lost_its_job_writes_nothing(
     new = RecordChanges({"subject": "Lost"}, [], [{"position": 0, "source_url": "https://a/"}], [0, 1, 2])
 
     async with connect(res.engine) as conn:
-        read = await reparsing.rewrite(conn, (email_id, before["attempt_number"]), new)
+        read = await reparsing.update_record(conn, (email_id, before["attempt_number"]), new)
 
     assert read is None
     assert await database.fetchrow("SELECT * FROM incoming_emails") == before
@@ -181,7 +181,7 @@ async def test_what_is_stored_is_neither_corrected_nor_withdrawn(
     other = {"position": 0, "source_url": "https://a/", "file_name": None}
 
     async with connect(res.engine) as conn:
-        read = await reparsing.rewrite(conn, (email_id, 1), RecordChanges({}, [other], [], [1, 2]))
+        read = await reparsing.update_record(conn, (email_id, 1), RecordChanges({}, [other], [], [1, 2]))
 
     assert read is not None
     assert await database.fetch("SELECT * FROM attachments ORDER BY position") == before
@@ -339,7 +339,11 @@ async def test_one_is_read_again_by_its_id(
         (["--yes"], 2, "Give either IDs or --all."),
         (["1", "--all", "--yes"], 2, "Give either IDs or --all."),
         (["1", "--status", "failed", "--yes"], 2, "Filters need --all."),
-        (["--all", "--status", "queued", "--yes"], 1, "What is queued will be worked on anyway."),
+        (
+            ["--all", "--status", "queued", "--yes"],
+            1,
+            "E-mails that are queued cannot be retried: their jobs run anyway.",
+        ),
         (["--all"], 2, "No terminal: add --yes, or --dry-run."),
     ],
 )

@@ -120,12 +120,14 @@ def test_status_tells_by_text_and_exit_code_whether_all_is_safe(run: Run, databa
     away = run("status", DATABASE_URL="postgres://user:hunter2@127.0.0.1:1/name")
 
     assert (nothing.returncode, attention.returncode, late.returncode, away.returncode) == (0, 3, 4, 1)
-    assert nothing.stdout.startswith("No e-mail came in the last 24 hours. None needs you. Nothing waits.\n")
-    assert attention.stdout.startswith("The one e-mail of the last 24 hours is not safe. 1 needs you.")
+    assert nothing.stdout.startswith(
+        "No e-mail came in the last 24 hours. None needs attention. Nothing waiting.\n"
+    )
+    assert attention.stdout.startswith("The one e-mail of the last 24 hours failed. 1 needs attention.")
     assert ["failed", "1"] in rows(attention)
     assert json.loads(late.stdout)["by_status"]["received"] == 1
     assert json.loads(late.stdout)["verdict"] == (
-        "2 of 2 e-mails of the last 24 hours are not safe yet. 1 needs you. Oldest waiting: 2 h."
+        "All 2 e-mails of the last 24 hours are failed or late. 1 needs attention. Oldest waiting: 2 h."
     )
 
 
@@ -196,10 +198,13 @@ def test_retry_queues_finished_emails_and_names_the_others(run: Run, database_ur
     again = run("emails", "retry", "1")
 
     assert some.stdout == "1 queued\n3 queued\n"
-    assert some.stderr == "E-mail 2 is processing: it will be processed anyway.\nThere is no e-mail 4.\n"
+    assert (
+        some.stderr
+        == "E-mail 2 is processing: only finished e-mails can be retried.\nThere is no e-mail 4.\n"
+    )
     assert some.returncode == 1
     assert (again.returncode, again.stdout) == (1, "")
-    assert again.stderr == "E-mail 1 is queued: it will be processed anyway.\n"
+    assert again.stderr == "E-mail 1 is queued: only finished e-mails can be retried.\n"
     states = sql(database_url, "SELECT processing_status FROM incoming_emails ORDER BY id")
     assert states == [("queued",), ("processing",), ("queued",)]
 

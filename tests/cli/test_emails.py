@@ -22,6 +22,7 @@ from service.queries.emails import get_email
 from service.resources import Resources
 from service.storage.objects import put
 from tests.conftest import ROOT, environment, eventually, working
+from tests.support import forked
 from tests.support.commands import command, terminal, typed
 from tests.support.forked import Done
 from tests.support.targets import SECRET, Receiver, receiver
@@ -358,7 +359,7 @@ async def test_a_bulk_retry_is_planned_started_shown_and_cancelled(
     assert listed.stdout.split("\t")[2:5] == ["running", "0", "3"]
     assert shown.stdout.startswith("Bulk retry 1 is running with 0 of 3 queued\n")
     assert json.loads(cancelled.stdout)["status"] == "cancelled"
-    assert (again.returncode, again.stderr) == (1, "The retry of many 1 is cancelled already.\n")
+    assert (again.returncode, again.stderr) == (1, "Bulk retry 1 is cancelled already.\n")
     actors = [action["actor"].partition("@")[0] for action in json.loads(activity.stdout)["actions"]]
     assert actors == ["bob", "ada"]
     assert not await bulk_retry.step(res), "no step is left"
@@ -383,9 +384,10 @@ async def test_waiting_ends_with_the_bulk_retry_and_ctrl_c_leaves_it_running(
     words = ("-m", "service", "emails", "retry", "--all", "--yes", "--wait")
 
     async def begin() -> asyncio.subprocess.Process:
-        return await asyncio.create_subprocess_exec(
+        process: asyncio.subprocess.Process = await forked.create_subprocess_exec(
             sys.executable, *words, cwd=ROOT, env=environment(settings), stdout=PIPE, stderr=PIPE
         )
+        return process
 
     async def has_begun() -> bool:
         rows = await database.fetchval("SELECT count(*) FROM bulk_retries WHERE status = 'running'")
@@ -463,7 +465,7 @@ async def test_failed_syncs_are_listed_shown_and_retried(
     assert "\nThe sync is failed\n" in shown.stdout
     assert "document_refused" in shown.stdout
     assert (some.returncode, some.stdout) == (1, "1 to be synced\n")
-    assert some.stderr == "E-mail 5 is queued: it is synced when that is over.\nThere is no e-mail 9.\n"
+    assert some.stderr == "E-mail 5 is queued: it is synced when its job ends.\nThere is no e-mail 9.\n"
     assert json.loads(plan.stdout) == {"matching": 2, "capped": False}
     assert (json.loads(begun.stdout)["what"], json.loads(begun.stdout)["planned"]) == ("sync", 2)
     assert "2 could not be synced." in status.stdout

@@ -12,12 +12,13 @@ import asyncpg
 
 from service.config.settings import Settings
 from tests.conftest import ROOT, environment
+from tests.support import forked
 from tests.support.proxy import before_postgres
 
 
 @asynccontextmanager
 async def tailing(settings: Settings, *words: str) -> AsyncIterator[Process]:
-    process = await asyncio.create_subprocess_exec(
+    process = await forked.create_subprocess_exec(
         *(sys.executable, "-m", "service", "tail", *words),
         cwd=ROOT,
         env=environment(settings),

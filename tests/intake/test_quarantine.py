@@ -556,7 +556,7 @@ async def test_replay_all_goes_through_what_waits_oldest_first_and_sums_up(
         f"4 accepted: e-mail {last}\n2 accepted, 1 duplicate, 1 refused\n"
     )
     assert some.stderr == (
-        "Quarantined webhook 2 is still no e-mail: It is an event of a type that is not used:"
+        "Quarantined webhook 2 is still no e-mail: Events of this type are not used:"
         " zen:event-type:ticket.\ufffd[2J_changed.\n"
     )
     assert some.returncode == 1

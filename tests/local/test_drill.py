@@ -108,7 +108,7 @@ NONE = {"lost": 0, "duplicated": 0, "wrong bytes": 0, "broken otherwise": 0}
 @pytest.mark.timeout(480)
 def test_no_fault_loses_or_duplicates_anything(drill: Callable[..., Drill]) -> None:
     """Every known fault is injected at least once while webhooks arrive."""
-    drilled = drill("--seconds", "45", "--rate", "5")
+    drilled = drill("--seconds", "30", "--rate", "5")
     code = drilled.wait(420)
     output = drilled.output()
 

@@ -1,4 +1,4 @@
-"""The migrations go up and down over rows, beside a running service, and again after an interruption."""
+"""The migrations run up and down over rows, beside a running service, and again after an interruption."""
 
 import asyncio
 import re
@@ -42,7 +42,7 @@ INVALID = "SELECT count(*) FROM pg_index WHERE NOT indisvalid"
 
 @pytest.fixture(autouse=True)
 def non_blocking() -> None:
-    """Let them block: where they run, nothing else does."""
+    """Allow blocking calls: these tests run nothing else on the loop."""
 
 
 SESSION = r"session \d+ \([ \w]+\) uses incoming_emails in a transaction of \d+ s"
@@ -55,7 +55,7 @@ def run(words: list[str], url: str | None) -> forked.Done:
 
 @contextmanager
 def upgrading(url: str) -> Iterator[subprocess.Popen[str]]:
-    """Run an upgrade beside the block; end it if the block did not."""
+    """Run an upgrade beside the block; kill it at the end."""
     process = subprocess.Popen(
         UPGRADE,
         cwd=ROOT,
@@ -86,7 +86,7 @@ def reading(url: str, statement: str) -> Iterator[None]:
 
 
 def index_build(url: str, waiting_seconds: float = 0) -> list[tuple[Any, ...]]:
-    """Find the backend that waits, for that long already, while it builds an index."""
+    """Find the backend that has waited this long while it builds an index."""
     return sql(
         url,
         "SELECT pid FROM pg_stat_activity WHERE query LIKE 'CREATE INDEX CONCURRENTLY%'"
@@ -97,7 +97,7 @@ def index_build(url: str, waiting_seconds: float = 0) -> list[tuple[Any, ...]]:
 
 
 def insert(url: str, state: str) -> None:
-    """Write a row as the code before the state machine did."""
+    """Insert a row as the version before the state machine did."""
     sql(
         url,
         "INSERT INTO incoming_emails (zendesk_ticket_id, from_email, from_name, subject, processing_status,"
@@ -116,7 +116,7 @@ def states(url: str) -> list[str]:
 
 
 def schema(url: str) -> set[tuple[Any, ...]]:
-    """Describe all columns, indexes and constraints of our tables; one is checked only later on."""
+    """Describe all columns, indexes and constraints of our tables; one constraint is validated later."""
     ours = "table_schema = 'public' AND table_name <> 'alembic_version'"
     columns = sql(
         url,
@@ -155,7 +155,7 @@ def test_rows_in_every_old_state_survive_up_down_and_up_again(url: str) -> None:
 
     assert len(before) == 6
     assert after == [before] * (len(REVISIONS) + 1)
-    # What nobody works on any more, and what no state is, starts again.
+    # Jobs in progress and unknown states start again.
     assert began_again == ["received", "queued", "received", "completed", "failed", "received"]
     assert states(url) == began_again
     assert sql(url, "SELECT conname FROM pg_constraint WHERE NOT convalidated") == []
@@ -186,7 +186,7 @@ def test_each_downgrade_takes_away_exactly_what_its_upgrade_added(url: str) -> N
     assert up[0] < up[1]
 
 
-def test_the_models_and_the_migrations_agree(database_url: str) -> None:
+def test_alembic_check_finds_no_difference(database_url: str) -> None:
     done = run(command("alembic", "check"), database_url)
 
     assert done.stdout.strip() == "No new upgrade operations detected."
@@ -236,7 +236,7 @@ async def test_a_job_is_in_one_of_five_states(database: asyncpg.Connection) -> N
             await database.execute(insert, other)
 
 
-def test_the_code_before_can_write_at_every_revision(url: str) -> None:
+def test_the_previous_version_can_write_at_every_revision(url: str) -> None:
     for revision, state in zip(REVISIONS, chain(["done"], cycle(STATES)), strict=False):
         migrate(url, "upgrade", revision)
         insert(url, state)
@@ -247,7 +247,7 @@ def test_the_code_before_can_write_at_every_revision(url: str) -> None:
     assert sql(url, f"SELECT {new} FROM incoming_emails") == [(0, 0, True, None, None, None)] * len(REVISIONS)
 
 
-def test_every_index_on_a_table_that_exists_is_built_beside_its_writers() -> None:
+def test_indexes_on_existing_tables_are_built_concurrently() -> None:
     printed = run([*UPGRADE, "--sql"], None)
 
     indexes = re.findall(r"^(?:CREATE|DROP) (?:UNIQUE )?INDEX.*$", printed.stdout, flags=re.MULTILINE)
@@ -256,11 +256,11 @@ def test_every_index_on_a_table_that_exists_is_built_beside_its_writers() -> Non
     assert all(" INDEX CONCURRENTLY " in index for index in indexes), indexes
 
 
-def test_an_index_waits_for_a_long_report_as_long_as_it_takes_and_no_writer_waits_for_it(url: str) -> None:
+def test_an_index_build_waits_for_a_long_report_and_blocks_no_writer(url: str) -> None:
     migrate(url, "upgrade", FIRST)
     with upgrading(url) as upgrade:
         with reading(url, "SELECT count(*) FROM pg_class"):
-            until(lambda: index_build(url, waiting_seconds=1))  # longer than a lock is waited for
+            until(lambda: index_build(url, waiting_seconds=1))  # longer than the wait for a lock
             insert(url, "received")
         out, err = upgrade.communicate(timeout=60)
 
@@ -274,10 +274,10 @@ def test_an_index_waits_for_a_long_report_as_long_as_it_takes_and_no_writer_wait
     [
         (["-x", "patience=1", "upgrade", "head"], 1),
         (["-x", "patience=0", "upgrade", "head"], 0),
-        (["upgrade", "+2"], 0),  # from where another try would start, it could go too far
+        (["upgrade", "+2"], 0),  # a relative target: a second attempt could go too far
     ],
 )
-def test_a_lock_that_cannot_be_had_is_tried_for_as_long_as_asked_then_ends_the_upgrade(
+def test_a_lock_is_retried_for_the_given_patience_and_then_ends_the_upgrade(
     url: str, words: list[str], pauses: int
 ) -> None:
     migrate(url, "upgrade", FIRST)
@@ -287,7 +287,7 @@ def test_a_lock_that_cannot_be_had_is_tried_for_as_long_as_asked_then_ends_the_u
         left = schema(url)
     again = run(UPGRADE, url)
 
-    paused = rf"(?:A lock is not to be had: {SESSION}\. Trying again in 0\.5 s\.\n){{{pauses}}}"
+    paused = rf"(?:Waiting for a lock: {SESSION}\. Trying again in 0\.5 s\.\n){{{pauses}}}"
     assert re.fullmatch(paused + r"Postgres refused: [^\n]*lock timeout[^\n]*\n", refused.stderr)
     assert refused.returncode == 1
     assert left == before
@@ -295,7 +295,7 @@ def test_a_lock_that_cannot_be_had_is_tried_for_as_long_as_asked_then_ends_the_u
 
 
 def test_writers_wait_less_than_a_second_while_an_upgrade_waits_for_a_report(url: str) -> None:
-    """A lock for which a writer waits longer is an error of that writer, however slow the machine is."""
+    """A writer's longer wait for a lock is an error of the writer, on a machine of any speed."""
     migrate(url, "upgrade", FIRST)
     sql(
         url,
@@ -310,7 +310,7 @@ def test_writers_wait_less_than_a_second_while_an_upgrade_waits_for_a_report(url
 
     assert done.returncode == 0, done.stderr
     assert re.fullmatch(
-        rf"(A lock is not to be had: {SESSION}\. Trying again in [0-9.]+ s\.\n){{2,}}", done.stderr
+        rf"(Waiting for a lock: {SESSION}\. Trying again in [0-9.]+ s\.\n){{2,}}", done.stderr
     )
     assert len(written) > 3
     assert sql(url, f"{ids_and_states} WHERE id > 30000 ORDER BY id") == [(n, "completed") for n in written]
@@ -323,7 +323,7 @@ def test_writers_wait_less_than_a_second_while_an_upgrade_waits_for_a_report(url
 
 
 async def upgrade_beside_writers(url: str) -> tuple[subprocess.CompletedProcess[str], list[int]]:
-    """Upgrade while the code before writes, with a report in the way until there were two tries."""
+    """Upgrade while the previous version writes, with a report that blocks the first two attempts."""
     report = await asyncpg.connect(url)
     await report.execute("BEGIN; SELECT count(*) FROM incoming_emails")
     over = asyncio.Event()
@@ -343,7 +343,7 @@ async def upgrade_beside_writers(url: str) -> tuple[subprocess.CompletedProcess[
 
 
 async def write(url: str, over: asyncio.Event) -> list[int]:
-    """Insert, update and read as the code before did, until it is over; return what was inserted."""
+    """Insert, update and read as the previous version does; return the inserted ids."""
     connection = await asyncpg.connect(url, server_settings={"lock_timeout": "1s"})
     written: list[int] = []
     while not over.is_set():
@@ -363,8 +363,8 @@ async def write(url: str, over: asyncio.Event) -> list[int]:
     return written
 
 
-def test_an_autovacuum_gives_way(slow_vacuum: str) -> None:
-    """By itself it does so only to who waits for longer than we do."""
+def test_an_autovacuum_yields_to_the_upgrade(slow_vacuum: str) -> None:
+    """By itself it only yields to a session that waits for longer than we do."""
     done = run(UPGRADE, slow_vacuum)
 
     assert re.search(r"session \d+ \(autovacuum worker\) uses incoming_emails", done.stderr)
@@ -390,7 +390,7 @@ def slow_vacuum(url: str) -> Iterator[str]:
 
 
 @pytest.mark.parametrize("revision", [FIRST, REVISIONS[2]])
-def test_an_interrupted_index_build_is_healed_by_running_again(url: str, revision: str) -> None:
+def test_a_second_upgrade_repairs_an_interrupted_index_build(url: str, revision: str) -> None:
     migrate(url, "upgrade", revision)
     insert(url, "received")
     with upgrading(url) as upgrade:
@@ -411,12 +411,10 @@ def test_an_interrupted_index_build_is_healed_by_running_again(url: str, revisio
     assert run(command("alembic", "check"), url).returncode == 0
 
 
-def test_every_index_whose_build_was_interrupted_is_healed_by_running_again(
-    url: str, database_url: str
-) -> None:
+def test_a_second_upgrade_repairs_every_interrupted_index(url: str, database_url: str) -> None:
     printed = run([*UPGRADE, "--sql"], None).stdout
     builds = dict.fromkeys(re.findall(r"^CREATE INDEX CONCURRENTLY.*$", printed, flags=re.MULTILINE))
-    # Each revision's part of it begins with "-- Running upgrade 20250901_0900 -> 20250915_0900".
+    # Each revision's part begins with "-- Running upgrade 20250901_0900 -> 20250915_0900".
     parts = {part[17:30]: part for part in printed.split("-- Running upgrade ") if part[13:17] == " -> "}
     interrupted = []
     for previous, revision in pairwise(REVISIONS):
@@ -435,7 +433,7 @@ def test_every_index_whose_build_was_interrupted_is_healed_by_running_again(
 
 
 def interrupt(url: str, build: str) -> None:
-    """Leave an index behind as a build does that was broken off."""
+    """Leave an index behind as an interrupted build does."""
 
     async def run() -> None:
         connection = await asyncpg.connect(url, server_settings={"lock_timeout": "10ms"})
@@ -448,7 +446,7 @@ def interrupt(url: str, build: str) -> None:
         asyncio.run(run())
 
 
-# Every other time that a revision would be noted as done; what a sequence counts outlives the transaction.
+# Terminates every second update of the revision; a sequence's count survives the transaction.
 CUT_OFF = (
     "CREATE SEQUENCE notes",
     """
@@ -461,9 +459,7 @@ CUT_OFF = (
 )
 
 
-def test_an_upgrade_that_is_cut_off_at_the_end_of_any_revision_is_completed_by_running_again(
-    url: str, database_url: str
-) -> None:
+def test_a_second_upgrade_completes_one_cut_off_at_any_revision(url: str, database_url: str) -> None:
     migrate(url, "upgrade", FIRST)
     insert(url, "done")
     for statement in CUT_OFF:
@@ -481,10 +477,8 @@ def test_an_upgrade_that_is_cut_off_at_the_end_of_any_revision_is_completed_by_r
 
 
 @pytest.mark.parametrize("statement", ["SELECT count(*) FROM pg_class", "SELECT * FROM incoming_emails"])
-def test_an_upgrade_that_is_killed_is_completed_by_running_again(
-    url: str, database_url: str, statement: str
-) -> None:
-    """Its server process goes on for a while without it, and the next upgrade waits for that."""
+def test_a_second_upgrade_completes_a_killed_one(url: str, database_url: str, statement: str) -> None:
+    """Its server process runs on for a while, and the next upgrade waits for it."""
     migrate(url, "upgrade", FIRST)
     insert(url, "done")
     with reading(url, statement), upgrading(url) as killed:
@@ -498,7 +492,7 @@ def test_an_upgrade_that_is_killed_is_completed_by_running_again(
     assert states(url) == ["received"]
 
 
-def test_two_upgrades_at_once_both_succeed(url: str) -> None:
+def test_two_simultaneous_upgrades_both_succeed(url: str) -> None:
     with upgrading(url) as one, upgrading(url) as other:
         ends = [process.communicate(timeout=60) for process in (one, other)]
 
@@ -546,7 +540,7 @@ def test_two_upgrades_at_once_both_succeed(url: str) -> None:
         (MIGRATE, "postgres://user:hunter2@127.0.0.1:1/name", 1, "Postgres cannot be reached: Connection"),
     ],
 )
-def test_what_keeps_it_from_starting_is_said_in_one_line(
+def test_each_obstacle_at_start_is_reported_in_one_line(
     words: list[str], url: str | None, status: int, line: str
 ) -> None:
     done = run(words, url)
@@ -557,7 +551,7 @@ def test_what_keeps_it_from_starting_is_said_in_one_line(
     assert "hunter2" not in done.stderr
 
 
-def test_a_database_that_is_not_there_is_said_in_one_line(url: str) -> None:
+def test_a_missing_database_is_reported_in_one_line(url: str) -> None:
     done = run(UPGRADE, url.replace("/migrations_", "/no_such_"))
 
     assert re.fullmatch(r'Postgres [^\n]*database "no_such_\w+" does not exist[^\n]*\n', done.stderr)

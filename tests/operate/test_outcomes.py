@@ -18,6 +18,7 @@ from service.postgres.selection import Selection
 from service.queries.retries import BulkRetryView
 from service.resources import Resources
 from tests.conftest import ROOT, Server, environment, eventually, serving, working
+from tests.support import forked
 from tests.support.commands import command, typed
 from tests.support.files import PDF
 from tests.support.pages import read, words_of
@@ -254,7 +255,7 @@ async def test_all_that_is_repaired_is_a_success_and_what_is_not_known_is_none(
     assert "1 repaired, 0 failed again, 0 still running, 1 retried again by another." in cancelled.stdout
     assert (missing.returncode, missing.stderr) == (
         1,
-        "There is no retry of many 99. `holdfast retries list` lists the newest.\n",
+        "There is no bulk retry 99. `holdfast retries list` lists the newest.\n",
     )
 
 
@@ -264,7 +265,7 @@ async def test_who_waits_without_a_worker_is_told_so(
     ids = await add_many_failed(database, 1)
     number = await queue_all(res, database)
 
-    waits = await asyncio.create_subprocess_exec(
+    waits = await forked.create_subprocess_exec(
         *(sys.executable, "-m", "service", "retries", "wait", str(number)),
         cwd=ROOT,
         env=environment(settings),

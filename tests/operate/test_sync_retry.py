@@ -210,10 +210,10 @@ async def test_many_are_synced_by_a_worker_from_the_pages(
     for email_id in ids:
         await until_synced(client, email_id)
 
-    assert "3 could not be synced. Nothing waits." in overview
+    assert "3 could not be synced. Nothing waiting." in overview
     assert "Need attention 3" in overview
     assert "3 could not be synced stored here, but missing in the target Sync them" in overview
-    assert "Sync 3 e-mails again?" in words_of(plan)
+    assert "Sync 3 e-mails?" in words_of(plan)
     assert "Syncs sync status failed" in words_of(await read(client, "/retries"))
     assert len(target.messages) == 3
     after = await client.get("/api/v1/overview")
@@ -264,14 +264,17 @@ async def test_the_verdict_says_syncs_in_a_sentence_of_their_own_and_counts_no_e
     async with serving(without_target(settings), client.zendesk) as off:
         silent = await off.get("/api/v1/overview")
 
-    day = "2 of 3 e-mails of the last 24 hours are not safe yet."
+    day = "2 of 3 e-mails of the last 24 hours failed; all others are stored."
     of_syncs = "2 could not be synced."
-    waits = "Oldest waiting for its sync: 12 d."
-    assert overview["verdict"] == f"{day} 2 need you. {of_syncs} {waits}"
+    waits = "Oldest pending sync: 12 d."
+    assert overview["verdict"] == f"{day} 2 need attention. {of_syncs} {waits}"
     assert (overview["need_you"], overview["state"]) == (2, "attention")
-    assert safe_but["verdict"] == f"All 3 e-mails of the last 24 hours are safe. {of_syncs} {waits}"
+    assert safe_but["verdict"] == f"All 3 e-mails of the last 24 hours are stored. {of_syncs} {waits}"
     assert (safe_but["need_you"], safe_but["state"]) == (0, "attention")
-    assert silent["verdict"] == "All 3 e-mails of the last 24 hours are safe. None needs you. Nothing waits."
+    assert (
+        silent["verdict"]
+        == "All 3 e-mails of the last 24 hours are stored. None needs attention. Nothing waiting."
+    )
     assert (silent["state"], silent["has_target"]) == ("safe", False)
 
 

@@ -1,4 +1,4 @@
-"""Servers of files, with TLS and without."""
+"""Servers of files, with and without TLS."""
 
 import socket
 import ssl

@@ -1,4 +1,4 @@
-"""A file is the file: content codings, sign-in pages and redacted files."""
+"""Content codings, sign-in pages and redacted files of a download."""
 
 import gzip
 import random
@@ -13,7 +13,7 @@ from tests.support.file_server import PAGE, Server, access_of, fetch, fetch_erro
 @pytest.mark.parametrize(
     "coding", ["gzip", "x-gzip", "GZIP", "identity, gzip", "deflate", "br", "zstd", "br, gzip"]
 )
-async def test_a_content_coding_is_undone_though_nobody_asked_for_it(server: Server, coding: str) -> None:
+async def test_an_unrequested_content_coding_is_decoded(server: Server, coding: str) -> None:
     content = b"%PDF-1.7" + random.Random(1).randbytes(300_000) + bytes(500_000)
     server.answers["*"] = ok(packed(content, coding), f"Content-Encoding: {coding}")
 
@@ -24,7 +24,7 @@ async def test_a_content_coding_is_undone_though_nobody_asked_for_it(server: Ser
 @pytest.mark.parametrize(
     "coding", ["aws-chunked", "UTF-8", "none", "binary", "", "identity", "8bit, aws-chunked"]
 )
-async def test_a_word_that_is_no_coding_changes_nothing(server: Server, coding: str) -> None:
+async def test_an_unknown_coding_changes_nothing(server: Server, coding: str) -> None:
     server.answers["*"] = ok(b"%PDF-1.7 test", f"Content-Encoding: {coding}")
 
     assert await fetch(server.url(), Expected("a.pdf", None, 13)) == b"%PDF-1.7 test"
@@ -32,14 +32,14 @@ async def test_a_word_that_is_no_coding_changes_nothing(server: Server, coding: 
 
 
 @pytest.mark.parametrize("coding", ["gzip", "zstd"])
-async def test_bytes_that_are_not_compressed_stay_as_they_are(server: Server, coding: str) -> None:
+async def test_uncompressed_bytes_stay_unchanged(server: Server, coding: str) -> None:
     server.answers["*"] = ok(b"%PDF-1.7 test", f"Content-Encoding: {coding}")
 
     assert await fetch(server.url()) == b"%PDF-1.7 test"
 
 
 async def test_a_compressed_file_stays_compressed(server: Server) -> None:
-    """Servers label a .gz file with the coding that it has by itself: by name or by its announced size it is known."""
+    """Some servers label a .gz file as gzip-coded: its name or its announced size prevents a decoding."""
     content = gzip.compress(b"a,b,c")
     server.answers["*"] = ok(content, "Content-Encoding: gzip")
 
@@ -48,7 +48,7 @@ async def test_a_compressed_file_stays_compressed(server: Server) -> None:
 
 
 @pytest.mark.parametrize("coding", ["gzip", "deflate", "br", "zstd", "gzip, gzip"])
-async def test_a_small_answer_that_becomes_large_is_refused(server: Server, coding: str) -> None:
+async def test_a_small_response_that_decodes_to_a_large_one_is_refused(server: Server, coding: str) -> None:
     server.answers["*"] = ok(packed(bytes(50_000_000), coding), f"Content-Encoding: {coding}")
 
     error = await fetch_error(server.url())
@@ -57,7 +57,7 @@ async def test_a_small_answer_that_becomes_large_is_refused(server: Server, codi
 
 
 @pytest.mark.parametrize("coding", ["gzip", "deflate", "br", "zstd"])
-async def test_a_compressed_file_that_breaks_off_is_not_whole(server: Server, coding: str) -> None:
+async def test_a_truncated_compressed_file_is_an_error(server: Server, coding: str) -> None:
     whole = packed(random.Random(1).randbytes(100_000), coding)
     server.answers["*"] = ok(whole[: len(whole) // 2], f"Content-Encoding: {coding}")
 
@@ -67,7 +67,7 @@ async def test_a_compressed_file_that_breaks_off_is_not_whole(server: Server, co
 
 
 @pytest.mark.parametrize("coding", ["compress", "gzip, gzip, gzip"])
-async def test_a_coding_that_is_not_undone_is_refused(server: Server, coding: str) -> None:
+async def test_an_unsupported_coding_is_refused(server: Server, coding: str) -> None:
     server.answers["*"] = ok(b"%PDF-1.7 test", f"Content-Encoding: {coding}")
 
     error = await fetch_error(server.url(), Expected("a.pdf", None, 13_000))
@@ -75,7 +75,7 @@ async def test_a_coding_that_is_not_undone_is_refused(server: Server, coding: st
     assert (type(error), error.code) == (Permanent, "unexpected_encoding")
 
 
-async def test_a_bomb_is_never_unpacked(server: Server) -> None:
+async def test_a_decompression_bomb_is_never_unpacked(server: Server) -> None:
     content = gzip.compress(bytes(50_000_000))
     server.answers["*"] = ok(content, "Content-Encoding: identity")
 
@@ -118,7 +118,7 @@ async def test_a_redirect_to_the_sign_in_is_not_followed(server: Server, locatio
     assert (type(error), error.code, len(server.requests)) == (Permanent, "sign_in_page", 1)
 
 
-async def test_the_cdn_may_call_a_file_login(server: Server, other: Server) -> None:
+async def test_a_file_on_the_cdn_may_be_named_login(server: Server, other: Server) -> None:
     server.answers["*"] = redirect(other.url("/login"))
     other.answers["/login"] = ok(b"content")
 
@@ -139,7 +139,7 @@ async def test_the_cdn_may_call_a_file_login(server: Server, other: Server) -> N
         ("invoice.pdf", PAGE, "text/html"),
     ],
 )
-async def test_what_the_cdn_sends_is_the_file_whatever_it_looks_like(
+async def test_a_page_from_the_cdn_is_the_file(
     server: Server, other: Server, name: str, content: bytes, headers: str
 ) -> None:
     server.answers["*"] = redirect(other.url("/f?token=x"))
@@ -164,8 +164,8 @@ async def test_the_account_itself_may_send_pages_that_are_files(server: Server) 
 
 
 @pytest.mark.parametrize("head", [b"<!---->", b"<?xml?>", b"<!--", b"<link>", b" ", b"<p>"])
-async def test_no_page_takes_long_to_judge(server: Server, head: bytes) -> None:
-    """The time limit of a test is shorter than what comments took before an end that is none."""
+async def test_any_page_is_checked_quickly(server: Server, head: bytes) -> None:
+    """Formerly an unclosed comment took longer than the timeout of a test."""
     server.answers["*"] = ok(head * 2000 + b"x", "Content-Type: text/html")
 
     assert await fetch(server.url("/attachments/token/x/"), Expected("a.html")) != b""
@@ -182,7 +182,7 @@ async def test_no_page_takes_long_to_judge(server: Server, head: bytes) -> None:
         (b"Sign in", "text/plain"),
     ],
 )
-async def test_whatever_the_account_says_instead_of_sending_an_invoice_is_no_invoice(
+async def test_no_other_answer_of_the_account_is_stored_as_an_invoice(
     server: Server, content: bytes, content_type: str
 ) -> None:
     server.answers["*"] = ok(content, f"Content-Type: {content_type}")
@@ -192,7 +192,7 @@ async def test_whatever_the_account_says_instead_of_sending_an_invoice_is_no_inv
     assert error.code == "sign_in_page"
 
 
-async def test_nothing_for_an_answer_is_no_file_unless_it_was_announced_or_may_be(server: Server) -> None:
+async def test_an_empty_response_is_a_file_only_if_announced_or_allowed(server: Server) -> None:
     server.answers["*"] = ok(b"")
 
     error = await fetch_error(server.url(), Expected("a.txt", may_be_empty=False))
@@ -202,7 +202,7 @@ async def test_nothing_for_an_answer_is_no_file_unless_it_was_announced_or_may_b
     assert await fetch(server.url(), Expected("a.txt")) == b""
 
 
-async def test_a_file_of_the_name_of_a_removed_one_is_a_file_unless_it_is_empty(server: Server) -> None:
+async def test_a_nonempty_file_named_redacted_is_a_file(server: Server) -> None:
     server.answers["/full"] = ok(b"names", 'Content-Disposition: attachment; filename="redacted.txt"')
     server.answers["/empty"] = ok(b"", 'Content-Disposition: attachment; filename="redacted.txt"')
 
@@ -223,7 +223,7 @@ async def test_a_file_of_the_name_of_a_removed_one_is_a_file_unless_it_is_empty(
         (Expected(), "/file", ('Content-Disposition: attachment; filename="page.html"',)),
     ],
 )
-async def test_a_page_that_was_attached_passes(
+async def test_an_attached_page_passes(
     server: Server, expected: Expected, path: str, headers: tuple[str, ...]
 ) -> None:
     server.answers["*"] = ok(PAGE, "Content-Type: text/html", *headers)
@@ -239,7 +239,7 @@ async def test_a_page_that_was_attached_passes(
         (b"<svg/>", "image/svg+xml"),
     ],
 )
-async def test_what_only_resembles_a_page_passes(server: Server, content: bytes, content_type: str) -> None:
+async def test_a_file_that_resembles_a_page_passes(server: Server, content: bytes, content_type: str) -> None:
     server.answers["*"] = ok(content, f"Content-Type: {content_type}")
 
     assert await fetch(server.url(), Expected("report.xls")) == content
@@ -255,7 +255,7 @@ async def test_what_only_resembles_a_page_passes(server: Server, content: bytes,
         ("/token/redacted.txt?x=y", ()),
     ],
 )
-async def test_a_redacted_file_is_named_so(server: Server, path: str, headers: tuple[str, ...]) -> None:
+async def test_a_redacted_file_has_its_own_code(server: Server, path: str, headers: tuple[str, ...]) -> None:
     server.answers["/file"] = redirect(path) if path != "/file" else ok(b"", *headers)
     server.answers[path] = ok(b"", *headers)
 
@@ -264,7 +264,7 @@ async def test_a_redacted_file_is_named_so(server: Server, path: str, headers: t
     assert (type(error), error.code) == (Permanent, "redacted")
 
 
-async def test_a_file_that_is_called_redacted_passes(server: Server) -> None:
+async def test_an_announced_file_named_redacted_passes(server: Server) -> None:
     server.answers["*"] = ok(b"x", 'Content-Disposition: attachment; filename="redacted.txt"')
 
     assert await fetch(server.url(), Expected("Redacted.txt")) == b"x"

@@ -1,4 +1,4 @@
-"""Which hosts and addresses may be dialled at all."""
+"""The hosts and addresses that may be dialled."""
 
 import asyncio
 import errno
@@ -44,7 +44,7 @@ def test_any_other_address_is_refused(address: str) -> None:
     assert refused.value.code == "address_refused"
 
 
-def test_a_private_address_may_be_dialled_where_that_is_asked_for() -> None:
+def test_private_networks_allow_a_private_address() -> None:
     with Egress(("*",), private_networks=True).socket_factory(_addr_info("127.0.0.1")) as made:
         assert made.family == socket.AF_INET
 
@@ -68,7 +68,7 @@ def test_a_family_that_is_not_ip_is_refused() -> None:
     ],
 )
 @pytest.mark.parametrize("encoded", [True, False])
-def test_an_address_at_zendesk_is_allowed(url: str, encoded: bool) -> None:  # noqa: FBT001 a table
+def test_an_address_at_zendesk_is_allowed(url: str, encoded: bool) -> None:  # noqa: FBT001  a table
     ZENDESK.check_url(URL(url, encoded=encoded))
 
 
@@ -108,7 +108,7 @@ def test_an_address_at_zendesk_is_allowed(url: str, encoded: bool) -> None:  # n
     ],
 )
 @pytest.mark.parametrize("encoded", [True, False])
-def test_any_other_address_of_a_file_is_refused(url: str, encoded: bool) -> None:  # noqa: FBT001 a table
+def test_any_other_address_of_a_file_is_refused(url: str, encoded: bool) -> None:  # noqa: FBT001  a table
     try:
         parsed = URL(url, encoded=encoded)
     except ValueError:
@@ -139,24 +139,24 @@ def test_any_other_address_of_a_file_is_refused(url: str, encoded: bool) -> None
         "a.0x",
     ],
 )
-def test_an_address_in_numbers_is_no_name_that_a_glob_could_match(host: str) -> None:
+def test_a_glob_matches_no_numeric_address(host: str) -> None:
     with pytest.raises(Permanent):
         Egress(("*", "*.*", "127.0.0.*")).check_url(URL(f"https://{host}/", encoded=True))
 
 
 @pytest.mark.parametrize("host", ["127.1", "2130706433", "0x7f000001", "0177.0.0.1", "1.2.3.4.5", "a.0x"])
-def test_an_address_in_odd_numbers_is_refused_also_where_private_ones_are_allowed(host: str) -> None:
+def test_an_oddly_written_numeric_address_is_refused_even_with_private_networks(host: str) -> None:
     with pytest.raises(Permanent):
         Egress(("*", "*.*"), private_networks=True).check_url(URL(f"http://{host}/", encoded=True))
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "10.1.2.3", "[::1]"])
-def test_where_private_networks_are_allowed_a_glob_covers_addresses_too(host: str) -> None:
+def test_with_private_networks_a_glob_covers_addresses_too(host: str) -> None:
     Egress(("*",), private_networks=True).check_url(URL(f"http://{host}:8080/", encoded=True))
 
 
 @pytest.mark.parametrize(("host", "glob"), [("127.0.0.1", "127.0.0.1"), ("[::1]", "::1"), ("[::1]", "[::1]")])
-def test_an_address_in_numbers_is_allowed_where_it_is_named_exactly(host: str, glob: str) -> None:
+def test_an_exactly_named_numeric_address_is_allowed(host: str, glob: str) -> None:
     Egress((glob,), private_networks=True).check_url(URL(f"http://{host}:8080/", encoded=True))
 
 
@@ -167,7 +167,7 @@ async def test_the_connector_refuses_an_address_in_the_url(unused_listener: int)
     assert isinstance(error, AddressRefused)
 
 
-async def test_the_connector_refuses_the_loopback_that_a_resolver_answers(unused_listener: int) -> None:
+async def test_the_connector_refuses_loopback_from_a_resolver(unused_listener: int) -> None:
     async with _session(Egress(("*",)), _Answers(["127.0.0.1"])) as session:
         error = await _refusal(session, f"http://acme.zendesk.com:{unused_listener}/")
 
@@ -182,8 +182,8 @@ async def test_the_connector_refuses_any_mix_of_private_addresses(unused_listene
     assert isinstance(error, AddressRefused)
 
 
-async def test_of_mixed_addresses_only_the_public_one_is_dialled(monkeypatch: pytest.MonkeyPatch) -> None:
-    """And what is wrong with the public one is what is reported: it may be right again later."""
+async def test_only_the_public_one_of_mixed_addresses_is_dialled(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The reported error is the public address's own: it may work later."""
     dialled = _record_connects(monkeypatch)
     answers = _Answers(["127.0.0.1", "93.184.216.34", "::1", "64:ff9b::7f00:1"])
     async with _session(Egress(("*",)), answers) as session:
@@ -193,7 +193,7 @@ async def test_of_mixed_addresses_only_the_public_one_is_dialled(monkeypatch: py
     assert error.errno == errno.ENETUNREACH
 
 
-async def test_an_answer_that_changes_after_the_first_look_changes_nothing(unused_listener: int) -> None:
+async def test_dns_rebinding_does_not_pass_the_check(unused_listener: int) -> None:
     answers = _Answers(["93.184.216.34"])
     egress = Egress(("*",))
     assert egress.allows((await answers.resolve("acme.zendesk.com"))[0]["host"])
@@ -208,7 +208,7 @@ async def test_an_answer_that_changes_after_the_first_look_changes_nothing(unuse
 
 @pytest.fixture
 async def unused_listener() -> AsyncIterator[int]:
-    """A port that somebody listens on, who must never be called."""
+    """A port with a listener that must never be called."""
     calls: list[object] = []
 
     async def called(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -260,7 +260,7 @@ async def _refusal(session: aiohttp.ClientSession, url: str) -> OSError:
 
 
 def _record_connects(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, int]]:
-    """Note what the loop would dial, and let it fail: no test goes out to the internet."""
+    """Record the addresses that the loop would dial, and fail: no test connects to the internet."""
     dialled: list[tuple[str, int]] = []
 
     async def sock_connect(_sock: socket.socket, address: tuple[str, int]) -> None:

@@ -1,4 +1,4 @@
-"""No address, name or redirect leads to a place that is not on the public internet, or not Zendesk's."""
+"""No address, name or redirect leads to a non-public address, or to a host that is not Zendesk's."""
 
 import asyncio
 import socket
@@ -22,13 +22,14 @@ from service.zendesk.client import FileAccess
 HOSTS = ("*.zendesk.com", "*.zdusercontent.com")
 LIMITS = Limits(max_bytes=1000, seconds=60, stall_seconds=60)
 
-# https://www.iana.org/assignments/iana-ipv4-special-registry, all that is not "globally reachable", and multicast
+# https://www.iana.org/assignments/iana-ipv4-special-registry, all that is not "globally reachable", and
+# multicast
 SPECIAL_V4 = """
 0.0.0.0/8 0.0.0.0/32 10.0.0.0/8 100.64.0.0/10 127.0.0.0/8 169.254.0.0/16 172.16.0.0/12 192.0.0.0/24 192.0.0.0/29
 192.0.0.8/32 192.0.0.9/32 192.0.0.10/32 192.0.0.170/32 192.0.0.171/32 192.0.2.0/24 192.88.99.0/24 192.88.99.2/32
 192.168.0.0/16 198.18.0.0/15 198.51.100.0/24 203.0.113.0/24 224.0.0.0/4 240.0.0.0/4 255.255.255.255/32
 """
-# https://www.iana.org/assignments/iana-ipv6-special-registry; what embeds an IPv4 address; what nobody was given
+# https://www.iana.org/assignments/iana-ipv6-special-registry; embedded IPv4 addresses; unassigned blocks
 SPECIAL_V6 = """
 ::1/128 ::/128 ::/96 ::ffff:0:0/96 ::ffff:0:0:0/96 64:ff9b::/96 64:ff9b:1::/48 100::/64 100:0:0:1::/64 2001::/23
 2001::/32 2001:1::1/128 2001:1::2/128 2001:1::3/128 2001:2::/48 2001:3::/32 2001:4:112::/48 2001:10::/28 2001:20::/28
@@ -44,7 +45,7 @@ fd00:ec2::254 fe80::1%lo ::1%eth0
 
 
 @pytest.mark.parametrize("block", SPECIAL_V4.split() + SPECIAL_V6.split())
-def test_a_block_that_is_not_public_is_refused_from_end_to_end(block: str) -> None:
+def test_every_non_public_block_is_refused_to_its_ends(block: str) -> None:
     network = ip_network(block)
     middle = network[network.num_addresses // 2]
 
@@ -54,7 +55,7 @@ def test_a_block_that_is_not_public_is_refused_from_end_to_end(block: str) -> No
 
 
 @pytest.mark.parametrize("address", EMBEDDED.split())
-def test_a_private_address_within_another_is_refused(address: str) -> None:
+def test_a_private_address_embedded_in_another_is_refused(address: str) -> None:
     assert not is_dialled(address)
 
 
@@ -72,7 +73,7 @@ def wide(text: str) -> str:
     return "".join(chr(ord(char) + 0xFEE0) for char in text)
 
 
-# Hosts that look like Zendesk's, or like nothing
+# Hosts that resemble Zendesk's, or no valid host
 LOOKALIKES = r"""
 evil.example\.zendesk.com evil.example\@acme.zendesk.com acme.zendesk.com\@evil.example [acme.zendesk.com]
 acme%2ezendesk.com acme%2Ezendesk%2Ecom %61cme.zendesk.com acme.zendesk.com%2eevil.example %.zendesk.com
@@ -102,7 +103,7 @@ ODD_LOOKALIKES = [
         "evil.example\x7f.zendesk.com",
     ),
 ]
-# Addresses as one may write them, and names of this machine
+# Spellings of addresses, and names of this machine
 SPELLINGS = """
 127.0.0.1 127.1 127.0.1 2130706433 0x7f000001 0x7f.0.0.1 0x7f.1 017700000001 0177.0.0.1 0177.0.0.01 127.0.0.1.
 127.000.000.001 00127.0.0.1 0 0.0.0.0 00 0x0 127.0.0.1%00 127%2e0.0.1 4294967295 4294967296 18446744071562067969
@@ -137,10 +138,10 @@ async def test_no_spelling_of_a_host_leads_elsewhere(host: str, *, is_first: boo
 @pytest.mark.parametrize(
     "address", ["127.0.0.1", "10.0.0.1", "169.254.169.254", "0.0.0.0", *EMBEDDED.split()]
 )
-async def test_a_redirect_to_a_name_of_zendesks_that_leads_inside_is_refused(
+async def test_a_redirect_to_a_zendesk_name_with_a_private_address_is_refused(
     address: str, door: "Door"
 ) -> None:
-    """Whoever answers for the name: it is the address that is dialled which counts."""
+    """The dialled address counts, for any answer of the name server."""
     door.location = "https://acme.zendesk.com/x"
     resolver = Answers(address)
 
@@ -151,7 +152,7 @@ async def test_a_redirect_to_a_name_of_zendesks_that_leads_inside_is_refused(
 
 @dataclass
 class Door:
-    """A server on loopback, the one place there that may be dialled, which redirects to `location`."""
+    """A server on loopback, the only allowed address there; it redirects to `location`."""
 
     port: int = 0
     location: str = ""
@@ -169,7 +170,7 @@ class Door:
 
 @dataclass(frozen=True)
 class WithDoor(Egress):
-    """What production allows, and the door."""
+    """The egress rules of production, and the server on loopback."""
 
     door: int = 0
 
@@ -192,7 +193,7 @@ async def door() -> AsyncIterator[Door]:
 
 
 class Answers(AbstractResolver):
-    """Resolves every name to one address; notes what it was asked."""
+    """Resolves every name to one address; records the questions."""
 
     def __init__(self, address: str) -> None:
         self.address = address

@@ -1,4 +1,4 @@
-"""Servers that mean no good: what they send ends as an error with a stable code, and never as a stored file."""
+"""Hostile servers: their responses end as errors with stable codes, and never as stored files."""
 
 import asyncio
 import gzip
@@ -32,7 +32,7 @@ MIB = 1024**2
 
 @dataclass(frozen=True)
 class Reply:
-    """Bytes, bytes that are sent again for ever, and an end: close, reset or silence."""
+    """Bytes, bytes that are repeated without end, and an end: close, reset or silence."""
 
     sent: bytes = b""
     endless: bytes = b""
@@ -47,7 +47,7 @@ def redirect(location: bytes) -> Reply:
     return Reply(b"HTTP/1.1 302 X\r\nContent-Length: 0\r\nLocation: " + location + b"\r\n\r\n")
 
 
-# What shows itself as soon as it arrives. Each file is announced with 100 bytes.
+# Responses that are refused on arrival. Each file is announced with 100 bytes.
 QUICK: dict[str, tuple[str, Reply]] = {
     "closes-at-99-of-100": ("connection_lost", Reply(OK + b"Content-Length: 100\r\n\r\n" + bytes(99))),
     "resets-at-99-of-100": (
@@ -140,7 +140,7 @@ QUICK: dict[str, tuple[str, Reply]] = {
         for framing in (b"gzip, chunked", b"chunked, gzip", b"xchunked")
     },
 }
-# What only patience tells from a slow network.
+# Responses that only a timeout distinguishes from a slow network.
 SLOW = {
     "is-silent": Reply(end="silence"),
     "is-silent-after-its-headers": Reply(OK + b"Content-Length: 100\r\n\r\n", end="silence"),
@@ -155,13 +155,13 @@ SLOW = {
 }
 IMPATIENT = {"download_seconds": 0.6, "download_stall_seconds": 0.3}
 GAVE_UP = {"connection_failed", "download_stalled", "download_timeout"}
-# A loop that is kept busy may renew its leases late.
+# A busy event loop may renew its leases late.
 CALM = {"lease_seconds": 60, "max_attachment_bytes": 200_000}
 
 
 @pytest.fixture
 async def hostile() -> AsyncIterator[Callable[[str], str]]:
-    """A server that replies as its path says; gives the address of a reply."""
+    """Run a server that replies by its path; yield a function from replies to addresses."""
     replies = {name: reply for name, (_, reply) in QUICK.items()} | SLOW
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -177,7 +177,7 @@ async def hostile() -> AsyncIterator[Callable[[str], str]]:
                 if reply.end == "silence":
                     await reader.read()
                 if reply.end == "reset":
-                    await asyncio.sleep(0.05)  # so that what was sent is not discarded with the connection
+                    await asyncio.sleep(0.05)  # so that the sent bytes are not discarded with the connection
                     linger = struct.pack("ii", 1, 0)
                     writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
                     writer.transport.abort()
@@ -212,7 +212,7 @@ ENDLESS = [name for name, (_, reply) in QUICK.items() if reply.endless] + [n for
 
 
 @pytest.mark.parametrize("name", ENDLESS)
-async def test_what_never_ends_is_given_up_and_not_kept_in_memory(
+async def test_an_endless_response_ends_and_stays_out_of_memory(
     name: str, hostile: Callable[[str], str]
 ) -> None:
     before = await peak_memory()
@@ -224,7 +224,7 @@ async def test_what_never_ends_is_given_up_and_not_kept_in_memory(
 
 
 async def peak_memory() -> int:
-    """Return the most bytes that this process ever held."""
+    """Return this process's peak of memory in bytes."""
     status = await asyncio.to_thread(Path("/proc/self/status").read_text)
     peak = re.search(r"VmHWM:\s*(\d+)", status)
     assert peak
@@ -234,7 +234,7 @@ async def peak_memory() -> int:
 # Through the webhook, the queue and a worker
 
 
-async def test_nothing_that_a_hostile_server_sends_is_stored_as_a_file(
+async def test_no_hostile_response_is_stored_as_a_file(
     settings: Settings, zendesk: Zendesk, res: Resources, hostile: Callable[[str], str], tmp_path: Path
 ) -> None:
     settings = settings.model_copy(update={**CALM, "max_retries": 0})
@@ -248,7 +248,7 @@ async def test_nothing_that_a_hostile_server_sends_is_stored_as_a_file(
     assert await asyncio.to_thread(files_below, tmp_path) == []
 
 
-async def test_a_server_that_only_keeps_us_waiting_is_tried_again_and_then_given_up(
+async def test_a_slow_hostile_server_is_retried_and_then_fails(
     settings: Settings, zendesk: Zendesk, res: Resources, hostile: Callable[[str], str], tmp_path: Path
 ) -> None:
     settings = settings.model_copy(update={**CALM, **IMPATIENT, "max_retries": 1})
@@ -269,7 +269,7 @@ async def captured(client: Client, hostile: Callable[[str], str], *names: str) -
 
 
 def size_of(name: str) -> int | str:
-    """Announce no size where a file might pass for the announced one by that alone."""
+    """Announce no size where a size alone would reveal the file as false."""
     return "" if "framed" in name else 100
 
 
@@ -277,8 +277,8 @@ def files_below(directory: Path) -> list[Path]:
     return [path for path in directory.rglob("*") if path.is_file()]
 
 
-async def test_a_connection_carries_one_answer() -> None:
-    """What a server sends unasked would pass for the next file, or fill the memory until somebody reads it."""
+async def test_a_connection_is_used_for_one_response() -> None:
+    """Unrequested bytes on an idle connection would pass for the next file, or fill the memory."""
     connections: list[asyncio.StreamWriter] = []
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

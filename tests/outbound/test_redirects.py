@@ -1,4 +1,4 @@
-"""Addresses, redirects and credentials: where a download goes, and what it takes along."""
+"""Addresses, redirects and credentials of a download."""
 
 import ssl
 
@@ -28,7 +28,7 @@ from tests.support.file_server import (
 
 @pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
 @pytest.mark.parametrize("absolute", [True, False])
-async def test_a_redirect_is_followed_to_the_letter(server: Server, status: int, absolute: bool) -> None:  # noqa: FBT001 a table
+async def test_a_redirect_is_followed_byte_for_byte(server: Server, status: int, absolute: bool) -> None:  # noqa: FBT001  a table
     server.answers["/file"] = redirect(server.url(SIGNED) if absolute else SIGNED, status)
     server.answers[SIGNED] = ok(b"content")
 
@@ -36,13 +36,13 @@ async def test_a_redirect_is_followed_to_the_letter(server: Server, status: int,
     assert server.requests[1].startswith(f"GET {SIGNED} HTTP/1.1\r\n")
 
 
-async def test_the_first_address_is_requested_to_the_letter(server: Server) -> None:
+async def test_the_first_address_is_requested_byte_for_byte(server: Server) -> None:
     server.answers[SIGNED] = ok(b"content")
 
     assert await fetch(server.url(SIGNED)) == b"content"
 
 
-async def test_what_cannot_stand_in_a_request_line_is_quoted(server: Server) -> None:
+async def test_bytes_that_a_request_line_forbids_are_quoted(server: Server) -> None:
     server.answers["/a%20b%C3%A9"] = ok(b"content")
     server.answers["/file"] = b"HTTP/1.1 302 X\r\nContent-Length: 0\r\nLocation: /a b\xc3\xa9#part\r\n\r\n"
 
@@ -50,8 +50,8 @@ async def test_what_cannot_stand_in_a_request_line_is_quoted(server: Server) -> 
     assert await fetch(server.url("/a bé")) == b"content"
 
 
-async def test_credentials_go_to_attachments_of_their_account_alone(server: Server, other: Server) -> None:
-    """Neither to the CDN, nor to another port or host name, nor to another path; again where a redirect leads back."""
+async def test_only_attachments_of_the_account_see_credentials(server: Server, other: Server) -> None:
+    """Neither the CDN, nor another port, host name or path sees them; a redirect back to the account does."""
     first, last = "/attachments/token/a/?name=x", "/attachments/token/b/?name=x"
     server.answers[first] = redirect(other.url("/cdn"))
     other.answers["/cdn"] = redirect(server.url("/attachments/token/c/", "localhost"))
@@ -79,9 +79,7 @@ async def test_credentials_go_to_attachments_of_their_account_alone(server: Serv
         "/attachments",
     ],
 )
-async def test_no_path_that_may_be_another_than_an_attachments_gets_credentials(
-    server: Server, path: str
-) -> None:
+async def test_no_ambiguous_path_gets_credentials(server: Server, path: str) -> None:
     server.answers["*"] = ok(b"content")
 
     await fetch(server.url(path), access=access_of(server))
@@ -103,8 +101,8 @@ async def test_no_path_that_may_be_another_than_an_attachments_gets_credentials(
         "/attachments\\..\\api/v2/users.json",
     ],
 )
-async def test_what_the_api_answers_is_never_taken_for_a_file(server: Server, path: str) -> None:
-    """Without credentials, too: it tells anybody that he is nobody, in JSON that could be stored as an invoice."""
+async def test_an_answer_of_the_api_is_never_a_file(server: Server, path: str) -> None:
+    """Also without credentials: its JSON error could be stored as an invoice."""
     server.answers["*"] = ok(b"{}")
 
     with pytest.raises(Permanent, match="API") as refused:
@@ -130,7 +128,7 @@ async def test_another_account_gets_no_credentials(server: Server, other: Server
     assert SECRET not in server.requests[0]
 
 
-def test_credentials_do_not_show_themselves() -> None:
+def test_the_repr_of_credentials_is_secret() -> None:
     assert SECRET not in repr(FixedToken("api_token", SECRET))
     assert SECRET not in repr(FileAccess(Account(URL("https://acme.zendesk.com")), FixedLogin(SECRET)))
 
@@ -164,7 +162,7 @@ async def test_five_redirects_are_followed(server: Server) -> None:
         ("", Transient, "bad_response"),
     ],
 )
-async def test_a_redirect_goes_nowhere_else(
+async def test_a_redirect_to_another_host_is_refused(
     server: Server, location: str, kind: type[HoldfastError], code: str
 ) -> None:
     server.answers["/file"] = redirect(location)
@@ -195,7 +193,7 @@ async def test_a_redirect_does_not_lead_out_of_tls(
     assert (len(secure.requests), server.requests) == (1, [])
 
 
-async def test_a_certificate_that_nobody_vouches_for_is_a_tls_failure(secure: Server) -> None:
+async def test_an_untrusted_certificate_is_a_tls_failure(secure: Server) -> None:
     error = await fetch_error(secure.url())
 
     assert (type(error), error.code, secure.requests) == (Transient, "tls_failed", [])
@@ -225,7 +223,7 @@ async def test_plain_http_where_tls_was_expected_is_a_tls_failure(server: Server
         "http://\ud800",
     ],
 )
-async def test_what_is_no_url_is_named_so(url: str) -> None:
+async def test_an_invalid_url_has_its_own_code(url: str) -> None:
     error = await fetch_error(url)
 
     assert (type(error), error.code) == (Permanent, "bad_url")
@@ -234,14 +232,14 @@ async def test_what_is_no_url_is_named_so(url: str) -> None:
 @pytest.mark.parametrize(
     "url", ["https://evil.example/x?token=hidden", "https://a:hidden@localhost/", "ftp://localhost/"]
 )
-async def test_an_address_elsewhere_is_refused(url: str) -> None:
+async def test_an_address_on_another_host_is_refused(url: str) -> None:
     error = await fetch_error(url)
 
     assert (type(error), error.code) == (Permanent, "address_refused")
     assert "hidden" not in error.message
 
 
-async def test_a_name_that_leads_to_a_private_address_is_refused(server: Server) -> None:
+async def test_a_name_with_a_private_address_is_refused(server: Server) -> None:
     egress = Egress(("localhost",))
     async with open_session(egress) as session:
         error = await fetch_error("https://localhost/?token=hidden", session=session, egress=egress)
@@ -251,7 +249,7 @@ async def test_a_name_that_leads_to_a_private_address_is_refused(server: Server)
     assert "hidden" not in error.message
 
 
-async def test_a_refused_connection_may_be_better_later(server: Server, unused_port: int) -> None:
+async def test_a_refused_connection_is_transient(server: Server, unused_port: int) -> None:
     server.answers["*"] = redirect(f"http://127.0.0.1:{unused_port}/x?token=hidden")
 
     error = await fetch_error(server.url())
@@ -261,7 +259,7 @@ async def test_a_refused_connection_may_be_better_later(server: Server, unused_p
 
 
 @pytest.mark.parametrize("host", ["nowhere.invalid", f"{'a' * 64}.invalid", "a..invalid"])
-async def test_a_name_that_does_not_resolve_may_be_better_later(host: str) -> None:
+async def test_a_name_that_does_not_resolve_is_transient(host: str) -> None:
     error = await fetch_error(f"http://{host}/x?token=hidden")
 
     assert error.code in ({"dns_failed"} if ".." not in host else {"address_refused"})

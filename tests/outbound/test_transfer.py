@@ -1,4 +1,4 @@
-"""A URL becomes a bounded stream, whatever the server does."""
+"""A URL becomes a bounded stream, for any behaviour of the server."""
 
 import asyncio
 import gzip
@@ -26,7 +26,7 @@ from tests.support.file_server import (
 )
 
 
-async def test_the_file_comes_as_it_is(server: Server) -> None:
+async def test_the_file_arrives_unchanged(server: Server) -> None:
     content = bytes(range(256)) * 3000
     server.answers["*"] = ok(content)
 
@@ -40,13 +40,13 @@ async def test_chunks_are_small(server: Server) -> None:
         sizes = []
         async for chunk in chunks:
             sizes.append(len(chunk))
-            await asyncio.sleep(0.01)  # the sender is faster than we are
+            await asyncio.sleep(0.01)  # the sender is faster than the reader
 
     assert sum(sizes) == 9_000_000
     assert max(sizes) < 1024**2
 
 
-async def test_a_chunked_file_of_no_announced_size_is_whole_at_its_end(server: Server) -> None:
+async def test_a_chunked_file_without_announced_size_is_complete_at_its_end(server: Server) -> None:
     server.answers["*"] = (
         b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n2\r\nde\r\n0\r\n\r\n"
     )
@@ -60,7 +60,7 @@ async def test_an_empty_file_is_a_file(server: Server) -> None:
     assert await fetch(server.url(), Expected("empty.txt", "text/plain", 0)) == b""
 
 
-async def test_the_server_learns_no_more_than_needed(server: Server) -> None:
+async def test_the_server_learns_only_what_it_needs(server: Server) -> None:
     server.answers["*"] = ok(b"x", "Set-Cookie: a=b; Path=/")
     async with open_session(EGRESS) as session:
         for _ in range(2):
@@ -98,7 +98,7 @@ async def test_the_server_learns_no_more_than_needed(server: Server) -> None:
         (799, Permanent, "unexpected_status"),
     ],
 )
-async def test_a_status_says_what_to_do(
+async def test_each_status_has_a_kind_and_a_code(
     server: Server, status: int, kind: type[HoldfastError], code: str
 ) -> None:
     server.answers["*"] = f"HTTP/1.1 {status} X\r\nContent-Length: 0\r\n\r\n".encode()
@@ -127,9 +127,7 @@ async def test_a_status_says_what_to_do(
         ("Wed, 01 Jan 2020 00:00:00 -0000", None),
     ],
 )
-async def test_a_pause_asked_for_is_passed_on_unless_it_is_nonsense(
-    server: Server, value: str, pause: int | None
-) -> None:
+async def test_a_valid_retry_after_is_passed_on(server: Server, value: str, pause: int | None) -> None:
     server.answers["*"] = f"HTTP/1.1 429 X\r\nRetry-After: {value}\r\nContent-Length: 0\r\n\r\n".encode()
 
     error = await fetch_error(server.url())
@@ -138,7 +136,7 @@ async def test_a_pause_asked_for_is_passed_on_unless_it_is_nonsense(
     assert error.retry_after == (None if pause is None else timedelta(seconds=pause))
 
 
-async def test_a_pause_until_a_time_is_passed_on(server: Server) -> None:
+async def test_a_retry_after_date_is_passed_on(server: Server) -> None:
     until = format_datetime(datetime.now(UTC) + timedelta(hours=1), usegmt=True)
     server.answers["*"] = f"HTTP/1.1 503 X\r\nRetry-After: {until}\r\nContent-Length: 0\r\n\r\n".encode()
 
@@ -149,7 +147,7 @@ async def test_a_pause_until_a_time_is_passed_on(server: Server) -> None:
     assert timedelta(minutes=50) < error.retry_after <= timedelta(hours=1)
 
 
-async def test_too_large_is_known_before_the_first_byte(server: Server) -> None:
+async def test_too_large_a_file_is_refused_before_the_first_byte(server: Server) -> None:
     server.answers["*"] = b"HTTP/1.1 200 OK\r\nContent-Length: 1000001\r\n\r\n"
     server.then = wait_for_ever
 
@@ -174,7 +172,7 @@ async def test_an_endless_file_ends_at_the_limit(server: Server) -> None:
     await asyncio.wait_for(server.closed.wait(), 20)
 
 
-async def test_a_byte_now_and_then_does_not_outlast_the_total(server: Server) -> None:
+async def test_a_slow_sender_does_not_exceed_the_total_time(server: Server) -> None:
     server.answers["*"] = b"HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\n"
     server.then = send_for_ever(b"x", pause=0.05)
 
@@ -183,7 +181,7 @@ async def test_a_byte_now_and_then_does_not_outlast_the_total(server: Server) ->
     assert (type(error), error.code) == (Transient, "download_timeout")
 
 
-async def test_the_total_covers_headers_that_drip(server: Server) -> None:
+async def test_the_total_time_covers_slow_headers(server: Server) -> None:
     server.answers["*"] = b"HTTP/1.1 200 OK\r\nX: "
     server.then = send_for_ever(b"x", pause=0.05)
 
@@ -192,7 +190,7 @@ async def test_the_total_covers_headers_that_drip(server: Server) -> None:
     assert (type(error), error.code) == (Transient, "download_timeout")
 
 
-async def test_the_total_covers_redirects(server: Server) -> None:
+async def test_the_total_time_covers_redirects(server: Server) -> None:
     server.answers["*"] = redirect("/file")
 
     async def later(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -208,7 +206,7 @@ async def test_the_total_covers_redirects(server: Server) -> None:
     assert len(server.requests) > 1
 
 
-async def test_the_total_covers_a_server_that_is_always_ready(server: Server) -> None:
+async def test_the_total_time_covers_a_server_that_is_always_ready(server: Server) -> None:
     server.answers["*"] = ok(bytes(900_000))
 
     async with open_transfer(server.url(), limits=Limits(1_000_000, 1, 20)) as chunks:
@@ -221,7 +219,7 @@ async def test_the_total_covers_a_server_that_is_always_ready(server: Server) ->
 
 
 @pytest.mark.parametrize("sent", [b"", b"HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\nabc"])
-async def test_a_server_that_falls_silent_stalls(server: Server, sent: bytes) -> None:
+async def test_a_silent_server_is_a_stall(server: Server, sent: bytes) -> None:
     server.answers["*"] = sent
     server.then = wait_for_ever
 
@@ -231,7 +229,7 @@ async def test_a_server_that_falls_silent_stalls(server: Server, sent: bytes) ->
     await asyncio.wait_for(server.closed.wait(), 20)
 
 
-async def test_a_reader_that_takes_its_time_is_no_stall(server: Server) -> None:
+async def test_a_slow_reader_is_not_a_stall(server: Server) -> None:
     server.answers["*"] = ok(bytes(900_000))
 
     async with open_transfer(server.url(), limits=Limits(1_000_000, 20, 1)) as chunks:
@@ -244,7 +242,7 @@ async def test_a_reader_that_takes_its_time_is_no_stall(server: Server) -> None:
 
 
 @pytest.mark.parametrize("cancelled_in", ["headers", "body"])
-async def test_a_cancellation_from_outside_stays_one(server: Server, cancelled_in: str) -> None:
+async def test_a_cancellation_stays_a_cancellation(server: Server, cancelled_in: str) -> None:
     server.answers["*"] = (
         b"" if cancelled_in == "headers" else b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nabc"
     )
@@ -259,7 +257,7 @@ async def test_a_cancellation_from_outside_stays_one(server: Server, cancelled_i
     await asyncio.wait_for(server.closed.wait(), 20)
 
 
-async def test_what_the_reader_raises_is_not_taken_for_the_servers(server: Server) -> None:
+async def test_an_error_of_the_reader_is_not_translated(server: Server) -> None:
     server.answers["*"] = ok(bytes(900_000))
 
     error = OSError("disk full")
@@ -281,7 +279,7 @@ async def test_what_the_reader_raises_is_not_taken_for_the_servers(server: Serve
     ],
 )
 @pytest.mark.parametrize("end", ["closed", "reset"])
-async def test_a_file_that_breaks_off_is_not_taken_for_whole(server: Server, sent: bytes, end: str) -> None:
+async def test_a_truncated_file_is_an_error(server: Server, sent: bytes, end: str) -> None:
     server.answers["*"] = sent
     server.then = reset if end == "reset" else close
 
@@ -290,7 +288,7 @@ async def test_a_file_that_breaks_off_is_not_taken_for_whole(server: Server, sen
     assert (type(error), error.code) == (Transient, "connection_lost")
 
 
-async def test_without_a_length_a_short_file_has_broken_off(server: Server) -> None:
+async def test_without_a_length_a_short_file_is_a_lost_connection(server: Server) -> None:
     server.answers["*"] = b"HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n" + b"x" * 99
     server.then = close
 
@@ -300,7 +298,7 @@ async def test_without_a_length_a_short_file_has_broken_off(server: Server) -> N
 
 
 @pytest.mark.parametrize("size", [99, 101])
-async def test_another_size_than_announced_is_another_file(server: Server, size: int) -> None:
+async def test_a_different_size_than_announced_is_an_error(server: Server, size: int) -> None:
     server.answers["*"] = ok(b"x" * size)
 
     error = await fetch_error(server.url(), Expected("a.bin", None, 100))
@@ -315,7 +313,7 @@ async def test_more_bytes_than_the_length_says_are_a_bad_response(server: Server
     assert (await fetch_error(server.url())).code == "bad_response"
 
 
-async def test_a_transfer_coding_that_nobody_asked_for_is_refused(server: Server) -> None:
+async def test_an_unrequested_transfer_coding_is_refused(server: Server) -> None:
     server.answers["*"] = ok(gzip.compress(bytes(1000)), "Transfer-Encoding: gzip")
     server.then = close
 
@@ -341,7 +339,7 @@ async def test_a_transfer_coding_that_nobody_asked_for_is_refused(server: Server
         b"HTTP/1.1 302 X\r\nLocation: http://127.0.0.1/" + b"y" * 200_000 + b"\r\n\r\n",
     ],
 )
-async def test_what_is_not_http_is_a_bad_response(server: Server, sent: bytes) -> None:
+async def test_invalid_http_is_a_bad_response(server: Server, sent: bytes) -> None:
     server.answers["*"] = sent
     server.then = close
 
@@ -366,7 +364,7 @@ async def test_what_is_not_http_is_a_bad_response(server: Server, sent: bytes) -
         b"HTTP/1.1 429 X\r\nRetry-After: \xff\xfe , , : GMT\r\nContent-Length: 0\r\n\r\n",
     ],
 )
-async def test_whatever_else_a_server_sends_the_error_is_ours(server: Server, sent: bytes) -> None:
+async def test_any_other_bytes_end_in_an_error_of_ours(server: Server, sent: bytes) -> None:
     server.answers["*"] = sent
     server.then = close
 

@@ -1,4 +1,4 @@
-"""Group commit: callers share statements, and nobody suffers for another."""
+"""Batches: callers share statements, and none fails because of another."""
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
@@ -19,7 +19,7 @@ FILE = {"position": 0, "source_url": "https://x", "file_name": "a", "declared_ty
 
 
 class Postgres:
-    """Stands for the connection: notes what would be one statement each, and lets a test hold it up."""
+    """Stands for the connection: records the statements, and lets a test delay them."""
 
     def __init__(self) -> None:
         self.batches: list[list[Any]] = []
@@ -53,7 +53,7 @@ def coalesce(postgres: Postgres) -> Batcher:
 
 
 async def busy(postgres: Postgres, coalesce: Batcher) -> list[asyncio.Task[str]]:
-    """Have every lane hold on to a statement of its own."""
+    """Occupy every lane with a statement."""
     postgres.goes_on.clear()
     tasks = []
     for lane in range(coalesce_module.LANES):
@@ -66,12 +66,12 @@ def called(coalesce: Batcher, *items: str) -> list[asyncio.Task[str]]:
     return [asyncio.create_task(coalesce(statement, item)) for item in items]
 
 
-async def test_who_comes_first_is_served_at_once(postgres: Postgres, coalesce: Batcher) -> None:
+async def test_the_first_caller_runs_at_once(postgres: Postgres, coalesce: Batcher) -> None:
     assert await coalesce(statement, "a") == "a!"
     assert postgres.batches == [["a"]]
 
 
-async def test_those_who_come_meanwhile_share_one_statement(postgres: Postgres, coalesce: Batcher) -> None:
+async def test_callers_during_a_statement_share_the_next_one(postgres: Postgres, coalesce: Batcher) -> None:
     first = await busy(postgres, coalesce)
     others = called(coalesce, *"abcdefgh")
     await asyncio.sleep(0)
@@ -95,12 +95,12 @@ async def test_a_bad_item_fails_alone(postgres: Postgres, coalesce: Batcher) -> 
     await asyncio.gather(*first)
 
 
-async def test_a_caller_that_is_cancelled_harms_no_other(postgres: Postgres, coalesce: Batcher) -> None:
+async def test_a_cancelled_caller_harms_no_other(postgres: Postgres, coalesce: Batcher) -> None:
     first = await busy(postgres, coalesce)
     waiting = called(coalesce, "a", "b", "c")
     await asyncio.sleep(0)
     waiting[1].cancel()
-    first[0].cancel()  # its statement is under way
+    first[0].cancel()  # its statement is running
     await asyncio.sleep(0)
     postgres.goes_on.set()
 
@@ -111,7 +111,7 @@ async def test_a_caller_that_is_cancelled_harms_no_other(postgres: Postgres, coa
     assert ["a", "c"] in postgres.batches
 
 
-async def test_a_connection_that_breaks_is_told_to_all_who_shared_it_and_to_nobody_else(
+async def test_a_lost_connection_fails_only_the_callers_that_shared_it(
     postgres: Postgres, coalesce: Batcher
 ) -> None:
     first = await busy(postgres, coalesce)
@@ -128,14 +128,12 @@ async def test_a_connection_that_breaks_is_told_to_all_who_shared_it_and_to_nobo
     assert await coalesce(statement, "e") == "e!"
 
 
-async def test_who_comes_in_the_moment_in_which_all_lanes_end_is_served(
-    postgres: Postgres, coalesce: Batcher
-) -> None:
+async def test_a_caller_is_served_while_all_lanes_end(postgres: Postgres, coalesce: Batcher) -> None:
     """Postgres answers all commits of one fsync together."""
     first = await busy(postgres, coalesce)
     postgres.goes_on.set()
     told = []
-    for _ in range(30):  # turns of the loop, in some of which the lanes end
+    for _ in range(30):  # turns of the loop; the lanes end in some of them
         told.append(asyncio.create_task(coalesce(statement, "next")))
         await asyncio.sleep(0)
     async with asyncio.timeout(20):
@@ -145,7 +143,7 @@ async def test_who_comes_in_the_moment_in_which_all_lanes_end_is_served(
     assert await coalesce(statement, "last") == "last!"
 
 
-async def test_where_too_many_wait_another_one_is_refused(
+async def test_a_caller_beyond_the_limit_is_refused(
     postgres: Postgres, coalesce: Batcher, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(coalesce_module, "MOST_WAITING", 3)
@@ -176,7 +174,7 @@ async def test_large_items_do_not_make_one_huge_statement(postgres: Postgres, co
     assert sum(map(len, postgres.batches)) == 12
 
 
-async def test_what_is_larger_than_all_limits_goes_alone(postgres: Postgres, coalesce: Batcher) -> None:
+async def test_an_item_above_the_limit_runs_alone(postgres: Postgres, coalesce: Batcher) -> None:
     sizes = (2 * coalesce_module.MOST_TOGETHER_BYTES, 1, 2 * coalesce_module.MOST_TOGETHER_BYTES)
 
     results = await asyncio.gather(*(coalesce(statement, str(size), size=size) for size in sizes))
@@ -184,7 +182,7 @@ async def test_what_is_larger_than_all_limits_goes_alone(postgres: Postgres, coa
     assert results == [f"{size}!" for size in sizes]
 
 
-async def test_at_the_end_what_is_under_way_gets_its_time_and_no_more(
+async def test_closing_waits_for_running_batches_within_its_budget(
     postgres: Postgres, coalesce: Batcher
 ) -> None:
     first = await busy(postgres, coalesce)
@@ -202,7 +200,7 @@ def arrival(key: str, body: bytes = b"{}", files: int = 1, **columns: object) ->
     )
 
 
-async def test_of_those_with_one_key_the_first_is_recorded_and_its_files_once(
+async def test_of_emails_with_one_key_the_first_is_recorded_once(
     res: Resources, database: asyncpg.Connection
 ) -> None:
     async with connect(res.engine) as conn:
@@ -231,9 +229,7 @@ async def test_of_those_with_one_key_the_first_is_recorded_and_its_files_once(
     assert {row[0]: row[1] for row in files} == {ids["a"]: 3, ids["b"]: 1, ids["c"]: 1}
 
 
-async def test_batches_that_cross_each_other_do_not_lock_each_other_out(
-    res: Resources, database: asyncpg.Connection
-) -> None:
+async def test_overlapping_batches_do_not_deadlock(res: Resources, database: asyncpg.Connection) -> None:
     keys = [f"key {number}" for number in range(100)]
 
     async def record(order: Sequence[str]) -> int:
@@ -246,9 +242,7 @@ async def test_batches_that_cross_each_other_do_not_lock_each_other_out(
     assert await database.fetchval("SELECT count(*) FROM incoming_emails") == 100
 
 
-async def test_an_email_that_postgres_refuses_does_not_cost_its_neighbours(
-    res: Resources, database: asyncpg.Connection
-) -> None:
+async def test_a_refused_email_fails_alone_in_its_batch(res: Resources, database: asyncpg.Connection) -> None:
     arrivals = [arrival(str(number)) for number in range(20)]
     arrivals[7] = arrival("7", subject="\ud800")  # a lone surrogate has no UTF-8
 

@@ -1,4 +1,4 @@
-"""After a failover, sessions of the pool that became read-only are replaced; where all are, that is said."""
+"""After a failover, read-only sessions of the pool are replaced; if all are read-only, responses say so."""
 
 import asyncio
 from collections.abc import AsyncIterator, Iterator
@@ -25,7 +25,7 @@ from tests.conftest import Client, Server, eventually, serving
 
 @asynccontextmanager
 async def read_only(database: asyncpg.Connection, url: str, *, new_sessions: bool) -> AsyncIterator[None]:
-    """Let all sessions that there are be read-only, except for `database`, and new ones or not."""
+    """Make all existing sessions read-only, except for `database`, and optionally new ones."""
     await database.execute("SET default_transaction_read_only = off")
     witness = await asyncpg.connect(url)
 
@@ -47,7 +47,7 @@ async def read_only(database: asyncpg.Connection, url: str, *, new_sessions: boo
 
 
 async def fill_pool(client: Server) -> None:
-    """Let each connection of the pool have a session of its own."""
+    """Give each connection of the pool a session of its own."""
 
     async def hold() -> None:
         async with client.res.engine.connect() as conn:
@@ -60,7 +60,7 @@ async def count(database: asyncpg.Connection) -> int:
     return int(await database.fetchval("SELECT count(*) FROM incoming_emails"))
 
 
-async def test_sessions_that_became_read_only_cost_no_webhook_an_error(
+async def test_read_only_sessions_fail_no_webhook(
     settings: Settings, zendesk: Zendesk, database_url: str, database: asyncpg.Connection
 ) -> None:
     async with serving(settings, zendesk) as client:
@@ -73,7 +73,7 @@ async def test_sessions_that_became_read_only_cost_no_webhook_an_error(
     assert await count(database) == 40
 
 
-async def test_without_a_probe_the_first_write_finds_out(
+async def test_without_a_probe_the_first_write_detects_read_only_sessions(
     settings: Settings, zendesk: Zendesk, database_url: str, database: asyncpg.Connection
 ) -> None:
     async with serving(settings, zendesk) as client:
@@ -85,7 +85,7 @@ async def test_without_a_probe_the_first_write_finds_out(
     assert await count(database) == 15
 
 
-async def test_where_new_sessions_are_read_only_too_the_answers_say_so(
+async def test_a_read_only_server_is_reported_in_responses(
     settings: Settings, zendesk: Zendesk, database_url: str, database: asyncpg.Connection
 ) -> None:
     async with serving(settings, zendesk) as client:
@@ -105,7 +105,7 @@ async def test_where_new_sessions_are_read_only_too_the_answers_say_so(
     assert accepted["status"] == "accepted"
 
 
-async def test_a_worker_writes_on_after_its_sessions_became_read_only(
+async def test_a_worker_continues_after_its_sessions_became_read_only(
     client: Client, res: Resources, database_url: str, database: asyncpg.Connection
 ) -> None:
     async def write(conn: AsyncConnection) -> int:
@@ -118,9 +118,7 @@ async def test_a_worker_writes_on_after_its_sessions_became_read_only(
 
 
 @pytest.mark.parametrize("state", ["57P01", "57P02", "57P03", "25006"])
-async def test_a_session_that_is_over_is_replaced_and_the_statement_repeated(
-    state: str, res: Resources
-) -> None:
+async def test_an_ended_session_is_replaced_and_the_statement_repeated(state: str, res: Resources) -> None:
     sessions: list[int] = []
 
     async def ask(conn: AsyncConnection) -> int:
@@ -133,7 +131,7 @@ async def test_a_session_that_is_over_is_replaced_and_the_statement_repeated(
     assert sessions[0] != sessions[1]
 
 
-async def test_other_errors_throw_no_session_away(res: Resources) -> None:
+async def test_other_errors_keep_the_session(res: Resources) -> None:
     async def break_(conn: AsyncConnection) -> None:
         await conn.execute(text("SELECT 1/0"))
 
@@ -141,7 +139,7 @@ async def test_other_errors_throw_no_session_away(res: Resources) -> None:
         return await conn.scalar(text("SELECT pg_backend_pid()"))
 
     before = await run(res.engine, 5, session)
-    with pytest.raises(Exception):  # noqa: B017, PT011 what it is is not the point
+    with pytest.raises(Exception):  # noqa: B017, PT011  its class does not matter
         await run(res.engine, 5, break_)
 
     assert await run(res.engine, 5, session) == before
@@ -149,9 +147,9 @@ async def test_other_errors_throw_no_session_away(res: Resources) -> None:
 
 @pytest.fixture
 def standby(tmp_path: Path) -> Iterator[str]:
-    """Run another Postgres, which takes no writes."""
+    """Run a second Postgres that accepts no writes."""
     with postgres(tmp_path / "standby") as url:
-        url = url.replace("postgres@", "postgres:any@")  # with a password, asyncpg reads no ~/.pgpass
+        url = url.replace("postgres@", "postgres:any@")  # with a password, asyncpg does not read ~/.pgpass
         asyncio.run(become_read_only(url))
         yield url
 
@@ -164,12 +162,12 @@ async def become_read_only(url: str) -> None:
 
 
 def before(url: str) -> Proxy:
-    """Make a port that leads to the Postgres which has this URL of a socket."""
+    """Open a port that leads to the Postgres of this socket's URL."""
     path = f"{parse_qs(urlsplit(url).query)['host'][0]}/.s.PGSQL.5432"
     return Proxy(lambda: asyncio.open_unix_connection(path))
 
 
-async def test_of_several_hosts_the_one_that_takes_writes_is_used(
+async def test_the_writable_one_of_several_hosts_is_used(
     standby: str, settings: Settings, zendesk: Zendesk, database: asyncpg.Connection, database_url: str
 ) -> None:
     async with before(standby) as away, before(database_url) as primary:
@@ -186,7 +184,7 @@ async def test_of_several_hosts_the_one_that_takes_writes_is_used(
     assert await count(database) == 1
 
 
-async def test_a_code_of_its_own_reaches_whoever_calls(
+async def test_read_only_has_a_code_in_responses(
     settings: Settings, database_url: str, database: asyncpg.Connection
 ) -> None:
     async with open_resources(settings) as res, read_only(database, database_url, new_sessions=True):

@@ -1,4 +1,4 @@
-"""Behind PgBouncer, which gives each transaction whichever connection to Postgres is free."""
+"""PgBouncer before Postgres gives each transaction any free connection."""
 
 import asyncio
 import os
@@ -41,7 +41,7 @@ pytestmark = pytest.mark.skipif(PGBOUNCER is None, reason="pgbouncer is not inst
 
 @contextmanager
 def pgbouncer(database_url: str, directory: Path, mode: str) -> Iterator[str]:
-    """Run PgBouncer before the Postgres of the tests; yield the URL to reach that through it."""
+    """Run PgBouncer before the Postgres of the tests; yield its URL."""
     assert PGBOUNCER
     server = parse_qs(urlsplit(database_url).query)["host"][0]
     ini = directory / "pgbouncer.ini"
@@ -57,7 +57,7 @@ pool_mode = {mode}
 default_pool_size = {CONNECTIONS}
 max_client_conn = 200
 """)
-    owner = (NOBODY, NOBODY) if os.geteuid() == 0 else None  # it refuses to be root
+    owner = (NOBODY, NOBODY) if os.geteuid() == 0 else None  # it refuses to run as root
     with subprocess.Popen(
         guarded([PGBOUNCER, "--quiet", str(ini)], signal.SIGTERM, owner=owner), stderr=subprocess.DEVNULL
     ) as process:
@@ -79,7 +79,7 @@ def pooled(settings: Settings, pooled_url: str) -> Settings:
     return settings.model_copy(update={"database_url": SecretStr(pooled_url)})
 
 
-async def test_from_webhook_to_stored_file_under_load_with_fewer_connections_than_processes_want(
+async def test_the_whole_flow_works_under_load_with_few_pooled_connections(
     pooled: Settings, zendesk: Zendesk, res: Resources, database: asyncpg.Connection, tmp_path: Path
 ) -> None:
     pooled = pooled.model_copy(update={"lease_seconds": 60.0, "database_seconds": 30.0})  # three are few
@@ -110,7 +110,7 @@ async def test_from_webhook_to_stored_file_under_load_with_fewer_connections_tha
     assert 1 <= servers <= CONNECTIONS
 
 
-async def test_nothing_of_ours_stays_on_a_connection_that_others_get(
+async def test_no_session_state_stays_on_a_pooled_connection(
     pooled: Settings, zendesk: Zendesk, pooled_url: str, database: asyncpg.Connection
 ) -> None:
     async with serving(pooled, zendesk) as client, working(pooled):
@@ -136,7 +136,7 @@ async def test_nothing_of_ours_stays_on_a_connection_that_others_get(
     assert not await database.fetchval("SELECT count(*) FROM pg_locks WHERE locktype = 'advisory'")
 
 
-async def test_without_a_pooler_postgres_keeps_what_is_prepared(res: Resources) -> None:
+async def test_without_a_pooler_prepared_statements_are_kept(res: Resources) -> None:
     async with connect(res.engine) as connection:
         for _ in range(3):
             found = await connection.execute(
@@ -152,17 +152,15 @@ def alembic(url: str, *words: str) -> forked.Done:
     return forked.run(["alembic", *words], {**os.environ, "DATABASE_URL": url}, ROOT)
 
 
-def test_migrations_ask_for_postgres_itself(pooled_url: str) -> None:
+def test_migrations_refuse_a_pooler(pooled_url: str) -> None:
     done = alembic(pooled_url, "upgrade", "head")
 
     assert done.returncode == 2
-    assert done.stderr.startswith("DATABASE_URL: is a pooler's, migrations need that of Postgres itself")
+    assert done.stderr.startswith("DATABASE_URL: leads to a pooler, migrations need Postgres itself")
     assert done.stderr.count("\n") == 1
 
 
-def test_migrations_run_through_a_pooler_that_is_said_to_keep_sessions(
-    database_url: str, tmp_path: Path
-) -> None:
+def test_migrations_run_through_a_pooler_that_keeps_sessions(database_url: str, tmp_path: Path) -> None:
     with pgbouncer(database_url, tmp_path, "session") as url:
         done = alembic(url, "-x", "pooled=yes", "current")
 
@@ -189,7 +187,7 @@ async def is_through_a_pooler(res: Resources) -> bool:
         return await is_pooled(connection)
 
 
-async def test_the_doctor_names_the_pooler(pooled: Settings) -> None:
+async def test_check_names_the_pooler(pooled: Settings) -> None:
     async with open_resources(pooled) as res:
         checks = {check.name: check for check in await check_all(res)}
 

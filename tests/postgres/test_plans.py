@@ -1,4 +1,4 @@
-"""What a statement reads depends on what it gives, and not on how much there is, whatever the planner believes."""
+"""A statement reads in proportion to its result and not to the table, under any assumption of the planner."""
 
 import asyncio
 from collections.abc import AsyncIterator, Iterator, Mapping
@@ -11,46 +11,47 @@ from pydantic import SecretStr
 from benchmarks.growth_operations import BATCH, Database, Operation, changes, opened, questions
 from benchmarks.growth_plans import Node, generic_plans, nodes, pages, plans
 from benchmarks.growth_rows import EXPIRED, HELD, fill, settle
-from service.alerts import silence
-from service.alerts.causes import look
-from service.alerts.finding import COUNT_CAP
-from service.alerts.record import Pass
+from service.alerts import webhooks
+from service.alerts.causes import find_conditions
+from service.alerts.condition import COUNT_CAP
+from service.alerts.record import Turn
 from service.config.settings import Settings
 from service.postgres import search
 from service.postgres.engine import connect
 from service.postgres.search import EXAMINED
-from service.queries.changes import MOST_SEEN
+from service.queries.changes import MAX_SEEN
 from service.reconcile.expected import STEP
 from tests.conftest import migrate
 
 EMAILS = 50_000
-# Rows that one step of a plan may read: a batch, and for the rescue also what is held at that time.
+# The most rows that one step of a plan may read: a batch, and when jobs are taken back also those in
+# progress.
 MOST_ROWS = max(2 * BATCH, EXPIRED + HELD)
 MOST_SORTED = 200  # the attachments of a page
 MOST_PAGES = 4_000  # of 8 kB: a batch is changed in several indexes
 WITH_FILES = EXAMINED * 13 // 10  # an e-mail has 1.2 of them here
-# What looks for a text goes through so many rows at most; but groups are
-# counted each for itself, and the overview counts a day: here that may be all there is.
+# The most rows that a search for a text reads. Groups are counted separately, and the overview counts a day:
+# that may be all rows here.
 STEPS = {
     "list groups": EMAILS,
     "list": WITH_FILES,
     "retry many": WITH_FILES,
     "overview": EMAILS,
-    "see what moves": 4 * MOST_SEEN,
+    "see what moves": 4 * MAX_SEEN,
     "reconcile: a step": 2 * STEP,
     "reconcile: what waits": COUNT_CAP,
 }
-OF_FEW = ("ix_incoming_emails_lease", "uq_alerts_open")  # in them are few, however many there are
+OF_FEW = ("ix_incoming_emails_lease", "uq_alerts_open")  # they have few rows, in a table of any size
 SMALL = (
     *("bulk_retries", "operator_actions", "workers", "reconciliations", "reconciliation_findings"),
     *("pg_authid", "pg_database"),
 )
 
 WAITING = "processing_status IN ('received', 'queued')"
-# More than is counted; of all that are OLD the overview would look at each again, to count the day's.
+# More than is counted; of rows that are all OLD, the overview would read each again to count the day's.
 LATER = f"id BETWEEN {EMAILS * 3 // 4} AND {EMAILS - 1000}"
 OLD = f"id BETWEEN {EMAILS // 2} AND {EMAILS - 1000}"
-# Each a day that came after the planner had last looked.
+# Each from a day after the planner's last statistics.
 DAYS: Mapping[str, tuple[str, ...]] = {
     "as usual": (),
     "nearly nothing waits": (
@@ -89,7 +90,7 @@ DAYS: Mapping[str, tuple[str, ...]] = {
 
 @pytest.fixture(scope="module")
 def filled(database_url: str) -> str:
-    """Make a database to copy from, with statistics, which no copy takes anew."""
+    """Create a database to copy, with statistics; copies take no new ones."""
     url = database_url.replace("/postgres?", "/plans?")
 
     async def make() -> None:
@@ -108,25 +109,31 @@ def filled(database_url: str) -> str:
     return url
 
 
-@pytest.fixture(params=DAYS)
-async def db(request: pytest.FixtureRequest, filled: str) -> AsyncIterator[Database]:
-    server = await asyncpg.connect(filled.replace("/plans?", "/postgres?"))
-    await server.execute("CREATE DATABASE plans_copy TEMPLATE plans STRATEGY FILE_COPY")
-    url = filled.replace("/plans?", "/plans_copy?")
-    database = await asyncpg.connect(url)
-    for change in DAYS[request.param]:
-        await database.execute(change)
-    await database.close()
-    async with opened(url) as db:
+@pytest.fixture(scope="module", params=DAYS)
+def changed(request: pytest.FixtureRequest, filled: str) -> Iterator[str]:
+    """Make the database of a day. All tests share it, since each takes back what it changes."""
+    server, url = filled.replace("/plans?", "/postgres?"), filled.replace("/plans?", "/plans_copy?")
+    asyncio.run(execute(server, "CREATE DATABASE plans_copy TEMPLATE plans STRATEGY FILE_COPY"))
+    asyncio.run(execute(url, *DAYS[request.param]))
+    yield url
+    asyncio.run(execute(server, "DROP DATABASE plans_copy WITH (FORCE)"))
+
+
+async def execute(url: str, *statements: str) -> None:
+    connection = await asyncpg.connect(url)
+    for statement in statements:
+        await connection.execute(statement)
+    await connection.close()
+
+
+@pytest.fixture
+async def db(changed: str) -> AsyncIterator[Database]:
+    async with opened(changed) as db:
         yield db
-    await server.execute("DROP DATABASE plans_copy WITH (FORCE)")
-    await server.close()
 
 
-async def test_what_is_read_does_not_grow_with_the_table(
-    db: Database, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    # Of a table that is so small, Postgres rightly reads all to count a fifth of it.
+async def test_reads_do_not_grow_with_the_table(db: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    # To count a fifth of so small a table, Postgres rightly reads all of it.
     monkeypatch.setattr(search, "COUNTED", 1_000)
     operations = {**changes(db), **questions(db)}
     troubles = {
@@ -138,10 +145,8 @@ async def test_what_is_read_does_not_grow_with_the_table(
     assert troubles == {}
 
 
-async def test_a_plan_that_is_kept_for_all_parameters_goes_by_an_index_too(
-    db: Database, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Postgres may keep one from the sixth time on that a connection sends a statement."""
+async def test_a_generic_plan_uses_an_index_too(db: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Postgres may use a generic plan from the sixth run of a statement on a connection."""
     monkeypatch.setattr(search, "COUNTED", 1_000)  # as above
     operations = {**changes(db), **questions(db)}
     troubles = {
@@ -161,23 +166,23 @@ async def test_a_plan_that_is_kept_for_all_parameters_goes_by_an_index_too(
 
 
 def is_blind(node: Node) -> bool:
-    """Tell whether it goes through a large table and looks at each row for what an index could have told."""
+    """Say whether a step scans a large table and filters rows that an index could have found."""
     scan = node["Plans"][0] if node["Node Type"] == "Bitmap Heap Scan" else node
     is_large = node.get("Relation Name", SMALL[0]) not in SMALL and scan.get("Index Name") not in OF_FEW
     return is_large and (node["Node Type"] == "Seq Scan" or ("Filter" in node and "Index Cond" not in node))
 
 
-async def test_to_look_for_what_is_the_matter_reads_no_more(db: Database) -> None:
-    """It counts, of each error too, and so reads as far as it counts."""
+async def test_the_watch_for_alerts_reads_no_more(db: Database) -> None:
+    """It counts, for each error too, and reads as many rows as it counts."""
     settings = Settings(sync_url=(SecretStr("mongodb://mongodb.example/archive.emails"),))
-    turn = Pass(1, 10**9, 0, None, None)
+    turn = Turn(1, 10**9, 0, None, None)
 
     async def find() -> None:
         async with connect(db.engine) as conn:
-            await silence.newest_arrival(conn)
+            await webhooks.newest_arrival(conn)
             now = datetime.now(UTC)
-            await silence.find(conn, now - timedelta(days=10), now, None, {})
-            await look(conn, settings, turn, {})
+            await webhooks.find_silence(conn, now - timedelta(days=10), now, None, {})
+            await find_conditions(conn, settings, turn, {})
 
     found = await plans(db, find)
 

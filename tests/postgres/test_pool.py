@@ -1,4 +1,4 @@
-"""A Postgres with few connections: they are shared out, given back when idle, and waited for when refused."""
+"""A Postgres with few connections: they are shared, released when idle, and waited for when refused."""
 
 import asyncio
 import json
@@ -34,13 +34,13 @@ from tests.support.connections import is_up
 ROLE = "limited"
 AS_A_PERSON = {"Authorization": f"Bearer {API_TOKEN}", "Accept": "text/html"}
 PAGES = ("/", "/emails", "/failures", "/quarantine", "/activity", "/api/v1/emails", "/api/v1/stats")
-# What heroku-postgresql:essential-0 has; the rates are those of a slow machine that runs other tests, too.
+# The limit of heroku-postgresql:essential-0; the rates suit a slow machine that runs other tests too.
 PLAN, WEBHOOKS_PER_SECOND, PAGES_PER_SECOND, SECONDS = 20, 30, 10, 4
 
 
 @pytest.fixture
 async def limit(database: asyncpg.Connection) -> AsyncIterator[Callable[[int], Awaitable[None]]]:
-    """Give a role of its own, no superuser, as many connections as a test says."""
+    """Limit the connections of a separate role without superuser rights."""
     await database.execute(f"DROP ROLE IF EXISTS {ROLE}")
     await database.execute(f"CREATE ROLE {ROLE} LOGIN IN ROLE postgres CONNECTION LIMIT {PLAN}")
     yield lambda number: database.execute(f"ALTER ROLE {ROLE} CONNECTION LIMIT {number}")
@@ -60,7 +60,7 @@ async def sessions(database: asyncpg.Connection) -> Counter[str]:
 
 @asynccontextmanager
 async def holding(settings: Settings) -> AsyncIterator[asyncpg.Connection]:
-    """Hold a connection, as somebody else does."""
+    """Hold a connection, as another program does."""
     assert settings.database_url
     connection = await asyncpg.connect(settings.database_url.get_secret_value())
     try:
@@ -72,7 +72,7 @@ async def holding(settings: Settings) -> AsyncIterator[asyncpg.Connection]:
 async def at_a_rate(
     send: Callable[[int], Coroutine[None, None, int]], per_second: float, seconds: float
 ) -> Counter[int]:
-    """Send so many a second, come what may; count the answers by status."""
+    """Send this many requests a second; count the responses by status."""
     tasks: list[asyncio.Task[int]] = []
     for number in range(int(per_second * seconds)):
         tasks.append(asyncio.create_task(send(number)))
@@ -82,7 +82,7 @@ async def at_a_rate(
 
 @asynccontextmanager
 async def counting(database: asyncpg.Connection) -> AsyncIterator[list[Counter[str]]]:
-    """Look at the sessions again and again."""
+    """Sample the sessions repeatedly."""
     seen: list[Counter[str]] = []
 
     async def look() -> None:
@@ -171,11 +171,11 @@ async def test_after_a_burst_the_connections_are_closed(
     assert pool_of(res.engine).open == 0
 
 
-async def test_a_process_that_is_refused_more_connections_works_with_those_that_it_has(
+async def test_a_process_works_with_its_connections_when_refused_more(
     limited: Settings, limit: Callable[[int], Awaitable[None]], zendesk: Zendesk
 ) -> None:
     await limit(1)
-    # The machine may be busy with other tests.
+    # Other tests may keep the machine busy.
     patient = limited.model_copy(update={"database_seconds": 30.0})
     with structlog.testing.capture_logs() as logs:
         async with serving(patient, zendesk) as client:
@@ -192,13 +192,13 @@ async def test_a_process_that_is_refused_more_connections_works_with_those_that_
 
     assert len(answers) == 40
     assert ready["checks"]["database"]["ok"]
-    assert "the limit of the role is met" in ready["checks"]["database"]["detail"]
+    assert "the limit of the role is reached" in ready["checks"]["database"]["detail"]
     assert (log["open"], log["most"]) == (1, limited.database_pool_size)
     assert log["held"] == "1 of 1 are open: holdfast web 1"
     assert "lower DATABASE_POOL_SIZE" in log["advice"]
 
 
-async def test_a_process_that_gets_no_connection_names_the_cause_and_recovers(
+async def test_a_process_without_connections_names_the_cause_and_recovers(
     limited: Settings, limit: Callable[[int], Awaitable[None]], zendesk: Zendesk
 ) -> None:
     await limit(1)
@@ -221,7 +221,7 @@ async def accepted(client: Client, zendesk: Zendesk) -> bool:
     return (await zendesk.send(client.webhook, zendesk.payload())).status == 200
 
 
-async def test_the_doctor_names_the_cause_and_advises_no_migration(
+async def test_check_names_the_cause_and_advises_no_migration(
     limited: Settings, limit: Callable[[int], Awaitable[None]]
 ) -> None:
     await limit(1)
@@ -232,7 +232,7 @@ async def test_the_doctor_names_the_cause_and_advises_no_migration(
         assert checks[name].ok is False
         assert "too many are open" in checks[name].found
         assert "migrate" not in checks[name].found + checks[name].advice
-    assert "the limit of the role is met" in checks["connections"].found
+    assert "the limit of the role is reached" in checks["connections"].found
     assert "lower DATABASE_POOL_SIZE" in checks["connections"].advice
     assert checks["workers"].advice == "see connections"
 
@@ -251,7 +251,7 @@ async def test_a_release_waits_for_a_connection(
     assert (release.returncode, rest) == (0, b"")
 
 
-async def test_an_alert_says_that_none_is_left_and_who_holds_them(
+async def test_an_alert_says_who_holds_the_connections_when_none_is_left(
     limited: Settings, limit: Callable[[int], Awaitable[None]]
 ) -> None:
     await limit(2)
@@ -264,10 +264,10 @@ async def test_an_alert_says_that_none_is_left_and_who_holds_them(
     assert "DATABASE_POOL_SIZE" in alert.detail
 
 
-async def test_a_caller_that_gives_up_leaves_its_connection_to_the_next(
+async def test_a_cancelled_caller_passes_its_connection_on(
     limited: Settings, limit: Callable[[int], Awaitable[None]]
 ) -> None:
-    """Cancelled while it waits, also at the moment when it is given one."""
+    """Cancelled while it waits, or at the moment when it gets one."""
     await limit(1)
     async with open_resources(limited) as res:
         pool = pool_of(res.engine)
@@ -290,7 +290,7 @@ async def _one(engine: object) -> int:
         return int(await conn.scalar(text("SELECT 1")) or 0)
 
 
-async def test_a_command_takes_one_connection_and_says_when_there_is_none(
+async def test_a_command_uses_one_connection_and_reports_when_there_is_none(
     limited: Settings, limit: Callable[[int], Awaitable[None]], database: asyncpg.Connection
 ) -> None:
     async with open_resources(limited, COMMAND) as res:
@@ -305,7 +305,7 @@ async def test_a_command_takes_one_connection_and_says_when_there_is_none(
     assert refused.value.code == TOO_MANY
 
 
-async def test_usage_is_counted_by_the_limit_that_is_met_first(
+async def test_usage_is_counted_for_the_limit_that_is_reached_first(
     limited: Settings, limit: Callable[[int], Awaitable[None]], database: asyncpg.Connection
 ) -> None:
     await limit(5)
@@ -334,7 +334,7 @@ async def test_usage_is_counted_by_the_limit_that_is_met_first(
         ({}, Usage(20, {"holdfast web": 4, "holdfast worker": 16}), None, "lower DATABASE_POOL_SIZE"),
     ],
 )
-def test_the_doctor_compares_what_all_processes_may_open_with_what_there_is(
+def test_check_compares_all_pool_sizes_with_the_limit(
     settings: Settings, changes: dict[str, int], now: Usage, advice: str, *, ok: bool | None
 ) -> None:
     settings = settings.model_copy(update={"web_concurrency": 1, **changes})

@@ -1,4 +1,4 @@
-"""What a filter means: pages of any size, walked in steps of any length, give what was asked for, once and in order."""
+"""Searches: pages of any size, found in steps of any length, have each match once and in order."""
 
 import json
 import random
@@ -15,6 +15,7 @@ from service.queries.emails import EmailFilter, list_emails
 from service.queries.failures import list_failures
 from service.queries.views import EmailView
 from service.resources import Resources
+from tests.support.examples import examples
 
 NOON = datetime(2026, 3, 1, 12, tzinfo=UTC)
 STATUSES = ("received", "queued", "processing", "completed", "failed")
@@ -28,7 +29,7 @@ TEXTS = ("invoice", "INVOICE_", "50%", "über", "\\", "odd.ex", "pdf", "nothing 
 
 
 async def fill(database: asyncpg.Connection, rng: random.Random, size: int) -> list[dict[str, Any]]:
-    """Put e-mails on record, many at the same time and not in the order of their ids; return them."""
+    """Record e-mails, many at the same time and not in the order of their ids; return them."""
     emails = []
     for _ in range(size):
         status = rng.choice(STATUSES)
@@ -62,7 +63,7 @@ async def fill(database: asyncpg.Connection, rng: random.Random, size: int) -> l
 
 
 def draw(rng: random.Random) -> Selection:
-    """Ask for some of what there may be, mostly for little."""
+    """Generate a filter of possible values, mostly with few fields."""
     choices: dict[str, Any] = {
         "status": rng.choice(STATUSES),
         "sync_status": rng.choice(SYNC_STATUSES),
@@ -81,7 +82,7 @@ def draw(rng: random.Random) -> Selection:
 
 
 def is_meant(wanted: Selection, email: dict[str, Any]) -> bool:
-    """Say what a filter means, in other words than the service does."""
+    """Say whether an e-mail matches, by a second implementation of the filter."""
     texts = (email["subject"], email["from_email"], email["from_name"], *email["files"])
     failed = email["processing_status"] == "failed"
 
@@ -105,8 +106,8 @@ def is_meant(wanted: Selection, email: dict[str, Any]) -> bool:
     )
 
 
-@pytest.mark.parametrize("seed", range(3))
-async def test_pages_hold_what_is_meant_once_and_newest_first(
+@pytest.mark.parametrize("seed", range(examples(1)))
+async def test_pages_have_each_match_once_and_newest_first(
     seed: int, res: Resources, database: asyncpg.Connection
 ) -> None:
     rng = random.Random(seed)
@@ -131,8 +132,8 @@ async def test_pages_hold_what_is_meant_once_and_newest_first(
         assert sorted(by_id, reverse=True) == by_id or sorted(by_time, reverse=True) == by_time, wanted
 
 
-@pytest.mark.parametrize("seed", range(3))
-async def test_short_steps_come_to_the_same_end(
+@pytest.mark.parametrize("seed", range(examples(1)))
+async def test_short_steps_find_the_same_matches(
     seed: int, res: Resources, database: asyncpg.Connection
 ) -> None:
     rng = random.Random(seed)
@@ -152,7 +153,7 @@ async def test_short_steps_come_to_the_same_end(
         assert steps <= 1 + len(emails) // 3
 
 
-async def test_a_count_is_capped_where_a_step_ends(res: Resources, database: asyncpg.Connection) -> None:
+async def test_a_count_is_capped_at_the_end_of_a_step(res: Resources, database: asyncpg.Connection) -> None:
     for ticket in ("1", "2", "1", "1"):
         await database.execute("INSERT INTO incoming_emails (zendesk_ticket_id) VALUES ($1)", ticket)
     async with connect(res.engine) as conn:
@@ -161,7 +162,7 @@ async def test_a_count_is_capped_where_a_step_ends(res: Resources, database: asy
     assert counts == [(2, True), (3, True), (3, False)]
 
 
-async def test_failures_come_in_groups_by_code_and_host(res: Resources, database: asyncpg.Connection) -> None:
+async def test_failures_are_grouped_by_code_and_host(res: Resources, database: asyncpg.Connection) -> None:
     rng = random.Random(1)
     emails = await fill(database, rng, 80)
     failed = [email for email in emails if email["processing_status"] == "failed"]
@@ -188,7 +189,7 @@ async def test_failures_come_in_groups_by_code_and_host(res: Resources, database
         assert (await list_emails(res.engine, wanted)).total == group.count
 
 
-async def test_a_place_that_a_filter_gives_comes_out_as_json(res: Resources) -> None:
+async def test_a_cursor_is_the_same_after_json(res: Resources) -> None:
     wanted = Selection(received_after=NOON, q="50%")
 
     assert Selection.model_validate(json.loads(json.dumps(wanted.model_dump(mode="json")))) == wanted

@@ -1,4 +1,4 @@
-"""What is said to be compared was compared; and what was there before a target is brought over where it is asked for."""
+"""The comparison on the overview is accurate, and older e-mails are synced to a new target on request."""
 
 import json
 from collections.abc import AsyncIterator
@@ -13,7 +13,7 @@ from service.local.zendesk.stand_in import Zendesk
 from service.postgres.engine import connect
 from service.queries.comparison import ComparisonView, comparison_of
 from service.reconcile.hourly import reconcile_hourly
-from service.reconcile.run import Wish, reconcile
+from service.reconcile.run import RunOptions, reconcile
 from service.resources import Resources, open_resources
 from tests.conftest import Client, Server, eventually, serving, working
 from tests.support.commands import command, typed
@@ -26,7 +26,7 @@ BEFORE = 30
 
 @pytest.fixture(autouse=True)
 async def empty(database: asyncpg.Connection) -> None:
-    """Begin without e-mails and runs."""
+    """Delete all e-mails and runs."""
 
 
 @pytest.fixture
@@ -40,12 +40,12 @@ async def compared(res: Resources, settings: Settings | None = None) -> Comparis
         return await comparison_of(conn, settings or res.settings)
 
 
-async def run(res: Resources, **wish: Any) -> None:
-    await reconcile(res, Wish("ada", **wish), lambda _share, _seen: None)
+async def run(res: Resources, **options: Any) -> None:
+    await reconcile(res, RunOptions("ada", **options), lambda _share, _seen: None)
 
 
 def said(view: ComparisonView) -> str:
-    """Join the sentences; how long ago it was is left out."""
+    """Join the sentences, without the time since the comparison."""
     return " ".join(view.summary).replace("Compared 0 s ago", "Compared now")
 
 
@@ -55,19 +55,17 @@ async def opened_with(settings: Settings, *urls: str) -> AsyncIterator[Resources
         yield res
 
 
-# ── what is said of a comparison
+# ── the comparison
 
 
-async def test_before_the_first_comparison_nothing_is_said_to_be_compared(
-    settings: Settings, res: Resources
-) -> None:
+async def test_nothing_is_compared_before_the_first_run(settings: Settings, res: Resources) -> None:
     never = settings.model_copy(update={"reconcile_hours": 0})
 
-    assert said(await compared(res)) == "Not compared yet: a worker does it each hour."
+    assert said(await compared(res)) == "Not compared yet: a worker reconciles each hour."
     assert said(await compared(res, never)) == "Not compared yet: RECONCILE_HOURS is 0."
 
 
-async def test_the_run_of_an_hour_claims_the_last_24_hours_and_its_part_of_the_storage(
+async def test_hourly_run_compares_the_last_24_hours_and_its_part_of_the_storage(
     settings: Settings, mongodb_server: str, documents: Any
 ) -> None:
     async with opened_with(settings, f"{mongodb_server}/holdfast.emails") as res:
@@ -79,12 +77,12 @@ async def test_the_run_of_an_hour_claims_the_last_24_hours_and_its_part_of_the_s
     ago, _, rest = said(view).partition(": ")
     assert ago.startswith("Compared ")
     assert rest == (
-        "e-mails of the last 24 hours with MongoDB and part 1 of 24 of the storage. Nothing differs there."
+        "e-mails of the last 24 hours with MongoDB and part 1 of 24 of the storage. No differences."
         " Older e-mails were never compared. 1 of 24 parts of the storage were compared in the last 25 hours."
     )
 
 
-async def test_a_run_over_all_claims_all_of_it_and_names_what_it_left_out(
+async def test_full_run_compares_everything_and_names_the_rest(
     settings: Settings, mongodb_server: str, documents: Any, database: asyncpg.Connection
 ) -> None:
     async with opened_with(settings, f"{mongodb_server}/holdfast.emails") as res:
@@ -95,10 +93,10 @@ async def test_a_run_over_all_claims_all_of_it_and_names_what_it_left_out(
 
     assert view.compared == ["all e-mails with MongoDB", "the whole storage"]
     assert (view.storage_parts, view.whole_at is None) == (24, False)
-    assert said(view).endswith("Nothing differs there. Left out: 3 not synced, 2 on their way.")
+    assert said(view).endswith("No differences. Not compared: 3 not synced, 2 pending.")
 
 
-async def test_a_run_since_a_time_claims_no_more_than_that(
+async def test_run_since_a_time_compares_only_e_mails_since_then(
     settings: Settings, res: Resources, database: asyncpg.Connection
 ) -> None:
     since = await database.fetchval("SELECT '2026-01-31 18:00Z'::timestamptz")
@@ -109,7 +107,7 @@ async def test_a_run_since_a_time_claims_no_more_than_that(
     assert "0 of 24 parts of the storage were compared in the last 25 hours." in view.summary
 
 
-async def test_without_a_target_the_storage_alone_is_claimed(res: Resources) -> None:
+async def test_without_a_target_only_the_storage_is_compared(res: Resources) -> None:
     await run(res)
     view = await compared(res)
 
@@ -118,7 +116,7 @@ async def test_without_a_target_the_storage_alone_is_claimed(res: Resources) -> 
     assert "sync" not in said(view)
 
 
-async def test_a_target_that_was_set_after_the_comparison_was_not_compared(
+async def test_target_set_after_the_comparison_is_not_compared(
     settings: Settings, res: Resources, mongodb_server: str
 ) -> None:
     await run(res)
@@ -128,7 +126,7 @@ async def test_a_target_that_was_set_after_the_comparison_was_not_compared(
     assert "MongoDB was not compared yet." in view.summary
 
 
-async def test_a_webhook_is_never_said_to_be_compared_and_what_it_lacks_is_counted(
+async def test_webhook_is_never_compared_and_unsent_e_mails_are_counted(
     settings: Settings, endpoint: Receiver, database: asyncpg.Connection
 ) -> None:
     for status, count in (("not_applicable", 3), ("failed", 2), ("pending", 1), ("synced", 5)):
@@ -140,13 +138,13 @@ async def test_a_webhook_is_never_said_to_be_compared_and_what_it_lacks_is_count
 
     for view in (before, after):
         assert (view.target, view.not_sent, view.unsynced, view.pending) == ("cannot_be_compared", 6, 5, 1)
-        assert "What the webhook's receiver has cannot be compared; 6 not sent yet." in view.summary
+        assert "A webhook's receiver cannot be compared; 6 not sent yet." in view.summary
     assert after.compared == ["the whole storage"]
     assert after.differences == {"not_sent": 3}
     assert "Differs: 3 not sent to the webhook." in after.summary
 
 
-async def test_what_was_found_before_and_a_later_failure_are_told_beside_it(
+async def test_earlier_differences_and_a_later_failure_are_shown(
     res: Resources, database: asyncpg.Connection
 ) -> None:
     await add_findings(database, await add_reconciliation(database, targets=None), "object_missing")
@@ -154,12 +152,12 @@ async def test_what_was_found_before_and_a_later_failure_are_told_beside_it(
     view = await compared(res)
 
     assert view.failed_run_id == failed
-    assert f"A later comparison failed: reconciliation {failed}." in view.summary
+    assert f"A later reconciliation failed: {failed}." in view.summary
     assert "Differs: 1 missing in the storage." in view.summary
-    assert "Nothing differs there." not in view.summary
+    assert "No differences." not in view.summary
 
 
-async def test_page_command_and_api_say_the_same_and_the_page_offers_to_send(
+async def test_page_command_and_api_agree_and_the_page_offers_to_send(
     settings: Settings, zendesk: Zendesk, endpoint: Receiver, database: asyncpg.Connection
 ) -> None:
     await add_many_finished(database, 4, "not_applicable")
@@ -175,7 +173,7 @@ async def test_page_command_and_api_say_the_same_and_the_page_offers_to_send(
     status = await typed(settings, "status")
     shown = await typed(settings, "reconcile", "show", "1")
 
-    sentence = "What the webhook's receiver has cannot be compared; 4 not sent yet."
+    sentence = "A webhook's receiver cannot be compared; 4 not sent yet."
     assert sentence in overview["comparison"]["summary"]
     assert sentence in words_of(html)
     assert sentence in status.stdout
@@ -189,12 +187,12 @@ async def test_page_command_and_api_say_the_same_and_the_page_offers_to_send(
     assert "webhook; a webhook's receiver cannot be compared, 4 not sent yet" in shown.stdout
 
 
-# ── what was there before
+# ── older e-mails
 
 
 @asynccontextmanager
 async def with_emails_before(settings: Settings, zendesk: Zendesk) -> AsyncIterator[None]:
-    """Have e-mails completed while there is no target."""
+    """Complete e-mails while no target is set."""
     async with serving(settings, zendesk) as client, working(settings):
         ids = [(await client.send(zendesk.payload()))["email_id"] for _ in range(BEFORE)]
         for email_id in ids:
@@ -206,7 +204,7 @@ BRINGS = [("reconcile", "--fix"), ("emails", "sync", "--all", "--yes")]
 
 
 @pytest.mark.parametrize("words", BRINGS, ids=["reconcile", "sync"])
-async def test_what_was_there_before_a_webhook_is_sent_to_it(
+async def test_e_mails_from_before_a_webhook_are_sent_to_it(
     settings: Settings, zendesk: Zendesk, endpoint: Receiver, words: tuple[str, ...]
 ) -> None:
     with_target = syncing(settings, endpoint.url)
@@ -224,7 +222,7 @@ async def test_what_was_there_before_a_webhook_is_sent_to_it(
 
 
 @pytest.mark.parametrize("words", BRINGS, ids=["reconcile", "sync"])
-async def test_what_was_there_before_a_collection_is_written_to_it(
+async def test_e_mails_from_before_a_collection_are_written_to_it(
     settings: Settings, zendesk: Zendesk, mongodb_server: str, documents: Any, words: tuple[str, ...]
 ) -> None:
     with_target = syncing(settings, f"{mongodb_server}/holdfast.emails")
@@ -240,7 +238,7 @@ async def test_what_was_there_before_a_collection_is_written_to_it(
     assert done.returncode == 0, done.stderr
 
 
-async def test_a_webhook_beside_a_collection_gets_what_only_the_collection_has(
+async def test_new_webhook_beside_a_collection_gets_all_e_mails(
     settings: Settings,
     zendesk: Zendesk,
     mongodb_server: str,
@@ -261,7 +259,7 @@ async def test_a_webhook_beside_a_collection_gets_what_only_the_collection_has(
     assert len(endpoint.newest) == BEFORE
 
 
-async def test_what_is_sent_by_now_is_no_difference_any_more(
+async def test_sent_e_mail_is_no_difference_any_more(
     settings: Settings, endpoint: Receiver, database: asyncpg.Connection
 ) -> None:
     old, new = await add_many_finished(database, 2, "not_applicable")
@@ -281,7 +279,7 @@ async def test_what_is_sent_by_now_is_no_difference_any_more(
     assert status == "pending", "the run of an hour sends what is new"
 
 
-async def test_where_the_webhook_is_gone_nobody_waits_for_what_it_did_not_get(
+async def test_differences_of_a_removed_webhook_are_closed(
     settings: Settings, res: Resources, endpoint: Receiver, database: asyncpg.Connection
 ) -> None:
     await add_many_finished(database, 2, "not_applicable")
@@ -295,7 +293,7 @@ async def test_where_the_webhook_is_gone_nobody_waits_for_what_it_did_not_get(
 # ── the verdict
 
 
-async def test_the_verdict_says_that_requests_of_the_day_could_not_be_read(
+async def test_verdict_counts_webhooks_of_the_day_in_quarantine(
     client: Client, database: asyncpg.Connection
 ) -> None:
     await add_many_finished(database, 2)
@@ -307,13 +305,13 @@ async def test_the_verdict_says_that_requests_of_the_day_could_not_be_read(
     new = await client.get("/api/v1/overview")
 
     assert (old["unread"], new["unread"]) == (0, 1)
-    assert old["verdict"].startswith("All 2 e-mails of the last 24 hours are safe. 1 needs you.")
+    assert old["verdict"].startswith("All 2 e-mails of the last 24 hours are stored. 1 needs attention.")
     assert new["verdict"].startswith(
-        "All 2 e-mails of the last 24 hours are safe; 1 request could not be read. 2 need you."
+        "All 2 e-mails of the last 24 hours are stored; 1 webhook could not be parsed. 2 need attention."
     )
 
 
-async def test_what_is_due_again_and_nobody_takes_is_late(
+async def test_e_mail_queued_again_and_not_claimed_is_late(
     client: Server, database: asyncpg.Connection
 ) -> None:
     await add_many_finished(database, 1)
@@ -325,5 +323,5 @@ async def test_what_is_due_again_and_nobody_takes_is_late(
     await database.execute("UPDATE incoming_emails SET queued_at = now() - interval '2 h'")
     late = await client.get("/api/v1/overview")
 
-    assert (pauses["state"], "1 in work." in pauses["verdict"]) == ("safe", True)
+    assert (pauses["state"], "1 in progress." in pauses["verdict"]) == ("safe", True)
     assert (late["state"], "Oldest waiting: 2 h." in late["verdict"]) == ("late", True)

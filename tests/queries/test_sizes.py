@@ -1,4 +1,4 @@
-"""Lists stay small whatever senders wrote: long texts in every column that takes one."""
+"""Lists stay small even with long texts in every column."""
 
 import json
 
@@ -18,7 +18,7 @@ from tests.support.commands import typed
 
 ROWS = 10
 LONG = 200_000
-# Of these only some words are allowed, or an index takes no long values, or they are ours alone.
+# Columns without long texts: a CHECK or an index limits them, or only Holdfast writes them.
 SHORT = {
     *("id", "cause", "kind", "fix", "what", "news", "channel", "outcome", "idempotency_key", "sha256"),
     *("processing_status", "sync_status", "status", "metrics", "error_code", "error_host", "name", "key"),
@@ -41,7 +41,7 @@ LISTS = (
 
 
 async def fill(database: asyncpg.Connection, table: type[Base], **values: str) -> None:
-    """Insert rows with a long text wherever there can be one; `values` are SQL, with `n` for the row's number."""
+    """Insert rows with long texts in all possible columns; `values` are SQL, with `n` for the row's number."""
     texts = {
         column.name: f"repeat('x', {LONG})"
         for column in table.__table__.columns
@@ -57,7 +57,7 @@ async def fill(database: asyncpg.Connection, table: type[Base], **values: str) -
 @pytest.fixture
 async def crowded(database: asyncpg.Connection) -> None:
     urls = f"to_json(array[repeat('u', {LONG})])"
-    ticket = "repeat('7', 100000)"  # more the index does not take
+    ticket = "repeat('7', 100000)"  # the limit of the index
     await fill(
         database,
         IncomingEmail,
@@ -117,7 +117,7 @@ async def test_every_list_stays_small(client: Server, crowded: None) -> None:
     assert {path: size for path, size in sizes.items() if size > MOST_BYTES} == {}
 
 
-async def test_the_page_of_one_is_bounded_and_says_so(client: Server, crowded: None) -> None:
+async def test_page_of_one_e_mail_is_bounded_and_says_so(client: Server, crowded: None) -> None:
     email = await fetched(client, "/emails/1")
     webhook = await fetched(client, "/quarantine/1")
 
@@ -126,7 +126,7 @@ async def test_the_page_of_one_is_bounded_and_says_so(client: Server, crowded: N
     assert b"cut on this page" in email
 
 
-async def test_the_answer_about_one_has_its_texts_whole(client: Server, crowded: None) -> None:
+async def test_api_answer_about_one_e_mail_has_whole_texts(client: Server, crowded: None) -> None:
     email = json.loads(await fetched(client, "/api/v1/emails/1"))
     webhook = json.loads(await fetched(client, "/api/v1/quarantine/1"))
 
@@ -136,7 +136,7 @@ async def test_the_answer_about_one_has_its_texts_whole(client: Server, crowded:
     assert len(webhook["error"]) == LONG
 
 
-async def test_an_export_has_texts_whole(res: Resources, crowded: None) -> None:
+async def test_export_has_whole_texts(res: Resources, crowded: None) -> None:
     _, (email, *_) = await list_details(res.engine, EmailFilter(limit=1))
 
     assert email.subject == "x" * LONG
@@ -157,7 +157,7 @@ COMMANDS = (
 )
 
 
-async def test_every_list_of_the_command_stays_small(
+async def test_every_list_of_the_command_line_stays_small(
     settings: Settings, res: Resources, crowded: None
 ) -> None:
     done = {words: await typed(settings, *words) for words in COMMANDS}
@@ -166,7 +166,7 @@ async def test_every_list_of_the_command_stays_small(
     assert {words for words, each in done.items() if len(each.stdout) > MOST_BYTES} == set()
 
 
-async def test_an_e_mail_with_many_files_does_not_make_a_list_long(
+async def test_e_mail_with_many_files_does_not_make_a_list_long(
     client: Server, database: asyncpg.Connection
 ) -> None:
     await database.execute("INSERT INTO incoming_emails (zendesk_ticket_id) VALUES ('1')")

@@ -1,4 +1,4 @@
-"""A storage of each kind, and what is opened with it."""
+"""Fixtures: each kind of storage, and resources opened with it."""
 
 from collections.abc import AsyncIterator
 from pathlib import Path

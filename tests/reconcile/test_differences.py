@@ -1,4 +1,4 @@
-"""What runs found is open until it was put right, or looked at again; what alerts and metrics tell comes from here."""
+"""A difference is open until it is repaired or compared again; alerts and metrics read it here."""
 
 from datetime import UTC, datetime, timedelta
 from hashlib import sha256
@@ -21,7 +21,7 @@ from service.reconcile.differences import (
 )
 from service.reconcile.finding import Finding
 from service.reconcile.hourly import reconcile_hourly
-from service.reconcile.run import Wish, reconcile
+from service.reconcile.run import RunOptions, reconcile
 from service.resources import Resources
 from service.storage import objects
 from tests.support.places import chunks, key
@@ -31,7 +31,7 @@ WRONG_BYTES = {"size": 8, "expected_size": 8}
 
 
 async def add(database: asyncpg.Connection, *found: Finding) -> int:
-    """Put a run on record that is done, with what it found."""
+    """Insert a finished run with its findings."""
     run_id = await database.fetchval(
         "INSERT INTO reconciliations (kind, fix, actor, status, finished_at)"
         " VALUES ('reconcile', 'nothing', 'ada (tests)', 'done', now()) RETURNING id"
@@ -39,7 +39,7 @@ async def add(database: asyncpg.Connection, *found: Finding) -> int:
     await database.executemany(
         "INSERT INTO reconciliation_findings (reconciliation_id, kind, email_id, key, detail, repair)"
         " VALUES ($1, $2, $3, $4, $5, $6)",
-        [(run_id, *each.values()) for each in found],
+        [(run_id, *each.row()) for each in found],
     )
     return int(run_id)
 
@@ -47,7 +47,7 @@ async def add(database: asyncpg.Connection, *found: Finding) -> int:
 async def looks(
     res: Resources, database: asyncpg.Connection, looked: ColumnElement[bool], *found: Finding
 ) -> dict[str, int]:
-    """Have a run look there and find that; return what is open then."""
+    """Close findings as a run with this scope and these findings would; return the open differences."""
     run_id = await add(database, *found)
     await run(res.engine, 30, lambda conn: close(conn, run_id, looked, found))
     return await opened(res)
@@ -61,7 +61,7 @@ async def opened(res: Resources) -> dict[str, int]:
     return {kind: number for kind, number in (await look(res)).by_kind.items() if number}
 
 
-async def test_what_several_runs_found_counts_once_and_remarks_do_not(
+async def test_difference_of_several_runs_counts_once_and_remarks_do_not(
     res: Resources, database: asyncpg.Connection
 ) -> None:
     gone = Finding("object_missing", key(b"a"), 1)
@@ -71,13 +71,13 @@ async def test_what_several_runs_found_counts_once_and_remarks_do_not(
     assert await opened(res) == {"object_missing": 1, "missing": 1}
 
 
-async def test_what_was_put_right_is_not_open(res: Resources, database: asyncpg.Connection) -> None:
+async def test_repaired_difference_is_not_open(res: Resources, database: asyncpg.Connection) -> None:
     await add(database, Finding("ahead", "a", 1, repair="removed"), Finding("ahead", "b", 1))
 
     assert await opened(res) == {"ahead": 1}
 
 
-async def test_who_looked_at_the_documents_of_some_emails_closes_those(
+async def test_run_closes_differences_of_the_emails_that_it_compared(
     res: Resources, database: asyncpg.Connection
 ) -> None:
     await add(database, *(Finding("missing", str(number), number) for number in (2, 3, 4)))
@@ -87,10 +87,10 @@ async def test_who_looked_at_the_documents_of_some_emails_closes_those(
     assert await looks(res, database, extra_documents()) == {"missing": 2, "object_missing": 1}
 
 
-async def test_what_is_found_again_is_open_by_its_newest_word(
+async def test_difference_that_is_found_again_is_open_by_its_newest_finding(
     res: Resources, database: asyncpg.Connection
 ) -> None:
-    """In the target and in the storage, a key is another one."""
+    """Keys of the target and of the storage are independent."""
     await add(database, Finding("missing", "a", 1), Finding("object_missing", "a", 1), Finding("extra", "b"))
     nowhere = documents_of(0, 0)
 
@@ -104,7 +104,7 @@ async def test_what_is_found_again_is_open_by_its_newest_word(
     ) == {"object_missing": 1, "extra": 1}
 
 
-async def test_who_looked_at_a_range_of_objects_closes_what_is_told_by_their_sizes(
+async def test_run_over_a_range_of_objects_closes_differences_of_sizes(
     res: Resources, database: asyncpg.Connection
 ) -> None:
     await add(
@@ -127,7 +127,7 @@ async def test_who_looked_at_a_range_of_objects_closes_what_is_told_by_their_siz
     ("were_read", "left"),
     [(False, {"object_damaged": 1, "object_missing": 1}), (True, {"object_missing": 1})],
 )
-async def test_only_who_read_an_object_closes_what_is_said_of_its_bytes(
+async def test_only_a_run_that_read_an_object_closes_differences_of_its_bytes(
     res: Resources, database: asyncpg.Connection, left: dict[str, int], *, were_read: bool
 ) -> None:
     await add(
@@ -140,18 +140,18 @@ async def test_only_who_read_an_object_closes_what_is_said_of_its_bytes(
     assert await looks(res, database, objects_of(["a", "b"], were_read=were_read)) == left
 
 
-async def test_who_has_no_target_closes_nothing_of_it_unless_workers_have_none(
+async def test_command_without_a_target_closes_nothing_and_a_worker_without_one_does(
     res: Resources, database: asyncpg.Connection
 ) -> None:
     await add(database, Finding("ahead", "a", 1))
-    await reconcile(res, Wish("ada (tests)"), lambda _share, _seen: None)
+    await reconcile(res, RunOptions("ada (tests)"), lambda _share, _seen: None)
     by_hand = await opened(res)
     await reconcile_hourly(res)
 
     assert (by_hand, await opened(res)) == ({"ahead": 1}, {})
 
 
-async def test_of_more_than_a_run_keeps_there_may_be_more(
+async def test_at_the_limit_of_saved_findings_there_may_be_more(
     res: Resources, database: asyncpg.Connection
 ) -> None:
     await add(database, *(Finding("missing", str(number), number) for number in range(1_999)))
@@ -162,13 +162,13 @@ async def test_of_more_than_a_run_keeps_there_may_be_more(
 
 
 def beginning(digits: str) -> bytes:
-    """Make a content whose hash begins so."""
+    """Make a content whose hash has this prefix."""
     numbers = (str(number).encode() for number in count())
     return next(content for content in numbers if sha256(content).hexdigest().startswith(digits))
 
 
-async def test_runs_that_compare_are_understood(res: Resources, database: asyncpg.Connection) -> None:
-    """With real runs: of three files two go, one of which comes back."""
+async def test_real_runs_open_and_close_differences(res: Resources, database: asyncpg.Connection) -> None:
+    """Two of three files are lost, and one comes back."""
     contents = [beginning(digits) for digits in ("00", "7f", "ff")]
     await database.execute(
         "INSERT INTO incoming_emails (zendesk_ticket_id, processing_status, received_at)"
@@ -183,10 +183,10 @@ async def test_runs_that_compare_are_understood(res: Resources, database: asyncp
 
     await objects.remove(res.storage, kept[0].key)
     await objects.remove(res.storage, kept[2].key)
-    await reconcile(res, Wish("ada (tests)"), lambda _share, _seen: None)
+    await reconcile(res, RunOptions("ada (tests)"), lambda _share, _seen: None)
     by_whole = await opened(res)
     await objects.put(res.storage, chunks(contents[0]), None)
-    await reconcile_hourly(res)  # the first part, in which it is there again
+    await reconcile_hourly(res)  # the first part, with the file that came back
     by_hour = await opened(res)
     await verify.begin(res, actor="ada (tests)", rate=1000, since=None, fix=False)
     while await verify.step(res):
@@ -197,7 +197,7 @@ async def test_runs_that_compare_are_understood(res: Resources, database: asyncp
     assert await opened(res) == {"object_missing": 1}
 
 
-async def test_a_run_under_way_compares_while_it_gets_on(
+async def test_running_reconciliation_counts_while_it_makes_progress(
     res: Resources, database: asyncpg.Connection
 ) -> None:
     async def ages() -> int | None:

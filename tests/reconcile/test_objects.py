@@ -1,4 +1,4 @@
-"""Objects against what is on record: what is gone or damaged is found, and fetched again; on a disk and in a bucket."""
+"""Missing and damaged objects are found and refetched, on a disk and in a bucket."""
 
 import asyncio
 import os
@@ -16,7 +16,7 @@ from service.local.zendesk.stand_in import Fault, Zendesk
 from service.postgres.engine import run
 from service.queries.reconciliations import get_reconciliation
 from service.reconcile import verify
-from service.reconcile.run import Wish, reconcile
+from service.reconcile.run import RunOptions, reconcile
 from service.resources import Resources, open_resources
 from service.storage.objects import put
 from tests.conftest import eventually, serving, working
@@ -32,7 +32,7 @@ from tests.support.reconciling import (
 from tests.support.s3 import Bucket
 
 
-async def test_an_object_that_is_gone_is_found_and_fetched_again_and_its_siblings_are_not(
+async def test_missing_object_is_refetched_and_its_siblings_are_not(
     there: Resources, stored: Settings, zendesk: Zendesk, place: Place
 ) -> None:
     email_id = await store_two_files(stored, zendesk)
@@ -55,7 +55,7 @@ async def test_an_object_that_is_gone_is_found_and_fetched_again_and_its_sibling
 
 
 @pytest.mark.parametrize("how", ["all", "since", "verify"])
-async def test_a_bucket_that_is_not_there_is_an_error_and_not_the_loss_of_all_files(
+async def test_missing_bucket_is_an_error_and_not_the_loss_of_all_files(
     settings: Settings, zendesk: Zendesk, bucket: Bucket, database: asyncpg.Connection, how: str
 ) -> None:
     await store_two_files(settings.model_copy(update={"storage_url": f"s3://{bucket.name}"}), zendesk)
@@ -66,7 +66,7 @@ async def test_a_bucket_that_is_not_there_is_an_error_and_not_the_loss_of_all_fi
             run_id = await verify.begin(res, actor="ada (tests)", rate=1000, since=None, fix=True)
             await verify.step(res)
         else:
-            run_id = await reconcile(res, Wish("ada (tests)", since, "all"), lambda _share, _seen: None)
+            run_id = await reconcile(res, RunOptions("ada (tests)", since, "all"), lambda _share, _seen: None)
         run = await get_reconciliation(res.engine, run_id)
 
     assert (run.status, run.counts) == ("running" if how == "verify" else "failed", {})
@@ -74,13 +74,13 @@ async def test_a_bucket_that_is_not_there_is_an_error_and_not_the_loss_of_all_fi
     assert await database.fetchval("SELECT count(*) FROM attachments WHERE status = 'stored'") == 2
 
 
-async def test_a_bucket_that_is_not_there_is_an_error_also_where_nothing_was_ever_stored(
+async def test_missing_bucket_is_an_error_even_if_nothing_was_ever_stored(
     settings: Settings, res: Resources, bucket: Bucket
 ) -> None:
-    """On a disk there is no directory then."""
+    """On a disk the directory is missing then, without an error."""
     nowhere = settings.model_copy(update={"storage_url": f"s3://{bucket.name}-of-another-name"})
     async with open_resources(nowhere) as opened:
-        run_id = await reconcile(opened, Wish("ada (tests)"), lambda _share, _seen: None)
+        run_id = await reconcile(opened, RunOptions("ada (tests)"), lambda _share, _seen: None)
     on_disk = await compare(res)
 
     found = await get_reconciliation(res.engine, run_id)
@@ -89,12 +89,12 @@ async def test_a_bucket_that_is_not_there_is_an_error_also_where_nothing_was_eve
 
 
 @pytest.mark.parametrize("how", ["all", "since", "verify"])
-async def test_another_place_is_not_taken_for_the_loss_of_all_files(
+async def test_another_storage_is_not_taken_for_the_loss_of_all_files(
     there: Resources, database: asyncpg.Connection, how: str
 ) -> None:
-    """A typing error in STORAGE_URL, and `--fix`, would have everything fetched anew of which the addresses expired.
+    """With a typing error in STORAGE_URL, `--fix` would refetch everything, and expired addresses would fail.
 
-    A few may be there: those that came since.
+    Some objects may exist there: those that were stored since then.
     """
     await asyncio.gather(*(put(there.storage, chunks(str(number).encode()), None) for number in range(1, 21)))
     await database.execute(
@@ -114,7 +114,7 @@ async def test_another_place_is_not_taken_for_the_loss_of_all_files(
             pass
     else:
         since = datetime(2020, 1, 1, tzinfo=UTC) if how == "since" else None
-        wish = Wish("ada (tests)", fix="all", since=since)
+        wish = RunOptions("ada (tests)", fix="all", since=since)
         run_id = await reconcile(there, wish, lambda _share, _seen: None)
 
     found = await get_reconciliation(there.engine, run_id)
@@ -126,7 +126,7 @@ async def test_another_place_is_not_taken_for_the_loss_of_all_files(
         assert (forced.counts, forced.open) == ({"object_missing": 180}, 0)
 
 
-async def test_a_truncated_object_is_found_and_replaced(
+async def test_truncated_object_is_found_and_replaced(
     there: Resources, stored: Settings, zendesk: Zendesk, place: Place
 ) -> None:
     email_id = await store_two_files(stored, zendesk)
@@ -145,7 +145,7 @@ async def test_a_truncated_object_is_found_and_replaced(
     assert (await compare(there)).counts == {}
 
 
-async def test_what_cannot_be_fetched_again_fails_with_a_reason(
+async def test_file_that_cannot_be_refetched_fails_with_a_reason(
     there: Resources, stored: Settings, zendesk: Zendesk, place: Place
 ) -> None:
     url = zendesk.add_file("a.pdf", PDF)
@@ -162,7 +162,7 @@ async def test_what_cannot_be_fetched_again_fails_with_a_reason(
     assert email["attachments"][0]["error_code"]
     assert (await compare(there)).counts == {}
 
-    # Whatever brings it back, it is known, and is taken before anybody is asked for it.
+    # If the object comes back in any way, it is used before any download.
     assert email["attachments"][0]["sha256"] == sha256(PDF).hexdigest()
     asked = downloads(zendesk)
     await place.place(key(PDF), PDF)
@@ -173,7 +173,7 @@ async def test_what_cannot_be_fetched_again_fails_with_a_reason(
     assert email["attachments"][0].items() >= {"status": "stored", "error": None, "size": len(PDF)}.items()
 
 
-async def test_what_came_back_damaged_is_not_taken_for_what_was_lost(
+async def test_object_that_comes_back_damaged_is_not_used(
     there: Resources, stored: Settings, zendesk: Zendesk, place: Place
 ) -> None:
     email_id = await store_two_files(stored, zendesk)
@@ -187,10 +187,10 @@ async def test_what_came_back_damaged_is_not_taken_for_what_was_lost(
     assert (await place.objects())[key(PDF)] == PDF
 
 
-async def test_an_email_that_ends_while_its_content_is_opened_keeps_its_file(
+async def test_email_that_ends_while_its_file_is_reopened_keeps_its_file(
     res: Resources, database: asyncpg.Connection, database_url: str
 ) -> None:
-    """It is not queued again any more, and nobody would fetch what was opened."""
+    """Its job is not queued again, so a reopened file would never be fetched."""
     await database.execute(
         "INSERT INTO incoming_emails (zendesk_ticket_id, processing_status) VALUES ('1', 'completed'), ('2', 'queued')"
     )
@@ -217,7 +217,7 @@ async def test_an_email_that_ends_while_its_content_is_opened_keeps_its_file(
     assert [tuple(row) for row in rows] == [(1, "pending"), (2, "stored")]
 
 
-async def test_since_looks_at_the_files_of_what_came_since_then(
+async def test_since_compares_only_files_of_later_emails(
     there: Resources, stored: Settings, zendesk: Zendesk, place: Place, database: asyncpg.Connection
 ) -> None:
     email_id = await store_two_files(stored, zendesk)
@@ -229,7 +229,7 @@ async def test_since_looks_at_the_files_of_what_came_since_then(
     assert (run.counts, run.objects) == ({"object_missing": 1}, 2)
 
 
-async def test_an_old_object_that_no_email_has_is_told_of_and_stays(
+async def test_old_object_without_an_email_is_reported_and_stays(
     settings: Settings, zendesk: Zendesk, res: Resources, tmp_path: Path
 ) -> None:
     await store_two_files(settings, zendesk)
@@ -250,7 +250,7 @@ async def test_an_old_object_that_no_email_has_is_told_of_and_stays(
     [(None, True), (1, True), (3, False)],
     ids=["none", "received later", "received before"],
 )
-async def test_an_object_that_no_unfinished_email_can_be_storing_is_told_of_before_it_is_old(
+async def test_object_that_no_unfinished_email_can_own_is_reported_before_it_is_old(
     settings: Settings,
     zendesk: Zendesk,
     res: Resources,
@@ -260,7 +260,7 @@ async def test_an_object_that_no_unfinished_email_can_be_storing_is_told_of_befo
     *,
     told: bool,
 ) -> None:
-    """As after a restore: the objects came after the dump, and their e-mails are not on record."""
+    """After a restore, objects that are newer than the dump have no e-mails."""
     await store_two_files(settings, zendesk)
     later = await put(res.storage, chunks(b"came after the dump"), None)
     two_hours_ago = time.time() - 2 * 3600
@@ -277,7 +277,7 @@ async def test_an_object_that_no_unfinished_email_can_be_storing_is_told_of_befo
 
 
 @pytest.mark.parametrize("since", [None, datetime(2020, 1, 1, tzinfo=UTC)], ids=["all", "since"])
-async def test_a_content_that_many_emails_have_is_looked_at_once(
+async def test_content_that_many_emails_share_is_compared_once(
     since: datetime | None,
     there: Resources,
     stored: Settings,
@@ -304,15 +304,13 @@ async def test_a_content_that_many_emails_have_is_looked_at_once(
 
     assert found.counts == {"object_missing": 1}
     opened = "SELECT count(*) FROM attachments WHERE status = 'pending'"
-    assert (
-        await database.fetchval(opened) == 100
-    )  # the newest; if one of them brings it back, all have it again
+    assert await database.fetchval(opened) == 100  # the newest e-mail; its refetch restores the file of all
 
 
-async def test_where_the_newest_could_not_have_it_again_the_others_are_asked(
+async def test_if_the_newest_email_cannot_refetch_the_others_are_tried(
     res: Resources, database: asyncpg.Connection
 ) -> None:
-    """Of those it is known still what they had."""
+    """Their files keep the hash of the lost content."""
     await database.execute(
         "INSERT INTO incoming_emails (zendesk_ticket_id, processing_status)"
         " SELECT n::text, CASE WHEN n > 50 THEN 'failed' ELSE 'completed' END FROM generate_series(1, 160) AS n"
@@ -327,13 +325,13 @@ async def test_where_the_newest_could_not_have_it_again_the_others_are_asked(
     assert (opened, len(jobs)) == (50, 50)
 
 
-async def test_a_volume_that_is_not_mounted_is_no_loss_of_all_files(
+async def test_unmounted_volume_is_not_taken_for_the_loss_of_all_files(
     settings: Settings, zendesk: Zendesk, res: Resources, tmp_path: Path
 ) -> None:
     await store_two_files(settings, zendesk)
     await asyncio.to_thread((tmp_path / "objects").rename, tmp_path / "elsewhere")
 
-    run_id = await reconcile(res, Wish("ada (tests)", fix="all"), lambda _share, _seen: None)
+    run_id = await reconcile(res, RunOptions("ada (tests)", fix="all"), lambda _share, _seen: None)
     run = await get_reconciliation(res.engine, run_id)
 
     assert (run.status, run.error_code, run.counts) == ("failed", "storage_unavailable", {})

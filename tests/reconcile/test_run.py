@@ -1,4 +1,4 @@
-"""Reconciliations: what is not as it is on record is found, nothing else is, and Postgres wins."""
+"""A reconciliation finds all differences between Postgres and the target, and repairs them towards Postgres."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -22,7 +22,7 @@ from service.reconcile.expected import states_of
 from service.reconcile.finding import Finding
 from service.reconcile.hourly import minute, reconcile_hourly
 from service.reconcile.repair import remove_documents
-from service.reconcile.run import Wish, part_of_storage, reconcile
+from service.reconcile.run import RunOptions, part_of_storage, reconcile
 from service.resources import Resources, open_resources
 from service.storage.port import RANGES
 from service.sync.attempt import sync
@@ -43,8 +43,8 @@ async def targeted(
         yield opened
 
 
-async def compare(res: Resources, ends: str = "done", **wish: Any) -> ReconciliationDetail:
-    run_id = await reconcile(res, Wish("ada (tests)", **wish), lambda _share, _seen: None)
+async def compare(res: Resources, ends: str = "done", **options: Any) -> ReconciliationDetail:
+    run_id = await reconcile(res, RunOptions("ada (tests)", **options), lambda _share, _seen: None)
     found = await get_reconciliation(res.engine, run_id)
     assert found.status == ends, found.error
     return found
@@ -62,10 +62,10 @@ def kinds(run: ReconciliationDetail) -> list[tuple[str, int | None]]:
     return [(each.kind, each.email_id) for each in run.findings]
 
 
-async def test_what_is_as_it_is_on_record_is_found_to_be_so(
+async def test_run_without_differences_finds_none(
     settings: Settings, zendesk: Zendesk, targeted: Resources
 ) -> None:
-    """Through the whole of it: webhook, file, sync, and the hash of what came back."""
+    """The whole way: webhook, file, sync, and the hash of the document read back."""
     async with serving(targeted.settings, zendesk) as client, working(targeted.settings):
         file = zendesk.add_file("invoice.pdf", PDF)
         receipt = await client.send(zendesk.payload(attachments=[file], subject="Grüße \u0000\u202e"))
@@ -93,7 +93,7 @@ async def test_what_is_as_it_is_on_record_is_found_to_be_so(
     ],
     ids=str,
 )
-async def test_a_document_that_was_changed_is_found_and_carried_over_again(
+async def test_changed_document_is_found_and_synced_again(
     change: dict[str, Any], targeted: Resources, database: asyncpg.Connection, documents: Any
 ) -> None:
     _, email_id, _ = await add_synced(targeted, database, 3)
@@ -116,7 +116,7 @@ async def test_a_document_that_was_changed_is_found_and_carried_over_again(
     assert tuple(noted) == ("reconcile", "sync", email_id)
 
 
-async def test_a_document_that_is_gone_is_carried_over_again(
+async def test_missing_document_is_synced_again(
     targeted: Resources, database: asyncpg.Connection, documents: Any
 ) -> None:
     _, email_id, _ = await add_synced(targeted, database, 3)
@@ -130,7 +130,7 @@ async def test_a_document_that_is_gone_is_carried_over_again(
     assert again.counts == {}
 
 
-async def test_emails_from_before_there_was_a_target_are_missing_there(
+async def test_emails_from_before_the_target_are_missing_there(
     targeted: Resources, database: asyncpg.Connection
 ) -> None:
     ids = await add_many_finished(database, 2, "not_applicable")
@@ -141,7 +141,7 @@ async def test_emails_from_before_there_was_a_target_are_missing_there(
     assert [await status(database, email_id) for email_id in ids] == ["pending", "pending"]
 
 
-async def test_documents_without_an_email_are_removed_once_there_is_a_copy_of_each(
+async def test_documents_without_an_email_are_removed_after_a_copy_is_saved(
     targeted: Resources, database: asyncpg.Connection, documents: Any
 ) -> None:
     (email_id,) = await add_synced(targeted, database, 1)
@@ -161,7 +161,7 @@ async def test_documents_without_an_email_are_removed_once_there_is_a_copy_of_ea
     assert "$date" in copy.detail["document"]["at"]
 
 
-async def test_more_documents_than_a_step_holds_hide_nothing_of_the_emails(
+async def test_more_documents_than_a_step_holds_hide_no_difference_of_emails(
     targeted: Resources, database: asyncpg.Connection, documents: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(compared, "MOST_READ", 100)
@@ -175,7 +175,7 @@ async def test_more_documents_than_a_step_holds_hide_nothing_of_the_emails(
     assert await documents.count_documents({}) == 2
 
 
-async def test_documents_of_others_are_told_of_and_never_touched(
+async def test_documents_of_other_programs_are_reported_and_never_changed(
     targeted: Resources, database: asyncpg.Connection, documents: Any
 ) -> None:
     await add_synced(targeted, database, 1)
@@ -188,12 +188,12 @@ async def test_documents_of_others_are_told_of_and_never_touched(
     assert await documents.count_documents({}) == 4
 
 
-async def test_a_document_ahead_of_the_record_makes_room_for_what_is_on_record(
+async def test_document_newer_than_postgres_is_replaced(
     targeted: Resources, database: asyncpg.Connection, documents: Any
 ) -> None:
     (email_id,) = await add_synced(targeted, database, 1)
     await documents.update_one({"email_id": email_id}, {"$set": {"version": 9}})
-    # The sync has noticed, perhaps.
+    # The sync may have failed because of it.
     await database.execute("UPDATE incoming_emails SET sync_status = 'failed'")
 
     looked = await compare(targeted, fix="syncs")
@@ -206,7 +206,7 @@ async def test_a_document_ahead_of_the_record_makes_room_for_what_is_on_record(
     assert [each["version"] async for each in documents.find({})] == [1]
 
 
-async def test_a_repair_that_broke_off_after_the_removal_is_made_up_for(
+async def test_repair_that_stopped_after_the_removal_is_completed(
     targeted: Resources, database: asyncpg.Connection, documents: Any
 ) -> None:
     (email_id,) = await add_many_finished(database, 1, "failed")
@@ -219,10 +219,10 @@ async def test_a_repair_that_broke_off_after_the_removal_is_made_up_for(
     assert [each["email_id"] async for each in documents.find({})] == [email_id]
 
 
-async def test_a_collection_full_of_anothers_documents_is_not_emptied(
+async def test_collection_with_documents_of_another_installation_is_not_emptied(
     targeted: Resources, database: asyncpg.Connection, documents: Any
 ) -> None:
-    """As where DATABASE_URL is that of an empty database, or two services write to one collection."""
+    """DATABASE_URL may name an empty database, or two installations may write to one collection."""
     await add_synced(targeted, database, 5)
     await documents.insert_many([{"email_id": i, "source": "holdfast", "_id": f"b{i}"} for i in range(20)])
 
@@ -239,7 +239,7 @@ async def test_a_collection_full_of_anothers_documents_is_not_emptied(
     [{"version": Decimal128("NaN")}, {"_id": "a\0b"}, {"_id": "long" * 500}],
     ids=["nan", "nul", "long"],
 )
-async def test_a_document_like_none_of_ours_breaks_no_run(
+async def test_document_of_unknown_shape_breaks_no_run(
     targeted: Resources, database: asyncpg.Connection, documents: Any, harm: dict[str, Any]
 ) -> None:
     (email_id,) = await add_synced(targeted, database, 1)
@@ -254,7 +254,7 @@ async def test_a_document_like_none_of_ours_breaks_no_run(
     assert (fixed.open, again.counts) == (0, {})
 
 
-async def test_what_is_on_its_way_is_no_difference_and_what_failed_is_known(
+async def test_pending_and_failed_syncs_are_no_differences(
     targeted: Resources, database: asyncpg.Connection
 ) -> None:
     on_its_way, running, failed = await add_many_finished(database, 3)
@@ -270,7 +270,7 @@ async def test_what_is_on_its_way_is_no_difference_and_what_failed_is_known(
     assert (run.counts, run.unfinished, run.overdue, run.not_synced) == ({}, 2, 1, 1)
 
 
-async def test_while_emails_come_and_are_carried_over_nothing_is_found(
+async def test_no_difference_is_found_while_emails_arrive_and_are_synced(
     targeted: Resources, zendesk: Zendesk, database: asyncpg.Connection, documents: Any
 ) -> None:
     async with serving(targeted.settings, zendesk) as client, working(targeted.settings):
@@ -304,7 +304,7 @@ async def test_while_emails_come_and_are_carried_over_nothing_is_found(
     assert last.documents == len(ids)
 
 
-async def test_thousands_are_compared_in_few_statements_whose_number_follows_the_steps(
+async def test_thousands_are_compared_with_few_statements_per_step(
     targeted: Resources, database: asyncpg.Connection, documents: Any
 ) -> None:
     ids = await add_many_finished(database, 5_000)
@@ -322,7 +322,7 @@ async def test_thousands_are_compared_in_few_statements_whose_number_follows_the
     assert len(statements) < 60
 
 
-async def test_since_looks_at_what_came_since_then_also_where_something_older_was_replayed(
+async def test_since_compares_later_emails_even_after_a_replay_of_an_older_one(
     targeted: Resources, database: asyncpg.Connection
 ) -> None:
     old = await add_many_finished(database, 50)
@@ -344,14 +344,14 @@ async def test_since_looks_at_what_came_since_then_also_where_something_older_wa
     assert kinds(run_) == [("missing", email_id) for email_id in (old[-1], replayed, *new)]
 
 
-async def test_a_target_that_goes_away_in_the_middle_ends_the_run_with_the_reason(
+async def test_target_that_goes_down_during_a_run_fails_it_with_a_reason(
     settings: Settings, mongodb_server: str, documents: Any, database: asyncpg.Connection, res: Resources
 ) -> None:
     await add_many_finished(database, 2_500, "pending")
     async with before_mongodb(mongodb_server) as (proxy, url):
         away = syncing(settings, url, sync_seconds=2)
         async with open_resources(away) as opened:
-            run_id = await reconcile(opened, Wish("ada (tests)"), lambda _share, _seen: proxy.cut())
+            run_id = await reconcile(opened, RunOptions("ada (tests)"), lambda _share, _seen: proxy.cut())
     run_ = await get_reconciliation(res.engine, run_id)
 
     assert (run_.status, run_.emails) == ("failed", 1_000)
@@ -359,7 +359,7 @@ async def test_a_target_that_goes_away_in_the_middle_ends_the_run_with_the_reaso
     assert run_.error
 
 
-async def test_without_a_target_the_storage_alone_is_compared(
+async def test_without_a_target_only_the_storage_is_compared(
     res: Resources, client: Client, worker: Any, zendesk: Zendesk
 ) -> None:
     receipt = await client.send(zendesk.payload(attachments=[zendesk.add_file("a.pdf", PDF)]))
@@ -370,7 +370,7 @@ async def test_without_a_target_the_storage_alone_is_compared(
     assert (run_.status, run_.targets, run_.emails, run_.objects, run_.counts) == ("done", None, 0, 1, {})
 
 
-async def test_of_an_endpoint_only_what_waits_and_what_failed_is_told(
+async def test_with_an_endpoint_only_pending_and_failed_syncs_are_counted(
     settings: Settings, database: asyncpg.Connection, res: Resources
 ) -> None:
     late, _ = await add_many_finished(database, 2, "pending")
@@ -386,7 +386,7 @@ async def test_of_an_endpoint_only_what_waits_and_what_failed_is_told(
     assert kept.messages == []
 
 
-async def test_there_is_one_run_at_a_time_and_one_that_was_killed_is_in_nobodys_way(
+async def test_only_one_run_at_a_time_and_a_killed_one_does_not_block(
     targeted: Resources, database: asyncpg.Connection
 ) -> None:
     killed = await run(
@@ -404,14 +404,16 @@ async def test_there_is_one_run_at_a_time_and_one_that_was_killed_is_in_nobodys_
     assert next_one.status == "done"
     given_up = await get_reconciliation(targeted.engine, killed.id)
     assert (given_up.status, given_up.error_code) == ("abandoned", "not_heard_of")
-    with pytest.raises(Rejected, match="given up"):  # it wakes up late, and begins nothing
+    with pytest.raises(Rejected, match="abandoned"):  # it resumes too late, and writes nothing
         await run(targeted.engine, 5, lambda conn: record.save(conn, killed))
 
 
-async def test_one_that_is_stopped_says_so_at_once(targeted: Resources, database: asyncpg.Connection) -> None:
+async def test_stopped_run_is_abandoned_at_once(targeted: Resources, database: asyncpg.Connection) -> None:
     await add_many_finished(database, 2000)
     begun = asyncio.Event()
-    going = asyncio.create_task(reconcile(targeted, Wish("ada (tests)"), lambda _share, _seen: begun.set()))
+    going = asyncio.create_task(
+        reconcile(targeted, RunOptions("ada (tests)"), lambda _share, _seen: begun.set())
+    )
     await begun.wait()
     going.cancel()
     await asyncio.wait({going})
@@ -422,7 +424,7 @@ async def test_one_that_is_stopped_says_so_at_once(targeted: Resources, database
     assert (await compare(targeted)).status == "done"
 
 
-async def test_the_hour_is_done_once_takes_the_parts_in_turn_and_begins_syncs_alone(
+async def test_hourly_run_happens_once_rotates_parts_and_begins_only_syncs(
     targeted: Resources, database: asyncpg.Connection, documents: Any
 ) -> None:
     missing, ahead = await add_synced(targeted, database, 2)
@@ -444,7 +446,7 @@ async def test_the_hour_is_done_once_takes_the_parts_in_turn_and_begins_syncs_al
     assert await status(database, missing) == "pending"
 
 
-def test_the_parts_are_all_of_the_storage_and_the_minutes_differ() -> None:
+def test_parts_cover_the_whole_storage_and_minutes_differ() -> None:
     parts = [prefix for part in range(24) for prefix in part_of_storage(part)]
 
     assert parts == [*RANGES]
@@ -464,10 +466,10 @@ async def test_runs_are_kept_for_ninety_days(targeted: Resources, database: asyn
     assert await database.fetchval("SELECT count(*) FROM reconciliation_findings") == 1
 
 
-async def test_a_document_that_is_right_by_now_is_not_removed(
+async def test_document_that_is_correct_by_now_is_not_removed(
     targeted: Resources, database: asyncpg.Connection, documents: Any
 ) -> None:
-    """A step removes thousands one by one, and meanwhile e-mails come, are run again and are carried."""
+    """A step may remove thousands one by one, while e-mails arrive, are retried and are synced."""
     ids = await add_synced(targeted, database, 2)
     ahead, came = await run(targeted.engine, 30, lambda conn: states_of(conn, ids))
     findings = [

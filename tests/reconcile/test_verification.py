@@ -1,4 +1,4 @@
-"""Verification reads every stored object and repairs what is damaged."""
+"""A verification reads every stored object and repairs damaged ones."""
 
 import asyncio
 import math
@@ -13,8 +13,8 @@ from service.config.settings import Settings
 from service.local.zendesk.stand_in import Zendesk
 from service.queries.reconciliations import get_reconciliation
 from service.reconcile import verify
+from service.reconcile.calls import RateLimit
 from service.reconcile.contents import Content
-from service.reconcile.rate_limit import Pace
 from service.reconcile.repair import keep_damaged
 from service.reconcile.run import cancel
 from service.resources import Resources, open_resources
@@ -34,7 +34,7 @@ from tests.support.s3 import Bucket, freezes, refuses
 from tests.support.s3 import Fault as S3Fault
 
 
-async def test_verification_finds_bytes_that_are_not_those_of_their_name_and_they_are_fetched_again(
+async def test_verification_finds_wrong_bytes_and_refetches_them(
     there: Resources, stored: Settings, zendesk: Zendesk, place: Place
 ) -> None:
     email_id = await store_two_files(stored, zendesk)
@@ -59,7 +59,7 @@ async def test_verification_finds_bytes_that_are_not_those_of_their_name_and_the
     assert last.counts == {}
 
 
-async def test_verification_finds_what_is_gone_and_what_is_truncated(
+async def test_verification_finds_missing_and_truncated_objects(
     there: Resources, stored: Settings, zendesk: Zendesk, place: Place
 ) -> None:
     email_id = await store_two_files(stored, zendesk)
@@ -74,10 +74,10 @@ async def test_verification_finds_what_is_gone_and_what_is_truncated(
     assert (await verify_all(there)).counts == {}
 
 
-async def test_what_cannot_be_read_is_told_of_and_all_behind_it_is_verified(
+async def test_unreadable_object_is_reported_and_the_rest_is_verified(
     there: Resources, stored: Settings, zendesk: Zendesk, place: Place
 ) -> None:
-    """As with an object in an archive, a key of which somebody took the right away, or a bad sector."""
+    """Examples are an archived object, a key without read permission, or a bad sector."""
     email_id = await store_two_files(stored, zendesk)
     await place.place(key(PDF), BAD)
     await make_unreadable(place, TXT)
@@ -91,7 +91,7 @@ async def test_what_cannot_be_read_is_told_of_and_all_behind_it_is_verified(
     assert finding.detail["reason"].startswith("storage: ")
 
 
-async def test_where_nothing_can_be_read_once_more_is_tried_before_that_is_told(
+async def test_step_without_a_readable_object_is_repeated_once(
     there: Resources, stored: Settings, zendesk: Zendesk, place: Place, database: asyncpg.Connection
 ) -> None:
     await store_two_files(stored, zendesk)
@@ -109,7 +109,7 @@ async def test_where_nothing_can_be_read_once_more_is_tried_before_that_is_told(
     assert (last.status, last.error_code, last.counts) == ("done", None, {"object_unreadable": 2})
 
 
-async def test_a_damaged_content_of_two_files_is_set_aside_once(
+async def test_damaged_content_of_two_files_is_set_aside_once(
     res: Resources, settings: Settings, zendesk: Zendesk, database: asyncpg.Connection, tmp_path: Path
 ) -> None:
     email_id = await store_two_files(settings, zendesk)
@@ -128,7 +128,7 @@ async def test_a_damaged_content_of_two_files_is_set_aside_once(
     assert finding.detail["kept_as"] == key(BAD)
 
 
-async def test_what_may_not_be_removed_stays_and_all_behind_it_is_put_right(
+async def test_object_that_cannot_be_removed_stays_and_the_rest_is_repaired(
     settings: Settings, zendesk: Zendesk, bucket: Bucket
 ) -> None:
     there = InBucket(bucket)
@@ -150,10 +150,10 @@ async def test_what_may_not_be_removed_stays_and_all_behind_it_is_put_right(
 
 
 @pytest.mark.parametrize("is_removed", [True, False])
-async def test_where_a_damaged_object_is_kept_is_on_record_before_it_is_removed(
+async def test_copy_of_a_damaged_object_is_recorded_before_its_removal(
     settings: Settings, zendesk: Zendesk, bucket: Bucket, database: asyncpg.Connection, *, is_removed: bool
 ) -> None:
-    """A worker is killed while the bucket removes it, or before."""
+    """A worker is killed during the removal, or before it."""
     there = InBucket(bucket)
     settings = settings.model_copy(update={"storage_url": there.url})
     await store_two_files(settings, zendesk)
@@ -180,10 +180,10 @@ async def test_where_a_damaged_object_is_kept_is_on_record_before_it_is_removed(
     assert await there.objects() == {key(TXT): TXT, key(BAD): BAD}
 
 
-async def test_a_good_object_is_never_set_aside(
+async def test_intact_object_is_never_set_aside(
     there: Resources, stored: Settings, zendesk: Zendesk, place: Place
 ) -> None:
-    """It was damaged when it was read, and put anew before it was to be taken away."""
+    """The object was damaged when it was read, and was stored again before its removal."""
     await store_two_files(stored, zendesk)
     before = await place.objects()
     content = Content(key(PDF).replace("sha256/", "").replace("/", ""), len(PDF), key(PDF), 1)
@@ -193,7 +193,7 @@ async def test_a_good_object_is_never_set_aside(
     assert await place.objects() == before
 
 
-async def test_a_killed_worker_costs_a_verification_one_step(
+async def test_killed_worker_costs_a_verification_one_step(
     res: Resources,
     settings: Settings,
     zendesk: Zendesk,
@@ -204,7 +204,7 @@ async def test_a_killed_worker_costs_a_verification_one_step(
     monkeypatch.setattr(verify, "STEP_CONTENTS", 1)
     run_id = await verify.begin(res, actor="ada (tests)", rate=1000, since=None, fix=False)
     await verify.step(res)
-    # Another one takes a step, and dies.
+    # Another worker claims a step, and dies.
     await database.execute("UPDATE reconciliations SET next_at = now() + interval '60 s'")
     waits = await verify.step(res)
     await database.execute("UPDATE reconciliations SET next_at = now()")
@@ -232,7 +232,7 @@ async def test_several_workers_verify_each_object_once(
     assert (await get_reconciliation(res.engine, run_id)).objects == 2
 
 
-async def test_a_verification_keeps_to_its_rate_and_can_be_cancelled(
+async def test_verification_keeps_its_rate_limit_and_can_be_cancelled(
     res: Resources, settings: Settings, zendesk: Zendesk, client: Client
 ) -> None:
     large = zendesk.add_file("large.bin", b"x" * 5_000_000)
@@ -253,10 +253,10 @@ async def test_a_verification_keeps_to_its_rate_and_can_be_cancelled(
     assert (run.status, run.objects) == ("cancelled", 0)
 
 
-async def test_a_pace_lets_no_more_pass_than_was_asked_for() -> None:
-    pace = Pace(1_000_000)
+async def test_rate_limit_is_never_exceeded() -> None:
+    rate_limit = RateLimit(1_000_000)
     began = time.monotonic()
 
-    await asyncio.gather(*(pace.spend(50_000) for _ in range(5)))
+    await asyncio.gather(*(rate_limit.spend(50_000) for _ in range(5)))
 
     assert 0.19 < time.monotonic() - began < 2

@@ -1,4 +1,4 @@
-"""Reconciliations as people and programs see them: the command, the API, pages, metrics, alerts, and the hour itself."""
+"""Reconciliations in the command line, the API, pages, metrics and alerts; and the hourly run."""
 
 import asyncio
 import json
@@ -11,13 +11,13 @@ import asyncpg
 import pytest
 from arq.worker import Worker
 
-from service.alerts.finding import Finding
+from service.alerts.condition import Condition
 from service.alerts.reconciliation import find
 from service.config.settings import Settings
 from service.local.zendesk.stand_in import Fault, Zendesk
 from service.postgres.engine import connect
 from service.reconcile.hourly import reconcile_hourly
-from service.reconcile.run import Wish, reconcile
+from service.reconcile.run import RunOptions, reconcile
 from service.resources import Resources, open_resources
 from service.storage import objects
 from service.worker import settings as door
@@ -32,7 +32,7 @@ from tests.support.targets import add_synced, synced, syncing, write_documents
 # ── the command
 
 
-async def test_the_command_tells_what_differs_puts_it_right_and_waits_for_it(
+async def test_command_shows_differences_repairs_them_and_waits(
     settings: Settings, zendesk: Zendesk, mongodb_server: str, documents: Any, res: Resources
 ) -> None:
     settings = syncing(settings, f"{mongodb_server}/holdfast.emails")
@@ -62,12 +62,12 @@ async def test_the_command_tells_what_differs_puts_it_right_and_waits_for_it(
     assert fixed.returncode == 0
     assert json.loads(fixed.stdout)["repaired"] == {"missing": 1}
     assert json.loads(fixed.stdout)["counts"] == {"missing": 1, "foreign": 1}
-    assert there == 3  # --wait waited
+    assert there == 3  # because of --wait
     assert [line.split("\t")[0] for line in listed.stdout.splitlines()] == ["3", "2", "1"]
     assert shown.stdout == differs.stdout
 
 
-async def test_what_looks_like_another_place_is_put_right_by_force_alone(
+async def test_repair_in_another_storage_needs_force(
     settings: Settings, mongodb_server: str, documents: Any, res: Resources
 ) -> None:
     settings = syncing(settings, f"{mongodb_server}/holdfast.emails")
@@ -85,7 +85,7 @@ async def test_what_looks_like_another_place_is_put_right_by_force_alone(
     assert (forced.returncode, await documents.count_documents({})) == (0, 0)
 
 
-async def test_what_cannot_be_had_any_more_is_named_and_no_success(
+async def test_file_that_cannot_be_refetched_is_named_and_the_command_fails(
     settings: Settings, zendesk: Zendesk, res: Resources
 ) -> None:
     async with serving(settings, zendesk) as client, working(settings):
@@ -102,7 +102,7 @@ async def test_what_cannot_be_had_any_more_is_named_and_no_success(
     assert done.stderr.startswith(f"e-mail {email_id} could not be repaired: ")
 
 
-async def test_a_link_that_was_changed_is_a_difference(
+async def test_changed_link_is_a_difference(
     settings: Settings, zendesk: Zendesk, mongodb_server: str, documents: Any
 ) -> None:
     settings = syncing(settings, f"{mongodb_server}/holdfast.emails")
@@ -121,13 +121,13 @@ async def test_a_link_that_was_changed_is_a_difference(
 @pytest.mark.parametrize(
     "words", [("--since", "yesterdayish"), ("--wait",), ("--no-such",), ("show", "x"), ("show", "-1")]
 )
-async def test_wrong_words_are_2(settings: Settings, words: tuple[str, ...]) -> None:
+async def test_invalid_arguments_exit_with_2(settings: Settings, words: tuple[str, ...]) -> None:
     done = await typed(settings, "reconcile", *words)
 
     assert (done.returncode, done.stdout) == (2, "")
 
 
-async def test_what_cannot_be_found_out_is_1(
+async def test_failed_comparison_exits_with_1(
     settings: Settings, res: Resources, database: asyncpg.Connection
 ) -> None:
     away = syncing(settings, "mongodb://127.0.0.1:1/holdfast.emails", sync_seconds=0.2)
@@ -146,7 +146,7 @@ async def test_what_cannot_be_found_out_is_1(
     assert (again.returncode, none.returncode) == (1, 1)
 
 
-async def test_without_a_target_and_on_a_terminal_it_says_what_it_looked_at(
+async def test_command_without_a_target_shows_its_scope_on_a_terminal(
     settings: Settings, res: Resources
 ) -> None:
     code, screen = await terminal(settings, "reconcile")
@@ -156,7 +156,7 @@ async def test_without_a_target_and_on_a_terminal_it_says_what_it_looked_at(
     assert "none: SYNC_URL is not set" in screen
 
 
-async def test_verify_says_that_no_worker_is_there_and_workers_do_it(
+async def test_verify_reports_a_missing_worker_and_workers_run_it(
     settings: Settings, client: Client, zendesk: Zendesk, database: asyncpg.Connection
 ) -> None:
     async with working(settings):
@@ -177,7 +177,7 @@ async def test_verify_says_that_no_worker_is_there_and_workers_do_it(
     assert f"{len(PDF):,} bytes" in done.stdout
 
 
-async def test_show_gives_all_findings_as_json_and_examples_of_each_kind_for_people(
+async def test_show_prints_all_findings_as_json_and_examples_as_text(
     settings: Settings, database: asyncpg.Connection
 ) -> None:
     counts = {"extra": 130, "object_missing": 4, "foreign": 1}
@@ -211,10 +211,10 @@ async def test_show_gives_all_findings_as_json_and_examples_of_each_kind_for_peo
     ]
 
 
-# ── the hour
+# ── the hourly run
 
 
-async def test_the_worker_reconciles_by_arqs_clock_and_takes_no_jobs_place(
+async def test_worker_reconciles_by_arqs_cron_without_using_a_job_slot(
     settings: Settings, client: Client, worker: Worker, database: asyncpg.Connection
 ) -> None:
     (job,) = worker.cron_jobs
@@ -224,7 +224,7 @@ async def test_the_worker_reconciles_by_arqs_clock_and_takes_no_jobs_place(
         return job.next_run is not None
 
     await eventually(planned)
-    job.next_run = datetime.now(UTC)  # it is time
+    job.next_run = datetime.now(UTC)  # due now
 
     async def done() -> bool:
         return bool(
@@ -236,13 +236,13 @@ async def test_the_worker_reconciles_by_arqs_clock_and_takes_no_jobs_place(
     assert await database.fetchval("SELECT count(*) FROM reconciliations") == 1
 
 
-async def test_the_hour_can_be_turned_off(settings: Settings) -> None:
+async def test_hourly_run_can_be_turned_off(settings: Settings) -> None:
     kind: Any = worker_settings(settings.model_copy(update={"reconcile_hours": 0}))
 
     assert kind.cron_jobs == []
 
 
-async def test_a_worker_that_is_told_to_stop_ends_a_run_at_once(
+async def test_stopping_worker_ends_its_run_at_once(
     settings: Settings, client: Client, res: Resources, database: asyncpg.Connection
 ) -> None:
     settings = settings.model_copy(update={"shutdown_seconds": 15})
@@ -252,7 +252,7 @@ async def test_a_worker_that_is_told_to_stop_ends_a_run_at_once(
             return "hour" in worker.ctx
 
         await eventually(started)
-        async with res.engine.begin() as conn:  # which keeps the run from going on
+        async with res.engine.begin() as conn:  # blocks the run
             await conn.exec_driver_sql("BEGIN")
             await conn.exec_driver_sql("LOCK TABLE incoming_emails IN ACCESS EXCLUSIVE MODE")
             worker.ctx["hour"].set()
@@ -278,7 +278,7 @@ async def _stop(worker: Worker) -> None:
     await door.stop(worker.ctx)
 
 
-async def test_a_killed_workers_run_is_given_up_and_the_next_one_does_it(
+async def test_run_of_a_killed_worker_is_abandoned_and_the_next_worker_runs(
     settings: Settings, client: Client, database: asyncpg.Connection
 ) -> None:
     await database.execute(
@@ -295,10 +295,10 @@ async def test_a_killed_workers_run_is_given_up_and_the_next_one_does_it(
         assert await asyncio.wait_for(worker.wait(), 25) == 0
 
 
-# ── what is shown
+# ── API, pages and metrics
 
 
-async def test_the_api_lists_runs_and_pages_through_what_each_found(
+async def test_api_lists_runs_and_pages_through_findings(
     client: Client, database: asyncpg.Connection
 ) -> None:
     ids = [await add_reconciliation(database, counts={"missing": 5}) for _ in range(3)]
@@ -321,7 +321,7 @@ async def test_the_api_lists_runs_and_pages_through_what_each_found(
     assert none["code"] == "reconciliation_not_found"
 
 
-async def test_pages_show_runs_and_what_they_found_and_no_stranger_writes_there(
+async def test_pages_show_runs_and_findings_and_escape_foreign_text(
     client: Server, database: asyncpg.Connection
 ) -> None:
     number = await add_reconciliation(
@@ -345,7 +345,7 @@ async def test_pages_show_runs_and_what_they_found_and_no_stranger_writes_there(
     assert "<script>alert" not in pages[1]
 
 
-async def test_a_page_says_of_what_was_left_whether_it_was_looked_at_again(
+async def test_page_shows_whether_an_open_difference_was_compared_again(
     client: Server, database: asyncpg.Connection
 ) -> None:
     number = await add_reconciliation(database, counts={"missing": 2}, part=None)
@@ -365,7 +365,7 @@ async def test_a_page_says_of_what_was_left_whether_it_was_looked_at_again(
     assert (await client.get(f"/api/v1/reconciliations/{number}"))["is_open"] is False
 
 
-async def test_metrics_tell_of_what_is_open_and_of_the_newest_that_is_done(
+async def test_metrics_count_open_differences_and_the_newest_finished_run(
     client: Server, database: asyncpg.Connection, res: Resources
 ) -> None:
     await add_findings(database, await add_reconciliation(database, counts={"extra": 7}), *["extra"] * 7)
@@ -383,12 +383,12 @@ async def test_metrics_tell_of_what_is_open_and_of_the_newest_that_is_done(
 # ── alerts
 
 
-async def found(res: Resources, hours: int = 24) -> dict[str, Finding]:
+async def found(res: Resources, hours: int = 24) -> dict[str, Condition]:
     async with connect(res.engine) as conn:
         return {each.key: each for each in await find(conn, hours)}
 
 
-async def test_what_is_open_is_the_matter(res: Resources, database: asyncpg.Connection) -> None:
+async def test_open_differences_cause_an_alert(res: Resources, database: asyncpg.Connection) -> None:
     nothing = await found(res)
     run_id = await add_reconciliation(database)
     await add_findings(database, run_id, "foreign", "unclaimed")
@@ -400,14 +400,15 @@ async def test_what_is_open_is_the_matter(res: Resources, database: asyncpg.Conn
     assert (finding.cause, finding.count) == ("reconciliation", 4)
     assert finding.detail.startswith("4 differences between")
     assert (
-        "2 in the target without an e-mail, 1 missing in the storage, 1 in the storage and" in finding.detail
+        "2 in the target without an e-mail, 1 missing in the storage, 1 unreadable in the storage"
+        in finding.detail
     )
 
 
-async def test_what_is_ahead_of_the_record_since_long_ago_is_the_matter_until_fix_removed_it(
+async def test_old_newer_document_causes_an_alert_until_fix_removes_it(
     settings: Settings, mongodb_server: str, documents: Any, res: Resources, database: asyncpg.Connection
 ) -> None:
-    """With real runs: one over all finds it, that of an hour does not look there."""
+    """A full run finds it; an hourly run does not compare it."""
     async with open_resources(syncing(settings, f"{mongodb_server}/holdfast.emails")) as there:
         old, new = await add_synced(there, database, 2)
         await database.execute(
@@ -415,21 +416,23 @@ async def test_what_is_ahead_of_the_record_since_long_ago_is_the_matter_until_fi
         )
         await documents.update_many({}, {"$set": {"version": 9}})
         await documents.insert_one({"_id": "x", "source": "holdfast", "email_id": new})
-        await reconcile(there, Wish("ada"), lambda _share, _seen: None)
+        await reconcile(there, RunOptions("ada"), lambda _share, _seen: None)
         by_whole = await found(res)
         await documents.delete_many({"email_id": new})
         await write_documents(there, [new])
         await reconcile_hourly(there)
         by_hour = await found(res)
-        await reconcile(there, Wish("ada", fix="all"), lambda _share, _seen: None)
+        await reconcile(there, RunOptions("ada", fix="all"), lambda _share, _seen: None)
 
-    assert "2 ahead of the record in the target, 1 in the target without an e-mail" in by_whole[""].detail
-    # The document without an e-mail is gone, which is seen by a run over all.
-    assert ": 1 ahead of the record in the target, 1 in the target without an e-mail." in by_hour[""].detail
+    assert "2 newer in the target than in Holdfast, 1 in the target without an e-mail" in by_whole[""].detail
+    # Only a full run detects that the document without an e-mail is gone.
+    assert (
+        ": 1 newer in the target than in Holdfast, 1 in the target without an e-mail." in by_hour[""].detail
+    )
     assert await found(res) == {}
 
 
-async def test_an_alert_says_that_there_is_more_where_not_each_is_kept(
+async def test_alert_says_at_least_if_not_all_findings_are_saved(
     res: Resources, database: asyncpg.Connection
 ) -> None:
     await add_findings(database, await add_reconciliation(database), *["missing"] * 2_000)
@@ -437,7 +440,7 @@ async def test_an_alert_says_that_there_is_more_where_not_each_is_kept(
     assert (await found(res))[""].detail.startswith("At least 2,000 differences between")
 
 
-async def test_that_none_is_done_for_hours_is_the_matter_if_there_are_workers(
+async def test_no_run_for_hours_causes_an_alert_if_workers_run(
     res: Resources, database: asyncpg.Connection
 ) -> None:
     await add_reconciliation(database)

@@ -1,4 +1,4 @@
-"""A bucket keeps what was put, whatever S3 and the way to it do meanwhile."""
+"""A bucket keeps each stored object, under any fault of S3 or of the connection."""
 
 import asyncio
 import base64
@@ -56,7 +56,7 @@ def _name(value: object) -> str:
 
 SLOW_DOWN = refuses(503, "SlowDown")
 BROKEN = refuses(500, "InternalError")
-SORRY = refuses(200, "InternalError")  # what S3 can only say after it began to answer
+SORRY = refuses(200, "InternalError")  # an error that S3 sends after its response began
 
 PASSING = [
     (SMALL, Fault(SLOW_DOWN, times=3)),
@@ -101,9 +101,7 @@ def store(bucket: Bucket) -> Cloud:
 
 
 @pytest.mark.parametrize(("content", "fault"), PASSING, ids=_name)
-async def test_a_passing_fault_is_outlived(
-    bucket: Bucket, store: Cloud, content: bytes, fault: Fault
-) -> None:
+async def test_a_short_fault_is_retried(bucket: Bucket, store: Cloud, content: bytes, fault: Fault) -> None:
     bucket.faults.append(replace(fault))
 
     stored = await storage.put(store, chunks(content), None)
@@ -113,7 +111,7 @@ async def test_a_passing_fault_is_outlived(
 
 
 @pytest.mark.parametrize(("content", "fault"), LASTING, ids=_name)
-async def test_a_lasting_fault_leaves_the_whole_object_or_nothing_and_the_next_put_heals_it(
+async def test_a_lasting_fault_leaves_the_whole_object_or_nothing_until_the_next_put(
     bucket: Bucket, store: Cloud, content: bytes, fault: Fault
 ) -> None:
     whole = {f"prefix/{key(content)}": content}
@@ -131,7 +129,7 @@ async def test_a_lasting_fault_leaves_the_whole_object_or_nothing_and_the_next_p
 
 
 @pytest.mark.parametrize("content", [b"", SMALL, LARGE, LARGEST], ids=_name)
-async def test_each_body_goes_with_its_checksum(bucket: Bucket, store: Cloud, content: bytes) -> None:
+async def test_each_body_is_sent_with_its_checksum(bucket: Bucket, store: Cloud, content: bytes) -> None:
     await storage.put(store, chunks(content), None)
 
     bodies = (
@@ -144,18 +142,18 @@ async def test_each_body_goes_with_its_checksum(bucket: Bucket, store: Cloud, co
     checksums = [headers[CHECKSUM] for headers in bucket.headers if CHECKSUM in headers]
     assert checksums == [base64.b64encode(sha256(body).digest()).decode() for body in bodies]
     if len(content) > PART:
-        # https://docs.aws.amazon.com/AmazonS3/latest/API/API_CompleteMultipartUpload.html
-        # S3 wants those of all parts again, and would take one in the header for that of the whole.
+        # https://docs.aws.amazon.com/AmazonS3/latest/API/API_CompleteMultipartUpload.html S3 wants the
+        # checksums of all parts again; one in the header would count for the whole.
         completed = bucket.bodies[bucket.requests.index("complete")].decode()
         assert re.findall("<ChecksumSHA256>(.*?)</ChecksumSHA256>", completed) == checksums
         assert told["complete"] is None
 
 
 @pytest.mark.parametrize(("content", "kind"), [(SMALL, "put"), (LARGEST, "part")], ids=_name)
-async def test_a_byte_that_changed_on_the_way_is_refused_for_its_checksum_alone(
+async def test_a_byte_changed_in_transit_is_refused_by_its_checksum(
     bucket: Bucket, content: bytes, kind: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("AWS_UNSIGNED_PAYLOAD", "true")  # or its signature would give it away
+    monkeypatch.setenv("AWS_UNSIGNED_PAYLOAD", "true")  # otherwise its signature would reveal it
     store = Cloud.open(f"s3://{bucket.name}/prefix")
     bucket.faults.append(Fault(damages, (kind,)))
 
@@ -176,7 +174,7 @@ async def test_a_byte_that_changed_on_the_way_is_refused_for_its_checksum_alone(
         ("AWS_REQUEST_CHECKSUM_CALCULATION", "WHEN_REQUIRED", None),
     ],
 )
-async def test_the_variables_of_the_operator_choose_the_checksum(
+async def test_the_operators_variables_choose_the_checksum(
     bucket: Bucket, variable: str, value: str, sent: str | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv(variable, value)
@@ -190,7 +188,7 @@ async def test_the_variables_of_the_operator_choose_the_checksum(
 
 
 @pytest.mark.parametrize(("content", "kind"), [(SMALL, "put"), (LARGEST, "complete")], ids=_name)
-async def test_what_was_only_said_to_be_stored_is_not_stored(
+async def test_a_false_success_of_the_bucket_is_detected(
     bucket: Bucket, store: Cloud, content: bytes, kind: str
 ) -> None:
     bucket.faults.append(Fault(lies, (kind,)))
@@ -202,7 +200,7 @@ async def test_what_was_only_said_to_be_stored_is_not_stored(
     assert await bucket.objects() == {f"prefix/{key(content)}": content}
 
 
-async def test_who_may_only_write_can_put(bucket: Bucket, store: Cloud) -> None:
+async def test_a_write_only_account_can_put(bucket: Bucket, store: Cloud) -> None:
     bucket.faults.append(Fault(refuses(403, "AccessDenied"), ("head", "get"), times=math.inf))
 
     await storage.put(store, chunks(SMALL), None)
@@ -211,9 +209,7 @@ async def test_who_may_only_write_can_put(bucket: Bucket, store: Cloud) -> None:
 
 
 @pytest.mark.parametrize("content", [SMALL, LARGEST], ids=_name)
-async def test_a_frozen_bucket_is_not_waited_for_for_ever(
-    bucket: Bucket, store: Cloud, content: bytes
-) -> None:
+async def test_a_frozen_bucket_ends_in_a_timeout(bucket: Bucket, store: Cloud, content: bytes) -> None:
     hasty = Cloud.open(f"s3://{bucket.name}/prefix", request_seconds=0.2)
     bucket.faults.append(Fault(freezes, ("put", "part"), times=math.inf))
 
@@ -222,7 +218,7 @@ async def test_a_frozen_bucket_is_not_waited_for_for_ever(
     _assert_tells_no_secrets(failed.value)
 
     bucket.faults.clear()
-    bucket.thawed.set()  # what was sent meanwhile arrives late
+    bucket.thawed.set()  # delayed requests arrive late
     await storage.put(store, chunks(content), None)
     assert await bucket.objects() == {f"prefix/{key(content)}": content}
 
@@ -250,9 +246,7 @@ async def test_a_cancelled_put_leaves_the_whole_object_or_nothing_not_even_parts
 
 
 @pytest.mark.parametrize("kind", ["initiate", "part"])
-async def test_a_cancelled_upload_is_given_up_and_not_finished(
-    bucket: Bucket, store: Cloud, kind: str
-) -> None:
+async def test_a_cancelled_upload_is_aborted(bucket: Bucket, store: Cloud, kind: str) -> None:
     bucket.faults.append(Fault(freezes, (kind,)))
     await _cancel_in_the_middle(bucket, replace(store, abort_seconds=60), LARGEST)
 
@@ -261,7 +255,7 @@ async def test_a_cancelled_upload_is_given_up_and_not_finished(
 
 
 async def test_a_killed_process_leaves_no_object(bucket: Bucket) -> None:
-    """Parts it may leave: the README asks for a lifecycle rule."""
+    """Parts may remain: the README asks for a lifecycle rule."""
     bucket.faults.append(Fault(freezes, ("part",), skip=1))
     url = f"s3://{bucket.name}/prefix"
     process = await asyncio.create_subprocess_exec(sys.executable, "-c", PUT, url, cwd=ROOT)
@@ -275,7 +269,7 @@ async def test_a_killed_process_leaves_no_object(bucket: Bucket) -> None:
 
 
 @pytest.mark.parametrize("answer", [SLOW_DOWN, BROKEN, breaks_off, resets])
-async def test_a_read_outlives_what_passes_and_tells_what_lasts(
+async def test_a_read_survives_short_faults_and_reports_lasting_ones(
     bucket: Bucket, store: Cloud, answer: Answer
 ) -> None:
     await bucket.place(f"prefix/{key(LARGE)}", LARGE)
@@ -289,9 +283,7 @@ async def test_a_read_outlives_what_passes_and_tells_what_lasts(
     _assert_tells_no_secrets(failed.value)
 
 
-async def test_a_bucket_out_of_reach_may_be_better_later(
-    monkeypatch: pytest.MonkeyPatch, unused_port: int
-) -> None:
+async def test_an_unreachable_bucket_is_transient(monkeypatch: pytest.MonkeyPatch, unused_port: int) -> None:
     monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{unused_port}")
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "key")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "hidden")
@@ -305,7 +297,7 @@ async def test_a_bucket_out_of_reach_may_be_better_later(
         assert "\n" not in failed.value.message
 
 
-async def test_a_bucket_that_is_not_there_may_come(bucket: Bucket) -> None:
+async def test_a_missing_bucket_is_transient(bucket: Bucket) -> None:
     absent = Cloud.open("s3://no-such-bucket/prefix")
 
     for attempt in (storage.put(absent, chunks(SMALL), None), storage.check(absent)):
@@ -327,7 +319,7 @@ async def test_a_listing_is_fetched_page_by_page_as_it_is_read(bucket: Bucket, s
 
 
 @pytest.mark.parametrize("answer", [SLOW_DOWN, BROKEN, resets])
-async def test_a_listing_outlives_what_passes_and_tells_what_lasts(
+async def test_a_listing_survives_short_faults_and_reports_lasting_ones(
     bucket: Bucket, store: Cloud, answer: Answer
 ) -> None:
     await bucket.place(f"prefix/{key(SMALL)}", SMALL)
@@ -341,9 +333,7 @@ async def test_a_listing_outlives_what_passes_and_tells_what_lasts(
     _assert_tells_no_secrets(failed.value)
 
 
-async def test_a_listing_that_breaks_off_in_a_page_is_not_taken_for_a_short_one(
-    bucket: Bucket, store: Cloud
-) -> None:
+async def test_a_truncated_page_of_a_listing_is_an_error(bucket: Bucket, store: Cloud) -> None:
     await bucket.place(f"prefix/{key(SMALL)}", SMALL)
     bucket.faults.append(Fault(breaks_off, ("get",)))
 
@@ -353,7 +343,7 @@ async def test_a_listing_that_breaks_off_in_a_page_is_not_taken_for_a_short_one(
     assert [one.key for one in await listed(store)] == [key(SMALL)]
 
 
-async def test_an_object_that_may_not_be_removed_stays_and_that_is_told(bucket: Bucket, store: Cloud) -> None:
+async def test_a_forbidden_removal_is_reported_and_the_object_stays(bucket: Bucket, store: Cloud) -> None:
     await storage.put(store, chunks(SMALL), None)
     bucket.faults.append(Fault(refuses(403, "AccessDenied"), ("post", "delete")))
 
@@ -365,10 +355,10 @@ async def test_an_object_that_may_not_be_removed_stays_and_that_is_told(bucket: 
 
 
 @pytest.mark.parametrize(("method", "other"), [("GET", "HEAD"), ("HEAD", "GET")])
-async def test_a_signed_address_is_good_for_its_method_alone_until_it_is_late(
+async def test_a_signed_address_is_valid_for_its_method_until_it_expires(
     bucket: Bucket, store: Cloud, method: Literal["GET", "HEAD"], other: str
 ) -> None:
-    """Signature and time are looked at by the proxy before moto, as S3 does; moto looks at neither."""
+    """The proxy before moto checks signature and time, as S3 does; moto checks neither."""
     await storage.put(store, chunks(SMALL), None)
 
     async def ask(asked: str, expires: timedelta) -> tuple[int, bytes]:
@@ -383,13 +373,13 @@ async def test_a_signed_address_is_good_for_its_method_alone_until_it_is_late(
     assert (await ask(method, timedelta(0)))[0] == 403
 
 
-async def test_who_has_no_credentials_signs_nothing_and_looks_for_none(
+async def test_without_credentials_nothing_is_signed_or_searched(
     bucket: Bucket, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
         monkeypatch.delenv(name)
     monkeypatch.setenv("AWS_SKIP_SIGNATURE", "true")
-    # Else it would ask a cloud's machine at this address who it is.
+    # Otherwise the client would ask a cloud's metadata server at this address.
     monkeypatch.setenv("AWS_METADATA_ENDPOINT", bucket.url)
 
     store = Cloud.open(f"s3://{bucket.name}/prefix")
@@ -398,7 +388,7 @@ async def test_who_has_no_credentials_signs_nothing_and_looks_for_none(
     assert bucket.requests == []
 
 
-async def test_a_sas_token_for_azure_signs_nothing_more(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_sas_token_for_azure_cannot_sign(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AZURE_STORAGE_ACCOUNT_NAME", "account")
     monkeypatch.setenv("AZURE_STORAGE_SAS_TOKEN", "sv=2023-11-03&sig=hidden")
 
@@ -407,7 +397,9 @@ async def test_a_sas_token_for_azure_signs_nothing_more(monkeypatch: pytest.Monk
     assert await storage.sign(store, key(SMALL), method="GET", expires=timedelta(minutes=5)) is None
 
 
-async def test_a_probe_leaves_nothing_and_tells_who_may_not_delete(bucket: Bucket, store: Cloud) -> None:
+async def test_a_probe_leaves_nothing_and_detects_a_missing_right_to_delete(
+    bucket: Bucket, store: Cloud
+) -> None:
     assert await storage.probe(store)
     left = await bucket.objects()
     bucket.faults.append(Fault(refuses(403, "AccessDenied"), ("post", "delete"), times=math.inf))
@@ -422,7 +414,7 @@ async def test_a_probe_leaves_nothing_and_tells_who_may_not_delete(bucket: Bucke
     assert SECRET not in refused.value.message
 
 
-async def test_the_check_leaves_nothing_that_adds_up(bucket: Bucket, store: Cloud) -> None:
+async def test_repeated_checks_leave_one_object(bucket: Bucket, store: Cloud) -> None:
     for _ in range(3):
         await storage.check(store)
 
@@ -430,7 +422,7 @@ async def test_the_check_leaves_nothing_that_adds_up(bucket: Bucket, store: Clou
 
 
 @pytest.mark.parametrize(("status", "code"), [(501, "NotImplemented"), (400, "InvalidArgument")])
-async def test_the_check_does_without_a_condition_where_a_server_knows_none(
+async def test_the_check_writes_unconditionally_if_the_server_lacks_conditions(
     bucket: Bucket, store: Cloud, status: int, code: str
 ) -> None:
     async def knows_no_condition(bucket: Bucket, request: web.Request) -> web.StreamResponse:
@@ -458,7 +450,7 @@ async def test_the_check_does_without_a_condition_where_a_server_knows_none(
         ("abfss://box/a", "AZURE_ENDPOINT", "hunter2", "must be an address that begins"),
     ],
 )
-def test_an_address_at_which_the_client_breaks_down_opens_no_door_and_is_named_in_one_line(
+def test_an_address_that_crashes_the_client_ends_the_start_with_one_line(
     settings: Settings, url: str, variable: str, value: str, says: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv(variable, value)
@@ -471,7 +463,7 @@ def test_an_address_at_which_the_client_breaks_down_opens_no_door_and_is_named_i
     assert not {secret for secret in ("hunter2", "\n") if secret in str(refused.value)}
 
 
-async def test_what_is_set_and_empty_is_not_set(
+async def test_an_empty_variable_counts_as_unset(
     bucket: Bucket, store: Cloud, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("AWS_REGION", "")
@@ -484,7 +476,7 @@ async def test_what_is_set_and_empty_is_not_set(
     assert "x-amz-security-token" not in bucket.headers[-1]
 
 
-async def test_a_client_that_breaks_down_is_an_error_as_others_are() -> None:
+async def test_a_crash_of_the_client_is_an_error_of_ours() -> None:
     store = Cloud(S3Store("bucket", endpoint="minio:9000", access_key_id="key", secret_access_key=SECRET))
 
     for attempt in (storage.put(store, chunks(SMALL), None), storage.check(store)):
@@ -493,7 +485,7 @@ async def test_a_client_that_breaks_down_is_an_error_as_others_are() -> None:
         _assert_tells_no_secrets(failed.value)
 
 
-async def test_a_password_in_an_address_is_not_told(
+async def test_a_password_in_an_address_is_not_shown(
     monkeypatch: pytest.MonkeyPatch, unused_port: int
 ) -> None:
     monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://somebody:hunter2@127.0.0.1:{unused_port}")
@@ -507,7 +499,7 @@ async def test_a_password_in_an_address_is_not_told(
     assert not {secret for secret in ("somebody", "hunter2") if secret in failed.value.message}
 
 
-async def test_nothing_is_lost_while_the_bucket_wants_us_to_slow_down(
+async def test_nothing_is_lost_while_the_bucket_answers_slow_down(
     bucket: Bucket, settings: Settings, zendesk: Zendesk, res: Resources
 ) -> None:
     settings = settings.model_copy(update={"storage_url": f"s3://{bucket.name}/prefix"})

@@ -1,4 +1,4 @@
-"""A directory of objects under kills, crowds and failing disks: whole objects, and nothing else for long."""
+"""A directory of objects under kills, many processes and failing disks: only whole objects remain."""
 
 import asyncio
 import errno
@@ -59,7 +59,7 @@ async def spooled(process: Process) -> None:
     assert json.loads(await process.stdout.readline()) == "spooled"
 
 
-async def test_what_a_killed_process_left_is_gone_after_the_next_put(root: Path) -> None:
+async def test_leftovers_of_a_killed_process_are_gone_after_the_next_put(root: Path) -> None:
     async with drill("hold", root) as process:
         await spooled(process)
     (leftover,) = await asyncio.to_thread(files, root)
@@ -70,7 +70,7 @@ async def test_what_a_killed_process_left_is_gone_after_the_next_put(root: Path)
     assert await asyncio.to_thread(files, root) == [key(SMALL)]
 
 
-async def test_what_a_killed_process_left_goes_also_while_another_one_lives_on(
+async def test_leftovers_of_a_killed_process_are_removed_beside_a_living_one(
     root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     store = Disk(root)
@@ -85,7 +85,7 @@ async def test_what_a_killed_process_left_goes_also_while_another_one_lives_on(
     assert await asyncio.to_thread(files, root) == sorted([key(SMALL), key(LARGE)])
 
 
-async def test_another_volume_in_the_place_of_the_one_that_was_known_is_written_to(root: Path) -> None:
+async def test_a_replaced_volume_is_written_to(root: Path) -> None:
     store = Disk(root)
     for _ in range(2):
         await storage.put(store, chunks(SMALL), None)
@@ -97,7 +97,7 @@ async def test_another_volume_in_the_place_of_the_one_that_was_known_is_written_
     assert await asyncio.to_thread(files, root) == [key(SMALL)]
 
 
-async def test_what_a_living_process_spools_stays_however_long_it_takes(root: Path) -> None:
+async def test_the_spool_file_of_a_living_process_stays(root: Path) -> None:
     async with drill("hold", root) as process:
         await spooled(process)
         (spool,) = await asyncio.to_thread(files, root)
@@ -113,7 +113,7 @@ async def test_what_a_living_process_spools_stays_however_long_it_takes(root: Pa
     assert await asyncio.to_thread(files, root) == sorted([key(LARGE), key(SMALL)])
 
 
-async def test_a_kill_at_any_point_leaves_a_whole_object_or_what_the_next_put_removes(root: Path) -> None:
+async def test_a_kill_at_any_point_leaves_a_whole_object_or_a_removable_leftover(root: Path) -> None:
     steps, amiss = await said("die_anywhere", root)
 
     assert steps > 20
@@ -121,22 +121,22 @@ async def test_a_kill_at_any_point_leaves_a_whole_object_or_what_the_next_put_re
 
 
 @pytest.mark.parametrize("way", ["removed", "locked"])
-async def test_a_spool_file_that_is_taken_for_a_leftover_is_made_anew(root: Path, way: str) -> None:
+async def test_a_spool_file_removed_as_a_leftover_is_created_again(root: Path, way: str) -> None:
     assert await said("lose_a_race", root, way) == 1
 
     await storage.put(Disk(root), chunks(SMALL), None)
     assert await asyncio.to_thread(files, root) == sorted([key(LARGE), key(SMALL)])
 
 
-async def test_a_disk_has_no_addresses_to_give_away(root: Path) -> None:
+async def test_a_disk_signs_no_addresses(root: Path) -> None:
     store = Disk(root)
     await storage.put(store, chunks(SMALL), None)
 
     assert await storage.sign(store, key(SMALL), method="GET", expires=timedelta(minutes=5)) is None
 
 
-async def test_a_disk_that_was_not_stored_to_yet_may_be_a_volume_that_is_not_mounted(root: Path) -> None:
-    """To take it for empty would be to take all objects for lost."""
+async def test_a_disk_without_objects_may_be_an_unmounted_volume(root: Path) -> None:
+    """If it were taken for empty, all objects would count as lost."""
     store = Disk(root)
 
     with pytest.raises(Transient, match="may not be mounted"):
@@ -170,7 +170,7 @@ async def test_many_processes_put_at_once_while_others_are_killed(root: Path) ->
 
 
 def _replace(path: Path) -> None:
-    """Put a file where a directory was."""
+    """Replace a directory by a file."""
     shutil.rmtree(path)
     path.touch()
 
@@ -200,7 +200,7 @@ BREAKS: dict[str, tuple[Callable[[Path], object], set[str]]] = {
 
 
 @pytest.mark.parametrize("name", BREAKS)
-async def test_a_broken_directory_may_be_mended_and_is_named(root: Path, name: str) -> None:
+async def test_a_broken_directory_is_transient_and_named(root: Path, name: str) -> None:
     store = Disk(root)
     await storage.put(store, chunks(LARGE), None)
     break_it, broken = BREAKS[name]
@@ -233,8 +233,8 @@ async def test_a_broken_directory_may_be_mended_and_is_named(root: Path, name: s
 
 
 @pytest.mark.skipif(AS_ROOT and not shutil.which("setpriv"), reason="root has every right")
-async def test_rights_that_are_missing_are_told(root: Path) -> None:
-    # The rights of files mean nothing to root, unless it gives this up.
+async def test_missing_rights_are_reported(root: Path) -> None:
+    # Root ignores the rights of files, unless it drops this capability.
     inside = ("setpriv", "--bounding-set=-dac_override,-dac_read_search") if AS_ROOT else ()
     told = _numbered(await said("lack_rights", root, inside=inside))
 
@@ -255,7 +255,7 @@ async def test_a_limit_on_the_size_of_files_is_a_full_disk(root: Path) -> None:
 
 
 @pytest.mark.skipif(not shutil.which("unshare"), reason="it takes Linux to have mounts of one's own")
-async def test_a_disk_that_is_full_and_one_that_became_read_only(root: Path) -> None:
+async def test_a_full_disk_and_a_read_only_disk_are_reported(root: Path) -> None:
     command = ("unshare", "--user", "--map-root-user", "--mount")
     allowed = await asyncio.create_subprocess_exec(*command, "true", stderr=DEVNULL)
     if await allowed.wait():
@@ -271,7 +271,7 @@ async def test_a_disk_that_is_full_and_one_that_became_read_only(root: Path) -> 
 
 
 def _numbered(told: dict[str, dict[str, list[tuple[str, str]]]]) -> dict[str, dict[str, list[list[object]]]]:
-    """Put the number of the error in place of its message."""
+    """Replace the message of an error by its number."""
 
     def numbered(code: str, message: str) -> list[object]:
         found = re.match(r"storage: \w+: \[Errno (\d+)\]", message)

@@ -1,4 +1,4 @@
-"""A move ends with every object in the other storage, whatever happens on the way; what is damaged is named and stays."""
+"""A move ends with every object in the other storage; a damaged object is named and stays."""
 
 import asyncio
 import json
@@ -21,6 +21,7 @@ from service.cli.main import main
 from service.storage.objects import open_storage
 from service.storage.vendors import locate, overlap
 from tests.conftest import ROOT
+from tests.support import forked
 from tests.support.commands import on_a_terminal
 from tests.support.places import Directory, InBucket, Place, key, listed
 from tests.support.s3 import ACCESS_KEY, SECRET, Bucket, Fault, freezes, proxied, refuses
@@ -46,9 +47,9 @@ class Done:
 
 @asynccontextmanager
 async def moving(*words: str) -> AsyncIterator[Process]:
-    """Run the command where there is neither Postgres nor Redis."""
+    """Run the command without Postgres and Redis."""
     variables = {name: value for name, value in os.environ.items() if name != "STORAGE_URL"}
-    process = await asyncio.create_subprocess_exec(
+    process = await forked.create_subprocess_exec(
         *(sys.executable, "-m", "service", "storage", "move", *words),
         cwd=ROOT,
         env=variables,
@@ -72,7 +73,7 @@ async def move_alone(*words: str) -> Done:
 
 
 async def move(*words: str, storage_url: str | None = None) -> Done:
-    """Run the command here, in a thread with a loop of its own: to start a process takes longer than most moves."""
+    """Run the command in a thread with a loop of its own: a new process takes longer than most moves."""
     runner = CliRunner(env={"STORAGE_URL": storage_url})
     done = await asyncio.to_thread(runner.invoke, main, ["storage", "move", *words])
     if done.exception and not isinstance(done.exception, SystemExit):
@@ -102,7 +103,7 @@ async def fill(place: Place, contents: dict[str, bytes]) -> None:
 
 
 async def kept(place: Place) -> dict[str, bytes]:
-    """Give the objects of a place, but not what a check of the bucket leaves."""
+    """Return the objects of a storage, without the one of a bucket's check."""
     return {name: content for name, content in (await place.objects()).items() if name != "holdfast-check"}
 
 
@@ -114,7 +115,7 @@ def summary(**more: object) -> dict[str, object]:
 # ── all goes well
 
 
-async def test_everything_is_there_afterwards_and_the_second_time_nothing_is_copied(
+async def test_a_move_copies_everything_and_a_second_one_nothing(
     ends: tuple[Place, Place],
 ) -> None:
     source, target = ends
@@ -128,10 +129,10 @@ async def test_everything_is_there_afterwards_and_the_second_time_nothing_is_cop
     assert first.told == summary(copied=len(ALL), copied_bytes=sum(map(len, ALL.values())))
     assert await kept(target) == await kept(source) == ALL
     assert (second.code, second.out) == (0, f"0 copied (0 bytes), {len(ALL)} were there\n")
-    assert [*await target.writes()] in ([*before], [*before, "put"])  # with the one that checks a bucket
+    assert [*await target.writes()] in ([*before], [*before, "put"])  # including the one that checks a bucket
 
 
-async def test_more_objects_than_one_listing_has_are_moved_too(disk: Directory, tmp_path: Path) -> None:
+async def test_objects_beyond_one_page_of_a_listing_are_moved(disk: Directory, tmp_path: Path) -> None:
     target = Directory(tmp_path / "target")
     many = {key(content): content for content in (b"%d" % number for number in range(1_100))}
     await fill(disk, many)
@@ -157,7 +158,9 @@ async def test_with_delete_only_the_target_has_it(ends: tuple[Place, Place]) -> 
     assert await kept(target) == ALL
 
 
-async def test_there_and_back_is_the_same(disk: Directory, there: InBucket, tmp_path: Path) -> None:
+async def test_a_move_there_and_back_changes_nothing(
+    disk: Directory, there: InBucket, tmp_path: Path
+) -> None:
     await fill(disk, ALL)
     back = Directory(tmp_path / "back")
 
@@ -168,7 +171,7 @@ async def test_there_and_back_is_the_same(disk: Directory, there: InBucket, tmp_
     assert await kept(back) == ALL
 
 
-async def test_what_is_no_object_stays_behind(disk: Directory, there: InBucket) -> None:
+async def test_other_files_stay_behind(disk: Directory, there: InBucket) -> None:
     strange = {"README": b"x", "sha256/README": b"x", ".spool/half": b"x", "sha256/ab/short": b"x"}
     await fill(disk, {**strange, key(LARGE): LARGE})
 
@@ -179,7 +182,7 @@ async def test_what_is_no_object_stays_behind(disk: Directory, there: InBucket) 
     assert await kept(disk) == strange
 
 
-async def test_two_buckets_may_have_credentials_of_their_own(
+async def test_two_buckets_may_have_separate_credentials(
     there: InBucket, s3_server: str, tmp_path: Path
 ) -> None:
     async with proxied(s3_server) as other:
@@ -210,7 +213,7 @@ async def test_two_buckets_may_have_credentials_of_their_own(
 
 
 @pytest.mark.parametrize(("kind", "skip"), [("put", 7), ("part", 1), ("complete", 0)])
-async def test_a_move_to_a_bucket_goes_on_after_a_kill_and_sends_no_object_twice(
+async def test_a_move_to_a_bucket_continues_after_a_kill_and_sends_no_object_twice(
     disk: Directory, there: InBucket, kind: str, skip: int
 ) -> None:
     await fill(disk, ALL)
@@ -237,12 +240,12 @@ async def test_a_move_to_a_bucket_goes_on_after_a_kill_and_sends_no_object_twice
 
 
 @pytest.mark.parametrize("skip", [9])
-async def test_a_move_to_a_disk_goes_on_after_a_kill_and_leaves_no_half_file(
+async def test_a_move_to_a_disk_continues_after_a_kill_and_leaves_no_half_file(
     disk: Directory, there: InBucket, skip: int
 ) -> None:
     await fill(there, ALL)
     bucket = there.bucket
-    bucket.faults.append(Fault(freezes, ("get",), 2 + skip))  # two listings come before
+    bucket.faults.append(Fault(freezes, ("get",), 2 + skip))  # two listings come first
     async with moving(there.url, disk.url) as process:
         await bucket.frozen.wait()
         process.kill()
@@ -261,9 +264,7 @@ async def test_a_move_to_a_disk_goes_on_after_a_kill_and_leaves_no_half_file(
 # ── something is wrong
 
 
-async def test_what_is_damaged_is_named_and_not_copied_and_all_else_is(
-    disk: Directory, there: InBucket
-) -> None:
+async def test_a_damaged_object_is_named_and_all_others_are_copied(disk: Directory, there: InBucket) -> None:
     source, target = there, disk
     bad = {key(MANY[0]): b"wolf", key(LARGEST): LARGEST[:-1] + b"!"}
     await fill(source, {**ALL, **bad})
@@ -277,8 +278,8 @@ async def test_what_is_damaged_is_named_and_not_copied_and_all_else_is(
     assert await kept(target) == {name: content for name, content in ALL.items() if name not in bad}
 
 
-async def test_what_only_seems_to_be_there_is_not_taken_away(disk: Directory, there: InBucket) -> None:
-    """A size tells that there is no need to copy, and not that the original may go."""
+async def test_the_original_of_a_damaged_copy_stays(disk: Directory, there: InBucket) -> None:
+    """An equal size skips the copy, but does not allow a removal of the original."""
     source, target = disk, there
     name = key(MANY[0])
     await fill(source, ALL)
@@ -306,10 +307,10 @@ async def test_half_an_object_in_the_target_is_replaced(disk: Directory, there: 
 
 
 @pytest.mark.parametrize("kind", ["head", "get"])
-async def test_an_object_that_vanishes_meanwhile_is_named_and_all_else_is_moved(
+async def test_a_vanished_object_is_named_and_all_others_are_moved(
     disk: Directory, there: InBucket, kind: str
 ) -> None:
-    """It is listed, and gone when it is looked at, or when it is read."""
+    """It is in the listing, and gone at its stat or during its read."""
     await fill(there, ALL)
     gone: list[str] = []
 
@@ -330,9 +331,7 @@ async def test_an_object_that_vanishes_meanwhile_is_named_and_all_else_is_moved(
     assert await kept(disk) == {name: content for name, content in ALL.items() if name != gone[0]}
 
 
-async def test_an_object_that_another_move_took_meanwhile_is_no_problem(
-    disk: Directory, there: InBucket
-) -> None:
+async def test_an_object_moved_by_another_process_is_no_problem(disk: Directory, there: InBucket) -> None:
     await fill(there, ALL)
     taken: list[str] = []
 
@@ -363,9 +362,7 @@ async def test_two_moves_at_once_do_what_one_does(disk: Directory, there: InBuck
     assert await kept(there) == ALL
 
 
-async def test_a_target_that_takes_nothing_ends_it_before_all_was_tried(
-    disk: Directory, there: InBucket
-) -> None:
+async def test_a_target_that_accepts_nothing_ends_the_move_early(disk: Directory, there: InBucket) -> None:
     await fill(disk, {key(b"%d" % number): b"%d" % number for number in range(200)})
     there.bucket.faults.append(Fault(refuses(403, "AccessDenied"), ("put",), skip=1, times=math.inf))
 
@@ -379,17 +376,15 @@ async def test_a_target_that_takes_nothing_ends_it_before_all_was_tried(
     assert not [secret for secret in (SECRET, "Signature", "Traceback") if secret in done.out + done.err]
 
 
-async def test_a_source_that_is_not_mounted_is_not_taken_for_empty(disk: Directory, there: InBucket) -> None:
+async def test_an_unmounted_source_is_not_taken_for_an_empty_one(disk: Directory, there: InBucket) -> None:
     done = await move(disk.url, there.url)
 
     assert done.code == 1
     assert "may not be mounted" in done.err
 
 
-async def test_a_source_that_has_nothing_is_not_taken_for_one_that_was_moved(
-    disk: Directory, tmp_path: Path
-) -> None:
-    """Who mistyped a prefix would go on with an empty storage."""
+async def test_an_empty_source_is_reported(disk: Directory, tmp_path: Path) -> None:
+    """After a mistyped prefix, an operator would continue with an empty storage."""
     target, wrong = Directory(tmp_path / "target"), Directory(tmp_path / "wrong")
     await fill(disk, {key(LARGE): LARGE})
     await fill(wrong, {})
@@ -401,11 +396,11 @@ async def test_a_source_that_has_nothing_is_not_taken_for_one_that_was_moved(
 
     assert [each.code for each in (done, emptied, moved, again)] == [1, 1, 0, 0]
     assert done.told == summary(complete=False, problems={"nothing_there": 1})
-    assert done.err.startswith("FROM: nothing_there: no object is there: is it the right place")
+    assert done.err.startswith("FROM: nothing_there: FROM has no objects: is the URL right")
     assert done.err.count("\n") == 1
 
 
-async def test_a_bucket_that_is_not_there_is_one_line(disk: Directory, bucket: Bucket) -> None:
+async def test_a_missing_bucket_is_reported_in_one_line(disk: Directory, bucket: Bucket) -> None:
     await fill(disk, ALL)
 
     done = await move_alone(disk.url, "s3://no-such-bucket/prefix")
@@ -435,7 +430,7 @@ async def test_a_bucket_that_is_not_there_is_one_line(disk: Directory, bucket: B
         ("s3://bucket/a#hunter2", "file:///b", "must have neither ? nor #"),
     ],
 )
-async def test_wrong_words_are_told_without_what_may_be_secret(source: str, target: str, says: str) -> None:
+async def test_errors_of_arguments_show_no_secret(source: str, target: str, says: str) -> None:
     done = await move(source, target)
 
     assert (done.code, done.out) == (2, "")
@@ -459,7 +454,7 @@ ONE = [
 
 
 @pytest.mark.parametrize(("one", "other"), [*APART, *ONE])
-def test_places_are_told_apart(one: str, other: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_locations_are_distinguished(one: str, other: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AZURE_STORAGE_ACCOUNT_NAME", "account")
 
     told = {overlap(locate(one), locate(other)), overlap(locate(other), locate(one))}
@@ -467,10 +462,10 @@ def test_places_are_told_apart(one: str, other: str, monkeypatch: pytest.MonkeyP
     assert told == {(one, other) in ONE}
 
 
-async def test_a_storage_with_two_names_is_not_emptied_into_itself(
+async def test_a_storage_under_two_names_is_not_moved_into_itself(
     disk: Directory, there: InBucket, tmp_path: Path
 ) -> None:
-    """A link is seen through; that two addresses lead to one server shows when something is put there."""
+    """A link is followed; a put reveals two addresses of one server."""
     await fill(disk, ALL)
     await asyncio.to_thread((tmp_path / "link").symlink_to, disk.root)
     linked = await move(disk.url, (tmp_path / "link").as_uri(), "--delete")
@@ -492,7 +487,7 @@ async def test_a_storage_with_two_names_is_not_emptied_into_itself(
     assert await kept(disk) == await kept(there) == ALL
 
 
-async def test_what_is_in_use_is_not_emptied(disk: Directory, there: InBucket) -> None:
+async def test_the_storage_in_use_is_not_emptied(disk: Directory, there: InBucket) -> None:
     await fill(disk, ALL)
 
     refused = await move(disk.url, there.url, "--delete", storage_url=disk.url)
@@ -506,7 +501,7 @@ async def test_what_is_in_use_is_not_emptied(disk: Directory, there: InBucket) -
 # ── what it looks like, and what it takes
 
 
-async def test_a_terminal_shows_how_far_it_is(disk: Directory, there: InBucket) -> None:
+async def test_a_terminal_shows_the_progress(disk: Directory, there: InBucket) -> None:
     await fill(disk, ALL)
 
     code, screen = await on_a_terminal(dict(os.environ), "storage", "move", disk.url, there.url, columns=120)
@@ -531,7 +526,7 @@ async def test_many_large_objects_take_little_memory(disk: Directory, tmp_path: 
 
 
 def _peak(pid: int) -> int:
-    """Watch a process until it ends; return the most memory that it took, in MiB."""
+    """Watch a process until it ends; return its peak of memory in MiB."""
     most = 0
     with suppress(OSError):
         while found := re.search(r"VmHWM:\s*(\d+)", Path(f"/proc/{pid}/status").read_text()):

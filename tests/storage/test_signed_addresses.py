@@ -1,4 +1,4 @@
-"""A program that wants a file from a bucket is sent to the bucket; a browser gets it from us, with headers that protect it."""
+"""A program that asks for a file is redirected to the bucket; a browser gets it from us, with protective headers."""
 
 import base64
 from collections.abc import AsyncIterator
@@ -45,7 +45,7 @@ async def client(
 
 @pytest.fixture
 async def path(client: Server, database: asyncpg.Connection) -> str:
-    """Store a file; return where the API has it."""
+    """Store a file; return its path in the API."""
     return await add_file(database, client.res, PDF)
 
 
@@ -59,12 +59,12 @@ async def ask(
 
 
 async def follow(bucket: Bucket, address: str, method: str = "GET") -> tuple[int, bytes]:
-    """Ask the bucket as a stranger would."""
+    """Ask the bucket without credentials."""
     async with bucket.session.request(method, URL(address, encoded=True)) as response:
         return response.status, await response.read()
 
 
-async def test_from_the_webhook_to_the_bytes_in_the_hands_of_who_has_the_address_alone(
+async def test_a_signed_address_alone_gives_the_bytes_of_a_webhooks_file(
     bucket: Bucket, settings: Settings, zendesk: Zendesk, res: Resources
 ) -> None:
     settings = settings.model_copy(update={"storage_url": f"s3://{bucket.name}/{PREFIX}"})
@@ -83,7 +83,7 @@ async def test_from_the_webhook_to_the_bytes_in_the_hands_of_who_has_the_address
 
 
 @pytest.mark.parametrize("headers", [BEARER, BASIC], ids=["bearer", "basic"])
-async def test_the_answer_is_kept_by_nobody_and_gives_neither_key_nor_token_away(
+async def test_the_redirect_is_not_cached_and_reveals_neither_key_nor_token(
     client: Server, path: str, headers: dict[str, str]
 ) -> None:
     response, _ = await ask(client, path, headers)
@@ -105,10 +105,10 @@ async def test_a_head_gets_an_address_for_a_head(client: Server, bucket: Bucket,
     assert (await follow(bucket, address, "GET"))[0] == 403
 
 
-async def test_an_address_is_good_for_as_long_as_the_setting_says(
+async def test_the_setting_decides_how_long_an_address_is_valid(
     bucket: Bucket, settings: Settings, zendesk: Zendesk, database: asyncpg.Connection, res: Resources
 ) -> None:
-    """The proxy before moto looks at the time, as S3 does; moto does not."""
+    """The proxy before moto checks the time, as S3 does; moto does not."""
     url = f"s3://{bucket.name}/{PREFIX}"
     async with serving_from(url, settings, zendesk, storage_sign_seconds=3) as client:
         path = await add_file(database, client.res, PDF)
@@ -122,9 +122,7 @@ async def test_an_address_is_good_for_as_long_as_the_setting_says(
     assert await eventually(refused, 10)
 
 
-async def test_a_browser_that_signed_in_gets_the_bytes_with_headers_that_protect_it(
-    client: Server, path: str
-) -> None:
+async def test_a_signed_in_browser_gets_the_bytes_with_protective_headers(client: Server, path: str) -> None:
     cookie = await session(client, API_TOKEN)
 
     response, body = await ask(client, path, cookie)
@@ -137,7 +135,7 @@ async def test_a_browser_that_signed_in_gets_the_bytes_with_headers_that_protect
     assert "Content-Security-Policy" in preview.headers
 
 
-async def test_with_no_seconds_the_bytes_come_from_us(
+async def test_with_zero_seconds_the_bytes_come_from_us(
     bucket: Bucket, settings: Settings, zendesk: Zendesk, database: asyncpg.Connection, res: Resources
 ) -> None:
     url = f"s3://{bucket.name}/{PREFIX}"
@@ -148,7 +146,7 @@ async def test_with_no_seconds_the_bytes_come_from_us(
     assert (response.status, body) == (200, PDF)
 
 
-async def test_what_is_damaged_or_gone_is_an_error_of_ours_and_no_address(
+async def test_a_damaged_or_missing_object_is_an_error_and_not_a_redirect(
     client: Server, bucket: Bucket, path: str
 ) -> None:
     await bucket.place(f"{PREFIX}/{key(PDF)}", PDF[:-1])
@@ -159,7 +157,7 @@ async def test_what_is_damaged_or_gone_is_an_error_of_ours_and_no_address(
     assert (damaged["code"], missing["code"]) == ("object_damaged", "object_missing")
 
 
-async def test_no_address_gets_into_a_log(
+async def test_no_signed_address_is_logged(
     client: Server, path: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     logs.configure("json", "DEBUG")
@@ -174,7 +172,7 @@ async def test_no_address_gets_into_a_log(
     assert "token_refused" in written.out, "a log would be seen"
 
 
-async def test_the_description_tells_of_the_way_to_the_bucket(client: Server, path: str) -> None:
+async def test_the_openapi_document_describes_the_redirect(client: Server, path: str) -> None:
     response, _ = await ask(client, path, BEARER)
 
     openapi = await client.get("/openapi.json")
@@ -186,7 +184,7 @@ async def test_the_description_tells_of_the_way_to_the_bucket(client: Server, pa
     assert {"200", "302"} <= set(operation["responses"])
 
 
-async def test_a_bucket_that_gives_but_does_not_sign_is_read_by_us(
+async def test_a_bucket_that_cannot_sign_is_read_by_us(
     settings: Settings,
     zendesk: Zendesk,
     database: asyncpg.Connection,
@@ -194,7 +192,7 @@ async def test_a_bucket_that_gives_but_does_not_sign_is_read_by_us(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """Azure signs with a key that has to be asked for, where an identity, and no key, is what we have."""
+    """With an identity instead of a key, Azure has to be asked for a key to sign with."""
     logs.configure("json", "INFO")
     asked: list[str] = []
 

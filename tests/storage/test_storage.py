@@ -1,4 +1,4 @@
-"""An object is in storage whole, once and for good, or not at all: on a disk as in a bucket."""
+"""An object is stored whole and durably, or not at all: on a disk and in a bucket."""
 
 import asyncio
 import random
@@ -58,7 +58,7 @@ def store(place: Place) -> Storage:
     ],
     ids=_length,
 )
-async def test_what_was_put_comes_out_again_and_nothing_else_is_left(
+async def test_an_object_is_read_as_it_was_put_and_nothing_else_is_left(
     store: Storage, place: Place, content: bytes
 ) -> None:
     stored = await storage.put(store, chunks(content), "a.bin")
@@ -72,9 +72,7 @@ async def test_what_was_put_comes_out_again_and_nothing_else_is_left(
 
 
 @contents
-async def test_the_same_content_is_kept_once_and_not_written_again(
-    store: Storage, place: Place, content: bytes
-) -> None:
+async def test_equal_content_is_stored_and_written_once(store: Storage, place: Place, content: bytes) -> None:
     first = await storage.put(store, chunks(content), "a.pdf")
     before = await place.writes()
 
@@ -84,7 +82,7 @@ async def test_the_same_content_is_kept_once_and_not_written_again(
     assert await place.writes() == before
 
 
-async def test_many_may_put_the_same_and_other_content_at_once(store: Storage, place: Place) -> None:
+async def test_simultaneous_puts_of_equal_and_different_content_succeed(store: Storage, place: Place) -> None:
     each = [SMALL, LARGE, LARGEST, *(LARGE[number:] for number in range(1, 6))]
 
     stored = await asyncio.gather(*(storage.put(store, chunks(content), None) for content in each * 2))
@@ -135,7 +133,7 @@ async def test_a_cancelled_put_leaves_the_whole_object_or_nothing(
 @pytest.mark.parametrize(
     "name", [ABSENT, "", "sha256", "../../etc/passwd", "/etc/passwd", f"{ABSENT}\n", "\0", ".spool/x"]
 )
-async def test_what_is_not_there_is_missing(store: Storage, name: str) -> None:
+async def test_an_absent_object_is_missing(store: Storage, name: str) -> None:
     await storage.put(store, chunks(SMALL), None)
 
     for look in (storage.stat, storage.open, storage.digest):
@@ -144,7 +142,7 @@ async def test_what_is_not_there_is_missing(store: Storage, name: str) -> None:
         assert missing.value.code == "object_missing"
 
 
-async def test_an_object_that_goes_while_it_is_read_is_missing(store: Storage, place: Place) -> None:
+async def test_an_object_that_is_removed_during_a_read_is_missing(store: Storage, place: Place) -> None:
     await storage.put(store, chunks(LARGEST), None)
     opened = await storage.open(store, key(LARGEST))
     await anext(opened.chunks)
@@ -156,7 +154,7 @@ async def test_an_object_that_goes_while_it_is_read_is_missing(store: Storage, p
 
 
 @pytest.mark.parametrize("left", [10, len(LARGE) - 1])
-async def test_an_object_that_shrinks_while_it_is_read_is_no_whole_object(
+async def test_an_object_that_shrinks_during_a_read_is_an_error(
     store: Storage, place: Place, left: int
 ) -> None:
     await storage.put(store, chunks(LARGE), None)
@@ -168,7 +166,7 @@ async def test_an_object_that_shrinks_while_it_is_read_is_no_whole_object(
 
 
 @pytest.mark.parametrize("content", [b"", SMALL, LARGEST], ids=_length)
-async def test_the_digest_is_of_the_bytes_that_are_there_and_not_of_those_that_were_put(
+async def test_the_digest_is_computed_from_the_stored_bytes(
     store: Storage, place: Place, content: bytes
 ) -> None:
     await storage.put(store, chunks(content), None)
@@ -185,7 +183,7 @@ async def test_the_digest_is_of_the_bytes_that_are_there_and_not_of_those_that_w
 # ── listing and removing
 
 
-async def test_a_listing_has_each_object_with_its_size_and_time_and_nothing_else(
+async def test_a_listing_has_each_object_with_size_and_time_and_nothing_else(
     store: Storage, place: Place
 ) -> None:
     before = datetime.now(UTC) - timedelta(seconds=2)
@@ -202,7 +200,7 @@ async def test_a_listing_has_each_object_with_its_size_and_time_and_nothing_else
     assert all(before <= one.modified <= datetime.now(UTC) for one in found)
 
 
-async def test_the_256_ranges_together_are_all(store: Storage) -> None:
+async def test_the_256_ranges_cover_all_objects(store: Storage) -> None:
     each = [b"%d" % number for number in range(30)]
     await asyncio.gather(*(storage.put(store, chunks(content), None) for content in each))
 
@@ -215,7 +213,7 @@ async def test_the_256_ranges_together_are_all(store: Storage) -> None:
         assert all(one.key.startswith(f"sha256/{number:02x}/") for one in part)
 
 
-async def test_few_objects_are_listed_at_once_and_many_by_their_ranges(tmp_path: Path) -> None:
+async def test_few_objects_are_listed_at_once_and_many_by_ranges(tmp_path: Path) -> None:
     disk = Directory(tmp_path / "objects")
     store = open_storage(disk.url)
     await asyncio.gather(*(disk.place(key(str(number).encode()), b"") for number in range(1000)))
@@ -249,7 +247,7 @@ async def test_only_ranges_are_listed(store: Storage, prefix: str) -> None:
         await listed(store, prefix)
 
 
-async def test_what_was_removed_is_missing_and_removing_it_again_is_no_error(
+async def test_a_removed_object_is_missing_and_a_second_removal_is_no_error(
     store: Storage, place: Place
 ) -> None:
     for content in (SMALL, LARGE):
@@ -281,7 +279,7 @@ async def test_nothing_but_an_object_is_removed_or_signed(store: Storage, place:
 # ── looking whether it works
 
 
-async def test_check_and_probe_leave_nothing_that_adds_up(store: Storage, place: Place) -> None:
+async def test_repeated_checks_and_probes_leave_at_most_one_object(store: Storage, place: Place) -> None:
     await storage.check(store)
     before = await place.objects()
     for _ in range(2):

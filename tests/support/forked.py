@@ -67,6 +67,7 @@ class Program:
         # The exit code, or the signal's number with a minus; None while it runs.
         self.returncode: int | None = None
         self.stdout: asyncio.StreamReader | None = None
+        self.stderr: asyncio.StreamReader | None = None
         Thread(target=self._watch, daemon=True).start()  # asking for the code may block
 
     async def wait(self) -> int:
@@ -74,6 +75,12 @@ class Program:
         while (code := self.returncode) is None:
             await asyncio.sleep(0.01)
         return code
+
+    async def communicate(self) -> tuple[bytes | None, bytes | None]:
+        """Read what it writes to pipes, and wait for its end."""
+        out, errors = await asyncio.gather(*(_read(pipe) for pipe in (self.stdout, self.stderr)))
+        await self.wait()
+        return out, errors
 
     def send_signal(self, signal: int) -> None:
         """Send a signal. Raises ProcessLookupError where it has ended."""
@@ -106,31 +113,43 @@ async def create_subprocess_exec(*command: str, **options: Any) -> Any:
     own = words[:2] == [sys.executable, "-m"] and words[2].partition(".")[0] == "service"
     if not own or "LD_PRELOAD" in variables:
         return await _create_subprocess_exec(*command, **options)
+    pipes: dict[str, int] = {}
     with ExitStack() as stack:
         nothing = os.open(os.devnull, os.O_RDWR)
         stack.callback(os.close, nothing)
-        chosen = {None: None, subprocess.DEVNULL: nothing, subprocess.STDOUT: None}
-        reading, writing = -1, None
-        if options.get("stdout") == subprocess.PIPE:
-            reading, writing = os.pipe()
-            stack.callback(os.close, writing)
-            chosen[subprocess.PIPE] = writing
         streams = []
         for number, name in enumerate(("stdin", "stdout", "stderr")):
             wanted = options.get(name)
-            at = chosen[wanted] if wanted is None or isinstance(wanted, int) else wanted.fileno()
-            streams.append(number if at is None else at)
-        if options.get("stderr") == subprocess.STDOUT:
-            streams[2] = streams[1]
+            match wanted:
+                case None:
+                    streams.append(number)
+                case subprocess.DEVNULL:
+                    streams.append(nothing)
+                case subprocess.STDOUT:
+                    streams.append(streams[1])
+                case subprocess.PIPE:
+                    pipes[name], writing = os.pipe()
+                    stack.callback(os.close, writing)
+                    streams.append(writing)
+                case _:
+                    streams.append(wanted.fileno())
         directory = Path(options.get("cwd") or Path.cwd())
         process = await asyncio.to_thread(Program, words[2:], variables, directory, streams)
-    if writing is not None:
-        process.stdout = asyncio.StreamReader(options.get("limit", 2**16))
-        await asyncio.get_running_loop().connect_read_pipe(
-            lambda: asyncio.StreamReaderProtocol(process.stdout),  # type: ignore[arg-type] # set just before
-            os.fdopen(reading, "rb"),
-        )
+    for name, reading in pipes.items():
+        setattr(process, name, await _reader(reading, options.get("limit", 2**16)))
     return process
+
+
+async def _reader(pipe: int, limit: int) -> asyncio.StreamReader:
+    reader = asyncio.StreamReader(limit)
+    await asyncio.get_running_loop().connect_read_pipe(
+        lambda: asyncio.StreamReaderProtocol(reader), os.fdopen(pipe, "rb")
+    )
+    return reader
+
+
+async def _read(pipe: asyncio.StreamReader | None) -> bytes | None:
+    return await pipe.read() if pipe else None
 
 
 def run(words: Sequence[str], variables: Mapping[str, str], directory: Path) -> Done:

@@ -11,7 +11,7 @@ from service.config.settings import Settings
 from service.local.zendesk.stand_in import Zendesk
 from service.queries.reconciliations import ReconciliationDetail, get_reconciliation
 from service.reconcile import verify
-from service.reconcile.run import Wish, reconcile
+from service.reconcile.run import RunOptions, reconcile
 from service.resources import Resources
 from tests.conftest import serving, working
 from tests.support.files import PDF
@@ -42,8 +42,8 @@ async def until_done(settings: Settings, zendesk: Zendesk, email_id: int) -> dic
         return await client.until(email_id, "completed", "failed")
 
 
-async def compare(res: Resources, **wish: Any) -> ReconciliationDetail:
-    run_id = await reconcile(res, Wish("ada (tests)", **wish), lambda _share, _seen: None)
+async def compare(res: Resources, **options: Any) -> ReconciliationDetail:
+    run_id = await reconcile(res, RunOptions("ada (tests)", **options), lambda _share, _seen: None)
     found = await get_reconciliation(res.engine, run_id)
     assert found.status == "done", found.error
     return found

@@ -16,7 +16,7 @@ from service.config.settings import Settings
 from service.local.servers import mongodb, postgres, valkey
 from service.local.zendesk.samples import Sample, samples
 from service.local.zendesk.stand_in import Fault, Zendesk
-from service.reconcile.run import Wish, reconcile
+from service.reconcile.run import RunOptions, reconcile
 from service.storage import objects
 from tests.conftest import API_TOKEN, ROOT, Server, migrate, serving, working
 from tests.support.browser import running_chromium, sign_in
@@ -177,8 +177,8 @@ async def _reconcile(server: Server) -> None:
     storage = server.res.storage
     for key in [each.key async for each in objects.listing(storage, "sha256/")][:2]:
         await objects.remove(storage, key)
-    for wish in (Wish("mara@ops (command line)"), Wish("mara@ops (command line)", fix="all")):
-        await reconcile(server.res, wish, lambda _share, _seen: None)
+    for options in (RunOptions("mara@ops (command line)"), RunOptions("mara@ops (command line)", fix="all")):
+        await reconcile(server.res, options, lambda _share, _seen: None)
 
 
 async def _send_samples(server: Server, first_ticket: int) -> int:

@@ -1,4 +1,4 @@
-"""Rows and tables that another system left: lists of files, constraints that refuse rows, NULL where a value is expected."""
+"""Rows and tables of another system: lists of files, constraints that refuse rows, and unexpected NULLs."""
 
 import asyncio
 import json
@@ -42,7 +42,7 @@ async def statuses(database: asyncpg.Connection, email_id: int) -> list[str]:
 
 @asynccontextmanager
 async def altered(database: asyncpg.Connection, change: str, back: str) -> AsyncIterator[None]:
-    """Have the table as another system made it; the other tests of this process use the same one."""
+    """Give the table the shape of another system, and restore it for the other tests of this process."""
     await database.execute(f"ALTER TABLE incoming_emails {change}")
     try:
         yield
@@ -51,7 +51,7 @@ async def altered(database: asyncpg.Connection, change: str, back: str) -> Async
         await database.execute(f"ALTER TABLE incoming_emails {back}")
 
 
-async def test_an_attempt_fetches_the_files_of_a_list_that_nobody_has_read(
+async def test_attempt_fetches_files_of_an_unread_list(
     res: Resources, database: asyncpg.Connection, zendesk: Zendesk
 ) -> None:
     urls = [zendesk.add_file(name, PDF + name.encode()) for name in ("a.pdf", "b.pdf", "c.pdf")]
@@ -68,7 +68,7 @@ async def test_an_attempt_fetches_the_files_of_a_list_that_nobody_has_read(
     assert await statuses(database, joined) == ["stored"]
 
 
-async def test_an_attempt_fails_with_a_reason_where_it_cannot_know_all_files(
+async def test_attempt_with_an_unreadable_list_fails_with_a_reason(
     settings: Settings, res: Resources, database: asyncpg.Connection
 ) -> None:
     many = await database.fetchval(
@@ -84,11 +84,11 @@ async def test_an_attempt_fails_with_a_reason_where_it_cannot_know_all_files(
         failed["processing_error"]
         == "The list of files cannot be read: There are more than 10,000 attachments."
     )
-    # JSON's null says nothing of files: Zendesk is asked, which knows of no such ticket.
+    # JSON's null is no list, so Zendesk is asked, and does not know the ticket.
     assert (await email_of(database, unknown))["processing_status"] != "completed"
 
 
-async def test_lists_are_read_in_the_background_and_one_command_fetches_what_finished_emails_lack(
+async def test_lists_are_read_in_the_background_and_a_retry_fetches_files_of_finished_emails(
     res: Resources, database: asyncpg.Connection, zendesk: Zendesk, settings: Settings
 ) -> None:
     urls = [zendesk.add_file(name, PDF + name.encode()) for name in ("a.pdf", "b.pdf")]
@@ -131,7 +131,7 @@ async def test_lists_are_read_in_the_background_and_one_command_fetches_what_fin
     assert (await email_of(database, ids[4]))["processing_status"] == "queued"
 
 
-async def test_a_webhook_whose_row_is_refused_costs_no_neighbour_and_is_kept_with_the_column_s_name(
+async def test_refused_row_of_a_webhook_is_quarantined_and_others_are_saved(
     client: Client, database: asyncpg.Connection, zendesk: Zendesk
 ) -> None:
     def payload(number: int) -> dict[str, Any]:
@@ -171,15 +171,13 @@ async def test_a_webhook_whose_row_is_refused_costs_no_neighbour_and_is_kept_wit
             "incoming_emails.subject: Postgres: value too long for type character varying(50)",
         ),
         ("row_refused", "Postgres refuses a row that violates no_eve of incoming_emails"),
-        ("row_refused", "Postgres refuses a row that violates a unique constraint which is not Holdfast's"),
+        ("row_refused", "Postgres refuses a row that violates a unique constraint of another system"),
     }
     assert [answer["status"] for answer in doubled] == ["accepted", "quarantined"]
     assert "from_email (NOT NULL)" in json.dumps(replayed)
 
 
-async def test_attempts_whose_rows_are_refused_fail_alone(
-    res: Resources, database: asyncpg.Connection
-) -> None:
+async def test_attempts_with_refused_rows_fail_alone(res: Resources, database: asyncpg.Connection) -> None:
     ids = [await database.fetchval(OLD, "[]", "received") for _ in range(4)]
     refused = (
         f"ADD CONSTRAINT no_claim CHECK (id <> {ids[0]} OR processing_status <> 'processing'),"
@@ -198,7 +196,7 @@ async def test_attempts_whose_rows_are_refused_fail_alone(
     ]
 
 
-async def test_a_job_whose_rescue_is_refused_keeps_no_other_from_being_rescued(
+async def test_abandoned_job_that_cannot_be_taken_back_blocks_no_other(
     res: Resources, database: asyncpg.Connection
 ) -> None:
     ids = [await database.fetchval(OLD, "[]", "processing") for _ in range(3)]
@@ -221,7 +219,7 @@ NULLABLE = (
 )
 
 
-async def test_null_where_a_value_is_expected_breaks_no_list_page_export_or_attempt(
+async def test_unexpected_null_breaks_no_list_page_export_or_attempt(
     client: Server, database: asyncpg.Connection, res: Resources, settings: Settings
 ) -> None:
     old = ", ".join(f"ALTER {name} DROP NOT NULL" for name in NULLABLE)

@@ -1,4 +1,4 @@
-"""`holdfast takeover` over databases of another system: every row and column stays, and any end may come meanwhile."""
+"""`holdfast takeover` of databases of another system: every row and column stays, and it may be killed at any point."""
 
 import asyncio
 import json
@@ -29,7 +29,7 @@ KEPT = (
 )
 STATES = ("pending", "processing", "processed", "completed", "failed", "archived", "received")
 TOKEN = "https://acme.zendesk.example/attachments/token"
-# As SQLAlchemy of a FastAPI service makes it.
+# The table as SQLAlchemy in a FastAPI service creates it.
 TABLE = """
     CREATE TABLE alembic_version (version_num varchar(64) NOT NULL PRIMARY KEY);
     CREATE TABLE incoming_emails (
@@ -56,7 +56,7 @@ TABLE = """
         saga_state varchar(30) NOT NULL
     );
 """
-# Rows in all states, a NULL wherever there may be one, and lists in all shapes.
+# Rows in all states, NULL in all nullable columns, and lists in all shapes.
 ROWS = f"""
     INSERT INTO incoming_emails (zendesk_ticket_id, from_email, subject, body_text, raw_json, attachment_urls,
         processing_status, idempotency_key, received_at, saga_state)
@@ -73,7 +73,7 @@ ROWS = f"""
 
 @pytest.fixture(autouse=True)
 def non_blocking() -> None:
-    """Let them block: where they run, nothing else does."""
+    """Allow blocking calls: these tests run nothing else in the loop."""
 
 
 def fill(url: str, rows: int = 96, revision: str | None = MACHINE) -> None:
@@ -87,7 +87,7 @@ def fill(url: str, rows: int = 96, revision: str | None = MACHINE) -> None:
 
 
 def take_over(url: str, *words: str) -> tuple[int, str]:
-    """Run the command in this process, where nobody can be asked; return exit code and all that it says."""
+    """Run the command in this process, without a terminal; return its exit code and its output."""
     log = structlog.get_config()
     try:
         warnings.simplefilter("ignore", DeprecationWarning)  # alembic's own; pytest resets it after each test
@@ -105,9 +105,7 @@ def count(url: str, table: str = "incoming_emails") -> dict[Any, int]:
 
 
 @pytest.mark.parametrize("revision", [SAGA, "4f2a9c", None])
-def test_a_takeover_keeps_each_row_and_column_and_finished_stays_finished(
-    url: str, revision: str | None
-) -> None:
+def test_takeover_keeps_rows_and_columns_and_finished_stays_finished(url: str, revision: str | None) -> None:
     fill(url, revision=revision)
     before = sql(url, f"SELECT {KEPT} FROM incoming_emails ORDER BY id")
     keys = sql(
@@ -129,7 +127,7 @@ def test_a_takeover_keeps_each_row_and_column_and_finished_stays_finished(
     ]
 
 
-def test_files_of_unfinished_emails_are_jobs_and_those_of_finished_ones_are_known_as_not_captured(
+def test_files_of_unfinished_emails_are_fetched_and_those_of_finished_ones_are_not_captured(
     url: str,
 ) -> None:
     fill(url)
@@ -141,7 +139,7 @@ def test_files_of_unfinished_emails_are_jobs_and_those_of_finished_ones_are_know
         "SELECT processing_status, status, attachments.error_code, email.error_code, count(*) FROM attachments"
         " JOIN incoming_emails AS email ON id = email_id GROUP BY 1, 2, 3, 4 ORDER BY 1",
     )
-    # Of each six e-mails one has two files in a list, one has one in an object, one has two that were joined in a text.
+    # Of each six e-mails, one has two files in a list, one has one in an object, and one has two joined in a text.
     assert {row[:4] for row in files} == {
         ("completed", "failed", "not_captured", "not_captured"),
         ("failed", "failed", "not_captured", "not_captured"),
@@ -155,7 +153,7 @@ def test_files_of_unfinished_emails_are_jobs_and_those_of_finished_ones_are_know
     ]
 
 
-def test_the_plan_says_it_all_and_changes_nothing(url: str) -> None:
+def test_plan_describes_all_steps_and_changes_nothing(url: str) -> None:
     fill(url)
     state = "SELECT json_agg(incoming_emails)::text FROM incoming_emails"
     before = sql(url, state)
@@ -168,11 +166,11 @@ def test_the_plan_says_it_all_and_changes_nothing(url: str) -> None:
     assert status == 0
     for part in (
         f"Alembic revision {MACHINE}) and has 96 rows",
-        "Lift the limits of zendesk_ticket_id (64 characters), from_email (255 characters)",
-        "Let from_email, body_text, raw_json, saga_state be NULL.",
+        "Remove the length limits of zendesk_ticket_id (64 characters), from_email (255 characters)",
+        "Allow NULL in from_email, body_text, raw_json, saga_state.",
         "Fill idempotency_key of 9 e-mails",
         "Map the state 'pending' of 12 e-mails to 'received'.",
-        "Map the state 'processed' of 12 e-mails, which is unknown: add --map processed=completed",
+        "Map the unknown state 'processed' of 12 e-mails: add --map processed=completed",
         f"Run {len(REVISIONS) - 1} migrations.",
         "All rows and columns are kept.",
     ):
@@ -200,7 +198,7 @@ def taking_over(url: str) -> Iterator[subprocess.Popen[bytes]]:
             process.kill()
 
 
-def test_a_takeover_that_is_killed_goes_on_where_it_was_while_the_previous_system_writes(url: str) -> None:
+def test_killed_takeover_continues_while_the_previous_system_writes(url: str) -> None:
     fill(url, 3_000)
     points = (
         "SELECT FROM incoming_emails WHERE processing_status = 'completed' AND id > 1000 AND id % 8 = 2",
@@ -225,7 +223,7 @@ def test_a_takeover_that_is_killed_goes_on_where_it_was_while_the_previous_syste
 
 
 async def kill_beside_a_writer(url: str, points: tuple[str, ...]) -> list[int]:
-    """Kill a takeover at each of these points, while another process writes; return what that wrote."""
+    """Kill a takeover at each of these points, while another process writes; return the rows that it wrote."""
     over = asyncio.Event()
     async with asyncio.TaskGroup() as group:
         writer = group.create_task(write(url, over))
@@ -238,12 +236,12 @@ async def kill_beside_a_writer(url: str, points: tuple[str, ...]) -> list[int]:
 
 
 def wait(url: str, point: str, process: subprocess.Popen[bytes]) -> None:
-    """Wait until there is a row, or the process has ended."""
+    """Wait for a row, or for the end of the process."""
     until(lambda: sql(url, f"{point} LIMIT 1") or process.poll() is not None)
 
 
 async def write(url: str, over: asyncio.Event) -> list[int]:
-    """Write as the web process of the previous system did, with its words, until it is over."""
+    """Write rows with the states of the previous system, as its web process would, until stopped."""
     connection = await asyncpg.connect(url, statement_cache_size=0)
     written = []
     while not over.is_set():
@@ -312,21 +310,23 @@ def test_columns_of_other_types_are_converted(url: str, kind: str, lists: list[A
     assert count(url, "attachments") == {"failed": 1, "pending": 1}
     assert sql(url, "SELECT DISTINCT received_at::text FROM incoming_emails") == [("2025-01-31 12:00:00+00",)]
     assert take_over(url, "--yes")[1].startswith("This database needs no takeover")
-    sql(url, "INSERT INTO incoming_emails (zendesk_ticket_id) VALUES ('1')")  # of a ticket that has one
+    sql(
+        url, "INSERT INTO incoming_emails (zendesk_ticket_id) VALUES ('1')"
+    )  # a second e-mail of the same ticket
 
 
-def test_what_is_in_the_way_is_said_before_anything_is_changed(url: str) -> None:
+def test_obstacles_are_reported_before_any_change(url: str) -> None:
     sql(url, "CREATE TABLE incoming_emails (id uuid PRIMARY KEY)")
     sql(url, "CREATE TABLE attachments (id int)")
 
     status, said = take_over(url, "--yes")
 
     assert status == 1
-    assert "Cannot take over: The column id has the type uuid, and Holdfast needs whole numbers" in said
+    assert "Cannot take over: The column id has the type uuid, but Holdfast needs integers" in said
     assert "Cannot take over: The table attachments exists" in said
 
 
-def test_a_database_that_needs_no_takeover_is_told_so_in_a_sentence(url: str) -> None:
+def test_database_that_needs_no_takeover_gets_one_sentence(url: str) -> None:
     empty = take_over(url, "--yes")
     migrate(url, "upgrade", REVISIONS[0])
     older = take_over(url, "--yes")
@@ -352,7 +352,7 @@ def test_a_database_that_needs_no_takeover_is_told_so_in_a_sentence(url: str) ->
     assert strange.stderr.count("\n") == 1
 
 
-def test_migrations_of_another_system_s_database_are_refused_in_a_sentence(url: str) -> None:
+def test_migration_of_another_systems_database_is_refused_in_one_sentence(url: str) -> None:
     fill(url, 1, SAGA)
 
     done = upgrade(url)
@@ -360,5 +360,5 @@ def test_migrations_of_another_system_s_database_are_refused_in_a_sentence(url: 
     assert done.returncode == 1
     assert done.stderr == (
         f"The table incoming_emails is another system's (Alembic revision {SAGA}):"
-        " `holdfast takeover --plan` says what it takes to take it over.\n"
+        " `holdfast takeover --plan` lists the steps to take it over.\n"
     )

@@ -1,4 +1,4 @@
-"""One event, one line, whatever is in it; who follows an invocation finds all of its lines, and nobody else's."""
+"""Each event is one line; the lines of an invocation are found by it, and have no other."""
 
 import asyncio
 import json
@@ -30,7 +30,7 @@ def lines(capsys: pytest.CaptureFixture[str]) -> list[dict[str, Any]]:
     return [json.loads(line) for line in capsys.readouterr().out.splitlines()]
 
 
-def test_who_reads_the_log_may_be_gone(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_closed_log_stream_stops_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     reader, writer = os.pipe()
     os.close(reader)
     gone = os.fdopen(writer, "w")
@@ -43,7 +43,7 @@ def test_who_reads_the_log_may_be_gone(monkeypatch: pytest.MonkeyPatch) -> None:
         gone.close()
 
 
-def test_a_line_is_one_event_whatever_is_in_it(capsys: pytest.CaptureFixture[str]) -> None:
+def test_each_event_is_one_line_whatever_it_contains(capsys: pytest.CaptureFixture[str]) -> None:
     logs.configure("json", "INFO")
 
     structlog.get_logger().info("email_received", name="a\nb\ud800")
@@ -54,7 +54,7 @@ def test_a_line_is_one_event_whatever_is_in_it(capsys: pytest.CaptureFixture[str
 # ── the life of an e-mail
 
 
-async def test_an_invocation_is_found_from_the_webhook_to_the_object(
+async def test_an_invocations_lines_cover_webhook_to_object(
     client: Server,
     settings: Settings,
     zendesk: Zendesk,
@@ -85,7 +85,7 @@ async def test_an_invocation_is_found_from_the_webhook_to_the_object(
         assert private not in text
 
 
-async def test_without_an_invocation_id_it_is_the_key(
+async def test_without_an_invocation_id_lines_have_the_key(
     client: Server, worker: Worker, zendesk: Zendesk, capsys: pytest.CaptureFixture[str]
 ) -> None:
     logs.configure("json", "INFO")
@@ -101,7 +101,7 @@ async def test_without_an_invocation_id_it_is_the_key(
     assert [line["event"] for line in said] == [event for event in LIFE if event != "attachment_stored"]
 
 
-async def test_the_next_request_of_a_connection_has_nothing_of_the_one_before(
+async def test_a_request_keeps_no_fields_of_the_previous_one(
     client: Server, zendesk: Zendesk, capsys: pytest.CaptureFixture[str]
 ) -> None:
     logs.configure("json", "INFO")
@@ -119,7 +119,7 @@ async def test_the_next_request_of_a_connection_has_nothing_of_the_one_before(
     assert [line.get("invocation") for line in lines(capsys)] == [None]
 
 
-async def test_what_a_shared_statement_logs_is_of_nobody(capsys: pytest.CaptureFixture[str]) -> None:
+async def test_lines_of_a_shared_statement_have_no_invocation(capsys: pytest.CaptureFixture[str]) -> None:
     logs.configure("json", "INFO")
 
     async def statement(_conn: object, items: Sequence[int]) -> Sequence[int]:
@@ -174,14 +174,14 @@ def test_a_traceback_shows_no_address(capsys: pytest.CaptureFixture[str]) -> Non
 
 
 @pytest.mark.parametrize("name", ["it's.pdf", "report(1).pdf", "('a'),"])
-def test_an_address_is_cut_as_a_whole_whatever_marks_it_holds(name: str) -> None:
-    """yarl writes these marks as they are."""
+def test_an_address_is_cut_whole_whatever_marks_it_contains(name: str) -> None:
+    """yarl writes these marks unescaped."""
     address = f"https://cdn.example/f?name={name}&signature=SECRET"
 
     assert without_addresses(f"at URL('{address}'), twice") == "at URL('https://cdn.example/…'), twice"
 
 
-def test_a_long_word_is_looked_through_once() -> None:
+def test_a_long_word_is_searched_in_linear_time() -> None:
     word = "a." * 500_000
 
     assert without_addresses(f"{word} {word}://host/SECRET") == f"{word} {word}://host/…"

@@ -38,7 +38,7 @@ NOTHING = Stats(
 
 
 def parsed(text: bytes | str) -> dict[str, Metric]:
-    """Parse a text, in which no family may come twice; return them by the names that the text gives them."""
+    """Parse a text that may contain each family once; return the families by name."""
     text = text if isinstance(text, str) else text.decode()
     names = re.findall(r"^# TYPE (\S+) ", text, re.MULTILINE)
     assert sorted(names) == sorted(set(names)) == sorted(re.findall(r"^# HELP (\S+) ", text, re.MULTILINE))
@@ -55,14 +55,14 @@ async def scraped(client: Client) -> dict[str, Metric]:
 
 
 def count(name: str, **labels: str) -> float:
-    """Give the value of a sample; the whole registry would read files."""
+    """Return the value of a sample; the whole registry would read files."""
     families = REGISTRY.restricted_registry([name]).collect()
     samples = [sample for family in families for sample in family.samples if sample.name == name]
     return sum(sample.value for sample in samples if sample.labels == labels)
 
 
 def values(family: Metric, worker: str | None = None) -> dict[Any, float]:
-    """Give a family's values by their labels, of one worker or of the web process."""
+    """Return a family's values by their labels, of one worker or of the web process."""
     return {
         tuple(
             sorted((name, value) for name, value in sample.labels.items() if name != "worker")
@@ -75,7 +75,7 @@ def values(family: Metric, worker: str | None = None) -> dict[Any, float]:
 # ── what a scrape shows
 
 
-async def test_one_scrape_tells_of_the_web_process_and_of_each_worker(
+async def test_one_scrape_covers_the_web_process_and_each_worker(
     client: Server, worker: Worker, settings: Settings
 ) -> None:
     async def told() -> dict[str, Metric] | None:
@@ -92,7 +92,7 @@ async def test_one_scrape_tells_of_the_web_process_and_of_each_worker(
     assert not any(sample.labels.get("worker") for sample in families["python_info"].samples)
 
 
-async def test_only_workers_that_live_are_shown(client: Server, database: asyncpg.Connection) -> None:
+async def test_only_living_workers_are_shown(client: Server, database: asyncpg.Connection) -> None:
     text = "# HELP holdfast_attempts_total a\n# TYPE holdfast_attempts_total counter\n"
     text += 'holdfast_attempts_total{outcome="completed",code=""} 7.0\n'
     await database.executemany(
@@ -125,14 +125,14 @@ async def test_only_workers_that_live_are_shown(client: Server, database: asyncp
         "",
     ],
 )
-def test_whatever_a_worker_wrote_the_text_is_valid(text: str) -> None:
+def test_the_text_is_valid_whatever_a_worker_wrote(text: str) -> None:
     families = parsed(exposition(NOTHING, {'a "name"\n:4': text}))
 
     assert families["holdfast_webhooks_total"].type == "counter"
     assert values(families["holdfast_workers"]) == {(): 1}
 
 
-def test_what_a_worker_writes_is_all_that_it_counts_and_small() -> None:
+def test_a_workers_text_is_complete_and_small() -> None:
     text = process_metrics()
 
     assert text is not None
@@ -142,7 +142,7 @@ def test_what_a_worker_writes_is_all_that_it_counts_and_small() -> None:
     assert not any(name.startswith("python_") for name in families)
 
 
-async def test_while_postgres_is_away_the_web_process_tells_of_itself(
+async def test_during_an_outage_of_postgres_the_web_process_shows_its_own_metrics(
     settings: Settings, zendesk: Zendesk, res: Resources
 ) -> None:
     async with before_postgres(settings) as (proxy, through), serving(through, zendesk) as client:
@@ -154,10 +154,10 @@ async def test_while_postgres_is_away_the_web_process_tells_of_itself(
     assert not families["holdfast_emails"].samples
 
 
-async def test_a_worker_serves_its_own_metrics_where_it_has_a_port(
+async def test_a_worker_with_a_port_serves_its_own_metrics(
     settings: Settings, res: Resources, unused_tcp_port: int
 ) -> None:
-    """A second worker of the host has none, and works all the same."""
+    """A second worker on the host has no port, and works all the same."""
     own = settings.model_copy(update={"metrics_port": unused_tcp_port, "host": "127.0.0.1"})
 
     async with working(own), working(own) as second, ClientSession() as session:
@@ -213,7 +213,7 @@ async def test_each_step_of_an_email_is_counted(client: Server, zendesk: Zendesk
     assert grown == dict.fromkeys(grown, 1)
 
 
-async def test_a_retry_is_counted_and_is_no_queue_delay(
+async def test_a_retry_is_counted_without_a_queue_delay(
     client: Server, worker: Worker, zendesk: Zendesk
 ) -> None:
     def now() -> list[float]:
@@ -236,7 +236,7 @@ async def test_a_retry_is_counted_and_is_no_queue_delay(
 async def test_bytes_are_counted_by_the_host_that_sent_them(
     zendesk: Zendesk, settings: Settings, res: Resources
 ) -> None:
-    """An account's files come from another host, to which it redirects."""
+    """An account redirects to another host for its files."""
     account = zendesk.url.replace("127.0.0.1", "localhost")
     settings = settings.model_copy(update={"zendesk_url": account})
     file = zendesk.add_file("a.pdf", PDF, public=True)
@@ -255,7 +255,7 @@ async def test_bytes_are_counted_by_the_host_that_sent_them(
     assert count("holdfast_download_seconds_count", host="other") == refused + 1
 
 
-async def test_lent_connections_and_who_waits_for_one_are_counted(database_url: str) -> None:
+async def test_connections_in_use_and_waiting_statements_are_counted(database_url: str) -> None:
     engine = create_engine(database_url, pool_size=1, seconds=30)
 
     def now() -> tuple[float, float]:
@@ -287,7 +287,7 @@ def test_codes_are_a_closed_set() -> None:
     assert code_label(None) == ""
 
 
-async def test_what_is_run_again_is_old_but_does_not_wait_for_its_first_attempt(
+async def test_a_retried_email_is_not_waiting_for_its_first_attempt(
     client: Server, database: asyncpg.Connection
 ) -> None:
     await database.execute(
@@ -319,7 +319,7 @@ def exposed() -> set[str]:
     return set(parsed(exposition(NOTHING, {})))
 
 
-def test_the_document_names_every_metric_and_no_other(exposed: set[str]) -> None:
+def test_the_documentation_names_exactly_the_metrics(exposed: set[str]) -> None:
     rows = re.findall(
         r"^\| `(holdfast_\w+)` \| (.*?) \|", (ROOT / "docs/metrics.md").read_text(), re.MULTILINE
     )
@@ -335,7 +335,7 @@ def test_the_document_names_every_metric_and_no_other(exposed: set[str]) -> None
                 assert set(sample.labels) - {"le"} == labels[name], name
 
 
-def test_every_alert_names_metrics_that_there_are(exposed: set[str]) -> None:
+def test_every_alert_rule_uses_existing_metrics(exposed: set[str]) -> None:
     document = yaml.safe_load((ROOT / "docs/alert-rules.yml").read_text())
     rules = [rule for group in document["groups"] for rule in group["rules"]]
 
@@ -354,7 +354,7 @@ def panels() -> Iterator[dict[str, Any]]:
             yield panel
 
 
-def test_every_panel_names_metrics_that_there_are_and_a_unit(exposed: set[str]) -> None:
+def test_every_panel_uses_existing_metrics_and_a_unit(exposed: set[str]) -> None:
     for panel in panels():
         assert panel["fieldConfig"]["defaults"]["unit"], panel["title"]
         assert panel["datasource"]["uid"] == "${datasource}"
@@ -374,9 +374,7 @@ def test_the_dashboard_asks_for_its_data_source() -> None:
     assert len(ids) == len(set(ids))
 
 
-async def test_what_waits_for_its_sync_and_what_could_not_be_synced_is_told(
-    client: Server, database: asyncpg.Connection
-) -> None:
+async def test_pending_and_failed_syncs_are_shown(client: Server, database: asyncpg.Connection) -> None:
     await database.execute(
         "INSERT INTO incoming_emails (zendesk_ticket_id, processing_status, sync_status, sync_begun_at)"
         " SELECT '1', status, sync, now() - interval '90 s' FROM (VALUES ('completed', 'pending'),"

@@ -1,4 +1,4 @@
-"""What nobody expected reaches Sentry, which is an HTTP server here, and nothing that is secret or expected does."""
+"""Unexpected errors reach Sentry, an HTTP server here; secrets and expected errors do not."""
 
 import asyncio
 import gzip
@@ -30,7 +30,7 @@ from tests.support.files import PDF
 
 @dataclass
 class Sentry:
-    """The events that came."""
+    """The received events."""
 
     dsn: str = ""
     events: list[dict[str, Any]] = field(default_factory=list)
@@ -83,7 +83,7 @@ async def reporting(sentry: Sentry, settings: Settings) -> AsyncIterator[Resourc
 
 
 class Broken:
-    """A storage with a fault that nobody thought of."""
+    """A storage with an unexpected fault."""
 
     def spool_file(self) -> None:
         raise self.fault
@@ -95,7 +95,7 @@ class Broken:
         raise self.fault
 
 
-async def test_an_attempt_that_breaks_is_told_with_its_invocation_and_no_secret(
+async def test_a_broken_attempt_is_reported_with_its_invocation_and_no_secret(
     client: Server, sentry: Sentry, settings: Settings, zendesk: Zendesk
 ) -> None:
     file = zendesk.add_file("a.pdf", PDF)
@@ -117,7 +117,7 @@ async def test_an_attempt_that_breaks_is_told_with_its_invocation_and_no_secret(
         assert secret not in text
 
 
-async def test_what_is_expected_is_not_told(
+async def test_expected_errors_are_not_reported(
     client: Server, sentry: Sentry, settings: Settings, zendesk: Zendesk
 ) -> None:
     file = zendesk.add_file("a.pdf", PDF, faults=[Fault(status=500)])
@@ -129,7 +129,7 @@ async def test_what_is_expected_is_not_told(
     assert not sentry.events
 
 
-async def test_what_libraries_log_with_a_traceback_is_told(sentry: Sentry, settings: Settings) -> None:
+async def test_tracebacks_of_libraries_are_reported(sentry: Sentry, settings: Settings) -> None:
     async with reporting(sentry, settings):
         logging.getLogger("aiohttp.server").error(
             "Error handling request from 192.0.2.1", exc_info=ZeroDivisionError()
@@ -141,7 +141,7 @@ async def test_what_libraries_log_with_a_traceback_is_told(sentry: Sentry, setti
     assert "192.0.2.1" not in json.dumps(event)
 
 
-async def test_a_request_that_is_no_http_is_not_told(
+async def test_invalid_http_is_not_reported(
     sentry: Sentry, settings: Settings, zendesk: Zendesk, res: Resources
 ) -> None:
     own = settings.model_copy(update={"sentry_dsn": SecretStr(sentry.dsn)})
@@ -156,7 +156,7 @@ async def test_a_request_that_is_no_http_is_not_told(
     assert not sentry.events
 
 
-async def test_a_sentry_that_hangs_holds_up_nothing(sentry: Sentry, settings: Settings) -> None:
+async def test_a_hanging_sentry_delays_nothing(sentry: Sentry, settings: Settings) -> None:
     sentry.hangs = True
     async with asyncio.timeout(60), reporting(sentry, settings):
         began = asyncio.get_running_loop().time()
@@ -167,7 +167,7 @@ async def test_a_sentry_that_hangs_holds_up_nothing(sentry: Sentry, settings: Se
     assert took < 20
 
 
-async def test_without_a_dsn_nothing_is_told(sentry: Sentry, settings: Settings) -> None:
+async def test_without_a_dsn_nothing_is_reported(sentry: Sentry, settings: Settings) -> None:
     async with open_resources(settings):
         structlog.get_logger().error("request_failed", exc_info=LookupError())
 

@@ -1,4 +1,4 @@
-"""One trace from the webhook to the object, for a collector that is a real one; and nothing without it."""
+"""One trace from the webhook to the object, received by a real collector; without one, nothing is sent."""
 
 import asyncio
 import subprocess
@@ -38,7 +38,7 @@ async def test_one_trace_goes_from_the_webhook_to_the_object(
                 zendesk.payload(attachments=[zendesk.add_file("a.pdf", PDF)]),
                 headers={INVOCATION_ID: "invocation-1", "traceparent": NOBODYS},
             )
-            await res.redis.flushall()  # nothing travels through it
+            await res.redis.flushall()  # the trace does not need Redis
             async with working(own):
                 await client.until(receipt["email_id"], "completed")
 
@@ -67,7 +67,7 @@ async def test_one_trace_goes_from_the_webhook_to_the_object(
         assert "127.0.0.1" not in str(span), "an address"
 
 
-async def test_each_attempt_is_a_span_with_the_reason_of_its_end(
+async def test_each_attempt_is_a_span_with_its_error(
     settings: Settings, zendesk: Zendesk, res: Resources
 ) -> None:
     file = zendesk.add_file("a.pdf", PDF, faults=[Fault(status=500)])
@@ -88,7 +88,7 @@ async def test_each_attempt_is_a_span_with_the_reason_of_its_end(
     assert under == {span.span_id for span in attempts.values()}
 
 
-async def test_what_is_sent_again_is_of_the_same_trace(
+async def test_a_repeated_request_has_the_same_trace(
     settings: Settings, zendesk: Zendesk, res: Resources
 ) -> None:
     payload, headers = zendesk.payload(), {INVOCATION_ID: "again"}
@@ -116,7 +116,7 @@ async def test_a_request_without_an_invocation_is_named_by_its_key(
     assert {span.trace_id for span in collector.spans} == {sha256(b"its-key").digest()[:16]}
 
 
-async def test_a_request_that_nobody_vouched_for_leaves_no_trace(
+async def test_an_unsigned_request_leaves_no_trace(
     settings: Settings, zendesk: Zendesk, res: Resources
 ) -> None:
     async with collecting() as collector, serving(to(collector, settings), zendesk) as client:
@@ -144,8 +144,8 @@ async def test_a_sampler_decides_the_same_in_web_and_worker(
 
 
 @pytest.mark.parametrize("hangs", [True, False], ids=["that hangs", "that is away"])
-async def test_a_collector_holds_up_neither_the_work_nor_the_end(
-    hangs: bool,  # noqa: FBT001 a parameter of the test
+async def test_a_hanging_collector_delays_neither_attempts_nor_the_shutdown(
+    hangs: bool,  # noqa: FBT001  a parameter of the test
     settings: Settings,
     zendesk: Zendesk,
     res: Resources,
@@ -160,10 +160,10 @@ async def test_a_collector_holds_up_neither_the_work_nor_the_end(
             began = asyncio.get_running_loop().time()
         took = asyncio.get_running_loop().time() - began
 
-    assert took < 9  # by itself it would try for ten seconds, and wait for thirty
+    assert took < 9  # the exporter alone would try for ten seconds, and wait for thirty
 
 
-def test_what_is_off_is_not_even_loaded() -> None:
+def test_disabled_exporters_are_not_imported() -> None:
     code = (
         "import sys, service.worker.settings, service.web.app\n"
         "assert not {name for name in sys.modules if name.startswith(('opentelemetry', 'sentry_sdk'))}"
@@ -189,7 +189,7 @@ def test_a_missing_extra_is_named_in_one_line(
         check_usable(settings.model_copy(update={setting: value}))
 
 
-async def test_nothing_is_sent_where_no_collector_is_named(settings: Settings) -> None:
+async def test_without_a_collector_nothing_is_sent(settings: Settings) -> None:
     async with open_resources(settings) as res:
         res.traces.record("invocation", "webhook", 0.1, {})
 

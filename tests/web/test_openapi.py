@@ -221,7 +221,7 @@ async def test_static_file_is_cached_for_ever_only_under_its_hash(client: Server
 async def test_only_static_files_are_served(client: Server, name: str) -> None:
     status, _, _ = await fetch(client, f"/static/{name}")
 
-    assert status in {401, 404}  # `..` leads to another page, which needs a session
+    assert status in {401, 404}  # `..` leads to another page, and that needs a session
 
 
 def test_stylesheets_load_nothing_from_other_hosts() -> None:

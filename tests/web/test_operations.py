@@ -104,7 +104,7 @@ async def test_original_request_is_shown(client: Client, zendesk: Zendesk) -> No
 async def test_verdict_names_alerts_without_an_email(client: Client, database: asyncpg.Connection) -> None:
     await database.execute(
         "INSERT INTO alerts (cause, key, count, summary, detail, seen_at)"
-        " VALUES ('signatures', '', 7, 'Webhooks have no good signature', '', now()),"
+        " VALUES ('signatures', '', 7, 'Webhooks have no valid signature', '', now()),"
         " ('silence', '', 1, 'No webhook comes', '', now() - interval '2 min'),"
         " ('failures', 'gone@host', 1, 'E-mails fail with gone at host', '', now()),"
         " ('quarantine', 'not_json', 1, 'Webhooks wait in quarantine with not_json', '', now())"
@@ -113,7 +113,7 @@ async def test_verdict_names_alerts_without_an_email(client: Client, database: a
     overview = await client.get("/api/v1/overview")
 
     assert overview["verdict"] == (
-        "No e-mail came in the last 24 hours. Webhooks have no good signature. Nothing waits."
+        "No e-mail came in the last 24 hours. Webhooks have no valid signature. Nothing waiting."
     )
     assert (overview["state"], overview["need_you"]) == ("attention", 0)
 
@@ -131,9 +131,11 @@ async def test_retried_old_email_does_not_make_the_verdict_late(
     await database.execute("UPDATE incoming_emails SET attempt_number = 0")
     late = await client.get("/api/v1/overview")
 
-    assert again["verdict"] == "No e-mail came in the last 24 hours. None needs you. 2 in work."
+    assert again["verdict"] == "No e-mail came in the last 24 hours. None needs attention. 2 in progress."
     assert again["state"] == "safe"
-    assert late["verdict"] == "No e-mail came in the last 24 hours. None needs you. Oldest waiting: 3 d."
+    assert (
+        late["verdict"] == "No e-mail came in the last 24 hours. None needs attention. Oldest waiting: 3 d."
+    )
     assert late["state"] == "late"
 
 
@@ -149,7 +151,7 @@ async def test_overview_has_a_verdict(client: Client, database: asyncpg.Connecti
     overview = await client.get("/api/v1/overview")
 
     assert overview["verdict"] == (
-        "2 of 5 e-mails of the last 24 hours are not safe yet. 2 need you. Nothing waits."
+        "2 of 5 e-mails of the last 24 hours failed; all others are stored. 2 need attention. Nothing waiting."
     )
     assert (overview["not_safe"], overview["not_safe_capped"]) == (2, False)
     assert (overview["state"], overview["last_day"], overview["need_you"]) == ("attention", 5, 2)

@@ -44,7 +44,7 @@ async def test_overview_says_that_all_is_well(client: Server, worker: Worker) ->
 
     page = words_of(await read(client, "/"))
 
-    assert "The one e-mail of the last 24 hours is safe. None needs you. Nothing waits." in page
+    assert "The one e-mail of the last 24 hours is stored. None needs attention. Nothing waiting." in page
     assert "Completed 1 all files are stored" in page
 
 
@@ -54,7 +54,7 @@ async def test_overview_links_to_failures_and_quarantine(client: Server, worker:
 
     page = await read(client, "/")
 
-    assert "2 need you." in words_of(page)
+    assert "2 need attention." in words_of(page)
     assert 'href="/emails?status=failed&amp;error_code=not_found&amp;host=127.0.0.1"' in page
     assert "1 in quarantine" in words_of(page)
 
@@ -173,7 +173,7 @@ async def test_body_of_invalid_utf8_is_shown_with_a_note(client: Server) -> None
 
     assert '{"ticket_id": "<b>bold</b>", \ufffd' in unescape(page)
     assert "<b>bold</b>" not in page
-    assert "not UTF-8" in page
+    assert "not valid UTF-8" in page
 
 
 async def test_indentation_of_nested_json_stops_at_the_shown_length(
@@ -188,7 +188,7 @@ async def test_indentation_of_nested_json_stops_at_the_shown_length(
     finally:
         tracemalloc.stop()
 
-    assert "Only the first part of the body is shown" in page
+    assert "Only the start of the body is shown" in page
     assert most < 60_000_000
 
 
@@ -232,7 +232,9 @@ async def test_unfinished_email_cannot_be_retried(client: Server, zendesk: Zende
     await client.send(zendesk.payload())
 
     assert "<button" not in (await read(client, "/emails/1")).partition("<article")[2]
-    assert "will be worked on anyway" in await read(client, "/emails/1/retry", form={}, status=409)
+    assert "only finished e-mails can be retried" in await read(
+        client, "/emails/1/retry", form={}, status=409
+    )
 
 
 async def test_readers_see_no_buttons_and_may_use_none(client: Server, worker: Worker) -> None:

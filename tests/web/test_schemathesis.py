@@ -10,6 +10,7 @@ import pytest
 
 from service.resources import Resources
 from tests.conftest import API_TOKEN, Server
+from tests.support.examples import examples
 from tests.support.files import add_file
 from tests.support.rows import add, add_quarantined_body
 
@@ -32,7 +33,7 @@ async def test_running_server_conforms_to_its_description(
         "--header",
         f"Authorization: Bearer {API_TOKEN}",
     ]
-    bounds = ["--max-examples", "8", "--seed", "1", "--generation-deterministic", "--no-shrink"]
+    bounds = ["--max-examples", str(examples(3)), "--seed", "1", "--generation-deterministic", "--no-shrink"]
 
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, *command, *bounds, "--no-color"),

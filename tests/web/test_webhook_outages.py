@@ -346,7 +346,7 @@ async def test_dispatch_resumes_when_redis_is_back(
         await proxy.resume()
 
         async def queued() -> bool:
-            """Jobs enqueued on a dead connection may be left to the sweep, which runs in workers."""
+            """Jobs enqueued on a dead connection may be left to the sweep of the workers."""
             receipt = await client.send(zendesk.payload())
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(3):

@@ -1,4 +1,4 @@
-"""Requests of any size, type, encoding and framing: each gets an answer, and what was accepted is kept."""
+"""Requests of any size, type, encoding and framing: each gets an answer, and accepted ones are saved."""
 
 import asyncio
 import contextlib

@@ -86,7 +86,7 @@ async def test_unsigned_webhook_is_refused_with_a_reason_and_not_saved(
 async def test_valid_signature_with_old_or_future_timestamp_is_saved_as_late(
     seconds: int, body: bytes, client: Server, database: asyncpg.Connection
 ) -> None:
-    """Deduplication has no time window, which would only lose delayed webhooks."""
+    """Deduplication has no time window: it would only lose delayed webhooks."""
     counted = "holdfast_late_webhooks_total"
     before = await metric(client, counted)
     at = datetime.now(UTC) + timedelta(seconds=seconds)

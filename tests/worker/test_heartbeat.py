@@ -130,7 +130,7 @@ async def test_a_probe_sees_a_worker_while_it_lives_without_postgres_and_redis(
 
     assert (
         ended
-        == f"worker worker.test: there is no {here}; it did not start here, or with another WORKER_NAME or TMPDIR"
+        == f"worker worker.test: {here} does not exist; it did not start here, or has another WORKER_NAME or TMPDIR"
     )
 
 

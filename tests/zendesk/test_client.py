@@ -1,4 +1,4 @@
-"""The client of Zendesk: access tokens, the account's limit, and what answers of the API mean."""
+"""The client of Zendesk: access tokens, the account's rate limit, and the meaning of the API's responses."""
 
 import asyncio
 import json
@@ -35,10 +35,10 @@ async def test_a_token_is_fetched_once_and_serves_api_and_files(
     assert zendesk.state.cdn_authorizations == []
 
 
-async def test_a_token_that_has_ended_is_replaced_though_a_page_to_sign_in_says_so(
+async def test_a_sign_in_page_replaces_an_expired_token(
     settings: Settings, zendesk: Zendesk, res: Resources
 ) -> None:
-    """That page, and no 401, is what Zendesk answers for a file."""
+    """For a file, Zendesk answers with the page and not with a 401."""
     settings = settings.model_copy(update={"max_retries": 0})
     async with serving(settings, zendesk) as client, working(settings):
         for number in range(10):
@@ -67,10 +67,10 @@ async def test_tokens_that_end_early_fail_no_email(
     assert zendesk.state.token_requests > 1
 
 
-async def test_an_office_of_tokens_that_is_away_fails_no_email(
+async def test_an_outage_of_the_token_endpoint_fails_no_email(
     settings: Settings, zendesk: Zendesk, res: Resources
 ) -> None:
-    """Whatever the budget of retries: the error says nothing of the e-mail."""
+    """For any number of retries: the error does not concern the e-mail."""
     settings = settings.model_copy(update={"max_retries": 0})
     zendesk.state.token_faults.extend(
         [Fault(status=503), Fault(status=429), Fault(status=200, body=b"<html>")] * 2
@@ -90,7 +90,7 @@ async def test_an_office_of_tokens_that_is_away_fails_no_email(
     assert (ended["processing_status"], ended["retry_count"]) == ("completed", 0)
 
 
-async def test_the_answer_says_how_long_a_token_lives(settings: Settings, zendesk: Zendesk) -> None:
+async def test_the_response_tells_the_lifetime_of_a_token(settings: Settings, zendesk: Zendesk) -> None:
     zendesk.state.token_seconds = 0.2
     async with open_resources(settings) as res:
         for _ in range(4):
@@ -103,7 +103,9 @@ async def test_the_answer_says_how_long_a_token_lives(settings: Settings, zendes
 @pytest.mark.parametrize(
     "body", [b"", b"[]", b"{}", b'{"access_token": 7}', b'{"access_token": "a\\nb"}', b"{" * 5000]
 )
-async def test_an_odd_answer_is_no_token(settings: Settings, zendesk: Zendesk, body: bytes) -> None:
+async def test_an_unexpected_response_is_not_a_token(
+    settings: Settings, zendesk: Zendesk, body: bytes
+) -> None:
     zendesk.state.token_faults.append(Fault(status=200, body=body))
     async with open_resources(settings) as res:
         error = await refusal(res)
@@ -127,7 +129,7 @@ async def test_no_error_shows_the_secret_or_the_token(settings: Settings, zendes
     assert "hunter2" not in shown
 
 
-async def test_at_the_accounts_limit_the_api_is_left_alone_and_no_retry_is_used_up(
+async def test_the_rate_limit_pauses_api_calls_and_uses_up_no_retry(
     settings: Settings, zendesk: Zendesk, res: Resources
 ) -> None:
     calls = 0
@@ -145,7 +147,7 @@ async def test_at_the_accounts_limit_the_api_is_left_alone_and_no_retry_is_used_
     assert calls <= 5 + 5, "nobody asks while the account is at its limit, but those that were under way"
 
 
-async def test_the_last_calls_of_a_minute_are_left_to_others(res: Resources, zendesk: Zendesk) -> None:
+async def test_the_last_calls_of_a_minute_stay_available_to_others(res: Resources, zendesk: Zendesk) -> None:
     zendesk.state.api_headers.update(
         {"X-Rate-Limit": "700", "X-Rate-Limit-Remaining": "3", "ratelimit-reset": "30"}
     )
@@ -194,7 +196,7 @@ async def test_a_hostile_next_page_gets_no_credentials(res: Resources, zendesk: 
     assert zendesk.state.cdn_authorizations == []
 
 
-async def test_no_page_follows_beyond_the_limit(res: Resources, zendesk: Zendesk) -> None:
+async def test_pages_end_at_the_limit(res: Resources, zendesk: Zendesk) -> None:
     for _ in range(10):
         zendesk.add_comment(7)
 
@@ -205,10 +207,10 @@ async def test_no_page_follows_beyond_the_limit(res: Resources, zendesk: Zendesk
     assert len(pages) == 3
 
 
-async def test_an_answer_that_is_early_is_tried_again(
+async def test_an_answer_for_a_young_webhook_is_retried(
     settings: Settings, zendesk: Zendesk, res: Resources
 ) -> None:
-    """Beyond the budget of retries, as long as the webhook is young."""
+    """Beyond the limit of retries, as long as the webhook is young."""
     settings = settings.model_copy(update={"max_retries": 0, "early_seconds": 900})
     statuses = (404, 403, 202, 409, 423)
     urls = [
@@ -232,7 +234,7 @@ async def test_an_answer_that_is_early_is_tried_again(
     assert {file["size"] for file in ends[0]["attachments"]} == {len(PDF) + 1}
 
 
-async def test_an_answer_that_is_not_early_any_more_is_final(
+async def test_an_answer_for_an_old_webhook_is_final(
     settings: Settings, zendesk: Zendesk, res: Resources
 ) -> None:
     settings = settings.model_copy(update={"early_seconds": 0.5})
@@ -245,10 +247,10 @@ async def test_an_answer_that_is_not_early_any_more_is_final(
     assert len(email["attempts"]) > 1
 
 
-async def test_files_that_are_known_are_fetched_though_the_look_up_fails(
+async def test_known_files_are_downloaded_though_the_look_up_fails(
     settings: Settings, zendesk: Zendesk, res: Resources, database: Any
 ) -> None:
-    """The address of a file that is known may end before the API answers."""
+    """The address of a known file may expire before the API answers."""
     url = zendesk.add_file("a.pdf", PDF)
     async with serving(settings, zendesk) as client:
         email_id = (await client.send(zendesk.payload(attachments=[url], comment_id="5")))["email_id"]
@@ -268,10 +270,10 @@ async def test_files_that_are_known_are_fetched_though_the_look_up_fails(
         {"has_attachments": True},
     ],
 )
-async def test_files_that_are_announced_have_to_be_listed(
+async def test_announced_files_must_be_listed_by_the_api(
     settings: Settings, zendesk: Zendesk, res: Resources, said: dict[str, object]
 ) -> None:
-    """While the webhook is young they may be listed later; after that the e-mail fails."""
+    """For a young webhook they may be listed later; for an old one the e-mail fails."""
     settings = settings.model_copy(update={"early_seconds": 3, "max_retries": 0})
     comments = [zendesk.add_comment(ticket) for ticket in (1, 2)]
     async with serving(settings, zendesk) as client, working(settings):
@@ -286,7 +288,7 @@ async def test_files_that_are_announced_have_to_be_listed(
     assert [file["file_name"] for file in ends[0]["attachments"]] == ["a.pdf"]
 
 
-async def test_an_older_comment_is_not_taken_for_one_that_the_api_does_not_have_yet(
+async def test_an_older_comment_does_not_replace_one_that_the_api_lacks(
     settings: Settings, zendesk: Zendesk, res: Resources
 ) -> None:
     settings = settings.model_copy(update={"early_seconds": 900})
@@ -304,7 +306,7 @@ async def attempted(client: Client, email_id: int) -> bool | None:
     return any(attempt["outcome"] for attempt in (await client.email(email_id))["attempts"]) or None
 
 
-async def test_a_file_that_is_known_and_looked_up_is_one_file(
+async def test_a_known_file_in_the_look_up_is_one_file(
     settings: Settings, zendesk: Zendesk, res: Resources, database: Any
 ) -> None:
     urls = [zendesk.add_file(name, PDF) for name in ("a.pdf", "b.pdf")]
@@ -331,7 +333,7 @@ def test_credentials_that_end_are_an_alert(settings: Settings, zendesk: Zendesk)
     assert "nothing renews it" in fixed.detail
 
 
-def test_an_account_completes_what_is_only_a_path() -> None:
+def test_an_account_completes_a_path_to_an_address() -> None:
     account = Account(URL("https://acme.zendesk.com"))
 
     assert (

@@ -1,4 +1,4 @@
-"""Whatever stands around them, the ticket and the addresses of the files are read out of a payload."""
+"""The ticket and the addresses of the files are read from a payload with any other content."""
 
 import json
 from typing import Any
@@ -21,12 +21,12 @@ USED_EVENTS = [
 texts = st.text(st.characters())
 tickets = st.integers(min_value=0, max_value=10**26)
 addresses = st.integers(min_value=0).map("https://acme.zendesk.com/attachments/token/{}".format)
-# As templates write a number: bare, quoted, padded, or as a float.
+# The forms of a number in templates: bare, quoted, padded, or as a float.
 written = st.sampled_from([int, str, " {}\n".format, lambda n: float(n) if n < 2**53 else n])
 
 
 def fields(*without: str) -> st.SearchStrategy[dict[str, Any]]:
-    """Make objects of known and unknown keys and values of any kind, but for these keys."""
+    """Generate objects of known and unknown keys and any values, without these keys."""
     known = {
         "subject",
         "title",
@@ -61,7 +61,7 @@ def read(payload: object) -> Email:
 
 @given(fields(*SPELLINGS, "ticket", "attachments"), tickets, written, st.sampled_from([*SPELLINGS, "ticket"]))
 @settings(deadline=None, max_examples=examples(30))
-def test_the_ticket_of_a_trigger_is_read_however_it_is_spelt(
+def test_the_ticket_of_a_trigger_is_read_in_any_spelling(
     others: dict[str, Any], ticket: int, write_number: Any, spelling: str
 ) -> None:
     number = write_number(ticket)
@@ -105,7 +105,7 @@ def test_the_ticket_of_an_event_is_in_its_detail_or_in_its_subject(
     fields("ticket_id", "detail", "subject", "type", "event"), fields("attachment"), fields(*URLS), addresses
 )
 @settings(deadline=None, max_examples=examples(30))
-def test_the_file_of_an_event_is_read_whatever_else_it_says(
+def test_the_file_of_an_event_is_read_beside_any_other_content(
     others: dict[str, Any], comment: dict[str, Any], file: dict[str, Any], address: str
 ) -> None:
     told = comment | {"attachment": FILE | file | {"content_url": address}}
@@ -123,10 +123,10 @@ def test_the_file_of_an_event_is_read_whatever_else_it_says(
     st.booleans(),
 )
 @settings(deadline=None, max_examples=examples(30))
-def test_the_files_of_a_trigger_are_read_in_their_order_whatever_else_they_say(
+def test_the_files_of_a_trigger_are_read_in_order_beside_any_other_content(
     others: dict[str, Any],
     told: list[tuple[dict[str, Any], str, str]],
-    is_quoted: bool,  # noqa: FBT001 hypothesis passes it
+    is_quoted: bool,  # noqa: FBT001  hypothesis passes it
 ) -> None:
     files = [about | {key: address} for about, key, address in told]
 
@@ -145,7 +145,7 @@ def test_the_files_of_a_trigger_are_read_in_their_order_whatever_else_they_say(
 def test_an_event_of_any_kind_is_ignored_or_has_a_key(
     others: dict[str, Any], kind: str, headers: dict[str, str]
 ) -> None:
-    """Whatever an event holds besides its envelope, it is told from a trigger, and from others."""
+    """An event with any content is distinguished from a trigger and from other events."""
     envelope = {**EVENT, "type": kind, "subject": "zen:ticket:7"}
     is_trigger = any(name_of(key).is_trigger for key in others)
 

@@ -1,4 +1,4 @@
-"""Access tokens are renewed before they end, once for all who need one, and never while nobody has to wait."""
+"""Access tokens are renewed before they end, once for all requests, and without a wait."""
 
 import asyncio
 from datetime import timedelta
@@ -12,7 +12,7 @@ LIFE = 300.0
 
 
 class Office:
-    """Gives tokens by a simulated clock; notes how many were asked for, and at once."""
+    """Gives tokens by a simulated clock; counts the requests, in total and at once."""
 
     def __init__(self) -> None:
         self.now = 1000.0
@@ -45,7 +45,7 @@ async def settled() -> None:
         await asyncio.sleep(0)
 
 
-async def test_one_token_serves_all_who_ask_at_once() -> None:
+async def test_simultaneous_requests_share_one_token() -> None:
     office = Office()
 
     headers = await asyncio.gather(*(office.login.header() for _ in range(100)))
@@ -53,10 +53,10 @@ async def test_one_token_serves_all_who_ask_at_once() -> None:
     assert (set(headers), office.given, office.most_under_way) == ({"Bearer 1"}, 1, 1)
 
 
-async def test_nobody_waits_for_a_renewal_while_the_token_is_good() -> None:
+async def test_no_request_waits_for_a_renewal_while_the_token_is_valid() -> None:
     office = Office()
     await office.login.header()
-    office.opened.clear()  # from now on no request for a token is answered
+    office.opened.clear()  # no request for a token is answered from now on
 
     office.now += 0.79 * LIFE
     assert await office.login.header() == "Bearer 1"
@@ -72,7 +72,7 @@ async def test_nobody_waits_for_a_renewal_while_the_token_is_good() -> None:
     assert await office.login.header() == "Bearer 2"
 
 
-async def test_a_thousand_lives_cost_a_thousand_tokens_and_no_error() -> None:
+async def test_a_thousand_lifetimes_take_a_thousand_tokens_and_no_error() -> None:
     office = Office()
 
     for _ in range(10_000):
@@ -81,12 +81,12 @@ async def test_a_thousand_lives_cost_a_thousand_tokens_and_no_error() -> None:
         await settled()
         office.now += LIFE / 10
 
-    # Renewed at 80 % of each life.
+    # Renewed at 80 % of each lifetime.
     assert 1000 <= office.given <= 1300
     assert office.most_under_way == 1
 
 
-async def test_a_token_that_ended_early_is_replaced_once_for_all_who_met_the_refusal() -> None:
+async def test_a_revoked_token_is_replaced_once_for_all_requests() -> None:
     office = Office()
 
     for renewal in range(1, 1001):
@@ -97,7 +97,7 @@ async def test_a_token_that_ended_early_is_replaced_once_for_all_who_met_the_ref
     assert office.most_under_way == 1
 
 
-async def test_an_office_that_is_away_is_asked_ever_less_often_and_costs_nobody_a_good_token() -> None:
+async def test_pauses_grow_during_an_outage_and_valid_tokens_stay_in_use() -> None:
     office = Office()
     await office.login.header()
     office.error = Transient("token_unavailable", "away", counts=False)
@@ -107,7 +107,7 @@ async def test_an_office_that_is_away_is_asked_ever_less_often_and_costs_nobody_
         assert await office.login.header() == "Bearer 1"
         await settled()
 
-    office.now += LIFE  # it is over
+    office.now += LIFE  # it has ended
     for _ in range(600):  # ten minutes, ten requests a second
         for _ in range(10):
             with pytest.raises(Transient) as away:
@@ -119,7 +119,7 @@ async def test_an_office_that_is_away_is_asked_ever_less_often_and_costs_nobody_
     assert await office.login.header() == "Bearer 2"
 
 
-async def test_how_long_to_wait_is_said_where_nothing_is_asked() -> None:
+async def test_an_error_during_a_pause_tells_how_long_to_wait() -> None:
     office = Office()
     office.error = Transient("token_unavailable", "away", counts=False)
     with pytest.raises(Transient):
@@ -132,7 +132,7 @@ async def test_how_long_to_wait_is_said_where_nothing_is_asked() -> None:
     assert timedelta(0) < waits.value.retry_after <= timedelta(seconds=30)
 
 
-async def test_a_client_that_is_not_known_is_an_error_for_good() -> None:
+async def test_an_unknown_client_is_a_permanent_error() -> None:
     office = Office()
     office.error = Permanent("credentials_refused", "unknown client")
 
@@ -142,7 +142,7 @@ async def test_a_client_that_is_not_known_is_an_error_for_good() -> None:
         assert refused.value.code == "credentials_refused"
 
 
-async def test_tokens_that_are_refused_at_once_are_not_asked_for_without_end() -> None:
+async def test_tokens_that_are_refused_at_once_are_replaced_ever_more_slowly() -> None:
     office = Office()
 
     errors = set()
@@ -157,7 +157,7 @@ async def test_tokens_that_are_refused_at_once_are_not_asked_for_without_end() -
     assert office.given < 20
 
 
-async def test_who_is_cancelled_takes_the_token_from_nobody() -> None:
+async def test_a_cancelled_request_does_not_cancel_the_token_of_others() -> None:
     office = Office()
     office.opened.clear()
     waiting = [asyncio.create_task(office.login.header()) for _ in range(3)]
@@ -171,5 +171,5 @@ async def test_who_is_cancelled_takes_the_token_from_nobody() -> None:
     await office.login.close()
 
 
-def test_a_token_does_not_show_itself() -> None:
+def test_the_repr_of_a_token_is_secret() -> None:
     assert "hunter2" not in repr(Token("Bearer hunter2", LIFE))

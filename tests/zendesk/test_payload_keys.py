@@ -1,4 +1,4 @@
-"""Idempotency keys, keys that stand twice, and bodies that are forms."""
+"""Idempotency keys, duplicate keys, and bodies that are forms."""
 
 import json
 from dataclasses import replace
@@ -32,7 +32,7 @@ HEADERS = {WEBHOOK_ID: "01HOOK", INVOCATION_ID: "01INVOCATION", ACCOUNT_ID: "221
 def test_the_key_is_the_first_id_that_names_the_invocation(
     source_id: str | None, headers: dict[str, str], key: str
 ) -> None:
-    """The body's own goes first, unless it is the constant id of the webhook."""
+    """The body's own id comes first, unless it is the webhook's constant id."""
     email = replace(read({"ticket_id": 1}), source_id=source_id)
 
     assert idempotency_key(email, headers, b"{}") == key
@@ -42,7 +42,7 @@ def test_the_key_is_the_first_id_that_names_the_invocation(
     "headers", [{}, {ACCOUNT_ID: "1"}, {INVOCATION_ID: "", ACCOUNT_ID: "1", WEBHOOK_ID: ""}]
 )
 def test_without_any_id_the_body_is_the_key(headers: dict[str, str]) -> None:
-    """The same bytes of the same account are the same e-mail, other bytes or another account are not."""
+    """Equal bytes of one account are one e-mail; other bytes or another account are not."""
     key = idempotency_key(None, headers, b"a")
 
     assert key.startswith("sha256:")
@@ -62,7 +62,7 @@ def test_without_any_id_the_body_is_the_key(headers: dict[str, str]) -> None:
     ],
 )
 def test_ids_that_have_to_be_cleaned_stay_different(one: str, other: str) -> None:
-    """An id that Postgres would not take becomes its hash, in the body as in the header."""
+    """An id that Postgres refuses is replaced by its hash, in the body and in the header."""
     by_body = {idempotency_key(read({"ticket_id": 1, "webhook_id": id_}), {}, b"") for id_ in (one, other)}
     by_header = {idempotency_key(None, {INVOCATION_ID: id_}, b"") for id_ in (one, other)}
 
@@ -75,16 +75,16 @@ def test_ids_that_have_to_be_cleaned_stay_different(one: str, other: str) -> Non
 )
 @settings(deadline=None)
 def test_no_bytes_raise_anything_but_unreadable(body: bytes) -> None:
-    """Whatever is signed is an e-mail, ignored or Unreadable."""
+    """Any signed body is an e-mail, ignored, or Unreadable."""
     try:
         parse(body)
     except Unreadable as error:
-        assert error.code in CODES  # noqa: PT017 either outcome is right
+        assert error.code in CODES  # noqa: PT017  either outcome is right
 
 
 @given(json_values | payloads)
 @settings(deadline=None, max_examples=examples(100))
-def test_whatever_is_read_of_any_json_can_be_stored(payload: object) -> None:
+def test_the_result_for_any_json_can_be_saved(payload: object) -> None:
     """Any JSON at all is Unreadable, ignored, or an e-mail that Postgres takes."""
     try:
         parsed = parse(write(payload))
@@ -97,7 +97,7 @@ def test_whatever_is_read_of_any_json_can_be_stored(payload: object) -> None:
 @given(payloads, st.integers(min_value=0, max_value=10**26), st.booleans())
 @settings(deadline=None, max_examples=examples(100))
 def test_a_ticket_id_is_never_lost(others: dict[str, Any], ticket: int, quoted: bool) -> None:  # noqa: FBT001 hypothesis passes it
-    """Whatever other keys surround it: only an unreadable list of attachments sends an e-mail to quarantine."""
+    """With any other keys: only an unreadable list of attachments leads to quarantine."""
     others.pop("attachments", None)
     if isinstance(others.get("ticket"), dict):
         others["ticket"].pop("attachments", None)
@@ -110,8 +110,8 @@ def test_a_ticket_id_is_never_lost(others: dict[str, Any], ticket: int, quoted: 
     st.dictionaries(st.sampled_from(list(HEADERS)), st.text(st.characters())),
 )
 @settings(deadline=None)
-def test_every_key_can_be_stored(source_id: str | None, headers: dict[str, str]) -> None:
-    """At most 200 characters of text that Postgres takes, and never none."""
+def test_every_key_can_be_saved(source_id: str | None, headers: dict[str, str]) -> None:
+    """At most 200 characters that Postgres accepts, and never empty."""
     email = read({"ticket_id": 1, "webhook_id": source_id})
 
     key = idempotency_key(email, headers, b"")
@@ -120,7 +120,7 @@ def test_every_key_can_be_stored(source_id: str | None, headers: dict[str, str])
     assert b"\0" not in key.encode("utf-8")
 
 
-def test_more_attachments_than_can_be_recorded_in_time_are_not_begun() -> None:
+def test_too_many_attachments_are_refused_before_any_is_recorded() -> None:
     with pytest.raises(Unreadable) as caught:
         read({"ticket_id": 1, "attachments": ["https://x"] * 10_001})
 
@@ -141,20 +141,20 @@ def test_more_attachments_than_can_be_recorded_in_time_are_not_begun() -> None:
         b'{"type": "x", "ticket_id": 1, "type": "zen:event-type:user.created"}',
     ],
 )
-def test_a_key_that_stands_twice_is_refused(body: bytes) -> None:
-    """A sender's quotation mark in a subject or a file's name can make one; which of the two is meant is open."""
+def test_a_duplicate_key_is_refused(body: bytes) -> None:
+    """A sender's quotation mark in a subject or a file's name can produce one; the right one is unknown."""
     with pytest.raises(Unreadable) as caught:
         parse(body)
 
     assert caught.value.code == "duplicate_key"
 
 
-def test_the_reason_names_the_key_that_stands_twice_in_few_words() -> None:
+def test_the_error_names_the_duplicate_key_briefly() -> None:
     with pytest.raises(Unreadable, match=r"'k{50,100}' stands twice"):
         parse(b'{"%(k)s": 1, "%(k)s": 2}' % {b"k": b"k" * 100_000})
 
 
-def test_a_key_that_stands_twice_with_one_value_is_read() -> None:
+def test_a_duplicate_key_with_equal_values_is_read() -> None:
     assert parse(b'{"ticket_id": 1, "ticket_id": 1, "x": {"a": [1]}, "x": {"a": [1]}}') == read(
         {"ticket_id": 1}
     )
@@ -180,7 +180,7 @@ JSON_BODY = json.dumps({"ticket_id": "35436", "subject": "Größe & <b>", "attac
 @pytest.mark.parametrize(
     "content_type", ["", "text/json", "application/vnd.api+json", "text/plain", "application/xml", FORM]
 )
-def test_json_is_read_whatever_its_media_type(content_type: str) -> None:
+def test_json_is_read_under_any_media_type(content_type: str) -> None:
     assert parse(JSON_BODY.encode(), content_type) == parse(JSON_BODY.encode())
 
 
@@ -195,7 +195,7 @@ def test_json_is_read_whatever_its_media_type(content_type: str) -> None:
         [("ticket_id", "35436"), ("subject", "Größe & <b>"), ("attachments", json.dumps([{"url": URL}]))],
     ],
 )
-def test_a_form_is_read_where_it_has_one_meaning(fields: list[tuple[str, str]]) -> None:
+def test_an_unambiguous_form_is_read(fields: list[tuple[str, str]]) -> None:
     assert parse(urlencode(fields).encode(), FORM) == parse(JSON_BODY.encode())
 
 
@@ -227,7 +227,7 @@ def test_addresses_in_a_form_are_files() -> None:
         ("payload=%7B%22ticket_id%22%3A1", "not_json"),
     ],
 )
-def test_a_form_of_several_meanings_is_refused(body: str, code: str) -> None:
+def test_an_ambiguous_form_is_refused(body: str, code: str) -> None:
     with pytest.raises(Unreadable) as caught:
         parse(body.encode(), FORM)
 
@@ -236,7 +236,7 @@ def test_a_form_of_several_meanings_is_refused(body: str, code: str) -> None:
 
 @pytest.mark.parametrize("content_type", ["application/xml", "text/xml", "text/plain", "", FORM])
 @pytest.mark.parametrize("body", ["", " ", "<ticket><id>35436</id></ticket>", "hello"])
-def test_what_is_neither_json_nor_a_form_is_refused(content_type: str, body: str) -> None:
+def test_a_body_that_is_neither_json_nor_a_form_is_refused(content_type: str, body: str) -> None:
     with pytest.raises(Unreadable) as caught:
         parse(body.encode(), content_type)
 

@@ -1,4 +1,4 @@
-"""Whatever is readable of an e-mail is read, and what is not is said to be Unreadable, never anything else."""
+"""Every readable part of an e-mail is read; any other body raises Unreadable and nothing else."""
 
 import json
 from dataclasses import replace
@@ -38,7 +38,7 @@ def refusal(body: bytes) -> str:
 
 
 def test_the_documented_trigger_is_read() -> None:
-    """Every field of the shape that we document has its place."""
+    """Every field of the documented body has its place."""
     assert read(TRIGGER) == Email(
         ticket_id="35436",
         subject="Invoice",
@@ -55,13 +55,13 @@ def test_the_documented_trigger_is_read() -> None:
     )
 
 
-def test_a_thin_trigger_whose_comment_is_empty_is_not_taken_for_an_email_without_files() -> None:
+def test_a_minimal_trigger_with_an_empty_comment_is_not_an_email_without_files() -> None:
     email = read({"ticket_id": "35436", "comment_id": ""})
 
     assert (email.comment_id, email.attachment_urls) == ("", None)
 
 
-def test_a_thin_trigger_is_read() -> None:
+def test_a_minimal_trigger_is_read() -> None:
     """Ticket and comment are enough: the API has the rest."""
     email = read({"ticket_id": "35436", "comment_id": 8658726228478, "webhook_id": ""})
 
@@ -96,7 +96,7 @@ def test_a_thin_trigger_is_read() -> None:
     ],
 )
 def test_the_ticket_is_found_in_every_spelling(payload: dict[str, object], ticket_id: str) -> None:
-    """`ticket_id` goes first, a bare `id` last."""
+    """`ticket_id` comes first, a bare `id` last."""
     assert read(payload).ticket_id == ticket_id
 
 
@@ -121,7 +121,7 @@ def test_the_ticket_is_found_in_every_spelling(payload: dict[str, object], ticke
     ],
 )
 def test_texts_are_cleaned_for_postgres(sent: dict[str, object], subject: str | None) -> None:
-    """NUL and lone surrogates are replaced, numbers are written out, other types are nothing."""
+    """NUL and lone surrogates are replaced, numbers are written out, other types become None."""
     assert read({"ticket_id": 1} | sent).subject == subject
 
 
@@ -153,7 +153,7 @@ def test_texts_are_cleaned_for_postgres(sent: dict[str, object], subject: str | 
     ],
 )
 def test_the_date_of_the_email_is_read_or_left_out(received_at: object, sent_at: datetime | None) -> None:
-    """ISO-8601, RFC 2822 and seconds since 1970 are unambiguous; nothing else is guessed at."""
+    """ISO-8601, RFC 2822 and seconds since 1970 are unambiguous; other dates are not guessed."""
     assert read({"ticket_id": 1, "received_at": received_at}).sent_at == sent_at
 
 
@@ -207,7 +207,9 @@ def test_a_file_without_an_address_is_looked_up(item: object, expected: Announce
     """The webhook announces it, so the e-mail must not complete without it; the API may know the address."""
     alone, beside = (read({"ticket_id": 1, "attachments": items}) for items in ([item], [item, URL]))
 
-    named = (expected,) if expected.file_name == "a.pdf" else ()  # so that one of this name must be found
+    named = (
+        (expected,) if expected.file_name == "a.pdf" else ()
+    )  # so that the look-up must find one of this name
     assert (alone.attachments, alone.attachment_urls, alone.comment_id) == (named, None, "")
     assert (beside.attachments, beside.attachment_urls, beside.comment_id) == ((NAMELESS, *named), None, "")
     assert read_attachment(item) == expected
@@ -240,8 +242,8 @@ def test_a_file_without_an_address_is_looked_up(item: object, expected: Announce
         ([URL.replace("kPg", str(n)) for n in range(70)], 70),
     ],
 )
-def test_attachments_are_counted_as_they_were_announced(attachments: object, count: int) -> None:
-    """What a template leaves empty is nothing, a quoted list is a list, and a file that is named twice is one."""
+def test_attachments_are_counted_as_announced(attachments: object, count: int) -> None:
+    """An empty item of a template is no file, a quoted list is a list, and a repeated file is one."""
     assert len(read_attachments(attachments)) == count
 
 
@@ -250,7 +252,7 @@ def test_attachments_are_counted_as_they_were_announced(attachments: object, cou
     [5, 1e400, True, False, "2 files", '[{"url": ', '"a.pdf"', "[" * 5000],
 )
 def test_attachments_that_cannot_be_read_are_refused(attachments: object) -> None:
-    """Files were announced and we cannot tell which: quarantined, to be read by a better parser."""
+    """The announced files are unknown: the body is quarantined for a better parser."""
     assert refusal(write({"ticket_id": 1, "attachments": attachments})) == "wrong_shape"
 
 
@@ -270,8 +272,8 @@ def test_attachments_that_cannot_be_read_are_refused(attachments: object) -> Non
         ('[{"url": "https://a", "x": [1e400, -1e400]}]', [{"url": "https://a", "x": ["1e400", "-1e400"]}]),
     ],
 )
-def test_the_list_is_kept_as_it_was_sent(attachments: str, kept: list[object]) -> None:
-    """Nothing is taken out or cleaned; only what JSON cannot write is kept as its digits."""
+def test_the_list_is_kept_unchanged(attachments: str, kept: list[object]) -> None:
+    """No item is removed or cleaned; a number that JSON cannot write is kept as its digits."""
     email = parse(f'{{"ticket_id": 1, "attachments": {attachments}}}'.encode())
 
     assert isinstance(email, Email)
@@ -294,7 +296,7 @@ def test_the_list_is_kept_as_it_was_sent(attachments: str, kept: list[object]) -
     ],
 )
 def test_the_subject_is_read_in_every_encoding(body: bytes) -> None:
-    """A byte that is no UTF-8 is windows-1252, and costs its neighbours nothing."""
+    """A byte that is not UTF-8 is read as windows-1252, and changes no other byte."""
     email = parse(body)
 
     assert isinstance(email, Email)
@@ -302,7 +304,7 @@ def test_the_subject_is_read_in_every_encoding(body: bytes) -> None:
 
 
 def test_raw_control_characters_within_a_text_are_read() -> None:
-    """A comment's line breaks, pasted into the template unescaped, are its line breaks."""
+    """A template that does not escape a comment leaves its line breaks bare."""
     email = parse(b'{"ticket_id": "1", "subject": "a\r\n\tb\x00c"}')
 
     assert isinstance(email, Email)
@@ -342,7 +344,7 @@ def test_raw_control_characters_within_a_text_are_read() -> None:
     ],
 )
 def test_broken_json_is_refused(body: bytes) -> None:
-    """What an admin's template makes of quotes, empty values and loops; the bytes go to quarantine."""
+    """Results of templates with quotes, empty values and loops; the bytes are quarantined."""
     assert refusal(body) == "not_json"
 
 
@@ -366,8 +368,8 @@ def test_broken_json_is_refused(body: bytes) -> None:
         (b'{"type": "zen:event-type:ticket.created", "subject": "zen:user:5"}', "no_ticket"),
     ],
 )
-def test_json_that_is_no_email_is_refused(body: bytes, code: str) -> None:
-    """It is JSON, but there is no telling what ticket it is about."""
+def test_json_without_a_ticket_is_refused(body: bytes, code: str) -> None:
+    """The body is JSON, but its ticket is unknown."""
     assert refusal(body) == code
 
 
@@ -378,7 +380,7 @@ def test_json_that_is_no_email_is_refused(body: bytes, code: str) -> None:
     ids=["lists", "objects", "both"],
 )
 def test_deep_nesting_is_refused_on_every_python(levels: int, opening: bytes, closing: bytes) -> None:
-    """Some could read it and none could write it back; all say the same."""
+    """Some versions could read it and none could write it again; all refuse it."""
     deep = opening * levels + b"1" + closing * levels
 
     assert refusal(deep) == "wrong_shape"
@@ -387,7 +389,7 @@ def test_deep_nesting_is_refused_on_every_python(levels: int, opening: bytes, cl
 
 
 def test_moderate_nesting_is_read() -> None:
-    """Ninety levels of something that we do not look at cost no e-mail."""
+    """Ninety levels in an unused field cost no e-mail."""
     assert parse(b'{"ticket_id": 1, "x": ' + b"[" * 90 + b"]" * 90 + b"}") == read({"ticket_id": 1})
 
 
@@ -408,7 +410,7 @@ def test_the_event_of_a_linked_file_is_read() -> None:
 
 
 def test_the_event_of_a_comment_is_read() -> None:
-    """It names who wrote and the comment; whether that has files, only the API tells."""
+    """It names the author and the comment; only the API knows whether the comment has files."""
     email = read(ADDED)
 
     assert (email.ticket_id, email.comment_id, email.from_name) == ("19395", "8658726228479", "Mia")
@@ -444,8 +446,8 @@ def test_an_event_of_unknown_structure_keeps_its_ticket(
     "comment",
     [None, {}, {"attachment": {}}, {"attachment": None}, {"attachments": []}, {"attachment": {"id": 5}}],
 )
-def test_a_linked_file_that_is_not_where_we_look_is_looked_up(comment: object) -> None:
-    """The type says that there is a file, whatever the event says besides."""
+def test_a_linked_file_at_an_unknown_place_is_looked_up(comment: object) -> None:
+    """The type proves that there is a file, even if the rest of the event shows none."""
     email = read(EVENT | {"event": {"comment": comment}})
 
     assert (email.attachments, email.attachment_urls, email.comment_id) == ((), None, "")
@@ -465,7 +467,7 @@ def test_a_linked_file_is_found_anywhere_in_its_event() -> None:
         ("zen:event-type:a\0\ud800", "zen:event-type:a\ufffd\ufffd"),
     ],
 )
-def test_an_event_of_no_use_is_ignored(kind: str, cleaned: str) -> None:
+def test_an_event_of_an_unused_type_is_ignored(kind: str, cleaned: str) -> None:
     """It is no error, and need not name a ticket."""
     event = EVENT | {"type": kind, "subject": "zen:user:5", "detail": {"id": "5"}, "event": {"current": "x"}}
 
@@ -484,8 +486,8 @@ def test_an_event_of_no_use_is_ignored(kind: str, cleaned: str) -> None:
         {"event": None},
     ],
 )
-def test_what_only_calls_itself_an_event_is_refused(changed: dict[str, object]) -> None:
-    """A sender's quotation mark can add a `type` to a trigger's body: that must not make an e-mail vanish."""
+def test_a_trigger_with_the_type_of_an_event_is_refused(changed: dict[str, object]) -> None:
+    """A sender's quotation mark can add a `type` to a trigger's body: the e-mail must not vanish."""
     assert refusal(write(EVENT | {"type": "zen:event-type:user.created"} | changed)) == "wrong_shape"
 
 

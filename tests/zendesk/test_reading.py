@@ -1,4 +1,4 @@
-"""Reading a body again tells exactly what a record lacks, and never touches what is stored."""
+"""A reparse finds exactly what a saved e-mail lacks, and never changes a stored file."""
 
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -18,7 +18,7 @@ A, B, C = (f"https://acme.zendesk.com/attachments/token/{letter}/?name={letter}.
 
 @dataclass(frozen=True)
 class Kept:
-    """A file on record."""
+    """A saved file."""
 
     position: int
     source_url: str
@@ -48,24 +48,24 @@ def email(*files: AnnouncedFile, **more: Any) -> Email:
 
 
 def kept(said: Email, **changed: object) -> dict[str, object]:
-    """Give the columns of a record from before there were fingerprints."""
+    """Return the columns of an e-mail from before there were fingerprints."""
     return {**columns_of(said), "account_id": "from a header", "reading_hash": None, **changed}
 
 
-def test_a_record_that_says_what_its_body_says_has_no_changes() -> None:
+def test_an_email_equal_to_its_body_has_no_changes() -> None:
     said = email(announced(A), announced(B))
 
     assert not compare(kept(said), [Kept(0, A), Kept(1, B, status="stored")], said)
 
 
-def test_what_was_read_alike_the_last_time_has_no_changes_whatever_was_looked_up_since() -> None:
+def test_an_equal_fingerprint_means_no_changes_after_any_look_up() -> None:
     said = email(comment_id="7", attachment_urls=None)
     record = kept(said, attachment_urls=[A], reading_hash=fingerprint(said))
 
     assert not compare(record, [Kept(0, A, status="stored")], said)
 
 
-def test_a_file_that_was_overlooked_is_added() -> None:
+def test_an_overlooked_file_is_added() -> None:
     said = email(announced(A), announced(B))
 
     changes = compare(kept(said, attachment_urls=[]), [Kept(0, A, status="stored")], said)
@@ -75,7 +75,7 @@ def test_a_file_that_was_overlooked_is_added() -> None:
     assert (changes.corrected, changes.withdrawn) == ({}, [])
 
 
-def test_a_body_that_is_to_be_looked_up_now_loses_the_list_that_was_read() -> None:
+def test_a_body_that_now_needs_a_look_up_loses_its_list() -> None:
     said = email(comment_id="", attachment_urls=None)
 
     changes = compare(kept(said, attachment_urls=[], comment_id=None), [], said)
@@ -95,7 +95,7 @@ def test_a_body_that_is_to_be_looked_up_now_loses_the_list_that_was_read() -> No
         f"{A}; {B};",
     ],
 )
-def test_addresses_that_were_taken_for_one_become_two(wrong: str) -> None:
+def test_an_address_that_was_two_becomes_two(wrong: str) -> None:
     said = email(announced(A), announced(B))
 
     changes = compare(kept(said), [Kept(0, C, status="stored"), Kept(1, wrong)], said)
@@ -118,7 +118,7 @@ def test_addresses_that_were_taken_for_one_become_two(wrong: str) -> None:
         (" https://a.example/attachments/token/x)", "https://a.example/attachments/token/x"),
     ],
 )
-def test_an_address_that_was_read_wrongly_is_corrected_in_its_place(wrong: str, right: str) -> None:
+def test_a_wrongly_read_address_is_corrected_at_its_position(wrong: str, right: str) -> None:
     said = email(announced(right))
 
     changes = compare(kept(said), [Kept(3, wrong)], said)
@@ -127,7 +127,7 @@ def test_an_address_that_was_read_wrongly_is_corrected_in_its_place(wrong: str, 
     assert (changes.added, changes.withdrawn) == ([], [])
 
 
-def test_an_address_that_begins_like_another_is_a_file_of_its_own() -> None:
+def test_an_address_with_the_beginning_of_another_is_a_separate_file() -> None:
     said = email(announced("https://a.example/10"))
 
     changes = compare(kept(said), [Kept(0, "https://a.example/1"), Kept(1, "https://a.example/10?x=1")], said)
@@ -146,14 +146,14 @@ def test_an_item_without_an_address_becomes_the_file_of_its_name_or_is_withdrawn
     assert changes.added == []
 
 
-def test_an_item_without_an_address_that_is_announced_still_stays() -> None:
+def test_an_item_without_an_address_stays_while_it_is_announced() -> None:
     said = email(announced("", "a.pdf"))
 
     assert not compare(kept(said), [Kept(0, "", "a.pdf")], said)
 
 
 @pytest.mark.parametrize("status", ["stored", "pending"])
-def test_what_was_stored_once_stays_whatever_the_body_says(status: str) -> None:
+def test_a_stored_file_stays_whatever_the_body_says(status: str) -> None:
     said = email(announced(A), announced(B))
 
     changes = compare(kept(said), [Kept(0, f"{A};{B}", status=status, sha256="0" * 64)], said)
@@ -169,10 +169,10 @@ texts = st.sampled_from([A, B, C, "", f"{A};{B}", f"{B}{C}", "//x.example/1", "x
     st.lists(st.tuples(texts, st.sampled_from(["stored", "failed", "pending"])), max_size=6),
     st.lists(texts, max_size=6, unique=True),
 )
-def test_after_the_changes_each_announced_file_is_on_record_and_there_are_none_left(
+def test_applied_changes_record_each_announced_file_and_leave_none(
     before: list[tuple[str, str]], urls: list[str]
 ) -> None:
-    """Applied once, they leave nothing to change: a command that is run again goes on instead of going round."""
+    """After one application there are no changes left: a repeated command makes progress."""
     said = email(*map(announced, urls))
     files = [Kept(position, url, status=status) for position, (url, status) in enumerate(before)]
 
@@ -191,8 +191,8 @@ def test_after_the_changes_each_announced_file_is_on_record_and_there_are_none_l
     assert not compare(kept(said), after, said)
 
 
-def test_ten_thousand_addresses_are_compared_at_once() -> None:
-    """Work grows with the number of files, and not with its square."""
+def test_ten_thousand_addresses_are_compared_quickly() -> None:
+    """The time grows with the number of files, and not with its square."""
     urls = [f"https://a.example/attachments/token/{number}" for number in range(10_000)]
     said = email(*map(announced, urls))
     files = [Kept(number, f"{url};x") for number, url in enumerate(urls)]
@@ -222,7 +222,7 @@ def test_a_body_without_a_type_has_none() -> None:
 @pytest.mark.parametrize(
     ("encoding", "code"), [("gzip", "compressed"), ("identity", "not_json"), ("", "not_json")]
 )
-def test_a_body_that_cannot_be_read_says_whether_it_is_compressed(encoding: str, code: str) -> None:
+def test_the_error_of_an_unreadable_body_says_whether_it_is_compressed(encoding: str, code: str) -> None:
     with pytest.raises(Unreadable) as caught:
         read(CIMultiDict({"Content-Encoding": encoding}), b"\x1f\x8b")
 

@@ -1,4 +1,4 @@
-"""What a body says of files, and of the comment that they belong to, is found wherever and however it says so."""
+"""The files in a body, and the comment that they belong to, are found at any place and in any form."""
 
 import json
 
@@ -21,7 +21,7 @@ from tests.support.payloads import (
     urls,
 )
 
-# Where files stand
+# Places of files
 
 
 @pytest.mark.parametrize(
@@ -76,7 +76,7 @@ from tests.support.payloads import (
         {A: "a.pdf"},
     ],
 )
-def test_a_file_is_found_at_any_place_and_under_any_name(said: dict[str, object]) -> None:
+def test_a_file_is_found_at_any_depth_and_under_any_key(said: dict[str, object]) -> None:
     """Once, and without a request to the API."""
     assert urls(**said) == [A]
 
@@ -112,7 +112,7 @@ def test_the_fields_of_a_file_are_read_in_every_spelling(key: str, item: dict[st
     )
 
 
-def test_an_address_that_comes_twice_is_one_file_with_all_that_is_said_of_it() -> None:
+def test_a_repeated_address_is_one_file_with_all_its_fields() -> None:
     email = read({"ticket_id": 1, "attachment_urls": [A], "attachments": [LISTED_PDF | {"size": 7}]})
 
     assert email.attachments == (AnnouncedFile(A, "a.pdf", None, 7),)
@@ -131,7 +131,7 @@ def test_an_address_that_comes_twice_is_one_file_with_all_that_is_said_of_it() -
         A.replace("a.pdf", "%61.pdf"),
     ],
 )
-def test_one_file_that_is_written_in_two_ways_is_one_file(again: str) -> None:
+def test_two_spellings_of_an_address_are_one_file(again: str) -> None:
     said = {"attachments": [LISTED_PDF], "body_html": f'<a href="{again}">a.pdf</a>'}
 
     assert urls(**said) == [A]
@@ -145,7 +145,7 @@ def test_two_names_below_one_token_are_two_files() -> None:
 
 
 def test_the_apis_own_object_is_one_file() -> None:
-    """`url` is its record, `mapped_content_url` is the file once more, and a thumbnail is no file."""
+    """`url` is its record, `mapped_content_url` is a second address of the file, and a thumbnail is no file."""
     item = {
         "url": RECORD,
         "id": 498483,
@@ -160,13 +160,13 @@ def test_the_apis_own_object_is_one_file() -> None:
     assert urls(attachments=[item]) == [A]
 
 
-def test_what_stands_below_thumbnails_and_is_none_is_not_lost() -> None:
-    """A file's name with a quotation mark in it can move the files that follow there."""
+def test_a_file_below_thumbnails_is_not_lost() -> None:
+    """A quotation mark in a file's name can move the following files there."""
     assert is_looked_up(attachments=[{"content_url": A, "thumbnails": [{"url": B, "filename": "b c.pdf"}]}])
 
 
-def test_a_second_address_in_an_object_of_a_file_is_a_file_too() -> None:
-    """A file's name with a quotation mark in it can add a key that is preferred."""
+def test_a_second_address_in_an_object_is_a_second_file() -> None:
+    """A quotation mark in a file's name can add a preferred key."""
     assert urls(attachments=[{"url": A, "filename": "x", "content_url": "https://evil.example/x"}]) == [
         "https://evil.example/x",
         A,
@@ -176,7 +176,7 @@ def test_a_second_address_in_an_object_of_a_file_is_a_file_too() -> None:
 @pytest.mark.parametrize(
     "host", ["files.example", "127.0.0.1:8080", "xn--bcher-kva.example", "bücher.example"]
 )
-def test_under_a_name_that_means_files_any_host_counts(host: str) -> None:
+def test_under_a_key_for_files_any_host_counts(host: str) -> None:
     url = f"https://{host}/x?y=z"
 
     assert (
@@ -202,16 +202,16 @@ def test_under_a_name_that_means_files_any_host_counts(host: str) -> None:
         {"article": "https://acme.zendesk.com/hc/article_attachments/1/x.png"},
     ],
 )
-def test_what_is_no_file_is_left_out(other: dict[str, object]) -> None:
+def test_other_addresses_are_left_out(other: dict[str, object]) -> None:
     assert urls(attachments=[A], **other) == [A]
     assert urls(attachments=[], **other) == []
 
 
-# How addresses are written
+# Forms of addresses
 
 
 @pytest.mark.parametrize("joint", JOINTS)
-def test_one_address_never_swallows_the_next(joint: str) -> None:
+def test_an_address_ends_before_the_next_one(joint: str) -> None:
     text = joint.join([A, CDN, B])
 
     assert (
@@ -221,7 +221,7 @@ def test_one_address_never_swallows_the_next(joint: str) -> None:
 
 
 @pytest.mark.parametrize("joint", [",", ";", " ", "|", "<br>", "\n"])
-def test_addresses_without_a_scheme_are_cut_apart_too(joint: str) -> None:
+def test_addresses_without_a_scheme_are_separated_too(joint: str) -> None:
     parts = [A.removeprefix("https:"), B.removeprefix("https://"), "/attachments/token/x1/?name=c.pdf", CDN]
 
     assert urls(attachments=joint.join(parts)) == [A, B, parts[2], CDN]
@@ -259,20 +259,20 @@ def test_addresses_without_a_scheme_are_cut_apart_too(joint: str) -> None:
         ),
     ],
 )
-def test_an_address_is_read_as_what_it_means(text: str, expected: str) -> None:
+def test_the_escapes_of_an_address_are_undone(text: str, expected: str) -> None:
     assert (
         urls(attachments=[text]) == urls(attachments=text) == urls(attachments=[{"url": text}]) == [expected]
     )
 
 
-def test_a_blank_in_the_address_of_an_object_stays() -> None:
-    """A template that does not encode the file's name puts it there."""
+def test_a_space_in_the_address_of_an_object_stays() -> None:
+    """A template that does not encode the file's name leaves it there."""
     url = A.replace("a.pdf", "my file.pdf")
 
     assert urls(attachments=[{"url": f" {url} "}]) == [url]
 
 
-# Among words
+# Addresses in texts
 
 
 @pytest.mark.parametrize(
@@ -301,10 +301,10 @@ def test_a_blank_in_the_address_of_an_object_stays() -> None:
 @pytest.mark.parametrize(
     "key", ["body_html", "body_text", "comment", "latest_comment", "subject", "from_name", "x"]
 )
-def test_an_address_of_an_attachment_among_words_is_a_file(key: str, text: str) -> None:
-    """Its name is in the address. Words never tell all files of a comment, so the others are looked up.
+def test_an_attachments_address_in_a_text_is_a_file(key: str, text: str) -> None:
+    """Its name is in the address. A text never lists all files of a comment, so the others are looked up.
 
-    Only the e-mail's HTML may be all that there is: then the look-up may find nothing more.
+    Only the e-mail's HTML may hold all files: then the look-up may find no more.
     """
     email = read({"ticket_id": 1, key: text})
     beside = read({"ticket_id": 1, key: text, "attachments": [B]})
@@ -327,7 +327,7 @@ def test_an_address_of_an_attachment_among_words_is_a_file(key: str, text: str) 
         "acme.zendesk.com/attachments/token/x/?name=b.png",
     ],
 )
-def test_every_form_of_an_attachments_address_is_known(text: str) -> None:
+def test_every_form_of_an_attachments_address_is_recognised(text: str) -> None:
     expected = text if text.startswith("https:") else f"https://{text.lstrip('/')}"
 
     assert urls(attachments="", body_html=f'<img src="{text}">') == [expected]
@@ -352,8 +352,8 @@ def test_the_path_alone_of_an_image_is_kept_for_the_account() -> None:
         "https://" + "a" * 254 + "/attachments/token/x",
     ],
 )
-def test_an_address_of_an_attachment_that_became_no_file_leads_to_a_look_up(text: str) -> None:
-    """The safety net: whatever is listed besides."""
+def test_an_attachments_address_that_became_no_file_leads_to_a_look_up(text: str) -> None:
+    """A safety net, beside any list of files."""
     for key in ("body_html", "body_text", "x"):
         assert is_looked_up(attachments=[A], **{key: f"<p>{text}</p>"})
         assert is_looked_up(attachments=[], **{key: f"<p>{text}</p>"})
@@ -367,18 +367,18 @@ def test_an_address_of_an_attachment_that_became_no_file_leads_to_a_look_up(text
         f"{A} https://links.example/?u=%2Fattachments%2Ftoken%2Fx",
     ],
 )
-def test_nothing_is_overlooked_in_what_announces_files_either(announced: str) -> None:
+def test_an_overlooked_address_in_a_list_leads_to_a_look_up(announced: str) -> None:
     assert is_looked_up(attachments=announced)
     assert is_looked_up(attachments=[announced, B])
     assert is_looked_up(attachments=[{"url": announced, "filename": "x"}, B])
 
 
-def test_an_address_that_became_a_key_is_a_file() -> None:
-    """A file's name with a quotation mark in it can do that."""
+def test_an_address_in_a_key_is_a_file() -> None:
+    """A quotation mark in a file's name can cause that."""
     assert urls(attachments=[{A: "x", "url": B}]) == [B, A]
 
 
-def test_a_link_to_a_file_that_is_listed_is_no_reason_for_a_look_up() -> None:
+def test_a_link_to_a_listed_file_leads_to_no_look_up() -> None:
     link = (
         "https://links.example/?u=https%3A%2F%2Facme.zendesk.com%2Fattachments%2Ftoken%2FkPgFVVxSa6%2F%3Fname"
     )
@@ -386,7 +386,7 @@ def test_a_link_to_a_file_that_is_listed_is_no_reason_for_a_look_up() -> None:
     assert urls(attachments=[A], body_html=f'<a href="{link}">') == [A]
 
 
-# What tells all files, and what does not
+# Complete and incomplete lists
 
 
 @pytest.mark.parametrize(
@@ -410,8 +410,10 @@ def test_a_link_to_a_file_that_is_listed_is_no_reason_for_a_look_up() -> None:
         ({"attachments": f"{A}; {B}"}, [A, B]),
     ],
 )
-def test_a_body_that_tells_its_files_needs_no_look_up(said: dict[str, object], told: list[object]) -> None:
-    """The list is kept as it was sent."""
+def test_a_body_that_lists_all_its_files_needs_no_look_up(
+    said: dict[str, object], told: list[object]
+) -> None:
+    """The list is kept unchanged."""
     assert read({"ticket_id": 1, **said}).attachment_urls == told
     named = read({"ticket_id": 1, "comment": {"id": 5}, **said})
     assert (named.attachment_urls, named.comment_id) == (told, "5")
@@ -456,12 +458,12 @@ def test_a_body_that_tells_its_files_needs_no_look_up(said: dict[str, object], t
         {"attachments": "", "hasAttachments": True},
     ],
 )
-def test_a_body_that_does_not_tell_all_its_files_is_looked_up(said: dict[str, object]) -> None:
-    """Nothing that a sender wrote counts as "there are none", and no list of another comment's files does."""
+def test_a_body_that_does_not_list_all_its_files_is_looked_up(said: dict[str, object]) -> None:
+    """Neither a sender's text nor the list of another comment counts as "there are none"."""
     assert is_looked_up(**said)
 
 
-def test_an_event_tells_its_one_file_or_none() -> None:
+def test_an_event_lists_its_one_file_or_none() -> None:
     linked, added = read(EVENT), read(ADDED)
     created = read(ADDED | {"type": "zen:event-type:ticket.created", "event": {}})
 
@@ -506,7 +508,7 @@ def test_an_event_tells_its_one_file_or_none() -> None:
         {"parent_comment_id": 6, "previous": {"comment_id": 7}, "comment": {"id": 5001}},
     ],
 )
-def test_the_comments_id_is_found_at_any_place_and_in_any_spelling(said: dict[str, object]) -> None:
+def test_the_comments_id_is_found_at_any_depth_and_in_any_spelling(said: dict[str, object]) -> None:
     email = read({"ticket_id": 1, **said})
 
     assert (email.comment_id, email.attachment_urls) == ("5001", None)
@@ -538,8 +540,8 @@ def test_the_comments_id_is_found_at_any_place_and_in_any_spelling(said: dict[st
         {"data": '{"comment_id": 5}'},
     ],
 )
-def test_an_id_that_may_be_another_is_not_taken(said: dict[str, object]) -> None:
-    """Of several the right one is not guessed, and a sender's text names none."""
+def test_an_ambiguous_id_is_not_taken(said: dict[str, object]) -> None:
+    """With several ids none is guessed, and a sender's text names none."""
     email = read({"ticket_id": 1, **said})
 
     assert (email.comment_id, email.attachment_urls) == ("", None)

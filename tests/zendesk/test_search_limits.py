@@ -39,7 +39,7 @@ def test_too_many_items_are_counted_and_not_read(items: str) -> None:
         {f"file_{n}": A.replace("kPg", str(n)) for n in range(MOST_ATTACHMENTS + 1)},
     ],
 )
-def test_too_many_files_are_refused_wherever_they_stand(said: dict[str, Any]) -> None:
+def test_too_many_files_are_refused_at_any_place(said: dict[str, Any]) -> None:
     with pytest.raises(Unreadable, match="10,000"):
         read({"ticket_id": 1, **said})
 
@@ -54,10 +54,8 @@ def test_as_many_files_as_can_be_recorded_are_read() -> None:
 @pytest.mark.parametrize(
     "address", ["https://{}/attachments/token/x", "https://acme.zendesk.com/attachments/token/{}"]
 )
-def test_an_address_that_is_too_long_stays_a_file_that_no_library_will_read(
-    address: str, length: int
-) -> None:
-    """It is cut, but stays longer than any address may be, so that its file fails with a reason."""
+def test_too_long_an_address_stays_a_file_that_fails_to_parse(address: str, length: int) -> None:
+    """It is cut, but stays longer than any valid address, so that its file fails with a reason."""
     (file,) = read({"ticket_id": 1, "attachments": [{"url": address.format("x" * length)}]}).attachments
     url = file.url
 
@@ -74,13 +72,13 @@ def test_an_address_that_is_too_long_stays_a_file_that_no_library_will_read(
         {"body_html": "/attachments/token" + "/" * 500_000},
     ],
 )
-def test_slashes_take_no_quadratic_time(said: dict[str, object]) -> None:
-    """The time limit of a test is shorter than what these took."""
+def test_many_slashes_take_linear_time(said: dict[str, object]) -> None:
+    """In quadratic time, the test would exceed its timeout."""
     read({"ticket_id": 1, "comment_id": 5, **said})
 
 
-def test_two_comments_that_are_equally_near_name_none() -> None:
-    """A subject with quotation marks may have added one of them, so the comments of that time are taken."""
+def test_two_equally_near_comments_name_none() -> None:
+    """A quotation mark in a subject may have added one of them, so all comments of that time are taken."""
     email = read({"ticket_id": 1, "comment_id": 5, "latest_comment_id": 4})
 
     assert (email.comment_id, email.attachment_urls) == ("", None)
@@ -96,13 +94,13 @@ def test_two_comments_that_are_equally_near_name_none() -> None:
         {"file": []},
     ],
 )
-def test_an_empty_list_of_something_else_does_not_say_that_there_are_no_files(
+def test_an_empty_list_of_another_object_does_not_mean_no_files(
     said: dict[str, object],
 ) -> None:
     assert read({"ticket_id": 1, **said}).attachment_urls is None
 
 
-def test_files_that_are_only_counted_have_to_be_found() -> None:
+def test_files_that_are_only_counted_must_be_found_by_the_look_up() -> None:
     email = read({"ticket_id": 1, "attachments": [A], "attachment_count": "3 files"})
 
     assert email.attachment_urls is None
@@ -121,11 +119,11 @@ def test_files_that_are_only_counted_have_to_be_found() -> None:
         ("https://f.example/a.pdf,/attachments/token/BBB/", 2),
     ],
 )
-def test_one_address_swallows_no_other(item: object, count: int) -> None:
+def test_joined_addresses_are_all_found(item: object, count: int) -> None:
     assert len(read({"ticket_id": 1, "attachments": [item]}).attachments) == count
 
 
-def test_two_addresses_of_one_meaning_are_looked_up() -> None:
+def test_two_addresses_in_fields_of_one_meaning_are_looked_up() -> None:
     item = {"url": "https://f.example/a.pdf", "Url": "https://f.example/b.pdf"}
 
     assert read({"ticket_id": 1, "attachments": [item]}).attachment_urls is None
@@ -183,7 +181,7 @@ PIECES = [
 
 
 def seconds_to_read(piece: str, key: str, size: int) -> float:
-    """Return the processor time that it takes at the least, which does not depend on what else is running."""
+    """Return the least processor time: it does not depend on other processes."""
     text = f"attachments zdusercontent {A} https://" + piece * (size // len(piece))
     body = json.dumps({"ticket_id": 1, key: text, text: 1}).encode()
     times = []
@@ -196,13 +194,13 @@ def seconds_to_read(piece: str, key: str, size: int) -> float:
 
 
 @pytest.mark.parametrize("piece", PIECES)
-def test_no_text_takes_quadratic_time(piece: str) -> None:
-    """Eight times the text takes about eight times as long; 64 times would be quadratic."""
+def test_any_text_takes_linear_time(piece: str) -> None:
+    """Eight times the text takes about eight times as long; quadratic time would be 64 times."""
     for key in ("body_html", "attachment", "x"):
         assert seconds_to_read(piece, key, 80_000) < 30 * max(seconds_to_read(piece, key, 10_000), 0.001)
 
 
-# Whatever a template makes of them
+# Results of templates
 
 
 tokens = st.text("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789", min_size=8, max_size=24)
@@ -261,15 +259,15 @@ def placements(draw: st.DrawFn) -> tuple[dict[str, Any], list[str]]:
 
 @given(placements())
 @settings(deadline=None, max_examples=examples(80))
-def test_however_files_are_placed_and_joined_they_are_found_or_looked_up(
+def test_files_in_any_combination_are_found_or_looked_up(
     placed: tuple[dict[str, Any], list[str]],
 ) -> None:
-    """No e-mail completes without one of them."""
+    """No e-mail completes without one of its files."""
     body, told = placed
     try:
         email = parse(write(body))
     except Unreadable:
-        return  # in quarantine, where a person sees it
+        return  # in quarantine, where an operator sees it
 
     assert isinstance(email, Email)
     found = {file.url for file in email.attachments}
@@ -284,7 +282,7 @@ def test_however_files_are_placed_and_joined_they_are_found_or_looked_up(
     st.integers(0, 4),
 )
 @settings(deadline=None, max_examples=examples(50))
-def test_a_key_that_stands_twice_never_drops_a_value_in_silence(
+def test_a_duplicate_key_never_drops_a_value_silently(
     others: dict[str, Any], key: str, one: Any, other: Any, depth: int
 ) -> None:
     def member(value: Any) -> str:

@@ -1,4 +1,4 @@
-"""Only what Zendesk signed with a secret of ours is let in, whole, and marked if it was signed at another time."""
+"""Only a request that Zendesk signed with a secret of ours is accepted, and marked if its time is late."""
 
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
@@ -33,7 +33,7 @@ VECTOR_SIGNATURE = "qtmu3iClLKujnujOBkwe7yjI34o5CzsLD04Uy4LbE2A="
 
 SOON = Verified(timedelta(seconds=30), late=False)
 
-texts = st.text(st.characters())  # lone surrogates included
+texts = st.text(st.characters())  # including lone surrogates
 
 
 def headers(signature: str | None, timestamp: str | None = TIME) -> CIMultiDict[str]:
@@ -53,7 +53,7 @@ def refusal(sent: CIMultiDict[str], body: bytes = BODY, *, secrets: tuple[str, .
 
 
 def test_the_published_vector_verifies() -> None:
-    """Zendesk's own example is signed by us as by them."""
+    """Our signature of Zendesk's own example equals Zendesk's."""
     now = datetime.fromtimestamp(int(VECTOR_TIME) + 5, UTC)
 
     verified = verify(
@@ -69,7 +69,7 @@ def test_the_published_vector_verifies() -> None:
 
 
 def test_body_before_timestamp_is_refused() -> None:
-    """An older page of Zendesk's had the order the wrong way round."""
+    """An older page of Zendesk's documentation had the order reversed."""
     signature = sign(SECRET, "", BODY + TIME.encode())
 
     assert refusal(headers(signature)).code == "signature_mismatch"
@@ -84,20 +84,20 @@ def test_body_before_timestamp_is_refused() -> None:
         (BODY, "2026-04-28T11:59:31Z"),
     ],
 )
-def test_anything_changed_is_refused(body: bytes, timestamp: str) -> None:
-    """One byte of the body or of the timestamp that differs from what was signed is enough."""
+def test_any_change_is_refused(body: bytes, timestamp: str) -> None:
+    """One changed byte of the body or of the timestamp is enough."""
     assert refusal(headers(sign(SECRET, TIME, BODY), timestamp), body).code == "signature_mismatch"
 
 
 @pytest.mark.parametrize("signer", ["old", "current", "next"])
 def test_every_secret_of_a_rotation_verifies(signer: str) -> None:
-    """While a secret is being replaced, requests signed with either get in."""
+    """During a rotation, requests with either secret are accepted."""
     assert check(headers(sign(signer, TIME, BODY)), secrets=("old", "current", "next")) == SOON
 
 
 @pytest.mark.parametrize("secrets", [(), ("",), ("", "  ")])
 def test_an_empty_secret_verifies_nothing(secrets: tuple[str, ...]) -> None:
-    """Without a secret the door is shut, also to those who sign with the empty key."""
+    """Without a secret every request is refused, even one that is signed with an empty key."""
     for key in ("", "  "):
         assert refusal(headers(sign(key, TIME, BODY)), secrets=secrets).code == "signature_mismatch"
 
@@ -126,19 +126,19 @@ def test_an_empty_secret_verifies_nothing(secrets: tuple[str, ...]) -> None:
     ],
 )
 def test_malformed_headers_are_refused(signature: str | None, timestamp: str | None, code: str) -> None:
-    """Each has its code, and none is more than a refusal."""
+    """Each has its code, and none raises anything but a refusal."""
     assert refusal(headers(signature, timestamp)).code == code
 
 
-def test_header_names_have_no_case() -> None:
+def test_header_names_are_case_insensitive() -> None:
     """A proxy may write them in lower case."""
     sent = CIMultiDict({SIGNATURE.lower(): sign(SECRET, TIME, BODY), TIMESTAMP.upper(): TIME})
 
     assert check(sent) == SOON
 
 
-def test_stray_bytes_are_signed_as_they_came() -> None:
-    """aiohttp keeps a byte that is no UTF-8 as a lone surrogate; the byte was signed."""
+def test_stray_bytes_are_signed_unchanged() -> None:
+    """aiohttp keeps a byte that is not UTF-8 as a lone surrogate; the signature covers the byte."""
     assert sign("\udcff", "\udce9", b"x") == sign("\udcff", "", b"\xe9x")
 
 
@@ -152,16 +152,16 @@ def test_stray_bytes_are_signed_as_they_came() -> None:
         ("9999-12-31T23:59:59Z", -251_624_923_199),
     ],
 )
-def test_a_time_too_far_from_ours_is_let_in_and_marked_as_late(timestamp: str, skew_seconds: int) -> None:
-    """What Zendesk signed is kept whenever it comes: that it comes once only is seen to elsewhere."""
+def test_a_time_outside_the_tolerance_is_accepted_as_late(timestamp: str, skew_seconds: int) -> None:
+    """A signed request is kept at any time; another check detects repetitions."""
     verified = check(headers(sign(SECRET, timestamp, BODY), timestamp))
 
     assert verified == Verified(timedelta(seconds=skew_seconds), late=True)
 
 
 @pytest.mark.parametrize("timestamp", ["2026-04-28T11:00:00Z", "2026-04-28T13:00:00Z"])
-def test_a_time_as_far_from_ours_as_is_tolerated_is_not_late(timestamp: str) -> None:
-    """The limit belongs to what is tolerated, in the past and in the future."""
+def test_a_time_at_the_tolerance_is_not_late(timestamp: str) -> None:
+    """The limit itself is tolerated, in the past and in the future."""
     verified = check(headers(sign(SECRET, timestamp, BODY), timestamp))
 
     assert verified.skew is not None
@@ -169,8 +169,8 @@ def test_a_time_as_far_from_ours_as_is_tolerated_is_not_late(timestamp: str) -> 
     assert not verified.late
 
 
-def test_a_forged_signature_is_not_told_about_its_time() -> None:
-    """Nothing is said of the time before the signature is known to be good."""
+def test_a_forged_signature_learns_nothing_about_its_time() -> None:
+    """The time is only checked after the signature."""
     assert refusal(headers("x", VECTOR_TIME)).code == "signature_mismatch"
 
 
@@ -222,7 +222,7 @@ def test_times_are_read_in_every_spelling(text: str, time: datetime) -> None:
         "9" * MOST_TIMESTAMP,
     ],
 )
-def test_a_signed_time_that_cannot_be_read_is_let_in(text: str) -> None:
+def test_an_unreadable_signed_time_is_accepted(text: str) -> None:
     """Zendesk calls the timestamp an opaque string, so the signature decides."""
     assert read_time(text) is None
     assert check(headers(sign(SECRET, text, BODY), text)) == Verified(None, late=False)
@@ -248,8 +248,8 @@ def test_a_signed_time_that_cannot_be_read_is_let_in(text: str) -> None:
         "a\u00a0b",
     ],
 )
-def test_a_timestamp_that_no_time_is_written_like_is_refused_before_the_body_is_read(text: str) -> None:
-    """Even with a signature that would fit: bytes of a body may have been moved into it."""
+def test_a_timestamp_of_impossible_form_is_refused_before_the_body_is_read(text: str) -> None:
+    """Even with a valid signature: bytes of the body may have been moved into it."""
     with pytest.raises(Rejected) as caught:
         proof_of(headers(sign(SECRET, text, BODY), text))
 
@@ -275,7 +275,7 @@ BODIES = [
     "timestamp", [TIME, "2026-04-28T11:59:30.123456Z", "2026-04-28T13:59:30+02:00", VECTOR_TIME]
 )
 def test_no_byte_can_be_moved_between_timestamp_and_body(timestamp: str, body: bytes) -> None:
-    """Of all ways to divide what was signed, the one that was sent is let in, and no other."""
+    """Of all divisions of the signed bytes, only the original one is accepted."""
     whole, signature = timestamp.encode() + body, sign(SECRET, timestamp, body)
     let_in = []
     for length in range(1, len(whole)):
@@ -292,7 +292,7 @@ def test_no_byte_can_be_moved_between_timestamp_and_body(timestamp: str, body: b
 
 @given(timestamp=st.text("0123456789TZ:-. UTCaz+", min_size=1, max_size=45), body=st.binary(max_size=60))
 @settings(deadline=None)
-def test_at_most_one_division_of_what_was_signed_is_let_in(timestamp: str, body: bytes) -> None:
+def test_at_most_one_division_of_the_signed_bytes_is_accepted(timestamp: str, body: bytes) -> None:
     whole, signature = timestamp.encode() + body, sign(SECRET, timestamp, body)
     let_in = []
     for length in range(1, len(whole) + 1):
@@ -303,7 +303,7 @@ def test_at_most_one_division_of_what_was_signed_is_let_in(timestamp: str, body:
     assert len(let_in) <= 1
 
 
-def test_only_the_pair_of_signature_and_timestamp_names_an_invocation() -> None:
+def test_signature_and_timestamp_alone_identify_an_invocation() -> None:
     one = headers(sign(SECRET, TIME, BODY))
     other = headers(sign(SECRET, TIME, BODY + b" "))
     again = CIMultiDict({**one, "X-Zendesk-Webhook-Invocation-Id": "another"})
@@ -314,10 +314,10 @@ def test_only_the_pair_of_signature_and_timestamp_names_an_invocation() -> None:
 
 @given(signature=st.none() | texts, timestamp=st.none() | texts, body=st.binary(), secrets=st.lists(texts))
 @settings(deadline=None)
-def test_garbage_is_never_more_than_refused(
+def test_garbage_is_refused_and_raises_nothing_else(
     signature: str | None, timestamp: str | None, body: bytes, secrets: list[str]
 ) -> None:
-    """Whatever the headers, the body and the secrets are, the answer is 401 and no other exception."""
+    """With any headers, body and secrets the result is 401 and no other exception."""
     assert refusal(headers(signature, timestamp), body, secrets=tuple(secrets)).status == 401
 
 
@@ -326,9 +326,9 @@ def test_garbage_is_never_more_than_refused(
     body=st.binary(),
 )
 @settings(deadline=None)
-def test_what_we_signed_is_let_in_unless_its_timestamp_is_no_time(timestamp: str, body: bytes) -> None:
-    """A genuine signature is let in, or refused for what stands beside it."""
+def test_our_signature_is_accepted_unless_its_timestamp_is_no_time(timestamp: str, body: bytes) -> None:
+    """A valid signature is accepted, or refused for its timestamp alone."""
     try:
         check(headers(sign(SECRET, timestamp, body), timestamp), body)
     except Rejected as error:
-        assert error.code == "timestamp_malformed"  # noqa: PT017 either outcome is right, but no third one
+        assert error.code == "timestamp_malformed"  # noqa: PT017  either outcome is right, but no third one

@@ -93,7 +93,7 @@ class Problem(BaseModel):
 
 
 class _Schema(GenerateJsonSchema):
-    """Pydantic's JSON schema, without titles of fields, which would repeat their names."""
+    """Pydantic's JSON schema without titles of fields: they would repeat the names."""
 
     def field_title_should_be_set(self, schema: object) -> bool:  # noqa: ARG002 pydantic's signature
         return False
@@ -194,7 +194,7 @@ def _in_query(model: type[BaseModel] | None) -> list[Json]:
 
 
 def _parameter(name: str, about: Json, is_needed: bool) -> Json:  # noqa: FBT001 a fact of JSON schema
-    """Describe a query parameter; drop null, which only stands for a missing one."""
+    """Describe a query parameter; drop null: it only stands for a missing one."""
     one_of = [kind for kind in about.pop("anyOf", []) if kind != {"type": "null"}]
     schema = {**about, **(one_of[0] if len(one_of) == 1 else {"anyOf": one_of} if one_of else {})}
     if schema.get("default", ...) is None:

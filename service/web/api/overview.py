@@ -44,8 +44,8 @@ async def list_actions(request: web.Request) -> web.Response:
 @routes.get("/api/v1/checks", answer=CheckPage)
 async def show_checks(request: web.Request) -> web.Response:
     """Check Postgres, Redis, storage, targets and Zendesk's credentials."""
-    lights = await request.app[LIVE].lights()
-    return answer(request, CheckPage(checks=[CheckView.model_validate(light) for light in lights]))
+    found = await request.app[LIVE].dependencies()
+    return answer(request, CheckPage(checks=[CheckView.model_validate(check) for check in found]))
 
 
 @routes.get("/api/v1/alerts", answer=AlertPage)
@@ -72,7 +72,7 @@ async def show_reconciliation(request: web.Request) -> web.Response:
 async def show_overview(request: web.Request) -> web.Response:
     """Tell whether all e-mails are stored, hour by hour, and which workers are alive."""
     res = request.app[RES]
-    return await reply(request, overview.of(res.engine, res.settings))
+    return await reply(request, overview.summarize(res.engine, res.settings))
 
 
 @routes.get("/api/v1/stats", answer=Stats)

@@ -5,10 +5,9 @@ from typing import Literal
 from aiohttp import web
 
 from service import intake
-from service.queries import ignored, quarantine
-from service.queries.ignored import IgnoredFilter
-from service.queries.quarantine import QuarantineFilter
+from service.queries import webhooks
 from service.queries.views import IgnoredDetail, IgnoredPage, QuarantineDetail, QuarantinePage, View
+from service.queries.webhooks import IgnoredFilter, QuarantineFilter
 from service.web.auth.tokens import visible
 from service.web.handling.exchange import answer, ask, number, parameters, reply
 from service.web.handling.keys import IDENTITY, RES
@@ -28,14 +27,14 @@ class Replayed(View):
 async def list_quarantined(request: web.Request) -> web.Response:
     """List requests that could not be parsed, newest first."""
     wanted = parameters(request, QuarantineFilter)
-    return await reply(request, quarantine.list_quarantined(request.app[RES].engine, wanted))
+    return await reply(request, webhooks.list_quarantined(request.app[RES].engine, wanted))
 
 
 @routes.get("/api/v1/quarantine/{id}", answer=QuarantineDetail)
 async def show_quarantined(request: web.Request) -> web.Response:
     """Show an original request in quarantine."""
     quarantine_id = number(request, "id")
-    found = await ask(request, quarantine.get_quarantined(request.app[RES].engine, quarantine_id))
+    found = await ask(request, webhooks.get_quarantined(request.app[RES].engine, quarantine_id))
     return answer(request, visible(request, found))
 
 
@@ -54,13 +53,13 @@ async def replay(request: web.Request) -> web.Response:
 async def list_ignored(request: web.Request) -> web.Response:
     """List events of unused types, newest first."""
     wanted = parameters(request, IgnoredFilter)
-    return await reply(request, ignored.list_ignored(request.app[RES].engine, wanted))
+    return await reply(request, webhooks.list_ignored(request.app[RES].engine, wanted))
 
 
 @routes.get("/api/v1/ignored/{id}", answer=IgnoredDetail)
 async def show_ignored(request: web.Request) -> web.Response:
     """Show an original event of an unused type."""
-    return await reply(request, ignored.get_ignored(request.app[RES].engine, number(request, "id")))
+    return await reply(request, webhooks.get_ignored(request.app[RES].engine, number(request, "id")))
 
 
 @routes.post(

@@ -1,4 +1,4 @@
-"""Sign in with a token and a name, which the list of actions shows; sign out."""
+"""Sign in with a token and a name for the list of actions; sign out."""
 
 import re
 

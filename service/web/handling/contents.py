@@ -46,7 +46,7 @@ def content_headers(attachment: AttachmentView) -> dict[str, str]:
 
 
 async def signed_address(res: Resources, attachment: AttachmentView, method: str) -> str | None:
-    """Make a temporary address of the file in the bucket; None where the bucket or its settings allow none.
+    """Make a temporary address of the file in the bucket; None if STORAGE_SIGN_SECONDS is 0 or the bucket refuses.
 
     The address is a secret, since it needs no token: never log it.
     """

@@ -43,7 +43,7 @@ BodyModel = TypeVar("BodyModel", bound=Body)
 
 
 def parameters(request: web.Request, kind: type[Model]) -> Model:
-    """Read the query string; raises Rejected (400), which names the parameter."""
+    """Read the query string; raises Rejected (400) with the name of the wrong parameter."""
     repeated = {name for name in request.query if len(request.query.getall(name)) > 1}
     if repeated:
         raise Rejected(400, "bad_parameter", f"{min(repeated)}: given more than once")
@@ -54,7 +54,7 @@ def parameters(request: web.Request, kind: type[Model]) -> Model:
 
 
 async def body(request: web.Request, kind: type[BodyModel]) -> BodyModel:
-    """Read a JSON body; raises Rejected (400, which names the field, 408, 413, 415)."""
+    """Read a JSON body; raises Rejected (400 with the name of the wrong field, 408, 413, 415)."""
     content = await _read(request, "application/json")
     try:
         return kind.model_validate_json(content)

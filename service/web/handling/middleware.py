@@ -14,7 +14,7 @@ from service.web.handling import prefix
 from service.web.handling.keys import RES
 from service.web.handling.rendering import render
 
-SERVER = "holdfast"  # without a version, which would tell known weaknesses
+SERVER = "holdfast"  # without a version: it would tell known weaknesses
 _HSTS = "max-age=31536000"
 
 WEBHOOK_PATH = "/webhooks/zendesk"

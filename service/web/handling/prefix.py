@@ -19,7 +19,7 @@ _HEADERS = ("Location", "HX-Push-Url")
 
 
 class Runner(web.AppRunner):
-    """aiohttp's runner of an application, which removes the prefix from requests."""
+    """aiohttp's runner of an application that removes the prefix from requests."""
 
     async def _make_server(self) -> web.Server:
         server = await super()._make_server()

@@ -50,7 +50,7 @@ async def render(request: web.Request, template: str, *, status: int = 200, **va
     draw = partial(_page, template, {**known, **values}, prefix_of(request))
     text = await asyncio.get_running_loop().run_in_executor(DRAWER, draw)
     headers = page_headers(_SCRIPTS.format(nonce=nonce) if nonce in text else "")
-    # Texts from JSON may hold lone surrogates, which have no UTF-8.
+    # Texts from JSON may hold lone surrogates: those have no UTF-8.
     body = text.encode(errors="replace")
     return web.Response(body=body, status=status, content_type="text/html", charset="utf-8", headers=headers)
 

@@ -1,7 +1,7 @@
 """Filters in addresses: parse them, name their errors, and make addresses with other filters."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlencode
 
@@ -14,6 +14,7 @@ from service.queries.emails import EmailFilter
 
 # Parameters that are no filters.
 OWN = ("notice", "live", "page", "what")
+_FIELDS = tuple(Selection.model_fields)
 # A list loads so many pages by itself.
 MOST_PAGES = 20
 
@@ -27,17 +28,16 @@ class Asked:
     error: str = ""
     is_live: bool = False
     page: int = 1
-    fields: Sequence[str] = field(default=tuple(Selection.model_fields))
 
     @property
     def chosen(self) -> Mapping[str, str]:
         """The filter's fields with a value."""
-        return {name: value for name, value in self.values.items() if name in self.fields}
+        return {name: value for name, value in self.values.items() if name in _FIELDS}
 
     @property
     def filled(self) -> Mapping[str, str]:
         """The values of all fields in the form."""
-        return {**dict.fromkeys(self.fields, ""), **self.chosen}
+        return {**dict.fromkeys(_FIELDS, ""), **self.chosen}
 
     def without(self, *names: str) -> str:
         """Return the address of the first page without these filters."""

@@ -84,24 +84,24 @@ class Live:
     ends: asyncio.Event = field(default_factory=asyncio.Event)
 
     def __post_init__(self) -> None:
-        self._lights = Shared(lambda: check_dependencies(self.res), DEPENDENCY_SECONDS)
+        self._dependencies = Shared(lambda: check_dependencies(self.res), DEPENDENCY_SECONDS)
         self._zendesk = Shared(lambda: check_credentials(self.res), ZENDESK_SECONDS)
-        self._view = Shared(self._take, SECONDS)
+        self._snapshot = Shared(self._take, SECONDS)
 
-    async def view(self) -> Snapshot:
+    async def snapshot(self) -> Snapshot:
         """Return a snapshot at most two seconds old; after an error return the last one at once."""
-        last = self._view.peek()
-        return last if last and last.error else await self._view.get()
+        last = self._snapshot.peek()
+        return last if last and last.error else await self._snapshot.get()
 
     async def close(self) -> None:
-        for shared in (self._view, self._lights, self._zendesk):
+        for shared in (self._snapshot, self._dependencies, self._zendesk):
             await shared.close()
 
-    async def lights(self) -> Sequence[Check]:
+    async def dependencies(self) -> Sequence[Check]:
         """Return what is known; what nobody looked at before is waited for, but not for long."""
-        if not (self._lights.peek() and self._zendesk.peek()):
-            await asyncio.wait((self._lights.begin(), self._zendesk.begin()), timeout=FIRST_SECONDS)
-        known = self._lights.peek() or [
+        if not (self._dependencies.peek() and self._zendesk.peek()):
+            await asyncio.wait((self._dependencies.begin(), self._zendesk.begin()), timeout=FIRST_SECONDS)
+        known = self._dependencies.peek() or [
             Check(each.title, None, "no answer yet") for each in dependencies(self.res)
         ]
         return [*known, self._zendesk.peek() or Check("Zendesk", None, "no answer yet")]
@@ -109,17 +109,17 @@ class Live:
     async def _take(self) -> Snapshot:
         now = datetime.now(UTC)
         try:
-            view = Snapshot(now, *await within(self.res.settings.database_seconds, self._query()))
+            snapshot = Snapshot(now, *await within(self.res.settings.database_seconds, self._query()))
         except HoldfastError:
-            view = Snapshot(now, error="Postgres cannot be reached.")
+            snapshot = Snapshot(now, error="Postgres cannot be reached.")
         except Exception:
             log.exception("overview_failed")
-            view = Snapshot(now, error="The overview cannot be made; see the log.")
-        return await asyncio.to_thread(_draw, view, await self.lights())
+            snapshot = Snapshot(now, error="The overview cannot be made; see the log.")
+        return await asyncio.to_thread(_draw, snapshot, await self.dependencies())
 
     async def _query(self) -> tuple[Overview, Sequence[FailureGroup], Sequence[AlertView]]:
         engine = self.res.engine
-        found = await overview.of(engine, self.res.settings)
+        found = await overview.summarize(engine, self.res.settings)
         groups = (await failures.list_failures(engine)).failures
         newest = (await alerts.list_alerts(engine)).alerts
         shown = [alert for alert in newest if alert.resolved_at is None and alert.summary in found.alerts]
@@ -183,8 +183,8 @@ async def _send(live: Live, request: web.Request, response: web.StreamResponse, 
             if await _has_signed_out(request):
                 return
             checked_at = time.monotonic()
-        view = await live.view()
-        text = view.html if event == "overview" else view.digest
+        snapshot = await live.snapshot()
+        text = snapshot.html if event == "overview" else snapshot.digest
         message = ""
         if text != last:
             lines = with_prefix(text, prefix_of(request)).splitlines()
@@ -212,16 +212,16 @@ async def _has_signed_out(request: web.Request) -> bool:
     return False
 
 
-def _draw(view: Snapshot, known: Sequence[Check]) -> Snapshot:
-    hours = view.overview.hours if view.overview else ()
+def _draw(snapshot: Snapshot, known: Sequence[Check]) -> Snapshot:
+    hours = snapshot.overview.hours if snapshot.overview else ()
     shown = {
-        "overview": view.overview,
-        "groups": view.groups,
-        "alerts": view.alerts,
-        "error": view.error,
-        "at": view.at,
-        "lights": known,
+        "overview": snapshot.overview,
+        "groups": snapshot.groups,
+        "alerts": snapshot.alerts,
+        "error": snapshot.error,
+        "at": snapshot.at,
+        "dependencies": known,
         "numbers": charts.numbers(hours),
         "times": {what: charts.times(hours, what) for what in ("queue", "processing")},
     }
-    return replace(view, html=fill("overview_body.html", shown))
+    return replace(snapshot, html=fill("overview_body.html", shown))

@@ -7,12 +7,12 @@ from aiohttp import web
 from markupsafe import Markup
 
 from service.errors import Rejected
-from service.queries import actions, emails, failures, quarantine, reconciliations, retries
+from service.queries import actions, emails, failures, reconciliations, retries, webhooks
 from service.queries.pages import PageFilter
-from service.queries.quarantine import QuarantineFilter
 from service.queries.views import EmailDetail
+from service.queries.webhooks import QuarantineFilter
 from service.web.auth.tokens import visible
-from service.web.handling.exchange import ask, number
+from service.web.handling.exchange import Model, ask, number
 from service.web.handling.keys import RES
 from service.web.handling.routes import Routes
 from service.web.pages import filters, timeline
@@ -27,9 +27,9 @@ routes = Routes()
 
 @routes.get("/")
 async def show_overview(request: web.Request) -> web.Response:
-    view = await request.app[LIVE].view()
-    status = 503 if view.error else 200
-    return await show(request, "overview.html", status=status, body=Markup(view.html))  # noqa: S704 our template
+    snapshot = await request.app[LIVE].snapshot()
+    status = 503 if snapshot.error else 200
+    return await show(request, "overview.html", status=status, body=Markup(snapshot.html))  # noqa: S704 our template
 
 
 @routes.get("/emails")
@@ -83,16 +83,14 @@ async def list_failures(request: web.Request) -> web.Response:
 @routes.get("/quarantine")
 async def list_quarantined(request: web.Request) -> web.Response:
     wanted = _parameters(request, QuarantineFilter)
-    page = await ask(request, quarantine.list_quarantined(request.app[RES].engine, wanted))
-    onward = filters.address({**_given(request), "cursor": page.next_cursor}, "/quarantine")
-    return await show(
-        request, "quarantine.html", page=page, wanted=wanted, onward=page.next_cursor and onward
-    )
+    page = await ask(request, webhooks.list_quarantined(request.app[RES].engine, wanted))
+    onward = _onward(request, page.next_cursor)
+    return await show(request, "quarantine.html", page=page, wanted=wanted, onward=onward)
 
 
 @routes.get("/quarantine/{id}")
 async def show_quarantined(request: web.Request) -> web.Response:
-    found = await ask(request, quarantine.get_quarantined(request.app[RES].engine, number(request, "id")))
+    found = await ask(request, webhooks.get_quarantined(request.app[RES].engine, number(request, "id")))
     raw = await asyncio.to_thread(readable, visible(request, found))
     webhook = shortened(found.model_copy(update={"body": "", "body_base64": ""}))
     return await show(request, "quarantined.html", webhook=webhook, raw=raw)
@@ -111,34 +109,35 @@ async def list_retries(request: web.Request) -> web.Response:
 async def list_reconciliations(request: web.Request) -> web.Response:
     wanted = _parameters(request, PageFilter)
     page = await ask(request, reconciliations.list_reconciliations(request.app[RES].engine, wanted))
-    onward = filters.address({"cursor": page.next_cursor}, "/reconciliations")
+    onward = _onward(request, page.next_cursor)
     is_running = any(run.status == "running" for run in page.reconciliations)
-    return await show(
-        request, "reconciliations.html", page=page, onward=page.next_cursor and onward, is_running=is_running
-    )
+    return await show(request, "reconciliations.html", page=page, onward=onward, is_running=is_running)
 
 
 @routes.get("/reconciliations/{id}")
 async def show_reconciliation(request: web.Request) -> web.Response:
     wanted, run_id = _parameters(request, PageFilter), number(request, "id")
     run = await ask(request, reconciliations.get_reconciliation(request.app[RES].engine, run_id, wanted))
-    onward = filters.address({"cursor": run.next_cursor}, f"/reconciliations/{run_id}")
-    return await show(request, "reconciliation.html", run=run, onward=run.next_cursor and onward)
+    return await show(request, "reconciliation.html", run=run, onward=_onward(request, run.next_cursor))
 
 
 @routes.get("/activity")
 async def list_actions(request: web.Request) -> web.Response:
     wanted = _parameters(request, PageFilter)
     page = await ask(request, actions.list_actions(request.app[RES].engine, wanted))
-    onward = filters.address({"cursor": page.next_cursor}, "/activity")
-    return await show(request, "activity.html", page=page, onward=page.next_cursor and onward)
+    return await show(request, "activity.html", page=page, onward=_onward(request, page.next_cursor))
 
 
 def _given(request: web.Request) -> dict[str, str]:
     return {name: value for name, value in request.query.items() if value and name not in filters.OWN}
 
 
-def _parameters(request: web.Request, kind: Any) -> Any:  # noqa: ANN401 an instance of the kind
+def _onward(request: web.Request, cursor: str | None) -> str | None:
+    """Return the address of the next page, if there is one."""
+    return cursor and filters.address({**_given(request), "cursor": cursor}, request.path)
+
+
+def _parameters(request: web.Request, kind: type[Model]) -> Model:
     try:
         return kind.model_validate(_given(request))
     except ValueError:

@@ -1,4 +1,4 @@
-"""Several worker processes on the same sockets: fork them, replace dead ones, end all in order."""
+"""Several web processes on the same sockets: fork them, replace dead ones, end all in order."""
 
 import os
 import select

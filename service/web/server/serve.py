@@ -31,7 +31,7 @@ KEEP_ALIVE_SECONDS = 95.0
 # Limits of a request's head; Zendesk's, with a router's headers, is under 2 kB.
 MOST_LINE_BYTES = 4096
 MOST_HEADERS = 64
-# An event loop that was blocked for so long has lost every webhook of that time.
+# An event loop blocked for so long has lost every webhook of that time.
 HANG_SECONDS = 30.0
 
 log = structlog.get_logger()

@@ -1,4 +1,4 @@
-"""Look at a table that another system made, and plan what has to change for it to be Holdfast's."""
+"""Inspect the table of a previous system, and plan the changes that Holdfast needs."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -8,37 +8,41 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from service.formatting import counted
 from service.migrations import revisions
-from service.migrations.revisions import Standing, migrations_after
+from service.migrations.revisions import DatabaseState, migrations_after
 from service.postgres.email_tables import STATUSES, UNREAD
 from service.postgres.operation_tables import TABLES
-from service.takeover.table import FIRST, REQUIRED, TRIGGER, Column, Table, adapt, read_table
+from service.takeover.existing_table import (
+    FIRST,
+    REQUIRED,
+    TRIGGER,
+    ExistingTable,
+    TableColumn,
+    adapt,
+    read_table,
+)
 
 FINISHED = ("completed", "failed")
-# What other systems call an e-mail that is to be worked on; Dramatiq's `processing` is held by nobody any more.
+# States of unfinished e-mails in other systems; a `processing` e-mail of theirs has no worker any more.
 UNFINISHED = {"received", "queued", "pending", "processing"}
 _MAY_BE_MEANT = {"processed": "completed", "done": "completed", "success": "completed", "error": "failed"}
 
 
 @dataclass(slots=True)
-class Plan:
-    """What a takeover will do, and what is in its way."""
+class TakeoverPlan:
+    """The changes of a takeover, and the reasons that prevent it."""
 
-    standing: Standing
-    table: Table | None = None
+    standing: DatabaseState
+    table: ExistingTable | None = None
     rows: int = 0
-    given: Mapping[str, str] = field(
-        default_factory=dict
-    )  # what states mean that only the other system knows
-    states: dict[str, str] = field(default_factory=dict)  # the old word and the new one, where they differ
-    unknown: dict[str, int] = field(
-        default_factory=dict
-    )  # states nobody has given a meaning, and their e-mails
-    counts: dict[str, int] = field(default_factory=dict)  # of e-mails by their old state
-    missing: dict[str, int] = field(default_factory=dict)  # NULLs by the column that takes none
+    given: Mapping[str, str] = field(default_factory=dict)  # the meanings of unknown states, from the user
+    states: dict[str, str] = field(default_factory=dict)  # old state to new state, if they differ
+    unknown: dict[str, int] = field(default_factory=dict)  # e-mails by state without a meaning
+    counts: dict[str, int] = field(default_factory=dict)  # e-mails by old state
+    missing: dict[str, int] = field(default_factory=dict)  # missing values by required column
     has_repeated_keys: bool = False
-    lists: tuple[int, int] = (0, 0)  # unfinished and finished e-mails whose files are only listed
+    lists: tuple[int, int] = (0, 0)  # unfinished and finished e-mails with unread lists of files
     migrations: Sequence[str] = ()
-    is_begun: bool = False  # an earlier takeover was stamped, and did not end
+    is_begun: bool = False  # an earlier takeover stamped its revision, but did not finish
     stops: list[str] = field(default_factory=list)
 
     @property
@@ -47,7 +51,7 @@ class Plan:
 
     @property
     def optional(self) -> list[str]:
-        """Name the columns in which a value is needed, and which may be NULL."""
+        """Return the required columns that are nullable now."""
         if self.table is None:
             return []
         columns, added = self.table.columns, self.table.added
@@ -73,46 +77,46 @@ class Plan:
         )
 
     @property
-    def nothing(self) -> str:
-        """Say in one sentence why there is nothing to take over."""
+    def reason_for_none(self) -> str:
+        """Return one sentence on why no takeover is needed."""
         if self.standing.kind == "empty":
             return "The database is empty, and there is nothing to take over: run `holdfast migrate`."
-        if self.standing.is_hindered:
+        if self.standing.is_blocked:
             return f"{self.standing}."
         if self.migrations:
             return "This is a database of an older Holdfast, which needs no takeover: run `holdfast migrate`."
         return "This database needs no takeover: its tables are those of this Holdfast."
 
 
-async def look(conn: AsyncConnection, given: Mapping[str, str]) -> Plan:
-    """Plan a takeover; `given` says what states mean that only the other system knows."""
+async def make_plan(conn: AsyncConnection, given: Mapping[str, str]) -> TakeoverPlan:
+    """Plan a takeover; `given` has the meanings of states that Holdfast does not know."""
     standing = await revisions.look(conn)
-    plan = Plan(standing, given=given)
+    plan = TakeoverPlan(standing, given=given)
     if not (plan.is_foreign or standing.is_ours):
         return plan
     plan.migrations = migrations_after(FIRST) if plan.is_foreign else standing.missing
     plan.table = table = await read_table(conn)
     adapt(table, is_foreign=plan.is_foreign)
     plan.is_begun = table.has_trigger
-    plan.stops = [*table.stops, *(await _taken_names(conn) if plan.is_foreign else ())]
+    plan.stops = [*table.stops, *(await _conflicting_tables(conn) if plan.is_foreign else ())]
     if table.kind != "r":
         return plan
     plan.rows = await conn.scalar(text("SELECT count(*) FROM incoming_emails")) or 0
-    await _look_at_states(conn, plan)
-    await _look_at_values(conn, plan, table.columns)
-    await _look_at_lists(conn, plan, table.columns)
+    await _plan_states(conn, plan)
+    await _plan_values(conn, plan, table.columns)
+    await _count_lists(conn, plan, table.columns)
     return plan
 
 
 async def keeps_limits(conn: AsyncConnection) -> bool:
-    """Tell whether the table of a database of ours keeps what another system made."""
+    """Tell whether a table with Holdfast's revision still has limits of a previous system."""
     table = await read_table(conn)
     adapt(table, is_foreign=False)
-    return bool(table.changes or table.before or Plan(Standing("current", ""), table).optional)
+    return bool(table.changes or table.before or TakeoverPlan(DatabaseState("current", ""), table).optional)
 
 
-def mean(state: str, given: Mapping[str, str]) -> str | None:
-    """Give the state of ours that another system's word means; None where nobody has told."""
+def meaning_of(state: str, given: Mapping[str, str]) -> str | None:
+    """Return our state for a state of another system; None if unknown."""
     if state in STATUSES and state != "processing":
         return state
     word = state.strip().lower()
@@ -121,12 +125,12 @@ def mean(state: str, given: Mapping[str, str]) -> str | None:
     return word if word in FINISHED else given.get(state)
 
 
-def may_mean(state: str) -> str:
-    """Suggest what a word may mean."""
+def suggest_meaning(state: str) -> str:
+    """Return a likely meaning of an unknown state."""
     return _MAY_BE_MEANT.get(state.strip().lower(), "received")
 
 
-async def _taken_names(conn: AsyncConnection) -> list[str]:
+async def _conflicting_tables(conn: AsyncConnection) -> list[str]:
     names = [name for name in TABLES.tables if name != "incoming_emails"]
     taken = await conn.scalars(
         text("SELECT name FROM unnest(CAST(:names AS text[])) AS name WHERE to_regclass(name) IS NOT NULL"),
@@ -138,8 +142,8 @@ async def _taken_names(conn: AsyncConnection) -> list[str]:
     ]
 
 
-async def _look_at_states(conn: AsyncConnection, plan: Plan) -> None:
-    assert plan.table  # noqa: S101 the caller read it
+async def _plan_states(conn: AsyncConnection, plan: TakeoverPlan) -> None:
+    assert plan.table  # noqa: S101 the caller has read it
     if "processing_status" not in plan.table.columns or not (plan.is_foreign or plan.is_begun):
         return
     rows = await conn.execute(
@@ -149,18 +153,18 @@ async def _look_at_states(conn: AsyncConnection, plan: Plan) -> None:
     )
     for state, count in rows:
         plan.counts[state] = count
-        new = mean(state, plan.given)
+        new = meaning_of(state, plan.given)
         if not plan.is_foreign and state in STATUSES:
-            continue  # Holdfast's own by now
+            continue  # already a state of Holdfast
         if new is None:
             plan.unknown[state] = count
         elif new != state:
             plan.states[state] = new
 
 
-async def _look_at_values(conn: AsyncConnection, plan: Plan, columns: Mapping[str, Column]) -> None:
-    """Count what has to be filled in."""
-    assert plan.table  # noqa: S101 the caller read it
+async def _plan_values(conn: AsyncConnection, plan: TakeoverPlan, columns: Mapping[str, TableColumn]) -> None:
+    """Count missing values, and check for repeated keys."""
+    assert plan.table  # noqa: S101 the caller has read it
     if "received_at" in plan.table.added and plan.rows:
         plan.missing["received_at"] = plan.rows
     if wanted := [name for name in plan.optional if name in columns and name != "processing_status"]:
@@ -179,7 +183,7 @@ def _is_missing(name: str) -> str:
     return "coalesce(idempotency_key, '') = ''" if name == "idempotency_key" else f"{name} IS NULL"
 
 
-async def _look_at_lists(conn: AsyncConnection, plan: Plan, columns: Mapping[str, Column]) -> None:
+async def _count_lists(conn: AsyncConnection, plan: TakeoverPlan, columns: Mapping[str, TableColumn]) -> None:
     if "attachment_urls" not in columns:
         return
     known = {"raw_body", "reading_hash"} <= columns.keys() and not plan.is_foreign
@@ -192,61 +196,61 @@ async def _look_at_lists(conn: AsyncConnection, plan: Plan, columns: Mapping[str
     )
     unfinished = finished = 0
     for state, count in rows:
-        if (plan.states.get(state) or mean(state, {})) in FINISHED:
+        if (plan.states.get(state) or meaning_of(state, {})) in FINISHED:
             finished += count
         else:
             unfinished += count
     plan.lists = unfinished, finished
 
 
-def describe(plan: Plan) -> list[str]:
-    """Say what will be done, a sentence each."""
-    assert plan.table  # noqa: S101 there is none only where there is nothing to describe
+def describe(plan: TakeoverPlan) -> list[str]:
+    """Return the steps of the takeover as sentences."""
+    assert plan.table  # noqa: S101 a plan with steps has a table
     steps = [*plan.table.sentences]
     if not plan.table.has_trigger:
         steps.append(
-            f"Install the trigger {TRIGGER}: rows that the previous system still writes get the same states and keys."
+            f"Install the trigger {TRIGGER}, which gives states and keys to rows that the previous system still writes."
         )
-    steps += _of_rows(plan)
+    steps += _row_steps(plan)
     if plan.is_foreign:
-        steps.append(f"Stamp the revision {FIRST}, in the place of {plan.standing.revision or 'none'}.")
+        steps.append(f"Stamp the revision {FIRST}, replacing {plan.standing.revision or 'none'}.")
     if plan.migrations and (plan.is_foreign or plan.is_begun):
         steps.append(f"Run {len(plan.migrations)} migrations.")
     unfinished, finished = plan.lists
     if unfinished:
         steps.append(
-            f"Make attachments of the lists of {_emails(unfinished)} that are not finished: attempts fetch them."
+            f"Make attachments of the lists of {_emails(unfinished)} that are unfinished; attempts fetch the files."
         )
     if finished:
         steps.append(
-            f"Make attachments of the lists of {_emails(finished)} that are finished, as not captured:"
-            " `holdfast emails retry --all --error-code not_captured` fetches what is still there."
+            f"Make attachments of the lists of {_emails(finished)} that are finished, as not captured;"
+            " `holdfast emails retry --all --error-code not_captured` fetches the files that still exist."
         )
     return steps
 
 
-def _of_rows(plan: Plan) -> list[str]:
-    said = []
+def _row_steps(plan: TakeoverPlan) -> list[str]:
+    steps = []
     for name, count in plan.missing.items():
-        said.append(f"Fill {name} of {_emails(count)} that have none.")
+        steps.append(f"Fill {name} of {_emails(count)} without a value.")
     if plan.optional:
-        said.append(f"Require a value in {', '.join(plan.optional)} from then on.")
+        steps.append(f"Require a value in {', '.join(plan.optional)}.")
     if plan.table and not plan.table.has_unique_key:
-        said.append("Make idempotency_key unique.")
+        steps.append("Make idempotency_key unique.")
     if plan.has_repeated_keys:
-        said.append("Give e-mails that repeat the idempotency_key of an earlier one a key of their own.")
+        steps.append("Give a new key to each e-mail that repeats the idempotency_key of an earlier one.")
     stay = sum(count for state, count in plan.counts.items() if state in FINISHED)
     for state, new in plan.states.items():
         old = f"the state {state!r}" if state else "no state"
-        said.append(f"Map {old} of {_emails(plan.counts[state])} to {new!r}.")
+        steps.append(f"Map {old} of {_emails(plan.counts[state])} to {new!r}.")
     for state, count in plan.unknown.items():
-        said.append(
-            f"Map the state {state!r} of {_emails(count)}, which is unknown: add --map {state}=completed, or =failed, or"
-            " =received to have Holdfast work on them."
+        steps.append(
+            f"Map the unknown state {state!r} of {_emails(count)}: add --map {state}=completed or =failed, or =received"
+            " to have Holdfast process them."
         )
     if stay and plan.is_foreign:
-        said.append(f"Leave {_emails(stay)} finished, as completed or failed.")
-    return said
+        steps.append(f"Leave {_emails(stay)} finished, as completed or failed.")
+    return steps
 
 
 def _emails(count: int) -> str:

@@ -1,4 +1,4 @@
-"""Compare the columns and constraints of a table with those that Holdfast's first migrations make."""
+"""The table of a previous system: its columns and constraints, and the changes that Holdfast needs."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -8,10 +8,10 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from service.postgres.email_tables import IncomingEmail
 
-# The migration that makes the table; the next one adds only what is not there.
+# The migration that creates the table; the next one adds only missing columns.
 FIRST = "20250901_0900"
 TRIGGER = "holdfast_takeover"
-# Columns of ours that hold what another system's rows say, with their types and defaults.
+# Columns that a previous system may already fill, with our types and defaults.
 WANTED: Mapping[str, tuple[str, str | None]] = {
     "zendesk_ticket_id": ("text", None),
     "from_email": ("text", None),
@@ -39,56 +39,56 @@ REQUIRED = (
     "sync_retry_count",
 )
 NO_TEXT = "''"
-# Types that do as they are.
-_GOOD = {
+# Types that need no conversion.
+_COMPATIBLE = {
     "text": {"text", "varchar", "citext"},
     "integer": {"int2", "int4", "int8"},
     "timestamptz": {"timestamptz"},
     "json": {"json", "jsonb"},
 }
 _OUR_CHECKS = {"ck_incoming_emails_processing_status", "ck_incoming_emails_sync_status"}
-# Rows that leave a column out fail where the other system's default is no state of ours.
+# Inserts without these columns fail if the previous system's default is an unknown state.
 _EXACT_DEFAULTS = {"processing_status"}
 
 
 @dataclass(frozen=True, slots=True)
-class Column:
-    """A column as Postgres has it; `most` limits the length of its texts."""
+class TableColumn:
+    """A column in the catalog; `max_length` is in characters."""
 
     name: str
     type: str  # without its length
     shown_type: str
-    most: int | None
+    max_length: int | None
     is_required: bool
     default: str | None
-    is_generated: bool  # Postgres makes its values
-    is_key: bool  # of the primary key
+    is_generated: bool  # by Postgres
+    is_key: bool  # part of the primary key
 
 
 @dataclass(frozen=True, slots=True)
 class Constraint:
-    """A constraint, or a unique index without one."""
+    """A constraint, or a unique index without a constraint."""
 
     name: str
     kind: str  # c for CHECK, f for a foreign key, u for UNIQUE, x for an exclusion, i for an index
     columns: frozenset[str]
-    is_whole: bool  # without a WHERE, and valid
+    is_whole: bool  # valid, and without a WHERE clause
 
 
 @dataclass(slots=True)
-class Table:
-    """The table, and what has to change: parts of one ALTER TABLE, other statements, and a sentence for each."""
+class ExistingTable:
+    """The table and its changes: parts of one ALTER TABLE, statements before it, and sentences for the user."""
 
     kind: str  # relkind: r for an ordinary table
-    columns: dict[str, Column]
+    columns: dict[str, TableColumn]
     constraints: list[Constraint]
     has_trigger: bool
     before: list[str] = field(default_factory=list)  # statements
     changes: list[str] = field(default_factory=list)  # parts of ALTER TABLE
     added: list[str] = field(default_factory=list)  # columns
-    others: list[str] = field(default_factory=list)  # sentences
-    lifted: list[str] = field(default_factory=list)  # columns whose texts may be of any length
-    nullable: list[str] = field(default_factory=list)  # columns that may be NULL
+    descriptions: list[str] = field(default_factory=list)  # sentences
+    lifted: list[str] = field(default_factory=list)  # columns that lose their length limit
+    nullable: list[str] = field(default_factory=list)  # columns that lose NOT NULL
     stops: list[str] = field(default_factory=list)
 
     @property
@@ -98,36 +98,37 @@ class Table:
 
     @property
     def sentences(self) -> list[str]:
-        """Say what has to change."""
-        said = [*self.others]
+        """Describe the changes."""
+        steps = [*self.descriptions]
         if self.lifted:
-            said.append(f"Lift the limits of {', '.join(self.lifted)}.")
+            steps.append(f"Remove the length limits of {', '.join(self.lifted)}.")
         if self.nullable:
-            said.append(f"Let {', '.join(self.nullable)} be NULL.")
-        return said
+            steps.append(f"Allow NULL in {', '.join(self.nullable)}.")
+        return steps
 
     def change(self, part: str, sentence: str) -> None:
+        """Add a part of ALTER TABLE and its description."""
         self.changes.append(part)
-        self.others.append(sentence)
+        self.descriptions.append(sentence)
 
 
-async def read_table(conn: AsyncConnection) -> Table:
-    """Read what the catalog says of `incoming_emails`."""
+async def read_table(conn: AsyncConnection) -> ExistingTable:
+    """Read `incoming_emails` from the catalog."""
     kind = await conn.scalar(
         text("SELECT relkind::text FROM pg_class WHERE oid = 'incoming_emails'::regclass")
     )
-    columns = {row.name: Column(*row) for row in await conn.execute(_COLUMNS)}
+    columns = {row.name: TableColumn(*row) for row in await conn.execute(_COLUMNS)}
     constraints = [
         Constraint(row[0], row[1], frozenset(row[2]), row[3]) for row in await conn.execute(_CONSTRAINTS)
     ]
-    return Table(str(kind), columns, constraints, bool(await conn.scalar(_TRIGGER)))
+    return ExistingTable(str(kind), columns, constraints, bool(await conn.scalar(_TRIGGER)))
 
 
-def adapt(table: Table, *, is_foreign: bool) -> None:
-    """Find what has to change; `is_foreign` until the table has Holdfast's revision."""
+def adapt(table: ExistingTable, *, is_foreign: bool) -> None:
+    """Add the necessary changes to the table; `is_foreign` until it has Holdfast's revision."""
     if table.kind != "r":
         table.stops.append(
-            "incoming_emails is no ordinary table: Holdfast takes over neither views nor partitions."
+            "incoming_emails is not an ordinary table: Holdfast cannot take over views or partitions."
         )
         return
     _adapt_id(table)
@@ -135,10 +136,10 @@ def adapt(table: Table, *, is_foreign: bool) -> None:
         _rename(table)
     for name, (kind, default) in WANTED.items():
         if name == "sync_status" and not is_foreign:
-            continue  # a migration made it anew
+            continue  # a migration has already replaced it
         if name in table.columns:
             _adapt(table, table.columns[name], kind, default)
-        elif is_foreign:  # else a migration adds it
+        elif is_foreign:  # otherwise a migration adds it
             _add(table, name, kind, default)
     for column in table.columns.values():
         _relax(table, column)
@@ -146,27 +147,29 @@ def adapt(table: Table, *, is_foreign: bool) -> None:
 
 
 def quote(name: str) -> str:
-    """Write a name as an identifier of SQL."""
+    """Quote a name as an SQL identifier."""
     return '"' + name.replace('"', '""') + '"'
 
 
-def _adapt_id(table: Table) -> None:
+def _adapt_id(table: ExistingTable) -> None:
     column = table.columns.get("id")
-    if column is None or column.type not in _GOOD["integer"]:
+    if column is None or column.type not in _COMPATIBLE["integer"]:
         found = f"has the type {column.shown_type}" if column else "is missing"
         table.stops.append(
-            f"The column id {found}, and Holdfast needs whole numbers: rename it, and add one"
+            f"The column id {found}, but Holdfast needs integers: rename it, and add one"
             " (ALTER TABLE incoming_emails ADD COLUMN id bigint GENERATED BY DEFAULT AS IDENTITY UNIQUE)."
         )
         return
     if not any(each.kind in "ui" and each.columns == {"id"} and each.is_whole for each in table.constraints):
         table.change("ADD UNIQUE (id)", "Make id unique.")
     if column.default is None and not column.is_generated:
-        table.change("ALTER id ADD GENERATED BY DEFAULT AS IDENTITY", "Let Postgres number new rows.")
+        table.change(
+            "ALTER id ADD GENERATED BY DEFAULT AS IDENTITY", "Let Postgres generate the ids of new rows."
+        )
 
 
-def _rename(table: Table) -> None:
-    """Make room for columns of ours that mean something else; nothing reads them after that, and nothing is lost."""
+def _rename(table: ExistingTable) -> None:
+    """Rename columns that have the name of another column of Holdfast; their values stay."""
     ours = {column.name for column in IncomingEmail.__table__.columns} - {"id", *WANTED}
     for name in sorted(ours & table.columns.keys()):
         kept = f"{name}_before"
@@ -174,18 +177,18 @@ def _rename(table: Table) -> None:
             table.stops.append(f"The column {name} is needed, and {kept} exists: rename one of them.")
             continue
         table.before.append(f"ALTER TABLE incoming_emails RENAME COLUMN {name} TO {kept}")
-        table.others.append(
-            f"Rename the column {name}, which means something else to Holdfast, to {kept}: the previous system can no"
-            " longer write it."
+        table.descriptions.append(
+            f"Rename the column {name} to {kept}, because Holdfast uses the name; the previous system can no longer"
+            " write it."
         )
         column = table.columns.pop(name)
-        renamed = (kept, *(getattr(column, each) for each in Column.__slots__[1:]))
-        table.columns[kept] = Column(*renamed)
+        renamed = (kept, *(getattr(column, each) for each in TableColumn.__slots__[1:]))
+        table.columns[kept] = TableColumn(*renamed)
 
 
-def _add(table: Table, name: str, kind: str, default: str | None) -> None:
+def _add(table: ExistingTable, name: str, kind: str, default: str | None) -> None:
     table.added.append(name)
-    if name == "received_at":  # rows that are there get their time of creation, if one is on record
+    if name == "received_at":  # existing rows get their time of creation, if known
         table.change(f"ADD COLUMN {name} {kind}", f"Add the column {name}.")
         table.changes.append(f"ALTER {name} SET DEFAULT {default}")
         return
@@ -195,8 +198,8 @@ def _add(table: Table, name: str, kind: str, default: str | None) -> None:
     table.change(f"ADD COLUMN {name} {kind}{value}", f"Add the column {name}.")
 
 
-def _adapt(table: Table, column: Column, kind: str, default: str | None) -> None:
-    if column.type not in _GOOD[kind] or column.most is not None:
+def _adapt(table: ExistingTable, column: TableColumn, kind: str, default: str | None) -> None:
+    if column.type not in _COMPATIBLE[kind] or column.max_length is not None:
         _retype(table, column, kind, default)
     elif default is not None and not _has_default(column, default):
         table.change(
@@ -204,30 +207,30 @@ def _adapt(table: Table, column: Column, kind: str, default: str | None) -> None
         )
 
 
-def _retype(table: Table, column: Column, kind: str, default: str | None) -> None:
+def _retype(table: ExistingTable, column: TableColumn, kind: str, default: str | None) -> None:
     name, kept = column.name, column.default
     if default is None and kept is not None and kind != "json":
-        default = kept.partition("::")[0]  # a literal, without the type that it had
+        default = kept.partition("::")[0]  # the literal without its type
     if kept is not None:
         table.changes.append(f"ALTER {name} DROP DEFAULT")
     table.changes.append(f"ALTER {name} TYPE {kind}{_conversion(column, kind)}")
     if default is not None:
         table.changes.append(f"ALTER {name} SET DEFAULT {default}")
     if column.type == "varchar" and kind == "text":
-        table.lifted.append(f"{name} ({column.most} characters)")
+        table.lifted.append(f"{name} ({column.max_length} characters)")
         return
     how = (
-        "whose times are taken for UTC"
+        "with times in UTC"
         if (column.type, kind) == ("timestamp", "timestamptz")
-        else "which writes the table anew while others wait"
+        else "which rewrites the table under a lock"
     )
-    table.others.append(f"Change the type of {name} from {column.shown_type} to {kind}, {how}.")
+    table.descriptions.append(f"Change the type of {name} from {column.shown_type} to {kind}, {how}.")
 
 
-def _conversion(column: Column, kind: str) -> str:
-    """Write how values are converted; what needs no conversion needs no new table either."""
+def _conversion(column: TableColumn, kind: str) -> str:
+    """Return the USING clause of a conversion; without one, Postgres need not rewrite the table."""
     if column.type == "timestamp" or (column.type, kind) == ("varchar", "text"):
-        return ""  # in UTC, which the session is in, Postgres keeps the values
+        return ""  # the session is in UTC, so the values stay the same
     if kind == "json":
         if column.type in {"text", "varchar", "bpchar"}:
             return f" USING pg_temp.holdfast_as_json({column.name}::text)"
@@ -235,14 +238,14 @@ def _conversion(column: Column, kind: str) -> str:
     return f" USING {column.name}::{kind}"
 
 
-def _has_default(column: Column, default: str) -> bool:
+def _has_default(column: TableColumn, default: str) -> bool:
     if column.name in _EXACT_DEFAULTS:
         return (column.default or "").startswith(default)
     return column.default is not None
 
 
-def _relax(table: Table, column: Column) -> None:
-    """Let rows leave out what Holdfast does not write, or may not know."""
+def _relax(table: ExistingTable, column: TableColumn) -> None:
+    """Drop NOT NULL of columns that Holdfast does not always write."""
     is_ours = column.name in IncomingEmail.__table__.columns
     is_nullable = bool(is_ours and IncomingEmail.__table__.columns[column.name].nullable)
     has_value = column.default is not None or column.is_generated or column.is_key
@@ -251,8 +254,8 @@ def _relax(table: Table, column: Column) -> None:
         table.nullable.append(column.name)
 
 
-def _drop_constraints(table: Table, *, is_foreign: bool) -> None:
-    """Drop what restricts values that Holdfast writes in its own way."""
+def _drop_constraints(table: ExistingTable, *, is_foreign: bool) -> None:
+    """Drop constraints on columns that Holdfast writes."""
     ours = {column.name for column in IncomingEmail.__table__.columns}
     for each in table.constraints:
         if each.kind in "cf":
@@ -263,10 +266,10 @@ def _drop_constraints(table: Table, *, is_foreign: bool) -> None:
             )
         if not is_in_the_way:
             continue
-        about = f"{', '.join(sorted(each.columns))}: Holdfast writes values that it refuses."
+        about = f"{', '.join(sorted(each.columns))}: Holdfast writes values that violate it."
         if each.kind == "i":
             table.before.append(f"DROP INDEX {quote(each.name)}")
-            table.others.append(f"Drop the unique index {each.name} of {about}")
+            table.descriptions.append(f"Drop the unique index {each.name} of {about}")
         else:
             table.change(f"DROP CONSTRAINT {quote(each.name)}", f"Drop the constraint {each.name} of {about}")
 

@@ -1,4 +1,4 @@
-"""Carry out the plan of a takeover, in steps that may be repeated: each finds what those before it left."""
+"""Apply the plan of a takeover, in repeatable steps: each continues where an interrupted one stopped."""
 
 import asyncio
 import json
@@ -14,59 +14,61 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from service.errors import HoldfastError, Permanent, Transient
 from service.postgres.email_tables import STATUSES, SYNC_STATUSES
 from service.postgres.engine import connect
-from service.takeover.look import Plan
-from service.takeover.table import FIRST, REQUIRED, TRIGGER, Table
+from service.takeover.existing_table import FIRST, REQUIRED, TRIGGER, ExistingTable
+from service.takeover.plan import TakeoverPlan
 
 T = TypeVar("T")
-# The migration that makes `attachments`; those after it build most of the indexes.
-LISTS = "20250922_0900"
-# Any fixed number: whoever holds this advisory lock takes over, nobody else does meanwhile.
+# The migration that creates `attachments`; later ones build most of the indexes.
+ATTACHMENTS_REVISION = "20250922_0900"
+# The advisory lock of a takeover; any fixed number.
 LOCK = 4_710_024
-BATCH = 2_000  # rows of one transaction
-# Writers wait behind a change of the table that waits for its lock.
+BATCH = 2_000  # rows per transaction
+# Short, because writers queue behind an ALTER TABLE that waits for its lock.
 LOCK_SECONDS = 0.5
-PATIENCE_SECONDS = 60.0
+MAX_LOCK_WAIT_SECONDS = 60.0
 LOCK_NOT_AVAILABLE, DEADLOCK_DETECTED = "55P03", "40P01"
 _INDEX = "uq_incoming_emails_idempotency_key"
 _NEW_INDEX = f"{_INDEX}_new"
 
-# Is told how many rows were looked at.
-Tell = Callable[[int], None]
+# Called with the number of rows done.
+ReportProgress = Callable[[int], None]
 
 
 @asynccontextmanager
-async def alone(engine: AsyncEngine) -> AsyncIterator[None]:
-    """Keep other takeovers of this database out; raises Transient where there is one."""
+async def exclusive(engine: AsyncEngine) -> AsyncIterator[None]:
+    """Hold the advisory lock of takeovers; raises Transient if another takeover is running."""
     async with connect(engine) as conn:
         if not await conn.scalar(text(f"SELECT pg_try_advisory_lock({LOCK})")):
-            raise Transient("takeover_running", "Another process is taking over this database: wait for it.")
+            raise Transient(
+                "takeover_running", "Another takeover of this database is running: wait for its end."
+            )
         yield
 
 
-async def change(engine: AsyncEngine, plan: Plan, tell: Tell) -> None:
-    """Change the table and its rows, and stamp the revision from which migrations go on.
+async def apply(engine: AsyncEngine, plan: TakeoverPlan, tell: ReportProgress) -> None:
+    """Change the table and its rows, and stamp the revision at which migrations continue.
 
-    Raises Permanent for what Postgres refuses to change, Transient where a lock is not to be had.
+    Raises Permanent if Postgres refuses a change, Transient if a lock cannot be acquired.
     """
-    assert plan.table  # noqa: S101 the plan has one
+    assert plan.table  # noqa: S101 the caller checked
     table = plan.table
     if plan.unknown:
         raise Permanent(
             "state_unknown",
             f"The states {', '.join(map(repr, plan.unknown))} are unknown: add --map OLD=NEW.",
         )
-    await _patiently("change the table", lambda: _change_table(engine, plan, table))
+    await _with_retries("change the table", lambda: _change_table(engine, plan, table))
     await _change_rows(engine, plan, tell)
     if not table.has_unique_key:
         await _make_keys_unique(engine)
     for name in plan.optional:
         await _require(engine, name)
     if plan.is_foreign:
-        await _patiently("stamp the revision", lambda: _stamp(engine))
+        await _with_retries("stamp the revision", lambda: _stamp(engine))
 
 
-async def make_room_for_lists(engine: AsyncEngine) -> None:
-    """Add the column that tells which lists were read, which a later migration adds if it is not there."""
+async def add_reading_hash(engine: AsyncEngine) -> None:
+    """Add the column that marks lists as read; a later migration adds it only if it is missing."""
 
     async def add() -> None:
         async with _transaction(engine) as conn:
@@ -74,10 +76,10 @@ async def make_room_for_lists(engine: AsyncEngine) -> None:
                 "ALTER TABLE incoming_emails ADD COLUMN IF NOT EXISTS reading_hash bytea"
             )
 
-    await _patiently("add a column", add)
+    await _with_retries("add a column", add)
 
 
-async def _change_table(engine: AsyncEngine, plan: Plan, table: Table) -> None:
+async def _change_table(engine: AsyncEngine, plan: TakeoverPlan, table: ExistingTable) -> None:
     """Change columns and constraints, and install the trigger, in one transaction."""
     async with _transaction(engine) as conn:
         await conn.exec_driver_sql("SET LOCAL timezone = 'UTC'")
@@ -123,11 +125,11 @@ async def _install_trigger(conn: AsyncConnection, states: Mapping[str, str]) -> 
     )
 
 
-async def _change_rows(engine: AsyncEngine, plan: Plan, tell: Tell) -> None:
-    """Fill in what is missing and map states, some rows at a time, each time committed."""
+async def _change_rows(engine: AsyncEngine, plan: TakeoverPlan, tell: ReportProgress) -> None:
+    """Fill missing values and map states, in batches with a commit each."""
     if not (plan.states or plan.missing):
         return
-    statement = text(_change_some(plan)).bindparams(bindparam("states", json.dumps(plan.states)))
+    statement = text(_batch_statement(plan)).bindparams(bindparam("states", json.dumps(plan.states)))
     after, done = -(2**63), 0
     while True:
         given = {"after": after, "most": BATCH}
@@ -137,17 +139,17 @@ async def _change_rows(engine: AsyncEngine, plan: Plan, tell: Tell) -> None:
             return
         given = {"after": after, "until": until}
 
-        async def some(given: Mapping[str, int] = given) -> None:
+        async def change_batch(given: Mapping[str, int] = given) -> None:
             async with _transaction(engine) as conn:
                 await conn.execute(statement, given)
 
-        await _patiently("fill rows", some)
+        await _with_retries("fill rows", change_batch)
         after, done = until, done + count
         tell(done)
 
 
-def _change_some(plan: Plan) -> str:
-    assert plan.table  # noqa: S101 the plan has one
+def _batch_statement(plan: TakeoverPlan) -> str:
+    assert plan.table  # noqa: S101 the caller checked
     created = plan.table.columns.get("created_at")
     zone = " AT TIME ZONE 'UTC'" if created and created.type == "timestamp" else ""
     known = f"created_at{zone}, " if created and created.type in {"timestamp", "timestamptz"} else ""
@@ -177,10 +179,10 @@ def _change_some(plan: Plan) -> str:
 
 
 async def _make_keys_unique(engine: AsyncEngine) -> None:
-    """Give repeated keys another end, and build the index beside writers, until nobody repeats one meanwhile."""
+    """Make repeated keys unique and build the index concurrently; start again if a writer repeats a key meanwhile."""
     for _ in range(5):
         async with connect(engine) as conn:
-            await conn.execute(_END_REPETITION)
+            await conn.execute(_MAKE_KEYS_DIFFERENT)
             await conn.exec_driver_sql(f"DROP INDEX CONCURRENTLY IF EXISTS {_NEW_INDEX}")
         try:
             async with connect(engine) as conn:
@@ -188,20 +190,20 @@ async def _make_keys_unique(engine: AsyncEngine) -> None:
                     f"CREATE UNIQUE INDEX CONCURRENTLY {_NEW_INDEX} ON incoming_emails (idempotency_key)"
                 )
             break
-        except Permanent:  # somebody wrote one twice
+        except Permanent:  # a writer repeated a key
             continue
 
-    async def use() -> None:
+    async def add_constraint() -> None:
         async with _transaction(engine) as conn:
             await conn.exec_driver_sql(
                 f"ALTER TABLE incoming_emails ADD CONSTRAINT {_INDEX} UNIQUE USING INDEX {_NEW_INDEX}"
             )
 
-    await _patiently("make the keys unique", use)
+    await _with_retries("make the keys unique", add_constraint)
 
 
 async def _require(engine: AsyncEngine, name: str) -> None:
-    """Set NOT NULL; a validated constraint spares the look at all rows under a lock."""
+    """Set NOT NULL; a validated CHECK constraint avoids a scan of all rows under a lock."""
     check = f"holdfast_takeover_{name}"
 
     async def begin() -> None:
@@ -221,7 +223,7 @@ async def _require(engine: AsyncEngine, name: str) -> None:
             await conn.exec_driver_sql(f"ALTER TABLE incoming_emails VALIDATE CONSTRAINT {check}")
 
     for step in (begin, validate, end):
-        await _patiently(f"require {name}", step)
+        await _with_retries(f"require {name}", step)
 
 
 async def _stamp(engine: AsyncEngine) -> None:
@@ -243,9 +245,9 @@ async def _transaction(engine: AsyncEngine) -> AsyncIterator[AsyncConnection]:
             yield conn
 
 
-async def _patiently(what: str, work: Callable[[], Awaitable[T]]) -> T:
-    """Try again while somebody has a lock that we need; say what Postgres refuses."""
-    deadline = time.monotonic() + PATIENCE_SECONDS
+async def _with_retries(step: str, work: Callable[[], Awaitable[T]]) -> T:
+    """Repeat a step while another transaction holds the lock; raises Permanent with the refusal of Postgres."""
+    deadline = time.monotonic() + MAX_LOCK_WAIT_SECONDS
     while True:
         try:
             return await work()
@@ -255,15 +257,15 @@ async def _patiently(what: str, work: Callable[[], Awaitable[T]]) -> T:
                 raise
             if getattr(cause.orig, "sqlstate", None) not in {LOCK_NOT_AVAILABLE, DEADLOCK_DETECTED}:
                 reason = str(getattr(cause.orig, "__cause__", cause.orig)).partition("\n")[0]
-                raise Permanent("takeover_refused", f"Postgres refuses to {what}: {reason}") from exc
+                raise Permanent("takeover_refused", f"Postgres refuses to {step}: {reason}") from exc
             if time.monotonic() > deadline:
-                held = f"To {what}, a lock is needed that others held for {PATIENCE_SECONDS:g} s: run it again later."
+                held = f"Could not {step}: others held the lock for {MAX_LOCK_WAIT_SECONDS:g} s. Run the command again later."
                 raise Transient("lock_not_available", held) from exc
         await asyncio.sleep(0.2)
 
 
 def _literal(value: str) -> str:
-    """Write a text as a literal of SQL, whatever standard_conforming_strings says."""
+    """Quote a text as an SQL literal, valid with any standard_conforming_strings."""
     quoted = value.replace("'", "''")
     return f"'{quoted}'" if "\\" not in value else " E'" + quoted.replace("\\", "\\\\") + "'"
 
@@ -278,7 +280,7 @@ _NEXT = text("""
         SELECT id FROM incoming_emails WHERE id > CAST(:after AS bigint) ORDER BY id LIMIT :most
     ) AS batch
 """)
-_END_REPETITION = text("""
+_MAKE_KEYS_DIFFERENT = text("""
     UPDATE incoming_emails AS email SET idempotency_key = idempotency_key || ' (e-mail ' || id || ')'
     FROM (
         SELECT idempotency_key AS key, min(id) AS first FROM incoming_emails
