@@ -15,7 +15,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from service.config.reading import NEEDED, read_settings, setting_error
 from service.config.settings import Settings
-from service.errors import HoldfastError, SettingsError
+from service.errors import HoldfastError, SettingsError, Transient
 from service.outbound.egress import Egress
 from service.outbound.transfer import open_session
 from service.postgres.batch import Batcher
@@ -220,6 +220,20 @@ async def background(work: Callable[[], Awaitable[None]]) -> AsyncIterator[None]
             await asyncio.wait({task}, timeout=1)
 
 
+async def run_steps(
+    step: Callable[[], Awaitable[bool]], *, busy_seconds: float, idle_seconds: float, failed_event: str
+) -> None:
+    """Run steps until cancelled: soon after a step that found work, later after one that found none or failed."""
+    pause = idle_seconds
+    while True:
+        await asyncio.sleep(pause)
+        try:
+            pause = busy_seconds if await step() else idle_seconds
+        except Transient as exc:
+            log.warning(failed_event, code=exc.code)
+            pause = idle_seconds
+
+
 def _check_sentry(settings: Settings) -> None:
     """Have Sentry's own SDK read the DSN, if it is installed."""
     if settings.sentry_dsn and _is_installed("sentry_sdk"):
@@ -247,7 +261,7 @@ async def look_after_pool(
 
 
 async def _holders(engine: AsyncEngine) -> str:
-    """Return who holds the connections of Postgres; "unknown" where this process can open none."""
+    """Return the users of Postgres's connections; "unknown" where this process can open none."""
     try:
         found = await run(engine, HOLDERS_SECONDS, usage)
     except HoldfastError:

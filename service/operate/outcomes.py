@@ -3,16 +3,14 @@
 The first end of an e-mail after its retry counts; a later retry changes nothing there.
 """
 
-import asyncio
 from datetime import timedelta
 
 import structlog
 from sqlalchemy import BigInteger, DateTime, Interval, TextClause, bindparam, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from service.errors import Transient
 from service.postgres.operation_tables import NO_OUTCOME, UNSETTLED
-from service.resources import Resources
+from service.resources import Resources, run_steps
 
 # E-mails of one step.
 BATCH = 2_000
@@ -33,14 +31,12 @@ async def step(res: Resources) -> bool:
 
 async def step_for_ever(res: Resources) -> None:
     """Take due steps, until cancelled."""
-    pause = PAUSE_SECONDS
-    while True:
-        await asyncio.sleep(pause)
-        try:
-            pause = SOON_SECONDS if await step(res) else PAUSE_SECONDS
-        except Transient as exc:
-            log.warning("bulk_retry_outcomes_failed", code=exc.code)
-            pause = PAUSE_SECONDS
+    await run_steps(
+        lambda: step(res),
+        busy_seconds=SOON_SECONDS,
+        idle_seconds=PAUSE_SECONDS,
+        failed_event="bulk_retry_outcomes_failed",
+    )
 
 
 async def _step(conn: AsyncConnection) -> bool:

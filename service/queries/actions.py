@@ -9,8 +9,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from service.postgres.engine import connect
 from service.postgres.operation_tables import BY_HAND, OperatorAction
 from service.postgres.rows import brief
-from service.postgres.search import Cursor
-from service.queries.pages import PageFilter, cursor_at
+from service.queries.pages import PageFilter, cut
 from service.queries.views import ActionView, View
 
 MAX_SHOWN = 100  # per e-mail
@@ -28,10 +27,8 @@ async def list_actions(engine: AsyncEngine, wanted: PageFilter) -> ActionPage:
     if after := wanted.after():
         query = query.where(OperatorAction.id < after.id)
     async with connect(engine) as conn:
-        actions = [ActionView.model_validate(row) for row in await conn.execute(query)]
-    shown = actions[: wanted.limit]
-    more = cursor_at(Cursor(shown[-1].at, shown[-1].id)) if len(actions) > wanted.limit else None
-    return ActionPage(actions=shown, next_cursor=more)
+        rows, cursor = cut((await conn.execute(query)).mappings().all(), wanted.limit, "at")
+    return ActionPage(actions=[ActionView(**row) for row in rows], next_cursor=cursor)
 
 
 async def actions_on(conn: AsyncConnection, email_ids: Sequence[int]) -> Mapping[int, Sequence[ActionView]]:

@@ -34,10 +34,12 @@ class PageFilter(BaseModel):
         return _read_cursor(self.cursor) if self.cursor is not None else None
 
 
-def cut(rows: Sequence[RowMapping], limit: int) -> tuple[Sequence[RowMapping], str | None]:
-    """Return the rows up to the limit, and a cursor if there are more."""
+def cut(
+    rows: Sequence[RowMapping], limit: int, time: str = "received_at"
+) -> tuple[Sequence[RowMapping], str | None]:
+    """Return the rows up to the limit, and a cursor if there are more; `time` is the column of the cursor."""
     shown = rows[:limit]
-    return shown, cursor_at(Cursor(shown[-1]["received_at"], shown[-1]["id"])) if len(rows) > limit else None
+    return shown, cursor_at(Cursor(shown[-1][time], shown[-1]["id"])) if len(rows) > limit else None
 
 
 def cursor_at(place: Cursor) -> str:

@@ -34,9 +34,8 @@ from service.postgres.reconciliation_tables import (
     ReconciliationFinding,
 )
 from service.postgres.rows import BRIEF_TEXT, brief, is_short
-from service.postgres.search import Cursor
 from service.queries.comparison import scope_of
-from service.queries.pages import PageFilter, cursor_at
+from service.queries.pages import PageFilter, cut
 from service.queries.views import View
 from service.reconcile.finding import MAX_FINDINGS
 
@@ -150,10 +149,8 @@ async def list_reconciliations(engine: AsyncEngine, wanted: PageFilter) -> Recon
     if after := wanted.after():
         query = query.where(Reconciliation.id < after.id)
     async with connect(engine) as conn:
-        runs = [ReconciliationView.model_validate(row) for row in await conn.execute(query)]
-    shown = runs[: wanted.limit]
-    more = cursor_at(Cursor(shown[-1].started_at, shown[-1].id)) if len(runs) > wanted.limit else None
-    return ReconciliationPage(reconciliations=shown, next_cursor=more)
+        rows, cursor = cut((await conn.execute(query)).mappings().all(), wanted.limit, "started_at")
+    return ReconciliationPage(reconciliations=[ReconciliationView(**row) for row in rows], next_cursor=cursor)
 
 
 async def get_reconciliation(
@@ -168,9 +165,8 @@ async def get_reconciliation(
     if after := wanted.after():
         query = query.where(found.id > after.id)
     run, findings = await _read(engine, run_id, query)
-    shown = findings[: wanted.limit]
-    more = cursor_at(Cursor(shown[-1].found_at, shown[-1].id)) if len(findings) > wanted.limit else None
-    return ReconciliationDetail(**run, findings=shown, next_cursor=more)
+    rows, cursor = cut(findings, wanted.limit, "found_at")
+    return ReconciliationDetail(**run, findings=_views(rows), next_cursor=cursor)
 
 
 async def get_with_examples(engine: AsyncEngine, run_id: int, most: int) -> ReconciliationDetail:
@@ -180,12 +176,12 @@ async def get_with_examples(engine: AsyncEngine, run_id: int, most: int) -> Reco
     first = select(*_brief_finding()).where(found.reconciliation_id == run_id, found.kind == kinds.c.kind)
     examples = first.order_by(found.id).limit(most).lateral("examples")
     run, findings = await _read(engine, run_id, select(*examples.c).join_from(kinds, examples, true()))
-    return ReconciliationDetail(**run, findings=findings, next_cursor=None)
+    return ReconciliationDetail(**run, findings=_views(findings), next_cursor=None)
 
 
 async def _read(
     engine: AsyncEngine, run_id: int, query: Select[Any]
-) -> tuple[RowMapping, Sequence[FindingView]]:
+) -> tuple[RowMapping, Sequence[RowMapping]]:
     found = ReconciliationFinding
     left = exists().where(found.reconciliation_id == run_id, found.kind.in_(DIFFERENCES), text(OPEN_FINDING))
     repairs = (
@@ -197,7 +193,11 @@ async def _read(
         run = (await conn.execute(one)).mappings().one_or_none()
         if run is None:
             raise Rejected(404, "reconciliation_not_found", f"There is no reconciliation {run_id}.")
-        return run, [FindingView.model_validate(row) for row in await conn.execute(query)]
+        return run, (await conn.execute(query)).mappings().all()
+
+
+def _views(rows: Sequence[RowMapping]) -> Sequence[FindingView]:
+    return [FindingView(**row) for row in rows]
 
 
 def _brief_finding() -> Sequence[ColumnElement[Any]]:

@@ -19,7 +19,7 @@ from service.reconcile.finding import Finding
 from service.reconcile.objects import END, finding_of, require_storage
 from service.reconcile.refetch import refetch
 from service.reconcile.steps import LeaseLost, StepClaim, StepResult
-from service.resources import Resources
+from service.resources import Resources, run_steps
 from service.storage import objects
 
 MEGABYTES_PER_SECOND = 20  # the default
@@ -57,14 +57,12 @@ async def begin(res: Resources, *, actor: str, rate: int, since: datetime | None
 
 async def verify_for_ever(res: Resources) -> None:
     """Run steps as they become due, until cancelled."""
-    pause = LOOK_SECONDS
-    while True:
-        await asyncio.sleep(pause)
-        try:
-            pause = SOON_SECONDS if await step(res) else LOOK_SECONDS
-        except Transient as exc:
-            log.warning("verification_step_failed", code=exc.code)
-            pause = LOOK_SECONDS
+    await run_steps(
+        lambda: step(res),
+        busy_seconds=SOON_SECONDS,
+        idle_seconds=LOOK_SECONDS,
+        failed_event="verification_step_failed",
+    )
 
 
 async def step(res: Resources) -> bool:

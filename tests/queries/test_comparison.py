@@ -179,11 +179,11 @@ async def test_page_command_and_api_agree_and_the_page_offers_to_send(
     assert sentence in status.stdout
     assert 'href="/retries/plan?what=sync">Send 4 …' in html
     assert (
-        "Compared: the whole storage. What the webhook's receiver has cannot be compared; 4 not sent yet"
+        "Compared: the whole storage. A webhook's receiver cannot be compared; 4 were not sent yet at the end"
         in page
     )
     assert "the whole storage" in listed
-    assert "Sync 4 e-mails again?" in plan
+    assert "Sync 4 e-mails?" in plan
     assert "webhook; a webhook's receiver cannot be compared, 4 not sent yet" in shown.stdout
 
 

@@ -123,7 +123,7 @@ async def test_page_of_one_e_mail_is_bounded_and_says_so(client: Server, crowded
 
     assert len(email) < EMAIL_PAGE_BYTES
     assert len(webhook) < EMAIL_PAGE_BYTES
-    assert b"cut on this page" in email
+    assert b"This page cuts long texts" in email
 
 
 async def test_api_answer_about_one_e_mail_has_whole_texts(client: Server, crowded: None) -> None:

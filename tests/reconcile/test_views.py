@@ -80,7 +80,7 @@ async def test_repair_in_another_storage_needs_force(
 
     assert (alone.returncode, "need --fix" in alone.stderr) == (2, True)
     assert (refused.returncode, kept) == (1, 20)
-    assert "are SYNC_URL and DATABASE_URL those that belong together?" in refused.stdout
+    assert "do SYNC_URL and DATABASE_URL belong together?" in refused.stdout
     assert "add --force to `holdfast reconcile --fix`" in refused.stdout
     assert (forced.returncode, await documents.count_documents({})) == (0, 0)
 
@@ -170,7 +170,7 @@ async def test_verify_reports_a_missing_worker_and_workers_run_it(
         done = await command(settings, "storage", "verify", "--wait", "--rate", "100")
 
     assert (alone.returncode, alone.stderr) == (0, "No worker is alive: start one with `holdfast worker`.\n")
-    assert (twice.returncode, "under way" in twice.stderr) == (1, True)
+    assert (twice.returncode, "A verification is running" in twice.stderr) == (1, True)
     assert ended.returncode == 0
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.splitlines()[0] == "No differences found."
