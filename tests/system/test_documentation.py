@@ -60,9 +60,7 @@ def test_every_link_of_a_document_leads_to_something(name: str) -> None:
             continue
         place, _, anchor = target.partition("#")
         file = (path.parent / place).resolve() if place else path
-        if not file.exists():
-            broken.append(target)
-        elif anchor and file.suffix == ".md" and anchor not in anchors(file.read_text()):
+        if not file.exists() or (anchor and file.suffix == ".md" and anchor not in anchors(file.read_text())):
             broken.append(target)
 
     assert broken == []
@@ -109,7 +107,7 @@ def mentioned(text: str) -> list[str]:
         match[1].strip()
         for piece in code
         for match in re.finditer(
-            r"(?:^\s*|[`/;(&|]\s*|heroku run )holdfast +([a-z][^`\n|;&#)]*)", piece, re.MULTILINE
+            r"(?:^\s*|[`;(&|]\s*|bin/|heroku run )holdfast +([a-z][^`\n|;&#)]*)", piece, re.MULTILINE
         )
     ]
 
