@@ -6,11 +6,15 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Advice:
-    """One code; `meaning` and `action` are one or two sentences each."""
+    """One code; `meaning` and `action` are one or two sentences each.
+
+    `can_be_retried`: e-mails fail with this code, and a retry helps when the cause is fixed.
+    """
 
     code: str
     meaning: str
     action: str
+    can_be_retried: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,8 +25,6 @@ class Group:
     about: str
     advices: tuple[Advice, ...]
 
-
-_RETRY = "Then retry: `holdfast failures retry CODE`."
 
 GROUPS = (
     Group(
@@ -38,13 +40,14 @@ GROUPS = (
                 "not_found",
                 "Zendesk answered 404: the file or comment is not there, or its address expired. As an answer of "
                 "Holdfast: there is nothing at this address.",
-                "Check that the user of the OAuth client can see the ticket. " + _RETRY,
+                "Check that the user of the OAuth client can see the ticket.",
+                can_be_retried=True,
             ),
             Advice(
                 "forbidden",
                 "Zendesk answered 403: the credentials do not reach the file or comment, or Zendesk flagged the file as malware.",
-                "Give the user of the OAuth client access to all tickets. Look in Zendesk whether the file is flagged. "
-                + _RETRY,
+                "Give the user of the OAuth client access to all tickets. Look in Zendesk whether the file is flagged.",
+                can_be_retried=True,
             ),
             Advice(
                 "unauthorized",
@@ -54,7 +57,8 @@ GROUPS = (
             Advice(
                 "sign_in_page",
                 "Zendesk sent its sign-in page instead of the file.",
-                "Run `holdfast check`, and correct the credentials. " + _RETRY,
+                "Run `holdfast check`, and correct the credentials.",
+                can_be_retried=True,
             ),
             Advice(
                 "redacted",
@@ -64,7 +68,8 @@ GROUPS = (
             Advice(
                 "not_ready",
                 "Zendesk answered 202, 409 or 423: the file is not ready yet, for example during a malware scan.",
-                "Wait: another attempt follows. " + _RETRY,
+                "Wait: another attempt follows.",
+                can_be_retried=True,
             ),
             Advice(
                 "too_large",
@@ -79,27 +84,32 @@ GROUPS = (
             Advice(
                 "size_mismatch",
                 "The file has another size than announced.",
-                "Look at the file in Zendesk. " + _RETRY,
+                "Look at the file in Zendesk.",
+                can_be_retried=True,
             ),
             Advice(
                 "empty_answer",
                 "The server answered without any bytes.",
-                "Wait: another attempt follows. " + _RETRY,
+                "Wait: another attempt follows.",
+                can_be_retried=True,
             ),
             Advice(
                 "unexpected_status",
                 "The server answered with a status that Holdfast does not know.",
-                "Read the reason. If a proxy stands in between, look at its log. " + _RETRY,
+                "Read the reason. If a proxy stands in between, look at its log.",
+                can_be_retried=True,
             ),
             Advice(
                 "unexpected_encoding",
                 "The server sent the file in an encoding that nobody asked for and that cannot be undone.",
-                "Look whether a proxy changes answers on the way. " + _RETRY,
+                "Look whether a proxy changes answers on the way.",
+                can_be_retried=True,
             ),
             Advice(
                 "bad_encoding",
                 "The server says that the file is compressed, but it cannot be decompressed.",
-                "Wait: another attempt follows. " + _RETRY,
+                "Wait: another attempt follows.",
+                can_be_retried=True,
             ),
             Advice(
                 "bad_response",
@@ -114,28 +124,32 @@ GROUPS = (
             Advice(
                 "address_refused",
                 "The file's host is not allowed, or leads to a private address. Nothing was sent to it.",
-                "If the host is yours, add it to ZENDESK_HOSTS; if it serves files, to DOWNLOAD_HOSTS. "
-                + _RETRY,
+                "If the host is yours, add it to ZENDESK_HOSTS; if it serves files, to DOWNLOAD_HOSTS.",
+                can_be_retried=True,
             ),
             Advice(
                 "too_many_redirects",
                 "The server redirected too often.",
-                "Open the file's address in a browser, and look where it leads. " + _RETRY,
+                "Open the file's address in a browser, and look where it leads.",
+                can_be_retried=True,
             ),
             Advice(
                 "dns_failed",
                 "The host's name does not resolve.",
-                "Check DNS on the worker's host. Another attempt follows. " + _RETRY,
+                "Check DNS on the worker's host. Another attempt follows.",
+                can_be_retried=True,
             ),
             Advice(
                 "connection_failed",
                 "No connection to the server.",
-                "Check the network and the firewall of the worker's host. Another attempt follows. " + _RETRY,
+                "Check the network and the firewall of the worker's host. Another attempt follows.",
+                can_be_retried=True,
             ),
             Advice(
                 "connection_lost",
                 "The connection broke before the file was complete.",
-                "Wait: another attempt follows. " + _RETRY,
+                "Wait: another attempt follows.",
+                can_be_retried=True,
             ),
             Advice(
                 "tls_failed",
@@ -155,7 +169,8 @@ GROUPS = (
             Advice(
                 "server_error",
                 "Zendesk answered with a server error (5xx) or a timeout.",
-                "Wait: another attempt follows. Look at Zendesk's status page. " + _RETRY,
+                "Wait: another attempt follows. Look at Zendesk's status page.",
+                can_be_retried=True,
             ),
             Advice(
                 "rate_limited",
@@ -165,17 +180,20 @@ GROUPS = (
             Advice(
                 "comment_not_found",
                 "The ticket has no comment with this id yet, or the credentials cannot see it.",
-                "Give the user of the OAuth client access to all tickets and private comments. " + _RETRY,
+                "Give the user of the OAuth client access to all tickets and private comments.",
+                can_be_retried=True,
             ),
             Advice(
                 "files_not_listed",
                 "The webhook announced files that Zendesk does not list.",
-                "Wait: another attempt follows. Look at the ticket in Zendesk. " + _RETRY,
+                "Wait: another attempt follows. Look at the ticket in Zendesk.",
+                can_be_retried=True,
             ),
             Advice(
                 "files_unknown",
                 "The webhook does not say which files there are, and there are no credentials to ask Zendesk.",
-                "Set ZENDESK_SUBDOMAIN, ZENDESK_OAUTH_CLIENT_ID and ZENDESK_OAUTH_CLIENT_SECRET. " + _RETRY,
+                "Set ZENDESK_SUBDOMAIN, ZENDESK_OAUTH_CLIENT_ID and ZENDESK_OAUTH_CLIENT_SECRET.",
+                can_be_retried=True,
             ),
             Advice(
                 "not_captured",
@@ -195,7 +213,8 @@ GROUPS = (
             Advice(
                 "internal_error",
                 "An unexpected error: the log has its traceback.",
-                "Look for the event in the log, and report it. " + _RETRY,
+                "Look for the event in the log, and report it.",
+                can_be_retried=True,
             ),
         ),
     ),
@@ -206,13 +225,14 @@ GROUPS = (
             Advice(
                 "credentials_missing",
                 "A comment or file needs credentials, and none are set.",
-                "Set ZENDESK_SUBDOMAIN, ZENDESK_OAUTH_CLIENT_ID and ZENDESK_OAUTH_CLIENT_SECRET. " + _RETRY,
+                "Set ZENDESK_SUBDOMAIN, ZENDESK_OAUTH_CLIENT_ID and ZENDESK_OAUTH_CLIENT_SECRET.",
+                can_be_retried=True,
             ),
             Advice(
                 "credentials_refused",
                 "Zendesk does not accept the OAuth client.",
-                "Compare ZENDESK_OAUTH_CLIENT_ID and ZENDESK_OAUTH_CLIENT_SECRET with the client in Admin Center. "
-                + _RETRY,
+                "Compare ZENDESK_OAUTH_CLIENT_ID and ZENDESK_OAUTH_CLIENT_SECRET with the client in Admin Center.",
+                can_be_retried=True,
             ),
             Advice(
                 "token_refused",
@@ -233,12 +253,14 @@ GROUPS = (
             Advice(
                 "storage_unavailable",
                 "The storage does not answer, or refuses the request.",
-                "Run `holdfast check`, and check STORAGE_URL and the vendor's credentials. " + _RETRY,
+                "Run `holdfast check`, and check STORAGE_URL and the vendor's credentials.",
+                can_be_retried=True,
             ),
             Advice(
                 "storage_full",
                 "The disk of the storage, or of temporary files, is full.",
-                "Free space, or move to another storage. " + _RETRY,
+                "Free space, or move to another storage.",
+                can_be_retried=True,
             ),
             Advice(
                 "object_missing",
@@ -710,9 +732,15 @@ def advice_on(code: str | None) -> Advice | None:
 
 
 def action_on(code: str | None) -> str | None:
-    """Return what to do about a code, with the code in the commands; None if there is no advice."""
+    """Return what to do about a code, with the command that retries; None if there is no advice."""
     advice = advice_on(code)
-    return advice.action.replace("retry CODE", f"retry {advice.code}") if advice else None
+    if advice is None:
+        return None
+    return (
+        f"{advice.action} To retry: `holdfast failures retry {advice.code}`."
+        if advice.can_be_retried
+        else advice.action
+    )
 
 
 def markdown() -> str:
