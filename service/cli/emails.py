@@ -22,6 +22,7 @@ from service.cli.terminal import (
     progress,
     shown_time,
 )
+from service.error_guide import action_on
 from service.formatting import number
 
 if TYPE_CHECKING:

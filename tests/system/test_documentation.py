@@ -13,7 +13,7 @@ from pydantic_core import PydanticUndefined
 from service.cli.main import main
 from service.config.settings import Settings
 from service.error_guide import GROUPS, action_on, markdown
-from service.postgres.operation_tables import CAUSES
+from service.postgres.alert_tables import CAUSES
 from service.web.api.docs import API
 from tests.conftest import ROOT
 
