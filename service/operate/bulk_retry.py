@@ -14,7 +14,7 @@ from service.postgres.email_tables import NOT_CAPTURED
 from service.postgres.engine import connect
 from service.postgres.search import Count, Cursor, count, search
 from service.postgres.selection import Selection, What
-from service.resources import Resources, run_steps
+from service.resources import Resources, repeat_steps
 
 PER_SECOND = 50  # by default
 MOST_PER_SECOND = 1000
@@ -91,12 +91,7 @@ async def step(res: Resources) -> bool:
 
 async def step_for_ever(res: Resources) -> None:
     """Take due steps, until cancelled."""
-    await run_steps(
-        lambda: step(res),
-        busy_seconds=SOON_SECONDS,
-        idle_seconds=IDLE_SECONDS,
-        failed_event="bulk_retry_failed",
-    )
+    await repeat_steps(lambda: step(res), soon=SOON_SECONDS, idle=IDLE_SECONDS, event="bulk_retry_failed")
 
 
 def _completed(res: Resources, wanted: Selection, what: What) -> Selection:
