@@ -86,7 +86,7 @@ def embedded_json(
 ) -> dict[str, object] | list[object] | None:
     """Read a text that is itself a JSON list or object; None for any other text.
 
-    With `refuse_duplicates`, raises Unreadable("duplicate_key") if a key stands twice.
+    With `refuse_duplicates`, raises Unreadable("duplicate_key") if a key occurs twice.
     """
     if text.lstrip()[:1] not in {"[", "{"}:
         return None

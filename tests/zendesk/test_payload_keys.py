@@ -150,7 +150,7 @@ def test_a_duplicate_key_is_refused(body: bytes) -> None:
 
 
 def test_the_error_names_the_duplicate_key_briefly() -> None:
-    with pytest.raises(Unreadable, match=r"'k{50,100}' stands twice"):
+    with pytest.raises(Unreadable, match=r"'k{50,100}' occurs twice"):
         parse(b'{"%(k)s": 1, "%(k)s": 2}' % {b"k": b"k" * 100_000})
 
 

@@ -299,5 +299,5 @@ def test_a_duplicate_key_never_drops_a_value_silently(
     is_joined = name_of(key).is_files and all(
         isinstance(value, list | dict | str | None) for value in (one, other)
     )
-    with nullcontext() if is_same or is_joined else pytest.raises(Unreadable, match="stands twice"):
+    with nullcontext() if is_same or is_joined else pytest.raises(Unreadable, match="occurs twice"):
         parse(body.encode())
