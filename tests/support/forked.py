@@ -31,8 +31,13 @@ _context.set_forkserver_preload(
         "arq.cli",
         "service.resources",
         "service.checks.report",
+        "service.local.drill.run",
+        "service.local.receiver",
+        "service.targets.mongodb",
         "service.web.app",
+        "service.web.server.serve",
         "service.worker.settings",
+        "pymongo",
         "rich.live",
     ]
 )
