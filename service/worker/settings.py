@@ -24,7 +24,7 @@ from service.errors import SettingsError
 from service.operate import bulk_retry, outcomes
 from service.queue.arq_queue import create_redis
 from service.queue.dispatch import SYNC_TASK, TASK
-from service.reconcile.hourly import minute, reconcile_when_told
+from service.reconcile.hourly import minute, reconcile_when_due
 from service.reconcile.verify import verify_for_ever
 from service.resources import background, connection_limits, open_resources, read_settings_for_resources
 from service.sync.attempt import sync
@@ -78,7 +78,7 @@ async def start(ctx: dict[str, Any]) -> None:
     await stack.enter_async_context(background(lambda: verify_for_ever(res)))
     await stack.enter_async_context(background(lambda: read_lists_for_ever(res)))
     is_due = ctx["reconcile_is_due"] = asyncio.Event()
-    await stack.enter_async_context(background(lambda: reconcile_when_told(res, is_due)))
+    await stack.enter_async_context(background(lambda: reconcile_when_due(res, is_due)))
     sweep_syncs = sync_for_ever if res.targets else drop_for_ever
     await stack.enter_async_context(background(lambda: sweep_syncs(res)))
     await stack.enter_async_context(alerting(res))
