@@ -3,10 +3,10 @@
 import asyncpg
 
 # The unfinished e-mails, oldest first: leases that ended, attempts under way, queued jobs, and received e-mails.
-EXPIRED, HELD, QUEUED, RECEIVED = 100, 100, 300, 300
-YOUNG = EXPIRED + HELD + QUEUED + RECEIVED
+EXPIRED, CLAIMED, QUEUED, RECEIVED = 100, 100, 300, 300
+YOUNG = EXPIRED + CLAIMED + QUEUED + RECEIVED
 # The newest finished e-mails, whose sync is pending.
-TO_CARRY = 300
+TO_SYNC = 300
 
 # E-mail number `i` of $1, one a second, three to a ticket. A hundredth of the old ones failed, and as many syncs did.
 # Keys are ordered by time, like the ids of Zendesk's invocations.
@@ -18,11 +18,11 @@ WITH bytes AS MATERIALIZED (
     FROM generate_series(1, $1::bigint) AS i
 ), state AS (
     SELECT *, CASE
-        WHEN age < {young} + {to_carry} THEN 'pending' WHEN i % 100 = 13 THEN 'failed' ELSE 'synced'
+        WHEN age < {young} + {to_sync} THEN 'pending' WHEN i % 100 = 13 THEN 'failed' ELSE 'synced'
     END AS sync, CASE
         WHEN age < {received} THEN 'received'
         WHEN age < {received} + {queued} THEN 'queued'
-        WHEN age < {received} + {queued} + {held} + {expired} THEN 'processing'
+        WHEN age < {received} + {queued} + {claimed} + {expired} THEN 'processing'
         WHEN i % 100 = 7 THEN 'failed' ELSE 'completed'
     END AS status FROM email
 )
@@ -45,7 +45,7 @@ INSERT INTO incoming_emails (
     CASE WHEN status IN ('completed', 'failed') THEN time + interval '3 seconds' END,
     CASE WHEN status IN ('received', 'queued') THEN 0 ELSE 1 END,
     time + interval '3 seconds',
-    CASE WHEN status = 'processing' THEN now() + CASE WHEN age < {received} + {queued} + {held}
+    CASE WHEN status = 'processing' THEN now() + CASE WHEN age < {received} + {queued} + {claimed}
         THEN interval '30 days' ELSE interval '-1 minute' END END,
     sync, CASE sync WHEN 'failed' THEN 'document_refused' END, time + interval '3 seconds'
 FROM state, bytes
@@ -82,10 +82,10 @@ async def fill(database: asyncpg.Connection, emails: int, body: int = 600) -> No
     numbers = {
         "received": RECEIVED,
         "queued": QUEUED,
-        "held": HELD,
+        "claimed": CLAIMED,
         "expired": EXPIRED,
         "young": YOUNG,
-        "to_carry": TO_CARRY,
+        "to_sync": TO_SYNC,
         "waiting": RECEIVED + QUEUED,
         "body": body,
     }

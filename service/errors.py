@@ -66,7 +66,7 @@ class Permanent(HoldfastError):
 
 
 class SettingsError(Exception):
-    """A setting is missing or wrong; the message is one line that names it and says what is expected.
+    """A setting is missing or wrong; the message is one line with its name and the expected value.
 
     `args` has one line per wrong setting.
     """
@@ -76,7 +76,7 @@ class SettingsError(Exception):
 
 
 def certificate_problem(error: BaseException | None) -> str | None:
-    """Say what is wrong with the certificate of the other side; None if that is not the cause of the error."""
+    """Describe the problem of the other side's certificate; None if the error has another cause."""
     while error is not None:
         if isinstance(error, ssl.SSLCertVerificationError):
             return f"its certificate {_CERTIFICATES.get(error.verify_code, 'cannot be verified')}"

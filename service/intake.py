@@ -31,7 +31,7 @@ from service.zendesk import payloads, reading
 from service.zendesk.body import Unreadable
 from service.zendesk.signature import ACCOUNT_ID, INVOCATION_ID
 
-# Headers that may carry credentials, which are not stored; with Zendesk's "API key" the administrator chooses the name.
+# Headers with credentials are not stored; with Zendesk's "API key" the administrator chooses the name.
 SECRET_HEADER = re.compile(r"auth|cookie|token|secret|password|api.?key", re.IGNORECASE)
 
 # The columns of every stored request.
@@ -72,10 +72,10 @@ async def accept(
     """Commit a request with a valid signature, and dispatch its job.
 
     A request with a recorded `signature_hash` is the same invocation, whatever its headers say: they are not signed.
-    `late` marks a request that was signed outside the tolerated time.
+    `late` marks a request with a signature outside the tolerated time.
 
     Raises Transient when Postgres has not confirmed the commit within its budget; the sender then repeats the
-    request, which is harmless.
+    request, and that is harmless.
     """
     request = {**_request_columns(headers, body), "signature_hash": signature_hash, "late": late}
     async with _budget(res):

@@ -261,7 +261,7 @@ async def look_after_pool(
 
 
 async def _holders(engine: AsyncEngine) -> str:
-    """Return who holds the connections of Postgres; "unknown" where this process can open none."""
+    """Return the users of Postgres's connections; "unknown" where this process can open none."""
     try:
         found = await run(engine, HOLDERS_SECONDS, usage)
     except HoldfastError:

@@ -9,7 +9,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from service.alerts.condition import COUNT_CAP, Condition, clean, number
 from service.config.settings import Settings
 from service.formatting import duration
-from service.zendesk.account import account_of, ending
+from service.zendesk.account import account_of, expected_end
 
 # These errors use up no retry, so no e-mail fails: an alert is the only sign of them.
 _CODES = ["rate_limited", "token_unavailable"]
@@ -17,7 +17,7 @@ _CODES = ["rate_limited", "token_unavailable"]
 
 def find_ending(settings: Settings) -> list[Condition]:
     """Report credentials with a known end."""
-    end = ending(account_of(settings))
+    end = expected_end(account_of(settings))
     if end is None:
         return []
     when = end.when[0].upper() + end.when[1:]

@@ -111,7 +111,7 @@ def _failure(errors: Sequence[HoldfastError]) -> Failure:
 
 
 def _short(error: Permanent) -> Failure:
-    """Give a short reason, which fits into a narrow column."""
+    """Shorten a reason so that it fits into a narrow column."""
     return Failure(error.code, error.message[:_SHORT])
 
 

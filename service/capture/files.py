@@ -171,7 +171,7 @@ async def _fetch(res: Resources, claim: Claim, file: FileRecord) -> HoldfastErro
 
 
 async def _stored_before(res: Resources, file: FileRecord) -> StoredObject | None:
-    """Find an object that was lost and is there again, as after a restore; its address may have expired."""
+    """Find a lost object again, as after a restore; its address may have expired."""
     if file.sha256 is None or file.object_key is None:
         return None
     with suppress(HoldfastError):  # the object is not there, or cannot be read

@@ -125,7 +125,7 @@ class ObservedDownload:
         return chunk
 
     def _end(self, error: str | None) -> float:
-        """Report the download, unless that was done; return when it ended."""
+        """Report the download once; return the time of its end."""
         if self._ended is None:
             self._ended = time.monotonic()
             seconds = self._ended - self._began

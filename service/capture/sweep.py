@@ -78,7 +78,7 @@ async def sweep_for_ever(res: Resources, worker: WorkerLoop) -> None:
 
 
 async def _take_back(conn: AsyncConnection, settings: Settings) -> int:
-    """Take back abandoned jobs, in one statement; one by one where Postgres refuses a row, which stays as it is."""
+    """Take back abandoned jobs in one statement; where Postgres refuses a row, take back the others one by one."""
     try:
         return await attempts.take_back(conn, BATCH, settings.lease, settings.sync_status)
     except DBAPIError as exc:

@@ -1,11 +1,9 @@
 """Check Postgres: version, tables, connections, history, and the workers and jobs that it records."""
 
 import math
-from collections.abc import Sequence
-from typing import Any
 
-from sqlalchemy import Row, text
-from sqlalchemy.ext.asyncio import AsyncEngine
+from sqlalchemy import text
+from sqlalchemy.ext.asyncio import AsyncConnection
 
 from service.alerts import restored
 from service.alerts.condition import clock
@@ -18,7 +16,7 @@ from service.migrations.revisions import DatabaseState, look
 from service.postgres.engine import WEB, check_writable, connect, is_pooled, run, within
 from service.postgres.pool import ADVICE, Usage, usage
 from service.queries import overview
-from service.queries.workers import WorkerView, workers_of
+from service.queries.workers import workers_of
 from service.resources import Resources
 from service.takeover.plan import keeps_limits
 
@@ -32,7 +30,8 @@ _SPARE = 2
 
 
 async def check_postgres(res: Resources) -> Check:
-    number = int((await _row(res.engine, text("SELECT current_setting('server_version_num')")))[0])
+    statement = text("SELECT current_setting('server_version_num')::int")
+    number: int = await run(res.engine, SECONDS, lambda conn: conn.scalar(statement))
     found = f"version {number // 10_000}.{number % 10_000}"
     if number < OLDEST * 10_000:
         return Check("postgres", False, found, f"use version {OLDEST} or newer")
@@ -42,33 +41,28 @@ async def check_postgres(res: Resources) -> Check:
         if exc.code != "database_read_only":
             raise
         return Check("postgres", False, f"{found}, but it accepts no writes", _READ_ONLY)
-    pooled = ", behind PgBouncer or another pooler" if await _is_pooled(res.engine) else ""
+    pooled = ", behind PgBouncer or another pooler" if await run(res.engine, SECONDS, is_pooled) else ""
     return Check("postgres", True, found + pooled)
 
 
 async def check_migrations(res: Resources) -> Check:
-    async def ask() -> tuple[DatabaseState, bool]:
-        async with connect(res.engine) as conn:
-            standing = await look(conn)
-            return standing, standing.kind == "current" and await keeps_limits(conn)
+    async def ask(conn: AsyncConnection) -> tuple[DatabaseState, bool]:
+        standing = await look(conn)
+        return standing, standing.kind == "current" and await keeps_limits(conn)
 
-    standing, has_limits = await within(SECONDS, ask())
+    standing, has_limits = await run(res.engine, SECONDS, ask)
     if has_limits:
         found = "all were run, but incoming_emails keeps limits of another system"
-        return Check(
-            "migrations",
-            None,
-            found,
-            "`holdfast takeover --plan` lists them, and `holdfast takeover` removes them",
-        )
+        advice = "`holdfast takeover --plan` lists them, and `holdfast takeover` removes them"
+        return Check("migrations", None, found, advice)
     is_good = {"current": True, "newer": None}.get(standing.kind, False)
     return Check("migrations", is_good, standing.found, standing.advice)
 
 
 async def check_connections(res: Resources) -> Check:
-    if await _is_pooled(res.engine):
+    if await run(res.engine, SECONDS, is_pooled):
         return Check(CONNECTIONS, True, "shared by a connection pooler")
-    alive = [worker for worker in await _workers(res.engine) if worker.state == "alive"]
+    alive = [worker for worker in await run(res.engine, SECONDS, workers_of) if worker.state == "alive"]
     return judge_connections(res.settings, max(1, len(alive)), await run(res.engine, SECONDS, usage))
 
 
@@ -90,7 +84,7 @@ def judge_connections(settings: Settings, workers: int, now: Usage) -> Check:
 
 
 async def check_workers(res: Resources) -> Check:
-    states = [worker.state for worker in await _workers(res.engine)]
+    states = [worker.state for worker in await run(res.engine, SECONDS, workers_of)]
     alive, silent = states.count("alive"), states.count("silent")
     found = f"{alive} alive, {silent} silent"
     if not alive:
@@ -124,27 +118,3 @@ async def check_history(res: Resources) -> Check:
         return Check("history", False, found[0].summary, found[0].detail.replace("\n", " "))
     newest = f"e-mail {mark.id} of {clock(mark.at)} was the newest" if mark else "nothing to compare with yet"
     return Check("history", True, newest)
-
-
-async def _row(engine: AsyncEngine, statement: Any) -> Row[Any]:  # noqa: ANN401 text and select alike
-    async def ask() -> Row[Any]:
-        async with connect(engine) as conn:
-            return (await conn.execute(statement)).one()
-
-    return await within(SECONDS, ask())
-
-
-async def _is_pooled(engine: AsyncEngine) -> bool:
-    async def ask() -> bool:
-        async with connect(engine) as conn:
-            return await is_pooled(conn)
-
-    return await within(SECONDS, ask())
-
-
-async def _workers(engine: AsyncEngine) -> Sequence[WorkerView]:
-    async def ask() -> Sequence[WorkerView]:
-        async with connect(engine) as conn:
-            return await workers_of(conn)
-
-    return await within(SECONDS, ask())

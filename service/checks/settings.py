@@ -6,9 +6,9 @@ from service.checks.probe import Check
 from service.config.settings import Settings
 from service.zendesk.account import account_of
 
-# No process starts with less than 16 characters; words are guessed more easily than random characters.
+# Processes refuse tokens below 16 characters; a longer one of words is still easier to guess than a random one.
 SHORT_TOKEN = 20
-_TOKEN = "set {} to what `openssl rand -hex 32` prints"  # noqa: S105 an advice, not a token
+_TOKEN = "set {} to what `openssl rand -hex 32` prints"  # noqa: S105 advice, not a token
 # Zendesk redirects its addresses of attachments to this host.
 _ZENDESK_FILES = "p1.zdusercontent.com"
 _TOO_MUCH = ("*", "*.*", "*.com")

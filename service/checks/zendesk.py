@@ -5,7 +5,7 @@ https://developer.zendesk.com/api-reference/ticketing/users/users/#show-self
 
 from service.checks.probe import Check, probe
 from service.resources import Resources
-from service.zendesk.account import USE_A_CLIENT, Account, FixedToken, OAuthClient, ending
+from service.zendesk.account import USE_A_CLIENT, Account, FixedToken, OAuthClient, expected_end
 
 NAME = "zendesk"
 _WITHOUT = "private attachments, and webhooks that only name a comment, fail"
@@ -33,7 +33,7 @@ async def _ask(res: Resources) -> Check:
     if user.get("role") == "end-user":
         return Check(NAME, False, "signed in as an end user", f"check {names}: an agent's are needed")
     found = f"signed in as user {user['id']}"
-    if (end := ending(res.account)) is not None:
+    if (end := expected_end(res.account)) is not None:
         return Check(NAME, None, f"{found}; {end.when}, and {end.besides}", end.advice)
     return Check(NAME, True, found)
 

@@ -24,9 +24,6 @@ def alerts(limit: int, *, as_json: bool) -> None:
     from service.queries.alerts import list_alerts
 
     page = with_engine(lambda engine: list_alerts(engine, limit))
-    if as_json:
-        print_json(page)
-        return
     rows = (
         (
             shown_time(alert.opened_at),
@@ -38,4 +35,4 @@ def alerts(limit: int, *, as_json: bool) -> None:
         )
         for alert in page.alerts
     )
-    print_table(COLUMNS, rows)
+    print_json(page) if as_json else print_table(COLUMNS, rows)

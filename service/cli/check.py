@@ -21,7 +21,9 @@ WORDS = {True: "ok", None: "warn", False: "wrong"}
 @json_option
 @env_file
 def check(*, try_alerts: bool, as_json: bool) -> None:
-    """Check settings, Postgres, Redis, storage, Zendesk, clocks, workers and targets, with advice for each problem.
+    """Check the settings and every dependency, with advice.
+
+    The dependencies are Postgres, Redis, storage, Zendesk, clocks, workers and targets.
 
     Exits with 1 if anything is wrong, and with 0 if there are only warnings.
     """

@@ -43,6 +43,12 @@ COLUMNS = (
     TableColumn("sync", whole=True, least_width=100),
     TableColumn("reason"),
 )
+HOLDER_COLUMNS = (
+    TableColumn("e-mail", whole=True),
+    TableColumn("file", whole=True),
+    TableColumn("bytes"),
+    TableColumn("name"),
+)
 
 
 @click.group()
@@ -88,7 +94,7 @@ def list_(limit: int, *, as_json: bool, **chosen: str | None) -> None:
 @json_option
 @env_file
 def show(email_id: int, *, raw: bool, as_json: bool) -> None:
-    """Show an e-mail: its state, times, attachments, attempts, and the actions of operators."""
+    """Show an e-mail with its attachments and its history."""
     from service.queries.emails import get_email, get_request
 
     if raw:
@@ -109,22 +115,12 @@ def show(email_id: int, *, raw: bool, as_json: bool) -> None:
 @json_option
 @env_file
 def holding(sha256: str, *, as_json: bool) -> None:
-    """List the e-mails with an attachment of this SHA-256, newest first."""
+    """List the e-mails with an attachment of this SHA-256."""
     from service.queries.emails import list_holders
 
     page = with_engine(lambda engine: list_holders(engine, sha256.lower()))
-    if as_json:
-        print_json(page)
-        return
-    columns = (
-        TableColumn("e-mail", whole=True),
-        TableColumn("file", whole=True),
-        TableColumn("bytes"),
-        TableColumn("name"),
-    )
-    print_table(
-        columns, ((each.email_id, each.position, each.size, each.file_name or "") for each in page.holders)
-    )
+    rows = ((each.email_id, each.position, each.size, each.file_name or "") for each in page.holders)
+    print_json(page) if as_json else print_table(HOLDER_COLUMNS, rows)
 
 
 async def _collect(engine: "AsyncEngine", wanted: "EmailFilter", limit: int) -> "EmailPage":
@@ -177,9 +173,9 @@ def _print_email(email: "EmailDetail") -> None:
     )
     if email.sync_status != "not_applicable":
         click.echo()
-        print_line("Its sync is", email.sync_status)
+        print_line("The sync is", email.sync_status)
         print_facts(_sync_facts(email))
-    _print_part("What happened", _timeline(email))
+    _print_part("History", _timeline(email))
     _print_part("Files", map(_file, email.attachments))
 
 
@@ -191,7 +187,7 @@ def _sync_facts(email: "EmailDetail") -> Iterator[tuple[str, object]]:
     yield "attempts", email.sync_attempt_number or None
     yield "synced", shown_time(email.synced_at) if email.synced_at else None
     if email.sync_status == "pending":
-        yield "due", shown_time(email.sync_due_at) if is_over else "when its job has ended"
+        yield "due", shown_time(email.sync_due_at) if is_over else "when the job has ended"
 
 
 def _timeline(email: "EmailDetail") -> Iterator[tuple[object, ...]]:
@@ -206,7 +202,7 @@ def _timeline(email: "EmailDetail") -> Iterator[tuple[object, ...]]:
     for time, what in sorted(events, key=lambda event: event[0]):
         yield (shown_time(time), *what)
     if email.processing_status == "queued":
-        yield (shown_time(email.due_at), "next attempt is due, at the latest")
+        yield (shown_time(email.due_at), "latest start of the next attempt")
 
 
 def _end(attempt: "AttemptView") -> tuple[object, ...]:

@@ -61,17 +61,21 @@ def actor() -> str:
     return f"{printable(user)[:100]}@{printable(socket.gethostname())[:100]} (command line)"
 
 
-def with_engine(work: "Callable[[AsyncEngine], Awaitable[T]]") -> T:
-    """Run a query with a connection to Postgres, and load no other library; errors as in `run`."""
+def with_engine(
+    work: "Callable[[AsyncEngine], Awaitable[T]]", *, pool_size: int = 1, seconds: float | None = None
+) -> T:
+    """Run queries of Postgres, and load no library for other servers; errors as in `run`.
+
+    `seconds` is the longest wait for a statement, by default DATABASE_SECONDS.
+    """
     from service.config.reading import read_settings
     from service.postgres.engine import close_engine, create_engine
 
     async def work_with() -> T:
         settings = read_settings("database_url")
-        assert settings.database_url  # noqa: S101 read_settings saw to it
-        engine = create_engine(
-            settings.database_url.get_secret_value(), pool_size=1, seconds=settings.database_seconds
-        )
+        assert settings.database_url  # noqa: S101 read_settings requires it
+        url = settings.database_url.get_secret_value()
+        engine = create_engine(url, pool_size=pool_size, seconds=seconds or settings.database_seconds)
         try:
             return await work(engine)
         finally:

@@ -1,4 +1,4 @@
-"""`holdfast emails export`: write e-mails with all their data, and their files, never through a planted link."""
+"""`holdfast emails export`: write e-mails with all their data and files; planted links are not followed."""
 
 import errno
 import json
@@ -46,7 +46,9 @@ _NO_DIRECTORY = {errno.ELOOP, errno.ENOTDIR, errno.EMLINK}
 )
 @env_file
 def export(output: Path | None, directory: Path | None, **chosen: str | None) -> None:
-    """Write all matching e-mails, newest first: one line of JSON each, with every field of the API.
+    """Write e-mails as lines of JSON, with their attachments.
+
+    The newest e-mail is first; each line has every field of the API.
 
     Exits with 1 if an attachment could not be written; each one is named, and all others are written.
     """

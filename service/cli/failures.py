@@ -23,7 +23,7 @@ COLUMNS = (
 @env_file
 @click.pass_context
 def failures(context: click.Context, *, as_json: bool) -> None:
-    """List failed e-mails in groups, by error code and host; `failures retry` retries a group."""
+    """List failures by error code and host, or retry a group."""
     from service.queries.failures import list_failures
 
     if context.invoked_subcommand:

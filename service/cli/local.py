@@ -22,7 +22,10 @@ _FILE = click.Path(path_type=Path, exists=True, dir_okay=False)
 )
 @click.option("--workers", type=click.IntRange(1, 50), default=1, show_default=True, help="Worker processes.")
 def up(port: int | None, data_dir: Path, workers: int) -> None:
-    """Run everything here: Postgres and Valkey (unless DATABASE_URL, REDIS_URL are set), web, workers. Ctrl-C ends it."""
+    """Run Holdfast on this machine, until Ctrl-C.
+
+    Starts web and workers; also Postgres and Valkey, unless DATABASE_URL and REDIS_URL are set.
+    """
     from service.local.up import run
 
     run(port, data_dir, workers)
@@ -40,7 +43,10 @@ def up(port: int | None, data_dir: Path, workers: int) -> None:
     help="Directory to keep the data in; default: .holdfast/demo, which every run empties.",
 )
 def demo(port: int | None, data_dir: Path | None) -> None:
-    """Run everything here, with a stand-in Zendesk that sends 20 e-mails with attachments. Ctrl-C ends it."""
+    """Run Holdfast with a stand-in Zendesk, until Ctrl-C.
+
+    The stand-in sends 20 e-mails with attachments.
+    """
     from service.local.demo import run
 
     run(port, data_dir)
@@ -63,7 +69,10 @@ def demo(port: int | None, data_dir: Path | None) -> None:
     help="Settings that the environment lacks; default: .holdfast/env, written by `holdfast up`.",
 )
 def send(payload: BinaryIO, files: tuple[Path, ...], url: str | None, env_file: Path | None) -> None:
-    """Sign PAYLOAD (a JSON file, - for stdin), post it as Zendesk would, and wait until its attachments are stored."""
+    """Send a webhook as Zendesk would.
+
+    Signs PAYLOAD (a JSON file, - for stdin), posts it, and waits until its attachments are stored.
+    """
     from service.local.send import run
 
     run(payload.read(), files, url, env_file)
@@ -89,9 +98,9 @@ def send(payload: BinaryIO, files: tuple[Path, ...], url: str | None, env_file: 
     help="Directory for log, rows and objects; the results of an earlier drill are removed.",
 )
 def drill(seconds: float, rate: float, faults: str, seed: int | None, data_dir: Path | None) -> None:
-    """Inject faults into a whole Holdfast on this machine, and prove that it lost nothing.
+    """Inject faults, and prove that nothing is lost.
 
-    Exits with 1 if something was lost, or if the drill was interrupted.
+    The drill runs a whole Holdfast on this machine. Exits with 1 if something was lost, or if the drill was interrupted.
     """
     import secrets
 

@@ -25,7 +25,10 @@ from service.errors import SettingsError
 @click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
 @click.pass_context
 def completion(context: click.Context, shell: str) -> None:
-    """Print a script that completes commands in a shell; for bash: source <(holdfast completion bash)."""
+    """Print the script for completion in a shell.
+
+    For bash: source <(holdfast completion bash)
+    """
     from click.shell_completion import get_completion_class
 
     kind = get_completion_class(shell)

@@ -45,7 +45,7 @@ def web() -> None:
 
 @click.command()
 def worker() -> None:
-    """Process jobs; the same as `arq service.worker.WorkerSettings`."""
+    """Process jobs, like `arq service.worker.WorkerSettings`."""
     from arq.cli import cli
 
     cli.main(["service.worker.WorkerSettings"], prog_name="arq")
@@ -54,7 +54,10 @@ def worker() -> None:
 @click.command()
 @click.argument("process", type=click.Choice(["web", "worker"]))
 def alive(process: str) -> None:
-    """Check whether the web process or the worker of this machine is alive, for a platform's probe."""
+    """Check whether web or worker of this machine is alive.
+
+    The command is fast, for the probe of a platform. Exits with 1 if the process is not alive.
+    """
     from service.telemetry.alive import main
 
     main([process])
@@ -62,7 +65,7 @@ def alive(process: str) -> None:
 
 @click.command()
 def migrate() -> None:
-    """Run the migrations of this version; the same as `alembic upgrade head`."""
+    """Run the migrations, like `alembic upgrade head`."""
     from service.config.reading import read_settings
 
     read_settings("database_url")
@@ -71,9 +74,9 @@ def migrate() -> None:
 
 @click.command()
 def release() -> None:
-    """Check the settings of web and worker, then run the migrations; for a platform's release phase.
+    """Check the settings, then run the migrations.
 
-    Exits with 2 for an invalid setting, and with 1 for a setting that does not work or a migration that fails. Nothing is
+    This is for the release phase of a platform, with the settings of web and worker. Exits with 2 for an invalid setting, and with 1 for a setting that does not work or a migration that fails. Nothing is
     migrated in either case, and Heroku keeps the release before. A warning does not stop the release.
     """
     checks = _check_release()

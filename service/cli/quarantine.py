@@ -45,7 +45,7 @@ ignored_option = click.option(
 
 @click.group()
 def quarantine() -> None:
-    """List, show and replay webhooks that were not parsed or not used."""
+    """List, show and replay quarantined and ignored webhooks."""
 
 
 @quarantine.command("list")
@@ -112,7 +112,10 @@ def show(kept_id: int, *, ignored: bool, raw: bool, as_json: bool) -> None:
 @json_option
 @env_file
 def replay(kept_ids: tuple[int, ...], *, ignored: bool, everything: bool, as_json: bool) -> None:
-    """Parse webhooks again, and make an e-mail of each; those with another e-mail's key included."""
+    """Parse webhooks again, and make e-mails of them.
+
+    This includes webhooks whose idempotency key belonged to another e-mail.
+    """
     from service.queries.webhooks import ignored_ids, quarantined_ids
 
     if everything == bool(kept_ids):

@@ -107,14 +107,11 @@ def reconcile(  # noqa: PLR0913 each an option
 @json_option
 @env_file
 def list_(*, as_json: bool) -> None:
-    """List the newest reconciliations and verifications, also those of workers."""
+    """List the newest reconciliations and verifications."""
     from service.queries.pages import PageFilter
     from service.queries.reconciliations import list_reconciliations
 
     page = with_engine(lambda engine: list_reconciliations(engine, PageFilter()))
-    if as_json:
-        print_json(page)
-        return
     rows = (
         (
             run.id,
@@ -127,7 +124,7 @@ def list_(*, as_json: bool) -> None:
         )
         for run in page.reconciliations
     )
-    print_table(COLUMNS, rows)
+    print_json(page) if as_json else print_table(COLUMNS, rows)
 
 
 @reconcile.command()
@@ -135,7 +132,10 @@ def list_(*, as_json: bool) -> None:
 @json_option
 @env_file
 def show(run_id: int, *, as_json: bool) -> None:
-    """Show a run and three findings of each kind; with --json all findings, one per line."""
+    """Show a run with examples of its findings.
+
+    With --json, all findings are printed, one per line.
+    """
     _print_run(run_id, as_json=as_json)
 
 
@@ -144,7 +144,7 @@ def show(run_id: int, *, as_json: bool) -> None:
 @json_option
 @env_file
 def cancel(run_id: int, *, as_json: bool) -> None:
-    """Cancel a reconciliation or a verification; repairs that have begun go on."""
+    """Cancel a run; repairs that have begun go on."""
     from service.reconcile.run import cancel as cancel_run
 
     with_resources(lambda res: cancel_run(res, run_id, actor()))
@@ -165,9 +165,9 @@ def cancel(run_id: int, *, as_json: bool) -> None:
 @json_option
 @env_file
 def verify(rate: int, since: datetime | None, *, fix: bool, wait: bool, as_json: bool) -> None:
-    """Have workers read all stored objects, slowly, and list those whose content has changed.
+    """Read all objects, and list those that have changed.
 
-    A verification goes on after a restart. `holdfast reconcile show ID` shows its progress, `holdfast reconcile cancel ID`
+    Workers read the objects, slowly. A verification goes on after a restart. `holdfast reconcile show ID` shows its progress, `holdfast reconcile cancel ID`
     cancels it. With --wait, exits with 0 if no object has changed or all are being repaired, 3 if one has changed, 1 if
     the verification was cancelled or failed.
     """

@@ -43,10 +43,10 @@ def reparse(
     as_json: bool,
     **chosen: str | None,
 ) -> None:
-    """Parse the stored bodies of finished e-mails again, and retry the e-mails whose parsed data changes.
+    """Parse stored bodies again, and retry changed e-mails.
 
-    The command first shows their number and the changes. Stored files are not downloaded again, and nothing is removed.
-    After an interruption, the same command continues.
+    Only finished e-mails count. The command first shows their number and the changes. Stored files are not downloaded
+    again, and nothing is removed. After an interruption, the same command continues.
     """
     from service.postgres.selection import Selection
 

@@ -104,7 +104,10 @@ def bulk_options(command: Callable[..., None]) -> Callable[..., None]:
 def retry(
     email_ids: tuple[int, ...], options: BulkOptions, *, everything: bool, **chosen: str | None
 ) -> None:
-    """Process finished e-mails again; stored files are not downloaded again."""
+    """Process finished e-mails again.
+
+    Stored files are not downloaded again.
+    """
     _retry("job", email_ids, options, chosen, everything=everything)
 
 
@@ -121,7 +124,10 @@ def retry(
 @bulk_options
 @env_file
 def sync(email_ids: tuple[int, ...], options: BulkOptions, *, everything: bool, **chosen: str | None) -> None:
-    """Sync finished e-mails to the targets again; nothing is downloaded again."""
+    """Sync finished e-mails to the targets again.
+
+    Nothing is downloaded again.
+    """
     _retry("sync", email_ids, options, chosen, everything=everything)
 
 
@@ -151,7 +157,7 @@ def start_bulk_retry(wanted: "Selection", options: BulkOptions, what: "What" = "
 
 @click.group()
 def retries() -> None:
-    """List, follow and cancel bulk retries, of e-mails or of their syncs; workers run them."""
+    """List, follow and cancel bulk retries of jobs and syncs."""
 
 
 @retries.command("list")
@@ -162,9 +168,6 @@ def list_(*, as_json: bool) -> None:
     from service.queries.retries import list_retries
 
     page = with_engine(list_retries)
-    if as_json:
-        print_json(page)
-        return
     rows = (
         (
             each.id,
@@ -179,7 +182,7 @@ def list_(*, as_json: bool) -> None:
         )
         for each in page.retries
     )
-    print_table(COLUMNS, rows)
+    print_json(page) if as_json else print_table(COLUMNS, rows)
 
 
 @retries.command()
@@ -187,7 +190,7 @@ def list_(*, as_json: bool) -> None:
 @json_option
 @env_file
 def show(retry_id: int, *, as_json: bool) -> None:
-    """Show the progress of a bulk retry, and the outcomes of its e-mails."""
+    """Show the progress and outcomes of a bulk retry."""
     found = _print(retry_id, as_json=as_json)
     if as_json:
         return

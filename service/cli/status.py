@@ -42,7 +42,9 @@ ACTIVITY_COLUMNS = (
 @json_option
 @env_file
 def status(*, watch: bool, as_json: bool) -> None:
-    """Show whether everything is safe, with counts and workers: the same verdict as the dashboard.
+    """Show whether everything is safe.
+
+    The verdict is that of the dashboard; counts, times and workers follow.
 
     Exits with 0 if all is safe, 3 if something needs attention (failed, quarantined, or its sync failed), 4 if something
     waits for too long, and 1 if the status is not known.
@@ -69,11 +71,8 @@ def activity(limit: int, *, as_json: bool) -> None:
     page = with_engine(
         lambda engine: collect(lambda page: list_actions(engine, page), PageFilter(), limit, "actions")
     )
-    if as_json:
-        print_json(page)
-        return
     rows = ((shown_time(each.at), each.actor, each.action, _object(each)) for each in page.actions)
-    print_table(ACTIVITY_COLUMNS, rows)
+    print_json(page) if as_json else print_table(ACTIVITY_COLUMNS, rows)
 
 
 async def _read(engine: "AsyncEngine") -> "Overview":

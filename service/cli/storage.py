@@ -69,11 +69,11 @@ storage.add_command(verify)
 @json_option
 @env_file
 def move(source: str, target: str, from_env: Path | None, *, delete: bool, as_json: bool) -> None:
-    """Copy every object from one storage to another; FROM and TO are addresses like STORAGE_URL.
+    """Copy every object from one storage to another.
 
-    Neither Postgres nor Redis is needed, and Holdfast may run meanwhile. Objects that are in TO with the right size are not
-    copied again; after an interruption, run the command again. A damaged object is listed and not copied. Exits with 1 if
-    there is one, or if FROM has no objects.
+    FROM and TO are addresses like STORAGE_URL. Neither Postgres nor Redis is needed, and Holdfast may run meanwhile.
+    Objects that are in TO with the right size are not copied again; after an interruption, run the command again. A
+    damaged object is listed and not copied. Exits with 1 if there is one, or if FROM has no objects.
     """
     origin, goal = _open(source, target, from_env, delete=delete)
     with progress("Moving", RANGES) as show_progress:

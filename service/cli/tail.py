@@ -57,9 +57,9 @@ class Line(NamedTuple):
 @json_option
 @env_file
 def tail(last: int, *, as_json: bool, **chosen: str | None) -> None:
-    """Print e-mails as they arrive and change, until Ctrl-C; with --json, one line of JSON each.
+    """Print e-mails as they arrive and change, until Ctrl-C.
 
-    Postgres is read once a second, so a shorter state may not show. The command outlives outages of Postgres.
+    With --json, every change is one line of JSON. Postgres is read once a second, so a shorter state may not show. The command outlives outages of Postgres.
     """
     from service.postgres.selection import Selection
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 import click
 
-from service.cli.environment import env_file, run
+from service.cli.environment import env_file, with_engine
 from service.cli.processes import run_migrations
 from service.cli.terminal import progress
 from service.errors import SettingsError
@@ -35,7 +35,7 @@ def _read_map(_context: click.Context, _parameter: click.Parameter, given: tuple
             raise click.BadParameter(f"{each!r} is not OLD=NEW, where NEW is received, completed or failed.")
         own = meaning_of(old, {})
         if own is not None and own != new and (old, new) != ("queued", "received"):
-            raise click.BadParameter(f"{old!r} means {own!r} already, and stays so.")
+            raise click.BadParameter(f"{old!r} already means {own!r}: leave it out.")
         states[old] = new
     return states
 
@@ -53,10 +53,10 @@ def _read_map(_context: click.Context, _parameter: click.Parameter, given: tuple
 )
 @env_file
 def takeover(states: dict[str, str], *, only_plan: bool, yes: bool) -> None:
-    """Take over the table incoming_emails of another system, with all its rows and columns.
+    """Take over the table of another system.
 
-    The command first shows its plan. Stop the other system's worker before; its web process may go on writing. After an
-    interruption, the same command continues.
+    The table is incoming_emails; all its rows and columns are kept. The command first shows its plan. Stop the other
+    system's worker before; its web process may go on writing. After an interruption, the same command continues.
     """
     plan = _with_engine(lambda engine: _look(engine, states))
     if not plan.is_needed:
@@ -65,7 +65,7 @@ def takeover(states: dict[str, str], *, only_plan: bool, yes: bool) -> None:
     _print(plan)
     if plan.stops:
         for stop in plan.stops:
-            click.echo(f"In the way: {printable(stop)}", err=True)
+            click.echo(f"Cannot take over: {printable(stop)}", err=True)
         sys.exit(1)
     if only_plan:
         return
@@ -77,7 +77,7 @@ def _print(plan: "TakeoverPlan") -> None:
     from service.takeover.plan import describe
 
     owner = f"was made by another system (Alembic revision {plan.standing.revision or 'none'})"
-    whose = owner if plan.is_foreign else "is Holdfast's, but not as Holdfast needs it"
+    whose = owner if plan.is_foreign else "is Holdfast's, but differs from what Holdfast needs"
     click.echo(f"The table incoming_emails {printable(whose)} and has {plan.rows:,} rows. A takeover will:")
     for number, step in enumerate(describe(plan), 1):
         click.echo(f"{number:>3}. {printable(step)}")
@@ -171,25 +171,18 @@ async def _read_lists(engine: "AsyncEngine") -> tuple[int, int]:
 
 
 def _with_engine(work: Callable[["AsyncEngine"], Awaitable[T]]) -> T:
-    """Run work with a connection to Postgres, with time for statements that read all rows."""
-    from service.config.reading import read_settings
-    from service.postgres.engine import close_engine, connect, create_engine, is_pooled, within
+    """Run queries that may read all rows; raises SettingsError behind a connection pooler."""
+    from service.postgres.engine import connect, is_pooled, within
 
-    async def ask(engine: "AsyncEngine") -> bool:
+    async def is_behind_pooler(engine: "AsyncEngine") -> bool:
         async with connect(engine) as conn:
             return await is_pooled(conn)
 
-    async def work_with() -> T:
-        settings = read_settings("database_url")
-        assert settings.database_url  # noqa: S101 read_settings saw to it
-        engine = create_engine(settings.database_url.get_secret_value(), pool_size=2, seconds=SECONDS)
-        try:
-            if await within(CONNECT_SECONDS, ask(engine)):
-                raise SettingsError(
-                    "DATABASE_URL leads to a connection pooler: set it to Postgres itself for the takeover"
-                )
-            return await work(engine)
-        finally:
-            await close_engine(engine)
+    async def work_directly(engine: "AsyncEngine") -> T:
+        if await within(CONNECT_SECONDS, is_behind_pooler(engine)):
+            raise SettingsError(
+                "DATABASE_URL leads to a connection pooler: set it to Postgres itself for the takeover"
+            )
+        return await work(engine)
 
-    return run(work_with())
+    return with_engine(work_directly, pool_size=2, seconds=SECONDS)

@@ -247,7 +247,7 @@ _MARK = (
         _is_claimed((_file.c.email_id, _file.c.attempt_number)),
     )
     .values(
-        # The content that was stored and lost stays known until another is stored.
+        # A lost content stays known until another one is stored.
         stored_at=case((_file.c.status == "stored", func.now()), else_=Attachment.stored_at),
         **{
             name: case((_file.c.status == "stored", _file.c[name]), else_=Attachment.__table__.c[name])

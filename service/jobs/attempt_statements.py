@@ -150,7 +150,7 @@ def _refuse() -> ReturningUpdate[int]:
         .where(IncomingEmail.id == free.c.email_id)
         .values(
             processing_status="failed",
-            # Each end of a job has its own number, which is the version of the document.
+            # Each end of a job has its own number: it is the version of the document.
             attempt_number=free.c.attempt_number,
             completed_at=func.now(),
             error_code=free.c.error_code,

@@ -59,7 +59,7 @@ def retry_parts(
 async def execute_retry(
     conn: AsyncConnection, what: What, retried: CTE, parts: Sequence[CTE]
 ) -> list[Job] | list[Sync]:
-    """Execute a statement of these parts; return what is to be dispatched."""
+    """Execute a statement of these parts; return the messages to dispatch."""
     rows = (await conn.execute(select(*retried.c["id", "attempt_number"]).add_cte(*parts))).all()
     if what == "sync":
         return [Sync(row.id, row.attempt_number) for row in rows]

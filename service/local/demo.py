@@ -19,7 +19,7 @@ from service.local.servers import free_port
 from service.local.signals import interruptible, run_until_told
 from service.local.stack import ROOT, Stack, is_free, open_stack, wait_until_ready
 from service.local.supervisor import Program, supervise
-from service.local.up import one_line_errors, print_row, say, try_it
+from service.local.up import command_name, one_line_errors, print_row, say, try_it
 from service.local.zendesk.samples import Sample, samples
 from service.local.zendesk.stand_in import Fault, Zendesk
 
@@ -34,7 +34,7 @@ Email = Mapping[str, Any]  # as the API shows it
 
 
 @dataclass
-class _Demo:
+class Demo:
     """The accepted e-mails and their states; `errors` are those of the demo itself."""
 
     states: dict[int, str] = field(default_factory=dict)  # by id, as `holdfast tail` printed them
@@ -52,7 +52,7 @@ class _Demo:
 
 def run(port: int | None, data_dir: Path | None) -> None:
     """Run the demo until Ctrl-C; exit with 1 if an e-mail failed or took too long, with 2 if it cannot start."""
-    demo = _Demo()
+    demo = Demo()
     with one_line_errors():
         if port and not is_free(port):
             raise ServerError(f"port {port} is taken on 127.0.0.1: choose another with --port")
@@ -74,7 +74,7 @@ def _without_settings() -> Mapping[str, str]:
     return {name: value for name, value in os.environ.items() if name not in environment.names()}
 
 
-async def _run(stack: Stack, demo: _Demo, hurry: asyncio.Event) -> None:
+async def _run(stack: Stack, demo: Demo, hurry: asyncio.Event) -> None:
     async with Zendesk(secret=stack.settings["ZENDESK_WEBHOOK_SECRETS"]) as zendesk:
         account = {
             "ZENDESK_URL": zendesk.url,
@@ -95,7 +95,7 @@ async def _run(stack: Stack, demo: _Demo, hurry: asyncio.Event) -> None:
             "--json",
         ]
         tail = Program(_TAIL, command, {**stack.own, **stack.settings}, ROOT)
-        async with supervise([*programs, [tail]], lambda name, line: _show(demo, name, line), hurry):
+        async with supervise([*programs, [tail]], lambda name, line: show(demo, name, line), hurry):
             await wait_until_ready(stack.url)
             say("web and a worker run\n")
             await _send_and_wait(demo, stack.url, zendesk)
@@ -104,7 +104,7 @@ async def _run(stack: Stack, demo: _Demo, hurry: asyncio.Event) -> None:
                 await asyncio.Event().wait()
 
 
-def _show(demo: _Demo, name: str, line: str) -> None:
+def show(demo: Demo, name: str, line: str) -> None:
     """Print a line of `tail`, which is one change of an e-mail, or a line of the supervisor."""
     try:
         change = json.loads(line) if name == _TAIL else None
@@ -122,18 +122,18 @@ def _show(demo: _Demo, name: str, line: str) -> None:
     click.echo(f"  {about}  {click.style(state, fg=colour)}{error}")
 
 
-async def _send_and_wait(demo: _Demo, url: str, zendesk: Zendesk) -> None:
+async def _send_and_wait(demo: Demo, url: str, zendesk: Zendesk) -> None:
     """Send the e-mails and wait until all are completed or failed, for two minutes at most."""
     try:
         async with asyncio.timeout(_LONGEST_SECONDS):
             await _send_all(demo, f"{url}/webhooks/zendesk", zendesk)
-            while demo.unfinished:  # noqa: ASYNC110 the supervisor calls `_show`
+            while demo.unfinished:  # noqa: ASYNC110 the supervisor calls `show`
                 await asyncio.sleep(0.1)
     except TimeoutError:
         demo.errors.append(f"{demo.unfinished} e-mails did not complete within {_LONGEST_SECONDS} s")
 
 
-async def _send_all(demo: _Demo, url: str, zendesk: Zendesk) -> None:
+async def _send_all(demo: Demo, url: str, zendesk: Zendesk) -> None:
     repeated: dict[str, Any] = {}
     for number, sample in enumerate(samples(), 1):
         payload = _payload(zendesk, number, sample)
@@ -148,7 +148,7 @@ async def _send_all(demo: _Demo, url: str, zendesk: Zendesk) -> None:
     say(f"Zendesk sends ticket {repeated['ticket_id']} a second time; the answer is: {answer}")
 
 
-async def _send(demo: _Demo, url: str, zendesk: Zendesk, payload: dict[str, Any]) -> str:
+async def _send(demo: Demo, url: str, zendesk: Zendesk, payload: dict[str, Any]) -> str:
     try:
         response = await zendesk.send(url, payload, retries=True)
     except (ClientError, TimeoutError) as exc:
@@ -197,7 +197,7 @@ async def _list_emails(stack: Stack) -> Sequence[Email]:
         return ()
 
 
-def _summarize(stack: Stack, demo: _Demo, emails: Sequence[Email]) -> None:
+def _summarize(stack: Stack, demo: Demo, emails: Sequence[Email]) -> None:
     """Print the counts, the places of the data, and the next commands."""
     click.echo()
     for error in demo.errors:
@@ -216,11 +216,12 @@ def _summarize(stack: Stack, demo: _Demo, emails: Sequence[Email]) -> None:
     print_row("API", f"{stack.url}/api/v1/emails")
     print_row("", f"curl -H 'Authorization: Bearer {token}' {stack.url}/api/v1/emails/1")
     print_row("logs", logs)
+    print_row("watch", f"{command_name()} tail {env_file}")
     print_row("try it", try_it(env_file))
     print_row("stop", "Ctrl-C")
 
 
-def _counts(demo: _Demo, emails: Sequence[Email]) -> str:
+def _counts(demo: Demo, emails: Sequence[Email]) -> str:
     files = [file for email in emails for file in email["attachments"] if file["status"] == "stored"]
     objects = {file["object_key"] for file in files}
     megabytes = sum(file["size"] for file in files) / 1e6

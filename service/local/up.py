@@ -39,14 +39,19 @@ def print_row(name: str, value: str) -> None:
     click.echo(f"  {click.style(f'{name:<10}', bold=True)} {value}")
 
 
-def try_it(*options: str) -> str:
-    """Return a command that sends an e-mail, ready to copy, for the way in which the user called this one."""
+def command_name() -> str:
+    """Return the name to type for our commands, as the user called this one."""
     name = "holdfast"
-    if shutil.which(name) != sys.argv[0]:
-        name = sys.argv[0] if Path(sys.argv[0]).name == name else f"{sys.executable} -m service"
+    if shutil.which(name) == sys.argv[0]:
+        return name
+    return sys.argv[0] if Path(sys.argv[0]).name == name else f"{sys.executable} -m service"
+
+
+def try_it(*options: str) -> str:
+    """Return a command that sends an e-mail, ready to copy."""
     payload = '{"ticket_id": 35436, "subject": "Hello"}'
     attached = "README.md" if Path("README.md").exists() else "FILE"
-    return " ".join([f"echo '{payload}' | {name} send -", "--attach", attached, *options])
+    return " ".join([f"echo '{payload}' | {command_name()} send -", "--attach", attached, *options])
 
 
 @contextmanager

@@ -148,7 +148,7 @@ async def end_autovacuum(connection: AsyncConnection) -> None:
 
 async def main() -> None:
     settings, patience = read_settings("database_url"), read_patience()
-    assert settings.database_url  # noqa: S101  read_settings checks it
+    assert settings.database_url  # noqa: S101 read_settings checks it
     url = settings.database_url.get_secret_value()
     engine = create_engine(
         url, pool_size=1, seconds=SLOT_SECONDS, statement_seconds=INDEX_SECONDS, name=RELEASE

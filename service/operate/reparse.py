@@ -52,7 +52,7 @@ class ReparsePlan:
     differing: int = 0
     added: int = 0  # files
     corrected: int = 0  # files with a wrong address
-    unreadable: int = 0  # e-mails without a readable body, which stay as they are
+    unreadable: int = 0  # e-mails without a readable body; they stay unchanged
     fields: Counter[str] = field(default_factory=Counter)
     examples: list[Difference] = field(default_factory=list)
 

@@ -1,4 +1,4 @@
-"""Ended sessions of browsers, which a signed cookie alone cannot tell.
+"""Ended sessions of browsers; a signed cookie alone cannot tell that its session ended.
 
 A row is kept as long as its cookie would be valid.
 """

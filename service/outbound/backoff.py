@@ -20,12 +20,12 @@ def backoff(retries: int, least: float, most: float, errors: Iterable[Transient]
     """
     asked = [error.retry_after.total_seconds() for error in errors if error.retry_after is not None]
     upper = min(least * 2 ** min(retries + 1, 30), most)
-    pause = random.uniform(max(least, upper / 2), upper)  # noqa: S311  not a secret
+    pause = random.uniform(max(least, upper / 2), upper)  # noqa: S311 not a secret
     wanted = max(asked) if asked and retries == 0 else max([pause, *asked])
     return timedelta(seconds=min(wanted, most))
 
 
-def asked_for(retry_after: str) -> timedelta | None:
+def parse_retry_after(retry_after: str) -> timedelta | None:
     """Parse a Retry-After of seconds or a date; None for any other text, or for more than a day.
 
     https://www.rfc-editor.org/rfc/rfc9110#field.retry-after

@@ -64,12 +64,12 @@ async def decoded(
     bytes cannot be decoded.
     """
     for coding in codings:
-        chunks = _undone(chunks, coding, max_bytes)
+        chunks = _decoded_once(chunks, coding, max_bytes)
     async for chunk in chunks:
         yield chunk
 
 
-async def _undone(chunks: AsyncIterator[bytes], coding: str, max_bytes: int) -> AsyncGenerator[bytes]:
+async def _decoded_once(chunks: AsyncIterator[bytes], coding: str, max_bytes: int) -> AsyncGenerator[bytes]:
     decoder, total = _Decoder(coding), 0
     async for chunk in _with_head(chunks):
         for start in range(0, len(chunk), _SLICE_BYTES):

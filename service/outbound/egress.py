@@ -57,7 +57,7 @@ class Egress:
         """Raise Permanent("address_refused") unless we may request the URL."""
         try:
             host = url.raw_host or ""
-            reason = self._why_not(url, host.lower())
+            reason = self._refusal_of(url, host.lower())
         except ValueError:  # yarl splits host and port on first access
             host, reason = "", "its host or port is invalid"
         if reason:
@@ -86,7 +86,7 @@ class Egress:
         resolver = _Resolver(self, resolver or ThreadedResolver())
         return TCPConnector(limit=0, force_close=True, resolver=resolver, socket_factory=self.socket_factory)
 
-    def _why_not(self, url: URL, host: str) -> str | None:
+    def _refusal_of(self, url: URL, host: str) -> str | None:
         if url.scheme not in (_PORTS if self.private_networks else {"https"}):
             return "the scheme is not https"
         if "@" in url.raw_authority:

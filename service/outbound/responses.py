@@ -11,7 +11,7 @@ from aiohttp import ClientResponse
 from yarl import URL
 
 from service.errors import HoldfastError, Permanent, Transient
-from service.outbound.backoff import RETRYABLE, asked_for
+from service.outbound.backoff import RETRYABLE, parse_retry_after
 from service.outbound.decoding import codings_of
 
 _FILE_NAME = re.compile(r"filename\*?\s*=\s*(?:[\w-]+'[^']*')?\"?([^\";]+)", re.IGNORECASE)
@@ -39,6 +39,20 @@ _OFFICE = re.compile(rb"schemas-microsoft-com:office", re.IGNORECASE)
 _SIGN_IN = re.compile(
     rb"""type=["']?password|/access/|/auth/v\d+|/hc/[\w-]*/?signin|sign[ _-]?in\b|log[ _-]?in\b|einloggen|anmelden""",
     re.IGNORECASE,
+)
+_FAILURES: tuple[tuple[type[BaseException], str, str], ...] = (  # the first match counts
+    (aiohttp.ClientConnectorDNSError, "dns_failed", "the name does not resolve"),
+    (UnicodeError, "dns_failed", "no name server can resolve such a name"),
+    (aiohttp.ClientSSLError, "tls_failed", "no secure connection"),
+    (ssl.SSLError, "tls_failed", "no secure connection"),
+    (aiohttp.ConnectionTimeoutError, "connection_failed", "no connection in time"),
+    (aiohttp.ClientConnectorError, "connection_failed", "no connection"),
+    (aiohttp.SocketTimeoutError, "download_stalled", "no bytes for longer than DOWNLOAD_STALL_SECONDS"),
+    (TimeoutError, "download_timeout", "not done within DOWNLOAD_SECONDS"),
+    (aiohttp.ClientPayloadError, "connection_lost", "the connection broke within the file"),
+    (OSError, "connection_lost", "the connection broke"),
+    (aiohttp.ClientConnectionError, "connection_lost", "the connection broke"),
+    (Exception, "bad_response", "its answer is not valid HTTP"),
 )
 
 
@@ -164,7 +178,7 @@ def _redacted() -> Permanent:
 
 
 def _retry_after(response: ClientResponse) -> timedelta | None:
-    return asked_for(response.headers.get("Retry-After", ""))
+    return parse_retry_after(response.headers.get("Retry-After", ""))
 
 
 def _names(response: ClientResponse) -> set[str]:
@@ -175,22 +189,6 @@ def _names(response: ClientResponse) -> set[str]:
         response.url.name,
     )
     return {name.strip().lower() for name in names}
-
-
-_FAILURES: tuple[tuple[type[BaseException], str, str], ...] = (  # the first match counts
-    (aiohttp.ClientConnectorDNSError, "dns_failed", "the name does not resolve"),
-    (UnicodeError, "dns_failed", "no name server can resolve such a name"),
-    (aiohttp.ClientSSLError, "tls_failed", "no secure connection"),
-    (ssl.SSLError, "tls_failed", "no secure connection"),
-    (aiohttp.ConnectionTimeoutError, "connection_failed", "no connection in time"),
-    (aiohttp.ClientConnectorError, "connection_failed", "no connection"),
-    (aiohttp.SocketTimeoutError, "download_stalled", "no bytes for longer than DOWNLOAD_STALL_SECONDS"),
-    (TimeoutError, "download_timeout", "not done within DOWNLOAD_SECONDS"),
-    (aiohttp.ClientPayloadError, "connection_lost", "the connection broke within the file"),
-    (OSError, "connection_lost", "the connection broke"),
-    (aiohttp.ClientConnectionError, "connection_lost", "the connection broke"),
-    (Exception, "bad_response", "its answer is not valid HTTP"),
-)
 
 
 def translate(exc: Exception, hop: URL) -> HoldfastError:

@@ -11,7 +11,7 @@ from standardwebhooks import Webhook
 from yarl import URL
 
 from service.errors import Transient
-from service.outbound.backoff import asked_for
+from service.outbound.backoff import parse_retry_after
 
 SECONDS = 15.0
 
@@ -44,12 +44,12 @@ async def post(
 
     Raises Transient without the address in its message: the address may be a secret.
     """
-    return await _ask(session, "POST", url, data=body, headers=headers)
+    return await _send(session, "POST", url, data=body, headers=headers)
 
 
 async def reach(session: aiohttp.ClientSession, url: str) -> None:
     """Check with a HEAD that a server answers, with any status; raises as `post` does."""
-    await _ask(session, "HEAD", url)
+    await _send(session, "HEAD", url)
 
 
 def signed(message_id: str, body: str, *secrets: str) -> dict[str, str]:
@@ -65,11 +65,11 @@ def signed(message_id: str, body: str, *secrets: str) -> dict[str, str]:
     }
 
 
-async def _ask(session: aiohttp.ClientSession, method: str, url: str, **more: Any) -> PostResponse:  # noqa: ANN401  aiohttp's parameters
+async def _send(session: aiohttp.ClientSession, method: str, url: str, **more: Any) -> PostResponse:  # noqa: ANN401 aiohttp's parameters
     try:
         # Follow no redirect: the body is meant for this address only.
         async with session.request(method, URL(url), allow_redirects=False, **more) as response:
-            return PostResponse(response.status, asked_for(response.headers.get("Retry-After", "")))
+            return PostResponse(response.status, parse_retry_after(response.headers.get("Retry-After", "")))
     except (aiohttp.ClientSSLError, ssl.SSLError):
         raise Transient("tls_failed", "no secure connection: check its certificate") from None
     except TimeoutError:

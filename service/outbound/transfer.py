@@ -75,7 +75,7 @@ class Download:
 
 
 @asynccontextmanager
-async def download(  # noqa: PLR0913  each argument is independent, four are keywords
+async def download(  # noqa: PLR0913 each argument is independent, four are keywords
     session: aiohttp.ClientSession,
     egress: Egress,
     url: str,
@@ -167,11 +167,11 @@ class _Transfer:
         try:
             async with asyncio.timeout_at(self.deadline):
                 if asyncio.get_running_loop().time() >= self.deadline:
-                    raise TimeoutError  # noqa: TRY301  a timer never fires while a server always has more bytes ready
+                    raise TimeoutError  # noqa: TRY301 a timer never fires while a server always has more bytes ready
                 yield
         except HoldfastError:
             raise
-        except Exception as exc:  # noqa: BLE001  a hostile response may raise from any line of aiohttp
+        except Exception as exc:  # noqa: BLE001 a hostile response may raise from any line of aiohttp
             raise translate(exc, hop) from None  # its text contains the address, and thereby a token
 
     async def _get(self, hop: URL) -> aiohttp.ClientResponse:

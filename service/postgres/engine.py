@@ -116,7 +116,7 @@ async def close_engine(engine: AsyncEngine) -> None:
 
 def pool_of(engine: AsyncEngine) -> ElasticPool:
     pool = engine.pool
-    assert isinstance(pool, ElasticPool)  # noqa: S101  create_engine sets this class
+    assert isinstance(pool, ElasticPool)  # noqa: S101 create_engine sets this class
     return pool
 
 
@@ -294,7 +294,7 @@ async def insist(call: Callable[[], Awaitable[T]]) -> T:
         except Transient:
             if time.monotonic() > deadline:
                 raise
-            await asyncio.sleep(random.uniform(0.2, 1))  # noqa: S311  not a secret
+            await asyncio.sleep(random.uniform(0.2, 1))  # noqa: S311 not a secret
 
 
 def _forget(task: asyncio.Task[Any]) -> None:

@@ -6,7 +6,7 @@ from typing import Any
 from sqlalchemy import BigInteger, Identity, Index, Integer, func, text
 from sqlalchemy.orm import Mapped, mapped_column
 
-from service.postgres import alert_tables, reconciliation_tables  # noqa: F401  adds their tables to the metadata
+from service.postgres import alert_tables, reconciliation_tables  # noqa: F401 adds their tables to the metadata
 from service.postgres.email_tables import Base, one_of
 
 RETRIED = ("job", "sync")

@@ -68,8 +68,8 @@ class SearchStep:
         """Select the cursor of the last of `limit` matches, or else of the last row."""
         place = select(self.rows.c.received_at, self.rows.c.id).where(self.matches).order_by(*self.order)
         full, short = place.offset(limit - 1).limit(1).subquery(), self.end().subquery()
-        ways = union_all(select(literal(1).label("way"), full), select(literal(2), short)).subquery()
-        return select(ways.c.received_at, ways.c.id).order_by(ways.c.way).limit(1)
+        branches = union_all(select(literal(1).label("way"), full), select(literal(2), short)).subquery()
+        return select(branches.c.received_at, branches.c.id).order_by(branches.c.way).limit(1)
 
 
 class Count(NamedTuple):
@@ -95,8 +95,8 @@ def search(
         rows = _by_time(wanted, status, after, examined)
     elif is_by_time:
         # All statuses, each along its part of the index, merged.
-        ways = (select(_by_time(wanted, each, after, examined).subquery()) for each in STATUSES)
-        every = union_all(*ways).subquery()
+        branches = (select(_by_time(wanted, each, after, examined).subquery()) for each in STATUSES)
+        every = union_all(*branches).subquery()
         rows = (
             select(every)
             .order_by(every.c.received_at.desc(), every.c.id.desc())
@@ -104,11 +104,13 @@ def search(
         )
     else:
         rows = _by_id(select(*LIGHT).where(true() if key is None else key), after, examined)
-    walked = rows.subquery("walked")
-    order = (walked.c.received_at.desc(), walked.c.id.desc()) if is_by_time else (walked.c.id.desc(),)
-    ended_at = walked.c.completed_at  # null in rows of another system without such a column
+    candidates = rows.subquery("candidates")
+    order = (
+        (candidates.c.received_at.desc(), candidates.c.id.desc()) if is_by_time else (candidates.c.id.desc(),)
+    )
+    ended_at = candidates.c.completed_at  # null in rows of another system without such a column
     in_time = true() if finished_before is None else or_(ended_at.is_(None), ended_at < finished_before)
-    return SearchStep(walked, and_(in_time, *matches(wanted, walked)), order, examined)
+    return SearchStep(candidates, and_(in_time, *matches(wanted, candidates)), order, examined)
 
 
 async def count(
@@ -121,18 +123,20 @@ async def count(
         # The index alone suffices.
         rows = _in_time(select(literal(1)).where(in_status(wanted.status)), wanted)
         some = rows.order_by(IncomingEmail.received_at.desc()).limit(inline_number(examined)).subquery()
-        found = looked_at = (await conn.execute(select(func.count()).select_from(some))).scalar_one()
+        found = examined_rows = (await conn.execute(select(func.count()).select_from(some))).scalar_one()
     else:
         way = search(wanted, examined=examined)
         over = way.rows.c.processing_status.in_(_FINISHED) if finished else true()
         matching = func.count().filter(way.matches, over)
-        found, looked_at = (await conn.execute(select(matching, func.count()).select_from(way.rows))).one()
-    return Count(found, looked_at == examined)
+        found, examined_rows = (
+            await conn.execute(select(matching, func.count()).select_from(way.rows))
+        ).one()
+    return Count(found, examined_rows == examined)
 
 
-def matches(wanted: Selection, walked: Subquery) -> list[ColumnElement[bool]]:
+def matches(wanted: Selection, candidates: Subquery) -> list[ColumnElement[bool]]:
     """Return every condition; checking the indexed ones again is cheap."""
-    row = walked.c
+    row = candidates.c
     conditions: list[ColumnElement[bool]] = []
     for column, value in (
         ("processing_status", wanted.status),
@@ -141,7 +145,7 @@ def matches(wanted: Selection, walked: Subquery) -> list[ColumnElement[bool]]:
         ("zendesk_ticket_id", wanted.ticket),
     ):
         if value is not None:
-            conditions.append(_is(walked, column, value))
+            conditions.append(_is(candidates, column, value))
     if wanted.sender is not None:
         conditions.append(_sender(row.from_email) == _sender(wanted.sender))
     for column, value in (("error_code", wanted.error_code), ("error_host", wanted.host)):
@@ -154,14 +158,14 @@ def matches(wanted: Selection, walked: Subquery) -> list[ColumnElement[bool]]:
     if wanted.received_before:
         conditions.append(row.received_at < wanted.received_before)
     if wanted.q is not None:
-        conditions.append(_holds(walked, wanted.q))
+        conditions.append(_holds(candidates, wanted.q))
     return conditions
 
 
-def _is(walked: Subquery, column: str, value: str) -> ColumnElement[bool]:
+def _is(candidates: Subquery, column: str, value: str) -> ColumnElement[bool]:
     if (column, value) == ("sync_status", "unsynced"):
-        return and_(walked.c.sync_status.in_(_UNSYNCED), walked.c.processing_status.in_(_FINISHED))
-    return walked.c[column] == value
+        return and_(candidates.c.sync_status.in_(_UNSYNCED), candidates.c.processing_status.in_(_FINISHED))
+    return candidates.c[column] == value
 
 
 def inline_number(number: int) -> ColumnElement[int]:
@@ -183,7 +187,7 @@ def _key(wanted: Selection) -> ColumnElement[bool] | TextClause | None:
     return None
 
 
-def _sender(address: Any) -> ColumnElement[str]:  # noqa: ANN401  a column or a text
+def _sender(address: Any) -> ColumnElement[str]:  # noqa: ANN401 a column or a text
     """Return an address in the form of the index of senders."""
     return func.left(func.lower(address), inline_number(MOST_SENDER))
 
@@ -213,12 +217,12 @@ def _in_time(rows: Select[Any], wanted: Selection) -> Select[Any]:
     return rows
 
 
-def _holds(walked: Subquery, part: str) -> ColumnElement[bool]:
+def _holds(candidates: Subquery, part: str) -> ColumnElement[bool]:
     # A scalar subquery: for an EXISTS, Postgres may choose to list all files of all e-mails.
     named = (
         select(func.bool_or(Attachment.file_name.icontains(part, autoescape=True)))
-        .where(Attachment.email_id == walked.c.id)
+        .where(Attachment.email_id == candidates.c.id)
         .scalar_subquery()
     )
-    columns = (walked.c.subject, walked.c.from_email, walked.c.from_name)
+    columns = (candidates.c.subject, candidates.c.from_email, candidates.c.from_name)
     return or_(*(column.icontains(part, autoescape=True) for column in columns), named)

@@ -25,6 +25,7 @@ T = TypeVar("T")
 _CLEAN_SECONDS = 5
 # The threads wait for the disk, and the disk merges simultaneous syncs.
 _THREADS = 32
+_LEFTOVER_SECONDS = 24 * 3600  # where files cannot be locked
 
 
 @dataclass
@@ -50,7 +51,7 @@ class Disk:
             self._spool.mkdir(parents=True, exist_ok=True)
         self._remove_leftovers()
         while True:
-            file = open(self._spool / uuid4().hex, "xb", opener=private)  # noqa: SIM115  the spool closes it
+            file = open(self._spool / uuid4().hex, "xb", opener=_private)  # noqa: SIM115 the spool closes it
             with suppress(BlockingIOError):
                 lock(file)
                 if os.fstat(file.fileno()).st_nlink:
@@ -73,7 +74,7 @@ class Disk:
     async def remove(self, key: str) -> None:
         await self._run(self._remove, key)
 
-    async def sign(self, key: str, method: Method, expires: timedelta) -> str | None:  # noqa: ARG002  the port's signature
+    async def sign(self, key: str, method: Method, expires: timedelta) -> str | None:  # noqa: ARG002 the port's signature
         return None
 
     async def check(self) -> None:
@@ -156,7 +157,7 @@ class Disk:
         self._cleaned_at = time.monotonic()
         with os.scandir(self._spool) as entries:
             for entry in entries:
-                remove_leftover(Path(entry.path))
+                _remove_leftover(Path(entry.path))
 
     def _check(self) -> None:
         with self.spool_file() as file:
@@ -191,10 +192,7 @@ def _listed(prefix: str, entry: os.DirEntry[str]) -> Listed | None:
     return Listed(f"{prefix}{entry.name}", found.st_size, datetime.fromtimestamp(found.st_mtime, UTC))
 
 
-_LEFTOVER_SECONDS = 24 * 3600  # where files cannot be locked
-
-
-def remove_leftover(path: Path) -> None:
+def _remove_leftover(path: Path) -> None:
     """Remove a spool file whose owner is dead: a living owner holds a lock on it."""
     with suppress(OSError), path.open("r+b") as file:  # NFS locks only writable files
         if lock(file) or os.fstat(file.fileno()).st_mtime < time.time() - _LEFTOVER_SECONDS:
@@ -215,7 +213,7 @@ def lock(file: IO[bytes]) -> bool:
     return True
 
 
-def private(path: str, flags: int) -> int:
+def _private(path: str, flags: int) -> int:
     return os.open(path, flags, 0o600)
 
 

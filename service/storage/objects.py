@@ -39,6 +39,10 @@ __all__ = [
 
 _CHUNK_BYTES = 2 * 1024**2
 _FEW = 1_000  # a page, for most vendors
+# The classes of a panic in the client; one of them is not an Exception. The client also prints a line to
+# stderr.
+_PANICS = {"RustPanic", "PanicException"}
+_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}  # no space, or a limit on it
 
 
 @dataclass(frozen=True)
@@ -67,7 +71,7 @@ def open_storage(url: str) -> Storage:
     """
     if url.startswith("file:"):
         return Disk(Path(unquote(urlsplit(url).path)))
-    with translated():
+    with _translated():
         return Cloud.open(url)
 
 
@@ -80,9 +84,9 @@ async def put(storage: Storage, chunks: AsyncIterable[bytes], file_name: str | N
     try:
         async for chunk in chunks:
             if spool.add(chunk):
-                with translated(storage):
+                with _translated(storage):
                     await asyncio.to_thread(spool.flush)
-        with translated(storage):
+        with _translated(storage):
             await storage.write(spool)
         return StoredObject(spool.sha256, spool.size, spool.detected_type, spool.key)
     finally:
@@ -90,7 +94,7 @@ async def put(storage: Storage, chunks: AsyncIterable[bytes], file_name: str | N
             await asyncio.shield(asyncio.to_thread(spool.close))
 
 
-async def open(storage: Storage, key: str) -> Opened:  # noqa: A001  callers write storage.open
+async def open(storage: Storage, key: str) -> Opened:  # noqa: A001 callers write storage.open
     """Open an object; it is read in pieces, so a slow reader holds no connection.
 
     Raises Permanent("object_missing") and Transient("storage_unavailable"), also while it is read.
@@ -102,7 +106,7 @@ async def open(storage: Storage, key: str) -> Opened:  # noqa: A001  callers wri
 async def stat(storage: Storage, key: str) -> int:
     """Return an object's size in bytes; raises as `open` does."""
     _guard(key)
-    with translated(storage, key):
+    with _translated(storage, key):
         return await storage.size(key)
 
 
@@ -126,7 +130,7 @@ async def listing(storage: Storage, prefix: str) -> AsyncGenerator[Listed, None]
         raise ValueError(f"no range of keys begins with {prefix!r}")
     pages = storage.pages(prefix)
     while True:
-        with translated(storage):
+        with _translated(storage):
             page = await anext(pages, None)
         if page is None:
             return
@@ -155,7 +159,7 @@ async def remove(storage: Storage, key: str) -> None:
     write it. Raises Transient("storage_unavailable").
     """
     _guard(key)
-    with translated(storage, key):
+    with _translated(storage, key):
         await storage.remove(key)
 
 
@@ -166,19 +170,19 @@ async def sign(storage: Storage, key: str, *, method: Method, expires: timedelta
     Raises Transient("storage_unavailable") if another server has to sign.
     """
     _guard(key)
-    with translated(storage):
+    with _translated(storage):
         return await storage.sign(key, method, expires)
 
 
 async def check(storage: Storage) -> None:
     """Raise Transient, as `put` does, unless we can write and read; checks leave at most one small object."""
-    with translated(storage):
+    with _translated(storage):
         await storage.check()
 
 
 async def probe(storage: Storage) -> bool:
     """Write, read and delete, when a person asks; return False if only the delete fails. Raises as `check` does."""
-    with translated(storage):
+    with _translated(storage):
         return await storage.probe()
 
 
@@ -190,21 +194,15 @@ def _guard(key: str) -> None:
 async def _chunks(storage: Storage, key: str, size: int) -> AsyncIterator[bytes]:
     for start in range(0, size, _CHUNK_BYTES):
         end = min(start + _CHUNK_BYTES, size)
-        with translated(storage, key):
+        with _translated(storage, key):
             chunk = await storage.read(key, start, end)
         if len(chunk) != end - start:
             raise Transient("storage_unavailable", f"the object {key} is shorter than it was")
         yield chunk
 
 
-# The classes of a panic in the client; one of them is not an Exception. The client also prints a line to
-# stderr.
-_PANICS = {"RustPanic", "PanicException"}
-_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}  # no space, or a limit on it
-
-
 @contextmanager
-def translated(storage: Storage | None = None, key: str | None = None) -> Iterator[None]:
+def _translated(storage: Storage | None = None, key: str | None = None) -> Iterator[None]:
     """Translate errors to Permanent("object_missing"), Transient("storage_full") or Transient("storage_unavailable")."""
     try:
         yield

@@ -21,6 +21,8 @@ SERVERS = {
     "s3": ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "AWS_ENDPOINT"),
     "az": ("AZURE_STORAGE_ENDPOINT", "AZURE_ENDPOINT"),
 }
+_TRUE = {"1", "true", "on", "yes", "y"}
+_ADDRESS = re.compile(r"https?://([^/?#@\s]*@)?[^/?#@\s]+(/[^?#\s]*)?")
 
 
 @dataclass(frozen=True)
@@ -34,7 +36,7 @@ def locate(url: str) -> Location:
     parts = urlsplit(url)
     if parts.scheme == "file":
         return Location((), Path(os.path.realpath(unquote(parts.path))).parts)
-    vendor = vendor_of(url)
+    vendor = _vendor_of(url)
     bucket, _, account = parts.netloc.partition("@")  # abfss://container@account.dfs.core.windows.net/…
     if vendor == "az":  # two accounts may have containers of one name
         vendor = f"az {account.partition('.')[0] or os.environ.get('AZURE_STORAGE_ACCOUNT_NAME', '')}"
@@ -42,7 +44,7 @@ def locate(url: str) -> Location:
     return Location((vendor, *server), (bucket, *(part for part in parts.path.split("/") if part)))
 
 
-def vendor_of(url: str) -> str:
+def _vendor_of(url: str) -> str:
     """Return the vendor of a storage URL as its shortest scheme: s3, gs, az."""
     scheme = url.partition(":")[0]
     return _SCHEMES.get(scheme, scheme)
@@ -82,16 +84,13 @@ def _replace(old: Mapping[str, str], new: Mapping[str, str]) -> None:
 if TYPE_CHECKING:
     from obstore.store import ObjectStore  # exists for type checkers only
 
-_TRUE = {"1", "true", "on", "yes", "y"}
-_ADDRESS = re.compile(r"https?://([^/?#@\s]*@)?[^/?#@\s]+(/[^?#\s]*)?")
-
 
 def open_store(url: str, *, request_seconds: float) -> "ObjectStore":
     """Open a store without a request; raises SettingsError, or the vendor's error, if a variable or the URL is wrong."""
     _unset_empty_variables()
-    allow_http = _allows_http(vendor_of(url))
+    allow_http = _allows_http(_vendor_of(url))
     more: dict[str, Any] = {}
-    if vendor_of(url) == "s3" and _sends_checksums():
+    if _vendor_of(url) == "s3" and _sends_checksums():
         more["checksum_algorithm"] = "SHA256"
     return from_url(
         url,

@@ -55,7 +55,7 @@ async def sync(res: Resources, email_id: int) -> None:
 
 
 async def attempt(res: Resources, claim: SyncClaim) -> None:
-    """Run one attempt, which is claimed; its lease is longer than its timeouts."""
+    """Run one claimed attempt; its lease is longer than its timeouts."""
     try:
         with _observed(res, claim) as result:
             settlement = _settlement(res, claim, await _write(res, claim))

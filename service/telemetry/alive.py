@@ -23,9 +23,9 @@ def main(words: Sequence[str]) -> None:
         about = [*words] == ["-h"] or [*words] == ["--help"]
         print(_USAGE, file=sys.stdout if about else sys.stderr)
         sys.exit(0 if about else 2)
-    complaint = web_complaint() if words[0] == "web" else worker_complaint(worker_name())
-    print(complaint or f"{words[0]}: alive", file=sys.stderr if complaint else sys.stdout)
-    sys.exit(1 if complaint else 0)
+    problem = web_problem() if words[0] == "web" else worker_problem(worker_name())
+    print(problem or f"{words[0]}: alive", file=sys.stderr if problem else sys.stdout)
+    sys.exit(1 if problem else 0)
 
 
 def beat(name: str) -> None:
@@ -44,10 +44,10 @@ def beat(name: str) -> None:
 
 def end(name: str) -> None:
     """Remove the file of a worker that shuts down normally; blocks. Raises OSError."""
-    os.unlink(path_of(name))  # noqa: PTH108  pathlib is slow to import
+    os.unlink(path_of(name))  # noqa: PTH108 pathlib is slow to import
 
 
-def worker_complaint(name: str) -> str:
+def worker_problem(name: str) -> str:
     """Return why the worker of this name is not alive; "" if it is."""
     path = path_of(name)
     try:
@@ -69,12 +69,12 @@ def worker_complaint(name: str) -> str:
     return ""
 
 
-def web_complaint() -> str:
+def web_problem() -> str:
     """Return why the web process of $HOST:$PORT does not answer; "" if it does."""
-    import socket  # noqa: PLC0415  the probe of a worker needs no socket
+    import socket  # noqa: PLC0415 the probe of a worker needs no socket
 
     host, port = os.environ.get("HOST") or "0.0.0.0", os.environ.get("PORT") or "8000"  # noqa: S104 the settings' defaults
-    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104  to listen on all addresses is to listen on this one
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104 to listen on all addresses is to listen on this one
     deadline = time.monotonic() + ANSWER_SECONDS
     answer = b""
     try:
@@ -108,7 +108,7 @@ async def watchdog(seconds: float) -> None:
     A C timer does it, because code that hangs may hold the interpreter's lock. The platform then starts the
     process again, and other workers take its jobs.
     """
-    import asyncio  # noqa: PLC0415  slow to import, and a probe does not need them
+    import asyncio  # noqa: PLC0415 slow to import, and a probe does not need them
     import faulthandler  # noqa: PLC0415
 
     seconds = max(seconds, LEAST_WATCHDOG_SECONDS)

@@ -15,6 +15,7 @@ from service.telemetry.logs import without_addresses
 from service.telemetry.version import full_version
 
 _FIELDS = {"email", "attempt", "position", "path", "work", "job"}
+_SECONDS = 2.0
 
 
 @asynccontextmanager
@@ -27,7 +28,7 @@ async def open_sentry(dsn: str | None, worker_name: str) -> AsyncIterator[None]:
     try:
         yield
     finally:
-        await finish_in_thread(lambda: client.close(timeout=SECONDS))
+        await _finish_in_thread(lambda: client.close(timeout=_SECONDS))
 
 
 def report(_logger: object, _method: str, event: Any) -> Any:  # noqa: ANN401 as structlog declares processors
@@ -51,8 +52,8 @@ def _error_of(event: Any) -> BaseException | None:  # noqa: ANN401 as structlog 
     return error if isinstance(error, BaseException) else None
 
 
-def _start(dsn: str, worker_name: str) -> Any:  # noqa: ANN401  the SDK may not be installed
-    import sentry_sdk  # noqa: PLC0415  an optional dependency
+def _start(dsn: str, worker_name: str) -> Any:  # noqa: ANN401 the SDK may not be installed
+    import sentry_sdk  # noqa: PLC0415 an optional dependency
 
     sentry_sdk.init(
         dsn,
@@ -66,7 +67,7 @@ def _start(dsn: str, worker_name: str) -> Any:  # noqa: ANN401  the SDK may not 
         max_breadcrumbs=0,
         auto_session_tracking=False,
         enable_backpressure_handling=False,
-        shutdown_timeout=SECONDS,
+        shutdown_timeout=_SECONDS,
         before_send=_without_addresses,
     )
     return sentry_sdk.get_client()
@@ -81,7 +82,7 @@ def _without_addresses(event: Any, _hint: object) -> Any:  # noqa: ANN401 as the
 class Traces:
     """Records finished spans; this base class discards them."""
 
-    def record(  # noqa: PLR0913  the parts of a span
+    def record(  # noqa: PLR0913 the parts of a span
         self,
         invocation: str,
         name: str,
@@ -109,21 +110,18 @@ async def open_traces(endpoint: str | None) -> AsyncIterator[Traces]:
     try:
         yield traces
     finally:
-        if not await finish_in_thread(traces.close):
+        if not await _finish_in_thread(traces.close):
             traces.cancel()
 
 
 def _export(endpoint: str) -> "ExportedTraces":
-    from service.telemetry.otlp import ExportedTraces  # noqa: PLC0415  an optional dependency
+    from service.telemetry.otlp import ExportedTraces  # noqa: PLC0415 an optional dependency
 
     return ExportedTraces(endpoint, full_version())
 
 
-SECONDS = 2.0
-
-
-async def finish_in_thread(work: Callable[[], object]) -> bool:
-    """Run a blocking call in a thread of its own; return False if it takes longer than SECONDS and is left behind."""
+async def _finish_in_thread(work: Callable[[], object]) -> bool:
+    """Run a blocking call in a thread of its own; return False if it takes longer than _SECONDS and is left behind."""
     loop, done = asyncio.get_running_loop(), asyncio.Event()
 
     def run() -> None:
@@ -137,6 +135,6 @@ async def finish_in_thread(work: Callable[[], object]) -> bool:
         target=run, daemon=True
     ).start()  # the interpreter does not wait for a daemon thread at its end
     with suppress(TimeoutError):
-        async with asyncio.timeout(SECONDS):
+        async with asyncio.timeout(_SECONDS):
             await done.wait()
     return done.is_set()

@@ -1,15 +1,20 @@
 """All metrics in Prometheus' text format: counts of processes, and the depths that Postgres knows."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+import asyncio
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from typing import Any, Protocol
 
-from prometheus_client import REGISTRY, Metric, generate_latest
+import structlog
+from prometheus_client import REGISTRY, Metric, generate_latest, start_http_server
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.registry import Collector
 
 from service.telemetry.metrics import registry
+
+log = structlog.get_logger()
 
 # The most characters of a worker's text; it is written to a row every few seconds.
 MOST_TEXT = 128 * 1024
@@ -114,6 +119,23 @@ def process_metrics() -> str | None:
     families = [family for family in REGISTRY.collect() if not family.name.startswith("python_")]
     text = generate_latest(_Written(families)).decode()
     return text if len(text) <= MOST_TEXT else None
+
+
+@asynccontextmanager
+async def serve_process_metrics(port: int | None, host: str) -> AsyncIterator[None]:
+    """Serve the counts of this process beside the block, if it has a port; a thread serves during a hang as well."""
+    server = None
+    if port is not None:
+        try:
+            server, _ = await asyncio.to_thread(start_http_server, port, host)
+        except OSError as exc:  # another worker of this host has the port
+            log.warning("metrics_not_served", port=port, error=type(exc).__name__)
+    try:
+        yield
+    finally:
+        if server is not None:
+            await asyncio.to_thread(server.shutdown)
+            server.server_close()
 
 
 def _gauges(

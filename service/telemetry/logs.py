@@ -11,6 +11,9 @@ from aiohttp.http_exceptions import HttpProcessingError
 
 # Their lines repeat ours, or show the arguments of jobs, or contain documents.
 _QUIET = ("arq", "aiohttp.access", "asyncio", "sqlalchemy", "pymongo")
+# The scheme has a bound: without one, the search restarts at each letter of a long word, for minutes. An
+# address may contain ' and ), and a signature behind them; at its end they belong to the text around it.
+_URL = re.compile(r"([\w+.-]{1,30}://)(?:[^\s/?#@]*@)?([\w.:\[\]-]*)(?:[^\s\"<>]*[^\s\"<>'),])?")
 
 
 def configure(log_format: str, level: str, *watch: structlog.typing.Processor) -> None:
@@ -86,11 +89,6 @@ def _without_traceback(record: logging.LogRecord) -> bool:
         record.exc_info = None
         record.levelno, record.levelname = logging.WARNING, "WARNING"
     return True
-
-
-# The scheme has a bound: without one, the search restarts at each letter of a long word, for minutes. An
-# address may contain ' and ), and a signature behind them; at its end they belong to the text around it.
-_URL = re.compile(r"([\w+.-]{1,30}://)(?:[^\s/?#@]*@)?([\w.:\[\]-]*)(?:[^\s\"<>]*[^\s\"<>'),])?")
 
 
 def without_addresses(text: str) -> str:

@@ -42,7 +42,7 @@ class ExportedTraces(Traces):
         self._provider.add_span_processor(BatchSpanProcessor(self._exporter))
         self._tracer = self._provider.get_tracer("holdfast")
 
-    def record(  # noqa: PLR0913  the parts of a span
+    def record(  # noqa: PLR0913 the parts of a span
         self,
         invocation: str,
         name: str,

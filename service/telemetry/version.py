@@ -51,7 +51,7 @@ def _checked_out() -> str:
         return ""
     command = ["git", "-C", str(_ROOT), "rev-parse", "HEAD"]
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=_GIT_SECONDS, check=False)  # noqa: S603  a fixed command
+        done = subprocess.run(command, capture_output=True, text=True, timeout=_GIT_SECONDS, check=False)  # noqa: S603 a fixed command
     except (OSError, subprocess.SubprocessError):
         return ""
     return done.stdout

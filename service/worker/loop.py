@@ -1,4 +1,4 @@
-"""The worker loop, which replaces `arq.worker.Worker`.
+"""The worker loop: it replaces `arq.worker.Worker`.
 
 It takes messages off the queue in batches, survives an outage of Redis, and goes on with jobs from the sweep meanwhile.
 arq's own loop does neither: an outage of Redis ends it, and it asks Redis four times for each job.

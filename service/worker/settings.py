@@ -2,8 +2,7 @@
 
 import asyncio
 import sys
-from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack
 from typing import Any
 
 import arq.worker
@@ -12,7 +11,6 @@ import uvloop
 from arq import cron, func
 from arq.connections import RedisSettings
 from arq.cron import CronJob
-from prometheus_client import start_http_server
 from redis.asyncio.connection import parse_url
 
 from service.alerts.watch import alerting
@@ -32,6 +30,7 @@ from service.sync.sweep import drop_for_ever, sync_for_ever
 from service.takeover.lists import read_lists_for_ever
 from service.telemetry import logs
 from service.telemetry.exporters import report
+from service.telemetry.exposition import serve_process_metrics
 from service.telemetry.version import commit, version
 from service.worker.heartbeat import beating
 from service.worker.loop import Worker
@@ -69,7 +68,7 @@ async def start(ctx: dict[str, Any]) -> None:
     log.info("started", process="worker", **known)
     stack = ctx["stack"] = AsyncExitStack()
     res = await stack.enter_async_context(open_resources(settings))
-    await stack.enter_async_context(_serve_metrics(settings))
+    await stack.enter_async_context(serve_process_metrics(settings.metrics_port, settings.host))
     await stack.enter_async_context(beating(res))
     await stack.enter_async_context(background(lambda: sweep_for_ever(res, ctx["worker"])))
     await stack.enter_async_context(background(lambda: renew_leases(res)))
@@ -88,23 +87,6 @@ async def start(ctx: dict[str, Any]) -> None:
 async def stop(ctx: dict[str, Any]) -> None:
     if "stack" in ctx:
         await ctx["stack"].aclose()
-
-
-@asynccontextmanager
-async def _serve_metrics(settings: Settings) -> AsyncIterator[None]:
-    """Serve the metrics of this process on METRICS_PORT, from a thread, so that a hanging event loop is seen."""
-    server = None
-    if settings.metrics_port is not None:
-        try:
-            server, _ = await asyncio.to_thread(start_http_server, settings.metrics_port, settings.host)
-        except OSError as exc:  # another worker of this host uses the port
-            log.warning("metrics_not_served", port=settings.metrics_port, error=type(exc).__name__)
-    try:
-        yield
-    finally:
-        if server is not None:
-            await asyncio.to_thread(server.shutdown)
-            server.server_close()
 
 
 def from_environment() -> type:

@@ -106,7 +106,7 @@ def account_of(settings: Settings) -> Account:
     )
 
 
-def ending(account: Account, today: date | None = None) -> ExpectedEnd | None:
+def expected_end(account: Account, today: date | None = None) -> ExpectedEnd | None:
     """Return the expected end of the credentials, with advice; None if no end is expected.
 
     https://developer.zendesk.com/documentation/api-basics/authentication/oauth-migration/

@@ -37,8 +37,8 @@ _TRACE = re.compile(
     rf"[aAzZ](?:(?<=[aA])(?i:ttachments{_SLASH}token{_SLASH}([^\s/?#%&\"'<>|\\;,)\]]+))"
     rf"|(?<=[zZ])(?i:dusercontent\.com(?::[0-9]+)?{_SLASH}[\w%]))"
 )
-_TRAILING = ".,;:!?'*~&#…。，；：！？、”’»"  # noqa: RUF001  the punctuation of other scripts
-_JOINTS = _TRAILING + "+$@([·•→—–"  # noqa: RUF001  further characters that may separate two addresses
+_TRAILING = ".,;:!?'*~&#…。，；：！？、”’»"  # noqa: RUF001 the punctuation of other scripts
+_JOINTS = _TRAILING + "+$@([·•→—–"  # noqa: RUF001 further characters that may separate two addresses
 _BETWEEN = re.compile(r"(?:[\s,;|\"'()\[\]<>&`-]++|br\s{0,3}+/?>)*+", re.IGNORECASE)
 _ENCODED = re.compile(r"\s*https?%3a%2f%2f", re.IGNORECASE)
 
@@ -107,7 +107,7 @@ def read_address(text: str) -> Address | None:
     )
 
 
-def may_hold_files(text: str) -> bool:
+def may_contain_files(text: str) -> bool:
     """Say quickly whether a text may contain an address of an attachment."""
     low = text.lower()
     return "attachments" in low or "zdusercontent" in low
@@ -147,13 +147,13 @@ def addresses_in(text: str, most: int, *, is_list: bool) -> tuple[list[Address],
     return found, is_pure and _BETWEEN.fullmatch(text, end) is not None
 
 
-def traces_in(text: str) -> Iterator[str]:
+def attachment_tokens_in(text: str) -> Iterator[str]:
     """Yield the token of each attachment's address in a plain text, in any encoding; "" for one on the CDN."""
     for match in _TRACE.finditer(text):
         yield match[1] or ""
 
 
-def plain(text: str) -> str:
+def unescaped(text: str) -> str:
     r"""Undo the escapes of HTML (`&amp;`) and of JSON within a text (`\/`)."""
     if _ENCODED.match(text):
         text = unquote(text)

@@ -16,7 +16,7 @@ import aiohttp
 from yarl import URL
 
 from service.errors import HoldfastError, Permanent, Transient
-from service.outbound.backoff import asked_for
+from service.outbound.backoff import parse_retry_after
 from service.outbound.egress import Egress
 from service.outbound.responses import Expected, Limits, translate
 from service.outbound.transfer import Download, download
@@ -132,7 +132,7 @@ class ZendeskClient:
 
         Raises Transient("token_unavailable"), without using up a retry, and Permanent("credentials_refused").
         """
-        assert self.account.url is not None  # noqa: S101  a login requires the address
+        assert self.account.url is not None  # noqa: S101 a login requires the address
         url = self.account.url.with_path("/oauth/tokens")
         self._egress.check_url(url)
         asked = {
@@ -149,7 +149,7 @@ class ZendeskClient:
                     return _read_token(response, body)
         except HoldfastError:
             raise
-        except Exception as exc:  # noqa: BLE001  a hostile response may raise from any line of aiohttp
+        except Exception as exc:  # noqa: BLE001 a hostile response may raise from any line of aiohttp
             # Without the cause: its text or its frames may show the secret.
             why = translate(exc, url).code
             raise Transient(
@@ -161,14 +161,14 @@ class ZendeskClient:
             if (pause := self._resume_at - time.monotonic()) > 0:
                 raise _rate_limited(pause)
             try:
-                answer = await self._answer(url)
+                answer = await self._call(url)
             except HoldfastError as exc:
                 ZENDESK_CALLS.labels(code_label(exc.code)).inc()
                 raise self._explained(exc) from None
             ZENDESK_CALLS.labels("ok").inc()
             return answer
 
-    async def _answer(self, url: str) -> dict[str, object]:
+    async def _call(self, url: str) -> dict[str, object]:
         limits = Limits(MOST_PAGE_BYTES, CALL_SECONDS, STALL_SECONDS)
         access = ApiAccess(self.account, self._login)
         body = bytearray()
@@ -204,7 +204,7 @@ class ZendeskClient:
         """
         remaining = _number(headers.get("ratelimit-remaining") or headers.get("X-Rate-Limit-Remaining"))
         limit = _number(headers.get("ratelimit-limit") or headers.get("X-Rate-Limit"))
-        reset = asked_for(headers.get("ratelimit-reset", ""))
+        reset = parse_retry_after(headers.get("ratelimit-reset", ""))
         if remaining is None or limit is None:
             return
         ZENDESK_REMAINING.set(remaining)
@@ -235,7 +235,7 @@ class FileAccess:
         return self._shown
 
     async def answered(self, header: str, status: int) -> bool:
-        assert self.login is not None  # noqa: S101  the header came from it
+        assert self.login is not None  # noqa: S101 the header came from it
         if status == 401:
             return await self.login.refused(header)
         self.login.accepted(header)
@@ -295,7 +295,7 @@ def _read_token(response: aiohttp.ClientResponse, body: bytes) -> Token:
     unavailable = Transient(
         "token_unavailable",
         f"{response.url.raw_host} answered {status} instead of giving an access token",
-        asked_for(response.headers.get("Retry-After", "")),
+        parse_retry_after(response.headers.get("Retry-After", "")),
         counts=False,
     )
     if status not in {200, 201} or not isinstance(answer, dict):

@@ -11,7 +11,7 @@ from urllib.parse import quote
 
 from service.errors import Transient
 from service.outbound.addresses import attachment_key
-from service.zendesk.addresses import addresses_in, may_hold_files, plain
+from service.zendesk.addresses import addresses_in, may_contain_files, unescaped
 from service.zendesk.body import text_of
 from service.zendesk.files import MOST_ATTACHMENTS, AnnouncedFile, bare_file, read_attachment
 from service.zendesk.names import name_of
@@ -62,6 +62,15 @@ def newest_id(comments: Sequence[object]) -> object:
     return dated[-1][1] if int(dated[-1][1]) == max(int(number) for _, number in dated) else None
 
 
+def nearest_id(comments: list[tuple[int, bool, str]]) -> str | None:
+    """Return the comment's id nearest to the top; None if two differ there, because a sender may have written one."""
+    if not comments:
+        return None
+    depth = min(comments)[0]
+    ids = {comment[2] for comment in comments if comment[0] == depth}
+    return ids.pop() if len(ids) == 1 else None
+
+
 def only_some_list_files(comments: Sequence[object]) -> bool:
     """Say whether some comments list their files and others do not: the newest may be one of the others."""
     lists = [
@@ -82,7 +91,7 @@ def _read(comment: Mapping[str, object]) -> Comment:
 
 def _in_text(html: object) -> list[AnnouncedFile]:
     """Find the attachments in a text's links and images, in any markup."""
-    if not isinstance(html, str) or not may_hold_files(html):
+    if not isinstance(html, str) or not may_contain_files(html):
         return []
-    found, _ = addresses_in(plain(html), MOST_ATTACHMENTS, is_list=False)
+    found, _ = addresses_in(unescaped(html), MOST_ATTACHMENTS, is_list=False)
     return [bare_file(address, address.file_name) for address in found if address.is_attachment]

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from service.outbound.addresses import MOST_ADDRESS
-from service.zendesk.addresses import CUT, Address, addresses_in, exact_address, plain
+from service.zendesk.addresses import CUT, Address, addresses_in, exact_address, unescaped
 from service.zendesk.body import clean, text_of
 from service.zendesk.names import name_of
 
@@ -82,7 +82,7 @@ def files_of(fields: dict[str, object], *, is_announced: bool) -> list[tuple[Add
                 is_new = is_file and (not found or first is value)
             if is_new:
                 first = first if found else value
-                url = written(address)
+                url = recorded_address(address)
                 found.append(
                     (
                         address,
@@ -94,23 +94,23 @@ def files_of(fields: dict[str, object], *, is_announced: bool) -> list[tuple[Add
         others = [
             address for address in _of_fields(fields, fields.keys() - ADDRESS_FIELDS) if not address.is_other
         ]
-        found += [(address, _describe(fields, written(address), names)) for address in others[:1]]
+        found += [(address, _describe(fields, recorded_address(address), names)) for address in others[:1]]
         found += [(address, bare_file(address, None)) for address in others[1:]]
     return found
 
 
 def bare_file(address: Address, file_name: str | None) -> AnnouncedFile:
     """Return a file with nothing but an address, and perhaps a name."""
-    return AnnouncedFile(written(address), _bounded(file_name, _MOST_NAME), None, None)
+    return AnnouncedFile(recorded_address(address), _bounded(file_name, _MOST_NAME), None, None)
 
 
 def read_addresses(text: str) -> list[Address]:
     """Return the addresses in a text that lists files."""
     exact = exact_address(text)
-    return [exact] if exact else addresses_in(plain(text), MOST_ATTACHMENTS, is_list=True)[0]
+    return [exact] if exact else addresses_in(unescaped(text), MOST_ATTACHMENTS, is_list=True)[0]
 
 
-def written(address: Address) -> str:
+def recorded_address(address: Address) -> str:
     """Return an address for the record; a longer one is cut, and can no longer be downloaded."""
     text = clean(address.text).strip()
     return text if len(text) <= MOST_ADDRESS else text[:MOST_ADDRESS] + CUT

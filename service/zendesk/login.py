@@ -53,7 +53,7 @@ class FixedLogin:
     def accepted(self, header: str) -> None:
         pass
 
-    async def refused(self, header: str) -> bool:  # noqa: ARG002  there is no other header
+    async def refused(self, header: str) -> bool:  # noqa: ARG002 there is no other header
         return False
 
     async def close(self) -> None:

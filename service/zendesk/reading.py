@@ -11,7 +11,7 @@ from multidict import CIMultiDict
 
 from service.outbound.addresses import MOST_ADDRESS, attachment_key
 from service.zendesk import payloads
-from service.zendesk.addresses import plain
+from service.zendesk.addresses import unescaped
 from service.zendesk.body import Unreadable, read_json
 from service.zendesk.payloads import AnnouncedFile, Email, Ignored
 from service.zendesk.search import search
@@ -147,7 +147,11 @@ def compare(kept: Mapping[str, object], files: Sequence[RecordedFile], email: Em
     for file in files:
         if file.status == "stored" or file.sha256 is not None or file.source_url in announced:
             continue
-        meant = _meant_by(file, email.attachments) if file.source_url == "" else _written_in(file.source_url)
+        meant = (
+            _addresses_of_name(file, email.attachments)
+            if file.source_url == ""
+            else _addresses_in(file.source_url)
+        )
         found = next((url for url in meant if url in missing), None)
         if found is not None:
             corrected[file.position] = missing.pop(found)
@@ -161,17 +165,17 @@ def _is_compressed(headers: Mapping[str, str]) -> bool:
     return bool(named - _UNCHANGED_ENCODINGS)
 
 
-def _meant_by(nameless: RecordedFile, announced: Sequence[AnnouncedFile]) -> list[str]:
+def _addresses_of_name(nameless: RecordedFile, announced: Sequence[AnnouncedFile]) -> list[str]:
     """List the possible addresses of an item without one: those of files with its name."""
     return [
         file.url for file in announced if file.file_name is not None and file.file_name == nameless.file_name
     ]
 
 
-def _written_in(text: str) -> list[str]:
+def _addresses_in(text: str) -> list[str]:
     """List the addresses in a wrongly read one: several were joined, or it has text before or after it."""
     addresses = []
-    for piece in _BEGINNING.split(plain(text[:MOST_ADDRESS])):
+    for piece in _BEGINNING.split(unescaped(text[:MOST_ADDRESS])):
         for address in (piece.rstrip(_ENDS), _END.split(piece, maxsplit=1)[0].rstrip(_ENDS)):
             is_whole = _BEGINNING.match(address)
             addresses.append(address if is_whole else f"https://{address.lstrip('/')}")

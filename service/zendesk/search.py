@@ -6,14 +6,14 @@ from dataclasses import dataclass, field
 from service.zendesk.addresses import (
     Address,
     addresses_in,
+    attachment_tokens_in,
     exact_address,
     is_cdn,
-    may_hold_files,
-    plain,
-    traces_in,
+    may_contain_files,
+    unescaped,
 )
 from service.zendesk.body import MOST_DEPTH, Unreadable, embedded_json, is_blank, text_of
-from service.zendesk.comments import COMMENT_ID, newest_id, only_some_list_files
+from service.zendesk.comments import COMMENT_ID, nearest_id, newest_id, only_some_list_files
 from service.zendesk.files import (
     ADDRESS_FIELDS,
     FILE_FIELDS,
@@ -68,7 +68,7 @@ def search(data: dict[str, object]) -> FoundFiles:
     files = (*found.files.values(), *found.unaddressed)
     # Files that the body only counts: the look-up has to find as many.
     files += (_UNKNOWN,) * (min(found.announced, _MOST_COUNTED) - len(files))
-    return FoundFiles(files, listed, _choose(found.comments), may_be_more=is_in_html)
+    return FoundFiles(files, listed, nearest_id(found.comments), may_be_more=is_in_html)
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,38 +122,38 @@ class _Search:
 
     # Keys whose names do not announce files.
 
-    def read_object(self, data: dict[str, object], place: _Context) -> None:
+    def read_object(self, data: dict[str, object], context: _Context) -> None:
         may_be_file = False
         for key, value in data.items():
             name = name_of(key)
-            if len(key) > _LEAST_ADDRESS and may_hold_files(key):
-                self.texts.append((key, not place.is_aside, False))
+            if len(key) > _LEAST_ADDRESS and may_contain_files(key):
+                self.texts.append((key, not context.is_aside, False))
             if isinstance(value, str) and not name.is_files:
-                may_be_file |= self.read_text(name, value, place)
+                may_be_file |= self.read_text(name, value, context)
             elif isinstance(value, dict | list) or name.is_files or name.is_comment_id or name.is_count:
-                self.read_value(name, value, place)
+                self.read_value(name, value, context)
         if may_be_file and not FILE_FIELDS.isdisjoint(fields := fields_of(data)):
-            self.add_object(fields, data, place)
+            self.add_object(fields, data, context)
 
-    def read_value(self, name: Name, value: object, place: _Context) -> None:
+    def read_value(self, name: Name, value: object, context: _Context) -> None:
         if name.is_files:
-            self.read_announced(name, value, place, is_outer=True)
+            self.read_announced(name, value, context, is_outer=True)
         elif isinstance(value, dict):
             if name.is_comment:
-                self.note_comment(name, value.get("id"), place.below(name))
-            self.read_object(value, place.below(name))
+                self.note_comment(name, value.get("id"), context.below(name))
+            self.read_object(value, context.below(name))
         elif isinstance(value, list):
             if name.is_comment:
-                self.note_comment(name, newest_id(value), place.below(name))
+                self.note_comment(name, newest_id(value), context.below(name))
                 self.is_incomplete |= only_some_list_files(value)
-            self.read_list(name, value, place)
+            self.read_list(name, value, context)
         elif name.is_comment_id:
-            self.note_comment(name, value, place)
-        elif name.is_count and place.is_trusted and isinstance(value, int | float):
+            self.note_comment(name, value, context)
+        elif name.is_count and context.is_trusted and isinstance(value, int | float):
             self.announced = max(self.announced, int(value))
 
-    def read_list(self, name: Name, values: list[object], place: _Context) -> None:
-        below = place.below(name, is_alone=len(values) == 1)
+    def read_list(self, name: Name, values: list[object], context: _Context) -> None:
+        below = context.below(name, is_alone=len(values) == 1)
         for value in values:
             if isinstance(value, str):
                 self.read_text(name, value, below)
@@ -162,79 +162,85 @@ class _Search:
             elif isinstance(value, list):
                 self.read_list(name, value, below)
 
-    def read_text(self, name: Name, text: str, place: _Context) -> bool:
+    def read_text(self, name: Name, text: str, context: _Context) -> bool:
         """Read a text; return whether it may contain addresses of attachments."""
         if name.is_comment_id:
-            self.note_comment(name, text, place)
-        elif name.is_count and place.is_trusted:
+            self.note_comment(name, text, context)
+        elif name.is_count and context.is_trusted:
             self.announced = max(self.announced, _count(text))
         elif len(text) < _LEAST_ADDRESS:
             return False
         elif (
-            not name.is_text and text[:1] in _MAY_BE_JSON and (value := place.embedded_json(text)) is not None
+            not name.is_text
+            and text[:1] in _MAY_BE_JSON
+            and (value := context.embedded_json(text)) is not None
         ):
-            below = place.below(name, in_text=1)
+            below = context.below(name, in_text=1)
             if isinstance(value, dict):
                 self.read_object(value, below)
             else:
                 self.read_list(name, value, below)
-        elif may_hold_files(text):
+        elif may_contain_files(text):
             self.texts.append(
-                (text, not name.is_text and not place.is_aside, "html" in name.word and not place.is_aside)
+                (
+                    text,
+                    not name.is_text and not context.is_aside,
+                    "html" in name.word and not context.is_aside,
+                )
             )
             return True
         return False
 
     # Keys whose names announce files.
 
-    def read_announced(self, name: Name, value: object, place: _Context, *, is_outer: bool = False) -> None:
+    def read_announced(self, name: Name, value: object, context: _Context, *, is_outer: bool = False) -> None:
         if is_blank(value):
-            self.note_none(name, value, place)
+            self.note_none(name, value, context)
             return
         before = self.seen
         if isinstance(value, list):
             if is_outer:
                 self.listed += value
-            self.read_items(name, value, place)
+            self.read_items(name, value, context)
         elif isinstance(value, dict):
             if is_outer:
                 self.listed.append(value)
-            self.read_item(name, value, place)
+            self.read_item(name, value, context)
         elif not isinstance(value, str):
-            self.note_unreadable(name, value, place)
+            self.note_unreadable(name, value, context)
         elif (
-            parsed := place.embedded_json(value, refuse_duplicates=True)
+            parsed := context.embedded_json(value, refuse_duplicates=True)
         ) is not None or value.strip() == "null":
-            self.read_announced(name, parsed, place.below(name), is_outer=is_outer)
+            self.read_announced(name, parsed, context.below(name), is_outer=is_outer)
         elif not self.read_list_text(value, is_outer=is_outer):
-            self.note_unreadable(name, value, place)
-        if self.seen > before and not place.is_aside:
+            self.note_unreadable(name, value, context)
+        if self.seen > before and not context.is_aside:
             self.is_listed = True
 
-    def read_items(self, name: Name, items: list[object], place: _Context) -> None:
+    def read_items(self, name: Name, items: list[object], context: _Context) -> None:
         if len(items) > MOST_ATTACHMENTS and sum(map(bool, items)) > MOST_ATTACHMENTS:
             raise _too_many()
         filled = [item for item in filter(None, items) if not is_blank(item)]
         if False in items:  # also for 0
             self.is_incomplete = True
         elif not filled:
-            self.note_none(name, items, place)
-        below = place.below(name)
+            self.note_none(name, items, context)
+        below = context.below(name)
         for item in filled:
             self.read_item(name, item, below)
 
-    def read_item(self, name: Name, item: object, place: _Context) -> None:
+    def read_item(self, name: Name, item: object, context: _Context) -> None:
         """Read one file of a list, or the only one; it counts as announced, even if it is empty."""
         before = self.seen
         if isinstance(item, list):
-            self.read_items(name, item, place)
+            self.read_items(name, item, context)
             return
         if isinstance(item, dict):
-            self.read_file(name, item, place)
+            self.read_file(name, item, context)
         elif isinstance(item, str):
-            parsed = place.embedded_json(item, refuse_duplicates=True)
+            parsed = context.embedded_json(item, refuse_duplicates=True)
             if parsed is not None:
-                self.read_item(name, parsed, place.below(name))
+                self.read_item(name, parsed, context.below(name))
                 return
             self.read_list_text(item, is_outer=False)
             if self.seen == before and not name.is_certain and not _FILE_NAME.fullmatch(item):
@@ -242,23 +248,23 @@ class _Search:
         if self.seen == before:
             self.is_incomplete = True
             file = read_attachment(item)
-            if name.is_certain and not place.is_aside and _FILE_NAME.fullmatch(file.file_name or ""):
+            if name.is_certain and not context.is_aside and _FILE_NAME.fullmatch(file.file_name or ""):
                 self.unaddressed.append(file)
 
-    def read_file(self, name: Name, item: dict[str, object], place: _Context) -> None:
+    def read_file(self, name: Name, item: dict[str, object], context: _Context) -> None:
         fields = fields_of(item)
         found = files_of(fields, is_announced=True)
         for address, file in found:
             self.add(address, file)
-        below = place.below(name)
+        below = context.below(name)
         for key, value in item.items():
             inner = name_of(key)
-            if len(key) > _LEAST_ADDRESS and may_hold_files(key):
+            if len(key) > _LEAST_ADDRESS and may_contain_files(key):
                 self.texts.append((key, False, False))
             if isinstance(value, str):
                 link = exact_address(value) if found and inner.word in ADDRESS_FIELDS else None
                 is_read = link is not None and any(_is_same(link, known) for known, _ in found)
-                if found and not is_read and may_hold_files(value):
+                if found and not is_read and may_contain_files(value):
                     self.texts.append((value, False, False))
                 elif link is not None and not is_read and not link.is_other:
                     self.is_incomplete = True  # two fields of one meaning with different addresses
@@ -271,7 +277,7 @@ class _Search:
 
     def read_list_text(self, text: str, *, is_outer: bool) -> bool:
         """Read the addresses in a text that announces files; return whether there were any."""
-        if exact_address(text) is None and may_hold_files(text):
+        if exact_address(text) is None and may_contain_files(text):
             self.texts.append((text, False, False))  # to check later that no address was overlooked
         usable = [address for address in read_addresses(text) if not address.is_other]
         usable = [address for address in usable if address.host or address.is_attachment]
@@ -290,8 +296,8 @@ class _Search:
                 if isinstance(text, str)
             ]
             if any("thumb" in text.lower() for text in texts):
-                self.no_files.update(token for text in texts for token in traces_in(text[:10_000]))
-            elif any(map(may_hold_files, texts)):
+                self.no_files.update(token for text in texts for token in attachment_tokens_in(text[:10_000]))
+            elif any(map(may_contain_files, texts)):
                 self.is_incomplete = True
 
     # Addresses in texts.
@@ -300,7 +306,7 @@ class _Search:
         """Find the addresses of attachments in texts, and check that none was overlooked anywhere."""
         traces: set[str] = set()
         for text, may_tell, is_html in self.texts:
-            shown = plain(text)
+            shown = unescaped(text)
             found, is_pure = addresses_in(shown, MOST_ATTACHMENTS, is_list=False)
             files = [address for address in found if address.is_attachment]
             for address in files:
@@ -310,20 +316,22 @@ class _Search:
                     self.listed.append(address.text)
             self.is_listed |= is_pure and bool(files) and may_tell
             self.is_in_html |= is_html and bool(files)
-            tokens = list(traces_in(shown))
+            tokens = list(attachment_tokens_in(shown))
             traces.update(tokens)
             if tokens.count("") > sum(is_cdn(address.host) for address in files):
                 self.is_incomplete = True
         if traces - {""}:
-            known = {trace for token in self.tokens for trace in traces_in(f"attachments/token/{token}")}
+            known = {
+                trace for token in self.tokens for trace in attachment_tokens_in(f"attachments/token/{token}")
+            }
             self.is_incomplete |= not traces <= known | self.no_files | {""}
 
     # Results.
 
-    def add_object(self, fields: dict[str, object], data: dict[str, object], place: _Context) -> None:
+    def add_object(self, fields: dict[str, object], data: dict[str, object], context: _Context) -> None:
         """Record the files of an object that no key announces."""
         for address, file in files_of(fields, is_announced=False):
-            self.is_listed |= not place.is_aside
+            self.is_listed |= not context.is_aside
             if self.add(address, file):
                 self.listed.append(data)
 
@@ -355,18 +363,20 @@ class _Search:
             )
         return False
 
-    def note_comment(self, name: Name, value: object, place: _Context) -> None:
-        if place.is_trusted and (text := text_of(value)) and COMMENT_ID.fullmatch(text):
-            self.comments.append((place.depth, not name.is_latest, text))
+    def note_comment(self, name: Name, value: object, context: _Context) -> None:
+        if context.is_trusted and (text := text_of(value)) and COMMENT_ID.fullmatch(text):
+            self.comments.append((context.depth, not name.is_latest, text))
 
-    def note_none(self, name: Name, value: object, place: _Context) -> None:
+    def note_none(self, name: Name, value: object, context: _Context) -> None:
         """Record that there are no files; a field for one document does not prove it."""
         is_list = not name.is_single or isinstance(value, list)
-        is_all = "inline" not in name.word and (name.is_certain or (name.word == "files" and place.is_ticket))
-        self.says_none |= place.is_trusted and is_list and is_all
+        is_all = "inline" not in name.word and (
+            name.is_certain or (name.word == "files" and context.is_ticket)
+        )
+        self.says_none |= context.is_trusted and is_list and is_all
 
-    def note_unreadable(self, name: Name, value: object, place: _Context) -> None:
-        if name.word == "attachments" and place.is_ticket:
+    def note_unreadable(self, name: Name, value: object, context: _Context) -> None:
+        if name.word == "attachments" and context.is_ticket:
             raise Unreadable("wrong_shape", "`attachments` is neither a list nor an object nor an address.")
         self.is_incomplete |= bool(name.is_certain and value)
         self.is_incomplete |= isinstance(value, str) and _FILE_NAME.fullmatch(value) is not None
@@ -374,15 +384,6 @@ class _Search:
 
 def _is_same(address: Address, known: Address) -> bool:
     return address.key == known.key or (address.token is not None and address.token == known.token)
-
-
-def _choose(comments: list[tuple[int, bool, str]]) -> str | None:
-    """Choose the id nearest to the top; None if two differ there, because a sender may have written one."""
-    if not comments:
-        return None
-    depth = min(comments)[0]
-    ids = {comment[2] for comment in comments if comment[0] == depth}
-    return ids.pop() if len(ids) == 1 else None
 
 
 def _count(text: str) -> int:

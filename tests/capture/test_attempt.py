@@ -1,4 +1,4 @@
-"""One attempt: what each answer of the other side comes to, and that only what is missing is fetched."""
+"""One attempt: the outcome of each kind of response; only missing files are fetched."""
 
 import asyncio
 from contextlib import suppress
@@ -37,11 +37,11 @@ async def captured(client: Client, *urls: str, **more: Any) -> dict[str, Any]:
         (Fault(status=302, headers={"Location": "http://example.com/x"}), "address_refused"),
     ],
 )
-async def test_what_no_attempt_can_heal_fails_at_once_with_a_reason(
+async def test_a_permanent_error_fails_the_job_at_once_with_a_reason(
     client: Client, worker: Worker, zendesk: Zendesk, fault: Fault, code: str
 ) -> None:
     email = await captured(
-        # Twice: after a page to sign in it is asked once more, with a new access token.
+        # Twice: after a sign-in page the file is requested again with a new access token.
         client,
         zendesk.add_file("invoice.pdf", PDF, content_type="application/pdf", faults=[fault, fault]),
     )
@@ -61,7 +61,7 @@ async def test_what_no_attempt_can_heal_fails_at_once_with_a_reason(
         Fault(reset_after=1000),
     ],
 )
-async def test_what_another_attempt_may_heal_is_tried_again(
+async def test_a_transient_error_leads_to_another_attempt(
     client: Client, worker: Worker, zendesk: Zendesk, fault: Fault
 ) -> None:
     email = await captured(client, zendesk.add_file("invoice.pdf", PDF, faults=[fault]))
@@ -71,7 +71,7 @@ async def test_what_another_attempt_may_heal_is_tried_again(
     assert [attempt["number"] for attempt in email["attempts"]] == [1, 2]
 
 
-async def test_a_budget_that_is_used_up_ends_in_failed(
+async def test_an_exhausted_budget_fails_the_job(
     settings: Settings, zendesk: Zendesk, res: Resources
 ) -> None:
     settings = settings.model_copy(update={"max_retries": 2})
@@ -88,7 +88,7 @@ async def test_a_budget_that_is_used_up_ends_in_failed(
     assert email["attachments"][0]["status"] == "failed"
 
 
-async def test_one_bad_file_does_not_cost_the_others(
+async def test_one_bad_file_does_not_affect_the_others(
     client: Client, worker: Worker, zendesk: Zendesk
 ) -> None:
     good, bad = (
@@ -102,7 +102,9 @@ async def test_one_bad_file_does_not_cost_the_others(
     assert [a["status"] for a in email["attachments"]] == ["stored", "failed", "stored"]
 
 
-async def test_a_retry_fetches_only_what_is_missing(client: Client, worker: Worker, zendesk: Zendesk) -> None:
+async def test_a_second_attempt_fetches_only_missing_files(
+    client: Client, worker: Worker, zendesk: Zendesk
+) -> None:
     good = zendesk.add_file("good.pdf", PDF)
     flaky = zendesk.add_file("flaky.pdf", PDF[::-1], faults=[Fault(status=503)])
 
@@ -112,7 +114,7 @@ async def test_a_retry_fetches_only_what_is_missing(client: Client, worker: Work
     assert (zendesk.file(good).requests, zendesk.file(flaky).requests) == (1, 2)
 
 
-async def test_an_operator_retries_what_failed_and_only_that(
+async def test_an_operators_retry_fetches_only_failed_files(
     client: Client, worker: Worker, zendesk: Zendesk
 ) -> None:
     good, bad = (
@@ -129,12 +131,12 @@ async def test_an_operator_retries_what_failed_and_only_that(
     assert [attempt["outcome"] for attempt in email["attempts"]] == ["failed", "completed"]
 
 
-async def test_credentials_go_to_the_account_and_never_to_the_cdn(
+async def test_credentials_are_sent_to_the_account_and_never_to_the_cdn(
     client: Client, worker: Worker, zendesk: Zendesk
 ) -> None:
     email = await captured(client, zendesk.add_file("invoice.pdf", PDF))
 
-    assert email["processing_status"] == "completed"  # the account gives nothing without them
+    assert email["processing_status"] == "completed"  # the account refuses requests without them
     assert zendesk.state.cdn_authorizations == []
 
 
@@ -152,7 +154,7 @@ async def test_a_file_announced_without_an_address_gets_it_from_the_api(
     assert [file["file_name"] for file in email["attachments"]] == ["invoice.pdf", "logo.png"]
 
 
-async def test_a_file_announced_without_an_address_that_zendesk_does_not_know_either_fails(
+async def test_a_file_without_an_address_that_zendesk_does_not_list_fails(
     client: Client, worker: Worker, zendesk: Zendesk
 ) -> None:
     zendesk.add_comment(4711, attachments=[zendesk.add_file("other.pdf", PDF)])
@@ -176,7 +178,7 @@ async def test_two_workers_and_two_messages_make_one_attempt(
     assert (await client.email(receipt["email_id"]))["processing_status"] == "completed"
 
 
-async def test_a_lease_is_renewed_as_long_as_the_work_takes(
+async def test_a_lease_is_renewed_during_a_long_attempt(
     client: Client, worker: Worker, zendesk: Zendesk, settings: Settings
 ) -> None:
     slow = Fault(pause_after=1000)
@@ -196,7 +198,7 @@ async def test_a_lease_is_renewed_as_long_as_the_work_takes(
     assert (email["processing_status"], len(email["attempts"])) == ("completed", 1)
 
 
-async def test_an_attempt_that_takes_too_long_is_given_back(
+async def test_an_attempt_that_takes_too_long_is_released(
     settings: Settings, zendesk: Zendesk, res: Resources
 ) -> None:
     settings = settings.model_copy(update={"attempt_seconds": 3})
@@ -243,9 +245,7 @@ async def test_a_webhook_that_only_names_a_comment_gets_its_files_from_the_api(
     assert [a["size"] for a in email["attachments"]] == [len(PDF), 8]
 
 
-async def test_a_comment_that_is_not_there_yet_is_looked_up_again(
-    client: Client, worker: Worker, zendesk: Zendesk
-) -> None:
+async def test_a_missing_comment_is_looked_up_again(client: Client, worker: Worker, zendesk: Zendesk) -> None:
     zendesk.add_comment(77)
     receipt = await client.send({"ticket_id": 77, "comment_id": 999_999})
 
@@ -257,7 +257,7 @@ async def test_a_comment_that_is_not_there_yet_is_looked_up_again(
 async def test_a_webhook_that_names_no_comment_gets_the_files_of_its_time(
     client: Client, worker: Worker, zendesk: Zendesk
 ) -> None:
-    """Two quick e-mails may announce each other, so those of the last hour are taken; those of yesterday are not."""
+    """Two quick e-mails may announce each other, so the comments of the last hour count; those of yesterday do not."""
     now = datetime.now(UTC)
     for name, age in (("old", 26), ("also old", 25), ("first", 0.01), ("second", 0)):
         zendesk.add_comment(
@@ -271,7 +271,7 @@ async def test_a_webhook_that_names_no_comment_gets_the_files_of_its_time(
         assert {file["file_name"] for file in email["attachments"]} == {"first", "second"}
 
 
-async def test_a_webhook_that_names_no_comment_gets_the_newest_before_it(
+async def test_a_webhook_that_names_no_comment_gets_the_newest_earlier_one(
     client: Client, worker: Worker, zendesk: Zendesk
 ) -> None:
     now = datetime.now(UTC)
@@ -286,7 +286,7 @@ async def test_a_webhook_that_names_no_comment_gets_the_newest_before_it(
     assert [file["file_name"] for file in email["attachments"]] == ["newest"]
 
 
-async def test_without_credentials_a_webhook_that_says_nothing_of_files_fails_with_advice(
+async def test_without_credentials_a_webhook_without_a_list_of_files_fails_with_advice(
     settings: Settings, zendesk: Zendesk, res: Resources
 ) -> None:
     without = settings.model_copy(
@@ -308,7 +308,7 @@ async def test_without_credentials_a_webhook_that_says_nothing_of_files_fails_wi
 async def test_the_files_of_a_comment_are_recorded_all_or_none(
     client: Client, zendesk: Zendesk, res: Resources, database: asyncpg.Connection
 ) -> None:
-    """An attempt that knew only some of them would complete without the others."""
+    """An attempt that knew only some of the files would complete without the others."""
     comment_id = zendesk.add_comment(77, attachments=[zendesk.add_file(name, PDF) for name in "abc"])
     email_id = (await client.send({"ticket_id": 77, "comment_id": comment_id}))["email_id"]
     await database.execute("ALTER TABLE attachments ADD CONSTRAINT broken CHECK (position < 2)")
@@ -323,14 +323,14 @@ async def test_the_files_of_a_comment_are_recorded_all_or_none(
 
 
 @pytest.mark.parametrize("answer", [{}, {"comments": 7}, {"comments": [{"id": 1, "attachments": 7}]}])
-def test_an_odd_answer_of_the_comments_api_is_tried_again(answer: dict[str, object]) -> None:
+def test_a_malformed_response_of_the_comments_api_is_transient(answer: dict[str, object]) -> None:
     with pytest.raises(Transient) as caught:
         read_page(answer)
 
     assert caught.value.code == "bad_response"
 
 
-async def test_a_connection_that_breaks_after_the_claims_costs_no_attempt(
+async def test_a_connection_that_breaks_after_the_claim_costs_no_attempt(
     client: Client, zendesk: Zendesk, settings: Settings
 ) -> None:
     url = zendesk.add_file("a.pdf", b"%PDF-1.7" * 100)
@@ -345,7 +345,7 @@ async def test_a_connection_that_breaks_after_the_claims_costs_no_attempt(
     assert [len(email["attempts"]) for email in ends] == [1] * 20
 
 
-async def test_images_that_stand_only_in_the_html_of_a_comment_are_files(
+async def test_images_in_the_html_of_a_comment_are_files(
     client: Client, worker: Worker, zendesk: Zendesk
 ) -> None:
     listed, shown, linked = (

@@ -1,4 +1,4 @@
-"""A retry by hand reads the body again: what an older parser overlooked is captured, and what is stored stays."""
+"""A retry reparses the body: files that an older parser overlooked are captured, and stored files stay."""
 
 import json
 from typing import Any
@@ -26,7 +26,7 @@ NAMES = ("a.pdf", "b.pdf", "c.pdf")
 
 
 async def attempt(res: Resources, database: asyncpg.Connection, email_id: int) -> None:
-    """Run the next attempt here, as a worker would."""
+    """Run the next attempt in this process."""
     number = await database.fetchval("SELECT attempt_number + 1 FROM incoming_emails WHERE id = $1", email_id)
     await process(res, email_id, number)
 
@@ -40,7 +40,7 @@ async def captured(client: Client, res: Resources, database: asyncpg.Connection,
 
 
 async def forget(database: asyncpg.Connection, email_id: int, *positions: int, **columns: object) -> None:
-    """Leave a record as an older parser would have, which overlooked files and noted no fingerprint."""
+    """Change a record to that of an older parser, without some files and without a fingerprint."""
     await database.execute(
         "DELETE FROM attachments WHERE email_id = $1 AND position = ANY($2)", email_id, positions
     )
@@ -58,7 +58,7 @@ async def flags(database: asyncpg.Connection) -> list[bool]:
     return [row["reread"] for row in await database.fetch("SELECT reread FROM incoming_emails ORDER BY id")]
 
 
-async def test_a_file_that_was_overlooked_is_captured_after_a_retry_by_hand(
+async def test_a_file_overlooked_by_an_older_parser_is_captured_after_a_retry(
     client: Client, res: Resources, database: asyncpg.Connection, zendesk: Zendesk
 ) -> None:
     email_id = await captured(client, res, database, zendesk)
@@ -82,10 +82,10 @@ async def test_a_file_that_was_overlooked_is_captured_after_a_retry_by_hand(
     assert len(email["attachment_urls"]) == 3
 
 
-async def test_addresses_that_were_taken_for_one_file_become_the_files_that_they_are(
+async def test_addresses_that_were_read_as_one_file_become_several_files(
     client: Client, res: Resources, database: asyncpg.Connection, zendesk: Zendesk
 ) -> None:
-    """The one that no server knows does not fail the e-mail any more."""
+    """The address that no server knows fails the e-mail no longer."""
     email_id = await captured(client, res, database, zendesk)
     urls = [row["source_url"] for row in await database.fetch("SELECT * FROM attachments ORDER BY position")]
     await forget(database, email_id, 1, 2, processing_status="failed")
@@ -102,7 +102,7 @@ async def test_addresses_that_were_taken_for_one_file_become_the_files_that_they
     assert await files(client, email_id) == [(n, name, "stored") for n, name in enumerate(NAMES)]
 
 
-async def test_an_item_that_is_no_file_is_withdrawn(
+async def test_a_recorded_item_that_is_no_file_is_withdrawn(
     client: Client, res: Resources, database: asyncpg.Connection, zendesk: Zendesk
 ) -> None:
     email_id = await captured(client, res, database, zendesk)
@@ -119,7 +119,7 @@ async def test_an_item_that_is_no_file_is_withdrawn(
     assert await files(client, email_id) == [(n, name, "stored") for n, name in enumerate(NAMES)]
 
 
-async def test_a_retry_of_what_reads_the_same_fetches_nothing(
+async def test_a_retry_without_differences_fetches_nothing(
     client: Client, res: Resources, database: asyncpg.Connection, zendesk: Zendesk
 ) -> None:
     email_id = await captured(client, res, database, zendesk)
@@ -135,10 +135,10 @@ async def test_a_retry_of_what_reads_the_same_fetches_nothing(
 
 
 @pytest.mark.parametrize("body", [None, b"?", IGNORED])
-async def test_a_record_whose_body_says_nothing_stays_as_it_is(
+async def test_a_record_without_a_readable_body_stays_unchanged(
     body: bytes | None, client: Client, res: Resources, database: asyncpg.Connection, zendesk: Zendesk
 ) -> None:
-    """From before bodies were kept, or read by a parser that was more lenient."""
+    """The body was not stored, or an older and more lenient parser read it."""
     email_id = await captured(client, res, database, zendesk)
     await database.execute("UPDATE incoming_emails SET raw_body = $1, reading_hash = NULL", body)
     before = await client.email(email_id)
@@ -155,7 +155,7 @@ async def test_a_record_whose_body_says_nothing_stays_as_it_is(
     assert await flags(database) == [False]
 
 
-async def test_an_attempt_that_lost_its_job_writes_nothing(
+async def test_an_attempt_that_lost_its_claim_writes_nothing(
     client: Client, res: Resources, database: asyncpg.Connection, zendesk: Zendesk
 ) -> None:
     email_id = await captured(client, res, database, zendesk)
@@ -171,10 +171,10 @@ async def test_an_attempt_that_lost_its_job_writes_nothing(
     assert len(await files(client, email_id)) == 3
 
 
-async def test_what_is_stored_is_neither_corrected_nor_withdrawn(
+async def test_stored_files_are_neither_corrected_nor_withdrawn(
     client: Client, res: Resources, database: asyncpg.Connection, zendesk: Zendesk
 ) -> None:
-    """Whatever an attempt believes that it knows of files, from before another one stored them."""
+    """The attempt's knowledge of the files may be older than their storage by another attempt."""
     email_id = await captured(client, res, database, zendesk)
     before = await database.fetch("SELECT * FROM attachments ORDER BY position")
     await database.execute("UPDATE incoming_emails SET processing_status = 'processing'")
@@ -187,7 +187,7 @@ async def test_what_is_stored_is_neither_corrected_nor_withdrawn(
     assert await database.fetch("SELECT * FROM attachments ORDER BY position") == before
 
 
-async def test_a_retry_of_many_reads_again_too(
+async def test_a_bulk_retry_reparses_too(
     client: Client, res: Resources, database: asyncpg.Connection, zendesk: Zendesk
 ) -> None:
     email_id = await captured(client, res, database, zendesk)
@@ -200,7 +200,7 @@ async def test_a_retry_of_many_reads_again_too(
     assert [name for _, name, _ in await files(client, email_id)] == ["a.pdf", "c.pdf", "b.pdf"]
 
 
-async def test_what_was_looked_up_is_no_difference_and_is_looked_up_again_after_a_retry(
+async def test_looked_up_files_are_no_difference_and_are_looked_up_again_after_a_retry(
     client: Client, res: Resources, database: asyncpg.Connection, zendesk: Zendesk
 ) -> None:
     first, second = (zendesk.add_file(name, b"%PDF-1.7") for name in ("a.pdf", "b.pdf"))
@@ -232,7 +232,7 @@ async def planned(res: Resources, wanted: Selection) -> reparse.ReparsePlan:
 
 
 async def put(database: asyncpg.Connection, count: int, *, overlooked: bool) -> list[int]:
-    """Put completed e-mails on record whose body has a file; on demand it was overlooked."""
+    """Insert completed e-mails whose body has a file; optionally without its attachment."""
     urls = ["https://files.example/attachments/token/1"]
     body = json.dumps({"ticket_id": "1", "subject": "Invoice", "attachments": urls})
     rows = await database.fetch(
@@ -258,7 +258,7 @@ async def status(database: asyncpg.Connection, ids: list[int]) -> set[str]:
     return {row["processing_status"] for row in rows}
 
 
-async def test_the_plan_counts_what_reads_differently_over_many_pages(
+async def test_the_plan_counts_differences_over_many_pages(
     res: Resources, database: asyncpg.Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(reparse, "EXAMINED", 7)
@@ -273,7 +273,7 @@ async def test_the_plan_counts_what_reads_differently_over_many_pages(
     assert len(plan.examples) == reparse.EXAMPLES
 
 
-async def test_a_dry_run_says_what_would_change_and_changes_nothing(
+async def test_a_dry_run_prints_the_changes_and_makes_none(
     settings: Settings, res: Resources, database: asyncpg.Connection
 ) -> None:
     ids = await put(database, 3, overlooked=True) + await put(database, 2, overlooked=False)
@@ -287,7 +287,7 @@ async def test_a_dry_run_says_what_would_change_and_changes_nothing(
     assert await status(database, ids) == {"completed"}
 
 
-async def test_what_reads_differently_is_run_again_and_the_same_command_goes_on_with_the_rest(
+async def test_a_repeated_command_retries_the_remaining_differences(
     settings: Settings, res: Resources, database: asyncpg.Connection
 ) -> None:
     differing, others = await put(database, 3, overlooked=True), await put(database, 2, overlooked=False)
@@ -319,7 +319,7 @@ async def test_what_reads_differently_is_run_again_and_the_same_command_goes_on_
     assert json.loads(again_.stdout)["queued"] == 0
 
 
-async def test_one_is_read_again_by_its_id(
+async def test_one_email_is_reparsed_by_its_id(
     settings: Settings, res: Resources, database: asyncpg.Connection
 ) -> None:
     (differing,), (other,) = await put(database, 1, overlooked=True), await put(database, 1, overlooked=False)
@@ -347,7 +347,7 @@ async def test_one_is_read_again_by_its_id(
         (["--all"], 2, "No terminal: add --yes, or --dry-run."),
     ],
 )
-async def test_what_cannot_be_meant_is_said_in_one_line(
+async def test_a_wrong_call_is_explained_in_one_line(
     words: list[str], code: int, said: str, settings: Settings, res: Resources, database: asyncpg.Connection
 ) -> None:
     done = await command(settings, "emails", "reparse", *words)

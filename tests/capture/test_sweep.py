@@ -1,4 +1,4 @@
-"""What puts jobs back: the sweep after lost messages and dead workers, and a person."""
+"""The sweep: jobs with lost messages and of dead workers are dispatched again."""
 
 import asyncio
 from contextlib import suppress
@@ -19,7 +19,7 @@ async def queued_in_redis(res: Resources) -> int:
     return int(await res.redis.zcard("arq:queue"))
 
 
-async def test_a_job_whose_message_is_lost_is_rung_again(
+async def test_a_job_with_a_lost_message_is_dispatched_again(
     client: Client, zendesk: Zendesk, res: Resources, database: asyncpg.Connection
 ) -> None:
     email_id = (await client.send(zendesk.payload()))["email_id"]
@@ -33,7 +33,7 @@ async def test_a_job_whose_message_is_lost_is_rung_again(
     assert await queued_in_redis(res) == 1
 
 
-async def test_ringing_again_what_is_still_queued_adds_nothing(
+async def test_dispatching_a_queued_job_again_adds_no_message(
     client: Client, zendesk: Zendesk, res: Resources, database: asyncpg.Connection
 ) -> None:
     email_id = (await client.send(zendesk.payload()))["email_id"]
@@ -46,7 +46,7 @@ async def test_ringing_again_what_is_still_queued_adds_nothing(
     assert await queued_in_redis(res) == 1
 
 
-async def test_what_an_eviction_left_half_is_made_whole(
+async def test_a_message_that_lost_its_job_by_eviction_is_completed(
     client: Client, zendesk: Zendesk, res: Resources
 ) -> None:
     email_id = (await client.send(zendesk.payload()))["email_id"]
@@ -59,7 +59,7 @@ async def test_what_an_eviction_left_half_is_made_whole(
     assert await queued_in_redis(res) == 1
 
 
-async def test_what_a_killed_worker_had_answered_but_not_claimed_is_rung_again(
+async def test_a_job_dequeued_but_not_claimed_by_a_killed_worker_is_dispatched_again(
     client: Client, zendesk: Zendesk, res: Resources, database: asyncpg.Connection
 ) -> None:
     email_id = (await client.send(zendesk.payload()))["email_id"]
@@ -73,7 +73,7 @@ async def test_what_a_killed_worker_had_answered_but_not_claimed_is_rung_again(
     assert await queued_in_redis(res) == 1
 
 
-async def test_two_sweeps_at_once_share_the_work(
+async def test_two_concurrent_sweeps_share_the_due_jobs(
     client: Client, zendesk: Zendesk, res: Resources, database: asyncpg.Connection
 ) -> None:
     for _ in range(30):
@@ -81,12 +81,12 @@ async def test_two_sweeps_at_once_share_the_work(
     await client.until(email_id, "queued")
     await database.execute("UPDATE incoming_emails SET due_at = now()")
 
-    rung = await asyncio.gather(*(sweep(res) for _ in range(5)))
+    due = await asyncio.gather(*(sweep(res) for _ in range(5)))
 
-    assert sum(rung) == 30
+    assert sum(due) == 30
 
 
-async def test_the_job_of_a_dead_worker_is_rescued_and_its_late_writes_are_refused(
+async def test_the_job_of_a_dead_worker_is_taken_back_and_late_writes_are_refused(
     client: Client, zendesk: Zendesk, res: Resources, database: asyncpg.Connection
 ) -> None:
     slow = Fault(pause_after=1000)
@@ -106,7 +106,7 @@ async def test_the_job_of_a_dead_worker_is_rescued_and_its_late_writes_are_refus
     assert [attempt["outcome"] for attempt in email["attempts"]] == ["abandoned", "completed"]
 
 
-async def test_a_sweep_survives_redis_being_away(
+async def test_a_sweep_survives_an_outage_of_redis(
     client: Client, zendesk: Zendesk, res: Resources, database: asyncpg.Connection
 ) -> None:
     email_id = (await client.send(zendesk.payload()))["email_id"]
@@ -131,7 +131,7 @@ async def is_reachable(res: Resources) -> bool:
     return res.dispatcher.reachable
 
 
-async def test_a_background_task_that_breaks_goes_on(
+async def test_a_background_task_that_raises_is_restarted(
     client: Client, zendesk: Zendesk, res: Resources
 ) -> None:
     res.dispatcher.dispatch("no job at all")  # type: ignore[arg-type]
@@ -141,8 +141,8 @@ async def test_a_background_task_that_breaks_goes_on(
     assert await eventually(lambda: client.until(email_id, "queued"))
 
 
-async def test_background_work_that_swallows_its_cancellation_ends_all_the_same() -> None:
-    """redis-py, waiting for a goodbye of TLS, raises a time-out in the place of the cancellation."""
+async def test_background_work_that_swallows_its_cancellation_still_ends() -> None:
+    """redis-py raises a timeout in place of the cancellation while it closes TLS."""
 
     async def stubborn() -> None:
         for _ in range(2):

@@ -116,7 +116,7 @@ async def test_show_prints_the_history_in_order(settings: Settings, database: as
     done = await typed(settings, "emails", "show", "1")
 
     assert (done.returncode, done.stderr) == (0, "")
-    happened = done.stdout.partition("What happened")[2]
+    happened = done.stdout.partition("History")[2]
     assert "\x1b" not in happened
     words = ("received", "attempt 1 begun by worker.9", "retry by ada\ufffd[2J@")
     assert [happened.index(word) for word in words] == sorted(happened.index(word) for word in words)
@@ -462,7 +462,7 @@ async def test_failed_syncs_are_listed_shown_and_retried(
     assert listed.stderr == ""
     assert [line.split("\t")[0] for line in listed.stdout.splitlines()] == ["3", "2", "1"]
     assert [line.split("\t")[7] for line in listed.stdout.splitlines()] == ["failed"] * 3
-    assert "\nIts sync is failed\n" in shown.stdout
+    assert "\nThe sync is failed\n" in shown.stdout
     assert "document_refused" in shown.stdout
     assert (some.returncode, some.stdout) == (1, "1 to be synced\n")
     assert some.stderr == "E-mail 5 is queued: it is synced when its job ends.\nThere is no e-mail 9.\n"

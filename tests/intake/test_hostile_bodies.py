@@ -1,4 +1,4 @@
-"""Signed bodies of every kind of broken and of odd JSON: each is on record once, byte for byte, whatever it is."""
+"""Signed bodies with broken or odd JSON: each is recorded once, byte for byte."""
 
 import asyncio
 import zlib
@@ -15,7 +15,7 @@ Bodies = dict[str, bytes]
 
 
 def inside(words: bytes, *more: bytes) -> Bodies:
-    """Put each of the words, and each of what is no word, into an e-mail that goes on after it."""
+    """Put each value, valid or not, into an e-mail with more fields after it."""
     values = [*words.split(), *more]
     return {repr(value)[:60]: b'{"ticket_id": 7, "x": %s, "subject": "kept"}' % value for value in values}
 
@@ -35,7 +35,7 @@ def around(*pairs: tuple[bytes, bytes]) -> Bodies:
 
 PLAIN = '{"ticket_id": 7, "subject": "kept"}'
 
-# One reading and no other: an e-mail for ticket 7 whose subject is "kept".
+# Unambiguous: an e-mail for ticket 7 with the subject "kept".
 READABLE: dict[str, Bodies] = {
     "numbers": inside(
         b"0 -0 -0.0 7 1.5 -1.5e3 1E+2 1e-2 0e1 0E+0 1e22 123456789e-400 1e99999 -1e99999 1e-99999"
@@ -49,7 +49,7 @@ READABLE: dict[str, Bodies] = {
         *(b'"\n"', b'"\x01\x1f\x7f"', b'"\0"', b'"/* */ // #"'),
         *('"\u2028\u2029\ufeff\u202e"'.encode(), '"\uffff\U0010ffff"'.encode()),
     ),
-    # Read as windows-1252 where it is no UTF-8; what follows is not swallowed.
+    # Read as windows-1252 where it is not UTF-8; the following text is not lost.
     "texts that are no UTF-8": quoted(
         *(
             b"\xff",
@@ -94,7 +94,7 @@ READABLE: dict[str, Bodies] = {
     },
 }
 
-# No reading, or more than one.
+# Unreadable or ambiguous.
 BROKEN: dict[str, Bodies] = {
     "numbers": inside(
         b"01 -01 00 +1 ++1 --1 - + .5 -.5 . 1. -1. 1.e1 1e 1e+ 1E- 0e 1.5e 1e1.5 1eE2 0x1 0XFF 0b1 0o7 1_000 1,000"
@@ -174,7 +174,7 @@ BROKEN: dict[str, Bodies] = {
 
 
 async def post_all(client: Client, bodies: Bodies) -> dict[str, WebhookResponse]:
-    """Send each body as an invocation of its own, the same at every call."""
+    """Send each body as its own invocation, with the same id at every call."""
     answers = await asyncio.gather(
         *(
             client.zendesk.send(client.webhook, body, headers={INVOCATION_ID: f"invocation-{number}"})
@@ -194,7 +194,7 @@ def told(answers: dict[str, WebhookResponse]) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("kind", READABLE)
-async def test_odd_json_with_one_reading_is_an_email_once_and_in_full(
+async def test_odd_but_unambiguous_json_is_one_complete_email(
     kind: str, client: Server, database: asyncpg.Connection
 ) -> None:
     bodies = READABLE[kind]
@@ -212,7 +212,7 @@ async def test_odd_json_with_one_reading_is_an_email_once_and_in_full(
 
 
 @pytest.mark.parametrize("kind", BROKEN)
-async def test_json_without_one_reading_is_in_quarantine_once_and_in_full(
+async def test_ambiguous_json_is_quarantined_once_and_complete(
     kind: str, client: Server, database: asyncpg.Connection
 ) -> None:
     bodies = BROKEN[kind]

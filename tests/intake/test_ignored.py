@@ -1,4 +1,4 @@
-"""An event of a type that is not used is kept like all that was answered 2xx, and becomes an e-mail once it is used."""
+"""Ignored events are stored like all requests with a 2xx, and a replay makes e-mails of them once their type is used."""
 
 import base64
 import json
@@ -24,7 +24,7 @@ TICKET = b'{"ticket_id": 4711, "subject": "Invoice"}'
 
 
 async def keep(database: asyncpg.Connection, body: bytes = TICKET, **columns: object) -> int:
-    """Keep an event as a parser would have that did not use it yet; return its id."""
+    """Store an event that an older parser ignored; return its id."""
     row = {
         "idempotency_key": f"sha256:{body!r}",
         "received_at": NOON,
@@ -66,7 +66,7 @@ async def test_pages_of_ignored_events_neither_repeat_nor_skip(
     assert second["next_cursor"] is None
 
 
-async def test_an_event_that_is_used_now_becomes_the_email_that_it_would_have_been(
+async def test_an_ignored_event_of_a_newly_used_type_becomes_an_email_on_replay(
     client: Server, database: asyncpg.Connection
 ) -> None:
     ignored_id = await keep(database, signature_hash=b"hash", late=True)
@@ -83,7 +83,7 @@ async def test_an_event_that_is_used_now_becomes_the_email_that_it_would_have_be
     assert (action["action"], action["quarantine_id"]) == ("replay_ignored", None)
 
 
-async def test_a_request_that_zendesk_repeats_after_its_replay_is_the_same_email(
+async def test_a_request_repeated_after_its_replay_is_the_same_email(
     client: Server, database: asyncpg.Connection
 ) -> None:
     headers = signed(TICKET)
@@ -99,7 +99,9 @@ async def test_a_request_that_zendesk_repeats_after_its_replay_is_the_same_email
     assert await bodies(database) == [TICKET]
 
 
-async def test_what_is_not_used_still_stays_where_it_is(client: Server, database: asyncpg.Connection) -> None:
+async def test_an_event_that_is_still_not_used_stays_ignored(
+    client: Server, database: asyncpg.Connection
+) -> None:
     ignored_id = await keep(database, EVENT)
 
     problem = await client.post(f"{IGNORED}/{ignored_id}/replay", status=409)
@@ -110,12 +112,12 @@ async def test_what_is_not_used_still_stays_where_it_is(client: Server, database
 
 
 @pytest.mark.parametrize("number", ["7", "0", "-1", "9" * 18, "one"])
-async def test_a_number_that_none_has_is_not_found(client: Client, number: str) -> None:
+async def test_an_unknown_id_is_not_found(client: Client, number: str) -> None:
     assert (await client.get(f"{IGNORED}/{number}", status=404))["status"] == 404
     assert (await client.post(f"{IGNORED}/{number}/replay", status=404))["status"] == 404
 
 
-async def test_a_reader_may_look_and_not_replay(
+async def test_a_token_for_reading_may_not_replay(
     settings: Settings, zendesk: Zendesk, res: Resources, database: asyncpg.Connection
 ) -> None:
     ignored_id = await keep(database)
@@ -133,7 +135,7 @@ async def test_a_reader_may_look_and_not_replay(
     assert await bodies(database) == []
 
 
-async def test_the_command_line_lists_shows_and_replays_them(
+async def test_the_command_line_lists_shows_and_replays_ignored_events(
     settings: Settings, res: Resources, database: asyncpg.Connection
 ) -> None:
     for body in (TICKET, EVENT):

@@ -1,4 +1,4 @@
-"""Whatever comes with a good signature ends in one row, byte for byte, and never in an unforeseen error."""
+"""Any request with a valid signature becomes one row, byte for byte, and never an unexpected error."""
 
 import asyncio
 import json
@@ -20,7 +20,7 @@ from tests.support.rows import delete_emails
 
 
 async def kept(database: asyncpg.Connection) -> list[tuple[str, int, bytes]]:
-    """Return all rows, as the receipt names them."""
+    """Return all rows by the status of their result."""
     rows = await database.fetch(
         "SELECT 'accepted' AS status, id, raw_body FROM incoming_emails"
         " UNION ALL SELECT 'quarantined', id, raw_body FROM quarantined_webhooks"
@@ -38,7 +38,7 @@ def readable(body: bytes) -> Any:
 @pytest.mark.parametrize(
     "bodies", [written, broken, st.binary(max_size=200)], ids=["json", "broken", "bytes"]
 )
-async def test_any_body_under_any_headers_is_one_row_with_its_bytes_and_a_repeat_adds_none(
+async def test_any_request_is_one_row_with_its_bytes_and_a_repetition_adds_none(
     bodies: st.SearchStrategy[bytes], res: Resources, database: asyncpg.Connection
 ) -> None:
     async def check(case: Case) -> None:
@@ -62,10 +62,10 @@ async def test_any_body_under_any_headers_is_one_row_with_its_bytes_and_a_repeat
     await try_many(st.tuples(headers, bodies), check)
 
 
-async def test_two_bodies_are_both_kept_whatever_they_and_their_headers_share(
+async def test_two_bodies_are_both_stored_whatever_keys_they_share(
     res: Resources, database: asyncpg.Connection
 ) -> None:
-    """Keys may collide, by accident of a template or by malice: nothing that was answered is missing."""
+    """Keys may collide by accident or malice; no request with a 2xx is lost."""
     few = st.sampled_from(["one", "two", "\udcff", ""])
     shared = st.lists(st.tuples(st.sampled_from([INVOCATION_ID, WEBHOOK_ID, ACCOUNT_ID]), few)).map(Headers)
     small = st.builds(
@@ -96,7 +96,7 @@ async def test_two_bodies_are_both_kept_whatever_they_and_their_headers_share(
 
 @pytest.mark.parametrize("name", ["Authorization", "authorization", "COOKIE", "Proxy-Authorization"])
 @pytest.mark.parametrize("body", [b'{"ticket_id": 1}', b"?"])
-async def test_no_secret_of_a_header_is_kept_however_often_it_is_sent(
+async def test_no_secret_of_a_header_is_stored(
     body: bytes, name: str, res: Resources, database: asyncpg.Connection
 ) -> None:
     await intake.accept(res, Headers([(name, "hidden"), ("X-Other", "kept"), (name, "hidden too")]), body)
@@ -106,10 +106,8 @@ async def test_no_secret_of_a_header_is_kept_however_often_it_is_sent(
     assert raw_headers == [[name, "[redacted]"], ["X-Other", "kept"], [name, "[redacted]"]]
 
 
-async def test_a_closed_database_is_an_error_that_a_sender_may_try_again(
-    res: Resources, database: asyncpg.Connection
-) -> None:
-    """As seen by a caller: of our own kind, with a code, and nothing else."""
+async def test_a_closed_database_is_a_transient_error(res: Resources, database: asyncpg.Connection) -> None:
+    """The caller gets one of our own errors, with a code."""
     await database.execute("ALTER TABLE incoming_emails RENAME TO hidden")
     try:
         with pytest.raises(HoldfastError) as caught:

@@ -1,4 +1,4 @@
-"""What could not be read is shown byte for byte, and becomes one e-mail once it can be."""
+"""Quarantined webhooks are shown byte for byte, and become one e-mail each once they can be parsed."""
 
 import asyncio
 import base64
@@ -60,7 +60,7 @@ async def replay(client: Client, quarantine_id: int = 1, status: int = 202) -> d
 
 
 async def replay_at_last(client: Client, quarantine_id: int = 1) -> dict[str, Any]:
-    """Replay, and come again where the answer is to do so."""
+    """Replay, and repeat after a transient error."""
     headers = {"Authorization": f"Bearer {API_TOKEN}"}
     url = f"{client.url}{QUARANTINE}/{quarantine_id}/replay"
 
@@ -77,10 +77,10 @@ async def ids(client: Client, query: str = "") -> list[int]:
     return [webhook["id"] for webhook in (await client.get(f"{QUARANTINE}{query}"))["quarantine"]]
 
 
-# ── what is there
+# ── lists and details
 
 
-async def test_the_list_has_what_waits_and_on_request_what_was_replayed(
+async def test_the_list_has_open_webhooks_and_on_request_replayed_ones(
     client: Client, database: asyncpg.Connection
 ) -> None:
     await keep_many(database, 4)
@@ -105,7 +105,7 @@ async def test_the_list_has_what_waits_and_on_request_what_was_replayed(
     }
 
 
-async def test_a_request_from_before_there_were_replays_waits(
+async def test_a_request_from_before_there_were_replays_is_open(
     client: Client, database: asyncpg.Connection
 ) -> None:
     await add_quarantined_body(database)
@@ -116,7 +116,7 @@ async def test_a_request_from_before_there_were_replays_waits(
 
 
 @pytest.mark.parametrize("replayed", ["false", "true"])
-async def test_pages_neither_repeat_nor_skip_while_more_comes_in(
+async def test_pages_neither_repeat_nor_skip_while_webhooks_arrive(
     client: Client, database: asyncpg.Connection, replayed: str
 ) -> None:
     await keep_many(database, 5)
@@ -146,7 +146,7 @@ async def test_pages_neither_repeat_nor_skip_while_more_comes_in(
         ("cursor=MjAyNS0xMS0wM1QxMjowMDowMCswMDowMA==", "bad_cursor"),
     ],
 )
-async def test_a_parameter_that_is_wrong_is_said_to_be(client: Client, query: str, code: str) -> None:
+async def test_a_wrong_parameter_is_named(client: Client, query: str, code: str) -> None:
     problem = await client.get(f"{QUARANTINE}?{query}", status=400)
 
     assert problem["code"] == code
@@ -163,7 +163,7 @@ async def test_a_parameter_that_is_wrong_is_said_to_be(client: Client, query: st
         (bytes(range(256)) * 1000, (bytes(range(256)) * 1000).decode(errors="replace")),
     ],
 )
-async def test_one_is_shown_as_it_came_with_each_of_its_bytes(
+async def test_a_quarantined_webhook_is_shown_byte_for_byte(
     client: Client, zendesk: Zendesk, body: bytes, shown: str
 ) -> None:
     sent: dict[str, str | None] = {"Authorization": "Basic aGlkZGVu", "X-Other": "one"}
@@ -180,7 +180,7 @@ async def test_one_is_shown_as_it_came_with_each_of_its_bytes(
     assert ["X-Other", "one"] in webhook["headers"]
 
 
-async def test_headers_that_are_no_text_are_shown_as_json_can(
+async def test_headers_that_are_not_utf8_are_shown_as_far_as_json_allows(
     client: Client, database: asyncpg.Connection
 ) -> None:
     await add_quarantined_body(database, raw_headers=r'[["X-Other", "\udcff"], ["X-Other", "\u0000"]]')
@@ -191,15 +191,15 @@ async def test_headers_that_are_no_text_are_shown_as_json_can(
 
 
 @pytest.mark.parametrize("number", ["7", "0", "-1", "9" * 18, "9" * 30, "one", "%00"])
-async def test_a_number_that_none_has_is_not_found(client: Client, number: str) -> None:
+async def test_an_unknown_id_is_not_found(client: Client, number: str) -> None:
     assert (await client.get(f"{QUARANTINE}/{number}", status=404))["status"] == 404
     assert (await client.post(f"{QUARANTINE}/{number}/replay", status=404))["status"] == 404
 
 
-# ── replaying it
+# ── replay
 
 
-async def test_a_replay_makes_the_email_that_there_would_have_been_at_the_time_when_it_came(
+async def test_a_replay_makes_an_email_with_the_original_time_of_receipt(
     client: Server, database: asyncpg.Connection
 ) -> None:
     await add_quarantined_body(database)
@@ -219,7 +219,7 @@ async def test_a_replay_makes_the_email_that_there_would_have_been_at_the_time_w
     assert row["replayed_at"] is not None
 
 
-async def test_a_worker_completes_what_was_replayed_with_its_files(
+async def test_a_worker_completes_a_replayed_email_with_its_files(
     client: Client, worker: Worker, zendesk: Zendesk, database: asyncpg.Connection
 ) -> None:
     files = {"invoice.pdf": b"%PDF-1.7\n" + bytes(range(256)), "list.csv": b"a,b\n1,2\n"}
@@ -237,10 +237,10 @@ async def test_a_worker_completes_what_was_replayed_with_its_files(
             assert await response.read() == content
 
 
-async def test_whatever_can_be_read_is_replayed_into_what_the_webhook_would_have_been(
+async def test_a_replay_records_what_the_webhook_would_have_recorded(
     res: Resources, database: asyncpg.Connection
 ) -> None:
-    """Its key included, so that it is once on record however it came there."""
+    """The key is the same, too, so that each e-mail is recorded once."""
 
     async def recorded() -> list[dict[str, Any]]:
         rows = await database.fetch(
@@ -285,7 +285,7 @@ async def test_whatever_can_be_read_is_replayed_into_what_the_webhook_would_have
         (EVENT, "event_not_used"),
     ],
 )
-async def test_what_still_makes_no_email_is_kept_with_the_newest_reason(
+async def test_a_webhook_that_still_cannot_be_parsed_keeps_the_newest_reason(
     client: Client, database: asyncpg.Connection, body: bytes, code: str
 ) -> None:
     await add_quarantined_body(
@@ -305,9 +305,7 @@ async def test_what_still_makes_no_email_is_kept_with_the_newest_reason(
     assert await ids(client) == [1]
 
 
-async def test_what_was_replayed_is_a_duplicate_of_its_email(
-    client: Client, database: asyncpg.Connection
-) -> None:
+async def test_a_second_replay_is_a_duplicate(client: Client, database: asyncpg.Connection) -> None:
     await add_quarantined_body(database)
     first = await replay(client)
     marked = await kept(database)
@@ -322,7 +320,7 @@ async def test_what_was_replayed_is_a_duplicate_of_its_email(
 
 @pytest.mark.parametrize("body", [QUARANTINED_BODY, b'{"ticket_id": 1, "webhook_id": "two"}'])
 @pytest.mark.parametrize("first", ["the replay", "the webhook"])
-async def test_what_zendesk_sent_again_meanwhile_is_the_same_email(
+async def test_a_webhook_that_zendesk_repeated_meanwhile_is_the_same_email(
     client: Client, zendesk: Zendesk, database: asyncpg.Connection, body: bytes, first: str
 ) -> None:
     await add_quarantined_body(database, body)
@@ -340,7 +338,7 @@ async def test_what_zendesk_sent_again_meanwhile_is_the_same_email(
     assert (await kept(database))["email_id"] == 1
 
 
-async def test_two_emails_of_one_key_are_two_after_a_replay_and_no_more_if_sent_again(
+async def test_two_emails_with_one_key_are_two_after_a_replay_and_stay_two(
     client: Client, zendesk: Zendesk, worker: Worker, database: asyncpg.Connection
 ) -> None:
     urls = [zendesk.add_file(name, name.encode()) for name in ("one.txt", "two.txt")]
@@ -366,10 +364,10 @@ async def test_two_emails_of_one_key_are_two_after_a_replay_and_no_more_if_sent_
     assert len(await bodies(database, "quarantined_webhooks")) == 1
 
 
-async def test_a_body_whose_own_key_is_taken_as_well_stays_where_it_is(
+async def test_a_body_with_a_reused_body_key_stays_in_quarantine(
     client: Client, database: asyncpg.Connection
 ) -> None:
-    """Nothing but malice gets there, and it costs no other e-mail."""
+    """Only malice leads there, and it affects no other e-mail."""
     await add_quarantined_body(database)
     for key in ("one", intake._body_key(QUARANTINED_BODY)):
         await database.execute(
@@ -384,11 +382,11 @@ async def test_a_body_whose_own_key_is_taken_as_well_stays_where_it_is(
     assert await ids(client) == [1]
 
 
-# ── at the same time, and cut off
+# ── concurrent and interrupted replays
 
 
 @pytest.mark.parametrize("kind", ["a new one", "a key that is reused"])
-async def test_a_thousand_replays_at_once_make_one_email(
+async def test_a_thousand_concurrent_replays_make_one_email(
     client: Server, database: asyncpg.Connection, kind: str
 ) -> None:
     await add_quarantined_body(database)
@@ -398,15 +396,17 @@ async def test_a_thousand_replays_at_once_make_one_email(
     answers = await asyncio.gather(*(replay_at_last(client) for _ in range(1000)))
 
     assert len({answer["email_id"] for answer in answers}) == 1
-    assert [answer["status"] for answer in answers].count("accepted") <= 1  # one that was cut off made it
+    assert [answer["status"] for answer in answers].count(
+        "accepted"
+    ) <= 1  # an interrupted replay recorded it
     assert (await bodies(database)).count(QUARANTINED_BODY) == 1
     assert (await kept(database))["email_id"] == answers[0]["email_id"]
 
 
-async def test_breaking_each_chunk_to_postgres_in_turn_loses_and_doubles_nothing(
+async def test_a_connection_broken_at_any_chunk_loses_and_doubles_nothing(
     settings: Settings, zendesk: Zendesk, res: Resources, database: asyncpg.Connection
 ) -> None:
-    """Whatever Postgres was being told when the line broke."""
+    """The connection breaks during any statement."""
     broken = 0
     async with before_postgres(settings) as (proxy, proxied), serving(proxied, zendesk) as client:
         for number, arrives in ((number, arrives) for number in range(16) for arrives in (True, False)):
@@ -430,12 +430,12 @@ async def test_breaking_each_chunk_to_postgres_in_turn_loses_and_doubles_nothing
     assert broken >= 8
 
 
-async def test_a_replay_that_ended_before_its_mark_is_healed_by_another(
+async def test_a_replay_that_ended_before_its_mark_is_completed_by_another(
     settings: Settings, zendesk: Zendesk, res: Resources, database: asyncpg.Connection
 ) -> None:
     await add_quarantined_body(database)
     async with before_postgres(settings) as (proxy, proxied), serving(proxied, zendesk) as client:
-        await intake.accept(client.res, CIMultiDict(), b'{"ticket_id": 1}')  # it is connected
+        await intake.accept(client.res, CIMultiDict(), b'{"ticket_id": 1}')  # the connection is open
         proxy.trip(b"UPDATE quarantined_webhooks", arrives=False, cuts=False)
         cut_off = await replay(client, status=503)
         between = ((await kept(database))["replayed_at"], (await bodies(database)).count(QUARANTINED_BODY))
@@ -449,7 +449,7 @@ async def test_a_replay_that_ended_before_its_mark_is_healed_by_another(
     assert (await bodies(database)).count(QUARANTINED_BODY) == 1
 
 
-async def test_the_log_names_ids_and_nothing_of_what_was_sent(
+async def test_the_log_has_ids_and_nothing_of_the_request(
     res: Resources, database: asyncpg.Connection
 ) -> None:
     await add_quarantined_body(database, b'{"ticket_id": 1, "subject": "hunter2", "webhook_id": "hunter2"}')
@@ -479,7 +479,7 @@ async def run(settings: Settings, *words: str, **changes: str) -> Done:
     return await command(settings, "quarantine", *words, **{"COLUMNS": "200", **changes})
 
 
-async def test_the_table_has_what_waits_and_steers_no_terminal(
+async def test_the_table_has_open_webhooks_and_no_control_characters(
     settings: Settings, res: Resources, database: asyncpg.Connection
 ) -> None:
     await add_quarantined_body(database)
@@ -502,7 +502,7 @@ async def test_the_table_has_what_waits_and_steers_no_terminal(
     assert replayed.stdout.splitlines() == ["\t".join(row)]
 
 
-async def test_show_prints_what_the_api_answers(
+async def test_show_prints_the_response_of_the_api(
     settings: Settings, client: Client, database: asyncpg.Connection
 ) -> None:
     await add_quarantined_body(database, b"\xff\x1b[2J", raw_headers=r'[["X-Other", "\udcff"]]')
@@ -519,7 +519,7 @@ async def test_show_prints_what_the_api_answers(
     assert base64.b64decode(shown["body_base64"]) == b"\xff\x1b[2J"
 
 
-async def test_replay_makes_emails_and_names_what_it_could_not(
+async def test_replay_makes_emails_and_names_its_failures(
     settings: Settings, database: asyncpg.Connection
 ) -> None:
     await add_quarantined_body(database)
@@ -538,7 +538,7 @@ async def test_replay_makes_emails_and_names_what_it_could_not(
     assert await bodies(database) == [QUARANTINED_BODY]
 
 
-async def test_replay_all_goes_through_what_waits_oldest_first_and_sums_up(
+async def test_replay_all_takes_open_webhooks_oldest_first_and_prints_totals(
     settings: Settings, database: asyncpg.Connection
 ) -> None:
     await add_quarantined_body(database)
@@ -567,7 +567,7 @@ async def test_replay_all_goes_through_what_waits_oldest_first_and_sums_up(
 @pytest.mark.parametrize(
     "words", [("replay",), ("replay", "1", "--all"), ("show", "one"), ("list", "--limit", "0")]
 )
-def test_a_wrong_word_is_a_usage_error(words: tuple[str, ...]) -> None:
+def test_an_unknown_argument_is_a_usage_error(words: tuple[str, ...]) -> None:
     done = CliRunner().invoke(main, ["quarantine", *words])
 
     assert (done.exit_code, done.stdout) == (2, "")
@@ -587,7 +587,9 @@ async def test_without_postgres_a_command_ends_with_one_line(
     )
 
 
-async def test_one_that_is_not_there_is_one_line(settings: Settings, database: asyncpg.Connection) -> None:
+async def test_an_unknown_id_is_reported_in_one_line(
+    settings: Settings, database: asyncpg.Connection
+) -> None:
     for word, listing in (("show", " `holdfast quarantine list` lists the newest."), ("replay", "")):
         done = await run(settings, word, "7")
 

@@ -1,4 +1,4 @@
-"""Files of e-mails: what became of each is written by who holds the job, and by nobody else."""
+"""States of files: only the attempt that has claimed the job can write them."""
 
 import asyncio
 from datetime import timedelta
@@ -31,7 +31,7 @@ async def claimed(res: Resources, keys: str) -> list[Claim]:
         return [claim for claim in await attempts.claim(conn, requests) if claim]
 
 
-async def test_marks_in_one_statement_are_answered_each_for_itself(
+async def test_updates_in_one_statement_have_a_result_each(
     res: Resources, database: asyncpg.Connection
 ) -> None:
     one, two, lost = await claimed(res, "abc")
@@ -58,7 +58,7 @@ async def test_marks_in_one_statement_are_answered_each_for_itself(
     assert [(row["size"], row["object_key"]) for row in rows if row["stored_at"]] == [(2**40, STORED.key)]
 
 
-async def test_a_file_that_is_stored_after_all_shows_no_error(
+async def test_a_file_stored_by_a_later_attempt_shows_no_error(
     res: Resources, database: asyncpg.Connection
 ) -> None:
     [claim] = await claimed(res, "a")
@@ -72,7 +72,7 @@ async def test_a_file_that_is_stored_after_all_shows_no_error(
     assert (row["status"], row["error_code"], row["error"]) == ("stored", None, None)
 
 
-async def test_a_mark_that_postgres_refuses_does_not_cost_its_neighbours(res: Resources) -> None:
+async def test_an_update_that_postgres_refuses_fails_alone(res: Resources) -> None:
     claims = await claimed(res, "abcdef")
     marks = [FileUpdate(claim.fencing_token, 0, "stored", STORED) for claim in claims]
     marks[2] = FileUpdate(claims[2].fencing_token, 0, "stored", StoredObject("\0", 1, None, "key"))
@@ -83,7 +83,7 @@ async def test_a_mark_that_postgres_refuses_does_not_cost_its_neighbours(res: Re
     assert held == [True] * 5
 
 
-async def test_files_are_listed_in_order_for_each_who_asks(res: Resources) -> None:
+async def test_files_are_listed_in_order_for_each_caller(res: Resources) -> None:
     one, two = await claimed(res, "ab")
     async with connect(res.engine) as conn:
         listed = await files_of(conn, [two.email_id, 999, one.email_id, two.email_id])

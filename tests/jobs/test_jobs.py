@@ -1,4 +1,4 @@
-"""The state machine: who may go where, what it stamps, and that a lost claim changes nothing."""
+"""The state machine of jobs: allowed transitions, the columns they write, and lost claims that change nothing."""
 
 import asyncio
 from collections.abc import AsyncIterator, Sequence
@@ -82,7 +82,9 @@ async def test_an_email_is_received_once_with_its_files(conn: AsyncConnection, r
     assert (email["processing_status"], email["zendesk_ticket_id"]) == ("received", "1")
 
 
-async def test_a_job_is_claimed_once_and_by_the_right_message_only(conn: AsyncConnection, row: Any) -> None:
+async def test_a_job_is_claimed_once_and_only_by_the_message_of_its_next_attempt(
+    conn: AsyncConnection, row: Any
+) -> None:
     job = await receive(conn)
     await waiting.mark_queued(conn, [job.email_id])
 
@@ -96,7 +98,7 @@ async def test_a_job_is_claimed_once_and_by_the_right_message_only(conn: AsyncCo
     assert email["received_at"] < email["started_at"] < email["lease_until"]
 
 
-async def test_marking_as_queued_takes_nothing_from_a_faster_worker(conn: AsyncConnection, row: Any) -> None:
+async def test_marking_as_queued_leaves_a_claimed_job_alone(conn: AsyncConnection, row: Any) -> None:
     claim = await claimed(conn)
 
     await waiting.mark_queued(conn, [claim.email_id])
@@ -104,7 +106,7 @@ async def test_marking_as_queued_takes_nothing_from_a_faster_worker(conn: AsyncC
     assert (await row())["processing_status"] == "processing"
 
 
-async def test_completing_stamps_the_end_and_clears_the_error(conn: AsyncConnection, row: Any) -> None:
+async def test_completing_sets_the_end_and_clears_the_error(conn: AsyncConnection, row: Any) -> None:
     claim = await claimed(conn)
     await settle_one(conn, Settlement(claim, "released", BROKEN, timedelta(0)))
     claim = await claim_one(conn, Job(claim.email_id, 2)) or claim
@@ -121,7 +123,7 @@ async def test_completing_stamps_the_end_and_clears_the_error(conn: AsyncConnect
     assert email["lease_until"] is None
 
 
-async def test_releasing_costs_a_retry_and_says_why(
+async def test_a_release_costs_a_retry_and_records_the_error(
     conn: AsyncConnection, row: Any, database: asyncpg.Connection
 ) -> None:
     claim = await claimed(conn)
@@ -136,7 +138,7 @@ async def test_releasing_costs_a_retry_and_says_why(
     assert await waiting.take_due(conn, 10) == []
 
 
-async def test_handing_back_costs_nothing_and_is_due_at_once(conn: AsyncConnection, row: Any) -> None:
+async def test_a_hand_back_costs_no_retry_and_is_due_at_once(conn: AsyncConnection, row: Any) -> None:
     claim = await claimed(conn)
 
     assert await settle_one(conn, Settlement(claim, "handed_back"))
@@ -146,7 +148,7 @@ async def test_handing_back_costs_nothing_and_is_due_at_once(conn: AsyncConnecti
     assert await waiting.take_due(conn, 10) == [Job(claim.email_id, 2)]
 
 
-async def test_what_one_sweep_took_the_next_leaves_alone(conn: AsyncConnection) -> None:
+async def test_a_job_taken_by_one_sweep_is_left_alone_by_the_next(conn: AsyncConnection) -> None:
     claim = await claimed(conn)
     await settle_one(conn, Settlement(claim, "handed_back"))
 
@@ -173,10 +175,8 @@ async def test_a_lost_claim_can_change_nothing(conn: AsyncConnection, row: Any) 
     assert {**before, "now": 0} == {**dict(await row()), "now": 0}
 
 
-async def test_who_settles_again_what_was_settled_so_is_told_that_it_is(
-    conn: AsyncConnection, row: Any
-) -> None:
-    """Its first answer was lost with the connection."""
+async def test_settling_twice_in_the_same_way_succeeds(conn: AsyncConnection, row: Any) -> None:
+    """The confirmation of the first settlement was lost with the connection."""
     claim = await claimed(conn)
     await settle_one(conn, Settlement(claim, "released", BROKEN))
     before = dict(await row())
@@ -187,7 +187,7 @@ async def test_who_settles_again_what_was_settled_so_is_told_that_it_is(
     assert {**before, "now": 0} == {**dict(await row()), "now": 0}
 
 
-async def test_many_settlements_in_one_statement_are_answered_each_for_itself(
+async def test_settlements_in_one_statement_have_a_result_each(
     conn: AsyncConnection, database: asyncpg.Connection
 ) -> None:
     jobs = [await receive(conn, f"key {number}") for number in range(6)]
@@ -223,7 +223,7 @@ async def test_many_settlements_in_one_statement_are_answered_each_for_itself(
     ]
 
 
-async def test_workers_that_claim_the_same_jobs_in_any_order_get_each_once(
+async def test_workers_that_claim_the_same_jobs_in_any_order_get_each_job_once(
     res: Resources, conn: AsyncConnection, database: asyncpg.Connection
 ) -> None:
     jobs = [await receive(conn, f"key {number}") for number in range(60)]
@@ -245,10 +245,10 @@ async def test_workers_that_claim_the_same_jobs_in_any_order_get_each_once(
     assert await database.fetchval("SELECT count(*) FROM attempts WHERE outcome = 'handed_back'") == 60
 
 
-async def test_a_claim_that_postgres_sacrifices_to_somebody_else_is_repeated(
+async def test_a_claim_that_loses_a_deadlock_is_repeated(
     res: Resources, conn: AsyncConnection, database: asyncpg.Connection
 ) -> None:
-    """Who locks rows in another order than ours is not one of us, but may be."""
+    """Another program may lock the rows in another order."""
     first, second = [await receive(conn, f"key {number}") for number in range(2)]
     touch = "UPDATE incoming_emails SET subject = 'x' WHERE id = $1"
     with suppress(asyncpg.DeadlockDetectedError):
@@ -268,9 +268,7 @@ async def waits_for_a_lock(conn: AsyncConnection) -> bool:
     return bool(await conn.scalar(text("SELECT count(*) FROM pg_locks WHERE NOT granted")))
 
 
-async def test_a_wish_that_postgres_refuses_does_not_cost_its_neighbours(
-    res: Resources, conn: AsyncConnection
-) -> None:
+async def test_a_claim_that_postgres_refuses_fails_alone(res: Resources, conn: AsyncConnection) -> None:
     jobs = [await receive(conn, f"key {number}") for number in range(20)]
     jobs[7] = Job(2**70, 1)
 
@@ -283,7 +281,7 @@ async def test_a_wish_that_postgres_refuses_does_not_cost_its_neighbours(
     assert all(isinstance(claim, Claim) for claim in claims)
 
 
-async def test_a_lease_that_is_renewed_is_not_rescued(conn: AsyncConnection, row: Any) -> None:
+async def test_a_job_with_a_renewed_lease_is_not_taken_back(conn: AsyncConnection, row: Any) -> None:
     claim = await claimed(conn, lease=GONE)
 
     held = await attempts.renew(conn, [claim.fencing_token, (999, 1)], LEASE)
@@ -312,10 +310,10 @@ async def test_an_abandoned_attempt_costs_no_retry_and_too_many_in_a_row_fail_th
     assert [tuple(each) for each in outcomes] == [(1, "abandoned"), (2, "abandoned")]
 
 
-async def test_only_who_was_abandoned_before_waits_for_its_rescue(
+async def test_only_a_job_that_was_abandoned_before_is_due_later(
     conn: AsyncConnection, row: Any, database: asyncpg.Connection
 ) -> None:
-    """One that kills its workers must not meet the same neighbours each time."""
+    """A job that kills its workers must not run beside the same jobs each time."""
     await claimed(conn, lease=GONE)
     waits = []
     for number in range(2, 6):
@@ -334,7 +332,7 @@ async def test_only_who_was_abandoned_before_waits_for_its_rescue(
     assert email["due_at"] <= email["now"], "its last attempt was not abandoned, but released"
 
 
-async def test_a_retry_by_hand_has_a_fresh_budget_and_keeps_history(
+async def test_a_retry_has_a_fresh_budget_and_keeps_history(
     conn: AsyncConnection, row: Any, database: asyncpg.Connection
 ) -> None:
     claim = await claimed(conn)
@@ -351,7 +349,7 @@ async def test_a_retry_by_hand_has_a_fresh_budget_and_keeps_history(
 
 
 @pytest.mark.parametrize("status", ["received", "queued", "processing"])
-async def test_what_is_not_finished_cannot_be_retried(
+async def test_an_unfinished_job_cannot_be_retried(
     conn: AsyncConnection, database: asyncpg.Connection, status: str
 ) -> None:
     job = await receive(conn)
@@ -361,7 +359,7 @@ async def test_what_is_not_finished_cannot_be_retried(
 
 
 @pytest.mark.parametrize("outcome", ["completed", "failed"])
-async def test_the_end_of_a_job_begins_its_sync_anew_and_nothing_else_touches_it(
+async def test_only_the_end_of_a_job_starts_its_sync_again(
     conn: AsyncConnection, row: Any, database: asyncpg.Connection, outcome: Any
 ) -> None:
     claim = await claimed(conn)
@@ -388,14 +386,16 @@ async def test_the_end_of_a_job_begins_its_sync_anew_and_nothing_else_touches_it
     assert [(await row())[name] for name in sync] == ["pending", None, 0]
 
 
-async def test_postgres_holds_the_five_states(conn: AsyncConnection, database: asyncpg.Connection) -> None:
+async def test_postgres_allows_only_the_five_states(
+    conn: AsyncConnection, database: asyncpg.Connection
+) -> None:
     await receive(conn)
 
     with pytest.raises(asyncpg.CheckViolationError):
         await database.execute("UPDATE incoming_emails SET processing_status = 'pending'")
 
 
-async def test_a_job_from_before_there_were_leases_is_rescued(
+async def test_a_running_job_without_a_lease_is_taken_back(
     conn: AsyncConnection, row: Any, database: asyncpg.Connection
 ) -> None:
     await receive(conn)
@@ -406,10 +406,10 @@ async def test_a_job_from_before_there_were_leases_is_rescued(
     assert (await row())["processing_status"] == "queued"
 
 
-async def test_to_mark_what_was_rung_waits_for_nobody(
+async def test_marking_as_queued_waits_for_no_lock(
     client: Server, zendesk: Zendesk, res: Resources, database: asyncpg.Connection
 ) -> None:
-    """A worker that is just claiming one of them has no need of the mark, and could be waiting for us in turn."""
+    """A worker that is claiming one of these jobs needs no mark, and could wait for our locks in turn."""
     emails = [(await client.send(zendesk.payload()))["email_id"] for _ in range(3)]
     await database.execute("UPDATE incoming_emails SET processing_status = 'received'")
     async with database.transaction():

@@ -1,4 +1,4 @@
-"""Whatever happens to jobs, in any order and at the same time: each is where the table of states says it is."""
+"""Random events on jobs, in any order and concurrently: each job is in the state that the table of states requires."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -47,7 +47,7 @@ EXAMPLES = settings(
 )
 
 Operation = Callable[[AsyncConnection], Awaitable[Any]]
-# What ends an attempt: the outcome, the state that the job is left in, the error that it shows.
+# Ends of an attempt: the outcome, the new state of the job, its error.
 ENDS = {
     "completed": ("completed", None),
     "released": ("queued", "broken"),
@@ -58,7 +58,7 @@ ENDS = {
 
 @dataclass
 class Model:
-    """What must be true of one job."""
+    """The expected state of one job."""
 
     email_id: int
     ticket_id: str
@@ -67,7 +67,7 @@ class Model:
     outcomes: list[str | None] = field(default_factory=list)  # of the attempts 1, 2, …
     retry_count: int = 0
     abandoned_count: int = 0
-    budget_begins: int = 0  # attempts before the last retry by hand
+    budget_begins: int = 0  # attempts before the last retry by an operator
     error_code: str | None = None
 
     def is_held(self, claim: Claim) -> bool:
@@ -77,7 +77,7 @@ class Model:
         return self.outcomes[claim.attempt_number - 1 : claim.attempt_number] == [outcome]
 
     def claim(self, ago: int = 0) -> Claim:
-        """Make the claim of the newest attempt, of one before it, or of one that is yet to come."""
+        """Make the claim of the newest attempt, of an earlier one, or of a future one."""
         number = len(self.outcomes) - ago
         return Claim(self.email_id, number, self.retry_count, self.ticket_id, self.comment_id)
 
@@ -107,24 +107,24 @@ async def one(results: Awaitable[list[Any]]) -> Any:
 
 
 class Jobs(RuleBasedStateMachine):
-    """Events of which no draw depends on what came of the ones before, for some are races."""
+    """Random events; no draw depends on earlier results, because some events are races."""
 
     emails: Bundle[int] = Bundle("emails")
     newest = st.booleans()
     at_once = st.sampled_from([1, 2])
-    claims: Bundle[Claim] = Bundle("claims")  # held, lost, and never given: a number is all that counts
+    claims: Bundle[Claim] = Bundle("claims")  # valid, lost, and never given: only the number counts
 
     def __init__(self, runner: asyncio.Runner, connections: tuple[AsyncConnection, AsyncConnection]) -> None:
         super().__init__()
         self.runner = runner
         self.connections = connections
         self.models: dict[int, Model] = {}
-        self.rows: dict[int, dict[str, Any]] = {}  # as they were after the step before
-        self.touched: set[int] = set()  # what this step may have changed
+        self.rows: dict[int, dict[str, Any]] = {}  # the rows after the previous step
+        self.touched: set[int] = set()  # e-mails that this step may change
         self.run(lambda conn: conn.execute(text(EMPTY)))
 
     def run(self, *operations: Operation) -> list[Any]:
-        """Run one or two operations, at the same time."""
+        """Run one or more operations concurrently."""
 
         async def together() -> list[Any]:
             pairs = zip(operations, self.connections, strict=False)
@@ -173,7 +173,7 @@ class Jobs(RuleBasedStateMachine):
 
     @rule(emails=st.lists(emails, max_size=3), limit=st.sampled_from([1, 2, 100]), sweeps=at_once)
     def take_due(self, emails: list[int], limit: int, sweeps: int) -> None:
-        """Half of them never rung, the others the oldest, no suspect; no job by two sweeps, each not again for a while."""
+        """Half were never queued, the others are the oldest, none is a suspect; no two sweeps take one job, and none is due soon."""
         for email in emails:
             self.change(email, f"due_at = now() - interval '1 s' WHERE {WAITING}")
             self.all_is_well()
@@ -195,16 +195,16 @@ class Jobs(RuleBasedStateMachine):
             assert job.attempt_number == len(self.models[job.email_id].outcomes) + 1
         left = [due_at for id_, due_at in due.items() if id_ not in ids]
         before = self.rows
-        rung = [id_ for id_ in ids if before[id_]["processing_status"] == "queued"]
-        assert all(before[id_]["due_at"] <= due_at for id_ in rung for due_at in left)
+        queued = [id_ for id_ in ids if before[id_]["processing_status"] == "queued"]
+        assert all(before[id_]["due_at"] <= due_at for id_ in queued for due_at in left)
         self.all_is_well()
         assert all(self.rows[id_]["due_at"] >= before[id_]["due_at"] + timedelta(seconds=10) for id_ in ids)
 
-    @rule(email=emails, hands=at_once)
-    def retry(self, email: int, hands: int) -> None:
+    @rule(email=emails, operators=at_once)
+    def retry(self, email: int, operators: int) -> None:
         model = self.models[email]
 
-        retried = self.run(*[lambda conn: retries.retry(conn, [email], "tests")] * hands)
+        retried = self.run(*[lambda conn: retries.retry(conn, [email], "tests")] * operators)
 
         queued = [job for jobs in retried for job in jobs]
         if model.status not in ("completed", "failed"):
@@ -226,7 +226,7 @@ class Jobs(RuleBasedStateMachine):
         rival=st.sampled_from(["", "claims", "marks"]),
     )
     def claim(self, email: int, lease: timedelta, beside: int, rival: str) -> Claim:
-        """By the right message, a late one or one of the future; perhaps while another does, or intake goes on."""
+        """Claim by the right message, a late or a future one; perhaps concurrently with another claim, or with intake."""
         model = self.models[email]
         claim = model.claim(ago=-1 - beside)
         job = Job(*claim.fencing_token)
@@ -268,7 +268,7 @@ class Jobs(RuleBasedStateMachine):
         delay=st.sampled_from([timedelta(0), HOUR]),
     )
     def settle(self, claim: Claim, outcomes: list[str], delay: timedelta, *, is_newest: bool) -> None:
-        """Only who holds the job can, and only once; but who says the same again is told that it is so."""
+        """Only a valid claim can settle, and only once; an equal repetition succeeds."""
         model = self.models[claim.email_id]
         claim = model.claim() if is_newest else claim
         was_held = model.is_held(claim)
@@ -283,7 +283,7 @@ class Jobs(RuleBasedStateMachine):
 
     @rule(emails=st.lists(emails, min_size=1, max_size=4), workers=at_once)
     def claim_together(self, emails: list[int], workers: int) -> None:
-        """Many at once, some of them twice, and another worker the other way round: each is given once."""
+        """Claim many jobs, some twice, while another worker claims them in reverse order: each is claimed once."""
         free = {email for email in emails if self.models[email].status in ("received", "queued")}
         requests = [
             ClaimRequest(Job(*self.models[email].claim(ago=-1).fencing_token), "worker", HOUR)
@@ -308,7 +308,7 @@ class Jobs(RuleBasedStateMachine):
 
     @rule(ends=st.lists(st.tuples(claims, st.sampled_from(list(ENDS))), min_size=1, max_size=5))
     def settle_together(self, ends: list[tuple[Claim, str]]) -> None:
-        """Held, lost, never given, and some of them twice: each is answered for itself."""
+        """Settle valid, lost and unknown claims, some twice: each has its own result."""
         (done,) = self.run(
             lambda conn: attempts.settle(conn, [settlement(claim, outcome) for claim, outcome in ends])
         )
@@ -321,23 +321,23 @@ class Jobs(RuleBasedStateMachine):
         assert not any(self.models[claim.email_id].is_held(claim) for claim, _ in ends)
 
     @rule(most=st.sampled_from([1, 2, 3, 6]), limit=st.sampled_from([1, 100]), sweeps=at_once)
-    def rescue(self, most: int, limit: int, sweeps: int) -> None:
+    def take_back(self, most: int, limit: int, sweeps: int) -> None:
         expired = self.expired()
 
         counts = self.run(
             *[lambda conn: attempts.take_back(conn, limit, SPREAD, most_abandoned=most)] * sweeps
         )
 
-        rescued = expired[: sum(counts)]
+        taken_back = expired[: sum(counts)]
         if sweeps == 1 or limit > len(expired):
-            assert len(rescued) == sum(counts) == min(limit, len(expired))
-        for email in rescued:
+            assert len(taken_back) == sum(counts) == min(limit, len(expired))
+        for email in taken_back:
             self.abandon(email, most)
-        self.touched = set(rescued)
+        self.touched = set(taken_back)
 
     @rule(email=emails, events=st.lists(st.sampled_from([*ENDS, "abandoned", "late", "retried"]), max_size=6))
     def live(self, email: int, events: list[str]) -> None:
-        """Go through a whole life, of which each part may be missing."""
+        """Run through all stages of a job; any stage may be left out."""
         model = self.models[email]
         for event in events:
             if event == "retried":
@@ -350,7 +350,7 @@ class Jobs(RuleBasedStateMachine):
                     self.all_is_well()
                     self.settle(model.claim(ago=1), ["completed"], HOUR, is_newest=False)
                 elif event == "abandoned":
-                    self.rescue(3, 100, 1)
+                    self.take_back(3, 100, 1)
                 else:
                     self.settle(model.claim(), [event], HOUR, is_newest=False)
             self.all_is_well()
@@ -358,16 +358,14 @@ class Jobs(RuleBasedStateMachine):
     @rule(
         claim=claims, is_newest=newest, outcome=st.sampled_from(list(ENDS)), most=st.sampled_from([1, 2, 6])
     )
-    def settle_while_the_rescue_comes(
-        self, claim: Claim, outcome: str, most: int, *, is_newest: bool
-    ) -> None:
-        """A worker at the end of its lease, or after: it settles its job or loses it, and never half."""
+    def settle_during_a_sweep(self, claim: Claim, outcome: str, most: int, *, is_newest: bool) -> None:
+        """Settle while the sweep takes jobs back: the worker settles its job or loses it, and never half."""
         model = self.models[claim.email_id]
         claim = model.claim() if is_newest else claim
         expired = self.expired()
         was_held = model.is_held(claim)
 
-        done, rescued = self.run(
+        done, taken_back = self.run(
             settle(claim, outcome), lambda conn: attempts.take_back(conn, 100, SPREAD, most_abandoned=most)
         )
 
@@ -375,7 +373,7 @@ class Jobs(RuleBasedStateMachine):
         if settled:
             model.end(outcome, *ENDS[outcome])
         lost = [email for email in expired if email not in settled]
-        assert rescued == len(lost)
+        assert taken_back == len(lost)
         for email in lost:
             self.abandon(email, most)
         assert done == model.has_ended(claim, outcome)
@@ -387,7 +385,7 @@ class Jobs(RuleBasedStateMachine):
         model.end("abandoned", "queued" if model.abandoned_count + 1 < most else "failed", "abandoned")
 
     def expired(self) -> list[int]:
-        """List the jobs whose lease ran out, the longest ago first."""
+        """List jobs with an expired lease, oldest first."""
         leases = {email: row["lease_until"] for email, row in self.rows.items() if row["lease_until"]}
         return sorted((e for e in leases if leases[e] <= self.rows[e]["now"]), key=leases.__getitem__)
 
@@ -395,7 +393,7 @@ class Jobs(RuleBasedStateMachine):
         self.run(lambda conn: conn.execute(text(f"UPDATE incoming_emails SET {assignment} AND id = {email}")))
         self.touched = {email}
 
-    # What always holds
+    # Invariants
 
     @invariant()
     def all_is_well(self) -> None:
@@ -460,7 +458,7 @@ def assert_in_order(*times: datetime | None) -> None:
 
 
 async def read(conn: AsyncConnection) -> dict[int, dict[str, Any]]:
-    """Read each e-mail with its attempts."""
+    """Return each e-mail with its attempts."""
     emails = await conn.execute(text("SELECT *, now() AS now FROM incoming_emails"))
     rows = {row["id"]: {**row, "attempts": []} for row in emails.mappings()}
     for attempt in (await conn.execute(text("SELECT * FROM attempts ORDER BY email_id, number"))).mappings():
@@ -469,8 +467,8 @@ async def read(conn: AsyncConnection) -> dict[int, dict[str, Any]]:
 
 
 @pytest.mark.timeout(300)  # 1,600 steps
-def test_jobs_are_where_the_table_of_states_says(database_url: str) -> None:
-    """Under any sequence of events, each of which may come at a time when it is not awaited."""
+def test_jobs_follow_the_table_of_states(database_url: str) -> None:
+    """The test runs any sequence of events, also events that the current state does not allow."""
 
     async def close() -> None:
         for conn in connections:

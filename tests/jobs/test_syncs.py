@@ -1,4 +1,4 @@
-"""The state machine of the sync: who may carry, who is refused, and what each end leaves."""
+"""The state machine of the sync: claims, refused claims, and the state after each settlement."""
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -44,7 +44,7 @@ def row(database: asyncpg.Connection) -> Row:
 
 
 async def insert(database: asyncpg.Connection, number: int = 1, **columns: object) -> None:
-    """Put e-mails on record whose job is over, and which are to be carried."""
+    """Insert finished e-mails with a pending sync."""
     values = {
         "zendesk_ticket_id": "1",
         "processing_status": "completed",
@@ -58,8 +58,8 @@ async def insert(database: asyncpg.Connection, number: int = 1, **columns: objec
 
 
 async def claim_one(conn: AsyncConnection, email_id: int = 1) -> SyncClaim | None:
-    [held] = await claim(conn, [SyncClaimRequest(email_id, LEASE)])
-    return held
+    [claimed] = await claim(conn, [SyncClaimRequest(email_id, LEASE)])
+    return claimed
 
 
 async def settle_one(conn: AsyncConnection, settlement: SyncSettlement) -> bool:
@@ -69,17 +69,17 @@ async def settle_one(conn: AsyncConnection, settlement: SyncSettlement) -> bool:
 
 @pytest.mark.parametrize("job", ["received", "queued", "processing", *FINISHED])
 @pytest.mark.parametrize("sync", ["not_applicable", "pending", "synced", "failed"])
-async def test_only_what_is_finished_and_pending_is_carried(
+async def test_only_finished_and_pending_emails_are_claimed(
     conn: AsyncConnection, database: asyncpg.Connection, job: str, sync: str
 ) -> None:
     await insert(database, processing_status=job, sync_status=sync)
 
-    held = await claim_one(conn)
+    claimed = await claim_one(conn)
 
-    assert bool(held) == (job in FINISHED and sync == "pending")
+    assert bool(claimed) == (job in FINISHED and sync == "pending")
 
 
-async def test_two_do_not_carry_the_same(
+async def test_two_workers_do_not_claim_the_same_sync(
     conn: AsyncConnection, database: asyncpg.Connection, row: Row
 ) -> None:
     await insert(database)
@@ -92,7 +92,7 @@ async def test_two_do_not_carry_the_same(
     assert (await row())["sync_attempt_number"] == 1
 
 
-async def test_what_nobody_finished_with_in_time_is_carried_by_another(
+async def test_a_sync_with_an_expired_lease_is_claimed_by_another_worker(
     conn: AsyncConnection, database: asyncpg.Connection, row: Row
 ) -> None:
     await insert(database)
@@ -110,11 +110,11 @@ async def test_what_nobody_finished_with_in_time_is_carried_by_another(
 
 
 @pytest.mark.parametrize("when", ["queued again", "running again", "over again"])
-async def test_a_state_that_is_not_the_newest_any_more_does_not_count_as_carried(
+async def test_a_settlement_for_an_older_version_is_refused(
     conn: AsyncConnection, database: asyncpg.Connection, row: Row, when: str
 ) -> None:
     await insert(database)
-    held = await claim_one(conn)
+    claimed = await claim_one(conn)
     await retries.retry(conn, [1], "tests")
     if when != "queued again":
         status = "processing" if when == "running again" else "completed"
@@ -122,8 +122,8 @@ async def test_a_state_that_is_not_the_newest_any_more_does_not_count_as_carried
             "UPDATE incoming_emails SET attempt_number = 2, processing_status = $1", status
         )
 
-    assert held
-    assert not await settle_one(conn, SyncSettlement(held, "synced"))
+    assert claimed
+    assert not await settle_one(conn, SyncSettlement(claimed, "synced"))
     assert (await row())["sync_status"] == "pending"
 
 
@@ -136,7 +136,7 @@ async def test_a_state_that_is_not_the_newest_any_more_does_not_count_as_carried
         ("handed_back", "pending", 2, "why"),
     ],
 )
-async def test_each_end_leaves_what_it_should(
+async def test_each_settlement_leaves_the_right_state(
     conn: AsyncConnection,
     database: asyncpg.Connection,
     row: Row,
@@ -146,10 +146,10 @@ async def test_each_end_leaves_what_it_should(
     error: str | None,
 ) -> None:
     await insert(database, sync_retry_count=2, sync_error="before")
-    held = await claim_one(conn)
-    assert held
+    claimed = await claim_one(conn)
+    assert claimed
 
-    assert await settle_one(conn, SyncSettlement(held, outcome, "code", "why", timedelta(seconds=60)))
+    assert await settle_one(conn, SyncSettlement(claimed, outcome, "code", "why", timedelta(seconds=60)))
 
     left = await row()
     due_in = (left["sync_due_at"] - await database.fetchval("SELECT now()")).total_seconds()
@@ -159,54 +159,52 @@ async def test_each_end_leaves_what_it_should(
     assert 50 < due_in <= 60
 
 
-async def test_an_attempt_costs_one_retry_however_often_its_end_is_written(
+async def test_an_attempt_costs_one_retry_even_if_it_is_settled_twice(
     conn: AsyncConnection, database: asyncpg.Connection, row: Row
 ) -> None:
-    """Where the answer of Postgres was lost, it is written once more."""
+    """A lost confirmation of Postgres makes a worker settle twice."""
     await insert(database)
     for count in (1, 2):
-        held = await claim_one(conn)
-        assert held
+        claimed = await claim_one(conn)
+        assert claimed
         for _ in range(3):
-            assert await settle_one(conn, SyncSettlement(held, "released", "receiver_away", "x"))
+            assert await settle_one(conn, SyncSettlement(claimed, "released", "receiver_away", "x"))
 
         assert (await row())["sync_retry_count"] == count
 
 
-async def test_what_nobody_ends_is_held_for_longer_each_time_until_somebody_does(
+async def test_leases_double_with_each_unsettled_attempt(
     conn: AsyncConnection, database: asyncpg.Connection, row: Row
 ) -> None:
     await insert(database)
-    held = []
+    leases = []
     for _ in range(3):
         await database.execute("UPDATE incoming_emails SET sync_due_at = now()")
-        [carrying] = await claim_due(conn, 10, LEASE, ROOM)
+        [claimed] = await claim_due(conn, 10, LEASE, ROOM)
         lease = (await row())["sync_due_at"] - await database.fetchval("SELECT now()")
-        held.append((carrying.unsettled, round(lease.total_seconds(), -1)))
+        leases.append((claimed.unsettled, round(lease.total_seconds(), -1)))
 
-    assert await settle_one(conn, SyncSettlement(carrying, "released", "receiver_away", "why"))
+    assert await settle_one(conn, SyncSettlement(claimed, "released", "receiver_away", "why"))
     again = await claim_one(conn)
 
-    assert held == [(0, 30), (1, 60), (2, 120)]
+    assert leases == [(0, 30), (1, 60), (2, 120)]
     assert again
     assert again.unsettled == 0
 
 
-async def test_who_carries_what_is_wanted_again_meanwhile_does_not_end_it(
+async def test_an_attempt_from_before_a_retry_cannot_settle_the_sync(
     conn: AsyncConnection, database: asyncpg.Connection, row: Row
 ) -> None:
     await insert(database)
-    held = await claim_one(conn)
+    claimed = await claim_one(conn)
     await retries.retry(conn, [1], "Ann", "sync")
 
-    assert held
-    assert not await settle_one(conn, SyncSettlement(held, "failed", "document_refused", "why"))
+    assert claimed
+    assert not await settle_one(conn, SyncSettlement(claimed, "failed", "document_refused", "why"))
     assert (await row())["sync_status"] == "pending"
 
 
-async def test_sweeps_at_the_same_time_take_different_ones(
-    res: Resources, database: asyncpg.Connection
-) -> None:
+async def test_concurrent_sweeps_claim_different_syncs(res: Resources, database: asyncpg.Connection) -> None:
     await insert(database, 30)
 
     async def sweep() -> list[SyncClaim]:
@@ -215,10 +213,10 @@ async def test_sweeps_at_the_same_time_take_different_ones(
 
     taken = await asyncio.gather(*(sweep() for _ in range(4)))
 
-    assert sorted(held.email_id for some in taken for held in some) == list(range(1, 31))
+    assert sorted(claimed.email_id for some in taken for claimed in some) == list(range(1, 31))
 
 
-async def test_once_more_by_hand_has_a_fresh_budget_and_a_name(
+async def test_a_retry_of_a_sync_has_a_fresh_budget_and_an_operator(
     conn: AsyncConnection, database: asyncpg.Connection, row: Row
 ) -> None:
     await insert(database, sync_status="failed", sync_retry_count=7, sync_error="e", sync_error_code="c")
@@ -238,7 +236,7 @@ async def test_once_more_by_hand_has_a_fresh_budget_and_a_name(
 
 
 @pytest.mark.parametrize("job", ["received", "queued", "processing"])
-async def test_what_is_not_finished_cannot_be_carried_by_hand(
+async def test_the_sync_of_an_unfinished_job_cannot_be_retried(
     conn: AsyncConnection, database: asyncpg.Connection, job: str
 ) -> None:
     await insert(database, processing_status=job)
@@ -248,7 +246,7 @@ async def test_what_is_not_finished_cannot_be_carried_by_hand(
     assert await retries.status_of(conn, 1) == job
 
 
-async def test_what_waits_for_a_target_that_is_no_more_is_let_go_after_a_while(
+async def test_overdue_syncs_without_a_target_are_dropped(
     conn: AsyncConnection, database: asyncpg.Connection
 ) -> None:
     await insert(database, 3)
@@ -261,17 +259,17 @@ async def test_what_waits_for_a_target_that_is_no_more_is_let_go_after_a_while(
     assert [status for (status,) in statuses] == ["not_applicable", "not_applicable", "pending"]
 
 
-@pytest.mark.parametrize("sign", ["held", "given back"])
-async def test_nothing_is_let_go_while_others_still_try(
+@pytest.mark.parametrize("sign", ["claimed", "released"])
+async def test_nothing_is_dropped_while_other_workers_attempt_syncs(
     conn: AsyncConnection, database: asyncpg.Connection, sign: str
 ) -> None:
-    """One worker without SYNC_URL beside others whose target is away lets go of none of what waits for it."""
+    """A worker without SYNC_URL drops nothing while the target of other workers is down."""
     await insert(database, 3)
     await database.execute("UPDATE incoming_emails SET sync_due_at = now() - interval '1 hour' WHERE id < 3")
-    held = await claim_one(conn, 3)
-    assert held
-    if sign == "given back":
-        await settle_one(conn, SyncSettlement(held, "released", "receiver_away", "away"))
+    claimed = await claim_one(conn, 3)
+    assert claimed
+    if sign == "released":
+        await settle_one(conn, SyncSettlement(claimed, "released", "receiver_away", "away"))
 
     meanwhile = await drop_overdue(conn, 100, timedelta(minutes=5))
     await database.execute("UPDATE incoming_emails SET sync_due_at = now() - interval '1 hour'")
@@ -280,15 +278,15 @@ async def test_nothing_is_let_go_while_others_still_try(
     assert (meanwhile, later) == (0, 3)
 
 
-async def test_postgres_knows_the_four_states(database: asyncpg.Connection) -> None:
+async def test_postgres_allows_only_the_four_states_of_a_sync(database: asyncpg.Connection) -> None:
     with pytest.raises(asyncpg.CheckViolationError):
         await insert(database, sync_status="done")
 
 
-async def test_those_that_nobody_ended_are_carried_apart_from_those_that_nobody_ended_more_often(
+async def test_suspects_are_claimed_apart_from_those_unsettled_more_often(
     conn: AsyncConnection, database: asyncpg.Connection
 ) -> None:
-    """One that kills workers does not meet the same neighbours until they have all used up their budget."""
+    """A sync that kills workers does not run beside the same ones until all have used up their budgets."""
     await insert(database, 12)
     for times, emails in ((1, [1, 2, 3, 4]), (2, [5, 6])):
         await database.execute(
@@ -299,21 +297,21 @@ async def test_those_that_nobody_ended_are_carried_apart_from_those_that_nobody_
     taken = []
     for _ in range(4):
         found = await claim_due(conn, 20, LEASE, ROOM)
-        taken.append(sorted((held.email_id, held.unsettled) for held in found if held.unsettled))
-        fresh = [held.email_id for held in found if not held.unsettled]
+        taken.append(sorted((claimed.email_id, claimed.unsettled) for claimed in found if claimed.unsettled))
+        fresh = [claimed.email_id for claimed in found if not claimed.unsettled]
         assert fresh == ([] if taken[1:] else list(range(7, 13)))
 
     assert taken == [[(1, 1), (2, 1)], [(3, 1), (4, 1)], [(5, 2)], [(6, 2)]]
 
 
-async def test_where_suspects_are_carried_that_must_not_be_met_no_other_is_taken(
+async def test_no_suspect_is_claimed_beside_suspects_unsettled_less_often(
     conn: AsyncConnection, database: asyncpg.Connection
 ) -> None:
     await insert(database, 2)
     await database.execute("UPDATE incoming_emails SET sync_unsettled = 3 WHERE id = 1")
-    carried = Suspects(16)
-    carried.add("9", 1)
+    suspects = Suspects(16)
+    suspects.add("9", 1)
 
-    found = await claim_due(conn, 20, LEASE, carried.room_for)
+    found = await claim_due(conn, 20, LEASE, suspects.room_for)
 
-    assert [held.email_id for held in found] == [2]
+    assert [claimed.email_id for claimed in found] == [2]

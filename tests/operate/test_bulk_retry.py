@@ -1,4 +1,4 @@
-"""Retrying all that match a filter: planned, throttled, cancelled, killed anywhere, and nothing twice."""
+"""Bulk retry of all e-mails that match a filter: planned, rate-limited, cancelled, and never twice."""
 
 import asyncio
 from collections.abc import Sequence
@@ -17,7 +17,7 @@ from tests.support.rows import add_many_failed
 
 @pytest.fixture(autouse=True)
 async def empty(database: asyncpg.Connection) -> None:
-    """Begin without e-mails."""
+    """Start without e-mails."""
 
 
 async def statuses(database: asyncpg.Connection, ids: Sequence[int]) -> list[str]:
@@ -27,7 +27,7 @@ async def statuses(database: asyncpg.Connection, ids: Sequence[int]) -> list[str
     return [row["processing_status"] for row in rows]
 
 
-async def test_all_that_match_run_again_with_a_fresh_budget_and_nothing_else_does(
+async def test_all_matching_emails_and_no_others_are_retried_with_a_fresh_budget(
     res: Resources, database: asyncpg.Connection
 ) -> None:
     wanted = await add_many_failed(database, 25)
@@ -56,7 +56,7 @@ async def test_a_plan_counts_and_changes_nothing(res: Resources, database: async
     assert await database.fetchval("SELECT count(*) FROM bulk_retries") == 0
 
 
-async def test_a_plan_of_more_than_a_step_looks_at_is_capped(
+async def test_a_plan_with_more_rows_than_one_step_examines_is_capped(
     res: Resources, database: asyncpg.Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await add_many_failed(database, 10_001)
@@ -64,7 +64,7 @@ async def test_a_plan_of_more_than_a_step_looks_at_is_capped(
     assert await bulk_retry.plan(res, FAILED) == (10_000, True)
 
 
-async def test_no_more_than_the_throttle_says_are_queued_before_the_next_step_is_due(
+async def test_one_step_queues_at_most_per_second_emails(
     res: Resources, database: asyncpg.Connection
 ) -> None:
     ids = await add_many_failed(database, 9)
@@ -76,7 +76,9 @@ async def test_no_more_than_the_throttle_says_are_queued_before_the_next_step_is
     assert await statuses(database, ids) == ["failed"] * 5 + ["queued"] * 4
 
 
-async def test_a_cancelled_one_stops_where_it_is(res: Resources, database: asyncpg.Connection) -> None:
+async def test_a_cancelled_bulk_retry_takes_no_further_step(
+    res: Resources, database: asyncpg.Connection
+) -> None:
     ids = await add_many_failed(database, 9)
     number = await begin(res, FAILED, 4)
     await bulk_retry.step(res)
@@ -92,7 +94,7 @@ async def test_a_cancelled_one_stops_where_it_is(res: Resources, database: async
         await bulk_retry.cancel(res, number, "bob (tests)")
 
 
-async def test_what_fails_after_it_began_is_left_alone(res: Resources, database: asyncpg.Connection) -> None:
+async def test_failures_after_the_start_are_not_retried(res: Resources, database: asyncpg.Connection) -> None:
     before = await add_many_failed(database, 3)
     await begin(res, FAILED)
     later = await add_many_failed(database, 2)
@@ -104,7 +106,7 @@ async def test_what_fails_after_it_began_is_left_alone(res: Resources, database:
     assert await statuses(database, later) == ["failed"] * 2
 
 
-async def test_what_another_one_has_queued_already_is_not_queued_twice(
+async def test_an_email_queued_by_another_bulk_retry_is_not_queued_twice(
     res: Resources, database: asyncpg.Connection
 ) -> None:
     ids = await add_many_failed(database, 20)
@@ -118,7 +120,7 @@ async def test_what_another_one_has_queued_already_is_not_queued_twice(
     assert sorted(row["email_id"] for row in noted) == ids
 
 
-async def test_a_step_that_several_workers_take_is_done_once(
+async def test_a_step_that_several_workers_claim_is_done_once(
     res: Resources, database: asyncpg.Connection
 ) -> None:
     ids = await add_many_failed(database, 40)
@@ -130,7 +132,7 @@ async def test_a_step_that_several_workers_take_is_done_once(
     assert (await show(res, number)).retried == 10
 
 
-async def test_a_text_that_is_rare_is_found_however_many_steps_it_takes(
+async def test_a_rare_text_is_found_over_many_steps(
     res: Resources, database: asyncpg.Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(bulk_retry, "EXAMINED", 10)
@@ -146,7 +148,7 @@ async def test_a_text_that_is_rare_is_found_however_many_steps_it_takes(
     assert steps == 10
 
 
-async def test_who_asked_is_on_record_with_each_email(res: Resources, database: asyncpg.Connection) -> None:
+async def test_the_operator_is_recorded_with_each_email(res: Resources, database: asyncpg.Connection) -> None:
     (email_id,) = await add_many_failed(database, 1)
     number = await begin(res, FAILED)
     await all_steps(res, database)
@@ -162,7 +164,7 @@ async def test_who_asked_is_on_record_with_each_email(res: Resources, database: 
 
 
 @pytest.mark.parametrize("status", ["received", "queued", "processing"])
-async def test_what_is_not_finished_cannot_be_retried(res: Resources, status: Any) -> None:
+async def test_an_unfinished_job_cannot_be_retried(res: Resources, status: Any) -> None:
     with pytest.raises(Rejected) as refused:
         await begin(res, Selection(status=status))
 

@@ -1,4 +1,4 @@
-"""What became of the e-mails of a bulk retry: counted once each, as they end, and told everywhere."""
+"""Outcomes of the e-mails of a bulk retry: each is counted once, when it ends, and shown everywhere."""
 
 import asyncio
 import json
@@ -29,20 +29,20 @@ from tests.support.targets import receiver, synced, syncing
 
 @pytest.fixture(autouse=True)
 async def empty(database: asyncpg.Connection) -> None:
-    """Begin without e-mails."""
+    """Start without e-mails."""
 
 
 async def queue_all(
     res: Resources, database: asyncpg.Connection, wanted: Selection = FAILED, what: Any = "job"
 ) -> int:
-    """Begin a bulk retry, and queue all of it."""
+    """Begin a bulk retry, and queue all its e-mails."""
     number = await bulk_retry.start(res, wanted, 1000, "ada (tests)", what)
     await all_steps(res, database)
     return number
 
 
 async def end(database: asyncpg.Connection, *ids: int, status: str = "completed") -> None:
-    """End jobs as a worker would, some time before now."""
+    """End jobs at a time in the past."""
     await database.execute(
         "UPDATE incoming_emails SET processing_status = $2, completed_at = now() - interval '1 ms'"
         " WHERE id = ANY($1)",
@@ -52,7 +52,7 @@ async def end(database: asyncpg.Connection, *ids: int, status: str = "completed"
 
 
 async def look(res: Resources, database: asyncpg.Connection) -> None:
-    """Look at all e-mails of all retries, without waiting for when that is due."""
+    """Examine all e-mails of all bulk retries at once."""
     await database.execute("UPDATE bulk_retries SET look_at = now(), look_place = 0")
     while await outcomes.step(res):
         pass
@@ -88,7 +88,7 @@ async def test_the_counts_change_as_the_jobs_end(res: Resources, database: async
     assert not await outcomes.step(res), "nothing is left to be looked at"
 
 
-async def test_a_retry_under_way_is_not_over_where_all_that_is_queued_has_ended(
+async def test_a_running_bulk_retry_is_not_settled_when_its_queued_jobs_have_ended(
     res: Resources, database: asyncpg.Connection
 ) -> None:
     ids = await add_many_failed(database, 3)
@@ -107,10 +107,10 @@ async def test_a_retry_under_way_is_not_over_where_all_that_is_queued_has_ended(
     assert (counts(whole), whole.settled_at is None) == ((3, 0, 0, 0), False)
 
 
-async def test_each_email_counts_once_however_many_workers_look_at_once(
+async def test_each_email_counts_once_with_many_concurrent_workers(
     res: Resources, database: asyncpg.Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(outcomes, "STEP_LEASE", timedelta(0))  # so that all of them take the same step
+    monkeypatch.setattr(outcomes, "STEP_LEASE", timedelta(0))  # so that all of them claim the same step
     monkeypatch.setattr(outcomes, "ROUND", timedelta(0))
     ids = await add_many_failed(database, 50)
     number = await queue_all(res, database)
@@ -123,12 +123,12 @@ async def test_each_email_counts_once_however_many_workers_look_at_once(
     assert counts(await show(res, number)) == (30, 20, 0, 0)
 
 
-async def test_more_emails_than_a_step_looks_at_are_all_counted(
+async def test_more_emails_than_one_step_examines_are_all_counted(
     res: Resources, database: asyncpg.Connection
 ) -> None:
     ids = await add_many_failed(database, 2 * outcomes.BATCH + 500)
     number = await queue_all(res, database)
-    await end(database, *ids[outcomes.BATCH :])  # the newest were queued first; the oldest run still
+    await end(database, *ids[outcomes.BATCH :])  # the newest were queued first; the oldest are still running
     await look(res, database)
     some = await show(res, number)
     await end(database, *ids)
@@ -139,13 +139,13 @@ async def test_more_emails_than_a_step_looks_at_are_all_counted(
     assert (counts(every), every.settled_at is None) == ((2 * outcomes.BATCH + 500, 0, 0, 0), False)
 
 
-async def test_an_email_that_another_retry_took_over_counts_for_the_newest_one(
+async def test_an_email_of_two_retries_counts_for_the_newest_one(
     res: Resources, database: asyncpg.Connection
 ) -> None:
     ids = await add_many_failed(database, 3)
     first = await queue_all(res, database)
     await end(database, ids[0], status="failed")
-    await look(res, database)  # so much is known of the first: one failed again
+    await look(res, database)  # the first retry knows one outcome: failed again
     await end(database, *ids, status="failed")
     second = await queue_all(res, database)
     await end(database, *ids)
@@ -155,7 +155,7 @@ async def test_an_email_that_another_retry_took_over_counts_for_the_newest_one(
     assert counts(await show(res, second)) == (3, 0, 0, 0)
 
 
-async def test_a_retry_by_hand_takes_over_too_and_a_sync_of_a_job_does_not(
+async def test_a_single_retry_supersedes_an_outcome_and_a_sync_does_not(
     res: Resources, database: asyncpg.Connection
 ) -> None:
     by_hand, resynced = await add_many_failed(database, 2)
@@ -170,7 +170,7 @@ async def test_a_retry_by_hand_takes_over_too_and_a_sync_of_a_job_does_not(
     assert counts(await show(res, number)) == (1, 0, 1, 0)
 
 
-async def test_what_became_of_syncs_is_told_likewise(
+async def test_outcomes_of_syncs_are_counted_too(
     settings: Settings, res: Resources, database: asyncpg.Connection
 ) -> None:
     with_target = Resources(**{**vars(res), "settings": syncing(settings, "https://erp.example/in")})
@@ -179,7 +179,7 @@ async def test_what_became_of_syncs_is_told_likewise(
     states = ("synced", "failed", "not_applicable", "pending", "synced")
     for email_id, state in zip(ids, states, strict=True):
         await database.execute("UPDATE incoming_emails SET sync_status = $2 WHERE id = $1", email_id, state)
-    # A job that runs again takes its sync along.
+    # A retried job starts its sync again, too.
     await database.execute("UPDATE incoming_emails SET processing_status = 'queued' WHERE id = $1", ids[4])
     await look(res, database)
 
@@ -187,7 +187,7 @@ async def test_what_became_of_syncs_is_told_likewise(
     assert (seen.what, counts(seen)) == ("sync", (1, 2, 0, 2))
 
 
-async def test_a_retry_from_before_outcomes_were_noted_is_counted_by_what_is_known(
+async def test_a_bulk_retry_without_recorded_outcomes_is_counted_by_the_known_states(
     res: Resources, database: asyncpg.Connection
 ) -> None:
     ids = await add_many_failed(database, 4)
@@ -203,7 +203,7 @@ async def test_a_retry_from_before_outcomes_were_noted_is_counted_by_what_is_kno
     assert (counts(seen), seen.settled_at is None) == ((3, 0, 1, 0), False)
 
 
-async def test_a_worker_notes_how_they_end_and_command_api_and_page_tell_it(
+async def test_a_worker_records_outcomes_and_command_api_and_page_show_them(
     settings: Settings, zendesk: Zendesk
 ) -> None:
     async with serving(settings, zendesk) as client, working(settings):
@@ -232,7 +232,7 @@ async def test_a_worker_notes_how_they_end_and_command_api_and_page_tell_it(
     assert said in listed.stdout
 
 
-async def test_all_that_is_repaired_is_a_success_and_what_is_not_known_is_none(
+async def test_a_bulk_retry_succeeds_if_all_emails_are_repaired_and_none_is_unknown(
     settings: Settings, res: Resources, database: asyncpg.Connection
 ) -> None:
     ids = await add_many_failed(database, 2)
@@ -259,7 +259,7 @@ async def test_all_that_is_repaired_is_a_success_and_what_is_not_known_is_none(
     )
 
 
-async def test_who_waits_without_a_worker_is_told_so(
+async def test_waiting_without_a_worker_is_reported(
     settings: Settings, res: Resources, database: asyncpg.Connection
 ) -> None:
     ids = await add_many_failed(database, 1)
@@ -281,7 +281,7 @@ async def test_who_waits_without_a_worker_is_told_so(
     assert code == 0
 
 
-async def test_a_bulk_sync_is_told_of_likewise(settings: Settings, zendesk: Zendesk) -> None:
+async def test_a_bulk_retry_of_syncs_is_shown_too(settings: Settings, zendesk: Zendesk) -> None:
     async with receiver() as target:
         target.statuses = [422, 422]
         settings = syncing(settings, target.url)

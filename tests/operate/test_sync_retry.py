@@ -1,4 +1,4 @@
-"""Both state machines side by side: what could not be synced is seen, told and synced again, and no job runs for it."""
+"""Retries of syncs: failed syncs are shown and retried, and no job runs for them."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -52,7 +52,7 @@ def without_target(settings: Settings) -> Settings:
 
 
 async def add(database: asyncpg.Connection, count: int = 1, **columns: Any) -> list[int]:
-    """Put finished e-mails on record that could not be synced."""
+    """Insert finished e-mails with a failed sync."""
     values = {
         "processing_status": "completed",
         "sync_status": "failed",
@@ -86,7 +86,7 @@ async def until_synced(client: Client, email_id: int, *statuses: str) -> dict[st
     return await eventually(reached)
 
 
-async def test_what_the_target_refused_is_shown_beside_the_job_and_synced_again_alone(
+async def test_a_refused_sync_is_shown_beside_the_job_and_retried_alone(
     client: Server, target: Receiver, worker: Worker
 ) -> None:
     target.statuses = [422]
@@ -111,7 +111,7 @@ async def test_what_the_target_refused_is_shown_beside_the_job_and_synced_again_
     assert len(target.messages) == 1
 
 
-async def test_who_may_not_or_cannot_sync_again_is_told_why(
+async def test_a_forbidden_or_impossible_retry_of_a_sync_is_explained(
     client: Server, settings: Settings, database: asyncpg.Connection
 ) -> None:
     (working,) = await add(database, processing_status="processing", sync_status="pending")
@@ -129,7 +129,7 @@ async def test_who_may_not_or_cannot_sync_again_is_told_why(
     assert await columns(database, failed, "sync_status") == ("failed",)
 
 
-async def test_all_that_match_are_synced_again_and_no_job_runs(
+async def test_all_matching_syncs_are_retried_and_no_job_runs(
     res: Resources, database: asyncpg.Connection
 ) -> None:
     meant = [*await add(database, 12), *await add(database, 3, processing_status="failed", error_code="gone")]
@@ -161,7 +161,7 @@ async def test_all_that_match_are_synced_again_and_no_job_runs(
     assert [tuple(row) for row in noted] == [("sync", 15), ("sync_many", 1)]
 
 
-async def test_what_had_no_target_is_carried_over_where_it_is_asked_for(
+async def test_emails_from_before_there_was_a_target_are_synced_on_request(
     res: Resources, database: asyncpg.Connection
 ) -> None:
     ids = await add(database, 3, sync_status="not_applicable", sync_error_code=None)
@@ -176,7 +176,7 @@ async def test_what_had_no_target_is_carried_over_where_it_is_asked_for(
     assert [row["id"] for row in rows] == ids
 
 
-async def test_a_step_of_syncs_that_several_workers_take_is_done_once(
+async def test_a_step_of_syncs_that_several_workers_claim_is_done_once(
     res: Resources, database: asyncpg.Connection
 ) -> None:
     await add(database, 40)
@@ -189,7 +189,7 @@ async def test_a_step_of_syncs_that_several_workers_take_is_done_once(
     assert (await get_retry(res.engine, number)).retried == 10
 
 
-async def test_syncs_of_what_is_not_finished_cannot_be_begun_again(res: Resources) -> None:
+async def test_syncs_of_unfinished_jobs_cannot_be_retried(res: Resources) -> None:
     with pytest.raises(Rejected) as refused:
         await bulk_retry.start(res, Selection(status="queued"), 10, "ada (tests)", "sync")
 
@@ -221,7 +221,7 @@ async def test_many_are_synced_by_a_worker_from_the_pages(
 
 
 @pytest.mark.parametrize("status", ["pending", "synced", "failed", "not_applicable"])
-async def test_a_list_has_what_is_asked_for_and_shows_both_states(
+async def test_a_list_is_filtered_by_sync_status_and_shows_both_states(
     client: Server, database: asyncpg.Connection, status: str
 ) -> None:
     for each in ("pending", "synced", "failed", "not_applicable"):
@@ -236,7 +236,7 @@ async def test_a_list_has_what_is_asked_for_and_shows_both_states(
     assert "Sync these" in page
 
 
-async def test_what_is_pending_waits_for_its_job_and_is_not_shown_as_late(
+async def test_a_pending_sync_of_a_running_job_is_not_shown_as_late(
     client: Server, database: asyncpg.Connection
 ) -> None:
     (email_id,) = await add(database, processing_status="processing", sync_status="pending")
@@ -249,7 +249,7 @@ async def test_what_is_pending_waits_for_its_job_and_is_not_shown_as_late(
     assert (stats["by_sync_status"]["pending"], stats["oldest_sync_seconds"]) == (0, None)
 
 
-async def test_the_verdict_says_syncs_in_a_sentence_of_their_own_and_counts_no_email_twice(
+async def test_the_verdict_has_a_sentence_about_syncs_and_counts_no_email_twice(
     client: Server, settings: Settings, database: asyncpg.Connection
 ) -> None:
     await add(database, 2, processing_status="failed", error_code="gone")
@@ -278,7 +278,7 @@ async def test_the_verdict_says_syncs_in_a_sentence_of_their_own_and_counts_no_e
     assert (silent["state"], silent["has_target"]) == ("safe", False)
 
 
-async def test_what_is_synced_again_waits_since_then_and_not_since_its_job_ended(
+async def test_the_age_of_a_retried_sync_counts_from_the_retry(
     res: Resources, database: asyncpg.Connection
 ) -> None:
     (email_id,) = await add(database)
@@ -288,13 +288,13 @@ async def test_what_is_synced_again_waits_since_then_and_not_since_its_job_ended
     )
     async with connect(res.engine) as conn:
         await retries.retry(conn, [email_id], "ada (tests)", "sync")
-        (held,) = await claim(conn, [SyncClaimRequest(email_id, res.settings.sync_lease)])
+        (claimed,) = await claim(conn, [SyncClaimRequest(email_id, res.settings.sync_lease)])
 
-    assert held is not None
-    assert held.age < 60
+    assert claimed is not None
+    assert claimed.age < 60
 
 
-async def test_a_target_that_is_away_is_a_light_and_leaves_the_process_ready(
+async def test_a_target_that_is_down_is_shown_and_the_process_stays_ready(
     settings: Settings, client: Server
 ) -> None:
     away = SecretStr("mongodb://user:hunter2@127.0.0.1:1/archive.emails?serverSelectionTimeoutMS=200")
@@ -321,9 +321,7 @@ async def test_a_target_that_is_away_is_a_light_and_leaves_the_process_ready(
     assert "hunter2" not in f"{ready}{checks}"
 
 
-async def test_where_there_never_was_a_target_no_page_speaks_of_one(
-    settings: Settings, zendesk: Zendesk
-) -> None:
+async def test_without_a_target_no_page_mentions_one(settings: Settings, zendesk: Zendesk) -> None:
     without = without_target(settings)
     async with serving(without, zendesk) as off, working(without):
         email_id = (await off.send(zendesk.payload()))["email_id"]

@@ -68,7 +68,7 @@ def test_a_family_that_is_not_ip_is_refused() -> None:
     ],
 )
 @pytest.mark.parametrize("encoded", [True, False])
-def test_an_address_at_zendesk_is_allowed(url: str, encoded: bool) -> None:  # noqa: FBT001  a table
+def test_an_address_at_zendesk_is_allowed(url: str, encoded: bool) -> None:  # noqa: FBT001 a table
     ZENDESK.check_url(URL(url, encoded=encoded))
 
 
@@ -108,7 +108,7 @@ def test_an_address_at_zendesk_is_allowed(url: str, encoded: bool) -> None:  # n
     ],
 )
 @pytest.mark.parametrize("encoded", [True, False])
-def test_any_other_address_of_a_file_is_refused(url: str, encoded: bool) -> None:  # noqa: FBT001  a table
+def test_any_other_address_of_a_file_is_refused(url: str, encoded: bool) -> None:  # noqa: FBT001 a table
     try:
         parsed = URL(url, encoded=encoded)
     except ValueError:

@@ -28,7 +28,7 @@ from tests.support.file_server import (
 
 @pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
 @pytest.mark.parametrize("absolute", [True, False])
-async def test_a_redirect_is_followed_byte_for_byte(server: Server, status: int, absolute: bool) -> None:  # noqa: FBT001  a table
+async def test_a_redirect_is_followed_byte_for_byte(server: Server, status: int, absolute: bool) -> None:  # noqa: FBT001 a table
     server.answers["/file"] = redirect(server.url(SIGNED) if absolute else SIGNED, status)
     server.answers[SIGNED] = ok(b"content")
 

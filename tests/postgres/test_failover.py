@@ -139,7 +139,7 @@ async def test_other_errors_keep_the_session(res: Resources) -> None:
         return await conn.scalar(text("SELECT pg_backend_pid()"))
 
     before = await run(res.engine, 5, session)
-    with pytest.raises(Exception):  # noqa: B017, PT011  its class does not matter
+    with pytest.raises(Exception):  # noqa: B017, PT011 its class does not matter
         await run(res.engine, 5, break_)
 
     assert await run(res.engine, 5, session) == before

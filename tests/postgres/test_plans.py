@@ -10,7 +10,7 @@ from pydantic import SecretStr
 
 from benchmarks.growth_operations import BATCH, Database, Operation, changes, opened, questions
 from benchmarks.growth_plans import Node, generic_plans, nodes, pages, plans
-from benchmarks.growth_rows import EXPIRED, HELD, fill, settle
+from benchmarks.growth_rows import CLAIMED, EXPIRED, fill, settle
 from service.alerts import webhooks
 from service.alerts.causes import find_conditions
 from service.alerts.condition import COUNT_CAP
@@ -26,7 +26,7 @@ from tests.conftest import migrate
 EMAILS = 50_000
 # The most rows that one step of a plan may read: a batch, and when jobs are taken back also those in
 # progress.
-MOST_ROWS = max(2 * BATCH, EXPIRED + HELD)
+MOST_ROWS = max(2 * BATCH, EXPIRED + CLAIMED)
 MOST_SORTED = 200  # the attachments of a page
 MOST_PAGES = 4_000  # of 8 kB: a batch is changed in several indexes
 WITH_FILES = EXAMINED * 13 // 10  # an e-mail has 1.2 of them here
@@ -37,9 +37,9 @@ STEPS = {
     "list": WITH_FILES,
     "retry many": WITH_FILES,
     "overview": EMAILS,
-    "see what moves": 4 * MAX_SEEN,
+    "tail": 4 * MAX_SEEN,
     "reconcile: a step": 2 * STEP,
-    "reconcile: what waits": COUNT_CAP,
+    "reconcile: count": COUNT_CAP,
 }
 OF_FEW = ("ix_incoming_emails_lease", "uq_alerts_open")  # they have few rows, in a table of any size
 SMALL = (

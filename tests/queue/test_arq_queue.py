@@ -1,4 +1,4 @@
-"""The queue in Redis: who rings wakes who listens, and each ring is answered once."""
+"""The queue in Redis: new messages wake listening workers, and each message is dequeued once."""
 
 import asyncio
 from datetime import timedelta
@@ -12,70 +12,71 @@ from service.local.zendesk.stand_in import Fault, Zendesk
 from service.queue.arq_queue import ArqQueue, QueueMessage
 from service.resources import Resources
 from tests.conftest import Client, eventually, program, working
+from tests.support.processes import ARQ
 
-ARQ = ("arq", "service.worker.WorkerSettings")
 
-
-def rings(number: int) -> list[QueueMessage]:
+def messages(number: int) -> list[QueueMessage]:
     return [QueueMessage(f"job:{each}", "process", (each, 1), score=each) for each in range(1, number + 1)]
 
 
-async def test_the_lowest_scores_are_answered_first_and_each_ring_once(res: Resources) -> None:
-    bell = ArqQueue(res.redis)
-    await bell.enqueue(reversed(rings(5)))
-    await bell.enqueue(rings(5))
+async def test_messages_are_dequeued_once_and_lowest_scores_first(res: Resources) -> None:
+    queue = ArqQueue(res.redis)
+    await queue.enqueue(reversed(messages(5)))
+    await queue.enqueue(messages(5))
 
-    answers = [await bell.dequeue(2) for _ in range(4)]
+    batches = [await queue.dequeue(2) for _ in range(4)]
 
-    assert [ring.arguments[0] for answer in answers for ring in answer] == [1, 2, 3, 4, 5]
-    assert answers[3] == []
+    assert [message.arguments[0] for batch in batches for message in batch] == [1, 2, 3, 4, 5]
+    assert batches[3] == []
     assert await res.redis.keys("arq:*") == []
 
 
-async def test_many_who_answer_at_once_share_the_rings(res: Resources) -> None:
-    bell = ArqQueue(res.redis)
-    await bell.enqueue(rings(1000))
+async def test_concurrent_workers_share_the_messages(res: Resources) -> None:
+    queue = ArqQueue(res.redis)
+    await queue.enqueue(messages(1000))
 
-    answers = await asyncio.gather(*(bell.dequeue(30) for _ in range(40)))
+    batches = await asyncio.gather(*(queue.dequeue(30) for _ in range(40)))
 
-    numbers = [ring.arguments[0] for answer in answers for ring in answer]
+    numbers = [message.arguments[0] for batch in batches for message in batch]
     assert sorted(numbers) == list(range(1, 1001))
 
 
-async def test_what_arq_itself_puts_on_the_queue_is_answered_when_it_is_due(res: Resources) -> None:
-    bell = ArqQueue(res.redis)
+async def test_a_message_that_arq_enqueued_is_dequeued_when_it_is_due(res: Resources) -> None:
+    queue = ArqQueue(res.redis)
     await res.redis.enqueue_job("process", 1, attempt_number=1, _job_id="now")
     await res.redis.enqueue_job("process", 2, 1, _job_id="later", _defer_by=timedelta(hours=1))
 
-    answer = await bell.dequeue(10)
+    batch = await queue.dequeue(10)
 
-    assert [(ring.job_id, ring.arguments, ring.keywords) for ring in answer] == [
+    assert [(message.job_id, message.arguments, message.keywords) for message in batch] == [
         ("now", [1], {"attempt_number": 1})
     ]
     assert await res.redis.zrange("arq:queue", 0, -1) == [b"later"]
 
 
-async def test_arq_can_list_what_we_ring(res: Resources) -> None:
-    await ArqQueue(res.redis).enqueue(rings(2))
+async def test_arq_can_list_our_messages(res: Resources) -> None:
+    await ArqQueue(res.redis).enqueue(messages(2))
 
     queued = await res.redis.queued_jobs()
 
     assert [(job.function, *job.args) for job in queued] == [("process", 1, 1), ("process", 2, 1)]
 
 
-async def test_a_ring_on_an_empty_queue_wakes_who_listens_and_a_second_one_nobody(res: Resources) -> None:
-    bell, heard = ArqQueue(res.redis), asyncio.Event()
-    listening = asyncio.create_task(bell.listen(heard.set))
+async def test_the_first_message_on_an_empty_queue_wakes_workers_and_the_second_does_not(
+    res: Resources,
+) -> None:
+    queue, woken = ArqQueue(res.redis), asyncio.Event()
+    listening = asyncio.create_task(queue.listen(woken.set))
     await eventually(lambda: subscribed(res))
     before = await published(res)
 
-    await bell.enqueue(rings(1))
-    await asyncio.wait_for(heard.wait(), 30)
-    await bell.enqueue(rings(2))  # there was one, and who had been woken takes both
+    await queue.enqueue(messages(1))
+    await asyncio.wait_for(woken.wait(), 30)
+    await queue.enqueue(messages(2))  # one message was there, and the woken worker takes both
 
     assert await published(res) == before + 1
-    await bell.dequeue(10)
-    await bell.enqueue(rings(1))
+    await queue.dequeue(10)
+    await queue.enqueue(messages(1))
     assert await published(res) == before + 2
     listening.cancel()
     await asyncio.wait({listening})
@@ -91,7 +92,7 @@ async def subscribed(res: Resources) -> bool:
 
 
 @pytest.mark.parametrize("what", ["an id of other bytes", "a job of another type"])
-async def test_what_no_arq_writes_neither_ends_a_worker_nor_blocks_it(
+async def test_messages_that_arq_does_not_write_neither_end_nor_block_a_worker(
     what: str, client: Client, worker: Worker, zendesk: Zendesk, res: Resources
 ) -> None:
     if what == "a job of another type":
@@ -110,7 +111,7 @@ async def test_what_no_arq_writes_neither_ends_a_worker_nor_blocks_it(
     ("job", "arguments"),
     [(b"", ()), (b"\x80\x04garbage", ()), (b'{"f": 1}', ()), (None, ("one", "two", "three")), (None, ())],
 )
-async def test_nonsense_on_the_queue_ends_no_worker(
+async def test_malformed_messages_end_no_worker(
     job: bytes | None,
     arguments: tuple[str, ...],
     client: Client,
@@ -131,7 +132,7 @@ async def test_nonsense_on_the_queue_ends_no_worker(
     assert await res.redis.zcard("arq:queue") == 0
 
 
-async def test_what_runs_is_on_the_queue_no_longer_and_no_more_runs_than_there_are_places(
+async def test_running_jobs_are_off_the_queue_and_within_the_limit(
     client: Client, zendesk: Zendesk, settings: Settings, res: Resources
 ) -> None:
     slow = [Fault(pause_after=10) for _ in range(3)]
@@ -151,7 +152,7 @@ async def test_what_runs_is_on_the_queue_no_longer_and_no_more_runs_than_there_a
     assert ends == [1, 1, 1]
 
 
-async def test_a_worker_in_burst_mode_ends_when_nothing_is_left(
+async def test_a_worker_in_burst_mode_ends_with_an_empty_queue(
     client: Client, zendesk: Zendesk, settings: Settings, tmp_path: Path
 ) -> None:
     emails = [(await client.send(zendesk.payload()))["email_id"] for _ in range(3)]

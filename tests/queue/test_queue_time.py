@@ -1,4 +1,4 @@
-"""The time in the queue is the wait of the last attempt: since it was due, whatever happened before."""
+"""The time in the queue counts from when the last attempt was due."""
 
 from typing import Any
 
@@ -13,7 +13,7 @@ from tests.support.files import PDF
 
 
 async def age(database: asyncpg.Connection, email_id: int) -> None:
-    """Let two days go by since it was received, queued and begun."""
+    """Move its receipt, its queueing and its start two days into the past."""
     shifted = (
         f"{name} = {name} - interval '2 days'"
         for name in ("received_at", "queued_at", "started_at", "completed_at")
@@ -26,7 +26,7 @@ async def times(client: Server) -> dict[str, Any]:
     return found
 
 
-async def test_the_idle_days_after_a_failure_are_no_time_in_the_queue(
+async def test_the_days_after_a_failure_are_not_counted(
     settings: Settings, zendesk: Zendesk, res: Resources, database: asyncpg.Connection
 ) -> None:
     url = zendesk.add_file("a.pdf", PDF, faults=[Fault(status=410)])
@@ -39,7 +39,7 @@ async def test_the_idle_days_after_a_failure_are_no_time_in_the_queue(
             await retry(res, email_id, "ada (tests)")
             done = await client.until(email_id, "completed")
         received = "UPDATE incoming_emails SET received_at = now() - interval '12 h'"
-        await database.execute(received)  # so that it is one of the last 24 hours
+        await database.execute(received)  # so that it counts among the last 24 hours
         of_the_day = await times(client)
 
     assert failed["queue_seconds"] == shifted["queue_seconds"] < 60
@@ -49,7 +49,7 @@ async def test_the_idle_days_after_a_failure_are_no_time_in_the_queue(
     assert of_the_day["processing_p95"] < 60
 
 
-async def test_the_pause_before_another_attempt_is_no_time_in_the_queue(
+async def test_the_backoff_before_another_attempt_is_not_counted(
     settings: Settings, zendesk: Zendesk, database: asyncpg.Connection
 ) -> None:
     settings = settings.model_copy(update={"retry_min_seconds": 600, "retry_max_seconds": 1200})
@@ -62,7 +62,7 @@ async def test_the_pause_before_another_attempt_is_no_time_in_the_queue(
             return email if email["retry_count"] else None
 
         waiting = await eventually(pauses)
-        # The pause goes by; the sweep finds that it is due.
+        # The backoff ends; the sweep finds the job due.
         await database.execute(
             "UPDATE incoming_emails SET due_at = now(), queued_at = now(), received_at = received_at - interval '1 h'"
         )
@@ -73,7 +73,7 @@ async def test_the_pause_before_another_attempt_is_no_time_in_the_queue(
     assert 0 <= done["queue_seconds"] < 60
 
 
-async def test_a_first_attempt_waits_since_the_receipt(
+async def test_a_first_attempt_waits_from_the_receipt(
     settings: Settings, zendesk: Zendesk, database: asyncpg.Connection
 ) -> None:
     async with serving(settings, zendesk) as client:
@@ -90,7 +90,7 @@ async def test_a_first_attempt_waits_since_the_receipt(
     assert 7_200 <= done["queue_seconds"] < 7_300
 
 
-async def test_of_the_time_before_it_was_noted_only_first_attempts_are_known(
+async def test_rows_without_a_queue_time_count_for_first_attempts_only(
     client: Server, database: asyncpg.Connection
 ) -> None:
     await database.execute(

@@ -3,7 +3,6 @@
 import asyncio
 import base64
 import math
-import random
 import re
 import socket
 import sys
@@ -25,7 +24,7 @@ from service.storage import objects as storage
 from service.storage.cloud import Cloud
 from service.storage.objects import open_storage
 from tests.conftest import API_TOKEN, ROOT, serving, working
-from tests.support.places import chunks, key, listed, read
+from tests.support.places import LARGE, LARGEST, SMALL, chunks, key, listed, read
 from tests.support.s3 import (
     CHECKSUM,
     PRIVATE,
@@ -41,10 +40,6 @@ from tests.support.s3 import (
     refuses,
     resets,
 )
-
-SMALL = b"%PDF-1.4 small"
-LARGE = random.Random(1).randbytes(3 * 1024**2 + 17)  # on disk first, and put at once
-LARGEST = random.Random(2).randbytes(11 * 1024**2 + 17)  # put in three parts
 
 PART = 5 * 1024**2
 

@@ -12,9 +12,7 @@ from puremagic.main import magic_header_array
 from service.storage import objects as storage
 from service.storage.filetype import detect
 from service.storage.objects import Storage, open_storage
-from tests.support.places import chunks
-
-SMALL = b"%PDF-1.4 small"
+from tests.support.places import SMALL, chunks
 
 
 @pytest.fixture

@@ -1,7 +1,6 @@
 """An object is stored whole and durably, or not at all: on a disk and in a bucket."""
 
 import asyncio
-import random
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
 from hashlib import sha256
@@ -12,11 +11,9 @@ import pytest
 from service.errors import Permanent, Transient
 from service.storage import objects as storage
 from service.storage.objects import Listed, Storage, open_storage
-from tests.support.places import LARGEST, Directory, InBucket, Place, chunks, key, listed, read
+from tests.support.places import LARGE, LARGEST, SMALL, Directory, InBucket, Place, chunks, key, listed, read
 from tests.support.s3 import Bucket
 
-SMALL = b"%PDF-1.4 small"
-LARGE = random.Random(1).randbytes(3 * 1024**2 + 17)  # spooled, and put at once
 PART = 5 * 1024**2
 MEMORY = 1024**2
 ABSENT = f"sha256/ab/{'0' * 62}"

@@ -109,4 +109,6 @@ async def listed(storage: Storage, prefix: str = "sha256/") -> list[Listed]:
     return [each async for each in objects.listing(storage, prefix)]
 
 
+SMALL = b"%PDF-1.4 small"
+LARGE = random.Random(1).randbytes(3 * 1024**2 + 17)  # spooled on disk, and put at once
 LARGEST = random.Random(2).randbytes(11 * 1024**2 + 17)  # put into a bucket in three parts

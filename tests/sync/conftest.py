@@ -1,4 +1,4 @@
-"""A target that takes documents."""
+"""A target that accepts documents."""
 
 from collections.abc import AsyncIterator
 

@@ -1,4 +1,4 @@
-"""The sync: what is finished is in the target, once by effect, whatever the target does meanwhile."""
+"""The sync: each finished e-mail is in the target, effectively once, whatever the target does."""
 
 import asyncio
 from datetime import UTC, datetime
@@ -26,7 +26,7 @@ from tests.support.s3 import Bucket
 from tests.support.targets import Receiver, send_file, synced, syncing
 
 
-async def test_a_finished_email_is_in_the_collection_and_was_posted_signed(
+async def test_a_finished_email_is_written_to_the_collection_and_posted_with_a_signature(
     settings: Settings, zendesk: Zendesk, mongodb_server: str, documents: Any, endpoint: Receiver
 ) -> None:
     settings = syncing(settings, f"{mongodb_server}/holdfast.emails", endpoint.url)
@@ -47,7 +47,7 @@ async def test_a_finished_email_is_in_the_collection_and_was_posted_signed(
     assert await documents.count_documents({}) == 1
 
 
-async def test_what_failed_is_carried_with_its_reason(
+async def test_a_failed_email_is_synced_with_its_reason(
     settings: Settings, zendesk: Zendesk, mongodb_server: str, documents: Any, endpoint: Receiver
 ) -> None:
     settings = syncing(settings, f"{mongodb_server}/holdfast.emails", endpoint.url)
@@ -62,7 +62,7 @@ async def test_what_failed_is_carried_with_its_reason(
     assert endpoint.messages[0][1]["type"] == "email.failed"
 
 
-async def test_a_later_state_takes_the_place_of_the_earlier_one_and_is_another_message(
+async def test_a_later_version_replaces_the_earlier_one_and_has_another_message_id(
     settings: Settings, zendesk: Zendesk, mongodb_server: str, documents: Any, endpoint: Receiver
 ) -> None:
     settings = syncing(settings, f"{mongodb_server}/holdfast.emails", endpoint.url)
@@ -81,7 +81,7 @@ async def test_a_later_state_takes_the_place_of_the_earlier_one_and_is_another_m
     assert endpoint.newest[key]["status"] == "completed"
 
 
-async def test_an_earlier_state_that_arrives_late_changes_nothing(
+async def test_an_earlier_version_that_arrives_late_changes_nothing(
     settings: Settings, database: asyncpg.Connection, mongodb_server: str, documents: Any
 ) -> None:
     settings = syncing(settings, f"{mongodb_server}/holdfast.emails")
@@ -98,7 +98,7 @@ async def test_an_earlier_state_that_arrives_late_changes_nothing(
             )
             late = make_document((await read_records(conn, [1]))[1], {})
 
-        # All at once, and each of them several times.
+        # All concurrently, and each of them several times.
         await asyncio.gather(*(target.write(late) for _ in range(5)))
         refused = await asyncio.gather(*(target.write(early) for _ in range(5)), return_exceptions=True)
         await target.write(late)
@@ -109,7 +109,7 @@ async def test_an_earlier_state_that_arrives_late_changes_nothing(
     assert digest(document) == digest(late.content)
 
 
-async def test_many_writes_of_one_document_at_once_are_one(
+async def test_concurrent_writes_of_one_document_are_one(
     settings: Settings, database: asyncpg.Connection, mongodb_server: str, documents: Any
 ) -> None:
     settings = syncing(settings, f"{mongodb_server}/holdfast.emails")
@@ -139,10 +139,10 @@ async def test_without_a_target_there_is_nothing_to_sync(
     assert (refused.value.status, refused.value.code) == (409, "sync_off")
 
 
-async def test_a_worker_that_has_no_target_yet_carries_nothing_and_says_so_of_nothing(
+async def test_a_worker_without_a_target_settles_no_sync(
     res: Resources, database: asyncpg.Connection
 ) -> None:
-    """While SYNC_URL is set worker by worker, each is rung for what the others are to carry."""
+    """While SYNC_URL is set worker by worker, those without it get messages for the others, too."""
     await database.execute(
         "INSERT INTO incoming_emails (zendesk_ticket_id, processing_status, attempt_number, sync_status)"
         " VALUES ('1', 'completed', 1, 'pending')"
@@ -154,24 +154,24 @@ async def test_a_worker_that_has_no_target_yet_carries_nothing_and_says_so_of_no
     assert tuple(row or ()) == ("pending", 0, None)
 
 
-async def test_a_slow_target_takes_no_place_of_a_job(
+async def test_a_slow_target_takes_no_slot_of_a_job(
     settings: Settings, zendesk: Zendesk, endpoint: Receiver
 ) -> None:
-    """Also where there may be more syncs than jobs at once."""
+    """The limit of syncs may be higher than that of jobs."""
     endpoint.delay = 30
     settings = syncing(
         settings, endpoint.url, jobs_per_process=2, sync_seconds=20, sweep_seconds=20, lease_seconds=30
     )
     async with serving(settings, zendesk) as client, working(settings) as worker:
-        for _ in range(3):  # the last one finds all places taken, if there are no others
+        for _ in range(3):  # the last one finds no free slot, if syncs use those of jobs
             await client.until(await send_file(client, file=False), "completed")
             await asyncio.sleep(0.3)
-        carried = [job for job in worker.tasks if job.startswith("sync:")]
+        syncs = [job for job in worker.tasks if job.startswith("sync:")]
 
-    assert len(carried) > 2
+    assert len(syncs) > 2
 
 
-async def test_while_the_target_is_away_all_else_goes_on_and_afterwards_nothing_is_missing_or_doubled(
+async def test_an_outage_of_the_target_delays_nothing_else_and_loses_or_doubles_nothing(
     settings: Settings, zendesk: Zendesk, mongodb_server: str, documents: Any
 ) -> None:
     async with before_mongodb(mongodb_server) as (proxy, url):
@@ -198,14 +198,14 @@ async def test_while_the_target_is_away_all_else_goes_on_and_afterwards_nothing_
     assert await documents.count_documents({}) == len(email_ids)
 
 
-async def test_a_write_whose_outcome_is_unknown_is_repeated_and_stays_one(
+async def test_a_write_with_an_unknown_outcome_is_repeated_and_stays_one_document(
     settings: Settings, zendesk: Zendesk, mongodb_server: str, documents: Any
 ) -> None:
     async with before_mongodb(mongodb_server) as (proxy, url):
         settings = syncing(settings, url, sync_seconds=2)
         async with serving(settings, zendesk) as client, working(settings):
             await synced(client, await send_file(client))
-            # It arrives, and its answer does not; so the driver's own repetition.
+            # The write arrives, but its response does not, nor that of the driver's own repetition.
             proxy.trip(b"unknown outcome", arrives=True, cuts=False)
             email = await synced(client, await send_file(client, subject="unknown outcome"))
             await asyncio.wait_for(proxy.sprung.wait(), 10)
@@ -214,7 +214,7 @@ async def test_a_write_whose_outcome_is_unknown_is_repeated_and_stays_one(
     assert await documents.count_documents({"subject": "unknown outcome"}) == 1
 
 
-async def test_a_target_that_answers_too_late_is_given_up_and_tried_again(
+async def test_a_write_that_times_out_is_retried(
     settings: Settings, zendesk: Zendesk, endpoint: Receiver
 ) -> None:
     settings = syncing(settings, endpoint.url, sync_seconds=0.5)
@@ -250,7 +250,7 @@ async def test_a_target_that_answers_too_late_is_given_up_and_tried_again(
         (503, "receiver_busy", "synced"),
     ],
 )
-async def test_what_an_endpoint_answers_is_about_the_email_or_about_itself(
+async def test_a_response_of_an_endpoint_is_an_error_of_the_email_or_of_the_target(
     settings: Settings, zendesk: Zendesk, endpoint: Receiver, status: int, code: str, ends: str
 ) -> None:
     settings = syncing(settings, endpoint.url, sync_retry_min_seconds=0.5)
@@ -272,7 +272,7 @@ async def test_what_an_endpoint_answers_is_about_the_email_or_about_itself(
     assert email["sync_retry_count"] == (ends == "synced")
 
 
-async def test_a_budget_that_is_used_up_ends_in_failed_and_a_person_may_try_again(
+async def test_an_exhausted_budget_fails_the_sync_and_an_operator_may_retry_it(
     settings: Settings, zendesk: Zendesk, endpoint: Receiver
 ) -> None:
     settings = syncing(settings, endpoint.url, sync_max_retries=2)
@@ -313,7 +313,7 @@ async def test_a_document_over_16_mb_is_refused_for_good_and_the_email_stays_com
     ("error_code", "code"),
     [(13, "receiver_refused"), (18, "receiver_refused"), (50, "receiver_slow"), (8, "receiver_busy")],
 )
-async def test_what_mongodb_answers_of_itself_passes(
+async def test_an_error_of_mongodb_itself_is_transient(
     settings: Settings, zendesk: Zendesk, mongodb_server: str, documents: Any, error_code: int, code: str
 ) -> None:
     settings = syncing(settings, f"{mongodb_server}/holdfast.emails", sync_retry_min_seconds=0.5)
@@ -338,7 +338,7 @@ async def test_what_mongodb_answers_of_itself_passes(
     assert await documents.count_documents({}) == 1
 
 
-async def test_what_the_rules_of_the_collection_forbid_is_refused_for_good(
+async def test_a_document_that_violates_the_validator_is_refused_for_good(
     settings: Settings, zendesk: Zendesk, mongodb_server: str, documents: Any
 ) -> None:
     await documents.database.create_collection("emails", validator={"subject": {"$ne": "forbidden"}})
@@ -369,7 +369,7 @@ async def test_a_presigned_link_leads_to_the_file_without_any_credentials(
     assert 6.9 < days <= 7
 
 
-async def test_a_key_that_no_header_can_hold_still_names_its_message(
+async def test_a_key_that_no_header_can_hold_still_has_a_message_id(
     settings: Settings, zendesk: Zendesk, endpoint: Receiver
 ) -> None:
     settings = syncing(settings, endpoint.url)
@@ -403,7 +403,7 @@ async def test_the_password_of_a_target_is_in_no_error_and_no_log(
     assert email["sync_error_code"] == "receiver_away"
 
 
-async def test_no_line_of_the_log_holds_anything_of_a_document(
+async def test_the_log_holds_nothing_of_a_document(
     settings: Settings, mongodb_server: str, documents: Any, capsys: pytest.CaptureFixture[str]
 ) -> None:
     logs.configure("json", "DEBUG")
@@ -416,12 +416,12 @@ async def test_no_line_of_the_log_holds_anything_of_a_document(
 
 
 @pytest.mark.parametrize("name", ["a.b.", "a..b", "a.b$c"])
-def test_a_name_that_no_collection_can_have_is_a_wrong_setting(settings: Settings, name: str) -> None:
+def test_an_invalid_name_of_a_collection_is_a_wrong_setting(settings: Settings, name: str) -> None:
     with pytest.raises(SettingsError, match="SYNC_URL: cannot be used"):
         check_usable(syncing(settings, f"mongodb://u:hunter2@127.0.0.1:1/{name}"))
 
 
-def test_secrets_of_the_sync_are_secret() -> None:
+def test_secrets_of_the_sync_are_not_printed() -> None:
     shown = repr(Settings(sync_url=(SecretStr("mongodb://u:hunter2@h/a.b"),)))
 
     assert "hunter2" not in shown

@@ -19,7 +19,7 @@ from tests.support.proxy import before_mongodb
 from tests.support.targets import Receiver, send_file, synced, syncing
 
 
-async def test_what_redis_forgot_the_sweep_carries(
+async def test_the_sweep_syncs_emails_with_lost_messages(
     settings: Settings, zendesk: Zendesk, mongodb_server: str, documents: Any, database: asyncpg.Connection
 ) -> None:
     await database.execute(
@@ -38,7 +38,7 @@ async def test_what_redis_forgot_the_sweep_carries(
     assert await documents.count_documents({}) == 300
 
 
-async def test_a_worker_that_is_killed_after_the_write_costs_nothing_but_time(
+async def test_a_worker_killed_after_the_write_costs_only_time(
     settings: Settings, zendesk: Zendesk, mongodb_server: str, documents: Any, tmp_path: Path
 ) -> None:
     points = tmp_path / "points"
@@ -62,12 +62,12 @@ async def test_a_worker_that_is_killed_after_the_write_costs_nothing_but_time(
 
 
 async def expire(res: Resources) -> None:
-    """Let the lease of a sync be over, instead of waiting for it."""
+    """End the lease of a sync without waiting for it."""
     async with res.engine.connect() as conn:
         await conn.exec_driver_sql("UPDATE incoming_emails SET sync_due_at = now()")
 
 
-async def test_an_email_whose_sync_kills_every_worker_fails_in_the_end(
+async def test_a_sync_that_kills_every_worker_fails_in_the_end(
     settings: Settings, zendesk: Zendesk, endpoint: Receiver, database: asyncpg.Connection
 ) -> None:
     settings = syncing(settings, endpoint.url)
@@ -84,7 +84,7 @@ async def test_an_email_whose_sync_kills_every_worker_fails_in_the_end(
     assert endpoint.messages == []
 
 
-async def test_a_worker_that_is_told_to_end_hands_back_what_it_carries(
+async def test_a_worker_that_shuts_down_hands_back_its_syncs(
     settings: Settings, zendesk: Zendesk, endpoint: Receiver
 ) -> None:
     settings = syncing(settings, endpoint.url, sync_seconds=30)
@@ -93,29 +93,29 @@ async def test_a_worker_that_is_told_to_end_hands_back_what_it_carries(
         async with working(settings):
             email_id = await send_file(client, file=False)
 
-            async def is_carried() -> bool:
+            async def is_synced() -> bool:
                 return bool((await client.email(email_id))["sync_attempt_number"])
 
-            await eventually(is_carried)
+            await eventually(is_synced)
         left = await client.email(email_id)
         endpoint.delay = 0
         async with working(settings):
             email = await synced(client, email_id)
 
     assert (left["sync_status"], left["sync_retry_count"], left["sync_error"]) == ("pending", 0, None)
-    # Who is told to end may take it once more before it ends, and hands it back again.
+    # The worker may claim it once more during its shutdown, and hands it back again.
     assert email["sync_attempt_number"] > left["sync_attempt_number"] > 0
     assert email["sync_retry_count"] == 0
 
 
-@pytest.mark.parametrize("takes", [lambda res: sync(res, 1), sync_for_ever], ids=["ring", "sweep"])
-async def test_who_is_told_to_end_while_it_takes_a_sync_hands_it_back(
+@pytest.mark.parametrize("takes", [lambda res: sync(res, 1), sync_for_ever], ids=["message", "sweep"])
+async def test_a_sync_claimed_during_shutdown_is_handed_back(
     takes: Callable[[Resources], Coroutine[Any, Any, None]],
     settings: Settings,
     database: asyncpg.Connection,
     endpoint: Receiver,
 ) -> None:
-    """Nobody else could carry it before the lease is over."""
+    """No other worker could claim it before the lease ends."""
     await database.execute(
         "INSERT INTO incoming_emails (zendesk_ticket_id, processing_status, attempt_number, sync_status)"
         " VALUES ('1', 'completed', 1, 'pending')"
@@ -140,7 +140,7 @@ async def test_who_is_told_to_end_while_it_takes_a_sync_hands_it_back(
     assert endpoint.messages == []
 
 
-async def test_of_two_targets_one_that_is_away_does_not_keep_the_other_from_having_it(
+async def test_a_target_that_is_down_does_not_delay_the_other_target(
     settings: Settings, zendesk: Zendesk, mongodb_server: str, documents: Any, endpoint: Receiver
 ) -> None:
     async with before_mongodb(mongodb_server) as (proxy, url):
@@ -164,7 +164,7 @@ async def test_of_two_targets_one_that_is_away_does_not_keep_the_other_from_havi
     assert len(endpoint.newest) == 1
 
 
-async def test_while_one_of_two_is_away_the_other_gets_each_email_at_once_and_once(
+async def test_while_one_target_is_down_the_other_gets_each_email_once(
     settings: Settings, zendesk: Zendesk, mongodb_server: str, documents: Any, endpoint: Receiver
 ) -> None:
     async with before_mongodb(mongodb_server) as (proxy, url):
@@ -186,15 +186,15 @@ async def test_while_one_of_two_is_away_the_other_gets_each_email_at_once_and_on
     assert await documents.count_documents({}) == 20
 
 
-async def test_a_server_that_is_frozen_holds_up_no_goodbye(
+async def test_a_frozen_server_does_not_delay_the_shutdown(
     settings: Settings, mongodb_server: str, documents: Any
 ) -> None:
-    """By itself the driver waits until it notices, a quarter of a minute here."""
+    """The driver itself would wait for a quarter of a minute."""
     async with before_mongodb(mongodb_server) as (proxy, url):
         settings = syncing(settings, url, sync_seconds=600)
-        async with asyncio.timeout(None) as patience, open_resources(settings) as res:
+        async with asyncio.timeout(None) as budget, open_resources(settings) as res:
             await res.targets[0].write(Document("key", 1, is_first=True, content={"version": 1}))
             proxy.freeze()
-            patience.reschedule(asyncio.get_running_loop().time() + 10)
+            budget.reschedule(asyncio.get_running_loop().time() + 10)
 
-    assert not patience.expired()
+    assert not budget.expired()

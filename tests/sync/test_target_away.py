@@ -1,4 +1,4 @@
-"""A target that never answers is in nobody's way but its own."""
+"""A target that never responds delays only its own syncs."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -12,13 +12,13 @@ from tests.conftest import serving, working
 from tests.support.files import PDF
 from tests.support.targets import syncing
 
-# More than a worker carries at once.
+# More than the limit of syncs of one worker.
 EMAILS = 40
 
 
 @asynccontextmanager
 async def silence() -> AsyncIterator[tuple[int, asyncio.Event]]:
-    """Listen, take everything, and say nothing; tell the port, and that somebody waits for an answer."""
+    """Accept connections and never respond; yield the port and an event for the first connection."""
     asked = asyncio.Event()
 
     async def listen(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -32,10 +32,10 @@ async def silence() -> AsyncIterator[tuple[int, asyncio.Event]]:
 
 
 @pytest.mark.parametrize("scheme", ["http://127.0.0.1:{}/sync", "mongodb://127.0.0.1:{}/holdfast.emails"])
-async def test_webhooks_are_answered_and_emails_completed_as_without_a_target(
+async def test_a_silent_target_delays_neither_webhooks_nor_jobs(
     scheme: str, settings: Settings, zendesk: Zendesk
 ) -> None:
-    """Nobody waits for it: then this would take longer than a test may."""
+    """If anything waited for the target, this test would time out."""
     async with silence() as (port, asked):
         settings = syncing(settings, scheme.format(port), sync_seconds=600)
         async with serving(settings, zendesk) as client, working(settings):

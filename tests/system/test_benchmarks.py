@@ -12,11 +12,13 @@ from benchmarks.checks import check_files
 from benchmarks.testbed import MeasurementError
 from benchmarks.webhooks import BODY_BYTES, write_webhooks
 from tests.conftest import ROOT
+from tests.support.examples import examples
 
 
 @pytest.mark.timeout(300)
 @pytest.mark.skipif(shutil.which("wrk") is None, reason="wrk is not installed")
-@pytest.mark.parametrize("part", ["intake", "work"])
+# The intake keeps all processors busy for as long as it is measured.
+@pytest.mark.parametrize("part", ["work"] if examples(1) == 1 else ["work", "intake"])
 async def test_a_part_runs_completely(part: str) -> None:
     """Without the packages of the group `bench`, it measures the other services."""
     benchmark = await asyncio.create_subprocess_exec(

@@ -322,8 +322,8 @@ def test_obstacles_are_reported_before_any_change(url: str) -> None:
     status, said = take_over(url, "--yes")
 
     assert status == 1
-    assert "In the way: The column id has the type uuid, but Holdfast needs integers" in said
-    assert "In the way: The table attachments exists" in said
+    assert "Cannot take over: The column id has the type uuid, but Holdfast needs integers" in said
+    assert "Cannot take over: The table attachments exists" in said
 
 
 def test_database_that_needs_no_takeover_gets_one_sentence(url: str) -> None:

@@ -145,7 +145,7 @@ async def test_a_sampler_decides_the_same_in_web_and_worker(
 
 @pytest.mark.parametrize("hangs", [True, False], ids=["that hangs", "that is away"])
 async def test_a_hanging_collector_delays_neither_attempts_nor_the_shutdown(
-    hangs: bool,  # noqa: FBT001  a parameter of the test
+    hangs: bool,  # noqa: FBT001 a parameter of the test
     settings: Settings,
     zendesk: Zendesk,
     res: Resources,

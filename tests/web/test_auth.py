@@ -137,7 +137,7 @@ async def test_wrong_tokens_are_not_logged_and_cause_few_log_lines(client: Serve
     assert "hunter2" not in str(logs)
 
 
-# ── closed
+# ── no token set
 
 
 async def test_without_any_token_set_the_page_names_the_setting(settings: Settings, zendesk: Zendesk) -> None:
@@ -165,7 +165,7 @@ async def test_with_only_the_read_token_set_readers_get_in(settings: Settings, z
         assert (await ask(client, "GET", EMAILS, headers=bearer("None"))).status == 401
 
 
-# ── guesses
+# ── wrong tokens
 
 
 async def test_only_few_wrong_tokens_are_delayed_at_once(client: Server) -> None:

@@ -155,7 +155,7 @@ async def test_quarantined_request_is_replayed(
     )
     await operator.goto(f"{client.url}/quarantine")
 
-    await operator.get_by_role("link", name="1", exact=True).click()
+    await operator.get_by_role("link", name="Request 1").click()
     await operator.get_by_role("button", name="Replay").click()
 
     await expect(operator.get_by_text("Replayed as this e-mail")).to_be_visible()

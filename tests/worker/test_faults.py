@@ -1,4 +1,4 @@
-"""Processes that fall: at named points, by a poisonous e-mail, or because they hang."""
+"""Processes that die at fault points, because of one e-mail, or because they hang."""
 
 import asyncio
 import sys
@@ -24,7 +24,7 @@ from tests.support.files import PDF, stored_files
 
 @pytest.fixture
 def settings(settings: Settings) -> Settings:
-    """Let a job of a worker that died be another one's soon."""
+    """Use a short lease, so that another worker soon gets the job of a dead one."""
     return settings.model_copy(update={"lease_seconds": 2})
 
 
@@ -43,7 +43,7 @@ async def arm(points: Path, point: str, how: str) -> Path:
 
 @asynccontextmanager
 async def workers(settings: Settings, points: Path, number: int) -> AsyncIterator[Mapping[str, Child]]:
-    """Run worker processes that are started again whenever they fall, as a platform does it."""
+    """Run worker processes and restart them whenever they die, as a platform does."""
     programs = [
         Program(
             f"worker.{n}",
@@ -60,7 +60,7 @@ async def workers(settings: Settings, points: Path, number: int) -> AsyncIterato
 
 
 @pytest.mark.parametrize("point", ["after_claim", "mid_download", "after_object"])
-async def test_a_worker_that_falls_at_any_point_costs_nothing_but_time(
+async def test_a_worker_killed_at_any_fault_point_costs_only_time(
     point: str, client: Client, zendesk: Zendesk, settings: Settings, points: Path
 ) -> None:
     armed = await arm(points, point, "kill")
@@ -75,10 +75,10 @@ async def test_a_worker_that_falls_at_any_point_costs_nothing_but_time(
 
 
 @pytest.mark.parametrize("how", ["kill", "hang"])
-async def test_an_email_that_fells_every_worker_fails_in_the_end_and_the_others_go_on(
+async def test_an_email_that_kills_every_worker_fails_and_the_others_complete(
     how: str, client: Client, zendesk: Zendesk, settings: Settings, points: Path, database: asyncpg.Connection
 ) -> None:
-    """Also with no retry to spend: whoever was claimed beside it pays for nothing."""
+    """The budget has no retry: jobs claimed beside it need none."""
     settings = settings.model_copy(update={"max_retries": 0})
     await arm(points, "after_claim@13", how)
     slow = zendesk.add_file("a.pdf", PDF)
@@ -99,7 +99,7 @@ async def test_an_email_that_fells_every_worker_fails_in_the_end_and_the_others_
     assert end["retry_count"] == 0
 
 
-async def test_a_process_whose_loop_stands_still_ends_and_says_where(
+async def test_a_process_with_a_blocked_event_loop_ends_and_logs_the_place(
     client: Client, zendesk: Zendesk, settings: Settings, points: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     await arm(points, "after_claim", "hang")
@@ -113,10 +113,10 @@ async def test_a_process_whose_loop_stands_still_ends_and_says_where(
     assert "faultpoints.py" in said
 
 
-async def test_a_web_process_that_falls_before_it_answers_has_the_email_on_record(
+async def test_a_web_process_killed_before_its_response_has_recorded_the_email(
     settings: Settings, zendesk: Zendesk, res: Resources, database: asyncpg.Connection, points: Path
 ) -> None:
-    """Zendesk, which got no answer, sends it again: that is a duplicate."""
+    """Zendesk got no response and sends the webhook again: that is a duplicate."""
     await arm(points, "after_commit", "kill")
     port = await free_port()
     payload = zendesk.payload()
@@ -134,11 +134,11 @@ async def test_a_web_process_that_falls_before_it_answers_has_the_email_on_recor
     assert await database.fetchval("SELECT count(*) FROM incoming_emails") == 1
 
 
-def test_without_the_setting_a_point_is_nothing(tmp_path: Path) -> None:
+def test_without_the_setting_a_fault_point_does_nothing(tmp_path: Path) -> None:
     faultpoints.reach(None, "after_claim", "13")
 
 
-def test_a_ticket_of_any_text_names_no_file_elsewhere(points: Path) -> None:
+def test_a_ticket_id_names_no_file_in_another_directory(points: Path) -> None:
     (points.parent / "secret").write_text("kill")
 
     faultpoints.reach(points, "after_claim", "/../../secret")

@@ -1,4 +1,4 @@
-"""A worker's row: there while it lives, ended when it ends, and in nobody's way."""
+"""A worker's row and file: present while it lives, ended when it stops, and harmless when they fail."""
 
 import asyncio
 import json
@@ -24,7 +24,7 @@ async def row_of(database: asyncpg.Connection, name: str = "worker.test") -> Any
     return await database.fetchrow("SELECT * FROM workers WHERE name = $1", name)
 
 
-async def test_a_worker_has_a_row_while_it_works_and_says_when_it_stopped(
+async def test_a_worker_has_a_row_with_the_time_of_its_stop(
     database: asyncpg.Connection, settings: Settings, res: Resources
 ) -> None:
     async def beat() -> Any:
@@ -40,7 +40,9 @@ async def test_a_worker_has_a_row_while_it_works_and_says_when_it_stopped(
     assert ended["stopped_at"] >= ended["started_at"] == living["started_at"]
 
 
-async def test_a_beat_tells_how_many_jobs_are_held(database: asyncpg.Connection, res: Resources) -> None:
+async def test_a_heartbeat_has_the_number_of_claimed_jobs(
+    database: asyncpg.Connection, res: Resources
+) -> None:
     async def beat() -> Any:
         return await row_of(database)
 
@@ -53,10 +55,10 @@ async def test_a_beat_tells_how_many_jobs_are_held(database: asyncpg.Connection,
 
 
 @pytest.mark.parametrize("stopped_at", ["now()", "NULL"], ids=["that stopped", "that was killed"])
-async def test_a_process_with_the_name_and_id_of_one_begins_anew(
+async def test_a_process_with_the_name_and_id_of_an_earlier_one_replaces_its_row(
     stopped_at: str, database: asyncpg.Connection, res: Resources
 ) -> None:
-    """In a container every process has the same id."""
+    """In containers all processes have the same id."""
     await database.execute(
         "INSERT INTO workers (name, pid, started_at, seen_at, stopped_at, version)"
         f" VALUES ('worker.test', $1, now() - interval '2 days', now() - interval '2 days', {stopped_at}, '0')",
@@ -73,7 +75,7 @@ async def test_a_process_with_the_name_and_id_of_one_begins_anew(
     assert age < 3600
 
 
-async def test_who_was_not_heard_of_for_a_day_is_forgotten(
+async def test_rows_of_workers_silent_for_a_day_are_removed(
     database: asyncpg.Connection, res: Resources
 ) -> None:
     await database.executemany(
@@ -93,7 +95,7 @@ async def test_who_was_not_heard_of_for_a_day_is_forgotten(
     }
 
 
-async def test_while_postgres_is_away_a_worker_only_warns(
+async def test_during_an_outage_of_postgres_a_heartbeat_only_warns(
     settings: Settings, capsys: pytest.CaptureFixture[str]
 ) -> None:
     logs.configure("json", "INFO")
@@ -113,20 +115,18 @@ async def test_while_postgres_is_away_a_worker_only_warns(
 
 @pytest.fixture
 def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Give the worker a directory of its own for its file, as the probe has it."""
+    """Give the worker and the probe a directory of their own for the file."""
     monkeypatch.setenv("TMPDIR", str(tmp_path))
     return tmp_path / "holdfast-worker.test.alive"
 
 
-async def test_a_probe_sees_a_worker_while_it_lives_without_postgres_and_redis(
-    here: Path, settings: Settings
-) -> None:
+async def test_a_probe_sees_a_live_worker_without_postgres_and_redis(here: Path, settings: Settings) -> None:
     async with before_postgres(settings) as (proxy, through), open_resources(through) as res:
         proxy.cut()
         async with beating(res):
-            while await asyncio.to_thread(alive.worker_complaint, "worker.test"):
+            while await asyncio.to_thread(alive.worker_problem, "worker.test"):
                 await asyncio.sleep(0.01)
-        ended = await asyncio.to_thread(alive.worker_complaint, "worker.test")
+        ended = await asyncio.to_thread(alive.worker_problem, "worker.test")
 
     assert (
         ended
@@ -145,18 +145,18 @@ async def test_a_probe_sees_a_worker_while_it_lives_without_postgres_and_redis(
         ("x y z", "cannot be read"),
     ],
 )
-def test_a_probe_says_what_is_wrong_with_a_worker(content: str, complaint: str, here: Path) -> None:
+def test_a_probe_explains_a_worker_that_is_not_alive(content: str, complaint: str, here: Path) -> None:
     now = time.monotonic()
     here.write_text(content.format(pid=os.getpid(), now=now, long_ago=now - 31, before_a_reboot=now + 1000))
 
-    found = alive.worker_complaint("worker.test")
+    found = alive.worker_problem("worker.test")
 
     assert bool(found) is bool(complaint)
     assert complaint in found
 
 
 def test_a_probe_neither_follows_links_nor_waits_for_a_pipe(here: Path, tmp_path: Path) -> None:
-    """Others may put them into /tmp before a worker starts."""
+    """Other users may put them into /tmp before a worker starts."""
     (tmp_path / "precious").write_text("kept")
     here.symlink_to(tmp_path / "precious")
     with pytest.raises(OSError, match="symbolic"):
@@ -167,10 +167,10 @@ def test_a_probe_neither_follows_links_nor_waits_for_a_pipe(here: Path, tmp_path
         alive.beat("worker.test")
 
     assert (tmp_path / "precious").read_text() == "kept"
-    assert "cannot be read" in alive.worker_complaint("worker.test")
+    assert "cannot be read" in alive.worker_problem("worker.test")
 
 
-def test_a_probe_loads_next_to_nothing(here: Path) -> None:
+def test_a_probe_imports_few_modules(here: Path) -> None:
     alive.beat("worker.test")
     words = [sys.executable, "-X", "importtime", "-m", "service", "alive", "worker"]
     done = subprocess.run(
@@ -190,9 +190,9 @@ def test_a_probe_loads_next_to_nothing(here: Path) -> None:
 async def test_a_probe_asks_the_web_process(client: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PORT", client.url.rpartition(":")[2])
 
-    found = await asyncio.to_thread(alive.web_complaint)
+    found = await asyncio.to_thread(alive.web_problem)
     monkeypatch.setenv("PORT", "1")
-    away = await asyncio.to_thread(alive.web_complaint)
+    away = await asyncio.to_thread(alive.web_problem)
 
     assert found == ""
     assert away.startswith("web: no answer from 127.0.0.1:1 ")

@@ -1,4 +1,4 @@
-"""A job that kills its workers is isolated, and the jobs that were claimed beside it pay nothing for it."""
+"""A job that kills its workers is isolated, and the jobs claimed beside it use no retry."""
 
 from collections.abc import AsyncIterator
 from datetime import timedelta
@@ -23,7 +23,7 @@ GONE = timedelta(seconds=-1)
 
 
 class Process:
-    """Stands for one worker process, whose attempts take no time unless it dies of one: takes what a sweep gives it."""
+    """Stand-in for a worker process: it takes jobs from a sweep, and its attempts take no time unless one kills it."""
 
     def __init__(self) -> None:
         self.jobs: list[Job] = []
@@ -49,10 +49,10 @@ async def conn(res: Resources) -> AsyncIterator[AsyncConnection]:
 
 
 @pytest.mark.parametrize("poisons", [1, 7])
-async def test_only_what_kills_workers_fails_and_no_neighbour_spends_a_retry(
+async def test_only_jobs_that_kill_workers_fail_and_no_other_job_uses_a_retry(
     poisons: int, res: Resources, conn: AsyncConnection, database: asyncpg.Connection
 ) -> None:
-    """Two workers, 500 good e-mails that come together with some that kill whatever process claims them."""
+    """Two workers get 500 good e-mails together with some that kill each process that claims them."""
     emails = await arrive(conn, 500 + poisons)
     deadly = set(emails[3 : 500 : 500 // poisons][:poisons])
     deaths = 0
@@ -62,7 +62,7 @@ async def test_only_what_kills_workers_fails_and_no_neighbour_spends_a_retry(
             await sweep(res, process)
             deaths += await live(conn, process, deadly)
         assert deaths <= MOST_ABANDONED * poisons
-        # Instead of waiting for leases and pauses.
+        # Instead of waiting for leases and backoffs.
         await database.execute(
             "UPDATE incoming_emails SET due_at = now(), lease_until = lease_until - '1 h'::interval"
         )
@@ -79,7 +79,7 @@ async def test_only_what_kills_workers_fails_and_no_neighbour_spends_a_retry(
 
 
 async def live(conn: AsyncConnection, process: Process, deadly: set[int]) -> int:
-    """Claim what the process was given; return 1 if that kills it, and complete all of it otherwise."""
+    """Claim the jobs of the process; return 1 if one kills it, else complete them all."""
     claims = [
         claim
         for claim in await attempts.claim(conn, [ClaimRequest(job, "w", HOUR) for job in process.jobs])
@@ -110,7 +110,7 @@ async def unfinished(database: asyncpg.Connection) -> int:
 
 
 async def abandon(conn: AsyncConnection, job: Job, times: int) -> Job:
-    """Let a job's worker die so often in a row."""
+    """Let the workers of a job die this many times in a row."""
     for number in range(job.attempt_number, job.attempt_number + times):
         await claim_one(conn, Job(job.email_id, number), GONE)
         await attempts.take_back(conn, 10)
@@ -136,10 +136,10 @@ async def test_suspects_run_only_beside_those_abandoned_equally_often() -> None:
     assert Suspects(1).room_for(1) == 1, "a process of one job also runs suspects"
 
 
-async def test_a_suspect_waits_until_those_abandoned_less_often_have_ended(
+async def test_a_suspect_waits_for_those_abandoned_less_often(
     res: Resources, conn: AsyncConnection, database: asyncpg.Connection
 ) -> None:
-    """The one that is due for longest decides, so that none waits for ever."""
+    """The suspect that is due for longest decides, so that none waits for ever."""
     first, second = await arrive(conn, 2)
     await abandon(conn, Job(first, 1), 2)
     await abandon(conn, Job(second, 1), 1)
@@ -159,10 +159,10 @@ async def test_a_suspect_waits_until_those_abandoned_less_often_have_ended(
     assert when_free == in_the_end == [Job(first, 3)]
 
 
-async def test_a_suspect_is_never_rung(
+async def test_a_suspect_is_never_dispatched(
     res: Resources, conn: AsyncConnection, database: asyncpg.Connection
 ) -> None:
-    """Whoever answers a ring does not know that it is one; workers start it themselves."""
+    """A message does not tell that its job is a suspect; workers start suspects from the sweep."""
     [email_id] = await arrive(conn, 1)
     job = await abandon(conn, Job(email_id, 1), 1)
     await database.execute("UPDATE incoming_emails SET due_at = now()")
@@ -177,7 +177,7 @@ async def test_a_suspect_is_never_rung(
 @pytest.mark.parametrize(
     ("outcome", "left"), [("completed", 0), ("released", 0), ("failed", 0), ("handed_back", 2)]
 )
-async def test_an_attempt_that_ends_clears_the_job_of_suspicion_unless_it_was_handed_back(
+async def test_a_settled_attempt_clears_a_suspect_unless_it_was_handed_back(
     outcome: str, left: int, conn: AsyncConnection, database: asyncpg.Connection
 ) -> None:
     [email_id] = await arrive(conn, 1)
@@ -189,7 +189,7 @@ async def test_an_attempt_that_ends_clears_the_job_of_suspicion_unless_it_was_ha
     assert await database.fetchval("SELECT abandoned_count FROM incoming_emails") == left
 
 
-async def test_a_retry_by_hand_has_a_fresh_budget_of_abandoned_attempts(
+async def test_a_retry_has_a_fresh_budget_of_abandoned_attempts(
     conn: AsyncConnection, database: asyncpg.Connection
 ) -> None:
     [email_id] = await arrive(conn, 1)

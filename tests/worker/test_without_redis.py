@@ -1,4 +1,4 @@
-"""Workers without Redis: what Postgres says is due is worked on, whatever Redis does or forgets."""
+"""Workers without Redis: jobs that are due in Postgres are processed, whatever Redis does or loses."""
 
 import asyncio
 import signal
@@ -27,7 +27,7 @@ ARQ = ("arq", "service.worker.WorkerSettings")
 async def without_redis(
     settings: Settings, zendesk: Zendesk, fault: str
 ) -> AsyncIterator[tuple[Client, Settings, Proxy]]:
-    """Run web before a Redis that is away for good; yield the settings for workers that see no more of it."""
+    """Run the web process with a Redis that is down; yield settings for workers with the same Redis."""
     async with before_redis(settings) as (proxy, proxied):
         getattr(proxy, fault)()
         async with serving(proxied, zendesk) as client:
@@ -35,10 +35,10 @@ async def without_redis(
 
 
 @pytest.mark.parametrize("fault", ["cut", "freeze"])
-async def test_without_redis_emails_are_captured_all_the_same(
+async def test_emails_are_captured_without_redis(
     fault: str, settings: Settings, zendesk: Zendesk, res: Resources
 ) -> None:
-    """The worker, too, starts while Redis is away, and ends in good order."""
+    """The worker starts and stops in good order, too."""
     url = zendesk.add_file("a.pdf", PDF)
     async with without_redis(settings, zendesk, fault) as (client, proxied, _):
         emails = [(await client.send(zendesk.payload(attachments=[url])))["email_id"] for _ in range(12)]
@@ -53,7 +53,7 @@ async def test_without_redis_emails_are_captured_all_the_same(
     assert code == 0
 
 
-async def test_a_redis_that_takes_no_writes_stops_nobody(
+async def test_emails_are_captured_while_redis_is_full(
     client: Client, worker: Worker, zendesk: Zendesk, res: Resources
 ) -> None:
     await res.redis.config_set("maxmemory", "1")
@@ -66,14 +66,14 @@ async def test_a_redis_that_takes_no_writes_stops_nobody(
     assert email["processing_status"] == "completed"
 
 
-async def test_a_redis_that_forgets_everything_at_once_stops_nobody(
+async def test_emails_are_captured_while_redis_loses_all_messages(
     client: Client, zendesk: Zendesk, res: Resources, settings: Settings, database: asyncpg.Connection
 ) -> None:
-    """No worker ever hears a ring: what stays is what the sweep finds in Postgres."""
+    """No message reaches a worker: all jobs come from the sweep."""
     emails = [(await client.send(zendesk.payload()))["email_id"] for _ in range(5)]
     await client.until(emails[-1], "queued")
     await res.redis.flushall()
-    await res.redis.config_set("maxmemory", "1")  # and it learns nothing anew
+    await res.redis.config_set("maxmemory", "1")  # and it accepts no new script
     await database.execute("UPDATE incoming_emails SET due_at = now()")
     try:
         async with working(settings):
@@ -84,7 +84,7 @@ async def test_a_redis_that_forgets_everything_at_once_stops_nobody(
     assert ends == [1] * 5
 
 
-async def test_at_shutdown_nothing_new_is_started_and_what_runs_is_handed_back(
+async def test_a_shutdown_starts_no_job_and_hands_running_ones_back(
     settings: Settings, zendesk: Zendesk, res: Resources, database: asyncpg.Connection
 ) -> None:
     slow = Fault(pause_after=1000)
@@ -101,19 +101,21 @@ async def test_at_shutdown_nothing_new_is_started_and_what_runs_is_handed_back(
     assert [attempt["outcome"] for attempt in email["attempts"]] == ["handed_back"]
 
 
-async def test_a_claim_that_is_cancelled_in_flight_is_handed_back_at_no_cost(
+async def test_a_claim_cancelled_in_flight_is_handed_back_without_a_retry(
     client: Client, zendesk: Zendesk, settings: Settings, res: Resources
 ) -> None:
     email_id = (await client.send(zendesk.payload()))["email_id"]
     async with before_postgres(settings) as (proxy, proxied), open_resources(proxied) as slow:
-        await process(slow, 999, 1)  # it is connected, and knows the types: what it hears next is the claim
+        await process(
+            slow, 999, 1
+        )  # the connection is open and knows the types: the next statement is the claim
         proxy.delay = 0.3
         attempt = asyncio.create_task(process(slow, email_id, 1))
 
         async def claimed() -> bool:
             return bool((await client.email(email_id))["attempts"])
 
-        await eventually(claimed)  # Postgres has it, its answer is under way
+        await eventually(claimed)  # Postgres has committed, and its response is on the way
         attempt.cancel()
         await asyncio.wait({attempt})
 
@@ -123,7 +125,7 @@ async def test_a_claim_that_is_cancelled_in_flight_is_handed_back_at_no_cost(
     assert [each["outcome"] for each in email["attempts"]] == ["handed_back"]
 
 
-async def test_first_attempts_are_rung_before_all_others(res: Resources) -> None:
+async def test_first_attempts_are_enqueued_before_all_others(res: Resources) -> None:
     await res.dispatcher.enqueue([Job(number, 2) for number in range(1, 100)])
     await res.dispatcher.enqueue([Job(100, 1)])
 
@@ -133,10 +135,10 @@ async def test_first_attempts_are_rung_before_all_others(res: Resources) -> None
 
 
 @pytest.mark.parametrize("redis", ["there", "away"])
-async def test_a_backlog_of_retries_does_not_starve_a_new_email(
+async def test_a_backlog_of_retries_does_not_delay_a_new_email(
     redis: str, settings: Settings, zendesk: Zendesk, res: Resources, database: asyncpg.Connection
 ) -> None:
-    """Each of the backlog takes longer than the new one may wait, and there are far more than places."""
+    """Each job of the backlog takes longer than the new one may wait, and there are more jobs than slots."""
     slow = zendesk.add_file("slow.pdf", PDF, faults=[Fault(delay_seconds=0.3)] * 2000)
     backlog = 400
     async with before_redis(settings) as (proxy, proxied), serving(proxied, zendesk) as client:
@@ -151,7 +153,7 @@ async def test_a_backlog_of_retries_does_not_starve_a_new_email(
         if redis == "away":
             proxy.cut()
         async with program(*ARQ, settings=proxied.model_copy(update={"jobs_per_process": 4})):
-            await eventually(lambda: running(database))  # the backlog has the places
+            await eventually(lambda: running(database))  # the backlog uses all slots
             email_id = (await client.send(zendesk.payload()))["email_id"]
             await client.until(email_id, "completed")
 
@@ -166,7 +168,7 @@ async def outcomes(database: asyncpg.Connection) -> set[str]:
     return {row["outcome"] for row in rows}
 
 
-async def test_a_rolling_restart_under_load_burns_no_retry(
+async def test_a_rolling_restart_under_load_costs_no_retry(
     client: Client, zendesk: Zendesk, settings: Settings, database: asyncpg.Connection
 ) -> None:
     settings = settings.model_copy(update={"shutdown_seconds": 2, "lease_seconds": 30})
@@ -184,7 +186,7 @@ async def test_a_rolling_restart_under_load_burns_no_retry(
     for _ in range(3):
         async with program(*ARQ, settings=settings) as worker:
             before = len(emails)
-            most = before + 60  # else a slow machine would have to do the more
+            most = before + 60  # else a slow machine would get even more jobs
             await eventually(lambda: running(database))
             await eventually(lambda before=before: more_than(emails, before + 20))  # type: ignore[misc]
             worker.send_signal(signal.SIGTERM)

@@ -1,18 +1,22 @@
-"""Workers as processes, as a platform runs them: killed, paused, told to stop, and asked how they are."""
+"""Workers as processes on a platform: killed, paused, stopped, and checked for health."""
 
 import asyncio
 import signal
-from typing import Any, NoReturn
+from typing import Any, NoReturn, cast
 
 import asyncpg
 import pytest
+from arq import func
+from arq.worker import create_worker
 from pydantic import SecretStr
 from redis.exceptions import TimeoutError as RedisTimeout
 
 from service.config.settings import Settings
+from service.errors import SettingsError
 from service.local.zendesk.stand_in import Fault, Zendesk
 from service.queue.arq_queue import ArqQueue
 from service.resources import Resources
+from service.worker.settings import run_sync, worker_settings
 from tests.conftest import Client, eventually, program, working
 from tests.support.files import PDF, stored_files
 from tests.support.processes import ARQ
@@ -21,12 +25,12 @@ from tests.support.proxy import before_redis
 
 @pytest.fixture
 def settings(settings: Settings) -> Settings:
-    """Let a job of a worker that died be another one's soon."""
+    """Use a short lease, so that another worker soon gets the job of a dead one."""
     return settings.model_copy(update={"lease_seconds": 2})
 
 
 async def started(client: Client, zendesk: Zendesk) -> tuple[int, Fault]:
-    """Send an e-mail whose download pauses half-way, and wait for that."""
+    """Send an e-mail whose download pauses half-way, and wait for the pause."""
     fault = Fault(pause_after=1000)
     url = zendesk.add_file("slow.pdf", PDF, faults=[fault])
     email_id = (await client.send(zendesk.payload(attachments=[url])))["email_id"]
@@ -38,7 +42,7 @@ async def outcomes(client: Client, email_id: int) -> list[Any]:
     return [attempt["outcome"] for attempt in (await client.email(email_id))["attempts"]]
 
 
-async def test_a_worker_killed_in_the_middle_of_a_download_costs_nothing_but_time(
+async def test_a_worker_killed_during_a_download_costs_only_time(
     client: Client, zendesk: Zendesk, settings: Settings
 ) -> None:
     async with program(*ARQ, settings=settings) as worker:
@@ -53,7 +57,7 @@ async def test_a_worker_killed_in_the_middle_of_a_download_costs_nothing_but_tim
     assert len(await stored_files(settings)) == 1
 
 
-async def test_a_paused_worker_that_wakes_up_late_writes_nothing(
+async def test_a_paused_worker_that_resumes_after_its_lease_writes_nothing(
     client: Client, zendesk: Zendesk, settings: Settings
 ) -> None:
     async with program(*ARQ, settings=settings) as sleeper:
@@ -71,7 +75,7 @@ async def test_a_paused_worker_that_wakes_up_late_writes_nothing(
     assert len(await stored_files(settings)) == 1
 
 
-async def test_sigterm_hands_unfinished_jobs_back_at_no_cost(
+async def test_sigterm_hands_unfinished_jobs_back_without_a_retry(
     client: Client, zendesk: Zendesk, settings: Settings
 ) -> None:
     async with program(*ARQ, settings=settings) as worker:
@@ -88,9 +92,7 @@ async def test_sigterm_hands_unfinished_jobs_back_at_no_cost(
     assert (email["processing_status"], email["retry_count"]) == ("completed", 0)
 
 
-async def test_sigterm_lets_a_job_finish_that_is_nearly_done(
-    client: Client, zendesk: Zendesk, settings: Settings
-) -> None:
+async def test_sigterm_lets_a_short_job_finish(client: Client, zendesk: Zendesk, settings: Settings) -> None:
     settings = settings.model_copy(update={"shutdown_seconds": 15})
     async with program(*ARQ, settings=settings) as worker:
         email_id, fault = await started(client, zendesk)
@@ -120,7 +122,7 @@ async def test_emptying_redis_loses_nothing(
 
 
 async def healthy(settings: Settings, **more: str) -> bool:
-    """Ask in a process of its own, of which each costs a second: not more often than the answer may change."""
+    """Check in a process of its own. Each costs a second, so the check is not repeated more often than its result changes."""
     await asyncio.sleep(0.5)
     async with program(
         "arq", "--check", "service.worker.WorkerSettings", settings=settings, **more
@@ -130,7 +132,7 @@ async def healthy(settings: Settings, **more: str) -> bool:
     return status == 0
 
 
-async def test_the_health_check_tells_of_this_hosts_worker_and_no_other(
+async def test_the_health_check_reports_only_the_worker_of_this_host(
     settings: Settings, res: Resources
 ) -> None:
     assert not await healthy(settings)
@@ -153,21 +155,21 @@ async def test_the_health_check_tells_of_this_hosts_worker_and_no_other(
             assert not await healthy(settings)
 
 
-async def test_a_wrong_setting_ends_the_worker_with_a_line_that_names_it(settings: Settings) -> None:
+async def test_a_wrong_setting_ends_the_worker_with_one_line_about_it(settings: Settings) -> None:
     settings = settings.model_copy(update={"redis_url": SecretStr("http://nowhere")})
     async with program(*ARQ, settings=settings) as worker:
         assert await worker.wait() == 2
 
 
 @pytest.mark.parametrize("fault", ["cut", "freeze"])
-async def test_a_worker_outlives_an_outage_of_redis_and_is_not_deaf_afterwards(
+async def test_a_worker_survives_an_outage_of_redis_and_listens_again(
     fault: str, client: Client, zendesk: Zendesk, settings: Settings
 ) -> None:
     async with before_redis(settings) as (proxy, proxied), program(*ARQ, settings=proxied) as worker:
         busy, download = await started(client, zendesk)
         getattr(proxy, fault)()
         meanwhile = (await client.send(zendesk.payload()))["email_id"]
-        await asyncio.sleep(2)  # the time that Redis is away
+        await asyncio.sleep(2)  # the duration of the outage
         await proxy.resume()
 
         email = await client.until(meanwhile, "completed", "failed")
@@ -179,7 +181,7 @@ async def test_a_worker_outlives_an_outage_of_redis_and_is_not_deaf_afterwards(
     assert await outcomes(client, busy) == ["completed"]
 
 
-async def test_sigterm_hands_jobs_back_also_while_redis_is_away(
+async def test_sigterm_hands_jobs_back_during_an_outage_of_redis(
     client: Client, zendesk: Zendesk, settings: Settings
 ) -> None:
     async with before_redis(settings) as (proxy, proxied), program(*ARQ, settings=proxied) as worker:
@@ -192,14 +194,14 @@ async def test_sigterm_hands_jobs_back_also_while_redis_is_away(
     assert await outcomes(client, email_id) == ["handed_back"]
 
 
-async def test_a_worker_that_starts_while_redis_is_away_works_when_it_is_back(
+async def test_a_worker_started_during_an_outage_of_redis_recovers(
     client: Client, zendesk: Zendesk, settings: Settings
 ) -> None:
     email_id = (await client.send(zendesk.payload()))["email_id"]
     async with before_redis(settings) as (proxy, proxied):
         proxy.cut()
         async with program(*ARQ, settings=proxied) as worker:
-            await asyncio.sleep(2)  # the time that Redis is away
+            await asyncio.sleep(2)  # the duration of the outage
             await proxy.resume()
             email = await client.until(email_id, "completed", "failed")
 
@@ -207,20 +209,45 @@ async def test_a_worker_that_starts_while_redis_is_away_works_when_it_is_back(
     assert email["processing_status"] == "completed"
 
 
-async def test_an_error_in_the_place_of_a_cancellation_does_not_keep_the_worker(
+async def test_an_error_in_place_of_a_cancellation_still_ends_the_worker(
     settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """redis-py, cancelled while it watches a key on a Redis that is frozen, raises a time-out."""
+    """redis-py raises a timeout if it is cancelled while it watches a key on a frozen Redis."""
     runs = asyncio.Event()
 
-    async def answer(_: ArqQueue, most: int) -> NoReturn:
+    async def dequeue(_: ArqQueue, most: int) -> NoReturn:
         runs.set()
         try:
             await asyncio.get_running_loop().create_future()
         except asyncio.CancelledError:
             raise RedisTimeout from None
-        raise AssertionError("nobody woke it")
+        raise AssertionError("no message was enqueued")
 
-    monkeypatch.setattr(ArqQueue, "dequeue", answer)
+    monkeypatch.setattr(ArqQueue, "dequeue", dequeue)
     async with asyncio.timeout(30), working(settings):
         await runs.wait()
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("job_timeout", 300),
+        ("max_tries", 3),
+        ("queue_name", "other"),
+        ("keep_result", 60),
+        ("allow_abort_jobs", True),
+    ],
+)
+def test_a_setting_of_arq_without_effect_is_refused(name: str, value: object, settings: Settings) -> None:
+    changed = worker_settings(settings)
+    setattr(changed, name, value)
+
+    with pytest.raises(SettingsError, match=f"no effect here: {name}$"):
+        create_worker(cast("Any", changed), burst=True)
+
+
+def test_an_option_of_a_function_without_effect_is_refused(settings: Settings) -> None:
+    changed = vars(worker_settings(settings)) | {"functions": [func(run_sync, name="sync", timeout=5)]}
+
+    with pytest.raises(SettingsError, match=r"no effect here: timeout of sync$"):
+        create_worker(cast("Any", changed))

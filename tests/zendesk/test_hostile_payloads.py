@@ -126,7 +126,7 @@ def test_the_file_of_an_event_is_read_beside_any_other_content(
 def test_the_files_of_a_trigger_are_read_in_order_beside_any_other_content(
     others: dict[str, Any],
     told: list[tuple[dict[str, Any], str, str]],
-    is_quoted: bool,  # noqa: FBT001  hypothesis passes it
+    is_quoted: bool,  # noqa: FBT001 hypothesis passes it
 ) -> None:
     files = [about | {key: address} for about, key, address in told]
 

@@ -79,7 +79,7 @@ def test_no_bytes_raise_anything_but_unreadable(body: bytes) -> None:
     try:
         parse(body)
     except Unreadable as error:
-        assert error.code in CODES  # noqa: PT017  either outcome is right
+        assert error.code in CODES  # noqa: PT017 either outcome is right
 
 
 @given(json_values | payloads)

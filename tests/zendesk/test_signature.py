@@ -331,4 +331,4 @@ def test_our_signature_is_accepted_unless_its_timestamp_is_no_time(timestamp: st
     try:
         check(headers(sign(SECRET, timestamp, body), timestamp), body)
     except Rejected as error:
-        assert error.code == "timestamp_malformed"  # noqa: PT017  either outcome is right, but no third one
+        assert error.code == "timestamp_malformed"  # noqa: PT017 either outcome is right, but no third one

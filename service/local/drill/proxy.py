@@ -13,7 +13,7 @@ Connect = Callable[[], Awaitable[tuple[StreamReader, StreamWriter]]]
 
 
 @dataclass(eq=False)
-class _Connection:
+class _ProxiedConnection:
     """A client's connection, and ours to the server."""
 
     client: tuple[StreamReader, StreamWriter]
@@ -45,7 +45,7 @@ class Proxy:
         self.connections = 0  # accepted so far
         self.sprung = asyncio.Event()  # set when the trap of `trip` cut a connection
         self._connect = connect
-        self._open: set[_Connection] = set()
+        self._open: set[_ProxiedConnection] = set()
         self._tasks: set[asyncio.Task[None]] = set()
         self._trap: _Trap | None = None
         self._frozen = False
@@ -133,7 +133,7 @@ class Proxy:
 
     async def _serve(self, reader: StreamReader, writer: StreamWriter) -> None:
         self.connections += 1
-        connection = _Connection((reader, writer), await self._connect())
+        connection = _ProxiedConnection((reader, writer), await self._connect())
         self._open.add(connection)
         if not self._frozen:
             connection.flows.set()
@@ -155,7 +155,7 @@ class Proxy:
             self._tasks -= pumps
             self._open.discard(connection)
 
-    async def _upstream(self, connection: _Connection) -> None:
+    async def _upstream(self, connection: _ProxiedConnection) -> None:
         async for chunk in self._chunks(connection, connection.client[0]):
             trap = self._trap
             if trap is not None and trap.needle in chunk:
@@ -166,14 +166,14 @@ class Proxy:
                     return
             await _write(connection.server[1], chunk)
 
-    async def _downstream(self, connection: _Connection) -> None:
+    async def _downstream(self, connection: _ProxiedConnection) -> None:
         async for chunk in self._chunks(connection, connection.server[0]):
             connection.server_spoke.set()
             if connection.is_cut:
                 return
             await _write(connection.client[1], chunk)
 
-    async def _chunks(self, connection: _Connection, reader: StreamReader) -> AsyncIterator[bytes]:
+    async def _chunks(self, connection: _ProxiedConnection, reader: StreamReader) -> AsyncIterator[bytes]:
         with suppress(OSError):
             while chunk := await reader.read(1 << 16):
                 await connection.flows.wait()
@@ -181,7 +181,7 @@ class Proxy:
                     await asyncio.sleep(self.delay)
                 yield chunk
 
-    async def _spring(self, trap: _Trap, connection: _Connection, chunk: bytes) -> None:
+    async def _spring(self, trap: _Trap, connection: _ProxiedConnection, chunk: bytes) -> None:
         if trap.arrives:
             connection.is_cut = True  # the client must not see the answer
             connection.server_spoke.clear()

@@ -58,6 +58,14 @@ def describe(state: StandInState, file: ServedFile, *, inline: bool = False) -> 
     }
 
 
+async def answer_of(fault: Fault) -> web.Response | None:
+    """Wait as long as a fault says; return its answer, or None for the usual one."""
+    await asyncio.sleep(fault.delay_seconds)
+    if fault.status is None:
+        return None
+    return web.Response(status=fault.status, headers=fault.headers, body=fault.body)
+
+
 @web.middleware
 async def _api(request: web.Request, handler: Handler) -> web.StreamResponse:
     """Count the calls of the API, and apply the next scripted fault."""
@@ -65,10 +73,8 @@ async def _api(request: web.Request, handler: Handler) -> web.StreamResponse:
         return await handler(request)
     state = request.app[_STATE]
     state.api_calls += 1
-    fault = state.api_faults.popleft() if state.api_faults else Fault()
-    await asyncio.sleep(fault.delay_seconds)
-    if fault.status is not None:
-        return web.Response(status=fault.status, headers=fault.headers, body=fault.body)
+    if state.api_faults and (scripted := await answer_of(state.api_faults.popleft())):
+        return scripted
     response = await handler(request)
     response.headers.update(state.api_headers)
     return response
@@ -77,10 +83,8 @@ async def _api(request: web.Request, handler: Handler) -> web.StreamResponse:
 async def _give_token(request: web.Request) -> web.Response:
     state = request.app[_STATE]
     state.token_requests += 1
-    fault = state.token_faults.popleft() if state.token_faults else Fault()
-    await asyncio.sleep(fault.delay_seconds)
-    if fault.status is not None:
-        return web.Response(status=fault.status, headers=fault.headers, body=fault.body)
+    if state.token_faults and (scripted := await answer_of(state.token_faults.popleft())):
+        return scripted
     asked = await request.json()
     wanted = {
         "grant_type": "client_credentials",
@@ -105,12 +109,11 @@ async def _attachment(request: web.Request) -> web.Response:
     if not (file.public or signed_in):
         return _sign_in_page()
     fault = file.faults.popleft() if file.faults else Fault()
-    if not fault.at_cdn:
-        await asyncio.sleep(fault.delay_seconds)
+    scripted = None if fault.at_cdn else await answer_of(fault)
     if fault.sign_in:
         return _sign_in_page()
-    if fault.status is not None and not fault.at_cdn:
-        return web.Response(status=fault.status, headers=fault.headers, body=fault.body)
+    if scripted:
+        return scripted
     return web.Response(status=302, headers={"Location": state.add_address(file, fault)})
 
 

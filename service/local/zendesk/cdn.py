@@ -4,6 +4,7 @@ import asyncio
 
 from aiohttp import web
 
+from service.local.zendesk.account import answer_of
 from service.local.zendesk.state import Fault, StandInState, TemporaryAddress, url_name
 
 _STATE = web.AppKey("state", StandInState)
@@ -27,11 +28,8 @@ async def _download(request: web.Request) -> web.StreamResponse:
     address = state.find_address(request.raw_path.partition("?")[2])
     if address is None:
         return web.Response(status=404, text="Not found")
-    fault = address.fault
-    if fault.at_cdn:
-        await asyncio.sleep(fault.delay_seconds)
-        if fault.status is not None:
-            return web.Response(status=fault.status, headers=fault.headers, body=fault.body)
+    if address.fault.at_cdn and (scripted := await answer_of(address.fault)):
+        return scripted
     return await _stream(request, address)
 
 

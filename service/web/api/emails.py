@@ -106,8 +106,8 @@ async def sync_email(request: web.Request) -> web.Response:
 async def attachment_content(request: web.Request) -> web.StreamResponse:
     """Download a file."""
     res = request.app[RES]
-    wanted = emails.get_attachment(res.engine, number(request, "id"), number(request, "position"))
-    attachment = await ask(request, wanted)
+    query = emails.get_attachment(res.engine, number(request, "id"), number(request, "position"))
+    attachment = await ask(request, query)
     content = await open_content(res, attachment)
     # A bucket's answer lacks the headers that make a stranger's file safe in a browser: browsers get a stream.
     if request[IDENTITY].via != "dashboard":

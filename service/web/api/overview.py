@@ -25,7 +25,7 @@ class CheckView(View):
     name: str
     ok: bool | None  # null: degraded, or not known yet
     found: str
-    advice: str  # what to do
+    advice: str
 
 
 class CheckPage(View):

@@ -56,14 +56,14 @@ async def sync_email(request: web.Request) -> web.Response:
 @routes.get("/retries/plan")
 async def plan_retry(request: web.Request) -> web.Response:
     """Show the plan of a bulk retry, before it starts."""
-    asked = filters.read(request)
-    if asked.wanted is None:
-        raise Rejected(400, "bad_parameter", asked.error)
-    selection = Selection.model_validate(asked.chosen)
+    query = filters.read(request)
+    if query.filter is None:
+        raise Rejected(400, "bad_parameter", query.error)
+    selection = Selection.model_validate(query.chosen)
     what: What = next((each for each in get_args(What) if each == request.query.get("what")), "job")
     count = await ask(request, bulk_retry.plan(request.app[RES], selection, what))
     default = {"sync_status": "unsynced"} if what == "sync" else {"status": "failed"}
-    chosen = {**default, **asked.chosen}
+    chosen = {**default, **query.chosen}
     return await show(
         request,
         "plan.html",
@@ -78,11 +78,11 @@ async def plan_retry(request: web.Request) -> web.Response:
 
 @routes.post("/retries")
 async def start_retry(request: web.Request) -> web.Response:
-    wanted = await form(request, RetryForm)
+    given = await form(request, RetryForm)
     actor = request[IDENTITY].actor
-    begun = bulk_retry.start(request.app[RES], wanted.selection, wanted.per_second, actor, wanted.what)
+    begun = bulk_retry.start(request.app[RES], given.selection, given.per_second, actor, given.what)
     await ask(request, begun)
-    return redirect("/retries", "syncs_begun" if wanted.what == "sync" else "bulk_begun")
+    return redirect("/retries", "syncs_begun" if given.what == "sync" else "bulk_begun")
 
 
 @routes.post("/retries/{id}/cancel")

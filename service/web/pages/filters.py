@@ -20,11 +20,11 @@ MOST_PAGES = 20
 
 
 @dataclass(frozen=True)
-class Asked:
-    """The query of a page of e-mails; if it is wrong, `wanted` is None and `error` says why."""
+class EmailQuery:
+    """The query of a page of e-mails; if it is wrong, `filter` is None and `error` says why."""
 
     values: Mapping[str, str]
-    wanted: EmailFilter | None = None
+    filter: EmailFilter | None = None
     error: str = ""
     is_live: bool = False
     page: int = 1
@@ -43,8 +43,8 @@ class Asked:
         """Return the address of the first page without these filters."""
         return address({name: value for name, value in self.chosen.items() if name not in names})
 
-    def live(self, *, wanted: bool) -> str:
-        return address({**self.chosen, **({"live": "1"} if wanted else {})})
+    def live(self, *, on: bool) -> str:
+        return address({**self.chosen, **({"live": "1"} if on else {})})
 
     def onward(self, cursor: str) -> str:
         return address({**self.chosen, "cursor": cursor, "page": str(self.page + 1)})
@@ -67,17 +67,17 @@ def address(values: Mapping[str, Any], path: str = "/emails") -> str:
     return f"{path}?{urlencode(values, errors='replace')}" if values else path
 
 
-def read(request: web.Request) -> Asked:
+def read(request: web.Request) -> EmailQuery:
     """Parse the query; ignore empty fields of a form."""
     values = {name: value.strip() for name, value in request.query.items() if value.strip()}
     own = {name: values.pop(name, "") for name in OWN}
     page = int(own["page"]) if own["page"].isascii() and own["page"].isdigit() and len(own["page"]) < 6 else 1
     try:
-        wanted = EmailFilter.model_validate(values)
-        wanted.after()
+        email_filter = EmailFilter.model_validate(values)
+        email_filter.after()
     except ValidationError as exc:
         error = exc.errors(include_url=False, include_input=False)[0]
-        return Asked(values, error=f"{error['loc'][0]}: {error['msg']}")
+        return EmailQuery(values, error=f"{error['loc'][0]}: {error['msg']}")
     except Rejected as exc:
-        return Asked(values, error=exc.message)
-    return Asked(values, wanted, is_live=own["live"] == "1" and not wanted.cursor, page=page)
+        return EmailQuery(values, error=exc.message)
+    return EmailQuery(values, email_filter, is_live=own["live"] == "1" and not email_filter.cursor, page=page)

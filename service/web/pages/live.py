@@ -98,7 +98,7 @@ class Live:
             await shared.close()
 
     async def dependencies(self) -> Sequence[Check]:
-        """Return what is known; what nobody looked at before is waited for, but not for long."""
+        """Return the state of all dependencies; wait a moment for the first check."""
         if not (self._dependencies.peek() and self._zendesk.peek()):
             await asyncio.wait((self._dependencies.begin(), self._zendesk.begin()), timeout=FIRST_SECONDS)
         known = self._dependencies.peek() or [

@@ -35,19 +35,19 @@ async def show_overview(request: web.Request) -> web.Response:
 @routes.get("/emails")
 async def list_emails(request: web.Request) -> web.Response:
     """Show a page of e-mails, or the error in its filter."""
-    asked = filters.read(request)
-    address = asked.live(wanted=asked.is_live)
+    query = filters.read(request)
+    address = query.live(on=query.is_live)
     has_empty = not all(value.strip() for value in request.query.values())
-    if asked.wanted and has_empty and "HX-Request" not in request.headers:
+    if query.filter and has_empty and "HX-Request" not in request.headers:
         raise web.HTTPSeeOther(address)
     page = None
-    if asked.wanted:
-        page = await ask(request, emails.list_emails(request.app[RES].engine, asked.wanted))
-    has_sync = bool(request.app[RES].settings.sync_url) or "sync_status" in asked.chosen
+    if query.filter:
+        page = await ask(request, emails.list_emails(request.app[RES].engine, query.filter))
+    has_sync = bool(request.app[RES].settings.sync_url) or "sync_status" in query.chosen
     answer = await show(
-        request, "emails.html", status=200 if page else 400, asked=asked, page=page, has_sync=has_sync
+        request, "emails.html", status=200 if page else 400, query=query, page=page, has_sync=has_sync
     )
-    if not (asked.is_live or "cursor" in asked.values):  # without the empty fields of the form
+    if not (query.is_live or "cursor" in query.values):  # without the empty fields of the form
         answer.headers["HX-Push-Url"] = address
     return answer
 

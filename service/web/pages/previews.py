@@ -32,8 +32,8 @@ def is_shown(attachment: AttachmentView) -> bool:
 async def show(request: web.Request) -> web.StreamResponse:
     """Stream a file with a preview; raises Rejected (415) for any other."""
     res = request.app[RES]
-    wanted = emails.get_attachment(res.engine, number(request, "id"), number(request, "position"))
-    attachment = await ask(request, wanted)
+    query = emails.get_attachment(res.engine, number(request, "id"), number(request, "position"))
+    attachment = await ask(request, query)
     if not is_shown(attachment) or attachment.detected_type is None:
         raise Rejected(415, "not_shown", "No preview for this type or size of file: download it.")
     headers = {

@@ -38,7 +38,7 @@ def keep_running(serve: Callable[[int], None], number: int, sockets: Sequence[so
     """Run `serve` in `number` processes until SIGTERM or SIGINT; exits with 1 if they cannot start.
 
     All processes accept connections from one queue. `serve` gets the read end of a pipe that closes when this process
-    ends, in whatever way.
+    ends, even by SIGKILL.
     """
     read_end, write_end = os.pipe()
     signals = _listen_for_signals()
