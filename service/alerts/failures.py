@@ -15,10 +15,10 @@ from service.alerts.condition import Condition, OpenAlerts, clean, number
 RECENT = timedelta(days=1)
 # An e-mail may have waited through an outage before it failed. Older ones fail only after a retry by a person.
 RECEIVED = timedelta(days=7)
-MOST_GROUPS = 1000
-MOST_OF_A_GROUP = 1000
+MAX_GROUPS = 1000
+MAX_PER_GROUP = 1000
 # Hosts of one error with alerts of their own; senders can make up any number of host names.
-MOST_HOSTS = 10
+MAX_HOSTS = 10
 
 _HOST = re.compile(r"[A-Za-z0-9.:_-]{1,100}")
 
@@ -40,7 +40,7 @@ async def find(conn: AsyncConnection, opened: OpenAlerts) -> list[Condition]:
 
 
 def group(groups: Iterable[FailedGroup], opened: OpenAlerts) -> list[Condition]:
-    """Make one condition per group; hosts of an error beyond MOST_HOSTS share one."""
+    """Make one condition per group; hosts of an error beyond MAX_HOSTS share one."""
     by_code: dict[str, list[FailedGroup]] = defaultdict(list)
     for each in groups:
         by_code[each.code].append(each)
@@ -48,9 +48,9 @@ def group(groups: Iterable[FailedGroup], opened: OpenAlerts) -> list[Condition]:
     for code, hosts in by_code.items():
         # Groups with an open alert come first, or their alerts would be resolved.
         own = sorted(hosts, key=lambda each: (("failures", _key(each)) not in opened, -each.count))
-        for each in own[:MOST_HOSTS]:
+        for each in own[:MAX_HOSTS]:
             conditions[_key(each)] = _condition(_key(each), _place(each.host), [each])
-        if more := own[MOST_HOSTS:]:
+        if more := own[MAX_HOSTS:]:
             conditions[f"{code}@*"] = _condition(f"{code}@*", f" at {len(more)} more hosts", more)
     return [*conditions.values()]
 
@@ -66,7 +66,7 @@ def _place(host: str) -> str:
 def _condition(key: str, place: str, groups: Sequence[FailedGroup]) -> Condition:
     first, count = groups[0], sum(each.count for each in groups)
     what = f"{clean(first.code, 50) or 'an unknown error'}{place}"
-    some = "" if count < MOST_OF_A_GROUP else " or more"
+    some = "" if count < MAX_PER_GROUP else " or more"
     detail = (
         f"{number(count, 'e-mail')}{some} of the last {RECENT.days * 24} hours failed with {what}.\n"
         f"For example e-mail {first.email_id}: {clean(first.reason)}"
@@ -109,8 +109,8 @@ FROM kind CROSS JOIN LATERAL (
 ) AS recent
 WHERE recent.count > 0
 """).bindparams(
-    bindparam("groups", MOST_GROUPS, Integer()),
-    bindparam("most", MOST_OF_A_GROUP, Integer()),
+    bindparam("groups", MAX_GROUPS, Integer()),
+    bindparam("most", MAX_PER_GROUP, Integer()),
     bindparam("received", RECEIVED, Interval()),
     bindparam("recent", RECENT, Interval()),
 )

@@ -14,7 +14,7 @@ from service.postgres.rows import arrays_of
 TURN_PAUSE = timedelta(seconds=15)
 # A condition must be absent for this long to be resolved; twice as long each time it came back within a day.
 QUIET = timedelta(minutes=5)
-MOST_QUIET = timedelta(hours=6)
+MAX_QUIET = timedelta(hours=6)
 # A delivery is given up after this time.
 STALE = timedelta(days=1)
 
@@ -93,7 +93,7 @@ WITH turn AS (
         seen_at = now(), count = greatest(alerts.count, excluded.count),
         summary = excluded.summary, detail = excluded.detail, email_id = excluded.email_id
     RETURNING id, cause, opened_at = now() AS is_new
-), told AS (
+), deliveries AS (
     INSERT INTO alert_deliveries (alert_id, news, channel)
     SELECT id, 'opened', channel FROM seen, unnest(:channels) AS channel WHERE is_new
 )
@@ -117,7 +117,7 @@ WITH turn AS (
                 AND before.opened_at > now() - interval '1 day' AND before.opened_at < alerts.opened_at
         )))
     RETURNING id, cause
-), told AS (
+), deliveries AS (
     INSERT INTO alert_deliveries (alert_id, news, channel)
     SELECT over.id, 'resolved', delivery.channel FROM over
     JOIN alert_deliveries AS delivery ON delivery.alert_id = over.id
@@ -127,7 +127,7 @@ SELECT cause FROM over
 """).bindparams(
     bindparam("pass", type_=BigInteger()),
     bindparam("quiet", QUIET, Interval()),
-    bindparam("most_quiet", MOST_QUIET, Interval()),
+    bindparam("most_quiet", MAX_QUIET, Interval()),
 )
 
 _GIVE_UP = text("""

@@ -82,7 +82,7 @@ async def find_older(conn: AsyncConnection, mark: NewestEmail | None) -> Conditi
 
 
 async def find_open(conn: AsyncConnection, opened: OpenAlerts) -> Sequence[Condition]:
-    """Return the condition of an alert that was opened within the last day, so that it stays open."""
+    """Return the condition again while its alert is less than a day old, so that it stays open."""
     if (CAUSE, KEY) not in opened:
         return []
     rows = await conn.execute(_OPEN, {"cause": CAUSE, "key": KEY, "shown": SHOWN})

@@ -11,7 +11,7 @@ from service.postgres.email_tables import NOT_SYNCED, TO_SYNC
 
 # Older failures cause no alert.
 RECENT = timedelta(days=1)
-MOST_READ = 1000
+MAX_READ = 1000
 
 
 async def find(conn: AsyncConnection, limit: timedelta, now: datetime) -> list[Condition]:
@@ -23,7 +23,7 @@ async def find(conn: AsyncConnection, limit: timedelta, now: datetime) -> list[C
     late = (await conn.execute(_LATE, {"limit": limit})).one()
     lines = []
     if failed.emails:
-        some = "" if failed.emails < MOST_READ else " or more"
+        some = "" if failed.emails < MAX_READ else " or more"
         lines.append(
             f"{number(failed.emails, 'e-mail')}{some} of the last {RECENT.days * 24} hours could not be synced."
             f"\nFor example {_example(failed)}"
@@ -56,7 +56,7 @@ FROM (
     ) AS newest WHERE sync_due_at > now() - :recent
 ) AS counted LEFT JOIN incoming_emails AS email ON email.id = counted.email_id
 """).bindparams(  # noqa: S608 words of ours
-    bindparam("most", MOST_READ, Integer()), bindparam("recent", RECENT, Interval())
+    bindparam("most", MAX_READ, Integer()), bindparam("recent", RECENT, Interval())
 )
 
 _LATE = text(f"""

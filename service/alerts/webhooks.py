@@ -12,8 +12,8 @@ from service.formatting import duration
 
 # Older webhooks cause no alert.
 RECENT = timedelta(days=1)
-MOST_READ = 1000
-MOST_CODES = 10
+MAX_READ = 1000
+MAX_CODES = 10
 # Lengths of silence that are checked; the shortest is twice the change of daylight saving time.
 HOURS = (2, 4, 8, 16, 32, 64, 128)
 
@@ -66,7 +66,7 @@ async def find_quarantined(conn: AsyncConnection, opened: OpenAlerts) -> list[Co
 
 def _quarantined(code: str, count: int, newest_id: int) -> Condition:
     what = clean(code, 50) or "an unknown error"
-    some = "" if count < MOST_READ else " or more"
+    some = "" if count < MAX_READ else " or more"
     detail = (
         f"{number(count, 'webhook')}{some} of the last {RECENT.days * 24} hours could not be parsed ({what}),"
         f" and made no e-mail.\nFor example webhook {newest_id} in quarantine. If all fail like this, check the body"
@@ -135,7 +135,7 @@ WHERE received_at > now() - :recent
 GROUP BY error_code ORDER BY error_code = ANY(:open) DESC, count(*) DESC LIMIT :codes
 """).bindparams(
     bindparam("open", type_=ARRAY(Text())),
-    bindparam("most", MOST_READ, Integer()),
+    bindparam("most", MAX_READ, Integer()),
     bindparam("recent", RECENT, Interval()),
-    bindparam("codes", MOST_CODES, Integer()),
+    bindparam("codes", MAX_CODES, Integer()),
 )

@@ -14,7 +14,7 @@ from service.formatting import duration
 MISSING = timedelta(seconds=60)
 # After a day, treat a silent worker as decommissioned.
 FORGOTTEN = timedelta(days=1)
-MOST_WORKERS = 1000
+MAX_WORKERS = 1000
 
 
 class HeartbeatRow(Protocol):
@@ -102,7 +102,7 @@ async def find_waiting(
 _WORKERS = text("""
 SELECT name, pid, started_at, seen_at, stopped_at FROM workers
 WHERE seen_at > now() - :forgotten ORDER BY seen_at DESC LIMIT :most
-""").bindparams(bindparam("forgotten", FORGOTTEN, Interval()), bindparam("most", MOST_WORKERS, Integer()))
+""").bindparams(bindparam("forgotten", FORGOTTEN, Interval()), bindparam("most", MAX_WORKERS, Integer()))
 
 # Limits in subqueries are unknown to the planner, so it scans the index in order. Each sweep postpones due e-mails, so
 # overdue ones mean that no worker of any version is running.

@@ -56,8 +56,8 @@ async def list_alerts(engine: AsyncEngine, limit: int = 50) -> AlertPage:
         rows = (await conn.execute(_newest(is_open, limit))).mappings().all()
         if more := limit - len(rows):
             rows = [*rows, *(await conn.execute(_newest(~is_open, more))).mappings()]
-        told = await _deliveries(conn, [row["id"] for row in rows])
-    return AlertPage(alerts=[AlertView(**row, deliveries=told.get(row["id"], ())) for row in rows])
+        deliveries = await _deliveries(conn, [row["id"] for row in rows])
+    return AlertPage(alerts=[AlertView(**row, deliveries=deliveries.get(row["id"], ())) for row in rows])
 
 
 def _newest(condition: ColumnElement[bool], limit: int) -> Select[Any]:

@@ -108,7 +108,7 @@ class Overview(Stats):
     state: Literal["safe", "attention", "late"]
     last_day: int  # e-mails received in the last 24 hours
     last_day_capped: bool
-    not_safe: int  # of those: failed, and if one is late, all waiting ones
+    not_safe: int  # failed ones among these, and if one is late, all waiting ones
     not_safe_capped: bool
     need_you: int  # failed or in quarantine, at any time
     need_you_capped: bool
@@ -116,7 +116,7 @@ class Overview(Stats):
     unread: int = Field(description="Webhooks of the last 24 hours in quarantine")
     unread_capped: bool
     comparison: ComparisonView = Field(description="The latest comparison, and the open differences")
-    alerts: Sequence[str]  # of current conditions, except failures, quarantine and syncs
+    alerts: Sequence[str]  # the current conditions, except failures, quarantine and syncs
     times: Times
     hours: Sequence[Hour]
     workers: Sequence[WorkerView]

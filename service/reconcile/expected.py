@@ -27,9 +27,10 @@ class SyncState:
     email_id: int
     key: str
     version: int
-    attempt_number: int  # of the sync
-    status: str  # of the sync
-    error_code: str | None  # of the sync
+    # The next three fields belong to the sync.
+    attempt_number: int
+    status: str
+    error_code: str | None
     is_finished: bool
 
     @property

@@ -23,7 +23,7 @@ def minute(place: str) -> int:
     return hashlib.sha256(place.encode()).digest()[0] * 60 // 256
 
 
-async def reconcile_when_told(res: Resources, hour: asyncio.Event) -> None:
+async def reconcile_when_due(res: Resources, hour: asyncio.Event) -> None:
     """Reconcile each time the event is set, until cancelled; repair differences of the target by new syncs."""
     while True:
         await hour.wait()

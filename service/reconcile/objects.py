@@ -57,23 +57,23 @@ async def is_unused(res: Resources) -> bool:
 
 async def compare_range(res: Resources, prefix: str) -> ObjectComparison:
     """Compare all objects under a prefix with Postgres."""
-    there = {each.key: each async for each in objects.listing(res.storage, prefix)}
-    look = ObjectComparison(len(there), sum(each.size for each in there.values()))
+    listed = {each.key: each async for each in objects.listing(res.storage, prefix)}
+    result = ObjectComparison(len(listed), sum(each.size for each in listed.values()))
     after = begin = prefix.removeprefix(ALL).removesuffix("/")
     claimed: set[str] = set()
     while True:
         page = await res.insist(lambda conn, after=after: contents_between(conn, after, begin + END))  # type: ignore[misc]
-        doubtful = [each for each in page if each.key not in there or there[each.key].size != each.size]
+        doubtful = [each for each in page if each.key not in listed or listed[each.key].size != each.size]
         claimed.update(each.key for each in page)
-        await check(res, doubtful, look)
+        await check(res, doubtful, result)
         if len(page) < PAGE:
             break
         after = page[-1].sha256
-    unclaimed = [each for key, each in there.items() if key not in claimed]
+    unclaimed = [each for key, each in listed.items() if key not in claimed]
     if unclaimed:
         settled = await _settled_before(res)
-        look.findings += await _unclaimed(res, [each for each in unclaimed if each.modified < settled])
-    return look
+        result.findings += await _unclaimed(res, [each for each in unclaimed if each.modified < settled])
+    return result
 
 
 async def compare_since(
@@ -84,17 +84,17 @@ async def compare_since(
     `reported` has the hashes of lost contents from earlier pages, and grows.
     """
     page = await res.insist(lambda conn: contents_since(conn, email_id, position))
-    look = ObjectComparison()
+    result = ObjectComparison()
     distinct = {each.sha256: each for each in page if each.sha256 not in reported}
-    look.keys = [each.key for each in distinct.values()]
-    await check(res, [*distinct.values()], look)
-    reported.update(each.sha256 for each in look.lost)
-    look.objects, look.bytes = len(distinct), sum(each.size for each in distinct.values())
-    return look, (page[-1].email_id, page[-1].position) if len(page) == PAGE else None
+    result.keys = [each.key for each in distinct.values()]
+    await check(res, [*distinct.values()], result)
+    reported.update(each.sha256 for each in result.lost)
+    result.objects, result.bytes = len(distinct), sum(each.size for each in distinct.values())
+    return result, (page[-1].email_id, page[-1].position) if len(page) == PAGE else None
 
 
-async def check(res: Resources, contents: Sequence[Content], look: ObjectComparison) -> None:
-    """Check existence and size of each object, and add findings to `look`."""
+async def check(res: Resources, contents: Sequence[Content], result: ObjectComparison) -> None:
+    """Check existence and size of each object, and add findings to `result`."""
     slots = asyncio.Semaphore(CONCURRENT_REQUESTS)
 
     async def one(content: Content) -> Finding | None:
@@ -107,8 +107,8 @@ async def check(res: Resources, contents: Sequence[Content], look: ObjectCompari
         await require_storage(res)
     for content, finding in zip(contents, found, strict=True):
         if finding:
-            look.findings.append(finding)
-            look.lost.append(content)
+            result.findings.append(finding)
+            result.lost.append(content)
 
 
 async def require_storage(res: Resources) -> None:

@@ -135,7 +135,7 @@ WHERE id > (SELECT max(id) FROM reconciliations) - 100 AND part IS NOT NULL AND 
 LIMIT 1
 """).bindparams(bindparam("pause", type_=Interval()))
 _AGO = text("SELECT now() - :ago").bindparams(bindparam("ago", type_=Interval()))
-# The part after the last one that was done, so a failed or missed part is compared next.
+# The part after the last finished one, so a failed or missed part is compared next.
 _NEXT_PART = text(f"""
 SELECT coalesce((
     SELECT (part + 1) % {PARTS} FROM reconciliations

@@ -40,7 +40,7 @@ log = structlog.get_logger()
 
 @dataclass(frozen=True, slots=True)
 class RunOptions:
-    """What to compare and to repair; `force` repairs even if the target or the storage looks like another one."""
+    """Scope and repairs of a run; `force` repairs even if the target or the storage looks like another one."""
 
     actor: str
     since: datetime | None = None
@@ -110,8 +110,8 @@ async def _compare(res: Resources, run: Run, report: ReportProgress) -> None:
         place: tuple[int, int] | None = (first, -1)
         reported: set[str] = set()
         while place is not None:
-            look, place = await compare_since(res, *place, reported)
-            await _save_objects(res, run, look, objects_of(look.keys, were_read=False))
+            result, place = await compare_since(res, *place, reported)
+            await _save_objects(res, run, result, objects_of(result.keys, were_read=False))
             report(75, totals)
         return
     prefixes = await objects.ranges(res.storage) if run.part is None else part_of_storage(run.part)
@@ -179,15 +179,15 @@ async def _save_step(
 
 
 async def _save_objects(
-    res: Resources, run: Run, look: ObjectComparison, compared: ColumnElement[bool]
+    res: Resources, run: Run, result: ObjectComparison, compared: ColumnElement[bool]
 ) -> None:
     totals = run.totals
-    totals.objects += look.objects
-    totals.bytes += look.bytes
-    findings = look.findings
-    if run.fix == "all" and look.lost:
+    totals.objects += result.objects
+    totals.bytes += result.bytes
+    findings = result.findings
+    if run.fix == "all" and result.lost:
         await _save(res, run, [])
-        findings = await repair.reopen_files(res, findings, look.lost, force=run.force)
+        findings = await repair.reopen_files(res, findings, result.lost, force=run.force)
     await _save(res, run, findings)
     await res.insist(lambda conn: close(conn, run.id, compared, findings))
 

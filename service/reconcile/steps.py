@@ -29,7 +29,7 @@ class StepClaim:
     rate: int
     counts: Mapping[str, int]
     repaired: Mapping[str, int]
-    error_code: str | None = None  # of the last postponement
+    error_code: str | None = None  # the error of the last postponement
 
 
 @dataclass(slots=True)

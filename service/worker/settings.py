@@ -22,7 +22,7 @@ from service.errors import SettingsError
 from service.operate import bulk_retry, outcomes
 from service.queue.arq_queue import create_redis
 from service.queue.dispatch import SYNC_TASK, TASK
-from service.reconcile.hourly import minute, reconcile_when_told
+from service.reconcile.hourly import minute, reconcile_when_due
 from service.reconcile.verify import verify_for_ever
 from service.resources import background, connection_limits, open_resources, read_settings_for_resources
 from service.sync.attempt import sync
@@ -79,7 +79,7 @@ async def start(ctx: dict[str, Any]) -> None:
         lambda: outcomes.step_for_ever(res),
         lambda: verify_for_ever(res),
         lambda: read_lists_for_ever(res),
-        lambda: reconcile_when_told(res, is_due),
+        lambda: reconcile_when_due(res, is_due),
         lambda: sweep_syncs(res),
     ):
         await stack.enter_async_context(background(work))

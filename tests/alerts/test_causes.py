@@ -10,9 +10,9 @@ import pytest
 from service.alerts import failures, record, workers
 from service.alerts.causes import find_conditions
 from service.alerts.condition import Condition, clean
-from service.alerts.failures import MOST_HOSTS, FailedGroup
+from service.alerts.failures import MAX_HOSTS, FailedGroup
 from service.alerts.record import Turn
-from service.alerts.webhooks import MOST_CODES, MOST_READ
+from service.alerts.webhooks import MAX_CODES, MAX_READ
 from service.config.settings import Settings
 from service.formatting import duration
 from service.postgres.engine import connect
@@ -90,7 +90,7 @@ def test_many_hosts_share_an_alert_and_open_alerts_stay() -> None:
     grown = [FailedGroup("gone", "new.example", 9, 200, "reason"), *groups]
     second = failures.group(grown, opened)
 
-    assert len(first) == MOST_HOSTS + 1
+    assert len(first) == MAX_HOSTS + 1
     assert {each.key for each in second} == {each.key for each in first}
     assert sum(each.count for each in second) == 109
     assert second[-1].summary == "E-mails fail with gone at 91 more hosts"
@@ -134,13 +134,13 @@ async def test_full_quarantine_has_few_alerts_and_open_ones_stay(
     await database.execute(
         "INSERT INTO alerts (cause, key, count, summary, detail) VALUES ('quarantine', 'open', 1, '', '')"
     )
-    for number in range(MOST_CODES):
+    for number in range(MAX_CODES):
         await add_quarantined(database, f"code_{number}", count=2)
     few = await find()
-    await add_quarantined(database, "flood", count=MOST_READ + 1)
+    await add_quarantined(database, "flood", count=MAX_READ + 1)
     flood = await find()
 
-    assert len(few) == MOST_CODES
+    assert len(few) == MAX_CODES
     assert few["quarantine open"].count == 1
     assert "1,000 webhooks or more of the last" in flood["quarantine flood"].detail
 

@@ -164,7 +164,7 @@ async def test_documents_without_an_email_are_removed_after_a_copy_is_saved(
 async def test_more_documents_than_a_step_holds_hide_no_difference_of_emails(
     targeted: Resources, database: asyncpg.Connection, documents: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(compared, "MOST_READ", 100)
+    monkeypatch.setattr(compared, "MAX_DOCUMENTS", 100)
     ids = await add_synced(targeted, database, 3)
     await documents.delete_one({"email_id": ids[1]})
     await documents.insert_many([{"email_id": 0, "source": "holdfast", "_id": str(i)} for i in range(250)])

@@ -249,13 +249,13 @@ async def test_stopping_worker_ends_its_run_at_once(
     async with working(settings) as worker:
 
         async def started() -> bool:
-            return "hour" in worker.ctx
+            return "reconcile_is_due" in worker.ctx
 
         await eventually(started)
         async with res.engine.begin() as conn:  # blocks the run
             await conn.exec_driver_sql("BEGIN")
             await conn.exec_driver_sql("LOCK TABLE incoming_emails IN ACCESS EXCLUSIVE MODE")
-            worker.ctx["hour"].set()
+            worker.ctx["reconcile_is_due"].set()
 
             async def begun() -> bool:
                 return bool(await database.fetchval("SELECT count(*) FROM reconciliations"))
