@@ -5,16 +5,16 @@ import click
 from service.cli.environment import env_file, with_engine
 from service.cli.filters import filters, selection
 from service.cli.retry import BulkOptions, bulk_options, start_bulk_retry
-from service.cli.terminal import TableColumn, json_option, print_json, print_table, shown_time
+from service.cli.terminal import Column, json_option, print_json, print_table, shown_time
 
 COLUMNS = (
-    TableColumn("count", whole=True),
-    TableColumn("code"),
-    TableColumn("host"),
-    TableColumn("first", whole=True, least_width=120),
-    TableColumn("last", whole=True),
-    TableColumn("e-mail", whole=True),
-    TableColumn("example", least_width=100),
+    Column("count", whole=True),
+    Column("code"),
+    Column("host"),
+    Column("first", whole=True, least_width=120),
+    Column("last", whole=True),
+    Column("e-mail", whole=True),
+    Column("example", least_width=100),
 )
 
 
