@@ -11,7 +11,6 @@ from service.alerts.deliveries import MAX_PAUSE, pause_after
 from service.alerts.message import compose
 from service.errors import HoldfastError, Transient
 from service.faultpoints import reach
-from service.postgres.engine import insist, run
 from service.resources import Resources
 from service.telemetry.metrics import ALERT_DELIVERIES
 
@@ -22,8 +21,7 @@ log = structlog.get_logger()
 
 async def deliver(res: Resources, channel: str) -> bool:
     """Send the delivery that has been due longest on this channel; False if none is due."""
-    seconds = res.settings.database_seconds
-    delivery = await run(res.engine, seconds, lambda conn: deliveries.claim(conn, channel))
+    delivery = await res.run(lambda conn: deliveries.claim(conn, channel))
     if delivery is None:
         return False
     names = {"alert": delivery.alert_id, "news": delivery.news, "channel": channel}
@@ -38,7 +36,7 @@ async def deliver(res: Resources, channel: str) -> bool:
         error = f"{exc.code}: {exc.message}"
         outcome, record = "put_off", partial(deliveries.postpone, delivery=delivery, error=error, pause=pause)
         log.warning("alert_not_sent", **names, code=exc.code, error=exc.message)
-    await insist(partial(run, res.engine, seconds, record))
+    await res.insist(record)
     ALERT_DELIVERIES.labels(channel, outcome).inc()
     return True
 

@@ -5,10 +5,8 @@ import random
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import timedelta
-from typing import TypeVar
 
 import structlog
-from sqlalchemy.ext.asyncio import AsyncConnection
 
 from service.alerts import record, restored
 from service.alerts.causes import find_conditions
@@ -19,7 +17,6 @@ from service.postgres.engine import pool_of, run
 from service.resources import Resources, background
 from service.telemetry.metrics import ALERT_DELIVERIES, ALERTS
 
-T = TypeVar("T")
 WATCH_SECONDS = 10.0
 # Shorter than a turn, and long enough for a slow Postgres, because then alerts matter most.
 LOOK_SECONDS = 10.0
@@ -55,7 +52,7 @@ async def record_bad_signatures(res: Resources) -> None:
     if length >= res.settings.alert_signature_failures and length > streak.noted:
         streak.noted = length
         try:
-            await _run(res, lambda conn: record.save_bad_signatures(conn, length, code, ago))
+            await res.run(lambda conn: record.save_bad_signatures(conn, length, code, ago))
         except Transient:
             streak.noted = 0
             raise
@@ -63,30 +60,30 @@ async def record_bad_signatures(res: Resources) -> None:
 
 async def look_once(res: Resources) -> bool:
     """Look for conditions and record alerts, if this process gets the turn; return whether it did."""
-    turn = await _run(res, record.begin)
+    turn = await res.run(record.begin)
     if turn is None:
         return False
     mark = await restored.read_mark(res)
-    opened = await _run(res, record.open_alerts)
+    opened = await res.run(record.open_alerts)
     refused = pool_of(res.engine).was_refused
     conditions = await run(
         res.engine,
         LOOK_SECONDS,
         lambda conn: find_conditions(conn, res.settings, turn, opened, refused=refused),
     )
-    older = await _run(res, lambda conn: restored.find_older(conn, mark))
-    conditions += [older] if older else await _run(res, lambda conn: restored.find_open(conn, opened))
+    older = await res.run(lambda conn: restored.find_older(conn, mark))
+    conditions += [older] if older else await res.run(lambda conn: restored.find_open(conn, opened))
     channels = channel_names(res.settings)
-    for cause in await _run(res, lambda conn: record.save_conditions(conn, turn, conditions, channels)):
+    for cause in await res.run(lambda conn: record.save_conditions(conn, turn, conditions, channels)):
         ALERTS.labels(cause).inc()
         log.warning("alert_opened", cause=cause)
-    for cause in await _run(res, lambda conn: record.resolve(conn, turn)):
+    for cause in await res.run(lambda conn: record.resolve(conn, turn)):
         log.info("alert_resolved", cause=cause)
-    for channel in await _run(res, record.give_up):
+    for channel in await res.run(record.give_up):
         ALERT_DELIVERIES.labels(channel, "failed").inc()
         log.error("alert_given_up", channel=channel)
     if older is None or (older.cause, older.key) in opened:  # else the alert may not be saved yet
-        newest = await _run(res, restored.newest)
+        newest = await res.run(restored.newest)
         if newest and newest != mark:
             await restored.set_mark(res, newest)
     return True
@@ -94,7 +91,3 @@ async def look_once(res: Resources) -> bool:
 
 def _delivering(res: Resources, channel: str) -> Callable[[], Awaitable[None]]:
     return lambda: deliver_for_ever(res, channel)
-
-
-async def _run(res: Resources, statement: Callable[[AsyncConnection], Awaitable[T]]) -> T:
-    return await run(res.engine, res.settings.database_seconds, statement)

@@ -1,26 +1,16 @@
-"""Calls of long runs: repeated during short outages, and limited in bytes per second."""
+"""Calls of long runs to target and storage: repeated during short outages, and limited in bytes per second."""
 
 import asyncio
 import time
 from collections.abc import Awaitable, Callable
-from functools import partial
 from typing import TypeVar
 
-from sqlalchemy.ext.asyncio import AsyncConnection
-
 from service.errors import Transient
-from service.postgres.engine import insist, run
-from service.resources import Resources
 
 T = TypeVar("T")
 
 MAX_CALLS = 3
 PAUSE_SECONDS = 1.0
-
-
-async def ask(res: Resources, statement: Callable[[AsyncConnection], Awaitable[T]]) -> T:
-    """Run a statement; repeat it for up to a minute while Postgres is down, so it must be safe to repeat."""
-    return await insist(partial(run, res.engine, res.settings.database_seconds, statement))
 
 
 async def with_retries(call: Callable[[], Awaitable[T]]) -> T:

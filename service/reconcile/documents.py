@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from service.errors import Permanent
-from service.reconcile.calls import ask, with_retries
+from service.reconcile.calls import with_retries
 from service.reconcile.expected import STEP, SyncState, digests, known_keys, states_from, states_of
 from service.reconcile.finding import Finding
 from service.resources import Resources
@@ -67,14 +67,14 @@ async def compare_step(
 
     With `is_whole`, also read documents with ids below the first e-mail and above the last one.
     """
-    states = await ask(res, lambda conn: states_from(conn, first, last))
+    states = await res.insist(lambda conn: states_from(conn, first, last))
     end = states[-1].email_id + 1 if len(states) == STEP else last
     span = (MIN_ID if is_whole and first == 0 else first, MAX_ID if is_whole and end == last else end)
     documents = await with_retries(lambda: _read(res, target.between(*span)))
     step = Comparison(end, len(states), len(documents))
     step.unfinished = sum(state.is_pending for state in states)
     settled = [state.email_id for state in states if not state.is_pending]
-    expected = await ask(res, lambda conn: digests(conn, settled, res.settings)) if settled else {}
+    expected = await res.insist(lambda conn: digests(conn, settled, res.settings)) if settled else {}
     doubtful = [state for state in states if _judge(state, documents.get(state.key), expected)]
     own = {state.key for state in states}
     unknown = [document for key, document in documents.items() if key not in own]
@@ -96,7 +96,7 @@ async def find_without_email(res: Resources, documents: Sequence[TargetDocument]
     """Return a finding for each document whose key belongs to no e-mail."""
     keys = [document.key for document in documents if isinstance(document.found_key, str)]
     known = (
-        await ask(res, lambda conn: known_keys(conn, [key for key in keys if "\0" not in key]))
+        await res.insist(lambda conn: known_keys(conn, [key for key in keys if "\0" not in key]))
         if keys
         else set()
     )
@@ -119,7 +119,7 @@ async def require_own_collection(res: Resources, target: Collection) -> None:
     """
     drawn = await with_retries(lambda: target.sample(SAMPLE))
     keys = [str(each["_id"]) for each in drawn if each.get("source") == SOURCE]
-    known = await ask(res, lambda conn: known_keys(conn, [key for key in keys if "\0" not in key]))
+    known = await res.insist(lambda conn: known_keys(conn, [key for key in keys if "\0" not in key]))
     if len(keys) >= MIN_SAMPLE and 2 * len(known) < len(keys):
         sampled = f"{len(keys) - len(known)} of {len(keys)} sampled documents of Holdfast have no e-mail"
         doubt = "do SYNC_URL and DATABASE_URL belong together?"
@@ -129,10 +129,10 @@ async def require_own_collection(res: Resources, target: Collection) -> None:
 
 async def _confirm(res: Resources, target: Collection, email_ids: Sequence[int], step: Comparison) -> None:
     """Add a finding for each e-mail that still differs, unless its job or sync ran during the reads."""
-    before = await ask(res, lambda conn: states_of(conn, email_ids))
-    expected = await ask(res, lambda conn: digests(conn, email_ids, res.settings))
+    before = await res.insist(lambda conn: states_of(conn, email_ids))
+    expected = await res.insist(lambda conn: digests(conn, email_ids, res.settings))
     documents = await with_retries(lambda: _read(res, target.with_keys([state.key for state in before])))
-    after = {state.email_id: state for state in await ask(res, lambda conn: states_of(conn, email_ids))}
+    after = {state.email_id: state for state in await res.insist(lambda conn: states_of(conn, email_ids))}
     for state in before:
         document = documents.get(state.key)
         if state == after.get(state.email_id) and (kind := _judge(state, document, expected)):
@@ -203,7 +203,7 @@ def _detail(document: TargetDocument) -> dict[str, object]:
 
 async def _differing_fields(res: Resources, target: Collection, state: SyncState) -> Mapping[str, Any]:
     """Return the names of the differing fields and a copy of the document; nothing if either side is gone."""
-    records = await ask(res, lambda conn: read_records(conn, [state.email_id]))
+    records = await res.insist(lambda conn: read_records(conn, [state.email_id]))
     found = await with_retries(lambda: _one(target, state.key))
     record = records.get(state.email_id)
     if record is None or found is None:

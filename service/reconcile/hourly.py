@@ -9,7 +9,6 @@ import structlog
 
 from service.errors import Transient
 from service.reconcile import record
-from service.reconcile.calls import ask
 from service.reconcile.run import execute, target_names
 from service.resources import Resources
 
@@ -44,7 +43,7 @@ async def reconcile_hourly(res: Resources) -> int | None:
         targets=target_names(res),
         pause=PAUSE,
     )
-    if (run := await ask(res, begin)) is None:
+    if (run := await res.insist(begin)) is None:
         return None
     await execute(res, run, lambda _share, _totals: None)
     return run.id

@@ -7,7 +7,6 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 
 from service.errors import Permanent, Transient
-from service.reconcile.calls import ask
 from service.reconcile.contents import (
     PAGE,
     Content,
@@ -45,7 +44,7 @@ class ObjectComparison:
 
 async def is_unused(res: Resources) -> bool:
     """Tell whether nothing was ever stored. A missing directory is then normal, and not an unmounted disk."""
-    if await ask(res, lambda conn: contents_between(conn, "", END, 1)):
+    if await res.insist(lambda conn: contents_between(conn, "", END, 1)):
         return False
     try:
         await require_storage(res)
@@ -63,7 +62,7 @@ async def compare_range(res: Resources, prefix: str) -> ObjectComparison:
     after = begin = prefix.removeprefix(ALL).removesuffix("/")
     claimed: set[str] = set()
     while True:
-        page = await ask(res, lambda conn, after=after: contents_between(conn, after, begin + END))  # type: ignore[misc]
+        page = await res.insist(lambda conn, after=after: contents_between(conn, after, begin + END))  # type: ignore[misc]
         doubtful = [each for each in page if each.key not in there or there[each.key].size != each.size]
         claimed.update(each.key for each in page)
         await check(res, doubtful, look)
@@ -84,7 +83,7 @@ async def compare_since(
 
     `reported` has the hashes of lost contents from earlier pages, and grows.
     """
-    page = await ask(res, lambda conn: contents_since(conn, email_id, position))
+    page = await res.insist(lambda conn: contents_since(conn, email_id, position))
     look = ObjectComparison()
     distinct = {each.sha256: each for each in page if each.sha256 not in reported}
     look.keys = [each.key for each in distinct.values()]
@@ -124,7 +123,7 @@ async def require_most_objects(res: Resources) -> None:
     """
     places = [f"{place:02x}" for place in random.sample(range(256), SAMPLE)]
     found = await asyncio.gather(
-        *(ask(res, lambda conn, place=place: contents_between(conn, place, END, 1)) for place in places)  # type: ignore[misc]
+        *(res.insist(lambda conn, place=place: contents_between(conn, place, END, 1)) for place in places)  # type: ignore[misc]
     )
     sample = {content.key: content for some in found for content in some}
     missing = [content for content in sample.values() if await _is_gone(res, content)]
@@ -166,7 +165,7 @@ async def _settled_before(res: Resources) -> datetime:
     newer than the dump are found by this.
     """
     now = datetime.now(UTC)
-    oldest = await ask(res, oldest_unfinished)
+    oldest = await res.insist(oldest_unfinished)
     return max(now - UNCLAIMED_AFTER, min(oldest or now, now) - MAX_CLOCK_SKEW)
 
 
@@ -175,7 +174,7 @@ async def _unclaimed(res: Resources, candidates: Sequence[Listed]) -> list[Findi
     hashes = {each.key.removeprefix(ALL).replace("/", ""): each for each in candidates}
     if not hashes:
         return []
-    known = await ask(res, lambda conn: known_contents(conn, [*hashes]))
+    known = await res.insist(lambda conn: known_contents(conn, [*hashes]))
     return [
         Finding("unclaimed", each.key, detail={"size": each.size, "modified": each.modified.isoformat()})
         for sha256, each in hashes.items()

@@ -6,7 +6,6 @@ from typing import Any
 
 from service.errors import Permanent, Transient
 from service.reconcile import steps
-from service.reconcile.calls import ask
 from service.reconcile.contents import Content
 from service.reconcile.finding import Finding
 from service.reconcile.objects import require_storage
@@ -21,7 +20,7 @@ async def refetch(res: Resources, claim: StepClaim, step: StepResult, lost: list
     A damaged object that cannot be set aside stays, and its finding gets the reason. Raises LeaseLost.
     """
     contents = {each.key: each for each in lost}
-    recorded = await ask(res, lambda conn: steps.recorded_details(conn, claim, [*contents]))
+    recorded = await res.insist(lambda conn: steps.recorded_details(conn, claim, [*contents]))
     found: list[Finding] = []
     for finding in {each.key: each for each in step.findings}.values():
         content = contents.get(finding.key)
@@ -41,7 +40,7 @@ async def _set_aside(res: Resources, claim: StepClaim, finding: Finding, content
         if (kept_as := await keep_damaged(res, content)) is None:
             return None  # it was stored again meanwhile
         finding = replace(finding, detail={**finding.detail, "kept_as": kept_as})
-        await ask(res, lambda conn: steps.record_finding(conn, claim, finding))
+        await res.insist(lambda conn: steps.record_finding(conn, claim, finding))
         await remove_damaged(res, content, kept_as)
     except Permanent:
         return finding  # the object is gone by now, and has the same repair

@@ -16,7 +16,7 @@ from service.jobs.waiting import Sync
 from service.postgres.email_tables import IncomingEmail
 from service.postgres.rows import arrays_of, rows_of
 from service.reconcile import record
-from service.reconcile.calls import ask, with_retries
+from service.reconcile.calls import with_retries
 from service.reconcile.contents import Content
 from service.reconcile.documents import require_own_collection
 from service.reconcile.expected import SyncState, known_keys, states_of
@@ -71,15 +71,14 @@ async def remove_documents(
             continue  # a sync or a retry has run since
         kept = replace(finding, detail={**finding.detail, "document": copy_of(document)})
         run.totals.add([kept])
-        await ask(res, lambda conn, kept=kept: record.save(conn, run, [kept]))  # type: ignore[misc]
+        await res.insist(lambda conn, kept=kept: record.save(conn, run, [kept]))  # type: ignore[misc]
         removed = await with_retries(partial(target.remove, document))
         # Even if the document was gone: our removal may have succeeded without an answer.
         if state := wrong.get(finding.key):
             await _resync(res, [state])
         if removed:
             run.totals.repaired[finding.kind] += 1
-            await ask(
-                res,
+            await res.insist(
                 lambda conn, key=finding.row_key: record.record_repair(conn, run.id, key, "removed"),  # type: ignore[misc]
             )
             log.info("document_removed", run=run.id, kind=finding.kind, email=finding.email_id)
@@ -124,24 +123,24 @@ async def resync(conn: AsyncConnection, states: Sequence[SyncState]) -> list[Syn
 
 async def count_running(res: Resources, run_id: int) -> int:
     """Count the repaired e-mails of a run whose job or sync is still running, among its saved findings."""
-    return int(await ask(res, lambda conn: conn.scalar(_BEGUN, {"run": run_id})) or 0)
+    return int(await res.insist(lambda conn: conn.scalar(_BEGUN, {"run": run_id})) or 0)
 
 
 async def list_failed(res: Resources, run_id: int) -> list[tuple[int, str]]:
     """Return ids and errors of the repaired e-mails of a run that failed again, at most 100."""
-    rows = await ask(res, lambda conn: conn.execute(_FAILED, {"run": run_id}))
+    rows = await res.insist(lambda conn: conn.execute(_FAILED, {"run": run_id}))
     return [(row.id, row.reason) for row in rows]
 
 
 async def _reopen(res: Resources, sha256: str) -> bool:
-    opened, jobs = await ask(res, lambda conn: reopen(conn, sha256, ACTOR))
+    opened, jobs = await res.insist(lambda conn: reopen(conn, sha256, ACTOR))
     for job in jobs:
         res.dispatcher.dispatch(job)
     return opened > 0
 
 
 async def _resync(res: Resources, states: Sequence[SyncState]) -> list[Sync]:
-    begun = await ask(res, lambda conn: resync(conn, states))
+    begun = await res.insist(lambda conn: resync(conn, states))
     for sync in begun:
         res.dispatcher.dispatch(sync)
     return begun
@@ -150,11 +149,11 @@ async def _resync(res: Resources, states: Sequence[SyncState]) -> list[Sync]:
 async def _still_differs(res: Resources, finding: Finding, state: SyncState | None) -> bool:
     """Tell whether the difference is unchanged: the same sync state, or still no e-mail."""
     if state is not None:
-        return await ask(res, lambda conn: states_of(conn, [state.email_id])) == [state]
+        return await res.insist(lambda conn: states_of(conn, [state.email_id])) == [state]
     key = finding.found_key
     if not isinstance(key, str) or "\0" in key:
         return True
-    return not await ask(res, lambda conn: known_keys(conn, [key]))
+    return not await res.insist(lambda conn: known_keys(conn, [key]))
 
 
 async def _documents(

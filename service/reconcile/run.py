@@ -11,7 +11,7 @@ from sqlalchemy import ColumnElement
 
 from service.errors import HoldfastError, Rejected
 from service.reconcile import record, repair
-from service.reconcile.calls import ask, with_retries
+from service.reconcile.calls import with_retries
 from service.reconcile.differences import (
     close,
     documents_of,
@@ -53,7 +53,7 @@ async def reconcile(res: Resources, options: RunOptions, report: ReportProgress)
     begin = partial(
         record.begin, actor=options.actor, fix=options.fix, since=options.since, targets=target_names(res)
     )
-    if (run := await ask(res, begin)) is None:
+    if (run := await res.insist(begin)) is None:
         raise Rejected(
             409, "already_running", "A reconciliation is running; `holdfast reconcile list` shows it."
         )
@@ -81,7 +81,7 @@ async def execute(res: Resources, run: Run, report: ReportProgress) -> None:
 
 async def cancel(res: Resources, run_id: int, actor: str) -> None:
     """Cancel a run; raises Rejected if it does not exist (404) or has ended (409)."""
-    status = await ask(res, lambda conn: record.cancel(conn, run_id))
+    status = await res.insist(lambda conn: record.cancel(conn, run_id))
     if status is None:
         raise Rejected(404, "reconciliation_not_found", f"There is no reconciliation {run_id}.")
     if status != "running":
@@ -96,10 +96,10 @@ def target_names(res: Resources) -> str | None:
 
 async def _compare(res: Resources, run: Run, report: ReportProgress) -> None:
     totals = run.totals
-    await ask(res, record.trim)
-    first, last = await ask(res, lambda conn: bounds(conn, run.since))
+    await res.insist(record.trim)
+    first, last = await res.insist(lambda conn: bounds(conn, run.since))
     if res.targets:
-        waiting, totals.overdue, totals.not_synced = await ask(res, lambda conn: count_waiting(conn, first))
+        waiting, totals.overdue, totals.not_synced = await res.insist(lambda conn: count_waiting(conn, first))
         # With a collection, pending syncs are counted during the comparison.
         totals.unfinished = 0 if collection_of(res.targets) else waiting
         await _save(res, run, [])
@@ -135,7 +135,7 @@ async def _compare_targets(res: Resources, run: Run, span: tuple[int, int], repo
     if target := collection_of(res.targets):
         await _compare_documents(res, run, target, span, report)
     elif run.part is not None:
-        await ask(res, lambda conn: close(conn, run.id, whole_target()))
+        await res.insist(lambda conn: close(conn, run.id, whole_target()))
     if endpoint_of(res.targets):
         await compare_unsent(res, run, span)
     elif run.part is not None:
@@ -175,7 +175,7 @@ async def _save_step(
     if removable:
         await repair.remove_documents(res, target, run, removable, step.wrong)
         await _save(res, run, [])
-    await ask(res, lambda conn: close(conn, run.id, compared, step.findings))
+    await res.insist(lambda conn: close(conn, run.id, compared, step.findings))
 
 
 async def _save_objects(
@@ -189,18 +189,18 @@ async def _save_objects(
         await _save(res, run, [])
         findings = await repair.reopen_files(res, findings, look.lost, force=run.force)
     await _save(res, run, findings)
-    await ask(res, lambda conn: close(conn, run.id, compared, findings))
+    await res.insist(lambda conn: close(conn, run.id, compared, findings))
 
 
 async def _save(res: Resources, run: Run, findings: list[Finding]) -> None:
     kept = run.totals.add(findings)
-    await ask(res, lambda conn: record.save(conn, run, kept))
+    await res.insist(lambda conn: record.save(conn, run, kept))
 
 
 async def _end(res: Resources, run: Run, why: tuple[str, str] | None = None) -> None:
     """End a run as done, or as failed with a code and an error."""
     status, (code, error) = "failed" if why else "done", why or (None, None)
-    ended = await ask(res, lambda conn: record.end(conn, run.id, status, code, error))
+    ended = await res.insist(lambda conn: record.end(conn, run.id, status, code, error))
     outcome = status if ended else "lost"
     RECONCILIATIONS.labels(outcome).inc()
     log.info("reconciliation_ended", run=run.id, outcome=outcome, code=code, found=dict(run.totals.counts))
@@ -209,8 +209,7 @@ async def _end(res: Resources, run: Run, why: tuple[str, str] | None = None) -> 
 async def _abandon(res: Resources, run: Run) -> None:
     """End a cancelled run as abandoned, so the next can begin; in a new task, because this one is cancelled."""
     stopped = asyncio.ensure_future(
-        ask(
-            res,
+        res.insist(
             lambda conn: record.end(conn, run.id, "abandoned", "stopped", "The process was stopped."),
         )
     )

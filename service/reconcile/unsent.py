@@ -3,7 +3,6 @@
 from sqlalchemy import false
 
 from service.reconcile import record, repair
-from service.reconcile.calls import ask
 from service.reconcile.differences import close, sent_by_now, unsent_in_target
 from service.reconcile.documents import Comparison
 from service.reconcile.expected import STEP, unsynced_from
@@ -18,16 +17,16 @@ async def compare_unsent(res: Resources, run: Run, span: tuple[int, int]) -> Non
         step = await _find(res, place, last)
         place = step.end
         await _save(res, run, step)
-    await ask(res, lambda conn: close(conn, run.id, sent_by_now()))
+    await res.insist(lambda conn: close(conn, run.id, sent_by_now()))
 
 
 async def forget_unsent(res: Resources, run: Run) -> None:
     """Close findings about a webhook that is no longer a target."""
-    await ask(res, lambda conn: close(conn, run.id, unsent_in_target()))
+    await res.insist(lambda conn: close(conn, run.id, unsent_in_target()))
 
 
 async def _find(res: Resources, first: int, last: int) -> Comparison:
-    states = await ask(res, lambda conn: unsynced_from(conn, first, last))
+    states = await res.insist(lambda conn: unsynced_from(conn, first, last))
     step = Comparison(states[-1].email_id + 1 if len(states) == STEP else last)
     # Failed syncs are counted elsewhere.
     for state in (each for each in states if each.status == "not_applicable"):
@@ -42,9 +41,9 @@ async def _save(res: Resources, run: Run, step: Comparison) -> None:
     if not findings:
         return
     # Raises if the run was abandoned, before any repair.
-    await ask(res, lambda conn: record.save(conn, run, []))
+    await res.insist(lambda conn: record.save(conn, run, []))
     if run.fix != "nothing":
         findings = await repair.begin_syncs(res, findings, step.wrong)
     kept = run.totals.add(findings)
-    await ask(res, lambda conn: record.save(conn, run, kept))
-    await ask(res, lambda conn: close(conn, run.id, false(), kept))
+    await res.insist(lambda conn: record.save(conn, run, kept))
+    await res.insist(lambda conn: close(conn, run.id, false(), kept))

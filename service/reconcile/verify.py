@@ -9,9 +9,8 @@ import structlog
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from service.errors import Permanent, Rejected, Transient
-from service.postgres.engine import run
 from service.reconcile import record, steps
-from service.reconcile.calls import RateLimit, ask
+from service.reconcile.calls import RateLimit
 from service.reconcile.contents import Content, contents_between, contents_since
 from service.reconcile.differences import close, objects_of
 from service.reconcile.expected import bounds
@@ -44,10 +43,10 @@ async def begin(res: Resources, *, actor: str, rate: int, since: datetime | None
 
     `rate` is in megabytes per second. Raises Rejected (409) if one is running.
     """
-    first, _ = await ask(res, lambda conn: bounds(conn, since))
+    first, _ = await res.insist(lambda conn: bounds(conn, since))
     place = "" if since is None else f"{first}:-1"
     given = {"actor": actor, "rate": rate, "since": since, "fix": "all" if fix else "nothing", "place": place}
-    if (run_id := await ask(res, lambda conn: steps.begin(conn, given))) is None:
+    if (run_id := await res.insist(lambda conn: steps.begin(conn, given))) is None:
         raise Rejected(
             409, "already_running", "A verification is running; `holdfast reconcile list` shows it."
         )
@@ -67,7 +66,7 @@ async def verify_for_ever(res: Resources) -> None:
 
 async def step(res: Resources) -> bool:
     """Run one step if one is due; return whether one was."""
-    claim = await run(res.engine, res.settings.database_seconds, lambda conn: steps.claim_step(conn, LEASE))
+    claim = await res.run(lambda conn: steps.claim_step(conn, LEASE))
     if claim is None:
         return False
     try:
@@ -76,32 +75,32 @@ async def step(res: Resources) -> bool:
         return True
     except Transient as exc:
         reason = (exc.code, exc.message)
-        await ask(res, lambda conn: steps.postpone(conn, claim, RETRY_PAUSE, reason))
+        await res.insist(lambda conn: steps.postpone(conn, claim, RETRY_PAUSE, reason))
         return True
     except Permanent as exc:
         reason = (exc.code, exc.message)
-        await ask(res, lambda conn: record.end(conn, claim.id, "failed", *reason))
+        await res.insist(lambda conn: record.end(conn, claim.id, "failed", *reason))
         log.warning("verification_ended", run=claim.id, code=exc.code)
         return True
-    if not await ask(res, lambda conn: steps.finish(conn, claim, done)):
+    if not await res.insist(lambda conn: steps.finish(conn, claim, done)):
         return True
     if done.keys:
         compared, found = objects_of(done.keys, were_read=True), [*done.findings, *done.recorded]
-        await ask(res, lambda conn: close(conn, claim.id, compared, found))
+        await res.insist(lambda conn: close(conn, claim.id, compared, found))
     if done.place is None:
-        await ask(res, lambda conn: record.end(conn, claim.id, "done"))
+        await res.insist(lambda conn: record.end(conn, claim.id, "done"))
         log.info("verification_done", run=claim.id)
     return True
 
 
 async def _step(res: Resources, claim: StepClaim) -> StepResult:
-    contents = await ask(res, lambda conn: _next(conn, claim))
+    contents = await res.insist(lambda conn: _next(conn, claim))
     rate_limit, ends_at, done = RateLimit(claim.rate * 1e6), time.monotonic() + STEP_SECONDS, 0
     step, lost = StepResult(None), []
     while done < len(contents) and time.monotonic() < ends_at:
         batch = contents[done : done + CONCURRENT_READS]
         takes = timedelta(seconds=2 * sum(each.size for each in batch) / (claim.rate * 1e6))
-        if not await ask(res, lambda conn, takes=takes: steps.renew(conn, claim, LEASE + takes)):  # type: ignore[misc]
+        if not await res.insist(lambda conn, takes=takes: steps.renew(conn, claim, LEASE + takes)):  # type: ignore[misc]
             return step  # the lease is lost, or the verification was cancelled
         found = await asyncio.gather(*(_verify(res, each, rate_limit) for each in batch))
         if any(each and each.kind != "object_damaged" for each in found):
@@ -116,7 +115,7 @@ async def _step(res: Resources, claim: StepClaim) -> StepResult:
         ]
     _require_any_readable(claim, step)
     if step.findings:
-        reported = await ask(res, lambda conn: steps.reported_keys(conn, claim, step.keys))
+        reported = await res.insist(lambda conn: steps.reported_keys(conn, claim, step.keys))
         step.findings = [*{each.key: each for each in step.findings if each.key not in reported}.values()]
         lost = [each for each in lost if each.key not in reported]
     if claim.fix == "all" and lost:
