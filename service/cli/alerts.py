@@ -3,15 +3,15 @@
 import click
 
 from service.cli.environment import env_file, with_engine
-from service.cli.terminal import TableColumn, json_option, print_json, print_table, shown_time
+from service.cli.terminal import Column, json_option, print_json, print_table, shown_time
 
 COLUMNS = (
-    TableColumn("opened", whole=True),
-    TableColumn("resolved", whole=True),
-    TableColumn("cause", whole=True),
-    TableColumn("count", whole=True),
-    TableColumn("what"),
-    TableColumn("told"),
+    Column("opened", whole=True),
+    Column("resolved", whole=True),
+    Column("cause", whole=True),
+    Column("count", whole=True),
+    Column("what"),
+    Column("told"),
 )
 
 

@@ -12,7 +12,7 @@ from service.cli.filters import ID, collect, filters, selection
 from service.cli.reparse import reparse
 from service.cli.retry import retry, sync
 from service.cli.terminal import (
-    TableColumn,
+    Column,
     json_option,
     print_bytes,
     print_facts,
@@ -34,21 +34,21 @@ if TYPE_CHECKING:
     from service.queries.views import AttachmentView, AttemptView, EmailDetail, EmailPage, EmailView
 
 COLUMNS = (
-    TableColumn("id", whole=True),
-    TableColumn("ticket"),
-    TableColumn("from", least_width=150),
-    TableColumn("subject", least_width=120),
-    TableColumn("status", whole=True),
-    TableColumn("retries", least_width=150),
-    TableColumn("received", whole=True),
-    TableColumn("sync", whole=True, least_width=100),
-    TableColumn("reason"),
+    Column("id", whole=True),
+    Column("ticket"),
+    Column("from", least_width=150),
+    Column("subject", least_width=120),
+    Column("status", whole=True),
+    Column("retries", least_width=150),
+    Column("received", whole=True),
+    Column("sync", whole=True, least_width=100),
+    Column("reason"),
 )
 HOLDER_COLUMNS = (
-    TableColumn("e-mail", whole=True),
-    TableColumn("file", whole=True),
-    TableColumn("bytes"),
-    TableColumn("name"),
+    Column("e-mail", whole=True),
+    Column("file", whole=True),
+    Column("bytes"),
+    Column("name"),
 )
 
 

@@ -6,7 +6,7 @@ from service.cli.environment import env_file, with_engine
 from service.cli.filters import filters, selection
 from service.cli.retry import BulkOptions, bulk_options, start_bulk_retry
 from service.cli.terminal import (
-    TableColumn,
+    Column,
     console,
     json_option,
     print_facts,
@@ -17,13 +17,13 @@ from service.cli.terminal import (
 from service.error_guide import action_on
 
 COLUMNS = (
-    TableColumn("count", whole=True),
-    TableColumn("code"),
-    TableColumn("host"),
-    TableColumn("first", whole=True, least_width=120),
-    TableColumn("last", whole=True),
-    TableColumn("e-mail", whole=True),
-    TableColumn("example", least_width=100),
+    Column("count", whole=True),
+    Column("code"),
+    Column("host"),
+    Column("first", whole=True, least_width=120),
+    Column("last", whole=True),
+    Column("e-mail", whole=True),
+    Column("example", least_width=100),
 )
 
 

@@ -10,7 +10,7 @@ import click
 from service.cli.environment import actor, env_file, with_engine, with_resources
 from service.cli.filters import ID, collect
 from service.cli.terminal import (
-    TableColumn,
+    Column,
     json_option,
     print_bytes,
     print_facts,
@@ -27,16 +27,16 @@ if TYPE_CHECKING:
     from service.resources import Resources
 
 COLUMNS = (
-    TableColumn("id", whole=True),
-    TableColumn("account", least_width=150),
-    TableColumn("invocation", least_width=150),
-    TableColumn("bytes", whole=True, least_width=100),
-    TableColumn("received", whole=True),
-    TableColumn("e-mail", whole=True, least_width=100),
-    TableColumn("code", whole=True),
-    TableColumn("reason"),
+    Column("id", whole=True),
+    Column("account", least_width=150),
+    Column("invocation", least_width=150),
+    Column("bytes", whole=True, least_width=100),
+    Column("received", whole=True),
+    Column("e-mail", whole=True, least_width=100),
+    Column("code", whole=True),
+    Column("reason"),
 )
-IGNORED_COLUMNS = (*COLUMNS[:-2], TableColumn("type"))
+IGNORED_COLUMNS = (*COLUMNS[:-2], Column("type"))
 
 ignored_option = click.option(
     "--ignored", is_flag=True, help="Events of unused types, which are stored beside the quarantine."

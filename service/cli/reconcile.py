@@ -11,7 +11,7 @@ import click
 from service.cli.environment import actor, env_file, warn_without_worker, with_engine, with_resources
 from service.cli.filters import ID
 from service.cli.terminal import (
-    TableColumn,
+    Column,
     json_option,
     print_facts,
     print_json,
@@ -34,13 +34,13 @@ F = TypeVar("F", bound=Callable[..., Any])
 POLL_SECONDS = 0.5
 EXAMPLES = 3  # printed of each kind
 COLUMNS = (
-    TableColumn("id", whole=True),
-    TableColumn("what", whole=True),
-    TableColumn("begun", whole=True),
-    TableColumn("status", whole=True),
-    TableColumn("open", whole=True),
-    TableColumn("by", least_width=120),
-    TableColumn("found"),
+    Column("id", whole=True),
+    Column("what", whole=True),
+    Column("begun", whole=True),
+    Column("status", whole=True),
+    Column("open", whole=True),
+    Column("by", least_width=120),
+    Column("found"),
 )
 _REMARKS = {"foreign": "in the collection by others", "unclaimed": "in the storage without an e-mail"}
 

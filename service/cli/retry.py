@@ -11,7 +11,7 @@ import click
 from service.cli.environment import actor, env_file, warn_without_worker, with_engine, with_resources
 from service.cli.filters import ID, filters, selection
 from service.cli.terminal import (
-    TableColumn,
+    Column,
     json_option,
     print_facts,
     print_json,
@@ -33,15 +33,15 @@ POLL_SECONDS = 0.5
 # Waiting for a bulk retry outlives an outage of Postgres of this length.
 OUTAGE_SECONDS = 300.0
 COLUMNS = (
-    TableColumn("id", whole=True),
-    TableColumn("begun", whole=True),
-    TableColumn("status", whole=True),
-    TableColumn("queued", whole=True),
-    TableColumn("of", whole=True),
-    TableColumn("outcome", least_width=100),
-    TableColumn("by", least_width=120),
-    TableColumn("what", whole=True),
-    TableColumn("filter"),
+    Column("id", whole=True),
+    Column("begun", whole=True),
+    Column("status", whole=True),
+    Column("queued", whole=True),
+    Column("of", whole=True),
+    Column("outcome", least_width=100),
+    Column("by", least_width=120),
+    Column("what", whole=True),
+    Column("filter"),
 )
 _NAMES = {"job": "Bulk retry", "sync": "Bulk retry of syncs"}
 _QUESTIONS = {"job": "Retry them?", "sync": "Sync them again?"}

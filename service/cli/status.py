@@ -9,7 +9,7 @@ import click
 from service.cli.environment import env_file, with_engine
 from service.cli.filters import collect
 from service.cli.terminal import (
-    TableColumn,
+    Column,
     console,
     json_option,
     print_facts,
@@ -30,10 +30,10 @@ if TYPE_CHECKING:
 CODES = {"safe": 0, "attention": 3, "late": 4}
 WATCH_SECONDS = 2.0
 ACTIVITY_COLUMNS = (
-    TableColumn("time", whole=True),
-    TableColumn("who"),
-    TableColumn("what", whole=True),
-    TableColumn("to"),
+    Column("time", whole=True),
+    Column("who"),
+    Column("what", whole=True),
+    Column("to"),
 )
 
 
@@ -114,7 +114,7 @@ def _print_status(overview: "Overview") -> None:
     click.echo()
     counts = [*overview.by_status.items(), ("quarantined", overview.quarantined), *_syncs(overview)]
     rows = ((name.replace("_", " "), number(count, name in overview.capped)) for name, count in counts)
-    print_table([TableColumn("state"), TableColumn("e-mails")], rows)
+    print_table([Column("state"), Column("e-mails")], rows)
     click.echo()
     print_facts(_times(overview))
     for worker in overview.workers:

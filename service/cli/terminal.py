@@ -32,7 +32,7 @@ json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON, 
 
 
 @dataclass(frozen=True)
-class TableColumn:
+class Column:
     """A column of a table. A `whole` one is never wrapped; a terminal below `least_width` omits the column."""
 
     name: str
@@ -47,7 +47,7 @@ def console(*, stderr: bool = False) -> "Console":
     return Console(stderr=stderr, highlight=False, markup=False, emoji=False)
 
 
-def print_table(columns: Sequence[TableColumn], rows: Iterable[Sequence[object]]) -> None:
+def print_table(columns: Sequence[Column], rows: Iterable[Sequence[object]]) -> None:
     """Print a table on a terminal; in a pipe one row per line, tab-separated."""
     out = console()
     if not out.is_terminal:
