@@ -1,5 +1,5 @@
 # One image for all: web (the default), worker (`arq service.worker.WorkerSettings`) and migrations
-# (`holdfast migrate`). Settings come from the environment, none is in the image. See docs/machines.md.
+# (`holdfast migrate`). Settings come from the environment, none is in the image. See docs/deploy.md.
 FROM python:3.13-slim AS build
 WORKDIR /app
 RUN python -m venv .venv

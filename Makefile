@@ -105,6 +105,9 @@ tag: $(VENV)/.ready  ## name this commit by its version, which the CHANGELOG mus
 	@version=$$($(BIN)/python -c "from service.telemetry.version import version; print(version())"); \
 	grep -q "^## $$version " CHANGELOG.md && git tag --annotate "v$$version" --message "Holdfast $$version"
 
+docs/errors.md: service/error_guide.py $(VENV)/.ready  ## write the list of error codes
+	$(BIN)/python -m service.error_guide > $@
+
 clean:
 	rm -rf $(VENV) $(VENV)-oldest .holdfast .mypy_cache .ruff_cache .pytest_cache .hypothesis
 

@@ -12,7 +12,7 @@ from benchmarks.work import FILE_BYTES, WorkResult, process_emails, serve_files,
 _AWAY_SECONDS = 0.0025  # each way
 _HERE, _REDIS, _POSTGRES = "here", "redis", "postgres"
 
-_HEADER = ("", "e-mails/s, of those with both at hand")
+_HEADER = ("", "e-mails/s, of those without a delay")
 _ABOUT = f"""As in "Work", but a proxy delays the traffic to one server by {_AWAY_SECONDS * 1000:g} ms in each direction. A proxy without a delay
 costs time, too, so all three measurements use proxies: compare them only with each other."""
 

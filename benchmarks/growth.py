@@ -71,10 +71,10 @@ async def measure(databases: Sequence[Database], names: Sequence[str], rounds: i
             for db in databases:
                 await tidy(db)
         for name in names:
-            for place in random.sample(range(len(databases)), len(databases)):
-                took = await timed(databases[place], name)
+            for index in random.sample(range(len(databases)), len(databases)):
+                took = await timed(databases[index], name)
                 if number >= 0:
-                    seconds[name][place].append(took)
+                    seconds[name][index].append(took)
     return {name: [median(some) for some in each] for name, each in seconds.items()}
 
 

@@ -36,11 +36,11 @@ async def generic_plans(db: Database, operation: Operation) -> list[Node]:
     driver: Any = (await db.conn.get_raw_connection()).driver_connection
     await driver.execute("SET plan_cache_mode = force_generic_plan")
     for statement, parameters in sent:
-        await driver.execute(f"PREPARE kept AS {statement}")
+        await driver.execute(f"PREPARE probe AS {statement}")
         values = f"({', '.join(['NULL'] * len(parameters))})" if parameters else ""
-        plan = await driver.fetchval(f"EXPLAIN (FORMAT JSON) EXECUTE kept {values}")
+        plan = await driver.fetchval(f"EXPLAIN (FORMAT JSON) EXECUTE probe {values}")
         found.append(plan[0]["Plan"])
-        await driver.execute("DEALLOCATE kept")
+        await driver.execute("DEALLOCATE probe")
     return found
 
 

@@ -98,10 +98,10 @@ def render(section: Section, rounds: int) -> str:
 
 def write(path: Path, sections: Iterable[str]) -> None:
     """Replace the sections with these titles; the others stay as they are."""
-    kept = _sections(path.read_text()) if path.exists() else {}
+    existing = _sections(path.read_text()) if path.exists() else {}
     for section in sections:
-        kept |= _sections(section)
-    path.write_text("\n".join([_HOW, *kept.values()]))
+        existing |= _sections(section)
+    path.write_text("\n".join([_HOW, *existing.values()]))
 
 
 def _sections(text: str) -> dict[str, str]:

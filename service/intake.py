@@ -93,7 +93,7 @@ async def accept(
             return IntakeResult("quarantined", number)
         if not is_same:
             # A template may give one `webhook_id` to different e-mails, and only a person can tell.
-            message = f"Its key {key!r} is that of e-mail {result.number}, its body is not."
+            message = f"E-mail {result.number} has the same key {key!r}, but another body."
             await _quarantine(res, {**request, "idempotency_key": _body_key(body)}, "key_reused", message)
         return result
 
@@ -120,7 +120,7 @@ async def replay(
     except (Unreadable, Permanent) as exc:
         if what == "quarantined" and (webhook["error_code"], webhook["error"]) != (exc.code, exc.message):
             await _update_webhook(res, table, webhook_id, actor, error_code=exc.code, error=exc.message)
-        still = f"{what.capitalize()} webhook {webhook_id} is still no e-mail: {exc.message}"
+        still = f"{what.capitalize()} webhook {webhook_id} cannot be replayed: {exc.message}"
         raise Rejected(409, exc.code, still) from exc
     await _update_webhook(res, table, webhook_id, actor, replayed_at=func.now(), email_id=result.number)
     log.info("webhook_replayed", email=result.number, status=result.status, **{_NAMES[what]: webhook_id})
@@ -235,7 +235,7 @@ async def _replay(res: Resources, webhook: RowMapping) -> IntakeResult:
         result, is_same = await _record(res, email, {**request, "idempotency_key": key})
         if is_same:
             return result
-    raise Permanent("key_reused", f"Its body's own key is that of e-mail {result.number}, too.")
+    raise Permanent("key_reused", f"E-mail {result.number} has the key of this body, but another body.")
 
 
 async def keep_ignored(conn: AsyncConnection, rows: Sequence[Mapping[str, Any]]) -> list[int]:

@@ -220,18 +220,19 @@ async def background(work: Callable[[], Awaitable[None]]) -> AsyncIterator[None]
             await asyncio.wait({task}, timeout=1)
 
 
-async def run_steps(
-    step: Callable[[], Awaitable[bool]], *, busy_seconds: float, idle_seconds: float, failed_event: str
-) -> None:
-    """Run steps until cancelled: soon after a step that found work, later after one that found none or failed."""
-    pause = idle_seconds
+async def repeat_steps(step: Callable[[], Awaitable[bool]], *, soon: float, idle: float, event: str) -> None:
+    """Take due steps of leased work until cancelled; log `event` where Postgres is away.
+
+    Pauses are in seconds: `soon` after a step, and up to `idle` where none was due.
+    """
+    pause = idle
     while True:
         await asyncio.sleep(pause)
         try:
-            pause = busy_seconds if await step() else idle_seconds
+            pause = soon if await step() else min(2 * pause, idle)
         except Transient as exc:
-            log.warning(failed_event, code=exc.code)
-            pause = idle_seconds
+            log.warning(event, code=exc.code)
+            pause = idle
 
 
 def _check_sentry(settings: Settings) -> None:

@@ -39,7 +39,7 @@ pytest_plugins = ["tests.support.cpu"]
 T = TypeVar("T")
 ROOT = Path(__file__).resolve().parent.parent
 API_TOKEN = "api-token-of-the-tests"
-# What refers to another table stands before it.
+# A table with a foreign key stands before the table that it refers to.
 TABLES = (
     "attachments, attempts, incoming_emails, quarantined_webhooks, ignored_webhooks, operator_actions, bulk_retries, workers,"
     " alert_deliveries, alerts, alert_watch, reconciliation_findings, reconciliations, ended_sessions"
@@ -64,13 +64,13 @@ EMPTY = f"""
     END $$
 """
 
-# Processes of ours that the tests start compile what they load once, and not each of them anew.
+# Processes that the tests start share compiled modules.
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
-# In a shell's background Ctrl-C is ignored, also by all that is started from there; here tests press it.
+# A shell ignores Ctrl-C for background processes and their children; tests need it.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
-# A machine that is busy says nothing about what is drawn or tried.
+# On a busy machine, the time of an example means nothing.
 hypothesis.settings.register_profile(
     "unhurried",
     max_examples=examples(40),
@@ -80,7 +80,7 @@ hypothesis.settings.register_profile(
 hypothesis.settings.load_profile("unhurried")
 
 
-# Modules whose fixtures are dear: their tests run in one process, one after the other, and all others where there is room.
+# Modules with expensive fixtures: all tests of such a module run in one process, so that each fixture is made once.
 TOGETHER = {
     "tests/postgres/test_plans.py",  # a database of 50,000 e-mails
     "tests/web/test_browser.py",  # Chromium
@@ -99,7 +99,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(scope="session", autouse=True)
 def leaves_no_process() -> Iterator[None]:
-    """Break a session after which a process lives on that it started; each has inherited its mark."""
+    """Fail a session that leaves processes behind. Each inherits a mark in its environment."""
     mark = f"HOLDFAST_TESTS={uuid4().hex}"
     name, _, value = mark.partition("=")
     os.environ[name] = value
@@ -122,7 +122,7 @@ def database_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 
 async def do_not_wait_for_the_disk(url: str) -> None:
-    """A commit then outlives Postgres, but not the machine, which no test takes down."""
+    """Turn off fsync: a commit survives a crash of Postgres, and no test crashes the machine."""
     connection = await asyncpg.connect(url)
     await connection.execute("ALTER SYSTEM SET fsync = off")
     await connection.execute("SELECT pg_reload_conf()")
@@ -136,7 +136,7 @@ def redis_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 
 def migrate(url: str, *arguments: str) -> None:
-    """Run alembic as the release phase does, but in this process, which has loaded it already."""
+    """Run alembic as the release phase does, but in this process: nothing has to be imported."""
     with pytest.MonkeyPatch.context() as patch, warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)  # alembic's own
         patch.setenv("DATABASE_URL", url)
@@ -145,11 +145,11 @@ def migrate(url: str, *arguments: str) -> None:
 
 @pytest.fixture(autouse=True)
 def non_blocking() -> Iterator[BlockBuster]:
-    """Break a test in which anything blocks the event loop; log as production does."""
+    """Fail a test that blocks the event loop; log as production does."""
     logs.configure("json", "INFO")
     with blockbuster_ctx() as blockbuster:
         for call in ("os.stat", "io.TextIOWrapper.read", "io.BufferedReader.read"):
-            # Writing a traceback looks into the source; it is the rare case, and short.
+            # Writing a traceback reads the source; that is rare and short.
             blockbuster.functions[call].can_block_in("linecache.py", {"checkcache", "updatecache"})
         # PyMongo looks once for each server whether it runs in a container.
         blockbuster.functions["os.stat"].can_block_in("pool_options.py", {"get_container_env_info"})
@@ -173,7 +173,7 @@ def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 @pytest.fixture
 async def bucket(s3_server: str, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Bucket]:
-    """Make an empty bucket, which the usual variables lead to."""
+    """Make an empty bucket, and set the usual variables to reach it."""
     async with proxied(s3_server) as bucket:
         monkeypatch.setenv("AWS_ENDPOINT_URL", bucket.url)
         monkeypatch.setenv("AWS_ACCESS_KEY_ID", ACCESS_KEY)
@@ -192,7 +192,7 @@ def mongodb_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 @pytest.fixture
 async def documents(mongodb_server: str) -> AsyncIterator[Any]:
-    """Open the collection, empty, past the service."""
+    """Open the empty collection past the service."""
     client: AsyncMongoClient[dict[str, Any]]
     client = await asyncio.to_thread(lambda: AsyncMongoClient(mongodb_server, tz_aware=True))
     await client.holdfast.emails.drop()
@@ -229,7 +229,7 @@ def common_settings(database_url: str, redis_url: str) -> Settings:
 def settings(
     database: asyncpg.Connection, common_settings: Settings, zendesk: Zendesk, tmp_path: Path
 ) -> Settings:
-    """Settings for an empty database, a Zendesk and a storage of this test's own."""
+    """Settings with an empty database, and a Zendesk and a storage for this test alone."""
     return common_settings.model_copy(
         update={
             "storage_url": f"file://{tmp_path}/objects",
@@ -249,7 +249,7 @@ async def res(settings: Settings) -> AsyncIterator[Resources]:
 
 
 class Client:
-    """The web process over HTTP, as Zendesk and an operator see it."""
+    """A client of the web process, for Zendesk's requests and an operator's."""
 
     def __init__(self, url: str, session: ClientSession, zendesk: Zendesk) -> None:
         self.url = url
@@ -291,7 +291,7 @@ class Client:
 
 
 class Server(Client):
-    """The web process, and what it holds."""
+    """The web process, with access to its resources."""
 
     def __init__(self, runner: web.AppRunner, session: ClientSession, zendesk: Zendesk) -> None:
         super().__init__(f"http://127.0.0.1:{runner.addresses[0][1]}", session, zendesk)
@@ -300,7 +300,7 @@ class Server(Client):
         self._runner = runner
 
     async def stop(self) -> None:
-        """Stop as at SIGTERM, within the time that a platform gives us."""
+        """Stop as at SIGTERM, within the time that platforms allow."""
         async with asyncio.timeout(25):
             await self._runner.cleanup()
 
@@ -340,7 +340,7 @@ async def client(settings: Settings, zendesk: Zendesk, res: Resources) -> AsyncI
 
 @asynccontextmanager
 async def working(settings: Settings) -> AsyncIterator[Worker]:
-    """Run arq's own worker in this process, as its command would."""
+    """Run arq's worker in this process, as its command does."""
     worker = create_worker(cast("Any", worker_settings(settings)), handle_signals=False)
     task = asyncio.create_task(worker.async_run())
     try:
@@ -358,7 +358,7 @@ async def worker(settings: Settings, client: Client) -> AsyncIterator[Worker]:
 
 
 def environment(settings: Settings) -> dict[str, str]:
-    """Write settings as the environment of a process."""
+    """Return settings as environment variables."""
     variables = {}
     for name in settings.model_fields_set:
         value = getattr(settings, name)
@@ -370,7 +370,7 @@ def environment(settings: Settings) -> dict[str, str]:
 
 @asynccontextmanager
 async def program(*command: str, settings: Settings, **more: str) -> AsyncIterator[Program]:
-    """Run `python -m COMMAND` as a process of its own; what is left of it is killed."""
+    """Run `python -m COMMAND` in a forked process; kill it after the block."""
     process = await asyncio.to_thread(Program, command, {**environment(settings), **more}, ROOT)
     try:
         yield process

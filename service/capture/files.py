@@ -10,7 +10,7 @@ from functools import partial
 import structlog
 
 from service.capture.lookup import is_dispensable, look_up, placed, should_look_up, without_address
-from service.capture.observation import ObservedDownload, names
+from service.capture.observation import ObservedDownload, names, report_not_stored, report_stored
 from service.capture.reparse import reparse
 from service.capture.retry_policy import is_young, may_be_early, may_try_again
 from service.errors import HoldfastError, Permanent, Transient
@@ -31,13 +31,10 @@ from service.outbound.responses import Expected, Limits
 from service.resources import Resources
 from service.storage import objects
 from service.storage.objects import StoredObject
-from service.telemetry.metrics import ATTACHMENT_BYTES, ATTACHMENTS, code_label
 from service.zendesk import reading
 from service.zendesk.body import Unreadable
 
 _EMPTY = len("[]")
-
-_STORED = ATTACHMENTS.labels("stored")
 
 log = structlog.get_logger()
 
@@ -139,7 +136,7 @@ async def _fetch_some(res: Resources, claim: Claim, missing: Iterator[FileRecord
 async def _fetch(res: Resources, claim: Claim, file: FileRecord) -> HoldfastError | None:
     """Store one file and record that; or record and return the error."""
     error: HoldfastError
-    began, about = time.monotonic(), _about(claim, file)
+    began = time.monotonic()
     try:
         stored = await _stored_before(res, file) or await _download(res, claim, file)
         reach(res.settings.fault_points, "after_object", claim.ticket_id)
@@ -147,23 +144,13 @@ async def _fetch(res: Resources, claim: Claim, file: FileRecord) -> HoldfastErro
     except HoldfastError as exc:
         error = may_be_early(res, claim, exc)
     except Exception as exc:
-        log.exception("attachment_broke", **about)
+        log.exception("attachment_broke", **names(claim), position=file.position)
         error = _unexpected(exc)
     else:
-        log.info(
-            "attachment_stored",
-            **about,
-            bytes=stored.size,
-            sha256=stored.sha256,
-            key=stored.key,
-            ms=round(1000 * (time.monotonic() - began)),
-        )
-        _STORED.inc()
-        ATTACHMENT_BYTES.inc(stored.size)
+        report_stored(claim, file.position, stored, time.monotonic() - began)
         return None
     error.host = host_of(res.account.absolute(file.source_url)) or None
-    ATTACHMENTS.labels(code_label(error.code)).inc()
-    log.info("attachment_not_stored", **about, code=error.code)
+    report_not_stored(claim, file.position, error)
     status = "pending" if may_try_again(res, claim, error) else "failed"
     with suppress(HoldfastError):  # Postgres is away or refuses it: the settlement meets the same error
         await _record(res, FileUpdate(claim.fencing_token, file.position, status, error=error))
@@ -212,7 +199,3 @@ async def _open_download(
 
 def _unexpected(exc: Exception) -> Transient:
     return Transient("internal_error", f"Unexpected {type(exc).__name__}, see the worker's log.")
-
-
-def _about(claim: Claim, file: FileRecord) -> dict[str, int]:
-    return {**names(claim), "position": file.position}

@@ -15,7 +15,10 @@ from service.errors import HoldfastError
 from service.faultpoints import reach
 from service.jobs.attempts import Claim
 from service.resources import Resources
+from service.storage.objects import StoredObject
 from service.telemetry.metrics import (
+    ATTACHMENT_BYTES,
+    ATTACHMENTS,
     ATTEMPTS,
     DOWNLOAD_BYTES,
     DOWNLOAD_SECONDS,
@@ -28,6 +31,7 @@ from service.telemetry.metrics import (
 _CLASSES = {
     name: (DOWNLOAD_BYTES.labels(name), DOWNLOAD_SECONDS.labels(name)) for name in ("account", "cdn", "other")
 }
+_STORED = ATTACHMENTS.labels("stored")
 
 log = structlog.get_logger()
 
@@ -66,6 +70,20 @@ def observed(res: Resources, claim: Claim) -> Iterator[Result]:
 def names(claim: Claim) -> dict[str, int]:
     """Return the names of an attempt for the log."""
     return {"email": claim.email_id, "attempt": claim.attempt_number}
+
+
+def report_stored(claim: Claim, position: int, stored: StoredObject, seconds: float) -> None:
+    """Report a stored file."""
+    about = {"bytes": stored.size, "sha256": stored.sha256, "key": stored.key, "ms": round(1000 * seconds)}
+    log.info("attachment_stored", **names(claim), position=position, **about)
+    _STORED.inc()
+    ATTACHMENT_BYTES.inc(stored.size)
+
+
+def report_not_stored(claim: Claim, position: int, error: HoldfastError) -> None:
+    """Report a file that could not be stored."""
+    ATTACHMENTS.labels(code_label(error.code)).inc()
+    log.info("attachment_not_stored", **names(claim), position=position, code=error.code)
 
 
 def _report(res: Resources, claim: Claim, result: Result, seconds: float) -> None:

@@ -22,6 +22,7 @@ from service.cli.terminal import (
     progress,
     shown_time,
 )
+from service.error_guide import action_on
 from service.formatting import number
 
 if TYPE_CHECKING:
@@ -161,6 +162,7 @@ def _print_email(email: "EmailDetail") -> None:
         [
             ("reason", email.processing_error),
             ("code", email.error_code),
+            ("what to do", action_on(email.error_code)),
             ("host", email.error_host),
             ("from", sender or None),
             ("subject", email.subject),
@@ -183,6 +185,7 @@ def _sync_facts(email: "EmailDetail") -> Iterator[tuple[str, object]]:
     is_over = email.processing_status in {"completed", "failed"}
     yield "reason", email.sync_error
     yield "code", email.sync_error_code
+    yield "what to do", action_on(email.sync_error_code)
     yield "retries", email.sync_retry_count or None
     yield "attempts", email.sync_attempt_number or None
     yield "synced", shown_time(email.synced_at) if email.synced_at else None

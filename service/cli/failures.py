@@ -5,7 +5,16 @@ import click
 from service.cli.environment import env_file, with_engine
 from service.cli.filters import filters, selection
 from service.cli.retry import BulkOptions, bulk_options, start_bulk_retry
-from service.cli.terminal import TableColumn, json_option, print_json, print_table, shown_time
+from service.cli.terminal import (
+    TableColumn,
+    console,
+    json_option,
+    print_facts,
+    print_json,
+    print_table,
+    shown_time,
+)
+from service.error_guide import action_on
 
 COLUMNS = (
     TableColumn("count", whole=True),
@@ -45,6 +54,11 @@ def failures(context: click.Context, *, as_json: bool) -> None:
         for group in page.failures
     )
     print_table(COLUMNS, rows)
+    if page.failures and console().is_terminal:  # a pipe gets rows alone
+        click.echo("\nWhat to do")
+        print_facts(
+            (code, action_on(code)) for code in dict.fromkeys(group.error_code for group in page.failures)
+        )
     if page.capped:
         click.echo("There are more groups: only the largest are shown.", err=True)
 

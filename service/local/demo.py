@@ -198,7 +198,7 @@ async def _list_emails(stack: Stack) -> Sequence[Email]:
 
 
 def _summarize(stack: Stack, demo: Demo, emails: Sequence[Email]) -> None:
-    """Print the counts, the places of the data, and the next commands."""
+    """Print the counts, the addresses and directories, and the next commands."""
     click.echo()
     for error in demo.errors:
         click.secho(f"  {error}", fg="red", bold=True)

@@ -1,12 +1,11 @@
 """Bulk retry: retry all e-mails that match a filter, or only their syncs, in steps that any worker takes."""
 
-import asyncio
 from datetime import timedelta
 
 import structlog
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from service.errors import Rejected, Transient
+from service.errors import Rejected
 from service.jobs import bulk_retries
 from service.jobs.bulk_retries import BulkRetryStep
 from service.jobs.waiting import Job, Sync
@@ -15,7 +14,7 @@ from service.postgres.email_tables import NOT_CAPTURED
 from service.postgres.engine import connect
 from service.postgres.search import Count, Cursor, count, search
 from service.postgres.selection import Selection, What
-from service.resources import Resources
+from service.resources import Resources, repeat_steps
 
 PER_SECOND = 50  # by default
 MOST_PER_SECOND = 1000
@@ -23,7 +22,7 @@ MOST_PER_SECOND = 1000
 EXAMINED = 5_000
 # After this time another worker may claim the same step.
 STEP_LEASE = timedelta(seconds=30)
-PAUSE_SECONDS = 1.0
+IDLE_SECONDS = 1.0
 # The pause while a bulk retry is running.
 SOON_SECONDS = 0.2
 
@@ -92,13 +91,7 @@ async def step(res: Resources) -> bool:
 
 async def step_for_ever(res: Resources) -> None:
     """Take due steps, until cancelled."""
-    pause = PAUSE_SECONDS
-    while True:
-        await asyncio.sleep(pause)
-        try:
-            pause = SOON_SECONDS if await step(res) else min(2 * pause, PAUSE_SECONDS)
-        except Transient as exc:
-            log.warning("bulk_retry_failed", code=exc.code)
+    await repeat_steps(lambda: step(res), soon=SOON_SECONDS, idle=IDLE_SECONDS, event="bulk_retry_failed")
 
 
 def _completed(res: Resources, wanted: Selection, what: What) -> Selection:

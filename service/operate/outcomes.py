@@ -10,7 +10,7 @@ from sqlalchemy import BigInteger, DateTime, Interval, TextClause, bindparam, te
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from service.postgres.operation_tables import NO_OUTCOME, UNSETTLED
-from service.resources import Resources, run_steps
+from service.resources import Resources, repeat_steps
 
 # E-mails of one step.
 BATCH = 2_000
@@ -18,7 +18,7 @@ BATCH = 2_000
 STEP_LEASE = timedelta(seconds=30)
 # The pause after a step without news, or after the last step of a round.
 ROUND = timedelta(seconds=1)
-PAUSE_SECONDS = 1.0
+IDLE_SECONDS = 1.0
 SOON_SECONDS = 0.05
 
 log = structlog.get_logger()
@@ -31,11 +31,8 @@ async def step(res: Resources) -> bool:
 
 async def step_for_ever(res: Resources) -> None:
     """Take due steps, until cancelled."""
-    await run_steps(
-        lambda: step(res),
-        busy_seconds=SOON_SECONDS,
-        idle_seconds=PAUSE_SECONDS,
-        failed_event="bulk_retry_outcomes_failed",
+    await repeat_steps(
+        lambda: step(res), soon=SOON_SECONDS, idle=IDLE_SECONDS, event="bulk_retry_outcomes_failed"
     )
 
 

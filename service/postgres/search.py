@@ -61,15 +61,15 @@ class SearchStep:
 
     def end(self) -> Select[Any]:
         """Select the cursor of the last row; nothing if there were fewer than `examined`."""
-        place = select(self.rows.c.received_at, self.rows.c.id).order_by(*self.order)
-        return place.offset(self.examined - 1).limit(1)
+        cursor = select(self.rows.c.received_at, self.rows.c.id).order_by(*self.order)
+        return cursor.offset(self.examined - 1).limit(1)
 
     def stop(self, limit: int) -> Select[Any]:
         """Select the cursor of the last of `limit` matches, or else of the last row."""
-        place = select(self.rows.c.received_at, self.rows.c.id).where(self.matches).order_by(*self.order)
-        full, short = place.offset(limit - 1).limit(1).subquery(), self.end().subquery()
-        branches = union_all(select(literal(1).label("way"), full), select(literal(2), short)).subquery()
-        return select(branches.c.received_at, branches.c.id).order_by(branches.c.way).limit(1)
+        cursor = select(self.rows.c.received_at, self.rows.c.id).where(self.matches).order_by(*self.order)
+        full, short = cursor.offset(limit - 1).limit(1).subquery(), self.end().subquery()
+        branches = union_all(select(literal(1).label("branch"), full), select(literal(2), short)).subquery()
+        return select(branches.c.received_at, branches.c.id).order_by(branches.c.branch).limit(1)
 
 
 class Count(NamedTuple):
@@ -86,10 +86,8 @@ def search(
     finished_before: datetime | None = None,
 ) -> SearchStep:
     """Search along the index with the fewest rows; check the other conditions in each row."""
-    key, status = (
-        _key(wanted),
-        wanted.status or ("failed" if NONE in (wanted.error_code, wanted.host) else None),
-    )
+    key = _key(wanted)
+    status = wanted.status or ("failed" if NONE in (wanted.error_code, wanted.host) else None)
     is_by_time = key is None and bool(status or wanted.received_after or wanted.received_before)
     if is_by_time and status:
         rows = _by_time(wanted, status, after, examined)
@@ -97,17 +95,11 @@ def search(
         # All statuses, each along its part of the index, merged.
         branches = (select(_by_time(wanted, each, after, examined).subquery()) for each in STATUSES)
         every = union_all(*branches).subquery()
-        rows = (
-            select(every)
-            .order_by(every.c.received_at.desc(), every.c.id.desc())
-            .limit(inline_number(examined))
-        )
+        rows = select(every).order_by(*_newest_first(every)).limit(inline_number(examined))
     else:
         rows = _by_id(select(*LIGHT).where(true() if key is None else key), after, examined)
     candidates = rows.subquery("candidates")
-    order = (
-        (candidates.c.received_at.desc(), candidates.c.id.desc()) if is_by_time else (candidates.c.id.desc(),)
-    )
+    order = _newest_first(candidates) if is_by_time else (candidates.c.id.desc(),)
     ended_at = candidates.c.completed_at  # null in rows of another system without such a column
     in_time = true() if finished_before is None else or_(ended_at.is_(None), ended_at < finished_before)
     return SearchStep(candidates, and_(in_time, *matches(wanted, candidates)), order, examined)
@@ -125,11 +117,11 @@ async def count(
         some = rows.order_by(IncomingEmail.received_at.desc()).limit(inline_number(examined)).subquery()
         found = examined_rows = (await conn.execute(select(func.count()).select_from(some))).scalar_one()
     else:
-        way = search(wanted, examined=examined)
-        over = way.rows.c.processing_status.in_(_FINISHED) if finished else true()
-        matching = func.count().filter(way.matches, over)
+        step = search(wanted, examined=examined)
+        over = step.rows.c.processing_status.in_(_FINISHED) if finished else true()
+        matching = func.count().filter(step.matches, over)
         found, examined_rows = (
-            await conn.execute(select(matching, func.count()).select_from(way.rows))
+            await conn.execute(select(matching, func.count()).select_from(step.rows))
         ).one()
     return Count(found, examined_rows == examined)
 
@@ -160,6 +152,10 @@ def matches(wanted: Selection, candidates: Subquery) -> list[ColumnElement[bool]
     if wanted.q is not None:
         conditions.append(_holds(candidates, wanted.q))
     return conditions
+
+
+def _newest_first(rows: Subquery) -> tuple[ColumnElement[Any], ...]:
+    return rows.c.received_at.desc(), rows.c.id.desc()
 
 
 def _is(candidates: Subquery, column: str, value: str) -> ColumnElement[bool]:

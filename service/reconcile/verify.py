@@ -18,7 +18,7 @@ from service.reconcile.finding import Finding
 from service.reconcile.objects import END, finding_of, require_storage
 from service.reconcile.refetch import refetch
 from service.reconcile.steps import LeaseLost, StepClaim, StepResult
-from service.resources import Resources, run_steps
+from service.resources import Resources, repeat_steps
 from service.storage import objects
 
 MEGABYTES_PER_SECOND = 20  # the default
@@ -56,11 +56,8 @@ async def begin(res: Resources, *, actor: str, rate: int, since: datetime | None
 
 async def verify_for_ever(res: Resources) -> None:
     """Run steps as they become due, until cancelled."""
-    await run_steps(
-        lambda: step(res),
-        busy_seconds=SOON_SECONDS,
-        idle_seconds=LOOK_SECONDS,
-        failed_event="verification_step_failed",
+    await repeat_steps(
+        lambda: step(res), soon=SOON_SECONDS, idle=LOOK_SECONDS, event="verification_step_failed"
     )
 
 

@@ -189,7 +189,7 @@ def _refuse_unused(functions: Iterable[Any], options: dict[str, Any]) -> None:
                 if getattr(function, attribute) is not None
             ]
     if unused:
-        raise SettingsError(f"Remove from the settings of arq what has no effect here: {', '.join(unused)}")
+        raise SettingsError(f"These settings of arq have no effect here, remove them: {', '.join(unused)}")
 
 
 def _is_cancelled() -> bool:

@@ -70,16 +70,19 @@ async def start(ctx: dict[str, Any]) -> None:
     res = await stack.enter_async_context(open_resources(settings))
     await stack.enter_async_context(serve_process_metrics(settings.metrics_port, settings.host))
     await stack.enter_async_context(beating(res))
-    await stack.enter_async_context(background(lambda: sweep_for_ever(res, ctx["worker"])))
-    await stack.enter_async_context(background(lambda: renew_leases(res)))
-    await stack.enter_async_context(background(lambda: bulk_retry.step_for_ever(res)))
-    await stack.enter_async_context(background(lambda: outcomes.step_for_ever(res)))
-    await stack.enter_async_context(background(lambda: verify_for_ever(res)))
-    await stack.enter_async_context(background(lambda: read_lists_for_ever(res)))
     is_due = ctx["reconcile_is_due"] = asyncio.Event()
-    await stack.enter_async_context(background(lambda: reconcile_when_due(res, is_due)))
     sweep_syncs = sync_for_ever if res.targets else drop_for_ever
-    await stack.enter_async_context(background(lambda: sweep_syncs(res)))
+    for work in (
+        lambda: sweep_for_ever(res, ctx["worker"]),
+        lambda: renew_leases(res),
+        lambda: bulk_retry.step_for_ever(res),
+        lambda: outcomes.step_for_ever(res),
+        lambda: verify_for_ever(res),
+        lambda: read_lists_for_ever(res),
+        lambda: reconcile_when_due(res, is_due),
+        lambda: sweep_syncs(res),
+    ):
+        await stack.enter_async_context(background(work))
     await stack.enter_async_context(alerting(res))
     ctx["res"] = res
 

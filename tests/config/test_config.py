@@ -331,7 +331,7 @@ async def test_sslmode_of_postgres_urls_has_its_standard_meaning(
 async def test_both_redis_clients_parse_a_url_alike(
     read: Read, url: str, expected: dict[str, str | int]
 ) -> None:
-    """`arq --check` has a client of its own, which must connect to the same server as the worker."""
+    """`arq --check` has a client of its own; it must connect to the same server as the worker."""
     dsn = read(REDIS_URL=url).redis_dsn
     pool = create_redis(dsn, pool_size=2).connection_pool
     check = _redis_settings(dsn)

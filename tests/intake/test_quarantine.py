@@ -298,7 +298,7 @@ async def test_a_webhook_that_still_cannot_be_parsed_keeps_the_newest_reason(
 
     after = await kept(database)
     assert (problem["code"], again) == (code, problem)
-    assert problem["detail"] == f"Quarantined webhook 1 is still no e-mail: {after['error']}"
+    assert problem["detail"] == f"Quarantined webhook 1 cannot be replayed: {after['error']}"
     assert after == {**before, "error_code": code, "error": after["error"]}
     assert after["error"] != before["error"]
     assert await bodies(database) == []
@@ -530,7 +530,7 @@ async def test_replay_makes_emails_and_names_its_failures(
 
     assert done.stdout == "1 accepted: e-mail 1\n1 duplicate: e-mail 1\n"
     assert done.stderr == (
-        "Quarantined webhook 2 is still no e-mail: The body is JSON, but not an object.\n"
+        "Quarantined webhook 2 cannot be replayed: The body is JSON, but not an object.\n"
         "There is no quarantined webhook 3.\n"
     )
     assert done.returncode == 1
@@ -556,7 +556,7 @@ async def test_replay_all_takes_open_webhooks_oldest_first_and_prints_totals(
         f"4 accepted: e-mail {last}\n2 accepted, 1 duplicate, 1 refused\n"
     )
     assert some.stderr == (
-        "Quarantined webhook 2 is still no e-mail: Events of this type are not used:"
+        "Quarantined webhook 2 cannot be replayed: Events of this type are not used:"
         " zen:event-type:ticket.\ufffd[2J_changed.\n"
     )
     assert some.returncode == 1

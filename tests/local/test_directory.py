@@ -255,8 +255,8 @@ def test_a_missing_file_of_settings_is_empty(tmp_path: Path) -> None:
     assert read_env_file(tmp_path / "env") == {}
 
 
-def holdfast(directory: Path, *words: str) -> forked.Done:
-    return forked.run(["service", *words], {"PATH": os.environ["PATH"], "TERM": "dumb"}, directory)
+def holdfast(directory: Path, *arguments: str) -> forked.Done:
+    return forked.run(["service", *arguments], {"PATH": os.environ["PATH"], "TERM": "dumb"}, directory)
 
 
 @pytest.mark.parametrize(
@@ -282,7 +282,7 @@ def test_up_reports_a_broken_data_directory_in_one_line(
 
 
 @pytest.mark.parametrize(
-    "words",
+    "arguments",
     [
         ["status"],
         ["check"],
@@ -298,11 +298,13 @@ def test_up_reports_a_broken_data_directory_in_one_line(
     ],
     ids=" ".join,
 )
-def test_each_command_reports_a_broken_file_of_settings_in_one_line(words: list[str], tmp_path: Path) -> None:
+def test_each_command_reports_a_broken_file_of_settings_in_one_line(
+    arguments: list[str], tmp_path: Path
+) -> None:
     own_directory(tmp_path / ".holdfast")
     (tmp_path / ".holdfast" / "env").write_bytes(b"\xff\xfe junk")
 
-    done = holdfast(tmp_path, *words)
+    done = holdfast(tmp_path, *arguments)
 
     assert done.returncode == 2, done.stdout + done.stderr
     assert done.stderr.splitlines() == [

@@ -159,6 +159,7 @@ def test_a_drill_without_faults_keeps_its_data_in_the_given_directory(
     assert drilled.leaves_nothing()
 
 
+@pytest.mark.timeout(300)
 def test_a_drill_that_loses_files_and_messages_fails(drill: Callable[..., Drill], tmp_path: Path) -> None:
     directory = tmp_path / "data"
     drilled = drill("--seconds", "5", "--rate", "4", "--faults", "none", "--data-dir", str(directory))
@@ -166,10 +167,10 @@ def test_a_drill_that_loses_files_and_messages_fails(drill: Callable[..., Drill]
     def objects() -> list[Path]:
         return list(directory.glob("objects/sha256/*/*"))
 
-    wait_for(lambda: len(objects()) > 3, 60)
+    wait_for(lambda: len(objects()) > 3, 120)
     for path in objects()[:3]:
         path.unlink()
-    wait_for(lambda: (directory / "messages").exists() and (directory / "messages").stat().st_size, 60)
+    wait_for(lambda: (directory / "messages").exists() and (directory / "messages").stat().st_size, 120)
     os.truncate(directory / "messages", 0)
     code = drilled.wait(100)
     output = drilled.output()
@@ -183,6 +184,7 @@ def test_a_drill_that_loses_files_and_messages_fails(drill: Callable[..., Drill]
 
 
 @linux
+@pytest.mark.timeout(240)
 @pytest.mark.parametrize(
     ("number", "fault"),
     [(signal.SIGINT, "worker.freeze"), (signal.SIGTERM, "web.freeze"), (signal.SIGHUP, "none")],
@@ -193,9 +195,9 @@ def test_a_signal_ends_a_drill_without_a_verdict_and_without_leftovers(
     """Paused processes end, too."""
     drilled = drill("--seconds", "5", "--rate", "5", "--faults", fault)
     if fault == "none":
-        wait_for(lambda: "sha256" in {path.name for path in drilled.temporary.glob("*/objects/*")}, 60)
+        wait_for(lambda: "sha256" in {path.name for path in drilled.temporary.glob("*/objects/*")}, 120)
     else:
-        wait_for(drilled.is_anything_paused, 60, pause=0.2)
+        wait_for(drilled.is_anything_paused, 120, pause=0.2)
     drilled.process.send_signal(number)
     code = drilled.wait(40)
 

@@ -214,12 +214,12 @@ TAMPERINGS: Mapping[str, tuple[Tamper, str, str]] = {
         "ticket 999 has an e-mail, and none was sent",
     ),
     "a row twice": (_add_row("102", "body 102"), "doubled", "ticket 102 has 2 e-mails"),
-    "two ids told for one webhook": (
+    "two ids in the answers to one webhook": (
         lambda world: world.webhook("102").note("ok", 77),
         "doubled broken",
         r"ticket 102 \(bare\) was given the ids \[2, 77\]",
     ),
-    "the id of another row told": (
+    "the id of another row in an answer": (
         lambda world: world.webhook("102").ids.symmetric_difference_update({2, 3}),
         "broken",
         r"ticket 102 \(bare\) was given the ids \[3\], it has \[2\]",
@@ -271,7 +271,7 @@ TAMPERINGS: Mapping[str, tuple[Tamper, str, str]] = {
         "broken",
         "e-mail 3: it failed without a reason",
     ),
-    "failed without words": (
+    "failed without a message": (
         _email("processing_error = NULL", "103"),
         "broken",
         "e-mail 3: it failed without a reason",
@@ -340,7 +340,7 @@ TAMPERINGS: Mapping[str, tuple[Tamper, str, str]] = {
     "an attempt without an outcome": (
         _attempt("outcome = NULL, finished_at = NULL", 2),
         "broken",
-        r"it was run again, its attempts ended as \['released', None, 'abandoned', 'completed'\]",
+        r"another attempt followed its end, its attempts ended as \['released', None, 'abandoned', 'completed'\]",
     ),
     "retry_count one too many": (_email("retry_count = 2"), "broken", "retry_count is 2"),
     "retry_count one too few": (_email("retry_count = 0"), "broken", "retry_count is 0"),
@@ -362,7 +362,7 @@ TAMPERINGS: Mapping[str, tuple[Tamper, str, str]] = {
     "completed twice": (
         _attempt("outcome = 'completed'", 2),
         "broken",
-        "it was run again, its attempts ended as .*'completed', 'abandoned', 'completed'",
+        "another attempt followed its end, its attempts ended as .*'completed', 'abandoned', 'completed'",
     ),
     # files and objects
     "an attachment's row missing": (
@@ -400,7 +400,7 @@ TAMPERINGS: Mapping[str, tuple[Tamper, str, str]] = {
         "wrong_bytes broken",
         r"e-mail 1 \(letter\) has another file 0 than was served",
     ),
-    "two files in each other's place": (
+    "two files exchanged": (
         _file("position = 2") + ";" + _file("position = 0", 1) + ";" + _file("position = 1", 2),
         "wrong_bytes",
         "has another file 1 than was served",
@@ -429,9 +429,9 @@ TAMPERINGS: Mapping[str, tuple[Tamper, str, str]] = {
 }
 
 
-@pytest.mark.parametrize(("tamper", "headings", "words"), TAMPERINGS.values(), ids=TAMPERINGS.keys())
+@pytest.mark.parametrize(("tamper", "headings", "text"), TAMPERINGS.values(), ids=TAMPERINGS.keys())
 async def test_each_change_is_found_under_its_heading(
-    tamper: Tamper, headings: str, words: str, world: World, database: asyncpg.Connection, database_url: str
+    tamper: Tamper, headings: str, text: str, world: World, database: asyncpg.Connection, database_url: str
 ) -> None:
     if isinstance(tamper, str):
         await database.execute(tamper)
@@ -442,7 +442,7 @@ async def test_each_change_is_found_under_its_heading(
     found = _headings(result)
     assert not result.good
     assert sorted(headings.split()) == sorted(found)
-    assert any(re.search(words, line) for line in found[headings.partition(" ")[0]]), found
+    assert any(re.search(text, line) for line in found[headings.partition(" ")[0]]), found
 
 
 @pytest.mark.parametrize(

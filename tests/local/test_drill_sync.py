@@ -334,9 +334,9 @@ TAMPERINGS: Mapping[str, tuple[Tamper, str, str]] = {
 }
 
 
-@pytest.mark.parametrize(("tamper", "heading", "words"), TAMPERINGS.values(), ids=TAMPERINGS.keys())
+@pytest.mark.parametrize(("tamper", "heading", "text"), TAMPERINGS.values(), ids=TAMPERINGS.keys())
 async def test_each_change_is_found_under_its_heading(
-    tamper: Tamper, heading: str, words: str, world: World, database: asyncpg.Connection, database_url: str
+    tamper: Tamper, heading: str, text: str, world: World, database: asyncpg.Connection, database_url: str
 ) -> None:
     if isinstance(tamper, str):
         await database.execute(tamper)
@@ -347,7 +347,7 @@ async def test_each_change_is_found_under_its_heading(
     found = _headings(result)
     assert not result.good
     assert list(found) == [heading], found
-    assert any(re.search(words, line) for line in found[heading]), found
+    assert any(re.search(text, line) for line in found[heading]), found
 
 
 def test_a_verdict_has_a_row_for_the_sync() -> None:

@@ -29,12 +29,12 @@ async def _execute(url: str, statement: str) -> object:
 
 def test_postgres_keeps_its_data_between_runs_and_leaves_no_process(tmp_path: Path) -> None:
     with postgres(tmp_path) as url:
-        asyncio.run(_execute(url, "CREATE TABLE kept AS SELECT 42 AS answer"))
+        asyncio.run(_execute(url, "CREATE TABLE facts AS SELECT 42 AS answer"))
     with postgres(tmp_path) as url:
-        kept = asyncio.run(_execute(url, "SELECT answer FROM kept"))
+        answer = asyncio.run(_execute(url, "SELECT answer FROM facts"))
         durable = asyncio.run(_execute(url, "SELECT current_setting('fsync')"))
 
-    assert kept == 42
+    assert answer == 42
     assert durable == "on"
     assert processes(str(tmp_path)) == []
 

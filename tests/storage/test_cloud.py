@@ -475,7 +475,7 @@ async def test_a_crash_of_the_client_is_an_error_of_ours() -> None:
     store = Cloud(S3Store("bucket", endpoint="minio:9000", access_key_id="key", secret_access_key=SECRET))
 
     for attempt in (storage.put(store, chunks(SMALL), None), storage.check(store)):
-        with pytest.raises(Transient, match="client broke down") as failed:
+        with pytest.raises(Transient, match="client crashed") as failed:
             await attempt
         _assert_tells_no_secrets(failed.value)
 

@@ -78,7 +78,7 @@ async def test_leftovers_of_a_killed_process_are_removed_beside_a_living_one(
     async with drill("hold", root) as process:
         await spooled(process)
     assert len(await asyncio.to_thread(files, root)) == 2
-    monkeypatch.setattr(disk, "_TIDY_SECONDS", 0)
+    monkeypatch.setattr(disk, "_CLEAN_SECONDS", 0)
 
     await storage.put(store, chunks(LARGE), None)
 

@@ -483,7 +483,7 @@ async def test_a_storage_under_two_names_is_not_moved_into_itself(
 
     assert linked.code == 2
     assert (named.code, named.out) == (1, "")
-    assert "one storage by two names" in named.err
+    assert "the same storage" in named.err
     assert await kept(disk) == await kept(there) == ALL
 
 

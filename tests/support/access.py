@@ -1,4 +1,4 @@
-"""Tokens, and sessions of browsers."""
+"""Requests with tokens and with sessions of browsers."""
 
 import base64
 import json
@@ -68,7 +68,7 @@ async def code_of(response: ClientResponse) -> str:
 
 
 async def headers_of(client: Server, way: str, token: str) -> dict[str, str]:
-    """Make the headers of one of the ways in."""
+    """Return the headers that authenticate: `way` is bearer, basic or session."""
     if way == "session":
         return {**await session(client, token), "Sec-Fetch-Site": "same-origin"}
     return bearer(token) if way == "bearer" else basic(token)

@@ -1,4 +1,4 @@
-"""Any webhook, drawn by hypothesis."""
+"""Hypothesis strategies for the headers and bodies of webhooks."""
 
 import asyncio
 import json
@@ -15,7 +15,7 @@ from tests.support.examples import examples as number_of
 
 Headers = CIMultiDict[str]
 Case = tuple[Headers, bytes]
-# Lone surrogates, NULs and all planes included; the words make the interesting branches likely.
+# Texts include lone surrogates, NULs and all planes. The words make the rare branches likely.
 WORDS = [
     "",
     " ",
@@ -99,7 +99,7 @@ broken = st.builds(
 
 
 async def try_many(strategy: st.SearchStrategy[Case], check: Callable[[Case], Awaitable[None]]) -> None:
-    """Run `check` on this loop for many examples, which hypothesis draws in a thread: it knows no loop."""
+    """Run `check` on this event loop for many examples. Hypothesis draws them in a thread, since it knows no loop."""
     loop = asyncio.get_running_loop()
     given_up = threading.Event()
 

@@ -21,7 +21,7 @@ async def ask(
 
 
 async def refused(client: Client, method: str, path: str, status: int, **more: Any) -> dict[str, Any]:
-    """Ask, and make sure that it is refused as the API refuses; return the problem."""
+    """Send a request; check that the API refuses it with this status; return the problem."""
     response, body = await ask(client, method, path, **more)
     assert response.status == status, body
     assert response.content_type == "application/problem+json"

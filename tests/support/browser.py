@@ -1,4 +1,4 @@
-"""A real Chromium without a window, and what every test with it wants."""
+"""Run a headless Chromium, and sign in with it."""
 
 import subprocess
 from collections.abc import Iterator
@@ -33,7 +33,7 @@ needs_chromium = pytest.mark.skipif(
 
 @contextmanager
 def running_chromium(directory: Path) -> Iterator[str]:
-    """Run it with its profile in `directory`; yield the address at which it is told what to do."""
+    """Run Chromium with its profile in `directory`; yield the address of its debugging protocol."""
     port = directory / "DevToolsActivePort"
     command = [str(CHROMIUM), *_FLAGS, f"--user-data-dir={directory}", "about:blank"]
     with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:

@@ -1,4 +1,4 @@
-"""The command line as an operator has it: in a pipe, and on a terminal."""
+"""Run the command line in a pipe and on a terminal."""
 
 import asyncio
 import fcntl
@@ -27,19 +27,19 @@ async def command(settings: Settings, *words: str, **changes: str) -> Done:
 
 
 async def typed(settings: Settings, *words: str, **changes: str) -> Done:
-    """Run `holdfast` in this process, which has loaded it already; not beside a worker in it, whose log it would turn."""
+    """Run `holdfast` in this process. Not beside a worker in this process: the command would change its logging."""
     return await asyncio.to_thread(_typed, words, {**environment(settings), **changes})
 
 
 async def terminal(settings: Settings, *words: str, columns: int = 80, keys: bytes = b"") -> tuple[int, str]:
-    """Run `holdfast` on a terminal of this width without colours, on which somebody types; return exit code and screen."""
+    """Run `holdfast` on a terminal without colours and type `keys`; return the exit code and the screen."""
     return await on_a_terminal(environment(settings), *words, columns=columns, keys=keys)
 
 
 async def on_a_terminal(
     variables: Mapping[str, str], *words: str, columns: int = 80, keys: bytes = b""
 ) -> tuple[int, str]:
-    """Do the same with an environment, and not with settings."""
+    """Do the same with environment variables instead of settings."""
     return await asyncio.to_thread(_on_a_terminal, variables, words, columns, keys)
 
 
@@ -63,11 +63,11 @@ def _on_a_terminal(
     os.close(theirs)
     os.write(ours, keys)
     screen = b""
-    with suppress(OSError):  # EIO: the other side is closed
+    with suppress(OSError):  # EIO: the other end is closed
         while chunk := os.read(ours, 65536):
             screen += chunk
     os.close(ours)
-    # Bold and dim are no colours.
+    # Remove bold and dim, too: they are not colours.
     process.join(60)
     assert process.exitcode is not None
     return process.exitcode, re.sub(r"\x1b\[[012]?m", "", screen.decode().replace("\r\n", "\n"))

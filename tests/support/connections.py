@@ -1,4 +1,4 @@
-"""Connections to a web process, and what it says of itself."""
+"""Connections to a web process, its health and its metrics."""
 
 import asyncio
 import contextlib
@@ -11,14 +11,14 @@ from tests.support.webhooks import NO_HANG
 
 
 async def metric(client: Server, sample: str) -> float:
-    """Read one sample, named as /metrics writes it."""
+    """Return one sample of /metrics by its full name, or 0."""
     async with client.session.get(f"{client.url}/metrics") as response:
         lines = (await response.text()).splitlines()
     return next((float(line.rpartition(" ")[2]) for line in lines if line.startswith(f"{sample} ")), 0)
 
 
 async def raw(client: Client, request: bytes, *, body: bytes = b"") -> bytes:
-    """Send bytes as they are; return the whole answer, of which the server or `Connection: close` marks the end."""
+    """Send bytes unchanged; return the whole response, until the server closes the connection."""
     async with connect(client) as (reader, writer), asyncio.timeout(NO_HANG):
         writer.write(request + body)
         with contextlib.suppress(ConnectionError):
@@ -42,7 +42,7 @@ def status_of(answer: bytes) -> int:
 
 
 async def is_idle(client: Server) -> bool:
-    """Tell whether each connection is back in the pool."""
+    """Return whether each connection is back in the pool."""
     pool = pool_of(client.res.engine)
     return len(pool._idle) == pool.open
 
@@ -68,7 +68,7 @@ async def is_down(client: Client) -> bool:
 
 
 async def listens(port: int) -> None:
-    """Wait until somebody listens."""
+    """Wait until a process listens on this port."""
     while True:
         try:
             _, writer = await asyncio.open_connection("127.0.0.1", port)

@@ -26,7 +26,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 class _Meter:
-    """Take the time of a test from the end of the test before it, so that fixtures of a session count, too."""
+    """Count from the end of the previous test, so that the fixtures of a session are included."""
 
     def __init__(self) -> None:
         self._before = _spent()
@@ -60,7 +60,7 @@ class _Meter:
 
 
 def _spent() -> float:
-    """Return the seconds of this process, its living descendants, and those of them that were waited for."""
+    """Return the processor seconds of this process and its descendants. Ended ones count where their parent waited for them."""
     times = os.times()
     ticks = 0
     for process in Path("/proc").glob("[0-9]*"):

@@ -1,4 +1,4 @@
-"""Databases of a test's own, for migrations."""
+"""Empty databases for tests of the migrations."""
 
 import asyncio
 import os
@@ -31,7 +31,7 @@ UPGRADE = command("alembic", "upgrade", "head")
 
 @pytest.fixture
 def url(database_url: str) -> Iterator[str]:
-    """Make a database without tables."""
+    """Create a database without tables; drop it after the test."""
     name = f"migrations_{os.getpid()}_{next(_numbers)}"
     sql(database_url, f"CREATE DATABASE {name}")
     yield database_url.replace("/postgres?", f"/{name}?")
@@ -50,7 +50,7 @@ def sql(url: str, statement: str, *values: object) -> list[tuple[Any, ...]]:
 
 
 def upgrade(url: str) -> subprocess.CompletedProcess[str]:
-    """Do the same in this process, which need not load everything anew."""
+    """Run `alembic upgrade head` in this process: nothing has to be imported."""
     status, said = 0, StringIO()
     with redirect_stderr(said):
         try:

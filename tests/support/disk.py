@@ -1,4 +1,4 @@
-"""What processes of their own do to a directory of objects: `python -m tests.support.disk DRILL DIRECTORY`."""
+"""Drills for a directory of objects, each in its own process: `python -m tests.support.disk DRILL DIRECTORY`."""
 
 import asyncio
 import fcntl
@@ -31,7 +31,7 @@ def files(root: Path) -> list[str]:
 
 
 def hold(root: Path) -> None:
-    """Stop in the middle of a put, until there is a line to read."""
+    """Pause in the middle of a put until a line arrives on standard input."""
 
     async def chunks() -> AsyncIterator[bytes]:
         yield LARGE
@@ -42,7 +42,7 @@ def hold(root: Path) -> None:
 
 
 def die_anywhere(root: Path) -> None:
-    """Kill a put at each thing that it does to files, and say how many there are; the next put has to tidy up."""
+    """Kill a put at each of its file operations and print their number; the next put has to clean up."""
     amiss: list[object] = []
     steps = 0
     for content in (SMALL, LARGE):
@@ -62,7 +62,7 @@ def die_anywhere(root: Path) -> None:
 
 
 def lose_a_race(root: Path, way: str) -> None:
-    """Put, while somebody takes the new spool file for a leftover before it is locked."""
+    """Put while another process removes the new spool file as a leftover before it is locked."""
     taken: list[IO[bytes]] = []
 
     def somebody(event: str, _: object) -> None:
@@ -120,7 +120,7 @@ def lack_space(root: Path) -> None:
 
 
 def lack_a_disk(root: Path) -> None:
-    """On a tiny disk of our own: fill it, and make it read-only."""
+    """Fill a small mounted disk, and make it read-only."""
     root.mkdir()
 
     def mount(*options: str) -> Callable[[], None]:
@@ -140,7 +140,7 @@ def lack_a_disk(root: Path) -> None:
 
 
 def _tell(store: Disk, faults: dict[str, tuple[Callable[[], object], Callable[[], object]]]) -> None:
-    """Say what each verb comes to during each fault; see that nothing half done stays, and that the put works then."""
+    """Print the outcome of each verb during each fault. Check that no partial file stays and that a later put works."""
     told: dict[str, object] = {}
     for number, (name, (begin, end)) in enumerate(faults.items()):
         contents = [content + bytes([number]) for content in (SMALL, LARGE)]
@@ -189,7 +189,7 @@ def _put_and_die(root: Path, content: bytes, step: int) -> None:
 
 
 def _forked(work: Callable[[], None]) -> bool:
-    """Do it in a process of its own; say whether that was killed."""
+    """Run `work` in a forked process; return whether it was killed."""
     child = os.fork()
     if child == 0:
         work()

@@ -1,4 +1,4 @@
-"""Run `holdfast drill` with processes that are forked, since loading each of them takes two seconds."""
+"""Run `holdfast drill` with forked processes: importing everything takes two seconds of a processor each time."""
 
 import asyncio
 import subprocess
@@ -13,7 +13,7 @@ _run = subprocess.run
 
 
 def run(command: list[str], **options: Any) -> Any:
-    """Fork the migrations, too; run all else as it is."""
+    """Fork the migrations, too; run every other command unchanged."""
     own = command[-2:] == ["service", "migrate"]
     return forked.run(command[-2:], options["env"], Path(options["cwd"])) if own else _run(command, **options)
 

@@ -1,4 +1,4 @@
-"""How many examples hypothesis draws: few in each run, since there are many runs; ten times as many in `make test-long`."""
+"""The number of examples that hypothesis draws: few in a usual run, ten times as many in `make test-long`."""
 
 import os
 
@@ -6,5 +6,5 @@ _FACTOR = int(os.environ.get("HOLDFAST_EXAMPLES", "1"))
 
 
 def examples(number: int) -> int:
-    """Return the number of examples to draw where a usual run draws `number`."""
+    """Return `number`, or its multiple by HOLDFAST_EXAMPLES."""
     return number * _FACTOR

@@ -1,4 +1,4 @@
-"""A server of files on loopback that sends what a test says, and downloads from it."""
+"""A raw HTTP server of files on loopback with scripted responses, and downloads from it."""
 
 import asyncio
 import gzip
@@ -33,7 +33,7 @@ EGRESS = Egress(("127.0.0.1", "localhost", "*.invalid"), private_networks=True)
 LIMITS = Limits(max_bytes=1_000_000, seconds=20, stall_seconds=20)
 SECRET = "Basic c2VjcmV0"
 PAGE = b"\n<!DOCTYPE html><html><title>Sign in</title>"
-# A location, and a token in it, that any re-quoting would change.
+# An address with a token that any re-quoting would change.
 SIGNED = "/f%69le/a%2Fb/c+d?token=%7eA%2Fb%2bc+d==&X=%3d~(')&name=r%C3%A9sum%C3%A9"
 Then = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 NOTHING = Expected()
@@ -42,7 +42,7 @@ NOBODY = FileAccess(Account(), None)
 
 @dataclass
 class Server:
-    """Answers each request with the bytes that `answer` gives for its path; notes what came."""
+    """Answer each request with the bytes that `answers` has for its path; record the requests."""
 
     scheme: str = "http"
     port: int = 0

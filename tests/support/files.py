@@ -1,4 +1,4 @@
-"""Files of e-mails, and what storage holds of them."""
+"""Files of e-mails and their objects in storage."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -18,7 +18,7 @@ PDF = b"%PDF-1.7\n" + bytes(range(256)) * 400
 async def add_file(
     database: asyncpg.Connection, res: Resources, content: bytes, name: str | None = "file.bin"
 ) -> str:
-    """Store a file of an e-mail of its own; return the path of its bytes."""
+    """Store a file for a new e-mail; return the API path of its content."""
 
     async def chunks() -> AsyncIterator[bytes]:
         yield content
@@ -42,7 +42,7 @@ async def add_file(
 
 
 async def stored_files(settings: Settings) -> list[Path]:
-    """List all files in storage but those that are being written."""
+    """List all files in storage except those that are still being written."""
     return await asyncio.to_thread(_stored_files, settings)
 
 

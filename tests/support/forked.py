@@ -1,4 +1,4 @@
-"""Run `python -m MODULE` in processes that are forked from one that has loaded it already: loading takes a second."""
+"""Run `python -m MODULE` in forks of a process that has imported everything: an import takes two seconds."""
 
 import asyncio
 import os
@@ -21,7 +21,7 @@ from typing import Any
 Done = CompletedProcess[str]
 _create_subprocess_exec = asyncio.create_subprocess_exec
 
-# Whatever a command imports when it is called.
+# Each command imports its module only when it is called.
 _COMMANDS = (Path(__file__).parents[2] / "service/cli").glob("[a-z]*.py")
 _context = get_context("forkserver")
 _context.set_forkserver_preload(
@@ -68,7 +68,7 @@ class Program:
         self.returncode: int | None = None
         self.stdout: asyncio.StreamReader | None = None
         self.stderr: asyncio.StreamReader | None = None
-        Thread(target=self._watch, daemon=True).start()  # asking for the code may block
+        Thread(target=self._watch, daemon=True).start()  # reading the exit code may block
 
     async def wait(self) -> int:
         """Wait for its end; return the exit code."""
@@ -102,9 +102,9 @@ class Program:
 
 
 async def create_subprocess_exec(*command: str, **options: Any) -> Any:
-    """Do what asyncio's function does, but fork `python -m service ...`, also where a guard stands before it.
+    """Do the same as asyncio's function, but fork `python -m service ...`, also when it runs under a guard.
 
-    A guard ends its process together with the one that started it; the one that is forked here does not.
+    A guard ends its process when the parent dies. A forked process outlives its parent.
     """
     words = [*command]
     if words[1:3] == ["-I", "-S"] and words[6] == "-1":  # the guard of `service.local.guard`, without a user
@@ -165,13 +165,13 @@ def run(words: Sequence[str], variables: Mapping[str, str], directory: Path) -> 
 
 
 def end_server() -> None:
-    """End the process that others are forked from; multiprocessing lets it live as long as this one."""
+    """End the fork server, which multiprocessing would keep until this process ends."""
     forkserver._forkserver._stop()  # type: ignore[attr-defined] # there is no public way
 
 
 @dataclass(frozen=True)
 class _Passed:
-    """A descriptor that is another number in the process that it is passed to."""
+    """A file descriptor that gets another number in the other process."""
 
     number: int
 
@@ -190,9 +190,7 @@ def _run(words: Sequence[str], variables: Mapping[str, str], directory: Path, st
         os.dup2(stream, number)
         os.close(stream)
     if place := variables.get("TMPDIR"):
-        os.open(
-            place, os.O_RDONLY
-        )  # tells which drill it is of: its environment, seen from outside, is the server's
+        os.open(place, os.O_RDONLY)  # marks the process: /proc shows the fork server's environment
     os.chdir(directory)
     os.environ.clear()
     os.environ.update(variables)

@@ -30,7 +30,7 @@ PAUSE_SECONDS = 0.4
 
 @dataclass
 class App:
-    """An app of the platform: its config vars, what is deployed, and its dynos."""
+    """An app of the platform: its config vars, its slug and its dynos."""
 
     variables: dict[str, str]
     slug: Path
@@ -57,7 +57,7 @@ class App:
         )
 
     async def run(self, command: str, kind: str = "run", **changes: str) -> tuple[int, str]:
-        """Run a command on a dyno of its own; return its exit code and what it printed."""
+        """Run a command on a one-off dyno; return its exit code and its output."""
         dyno = await self.start(kind, command, **changes)
         out, _ = await asyncio.wait_for(dyno.communicate(), 100)
         return dyno.returncode or 0, out.decode()
@@ -98,7 +98,7 @@ class App:
                     dyno.send_signal(signal.SIGKILL)
 
     async def release_slug(self, slug: Path) -> str:
-        """Run a slug's release while the dynos of the one before go on; return what it printed."""
+        """Run the release of a slug beside the dynos of the previous one; return its output."""
         before, self.slug = self.slug, slug
         code, said = await self.release()
         if code:
@@ -116,7 +116,7 @@ class App:
         return said
 
     async def get(self, path: str) -> Any:
-        """Ask as an operator."""
+        """Send a request with an operator's token."""
         headers = {"Authorization": f"Bearer {API_TOKEN}"}
         async with (
             ClientSession(headers=headers) as session,
@@ -131,7 +131,7 @@ class App:
 
 @dataclass
 class Load:
-    """Webhooks that keep coming, and what they were answered."""
+    """Send webhooks continuously, and count the status codes of the responses."""
 
     app: App
     zendesk: Zendesk
@@ -149,7 +149,7 @@ class Load:
 
     @asynccontextmanager
     async def coming(self) -> AsyncIterator[None]:
-        """Send webhooks beside the block; what was sent has its answer when this ends."""
+        """Send webhooks during the block; at its end each one has a response."""
         self.goes_on = True
         files = [self.zendesk.add_file(f"{size}.pdf", b"%PDF" + bytes(size)) for size in (300, 9000, 70_000)]
         senders = [asyncio.create_task(self.go_on(file)) for file in files]
@@ -167,7 +167,7 @@ class Load:
 async def heroku(
     database_url: str, redis_url: str, res: Resources, bucket: Bucket, zendesk: Zendesk, directory: Path
 ) -> AsyncIterator[tuple[App, asyncpg.Connection]]:
-    """Provide what the add-ons of the plans do, and an app with the recipe's config vars."""
+    """Provide the add-ons with their limits, and an app with the config vars of the recipe."""
     sockets = Path(parse_qs(urlsplit(database_url).query)["host"][0])
     certificate = await asyncio.to_thread(self_signed, directory)
     admin = await asyncpg.connect(database_url)

@@ -1,4 +1,4 @@
-"""Fresh environments, as Heroku's buildpack or pip make them, without a network: packages are links to those of the tests."""
+"""Fresh environments as Heroku's buildpack or pip make them. Packages are links to the installed ones, so that no network is needed."""
 
 import os
 import re
@@ -16,7 +16,7 @@ from packaging.requirements import Requirement
 
 from tests.conftest import ROOT
 
-# What the buildpack's own scripts set when a dyno starts; 2 is what it finds right for 512 MB.
+# The buildpack's scripts set these when a dyno starts; 2 is its value for 512 MB.
 # https://github.com/heroku/heroku-buildpack-python
 PROFILE = """
 export PATH="$HOME/.heroku/python/bin:$PATH"
@@ -39,7 +39,7 @@ LEFT_OUT = (
 
 
 def previous_commit() -> str:
-    """Name the last version before this commit, by its tag, or as pyproject.toml says; skips where there is no such one."""
+    """Return the commit of the previous version, from its tag or pyproject.toml; skip the test without one."""
     recorded = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["holdfast"]["previous"]
     tag = git("describe", "--tags", "--abbrev=0", "--match", "v[0-9]*", "HEAD^").stdout.decode().strip()
     for name in filter(None, (tag, recorded)):
@@ -66,7 +66,7 @@ def copy(directory: Path) -> Path:
 
 
 def build(slug: Path, python: Path) -> None:
-    """Do what is left to do of a build: the buildpack's files, and the hook that it calls."""
+    """Finish a build: write the buildpack's files, and call its hook."""
     (slug / ".heroku").mkdir()
     (slug / ".heroku" / "python").symlink_to(python)
     (slug / ".profile.d").mkdir()
@@ -85,7 +85,7 @@ def procfile(slug: Path, kind: str) -> str:
 
 
 def install(directory: Path) -> Path:
-    """Make an environment that has what requirements.txt names, and nothing else."""
+    """Make an environment with the packages of requirements.txt only."""
     venv.EnvBuilder(with_pip=False, symlinks=True).create(directory)
     [packages] = directory.glob("lib/python*/site-packages")
     for requirement in requirements():
@@ -115,7 +115,7 @@ def link(original: Path, directory: Path) -> None:
 
 
 def link_script(original: Path, directory: Path) -> None:
-    """Write a command anew, with the Python of its new environment."""
+    """Copy a command, with the Python of its new environment."""
     _, _, rest = original.read_text().partition("\n")
     place = directory / original.name
     place.write_text(f"#!{directory / 'python'}\n{rest}")

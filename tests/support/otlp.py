@@ -1,4 +1,4 @@
-"""A collector for the tests: it takes traces by OTLP over HTTP."""
+"""A collector of traces that speaks OTLP over HTTP."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -10,7 +10,7 @@ from opentelemetry.proto.trace.v1.trace_pb2 import Span
 
 
 class Collector:
-    """What came, and what `resource` it said that it is from."""
+    """The received spans, and the `resource` that they name."""
 
     def __init__(self) -> None:
         self.url = ""

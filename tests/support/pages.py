@@ -1,4 +1,4 @@
-"""Pages as a browser without JavaScript gets them."""
+"""Requests for pages as a browser without JavaScript sends them."""
 
 import re
 from collections.abc import AsyncIterator
@@ -32,7 +32,7 @@ PAGES = (
 async def asking(
     client: Server, path: str, *, form: dict[str, str] | None = None, token: str = API_TOKEN, **headers: str
 ) -> AsyncIterator[ClientResponse]:
-    """Ask as a browser does, and follow nothing."""
+    """Send a request as a browser does; follow no redirect."""
     method = "GET" if form is None else "POST"
     shown = {"Authorization": f"Bearer {token}", "Accept": "text/html", **headers}
     async with client.session.request(
@@ -49,7 +49,7 @@ async def read(client: Server, path: str, status: int = 200, **more: Any) -> str
 
 
 async def press(client: Server, path: str, **form: str) -> str:
-    """Send a form; return where it leads."""
+    """Send a form; return the address of the redirect."""
     async with asking(client, path, form=form) as response:
         assert response.status == 303, await response.text()
         return response.headers["Location"]
@@ -63,7 +63,7 @@ async def send(client: Server, *, name: str = "a.txt", content: bytes = b"Hello"
 
 
 async def failing(client: Server, **more: Any) -> int:
-    """Send an e-mail whose file is gone, once."""
+    """Send an e-mail whose file is gone at the first download; wait until it has failed."""
     email_id = await send(client, faults=[Fault(status=404)], **more)
     await client.until(email_id, "failed")
     return email_id
@@ -75,5 +75,5 @@ async def quarantine(client: Server) -> int:
 
 
 def words_of(page: str) -> str:
-    """Return what a page says."""
+    """Return the text of a page."""
     return " ".join(unescape(re.sub(r"<[^>]*>", " ", page)).split())

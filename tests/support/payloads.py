@@ -1,4 +1,4 @@
-"""Payloads of webhooks, written and read."""
+"""Payloads of webhooks, and short ways to write and to parse them."""
 
 import json
 from dataclasses import astuple, replace
@@ -116,7 +116,7 @@ JOINTS = [
 
 
 def urls(**said: object) -> list[str]:
-    """Return the addresses that are found; a list of them is needed, so that none is looked up."""
+    """Return the addresses of the files that are found; check that the parser knows them all."""
     email = read({"ticket_id": "1", **said})
     assert email.attachment_urls is not None
     return [file.url for file in email.attachments]
@@ -171,7 +171,7 @@ payloads = st.builds(
 
 
 def assert_storable(email: Email) -> None:
-    """Postgres takes the texts, and the list can be written as JSON."""
+    """Check that Postgres can store the texts, and that the list can be written as JSON."""
     json.dumps(email.attachment_urls, allow_nan=False)
     texts = [*astuple(replace(email, attachments=(), attachment_urls=[]))]
     texts += [field for attachment in email.attachments for field in astuple(attachment)]

@@ -1,4 +1,4 @@
-"""Where objects are kept, seen from outside: a directory, and a bucket of the server that speaks S3."""
+"""Storages past the service: a directory, and a bucket of the S3 server."""
 
 import asyncio
 import random
@@ -16,20 +16,20 @@ PREFIX = "prefix"
 
 
 class Place(Protocol):
-    """A storage, and what only its owner can do with it."""
+    """A storage with the rights of its owner."""
 
     @property
     def url(self) -> str: ...
 
     async def objects(self) -> dict[str, bytes]:
-        """Give all that is there by its key, half files and forgotten ones too."""
+        """Return all objects by key, with partial and left-over files."""
 
     async def place(self, key: str, content: bytes) -> None: ...
 
     async def remove(self, key: str) -> None: ...
 
     async def writes(self) -> Sequence[object]:
-        """Give what is longer, or another, after each write."""
+        """Return a value that differs after each write."""
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Look at processes from outside, as the tests of what starts and ends them do."""
+"""Find processes by their command line or environment, and wait for conditions."""
 
 import contextlib
 import os
@@ -13,7 +13,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 def wait_for(condition: Callable[[], object], seconds: float = 20, *, pause: float = 0.02) -> None:
-    """Ask every `pause` seconds until the condition holds; looking at all processes is better done less often."""
+    """Check the condition every `pause` seconds until it holds, for at most `seconds`."""
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, "it did not happen in time"
@@ -21,7 +21,7 @@ def wait_for(condition: Callable[[], object], seconds: float = 20, *, pause: flo
 
 
 def processes(word: str) -> list[int]:
-    """List the live processes whose command line holds `word`, this one excepted."""
+    """List the live processes with `word` in their command line, except this one."""
     found = []
     for process in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):
@@ -31,7 +31,7 @@ def processes(word: str) -> list[int]:
 
 
 def left_with(mark: str) -> list[str]:
-    """List the live processes whose environment holds `NAME=value`, but for this one and multiprocessing's own."""
+    """List the live processes with `NAME=value` in their environment, except this one and multiprocessing's."""
     found = []
     for process in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):

@@ -1,4 +1,4 @@
-"""A proxy before the servers of the tests."""
+"""Proxies in front of the servers of the tests."""
 
 import asyncio
 import ssl
@@ -18,7 +18,7 @@ from service.local.drill.proxy import Proxy
 
 @asynccontextmanager
 async def before_postgres(settings: Settings) -> AsyncIterator[tuple[Proxy, Settings]]:
-    """Put a proxy before the Postgres of `settings`; yield it and the settings to reach Postgres through it."""
+    """Put a proxy in front of Postgres; yield the proxy, and settings that lead through it."""
     assert settings.database_url
     sockets = parse_qs(urlsplit(settings.database_url.get_secret_value()).query)["host"][0]
     async with Proxy(lambda: asyncio.open_unix_connection(f"{sockets}/.s.PGSQL.5432")) as proxy:
@@ -28,7 +28,7 @@ async def before_postgres(settings: Settings) -> AsyncIterator[tuple[Proxy, Sett
 
 @asynccontextmanager
 async def before_redis(settings: Settings) -> AsyncIterator[tuple[Proxy, Settings]]:
-    """Put a proxy before the Redis of `settings`, likewise."""
+    """Put a proxy in front of Redis; yield the proxy, and settings that lead through it."""
     assert settings.redis_url
     path = urlsplit(settings.redis_url.get_secret_value()).path
     async with Proxy(lambda: asyncio.open_unix_connection(path)) as proxy:
@@ -38,7 +38,7 @@ async def before_redis(settings: Settings) -> AsyncIterator[tuple[Proxy, Setting
 
 @asynccontextmanager
 async def behind_tls(path: Path, certificate: ssl.SSLContext, *, asks_first: bool) -> AsyncIterator[int]:
-    """Put TLS before a server's socket; yield the port. `asks_first`: clients ask for it, as those of Postgres do.
+    """Put TLS in front of a server's socket; yield the port. `asks_first`: clients request TLS first, as Postgres clients do.
 
     https://www.postgresql.org/docs/current/protocol-flow.html#PROTOCOL-FLOW-SSL
     """
@@ -84,7 +84,7 @@ async def pass_on(reader: StreamReader, writer: StreamWriter) -> None:
 
 
 def self_signed(directory: Path) -> ssl.SSLContext:
-    """Make a server's certificate whose chain ends in one that nobody knows, as that of Heroku's Redis."""
+    """Make a self-signed certificate, as Heroku's Redis has."""
     authority = trustme.CA()
     leaf = authority.issue_cert("127.0.0.1")
     chain = [leaf.private_key_pem, *leaf.cert_chain_pems, authority.cert_pem]
@@ -96,7 +96,7 @@ def self_signed(directory: Path) -> ssl.SSLContext:
 
 @asynccontextmanager
 async def before_mongodb(url: str) -> AsyncIterator[tuple[Proxy, str]]:
-    """Put a proxy before a server; yield it and the address of the collection through it."""
+    """Put a proxy in front of MongoDB; yield the proxy, and the address of the collection through it."""
     parts = URL(url)
     async with Proxy(lambda: asyncio.open_connection(parts.host, parts.port)) as proxy:
         yield proxy, f"mongodb://127.0.0.1:{proxy.port}/holdfast.emails?directConnection=true"

@@ -1,4 +1,4 @@
-"""Who gets alerts, as real servers on loopback: a mail server, and one for webhooks."""
+"""Receivers of alerts on loopback: a mail server, and a server for webhooks."""
 
 import asyncio
 import ssl
@@ -18,7 +18,7 @@ USER, PASSWORD = "holdfast", "smtp-pass:word/1"
 
 @dataclass
 class MailServer:
-    """Keeps what it gets; `says` is what it answers instead, by command."""
+    """Keep the mails; `says` has other responses by SMTP command."""
 
     port: int = 0
     mails: list[EmailMessage] = field(default_factory=list)
@@ -64,7 +64,7 @@ async def mail_server(
     """Run a mail server: with a context it offers STARTTLS, or speaks TLS from the start."""
     mails = MailServer()
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # aiosmtpd's own, of what it calls an insecure choice
+        warnings.simplefilter("ignore")  # a warning of aiosmtpd about login without TLS
         starttls = None if implicit else context
 
         def protocol() -> SMTP:
@@ -89,7 +89,7 @@ async def mail_server(
 
 @dataclass
 class Receiver:
-    """Keeps what is posted to it; answers with `status`, or not at all."""
+    """Keep the posted bodies; answer with `status`, or never."""
 
     url: str = ""
     status: int = 200
@@ -127,7 +127,7 @@ async def receiver() -> AsyncIterator[Receiver]:
 
 @asynccontextmanager
 async def silent_server() -> AsyncIterator[int]:
-    """Take connections, and say nothing."""
+    """Accept connections, and send nothing."""
     writers = []
 
     async def take(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

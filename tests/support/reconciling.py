@@ -1,4 +1,4 @@
-"""Reconciliations and verifications of stored objects."""
+"""Runs of reconciliations and verifications, and damaged objects."""
 
 import asyncio
 import math
@@ -24,7 +24,7 @@ BAD = b"%PDF-1.7\n" + bytes(range(255, -1, -1)) * 400
 
 
 async def store_two_files(settings: Settings, zendesk: Zendesk) -> int:
-    """Take in an e-mail with two files, and store them."""
+    """Send an e-mail with two files; wait until both are stored."""
     async with serving(settings, zendesk) as client, working(settings):
         files = [zendesk.add_file("a.pdf", PDF), zendesk.add_file("b.txt", TXT)]
         receipt = await client.send(zendesk.payload(attachments=files))
@@ -37,7 +37,7 @@ def downloads(zendesk: Zendesk) -> int:
 
 
 async def until_done(settings: Settings, zendesk: Zendesk, email_id: int) -> dict[str, Any]:
-    """Let workers do what was begun."""
+    """Run a worker until the e-mail is completed or failed."""
     async with serving(settings, zendesk) as client, working(settings):
         return await client.until(email_id, "completed", "failed")
 
@@ -61,12 +61,12 @@ async def verify_all(
 
 
 async def make_unreadable(place: Place, *contents: bytes) -> None:
-    """Leave objects there, of which nothing can be had."""
+    """Make objects unreadable: they exist, but every read fails."""
     names = tuple(map(key, contents))
     if isinstance(place, Directory):
         for name in names:
             await place.remove(name)
-            await asyncio.to_thread((place.root / name).mkdir)  # root may read whatever is a file
+            await asyncio.to_thread((place.root / name).mkdir)  # root can read any file
         return
     assert isinstance(place, InBucket)
 

@@ -1,4 +1,4 @@
-"""Bulk retries, taken step by step."""
+"""Bulk retries, run step by step."""
 
 import asyncio
 
@@ -14,7 +14,7 @@ ONE_AT_A_TIME = asyncio.Lock()
 
 
 async def all_steps(res: Resources, database: asyncpg.Connection) -> int:
-    """Take steps until there are none, without waiting for when they are due."""
+    """Run all steps at once, without waiting until they are due; return their number."""
     steps = 0
     while await bulk_retry.step(res):
         steps += 1

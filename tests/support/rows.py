@@ -1,4 +1,4 @@
-"""Rows written past the service, and what a test reads of them."""
+"""Insert rows, and read them, past the service."""
 
 import json
 from collections.abc import AsyncIterator
@@ -16,7 +16,7 @@ QUARANTINED_HEADERS = [[ACCOUNT_ID, "21978514"], [INVOCATION_ID, "one"], ["X-Oth
 
 
 async def add(database: asyncpg.Connection, table: str = "incoming_emails", **columns: object) -> int:
-    """Write a row; return its first column, the id of the e-mail."""
+    """Insert a row; return its first column, the id."""
     if table == "incoming_emails":
         columns = {"zendesk_ticket_id": "4711", **columns}
     numbers = ", ".join(f"${number}" for number in range(1, len(columns) + 1))
@@ -28,7 +28,7 @@ async def add(database: asyncpg.Connection, table: str = "incoming_emails", **co
 async def add_received(
     database: asyncpg.Connection, ago: str, status: str = "completed", **columns: object
 ) -> int:
-    """Put an e-mail on record that came some time ago."""
+    """Insert an e-mail that was received some time ago; return its id."""
     values = {"zendesk_ticket_id": "1", "processing_status": status, **columns}
     names, places = ", ".join(values), ", ".join(f"${place}" for place in range(2, len(values) + 2))
     number = await database.fetchval(
@@ -58,7 +58,7 @@ async def add_failed(
 async def add_quarantined(
     database: asyncpg.Connection, code: str, ago: str = "1 hour", count: int = 1, **columns: object
 ) -> int:
-    """Put webhooks in quarantine that came some time ago; return the id of the newest."""
+    """Insert webhooks that were quarantined some time ago; return the id of the newest."""
     values = {"raw_body": b"", "raw_headers": "[]", "error_code": code, "error": "No.", **columns}
     names, places = ", ".join(values), ", ".join(f"${place}" for place in range(3, len(values) + 3))
     number = await database.fetchval(
@@ -73,7 +73,7 @@ async def add_quarantined(
 
 
 async def add_many_failed(database: asyncpg.Connection, count: int, **columns: Any) -> list[int]:
-    """Put failed e-mails on record, the first one the oldest."""
+    """Insert failed e-mails, the oldest first; return their ids."""
     values = {
         "error_code": "http_500",
         "error_host": "files.example",
@@ -97,7 +97,7 @@ async def add_many_failed(database: asyncpg.Connection, count: int, **columns: A
 async def add_quarantined_body(
     database: asyncpg.Connection, body: bytes = QUARANTINED_BODY, **columns: object
 ) -> int:
-    """Keep a request in quarantine, as a parser would have that could not read it; return its id."""
+    """Insert a quarantined webhook with this body; return its id."""
     row = {
         "idempotency_key": "one",
         "received_at": NOON,
@@ -116,7 +116,7 @@ async def add_quarantined_body(
 
 
 async def add_many_finished(database: asyncpg.Connection, count: int, status: str = "synced") -> list[int]:
-    """Put finished e-mails on record."""
+    """Insert completed e-mails with this sync status; return their ids."""
     rows = await database.fetch(
         """
         INSERT INTO incoming_emails (zendesk_ticket_id, subject, processing_status, sync_status, attempt_number,
@@ -130,7 +130,7 @@ async def add_many_finished(database: asyncpg.Connection, count: int, status: st
 
 
 async def add_reconciliation(database: asyncpg.Connection, **columns: Any) -> int:
-    """Put a run on record."""
+    """Insert a reconciliation that is done; return its id."""
     values = {
         "kind": "reconcile",
         "status": "done",
@@ -150,7 +150,7 @@ async def add_reconciliation(database: asyncpg.Connection, **columns: Any) -> in
 
 
 async def add_findings(database: asyncpg.Connection, run_id: int, *kinds: str) -> None:
-    """Put on record that a run found these, each of another key."""
+    """Insert findings of a run, each with its own key."""
     await database.execute(
         "INSERT INTO reconciliation_findings (reconciliation_id, kind, key, detail)"
         " SELECT $1, kind, place::text, '{}' FROM unnest($2::text[]) WITH ORDINALITY AS found (kind, place)",
@@ -164,7 +164,7 @@ async def bodies(database: asyncpg.Connection, table: str = "incoming_emails") -
 
 
 async def count_saved(database: asyncpg.Connection) -> int:
-    """Count all that is on record."""
+    """Count the saved e-mails, quarantined webhooks and ignored webhooks."""
     number: int = await database.fetchval(
         "SELECT (SELECT count(*) FROM incoming_emails) + (SELECT count(*) FROM quarantined_webhooks)"
         " + (SELECT count(*) FROM ignored_webhooks)"
@@ -174,7 +174,7 @@ async def count_saved(database: asyncpg.Connection) -> int:
 
 @asynccontextmanager
 async def locked(database_url: str) -> AsyncIterator[asyncpg.Connection]:
-    """Let nobody touch the e-mails."""
+    """Lock the table of e-mails during the block; yield the connection that holds the lock."""
     holder = await asyncpg.connect(database_url)
     try:
         async with holder.transaction():

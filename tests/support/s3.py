@@ -1,4 +1,4 @@
-"""S3 for the tests: moto in a process of its own, and before it a proxy that has faults."""
+"""An S3 server for the tests: moto in its own process, and a proxy with faults in front of it."""
 
 import asyncio
 import hmac
@@ -26,7 +26,7 @@ from service.local.launch import running
 PRIVATE = "private-words-of-the-server"
 ACCESS_KEY = "key"
 SECRET = "hidden-from-everybody"
-# moto shows a private object to whoever says a name
+# moto shows a private object to any named user
 SIGNED = {"Authorization": "AWS4-HMAC-SHA256 Credential=tests/20260101/us-east-1/s3/aws4_request"}
 BODY = 4096
 CHECKSUM = "x-amz-checksum-sha256"
@@ -54,7 +54,7 @@ def s3(directory: Path) -> Iterator[str]:
 
 @dataclass
 class Fault:
-    """An answer that some requests get: the `times` that follow the first `skip` of these kinds, or of any."""
+    """A response for some requests of these kinds: after the first `skip` requests, `times` requests get it."""
 
     answer: Answer
     kinds: tuple[str, ...] = ()
@@ -76,17 +76,17 @@ class Fault:
 
 @dataclass
 class Bucket:
-    """A bucket, as the service sees it at `url`, through the proxy, and as it is."""
+    """A bucket: `url` leads through the proxy, the methods go past it."""
 
     server: str
     name: str
     session: ClientSession
     url: str = ""
     faults: list[Fault] = field(default_factory=list)
-    requests: list[str] = field(default_factory=list)  # the kinds of those that came
-    headers: list[CIMultiDictProxy[str]] = field(default_factory=list)  # theirs
-    bodies: list[bytes] = field(default_factory=list)  # theirs, but of large ones only the beginning
-    summed: set[str] = field(default_factory=set)  # uploads in parts whose checksums were announced
+    requests: list[str] = field(default_factory=list)  # the kinds of the requests
+    headers: list[CIMultiDictProxy[str]] = field(default_factory=list)  # the headers of the requests
+    bodies: list[bytes] = field(default_factory=list)  # their bodies, of large ones only the beginning
+    summed: set[str] = field(default_factory=set)  # multipart uploads with announced checksums
     frozen: asyncio.Event = field(default_factory=asyncio.Event)
     thawed: asyncio.Event = field(default_factory=asyncio.Event)
 
@@ -115,7 +115,7 @@ class Bucket:
         return answer
 
     async def forward(self, request: web.Request) -> web.Response:
-        """Pass a request on to moto, which looks neither at signatures nor at checksums, as S3 does."""
+        """Forward a request to moto. Check the signature and the checksum here, since moto does not."""
         body = await request.read()
         if fault := amiss(request.headers, body):
             return refusal(400, fault)
@@ -123,7 +123,9 @@ class Bucket:
             return refusal(403, "AccessDenied")
         upload = request.query.get("uploadId")
         if body and upload in self.summed and body.count(b"<Part>") > body.count(b"<ChecksumSHA256>"):
-            return refusal(400, "InvalidRequest")  # S3 wants the sums of all parts again; moto does not
+            return refusal(
+                400, "InvalidRequest"
+            )  # S3 requires the checksums of all parts again; moto does not
         async with self.session.request(
             request.method, f"{self.server}{request.path_qs}", data=BytesIO(body), headers=request.headers
         ) as answer:
@@ -136,7 +138,7 @@ class Bucket:
             if "x-amz-checksum-algorithm" in request.headers:
                 self.summed.update(re.findall("<UploadId>(.+?)<", content.decode()))
             if upload and CHECKSUM in request.headers:
-                headers[CHECKSUM] = request.headers[CHECKSUM]  # as S3 answers
+                headers[CHECKSUM] = request.headers[CHECKSUM]  # the response of S3
             return web.Response(status=answer.status, headers=headers, body=content)
 
     async def _list(self, query: str, tag: str) -> list[str]:
@@ -152,7 +154,7 @@ class Bucket:
 
 @asynccontextmanager
 async def proxied(server: str) -> AsyncIterator[Bucket]:
-    """Make a bucket of a name that no other has, and a proxy before it."""
+    """Make a bucket with a unique name, and a proxy in front of it."""
     app = web.Application(client_max_size=64 * 1024**2)
     runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.1, auto_decompress=False)
     async with ClientSession(auto_decompress=False) as session:
@@ -170,7 +172,7 @@ async def proxied(server: str) -> AsyncIterator[Bucket]:
 
 
 def kind_of(request: web.Request) -> str:
-    """Name what a request asks of S3: get, head, put, initiate, part, complete, abort."""
+    """Return the kind of a request: get, head, put, initiate, part, complete, abort."""
     if "uploads" in request.query:
         return "initiate"
     if "uploadId" in request.query:
@@ -179,7 +181,7 @@ def kind_of(request: web.Request) -> str:
 
 
 def amiss(headers: Mapping[str, str], body: bytes) -> str | None:
-    """Say what S3 would of a body that is not the one that its headers tell of."""
+    """Return the error code of S3 for a body that does not match its headers, or None."""
     digest = sha256(body)
     # https://docs.aws.amazon.com/AmazonS3/latest/API/sig-v4-header-based-auth.html
     if body and headers["x-amz-content-sha256"] not in {digest.hexdigest(), "UNSIGNED-PAYLOAD"}:
@@ -190,7 +192,7 @@ def amiss(headers: Mapping[str, str], body: bytes) -> str | None:
 
 
 def is_good_address(request: web.Request) -> bool:
-    """Tell whether a signed address is ours, for this method, and still good, as S3 does and moto does not.
+    """Check a signed address as S3 does: signature, method and expiry. moto does not check them.
 
     https://docs.aws.amazon.com/AmazonS3/latest/API/sigv4-query-string-auth.html
     """
@@ -227,7 +229,7 @@ def refuses(status: int, code: str) -> Answer:
 
 
 async def resets(_: Bucket, request: web.Request) -> web.StreamResponse:
-    """Break the connection; where there is a body, in the middle of it."""
+    """Reset the connection, in the middle of the body if there is one."""
     await request.content.read(64 * 1024)
     assert request.transport
     request.transport.abort()
@@ -235,7 +237,7 @@ async def resets(_: Bucket, request: web.Request) -> web.StreamResponse:
 
 
 async def breaks_off(bucket: Bucket, request: web.Request) -> web.StreamResponse:
-    """Do as asked, and break the connection in the middle of the answer."""
+    """Forward the request, and break the connection in the middle of the response."""
     whole = await bucket.forward(request)
     assert isinstance(whole.body, bytes)
     answer = web.StreamResponse(status=whole.status, headers=whole.headers)
@@ -246,7 +248,7 @@ async def breaks_off(bucket: Bucket, request: web.Request) -> web.StreamResponse
 
 
 async def freezes(bucket: Bucket, request: web.Request) -> web.StreamResponse:
-    """Do as asked, but only when thawed."""
+    """Forward the request, but only after the freeze ends."""
     await request.read()
     bucket.frozen.set()
     await bucket.thawed.wait()
@@ -254,21 +256,21 @@ async def freezes(bucket: Bucket, request: web.Request) -> web.StreamResponse:
 
 
 async def misnames(bucket: Bucket, request: web.Request) -> web.StreamResponse:
-    """Do as asked, and tell a wrong ETag."""
+    """Forward the request, and return a wrong ETag."""
     answer = await bucket.forward(request)
     answer.headers["ETag"] = '"00000000000000000000000000000000"'
     return answer
 
 
 async def damages(bucket: Bucket, request: web.Request) -> web.StreamResponse:
-    """Change a byte on its way to S3."""
+    """Forward the body with one byte changed."""
     body = await request.read()
     request._read_bytes = bytes([body[0] ^ 1]) + body[1:]
     return await bucket.forward(request)
 
 
 async def lies(_: Bucket, request: web.Request) -> web.StreamResponse:
-    """Thank for what was sent, and forget it."""
+    """Answer with success, and store nothing."""
     await request.read()
     text = "<CompleteMultipartUploadResult><ETag>x</ETag></CompleteMultipartUploadResult>"
     return web.Response(headers={"ETag": '"0123456789abcdef0123456789abcdef"'}, text=text)

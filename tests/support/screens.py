@@ -1,4 +1,4 @@
-"""Photograph the dashboard for the README: `python -m tests.support.screens`, with data that came through the real system."""
+"""Take the README's screenshots: `python -m tests.support.screens`. The data comes through the real system."""
 
 import argparse
 import asyncio
@@ -28,7 +28,7 @@ PAGES = {
     "email": "/emails/2",
     "failed": "/emails/1260",
     "not-synced": "/emails?sync_status=failed",
-    "not-synced-email": "/emails?sync_status=failed",  # the first one there
+    "not-synced-email": "/emails?sync_status=failed",  # the first font that exists
     "plan-syncs": "/retries/plan?what=sync&sync_status=failed",
     "failures": "/failures",
     "quarantine": "/quarantine",
@@ -53,7 +53,7 @@ LEFT_OUT = {
     "reconciliations",
 }
 SHOWN = tuple(name for name in PAGES if name not in LEFT_OUT)
-# A day as most are: the e-mails above, again and again, quicker and slower.
+# A usual day: the e-mails above many times, with different durations.
 _HISTORY = """
     INSERT INTO incoming_emails (
         zendesk_ticket_id, from_email, from_name, subject, received_at, processing_status,
@@ -85,7 +85,7 @@ _HISTORY = """
 
 
 async def main(directory: Path, wanted: Sequence[str], *, every: bool) -> None:
-    """Photograph these pages; `every` also dark, and as wide as a telephone."""
+    """Take screenshots of these pages; `every`: also dark, and in the width of a phone."""
     with ExitStack() as stack:
         place = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         database_url = stack.enter_context(postgres(place / "postgres")).replace("postgres@", "postgres:any@")
@@ -174,7 +174,7 @@ async def _fill(server: Server, database_url: str) -> None:
 
 
 async def _reconcile(server: Server) -> None:
-    """Compare once with two objects gone, and once to have them back."""
+    """Reconcile once with two objects gone, and once to repair them."""
     storage = server.res.storage
     for key in [each.key async for each in objects.listing(storage, "sha256/")][:2]:
         await objects.remove(storage, key)
@@ -183,7 +183,7 @@ async def _reconcile(server: Server) -> None:
 
 
 async def _send_samples(server: Server, first_ticket: int) -> int:
-    """Return the id of the last one."""
+    """Send the sample e-mails; return the id of the last one."""
     zendesk, email_id = server.zendesk, 0
     for number, sample in enumerate(_latin(), 1):
         faults = [Fault(status=503, headers={"Retry-After": "1"})] if number == 2 else []
@@ -205,7 +205,7 @@ async def _send_samples(server: Server, first_ticket: int) -> int:
 
 
 def _latin() -> list[Sample]:
-    """Leave out what a machine without all fonts cannot write."""
+    """Leave out samples that need fonts which may be missing."""
     return [sample for sample in samples() if sample.from_name != "Kobayashi Trading"]
 
 

@@ -1,4 +1,4 @@
-"""Where finished e-mails go, as real servers on loopback: a collection, and a receiver that verifies what it gets."""
+"""Targets on loopback: settings for them, and a receiver that verifies signatures."""
 
 import asyncio
 import json
@@ -24,7 +24,7 @@ SECRET = "whsec_aG9sZGZhc3QtaG9sZGZhc3QtaG9sZGZhc3QtaG9sZGZhc3Q="
 
 
 def syncing(settings: Settings, *urls: str, **more: object) -> Settings:
-    """Give settings under which finished e-mails go there, with a short patience."""
+    """Return settings that sync finished e-mails to these targets, with short pauses between attempts."""
     return settings.model_copy(
         update={
             "sync_url": tuple(SecretStr(url) for url in urls),
@@ -39,7 +39,7 @@ def syncing(settings: Settings, *urls: str, **more: object) -> Settings:
 
 
 async def synced(client: Client, email_id: int, *statuses: str) -> dict[str, Any]:
-    """Wait until its sync has come to one of these states; return the e-mail."""
+    """Wait until the e-mail is finished and its sync is in one of these states; return the e-mail."""
 
     async def reached() -> dict[str, Any] | None:
         email = await client.email(email_id)
@@ -51,7 +51,7 @@ async def synced(client: Client, email_id: int, *statuses: str) -> dict[str, Any
 
 @dataclass
 class Receiver:
-    """Keeps what is posted to it, once its signature is verified; answers `statuses` first, then 200."""
+    """Keep the posted messages with valid signatures; answer with `statuses` first, then with 200."""
 
     url: str = ""
     secret: str = SECRET
@@ -63,7 +63,7 @@ class Receiver:
 
     @property
     def newest(self) -> dict[str, dict[str, Any]]:
-        """What it would have on record: of each e-mail the latest version."""
+        """Return the latest version of each e-mail's document."""
         found: dict[str, dict[str, Any]] = {}
         for _, body in self.messages:
             data = body["data"]
@@ -99,12 +99,12 @@ async def receiver() -> AsyncIterator[Receiver]:
 
 
 def synced_to(settings: Settings) -> Settings:
-    """Give settings with a target; nothing of it is asked."""
+    """Return settings with a target that is never called."""
     return settings.model_copy(update={"sync_url": (SecretStr("mongodb://mongodb.example/archive.emails"),)})
 
 
 async def write_documents(res: Resources, ids: list[int]) -> None:
-    """Write to the target what the sync would."""
+    """Write the documents of these e-mails to the target."""
     records = await run(res.engine, 30, lambda conn: read_records(conn, ids))
     for each in records.values():
         await res.targets[0].write(make_document(each, {}))

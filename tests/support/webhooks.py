@@ -20,11 +20,11 @@ from service.local.zendesk.sender import WebhookResponse, sign_headers
 from service.zendesk.signature import SIGNATURE, TIMESTAMP, sign
 from tests.conftest import ROOT, Client, Server, eventually
 
-# Tells a hang from an answer, also on a machine that is busy.
+# Seconds after which a request hangs, also on a busy machine.
 NO_HANG = 30
 SECRET = "stand-in-signing-secret"
 TICKET = b'{"ticket_id": 1}'
-EVENT: dict[str, Any] = {  # all that an event has
+EVENT: dict[str, Any] = {  # all keys of an event
     "id": "030a3f7a-9bb9-47a4-9a36-6aa8f1d66783",
     "account_id": 22129848,
     "subject": "zen:ticket:19395",
@@ -38,7 +38,7 @@ IGNORED = json.dumps(EVENT | {"type": MERGED}).encode()
 
 
 async def post(client: Client, body: bytes | dict[str, Any], **headers: str | None) -> WebhookResponse:
-    """Send a new invocation; a header of None is left out, and `_` stands for `-` in their names."""
+    """Send a new invocation. A header of None is left out; `_` in a name stands for `-`."""
     named = {name.replace("_", "-"): value for name, value in headers.items()}
     async with asyncio.timeout(NO_HANG):
         return await client.zendesk.send(client.webhook, body, headers=named)
@@ -50,7 +50,7 @@ def signed(body: bytes, *, secret: str = SECRET, timestamp: str | None = None) -
 
 
 async def post_again(client: Server, body: bytes | dict[str, Any]) -> WebhookResponse:
-    """Send, and repeat what got a 503 as Zendesk does, only sooner."""
+    """Send, and repeat after a 503 as Zendesk does, only sooner."""
 
     async def answered() -> WebhookResponse | None:
         answer = await post(client, body)
@@ -60,7 +60,7 @@ async def post_again(client: Server, body: bytes | dict[str, Any]) -> WebhookRes
 
 
 def problem(answer: WebhookResponse) -> dict[str, Any]:
-    """Check that an error is one that a machine can read, and return it."""
+    """Check that a response is a problem in JSON, and return it."""
     assert answer.headers["Content-Type"].startswith("application/problem+json")
     body: dict[str, Any] = answer.json()
     assert body["status"] == answer.status
@@ -110,7 +110,7 @@ async def web_process(settings: Settings) -> AsyncIterator[WebProcess]:
 
 @pytest.fixture(autouse=True)
 def no_traceback(caplog: pytest.LogCaptureFixture) -> Iterator[None]:
-    """Whatever is sent, no log line is an error or has a traceback."""
+    """Check that no log line is an error or has a traceback."""
     with capture_logs() as events:
         yield
     assert [event for event in events if event["log_level"] == "error" or event.get("exc_info")] == []

@@ -36,7 +36,7 @@ from tests.support.access import (
 from tests.support.api import EMAILS
 from tests.support.rows import add
 
-OPEN = ["/healthz", "/readyz", "/metrics", "/openapi.json", "/docs", "/static/base.css"]
+OPEN = ["/healthz", "/readyz", "/metrics", "/openapi.json", "/docs", "/docs/errors", "/static/base.css"]
 
 
 @pytest.fixture

@@ -142,7 +142,7 @@ def _job_problems(email: Row, attempts: Sequence[Row]) -> Iterator[str]:
     if not _LAST_OUTCOMES[status].intersection(outcomes[-1:]):
         yield f"it is {status}, its attempts ended as {outcomes}"
     if not _GIVEN_BACK.issuperset(outcomes[:-1]):
-        yield f"it was run again, its attempts ended as {outcomes}"
+        yield f"another attempt followed its end, its attempts ended as {outcomes}"
     numbers = [attempt["number"] for attempt in attempts]
     if numbers != list(range(1, email["attempt_number"] + 1)):
         yield f"attempt_number is {email['attempt_number']}, its attempts are numbered {numbers}"

@@ -36,7 +36,7 @@ SYNC_SECONDS = 3
 COLLECTION, RECEIVER = "mongodb", "receiver"  # the targets of the sync, by the names of their servers
 _WEBS, _WORKERS = 2, 3
 _READY_SECONDS = 60
-_LONGEST_PAUSE_SECONDS = 0.5  # before a process that ended is started again
+_LONGEST_PAUSE_SECONDS = 0.5  # before a process that ended restarts
 _NAMESPACE = "holdfast.emails"
 _MESSAGES = "messages"
 # Only this drill's own servers on loopback use it.

@@ -1,4 +1,4 @@
-"""The result of the audits, and the verdict on a drill in words and figures."""
+"""The result of the audits, and the verdict on a drill as text."""
 
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence

@@ -1,4 +1,4 @@
-"""The description of the API: as OpenAPI for programs, as a page for people."""
+"""The description of the API, as OpenAPI and as a page; the page of error codes."""
 
 import asyncio
 import json
@@ -8,6 +8,7 @@ from typing import Any
 
 from aiohttp import web
 
+from service.error_guide import GROUPS
 from service.telemetry.version import version
 from service.web import health, webhook
 from service.web.api import emails, failures, overview, quarantine
@@ -43,6 +44,13 @@ async def page(request: web.Request) -> web.Response:
     return web.Response(body=body, content_type="text/html", charset="utf-8", headers=page_headers())
 
 
+@routes.get("/docs/errors", is_open=True)
+async def errors_page(request: web.Request) -> web.Response:
+    """Answer with the page of all error codes."""
+    body = await _make(request, _errors)
+    return web.Response(body=body, content_type="text/html", charset="utf-8", headers=page_headers())
+
+
 async def _make(request: web.Request, make: Callable[[str, str], bytes]) -> bytes:
     """Call a cached function in the thread of pages: the first call takes longer than a webhook may wait."""
     prefix, url = prefix_of(request), request.app[RES].settings.public_url or "https://YOUR-HOST"
@@ -67,6 +75,12 @@ def _page(prefix: str = "", public_url: str = "https://YOUR-HOST") -> bytes:
         "shapes": docs_page.shapes(about),
     }
     return with_prefix(fill("docs.html", values), prefix).encode()
+
+
+@cache
+def _errors(prefix: str = "", _: str = "") -> bytes:
+    html = fill("errors.html", {"path": "/docs/errors", "identity": None, "groups": GROUPS})
+    return with_prefix(html, prefix).encode()
 
 
 def _document(prefix: str) -> dict[str, Any]:

@@ -43,7 +43,7 @@ async def list_actions(request: web.Request) -> web.Response:
 
 @routes.get("/api/v1/checks", answer=CheckPage)
 async def show_checks(request: web.Request) -> web.Response:
-    """Check Postgres, Redis, storage, targets and Zendesk's credentials."""
+    """Show the state of all dependencies, with advice."""
     found = await request.app[LIVE].dependencies()
     return answer(request, CheckPage(checks=[CheckView.model_validate(check) for check in found]))
 

@@ -21,7 +21,7 @@ from service.queries.views import RequestView
 from service.web.auth import sessions
 from service.web.handling.exchange import ask
 from service.web.handling.keys import IDENTITY, RES, Identity, Role
-from service.web.handling.middleware import problem, wants_page
+from service.web.handling.middleware import add_help, problem, wants_page
 from service.zendesk.signature import to_bytes
 
 REFUSAL_SECONDS = 0.25  # the delay of a wrong token
@@ -182,6 +182,7 @@ def _challenge(request: web.Request) -> web.Response:
         return web.Response(status=303, headers={"Location": location, "Cache-Control": "no-store"})
     answer = problem(401, "unauthorized", "Send the header `Authorization: Bearer $API_TOKEN`.")
     answer.headers["WWW-Authenticate"] = "Bearer"
+    add_help(request, answer, "unauthorized")
     return answer
 
 

@@ -9,6 +9,7 @@ from aiohttp import web
 from aiohttp.typedefs import Handler
 from structlog.contextvars import clear_contextvars
 
+from service.error_guide import advice_on
 from service.errors import HoldfastError, Permanent, Rejected, Transient
 from service.web.handling import prefix
 from service.web.handling.keys import RES
@@ -73,6 +74,12 @@ def problem(status: int, code: str, detail: str, **details: object) -> web.Respo
     )
 
 
+def add_help(request: web.Request, answer: web.Response, code: str) -> None:
+    """Name the page that says what to do about a code: https://www.rfc-editor.org/rfc/rfc8288 (`rel="help"`)."""
+    if advice_on(code):
+        answer.headers["Link"] = f'<{prefix.prefix_of(request)}/docs/errors#{code}>; rel="help"'
+
+
 def is_webhook(path: str) -> bool:
     """Tell whether a path is the webhook's, also with doubled or trailing slashes: administrators type it by hand."""
     return [part for part in path.split("/") if part] == ["webhooks", "zendesk"]
@@ -101,5 +108,6 @@ async def _answer(
         answer = await render(request, "problem.html", status=status, **shown)
     else:
         answer = problem(status, error.code, error.message, **details)
+        add_help(request, answer, error.code)
     answer.headers.update(headers)
     return answer

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from aiohttp import web
 
+from service.error_guide import action_on, advice_on
 from service.web.handling import static
 from service.web.handling.keys import IDENTITY
 from service.web.handling.prefix import prefix_of, with_prefix
@@ -85,6 +86,7 @@ def environment() -> "Environment":
         lstrip_blocks=True,
     )
     environment.globals.update(static=static.address, now=lambda: datetime.now(UTC))
+    environment.globals.update(action_on=action_on, advice_on=advice_on)
     environment.filters.update(FILTERS, code=_code)
     return environment
 
