@@ -16,9 +16,8 @@ from service.alerts.mail import Envelope
 from service.alerts.message import Notice
 from service.errors import HoldfastError, Permanent, Transient
 from service.local.servers import free_port
-from tests.support.receivers import PASSWORD, USER, mail_server, receiver, silent_server
+from tests.support.receivers import PASSWORD, SECRET, USER, mail_server, receiver, silent_server
 
-SECRET = "whsec_bWFueSByYW5kb20gYnl0ZXMgb2YgYSBzZWNyZXQ="
 ENVELOPE = Envelope("holdfast@acme.example", ("ops@acme.example", "boss@acme.example"))
 NOTICE = Notice(
     id="alert_7_opened",

@@ -27,9 +27,8 @@ from service.postgres.alert_tables import CAUSES
 from service.postgres.engine import connect
 from service.queries.alerts import list_alerts
 from service.resources import Resources, open_resources
-from tests.alerts.test_channels import SECRET
 from tests.conftest import Server, eventually, program, working
-from tests.support.receivers import MailServer, Receiver, mail_server, receiver, silent_server
+from tests.support.receivers import SECRET, MailServer, Receiver, mail_server, receiver, silent_server
 from tests.support.rows import add_failed, add_quarantined, add_received
 from tests.support.targets import synced_to
 

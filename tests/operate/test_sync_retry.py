@@ -19,12 +19,12 @@ from service.postgres.engine import connect
 from service.postgres.selection import Selection
 from service.queries.retries import get_retry
 from service.resources import Resources
-from tests.conftest import Client, Server, eventually, serving, working
+from tests.conftest import Server, eventually, serving, working
+from tests.support.access import READ_TOKEN
 from tests.support.api import post_as_operator
 from tests.support.pages import press, read, send, words_of
 from tests.support.retries import all_steps
-from tests.support.targets import SECRET, Receiver, receiver
-from tests.web.test_pages import READ_TOKEN
+from tests.support.targets import SECRET, Receiver, receiver, until_synced
 
 RETRIES = "/api/v1/retries"
 
@@ -76,14 +76,6 @@ async def columns(database: asyncpg.Connection, email_id: int, *names: str) -> t
     row = await database.fetchrow(f"SELECT {', '.join(names)} FROM incoming_emails WHERE id = $1", email_id)
     assert row is not None
     return tuple(row)
-
-
-async def until_synced(client: Client, email_id: int, *statuses: str) -> dict[str, Any]:
-    async def reached() -> dict[str, Any] | None:
-        email = await client.email(email_id)
-        return email if email["sync_status"] in (statuses or ("synced",)) else None
-
-    return await eventually(reached)
 
 
 async def test_a_refused_sync_is_shown_beside_the_job_and_retried_alone(

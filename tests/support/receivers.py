@@ -140,3 +140,6 @@ async def silent_server() -> AsyncIterator[int]:
         server.close()
         for writer in writers:
             writer.close()
+
+
+SECRET = "whsec_bWFueSByYW5kb20gYnl0ZXMgb2YgYSBzZWNyZXQ="

@@ -121,3 +121,11 @@ async def send_file(client: Client, *, file: bool = True, **more: Any) -> int:
     urls = [zendesk.add_file("invoice.pdf", PDF)] if file else []
     email_id: int = (await client.send(zendesk.payload(attachments=urls, **more)))["email_id"]
     return email_id
+
+
+async def until_synced(client: Client, email_id: int, *statuses: str) -> dict[str, Any]:
+    async def reached() -> dict[str, Any] | None:
+        email = await client.email(email_id)
+        return email if email["sync_status"] in (statuses or ("synced",)) else None
+
+    return await eventually(reached)

@@ -15,12 +15,11 @@ from pydantic import SecretStr
 from service.config.settings import Settings
 from service.local.zendesk.stand_in import Zendesk
 from tests.conftest import API_TOKEN, Server, eventually, serving, working
-from tests.operate.test_sync_retry import until_synced
+from tests.support.access import READ_TOKEN
 from tests.support.browser import needs_chromium, running_chromium, sign_in
 from tests.support.pages import HOSTILE, INVOICE, PAGES, PNG, failing, quarantine, send
 from tests.support.proxy import before_postgres
-from tests.support.targets import SECRET, receiver
-from tests.web.test_pages import READ_TOKEN
+from tests.support.targets import SECRET, receiver, until_synced
 
 pytestmark = needs_chromium
 PATIENCE = 20_000  # milliseconds
