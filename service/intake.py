@@ -27,7 +27,7 @@ from service.postgres.operation_tables import OperatorAction
 from service.postgres.pool import refusal
 from service.resources import Resources
 from service.telemetry.metrics import IGNORED_EVENTS, event_type_label
-from service.zendesk import payloads, reading
+from service.zendesk import parsing, payloads
 from service.zendesk.body import Unreadable
 from service.zendesk.signature import ACCOUNT_ID, INVOCATION_ID
 
@@ -80,7 +80,7 @@ async def accept(
     request = {**_request_columns(headers, body), "signature_hash": signature_hash, "late": late}
     async with _budget(res):
         try:
-            email = reading.read(headers, body)
+            email = parsing.read(headers, body)
             if isinstance(email, payloads.Ignored):
                 return await _ignore(res, request, email.event_type)
             key = payloads.idempotency_key(email, headers, body)
@@ -153,9 +153,9 @@ async def _record(
     """Record an e-mail and dispatch its job, or find the one with its key; tell whether the body is the same."""
     row = {
         **request,
-        **reading.columns_of(email),
+        **parsing.columns_of(email),
         "account_id": email.account_id or request["account_id"],
-        "reading_hash": reading.fingerprint(email),
+        "reading_hash": parsing.fingerprint(email),
         "sync_status": res.settings.sync_status,
     }
     files = [announced_row(position, file) for position, file in enumerate(email.attachments)]
@@ -226,8 +226,8 @@ async def _quarantine(res: Resources, request: dict[str, Any], code: str, messag
 
 async def _replay(res: Resources, webhook: RowMapping) -> IntakeResult:
     """Record a stored webhook as an e-mail, although another e-mail may have its key."""
-    body, headers = webhook["raw_body"], reading.headers_of(webhook["raw_headers"])
-    email = reading.read(headers, body)
+    body, headers = webhook["raw_body"], parsing.headers_of(webhook["raw_headers"])
+    email = parsing.read(headers, body)
     if isinstance(email, payloads.Ignored):
         raise Permanent("event_not_used", f"Events of this type are not used: {email.event_type}.")
     request = {name: webhook[name] for name in ("received_at", *REQUEST)}

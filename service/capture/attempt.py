@@ -9,8 +9,8 @@ from functools import partial
 import structlog
 
 from service.capture.files import capture
-from service.capture.observation import names, observed
 from service.capture.retry_policy import worth_another_attempt
+from service.capture.telemetry import names, observed
 from service.errors import HoldfastError, Permanent, Transient
 from service.jobs import attempts
 from service.jobs.attempts import Claim, ClaimRefusal, ClaimRequest, Failure, Settlement

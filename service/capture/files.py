@@ -10,9 +10,9 @@ from functools import partial
 import structlog
 
 from service.capture.lookup import is_dispensable, look_up, placed, should_look_up, without_address
-from service.capture.observation import ObservedDownload, names, report_not_stored, report_stored
 from service.capture.reparse import reparse
 from service.capture.retry_policy import is_young, may_be_early, may_try_again
+from service.capture.telemetry import ObservedDownload, names, report_not_stored, report_stored
 from service.errors import HoldfastError, Permanent, Transient
 from service.faultpoints import reach
 from service.jobs.attachments import (
@@ -31,7 +31,7 @@ from service.outbound.responses import Expected, Limits
 from service.resources import Resources
 from service.storage import objects
 from service.storage.objects import StoredObject
-from service.zendesk import reading
+from service.zendesk import parsing
 from service.zendesk.body import Unreadable
 
 _EMPTY = len("[]")
@@ -79,7 +79,7 @@ async def _read_list(res: Resources, claim: Claim, known: Sequence[FileRecord]) 
     """
     text = await res.insist(partial(list_of, email_id=claim.email_id))
     try:
-        listed = reading.read_list(text or "", known)
+        listed = parsing.read_list(text or "", known)
     except Unreadable as exc:
         raise Permanent(exc.code, f"The list of files cannot be read: {exc.message}") from exc
     # Intake read a body of ours whole: its list may have items that are no files.

@@ -6,16 +6,16 @@ from functools import partial
 import structlog
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from service.capture.observation import names
+from service.capture.telemetry import names
 from service.jobs import reparsing
 from service.jobs.attachments import FileRecord, announced_row, files_of
 from service.jobs.attempts import Claim
 from service.jobs.reparsing import RecordChanges, StoredRequest
 from service.resources import Resources
-from service.zendesk import reading
+from service.zendesk import parsing
 from service.zendesk.body import Unreadable
+from service.zendesk.parsing import Changes
 from service.zendesk.payloads import Ignored
-from service.zendesk.reading import Changes
 
 log = structlog.get_logger()
 
@@ -58,11 +58,11 @@ async def _compare(res: Resources, claim: Claim) -> tuple[dict[str, object], Cha
     if not requests:
         return {}, nothing
     try:
-        email = reading.read(reading.headers_of(requests[0].headers), requests[0].body)
+        email = parsing.read(parsing.headers_of(requests[0].headers), requests[0].body)
     except Unreadable:
         return {}, nothing
     if isinstance(email, Ignored):
         return {}, nothing
-    changes = reading.compare(requests[0].columns, files, email)
-    columns = {**changes.fields, "reading_hash": reading.fingerprint(email)}
+    changes = parsing.compare(requests[0].columns, files, email)
+    columns = {**changes.fields, "reading_hash": parsing.fingerprint(email)}
     return columns, changes

@@ -20,12 +20,12 @@ _NOT_RELEASED = "Not released: nothing was migrated, and the release before keep
 def web() -> None:
     """Serve the webhook and the API on $HOST:$PORT."""
     from service.config.reading import NEEDED, read_settings
-    from service.web.server import ports
+    from service.web.server import sockets
 
     settings = read_settings(*NEEDED, "zendesk_webhook_secrets")
     with ExitStack() as stack:
         try:
-            sockets = stack.enter_context(ports.listening(settings.host, settings.port))
+            listeners = stack.enter_context(sockets.listening(settings.host, settings.port))
         except OSError as exc:
             reason = str(exc.strerror or exc).partition(" (")[0]
             click.echo(
@@ -34,13 +34,13 @@ def web() -> None:
             )
             sys.exit(1)
         if settings.web_concurrency > 1:
-            stack.enter_context(ports.counting_together())
+            stack.enter_context(sockets.counting_together())
         gc.disable()  # loading modules makes no garbage; `serve` enables it again
         from service.resources import check_usable
         from service.web.server.serve import serve
 
         check_usable(settings)
-        serve(settings, sockets)
+        serve(settings, listeners)
 
 
 @click.command()

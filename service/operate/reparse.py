@@ -21,10 +21,10 @@ from service.postgres.email_tables import IncomingEmail
 from service.postgres.search import Cursor, search
 from service.postgres.selection import Selection
 from service.resources import Resources
-from service.zendesk import reading
+from service.zendesk import parsing
 from service.zendesk.body import Unreadable
+from service.zendesk.parsing import Changes
 from service.zendesk.payloads import Ignored
-from service.zendesk.reading import Changes
 
 # Bodies in memory at once; each may have a megabyte.
 BODIES = 20
@@ -158,9 +158,9 @@ async def _differing(res: Resources, email_ids: Sequence[int], plan: ReparsePlan
     return found
 
 
-def _changes(request: StoredRequest, files: Sequence[reading.RecordedFile]) -> Changes | None:
+def _changes(request: StoredRequest, files: Sequence[parsing.RecordedFile]) -> Changes | None:
     try:
-        email = reading.read(reading.headers_of(request.headers), request.body)
+        email = parsing.read(parsing.headers_of(request.headers), request.body)
     except Unreadable:
         return None
-    return None if isinstance(email, Ignored) else reading.compare(request.columns, files, email)
+    return None if isinstance(email, Ignored) else parsing.compare(request.columns, files, email)

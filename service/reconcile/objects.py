@@ -18,8 +18,8 @@ from service.reconcile.contents import (
 from service.reconcile.finding import Finding
 from service.resources import Resources
 from service.storage import objects
+from service.storage.interface import ALL, RANGES
 from service.storage.objects import Listed
-from service.storage.port import ALL, RANGES
 
 # A younger object may belong to a running attempt.
 UNCLAIMED_AFTER = timedelta(days=1)

@@ -28,7 +28,7 @@ from service.reconcile.repair import REMOVED
 from service.reconcile.unsent import compare_unsent, forget_unsent
 from service.resources import Resources
 from service.storage import objects
-from service.storage.port import RANGES
+from service.storage.interface import RANGES
 from service.targets.mongodb import Collection
 from service.targets.target import collection_of, endpoint_of
 from service.telemetry.metrics import RECONCILIATIONS

@@ -17,7 +17,7 @@ import obstore
 from obstore.exceptions import AlreadyExistsError, BaseError, PermissionDeniedError
 from obstore.store import AzureStore, GCSStore, S3Store
 
-from service.storage.port import KEY, Listed, Method
+from service.storage.interface import KEY, Listed, Method
 from service.storage.spool import Spool
 from service.storage.vendors import is_anonymous, open_store
 

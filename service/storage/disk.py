@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import IO, TypeVar
 from uuid import uuid4
 
-from service.storage.port import ALL, KEY, RANGES, Listed, Method
+from service.storage.interface import ALL, KEY, RANGES, Listed, Method
 from service.storage.spool import Spool
 
 T = TypeVar("T")

@@ -10,8 +10,8 @@ from hashlib import sha256
 
 from service.errors import HoldfastError, Permanent, Transient
 from service.storage import objects
+from service.storage.interface import ALL, RANGES
 from service.storage.objects import Listed, Storage
-from service.storage.port import ALL, RANGES
 from service.storage.spool import object_key
 
 _AT_ONCE = 8  # each reads 2 MiB ahead, and has a temporary file for larger objects

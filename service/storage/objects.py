@@ -16,7 +16,7 @@ from obstore.exceptions import BaseError
 from service.errors import Permanent, Transient
 from service.storage.cloud import Cloud
 from service.storage.disk import Disk
-from service.storage.port import ALL, KEY, RANGES, Listed, Method, Storage
+from service.storage.interface import ALL, KEY, RANGES, Listed, Method, Storage
 from service.storage.spool import Spool
 
 __all__ = [

@@ -14,7 +14,7 @@ from service.jobs.attachments import FileRecord, Listing, files_of, record_lists
 from service.postgres.engine import run
 from service.resources import Resources
 from service.zendesk.body import Unreadable
-from service.zendesk.reading import read_list
+from service.zendesk.parsing import read_list
 
 BATCH = 200  # e-mails
 MAX_FILES = 2_000  # per statement, unless a single e-mail has more

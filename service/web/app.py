@@ -12,7 +12,7 @@ from service.resources import open_resources
 from service.web import bodies, health, webhook
 from service.web.api import docs
 from service.web.auth import sign_in, tokens
-from service.web.handling import exchange, middleware, static
+from service.web.handling import middleware, requests, static
 from service.web.handling.keys import RES
 from service.web.pages import buttons, live, pages, previews
 
@@ -33,7 +33,7 @@ def create_app(settings: Settings) -> web.Application:
     app = web.Application(middlewares=[middleware.problems, webhook.any_spelling, tokens.guard])
     app[bodies.BODIES] = bodies.IncomingBodies()
     app.on_response_prepare.append(middleware.add_headers)
-    app[exchange.TURNS] = asyncio.Semaphore(_turns(settings.database_pool_size))
+    app[requests.TURNS] = asyncio.Semaphore(_turns(settings.database_pool_size))
     app[tokens.REFUSALS] = tokens.Refusals()
     app[tokens.OPEN_PATHS] = frozenset(route.path for route in ROUTES if route.is_open)
     for route in ROUTES:

@@ -24,7 +24,7 @@ from service.local.zendesk.stand_in import Zendesk
 from service.postgres.engine import connect, is_pooled
 from service.queries.alerts import list_alerts
 from service.resources import Resources, open_resources
-from service.web.server.ports import listening
+from service.web.server.sockets import listening
 from tests.conftest import ROOT, Client, eventually, program, serving, working
 from tests.support import forked
 from tests.support.connections import is_up

@@ -27,7 +27,7 @@ from service.postgres.engine import COMMAND, connect, pool_of, run
 from service.postgres.pool import TOO_MANY, Usage, usage
 from service.queries.alerts import list_alerts
 from service.resources import background, look_after_pool, open_resources
-from service.web.server.ports import listening
+from service.web.server.sockets import listening
 from tests.conftest import API_TOKEN, ROOT, Client, eventually, program, serving
 from tests.support.connections import is_up
 

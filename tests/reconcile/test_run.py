@@ -24,7 +24,7 @@ from service.reconcile.hourly import minute, reconcile_hourly
 from service.reconcile.repair import remove_documents
 from service.reconcile.run import RunOptions, part_of_storage, reconcile
 from service.resources import Resources, open_resources
-from service.storage.port import RANGES
+from service.storage.interface import RANGES
 from service.sync.attempt import sync
 from service.targets.document import make_document, read_records
 from service.targets.target import collection_of

@@ -16,7 +16,7 @@ from service.config.settings import Settings
 from service.local.zendesk.stand_in import Zendesk
 from service.resources import Resources, background
 from service.web.server.connections import Connections, most_connections
-from service.web.server.ports import listening
+from service.web.server.sockets import listening
 from tests.conftest import ROOT, Client, environment, eventually
 from tests.support.connections import is_up
 

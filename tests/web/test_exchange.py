@@ -12,7 +12,7 @@ from pydantic import Field
 from service.config.settings import Settings
 from service.local.zendesk.stand_in import Zendesk
 from service.resources import Resources
-from service.web.handling.exchange import MOST_BODY_BYTES, Body, Whole, body
+from service.web.handling.requests import MOST_BODY_BYTES, Body, Whole, body
 from tests.conftest import API_TOKEN, Server, serving
 
 GOOD = {"kind": "all", "number": 5}

@@ -20,7 +20,7 @@ from aiohttp import ClientSession, TCPConnector
 from service.config.settings import Settings
 from service.local.zendesk.stand_in import Zendesk
 from service.resources import Resources
-from service.web.server.ports import listening
+from service.web.server.sockets import listening
 from tests.conftest import API_TOKEN, ROOT, Client, environment, eventually, program
 from tests.support.connections import is_down, is_up
 from tests.support.rows import is_waiting_for_a_lock, locked

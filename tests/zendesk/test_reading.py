@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from multidict import CIMultiDict
 
 from service.zendesk.body import Unreadable
+from service.zendesk.parsing import columns_of, compare, fingerprint, headers_of, media_type, read
 from service.zendesk.payloads import AnnouncedFile, Email
-from service.zendesk.reading import columns_of, compare, fingerprint, headers_of, media_type, read
 
 A, B, C = (f"https://acme.zendesk.com/attachments/token/{letter}/?name={letter}.pdf" for letter in "abc")
 

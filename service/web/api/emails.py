@@ -18,8 +18,8 @@ from service.web.handling.contents import (
     signed_address,
     stream,
 )
-from service.web.handling.exchange import answer, ask, number, parameters, reply
 from service.web.handling.keys import IDENTITY, RES
+from service.web.handling.requests import answer, ask, number, parameters, reply
 from service.web.handling.routes import Routes
 
 routes = Routes("E-mails")

@@ -11,8 +11,8 @@ from service.queries import failures, retries
 from service.queries.failures import FailurePage
 from service.queries.retries import BulkRetryPage, BulkRetryView
 from service.queries.views import View
-from service.web.handling.exchange import Body, Whole, answer, ask, body, number, reply
 from service.web.handling.keys import IDENTITY, RES
+from service.web.handling.requests import Body, Whole, answer, ask, body, number, reply
 from service.web.handling.routes import Routes
 
 routes = Routes("Failures")

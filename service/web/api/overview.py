@@ -11,8 +11,8 @@ from service.queries.overview import Overview, Stats
 from service.queries.pages import PageFilter
 from service.queries.reconciliations import ReconciliationDetail, ReconciliationPage
 from service.queries.views import View
-from service.web.handling.exchange import answer, number, parameters, reply
 from service.web.handling.keys import RES
+from service.web.handling.requests import answer, number, parameters, reply
 from service.web.handling.routes import Routes
 from service.web.pages.live import LIVE
 

@@ -9,8 +9,8 @@ from service.queries import webhooks
 from service.queries.views import IgnoredDetail, IgnoredPage, QuarantineDetail, QuarantinePage, View
 from service.queries.webhooks import IgnoredFilter, QuarantineFilter
 from service.web.auth.tokens import visible
-from service.web.handling.exchange import answer, ask, number, parameters, reply
 from service.web.handling.keys import IDENTITY, RES
+from service.web.handling.requests import answer, ask, number, parameters, reply
 from service.web.handling.routes import Routes
 
 routes = Routes("Quarantine")

@@ -9,9 +9,9 @@ from service.errors import Rejected, Transient
 from service.operate.sessions import end
 from service.web.auth import sessions
 from service.web.auth.tokens import REFUSALS, check_origin, clean_name, recognize, tokens
-from service.web.handling.exchange import ask, form
 from service.web.handling.keys import RES, Identity
 from service.web.handling.rendering import render
+from service.web.handling.requests import ask, form
 from service.web.handling.routes import Routes
 
 routes = Routes()

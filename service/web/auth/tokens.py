@@ -19,9 +19,9 @@ from service.formatting import printable
 from service.operate import sessions as ended
 from service.queries.views import RequestView
 from service.web.auth import sessions
-from service.web.handling.exchange import ask
 from service.web.handling.keys import IDENTITY, RES, Identity, Role
 from service.web.handling.middleware import add_help, problem, wants_page
+from service.web.handling.requests import ask
 from service.zendesk.signature import to_bytes
 
 REFUSAL_SECONDS = 0.25  # the delay of a wrong token

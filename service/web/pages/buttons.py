@@ -10,8 +10,8 @@ from service.errors import Rejected
 from service.operate import bulk_retry
 from service.operate.retry import retry
 from service.postgres.selection import Selection, What
-from service.web.handling.exchange import ask, form, number
 from service.web.handling.keys import IDENTITY, RES
+from service.web.handling.requests import ask, form, number
 from service.web.handling.routes import Routes
 from service.web.pages import filters
 from service.web.pages.frame import redirect, show

@@ -12,8 +12,8 @@ from service.queries.pages import PageFilter
 from service.queries.views import EmailDetail
 from service.queries.webhooks import QuarantineFilter
 from service.web.auth.tokens import visible
-from service.web.handling.exchange import Model, ask, number
 from service.web.handling.keys import RES
+from service.web.handling.requests import Model, ask, number
 from service.web.handling.routes import Routes
 from service.web.pages import filters, timeline
 from service.web.pages.excerpts import readable, shortened, shortened_email

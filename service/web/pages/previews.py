@@ -6,8 +6,8 @@ from service.errors import Rejected
 from service.queries import emails
 from service.queries.views import AttachmentView
 from service.web.handling.contents import content_headers, open_content, stream
-from service.web.handling.exchange import ask, number
 from service.web.handling.keys import RES
+from service.web.handling.requests import ask, number
 from service.web.handling.routes import Routes
 
 routes = Routes()

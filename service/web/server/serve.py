@@ -21,8 +21,8 @@ from service.web.app import create_app
 from service.web.handling.keys import RES
 from service.web.handling.prefix import Runner
 from service.web.server.connections import Connections, most_connections
-from service.web.server.ports import restore_counters
 from service.web.server.prefork import keep_running
+from service.web.server.sockets import restore_counters
 
 # A platform kills a process 30 s after SIGTERM.
 SHUTDOWN_SECONDS = 20.0
