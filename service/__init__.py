@@ -1,15 +1,14 @@
-"""Holdfast: a Zendesk webhook inbox that keeps every e-mail and every attachment.
+"""Holdfast: an inbox for Zendesk's webhooks that keeps every e-mail and every attachment.
 
 The flow, and the module of each step::
 
-            web process                                   worker process
-    Zendesk ──► web.webhook ─► zendesk ─► intake ─► dispatch ─► Redis ─► worker ─► process
-                (bytes)        (pure)     commit    (rings)                        │ claim
-                2xx after the commit ◄────┘                                        ├► download ─► storage
-                                                                                   └► complete | release | fail
-                recovery.sweep (clock) and recovery.retry (hand) ─► dispatch
+            web process                                    worker process
+    Zendesk ──► web.webhook ─► zendesk ─► intake ─► queue ─► Redis ─► worker ─► capture ─► jobs (claim)
+                (bytes)        (pure)     commit    ids, then                      ├► outbound ─► storage
+                2xx after the commit ◄────┘         `queued`                       └► jobs (complete | release | fail)
 
-    complete | fail ─► dispatch ─► Redis ─► worker ─► sync ─► documents ─► targets
+    capture.sweep (periodic) and operate (started by a person) ─► queue
+    a job ends ─► queue ─► Redis ─► worker ─► sync ─► targets
 
-Postgres is the truth, Redis is a doorbell. ARCHITECTURE.md is the map.
+Postgres is the truth; Redis only wakes workers. ARCHITECTURE.md is the map.
 """

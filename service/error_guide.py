@@ -1,4 +1,4 @@
-"""What every error code means, and what to do: `python -m service.error_guide` prints docs/errors.md."""
+"""The meaning of every error code, with advice: `python -m service.error_guide` prints docs/errors.md."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass

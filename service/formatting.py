@@ -1,4 +1,4 @@
-"""How people read numbers, durations, and text that strangers wrote."""
+"""Numbers, durations, and text from strangers, written for people."""
 
 import re
 from datetime import timedelta

@@ -18,7 +18,7 @@ from service.resources import Resources
 from service.telemetry.metrics import SWEEPS, SWEPT
 
 BATCH = 100
-# Where something was due, more may be.
+# After a batch that found due rows, more may be due.
 MORE_SECONDS = 0.05
 
 log = structlog.get_logger()

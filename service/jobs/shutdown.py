@@ -26,7 +26,7 @@ async def claim_or_hand_back(
 
 async def settle_at_shutdown(settling: Awaitable[bool]) -> bool:
     """Settle in a task that is being cancelled; return whether that succeeded in time."""
-    task = asyncio.ensure_future(settling)  # a task of its own: this one may be cancelled once more
+    task = asyncio.ensure_future(settling)  # a task of its own: a second cancellation may hit this one
     task.add_done_callback(lambda task: task.cancelled() or task.exception())  # a late error is of no use
     done, _ = await asyncio.wait({task}, timeout=HAND_BACK_SECONDS)
     return bool(done) and not task.exception()

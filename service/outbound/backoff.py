@@ -1,4 +1,4 @@
-"""How long to wait before another attempt, and how long the other side asks for."""
+"""The delay before another attempt, including the delay that the other side asks for."""
 
 import random
 from collections.abc import Iterable

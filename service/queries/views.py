@@ -173,7 +173,7 @@ class EmailView(View):
     @computed_field  # type: ignore[prop-decorator]
     @property
     def queue_seconds(self) -> float | None:
-        """How long the latest attempt waited for a worker; null while the next one waits."""
+        """Wait of the latest attempt for a worker; null while the next one waits."""
         if self.started_at is None or self.processing_status in {"received", "queued"}:
             return None
         if self.queued_at is None and self.attempt_number > 1:

@@ -17,7 +17,7 @@ from service.postgres.reconciliation_tables import (
 )
 from service.reconcile.finding import MAX_FINDINGS, Finding
 
-# How users read each kind.
+# The label of each kind on pages and in commands.
 KIND_LABELS = {
     "missing": "missing in the target",
     "different": "different in the target",

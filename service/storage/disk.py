@@ -25,7 +25,7 @@ T = TypeVar("T")
 _CLEAN_SECONDS = 5
 # The threads wait for the disk, and the disk merges simultaneous syncs.
 _THREADS = 32
-_LEFTOVER_SECONDS = 24 * 3600  # where files cannot be locked
+_LEFTOVER_SECONDS = 24 * 3600  # on file systems without locks
 
 
 @dataclass
@@ -166,7 +166,7 @@ class Disk:
             file.flush()
 
     def _probe(self) -> None:
-        """Do what an object goes through: synced, moved beside the others, read, and removed."""
+        """Try every operation on an object: sync, move, read and remove."""
         directory = self.root / "sha256"
         with self.spool_file() as file:
             file.write(b"check")

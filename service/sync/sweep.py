@@ -20,7 +20,7 @@ BATCH = 100
 # While settings change, processes with and without a target run at the same time.
 DROP_AFTER = timedelta(minutes=5)
 DROP_SECONDS = 60.0
-# Where something was due, more may be.
+# After a batch that found due rows, more may be due.
 MORE_SECONDS = 0.05
 
 log = structlog.get_logger()

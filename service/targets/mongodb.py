@@ -98,7 +98,7 @@ class Collection:
             await self._documents.update_one({"_id": {"$in": []}}, {"$set": {"source": SOURCE}})
 
     async def close(self) -> None:
-        """Close the connections; after one timeout, try once more."""
+        """Close the connections; repeat that after one timeout."""
         for _ in range(2):
             with suppress(TimeoutError):
                 async with asyncio.timeout(_CLOSE_SECONDS):

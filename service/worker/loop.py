@@ -115,7 +115,7 @@ class Worker(arq.worker.Worker):
 
     @property
     def free_slots(self) -> int:
-        """How many more jobs the sweep may start here: half as many at most as the queue, and beside those."""
+        """The number of further jobs that the sweep may start here: at most half of those from the queue, in addition to them."""
         most = max(1, self.max_jobs // 2) if self.allow_pick_jobs else 0
         return max(0, most - len(self._from_sweep))
 

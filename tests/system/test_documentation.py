@@ -22,7 +22,7 @@ DOCUMENTS = sorted(
     for pattern in ("*.md", "docs/**/*.md", "benchmarks/*.md", ".github/**/*.md")
     for path in ROOT.glob(pattern)
 )
-# The operators' documents; the CHANGELOG also tells of what is no more.
+# The operators' documents; the CHANGELOG also names removed things.
 GUIDES = [path for path in DOCUMENTS if path.name != "CHANGELOG.md"]
 NAMES = [str(path.relative_to(ROOT)) for path in DOCUMENTS]
 
@@ -41,7 +41,7 @@ def prose(text: str) -> str:
 
 
 def anchors(text: str) -> set[str]:
-    """Return what a link may name in a document: its headings, as a forge writes them, and anchors of its own."""
+    """Return the targets of links into a document: its headings, as a forge writes them, and its own anchors."""
     found: set[str] = set(re.findall(r'<a id="([^"]+)"', text))
     for heading in re.findall(r"^#+ +(.+?) *$", prose(text), re.MULTILINE):
         plain = re.sub(r"\[([^\]]*)\]\([^)]*\)", r"\1", heading).replace("`", "")

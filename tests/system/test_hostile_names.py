@@ -215,7 +215,7 @@ def files_below(directory: Path) -> list[str]:
 
 
 def escaped(root: Path) -> list[Path]:
-    """List what there is where a name would lead if it were a path, from any directory of ours."""
+    """List the files at which a name would point if it were a path, seen from each of our directories."""
     starts = (root, root / ".spool", root / "sha256" / "ab", Path.cwd())
     names = [name for name in NAMES if "holdfast-escaped" in name and "\0" not in name and len(name) < 1000]
     return [path for start in starts for name in names if (path := start / name).exists()]

@@ -74,7 +74,7 @@ def slugs(directory: Path) -> tuple[Path, Path, Path]:
 
 @dataclass
 class Rehearsal:
-    """The app, what is sent to it, and a look at its database past it."""
+    """The app, the sender of its webhooks, and a direct connection to its database."""
 
     app: App
     admin: asyncpg.Connection
@@ -127,7 +127,7 @@ class Rehearsal:
         return said
 
     async def roll_back(self, after: Path, now: Path) -> str:
-        """Release the next version, of which the tables stay, then this one again, whose dynos go on meanwhile."""
+        """Release the next version, then this one again: the tables of the next stay, and the dynos of this one go on."""
         async with self.load.coming():
             await self.app.release_slug(after)
             with timed("rollback under load"):
@@ -136,7 +136,7 @@ class Rehearsal:
         return said
 
     async def restore(self, database_url: str, dump: Path) -> dict[str, int]:
-        """Dump the database, restore it into an empty one, start again; return what is there then."""
+        """Dump the database, restore it into an empty one, start again; return the restored e-mails."""
         await self.app.down()
         with timed("dump, restore and start"):
             await asyncio.to_thread(tool, database_url, "pg_dump", "-Fc", "-f", str(dump), "app")

@@ -1,4 +1,4 @@
-"""What no other test would notice: names that arq would ignore, files that platforms read, locks."""
+"""The structure: names that arq would ignore, files that platforms read, lock files."""
 
 import inspect
 import re
@@ -29,7 +29,7 @@ def locked(name: str) -> set[str]:
 
 
 async def test_arq_knows_every_name_of_the_worker_settings(settings: Settings) -> None:
-    """It ignores, without a word, what it does not know."""
+    """arq ignores unknown names silently."""
     names = {name for name in vars(worker_settings(settings)) if not name.startswith("__")}
 
     assert {"functions", "ctx", "redis_pool", "redis_settings", "max_jobs", "health_check_key"} <= names

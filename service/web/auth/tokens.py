@@ -134,7 +134,7 @@ def tokens(request: web.Request) -> Mapping[Role, bytes]:
 
 
 def visible(request: web.Request, raw: Raw) -> Raw:
-    """Return what the caller may see of a webhook: readers see no signature."""
+    """Return the parts of a webhook that the caller may see: readers see no signature."""
     return raw if request[IDENTITY].role == "operator" else raw.for_reader()
 
 

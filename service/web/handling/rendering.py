@@ -42,7 +42,7 @@ DRAWER = ThreadPoolExecutor(max_workers=1, thread_name_prefix="pages")
 
 
 async def render(request: web.Request, template: str, *, status: int = 200, **values: object) -> web.Response:
-    """Fill a template; it also sees `path`, `identity` (None if nobody signed in) and `nonce`.
+    """Fill a template; it also sees `path`, `identity` (None without a sign-in) and `nonce`.
 
     It runs in a thread: the first call reads files, and a long page would delay webhooks.
     """
