@@ -15,6 +15,7 @@ from click.testing import CliRunner
 
 from service.cli.main import main
 from service.config.settings import Settings
+from tests.conftest import EMPTY
 from tests.support import forked
 from tests.support.databases import sql
 
@@ -28,9 +29,7 @@ HEAVY = {"sqlalchemy", "asyncpg", "aiohttp", "arq", "redis", "obstore", "structl
 @pytest.fixture
 def environment(database_url: str, redis_url: str, tmp_path: Path) -> dict[str, str]:
     """Make an environment with the servers of the tests and an empty database."""
-    sql(
-        database_url, "TRUNCATE incoming_emails, attachments, attempts, quarantined_webhooks RESTART IDENTITY"
-    )
+    sql(database_url, EMPTY)
     others = {name: value for name, value in os.environ.items() if name.lower() not in Settings.model_fields}
     return {
         **others,
