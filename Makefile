@@ -5,21 +5,21 @@ COMPILE := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --gen
 	--no-emit-index-url --no-emit-find-links --custom-compile-command "make lock"
 
 PIP := $(BIN)/python -m pip --disable-pip-version-check
-# Install what a file names. uv does it in a quarter of the time, but reads no configuration of pip's, which may be needed.
+# Install the packages of a file. uv takes a quarter of the time, but ignores the configuration of pip, which may be needed.
 install = sed -n '/^uv==/,/[^\\]$$/p' $(1) > $(VENV)/uv.txt && $(PIP) install --quiet --require-hashes --requirement $(VENV)/uv.txt && \
 	$(BIN)/uv pip install --quiet --python $(VENV) --require-hashes --requirement $(1) || \
 	$(PIP) install --quiet --no-compile --require-hashes --requirement $(1)
 
-# Installed uncompiled, for most of it is never imported: what is imported is compiled then, once.
+# Packages are installed uncompiled: most modules are never imported, and the others are compiled at the first import.
 unexport PYTHONDONTWRITEBYTECODE
 
-# What runs on the oldest Python, too: what depends on the standard library, and one way through the whole service.
+# The tests for the oldest Python: those that depend on the standard library, and one flow through the whole service.
 OLDEST := $(addprefix tests/,system/test_flow.py system/test_structure.py capture/test_attempt.py outbound/test_transfer.py \
 	outbound/test_content.py queue/test_arq_queue.py targets/test_document.py web/test_charts.py \
 	test_formatting.py zendesk/test_signature.py)
 
-# Two processors are kept busy by four processes: some tests wait. What shares something that is dear to make runs in one.
-PYTEST := $(BIN)/pytest --numprocesses 4 --dist loadgroup
+# Five processes keep two processors busy: some tests wait. Tests that share an expensive fixture run in one of them.
+PYTEST := $(BIN)/pytest --numprocesses 5 --dist loadgroup
 
 .PHONY: demo up drill bench rehearse test test-long test-oldest coverage lint lint-format lint-code lint-types lint-imports \
 	checked compiled format lock dist tag clean
@@ -72,7 +72,7 @@ lint: $(VENV)/.ready
 checked: $(VENV)/.ready
 	@$(PARALLEL) $(LINT) compiled
 
-# Each process of the tests would compile and rewrite the same modules, while mypy leaves a processor unused.
+# Compile the tests' modules once, beside mypy, which uses one processor; else each process of the tests compiles them.
 compiled:
 	@$(BIN)/pytest --collect-only --quiet > /dev/null
 

@@ -306,10 +306,12 @@ class Server(Client):
 
 
 async def eventually(condition: Callable[[], Awaitable[T | None]], seconds: float = 60) -> T:
-    """Wait for a condition to hold, and return what it returned."""
+    """Wait for a condition to hold, and return its result; ask less often after some time, to leave others the processor."""
+    pause = 0.02
     async with asyncio.timeout(seconds):
         while not (result := await condition()):
-            await asyncio.sleep(0.02)
+            await asyncio.sleep(pause)
+            pause = min(1.05 * pause, 0.15)
         return result
 
 

@@ -73,7 +73,7 @@ async def test_an_outage_of_the_token_endpoint_fails_no_email(
     """For any number of retries: the error does not concern the e-mail."""
     settings = settings.model_copy(update={"max_retries": 0})
     zendesk.state.token_faults.extend(
-        [Fault(status=503), Fault(status=429), Fault(status=200, body=b"<html>")] * 2
+        [Fault(status=503), Fault(status=429), Fault(status=200, body=b"<html>")]
     )
     async with serving(settings, zendesk) as client, working(settings):
         url = zendesk.add_file("a.pdf", PDF)
