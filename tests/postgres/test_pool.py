@@ -202,7 +202,7 @@ async def test_a_process_without_connections_names_the_cause_and_recovers(
     limited: Settings, limit: Callable[[int], Awaitable[None]], zendesk: Zendesk
 ) -> None:
     await limit(1)
-    limited = limited.model_copy(update={"database_seconds": 0.8})
+    limited = limited.model_copy(update={"database_seconds": 3.0})
     async with serving(limited, zendesk) as client:
         async with holding(limited):
             answer = await zendesk.send(client.webhook, zendesk.payload())
@@ -297,7 +297,7 @@ async def test_a_command_uses_one_connection_and_reports_when_there_is_none(
         assert await asyncio.gather(*(_one(res.engine) for _ in range(10))) == [1] * 10
         assert await sessions(database) == {"holdfast command": 1}
         await limit(1)
-        limited = limited.model_copy(update={"database_seconds": 0.5})
+        limited = limited.model_copy(update={"database_seconds": 3.0})
         async with open_resources(limited, COMMAND) as other:
             with pytest.raises(Transient, match="too many are open") as refused:
                 await _one(other.engine)
