@@ -68,7 +68,7 @@ GROUPS = (
             Advice(
                 "not_ready",
                 "Zendesk answered 202, 409 or 423: the file is not ready yet, for example during a malware scan.",
-                "Wait: another attempt follows.",
+                "Holdfast makes several attempts. After the last one, retry by hand.",
                 can_be_retried=True,
             ),
             Advice(
@@ -90,7 +90,7 @@ GROUPS = (
             Advice(
                 "empty_answer",
                 "The server answered without any bytes.",
-                "Wait: another attempt follows.",
+                "Holdfast makes several attempts. After the last one, retry by hand.",
                 can_be_retried=True,
             ),
             Advice(
@@ -108,13 +108,13 @@ GROUPS = (
             Advice(
                 "bad_encoding",
                 "The server says that the file is compressed, but it cannot be decompressed.",
-                "Wait: another attempt follows.",
+                "Holdfast makes several attempts. After the last one, retry by hand.",
                 can_be_retried=True,
             ),
             Advice(
                 "bad_response",
                 "The answer is not what HTTP or Zendesk's API prescribe.",
-                "Wait: another attempt follows. If it stays, look whether a proxy answers instead of Zendesk.",
+                "Holdfast makes several attempts. If all fail, look whether a proxy answers instead of Zendesk.",
             ),
             Advice(
                 "bad_url",
@@ -136,19 +136,19 @@ GROUPS = (
             Advice(
                 "dns_failed",
                 "The host's name does not resolve.",
-                "Check DNS on the worker's host. Another attempt follows.",
+                "Check DNS on the worker's host. Holdfast makes several attempts. After the last one, retry by hand.",
                 can_be_retried=True,
             ),
             Advice(
                 "connection_failed",
                 "No connection to the server.",
-                "Check the network and the firewall of the worker's host. Another attempt follows.",
+                "Check the network and the firewall of the worker's host. Holdfast makes several attempts. After the last one, retry by hand.",
                 can_be_retried=True,
             ),
             Advice(
                 "connection_lost",
                 "The connection broke before the file was complete.",
-                "Wait: another attempt follows.",
+                "Holdfast makes several attempts. After the last one, retry by hand.",
                 can_be_retried=True,
             ),
             Advice(
@@ -159,17 +159,17 @@ GROUPS = (
             Advice(
                 "download_stalled",
                 "No data arrived for DOWNLOAD_STALL_SECONDS.",
-                "Wait: another attempt follows. If it stays, check the network.",
+                "Holdfast makes several attempts. If all fail, check the network.",
             ),
             Advice(
                 "download_timeout",
                 "The file was not complete within DOWNLOAD_SECONDS.",
-                "Wait: another attempt follows. For large files on a slow network, raise DOWNLOAD_SECONDS.",
+                "Holdfast makes several attempts. After the last one, retry by hand. For large files on a slow network, raise DOWNLOAD_SECONDS.",
             ),
             Advice(
                 "server_error",
                 "Zendesk answered with a server error (5xx) or a timeout.",
-                "Wait: another attempt follows. Look at Zendesk's status page.",
+                "Holdfast makes several attempts. After the last one, retry by hand. Look at Zendesk's status page.",
                 can_be_retried=True,
             ),
             Advice(
@@ -186,7 +186,7 @@ GROUPS = (
             Advice(
                 "files_not_listed",
                 "The webhook announced files that Zendesk does not list.",
-                "Wait: another attempt follows. Look at the ticket in Zendesk.",
+                "Holdfast makes several attempts. After the last one, retry by hand. Look at the ticket in Zendesk.",
                 can_be_retried=True,
             ),
             Advice(
@@ -203,7 +203,7 @@ GROUPS = (
             Advice(
                 "attempt_timeout",
                 "The attempt took longer than ATTEMPT_SECONDS.",
-                "Wait: another attempt follows with what is missing. For many large files, raise ATTEMPT_SECONDS.",
+                "Holdfast makes several attempts at what is missing. After the last one, retry by hand. For many large files, raise ATTEMPT_SECONDS.",
             ),
             Advice(
                 "abandoned",
@@ -297,7 +297,7 @@ GROUPS = (
             Advice(
                 "receiver_busy",
                 "The target or receiver says that it cannot handle the request now.",
-                "Wait: another attempt follows. If it stays, look at its log.",
+                "Holdfast makes several attempts. If all fail, look at its log.",
             ),
             Advice(
                 "receiver_refused",
@@ -645,7 +645,7 @@ GROUPS = (
             Advice(
                 "mail_server_slow",
                 "The mail server did not answer in time.",
-                "Wait: another attempt follows.",
+                "Holdfast makes several attempts. If all fail, check SMTP_URL and the network.",
             ),
             Advice(
                 "mail_refused",
