@@ -280,3 +280,24 @@ def test_the_commands_and_settings_of_the_guide_exist() -> None:
 
 def test_the_document_of_error_codes_is_up_to_date() -> None:
     assert (ROOT / "docs/errors.md").read_text() == markdown(), "run: make docs/errors.md"
+
+
+# ── the map
+
+
+def test_every_module_of_the_map_exists() -> None:
+    """A module is written as `package/module`, below service/."""
+    text = (ROOT / "ARCHITECTURE.md").read_text()
+    named = set(re.findall(r"`([a-z_]+(?:/[a-z_]+)+)(?:\.py)?`", text))
+
+    assert named
+    assert {name for name in named if not (ROOT / "service" / f"{name}.py").is_file()} == set()
+
+
+def test_the_map_names_every_package() -> None:
+    text = (ROOT / "ARCHITECTURE.md").read_text()
+    packages = {
+        path.parent.relative_to(ROOT / "service").name for path in ROOT.glob("service/**/__init__.py")
+    }
+
+    assert {name for name in packages - {"", "versions"} if f"`{name}/`" not in text} == set()
