@@ -14,7 +14,7 @@ install = sed -n '/^uv==/,/[^\\]$$/p' $(1) > $(VENV)/uv.txt && $(PIP) install --
 unexport PYTHONDONTWRITEBYTECODE
 
 # The tests for the oldest Python: those that depend on the standard library, and one flow through the whole service.
-OLDEST := $(addprefix tests/,system/test_flow.py system/test_structure.py capture/test_attempt.py outbound/test_transfer.py \
+OLDEST := $(addprefix tests/,system/test_flow.py system/test_structure.py outbound/test_transfer.py \
 	outbound/test_content.py queue/test_arq_queue.py targets/test_document.py web/test_charts.py \
 	test_formatting.py zendesk/test_signature.py)
 

@@ -62,7 +62,9 @@ class Drill:
         return any(stat.read_text().rpartition(")")[2].split()[0] == "T" for stat in stats if stat.exists())
 
     def leaves_nothing(self) -> bool:
-        return self.family() == set() and list(self.temporary.iterdir()) == []
+        """Tell whether no process and no file is left; the drill's fork server ends a moment after the drill."""
+        wait_for(lambda: self.family() == set() and list(self.temporary.iterdir()) == [], 30, pause=0.2)
+        return True
 
 
 @pytest.fixture
