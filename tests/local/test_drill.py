@@ -61,10 +61,9 @@ class Drill:
         stats = (Path(f"/proc/{pid}/stat") for pid in self.family())
         return any(stat.read_text().rpartition(")")[2].split()[0] == "T" for stat in stats if stat.exists())
 
-    def leaves_nothing(self) -> bool:
-        """Tell whether no process and no file is left; the drill's fork server ends a moment after the drill."""
+    def wait_until_nothing_is_left(self) -> None:
+        """Fail where a process or a file stays; the drill's fork server ends a moment after the drill."""
         wait_for(lambda: self.family() == set() and list(self.temporary.iterdir()) == [], 30, pause=0.2)
-        return True
 
 
 @pytest.fixture
@@ -127,7 +126,7 @@ def test_no_fault_loses_or_duplicates_anything(drill: Callable[..., Drill]) -> N
     assert "had no effect" not in output
     assert int(figure(output, "e-mails completed").replace(",", "")) > 100
     assert figure(output, "sync failed") == "1: document_refused 1"
-    assert drilled.leaves_nothing()
+    drilled.wait_until_nothing_is_left()
 
 
 def test_a_drill_without_faults_keeps_its_data_in_the_given_directory(
@@ -158,7 +157,7 @@ def test_a_drill_without_faults_keeps_its_data_in_the_given_directory(
     assert number(figure(output, "synced")) == emails
     assert figure(output, "equal documents") == f"{documents}; {emails} at the receiver, in {emails} messages"
     assert "supervisor: ending" in (directory / "drill.log").read_text()
-    assert drilled.leaves_nothing()
+    drilled.wait_until_nothing_is_left()
 
 
 @pytest.mark.timeout(300)
@@ -206,7 +205,7 @@ def test_a_signal_ends_a_drill_without_a_verdict_and_without_leftovers(
     assert code == 1
     assert drilled.output().endswith("The drill was interrupted: no verdict.\n")
     assert "lost" not in drilled.output()
-    assert drilled.leaves_nothing()
+    drilled.wait_until_nothing_is_left()
 
 
 def test_a_directory_without_an_earlier_drill_is_left_alone(tmp_path: Path) -> None:
