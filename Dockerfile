@@ -1,4 +1,4 @@
-# One image for all: web (the default), worker (`arq service.worker.WorkerSettings`) and migrations
+# One image for all: web (the default), worker (`holdfast worker`) and migrations
 # (`holdfast migrate`). Settings come from the environment, none is in the image. See docs/deploy.md.
 FROM python:3.13-slim AS build
 WORKDIR /app

@@ -18,8 +18,9 @@ OLDEST := $(addprefix tests/,system/test_flow.py system/test_structure.py outbou
 	outbound/test_content.py queue/test_arq_queue.py targets/test_document.py web/test_charts.py \
 	test_formatting.py zendesk/test_signature.py)
 
-# Five processes keep two processors busy: some tests wait. Tests that share an expensive fixture run in one of them.
-PYTEST := $(BIN)/pytest --numprocesses 5 --dist loadgroup
+# Four processes keep two processors busy: some tests wait. With more, statements wait too long. Tests that share an
+# expensive fixture run in one of them.
+PYTEST := $(BIN)/pytest --numprocesses 4 --dist loadgroup
 
 .PHONY: demo up drill bench rehearse test test-long test-oldest coverage lint lint-format lint-code lint-types lint-imports \
 	checked compiled format lock dist tag clean
@@ -39,7 +40,7 @@ bench: $(VENV)/.bench  ## measure Holdfast beside what else one would build; it 
 rehearse: $(VENV)/.ready  ## deploy, upgrade, roll back and restore as on Heroku, on this machine
 	@exec $(BIN)/pytest -rP tests/system/test_rehearsal.py
 
-test: checked  ## all that CI runs, but for the oldest Python
+test: checked  ## all that CI runs
 	$(PYTEST)
 
 test-long: checked  ## the same with ten times the examples of each property

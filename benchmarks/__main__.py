@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 import uvloop
 
-from benchmarks import away, intake, large, pickup, work
+from benchmarks import away, gate, intake, large, pickup, work
 from benchmarks.results import Section, render, write
 from benchmarks.testbed import MeasurementError, Testbed, open_testbed
 from service.local.servers import ServerError
@@ -18,6 +18,7 @@ Part = Callable[[Testbed, int, bool], Coroutine[None, None, Section]]
 _PARTS: Mapping[str, Part] = {
     "intake": intake.run,
     "work": work.run,
+    "work-tls": work.run_tls,
     "pickup": pickup.run,
     "away": away.run,
     "large": large.run,
@@ -25,13 +26,22 @@ _PARTS: Mapping[str, Part] = {
 
 
 @click.command()
-@click.argument("part", type=click.Choice([*_PARTS, "all"]))
+@click.argument("part", type=click.Choice([*_PARTS, "all", "gate", "record"]))
 @click.option("--rounds", default=5, show_default=True, help="Rounds; each service is measured once in each.")
 @click.option("--quick", is_flag=True, help="Measure briefly, to test the benchmarks; write nothing.")
 def main(part: str, rounds: int, *, quick: bool) -> None:
-    """Measure Holdfast and other implementations, and write benchmarks/RESULTS.md."""
+    """Measure Holdfast and other implementations, and write benchmarks/RESULTS.md.
+
+    "gate" compares processor times with those in benchmarks/recorded.toml, and "record" writes them there.
+    """
     try:
         with open_testbed() as testbed:
+            if part == "gate":
+                uvloop.run(gate.check(testbed, rounds))
+                return
+            if part == "record":
+                click.echo(uvloop.run(gate.record(testbed, 4 * rounds)))
+                return
             for name in _PARTS if part == "all" else [part]:
                 section = uvloop.run(_PARTS[name](testbed, rounds, quick))
                 text = render(section, rounds)

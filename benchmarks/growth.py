@@ -49,6 +49,9 @@ Postgres generated the rows: {young} e-mails are unfinished, a hundredth of the 
 attachments on average, and a body of 600 bytes. Writes are rolled back. All pages are in memory, because they were read
 before; otherwise each page costs one read of the disk, whatever the number of e-mails.
 
+Zendesk lists an e-mail a second here, so that the smallest database has less than a day. The ledger counts ten days, and
+up to 20,000 e-mails of each: it grows up to that limit, and no further.
+
 """
 
 

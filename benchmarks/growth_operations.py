@@ -6,14 +6,14 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import partial
-from typing import Any, Literal
+from typing import Any
 
 import asyncpg
 from pydantic import SecretStr
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from service.config.settings import Settings
-from service.jobs import arrival, attempts, bulk_retries, refetch, syncs, waiting
+from service.jobs import arrival, attempts, bulk_retries, dismissals, refetch, syncs, waiting
 from service.jobs import retries as job_retries
 from service.jobs.arrival import Arrival
 from service.jobs.attempts import Claim, ClaimRequest, Settlement
@@ -23,14 +23,26 @@ from service.jobs.waiting import Job
 from service.operate.bulk_retry import EXAMINED
 from service.postgres.engine import connect, create_engine
 from service.postgres.search import search
-from service.postgres.selection import Selection
-from service.queries import actions, emails, failures, overview, pages, reconciliations, retries, webhooks
+from service.postgres.selection import RETRY, SYNC, BulkTask, Selection
+from service.queries import (
+    actions,
+    deletable,
+    emails,
+    failures,
+    overview,
+    pages,
+    reconciliations,
+    retries,
+    webhooks,
+)
 from service.queries.changes import list_changes
 from service.queries.emails import EmailFilter
 from service.queries.pages import PageFilter
+from service.queries.remarks import get_remarks
+from service.queries.source import SourceFilter, get_ledger
 from service.queries.webhooks import QuarantineFilter
 from service.queue.suspects import Suspects
-from service.reconcile import contents, expected
+from service.reconcile import contents, expected, recount
 from service.reconcile.repair import resync
 from service.targets.document import read_records
 
@@ -39,6 +51,12 @@ SYNCING = Settings(
     sync_url=(SecretStr("https://erp.acme.example/holdfast"),),
     sync_webhook_secret=(SecretStr("whsec_aG9sZGZhc3QtaG9sZGZhc3QtaG9sZGZhc3QtaG9sZGZhc3Q="),),
 )
+LISTED = "account.zendesk.com"
+ASKING = Settings(
+    zendesk_url=f"https://{LISTED}",
+    zendesk_oauth_token=SecretStr("token"),
+)
+DISMISS, UNDISMISS = BulkTask("dismiss", reason="Redacted."), BulkTask("undismiss")
 BATCH = 100
 
 Operation = Callable[[], Awaitable[object]]
@@ -70,7 +88,7 @@ def changes(db: Database) -> dict[str, Operation]:
 
 def questions(db: Database) -> dict[str, Operation]:
     """Return the operations that read, by name."""
-    return {**_lists(db), **_lists_of_syncs(db), **_reads(db), **_reconciliation(db)}
+    return {**_lists(db), **_lists_of_syncs(db), **_reads(db), **_ledger(db), **_reconciliation(db)}
 
 
 def _arrivals(db: Database) -> dict[str, Operation]:
@@ -114,10 +132,14 @@ def _changes_of_jobs(db: Database) -> dict[str, Operation]:
         "take back 100 abandoned jobs": lambda: attempts.take_back(conn, BATCH, spread=LEASE),
         "take 100 due jobs": lambda: waiting.take_due(conn, BATCH),
         "sweep: take back, then take due": sweep,
-        "retry many, a step": lambda: _retry_many(db, "job", Selection(status="failed")),
+        "retry many, a step": lambda: _retry_many(db, RETRY, Selection(status="failed")),
         "retry many, a step with a text in no e-mail": lambda: _retry_many(
-            db, "job", Selection(status="failed", q="unicorn")
+            db, RETRY, Selection(status="failed", q="unicorn")
         ),
+        "dismiss many, a step": lambda: _retry_many(db, DISMISS, Selection(status="failed", dismissed=False)),
+        "undismiss many, a step": lambda: _retry_many(db, UNDISMISS, Selection(dismissed=True)),
+        "dismiss one": lambda: dismissals.dismiss(conn, [one(db.failed)], "tests", "gone"),
+        "undismiss one": lambda: dismissals.undismiss(conn, [one(db.failed)], "tests"),
         "retry one": lambda: job_retries.retry(conn, [one(db.failed)], "tests"),
         "refetch a content": lambda: refetch.reopen(conn, db.sha256, "tests"),
     }
@@ -127,9 +149,9 @@ def _changes_of_syncs(db: Database) -> dict[str, Operation]:
     conn, one = db.conn, random.choice
     claimed = SyncClaim(one(db.to_sync), 1, 0, 0, 0)
     return {
-        "retry many syncs, a step": lambda: _retry_many(db, "sync", Selection(sync_status="failed")),
+        "retry many syncs, a step": lambda: _retry_many(db, SYNC, Selection(sync_status="failed")),
         "retry many syncs, a step without a match": lambda: _retry_many(
-            db, "sync", Selection(sync_status="not_applicable")
+            db, SYNC, Selection(sync_status="not_applicable")
         ),
         "claim a sync": lambda: syncs.claim(conn, [SyncClaimRequest(one(db.to_sync), LEASE)]),
         "claim 100 due syncs": lambda: syncs.claim_due(conn, BATCH, LEASE, Suspects(16).room_for),
@@ -142,14 +164,15 @@ def _changes_of_syncs(db: Database) -> dict[str, Operation]:
     }
 
 
-async def _retry_many(db: Database, what: Literal["job", "sync"], wanted: Selection) -> None:
-    before = datetime.now(UTC) if what == "sync" else None
-    way = search(wanted, examined=EXAMINED, finished_before=before)
+async def _retry_many(db: Database, task: BulkTask, wanted: Selection) -> None:
+    begun_at = datetime.now(UTC)
+    before = None if task == RETRY else begun_at
+    way = await search(db.conn, wanted, examined=EXAMINED, finished_before=before)
     number = await bulk_retries.begin(
-        db.conn, what, actor="ada", filter={}, per_second=BATCH, planned=1, planned_capped=False
+        db.conn, task, actor="ada", filter={}, per_second=BATCH, planned=1, planned_capped=False
     )
-    step = BulkRetryStep(number, "ada", None)
-    await bulk_retries.retry_next(db.conn, step, what, way.found(BATCH), way.stop(BATCH))
+    step = BulkRetryStep(number, "ada", None, begun_at, task)
+    await bulk_retries.take_step(db.conn, step, way.found(BATCH), way.stop(BATCH))
 
 
 def _listed(db: Database, status: str | None = None, ticket: str | None = None, **more: object) -> Operation:
@@ -166,6 +189,8 @@ def _lists(db: Database) -> dict[str, Operation]:
         "list `completed`": listed("completed"),
         "list `completed`, from the middle": listed("completed", cursor=db.middle["completed"]),
         "list `failed`": listed("failed"),
+        "list dismissed": listed(dismissed=True),
+        "list `failed` that are not dismissed": listed("failed", dismissed=False),
         "list `failed`, from the middle": listed("failed", cursor=db.middle["failed"]),
         "list `queued`": listed("queued"),
         "list a ticket": listed(ticket=db.ticket),
@@ -224,6 +249,35 @@ def _reads(db: Database) -> dict[str, Operation]:
         "overview, counts and the oldest age": lambda: overview.stats(db.engine),
         "overview, all of it": lambda: overview.summarize(db.engine, SYNCING),
     }
+
+
+def _ledger(db: Database) -> dict[str, Operation]:
+    def day(name: str) -> Operation:
+        wanted = SourceFilter.model_validate({"day": f"{datetime.now(UTC):%Y-%m-%d}", "list": name})
+        return lambda: get_ledger(db.engine, ASKING, wanted)
+
+    return {
+        "ledger, newest days": lambda: get_ledger(db.engine, ASKING),
+        "ledger, what is missing or failed on a day": day("open"),
+        "ledger, what is kept of a day": day("kept"),
+        "ledger, what of a day Zendesk does not list": day("unlisted"),
+        "ledger, suspended, lost and changed e-mails": lambda: get_remarks(db.engine),
+        "ledger, tickets to delete, a step": lambda: _run(db, _deletable),
+        "ledger, recount, a step": lambda: _run(
+            db,
+            lambda conn: conn.execute(
+                recount.NEXT,
+                {"account": LISTED, "keys": ["13000001", ""], "after_ticket": "5", "after_comment": ""},
+            ),
+        ),
+        "list what Zendesk changed": _listed(db, zendesk_state="any"),
+        "list what the back-fill found": _listed(db, origin="backfill"),
+    }
+
+
+async def _deletable(conn: AsyncConnection) -> None:
+    given = {"account": LISTED, "keys": ["13000001", ""], "after_ticket": "5", "has_target": True}
+    await deletable.next_tickets(conn, {**given, "before": None, **await deletable.verified(conn)})
 
 
 def _reconciliation(db: Database) -> dict[str, Operation]:

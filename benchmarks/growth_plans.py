@@ -19,7 +19,7 @@ async def plans(db: Database, operation: Operation) -> list[Node]:
     await db.conn.rollback()
     found = []
     for statement, parameters in sent:
-        explain = f"EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) {statement}"
+        explain = f"EXPLAIN (ANALYZE, BUFFERS, TIMING OFF, FORMAT JSON) {statement}"
         plan = (await db.conn.exec_driver_sql(explain, parameters)).scalar_one()
         [explained] = json.loads(plan) if isinstance(plan, str) else plan
         found.append(explained["Plan"])

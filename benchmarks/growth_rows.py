@@ -8,13 +8,13 @@ YOUNG = EXPIRED + CLAIMED + QUEUED + RECEIVED
 # The newest finished e-mails, whose sync is pending.
 TO_SYNC = 300
 
-# E-mail number `i` of $1, one a second, three to a ticket. A hundredth of the old ones failed, and as many syncs did.
+# E-mail number `i` of $1, one in {pause} seconds, three to a ticket. A hundredth of the old ones failed, and as many syncs did.
 # Keys are ordered by time, like the ids of Zendesk's invocations.
 _EMAILS = """
 WITH bytes AS MATERIALIZED (
     SELECT string_agg(sha512(i::text::bytea), NULL ORDER BY i) AS noise FROM generate_series(1, 1024) AS i
 ), email AS (
-    SELECT i, $1::bigint - i AS age, date_trunc('second', now()) - ($1::bigint - i) * interval '1 second' AS time
+    SELECT i, $1::bigint - i AS age, date_trunc('second', now()) - ($1::bigint - i) * interval '{pause} seconds' AS time
     FROM generate_series(1, $1::bigint) AS i
 ), state AS (
     SELECT *, CASE
@@ -30,7 +30,7 @@ INSERT INTO incoming_emails (
     id, zendesk_ticket_id, from_email, from_name, subject, received_at, idempotency_key, attachment_urls,
     raw_body, raw_headers, account_id, invocation_id, processing_status, processing_error, error_code,
     error_host, started_at, completed_at, attempt_number, due_at, lease_until,
-    sync_status, sync_error_code, sync_due_at
+    sync_status, sync_error_code, sync_due_at, comment_id, identified, origin, zendesk_state
 ) OVERRIDING SYSTEM VALUE SELECT
     i, (i * 7919 % ($1 / 3))::text, 'someone.' || i || '@customer.example', 'Someone ' || i,
     'Re: about order number ' || i || ' and what became of it', time,
@@ -47,7 +47,9 @@ INSERT INTO incoming_emails (
     time + interval '3 seconds',
     CASE WHEN status = 'processing' THEN now() + CASE WHEN age < {received} + {queued} + {claimed}
         THEN interval '30 days' ELSE interval '-1 minute' END END,
-    sync, CASE sync WHEN 'failed' THEN 'document_refused' END, time + interval '3 seconds'
+    sync, CASE sync WHEN 'failed' THEN 'document_refused' END, time + interval '3 seconds',
+    i::text, true, CASE WHEN i % 1000 = 3 THEN 'backfill' ELSE 'webhook' END,
+    CASE WHEN i % 1000 = 5 THEN 'redacted' END
 FROM state, bytes
 """
 _ATTACHMENTS = """
@@ -69,16 +71,65 @@ SELECT i, 1, 'worker.1', now(), CASE WHEN ended THEN now() END,
 FROM generate_series(1, $1::bigint) AS i, LATERAL (SELECT $1 - i >= {young} AS ended) AS attempt
 WHERE $1 - i >= {waiting}
 """
+_MESSAGES = """
+INSERT INTO messages (
+    email_id, comment_id, direction, "to", cc, text, text_size, has_html, record_sha256, record_key, record_size
+) SELECT
+    i, i::text, 'inbound', '[]', '[]', 'What became of my order?', 24, false, hash, 'sha256/' || hash, 900
+FROM generate_series(1, $1::bigint) AS i, LATERAL (SELECT encode(sha256(i::text::bytea), 'hex') AS hash) AS record
+"""
+_ANNOUNCEMENTS = """
+INSERT INTO announcements (email_id, idempotency_key, signature_hash, raw_body, raw_headers)
+SELECT i, 'again:' || i, sha256(('again ' || i)::bytea), '{{}}', '[]' FROM generate_series(1, $1::bigint, 10) AS i
+"""
+_MERGED = """
+INSERT INTO merged_emails (id, email_id, idempotency_key)
+SELECT $1 + i, i, 'merged:' || i FROM generate_series(1, $1::bigint, 10) AS i
+"""
+# As `service/postgres/words` makes them; each word begins with the block of its e-mail.
+_WORDS = """
+INSERT INTO email_words (email_id, words)
+SELECT i, (
+    SELECT array_to_tsvector(array_agg(lpad(to_hex(i >> 14), 5, '0') || word))
+    FROM unnest(array_cat(
+        ARRAY['re', 'about', 'order', 'number', 'and', 'what', 'became', 'of', 'it', 'someone', i::text,
+              (i * 7919 % ($1 / 3))::text, 'someone' || i || 'customerexample', 'customerexample', 'example'],
+        CASE WHEN (i + 8) % 10 < 6 THEN ARRAY['invoicepdf', 'pdf'] ELSE '{{}}' END
+    )) AS word
+) FROM generate_series(1, $1::bigint) AS i
+"""
+# What Zendesk lists: each e-mail, and some that are missing here.
+_SOURCES = """
+INSERT INTO sources (account, account_id, complete_since, watermark, checked_at)
+SELECT 'account.zendesk.com', '13000001', now() - $1::bigint * interval '1 second', now(), now()
+"""
+_SOURCE_EMAILS = """
+INSERT INTO source_emails (account, ticket_id, comment_id, created_at)
+SELECT 'account.zendesk.com', (i * 7919 % ($1 / 3))::text, CASE WHEN i % 5000 = 9 THEN 'missing ' ELSE '' END || i,
+    date_trunc('second', now()) - ($1::bigint - i) * interval '1 second'
+FROM generate_series(1, $1::bigint) AS i
+"""
+_SUSPENDED = """
+INSERT INTO suspended_emails (
+    account, suspended_id, text, files, created_at, gone_at, record_sha256, record_key, record_size
+) SELECT
+    'account.zendesk.com', i::text, 'Buy now', '[]', now() - i * interval '1 minute',
+    CASE WHEN i > 200 THEN now() END, '', '', 0
+FROM generate_series(1, 200 + $1::bigint / 10) AS i
+"""
 _QUARANTINED = """
 INSERT INTO quarantined_webhooks (idempotency_key, raw_body, raw_headers, error_code, error, replayed_at)
 SELECT 'invocation:' || i, sha512(i::text::bytea), '[]', 'not_json', 'It is no JSON.', CASE WHEN i > 100 THEN now() END
 FROM generate_series(1, 200 + $1::bigint / 1000) AS i
 """
-_TABLES = ("attempts", "attachments", "incoming_emails", "quarantined_webhooks")
+_TABLES = (
+    *("attempts", "attachments", "email_words", "messages", "announcements", "merged_emails"),
+    *("incoming_emails", "quarantined_webhooks", "source_emails", "suspended_emails", "sources"),
+)
 
 
-async def fill(database: asyncpg.Connection, emails: int, body: int = 600) -> None:
-    """Insert this many e-mails into empty tables, with bodies of `body` bytes, and then build the indexes."""
+async def fill(database: asyncpg.Connection, emails: int, body: int = 600, pause: int = 1) -> None:
+    """Insert e-mails into empty tables, one in `pause` seconds, with bodies of `body` bytes; then build the indexes."""
     numbers = {
         "received": RECEIVED,
         "queued": QUEUED,
@@ -88,9 +139,22 @@ async def fill(database: asyncpg.Connection, emails: int, body: int = 600) -> No
         "to_sync": TO_SYNC,
         "waiting": RECEIVED + QUEUED,
         "body": body,
+        "pause": pause,
     }
     create = await _drop_indexes(database)
-    for statement in (_EMAILS, _ATTACHMENTS, _ATTEMPTS, _QUARANTINED):
+    for statement in (
+        _EMAILS,
+        _ATTACHMENTS,
+        _ATTEMPTS,
+        _MESSAGES,
+        _ANNOUNCEMENTS,
+        _MERGED,
+        _WORDS,
+        _QUARANTINED,
+        _SOURCES,
+        _SOURCE_EMAILS,
+        _SUSPENDED,
+    ):
         await database.execute(statement.format(**numbers), emails)
     for statement in create:
         await database.execute(statement)
@@ -107,7 +171,8 @@ async def _drop_indexes(database: asyncpg.Connection) -> list[str]:
     """Drop indexes and keys, and return the statements that create them again."""
     constraints = await database.fetch(
         "SELECT conrelid::regclass AS on, conname AS name, pg_get_constraintdef(oid) AS definition FROM pg_constraint"
-        " WHERE conrelid::regclass::text = ANY($1) AND contype IN ('p', 'u', 'f') ORDER BY contype = 'f' DESC",
+        " WHERE (conrelid::regclass::text = ANY($1) AND contype IN ('p', 'u', 'f'))"
+        " OR (confrelid::regclass::text = ANY($1) AND contype = 'f') ORDER BY contype = 'f' DESC",
         _TABLES,
     )
     for row in constraints:

@@ -21,7 +21,7 @@ An aim is reached if the median reaches it.
 *Processor time* is the time of the process and its children for one webhook or e-mail. On a busy machine it says more
 than speed.
 
-Holdfast runs with `LOG_LEVEL=WARNING` here; the default, with a line for each webhook and e-mail, costs about 5 % more
+Except for intake, Holdfast runs with `LOG_LEVEL=WARNING`; the default, with a line for each e-mail, costs about 5 % more
 processor time.
 """
 

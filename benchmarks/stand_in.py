@@ -1,11 +1,13 @@
 """A file server with little overhead: generated files, over persistent connections.
 
-/file/NUMBER/BYTES is a file that begins with its number; /slow/NUMBER/SECONDS sends a byte a second.
+/file/NUMBER/BYTES is a file that begins with its number; /slow/NUMBER/SECONDS sends a byte a second. It speaks
+TLS if CERTIFICATE names a file with a certificate and its key.
 """
 
 import asyncio
 import os
 import random
+import ssl
 from functools import partial
 from typing import cast
 
@@ -58,10 +60,14 @@ def _head(size: int) -> bytes:
     ).encode()
 
 
-async def _serve(port: int) -> None:
-    server = await asyncio.get_running_loop().create_server(_Files, "127.0.0.1", port, backlog=512)
+async def _serve(port: int, certificate: str | None) -> None:
+    tls = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH) if certificate else None
+    if tls and certificate:
+        tls.load_cert_chain(certificate)
+    loop = asyncio.get_running_loop()
+    server = await loop.create_server(_Files, "127.0.0.1", port, backlog=512, ssl=tls)
     await server.serve_forever()
 
 
 if __name__ == "__main__":
-    uvloop.run(_serve(int(os.environ["PORT"])))
+    uvloop.run(_serve(int(os.environ["PORT"]), os.environ.get("CERTIFICATE")))

@@ -9,11 +9,12 @@ import sys
 import tempfile
 import time
 from asyncio.subprocess import Process
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from signal import SIGKILL, SIGTERM
+from typing import NamedTuple
 from urllib.parse import urlsplit, urlunsplit
 
 import asyncpg
@@ -148,25 +149,45 @@ class Web:
 
 @asynccontextmanager
 async def web(
-    testbed: Testbed, name: str, command: Sequence[str], variables: Mapping[str, str]
+    testbed: Testbed,
+    name: str,
+    command: Sequence[str],
+    variables: Mapping[str, str],
+    is_ready: Callable[[int], Awaitable[bool]] | None = None,
 ) -> AsyncIterator[Web]:
-    """Run a web process until the block ends; yield it once it listens."""
+    """Run a web process until the block ends; yield it once it answers a request, or `is_ready` says so of its port."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = int(free.getsockname()[1])
     async with program(testbed, name, command, {**variables, "PORT": str(port)}) as process:
         deadline = time.monotonic() + _READY_SECONDS
-        while True:
-            try:
-                _, writer = await asyncio.open_connection("127.0.0.1", port)
-            except OSError:
-                if process.returncode is not None or time.monotonic() > deadline:
-                    raise MeasurementError(f"{name} does not listen: {last_output(testbed, name)}") from None
-                await asyncio.sleep(0.05)
-            else:
-                writer.close()
-                break
+        while not await (is_ready or _answers)(port):
+            if process.returncode is not None or time.monotonic() > deadline:
+                raise MeasurementError(f"{name} does not answer: {last_output(testbed, name)}")
+            await asyncio.sleep(0.05)
         yield Web(port, process)
+
+
+async def listens(port: int) -> bool:
+    """Say whether a process accepts connections."""
+    try:
+        _, writer = await asyncio.open_connection("127.0.0.1", port)
+    except OSError:
+        return False
+    writer.close()
+    return True
+
+
+async def _answers(port: int) -> bool:
+    """Say whether a process answers: a connection alone may only wait for a process that still starts."""
+    try:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(b"GET /healthz HTTP/1.1\r\nHost: holdfast.example\r\nConnection: close\r\n\r\n")
+        answer = await reader.readline()
+        writer.close()
+    except OSError:
+        return False
+    return answer.startswith((b"HTTP/1.1 200", b"HTTP/1.1 404"))  # others than Holdfast have no such page
 
 
 async def first_output(testbed: Testbed, name: str, process: Process) -> str:
@@ -191,11 +212,23 @@ async def _end(process: Process) -> None:
         await process.wait()
 
 
-def cpu_seconds(process: Process) -> float:
-    """Return the processor time of a process and its children, in seconds."""
+class CpuTime(NamedTuple):
+    """Processor time in seconds: of the program, and of the kernel for it."""
+
+    user: float
+    system: float
+
+
+def cpu_time(process: Process) -> CpuTime:
+    """Return the processor time of a process and its children."""
     main = psutil.Process(process.pid)
     times = [one.cpu_times() for one in (main, *main.children(recursive=True))]
-    return float(sum(time.user + time.system for time in times))
+    return CpuTime(float(sum(time.user for time in times)), float(sum(time.system for time in times)))
+
+
+def cpu_seconds(process: Process) -> float:
+    """Return the processor time of a process and its children, in seconds."""
+    return sum(cpu_time(process))
 
 
 def peak_bytes(process: Process) -> int:

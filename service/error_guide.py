@@ -29,12 +29,12 @@ class Group:
 GROUPS = (
     Group(
         "E-mails and their files",
-        "An e-mail, a file or an attempt shows these codes. A failed e-mail stays failed until somebody retries it.",
+        "An e-mail, a file or an attempt shows these codes. A failed e-mail stays failed until somebody retries it. What nobody can repair is dismissed with a reason.",
         (
             Advice(
                 "attachment_gone",
                 "Zendesk answered 410: the file was deleted.",
-                "Look at the ticket in Zendesk. If the file is gone there, nothing can be fetched.",
+                "Look at the ticket in Zendesk. If the file is gone there, dismiss the e-mail: `holdfast emails dismiss ID`.",
             ),
             Advice(
                 "not_found",
@@ -62,8 +62,20 @@ GROUPS = (
             ),
             Advice(
                 "redacted",
-                "The file was redacted in Zendesk: it is empty now.",
-                "Nothing can be fetched. A copy that was stored before stays.",
+                "The file was redacted or deleted in Zendesk before it was stored.",
+                "Nothing can be fetched. Dismiss the e-mail: `holdfast emails dismiss ID`. A copy that was stored before stays.",
+            ),
+            Advice(
+                "malware_found",
+                "Zendesk found malware in the file, and gives it out only if an administrator allows that.",
+                "If the file is wanted nevertheless, allow the download in Zendesk. Holdfast looks again every day for a"
+                " month, or at once after a retry. If it is not wanted, dismiss the e-mail.",
+                can_be_retried=True,
+            ),
+            Advice(
+                "not_scanned",
+                "Zendesk has not scanned the file for malware yet.",
+                "Wait: Holdfast looks again after 1, 6 and 36 minutes, and then fetches the file as it is.",
             ),
             Advice(
                 "not_ready",
@@ -174,14 +186,30 @@ GROUPS = (
             ),
             Advice(
                 "rate_limited",
-                "Zendesk accepts no more requests for now.",
-                "Wait: Holdfast continues by itself. If it happens often, look which other programs use the API.",
+                "Zendesk accepts no more requests for now, or Holdfast has used up its share of the account's rate limit.",
+                "Wait: Holdfast continues by itself. If it happens often, raise ZENDESK_CALLS_PERCENT, or look which other "
+                "programs use the API.",
+            ),
+            Advice(
+                "original_not_available",
+                "Zendesk does not give the original of this e-mail to programs.",
+                "Nothing is to be done: text, HTML and files are kept without it. Agents can see it in the ticket.",
+            ),
+            Advice(
+                "original_unfit",
+                "Zendesk's answer for the original of this e-mail is another e-mail, or none.",
+                "Nothing is to be done: text, HTML and files are kept without it.",
             ),
             Advice(
                 "comment_not_found",
                 "The ticket has no comment with this id yet, or the credentials cannot see it.",
                 "Give the user of the OAuth client access to all tickets and private comments.",
                 can_be_retried=True,
+            ),
+            Advice(
+                "files_left",
+                "Zendesk listed another file of the e-mail while an attempt ran.",
+                "Wait: another attempt follows at once.",
             ),
             Advice(
                 "files_not_listed",
@@ -333,7 +361,13 @@ GROUPS = (
             Advice(
                 "signature_mismatch",
                 "The signature does not match the body.",
-                "Copy the signing secret into ZENDESK_WEBHOOK_SECRETS again, and let the proxy pass the body unchanged.",
+                "Run `holdfast connect`, or copy the signing secret into ZENDESK_WEBHOOK_SECRETS again. Let the proxy pass the body unchanged.",
+            ),
+            Advice(
+                "signing_secrets_late",
+                "The signature is unknown, and Zendesk or Postgres has not told the signing secrets yet. Zendesk is asked once a "
+                "minute, so most webhooks of a stranger end like this, too.",
+                "Wait: Zendesk repeats the webhook. If it stays, run `holdfast check`.",
             ),
             Advice(
                 "timestamp_missing",
@@ -369,7 +403,7 @@ GROUPS = (
     ),
     Group(
         "Webhooks in quarantine",
-        "The webhook is kept byte for byte. When it can be parsed: `holdfast quarantine replay ID`.",
+        "The webhook is kept byte for byte. When it can be parsed: `holdfast quarantine replay ID`. If never: `holdfast quarantine dismiss ID`.",
         (
             Advice(
                 "not_json",
@@ -488,6 +522,16 @@ GROUPS = (
                 "The e-mail has no attachment at this position.",
                 "Look at `holdfast emails show ID`.",
             ),
+            Advice(
+                "message_not_found",
+                "The e-mail has no such part: it was not fetched from Zendesk's API, or has no HTML or no original.",
+                "Look at `holdfast emails show ID`. A retry of the e-mail asks Zendesk again.",
+            ),
+            Advice(
+                "message_too_large",
+                "The message is too large, or its HTML too complex, to be read here.",
+                "Download `record.json`, which is Zendesk's own JSON of the comment.",
+            ),
             Advice("content_not_found", "No file has this SHA-256.", "Check the hash."),
             Advice(
                 "request_not_found",
@@ -514,6 +558,24 @@ GROUPS = (
             ),
             Advice("not_running", "The run is over already.", "Nothing."),
             Advice(
+                "not_failed",
+                "Nothing of the e-mail failed, or it is retried at this moment: it cannot be dismissed.",
+                "Nothing: it needs no attention.",
+            ),
+            Advice("already_dismissed", "Somebody dismissed it before.", "Read the reason there."),
+            Advice("not_dismissed", "It is not dismissed, or it failed again since.", "Nothing."),
+            Advice(
+                "already_replayed", "The webhook was replayed: it cannot be dismissed.", "Look at its e-mail."
+            ),
+            Advice("not_open", "The finding is no open difference.", "Nothing: it needs no attention."),
+            Advice("reason_missing", "A dismissal needs a reason.", "Say why nobody can repair it."),
+            Advice("reason_too_long", "The reason is too long.", "Write at most 500 characters."),
+            Advice(
+                "finding_not_found",
+                "There is no such finding.",
+                "Look at `holdfast reconcile show ID --json`.",
+            ),
+            Advice(
                 "not_stored",
                 "The file is not stored, or not yet.",
                 "Look at the e-mail: its file has a status and a reason.",
@@ -522,6 +584,11 @@ GROUPS = (
                 "not_shown",
                 "There is no preview for files of this type.",
                 "Download the file.",
+            ),
+            Advice(
+                "not_searched",
+                "Zendesk was not searched for its e-mails yet, or there are no credentials to ask it.",
+                "Set ZENDESK_OAUTH_CLIENT_ID, ZENDESK_OAUTH_CLIENT_SECRET and BACKFILL_MINUTES, run a worker, and wait for the first search: `holdfast complete`.",
             ),
             Advice(
                 "sync_off",
@@ -547,6 +614,11 @@ GROUPS = (
             Advice(
                 "database_deadlock",
                 "Postgres ended the statement because of a deadlock.",
+                "Nothing: Holdfast repeats it. Report it if it happens often.",
+            ),
+            Advice(
+                "identity_busy",
+                "Other processes changed the e-mails of a comment at the same moment.",
                 "Nothing: Holdfast repeats it. Report it if it happens often.",
             ),
             Advice(
@@ -593,9 +665,50 @@ GROUPS = (
         ),
     ),
     Group(
-        "Commands",
-        "`holdfast storage move`, `holdfast takeover` and `holdfast emails export` show these codes.",
+        "Back-fill",
+        "`holdfast backfill`, the log and the alert `backfill` show these codes, and those of calls to Zendesk above.",
         (
+            Advice(
+                "exports_closed",
+                "Zendesk closed the export of events for these credentials: they need an administrator, or the account has none.",
+                "Nothing is to be done: Holdfast reads the list of changed tickets instead, and tries the export again daily.",
+            ),
+            Advice(
+                "stuck_second",
+                "More events share one second than Zendesk's export ever shows.",
+                "Nothing is to be done: Holdfast reads this time by the list of changed tickets.",
+            ),
+            Advice(
+                "cursor_died",
+                "Zendesk ended the list of changed tickets before its end, again and again.",
+                "Wait for the next search. If it stays, look at Zendesk's status page.",
+            ),
+            Advice(
+                "lease_lost",
+                "Another process went on with the search.",
+                "Nothing is to be done. What the first process found late was not saved twice.",
+            ),
+        ),
+    ),
+    Group(
+        "Commands",
+        "`holdfast connect`, `holdfast storage move`, `holdfast takeover` and `holdfast emails export` show these codes.",
+        (
+            Advice(
+                "invalid_record",
+                "Zendesk refuses the values of a webhook or trigger.",
+                "Read Zendesk's words in the message; correct what they name, or make it by hand: docs/zendesk.md.",
+            ),
+            Advice(
+                "webhook_test_failed",
+                "Zendesk's test of the webhook did not reach this Holdfast.",
+                "Check that the address is public and leads to `holdfast web`, and run `holdfast connect` again.",
+            ),
+            Advice(
+                "trigger_in_use",
+                "A trigger notifies the webhook, and does other things too.",
+                "Remove its action for the webhook in Zendesk, then run `holdfast connect --remove` again.",
+            ),
             Advice(
                 "nothing_there",
                 "FROM has no objects.",
@@ -686,7 +799,12 @@ GROUPS = (
             Advice(
                 "signatures",
                 "Webhooks have wrong signatures.",
-                "Compare ZENDESK_WEBHOOK_SECRETS with the signing secret in Zendesk.",
+                "Run `holdfast connect`, or compare ZENDESK_WEBHOOK_SECRETS with the signing secret in Zendesk.",
+            ),
+            Advice(
+                "drift",
+                "The webhook or the trigger at Zendesk was changed, or does not do its work.",
+                "Run `holdfast check`; `holdfast connect --repair` shows the changes, and puts them back.",
             ),
             Advice(
                 "credentials",
@@ -713,6 +831,21 @@ GROUPS = (
                 "sync",
                 "Finished e-mails do not reach the target.",
                 "Run `holdfast check`, then look at `holdfast emails list --sync-status failed`.",
+            ),
+            Advice(
+                "lost",
+                "Zendesk has e-mails that no webhook announced. They were found and kept.",
+                "Look at the trigger's conditions and at the webhook's activity in Zendesk.",
+            ),
+            Advice(
+                "backfill",
+                "Zendesk could not be searched for lost e-mails for too long.",
+                "Run `holdfast backfill`, and look at the code that it shows.",
+            ),
+            Advice(
+                "suspended",
+                "Zendesk holds back new e-mails as suspended.",
+                "Look at the suspended tickets in Zendesk, and recover those that are no spam.",
             ),
             Advice(
                 "reconciliation",

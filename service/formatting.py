@@ -9,8 +9,11 @@ _HIDDEN = (
     r"\x7f-\x9f\u061c\u180e\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb\ud800-\udfff"
     r"\U000e0000-\U000e007f"
 )
+# What no honest text has: control characters, the two overrides of the direction, and lone surrogates.
+_UNWRITTEN = r"\x7f-\x9f\u202d\u202e\ud800-\udfff"
 _UNPRINTABLE = re.compile(rf"[\x00-\x1f{_HIDDEN}]")
 _UNPRINTABLE_IN_LINES = re.compile(rf"[\x00-\x08\x0b-\x1f{_HIDDEN}]")
+_UNREADABLE = re.compile(rf"[\x00-\x08\x0b-\x1f{_UNWRITTEN}]")
 
 _LONGEST_FILE_NAME = 150
 _UNITS = (("d", 86400, "h", 3600), ("h", 3600, "min", 60), ("min", 60, "s", 1))
@@ -50,6 +53,19 @@ def one_line(text: str, longest: int | None = None) -> str:
     """Make one line of printable characters, cut to `longest` of them."""
     line = printable(" ".join(text.split()))
     return line if longest is None or len(line) <= longest else f"{line[: longest - 1]}…"
+
+
+def readable_lines(text: str) -> str:
+    """Keep a person's text as written: joiners, marks of direction and emoji too, which `printable` replaces.
+
+    Isolate it where it is shown: its direction of writing must not go on behind it.
+    """
+    return _UNREADABLE.sub("\ufffd", text.replace("\r\n", "\n").replace("\r", "\n"))
+
+
+def readable_line(text: str) -> str:
+    """Make one line of a person's text, and keep it as written, as `readable_lines` does."""
+    return readable_lines(" ".join(text.split()))
 
 
 def safe_file_name(name: str | None, *, otherwise: str) -> str:

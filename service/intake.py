@@ -16,15 +16,13 @@ from sqlalchemy.dialects.postgresql import ARRAY, insert
 from sqlalchemy.ext.asyncio import AsyncConnection
 from structlog.contextvars import bind_contextvars
 
-from service.errors import Permanent, Rejected, Transient
+from service.errors import Permanent, Rejected
 from service.faultpoints import reach
 from service.jobs.arrival import Arrival, receive
 from service.jobs.attachments import announced_row
-from service.jobs.waiting import Job
 from service.postgres.email_tables import IgnoredWebhook, QuarantinedWebhook
-from service.postgres.engine import TOO_LONG, connect
+from service.postgres.engine import TOO_LONG, connect, unconfirmed
 from service.postgres.operation_tables import OperatorAction
-from service.postgres.pool import refusal
 from service.resources import Resources
 from service.telemetry.metrics import IGNORED_EVENTS, event_type_label
 from service.zendesk import parsing, payloads
@@ -78,24 +76,26 @@ async def accept(
     request, and that is harmless.
     """
     request = {**_request_columns(headers, body), "signature_hash": signature_hash, "late": late}
-    async with _budget(res):
-        try:
-            email = parsing.read(headers, body)
-            if isinstance(email, payloads.Ignored):
-                return await _ignore(res, request, email.event_type)
-            key = payloads.idempotency_key(email, headers, body)
-            if not request["invocation_id"]:
-                bind_contextvars(invocation=key)
-            result, is_same = await _record(res, email, {**request, "idempotency_key": key})
-        except (Unreadable, Permanent) as exc:  # Permanent: Postgres cannot store a value of it
+    until = asyncio.get_running_loop().time() + res.settings.database_seconds
+    try:
+        email = parsing.read(headers, body)
+        if isinstance(email, payloads.Ignored):
+            return await _ignore(res, request, email.event_type, until)
+        key = payloads.idempotency_key(email, headers, body)
+        if not request["invocation_id"]:
+            bind_contextvars(invocation=key)
+        result, is_same = await _record(res, email, {**request, "idempotency_key": key}, until)
+    except (Unreadable, Permanent) as exc:  # Permanent: Postgres cannot store a value of it
+        async with _budget(until):
             key = payloads.idempotency_key(None, headers, body)
             number = await _quarantine(res, {**request, "idempotency_key": key}, exc.code, exc.message)
-            return IntakeResult("quarantined", number)
-        if not is_same:
-            # A template may give one `webhook_id` to different e-mails, and only a person can tell.
-            message = f"E-mail {result.number} has the same key {key!r}, but another body."
+        return IntakeResult("quarantined", number)
+    if not is_same:
+        # A template may give one `webhook_id` to different e-mails, and only a person can tell.
+        message = f"E-mail {result.number} has the same key {key!r}, but another body."
+        async with _budget(until):
             await _quarantine(res, {**request, "idempotency_key": _body_key(body)}, "key_reused", message)
-        return result
+    return result
 
 
 async def replay(
@@ -138,17 +138,17 @@ def invocation_of(headers: Mapping[str, str]) -> str:
 
 
 @asynccontextmanager
-async def _budget(res: Resources) -> AsyncIterator[None]:
-    """Bound the block to the time budget for Postgres; raises Transient."""
+async def _budget(until: float | None) -> AsyncIterator[None]:
+    """End the block at this time of the loop; raises Transient."""
     try:
-        async with asyncio.timeout(res.settings.database_seconds):
+        async with asyncio.timeout_at(until):
             yield
     except TimeoutError:
-        raise refusal() or Transient("database_slow", "Postgres did not confirm it in time.") from None
+        raise unconfirmed() from None
 
 
 async def _record(
-    res: Resources, email: payloads.Email, request: dict[str, Any]
+    res: Resources, email: payloads.Email, request: dict[str, Any], until: float | None = None
 ) -> tuple[IntakeResult, bool]:
     """Record an e-mail and dispatch its job, or find the one with its key; tell whether the body is the same."""
     row = {
@@ -160,14 +160,16 @@ async def _record(
     }
     files = [announced_row(position, file) for position, file in enumerate(email.attachments)]
     try:
-        recorded = await res.batch(receive, Arrival(row, files), size=len(row["raw_body"]))
+        recorded = await res.batch(receive, Arrival(row, files), len(row["raw_body"]), until)
     except Permanent as exc:
-        raise await _with_column(res, exc, row, files) from exc
-    if not recorded.is_new:
-        return IntakeResult("duplicate", recorded.email_id), recorded.is_same
-    reach(res.settings.fault_points, "after_commit", email.ticket_id)
-    res.dispatcher.dispatch(Job(recorded.email_id, 1))
-    return IntakeResult("accepted", recorded.email_id), True
+        async with _budget(until):
+            raise await _with_column(res, exc, row, files) from exc
+    if recorded.is_new:
+        reach(res.settings.fault_points, "after_commit", email.ticket_id)
+    if recorded.job is not None:
+        res.dispatcher.dispatch(recorded.job)
+    result = IntakeResult("accepted" if recorded.is_new else "duplicate", recorded.email_id)
+    return result, recorded.is_same
 
 
 async def _with_column(
@@ -188,13 +190,13 @@ async def _with_column(
     return Permanent(error.code, f"{about}{error.message}")
 
 
-async def _ignore(res: Resources, request: dict[str, Any], event_type: str) -> IntakeResult:
+async def _ignore(res: Resources, request: dict[str, Any], event_type: str, until: float) -> IntakeResult:
     """Store an event that is not used, like all requests with a 2xx: a later version may use it."""
     row = {name: request[name] for name in REQUEST} | {
         "idempotency_key": _body_key(request["raw_body"]),
         "event_type": event_type[:MOST_EVENT_TYPE],
     }
-    number = await res.batch(keep_ignored, row, size=len(row["raw_body"]))
+    number = await res.batch(keep_ignored, row, len(row["raw_body"]), until)
     IGNORED_EVENTS.labels(event_type_label(event_type)).inc()
     return IntakeResult("ignored", number)
 

@@ -36,7 +36,8 @@ from service.storage.objects import Storage, open_storage
 from service.targets.circuit_breaker import CircuitBreakers
 from service.targets.target import AcceptedDocuments, Target, open_targets
 from service.telemetry.exporters import Traces, open_sentry, open_traces
-from service.zendesk.account import Account, account_of
+from service.zendesk.account import Account, LearnedSecrets, account_of
+from service.zendesk.budget import EXPORTS, SharedBudget
 from service.zendesk.client import ZendeskClient
 from service.zendesk.signature import Streak
 
@@ -57,6 +58,14 @@ T = TypeVar("T")
 
 
 @dataclass(frozen=True)
+class LookUp:
+    """A running look-up of a ticket, and the e-mails whose attempts wait for it: they read their files afterwards."""
+
+    task: asyncio.Task[None]
+    email_ids: set[int]
+
+
+@dataclass(frozen=True)
 class Resources:
     """The live resources of a process, passed to each step as `res`."""
 
@@ -74,8 +83,10 @@ class Resources:
     slots: asyncio.Semaphore  # concurrent downloads
     host_slots: WeakValueDictionary[str, asyncio.Semaphore] = field(default_factory=WeakValueDictionary)
     claims: set[tuple[int, int]] = field(default_factory=set)  # fencing tokens of the running attempts
+    look_ups: dict[tuple[str, str], LookUp] = field(default_factory=dict)  # by account and ticket
     accepted: AcceptedDocuments = field(default_factory=AcceptedDocuments)
     bad_signatures: Streak = field(default_factory=Streak)
+    learned_secrets: LearnedSecrets = field(default_factory=LearnedSecrets)
 
     async def run(self, statement: Callable[[AsyncConnection], Awaitable[T]]) -> T:
         """Run a statement within the time budget; raises as `postgres.engine.run` does."""
@@ -135,7 +146,10 @@ async def open_resources(settings: Settings, process: str = WORKER) -> AsyncIter
         for target in targets:
             stack.push_async_callback(target.close)
         egress = Egress(account.download_hosts, settings.download_private_networks)
-        zendesk = ZendeskClient(account, await stack.enter_async_context(open_session(egress)), egress)
+        session = await stack.enter_async_context(open_session(egress))
+        budget = SharedBudget(batch, account.url, settings.zendesk_calls_percent)
+        exports = SharedBudget(batch, account.url, 100, EXPORTS)
+        zendesk = ZendeskClient(account, session, egress, budget, exports)
         stack.push_async_callback(zendesk.close)
         yield Resources(
             settings=settings,

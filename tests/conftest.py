@@ -1,6 +1,7 @@
 """Real servers for every test: Postgres built by the migrations, Valkey, and a Zendesk that speaks HTTP."""
 
 import asyncio
+import gc
 import os
 import signal
 import warnings
@@ -13,6 +14,7 @@ from uuid import uuid4
 import asyncpg
 import hypothesis
 import pytest
+import pytest_asyncio
 from aiohttp import ClientSession, web
 from alembic.config import main as alembic
 from arq.worker import Worker, create_worker
@@ -27,12 +29,14 @@ from service.resources import Resources, open_resources
 from service.telemetry import logs
 from service.web.app import create_app
 from service.web.handling.keys import RES
-from service.web.handling.prefix import Runner
+from service.web.plain_webhooks import Runner
 from service.worker.settings import worker_settings
+from tests.support.erasing import Eraser
 from tests.support.examples import examples
 from tests.support.forked import Program, end_server
 from tests.support.processes import left_with, wait_for
 from tests.support.s3 import ACCESS_KEY, SECRET, Bucket, proxied, s3
+from tests.support.statements import share_compiled_statements
 
 pytest_plugins = ["tests.support.cpu"]
 
@@ -41,7 +45,9 @@ ROOT = Path(__file__).resolve().parent.parent
 API_TOKEN = "api-token-of-the-tests"
 # A table with a foreign key stands before the table that it refers to.
 TABLES = (
-    "attachments, attempts, incoming_emails, quarantined_webhooks, ignored_webhooks, operator_actions, bulk_retries, workers,"
+    "attachments, attempts, messages, announcements, merged_emails, email_words, incoming_emails, tickets, api_budgets,"
+    " source_emails, backfills, sources, suspended_emails, refused_tickets, signing_secrets, connections,"
+    " quarantined_webhooks, ignored_webhooks, operator_actions, bulk_retries, workers,"
     " alert_deliveries, alerts, alert_watch, reconciliation_findings, reconciliations, ended_sessions"
 )
 # Truncating takes 100 ms for the files of all indexes, deleting a few rows takes 1 ms. Tables with many rows are
@@ -79,12 +85,16 @@ hypothesis.settings.register_profile(
 )
 hypothesis.settings.load_profile("unhurried")
 
+share_compiled_statements()
+
 
 # Modules with expensive fixtures: all tests of such a module run in one process, so that each fixture is made once.
 TOGETHER = {
     "tests/postgres/test_plans.py",  # a database of 50,000 e-mails
     "tests/web/test_browser.py",  # Chromium
+    "tests/web/test_complete_page.py",  # Chromium
     "tests/web/test_generated_client.py",  # the client
+    "tests/web/test_message_browser.py",  # Chromium
 }
 
 
@@ -95,6 +105,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         module = item.nodeid.partition("::")[0]
         if module in TOGETHER:
             item.add_marker(pytest.mark.xdist_group(module.rpartition("/")[2].removesuffix(".py")))
+
+
+def pytest_collection_finish() -> None:
+    """Let collections skip the loaded modules and the collected tests, and be rarer."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(20_000, 10, 10)
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -156,11 +173,23 @@ def non_blocking() -> Iterator[BlockBuster]:
         yield blockbuster
 
 
+@pytest_asyncio.fixture(scope="session", loop_scope="session")
+async def eraser(database_url: str) -> AsyncIterator[Eraser]:
+    eraser = Eraser(database_url, EMPTY)
+    yield eraser
+    await eraser.close()
+
+
+@pytest_asyncio.fixture(loop_scope="session")
+async def no_rows(eraser: Eraser) -> None:
+    """Empty the database."""
+    await eraser.erase()
+
+
 @pytest.fixture
-async def database(database_url: str) -> AsyncIterator[asyncpg.Connection]:
+async def database(database_url: str, no_rows: None) -> AsyncIterator[asyncpg.Connection]:
     """Connect to a database without rows."""
     connection = await asyncpg.connect(database_url)
-    await connection.execute(EMPTY)
     yield connection
     await connection.close()
 
@@ -216,6 +245,8 @@ def common_settings(database_url: str, redis_url: str) -> Settings:
         download_hosts=("127.0.0.1",),
         download_private_networks=True,
         early_seconds=0,
+        backfill_minutes=0,  # the tests of the back-fill alone make its calls
+        database_seconds=30,  # a busy machine may keep Postgres from answering for seconds
         lease_seconds=10,  # a busy machine may keep a loop from renewing it for seconds
         sweep_seconds=0.1,
         retry_min_seconds=0.1,
@@ -226,9 +257,7 @@ def common_settings(database_url: str, redis_url: str) -> Settings:
 
 
 @pytest.fixture
-def settings(
-    database: asyncpg.Connection, common_settings: Settings, zendesk: Zendesk, tmp_path: Path
-) -> Settings:
+def settings(no_rows: None, common_settings: Settings, zendesk: Zendesk, tmp_path: Path) -> Settings:
     """Settings with an empty database, and a Zendesk and a storage for this test alone."""
     return common_settings.model_copy(
         update={
@@ -317,12 +346,15 @@ async def eventually(condition: Callable[[], Awaitable[T | None]], seconds: floa
 
 @asynccontextmanager
 async def serving(
-    settings: Settings, zendesk: Zendesk, routes: Sequence[web.RouteDef] = ()
+    settings: Settings,
+    zendesk: Zendesk,
+    routes: Sequence[web.RouteDef] = (),
+    kind: type[web.AppRunner] = Runner,
 ) -> AsyncIterator[Server]:
     """Run the web server as `serve` does; aiohttp's TestServer would cancel a handler whose client leaves."""
     app = create_app(settings)
     app.add_routes(routes)
-    runner = Runner(app, access_log=None, shutdown_timeout=2, auto_decompress=False)
+    runner = kind(app, access_log=None, shutdown_timeout=2, auto_decompress=False)
     async with ClientSession() as session:
         await runner.setup()
         await web.TCPSite(runner, "127.0.0.1", 0).start()

@@ -1,4 +1,4 @@
-"""The limit of "Intake": a web process that verifies and parses a webhook, answers 200, and saves nothing."""
+"""The limit of "Intake": a web process that verifies and parses a webhook, answers 200; it saves, logs and counts nothing."""
 
 import os
 

@@ -4,7 +4,7 @@ from datetime import timedelta
 
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from service.alerts import credentials, failures, reconciliation, syncs, webhooks, workers
+from service.alerts import connection, credentials, failures, reconciliation, source, syncs, webhooks, workers
 from service.alerts.condition import Condition, OpenAlerts, clean
 from service.alerts.record import Turn
 from service.config.settings import Settings
@@ -29,7 +29,9 @@ async def find_conditions(
         *await credentials.find_waiting(conn, limit, now),
         *await webhooks.find_silence(conn, newest, now, settings.alert_silence_seconds, opened),
         *webhooks.find_bad_signatures(turn, newest, settings.alert_signature_failures),
+        *await connection.find(conn),
         *await reconciliation.find(conn, settings.reconcile_hours),
+        *await source.find(conn, settings),
         *_find_connections(await usage(conn), refused=refused),
     ]
     if settings.sync_url:

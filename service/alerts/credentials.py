@@ -51,6 +51,7 @@ SELECT code, count(*), min(received_at), min(id), min(processing_error)
 FROM unnest(:codes) AS every(code) CROSS JOIN LATERAL (
     SELECT id, received_at, processing_error FROM incoming_emails
     WHERE error_code = every.code AND processing_status || '' = 'queued' AND received_at < now() - :limit
+        AND origin <> 'backfill'  -- these leave calls to others, and wait for it
     ORDER BY id LIMIT (SELECT :cap)
 ) AS waiting
 GROUP BY code

@@ -10,6 +10,7 @@ from sqlalchemy import Integer, Interval, bindparam, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from service.alerts.condition import Condition, OpenAlerts, clean, number
+from service.postgres.email_tables import OPEN_FAILED
 
 # Older failures cause no alert: a first start may find years of them.
 RECENT = timedelta(days=1)
@@ -35,7 +36,7 @@ class FailedGroup:
 
 
 async def find(conn: AsyncConnection, opened: OpenAlerts) -> list[Condition]:
-    """Report errors of e-mails that failed within a day and are still failed."""
+    """Report errors of e-mails that failed within a day, and that nobody has retried or dismissed."""
     return group([FailedGroup(*row) for row in await conn.execute(_GROUPS)], opened)
 
 
@@ -76,11 +77,11 @@ def _condition(key: str, place: str, groups: Sequence[FailedGroup]) -> Condition
 
 # A loose index scan over the groups, which reads the newest e-mails of each. The limit in a subquery is unknown to
 # the planner, so it scans the index in order.
-_GROUPS = text("""
+_GROUPS = text(f"""
 WITH RECURSIVE kind AS (
     (
         SELECT coalesce(error_code, '') AS code, coalesce(error_host, '') AS host, 1 AS place
-        FROM incoming_emails WHERE processing_status = 'failed'
+        FROM incoming_emails WHERE {OPEN_FAILED}
         ORDER BY coalesce(error_code, ''), coalesce(error_host, '') LIMIT 1
     )
     UNION ALL
@@ -88,7 +89,7 @@ WITH RECURSIVE kind AS (
     FROM kind CROSS JOIN LATERAL (
         SELECT coalesce(error_code, '') AS code, coalesce(error_host, '') AS host
         FROM incoming_emails
-        WHERE processing_status = 'failed'
+        WHERE {OPEN_FAILED}
             AND (coalesce(error_code, ''), coalesce(error_host, '')) > (kind.code, kind.host)
         ORDER BY coalesce(error_code, ''), coalesce(error_host, '') LIMIT 1
     ) AS next
@@ -100,7 +101,7 @@ SELECT kind.code, kind.host, recent.count, recent.email_id, coalesce(
 FROM kind CROSS JOIN LATERAL (
     SELECT count(*) AS count, max(id) AS email_id FROM (
         SELECT id, completed_at FROM incoming_emails
-        WHERE processing_status = 'failed'
+        WHERE {OPEN_FAILED}
             AND coalesce(error_code, '') = kind.code AND coalesce(error_host, '') = kind.host
             AND received_at > now() - :received
         ORDER BY received_at DESC, id DESC LIMIT (SELECT :most)
@@ -108,7 +109,7 @@ FROM kind CROSS JOIN LATERAL (
     WHERE completed_at > now() - :recent
 ) AS recent
 WHERE recent.count > 0
-""").bindparams(
+""").bindparams(  # noqa: S608 words of ours
     bindparam("groups", MAX_GROUPS, Integer()),
     bindparam("most", MAX_PER_GROUP, Integer()),
     bindparam("received", RECEIVED, Interval()),

@@ -26,10 +26,14 @@ _RESOLVED = {
     "workers": "All workers are running, or were replaced.",
     "no_worker": "A worker is running again, or no e-mail is due.",
     "sync": "No sync waits too long any more, and no sync of the last 24 hours is still failed.",
+    "drift": "Webhook and trigger at Zendesk are as they should be, and webhooks arrive.",
     "credentials": "The credentials for Zendesk are an OAuth client.",
     "zendesk": "No e-mail waits too long for Zendesk's API any more.",
     "connections": "Postgres has free connections again.",
     "reconciliation": "Reconciliations run again, and nothing differs.",
+    "lost": "No webhook of the last 24 hours was lost, or a day passed since.",
+    "backfill": "Zendesk is searched for lost e-mails again.",
+    "suspended": "Zendesk holds back no e-mail of the last 24 hours as suspended.",
     "reconciliation restored": "This alert ends after one day. E-mails that were not restored are still missing.",
 }
 

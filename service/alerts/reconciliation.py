@@ -27,7 +27,7 @@ async def find(conn: AsyncConnection, reconcile_hours: int) -> list[Condition]:
             f" the storage: {found}.\n"
             "`holdfast reconcile list` shows the runs. `holdfast reconcile --fix` repairs differences,"
             " `holdfast storage verify --fix` those that a verification found. After another repair,"
-            " `holdfast reconcile` closes them."
+            " `holdfast reconcile` closes them. What nobody can repair is dismissed on the page of its run."
         )
         conditions.append(
             Condition(

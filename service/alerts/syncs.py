@@ -7,7 +7,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from service.alerts.condition import COUNT_CAP, Condition, clean, number
 from service.formatting import duration
-from service.postgres.email_tables import NOT_SYNCED, TO_SYNC
+from service.postgres.email_tables import OPEN_NOT_SYNCED, TO_SYNC
 
 # Older failures cause no alert.
 RECENT = timedelta(days=1)
@@ -52,7 +52,7 @@ _FAILED = text(f"""
 SELECT counted.emails, counted.email_id, email.sync_error_code AS code, email.sync_error AS reason
 FROM (
     SELECT count(*) AS emails, max(id) AS email_id FROM (
-        SELECT id, sync_due_at FROM incoming_emails WHERE {NOT_SYNCED} ORDER BY id DESC LIMIT (SELECT :most)
+        SELECT id, sync_due_at FROM incoming_emails WHERE {OPEN_NOT_SYNCED} ORDER BY id DESC LIMIT (SELECT :most)
     ) AS newest WHERE sync_due_at > now() - :recent
 ) AS counted LEFT JOIN incoming_emails AS email ON email.id = counted.email_id
 """).bindparams(  # noqa: S608 words of ours

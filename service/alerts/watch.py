@@ -49,7 +49,8 @@ async def record_bad_signatures(res: Resources) -> None:
     """Save this process's streak of bad signatures; requests with bad signatures themselves write nothing."""
     streak = res.bad_signatures
     length, code, ago = streak.length, streak.code, timedelta(seconds=streak.age)
-    if length >= res.settings.alert_signature_failures and length > streak.noted:
+    is_alarming = streak.is_alarming and length >= res.settings.alert_signature_failures
+    if is_alarming and length > streak.noted:
         streak.noted = length
         try:
             await res.run(lambda conn: record.save_bad_signatures(conn, length, code, ago))

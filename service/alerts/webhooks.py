@@ -9,6 +9,8 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from service.alerts.condition import Condition, OpenAlerts, clean, clock, number
 from service.alerts.record import Turn
 from service.formatting import duration
+from service.postgres.email_tables import IN_QUARANTINE
+from service.zendesk.signature import SECRETS_LATE
 
 # Older webhooks cause no alert.
 RECENT = timedelta(days=1)
@@ -70,7 +72,8 @@ def _quarantined(code: str, count: int, newest_id: int) -> Condition:
     detail = (
         f"{number(count, 'webhook')}{some} of the last {RECENT.days * 24} hours could not be parsed ({what}),"
         f" and made no e-mail.\nFor example webhook {newest_id} in quarantine. If all fail like this, check the body"
-        " of the webhook in Zendesk's trigger. Replay them once the cause is fixed."
+        " of the webhook in Zendesk's trigger. Replay them once the cause is fixed,"
+        " or dismiss them."
     )
     return Condition("quarantine", code, count, f"Webhooks wait in quarantine with {what}", detail)
 
@@ -83,22 +86,28 @@ def find_bad_signatures(turn: Turn, newest: datetime | None, limit: int) -> list
     bad_at = turn.bad_signature_at
     if not bad_at or turn.bad_signatures < limit or (newest and newest > bad_at):
         return []
+    code = clean(turn.bad_signature_code or "", 50)
     detail = (
-        f"{number(turn.bad_signatures, 'webhook')} in a row had no valid signature"
-        f" ({clean(turn.bad_signature_code or '', 50)}), the last at {clock(bad_at)}.\n"
-        "Compare ZENDESK_WEBHOOK_SECRETS with the signing secret of the webhook in Zendesk."
+        f"{number(turn.bad_signatures, 'webhook')} in a row had no valid signature ({code}), the last at {clock(bad_at)}.\n"
+        f"{_LATE if code == SECRETS_LATE else _WRONG}"
     )
     return [Condition("signatures", "", turn.bad_signatures, "Webhooks have no valid signature", detail)]
 
 
+_WRONG = "Run `holdfast connect`, or compare ZENDESK_WEBHOOK_SECRETS with the signing secret of the webhook in Zendesk."
+_LATE = (
+    "Whether they are Zendesk's is not known, as its signing secrets cannot be read: `holdfast check` tells why. Zendesk"
+    " sends each one again, but only a few times."
+)
 _NEWEST = text("""
 SELECT greatest(
     (SELECT max(newest.received_at) FROM unnest(
         ARRAY['received', 'queued', 'processing', 'completed', 'failed']
     ) AS every(status) CROSS JOIN LATERAL (
-        SELECT received_at FROM incoming_emails WHERE processing_status = every.status
+        SELECT received_at FROM incoming_emails WHERE processing_status = every.status AND origin = 'webhook'
         ORDER BY received_at DESC LIMIT 1
     ) AS newest),
+    (SELECT received_at FROM announcements ORDER BY id DESC LIMIT 1),
     (SELECT received_at FROM quarantined_webhooks ORDER BY id DESC LIMIT 1)
 ), now()
 """)
@@ -126,14 +135,14 @@ WHERE hours * interval '1 hour' <= :silence AND NOT EXISTS (
 
 # Errors with an open alert come first, or their alerts would be resolved. The limit in a subquery is unknown to the
 # planner, so it scans the index in order.
-_CODES = text("""
+_CODES = text(f"""
 SELECT error_code, count(*), max(id) FROM (
     SELECT id, received_at, error_code FROM quarantined_webhooks
-    WHERE replayed_at IS NULL ORDER BY id DESC LIMIT (SELECT :most)
+    WHERE {IN_QUARANTINE} ORDER BY id DESC LIMIT (SELECT :most)
 ) AS newest
 WHERE received_at > now() - :recent
 GROUP BY error_code ORDER BY error_code = ANY(:open) DESC, count(*) DESC LIMIT :codes
-""").bindparams(
+""").bindparams(  # noqa: S608 words of ours
     bindparam("open", type_=ARRAY(Text())),
     bindparam("most", MAX_READ, Integer()),
     bindparam("recent", RECENT, Interval()),

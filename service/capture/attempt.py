@@ -11,6 +11,7 @@ import structlog
 from service.capture.files import capture
 from service.capture.retry_policy import worth_another_attempt
 from service.capture.telemetry import names, observed
+from service.capture.word_index import write_words
 from service.errors import HoldfastError, Permanent, Transient
 from service.jobs import attempts
 from service.jobs.attempts import Claim, ClaimRefusal, ClaimRequest, Failure, Settlement
@@ -35,6 +36,8 @@ async def process(res: Resources, email_id: int, attempt_number: int) -> None:
                 errors = await capture(res, claim)
                 result.code = errors[0].code if errors else None
                 result.outcome = await _settle(res, claim, errors)
+            with suppress(HoldfastError):  # otherwise the words that are missing are written later
+                await res.batch(write_words, claim.email_id)
         except asyncio.CancelledError:
             await _hand_back(res, claim)
             raise

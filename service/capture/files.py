@@ -2,16 +2,24 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
 from functools import partial
 
 import structlog
 
-from service.capture.lookup import is_dispensable, look_up, placed, should_look_up, without_address
+from service.capture.lookup import look_up
+from service.capture.message import complete_message, is_free, wait_for_scan
 from service.capture.reparse import reparse
-from service.capture.retry_policy import is_young, may_be_early, may_try_again
+from service.capture.retry_policy import (
+    DEAD,
+    is_dispensable,
+    is_young,
+    may_be_early,
+    may_try_again,
+    should_look_up,
+)
 from service.capture.telemetry import ObservedDownload, names, report_not_stored, report_stored
 from service.errors import HoldfastError, Permanent, Transient
 from service.faultpoints import reach
@@ -19,7 +27,6 @@ from service.jobs.attachments import (
     FileRecord,
     FileUpdate,
     Listing,
-    announce,
     files_of,
     list_of,
     mark,
@@ -49,12 +56,15 @@ async def capture(res: Resources, claim: Claim) -> list[HoldfastError]:
             if claim.announced_bytes > _EMPTY and not (claim.has_body and files):
                 claim = await _read_list(res, claim, files)
                 files = await _files(res, claim)
-            if should_look_up(res, claim, has_files=bool(files)):
-                # If this fails, known files are fetched all the same: their addresses may expire.
-                errors += await _add_looked_up(res, claim, files)
-                files = await _files(res, claim)
-            pending = [file for file in files if file.status == "pending"]
-            errors += await _fetch_all(res, claim, pending)
+            # Files that the webhook announces come first: their addresses may expire.
+            known = [
+                file for file in files if is_free(file) and (file.source_url or not res.zendesk.has_login)
+            ]
+            errors += await _fetch_all(res, claim, known)
+            left = await _left(res, claim, files, known, errors)
+            errors = await _look_up(res, claim, known, left, errors)
+            await complete_message(res, claim)
+            files = await _files(res, claim)
     except TimeoutError:
         late = f"The files were not fetched within {res.settings.attempt_seconds:g} s."
         return [*errors, Transient("attempt_timeout", late)]
@@ -63,7 +73,91 @@ async def capture(res: Resources, claim: Claim) -> list[HoldfastError]:
     except Exception as exc:
         log.exception("attempt_broke", **names(claim))
         return [*errors, _unexpected(exc)]
-    return [*(_error_of(res, file) for file in files if file.status == "failed"), *errors]
+    failed = [_error_of(res, file) for file in files if file.status == "failed"]
+    if not failed and not errors and any(file.status == "pending" for file in files):
+        # Another worker's look-up may have added it just now.
+        return [Transient("files_left", "A file was added during the attempt.", counts=False)]
+    return [*failed, *errors]
+
+
+async def _look_up(
+    res: Resources,
+    claim: Claim,
+    before: Sequence[FileRecord],
+    files: Sequence[FileRecord],
+    errors: Sequence[HoldfastError],
+) -> list[HoldfastError]:
+    """Have Zendesk's API list all files of the e-mail, and fetch those that are new or have a new address.
+
+    `before` are files that were fetched before, `errors` theirs; `files` are those that are not stored. Return what is
+    left of the errors, with new ones.
+    """
+    dead = {file.position: file for file in files if file.status == "pending" and file.error_code in DEAD}
+    is_stale = any(
+        file.status == "pending" and (file.position in dead or not is_free(file) or not file.source_url)
+        for file in files
+    )
+    if not should_look_up(res, claim, is_stale=is_stale):
+        return [*errors, *await _give_up(res, claim, dead.values())]
+    left = [error for error in errors if error.code not in DEAD]
+    problem = await _ask(res, claim)
+    pending = [file for file in await _files(res, claim) if file.status == "pending"]
+    unlisted = [file for file in pending if not file.source_url]
+    if unlisted and not problem and is_young(res, claim):
+        about = f"{len(unlisted)} of the files that the webhook announces are not in Zendesk's list (yet)."
+        problem = Transient("files_not_listed", about, is_limited=False)
+    tried = {file.position: file.source_url for file in before if file.source_url and is_free(file)}
+    is_same = {file.position for file in pending if tried.get(file.position) == file.source_url}
+    left += await _give_up(res, claim, [dead[place] for place in is_same & dead.keys()])
+    scan = await wait_for_scan(res, claim, pending)
+
+    def is_due(file: FileRecord) -> bool:
+        if not is_free(file):
+            return scan is None
+        return file.position not in is_same and (bool(file.source_url) or problem is None)
+
+    left += await _fetch_all(res, claim, [file for file in pending if is_due(file)], is_last=True)
+    return [*left, *(error for error in (scan, problem) if error)]
+
+
+async def _left(
+    res: Resources,
+    claim: Claim,
+    files: Sequence[FileRecord],
+    fetched: Sequence[FileRecord],
+    errors: Sequence[HoldfastError],
+) -> Sequence[FileRecord]:
+    """Return the files that are not stored; only after an error do these have to be read again."""
+    if errors:
+        return await _files(res, claim)
+    stored = {file.position for file in fetched}
+    return [file for file in files if file.position not in stored]
+
+
+async def _ask(res: Resources, claim: Claim) -> HoldfastError | None:
+    """Look up the ticket; return an error that matters."""
+    try:
+        await look_up(res, claim, afresh=claim.looked_up)
+    except HoldfastError as exc:
+        if is_dispensable(res, claim, exc):
+            return None
+        error = may_be_early(res, claim, exc)
+        log.info("ticket_not_looked_up", **names(claim), code=error.code)
+        return error
+    return None
+
+
+async def _give_up(res: Resources, claim: Claim, dead: Iterable[FileRecord]) -> list[HoldfastError]:
+    """Settle files whose address is no longer valid, and for which there is no other one."""
+    errors = []
+    for file in dead:
+        error = may_be_early(res, claim, Permanent(file.error_code or "", file.error or ""))
+        error.host = host_of(res.account.absolute(file.source_url)) or None
+        status = "pending" if may_try_again(res, claim, error) else "failed"
+        await _record(res, FileUpdate(claim.fencing_token, file.position, status, error=error))
+        if status == "pending":  # the caller lists those that failed
+            errors.append(error)
+    return errors
 
 
 def _error_of(res: Resources, file: FileRecord) -> HoldfastError:
@@ -95,45 +189,33 @@ async def _read_list(res: Resources, claim: Claim, known: Sequence[FileRecord]) 
     return claim if has_comment else replace(claim, comment_id="")
 
 
-async def _add_looked_up(res: Resources, claim: Claim, known: Sequence[FileRecord]) -> list[HoldfastError]:
-    """Record the files that Zendesk's API lists and that are not known; return the errors."""
-    try:
-        found = await look_up(res, claim)
-    except HoldfastError as exc:
-        if is_dispensable(res, claim, exc):
-            return []
-        error = may_be_early(res, claim, exc)
-        log.info("files_not_looked_up", **names(claim), code=error.code)
-        return [error]
-    places = placed(known, found)
-    if is_young(res, claim) and (unlisted := without_address(known, places)):
-        about = f"{len(unlisted)} of the files that the webhook announces are not in Zendesk's list (yet)."
-        return [Transient("files_not_listed", about, is_limited=False)]
-    await res.insist(partial(announce, token=claim.fencing_token, files=places))
-    return []
-
-
 async def _files(res: Resources, claim: Claim) -> list[FileRecord]:
     return await res.batch.insist(files_of, claim.email_id, size=claim.announced_bytes)
 
 
-async def _fetch_all(res: Resources, claim: Claim, missing: Sequence[FileRecord]) -> list[HoldfastError]:
+async def _fetch_all(
+    res: Resources, claim: Claim, missing: Sequence[FileRecord], *, is_last: bool = False
+) -> list[HoldfastError]:
+    """Fetch files; return their errors. Unless `is_last`, a file whose address is no longer valid waits for another."""
     shared = iter(missing)
     if len(missing) < 2:  # most e-mails: a task of its own would only cost time
-        return await _fetch_some(res, claim, shared)
+        return await _fetch_some(res, claim, shared, is_last=is_last)
     # An e-mail with many files leaves slots for others.
     most = max(1, res.settings.downloads_per_process // 4)
     async with asyncio.TaskGroup() as group:
-        some = [group.create_task(_fetch_some(res, claim, shared)) for _ in missing[:most]]
+        fetch = partial(_fetch_some, res, claim, shared, is_last=is_last)
+        some = [group.create_task(fetch()) for _ in missing[:most]]
     return [error for task in some for error in task.result()]
 
 
-async def _fetch_some(res: Resources, claim: Claim, missing: Iterator[FileRecord]) -> list[HoldfastError]:
+async def _fetch_some(
+    res: Resources, claim: Claim, missing: Iterator[FileRecord], *, is_last: bool
+) -> list[HoldfastError]:
     """Fetch files from an iterator that several tasks share, until none is left; return the errors."""
-    return [error for file in missing if (error := await _fetch(res, claim, file))]
+    return [error for file in missing if (error := await _fetch(res, claim, file, is_last=is_last))]
 
 
-async def _fetch(res: Resources, claim: Claim, file: FileRecord) -> HoldfastError | None:
+async def _fetch(res: Resources, claim: Claim, file: FileRecord, *, is_last: bool) -> HoldfastError | None:
     """Store one file and record that; or record and return the error."""
     error: HoldfastError
     began = time.monotonic()
@@ -151,7 +233,8 @@ async def _fetch(res: Resources, claim: Claim, file: FileRecord) -> HoldfastErro
         return None
     error.host = host_of(res.account.absolute(file.source_url)) or None
     report_not_stored(claim, file.position, error)
-    status = "pending" if may_try_again(res, claim, error) else "failed"
+    waits = not is_last and error.code in DEAD
+    status = "pending" if waits or may_try_again(res, claim, error) else "failed"
     with suppress(HoldfastError):  # Postgres is away or refuses it: the settlement meets the same error
         await _record(res, FileUpdate(claim.fencing_token, file.position, status, error=error))
     return error

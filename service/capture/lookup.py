@@ -1,121 +1,144 @@
-"""Look up the files of an e-mail in Zendesk's API, where its webhook does not list them."""
+"""Look up the ticket of an e-mail in Zendesk: its newest comments are kept as messages, with the files of each."""
 
-from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import aclosing
-from datetime import UTC, datetime, timedelta
+import asyncio
+from collections.abc import AsyncIterator, Collection, Mapping, Sequence
+from contextlib import aclosing, suppress
+from functools import partial
 
-from service.capture.retry_policy import is_young
+import structlog
+
+from service.capture.choice import choose
+from service.capture.retry_policy import is_early
 from service.errors import HoldfastError, Permanent, Transient
-from service.jobs.attachments import FileRecord
+from service.jobs import messages, tickets
 from service.jobs.attempts import Claim
-from service.outbound.addresses import attachment_key
-from service.resources import Resources
-from service.zendesk import comments
-from service.zendesk.comments import Comment
-from service.zendesk.payloads import AnnouncedFile
+from service.jobs.messages import KeptComment
+from service.jobs.tickets import TicketKey
+from service.resources import LookUp, Resources
+from service.storage import objects
+from service.zendesk import comments as api
+from service.zendesk.messages import CommentMessage, read_page
 
-Page = Mapping[str, object]
+# Between two looks whether the worker that looks up the ticket is done.
+_POLL_SECONDS = 0.1
+# Look-ups of old e-mails that a back-fill found leave this share of the budget of calls to others.
+HISTORY_RESERVE = 0.5
 
-# A webhook that names no comment gets the files of all comments in this window around its arrival. Two e-mails in
-# quick succession can both name the second one, and clocks differ. A file of two e-mails is stored once.
-BEFORE = timedelta(hours=1)
-AFTER = timedelta(minutes=5)
+log = structlog.get_logger()
 
 
-def should_look_up(res: Resources, claim: Claim, *, has_files: bool) -> bool:
-    """Return whether to ask Zendesk's API for the files of this e-mail.
+async def look_up(res: Resources, claim: Claim, *, afresh: bool = False) -> None:
+    """Have the newest comments of the ticket kept, by this worker or by another one that is about to.
 
-    The look-up is needed where the webhook does not list its files. It is also made where the webhook lists none but
-    names a comment, because inline images are in no list, and where files stand only in the e-mail's HTML
-    (`comment_id` is then "").
+    One look-up serves all e-mails of the ticket that wait; `afresh` asks once more, because an address is no longer
+    valid. Raises Transient and Permanent.
     """
-    if claim.looked_up:
-        return False
-    if not claim.is_listed or claim.comment_id == "":
-        return True
-    return claim.comment_id is not None and not has_files and res.zendesk.has_login
-
-
-def is_dispensable(res: Resources, claim: Claim, error: HoldfastError) -> bool:
-    """Return whether a failed look-up does not matter: the webhook listed the files, and Zendesk has no such comment."""
-    return claim.is_listed and error.code in {"not_found", "comment_not_found"} and not is_young(res, claim)
-
-
-async def look_up(res: Resources, claim: Claim) -> Sequence[AnnouncedFile]:
-    """Return the files of the comment that caused the webhook; raises Transient and Permanent."""
     if not res.zendesk.has_login:
         raise _cannot_ask(claim)
-    pages = res.zendesk.pages(comments.path(claim.ticket_id), comments.MOST_PAGES, **comments.QUERY)
-    async with aclosing(pages):
-        if claim.comment_id:
-            found = await _with_id(pages, claim.comment_id)
-        else:
-            received_at = datetime.now(UTC) - timedelta(seconds=claim.age)
-            found = await _around(pages, received_at, may_be_older=not is_young(res, claim))
-    if not found:
-        which = f"comment {claim.comment_id}" if claim.comment_id else "comment"
+    ticket = TicketKey(claim.account_id or "", claim.ticket_id)
+    while not afresh and (running := res.look_ups.get(ticket)) is not None:
+        running.email_ids.add(claim.email_id)
+        await _join(running.task)
+        if await res.batch.insist(tickets.looked_up, claim.email_id):
+            return
+    waiting = {claim.email_id}
+    task = asyncio.create_task(_look_up_alone(res, claim, ticket, waiting, afresh=afresh))
+    running = res.look_ups[ticket] = LookUp(task, waiting)
+    try:
+        await task
+    finally:
+        if res.look_ups.get(ticket) is running:
+            del res.look_ups[ticket]
+
+
+async def _join(running: asyncio.Task[None]) -> None:
+    """Wait for a look-up of another attempt; its error is ours, too: the next attempt asks again."""
+    try:
+        await asyncio.shield(running)
+    except asyncio.CancelledError:
+        task = asyncio.current_task()
+        if not running.cancelled() or (task is not None and task.cancelling()):
+            raise  # otherwise only the other attempt was cancelled
+
+
+async def _look_up_alone(
+    res: Resources, claim: Claim, ticket: TicketKey, waiting: Collection[int], *, afresh: bool
+) -> None:
+    """Look up the ticket while no other worker does; do nothing where another one just did."""
+    while not await res.batch.insist(tickets.lease, ticket):
+        await asyncio.sleep(_POLL_SECONDS)
+        if not afresh and await res.batch.insist(tickets.looked_up, claim.email_id):
+            return
+    try:
+        if afresh or not await res.batch.insist(tickets.looked_up, claim.email_id):
+            await _look_up(res, claim, ticket, waiting)
+    finally:
+        with suppress(HoldfastError):  # otherwise the lease ends by itself
+            await asyncio.shield(res.batch(tickets.release, ticket))
+
+
+async def _look_up(res: Resources, claim: Claim, ticket: TicketKey, waiting: Collection[int]) -> None:
+    """Ask for the newest comments, and keep them; raises Transient if the e-mail's own is not there (yet).
+
+    `waiting` are the e-mails whose attempts wait for it.
+    """
+    known = partial(messages.known_emails, ticket=ticket, running=claim.email_id)
+    before = (await res.insist(partial(known, comment_ids=()))).waiting
+    waited = {email.email_id for email in before}
+    may_wait = bool(before) and all(email.may_wait for email in before)
+    wanted = {email.comment_id for email in before if email.comment_id}
+    found = await _comments(res, claim, wanted, HISTORY_RESERVE if may_wait else 0.0)
+    now_known = await res.insist(partial(known, comment_ids=[each.comment_id for each in found]))
+    overdue = () if is_early(res, claim) else (claim.email_id,)
+    choice = choose(found, now_known, waited, overdue)
+    kept = [KeptComment(each, await _put(res, each), email_id) for email_id, each in choice.kept]
+    keep = partial(
+        messages.keep,
+        ticket=ticket,
+        comments=kept,
+        waiting=set(waiting),
+        sync_status=res.settings.sync_status,
+    )
+    for job in await res.insist(keep):
+        res.dispatcher.dispatch(job)
+    if choice.ignored:
+        await res.insist(partial(messages.ignore, email_ids=choice.ignored))
+    log.info("ticket_looked_up", comments=len(found), kept=len(kept), ignored=len(choice.ignored))
+    is_mine_there = any(email.email_id == claim.email_id for email in now_known.waiting)
+    if is_mine_there and claim.email_id not in choice.settled:
+        which = f"comment {claim.comment_id}" if claim.comment_id else "comment of this e-mail"
         # The API may be some moments behind the triggers.
         raise Transient("comment_not_found", f"Ticket {claim.ticket_id} has no {which} (yet).")
-    return [file for comment in found for file in comment.files]
 
 
-async def _with_id(pages: AsyncIterator[Page], comment_id: str) -> Sequence[Comment]:
-    async for page in pages:
-        for comment in comments.read_page(page):
-            if comment.comment_id == comment_id:
-                return [comment]
-    return []
+async def _comments(
+    res: Resources, claim: Claim, wanted: Collection[str], reserve: float
+) -> Sequence[CommentMessage]:
+    """Return the newest hundred comments, the newest first, and the named one if it is an older one.
 
-
-async def _around(
-    pages: AsyncIterator[Page], received_at: datetime, *, may_be_older: bool
-) -> Sequence[Comment]:
-    """Return the comments in the window around `received_at`.
-
-    If there are none and `may_be_older` is set, return the newest comment before the window.
+    Of the pages up to that, also those that other e-mails of the ticket want: each would read them again.
     """
-    found: list[Comment] = []
-    async for page in pages:  # the newest first
-        for comment in comments.read_page(page):
-            created_at = comment.created_at or received_at
-            if received_at - BEFORE <= created_at <= received_at + AFTER:
-                found.append(comment)
-            elif created_at < received_at:
-                return found or ([comment] if may_be_older else [])
-    return found
+    pages = res.zendesk.pages(api.path(claim.ticket_id), api.MOST_PAGES, api.QUERY, reserve=reserve)
+    async with aclosing(pages):
+        found = await _read(await anext(pages))
+        if claim.comment_id and all(each.comment_id != claim.comment_id for each in found):
+            async for page in pages:
+                comments = await _read(page)
+                found += [each for each in comments if each.comment_id in {claim.comment_id, *wanted}]
+                if any(each.comment_id == claim.comment_id for each in comments):
+                    break
+        return found
 
 
-def placed(known: Sequence[FileRecord], found: Sequence[AnnouncedFile]) -> Mapping[int, AnnouncedFile]:
-    """Give each new file a position: that of a known file without an address, or the next free one.
-
-    A webhook may name a file and leave its address out.
-    """
-    addresses = {attachment_key(file.source_url) for file in known}
-    new = {key: file for file in reversed(found) if (key := attachment_key(file.url)) not in addresses}
-    missing = list(reversed(new.values()))
-    places: dict[int, AnnouncedFile] = {}
-    # Known files with a name are matched first; files that were only counted take the others.
-    for file in sorted(known, key=lambda file: file.file_name is None):
-        match = next((each for each in missing if _may_be(file, each)), None)
-        if not file.source_url and match is not None:
-            places[file.position] = match
-            missing.remove(match)
-    first = max((file.position for file in known), default=-1) + 1
-    return places | dict(enumerate(missing, first))
+async def _read(page: Mapping[str, object]) -> list[CommentMessage]:
+    return await asyncio.to_thread(read_page, page)  # it may hold megabytes
 
 
-def without_address(known: Sequence[FileRecord], places: Mapping[int, AnnouncedFile]) -> Sequence[FileRecord]:
-    """Return the files that the webhook announced but Zendesk does not list."""
-    return [file for file in known if not file.source_url and file.position not in places]
+async def _put(res: Resources, comment: CommentMessage) -> objects.StoredObject:
+    async def whole() -> AsyncIterator[bytes]:
+        yield comment.record
 
-
-def _may_be(known: FileRecord, found: AnnouncedFile) -> bool:
-    if known.file_name is None:
-        return True
-    return (
-        found.file_name is not None
-        and found.file_name.strip().casefold() == known.file_name.strip().casefold()
-    )
+    return await objects.put(res.storage, whole(), "comment.json")
 
 
 def _cannot_ask(claim: Claim) -> Permanent:

@@ -17,6 +17,8 @@ from service.zendesk.body import Unreadable
 from service.zendesk.parsing import Changes
 from service.zendesk.payloads import Ignored
 
+_IDENTITY = {"account_id", "zendesk_ticket_id", "comment_id"}
+
 log = structlog.get_logger()
 
 
@@ -64,5 +66,9 @@ async def _compare(res: Resources, claim: Claim) -> tuple[dict[str, object], Cha
     if isinstance(email, Ignored):
         return {}, nothing
     changes = parsing.compare(requests[0].columns, files, email)
-    columns = {**changes.fields, "reading_hash": parsing.fingerprint(email)}
-    return columns, changes
+    # Zendesk told what the body leaves out: the comment, and who wrote what.
+    told = {name: value for name, value in changes.fields.items() if value or name == "attachment_urls"}
+    if requests[0].columns["identified"]:
+        told = {name: value for name, value in told.items() if name not in _IDENTITY}
+    changes = replace(changes, fields=told)
+    return {**told, "reading_hash": parsing.fingerprint(email)}, changes

@@ -2,6 +2,8 @@
 
 import asyncio
 import random
+from contextlib import suppress
+from functools import partial
 from typing import Protocol
 
 import structlog
@@ -11,6 +13,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from service.config.settings import Settings
 from service.errors import HoldfastError
 from service.jobs import attempts, waiting
+from service.jobs.retries import retry_malware
 from service.jobs.waiting import Job
 from service.postgres.engine import refused_row
 from service.queue.dispatch import job_id
@@ -20,6 +23,7 @@ from service.telemetry.metrics import SWEEPS, SWEPT
 BATCH = 100
 # After a batch that found due rows, more may be due.
 MORE_SECONDS = 0.05
+_MALWARE_SECONDS = 300
 
 log = structlog.get_logger()
 
@@ -75,6 +79,15 @@ async def sweep_for_ever(res: Resources, worker: WorkerLoop) -> None:
             due = 0
         pause = res.settings.sweep_seconds * random.uniform(0.5, 1.5)  # noqa: S311 no secret
         await asyncio.sleep(min(pause, MORE_SECONDS) if due else pause)
+
+
+async def retry_malware_for_ever(res: Resources) -> None:
+    """Look daily whether Zendesk gives out a file with malware by now; runs until cancelled."""
+    while True:
+        await asyncio.sleep(_MALWARE_SECONDS * random.uniform(0.5, 1.5))  # noqa: S311 no secret
+        with suppress(HoldfastError):  # the next pass finds the same e-mails
+            for job in await res.run(partial(retry_malware, limit=BATCH)):
+                res.dispatcher.dispatch(job)
 
 
 async def _take_back(conn: AsyncConnection, settings: Settings) -> int:

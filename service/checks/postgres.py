@@ -16,6 +16,7 @@ from service.migrations.revisions import DatabaseState, look
 from service.postgres.engine import WEB, check_writable, connect, is_pooled, run, within
 from service.postgres.pool import ADVICE, Usage, usage
 from service.queries import overview
+from service.queries.calls import api_use_of
 from service.queries.workers import workers_of
 from service.resources import Resources
 from service.takeover.plan import keeps_limits
@@ -106,6 +107,18 @@ async def check_waiting(res: Resources) -> Check:
     advice = "`holdfast emails list --status queued` lists them, and the workers' log tells why"
     found = f"the oldest has waited {duration(seconds)}"
     return Check("waiting", None if is_late else True, found, advice if is_late else "")
+
+
+async def check_calls(res: Resources) -> Check:
+    """Check whether calls to Zendesk are slowed, because few of its minute are left for all programs."""
+    async with connect(res.engine) as conn:
+        use = await api_use_of(conn, res.settings)
+    if use is None:
+        return Check("calls", True, "none to Zendesk yet")
+    if use.slowed_seconds is None:
+        return Check("calls", True, use.sentence)
+    advice = "nothing is lost: e-mails wait. Look which other programs use the account's API, or ask for a larger plan"
+    return Check("calls", None, use.sentence, advice)
 
 
 async def check_history(res: Resources) -> Check:

@@ -4,8 +4,10 @@ import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
 
+from service.checks.connection import check_connection
 from service.checks.dependencies import POSTGRES_ADVICE, REDIS_ADVICE, STORAGE_ADVICE
 from service.checks.postgres import (
+    check_calls,
     check_connections,
     check_history,
     check_migrations,
@@ -79,10 +81,12 @@ _PROBES = (
     CheckDefinition("eviction", "Redis", check_eviction, REDIS_ADVICE),
     CheckDefinition("storage", "storage", check_storage, STORAGE_ADVICE),
     CheckDefinition("zendesk", "Zendesk", check_zendesk),
+    CheckDefinition("connection", "Postgres", check_connection, _TABLES_ADVICE),
     CheckDefinition("clock of Postgres", "Postgres", check_clock_of_postgres, POSTGRES_ADVICE),
     CheckDefinition("clock of Redis", "Redis", check_clock_of_redis, REDIS_ADVICE),
     CheckDefinition("workers", "Postgres", check_workers, _TABLES_ADVICE),
     CheckDefinition("waiting", "Postgres", check_waiting, _TABLES_ADVICE),
+    CheckDefinition("calls", "Postgres", check_calls, _TABLES_ADVICE),
 )
 _SYNCS = CheckDefinition("syncs", "Postgres", check_syncs, _TABLES_ADVICE)
 

@@ -4,7 +4,7 @@ from fnmatch import fnmatchcase
 
 from service.checks.probe import Check
 from service.config.settings import Settings
-from service.zendesk.account import account_of
+from service.zendesk.account import USE_A_CLIENT, account_of
 
 # Processes refuse tokens below 16 characters; a longer one of words is still easier to guess than a random one.
 SHORT_TOKEN = 20
@@ -18,17 +18,27 @@ NO_CHANNEL_ADVICE = "set ALERT_EMAIL_TO, ALERT_SLACK_URL or ALERT_WEBHOOK_URL; d
 
 def check_settings(settings: Settings) -> list[Check]:
     """Check the settings that need no server."""
-    secrets = len(account_of(settings).secrets)
-    needs = "copy the webhook's signing secret into ZENDESK_WEBHOOK_SECRETS: web does not start without it"
     return [
         Check("settings", True, "all are valid"),
-        Check("webhook secret", bool(secrets), f"{secrets or 'none'} set", "" if secrets else needs),
+        _webhook_secret(settings),
         _api_tokens(settings),
         _download_hosts(settings),
         _alerts(settings),
         *([_links(settings)] if settings.sync_url else ()),
         _drill(settings),
     ]
+
+
+def _webhook_secret(settings: Settings) -> Check:
+    name, account = "webhook secret", account_of(settings)
+    if account.secrets:
+        return Check(name, True, f"{len(account.secrets)} set")
+    if account.login is not None:
+        return Check(name, True, "fetched from Zendesk, because ZENDESK_WEBHOOK_SECRETS is not set")
+    needs = (
+        f"{USE_A_CLIENT}, and run `holdfast connect`; or copy the signing secret into ZENDESK_WEBHOOK_SECRETS"
+    )
+    return Check(name, False, "none set", f"{needs}: web does not start without it")
 
 
 def _api_tokens(settings: Settings) -> Check:

@@ -22,10 +22,10 @@ async def check_targets(res: Resources) -> list[Check]:
 
 async def check_syncs(res: Resources) -> Check:
     stats = await within(SECONDS, overview.stats(res.engine))
-    failed, age = stats.by_sync_status["failed"], stats.oldest_sync_seconds
+    failed, age = stats.open_sync_failed, stats.oldest_sync_seconds
     if failed:
-        found = f"{number(failed, 'sync_failed' in stats.capped)} could not be synced"
-        advice = "`holdfast emails list --sync-status failed` shows why; then `holdfast emails sync --all`"
+        found = f"{number(failed, 'open_sync_failed' in stats.capped)} could not be synced"
+        advice = "`holdfast emails list --sync-status failed` shows why; then `holdfast emails sync --all`, or dismiss them"
         return Check("syncs", None, found, advice)
     if age is not None and age > res.settings.alert_waiting_seconds:
         advice = "check the target, and `sync_ended` in the log of a worker"

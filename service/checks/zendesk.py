@@ -1,7 +1,4 @@
-"""Check the credentials for Zendesk: one call that returns our user.
-
-https://developer.zendesk.com/api-reference/ticketing/users/users/#show-self
-"""
+"""Check the credentials for Zendesk: one call that returns our user."""
 
 from service.checks.probe import Check, probe
 from service.resources import Resources
@@ -22,7 +19,7 @@ async def check_zendesk(res: Resources) -> Check:
 
 
 async def _ask(res: Resources) -> Check:
-    answer = await res.zendesk.get("/api/v2/users/me.json")
+    answer = await res.zendesk.current_user()
     user, names = answer.get("user"), _names(res.account)
     if not isinstance(user, dict):
         return Check(NAME, False, "the answer is not one of Zendesk's API", f"check {_PLACE}")

@@ -1,4 +1,4 @@
-"""`holdfast emails list|show|holding`: find e-mails, and show one with its history."""
+"""`holdfast emails list|show|holding`: find e-mails, and show one with its message and its history."""
 
 import sys
 from collections.abc import Iterator
@@ -6,7 +6,10 @@ from typing import TYPE_CHECKING
 
 import click
 
-from service.cli.environment import env_file, with_engine
+from service.cli.deletable import deletable
+from service.cli.dismiss import dismiss, shown_dismissal, undismiss
+from service.cli.download import download, followed
+from service.cli.environment import env_file, with_engine, with_resources
 from service.cli.export import export
 from service.cli.filters import ID, collect, filters, selection
 from service.cli.reparse import reparse
@@ -23,7 +26,7 @@ from service.cli.terminal import (
     shown_time,
 )
 from service.error_guide import action_on
-from service.formatting import number
+from service.formatting import number, printable
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -31,7 +34,16 @@ if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncEngine
 
     from service.queries.emails import EmailFilter
-    from service.queries.views import AttachmentView, AttemptView, EmailDetail, EmailPage, EmailView
+    from service.queries.views import (
+        AttachmentView,
+        AttemptView,
+        EmailDetail,
+        EmailPage,
+        EmailView,
+        MessageView,
+        PersonView,
+    )
+    from service.resources import Resources
 
 COLUMNS = (
     Column("id", whole=True),
@@ -44,6 +56,7 @@ COLUMNS = (
     Column("sync", whole=True, least_width=100),
     Column("reason"),
 )
+MOST_LINES = 60  # of a text
 HOLDER_COLUMNS = (
     Column("e-mail", whole=True),
     Column("file", whole=True),
@@ -54,13 +67,17 @@ HOLDER_COLUMNS = (
 
 @click.group()
 def emails() -> None:
-    """List, show, retry, sync, reparse and export e-mails."""
+    """List, show, download, retry, sync, dismiss, reparse and export e-mails."""
 
 
 emails.add_command(retry)
 emails.add_command(reparse)
 emails.add_command(sync)
+emails.add_command(dismiss)
+emails.add_command(undismiss)
+emails.add_command(download)
 emails.add_command(export)
+emails.add_command(deletable)
 
 
 @emails.command("list")
@@ -68,7 +85,7 @@ emails.add_command(export)
 @click.option("--limit", type=click.IntRange(min=1), default=20, show_default=True, help="Most to list.")
 @json_option
 @env_file
-def list_(limit: int, *, as_json: bool, **chosen: str | None) -> None:
+def list_(limit: int, *, as_json: bool, **chosen: str | bool | None) -> None:
     """List e-mails, newest first.
 
     In a pipe, one e-mail per line, tab-separated: id, ticket, sender, subject, status, retries, time, sync, reason.
@@ -92,19 +109,24 @@ def list_(limit: int, *, as_json: bool, **chosen: str | None) -> None:
 @emails.command()
 @click.argument("email_id", metavar="ID", type=ID)
 @click.option("--raw", is_flag=True, help="Print the original body of the webhook, byte for byte.")
+@click.option("--text", is_flag=True, help="Print the whole text of the message alone.")
 @json_option
 @env_file
-def show(email_id: int, *, raw: bool, as_json: bool) -> None:
-    """Show an e-mail with its attachments and its history."""
-    from service.queries.emails import get_email, get_request
+def show(email_id: int, *, raw: bool, text: bool, as_json: bool) -> None:
+    """Show an e-mail with its message, its attachments and its history."""
+    from service.queries.emails import get_email
 
     if raw:
-        import base64
-
-        request = with_engine(lambda engine: get_request(engine, email_id))
-        print_bytes(base64.b64decode(request.body_base64))
+        print_bytes(with_engine(lambda engine: _body(engine, email_id)))
         return
-    email = with_engine(lambda engine: get_email(engine, email_id))
+    if text:
+        print_bytes(with_resources(lambda res: _text(res, email_id)).encode(errors="replace"))
+        return
+
+    async def found(engine: "AsyncEngine") -> "EmailDetail":
+        return await get_email(engine, await followed(engine, email_id))
+
+    email = with_engine(found)
     if as_json:
         print_json(email)
     else:
@@ -116,12 +138,33 @@ def show(email_id: int, *, raw: bool, as_json: bool) -> None:
 @json_option
 @env_file
 def holding(sha256: str, *, as_json: bool) -> None:
-    """List the e-mails with an attachment of this SHA-256."""
+    """List the e-mails with an attachment of this SHA-256, or with a message that is stored under it."""
     from service.queries.emails import list_holders
 
     page = with_engine(lambda engine: list_holders(engine, sha256.lower()))
-    rows = ((each.email_id, each.position, each.size, each.file_name or "") for each in page.holders)
+    files = ((each.email_id, each.position, each.size, each.file_name or "") for each in page.holders)
+    messages = ((each.email_id, each.part, each.size, "") for each in page.messages)
+    rows = (*files, *messages)
     print_json(page) if as_json else print_table(HOLDER_COLUMNS, rows)
+
+
+async def _body(engine: "AsyncEngine", email_id: int) -> bytes:
+    import base64
+
+    from service.queries.emails import get_request
+
+    request = await get_request(engine, await followed(engine, email_id))
+    return base64.b64decode(request.body_base64)
+
+
+async def _text(res: "Resources", email_id: int) -> str:
+    from service.errors import Rejected
+    from service.queries.emails import get_content
+
+    _, content = await get_content(res.engine, await followed(res.engine, email_id))
+    if content is None:
+        raise Rejected(404, "message_not_found", "Nothing is known of this e-mail's message.")
+    return await content.text(res.storage)
 
 
 async def _collect(engine: "AsyncEngine", wanted: "EmailFilter", limit: int) -> "EmailPage":
@@ -141,7 +184,7 @@ def _row(email: "EmailView") -> tuple[object, ...]:
         email.zendesk_ticket_id,
         email.from_email or "",
         email.subject or "",
-        email.processing_status,
+        f"{email.processing_status}{' (dismissed)' if email.dismissal else ''}",
         email.retry_count,
         shown_time(email.received_at),
         _sync(email),
@@ -156,7 +199,6 @@ def _sync(email: "EmailView") -> str:
 
 
 def _print_email(email: "EmailDetail") -> None:
-    sender = " ".join(part for part in (email.from_name, email.from_email) if part)
     print_line(f"E-mail {email.id}", "of ticket", email.zendesk_ticket_id, "is", email.processing_status)
     print_facts(
         [
@@ -164,21 +206,55 @@ def _print_email(email: "EmailDetail") -> None:
             ("code", email.error_code),
             ("what to do", action_on(email.error_code)),
             ("host", email.error_host),
-            ("from", sender or None),
-            ("subject", email.subject),
             ("account", email.account_id),
             ("comment", email.comment_id),
             ("invocation", email.invocation_id),
             ("key", email.idempotency_key),
             ("late", "yes, the time of its signature was too far from ours" if email.late else None),
+            ("dismissed", email.dismissal and shown_dismissal(email.dismissal)),
         ]
     )
     if email.sync_status != "not_applicable":
         click.echo()
         print_line("The sync is", email.sync_status)
         print_facts(_sync_facts(email))
-    _print_part("History", _timeline(email))
+    if email.message:
+        _print_message(email.message)
     _print_part("Files", map(_file, email.attachments))
+    _print_part("History", _timeline(email))
+    _print_part("Further webhooks", ((shown_time(each.received_at), each.id) for each in email.announcements))
+
+
+def _print_message(message: "MessageView") -> None:
+    whence = "as Zendesk has it" if message.source == "zendesk" else "as the webhook says"
+    click.echo(f"\nMessage, {whence}")
+    print_facts(
+        [
+            ("from", message.sender and _person(message.sender)),
+            ("to", ", ".join(map(_person, message.to)) or None),
+            ("cc", ", ".join(map(_person, message.cc)) or None),
+            ("date", message.sent_at and shown_time(message.sent_at)),
+            ("subject", message.subject),
+            ("kind", _kind(message)),
+        ]
+    )
+    lines = (message.text or "").splitlines()
+    click.echo("".join(f"\n  {printable(line)}".rstrip(" ") for line in lines[:MOST_LINES]))
+    if len(lines) > MOST_LINES or len((message.text or "").encode()) < message.text_size:
+        click.echo(f"  (cut; `holdfast emails show --text {message.email_id}` prints all of it)")
+
+
+def _person(person: "PersonView") -> str:
+    if person.name and person.address:
+        return f"{person.name} <{person.address}>"
+    return person.name or person.address or ""
+
+
+def _kind(message: "MessageView") -> str | None:
+    """Say what is not usual about a message: most are public, and from outside."""
+    words = ["written by an agent"] if message.direction == "outbound" else []
+    words += ["not public"] if message.public is False else []
+    return ", ".join(words) or None
 
 
 def _sync_facts(email: "EmailDetail") -> Iterator[tuple[str, object]]:
@@ -196,10 +272,12 @@ def _sync_facts(email: "EmailDetail") -> Iterator[tuple[str, object]]:
 def _timeline(email: "EmailDetail") -> Iterator[tuple[object, ...]]:
     events: list[tuple[datetime, tuple[object, ...]]] = [(email.received_at, ("received",))]
     for attempt in email.attempts:
-        events.append((attempt.started_at, (f"attempt {attempt.number} begun by {attempt.worker}",)))
+        events.append((attempt.started_at, (f"{_name(attempt)} begun by {attempt.worker}",)))
         if attempt.finished_at:
             events.append((attempt.finished_at, _end(attempt)))
-    events += [(action.at, (f"{action.action} by {action.actor}",)) for action in email.actions]
+    for action in email.actions:
+        reason = (action.reason,) if action.reason else ()
+        events.append((action.at, (f"{action.action} by {action.actor}", *reason)))
     if email.synced_at:
         events.append((email.synced_at, ("synced",)))
     for time, what in sorted(events, key=lambda event: event[0]):
@@ -208,9 +286,13 @@ def _timeline(email: "EmailDetail") -> Iterator[tuple[object, ...]]:
         yield (shown_time(email.due_at), "latest start of the next attempt")
 
 
+def _name(attempt: "AttemptView") -> str:
+    return f"attempt {attempt.number}" if attempt.number > 0 else "attempt of a merged e-mail"
+
+
 def _end(attempt: "AttemptView") -> tuple[object, ...]:
     words = (attempt.error_code, attempt.error)
-    return f"attempt {attempt.number}", attempt.outcome or "", *(word for word in words if word)
+    return _name(attempt), attempt.outcome or "", *(word for word in words if word)
 
 
 def _file(file: "AttachmentView") -> tuple[object, ...]:

@@ -1,7 +1,8 @@
-"""`holdfast failures`: list failures by group, and retry a group."""
+"""`holdfast failures`: list failures by group, and retry or dismiss a group."""
 
 import click
 
+from service.cli.dismiss import dismiss_group
 from service.cli.environment import env_file, with_engine
 from service.cli.filters import filters, selection
 from service.cli.retry import BulkOptions, bulk_options, start_bulk_retry
@@ -32,7 +33,7 @@ COLUMNS = (
 @env_file
 @click.pass_context
 def failures(context: click.Context, *, as_json: bool) -> None:
-    """List failures by error code and host, or retry a group."""
+    """List failures by error code and host, or retry or dismiss a group."""
     from service.queries.failures import list_failures
 
     if context.invoked_subcommand:
@@ -63,12 +64,15 @@ def failures(context: click.Context, *, as_json: bool) -> None:
         click.echo("There are more groups: only the largest are shown.", err=True)
 
 
+failures.add_command(dismiss_group)
+
+
 @failures.command()
 @click.argument("code")
 @filters("host", "ticket", "sender", "q", "received_after", "received_before")
 @bulk_options
 @env_file
-def retry(code: str, options: BulkOptions, **chosen: str | None) -> None:
+def retry(code: str, options: BulkOptions, **chosen: str | bool | None) -> None:
     """Retry all e-mails that failed with this error CODE; `none`: without a code."""
     from service.postgres.selection import Selection
 

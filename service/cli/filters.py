@@ -1,6 +1,6 @@
 """Options that choose e-mails, the fields of `Selection`; and the pages of a list."""
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
@@ -19,12 +19,23 @@ ID = click.IntRange(0, 2**63 - 1)
 MOST_PER_PAGE = 200
 STATUSES = click.Choice(["received", "queued", "processing", "completed", "failed"])
 SYNC_STATUSES = click.Choice(["not_applicable", "pending", "synced", "failed", "unsynced"])
+ORIGINS = click.Choice(["webhook", "lookup", "backfill"])
+ZENDESK_STATES = click.Choice(["deleted", "permanently_deleted", "redacted", "private", "merged", "any"])
 
 _OPTIONS = {
-    "q": click.option("--text", "q", help="Text in the subject, the sender or a file's name."),
+    "q": click.option(
+        "--text", "q", help="Words in any order: of ticket, subject, people, text, file names, error."
+    ),
     "status": click.option("--status", type=STATUSES, help="State of the job."),
     "sync_status": click.option(
         "--sync-status", type=SYNC_STATUSES, help="State of the sync; unsynced: failed or not_applicable."
+    ),
+    "origin": click.option("--origin", type=ORIGINS, help="What made the e-mail."),
+    "zendesk_state": click.option(
+        "--zendesk-state", type=ZENDESK_STATES, help="What Zendesk did with it since; any: anything."
+    ),
+    "dismissed": click.option(
+        "--dismissed/--not-dismissed", "dismissed", default=None, help="Dismissed by a person, or not."
     ),
     "ticket": click.option("--ticket", help="Zendesk ticket."),
     "sender": click.option("--sender", help="Address of the sender."),
@@ -51,7 +62,7 @@ def filters(*names: str) -> Callable[[F], F]:
     return add
 
 
-def selection(kind: type[S], chosen: dict[str, str | None], **more: object) -> S:
+def selection(kind: type[S], chosen: Mapping[str, str | bool | None], **more: object) -> S:
     """Make a filter of the options; a value that is not valid is a usage error."""
     from pydantic import ValidationError
 

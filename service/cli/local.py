@@ -71,7 +71,9 @@ def demo(port: int | None, data_dir: Path | None) -> None:
 def send(payload: BinaryIO, files: tuple[Path, ...], url: str | None, env_file: Path | None) -> None:
     """Send a webhook as Zendesk would.
 
-    Signs PAYLOAD (a JSON file, - for stdin), posts it, and waits until its attachments are stored.
+    Signs PAYLOAD (a JSON file, - for stdin), posts it, and waits until its attachments are stored. Beside `holdfast demo`,
+    a PAYLOAD with no more than ticket_id, subject, from_name, from_email, body_text and body_html reaches the stand-in
+    Zendesk as an e-mail, and the webhook names it.
     """
     from service.local.send import run
 

@@ -1,62 +1,58 @@
 """The command `holdfast`: all commands, and the exit of any of them for a wrong setting."""
 
 import sys
+from importlib import import_module
 from typing import Any
 
 import click
 
-from service.cli.alerts import alerts
-from service.cli.check import check
-from service.cli.emails import emails
-from service.cli.failures import failures
-from service.cli.local import demo, drill, send, up
-from service.cli.processes import alive, migrate, release, web, worker
-from service.cli.quarantine import quarantine
-from service.cli.reconcile import reconcile
-from service.cli.retry import retries
-from service.cli.status import activity, status
-from service.cli.storage import storage
-from service.cli.tail import tail
-from service.cli.takeover import takeover
 from service.errors import SettingsError
 
-
-@click.command()
-@click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
-@click.pass_context
-def completion(context: click.Context, shell: str) -> None:
-    """Print the script for completion in a shell.
-
-    For bash: source <(holdfast completion bash)
-    """
-    from click.shell_completion import get_completion_class
-
-    kind = get_completion_class(shell)
-    assert kind is not None  # noqa: S101 click has all three
-    click.echo(kind(context.find_root().command, {}, "holdfast", "_HOLDFAST_COMPLETE").source(), nl=False)
-
-
+# The module of each command, by section. A command imports only its own.
 SECTIONS = {
-    "Operate": (
-        status,
-        check,
-        emails,
-        failures,
-        retries,
-        quarantine,
-        reconcile,
-        storage,
-        alerts,
-        activity,
-        tail,
-    ),
-    "Run": (web, worker, alive, migrate, release, takeover),
-    "Try": (up, demo, send, drill),
-    "More": (completion,),
+    "Operate": {
+        "status": "status",
+        "check": "check",
+        "complete": "complete",
+        "emails": "emails",
+        "failures": "failures",
+        "retries": "retry",
+        "quarantine": "quarantine",
+        "reconcile": "reconcile",
+        "backfill": "backfill",
+        "storage": "storage",
+        "alerts": "alerts",
+        "activity": "status",
+        "tail": "tail",
+    },
+    "Run": {
+        "web": "processes",
+        "worker": "processes",
+        "alive": "processes",
+        "migrate": "processes",
+        "release": "processes",
+        "connect": "connect",
+        "takeover": "takeover",
+        "merge": "merge",
+    },
+    "Try": dict.fromkeys(("up", "demo", "send", "drill"), "local"),
+    "More": {"completion": "main"},
 }
+_MODULES = {name: module for section in SECTIONS.values() for name, module in section.items()}
 
 
 class Holdfast(click.Group):
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 as click declares it
+        return sorted(_MODULES)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002 likewise
+        """Import a command when it is asked for."""
+        if cmd_name not in _MODULES:
+            return None
+        command = getattr(import_module(f"service.cli.{_MODULES[cmd_name]}"), cmd_name)
+        assert isinstance(command, click.Command)  # noqa: S101 the table names commands
+        return command
+
     def invoke(self, ctx: click.Context) -> Any:  # noqa: ANN401 as click declares it
         try:
             return super().invoke(ctx)
@@ -64,13 +60,14 @@ class Holdfast(click.Group):
             click.echo(str(exc), err=True)
             sys.exit(2)
 
-    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002 as click declares it
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Print the commands in sections."""
-        for title, commands in SECTIONS.items():
+        width = formatter.width - 20
+        for title, names in SECTIONS.items():
+            commands = [(name, self.get_command(ctx, name)) for name in names]
             with formatter.section(title):
-                width = formatter.width - 20
                 formatter.write_dl(
-                    [(f"{each.name:<10}", each.get_short_help_str(width)) for each in commands]
+                    [(f"{name:<10}", each.get_short_help_str(width)) for name, each in commands if each]
                 )
 
 
@@ -98,6 +95,16 @@ def main() -> None:
     """
 
 
-for section in SECTIONS.values():
-    for command in section:
-        main.add_command(command)
+@click.command()
+@click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
+@click.pass_context
+def completion(context: click.Context, shell: str) -> None:
+    """Print the script for completion in a shell.
+
+    For bash: source <(holdfast completion bash)
+    """
+    from click.shell_completion import get_completion_class
+
+    kind = get_completion_class(shell)
+    assert kind is not None  # noqa: S101 click has all three
+    click.echo(kind(context.find_root().command, {}, "holdfast", "_HOLDFAST_COMPLETE").source(), nl=False)

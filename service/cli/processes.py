@@ -1,6 +1,5 @@
 """`holdfast web`, `worker`, `alive`, `migrate` and `release`: the commands that a platform runs."""
 
-import gc
 import sys
 from contextlib import ExitStack
 from typing import TYPE_CHECKING
@@ -9,6 +8,7 @@ import click
 
 from service.cli.check import print_checks
 from service.cli.environment import with_resources
+from service.cli.lean_imports import lean_imports
 
 if TYPE_CHECKING:
     from service.checks.probe import Check
@@ -19,10 +19,11 @@ _NOT_RELEASED = "Not released: nothing was migrated, and the release before keep
 @click.command()
 def web() -> None:
     """Serve the webhook and the API on $HOST:$PORT."""
-    from service.config.reading import NEEDED, read_settings
-    from service.web.server import sockets
+    with lean_imports():
+        from service.config.reading import read_web_settings
+        from service.web.server import sockets
 
-    settings = read_settings(*NEEDED, "zendesk_webhook_secrets")
+    settings = read_web_settings()
     with ExitStack() as stack:
         try:
             listeners = stack.enter_context(sockets.listening(settings.host, settings.port))
@@ -35,9 +36,9 @@ def web() -> None:
             sys.exit(1)
         if settings.web_concurrency > 1:
             stack.enter_context(sockets.counting_together())
-        gc.disable()  # loading modules makes no garbage; `serve` enables it again
-        from service.resources import check_usable
-        from service.web.server.serve import serve
+        with lean_imports():
+            from service.resources import check_usable
+            from service.web.server.serve import serve
 
         check_usable(settings)
         serve(settings, listeners)
@@ -46,7 +47,10 @@ def web() -> None:
 @click.command()
 def worker() -> None:
     """Process jobs, like `arq service.worker.WorkerSettings`."""
-    from arq.cli import cli
+    with lean_imports():
+        from arq.cli import cli
+
+        import service.worker.settings  # noqa: F401 arq would import it later
 
     cli.main(["service.worker.WorkerSettings"], prog_name="arq")
 
@@ -106,13 +110,13 @@ def run_migrations(revision: str = "head") -> None:
 
 def _check_release() -> "list[Check]":
     from service.checks.report import check_release
-    from service.config.reading import NEEDED, read_settings
+    from service.config.reading import read_web_settings
     from service.errors import SettingsError
     from service.resources import check_usable
 
     try:
         # Heroku's release phase has the settings of web and worker alike.
-        settings = read_settings(*NEEDED, "zendesk_webhook_secrets")
+        settings = read_web_settings()
         check_usable(settings)
     except SettingsError as exc:
         for line in exc.args:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from service.cli.dismiss import dismiss_webhooks, shown_dismissal, undismiss_webhooks
 from service.cli.environment import actor, env_file, with_engine, with_resources
 from service.cli.filters import ID, collect
 from service.cli.terminal import (
@@ -45,19 +46,26 @@ ignored_option = click.option(
 
 @click.group()
 def quarantine() -> None:
-    """List, show and replay quarantined and ignored webhooks."""
+    """List, show, replay and dismiss quarantined webhooks; list, show and replay ignored ones."""
+
+
+quarantine.add_command(dismiss_webhooks)
+quarantine.add_command(undismiss_webhooks)
 
 
 @quarantine.command("list")
 @ignored_option
 @click.option("--replayed", is_flag=True, help="Only the replayed ones.")
+@click.option("--dismissed", is_flag=True, help="Only the dismissed ones.")
 @click.option("--limit", type=click.IntRange(min=1), default=20, show_default=True, help="Most to list.")
 @json_option
 @env_file
-def list_(limit: int, *, ignored: bool, replayed: bool, as_json: bool) -> None:
+def list_(limit: int, *, ignored: bool, replayed: bool, dismissed: bool, as_json: bool) -> None:
     """List the webhooks that are not replayed yet, newest first."""
     from service.queries.webhooks import IgnoredFilter, QuarantineFilter, list_ignored, list_quarantined
 
+    if dismissed and (ignored or replayed):
+        raise click.UsageError("--dismissed goes with neither --ignored nor --replayed.")
     if ignored:
         wanted = IgnoredFilter(replayed=replayed)
         events = with_engine(
@@ -65,7 +73,7 @@ def list_(limit: int, *, ignored: bool, replayed: bool, as_json: bool) -> None:
         )
         print_json(events) if as_json else print_table(IGNORED_COLUMNS, map(_row, events.ignored))
         return
-    chosen = QuarantineFilter(replayed=replayed)
+    chosen = QuarantineFilter(replayed=replayed, dismissed=dismissed)
     webhooks = with_engine(
         lambda engine: collect(lambda page: list_quarantined(engine, page), chosen, limit, "quarantine")
     )
@@ -96,6 +104,8 @@ def show(kept_id: int, *, ignored: bool, raw: bool, as_json: bool) -> None:
     else:
         columns = IGNORED_COLUMNS if ignored else COLUMNS
         print_facts(zip((column.name for column in columns), _row(webhook), strict=True))
+        dismissal = getattr(webhook, "dismissal", None)  # an ignored event has none
+        print_facts([("dismissed", dismissal and shown_dismissal(dismissal))])
         print_facts(
             [("late", "yes, the time of its signature was too far from ours" if webhook.late else None)]
         )
@@ -108,7 +118,9 @@ def show(kept_id: int, *, ignored: bool, raw: bool, as_json: bool) -> None:
 @quarantine.command()
 @click.argument("kept_ids", metavar="[ID]...", type=ID, nargs=-1)
 @ignored_option
-@click.option("--all", "everything", is_flag=True, help="All that are not replayed yet, oldest first.")
+@click.option(
+    "--all", "everything", is_flag=True, help="All that are neither replayed nor dismissed yet, oldest first."
+)
 @json_option
 @env_file
 def replay(kept_ids: tuple[int, ...], *, ignored: bool, everything: bool, as_json: bool) -> None:

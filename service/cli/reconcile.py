@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from service.cli.dismiss import dismiss_findings, undismiss_findings
 from service.cli.environment import actor, env_file, warn_without_worker, with_engine, with_resources
 from service.cli.filters import ID
 from service.cli.terminal import (
@@ -20,7 +21,7 @@ from service.cli.terminal import (
     progress,
     shown_time,
 )
-from service.formatting import printable
+from service.formatting import counted, printable
 
 if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncEngine
@@ -45,7 +46,7 @@ COLUMNS = (
 _REMARKS = {"foreign": "in the collection by others", "unclaimed": "in the storage without an e-mail"}
 
 
-def _read_time(_context: click.Context, _parameter: click.Parameter, value: str | None) -> datetime | None:
+def read_time(_context: click.Context, _parameter: click.Parameter, value: str | None) -> datetime | None:
     from pydantic import ValidationError
 
     from service.postgres.selection import Selection
@@ -61,7 +62,7 @@ def _read_time(_context: click.Context, _parameter: click.Parameter, value: str 
 since_option: Callable[[F], F] = click.option(
     "--since",
     metavar="TIME",
-    callback=_read_time,
+    callback=read_time,
     help="Only e-mails received at this time or later, such as 2026-01-31T18:00; UTC.",
 )
 
@@ -79,8 +80,8 @@ def reconcile(  # noqa: PLR0913 each an option
 ) -> None:
     """Compare Postgres with the target and the storage.
 
-    Exits with 0 if nothing differs or all is being repaired (with --wait: was repaired), 3 if something differs, 1 if the
-    comparison failed. Other programs' documents, and objects that no e-mail needs, are listed and left alone.
+    Exits with 0 if nothing differs or all is being repaired (with --wait: was repaired) or dismissed, 3 if something
+    differs, 1 if the comparison failed. Other programs' documents, and objects that no e-mail needs, are listed and left alone.
 
     --fix syncs missing and different documents again, downloads missing and damaged objects again, and removes documents
     that are newer than Postgres or have no e-mail, after saving a copy of each.
@@ -101,6 +102,10 @@ def reconcile(  # noqa: PLR0913 each an option
     run_id, is_repaired = with_resources(work)
     run = _print_run(run_id, as_json=as_json)
     sys.exit(_exit_code(run) if is_repaired else 3)
+
+
+reconcile.add_command(dismiss_findings)
+reconcile.add_command(undismiss_findings)
 
 
 @reconcile.command("list")
@@ -241,7 +246,7 @@ def _exit_code(run: "ReconciliationDetail") -> int:
     """Return 0 if nothing differs or all is being repaired, 3 if something differs, 1 if the run did not end."""
     if run.status != "done":
         return 1
-    return 3 if run.open else 0
+    return 3 if run.undismissed else 0
 
 
 def _print_run(run_id: int, *, as_json: bool) -> "ReconciliationDetail":
@@ -301,11 +306,12 @@ def _verdict(run: "ReconciliationDetail") -> tuple[str, ...]:
         return ("This run is", "running", f"since {shown_time(run.started_at)}.")
     if run.status != "done":
         return ("This run is", run.status, f"and does not cover the rest: {run.error or 'it was cancelled'}")
-    if run.open:
-        return (f"{run.open:,} {'difference' if run.open == 1 else 'differences'} found.",)
+    dismissed = f"{run.dismissed:,} dismissed." if run.dismissed else ""
+    if run.undismissed:
+        return (f"{counted(run.undismissed, 'difference')} found.", dismissed)
     if run.repaired:
         return (_repairs(run),)
-    return ("No differences found.",)
+    return ("No other differences found:", dismissed) if dismissed else ("No differences found.",)
 
 
 def _repairs(run: "ReconciliationDetail") -> str:
@@ -319,8 +325,10 @@ def _repairs(run: "ReconciliationDetail") -> str:
 def _example(finding: "FindingView") -> str:
     email = f"e-mail {finding.email_id}, " if finding.email_id else ""
     fields = ", ".join(finding.detail.get("fields", ()))
-    details = "; ".join(filter(None, (fields, finding.detail.get("reason"), finding.repair)))
-    return f"{email}{finding.key[:90]}{f': {details}' if details else ''}"
+    dismissed = f"dismissed: {finding.dismissal.reason}" if finding.dismissal else None
+    details = "; ".join(filter(None, (fields, finding.detail.get("reason"), finding.repair, dismissed)))
+    number = "" if finding.kind in _REMARKS else f" (finding {finding.id})"
+    return f"{email}{finding.key[:90]}{f': {details}' if details else ''}{number}"
 
 
 def _facts(run: "ReconciliationDetail") -> list[tuple[str, str | None]]:

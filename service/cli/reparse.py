@@ -41,7 +41,7 @@ def reparse(
     everything: bool,
     asked: str | None,
     as_json: bool,
-    **chosen: str | None,
+    **chosen: str | bool | None,
 ) -> None:
     """Parse stored bodies again, and retry changed e-mails.
 

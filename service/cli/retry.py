@@ -1,4 +1,4 @@
-"""`holdfast emails retry`, `emails sync` and `retries`: run jobs or syncs again, by id or in bulk."""
+"""`holdfast emails retry`, `emails sync` and `retries`: run jobs or syncs again, by id or in bulk; follow bulk retries."""
 
 import sys
 from collections.abc import Callable
@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from service.cli.download import followed
 from service.cli.environment import actor, env_file, warn_without_worker, with_engine, with_resources
 from service.cli.filters import ID, filters, selection
 from service.cli.terminal import (
@@ -25,7 +26,7 @@ from service.formatting import duration, number, printable
 if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncEngine
 
-    from service.postgres.selection import Selection, What
+    from service.postgres.selection import BulkTask, Selection, What
     from service.queries.retries import BulkRetryView
     from service.resources import Resources
 
@@ -45,6 +46,7 @@ COLUMNS = (
 )
 _NAMES = {"job": "Bulk retry", "sync": "Bulk retry of syncs"}
 _QUESTIONS = {"job": "Retry them?", "sync": "Sync them again?"}
+_VERBS = {"retry": "queued", "dismiss": "dismissed", "undismiss": "undismissed"}
 _ENDS = {"job": "repaired", "sync": "synced"}
 _RECEIPTS: dict[str, tuple[str, dict[str, object]]] = {
     "job": ("queued", {"status": "queued"}),
@@ -57,7 +59,7 @@ _BULK_OPTIONS = (
         type=click.IntRange(1, 1000),
         default=20,
         show_default=True,
-        help="E-mails to queue per second.",
+        help="E-mails to queue or dismiss per second.",
     ),
     click.option("--dry-run", is_flag=True, help="Only count the matching e-mails."),
     click.option("--yes", is_flag=True, help="Do not ask; needed without a terminal."),
@@ -102,7 +104,7 @@ def bulk_options(command: Callable[..., None]) -> Callable[..., None]:
 @bulk_options
 @env_file
 def retry(
-    email_ids: tuple[int, ...], options: BulkOptions, *, everything: bool, **chosen: str | None
+    email_ids: tuple[int, ...], options: BulkOptions, *, everything: bool, **chosen: str | bool | None
 ) -> None:
     """Process finished e-mails again.
 
@@ -123,7 +125,9 @@ def retry(
 @filters()
 @bulk_options
 @env_file
-def sync(email_ids: tuple[int, ...], options: BulkOptions, *, everything: bool, **chosen: str | None) -> None:
+def sync(
+    email_ids: tuple[int, ...], options: BulkOptions, *, everything: bool, **chosen: str | bool | None
+) -> None:
     """Sync finished e-mails to the targets again.
 
     Nothing is downloaded again.
@@ -131,13 +135,33 @@ def sync(email_ids: tuple[int, ...], options: BulkOptions, *, everything: bool, 
     _retry("sync", email_ids, options, chosen, everything=everything)
 
 
-def start_bulk_retry(wanted: "Selection", options: BulkOptions, what: "What" = "job") -> None:
+def wanted_emails(
+    email_ids: tuple[int, ...],
+    options: BulkOptions,
+    chosen: dict[str, str | bool | None],
+    *,
+    everything: bool,
+) -> "Selection":
+    """Return the filter for --all; a usage error where a filter goes with ids, or both or none are given."""
+    from service.postgres.selection import Selection
+
+    if everything == bool(email_ids):
+        raise click.UsageError("Give either IDs or --all.")
+    wanted = selection(Selection, chosen)
+    if not everything and (wanted != Selection() or options.dry_run or options.wait):
+        raise click.UsageError("Filters, --dry-run and --wait need --all.")
+    return wanted
+
+
+def start_bulk_retry(wanted: "Selection", options: BulkOptions, task: "BulkTask | None" = None) -> None:
     """Count, ask, start; with --wait, wait and end the process with the exit code of `_exit`."""
     from service.operate import bulk_retry
+    from service.postgres.selection import RETRY
 
+    task = task or RETRY
     if not (options.dry_run or options.yes or sys.stdin.isatty()):
         raise click.UsageError("No terminal: add --yes, or --dry-run.")
-    matching = with_resources(lambda res: bulk_retry.plan(res, wanted, what))
+    matching = with_resources(lambda res: bulk_retry.plan(res, wanted, task))
     if options.as_json and options.dry_run:
         print_json({"matching": matching.number, "capped": matching.is_capped})
     else:
@@ -146,8 +170,9 @@ def start_bulk_retry(wanted: "Selection", options: BulkOptions, what: "What" = "
     if options.dry_run or not (matching.number or matching.is_capped):
         return
     if not options.yes:
-        click.confirm(_QUESTIONS[what], abort=True, err=True)
-    retry_id = with_resources(lambda res: bulk_retry.start(res, wanted, options.per_second, actor(), what))
+        question = _QUESTIONS[task.what] if task.action == "retry" else f"{task.action.capitalize()} them?"
+        click.confirm(question, abort=True, err=True)
+    retry_id = with_resources(lambda res: bulk_retry.start(res, wanted, options.per_second, actor(), task))
     if options.wait:
         _wait(retry_id)
     found = _print(retry_id, as_json=options.as_json)
@@ -157,7 +182,7 @@ def start_bulk_retry(wanted: "Selection", options: BulkOptions, what: "What" = "
 
 @click.group()
 def retries() -> None:
-    """List, follow and cancel bulk retries of jobs and syncs."""
+    """List, follow and cancel bulk retries of jobs and syncs, and bulk dismissals."""
 
 
 @retries.command("list")
@@ -177,7 +202,7 @@ def list_(*, as_json: bool) -> None:
             f"{each.planned}{'+' if each.planned_capped else ''}",
             _outcomes(each),
             each.actor,
-            each.what,
+            each.what if each.action == "retry" else each.action,
             each.filter.model_dump_json(exclude_none=True),
         )
         for each in page.retries
@@ -198,7 +223,8 @@ def show(retry_id: int, *, as_json: bool) -> None:
         [
             ("begun", shown_time(found.created_at)),
             ("by", found.actor),
-            ("what", found.what),
+            ("what", found.what if found.action == "retry" else found.action),
+            ("reason", found.reason),
             ("filter", found.filter.model_dump_json(exclude_none=True)),
             ("at most", f"{found.per_second} a second"),
             ("searched to", shown_time(found.reached) if found.reached else None),
@@ -238,19 +264,15 @@ def _retry(
     what: "What",
     email_ids: tuple[int, ...],
     options: BulkOptions,
-    chosen: dict[str, str | None],
+    chosen: dict[str, str | bool | None],
     *,
     everything: bool,
 ) -> None:
-    from service.postgres.selection import Selection
+    from service.postgres.selection import BulkTask
 
-    if everything == bool(email_ids):
-        raise click.UsageError("Give either IDs or --all.")
-    wanted = selection(Selection, chosen)
+    wanted = wanted_emails(email_ids, options, chosen, everything=everything)
     if everything:
-        start_bulk_retry(wanted, options, what)
-    elif wanted != Selection() or options.dry_run or options.wait:
-        raise click.UsageError("Filters, --dry-run and --wait need --all.")
+        start_bulk_retry(wanted, options, BulkTask(what=what))
     elif not with_resources(lambda res: _retry_each(res, email_ids, what, as_json=options.as_json)):
         sys.exit(1)
 
@@ -262,8 +284,9 @@ async def _retry_each(res: "Resources", email_ids: tuple[int, ...], what: "What"
 
     is_good = True
     text, receipt = _RECEIPTS[what]
-    for email_id in email_ids:
+    for given_id in email_ids:
         try:
+            email_id = await followed(res.engine, given_id)
             await retry(res, email_id, actor(), what)
         except Rejected as exc:
             is_good = False
@@ -293,9 +316,11 @@ def _print(retry_id: int, *, as_json: bool) -> "BulkRetryView":
     if as_json:
         print_json(found)
         return found
-    of = f"{found.retried:,} of {number(found.planned, found.planned_capped)} queued"
-    print_line(f"{_NAMES[found.what]} {found.id}", "is", f"{found.status}", f"with {of}")
-    click.echo(f"{_outcomes(found)}.")
+    of = f"{found.retried:,} of {number(found.planned, found.planned_capped)} {_VERBS[found.action]}"
+    name = _NAMES[found.what] if found.action == "retry" else f"Bulk {found.action}al"
+    print_line(f"{name} {found.id}", "is", f"{found.status}", f"with {of}")
+    if found.action == "retry":
+        click.echo(f"{_outcomes(found)}.")
     if found.status == "running":
         click.echo(
             f"`holdfast retries wait {found.id}` waits for the end, `holdfast retries cancel {found.id}` cancels it."
@@ -304,6 +329,8 @@ def _print(retry_id: int, *, as_json: bool) -> "BulkRetryView":
 
 
 def _outcomes(found: "BulkRetryView") -> str:
+    if found.action != "retry":
+        return _VERBS[found.action]
     counts = [
         (found.repaired, _ENDS[found.what]),
         (found.failed_again, "failed again"),
@@ -356,6 +383,7 @@ async def _watch(engine: "AsyncEngine", retry_id: int) -> None:
             else:
                 answered_at = time.monotonic()
                 show_progress(
-                    found.retried - found.still_running, f"{found.retried:,} queued: {_outcomes(found)}"
+                    found.retried - found.still_running,
+                    f"{found.retried:,} {_VERBS[found.action]}: {_outcomes(found)}",
                 )
             await asyncio.sleep(POLL_SECONDS)

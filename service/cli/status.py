@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
 CODES = {"safe": 0, "attention": 3, "late": 4}
 WATCH_SECONDS = 2.0
+_DISMISSED = ("dismissed", "dismissed_webhooks")
 ACTIVITY_COLUMNS = (
     Column("time", whole=True),
     Column("who"),
@@ -46,7 +47,8 @@ def status(*, watch: bool, as_json: bool) -> None:
 
     The verdict is that of the dashboard; counts, times and workers follow.
 
-    Exits with 0 if all is safe, 3 if something needs attention (failed, quarantined, or its sync failed), 4 if something
+    Exits with 0 if all is safe, 3 if something needs attention (failed, quarantined, or its sync failed, and not
+    dismissed), 4 if something
     waits for too long, and 1 if the status is not known.
     """
     if watch:
@@ -113,6 +115,7 @@ def _print_status(overview: "Overview") -> None:
     console().print(Text(overview.verdict, style(overview.state)), soft_wrap=True)
     click.echo()
     counts = [*overview.by_status.items(), ("quarantined", overview.quarantined), *_syncs(overview)]
+    counts += [(name, getattr(overview, name)) for name in _DISMISSED if getattr(overview, name)]
     rows = ((name.replace("_", " "), number(count, name in overview.capped)) for name, count in counts)
     print_table([Column("state"), Column("e-mails")], rows)
     click.echo()
@@ -139,6 +142,7 @@ def _times(overview: "Overview") -> "list[tuple[str, str | None]]":
     return [
         ("comparison", " ".join(overview.comparison.summary)),
         ("oldest sync", f"waiting for {duration(oldest)}" if oldest is not None else None),
+        ("calls", overview.api_use.sentence if overview.api_use else None),
         ("queued", percentiles(times.queue_p50, times.queue_p95)),
         ("processing", percentiles(times.processing_p50, times.processing_p95)),
     ]
@@ -148,6 +152,8 @@ def _object(action: "ActionView") -> str:
     ids = (
         ("e-mail", action.email_id),
         ("quarantine", action.quarantine_id),
+        ("finding", action.finding_id),
         ("bulk retry", action.bulk_retry_id),
     )
-    return ", ".join(f"{name} {id_}" for name, id_ in ids if id_ is not None)
+    what = ", ".join(f"{name} {id_}" for name, id_ in ids if id_ is not None)
+    return f"{what}: {action.reason}" if action.reason else what

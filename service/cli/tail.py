@@ -56,7 +56,7 @@ class Line(NamedTuple):
 )
 @json_option
 @env_file
-def tail(last: int, *, as_json: bool, **chosen: str | None) -> None:
+def tail(last: int, *, as_json: bool, **chosen: str | bool | None) -> None:
     """Print e-mails as they arrive and change, until Ctrl-C.
 
     With --json, every change is one line of JSON. Postgres is read once a second, so a shorter state may not show. The command outlives outages of Postgres.

@@ -125,12 +125,12 @@ def _execute(states: dict[str, str]) -> None:
 
 def _migrate(plan: "TakeoverPlan") -> tuple[int, int]:
     """Run the migrations, and add attachments as soon as their table exists: later indexes would slow that down."""
-    from service.takeover.apply import ATTACHMENTS_REVISION, add_reading_hash
+    from service.takeover.apply import ATTACHMENTS_REVISION, add_columns_of_lists
 
     early = (0, 0)
     if any(name.startswith(ATTACHMENTS_REVISION) for name in plan.migrations):
         run_migrations(ATTACHMENTS_REVISION)
-        _with_engine(add_reading_hash)
+        _with_engine(add_columns_of_lists)
         early = _with_engine(_read_lists)
     if plan.migrations:
         run_migrations()

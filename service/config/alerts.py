@@ -18,6 +18,7 @@ _PATH = re.compile(r"(/[A-Za-z0-9_~%-][A-Za-z0-9_.~%-]*)*/?")
 PATHS = frozenset(
     [
         "activity",
+        "complete",
         "api",
         "docs",
         "emails",

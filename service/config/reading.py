@@ -27,8 +27,17 @@ def read_settings(*needed: str) -> Settings:
     except ValidationError as exc:
         errors = exc.errors(include_input=False, include_url=False)
         raise SettingsError(*(_describe(error) for error in errors)) from None
-    if missing := [setting_error(field, NOT_SET) for field in needed if not getattr(settings, field)]:
-        raise SettingsError(*missing)
+    _require(settings, *needed)
+    return settings
+
+
+def read_web_settings() -> Settings:
+    """Read the settings of web: without credentials for Zendesk, it cannot fetch the webhook's signing secret."""
+    settings = read_settings()
+    has_credentials = (
+        settings.zendesk_oauth_client_id or settings.zendesk_oauth_token or settings.zendesk_api_token
+    )
+    _require(settings, *NEEDED, *(() if has_credentials else ("zendesk_webhook_secrets",)))
     return settings
 
 
@@ -53,6 +62,11 @@ def read_env_file(path: Path) -> dict[str, str]:
         if binding.error:
             raise _broken_file(path, f"line {binding.original.line} is not NAME=value")
     return {each.key: each.value for each in bindings if each.key and each.value is not None}
+
+
+def _require(settings: Settings, *needed: str) -> None:
+    if missing := [setting_error(field, NOT_SET) for field in needed if not getattr(settings, field)]:
+        raise SettingsError(*missing)
 
 
 def _describe(error: ErrorDetails) -> str:

@@ -104,9 +104,21 @@ class Settings(AlertSettings, TelemetrySettings, SyncSettings):
         description="API token, instead of a client; all API tokens end on 30 April 2027",
         examples=["token"],
     )
+    zendesk_calls_percent: int = Field(
+        40,
+        ge=1,
+        le=100,
+        description="share of the account's API rate limit that all workers together may use, in percent",
+    )
+    backfill_minutes: int = Field(
+        5,
+        ge=0,
+        le=1440,
+        description="pause between two searches of the account for e-mails that no webhook announced; 0 for none",
+    )
     zendesk_webhook_secrets: Secrets = Field(
         (),
-        description="the webhook's signing secret; several, comma separated, during a rotation",
+        description="the webhook's signing secret, which is fetched with credentials; several, comma separated, during a rotation",
         examples=["the signing secret that Zendesk shows"],
     )
     webhook_tolerance_seconds: int = Field(

@@ -12,6 +12,7 @@ from sqlalchemy import (
     DateTime,
     LargeBinary,
     Select,
+    TableValuedAlias,
     Text,
     bindparam,
     cast,
@@ -20,16 +21,21 @@ from sqlalchemy import (
     literal,
     literal_column,
     select,
+    text,
 )
+from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.dialects.postgresql import insert as pg_insert
 from sqlalchemy.ext.asyncio import AsyncConnection
-from sqlalchemy.orm import aliased
 from sqlalchemy.types import TypeEngine
 
 from service.errors import ADAPT, ROW_REFUSED, Permanent
-from service.jobs.waiting import DISPATCH_GRACE
+from service.jobs import announcements
+from service.jobs.waiting import DISPATCH_GRACE, Job
 from service.postgres.email_tables import Attachment, IncomingEmail
-from service.postgres.rows import ANNOUNCED, announced_files, arrays_of, rows_of
+from service.postgres.engine import transaction
+from service.postgres.message_tables import Announcement
+from service.postgres.prepared import Prepared
+from service.postgres.rows import ANNOUNCED, announced_files, rows_of
 from service.telemetry.metrics import TRANSITIONS
 
 _TEXTS = (
@@ -48,12 +54,22 @@ _JSONS = ("attachment_urls", "raw_headers")
 _COLUMNS: Mapping[str, TypeEngine[Any]] = {
     **dict.fromkeys((*_TEXTS, *_JSONS), Text()),
     **dict.fromkeys(("raw_body", "signature_hash", "reading_hash"), LargeBinary()),
-    "late": Boolean(),
+    **dict.fromkeys(("late", "identified"), Boolean()),
     "received_at": DateTime(timezone=True),
     "sent_at": DateTime(timezone=True),
 }
 _RECEIVED = TRANSITIONS.labels("received", "intake")
-_KEYS = {name: _COLUMNS[name] for name in ("idempotency_key", "signature_hash", "raw_body")}
+# By these, a known e-mail is found.
+_KEYS = {
+    name: _COLUMNS[name]
+    for name in (
+        *("idempotency_key", "signature_hash", "raw_body"),
+        *("account_id", "zendesk_ticket_id", "comment_id", "identified"),
+    )
+}
+# Lists and objects of a parser hold no circles.
+_to_json = json.JSONEncoder(check_circular=False).encode
+_MOST_ACCOUNT = 200  # characters: no index holds the longest header
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,56 +83,113 @@ class Arrival:
     def key(self) -> str:
         return str(self.columns["idempotency_key"])
 
+    @property
+    def order(self) -> tuple[str, ...]:
+        """Return the order of inserts: two transactions with the same e-mails do not deadlock."""
+        value = self.columns.get
+        return (
+            value("account_id") or "",
+            value("zendesk_ticket_id") or "",
+            value("comment_id") or "",
+            self.key,
+        )
+
+    @property
+    def values(self) -> Mapping[str, Any]:
+        """Return the values of the columns, as the statements take them."""
+        columns = self.columns
+        texts = {name: _to_json(value) for name in _JSONS if (value := columns.get(name)) is not None}
+        # Without a value where it is false: a column without any is not sent.
+        return {
+            **columns,
+            **texts,
+            "late": columns.get("late") or None,
+            "identified": has_identity(columns),
+        }
+
 
 @dataclass(frozen=True, slots=True)
 class Recorded:
-    """The recorded e-mail with this key or signature; `is_same` tells whether the body is the same."""
+    """The recorded e-mail of an arrival.
+
+    `is_same` is False where the e-mail has its key or signature, and another body. `job` is to be dispatched: that of a
+    new e-mail, or of a finished one that got more files.
+    """
 
     email_id: int
     is_new: bool
     is_same: bool
+    job: Job | None = None
+
+
+def has_identity(columns: Mapping[str, Any]) -> bool:
+    """Say whether an e-mail is that of a comment, so that no other row may be."""
+    return bool(columns.get("comment_id")) and len(columns.get("account_id") or "") <= _MOST_ACCOUNT
 
 
 async def receive(conn: AsyncConnection, arrivals: Sequence[Arrival]) -> list[Recorded]:
-    """Record new e-mails, all or none; of several with one key, the first."""
+    """Record e-mails, all or none: new ones, further announcements of known ones, or nothing where both are known.
+
+    Of several arrivals with one key, the first counts.
+    """
     first = {arrival.key: arrival for arrival in reversed(arrivals)}
-    # Ordered, so that two transactions with the same keys do not deadlock.
-    new = await _insert(conn, [first[key] for key in sorted(first)])
-    others = [arrival for arrival in arrivals if arrival.key not in new or first[arrival.key] is not arrival]
-    known = iter(await _look_up(conn, others) if others else ())
+    new = await _insert(conn, sorted(first.values(), key=lambda arrival: arrival.order))
+    ids = [new.get(arrival.key) if first[arrival.key] is arrival else None for arrival in arrivals]
+    others = [arrival for arrival, email_id in zip(arrivals, ids, strict=True) if email_id is None]
+    known = iter(await _recognise(conn, others) if others else ())
     return [
-        Recorded(new[arrival.key], is_new=True, is_same=True)
-        if arrival.key in new and first[arrival.key] is arrival
-        else next(known)
-        for arrival in arrivals
+        next(known)
+        if email_id is None
+        else Recorded(email_id, is_new=True, is_same=True, job=Job(email_id, 1))
+        for email_id in ids
     ]
 
 
 async def _insert(conn: AsyncConnection, arrivals: Sequence[Arrival]) -> dict[str, int]:
-    """Insert e-mails whose key and signature are new; return their ids by key."""
+    """Insert e-mails whose key, signature and comment are new; return their ids by key."""
     files = [{"idempotency_key": arrival.key, **file} for arrival in arrivals for file in arrival.files]
-    rows = await conn.execute(_RECORD, {**_arrays(_COLUMNS, arrivals), "files": files})
-    new = {row.idempotency_key: row.id for row in rows}
+    rows = await _RECORD.fetch(conn, {**_arrays(_COLUMNS, arrivals), "files": files})
+    new = {str(key): int(email_id) for key, email_id in rows}
     _RECEIVED.inc(len(new))
     return new
 
 
-async def _look_up(conn: AsyncConnection, arrivals: Sequence[Arrival]) -> list[Recorded]:
-    """Find the recorded e-mail for each, in order; raises Permanent where another constraint prevented an insert."""
+async def _recognise(conn: AsyncConnection, arrivals: Sequence[Arrival]) -> list[Recorded]:
+    """Find the e-mail of each arrival, in order, and record the announcements that it lacks.
+
+    Raises Permanent where another constraint prevented an insert.
+    """
     rows = (await conn.execute(_FIND, _arrays(_KEYS, arrivals))).all()
     if len(rows) < len(arrivals):
         another = "Postgres refuses a row that violates a unique constraint of another system."
         raise Permanent(ROW_REFUSED, f"{another} {ADAPT}")
-    return [Recorded(email_id, is_new=False, is_same=same) for email_id, same in rows]
+    further = [(row.email_id, arrival) for row, arrival in zip(rows, arrivals, strict=True) if row.is_further]
+    jobs = await _announce(conn, further) if further else {}
+    return [
+        Recorded(row.email_id, is_new=False, is_same=row.is_same, job=jobs.get(row.email_id)) for row in rows
+    ]
 
 
-def _arrays(columns: Mapping[str, Any], arrivals: Sequence[Arrival]) -> dict[str, list[Any]]:
-    return arrays_of(columns, [[_value(arrival, name) for name in columns] for arrival in arrivals])
+async def _announce(conn: AsyncConnection, further: Sequence[tuple[int, Arrival]]) -> dict[int, Job]:
+    """Record further announcements and their files; return the jobs that are queued again, by e-mail."""
+    files: dict[int, list[Mapping[str, Any]]] = {}
+    for email_id, arrival in further:
+        files.setdefault(email_id, []).extend(arrival.files)
+    requests = [{**arrival.values, "email_id": email_id} for email_id, arrival in further]
+    async with transaction(conn):
+        jobs = await announcements.add_files(conn, files)
+        await announcements.record(conn, requests)
+    return {job.email_id: job for job in jobs}
 
 
-def _value(arrival: Arrival, name: str) -> object:
-    value = arrival.columns.get(name)
-    return json.dumps(value) if name in _JSONS and value is not None else value
+def _arrays(columns: Mapping[str, Any], arrivals: Sequence[Arrival]) -> dict[str, list[Any] | None]:
+    """Return the parameters for `rows_of`; a column without any value is null, for the driver looks at each value."""
+    rows = [arrival.values for arrival in arrivals]
+    arrays = {f"every_{name}": [row.get(name) for row in rows] for name in columns}
+    return {
+        name: values if any(value is not None for value in values) else None
+        for name, values in arrays.items()
+    }
 
 
 def _record() -> Select[str, int]:
@@ -131,8 +204,8 @@ def _record() -> Select[str, int]:
     values["sync_status"] = func.coalesce(row.c.sync_status, "not_applicable")
     new = (
         pg_insert(IncomingEmail)
-        .from_select([*values], select(*values.values()))
-        .on_conflict_do_nothing()  # of the key or of the signature
+        .from_select([*values], select(*values.values()).where(*_are_not_announced(row)))
+        .on_conflict_do_nothing()  # of the key, of the signature or of the comment
         .returning(IncomingEmail.id, IncomingEmail.idempotency_key)
         .cte("new")
     )
@@ -151,21 +224,41 @@ def _record() -> Select[str, int]:
     return select(new.c.idempotency_key, new.c.id).add_cte(recorded)
 
 
-def _find() -> Select[int, bool]:
-    """Build the statement that finds e-mails by signature, unique to one request, or else by key."""
-    row, other = rows_of("arrival", _KEYS), aliased(IncomingEmail)
-    by_signature, by_key = (
-        select(other.id).where(column == value).scalar_subquery()
+def _are_not_announced(row: TableValuedAlias) -> list[ColumnElement[bool]]:
+    """Match requests that are no further announcement of an e-mail: those have no row of their own."""
+    # Scalar subqueries: for an EXISTS, Postgres may choose to read the whole table.
+    return [
+        select(Announcement.id).where(column == value).limit(1).scalar_subquery().is_(None)
         for column, value in (
-            (other.signature_hash, row.c.signature_hash),
-            (other.idempotency_key, row.c.idempotency_key),
+            (Announcement.idempotency_key, row.c.idempotency_key),
+            (Announcement.signature_hash, row.c.signature_hash),
         )
-    )
-    is_same = func.coalesce(IncomingEmail.raw_body == row.c.raw_body, False)
-    same = IncomingEmail.id == func.coalesce(by_signature, by_key)
-    return select(IncomingEmail.id, is_same).join_from(row, IncomingEmail, same).order_by(row.c.place)
+    ]
 
+
+# The e-mail of an arrival: by its signature, unique to one request, by its key, or by its comment.
+_FIND = text("""
+SELECT found.email_id, coalesce(found.is_same, false) AS is_same, found.place = 5 AS is_further
+FROM unnest(
+    :every_idempotency_key, :every_signature_hash, :every_raw_body,
+    :every_account_id, :every_zendesk_ticket_id, :every_comment_id, :every_identified
+) WITH ORDINALITY AS arrival (key, signature, body, account, ticket, comment, identified, place)
+CROSS JOIN LATERAL (
+    SELECT id AS email_id, raw_body = arrival.body AS is_same, 1 AS place
+    FROM incoming_emails WHERE signature_hash = arrival.signature
+    UNION ALL
+    SELECT email_id, raw_body = arrival.body, 2 FROM announcements WHERE signature_hash = arrival.signature
+    UNION ALL
+    SELECT id, raw_body = arrival.body, 3 FROM incoming_emails WHERE idempotency_key = arrival.key
+    UNION ALL
+    SELECT email_id, raw_body = arrival.body, 4 FROM announcements WHERE idempotency_key = arrival.key
+    UNION ALL
+    SELECT id, true, 5 FROM incoming_emails
+    WHERE identified AND coalesce(account_id, '') = coalesce(arrival.account, '')
+        AND zendesk_ticket_id = arrival.ticket AND comment_id = arrival.comment AND arrival.identified
+    ORDER BY place LIMIT 1
+) AS found ORDER BY arrival.place
+""").bindparams(*(bindparam(f"every_{name}", type_=ARRAY(kind)) for name, kind in _KEYS.items()))
 
 # Built once: building a statement takes longer than running it.
-_RECORD = _record()
-_FIND = _find()
+_RECORD = Prepared(_record())

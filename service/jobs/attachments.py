@@ -6,7 +6,6 @@ from dataclasses import dataclass, fields
 from typing import Any, Protocol
 
 from sqlalchemy import (
-    JSON,
     BigInteger,
     Boolean,
     ColumnElement,
@@ -17,20 +16,18 @@ from sqlalchemy import (
     case,
     exists,
     func,
-    literal,
-    null,
     select,
     text,
-    true,
     update,
 )
-from sqlalchemy.dialects.postgresql import ARRAY, insert
+from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.ext.asyncio import AsyncConnection
 from sqlalchemy.types import TypeEngine
 
 from service.errors import HoldfastError
 from service.postgres.email_tables import FINISHED, NOT_CAPTURED, UNREAD, Attachment, IncomingEmail
-from service.postgres.rows import ANNOUNCED, announced_files, arrays_of, rows_of
+from service.postgres.prepared import Prepared
+from service.postgres.rows import ANNOUNCED, arrays_of, rows_of
 from service.storage.objects import StoredObject
 
 FencingToken = tuple[int, int]  # the id of an e-mail, and the number of the attempt that claimed its job
@@ -62,6 +59,8 @@ class FileRecord:
     error: str | None
     sha256: str | None = None
     object_key: str | None = None
+    zendesk_id: str | None = None
+    malware: str | None = None
 
 
 class Announced(Protocol):
@@ -90,46 +89,11 @@ class FileUpdate:
 
 async def files_of(conn: AsyncConnection, email_ids: Sequence[int]) -> list[list[FileRecord]]:
     """List the files of each e-mail, in its order."""
-    rows = await conn.execute(_FILES, {"email_ids": email_ids})
+    rows = await _FILES.fetch(conn, {"email_ids": email_ids})
     files: dict[int, list[FileRecord]] = {email_id: [] for email_id in email_ids}
     for email_id, *values in rows:
         files[email_id].append(FileRecord(*values))
     return [files[email_id] for email_id in email_ids]
-
-
-async def announce(conn: AsyncConnection, token: FencingToken, files: Mapping[int, Announced]) -> None:
-    """Record files from Zendesk's API, by position, and the time of the look-up.
-
-    A known file at such a position gets the address if it had none. Nothing is recorded where the attempt has lost
-    its claim.
-    """
-    rows_of_files = [announced_row(position, file) for position, file in files.items()]
-    announced = announced_files(literal(rows_of_files, JSON))
-    claimed = (
-        update(IncomingEmail)
-        .where(_is_claimed(token), IncomingEmail.id == token[0])
-        .values(looked_up_at=func.now())
-        .returning(IncomingEmail.id)
-        .cte("claimed")
-    )
-    rows = select(claimed.c.id, *(announced.c[name] for name in ANNOUNCED)).join_from(
-        claimed, announced, true()
-    )
-    record = insert(Attachment).from_select(["email_id", *ANNOUNCED], rows)
-    newer = {name: record.excluded[name] for name in ("source_url", "declared_type", "declared_size")}
-    await conn.execute(
-        record.on_conflict_do_update(
-            index_elements=["email_id", "position"],
-            set_={
-                **newer,
-                "file_name": func.coalesce(Attachment.file_name, record.excluded.file_name),
-                "status": "pending",
-                "error_code": null(),
-                "error": null(),
-            },
-            where=Attachment.source_url == "",
-        )
-    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -201,7 +165,8 @@ async def record_lists(
 
 async def mark(conn: AsyncConnection, updates: Sequence[FileUpdate]) -> list[bool]:
     """Record new states of files; False where the attempt has lost its claim."""
-    places = set(await conn.scalars(_MARK, arrays_of(_UPDATE, [_values(update) for update in updates])))
+    marked = await _MARK.fetch(conn, arrays_of(_UPDATE, [_values(update) for update in updates]))
+    places = {place for (place,) in marked}
     return [place in places for place in range(1, len(updates) + 1)]
 
 
@@ -233,13 +198,13 @@ def _is_claimed(token: tuple[int | ColumnElement[int], int | ColumnElement[int]]
 
 
 # Built once: building a statement takes longer than running it.
-_FILES = (
+_FILES = Prepared(
     select(Attachment.email_id, *(Attachment.__table__.c[field.name] for field in fields(FileRecord)))
     .where(Attachment.email_id == func.any(bindparam("email_ids", type_=ARRAY(BigInteger))))
     .order_by(Attachment.email_id, Attachment.position)
 )
 _file = rows_of("file", _UPDATE)
-_MARK = (
+_MARK = Prepared(
     update(Attachment)
     .where(
         Attachment.email_id == _file.c.email_id,

@@ -21,6 +21,7 @@ from sqlalchemy import (
     insert,
     literal,
     null,
+    or_,
     select,
     text,
     true,
@@ -32,6 +33,7 @@ from sqlalchemy.sql.elements import SQLCoreOperations
 from sqlalchemy.types import TypeEngine
 
 from service.postgres.email_tables import PROCESSING, WAITING, Attempt, IncomingEmail, is_listed, key_of_email
+from service.postgres.prepared import Prepared
 from service.postgres.rows import rows_of
 
 ATTEMPT: dict[str, TypeEngine[Any]] = {"email_id": BigInteger(), "attempt_number": BigInteger()}
@@ -105,6 +107,7 @@ def _claim() -> Select[Any]:
             attempt_number=free.c.attempt_number,
             started_at=func.now(),
             lease_until=func.now() + free.c.lease,
+            has_news=False,
         )
         .returning(free.c.place, free.c.worker, *_claimed_columns())
         .cte("claimed")
@@ -135,6 +138,7 @@ def _claimed_columns() -> Iterator[ColumnElement[Any]]:
     yield IncomingEmail.__table__.c.reread
     yield _seconds_since(_queued_at()).label("waited")
     yield IncomingEmail.raw_body.is_not(None).label("has_body")
+    yield IncomingEmail.__table__.c.account_id
 
 
 def _seconds_since(time: SQLCoreOperations[Any]) -> ColumnElement[float]:
@@ -182,24 +186,26 @@ def _settle() -> tuple[Select[Any], Select[Any]]:
     """Build the statement that settles attempts, and the one that finds those settled in the same way already."""
     asked = rows_of("settlement", SETTLEMENT)
     mine = _claimed(asked)
-    is_queued = mine.c.status == "queued"
+    # More files were announced during the attempt: another one follows it at once, however it ended.
+    is_queued = or_(mine.c.status == "queued", IncomingEmail.has_news)
     left = (
         update(IncomingEmail)
         .where(IncomingEmail.id == mine.c.email_id)
         .values(
-            processing_status=mine.c.status,
+            processing_status=case((is_queued, "queued"), else_=mine.c.status),
+            has_news=False,
             retry_count=func.coalesce(IncomingEmail.retry_count, 0)
             + case((mine.c.outcome == "released", 1), else_=0),
             # A shutdown says nothing about the e-mail; after any other end it is no suspect.
             abandoned_count=case((mine.c.outcome == "handed_back", IncomingEmail.abandoned_count), else_=0),
-            completed_at=case((mine.c.status != "queued", func.now())),
+            completed_at=case((~is_queued, func.now())),
             due_at=case((is_queued, func.now() + mine.c.delay), else_=IncomingEmail.due_at),
             queued_at=case((is_queued, func.now() + mine.c.delay), else_=IncomingEmail.queued_at),
             lease_until=None,
             error_code=mine.c.error_code,
             error_host=mine.c.error_host,
             processing_error=mine.c.error,
-            **_start_sync(mine.c.status != "queued", mine.c.sync_status),
+            **_start_sync(~is_queued, mine.c.sync_status),
         )
         .returning(mine.c.place, mine.c.outcome, *_LEFT)
         .cte("left")
@@ -259,7 +265,8 @@ def _end_attempts(left: CTE) -> Select[Any]:
 
 
 # Built once: building a statement takes longer than running it.
-CLAIM = _claim()
+CLAIM = Prepared(_claim())
 REFUSE = _refuse()
 RENEW = _renew()
-SETTLE, SETTLED = _settle()
+_SETTLE, SETTLED = _settle()
+SETTLE = Prepared(_SETTLE)

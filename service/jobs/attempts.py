@@ -60,9 +60,9 @@ class ClaimRequest:
 class Claim:
     """A job that this process has claimed for the length of a lease; `attempt_number` is the fencing token.
 
-    With `reread`, the attempt reparses the body first. `comment_id` is the comment that the webhook named, "" where the
-    files have to be looked up without one. `announced_bytes` is the size of the webhook's list of attachments, and
-    `is_listed` is False where it had none. `looked_up`: Zendesk's API was asked for the files before. `age` is in seconds
+    With `reread`, the attempt reparses the body first. `comment_id` is the e-mail's comment, "" where the files have to
+    be looked up without one. `announced_bytes` is the size of the webhook's list of attachments, and `is_listed` is False
+    where it had none. `looked_up`: Zendesk's API told the message and its files before. `age` is in seconds
     since the receipt of the webhook, `waited` in seconds since the job was due. `invocation` is the name in logs and
     traces. `has_body` is False where another system wrote the row.
     """
@@ -80,6 +80,7 @@ class Claim:
     reread: bool = field(default=False, compare=False)
     waited: float = field(default=0, compare=False)
     has_body: bool = field(default=True, compare=False)
+    account_id: str | None = field(default=None, compare=False)
 
     @property
     def fencing_token(self) -> FencingToken:
@@ -122,7 +123,7 @@ class Settlement:
 async def claim(conn: AsyncConnection, requests: Sequence[ClaimRequest]) -> list[Claim | None]:
     """Claim jobs and record their attempts; None where another message or worker was first."""
     rows = [(each.job.email_id, each.job.attempt_number, each.worker, each.lease) for each in requests]
-    begun = await conn.execute(CLAIM, arrays_of(REQUEST, rows))
+    begun = await CLAIM.fetch(conn, arrays_of(REQUEST, rows))
     claims = {place: Claim(*row) for place, _, *row in begun}
     _CLAIMED.inc(len(claims))
     return [claims.get(place) for place in range(1, len(requests) + 1)]
@@ -160,7 +161,7 @@ async def settle(conn: AsyncConnection, settlements: Sequence[Settlement]) -> li
         for s in settlements
     ]
     asked = arrays_of(SETTLEMENT, rows)
-    done = set(await conn.scalars(SETTLE, asked))
+    done = {place for place, *_ in await SETTLE.fetch(conn, asked)}
     if len(done) < len(settlements):  # this may repeat a commit whose confirmation was lost
         done |= set(await conn.scalars(SETTLED, asked))
     settled = [place in done for place in range(1, len(settlements) + 1)]

@@ -1,21 +1,39 @@
-"""Bulk retries in Postgres: begun, cancelled, and done in steps by whichever worker claims the next step."""
+"""Bulk retries in Postgres: begun, cancelled, and done in steps by whichever worker claims the next step.
+
+A dismissal of all e-mails that match is one, too: only what a step does to its e-mails differs.
+"""
 
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import CTE, Row, Select, case, exists, func, insert, literal, select, update
+from sqlalchemy import (
+    CTE,
+    ColumnElement,
+    Row,
+    Select,
+    case,
+    exists,
+    func,
+    insert,
+    literal,
+    literal_column,
+    null,
+    or_,
+    select,
+    update,
+)
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from service.jobs.dismissals import dismiss_parts, undismiss_parts
 from service.jobs.retries import execute_retry, lock_finished, retry_parts
 from service.jobs.waiting import Job, Sync
 from service.postgres.email_tables import IncomingEmail
 from service.postgres.operation_tables import BulkRetry, OperatorAction
-from service.postgres.selection import What
+from service.postgres.selection import BulkTask
 
 # The pause between two steps.
 STEP = timedelta(seconds=1)
-_BEGAN = {"job": "retry_many", "sync": "sync_many"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,12 +43,19 @@ class BulkRetryStep:
     bulk_retry_id: int
     actor: str
     place_id: int | None
+    begun_at: datetime
+    task: BulkTask
 
 
-async def begin(conn: AsyncConnection, what: What, **columns: object) -> int:
+async def begin(conn: AsyncConnection, task: BulkTask, **columns: object) -> int:
     """Record a bulk retry and its operator; return its id."""
-    new = insert(BulkRetry).values(what=what, **columns).returning(BulkRetry.id, BulkRetry.actor).cte("new")
-    recorded = _record_action(new, _BEGAN[what])
+    values = {"what": task.what, "action": task.action, "reason": task.reason, **columns}
+    if task.action != "retry":  # a dismissed e-mail does not run: there is no outcome to look for
+        values["look_at"] = literal_column("'infinity'::timestamptz")
+    columns_of = (BulkRetry.id, BulkRetry.actor, BulkRetry.reason)
+    new = insert(BulkRetry).values(values).returning(*columns_of).cte("new")
+    name = "sync" if (task.action, task.what) == ("retry", "sync") else task.action
+    recorded = _record_action(new, f"{name}_many", new.c.reason)
     return int((await conn.execute(select(new.c.id).add_cte(recorded))).scalar_one())
 
 
@@ -39,7 +64,7 @@ async def cancel(conn: AsyncConnection, bulk_retry_id: int, actor: str) -> bool:
     ended = (
         update(BulkRetry)
         .where(BulkRetry.id == bulk_retry_id, BulkRetry.status == "running")
-        .values(status="cancelled", finished_at=func.now())
+        .values(status="cancelled", finished_at=func.now(), settled_at=_settled())
         .returning(BulkRetry.id, literal(actor).label("actor"))
         .cte("ended")
     )
@@ -65,18 +90,27 @@ async def claim_step(conn: AsyncConnection, lease: timedelta) -> Row[Any] | None
     return (await conn.execute(claimed.returning(*BulkRetry.__table__.c))).one_or_none()
 
 
-async def retry_next(
-    conn: AsyncConnection, step: BulkRetryStep, what: What, found: Select[Any], stop: Select[Any]
+async def take_step(
+    conn: AsyncConnection, step: BulkRetryStep, found: Select[Any], stop: Select[Any]
 ) -> list[Job] | list[Sync]:
-    """Retry the e-mails of one step and record the progress, in one statement.
+    """Retry or dismiss the e-mails of one step and record the progress, in one statement; return what to dispatch.
 
     `found` selects the e-mails; `stop` selects the place where the search stops, if there are more. Nothing is
     done where another worker did the same step first, or an operator cancelled the bulk retry.
     """
-    bulk = _lock(step)
-    finished = lock_finished(exists(bulk.select()), IncomingEmail.id.in_(select(found.subquery().c.id)))
-    retried, parts = retry_parts(finished, step.actor, what, step.bulk_retry_id)
-    return await execute_retry(conn, what, retried, [*parts, _record_progress(bulk, retried, stop)])
+    bulk, task = _lock(step), step.task
+    which = (exists(bulk.select()), IncomingEmail.id.in_(select(found.subquery().c.id)))
+    if task.action == "retry":
+        changed, parts = retry_parts(lock_finished(*which), step.actor, task.what, step.bulk_retry_id)
+        return await execute_retry(conn, task.what, changed, [*parts, _record_progress(bulk, changed, stop)])
+    if task.action == "dismiss":
+        # A sync that failed since the start was in no plan. `sync_due_at` is the time of its failure.
+        is_seen = or_(IncomingEmail.sync_status != "failed", IncomingEmail.sync_due_at < step.begun_at)
+        changed, parts = dismiss_parts((*which, is_seen), step.actor, task.reason or "", step.bulk_retry_id)
+    else:
+        changed, parts = undismiss_parts(which, step.actor, step.bulk_retry_id)
+    await conn.execute(select(changed.c.id).add_cte(*parts, _record_progress(bulk, changed, stop)))
+    return []
 
 
 def _lock(step: BulkRetryStep) -> CTE:
@@ -100,13 +134,19 @@ def _record_progress(bulk: CTE, retried: CTE, stop: Select[Any]) -> CTE:
             next_at=func.now() + STEP,
             status=case((more, "running"), else_="done"),
             finished_at=case((~more, func.now())),
+            settled_at=case((~more, _settled())),
         )
         .returning(BulkRetry.id)
         .cte("moved")
     )
 
 
-def _record_action(bulk: CTE, action: str) -> CTE:
-    row = select(bulk.c.actor, literal(action), bulk.c.id)
-    noted = insert(OperatorAction).from_select(["actor", "action", "bulk_retry_id"], row)
-    return noted.returning(OperatorAction.id).cte("noted")
+def _settled() -> ColumnElement[Any]:
+    """Return when a bulk retry that ends now is settled: a dismissal at once, a retry when its e-mails have ended."""
+    return case((BulkRetry.action != "retry", func.now()))
+
+
+def _record_action(bulk: CTE, action: str, reason: ColumnElement[Any] | None = None) -> CTE:
+    row = select(bulk.c.actor, literal(action), bulk.c.id, null() if reason is None else reason)
+    columns = ["actor", "action", "bulk_retry_id", "reason"]
+    return insert(OperatorAction).from_select(columns, row).returning(OperatorAction.id).cte("noted")

@@ -35,6 +35,7 @@ _READ = IncomingEmail.__table__.c[
     "account_id",
     "attachment_urls",
     "reading_hash",
+    "identified",
 ]
 
 FileColumns = Mapping[str, object]  # the columns ANNOUNCED

@@ -1,20 +1,36 @@
 """Retries: finished jobs, or their syncs, start again with a fresh budget of retries."""
 
 from collections.abc import Sequence
+from datetime import timedelta
+from typing import Any
 
-from sqlalchemy import CTE, BigInteger, ColumnElement, case, func, insert, literal, select, text, update
+from sqlalchemy import (
+    CTE,
+    BigInteger,
+    ColumnElement,
+    Row,
+    Text,
+    TextClause,
+    case,
+    func,
+    insert,
+    literal,
+    select,
+    text,
+    update,
+)
 from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from service.jobs.waiting import DISPATCH_GRACE, Job, Sync
-from service.postgres.email_tables import FINISHED, Attachment, IncomingEmail
+from service.postgres.email_tables import FINISHED, OPEN_FAILED, Attachment, IncomingEmail
 from service.postgres.operation_tables import OperatorAction
 from service.postgres.selection import What
 from service.telemetry.metrics import TRANSITIONS
 
 FINISHED_STATES = ("failed", "completed")
 
-_ACTIONS = {"job": "retry", "sync": "sync"}
+MALWARE_PAUSE, MALWARE_DAYS = timedelta(days=1), timedelta(days=30)
 
 _RETRIED = TRANSITIONS.labels("queued", "retry")
 
@@ -28,12 +44,38 @@ async def retry(
     return await execute_retry(conn, what, retried, parts)
 
 
+async def retry_malware(conn: AsyncConnection, limit: int) -> list[Job]:
+    """Retry failed e-mails with a file in which Zendesk found malware, each once a day for a month.
+
+    An administrator may have allowed the download since. Dismissed ones stay as they are.
+    """
+    due = (
+        select(IncomingEmail.id)
+        .where(
+            IncomingEmail.error_code == "malware_found",
+            text(OPEN_FAILED),
+            IncomingEmail.completed_at < func.now() - MALWARE_PAUSE,
+            IncomingEmail.received_at > func.now() - MALWARE_DAYS,
+        )
+        .order_by(IncomingEmail.id)
+        .limit(limit)
+        .with_for_update(skip_locked=True)
+        .cte("finished")
+    )
+    retried = requeue(IncomingEmail.id == due.c.id)
+    return list(map(_job, (await conn.execute(select(*retried.c).add_cte(reopen_failed(retried)))).all()))
+
+
 async def status_of(conn: AsyncConnection, email_id: int) -> str | None:
     """Return the state of a job; None if there is no such e-mail."""
     return await conn.scalar(select(IncomingEmail.processing_status).where(IncomingEmail.id == email_id))
 
 
-def lock_finished(*which: ColumnElement[bool]) -> CTE:
+def _job(row: Row[Any]) -> Job:
+    return Job(row.id, row.attempt_number + 1)
+
+
+def lock_finished(*which: ColumnElement[bool] | TextClause) -> CTE:
     """Make the part of a statement that locks matching finished e-mails, in the order of their ids."""
     return (
         select(IncomingEmail.id)
@@ -51,9 +93,9 @@ def retry_parts(
     is_locked = IncomingEmail.id == finished.c.id
     if what == "sync":
         retried = restart_sync(is_locked)
-        return retried, [record_action(retried, actor, what, bulk_retry_id)]
+        return retried, [record_action(retried, actor, "sync", bulk_retry_id)]
     retried = requeue(is_locked)
-    return retried, [reopen_failed(retried), record_action(retried, actor, what, bulk_retry_id)]
+    return retried, [reopen_failed(retried), record_action(retried, actor, "retry", bulk_retry_id)]
 
 
 async def execute_retry(
@@ -64,10 +106,10 @@ async def execute_retry(
     if what == "sync":
         return [Sync(row.id, row.attempt_number) for row in rows]
     _RETRIED.inc(len(rows))
-    return [Job(row.id, row.attempt_number + 1) for row in rows]
+    return list(map(_job, rows))
 
 
-def requeue(*which: ColumnElement[bool]) -> CTE:
+def requeue(*which: ColumnElement[bool], reread: bool = True) -> CTE:
     """Make the part of a statement that queues matching finished jobs."""
     return (
         update(IncomingEmail)
@@ -83,7 +125,7 @@ def requeue(*which: ColumnElement[bool]) -> CTE:
             error_code=None,
             error_host=None,
             processing_error=None,
-            reread=True,  # a newer parser may find more in the body
+            reread=reread,  # a newer parser may find more in the body
         )
         .returning(IncomingEmail.id, IncomingEmail.attempt_number)
         .cte("retried")
@@ -123,8 +165,11 @@ def reopen_failed(retried: CTE) -> CTE:
     )
 
 
-def record_action(retried: CTE, actor: str, what: What = "job", bulk_retry_id: int | None = None) -> CTE:
-    """Make the part of a statement that records which operator asked for these retries."""
-    row = select(literal(actor), literal(_ACTIONS[what]), retried.c.id, literal(bulk_retry_id, BigInteger))
-    columns = ["actor", "action", "email_id", "bulk_retry_id"]
+def record_action(
+    changed: CTE, actor: str, action: str, bulk_retry_id: int | None = None, reason: str | None = None
+) -> CTE:
+    """Make the part of a statement that records which operator did this to each of these e-mails."""
+    values = (literal(actor), literal(action), changed.c.id)
+    row = select(*values, literal(bulk_retry_id, BigInteger), literal(reason, Text))
+    columns = ["actor", "action", "email_id", "bulk_retry_id", "reason"]
     return insert(OperatorAction).from_select(columns, row).returning(OperatorAction.id).cte("recorded")

@@ -23,6 +23,7 @@ from sqlalchemy import (
 from sqlalchemy.types import TypeEngine
 
 from service.postgres.email_tables import TO_SYNC, IncomingEmail, key_of_email
+from service.postgres.message_tables import MergedEmail
 from service.postgres.rows import rows_of
 
 REQUEST: dict[str, TypeEngine[Any]] = {"email_id": BigInteger(), "lease": Interval()}
@@ -144,10 +145,20 @@ def _settle() -> Select[Any]:
             sync_error=case((is_synced, null()), else_=mine.c.error),
             synced_at=case((is_synced, func.now()), else_=IncomingEmail.synced_at),
         )
-        .returning(mine.c.place)
+        .returning(mine.c.place, IncomingEmail.id, IncomingEmail.sync_status)
         .cte("left")
     )
-    return select(left.c.place)
+    # Since the claim, no other e-mail became part of this one: that would have begun another sync.
+    told = (
+        update(MergedEmail)
+        .where(
+            MergedEmail.email_id == left.c.id, left.c.sync_status == "synced", MergedEmail.synced_at.is_(None)
+        )
+        .values(synced_at=func.now())
+        .returning(MergedEmail.id)
+        .cte("told")
+    )
+    return select(left.c.place).add_cte(told)
 
 
 # Built once: building a statement takes longer than running it.

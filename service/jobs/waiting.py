@@ -1,10 +1,10 @@
 """Jobs that wait for a worker: received ones, to be put on the queue, and queued ones."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 
-from sqlalchemy import BigInteger, ColumnElement, func, literal, or_, select, text, update
+from sqlalchemy import BigInteger, ColumnElement, bindparam, func, literal, or_, select, text, update
 from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -101,8 +101,25 @@ async def put_back(conn: AsyncConnection, jobs: Sequence[Job]) -> None:
     )
 
 
+async def lock(conn: AsyncConnection, email_ids: Collection[int], *, for_delete: bool = False) -> None:
+    """Lock e-mails in the order of ids, as all statements over many e-mails do.
+
+    Rows that refer to them may be inserted meanwhile, unless the lock is one `for_delete`.
+    """
+    await conn.execute(_LOCK_FOR_DELETE if for_delete else _LOCK, {"email_ids": sorted(set(email_ids))})
+
+
 def _are(email_ids: Sequence[int], *statuses: str) -> ColumnElement[bool]:
     """Match e-mails in one of these states; skip the locked ones instead of waiting for them."""
     by_id = IncomingEmail.id == func.any(literal(email_ids, ARRAY(BigInteger)))
     free = select(IncomingEmail.id).where(by_id, or_(*map(in_status, statuses)))
     return IncomingEmail.id.in_(free.with_for_update(skip_locked=True).cte("free").select())
+
+
+_ROWS = (
+    select(IncomingEmail.id)
+    .where(IncomingEmail.id == func.any(bindparam("email_ids", type_=ARRAY(BigInteger))))
+    .order_by(IncomingEmail.id)
+)
+# Built once: building a statement takes longer than running it.
+_LOCK, _LOCK_FOR_DELETE = _ROWS.with_for_update(key_share=True), _ROWS.with_for_update()

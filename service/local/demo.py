@@ -1,11 +1,11 @@
-"""Run Holdfast beside a stand-in Zendesk that sends twenty e-mails, and show their states with `holdfast tail`."""
+"""Connect Holdfast to a stand-in Zendesk that gets twenty e-mails, and show their states with `holdfast tail`."""
 
 import asyncio
 import json
 import os
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -17,17 +17,19 @@ from service.local import environment
 from service.local.launch import ServerError
 from service.local.servers import free_port
 from service.local.signals import interruptible, run_until_told
-from service.local.stack import ROOT, Stack, is_free, open_stack, wait_until_ready
+from service.local.stack import ROOT, Stack, connect, is_free, open_stack, wait_until_ready
 from service.local.supervisor import Program, supervise
 from service.local.up import command_name, one_line_errors, print_row, say, try_it
 from service.local.zendesk.samples import Sample, samples
-from service.local.zendesk.stand_in import Fault, Zendesk
+from service.local.zendesk.stand_in import Fault, WebhookResponse, Zendesk
 
 _DIRECTORY = Path(".holdfast/demo")
 _TAIL = "tail"
+_SECRET = "ZENDESK_WEBHOOK_SECRETS"  # noqa: S105 the name of a setting
+_FIRST_TICKET = 48_100  # the one before
 _PAUSE_SECONDS = 0.25  # between two e-mails
 _LONGEST_SECONDS = 120
-_REFUSED, _REPEATED = 4, 7  # the e-mail whose first download fails, and the one that is sent twice
+_REFUSED, _REPEATED = 4, 8  # the e-mail whose first download fails, and the one that is sent twice
 _COLOURS = {"processing": "cyan", "completed": "green", "failed": "red"}
 
 Email = Mapping[str, Any]  # as the API shows it
@@ -75,33 +77,43 @@ def _without_settings() -> Mapping[str, str]:
 
 
 async def _run(stack: Stack, demo: Demo, hurry: asyncio.Event) -> None:
-    async with Zendesk(secret=stack.settings["ZENDESK_WEBHOOK_SECRETS"]) as zendesk:
+    # Web and worker know no signing secret: `holdfast connect` makes the webhook, and fetches its secret.
+    settings = {name: value for name, value in stack.settings.items() if name != _SECRET}
+    stack = replace(stack, settings=settings)
+    async with Zendesk() as zendesk:
+        zendesk.state.gives_originals = True
         account = {
             "ZENDESK_URL": zendesk.url,
             "ZENDESK_OAUTH_CLIENT_ID": zendesk.client_id,
             "ZENDESK_OAUTH_CLIENT_SECRET": zendesk.client_secret,
+            "BACKFILL_MINUTES": "1",
         }
         programs = stack.programs(1, to_files=True, more=account)
-        begin = datetime.now(UTC).isoformat()
-        command = [
-            sys.executable,
-            "-m",
-            "service",
-            "tail",
-            "--received-after",
-            begin,
-            "--last",
-            "500",
-            "--json",
-        ]
-        tail = Program(_TAIL, command, {**stack.own, **stack.settings}, ROOT)
-        async with supervise([*programs, [tail]], lambda name, line: show(demo, name, line), hurry):
+        async with supervise([*programs, [_tail(stack)]], lambda name, line: show(demo, name, line), hurry):
             await wait_until_ready(stack.url)
-            say("web and a worker run\n")
+            say("web and a worker run")
+            await _connect(stack, zendesk, account)
             await _send_and_wait(demo, stack.url, zendesk)
             _summarize(stack, demo, await _list_emails(stack))
             if not demo.errors:
                 await asyncio.Event().wait()
+
+
+def _tail(stack: Stack) -> Program:
+    begin = datetime.now(UTC).isoformat()
+    options = ["--received-after", begin, "--last", "500", "--json"]
+    command = [sys.executable, "-m", "service", "tail", *options]
+    return Program(_TAIL, command, {**stack.own, **stack.settings}, ROOT)
+
+
+async def _connect(stack: Stack, zendesk: Zendesk, account: Mapping[str, str]) -> None:
+    """Connect the empty account, and save what `holdfast send` needs to find the stand-in."""
+    say(f"holdfast connect --url {stack.url} --yes")
+    for line in await connect(stack, account):
+        click.echo(f"  {line}")
+    click.echo()
+    (webhook,) = zendesk.state.rules.webhooks.values()
+    environment.write(stack.data_dir / "env", {**stack.settings, **account, _SECRET: webhook.secret})
 
 
 def show(demo: Demo, name: str, line: str) -> None:
@@ -134,29 +146,32 @@ async def _send_and_wait(demo: Demo, url: str, zendesk: Zendesk) -> None:
 
 
 async def _send_all(demo: Demo, url: str, zendesk: Zendesk) -> None:
+    """Let all e-mails reach the stand-in, whose trigger announces each."""
     repeated: dict[str, Any] = {}
     for number, sample in enumerate(samples(), 1):
-        payload = _payload(zendesk, number, sample)
-        await _send(demo, url, zendesk, payload)
+        payload = add_sample(zendesk, number, sample)
+        await zendesk.delivered()
+        _note_answer(demo, zendesk.state.rules.invocations[-1].answer)
+        ticket = payload["ticket_id"]
         if number == _REFUSED:
-            ticket = payload["ticket_id"]
             say(f"Zendesk answers 503, Retry-After: 1, to the first download for ticket {ticket}")
         if number == _REPEATED:
             repeated = payload
         await asyncio.sleep(_PAUSE_SECONDS)
-    answer = await _send(demo, url, zendesk, repeated)
-    say(f"Zendesk sends ticket {repeated['ticket_id']} a second time; the answer is: {answer}")
-
-
-async def _send(demo: Demo, url: str, zendesk: Zendesk, payload: dict[str, Any]) -> str:
+    (webhook,) = zendesk.state.rules.webhooks.values()
     try:
-        response = await zendesk.send(url, payload, retries=True)
+        answer = _note_answer(demo, await zendesk.send(url, repeated, secret=webhook.secret, retries=True))
     except (ClientError, TimeoutError) as exc:
         demo.errors.append(f"the webhook did not answer: {exc!r}")
-        return "none"
+    else:
+        say(f"Zendesk sends ticket {repeated['ticket_id']} a second time; the answer is: {answer}")
+
+
+def _note_answer(demo: Demo, response: WebhookResponse) -> str:
+    """Note the answer to a webhook; return it in a word."""
     if response.status != 200:
         text = response.body.decode(errors="replace")
-        demo.errors.append(f"the webhook answered {response.status}: {text}")
+        demo.errors.append(f"the webhook answered {response.status or 'nothing'}: {text}")
         return str(response.status)
     receipt = response.json()
     demo.accepted.add(receipt["email_id"])
@@ -164,23 +179,32 @@ async def _send(demo: Demo, url: str, zendesk: Zendesk, payload: dict[str, Any])
     return str(receipt["status"])
 
 
-def _payload(zendesk: Zendesk, number: int, sample: Sample) -> dict[str, Any]:
+def add_sample(zendesk: Zendesk, number: int, sample: Sample) -> dict[str, Any]:
+    """Let an e-mail reach the stand-in; return the body of its webhook."""
     refused = [Fault(status=503, headers={"Retry-After": "1"})] if number == _REFUSED else []
     urls = []
-    for position, file in enumerate(sample.files):
+    for position, file in enumerate((*sample.files, *sample.inline)):
         seconds = 1 + (number * 7 + position * 5) % 9 / 4.5  # one to three, slow enough to watch
         slow = [Fault(bytes_per_second=len(file.content) / seconds)] * 3
         faults = slow if position else [*refused, *slow]
         url = zendesk.add_file(file.name, file.content, content_type=file.content_type, faults=faults)
         urls.append(url)
-    address = sample.from_name.encode("ascii", "ignore").decode().lower().replace(" ", ".")
-    return zendesk.payload(
-        ticket_id=48_100 + number,
+    ticket = _FIRST_TICKET + sample.ticket
+    comment_id = zendesk.add_email(
+        ticket,
         subject=sample.subject,
         from_name=sample.from_name,
-        from_email=f"{address}@customer.example",
-        attachments=urls,
+        from_address=sample.from_address,
+        to=sample.to,
+        cc=sample.cc,
+        text=sample.text,
+        html=sample.html,
+        attachments=urls[: len(sample.files)],
+        inline=urls[len(sample.files) :],
+        outbound=sample.outbound,
+        follows=None if sample.follows is None else _FIRST_TICKET + sample.follows,
     )
+    return zendesk.announcement(ticket, comment_id)
 
 
 async def _list_emails(stack: Stack) -> Sequence[Email]:
@@ -214,7 +238,8 @@ def _summarize(stack: Stack, demo: Demo, emails: Sequence[Email]) -> None:
     if files := [file for email in emails for file in email["attachments"] if file["object_key"]]:
         print_row("", f"{files[-1]['object_key']} is {files[-1]['file_name']}")
     print_row("API", f"{stack.url}/api/v1/emails")
-    print_row("", f"curl -H 'Authorization: Bearer {token}' {stack.url}/api/v1/emails/1")
+    print_row("", f"curl -H 'Authorization: Bearer {token}' {stack.url}/api/v1/emails/1/message.txt")
+    print_row("search", f"{stack.url}/emails?q=V-4711")
     print_row("logs", logs)
     print_row("watch", f"{command_name()} tail {env_file}")
     print_row("try it", try_it(env_file))

@@ -1,6 +1,10 @@
-"""Send one webhook to a running Holdfast, serve its attachments, and wait until the e-mail is finished."""
+"""Send one webhook to a running Holdfast, serve its attachments, and wait until the e-mail is finished.
+
+Beside `holdfast demo`, a payload without attachments or a comment's id becomes an e-mail at the demo's stand-in.
+"""
 
 import asyncio
+import base64
 import json
 import mimetypes
 import os
@@ -11,13 +15,23 @@ from typing import Any
 
 import click
 from aiohttp import ClientError, ClientSession, ClientTimeout
+from yarl import URL
 
 from service.config.reading import read_env_file
 from service.local.signals import interruptible, run_until_told
-from service.local.zendesk.stand_in import WebhookResponse, Zendesk
+from service.local.zendesk.stand_in import EMAILS, WebhookResponse, Zendesk
 
 _FILES = (Path(".holdfast/env"), Path(".holdfast/demo/env"))
 _PAUSE_SECONDS = 0.2
+# What the stand-in calls the fields of a payload that describes an e-mail.
+_FIELDS = {
+    "ticket_id": "ticket_id",
+    "subject": "subject",
+    "from_name": "from_name",
+    "from_email": "from_address",
+    "body_text": "text",
+    "body_html": "html",
+}
 
 
 def run(body: bytes, files: Sequence[Path], url: str | None, env_file: Path | None) -> None:
@@ -25,8 +39,9 @@ def run(body: bytes, files: Sequence[Path], url: str | None, env_file: Path | No
     settings = _settings(env_file)
     url = (url or f"http://127.0.0.1:{settings.get('PORT', '8000')}").rstrip("/")
     secret = _require(settings, "ZENDESK_WEBHOOK_SECRETS").strip(", \t\r\n").partition(",")[0].strip()
-    token = _require(settings, "API_TOKEN").strip() if files else ""
-    payload = _read_object(body) if files else None
+    email = _email(body) if _has_stand_in(settings) else None
+    token = _require(settings, "API_TOKEN").strip() if files or email else ""
+    payload = _read_object(body) if files and email is None else None
     succeeded = False
 
     async def main(_: asyncio.Event) -> None:
@@ -34,10 +49,14 @@ def run(body: bytes, files: Sequence[Path], url: str | None, env_file: Path | No
         async with Zendesk(secret=secret) as zendesk:
             if payload is not None:
                 _attach(payload, zendesk, files)
-            answer = await _post(zendesk, url, body if payload is None else payload)
+            sent = body if payload is None else payload
+            if email is not None:
+                sent = await _deliver(settings, email, files)
+                click.echo(f"Zendesk's stand-in has the e-mail; its webhook is {json.dumps(sent)}")
+            answer = await _post(zendesk, url, sent)
             click.echo(f"{answer.status} {answer.body.decode(errors='replace').strip()}")
             succeeded = answer.status == 200
-            if files:
+            if token:
                 succeeded = succeeded and await _wait(answer, url, token)
 
     with interruptible():
@@ -70,12 +89,57 @@ def _read_object(body: bytes) -> dict[str, Any]:
     return payload
 
 
+def _has_stand_in(settings: Mapping[str, str]) -> bool:
+    return URL(settings.get("ZENDESK_URL", "")).host == "127.0.0.1"
+
+
+def _email(body: bytes) -> dict[str, object] | None:
+    """Return the e-mail that a payload describes, as the stand-in takes it; None for any other payload."""
+    try:
+        payload = json.loads(body)
+    except ValueError:
+        return None
+    if not isinstance(payload, dict) or "ticket_id" not in payload or payload.keys() - _FIELDS.keys():
+        return None
+    return {_FIELDS[name]: value for name, value in payload.items() if value is not None}
+
+
+async def _deliver(
+    settings: Mapping[str, str], email: Mapping[str, object], files: Sequence[Path]
+) -> dict[str, Any]:
+    """Let an e-mail reach the demo's stand-in; return the body of its webhook."""
+    url = settings["ZENDESK_URL"]
+    asked = {
+        "grant_type": "client_credentials",
+        "client_id": settings.get("ZENDESK_OAUTH_CLIENT_ID"),
+        "client_secret": settings.get("ZENDESK_OAUTH_CLIENT_SECRET"),
+        "scope": "read",
+    }
+    attached = [
+        {
+            "name": path.name,
+            "content_type": _content_type(path),
+            "content": base64.b64encode(path.read_bytes()).decode(),
+        }
+        for path in files
+    ]
+    try:
+        async with ClientSession(url, raise_for_status=True, timeout=ClientTimeout(total=30)) as session:
+            async with session.post("/oauth/tokens", json=asked) as response:
+                headers = {"Authorization": f"Bearer {(await response.json())['access_token']}"}
+            async with session.post(EMAILS, json={**email, "files": attached}, headers=headers) as response:
+                return dict(await response.json())
+    except (ClientError, TimeoutError) as exc:
+        reason = exc or "timeout"
+        raise click.ClickException(f"no answer from {url}: {reason}; is `holdfast demo` running?") from exc
+
+
 def _attach(payload: dict[str, Any], zendesk: Zendesk, files: Sequence[Path]) -> None:
     urls = [
         zendesk.add_file(
             path.name,
             path.read_bytes(),
-            content_type=mimetypes.guess_type(path.name)[0] or "application/octet-stream",
+            content_type=_content_type(path),
             public=True,  # the server has no credentials of this stand-in
         )
         for path in files
@@ -84,6 +148,10 @@ def _attach(payload: dict[str, Any], zendesk: Zendesk, files: Sequence[Path]) ->
         *(payload.get("attachments") or []),
         *zendesk.payload(attachments=urls)["attachments"],
     ]
+
+
+def _content_type(path: Path) -> str:
+    return mimetypes.guess_type(path.name)[0] or "application/octet-stream"
 
 
 async def _post(zendesk: Zendesk, url: str, body: bytes | dict[str, Any]) -> WebhookResponse:
@@ -107,6 +175,7 @@ async def _wait(answer: WebhookResponse, url: str, token: str) -> bool:
             if email and printed != (printed := _describe(email)):
                 click.echo(printed)
             if email and email["processing_status"] in {"completed", "failed"}:
+                click.echo(f"{url}/emails/{email_id}")
                 return bool(email["processing_status"] == "completed")
             await asyncio.sleep(_PAUSE_SECONDS)
 

@@ -97,6 +97,30 @@ async def wait_until_ready(url: str) -> None:
     raise ServerError(f"web is not ready after {_READY_SECONDS} s: {answer}")
 
 
+async def connect(stack: Stack, account: Mapping[str, str]) -> Sequence[str]:
+    """Connect the running stack to an account with `holdfast connect`; return its lines. Raises ServerError."""
+    command = [sys.executable, "-m", "service", "connect", "--url", stack.url, "--yes", "--no-wait"]
+    process = await asyncio.create_subprocess_exec(
+        *guarded(command, SIGTERM),
+        cwd=ROOT,
+        env={**stack.own, **stack.settings, **account},
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        start_new_session=True,
+    )
+    try:
+        said, _ = await process.communicate()
+    except asyncio.CancelledError:
+        with suppress(ProcessLookupError):
+            process.terminate()
+        raise
+    lines = said.decode(errors="replace").splitlines()
+    if process.returncode:
+        raise ServerError(f"holdfast connect failed: {lines[-1] if lines else 'no output'}")
+    return lines
+
+
 def is_free(port: int) -> bool:
     """Say whether web can listen on this port of 127.0.0.1."""
     with socket.socket() as probe:

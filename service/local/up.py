@@ -49,7 +49,7 @@ def command_name() -> str:
 
 def try_it(*options: str) -> str:
     """Return a command that sends an e-mail, ready to copy."""
-    payload = '{"ticket_id": 35436, "subject": "Hello"}'
+    payload = '{"ticket_id": 35436, "subject": "Hello", "from_email": "me@acme.example", "body_text": "A first e-mail."}'
     attached = "README.md" if Path("README.md").exists() else "FILE"
     return " ".join([f"echo '{payload}' | {command_name()} send -", "--attach", attached, *options])
 

@@ -1,5 +1,6 @@
-"""Bulk retry: retry all e-mails that match a filter, or only their syncs, in steps that any worker takes."""
+"""Bulk retry: retry or dismiss all e-mails that match a filter, or only sync them, in steps that any worker takes."""
 
+from dataclasses import replace
 from datetime import timedelta
 
 import structlog
@@ -9,11 +10,12 @@ from service.errors import Rejected
 from service.jobs import bulk_retries
 from service.jobs.bulk_retries import BulkRetryStep
 from service.jobs.waiting import Job, Sync
+from service.operate.dismiss import cleaned_reason
 from service.operate.retry import check_finished, check_has_target
 from service.postgres.email_tables import NOT_CAPTURED
 from service.postgres.engine import connect
 from service.postgres.search import Count, Cursor, count, search
-from service.postgres.selection import Selection, What
+from service.postgres.selection import RETRY, BulkTask, Selection
 from service.resources import Resources, repeat_steps
 
 PER_SECOND = 50  # by default
@@ -29,33 +31,40 @@ SOON_SECONDS = 0.2
 log = structlog.get_logger()
 
 
-async def plan(res: Resources, wanted: Selection, what: What = "job") -> Count:
-    """Count the e-mails that would be retried.
+async def plan(res: Resources, wanted: Selection, task: BulkTask = RETRY) -> Count:
+    """Count the e-mails that would be retried or dismissed.
 
-    Raises Rejected for a status that is not finished (422), or where there is no target (409).
+    Raises Rejected for a status that is not finished (422), where there is no target, or for a dismissal of e-mails that
+    did not fail (409).
     """
-    wanted = _completed(res, wanted, what)
+    wanted = _completed(res, wanted, task)
     async with connect(res.engine) as conn:
-        return await count(conn, wanted, finished=True)
+        return await count(conn, _without_dismissed(wanted, task), finished=True)
 
 
-async def start(res: Resources, wanted: Selection, per_second: int, actor: str, what: What = "job") -> int:
-    """Begin to retry matching e-mails that finished before now; return the id of the bulk retry.
+async def start(
+    res: Resources, wanted: Selection, per_second: int, actor: str, task: BulkTask = RETRY
+) -> int:
+    """Begin with the matching e-mails that finished before now; return the id of the bulk retry.
 
-    At most `per_second` e-mails are queued in a second. Raises as `plan` does.
+    At most `per_second` e-mails are queued, or dismissed, in a second. Raises as `plan` does, and for a dismissal
+    without a reason (409).
     """
-    planned = await plan(res, wanted, what)
+    if task.action == "dismiss":
+        task = replace(task, reason=cleaned_reason(task.reason))
+    planned = await plan(res, wanted, task)
     async with connect(res.engine) as conn:
         bulk_retry_id = await bulk_retries.begin(
             conn,
-            what,
+            task,
             actor=actor,
-            filter=_completed(res, wanted, what).model_dump(mode="json", exclude_none=True),
+            filter=_completed(res, wanted, task).model_dump(mode="json", exclude_none=True),
             per_second=per_second,
             planned=planned.number,
             planned_capped=planned.is_capped,
         )
-    log.info("bulk_retry_begun", bulk_retry=bulk_retry_id, what=what, planned=planned.number)
+    what = {"bulk_retry": bulk_retry_id, "action": task.action, "what": task.what}
+    log.info("bulk_retry_begun", **what, planned=planned.number)
     return bulk_retry_id
 
 
@@ -76,12 +85,12 @@ async def step(res: Resources) -> bool:
         if (bulk := await bulk_retries.claim_step(conn, STEP_LEASE)) is None:
             return None
         after = None if bulk.place_id is None else Cursor(bulk.place_time, bulk.place_id)
-        found = search(
-            Selection.model_validate(bulk.filter), after, EXAMINED, finished_before=bulk.created_at
-        )
-        here = BulkRetryStep(bulk.id, bulk.actor, bulk.place_id)
+        task = BulkTask(bulk.action, bulk.what, bulk.reason)
+        wanted = _without_dismissed(Selection.model_validate(bulk.filter), task)
+        found = await search(conn, wanted, after, EXAMINED, finished_before=bulk.created_at)
+        here = BulkRetryStep(bulk.id, bulk.actor, bulk.place_id, bulk.created_at, task)
         emails, stop = found.found(bulk.per_second), found.stop(bulk.per_second)
-        return await bulk_retries.retry_next(conn, here, bulk.what, emails, stop)
+        return await bulk_retries.take_step(conn, here, emails, stop)
 
     retried = await res.run(take)
     for each in retried or ():
@@ -94,14 +103,31 @@ async def step_for_ever(res: Resources) -> None:
     await repeat_steps(lambda: step(res), soon=SOON_SECONDS, idle=IDLE_SECONDS, event="bulk_retry_failed")
 
 
-def _completed(res: Resources, wanted: Selection, what: What) -> Selection:
+def _completed(res: Resources, wanted: Selection, task: BulkTask) -> Selection:
     """Complete a filter without a status: it means failed jobs, or e-mails that are not synced and not pending.
 
-    E-mails with files that were not captured are completed as well as failed.
+    E-mails with files that were not captured are completed as well as failed. The filter of a dismissal says whether its
+    e-mails are dismissed already: a worker of the version before dismissals cannot read that field, and takes no step.
     """
     check_finished(wanted.status)
-    if what == "sync":
+    if task.action == "undismiss":
+        return wanted.model_copy(update={"dismissed": True})
+    if task.action == "dismiss":
+        wanted = wanted.model_copy(update={"dismissed": False})
+    if task.action == "retry" and task.what == "sync":
         check_has_target(res)
         return wanted if wanted.sync_status else wanted.model_copy(update={"sync_status": "unsynced"})
+    if task.action == "dismiss" and wanted.sync_status == "failed":
+        return wanted
     has_status = wanted.status or wanted.error_code == NOT_CAPTURED
-    return wanted if has_status else wanted.model_copy(update={"status": "failed"})
+    wanted = wanted if has_status else wanted.model_copy(update={"status": "failed"})
+    if task.action == "dismiss" and wanted.status != "failed" and wanted.error_code != NOT_CAPTURED:
+        raise Rejected(409, "not_failed", "Only what failed can be dismissed.")
+    return wanted
+
+
+def _without_dismissed(wanted: Selection, task: BulkTask) -> Selection:
+    """Leave dismissed e-mails out of a retry, unless its filter asks for them."""
+    if task.action != "retry" or wanted.dismissed is not None:
+        return wanted
+    return wanted.model_copy(update={"dismissed": False})

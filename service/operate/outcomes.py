@@ -59,7 +59,8 @@ _STATES = {
     "job": """CASE
         WHEN email.id IS NULL OR EXISTS (
             SELECT FROM operator_actions AS later
-            WHERE later.email_id = open.email_id AND later.id > open.id AND later.action <> 'sync'
+            WHERE later.email_id = open.email_id AND later.id > open.id
+                AND later.action NOT IN ('sync', 'dismiss', 'undismiss')
         ) THEN 'superseded'
         WHEN email.processing_status = 'completed' THEN 'repaired'
         WHEN email.processing_status = 'failed' THEN 'failed_again'
@@ -68,6 +69,7 @@ _STATES = {
     "sync": """CASE
         WHEN email.id IS NULL OR EXISTS (
             SELECT FROM operator_actions AS later WHERE later.email_id = open.email_id AND later.id > open.id
+                AND later.action NOT IN ('dismiss', 'undismiss')
         ) THEN 'superseded'
         WHEN email.processing_status NOT IN ('completed', 'failed') THEN NULL
         WHEN email.sync_status = 'synced' THEN 'repaired'

@@ -131,7 +131,7 @@ async def _next(
     conn: AsyncConnection, wanted: Selection, after: Cursor | None
 ) -> tuple[list[int], Cursor | None]:
     """Find the next finished e-mails, and the place after them."""
-    found = search(wanted, after, EXAMINED)
+    found = await search(conn, wanted, after, EXAMINED)
     rows = (await conn.execute(found.found(EXAMINED))).all()
     end = (await conn.execute(found.end())).one_or_none()
     finished = [row.id for row in rows if row.processing_status in FINISHED_STATES]

@@ -11,6 +11,7 @@ from aiohttp.abc import AbstractResolver, ResolveResult
 from yarl import URL
 
 from service.errors import Permanent
+from service.outbound.reuse import ReusingConnector
 
 # https://www.iana.org/assignments/iana-ipv4-special-registry, written out because `is_global` differs between
 # Python 3.11.7 and 3.13; 192.88.99.0/24 led to 6to4 relays.
@@ -80,11 +81,10 @@ class Egress:
     def open_connector(self, resolver: AbstractResolver | None = None) -> TCPConnector:
         """Open the connector of an aiohttp session; needs a running loop.
 
-        It has no limit: time in aiohttp's queue would count as time of the download. It keeps no connections:
-        bytes that a server sends on an idle one would pass for the next file, or fill the memory.
+        It has no limit: time in aiohttp's queue would count as time of the download.
         """
         resolver = _Resolver(self, resolver or ThreadedResolver())
-        return TCPConnector(limit=0, force_close=True, resolver=resolver, socket_factory=self.socket_factory)
+        return ReusingConnector(resolver, self.socket_factory)
 
     def _refusal_of(self, url: URL, host: str) -> str | None:
         if url.scheme not in (_PORTS if self.private_networks else {"https"}):

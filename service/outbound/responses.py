@@ -73,9 +73,18 @@ class Limits:
     max_bytes: int
     seconds: float
     stall_seconds: float
+    redirects: int = 5
 
 
 def check_status(response: ClientResponse) -> None:
+    try:
+        _check_status(response)
+    except HoldfastError as exc:
+        exc.answered = response.status
+        raise
+
+
+def _check_status(response: ClientResponse) -> None:
     status, answered = response.status, f"{response.url.raw_host} answered {response.status}"
     if status in _REFUSALS:
         code, text = _REFUSALS[status]

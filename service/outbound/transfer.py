@@ -29,12 +29,11 @@ from service.outbound.responses import (
 
 _BUFFER_BYTES = 256 * 1024  # the sender has to wait beyond twice this
 _HEAD_BYTES = 4096  # enough to distinguish a page from a file
-_MAX_REDIRECTS = 5
 _REDIRECTS = {301, 302, 303, 307, 308}
 
 
 class Access(Protocol):
-    """Decides which hops see credentials; `service.zendesk.client` implements it."""
+    """Decides which hops see credentials; `service.zendesk.access` implements it."""
 
     async def header(self, hop: URL) -> str | None:
         """Return the `Authorization` header for one hop, or None; raises Transient and Permanent."""
@@ -120,16 +119,18 @@ class _Transfer:
         Redirects are followed by hand: aiohttp would quote a signed address again, and go to any host.
         """
         hop = first = parse(url)
-        for _ in range(_MAX_REDIRECTS + 1):
+        for left in range(self.limits.redirects, -1, -1):
             response = await self._get(hop)
             if response.status not in _REDIRECTS:
                 return response, response.url.origin() == first.origin()
             response.release()
+            if not left:
+                break
             target = redirected(hop, response.headers.get("Location", ""))
             if is_sign_in(target) and (target.origin() == hop.origin() or self.access.owns(target)):
                 raise sign_in_page(hop)
             hop = target
-        raise Permanent("too_many_redirects", f"{hop.raw_host}: more than {_MAX_REDIRECTS} redirects")
+        raise Permanent("too_many_redirects", f"{hop.raw_host}: more than {self.limits.redirects} redirects")
 
     async def chunks(
         self, response: aiohttp.ClientResponse, expected: Expected, head: bytes

@@ -10,6 +10,8 @@ from service.postgres.email_tables import Base, one_of
 CAUSES = (
     *("failures", "quarantine", "waiting", "silence", "signatures", "workers", "no_worker", "sync"),
     *("reconciliation", "credentials", "zendesk", "connections"),
+    # What Zendesk has and did not tell; a search that fails; held e-mails; a webhook or trigger that was changed.
+    *("lost", "backfill", "suspended", "drift"),
 )
 CHANNELS = ("mail", "slack", "webhook")
 NEWS = ("opened", "resolved")

@@ -9,7 +9,7 @@ from typing import Any, Generic, TypeVar
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from service.errors import Permanent, Transient
-from service.postgres.engine import insist
+from service.postgres.engine import insist, unconfirmed
 from service.telemetry.metrics import BATCHES
 
 T = TypeVar("T")
@@ -30,7 +30,7 @@ MOST_WAITING = 1_000
 class Batcher:
     """Runs a statement for an item and returns its result; simultaneous callers share the next run.
 
-    Raises the statement's errors, and Transient if too many wait. An item that Postgres refuses fails alone;
+    Raises the statement's errors, and Transient if too many wait or the time is over. An item that Postgres refuses fails alone;
     a cancelled caller harms no other.
     """
 
@@ -38,9 +38,19 @@ class Batcher:
         self._run = run
         self._queues: dict[Statement[Any, Any], _Queue[Any, Any]] = {}
 
-    async def __call__(self, statement: Statement[T, R], item: T, size: int = 0) -> R:
-        """Wait for the result; `size` is the item's size in bytes."""
-        return await self._queue(statement).add(item, size)
+    async def __call__(
+        self, statement: Statement[T, R], item: T, size: int = 0, until: float | None = None
+    ) -> R:
+        """Wait for the result, at most until this time of the loop; `size` is the item's size in bytes."""
+        future = self._queue(statement).add(item, size)
+        if until is None:
+            return await future
+        # Half of the processor time of `asyncio.timeout`, which cancels the task to end one future.
+        timer = asyncio.get_running_loop().call_at(until, _give_up, future)
+        try:
+            return await future
+        finally:
+            timer.cancel()
 
     async def insist(self, statement: Statement[T, R], item: T, size: int = 0) -> R:
         """Wait for the result, and repeat the call while Postgres is away; raises as `engine.insist` does."""
@@ -136,6 +146,11 @@ class _Queue(Generic[T, R]):
             for (_, future), result in zip(batch, results, strict=True):
                 if not future.done():
                     future.set_result(result)
+
+
+def _give_up(future: asyncio.Future[Any]) -> None:
+    if not future.done():
+        future.set_exception(unconfirmed())
 
 
 def _fail(batch: Sequence[tuple[Any, asyncio.Future[Any]]], exc: Exception) -> None:

@@ -44,8 +44,30 @@ UNSYNCED = f"sync_status IN ('not_applicable', 'failed') AND {FINISHED}"
 NEVER_SYNCED = f"sync_status = 'not_applicable' AND {FINISHED}"
 # Another system wrote the row, and its list has no attachments yet. Each webhook of ours has a body.
 UNREAD = "raw_body IS NULL AND reading_hash IS NULL AND attachment_urls IS NOT NULL"
+# It names a comment, and may be one of several rows of it: `jobs/identity` has not looked at it.
+UNIDENTIFIED = "comment_id <> '' AND NOT identified"
 # The code of files that another system knew and storage lacks, and of finished e-mails with such files.
 NOT_CAPTURED = "not_captured"
+# A dismissal names the ends that a person saw, by their numbers. Each end has its own number, so whatever fails later
+# is not dismissed, whichever process wrote it.
+DISMISSED = (
+    f"dismissed_attempt = attempt_number AND {FINISHED}"
+    f" AND (processing_status = 'failed' OR sync_status = 'failed' OR error_code = '{NOT_CAPTURED}')"
+    " AND (sync_status <> 'failed' OR dismissed_sync_attempt = sync_attempt_number)"
+)
+NOT_DISMISSED = f"({DISMISSED}) IS NOT TRUE"
+# Each of these needs attention.
+OPEN_FAILED = f"{FAILED} AND {NOT_DISMISSED}"
+OPEN_NOT_SYNCED = f"{NOT_SYNCED} AND {NOT_DISMISSED}"
+OPEN_NOT_CAPTURED = f"error_code = '{NOT_CAPTURED}' AND processing_status = 'completed' AND {NOT_DISMISSED}"
+NOT_REPLAYED = "replayed_at IS NULL"
+IN_QUARANTINE = f"{NOT_REPLAYED} AND dismissed_at IS NULL"
+DISMISSED_WEBHOOK = f"{NOT_REPLAYED} AND dismissed_at IS NOT NULL"
+# An e-mail that no webhook announced first: the look-up of its ticket found it, or the back-fill.
+UNANNOUNCED = "origin <> 'webhook'"
+CHANGED_IN_ZENDESK = "zendesk_state IS NOT NULL"
+DELETED_IN_ZENDESK = "zendesk_state = 'deleted'"
+BACK_FILLED = f"origin = 'backfill' AND {WAITING}"
 OUTCOMES = ("completed", "released", "failed", "handed_back", "abandoned")
 
 
@@ -114,6 +136,15 @@ class IncomingEmail(Base):
     # The hash of the parser's result for the body; of `attachment_urls` if another system wrote the row.
     reading_hash: Mapped[bytes | None] = mapped_column(LargeBinary)
     reread: Mapped[bool] = mapped_column(server_default=false())  # the next attempt parses the body again
+    # No other row has its account, ticket and comment: it is the e-mail of that comment.
+    identified: Mapped[bool] = mapped_column(server_default=false())
+
+    origin: Mapped[str] = mapped_column(
+        server_default="webhook"
+    )  # webhook, lookup, backfill: what made the row
+    # What Zendesk did with it since: deleted, redacted, private, merged. Our copy stays as it was.
+    zendesk_state: Mapped[str | None]
+    zendesk_state_at: Mapped[datetime | None]
 
     # The job.
     processing_status: Mapped[str] = mapped_column(server_default="received")
@@ -132,6 +163,15 @@ class IncomingEmail(Base):
     # column.
     queued_at: Mapped[datetime | None] = mapped_column(server_default=func.now())
     lease_until: Mapped[datetime | None]
+    # Files were announced during an attempt, which may not have seen them: another one follows.
+    has_news: Mapped[bool] = mapped_column(server_default=false())
+
+    # The newest dismissal, in force while DISMISSED holds: by whom, why, and of which attempts of job and sync.
+    dismissed_at: Mapped[datetime | None]
+    dismissed_by: Mapped[str | None]
+    dismiss_reason: Mapped[str | None]
+    dismissed_attempt: Mapped[int | None] = mapped_column(Integer)
+    dismissed_sync_attempt: Mapped[int | None] = mapped_column(Integer)  # null if the sync had not failed
 
     __table_args__ = (
         one_of("processing_status", STATUSES),
@@ -149,11 +189,25 @@ class IncomingEmail(Base):
         Index(
             "uq_incoming_emails_signature_hash", "signature_hash", unique=True, postgresql_where=text(SIGNED)
         ),
+        Index(
+            "uq_incoming_emails_comment",
+            text("coalesce(account_id, '')"),
+            "zendesk_ticket_id",
+            "comment_id",
+            unique=True,
+            postgresql_where=text("identified"),
+        ),
+        Index("ix_incoming_emails_unannounced", "id", postgresql_where=text(UNANNOUNCED)),
+        Index("ix_incoming_emails_back_filled", "id", postgresql_where=text(BACK_FILLED)),
+        Index("ix_incoming_emails_deleted", "zendesk_ticket_id", postgresql_where=text(DELETED_IN_ZENDESK)),
+        Index("ix_incoming_emails_zendesk_state", "id", postgresql_where=text(CHANGED_IN_ZENDESK)),
+        Index("ix_incoming_emails_unidentified", "id", postgresql_where=text(UNIDENTIFIED)),
         # An index cannot hold longer values; longer senders cannot be searched for.
         Index("ix_incoming_emails_sender", text("left(lower(from_email), 400)"), "id"),
         Index(
             "ix_incoming_emails_error", "error_code", "id", postgresql_where=text("error_code IS NOT NULL")
         ),
+        # Only the previous version reads it; the next one drops it.
         Index(
             "ix_incoming_emails_failures",
             text("coalesce(error_code, '')"),
@@ -164,6 +218,19 @@ class IncomingEmail(Base):
             postgresql_include=["error_code", "error_host"],
             postgresql_where=text(FAILED),
         ),
+        Index(
+            "ix_incoming_emails_open_failures",
+            text("coalesce(error_code, '')"),
+            text("coalesce(error_host, '')"),
+            "received_at",
+            "id",
+            # Without the columns themselves, Postgres reads the rows for values that the index has.
+            postgresql_include=["error_code", "error_host"],
+            postgresql_where=text(OPEN_FAILED),
+        ),
+        Index("ix_incoming_emails_open_not_synced", "id", postgresql_where=text(OPEN_NOT_SYNCED)),
+        Index("ix_incoming_emails_open_not_captured", "id", postgresql_where=text(OPEN_NOT_CAPTURED)),
+        Index("ix_incoming_emails_dismissed", "id", postgresql_where=text(DISMISSED)),
     )
 
 
@@ -206,6 +273,9 @@ class Attachment(Base):
     stored_at: Mapped[datetime | None]
     error_code: Mapped[str | None]
     error: Mapped[str | None]
+    zendesk_id: Mapped[str | None]  # the attachment's id in Zendesk
+    inline: Mapped[bool | None]  # an image in the text
+    malware: Mapped[str | None]  # Zendesk's verdict, as it names it: malware_found, not_scanned
 
     __table_args__ = (
         one_of("status", ATTACHMENT_STATUSES, "ck_attachments_status"),  # its migration adds the prefix twice
@@ -250,6 +320,9 @@ class QuarantinedWebhook(Base):
     email_id: Mapped[int | None] = mapped_column(BigInteger)  # the e-mail that the replay created or found
     late: Mapped[bool] = mapped_column(server_default=false())
     signature_hash: Mapped[bytes | None] = mapped_column(LargeBinary)
+    dismissed_at: Mapped[datetime | None]
+    dismissed_by: Mapped[str | None]
+    dismiss_reason: Mapped[str | None]
 
     __table_args__ = (
         Index(
@@ -258,7 +331,9 @@ class QuarantinedWebhook(Base):
             unique=True,
             postgresql_where=text(SIGNED),
         ),
-        Index("ix_quarantined_webhooks_waiting", "id", postgresql_where=text("replayed_at IS NULL")),
+        Index("ix_quarantined_webhooks_waiting", "id", postgresql_where=text(NOT_REPLAYED)),
+        Index("ix_quarantined_webhooks_open", "id", postgresql_where=text(IN_QUARANTINE)),
+        Index("ix_quarantined_webhooks_dismissed", "id", postgresql_where=text(DISMISSED_WEBHOOK)),
         Index("ix_quarantined_webhooks_replayed", "id", postgresql_where=text("replayed_at IS NOT NULL")),
         Index("ix_quarantined_webhooks_email", "email_id", postgresql_where=text("email_id IS NOT NULL")),
     )
@@ -283,3 +358,7 @@ class IgnoredWebhook(Base):
     late: Mapped[bool] = mapped_column(server_default=false())
     replayed_at: Mapped[datetime | None]
     email_id: Mapped[int | None] = mapped_column(BigInteger)  # the e-mail that the replay created or found
+
+    __table_args__ = (
+        Index("ix_ignored_webhooks_email", "email_id", postgresql_where=text("email_id IS NOT NULL")),
+    )

@@ -47,6 +47,8 @@ _WRONG_TABLES = "42"
 # The code of a text that is longer than its column.
 TOO_LONG = "value_too_long"
 
+_TRANSACTION = "READ COMMITTED"
+
 # Fails where a write would fail, and writes nothing.
 _WRITE_CHECK = text("""
     DO $$ BEGIN
@@ -129,10 +131,11 @@ class _PoolerAwareConnection(asyncpg.Connection):  # type: ignore[misc] # asyncp
 
     pooled = True
     _names: Iterator[int]
+    _prepared: dict[str, Any]
 
     async def detect_pooler(self) -> None:
         """Find out whether Postgres itself answered, or a pooler with process ids of its own."""
-        self._names = count()
+        self._names, self._prepared = count(), {}
         self.pooled = self.get_server_pid() != await self.fetchval("SELECT pg_backend_pid()")
 
     async def prepare(self, query: str, *, name: str | None = None, **more: Any) -> Any:  # noqa: ANN401 as above
@@ -140,6 +143,16 @@ class _PoolerAwareConnection(asyncpg.Connection):  # type: ignore[misc] # asyncp
         if not self.pooled:
             name = f"holdfast_{next(self._names)}"
         return await super().prepare(query, name=name, **more)
+
+    async def prepare_once(self, query: str) -> Any:  # noqa: ANN401 as above
+        """Prepare a statement at its first use in this session."""
+        if query not in self._prepared:
+            self._prepared[query] = await self.prepare(query)
+        return self._prepared[query]
+
+    def forget(self, query: str) -> None:
+        """Prepare a statement again at its next use."""
+        self._prepared.pop(query, None)
 
     async def close(self, *, timeout: float | None = None) -> None:  # noqa: ASYNC109 asyncpg's signature
         """Close without waiting long for an answer: a dead server would delay the end of the process."""
@@ -155,8 +168,14 @@ def _mark_disconnected(context: ExceptionContext) -> None:
 
 async def is_pooled(connection: AsyncConnection) -> bool:
     """Say whether a pooler stands before Postgres: it may change the session with each transaction."""
+    return (await driver_of(connection)).pooled
+
+
+async def driver_of(connection: AsyncConnection) -> _PoolerAwareConnection:
+    """Return asyncpg's own connection."""
     driver = (await connection.get_raw_connection()).driver_connection
-    return isinstance(driver, _PoolerAwareConnection) and driver.pooled
+    assert isinstance(driver, _PoolerAwareConnection)  # noqa: S101 create_engine opens no others
+    return driver
 
 
 @asynccontextmanager
@@ -171,9 +190,16 @@ async def connect(engine: AsyncEngine) -> AsyncIterator[AsyncConnection]:
             async with engine.connect() as connection:
                 waiting.close()
                 with POOL_IN_USE.track_inprogress():
-                    yield connection
+                    try:
+                        yield connection
+                    except asyncpg.InternalClientError:
+                        # SQLAlchemy does not know this error, and would keep the session.
+                        await connection.invalidate()
+                        raise
     except DBAPIError as exc:
         raise refused_row(exc) or _outage(exc) from exc
+    except asyncpg.InternalClientError as exc:  # the server ended the session in this very moment
+        raise Transient("database_disconnected", f"Postgres: {type(exc).__name__}") from exc
     except (
         *(OSError, TimeoutError, SQLAlchemyError, asyncpg.PostgresError, asyncpg.InterfaceError),
         TooManyConnections,
@@ -181,6 +207,28 @@ async def connect(engine: AsyncEngine) -> AsyncIterator[AsyncConnection]:
         if is_refusal(exc):
             raise pool_of(engine).error() from exc
         raise Transient("database_unavailable", f"Postgres cannot be reached: {reason_of(exc)}") from exc
+
+
+@asynccontextmanager
+async def transaction(conn: AsyncConnection) -> AsyncIterator[None]:
+    """Make one transaction of the block's statements; within another such block, they become part of that one."""
+    if is_in_transaction(conn):
+        yield
+        return
+    await conn.rollback()  # of nothing: until here, each statement was a transaction of its own
+    await conn.execution_options(isolation_level=_TRANSACTION)
+    try:
+        async with conn.begin():
+            yield
+    finally:
+        if not (conn.closed or conn.invalidated):
+            await conn.execution_options(isolation_level="AUTOCOMMIT")
+
+
+def is_in_transaction(conn: AsyncConnection) -> bool:
+    """Say whether the statements of this connection are part of a `transaction` now."""
+    options = conn.sync_connection.get_execution_options() if conn.sync_connection else {}
+    return options.get("isolation_level") == _TRANSACTION
 
 
 def reason_of(error: BaseException) -> str:
@@ -194,16 +242,20 @@ def reason_of(error: BaseException) -> str:
     return type(error).__name__
 
 
-def refused_row(exc: DBAPIError) -> Permanent | None:
-    """Return the error for a value that Postgres refuses, or None for other errors; the message contains no value.
+def is_about_values(error: BaseException | None) -> bool:
+    """Say whether Postgres, or its driver, refuses a value; not the statement.
 
-    Classes 22 (data) and 23 (integrity) are about rows:
-    https://www.postgresql.org/docs/current/errcodes-appendix.html
+    Classes 22 (data) and 23 (integrity): https://www.postgresql.org/docs/current/errcodes-appendix.html
     """
+    return str(getattr(error, "sqlstate", None) or "")[:2] in {"22", "23"}
+
+
+def refused_row(exc: DBAPIError) -> Permanent | None:
+    """Return the error for a value that Postgres refuses, or None for other errors; the message contains no value."""
     cause = getattr(exc.orig, "__cause__", None)
     state = str(getattr(exc.orig, "sqlstate", None) or "")
     # SQLAlchemy does not map all of them to its own DataError.
-    if not (isinstance(exc, DataError) or isinstance(cause, asyncpg.DataError) or state[:2] in {"22", "23"}):
+    if not (isinstance(exc, DataError) or is_about_values(cause) or is_about_values(exc.orig)):
         return None
     column, constraint = (getattr(cause, f"{what}_name", None) for what in ("column", "constraint"))
     table = getattr(cause, "table_name", None)
@@ -280,6 +332,11 @@ async def within(seconds: float, work: Coroutine[Any, Any, T]) -> T:
         task.cancel()
         raise refusal() or Transient("database_slow", f"Postgres did not answer within {seconds:g} s")
     return task.result()
+
+
+def unconfirmed() -> Transient:
+    """Return the error of a caller that waits no longer for Postgres."""
+    return refusal() or Transient("database_slow", "Postgres did not confirm it in time.")
 
 
 async def insist(call: Callable[[], Awaitable[T]]) -> T:

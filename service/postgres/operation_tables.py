@@ -6,10 +6,17 @@ from typing import Any
 from sqlalchemy import BigInteger, Identity, Index, Integer, func, text
 from sqlalchemy.orm import Mapped, mapped_column
 
-from service.postgres import alert_tables, reconciliation_tables  # noqa: F401 adds their tables to the metadata
+from service.postgres import (  # noqa: F401 adds their tables to the metadata
+    alert_tables,
+    message_tables,
+    reconciliation_tables,
+    source_tables,
+)
 from service.postgres.email_tables import Base, one_of
 
 RETRIED = ("job", "sync")
+# What is done to each e-mail of a bulk retry. One mechanism does all three.
+BULK_ACTIONS = ("retry", "dismiss", "undismiss")
 RETRY_STATUSES = ("running", "done", "cancelled")
 # How an e-mail of a bulk retry ended; superseded: another retry began before the end of this one was seen.
 RETRY_OUTCOMES = ("repaired", "failed_again", "superseded")
@@ -34,6 +41,8 @@ class OperatorAction(Base):
     quarantine_id: Mapped[int | None] = mapped_column(BigInteger)
     bulk_retry_id: Mapped[int | None] = mapped_column(BigInteger)
     outcome: Mapped[str | None]  # of an e-mail of a bulk retry; null while it runs
+    reason: Mapped[str | None]  # of a dismissal, as the person wrote it
+    finding_id: Mapped[int | None] = mapped_column(BigInteger)  # of a reconciliation
 
     __table_args__ = (
         one_of("outcome", RETRY_OUTCOMES),
@@ -44,7 +53,10 @@ class OperatorAction(Base):
 
 
 class BulkRetry(Base):
-    """A retry of all e-mails that match a filter: its progress, for any worker to continue."""
+    """A retry of all e-mails that match a filter: its progress, for any worker to continue.
+
+    A dismissal of all that match is one, too.
+    """
 
     __tablename__ = "bulk_retries"
 
@@ -52,6 +64,8 @@ class BulkRetry(Base):
     created_at: Mapped[datetime] = mapped_column(server_default=func.now())
     actor: Mapped[str]
     what: Mapped[str] = mapped_column(server_default="job")  # the job or the sync of each e-mail
+    action: Mapped[str] = mapped_column(server_default="retry")
+    reason: Mapped[str | None]  # of a dismissal
     filter: Mapped[Any]
     per_second: Mapped[int] = mapped_column(Integer)
     status: Mapped[str] = mapped_column(server_default="running")
@@ -74,6 +88,7 @@ class BulkRetry(Base):
 
     __table_args__ = (
         one_of("what", RETRIED),
+        one_of("action", BULK_ACTIONS),
         one_of("status", RETRY_STATUSES),
         Index("ix_bulk_retries_running", "next_at", postgresql_where=text(RUNNING)),
         Index("ix_bulk_retries_unsettled", "look_at", postgresql_where=text(UNSETTLED)),
@@ -106,4 +121,4 @@ class EndedSession(Base):
     ended_at: Mapped[datetime] = mapped_column(server_default=func.now())
 
 
-TABLES = Base.metadata  # of all four modules of tables
+TABLES = Base.metadata  # of all modules of tables

@@ -21,6 +21,8 @@ REMARKS = ("foreign", "unclaimed")
 RUNNING = "status = 'running'"
 DONE = "status = 'done'"
 OPEN_FINDING = "repair IS NULL AND closed_at IS NULL"
+# An open finding needs attention until a person dismisses it. Later runs that find the same keep the dismissal.
+DISMISSED_FINDING = f"{OPEN_FINDING} AND dismissed_at IS NOT NULL"
 
 
 class Reconciliation(Base):
@@ -82,10 +84,14 @@ class ReconciliationFinding(Base):
     repair: Mapped[str | None]
     repaired_at: Mapped[datetime | None]
     closed_at: Mapped[datetime | None]  # the time when a later run had checked it again
+    dismissed_at: Mapped[datetime | None]
+    dismissed_by: Mapped[str | None]
+    dismiss_reason: Mapped[str | None]
 
     __table_args__ = (
         one_of("kind", (*DIFFERENCES, *REMARKS)),
         Index("ix_reconciliation_findings_open", "key", postgresql_where=text(OPEN_FINDING)),
         Index("ix_reconciliation_findings_open_email", "email_id", postgresql_where=text(OPEN_FINDING)),
+        Index("ix_reconciliation_findings_email", "email_id", postgresql_where=text("email_id IS NOT NULL")),
         Index("ix_reconciliation_findings_run", "reconciliation_id", "id"),
     )

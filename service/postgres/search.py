@@ -1,15 +1,19 @@
 """Search the e-mails of a filter: newest first, along an index, in bounded steps."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, NamedTuple
 
 from sqlalchemy import (
+    BigInteger,
+    Boolean,
     ColumnElement,
     Select,
     Subquery,
     TextClause,
     and_,
+    any_,
     func,
     literal,
     literal_column,
@@ -20,17 +24,33 @@ from sqlalchemy import (
     tuple_,
     union_all,
 )
+from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from service.postgres.email_tables import NOT_SYNCED, STATUSES, UNSYNCED, Attachment, IncomingEmail, in_status
+from service.postgres.email_tables import (
+    CHANGED_IN_ZENDESK,
+    DISMISSED,
+    NOT_DISMISSED,
+    NOT_SYNCED,
+    STATUSES,
+    UNANNOUNCED,
+    UNSYNCED,
+    IncomingEmail,
+    in_status,
+)
 from service.postgres.rows import brief
 from service.postgres.selection import MOST_SENDER, NONE, Selection
+from service.postgres.word_search import Found, find, holds
 
-# The rows of one step. An index leads to most filters' rows. A text has none: a step without a match returns
-# its cursor instead of reading millions of rows.
+# The rows of one step. An index leads to the rows; a step that reads so many and finds too few matches returns its
+# cursor instead of reading millions.
 EXAMINED = 5_000
 # The rows of one step that only counts.
 COUNTED = 10_000
+# The e-mails of one step that have the words of a text.
+FOUND = 1_000
+# The rows of one step in which a text is checked, because too many e-mails have it.
+CHECKED = 2_000
 _UNSYNCED, _FINISHED = ("not_applicable", "failed"), ("completed", "failed")
 _BY_TIME = {"status", "received_after", "received_before"}
 
@@ -47,12 +67,16 @@ class Cursor(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class SearchStep:
-    """At most `examined` rows in order, and the condition for a match."""
+    """At most `examined` rows in order, and the condition for a match.
+
+    `reached` is the cursor of a step that ended early for another reason than the number of rows.
+    """
 
     rows: Subquery
     matches: ColumnElement[bool]
     order: tuple[ColumnElement[Any], ...]
     examined: int
+    reached: Cursor | None = None
 
     def found(self, limit: int, *, is_brief: bool = False) -> Select[Any]:
         """Select the matches; `is_brief` cuts long texts for a list."""
@@ -60,7 +84,14 @@ class SearchStep:
         return select(*columns).where(self.matches).order_by(*self.order).limit(limit)
 
     def end(self) -> Select[Any]:
-        """Select the cursor of the last row; nothing if there were fewer than `examined`."""
+        """Select the cursor of the end of the step; nothing if there are no more rows."""
+        if self.reached:
+            time, number = self.reached
+            columns: tuple[ColumnElement[Any], ...] = (
+                literal(time, IncomingEmail.received_at.type).label("received_at"),
+                literal(number, BigInteger).label("id"),
+            )
+            return select(*columns)
         cursor = select(self.rows.c.received_at, self.rows.c.id).order_by(*self.order)
         return cursor.offset(self.examined - 1).limit(1)
 
@@ -79,17 +110,32 @@ class Count(NamedTuple):
     is_capped: bool
 
 
-def search(
+async def search(
+    conn: AsyncConnection,
     wanted: Selection,
     after: Cursor | None = None,
     examined: int = EXAMINED,
     finished_before: datetime | None = None,
 ) -> SearchStep:
-    """Search along the index with the fewest rows; check the other conditions in each row."""
+    """Search along the index with the fewest rows; check the other conditions in each row.
+
+    A text is looked up in the index of words. If more e-mails have it than a step examines, the index of another
+    condition leads.
+    """
     key = _key(wanted)
     status = wanted.status or ("failed" if NONE in (wanted.error_code, wanted.host) else None)
     is_by_time = key is None and bool(status or wanted.received_after or wanted.received_before)
-    if is_by_time and status:
+    found = None
+    if wanted.q is not None:
+        found = await find(
+            conn, wanted.q, None if is_by_time or not after else after.id, min(examined, FOUND)
+        )
+        if found.reached is not None and (is_by_time or key is not None):
+            found = None
+            examined = min(examined, CHECKED)
+    if found is not None:
+        rows = _found(found, after, is_by_time=is_by_time)
+    elif is_by_time and status:
         rows = _by_time(wanted, status, after, examined)
     elif is_by_time:
         # All statuses, each along its part of the index, merged.
@@ -102,40 +148,68 @@ def search(
     order = _newest_first(candidates) if is_by_time else (candidates.c.id.desc(),)
     ended_at = candidates.c.completed_at  # null in rows of another system without such a column
     in_time = true() if finished_before is None else or_(ended_at.is_(None), ended_at < finished_before)
-    return SearchStep(candidates, and_(in_time, *matches(wanted, candidates)), order, examined)
+    conditions = matches(wanted if found is None else wanted.model_copy(update={"q": None}), candidates)
+    reached = await _cursor_at(conn, found.reached) if found and found.reached is not None else None
+    return SearchStep(candidates, and_(in_time, *conditions), order, examined, reached)
 
 
 async def count(
-    conn: AsyncConnection, wanted: Selection, examined: int | None = None, *, finished: bool = False
+    conn: AsyncConnection,
+    wanted: Selection,
+    examined: int | None = None,
+    *,
+    finished: bool = False,
+    step: SearchStep | None = None,
 ) -> Count:
-    """Count the matches among the first rows of a search; `finished` counts only finished e-mails."""
+    """Count the matches among the first rows of a search; `finished` counts only finished e-mails.
+
+    If `step` is the first one of a search for a text, its rows are counted.
+    """
     examined = examined or (COUNTED if wanted.q is None else EXAMINED)
+    reached = None
     given = {name for name in Selection.model_fields if getattr(wanted, name) is not None}
-    if wanted.status and given <= _BY_TIME:
-        # The index alone suffices.
-        rows = _in_time(select(literal(1)).where(in_status(wanted.status)), wanted)
-        some = rows.order_by(IncomingEmail.received_at.desc()).limit(inline_number(examined)).subquery()
-        found = examined_rows = (await conn.execute(select(func.count()).select_from(some))).scalar_one()
+    if (some := _indexed_rows(wanted, given, finished=finished)) is not None:
+        some = some.limit(inline_number(examined))
+        found = examined_rows = (
+            await conn.execute(select(func.count()).select_from(some.subquery()))
+        ).scalar_one()
     else:
-        step = search(wanted, examined=examined)
+        if step is None or wanted.q is None:
+            step = await search(conn, wanted, examined=examined)
+        reached, examined = step.reached, step.examined
         over = step.rows.c.processing_status.in_(_FINISHED) if finished else true()
         matching = func.count().filter(step.matches, over)
         found, examined_rows = (
             await conn.execute(select(matching, func.count()).select_from(step.rows))
         ).one()
-    return Count(found, examined_rows == examined)
+    return Count(found, reached is not None or examined_rows == examined)
+
+
+def _indexed_rows(wanted: Selection, given: set[str], *, finished: bool) -> Select[Any] | None:
+    """Select all matches if Postgres finds and counts them in an index alone; else return None."""
+    if wanted.status and given <= _BY_TIME:
+        rows = _in_time(select(literal(1)).where(in_status(wanted.status)), wanted)
+        return rows.order_by(IncomingEmail.received_at.desc())
+    if given == {"sync_status"} and wanted.sync_status == "failed" and not finished:
+        rows = select(literal(1)).select_from(IncomingEmail).where(text(NOT_SYNCED))
+        return rows.order_by(IncomingEmail.id.desc())
+    return None
 
 
 def matches(wanted: Selection, candidates: Subquery) -> list[ColumnElement[bool]]:
     """Return every condition; checking the indexed ones again is cheap."""
     row = candidates.c
     conditions: list[ColumnElement[bool]] = []
-    for column, value in (
+    equal: Sequence[tuple[str, str | bool | None]] = (
         ("processing_status", wanted.status),
         ("sync_status", wanted.sync_status),
         ("sync_error_code", wanted.sync_error_code),
+        ("origin", wanted.origin),
+        ("zendesk_state", wanted.zendesk_state),
         ("zendesk_ticket_id", wanted.ticket),
-    ):
+        ("dismissed", wanted.dismissed),
+    )
+    for column, value in equal:
         if value is not None:
             conditions.append(_is(candidates, column, value))
     if wanted.sender is not None:
@@ -150,7 +224,7 @@ def matches(wanted: Selection, candidates: Subquery) -> list[ColumnElement[bool]
     if wanted.received_before:
         conditions.append(row.received_at < wanted.received_before)
     if wanted.q is not None:
-        conditions.append(_holds(candidates, wanted.q))
+        conditions.append(holds(wanted.q, candidates))
     return conditions
 
 
@@ -158,9 +232,13 @@ def _newest_first(rows: Subquery) -> tuple[ColumnElement[Any], ...]:
     return rows.c.received_at.desc(), rows.c.id.desc()
 
 
-def _is(candidates: Subquery, column: str, value: str) -> ColumnElement[bool]:
+def _is(candidates: Subquery, column: str, value: str | bool) -> ColumnElement[bool]:  # noqa: FBT001 the value of a filter
+    if column == "dismissed":
+        return literal_column(f"({DISMISSED if value else NOT_DISMISSED})", Boolean)
     if (column, value) == ("sync_status", "unsynced"):
         return and_(candidates.c.sync_status.in_(_UNSYNCED), candidates.c.processing_status.in_(_FINISHED))
+    if (column, value) == ("zendesk_state", "any"):
+        return candidates.c.zendesk_state.is_not(None)
     return candidates.c[column] == value
 
 
@@ -180,6 +258,17 @@ def _key(wanted: Selection) -> ColumnElement[bool] | TextClause | None:
         return text(NOT_SYNCED)
     if wanted.sync_status == "unsynced":
         return text(UNSYNCED)
+    return _unusual(wanted)
+
+
+def _unusual(wanted: Selection) -> TextClause | None:
+    """Return the predicate of the index of what few e-mails are, if the filter asks for such."""
+    if wanted.dismissed:
+        return text(DISMISSED)
+    if wanted.zendesk_state is not None:
+        return text(CHANGED_IN_ZENDESK)
+    if wanted.origin not in (None, "webhook"):
+        return text(UNANNOUNCED)
     return None
 
 
@@ -196,13 +285,31 @@ def _by_id(rows: Select[Any], after: Cursor | None, examined: int) -> Select[Any
 
 def _by_time(wanted: Selection, status: str, after: Cursor | None, examined: int) -> Select[Any]:
     rows = _in_time(select(*LIGHT).where(in_status(status)), wanted)
-    if after and after.received_at is None:  # these rows come first
-        rows = rows.where(or_(IncomingEmail.received_at.is_not(None), IncomingEmail.id < after.id))
-    elif after:
-        rows = rows.where(tuple_(IncomingEmail.received_at, IncomingEmail.id) < after)
+    rows = _after_in_time(rows, after)
     return rows.order_by(IncomingEmail.received_at.desc(), IncomingEmail.id.desc()).limit(
         inline_number(examined)
     )
+
+
+def _after_in_time(rows: Select[Any], after: Cursor | None) -> Select[Any]:
+    if after is None:
+        return rows
+    if after.received_at is None:  # these rows come first
+        return rows.where(or_(IncomingEmail.received_at.is_not(None), IncomingEmail.id < after.id))
+    return rows.where(tuple_(IncomingEmail.received_at, IncomingEmail.id) < after)
+
+
+def _found(found: Found, after: Cursor | None, *, is_by_time: bool) -> Select[Any]:
+    """Select the rows of e-mails that have the words."""
+    ids = literal(found.email_ids, ARRAY(BigInteger))
+    rows = select(*LIGHT).where(IncomingEmail.id == any_(ids))
+    return _after_in_time(rows, after) if is_by_time else rows
+
+
+async def _cursor_at(conn: AsyncConnection, email_id: int) -> Cursor:
+    """Return the cursor of the oldest e-mail with at least this id, or of a place before all e-mails."""
+    nearest = select(IncomingEmail.received_at).where(IncomingEmail.id >= email_id).order_by(IncomingEmail.id)
+    return Cursor((await conn.execute(nearest.limit(inline_number(1)))).scalar(), email_id)
 
 
 def _in_time(rows: Select[Any], wanted: Selection) -> Select[Any]:
@@ -211,14 +318,3 @@ def _in_time(rows: Select[Any], wanted: Selection) -> Select[Any]:
     if wanted.received_before:
         rows = rows.where(IncomingEmail.received_at < wanted.received_before)
     return rows
-
-
-def _holds(candidates: Subquery, part: str) -> ColumnElement[bool]:
-    # A scalar subquery: for an EXISTS, Postgres may choose to list all files of all e-mails.
-    named = (
-        select(func.bool_or(Attachment.file_name.icontains(part, autoescape=True)))
-        .where(Attachment.email_id == candidates.c.id)
-        .scalar_subquery()
-    )
-    columns = (candidates.c.subject, candidates.c.from_email, candidates.c.from_name)
-    return or_(*(column.icontains(part, autoescape=True) for column in columns), named)

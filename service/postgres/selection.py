@@ -1,6 +1,7 @@
 """The filter of operators: its fields select e-mails."""
 
 import re
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Annotated, Literal
 
@@ -8,14 +9,29 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 # The object of a retry: the job, or only the sync.
 What = Literal["job", "sync"]
+BulkAction = Literal["retry", "dismiss", "undismiss"]
 # In a filter: the failure has no code, or no host.
 NONE = "none"
 MOST_SENDER = 400  # characters in the index of senders
+
+MOST_REASON = 500  # characters
 
 # The pattern documents the validator's rule.
 Text = Annotated[str, Field(json_schema_extra={"pattern": r"^[^\u0000]*$"})]
 
 _NUMBER = re.compile(r"\s*[+-]?[0-9.]*\s*")  # pydantic would take it for seconds since 1970
+
+
+@dataclass(frozen=True, slots=True)
+class BulkTask:
+    """What is done to all e-mails of a filter: retry their jobs or only their syncs, or dismiss them with a reason."""
+
+    action: BulkAction = "retry"
+    what: What = "job"
+    reason: str | None = None
+
+
+RETRY, SYNC = BulkTask(), BulkTask(what="sync")
 
 
 class Selection(BaseModel):
@@ -31,6 +47,16 @@ class Selection(BaseModel):
         description="Status of the sync; `unsynced`: finished and neither synced nor pending, because its sync failed"
         " or because there was no target when it finished",
     )
+    origin: Literal["webhook", "lookup", "backfill"] | None = Field(
+        None,
+        description="What made the e-mail: a webhook, the look-up of its ticket, or the search of the account",
+    )
+    zendesk_state: (
+        Literal["deleted", "permanently_deleted", "redacted", "private", "merged", "any"] | None
+    ) = Field(None, description="What Zendesk did with it since; `any`: all that Zendesk changed")
+    dismissed: bool | None = Field(
+        None, description="Whether a person dismissed what failed, so that it needs no attention"
+    )
     ticket: Text | None = Field(None, max_length=200, description="The ticket's number, as in the webhook")
     sender: Text | None = Field(
         None, max_length=MOST_SENDER, description="The sender's address; case does not matter"
@@ -43,7 +69,11 @@ class Selection(BaseModel):
         None, max_length=300, description="Host of the file that failed; `none`: failures without one"
     )
     q: Text | None = Field(
-        None, min_length=1, max_length=200, description="A text in subject, sender or a file's name"
+        None,
+        min_length=1,
+        max_length=200,
+        description="Words in any order, each also as the beginning of a longer one: in ticket, subject, people, text,"
+        " names of files, or error. Case, accents and umlauts do not matter; V-4711 is found as V4711, too",
     )
     received_after: datetime | None = Field(
         None, description="At this time or later; UTC where no zone is given"
@@ -58,6 +88,13 @@ class Selection(BaseModel):
                 raise ValueError("contains a character that Postgres cannot search for")
         except UnicodeEncodeError:
             raise ValueError("is not UTF-8") from None
+        return value
+
+    @field_validator("dismissed", mode="before")
+    @classmethod
+    def _said(cls, value: object) -> object:
+        if type(value) in {int, float}:  # pydantic would take 0 and 1
+            raise ValueError("is a number; write true or false")
         return value
 
     @field_validator("received_after", "received_before", mode="before")

@@ -10,7 +10,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from service.config.settings import Settings
 from service.formatting import duration, number
-from service.postgres.email_tables import NOT_CAPTURED, TO_SYNC, UNSYNCED
+from service.postgres.email_tables import OPEN_NOT_CAPTURED, TO_SYNC, UNSYNCED
 from service.queries.views import View
 from service.reconcile.differences import KIND_LABELS, open_differences
 from service.reconcile.finding import MAX_FINDINGS
@@ -76,7 +76,10 @@ async def comparison_of(conn: AsyncConnection, settings: Settings) -> Comparison
 
 
 async def count_not_captured(conn: AsyncConnection) -> int:
-    """Count completed e-mails of a previous system with files that were not captured, up to a cap."""
+    """Count completed e-mails of a previous system with files that were not captured, up to a cap.
+
+    Dismissed ones are left out.
+    """
     return await conn.scalar(_NOT_CAPTURED) or 0
 
 
@@ -200,8 +203,7 @@ SELECT (
 # Limits in subqueries are unknown to the planner, so it scans the indexes in order.
 _NOT_CAPTURED = text(f"""
 SELECT count(*) FROM (
-    SELECT FROM incoming_emails WHERE error_code = '{NOT_CAPTURED}' AND processing_status = 'completed'
-    ORDER BY error_code, id LIMIT (SELECT {COUNT_CAP})
+    SELECT FROM incoming_emails WHERE {OPEN_NOT_CAPTURED} ORDER BY id LIMIT (SELECT {COUNT_CAP})
 ) AS counted
 """)  # noqa: S608 words and a number of ours
 _UNSENT = text(f"""

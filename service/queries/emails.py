@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from sqlalchemy import BigInteger, ColumnElement, func, literal, select, true
+from sqlalchemy import BigInteger, ColumnElement, bindparam, func, literal, select, text, true
 from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from sqlalchemy.orm import InstrumentedAttribute
@@ -13,7 +13,9 @@ from service.postgres.engine import connect
 from service.postgres.rows import brief
 from service.postgres.search import LIGHT, Count, Cursor, count, inline_number, search
 from service.postgres.selection import Selection
+from service.queries import messages
 from service.queries.actions import actions_on
+from service.queries.matches import with_matches
 from service.queries.pages import PageFilter, cursor_at, cut
 from service.queries.views import (
     AttachmentView,
@@ -23,6 +25,7 @@ from service.queries.views import (
     EmailView,
     HoldersPage,
     HolderView,
+    MessageHolderView,
     RequestView,
 )
 
@@ -41,15 +44,27 @@ async def list_emails(engine: AsyncEngine, wanted: EmailFilter) -> EmailPage:
     a cursor: the search is bounded, and has reached `searched_to`.
     """
     after = wanted.after()
-    way = search(wanted, after)
     async with connect(engine) as conn:
+        way = await search(conn, wanted, after)
         found = (await conn.execute(way.found(wanted.limit + 1, is_brief=True))).mappings().all()
         rows, next_cursor = cut(found, wanted.limit)
         end = None if next_cursor else (await conn.execute(way.end())).one_or_none()
-        total = await count(conn, wanted) if next_cursor and not after else Count(len(rows), end is not None)
-        attachments = await _first_attachments(conn, [row["id"] for row in rows])
+        total = (
+            await count(conn, wanted, step=way)
+            if next_cursor and not after
+            else Count(len(rows), end is not None)
+        )
+        email_ids = [row["id"] for row in rows]
+        attachments = await _first_attachments(conn, email_ids)
+        headers = await messages.headers_of(conn, email_ids)
+        listed = [
+            EmailView(**{**row, **headers.get(row["id"], {})}, attachments=attachments.get(row["id"], ()))
+            for row in rows
+        ]
+        if wanted.q is not None:
+            listed = await with_matches(conn, wanted.q, listed)
     return EmailPage(
-        emails=[EmailView(**row, attachments=attachments.get(row["id"], ())) for row in rows],
+        emails=listed,
         next_cursor=cursor_at(Cursor(*end)) if end else next_cursor,
         searched_to=end.received_at if end else None,
         total=None if after else total.number,
@@ -58,15 +73,26 @@ async def list_emails(engine: AsyncEngine, wanted: EmailFilter) -> EmailPage:
 
 
 async def get_email(engine: AsyncEngine, email_id: int) -> EmailDetail:
-    """Return an e-mail with its history; raises Rejected (404)."""
+    """Return an e-mail with its message and its history; raises Rejected (404)."""
     async with connect(engine) as conn:
-        row = (
-            (await conn.execute(select(*LIGHT).where(IncomingEmail.id == email_id))).mappings().one_or_none()
-        )
-        if row is None:
-            raise Rejected(404, "email_not_found", f"There is no e-mail {email_id}.")
-        email = EmailView(**row, attachments=(await _attachments(conn, [email_id])).get(email_id, ()))
-        return (await _in_detail(conn, [email]))[0]
+        return await _get_email(conn, email_id)
+
+
+async def get_content(
+    engine: AsyncEngine, email_id: int
+) -> tuple[EmailDetail, messages.MessageContent | None]:
+    """Return an e-mail, and its message with all of its text; None if nothing is known of it. Raises Rejected (404)."""
+    async with connect(engine) as conn:
+        email = await _get_email(conn, email_id)
+        return email, await messages.content_of(conn, email.message) if email.message else None
+
+
+async def content_of(engine: AsyncEngine, email: EmailDetail) -> messages.MessageContent | None:
+    """Return an e-mail's message with all of its text; None if nothing is known of it."""
+    if email.message is None:
+        return None
+    async with connect(engine) as conn:
+        return await messages.content_of(conn, email.message)
 
 
 async def list_details(engine: AsyncEngine, wanted: EmailFilter) -> tuple[EmailPage, Sequence[EmailDetail]]:
@@ -92,14 +118,19 @@ async def get_request(engine: AsyncEngine, email_id: int) -> RequestView:
 
 
 async def list_holders(engine: AsyncEngine, sha256: str) -> HoldersPage:
-    """Return the files with this content, newest first, at most 100; raises Rejected (404)."""
+    """Return the files and messages with this content, newest first, at most 100 of each; raises Rejected (404)."""
     theirs = select(*brief(Attachment.__table__.c)).where(Attachment.sha256 == sha256)
     async with connect(engine) as conn:
         rows = (await conn.execute(theirs.order_by(Attachment.email_id.desc()).limit(MAX_HOLDERS + 1))).all()
-    if not rows:
+        parts = (await conn.execute(_MESSAGES_WITH, {"sha256": sha256, "most": MAX_HOLDERS + 1})).all()
+    if not (rows or parts):
         raise Rejected(404, "content_not_found", f"No e-mail has a file with the SHA-256 {sha256}.")
-    holders = [HolderView.model_validate(row) for row in rows[:MAX_HOLDERS]]
-    return HoldersPage(sha256=sha256, holders=holders, capped=len(rows) > MAX_HOLDERS)
+    return HoldersPage(
+        sha256=sha256,
+        holders=[HolderView.model_validate(row) for row in rows[:MAX_HOLDERS]],
+        messages=[MessageHolderView.model_validate(row) for row in parts[:MAX_HOLDERS]],
+        capped=max(len(rows), len(parts)) > MAX_HOLDERS,
+    )
 
 
 async def get_attachment(engine: AsyncEngine, email_id: int, position: int) -> AttachmentView:
@@ -111,6 +142,15 @@ async def get_attachment(engine: AsyncEngine, email_id: int, position: int) -> A
     raise Rejected(404, "attachment_not_found", f"E-mail {email_id} has no attachment {position}.")
 
 
+async def _get_email(conn: AsyncConnection, email_id: int) -> EmailDetail:
+    found = await conn.execute(select(*LIGHT).where(IncomingEmail.id == email_id))
+    row = found.mappings().one_or_none()
+    if row is None:
+        raise Rejected(404, "email_not_found", f"There is no e-mail {email_id}.")
+    email = EmailView(**row, attachments=(await _attachments(conn, [email_id])).get(email_id, ()))
+    return (await _in_detail(conn, [email]))[0]
+
+
 async def _in_detail(conn: AsyncConnection, emails: Sequence[EmailView]) -> list[EmailDetail]:
     email_ids = [email.id for email in emails]
     attempts: dict[int, list[AttemptView]] = {}
@@ -118,8 +158,16 @@ async def _in_detail(conn: AsyncConnection, emails: Sequence[EmailView]) -> list
     for row in await conn.execute(theirs.order_by(Attempt.email_id, Attempt.number)):
         attempts.setdefault(row.email_id, []).append(AttemptView.model_validate(row))
     did = await actions_on(conn, email_ids)
+    said = await messages.messages_of(conn, emails)
+    announced = await messages.announcements_of(conn, email_ids)
     return [
-        EmailDetail(**dict(email), attempts=attempts.get(email.id, ()), actions=did.get(email.id, ()))
+        EmailDetail(
+            **{**dict(email), **messages.headers(said.get(email.id))},
+            message=said.get(email.id),
+            announcements=announced.get(email.id, ()),
+            attempts=attempts.get(email.id, ()),
+            actions=did.get(email.id, ()),
+        )
         for email in emails
     ]
 
@@ -150,3 +198,14 @@ async def _first_attachments(
 def _in(column: InstrumentedAttribute[int], email_ids: Sequence[int]) -> ColumnElement[bool]:
     # One array parameter, so pages of all lengths share one prepared statement.
     return column == func.any(literal(email_ids, ARRAY(BigInteger)))
+
+
+_MESSAGES_WITH = text("""
+SELECT * FROM (
+    (SELECT email_id, 'record' AS part, record_size AS size FROM messages
+        WHERE record_sha256 = :sha256 ORDER BY email_id DESC LIMIT :most)
+    UNION ALL
+    (SELECT email_id, 'original', original_size FROM messages
+        WHERE original_sha256 = :sha256 ORDER BY email_id DESC LIMIT :most)
+) AS found ORDER BY email_id DESC LIMIT :most
+""").bindparams(bindparam("most", type_=BigInteger()))

@@ -1,10 +1,11 @@
-"""Failed e-mails, grouped by error and host."""
+"""Failed e-mails that nobody dismissed, grouped by error and host."""
 
 from collections.abc import Sequence
 
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
+from service.postgres.email_tables import OPEN_FAILED
 from service.postgres.engine import connect
 from service.postgres.rows import BRIEF_TEXT
 from service.postgres.selection import NONE
@@ -37,12 +38,12 @@ _GROUPS = text(f"""
     WITH RECURSIVE next (code, host) AS (
         (
             SELECT coalesce(error_code, ''), coalesce(error_host, '') FROM incoming_emails
-            WHERE processing_status = 'failed' ORDER BY 1, 2 LIMIT 1
+            WHERE {OPEN_FAILED} ORDER BY 1, 2 LIMIT 1
         )
         UNION ALL
         SELECT after.* FROM next CROSS JOIN LATERAL (
             SELECT coalesce(error_code, ''), coalesce(error_host, '') FROM incoming_emails
-            WHERE processing_status = 'failed'
+            WHERE {OPEN_FAILED}
             AND (coalesce(error_code, ''), coalesce(error_host, '')) > (next.code, next.host)
             ORDER BY 1, 2 LIMIT 1
         ) AS after
@@ -56,20 +57,20 @@ _GROUPS = text(f"""
     CROSS JOIN LATERAL (
         SELECT count(*) AS number FROM (
             SELECT 1 FROM incoming_emails
-            WHERE processing_status = 'failed'
+            WHERE {OPEN_FAILED}
             AND coalesce(error_code, '') = code AND coalesce(error_host, '') = groups.host
             ORDER BY received_at LIMIT {GROUP_CAP}
         ) AS chosen
     ) AS counted
     CROSS JOIN LATERAL (
         SELECT received_at FROM incoming_emails
-        WHERE processing_status = 'failed'
+        WHERE {OPEN_FAILED}
         AND coalesce(error_code, '') = code AND coalesce(error_host, '') = groups.host
         ORDER BY received_at, id LIMIT 1
     ) AS first
     CROSS JOIN LATERAL (
         SELECT id, received_at, processing_error FROM incoming_emails
-        WHERE processing_status = 'failed'
+        WHERE {OPEN_FAILED}
         AND coalesce(error_code, '') = code AND coalesce(error_host, '') = groups.host
         ORDER BY received_at DESC, id DESC LIMIT 1
     ) AS last

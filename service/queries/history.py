@@ -4,10 +4,11 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
 
+from pydantic import Field
 from sqlalchemy import Row, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from service.postgres.email_tables import STATUSES
+from service.postgres.email_tables import DISMISSED, STATUSES
 from service.queries.views import View
 
 HOUR_CAP = 10_000  # counted per status and hour
@@ -31,6 +32,7 @@ class Hour(Times):
     received: int
     completed: int
     failed: int
+    dismissed: int = Field(description="Of the failed ones: dismissed, so they need no attention")
     waiting: int
     capped: bool
 
@@ -52,6 +54,14 @@ _COUNTS = text(f"""
             ORDER BY received_at DESC LIMIT {HOUR_CAP}
         ) AS chosen
     ) AS counted
+""")  # noqa: S608 numbers and words of ours
+# Few e-mails are dismissed, and of those of the last 24 hours the newest ones are counted.
+_DISMISSED = text(f"""
+    SELECT hour.stop, count(*) FROM ({_HOURS}) AS hour JOIN (
+        SELECT received_at, processing_status FROM incoming_emails WHERE {DISMISSED}
+        ORDER BY id DESC LIMIT (SELECT {HOUR_CAP})
+    ) AS email ON received_at >= hour.start AND received_at < hour.stop
+    WHERE processing_status = 'failed' GROUP BY hour.stop
 """)  # noqa: S608 numbers and words of ours
 # The same rule as `queue_seconds` of an e-mail.
 _TIMES = """
@@ -85,7 +95,11 @@ async def hours_of(conn: AsyncConnection) -> Sequence[Hour]:
     for start, stop, status, number in await conn.execute(_COUNTS, {"statuses": list(STATUSES)}):
         counts.setdefault((start, stop), {})[status] = number
     times = {row.stop: _times(row) for row in await conn.execute(_TIMES_OF_HOURS)}
-    return [_hour(start, counts[start, stop], times.get(stop, {})) for start, stop in sorted(counts)]
+    dismissed = {stop: int(number) for stop, number in await conn.execute(_DISMISSED)}
+    return [
+        _hour(start, {**counts[start, stop], "dismissed": dismissed.get(stop, 0)}, times.get(stop, {}))
+        for start, stop in sorted(counts)
+    ]
 
 
 async def times_of(conn: AsyncConnection) -> Times:
@@ -94,12 +108,13 @@ async def times_of(conn: AsyncConnection) -> Times:
 
 
 def _hour(start: datetime, counts: dict[str, int], times: dict[str, float | None]) -> Hour:
-    received = sum(counts.values())
+    received = sum(counts[status] for status in STATUSES)
     return Hour(
         start=start,
         received=received,
         completed=counts["completed"],
         failed=counts["failed"],
+        dismissed=counts["dismissed"],
         waiting=received - counts["completed"] - counts["failed"],
         capped=HOUR_CAP in counts.values(),
         **{**dict.fromkeys(Times.model_fields), **times},

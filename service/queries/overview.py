@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from functools import partial
 from typing import Any, Literal
 
 from pydantic import Field
@@ -13,16 +14,24 @@ from sqlalchemy.orm import InstrumentedAttribute
 from service.config.settings import Settings
 from service.postgres.alert_tables import Alert
 from service.postgres.email_tables import (
+    DISMISSED,
+    DISMISSED_WEBHOOK,
+    IN_QUARANTINE,
     NOT_SYNCED,
+    OPEN_FAILED,
+    OPEN_NOT_SYNCED,
     STATUSES,
     TO_SYNC,
+    Base,
     IncomingEmail,
     QuarantinedWebhook,
     in_status,
 )
 from service.postgres.engine import check_writable, connect, run
 from service.postgres.rows import BRIEF_TEXT
+from service.queries.calls import ApiUseView, api_use_of
 from service.queries.comparison import ComparisonView, comparison_of, not_captured
+from service.queries.completeness import CompletenessView, completeness_of
 from service.queries.history import HOUR_CAP, Hour, Times, hours_of, times_of
 from service.queries.verdict import MOMENT_SECONDS, VerdictFacts, shown, sync_sentences, verdict_of
 from service.queries.views import ProcessingStatus, View
@@ -32,7 +41,18 @@ COUNT_CAP = 10_000
 PING_SECONDS = 3.0
 # One Literal instead of a union with ProcessingStatus, because client generators make one type of it.
 Capped = Literal[
-    "received", "queued", "processing", "completed", "failed", "quarantined", "sync_pending", "sync_failed"
+    "received",
+    "queued",
+    "processing",
+    "completed",
+    "failed",
+    "quarantined",
+    "sync_pending",
+    "sync_failed",
+    "open_failed",
+    "open_sync_failed",
+    "dismissed",
+    "dismissed_webhooks",
 ]
 UNFINISHED = ("received", "queued", "processing")
 # Failures, quarantine and syncs have counts of their own. An alert stays open for some minutes after its condition ended.
@@ -65,12 +85,14 @@ _QUEUED_AGAIN = text(f"""
 """)  # noqa: S608 a number of ours
 _UNREAD = text(f"""
     SELECT count(*) FROM (
-        SELECT received_at FROM quarantined_webhooks WHERE replayed_at IS NULL
+        SELECT received_at FROM quarantined_webhooks WHERE {IN_QUARANTINE}
         ORDER BY id DESC LIMIT (SELECT {COUNT_CAP})
     ) AS newest
     WHERE received_at > now() - interval '1 day'
 """)  # noqa: S608 a number of ours
 
+# The order of the index of failures.
+_BY_ERROR = (text("coalesce(error_code, '')"), text("coalesce(error_host, '')"))
 # Sorted by due time: no pause is longer than the maximum, so the oldest sync is among these.
 _TO_SYNC = text(f"""
     SELECT count(*) AS number, extract(epoch FROM now() - min(sync_begun_at))::float8 AS age FROM (
@@ -84,10 +106,14 @@ class Stats(View):
     """Counts up to a cap; `capped` names the counts that reached it."""
 
     by_status: Mapping[ProcessingStatus, int]
-    quarantined: int = Field(description="Webhooks in quarantine that were not replayed")
+    quarantined: int = Field(description="Webhooks in quarantine that were neither replayed nor dismissed")
     by_sync_status: Mapping[Literal["pending", "failed"], int] = Field(
         description="Finished e-mails whose sync is pending, and e-mails whose sync failed"
     )
+    open_failed: int = Field(description="Failed e-mails that nobody dismissed")
+    open_sync_failed: int = Field(description="E-mails whose sync failed, and that nobody dismissed")
+    dismissed: int = Field(description="E-mails that a person dismissed; they keep their status")
+    dismissed_webhooks: int = Field(description="Webhooks in quarantine that a person dismissed")
     capped: Sequence[Capped]
     oldest_waiting_seconds: float | None
     oldest_not_begun_seconds: float | None = Field(
@@ -108,18 +134,24 @@ class Overview(Stats):
     state: Literal["safe", "attention", "late"]
     last_day: int  # e-mails received in the last 24 hours
     last_day_capped: bool
-    not_safe: int  # failed ones among these, and if one is late, all waiting ones
+    not_safe: int  # failed ones among these that nobody dismissed, and if one is late, all waiting ones
     not_safe_capped: bool
-    need_you: int  # failed or in quarantine, at any time
+    need_you: int  # failed or in quarantine, at any time, and not dismissed
     need_you_capped: bool
     has_target: bool = Field(description="Whether a target for finished e-mails is set")
     unread: int = Field(description="Webhooks of the last 24 hours in quarantine")
     unread_capped: bool
     comparison: ComparisonView = Field(description="The latest comparison, and the open differences")
+    completeness: CompletenessView = Field(
+        description="Whether every e-mail that Zendesk has is kept; `/api/v1/source` has the days"
+    )
     alerts: Sequence[str]  # the current conditions, except failures, quarantine and syncs
     times: Times
     hours: Sequence[Hour]
     workers: Sequence[WorkerView]
+    api_use: ApiUseView | None = Field(
+        description="Calls to Zendesk's API in this minute; null before the first one"
+    )
 
 
 @dataclass(frozen=True)
@@ -133,6 +165,8 @@ class _Reads:
     queued_again: float | None  # seconds
     unread: int
     comparison: ComparisonView
+    completeness: CompletenessView
+    api_use: ApiUseView | None
 
 
 async def summarize(engine: AsyncEngine, settings: Settings) -> Overview:
@@ -148,8 +182,6 @@ async def summarize(engine: AsyncEngine, settings: Settings) -> Overview:
     totals = _totals(counts, reads, is_late=is_late)
     sentences = _sentences(counts, reads, has_target=has_target)
     sync_waits = counts.oldest_sync_seconds if has_target else None
-    # Credentials that expire in some months are in the verdict, but endanger no e-mail yet.
-    is_urgent = len(sentences) > sum(cause == "credentials" for _, cause in reads.alerts)
     facts = VerdictFacts(
         **_shown(totals),
         others=sentences,
@@ -157,7 +189,10 @@ async def summarize(engine: AsyncEngine, settings: Settings) -> Overview:
         unfinished=_unfinished(counts),
         sync_waits=sync_waits,
         is_late=is_late,
+        has_dismissed=any(hour.dismissed for hour in reads.hours),
+        complete=reads.completeness.sentence if reads.completeness.is_on else "",
     )
+    is_urgent = _is_urgent(sentences, reads)
     needs_attention = totals["need_you"] or is_urgent or (sync_waits or 0) > late_after
     return Overview(
         **dict(counts),
@@ -166,19 +201,26 @@ async def summarize(engine: AsyncEngine, settings: Settings) -> Overview:
         state="late" if is_late else "attention" if needs_attention else "safe",
         has_target=has_target,
         comparison=reads.comparison,
+        completeness=reads.completeness,
         alerts=[summary for summary, _ in reads.alerts],
         times=reads.times,
         hours=reads.hours,
         workers=reads.workers,
+        api_use=reads.api_use,
     )
 
 
 async def stats(engine: AsyncEngine) -> Stats:
     """Count e-mails by status, and find the oldest unfinished e-mail and the oldest pending sync."""
+    email, webhook = (partial(_capped, table) for table in (IncomingEmail, QuarantinedWebhook))
     counts = {
-        **{status: _capped(in_status(status), IncomingEmail.received_at) for status in STATUSES},
-        "sync_failed": _capped(text(NOT_SYNCED), IncomingEmail.id),
-        "quarantined": _capped(QuarantinedWebhook.replayed_at.is_(None), QuarantinedWebhook.id),
+        **{status: email(in_status(status), IncomingEmail.received_at) for status in STATUSES},
+        "sync_failed": email(text(NOT_SYNCED), IncomingEmail.id),
+        "open_failed": email(text(OPEN_FAILED), *_BY_ERROR),
+        "open_sync_failed": email(text(OPEN_NOT_SYNCED), IncomingEmail.id),
+        "dismissed": email(text(DISMISSED), IncomingEmail.id),
+        "quarantined": webhook(text(IN_QUARANTINE), QuarantinedWebhook.id),
+        "dismissed_webhooks": webhook(text(DISMISSED_WEBHOOK), QuarantinedWebhook.id),
     }
     ages = [
         func.extract("epoch", func.now() - _oldest(status)).label(f"age_{status}") for status in UNFINISHED
@@ -194,7 +236,7 @@ async def stats(engine: AsyncEngine) -> Stats:
     known = {**{name: getattr(row, name) for name in counts}, "sync_pending": to_sync.number}
     return Stats(
         by_status={status: getattr(row, status) for status in STATUSES},
-        quarantined=row.quarantined,
+        **{name: getattr(row, name) for name in counts if name in Stats.model_fields},
         by_sync_status={"pending": to_sync.number, "failed": row.sync_failed},
         capped=[name for name, number in known.items() if number == COUNT_CAP],
         oldest_waiting_seconds=max(oldest.values(), default=None),
@@ -224,12 +266,14 @@ async def _read(engine: AsyncEngine, settings: Settings) -> _Reads:
             queued_again=await conn.scalar(_QUEUED_AGAIN),
             unread=int(await conn.scalar(_UNREAD) or 0),
             comparison=await comparison_of(conn, settings),
+            completeness=await completeness_of(conn, settings),
+            api_use=await api_use_of(conn, settings),
         )
 
 
 def _sentences(counts: Stats, reads: _Reads, *, has_target: bool) -> Sequence[str]:
     """Return the sentences of the verdict about syncs, files that were not captured, and alerts."""
-    failed = shown(counts.by_sync_status["failed"], "sync_failed" in counts.capped)
+    failed = shown(counts.open_sync_failed, "open_sync_failed" in counts.capped)
     return [
         *(sync_sentences(failed) if has_target else ()),
         *not_captured(reads.comparison.not_captured),
@@ -237,16 +281,22 @@ def _sentences(counts: Stats, reads: _Reads, *, has_target: bool) -> Sequence[st
     ]
 
 
+def _is_urgent(sentences: Sequence[str], reads: _Reads) -> bool:
+    # Credentials that expire in some months are in the verdict, but endanger no e-mail yet.
+    later = sum(cause == "credentials" for _, cause in reads.alerts)
+    return len(sentences) > later or reads.completeness.needs_attention
+
+
 def _totals(counts: Stats, reads: _Reads, *, is_late: bool) -> dict[str, int]:
     """Return the counts of the overview; if one e-mail is late, all waiting ones count as not safe."""
-    not_safe = [hour.failed + (hour.waiting if is_late else 0) for hour in reads.hours]
+    not_safe = [hour.failed - hour.dismissed + (hour.waiting if is_late else 0) for hour in reads.hours]
     return {
         "last_day": sum(hour.received for hour in reads.hours),
         "last_day_capped": any(hour.capped for hour in reads.hours),
         "not_safe": sum(not_safe),
         "not_safe_capped": any(number >= HOUR_CAP for number in not_safe),
-        "need_you": counts.by_status["failed"] + counts.quarantined,
-        "need_you_capped": bool({"failed", "quarantined"} & set(counts.capped)),
+        "need_you": counts.open_failed + counts.quarantined,
+        "need_you_capped": bool({"open_failed", "quarantined"} & set(counts.capped)),
         "unread": reads.unread,
         "unread_capped": reads.unread >= COUNT_CAP,
     }
@@ -270,14 +320,16 @@ def _longest(not_begun: float | None, queued_again: float | None) -> float | Non
 
 
 def _capped(
-    condition: ColumnElement[bool] | TextClause, order: InstrumentedAttribute[Any]
+    table: type[Base],
+    condition: ColumnElement[bool] | TextClause,
+    *order: InstrumentedAttribute[Any] | TextClause,
 ) -> ScalarSelect[int]:
     """Count up to the cap, in the order of a partial index on this condition."""
     limited = (
         select(literal_column("1"))
-        .select_from(order.class_)
+        .select_from(table)
         .where(condition)
-        .order_by(order)
+        .order_by(*order)
         .limit(COUNT_CAP)
         .subquery()
     )

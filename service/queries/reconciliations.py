@@ -36,7 +36,7 @@ from service.postgres.reconciliation_tables import (
 from service.postgres.rows import BRIEF_TEXT, brief, is_short
 from service.queries.comparison import scope_of
 from service.queries.pages import PageFilter, cut
-from service.queries.views import View
+from service.queries.views import Dismissible, View
 from service.reconcile.finding import MAX_FINDINGS
 
 Kind = Literal[
@@ -109,7 +109,7 @@ class ReconciliationView(View):
         return sum(self.counts.get(kind, 0) - self.repaired.get(kind, 0) for kind in DIFFERENCES)  # type: ignore[call-overload]
 
 
-class FindingView(View):
+class FindingView(Dismissible):
     """A difference from Postgres, or a remark."""
 
     id: int
@@ -125,6 +125,15 @@ class FindingView(View):
     repaired_at: datetime | None
     closed_at: datetime | None = Field(description="When a later run had compared it again")
 
+    @property
+    def _is_dismissed(self) -> bool:
+        return self.repair is None
+
+    @property
+    def is_open(self) -> bool:
+        """Whether it is a difference without a repair, and no later run compared it again."""
+        return self.kind in DIFFERENCES and self.repair is None and self.closed_at is None
+
 
 class ReconciliationPage(View):
     reconciliations: Sequence[ReconciliationView]
@@ -135,12 +144,18 @@ class ReconciliationDetail(ReconciliationView):
     """A run with a page of its findings; beyond 2,000, findings are only counted."""
 
     is_open: bool = Field(
-        description="Whether a difference without a repair was not compared again by a later run"
+        description="Whether a difference without a repair was neither dismissed nor compared again by a later run"
     )
+    dismissed: int = Field(description="Differences without a repair that a person dismissed")
     repairing: int = Field(description="Repaired e-mails whose job or sync is still running")
     unrepaired: int = Field(description="Repaired e-mails that failed again")
     findings: Sequence[FindingView]
     next_cursor: str | None
+
+    @property
+    def undismissed(self) -> int:
+        """The number of differences without a repair that nobody dismissed."""
+        return self.open - self.dismissed
 
 
 async def list_reconciliations(engine: AsyncEngine, wanted: PageFilter) -> ReconciliationPage:
@@ -183,11 +198,14 @@ async def _read(
     engine: AsyncEngine, run_id: int, query: Select[Any]
 ) -> tuple[RowMapping, Sequence[RowMapping]]:
     found = ReconciliationFinding
-    left = exists().where(found.reconciliation_id == run_id, found.kind.in_(DIFFERENCES), text(OPEN_FINDING))
+    theirs = (found.reconciliation_id == run_id, found.kind.in_(DIFFERENCES))
+    left = exists().where(*theirs, text(OPEN_FINDING), found.dismissed_at.is_(None))
+    dismissed = select(func.count()).where(*theirs, found.repair.is_(None), found.dismissed_at.is_not(None))
     repairs = (
         text(_REPAIRS).columns(repairing=BigInteger, unrepaired=BigInteger).bindparams(run=run_id).subquery()
     )
-    wanted = select(*_columns(), left.label("is_open"), *repairs.c).join_from(Reconciliation, repairs, true())
+    more = (left.label("is_open"), dismissed.scalar_subquery().label("dismissed"), *repairs.c)
+    wanted = select(*_columns(), *more).join_from(Reconciliation, repairs, true())
     one = wanted.where(Reconciliation.id == run_id)
     async with connect(engine) as conn:
         run = (await conn.execute(one)).mappings().one_or_none()

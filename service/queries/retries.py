@@ -12,25 +12,27 @@ from service.errors import Rejected
 from service.postgres.engine import connect
 from service.postgres.operation_tables import BulkRetry
 from service.postgres.rows import brief
-from service.postgres.selection import Selection
+from service.postgres.selection import BulkAction, Selection
 from service.queries.views import View
 
 MAX_SHOWN = 50
 
 
 class BulkRetryView(View):
-    """A bulk retry of all e-mails that match a filter, newest first."""
+    """A bulk retry, or a dismissal, of all e-mails that match a filter."""
 
     id: int
     created_at: datetime
     actor: str
+    action: BulkAction = Field(description="What is done to each e-mail")
     what: Literal["job", "sync"] = Field(description="Whether jobs or syncs are retried")
+    reason: str | None = Field(description="Of a dismissal, as the person wrote it")
     filter: Selection
     per_second: int
     status: Literal["running", "done", "cancelled"]
     planned: int  # matching e-mails at the start; at least so many if capped
     planned_capped: bool
-    retried: int = Field(description="Queued e-mails")
+    retried: int = Field(description="Queued e-mails; in a dismissal the dismissed ones")
     repaired: int = Field(description="Of those: completed, or synced in a retry of syncs")
     failed_again: int = Field(description="Of those: failed again, or without a target now")
     superseded: int = Field(
@@ -44,7 +46,7 @@ class BulkRetryView(View):
     @property
     def still_running(self) -> int:
         ended = self.repaired + self.failed_again + self.superseded
-        return 0 if self.settled_at else max(0, self.retried - ended)
+        return 0 if self.settled_at or self.action != "retry" else max(0, self.retried - ended)
 
 
 class BulkRetryPage(View):

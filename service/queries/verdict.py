@@ -22,6 +22,8 @@ class VerdictFacts:
     sync_waits: float | None = None  # seconds
     unread: str = ""  # webhooks of the last day in quarantine
     is_late: bool = False
+    has_dismissed: bool = False  # e-mails of the last 24 hours
+    complete: str = ""  # whether every e-mail that Zendesk has is kept
 
 
 def verdict_of(facts: VerdictFacts) -> str:
@@ -30,9 +32,8 @@ def verdict_of(facts: VerdictFacts) -> str:
         [f"{facts.need_you} need{'s' if facts.need_you == '1' else ''} attention."] if facts.need_you else []
     )
     needs += facts.others
-    return " ".join(
-        (_with_unread(_day(facts), facts.unread), *(needs or ["None needs attention."]), _waits(facts))
-    )
+    first = (_with_unread(_day(facts), facts.unread), facts.complete)
+    return " ".join((*filter(None, first), *(needs or ["None needs attention."]), _waits(facts)))
 
 
 def sync_sentences(failed: str) -> Sequence[str]:
@@ -67,6 +68,8 @@ def _day(facts: VerdictFacts) -> str:
         return "No e-mail came in the last 24 hours."
     # Unfinished e-mails are saved in Postgres, but their files are not stored yet.
     state = "saved" if facts.unfinished else "stored"
+    if facts.has_dismissed:
+        state = "dismissed" if received == "1" else f"{state} or dismissed"
     if received == "1":
         problem = "is failed or late" if facts.is_late else "failed"
         return f"The one e-mail of the last 24 hours {problem if not_safe else f'is {state}'}."

@@ -10,13 +10,16 @@ from pydantic import (
     BeforeValidator,
     ConfigDict,
     Field,
-    SerializationInfo,
+    PlainSerializer,
     computed_field,
-    field_serializer,
 )
 from pydantic.config import JsonDict
 
+from service.postgres.email_tables import NOT_CAPTURED
+
 ProcessingStatus = Literal["received", "queued", "processing", "completed", "failed"]
+# The parts of an e-mail that a search looks into.
+Where = Literal["ticket", "subject", "from", "to", "cc", "text", "file", "error"]
 SyncStatus = Literal["not_applicable", "pending", "synced", "failed"]
 # JSON from outside may contain lone surrogates, which pydantic's string types refuse.
 Items = Annotated[Any, Field(json_schema_extra={"anyOf": [{"type": "array", "items": {}}, {"type": "null"}]})]
@@ -33,25 +36,10 @@ State = Annotated[ProcessingStatus, BeforeValidator(lambda value: "received" if 
 # Headers without personal data or secrets. Readers see only the names of all others.
 HARMLESS_HEADERS = frozenset(
     {
-        "accept",
-        "accept-encoding",
-        "accept-language",
-        "connection",
-        "content-encoding",
-        "content-length",
-        "content-type",
-        "date",
-        "expect",
-        "host",
-        "transfer-encoding",
-        "user-agent",
-        "x-forwarded-port",
-        "x-forwarded-proto",
-        "x-request-id",
-        "x-request-start",
-        "x-zendesk-account-id",
-        "x-zendesk-webhook-id",
-        "x-zendesk-webhook-invocation-id",
+        *("accept", "accept-encoding", "accept-language", "connection", "content-encoding", "content-length"),
+        *("content-type", "date", "expect", "host", "transfer-encoding", "user-agent"),
+        *("x-forwarded-port", "x-forwarded-proto", "x-request-id", "x-request-start"),
+        *("x-zendesk-account-id", "x-zendesk-webhook-id", "x-zendesk-webhook-invocation-id"),
         "x-zendesk-webhook-signature-timestamp",
     }
 )
@@ -60,8 +48,19 @@ HIDDEN = "[hidden]"
 
 class View(BaseModel):
     model_config = ConfigDict(
-        from_attributes=True, frozen=True, json_schema_serialization_defaults_required=True
+        from_attributes=True,
+        frozen=True,
+        json_schema_serialization_defaults_required=True,
+        serialize_by_alias=True,
+        defer_build=True,  # a process that shows nothing starts sooner
     )
+
+
+# A path of the API, with the prefix of the service's paths if the context has one.
+Href = Annotated[
+    str | None,
+    PlainSerializer(lambda href, info: href and (info.context or {}).get("prefix", "") + href),
+]
 
 
 class AttachmentView(View):
@@ -81,24 +80,26 @@ class AttachmentView(View):
     stored_at: datetime | None
     error_code: str | None
     error: str | None
+    zendesk_id: str | None = Field(None, description="The attachment's id in Zendesk")
+    inline: bool | None = Field(None, description="Whether it is an image in the text")
+    malware: str | None = Field(
+        None, description="Zendesk's verdict, such as `malware_found` or `not_scanned`"
+    )
 
     @computed_field  # type: ignore[prop-decorator]
     @property
-    def href(self) -> str | None:
+    def href(self) -> Href:
         """The path of the content in the API."""
         place = f"/api/v1/emails/{self.email_id}/attachments/{self.position}/content"
         return place if self.status == "stored" else None
-
-    @field_serializer("href")
-    def _with_prefix(self, href: str | None, info: SerializationInfo) -> str | None:
-        """Add the prefix of the service's paths, if the context has one."""
-        return href and (info.context or {}).get("prefix", "") + href
 
 
 class AttemptView(View):
     """One run of a job."""
 
-    number: int
+    number: int = Field(
+        description="From 1 on; 0 and below for the attempts of e-mails that became part of this one, the newest first"
+    )
     worker: str = Field(description="The process that ran it")
     started_at: datetime
     finished_at: datetime | None
@@ -109,12 +110,51 @@ class AttemptView(View):
     error: str | None
 
 
-class EmailView(View):
+class MatchView(View):
+    """A place where an e-mail has words of the query `q`."""
+
+    where: Where
+    before: str = Field(description="The text before it; … where the text is longer")
+    match: str
+    after: str
+
+
+class DismissalView(View):
+    """Who dismissed something, and why."""
+
+    at: datetime
+    by: str = Field(description="The person, and the entry point")
+    reason: str = Field(description="As the person wrote it")
+
+
+class Dismissible(View):
+    """The columns of a dismissal, shown as one value."""
+
+    dismissed_at: datetime | None = Field(None, exclude=True)
+    dismissed_by: str | None = Field(None, exclude=True)
+    dismiss_reason: str | None = Field(None, exclude=True)
+
+    @property
+    def _is_dismissed(self) -> bool:
+        return True
+
+    @computed_field(description="Who dismissed it; null if it is not dismissed")  # type: ignore[prop-decorator]
+    @property
+    def dismissal(self) -> DismissalView | None:
+        if self.dismissed_at is None or not self._is_dismissed:
+            return None
+        by, reason = self.dismissed_by or "", self.dismiss_reason or ""
+        return DismissalView(at=self.dismissed_at, by=by, reason=reason)
+
+
+class EmailView(Dismissible):
     """An e-mail, and the states of its job and its sync."""
 
     id: int
     zendesk_ticket_id: Key
-    from_email: str | None
+    from_email: str | None = Field(
+        description="As Zendesk's API told it, or else the webhook; so are the next two"
+    )
     from_name: str | None
     subject: str | None
     processing_status: State = Field(description="The state of its job")
@@ -146,7 +186,16 @@ class EmailView(View):
     invocation_id: str | None
     comment_id: str | None
     looked_up_at: datetime | None = Field(description="When the files were looked up in Zendesk's API")
-    sent_at: datetime | None = Field(description="The date of the e-mail itself")
+    sent_at: datetime | None = Field(
+        description="The date of the e-mail itself, or of its comment in Zendesk"
+    )
+    origin: str = Field(
+        description="What made it: `webhook`, `lookup` (of its ticket), or `backfill` (the search of the account)"
+    )
+    zendesk_state: str | None = Field(
+        description="What Zendesk did with it since: `deleted`, `redacted` or `private`, for example; our copy stays"
+    )
+    zendesk_state_at: datetime | None = Field(description="When that was noticed")
     late: bool = Field(
         description="Whether its signature's time differed from ours by more than WEBHOOK_TOLERANCE_SECONDS"
     )
@@ -168,7 +217,24 @@ class EmailView(View):
         description="When the next attempt is due, or the end of the worker's lease"
     )
     synced_at: datetime | None = Field(description="When all targets last had the document")
+    dismissed_attempt: int | None = Field(None, exclude=True)
+    dismissed_sync_attempt: int | None = Field(None, exclude=True)
     attachments: Sequence[AttachmentView] = Field((), description="In lists, the first 100")
+    matches: Sequence[MatchView] = Field(
+        (), description="In lists with `q`: where it has the words; some may be missing"
+    )
+
+    @property
+    def has_failed(self) -> bool:
+        """Whether its job or its sync failed, or files of a previous system are missing."""
+        has_error = "failed" in (self.processing_status, self.sync_status) or self.error_code == NOT_CAPTURED
+        return has_error and self.processing_status in {"completed", "failed"}
+
+    @property
+    def _is_dismissed(self) -> bool:
+        """Whether the dismissal is of the newest ends of job and sync: the same rule as DISMISSED."""
+        is_of_sync = self.sync_status != "failed" or self.dismissed_sync_attempt == self.sync_attempt_number
+        return self.has_failed and self.dismissed_attempt == self.attempt_number and is_of_sync
 
     @computed_field  # type: ignore[prop-decorator]
     @property
@@ -202,11 +268,90 @@ class ActionView(View):
     email_id: int | None
     quarantine_id: int | None
     bulk_retry_id: int | None
+    finding_id: int | None = None
+    reason: str | None = Field(None, description="Of a dismissal, as the person wrote it")
+
+
+class PersonView(View):
+    """A sender or a recipient."""
+
+    name: str | None
+    address: str | None
+
+
+class MessageView(View):
+    """What an e-mail says: as Zendesk's API told it, or else the webhook."""
+
+    email_id: int = Field(exclude=True)
+    source: Literal["zendesk", "webhook"] = Field(
+        description="`webhook` until the message was fetched: only what the webhook's body says"
+    )
+    comment_id: str | None
+    direction: Literal["inbound", "outbound"] | None = Field(description="Outbound: written by an agent")
+    public: bool | None
+    subject: str | None = Field(description="Of the ticket: Zendesk keeps no subject of a reply")
+    sender: PersonView | None = Field(serialization_alias="from")
+    to: Sequence[PersonView] = ()
+    cc: Sequence[PersonView] = ()
+    message_id: str | None = None
+    sent_at: datetime | None
+    text: str | None = Field(description="The plain text; at most its first 65,536 bytes of UTF-8")
+    text_size: int = Field(description="Bytes of the whole text in UTF-8")
+    has_html: bool = Field(False, exclude=True)
+    has_original: bool = Field(False, exclude=True)
+    fetched_at: datetime | None = Field(None, description="When Zendesk's API was asked")
+
+    @computed_field  # type: ignore[prop-decorator]
+    @property
+    def text_href(self) -> Href:
+        """The path of the whole text."""
+        return None if self.text is None else self._path("message.txt")
+
+    @computed_field  # type: ignore[prop-decorator]
+    @property
+    def html_href(self) -> Href:
+        """The path of the HTML; null without HTML."""
+        return self._path("message.html") if self.has_html else None
+
+    @computed_field  # type: ignore[prop-decorator]
+    @property
+    def original_href(self) -> Href:
+        """The path of the original e-mail; null unless it is stored."""
+        return self._path("original.eml") if self.has_original else None
+
+    @computed_field  # type: ignore[prop-decorator]
+    @property
+    def record_href(self) -> Href:
+        """The path of the comment's JSON as Zendesk gave it; null for `webhook`."""
+        return self._path("record.json") if self.source == "zendesk" else None
+
+    def _path(self, name: str) -> str:
+        return f"/api/v1/emails/{self.email_id}/{name}"
+
+
+class AnnouncementView(View):
+    """A further webhook about an e-mail."""
+
+    id: int
+    email_id: int = Field(exclude=True)
+    received_at: datetime
+    account_id: str | None
+    invocation_id: str | None
+    late: bool = Field(description="As of the e-mail's first webhook")
+    size: int = Field(description="The size of the body in bytes")
+
+    @computed_field  # type: ignore[prop-decorator]
+    @property
+    def href(self) -> Href:
+        """The path of the webhook, byte for byte."""
+        return f"/api/v1/emails/{self.email_id}/announcements/{self.id}"
 
 
 class EmailDetail(EmailView):
-    """An e-mail with its history."""
+    """An e-mail with its message and its history."""
 
+    message: MessageView | None = Field(None, description="Null if nothing is known of it")
+    announcements: Sequence[AnnouncementView] = Field((), description="The first 100")
     attempts: Sequence[AttemptView] = ()
     actions: Sequence[ActionView] = ()
 
@@ -230,11 +375,20 @@ class HolderView(AttachmentView):
     email_id: int
 
 
+class MessageHolderView(View):
+    """A message whose record or original is the content."""
+
+    email_id: int
+    part: Literal["record", "original"]
+    size: int
+
+
 class HoldersPage(View):
-    """The files with one content, newest first; more exist if capped. Texts are cut to 300 characters."""
+    """The files and messages with one content, newest first; more exist if capped. Texts are cut to 300 characters."""
 
     sha256: str
     holders: Sequence[HolderView]
+    messages: Sequence[MessageHolderView] = ()
     capped: bool
 
 
@@ -261,7 +415,7 @@ class RequestView(View):
         return self.model_copy(update={"headers": headers})
 
 
-class QuarantineView(View):
+class QuarantineView(Dismissible):
     """A signed webhook that could not be parsed."""
 
     id: int
@@ -276,6 +430,10 @@ class QuarantineView(View):
     late: bool = Field(
         description="Whether its signature's time differed from ours by more than WEBHOOK_TOLERANCE_SECONDS"
     )
+
+    @property
+    def _is_dismissed(self) -> bool:
+        return self.replayed_at is None
 
 
 class QuarantineDetail(QuarantineView, RequestView):

@@ -4,11 +4,17 @@ from collections.abc import Sequence
 from typing import Any
 
 from pydantic import Field
-from sqlalchemy import ColumnElement, RowMapping, func, select
+from sqlalchemy import ColumnElement, RowMapping, TextClause, func, select, text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from service.errors import Rejected
-from service.postgres.email_tables import IgnoredWebhook, QuarantinedWebhook
+from service.postgres.email_tables import (
+    DISMISSED_WEBHOOK,
+    IN_QUARANTINE,
+    NOT_REPLAYED,
+    IgnoredWebhook,
+    QuarantinedWebhook,
+)
 from service.postgres.engine import connect
 from service.postgres.rows import brief
 from service.queries.pages import PageFilter, cut
@@ -22,6 +28,8 @@ from service.queries.views import (
     RequestView,
 )
 
+REPLAYED = "replayed_at IS NOT NULL"
+
 WebhookTable = type[QuarantinedWebhook] | type[IgnoredWebhook]
 
 _NOT_LISTED = {"raw_body", "raw_headers", "idempotency_key", "signature_hash"}
@@ -31,6 +39,7 @@ class QuarantineFilter(PageFilter):
     """The parameters of a list of quarantined webhooks."""
 
     replayed: bool = Field(False, description="List replayed webhooks instead of waiting ones")
+    dismissed: bool = Field(False, description="List dismissed webhooks instead of waiting ones")
 
 
 class IgnoredFilter(PageFilter):
@@ -42,7 +51,8 @@ class IgnoredFilter(PageFilter):
 async def list_quarantined(engine: AsyncEngine, wanted: QuarantineFilter) -> QuarantinePage:
     """Return a page of quarantined webhooks, newest first; texts are cut."""
     columns = brief(_listed(QuarantinedWebhook))
-    rows, cursor = await _list(engine, QuarantinedWebhook, columns, wanted, replayed=wanted.replayed)
+    which = REPLAYED if wanted.replayed else DISMISSED_WEBHOOK if wanted.dismissed else IN_QUARANTINE
+    rows, cursor = await _list(engine, QuarantinedWebhook, columns, wanted, which)
     return QuarantinePage(quarantine=[QuarantineView(**row) for row in rows], next_cursor=cursor)
 
 
@@ -52,15 +62,23 @@ async def get_quarantined(engine: AsyncEngine, quarantine_id: int) -> Quarantine
     return QuarantineDetail(**row, **request.model_dump())
 
 
-async def quarantined_ids(engine: AsyncEngine) -> Sequence[int]:
-    """Return the ids of the webhooks that wait to be replayed, oldest first."""
-    return await _ids(engine, QuarantinedWebhook)
+async def quarantined_ids(
+    engine: AsyncEngine, *, code: str | None = None, dismissed: bool = False
+) -> Sequence[int]:
+    """Return the ids of the webhooks that wait in quarantine, or of the dismissed ones, oldest first.
+
+    With a code, only of those with this error.
+    """
+    which = DISMISSED_WEBHOOK if dismissed else IN_QUARANTINE
+    with_code = () if code is None else (QuarantinedWebhook.error_code == code,)
+    return await _ids(engine, QuarantinedWebhook, text(which), *with_code)
 
 
 async def list_ignored(engine: AsyncEngine, wanted: IgnoredFilter) -> IgnoredPage:
     """Return a page of ignored webhooks, newest first."""
     columns = _listed(IgnoredWebhook)
-    rows, cursor = await _list(engine, IgnoredWebhook, columns, wanted, replayed=wanted.replayed)
+    which = REPLAYED if wanted.replayed else NOT_REPLAYED
+    rows, cursor = await _list(engine, IgnoredWebhook, columns, wanted, which)
     return IgnoredPage(ignored=[IgnoredView(**row) for row in rows], next_cursor=cursor)
 
 
@@ -72,7 +90,7 @@ async def get_ignored(engine: AsyncEngine, ignored_id: int) -> IgnoredDetail:
 
 async def ignored_ids(engine: AsyncEngine) -> Sequence[int]:
     """Return the ids of the ignored webhooks that made no e-mail, oldest first."""
-    return await _ids(engine, IgnoredWebhook)
+    return await _ids(engine, IgnoredWebhook, text(NOT_REPLAYED))
 
 
 async def _list(
@@ -80,11 +98,9 @@ async def _list(
     table: WebhookTable,
     columns: Sequence[ColumnElement[Any]],
     wanted: PageFilter,
-    *,
-    replayed: bool,
+    which: str,
 ) -> tuple[Sequence[RowMapping], str | None]:
-    waits = table.replayed_at.is_(None)
-    query = select(*columns).where(~waits if replayed else waits)
+    query = select(*columns).where(text(which))
     if after := wanted.after():
         query = query.where(table.id < after.id)
     query = query.order_by(table.id.desc()).limit(wanted.limit + 1)
@@ -103,8 +119,10 @@ async def _get(
     return row, RequestView.of(row["raw_headers"], row["raw_body"])
 
 
-async def _ids(engine: AsyncEngine, table: WebhookTable) -> Sequence[int]:
-    query = select(table.id).where(table.replayed_at.is_(None)).order_by(table.id)
+async def _ids(
+    engine: AsyncEngine, table: WebhookTable, *which: ColumnElement[bool] | TextClause
+) -> Sequence[int]:
+    query = select(table.id).where(*which).order_by(table.id)
     async with connect(engine) as conn:
         return (await conn.scalars(query)).all()
 

@@ -57,6 +57,9 @@ end
 return messages
 """
 
+# A lasting encoder: `json.dumps` makes one for each call.
+_ENCODER = json.JSONEncoder(default=repr)
+
 
 @dataclass(frozen=True, slots=True)
 class QueueMessage:
@@ -96,7 +99,7 @@ def reason_of(error: BaseException) -> str:
 
 def serialize(value: dict[str, Any]) -> bytes:
     """Write a job as JSON; with arq's default, pickle, anyone who can write to Redis could run code in a worker."""
-    return json.dumps(value, default=repr).encode()
+    return _ENCODER.encode(value).encode()
 
 
 class ArqQueue:

@@ -1,4 +1,7 @@
-"""Read stored contents from Postgres by hash: each content once, however many files share it."""
+"""Read stored contents from Postgres by hash: each content once, however many files and messages share it.
+
+A message has one or two: its record, and the original where Zendesk gave it.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,11 +13,14 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 # Contents per statement.
 PAGE = 1_000
+# In the place of a file's position: the contents of a message come before the files of its e-mail.
+RECORD, ORIGINAL = -2, -1
+BEFORE_ALL = -3
 
 
 @dataclass(frozen=True, slots=True)
 class Content:
-    """A content that Postgres has as stored, and one of its files."""
+    """A content that Postgres has as stored, and one of its places: a file, or RECORD or ORIGINAL of a message."""
 
     sha256: str
     size: int
@@ -32,13 +38,13 @@ async def contents_between(conn: AsyncConnection, after: str, end: str, most: in
 async def contents_since(
     conn: AsyncConnection, email_id: int, position: int, most: int = PAGE
 ) -> list[Content]:
-    """Return the next stored files after this one, by e-mail and position; contents may repeat."""
+    """Return the contents of the next places after this one, by e-mail and position; contents may repeat."""
     given = {"email_id": email_id, "position": position, "most": most}
     return [Content(*row) for row in await conn.execute(_SINCE, given)]
 
 
 async def known_contents(conn: AsyncConnection, hashes: Sequence[str]) -> set[str]:
-    """Return the hashes that belong to a file, also to a file whose object was lost."""
+    """Return the hashes that belong to a file, a message or a suspended e-mail, also to one whose object was lost."""
     return set(await conn.scalars(_KNOWN, {"hashes": list(hashes)}))
 
 
@@ -48,35 +54,72 @@ async def oldest_unfinished(conn: AsyncConnection) -> datetime | None:
     return oldest
 
 
-# A loose index scan, because a million e-mails may share one logo.
-_BETWEEN = text("""
-WITH RECURSIVE content AS (
-    (
-        SELECT sha256, email_id, 1 AS place FROM attachments
-        WHERE sha256 > :after AND sha256 < :end AND status = 'stored' ORDER BY sha256, email_id LIMIT 1
+# The tables and columns of contents, and what tells those that are stored.
+_STORED_FILE = "status = 'stored'"
+_STORED_ORIGINAL = "original = 'stored' AND original_sha256 IS NOT NULL"
+_SOURCES = (
+    ("attachments", "sha256", _STORED_FILE),
+    ("messages", "record_sha256", "true"),
+    ("messages", "original_sha256", _STORED_ORIGINAL),
+)
+
+
+_NEAREST = """
+(SELECT {sha256} AS sha256, email_id FROM {table}
+    WHERE {sha256} > {after} AND {sha256} < :end AND {stored} ORDER BY {sha256}, email_id LIMIT 1)
+"""
+
+
+def _next_hash(after: str) -> str:
+    """Write the SQL that finds the next hash after another one, with one of its e-mails: a look into each index."""
+    looks = (
+        _NEAREST.format(table=table, sha256=sha256, stored=stored, after=after)
+        for table, sha256, stored in _SOURCES
     )
+    nearest = " UNION ALL ".join(looks)
+    return f"SELECT sha256, email_id FROM ({nearest}) AS nearest ORDER BY sha256, email_id LIMIT 1"  # noqa: S608 constants of ours
+
+
+# A loose index scan, because a million e-mails may share one logo.
+_BETWEEN = text(f"""
+WITH RECURSIVE content AS (
+    (SELECT sha256, email_id, 1 AS place FROM ({_next_hash(":after")}) AS first)
     UNION ALL
     SELECT following.sha256, following.email_id, content.place + 1
-    FROM content CROSS JOIN LATERAL (
-        SELECT sha256, email_id FROM attachments
-        WHERE sha256 > content.sha256 AND sha256 < :end AND status = 'stored' ORDER BY sha256, email_id LIMIT 1
-    ) AS following
+    FROM content CROSS JOIN LATERAL ({_next_hash("content.sha256")}) AS following
     WHERE content.place < :most
 )
-SELECT content.sha256, file.size, file.object_key, content.email_id, file.position
+SELECT content.sha256, held.size, held.key, content.email_id, held.position
 FROM content CROSS JOIN LATERAL (
-    SELECT size, object_key, position FROM attachments
-    WHERE email_id = content.email_id AND sha256 = content.sha256 AND status = 'stored' ORDER BY position LIMIT 1
-) AS file
+    SELECT size, object_key AS key, position FROM attachments
+    WHERE email_id = content.email_id AND sha256 = content.sha256 AND {_STORED_FILE}
+    UNION ALL
+    SELECT record_size, record_key, {RECORD} FROM messages
+    WHERE email_id = content.email_id AND record_sha256 = content.sha256
+    UNION ALL
+    SELECT original_size, original_key, {ORIGINAL} FROM messages
+    WHERE email_id = content.email_id AND original_sha256 = content.sha256 AND {_STORED_ORIGINAL}
+    ORDER BY position LIMIT 1
+) AS held
 ORDER BY content.sha256
-""").bindparams(
+""").bindparams(  # noqa: S608 constants of ours
     bindparam("after", type_=Text()), bindparam("end", type_=Text()), bindparam("most", type_=Integer())
 )
-_SINCE = text("""
-SELECT sha256, size, object_key, email_id, position FROM attachments
-WHERE (email_id, position) > (:email_id, :position) AND sha256 IS NOT NULL AND status = 'stored'
+_AFTER = "email_id >= :email_id AND (email_id > :email_id OR {} > :position)"
+_SINCE = text(f"""
+(
+    SELECT sha256, size, object_key, email_id, position FROM attachments
+    WHERE (email_id, position) > (:email_id, :position) AND sha256 IS NOT NULL AND {_STORED_FILE}
+    ORDER BY email_id, position LIMIT :most
+) UNION ALL (
+    SELECT record_sha256, record_size, record_key, email_id, {RECORD} FROM messages
+    WHERE {_AFTER.format(RECORD)} ORDER BY email_id LIMIT :most
+) UNION ALL (
+    SELECT original_sha256, original_size, original_key, email_id, {ORIGINAL} FROM messages
+    WHERE {_AFTER.format(ORIGINAL)} AND {_STORED_ORIGINAL} ORDER BY email_id LIMIT :most
+)
 ORDER BY email_id, position LIMIT :most
-""").bindparams(
+""").bindparams(  # noqa: S608 constants of ours
     bindparam("email_id", type_=BigInteger()),
     bindparam("position", type_=Integer()),
     bindparam("most", type_=Integer()),
@@ -87,6 +130,10 @@ CROSS JOIN LATERAL (
     SELECT received_at FROM incoming_emails WHERE processing_status = every.status ORDER BY received_at LIMIT 1
 ) AS first
 """)
-_KNOWN = text("""
-SELECT hash FROM unnest(:hashes) AS hash WHERE EXISTS (SELECT FROM attachments WHERE sha256 = hash)
-""").bindparams(bindparam("hashes", type_=ARRAY(Text)))
+_IS_KNOWN = " OR ".join(
+    f"EXISTS (SELECT FROM {table} WHERE {sha256} = hash)" for table, sha256, _ in _SOURCES
+)
+_IS_SUSPENDED = "hash IN (SELECT unnest(contents) FROM suspended_emails WHERE contents && :hashes)"
+_KNOWN = text(f"SELECT hash FROM unnest(:hashes) AS hash WHERE {_IS_KNOWN} OR {_IS_SUSPENDED}").bindparams(  # noqa: S608 constants of ours
+    bindparam("hashes", type_=ARRAY(Text))
+)

@@ -61,7 +61,7 @@ class Differences:
 
 
 async def open_differences(conn: AsyncConnection) -> Differences:
-    """Count the open differences; a difference that several runs found counts once."""
+    """Count the open differences that nobody dismissed; a difference that several runs found counts once."""
     counts = {kind: int(number) for kind, number in await conn.execute(_OPEN)}
     return Differences({kind: counts.get(kind, 0) for kind in DIFFERENCES}, await conn.scalar(_COMPARED_AT))
 
@@ -120,7 +120,7 @@ def objects_of(keys: Sequence[str], *, were_read: bool) -> ColumnElement[bool]:
 
 _OPEN = (
     select(_finding.kind, func.count(_finding.key.distinct()))
-    .where(text(OPEN_FINDING), _finding.kind.in_(DIFFERENCES))
+    .where(text(OPEN_FINDING), _finding.dismissed_at.is_(None), _finding.kind.in_(DIFFERENCES))
     .group_by(_finding.kind)
 )
 _COMPARED_AT = text("""

@@ -20,6 +20,7 @@ from service.targets.document import (
     read_records,
     to_json,
 )
+from service.targets.merged import MERGED, keys_of_merged
 from service.targets.mongodb import MAX_ID, MIN_ID, Collection, FoundDocument, copy_of
 
 # Rows and documents change while they are read, so each difference is confirmed after a pause.
@@ -42,6 +43,7 @@ class TargetDocument:
     is_ours: bool
     digest: str
     email_id: Any
+    is_merged: bool = False  # it says that its e-mail became part of another one
 
     @property
     def key(self) -> str:
@@ -94,12 +96,17 @@ async def compare_without_email_id(res: Resources, target: Collection) -> Compar
 
 async def find_without_email(res: Resources, documents: Sequence[TargetDocument]) -> list[Finding]:
     """Return a finding for each document whose key belongs to no e-mail."""
-    keys = [document.key for document in documents if isinstance(document.found_key, str)]
-    known = (
-        await res.insist(lambda conn: known_keys(conn, [key for key in keys if "\0" not in key]))
-        if keys
-        else set()
-    )
+    keys = [
+        document.key
+        for document in documents
+        if isinstance(document.found_key, str) and "\0" not in document.key
+    ]
+    known = await res.insist(lambda conn: known_keys(conn, keys)) if keys else set()
+    merged = await res.insist(lambda conn: keys_of_merged(conn, keys)) if keys else {}
+    # Until the targets are told, they have the document of the e-mail as it was.
+    known |= {
+        each.key for each in documents if each.key in merged and (each.is_merged or not merged[each.key])
+    }
     return [
         Finding(
             "extra" if document.is_ours else "foreign",
@@ -119,7 +126,9 @@ async def require_own_collection(res: Resources, target: Collection) -> None:
     """
     drawn = await with_retries(lambda: target.sample(SAMPLE))
     keys = [str(each["_id"]) for each in drawn if each.get("source") == SOURCE]
-    known = await res.insist(lambda conn: known_keys(conn, [key for key in keys if "\0" not in key]))
+    fit = [key for key in keys if "\0" not in key]
+    known = await res.insist(lambda conn: known_keys(conn, fit))
+    known |= (await res.insist(lambda conn: keys_of_merged(conn, fit))).keys()
     if len(keys) >= MIN_SAMPLE and 2 * len(known) < len(keys):
         sampled = f"{len(keys) - len(known)} of {len(keys)} sampled documents of Holdfast have no e-mail"
         doubt = "do SYNC_URL and DATABASE_URL belong together?"
@@ -192,6 +201,7 @@ def _summarize(documents: Sequence[FoundDocument], has_links: bool) -> list[Targ
             document.get("source") == SOURCE,
             digest({name: value for name, value in document.items() if name != "_id"}, with_links=has_links),
             document.get("email_id"),
+            document.get("status") == MERGED,
         )
         for document in documents
     ]
@@ -208,7 +218,8 @@ async def _differing_fields(res: Resources, target: Collection, state: SyncState
     record = records.get(state.email_id)
     if record is None or found is None:
         return {}
-    made = make_document(record, permanent_links(record, res.settings.public_url)).content
+    public_url = res.settings.public_url
+    made = make_document(record, permanent_links(record, public_url), public_url).content
     has_links = res.settings.sync_links == "api"
     ours, theirs = (comparable(each, with_links=has_links) for each in (made, found))
     names = sorted(

@@ -74,13 +74,12 @@ async def count_waiting(conn: AsyncConnection, first: int) -> tuple[int, int, in
 
 
 def _digests(records: dict[int, EmailRecord], settings: Settings) -> dict[int, str]:
-    has_links = settings.sync_links == "api"
-    return {
-        email_id: digest(
-            make_document(record, permanent_links(record, settings.public_url)).content, with_links=has_links
-        )
+    has_links, public_url = settings.sync_links == "api", settings.public_url
+    made = {
+        email_id: make_document(record, permanent_links(record, public_url), public_url)
         for email_id, record in records.items()
     }
+    return {email_id: digest(document.content, with_links=has_links) for email_id, document in made.items()}
 
 
 # The same expression as `key_of_email`.

@@ -79,7 +79,7 @@ async def compare_range(res: Resources, prefix: str) -> ObjectComparison:
 async def compare_since(
     res: Resources, email_id: int, position: int, reported: set[str]
 ) -> tuple[ObjectComparison, tuple[int, int] | None]:
-    """Compare the next files after this one; also return the last file if there are more.
+    """Compare the contents after this place; also return the last place if there are more.
 
     `reported` has the hashes of lost contents from earlier pages, and grows.
     """
@@ -170,7 +170,7 @@ async def _settled_before(res: Resources) -> datetime:
 
 
 async def _unclaimed(res: Resources, candidates: Sequence[Listed]) -> list[Finding]:
-    """Return findings for old objects without a file; read Postgres again, because an e-mail may have claimed one."""
+    """Return findings for old objects that nothing names; read Postgres again, because an e-mail may have claimed one."""
     hashes = {each.key.removeprefix(ALL).replace("/", ""): each for each in candidates}
     if not hashes:
         return []

@@ -20,6 +20,7 @@ from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from service.errors import Rejected
+from service.postgres.reconciliation_tables import DISMISSED_FINDING
 from service.reconcile.finding import Finding, Fix, Run, Totals
 
 # A run without progress for so long is abandoned.
@@ -30,12 +31,23 @@ PARTS = 24  # of the storage, one per hour
 
 # The part of a statement that inserts findings of the run in the CTE `mine`.
 ARRAYS = {"kinds": Text, "ids": BigInteger, "keys": Text, "details": Text, "repairs": Text}
-INSERT_FINDINGS = """
-    INSERT INTO reconciliation_findings (reconciliation_id, kind, email_id, key, detail, repair, repaired_at)
-    SELECT mine.id, kind, email_id, key, CAST(detail AS json), repair, CASE WHEN repair IS NOT NULL THEN now() END
-    FROM mine, unnest(:kinds, :ids, :keys, :details, :repairs) AS found (kind, email_id, key, detail, repair)
+INSERT_FINDINGS = f"""
+    INSERT INTO reconciliation_findings (
+        reconciliation_id, kind, email_id, key, detail, repair, repaired_at,
+        dismissed_at, dismissed_by, dismiss_reason
+    )
+    SELECT mine.id, found.kind, found.email_id, found.key, CAST(found.detail AS json), found.repair,
+        CASE WHEN found.repair IS NOT NULL THEN now() END, known.*
+    FROM mine CROSS JOIN unnest(:kinds, :ids, :keys, :details, :repairs)
+        AS found (kind, email_id, key, detail, repair)
+    -- A difference that was dismissed, and that was there ever since, stays dismissed.
+    LEFT JOIN LATERAL (
+        SELECT dismissed_at, dismissed_by, dismiss_reason FROM reconciliation_findings
+        WHERE key = found.key AND kind = found.kind AND {DISMISSED_FINDING}
+        ORDER BY id DESC LIMIT 1
+    ) AS known ON true
     RETURNING id
-"""
+"""  # noqa: S608 words of ours
 
 
 async def begin(

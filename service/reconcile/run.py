@@ -12,6 +12,7 @@ from sqlalchemy import ColumnElement
 from service.errors import HoldfastError, Rejected
 from service.reconcile import record, repair
 from service.reconcile.calls import with_retries
+from service.reconcile.contents import BEFORE_ALL
 from service.reconcile.differences import (
     close,
     documents_of,
@@ -107,7 +108,7 @@ async def _compare(res: Resources, run: Run, report: ReportProgress) -> None:
     if await is_unused(res):
         return
     if run.since is not None and run.part is None:
-        place: tuple[int, int] | None = (first, -1)
+        place: tuple[int, int] | None = (first, BEFORE_ALL)
         reported: set[str] = set()
         while place is not None:
             result, place = await compare_since(res, *place, reported)

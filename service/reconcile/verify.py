@@ -11,7 +11,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from service.errors import Permanent, Rejected, Transient
 from service.reconcile import record, steps
 from service.reconcile.calls import RateLimit
-from service.reconcile.contents import Content, contents_between, contents_since
+from service.reconcile.contents import BEFORE_ALL, Content, contents_between, contents_since
 from service.reconcile.differences import close, objects_of
 from service.reconcile.expected import bounds
 from service.reconcile.finding import Finding
@@ -44,7 +44,7 @@ async def begin(res: Resources, *, actor: str, rate: int, since: datetime | None
     `rate` is in megabytes per second. Raises Rejected (409) if one is running.
     """
     first, _ = await res.insist(lambda conn: bounds(conn, since))
-    place = "" if since is None else f"{first}:-1"
+    place = "" if since is None else f"{first}:{BEFORE_ALL}"
     given = {"actor": actor, "rate": rate, "since": since, "fix": "all" if fix else "nothing", "place": place}
     if (run_id := await res.insist(lambda conn: steps.begin(conn, given))) is None:
         raise Rejected(

@@ -73,7 +73,7 @@ class Cloud:
             if await self.size(key) == spool.size:
                 return
         if spool.file is None:
-            await self._upload(key, bytes(spool.buffer))
+            await self._upload(key, spool.content())
         else:
             async with self._uploads:
                 await asyncio.to_thread(spool.file.seek, 0)

@@ -1,10 +1,15 @@
-"""Objects as files: each survives a kill and a power cut whole or not at all."""
+"""Objects as files: each survives a kill and a power cut whole or not at all.
+
+Names are texts where each put needs them: with `Path`, a put of 100 kB takes 0.05 ms more, of 0.2 ms that are not the
+system's.
+"""
 
 import asyncio
 import errno
 import fcntl
 import math
 import os
+import stat
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -14,7 +19,6 @@ from datetime import UTC, datetime, timedelta
 from functools import cached_property
 from pathlib import Path
 from typing import IO, TypeVar
-from uuid import uuid4
 
 from service.storage.interface import ALL, KEY, RANGES, Listed, Method
 from service.storage.spool import Spool
@@ -33,25 +37,29 @@ class Disk:
     """A directory of objects. obstore's LocalStore does not fsync, and a kill leaves half files among its objects."""
 
     root: Path
-    _durable: set[Path] = field(default_factory=set)  # directories that survive a power cut
+    _durable: set[str] = field(default_factory=set)  # directories that survive a power cut
     _cleaned_at: float = -math.inf
     _threads: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(_THREADS, "disk"))
 
     @cached_property
-    def _spool(self) -> Path:
-        return self.root / ".spool"
+    def _root(self) -> str:
+        return str(self.root)
+
+    @cached_property
+    def _spool(self) -> str:
+        return f"{self._root}/.spool"
 
     def spool_directory(self) -> str:
-        return str(self._spool)
+        return self._spool
 
     def spool_file(self) -> IO[bytes]:
         """Create a file on the same file system."""
-        if not self._spool.is_dir():  # then the volume's content is not the one that we knew
+        if not os.path.isdir(self._spool):  # then the volume's content is not the one that we knew
             self._durable.clear()
-            self._spool.mkdir(parents=True, exist_ok=True)
+            os.makedirs(self._spool, exist_ok=True)
         self._remove_leftovers()
         while True:
-            file = open(self._spool / uuid4().hex, "xb", opener=_private)  # noqa: SIM115 the spool closes it
+            file = open(f"{self._spool}/{os.urandom(16).hex()}", "xb", opener=_private)  # noqa: SIM115 the spool closes it
             with suppress(BlockingIOError):
                 lock(file)
                 if os.fstat(file.fileno()).st_nlink:
@@ -120,7 +128,7 @@ class Disk:
 
     def _check_mounted(self) -> None:
         """Raise OSError if the directory of all objects is missing, and not only the object."""
-        if not self._spool.is_dir():
+        if not os.path.isdir(self._spool):
             raise OSError(
                 errno.ENODEV, "nothing was ever stored here, the volume may not be mounted", str(self.root)
             )
@@ -128,27 +136,27 @@ class Disk:
     def _write(self, spool: Spool) -> None:
         with closing(spool):
             spool.finish()
-            path = self.root / spool.key
-            directory = path.parent
+            path = f"{self._root}/{spool.key}"
+            directory = os.path.dirname(path)
             with spool.lock:
                 self._place(path, directory, spool)
         # Also for an existing object: the process that is putting it may not have synced it yet.
         sync(directory)
         if directory not in self._durable:
-            sync(directory.parent)
-            sync(self.root)
+            sync(os.path.dirname(directory))
+            sync(self._root)
             self._durable.add(directory)
 
-    def _place(self, path: Path, directory: Path, spool: Spool) -> None:
-        if path.is_file() and path.stat().st_size == spool.size:
+    def _place(self, path: str, directory: str, spool: Spool) -> None:
+        if _has(path, spool.size):
             return
         file = spool.file or spool.to_file()
         file.flush()
         os.fsync(file.fileno())
-        if not directory.is_dir():
+        if not os.path.isdir(directory):
             self._durable.clear()
-            directory.mkdir(parents=True, exist_ok=True)
-        Path(file.name).replace(path)
+            os.makedirs(directory, exist_ok=True)
+        spool.move(path)
 
     def _remove_leftovers(self) -> None:
         """Remove files of killed processes now and then; looking at each file costs more than creating one."""
@@ -179,6 +187,15 @@ class Disk:
             path.unlink()
         if not is_good:
             raise OSError(errno.EIO, "the bytes read differ from the bytes written", str(path))
+
+
+def _has(path: str, size: int) -> bool:
+    """Say whether there is a file of this size."""
+    try:
+        found = os.stat(path)
+    except FileNotFoundError:
+        return False
+    return stat.S_ISREG(found.st_mode) and found.st_size == size
 
 
 def _listed(prefix: str, entry: os.DirEntry[str]) -> Listed | None:
@@ -217,7 +234,7 @@ def _private(path: str, flags: int) -> int:
     return os.open(path, flags, 0o600)
 
 
-def sync(directory: Path) -> None:
+def sync(directory: str | Path) -> None:
     descriptor = os.open(directory, os.O_RDONLY)
     try:
         os.fsync(descriptor)

@@ -3,6 +3,7 @@
 import asyncio
 import errno
 import re
+import sys
 from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Iterator, Sequence
 from contextlib import aclosing, contextmanager
 from dataclasses import dataclass
@@ -11,10 +12,7 @@ from hashlib import sha256
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
-from obstore.exceptions import BaseError
-
 from service.errors import Permanent, Transient
-from service.storage.cloud import Cloud
 from service.storage.disk import Disk
 from service.storage.interface import ALL, KEY, RANGES, Listed, Method, Storage
 from service.storage.spool import Spool
@@ -72,6 +70,8 @@ def open_storage(url: str) -> Storage:
     if url.startswith("file:"):
         return Disk(Path(unquote(urlsplit(url).path)))
     with _translated():
+        from service.storage.cloud import Cloud  # noqa: PLC0415 a disk needs no client of the vendors
+
         return Cloud.open(url)
 
 
@@ -206,7 +206,7 @@ def _translated(storage: Storage | None = None, key: str | None = None) -> Itera
     """Translate errors to Permanent("object_missing"), Transient("storage_full") or Transient("storage_unavailable")."""
     try:
         yield
-    except (BaseError, OSError, ValueError) as exc:
+    except _errors() as exc:
         if key and isinstance(exc, FileNotFoundError):
             raise Permanent("object_missing", f"the object {key} is not in storage") from None
         # Vendors' messages are long, and their addresses may be signed or hold a password: keep one line,
@@ -225,3 +225,9 @@ def _translated(storage: Storage | None = None, key: str | None = None) -> Itera
             raise
         cause = "something may be wrong with its variables, or with the URL"
         raise Transient("storage_unavailable", f"storage: the vendor's client crashed; {cause}") from None
+
+
+def _errors() -> tuple[type[Exception], ...]:
+    """Return the classes of expected errors, with the vendors' client if it is in use."""
+    client = sys.modules.get("obstore.exceptions")
+    return (OSError, ValueError, *([client.BaseError] if client else []))

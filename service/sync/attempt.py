@@ -29,6 +29,7 @@ from service.targets.document import (
     permanent_links,
     read_each,
 )
+from service.targets.merged import make_merged_document, read_replaced
 from service.targets.target import Target
 from service.telemetry.metrics import SYNC_DELAY, SYNC_SECONDS, SYNCS, code_label
 
@@ -121,7 +122,8 @@ async def _write(res: Resources, claim: SyncClaim) -> list[HoldfastError]:
         return []  # its job runs again: this settlement will be refused, and the end of the job starts a new sync
     try:
         document = await _document(res, record)
-        errors = await _write_to_all(res, claim, document)
+        replaced = await res.batch.insist(read_replaced, claim.email_id)
+        errors = await _write_to_all(res, claim, [document, *map(make_merged_document, replaced)])
         reach(res.settings.fault_points, "after_target", document.content["ticket_id"])
     except HoldfastError as exc:
         return [exc]
@@ -131,25 +133,28 @@ async def _write(res: Resources, claim: SyncClaim) -> list[HoldfastError]:
     return errors
 
 
-async def _write_to_all(res: Resources, claim: SyncClaim, document: Document) -> list[HoldfastError]:
-    """Write to all targets at once, except those that accepted this document while another one was down."""
+async def _write_to_all(
+    res: Resources, claim: SyncClaim, documents: Sequence[Document]
+) -> list[HoldfastError]:
+    """Write to all targets at once, except those that accepted these documents while another one was down."""
     version = claim.email_id, claim.version, claim.begun_at
     accepted = res.accepted.targets_of(version)
     targets = [target for target in res.targets if target.name not in accepted]
-    results = await asyncio.gather(*(_write_to(res, target, document) for target in targets))
+    results = await asyncio.gather(*(_write_to(res, target, documents) for target in targets))
     errors = [error for error in results if error]
     written = {target.name for target, error in zip(targets, results, strict=True) if error is None}
     res.accepted.record(version, accepted | written if errors else ())
     return errors
 
 
-async def _write_to(res: Resources, target: Target, document: Document) -> HoldfastError | None:
+async def _write_to(res: Resources, target: Target, documents: Sequence[Document]) -> HoldfastError | None:
     """Write to one target, unless its circuit breaker is open."""
     if refusal := res.circuit_breakers.refusal(target.name):
         return refusal
     error = None
     try:
-        await target.write(document)
+        for document in documents:
+            await target.write(document)
     except HoldfastError as exc:
         exc.message = f"{target.name}: {exc.message}"
         error = exc
@@ -159,10 +164,12 @@ async def _write_to(res: Resources, target: Target, document: Document) -> Holdf
 
 async def _document(res: Resources, record: EmailRecord) -> Document:
     """Make the document, with a link to each stored file."""
+    public_url = res.settings.public_url
     if res.settings.sync_links == "api":
-        return make_document(record, permanent_links(record, res.settings.public_url))
+        return make_document(record, permanent_links(record, public_url), public_url)
     stored = [file for file in record.files if file["status"] == "stored"]
-    return make_document(record, {file["position"]: await _presigned(res, file) for file in stored})
+    links = {file["position"]: await _presigned(res, file) for file in stored}
+    return make_document(record, links, public_url)
 
 
 async def _presigned(res: Resources, file: FileRow) -> Link:

@@ -67,16 +67,20 @@ async def apply(engine: AsyncEngine, plan: TakeoverPlan, tell: ReportProgress) -
         await _with_retries("stamp the revision", lambda: _stamp(engine))
 
 
-async def add_reading_hash(engine: AsyncEngine) -> None:
-    """Add the column that marks lists as read; a later migration adds it only if it is missing."""
+async def add_columns_of_lists(engine: AsyncEngine) -> None:
+    """Add the columns that reading lists needs; later migrations add them only if they are missing."""
 
     async def add() -> None:
         async with _transaction(engine) as conn:
             await conn.exec_driver_sql(
                 "ALTER TABLE incoming_emails ADD COLUMN IF NOT EXISTS reading_hash bytea"
             )
+            await conn.exec_driver_sql(
+                "ALTER TABLE attachments ADD COLUMN IF NOT EXISTS zendesk_id text,"
+                " ADD COLUMN IF NOT EXISTS malware text"
+            )
 
-    await _with_retries("add a column", add)
+    await _with_retries("add columns", add)
 
 
 async def _change_table(engine: AsyncEngine, plan: TakeoverPlan, table: ExistingTable) -> None:

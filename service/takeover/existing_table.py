@@ -46,6 +46,7 @@ _COMPATIBLE = {
     "timestamptz": {"timestamptz"},
     "json": {"json", "jsonb"},
 }
+_OUR_INDEXES = {"uq_incoming_emails_comment"}
 _OUR_CHECKS = {"ck_incoming_emails_processing_status", "ck_incoming_emails_sync_status"}
 # Inserts without these columns fail if the previous system's default is an unknown state.
 _EXACT_DEFAULTS = {"processing_status"}
@@ -261,8 +262,9 @@ def _drop_constraints(table: ExistingTable, *, is_foreign: bool) -> None:
         if each.kind in "cf":
             is_in_the_way = each.columns & ours and (is_foreign or each.name not in _OUR_CHECKS)
         else:
-            is_in_the_way = each.columns & ours and each.columns.isdisjoint(
-                {"id", "idempotency_key", "signature_hash"}
+            are_kept = {"id", "idempotency_key", "signature_hash"}
+            is_in_the_way = (
+                each.columns & ours and each.columns.isdisjoint(are_kept) and each.name not in _OUR_INDEXES
             )
         if not is_in_the_way:
             continue

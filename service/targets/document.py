@@ -7,13 +7,27 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from sqlalchemy import JSON, BigInteger, ColumnElement, RowMapping, bindparam, func, literal, select, text
+from sqlalchemy import (
+    JSON,
+    BigInteger,
+    ColumnElement,
+    RowMapping,
+    bindparam,
+    func,
+    literal,
+    outerjoin,
+    select,
+    text,
+)
 from sqlalchemy.dialects.postgresql import ARRAY, aggregate_order_by
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from service.postgres.email_tables import FINISHED, Attachment, IncomingEmail, key_of_email
+from service.postgres.email_tables import FINISHED, Attachment, Attempt, IncomingEmail, key_of_email
+from service.postgres.message_tables import Message
 from service.postgres.operation_tables import OperatorAction
 
+# The longest text in a document; a longer one has a link.
+MOST_TEXT = 10_000  # characters
 # The value of `source` that tells our documents from those of other programs.
 SOURCE = "holdfast"
 
@@ -33,6 +47,21 @@ _EMAIL = IncomingEmail.__table__.c[
     "error_code",
     "processing_error",
     "sync_status",
+]
+# A message's columns have this prefix in a record.
+_MESSAGE_PREFIX = "message_"
+_MESSAGE = Message.__table__.c[
+    "comment_id",
+    "direction",
+    "public",
+    "subject",
+    "from_address",
+    "from_name",
+    "to",
+    "cc",
+    "message_id",
+    "sent_at",
+    "text_size",
 ]
 _FILE = Attachment.__table__.c[
     "email_id",
@@ -76,7 +105,7 @@ class EmailRecord:
 class Document:
     """A document for the targets: a higher version replaces a lower version of the same key.
 
-    `is_first` is false if the job was ever retried by a person.
+    `is_first` is false if the job was ever retried by a person, or has ended before.
     """
 
     key: str
@@ -100,21 +129,38 @@ async def read_each(conn: AsyncConnection, email_ids: Sequence[int]) -> list[Ema
 def _columns() -> Sequence[ColumnElement[Any]]:
     """Return the columns of a record."""
     action = OperatorAction.__table__.c
-    retries = select(func.count()).where(action.email_id == IncomingEmail.id, action.action == "retry")
+    attempt = Attempt.__table__.c
+    has_ended = attempt.outcome.in_(("completed", "failed")) & (attempt.number < IncomingEmail.attempt_number)
+    ends = select(func.count()).where(attempt.email_id == IncomingEmail.id, attempt.number > 0, has_ended)
+    retried = (action.email_id == IncomingEmail.id) & (action.action == "retry")
+    # Two levels deep, SQLAlchemy does not correlate by itself: it would count the attempts of all e-mails.
+    own_ends = ends.correlate(IncomingEmail).scalar_subquery()
+    retries = select(func.count() + own_ends).where(retried)
     file = func.json_build_object(*(part for column in _FILE for part in (literal(column.name), column)))
     files = select(func.json_agg(aggregate_order_by(file, Attachment.position), type_=JSON)).where(
         Attachment.email_id == IncomingEmail.id
     )
+    message = (column.label(f"{_MESSAGE_PREFIX}{column.name}") for column in _MESSAGE)
+    text = func.left(Message.text, MOST_TEXT).label(f"{_MESSAGE_PREFIX}text")
     key = key_of_email().label("idempotency_key")
-    return (*_EMAIL, key, retries.scalar_subquery().label("retries"), files.scalar_subquery().label("files"))
+    return (
+        *_EMAIL,
+        *message,
+        text,
+        key,
+        retries.scalar_subquery().label("retries"),
+        files.scalar_subquery().label("files"),
+    )
 
 
-def make_document(record: EmailRecord, links: Mapping[int, Link]) -> Document:
-    """Make the document of a record; `links` are by position.
+def make_document(record: EmailRecord, links: Mapping[int, Link], public_url: str | None = None) -> Document:
+    """Make the document of a record; `links` are by position, `public_url` begins the link to a long text.
 
     Times are in UTC, cut to milliseconds, the precision of BSON.
     """
     email = record.email
+    # Documents of e-mails without a fetched message are those of earlier versions, with the same hash.
+    message = {} if email["message_direction"] is None else {"message": _message(record, public_url)}
     content = {
         "source": SOURCE,
         "email_id": record.email_id,
@@ -131,6 +177,7 @@ def make_document(record: EmailRecord, links: Mapping[int, Link]) -> Document:
         "received_at": _time(email["received_at"]),
         "started_at": _time(email["started_at"]),
         "completed_at": _time(email["completed_at"]),
+        **message,
         "attachments": [_file(file, links.get(file["position"])) for file in record.files],
     }
     return Document(str(email["idempotency_key"]), record.version, email["retries"] == 0, content)
@@ -138,8 +185,7 @@ def make_document(record: EmailRecord, links: Mapping[int, Link]) -> Document:
 
 def permanent_link(public_url: str | None, file: FileRow) -> Link:
     """Return the permanent API link of a file; without PUBLIC_URL it has no host."""
-    path = f"/api/v1/emails/{file['email_id']}/attachments/{file['position']}/content"
-    return f"{(public_url or '').rstrip('/')}{path}", None
+    return _address(public_url, file["email_id"], f"attachments/{file['position']}/content"), None
 
 
 def permanent_links(record: EmailRecord, public_url: str | None) -> dict[int, Link]:
@@ -157,22 +203,46 @@ def digest(document: Mapping[str, Any], *, with_links: bool = False) -> str:
 
 def comparable(document: Mapping[str, Any], *, with_links: bool) -> Mapping[str, Any]:
     """Return the comparable part of a document: without its links if they are presigned, so different each time."""
-    files = document.get("attachments")
-    if with_links or not isinstance(files, Sequence):
+    if with_links:
         return document
-    links = {"url", "url_expires_at"}
-    without = [
-        {name: value for name, value in file.items() if name not in links}
-        if isinstance(file, Mapping)
-        else file
-        for file in files
-    ]
-    return {**document, "attachments": without}
+    changed: dict[str, Any] = {}
+    if isinstance(files := document.get("attachments"), Sequence):
+        changed["attachments"] = [_without(file, "url", "url_expires_at") for file in files]
+    if "message" in document:
+        changed["message"] = _without(document["message"], "text_url")
+    return {**document, **changed}
 
 
 def to_json(document: object, *, sort_keys: bool = False) -> str:
     """Return a document as JSON; times look like 2026-01-31T12:00:00.000Z."""
     return json.dumps(document, default=_serialize, sort_keys=sort_keys, separators=(",", ":"))
+
+
+def _message(record: EmailRecord, public_url: str | None) -> dict[str, Any]:
+    row = {
+        name.removeprefix(_MESSAGE_PREFIX): value
+        for name, value in record.email.items()
+        if name.startswith(_MESSAGE_PREFIX)
+    }
+    is_cut = len(row["text"].encode()) < row["text_size"]
+    return {
+        **{name: row[name] for name in ("comment_id", "direction", "public", "subject")},
+        "from": {"name": row["from_name"], "address": row["from_address"]},
+        **{name: row[name] for name in ("to", "cc", "message_id")},
+        "sent_at": _time(row["sent_at"]),
+        "text": row["text"],
+        "text_url": _address(public_url, record.email_id, "message.txt") if is_cut else None,
+    }
+
+
+def _address(public_url: str | None, email_id: int, path: str) -> str:
+    return f"{(public_url or '').rstrip('/')}/api/v1/emails/{email_id}/{path}"
+
+
+def _without(value: Any, *names: str) -> Any:  # noqa: ANN401 a document of another program holds anything
+    if not isinstance(value, Mapping):
+        return value
+    return {name: part for name, part in value.items() if name not in names}
 
 
 def _file(file: FileRow, link: Link | None) -> dict[str, Any]:
@@ -203,5 +273,8 @@ def _serialize(value: object) -> str:
 
 _IDS = bindparam("email_ids", type_=ARRAY(BigInteger))
 _RECORDS = (
-    select(*_columns()).where(IncomingEmail.id == func.any(_IDS), text(FINISHED)).order_by(IncomingEmail.id)
+    select(*_columns())
+    .select_from(outerjoin(IncomingEmail, Message, Message.email_id == IncomingEmail.id))
+    .where(IncomingEmail.id == func.any(_IDS), text(FINISHED))
+    .order_by(IncomingEmail.id)
 )

@@ -82,6 +82,8 @@ def _without_addresses(event: Any, _hint: object) -> Any:  # noqa: ANN401 as the
 class Traces:
     """Records finished spans; this base class discards them."""
 
+    is_on = False  # whether spans go anywhere
+
     def record(  # noqa: PLR0913 the parts of a span
         self,
         invocation: str,

@@ -37,6 +37,14 @@ class Depths(Protocol):
     def by_sync_status(self) -> Mapping[Any, int]: ...
     @property
     def oldest_sync_seconds(self) -> float | None: ...
+    @property
+    def open_failed(self) -> int: ...
+    @property
+    def open_sync_failed(self) -> int: ...
+    @property
+    def dismissed(self) -> int: ...
+    @property
+    def dismissed_webhooks(self) -> int: ...
 
 
 class Reconciliations(Protocol):
@@ -46,6 +54,13 @@ class Reconciliations(Protocol):
     def by_kind(self) -> Mapping[str, int]: ...
     @property
     def compared_at(self) -> datetime | None: ...
+
+
+class ApiUse(Protocol):
+    """The use of the budget of calls to Zendesk's API, in this minute."""
+
+    @property
+    def remaining(self) -> int: ...
 
 
 _DEPTHS: Sequence[
@@ -82,6 +97,22 @@ _DEPTHS: Sequence[
         lambda depths: depths.quarantined,
     ),
     (
+        "holdfast_need_attention",
+        "What failed or waits in quarantine and nobody dismissed, counted up to 10,000 each",
+        "kind",
+        lambda depths: {
+            "failed": depths.open_failed,
+            "sync_failed": depths.open_sync_failed,
+            "quarantined": depths.quarantined,
+        },
+    ),
+    (
+        "holdfast_dismissed",
+        "Dismissed e-mails and webhooks in quarantine, counted up to 10,000 each",
+        "kind",
+        lambda depths: {"emails": depths.dismissed, "webhooks": depths.dismissed_webhooks},
+    ),
+    (
         "holdfast_syncs",
         "Finished e-mails by the status of their sync, pending or failed, counted up to 10,000 each",
         "status",
@@ -100,15 +131,16 @@ def exposition(
     depths: Depths | None = None,
     workers: Mapping[str, str] | None = None,
     reconciled: Reconciliations | None = None,
+    calls: ApiUse | None = None,
+    lost: int | None = None,
 ) -> bytes:
     """Write all metrics in Prometheus' text format: ours, and those of workers, by their names; blocks.
 
     Without depths, their families are empty. Where several web processes count together, the sums are
     written.
     """
-    families = {
-        _name(family): family for family in (*registry().collect(), *_gauges(depths, workers, reconciled))
-    }
+    ours = (*registry().collect(), *_gauges(depths, workers, reconciled, calls, lost))
+    families = {_name(family): family for family in ours}
     for worker, text in (workers or {}).items():
         _add(families, worker, text)
     return generate_latest(_Written(families.values()))
@@ -139,7 +171,11 @@ async def serve_process_metrics(port: int | None, host: str) -> AsyncIterator[No
 
 
 def _gauges(
-    depths: Depths | None, workers: Mapping[str, str] | None, reconciled: Reconciliations | None
+    depths: Depths | None,
+    workers: Mapping[str, str] | None,
+    reconciled: Reconciliations | None,
+    calls: ApiUse | None,
+    lost: int | None,
 ) -> Iterator[Metric]:
     for name, text, label, value in _DEPTHS:
         yield _gauge(name, text, label, None if depths is None else value(depths))
@@ -152,6 +188,10 @@ def _gauges(
     if reconciled is not None and reconciled.compared_at:
         age = (datetime.now(UTC) - reconciled.compared_at).total_seconds()
     yield _gauge("holdfast_reconciliation_age_seconds", text, "", age)
+    text = "Calls to Zendesk's API that the budget of all workers still allows in this minute"
+    remaining = None if calls is None else calls.remaining
+    yield _gauge("holdfast_zendesk_budget_remaining", text, "", remaining)
+    yield _gauge("holdfast_lost_webhooks", "E-mails found within a day that no webhook announced", "", lost)
 
 
 def _gauge(name: str, text: str, label: str, value: Mapping[Any, float] | float | None) -> Metric:

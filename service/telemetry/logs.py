@@ -1,9 +1,12 @@
 """Logs: one event per line, as JSON for machines or coloured for people."""
 
+import json
 import logging
 import re
 import sys
+import time
 from contextlib import suppress
+from functools import lru_cache
 from typing import TextIO, cast
 
 import structlog
@@ -24,13 +27,13 @@ def configure(log_format: str, level: str, *watch: structlog.typing.Processor) -
     shared: list[structlog.typing.Processor] = [
         structlog.contextvars.merge_contextvars,
         structlog.processors.add_log_level,
-        structlog.processors.TimeStamper(fmt="iso", utc=True),
+        _add_time,
         *watch,
     ]
     renderer: structlog.typing.Processor
     if log_format == "json":
         shared += [structlog.processors.format_exc_info, _without_addresses]
-        renderer = structlog.processors.JSONRenderer()
+        renderer = _to_json
     else:
         renderer = structlog.dev.ConsoleRenderer(
             colors=sys.stdout.isatty(),
@@ -56,6 +59,19 @@ def configure(log_format: str, level: str, *watch: structlog.typing.Processor) -
         logger.propagate = True
         logger.setLevel(logging.WARNING)
     logging.getLogger("aiohttp.server").addFilter(_without_traceback)
+
+
+def _add_time(_logger: object, _method: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:
+    event["timestamp"] = written_time(time.time_ns() // 1000)
+    return event
+
+
+# A lasting encoder: `json.dumps` makes one for each line.
+_ENCODER = json.JSONEncoder(default=repr)
+
+
+def _to_json(_logger: object, _method: str, event: structlog.typing.EventDict) -> str:
+    return _ENCODER.encode(event)
 
 
 class _Output:
@@ -94,3 +110,14 @@ def _without_traceback(record: logging.LogRecord) -> bool:
 def without_addresses(text: str) -> str:
     """Shorten each URL to its scheme and its host: the rest may hold tokens, passwords and names."""
     return _URL.sub(r"\1\2/…", text)
+
+
+def written_time(microseconds: int) -> str:
+    """Return a time since 1970 as ISO-8601 in UTC."""
+    seconds, rest = divmod(microseconds, 1_000_000)
+    return f"{_written_second(seconds)}.{rest:06}Z"
+
+
+@lru_cache(maxsize=1)  # many lines have the same second
+def _written_second(seconds: int) -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(seconds))

@@ -15,7 +15,7 @@ WEBHOOKS = Counter("holdfast_webhooks_total", "Webhooks by outcome", ["outcome"]
 for _outcome in (
     *("accepted", "duplicate", "ignored", "quarantined", "signature_missing", "signature_mismatch"),
     *("timestamp_missing", "timestamp_malformed", "overloaded", "database_slow", "database_unavailable"),
-    *("database_read_only", "database_too_many_connections"),
+    *("database_read_only", "database_too_many_connections", "signing_secrets_late"),
 ):  # an alert sees the first step of a counter only if the counter was there before
     WEBHOOKS.labels(_outcome)
 IGNORED_EVENTS = Counter("holdfast_ignored_events_total", "Events of unused types", ["type"])
@@ -108,13 +108,43 @@ POOL_REFUSALS = Counter(
 )
 # ── Zendesk's API
 ZENDESK_CALLS = Counter(
-    "holdfast_zendesk_calls_total", "Calls of Zendesk's API by outcome: ok, or an error's code", ["outcome"]
+    "holdfast_zendesk_calls_total",
+    "Calls of Zendesk's API by endpoint, and by outcome: ok, or an error's code",
+    ["endpoint", "outcome"],
+)
+for _endpoint in ("comments", "tickets", "events", "lists", "original", "other"):
+    ZENDESK_CALLS.labels(_endpoint, "ok")
+ZENDESK_CALLS_PUT_OFF = Counter(
+    "holdfast_zendesk_calls_put_off_total", "Calls of Zendesk's API that the budget had to put off"
+)
+ZENDESK_CALLS_SLOWED = Counter(
+    "holdfast_zendesk_calls_slowed_total",
+    "Calls of Zendesk's API that waited or were put off because few of the account's minute were left",
 )
 ZENDESK_REMAINING = Gauge(
     "holdfast_zendesk_calls_remaining",
     "Remaining calls in this minute, by Zendesk's last answer",
     multiprocess_mode="livemin",
 )
+# ── the back-fill
+BACKFILL_EMAILS = Counter(
+    "holdfast_backfill_emails_total",
+    "E-mails by what a back-fill did: found in Zendesk, or added because no webhook announced them",
+    ["outcome"],
+)
+for _outcome in ("found", "added"):
+    BACKFILL_EMAILS.labels(_outcome)
+BACKFILL_RUNS = Counter("holdfast_backfill_runs_total", "Back-fills by outcome", ["outcome"])
+for _outcome in ("done", "failed"):
+    BACKFILL_RUNS.labels(_outcome)
+BACKFILL_TICKETS = Counter(
+    "holdfast_backfill_tickets_total",
+    "Tickets whose comments a back-fill read, skipped because they are gone, or was refused by Zendesk",
+    ["outcome"],
+)
+for _outcome in ("read", "skipped", "refused"):
+    BACKFILL_TICKETS.labels(_outcome)
+SUSPENDED_EMAILS = Counter("holdfast_suspended_emails_total", "Suspended e-mails of Zendesk that were kept")
 # ── alerts
 ALERTS = Counter("holdfast_alerts_total", "Alerts opened", ["cause"])
 ALERT_DELIVERIES = Counter(
@@ -123,7 +153,9 @@ ALERT_DELIVERIES = Counter(
     ["channel", "outcome"],
 )
 
-_MANY = 50
+# Sets of labels that are closed: more of them become `other`. All codes of ours fit; a type is a stranger's word.
+MAX_CODES = 300
+MAX_EVENT_TYPES = 50
 
 _codes: set[str] = {""}
 _types: set[str] = set()
@@ -146,16 +178,16 @@ def forget_process(pid: int) -> None:
 
 
 def code_label(code: str | None) -> str:
-    """Return the label of an error's code: the first 50 codes, then `other`, to keep the set of labels closed."""
-    return _bounded(_codes, code or "")
+    """Return the label of an error's code: the first MAX_CODES codes, then `other`."""
+    return _bounded(_codes, code or "", MAX_CODES)
 
 
 def event_type_label(event_type: str) -> str:
-    """Return the label of an event type: the first 50 types, then `other`, to keep the set of labels closed."""
-    return _bounded(_types, event_type[:100])
+    """Return the label of an event type: the first MAX_EVENT_TYPES types, then `other`."""
+    return _bounded(_types, event_type[:100], MAX_EVENT_TYPES)
 
 
-def _bounded(known: set[str], value: str) -> str:
-    if value not in known and len(known) < _MANY:
+def _bounded(known: set[str], value: str, most: int) -> str:
+    if value not in known and len(known) < most:
         known.add(value)
     return value if value in known else "other"

@@ -30,6 +30,8 @@ class ExportedTraces(Traces):
     Headers, certificates, sampling and the service's name come from OpenTelemetry's own variables.
     """
 
+    is_on = True
+
     def __init__(self, endpoint: str, version: str) -> None:
         self._ids = _Ids()
         self._exporter = OTLPSpanExporter(endpoint=endpoint)

@@ -7,6 +7,7 @@ from aiohttp import web
 
 from service.alerts.watch import alerting
 from service.config.settings import Settings
+from service.connect.secrets import learning
 from service.postgres.engine import WEB
 from service.resources import open_resources
 from service.web import bodies, health, webhook
@@ -14,11 +15,14 @@ from service.web.api import docs
 from service.web.auth import sign_in, tokens
 from service.web.handling import middleware, requests, static
 from service.web.handling.keys import RES
-from service.web.pages import buttons, live, pages, previews
+from service.web.pages import buttons, complete, dismissals, live, message, pages, previews
 
 PAGES = (
     *pages.routes,
+    *complete.routes,
     *buttons.routes,
+    *dismissals.routes,
+    *message.routes,
     *previews.routes,
     *live.routes,
     *docs.routes,
@@ -42,7 +46,7 @@ def create_app(settings: Settings) -> web.Application:
             app.router.add_route("HEAD", route.path, route.handler)
 
     async def resources(app: web.Application) -> AsyncIterator[None]:
-        async with open_resources(settings, WEB) as res, alerting(res):
+        async with open_resources(settings, WEB) as res, alerting(res), learning(res):
             app[RES] = res
             yield
 

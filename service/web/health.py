@@ -11,10 +11,12 @@ from aiohttp import web
 from prometheus_client import CONTENT_TYPE_LATEST
 from pydantic import BaseModel, Field
 
+from service.backfill.lost import lost_webhooks
 from service.checks.dependencies import SECONDS, Ping, dependencies, ping, ping_all
 from service.errors import HoldfastError
 from service.postgres.engine import connect, within
 from service.queries import overview
+from service.queries.calls import ApiUseView, api_use_of
 from service.queries.overview import Stats
 from service.queries.views import View
 from service.queries.workers import metrics_of_workers
@@ -28,6 +30,8 @@ from service.web.handling.shared import Shared
 
 # Readiness needs no target, so a slow one may not delay the answer.
 TARGET_SECONDS = 1.0
+
+_Recorded = tuple[Stats, dict[str, str], Differences, ApiUseView | None, int]
 
 log = structlog.get_logger()
 routes = Routes("Health")
@@ -125,13 +129,14 @@ async def metrics(request: web.Request) -> web.Response:
 
 
 async def _metrics(res: Resources) -> bytes:
-    recorded: tuple[Stats | None, dict[str, str] | None, Differences | None] = (None, None, None)
+    recorded: _Recorded | tuple[()] = ()
     with suppress(HoldfastError):
         recorded = await within(SECONDS, _recorded(res))
     return await asyncio.to_thread(exposition, *recorded)  # it reads files
 
 
-async def _recorded(res: Resources) -> tuple[Stats, dict[str, str], Differences]:
+async def _recorded(res: Resources) -> _Recorded:
     record = await overview.stats(res.engine)
     async with connect(res.engine) as conn:
-        return record, await metrics_of_workers(conn), await open_differences(conn)
+        calls, lost = await api_use_of(conn, res.settings), await lost_webhooks(conn)
+        return record, await metrics_of_workers(conn), await open_differences(conn), calls, lost.number

@@ -4,7 +4,8 @@ import asyncio
 import time
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
-from typing import Literal
+from functools import cache
+from typing import Literal, Self
 
 import structlog
 from aiohttp import web
@@ -13,14 +14,17 @@ from pydantic import BaseModel, ConfigDict, Field, RootModel
 from structlog.contextvars import bind_contextvars, get_contextvars
 
 from service import intake
+from service.connect.secrets import known_secrets, learn
 from service.errors import HoldfastError, Rejected
+from service.resources import Resources
 from service.telemetry.exporters import Traces
 from service.telemetry.metrics import LATE_WEBHOOKS, SIGNATURE_SKEW, WEBHOOKS
 from service.web.bodies import overloaded, read_body
 from service.web.handling.keys import RES
-from service.web.handling.middleware import WEBHOOK_PATH, is_webhook
+from service.web.handling.middleware import is_webhook
 from service.web.handling.routes import Routes
 from service.zendesk import signature
+from service.zendesk.rules import WEBHOOK_PATH
 from service.zendesk.signature import Proof, Verified
 
 # A refusal costs nearly as much CPU as an intake: slow down senders that repeat at once.
@@ -33,6 +37,12 @@ _ID_FIELDS = {
     "quarantined": "quarantine_id",
     "ignored": "ignored_id",
 }
+
+# What the short way leaves to the application: a body that it read, and an error that it counted.
+WHOLE_BODY = web.RequestKey("whole_body", bytes)
+FAILURE = web.RequestKey("failure", Exception)
+
+_counter_of = cache(WEBHOOKS.labels)  # outcomes are a closed set
 
 log = structlog.get_logger()
 routes = Routes("Webhook")
@@ -74,30 +84,60 @@ async def any_spelling(request: web.Request, handler: Handler) -> web.StreamResp
 async def receive(request: web.Request) -> web.Response:
     """Receive a Zendesk webhook."""
     # The answer is 200 once the request is committed, and only then.
-    began, verified = time.monotonic(), None
-    outcome, ids = "cancelled", {}
-    if invocation := intake.invocation_of(request.headers):
-        bind_contextvars(invocation=invocation)
-    try:
+    if FAILURE in request:
+        raise request[FAILURE]
+    res = request.app[RES]
+    with Reception(res, request.headers) as reception:
         proof = await _admit(request)
-        body = await read_body(request, request.app[RES].settings.max_webhook_bytes, MOST_READ_BYTES)
-        signed = _verify(request, proof, body)
-        verified = time.monotonic()
+        body = request.get(WHOLE_BODY)
+        if body is None:
+            body = await read_body(request, res.settings.max_webhook_bytes, MOST_READ_BYTES)
+        signed = await _verify(res, proof, body)
+        return web.json_response(await reception.save(proof, signed, body))
+
+
+def verify_at_once(res: Resources, headers: Mapping[str, str], body: bytes) -> tuple[Proof, Verified]:
+    """Verify the signature with the known secrets, and count nothing; raises Rejected (401)."""
+    proof = signature.proof_of(headers)
+    return proof, _verify_with(res, proof, body)
+
+
+class Reception:
+    """One webhook, from its first line to its outcome: counted once, and logged if its signature is valid."""
+
+    __slots__ = ("_began", "_headers", "_ids", "_outcome", "_res", "_verified")
+
+    def __init__(self, res: Resources, headers: Mapping[str, str]) -> None:
+        self._res = res
+        self._headers = headers
+        self._began = time.monotonic()
+        self._verified: float | None = None
+        self._outcome = "cancelled"
+        self._ids: Mapping[str, int] = {}
+
+    def __enter__(self) -> Self:
+        if invocation := intake.invocation_of(self._headers):
+            bind_contextvars(invocation=invocation)
+        return self
+
+    async def save(self, proof: Proof, signed: Verified, body: bytes) -> Mapping[str, str | int]:
+        """Commit a request with a valid signature; return the answer. Raises as `intake.accept` does."""
+        self._verified = time.monotonic()
+        _count_signature(self._res, signed)
         receipt = await intake.accept(
-            request.app[RES], request.headers, body, signature_hash=proof.digest, late=signed.late
+            self._res, self._headers, body, signature_hash=proof.digest, late=signed.late
         )
-        outcome, ids = receipt.status, _logged(receipt, signed)
-        return web.json_response(_answer(receipt))
-    except HoldfastError as exc:
-        outcome = exc.code
-        raise
-    except Exception:
-        outcome = "internal_error"
-        raise
-    finally:
-        WEBHOOKS.labels(outcome).inc()
-        if verified is not None:  # unsigned requests must not fill the log
-            _log(request.app[RES].traces, began, verified, outcome, ids)
+        self._outcome, self._ids = receipt.status, _logged(receipt, signed)
+        return _answer(receipt)
+
+    def __exit__(self, _kind: object, error: BaseException | None, _traceback: object) -> None:
+        if isinstance(error, HoldfastError):
+            self._outcome = error.code
+        elif isinstance(error, Exception):
+            self._outcome = "internal_error"
+        _counter_of(self._outcome).inc()
+        if self._verified is not None:  # unsigned requests must not fill the log
+            _log(self._res.traces, self._began, self._verified, self._outcome, self._ids)
 
 
 async def _admit(request: web.Request) -> Proof:
@@ -108,38 +148,56 @@ async def _admit(request: web.Request) -> Proof:
     try:
         return signature.proof_of(request.headers)
     except Rejected as exc:
-        request.app[RES].bad_signatures.bad(exc.code)
+        request.app[RES].bad_signatures.bad(exc.code, is_certain=True)
         raise
 
 
-def _verify(request: web.Request, proof: Proof, body: bytes) -> Verified:
-    settings = request.app[RES].settings
-    streak = request.app[RES].bad_signatures
+async def _verify(res: Resources, proof: Proof, body: bytes) -> Verified:
+    """Verify the signature; a new or rotated secret is learned first. Raises Rejected (401) and Transient."""
     try:
-        signed = signature.verify(
-            proof,
-            body,
-            secrets=[secret.get_secret_value() for secret in request.app[RES].account.secrets],
-            now=datetime.now(UTC),
-            tolerance=timedelta(seconds=settings.webhook_tolerance_seconds),
-        )
-    except Rejected as exc:
-        streak.bad(exc.code)
+        return await _verify_and_learn(res, proof, body)
+    except HoldfastError as exc:
+        res.bad_signatures.bad(exc.code, is_certain=isinstance(exc, Rejected))
         raise
-    streak.good()
+
+
+async def _verify_and_learn(res: Resources, proof: Proof, body: bytes) -> Verified:
+    while True:
+        version = res.learned_secrets.version
+        try:
+            return _verify_with(res, proof, body)
+        except Rejected as exc:
+            # News may be older than the secret of this request: then the next look tells.
+            if exc.code != "signature_mismatch" or not await learn(res, version):
+                raise
+
+
+def _verify_with(res: Resources, proof: Proof, body: bytes) -> Verified:
+    return signature.verify(
+        proof,
+        body,
+        secrets=known_secrets(res),
+        now=datetime.now(UTC),
+        tolerance=timedelta(seconds=res.settings.webhook_tolerance_seconds),
+    )
+
+
+def _count_signature(res: Resources, signed: Verified) -> None:
+    res.bad_signatures.good()
     if signed.skew is None:
         log.warning("signature_time_unreadable")
     else:
         SIGNATURE_SKEW.observe(abs(signed.skew.total_seconds()))
     if signed.late:
         LATE_WEBHOOKS.inc()
-    return signed
 
 
 def _log(traces: Traces, began: float, verified: float, outcome: str, ids: Mapping[str, int]) -> None:
     """Log and trace the outcome of a webhook; `ids` is empty if it was refused."""
     ended = time.monotonic()
     log.info("webhook_received", outcome=outcome, **ids, ms=round(1000 * (ended - began), 1))
+    if not traces.is_on:
+        return
     invocation = get_contextvars().get("invocation", "")
     # A repeated invocation has the same trace, but another span.
     span = "webhook" if outcome in {"accepted", "quarantined"} else f"webhook {began}"

@@ -14,15 +14,22 @@ from arq.cron import CronJob
 from redis.asyncio.connection import parse_url
 
 from service.alerts.watch import alerting
+from service.backfill.run import backfill_for_ever
 from service.capture.attempt import process, renew_leases
-from service.capture.sweep import sweep_for_ever
+from service.capture.message import ask_subjects_for_ever
+from service.capture.sweep import retry_malware_for_ever, sweep_for_ever
+from service.capture.word_index import index_for_ever
 from service.config.limits import raise_file_limit
 from service.config.settings import Settings
+from service.connect.drift import watch_for_ever
 from service.errors import SettingsError
 from service.operate import bulk_retry, outcomes
+from service.operate.merge import identify_for_ever
 from service.queue.arq_queue import create_redis
 from service.queue.dispatch import SYNC_TASK, TASK
+from service.reconcile.day_proof import prove_for_ever
 from service.reconcile.hourly import minute, reconcile_when_due
+from service.reconcile.recount import recount_for_ever
 from service.reconcile.verify import verify_for_ever
 from service.resources import background, connection_limits, open_resources, read_settings_for_resources
 from service.sync.attempt import sync
@@ -74,12 +81,20 @@ async def start(ctx: dict[str, Any]) -> None:
     sweep_syncs = sync_for_ever if res.targets else drop_for_ever
     for work in (
         lambda: sweep_for_ever(res, ctx["worker"]),
+        lambda: retry_malware_for_ever(res),
         lambda: renew_leases(res),
         lambda: bulk_retry.step_for_ever(res),
         lambda: outcomes.step_for_ever(res),
         lambda: verify_for_ever(res),
+        lambda: recount_for_ever(res),
+        lambda: prove_for_ever(res),
         lambda: read_lists_for_ever(res),
+        lambda: ask_subjects_for_ever(res),
+        lambda: index_for_ever(res),
+        lambda: identify_for_ever(res),
+        lambda: backfill_for_ever(res),
         lambda: reconcile_when_due(res, is_due),
+        lambda: watch_for_ever(res),
         lambda: sweep_syncs(res),
     ):
         await stack.enter_async_context(background(work))

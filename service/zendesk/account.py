@@ -1,7 +1,9 @@
 """A Zendesk account as a value: its address, its own hosts, its login, its signing secrets."""
 
+import asyncio
 import base64
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime
 from typing import Literal, NamedTuple
@@ -85,6 +87,25 @@ class Account:
         if self.url is not None and address.startswith("/") and not address.startswith("//"):
             return f"{self.url}".rstrip("/") + address
         return address
+
+
+@dataclass
+class LearnedSecrets:
+    """Signing secrets that Zendesk told, by webhook, as this process knows them; and the look for newer ones."""
+
+    by_webhook: Mapping[str, SecretStr] = field(default_factory=dict)
+    version: int = 0  # of `by_webhook`
+    task: "asyncio.Task[float] | None" = None  # the running look, which all requests share
+    waiting: int = 0  # requests that wait for it
+    next_read: float = 0.0  # by the loop's clock
+
+    def replace(self, secrets: Mapping[str, SecretStr]) -> bool:
+        """Replace all secrets; return whether they are others than before."""
+        if secrets == self.by_webhook:
+            return False
+        self.by_webhook = secrets
+        self.version += 1
+        return True
 
 
 def is_api_url(url: URL) -> bool:

@@ -4,27 +4,34 @@ https://developer.zendesk.com/api-reference/introduction/requests/
 """
 
 import asyncio
-import json
-import time
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping
-from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, suppress
-from dataclasses import dataclass, field
-from datetime import timedelta
-from urllib.parse import urlencode
+import re
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, nullcontext
+from dataclasses import replace
+from enum import Enum, auto
+from time import monotonic
+from types import MappingProxyType
+from urllib.parse import urlencode, urlsplit
 
 import aiohttp
 from yarl import URL
 
 from service.errors import HoldfastError, Permanent, Transient
-from service.outbound.backoff import parse_retry_after
 from service.outbound.egress import Egress
 from service.outbound.responses import Expected, Limits, translate
 from service.outbound.transfer import Download, download
-from service.telemetry.metrics import ZENDESK_CALLS, ZENDESK_REMAINING, code_label
-from service.zendesk.account import Account, FixedToken, OAuthClient, is_api_url
+from service.telemetry.metrics import ZENDESK_CALLS, ZENDESK_CALLS_PUT_OFF, ZENDESK_REMAINING, code_label
+from service.zendesk.access import ApiAccess, FileAccess, OriginalAccess
+from service.zendesk.account import Account, FixedToken, OAuthClient
 from service.zendesk.body import Unreadable, read_json
-from service.zendesk.login import ClientLogin, FixedLogin, Login, Token
+from service.zendesk.budget import Budget, pause_seconds, rate_limited
+from service.zendesk.login import ClientLogin, FixedLogin, Login, Token, read_token
+from service.zendesk.messages import TicketFacts, read_tickets
+from service.zendesk.rate_limit import LEFT_TO_OTHERS, read_calls_left, read_calls_left_of, read_limit
+from service.zendesk.writes import WriteMethod, write
 
+# The scope of an access token that suffices for all but `holdfast connect`.
+READ = "read"
 # A page of a hundred comments, each with at most 64 kB of text in three forms; a page is held in memory.
 MOST_PAGE_BYTES = 24 * 1024**2
 # Simultaneous requests of one process to the API; each may hold a page.
@@ -36,23 +43,36 @@ TOKEN_SECONDS = 10.0
 # The lifetime that we ask for. The account's administrator may have set less, and the answer says so. Zendesk
 # allows 300 s to 2 days.
 TOKEN_LIFE_SECONDS = 7200
-# A token's lifetime if the answer does not tell.
-_USUAL_LIFE_SECONDS = 1800
-_MOST_TOKEN_BYTES = 64 * 1024
+# Of a token with a wider scope, which one command uses.
+WIDE_TOKEN_LIFE_SECONDS = 900
+# A longer answer is parsed in a thread: parsing it takes milliseconds.
+_LONG_BYTES = 256 * 1024
+# Zendesk allows ten a minute to all programs of an account.
+EXPORTS_PER_MINUTE = 8
 # After a 429 without a usable Retry-After.
 _PAUSE_SECONDS = 30.0
-_MOST_PAUSE_SECONDS = 600.0
+# The name of the exports' rate limit in headers.
+_EXPORTS = "incremental-exports"
 
-# Any other error concerns the request and not the client: https://www.rfc-editor.org/rfc/rfc6749#section-5.2
-_OAUTH_ERRORS = {
-    "invalid_client",
-    "invalid_grant",
-    "invalid_request",
-    "invalid_scope",
-    "unauthorized_client",
-    "unsupported_grant_type",
-}
+# Refusals of an original whose reason concerns all e-mails: credentials of the API are not enough. Any other one may
+# concern this e-mail, such as a 404 for one that was redacted.
+_OF_ACCOUNT = {"too_many_redirects", "sign_in_page", "unauthorized", "unexpected_status"}
+# Errors of an original that tell nothing of what the account gives.
+_NOT_OF_ZENDESK = {"too_large", "address_refused", "credentials_refused"}
 _JSON = Expected(None, "application/json", None)
+_EML = Expected("email.eml", "message/rfc822", None)
+_ID = re.compile(r"[0-9]{1,30}")
+# The endpoints of metrics, by the path of a call.
+_ENDPOINTS = (
+    ("comments", re.compile(r"/api/v2/tickets/[0-9]+/comments(\.json)?")),
+    ("tickets", re.compile(r"/api/v2/tickets/(show_many|[0-9]+)(\.json)?")),
+    ("events", re.compile(r"/api/v2/incremental/ticket_events(\.json)?")),
+    ("lists", re.compile(r"/api/v2/(tickets|deleted_tickets|suspended_tickets)(\.json)?")),
+    ("search", re.compile(r"/api/v2/search/export(\.json)?")),
+)
+_NO_QUERY: Mapping[str, str] = MappingProxyType({})
+Json = dict[str, object]
+Call = Callable[[], Awaitable[tuple[Json, Mapping[str, str]]]]
 _EXPLANATIONS = {
     "unauthorized": "Zendesk does not accept the credentials: `holdfast check` tells more",
     "forbidden": "Zendesk refuses these credentials: they need the scope `read` and the role of an agent",
@@ -61,16 +81,38 @@ _EXPLANATIONS = {
 }
 
 
+class Turn(Enum):
+    """What a call waits for."""
+
+    IN_ORDER = auto()  # for a place among this process's calls, and for the budget
+    FIRST = auto()  # for the budget
+    AT_ONCE = auto()  # for nothing
+
+
 class ZendeskClient:
     """The client of one account; raises Transient and Permanent with stable codes, and nothing else."""
 
-    def __init__(self, account: Account, session: aiohttp.ClientSession, egress: Egress) -> None:
+    def __init__(  # noqa: PLR0913 what it is made of
+        self,
+        account: Account,
+        session: aiohttp.ClientSession,
+        egress: Egress,
+        budget: Budget,
+        exports: Budget | None = None,
+        *,
+        scope: str = READ,
+    ) -> None:
         self.account = account
+        self._scope = scope
         self._session = session
         self._egress = egress
+        self._budget = budget
+        self._exports = exports or budget
         self._login = _open_login(self)
         self._calls = asyncio.Semaphore(CALLS_AT_ONCE)
-        self._resume_at = 0.0  # by time.monotonic: the earliest time of the next API call
+        # Until the account gave an original, one caller asks and the others wait: if it gives none, it is asked once.
+        self._first_original = asyncio.Lock()
+        self._gives_originals = False
 
     @property
     def has_login(self) -> bool:
@@ -80,28 +122,102 @@ class ZendeskClient:
         if self._login is not None:
             await self._login.close()
 
-    async def get(self, path: str, **query: str) -> dict[str, object]:
-        """Get one object from the API; `path` begins with /api/v2/."""
-        if self.account.url is None or self._login is None:
-            missing = (
-                "there are no credentials for Zendesk: set ZENDESK_SUBDOMAIN and ZENDESK_OAUTH_CLIENT_ID"
-            )
-            raise Permanent("credentials_missing", missing)
-        return await self._get(f"{self.account.url.origin()}{path}?{urlencode(query, safe='[]')}".rstrip("?"))
+    async def get(
+        self,
+        path: str,
+        query: Mapping[str, str] = _NO_QUERY,
+        *,
+        reserve: float = 0.0,
+        turn: Turn = Turn.IN_ORDER,
+    ) -> dict[str, object]:
+        """Get one object from the API; `path` begins with /api/v2/.
 
-    async def pages(self, path: str, most: int, **query: str) -> AsyncGenerator[dict[str, object]]:
-        """Yield page after page, until there is no next one; at most `most`.
+        `reserve` is the share of the budget that the call leaves to others, see `Budget.take`. A call AT_ONCE is
+        outside the budget: only for callers that make few of them, out of the calls that the budget leaves to others.
+        """
+        return await self._get(self._url(path, query), reserve=reserve, turn=turn)
+
+    async def export(self, path: str, query: Mapping[str, str], *, reserve: float = 0.0) -> dict[str, object]:
+        """Get one object of an incremental export; these have a rate limit of their own, beside the account's.
+
+        https://developer.zendesk.com/api-reference/ticketing/ticket-management/incremental_exports/#rate-limits
+        """
+        await self._exports.note_limit(EXPORTS_PER_MINUTE)
+        await self._exports.take()
+        return await self._get(self._url(path, query), reserve=reserve, paused=self._exports)
+
+    async def ticket_facts(self, ticket_ids: Sequence[str]) -> Mapping[str, TicketFacts]:
+        """Get the facts of at most a hundred tickets in one call; a ticket that Zendesk does not tell has none.
+
+        While many look-ups wait for calls, behind them there would never be one.
+
+        https://developer.zendesk.com/api-reference/ticketing/tickets/tickets/#show-multiple-tickets
+        """
+        asked = [ticket_id for ticket_id in ticket_ids if _ID.fullmatch(ticket_id)]
+        page = (
+            await self._get(
+                self._url("/api/v2/tickets/show_many.json", {"ids": ",".join(asked)}), turn=Turn.FIRST
+            )
+            if asked
+            else {"tickets": []}
+        )
+        found = read_tickets(page)
+        return {ticket_id: found.get(ticket_id, TicketFacts(None, None)) for ticket_id in ticket_ids}
+
+    async def write(
+        self, method: WriteMethod, path: str, body: Json | None = None, query: Mapping[str, str] = _NO_QUERY
+    ) -> Json:
+        """Make a call that changes something at Zendesk; return its answer, {} where it has none.
+
+        It is never repeated: after an error of the connection, Zendesk may have done it. Raises as `get` does, and
+        Permanent("invalid_record") where Zendesk refuses the values.
+        """
+        url = self._url(path, query)
+        assert self._login is not None  # noqa: S101 `_origin` requires it
+        access = ApiAccess(self.account, self._login)
+        return await self._budgeted(
+            url, lambda: write(self._session, self._egress, access, method, url, body)
+        )
+
+    @asynccontextmanager
+    async def with_scope(self, scope: str) -> AsyncIterator["ZendeskClient"]:
+        """Yield a client whose access token has another scope; a fixed token has the scope that it has."""
+        client = ZendeskClient(self.account, self._session, self._egress, self._budget, scope=scope)
+        try:
+            yield client
+        finally:
+            await client.close()
+
+    async def current_user(self) -> dict[str, object]:
+        """Get the user of the credentials, outside the budget: a check must not depend on it, nor on Postgres.
+
+        https://developer.zendesk.com/api-reference/ticketing/users/users/#show-self
+        """
+        url = f"{self._origin()}/api/v2/users/me.json"
+        answer, _ = await self._observed(url, lambda: self._call(url))
+        return answer
+
+    async def pages(
+        self,
+        path: str,
+        most: int,
+        query: Mapping[str, str] = _NO_QUERY,
+        *,
+        reserve: float = 0.0,
+        turn: Turn = Turn.IN_ORDER,
+    ) -> AsyncGenerator[dict[str, object]]:
+        """Yield page after page, until there is no next one; at most `most`. For the others see `get`.
 
         https://developer.zendesk.com/api-reference/introduction/pagination/
         """
-        page = await self.get(path, **query)
+        page = await self.get(path, query, reserve=reserve, turn=turn)
         yield page
         for _ in range(most - 1):
             links = page.get("links")
             following = links.get("next") if isinstance(links, dict) else None
             if not isinstance(following, str):
                 return
-            page = await self._get(following)
+            page = await self._get(following, reserve=reserve, turn=turn)
             yield page
 
     @asynccontextmanager
@@ -127,6 +243,21 @@ class ZendeskClient:
                 file = await stack.enter_async_context(opened())
             yield file
 
+    @asynccontextmanager
+    async def original(self, audit_id: str, ticket_id: str, limits: Limits) -> AsyncIterator[Download]:
+        """Download the original of an e-mail, which Zendesk shows to agents and does not document.
+
+        Raises Permanent("original_not_available") where Zendesk answers with a redirect, a page or a refusal. After one
+        that concerns the account, it raises this for a day without a call. A call counts in the budget. Raises
+        Permanent("too_large"), and Transient as `get` does.
+        """
+        async with AsyncExitStack() as stack:
+            async with nullcontext() if self._gives_originals else self._first_original:
+                url = self._address_of_original(audit_id, ticket_id)
+                await self._take()
+                file = await self._open_original(stack, url, limits)
+            yield file
+
     async def fetch_token(self, client: OAuthClient) -> Token:
         """Get an access token with the grant `client_credentials`.
 
@@ -139,14 +270,13 @@ class ZendeskClient:
             "grant_type": "client_credentials",
             "client_id": client.client_id,
             "client_secret": client.secret.get_secret_value(),
-            "scope": "read",
-            "expires_in": TOKEN_LIFE_SECONDS,
+            "scope": self._scope,
+            "expires_in": TOKEN_LIFE_SECONDS if self._scope == READ else WIDE_TOKEN_LIFE_SECONDS,
         }
         try:
             async with asyncio.timeout(TOKEN_SECONDS):
                 async with self._session.post(url, json=asked, allow_redirects=False) as response:
-                    body = await _read_up_to(response, _MOST_TOKEN_BYTES)
-                    return _read_token(response, body)
+                    return await read_token(response)
         except HoldfastError:
             raise
         except Exception as exc:  # noqa: BLE001 a hostile response may raise from any line of aiohttp
@@ -156,109 +286,141 @@ class ZendeskClient:
                 "token_unavailable", f"Zendesk gives no access token: {why}", counts=False
             ) from None
 
-    async def _get(self, url: str) -> dict[str, object]:
-        async with self._calls:
-            if (pause := self._resume_at - time.monotonic()) > 0:
-                raise _rate_limited(pause)
+    async def _open_original(self, stack: AsyncExitStack, url: URL, limits: Limits) -> Download:
+        access = OriginalAccess(self.account, self._login, address=url)
+        once = replace(limits, redirects=0)
+        try:
+            file = await stack.enter_async_context(
+                download(self._session, self._egress, str(url), expected=_EML, limits=once, access=access)
+            )
+            _refuse_page(file)
+        except HoldfastError as exc:
+            ZENDESK_CALLS.labels("original", code_label(exc.code)).inc()
+            raise await self._without_original(exc) from None
+        ZENDESK_CALLS.labels("original", "ok").inc()
+        self._gives_originals = True
+        return file
+
+    def _address_of_original(self, audit_id: str, ticket_id: str) -> URL:
+        origin = URL(self._origin())
+        if not (_ID.fullmatch(audit_id) and _ID.fullmatch(ticket_id)):
+            raise _no_original("the ids of its audit and ticket are not numbers")
+        if self._budget.refuses_originals:
+            raise _no_original("the account refused one in the last 24 hours")
+        return origin.with_path(f"/audits/{audit_id}/email.eml").with_query(ticket_id=ticket_id)
+
+    def _origin(self) -> str:
+        if self.account.url is None or self._login is None:
+            missing = (
+                "there are no credentials for Zendesk: set ZENDESK_SUBDOMAIN and ZENDESK_OAUTH_CLIENT_ID"
+            )
+            raise Permanent("credentials_missing", missing)
+        return str(self.account.url.origin())
+
+    def _url(self, path: str, query: Mapping[str, str]) -> str:
+        return f"{self._origin()}{path}?{urlencode(query, safe='[]')}".rstrip("?")
+
+    async def _get(
+        self,
+        url: str,
+        *,
+        reserve: float = 0.0,
+        paused: Budget | None = None,
+        turn: Turn = Turn.IN_ORDER,
+    ) -> dict[str, object]:
+        return await self._budgeted(url, lambda: self._call(url), reserve, paused, turn)
+
+    async def _budgeted(
+        self,
+        url: str,
+        call: Call,
+        reserve: float = 0.0,
+        paused: Budget | None = None,
+        turn: Turn = Turn.IN_ORDER,
+    ) -> dict[str, object]:
+        """Make one call of the budget, and note what its answer tells of the account's rate limit.
+
+        A refusal by the rate limit pauses the calls of the budget, or those of `paused`.
+        """
+        async with self._calls if turn is Turn.IN_ORDER else nullcontext():
+            if turn is not Turn.AT_ONCE:
+                await self._take(reserve)
+            sent_at = monotonic()
             try:
-                answer = await self._call(url)
-            except HoldfastError as exc:
-                ZENDESK_CALLS.labels(code_label(exc.code)).inc()
-                raise self._explained(exc) from None
-            ZENDESK_CALLS.labels("ok").inc()
+                answer, headers = await self._observed(url, call)
+            except Transient as exc:
+                await self._pause(exc, paused or self._budget)
+                raise
+            await self._note_rate_limit(headers, sent_at)
             return answer
 
-    async def _call(self, url: str) -> dict[str, object]:
+    async def _take(self, reserve: float = 0.0) -> None:
+        try:
+            await self._budget.take(reserve)
+        except Transient as exc:
+            if exc.code == "rate_limited":
+                ZENDESK_CALLS_PUT_OFF.inc()
+            raise
+
+    async def _pause(self, error: Transient, budget: Budget) -> None:
+        """Pause the calls of all workers if the account is at its rate limit."""
+        if error.code == "rate_limited" and error.retry_after is not None:
+            await budget.pause(error.retry_after.total_seconds())
+
+    async def _observed(self, url: str, call: Call) -> tuple[dict[str, object], Mapping[str, str]]:
+        """Make one call, and count it."""
+        endpoint = _endpoint(url)
+        try:
+            answer = await call()
+        except HoldfastError as exc:
+            ZENDESK_CALLS.labels(endpoint, code_label(exc.code)).inc()
+            raise _explained(exc) from None
+        ZENDESK_CALLS.labels(endpoint, "ok").inc()
+        return answer
+
+    async def _call(self, url: str) -> tuple[dict[str, object], Mapping[str, str]]:
         limits = Limits(MOST_PAGE_BYTES, CALL_SECONDS, STALL_SECONDS)
         access = ApiAccess(self.account, self._login)
         body = bytearray()
         async with download(
             self._session, self._egress, url, expected=_JSON, limits=limits, access=access
         ) as answer:
-            self._note_rate_limit(answer.headers)
             async for chunk in answer:
                 body += chunk
         try:
-            data = read_json(bytes(body))
+            is_long = len(body) > _LONG_BYTES
+            data = await asyncio.to_thread(read_json, bytes(body)) if is_long else read_json(bytes(body))
         except Unreadable as exc:
             raise Transient("bad_response", "Zendesk's API did not answer with JSON") from exc
         if not isinstance(data, dict):
             raise Transient("bad_response", "Zendesk's API did not answer with an object")
-        return data
+        return data, answer.headers
 
-    def _explained(self, exc: HoldfastError) -> HoldfastError:
-        """Explain the error of an API call, and pause all calls if the account is at its rate limit."""
-        if exc.code == "rate_limited":
-            asked = exc.retry_after if isinstance(exc, Transient) else None
-            seconds = min(asked.total_seconds() if asked is not None else _PAUSE_SECONDS, _MOST_PAUSE_SECONDS)
-            self._resume_at = max(self._resume_at, time.monotonic() + seconds)
-            return _rate_limited(seconds)
-        if isinstance(exc, Permanent) and exc.code in _EXPLANATIONS:
-            return Permanent(exc.code, f"{exc.message.partition(':')[0]}: {_EXPLANATIONS[exc.code]}")
-        return exc
+    async def _without_original(self, exc: HoldfastError) -> HoldfastError:
+        """Note a refusal of an original; other errors stay as they are."""
+        exc = _explained(exc)
+        if isinstance(exc, Transient):
+            await self._pause(exc, self._budget)
+        if isinstance(exc, Transient) or exc.code in _NOT_OF_ZENDESK:
+            return exc
+        await self._budget.note_no_originals(of_account=exc.code in _OF_ACCOUNT)
+        return _no_original(f"its answer is the error {exc.code}")
 
-    def _note_rate_limit(self, headers: Mapping[str, str]) -> None:
-        """Pause before the account's rate limit is used up, because people and other programs need some calls too.
+    async def _note_rate_limit(self, headers: Mapping[str, str], sent_at: float) -> None:
+        """Note the account's rate limit and what is left of its minute, and pause before all of it is used up.
 
         https://developer.zendesk.com/api-reference/introduction/rate-limits/
         """
-        remaining = _number(headers.get("ratelimit-remaining") or headers.get("X-Rate-Limit-Remaining"))
-        limit = _number(headers.get("ratelimit-limit") or headers.get("X-Rate-Limit"))
-        reset = parse_retry_after(headers.get("ratelimit-reset", ""))
-        if remaining is None or limit is None:
-            return
-        ZENDESK_REMAINING.set(remaining)
-        if remaining <= limit // 50 and reset is not None:
-            self._resume_at = time.monotonic() + min(reset.total_seconds(), 60)
-
-
-@dataclass
-class FileAccess:
-    """Shows the credentials to attachments of the account, and to nothing else."""
-
-    account: Account
-    login: Login | None
-    _shown: str | None = field(default=None, repr=False)  # the header of the latest request that had one
-
-    def shows(self, hop: URL) -> bool:
-        return self.account.holds_file(hop)
-
-    async def header(self, hop: URL) -> str | None:
-        """Return the header for one hop; raises Permanent for an address of the account's API."""
-        if self.account.owns(hop) and is_api_url(hop) and not self.shows(hop):
-            raise Permanent(
-                "address_refused", f"{hop.raw_host}: this is an address of Zendesk's API, not of a file"
-            )
-        if self.login is None or not self.shows(hop):
-            return None
-        self._shown = await self.login.header()
-        return self._shown
-
-    async def answered(self, header: str, status: int) -> bool:
-        assert self.login is not None  # noqa: S101 the header came from it
-        if status == 401:
-            return await self.login.refused(header)
-        self.login.accepted(header)
-        return False
-
-    async def has_ended(self) -> bool:
-        """Replace the token of the last header; return False without one, or for a fixed token."""
-        return self.login is not None and self._shown is not None and await self.login.refused(self._shown)
-
-    def owns(self, hop: URL) -> bool:
-        host = (hop.raw_host or "").lower()
-        if host.endswith(".zdusercontent.com"):
-            return False
-        is_zendesk = host.endswith(".zendesk.com") or hop.raw_path.startswith("/attachments/")
-        return is_zendesk or self.account.owns(hop)
-
-
-class ApiAccess(FileAccess):
-    """Shows the credentials only to the API at the account's own address."""
-
-    def shows(self, hop: URL) -> bool:
-        url = self.account.url
-        return url is not None and hop.origin() == url.origin() and hop.raw_path.startswith("/api/v2/")
+        if (limit := read_limit(headers)) is not None:
+            await self._budget.note_limit(limit)
+        if (left := read_calls_left(headers)) is not None:
+            ZENDESK_REMAINING.set(left.remaining)
+            await self._budget.note_calls_left(left, sent_at)
+            seconds = left.seconds - (monotonic() - sent_at)
+            if left.remaining <= left.limit // LEFT_TO_OTHERS and seconds > 0:
+                await self._budget.pause(seconds)
+        if self._exports is not self._budget and (of_exports := read_calls_left_of(_EXPORTS, headers)):
+            await self._exports.note_calls_left(of_exports, sent_at)
 
 
 def _open_login(client: ZendeskClient) -> Login | None:
@@ -271,49 +433,29 @@ def _open_login(client: ZendeskClient) -> Login | None:
             return None
 
 
-async def _read_up_to(response: aiohttp.ClientResponse, most: int) -> bytes:
-    body = bytearray()
-    async for chunk in response.content.iter_any():
-        body += chunk
-        if len(body) > most:
-            raise Transient(
-                "token_unavailable", "Zendesk's answer is too long for an access token", counts=False
-            )
-    return bytes(body)
+def _explained(exc: HoldfastError) -> HoldfastError:
+    """Explain the error of a call, and bound the pause that it asks for."""
+    if exc.code == "rate_limited":
+        asked = exc.retry_after if isinstance(exc, Transient) else None
+        return rate_limited(pause_seconds(asked.total_seconds() if asked is not None else _PAUSE_SECONDS))
+    if isinstance(exc, Permanent) and exc.code in _EXPLANATIONS:
+        explained = Permanent(exc.code, f"{exc.message.partition(':')[0]}: {_EXPLANATIONS[exc.code]}")
+        explained.answered = exc.answered
+        return explained
+    return exc
 
 
-def _read_token(response: aiohttp.ClientResponse, body: bytes) -> Token:
-    status = response.status
-    answer: object = None
-    with suppress(ValueError):
-        answer = json.loads(body)
-    error = answer.get("error") if isinstance(answer, dict) else None
-    if status == 401 or (400 <= status < 500 and error in _OAUTH_ERRORS):
-        refused = f"{response.url.raw_host} answered {status} to the OAuth client"
-        advice = "check ZENDESK_OAUTH_CLIENT_ID and ZENDESK_OAUTH_CLIENT_SECRET"
-        raise Permanent("credentials_refused", f"{refused}: {advice}")
-    unavailable = Transient(
-        "token_unavailable",
-        f"{response.url.raw_host} answered {status} instead of giving an access token",
-        parse_retry_after(response.headers.get("Retry-After", "")),
-        counts=False,
-    )
-    if status not in {200, 201} or not isinstance(answer, dict):
-        raise unavailable
-    token = answer.get("access_token")
-    if not (isinstance(token, str) and token.isascii() and token.isprintable() and 0 < len(token) <= 4096):
-        raise unavailable
-    life = answer.get("expires_in")
-    if not (isinstance(life, int | float) and 0 < life < 10 * 365 * 86400):
-        life = _USUAL_LIFE_SECONDS
-    return Token(f"Bearer {token}", float(life))
+def _endpoint(url: str) -> str:
+    """Return the label of a call in metrics."""
+    path = urlsplit(url).path
+    return next((name for name, pattern in _ENDPOINTS if pattern.fullmatch(path)), "other")
 
 
-def _rate_limited(seconds: float) -> Transient:
-    wait = timedelta(seconds=seconds)
-    return Transient("rate_limited", "Zendesk's API takes no more requests for now", wait, counts=False)
+def _refuse_page(file: Download) -> None:
+    """Raise Permanent for a page that `download` does not take for one, because of its first tags."""
+    if "html" in file.headers.get("Content-Type", "").lower():
+        raise Permanent("sign_in_page", f"{file.host} sent a page instead of an e-mail")
 
 
-def _number(text: str | None) -> int | None:
-    text = (text or "").strip()
-    return int(text) if text.isascii() and text.isdigit() and len(text) <= 9 else None
+def _no_original(reason: str) -> Permanent:
+    return Permanent("original_not_available", f"Zendesk does not give the original of this e-mail: {reason}")

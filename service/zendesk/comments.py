@@ -4,16 +4,10 @@ https://developer.zendesk.com/api-reference/ticketing/tickets/ticket_comments/#l
 """
 
 import re
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from datetime import datetime
+from collections.abc import Sequence
 from urllib.parse import quote
 
-from service.errors import Transient
-from service.outbound.addresses import attachment_key
-from service.zendesk.addresses import addresses_in, may_contain_files, unescaped
 from service.zendesk.body import text_of
-from service.zendesk.files import MOST_ATTACHMENTS, AnnouncedFile, bare_file, read_attachment
 from service.zendesk.names import name_of
 from service.zendesk.signature import read_time
 
@@ -21,29 +15,17 @@ from service.zendesk.signature import read_time
 MOST_PAGES = 50
 COMMENT_ID = re.compile("[0-9]{1,30}")
 # The API omits inline images by default.
-QUERY = {"include_inline_images": "true", "page[size]": "100", "sort": "-created_at"}
-
-
-@dataclass(frozen=True, slots=True)
-class Comment:
-    """A comment of a ticket and its files: the listed ones, and images that stand only in its HTML."""
-
-    comment_id: str
-    created_at: datetime | None
-    files: tuple[AnnouncedFile, ...]
+QUERY = {
+    "include_inline_images": "true",
+    "include": "users",
+    "page[size]": "100",
+    "sort": "-created_at",
+}
 
 
 def path(ticket_id: str) -> str:
     """Return the API's path of a ticket's comments."""
     return f"/api/v2/tickets/{quote(ticket_id, safe='')}/comments.json"
-
-
-def read_page(page: Mapping[str, object]) -> list[Comment]:
-    """Read one page; raises Transient if it does not match the API's documentation."""
-    found = page.get("comments")
-    if not isinstance(found, list):
-        raise Transient("bad_response", "The comments API did not answer with comments.")
-    return [_read(comment) for comment in found if isinstance(comment, dict)]
 
 
 def newest_id(comments: Sequence[object]) -> object:
@@ -77,21 +59,3 @@ def only_some_list_files(comments: Sequence[object]) -> bool:
         any(name_of(key).is_files for key in comment) for comment in comments if isinstance(comment, dict)
     ]
     return any(lists) and not all(lists)
-
-
-def _read(comment: Mapping[str, object]) -> Comment:
-    listed = comment.get("attachments")
-    if not isinstance(listed, list):
-        raise Transient("bad_response", "The comments API did not answer with attachments.")
-    files = [read_attachment(file) for file in listed]
-    known = {attachment_key(file.url) for file in files}
-    shown = [file for file in _in_text(comment.get("html_body")) if attachment_key(file.url) not in known]
-    return Comment(str(comment.get("id")), read_time(str(comment.get("created_at") or "")), (*files, *shown))
-
-
-def _in_text(html: object) -> list[AnnouncedFile]:
-    """Find the attachments in a text's links and images, in any markup."""
-    if not isinstance(html, str) or not may_contain_files(html):
-        return []
-    found, _ = addresses_in(unescaped(html), MOST_ATTACHMENTS, is_list=False)
-    return [bare_file(address, address.file_name) for address in found if address.is_attachment]

@@ -4,21 +4,38 @@ https://developer.zendesk.com/api-reference/ticketing/oauth/grant_type_tokens/
 """
 
 import asyncio
+import json
 import time
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Protocol
 
+import aiohttp
 import structlog
 
 from service.errors import HoldfastError, Permanent, Transient
+from service.outbound.backoff import parse_retry_after
 
 # The share of a token's lifetime before its renewal; the old token stays valid meanwhile.
 RENEW_AFTER = 0.8
 # The first and the longest pause between two requests for a token after a failure.
 PAUSE_SECONDS = 0.5
 MOST_PAUSE_SECONDS = 30.0
+# A token's lifetime if the answer does not tell.
+_USUAL_LIFE_SECONDS = 1800
+_MOST_TOKEN_BYTES = 64 * 1024
+
+# Any other error concerns the request and not the client: https://www.rfc-editor.org/rfc/rfc6749#section-5.2
+_OAUTH_ERRORS = {
+    "invalid_client",
+    "invalid_grant",
+    "invalid_request",
+    "invalid_scope",
+    "unauthorized_client",
+    "unsupported_grant_type",
+}
 
 log = structlog.get_logger()
 
@@ -165,7 +182,53 @@ class ClientLogin:
         self._pause_until = self._clock() + seconds
 
 
+async def read_token(response: aiohttp.ClientResponse) -> Token:
+    """Read the answer of the endpoint of access tokens.
+
+    Raises Transient("token_unavailable"), without using up a retry, and Permanent("credentials_refused").
+    """
+    return _read_token(response, await _read_up_to(response, _MOST_TOKEN_BYTES))
+
+
 def _copy(error: HoldfastError, wait: timedelta | None = None) -> HoldfastError:
     if isinstance(error, Transient):
         return Transient(error.code, error.message, wait or error.retry_after, counts=error.counts)
     return Permanent(error.code, error.message)
+
+
+async def _read_up_to(response: aiohttp.ClientResponse, most: int) -> bytes:
+    body = bytearray()
+    async for chunk in response.content.iter_any():
+        body += chunk
+        if len(body) > most:
+            raise Transient(
+                "token_unavailable", "Zendesk's answer is too long for an access token", counts=False
+            )
+    return bytes(body)
+
+
+def _read_token(response: aiohttp.ClientResponse, body: bytes) -> Token:
+    status = response.status
+    answer: object = None
+    with suppress(ValueError):
+        answer = json.loads(body)
+    error = answer.get("error") if isinstance(answer, dict) else None
+    if status == 401 or (400 <= status < 500 and error in _OAUTH_ERRORS):
+        refused = f"{response.url.raw_host} answered {status} to the OAuth client"
+        advice = "check ZENDESK_OAUTH_CLIENT_ID and ZENDESK_OAUTH_CLIENT_SECRET"
+        raise Permanent("credentials_refused", f"{refused}: {advice}")
+    unavailable = Transient(
+        "token_unavailable",
+        f"{response.url.raw_host} answered {status} instead of giving an access token",
+        parse_retry_after(response.headers.get("Retry-After", "")),
+        counts=False,
+    )
+    if status not in {200, 201} or not isinstance(answer, dict):
+        raise unavailable
+    token = answer.get("access_token")
+    if not (isinstance(token, str) and token.isascii() and token.isprintable() and 0 < len(token) <= 4096):
+        raise unavailable
+    life = answer.get("expires_in")
+    if not (isinstance(life, int | float) and 0 < life < 10 * 365 * 86400):
+        life = _USUAL_LIFE_SECONDS
+    return Token(f"Bearer {token}", float(life))

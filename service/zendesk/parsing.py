@@ -22,6 +22,10 @@ _END = re.compile(r"[\s<>\"|]")
 _ENDS = " \t\r\n;|,<>\"')]}"
 
 
+# A lasting encoder: `json.dumps` makes one for each call. What was parsed holds no circles.
+_ENCODER = json.JSONEncoder(default=str, check_circular=False)
+
+
 class RecordedFile(Protocol):
     """A saved file of an e-mail."""
 
@@ -124,7 +128,7 @@ def read_list(text: str, files: Sequence[RecordedFile]) -> AnnouncedList:
 def fingerprint(email: Email) -> bytes:
     """Hash the parser's result for a body; it changes if a new parser's result differs."""
     files = [[file.url, file.file_name, file.content_type, file.size] for file in email.attachments]
-    made = json.dumps([list(columns_of(email).values()), files], default=str)
+    made = _ENCODER.encode([list(columns_of(email).values()), files])
     return hashlib.sha256(made.encode()).digest()
 
 

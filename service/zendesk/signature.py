@@ -20,6 +20,11 @@ WEBHOOK_ID = "X-Zendesk-Webhook-Id"
 INVOCATION_ID = "X-Zendesk-Webhook-Invocation-Id"
 ACCOUNT_ID = "X-Zendesk-Account-Id"
 
+# The code of a signature that may be right: nobody can tell yet.
+SECRETS_LATE = "signing_secrets_late"
+# After a start, and after an outage of Zendesk or Postgres, secrets are known in less time: they are fetched once a minute.
+UNCERTAIN_SECONDS = 150
+
 # No format of a time is longer.
 MOST_TIMESTAMP = 40
 
@@ -60,9 +65,8 @@ class Verified:
 
 def sign(secret: str, timestamp: str, body: bytes) -> str:
     """Return the signature of `body` at `timestamp`; the key is the secret's text, without decoding it."""
-    mac = hmac.new(to_bytes(secret), to_bytes(timestamp), hashlib.sha256)
-    mac.update(body)
-    return b64encode(mac.digest()).decode("ascii")
+    mac = hmac.digest(to_bytes(secret), to_bytes(timestamp) + body, "sha256")
+    return b64encode(mac).decode("ascii")
 
 
 def proof_of(headers: Mapping[str, str]) -> Proof:
@@ -146,22 +150,37 @@ def to_bytes(text: str) -> bytes:
 
 @dataclass
 class Streak:
-    """Bad signatures in a row, counted in memory only: a bad request must not cost a write."""
+    """Bad signatures in a row, counted in memory only: a bad request must not cost a write.
+
+    A signature is uncertain while Zendesk or Postgres has not told the secrets, as for moments after each start.
+    """
 
     length: int = 0
-    code: str = ""  # of the last one
+    code: str = ""  # of the last one that was wrong for certain, if one was
     noted: int = 0  # the recorded length
-    _last: float = 0.0
+    is_certain: bool = False  # of one at least
+    first: float = 0.0  # when they came, in monotonic seconds
+    last: float = 0.0
 
     @property
     def age(self) -> float:
         """Seconds since the last bad signature."""
-        return time.monotonic() - self._last
+        return time.monotonic() - self.last
 
-    def bad(self, code: str) -> None:
+    @property
+    def is_alarming(self) -> bool:
+        """Whether one is wrong for certain, or all have been uncertain for longer than a start takes."""
+        return self.is_certain or self.last - self.first >= UNCERTAIN_SECONDS
+
+    def bad(self, code: str, *, is_certain: bool) -> None:
+        self.last = time.monotonic()
+        if not self.length:
+            self.first = self.last
         self.length += 1
-        self.code = code
-        self._last = time.monotonic()
+        if is_certain or not self.is_certain:
+            self.code = code
+        self.is_certain = self.is_certain or is_certain
 
     def good(self) -> None:
         self.length = self.noted = 0
+        self.is_certain = False

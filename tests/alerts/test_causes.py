@@ -21,6 +21,7 @@ from tests.support.rows import add_failed, add_quarantined, add_received
 from tests.support.targets import synced_to
 
 NOW = datetime(2025, 10, 20, 12, tzinfo=UTC)
+HOUR = timedelta(hours=1)
 Find = Callable[..., Awaitable[dict[str, Condition]]]
 
 
@@ -42,6 +43,19 @@ async def test_normal_operation_causes_no_alert(find: Find, database: asyncpg.Co
     await add_received(database, "1 second", "queued")
 
     assert await find() == {}
+
+
+async def test_what_a_back_fill_finds_is_no_webhook(find: Find, database: asyncpg.Connection) -> None:
+    """It neither ends a silence nor shows that signatures are right, and it may wait for calls."""
+    await add_received(database, "3 hours")
+    await add_received(database, "1 second", origin="backfill")
+    await add_received(
+        database, "1 hour", "queued", origin="backfill", error_code="rate_limited", attempt_number=1
+    )
+    bad = {"bad_signatures": 9, "bad_signature_code": "signature_mismatch", "bad_signature_at": NOW}
+    await database.execute("UPDATE incoming_emails SET received_at = $1 WHERE origin = 'webhook'", NOW - HOUR)
+
+    assert {*await find(**bad)} == {"signatures"}
 
 
 async def test_failures_are_one_condition_per_error_and_host(

@@ -27,6 +27,7 @@ from service.postgres.alert_tables import CAUSES
 from service.postgres.engine import connect
 from service.queries.alerts import list_alerts
 from service.resources import Resources, open_resources
+from service.zendesk.signature import SECRETS_LATE, UNCERTAIN_SECONDS
 from tests.conftest import Server, eventually, program, working
 from tests.support.receivers import SECRET, MailServer, Receiver, mail_server, receiver, silent_server
 from tests.support.rows import add_failed, add_quarantined, add_received
@@ -541,6 +542,39 @@ async def test_bad_signatures_in_a_row_are_saved_by_the_watch_and_not_by_request
     assert (alert.cause, alert.count, alert.resolved_at) == ("signatures", 5, None)
     assert resolved.resolved_at is not None
     assert web.bad_signatures.length == 0
+
+
+async def test_signatures_that_nobody_can_tell_cause_an_alert_once_that_lasts(
+    look: Look, client: Server, res: Resources, database: asyncpg.Connection
+) -> None:
+    """Many webhooks may come in the moments after a start, before the secrets are known."""
+    web = client.res
+    for _ in range(50):
+        web.bad_signatures.bad(SECRETS_LATE, is_certain=False)
+    await watch.record_bad_signatures(web)
+    soon = await database.fetchval("SELECT count(*) FROM alert_watch")
+    web.bad_signatures.first -= UNCERTAIN_SECONDS
+    await watch.record_bad_signatures(web)
+    await look(res=web)
+    [alert] = (await list_alerts(res.engine)).alerts
+
+    assert soon == 0
+    assert (alert.cause, alert.count) == ("signatures", 50)
+    assert "`holdfast check` tells why" in alert.detail
+
+
+async def test_strangers_cause_an_alert_while_nobody_can_tell_most_signatures(
+    client: Server, database: asyncpg.Connection
+) -> None:
+    """Zendesk is asked once a minute: then one of theirs is wrong for certain."""
+    streak = client.res.bad_signatures
+    for is_certain in (False, False, True, False, False):
+        streak.bad("signature_mismatch" if is_certain else SECRETS_LATE, is_certain=is_certain)
+    await watch.record_bad_signatures(client.res)
+
+    row = await database.fetchrow("SELECT bad_signatures, bad_signature_code FROM alert_watch")
+    assert row is not None
+    assert tuple(row) == (5, "signature_mismatch")
 
 
 async def test_valid_signature_resets_the_count_of_bad_ones(

@@ -26,7 +26,8 @@ from tests.support.targets import SECRET
 NAMES = [
     *("settings", "webhook secret", "API token", "download hosts", "alerts", "fault points"),
     *("postgres", "migrations", "connections", "history", "redis", "eviction", "storage", "zendesk"),
-    *("clock of Postgres", "clock of Redis", "workers", "waiting", "sync"),
+    "connection",
+    *("clock of Postgres", "clock of Redis", "workers", "waiting", "calls", "sync"),
 ]
 
 
@@ -131,6 +132,8 @@ async def test_an_outage_fails_the_checks_of_one_dependency_only(settings: Setti
         "clock of Postgres",
         "workers",
         "waiting",
+        "calls",
+        "connection",
     }
     assert {name for name, check in postgres.items() if check.ok is False} == of_postgres
     assert {name for name, check in redis.items() if check.ok is False} == {
@@ -269,7 +272,16 @@ async def test_a_retry_after_days_is_no_long_wait(settings: Settings, database: 
         ("API token", {"api_token": None, "api_read_token": SecretStr("long enough for anybody")}, None),
         ("API token", {"api_token": SecretStr("hunter2-hunter2-")}, None),
         ("API token", {"api_read_token": SecretStr("hunter2-hunter2-")}, None),
-        ("webhook secret", {"zendesk_webhook_secrets": ()}, False),
+        ("webhook secret", {"zendesk_webhook_secrets": ()}, True),
+        (
+            "webhook secret",
+            {
+                "zendesk_webhook_secrets": (),
+                "zendesk_oauth_client_id": None,
+                "zendesk_oauth_client_secret": None,
+            },
+            False,
+        ),
         ("download hosts", {"download_private_networks": False, "download_hosts": ("*",)}, None),
         ("download hosts", {"download_private_networks": False, "download_hosts": ("acme.example",)}, None),
         (

@@ -21,7 +21,19 @@ from tests.support.databases import sql
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
 OPERATE = ("status", "check", "emails", "failures", "retries", "quarantine", "storage", "activity", "tail")
-COMMANDS = (*OPERATE, "web", "worker", "migrate", "up", "demo", "send", "drill", "completion")
+COMMANDS = (
+    *OPERATE,
+    "web",
+    "worker",
+    "migrate",
+    "connect",
+    "merge",
+    "up",
+    "demo",
+    "send",
+    "drill",
+    "completion",
+)
 
 HEAVY = {"sqlalchemy", "asyncpg", "aiohttp", "arq", "redis", "obstore", "structlog", "rich", "alembic"}
 

@@ -82,10 +82,10 @@ async def test_a_list_reads_pages_up_to_its_limit(settings: Settings, database: 
 async def test_a_list_searches_further_back_than_one_query(
     settings: Settings, database: asyncpg.Connection
 ) -> None:
-    await add(database, subject="a needle")
-    await add(database, 12_000, subject="hay")
+    await add(database, error_host="needle.example")
+    await add(database, 12_000, error_host="hay.example")
 
-    done = await typed(settings, "emails", "list", "--text", "needle")
+    done = await typed(settings, "emails", "list", "--host", "needle.example")
 
     assert (done.returncode, done.stdout.partition("\t")[0]) == (0, "1")
 

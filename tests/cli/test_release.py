@@ -54,7 +54,11 @@ async def tables(settings: Settings) -> int:
         ({"SYNC_URL": AWAY}, 1, "check SYNC_URL"),
         ({"SYNC_URL": "http://127.0.0.1:1/hook", **HOOK}, 1, "in SYNC_URL"),
         ({"SENTRY_DSN": "https://key@host/x1"}, 2, "SENTRY_DSN: is not a DSN"),
-        ({"ZENDESK_WEBHOOK_SECRETS": ""}, 2, "ZENDESK_WEBHOOK_SECRETS is not set"),
+        (
+            {"ZENDESK_WEBHOOK_SECRETS": "", "ZENDESK_OAUTH_CLIENT_ID": "", "ZENDESK_OAUTH_CLIENT_SECRET": ""},
+            2,
+            "ZENDESK_WEBHOOK_SECRETS is not set",
+        ),
         ({"WEB_CONCURRENCY": "many"}, 2, "WEB_CONCURRENCY"),
         ({"RELEASE_TOLERATES": "everything"}, 2, "RELEASE_TOLERATES"),
     ],

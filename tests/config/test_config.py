@@ -15,7 +15,7 @@ from pydantic import SecretStr
 from pydantic_core import PydanticUndefined
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from service.config.reading import read_settings
+from service.config.reading import read_settings, read_web_settings
 from service.config.settings import PUBLIC_TEST_SECRET, Settings
 from service.errors import SettingsError, Transient
 from service.postgres.engine import connect, create_engine
@@ -383,6 +383,26 @@ def example() -> dict[str, tuple[str | None, str]]:
         else:
             said = []
     return found
+
+
+@pytest.mark.parametrize(
+    "credentials",
+    [
+        {"ZENDESK_OAUTH_CLIENT_ID": "holdfast", "ZENDESK_OAUTH_CLIENT_SECRET": "hunter2"},
+        {"ZENDESK_OAUTH_TOKEN": "hunter2"},
+        {"ZENDESK_EMAIL": "agent@acme.example", "ZENDESK_API_TOKEN": "hunter2"},
+    ],
+)
+def test_web_needs_a_signing_secret_or_credentials_to_fetch_it(
+    read: Read, credentials: dict[str, str]
+) -> None:
+    without = {name: value for name, value in GOOD.items() if name != "ZENDESK_WEBHOOK_SECRETS"}
+    read(**without)
+    with pytest.raises(SettingsError, match="ZENDESK_WEBHOOK_SECRETS is not set"):
+        read_web_settings()
+    read(**without, ZENDESK_SUBDOMAIN="acme", **credentials)
+
+    assert read_web_settings().zendesk_webhook_secrets == ()
 
 
 def test_env_example_describes_every_setting_and_has_no_secret() -> None:

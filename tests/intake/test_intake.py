@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+from dataclasses import replace
 from typing import Any
 
 import asyncpg
@@ -9,14 +10,16 @@ import pytest
 from hypothesis import strategies as st
 
 from service import intake
-from service.errors import HoldfastError
+from service.errors import HoldfastError, Transient
 from service.intake import IntakeResult
+from service.postgres.batch import Batcher
 from service.resources import Resources
 from service.zendesk.body import Unreadable
 from service.zendesk.payloads import Ignored, parse
 from service.zendesk.signature import ACCOUNT_ID, INVOCATION_ID, WEBHOOK_ID
 from tests.support.any_webhook import Case, Headers, broken, headers, try_many, written
 from tests.support.rows import delete_emails
+from tests.support.webhooks import IGNORED, TICKET
 
 
 async def kept(database: asyncpg.Connection) -> list[tuple[str, int, bytes]]:
@@ -117,3 +120,20 @@ async def test_a_closed_database_is_a_transient_error(res: Resources, database: 
 
     assert caught.value.code == "database_unavailable"
     assert (await intake.accept(res, Headers(), b'{"ticket_id": 1}')).status == "accepted"
+
+
+@pytest.mark.parametrize("body", [TICKET, IGNORED])
+async def test_a_webhook_waits_no_longer_than_its_budget_for_a_statement_of_others(
+    body: bytes, res: Resources
+) -> None:
+    async def stuck(*_: object) -> Any:
+        await asyncio.Event().wait()
+
+    batch = Batcher(stuck)
+    brief = res.settings.model_copy(update={"database_seconds": 0.05})
+
+    with pytest.raises(Transient) as slow:
+        await intake.accept(replace(res, batch=batch, settings=brief), {}, body)
+    await batch.close(0)
+
+    assert slow.value.code == "database_slow"

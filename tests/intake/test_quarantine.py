@@ -102,6 +102,7 @@ async def test_the_list_has_open_webhooks_and_on_request_replayed_ones(
         "size": len(QUARANTINED_BODY),
         "email_id": receipt["email_id"],
         "late": False,
+        "dismissal": None,
     }
 
 

@@ -1,11 +1,16 @@
-"""The demo follows its e-mails by the lines of `holdfast tail --json`."""
+"""The demo sends e-mails as Zendesk would, and follows them by the lines of `holdfast tail --json`."""
 
+from collections import Counter
 from datetime import UTC, datetime
 
 import pytest
+from aiohttp import ClientSession, encode_basic_auth
 
-from service.local.demo import Demo, show
+from service.local.demo import Demo, add_sample, show
+from service.local.zendesk.samples import samples
+from service.local.zendesk.stand_in import Zendesk
 from service.queries.changes import Change
+from service.zendesk.messages import CommentMessage, read_page
 
 NOON = datetime(2026, 11, 20, 12, 0, tzinfo=UTC)
 
@@ -58,3 +63,31 @@ def test_other_lines_are_printed_unchanged(name: str, capsys: pytest.CaptureFixt
 
     assert capsys.readouterr().out == "holdfast  │ Postgres does not answer; still trying.\n"
     assert demo.states == {}
+
+
+async def test_the_sample_e_mails_are_read_as_they_were_written() -> None:
+    """Each webhook names the newest comment of its ticket, which the program reads as the sample's message."""
+    read: list[CommentMessage] = []
+    async with Zendesk() as zendesk, ClientSession() as session:
+        headers = {"Authorization": encode_basic_auth(f"{zendesk.email}/token", zendesk.api_token)}
+        for number, sample in enumerate(samples(), 1):
+            body = add_sample(zendesk, number, sample)
+            url = f"{zendesk.url}/api/v2/tickets/{body['ticket_id']}/comments"
+            query = {"include_inline_images": "true", "include": "users", "sort": "-created_at"}
+            async with session.get(url, params=query, headers=headers) as response:
+                messages = {message.comment_id: message for message in read_page(await response.json())}
+            read.append(messages[body["comment_id"]])
+        tickets = Counter(len(comments) for comments in zendesk.state.comments.values())
+
+    assert all(message.is_email for message in read)
+    assert [message.text for message in read] == [sample.text for sample in samples()]
+    assert [message.sender.address for message in read] == [sample.from_address for sample in samples()]
+    assert [len(message.files) for message in read] == [
+        len(sample.files) + len(sample.inline) for sample in samples()
+    ]
+    assert {person.address for message in read for person in message.cc} == {
+        address for sample in samples() for _, address in sample.cc
+    }
+    assert Counter(message.direction for message in read) == {"inbound": 19, "outbound": 1}
+    assert all("cid:" not in (message.html or "") for message in read)
+    assert tickets == {1: 16, 2: 2}

@@ -124,7 +124,7 @@ def test_no_fault_loses_or_duplicates_anything(drill: Callable[..., Drill]) -> N
     }
     assert effective == expected
     assert "had no effect" not in output
-    assert int(figure(output, "e-mails completed").replace(",", "")) > 100
+    assert int(figure(output, "e-mails completed").replace(",", "")) > 75
     assert figure(output, "sync failed") == "1: document_refused 1"
     drilled.wait_until_nothing_is_left()
 
@@ -153,9 +153,17 @@ def test_a_drill_without_faults_keeps_its_data_in_the_given_directory(
     objects = [path for path in (directory / "objects").rglob("*") if path.is_file()]
     assert f" in {len(objects)} objects" in figure(output, "files stored")
     emails = number(figure(output, "e-mails completed")) + number(figure(output, "e-mails failed"))
-    documents = f"{emails} in the collection" if has_collection() else "no collection"
     assert number(figure(output, "synced")) == emails
-    assert figure(output, "equal documents") == f"{documents}; {emails} at the receiver, in {emails} messages"
+    # An e-mail that was merged after its sync leaves a document, too.
+    merged = number(figure(output, "messages").partition("; ")[2])
+    equal = re.fullmatch(
+        r"(?:(\d+) in the collection|no collection); (\d+) at the receiver, in \d+ messages",
+        figure(output, "equal documents"),
+    )
+    assert equal
+    assert {int(each) for each in equal.groups() if each} <= {*range(emails, emails + merged + 1)}
+    assert bool(equal[1]) == has_collection()
+    assert figure(output, "calls to Zendesk")
     assert "supervisor: ending" in (directory / "drill.log").read_text()
     drilled.wait_until_nothing_is_left()
 
@@ -168,8 +176,8 @@ def test_a_drill_that_loses_files_and_messages_fails(drill: Callable[..., Drill]
     def objects() -> list[Path]:
         return list(directory.glob("objects/sha256/*/*"))
 
-    wait_for(lambda: len(objects()) > 3, 120)
-    for path in objects()[:3]:
+    wait_for(lambda: len(objects()) > 8, 120)
+    for path in objects()[:8]:
         path.unlink()
     wait_for(lambda: (directory / "messages").exists() and (directory / "messages").stat().st_size, 120)
     os.truncate(directory / "messages", 0)
@@ -178,7 +186,7 @@ def test_a_drill_that_loses_files_and_messages_fails(drill: Callable[..., Drill]
 
     assert code == 1
     assert problems(output)["lost"] > 1
-    assert "has no object for file 0" in output
+    assert "has no object for " in output
     assert "is not at the receiver" in output
     assert "The promise was broken." in output
     assert "Nothing was lost." not in output

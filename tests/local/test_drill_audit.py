@@ -226,7 +226,7 @@ TAMPERINGS: Mapping[str, tuple[Tamper, str, str]] = {
     ),
     "a row with another body": (
         _email("raw_body = 'body 1O1'"),
-        "wrong_bytes",
+        "wrong_bytes lost broken",
         "ticket 101 has another body than was sent",
     ),
     "an answer that no receiver may give": (
@@ -409,6 +409,15 @@ TAMPERINGS: Mapping[str, tuple[Tamper, str, str]] = {
         _file(f"object_key = '{KEYS[1]}'"),
         "lost broken",
         "has no object for file 0",
+    ),
+    "a message without its record": (
+        f"""
+        INSERT INTO messages (email_id, comment_id, direction, "to", cc, text, text_size, has_html, record_sha256,
+            record_key, record_size)
+        VALUES (2, '1', 'inbound', '[]', '[]', '', 0, false, '{HASHES[2]}', '{KEYS[2]}', 2)
+        """,
+        "lost broken",
+        "message 2 has no object for its record",
     ),
     "an object without an e-mail": (
         lambda world: world.put(KEYS[2], FILES[2]),

@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator, Sequence
 import pytest
 from aiohttp import web
 
+from service.local.drill.emails import KINDS
 from service.local.drill.ledger import Ledger, Webhook
 from service.local.drill.traffic import Traffic
 from service.local.receiver import UNWANTED
@@ -17,10 +18,10 @@ from service.local.zendesk.stand_in import Zendesk
 from service.zendesk.signature import INVOCATION_ID, SIGNATURE, TIMESTAMP
 
 # Its first forty webhooks have every kind; none is late or sent twice.
-SEED = 12
+SEED = 17
 # Among its first forty webhooks, some are sent twice; none is late.
 DOUBLING_SEED = 1
-KINDS = {"letter", "bare", "comment", "flaky", "large", "gone", "garbage"}
+ALL_KINDS = {"letter", "bare", "flaky", "large", "gone", "garbage", *KINDS}
 HANG, RESET = 0, -500
 Answer = int | tuple[int, str]  # a status, a status with Retry-After, HANG or RESET
 
@@ -181,7 +182,7 @@ async def test_the_same_seed_sends_the_same_webhooks_whatever_the_answers(
         {ticket: (webhook.kind, webhook.files, webhook.code) for ticket, webhook in ledger.webhooks.items()}
         for ledger in (calm, stormy, other)
     )
-    assert {kind for kind, _, _ in first.values()} == KINDS
+    assert {kind for kind, _, _ in first.values()} == ALL_KINDS
     assert first == second
     assert first != third
 
@@ -224,4 +225,5 @@ async def test_only_garbage_is_no_json(zendesk: Zendesk, receiver: Receiver) -> 
             with pytest.raises(json.JSONDecodeError):
                 json.loads(webhook.body)
         else:
-            assert json.loads(webhook.body)["ticket_id"] == webhook.ticket_id
+            body = json.loads(webhook.body)
+            assert webhook.ticket_id in {body.get("ticket_id"), body.get("detail", {}).get("id")}

@@ -60,7 +60,7 @@ def test_any_value_can_be_written_and_read(tmp_path: Path) -> None:
 
 
 def test_samples_have_the_formats_of_their_names() -> None:
-    files = [file for sample in samples() for file in sample.files]
+    files = [file for sample in samples() for file in (*sample.files, *sample.inline)]
     beginnings = {"pdf": b"%PDF-1.7", "png": b"\x89PNG\r\n\x1a\n", "csv": b"number,"}
 
     assert len(samples()) == 20

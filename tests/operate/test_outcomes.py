@@ -14,7 +14,7 @@ from service.config.settings import Settings
 from service.local.zendesk.stand_in import Fault, Zendesk
 from service.operate import bulk_retry, outcomes
 from service.operate.retry import retry
-from service.postgres.selection import Selection
+from service.postgres.selection import BulkTask, Selection
 from service.queries.retries import BulkRetryView
 from service.resources import Resources
 from tests.conftest import ROOT, Server, environment, eventually, serving, working
@@ -36,7 +36,7 @@ async def queue_all(
     res: Resources, database: asyncpg.Connection, wanted: Selection = FAILED, what: Any = "job"
 ) -> int:
     """Begin a bulk retry, and queue all its e-mails."""
-    number = await bulk_retry.start(res, wanted, 1000, "ada (tests)", what)
+    number = await bulk_retry.start(res, wanted, 1000, "ada (tests)", BulkTask(what=what))
     await all_steps(res, database)
     return number
 

@@ -16,7 +16,7 @@ from service.jobs.syncs import SyncClaimRequest, claim
 from service.local.zendesk.stand_in import Zendesk
 from service.operate import bulk_retry
 from service.postgres.engine import connect
-from service.postgres.selection import Selection
+from service.postgres.selection import SYNC, Selection
 from service.queries.retries import get_retry
 from service.resources import Resources
 from tests.conftest import Server, eventually, serving, working
@@ -90,7 +90,7 @@ async def test_a_refused_sync_is_shown_beside_the_job_and_retried_alone(
     synced = await until_synced(client, email_id)
 
     assert (failed["processing_status"], failed["sync_error_code"]) == ("completed", "document_refused")
-    assert "Job completed Completed: all files are stored." in page
+    assert "Completed: all files are stored. Job completed" in page
     assert "Sync failed Could not be synced: needs attention. webhook: answered 422" in page
     assert begun == {"sync_status": "pending", "email_id": email_id}
     assert (synced["attempt_number"], synced["sync_attempt_number"], synced["sync_error_code"]) == (
@@ -130,8 +130,8 @@ async def test_all_matching_syncs_are_retried_and_no_job_runs(
     (working,) = await add(database, processing_status="queued")
 
     wanted = Selection(sync_error_code="document_refused")
-    planned = await bulk_retry.plan(res, wanted, "sync")
-    number = await bulk_retry.start(res, wanted, 10, "ada (tests)", "sync")
+    planned = await bulk_retry.plan(res, wanted, SYNC)
+    number = await bulk_retry.start(res, wanted, 10, "ada (tests)", SYNC)
     steps = await all_steps(res, database)
 
     for email_id in meant:
@@ -159,8 +159,8 @@ async def test_emails_from_before_there_was_a_target_are_synced_on_request(
     ids = await add(database, 3, sync_status="not_applicable", sync_error_code=None)
     await add(database, 2, processing_status="received", sync_status="not_applicable", sync_error_code=None)
 
-    planned = await bulk_retry.plan(res, Selection(sync_status="not_applicable"), "sync")
-    await bulk_retry.start(res, Selection(sync_status="not_applicable"), 10, "ada (tests)", "sync")
+    planned = await bulk_retry.plan(res, Selection(sync_status="not_applicable"), SYNC)
+    await bulk_retry.start(res, Selection(sync_status="not_applicable"), 10, "ada (tests)", SYNC)
     await all_steps(res, database)
 
     assert planned.number == 3
@@ -172,7 +172,7 @@ async def test_a_step_of_syncs_that_several_workers_claim_is_done_once(
     res: Resources, database: asyncpg.Connection
 ) -> None:
     await add(database, 40)
-    number = await bulk_retry.start(res, Selection(), 10, "ada (tests)", "sync")
+    number = await bulk_retry.start(res, Selection(), 10, "ada (tests)", SYNC)
 
     await asyncio.gather(*(bulk_retry.step(res) for _ in range(8)))
 
@@ -183,7 +183,7 @@ async def test_a_step_of_syncs_that_several_workers_claim_is_done_once(
 
 async def test_syncs_of_unfinished_jobs_cannot_be_retried(res: Resources) -> None:
     with pytest.raises(Rejected) as refused:
-        await bulk_retry.start(res, Selection(status="queued"), 10, "ada (tests)", "sync")
+        await bulk_retry.start(res, Selection(status="queued"), 10, "ada (tests)", SYNC)
 
     assert (refused.value.status, refused.value.code) == (422, "not_finished")
 

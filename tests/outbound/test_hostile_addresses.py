@@ -16,8 +16,8 @@ from service.errors import HoldfastError
 from service.outbound.egress import AddressRefused, Egress
 from service.outbound.responses import Expected, Limits
 from service.outbound.transfer import download, open_session
+from service.zendesk.access import FileAccess
 from service.zendesk.account import Account
-from service.zendesk.client import FileAccess
 
 HOSTS = ("*.zendesk.com", "*.zdusercontent.com")
 LIMITS = Limits(max_bytes=1000, seconds=60, stall_seconds=60)

@@ -20,8 +20,8 @@ from service.outbound.egress import Egress
 from service.outbound.responses import Expected, Limits
 from service.outbound.transfer import download, open_session
 from service.resources import Resources
+from service.zendesk.access import FileAccess
 from service.zendesk.account import Account
-from service.zendesk.client import FileAccess
 from tests.conftest import Client, serving, working
 
 OK = b"HTTP/1.1 200 OK\r\n"
@@ -277,7 +277,7 @@ def files_below(directory: Path) -> list[Path]:
     return [path for path in directory.rglob("*") if path.is_file()]
 
 
-async def test_a_connection_is_used_for_one_response() -> None:
+async def test_a_connection_without_tls_is_used_for_one_response() -> None:
     """Unrequested bytes on an idle connection would pass for the next file, or fill the memory."""
     connections: list[asyncio.StreamWriter] = []
 

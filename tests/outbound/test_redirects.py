@@ -1,17 +1,14 @@
 """Addresses, redirects and credentials of a download."""
 
-import ssl
-
 import pytest
-import trustme
 from yarl import URL
 
 from service.errors import HoldfastError, Permanent, Transient
 from service.outbound.egress import Egress
 from service.outbound.responses import Expected, Limits
 from service.outbound.transfer import open_session
+from service.zendesk.access import FileAccess
 from service.zendesk.account import Account, FixedToken
-from service.zendesk.client import FileAccess
 from service.zendesk.login import FixedLogin
 from tests.support.file_server import (
     SECRET,
@@ -179,12 +176,7 @@ async def test_a_redirect_without_a_location_is_a_bad_response(server: Server) -
     assert (await fetch_error(server.url())).code == "bad_response"
 
 
-async def test_a_redirect_does_not_lead_out_of_tls(
-    secure: Server, server: Server, authority: trustme.CA, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    trusting = ssl.create_default_context()
-    authority.configure_trust(trusting)
-    monkeypatch.setattr("aiohttp.connector._SSL_CONTEXT_VERIFIED", trusting)
+async def test_a_redirect_does_not_lead_out_of_tls(secure: Server, server: Server, trusted: None) -> None:
     secure.answers["*"] = redirect(server.url())
 
     error = await fetch_error(secure.url())

@@ -67,7 +67,7 @@ async def test_the_server_learns_only_what_it_needs(server: Server) -> None:
             await fetch(server.url(), session=session)
 
     names = {line.partition(":")[0] for line in server.requests[1].strip().split("\r\n")[1:]}
-    assert names == {"Host", "Accept", "Accept-Encoding", "Connection", "User-Agent"}
+    assert names == {"Host", "Accept", "Accept-Encoding", "User-Agent"}
     assert "User-Agent: holdfast\r\n" in server.requests[1]
     assert "Accept-Encoding: identity\r\n" in server.requests[1]
 

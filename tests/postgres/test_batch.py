@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
+from datetime import UTC, datetime
 from typing import Any
 
 import asyncpg
@@ -10,6 +11,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from service.errors import Permanent, Transient
 from service.jobs.arrival import Arrival, Recorded, receive
+from service.jobs.waiting import Job
 from service.postgres import batch as coalesce_module
 from service.postgres.batch import Batcher
 from service.postgres.engine import connect
@@ -162,6 +164,22 @@ async def test_a_caller_beyond_the_limit_is_refused(
     await asyncio.gather(*first)
 
 
+async def test_a_caller_whose_time_is_over_goes_alone(postgres: Postgres, coalesce: Batcher) -> None:
+    """Neither its place in the queue nor a running statement keeps it, and the others get their results."""
+    now = asyncio.get_running_loop().time()
+    first = await busy(postgres, coalesce)
+    waiting = called(coalesce, "a")
+
+    with pytest.raises(Transient) as slow:
+        await coalesce(statement, "b", until=now)
+    postgres.goes_on.set()
+
+    assert slow.value.code == "database_slow"
+    assert await asyncio.gather(*first, *waiting) == ["lane 0!", "lane 1!", "a!"]
+    assert ["a"] in postgres.batches
+    assert await coalesce(statement, "c", until=now + 3600) == "c!"
+
+
 async def test_large_items_do_not_make_one_huge_statement(postgres: Postgres, coalesce: Batcher) -> None:
     first = await busy(postgres, coalesce)
     third = coalesce_module.MOST_TOGETHER_BYTES // 3
@@ -217,16 +235,42 @@ async def test_of_emails_with_one_key_the_first_is_recorded_once(
         )
 
     ids = {row["idempotency_key"]: row["id"] for row in await database.fetch("SELECT * FROM incoming_emails")}
-    assert old == [Recorded(ids["b"], is_new=True, is_same=True)]
+    assert old == [Recorded(ids["b"], is_new=True, is_same=True, job=Job(ids["b"], 1))]
     assert told == [
-        Recorded(ids["c"], is_new=True, is_same=True),
-        Recorded(ids["a"], is_new=True, is_same=True),
+        Recorded(ids["c"], is_new=True, is_same=True, job=Job(ids["c"], 1)),
+        Recorded(ids["a"], is_new=True, is_same=True, job=Job(ids["a"], 1)),
         Recorded(ids["a"], is_new=False, is_same=False),
         Recorded(ids["b"], is_new=False, is_same=True),
         Recorded(ids["a"], is_new=False, is_same=True),
     ]
     files = await database.fetch("SELECT email_id, count(*) FROM attachments GROUP BY 1")
     assert {row[0]: row[1] for row in files} == {ids["a"]: 3, ids["b"]: 1, ids["c"]: 1}
+
+
+async def test_each_email_of_a_batch_keeps_its_values_where_others_have_none(
+    res: Resources, database: asyncpg.Connection
+) -> None:
+    received = datetime(2024, 2, 29, tzinfo=UTC)
+    given: list[dict[str, Any]] = [
+        {},
+        {"subject": "Invoice", "late": True, "comment_id": "7", "account_id": "1"},
+        {"received_at": received, "late": False, "signature_hash": b"3"},
+    ]
+    names = ("subject", "late", "comment_id", "account_id", "identified", "signature_hash")
+    empty = (None, False, None, None, False, None)
+    query = f"SELECT {', '.join(names)}, received_at FROM incoming_emails ORDER BY idempotency_key"
+    arrivals = [arrival(str(number), **columns) for number, columns in enumerate(given)]
+
+    async with connect(res.engine) as conn:
+        await receive(conn, arrivals)
+    rows = [tuple(row) for row in await database.fetch(query)]
+
+    assert [row[:-1] for row in rows] == [
+        empty,
+        ("Invoice", True, "7", "1", True, None),
+        (None, False, None, None, False, b"3"),
+    ]
+    assert [row[-1] == received for row in rows] == [False, False, True]
 
 
 async def test_overlapping_batches_do_not_deadlock(res: Resources, database: asyncpg.Connection) -> None:

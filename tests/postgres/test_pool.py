@@ -6,7 +6,7 @@ import os
 import sys
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
 
 import asyncpg
@@ -203,8 +203,9 @@ async def test_a_process_without_connections_names_the_cause_and_recovers(
 ) -> None:
     await limit(1)
     limited = limited.model_copy(update={"database_seconds": 3.0})
-    async with serving(limited, zendesk) as client:
+    async with AsyncExitStack() as open_ones:
         async with holding(limited):
+            client = await open_ones.enter_async_context(serving(limited, zendesk))
             answer = await zendesk.send(client.webhook, zendesk.payload())
             ready = await client.get("/readyz", status=503)
         await eventually(lambda: accepted(client, zendesk))

@@ -8,14 +8,17 @@ from typing import Any
 import asyncpg
 import pytest
 
+from service.capture.word_index import write_words
 from service.postgres.engine import connect
 from service.postgres.search import Cursor, count, search
 from service.postgres.selection import Selection
+from service.postgres.words import terms_of
 from service.queries.emails import EmailFilter, list_emails
 from service.queries.failures import list_failures
 from service.queries.views import EmailView
 from service.resources import Resources
 from tests.support.examples import examples
+from tests.support.words import is_found
 
 NOON = datetime(2026, 3, 1, 12, tzinfo=UTC)
 STATUSES = ("received", "queued", "processing", "completed", "failed")
@@ -25,11 +28,26 @@ SUBJECTS = (None, "Invoice 50%", "invoice_7", "Über alles", "a \\ b")
 FILES = ((), ("Scan_1.PDF",), ("photo.jpg", None), ("invoice.pdf", "terms 50%.txt"))
 SYNC_STATUSES = ("not_applicable", "pending", "synced", "failed", "failed")
 CODES = ((None, None), ("http_500", "a.example"), ("http_500", "b.example"), ("too_large", None))
-TEXTS = ("invoice", "INVOICE_", "50%", "über", "\\", "odd.ex", "pdf", "nothing of it", "bob", "BÖB", "scan_1")
+TEXTS = (
+    "invoice",
+    "INVOICE_",
+    "50%",
+    "über",
+    "\\",
+    "odd.ex",
+    "pdf",
+    "nothing of it",
+    "bob",
+    "BÖB",
+    "scan_1",
+    "pdf Ada",
+)
 
 
-async def fill(database: asyncpg.Connection, rng: random.Random, size: int) -> list[dict[str, Any]]:
-    """Record e-mails, many at the same time and not in the order of their ids; return them."""
+async def fill(
+    res: Resources, database: asyncpg.Connection, rng: random.Random, size: int
+) -> list[dict[str, Any]]:
+    """Record e-mails, many at the same time and not in the order of their ids, a few without words; return them."""
     emails = []
     for _ in range(size):
         status = rng.choice(STATUSES)
@@ -44,7 +62,13 @@ async def fill(database: asyncpg.Connection, rng: random.Random, size: int) -> l
             "processing_status": status,
             "error_code": code,
             "error_host": host,
+            "origin": rng.choice(("webhook", "webhook", "lookup", "backfill")),
+            "zendesk_state": rng.choice((None, None, "deleted", "redacted")),
             "sync_status": sync,
+            "attempt_number": 1,
+            "dismissed_attempt": rng.choice((None, None, 0, 1)),
+            "sync_attempt_number": 1,
+            "dismissed_sync_attempt": rng.choice((None, 0, 1)),
             "sync_error_code": rng.choice(("receiver_busy", "document_refused"))
             if sync == "failed"
             else None,
@@ -58,7 +82,10 @@ async def fill(database: asyncpg.Connection, rng: random.Random, size: int) -> l
                 "INSERT INTO attachments (email_id, position, source_url, file_name) VALUES ($1, $2, '', $3)"
             )
             await database.execute(row, email_id, position, name)
-        emails.append({**email, "id": email_id, "files": files})
+        is_written = rng.random() < 0.8
+        emails.append({**email, "id": email_id, "files": files, "is_written": is_written})
+    written = [email["id"] for email in emails if email["is_written"]]
+    await res.run(lambda conn: write_words(conn, written))
     return emails
 
 
@@ -68,6 +95,9 @@ def draw(rng: random.Random) -> Selection:
         "status": rng.choice(STATUSES),
         "sync_status": rng.choice(SYNC_STATUSES),
         "sync_error_code": rng.choice(("receiver_busy", "document_refused", "other")),
+        "origin": rng.choice(("webhook", "lookup", "backfill")),
+        "zendesk_state": rng.choice(("deleted", "redacted", "any")),
+        "dismissed": rng.choice((True, False)),
         "ticket": rng.choice("1234"),
         "sender": rng.choice(("ada@customer.EXAMPLE", "%_\\@odd.example", "nobody@x.example")),
         "error_code": rng.choice(("http_500", "too_large", "none", "other")),
@@ -81,9 +111,34 @@ def draw(rng: random.Random) -> Selection:
     )
 
 
+def has_words(query: str, texts: list[str], *, is_written: bool) -> bool:
+    """Match a query: by words, or as it is written where the words are not written yet."""
+    if not is_written:
+        parts = query.lower().split()
+        return bool(terms_of(query)) and all(any(part in text.lower() for text in texts) for part in parts)
+    return is_found(query, *texts)
+
+
+def is_dismissed(email: dict[str, Any]) -> bool:
+    """Say whether what failed is dismissed: of the newest attempts of job and sync."""
+    job, sync = email["processing_status"], email["sync_status"]
+    if job not in {"completed", "failed"} or "failed" not in (job, sync):
+        return False
+    is_of_sync = sync != "failed" or email["dismissed_sync_attempt"] == 1
+    return bool(email["dismissed_attempt"] == 1 and is_of_sync)
+
+
 def is_meant(wanted: Selection, email: dict[str, Any]) -> bool:
     """Say whether an e-mail matches, by a second implementation of the filter."""
-    texts = (email["subject"], email["from_email"], email["from_name"], *email["files"])
+    texts = (
+        email["zendesk_ticket_id"],
+        email["subject"],
+        email["from_email"],
+        email["from_name"],
+        *email["files"],
+    )
+    if email["is_written"]:
+        texts += (email["error_code"], email["sync_error_code"])
     failed = email["processing_status"] == "failed"
 
     def is_about(value: str | None, name: str) -> bool:
@@ -94,12 +149,16 @@ def is_meant(wanted: Selection, email: dict[str, Any]) -> bool:
             wanted.status in (None, email["processing_status"]),
             wanted.sync_status in (None, email["sync_status"]),
             wanted.sync_error_code in (None, email["sync_error_code"]),
+            wanted.origin in (None, email["origin"]),
+            wanted.zendesk_state in (None, email["zendesk_state"])
+            or (wanted.zendesk_state == "any" and email["zendesk_state"] is not None),
+            wanted.dismissed in (None, is_dismissed(email)),
             wanted.ticket in (None, email["zendesk_ticket_id"]),
             wanted.sender is None or (email["from_email"] or "").lower() == wanted.sender.lower(),
             wanted.error_code is None or is_about(wanted.error_code, "error_code"),
             wanted.host is None or (is_about(wanted.host, "error_host")),
             "none" not in (wanted.error_code, wanted.host) or failed,
-            wanted.q is None or any(wanted.q.lower() in (text or "").lower() for text in texts),
+            wanted.q is None or has_words(wanted.q, [*filter(None, texts)], is_written=email["is_written"]),
             wanted.received_after is None or email["received_at"] >= wanted.received_after,
             wanted.received_before is None or email["received_at"] < wanted.received_before,
         )
@@ -111,7 +170,7 @@ async def test_pages_have_each_match_once_and_newest_first(
     seed: int, res: Resources, database: asyncpg.Connection
 ) -> None:
     rng = random.Random(seed)
-    emails = await fill(database, rng, 60)
+    emails = await fill(res, database, rng, 60)
 
     for _ in range(60):
         wanted = draw(rng)
@@ -137,13 +196,13 @@ async def test_short_steps_find_the_same_matches(
     seed: int, res: Resources, database: asyncpg.Connection
 ) -> None:
     rng = random.Random(seed)
-    emails = await fill(database, rng, 40)
+    emails = await fill(res, database, rng, 40)
 
     for _ in range(40):
         wanted, found, after, steps = draw(rng), list[int](), None, 0
         async with connect(res.engine) as conn:
             while True:
-                way = search(wanted, after, examined=4)
+                way = await search(conn, wanted, after, examined=4)
                 found += [row.id for row in await conn.execute(way.found(3))]
                 steps += 1
                 if (stop := (await conn.execute(way.stop(3))).one_or_none()) is None:
@@ -164,8 +223,8 @@ async def test_a_count_is_capped_at_the_end_of_a_step(res: Resources, database: 
 
 async def test_failures_are_grouped_by_code_and_host(res: Resources, database: asyncpg.Connection) -> None:
     rng = random.Random(1)
-    emails = await fill(database, rng, 80)
-    failed = [email for email in emails if email["processing_status"] == "failed"]
+    emails = await fill(res, database, rng, 80)
+    failed = [each for each in emails if each["processing_status"] == "failed" and not is_dismissed(each)]
 
     page = await list_failures(res.engine)
 
@@ -185,7 +244,7 @@ async def test_failures_are_grouped_by_code_and_host(res: Resources, database: a
         (group.last_seen for group in page.failures), reverse=True
     )
     for group in page.failures:
-        wanted = EmailFilter(status="failed", error_code=group.error_code, host=group.host)
+        wanted = EmailFilter(status="failed", error_code=group.error_code, host=group.host, dismissed=False)
         assert (await list_emails(res.engine, wanted)).total == group.count
 
 

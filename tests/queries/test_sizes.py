@@ -11,6 +11,7 @@ from service.postgres.alert_tables import Alert, AlertDelivery
 from service.postgres.email_tables import Attachment, Attempt, Base, IncomingEmail, QuarantinedWebhook
 from service.postgres.operation_tables import BulkRetry, OperatorAction, WorkerHeartbeat
 from service.postgres.reconciliation_tables import Reconciliation, ReconciliationFinding
+from service.postgres.source_tables import Backfill, Connection, Source, SourceEmail, SuspendedEmail
 from service.queries.emails import EmailFilter, list_details
 from service.resources import Resources
 from tests.conftest import API_TOKEN, Server
@@ -24,6 +25,7 @@ SHORT = {
     *("processing_status", "sync_status", "status", "metrics", "error_code", "error_host", "name", "key"),
 }
 MOST_BYTES = 400_000
+DAY = "2026-01-31"
 EMAIL_PAGE_BYTES = 1_500_000
 
 LISTS = (
@@ -37,6 +39,8 @@ LISTS = (
     ),
     *("/", "/emails", "/emails?q=x", "/failures", "/quarantine", "/retries", "/activity"),
     *("/reconciliations", "/reconciliations/1"),
+    *("/api/v1/source", f"/api/v1/source?day={DAY}&list=in_zendesk", "/complete"),
+    *(f"/complete?day={DAY}&list={name}" for name in ("in_zendesk", "failed", "missing")),
 )
 
 
@@ -88,8 +92,22 @@ async def crowded(database: asyncpg.Connection) -> None:
         raw_body="'{}'",
         raw_headers=f"to_json(array[array['X-Long', repeat('h', {LONG})]])",
     )
+    await fill(database, Source, account="'a' || n", leg="'lists'", proof="NULL")
+    await fill(database, Backfill, account="'a' || n", kind="'current'", leg="'events'", since="now()")
+    await fill(
+        database,
+        SourceEmail,
+        account="'a' || n",
+        ticket_id="repeat('7', 1000)",
+        comment_id="repeat('7', 1000) || n",
+        created_at=f"'{DAY}'",
+    )
+    await fill(database, SuspendedEmail, account="'a' || n", suspended_id="n", files="'[]'", record_size="1")
+    drift = f"json_build_array(json_build_object('code', 'x', 'text', repeat('t', {LONG})))"
+    await fill(database, Connection, account="'a' || n", drift=drift)
     await fill(database, OperatorAction)
-    await fill(database, BulkRetry, filter="'{}'", per_second="1", planned="1", planned_capped="false")
+    counts = {"per_second": "1", "planned": "1", "planned_capped": "false"}
+    await fill(database, BulkRetry, action="'retry'", filter="'{}'", **counts)
     await fill(database, WorkerHeartbeat, name="'w' || n", pid="n")
     await fill(database, Alert, cause="'waiting'", key="'k' || n", count="1")
     await fill(database, AlertDelivery, alert_id="n", news="'opened'", channel="'mail'")

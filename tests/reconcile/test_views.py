@@ -204,7 +204,8 @@ async def test_show_prints_all_findings_as_json_and_examples_as_text(
     lines = [line for line in whole.splitlines() if line.startswith("    {")]
     assert [json.loads(line.removesuffix(",")) for line in lines] == run["findings"]
     assert json.loads(nothing)["findings"] == []
-    assert [line.strip() for line in text.splitlines() if re.fullmatch(r" {10}\w+ \d+", line)] == [
+    examples = re.findall(r"^ {10}(\w+ \d+)(?: \(finding \d+\))?$", text, re.MULTILINE)
+    assert examples == [
         *(f"extra {place}" for place in (1, 2, 3)),
         *(f"object_missing {place}" for place in (1, 2, 3)),
         "foreign 1",

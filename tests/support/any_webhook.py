@@ -3,7 +3,8 @@
 import asyncio
 import json
 import threading
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
+from typing import TypeVar
 
 from hypothesis import HealthCheck, given
 from hypothesis import settings as examples
@@ -15,6 +16,7 @@ from tests.support.examples import examples as number_of
 
 Headers = CIMultiDict[str]
 Case = tuple[Headers, bytes]
+T = TypeVar("T")
 # Texts include lone surrogates, NULs and all planes. The words make the rare branches likely.
 WORDS = [
     "",
@@ -115,6 +117,21 @@ async def try_many(strategy: st.SearchStrategy[Case], check: Callable[[Case], Aw
         await asyncio.to_thread(run)
     finally:
         given_up.set()
+
+
+async def draw_many(strategy: st.SearchStrategy[T]) -> Sequence[T]:
+    """Draw as many examples at once, while nothing else runs: a web process uses random numbers, and hypothesis objects."""
+    drawn: list[T] = []
+
+    @examples(
+        max_examples=number_of(100), deadline=None, suppress_health_check=list(HealthCheck), database=None
+    )
+    @given(strategy)
+    def draw(example: T) -> None:
+        drawn.append(example)
+
+    await asyncio.to_thread(draw)
+    return drawn
 
 
 async def _awaited(work: Awaitable[None]) -> None:

@@ -1,5 +1,6 @@
 """Run a headless Chromium, and sign in with it."""
 
+import os
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -34,6 +35,9 @@ needs_chromium = pytest.mark.skipif(
 @contextmanager
 def running_chromium(directory: Path) -> Iterator[str]:
     """Run Chromium with its profile in `directory`; yield the address of its debugging protocol."""
+    os.environ["NODE_COMPILE_CACHE"] = str(
+        directory
+    )  # each test starts Playwright, which is a program of Node.js
     port = directory / "DevToolsActivePort"
     command = [str(CHROMIUM), *_FLAGS, f"--user-data-dir={directory}", "about:blank"]
     with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:

@@ -20,8 +20,8 @@ from service.errors import HoldfastError
 from service.outbound.egress import Egress
 from service.outbound.responses import Expected, Limits
 from service.outbound.transfer import Access, download, open_session
+from service.zendesk.access import FileAccess
 from service.zendesk.account import Account
-from service.zendesk.client import FileAccess
 from service.zendesk.login import FixedLogin
 
 if sys.version_info >= (3, 14):

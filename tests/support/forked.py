@@ -39,6 +39,7 @@ _context.set_forkserver_preload(
         "service.worker.settings",
         "pymongo",
         "rich.live",
+        "tests.support.frozen",
     ]
 )
 

@@ -25,6 +25,8 @@ PAGES = (
     "/retries",
     "/retries/plan?status=failed",
     "/activity",
+    "/complete",
+    "/complete?day=2026-01-31",
 )
 
 

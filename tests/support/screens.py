@@ -189,17 +189,27 @@ async def _send_samples(server: Server, first_ticket: int) -> int:
         faults = [Fault(status=503, headers={"Retry-After": "1"})] if number == 2 else []
         urls = [
             zendesk.add_file(file.name, file.content, content_type=file.content_type, faults=faults)
-            for file in sample.files
+            for file in (*sample.files, *sample.inline)
         ]
-        name = sample.from_name.encode("ascii", "ignore").decode().lower().replace(" ", ".")
+        comment_id = zendesk.add_email(
+            first_ticket + sample.ticket,
+            subject=sample.subject,
+            from_name=sample.from_name,
+            from_address=sample.from_address,
+            to=sample.to,
+            cc=sample.cc,
+            text=sample.text,
+            html=sample.html,
+            attachments=urls[: len(sample.files)],
+            inline=urls[len(sample.files) :],
+            outbound=sample.outbound,
+        )
         more = {
             "subject": sample.subject,
             "from_name": sample.from_name,
-            "from_email": f"{name}@customer.example",
+            "from_email": sample.from_address,
         }
-        receipt = await server.send(
-            zendesk.payload(ticket_id=first_ticket + number, attachments=urls, **more)
-        )
+        receipt = await server.send(zendesk.announcement(first_ticket + sample.ticket, comment_id, **more))
         email_id = int(receipt["email_id"])
     return email_id
 

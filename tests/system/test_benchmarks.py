@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import results, stand_in
+from benchmarks import gate, results, stand_in
 from benchmarks.checks import check_files
 from benchmarks.testbed import MeasurementError
 from benchmarks.webhooks import BODY_BYTES, write_webhooks
@@ -30,6 +30,27 @@ async def test_a_part_runs_completely(part: str) -> None:
 
     assert benchmark.returncode == 0
     assert "| **Holdfast** |" in output.decode()
+
+
+@pytest.mark.long
+@pytest.mark.timeout(600)
+async def test_web_and_worker_need_no_more_processor_time_than_recorded() -> None:
+    """If this fails, the message says what to do."""
+    benchmark = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "benchmarks", "gate"), cwd=ROOT, stderr=asyncio.subprocess.PIPE
+    )
+    _, output = await benchmark.communicate()
+
+    assert (benchmark.returncode, output.decode()) == (0, "")
+
+
+def test_a_ratio_passes_the_gate_up_to_the_room_for_noise() -> None:
+    recorded = gate.read_recorded()
+
+    assert set(recorded) == {"web", "worker"}
+    for name, ratio in recorded.items():
+        assert gate.is_within(name, ratio, ratio * 0.99 * gate.ROOM[name])
+        assert not gate.is_within(name, ratio, ratio * 1.01 * gate.ROOM[name])
 
 
 def test_a_ratio_compares_measurements_of_the_same_round() -> None:

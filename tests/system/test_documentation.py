@@ -79,11 +79,15 @@ def test_the_readme_is_short() -> None:
 
 # ── commands
 
+CONTEXT = click.Context(main)
+
 
 def commands(group: click.Command = main, words: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
     yield words
     if isinstance(group, click.Group):
-        for name, command in group.commands.items():
+        for name in group.list_commands(CONTEXT):
+            command = group.get_command(CONTEXT, name)
+            assert command
             yield from commands(command, (*words, name))
 
 
@@ -93,10 +97,11 @@ def command(words: list[str]) -> click.Command | None:
     for word in words:
         if not isinstance(found, click.Group):
             break
-        if word not in found.commands:
+        named = found.get_command(CONTEXT, word)
+        if named is None:
             takes_words = found.invoke_without_command and not re.fullmatch("[a-z]+", word)
             return found if takes_words else None
-        found = found.commands[word]
+        found = named
     return found
 
 

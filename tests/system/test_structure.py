@@ -40,7 +40,7 @@ def test_the_procfile_starts_what_it_says() -> None:
     assert (ROOT / "Procfile").read_text().splitlines() == [
         "release: python -m service release",
         "web: python -m service web",
-        "worker: arq service.worker.WorkerSettings",
+        "worker: python -m service worker",
     ]
 
 

@@ -152,8 +152,8 @@ async def test_refused_row_of_a_webhook_is_quarantined_and_others_are_saved(
     async with altered(database, old, new):
         answers = await asyncio.gather(*(client.send(payload(number)) for number in range(40)))
         doubled = [
-            await client.send({"ticket_id": 1, "comment_id": 5, "from_email": "a@b.example"})
-            for _ in range(2)
+            await client.send({"ticket_id": ticket, "comment_id": 5, "from_email": "a@b.example"})
+            for ticket in (1, 2)
         ]
 
         replayed = await client.post(f"/api/v1/quarantine/{answers[0]['quarantine_id']}/replay", status=409)

@@ -1,14 +1,19 @@
 """The document of an e-mail is made of one snapshot."""
 
+from collections.abc import Mapping
+from datetime import timedelta
 from typing import Any
 
 import asyncpg
+import pytest
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from service.jobs import retries
 from service.postgres.engine import connect
 from service.resources import Resources
-from service.targets.document import make_document, read_records
+from service.targets.document import digest, make_document, read_records
+from tests.support.messages import add_message
+from tests.support.rows import NOON, add
 
 EMAIL = """INSERT INTO incoming_emails (zendesk_ticket_id, idempotency_key, processing_status, attempt_number)
     VALUES ($1, $1, 'failed', 1)"""
@@ -65,3 +70,95 @@ async def test_each_record_has_its_own_files_in_order_and_unchanged(
         2: [],
         3: [(0, f"3 0 {name}", 2**62)],
     }
+
+
+async def test_only_an_earlier_end_of_its_own_job_makes_a_document_a_further_one(
+    res: Resources, database: asyncpg.Connection
+) -> None:
+    for ticket in ("1", "2"):
+        await database.execute(EMAIL, ticket)
+    await database.execute("UPDATE incoming_emails SET attempt_number = 2 WHERE id = 1")
+    await database.execute(
+        "INSERT INTO attempts (email_id, number, worker, outcome)"
+        " VALUES (1, 1, 'worker.1', 'failed'), (1, 2, 'worker.1', 'failed'), (2, 1, 'worker.1', 'failed')"
+    )
+    async with connect(res.engine) as conn:
+        records = await read_records(conn, [1, 2])
+
+    is_first = {email_id: make_document(record, {}).is_first for email_id, record in records.items()}
+    assert is_first == {1: False, 2: True}
+
+
+async def document_of(res: Resources, public_url: str | None = None) -> Mapping[str, Any]:
+    async with connect(res.engine) as conn:
+        return make_document((await read_records(conn, [1]))[1], {}, public_url).content
+
+
+async def test_document_without_a_fetched_message_is_that_of_earlier_versions(
+    res: Resources, database: asyncpg.Connection
+) -> None:
+    """Otherwise reconcile would write every document anew."""
+    await add(database, processing_status="completed", received_at=NOON, attempt_number=1, subject="Grüße")
+
+    document = await document_of(res)
+
+    assert document == {
+        **dict.fromkeys(("error_code", "error", "comment_id", "from_email", "from_name", "sent_at")),
+        **dict.fromkeys(("started_at", "completed_at")),
+        "source": "holdfast",
+        "email_id": 1,
+        "version": 1,
+        "status": "completed",
+        "ticket_id": "4711",
+        "subject": "Grüße",
+        "received_at": NOON,
+        "attachments": [],
+    }
+    assert digest(document) == "b41a58e570ae324a0032057811a1a75f4192dc90edc098688da5e86f87f6d1ad"
+
+
+@pytest.mark.parametrize(
+    ("text", "kept", "has_link"),
+    [
+        ("The invoice is attached.", "The invoice is attached.", False),
+        ("ü" * 10_000, "ü" * 10_000, False),
+        ("ü" * 10_001, "ü" * 10_000, True),
+        ("x" * 200_000, "x" * 10_000, True),
+    ],
+    ids=["short", "longest", "longer", "cut in Postgres too"],
+)
+async def test_document_has_the_message_and_a_link_to_a_long_text(
+    res: Resources, database: asyncpg.Connection, *, text: str, kept: str, has_link: bool
+) -> None:
+    await add(database, processing_status="completed", subject="Old")
+    await add_message(database, res, 1, text, subject=None, sent_at=NOON + timedelta(microseconds=1999))
+
+    document = await document_of(res, "https://acme.example/")
+
+    assert document["subject"] == "Old"
+    assert document["message"] == {
+        "comment_id": "9001",
+        "direction": "inbound",
+        "public": True,
+        "subject": None,
+        "from": {"name": "Ann", "address": "ann@customer.example"},
+        "to": [{"name": "Acme", "address": "support@acme.example"}],
+        "cc": [{"name": None, "address": "bob@customer.example"}],
+        "message_id": "<one@customer.example>",
+        "sent_at": NOON + timedelta(milliseconds=1),
+        "text": kept,
+        "text_url": "https://acme.example/api/v1/emails/1/message.txt" if has_link else None,
+    }
+
+
+async def test_links_to_texts_are_compared_as_links_to_files_are(
+    res: Resources, database: asyncpg.Connection
+) -> None:
+    await add(database, processing_status="completed")
+    await add_message(database, res, 1, "x" * 10_001)
+
+    one, other = await document_of(res), await document_of(res, "https://acme.example")
+
+    assert digest(one, with_links=True) != digest(other, with_links=True)
+    assert digest(one) == digest(other)
+    assert digest({**one, "message": None}) != digest(one)

@@ -6,6 +6,7 @@ import logging
 import os
 import sys
 from collections.abc import Sequence
+from datetime import UTC, datetime
 from typing import Any
 
 import asyncpg
@@ -18,7 +19,7 @@ from service.config.settings import Settings
 from service.local.zendesk.stand_in import Zendesk
 from service.postgres.batch import Batcher
 from service.telemetry import logs
-from service.telemetry.logs import without_addresses
+from service.telemetry.logs import without_addresses, written_time
 from service.zendesk.signature import INVOCATION_ID
 from tests.conftest import Server, eventually, working
 from tests.support.files import PDF
@@ -49,6 +50,31 @@ def test_each_event_is_one_line_whatever_it_contains(capsys: pytest.CaptureFixtu
     structlog.get_logger().info("email_received", name="a\nb\ud800")
 
     assert capsys.readouterr().out.count("\n") == 1
+
+
+def test_each_line_has_its_time(capsys: pytest.CaptureFixture[str]) -> None:
+    logs.configure("json", "INFO")
+    before = datetime.now(UTC)
+
+    for _ in range(3):
+        structlog.get_logger().info("email_received", email=1)
+    after = datetime.now(UTC)
+
+    written = [datetime.fromisoformat(line["timestamp"]) for line in lines(capsys)]
+    times = [before, *written, after]
+    assert times == sorted(times)
+
+
+@pytest.mark.parametrize(
+    ("microseconds", "text"),
+    [
+        (1_709_251_199_999_999, "2024-02-29T23:59:59.999999Z"),
+        (1_709_251_200_000_000, "2024-03-01T00:00:00.000000Z"),
+        (1_709_251_200_000_042, "2024-03-01T00:00:00.000042Z"),
+    ],
+)
+def test_a_time_is_written_in_utc_with_six_digits(microseconds: int, text: str) -> None:
+    assert written_time(microseconds) == text
 
 
 # ── the life of an e-mail

@@ -242,9 +242,11 @@ async def test_email_is_shown_with_all_columns_files_and_attempts(
     email = await client.email(email_id)
     (listed,) = (await client.get(EMAILS))["emails"]
 
-    kept_apart = {"raw_body", "raw_headers", "signature_hash", "reading_hash"}
-    job = {column.name for column in IncomingEmail.__table__.c} - kept_apart
-    assert set(email) == job | {"queue_seconds", "processing_seconds", "attachments", "attempts", "actions"}
+    kept_apart = {"raw_body", "raw_headers", "signature_hash", "reading_hash", "has_news", "identified"}
+    columns_of = {column.name for column in IncomingEmail.__table__.c if "dismiss" not in column.name}
+    job = {*columns_of, "dismissal"} - kept_apart
+    history = {"queue_seconds", "processing_seconds", "attempts", "actions"}
+    assert set(email) == job | history | {"attachments", "message", "announcements", "matches"}
     assert (email["queue_seconds"], email["processing_seconds"]) == (2.5, 3.5)
     assert datetime.fromisoformat(email["received_at"]) == NOON
     assert email["attachment_urls"] == ["https://acme.zendesk.com/a"]
@@ -255,7 +257,8 @@ async def test_email_is_shown_with_all_columns_files_and_attempts(
     assert second.items() >= {**gone, "href": None, "size": None, "sha256": None}.items()
     assert set(email["attempts"][0]) == {column.name for column in Attempt.__table__.c} - {"email_id"}
     assert [attempt["outcome"] for attempt in email["attempts"]] == ["released", "completed"]
-    assert email == {**listed, "attempts": email["attempts"], "actions": []}
+    further = {"message": None, "announcements": [], "attempts": email["attempts"], "actions": []}
+    assert email == listed | further
 
 
 async def test_durations_are_null_until_the_end(client: Client, database: asyncpg.Connection) -> None:
@@ -365,6 +368,10 @@ async def test_stats_count_by_status_and_show_the_age_of_the_oldest(
         "oldest_not_begun_seconds": None,
         "oldest_by_status": {},
         "by_sync_status": {"pending": 0, "failed": 0},
+        "open_failed": 0,
+        "open_sync_failed": 0,
+        "dismissed": 0,
+        "dismissed_webhooks": 0,
         "oldest_sync_seconds": None,
     }
     assert stats["by_status"] == {**nothing, "received": 1, "queued": 1, "completed": 1, "failed": 1}

@@ -18,6 +18,7 @@ def hour(
         start=MIDNIGHT + timedelta(hours=place),
         received=completed + failed + waiting,
         completed=completed,
+        dismissed=0,
         failed=failed,
         waiting=waiting,
         capped=False,

@@ -78,6 +78,12 @@ async def test_paths_with_a_token_have_security_and_errors(openapi: dict[str, An
             assert ({"401", "403"} <= set(about["responses"])) == path.startswith("/api/"), path
 
 
+async def test_paths_of_an_email_may_redirect_to_the_one_it_became(openapi: dict[str, Any]) -> None:
+    for path, methods in openapi["paths"].items():
+        for about in methods.values():
+            assert ("308" in about["responses"]) == path.startswith("/api/v1/emails/{id}"), path
+
+
 def test_all_methods_of_a_path_are_open_or_none() -> None:
     """The guard only compares the path."""
     opened = {route.path for route in ROUTES if route.is_open}

@@ -55,7 +55,9 @@ async def test_overview_links_to_failures_and_quarantine(client: Server, worker:
     page = await read(client, "/")
 
     assert "2 need attention." in words_of(page)
-    assert 'href="/emails?status=failed&amp;error_code=not_found&amp;host=127.0.0.1"' in page
+    assert (
+        'href="/emails?status=failed&amp;error_code=not_found&amp;host=127.0.0.1&amp;dismissed=false"' in page
+    )
     assert "1 in quarantine" in words_of(page)
 
 

@@ -56,7 +56,8 @@ async def test_without_postgres_webhooks_get_503(
 async def test_requests_without_need_of_postgres_are_answered_while_it_is_down(
     settings: Settings, zendesk: Zendesk, res: Resources
 ) -> None:
-    async with before_postgres(settings) as (proxy, proxied), serving(proxied, zendesk) as client:
+    alone = settings.model_copy(update={"zendesk_oauth_client_id": None, "zendesk_oauth_client_secret": None})
+    async with before_postgres(alone) as (proxy, proxied), serving(proxied, zendesk) as client:
         proxy.cut()
         statuses = [
             (await post(client, TICKET, **{SIGNATURE: None})).status,
@@ -68,6 +69,20 @@ async def test_requests_without_need_of_postgres_are_answered_while_it_is_down(
             statuses.append(response.status)
 
     assert statuses == [401, 401, 200, 200]
+
+
+async def test_an_unknown_signature_is_asked_for_again_while_postgres_cannot_tell_new_secrets(
+    settings: Settings, zendesk: Zendesk, res: Resources
+) -> None:
+    """Zendesk does not send again after a 401, and the secret may have been replaced meanwhile."""
+    async with before_postgres(settings) as (proxy, proxied), serving(proxied, zendesk) as client:
+        start = client.res.learned_secrets.task
+        assert start is not None
+        await start
+        proxy.cut()
+        answer = await post(client, TICKET, **signed(TICKET, secret="another"))
+
+    assert (answer.status, problem(answer)["code"]) == (503, "signing_secrets_late")
 
 
 @pytest.mark.parametrize("connected", [True, False])

@@ -2,7 +2,9 @@
 
 import asyncio
 import json
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import Any
 
 import pytest
@@ -16,6 +18,7 @@ from service.errors import HoldfastError, Permanent, Transient
 from service.local.zendesk.account import describe
 from service.local.zendesk.stand_in import Fault, Zendesk
 from service.resources import Resources, open_resources
+from service.telemetry.metrics import ZENDESK_CALLS
 from service.zendesk.account import Account
 from tests.conftest import Client, eventually, serving, working
 from tests.support.files import PDF
@@ -161,6 +164,102 @@ async def test_the_last_calls_of_a_minute_stay_available_to_others(res: Resource
     assert 0 < error.retry_after.total_seconds() <= 30
 
 
+async def test_all_processes_share_one_budget_and_waiting_for_it_fails_no_email(
+    settings: Settings, zendesk: Zendesk, res: Resources, database: Any
+) -> None:
+    """With a budget of two calls a minute, six tickets take some minutes and no retry."""
+    settings = settings.model_copy(update={"max_retries": 0, "zendesk_calls_percent": 1})
+    zendesk.state.calls_per_minute = 200
+    comments = [zendesk.add_email(number) for number in range(1, 7)]
+    used = []
+    async with serving(settings, zendesk) as client, open_resources(settings) as other, working(settings):
+        await other.zendesk.get("/api/v2/users/me.json")
+        bodies = ({"ticket_id": n, "comment_id": comment} for n, comment in enumerate(comments, 1))
+        emails = [(await client.send(body))["email_id"] for body in bodies]
+        for _ in range(2):
+            used.append(await eventually(lambda: used_up(database)))
+            assert (await refusal(other)).code == "rate_limited"
+            calls = zendesk.state.calls.total()
+            await database.execute("UPDATE api_budgets SET window_ends_at = now()")
+            await eventually(partial(made_calls, zendesk, calls))
+        zendesk.state.calls_per_minute = None
+        await database.execute("UPDATE api_budgets SET calls_per_minute = 100000")
+        ends = [await client.until(email, "completed", "failed") for email in emails]
+
+    assert used == [2] * 2
+    assert {(email["processing_status"], email["retry_count"]) for email in ends} == {("completed", 0)}
+
+
+async def test_the_limit_is_learned_from_the_answers(res: Resources, zendesk: Zendesk, database: Any) -> None:
+    limits = []
+    for limit in (700, 2500):
+        zendesk.state.calls_per_minute = limit
+        await res.zendesk.get("/api/v2/users/me.json")
+        limits.append(await database.fetchval("SELECT calls_per_minute FROM api_budgets"))
+
+    assert limits == [700, 2500]
+
+
+async def test_a_429_pauses_the_calls_of_other_processes(
+    settings: Settings, res: Resources, zendesk: Zendesk
+) -> None:
+    zendesk.state.api_faults.append(Fault(status=429, headers={"Retry-After": "300"}))
+    async with open_resources(settings) as other:
+        errors = [await refusal(res), await refusal(other)]
+
+    assert [error.code for error in errors] == ["rate_limited", "rate_limited"]
+    assert zendesk.state.api_calls == 1
+    assert isinstance(errors[1], Transient)
+    assert errors[1].retry_after is not None
+    assert 60 < errors[1].retry_after.total_seconds() <= 300
+
+
+async def test_a_check_of_the_credentials_needs_no_budget(
+    settings: Settings, zendesk: Zendesk, res: Resources, database: Any
+) -> None:
+    """Nor Postgres: it says whether Zendesk can be asked, and nothing else."""
+    await res.zendesk.get("/api/v2/users/me.json")
+    await database.execute("UPDATE api_budgets SET used = 100000, calls_per_minute = 200")
+    nowhere = SecretStr("postgres://any:any@127.0.0.1:9/none?sslmode=disable")
+    async with open_resources(settings.model_copy(update={"database_url": nowhere})) as away:
+        users = [(await each.zendesk.current_user())["user"] for each in (res, away)]
+
+    assert [user["id"] for user in users if isinstance(user, dict)] == [1_001, 1_001]
+
+
+@pytest.mark.parametrize(
+    ("path", "endpoint"),
+    [
+        ("/api/v2/tickets/1/comments.json", "comments"),
+        ("/api/v2/tickets/1/comments", "comments"),
+        ("/api/v2/tickets/show_many.json", "tickets"),
+        ("/api/v2/tickets/1.json", "tickets"),
+        ("/api/v2/users/me.json", "other"),
+        ("/api/v2/tickets/x/comments.json", "other"),
+    ],
+)
+async def test_calls_are_counted_by_endpoint_and_outcome(
+    res: Resources, zendesk: Zendesk, path: str, endpoint: str
+) -> None:
+    def counted() -> tuple[float, float]:
+        [family] = ZENDESK_CALLS.collect()
+        of_endpoint = [each for each in family.samples if each.labels.get("endpoint") == endpoint]
+        found = {each.labels["outcome"]: each.value for each in of_endpoint if each.name.endswith("_total")}
+        return found.get("ok", 0), found.get("server_error", 0)
+
+    before = counted()
+    zendesk.state.api_faults.append(Fault(status=503))
+    zendesk.add_email(1)
+    with pytest.raises(Transient):
+        await res.zendesk.get(path)
+    with suppress(HoldfastError):
+        await res.zendesk.get(path, {"ids": "1"})
+
+    ok, failed = counted()
+    has_answer = not path.startswith("/api/v2/tickets/x")
+    assert (ok - before[0], failed - before[1]) == (int(has_answer), 1)
+
+
 @pytest.mark.parametrize(
     ("status", "kind", "code"),
     [
@@ -201,7 +300,7 @@ async def test_pages_end_at_the_limit(res: Resources, zendesk: Zendesk) -> None:
         zendesk.add_comment(7)
 
     pages = [
-        page async for page in res.zendesk.pages("/api/v2/tickets/7/comments.json", 3, **{"page[size]": "1"})
+        page async for page in res.zendesk.pages("/api/v2/tickets/7/comments.json", 3, {"page[size]": "1"})
     ]
 
     assert len(pages) == 3
@@ -341,6 +440,19 @@ def test_an_account_completes_a_path_to_an_address() -> None:
         == "https://acme.zendesk.com/attachments/token/a/?name=b"
     )
     assert account.absolute("//cdn.example/x") == "//cdn.example/x"
+
+
+async def used_up(database: Any) -> int | None:
+    """Return the calls of this minute, once some had to be put off."""
+    row = await database.fetchrow(
+        "SELECT used, calls_per_minute FROM api_budgets WHERE window_ends_at > now()"
+    )
+    budget = row["calls_per_minute"] // 100 if row else 0
+    return budget if row and row["used"] > budget else None
+
+
+async def made_calls(zendesk: Zendesk, before: int) -> bool | None:
+    return zendesk.state.calls.total() > before or None
 
 
 async def refusal(res: Resources) -> HoldfastError:

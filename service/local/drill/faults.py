@@ -5,6 +5,7 @@ import os
 import resource
 import signal
 import sys
+from collections import deque
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
@@ -17,9 +18,11 @@ from redis.exceptions import RedisError
 from service.local.drill.installation import COLLECTION, RECEIVER, SYNC_SECONDS, Installation, NoEffect
 from service.local.drill.process_faults import PROCESS_FAULTS, Fault, end
 from service.local.drill.proxy import Proxy
+from service.local.zendesk.stand_in import Fault as Scripted
 
 _MOST_CONNECTIONS = 100
 _STORAGE_SECONDS = 6
+_CLOSED_SECONDS = 20
 # Bytes that only a write to a target contains: a BSON command, and the start of a message.
 _TARGET_WRITES = {COLLECTION: b"\x02update\x00", RECEIVER: b'{"type":"email.'}
 
@@ -72,7 +75,7 @@ async def _postgres_lock(installation: Installation, _: Random) -> None:
 
 
 async def _postgres_unknown(installation: Installation, chance: Random) -> None:
-    """Cut the connection that saves a webhook, before or after Postgres receives the statement."""
+    """Cut the connection that saves a file's address, before or after Postgres receives the statement."""
     await _trip(installation.postgres, b"/attachments/token/", arrives=chance.random() < 0.7)
 
 
@@ -105,6 +108,52 @@ async def _target_unknown(installation: Installation, chance: Random) -> None:
     """Cut the connection of a write: mostly after the target received it, else before."""
     name = chance.choice([*installation.targets])
     await _trip(installation.targets[name], _TARGET_WRITES[name], arrives=chance.random() < 0.8)
+
+
+async def _zendesk_limited(installation: Installation, chance: Random) -> None:
+    """Refuse the next calls of Zendesk's API, as after too many."""
+    refused = [Scripted(status=429, headers={"Retry-After": "1"})] * chance.randint(1, 3)
+    await _script(installation.zendesk.state.api_faults, refused)
+
+
+async def _zendesk_failing(installation: Installation, chance: Random) -> None:
+    """Let the next calls of Zendesk's API fail, or come late."""
+    answers = (
+        Scripted(status=503, headers={"Retry-After": "1"}),
+        Scripted(status=500),
+        Scripted(delay_seconds=3),
+    )
+    await _script(installation.zendesk.state.api_faults, [chance.choice(answers) for _ in range(2)])
+
+
+async def _zendesk_tokens(installation: Installation, _: Random) -> None:
+    """End all access tokens before their time."""
+    if not installation.zendesk.state.access_tokens:
+        raise NoEffect
+    installation.zendesk.state.access_tokens.clear()
+
+
+async def _zendesk_exports(installation: Installation, _: Random) -> None:
+    """Close the export of events, as Zendesk does for some programs; the account is searched in the other way then."""
+    installation.zendesk.state.listings.closed = 403
+    try:
+        await asyncio.sleep(_CLOSED_SECONDS)
+    finally:
+        installation.zendesk.state.listings.closed = None
+
+
+async def _script(answers: deque[Scripted], scripted: Sequence[Scripted]) -> None:
+    """Give these answers to the next calls; raises NoEffect if there was no call."""
+    answers.extend(scripted)
+    try:
+        for _moment in range(100):
+            if not answers:
+                return
+            await asyncio.sleep(0.05)
+        if len(answers) >= len(scripted):
+            raise NoEffect
+    finally:
+        answers.clear()
 
 
 def _end_server(name: str, how: signal.Signals) -> Fault:
@@ -148,6 +197,10 @@ FAULTS: Mapping[str, Fault] = {
     **PROCESS_FAULTS,
     **({"storage.full": _storage_full} if sys.platform == "linux" else {}),
     "storage.away": _storage_away,
+    "zendesk.limited": _zendesk_limited,
+    "zendesk.failing": _zendesk_failing,
+    "zendesk.tokens": _zendesk_tokens,
+    "zendesk.exports": _zendesk_exports,
     "target.kill": _end_targets(signal.SIGKILL),
     "target.restart": _end_targets(signal.SIGTERM),
     "target.away": _harm_targets(Proxy.cut, 15),  # longer than any attempt

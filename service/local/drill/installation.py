@@ -53,6 +53,7 @@ _SETTINGS = {
     "RETRY_MIN_SECONDS": "2",
     "RETRY_MAX_SECONDS": "15",
     "EARLY_SECONDS": "5",
+    "BACKFILL_MINUTES": "1",
     "DOWNLOAD_STALL_SECONDS": "5",
     "SHUTDOWN_SECONDS": "5",
     "DOWNLOAD_HOSTS": "127.0.0.1",
@@ -80,6 +81,7 @@ class Installation:
     """The parts that faults harm and audits read. The three URLs lead to the servers past the proxies."""
 
     directory: Path
+    zendesk: Zendesk
     webs: Sequence[str]
     database_url: str
     redis_url: str
@@ -87,6 +89,7 @@ class Installation:
     servers: Mapping[str, Child]
     proxies: Mapping[str, Proxy]  # by the name of the server
     processes: Mapping[str, Child]
+    variables: Mapping[str, str]  # the environment of our processes
 
     @property
     def postgres(self) -> Proxy:
@@ -149,6 +152,7 @@ async def open_installation(
         collection = prepared.get(COLLECTION)
         yield Installation(
             directory=directory,
+            zendesk=zendesk,
             webs=webs,
             database_url=prepared["postgres"].url,
             redis_url=prepared["valkey"].url,
@@ -156,6 +160,7 @@ async def open_installation(
             servers=servers,
             proxies=proxies,
             processes=processes,
+            variables=variables,
         )
 
 

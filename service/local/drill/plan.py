@@ -5,15 +5,18 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from random import Random
 
+from service.local.drill.connection import CHANGES
 from service.local.drill.faults import FAULTS
 
 # E-mails that kill or hang every worker that claims them.
 POISON = {"poison.kill": "kill", "poison.hang": "hang"}
 # An e-mail that a target refuses.
 REFUSAL = "target.refusing"
+# Webhooks of a share of the tickets that are never sent.
+WITHHELD = "webhook.withheld"
 # Processes with wrong clocks.
 SKEW = "clock.skew"
-ALL = (*FAULTS, *POISON, REFUSAL, SKEW)
+ALL = (*FAULTS, *CHANGES, *POISON, REFUSAL, WITHHELD, SKEW)
 
 
 @dataclass(frozen=True)

@@ -6,8 +6,8 @@ import sys
 import tempfile
 import time
 from collections import defaultdict
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from random import Random
@@ -17,6 +17,7 @@ from rich.console import Console
 
 from service.local.directory import own_directory
 from service.local.drill.audit import audit
+from service.local.drill.connection import CHANGES, Connection
 from service.local.drill.faults import FAULTS, inject
 from service.local.drill.installation import (
     LOG,
@@ -28,8 +29,10 @@ from service.local.drill.installation import (
     open_installation,
 )
 from service.local.drill.ledger import Injection, Ledger
-from service.local.drill.plan import POISON, REFUSAL, SKEW, DrillPlan, turns
+from service.local.drill.message_audit import check_calls
+from service.local.drill.plan import POISON, REFUSAL, SKEW, WITHHELD, DrillPlan, turns
 from service.local.drill.progress import DrillProgress, open_progress
+from service.local.drill.source import HIDDEN_SECONDS, Suspensions, change_in_zendesk, search
 from service.local.drill.sync_audit import audit_sync
 from service.local.drill.traffic import Traffic
 from service.local.drill.verdict import Verdict, verdict
@@ -44,10 +47,12 @@ _DRAIN_SECONDS = 240
 # Shorter than any token's life at Zendesk, so that each process renews some.
 _TOKEN_SECONDS = 10
 _LOG_FORMAT = "%(created).3f %(name)s: %(message)s"
-_UNFINISHED = (
-    "SELECT count(*) FROM incoming_emails"
-    " WHERE processing_status NOT IN ('completed', 'failed') OR sync_status = 'pending'"
-)
+# The subject of a message may come after its e-mail was completed. Every e-mail of a drill has one.
+_UNFINISHED = """
+SELECT (SELECT count(*) FROM incoming_emails
+    WHERE processing_status NOT IN ('completed', 'failed') OR sync_status = 'pending')
+    + (SELECT count(*) FROM messages WHERE subject IS NULL)
+"""
 
 
 def run(plan: DrillPlan, data_dir: Path | None) -> None:
@@ -82,24 +87,41 @@ async def _run(
     with open_progress(console, plan.webhooks, ledger) as progress:
         _note_start(plan, progress)
         async with (
-            Zendesk() as zendesk,
+            _stand_in(plan) as (zendesk, suspensions),
             open_installation(directory, zendesk, _log, hurry, skew=skew) as installation,
         ):
             zendesk.state.token_seconds = _TOKEN_SECONDS
-            traffic = Traffic(zendesk, installation.webs, ledger, plan.seed)
+            # Without faults, the calls are counted as for an account that gives none.
+            zendesk.state.gives_originals = bool(plan.faults)
+            withholds = WITHHELD in plan.faults
+            traffic = Traffic(zendesk, installation.webs, ledger, plan.seed, withholds)
+            connection = Connection(installation, ledger, plan.seed) if {*plan.faults} & {*CHANGES} else None
+            drill = _Drill(plan, installation, traffic, ledger, progress, suspensions, connection)
             try:
-                drained = await _Drill(plan, installation, traffic, ledger, progress).run()
+                drained = await drill.run()
             except asyncio.CancelledError:
                 progress.note("ending every process; Ctrl-C again kills them")
                 raise
             if zendesk.state.cdn_authorizations:
                 ledger.unexpected.append("credentials were sent to the CDN")
             database_url = installation.database_url
-            result = await audit(ledger, database_url, installation.objects)
+            result = await audit(ledger, database_url, installation.objects, suspensions, connection)
+            check_calls(result, ledger, zendesk.state)
             await audit_sync(result, ledger, database_url, installation.collection_url, installation.messages)
     about = f"{plan.seconds:g} s, {plan.rate:g} webhooks/s, seed {plan.seed}"
     width = console.width if console.is_terminal else 1000
     outcome.append(verdict(about, ledger, result, drained, width))
+
+
+@asynccontextmanager
+async def _stand_in(plan: DrillPlan) -> AsyncIterator[tuple[Zendesk, Suspensions]]:
+    """Start a Zendesk that holds suspended e-mails if webhooks are withheld, too."""
+    async with Zendesk() as zendesk:
+        zendesk.state.listings.hidden_seconds = HIDDEN_SECONDS
+        suspensions = Suspensions(zendesk)
+        if WITHHELD in plan.faults:
+            suspensions.begin()
+        yield zendesk, suspensions
 
 
 def _note_start(plan: DrillPlan, progress: DrillProgress) -> None:
@@ -117,6 +139,8 @@ class _Drill:
     traffic: Traffic
     ledger: Ledger
     progress: DrillProgress
+    suspensions: Suspensions
+    connection: Connection | None
 
     async def run(self) -> float:
         """Send webhooks and inject faults, then drain; return the seconds that draining took."""
@@ -141,6 +165,11 @@ class _Drill:
                 group.create_task(self._send_poison(fault))
             if REFUSAL in self.plan.faults:
                 group.create_task(self._send_unwanted())
+            if WITHHELD in self.plan.faults:
+                group.create_task(self._recover())
+            if self.connection is not None:
+                self.connection.begin()
+                group.create_task(self._change_connection(self.connection))
 
     async def _drain(self) -> None:
         for web in self.installation.webs:
@@ -148,6 +177,18 @@ class _Drill:
                 await wait_until_ready(web)
             except ServerError as exc:
                 self.ledger.unexpected.append(f"{web}: {exc}")
+        await self._search()
+        await self._wait_for_jobs()
+        if WITHHELD in self.plan.faults:
+            change_in_zendesk(self.installation.zendesk, self.ledger)
+            await self._search()
+            await self._wait_for_jobs()
+
+    async def _search(self) -> None:
+        if problem := await search(self.installation.variables):
+            self.ledger.unexpected.append(problem)
+
+    async def _wait_for_jobs(self) -> None:
         with suppress(TimeoutError):  # the audits report unfinished e-mails
             async with asyncio.timeout(_DRAIN_SECONDS):
                 while unfinished := await _count_unfinished(self.installation.database_url):
@@ -190,6 +231,22 @@ class _Drill:
         await asyncio.sleep(1)
         injection = self._begin(REFUSAL)
         injection.had_effect = await self.traffic.send_unwanted(REFUSAL)
+
+    async def _recover(self) -> None:
+        """Let suspended e-mails reach their tickets in the middle of the drill."""
+        self._begin(WITHHELD)
+        await asyncio.sleep(self.plan.seconds / 2)
+        self.suspensions.recover(self.ledger)
+
+    async def _change_connection(self, connection: Connection) -> None:
+        """Connect, then change the connection in every way that was chosen, one after the other."""
+        await connection.connect()
+        for change in [each for each in self.plan.faults if each in CHANGES]:
+            injection = self._begin(change)
+            with self.progress.during(change):
+                injection.had_effect = await connection.change(change)
+            injection.ended = time.time()
+        await connection.end()
 
     def _begin(self, fault: str) -> Injection:
         injection = Injection(fault, time.time())

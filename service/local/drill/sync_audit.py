@@ -14,9 +14,11 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from service.local.drill.ledger import Injection, Ledger
 from service.local.drill.verdict import AuditResult, Row, recoveries
 from service.local.receiver import Message, read_messages
-from service.postgres.email_tables import IncomingEmail
+from service.postgres.email_tables import IncomingEmail, key_of_email
 from service.postgres.engine import close_engine, create_engine, run
+from service.postgres.message_tables import MergedEmail
 from service.targets.document import Document, digest, make_document, read_records
+from service.targets.merged import Replaced, make_merged_document
 from service.targets.webhook import message_id
 
 _SECONDS = 30
@@ -25,6 +27,21 @@ _BATCH = 500
 _WRONG_CLOCK = "timestamp"
 # These faults keep documents from a target for some time and harm nothing else.
 _TARGET_OUTAGES = frozenset({"target.away", "target.slow", "target.frozen"})
+
+
+# E-mails that became part of another one after they may have been in the targets.
+_MERGED: Select[*tuple[Any, ...]] = (
+    select(
+        MergedEmail.idempotency_key.label("key"),
+        MergedEmail.id.label("email_id"),
+        MergedEmail.version,
+        MergedEmail.merged_at,
+        MergedEmail.email_id.label("merged_into"),
+        key_of_email().label("merged_into_key"),
+    )
+    .join(IncomingEmail, IncomingEmail.id == MergedEmail.email_id)
+    .where(MergedEmail.version.is_not(None))
+)
 
 
 async def audit_sync(
@@ -60,12 +77,14 @@ async def _read_emails(database_url: str) -> tuple[Sequence[Row], Mapping[str, D
             records = await run(engine, _SECONDS, read)
             made = [make_document(record, {}) for record in records.values()]
             documents.update({document.key: document for document in made})
-        return emails, documents
+        merged = await run(engine, _SECONDS, partial(_rows, query=_MERGED))
+        replaced = [make_merged_document(Replaced(**row)) for row in merged]
+        return emails, documents | {document.key: document for document in replaced}
     finally:
         await close_engine(engine)
 
 
-async def _rows(conn: AsyncConnection, query: Select[Any]) -> list[Row]:
+async def _rows(conn: AsyncConnection, query: Select[*tuple[Any, ...]]) -> list[Row]:
     return [dict(row) for row in (await conn.execute(query)).mappings()]
 
 
@@ -149,7 +168,8 @@ def _check_messages(
         if data["version"] > latest.get(data["id"], {"version": 0})["version"] and earlier is data:
             latest[data["id"]] = data
         document = documents.get(data["id"])
-        if earlier is data and document and message.id != message_id(document):
+        is_newest = document is not None and data["version"] == document.version
+        if earlier is data and document and is_newest and message.id != message_id(document):
             result.doubled.append(f"{_about(document)} was posted as {message.id!r}, too")
     return latest
 

@@ -10,14 +10,30 @@ from random import Random
 
 from aiohttp import ClientConnectorError, ClientError, ClientSession, TCPConnector
 
+from service.local.drill.emails import SEVERAL, EmailMaker
 from service.local.drill.ledger import Ledger, Webhook
 from service.local.receiver import UNWANTED
 from service.local.zendesk.sender import WebhookResponse, send, sign_headers
 from service.local.zendesk.stand_in import Fault, Zendesk
 
-# The number of each kind among a hundred webhooks.
-_KINDS = {"letter": 50, "bare": 14, "comment": 12, "flaky": 12, "large": 4, "gone": 4, "garbage": 4}
+# Webhooks about e-mails that Zendesk's API does not show: they list the files. The weight of each kind; with those of
+# whole e-mails, a hundred.
+_ALONE = {"letter": 8, "bare": 5, "flaky": 8, "large": 4, "gone": 3, "garbage": 3}
+_WHOLE = {
+    "whole": 27,
+    "comment": 6,
+    "follow-up": 5,
+    "reply": 5,
+    "agent": 5,
+    "pair": 8,
+    "event": 4,
+    "dead": 4,
+    "redacted": 3,
+    "malware": 2,
+}
+_KINDS = {**_ALONE, **_WHOLE}
 _FIRST_TICKET = 100_000
+_WITHHELD = 0.05  # of the tickets of whole e-mails
 _LARGE_BYTES = (1_200_000, 2_500_000)
 _MOST_SMALL_BYTES = 24_000
 _ACKNOWLEDGED_SECONDS = 60  # the longest wait for a webhook that must be acknowledged
@@ -27,13 +43,14 @@ _ACKNOWLEDGED_SECONDS = 60  # the longest wait for a webhook that must be acknow
 class Traffic:
     """A stand-in Zendesk that sends through a router to several web processes.
 
-    Webhook number N depends on the seed and N alone, not on the outcome of others.
+    The webhooks of a ticket depend on the seed and the ticket alone, not on the outcome of others.
     """
 
     zendesk: Zendesk
     webs: Sequence[str]
     ledger: Ledger
     seed: int
+    withholds: bool = False  # the webhooks of a share of the tickets are never sent
 
     def __post_init__(self) -> None:
         chance = self._chance("large")
@@ -47,10 +64,23 @@ class Traffic:
             ClientSession(connector=TCPConnector(limit=0, force_close=True)) as session,
             asyncio.TaskGroup() as group,
         ):
-            for index in range(number):
+            index = 0
+            while index < number:
                 await asyncio.sleep(began + index / rate - loop.time())
                 ticket = str(_FIRST_TICKET + index)
-                group.create_task(self._send_one(session, ticket, sent))
+                chance = self._chance(ticket)
+                kind = chance.choices([*_KINDS], [*_KINDS.values()])[0]
+                webhooks = self._add(kind, ticket, chance, min(SEVERAL.get(kind, 1), number - index))
+                index += len(webhooks)
+                if (
+                    self.withholds
+                    and kind in _WHOLE
+                    and self._chance(f"{ticket} withheld").random() < _WITHHELD
+                ):
+                    self._withhold(webhooks, sent)
+                    continue
+                for webhook in webhooks:
+                    group.create_task(self._send_one(session, webhook, chance, sent))
 
     async def send_poison(self, kind: str, before: Callable[[str], object]) -> bool:
         """Send a letter that cannot be completed; return whether it was acknowledged.
@@ -78,10 +108,22 @@ class Traffic:
                     await asyncio.sleep(1)
         return webhook.outcome == "ok"
 
-    async def _send_one(self, session: ClientSession, ticket: str, sent: Callable[[Webhook], None]) -> None:
-        chance = self._chance(ticket)
-        kind = chance.choices([*_KINDS], [*_KINDS.values()])[0]
-        webhook = self._make(kind, ticket, chance)
+    def _add(self, kind: str, ticket: str, chance: Random, number: int) -> Sequence[Webhook]:
+        """Add a ticket of a kind to the ledger, with at most so many webhooks; return these."""
+        if kind in _ALONE:
+            return [self._make(kind, ticket, chance)]
+        emails, webhooks = EmailMaker(self.zendesk, kind, ticket, chance).make(number)
+        self.ledger.add(emails, webhooks)
+        return webhooks
+
+    def _withhold(self, webhooks: Sequence[Webhook], sent: Callable[[Webhook], None]) -> None:
+        for webhook in webhooks:
+            webhook.outcome = "withheld"
+            sent(webhook)
+
+    async def _send_one(
+        self, session: ClientSession, webhook: Webhook, chance: Random, sent: Callable[[Webhook], None]
+    ) -> None:
         headers = sign_headers(webhook.body, self.zendesk.secret)
         is_late, is_doubled = chance.random() < 0.05, chance.random() < 0.04
         if is_late:  # later webhooks overtake it
@@ -107,15 +149,12 @@ class Traffic:
             [hashlib.sha256(content).hexdigest() for content in contents],
             "not_found" if kind == "gone" else None,
         )
-        self.ledger.webhooks[ticket] = webhook
+        self.ledger.add([], [webhook])
         return webhook
 
     def _body(self, kind: str, ticket: str, urls: Sequence[str], more: Mapping[str, object]) -> bytes:
         if kind == "garbage":  # an unescaped quotation mark in the subject
             return f'{{"ticket_id": "{ticket}", "subject": "the "big" one"}}'.encode()
-        if kind == "comment":
-            comment = self.zendesk.add_comment(ticket, attachments=urls)
-            return json.dumps({"ticket_id": ticket, "comment_id": str(comment)}).encode()
         return json.dumps(self.zendesk.payload(ticket_id=ticket, attachments=urls, **more)).encode()
 
     def _contents(self, kind: str, chance: Random) -> list[bytes]:

@@ -29,6 +29,15 @@ class AuditResult:
     outcomes: Counter[str] = field(default_factory=Counter)  # of attempts
     quarantined: int = 0
     unacknowledged: int = 0  # rows whose sender received no 2xx
+    kept: int = 0  # messages of e-mails that Zendesk's API shows
+    originals: Counter[str] = field(default_factory=Counter)  # of messages, by their state
+    requests: Mapping[str, int] = field(default_factory=dict)  # on record, by place
+    merged: int = 0  # e-mails that became part of another one
+    unannounced: int = 0  # e-mails without any webhook on record
+    unheard: int = 0  # of these, e-mails of the tickets that `holdfast connect`'s trigger announces
+    suspended: int = 0
+    changed: int = 0  # e-mails marked by what Zendesk did with them
+    calls: Mapping[str, int] = field(default_factory=dict)  # to Zendesk's API, by endpoint
     files: int = 0
     objects: int = 0
     object_bytes: int = 0
@@ -113,6 +122,7 @@ def _figures(ledger: Ledger, result: AuditResult, drained: float) -> Iterator[tu
     yield "not acknowledged", f"{missing:,}{saved}"
     yield "e-mails completed", f"{result.emails['completed']:,}"
     yield "e-mails failed", f"{result.emails['failed']:,}{_counts(result.failed)}"
+    yield from _message_figures(result)
     yield "in quarantine", f"{result.quarantined:,}"
     yield (
         "files stored",
@@ -125,6 +135,22 @@ def _figures(ledger: Ledger, result: AuditResult, drained: float) -> Iterator[tu
     if slowest:
         after = ", ".join(f"{seconds:.1f} s after {fault}" for fault, seconds in slowest)
         yield "recovery", f"a new e-mail was completed {after}"
+
+
+def _message_figures(result: AuditResult) -> Iterator[tuple[str, str]]:
+    """Return the figures of messages, or none if there were none."""
+    if not result.kept:
+        return
+    originals = f"{result.originals['stored']:,} with the original"
+    yield "messages", f"{result.kept:,}, {originals}; {result.merged:,} e-mails were merged"
+    places = ", ".join(f"{number:,} {place}" for place, number in result.requests.items())
+    yield "requests kept", places
+    unheard = f"{result.unheard:,} of them while the connection was changed or lost webhooks"
+    other = f"{result.suspended:,} suspended, {result.changed:,} changed in Zendesk"
+    yield "without a webhook", f"{result.unannounced:,} e-mails were found, {unheard}; {other}"
+    if result.calls:
+        calls = ", ".join(f"{number:,} {name}" for name, number in result.calls.items())
+        yield "calls to Zendesk", f"{sum(result.calls.values()) / result.kept:.2f} per message: {calls}"
 
 
 def _sync_figures(result: AuditResult) -> Iterator[tuple[str, str]]:

@@ -4,7 +4,7 @@ import asyncio
 
 from aiohttp import web
 
-from service.local.zendesk.account import answer_of
+from service.local.zendesk.access import answer_of
 from service.local.zendesk.state import Fault, StandInState, TemporaryAddress, url_name
 
 _STATE = web.AppKey("state", StandInState)

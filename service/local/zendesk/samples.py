@@ -1,52 +1,19 @@
-"""Twenty e-mails for the demo, with generated PDF, PNG and CSV files as attachments."""
+"""Twenty e-mails for the demo: of customers and of an agent, with text, HTML, inline images and attachments."""
 
 import random
-import struct
-import zlib
+import re
+import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
+from html import escape
+
+from service.local.zendesk.sample_files import SampleFile, make
 
 _LOGO = "logo.png"  # the same bytes in several e-mails, so that one object is stored
-_CONTENT_TYPES = {"pdf": "application/pdf", "png": "image/png", "csv": "text/csv"}
+_AGENT = "Jana Roth"
+_GERMAN = "Mit freundlichen Grüßen"
 
-# subject, sender, and files with their approximate size in kB
-_EMAILS: Sequence[tuple[str, str, Sequence[tuple[str, int]]]] = (
-    ("Invoice 2026-1187", "Mara Lindqvist", [("invoice-2026-1187.pdf", 84), (_LOGO, 12)]),
-    (
-        "Parcel arrived damaged",
-        "Tom Okafor",
-        [("front.png", 900), ("side.png", 1400), ("delivery note.pdf", 60)],
-    ),
-    ("Re: Return of order 55-2031", "Aiko Tanaka", [("return-label.pdf", 45)]),
-    ("Meter readings November", "Stadtwerke Nord", [("readings.csv", 310)]),
-    ("Signed contract", "Ines Carvalho", [("contract-signed.pdf", 2600), ("annex A.pdf", 480)]),
-    ("Cannot log in (screenshot)", "Pavel Novák", [("Bildschirmfoto 2026-11-20.png", 700)]),
-    ("Price list request", "Brightwater Ltd", [(_LOGO, 12), ("articles.csv", 95)]),
-    ("Kündigung zum 31.12.", "Jörg Häußler", [("Kündigung.pdf", 33)]),
-    ("Warranty claim, serial 88213-B", "Lucía Ferrer", [("receipt.pdf", 120), ("defect.png", 2100)]),
-    (
-        "Travel expenses October",
-        "Noah Stein",
-        [("expenses.csv", 18), ("tickets.pdf", 1300), ("hotel.pdf", 260)],
-    ),
-    ("Reminder: invoice 2026-0944", "Mara Lindqvist", [("reminder.pdf", 71), (_LOGO, 12)]),
-    ("Floor plan, second floor", "Atelier Moreau", [("floor-2.png", 3100)]),
-    ("New bank details", "Oleksandr Bondar", [("bank-confirmation.pdf", 150)]),
-    ("Export of our contacts", "Brightwater Ltd", [("contacts.csv", 820), (_LOGO, 12)]),
-    ("Complaint no. 7731", "Grace Mbeki", [("photo-1.png", 1100), ("photo-2.png", 950), ("letter.pdf", 40)]),
-    ("VAT certificate", "Nordlys AS", [("vat.pdf", 210)]),
-    ("Sensor log of the incident", "Wim de Vries", [("sensor.csv", 1900)]),
-    ("Order confirmation 55-2077", "Aiko Tanaka", [("confirmation.pdf", 66), (_LOGO, 12)]),
-    ("発注書 / purchase order", "Kobayashi Trading", [("発注書.pdf", 390)]),
-    ("Thank you!", "Tom Okafor", [("new parcel.png", 600), ("signature.png", 1)]),
-)
-
-
-@dataclass(frozen=True)
-class SampleFile:
-    name: str
-    content: bytes
-    content_type: str
+Files = Sequence[tuple[str, int]]  # names with their approximate size in kB
 
 
 @dataclass(frozen=True)
@@ -55,83 +22,222 @@ class Sample:
 
     subject: str
     from_name: str
+    from_address: str
+    to: tuple[str, str]
+    cc: Sequence[tuple[str | None, str]]
+    text: str
+    html: str | None
     files: Sequence[SampleFile]
+    inline: Sequence[SampleFile]
+    ticket: int  # the number of its ticket, from 1
+    follows: int | None  # the number of a closed ticket that this one continues
+    outbound: bool
+
+
+@dataclass(frozen=True)
+class _Email:
+    subject: str
+    sender: str
+    text: str
+    files: Files = ()
+    inline: Files = ()  # with these the e-mail has HTML
+    cc: Sequence[str] = ()  # names, or addresses that are no users
+    ticket: int = 0  # 0 for one of its own
+    follows: int | None = None
+    to: str = ""
+    closing: str = "Kind regards"
+
+
+_DAMAGED, _CANCELLED = 2, 7  # the tickets with more than one e-mail
+
+_EMAILS = (
+    _Email(
+        "Invoice RE 2026/1003",
+        "Mara Lindqvist",
+        "Dear accounts team,\n\nplease find attached our invoice RE 2026/1003 over 4,280.00 EUR for the contract"
+        " V-4711. It is due on 15 December.",
+        [("invoice-2026-1003.pdf", 84)],
+        [(_LOGO, 12)],
+        cc=["Nils Berg", "office@lindqvist.example"],
+    ),
+    _Email(
+        "Parcel arrived damaged",
+        "Tom Okafor",
+        "Hello,\n\nthe parcel of order 55-1990 arrived today with a broken corner, and two of the six glasses are"
+        " in pieces. The photos show it from the front and from the side.",
+        [("front.png", 900), ("side.png", 1400), ("delivery note.pdf", 60)],
+        ticket=_DAMAGED,
+    ),
+    _Email(
+        "Re: Return of order 55-2031",
+        "Aiko Tanaka",
+        "Hello,\n\nthe label that you sent me cannot be scanned at the post office. Could you send a new one?",
+        [("return-label.pdf", 45)],
+    ),
+    _Email(
+        "Meter readings November",
+        "Stadtwerke Nord",
+        "Sehr geehrte Damen und Herren,\n\nanbei die Zählerstände aller Zähler für November. Die Rechnung"
+        " RE 2026/1044 folgt getrennt.",
+        [("readings.csv", 310)],
+        [(_LOGO, 12)],
+        closing=_GERMAN,
+    ),
+    _Email(
+        "Signed contract V-4711",
+        "Ines Carvalho",
+        "Dear Jana,\n\nhere is the contract V-4711, signed by both of us, and annex A with the prices.",
+        [("contract-signed.pdf", 2600), ("annex A.pdf", 480)],
+        cc=["Mara Lindqvist"],
+    ),
+    _Email(
+        "Re: Parcel arrived damaged",
+        _AGENT,
+        "Dear Tom,\n\nI am sorry about that. A new parcel leaves today; please keep the broken glasses until the"
+        " courier calls, and put the attached label on the box.",
+        [("return label.pdf", 38)],
+        ticket=_DAMAGED,
+        to="Tom Okafor",
+    ),
+    _Email(
+        "Kündigung zum 31.12.",
+        "Jörg Häußler",
+        "Guten Tag,\n\nhiermit kündige ich meinen Vertrag zum 31.12.2026. Bitte bestätigen Sie mir die Kündigung"
+        " schriftlich.",
+        [("Kündigung.pdf", 33)],
+        ticket=_CANCELLED,
+        closing=_GERMAN,
+    ),
+    _Email(
+        "Cannot log in (screenshot)",
+        "Pavel Novák",
+        "Hi,\n\nsince yesterday the customer portal answers 'Session expired' to every attempt. See the picture"
+        " below.",
+        inline=[("Bildschirmfoto 2026-11-20.png", 700)],
+    ),
+    _Email(
+        "Re: Kündigung zum 31.12.",
+        "Jörg Häußler",
+        "Guten Tag,\n\nich hatte die Vertragsnummer vergessen: Es geht um V-4712. Die Vollmacht meiner Frau liegt"
+        " bei.",
+        [("Vollmacht.pdf", 52)],
+        ticket=_CANCELLED,
+        closing=_GERMAN,
+    ),
+    _Email(
+        "Warranty claim, serial 88213-B",
+        "Lucía Ferrer",
+        "Hola,\n\nthe machine with the serial number 88213-B stops after ten minutes. I bought it in March; the"
+        " receipt and a photo of the defect are attached.",
+        [("receipt.pdf", 120), ("defect.png", 2100)],
+    ),
+    _Email(
+        "Travel expenses October",
+        "Noah Stein",
+        "Hi all,\n\nmy expenses for October: the list, the train tickets and the bill of the hotel.",
+        [("expenses.csv", 18), ("tickets.pdf", 1300), ("hotel.pdf", 260)],
+        cc=["Lena Vogt", "Nils Berg"],
+    ),
+    _Email(
+        "Reminder: invoice RE 2026/0944",
+        "Mara Lindqvist",
+        "Dear accounts team,\n\nour invoice RE 2026/0944 of 2 October is still open. If you have paid it in the"
+        " meantime, please ignore this reminder.",
+        [("reminder.pdf", 71)],
+        [(_LOGO, 12)],
+        cc=["Nils Berg"],
+    ),
+    _Email(
+        "Floor plan, second floor",
+        "Atelier Moreau",
+        "Bonjour,\n\nthe plan of the second floor with the changes that we discussed on Tuesday.",
+        [("floor-2.png", 3100)],
+    ),
+    _Email(
+        "New bank details",
+        "Oleksandr Bondar",
+        "Dear Sir or Madam,\n\nfrom 1 December please pay to our new account. The confirmation of the bank is"
+        " attached; call me if you have doubts.",
+        [("bank-confirmation.pdf", 150)],
+    ),
+    _Email(
+        "Export of our contacts",
+        "Brightwater Ltd",
+        "Hello,\n\nas agreed, the export of our contacts as CSV.",
+        [("contacts.csv", 820)],
+        [(_LOGO, 12)],
+    ),
+    _Email(
+        "Complaint no. 7731",
+        "Grace Mbeki",
+        "To whom it may concern,\n\nthis is my third letter about complaint no. 7731. The photos were taken this"
+        " morning.",
+        [("photo-1.png", 1100), ("photo-2.png", 950), ("letter.pdf", 40)],
+    ),
+    _Email(
+        "VAT certificate",
+        "Nordlys AS",
+        "Hei,\n\nattached is our VAT certificate for 2026.",
+        [("vat.pdf", 210)],
+    ),
+    _Email(
+        "Sensor log of the incident",
+        "Wim de Vries",
+        "Hello,\n\nthe log of sensor 14 from 02:00 to 04:00. The peak is at line 20,117.",
+        [("sensor.csv", 1900)],
+    ),
+    _Email(
+        "発注書 / purchase order",
+        "Kobayashi Trading",
+        "お世話になっております。\n\n発注書をお送りいたします。ご確認ください。",
+        [("発注書.pdf", 390)],
+        closing="よろしくお願いいたします。",
+    ),
+    _Email(
+        "Thank you!",
+        "Tom Okafor",
+        "Hello Jana,\n\nthe new parcel is here, and everything is whole. Thank you!",
+        [("new parcel.png", 600)],
+        follows=_DAMAGED,
+    ),
+)
 
 
 def samples() -> list[Sample]:
     """Return the e-mails, the same ones in each run."""
     noise = random.Random(20261122)  # noqa: S311 pictures, not secrets
-    logo = _make(_LOGO, 12, "Brightwater", noise)
+    logo = make(_LOGO, 12, "Brightwater", noise)
+
+    def made(files: Files, title: str) -> list[SampleFile]:
+        return [logo if name == _LOGO else make(name, size, title, noise) for name, size in files]
+
     return [
         Sample(
-            subject,
-            name,
-            [logo if file == _LOGO else _make(file, size, subject, noise) for file, size in files],
+            subject=each.subject,
+            from_name=each.sender,
+            from_address=_address(each.sender),
+            to=(each.to, _address(each.to)) if each.to else ("Acme Support", "support@acme.example"),
+            cc=[(None, name) if "@" in name else (name, _address(name)) for name in each.cc],
+            text=f"{each.text}\n\n{each.closing}\n{each.sender}\n",
+            html=_html(each) if each.inline else None,
+            files=made(each.files, each.subject),
+            inline=made(each.inline, each.subject),
+            ticket=each.ticket or number,
+            follows=each.follows,
+            outbound=each.sender == _AGENT,
         )
-        for subject, name, files in _EMAILS
+        for number, each in enumerate(_EMAILS, 1)
     ]
 
 
-def _make(name: str, kilobytes: int, title: str, noise: random.Random) -> SampleFile:
-    kind = name.rpartition(".")[2]
-    make = {"pdf": _pdf, "png": _png, "csv": _csv}[kind]
-    return SampleFile(name, make(kilobytes * 1000, title, noise), _CONTENT_TYPES[kind])
+def _address(name: str) -> str:
+    spelt = name.lower().translate({ord("ä"): "ae", ord("ö"): "oe", ord("ü"): "ue", ord("ß"): "ss"})
+    plain = unicodedata.normalize("NFKD", spelt).encode("ascii", "ignore").decode()
+    return f"{re.sub('[^a-z]+', '.', plain)}@{'acme' if name == _AGENT else 'customer'}.example"
 
 
-def _pdf(size: int, title: str, noise: random.Random) -> bytes:
-    """Return one page with the title and a picture, of about `size` bytes."""
-    width, height, pixels = _picture(size, noise)
-    shown = title.encode("latin-1", "replace").replace(b"(", b"\\(").replace(b")", b"\\)")
-    page = b"BT /F1 18 Tf 60 780 Td (%s) Tj ET q 475 0 0 600 60 150 cm /I Do Q" % shown
-    image = b"/Type/XObject/Subtype/Image/Width %d/Height %d/ColorSpace/DeviceRGB/BitsPerComponent 8"
-    resources = b"<</Font<</F1 6 0 R>>/XObject<</I 5 0 R>>>>"
-    objects = [
-        b"<</Type/Catalog/Pages 2 0 R>>",
-        b"<</Type/Pages/Kids[3 0 R]/Count 1>>",
-        b"<</Type/Page/Parent 2 0 R/MediaBox[0 0 595 842]/Contents 4 0 R/Resources %s>>" % resources,
-        b"<</Length %d>>\nstream\n%s\nendstream" % (len(page), page),
-        b"<<%s/Length %d>>\nstream\n%s\nendstream" % (image % (width, height), len(pixels), pixels),
-        b"<</Type/Font/Subtype/Type1/BaseFont/Helvetica>>",
-    ]
-    out, offsets = bytearray(b"%PDF-1.7\n%\xe2\xe3\xcf\xd3\n"), []
-    for number, content in enumerate(objects, 1):
-        offsets.append(len(out))
-        out += b"%d 0 obj\n%s\nendobj\n" % (number, content)
-    table = b"".join(b"%010d 00000 n \n" % offset for offset in offsets)
-    end = b"trailer\n<</Size %d/Root 1 0 R>>\nstartxref\n%d\n%%%%EOF\n" % (len(objects) + 1, len(out))
-    return bytes(out + b"xref\n0 %d\n0000000000 65535 f \n" % (len(objects) + 1) + table + end)
-
-
-def _png(size: int, _title: str, noise: random.Random) -> bytes:
-    width, height, pixels = _picture(size * 3 // 2, noise)  # compression removes a third
-    rows = b"".join(b"\0" + pixels[at : at + width * 3] for at in range(0, len(pixels), width * 3))
-    chunks = (
-        (b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)),
-        (b"IDAT", zlib.compress(rows, 1)),
-        (b"IEND", b""),
-    )
-    made = (
-        struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
-        for kind, data in chunks
-    )
-    return b"\x89PNG\r\n\x1a\n" + b"".join(made)
-
-
-def _csv(size: int, title: str, noise: random.Random) -> bytes:
-    lines = ["number,date,description,amount"]
-    for number in range(1, size // 45 + 2):
-        amount = noise.randint(100, 99_999) / 100
-        lines.append(f'{number},2026-{number % 12 + 1:02}-{number % 28 + 1:02},"{title}",{amount:.2f}')
-    return ("\r\n".join(lines) + "\r\n").encode()
-
-
-def _picture(size: int, noise: random.Random) -> tuple[int, int, bytes]:
-    """Return width, height and RGB bytes of a grainy gradient."""
-    width = max(4, int((size / 3) ** 0.5))
-    grain_mask = int.from_bytes(b"\x0f" * width * 3)
-    rows = []
-    for y in range(width):
-        shade = bytes((64 + 120 * y // width, 112, 208 - 96 * y // width)) * width
-        grain = int.from_bytes(noise.randbytes(width * 3)) & grain_mask
-        rows.append((int.from_bytes(shade) ^ grain).to_bytes(width * 3))
-    return width, width, b"".join(rows)
+def _html(email: _Email) -> str:
+    """Return the text as HTML, with the inline images at its end."""
+    paragraphs = "".join(f"<p>{escape(part)}</p>" for part in email.text.split("\n\n"))
+    images = "".join(f'<p><img src="cid:{escape(name)}" alt=""></p>' for name, _ in email.inline)
+    return f"{paragraphs}<p>{escape(email.closing)}<br><strong>{escape(email.sender)}</strong></p>{images}"

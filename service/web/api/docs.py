@@ -11,7 +11,7 @@ from aiohttp import web
 from service.error_guide import GROUPS
 from service.telemetry.version import version
 from service.web import health, webhook
-from service.web.api import emails, failures, overview, quarantine
+from service.web.api import emails, failures, messages, overview, quarantine, source
 from service.web.handling.keys import RES
 from service.web.handling.prefix import prefix_of, with_prefix
 from service.web.handling.rendering import DRAWER, fill, page_headers
@@ -20,9 +20,11 @@ from service.web.handling.routes import Routes
 # All routes of the API, in the order of their description.
 API = (
     *emails.routes,
+    *messages.routes,
     *quarantine.routes,
     *failures.routes,
     *overview.routes,
+    *source.routes,
     *webhook.routes,
     *health.routes,
 )

@@ -1,4 +1,4 @@
-"""The API of e-mails: lists, history, files, retry and sync of one."""
+"""The API of e-mails: lists, history, files, retry, sync and dismissal of one."""
 
 import re
 from typing import Literal
@@ -6,6 +6,7 @@ from typing import Literal
 from aiohttp import web
 
 from service.errors import Rejected
+from service.operate.dismiss import dismiss, undismiss
 from service.operate.retry import retry
 from service.queries import emails
 from service.queries.emails import EmailFilter
@@ -19,7 +20,7 @@ from service.web.handling.contents import (
     stream,
 )
 from service.web.handling.keys import IDENTITY, RES
-from service.web.handling.requests import answer, ask, number, parameters, reply
+from service.web.handling.requests import DismissRequest, answer, ask, body, number, parameters, reply
 from service.web.handling.routes import Routes
 
 routes = Routes("E-mails")
@@ -38,6 +39,20 @@ class SyncPending(View):
     """The e-mail's sync is pending."""
 
     sync_status: Literal["pending"] = "pending"
+    email_id: int
+
+
+class EmailDismissed(View):
+    """The e-mail is dismissed."""
+
+    dismissed: Literal[True] = True
+    email_id: int
+
+
+class EmailUndismissed(View):
+    """The e-mail is not dismissed any more."""
+
+    dismissed: Literal[False] = False
     email_id: int
 
 
@@ -94,6 +109,33 @@ async def sync_email(request: web.Request) -> web.Response:
     email_id = number(request, "id")
     await ask(request, retry(request.app[RES], email_id, request[IDENTITY].actor, "sync"))
     return answer(request, SyncPending(email_id=email_id), status=202)
+
+
+@routes.post(
+    "/api/v1/emails/{id}/dismiss",
+    body=DismissRequest,
+    answer=EmailDismissed,
+    errors={
+        409: "Nothing of it failed (`not_failed`), it is dismissed (`already_dismissed`), or the reason is blank (`reason_missing`).",
+    },
+)
+async def dismiss_email(request: web.Request) -> web.Response:
+    """Dismiss a failed e-mail, or one whose sync failed: it needs no attention until it fails again."""
+    wanted, email_id = await body(request, DismissRequest), number(request, "id")
+    await ask(request, dismiss(request.app[RES], email_id, request[IDENTITY].actor, wanted.reason))
+    return answer(request, EmailDismissed(email_id=email_id))
+
+
+@routes.post(
+    "/api/v1/emails/{id}/undismiss",
+    answer=EmailUndismissed,
+    errors={409: "It is not dismissed (`not_dismissed`)."},
+)
+async def undismiss_email(request: web.Request) -> web.Response:
+    """End the dismissal of an e-mail: it needs attention again."""
+    email_id = number(request, "id")
+    await ask(request, undismiss(request.app[RES], email_id, request[IDENTITY].actor))
+    return answer(request, EmailUndismissed(email_id=email_id))
 
 
 @routes.get(

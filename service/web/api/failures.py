@@ -6,7 +6,7 @@ from aiohttp import web
 from pydantic import Field
 
 from service.operate import bulk_retry
-from service.postgres.selection import Selection, What
+from service.postgres.selection import MOST_REASON, BulkAction, BulkTask, Selection, What
 from service.queries import failures, retries
 from service.queries.failures import FailurePage
 from service.queries.retries import BulkRetryPage, BulkRetryView
@@ -25,9 +25,15 @@ class Finished(Selection):
 
 
 class BulkRetryRequest(Body):
-    """Which e-mails to retry, their jobs or only their syncs, and how fast."""
+    """Which e-mails to retry or to dismiss, their jobs or only their syncs, and how fast."""
 
     filter: Finished
+    action: BulkAction = Field(
+        "retry",
+        description="`dismiss`: failed e-mails need no attention any more; `undismiss`: dismissed ones need it again."
+        " Unless `dismissed` is in the filter, a retry leaves dismissed e-mails out",
+    )
+    reason: str | None = Field(None, max_length=MOST_REASON, description="Of a dismissal, which needs one")
     what: What = Field(
         "job",
         description="Whole e-mails, or only their syncs. Syncs without a `sync_status`: failed ones, and e-mails that"
@@ -37,9 +43,13 @@ class BulkRetryRequest(Body):
         bulk_retry.PER_SECOND,
         ge=1,
         le=bulk_retry.MOST_PER_SECOND,
-        description="Maximum of queued e-mails per second",
+        description="Maximum of queued or dismissed e-mails per second",
     )
     dry_run: bool = Field(False, description="Only count the e-mails")
+
+    @property
+    def task(self) -> BulkTask:
+        return BulkTask(self.action, self.what, self.reason)
 
 
 class BulkRetryReceipt(View):
@@ -69,18 +79,21 @@ async def list_failures(request: web.Request) -> web.Response:
     answer=BulkRetryReceipt,
     status=202,
     also=(200,),
-    errors={409: "There is no target to sync to: SYNC_URL is not set (`sync_off`)."},
+    errors={
+        409: "There is no target to sync to: SYNC_URL is not set (`sync_off`). A dismissal needs a reason"
+        " (`reason_missing`), and a filter of what failed (`not_failed`).",
+    },
 )
 async def start_retry(request: web.Request) -> web.Response:
-    """Retry all e-mails that match a filter, or only their syncs; with `dry_run`, only count them."""
+    """Retry, sync or dismiss all e-mails that match a filter; with `dry_run`, only count them."""
     wanted, res = await body(request, BulkRetryRequest), request.app[RES]
     if wanted.dry_run:
-        planned = await ask(request, bulk_retry.plan(res, wanted.filter, wanted.what))
+        planned = await ask(request, bulk_retry.plan(res, wanted.filter, wanted.task))
         counted = BulkRetryReceipt(
             planned=planned.number, planned_capped=planned.is_capped, bulk_retry_id=None
         )
         return answer(request, counted)
-    start = bulk_retry.start(res, wanted.filter, wanted.per_second, request[IDENTITY].actor, wanted.what)
+    start = bulk_retry.start(res, wanted.filter, wanted.per_second, request[IDENTITY].actor, wanted.task)
     begun = await ask(request, retries.get_retry(res.engine, await ask(request, start)))
     receipt = BulkRetryReceipt(
         planned=begun.planned, planned_capped=begun.planned_capped, bulk_retry_id=begun.id

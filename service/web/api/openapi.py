@@ -51,6 +51,11 @@ _IN_PATH: Mapping[str, Json] = {
         "schema": {"type": "integer", "minimum": 0, "maximum": 10**18 - 1},
         "description": "the position of the file in the e-mail, from 0",
     },
+    "number": {
+        "example": 1,
+        "schema": {"type": "integer", "minimum": 0, "maximum": 10**18 - 1},
+        "description": "the id of the announcement",
+    },
     "sha256": {
         "schema": {"type": "string", "pattern": "^[0-9a-f]{64}$"},
         "description": "the SHA-256 of the file's content, in hexadecimal digits",
@@ -77,6 +82,16 @@ _LOCATION: Json = {
         "schema": {"type": "string", "format": "uri"},
         "description": "keep it secret: it gives access to the file",
     }
+}
+_MERGED: Json = {
+    "description": "The e-mail turned out to be another one, and became part of it.",
+    "headers": {
+        "Location": {
+            "required": True,
+            "schema": {"type": "string"},
+            "description": "the same path of that e-mail",
+        }
+    },
 }
 
 
@@ -144,6 +159,8 @@ def _operation(route: Route, refs: Refs) -> Json:
     }
     if route.elsewhere:
         operation["responses"]["302"] = {"description": route.elsewhere, "headers": _LOCATION}
+    if "/emails/{id}" in route.path:
+        operation["responses"]["308"] = _MERGED
     for status, when in sorted(_errors(route).items()):
         operation["responses"][str(status)] = {
             "description": when,

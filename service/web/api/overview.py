@@ -1,9 +1,11 @@
 """The API of the overview: actions, dependencies, alerts, reconciliations, statistics."""
 
 from collections.abc import Sequence
+from typing import Literal
 
 from aiohttp import web
 
+from service.operate import dismiss
 from service.queries import actions, alerts, overview, reconciliations
 from service.queries.actions import ActionPage
 from service.queries.alerts import AlertPage
@@ -11,8 +13,8 @@ from service.queries.overview import Overview, Stats
 from service.queries.pages import PageFilter
 from service.queries.reconciliations import ReconciliationDetail, ReconciliationPage
 from service.queries.views import View
-from service.web.handling.keys import RES
-from service.web.handling.requests import answer, number, parameters, reply
+from service.web.handling.keys import IDENTITY, RES
+from service.web.handling.requests import DismissRequest, answer, ask, body, number, parameters, reply
 from service.web.handling.routes import Routes
 from service.web.pages.live import LIVE
 
@@ -32,6 +34,20 @@ class CheckPage(View):
     """All dependencies, as they were some seconds ago; Zendesk's credentials, some minutes ago."""
 
     checks: Sequence[CheckView]
+
+
+class FindingDismissed(View):
+    """The difference is dismissed."""
+
+    dismissed: Literal[True] = True
+    finding_id: int
+
+
+class FindingUndismissed(View):
+    """The difference is not dismissed any more."""
+
+    dismissed: Literal[False] = False
+    finding_id: int
 
 
 @routes.get("/api/v1/actions", query=PageFilter, answer=ActionPage)
@@ -66,6 +82,34 @@ async def show_reconciliation(request: web.Request) -> web.Response:
     """Show a reconciliation with a page of its findings."""
     run_id, wanted = number(request, "id"), parameters(request, PageFilter)
     return await reply(request, reconciliations.get_reconciliation(request.app[RES].engine, run_id, wanted))
+
+
+@routes.post(
+    "/api/v1/findings/{id}/dismiss",
+    body=DismissRequest,
+    answer=FindingDismissed,
+    errors={
+        409: "It is no open difference (`not_open`), it is dismissed (`already_dismissed`), or the reason is blank (`reason_missing`).",
+    },
+)
+async def dismiss_finding(request: web.Request) -> web.Response:
+    """Dismiss an open difference of a reconciliation, until a later one finds it gone."""
+    wanted, finding_id = await body(request, DismissRequest), number(request, "id")
+    actor = request[IDENTITY].actor
+    await ask(request, dismiss.dismiss_finding(request.app[RES], finding_id, actor, wanted.reason))
+    return answer(request, FindingDismissed(finding_id=finding_id))
+
+
+@routes.post(
+    "/api/v1/findings/{id}/undismiss",
+    answer=FindingUndismissed,
+    errors={409: "It is not dismissed (`not_dismissed`)."},
+)
+async def undismiss_finding(request: web.Request) -> web.Response:
+    """End the dismissal of a difference."""
+    finding_id = number(request, "id")
+    await ask(request, dismiss.undismiss_finding(request.app[RES], finding_id, request[IDENTITY].actor))
+    return answer(request, FindingUndismissed(finding_id=finding_id))
 
 
 @routes.get("/api/v1/overview", answer=Overview)

@@ -1,16 +1,17 @@
-"""The API of the quarantine and of ignored events: lists, originals, replay."""
+"""The API of the quarantine and of ignored events: lists, originals, replay, dismissal."""
 
 from typing import Literal
 
 from aiohttp import web
 
 from service import intake
+from service.operate import dismiss
 from service.queries import webhooks
 from service.queries.views import IgnoredDetail, IgnoredPage, QuarantineDetail, QuarantinePage, View
 from service.queries.webhooks import IgnoredFilter, QuarantineFilter
 from service.web.auth.tokens import visible
 from service.web.handling.keys import IDENTITY, RES
-from service.web.handling.requests import answer, ask, number, parameters, reply
+from service.web.handling.requests import DismissRequest, answer, ask, body, number, parameters, reply
 from service.web.handling.routes import Routes
 
 routes = Routes("Quarantine")
@@ -21,6 +22,20 @@ class Replayed(View):
 
     status: Literal["accepted", "duplicate"]
     email_id: int | None
+
+
+class WebhookDismissed(View):
+    """The request in quarantine is dismissed."""
+
+    dismissed: Literal[True] = True
+    quarantine_id: int
+
+
+class WebhookUndismissed(View):
+    """The request in quarantine is not dismissed any more."""
+
+    dismissed: Literal[False] = False
+    quarantine_id: int
 
 
 @routes.get("/api/v1/quarantine", query=QuarantineFilter, answer=QuarantinePage)
@@ -47,6 +62,34 @@ async def show_quarantined(request: web.Request) -> web.Response:
 async def replay(request: web.Request) -> web.Response:
     """Replay a request that can be parsed now."""
     return await _replay(request, "quarantined")
+
+
+@routes.post(
+    "/api/v1/quarantine/{id}/dismiss",
+    body=DismissRequest,
+    answer=WebhookDismissed,
+    errors={
+        409: "It was replayed (`already_replayed`), it is dismissed (`already_dismissed`), or the reason is blank (`reason_missing`).",
+    },
+)
+async def dismiss_webhook(request: web.Request) -> web.Response:
+    """Dismiss a request in quarantine: it needs no attention any more, and can still be replayed."""
+    wanted, webhook_id = await body(request, DismissRequest), number(request, "id")
+    actor = request[IDENTITY].actor
+    await ask(request, dismiss.dismiss_webhook(request.app[RES], webhook_id, actor, wanted.reason))
+    return answer(request, WebhookDismissed(quarantine_id=webhook_id))
+
+
+@routes.post(
+    "/api/v1/quarantine/{id}/undismiss",
+    answer=WebhookUndismissed,
+    errors={409: "It is not dismissed (`not_dismissed`)."},
+)
+async def undismiss_webhook(request: web.Request) -> web.Response:
+    """End the dismissal of a request in quarantine."""
+    webhook_id = number(request, "id")
+    await ask(request, dismiss.undismiss_webhook(request.app[RES], webhook_id, request[IDENTITY].actor))
+    return answer(request, WebhookUndismissed(quarantine_id=webhook_id))
 
 
 @routes.get("/api/v1/ignored", query=IgnoredFilter, answer=IgnoredPage)

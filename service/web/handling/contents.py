@@ -33,15 +33,29 @@ async def open_content(res: Resources, attachment: AttachmentView) -> AsyncItera
 def content_headers(attachment: AttachmentView) -> dict[str, str]:
     """Make headers under which a browser saves a stranger's file, and runs no part of it."""
     name = safe_file_name(attachment.file_name, otherwise=f"attachment-{attachment.position}")
+    return download_headers(name, attachment.detected_type or "application/octet-stream", attachment.size)
+
+
+def download_headers(name: str, media_type: str, size: int | None = None) -> dict[str, str]:
+    """Make the same headers for any content; `name` is a safe file name, `size` in bytes if it is known."""
     plain = re.sub(r"[^A-Za-z0-9._ -]", "_", name)
+    length = {} if size is None else {"Content-Length": str(size)}
     return {
-        "Content-Type": attachment.detected_type or "application/octet-stream",
-        "Content-Length": str(attachment.size),
+        **length,
         "Content-Disposition": f"attachment; filename=\"{plain}\"; filename*=UTF-8''{quote(name, safe='')}",
-        "Content-Security-Policy": "sandbox; default-src 'none'",
+        **shown_headers(media_type, "sandbox; default-src 'none'"),
+    }
+
+
+def shown_headers(media_type: str, policy: str) -> dict[str, str]:
+    """Make headers under which a browser shows a stranger's content by itself, under this security policy."""
+    return {
+        "Content-Type": media_type,
+        "Content-Security-Policy": policy,
         "X-Content-Type-Options": "nosniff",
         "Cache-Control": "private, no-store",
         "Cross-Origin-Resource-Policy": "same-origin",
+        "Referrer-Policy": "no-referrer",
     }
 
 

@@ -1,5 +1,6 @@
 """Errors as answers: RFC 9457 problems with a stable `code`, or a page; never a traceback."""
 
+import re
 from collections.abc import Mapping
 from http import HTTPStatus
 from types import MappingProxyType
@@ -9,17 +10,20 @@ from aiohttp import web
 from aiohttp.typedefs import Handler
 from structlog.contextvars import clear_contextvars
 
+from service.config.settings import Settings
 from service.error_guide import advice_on
 from service.errors import HoldfastError, Permanent, Rejected, Transient
+from service.queries.messages import merged_into
 from service.web.handling import prefix
-from service.web.handling.keys import RES
+from service.web.handling.keys import IDENTITY, RES
 from service.web.handling.rendering import render
+from service.web.handling.requests import MOST_DIGITS, ask
 
 SERVER = "holdfast"  # without a version: it would tell known weaknesses
-_HSTS = "max-age=31536000"
+HSTS = "max-age=31536000"
 
-WEBHOOK_PATH = "/webhooks/zendesk"
 RETRY_AFTER_SECONDS = 10
+_EMAIL = re.compile(r"(/(?:api/v1/)?emails/)([0-9]+)(?=[/?]|$)", re.ASCII)
 
 log = structlog.get_logger()
 
@@ -53,12 +57,17 @@ async def add_headers(request: web.Request, response: web.StreamResponse) -> Non
     prefix.add_to_headers(request, response)
     response.headers["Server"] = SERVER
     if is_encrypted(request):
-        response.headers["Strict-Transport-Security"] = _HSTS
+        response.headers["Strict-Transport-Security"] = HSTS
 
 
 def is_encrypted(request: web.Request) -> bool:
     """Tell whether the browser uses https, by PUBLIC_URL or the proxy's header."""
-    if (request.app[RES].settings.public_url or "").lower().startswith("https://"):
+    return is_encrypted_by(request.app[RES].settings, request)
+
+
+def is_encrypted_by(settings: Settings, request: web.BaseRequest) -> bool:
+    """Tell the same of a request that no application has seen."""
+    if (settings.public_url or "").lower().startswith("https://"):
         return True
     proto = request.headers.get("X-Forwarded-Proto", "").partition(",")[0]
     return request.secure or proto.strip().lower() == "https"
@@ -94,6 +103,10 @@ def wants_page(request: web.Request) -> bool:
 async def _answer(
     request: web.Request, error: HoldfastError, headers: Mapping[str, str] = MappingProxyType({})
 ) -> web.Response:
+    if isinstance(error, Rejected) and error.status == HTTPStatus.NOT_FOUND:
+        location = await _moved_to(request)
+        if location is not None:
+            return web.Response(status=308, headers={"Location": location, "Cache-Control": "no-store"})
     status, details = 500, {}
     if isinstance(error, Rejected):
         status, details = error.status, error.details
@@ -111,3 +124,16 @@ async def _answer(
         add_help(request, answer, error.code)
     answer.headers.update(headers)
     return answer
+
+
+async def _moved_to(request: web.Request) -> str | None:
+    """Return the address of the same about the e-mail that this one became part of; None if it was not merged."""
+    found = _EMAIL.match(request.raw_path)
+    # Strangers are not told which ids exist: a request without an identity was refused before its handler.
+    if found is None or IDENTITY not in request or len(found[2]) > MOST_DIGITS:
+        return None
+    try:
+        email_id = await ask(request, merged_into(request.app[RES].engine, int(found[2])))
+    except Transient:  # the answer is about what was not found
+        return None
+    return None if email_id is None else f"{found[1]}{email_id}{request.raw_path[found.end() :]}"

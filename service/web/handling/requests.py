@@ -7,16 +7,18 @@ from typing import Annotated, Any, TypeVar
 from urllib.parse import parse_qsl
 
 from aiohttp import web
-from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 from pydantic_core import to_jsonable_python
 
 from service.errors import Rejected
 from service.postgres.engine import within
+from service.postgres.selection import MOST_REASON
 from service.queries.views import View
 from service.web.handling.keys import RES
 from service.web.handling.prefix import prefix_of
 
 MOST_BODY_BYTES = 64 * 1024
+MOST_DIGITS = 18  # of an id: Postgres has none with more
 BODY_SECONDS = 5.0
 # Answers hold customers' data: no browser or proxy may keep them.
 PRIVATE = {"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"}
@@ -37,6 +39,14 @@ class Body(BaseModel):
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+class DismissRequest(Body):
+    """Why something needs no attention any more."""
+
+    reason: str = Field(
+        min_length=1, max_length=MOST_REASON, description="For people; control characters are replaced"
+    )
 
 
 BodyModel = TypeVar("BodyModel", bound=Body)
@@ -77,7 +87,7 @@ async def form(request: web.Request, kind: type[Model], most_bytes: int = MOST_B
 def number(request: web.Request, name: str) -> int:
     """Read a number from the path; raises Rejected (404)."""
     text = request.match_info[name]
-    if not (text.isascii() and text.isdigit() and len(text) <= 18):
+    if not (text.isascii() and text.isdigit() and len(text) <= MOST_DIGITS):
         raise Rejected(404, "not_found", f"{name} must be a number.")
     return int(text)
 

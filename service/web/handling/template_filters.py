@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from types import MappingProxyType
 
-from service.formatting import duration, number, one_line, printable_lines
+from service.formatting import duration, number, one_line, printable_lines, readable_line, readable_lines
 
 _UNITS = ("kB", "MB", "GB", "TB")
 
@@ -12,6 +12,11 @@ _UNITS = ("kB", "MB", "GB", "TB")
 def plain(text: str | None) -> str:
     """Write a stranger's text as one line of printable characters."""
     return one_line(text or "")
+
+
+def said(text: str | None) -> str:
+    """Write a person's name, address or subject as one line, with its joiners, directions and emoji."""
+    return readable_line(text or "")
 
 
 def size(number: float | None) -> str:
@@ -55,6 +60,8 @@ FILTERS: Mapping[str, Callable[..., str]] = MappingProxyType(
     {
         "plain": plain,
         "block": printable_lines,
+        "said": said,
+        "said_lines": readable_lines,
         "size": size,
         "precise": precise,
         "duration": duration,

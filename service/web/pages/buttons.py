@@ -1,6 +1,7 @@
 """The buttons: each starts one operation and redirects to a page with its result."""
 
-from typing import get_args
+from collections.abc import Mapping
+from typing import Any, get_args
 
 from aiohttp import web
 from pydantic import ConfigDict, Field, field_validator
@@ -9,7 +10,7 @@ from service import intake
 from service.errors import Rejected
 from service.operate import bulk_retry
 from service.operate.retry import retry
-from service.postgres.selection import Selection, What
+from service.postgres.selection import MOST_REASON, BulkAction, BulkTask, Selection, What
 from service.web.handling.keys import IDENTITY, RES
 from service.web.handling.requests import ask, form, number
 from service.web.handling.routes import Routes
@@ -19,6 +20,7 @@ from service.web.pages.frame import redirect, show
 routes = Routes()
 
 PER_SECOND = 20
+_BEGUN = {"retry": "bulk_begun", "dismiss": "dismissal_begun", "undismiss": "undismissal_begun"}
 
 
 class RetryForm(Selection):
@@ -27,6 +29,8 @@ class RetryForm(Selection):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     what: What = "job"
+    action: BulkAction = "retry"
+    reason: str | None = Field(None, max_length=MOST_REASON)
     per_second: int = Field(PER_SECOND, ge=1, le=bulk_retry.MOST_PER_SECOND)
 
     @field_validator("*", mode="before")
@@ -36,7 +40,11 @@ class RetryForm(Selection):
 
     @property
     def selection(self) -> Selection:
-        return Selection.model_validate(self.model_dump(exclude={"what", "per_second"}))
+        return Selection.model_validate(self.model_dump(exclude={"what", "action", "reason", "per_second"}))
+
+    @property
+    def task(self) -> BulkTask:
+        return BulkTask(self.action, self.what, self.reason)
 
 
 @routes.post("/emails/{id}/retry")
@@ -60,19 +68,20 @@ async def plan_retry(request: web.Request) -> web.Response:
     if query.filter is None:
         raise Rejected(400, "bad_parameter", query.error)
     selection = Selection.model_validate(query.chosen)
-    what: What = next((each for each in get_args(What) if each == request.query.get("what")), "job")
-    count = await ask(request, bulk_retry.plan(request.app[RES], selection, what))
-    default = {"sync_status": "unsynced"} if what == "sync" else {"status": "failed"}
-    chosen = {**default, **query.chosen}
+    task = BulkTask(_chosen(request, "action", BulkAction), _chosen(request, "what", What))
+    count = await ask(request, bulk_retry.plan(request.app[RES], selection, task))
+    chosen = {**_default(task, query.chosen), **query.chosen}
     return await show(
         request,
         "plan.html",
-        what=what,
+        what=task.what,
+        action=task.action,
         count=count,
         chosen=chosen,
         back=filters.address(chosen),
         per_second=PER_SECOND,
         most_per_second=bulk_retry.MOST_PER_SECOND,
+        most_reason=MOST_REASON,
     )
 
 
@@ -80,9 +89,10 @@ async def plan_retry(request: web.Request) -> web.Response:
 async def start_retry(request: web.Request) -> web.Response:
     given = await form(request, RetryForm)
     actor = request[IDENTITY].actor
-    begun = bulk_retry.start(request.app[RES], given.selection, given.per_second, actor, given.what)
+    begun = bulk_retry.start(request.app[RES], given.selection, given.per_second, actor, given.task)
     await ask(request, begun)
-    return redirect("/retries", "syncs_begun" if given.what == "sync" else "bulk_begun")
+    is_sync = (given.action, given.what) == ("retry", "sync")
+    return redirect("/retries", "syncs_begun" if is_sync else _BEGUN[given.action])
 
 
 @routes.post("/retries/{id}/cancel")
@@ -100,3 +110,18 @@ async def replay(request: web.Request) -> web.Response:
     return redirect(
         f"/emails/{receipt.number}", "replayed" if receipt.status == "accepted" else "replayed_before"
     )
+
+
+def _chosen(request: web.Request, name: str, words: Any) -> Any:  # noqa: ANN401 a Literal, and one of its words
+    """Return a parameter that is one of these words, or else the first word."""
+    every = get_args(words)
+    return next((each for each in every if each == request.query.get(name)), every[0])
+
+
+def _default(task: BulkTask, chosen: Mapping[str, str]) -> dict[str, str]:
+    """Return what a bulk retry adds to a filter, for the plan; `bulk_retry` adds it anyway."""
+    if task.action == "undismiss":
+        return {"dismissed": "true"}
+    if task.action == "dismiss":
+        return {} if chosen.get("sync_status") == "failed" else {"status": "failed"}
+    return {"sync_status": "unsynced"} if task.what == "sync" else {"status": "failed"}

@@ -13,7 +13,7 @@ from service.postgres.selection import Selection
 from service.queries.emails import EmailFilter
 
 # Parameters that are no filters.
-OWN = ("notice", "live", "page", "what")
+OWN = ("notice", "live", "page", "what", "action")
 _FIELDS = tuple(Selection.model_fields)
 # A list loads so many pages by itself.
 MOST_PAGES = 20
@@ -61,6 +61,17 @@ class EmailQuery:
     @property
     def plan_of_syncs(self) -> str:
         return address({"what": "sync", **self.chosen}, "/retries/plan")
+
+    @property
+    def plan_of_dismissal(self) -> tuple[str, str] | None:
+        """Return the verb and the address of the plan to dismiss these e-mails, or to undismiss them."""
+        if self.filter is None:
+            return None
+        has_failed = "failed" in (self.filter.status, self.filter.sync_status)
+        if not (has_failed or self.filter.dismissed):
+            return None
+        action = "undismiss" if self.filter.dismissed else "dismiss"
+        return action.capitalize(), address({"action": action, **self.chosen}, "/retries/plan")
 
 
 def address(values: Mapping[str, Any], path: str = "/emails") -> str:

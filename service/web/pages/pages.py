@@ -7,7 +7,9 @@ from aiohttp import web
 from markupsafe import Markup
 
 from service.errors import Rejected
+from service.postgres.selection import Selection
 from service.queries import actions, emails, failures, reconciliations, retries, webhooks
+from service.queries.neighbours import neighbours_of
 from service.queries.pages import PageFilter
 from service.queries.views import EmailDetail
 from service.queries.webhooks import QuarantineFilter
@@ -19,6 +21,7 @@ from service.web.pages import filters, timeline
 from service.web.pages.excerpts import readable, shortened, shortened_email
 from service.web.pages.frame import show
 from service.web.pages.live import LIVE
+from service.web.pages.message import shown_message
 from service.web.pages.previews import is_shown
 from service.zendesk.account import Account
 
@@ -56,11 +59,14 @@ async def list_emails(request: web.Request) -> web.Response:
 async def show_email(request: web.Request) -> web.Response:
     res, email_id = request.app[RES], number(request, "id")
     email, is_cut = shortened_email(await ask(request, emails.get_email(res.engine, email_id)))
-    has_target = bool(res.settings.sync_url)
+    has_target, as_text = bool(res.settings.sync_url), request.query.get("view") == "text"
     return await show(
         request,
         "email.html",
         email=email,
+        message=shown_message(email, as_text=as_text),
+        as_text=as_text,
+        around=await ask(request, neighbours_of(res.engine, email)),
         is_cut=is_cut,
         raw=await _raw(request, email_id),
         events=timeline.events(email),
@@ -99,7 +105,7 @@ async def show_quarantined(request: web.Request) -> web.Response:
 @routes.get("/retries")
 async def list_retries(request: web.Request) -> web.Response:
     page = await ask(request, retries.list_retries(request.app[RES].engine))
-    chosen = {retry.id: retry.filter.model_dump(mode="json", exclude_none=True) for retry in page.retries}
+    chosen = {retry.id: _words_of(retry.filter) for retry in page.retries}
     links = {retry_id: filters.address(values) for retry_id, values in chosen.items()}
     is_running = any(retry.settled_at is None for retry in page.retries)
     return await show(request, "retries.html", page=page, chosen=chosen, links=links, is_running=is_running)
@@ -126,6 +132,14 @@ async def list_actions(request: web.Request) -> web.Response:
     wanted = _parameters(request, PageFilter)
     page = await ask(request, actions.list_actions(request.app[RES].engine, wanted))
     return await show(request, "activity.html", page=page, onward=_onward(request, page.next_cursor))
+
+
+def _words_of(wanted: Selection) -> dict[str, str]:
+    """Return the fields of a bulk retry's filter, without the one that leaves dismissed e-mails out as usual."""
+    fields = wanted.model_dump(mode="json", exclude_none=True)
+    return {
+        name: "true" if value is True else str(value) for name, value in fields.items() if value is not False
+    }
 
 
 def _given(request: web.Request) -> dict[str, str]:

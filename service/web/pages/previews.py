@@ -28,6 +28,11 @@ def is_shown(attachment: AttachmentView) -> bool:
     return attachment.status == "stored" and is_small and attachment.detected_type in _POLICIES
 
 
+def place_of(email_id: int, position: int) -> str:
+    """Return the path of a preview."""
+    return f"/emails/{email_id}/attachments/{position}/preview"
+
+
 @routes.get("/emails/{id}/attachments/{position}/preview")
 async def show(request: web.Request) -> web.StreamResponse:
     """Stream a file with a preview; raises Rejected (415) for any other."""

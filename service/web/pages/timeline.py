@@ -22,6 +22,8 @@ _ACTIONS = {
     "replay": "Replayed from quarantine",
     "replay_ignored": "Replayed from the ignored events",
     "sync": "Sync started again",
+    "dismiss": "Dismissed",
+    "undismiss": "Not dismissed any more",
 }
 _OVER = {"completed", "failed"}
 
@@ -37,6 +39,7 @@ class Event:
     by: str = ""
     code: str | None = None
     error: str | None = None
+    reason: str | None = None  # of a dismissal
     pause: float | None = None
 
 
@@ -61,6 +64,8 @@ def state_of(email: EmailDetail) -> CurrentState:
     match email.processing_status:
         case "completed":
             return CurrentState("Completed: all files are stored.", "good")
+        case "failed" if email.dismissal:
+            return CurrentState("Failed, and dismissed.", "plain")
         case "failed":
             return CurrentState("Failed: needs attention.", "bad")
         case "processing":
@@ -89,6 +94,10 @@ def sync_state_of(email: EmailDetail, *, has_target: bool) -> CurrentState | Non
             return CurrentState(
                 "The target is up to date." if is_over else "The target has the previous version.", "good"
             )
+        case "failed" if email.dismissal:
+            return CurrentState("Failed, and dismissed.", "plain")
+        case "failed" if email.dismissal:
+            return CurrentState("Could not be synced, and dismissed.", "plain")
         case "failed":
             return CurrentState("Could not be synced: needs attention.", "bad")
         case _:
@@ -126,7 +135,7 @@ def _attempt(attempt: AttemptView) -> Event:
     ended = attempt.finished_at
     return Event(
         attempt.started_at,
-        f"Attempt {attempt.number} {words}",
+        f"Attempt {attempt.number} {words}" if attempt.number > 0 else f"Attempt of a merged e-mail {words}",
         tone,
         seconds=(ended - attempt.started_at).total_seconds() if ended else None,
         by=attempt.worker,
@@ -137,7 +146,8 @@ def _attempt(attempt: AttemptView) -> Event:
 
 def _action(action: ActionView) -> Event:
     title = _ACTIONS.get(action.action, action.action.replace("_", " ").capitalize())
-    return Event(action.at, f"{title} (bulk)" if action.bulk_retry_id else title, by=action.actor)
+    title = f"{title} (bulk)" if action.bulk_retry_id else title
+    return Event(action.at, title, by=action.actor, reason=action.reason)
 
 
 def _with_pause(before: Event, event: Event) -> Event:

@@ -19,7 +19,7 @@ from service.telemetry.exporters import report
 from service.telemetry.version import commit, version
 from service.web.app import create_app
 from service.web.handling.keys import RES
-from service.web.handling.prefix import Runner
+from service.web.plain_webhooks import Runner
 from service.web.server.connections import Connections, most_connections
 from service.web.server.prefork import keep_running
 from service.web.server.sockets import restore_counters
@@ -43,24 +43,24 @@ def serve(settings: Settings, sockets: Sequence[socket.socket]) -> None:
     log.info("web_starting", **connection_limits(settings, settings.web_concurrency))
     raise_file_limit()
     log.info("started", process="web", version=version(), commit=commit())
+    app = create_app(settings)  # before processes are forked, which share it
     gc.freeze()  # collections skip the loaded modules, and forked processes share their memory
     gc.set_threshold(
         50_000, 20, 100
     )  # requests leave hardly any cycles; the search costs a tenth of the time
-    gc.enable()
     if settings.web_concurrency == 1:
-        _run(settings, sockets)
+        _run(app, sockets)
     else:
-        keep_running(lambda parent: _run(settings, sockets, parent), settings.web_concurrency, sockets)
+        keep_running(lambda parent: _run(app, sockets, parent), settings.web_concurrency, sockets)
 
 
-def _run(settings: Settings, sockets: Sequence[socket.socket], parent: int | None = None) -> None:
+def _run(app: web.Application, sockets: Sequence[socket.socket], parent: int | None = None) -> None:
     restore_counters()
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        runner.run(_serve(settings, sockets, parent))
+        runner.run(_serve(app, sockets, parent))
 
 
-async def _serve(settings: Settings, sockets: Sequence[socket.socket], parent: int | None) -> None:
+async def _serve(app: web.Application, sockets: Sequence[socket.socket], parent: int | None) -> None:
     """Serve on the sockets until a signal, or until the parent process ends."""
     ending, loop = asyncio.Event(), asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -68,7 +68,7 @@ async def _serve(settings: Settings, sockets: Sequence[socket.socket], parent: i
     if parent is not None:  # the pipe closes with the parent
         loop.add_reader(parent, ending.set)
     runner = _Runner(
-        create_app(settings),
+        app,
         access_log=None,
         auto_decompress=False,
         shutdown_timeout=SHUTDOWN_SECONDS,

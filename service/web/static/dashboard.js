@@ -50,9 +50,10 @@
     if (pulse.textContent !== text) pulse.textContent = text;
   }
 
-  // Details that the reader opened stay open.
+  // Details that the reader opened stay open, and a message keeps its height.
   const callbacks = {
-    beforeAttributeUpdated: (name, element) => !(name === "open" && element instanceof HTMLDetailsElement),
+    beforeAttributeUpdated: (name, element) =>
+      !(name === "open" && element instanceof HTMLDetailsElement) && !(name === "style" && element instanceof HTMLIFrameElement),
   };
   Object.assign(Idiomorph.defaults.callbacks, callbacks);
 
@@ -84,6 +85,24 @@
     return `${Math.floor(seconds)} s ago`;
   }
 
+  // A message is shown in its whole height, up to a limit; no script runs in its frame, so it is measured from here.
+  const MOST_HEIGHT = 6000;
+  const MARGINS = 34;
+  const watched = new WeakSet();
+
+  function fit(frame) {
+    const height = frame.contentDocument?.querySelector("body")?.scrollHeight;
+    if (height) frame.style.height = `${Math.min(MOST_HEIGHT, height + MARGINS)}px`;
+  }
+
+  function fitAll() {
+    for (const frame of document.querySelectorAll("iframe[data-fits]")) {
+      if (!watched.has(frame)) frame.addEventListener("load", () => fit(frame));
+      watched.add(frame);
+      fit(frame);
+    }
+  }
+
   // Ages follow the server's clock, in case the browser's is wrong.
   const served = new Date(document.body.dataset.now);
   const began = performance.now();
@@ -97,7 +116,8 @@
   document.addEventListener("visibilitychange", () => (document.hidden ? close() : open()));
   window.addEventListener("pagehide", close);
   window.addEventListener("pageshow", open);
-  document.addEventListener("htmx:afterSettle", localize);
+  document.addEventListener("htmx:afterSettle", () => { localize(); fitAll(); });
+  window.addEventListener("resize", fitAll);
   document.addEventListener("htmx:beforeOnLoad", (event) => {
     if (event.detail.xhr.status !== 401) return;
     event.preventDefault();
@@ -126,6 +146,7 @@
   const current = document.querySelector("nav [aria-current]");
   if (current) current.closest("nav").scrollLeft = current.offsetLeft - current.closest("nav").offsetLeft;
   localize();
+  fitAll();
   setInterval(updateAges, 1000);
   open();
   if (location.hash === "#q") document.querySelector("[data-search]")?.focus();

@@ -1,0 +1,72 @@
+"""Tickets that Zendesk deleted: their e-mails are marked, and our copies stay."""
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from functools import partial
+
+from sqlalchemy import text
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from service.backfill.record import Held
+from service.jobs import discovery
+from service.jobs.discovery import Mark
+from service.postgres.email_tables import DELETED_IN_ZENDESK
+from service.resources import Resources
+from service.zendesk.exports import next_page, read_changed_tickets, read_deleted_tickets
+from service.zendesk.messages import MOST_TICKETS
+
+MOST_PAGES = 100
+RESERVE = 0.2
+
+_PATH = "/api/v2/deleted_tickets.json"
+_MANY = "/api/v2/tickets/show_many.json"
+
+
+async def read(res: Resources, held: Held) -> bool:
+    """Mark the e-mails of deleted tickets, and of those that are no longer deleted or gone for good; return True.
+
+    Raises as the client's `get` does.
+    """
+    listed, is_whole = await _mark_listed(res, held)
+    known = await res.run(_marked)
+    left = [ticket_id for ticket_id in known if ticket_id not in listed][:MOST_TICKETS]
+    if is_whole and left:
+        page = await res.zendesk.get(_MANY, {"ids": ",".join(left)}, reserve=RESERVE)
+        there = {ticket_id for ticket_id, _ in read_changed_tickets(page).tickets}
+        await _mark(
+            res, held, {each: "restored" if each in there else "permanently_deleted" for each in left}
+        )
+    return True
+
+
+async def _mark_listed(res: Resources, held: Held) -> tuple[set[str], bool]:
+    """Mark the deleted tickets; return them, and whether these are all."""
+    query = {"page[size]": "100"}
+    listed: set[str] = set()
+    for number in range(1, MOST_PAGES + 1):
+        page = await res.zendesk.get(_PATH, query, reserve=RESERVE)
+        found = await asyncio.to_thread(read_deleted_tickets, page)
+        await _mark(res, held, dict.fromkeys(found, "deleted"))
+        listed |= set(found)
+        following = next_page(page, number)
+        if following is None:
+            return listed, True
+        query = following
+    return listed, False
+
+
+async def _mark(res: Resources, held: Held, states: Mapping[str, str]) -> None:
+    marks = [Mark(ticket_id, None, state) for ticket_id, state in states.items()]
+    await res.run(partial(discovery.mark, account_id=held.account_id or "", marks=marks))
+
+
+async def _marked(conn: AsyncConnection) -> Sequence[str]:
+    """Return tickets that are marked as deleted, those marked first first."""
+    return [*await conn.scalars(_MARKED)]
+
+
+_MARKED = text(f"""
+SELECT zendesk_ticket_id FROM incoming_emails
+WHERE {DELETED_IN_ZENDESK} AND zendesk_ticket_id ~ '^[0-9]{{1,30}}$'
+GROUP BY zendesk_ticket_id ORDER BY max(zendesk_state_at) LIMIT 10000
+""")  # noqa: S608 a constant of ours

@@ -1,0 +1,36 @@
+"""Searches that a person wants: the current one now, or one of a range of time; and how far they are."""
+
+from functools import partial
+
+import structlog
+
+from service.backfill import record
+from service.backfill.record import History, RunState
+from service.backfill.run import account_of
+from service.errors import Rejected
+from service.resources import Resources
+
+log = structlog.get_logger()
+
+
+async def begin(res: Resources, wanted: History | None, actor: str) -> int:
+    """Begin a search, or go on with an open one of the same range; return the id of the run.
+
+    Without a range, it is the current one. Raises Rejected (409) without credentials for Zendesk.
+    """
+    if not res.zendesk.has_login:
+        how = "set ZENDESK_SUBDOMAIN, ZENDESK_OAUTH_CLIENT_ID and ZENDESK_OAUTH_CLIENT_SECRET"
+        raise Rejected(409, "credentials_missing", f"Zendesk cannot be asked: {how}.")
+    account = account_of(res)
+    if wanted is None:
+        run_id = await res.insist(partial(record.request, account=account, actor=actor))
+    else:
+        begun = partial(record.request_history, account=account, wanted=wanted, actor=actor)
+        run_id = await res.insist(begun)
+    log.info("backfill_requested", run=run_id, history=wanted is not None, actor=actor)
+    return run_id
+
+
+async def state_of(res: Resources, run_id: int) -> RunState:
+    """Return how far a run is."""
+    return await res.insist(partial(record.state_of, run_id=run_id))

@@ -1,0 +1,106 @@
+"""Choose what to keep of a ticket's comments: which comment is which waiting e-mail, and which are e-mails nobody announced."""
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, field
+from datetime import timedelta
+
+from service.jobs.messages import KnownEmails, WaitingEmail
+from service.outbound.addresses import attachment_key
+from service.zendesk.messages import CommentMessage
+
+# A webhook that names no comment is matched with those in this window around its receipt.
+BEFORE = timedelta(hours=1)
+AFTER = timedelta(minutes=5)
+# The clocks of Zendesk and of Postgres may differ by so much.
+_SKEW = timedelta(seconds=5)
+
+
+@dataclass(slots=True)
+class Choice:
+    """Comments to keep, with the e-mail of each, or None for one that nobody announced; and e-mails that are none."""
+
+    kept: list[tuple[int | None, CommentMessage]] = field(default_factory=list)
+    ignored: list[int] = field(default_factory=list)
+
+    @property
+    def settled(self) -> set[int]:
+        """The e-mails that need no other look-up."""
+        return {email_id for email_id, _ in self.kept if email_id is not None} | set(self.ignored)
+
+
+def choose(
+    comments: Sequence[CommentMessage],
+    known: KnownEmails,
+    waited: Collection[int],
+    overdue: Collection[int] = (),
+) -> Choice:
+    """Choose among a ticket's newest comments, the newest first.
+
+    `waited` are the e-mails that waited before the comments were asked for: only the comments of those are surely among
+    them. For `overdue` ones, an older comment or one without their files will do. An e-mail that nobody announced is kept
+    if it is no older than an hour before the newest one that is kept already.
+    """
+    choice, by_id = Choice(), {comment.comment_id: comment for comment in comments}
+    times = [known.newest] if known.newest else []
+    for email in known.waiting:
+        if email.comment_id is not None:
+            comment = by_id.get(email.comment_id)
+        elif email.email_id in waited:
+            comment = _comment_of(email, comments, is_overdue=email.email_id in overdue)
+        else:
+            continue
+        if known.newest is None:
+            made_at = comment.created_at if comment else None
+            times.append(min(made_at or email.received_at, email.received_at))
+        if comment is None:
+            continue
+        is_by_email = comment.is_email or email.is_listed
+        if comment.is_by_agent and not is_by_email and not email.addresses:
+            choice.ignored.append(email.email_id)
+        else:
+            choice.kept.append((email.email_id, comment))
+    taken = known.comments | {comment.comment_id for _, comment in choice.kept}
+    since = min(times, default=None)
+    choice.kept += [
+        (None, comment)
+        for comment in comments
+        if comment.is_email and comment.comment_id not in taken
+        if since is not None and comment.created_at is not None and comment.created_at >= since - BEFORE
+    ]
+    return choice
+
+
+def _comment_of(
+    email: WaitingEmail, comments: Sequence[CommentMessage], *, is_overdue: bool
+) -> CommentMessage | None:
+    """Find the comment of an e-mail whose webhook named none: by its files, or else by time and sender."""
+    keys = {attachment_key(address) for address in email.addresses if address}
+    if keys:
+        shared = [(len(keys & _keys(comment)), comment) for comment in comments]
+        most = max((number for number, _ in shared), default=0)
+        if most:
+            return next(comment for number, comment in shared if number == most)
+        if not is_overdue:
+            return None
+    near = [comment for comment in comments if _is_near(email, comment)]
+    if near:
+        return min(near, key=lambda comment: _distance(email, comment))
+    older = (each for each in comments if each.created_at and each.created_at < email.received_at)
+    return next(older, None) if is_overdue else None
+
+
+def _keys(comment: CommentMessage) -> set[str]:
+    return {attachment_key(file.url) for file in comment.files}
+
+
+def _is_near(email: WaitingEmail, comment: CommentMessage) -> bool:
+    created_at = comment.created_at or email.received_at
+    return email.received_at - BEFORE <= created_at <= email.received_at + AFTER
+
+
+def _distance(email: WaitingEmail, comment: CommentMessage) -> tuple[bool, bool, bool, timedelta]:
+    """Prefer e-mails, the webhook's sender, what was there when the webhook came, and then the nearest in time."""
+    sender = (comment.sender.address or "").casefold()
+    is_other = email.from_email is not None and email.from_email.casefold() != sender
+    ahead = (comment.created_at or email.received_at) - email.received_at
+    return not comment.is_email, is_other, ahead > _SKEW, abs(ahead)

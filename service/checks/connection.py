@@ -1,0 +1,50 @@
+"""Check our webhook and trigger at Zendesk."""
+
+from service.checks.probe import Check, probe
+from service.connect import drift, record, secrets
+from service.errors import HoldfastError
+from service.formatting import counted
+from service.resources import Resources
+from service.zendesk.rules import REPAIRABLE
+
+NAME = "connection"
+REPAIR = "`holdfast connect --repair` shows the changes, and puts them back"
+
+
+async def check_connection(res: Resources) -> Check:
+    """Ask Zendesk for drift of what `holdfast connect` made. Raises nothing."""
+    return await probe(NAME, lambda: _ask(res), "check that this host may reach Zendesk, and run this again")
+
+
+async def _ask(res: Resources) -> Check:
+    if not res.zendesk.has_login:
+        return Check(NAME, True, "not checked without credentials")
+    account = record.account_of(res)
+    connection = await res.run(lambda conn: record.read(conn, account))
+    if connection is None:
+        made = "webhook and trigger were made by hand: `holdfast connect` adopts and watches them"
+        return Check(NAME, True, made)
+    try:
+        found = await drift.check(res, connection)
+    except HoldfastError as exc:
+        if exc.code.startswith("database_"):
+            raise
+        if exc.code != "forbidden":
+            return Check(NAME, None, f"Zendesk does not tell: {exc.message}", "see zendesk")
+        shown = "Zendesk does not show webhook and trigger to these credentials"
+        return Check(NAME, None, shown, "only an administrator's credentials can watch them for changes")
+    if not found:
+        return await _without_drift(res, connection.endpoint)
+    is_repairable = any(each.code in REPAIRABLE for each in found)
+    advice = REPAIR if is_repairable else "docs/troubleshooting.md has what to check, in order"
+    return Check(NAME, False, drift.describe(found), advice)
+
+
+async def _without_drift(res: Resources, endpoint: str) -> Check:
+    """Warn if signing secrets cannot be decrypted."""
+    if lost := await secrets.count_unreadable(res):
+        unreadable = f"{counted(lost, 'signing secret')} cannot be decrypted: the credentials were changed"
+        return Check(
+            NAME, None, unreadable, "run `holdfast connect` with the credentials of an administrator"
+        )
+    return Check(NAME, True, f"webhook and trigger are as they should be: {endpoint}")

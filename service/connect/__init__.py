@@ -1,0 +1,1 @@
+"""Our webhook and our trigger at Zendesk: make them, watch them, and learn the signing secret."""

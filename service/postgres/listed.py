@@ -1,0 +1,82 @@
+"""The SQL that finds the e-mail of a comment that Zendesk lists, each comment by one look into an index."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from sqlalchemy import Boolean, DateTime, Text, TextClause, bindparam, text
+from sqlalchemy.dialects.postgresql import ARRAY
+
+# The status of an e-mail, for its state: a completed one with an error lacks files, and so it is not kept.
+_STATUS = """
+CASE WHEN processing_status = 'completed' AND error_code IS NOT NULL THEN 'failed' ELSE processing_status END
+    AS processing_status
+"""
+# E-mails that name a comment, and that no look into the index of comments finds yet: each webhook's, for a moment.
+_FRESH = 1_000
+
+# For a WITH clause; `:keys` are the numbers of the account as e-mails have them, see `keys_of`.
+FRESH = f"""
+fresh AS MATERIALIZED (
+    SELECT DISTINCT ON (zendesk_ticket_id, comment_id) id, zendesk_ticket_id, comment_id, processing_status
+    FROM (
+        SELECT id, account_id, zendesk_ticket_id, comment_id, {_STATUS} FROM incoming_emails
+        WHERE comment_id <> '' AND NOT identified ORDER BY id DESC LIMIT (SELECT {_FRESH})
+    ) AS newest
+    WHERE coalesce(account_id, '') = ANY (:keys)
+    ORDER BY zendesk_ticket_id, comment_id, id
+)
+"""  # noqa: S608 words and a number of ours
+# Joins to each row of `listed` its e-mail, or none: a row stays one row, so that the counts of its states agree.
+# An e-mail whose webhook did not name the account is of this one.
+EMAIL_OF = f"""
+LEFT JOIN LATERAL (
+    SELECT id, {_STATUS} FROM incoming_emails
+    WHERE identified AND coalesce(account_id, '') = ANY (:keys)
+    AND zendesk_ticket_id = listed.ticket_id AND comment_id = listed.comment_id
+    ORDER BY coalesce(account_id, '') DESC LIMIT 1
+) AS identified ON true
+LEFT JOIN fresh ON identified.id IS NULL
+    AND fresh.zendesk_ticket_id = listed.ticket_id AND fresh.comment_id = listed.comment_id
+CROSS JOIN LATERAL (
+    SELECT coalesce(identified.id, fresh.id) AS id,
+        CASE WHEN identified.id IS NULL THEN fresh.processing_status ELSE identified.processing_status END AS status
+) AS email
+"""  # noqa: S608 words of ours
+# The states of a listed comment. Each row is in exactly one of them.
+STATES = {
+    "kept": "email.id IS NOT NULL AND email.status = 'completed'",
+    "failed": "email.id IS NOT NULL AND email.status = 'failed'",
+    "in_work": "email.id IS NOT NULL AND coalesce(email.status, '') NOT IN ('completed', 'failed')",
+    "missing": "email.id IS NULL",
+}
+# Joins to each row of `email` its row in the list of Zendesk, or none.
+LISTED_AS = """
+LEFT JOIN LATERAL (
+    SELECT created_at FROM source_emails
+    WHERE account = :account AND ticket_id = email.zendesk_ticket_id AND comment_id = email.comment_id
+    LIMIT 1
+) AS listed ON true
+"""
+
+_TYPES: dict[str, Any] = {
+    **dict.fromkeys(("account", "after_ticket", "after_comment", "last_ticket"), Text()),
+    **dict.fromkeys(("keys", "tickets", "comments"), ARRAY(Text)),
+    "days": ARRAY(DateTime(timezone=True)),
+    **dict.fromkeys(
+        ("since", "until", "day", "after", "before", "all_at", "part_at", "part_since"),
+        DateTime(timezone=True),
+    ),
+    "has_target": Boolean(),
+}
+
+
+def keys_of(account_id: str | None) -> Sequence[str]:
+    """Return the account's number as e-mails may have it: the number, or nothing where no webhook told it."""
+    return [account_id, ""] if account_id else [""]
+
+
+def statement(sql: str) -> TextClause:
+    """Make a statement whose parameters have their types: an array or a time may be null."""
+    made = text(sql)
+    named = made._bindparams  # noqa: SLF001 its names
+    return made.bindparams(*(bindparam(name, type_=kind) for name, kind in _TYPES.items() if name in named))

@@ -1,0 +1,329 @@
+"""The days of the ledger: what Zendesk lists of each day, against the e-mails that are here; and the lists behind it."""
+
+import re
+from collections.abc import Mapping, Sequence
+from datetime import UTC, date, datetime, time, timedelta
+from typing import Any, Literal, NamedTuple, get_args
+
+from pydantic import Field
+from sqlalchemy import RowMapping, TextClause
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from service.errors import Rejected
+from service.postgres.listed import EMAIL_OF, FRESH, LISTED_AS, STATES, keys_of, statement
+from service.postgres.rows import BRIEF_TEXT
+from service.queries.views import View
+
+PAGE_DAYS = 10
+DAY_CAP = 20_000  # e-mails counted per day
+LIST_LIMIT = 100
+DAY = timedelta(days=1)
+
+ListName = Literal["open", "in_zendesk", "kept", "in_work", "failed", "missing", "unlisted"]
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+# Microseconds since the epoch, a ticket and a comment: the last row of a page.
+CURSOR = re.compile(r"(-?[0-9]{1,17})-([0-9A-Za-z]{1,64})-([0-9A-Za-z]{1,64})")
+
+
+class AccountKey(NamedTuple):
+    """What the statements need to know of an account."""
+
+    account: str
+    account_id: str | None
+    complete_since: datetime | None
+    watermark: datetime | None
+
+
+class DayView(View):
+    """The e-mails of one day; `in_zendesk` is the sum of `kept`, `in_work`, `failed` and `missing`."""
+
+    account: str
+    day: date = Field(description="In UTC, by the time at which the comment was made")
+    in_zendesk: int = Field(description="Comments by e-mail that Zendesk lists")
+    kept: int = Field(description="Of these, completed e-mails: all files are stored")
+    in_work: int = Field(description="Of these, e-mails whose job has not ended")
+    failed: int = Field(description="Of these, failed e-mails")
+    missing: int = Field(description="Of these, comments without an e-mail here")
+    unread: int = Field(
+        description="Tickets that Zendesk refuses to the credentials, and that may have e-mails of that day"
+    )
+    suspended: int = Field(description="Suspended e-mails of that day that Zendesk still holds")
+    searched: Literal["whole", "part", "not"] = Field(
+        description="How much of the day was searched at Zendesk"
+    )
+    unlisted: int | None = Field(
+        description="E-mails received on that day that Zendesk does not list, deleted ones for example;"
+        " null for days that were not searched"
+    )
+    capped: bool = Field(description=f"Whether a count stopped at {DAY_CAP:,}")
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether all e-mails of the whole day are kept."""
+        return self.searched == "whole" and not (self.capped or self.unread) and self.kept == self.in_zendesk
+
+
+class ListedView(View):
+    """A comment by e-mail of a day; `state` is its column of the day."""
+
+    account: str
+    ticket_id: str
+    comment_id: str
+    created_at: datetime = Field(
+        description="When the comment was made; for `unlisted`, when it was received"
+    )
+    state: Literal["kept", "in_work", "failed", "missing", "unlisted"]
+    email_id: int | None
+    subject: str | None
+    from_email: str | None
+    origin: str | None = Field(description="What made the e-mail: `webhook`, `lookup`, `backfill`")
+    error_code: str | None
+
+
+class DayPage(NamedTuple):
+    """Some days, newest first, and the day before which the next page begins."""
+
+    days: Sequence[DayView]
+    next_before: date | None
+
+
+class ListPage(NamedTuple):
+    """Some comments of a day, and the cursor of the next ones."""
+
+    emails: Sequence[ListedView]
+    next_cursor: str | None
+
+
+async def list_days(
+    conn: AsyncConnection, accounts: Sequence[AccountKey], today: date, before: date | None = None
+) -> DayPage:
+    """Count the newest days, or those before a day. Where Zendesk lists nothing for long, the next page is further back."""
+    if before == date.min:
+        return DayPage([], None)
+    newest = min(today, before - DAY) if before else today
+    firsts = [await _first(conn, account) for account in accounts]
+    oldest = min((first for first in firsts if first), default=None)
+    if oldest is None or oldest > newest:
+        return DayPage([], None)
+    days = [newest - place * DAY for place in range(min(PAGE_DAYS, (newest - oldest).days + 1))]
+    found = [view for account in accounts for view in await count_days(conn, account, days)]
+    found.sort(key=lambda view: view.day, reverse=True)
+    olders = [await _newest_before(conn, account, days[-1]) for account in accounts]
+    older = max((day for day in olders if day), default=None)
+    return DayPage(found, older + DAY if older else None)
+
+
+async def count_days(conn: AsyncConnection, account: AccountKey, days: Sequence[date]) -> Sequence[DayView]:
+    """Count the e-mails of some days."""
+    given = {**_given(account), "days": [_start(day) for day in days]}
+    rows = (await conn.execute(_COUNT, given)).mappings().all()
+    return [_view(account, day, row) for day, row in zip(days, rows, strict=True)]
+
+
+async def list_day(
+    conn: AsyncConnection, account: AccountKey, day: date, name: ListName, cursor: str | None = None
+) -> ListPage:
+    """Return the comments of a day that are in one of its columns; `open` are missing and failed ones.
+
+    Raises Rejected (400) for a cursor that is none.
+    """
+    after = _read_cursor(cursor)
+    given = {**_given(account), "day": _start(day)}
+    if name == "unlisted":
+        rows = (await conn.execute(_UNLISTED_LIST, given)).mappings().all()
+        return ListPage([_listed(account, row) for row in rows], None)
+    given |= after
+    rows = (await conn.execute(_LISTS[name], given)).mappings().all()
+    shown = rows[:LIST_LIMIT]
+    is_full = len(rows) > LIST_LIMIT
+    last = shown[-1] if is_full else (await conn.execute(_END, given)).mappings().one_or_none()
+    return ListPage([_listed(account, row) for row in shown], _cursor_at(last) if last else None)
+
+
+def _given(account: AccountKey) -> dict[str, Any]:
+    return {
+        "account": account.account,
+        "keys": keys_of(account.account_id),
+        "since": account.complete_since,
+        "until": account.watermark,
+    }
+
+
+def _view(account: AccountKey, day: date, row: RowMapping) -> DayView:
+    return DayView(
+        account=account.account,
+        day=day,
+        **{name: row[name] for name in ("in_zendesk", *STATES, "unread", "suspended")},
+        searched=_searched(account, day),
+        unlisted=row["unlisted"] if _searched(account, day) != "not" else None,
+        capped=DAY_CAP in {row["in_zendesk"], row["suspended"], row["received"]},
+    )
+
+
+def _searched(account: AccountKey, day: date) -> Literal["whole", "part", "not"]:
+    """Say how much of a day was searched at Zendesk."""
+    since, until = account.complete_since, account.watermark
+    if since is None or until is None:
+        return "not"
+    first, last = since.astimezone(UTC), until.astimezone(UTC)
+    if first <= _start(day) and day < last.date():
+        return "whole"
+    return "part" if first.date() <= day <= last.date() else "not"
+
+
+def _listed(account: AccountKey, row: RowMapping) -> ListedView:
+    values = {name: row[name] for name in ListedView.model_fields if name != "account"}
+    return ListedView(account=account.account, **values)
+
+
+def _start(day: date) -> datetime:
+    return datetime.combine(day, time(), UTC)
+
+
+def _cursor_at(row: RowMapping) -> str:
+    microseconds = (row["created_at"] - _EPOCH) // timedelta(microseconds=1)
+    return f"{microseconds}-{row['ticket_id']}-{row['comment_id']}"
+
+
+def _read_cursor(cursor: str | None) -> dict[str, Any]:
+    if cursor is None:
+        return {"after": None, "after_ticket": "", "after_comment": ""}
+    if not (match := CURSOR.fullmatch(cursor)):
+        raise Rejected(400, "bad_cursor", "The cursor is not from a page.")
+    microseconds, ticket, comment = match.groups()
+    try:
+        after = _EPOCH + timedelta(microseconds=int(microseconds))
+    except OverflowError:
+        raise Rejected(400, "bad_cursor", "The cursor is not from a page.") from None
+    return {"after": after, "after_ticket": ticket, "after_comment": comment}
+
+
+async def _first(conn: AsyncConnection, account: AccountKey) -> date | None:
+    """Return the first day that the ledger of an account has."""
+    first = await conn.scalar(_OLDEST, {"account": account.account})
+    times = [each.astimezone(UTC).date() for each in (first, account.complete_since) if each]
+    return min(times, default=None)
+
+
+async def _newest_before(conn: AsyncConnection, account: AccountKey, day: date) -> date | None:
+    """Return the newest day before this one that has e-mails in Zendesk."""
+    newest = await conn.scalar(_NEWEST_BEFORE, {"account": account.account, "day": _start(day)})
+    return newest.astimezone(UTC).date() if newest else None
+
+
+_OLDEST = statement(
+    "SELECT created_at FROM source_emails WHERE account = :account ORDER BY created_at LIMIT 1"
+)
+_NEWEST_BEFORE = statement(
+    "SELECT created_at FROM source_emails WHERE account = :account AND created_at < :day"
+    " ORDER BY created_at DESC LIMIT 1"
+)
+_IS_UNLISTED = """
+email.comment_id <> '' AND coalesce(email.account_id, '') = ANY (:keys)
+AND listed.created_at IS NULL AND said.email_id IS NOT NULL
+"""
+
+
+def _received(start: str) -> str:
+    """Write the FROM of a day's e-mails in SQL, with the places where IS_UNLISTED looks.
+
+    They were received while Zendesk was searched: their comments are older, and so the search has passed them. Only what
+    was looked up at Zendesk, and has a message, is surely an e-mail.
+    """
+    return f"""
+    FROM (
+        SELECT every_email.*
+        FROM unnest(ARRAY['received', 'queued', 'processing', 'completed', 'failed']) AS every(status)
+        CROSS JOIN LATERAL (
+            SELECT id, account_id, zendesk_ticket_id, comment_id, received_at FROM incoming_emails
+            WHERE processing_status = every.status
+            AND received_at >= greatest({start}, :since)
+            AND received_at < least({start} + interval '24 hours', :until)
+            ORDER BY received_at LIMIT {DAY_CAP}
+        ) AS every_email
+        LIMIT {DAY_CAP}
+    ) AS email {LISTED_AS}
+    LEFT JOIN LATERAL (
+        SELECT email_id FROM messages WHERE listed.created_at IS NULL AND email_id = email.id LIMIT 1
+    ) AS said ON true
+    """  # noqa: S608 words and numbers of ours
+
+
+_FILTERS = ", ".join(f"count(*) FILTER (WHERE {condition}) AS {name}" for name, condition in STATES.items())
+_COUNT = statement(f"""
+WITH {FRESH}
+SELECT day.place, counted.*, refused.unread, held.suspended, others.received, others.unlisted
+FROM unnest(:days) WITH ORDINALITY AS day(start, place)
+CROSS JOIN LATERAL (
+    SELECT count(*) AS in_zendesk, {_FILTERS}
+    FROM (
+        SELECT ticket_id, comment_id FROM source_emails
+        WHERE account = :account
+        AND created_at >= day.start AND created_at < day.start + interval '24 hours'
+        ORDER BY created_at LIMIT {DAY_CAP}
+    ) AS listed {EMAIL_OF}
+) AS counted
+CROSS JOIN LATERAL (
+    SELECT count(*) AS unread FROM refused_tickets
+    WHERE account = :account AND since < day.start + interval '24 hours' AND refused_last_at >= day.start
+) AS refused
+CROSS JOIN LATERAL (
+    SELECT count(*) AS suspended FROM (
+        SELECT FROM suspended_emails WHERE account = :account AND gone_at IS NULL
+        AND created_at >= day.start AND created_at < day.start + interval '24 hours'
+        ORDER BY created_at LIMIT {DAY_CAP}
+    ) AS those
+) AS held
+CROSS JOIN LATERAL (
+    SELECT count(*) AS received, count(*) FILTER (WHERE {_IS_UNLISTED}) AS unlisted {_received("day.start")}
+) AS others
+ORDER BY day.place
+""")  # noqa: S608 words and numbers of ours
+_ROW = f"""
+    email.id AS email_id, left(coalesce(said.subject, mail.subject), {BRIEF_TEXT}) AS subject,
+    left(coalesce(said.from_address, mail.from_email), {BRIEF_TEXT}) AS from_email, left(mail.origin, {BRIEF_TEXT}) AS origin,
+    left(mail.error_code, {BRIEF_TEXT}) AS error_code
+"""
+_WITH_EMAIL = """
+LEFT JOIN incoming_emails AS mail ON mail.id = email.id LEFT JOIN messages AS said ON said.email_id = email.id
+"""
+# From `:after` on, so many rows of the day as one page may read.
+_EXAMINED = """
+    SELECT ticket_id, comment_id, created_at FROM source_emails
+    WHERE account = :account AND created_at < :day + interval '24 hours' AND created_at >= greatest(:day, :after)
+    AND (:after IS NULL OR (created_at, ticket_id, comment_id) > (:after, :after_ticket, :after_comment))
+    ORDER BY created_at, ticket_id, comment_id
+"""
+_STATE = " ".join(f"WHEN {condition} THEN '{name}'" for name, condition in STATES.items())
+
+
+def _list_of(name: ListName) -> TextClause:
+    """Make the statement of a list."""
+    of = {"open": ("missing", "failed"), "in_zendesk": tuple(STATES)}.get(name, (name,))
+    wanted = " OR ".join(f"({STATES[state]})" for state in of)
+    return statement(f"""
+    WITH {FRESH}
+    SELECT email.ticket_id, email.comment_id, email.created_at, email.state, {_ROW}
+    FROM (
+        SELECT listed.*, email.id, CASE {_STATE} END AS state
+        FROM ({_EXAMINED} LIMIT {DAY_CAP}) AS listed {EMAIL_OF}
+        WHERE {wanted}
+        ORDER BY created_at, ticket_id, comment_id LIMIT {LIST_LIMIT + 1}
+    ) AS email {_WITH_EMAIL}
+    ORDER BY email.created_at, email.ticket_id, email.comment_id
+    """)  # noqa: S608 words and numbers of ours
+
+
+_LISTS: Mapping[ListName, TextClause] = {
+    name: _list_of(name) for name in get_args(ListName) if name != "unlisted"
+}
+_END = statement(f"SELECT * FROM ({_EXAMINED} OFFSET {DAY_CAP - 1} LIMIT 1) AS last")  # noqa: S608 words of ours
+_UNLISTED_LIST = statement(f"""
+SELECT email.zendesk_ticket_id AS ticket_id, email.comment_id, email.received_at AS created_at,
+    'unlisted' AS state, {_ROW}
+FROM (
+    SELECT email.* {_received(":day")} WHERE {_IS_UNLISTED}
+    ORDER BY email.received_at, email.id LIMIT {LIST_LIMIT}
+) AS email {_WITH_EMAIL}
+ORDER BY email.received_at, email.id
+""")  # noqa: S608 words and numbers of ours

@@ -1,0 +1,91 @@
+"""`holdfast send` lets an e-mail reach the demo's stand-in, or sends its payload as it is."""
+
+import asyncio
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from arq.worker import Worker
+
+from service.config.settings import Settings
+from service.local.zendesk.stand_in import Zendesk
+from service.zendesk.messages import read_page
+from tests.conftest import Client
+from tests.support.commands import command
+from tests.support.files import PDF
+
+EMAIL = {
+    "ticket_id": 7,
+    "subject": "RE 2026/1003",
+    "from_name": "Jörg Häußler",
+    "from_email": "joerg@customer.example",
+    "body_text": "Grüße aus Köln",
+}
+
+
+@pytest.fixture
+def payload(tmp_path: Path) -> Path:
+    return tmp_path / "payload.json"
+
+
+async def test_an_e_mail_reaches_the_stand_in_and_is_announced_by_its_ids_alone(
+    client: Client, worker: Worker, zendesk: Zendesk, settings: Settings, payload: Path, tmp_path: Path
+) -> None:
+    await asyncio.to_thread(payload.write_text, json.dumps(EMAIL))
+    await asyncio.to_thread((tmp_path / "a.pdf").write_bytes, PDF)
+    done = await command(
+        settings, "send", str(payload), "--attach", str(tmp_path / "a.pdf"), "--url", client.url
+    )
+    ((comment,),) = zendesk.state.comments.values()
+    (message,) = read_page({"comments": [comment], "users": list(zendesk.state.users.values())})
+    detail = await client.email(1)
+
+    assert done.returncode == 0, done.stderr
+    assert f'"ticket_id": "7", "comment_id": "{message.comment_id}"' in done.stdout
+    assert "Köln" not in done.stdout
+    assert f"e-mail 1: completed, 1/1 files\n{client.url}/emails/1\n" in done.stdout
+    assert (message.text, message.sender.name) == ("Grüße aus Köln", "Jörg Häußler")
+    assert zendesk.state.tickets["7"]["subject"] == "RE 2026/1003"
+    assert [file.content_type for file in message.files] == ["application/pdf"]
+    assert [(file["file_name"], file["size"]) for file in detail["attachments"]] == [("a.pdf", len(PDF))]
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [
+        {**EMAIL, "comment_id": "12"},
+        {**EMAIL, "attachments": []},
+        {name: value for name, value in EMAIL.items() if name != "ticket_id"},
+        [EMAIL],
+    ],
+)
+async def test_another_payload_is_sent_byte_for_byte(
+    client: Client, zendesk: Zendesk, settings: Settings, payload: Path, sent: Any, database: Any
+) -> None:
+    body = json.dumps(sent, indent=3)
+    await asyncio.to_thread(payload.write_text, body)
+    done = await command(settings, "send", str(payload), "--url", client.url)
+    kept = await database.fetchval(
+        "SELECT raw_body FROM incoming_emails UNION ALL SELECT raw_body FROM quarantined_webhooks"
+    )
+
+    assert done.returncode == 0, done.stderr
+    assert zendesk.state.comments == {}
+    assert kept == body.encode()
+
+
+async def test_a_stand_in_that_has_ended_is_named_in_one_line(settings: Settings, payload: Path) -> None:
+    await asyncio.to_thread(payload.write_text, json.dumps(EMAIL))
+    done = await command(settings, "send", str(payload), ZENDESK_URL="http://127.0.0.1:9")
+
+    assert done.returncode == 1
+    assert done.stderr.startswith("Error: no answer from http://127.0.0.1:9: ")
+    assert done.stderr.endswith("is `holdfast demo` running?\n")
+
+
+async def test_the_stand_in_takes_no_e_mail_without_credentials(zendesk: Zendesk, client: Client) -> None:
+    async with client.session.post(f"{zendesk.url}/stand-in/emails", json={**EMAIL, "files": []}) as response:
+        assert response.status == 401
+
+    assert zendesk.state.comments == {}
