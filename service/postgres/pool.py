@@ -9,6 +9,7 @@ from typing import Any
 from weakref import WeakSet
 
 from sqlalchemy import text
+from sqlalchemy.exc import InvalidRequestError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.ext.asyncio import AsyncConnection
 from sqlalchemy.pool import ConnectionPoolEntry, Pool
@@ -43,7 +44,8 @@ class ElasticPool(Pool):
     """Lends the most recently used connection, and opens another one only while all are lent.
 
     Waiting callers are served in order. If Postgres refuses another connection, they wait for one of this
-    pool's, and raise the refusal only at their timeout. A pool belongs to one event loop.
+    pool's, and raise the refusal only at their timeout. A pool belongs to one event loop. Once disposed, it lends
+    nothing any more: nobody would close a connection that a late task opens.
     """
 
     _is_asyncio = True
@@ -59,7 +61,7 @@ class ElasticPool(Pool):
         self._limit = "server"  # the limit that the last refusal named
         self._timeout = timeout
         self._tried_at = float("-inf")  # the last try to open a connection
-        self._is_disposed = False
+        self.is_disposed = False
         self._idle: deque[tuple[float, ConnectionPoolEntry]] = deque()
         self._waiting: deque[asyncio.Future[ConnectionPoolEntry | None]] = deque()
         _pools.add(self)
@@ -67,7 +69,7 @@ class ElasticPool(Pool):
     @property
     def is_starved(self) -> bool:
         """Say whether a caller waits for a connection that Postgres refuses."""
-        return self._is_refused and not self._is_disposed and (self.open == 0 or bool(self._waiting))
+        return self._is_refused and not self.is_disposed and (self.open == 0 or bool(self._waiting))
 
     @property
     def was_refused(self) -> bool:
@@ -90,7 +92,7 @@ class ElasticPool(Pool):
         )
 
     def recreate(self) -> "ElasticPool":
-        return self.__class__(
+        pool = self.__class__(
             self._creator,
             pool_size=self.most,
             timeout=self._timeout,
@@ -98,9 +100,11 @@ class ElasticPool(Pool):
             _dispatch=self.dispatch,
             dialect=self._dialect,
         )
+        pool.is_disposed = self.is_disposed  # SQLAlchemy replaces the pool of an engine that it disposes of
+        return pool
 
     def dispose(self) -> None:
-        self._is_disposed = True
+        self.is_disposed = True
         while self._idle:
             self._discard(self._idle.pop()[1])
 
@@ -110,6 +114,8 @@ class ElasticPool(Pool):
     def _do_get(self) -> ConnectionPoolEntry:
         until = time.monotonic() + self._timeout
         while True:
+            if self.is_disposed:
+                raise InvalidRequestError("the pool is closed")
             if self._idle:
                 entry: ConnectionPoolEntry | None = self._idle.pop()[1]
             elif self._may_open():
@@ -122,7 +128,7 @@ class ElasticPool(Pool):
                 self._discard(entry)
 
     def _do_return_conn(self, record: ConnectionPoolEntry) -> None:
-        if record.dbapi_connection is None or self._is_disposed:
+        if record.dbapi_connection is None or self.is_disposed:
             self._discard(record)
         elif not self._give(record):
             self._idle.append((time.monotonic(), record))

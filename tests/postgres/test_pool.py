@@ -23,7 +23,7 @@ from service.config.settings import Settings
 from service.errors import Transient
 from service.local.zendesk.sender import sign_headers
 from service.local.zendesk.stand_in import Zendesk
-from service.postgres.engine import COMMAND, connect, pool_of, run
+from service.postgres.engine import COMMAND, close_engine, connect, pool_of, run
 from service.postgres.pool import TOO_MANY, Usage, usage
 from service.queries.alerts import list_alerts
 from service.resources import background, look_after_pool, open_resources
@@ -284,6 +284,29 @@ async def test_a_cancelled_caller_passes_its_connection_on(
             assert [task.result() for task in waiting[1:]] == [1, 1]
 
         assert pool.open == 1
+
+
+async def test_a_closed_engine_opens_no_connection(
+    limited: Settings, limit: Callable[[int], Awaitable[None]], database: asyncpg.Connection
+) -> None:
+    """Neither for a late task, nor for one that waited for a connection. Nobody would close it."""
+    await limit(1)
+    async with open_resources(limited) as res:
+        async with connect(res.engine):
+            waiting = asyncio.create_task(_one(res.engine))
+            await asyncio.sleep(0)
+            await close_engine(res.engine)
+        late = asyncio.create_task(_one(res.engine))
+        await asyncio.wait({waiting, late})
+
+        assert [error_of(task).code for task in (waiting, late)] == ["database_unavailable"] * 2
+        assert not await sessions(database)
+
+
+def error_of(task: asyncio.Task[int]) -> Transient:
+    error = task.exception()
+    assert isinstance(error, Transient)
+    return error
 
 
 async def _one(engine: object) -> int:
