@@ -1,12 +1,13 @@
 """The time of which all e-mails of an account are known, and what a finished search adds to it."""
 
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import NamedTuple
 
-from sqlalchemy import Interval, bindparam, text
+from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from service.backfill.legs import LISTED, YOUNGEST_SECONDS
+from service.backfill.legs import LISTED
+from service.postgres.source_tables import searched_until
 
 
 class Known(NamedTuple):
@@ -64,8 +65,7 @@ def extended(known: Known, searched: Searched) -> Known:
 
 async def read(conn: AsyncConnection, account: str, *, but: int) -> Known:
     """Return what is known of an account by all runs but one."""
-    given = {"account": account, "run": but, "hidden": timedelta(seconds=YOUNGEST_SECONDS)}
-    return Known(*(await conn.execute(_READ, given)).one())
+    return Known(*(await conn.execute(_READ, {"account": account, "run": but})).one())
 
 
 def first_listed(now: datetime, begin: datetime) -> datetime | None:
@@ -87,11 +87,6 @@ def _has_hole(watermark: datetime, until: datetime, searched: Searched) -> bool:
     return is_left_out or (searched.listed_since is not None and searched.listed_since > until)
 
 
-# A run that found all has seen what was listed when it began.
-_READ = text("""
-SELECT complete_since, watermark, left_out, greatest(watermark, (
-    SELECT started_at - :hidden FROM backfills
-    WHERE account = :account AND kind = 'current' AND finished_at IS NOT NULL AND error_code IS NULL AND id <> :run
-    ORDER BY id DESC LIMIT 1
-)) FROM sources WHERE account = :account
-""").bindparams(bindparam("hidden", type_=Interval()))
+_READ = text(f"""
+SELECT complete_since, watermark, left_out, {searched_until(":run")} FROM sources WHERE account = :account
+""")  # noqa: S608 a parameter's name

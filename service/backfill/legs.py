@@ -9,6 +9,7 @@ from typing import Any, Protocol
 import structlog
 
 from service.errors import HoldfastError, Permanent, Transient
+from service.postgres.source_tables import HIDDEN_SECONDS
 from service.zendesk.client import ZendeskClient
 from service.zendesk.exports import (
     Change,
@@ -21,8 +22,6 @@ from service.zendesk.exports import (
 
 # Each search begins this long before the end of the last one: Zendesk shows some changes late, and equal seconds twice.
 OVERLAP = timedelta(seconds=120)
-# The export hides the last minute, and refuses a younger start.
-YOUNGEST_SECONDS = 61
 MOST_PER_PAGE, LEAST_PER_PAGE = 1_000, 25
 LIST_PAGE = 100
 # The list of tickets leaves out archived ones. Zendesk archives a ticket 120 days after it was closed, and a closed ticket
@@ -124,7 +123,7 @@ class EventsLeg:
 
     @property
     def _youngest(self) -> int:
-        return int(self.span.now.timestamp()) - YOUNGEST_SECONDS
+        return int(self.span.now.timestamp()) - HIDDEN_SECONDS
 
     def _page(self, at: Position, start: int, read: EventsPage) -> LegPage:
         until = self.span.until

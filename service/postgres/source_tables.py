@@ -23,6 +23,8 @@ from service.postgres.email_tables import Base, one_of
 
 LEGS = ("events", "lists")
 BACKFILL_KINDS = ("current", "history")
+# Zendesk's export hides the last minute, and refuses a younger start.
+HIDDEN_SECONDS = 61
 # An e-mail whose webhook was lost: its comment was made at least ten minutes ago, and after the first webhook or, without
 # one among the oldest e-mails, after the account was first searched. No request about it came.
 LOST = """
@@ -209,3 +211,17 @@ class Connection(Base):
     drift: Mapped[Any] = mapped_column(JSON, server_default="[]")  # a list of {"code", "text"}
     drift_since: Mapped[datetime | None]
     error_code: Mapped[str | None]  # of the latest check, if Zendesk did not answer
+
+
+def searched_until(but: str = "NULL") -> str:
+    """Write in SQL until when the account of a row of `sources` was searched by all runs but one.
+
+    A run that found all has seen what was listed when it began.
+    """
+    return f"""greatest(sources.watermark, (
+        SELECT started_at - interval '{HIDDEN_SECONDS} seconds' FROM backfills
+        WHERE backfills.account = sources.account AND kind = 'current' AND NOT dry_run
+            AND finished_at IS NOT NULL AND backfills.error_code IS NULL AND sources.watermark IS NOT NULL
+            AND backfills.id IS DISTINCT FROM {but}
+        ORDER BY id DESC LIMIT 1
+    ))"""  # noqa: S608 a parameter's name

@@ -11,6 +11,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from service.formatting import counted, number
 from service.postgres.listed import statement
 from service.postgres.rows import BRIEF_TEXT
+from service.postgres.source_tables import searched_until
 from service.queries.completeness import left_out_of, minutes_ago, written_second
 from service.queries.remarks import COUNT_CAP, count_lost, count_suspended
 from service.queries.views import View
@@ -19,8 +20,6 @@ MAX_ACCOUNTS = 20
 MAX_BACKFILLS = 20  # per account
 MAX_DIFFERENCES = 20
 MAX_REFUSED = 50
-# The export of events leaves out the changes of the last minute.
-HIDDEN_SECONDS = 61
 
 
 class BackfillView(View):
@@ -297,15 +296,7 @@ _SOURCES = statement(f"""
 SELECT account, {_cut("account_id", "leg_reason", "error_code", "error")}, leg, leg_since,
     complete_since, began_at, left_out, watermark, checked_at, failed_at, suspended_at, proof, now() AS at, searched_until,
     extract(epoch FROM now() - searched_until)::float8 AS lag_seconds
-FROM sources CROSS JOIN LATERAL (
-    -- A run that found all has seen what was listed when it began; the export leaves out the last minute.
-    SELECT greatest(watermark, (
-        SELECT started_at - interval '{HIDDEN_SECONDS} seconds' FROM backfills
-        WHERE backfills.account = sources.account AND kind = 'current' AND NOT dry_run
-            AND finished_at IS NOT NULL AND backfills.error_code IS NULL AND watermark IS NOT NULL
-        ORDER BY id DESC LIMIT 1
-    )) AS searched_until
-) AS searched ORDER BY account <> :account, account LIMIT {MAX_ACCOUNTS}
+FROM sources CROSS JOIN LATERAL (SELECT {searched_until()} AS searched_until) AS searched ORDER BY account <> :account, account LIMIT {MAX_ACCOUNTS}
 """)  # noqa: S608 numbers of ours
 _BACKFILLS = statement(f"""
 SELECT id, kind, since, until, dry_run, leg, reached, started_at, found, added, calls
