@@ -4,6 +4,7 @@ import asyncio
 import gc
 import os
 import signal
+import time
 import warnings
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, suppress
@@ -69,6 +70,10 @@ EMPTY = f"""
         PERFORM setval(format('%I', sequencename)::regclass, 1, false) FROM pg_sequences WHERE schemaname = 'public';
     END $$
 """
+
+# Commands print times in the reader's zone.
+os.environ["TZ"] = "UTC"
+time.tzset()
 
 # Processes that the tests start share compiled modules.
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)

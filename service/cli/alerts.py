@@ -3,7 +3,8 @@
 import click
 
 from service.cli.environment import env_file, with_engine
-from service.cli.terminal import Column, json_option, print_json, print_table, shown_time
+from service.cli.terminal import Column, json_option, print_json, print_table
+from service.cli.times import shown_time
 
 COLUMNS = (
     Column("opened", whole=True),

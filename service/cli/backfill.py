@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 import click
 
 from service.cli.environment import actor, env_file, warn_without_worker, with_resources
-from service.cli.reconcile import read_time
-from service.cli.terminal import json_option, print_json, print_line, progress, shown_time
+from service.cli.terminal import json_option, print_json, print_line, progress
+from service.cli.times import TIME, TIME_HELP, shown_time
 from service.formatting import counted
 
 if TYPE_CHECKING:
@@ -20,13 +20,13 @@ POLL_SECONDS = 0.5
 
 
 @click.command()
-@click.option("--since", metavar="TIME", callback=read_time, help="Begin here, such as 2025-01-31; UTC.")
-@click.option("--until", metavar="TIME", callback=read_time, help="End here; without it, now.")
+@click.option("--since", type=TIME, help=f"Begin here, {TIME_HELP}.")
+@click.option("--until", type=TIME, help="End here; without it, now.")
 @click.option("--dry-run", is_flag=True, help="Only count; record no e-mail.")
 @json_option
 @env_file
 def backfill(since: datetime | None, until: datetime | None, *, dry_run: bool, as_json: bool) -> None:
-    """Find e-mails in Zendesk that no webhook announced, and keep them.
+    """Keep e-mails of Zendesk that no webhook announced.
 
     Without a time, the search goes on from where the last one ended, as workers do every BACKFILL_MINUTES. Workers help;
     without one, this command does all. After Ctrl-C or a crash, workers or the same command go on.

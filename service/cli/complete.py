@@ -1,6 +1,8 @@
 """`holdfast complete`: whether every e-mail that Zendesk has is kept, day by day."""
 
 import sys
+from collections.abc import Mapping
+from datetime import date
 from typing import TYPE_CHECKING
 
 import click
@@ -14,9 +16,9 @@ from service.cli.terminal import (
     print_json,
     print_line,
     print_table,
-    shown_time,
     style,
 )
+from service.cli.times import DAY, shown_time
 from service.formatting import number
 
 if TYPE_CHECKING:
@@ -48,7 +50,9 @@ LISTS = click.Choice(["open", "in_zendesk", "kept", "in_work", "failed", "missin
 
 @click.command()
 @click.option(
-    "--day", metavar="DAY", help="Only this day, such as 2026-01-31, with a list of its e-mails; UTC."
+    "--day",
+    type=DAY,
+    help="Only this day (UTC), such as 2026-01-31 or yesterday, with a list of its e-mails.",
 )
 @click.option(
     "--list",
@@ -58,13 +62,13 @@ LISTS = click.Choice(["open", "in_zendesk", "kept", "in_work", "failed", "missin
     show_default=True,
     help="With --day: what to list; open: missing or failed.",
 )
-@click.option("--before", metavar="DAY", help="The days before this one, instead of the newest.")
+@click.option("--before", type=DAY, help="The days before this one, instead of the newest.")
 @click.option(
     "--limit", type=click.IntRange(min=1), default=1000, show_default=True, help="Most e-mails to list."
 )
 @json_option
 @env_file
-def complete(day: str | None, name: str, before: str | None, limit: int, *, as_json: bool) -> None:
+def complete(day: date | None, name: str, before: date | None, limit: int, *, as_json: bool) -> None:
     """Tell whether every e-mail that Zendesk has is kept.
 
     Each row is a day: the e-mails that Zendesk lists, and how many of them are kept, in work, failed or missing.
@@ -81,7 +85,7 @@ def complete(day: str | None, name: str, before: str | None, limit: int, *, as_j
     sys.exit(0 if _is_complete(ledger, has_day=day is not None) else NOT_COMPLETE)
 
 
-def _filter(wanted: dict[str, str | None]) -> "SourceFilter":
+def _filter(wanted: Mapping[str, object]) -> "SourceFilter":
     from pydantic import ValidationError
 
     from service.queries.source import SourceFilter

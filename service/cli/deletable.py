@@ -53,8 +53,9 @@ REASONS = {
 @click.option("--unverified", is_flag=True, help="Also tickets with files that no verification has read.")
 @env_file
 def deletable(kind: str, output: Path | None, before: "datetime | None", *, unverified: bool) -> None:
-    """List the tickets that are safe to delete in Zendesk, with the storage that this frees there.
+    """List the tickets that are safe to delete in Zendesk.
 
+    The list says how much storage this frees there.
     All their e-mails are completed, verified, and synced if there is a target. Zendesk is asked for each ticket: it was
     made since the search began, and has not changed since the last search.
 

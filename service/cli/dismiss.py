@@ -10,7 +10,8 @@ from service.cli.download import followed
 from service.cli.environment import actor, env_file, with_engine, with_resources
 from service.cli.filters import ID, filters, selection
 from service.cli.retry import BulkOptions, bulk_options, start_bulk_retry, wanted_emails
-from service.cli.terminal import json_option, print_json, shown_time
+from service.cli.terminal import json_option, print_json
+from service.cli.times import shown_time
 from service.formatting import counted, printable
 
 if TYPE_CHECKING:
@@ -40,9 +41,9 @@ def dismiss(
     everything: bool,
     **chosen: str | bool | None,
 ) -> None:
-    """Dismiss what nobody can repair: failed e-mails, or those whose sync failed.
+    """Dismiss failed e-mails that nobody can repair.
 
-    They keep their state, and need no attention until they fail again.
+    This also dismisses e-mails whose sync failed. They keep their state, and need no attention until they fail again.
     """
     from service.operate.dismiss import dismiss
     from service.postgres.selection import BulkTask
@@ -89,7 +90,10 @@ def undismiss(
 @bulk_options
 @env_file
 def dismiss_group(code: str, options: BulkOptions, *, reason: str, **chosen: str | bool | None) -> None:
-    """Dismiss all e-mails that failed with this error CODE; `none`: without a code."""
+    """Dismiss all e-mails that failed with this error CODE.
+
+    `none`: those that failed without a code.
+    """
     from service.postgres.selection import BulkTask, Selection
 
     wanted = selection(Selection, {**chosen, "error_code": code}, status="failed")
@@ -143,7 +147,10 @@ def undismiss_webhooks(
 @json_option
 @env_file
 def dismiss_findings(finding_ids: tuple[int, ...], *, reason: str, yes: bool, as_json: bool) -> None:
-    """Dismiss open differences, until a later run finds them gone; `holdfast reconcile show` has their numbers."""
+    """Dismiss open differences.
+
+    A dismissal ends when a later run finds the difference gone. `holdfast reconcile show` has their numbers.
+    """
     from service.operate.dismiss import dismiss_finding
 
     ask(f"Dismiss {counted(len(finding_ids), 'finding')}?", yes=yes)

@@ -34,9 +34,9 @@ if TYPE_CHECKING:
 @click.option("--zip", "as_zip", is_flag=True, help="Write one file email-ID.zip for each e-mail.")
 @env_file
 def download(email_ids: tuple[int, ...], directory: Path, *, as_zip: bool) -> None:
-    """Download e-mails: message, original, Zendesk's record, attachments and a manifest.
+    """Download e-mails with all their files.
 
-    Each becomes a directory email-ID. The manifest has the hashes, and what is missing.
+    Each becomes a directory email-ID: message, original, Zendesk's record, attachments and a manifest. The manifest has the hashes, and what is missing.
 
     Exits with 1 if an e-mail could not be written as a whole; each one is named, and all others are written.
     """

@@ -23,8 +23,8 @@ from service.cli.terminal import (
     print_line,
     print_table,
     progress,
-    shown_time,
 )
+from service.cli.times import shown_time
 from service.error_guide import action_on
 from service.formatting import number, printable
 
@@ -67,7 +67,7 @@ HOLDER_COLUMNS = (
 
 @click.group()
 def emails() -> None:
-    """List, show, download, retry, sync, dismiss, reparse and export e-mails."""
+    """List, show, download, export, retry or dismiss e-mails."""
 
 
 emails.add_command(retry)
@@ -138,7 +138,10 @@ def show(email_id: int, *, raw: bool, text: bool, as_json: bool) -> None:
 @json_option
 @env_file
 def holding(sha256: str, *, as_json: bool) -> None:
-    """List the e-mails with an attachment of this SHA-256, or with a message that is stored under it."""
+    """List the e-mails with an attachment of this SHA-256.
+
+    Those whose message is stored under it are listed, too.
+    """
     from service.queries.emails import list_holders
 
     page = with_engine(lambda engine: list_holders(engine, sha256.lower()))

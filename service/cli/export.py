@@ -9,7 +9,8 @@ import click
 
 from service.cli.environment import env_file, with_engine, with_resources
 from service.cli.filters import filters, selection
-from service.cli.terminal import progress, shown_time
+from service.cli.terminal import progress
+from service.cli.times import shown_time
 from service.cli.writing import opened_below, opened_directory, opened_output, reported, write_file
 from service.errors import HoldfastError
 from service.formatting import printable, safe_file_name
@@ -41,9 +42,9 @@ MOST_NAME_BYTES = 200  # file systems accept 255
 )
 @env_file
 def export(output: Path | None, directory: Path | None, **chosen: str | bool | None) -> None:
-    """Write e-mails as lines of JSON, with their messages and attachments.
+    """Write e-mails as lines of JSON.
 
-    The newest e-mail is first; each line has every field of the API.
+    Each has its message and its attachments. The newest e-mail is first; each line has every field of the API.
 
     Exits with 1 if a file could not be written; each one is named, and all others are written.
     """

@@ -13,8 +13,8 @@ from service.cli.terminal import (
     print_facts,
     print_json,
     print_table,
-    shown_time,
 )
+from service.cli.times import shown_time
 from service.error_guide import action_on
 
 COLUMNS = (
@@ -33,7 +33,7 @@ COLUMNS = (
 @env_file
 @click.pass_context
 def failures(context: click.Context, *, as_json: bool) -> None:
-    """List failures by error code and host, or retry or dismiss a group."""
+    """List failures by cause, or retry or dismiss a group."""
     from service.queries.failures import list_failures
 
     if context.invoked_subcommand:
@@ -73,7 +73,10 @@ failures.add_command(dismiss_group)
 @bulk_options
 @env_file
 def retry(code: str, options: BulkOptions, **chosen: str | bool | None) -> None:
-    """Retry all e-mails that failed with this error CODE; `none`: without a code."""
+    """Retry all e-mails that failed with this error CODE.
+
+    `none`: those that failed without a code.
+    """
     from service.postgres.selection import Selection
 
     start_bulk_retry(selection(Selection, {**chosen, "error_code": code}, status="failed"), options)

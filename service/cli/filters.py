@@ -1,9 +1,12 @@
 """Options that choose e-mails, the fields of `Selection`; and the pages of a list."""
 
+import re
 from collections.abc import Awaitable, Callable, Mapping
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
+
+from service.cli.times import TIME, TIME_HELP
 
 if TYPE_CHECKING:
     from pydantic import BaseModel
@@ -15,12 +18,27 @@ F = TypeVar("F", bound=Callable[..., Any])
 S = TypeVar("S", bound="Selection")
 P = TypeVar("P", bound="BaseModel")
 W = TypeVar("W", bound="PageFilter")
-ID = click.IntRange(0, 2**63 - 1)
+MOST_ID = 2**63 - 1
 MOST_PER_PAGE = 200
 STATUSES = click.Choice(["received", "queued", "processing", "completed", "failed"])
 SYNC_STATUSES = click.Choice(["not_applicable", "pending", "synced", "failed", "unsynced"])
 ORIGINS = click.Choice(["webhook", "lookup", "backfill"])
 ZENDESK_STATES = click.Choice(["deleted", "permanently_deleted", "redacted", "private", "merged", "any"])
+
+
+class Id(click.ParamType[int]):
+    """The number of an e-mail, a webhook, or whatever else a list shows."""
+
+    name = "id"
+
+    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        text = str(value)
+        if not re.fullmatch("[0-9]{1,19}", text) or int(text) > MOST_ID:
+            self.fail(f"{text!r} is no ID: it must be a number, as lists show it.", param, ctx)
+        return int(text)
+
+
+ID = Id()
 
 _OPTIONS = {
     "q": click.option(
@@ -44,10 +62,10 @@ _OPTIONS = {
     "host": click.option("--host", help="Host whose file failed; `none`: no host."),
     "received_after": click.option(
         "--received-after",
-        metavar="TIME",
-        help="Received at this time or later, such as 2026-01-31T18:00; UTC.",
+        type=TIME,
+        help=f"Received at this time or later, {TIME_HELP}.",
     ),
-    "received_before": click.option("--received-before", metavar="TIME", help="Received before this time."),
+    "received_before": click.option("--received-before", type=TIME, help="Received before this time."),
 }
 
 
@@ -62,7 +80,7 @@ def filters(*names: str) -> Callable[[F], F]:
     return add
 
 
-def selection(kind: type[S], chosen: Mapping[str, str | bool | None], **more: object) -> S:
+def selection(kind: type[S], chosen: Mapping[str, object], **more: object) -> S:
     """Make a filter of the options; a value that is not valid is a usage error."""
     from pydantic import ValidationError
 

@@ -17,8 +17,8 @@ from service.cli.terminal import (
     print_facts,
     print_json,
     print_table,
-    shown_time,
 )
+from service.cli.times import shown_time
 from service.formatting import printable
 
 if TYPE_CHECKING:
@@ -46,7 +46,10 @@ ignored_option = click.option(
 
 @click.group()
 def quarantine() -> None:
-    """List, show, replay and dismiss quarantined webhooks; list, show and replay ignored ones."""
+    """List, show, replay or dismiss quarantined webhooks.
+
+    Ignored ones can be listed, shown and replayed, too.
+    """
 
 
 quarantine.add_command(dismiss_webhooks)

@@ -19,8 +19,8 @@ from service.cli.terminal import (
     print_line,
     print_table,
     progress,
-    shown_time,
 )
+from service.cli.times import TIME, TIME_HELP, shown_time
 from service.formatting import counted, printable
 
 if TYPE_CHECKING:
@@ -46,24 +46,10 @@ COLUMNS = (
 _REMARKS = {"foreign": "in the collection by others", "unclaimed": "in the storage without an e-mail"}
 
 
-def read_time(_context: click.Context, _parameter: click.Parameter, value: str | None) -> datetime | None:
-    from pydantic import ValidationError
-
-    from service.postgres.selection import Selection
-
-    if value is None:
-        return None
-    try:
-        return Selection.model_validate({"received_after": value}).received_after
-    except ValidationError as exc:
-        raise click.BadParameter(exc.errors(include_url=False)[0]["msg"]) from None
-
-
 since_option: Callable[[F], F] = click.option(
     "--since",
-    metavar="TIME",
-    callback=read_time,
-    help="Only e-mails received at this time or later, such as 2026-01-31T18:00; UTC.",
+    type=TIME,
+    help=f"Only e-mails received at this time or later, {TIME_HELP}.",
 )
 
 

@@ -19,8 +19,8 @@ from service.cli.terminal import (
     print_line,
     print_table,
     progress,
-    shown_time,
 )
+from service.cli.times import shown_time
 from service.formatting import duration, number, printable
 
 if TYPE_CHECKING:
@@ -182,7 +182,7 @@ def start_bulk_retry(wanted: "Selection", options: BulkOptions, task: "BulkTask 
 
 @click.group()
 def retries() -> None:
-    """List, follow and cancel bulk retries of jobs and syncs, and bulk dismissals."""
+    """List, follow and cancel bulk retries and dismissals."""
 
 
 @retries.command("list")

@@ -16,9 +16,9 @@ from service.cli.terminal import (
     print_json,
     print_line,
     print_table,
-    shown_time,
     style,
 )
+from service.cli.times import shown_time
 from service.formatting import duration, number
 
 if TYPE_CHECKING:

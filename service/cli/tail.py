@@ -7,7 +7,8 @@ import click
 
 from service.cli.environment import env_file, with_engine
 from service.cli.filters import filters, selection
-from service.cli.terminal import json_option, print_json, print_line, shown_time
+from service.cli.terminal import json_option, print_json, print_line
+from service.cli.times import shown_time
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence

@@ -5,7 +5,6 @@ import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import datetime
 from typing import TYPE_CHECKING
 
 import click
@@ -118,13 +117,6 @@ def progress(what: str, total: int | None = None) -> Iterator[Callable[[int, str
 
 def style(text: str) -> str:
     return STYLES.get(text, "")
-
-
-def shown_time(time: datetime) -> str:
-    """Format a time in UTC, to the second."""
-    from datetime import UTC
-
-    return f"{time.astimezone(UTC):%Y-%m-%d %H:%M:%S}"
 
 
 def _bar(total: int | None) -> "Progress":

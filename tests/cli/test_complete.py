@@ -69,7 +69,7 @@ async def test_a_day_lists_what_is_missing_or_failed(
     unsearched = await typed(settings, "complete", "--day", "2020-01-01")
 
     assert done.returncode == 3
-    assert f"failed\t48100\t2\t{day} 12:00:00\t{failed}\tgone\t\ufffd]0;x\ufffd\ufffdoffer" in done.stdout
+    assert f"failed\t48100\t2\t{day} 12:00:00 UTC\t{failed}\tgone\t\ufffd]0;x\ufffd\ufffdoffer" in done.stdout
     assert f"missing\t48100\t3\t{day} 12:00:00\t\t\t\n" in done.stdout
     assert [each["comment_id"] for each in listed["emails"]] == ["2", "3"]
     assert (clean.returncode, unsearched.returncode) == (0, 3)
@@ -93,7 +93,7 @@ async def test_a_long_list_is_read_to_its_limit(settings: Settings, database: as
     assert "There are more: raise --limit." in some.stderr
 
 
-@pytest.mark.parametrize("words", [("--day", "yesterday"), ("--before", "1"), ("--list", "other")])
+@pytest.mark.parametrize("words", [("--day", "31.1."), ("--before", "1"), ("--list", "other")])
 async def test_a_wrong_option_is_a_usage_error(settings: Settings, words: tuple[str, ...]) -> None:
     done = await typed(settings, "complete", *words)
 
