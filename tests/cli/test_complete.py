@@ -70,7 +70,7 @@ async def test_a_day_lists_what_is_missing_or_failed(
 
     assert done.returncode == 3
     assert f"failed\t48100\t2\t{day} 12:00:00 UTC\t{failed}\tgone\t\ufffd]0;x\ufffd\ufffdoffer" in done.stdout
-    assert f"missing\t48100\t3\t{day} 12:00:00\t\t\t\n" in done.stdout
+    assert f"missing\t48100\t3\t{day} 12:00:00 UTC\t\t\t\n" in done.stdout
     assert [each["comment_id"] for each in listed["emails"]] == ["2", "3"]
     assert (clean.returncode, unsearched.returncode) == (0, 3)
 

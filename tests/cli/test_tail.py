@@ -70,13 +70,13 @@ async def test_tail_begins_with_the_last_emails_and_prints_new_ones_and_changes(
         tail.send_signal(signal.SIGINT)
         out, err = await tail.communicate()
 
-    assert [text.split()[2:] for text in first] == [
+    assert [text.split()[3:] for text in first] == [
         ["2", "ticket", "two", "completed"],
         ["3", "ticket", "three", "completed"],
     ]
-    assert new.split()[2:] == ["4", "ticket", "\ufffd[2J", "received"]
-    assert changed.split()[2:] == ["4", "ticket", "\ufffd[2J", "failed", "gone"]
-    assert again.split()[2:] == ["1", "ticket", "one", "queued"]
+    assert new.split()[3:] == ["4", "ticket", "\ufffd[2J", "received"]
+    assert changed.split()[3:] == ["4", "ticket", "\ufffd[2J", "failed", "gone"]
+    assert again.split()[3:] == ["1", "ticket", "one", "queued"]
     assert (tail.returncode, out, err) == (0, b"", b"")
 
 
@@ -128,7 +128,7 @@ async def test_tail_prints_the_end_of_a_sync_but_no_waiting_sync(
         )
         failed = await line(tail)
 
-    assert first.split()[2:] == ["1", "ticket", "one", "completed"]
-    assert synced.split()[2:] == ["1", "ticket", "one", "synced"]
-    assert other.split()[2:] == ["2", "ticket", "two", "completed"]
-    assert failed.split()[2:] == ["1", "ticket", "one", "not", "synced", "document_refused"]
+    assert first.split()[3:] == ["1", "ticket", "one", "completed"]
+    assert synced.split()[3:] == ["1", "ticket", "one", "synced"]
+    assert other.split()[3:] == ["2", "ticket", "two", "completed"]
+    assert failed.split()[3:] == ["1", "ticket", "one", "not", "synced", "document_refused"]
