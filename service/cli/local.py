@@ -52,6 +52,14 @@ def demo(port: int | None, data_dir: Path | None) -> None:
     run(port, data_dir)
 
 
+_url_option = click.option("--url", help="Address of Holdfast; default: http://127.0.0.1:$PORT.")
+_env_file_option = click.option(
+    "--env-file",
+    type=_FILE,
+    help="Settings that the environment lacks; default: .holdfast/env, written by `holdfast up`.",
+)
+
+
 @click.command()
 @click.argument("payload", type=click.File("rb"))
 @click.option(
@@ -62,12 +70,8 @@ def demo(port: int | None, data_dir: Path | None) -> None:
     metavar="FILE",
     help="A file to serve as an attachment; repeat for several.",
 )
-@click.option("--url", help="Address of Holdfast; default: http://127.0.0.1:$PORT.")
-@click.option(
-    "--env-file",
-    type=_FILE,
-    help="Settings that the environment lacks; default: .holdfast/env, written by `holdfast up`.",
-)
+@_url_option
+@_env_file_option
 def send(payload: BinaryIO, files: tuple[Path, ...], url: str | None, env_file: Path | None) -> None:
     """Send a webhook as Zendesk would.
 
@@ -78,6 +82,29 @@ def send(payload: BinaryIO, files: tuple[Path, ...], url: str | None, env_file: 
     from service.local.send import run
 
     run(payload.read(), files, url, env_file)
+
+
+@click.command()
+@click.argument("kind", type=click.Choice(["mail", "thin", "event", "broken", "late", "duplicate"]))
+@_url_option
+@_env_file_option
+def trigger(kind: str, url: str | None, env_file: Path | None) -> None:
+    """Send an e-mail of a KIND, and show what becomes of it.
+
+    \b
+    mail       with two files
+    thin       named by its numbers alone: the worker asks Zendesk for the rest
+    event      the event of one file, as from a subscription without a trigger
+    broken     what a broken template makes of it: it goes into quarantine
+    late       signed a day ago
+    duplicate  sent twice: it is one e-mail
+
+    Beside `holdfast demo`, the stand-in Zendesk has the e-mail, and its trigger announces it first. Anywhere else, this command serves the files on 127.0.0.1,
+    which a Holdfast on another machine cannot reach. Exits with 0 if Holdfast did what is right.
+    """  # noqa: D301 click's mark of lines to keep
+    from service.local.trigger import run
+
+    run(kind, url, env_file)
 
 
 @click.command()

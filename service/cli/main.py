@@ -35,7 +35,7 @@ SECTIONS = {
         "takeover": "takeover",
         "merge": "merge",
     },
-    "Try": dict.fromkeys(("up", "demo", "send", "drill"), "local"),
+    "Try": dict.fromkeys(("up", "demo", "send", "trigger", "drill"), "local"),
     "More": {"completion": "main"},
 }
 _MODULES = {name: module for section in SECTIONS.values() for name, module in section.items()}

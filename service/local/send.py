@@ -9,9 +9,11 @@ import json
 import mimetypes
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import click
 from aiohttp import ClientError, ClientSession, ClientTimeout
@@ -19,6 +21,7 @@ from yarl import URL
 
 from service.config.reading import read_env_file
 from service.local.signals import interruptible, run_until_told
+from service.local.zendesk.sample_files import SampleFile
 from service.local.zendesk.stand_in import EMAILS, WebhookResponse, Zendesk
 
 _FILES = (Path(".holdfast/env"), Path(".holdfast/demo/env"))
@@ -34,47 +37,158 @@ _FIELDS = {
 }
 
 
+@dataclass(frozen=True)
+class Installation:
+    """A running Holdfast: its address without a slash at the end, and its settings as far as they are known here."""
+
+    url: str
+    settings: Mapping[str, str]
+
+    @property
+    def secret(self) -> str:
+        """The newest secret that signs its webhooks."""
+        return self.require("ZENDESK_WEBHOOK_SECRETS").strip(", \t\r\n").partition(",")[0].strip()
+
+    @property
+    def has_stand_in(self) -> bool:
+        """Whether its Zendesk is the stand-in of `holdfast demo`."""
+        return URL(self.settings.get("ZENDESK_URL", "")).host == "127.0.0.1"
+
+    def require(self, name: str) -> str:
+        if name not in self.settings:
+            raise click.ClickException(
+                f"{name} is not set: set it, or run this in the directory where `holdfast up` wrote {_FILES[0]}"
+            )
+        return self.settings[name]
+
+
+def find_installation(url: str | None, env_file: Path | None) -> Installation:
+    """Return the installation at this address, or the one of this directory."""
+    path = env_file or next((path for path in _FILES if path.exists()), _FILES[0])
+    settings = {**read_env_file(path), **{name: value for name, value in os.environ.items() if value}}
+    url = url or f"http://127.0.0.1:{settings.get('PORT', '8000')}"
+    return Installation(url.rstrip("/"), settings)
+
+
 def run(body: bytes, files: Sequence[Path], url: str | None, env_file: Path | None) -> None:
     """Send a webhook; exit with 0 if the e-mail completes or, without files, if the webhook is accepted; else with 1."""
-    settings = _settings(env_file)
-    url = (url or f"http://127.0.0.1:{settings.get('PORT', '8000')}").rstrip("/")
-    secret = _require(settings, "ZENDESK_WEBHOOK_SECRETS").strip(", \t\r\n").partition(",")[0].strip()
-    email = _email(body) if _has_stand_in(settings) else None
-    token = _require(settings, "API_TOKEN").strip() if files or email else ""
+    there = find_installation(url, env_file)
+    email = _email(body) if there.has_stand_in else None
+    if is_followed := bool(files or email):
+        there.require("API_TOKEN")
     payload = _read_object(body) if files and email is None else None
-    succeeded = False
 
-    async def main(_: asyncio.Event) -> None:
+    async def main(zendesk: Zendesk) -> bool:
+        if payload is not None:
+            attach(payload, zendesk, [read_file(path) for path in files])
+        sent = body if payload is None else payload
+        if email is not None:
+            sent = await deliver(there, email, [read_file(path) for path in files])
+        answer = await post(zendesk, there, sent)
+        return await follow(answer, there, is_followed=is_followed)
+
+    run_beside(there, main)
+
+
+def run_beside(there: Installation, main: Callable[[Zendesk], Awaitable[bool]]) -> NoReturn:
+    """Run `main` with a stand-in that signs as Zendesk does; exit with 0 if it returns True, else with 1."""
+    secret, succeeded = there.secret, False
+
+    async def work(_: asyncio.Event) -> None:
         nonlocal succeeded
         async with Zendesk(secret=secret) as zendesk:
-            if payload is not None:
-                _attach(payload, zendesk, files)
-            sent = body if payload is None else payload
-            if email is not None:
-                sent = await _deliver(settings, email, files)
-                click.echo(f"Zendesk's stand-in has the e-mail; its webhook is {json.dumps(sent)}")
-            answer = await _post(zendesk, url, sent)
-            click.echo(f"{answer.status} {answer.body.decode(errors='replace').strip()}")
-            succeeded = answer.status == 200
-            if token:
-                succeeded = succeeded and await _wait(answer, url, token)
+            succeeded = await main(zendesk)
 
     with interruptible():
-        run_until_told(main)
+        run_until_told(work)
     sys.exit(0 if succeeded else 1)
 
 
-def _settings(env_file: Path | None) -> Mapping[str, str]:
-    path = env_file or next((path for path in _FILES if path.exists()), _FILES[0])
-    return {**read_env_file(path), **{name: value for name, value in os.environ.items() if value}}
+async def deliver(
+    there: Installation, email: Mapping[str, object], files: Sequence[SampleFile]
+) -> dict[str, Any]:
+    """Let an e-mail reach the demo's stand-in; return the body of its webhook."""
+    attached = [
+        {
+            "name": file.name,
+            "content_type": file.content_type,
+            "content": base64.b64encode(file.content).decode(),
+        }
+        for file in files
+    ]
+    async with (
+        _stand_in(there) as session,
+        session.post(EMAILS, json={**email, "files": attached}) as response,
+    ):
+        sent = dict(await response.json())
+    click.echo(f"Zendesk's stand-in has the e-mail; its webhook is {json.dumps(sent)}")
+    return sent
 
 
-def _require(settings: Mapping[str, str], name: str) -> str:
-    if name not in settings:
+def attach(payload: dict[str, Any], zendesk: Zendesk, files: Sequence[SampleFile]) -> None:
+    """Serve files at the stand-in of this process, and add their addresses to a payload."""
+    urls = [
+        # Public: the server has no credentials of this stand-in.
+        zendesk.add_file(file.name, file.content, content_type=file.content_type, public=True)
+        for file in files
+    ]
+    payload["attachments"] = [
+        *(payload.get("attachments") or []),
+        *zendesk.payload(attachments=urls)["attachments"],
+    ]
+
+
+async def post(
+    zendesk: Zendesk,
+    there: Installation,
+    body: bytes | dict[str, Any],
+    headers: Mapping[str, str] | None = None,
+) -> WebhookResponse:
+    """Send a webhook, and print the answer; `headers` replace those of Zendesk."""
+    try:
+        answer = await zendesk.send(f"{there.url}/webhooks/zendesk", body, headers=dict(headers or {}))
+    except (ClientError, TimeoutError, ValueError) as exc:
+        reason = exc or "timeout"
         raise click.ClickException(
-            f"{name} is not set: set it, or run this in the directory where `holdfast up` wrote {_FILES[0]}"
-        )
-    return settings[name]
+            f"no answer from {there.url}: {reason}; is `holdfast up` running?"
+        ) from exc
+    click.echo(f"{answer.status} {answer.body.decode(errors='replace').strip()}")
+    return answer
+
+
+async def follow(answer: WebhookResponse, there: Installation, *, is_followed: bool = True) -> bool:
+    """Print what becomes of a webhook; return whether its e-mail completed, or is accepted where it is not followed."""
+    if answer.status != 200:
+        return False
+    receipt = answer.json()
+    if (webhook_id := receipt.get("quarantine_id")) is not None:
+        page = f"{there.url}/quarantine/{webhook_id}"
+        click.echo(f"It is in quarantine, because its body is no e-mail that Holdfast can read: {page}")
+        return False
+    if not is_followed or receipt.get("email_id") is None:
+        return not is_followed
+    return await _wait(receipt["email_id"], there)
+
+
+async def first_attachment(there: Installation, webhook: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the first file of an e-mail at the demo's stand-in, as Zendesk's events describe it."""
+    async with (
+        _stand_in(there) as session,
+        session.get(f"/api/v2/tickets/{webhook['ticket_id']}/comments.json") as response,
+    ):
+        comments = (await response.json())["comments"]
+    files = [file for comment in comments for file in comment["attachments"]]
+    about = {name: files[0][name] for name in ("content_type", "content_url")}
+    return {**about, "filename": files[0]["file_name"], "id": str(files[0]["id"]), "is_public": True}
+
+
+def as_bytes(payload: Mapping[str, Any]) -> bytes:
+    return json.dumps(payload).encode()
+
+
+def read_file(path: Path) -> SampleFile:
+    content_type = mimetypes.guess_type(path.name)[0] or "application/octet-stream"
+    return SampleFile(path.name, path.read_bytes(), content_type)
 
 
 def _read_object(body: bytes) -> dict[str, Any]:
@@ -89,10 +203,6 @@ def _read_object(body: bytes) -> dict[str, Any]:
     return payload
 
 
-def _has_stand_in(settings: Mapping[str, str]) -> bool:
-    return URL(settings.get("ZENDESK_URL", "")).host == "127.0.0.1"
-
-
 def _email(body: bytes) -> dict[str, object] | None:
     """Return the e-mail that a payload describes, as the stand-in takes it; None for any other payload."""
     try:
@@ -104,71 +214,31 @@ def _email(body: bytes) -> dict[str, object] | None:
     return {_FIELDS[name]: value for name, value in payload.items() if value is not None}
 
 
-async def _deliver(
-    settings: Mapping[str, str], email: Mapping[str, object], files: Sequence[Path]
-) -> dict[str, Any]:
-    """Let an e-mail reach the demo's stand-in; return the body of its webhook."""
-    url = settings["ZENDESK_URL"]
+@asynccontextmanager
+async def _stand_in(there: Installation) -> AsyncIterator[ClientSession]:
+    """Open a session with the demo's stand-in, signed in with the credentials of the installation."""
+    url, settings = there.settings["ZENDESK_URL"], there.settings
     asked = {
         "grant_type": "client_credentials",
         "client_id": settings.get("ZENDESK_OAUTH_CLIENT_ID"),
         "client_secret": settings.get("ZENDESK_OAUTH_CLIENT_SECRET"),
         "scope": "read",
     }
-    attached = [
-        {
-            "name": path.name,
-            "content_type": _content_type(path),
-            "content": base64.b64encode(path.read_bytes()).decode(),
-        }
-        for path in files
-    ]
     try:
         async with ClientSession(url, raise_for_status=True, timeout=ClientTimeout(total=30)) as session:
             async with session.post("/oauth/tokens", json=asked) as response:
-                headers = {"Authorization": f"Bearer {(await response.json())['access_token']}"}
-            async with session.post(EMAILS, json={**email, "files": attached}, headers=headers) as response:
-                return dict(await response.json())
+                token = (await response.json())["access_token"]
+            session.headers["Authorization"] = f"Bearer {token}"
+            yield session
     except (ClientError, TimeoutError) as exc:
         reason = exc or "timeout"
         raise click.ClickException(f"no answer from {url}: {reason}; is `holdfast demo` running?") from exc
 
 
-def _attach(payload: dict[str, Any], zendesk: Zendesk, files: Sequence[Path]) -> None:
-    urls = [
-        zendesk.add_file(
-            path.name,
-            path.read_bytes(),
-            content_type=_content_type(path),
-            public=True,  # the server has no credentials of this stand-in
-        )
-        for path in files
-    ]
-    payload["attachments"] = [
-        *(payload.get("attachments") or []),
-        *zendesk.payload(attachments=urls)["attachments"],
-    ]
-
-
-def _content_type(path: Path) -> str:
-    return mimetypes.guess_type(path.name)[0] or "application/octet-stream"
-
-
-async def _post(zendesk: Zendesk, url: str, body: bytes | dict[str, Any]) -> WebhookResponse:
-    try:
-        return await zendesk.send(f"{url}/webhooks/zendesk", body)
-    except (ClientError, TimeoutError, ValueError) as exc:
-        reason = exc or "timeout"
-        raise click.ClickException(f"no answer from {url}: {reason}; is `holdfast up` running?") from exc
-
-
-async def _wait(answer: WebhookResponse, url: str, token: str) -> bool:
+async def _wait(email_id: int, there: Installation) -> bool:
     """Print each change of the e-mail until it is finished; return whether it completed."""
-    email_id = answer.json().get("email_id")
-    if email_id is None:
-        return False
-    printed = ""
-    headers = {"Authorization": f"Bearer {token}"}
+    printed, url = "", there.url
+    headers = {"Authorization": f"Bearer {there.require('API_TOKEN').strip()}"}
     async with ClientSession(headers=headers, timeout=ClientTimeout(total=10)) as session:
         while True:
             email = await _get_email(session, f"{url}/api/v1/emails/{email_id}")

@@ -22,6 +22,7 @@ EMAIL = {
     "from_email": "joerg@customer.example",
     "body_text": "Grüße aus Köln",
 }
+WHY = "because its body is no e-mail that Holdfast can read"
 
 
 @pytest.fixture
@@ -66,11 +67,12 @@ async def test_another_payload_is_sent_byte_for_byte(
     body = json.dumps(sent, indent=3)
     await asyncio.to_thread(payload.write_text, body)
     done = await command(settings, "send", str(payload), "--url", client.url)
-    kept = await database.fetchval(
-        "SELECT raw_body FROM incoming_emails UNION ALL SELECT raw_body FROM quarantined_webhooks"
-    )
+    emails = await database.fetch("SELECT raw_body FROM incoming_emails")
+    quarantined = await database.fetch("SELECT raw_body FROM quarantined_webhooks")
+    (kept,) = [row["raw_body"] for row in (*emails, *quarantined)]
 
-    assert done.returncode == 0, done.stderr
+    assert done.returncode == len(quarantined), done.stderr
+    assert (f"It is in quarantine, {WHY}: {client.url}/quarantine/1\n" in done.stdout) == bool(quarantined)
     assert zendesk.state.comments == {}
     assert kept == body.encode()
 
@@ -89,3 +91,41 @@ async def test_the_stand_in_takes_no_e_mail_without_credentials(zendesk: Zendesk
         assert response.status == 401
 
     assert zendesk.state.comments == {}
+
+
+@pytest.mark.parametrize(
+    ("kind", "files"), [("mail", 2), ("thin", 2), ("event", 1), ("late", 2), ("duplicate", 2)]
+)
+async def test_each_kind_of_e_mail_becomes_one_with_its_files(
+    client: Client, worker: Worker, settings: Settings, kind: str, files: int
+) -> None:
+    done = await command(settings, "trigger", kind, "--url", client.url)
+    page = await client.get("/api/v1/emails")
+    detail = await client.email(1)
+
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stdout.endswith(f"e-mail 1: completed, {files}/{files} files\n{client.url}/emails/1\n")
+    assert page["total"] == 1
+    assert [file["status"] for file in detail["attachments"]] == ["stored"] * files
+    assert detail["announcements"] == []
+    assert detail["late"] == (kind == "late")
+
+
+async def test_a_broken_template_ends_in_quarantine(client: Client, settings: Settings) -> None:
+    done = await command(settings, "trigger", "broken", "--url", client.url)
+
+    assert done.returncode == 0, done.stderr
+    assert f"It is in quarantine, {WHY}: {client.url}/quarantine/1\n" in done.stdout
+
+
+async def test_without_a_stand_in_the_command_serves_the_files(
+    client: Client, worker: Worker, settings: Settings
+) -> None:
+    """As for an installation whose Zendesk is the real one; this one has no credentials."""
+    done = await command(
+        settings, "trigger", "mail", "--url", client.url, ZENDESK_URL="https://acme.zendesk.com"
+    )
+
+    assert "e-mail 1: " in done.stdout
+    assert "stand-in" not in done.stdout
+    assert [file["status"] for file in (await client.email(1))["attachments"]] == ["stored"] * 2

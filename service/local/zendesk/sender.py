@@ -57,10 +57,10 @@ async def send(
         await asyncio.sleep(pause)
 
 
-def sign_headers(body: bytes, secret: str) -> dict[str, str]:
-    """Return the headers of a new invocation."""
+def sign_headers(body: bytes, secret: str, signed_at: datetime | None = None) -> dict[str, str]:
+    """Return the headers of a new invocation, signed now or at another time."""
     # Microseconds, unlike Zendesk: equal bodies sent within a second must be different invocations.
-    timestamp = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+    timestamp = (signed_at or datetime.now(UTC)).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
     return {
         "Content-Type": "application/json; charset=utf-8",
         "User-Agent": "Zendesk Webhook",
