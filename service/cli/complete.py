@@ -34,6 +34,7 @@ DAY_COLUMNS = (
     Column("not read", whole=True, least_width=80),
     Column("suspended", whole=True, least_width=80),
     Column("not in Zendesk", whole=True, least_width=100),
+    Column("dismissed", whole=True, least_width=120),
     Column("account", least_width=120),
 )
 EMAIL_COLUMNS = (
@@ -45,7 +46,7 @@ EMAIL_COLUMNS = (
     Column("error", least_width=100),
     Column("subject"),
 )
-LISTS = click.Choice(["open", "in_zendesk", "kept", "in_work", "failed", "missing", "unlisted"])
+LISTS = click.Choice(["open", "in_zendesk", "kept", "in_work", "failed", "dismissed", "missing", "unlisted"])
 
 
 @click.command()
@@ -166,5 +167,6 @@ def _row(day: "DayView") -> tuple[str, ...]:
         number(day.unread),
         number(day.suspended, day.capped and day.suspended > 0),
         unlisted,
+        number(day.dismissed, day.capped and day.dismissed > 0),
         day.account,
     )

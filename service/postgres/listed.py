@@ -6,10 +6,12 @@ from typing import Any
 from sqlalchemy import Boolean, DateTime, Text, TextClause, bindparam, text
 from sqlalchemy.dialects.postgresql import ARRAY
 
+from service.postgres.email_tables import DISMISSED
+
 # The status of an e-mail, for its state: a completed one with an error lacks files, and so it is not kept.
-_STATUS = """
-CASE WHEN processing_status = 'completed' AND error_code IS NOT NULL THEN 'failed' ELSE processing_status END
-    AS processing_status
+_STATUS = f"""
+CASE WHEN processing_status <> 'failed' AND NOT (processing_status = 'completed' AND error_code IS NOT NULL)
+    THEN processing_status WHEN {DISMISSED} THEN 'dismissed' ELSE 'failed' END AS processing_status
 """
 # E-mails that name a comment, and that no look into the index of comments finds yet: each webhook's, for a moment.
 _FRESH = 1_000
@@ -46,7 +48,8 @@ CROSS JOIN LATERAL (
 STATES = {
     "kept": "email.id IS NOT NULL AND email.status = 'completed'",
     "failed": "email.id IS NOT NULL AND email.status = 'failed'",
-    "in_work": "email.id IS NOT NULL AND coalesce(email.status, '') NOT IN ('completed', 'failed')",
+    "dismissed": "email.id IS NOT NULL AND email.status = 'dismissed'",
+    "in_work": "email.id IS NOT NULL AND coalesce(email.status, '') NOT IN ('completed', 'failed', 'dismissed')",
     "missing": "email.id IS NULL",
 }
 # Joins to each row of `email` its row in the list of Zendesk, or none.

@@ -19,7 +19,7 @@ DAY_CAP = 20_000  # e-mails counted per day
 LIST_LIMIT = 100
 DAY = timedelta(days=1)
 
-ListName = Literal["open", "in_zendesk", "kept", "in_work", "failed", "missing", "unlisted"]
+ListName = Literal["open", "in_zendesk", "kept", "in_work", "failed", "dismissed", "missing", "unlisted"]
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 # Microseconds since the epoch, a ticket and a comment: the last row of a page.
 CURSOR = re.compile(r"(-?[0-9]{1,17})-([0-9A-Za-z]{1,64})-([0-9A-Za-z]{1,64})")
@@ -35,14 +35,15 @@ class AccountKey(NamedTuple):
 
 
 class DayView(View):
-    """The e-mails of one day; `in_zendesk` is the sum of `kept`, `in_work`, `failed` and `missing`."""
+    """The e-mails of one day; `in_zendesk` is the sum of `kept`, `in_work`, `failed`, `dismissed` and `missing`."""
 
     account: str
     day: date = Field(description="In UTC, by the time at which the comment was made")
     in_zendesk: int = Field(description="Comments by e-mail that Zendesk lists")
     kept: int = Field(description="Of these, completed e-mails: all files are stored")
     in_work: int = Field(description="Of these, e-mails whose job has not ended")
-    failed: int = Field(description="Of these, failed e-mails")
+    failed: int = Field(description="Of these, failed e-mails, and completed ones that lack files")
+    dismissed: int = Field(description="Of these, failed e-mails that a person dismissed")
     missing: int = Field(description="Of these, comments without an e-mail here")
     unread: int = Field(
         description="Tickets that Zendesk refuses to the credentials, and that may have e-mails of that day"
@@ -59,8 +60,9 @@ class DayView(View):
 
     @property
     def is_complete(self) -> bool:
-        """Whether all e-mails of the whole day are kept."""
-        return self.searched == "whole" and not (self.capped or self.unread) and self.kept == self.in_zendesk
+        """Whether all e-mails of the whole day are kept, or dismissed by a person."""
+        is_known = self.searched == "whole" and not (self.capped or self.unread)
+        return is_known and self.kept + self.dismissed == self.in_zendesk
 
 
 class ListedView(View):
@@ -72,7 +74,7 @@ class ListedView(View):
     created_at: datetime = Field(
         description="When the comment was made; for `unlisted`, when it was received"
     )
-    state: Literal["kept", "in_work", "failed", "missing", "unlisted"]
+    state: Literal["kept", "in_work", "failed", "dismissed", "missing", "unlisted"]
     email_id: int | None
     subject: str | None
     from_email: str | None

@@ -35,7 +35,7 @@ from tests.support.source import (
     today,
 )
 
-STATES: tuple[ListName, ...] = ("kept", "in_work", "failed", "missing")
+STATES: tuple[ListName, ...] = ("kept", "in_work", "failed", "dismissed", "missing")
 LISTS: tuple[ListName, ...] = ("in_zendesk", *STATES)
 
 
@@ -78,6 +78,7 @@ async def test_each_comment_of_a_day_is_in_exactly_one_state(
         "kept": 2,
         "in_work": 1,
         "failed": 1,
+        "dismissed": 0,
         "missing": 1,
         "suspended": 1,
     }
@@ -478,13 +479,18 @@ async def test_what_a_person_dismissed_is_not_missed(
     res: Resources, database: asyncpg.Connection, account: str
 ) -> None:
     await add_source(database, account, complete_since=datetime(2024, 5, 3, 8, tzinfo=UTC))
-    await list_comment(database, account, "1", "1", noon(await today(database)))
+    yesterday = await today(database) - timedelta(days=1)
+    await list_comment(database, account, "1", "1", noon(yesterday))
     await keep(database, "1", "1", "failed")
     await dismiss(res, await database.fetchval("SELECT id FROM incoming_emails"), "ada", "Redacted.")
 
     found = await read(res)
+    [day] = (await read(res, day=yesterday.isoformat())).days
+    listed = (await read(res, day=yesterday.isoformat(), list="dismissed")).emails or ()
 
     assert (found.state, found.failed) == ("complete", 0)
+    assert (day.in_zendesk, day.failed, day.dismissed, day.is_complete) == (1, 0, 1, True)
+    assert [each.state for each in listed] == ["dismissed"]
     assert found.verdict.startswith("Every e-mail that Zendesk has since 3 May 2024 is kept or dismissed.")
 
 

@@ -53,7 +53,7 @@ async def test_the_ledger_has_days_and_the_list_behind_each_number(
             (each["comment_id"], each["state"], each["email_id"], each["error_code"])
             for each in (await client.get(f"/api/v1/source?day={day}&list={name}"))["emails"]
         ]
-        for name in ("open", "in_zendesk", "kept", "failed", "missing", "in_work", "unlisted")
+        for name in ("open", "in_zendesk", "kept", "failed", "missing", "dismissed", "in_work", "unlisted")
     }
 
     assert counts == {
@@ -63,6 +63,7 @@ async def test_the_ledger_has_days_and_the_list_behind_each_number(
         "kept": 1,
         "in_work": 0,
         "failed": 1,
+        "dismissed": 0,
         "missing": 1,
         "unread": 0,
         "suspended": 1,
@@ -77,6 +78,7 @@ async def test_the_ledger_has_days_and_the_list_behind_each_number(
         "kept": [ones[0]],
         "failed": [ones[1]],
         "missing": [ones[2]],
+        "dismissed": [],
         "in_work": [],
         "unlisted": [],
     }

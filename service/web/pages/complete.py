@@ -23,6 +23,7 @@ LISTS: Sequence[tuple[ListName, str]] = (
     ("open", "Missing or failed"),
     ("missing", "Missing"),
     ("failed", "Failed"),
+    ("dismissed", "Dismissed"),
     ("in_work", "In work"),
     ("kept", "Kept"),
     ("in_zendesk", "All"),
