@@ -21,6 +21,7 @@ from service.jobs.bulk_retries import BulkRetryStep
 from service.jobs.syncs import SyncClaim, SyncClaimRequest
 from service.jobs.waiting import Job
 from service.operate.bulk_retry import EXAMINED
+from service.postgres.contents import known_contents
 from service.postgres.engine import connect, create_engine
 from service.postgres.search import search
 from service.postgres.selection import RETRY, SYNC, BulkTask, Selection
@@ -304,7 +305,7 @@ def _reconciliation(db: Database) -> dict[str, Operation]:
             db,
             lambda conn: contents.contents_between(conn, "ab", "abg", BATCH),
             lambda conn: contents.contents_since(conn, some, -1, BATCH),
-            lambda conn: contents.known_contents(conn, [db.sha256]),
+            lambda conn: known_contents(conn, [db.sha256]),
         ),
     }
 

@@ -73,6 +73,11 @@ GROUPS = (
                 can_be_retried=True,
             ),
             Advice(
+                "erased",
+                "A person had this file erased: it is not stored again. The e-mail completes without it.",
+                "Nothing: `holdfast erasures list` shows the erasures.",
+            ),
+            Advice(
                 "not_scanned",
                 "Zendesk has not scanned the file for malware yet.",
                 "Wait: Holdfast looks again after 1, 6 and 36 minutes, and then fetches the file as it is.",
@@ -289,6 +294,16 @@ GROUPS = (
                 "The disk of the storage, or of temporary files, is full.",
                 "Free space, or move to another storage.",
                 can_be_retried=True,
+            ),
+            Advice(
+                "object_removed",
+                "An equal file was removed from the storage while this one was stored.",
+                "Nothing: another attempt stores it, and no retry is used.",
+            ),
+            Advice(
+                "object_locked",
+                "The storage refuses to remove an object: a lock, a retention policy, or a missing right.",
+                "Nothing, if the lock is wanted: Holdfast asks again every day. Otherwise give the credentials the right to delete.",
             ),
             Advice(
                 "object_missing",
@@ -546,6 +561,7 @@ GROUPS = (
             Advice(
                 "bulk_retry_not_found", "There is no such bulk retry.", "Look at `holdfast retries list`."
             ),
+            Advice("receipt_not_found", "There is no such receipt.", "Look at `holdfast receipts list`."),
             Advice(
                 "reconciliation_not_found",
                 "There is no such reconciliation.",
@@ -568,8 +584,75 @@ GROUPS = (
                 "already_replayed", "The webhook was replayed: it cannot be dismissed.", "Look at its e-mail."
             ),
             Advice("not_open", "The finding is no open difference.", "Nothing: it needs no attention."),
-            Advice("reason_missing", "A dismissal needs a reason.", "Say why nobody can repair it."),
+            Advice(
+                "nothing_to_erase",
+                "Nothing on record is in the scope of the erasure.",
+                "Check the address, ticket, id or SHA-256.",
+            ),
+            Advice(
+                "erasure_scope",
+                "An erasure has exactly one scope: a sender, a ticket, an e-mail or a file.",
+                "Give one of them, in the form that the message names.",
+            ),
+            Advice(
+                "tombstones_wrong",
+                "The file is no whole copy of tombstones.",
+                "Give a file that `holdfast erasures copy` wrote to its end.",
+            ),
+            Advice(
+                "tombstones_foreign",
+                "The copy of tombstones has another salt: it is of another installation.",
+                "Give the copy that was made of this database.",
+            ),
+            Advice("erasure_not_found", "There is no such erasure.", "Look at `holdfast erasures list`."),
+            Advice(
+                "held",
+                "A hold covers an e-mail of the erasure: nothing of it was erased.",
+                "Release the hold, or erase less.",
+            ),
+            Advice(
+                "reason_missing",
+                "A dismissal, a hold, and the release of a hold need a reason.",
+                "Say why; others will read it.",
+            ),
             Advice("reason_too_long", "The reason is too long.", "Write at most 500 characters."),
+            Advice("hold_not_found", "There is no such hold.", "Look at `holdfast holds list`."),
+            Advice(
+                "hold_exists",
+                "A hold has this name, or had it before it was released.",
+                "Choose another name, so that records of both can be told apart.",
+            ),
+            Advice(
+                "hold_name",
+                "The name of the hold has a wrong form.",
+                "Use 1 to 64 lower-case letters, digits, dots, hyphens and underscores.",
+            ),
+            Advice(
+                "hold_empty",
+                "The hold would cover nothing.",
+                "Give a filter, or list e-mails. To hold everything, give an empty filter: `--everything`.",
+            ),
+            Advice(
+                "hold_released", "The hold is released already.", "Nothing; set a new hold if one is needed."
+            ),
+            Advice(
+                "rule_not_found", "There is no such retention rule.", "Look at `holdfast retention list`."
+            ),
+            Advice(
+                "rule_wrong",
+                "A retention rule has a wrong or doubled name, or keeps e-mails for less than RETENTION_FLOOR_DAYS.",
+                "The message names the rule. Lower RETENTION_FLOOR_DAYS only on purpose: it guards against slips.",
+            ),
+            Advice(
+                "rules_changed",
+                "Somebody changed the retention rules while you looked at them.",
+                "Look at the rules again, and repeat the change if it is still right.",
+            ),
+            Advice(
+                "rule_unreadable",
+                "A newer version of Holdfast wrote a retention rule. This version deletes nothing.",
+                "Finish the upgrade, or remove the rule with the newer version.",
+            ),
             Advice(
                 "finding_not_found",
                 "There is no such finding.",
@@ -642,6 +725,21 @@ GROUPS = (
         "Reconciliations",
         "`holdfast reconcile show ID` shows these codes.",
         (
+            Advice(
+                "evidence_not_begun",
+                "The evidence log has no state: no worker of this version has run yet, or somebody deleted it.",
+                "Start a worker; if one has run before, the newest heads in the storage show what is missing.",
+            ),
+            Advice(
+                "timestamp_refused",
+                "The time stamp authority gave no time stamp for a head of the evidence log.",
+                "Nothing at first: it is asked again. If it lasts, check `TIMESTAMP_URL`.",
+            ),
+            Advice(
+                "timestamp_wrong",
+                "The time stamp authority gave something else than a time stamp of this head.",
+                "Check `TIMESTAMP_URL`: it must be an authority of RFC 3161.",
+            ),
             Advice(
                 "already_running",
                 "Another run of this kind is active.",

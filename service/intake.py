@@ -2,6 +2,7 @@
 
 import asyncio
 import hashlib
+import json
 import re
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
@@ -11,18 +12,37 @@ from operator import itemgetter
 from typing import Any, Literal
 
 import structlog
-from sqlalchemy import LargeBinary, RowMapping, Text, func, literal, null, or_, select, text, update
-from sqlalchemy.dialects.postgresql import ARRAY, insert
+from sqlalchemy import (
+    JSON,
+    Boolean,
+    LargeBinary,
+    RowMapping,
+    Text,
+    cast,
+    delete,
+    func,
+    literal,
+    literal_column,
+    null,
+    or_,
+    select,
+    text,
+    update,
+)
+from sqlalchemy.dialects.postgresql import ARRAY, Insert, insert
 from sqlalchemy.ext.asyncio import AsyncConnection
+from sqlalchemy.types import TypeEngine
 from structlog.contextvars import bind_contextvars
 
 from service.errors import Permanent, Rejected
 from service.faultpoints import reach
 from service.jobs.arrival import Arrival, receive
 from service.jobs.attachments import announced_row
+from service.jobs.retries import record_acts
 from service.postgres.email_tables import IgnoredWebhook, QuarantinedWebhook
 from service.postgres.engine import TOO_LONG, connect, unconfirmed
-from service.postgres.operation_tables import OperatorAction
+from service.postgres.rows import arrays_of, rows_of
+from service.postgres.tombstones import is_erased, request_hashes
 from service.resources import Resources
 from service.telemetry.metrics import IGNORED_EVENTS, event_type_label
 from service.zendesk import parsing, payloads
@@ -36,6 +56,14 @@ SECRET_HEADER = re.compile(r"auth|cookie|token|secret|password|api.?key", re.IGN
 REQUEST = ("account_id", "invocation_id", "raw_body", "raw_headers", "signature_hash", "late")
 
 MOST_EVENT_TYPE = 200  # characters; Zendesk's event types have about fifty
+
+_COLUMNS: Mapping[str, TypeEngine[Any]] = {
+    **dict.fromkeys(("idempotency_key", "account_id", "invocation_id", "raw_headers"), Text()),
+    **dict.fromkeys(("raw_body", "signature_hash"), LargeBinary()),
+    "late": Boolean(),
+}
+_QUARANTINED = {**_COLUMNS, "error_code": Text(), "error": Text()}
+_IGNORED = {**_COLUMNS, "event_type": Text()}
 
 StoredWebhook = type[QuarantinedWebhook] | type[IgnoredWebhook]
 _TABLES: Mapping[str, StoredWebhook] = {"quarantined": QuarantinedWebhook, "ignored": IgnoredWebhook}
@@ -53,9 +81,12 @@ log = structlog.get_logger()
 
 @dataclass(frozen=True, slots=True)
 class IntakeResult:
-    """The result for an invocation; `number` is the id of the e-mail, or of the quarantined or ignored webhook."""
+    """The result for an invocation; `number` is the id of the e-mail, or of the quarantined or ignored webhook.
 
-    status: Literal["accepted", "duplicate", "ignored", "quarantined"]
+    Nothing is kept of a request about an e-mail that was erased.
+    """
+
+    status: Literal["accepted", "duplicate", "ignored", "quarantined", "erased"]
     number: int | None = None
 
 
@@ -89,7 +120,7 @@ async def accept(
         async with _budget(until):
             key = payloads.idempotency_key(None, headers, body)
             number = await _quarantine(res, {**request, "idempotency_key": key}, exc.code, exc.message)
-        return IntakeResult("quarantined", number)
+        return IntakeResult("erased" if number is None else "quarantined", number)
     if not is_same:
         # A template may give one `webhook_id` to different e-mails, and only a person can tell.
         message = f"E-mail {result.number} has the same key {key!r}, but another body."
@@ -104,7 +135,7 @@ async def replay(
     """Record a quarantined or ignored webhook as an e-mail, with its time of receipt.
 
     Safe to repeat, also concurrently and after a crash at any point: the e-mail is committed first, and a repetition
-    finds it and marks the webhook. Raises Rejected if there is no such webhook (404), or if it still is no e-mail (409);
+    finds it and marks the webhook. A webhook about an erased e-mail is deleted. Raises Rejected if there is no such webhook (404), or if it still is no e-mail (409);
     a quarantined one then keeps the newest reason.
     """
     table = _TABLES[what]
@@ -122,7 +153,10 @@ async def replay(
             await _update_webhook(res, table, webhook_id, actor, error_code=exc.code, error=exc.message)
         still = f"{what.capitalize()} webhook {webhook_id} cannot be replayed: {exc.message}"
         raise Rejected(409, exc.code, still) from exc
-    await _update_webhook(res, table, webhook_id, actor, replayed_at=func.now(), email_id=result.number)
+    if result.status == "erased":
+        await res.run(lambda conn: conn.execute(delete(table).where(table.id == webhook_id)))
+    else:
+        await _update_webhook(res, table, webhook_id, actor, replayed_at=func.now(), email_id=result.number)
     log.info("webhook_replayed", email=result.number, status=result.status, **{_NAMES[what]: webhook_id})
     return result
 
@@ -168,6 +202,8 @@ async def _record(
         reach(res.settings.fault_points, "after_commit", email.ticket_id)
     if recorded.job is not None:
         res.dispatcher.dispatch(recorded.job)
+    if recorded.is_erased:
+        return IntakeResult("erased"), True
     result = IntakeResult("accepted" if recorded.is_new else "duplicate", recorded.email_id)
     return result, recorded.is_same
 
@@ -197,18 +233,20 @@ async def _ignore(res: Resources, request: dict[str, Any], event_type: str, unti
         "event_type": event_type[:MOST_EVENT_TYPE],
     }
     number = await res.batch(keep_ignored, row, len(row["raw_body"]), until)
+    if number is None:
+        return IntakeResult("erased")
     IGNORED_EVENTS.labels(event_type_label(event_type)).inc()
     return IntakeResult("ignored", number)
 
 
-async def _quarantine(res: Resources, request: dict[str, Any], code: str, message: str) -> int:
-    """Store a webhook in quarantine, once; return its id."""
+async def _quarantine(res: Resources, request: dict[str, Any], code: str, message: str) -> int | None:
+    """Store a webhook in quarantine, once; return its id. One that was erased is not stored again."""
     row = {name: request[name] for name in ("idempotency_key", *REQUEST)}
     row |= {"error_code": code, "error": message}
-    new = insert(QuarantinedWebhook).values(**row).on_conflict_do_nothing()  # of the key or of the signature
+    new = _QUARANTINE.returning(QuarantinedWebhook.id)
 
-    async def store(conn: AsyncConnection) -> tuple[int, bool]:
-        number = await conn.scalar(new.returning(QuarantinedWebhook.id))
+    async def store(conn: AsyncConnection) -> tuple[int | None, bool]:
+        number = await conn.scalar(new, _arrays(_QUARANTINED, [row]))
         if number is not None:
             log.warning("webhook_quarantined", quarantine=number, code=code)
             return number, True
@@ -217,8 +255,8 @@ async def _quarantine(res: Resources, request: dict[str, Any], code: str, messag
         known = or_(has_signature, QuarantinedWebhook.idempotency_key == row["idempotency_key"])
         first = has_signature.desc().nulls_last()
         found = select(QuarantinedWebhook.id, has_body).where(known).order_by(first).limit(1)
-        number, is_same = (await conn.execute(found)).one()
-        return number, is_same
+        same = (await conn.execute(found)).one_or_none()
+        return (same[0], same[1]) if same else (None, True)  # it was erased
 
     number, is_same = await res.run(store)
     if is_same:
@@ -240,19 +278,19 @@ async def _replay(res: Resources, webhook: RowMapping) -> IntakeResult:
     raise Permanent("key_reused", f"E-mail {result.number} has the key of this body, but another body.")
 
 
-async def keep_ignored(conn: AsyncConnection, rows: Sequence[Mapping[str, Any]]) -> list[int]:
-    """Store ignored events, each body once; return their ids."""
+async def keep_ignored(conn: AsyncConnection, rows: Sequence[Mapping[str, Any]]) -> list[int | None]:
+    """Store ignored events, each body once; return their ids, and None for those that were erased."""
     # Ordered, so that two transactions with the same events do not deadlock.
     ordered = sorted(
         {row["idempotency_key"]: row for row in rows}.values(), key=itemgetter("idempotency_key")
     )
-    await conn.execute(insert(IgnoredWebhook).values(ordered).on_conflict_do_nothing())
+    await conn.execute(_IGNORE, _arrays(_IGNORED, ordered))
     keys = [row["idempotency_key"] for row in ordered]
     known = select(IgnoredWebhook.idempotency_key, IgnoredWebhook.id).where(
         IgnoredWebhook.idempotency_key == func.any(literal(keys, ARRAY(Text)))
     )
     ids = {row.idempotency_key: row.id for row in await conn.execute(known)}
-    return [ids[row["idempotency_key"]] for row in rows]
+    return [ids.get(row["idempotency_key"]) for row in rows]
 
 
 async def _update_webhook(
@@ -274,7 +312,8 @@ async def _update_webhook(
     )
     async with connect(res.engine) as conn:
         columns_of_action = ["actor", "action", "quarantine_id", "email_id"]
-        await conn.execute(insert(OperatorAction).from_select(columns_of_action, action.select_from(done)))
+        recorded, entered = record_acts(columns_of_action, action.select_from(done))
+        await conn.execute(select(recorded.c.id).add_cte(entered))
 
 
 def _body_key(body: bytes) -> str:
@@ -300,3 +339,24 @@ def _is_secret(name: str) -> bool:
 def _clean(header: str | None) -> str | None:
     """Make a header fit for a text column: bytes that were not UTF-8 arrive as lone surrogates."""
     return header.encode(errors="replace").decode().replace("\0", "") if header else None
+
+
+def _arrays(columns: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> dict[str, list[Any]]:
+    texts = [{**row, "raw_headers": json.dumps(row["raw_headers"])} for row in rows]
+    return arrays_of(columns, [[row[name] for name in columns] for row in texts])
+
+
+def _insert(table: StoredWebhook, columns: Mapping[str, TypeEngine[Any]]) -> Insert:
+    """Build the statement that stores requests, each once; one that was erased is left out."""
+    row = rows_of("request", columns)
+    values = {name: cast(row.c[name], JSON) if name == "raw_headers" else row.c[name] for name in columns}
+    hashes = request_hashes("request.idempotency_key", "request.signature_hash", "request.raw_body")
+    rows = select(*values.values()).where(literal_column(f"NOT {is_erased(hashes)}", Boolean))
+    return (
+        insert(table).from_select([*values], rows).on_conflict_do_nothing()
+    )  # of the key or of the signature
+
+
+# Built once: building a statement takes longer than running it.
+_QUARANTINE = _insert(QuarantinedWebhook, _QUARANTINED)
+_IGNORE = _insert(IgnoredWebhook, _IGNORED)

@@ -19,7 +19,7 @@ import pytest_asyncio
 from aiohttp import ClientSession, web
 from alembic.config import main as alembic
 from arq.worker import Worker, create_worker
-from blockbuster import BlockBuster, blockbuster_ctx
+from blockbuster import BlockBuster
 from pydantic import SecretStr
 from pymongo import AsyncMongoClient
 
@@ -39,17 +39,20 @@ from tests.support.processes import left_with, wait_for
 from tests.support.s3 import ACCESS_KEY, SECRET, Bucket, proxied, s3
 from tests.support.statements import share_compiled_statements
 
-pytest_plugins = ["tests.support.cpu"]
+pytest_plugins = ["tests.support.cpu", "tests.support.left_open"]
 
 T = TypeVar("T")
 ROOT = Path(__file__).resolve().parent.parent
 API_TOKEN = "api-token-of-the-tests"
 # A table with a foreign key stands before the table that it refers to.
 TABLES = (
-    "attachments, attempts, messages, announcements, merged_emails, email_words, incoming_emails, tickets, api_budgets,"
+    "erasures, tombstones, erasure_salts, receipt_entries, removed_emails, objects_to_remove, receipts,"
+    " attachments, attempts, messages, announcements, merged_emails, email_words, incoming_emails, tickets, api_budgets,"
     " source_emails, backfills, sources, suspended_emails, refused_tickets, signing_secrets, connections,"
     " quarantined_webhooks, ignored_webhooks, operator_actions, bulk_retries, workers,"
-    " alert_deliveries, alerts, alert_watch, reconciliation_findings, reconciliations, ended_sessions"
+    " alert_deliveries, alerts, alert_watch, reconciliation_findings, reconciliations, ended_sessions,"
+    " held_emails, holds, retention_rules,"
+    " evidence_entries, evidence_leaves, evidence_nodes, evidence_log, evidence_heads, evidence_verifications"
 )
 # Truncating takes 100 ms for the files of all indexes, deleting a few rows takes 1 ms. Tables with many rows are
 # truncated all the same, so that the planner forgets their size.
@@ -96,6 +99,7 @@ share_compiled_statements()
 # Modules with expensive fixtures: all tests of such a module run in one process, so that each fixture is made once.
 TOGETHER = {
     "tests/postgres/test_plans.py",  # a database of 50,000 e-mails
+    "tests/web/test_accessibility.py",  # Chromium
     "tests/web/test_browser.py",  # Chromium
     "tests/web/test_complete_page.py",  # Chromium
     "tests/web/test_generated_client.py",  # the client
@@ -165,17 +169,25 @@ def migrate(url: str, *arguments: str) -> None:
         alembic(["-c", str(ROOT / "alembic.ini"), *arguments])
 
 
+@pytest.fixture(scope="session")
+def blockbuster() -> BlockBuster:
+    """Find all blocking calls once: that takes longer than to replace them."""
+    blockbuster = BlockBuster()
+    for call in ("os.stat", "io.TextIOWrapper.read", "io.BufferedReader.read"):
+        # Writing a traceback reads the source; that is rare and short.
+        blockbuster.functions[call].can_block_in("linecache.py", {"checkcache", "updatecache"})
+    # PyMongo looks once for each server whether it runs in a container.
+    blockbuster.functions["os.stat"].can_block_in("pool_options.py", {"get_container_env_info"})
+    return blockbuster
+
+
 @pytest.fixture(autouse=True)
-def non_blocking() -> Iterator[BlockBuster]:
+def non_blocking(blockbuster: BlockBuster) -> Iterator[BlockBuster]:
     """Fail a test that blocks the event loop; log as production does."""
     logs.configure("json", "INFO")
-    with blockbuster_ctx() as blockbuster:
-        for call in ("os.stat", "io.TextIOWrapper.read", "io.BufferedReader.read"):
-            # Writing a traceback reads the source; that is rare and short.
-            blockbuster.functions[call].can_block_in("linecache.py", {"checkcache", "updatecache"})
-        # PyMongo looks once for each server whether it runs in a container.
-        blockbuster.functions["os.stat"].can_block_in("pool_options.py", {"get_container_env_info"})
-        yield blockbuster
+    blockbuster.activate()
+    yield blockbuster
+    blockbuster.deactivate()
 
 
 @pytest_asyncio.fixture(scope="session", loop_scope="session")

@@ -11,6 +11,7 @@ import structlog
 from service.alerts import record, restored
 from service.alerts.causes import find_conditions
 from service.alerts.channels import channel_names
+from service.alerts.evidence_mail import mail_heads_for_ever
 from service.alerts.send import deliver_for_ever
 from service.errors import Transient
 from service.postgres.engine import pool_of, run
@@ -31,6 +32,8 @@ async def alerting(res: Resources) -> AsyncIterator[None]:
         await stack.enter_async_context(background(lambda: watch(res)))
         for channel in channel_names(res.settings):
             await stack.enter_async_context(background(_delivering(res, channel)))
+        if "mail" in channel_names(res.settings):
+            await stack.enter_async_context(background(lambda: mail_heads_for_ever(res)))
         yield
 
 

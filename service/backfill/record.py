@@ -349,7 +349,13 @@ async def _add(  # noqa: PLR0913, PLR0917 the parts of one transaction
 ) -> None:
     """List the comments as Zendesk's, make e-mails of those that are not on record, and mark what Zendesk changed."""
     rows = [
-        {"account": held.account, "ticket_id": each[0], "comment_id": each[1], "created_at": each[2]}
+        {
+            "account": held.account,
+            "account_id": account_id,
+            "ticket_id": each[0],
+            "comment_id": each[1],
+            "created_at": each[2],
+        }
         for each in found
     ]
     if rows:

@@ -2,6 +2,7 @@
 
 from sqlalchemy import JSON, BigInteger, Boolean, DateTime, Integer, Interval, Text, bindparam, text
 
+from service.jobs.discovery import IS_ERASED
 from service.postgres.email_tables import BACK_FILLED
 from service.postgres.source_tables import OPEN_BACKFILL
 
@@ -113,10 +114,20 @@ CHANGE_LEG = text(f"""
 UPDATE backfills SET leg = 'lists', listed_since = coalesce(reached, since), position = NULL, calls = calls + 1
 WHERE id = :id AND {OPEN_BACKFILL}
 """)  # noqa: S608 constants of ours
-LIST = text("""
+# A comment whose e-mail was purged or erased is not counted: it would be missing.
+LIST = text(f"""
 INSERT INTO source_emails (account, ticket_id, comment_id, created_at)
-VALUES (:account, :ticket_id, :comment_id, :created_at) ON CONFLICT DO NOTHING
-""").bindparams(bindparam("created_at", type_=_TIME))
+SELECT :account, ticket_id, comment_id, created_at
+FROM (SELECT :ticket_id AS ticket_id, :comment_id AS comment_id, :created_at AS created_at) AS found
+WHERE NOT {IS_ERASED} AND NOT EXISTS (
+    SELECT FROM removed_emails AS removed LEFT JOIN sources ON sources.account = :account
+    WHERE removed.ticket_id = :ticket_id AND removed.comment_id = :comment_id
+        AND coalesce(removed.account_id, sources.account_id, '') = coalesce(sources.account_id, removed.account_id, '')
+) ON CONFLICT DO NOTHING
+""").bindparams(  # noqa: S608 constants of ours
+    *(bindparam(name, type_=Text()) for name in ("account", "account_id", "ticket_id", "comment_id")),
+    bindparam("created_at", type_=_TIME),
+)
 PROGRESS = text(f"""
 UPDATE backfills SET position = :position, reached = coalesce(:reached, reached), found = found + :found,
     added = added + :added, calls = calls + :calls, left_out = greatest(left_out, :left_out),

@@ -17,9 +17,12 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from service.backfill.record import Held, lease_lost
 from service.errors import HoldfastError, Transient
+from service.jobs.erased import ERASED, erased_contents
+from service.jobs.object_references import Proofs, lock_objects, write_references
 from service.outbound.responses import Expected, Limits
 from service.postgres.engine import transaction
 from service.postgres.source_tables import SuspendedEmail
+from service.postgres.tombstones import is_erased, suspended_hash
 from service.resources import Resources
 from service.storage import objects
 from service.storage.objects import StoredObject
@@ -89,7 +92,8 @@ async def _keep(res: Resources, held: Held, item: Suspended) -> int:
     record = await objects.put(res.storage, _whole(item.record), "suspended.json")
     is_young = item.created_at is None or held.now - item.created_at < PATIENCE
     files = [await _file(res, file, is_young=is_young) for file in item.files]
-    await res.run(partial(_insert, held=held, item=item, record=record, files=files))
+    insert = partial(_insert, held=held, item=item, record=record, files=files)
+    await write_references(res.storage, lambda proofs: res.run(partial(insert, proofs=proofs)))
     SUSPENDED_EMAILS.inc()
     return 1
 
@@ -124,14 +128,20 @@ async def _whole(content: bytes) -> AsyncIterator[bytes]:
 
 
 async def _see(conn: AsyncConnection, held: Held, ids: Sequence[str]) -> set[str]:
-    """Note that Zendesk lists these; return those that are on record."""
-    return set(await conn.scalars(_SEE, {"account": held.account, "ids": list(ids)}))
+    """Note that Zendesk lists these; return those that are on record, or were erased."""
+    given = {"account": held.account, "ids": list(ids)}
+    return {*await conn.scalars(_SEE, given), *await conn.scalars(_ERASED, given)}
 
 
-async def _insert(
-    conn: AsyncConnection, held: Held, item: Suspended, record: StoredObject, files: Sequence[dict[str, Any]]
+async def _insert(  # noqa: PLR0913, PLR0917 the parts of one row
+    conn: AsyncConnection,
+    held: Held,
+    item: Suspended,
+    record: StoredObject,
+    files: Sequence[dict[str, Any]],
+    proofs: Proofs,
 ) -> None:
-    """Record a suspended e-mail, unless another process has the lease."""
+    """Record a suspended e-mail, unless another process has the lease; raises ObjectRemoved as `lock_objects` does."""
     names = (
         "suspended_id",
         "ticket_id",
@@ -142,7 +152,7 @@ async def _insert(
         "cause",
         "message_id",
     )
-    row = {
+    row: dict[str, Any] = {
         "account": held.account,
         **{name: getattr(item, name) for name in (*names, "text", "created_at")},
         "files": list(files),
@@ -151,8 +161,15 @@ async def _insert(
         "record_size": record.size,
         "contents": [record.sha256, *(file["sha256"] for file in files if file["sha256"])],
     }
+    keys = [record.key, *(file["object_key"] for file in files if file["object_key"])]
     async with transaction(conn):
         await _fence(conn, held)
+        stored = {file["sha256"]: file["object_key"] for file in files if file["sha256"]}
+        if erased := await erased_contents(conn, stored):
+            gone = {"sha256": None, "object_key": None, "error_code": ERASED}
+            row["files"] = [{**file, **gone} if file["sha256"] in erased else file for file in files]
+            row["contents"] = [sha256 for sha256 in row["contents"] if sha256 not in erased]
+        await lock_objects(conn, keys, proofs)
         await conn.execute(pg_insert(SuspendedEmail).values(**row).on_conflict_do_nothing())
 
 
@@ -180,6 +197,9 @@ UPDATE suspended_emails SET seen_at = now(), gone_at = NULL FROM (
 ) AS known
 WHERE suspended_emails.id = known.id RETURNING suspended_id
 """).bindparams(bindparam("ids", type_=ARRAY(Text)))
+_ERASED = text(f"""
+SELECT id FROM unnest(:ids) AS listed (id) WHERE {is_erased([suspended_hash(":account", "listed.id")])}
+""").bindparams(bindparam("ids", type_=ARRAY(Text)), bindparam("account", type_=Text()))  # noqa: S608 words of ours
 _GONE = text("""
 UPDATE suspended_emails SET gone_at = now() WHERE account = :account AND gone_at IS NULL AND seen_at < :began
 """).bindparams(bindparam("began", type_=DateTime(timezone=True)))

@@ -33,6 +33,8 @@ from service.jobs.attachments import (
     record_lists,
 )
 from service.jobs.attempts import Claim
+from service.jobs.erased import ERASED
+from service.jobs.object_references import ObjectRemoved, Proofs, request_removal, write_references
 from service.outbound.addresses import host_of
 from service.outbound.responses import Expected, Limits
 from service.resources import Resources
@@ -73,7 +75,8 @@ async def capture(res: Resources, claim: Claim) -> list[HoldfastError]:
     except Exception as exc:
         log.exception("attempt_broke", **names(claim))
         return [*errors, _unexpected(exc)]
-    failed = [_error_of(res, file) for file in files if file.status == "failed"]
+    # Nobody can repair an erased file.
+    failed = [_error_of(res, file) for file in files if file.status == "failed" and file.error_code != ERASED]
     if not failed and not errors and any(file.status == "pending" for file in files):
         # Another worker's look-up may have added it just now.
         return [Transient("files_left", "A file was added during the attempt.", counts=False)]
@@ -222,7 +225,8 @@ async def _fetch(res: Resources, claim: Claim, file: FileRecord, *, is_last: boo
     try:
         stored = await _stored_before(res, file) or await _download(res, claim, file)
         reach(res.settings.fault_points, "after_object", claim.ticket_id)
-        await _record(res, FileUpdate(claim.fencing_token, file.position, "stored", stored))
+        update = FileUpdate(claim.fencing_token, file.position, "stored", stored)
+        await write_references(res.storage, partial(_record_stored, res, update, stored.key))
     except HoldfastError as exc:
         error = may_be_early(res, claim, exc)
     except Exception as exc:
@@ -253,6 +257,14 @@ async def _stored_before(res: Resources, file: FileRecord) -> StoredObject | Non
 
 async def _record(res: Resources, update: FileUpdate) -> None:
     await res.batch.insist(mark, update)
+
+
+async def _record_stored(res: Resources, update: FileUpdate, key: str, proofs: Proofs) -> None:
+    result = await res.batch.insist(mark, replace(update, proof=proofs.get(key)))
+    if isinstance(result, ObjectRemoved):
+        raise result
+    if not result:  # the e-mail may have been removed, and then nothing else would remove the object
+        await res.batch.insist(request_removal, key)
 
 
 async def _download(res: Resources, claim: Claim, file: FileRecord) -> StoredObject:

@@ -12,7 +12,9 @@ from service.capture.retry_policy import is_early
 from service.errors import HoldfastError, Permanent, Transient
 from service.jobs import messages, tickets
 from service.jobs.attempts import Claim
+from service.jobs.erased import erased_comments, forget
 from service.jobs.messages import KeptComment
+from service.jobs.object_references import write_references
 from service.jobs.tickets import TicketKey
 from service.resources import LookUp, Resources
 from service.storage import objects
@@ -91,7 +93,17 @@ async def _look_up(res: Resources, claim: Claim, ticket: TicketKey, waiting: Col
     now_known = await res.insist(partial(known, comment_ids=[each.comment_id for each in found]))
     overdue = () if is_early(res, claim) else (claim.email_id,)
     choice = choose(found, now_known, waited, overdue)
-    kept = [KeptComment(each, await _put(res, each), email_id) for email_id, each in choice.kept]
+    erased = await res.insist(
+        partial(erased_comments, ticket=ticket, comments=[each for _, each in choice.kept])
+    )
+    kept = [
+        KeptComment(each, await _put(res, each), email_id)
+        for email_id, each in choice.kept
+        if each.comment_id not in erased
+    ]
+    gone = [email_id for email_id, each in choice.kept if email_id and each.comment_id in erased]
+    if gone:
+        await res.insist(partial(forget, email_ids=gone))
     keep = partial(
         messages.keep,
         ticket=ticket,
@@ -99,7 +111,7 @@ async def _look_up(res: Resources, claim: Claim, ticket: TicketKey, waiting: Col
         waiting=set(waiting),
         sync_status=res.settings.sync_status,
     )
-    for job in await res.insist(keep):
+    for job in await write_references(res.storage, lambda proofs: res.insist(partial(keep, proofs=proofs))):
         res.dispatcher.dispatch(job)
     if choice.ignored:
         await res.insist(partial(messages.ignore, email_ids=choice.ignored))

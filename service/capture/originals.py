@@ -2,6 +2,8 @@
 
 from collections.abc import AsyncIterator
 from contextlib import suppress
+from dataclasses import replace
+from functools import partial
 
 import structlog
 
@@ -10,6 +12,7 @@ from service.errors import HoldfastError, Permanent
 from service.jobs import messages
 from service.jobs.attempts import Claim
 from service.jobs.messages import MessageState, SavedOriginal
+from service.jobs.object_references import ObjectRemoved, Proofs, write_references
 from service.outbound.responses import Limits
 from service.resources import Resources
 from service.storage import objects
@@ -26,7 +29,14 @@ async def fetch_original(res: Resources, claim: Claim, state: MessageState) -> N
         except Permanent as exc:
             log.info("original_not_stored", **names(claim), code=exc.code)
             saved = SavedOriginal(claim.email_id)
-        await res.batch.insist(messages.save_original, saved)
+        await write_references(res.storage, partial(_save, res, saved))
+
+
+async def _save(res: Resources, saved: SavedOriginal, proofs: Proofs) -> None:
+    proof = proofs.get(saved.stored.key) if saved.stored else None
+    result = await res.batch.insist(messages.save_original, replace(saved, proof=proof))
+    if isinstance(result, ObjectRemoved):
+        raise result
 
 
 async def _fetch(res: Resources, claim: Claim, state: MessageState) -> SavedOriginal:

@@ -5,13 +5,13 @@ import random
 import time
 from collections.abc import Mapping, Sequence
 from functools import partial
-from itertools import batched
 
 import structlog
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from service.errors import HoldfastError
 from service.jobs.email_words import MOST_CHARACTERS, EmailTexts, list_unwritten, load_texts, save_words
+from service.postgres.rows import in_batches
 from service.postgres.words import entries_of
 from service.resources import Resources
 from service.zendesk import body_text
@@ -36,7 +36,7 @@ async def write_words(conn: AsyncConnection, email_ids: Sequence[int]) -> Sequen
     Call it after any change of an e-mail's message, files or error. Words that are the same are not written.
     """
     written: set[int] = set()
-    for some in batched(sorted(set(email_ids)), TOGETHER, strict=False):
+    for some in in_batches(sorted(set(email_ids)), TOGETHER):
         texts = await load_texts(conn, some)
         # A long text takes some milliseconds; other tasks run meanwhile.
         words = await asyncio.to_thread(_words_of, texts)

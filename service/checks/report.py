@@ -16,6 +16,7 @@ from service.checks.postgres import (
     check_workers,
 )
 from service.checks.probe import CONNECTIONS, Check, probe
+from service.checks.removals import check_removals
 from service.checks.servers import (
     check_clock_of_postgres,
     check_clock_of_redis,
@@ -87,6 +88,7 @@ _PROBES = (
     CheckDefinition("workers", "Postgres", check_workers, _TABLES_ADVICE),
     CheckDefinition("waiting", "Postgres", check_waiting, _TABLES_ADVICE),
     CheckDefinition("calls", "Postgres", check_calls, _TABLES_ADVICE),
+    CheckDefinition("removals", "Postgres", check_removals, _TABLES_ADVICE),
 )
 _SYNCS = CheckDefinition("syncs", "Postgres", check_syncs, _TABLES_ADVICE)
 

@@ -215,6 +215,7 @@ def _print_email(email: "EmailDetail") -> None:
             ("key", email.idempotency_key),
             ("late", "yes, the time of its signature was too far from ours" if email.late else None),
             ("dismissed", email.dismissal and shown_dismissal(email.dismissal)),
+            ("held by", ", ".join(email.held_by) or None),
         ]
     )
     if email.sync_status != "not_applicable":

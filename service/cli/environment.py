@@ -25,6 +25,9 @@ _NEXT_STEPS = {
     "email_not_found": "`holdfast emails list` lists the newest.",
     "webhook_not_found": "`holdfast quarantine list` lists the newest.",
     "bulk_retry_not_found": "`holdfast retries list` lists the newest.",
+    "receipt_not_found": "`holdfast receipts list` lists the newest.",
+    "hold_not_found": "`holdfast holds list` lists all.",
+    "rule_not_found": "`holdfast retention list` lists all.",
     "reconciliation_not_found": "`holdfast reconcile list` lists the newest.",
 }
 

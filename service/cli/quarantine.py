@@ -189,5 +189,6 @@ async def _replay(
                 answer = {"status": receipt.status, "email_id": receipt.number}
                 print_json({"ignored_id" if ignored else "quarantine_id": kept_id, **answer}, indent=None)
             else:
-                click.echo(f"{kept_id} {receipt.status}: e-mail {receipt.number}")
+                about = f": e-mail {receipt.number}" if receipt.number else ""
+                click.echo(f"{kept_id} {receipt.status}{about}")
     return outcomes

@@ -155,5 +155,5 @@ def _object(action: "ActionView") -> str:
         ("finding", action.finding_id),
         ("bulk retry", action.bulk_retry_id),
     )
-    what = ", ".join(f"{name} {id_}" for name, id_ in ids if id_ is not None)
+    what = ", ".join(f"{name} {id_}" for name, id_ in ids if id_ is not None) or action.subject or ""
     return f"{what}: {action.reason}" if action.reason else what

@@ -136,6 +136,11 @@ def _print(lines: "Iterable[Line]", *, as_json: bool) -> None:
         if as_json:
             print_json(each.change, indent=None)
         else:
-            ticket = f"ticket {each.change.zendesk_ticket_id}"
-            print_line(shown_time(each.at), each.change.id, ticket, *each.words)
+            change = each.change
+            known = [
+                f"ticket {change.zendesk_ticket_id}",
+                change.from_email,
+                change.subject and f'"{change.subject}"',
+            ]
+            print_line(shown_time(each.at), change.id, *filter(None, known), *each.words)
     sys.stdout.flush()

@@ -24,9 +24,13 @@ _SCHEMES = {
     "database_url": ("postgres", "postgresql", "postgresql+asyncpg"),
     "redis_url": ("redis", "rediss", "unix"),
     "storage_url": STORAGE_SCHEMES,
-    **dict.fromkeys(("zendesk_url", "public_url", "alert_slack_url", "alert_webhook_url"), ("https", "http")),
+    **dict.fromkeys(
+        ("zendesk_url", "public_url", "alert_slack_url", "alert_webhook_url", "timestamp_url"),
+        ("https", "http"),
+    ),
     "smtp_url": ("smtp", "smtps"),
 }
+_SEED = re.compile(r"[0-9a-fA-F]{64}")
 _WRONG_SESSION = re.compile(
     r"[?&]target_session_attrs=(?!(any|primary|standby|read-write|read-only|prefer-standby)(&|$))"
 )
@@ -116,6 +120,23 @@ class Settings(AlertSettings, TelemetrySettings, SyncSettings):
         le=1440,
         description="pause between two searches of the account for e-mails that no webhook announced; 0 for none",
     )
+    zendesk_deletions: Literal["ask", "erase", "hold"] = Field(
+        "ask",
+        description="what follows when Zendesk deletes an e-mail: `ask` leaves it to a person, `erase` erases it here, too,"
+        " `hold` keeps it from being deleted here",
+    )
+    retention_floor_days: int = Field(
+        30,
+        ge=0,
+        le=36_500,
+        description="no retention rule deletes an e-mail earlier, in days after the end of its job",
+    )
+    purge_per_second: int = Field(
+        200,
+        ge=1,
+        le=100_000,
+        description="most e-mails that retention rules delete in a second; more load Postgres more",
+    )
     zendesk_webhook_secrets: Secrets = Field(
         (),
         description="the webhook's signing secret, which is fetched with credentials; several, comma separated, during a rotation",
@@ -137,6 +158,17 @@ class Settings(AlertSettings, TelemetrySettings, SyncSettings):
         None,
         description="read-only token",
         examples=["what openssl rand -hex 32 prints"],
+    )
+
+    evidence_key: Secrets = Field(
+        (),
+        description="key that signs heads of the evidence log; several, comma separated: the first signs, all verify",
+        examples=["what openssl rand -hex 32 prints"],
+    )
+    timestamp_url: str | None = Field(
+        None,
+        description="a time stamp authority (RFC 3161) that stamps heads of the evidence log",
+        examples=["https://tsa.example/"],
     )
 
     download_hosts: Strings = Field(
@@ -199,7 +231,12 @@ class Settings(AlertSettings, TelemetrySettings, SyncSettings):
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field("INFO", description="least level to log")
 
     @field_validator(
-        "zendesk_webhook_secrets", "zendesk_hosts", "download_hosts", "release_tolerates", mode="before"
+        "zendesk_webhook_secrets",
+        "zendesk_hosts",
+        "download_hosts",
+        "release_tolerates",
+        "evidence_key",
+        mode="before",
     )
     @classmethod
     def _split(cls, value: object, info: ValidationInfo) -> object:
@@ -209,6 +246,13 @@ class Settings(AlertSettings, TelemetrySettings, SyncSettings):
         if info.field_name == "zendesk_webhook_secrets" and not parts:
             raise ValueError("is not set: there are only spaces or commas")
         return parts
+
+    @field_validator("evidence_key")
+    @classmethod
+    def _are_seeds(cls, value: tuple[SecretStr, ...]) -> tuple[SecretStr, ...]:
+        if not all(_SEED.fullmatch(each.get_secret_value()) for each in value):
+            raise ValueError("must be 64 hexadecimal digits, as `openssl rand -hex 32` prints")
+        return value
 
     @field_validator("api_token", "api_read_token")
     @classmethod

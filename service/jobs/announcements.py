@@ -25,9 +25,10 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from sqlalchemy.types import TypeEngine
 
 from service.jobs.attachments import files_of
-from service.jobs.retries import reopen_failed, requeue
+from service.jobs.retries import reopen_parts, requeue
 from service.jobs.waiting import Job, lock
 from service.outbound.addresses import attachment_key
+from service.postgres import evidence_log
 from service.postgres.email_tables import Attachment, IncomingEmail
 from service.postgres.message_tables import Announcement
 from service.postgres.rows import ANNOUNCED, announced_files, arrays_of, rows_of
@@ -83,7 +84,9 @@ async def reopen(conn: AsyncConnection, email_ids: Sequence[int]) -> list[Job]:
     is_running = IncomingEmail.processing_status == "processing"
     await conn.execute(update(IncomingEmail).where(are_these, is_running).values(has_news=True))
     queued = requeue(are_these, reread=False)
-    rows = (await conn.execute(select(*queued.c).add_cte(reopen_failed(queued)))).all()
+    rows = (
+        await conn.execute(select(*queued.c["id", "attempt_number"]).add_cte(*reopen_parts(queued)))
+    ).all()
     _REOPENED.inc(len(rows))
     return [Job(row.id, row.attempt_number + 1) for row in rows]
 
@@ -103,15 +106,24 @@ def _unknown(announced: Sequence[FileColumns], known: Sequence[Any]) -> list[dic
     return new
 
 
-def _make_record() -> Any:  # noqa: ANN401 an insert
+def _make_record() -> Any:  # noqa: ANN401 a statement
     row = rows_of("request", _COLUMNS)
     values: dict[str, ColumnElement[Any]] = {name: row.c[name] for name in _COLUMNS}
     values["raw_headers"] = cast(row.c.raw_headers, JSON)
     values["received_at"] = func.coalesce(row.c.received_at, func.now())
     values["late"] = func.coalesce(row.c.late, False)
-    return (
-        pg_insert(Announcement).from_select([*values], select(*values.values())).on_conflict_do_nothing()
-    )  # of the key or of the signature
+    new = (
+        pg_insert(Announcement)
+        .from_select([*values], select(*values.values()))
+        .on_conflict_do_nothing()  # of the key or of the signature
+        .returning(
+            Announcement.id,
+            Announcement.email_id,
+            evidence_log.column(evidence_log.announced("announcements")),
+        )
+        .cte("new")
+    )
+    return select(new.c.id).add_cte(evidence_log.entries("announced", new, new.c.email_id, new.c.id))
 
 
 def _make_add() -> Any:  # noqa: ANN401 an insert

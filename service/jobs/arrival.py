@@ -3,9 +3,12 @@
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from hashlib import sha256
 from typing import Any
 
+import asyncpg
 from sqlalchemy import (
+    CTE,
     JSON,
     Boolean,
     ColumnElement,
@@ -25,17 +28,21 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.dialects.postgresql import insert as pg_insert
+from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncConnection
 from sqlalchemy.types import TypeEngine
 
 from service.errors import ADAPT, ROW_REFUSED, Permanent
 from service.jobs import announcements
 from service.jobs.waiting import DISPATCH_GRACE, Job
+from service.postgres import evidence_log
 from service.postgres.email_tables import Attachment, IncomingEmail
 from service.postgres.engine import transaction
+from service.postgres.evidence_tables import EvidenceEntry
 from service.postgres.message_tables import Announcement
 from service.postgres.prepared import Prepared
 from service.postgres.rows import ANNOUNCED, announced_files, rows_of
+from service.postgres.tombstones import is_erased_request
 from service.telemetry.metrics import TRANSITIONS
 
 _TEXTS = (
@@ -59,6 +66,7 @@ _COLUMNS: Mapping[str, TypeEngine[Any]] = {
     "sent_at": DateTime(timezone=True),
 }
 _RECEIVED = TRANSITIONS.labels("received", "intake")
+_TOLD = {name: Text() for name in ("idempotency_key", "body")}  # of the evidence log
 # By these, a known e-mail is found.
 _KEYS = {
     name: _COLUMNS[name]
@@ -69,7 +77,10 @@ _KEYS = {
 }
 # Lists and objects of a parser hold no circles.
 _to_json = json.JSONEncoder(check_circular=False).encode
+ERASED_EMAIL = 0
 _MOST_ACCOUNT = 200  # characters: no index holds the longest header
+# An arrival of an erased e-mail: the same request, or another one about the same comment.
+_IS_ERASED = is_erased_request("arrival")
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +93,12 @@ class Arrival:
     @property
     def key(self) -> str:
         return str(self.columns["idempotency_key"])
+
+    @property
+    def body_hash(self) -> str | None:
+        """Return the hash of the body, for the evidence log."""
+        body = self.columns.get("raw_body")
+        return None if body is None else sha256(body).hexdigest()
 
     @property
     def order(self) -> tuple[str, ...]:
@@ -113,13 +130,18 @@ class Recorded:
     """The recorded e-mail of an arrival.
 
     `is_same` is False where the e-mail has its key or signature, and another body. `job` is to be dispatched: that of a
-    new e-mail, or of a finished one that got more files.
+    new e-mail, or of a finished one that got more files. `email_id` is 0 where the e-mail was erased: nothing of the arrival
+    is recorded.
     """
 
     email_id: int
     is_new: bool
     is_same: bool
     job: Job | None = None
+
+    @property
+    def is_erased(self) -> bool:
+        return self.email_id == ERASED_EMAIL
 
 
 def has_identity(columns: Mapping[str, Any]) -> bool:
@@ -129,6 +151,8 @@ def has_identity(columns: Mapping[str, Any]) -> bool:
 
 async def receive(conn: AsyncConnection, arrivals: Sequence[Arrival]) -> list[Recorded]:
     """Record e-mails, all or none: new ones, further announcements of known ones, or nothing where both are known.
+
+    Nothing is recorded of an e-mail that was erased.
 
     Of several arrivals with one key, the first counts.
     """
@@ -148,7 +172,8 @@ async def receive(conn: AsyncConnection, arrivals: Sequence[Arrival]) -> list[Re
 async def _insert(conn: AsyncConnection, arrivals: Sequence[Arrival]) -> dict[str, int]:
     """Insert e-mails whose key, signature and comment are new; return their ids by key."""
     files = [{"idempotency_key": arrival.key, **file} for arrival in arrivals for file in arrival.files]
-    rows = await _RECORD.fetch(conn, {**_arrays(_COLUMNS, arrivals), "files": files})
+    given = {**_arrays(_COLUMNS, arrivals), "every_body": [arrival.body_hash for arrival in arrivals]}
+    rows = await _RECORD.fetch(conn, {**given, "files": files})
     new = {str(key): int(email_id) for key, email_id in rows}
     _RECEIVED.inc(len(new))
     return new
@@ -164,7 +189,13 @@ async def _recognise(conn: AsyncConnection, arrivals: Sequence[Arrival]) -> list
         another = "Postgres refuses a row that violates a unique constraint of another system."
         raise Permanent(ROW_REFUSED, f"{another} {ADAPT}")
     further = [(row.email_id, arrival) for row, arrival in zip(rows, arrivals, strict=True) if row.is_further]
-    jobs = await _announce(conn, further) if further else {}
+    try:
+        jobs = await _announce(conn, further) if further else {}
+    except IntegrityError as exc:
+        if not _names_no_email(exc):
+            raise
+        # One of the e-mails was deleted since: look again what each of them is.
+        return await receive(conn, arrivals)
     return [
         Recorded(row.email_id, is_new=False, is_same=row.is_same, job=jobs.get(row.email_id)) for row in rows
     ]
@@ -180,6 +211,10 @@ async def _announce(conn: AsyncConnection, further: Sequence[tuple[int, Arrival]
         jobs = await announcements.add_files(conn, files)
         await announcements.record(conn, requests)
     return {job.email_id: job for job in jobs}
+
+
+def _names_no_email(error: IntegrityError) -> bool:
+    return bool(getattr(error.orig, "sqlstate", None) == asyncpg.ForeignKeyViolationError.sqlstate)
 
 
 def _arrays(columns: Mapping[str, Any], arrivals: Sequence[Arrival]) -> dict[str, list[Any] | None]:
@@ -204,9 +239,19 @@ def _record() -> Select[str, int]:
     values["sync_status"] = func.coalesce(row.c.sync_status, "not_applicable")
     new = (
         pg_insert(IncomingEmail)
-        .from_select([*values], select(*values.values()).where(*_are_not_announced(row)))
+        .from_select(
+            [*values],
+            select(*values.values()).where(
+                *_are_not_announced(row), literal_column(f"NOT {_IS_ERASED}", Boolean)
+            ),
+        )
         .on_conflict_do_nothing()  # of the key, of the signature or of the comment
-        .returning(IncomingEmail.id, IncomingEmail.idempotency_key)
+        .returning(
+            IncomingEmail.id,
+            IncomingEmail.idempotency_key,
+            IncomingEmail.received_at,
+            literal_column(evidence_log.hash_of_headers("incoming_emails")).label("headers_hash"),
+        )
         .cte("new")
     )
     file = announced_files(bindparam("files", type_=JSON))
@@ -221,7 +266,19 @@ def _record() -> Select[str, int]:
         .returning(Attachment.position)
         .cte("recorded")
     )
-    return select(new.c.idempotency_key, new.c.id).add_cte(recorded)
+    return select(new.c.idempotency_key, new.c.id).add_cte(recorded, _enter(new))
+
+
+def _enter(new: CTE) -> CTE:
+    """Write new e-mails into the evidence log."""
+    hashes = rows_of("hashes", _TOLD)
+    told = select(*hashes.c["idempotency_key", "body"]).cte("told")  # a name that the facts know
+    facts = literal_column(evidence_log.told(evidence_log.accepted_with_hashes()), Text)
+    row = select(literal_column("'accepted'"), new.c.id, facts).join_from(
+        new, told, told.c.idempotency_key == new.c.idempotency_key
+    )
+    columns = ["kind", "email_id", "facts"]
+    return insert(EvidenceEntry).from_select(columns, row).returning(EvidenceEntry.id).cte("entered")
 
 
 def _are_not_announced(row: TableValuedAlias) -> list[ColumnElement[bool]]:
@@ -236,29 +293,36 @@ def _are_not_announced(row: TableValuedAlias) -> list[ColumnElement[bool]]:
     ]
 
 
-# The e-mail of an arrival: by its signature, unique to one request, by its key, or by its comment.
-_FIND = text("""
-SELECT found.email_id, coalesce(found.is_same, false) AS is_same, found.place = 5 AS is_further
+# The e-mail of an arrival: by its signature, unique to one request, by its key, or by its comment; 0 if it was erased.
+_FIND = text(f"""
+SELECT found.email_id, coalesce(found.is_same, false) AS is_same, found.place = 6 AS is_further
 FROM unnest(
     :every_idempotency_key, :every_signature_hash, :every_raw_body,
     :every_account_id, :every_zendesk_ticket_id, :every_comment_id, :every_identified
-) WITH ORDINALITY AS arrival (key, signature, body, account, ticket, comment, identified, place)
+) WITH ORDINALITY AS arrival (
+    idempotency_key, signature_hash, raw_body, account_id, zendesk_ticket_id, comment_id, identified, place
+)
 CROSS JOIN LATERAL (
-    SELECT id AS email_id, raw_body = arrival.body AS is_same, 1 AS place
-    FROM incoming_emails WHERE signature_hash = arrival.signature
+    SELECT CAST({ERASED_EMAIL} AS bigint) AS email_id, true AS is_same, 1 AS place WHERE {_IS_ERASED}
     UNION ALL
-    SELECT email_id, raw_body = arrival.body, 2 FROM announcements WHERE signature_hash = arrival.signature
+    SELECT id, raw_body = arrival.raw_body, 2
+    FROM incoming_emails WHERE signature_hash = arrival.signature_hash
     UNION ALL
-    SELECT id, raw_body = arrival.body, 3 FROM incoming_emails WHERE idempotency_key = arrival.key
+    SELECT email_id, raw_body = arrival.raw_body, 3
+    FROM announcements WHERE signature_hash = arrival.signature_hash
     UNION ALL
-    SELECT email_id, raw_body = arrival.body, 4 FROM announcements WHERE idempotency_key = arrival.key
+    SELECT id, raw_body = arrival.raw_body, 4
+    FROM incoming_emails WHERE idempotency_key = arrival.idempotency_key
     UNION ALL
-    SELECT id, true, 5 FROM incoming_emails
-    WHERE identified AND coalesce(account_id, '') = coalesce(arrival.account, '')
-        AND zendesk_ticket_id = arrival.ticket AND comment_id = arrival.comment AND arrival.identified
+    SELECT email_id, raw_body = arrival.raw_body, 5
+    FROM announcements WHERE idempotency_key = arrival.idempotency_key
+    UNION ALL
+    SELECT id, true, 6 FROM incoming_emails
+    WHERE identified AND coalesce(account_id, '') = coalesce(arrival.account_id, '')
+        AND zendesk_ticket_id = arrival.zendesk_ticket_id AND comment_id = arrival.comment_id AND arrival.identified
     ORDER BY place LIMIT 1
 ) AS found ORDER BY arrival.place
-""").bindparams(*(bindparam(f"every_{name}", type_=ARRAY(kind)) for name, kind in _KEYS.items()))
+""").bindparams(*(bindparam(f"every_{name}", type_=ARRAY(kind)) for name, kind in _KEYS.items()))  # noqa: S608
 
 # Built once: building a statement takes longer than running it.
 _RECORD = Prepared(_record())

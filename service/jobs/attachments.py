@@ -9,29 +9,40 @@ from sqlalchemy import (
     BigInteger,
     Boolean,
     ColumnElement,
+    CompoundSelect,
     Exists,
     LargeBinary,
     Text,
+    and_,
     bindparam,
     case,
+    cast,
     exists,
     func,
+    null,
+    or_,
     select,
     text,
+    union_all,
     update,
 )
 from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.ext.asyncio import AsyncConnection
 from sqlalchemy.types import TypeEngine
 
-from service.errors import HoldfastError
+from service.errors import HoldfastError, Permanent
+from service.jobs.erased import ERASED, erased_contents
+from service.jobs.object_references import ObjectRemoved
+from service.postgres import evidence_log
 from service.postgres.email_tables import FINISHED, NOT_CAPTURED, UNREAD, Attachment, IncomingEmail
 from service.postgres.prepared import Prepared
+from service.postgres.removal_tables import ObjectToRemove
 from service.postgres.rows import ANNOUNCED, arrays_of, rows_of
 from service.storage.objects import StoredObject
 
 FencingToken = tuple[int, int]  # the id of an e-mail, and the number of the attempt that claimed its job
 
+_ERASED = "This content was erased, and is not stored again."
 _CONTENT = ("sha256", "size", "detected_type", "object_key")
 _MARKED = ("status", *_CONTENT, "error_code", "error")
 _UPDATE: dict[str, TypeEngine[Any]] = {
@@ -39,6 +50,7 @@ _UPDATE: dict[str, TypeEngine[Any]] = {
     "attempt_number": BigInteger(),
     "position": BigInteger(),
     **{name: Attachment.__table__.c[name].type for name in _MARKED},
+    "proof": BigInteger(),
 }
 
 
@@ -78,13 +90,17 @@ class Announced(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class FileUpdate:
-    """The new state of a file: stored, failed, or still pending with the last error."""
+    """The new state of a file: stored, failed, or still pending with the last error.
+
+    `proof` is the number of the last removal of its object, if the object was seen after that.
+    """
 
     token: FencingToken
     position: int
     status: str
     stored: StoredObject | None = None
     error: HoldfastError | None = None
+    proof: int | None = None
 
 
 async def files_of(conn: AsyncConnection, email_ids: Sequence[int]) -> list[list[FileRecord]]:
@@ -163,11 +179,25 @@ async def record_lists(
     return number, not_captured
 
 
-async def mark(conn: AsyncConnection, updates: Sequence[FileUpdate]) -> list[bool]:
-    """Record new states of files; False where the attempt has lost its claim."""
-    marked = await _MARK.fetch(conn, arrays_of(_UPDATE, [_values(update) for update in updates]))
-    places = {place for (place,) in marked}
-    return [place in places for place in range(1, len(updates) + 1)]
+async def mark(conn: AsyncConnection, updates: Sequence[FileUpdate]) -> list[bool | ObjectRemoved]:
+    """Record new states of files; False where the attempt has lost its claim.
+
+    ObjectRemoved where an equal object was removed since the put, see `object_references`: that file is as before. A
+    content that was erased is not recorded: its file fails with the code `erased`.
+    """
+    stored = [update.stored for update in updates if update.stored]
+    erased = await erased_contents(conn, {each.sha256: each.key for each in stored})
+    updates = [
+        FileUpdate(update.token, update.position, "failed", error=Permanent(ERASED, _ERASED))
+        if update.stored and update.stored.sha256 in erased
+        else update
+        for update in updates
+    ]
+    rows = await _MARK.fetch(conn, arrays_of(_UPDATE, [_values(update) for update in updates]))
+    results: dict[int, bool | ObjectRemoved] = {}
+    for place, key, number in rows:
+        results[place] = True if key is None else ObjectRemoved({key: number})
+    return [results.get(place, False) for place in range(1, len(updates) + 1)]
 
 
 def announced_row(position: int, file: Announced) -> dict[str, object]:
@@ -185,7 +215,7 @@ def _values(update: FileUpdate) -> tuple[object, ...]:
     stored, error = update.stored, update.error
     about = (stored.sha256, stored.size, stored.detected_type, stored.key) if stored else (None,) * 4
     why = (error.code, error.message) if error else (None, None)
-    return (*update.token, update.position, update.status, *about, *why)
+    return (*update.token, update.position, update.status, *about, *why, update.proof)
 
 
 def _is_claimed(token: tuple[int | ColumnElement[int], int | ColumnElement[int]]) -> Exists:
@@ -197,31 +227,61 @@ def _is_claimed(token: tuple[int | ColumnElement[int], int | ColumnElement[int]]
     )
 
 
+def _mark() -> CompoundSelect[Any]:
+    """Build the statement that records new states of files; it returns their places, and the refused objects."""
+    file = rows_of("file", _UPDATE)
+    # FOR SHARE: see `object_references`. In the order of keys, as all statements that lock these rows.
+    known = (
+        select(file.c.place, file.c.proof, *ObjectToRemove.__table__.c["key", "state", "number"])
+        .join_from(file, ObjectToRemove, ObjectToRemove.key == file.c.object_key)
+        .where(file.c.status == "stored")
+        .order_by(ObjectToRemove.key)
+        .with_for_update(read=True, of=ObjectToRemove)
+        .cte("known")
+    )
+    is_removed = and_(known.c.state == "removed", known.c.number.is_distinct_from(known.c.proof))
+    refused = select(known).where(or_(known.c.state == "removing", is_removed)).cte("refused")
+    marked = (
+        update(Attachment)
+        .where(
+            Attachment.email_id == file.c.email_id,
+            Attachment.position == file.c.position,
+            _is_claimed((file.c.email_id, file.c.attempt_number)),
+            ~exists().where(refused.c.place == file.c.place),
+        )
+        .values(
+            # A lost content stays known until another one is stored.
+            stored_at=case((file.c.status == "stored", func.now()), else_=Attachment.stored_at),
+            **{
+                name: case((file.c.status == "stored", file.c[name]), else_=Attachment.__table__.c[name])
+                for name in _CONTENT
+            },
+            **{name: file.c[name] for name in _MARKED if name not in _CONTENT},
+        )
+        .returning(
+            file.c.place,
+            Attachment.email_id,
+            cast(Attachment.position, BigInteger).label("position"),
+            Attachment.status,
+            evidence_log.column(evidence_log.stored("attachments")),
+        )
+        .cte("marked")
+    )
+    entered = evidence_log.entries(
+        "stored", marked, marked.c.email_id, marked.c.position, marked.c.status == "stored"
+    )
+    done = select(marked.c.place, null().cast(Text).label("key"), null().cast(BigInteger).label("number"))
+    number = case((refused.c.state == "removed", refused.c.number))
+    return union_all(done, select(refused.c.place, refused.c.key, number)).add_cte(entered)
+
+
 # Built once: building a statement takes longer than running it.
 _FILES = Prepared(
     select(Attachment.email_id, *(Attachment.__table__.c[field.name] for field in fields(FileRecord)))
     .where(Attachment.email_id == func.any(bindparam("email_ids", type_=ARRAY(BigInteger))))
     .order_by(Attachment.email_id, Attachment.position)
 )
-_file = rows_of("file", _UPDATE)
-_MARK = Prepared(
-    update(Attachment)
-    .where(
-        Attachment.email_id == _file.c.email_id,
-        Attachment.position == _file.c.position,
-        _is_claimed((_file.c.email_id, _file.c.attempt_number)),
-    )
-    .values(
-        # A lost content stays known until another one is stored.
-        stored_at=case((_file.c.status == "stored", func.now()), else_=Attachment.stored_at),
-        **{
-            name: case((_file.c.status == "stored", _file.c[name]), else_=Attachment.__table__.c[name])
-            for name in _CONTENT
-        },
-        **{name: _file.c[name] for name in _MARKED if name not in _CONTENT},
-    )
-    .returning(_file.c.place)
-)
+_MARK = Prepared(_mark())
 
 _LISTS: dict[str, TypeEngine[Any]] = {
     "email_id": BigInteger(),

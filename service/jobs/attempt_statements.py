@@ -32,6 +32,7 @@ from sqlalchemy.sql.dml import ReturningUpdate
 from sqlalchemy.sql.elements import SQLCoreOperations
 from sqlalchemy.types import TypeEngine
 
+from service.postgres import evidence_log
 from service.postgres.email_tables import PROCESSING, WAITING, Attempt, IncomingEmail, is_listed, key_of_email
 from service.postgres.prepared import Prepared
 from service.postgres.rows import rows_of
@@ -89,7 +90,12 @@ def take_back(
             processing_error=case((another, ABANDONED), else_=ABANDONED_FOR_GOOD.format(most_abandoned)),
             **_start_sync(~another, literal(sync_status)),
         )
-        .returning(literal("abandoned").label("outcome"), IncomingEmail.processing_status, *_LEFT)
+        .returning(
+            literal("abandoned").label("outcome"),
+            IncomingEmail.processing_status,
+            *_LEFT,
+            evidence_log.column(evidence_log.ended("incoming_emails", "'abandoned'")),
+        )
         .cte("left")
     )
     return _end_attempts(left)
@@ -145,11 +151,11 @@ def _seconds_since(time: SQLCoreOperations[Any]) -> ColumnElement[float]:
     return cast(func.extract("epoch", func.now() - time), Double)
 
 
-def _refuse() -> ReturningUpdate[int]:
+def _refuse() -> Select[Any]:
     refusal = rows_of("refusal", REFUSAL)
     is_next = IncomingEmail.attempt_number == refusal.c.attempt_number - 1
     free = _locked("free", refusal, text(WAITING), is_next)
-    return (
+    refused = (
         update(IncomingEmail)
         .where(IncomingEmail.id == free.c.email_id)
         .values(
@@ -162,8 +168,16 @@ def _refuse() -> ReturningUpdate[int]:
             processing_error=free.c.error,
             **_start_sync(true(), free.c.sync_status),
         )
-        .returning(free.c.place)
+        .returning(
+            free.c.place,
+            IncomingEmail.__table__.c.id,
+            IncomingEmail.__table__.c.attempt_number,
+            evidence_log.column(evidence_log.ended("incoming_emails")),
+        )
+        .cte("refused")
     )
+    entered = evidence_log.entries("ended", refused, refused.c.id, refused.c.attempt_number)
+    return select(refused.c.place).add_cte(entered)
 
 
 def _queued_at() -> ColumnElement[Any]:
@@ -207,7 +221,13 @@ def _settle() -> tuple[Select[Any], Select[Any]]:
             processing_error=mine.c.error,
             **_start_sync(~is_queued, mine.c.sync_status),
         )
-        .returning(mine.c.place, mine.c.outcome, *_LEFT)
+        .returning(
+            mine.c.place,
+            mine.c.outcome,
+            IncomingEmail.processing_status,
+            *_LEFT,
+            evidence_log.column(evidence_log.ended("incoming_emails", "mine.outcome")),
+        )
         .cte("left")
     )
     attempt = tuple_(Attempt.email_id, Attempt.number, Attempt.outcome)
@@ -261,7 +281,16 @@ def _end_attempts(left: CTE) -> Select[Any]:
         .returning(Attempt.email_id)
         .cte("ended")
     )
-    return select(left).add_cte(ended)
+    return select(*_without_facts(left)).add_cte(ended, _enter_ends(left))
+
+
+def _enter_ends(left: CTE) -> CTE:
+    has_ended = left.c.processing_status.in_(("completed", "failed"))
+    return evidence_log.entries("ended", left, left.c.id, left.c.attempt_number, has_ended)
+
+
+def _without_facts(left: CTE) -> list[ColumnElement[Any]]:
+    return [column for column in left.c if column.name != "facts"]
 
 
 # Built once: building a statement takes longer than running it.

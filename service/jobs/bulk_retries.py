@@ -26,10 +26,10 @@ from sqlalchemy import (
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from service.jobs.dismissals import dismiss_parts, undismiss_parts
-from service.jobs.retries import execute_retry, lock_finished, retry_parts
+from service.jobs.retries import execute_retry, lock_finished, record_acts, retry_parts
 from service.jobs.waiting import Job, Sync
 from service.postgres.email_tables import IncomingEmail
-from service.postgres.operation_tables import BulkRetry, OperatorAction
+from service.postgres.operation_tables import BulkRetry
 from service.postgres.selection import BulkTask
 
 # The pause between two steps.
@@ -56,7 +56,7 @@ async def begin(conn: AsyncConnection, task: BulkTask, **columns: object) -> int
     new = insert(BulkRetry).values(values).returning(*columns_of).cte("new")
     name = "sync" if (task.action, task.what) == ("retry", "sync") else task.action
     recorded = _record_action(new, f"{name}_many", new.c.reason)
-    return int((await conn.execute(select(new.c.id).add_cte(recorded))).scalar_one())
+    return int((await conn.execute(select(new.c.id).add_cte(*recorded))).scalar_one())
 
 
 async def cancel(conn: AsyncConnection, bulk_retry_id: int, actor: str) -> bool:
@@ -68,7 +68,7 @@ async def cancel(conn: AsyncConnection, bulk_retry_id: int, actor: str) -> bool:
         .returning(BulkRetry.id, literal(actor).label("actor"))
         .cte("ended")
     )
-    return bool(await conn.scalar(select(ended.c.id).add_cte(_record_action(ended, "cancel_retry_many"))))
+    return bool(await conn.scalar(select(ended.c.id).add_cte(*_record_action(ended, "cancel_retry_many"))))
 
 
 async def status_of(conn: AsyncConnection, bulk_retry_id: int) -> str | None:
@@ -146,7 +146,7 @@ def _settled() -> ColumnElement[Any]:
     return case((BulkRetry.action != "retry", func.now()))
 
 
-def _record_action(bulk: CTE, action: str, reason: ColumnElement[Any] | None = None) -> CTE:
+def _record_action(bulk: CTE, action: str, reason: ColumnElement[Any] | None = None) -> list[CTE]:
     row = select(bulk.c.actor, literal(action), bulk.c.id, null() if reason is None else reason)
     columns = ["actor", "action", "bulk_retry_id", "reason"]
-    return insert(OperatorAction).from_select(columns, row).returning(OperatorAction.id).cte("noted")
+    return record_acts(columns, row)

@@ -9,7 +9,9 @@ from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from service.jobs.waiting import DISPATCH_GRACE
+from service.postgres import evidence_log
 from service.postgres.email_tables import PROCESSING, UNANNOUNCED
+from service.postgres.tombstones import comment_hashes, is_erased, ticket_hashes
 from service.telemetry.metrics import TRANSITIONS
 
 LOOK_UP, BACKFILL = "lookup", "backfill"
@@ -43,6 +45,8 @@ async def add(
     conn: AsyncConnection, account_id: str, found: Sequence[Discovery], *, origin: str, sync_status: str
 ) -> dict[tuple[str, str], int]:
     """Make e-mails of comments that are not on record; return the ids of the new ones by ticket and comment.
+
+    A comment whose e-mail was purged or erased stays away.
 
     `account_id` is "" where it is not known; then a comment on record under any account is known.
     """
@@ -121,6 +125,10 @@ _ARRAYS = (
 )
 # A request without the header of the account, and a search before the account's number was known, have no account.
 _IS_OF_ACCOUNT = "(:account_id = '' OR account_id IS NULL OR account_id = :account_id)"
+IS_ERASED = f"""(
+    {is_erased(comment_hashes(":account_id", "found.ticket_id", "found.comment_id"))}
+    OR {is_erased(ticket_hashes(":account_id", "found.ticket_id"), "found.created_at")}
+)"""
 # Scalar subqueries and limits: for an EXISTS or a join, Postgres may choose to read the whole table.
 _MISSING = f"""
 FROM unnest(:tickets, :comments, :times) WITH ORDINALITY AS found (ticket_id, comment_id, created_at, place)
@@ -128,9 +136,14 @@ WHERE (
     SELECT known.id FROM incoming_emails AS known
     WHERE known.zendesk_ticket_id = found.ticket_id AND known.comment_id = found.comment_id AND {_IS_OF_ACCOUNT}
     LIMIT 1
-) IS NULL
+) IS NULL AND (
+    SELECT removed.email_id FROM removed_emails AS removed
+    WHERE removed.ticket_id = found.ticket_id AND removed.comment_id = found.comment_id AND {_IS_OF_ACCOUNT}
+    LIMIT 1
+) IS NULL AND NOT {IS_ERASED}
 """  # noqa: S608 constants of ours
 _ADD = text(f"""
+WITH new AS (
 INSERT INTO incoming_emails (
     account_id, zendesk_ticket_id, comment_id, identified, idempotency_key, processing_status, due_at, sync_status,
     origin, sent_at
@@ -139,8 +152,13 @@ SELECT nullif(:account_id, ''), ticket_id, comment_id, true,
     concat('comment:', :account_id, ':', ticket_id, ':', comment_id), 'received', now() + :grace, :sync_status,
     :origin, created_at
 {_MISSING} ORDER BY place
-ON CONFLICT DO NOTHING RETURNING id, zendesk_ticket_id, comment_id
-""").bindparams(
+ON CONFLICT DO NOTHING
+RETURNING id, zendesk_ticket_id, comment_id, {evidence_log.told(evidence_log.accepted("incoming_emails"))} AS facts
+), entered AS (
+    INSERT INTO evidence_entries (kind, email_id, facts) SELECT 'accepted', id, facts FROM new
+)
+SELECT id, zendesk_ticket_id, comment_id FROM new
+""").bindparams(  # noqa: S608 constants of ours
     *_ARRAYS,
     _ACCOUNT,
     bindparam("grace", type_=Interval()),

@@ -64,7 +64,7 @@ def dismiss_parts(
         "dismissed_sync_attempt": sync_attempt,
     }
     dismissed = _change("dismiss", which, values)
-    return dismissed, [record_action(dismissed, actor, "dismiss", bulk_retry_id, reason)]
+    return dismissed, record_action(dismissed, actor, "dismiss", bulk_retry_id, reason)
 
 
 def undismiss_parts(
@@ -72,7 +72,7 @@ def undismiss_parts(
 ) -> tuple[CTE, list[CTE]]:
     """Make the part of a statement that ends dismissals of matching e-mails, and the part that records it."""
     undismissed = _change("undismiss", which, _NOTHING)
-    return undismissed, [record_action(undismissed, actor, "undismiss", bulk_retry_id)]
+    return undismissed, record_action(undismissed, actor, "undismiss", bulk_retry_id)
 
 
 def _in(email_ids: Sequence[int]) -> Sequence[ColumnElement[bool]]:

@@ -10,7 +10,8 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from service.jobs import waiting
 from service.jobs.merged_files import FilePlan, files_by_email, move_files, plan_files
-from service.jobs.retries import FINISHED_STATES, reopen_failed, requeue, restart_sync
+from service.jobs.retries import FINISHED_STATES, reopen_parts, requeue, restart_sync
+from service.postgres import evidence_log
 from service.postgres.email_tables import NOT_CAPTURED, IncomingEmail
 from service.telemetry.metrics import TRANSITIONS
 
@@ -89,6 +90,9 @@ async def _merge_round(conn: AsyncConnection, pairs: Sequence[Pair]) -> list[Pai
     await _keep_other_columns(conn, pairs)
     await conn.execute(_DELETE_PARTS, given)
     await conn.execute(_JOIN, given)
+    into = [{"into": pair.into} for pair in pairs]
+    await evidence_log.record(conn, "merged", into, [pair.gone for pair in pairs])
+    await evidence_log.restate(conn, [pair.into for pair in pairs])
     await _reopen(conn, pairs, states, plans)
     return list(pairs)
 
@@ -152,7 +156,7 @@ def _needs_sync(states: Mapping[int, _State], pair: Pair, *, is_changed: bool) -
 async def _requeue(conn: AsyncConnection, email_ids: Sequence[int]) -> None:
     are_these = IncomingEmail.id == func.any(literal(email_ids, ARRAY(BigInteger)))
     queued = requeue(are_these, reread=False)
-    rows = (await conn.execute(select(queued.c.id).add_cte(reopen_failed(queued)))).all()
+    rows = (await conn.execute(select(queued.c.id).add_cte(*reopen_parts(queued)))).all()
     await conn.execute(_MAKE_DUE, {"email_ids": email_ids})
     _REQUEUED.inc(len(rows))
 

@@ -3,19 +3,23 @@
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
-from sqlalchemy import BigInteger, Text, bindparam, text, update
-from sqlalchemy.dialects.postgresql import ARRAY
+from sqlalchemy import BigInteger, Select, Text, Update, bindparam, select, text, update
+from sqlalchemy.dialects.postgresql import ARRAY, Insert
 from sqlalchemy.dialects.postgresql import insert as pg_insert
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from service.errors import ADAPT, ROW_REFUSED, Permanent
 from service.jobs import announcements, discovery, identity
 from service.jobs.discovery import Discovery, Mark
+from service.jobs.erased import FORGET, erased_comments, forget
 from service.jobs.listed_files import keep_files
+from service.jobs.object_references import ObjectRemoved, Proofs, lock_objects, removals_of
 from service.jobs.tickets import TicketKey
 from service.jobs.waiting import Job, lock
+from service.postgres import evidence_log
 from service.postgres.engine import transaction
 from service.postgres.message_tables import Message
 from service.storage.objects import StoredObject
@@ -67,11 +71,15 @@ class MessageState(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class SavedOriginal:
-    """The original of an e-mail, and its date; without one, it is not available."""
+    """The original of an e-mail, and its date; without one, it is not available.
+
+    `proof` is the number of the last removal of its object, if the object was seen after that.
+    """
 
     email_id: int
     stored: StoredObject | None = None
     sent_at: datetime | None = None
+    proof: int | None = None
 
 
 async def state_of(conn: AsyncConnection, email_ids: Sequence[int]) -> list[MessageState | None]:
@@ -81,18 +89,17 @@ async def state_of(conn: AsyncConnection, email_ids: Sequence[int]) -> list[Mess
     return [states.get(email_id) for email_id in email_ids]
 
 
-async def save_original(conn: AsyncConnection, originals: Sequence[SavedOriginal]) -> list[None]:
-    """Record the originals of e-mails, or that there are none."""
-    for each in sorted(originals, key=lambda each: each.email_id):
-        stored = each.stored
-        about = (stored.sha256, stored.key, stored.size) if stored else (None, None, None)
-        names = ("original_sha256", "original_key", "original_size")
-        values: dict[str, Any] = dict(zip(names, about, strict=True))
-        values["original"] = "stored" if stored else "not_available"
-        if each.sent_at is not None:
-            values["sent_at"] = each.sent_at
-        await conn.execute(update(Message).where(Message.email_id == each.email_id).values(**values))
-    return [None] * len(originals)
+async def save_original(
+    conn: AsyncConnection, originals: Sequence[SavedOriginal]
+) -> list[ObjectRemoved | None]:
+    """Record the originals of e-mails, or that there are none; ObjectRemoved where an equal object was removed."""
+    async with transaction(conn):
+        refused = await _refused(conn, originals)
+        await _save_originals(conn, [each for each in originals if _key_of(each) not in refused])
+    return [
+        ObjectRemoved({key: refused[key]}) if (key := _key_of(each)) in refused else None
+        for each in originals
+    ]
 
 
 async def known_emails(
@@ -105,27 +112,32 @@ async def known_emails(
     return KnownEmails(known, waiting, await conn.scalar(_NEWEST, given))
 
 
-async def keep(
+async def keep(  # noqa: PLR0913 the parts of one look-up
     conn: AsyncConnection,
     ticket: TicketKey,
     comments: Sequence[KeptComment],
     *,
     waiting: Collection[int],
     sync_status: str,
+    proofs: Proofs = MappingProxyType({}),
 ) -> list[Job]:
     """Keep comments with their e-mails, in one transaction; return the jobs to dispatch.
 
     E-mails without a comment get theirs, and become one with another e-mail of it. Comments without an e-mail become new
-    e-mails. `waiting` are those whose attempts wait for this: they read their files afterwards.
+    e-mails; erased ones are not kept, and an e-mail that turns out to be one is deleted. `waiting` are those whose attempts
+    wait for this: they read their files afterwards. Raises ObjectRemoved as `lock_objects` does.
     """
     async with transaction(conn):
         # Before any e-mail, as `tickets.save_facts` does: a subject that it saves meanwhile would reach no message.
         await conn.execute(_LOCK_TICKET, ticket._asdict())
+        comments = await _without_erased(conn, ticket, comments)
         kept, new = await _identify(conn, ticket, comments, sync_status)
-        await lock(conn, sorted(kept))
+        # An e-mail may have been removed since the look-up began.
+        kept = {email_id: kept[email_id] for email_id in await lock(conn, sorted(kept))}
         # A webhook may have told the subject.
         await conn.execute(_LEARN, {**ticket._asdict(), "email_ids": sorted(kept)})
         facts = (await conn.execute(_FACTS, ticket._asdict())).one()
+        await lock_objects(conn, [each.record.key for each in kept.values()], proofs)
         for email_id, each in kept.items():
             await _save(conn, email_id, each, TicketFacts(facts.subject, facts.recipient))
         listed = {email_id: each.comment.files for email_id, each in kept.items()}
@@ -144,8 +156,32 @@ async def ignore(conn: AsyncConnection, email_ids: Sequence[int]) -> None:
         await lock(conn, sorted(email_ids))
         without = (await conn.scalars(_WITHOUT_FILES, {"email_ids": list(email_ids)})).all()
         await conn.execute(_IGNORE, {"email_ids": without, "event_type": AGENTS_COMMENT})
-        for statement in _FORGET:
+        await evidence_log.record(conn, "withdrawn", [{"reason": AGENTS_COMMENT}] * len(without), without)
+        for statement in FORGET:
             await conn.execute(statement, {"email_ids": without})
+
+
+async def _refused(conn: AsyncConnection, originals: Sequence[SavedOriginal]) -> dict[str, int | None]:
+    keys = [each.stored.key for each in originals if each.stored]
+    proofs = {each.stored.key: each.proof for each in originals if each.stored and each.proof is not None}
+    return await removals_of(conn, keys, proofs) if keys else {}
+
+
+def _key_of(original: SavedOriginal) -> str:
+    return original.stored.key if original.stored else ""
+
+
+async def _save_originals(conn: AsyncConnection, originals: Sequence[SavedOriginal]) -> None:
+    for each in sorted(originals, key=lambda each: each.email_id):
+        stored = each.stored
+        about = (stored.sha256, stored.key, stored.size) if stored else (None, None, None)
+        names = ("original_sha256", "original_key", "original_size")
+        values: dict[str, Any] = dict(zip(names, about, strict=True))
+        values["original"] = "stored" if stored else "not_available"
+        if each.sent_at is not None:
+            values["sent_at"] = each.sent_at
+        saved = update(Message).where(Message.email_id == each.email_id).values(**values)
+        await conn.execute(_with_evidence(saved))
 
 
 async def _identify(
@@ -157,12 +193,27 @@ async def _identify(
     # Ordered, so that two transactions with the same comments do not deadlock.
     for each in sorted(comments, key=lambda each: (each.email_id or 0, each.comment.comment_id)):
         if each.email_id is None:
-            email_id, is_new = await _insert(conn, ticket, each.comment, sync_status)
+            found, is_new = await _insert(conn, ticket, each.comment, sync_status)
+            if found is None:
+                continue
+            email_id = found
             new += [email_id] if is_new else []
         else:
             email_id = await identity.resolve(conn, each.email_id, each.comment.comment_id)
         kept[email_id] = each
     return kept, new
+
+
+async def _without_erased(
+    conn: AsyncConnection, ticket: TicketKey, comments: Sequence[KeptComment]
+) -> Sequence[KeptComment]:
+    """Leave out erased comments, and delete their e-mails."""
+    erased = await erased_comments(conn, ticket, (each.comment for each in comments))
+    if not erased:
+        return comments
+    gone = [each for each in comments if each.comment.comment_id in erased]
+    await forget(conn, [each.email_id for each in gone if each.email_id is not None])
+    return [each for each in comments if each.comment.comment_id not in erased]
 
 
 def _redacted(ticket: TicketKey, kept: Iterable[KeptComment]) -> list[Mark]:
@@ -176,8 +227,11 @@ def _redacted(ticket: TicketKey, kept: Iterable[KeptComment]) -> list[Mark]:
 
 async def _insert(
     conn: AsyncConnection, ticket: TicketKey, comment: CommentMessage, sync_status: str
-) -> tuple[int, bool]:
-    """Make an e-mail of a comment that no webhook announced; return its id, and whether it is new."""
+) -> tuple[int | None, bool]:
+    """Make an e-mail of a comment that no webhook announced; return its id, and whether it is new.
+
+    Return no id if the comment was erased just now.
+    """
     found = Discovery(ticket.ticket_id, comment.comment_id, comment.created_at)
     new = await discovery.add(
         conn, ticket.account_id, [found], origin=discovery.LOOK_UP, sync_status=sync_status
@@ -187,6 +241,8 @@ async def _insert(
     given = {**ticket._asdict(), "comment_id": comment.comment_id}
     email_id = await conn.scalar(_IDENTIFIED, given)
     if email_id is None:
+        if await erased_comments(conn, ticket, [comment]):
+            return None, False
         another = "Postgres refuses a row that violates a unique constraint of another system."
         raise Permanent(ROW_REFUSED, f"{another} {ADAPT}")
     return int(email_id), False
@@ -222,8 +278,15 @@ async def _save(conn: AsyncConnection, email_id: int, kept: KeptComment, facts: 
     newer = {"public": comment.public} if comment.is_redacted else message
     if comment.public is False:
         await discovery.hide(conn, email_id)
-    await conn.execute(saved.on_conflict_do_update(index_elements=["email_id"], set_=newer))
+    await conn.execute(_with_evidence(saved.on_conflict_do_update(index_elements=["email_id"], set_=newer)))
     await conn.execute(_DESCRIBE, {"email_id": email_id})
+
+
+def _with_evidence(saved: Insert | Update) -> Select[Any]:
+    """Write the message, and what it is now into the evidence log."""
+    facts = evidence_log.column(evidence_log.message("messages"))
+    message = saved.returning(Message.email_id, facts).cte("saved")
+    return select(message.c.email_id).add_cte(evidence_log.entries("message", message, message.c.email_id))
 
 
 def _people(people: Sequence[Person]) -> list[Mapping[str, str | None]]:
@@ -233,6 +296,9 @@ def _people(people: Sequence[Person]) -> list[Mapping[str, str | None]]:
 _TICKET = "zendesk_ticket_id = :ticket_id AND coalesce(account_id, '') = :account_id"
 _KNOWN = text(f"""
 SELECT comment_id FROM incoming_emails WHERE {_TICKET} AND comment_id = ANY(:comment_ids)
+UNION ALL
+SELECT comment_id FROM removed_emails WHERE ticket_id = :ticket_id AND comment_id = ANY(:comment_ids)
+    AND coalesce(account_id, :account_id) IN (:account_id, '')
 """).bindparams(bindparam("comment_ids", type_=ARRAY(Text)))  # noqa: S608 constants of ours
 _WAITING = text(f"""
 SELECT id, nullif(comment_id, '') AS comment_id, received_at, from_email,
@@ -300,22 +366,3 @@ FROM (
     FROM announcements WHERE email_id = ANY(:email_ids)
 ) AS requests ORDER BY id ON CONFLICT DO NOTHING
 """).bindparams(bindparam("email_ids", type_=ARRAY(BigInteger)), bindparam("event_type", type_=Text()))
-_FORGET = [
-    text(f"DELETE FROM {table} WHERE {column} = ANY(:email_ids)").bindparams(  # noqa: S608 constants of ours
-        bindparam("email_ids", type_=ARRAY(BigInteger))
-    )
-    for table, column in (
-        *(
-            (name, "email_id")
-            for name in (
-                "attempts",
-                "attachments",
-                "messages",
-                "announcements",
-                "email_words",
-                "merged_emails",
-            )
-        ),
-        ("incoming_emails", "id"),
-    )
-]

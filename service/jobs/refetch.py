@@ -3,7 +3,7 @@
 from sqlalchemy import CTE, JSON, ColumnElement, and_, cast, func, or_, select, tuple_, union_all, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from service.jobs.retries import record_action, reopen_failed, requeue
+from service.jobs.retries import record_action, reopen_parts, requeue
 from service.jobs.waiting import Job
 from service.postgres.email_tables import Attachment, IncomingEmail
 from service.postgres.message_tables import Message
@@ -31,13 +31,15 @@ async def reopen(conn: AsyncConnection, sha256: str, actor: str) -> tuple[int, l
     fetching = union_all(select(retried.c.id), select(waiting.c.id)).cte("fetching")
     files, found = _open_files(holders, fetching, sha256), _found_messages(messages, fetching)
     parts = (
-        reopen_failed(retried),
-        record_action(retried, actor, "retry"),
+        *reopen_parts(retried),
+        *record_action(retried, actor, "retry"),
         _look_up_again(waiting, messages),
         _ask_for_originals(fetching, sha256),
     )
     count = select(func.count()).select_from(files).scalar_subquery() + found
-    queued = select(cast(func.json_agg(func.json_build_array(*retried.c)), JSON)).scalar_subquery()
+    queued = select(
+        cast(func.json_agg(func.json_build_array(retried.c.id, retried.c.attempt_number)), JSON)
+    ).scalar_subquery()
     number, jobs = (await conn.execute(select(count, queued).add_cte(*parts))).one()
     queued_jobs = [Job(email_id, attempt_number + 1) for email_id, attempt_number in jobs or ()]
     _REOPENED.inc(len(queued_jobs))

@@ -9,6 +9,7 @@ from sqlalchemy import (
     BigInteger,
     ColumnElement,
     Row,
+    Select,
     Text,
     TextClause,
     case,
@@ -22,7 +23,9 @@ from sqlalchemy import (
 from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from service.jobs.erased import ERASED
 from service.jobs.waiting import DISPATCH_GRACE, Job, Sync
+from service.postgres import evidence_log
 from service.postgres.email_tables import FINISHED, OPEN_FAILED, Attachment, IncomingEmail
 from service.postgres.operation_tables import OperatorAction
 from service.postgres.selection import What
@@ -63,7 +66,8 @@ async def retry_malware(conn: AsyncConnection, limit: int) -> list[Job]:
         .cte("finished")
     )
     retried = requeue(IncomingEmail.id == due.c.id)
-    return list(map(_job, (await conn.execute(select(*retried.c).add_cte(reopen_failed(retried)))).all()))
+    queued = select(*retried.c["id", "attempt_number"])
+    return list(map(_job, (await conn.execute(queued.add_cte(*reopen_parts(retried)))).all()))
 
 
 async def status_of(conn: AsyncConnection, email_id: int) -> str | None:
@@ -93,9 +97,9 @@ def retry_parts(
     is_locked = IncomingEmail.id == finished.c.id
     if what == "sync":
         retried = restart_sync(is_locked)
-        return retried, [record_action(retried, actor, "sync", bulk_retry_id)]
+        return retried, [*record_action(retried, actor, "sync", bulk_retry_id)]
     retried = requeue(is_locked)
-    return retried, [reopen_failed(retried), record_action(retried, actor, "retry", bulk_retry_id)]
+    return retried, [*reopen_parts(retried), *record_action(retried, actor, "retry", bulk_retry_id)]
 
 
 async def execute_retry(
@@ -127,7 +131,11 @@ def requeue(*which: ColumnElement[bool], reread: bool = True) -> CTE:
             processing_error=None,
             reread=reread,  # a newer parser may find more in the body
         )
-        .returning(IncomingEmail.id, IncomingEmail.attempt_number)
+        .returning(
+            IncomingEmail.id,
+            IncomingEmail.attempt_number,
+            evidence_log.column(evidence_log.reopened("incoming_emails")),
+        )
         .cte("retried")
     )
 
@@ -154,22 +162,46 @@ def restart_sync(*which: ColumnElement[bool]) -> CTE:
     )
 
 
-def reopen_failed(retried: CTE) -> CTE:
-    """Make the part of a statement that sets the failed files of retried jobs to pending."""
-    return (
+def reopen_parts(retried: CTE) -> list[CTE]:
+    """Make the parts of a statement that go with `requeue`: failed files are pending, and the evidence log knows.
+
+    Erased files stay failed.
+    """
+    reopened = (
         update(Attachment)
-        .where(Attachment.email_id == retried.c.id, Attachment.status == "failed")
+        .where(
+            Attachment.email_id == retried.c.id,
+            Attachment.status == "failed",
+            Attachment.error_code.is_distinct_from(ERASED),
+        )
         .values(status="pending", error_code=None, error=None)
         .returning(Attachment.position)
         .cte("reopened")
     )
+    entered = evidence_log.entries("reopened", retried, retried.c.id, retried.c.attempt_number)
+    return [reopened, entered]
 
 
 def record_action(
     changed: CTE, actor: str, action: str, bulk_retry_id: int | None = None, reason: str | None = None
-) -> CTE:
-    """Make the part of a statement that records which operator did this to each of these e-mails."""
+) -> list[CTE]:
+    """Make the parts of a statement that record which operator did this to each of these e-mails."""
     values = (literal(actor), literal(action), changed.c.id)
     row = select(*values, literal(bulk_retry_id, BigInteger), literal(reason, Text))
     columns = ["actor", "action", "email_id", "bulk_retry_id", "reason"]
-    return insert(OperatorAction).from_select(columns, row).returning(OperatorAction.id).cte("recorded")
+    return record_acts(columns, row)
+
+
+def record_acts(columns: Sequence[str], rows: "Select[*tuple[Any, ...]]") -> list[CTE]:
+    """Make the parts of a statement that insert acts of operators, and write them into the evidence log."""
+    acts = (
+        insert(OperatorAction)
+        .from_select(columns, rows)
+        .returning(
+            OperatorAction.id,
+            OperatorAction.email_id,
+            evidence_log.column(evidence_log.act("operator_actions")),
+        )
+        .cte("acts")
+    )
+    return [acts, evidence_log.entries("act", acts, acts.c.email_id, acts.c.id)]

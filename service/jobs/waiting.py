@@ -101,12 +101,15 @@ async def put_back(conn: AsyncConnection, jobs: Sequence[Job]) -> None:
     )
 
 
-async def lock(conn: AsyncConnection, email_ids: Collection[int], *, for_delete: bool = False) -> None:
-    """Lock e-mails in the order of ids, as all statements over many e-mails do.
+async def lock(
+    conn: AsyncConnection, email_ids: Collection[int], *, for_delete: bool = False
+) -> Sequence[int]:
+    """Lock e-mails in the order of ids, as all statements over many e-mails do; return those that exist.
 
     Rows that refer to them may be inserted meanwhile, unless the lock is one `for_delete`.
     """
-    await conn.execute(_LOCK_FOR_DELETE if for_delete else _LOCK, {"email_ids": sorted(set(email_ids))})
+    statement = _LOCK_FOR_DELETE if for_delete else _LOCK
+    return (await conn.scalars(statement, {"email_ids": sorted(set(email_ids))})).all()
 
 
 def _are(email_ids: Sequence[int], *statuses: str) -> ColumnElement[bool]:

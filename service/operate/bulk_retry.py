@@ -10,12 +10,11 @@ from service.errors import Rejected
 from service.jobs import bulk_retries
 from service.jobs.bulk_retries import BulkRetryStep
 from service.jobs.waiting import Job, Sync
-from service.operate.dismiss import cleaned_reason
 from service.operate.retry import check_finished, check_has_target
 from service.postgres.email_tables import NOT_CAPTURED
 from service.postgres.engine import connect
 from service.postgres.search import Count, Cursor, count, search
-from service.postgres.selection import RETRY, BulkTask, Selection
+from service.postgres.selection import RETRY, BulkTask, Selection, cleaned_reason
 from service.resources import Resources, repeat_steps
 
 PER_SECOND = 50  # by default

@@ -9,7 +9,6 @@ from sqlalchemy import (
     ColumnElement,
     Text,
     func,
-    insert,
     literal,
     literal_column,
     null,
@@ -21,33 +20,22 @@ from sqlalchemy import (
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from service.errors import Rejected
-from service.formatting import one_line
 from service.jobs import dismissals
+from service.jobs.retries import record_acts
 from service.postgres.email_tables import DISMISSED_WEBHOOK, IN_QUARANTINE, QuarantinedWebhook
 from service.postgres.engine import connect
-from service.postgres.operation_tables import OperatorAction
 from service.postgres.reconciliation_tables import (
     DIFFERENCES,
     DISMISSED_FINDING,
     OPEN_FINDING,
     ReconciliationFinding,
 )
-from service.postgres.selection import MOST_REASON
+from service.postgres.selection import cleaned_reason
 from service.resources import Resources
 
 _EVENTS = {"dismiss": "dismissed", "undismiss": "undismissed"}
 
 log = structlog.get_logger()
-
-
-def cleaned_reason(reason: str | None) -> str:
-    """Return a reason as one line without control characters; raises Rejected if it is empty (409) or too long (422)."""
-    line = one_line(reason or "")
-    if not line:
-        raise Rejected(409, "reason_missing", "Give a reason: others will read why this needs nobody.")
-    if len(line) > MOST_REASON:
-        raise Rejected(422, "reason_too_long", f"A reason may have {MOST_REASON} characters.")
-    return line
 
 
 async def dismiss(res: Resources, email_id: int, actor: str, reason: str) -> None:
@@ -161,9 +149,9 @@ async def _dismiss(res: Resources, subject: _Subject, number: int, actor: str, r
         select(done.c.id).exists()
     )
     columns = ["actor", "action", subject.column, "reason"]
-    recorded = insert(OperatorAction).from_select(columns, row).returning(OperatorAction.id)
+    recorded, entered = record_acts(columns, row)
     async with connect(res.engine) as conn:
-        if await conn.scalar(recorded) is None:
+        if await conn.scalar(select(recorded.c.id).add_cte(entered)) is None:
             await _refuse_other(conn, subject, number, is_undismissal=reason is None)
     log.info(_EVENTS[action], **{subject.name: number})
 

@@ -44,7 +44,14 @@ async def post(
 
     Raises Transient without the address in its message: the address may be a secret.
     """
-    return await _send(session, "POST", url, data=body, headers=headers)
+    return (await _send(session, "POST", url, data=body, headers=headers))[0]
+
+
+async def post_for_bytes(
+    session: aiohttp.ClientSession, url: str, body: bytes, headers: Mapping[str, str], most: int
+) -> tuple[PostResponse, bytes]:
+    """Post `body` and return the response with its bytes, at most so many; raises as `post` does."""
+    return await _send(session, "POST", url, most=most, data=body, headers=headers)
 
 
 async def reach(session: aiohttp.ClientSession, url: str) -> None:
@@ -65,11 +72,20 @@ def signed(message_id: str, body: str, *secrets: str) -> dict[str, str]:
     }
 
 
-async def _send(session: aiohttp.ClientSession, method: str, url: str, **more: Any) -> PostResponse:  # noqa: ANN401 aiohttp's parameters
+async def _send(
+    session: aiohttp.ClientSession,
+    method: str,
+    url: str,
+    *,
+    most: int = 0,
+    **more: Any,  # noqa: ANN401 aiohttp's parameters
+) -> tuple[PostResponse, bytes]:
     try:
         # Follow no redirect: the body is meant for this address only.
         async with session.request(method, URL(url), allow_redirects=False, **more) as response:
-            return PostResponse(response.status, parse_retry_after(response.headers.get("Retry-After", "")))
+            retry_after = parse_retry_after(response.headers.get("Retry-After", ""))
+            content = await _read(response, most) if most else b""
+            return PostResponse(response.status, retry_after), content
     except (aiohttp.ClientSSLError, ssl.SSLError):
         raise Transient("tls_failed", "no secure connection: check its certificate") from None
     except TimeoutError:
@@ -77,3 +93,11 @@ async def _send(session: aiohttp.ClientSession, method: str, url: str, **more: A
         raise Transient("receiver_slow", f"no answer within {limit:g} s") from None
     except (aiohttp.ClientError, OSError, ValueError) as exc:
         raise Transient("receiver_away", f"it cannot be reached: {type(exc).__name__}") from None
+
+
+async def _read(response: aiohttp.ClientResponse, most: int) -> bytes:
+    """Read a body; a longer one is cut, and so is no valid answer."""
+    content = b""
+    while len(content) < most and (piece := await response.content.read(most - len(content))):
+        content += piece
+    return content

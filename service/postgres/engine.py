@@ -104,7 +104,19 @@ async def _open_session(url: str, seconds: float, statement_seconds: float, name
 
 
 async def close_engine(engine: AsyncEngine) -> None:
-    """Close the pool, after a short wait for statements that outlived their budget."""
+    """Close the pool, after a short wait for statements that outlived their budget.
+
+    A connection that is lent by then, or opened later, is closed when it comes back. A cancellation skips the wait alone.
+    """
+    try:
+        await _wait_for_abandoned()
+    finally:
+        await engine.dispose()
+    await asyncio.sleep(0)  # an aborted connection closes its socket in the loop's next turn
+
+
+async def _wait_for_abandoned() -> None:
+    """Wait for statements that outlived their budget; cancel those that are late."""
     loop = asyncio.get_running_loop()
     if left := {task for task in _abandoned if task.get_loop() is loop}:
         _, late = await asyncio.wait(left, timeout=GOODBYE_SECONDS)
@@ -112,8 +124,6 @@ async def close_engine(engine: AsyncEngine) -> None:
             task.cancel()
         if late:
             await asyncio.wait(late, timeout=GOODBYE_SECONDS)
-    await engine.dispose()
-    await asyncio.sleep(0)  # an aborted connection closes its socket in the loop's next turn
 
 
 def pool_of(engine: AsyncEngine) -> ElasticPool:

@@ -51,6 +51,8 @@ class Message(Base):
         one_of("direction", DIRECTIONS),
         one_of("original", ORIGINALS),
         Index("ix_messages_record_sha256", "record_sha256"),
+        # An index cannot hold longer values.
+        Index("ix_messages_sender", sql("left(lower(from_address), 400)"), "email_id"),
         Index(
             "ix_messages_original_sha256",
             "original_sha256",

@@ -8,8 +8,12 @@ from sqlalchemy.orm import Mapped, mapped_column
 
 from service.postgres import (  # noqa: F401 adds their tables to the metadata
     alert_tables,
+    erasure_tables,
+    evidence_tables,
+    hold_tables,
     message_tables,
     reconciliation_tables,
+    removal_tables,
     source_tables,
 )
 from service.postgres.email_tables import Base, one_of
@@ -43,6 +47,7 @@ class OperatorAction(Base):
     outcome: Mapped[str | None]  # of an e-mail of a bulk retry; null while it runs
     reason: Mapped[str | None]  # of a dismissal, as the person wrote it
     finding_id: Mapped[int | None] = mapped_column(BigInteger)  # of a reconciliation
+    subject: Mapped[str | None]  # the name of a hold or of a retention rule
 
     __table_args__ = (
         one_of("outcome", RETRY_OUTCOMES),

@@ -92,6 +92,7 @@ class ElasticPool(Pool):
         )
 
     def recreate(self) -> "ElasticPool":
+        """Return an empty pool. Where this one is disposed, it is, too: SQLAlchemy puts it in its place."""
         pool = self.__class__(
             self._creator,
             pool_size=self.most,
@@ -100,13 +101,20 @@ class ElasticPool(Pool):
             _dispatch=self.dispatch,
             dialect=self._dialect,
         )
-        pool.is_disposed = self.is_disposed  # SQLAlchemy replaces the pool of an engine that it disposes of
+        pool.is_disposed = self.is_disposed
         return pool
 
     def dispose(self) -> None:
+        """Close all idle connections, also if the caller is cancelled meanwhile."""
         self.is_disposed = True
+        interruption: BaseException | None = None
         while self._idle:
-            self._discard(self._idle.pop()[1])
+            try:
+                self._discard(self._idle.pop()[1])
+            except BaseException as exc:  # noqa: BLE001 raised when all are closed
+                interruption = exc
+        if interruption:
+            raise interruption
 
     def status(self) -> str:
         return f"{self.open} of {self.most} open, {len(self._idle)} idle, {len(self._waiting)} callers wait"

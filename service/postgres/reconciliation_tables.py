@@ -94,4 +94,5 @@ class ReconciliationFinding(Base):
         Index("ix_reconciliation_findings_open_email", "email_id", postgresql_where=text(OPEN_FINDING)),
         Index("ix_reconciliation_findings_email", "email_id", postgresql_where=text("email_id IS NOT NULL")),
         Index("ix_reconciliation_findings_run", "reconciliation_id", "id"),
+        Index("ix_reconciliation_findings_key", "key"),
     )

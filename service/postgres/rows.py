@@ -1,7 +1,7 @@
 """Parts of statements: rows from arrays or from a JSON list, and brief columns for lists."""
 
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any, TypeVar
 
 from sqlalchemy import (
     JSON,
@@ -25,6 +25,8 @@ from service.postgres.email_tables import Attachment
 BRIEF_TEXT = 300  # characters
 BRIEF_JSON = 10_000  # characters as text
 
+T = TypeVar("T")
+
 ANNOUNCED = ("position", "source_url", "file_name", "declared_type", "declared_size")
 
 
@@ -40,12 +42,17 @@ def rows_of(name: str, columns: Mapping[str, TypeEngine[Any]]) -> TableValuedAli
     """Make a table of rows from one array for each column, with their `place`; see `arrays_of`."""
     arrays = (bindparam(f"every_{column}", type_=ARRAY(kind)) for column, kind in columns.items())
     columns_of = (Column(column, kind) for column, kind in columns.items())
-    return func.unnest(*arrays).table_valued(*columns_of, with_ordinality="place", name=name).render_derived()
+    return func.unnest(*arrays).table_valued(*columns_of, with_ordinality="place").render_derived(name=name)
 
 
 def arrays_of(columns: Iterable[str], rows: Sequence[Sequence[Any]]) -> dict[str, list[Any]]:
     """Return the parameters of a statement that uses `rows_of`."""
     return {f"every_{column}": [row[number] for row in rows] for number, column in enumerate(columns)}
+
+
+def in_batches(items: Sequence[T], size: int) -> Iterator[Sequence[T]]:
+    """Yield the items, so many at a time; Python 3.11 has no `itertools.batched`."""
+    return (items[start : start + size] for start in range(0, len(items), size))
 
 
 def brief(columns: Iterable[ColumnElement[Any]], most: int = BRIEF_TEXT) -> list[ColumnElement[Any]]:

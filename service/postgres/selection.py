@@ -1,4 +1,4 @@
-"""The filter of operators: its fields select e-mails."""
+"""The filter of operators: its fields select e-mails. And the reason that a person gives."""
 
 import re
 from dataclasses import dataclass
@@ -6,6 +6,9 @@ from datetime import UTC, datetime
 from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
+
+from service.errors import Rejected
+from service.formatting import one_line
 
 # The object of a retry: the job, or only the sync.
 What = Literal["job", "sync"]
@@ -83,12 +86,7 @@ class Selection(BaseModel):
     @field_validator("ticket", "sender", "error_code", "sync_error_code", "host", "q")
     @classmethod
     def _storable(cls, value: str | None) -> str | None:
-        try:
-            if value is not None and "\0" in value.encode().decode():
-                raise ValueError("contains a character that Postgres cannot search for")
-        except UnicodeEncodeError:
-            raise ValueError("is not UTF-8") from None
-        return value
+        return _storable(value)
 
     @field_validator("dismissed", mode="before")
     @classmethod
@@ -100,16 +98,78 @@ class Selection(BaseModel):
     @field_validator("received_after", "received_before", mode="before")
     @classmethod
     def _written(cls, value: object) -> object:
-        if isinstance(value, (int, float)) or (isinstance(value, str) and _NUMBER.fullmatch(value)):
-            raise ValueError("is a number; write it as 2025-11-03T12:00:00Z")
-        return value
+        return _written(value)
 
     @field_validator("received_after", "received_before")
     @classmethod
     def _aware(cls, value: datetime | None) -> datetime | None:
-        if value is None:
-            return None
-        try:
-            return (value if value.tzinfo else value.replace(tzinfo=UTC)).astimezone(UTC)
-        except OverflowError:
-            raise ValueError("is outside the range of times in Postgres") from None
+        return _aware(value)
+
+
+class LastingFilter(BaseModel):
+    """A filter of facts that last: it selects the same e-mails tomorrow, and those that come."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    ticket: Text | None = Field(None, max_length=200, description="The ticket's number, as in the webhook")
+    sender: Text | None = Field(
+        None, max_length=MOST_SENDER, description="The sender's address; case does not matter"
+    )
+    received_after: datetime | None = Field(
+        None, description="At this time or later; UTC where no zone is given"
+    )
+    received_before: datetime | None = Field(None, description="Before this time; UTC where no zone is given")
+
+    @property
+    def selection(self) -> Selection:
+        """Return the same filter as lists and bulk retries use it."""
+        return Selection.model_validate(self.model_dump(exclude_none=True))
+
+    @field_validator("ticket", "sender")
+    @classmethod
+    def _storable(cls, value: str | None) -> str | None:
+        return _storable(value)
+
+    @field_validator("received_after", "received_before", mode="before")
+    @classmethod
+    def _written(cls, value: object) -> object:
+        return _written(value)
+
+    @field_validator("received_after", "received_before")
+    @classmethod
+    def _aware(cls, value: datetime | None) -> datetime | None:
+        return _aware(value)
+
+
+def cleaned_reason(reason: str | None) -> str:
+    """Return a reason as one line without control characters; raises Rejected if it is empty (409) or too long (422)."""
+    line = one_line(reason or "")
+    if not line:
+        raise Rejected(409, "reason_missing", "Give a reason: others will read it.")
+    if len(line) > MOST_REASON:
+        raise Rejected(422, "reason_too_long", f"A reason may have {MOST_REASON} characters.")
+    return line
+
+
+def _storable(value: str | None) -> str | None:
+    try:
+        if value is not None and "\0" in value.encode().decode():
+            raise ValueError("contains a character that Postgres cannot search for")
+    except UnicodeEncodeError:
+        raise ValueError("is not UTF-8") from None
+    return value
+
+
+def _written(value: object) -> object:
+    if isinstance(value, (int, float)) or (isinstance(value, str) and _NUMBER.fullmatch(value)):
+        raise ValueError("is a number; write it as 2025-11-03T12:00:00Z")
+    return value
+
+
+def _aware(value: datetime | None) -> datetime | None:
+    if value is None:
+        return None
+    try:
+        return (value if value.tzinfo else value.replace(tzinfo=UTC)).astimezone(UTC)
+    except OverflowError:
+        raise ValueError("is outside the range of times in Postgres") from None

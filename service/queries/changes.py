@@ -10,7 +10,8 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from service.postgres.email_tables import PROCESSING, TO_SYNC, WAITING, IncomingEmail
 from service.postgres.engine import connect
-from service.postgres.rows import brief
+from service.postgres.message_tables import Message
+from service.postgres.rows import BRIEF_TEXT, brief
 from service.postgres.search import LIGHT, inline_number, matches
 from service.postgres.selection import Selection
 from service.queries.views import Key, Number, State, View
@@ -25,6 +26,8 @@ class Change(View):
     id: int
     at: datetime
     zendesk_ticket_id: Key
+    subject: str | None = None
+    from_email: str | None = None
     processing_status: State
     attempt_number: int
     retry_count: Number
@@ -65,10 +68,20 @@ async def list_changes(engine: AsyncEngine, wanted: Selection, watched: Sequence
         (rows.c.processing_status == "processing", rows.c.started_at),
         else_=rows.c.completed_at,
     )
-    columns = brief(rows.c[name] for name in Change.model_fields if name not in {"at", "matches"})
+    own = {"at", "matches", "subject", "from_email"}
+    columns = brief(rows.c[name] for name in Change.model_fields if name not in own)
+    told = {
+        "subject": (Message.subject, rows.c.subject),
+        "from_email": (Message.from_address, rows.c.from_email),
+    }
+    columns += [
+        func.left(func.coalesce(*both), inline_number(BRIEF_TEXT)).label(name) for name, both in told.items()
+    ]
     does_match = func.coalesce(and_(true(), *matches(wanted, rows)), False)
-    query = select(*columns, func.coalesce(at, func.now()).label("at"), does_match.label("matches")).order_by(
-        rows.c.id
+    query = (
+        select(*columns, func.coalesce(at, func.now()).label("at"), does_match.label("matches"))
+        .select_from(rows.outerjoin(Message, Message.email_id == rows.c.id))
+        .order_by(rows.c.id)
     )
     async with connect(engine) as conn:
         return [Change.model_validate(row) for row in await conn.execute(query)]

@@ -7,6 +7,7 @@ from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from sqlalchemy.orm import InstrumentedAttribute
 
+from service.custody.holds import holds_on
 from service.errors import Rejected
 from service.postgres.email_tables import Attachment, Attempt, IncomingEmail
 from service.postgres.engine import connect
@@ -160,6 +161,7 @@ async def _in_detail(conn: AsyncConnection, emails: Sequence[EmailView]) -> list
     did = await actions_on(conn, email_ids)
     said = await messages.messages_of(conn, emails)
     announced = await messages.announcements_of(conn, email_ids)
+    held = await holds_on(conn, email_ids)
     return [
         EmailDetail(
             **{**dict(email), **messages.headers(said.get(email.id))},
@@ -167,6 +169,7 @@ async def _in_detail(conn: AsyncConnection, emails: Sequence[EmailView]) -> list
             announcements=announced.get(email.id, ()),
             attempts=attempts.get(email.id, ()),
             actions=did.get(email.id, ()),
+            held_by=held.get(email.id, ()),
         )
         for email in emails
     ]

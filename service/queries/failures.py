@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+from pydantic import Field
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
@@ -24,6 +25,8 @@ class FailureGroup(View):
     capped: bool
     first_seen: Receipt  # when the oldest and the newest were received
     last_seen: Receipt
+    last_day: int = Field(description="Received in the last 24 hours; at least so many if capped")
+    day_before: int = Field(description="Received in the 24 hours before those; at least so many if capped")
     example_id: int  # the newest
     example_error: str | None
 
@@ -51,7 +54,7 @@ _GROUPS = text(f"""
     groups AS (SELECT * FROM next LIMIT {MAX_GROUPS + 1})
     SELECT coalesce(nullif(code, ''), '{NONE}') AS error_code, coalesce(nullif(host, ''), '{NONE}') AS host,
         counted.number AS count, counted.number = {GROUP_CAP} AS capped,
-        first.received_at AS first_seen, last.received_at AS last_seen,
+        first.received_at AS first_seen, last.received_at AS last_seen, recent.last_day, recent.day_before,
         last.id AS example_id, left(last.processing_error, {BRIEF_TEXT}) AS example_error
     FROM groups
     CROSS JOIN LATERAL (
@@ -62,6 +65,17 @@ _GROUPS = text(f"""
             ORDER BY received_at LIMIT {GROUP_CAP}
         ) AS chosen
     ) AS counted
+    CROSS JOIN LATERAL (
+        SELECT count(*) FILTER (WHERE received_at > now() - interval '1 day') AS last_day,
+            count(*) FILTER (WHERE received_at <= now() - interval '1 day') AS day_before
+        FROM (
+            SELECT received_at FROM incoming_emails
+            WHERE {OPEN_FAILED}
+            AND coalesce(error_code, '') = code AND coalesce(error_host, '') = groups.host
+            AND received_at > now() - interval '2 days'
+            ORDER BY received_at DESC LIMIT {GROUP_CAP}
+        ) AS newest
+    ) AS recent
     CROSS JOIN LATERAL (
         SELECT received_at FROM incoming_emails
         WHERE {OPEN_FAILED}

@@ -42,6 +42,7 @@ class ChangedView(View):
     email_id: int
     zendesk_ticket_id: str
     subject: str | None
+    from_email: str | None
     zendesk_state: str
     zendesk_state_at: datetime | None
 
@@ -140,9 +141,10 @@ ORDER BY email.id DESC
 _CHANGED = statement(f"""
 SELECT email.id AS email_id, left(zendesk_ticket_id, {BRIEF_TEXT}) AS zendesk_ticket_id,
     left(coalesce(said.subject, email.subject), {BRIEF_TEXT}) AS subject,
+    left(coalesce(said.from_address, email.from_email), {BRIEF_TEXT}) AS from_email,
     left(zendesk_state, {BRIEF_TEXT}) AS zendesk_state, zendesk_state_at
 FROM (
-    SELECT id, zendesk_ticket_id, subject, zendesk_state, zendesk_state_at FROM incoming_emails
+    SELECT id, zendesk_ticket_id, subject, from_email, zendesk_state, zendesk_state_at FROM incoming_emails
     WHERE zendesk_state IS NOT NULL ORDER BY id DESC LIMIT {LIST_LIMIT}
 ) AS email
 LEFT JOIN messages AS said ON said.email_id = email.id

@@ -269,7 +269,11 @@ class ActionView(View):
     quarantine_id: int | None
     bulk_retry_id: int | None
     finding_id: int | None = None
-    reason: str | None = Field(None, description="Of a dismissal, as the person wrote it")
+    subject: str | None = Field(None, description="The name of a hold or of a retention rule")
+    reason: str | None = Field(
+        None,
+        description="Of a dismissal or a hold, as the person wrote it; of a change of retention rules, the new list",
+    )
 
 
 class PersonView(View):
@@ -354,6 +358,7 @@ class EmailDetail(EmailView):
     announcements: Sequence[AnnouncementView] = Field((), description="The first 100")
     attempts: Sequence[AttemptView] = ()
     actions: Sequence[ActionView] = ()
+    held_by: Sequence[str] = Field((), description="Names of the holds that cover it: it may not be deleted")
 
 
 class EmailPage(View):

@@ -3,12 +3,10 @@
 A message has one or two: its record, and the original where Zendesk gave it.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
 from sqlalchemy import BigInteger, Integer, Text, bindparam, text
-from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 # Contents per statement.
@@ -41,11 +39,6 @@ async def contents_since(
     """Return the contents of the next places after this one, by e-mail and position; contents may repeat."""
     given = {"email_id": email_id, "position": position, "most": most}
     return [Content(*row) for row in await conn.execute(_SINCE, given)]
-
-
-async def known_contents(conn: AsyncConnection, hashes: Sequence[str]) -> set[str]:
-    """Return the hashes that belong to a file, a message or a suspended e-mail, also to one whose object was lost."""
-    return set(await conn.scalars(_KNOWN, {"hashes": list(hashes)}))
 
 
 async def oldest_unfinished(conn: AsyncConnection) -> datetime | None:
@@ -130,10 +123,3 @@ CROSS JOIN LATERAL (
     SELECT received_at FROM incoming_emails WHERE processing_status = every.status ORDER BY received_at LIMIT 1
 ) AS first
 """)
-_IS_KNOWN = " OR ".join(
-    f"EXISTS (SELECT FROM {table} WHERE {sha256} = hash)" for table, sha256, _ in _SOURCES
-)
-_IS_SUSPENDED = "hash IN (SELECT unnest(contents) FROM suspended_emails WHERE contents && :hashes)"
-_KNOWN = text(f"SELECT hash FROM unnest(:hashes) AS hash WHERE {_IS_KNOWN} OR {_IS_SUSPENDED}").bindparams(  # noqa: S608 constants of ours
-    bindparam("hashes", type_=ARRAY(Text))
-)

@@ -6,6 +6,8 @@ from contextlib import aclosing
 from dataclasses import dataclass, field
 from typing import Any
 
+import structlog
+
 from service.errors import Permanent
 from service.reconcile.calls import with_retries
 from service.reconcile.expected import STEP, SyncState, digests, known_keys, states_from, states_of
@@ -22,6 +24,7 @@ from service.targets.document import (
 )
 from service.targets.merged import MERGED, keys_of_merged
 from service.targets.mongodb import MAX_ID, MIN_ID, Collection, FoundDocument, copy_of
+from service.targets.removed import DELETED, keys_of_removed, tell_again
 
 # Rows and documents change while they are read, so each difference is confirmed after a pause.
 CONFIRM_SECONDS = 0.2
@@ -32,6 +35,8 @@ MAX_DOCUMENTS = 10 * STEP
 SAMPLE, MIN_SAMPLE = 100, 8
 # Differences per step with details: after an upgrade all documents may differ, in the same field.
 MAX_DETAILED = 20
+
+log = structlog.get_logger()
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +49,7 @@ class TargetDocument:
     digest: str
     email_id: Any
     is_merged: bool = False  # it says that its e-mail became part of another one
+    is_deleted: bool = False  # it says that its e-mail was removed
 
     @property
     def key(self) -> str:
@@ -95,7 +101,10 @@ async def compare_without_email_id(res: Resources, target: Collection) -> Compar
 
 
 async def find_without_email(res: Resources, documents: Sequence[TargetDocument]) -> list[Finding]:
-    """Return a finding for each document whose key belongs to no e-mail."""
+    """Return a finding for each document whose key belongs to no e-mail.
+
+    An old document of a removed e-mail is no finding: its replacement becomes due again.
+    """
     keys = [
         document.key
         for document in documents
@@ -107,6 +116,7 @@ async def find_without_email(res: Resources, documents: Sequence[TargetDocument]
     known |= {
         each.key for each in documents if each.key in merged and (each.is_merged or not merged[each.key])
     }
+    known |= await _known_as_removed(res, documents, keys) if keys else set()
     return [
         Finding(
             "extra" if document.is_ours else "foreign",
@@ -119,6 +129,18 @@ async def find_without_email(res: Resources, documents: Sequence[TargetDocument]
     ]
 
 
+async def _known_as_removed(
+    res: Resources, documents: Sequence[TargetDocument], keys: Sequence[str]
+) -> set[str]:
+    """Return the keys of removed e-mails. Where one of them has an old document again, the target is told once more."""
+    removed = await res.insist(lambda conn: keys_of_removed(conn, keys))
+    old = [each.key for each in documents if removed.get(each.key) and each.is_ours and not each.is_deleted]
+    if old:
+        await res.insist(lambda conn: tell_again(conn, old))
+        log.warning("old_documents_of_removed_emails", documents=len(old))
+    return {*removed}
+
+
 async def require_own_collection(res: Resources, target: Collection) -> None:
     """Raise Permanent if most of our documents have no e-mail: the collection or the database is probably another one.
 
@@ -129,6 +151,7 @@ async def require_own_collection(res: Resources, target: Collection) -> None:
     fit = [key for key in keys if "\0" not in key]
     known = await res.insist(lambda conn: known_keys(conn, fit))
     known |= (await res.insist(lambda conn: keys_of_merged(conn, fit))).keys()
+    known |= (await res.insist(lambda conn: keys_of_removed(conn, fit))).keys()
     if len(keys) >= MIN_SAMPLE and 2 * len(known) < len(keys):
         sampled = f"{len(keys) - len(known)} of {len(keys)} sampled documents of Holdfast have no e-mail"
         doubt = "do SYNC_URL and DATABASE_URL belong together?"
@@ -202,6 +225,7 @@ def _summarize(documents: Sequence[FoundDocument], has_links: bool) -> list[Targ
             digest({name: value for name, value in document.items() if name != "_id"}, with_links=has_links),
             document.get("email_id"),
             document.get("status") == MERGED,
+            document.get("status") == DELETED,
         )
         for document in documents
     ]

@@ -7,12 +7,12 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 
 from service.errors import Permanent, Transient
+from service.postgres.contents import known_contents
 from service.reconcile.contents import (
     PAGE,
     Content,
     contents_between,
     contents_since,
-    known_contents,
     oldest_unfinished,
 )
 from service.reconcile.finding import Finding

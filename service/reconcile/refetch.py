@@ -42,7 +42,9 @@ async def _set_aside(res: Resources, claim: StepClaim, finding: Finding, content
         finding = replace(finding, detail={**finding.detail, "kept_as": kept_as})
         await res.insist(lambda conn: steps.record_finding(conn, claim, finding))
         await remove_damaged(res, content, kept_as)
-    except Permanent:
+    except Permanent as exc:
+        if exc.code == "object_locked":
+            return replace(finding, detail={**finding.detail, "reason": exc.message})
         return finding  # the object is gone by now, and has the same repair
     except Transient as exc:
         if not exc.code.startswith("storage_"):

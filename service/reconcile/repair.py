@@ -186,7 +186,7 @@ def _resync_statement() -> Any:  # noqa: ANN401 a select
         .cte("free")
     )
     begun = restart_sync(IncomingEmail.id == free.c.id)
-    return select(begun.c.id, begun.c.attempt_number).add_cte(record_action(begun, ACTOR, "sync"))
+    return select(begun.c.id, begun.c.attempt_number).add_cte(*record_action(begun, ACTOR, "sync"))
 
 
 # Built once, because building takes longer than running.

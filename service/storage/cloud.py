@@ -17,7 +17,7 @@ import obstore
 from obstore.exceptions import AlreadyExistsError, BaseError, PermissionDeniedError
 from obstore.store import AzureStore, GCSStore, S3Store
 
-from service.storage.interface import KEY, Listed, Method
+from service.storage.interface import HEAD_KEY, HEADS, KEY, Listed, Method
 from service.storage.spool import Spool
 from service.storage.vendors import is_anonymous, open_store
 
@@ -97,6 +97,29 @@ class Cloud:
                 for each in found
                 if KEY.fullmatch(each["path"])
             ]
+
+    async def keep(self, key: str, content: bytes) -> None:
+        async with asyncio.timeout(_SECONDS):
+            try:
+                await obstore.put_async(self.store, key, content, mode="create")
+            except AlreadyExistsError:
+                pass
+            except BaseError as exc:
+                if not _UNCONDITIONAL.search(str(exc)):
+                    raise
+                with suppress(FileNotFoundError):
+                    await obstore.head_async(self.store, key)
+                    return
+                await obstore.put_async(self.store, key, content, use_multipart=False)
+
+    async def heads(self) -> AsyncIterator[Sequence[str]]:
+        stream = aiter(obstore.list(self.store, HEADS, chunk_size=_PAGE))
+        while True:
+            async with asyncio.timeout(_SECONDS):
+                found = await anext(stream, None)
+            if found is None:
+                return
+            yield [each["path"] for each in found if HEAD_KEY.fullmatch(each["path"])]
 
     async def remove(self, key: str) -> None:
         async with asyncio.timeout(_SECONDS):

@@ -20,7 +20,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import IO, TypeVar
 
-from service.storage.interface import ALL, KEY, RANGES, Listed, Method
+from service.storage.interface import ALL, HEAD_KEY, HEADS, KEY, RANGES, Listed, Method
 from service.storage.spool import Spool
 
 T = TypeVar("T")
@@ -79,6 +79,12 @@ class Disk:
         for part in RANGES if prefix == ALL else (prefix,):
             yield await self._run(self._list, part)
 
+    async def keep(self, key: str, content: bytes) -> None:
+        await self._run(self._keep, key, content)
+
+    async def heads(self) -> AsyncIterator[Sequence[str]]:
+        yield await self._run(self._heads)
+
     async def remove(self, key: str) -> None:
         await self._run(self._remove, key)
 
@@ -125,6 +131,23 @@ class Disk:
             (self.root / key).unlink()
         except FileNotFoundError:
             self._check_mounted()
+
+    def _keep(self, key: str, content: bytes) -> None:
+        path = self.root / key
+        with self.spool_file() as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with suppress(FileExistsError):
+                os.link(file.name, path)
+            os.unlink(file.name)
+        for directory in (path.parent, path.parent.parent, self.root):
+            sync(directory)
+
+    def _heads(self) -> list[str]:
+        found = (str(path.relative_to(self.root)) for path in (self.root / HEADS).glob("*/*"))
+        return sorted(key for key in found if HEAD_KEY.fullmatch(key))
 
     def _check_mounted(self) -> None:
         """Raise OSError if the directory of all objects is missing, and not only the object."""

@@ -12,6 +12,9 @@ Method = Literal["GET", "HEAD"]
 
 KEY = re.compile(r"sha256/[0-9a-f]{2}/[0-9a-f]{62}")
 ALL = "sha256/"
+# Heads of the evidence log, and their time stamps, are the only objects that are not named by their content.
+HEAD_KEY = re.compile(r"heads/[0-9a-f]{32}/[0-9]{12}\.(json|tsr)")
+HEADS = "heads/"
 RANGES = tuple(f"{ALL}{number:02x}/" for number in range(256))
 
 
@@ -43,6 +46,12 @@ class Storage(Protocol):
 
     def pages(self, prefix: str) -> AsyncIterator[Sequence[Listed]]:
         """List the objects page by page; `prefix` is ALL or one of RANGES."""
+
+    async def keep(self, key: str, content: bytes) -> None:
+        """Write a head whole or not at all; an existing one stays as it is."""
+
+    def heads(self) -> AsyncIterator[Sequence[str]]:
+        """List the keys of heads page by page."""
 
     async def remove(self, key: str) -> None:
         """Remove an object, if it exists."""

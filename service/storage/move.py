@@ -60,6 +60,8 @@ async def move(source: Storage, target: Storage, watch: Callbacks, *, delete: bo
             if moving.done.stopped:
                 break
             moving.done.ranges += len(RANGES) if prefix == ALL else 1
+    if not moving.done.stopped:
+        await moving.take_heads()
     moving.judge()
     watch.progress(moving.done)
     return moving.done
@@ -86,7 +88,7 @@ async def _check_different(source: Storage, target: Storage) -> None:
     except Permanent:
         return
     finally:
-        with suppress(Transient):  # we may lack the right, and the marker belongs to no e-mail
+        with suppress(HoldfastError):  # we may lack the right, and the marker belongs to no e-mail
             await objects.remove(target, stored.key)
     raise Permanent("same_storage", "FROM and TO are the same storage; nothing was moved")
 
@@ -124,6 +126,21 @@ class _Move:
             if not self.done.ranges:  # no listing has succeeded yet
                 self.done.stopped = exc.message
 
+    async def take_heads(self) -> None:
+        """Copy the heads of the evidence log, which are few and small."""
+        try:
+            there = {*await objects.heads(self.target)}
+            for key in await objects.heads(self.source):
+                content = await objects.read_head(self.source, key)
+                if key not in there:
+                    await objects.keep_head(self.target, key, content)
+                    self.done.copied += 1
+                    self.done.copied_bytes += len(content)
+                if self.delete and await self._has_head(key, content):
+                    await self.source.remove(key)
+        except HoldfastError as exc:
+            self._note("heads/", exc)
+
     def judge(self) -> None:
         """Report a problem if there was nothing to move: FROM may be mistyped, and TO would be used while empty."""
         is_emptied = self.delete and self._found_any_there  # an earlier move has emptied the source
@@ -150,6 +167,11 @@ class _Move:
         else:
             self._in_a_row = 0
         self.watch.progress(self.done)
+
+    async def _has_head(self, key: str, content: bytes) -> bool:
+        if await objects.read_head(self.target, key) == content:
+            return True
+        raise Permanent("object_damaged", f"the head {key} in TO is another one; the one in FROM stays")
 
     async def _verify(self, key: str) -> None:
         """Raise Permanent unless the hash of the target's object is that of its key."""

@@ -14,7 +14,7 @@ from urllib.parse import unquote, urlsplit
 
 from service.errors import Permanent, Transient
 from service.storage.disk import Disk
-from service.storage.interface import ALL, KEY, RANGES, Listed, Method, Storage
+from service.storage.interface import ALL, HEAD_KEY, KEY, RANGES, Listed, Method, Storage
 from service.storage.spool import Spool
 
 __all__ = [
@@ -24,12 +24,15 @@ __all__ = [
     "StoredObject",
     "check",
     "digest",
+    "heads",
+    "keep_head",
     "listing",
     "open",
     "open_storage",
     "probe",
     "put",
     "ranges",
+    "read_head",
     "remove",
     "sign",
     "stat",
@@ -40,6 +43,12 @@ _FEW = 1_000  # a page, for most vendors
 # The classes of a panic in the client; one of them is not an Exception. The client also prints a line to
 # stderr.
 _PANICS = {"RustPanic", "PanicException"}
+# The classes of the client's errors, and the vendors' words, that refuse the removal of an object.
+_REFUSALS = {"PermissionDeniedError", "PreconditionError", "AlreadyExistsError"}
+_REFUSED_REMOVAL = re.compile(
+    r"\b(AccessDenied|ObjectLocked|retentionPolicyNotMet|objectUnderActiveHold|BlobImmutableDueToPolicy"
+    r"|BlobImmutableDueToLegalHold|InvalidObjectState)\b"
+)
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}  # no space, or a limit on it
 
 
@@ -156,11 +165,34 @@ async def remove(storage: Storage, key: str) -> None:
     """Remove an object; a missing object is no error.
 
     Only for an object that no e-mail needs and no process is putting: a put that finds its object does not
-    write it. Raises Transient("storage_unavailable").
+    write it. Raises Permanent("object_locked") if the storage refuses it, and Transient("storage_unavailable").
     """
     _guard(key)
-    with _translated(storage, key):
+    with _translated(storage, key), _lock_translated():
         await storage.remove(key)
+
+
+async def keep_head(storage: Storage, key: str, content: bytes) -> None:
+    """Store a head of the evidence log, unless there is one of this key; raises as `put` does."""
+    _guard(key, HEAD_KEY)
+    with _translated(storage):
+        await storage.keep(key, content)
+
+
+async def heads(storage: Storage) -> list[str]:
+    """Return the keys of all heads in order; raises Transient("storage_unavailable")."""
+    found: list[str] = []
+    with _translated(storage):
+        async for page in storage.heads():
+            found += page
+    return sorted(found)
+
+
+async def read_head(storage: Storage, key: str, most: int = 64 * 1024) -> bytes:
+    """Read a head; raises as `open` does."""
+    _guard(key, HEAD_KEY)
+    with _translated(storage, key):
+        return await storage.read(key, 0, min(await storage.size(key), most))
 
 
 async def sign(storage: Storage, key: str, *, method: Method, expires: timedelta) -> str | None:
@@ -186,8 +218,8 @@ async def probe(storage: Storage) -> bool:
         return await storage.probe()
 
 
-def _guard(key: str) -> None:
-    if not KEY.fullmatch(key):
+def _guard(key: str, form: re.Pattern[str] = KEY) -> None:
+    if not form.fullmatch(key):
         raise Permanent("object_missing", f"no object can have the key {key[:100]!r}")
 
 
@@ -225,6 +257,19 @@ def _translated(storage: Storage | None = None, key: str | None = None) -> Itera
             raise
         cause = "something may be wrong with its variables, or with the URL"
         raise Transient("storage_unavailable", f"storage: the vendor's client crashed; {cause}") from None
+
+
+@contextmanager
+def _lock_translated() -> Iterator[None]:
+    """Translate a refusal to remove: a lock of the object, a retention policy, or a missing right."""
+    try:
+        yield
+    except _errors() as exc:
+        refusal = _REFUSED_REMOVAL.search(str(exc))
+        if isinstance(exc, PermissionError) or type(exc).__name__ in _REFUSALS or refusal:
+            what = refusal[1] if refusal else type(exc).__name__
+            raise Permanent("object_locked", f"the storage refuses to remove the object: {what}") from None
+        raise
 
 
 def _errors() -> tuple[type[Exception], ...]:

@@ -38,7 +38,7 @@ class Endpoint:
         body = to_json(
             {
                 "type": f"email.{content['status']}",
-                "timestamp": content["completed_at"],
+                "timestamp": content.get("completed_at") or content.get("deleted_at"),
                 "data": {"id": document.key, **content},
             }
         )

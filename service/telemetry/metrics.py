@@ -13,7 +13,8 @@ _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120
 # ── webhooks
 WEBHOOKS = Counter("holdfast_webhooks_total", "Webhooks by outcome", ["outcome"])
 for _outcome in (
-    *("accepted", "duplicate", "ignored", "quarantined", "signature_missing", "signature_mismatch"),
+    *("accepted", "duplicate", "ignored", "quarantined", "erased"),
+    *("signature_missing", "signature_mismatch"),
     *("timestamp_missing", "timestamp_malformed", "overloaded", "database_slow", "database_unavailable"),
     *("database_read_only", "database_too_many_connections", "signing_secrets_late"),
 ):  # an alert sees the first step of a counter only if the counter was there before
@@ -145,6 +146,20 @@ BACKFILL_TICKETS = Counter(
 for _outcome in ("read", "skipped", "refused"):
     BACKFILL_TICKETS.labels(_outcome)
 SUSPENDED_EMAILS = Counter("holdfast_suspended_emails_total", "Suspended e-mails of Zendesk that were kept")
+# ── custody
+EMAILS_REMOVED = Counter("holdfast_emails_removed_total", "Removed e-mails by purge and erasure", ["kind"])
+for _kind in ("purge", "erasure"):
+    EMAILS_REMOVED.labels(_kind)
+OBJECTS_REMOVED = Counter("holdfast_objects_removed_total", "Removals of objects by outcome", ["outcome"])
+for _outcome in ("removed", "locked", "failed"):
+    OBJECTS_REMOVED.labels(_outcome)
+DELETIONS_SENT = Counter(
+    "holdfast_deletions_sent_total",
+    "Documents of removed e-mails that targets were told of, by outcome",
+    ["outcome"],
+)
+for _outcome in ("sent", "failed"):
+    DELETIONS_SENT.labels(_outcome)
 # ── alerts
 ALERTS = Counter("holdfast_alerts_total", "Alerts opened", ["cause"])
 ALERT_DELIVERIES = Counter(

@@ -15,15 +15,33 @@ from service.web.api import docs
 from service.web.auth import sign_in, tokens
 from service.web.handling import middleware, requests, static
 from service.web.handling.keys import RES
-from service.web.pages import buttons, complete, dismissals, live, message, pages, previews
+from service.web.pages import (
+    alerts,
+    buttons,
+    complete,
+    custody,
+    dismissals,
+    erasures,
+    live,
+    message,
+    pages,
+    previews,
+    receipts,
+    retry,
+)
 
 PAGES = (
     *pages.routes,
     *complete.routes,
     *buttons.routes,
     *dismissals.routes,
+    *custody.routes,
+    *erasures.routes,
+    *alerts.routes,
+    *retry.routes,
     *message.routes,
     *previews.routes,
+    *receipts.routes,
     *live.routes,
     *docs.routes,
     *static.routes,

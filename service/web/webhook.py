@@ -55,9 +55,9 @@ class Invocation(RootModel[Mapping[str, object]]):
 
 
 class Receipt(BaseModel):
-    """The result of the committed request."""
+    """The result of the committed request; nothing is kept of one about an erased e-mail."""
 
-    status: Literal["accepted", "duplicate", "ignored", "quarantined"]
+    status: Literal["accepted", "duplicate", "ignored", "quarantined", "erased"]
     email_id: int | None = Field(None, description="of an accepted or duplicate request")
     quarantine_id: int | None = Field(None, description="of a quarantined request")
 
@@ -193,7 +193,7 @@ def _count_signature(res: Resources, signed: Verified) -> None:
 
 
 def _log(traces: Traces, began: float, verified: float, outcome: str, ids: Mapping[str, int]) -> None:
-    """Log and trace the outcome of a webhook; `ids` is empty if it was refused."""
+    """Log and trace the outcome of a webhook; `ids` is empty if it was refused, or is about an erased e-mail."""
     ended = time.monotonic()
     log.info("webhook_received", outcome=outcome, **ids, ms=round(1000 * (ended - began), 1))
     if not traces.is_on:
@@ -201,14 +201,15 @@ def _log(traces: Traces, began: float, verified: float, outcome: str, ids: Mappi
     invocation = get_contextvars().get("invocation", "")
     # A repeated invocation has the same trace, but another span.
     span = "webhook" if outcome in {"accepted", "quarantined"} else f"webhook {began}"
-    error = None if ids else outcome
+    error = None if ids or outcome == "erased" else outcome
     traces.record(invocation, "webhook", ended - began, {"outcome": outcome, **ids}, at=span, error=error)
     traces.record(invocation, "intake", ended - verified, {}, under=span, error=error)
 
 
 def _logged(receipt: intake.IntakeResult, signed: Verified) -> dict[str, int]:
     """Return the id of the e-mail or stored request, for logs and traces."""
-    return {_ID_FIELDS[receipt.status]: receipt.number or 0, **({"late": True} if signed.late else {})}
+    number = {_ID_FIELDS[receipt.status]: receipt.number} if receipt.number else {}
+    return {**number, **({"late": True} if signed.late else {})}
 
 
 def _answer(receipt: intake.IntakeResult) -> dict[str, str | int]:

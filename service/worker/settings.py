@@ -22,7 +22,13 @@ from service.capture.word_index import index_for_ever
 from service.config.limits import raise_file_limit
 from service.config.settings import Settings
 from service.connect.drift import watch_for_ever
+from service.custody.documents import tell_for_ever
+from service.custody.erasure import erase_for_ever
+from service.custody.objects import remove_for_ever
+from service.custody.purge import purge_for_ever
+from service.custody.zendesk_deletions import follow_for_ever
 from service.errors import SettingsError
+from service.evidence.work import log_for_ever
 from service.operate import bulk_retry, outcomes
 from service.operate.merge import identify_for_ever
 from service.queue.arq_queue import create_redis
@@ -92,9 +98,15 @@ async def start(ctx: dict[str, Any]) -> None:
         lambda: ask_subjects_for_ever(res),
         lambda: index_for_ever(res),
         lambda: identify_for_ever(res),
+        lambda: erase_for_ever(res),
+        lambda: follow_for_ever(res),
         lambda: backfill_for_ever(res),
         lambda: reconcile_when_due(res, is_due),
         lambda: watch_for_ever(res),
+        lambda: purge_for_ever(res),
+        lambda: remove_for_ever(res),
+        lambda: tell_for_ever(res),
+        lambda: log_for_ever(res),
         lambda: sweep_syncs(res),
     ):
         await stack.enter_async_context(background(work))

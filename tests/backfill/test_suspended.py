@@ -13,7 +13,7 @@ from service.backfill import suspended
 from service.capture.attempt import process
 from service.config.settings import Settings
 from service.local.zendesk.stand_in import Fault, Zendesk
-from service.reconcile.contents import known_contents
+from service.postgres.contents import known_contents
 from service.resources import Resources
 from tests.support.backfill import make_due, search, source, steps, without_pause
 from tests.support.files import PDF

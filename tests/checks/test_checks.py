@@ -27,7 +27,7 @@ NAMES = [
     *("settings", "webhook secret", "API token", "download hosts", "alerts", "fault points"),
     *("postgres", "migrations", "connections", "history", "redis", "eviction", "storage", "zendesk"),
     "connection",
-    *("clock of Postgres", "clock of Redis", "workers", "waiting", "calls", "sync"),
+    *("clock of Postgres", "clock of Redis", "workers", "waiting", "calls", "removals", "sync"),
 ]
 
 
@@ -133,6 +133,7 @@ async def test_an_outage_fails_the_checks_of_one_dependency_only(settings: Setti
         "workers",
         "waiting",
         "calls",
+        "removals",
         "connection",
     }
     assert {name for name, check in postgres.items() if check.ok is False} == of_postgres

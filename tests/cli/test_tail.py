@@ -56,6 +56,9 @@ async def test_tail_begins_with_the_last_emails_and_prints_new_ones_and_changes(
 ) -> None:
     for ticket in ("one", "two", "three"):
         await add(database, ticket, "completed")
+    await database.execute(
+        "UPDATE incoming_emails SET subject = E'Hi\\x1b[2J', from_email = 'ann@a.example' WHERE id = 3"
+    )
 
     async with tailing(settings, "--last", "2") as tail:
         first = [await line(tail), await line(tail)]
@@ -72,7 +75,7 @@ async def test_tail_begins_with_the_last_emails_and_prints_new_ones_and_changes(
 
     assert [text.split()[3:] for text in first] == [
         ["2", "ticket", "two", "completed"],
-        ["3", "ticket", "three", "completed"],
+        ["3", "ticket", "three", "ann@a.example", '"Hi\ufffd[2J"', "completed"],
     ]
     assert new.split()[3:] == ["4", "ticket", "\ufffd[2J", "received"]
     assert changed.split()[3:] == ["4", "ticket", "\ufffd[2J", "failed", "gone"]

@@ -499,7 +499,7 @@ async def test_the_table_has_open_webhooks_and_no_control_characters(
     assert "\x1b]" not in waiting.stdout
     assert "It was not read then." not in waiting.stdout
     size = str(len(QUARANTINED_BODY))
-    row = ["1", "21978514", "one", size, "2025-11-03 12:00:00", "1", "not_json", "It was not read then."]
+    row = ["1", "21978514", "one", size, "2025-11-03 12:00:00 UTC", "1", "not_json", "It was not read then."]
     assert replayed.stdout.splitlines() == ["\t".join(row)]
 
 

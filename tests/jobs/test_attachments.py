@@ -27,7 +27,9 @@ async def claimed(res: Resources, keys: str) -> list[Claim]:
     columns: list[dict[str, Any]] = [{"idempotency_key": key, "zendesk_ticket_id": key} for key in keys]
     async with connect(res.engine) as conn:
         recorded = await receive(conn, [Arrival(each, files) for each in columns])
-        requests = [ClaimRequest(Job(each.email_id, 1), "worker", timedelta(minutes=1)) for each in recorded]
+        requests = [
+            ClaimRequest(Job(each.email_id or 0, 1), "worker", timedelta(minutes=1)) for each in recorded
+        ]
         return [claim for claim in await attempts.claim(conn, requests) if claim]
 
 

@@ -52,6 +52,7 @@ async def receive(conn: AsyncConnection, key: str = "key") -> Job:
     email = {"zendesk_ticket_id": "1", "idempotency_key": key, "attachment_urls": []}
     [recorded] = await arrival.receive(conn, [Arrival(email, [FILE])])
     assert recorded.is_new
+    assert recorded.email_id is not None
     return Job(recorded.email_id, 1)
 
 

@@ -150,7 +150,7 @@ def test_a_drill_without_faults_keeps_its_data_in_the_given_directory(
     assert problems(output) == NONE
     assert figure(output, "faults") == "none"
     assert figure(output, "acknowledged") == "20"
-    objects = [path for path in (directory / "objects").rglob("*") if path.is_file()]
+    objects = [path for path in (directory / "objects" / "sha256").rglob("*") if path.is_file()]
     assert f" in {len(objects)} objects" in figure(output, "files stored")
     emails = number(figure(output, "e-mails completed")) + number(figure(output, "e-mails failed"))
     assert number(figure(output, "synced")) == emails

@@ -100,7 +100,11 @@ def test_up_completes_an_e_mail_of_send_and_leaves_no_process(tmp_path: Path) ->
         assert send.returncode == 0, output
         assert up.wait(60) == 0, rest
     assert "e-mail 1: completed, 1/1 files" in output
-    stored = [path.read_bytes() for path in (tmp_path / ".holdfast" / "objects").rglob("*") if path.is_file()]
+    stored = [
+        path.read_bytes()
+        for path in (tmp_path / ".holdfast" / "objects" / "sha256").rglob("*")
+        if path.is_file()
+    ]
     assert stored == [b"bytes" * 1000]
     assert processes(str(tmp_path)) == []
 

@@ -11,7 +11,7 @@ from typing import Any
 import asyncpg
 import pytest
 from sqlalchemy.dialects import postgresql
-from sqlalchemy.schema import CreateIndex, CreateTable, ExecutableDDLElement
+from sqlalchemy.schema import CreateIndex, CreateSequence, CreateTable, ExecutableDDLElement
 
 from service.postgres.operation_tables import TABLES
 from tests.conftest import ROOT, migrate
@@ -196,6 +196,8 @@ def test_alembic_check_finds_no_difference(database_url: str) -> None:
 def test_models_and_migrations_make_the_same_columns_indexes_and_checks(url: str, database_url: str) -> None:
     """`alembic check` compares neither the predicates of partial indexes nor the expressions of CHECKs."""
     dialect = postgresql.dialect()  # type: ignore[no-untyped-call]
+    for sequence in TABLES._sequences.values():
+        sql(url, str(CreateSequence(sequence).compile(dialect=dialect)))
     for table in TABLES.sorted_tables:
         indexes = sorted(table.indexes, key=lambda index: str(index.name))
         statements: list[ExecutableDDLElement] = [CreateTable(table), *map(CreateIndex, indexes)]

@@ -57,7 +57,7 @@ OF_FEW = (
 )
 SMALL = (
     *("bulk_retries", "operator_actions", "workers", "reconciliations", "reconciliation_findings"),
-    *("pg_authid", "pg_database", "sources", "backfills", "connections"),
+    *("pg_authid", "pg_database", "sources", "backfills", "connections", "erasure_salts", "holds"),
 )
 
 WAITING = "processing_status IN ('received', 'queued')"

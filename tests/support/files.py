@@ -42,13 +42,14 @@ async def add_file(
 
 
 async def stored_files(settings: Settings) -> list[Path]:
-    """List all files in storage except those that are still being written."""
+    """List all objects in storage; no heads of the evidence log, and none that are still being written."""
     return await asyncio.to_thread(_stored_files, settings)
 
 
 def _stored_files(settings: Settings) -> list[Path]:
     root = Path(str(settings.storage_url).removeprefix("file://"))
-    return [path for path in root.rglob("*") if path.is_file() and ".spool" not in path.parts]
+    apart = {".spool", "heads"}
+    return [path for path in root.rglob("*") if path.is_file() and apart.isdisjoint(path.parts)]
 
 
 async def object_path(database: asyncpg.Connection, settings: Settings) -> Path:

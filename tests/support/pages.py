@@ -4,17 +4,18 @@ import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from html import unescape
+from random import Random
 from typing import Any
 
 from aiohttp import ClientResponse
 
-from service.local.zendesk.samples import samples
+from service.local.zendesk.sample_files import make
 from service.local.zendesk.stand_in import Fault
 from tests.conftest import API_TOKEN, Server
 
 HOSTILE = "\u202egnp.<script>alert(1)</script>\"'><img src=x onerror=alert(2)>\x07"
-PNG = next(file for file in samples()[1].files if file.name.endswith(".png"))
-INVOICE = next(file for file in samples()[0].files if file.name.endswith(".pdf"))
+PNG = make("front.png", 900, "Parcel arrived damaged", Random(1))
+INVOICE = make("invoice-2026-1003.pdf", 84, "Invoice RE 2026/1003", Random(1))
 PAGES = (
     "/",
     "/emails",

@@ -91,7 +91,9 @@ class Bucket:
     thawed: asyncio.Event = field(default_factory=asyncio.Event)
 
     async def objects(self) -> dict[str, bytes]:
-        return {name: await self._ask("GET", f"/{name}") for name in await self._list("list-type=2", "Key")}
+        """Read all objects, without the heads of the evidence log."""
+        names = [name for name in await self._list("list-type=2", "Key") if "heads/" not in name]
+        return {name: await self._ask("GET", f"/{name}") for name in names}
 
     async def unfinished(self) -> list[str]:
         """List the multipart uploads whose parts the bucket keeps."""

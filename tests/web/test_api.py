@@ -244,7 +244,7 @@ async def test_email_is_shown_with_all_columns_files_and_attempts(
 
     kept_apart = {"raw_body", "raw_headers", "signature_hash", "reading_hash", "has_news", "identified"}
     columns_of = {column.name for column in IncomingEmail.__table__.c if "dismiss" not in column.name}
-    job = {*columns_of, "dismissal"} - kept_apart
+    job = {*columns_of, "dismissal", "held_by"} - kept_apart
     history = {"queue_seconds", "processing_seconds", "attempts", "actions"}
     assert set(email) == job | history | {"attachments", "message", "announcements", "matches"}
     assert (email["queue_seconds"], email["processing_seconds"]) == (2.5, 3.5)
@@ -257,7 +257,13 @@ async def test_email_is_shown_with_all_columns_files_and_attempts(
     assert second.items() >= {**gone, "href": None, "size": None, "sha256": None}.items()
     assert set(email["attempts"][0]) == {column.name for column in Attempt.__table__.c} - {"email_id"}
     assert [attempt["outcome"] for attempt in email["attempts"]] == ["released", "completed"]
-    further = {"message": None, "announcements": [], "attempts": email["attempts"], "actions": []}
+    further = {
+        "message": None,
+        "held_by": [],
+        "announcements": [],
+        "attempts": email["attempts"],
+        "actions": [],
+    }
     assert email == listed | further
 
 

@@ -98,7 +98,9 @@ async def test_overview_updates_itself(operator: Page, client: Server, worker: W
     await expect(operator.get_by_role("heading", level=1)).to_contain_text(
         "The one e-mail of the last 24 hours"
     )
-    await expect(operator.get_by_role("link", name="1 failed: not_found from 127.0.0.1")).to_be_visible()
+    await expect(
+        operator.get_by_role("link", name="1 failed: The address of a file leads nowhere")
+    ).to_be_visible()
     await expect(operator.locator("#pulse")).to_have_text("Live")
 
 

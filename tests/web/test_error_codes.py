@@ -58,10 +58,15 @@ async def test_a_failed_email_and_its_group_say_what_to_do(client: Server, worke
     for path in ("/emails/1", "/failures"):
         page = await read(client, path)
         assert '<a href="/docs/errors#not_found">About this code</a>' in page
+        words = words_of(page)
         assert (
-            "What to do: Check that the user of the OAuth client can see the ticket. About this code"
-            in words_of(page)
+            "What to do: Check that the user of the OAuth client can see the ticket. About this code" in words
         )
+        places = [
+            words.index(part)
+            for part in ("The address of a file leads nowhere", "Zendesk answered 404", "What to do:")
+        ]
+        assert places == sorted(places)
 
 
 async def test_a_page_of_an_error_says_what_to_do(client: Server) -> None:

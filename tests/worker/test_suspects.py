@@ -96,7 +96,7 @@ async def arrive(conn: AsyncConnection, number: int) -> list[int]:
         Arrival({"zendesk_ticket_id": "1", "idempotency_key": f"key {n}", "attachment_urls": []}, [])
         for n in range(number)
     ]
-    recorded = [each.email_id for each in await receive(conn, arrivals)]
+    recorded = [each.email_id or 0 for each in await receive(conn, arrivals)]
     await conn.execute(text("UPDATE incoming_emails SET due_at = now()"))
     return recorded
 

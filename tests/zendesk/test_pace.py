@@ -6,7 +6,7 @@ from contextlib import AsyncExitStack
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from heapq import heappop, heappush
-from itertools import batched, cycle, pairwise
+from itertools import cycle, pairwise
 from math import ceil
 from time import monotonic
 
@@ -19,6 +19,7 @@ from structlog.testing import capture_logs
 from service.config.settings import Settings
 from service.errors import Transient
 from service.local.zendesk.stand_in import Fault, Zendesk
+from service.postgres.rows import in_batches
 from service.resources import Resources, open_resources
 from service.zendesk.budget import Taking, take_calls
 from service.zendesk.pace import MOST_DELAY, LeftOfAccount, Minute, Wait, note_calls_left, spread
@@ -269,7 +270,7 @@ async def test_answers_may_be_late_and_overtake_each_other(
     database: asyncpg.Connection,
 ) -> None:
     await set_minute(database, 200, 200, -100)
-    for told in batched(answers, batch, strict=False):
+    for told in in_batches(answers, batch):
         await tell(res, 200, *told)
 
     row = await database.fetchrow(

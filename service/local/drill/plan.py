@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from random import Random
 
 from service.local.drill.connection import CHANGES
+from service.local.drill.custody import CUSTODY
 from service.local.drill.faults import FAULTS
 
 # E-mails that kill or hang every worker that claims them.
@@ -16,7 +17,7 @@ REFUSAL = "target.refusing"
 WITHHELD = "webhook.withheld"
 # Processes with wrong clocks.
 SKEW = "clock.skew"
-ALL = (*FAULTS, *CHANGES, *POISON, REFUSAL, WITHHELD, SKEW)
+ALL = (*FAULTS, *CHANGES, *CUSTODY, *POISON, REFUSAL, WITHHELD, SKEW)
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,7 @@ from rich.console import Console
 from service.local.directory import own_directory
 from service.local.drill.audit import audit
 from service.local.drill.connection import CHANGES, Connection
+from service.local.drill.custody import CUSTODY, Custody, verify_evidence
 from service.local.drill.faults import FAULTS, inject
 from service.local.drill.installation import (
     LOG,
@@ -41,6 +42,7 @@ from service.local.signals import interruptible, run_until_told
 from service.local.stack import wait_until_ready
 from service.local.up import one_line_errors
 from service.local.zendesk.stand_in import Zendesk
+from service.postgres.removal_tables import TARGET_DUE, TO_REMOVE
 
 _ATTEMPTS, _PAUSE_SECONDS = 6, 2  # to inject a fault that had no effect
 _DRAIN_SECONDS = 240
@@ -48,11 +50,14 @@ _DRAIN_SECONDS = 240
 _TOKEN_SECONDS = 10
 _LOG_FORMAT = "%(created).3f %(name)s: %(message)s"
 # The subject of a message may come after its e-mail was completed. Every e-mail of a drill has one.
-_UNFINISHED = """
+_UNFINISHED = f"""
 SELECT (SELECT count(*) FROM incoming_emails
     WHERE processing_status NOT IN ('completed', 'failed') OR sync_status = 'pending')
     + (SELECT count(*) FROM messages WHERE subject IS NULL)
-"""
+    + (SELECT count(*) FROM erasures WHERE status = 'running')
+    + (SELECT count(*) FROM objects_to_remove WHERE {TO_REMOVE})
+    + (SELECT count(*) FROM removed_emails WHERE {TARGET_DUE})
+"""  # noqa: S608 constants of ours
 
 
 def run(plan: DrillPlan, data_dir: Path | None) -> None:
@@ -96,7 +101,8 @@ async def _run(
             withholds = WITHHELD in plan.faults
             traffic = Traffic(zendesk, installation.webs, ledger, plan.seed, withholds)
             connection = Connection(installation, ledger, plan.seed) if {*plan.faults} & {*CHANGES} else None
-            drill = _Drill(plan, installation, traffic, ledger, progress, suspensions, connection)
+            custody = Custody(installation, ledger, plan.seed)
+            drill = _Drill(plan, installation, traffic, ledger, progress, suspensions, connection, custody)
             try:
                 drained = await drill.run()
             except asyncio.CancelledError:
@@ -105,7 +111,14 @@ async def _run(
             if zendesk.state.cdn_authorizations:
                 ledger.unexpected.append("credentials were sent to the CDN")
             database_url = installation.database_url
-            result = await audit(ledger, database_url, installation.objects, suspensions, connection)
+            result = await audit(
+                ledger,
+                database_url,
+                installation.objects,
+                suspensions=suspensions,
+                connection=connection,
+                custody=custody,
+            )
             check_calls(result, ledger, zendesk.state)
             await audit_sync(result, ledger, database_url, installation.collection_url, installation.messages)
     about = f"{plan.seconds:g} s, {plan.rate:g} webhooks/s, seed {plan.seed}"
@@ -141,6 +154,7 @@ class _Drill:
     progress: DrillProgress
     suspensions: Suspensions
     connection: Connection | None
+    custody: Custody
 
     async def run(self) -> float:
         """Send webhooks and inject faults, then drain; return the seconds that draining took."""
@@ -148,6 +162,8 @@ class _Drill:
         self.progress.note("the faults are over; waiting for unfinished e-mails")
         began = time.monotonic()
         await self._drain()
+        if problem := await verify_evidence(self.installation):
+            self.ledger.unexpected.append(problem)
         self.progress.note("auditing every row, attempt and object")
         return time.monotonic() - began
 
@@ -170,6 +186,7 @@ class _Drill:
             if self.connection is not None:
                 self.connection.begin()
                 group.create_task(self._change_connection(self.connection))
+            group.create_task(self._keep_custody())
 
     async def _drain(self) -> None:
         for web in self.installation.webs:
@@ -247,6 +264,14 @@ class _Drill:
                 injection.had_effect = await connection.change(change)
             injection.ended = time.time()
         await connection.end()
+
+    async def _keep_custody(self) -> None:
+        """Hold, erase and purge, one after the other."""
+        for name in [each for each in self.plan.faults if each in CUSTODY]:
+            injection = self._begin(name)
+            with self.progress.during(name):
+                injection.had_effect = await self.custody.do(name)
+            injection.ended = time.time()
 
     def _begin(self, fault: str) -> Injection:
         injection = Injection(fault, time.time())

@@ -17,8 +17,10 @@ from service.local.receiver import Message, read_messages
 from service.postgres.email_tables import IncomingEmail, key_of_email
 from service.postgres.engine import close_engine, create_engine, run
 from service.postgres.message_tables import MergedEmail
+from service.postgres.removal_tables import RemovedEmail
 from service.targets.document import Document, digest, make_document, read_records
 from service.targets.merged import Replaced, make_merged_document
+from service.targets.removed import RemovedDocument, make_deleted_document
 from service.targets.webhook import message_id
 
 _SECONDS = 30
@@ -42,6 +44,14 @@ _MERGED: Select[*tuple[Any, ...]] = (
     .join(IncomingEmail, IncomingEmail.id == MergedEmail.email_id)
     .where(MergedEmail.version.is_not(None))
 )
+
+# E-mails that were removed after they may have been in the targets.
+_REMOVED: Select[*tuple[Any, ...]] = select(
+    RemovedEmail.document_key.label("key"),
+    RemovedEmail.email_id,
+    RemovedEmail.version,
+    RemovedEmail.removed_at,
+).where(RemovedEmail.target_due_at.is_not(None))
 
 
 async def audit_sync(
@@ -79,6 +89,8 @@ async def _read_emails(database_url: str) -> tuple[Sequence[Row], Mapping[str, D
             documents.update({document.key: document for document in made})
         merged = await run(engine, _SECONDS, partial(_rows, query=_MERGED))
         replaced = [make_merged_document(Replaced(**row)) for row in merged]
+        removed = await run(engine, _SECONDS, partial(_rows, query=_REMOVED))
+        replaced += [make_deleted_document(RemovedDocument(**row)) for row in removed]
         return emails, documents | {document.key: document for document in replaced}
     finally:
         await close_engine(engine)

@@ -37,6 +37,7 @@ class AuditResult:
     unheard: int = 0  # of these, e-mails of the tickets that `holdfast connect`'s trigger announces
     suspended: int = 0
     changed: int = 0  # e-mails marked by what Zendesk did with them
+    removed: int = 0  # e-mails that were erased or purged
     calls: Mapping[str, int] = field(default_factory=dict)  # to Zendesk's API, by endpoint
     files: int = 0
     objects: int = 0
@@ -148,6 +149,8 @@ def _message_figures(result: AuditResult) -> Iterator[tuple[str, str]]:
     unheard = f"{result.unheard:,} of them while the connection was changed or lost webhooks"
     other = f"{result.suspended:,} suspended, {result.changed:,} changed in Zendesk"
     yield "without a webhook", f"{result.unannounced:,} e-mails were found, {unheard}; {other}"
+    if result.removed:
+        yield "removed", f"{result.removed:,} e-mails were erased or purged, and nothing is left of them"
     if result.calls:
         calls = ", ".join(f"{number:,} {name}" for name, number in result.calls.items())
         yield "calls to Zendesk", f"{sum(result.calls.values()) / result.kept:.2f} per message: {calls}"

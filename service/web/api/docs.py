@@ -11,7 +11,18 @@ from aiohttp import web
 from service.error_guide import GROUPS
 from service.telemetry.version import version
 from service.web import health, webhook
-from service.web.api import emails, failures, messages, overview, quarantine, source
+from service.web.api import (
+    custody,
+    emails,
+    erasures,
+    evidence,
+    failures,
+    messages,
+    overview,
+    quarantine,
+    receipts,
+    source,
+)
 from service.web.handling.keys import RES
 from service.web.handling.prefix import prefix_of, with_prefix
 from service.web.handling.rendering import DRAWER, fill, page_headers
@@ -23,8 +34,12 @@ API = (
     *messages.routes,
     *quarantine.routes,
     *failures.routes,
+    *custody.routes,
     *overview.routes,
     *source.routes,
+    *erasures.routes,
+    *receipts.routes,
+    *evidence.routes,
     *webhook.routes,
     *health.routes,
 )

@@ -56,6 +56,11 @@ _IN_PATH: Mapping[str, Json] = {
         "schema": {"type": "integer", "minimum": 0, "maximum": 10**18 - 1},
         "description": "the id of the announcement",
     },
+    "name": {
+        "example": "lawsuit",
+        "schema": {"type": "string", "pattern": "^[a-z0-9][a-z0-9._-]{0,63}$"},
+        "description": "the name of the hold",
+    },
     "sha256": {
         "schema": {"type": "string", "pattern": "^[0-9a-f]{64}$"},
         "description": "the SHA-256 of the file's content, in hexadecimal digits",

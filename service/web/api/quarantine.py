@@ -18,9 +18,12 @@ routes = Routes("Quarantine")
 
 
 class Replayed(View):
-    """The e-mail of the replayed request; `duplicate` if it existed before."""
+    """The e-mail of the replayed request; `duplicate` if it existed before.
 
-    status: Literal["accepted", "duplicate"]
+    `erased`: its e-mail was erased, and so the request is deleted.
+    """
+
+    status: Literal["accepted", "duplicate", "erased"]
     email_id: int | None
 
 

@@ -15,6 +15,7 @@ from service.error_guide import action_on, advice_on
 from service.web.handling import static
 from service.web.handling.keys import IDENTITY
 from service.web.handling.prefix import prefix_of, with_prefix
+from service.web.handling.remedies import remedy_on
 from service.web.handling.template_filters import FILTERS
 
 if TYPE_CHECKING:
@@ -86,7 +87,7 @@ def environment() -> "Environment":
         lstrip_blocks=True,
     )
     environment.globals.update(static=static.address, now=lambda: datetime.now(UTC))
-    environment.globals.update(action_on=action_on, advice_on=advice_on)
+    environment.globals.update(action_on=action_on, advice_on=advice_on, remedy_on=remedy_on)
     environment.filters.update(FILTERS, code=_code)
     return environment
 

@@ -24,7 +24,10 @@ BODY_SECONDS = 5.0
 PRIVATE = {"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"}
 
 # In JSON, 5.0 is the integer 5; pydantic's `strict` refuses it.
-Whole = Annotated[int, BeforeValidator(lambda n: int(n) if isinstance(n, float) and n.is_integer() else n)]
+AS_INTEGER = BeforeValidator(lambda n: int(n) if isinstance(n, float) and n.is_integer() else n)
+Whole = Annotated[int, AS_INTEGER]
+# The bounds stand before the validator: behind it they are missing in the API's description.
+EmailId = Annotated[int, Field(ge=0, le=10**MOST_DIGITS - 1), AS_INTEGER]
 
 TURNS = web.AppKey("turns", asyncio.Semaphore)
 

@@ -107,6 +107,8 @@ async def replay(request: web.Request) -> web.Response:
     receipt = await ask(request, intake.replay(request.app[RES], quarantine_id, request[IDENTITY].actor))
     if receipt.status == "ignored":
         return redirect(f"/quarantine/{quarantine_id}", "ignored")
+    if receipt.status == "erased":
+        return redirect("/quarantine", "erased")
     return redirect(
         f"/emails/{receipt.number}", "replayed" if receipt.status == "accepted" else "replayed_before"
     )

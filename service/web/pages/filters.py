@@ -9,6 +9,7 @@ from aiohttp import web
 from pydantic import ValidationError
 
 from service.errors import Rejected
+from service.postgres.email_tables import NOT_CAPTURED
 from service.postgres.selection import Selection
 from service.queries.emails import EmailFilter
 
@@ -55,6 +56,12 @@ class EmailQuery:
         return not self.is_live and self.page < MOST_PAGES
 
     @property
+    def retries(self) -> bool:
+        """Whether the jobs of all these e-mails can be retried: a retry never means completed ones beside failed ones."""
+        wanted = self.filter
+        return wanted is not None and (wanted.status == "failed" or wanted.error_code == NOT_CAPTURED)
+
+    @property
     def plan(self) -> str:
         return address(self.chosen, "/retries/plan")
 
@@ -76,6 +83,14 @@ class EmailQuery:
 
 def address(values: Mapping[str, Any], path: str = "/emails") -> str:
     return f"{path}?{urlencode(values, errors='replace')}" if values else path
+
+
+def words_of(wanted: Selection) -> dict[str, str]:
+    """Return the fields of a bulk retry's filter, without the one that leaves dismissed e-mails out as usual."""
+    fields = wanted.model_dump(mode="json", exclude_none=True)
+    return {
+        name: "true" if value is True else str(value) for name, value in fields.items() if value is not False
+    }
 
 
 def read(request: web.Request) -> EmailQuery:

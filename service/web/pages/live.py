@@ -53,7 +53,8 @@ class Snapshot:
 
     at: datetime
     overview: Overview | None = None
-    groups: Sequence[FailureGroup] = ()
+    groups: Sequence[FailureGroup] = ()  # the largest first
+    groups_capped: bool = False
     alerts: Sequence[AlertView] = ()
     error: str | None = None
     html: str = ""
@@ -117,13 +118,14 @@ class Live:
             snapshot = Snapshot(now, error="The overview cannot be made; see the log.")
         return await asyncio.to_thread(_draw, snapshot, await self.dependencies())
 
-    async def _query(self) -> tuple[Overview, Sequence[FailureGroup], Sequence[AlertView]]:
+    async def _query(self) -> tuple[Overview, Sequence[FailureGroup], bool, Sequence[AlertView]]:
         engine = self.res.engine
         found = await overview.summarize(engine, self.res.settings)
-        groups = (await failures.list_failures(engine)).failures
+        failed = await failures.list_failures(engine)
+        groups = sorted(failed.failures, key=lambda group: group.count, reverse=True)
         newest = (await alerts.list_alerts(engine)).alerts
         shown = [alert for alert in newest if alert.resolved_at is None and alert.summary in found.alerts]
-        return found, groups, shown[:MOST_ALERTS]
+        return found, groups, failed.capped, shown[:MOST_ALERTS]
 
 
 LIVE = web.AppKey("live", Live)
@@ -217,6 +219,7 @@ def _draw(snapshot: Snapshot, known: Sequence[Check]) -> Snapshot:
     shown = {
         "overview": snapshot.overview,
         "groups": snapshot.groups,
+        "groups_capped": snapshot.groups_capped,
         "alerts": snapshot.alerts,
         "error": snapshot.error,
         "at": snapshot.at,

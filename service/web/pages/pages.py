@@ -1,23 +1,25 @@
 """The pages for operators: each runs one query and fills one template."""
 
 import asyncio
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from aiohttp import web
 from markupsafe import Markup
 
 from service.errors import Rejected
-from service.postgres.selection import Selection
 from service.queries import actions, emails, failures, reconciliations, retries, webhooks
+from service.queries.headings import HeadingView, headings_of
 from service.queries.neighbours import neighbours_of
 from service.queries.pages import PageFilter
 from service.queries.views import EmailDetail
 from service.queries.webhooks import QuarantineFilter
 from service.web.auth.tokens import visible
 from service.web.handling.keys import RES
+from service.web.handling.remedies import remedy_on
 from service.web.handling.requests import Model, ask, number
 from service.web.handling.routes import Routes
-from service.web.pages import filters, timeline
+from service.web.pages import filters, remedies, timeline
 from service.web.pages.excerpts import readable, shortened, shortened_email
 from service.web.pages.frame import show
 from service.web.pages.live import LIVE
@@ -48,7 +50,13 @@ async def list_emails(request: web.Request) -> web.Response:
         page = await ask(request, emails.list_emails(request.app[RES].engine, query.filter))
     has_sync = bool(request.app[RES].settings.sync_url) or "sync_status" in query.chosen
     answer = await show(
-        request, "emails.html", status=200 if page else 400, query=query, page=page, has_sync=has_sync
+        request,
+        "emails.html",
+        status=200 if page else 400,
+        query=query,
+        page=page,
+        has_sync=has_sync,
+        remedy=remedies.of_list(query.filter),
     )
     if not (query.is_live or "cursor" in query.values):  # without the empty fields of the form
         answer.headers["HX-Push-Url"] = address
@@ -74,6 +82,7 @@ async def show_email(request: web.Request) -> web.Response:
         sync=timeline.sync_state_of(email, has_target=has_target),
         has_target=has_target,
         ticket_url=_ticket_url(res.account, email),
+        **remedies.of_email(email, res.account),
         previews={file.position for file in email.attachments if is_shown(file)},
         is_over=email.processing_status in {"completed", "failed"},
     )
@@ -99,13 +108,20 @@ async def show_quarantined(request: web.Request) -> web.Response:
     found = await ask(request, webhooks.get_quarantined(request.app[RES].engine, number(request, "id")))
     raw = await asyncio.to_thread(readable, visible(request, found))
     webhook = shortened(found.model_copy(update={"body": "", "body_base64": ""}))
-    return await show(request, "quarantined.html", webhook=webhook, raw=raw)
+    return await show(
+        request,
+        "quarantined.html",
+        webhook=webhook,
+        raw=raw,
+        remedy=remedy_on(webhook.error_code),
+        triggers_url=remedies.triggers_url(request.app[RES].account),
+    )
 
 
 @routes.get("/retries")
 async def list_retries(request: web.Request) -> web.Response:
     page = await ask(request, retries.list_retries(request.app[RES].engine))
-    chosen = {retry.id: _words_of(retry.filter) for retry in page.retries}
+    chosen = {retry.id: filters.words_of(retry.filter) for retry in page.retries}
     links = {retry_id: filters.address(values) for retry_id, values in chosen.items()}
     is_running = any(retry.settled_at is None for retry in page.retries)
     return await show(request, "retries.html", page=page, chosen=chosen, links=links, is_running=is_running)
@@ -124,22 +140,22 @@ async def list_reconciliations(request: web.Request) -> web.Response:
 async def show_reconciliation(request: web.Request) -> web.Response:
     wanted, run_id = _parameters(request, PageFilter), number(request, "id")
     run = await ask(request, reconciliations.get_reconciliation(request.app[RES].engine, run_id, wanted))
-    return await show(request, "reconciliation.html", run=run, onward=_onward(request, run.next_cursor))
+    onward = _onward(request, run.next_cursor)
+    headings = await _headings(request, [finding.email_id for finding in run.findings])
+    return await show(request, "reconciliation.html", run=run, onward=onward, headings=headings)
 
 
 @routes.get("/activity")
 async def list_actions(request: web.Request) -> web.Response:
     wanted = _parameters(request, PageFilter)
     page = await ask(request, actions.list_actions(request.app[RES].engine, wanted))
-    return await show(request, "activity.html", page=page, onward=_onward(request, page.next_cursor))
+    onward = _onward(request, page.next_cursor)
+    headings = await _headings(request, [action.email_id for action in page.actions])
+    return await show(request, "activity.html", page=page, onward=onward, headings=headings)
 
 
-def _words_of(wanted: Selection) -> dict[str, str]:
-    """Return the fields of a bulk retry's filter, without the one that leaves dismissed e-mails out as usual."""
-    fields = wanted.model_dump(mode="json", exclude_none=True)
-    return {
-        name: "true" if value is True else str(value) for name, value in fields.items() if value is not False
-    }
+async def _headings(request: web.Request, email_ids: Sequence[int | None]) -> Mapping[int, HeadingView]:
+    return await ask(request, headings_of(request.app[RES].engine, email_ids))
 
 
 def _given(request: web.Request) -> dict[str, str]:

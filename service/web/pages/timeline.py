@@ -95,8 +95,6 @@ def sync_state_of(email: EmailDetail, *, has_target: bool) -> CurrentState | Non
                 "The target is up to date." if is_over else "The target has the previous version.", "good"
             )
         case "failed" if email.dismissal:
-            return CurrentState("Failed, and dismissed.", "plain")
-        case "failed" if email.dismissal:
             return CurrentState("Could not be synced, and dismissed.", "plain")
         case "failed":
             return CurrentState("Could not be synced: needs attention.", "bad")

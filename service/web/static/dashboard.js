@@ -135,6 +135,32 @@
     else location.assign(`${document.body.dataset.emails}#q`);
   });
 
+  // A page that was opened from a list has links to the ones before and after it there. The tab keeps the list's addresses.
+  const LIST = "holdfast.list";
+
+  function keepList(event) {
+    const row = event.target.closest?.("a.row");
+    if (!row) return;
+    const paths = [...new Set([...document.querySelectorAll("a.row")].map((link) => link.pathname))];
+    sessionStorage.setItem(LIST, JSON.stringify({ address: location.pathname + location.search, paths }));
+  }
+
+  function linkAround() {
+    const place = document.querySelector("[data-around]");
+    const list = JSON.parse(sessionStorage.getItem(LIST) ?? "null");
+    const at = list ? list.paths.indexOf(location.pathname) : -1;
+    if (!place || at < 0) return;
+    const link = (path, text, rel) => path && Object.assign(document.createElement("a"), { href: path, textContent: text, rel });
+    const count = Object.assign(document.createElement("a"), { href: list.address, textContent: `${at + 1} of ${list.paths.length} in the list` });
+    const links = [link(list.paths[at - 1], "‹ Previous", "prev"), count, link(list.paths[at + 1], "Next ›", "next")];
+    place.replaceChildren(...links.filter(Boolean));
+  }
+
+  document.addEventListener("click", keepList);
+  document.addEventListener("auxclick", keepList);
+  document.addEventListener("htmx:afterSettle", linkAround);
+  linkAround();
+
   // A notice is about the last action: drop it from the address, so that a reload does not repeat it.
   const address = new URL(location.href);
   if (address.searchParams.has("notice")) {
@@ -142,9 +168,6 @@
     history.replaceState(history.state, "", address);
   }
 
-  // Show the current page's link on a narrow screen. scrollIntoView would move the start of Tab navigation in Chromium.
-  const current = document.querySelector("nav [aria-current]");
-  if (current) current.closest("nav").scrollLeft = current.offsetLeft - current.closest("nav").offsetLeft;
   localize();
   fitAll();
   setInterval(updateAges, 1000);

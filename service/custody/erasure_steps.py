@@ -1,0 +1,309 @@
+"""The steps of an erasure, each in the transaction of its caller, which has locked the erasure's row."""
+
+import asyncio
+from collections.abc import Sequence
+from datetime import timedelta
+from typing import Any
+
+from sqlalchemy import (
+    ARRAY,
+    BigInteger,
+    Executable,
+    Integer,
+    Interval,
+    Row,
+    Text,
+    TextClause,
+    bindparam,
+    text,
+)
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from service.custody import erasure_traces
+from service.custody.erased_files import erase_file
+from service.custody.holds import held_among
+from service.custody.mentions import Mentions
+from service.custody.removal import remove
+from service.custody.scopes import Scope, comments_of, emails_in, with_copies
+from service.jobs.tombstones import WebhookTable, bury, bury_webhooks
+from service.jobs.waiting import lock
+from service.postgres.email_tables import FINISHED
+from service.postgres.tombstones import (
+    content_hash,
+    is_erased,
+    is_erased_request,
+    request_hashes,
+    ticket_hashes,
+)
+
+EMAILS = 100  # of one step
+WEBHOOKS = 100  # bodies that one step reads
+LATE = 1_000  # newer e-mails that one step compares with the tombstones
+# A held e-mail may be released some day.
+HELD_PAUSE = timedelta(hours=1)
+WAIT_PAUSE = timedelta(seconds=0.2)
+
+_NOW = timedelta(0)
+
+
+async def take(conn: AsyncConnection, row: Row[Any]) -> int:
+    """Take the next step of an erasure; return how many e-mails it deleted."""
+    scope = Scope(row.scope, row.subject)
+    if row.phase == "emails":
+        return await _erase_emails(conn, row, scope)
+    if row.phase in _WEBHOOKS:
+        await _erase_webhooks(conn, row, scope, _WEBHOOKS[row.phase])
+    elif row.phase == "traces":
+        suspended = await erasure_traces.erase(conn, row, scope)
+        await _go_on(conn, row, phase="wait", suspended=suspended)
+    elif row.phase == "wait":
+        await _wait(conn, row)
+    else:
+        return await _erase_late(conn, row, scope)
+    return 0
+
+
+def counting(scope: Scope, email_ids: Sequence[int]) -> tuple[Executable, dict[str, Any]]:
+    """Return the statement that counts what an erasure deletes with these e-mails, and its parameters."""
+    if scope.is_file:
+        return _COUNT_FILES, {"email_ids": list(email_ids), "subject": scope.subject}
+    return _COUNT, {"email_ids": list(email_ids)}
+
+
+async def count_webhooks(conn: AsyncConnection, scope: Scope, comments: Sequence[str]) -> int:
+    """Count the requests in quarantine, and the ignored ones, that mention what is in scope."""
+    if scope.is_file:
+        return 0
+    number, mentions = 0, scope.mentions(comments)
+    for table in _WEBHOOKS.values():
+        after = 0
+        while rows := await _bodies(conn, table, after, 2**62):
+            after = rows[-1].id
+            number += len(await _mentioning(rows, mentions))
+    return number
+
+
+async def count_suspended(conn: AsyncConnection, scope: Scope) -> int:
+    """Count the suspended e-mails in scope."""
+    return len(await erasure_traces.suspended_in(conn, scope))
+
+
+async def _erase_emails(conn: AsyncConnection, row: Row[Any], scope: Scope) -> int:
+    """Delete the next e-mails that are not held, or the file that they have."""
+    last = 2**62 if scope.is_file else row.last_email
+    ids = await emails_in(conn, scope, row.place, last, EMAILS)
+    if not ids:
+        # Held ones stay until they are released; then the search begins again.
+        is_held = bool(row.place and row.held_by) and scope.kind != "zendesk"
+        pause = HELD_PAUSE if is_held else _NOW
+        await _go_on(conn, row, phase="emails" if is_held else "quarantined", pause=pause)
+        return 0
+    group = ids if scope.is_file else await with_copies(conn, ids)
+    # The lock of holds comes before any row.
+    held = await held_among(conn, group)
+    free = [email_id for email_id in group if email_id not in held]
+    await lock(conn, free, for_delete=True)
+    names = {name for each in held.values() for name in each} | set(row.held_by or () if row.place else ())
+    comments = [] if scope.is_file else await comments_of(conn, free)
+    number = await _erase_free(conn, row, scope, free)
+    known = sorted({*(row.comments or ()), *comments})
+    await conn.execute(_NOTE, {"id": row.id, "comments": known, "held_by": sorted(names)})
+    await _go_on(conn, row, place=ids[-1])
+    return number
+
+
+async def _erase_free(conn: AsyncConnection, row: Row[Any], scope: Scope, email_ids: Sequence[int]) -> int:
+    if scope.is_file:
+        await erase_file(conn, scope.subject, email_ids, row.receipt_id)
+        return 0
+    await bury(conn, email_ids, row.receipt_id)
+    return len(await remove(conn, email_ids, row.receipt_id, unfinished=True))
+
+
+async def _erase_webhooks(conn: AsyncConnection, row: Row[Any], scope: Scope, table: WebhookTable) -> None:
+    """Delete the next stored requests that mention what is erased, or that are about an erased e-mail."""
+    last = row.last_quarantined if table == "quarantined_webhooks" else row.last_ignored
+    rows = [] if scope.is_file else await _bodies(conn, table, row.place, last)
+    following = "ignored" if table == "quarantined_webhooks" else "traces"
+    if not rows:
+        await _go_on(conn, row, phase=following)
+        return
+    chosen = await _mentioning(rows, scope.mentions(row.comments or ()))
+    known = await conn.scalars(_ERASED_WEBHOOKS[table], {"ids": [each.id for each in rows]})
+    number = await _delete_webhooks(conn, table, sorted({*chosen, *known}), row.receipt_id)
+    await _go_on(conn, row, place=rows[-1].id, webhooks=number)
+
+
+async def _wait(conn: AsyncConnection, row: Row[Any]) -> None:
+    """Wait for all transactions that ran at the start of this phase: they may not see the tombstones."""
+    if row.transactions is None:
+        await conn.execute(_BARRIER, {"id": row.id})
+        await _go_on(conn, row, phase="wait", pause=WAIT_PAUSE)
+    elif await conn.scalar(_RUNNING, {"transactions": row.transactions}):
+        await _go_on(conn, row, phase="wait", pause=WAIT_PAUSE)
+    else:
+        await _go_on(conn, row, phase="late")
+
+
+async def _erase_late(conn: AsyncConnection, row: Row[Any], scope: Scope) -> int:
+    """Delete what such transactions wrote; at the end nothing says any more what was erased."""
+    if scope.is_file and await emails_in(conn, scope, 0, 2**62, 1):
+        await _go_on(conn, row, phase="emails")
+        return 0
+    after = max(row.place, row.last_email)
+    rows = (await conn.execute(_LATE, {"after": after, "limit": LATE})).all()
+    late = [each.id for each in rows if each.is_erased]
+    held = await held_among(conn, late) if late else {}
+    free = [email_id for email_id in late if email_id not in held]
+    number = await _erase_free(conn, row, scope, free) if free and not scope.is_file else 0
+    if row.scope == "restored":
+        names = sorted({name for each in held.values() for name in each} | set(row.held_by or ()))
+        await conn.execute(_NOTE, {"id": row.id, "comments": [], "held_by": names})
+    if rows:
+        await _go_on(conn, row, place=rows[-1].id)
+        return number
+    if row.scope == "restored":
+        await _erase_restored(conn, row)
+    webhooks = 0
+    for table, last in (
+        ("quarantined_webhooks", row.last_quarantined),
+        ("ignored_webhooks", row.last_ignored),
+    ):
+        known = list(await conn.scalars(_LATE_WEBHOOKS[table], {"after": last}))  # type: ignore[index] # a name of a table
+        webhooks += await _delete_webhooks(conn, table, known, row.receipt_id)  # type: ignore[arg-type] # as above
+    await conn.execute(_END, {"id": row.id, "webhooks": webhooks})
+    return number
+
+
+async def _erase_restored(conn: AsyncConnection, row: Row[Any]) -> None:
+    """Erase files and suspended e-mails that tombstones recognise."""
+    for sha256 in (await conn.scalars(_ERASED_FILES)).all():
+        holders = await emails_in(conn, Scope("file", sha256), 0, 2**62, 2**31)
+        held = await held_among(conn, holders)
+        free = [email_id for email_id in holders if email_id not in held]
+        await lock(conn, free, for_delete=True)
+        await erase_file(conn, sha256, free, row.receipt_id)
+    await erasure_traces.erase_restored(conn, row.receipt_id)
+
+
+async def _bodies(conn: AsyncConnection, table: WebhookTable, after: int, last: int) -> Sequence[Row[Any]]:
+    given = {"after": after, "last": last, "limit": WEBHOOKS}
+    return (await conn.execute(_BODIES[table], given)).all()
+
+
+async def _mentioning(rows: Sequence[Row[Any]], mentions: Mentions) -> list[int]:
+    def search() -> list[int]:
+        return [row.id for row in rows if mentions.found_in(bytes(row.raw_body))]
+
+    return await asyncio.to_thread(search)  # bodies may have megabytes
+
+
+async def _delete_webhooks(
+    conn: AsyncConnection, table: WebhookTable, ids: Sequence[int], receipt_id: int
+) -> int:
+    if not ids:
+        return 0
+    await bury_webhooks(conn, table, ids, receipt_id)
+    return (await conn.execute(_DELETE_WEBHOOKS[table], {"ids": list(ids)})).rowcount
+
+
+async def _go_on(  # noqa: PLR0913 the columns of the progress
+    conn: AsyncConnection,
+    row: Row[Any],
+    *,
+    phase: str | None = None,
+    place: int = 0,
+    pause: timedelta = _NOW,
+    webhooks: int = 0,
+    suspended: int = 0,
+) -> None:
+    given = {"phase": phase or row.phase, "place": place, "pause": pause}
+    counts = {"webhooks": webhooks, "suspended": suspended}
+    await conn.execute(_GO_ON, {"id": row.id, **given, **counts})
+
+
+_WEBHOOKS: dict[str, WebhookTable] = {"quarantined": "quarantined_webhooks", "ignored": "ignored_webhooks"}
+_TYPES: dict[str, Any] = {
+    **dict.fromkeys(("id", "after", "last", "limit"), BigInteger()),
+    **dict.fromkeys(("ids", "email_ids"), ARRAY(BigInteger)),
+    **dict.fromkeys(("comments", "held_by", "transactions"), ARRAY(Text)),
+    **dict.fromkeys(("phase", "subject"), Text()),
+    **dict.fromkeys(("webhooks", "suspended"), Integer()),
+    "place": BigInteger(),
+    "pause": Interval(),
+}
+
+
+def _statement(sql: str) -> TextClause:
+    made = text(sql)
+    named = made._bindparams  # noqa: SLF001 its names
+    return made.bindparams(*(bindparam(name, type_=kind) for name, kind in _TYPES.items() if name in named))
+
+
+_THESE = "email_id = ANY (:email_ids)"
+_COUNT = _statement(f"""
+SELECT count(*) FILTER (WHERE NOT ({FINISHED})) AS unfinished,
+    count(*) FILTER (WHERE raw_body IS NOT NULL) + (SELECT count(*) FROM announcements WHERE {_THESE}) AS requests,
+    count(*) FILTER (WHERE sync_status = 'synced' OR sync_attempt_number > 0) AS documents,
+    (SELECT count(*) FROM attachments WHERE {_THESE} AND sha256 IS NOT NULL) AS files,
+    (SELECT coalesce(sum(size), 0) FROM attachments WHERE {_THESE} AND sha256 IS NOT NULL) AS bytes
+FROM incoming_emails WHERE id = ANY (:email_ids)
+""")  # noqa: S608 words of ours
+_COUNT_FILES = _statement(f"""
+SELECT count(*) AS files, coalesce(sum(size), 0) AS bytes FROM attachments WHERE {_THESE} AND sha256 = :subject
+""")  # noqa: S608 words of ours
+_NOTE = _statement("UPDATE erasures SET comments = :comments, held_by = :held_by WHERE id = :id")
+_GO_ON = _statement("""
+UPDATE erasures SET phase = :phase, place = :place, next_at = now() + :pause, webhooks = webhooks + :webhooks,
+    suspended = suspended + :suspended
+WHERE id = :id
+""")
+_END = _statement("""
+UPDATE erasures SET phase = 'receipt', subject = NULL, comments = NULL, transactions = NULL,
+    webhooks = webhooks + :webhooks
+WHERE id = :id
+""")
+# A request whose e-mail is on record stays with it: that e-mail is not in scope.
+_BODIES = {
+    table: _statement(f"""
+SELECT id, raw_body FROM {table} WHERE id > :after AND id <= :last
+    AND NOT EXISTS (SELECT FROM incoming_emails WHERE incoming_emails.id = {table}.email_id)
+ORDER BY id LIMIT :limit
+""")  # noqa: S608 words of ours
+    for table in _WEBHOOKS.values()
+}
+_IS_ERASED_REQUEST = is_erased(
+    request_hashes("request.idempotency_key", "request.signature_hash", "request.raw_body")
+)
+_ERASED_WEBHOOKS = {
+    table: _statement(f"SELECT id FROM {table} AS request WHERE id = ANY (:ids) AND {_IS_ERASED_REQUEST}")  # noqa: S608 words of ours
+    for table in _WEBHOOKS.values()
+}
+_LATE_WEBHOOKS = {
+    table: _statement(f"SELECT id FROM {table} AS request WHERE id > :after AND {_IS_ERASED_REQUEST}")  # noqa: S608 words of ours
+    for table in _WEBHOOKS.values()
+}
+_DELETE_WEBHOOKS = {
+    table: _statement(f"DELETE FROM {table} WHERE id = ANY (:ids)")  # noqa: S608 words of ours
+    for table in _WEBHOOKS.values()
+}
+_LATE = _statement(f"""
+SELECT id, {is_erased_request("email")}
+    OR {is_erased(ticket_hashes("email.account_id", "email.zendesk_ticket_id"), "created_at")} AS is_erased
+FROM incoming_emails AS email LEFT JOIN messages ON email_id = id
+WHERE id > :after ORDER BY id LIMIT :limit
+""")  # noqa: S608 words of ours
+_ERASED_FILES = text(f"""
+SELECT sha256 FROM (SELECT DISTINCT sha256 FROM attachments WHERE sha256 IS NOT NULL) AS content
+WHERE {is_erased([content_hash("content.sha256")])}
+""")  # noqa: S608 words of ours
+# A statement that only reads so far has no transaction id yet: the virtual one is there from its start.
+_BARRIER = _statement("""
+UPDATE erasures SET transactions = (
+    SELECT coalesce(array_agg(virtualtransaction), '{}') FROM pg_locks JOIN pg_stat_activity AS session USING (pid)
+    WHERE locktype = 'virtualxid' AND datname = current_database() AND usename IS NOT NULL AND pid <> pg_backend_pid()
+) WHERE id = :id
+""")
+_RUNNING = _statement("""
+SELECT count(*) FROM pg_locks WHERE locktype = 'virtualxid' AND virtualtransaction = ANY (:transactions)
+""")

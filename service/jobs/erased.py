@@ -1,0 +1,116 @@
+"""Content that was erased: what of the given is, and e-mails that turn out to be."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from operator import itemgetter
+
+from sqlalchemy import BigInteger, DateTime, Text, bindparam, text
+from sqlalchemy.dialects.postgresql import ARRAY
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from service.jobs.tickets import TicketKey
+from service.jobs.tombstones import bury
+from service.jobs.waiting import lock
+from service.postgres import evidence_log
+from service.postgres.engine import transaction
+from service.postgres.tombstones import (
+    SALT,
+    author_hashes,
+    comment_hashes,
+    content_hash,
+    is_erased,
+    ticket_hashes,
+)
+from service.zendesk.messages import CommentMessage
+
+# The code of a file that was erased by its content.
+ERASED = "erased"
+
+
+async def erased_comments(
+    conn: AsyncConnection, ticket: TicketKey, comments: Iterable[CommentMessage]
+) -> frozenset[str]:
+    """Return those of these comments that were erased."""
+    rows = [(each.comment_id, each.created_at, each.sender.address) for each in comments]
+    if not rows:
+        return frozenset()
+    columns = dict(zip(("comments", "times", "addresses"), map(list, zip(*rows, strict=True)), strict=True))
+    return frozenset(await conn.scalars(_COMMENTS, {**columns, **ticket._asdict()}))
+
+
+async def erased_contents(conn: AsyncConnection, objects: Mapping[str, str]) -> frozenset[str]:
+    """Return the SHA-256 of those contents that were erased, and have their objects removed again.
+
+    `objects` are keys by SHA-256.
+    """
+    if not objects:
+        return frozenset()
+    # In the order of keys, as all statements that lock these rows.
+    hashes, keys = zip(*sorted(objects.items(), key=itemgetter(1)), strict=True)
+    return frozenset(await conn.scalars(_CONTENTS, {"hashes": list(hashes), "keys": list(keys)}))
+
+
+async def forget(conn: AsyncConnection, email_ids: Sequence[int]) -> None:
+    """Delete e-mails that turned out to be erased ones, with their requests."""
+    if not email_ids:
+        return
+    async with transaction(conn):
+        await lock(conn, email_ids, for_delete=True)
+        await bury(conn, email_ids, None)
+        for statement in FORGET:
+            await conn.execute(statement, {"email_ids": list(email_ids)})
+        await evidence_log.remove(conn, email_ids, {"reason": ERASED})
+
+
+# A webhook comes so long after its comment was made, at most.
+AUTHOR_TIME = "interval '1 day'"
+_IDS = bindparam("email_ids", type_=ARRAY(BigInteger))
+_OF_COMMENT = (":account_id", ":ticket_id", "found.comment_id")
+_COMMENTS = text(f"""
+SELECT found.comment_id FROM unnest(:comments, :times, :addresses) AS found (comment_id, created_at, address)
+WHERE {is_erased(comment_hashes(*_OF_COMMENT))}
+    OR {is_erased(ticket_hashes(*_OF_COMMENT[:2]), "found.created_at")}
+    OR {is_erased(author_hashes(*_OF_COMMENT[:2], "found.address"), "found.created_at", AUTHOR_TIME)}
+    -- A sender's other e-mails in the ticket, of which a request or a message is here, are others.
+    AND NOT EXISTS (
+        SELECT FROM incoming_emails LEFT JOIN messages ON email_id = id
+        WHERE zendesk_ticket_id = :ticket_id AND incoming_emails.comment_id = found.comment_id
+            AND (raw_body IS NOT NULL OR email_id IS NOT NULL)
+    )
+""").bindparams(  # noqa: S608 words of ours
+    *(bindparam(name, type_=ARRAY(Text)) for name in ("comments", "addresses")),
+    bindparam("times", type_=ARRAY(DateTime(timezone=True))),
+    *(bindparam(name, type_=Text()) for name in ("account_id", "ticket_id")),
+)
+_CONTENTS = text(f"""
+WITH erased AS (
+    SELECT content.sha256, content.key, tombstones.receipt_id
+    FROM unnest(:hashes, :keys) AS content (sha256, key) JOIN tombstones ON hash = {content_hash("content.sha256")}
+    WHERE {SALT} IS NOT NULL
+), requested AS (
+    INSERT INTO objects_to_remove (key, receipt_id) SELECT key, receipt_id FROM erased
+    ON CONFLICT (key) DO UPDATE SET requested_at = now(), number = excluded.number, state = 'waiting', barrier = NULL,
+        due_at = now(), removed_at = NULL, reason = NULL
+    WHERE objects_to_remove.state <> 'removing'
+)
+SELECT sha256 FROM erased
+""").bindparams(  # noqa: S608 words of ours
+    bindparam("hashes", type_=ARRAY(Text)), bindparam("keys", type_=ARRAY(Text))
+)
+# All that hangs on an e-mail which is none.
+FORGET = [
+    text(f"DELETE FROM {table} WHERE {column} = ANY(:email_ids)").bindparams(_IDS)  # noqa: S608 constants of ours
+    for table, column in (
+        *(
+            (name, "email_id")
+            for name in (
+                "attempts",
+                "attachments",
+                "messages",
+                "announcements",
+                "email_words",
+                "merged_emails",
+            )
+        ),
+        ("incoming_emails", "id"),
+    )
+]

@@ -1,0 +1,25 @@
+"""Which rows name a content: every column that holds the hash of an object is listed here.
+
+A removal asks this before it removes an object. A column that is missing here would lose its objects.
+"""
+
+from collections.abc import Sequence
+
+from sqlalchemy import Text, bindparam, text
+from sqlalchemy.dialects.postgresql import ARRAY
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+# Tables and columns of one hash each, with an index; also contents whose object was lost.
+NAMING = (("attachments", "sha256"), ("messages", "record_sha256"), ("messages", "original_sha256"))
+
+
+async def known_contents(conn: AsyncConnection, hashes: Sequence[str]) -> set[str]:
+    """Return the hashes that belong to a file, a message or a suspended e-mail, also to one whose object was lost."""
+    return set(await conn.scalars(_KNOWN, {"hashes": list(hashes)}))
+
+
+_IS_KNOWN = " OR ".join(f"EXISTS (SELECT FROM {table} WHERE {column} = hash)" for table, column in NAMING)
+_IS_SUSPENDED = "hash IN (SELECT unnest(contents) FROM suspended_emails WHERE contents && :hashes)"
+_KNOWN = text(f"SELECT hash FROM unnest(:hashes) AS hash WHERE {_IS_KNOWN} OR {_IS_SUSPENDED}").bindparams(  # noqa: S608 constants of ours
+    bindparam("hashes", type_=ARRAY(Text))
+)

@@ -1,0 +1,195 @@
+"""Holds: what they cover may not be deleted; they cover too much rather than too little."""
+
+import asyncio
+import json
+from collections.abc import Awaitable
+from datetime import timedelta
+from functools import partial
+from typing import Any
+
+import asyncpg
+import pytest
+from sqlalchemy import delete
+
+from service.custody.holds import HoldOrder, held_among, release_hold, set_hold
+from service.errors import Rejected
+from service.postgres.email_tables import IncomingEmail
+from service.postgres.engine import connect, transaction
+from service.postgres.selection import LastingFilter
+from service.resources import Resources
+from tests.conftest import eventually
+from tests.support.rows import NOON, add, is_waiting_for_a_lock
+
+HOUR = timedelta(hours=1)
+ADA, BOB = "ada@a.example", "bob@b.example"
+
+
+async def add_hold(database: asyncpg.Connection, name: str, wanted: Any = None, *listed: int) -> None:
+    """Insert a hold past the service."""
+    columns = {"filter": None if wanted is None else json.dumps(wanted, default=str)}
+    hold_id = await add(database, "holds", name=name, reason="Lawsuit.", set_by="ada (tests)", **columns)
+    for email_id in listed:
+        await add(database, "held_emails", hold_id=hold_id, email_id=email_id)
+
+
+async def add_message(database: asyncpg.Connection, email_id: int, **columns: object) -> None:
+    given = {
+        "comment_id": "1",
+        "direction": "inbound",
+        "to": "[]",
+        "cc": "[]",
+        "text": "",
+        "text_size": 0,
+        "has_html": False,
+        "record_sha256": "",
+        "record_key": "",
+        "record_size": 0,
+    }
+    values = {"email_id": email_id, **given, **columns}
+    await add(database, "messages", **{f'"{name}"': value for name, value in values.items()})
+
+
+async def held(res: Resources, *email_ids: int) -> dict[int, list[str]]:
+    async with connect(res.engine) as conn, transaction(conn):
+        return await held_among(conn, email_ids)
+
+
+@pytest.mark.parametrize(
+    ("wanted", "columns"),
+    [
+        ({}, {}),
+        ({"ticket": "4711"}, {}),
+        ({"sender": "Ada@A.example"}, {"from_email": "aDA@a.example"}),
+        ({"received_after": NOON, "received_before": NOON + HOUR}, {"received_at": NOON}),
+        ({"received_before": NOON}, {"received_at": NOON, "sent_at": NOON - HOUR}),
+        ({"ticket": "4711", "sender": ADA}, {"from_email": None}),  # nobody knows who sent it
+        ({"of_a_newer_version": 1}, {}),
+    ],
+)
+async def test_a_filter_covers_what_matches_or_may_match(
+    res: Resources, database: asyncpg.Connection, wanted: dict[str, Any], columns: dict[str, Any]
+) -> None:
+    email_id = await add(database, **{"from_email": BOB, **columns})
+    await add_hold(database, "one", wanted)
+
+    assert await held(res, email_id) == {email_id: ["one"]}
+
+
+@pytest.mark.parametrize(
+    ("wanted", "columns"),
+    [
+        ({"ticket": "471"}, {}),
+        ({"ticket": "1", "sender": ADA}, {"from_email": None}),
+        ({"sender": "da@a.example"}, {"from_email": ADA}),
+        ({"received_before": NOON}, {"received_at": NOON}),
+        (None, {}),
+    ],
+)
+async def test_a_filter_leaves_out_what_cannot_match(
+    res: Resources, database: asyncpg.Connection, wanted: dict[str, Any] | None, columns: dict[str, Any]
+) -> None:
+    email_id = await add(database, **columns)
+    await add_hold(database, "one", wanted)
+
+    assert await held(res, email_id) == {}
+
+
+async def test_the_sender_and_the_dates_of_the_message_count_too(
+    res: Resources, database: asyncpg.Connection
+) -> None:
+    """A webhook may name the requester, and a back-fill finds an e-mail years later."""
+    email_id = await add(database, from_email=BOB, received_at=NOON)
+    await add_message(database, email_id, from_address=ADA, created_at=NOON - 9000 * HOUR)
+    await add_hold(database, "webhook", {"sender": BOB, "received_after": NOON})
+    await add_hold(database, "message", {"sender": ADA, "received_before": NOON - 8000 * HOUR})
+    await add_hold(database, "neither", {"received_after": NOON - 8000 * HOUR, "received_before": NOON})
+
+    assert await held(res, email_id) == {email_id: ["webhook", "message"]}
+
+
+async def test_a_listed_email_stays_held_after_it_is_merged_and_until_its_hold_is_released(
+    res: Resources, database: asyncpg.Connection
+) -> None:
+    email_ids = [await add(database, idempotency_key=str(n)) for n in range(3)]
+    await add(database, "merged_emails", id=99, email_id=email_ids[1], idempotency_key="99")
+    await add_hold(database, "one", None, email_ids[0], 99)
+    await add_hold(database, "two", None, email_ids[0])
+    before = await held(res, *email_ids)
+
+    await database.execute("UPDATE holds SET released_at = now() WHERE name = 'one'")
+
+    assert before == {email_ids[0]: ["one", "two"], email_ids[1]: ["one"]}
+    assert await held(res, *email_ids) == {email_ids[0]: ["two"]}
+
+
+async def code_of(refused: Awaitable[object]) -> tuple[int, str]:
+    with pytest.raises(Rejected) as error:
+        await refused
+    return error.value.status, error.value.code
+
+
+async def test_a_hold_is_set_and_released_once_with_names_and_reasons(
+    res: Resources, database: asyncpg.Connection
+) -> None:
+    email_id = await add(database)
+    order = HoldOrder("lawsuit-1", " Lawsuit,\n Miller ", None, [email_id, email_id])
+
+    await set_hold(res, order, "ada (tests)")
+    before = await held(res, email_id)
+    again = await code_of(set_hold(res, order, "bob (tests)"))
+    await release_hold(res, "lawsuit-1", "bob (tests)", "Settled.")
+
+    assert before == {email_id: ["lawsuit-1"]}
+    assert await held(res, email_id) == {}
+    assert again == await code_of(set_hold(res, order, "bob (tests)")) == (409, "hold_exists")
+    assert await code_of(release_hold(res, "lawsuit-1", "bob", "x")) == (409, "hold_released")
+    assert await code_of(release_hold(res, "lawsuit-2", "bob", "x")) == (404, "hold_not_found")
+    hold = await database.fetchrow("SELECT reason, set_by, released_by, release_reason FROM holds")
+    assert tuple(hold) == ("Lawsuit, Miller", "ada (tests)", "bob (tests)", "Settled.")
+    actions = await database.fetch("SELECT actor, action, subject, reason FROM operator_actions ORDER BY id")
+    assert [tuple(row) for row in actions] == [
+        ("ada (tests)", "set_hold", "lawsuit-1", "Lawsuit, Miller"),
+        ("bob (tests)", "release_hold", "lawsuit-1", "Settled."),
+    ]
+
+
+async def test_a_wrong_order_sets_no_hold(res: Resources, database: asyncpg.Connection) -> None:
+    everything = LastingFilter()
+    codes = [
+        await code_of(set_hold(res, order, "ada (tests)"))
+        for order in (
+            HoldOrder("A hold", "x", everything),
+            HoldOrder("../x", "x", everything),
+            HoldOrder("one", " ", everything),
+            HoldOrder("one", "x"),
+            HoldOrder("one", "x", everything, [4711]),
+        )
+    ]
+
+    assert codes == [
+        (422, "hold_name"),
+        (422, "hold_name"),
+        (409, "reason_missing"),
+        (409, "hold_empty"),
+        (404, "email_not_found"),
+    ]
+    assert await database.fetchval("SELECT count(*) FROM holds") == 0
+
+
+async def test_a_hold_waits_for_a_deletion_that_began_and_comes_before_the_next_one(
+    res: Resources, database: asyncpg.Connection
+) -> None:
+    """Between the check and the deletion no hold is set; a deletion that begins later sees the hold."""
+    email_ids = [await add(database, idempotency_key=str(n)) for n in range(2)]
+    async with connect(res.engine) as conn:
+        async with transaction(conn):
+            free = await held_among(conn, email_ids)
+            setting = asyncio.create_task(set_hold(res, HoldOrder("one", "x", LastingFilter()), "ada"))
+            await eventually(partial(is_waiting_for_a_lock, database))
+            later = asyncio.create_task(held(res, *email_ids))
+            await conn.execute(delete(IncomingEmail).where(IncomingEmail.id == email_ids[0]))
+            is_set = setting.done()
+        await setting
+
+    assert (free, is_set) == ({}, False)
+    assert await later == {email_ids[1]: ["one"]}
