@@ -13,6 +13,7 @@ from service.local.drill.installation import Installation
 from service.local.drill.ledger import Ledger, SentEmail, Webhook
 from service.local.drill.source import run_command
 from service.local.drill.verdict import AuditResult, Row
+from service.postgres.email_tables import FINISHED
 
 HELD, ERASED, PURGED = "custody.held", "custody.erased", "custody.purged"
 CUSTODY = (HELD, ERASED, PURGED)
@@ -72,10 +73,15 @@ class Custody:
         )
 
     async def _erase(self, ticket: str, webhook: Webhook) -> bool:
-        """Erase a ticket, and announce its e-mail once more: it is accepted, and nothing returns."""
+        """Erase a ticket, and announce its e-mail once more: it is accepted, and nothing returns.
+
+        Its job has ended: the object of an attempt that is killed before it names it would stay without a name.
+        """
         self.gone.add(ticket)
-        return await self._ensure(_IS_GONE, ticket, *_erasure(ticket)) and await self._repeat(
-            lambda: self._send(webhook)
+        return (
+            await self._repeat(lambda: self._is_so(_IS_FINISHED, ticket))
+            and await self._ensure(_IS_GONE, ticket, *_erasure(ticket))
+            and await self._repeat(lambda: self._send(webhook))
         )
 
     async def _purge(self, ticket: str, _: Webhook) -> bool:
@@ -116,6 +122,7 @@ class Custody:
 
 
 _HAS_RULE = "SELECT 1 FROM retention_rules WHERE name = $1"
+_IS_FINISHED = f"SELECT 1 FROM incoming_emails WHERE zendesk_ticket_id = $1 AND {FINISHED}"  # noqa: S608 a constant
 _IS_GONE = """
 SELECT 1 WHERE NOT EXISTS (SELECT FROM incoming_emails WHERE zendesk_ticket_id = $1)
     AND NOT EXISTS (SELECT FROM erasures WHERE status = 'running')
