@@ -14,6 +14,7 @@ from sqlalchemy import (
     case,
     func,
     literal_column,
+    select,
 )
 from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.types import TypeEngine
@@ -40,7 +41,10 @@ def announced_files(files: ColumnElement[Any]) -> TableValuedAlias:
 
 def rows_of(name: str, columns: Mapping[str, TypeEngine[Any]]) -> TableValuedAlias:
     """Make a table of rows from one array for each column, with their `place`; see `arrays_of`."""
-    arrays = (bindparam(f"every_{column}", type_=ARRAY(kind)) for column, kind in columns.items())
+    arrays = (
+        select(bindparam(f"every_{column}", type_=ARRAY(kind))).scalar_subquery()
+        for column, kind in columns.items()
+    )
     columns_of = (Column(column, kind) for column, kind in columns.items())
     return func.unnest(*arrays).table_valued(*columns_of, with_ordinality="place").render_derived(name=name)
 
