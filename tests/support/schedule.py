@@ -13,14 +13,13 @@ from xdist.scheduler import LoadScopeScheduling
 _APART = frozenset(
     {
         "tests/local/test_drill.py",
-        "tests/migrations/test_migrations.py",
         "tests/system/test_benchmarks.py",
         "tests/system/test_rehearsal.py",
     }
 )
 
 
-class _ByModule(LoadScopeScheduling):
+class _ByModule(LoadScopeScheduling):  # type: ignore[misc] # xdist has no types
     """Hand out modules in the order in which they were collected."""
 
     def _split_scope(self, nodeid: str) -> str:
