@@ -1,6 +1,7 @@
 """Remove the objects that nobody names any more, without ever removing one that somebody is about to name.
 
-`custody/removal` requests each object that a removed e-mail named. A put that finds its object does not write it, so a
+`custody/removal` requests each object that a removed e-mail named, and `jobs/loose_objects` those that were put and never
+named, or that rows forgot. A put that finds its object does not write it, so a
 transaction may be about to name an object at the same moment. These steps make sure that none does:
 
 1. A request gets its barrier: the transactions that run after its commit. Those may not know of the request.
@@ -24,6 +25,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from service.errors import Permanent, Transient
 from service.faultpoints import reach
+from service.jobs.loose_objects import request_removals
 from service.postgres.contents import known_contents
 from service.postgres.engine import connect, transaction
 from service.resources import Resources, repeat_steps
@@ -78,6 +80,7 @@ async def step(res: Resources) -> bool:
     keeps it, and no other one removes the same object twice, at a time when it may have been put again. A process with a
     single connection has no other one for that, and relies on the lease alone.
     """
+    requested = await res.run(lambda conn: request_removals(conn, BATCH))
     # Before the transaction of this step, which would be one of those that a request waits for.
     stamped = await res.run(_stamp)
     async with AsyncExitStack() as stack:
@@ -88,7 +91,7 @@ async def step(res: Resources) -> bool:
         if outcomes:
             await res.insist(lambda own: _settle(own, outcomes))
     await res.run(_forget)
-    return bool(stamped or outcomes)
+    return bool(requested or stamped or outcomes)
 
 
 async def _lock(res: Resources, stack: AsyncExitStack) -> bool:

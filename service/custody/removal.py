@@ -146,6 +146,7 @@ _LOCK = _statement(f"""
 SELECT id FROM incoming_emails WHERE id = ANY(:email_ids) AND (:unfinished OR {FINISHED}) ORDER BY id FOR UPDATE
 """)  # noqa: S608 constants of ours
 # A suspended e-mail that became one of these is a copy of it. A verification keeps a damaged object under its own hash.
+# A killed attempt may have put an object; its note stays, because a running one may still be about to.
 _CONTENTS = _statement(f"""
 SELECT email_id, sha256, coalesce(size, 0), true FROM attachments WHERE {_THESE} AND sha256 IS NOT NULL
 UNION ALL
@@ -158,6 +159,8 @@ SELECT email_id, unnest(contents), 0, false FROM suspended_emails WHERE {_THESE}
 UNION ALL
 SELECT email_id, replace(substr(detail ->> 'kept_as', 8), '/', ''), 0, false FROM reconciliation_findings
 WHERE {_THESE} AND detail ->> 'kept_as' LIKE 'sha256/%'
+UNION ALL
+SELECT email_id, replace(substr(key, 8), '/', ''), 0, false FROM loose_objects WHERE {_THESE}
 """)  # noqa: S608 constants of ours
 # The targets may have a document of an e-mail that was ever synced, and of one that had become part of it. The same
 # expression as `key_of_email`.

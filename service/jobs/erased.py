@@ -7,6 +7,7 @@ from sqlalchemy import BigInteger, DateTime, Text, bindparam, text
 from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from service.jobs.loose_objects import note_named
 from service.jobs.tickets import TicketKey
 from service.jobs.tombstones import bury
 from service.jobs.waiting import lock
@@ -56,6 +57,7 @@ async def forget(conn: AsyncConnection, email_ids: Sequence[int]) -> None:
     async with transaction(conn):
         await lock(conn, email_ids, for_delete=True)
         await bury(conn, email_ids, None)
+        await note_named(conn, email_ids)
         for statement in FORGET:
             await conn.execute(statement, {"email_ids": list(email_ids)})
         await evidence_log.remove(conn, email_ids, {"reason": ERASED})
