@@ -15,11 +15,12 @@ from sqlalchemy import BigInteger, Row, Text, bindparam, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from service.custody import erasure_steps, receipts
-from service.custody.holds import held_among, holds_on, record_action
+from service.custody.holds import record_action
 from service.custody.scopes import Scope, comments_of, emails_in, with_copies
 from service.errors import Rejected
 from service.jobs.tombstones import bury_content, bury_ticket, make_salt
 from service.postgres.engine import connect, transaction
+from service.postgres.held_emails import held_among, holds_on
 from service.postgres.selection import cleaned_reason
 from service.resources import Resources, repeat_steps
 from service.telemetry.metrics import EMAILS_REMOVED

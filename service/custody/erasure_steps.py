@@ -21,13 +21,13 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from service.custody import erasure_traces
 from service.custody.erased_files import erase_file
-from service.custody.holds import held_among
 from service.custody.mentions import Mentions
 from service.custody.removal import remove
 from service.custody.scopes import Scope, comments_of, emails_in, with_copies
 from service.jobs.tombstones import WebhookTable, bury, bury_webhooks
 from service.jobs.waiting import lock
 from service.postgres.email_tables import FINISHED
+from service.postgres.held_emails import held_among
 from service.postgres.tombstones import (
     content_hash,
     is_erased,

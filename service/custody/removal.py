@@ -8,10 +8,10 @@ from sqlalchemy import BigInteger, Boolean, Text, TextClause, bindparam, text
 from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from service.custody.holds import held_among
 from service.postgres import evidence_log
 from service.postgres.email_tables import FINISHED
 from service.postgres.engine import transaction
+from service.postgres.held_emails import held_among
 from service.storage.spool import object_key
 
 

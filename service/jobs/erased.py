@@ -13,6 +13,7 @@ from service.jobs.tombstones import bury
 from service.jobs.waiting import lock
 from service.postgres import evidence_log
 from service.postgres.engine import transaction
+from service.postgres.held_emails import free_of_holds
 from service.postgres.tombstones import (
     SALT,
     author_hashes,
@@ -51,10 +52,11 @@ async def erased_contents(conn: AsyncConnection, objects: Mapping[str, str]) -> 
 
 
 async def forget(conn: AsyncConnection, email_ids: Sequence[int]) -> None:
-    """Delete e-mails that turned out to be erased ones, with their requests."""
+    """Delete e-mails that turned out to be erased ones, with their requests; held ones stay."""
     if not email_ids:
         return
     async with transaction(conn):
+        email_ids = await free_of_holds(conn, email_ids)
         await lock(conn, email_ids, for_delete=True)
         await bury(conn, email_ids, None)
         await note_named(conn, email_ids)

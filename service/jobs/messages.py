@@ -22,6 +22,7 @@ from service.jobs.tickets import TicketKey
 from service.jobs.waiting import Job, lock
 from service.postgres import evidence_log
 from service.postgres.engine import transaction
+from service.postgres.held_emails import free_of_holds
 from service.postgres.message_tables import Message
 from service.storage.objects import StoredObject
 from service.zendesk.messages import CommentMessage, Person, TicketFacts, cut_text
@@ -155,11 +156,12 @@ async def keep(  # noqa: PLR0913 the parts of one look-up
 async def ignore(conn: AsyncConnection, email_ids: Sequence[int]) -> None:
     """Turn e-mails that are none into ignored webhooks, with their requests byte for byte.
 
-    An e-mail that has files stays: an announcement may have brought them since the look-up.
+    An e-mail that has files stays: an announcement may have brought them since the look-up. A held one stays, too.
     """
     async with transaction(conn):
-        await lock(conn, sorted(email_ids))
-        without = (await conn.scalars(_WITHOUT_FILES, {"email_ids": list(email_ids)})).all()
+        free = await free_of_holds(conn, email_ids)
+        await lock(conn, free)
+        without = (await conn.scalars(_WITHOUT_FILES, {"email_ids": free})).all()
         await conn.execute(_IGNORE, {"email_ids": without, "event_type": AGENTS_COMMENT})
         await evidence_log.record(conn, "withdrawn", [{"reason": AGENTS_COMMENT}] * len(without), without)
         await note_named(conn, without)

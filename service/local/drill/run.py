@@ -15,14 +15,12 @@ from random import Random
 import asyncpg
 from rich.console import Console
 
-from service.jobs.loose_objects import LEASES
 from service.local.directory import own_directory
 from service.local.drill.audit import audit
 from service.local.drill.connection import CHANGES, Connection
 from service.local.drill.custody import CUSTODY, Custody, verify_evidence
 from service.local.drill.faults import FAULTS, inject
 from service.local.drill.installation import (
-    LEASE_SECONDS,
     LOG,
     Installation,
     Stuck,
@@ -51,15 +49,13 @@ _DRAIN_SECONDS = 240
 # Shorter than any token's life at Zendesk, so that each process renews some.
 _TOKEN_SECONDS = 10
 _LOG_FORMAT = "%(created).3f %(name)s: %(message)s"
-# What killed processes put for an e-mail is removed after that; objects of suspended ones wait longer.
-PATIENCE_SECONDS = LEASES * LEASE_SECONDS
 # The subject of a message may come after its e-mail was completed. Every e-mail of a drill has one.
 _UNFINISHED = f"""
 SELECT (SELECT count(*) FROM incoming_emails
     WHERE processing_status NOT IN ('completed', 'failed') OR sync_status = 'pending')
     + (SELECT count(*) FROM messages WHERE subject IS NULL)
     + (SELECT count(*) FROM erasures WHERE status = 'running')
-    + (SELECT count(*) FROM loose_objects WHERE due_at < now() + interval '{PATIENCE_SECONDS} seconds')
+    + (SELECT count(*) FROM loose_objects WHERE email_id IS NOT NULL OR due_at <= now())
     + (SELECT count(*) FROM objects_to_remove WHERE {TO_REMOVE})
     + (SELECT count(*) FROM removed_emails WHERE {TARGET_DUE})
 """  # noqa: S608 constants of ours
