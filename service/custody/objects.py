@@ -13,7 +13,7 @@ transaction may be about to name an object at the same moment. These steps make 
 
 import asyncio
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from datetime import timedelta
@@ -23,6 +23,7 @@ from sqlalchemy import BigInteger, Integer, Interval, Text, bindparam, text
 from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from service.custody import receipts
 from service.errors import Permanent, Transient
 from service.faultpoints import reach
 from service.jobs.loose_objects import request_removals
@@ -30,6 +31,7 @@ from service.postgres.contents import known_contents
 from service.postgres.engine import connect, transaction
 from service.resources import Resources, repeat_steps
 from service.storage import objects
+from service.storage.spool import object_key
 from service.telemetry.metrics import OBJECTS_REMOVED
 
 # Requests of one step.
@@ -66,6 +68,18 @@ class _Outcome:
     state: str
     reason: str | None = None
     again_in: timedelta = timedelta(0)
+
+
+async def request(conn: AsyncConnection, receipt_id: int, hashes: Collection[str]) -> None:
+    """Request the removal of contents, and list them in the receipt; objects that a row names stay.
+
+    Each is requested, whether or not a row still names it: a concurrent removal may delete that row.
+    """
+    if hashes:
+        await receipts.add_entries(conn, receipt_id, {f"sha256 {sha256}" for sha256 in hashes})
+        # In the order of keys, as all statements that lock these rows.
+        keys = sorted(map(object_key, {*hashes}))
+        await conn.execute(_REQUEST, {"receipt_id": receipt_id, "keys": keys})
 
 
 async def remove_for_ever(res: Resources) -> None:
@@ -170,6 +184,13 @@ def _hash_of(key: str) -> str:
 
 _KEYS = bindparam("keys", type_=ARRAY(Text))
 _LIMIT = bindparam("limit", type_=Integer())
+# An object that is being removed is named by nobody.
+_REQUEST = text("""
+INSERT INTO objects_to_remove (key, receipt_id) SELECT unnest(:keys), :receipt_id
+ON CONFLICT (key) DO UPDATE SET receipt_id = excluded.receipt_id, requested_at = now(), number = excluded.number,
+    state = 'waiting', barrier = NULL, due_at = now(), removed_at = NULL, reason = NULL
+WHERE objects_to_remove.state <> 'removing'
+""").bindparams(_KEYS, bindparam("receipt_id", type_=BigInteger()))
 _TRY_LOCK = text(f"SELECT pg_try_advisory_xact_lock({_REMOVER_LOCK})")
 # Each transaction has a lock on its own virtual number, which is never used again. Unlike an ordinary number, it has that
 # before its first write.

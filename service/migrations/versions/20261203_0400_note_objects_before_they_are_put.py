@@ -17,8 +17,6 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("number", name="pk_loose_objects"),
         if_not_exists=True,
     )
-    op.create_index("ix_loose_objects_due", "loose_objects", ["due_at"], if_not_exists=True)
-    op.create_index("ix_loose_objects_email", "loose_objects", ["email_id"], if_not_exists=True)
 
 
 def downgrade() -> None:
