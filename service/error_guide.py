@@ -950,6 +950,11 @@ GROUPS = (
                 "Target or storage differ from Postgres, no run finished, or Postgres is older than it was.",
                 "Look at `holdfast reconcile list`, and at the line `history` of `holdfast check`.",
             ),
+            Advice(
+                "evidence",
+                "A verification found that something on record was changed, or none ended for too long.",
+                "Run `holdfast evidence verify --no-objects`, and look at its findings.",
+            ),
         ),
     ),
 )

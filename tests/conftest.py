@@ -46,7 +46,7 @@ ROOT = Path(__file__).resolve().parent.parent
 API_TOKEN = "api-token-of-the-tests"
 # A table with a foreign key stands before the table that it refers to.
 TABLES = (
-    "erasures, tombstones, erasure_salts, receipt_entries, removed_emails, objects_to_remove, receipts,"
+    "erasures, tombstones, erasure_salts, receipt_entries, removed_emails, objects_to_remove, loose_objects, receipts,"
     " attachments, attempts, messages, announcements, merged_emails, email_words, incoming_emails, tickets, api_budgets,"
     " source_emails, backfills, sources, suspended_emails, refused_tickets, signing_secrets, connections,"
     " quarantined_webhooks, ignored_webhooks, operator_actions, bulk_retries, workers,"

@@ -141,6 +141,7 @@ def _times(overview: "Overview") -> "list[tuple[str, str | None]]":
     times, oldest = overview.times, overview.oldest_sync_seconds
     return [
         ("comparison", " ".join(overview.comparison.summary)),
+        ("evidence", overview.evidence),
         ("oldest sync", f"waiting for {duration(oldest)}" if oldest is not None else None),
         ("calls", overview.api_use.sentence if overview.api_use else None),
         ("queued", percentiles(times.queue_p50, times.queue_p95)),
