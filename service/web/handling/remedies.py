@@ -56,8 +56,7 @@ _DELETED: Mapping[str, tuple[str, str, str]] = MappingProxyType(
         "deleted": (
             "The ticket was deleted in Zendesk",
             "Zendesk gives out no file of a deleted ticket.",
-            "Restore the ticket in Zendesk within 30 days (view Deleted tickets), and retry. If it is not there, or nobody"
-            " wants the e-mail, dismiss it.",
+            "Restore it within 30 days, from Zendesk's view Deleted tickets, and retry. If that is too late, dismiss the e-mail.",
         ),
         "permanently_deleted": (
             "The ticket was deleted permanently in Zendesk",
