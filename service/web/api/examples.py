@@ -245,7 +245,7 @@ def problem_example(status: int, code: str) -> Json:
     advice = advice_on(code)
     meaning = advice.meaning if advice else ""
     detail = meaning.partition("As an answer of Holdfast: ")[2] or meaning
-    title = HTTPStatus(status).phrase
+    title, detail = HTTPStatus(status).phrase, detail[:1].upper() + detail[1:]
     return {"type": "about:blank", "title": title, "status": status, "code": code, "detail": detail}
 
 
