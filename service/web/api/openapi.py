@@ -1,6 +1,7 @@
 """The OpenAPI 3.1 document of the routes, made of the models that validate requests and serialize answers."""
 
 import inspect
+import json
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
@@ -227,9 +228,10 @@ def _content(route: Route, refs: Refs, status: int, prefix: str) -> Json:
         return {route.media_type: {"schema": schema, "example": example(route.answer, status, prefix)}}
     if route.media_type.startswith("text/"):
         return {route.media_type: {"schema": {"type": "string"}, "example": route.example}}
+    if route.media_type == "application/json":  # of another system
+        return {route.media_type: {"schema": {"type": "object"}, "example": json.loads(route.example)}}
     bytes_of_file = {"schema": {"type": "string", "format": "binary"}}
-    shown = {"example": route.example} if route.example else {}
-    return {route.media_type: bytes_of_file | shown, "application/octet-stream": bytes_of_file}
+    return {route.media_type: bytes_of_file, "application/octet-stream": bytes_of_file}
 
 
 def _errors(route: Route) -> dict[int, str]:
