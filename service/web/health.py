@@ -118,7 +118,12 @@ async def readyz(request: web.Request) -> web.Response:
     )
 
 
-@routes.get("/metrics", is_open=True, media_type="text/plain")
+@routes.get(
+    "/metrics",
+    is_open=True,
+    media_type="text/plain",
+    example='holdfast_webhooks_total{outcome="accepted"} 20.0\nholdfast_emails{status="completed"} 20.0\n',
+)
 async def metrics(request: web.Request) -> web.Response:
     """Show metrics in Prometheus' text format.
 

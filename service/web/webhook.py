@@ -76,9 +76,10 @@ async def any_spelling(request: web.Request, handler: Handler) -> web.StreamResp
     body=Invocation,
     answer=Receipt,
     errors={
-        401: "The signature is missing or wrong, or its timestamp cannot be parsed.",
-        413: "The body is too large.",
-        503: "The request could not be committed: send it again.",
+        401: "The signature is missing (`signature_missing`) or wrong (`signature_mismatch`), or its timestamp cannot be"
+        " parsed (`timestamp_malformed`).",
+        413: "The body is too large (`too_large`).",
+        503: "The request could not be committed, such as for `database_unavailable`: send it again.",
     },
 )
 async def receive(request: web.Request) -> web.Response:

@@ -42,8 +42,8 @@ VIEWS = (
     f"/retention/plan?action=remove&name={'n' * 64}",
     "/nothing",
 )
-# Answers that are no pages, and the list of the API's paths, which has styles of its own.
-_NO_PAGES = re.compile(r"^/(?:static|live|docs$|openapi)|\.html$|/preview$")
+# Answers that are no pages.
+_NO_PAGES = re.compile(r"^/(?:static|live|openapi)|\.html$|/preview$")
 
 
 def paths() -> Sequence[str]:

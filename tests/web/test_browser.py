@@ -1,5 +1,6 @@
 """The dashboard in a real Chromium: the work of an operator, and hostile e-mails without effect."""
 
+import json
 import re
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
@@ -9,7 +10,7 @@ import asyncpg
 import pytest
 from arq.worker import Worker
 from blockbuster import BlockBuster
-from playwright.async_api import Browser, ConsoleMessage, Page, async_playwright, expect
+from playwright.async_api import Browser, ConsoleMessage, Locator, Page, async_playwright, expect
 from pydantic import SecretStr
 
 from service.config.settings import Settings
@@ -19,10 +20,12 @@ from tests.support.access import READ_TOKEN
 from tests.support.browser import needs_chromium, running_chromium, sign_in
 from tests.support.pages import HOSTILE, INVOICE, PAGES, PNG, failing, quarantine, send
 from tests.support.proxy import before_postgres
+from tests.support.rows import add
 from tests.support.targets import SECRET, receiver, until_synced
 
 pytestmark = needs_chromium
 PATIENCE = 20_000  # milliseconds
+_HUGE = 2**53 + 1  # JavaScript has no such number
 _FOREIGN = re.compile(r"^(?:https?|wss?|ftp):.*").findall
 
 
@@ -350,3 +353,69 @@ async def test_failed_sync_is_found_by_the_filter_and_retried_with_a_button(
             await expect(page.get_by_text("Sync started again")).to_be_visible()
             assert [body["data"]["subject"] for _, body in target.messages].count("Refused") == 1
             await context.close()
+
+
+async def test_reader_tries_the_api_with_the_session_of_the_browser(
+    operator: Page, client: Server, database: asyncpg.Connection
+) -> None:
+    """Numbers that JavaScript would round stay as they are, and a stranger's text is text."""
+    await add(database, id=_HUGE, subject=HOSTILE)
+    await operator.goto(f"{client.url}/docs")
+    form = await _opened(operator, "show_email")
+    await form.get_by_label("id").fill(str(_HUGE))
+    await form.get_by_role("button", name="Send").click()
+
+    await expect(form.locator(".status")).to_contain_text("200 OK")
+    await expect(form.locator(".headers")).to_contain_text(
+        f"GET /api/v1/emails/{_HUGE}\nContent-Type: application/json"
+    )
+    shown = await form.locator(".body").inner_text()
+    assert shown.startswith(f'{{\n  "id": {_HUGE},\n  "zendesk_ticket_id": "4711",\n')
+    assert json.loads(shown) == await client.email(_HUGE)
+
+
+async def test_tried_parameters_are_sent_and_files_are_not_read(
+    operator: Page, client: Server, database: asyncpg.Connection
+) -> None:
+    for status in ("failed", "completed", "failed"):
+        await add(database, processing_status=status, subject="Größe & Co")
+    await operator.goto(f"{client.url}/docs")
+    form = await _opened(operator, "list_emails")
+    await form.get_by_label("status", exact=True).select_option("failed")
+    await form.get_by_label("ticket").fill("4711&status=completed")
+    await form.get_by_role("button", name="Send").click()
+    await expect(form.locator(".body")).to_contain_text('"emails": []')
+    await form.get_by_label("ticket").fill("4711")
+    await form.get_by_role("button", name="Send").click()
+    await expect(form.locator(".body")).to_contain_text('"total": 2')
+
+    archive = await _opened(operator, "email_archive")
+    await archive.get_by_role("button", name="Send").click()
+    link = archive.get_by_role("link", name="Open or download it")
+    assert await link.get_attribute("href") == f"{client.url}/api/v1/emails/1/archive.zip"
+    assert await archive.locator(".body").count() == 0
+
+
+async def test_try_without_a_session_leads_to_the_sign_in_and_back(browser: Browser, client: Server) -> None:
+    context = await browser.new_context()
+    page = await context.new_page()
+    await page.goto(f"{client.url}/docs")
+    form = await _opened(page, "list_failures")
+    await form.get_by_role("button", name="Send").click()
+    await expect(form.locator(".status")).to_contain_text("401 Unauthorized")
+    await form.get_by_role("link", name="Sign in to try it").click()
+    await page.get_by_label("Token").fill(API_TOKEN)
+    await page.get_by_role("button", name="Sign in").click()
+
+    await page.wait_for_url(f"{client.url}/docs#list_failures")
+    form = await _opened(page, "list_failures")
+    await form.get_by_role("button", name="Send").click()
+    await expect(form.locator(".body")).to_contain_text('"failures": []')
+    await context.close()
+
+
+async def _opened(page: Page, operation: str) -> Locator:
+    """Open the form to try an operation."""
+    section = page.locator(f"#{operation}")
+    await section.get_by_text("Try it", exact=True).click()
+    return section.locator("form")

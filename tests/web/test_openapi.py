@@ -60,11 +60,14 @@ async def test_document_is_complete_and_names_no_host(openapi: dict[str, Any]) -
 
     assert openapi["openapi"] == "3.1.0"
     assert openapi["servers"] == [{"url": "/"}]
-    assert "://" not in json.dumps(openapi)
+    assert set(re.findall(r"\w+://[^/\"]+", json.dumps(openapi))) == {
+        "https://acme.zendesk.com"
+    }  # in examples
     assert API_TOKEN not in json.dumps(openapi)
     assert len({about["operationId"] for about in operations}) == len(operations)
-    schemas = {f"#/components/schemas/{name}" for name in openapi["components"]["schemas"]}
-    assert refs(openapi) <= schemas
+    for kind in ("schemas", "examples"):
+        defined = {f"#/components/{kind}/{name}" for name in openapi["components"][kind]}
+        assert {ref for ref in refs(openapi) if f"/{kind}/" in ref} == defined
     for about in operations:
         assert about["summary"]
         for scheme in about.get("security", openapi["security"]):
@@ -243,11 +246,40 @@ def test_stylesheets_load_nothing_from_other_hosts() -> None:
 async def test_page_and_document_are_made_once_per_process(client: Server) -> None:
     """Anybody may request them, and rendering takes longer than an intake."""
     for path, make in (("/docs", docs._page), ("/openapi.json", docs._text)):
-        async with client.session.get(f"{client.url}{path}") as response:
-            first = await response.read()
+        _, _, first = await fetch(client, path)
         made = make.cache_info().misses
 
         for _ in range(5):
-            async with client.session.get(f"{client.url}{path}") as response:
-                assert await response.read() == first
+            _, _, text = await fetch(client, path)
+            assert _without_nonce(text) == _without_nonce(first)
         assert make.cache_info().misses == made
+
+
+async def test_each_answer_with_the_page_has_a_nonce_of_its_own(client: Server) -> None:
+    """A browser runs the script with the nonce, and no other: the page is the same for everybody, its nonce is not."""
+    nonces = set()
+    for _ in range(2):
+        _, headers, text = await fetch(client, "/docs")
+        (nonce,) = re.findall(r'nonce="([^"]+)"', text)
+        assert f"script-src 'nonce-{nonce}';" in headers["Content-Security-Policy"]
+        nonces.add(nonce)
+
+    assert len(nonces) == 2
+
+
+async def test_page_has_a_form_for_each_get_and_no_other(client: Server, openapi: dict[str, Any]) -> None:
+    _, _, text = await fetch(client, "/docs")
+
+    forms = re.findall(r'<form action="([^"]+)">', text)
+    assert forms == [path for path, methods in _by_tag(openapi) if "get" in methods]
+
+
+def _without_nonce(text: str) -> str:
+    return re.sub(r'nonce="[^"]+"', "", text)
+
+
+def _by_tag(openapi: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:
+    """Return the paths with their methods, in the order of the page."""
+    order = [tag["name"] for tag in openapi["tags"]]
+    paths = openapi["paths"].items()
+    return sorted(paths, key=lambda item: order.index(next(iter(item[1].values()))["tags"][0]))

@@ -97,7 +97,8 @@ class Browser:
                 text = (await response.read()).decode(errors="replace")
             if response.content_type in {"text/html", "text/event-stream"}:
                 self.forms |= {action: _filled(inner) for action, inner in _FORMS.findall(text)}
-                return " ".join(unescape(place) for place in _PATHS.findall(text))
+                # The forms to try the API have paths with parameters.
+                return " ".join(unescape(place) for place in _PATHS.findall(text) if "{" not in place)
             return ""
 
     async def go_everywhere(self) -> None:

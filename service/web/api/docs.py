@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import secrets
 from collections.abc import Callable
 from functools import cache
 from typing import Any
@@ -25,7 +26,7 @@ from service.web.api import (
 )
 from service.web.handling.keys import RES
 from service.web.handling.prefix import prefix_of, with_prefix
-from service.web.handling.rendering import DRAWER, fill, page_headers
+from service.web.handling.rendering import DRAWER, SCRIPTS, fill, page_headers
 from service.web.handling.routes import Routes
 
 # All routes of the API, in the order of their description.
@@ -45,6 +46,9 @@ API = (
 )
 routes = Routes()
 
+# In the page that is made once, the place of the nonce, which each answer has of its own.
+_NONCE = secrets.token_urlsafe(16)
+
 
 @routes.get("/openapi.json", is_open=True)
 async def openapi_json(request: web.Request) -> web.Response:
@@ -56,9 +60,11 @@ async def openapi_json(request: web.Request) -> web.Response:
 
 @routes.get("/docs", is_open=True)
 async def page(request: web.Request) -> web.Response:
-    """Answer with the page: the same for everybody, without scripts."""
-    body = await _make(request, _page)
-    return web.Response(body=body, content_type="text/html", charset="utf-8", headers=page_headers())
+    """Answer with the page: the same for everybody; its script sends a reader's own requests."""
+    nonce = secrets.token_urlsafe(16)
+    body = (await _make(request, _page)).replace(_NONCE.encode(), nonce.encode())
+    headers = page_headers(SCRIPTS.format(nonce=nonce))
+    return web.Response(body=body, content_type="text/html", charset="utf-8", headers=headers)
 
 
 @routes.get("/docs/errors", is_open=True)
@@ -83,12 +89,14 @@ def _text(prefix: str = "", _: str = "") -> bytes:
 def _page(prefix: str = "", public_url: str = "https://YOUR-HOST") -> bytes:
     from service.web.api import docs_page  # noqa: PLC0415 webhooks do not need it: a web process starts faster
 
-    about = _document("")
+    about = _document(prefix)
     values = {
         "path": "/docs",
         "identity": None,
+        "nonce": _NONCE,
         "info": about["info"],
         "tags": docs_page.operations(about, public_url.rstrip("/")),
+        "problems": docs_page.problems(about),
         "shapes": docs_page.shapes(about),
     }
     return with_prefix(fill("docs.html", values), prefix).encode()

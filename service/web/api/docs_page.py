@@ -24,13 +24,32 @@ class FieldRow:
 
 
 @dataclass(frozen=True)
+class Parameter(FieldRow):
+    """A parameter, with what a form to try it needs."""
+
+    example: str  # of a parameter in the path
+    choices: Sequence[str]  # its only values, if there are few
+
+
+@dataclass(frozen=True)
 class ResponseRow:
-    """A possible answer."""
+    """A possible answer; `codes` names the examples of an error."""
 
     status: str
     when: str
     media_type: str
     shapes: Sequence[str]
+    codes: Sequence[str]
+    example: str
+
+
+@dataclass(frozen=True)
+class ProblemRow:
+    """An example of an error."""
+
+    status: str
+    code: str
+    example: str
 
 
 @dataclass(frozen=True)
@@ -43,8 +62,9 @@ class Operation:
     summary: str
     title: str  # the summary up to its first comma
     access: str
-    parameters: Sequence[FieldRow]
+    parameters: Sequence[Parameter]
     body: Sequence[str] | None
+    body_example: str
     answers: Sequence[ResponseRow]
     curl: str
 
@@ -78,8 +98,14 @@ def shapes(document: Json) -> Sequence[Shape]:
     return [_shape(name, schema, is_sent=name in sent) for name, schema in schemas]
 
 
+def problems(document: Json) -> Sequence[ProblemRow]:
+    """Return an example of each error, sorted by status."""
+    values = [about["value"] for about in document["components"]["examples"].values()]
+    return [ProblemRow(str(value["status"]), value["code"], _written(value)) for value in values]
+
+
 def _operation(method: str, path: str, about: Json, public_url: str) -> Operation:
-    body = about["requestBody"]["content"]["application/json"]["schema"] if "requestBody" in about else None
+    body = about["requestBody"]["content"]["application/json"] if "requestBody" in about else None
     schemes = [name for scheme in about.get("security", [{"bearer": []}]) for name in scheme]
     access = {"bearer": "operators" if method != "GET" else "operators and readers", "signature": "Zendesk"}
     return Operation(
@@ -89,10 +115,18 @@ def _operation(method: str, path: str, about: Json, public_url: str) -> Operatio
         summary=about["summary"],
         title=re.split("[,;]", about["summary"])[0],
         access=access[schemes[0]] if schemes else "everybody",
-        parameters=[_row(p["name"], p["schema"] | _described(p), p["required"]) for p in about["parameters"]],
-        body=None if body is None else _shapes_in(body),
+        parameters=[_parameter(each) for each in about["parameters"]],
+        body=None if body is None else _shapes_in(body["schema"]),
+        body_example="" if body is None else _written(body["example"]),
         answers=[
-            ResponseRow(status, answer["description"], media_type, _shapes_in(content.get("schema", {})))
+            ResponseRow(
+                status,
+                answer["description"],
+                media_type,
+                _shapes_in(content.get("schema", {})),
+                [*content.get("examples", {})],
+                _written(content["example"]) if "example" in content else "",
+            )
             for status, answer in sorted(about["responses"].items())
             for media_type, content in answer.get("content", {"": {}}).items()
         ],
@@ -117,6 +151,17 @@ def _shape(name: str, schema: Json, *, is_sent: bool) -> Shape:
 def _row(name: str, schema: Json, is_needed: bool) -> FieldRow:  # noqa: FBT001 a fact about the field, as in JSON schema
     about = [schema.get("description", ""), _limits(schema)]
     return FieldRow(name, _kind(schema), "; ".join(filter(None, about)), is_needed, _shapes_in(schema))
+
+
+def _parameter(about: Json) -> Parameter:
+    schema = about["schema"]
+    choices = schema.get("enum", ["true", "false"] if schema.get("type") == "boolean" else [])
+    row = _row(about["name"], schema | _described(about), about["required"])
+    return Parameter(**vars(row), example=str(about.get("example", "")), choices=choices)
+
+
+def _written(value: object) -> str:
+    return value if isinstance(value, str) else json.dumps(value, indent=2, ensure_ascii=False)
 
 
 def _described(about: Json) -> Json:

@@ -45,7 +45,8 @@ _EXACTLY_ONE = [
 class ErasureRequest(Body):
     """What to erase: exactly one of sender, ticket, email, file and zendesk."""
 
-    model_config = ConfigDict(json_schema_extra={"oneOf": _EXACTLY_ONE})  # type: ignore[dict-item] # nested JSON
+    # Below `allOf`, generators of clients keep the other fields: of a bare `oneOf` they make five models without them.
+    model_config = ConfigDict(json_schema_extra={"allOf": [{"oneOf": _EXACTLY_ONE}]})  # type: ignore[dict-item] # nested JSON
 
     sender: str | None = Field(None, max_length=MOST_SENDER, description="The address; case does not matter")
     ticket: str | None = Field(None, max_length=MOST_TICKET, description="The ticket's number")

@@ -24,7 +24,12 @@ _NONE = {404: "There is no such e-mail, or it has no such part (`message_not_fou
 _TOO_LARGE = {**_NONE, 422: "The message is too large, or its HTML too complex (`message_too_large`)."}
 
 
-@routes.get("/api/v1/emails/{id}/message.txt", media_type="text/plain", errors=_TOO_LARGE)
+@routes.get(
+    "/api/v1/emails/{id}/message.txt",
+    media_type="text/plain",
+    example="Here is the signed contract.",
+    errors=_TOO_LARGE,
+)
 async def message_text(request: web.Request) -> web.Response:
     """Show the whole text of a message."""
     _, content = await _content(request)
@@ -33,7 +38,12 @@ async def message_text(request: web.Request) -> web.Response:
     return web.Response(body=text.encode(errors="replace"), headers=headers)
 
 
-@routes.get("/api/v1/emails/{id}/message.html", media_type="text/html", errors=_TOO_LARGE)
+@routes.get(
+    "/api/v1/emails/{id}/message.html",
+    media_type="text/html",
+    example="<!doctype html>\n<html>\n…\n<body>\n<p>Here is the signed contract.</p>\n</body>\n</html>\n",
+    errors=_TOO_LARGE,
+)
 async def message_html(request: web.Request) -> web.StreamResponse:
     """Show the HTML of a message: without scripts, forms and remote content, with its inline images."""
     email, content = await _content(request)
@@ -52,7 +62,11 @@ async def original_email(request: web.Request) -> web.StreamResponse:
     return await _download(request, content.original, f"email-{email.id}.eml", "message/rfc822")
 
 
-@routes.get("/api/v1/emails/{id}/record.json", errors=_NONE)
+@routes.get(
+    "/api/v1/emails/{id}/record.json",
+    example='{"id": 54509304133531, "type": "Comment", "public": true, "body": "Here is the signed contract."}',
+    errors=_NONE,
+)
 async def message_record(request: web.Request) -> web.StreamResponse:
     """Download the comment's JSON as Zendesk gave it."""
     email, content = await _content(request)

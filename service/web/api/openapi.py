@@ -1,12 +1,16 @@
 """The OpenAPI 3.1 document of the routes, made of the models that validate requests and serialize answers."""
 
 import inspect
+import json
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 from pydantic.json_schema import GenerateJsonSchema, JsonSchemaMode, models_json_schema
 
+from service.error_guide import advice_on
+from service.web.api.examples import VALUES, example, problem_example
 from service.web.auth.sessions import COOKIE
 from service.web.handling.routes import Route
 from service.zendesk.signature import SIGNATURE
@@ -15,6 +19,7 @@ Json = dict[str, Any]
 Refs = Mapping[tuple[Any, JsonSchemaMode], Json]
 
 _REF = "#/components/schemas/{model}"
+_EXAMPLE = "#/components/examples/{}_{}"
 _ABOUT = """\
 All e-mails that Zendesk sent, their state and history, and their files. Send a token as `Authorization: Bearer TOKEN`,
 or as the password of Basic authentication with any user name. A read token allows only `GET`. Programs can name the
@@ -62,20 +67,36 @@ _IN_PATH: Mapping[str, Json] = {
         "description": "the name of the hold",
     },
     "sha256": {
+        "example": VALUES["sha256"],
         "schema": {"type": "string", "pattern": "^[0-9a-f]{64}$"},
         "description": "the SHA-256 of the file's content, in hexadecimal digits",
     },
 }
 _ERRORS = {
-    400: "A parameter or the body is wrong; `detail` names it.",
-    401: "The token is missing or wrong.",
-    403: "The token is for reading (`read_only`), another site sent the request (`foreign_origin`), or no token is set.",
-    404: "Not found.",
-    408: "The body did not arrive in time.",
-    413: "The body is too large.",
-    415: "The body is not JSON, or is compressed.",
-    500: "Unexpected error or damaged file; see the log.",
-    503: "A dependency is down or busy.",
+    401: "The token is missing or wrong (`unauthorized`).",
+    403: "The token is for reading (`read_only`), another site sent the request (`foreign_origin`), or no token is set"
+    " (`api_closed`).",
+    408: "The body did not arrive in time (`body_slow`).",
+    413: "The body is too large (`too_large`).",
+    415: "The body is not JSON (`unsupported_media_type`), or is compressed (`unsupported_encoding`).",
+    500: "Unexpected error (`internal_error`) or damaged file; see the log.",
+    503: "A dependency is down or busy, such as `database_unavailable`.",
+}
+# What a path leads to, and the code if there is none; the first that is a part of the path counts.
+_MISSING: Mapping[str, str] = {
+    "/attachments/{position}": "attachment_not_found",
+    "/attachments/{sha256}": "content_not_found",
+    "/announcements/{number}": "request_not_found",
+    "/emails/{id}/request": "request_not_found",
+    "/emails/{id}": "email_not_found",
+    "/quarantine/{id}": "webhook_not_found",
+    "/ignored/{id}": "webhook_not_found",
+    "/retries/{id}": "bulk_retry_not_found",
+    "/holds/{name}": "hold_not_found",
+    "/reconciliations/{id}": "reconciliation_not_found",
+    "/findings/{id}": "finding_not_found",
+    "/erasures/{id}": "erasure_not_found",
+    "/receipts/{id}": "receipt_not_found",
 }
 _HEADERS: Mapping[int, Json] = {
     401: {"WWW-Authenticate": {"schema": {"type": "string"}}},
@@ -130,7 +151,7 @@ def document(routes: Sequence[Route], version: str, prefix: str = "") -> Json:
     refs: Refs = dict(found)
     paths: dict[str, Json] = {}
     for route in routes:
-        paths.setdefault(route.path, {})[route.method.lower()] = _operation(route, refs)
+        paths.setdefault(route.path, {})[route.method.lower()] = _operation(route, refs, prefix)
     return {
         "openapi": "3.1.0",
         "info": {
@@ -143,12 +164,26 @@ def document(routes: Sequence[Route], version: str, prefix: str = "") -> Json:
         "tags": [{"name": tag} for tag in dict.fromkeys(route.tag for route in routes)],
         "security": [{"bearer": []}, {"basic": []}, {"session": []}],
         "paths": paths,
-        "components": {"schemas": schemas["$defs"], "securitySchemes": _SECURITY},
+        "components": {
+            "schemas": schemas["$defs"],
+            "examples": _problems(routes),
+            "securitySchemes": _SECURITY,
+        },
     }
 
 
-def _operation(route: Route, refs: Refs) -> Json:
-    shown = refs[route.answer, "serialization"] if route.answer else {}
+def _problems(routes: Sequence[Route]) -> Json:
+    """Return an example of each status and code that an error can have."""
+    found = {
+        (status, code)
+        for route in routes
+        for status, when in _errors(route).items()
+        for code in _codes_in(when)
+    }
+    return {f"{status}_{code}": {"value": problem_example(status, code)} for status, code in sorted(found)}
+
+
+def _operation(route: Route, refs: Refs, prefix: str) -> Json:
     operation: Json = {
         "operationId": getattr(route.handler, "__name__", route.path),
         "tags": [route.tag],
@@ -157,7 +192,7 @@ def _operation(route: Route, refs: Refs) -> Json:
         "responses": {
             str(status): {
                 "description": inspect.getdoc(route.answer) if route.answer else "OK",
-                "content": _content(route, shown),
+                "content": _content(route, refs, status, prefix),
             }
             for status in (route.status, *route.also)
         },
@@ -169,23 +204,32 @@ def _operation(route: Route, refs: Refs) -> Json:
     for status, when in sorted(_errors(route).items()):
         operation["responses"][str(status)] = {
             "description": when,
-            "content": {"application/problem+json": {"schema": refs[Problem, "serialization"]}},
+            "content": {
+                "application/problem+json": {
+                    "schema": refs[Problem, "serialization"],
+                    "examples": {code: {"$ref": _EXAMPLE.format(status, code)} for code in _codes_in(when)},
+                }
+            },
             **({"headers": _HEADERS[status]} if status in _HEADERS else {}),
         }
     if route.body:
-        content = {"application/json": {"schema": refs[route.body, "validation"]}}
+        schema = refs[route.body, "validation"]
+        content = {"application/json": {"schema": schema, "example": example(route.body)}}
         operation["requestBody"] = {"required": True, "content": content}
     if route.is_open:
         operation["security"] = [{"signature": []}] if route.is_signed else []
     return operation
 
 
-def _content(route: Route, shown: Json) -> Json:
+def _content(route: Route, refs: Refs, status: int, prefix: str) -> Json:
     """Describe the body of an answer; files have any type, but generators of clients need one."""
-    if shown:
-        return {route.media_type: {"schema": shown}}
+    if route.answer:
+        schema = refs[route.answer, "serialization"]
+        return {route.media_type: {"schema": schema, "example": example(route.answer, status, prefix)}}
     if route.media_type.startswith("text/"):
-        return {route.media_type: {"schema": {"type": "string"}}}
+        return {route.media_type: {"schema": {"type": "string"}, "example": route.example}}
+    if route.media_type == "application/json":  # of another system
+        return {route.media_type: {"schema": {"type": "object"}, "example": json.loads(route.example)}}
     bytes_of_file = {"schema": {"type": "string", "format": "binary"}}
     return {route.media_type: bytes_of_file, "application/octet-stream": bytes_of_file}
 
@@ -194,10 +238,29 @@ def _errors(route: Route) -> dict[int, str]:
     """Return the possible errors by status: the common ones, and the route's own."""
     found = {500} if not route.is_signed and (route.answer or not route.is_open) else set()
     found |= set() if route.is_open else {401, 403, 503}
-    found |= {404} if "{" in route.path else set()
-    found |= {400} if route.query else set()
-    found |= {400, 413} | (set() if route.is_signed else {408, 415}) if route.body else set()
-    return {status: _ERRORS[status] for status in found - {*route.also}} | dict(route.errors)
+    found |= {413} | (set() if route.is_signed else {408, 415}) if route.body else set()
+    own = {404: _missing(route), 400: _wrong(route)}
+    common = {status: _ERRORS[status] for status in found - {*route.also}}
+    return common | {status: when for status, when in own.items() if when} | dict(route.errors)
+
+
+def _missing(route: Route) -> str:
+    """Tell what is not found, if the path names something."""
+    code = next((code for part, code in _MISSING.items() if part in route.path), "not_found")
+    return f"Not found (`{code}`)." if "{" in route.path else ""
+
+
+def _wrong(route: Route) -> str:
+    """Tell which part of the request may be wrong, if it has one."""
+    has_cursor = route.query is not None and "cursor" in route.query.model_fields
+    words = ["A parameter is wrong (`bad_parameter`); `detail` names it."] if route.query else []
+    words += ["The cursor is of no page (`bad_cursor`)."] if has_cursor else []
+    words += ["A field of the body is wrong (`bad_body`); `detail` names it."] if route.body else []
+    return " ".join(words)
+
+
+def _codes_in(text: str) -> Sequence[str]:
+    return [word for word in re.findall("`([a-z_]+)`", text) if advice_on(word)]
 
 
 def _in_path(path: str) -> list[Json]:

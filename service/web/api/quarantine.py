@@ -60,7 +60,7 @@ async def show_quarantined(request: web.Request) -> web.Response:
     "/api/v1/quarantine/{id}/replay",
     answer=Replayed,
     status=202,
-    errors={409: "The request still cannot be parsed; the `code` says why."},
+    errors={409: "The request still cannot be parsed; the `code` says why, such as `not_json`."},
 )
 async def replay(request: web.Request) -> web.Response:
     """Replay a request that can be parsed now."""
@@ -112,7 +112,7 @@ async def show_ignored(request: web.Request) -> web.Response:
     "/api/v1/ignored/{id}/replay",
     answer=Replayed,
     status=202,
-    errors={409: "The event still is no e-mail; the `code` says why."},
+    errors={409: "The event still is no e-mail; the `code` says why, such as `event_not_used`."},
 )
 async def replay_ignored(request: web.Request) -> web.Response:
     """Replay an event whose type is used now."""

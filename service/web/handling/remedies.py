@@ -48,14 +48,15 @@ def remedy_on(code: str | None, zendesk_state: str | None = None) -> Remedy:
     return Remedy(code, title, cause, action, helps)
 
 
-# Zendesk deletes a ticket permanently 30 days after its deletion:
-# https://support.zendesk.com/hc/en-us/articles/4408831771418
+# A deleted ticket can be restored from the view "Deleted tickets" for 30 days, then Zendesk deletes it permanently:
+# https://support.zendesk.com/hc/en-us/articles/4408835089050
+# One that was archived before cannot be restored: https://support.zendesk.com/hc/en-us/articles/6388012977306
 _DELETED: Mapping[str, tuple[str, str, str]] = MappingProxyType(
     {
         "deleted": (
             "The ticket was deleted in Zendesk",
             "Zendesk gives out no file of a deleted ticket.",
-            "Restore the ticket in Zendesk within 30 days, and retry. If nobody wants the e-mail, dismiss it.",
+            "Restore it within 30 days, from Zendesk's view Deleted tickets, and retry. If that is too late, dismiss the e-mail.",
         ),
         "permanently_deleted": (
             "The ticket was deleted permanently in Zendesk",

@@ -28,7 +28,7 @@ _POLICY = (
 )
 # A script needs the nonce of its answer. Scripts from this host are not trusted as such: attachments come from here
 # too. A page without scripts allows none.
-_SCRIPTS = "; script-src 'nonce-{nonce}'; connect-src 'self'; frame-src 'self'"
+SCRIPTS = "; script-src 'nonce-{nonce}'; connect-src 'self'; frame-src 'self'"
 PAGE_HEADERS = {
     "X-Content-Type-Options": "nosniff",
     "X-Frame-Options": "DENY",
@@ -51,7 +51,7 @@ async def render(request: web.Request, template: str, *, status: int = 200, **va
     known = {"path": request.path, "identity": request.get(IDENTITY), "nonce": nonce}
     draw = partial(_page, template, {**known, **values}, prefix_of(request))
     text = await asyncio.get_running_loop().run_in_executor(DRAWER, draw)
-    headers = page_headers(_SCRIPTS.format(nonce=nonce) if nonce in text else "")
+    headers = page_headers(SCRIPTS.format(nonce=nonce) if nonce in text else "")
     # Texts from JSON may hold lone surrogates: those have no UTF-8.
     body = text.encode(errors="replace")
     return web.Response(body=body, status=status, content_type="text/html", charset="utf-8", headers=headers)

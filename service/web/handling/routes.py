@@ -20,6 +20,7 @@ class Described(TypedDict, total=False):
     body: type[BaseModel]
     answer: type[BaseModel]
     media_type: str
+    example: str
     status: int
     also: tuple[int, ...]
     elsewhere: str
@@ -40,6 +41,7 @@ class Route:
     body: type[BaseModel] | None = None  # the handler gives it to `body`
     answer: type[BaseModel] | None = None  # None for answers that are not JSON
     media_type: str = "application/json"  # of the answer
+    example: str = ""  # an answer that is text
     status: int = 200
     also: tuple[int, ...] = ()  # other statuses with the same answer
     elsewhere: str = ""  # when the answer is a redirect (302) to an address

@@ -8,7 +8,7 @@ from service.queries.views import EmailDetail
 from service.web.handling.remedies import Remedy, remedy_on
 from service.zendesk.account import Account
 
-# The page of the Admin Center on which triggers are changed.
+# The page of the Admin Center on which triggers are changed: Objects and rules > Business rules > Triggers.
 _TRIGGERS = "/admin/objects-rules/rules/triggers"
 
 
