@@ -517,6 +517,41 @@ GROUPS = (
                 "Use API_TOKEN for this request.",
             ),
             Advice(
+                "login_refused",
+                "A person refused the login of this command.",
+                "Run `holdfast login` again, and confirm it on the page.",
+            ),
+            Advice(
+                "login_expired",
+                "Nobody confirmed the code within ten minutes, or the login is over.",
+                "Run `holdfast login` again.",
+            ),
+            Advice(
+                "slow_down",
+                "A command that waits for its login asks too often.",
+                "Wait for the `interval` of the login between two requests.",
+            ),
+            Advice(
+                "person_needed",
+                "A token tried to confirm the login of a command.",
+                "Confirm it in a browser, signed in as a person.",
+            ),
+            Advice(
+                "login_not_found",
+                "There is no login of a command with this number.",
+                "The page `/logins` lists them.",
+            ),
+            Advice(
+                "login_over",
+                "The login of the command was revoked, or has ended.",
+                "Nothing: it gives no access any more.",
+            ),
+            Advice(
+                "no_login",
+                "A request to sign out came with API_TOKEN or API_READ_TOKEN, which are not a login's.",
+                "To end all use of such a token, change it.",
+            ),
+            Advice(
                 "foreign_origin",
                 "The form was sent from another site.",
                 "Reload the page and try again. Behind a proxy, pass `Host` or set PUBLIC_URL.",

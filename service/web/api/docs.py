@@ -17,6 +17,7 @@ from service.web.api import (
     erasures,
     evidence,
     failures,
+    logins,
     messages,
     overview,
     quarantine,
@@ -40,6 +41,7 @@ API = (
     *erasures.routes,
     *receipts.routes,
     *evidence.routes,
+    *logins.routes,
     *webhook.routes,
     *health.routes,
 )
