@@ -12,6 +12,7 @@ from service.error_guide import GROUPS
 from service.telemetry.version import version
 from service.web import health, webhook
 from service.web.api import (
+    arrivals,
     custody,
     emails,
     erasures,
@@ -37,6 +38,7 @@ API = (
     *failures.routes,
     *custody.routes,
     *overview.routes,
+    *arrivals.routes,
     *source.routes,
     *erasures.routes,
     *receipts.routes,
