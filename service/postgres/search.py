@@ -207,10 +207,9 @@ def _indexed(wanted: Selection, given: set[str]) -> ColumnElement[bool] | TextCl
         return IncomingEmail.error_code == wanted.error_code
     if given == {"zendesk_state"} and wanted.zendesk_state == "any":
         return text(CHANGED_IN_ZENDESK)
-    if wanted.sync_status == "failed" and given in ({"sync_status"}, {"sync_status", "sync_error_code"}):
+    others = given - {"sync_status"}
+    if wanted.sync_status == "failed" and others in (set(), {"status"}, {"sync_error_code"}):
         return _not_synced(wanted)
-    if wanted.sync_status == "failed" and wanted.status and given == {"sync_status", "status"}:
-        return and_(text(NOT_SYNCED), in_status(wanted.status))  # the index has the status, too
     return None
 
 
@@ -280,13 +279,13 @@ def _key(wanted: Selection) -> ColumnElement[bool] | TextClause | None:
 
 
 def _not_synced(wanted: Selection) -> ColumnElement[bool]:
-    """Match e-mails whose sync failed: with the code of the job's error, of the sync's error, or all."""
+    """Match e-mails whose sync failed: with the error of the job, with that of the sync, or in a status, or all."""
     is_failed = text(NOT_SYNCED)
     if wanted.error_code not in (None, NONE):
         return and_(is_failed, IncomingEmail.error_code == wanted.error_code)
     if wanted.sync_error_code is not None:
         return and_(is_failed, IncomingEmail.sync_error_code == wanted.sync_error_code)
-    return and_(is_failed)
+    return and_(is_failed, true() if wanted.status is None else in_status(wanted.status))
 
 
 def _status(wanted: Selection) -> str | None:
@@ -305,7 +304,11 @@ def _in_group(wanted: Selection) -> list[ColumnElement[bool] | TextClause]:
     pairs = ((IncomingEmail.error_code, wanted.error_code), (IncomingEmail.error_host, wanted.host))
     return [
         text(OPEN_FAILED if wanted.dismissed is False else FAILED),
-        *(func.coalesce(column, "") == ("" if value == NONE else value) for column, value in pairs),
+        # Not as a parameter: a plan for any value would not know that it is the index's.
+        *(
+            func.coalesce(column, literal_column("''")) == ("" if value == NONE else value)
+            for column, value in pairs
+        ),
     ]
 
 
