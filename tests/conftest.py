@@ -39,7 +39,12 @@ from tests.support.processes import left_with, wait_for
 from tests.support.s3 import ACCESS_KEY, SECRET, Bucket, proxied, s3
 from tests.support.statements import share_compiled_statements
 
-pytest_plugins = ["tests.support.cpu", "tests.support.left_open", "tests.support.schedule"]
+pytest_plugins = [
+    "tests.support.browser",
+    "tests.support.cpu",
+    "tests.support.left_open",
+    "tests.support.schedule",
+]
 
 T = TypeVar("T")
 ROOT = Path(__file__).resolve().parent.parent

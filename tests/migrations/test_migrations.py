@@ -34,6 +34,8 @@ from tests.support.databases import (
 
 __all__ = ["url"]  # a fixture
 
+pytestmark = pytest.mark.long
+
 STATES = ("received", "queued", "processing", "completed", "failed")
 OLD_STATES = (*STATES, "done")
 OLD_COLUMNS = (

@@ -17,6 +17,13 @@ _APART = frozenset(
         "tests/system/test_rehearsal.py",
     }
 )
+# All tests of these modules run in one process.
+_TOGETHER = {
+    "tests/web/test_accessibility.py": "chromium",
+    "tests/web/test_browser.py": "chromium",
+    "tests/web/test_complete_page.py": "chromium",
+    "tests/web/test_message_browser.py": "chromium",
+}
 
 
 class _ByModule(LoadScopeScheduling):  # type: ignore[misc] # xdist has no types
@@ -24,7 +31,7 @@ class _ByModule(LoadScopeScheduling):  # type: ignore[misc] # xdist has no types
 
     def _split_scope(self, nodeid: str) -> str:
         module = nodeid.partition("::")[0]
-        return nodeid if module in _APART else module
+        return nodeid if module in _APART else _TOGETHER.get(module, module)
 
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> LoadScopeScheduling | None:
@@ -39,9 +46,12 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> LoadSco
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Begin with what takes long; a process alone with a large module in the end would keep all others waiting."""
     sizes = Counter(_module(item) for item in items)
-    items.sort(
-        key=lambda item: (item.get_closest_marker("long") is None, -sizes[_module(item)], _module(item))
-    )
+
+    def place(item: pytest.Item) -> tuple[bool, bool, int, str]:
+        module = _module(item)
+        return item.get_closest_marker("long") is None, module not in _APART, -sizes[module], module
+
+    items.sort(key=place)
 
 
 def _module(item: pytest.Item) -> str:
