@@ -77,17 +77,16 @@ class Custody:
     async def _erase(self, ticket: str, webhook: Webhook) -> bool:
         """Erase a ticket, and announce its e-mail once more: it is accepted, and nothing returns.
 
-        Each worker that stored an object of it was killed before any row named that.
+        A worker was killed after it had stored an object of it, and before any row named that.
         """
         self.gone.add(ticket)
-        try:
-            return (
-                await self._repeat(lambda: self._is_so(_IS_NOTED, ticket))
-                and await self._ensure(_IS_GONE, ticket, *_erasure(ticket))
-                and await self._repeat(lambda: self._send(webhook))
-            )
-        finally:
-            self._killer(ticket).unlink()
+        is_stored = await self._repeat(lambda: self._is_so(_IS_NOTED, ticket))
+        self._killer(ticket).unlink()
+        return (
+            is_stored
+            and await self._ensure(_IS_GONE, ticket, *_erasure(ticket))
+            and await self._repeat(lambda: self._send(webhook))
+        )
 
     def _killer(self, ticket: str) -> Path:
         """Return the file that kills each worker which has stored an object of the ticket."""
