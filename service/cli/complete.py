@@ -81,7 +81,7 @@ def complete(day: date | None, name: str, before: date | None, limit: int, *, as
     if as_json:
         print_json(ledger)
     else:
-        _print(ledger)
+        _print(ledger, day)
     sys.exit(0 if _is_complete(ledger, has_day=day is not None) else NOT_COMPLETE)
 
 
@@ -116,9 +116,12 @@ def _is_complete(ledger: "Ledger", *, has_day: bool) -> bool:
     return ledger.state == "complete"
 
 
-def _print(ledger: "Ledger") -> None:
+def _print(ledger: "Ledger", day: date | None) -> None:
     from rich.text import Text
 
+    if day is not None:
+        sentences = [each.sentence for each in ledger.days] or ["This day was not searched at Zendesk yet."]
+        print_line(f"{day}: {' '.join(sentences)}")
     console().print(
         Text(ledger.verdict, style("safe" if ledger.state == "complete" else "attention")), soft_wrap=True
     )

@@ -10,6 +10,7 @@ from sqlalchemy import RowMapping, TextClause
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from service.errors import Rejected
+from service.formatting import counted, number
 from service.postgres.listed import EMAIL_OF, FRESH, LISTED_AS, STATES, keys_of, statement
 from service.postgres.rows import BRIEF_TEXT
 from service.queries.views import View
@@ -63,6 +64,25 @@ class DayView(View):
         """Whether all e-mails of the whole day are kept, or dismissed by a person."""
         is_known = self.searched == "whole" and not (self.capped or self.unread)
         return is_known and self.kept + self.dismissed == self.in_zendesk
+
+    @property
+    def sentence(self) -> str:
+        """Tell whether all e-mails of the day are kept, for people."""
+        if self.searched == "not":
+            return "This day was not searched at Zendesk yet."
+        if self.is_complete:
+            return f"Every e-mail that Zendesk has of this day is kept{' or dismissed' if self.dismissed else ''}."
+        failed, in_work = number(self.failed, self.capped), number(self.in_work, self.capped)
+        lacks = [
+            f"{counted(self.missing, 'e-mail', capped=self.capped)} missing" if self.missing else "",
+            f"{failed} failed" if self.failed else "",
+            f"{in_work} in work" if self.in_work else "",
+            f"{counted(self.unread, 'ticket')} not read" if self.unread else "",
+        ]
+        found = ", ".join(filter(None, lacks)) or "nothing missing so far"
+        return (
+            f"{'All' if self.searched == 'whole' else 'A part'} of this day was searched at Zendesk: {found}."
+        )
 
 
 class ListedView(View):

@@ -136,6 +136,8 @@ class _Move:
                     await objects.keep_head(self.target, key, content)
                     self.done.copied += 1
                     self.done.copied_bytes += len(content)
+                else:
+                    self.done.skipped += 1
                 if self.delete and await self._has_head(key, content):
                     await self.source.remove(key)
         except HoldfastError as exc:

@@ -69,6 +69,9 @@ async def test_a_day_lists_what_is_missing_or_failed(
     unsearched = await typed(settings, "complete", "--day", "2020-01-01")
 
     assert done.returncode == 3
+    assert f"{day}: All of this day was searched at Zendesk: 1 e-mail missing, 1 failed.\n" in done.stdout
+    assert clean.stdout.startswith(f"{day}: Every e-mail that Zendesk has of this day is kept.\n")
+    assert unsearched.stdout.startswith("2020-01-01: This day was not searched at Zendesk yet.\n")
     assert f"failed\t48100\t2\t{day} 12:00:00 UTC\t{failed}\tgone\t\ufffd]0;x\ufffd\ufffdoffer" in done.stdout
     assert f"missing\t48100\t3\t{day} 12:00:00 UTC\t\t\t\n" in done.stdout
     assert [each["comment_id"] for each in listed["emails"]] == ["2", "3"]

@@ -133,6 +133,19 @@ async def test_a_move_copies_everything_and_a_second_one_nothing(
     assert [*await target.writes()] in ([*before], [*before, "put"])  # including the one that checks a bucket
 
 
+async def test_heads_of_the_evidence_log_are_counted_as_objects_are(disk: Directory, tmp_path: Path) -> None:
+    await fill(disk, ALL)
+    head = disk.root / "heads" / ("0" * 32) / "000000000001.json"
+    await asyncio.to_thread(head.parent.mkdir, parents=True)
+    await asyncio.to_thread(head.write_bytes, b"{}")
+    target = Directory(tmp_path / "target")
+
+    counts = [(await move(disk.url, target.url, "--json")).told for _ in range(2)]
+
+    assert [each["copied"] for each in counts] == [len(ALL) + 1, 0]
+    assert [each["skipped"] for each in counts] == [0, len(ALL) + 1]
+
+
 async def test_objects_beyond_one_page_of_a_listing_are_moved(disk: Directory, tmp_path: Path) -> None:
     target = Directory(tmp_path / "target")
     many = {key(content): content for content in (b"%d" % number for number in range(1_100))}
