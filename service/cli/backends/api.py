@@ -223,17 +223,18 @@ class Api:
     ) -> tuple[int, bytes]:
         """Ask about an e-mail, or about the one that it became part of; return that one's id, and the answer."""
         try:
-            return email_id, await self._exchange.ask(method, f"{API}/emails/{email_id}{path}", body=body)
+            answer = await self._exchange.ask(
+                method, f"{API}/emails/{email_id}{path}", body=body, is_of_email=True
+            )
         except Moved as exc:
             found = _EMAIL.search(exc.location)
             if found is None:
                 raise self._unusable("a redirect to no e-mail") from None
+        else:
+            return email_id, answer
         into = int(found[1])
         say_merged(email_id, into)
-        try:
-            return into, await self._exchange.ask(method, f"{API}/emails/{into}{path}", body=body)
-        except Moved:
-            raise self._unusable("a second redirect") from None
+        return into, await self._exchange.ask(method, f"{API}/emails/{into}{path}", body=body)
 
     def _view(self, kind: type[V], content: bytes) -> V:
         from service.queries.answers import read_answer

@@ -25,9 +25,10 @@ def anywhere(command: F) -> F:
 
 def with_backend(work: "Callable[[Backend], Awaitable[T]]") -> T:
     """Run work with the Holdfast that the options or the environment name; errors as in `run`."""
+    opened = _opened()  # here, because files are read
 
     async def work_with() -> T:
-        async with _opened() as backend:
+        async with opened as backend:
             return await work(backend)
 
     return run(work_with())

@@ -1,6 +1,7 @@
 """Requests to the API of a server: bounded answers, and errors that say what to do."""
 
 import json
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -31,11 +32,12 @@ class Server:
     token: str = field(default="", repr=False)
 
 
-@dataclass(frozen=True)
 class Moved(Exception):
     """The e-mail became part of another one, whose address this is."""
 
-    location: str
+    def __init__(self, location: str) -> None:
+        super().__init__(location)
+        self.location = location
 
 
 class Exchange:
@@ -52,8 +54,9 @@ class Exchange:
         *,
         query: Mapping[str, str] | None = None,
         body: Mapping[str, Any] | None = None,
+        is_of_email: bool = False,
     ) -> bytes:
-        """Return the body of a good answer; raises Moved, Rejected, Transient and Permanent."""
+        """Return the body of a good answer; raises Rejected, Transient, Permanent, and about an e-mail Moved."""
         from aiohttp import ClientError, ClientTimeout
 
         server = self._server
@@ -75,7 +78,9 @@ class Exchange:
             raise _unreachable(server, exc) from exc
         if 200 <= response.status < 300:
             return content
-        raise _error(server, response.status, response.headers.get("Location", ""), content)
+        if response.status == 308 and is_of_email:
+            raise Moved(response.headers.get("Location", ""))
+        raise _error(server.url, response.status, content)
 
 
 def read_json(content: bytes, server_url: str) -> Any:  # noqa: ANN401 JSON
@@ -99,18 +104,22 @@ def _unreachable(server: Server, exc: Exception) -> Permanent | Transient:
     if problem := certificate_problem(exc):
         advice = "Check the address; a private authority is trusted with SSL_CERT_FILE=FILE."
         return Permanent("server_untrusted", f"{server.url} is not trusted: {problem}. {advice}")
-    system = getattr(exc, "os_error", exc)  # aiohttp's own text repeats the address
-    reason = "it does not answer" if isinstance(exc, TimeoutError) else getattr(system, "strerror", None)
-    reason = reason or str(exc) or type(exc).__name__
-    message = f"{server.url} cannot be reached: {reason.rstrip('.')}. Check the address and the network."
+    message = f"{server.url} cannot be reached: {_reason_of(exc)}. Check the address and the network."
     return Transient("server_away", message)
 
 
-def _error(server: Server, status: int, location: str, content: bytes) -> Exception:
-    """Make the error of an answer, or Moved."""
-    url, (code, detail) = server.url, _problem_of(content)
-    if status == 308:
-        return Moved(location)
+def _reason_of(exc: Exception) -> str:
+    """Return the system's word for it; aiohttp's own text repeats the address."""
+    if isinstance(exc, TimeoutError):
+        return "it does not answer"
+    system = getattr(exc, "os_error", exc)
+    if isinstance(system, OSError) and system.errno:  # negative ones are those of names
+        return os.strerror(system.errno) if system.errno > 0 else str(system.strerror)
+    return str(exc).rstrip(".") or type(exc).__name__
+
+
+def _error(url: str, status: int, content: bytes) -> Rejected | Permanent | Transient:
+    code, detail = _problem_of(content)
     if status in {429, 502, 503, 504}:
         return Transient(code or "server_away", detail or f"{url} is not ready ({status}).")
     if status == 401 and code:
