@@ -581,7 +581,14 @@ GROUPS = (
             Advice("already_dismissed", "Somebody dismissed it before.", "Read the reason there."),
             Advice("not_dismissed", "It is not dismissed, or it failed again since.", "Nothing."),
             Advice(
-                "already_replayed", "The webhook was replayed: it cannot be dismissed.", "Look at its e-mail."
+                "already_replayed",
+                "The webhook was replayed: it can be neither corrected nor dismissed.",
+                "Look at its e-mail.",
+            ),
+            Advice(
+                "already_corrected",
+                "Somebody else corrected the webhook at the same time, with another body.",
+                "Look at it again: replay it with that correction, or correct it once that is refused.",
             ),
             Advice("not_open", "The finding is no open difference.", "Nothing: it needs no attention."),
             Advice(

@@ -49,7 +49,7 @@ TABLES = (
     "erasures, tombstones, erasure_salts, receipt_entries, removed_emails, objects_to_remove, receipts,"
     " attachments, attempts, messages, announcements, merged_emails, email_words, incoming_emails, tickets, api_budgets,"
     " source_emails, backfills, sources, suspended_emails, refused_tickets, signing_secrets, connections,"
-    " quarantined_webhooks, ignored_webhooks, operator_actions, bulk_retries, workers,"
+    " quarantined_webhooks, quarantine_corrections, ignored_webhooks, operator_actions, bulk_retries, workers,"
     " alert_deliveries, alerts, alert_watch, reconciliation_findings, reconciliations, ended_sessions,"
     " held_emails, holds, retention_rules,"
     " evidence_entries, evidence_leaves, evidence_nodes, evidence_log, evidence_heads, evidence_verifications"

@@ -22,6 +22,8 @@ from service.cli.times import shown_time
 from service.formatting import printable
 
 if TYPE_CHECKING:
+    from typing import BinaryIO
+
     from sqlalchemy.ext.asyncio import AsyncEngine
 
     from service.queries.views import IgnoredDetail, IgnoredView, QuarantineDetail, QuarantineView
@@ -46,7 +48,7 @@ ignored_option = click.option(
 
 @click.group()
 def quarantine() -> None:
-    """List, show, replay or dismiss quarantined webhooks.
+    """List, show, edit, replay or dismiss quarantined webhooks.
 
     Ignored ones can be listed, shown and replayed, too.
     """
@@ -124,9 +126,12 @@ def show(kept_id: int, *, ignored: bool, raw: bool, as_json: bool) -> None:
 @click.option(
     "--all", "everything", is_flag=True, help="All that are neither replayed nor dismissed yet, oldest first."
 )
+@click.option("--code", help="With --all: only those with this error code.")
 @json_option
 @env_file
-def replay(kept_ids: tuple[int, ...], *, ignored: bool, everything: bool, as_json: bool) -> None:
+def replay(
+    kept_ids: tuple[int, ...], *, ignored: bool, everything: bool, code: str | None, as_json: bool
+) -> None:
     """Parse webhooks again, and make e-mails of them.
 
     This includes webhooks whose idempotency key belonged to another e-mail.
@@ -135,11 +140,15 @@ def replay(kept_ids: tuple[int, ...], *, ignored: bool, everything: bool, as_jso
 
     if everything == bool(kept_ids):
         raise click.UsageError("Give either IDs or --all.")
+    if code is not None and (ignored or not everything):
+        raise click.UsageError("--code needs --all, and does not go with --ignored.")
 
     async def run(res: "Resources") -> Counter[str]:
         ids = kept_ids
         if everything:
-            ids = tuple(await (ignored_ids(res.engine) if ignored else quarantined_ids(res.engine)))
+            ids = tuple(
+                await (ignored_ids(res.engine) if ignored else quarantined_ids(res.engine, code=code))
+            )
         return await _replay(res, ids, ignored=ignored, everything=everything, as_json=as_json)
 
     outcomes = with_resources(run)
@@ -148,6 +157,54 @@ def replay(kept_ids: tuple[int, ...], *, ignored: bool, everything: bool, as_jso
         click.echo(", ".join(f"{outcomes[name]} {name}" for name in names))
     if outcomes["refused"]:
         sys.exit(1)
+
+
+@quarantine.command()
+@click.argument("kept_id", metavar="ID", type=ID)
+@click.option(
+    "--file",
+    "source",
+    type=click.File("rb"),
+    help="Read the corrected body from this file, or from - for the input; else $EDITOR opens it.",
+)
+@json_option
+@env_file
+def edit(kept_id: int, source: "BinaryIO | None", *, as_json: bool) -> None:
+    """Replay a webhook with a body that you correct.
+
+    The original stays on record as it came, beside the correction and your name.
+    """
+    from service.operate.correct import correct
+
+    body = source.read() if source else _edited(kept_id)
+    if body is None:
+        click.echo("Nothing was changed.", err=True)
+        sys.exit(1)
+    receipt = with_resources(lambda res: correct(res, kept_id, actor(), body))
+    if as_json:
+        print_json(
+            {"quarantine_id": kept_id, "status": receipt.status, "email_id": receipt.number}, indent=None
+        )
+    else:
+        about = f": e-mail {receipt.number}" if receipt.number else ""
+        click.echo(f"{kept_id} {receipt.status}{about}")
+
+
+def _edited(kept_id: int) -> bytes | None:
+    """Open the body in the editor; return what was saved, or None if nothing changed."""
+    import base64
+
+    from service.queries.webhooks import get_quarantined
+
+    webhook = with_engine(lambda engine: get_quarantined(engine, kept_id))
+    if webhook.mistake:
+        found = webhook.mistake
+        click.echo(f"Line {found.line}, column {found.column}: {printable(found.reason)}.", err=True)
+    if not sys.stdin.isatty():
+        raise click.UsageError("No terminal: add --file.")
+    original = base64.b64decode(webhook.body_base64)
+    changed = click.edit(original, extension=".json")
+    return None if changed == original else changed
 
 
 def _row(webhook: "QuarantineView | IgnoredView") -> tuple[object, ...]:

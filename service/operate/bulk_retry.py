@@ -2,14 +2,17 @@
 
 from dataclasses import replace
 from datetime import timedelta
+from typing import Any
 
 import structlog
+from sqlalchemy import Row
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from service.errors import Rejected
 from service.jobs import bulk_retries
 from service.jobs.bulk_retries import BulkRetryStep
 from service.jobs.waiting import Job, Sync
+from service.operate import bulk_webhooks
 from service.operate.retry import check_finished, check_has_target
 from service.postgres.email_tables import NOT_CAPTURED
 from service.postgres.engine import connect
@@ -80,9 +83,11 @@ async def cancel(res: Resources, bulk_retry_id: int, actor: str) -> None:
 async def step(res: Resources) -> bool:
     """Take one step of a bulk retry that is due; return whether there was one."""
 
-    async def take(conn: AsyncConnection) -> list[Job] | list[Sync] | None:
+    async def take(conn: AsyncConnection) -> list[Job] | list[Sync] | Row[Any] | None:
         if (bulk := await bulk_retries.claim_step(conn, STEP_LEASE)) is None:
             return None
+        if bulk.what == "webhook":
+            return bulk
         after = None if bulk.place_id is None else Cursor(bulk.place_time, bulk.place_id)
         task = BulkTask(bulk.action, bulk.what, bulk.reason)
         wanted = _without_dismissed(Selection.model_validate(bulk.filter), task)
@@ -92,6 +97,9 @@ async def step(res: Resources) -> bool:
         return await bulk_retries.take_step(conn, here, emails, stop)
 
     retried = await res.run(take)
+    if isinstance(retried, Row):
+        await bulk_webhooks.step(res, retried)
+        return True
     for each in retried or ():
         res.dispatcher.dispatch(each)
     return retried is not None

@@ -13,6 +13,8 @@ from service.formatting import one_line
 # The object of a retry: the job, or only the sync.
 What = Literal["job", "sync"]
 BulkAction = Literal["retry", "dismiss", "undismiss"]
+# The same of webhooks in quarantine.
+WebhookAction = Literal["replay", "dismiss", "undismiss"]
 # In a filter: the failure has no code, or no host.
 NONE = "none"
 MOST_SENDER = 400  # characters in the index of senders
@@ -32,6 +34,15 @@ class BulkTask:
     action: BulkAction = "retry"
     what: What = "job"
     reason: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class WebhookTask:
+    """What is done to all webhooks in quarantine that match a filter."""
+
+    action: WebhookAction
+    reason: str | None = None
+    what: Literal["webhook"] = "webhook"
 
 
 RETRY, SYNC = BulkTask(), BulkTask(what="sync")
@@ -126,6 +137,35 @@ class LastingFilter(BaseModel):
         return Selection.model_validate(self.model_dump(exclude_none=True))
 
     @field_validator("ticket", "sender")
+    @classmethod
+    def _storable(cls, value: str | None) -> str | None:
+        return _storable(value)
+
+    @field_validator("received_after", "received_before", mode="before")
+    @classmethod
+    def _written(cls, value: object) -> object:
+        return _written(value)
+
+    @field_validator("received_after", "received_before")
+    @classmethod
+    def _aware(cls, value: datetime | None) -> datetime | None:
+        return _aware(value)
+
+
+class WebhookSelection(BaseModel):
+    """A filter of webhooks in quarantine."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    replayed: bool = Field(False, description="Replayed webhooks instead of waiting ones")
+    dismissed: bool = Field(False, description="Dismissed webhooks instead of waiting ones")
+    error_code: Text | None = Field(None, max_length=100, description="Code of the reason")
+    received_after: datetime | None = Field(
+        None, description="At this time or later; UTC where no zone is given"
+    )
+    received_before: datetime | None = Field(None, description="Before this time; UTC where no zone is given")
+
+    @field_validator("error_code")
     @classmethod
     def _storable(cls, value: str | None) -> str | None:
         return _storable(value)

@@ -26,12 +26,14 @@ from service.web.pages import (
     message,
     pages,
     previews,
+    quarantine,
     receipts,
     retry,
 )
 
 PAGES = (
     *pages.routes,
+    *quarantine.routes,
     *complete.routes,
     *buttons.routes,
     *dismissals.routes,

@@ -28,6 +28,8 @@ NOTICES: Mapping[str, str] = MappingProxyType(
         "rules_saved": "Saved: the new rules are in force.",
         "replayed": "Replayed as this e-mail.",
         "replayed_before": "The request already is this e-mail.",
+        "corrected": "Replayed with the corrected body. The original stays in quarantine's record.",
+        "replays_begun": "Replay started. It goes on without this page.",
         "ignored": "The event's type is not used: it is no e-mail.",
     }
 )
