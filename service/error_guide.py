@@ -590,6 +590,18 @@ GROUPS = (
                 "Somebody else corrected the webhook at the same time, with another body.",
                 "Look at it again: replay it with that correction, or correct it once that is refused.",
             ),
+            Advice("name_missing", "A filter is saved without a name.", "Give it a name."),
+            Advice("filter_empty", "A filter without any field is saved.", "Filter the list first."),
+            Advice(
+                "filter_exists",
+                "Another saved filter has this name.",
+                "Choose another name, or remove that one.",
+            ),
+            Advice("too_many_filters", "There are as many saved filters as can be.", "Remove some."),
+            Advice(
+                "filter_not_found", "There is no such saved filter.", "Somebody removed it: look at the list."
+            ),
+            Advice("not_acknowledged", "Nobody has acknowledged the group of failures.", "Nothing."),
             Advice("not_open", "The finding is no open difference.", "Nothing: it needs no attention."),
             Advice(
                 "nothing_to_erase",

@@ -130,9 +130,15 @@ UPDATE {table} SET {column} = :gone WHERE position(lower(:subject) in lower({col
     for table, column in (
         ("bulk_retries", "reason"),
         ("quarantined_webhooks", "dismiss_reason"),
+        ("acknowledgements", "note"),
     )
 ]
+# A filter that names what is erased has no use any more.
+_SAVED = _statement("""
+DELETE FROM saved_filters WHERE position(lower(:subject) in lower(concat(name, filter ->> 'sender', filter ->> 'q'))) > 0
+""")
+_SAVED_OF_TICKET = _statement("DELETE FROM saved_filters WHERE filter ->> 'ticket' = :subject")
 _FILTERS: dict[str, Sequence[TextClause]] = {
-    "sender": (_renamed("bulk_retries", "sender"), _SEARCHES, *_REASONS),
-    "ticket": (_renamed("bulk_retries", "ticket"),),
+    "sender": (_renamed("bulk_retries", "sender"), _SEARCHES, *_REASONS, _SAVED),
+    "ticket": (_renamed("bulk_retries", "ticket"), _SAVED_OF_TICKET),
 }

@@ -9,7 +9,7 @@ from sqlalchemy import Row
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from service.errors import Rejected
-from service.jobs import bulk_retries
+from service.jobs import bulk_retries, dismissals
 from service.jobs.bulk_retries import BulkRetryStep
 from service.jobs.waiting import Job, Sync
 from service.operate import bulk_webhooks
@@ -39,9 +39,12 @@ async def plan(res: Resources, wanted: Selection, task: BulkTask = RETRY) -> Cou
     Raises Rejected for a status that is not finished (422), where there is no target, or for a dismissal of e-mails that
     did not fail (409).
     """
-    wanted = _completed(res, wanted, task)
+    wanted = _without_dismissed(_completed(res, wanted, task), task)
     async with connect(res.engine) as conn:
-        return await count(conn, _without_dismissed(wanted, task), finished=True)
+        if task.action == "dismiss" and wanted.email_ids is not None:
+            failed = await dismissals.failed_among(conn, wanted.email_ids)
+            wanted = wanted.model_copy(update={"ids": ",".join(map(str, failed)) or "0"})
+        return await count(conn, wanted, finished=True)
 
 
 async def start(
@@ -124,6 +127,8 @@ def _completed(res: Resources, wanted: Selection, task: BulkTask) -> Selection:
     if task.action == "retry" and task.what == "sync":
         check_has_target(res)
         return wanted if wanted.sync_status else wanted.model_copy(update={"sync_status": "unsynced"})
+    if wanted.ids is not None:  # a person chose them: all that can be retried or dismissed
+        return wanted
     if task.action == "dismiss" and wanted.sync_status == "failed":
         return wanted
     has_status = wanted.status or wanted.error_code == NOT_CAPTURED
@@ -134,7 +139,7 @@ def _completed(res: Resources, wanted: Selection, task: BulkTask) -> Selection:
 
 
 def _without_dismissed(wanted: Selection, task: BulkTask) -> Selection:
-    """Leave dismissed e-mails out of a retry, unless its filter asks for them."""
-    if task.action != "retry" or wanted.dismissed is not None:
+    """Leave dismissed e-mails out of a retry, unless its filter asks for them, or names them."""
+    if task.action != "retry" or wanted.dismissed is not None or wanted.ids is not None:
         return wanted
     return wanted.model_copy(update={"dismissed": False})

@@ -102,6 +102,30 @@ class BulkRetry(Base):
     )
 
 
+class SavedFilter(Base):
+    """A filter of the list of e-mails under a name, for everybody."""
+
+    __tablename__ = "saved_filters"
+
+    id: Mapped[int] = mapped_column(BigInteger, Identity(), primary_key=True)
+    name: Mapped[str] = mapped_column(unique=True)
+    filter: Mapped[Any]
+    saved_at: Mapped[datetime] = mapped_column(server_default=func.now())
+    saved_by: Mapped[str]
+
+
+class Acknowledgement(Base):
+    """Who looks after a group of failures: those with a code and a host, each `none` without one."""
+
+    __tablename__ = "acknowledgements"
+
+    error_code: Mapped[str] = mapped_column(primary_key=True)
+    host: Mapped[str] = mapped_column(primary_key=True)
+    at: Mapped[datetime] = mapped_column(server_default=func.now())
+    by: Mapped[str]
+    note: Mapped[str]
+
+
 class WorkerHeartbeat(Base):
     """A worker process and its last heartbeat; a normal shutdown sets `stopped_at`."""
 

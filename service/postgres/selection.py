@@ -1,6 +1,7 @@
 """The filter of operators: its fields select e-mails. And the reason that a person gives."""
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Annotated, Literal
@@ -20,9 +21,11 @@ NONE = "none"
 MOST_SENDER = 400  # characters in the index of senders
 
 MOST_REASON = 500  # characters
+MOST_IDS = 200  # that a filter names
 
+STORABLE = r"^[^\u0000]*$"  # what a text column of Postgres accepts
 # The pattern documents the validator's rule.
-Text = Annotated[str, Field(json_schema_extra={"pattern": r"^[^\u0000]*$"})]
+Text = Annotated[str, Field(json_schema_extra={"pattern": STORABLE})]
 
 _NUMBER = re.compile(r"\s*[+-]?[0-9.]*\s*")  # pydantic would take it for seconds since 1970
 
@@ -53,6 +56,11 @@ class Selection(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
+    ids: str | None = Field(
+        None,
+        pattern=f"^[0-9]{{1,18}}(,[0-9]{{1,18}}){{0,{MOST_IDS - 1}}}$",
+        description="Ids of e-mails, with commas between them",
+    )
     status: Literal["received", "queued", "processing", "completed", "failed"] | None = Field(
         None, description="Status of the job"
     )
@@ -93,6 +101,11 @@ class Selection(BaseModel):
         None, description="At this time or later; UTC where no zone is given"
     )
     received_before: datetime | None = Field(None, description="Before this time; UTC where no zone is given")
+
+    @property
+    def email_ids(self) -> Sequence[int] | None:
+        """The ids, each once and in order; None if the filter names none."""
+        return None if self.ids is None else sorted({int(number) for number in self.ids.split(",")})
 
     @field_validator("ticket", "sender", "error_code", "sync_error_code", "host", "q")
     @classmethod

@@ -16,6 +16,7 @@ from service.web.auth import sign_in, tokens
 from service.web.handling import middleware, requests, static
 from service.web.handling.keys import RES
 from service.web.pages import (
+    acknowledge,
     alerts,
     buttons,
     complete,
@@ -29,11 +30,14 @@ from service.web.pages import (
     quarantine,
     receipts,
     retry,
+    saved_filters,
 )
 
 PAGES = (
     *pages.routes,
     *quarantine.routes,
+    *saved_filters.routes,
+    *acknowledge.routes,
     *complete.routes,
     *buttons.routes,
     *dismissals.routes,

@@ -29,14 +29,6 @@ def upgrade() -> None:
         ),
         if_not_exists=True,
     )
-    # The table is new: nobody waits for its index.
-    op.execute(
-        "CREATE UNIQUE INDEX IF NOT EXISTS uq_quarantine_corrections_accepted"
-        " ON quarantine_corrections (quarantine_id) WHERE error_code IS NULL"
-    )
-    op.execute(
-        "CREATE INDEX IF NOT EXISTS ix_quarantine_corrections_webhook ON quarantine_corrections (quarantine_id, id)"
-    )
     op.execute("ALTER TABLE quarantined_webhooks ADD COLUMN IF NOT EXISTS reused_key text")
     op.execute(
         f"UPDATE quarantined_webhooks SET reused_key = {KEY} WHERE error_code = 'key_reused' AND reused_key IS NULL"  # noqa: S608 words of ours

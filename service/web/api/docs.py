@@ -21,6 +21,7 @@ from service.web.api import (
     overview,
     quarantine,
     receipts,
+    saved_filters,
     source,
 )
 from service.web.handling.keys import RES
@@ -32,6 +33,7 @@ from service.web.handling.routes import Routes
 API = (
     *emails.routes,
     *messages.routes,
+    *saved_filters.routes,
     *quarantine.routes,
     *failures.routes,
     *custody.routes,

@@ -76,6 +76,7 @@ async def plan_retry(request: web.Request) -> web.Response:
         what=task.what,
         action=task.action,
         count=count,
+        selected=len(selection.email_ids or ()),
         chosen=chosen,
         back=filters.address(chosen),
         per_second=PER_SECOND,
@@ -110,6 +111,8 @@ def _default(task: BulkTask, chosen: Mapping[str, str]) -> dict[str, str]:
     """Return what a bulk retry adds to a filter, for the plan; `bulk_retry` adds it anyway."""
     if task.action == "undismiss":
         return {"dismissed": "true"}
+    if "ids" in chosen:
+        return {}
     if task.action == "dismiss":
         return {} if chosen.get("sync_status") == "failed" else {"status": "failed"}
     return {"sync_status": "unsynced"} if task.what == "sync" else {"status": "failed"}

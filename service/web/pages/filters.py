@@ -115,6 +115,8 @@ def words_of(wanted: Selection | WebhookSelection) -> dict[str, str]:
 def read(request: web.Request) -> EmailQuery:
     """Parse the query; ignore empty fields of a form."""
     values = {name: value.strip() for name, value in request.query.items() if value.strip()}
+    if "ids" in values:  # each checkbox of a form has a value of its own
+        values["ids"] = ",".join(request.query.getall("ids"))
     own = {name: values.pop(name, "") for name in OWN}
     page = int(own["page"]) if own["page"].isascii() and own["page"].isdigit() and len(own["page"]) < 6 else 1
     try:

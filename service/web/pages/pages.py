@@ -12,6 +12,7 @@ from service.queries import actions, emails, failures, reconciliations, retries
 from service.queries.headings import HeadingView, headings_of
 from service.queries.neighbours import neighbours_of
 from service.queries.pages import PageFilter
+from service.queries.saved_filters import list_filters
 from service.queries.views import EmailDetail
 from service.queries.webhooks import webhooks_of
 from service.web.auth.tokens import visible
@@ -47,6 +48,9 @@ async def list_emails(request: web.Request) -> web.Response:
     page = None
     if query.filter:
         page = await ask(request, emails.list_emails(request.app[RES].engine, query.filter))
+    saved = []
+    if "HX-Request" not in request.headers:
+        saved = [*(await ask(request, list_filters(request.app[RES].engine))).filters]
     has_sync = bool(request.app[RES].settings.sync_url) or "sync_status" in query.chosen
     answer = await show(
         request,
@@ -56,6 +60,7 @@ async def list_emails(request: web.Request) -> web.Response:
         page=page,
         has_sync=has_sync,
         remedy=remedies.of_list(query.filter),
+        saved=[(each.name, filters.address(filters.words_of(each.filter))) for each in saved],
     )
     if not (query.is_live or "cursor" in query.values):  # without the empty fields of the form
         answer.headers["HX-Push-Url"] = address
