@@ -31,6 +31,7 @@ from service.web.pages import (
     receipts,
     retry,
     saved_filters,
+    zone,
 )
 
 PAGES = (
@@ -38,6 +39,7 @@ PAGES = (
     *quarantine.routes,
     *saved_filters.routes,
     *acknowledge.routes,
+    *zone.routes,
     *complete.routes,
     *buttons.routes,
     *dismissals.routes,

@@ -28,6 +28,7 @@ NOTICES: Mapping[str, str] = MappingProxyType(
         "rules_saved": "Saved: the new rules are in force.",
         "filter_saved": "Saved for everybody.",
         "filter_removed": "Removed.",
+        "zone_chosen": "Chosen for this browser.",
         "none_selected": "Nothing was selected: mark e-mails in the list first.",
         "acknowledged": "Noted: others see who looks after it.",
         "unacknowledged": "The note is removed.",
