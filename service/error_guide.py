@@ -590,6 +590,11 @@ GROUPS = (
                 "Somebody else corrected the webhook at the same time, with another body.",
                 "Look at it again: replay it with that correction, or correct it once that is refused.",
             ),
+            Advice(
+                "not_repairable",
+                "No button repairs this difference alone: a document or an object has to be removed first.",
+                "Run `holdfast reconcile --fix`, or `holdfast storage verify --fix` for a damaged object.",
+            ),
             Advice("name_missing", "A filter is saved without a name.", "Give it a name."),
             Advice("filter_empty", "A filter without any field is saved.", "Filter the list first."),
             Advice(

@@ -126,7 +126,11 @@ def _completed(res: Resources, wanted: Selection, task: BulkTask) -> Selection:
         wanted = wanted.model_copy(update={"dismissed": False})
     if task.action == "retry" and task.what == "sync":
         check_has_target(res)
-        return wanted if wanted.sync_status else wanted.model_copy(update={"sync_status": "unsynced"})
+        return (
+            wanted
+            if wanted.sync_status or wanted.ids
+            else wanted.model_copy(update={"sync_status": "unsynced"})
+        )
     if wanted.ids is not None:  # a person chose them: all that can be retried or dismissed
         return wanted
     if task.action == "dismiss" and wanted.sync_status == "failed":

@@ -111,7 +111,7 @@ def _default(task: BulkTask, chosen: Mapping[str, str]) -> dict[str, str]:
     """Return what a bulk retry adds to a filter, for the plan; `bulk_retry` adds it anyway."""
     if task.action == "undismiss":
         return {"dismissed": "true"}
-    if "ids" in chosen:
+    if "ids" in chosen:  # all that can be retried or dismissed of them
         return {}
     if task.action == "dismiss":
         return {} if chosen.get("sync_status") == "failed" else {"status": "failed"}

@@ -29,6 +29,8 @@ NOTICES: Mapping[str, str] = MappingProxyType(
         "filter_saved": "Saved for everybody.",
         "filter_removed": "Removed.",
         "zone_chosen": "Chosen for this browser.",
+        "repair_begun": "Repair started: the next reconciliation says whether it helped.",
+        "search_begun": "Search started. It goes on without this page.",
         "none_selected": "Nothing was selected: mark e-mails in the list first.",
         "acknowledged": "Noted: others see who looks after it.",
         "unacknowledged": "The note is removed.",

@@ -19,7 +19,7 @@ from service.web.auth.tokens import visible
 from service.web.handling.keys import RES
 from service.web.handling.requests import ask, number
 from service.web.handling.routes import Routes
-from service.web.pages import filters, remedies, timeline
+from service.web.pages import filters, findings, remedies, timeline
 from service.web.pages.excerpts import readable, shortened_email
 from service.web.pages.frame import show
 from service.web.pages.live import LIVE
@@ -124,7 +124,13 @@ async def show_reconciliation(request: web.Request) -> web.Response:
     run = await ask(request, reconciliations.get_reconciliation(request.app[RES].engine, run_id, wanted))
     onward = filters.onward(request, run.next_cursor)
     headings = await _headings(request, [finding.email_id for finding in run.findings])
-    return await show(request, "reconciliation.html", run=run, onward=onward, headings=headings)
+    about: dict[str, Any] = {
+        "sentences": findings.SENTENCES,
+        "commands": findings.COMMANDS,
+        "buttons": findings.BUTTONS,
+        "syncs": findings.plan_of_syncs(run.findings),
+    }
+    return await show(request, "reconciliation.html", run=run, onward=onward, headings=headings, **about)
 
 
 @routes.get("/activity")
