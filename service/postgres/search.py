@@ -282,8 +282,6 @@ def _key(wanted: Selection) -> ColumnElement[bool] | TextClause | None:
         return _not_synced(wanted)
     if wanted.error_code not in (None, NONE):
         return IncomingEmail.error_code == wanted.error_code
-    if wanted.sync_status == "unsynced":
-        return text(UNSYNCED)
     return _unusual(wanted)
 
 
@@ -304,7 +302,7 @@ def _status(wanted: Selection) -> str | None:
 
 def _is_group(wanted: Selection) -> bool:
     """Say whether a filter asks for failures with one code and one host: an index has them in the order of time."""
-    is_of_few = wanted.ticket is not None or wanted.sender is not None
+    is_of_few = any(value is not None for value in (wanted.email_ids, wanted.ticket, wanted.sender))
     return _status(wanted) == "failed" and None not in (wanted.error_code, wanted.host) and not is_of_few
 
 
@@ -323,6 +321,8 @@ def _in_group(wanted: Selection) -> list[ColumnElement[bool] | TextClause]:
 
 def _unusual(wanted: Selection) -> TextClause | None:
     """Return the predicate of the index of what few e-mails are, if the filter asks for such."""
+    if wanted.sync_status == "unsynced":
+        return text(UNSYNCED)
     if wanted.dismissed:
         return text(DISMISSED)
     if wanted.zendesk_state is not None:
