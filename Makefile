@@ -18,9 +18,9 @@ OLDEST := $(addprefix tests/,system/test_flow.py system/test_structure.py outbou
 	outbound/test_content.py queue/test_arq_queue.py targets/test_document.py web/test_charts.py \
 	test_formatting.py zendesk/test_signature.py)
 
-# Four processes keep two processors busy: some tests wait. With more, statements wait too long. Tests that share an
-# expensive fixture run in one of them.
-PYTEST := $(BIN)/pytest --numprocesses 4 --dist loadgroup
+# Four processes keep two processors busy: some tests wait. With more, statements wait too long. Each
+# runs whole modules: tests/support/schedule.py.
+PYTEST := $(BIN)/pytest --numprocesses 4 --dist loadscope
 
 .PHONY: demo up drill bench rehearse test test-long test-oldest coverage lint lint-format lint-code lint-types lint-imports \
 	checked compiled format lock dist tag clean
@@ -48,7 +48,7 @@ test-long: checked  ## the same with ten times the examples of each property
 
 coverage: $(VENV)/.ready  ## run the tests, and show which lines of service/ none of them reaches
 	$(BIN)/coverage erase
-	$(BIN)/coverage run -m pytest --numprocesses 4 --dist loadgroup
+	$(BIN)/coverage run -m pytest --numprocesses 4 --dist loadscope
 	$(BIN)/coverage combine --quiet
 	$(BIN)/coverage report
 

@@ -517,6 +517,76 @@ GROUPS = (
                 "Use API_TOKEN for this request.",
             ),
             Advice(
+                "not_signed_in",
+                "A command asked a server that does not know its login: it was revoked, has ended, or API_TOKEN is new.",
+                "Run `holdfast login` with the address of the server.",
+            ),
+            Advice(
+                "server_away",
+                "A command could not reach the server, or a proxy before it answered that it is not ready.",
+                "Check the address and the network of this machine, and that the server runs.",
+            ),
+            Advice(
+                "server_untrusted",
+                "The certificate of the server is not trusted by this machine.",
+                "Check the address. Name the file of a private authority in SSL_CERT_FILE.",
+            ),
+            Advice(
+                "server_unknown",
+                "Something else than Holdfast answered a command: a proxy, a page to sign in, a redirect.",
+                "Check the address, and what stands before the server.",
+            ),
+            Advice(
+                "server_too_old",
+                "The server does not know what a command asks for.",
+                "Update the server, or use a command of its version.",
+            ),
+            Advice(
+                "server_differs",
+                "The server's answer lacks something that a command needs.",
+                "Use a command of the same version as the server.",
+            ),
+            Advice(
+                "answer_too_large",
+                "An answer to a command is too large to be Holdfast's.",
+                "Check the address, and what stands before the server.",
+            ),
+            Advice(
+                "login_refused",
+                "A person refused the login of this command.",
+                "Run `holdfast login` again, and confirm it on the page.",
+            ),
+            Advice(
+                "login_expired",
+                "Nobody confirmed the code within ten minutes, or the login is over.",
+                "Run `holdfast login` again.",
+            ),
+            Advice(
+                "slow_down",
+                "A command that waits for its login asks too often.",
+                "Wait for the `interval` of the login between two requests.",
+            ),
+            Advice(
+                "person_needed",
+                "A token tried to confirm the login of a command.",
+                "Confirm it in a browser, signed in as a person.",
+            ),
+            Advice(
+                "login_not_found",
+                "There is no login of a command with this number.",
+                "The page `/logins` lists them.",
+            ),
+            Advice(
+                "login_over",
+                "The login of the command was revoked, or has ended.",
+                "Nothing: it gives no access any more.",
+            ),
+            Advice(
+                "no_login",
+                "A request to sign out came with API_TOKEN or API_READ_TOKEN, which are not a login's.",
+                "To end all use of such a token, change it.",
+            ),
+            Advice(
                 "foreign_origin",
                 "The form was sent from another site.",
                 "Reload the page and try again. Behind a proxy, pass `Host` or set PUBLIC_URL.",
@@ -949,6 +1019,11 @@ GROUPS = (
                 "reconciliation",
                 "Target or storage differ from Postgres, no run finished, or Postgres is older than it was.",
                 "Look at `holdfast reconcile list`, and at the line `history` of `holdfast check`.",
+            ),
+            Advice(
+                "evidence",
+                "A verification found that something on record was changed, or none ended for too long.",
+                "Run `holdfast evidence verify --no-objects`, and look at its findings.",
             ),
         ),
     ),

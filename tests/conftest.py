@@ -39,18 +39,23 @@ from tests.support.processes import left_with, wait_for
 from tests.support.s3 import ACCESS_KEY, SECRET, Bucket, proxied, s3
 from tests.support.statements import share_compiled_statements
 
-pytest_plugins = ["tests.support.cpu", "tests.support.left_open"]
+pytest_plugins = [
+    "tests.support.browser",
+    "tests.support.cpu",
+    "tests.support.left_open",
+    "tests.support.schedule",
+]
 
 T = TypeVar("T")
 ROOT = Path(__file__).resolve().parent.parent
 API_TOKEN = "api-token-of-the-tests"
 # A table with a foreign key stands before the table that it refers to.
 TABLES = (
-    "erasures, tombstones, erasure_salts, receipt_entries, removed_emails, objects_to_remove, receipts,"
+    "erasures, tombstones, erasure_salts, receipt_entries, removed_emails, objects_to_remove, loose_objects, receipts,"
     " attachments, attempts, messages, announcements, merged_emails, email_words, incoming_emails, tickets, api_budgets,"
     " source_emails, backfills, sources, suspended_emails, refused_tickets, signing_secrets, connections,"
     " quarantined_webhooks, ignored_webhooks, operator_actions, bulk_retries, workers,"
-    " alert_deliveries, alerts, alert_watch, reconciliation_findings, reconciliations, ended_sessions,"
+    " alert_deliveries, alerts, alert_watch, reconciliation_findings, reconciliations, ended_sessions, logins,"
     " held_emails, holds, retention_rules,"
     " evidence_entries, evidence_leaves, evidence_nodes, evidence_log, evidence_heads, evidence_verifications"
 )
@@ -94,26 +99,6 @@ hypothesis.settings.register_profile(
 hypothesis.settings.load_profile("unhurried")
 
 share_compiled_statements()
-
-
-# Modules with expensive fixtures: all tests of such a module run in one process, so that each fixture is made once.
-TOGETHER = {
-    "tests/postgres/test_plans.py",  # a database of 50,000 e-mails
-    "tests/web/test_accessibility.py",  # Chromium
-    "tests/web/test_browser.py",  # Chromium
-    "tests/web/test_complete_page.py",  # Chromium
-    "tests/web/test_generated_client.py",  # the client
-    "tests/web/test_message_browser.py",  # Chromium
-}
-
-
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    items.sort(key=lambda item: item.get_closest_marker("long") is None)
-    for item in items:
-        module = item.nodeid.partition("::")[0]
-        if module in TOGETHER:
-            item.add_marker(pytest.mark.xdist_group(module.rpartition("/")[2].removesuffix(".py")))
 
 
 def pytest_collection_finish() -> None:

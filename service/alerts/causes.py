@@ -4,7 +4,17 @@ from datetime import timedelta
 
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from service.alerts import connection, credentials, failures, reconciliation, source, syncs, webhooks, workers
+from service.alerts import (
+    connection,
+    credentials,
+    evidence,
+    failures,
+    reconciliation,
+    source,
+    syncs,
+    webhooks,
+    workers,
+)
 from service.alerts.condition import Condition, OpenAlerts, clean
 from service.alerts.record import Turn
 from service.config.settings import Settings
@@ -31,6 +41,7 @@ async def find_conditions(
         *webhooks.find_bad_signatures(turn, newest, settings.alert_signature_failures),
         *await connection.find(conn),
         *await reconciliation.find(conn, settings.reconcile_hours),
+        *await evidence.find(conn, settings.evidence_verify_hours),
         *await source.find(conn, settings),
         *_find_connections(await usage(conn), refused=refused),
     ]

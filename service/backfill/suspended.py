@@ -18,13 +18,13 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from service.backfill.record import Held, lease_lost
 from service.errors import HoldfastError, Transient
 from service.jobs.erased import ERASED, erased_contents
+from service.jobs.loose_objects import put
 from service.jobs.object_references import Proofs, lock_objects, write_references
 from service.outbound.responses import Expected, Limits
 from service.postgres.engine import transaction
 from service.postgres.source_tables import SuspendedEmail
 from service.postgres.tombstones import is_erased, suspended_hash
 from service.resources import Resources
-from service.storage import objects
 from service.storage.objects import StoredObject
 from service.telemetry.metrics import SUSPENDED_EMAILS
 from service.zendesk.exports import Suspended, next_page, read_suspended
@@ -89,7 +89,7 @@ async def _keep(res: Resources, held: Held, item: Suspended) -> int:
 
     Raises _FileNotYet for an error that may pass, as long as Zendesk is sure to have the e-mail still.
     """
-    record = await objects.put(res.storage, _whole(item.record), "suspended.json")
+    record = await put(res, _whole(item.record), "suspended.json", None)
     is_young = item.created_at is None or held.now - item.created_at < PATIENCE
     files = [await _file(res, file, is_young=is_young) for file in item.files]
     insert = partial(_insert, held=held, item=item, record=record, files=files)
@@ -113,7 +113,7 @@ async def _file(res: Resources, file: AnnouncedFile, *, is_young: bool) -> dict[
     expected = Expected(file.file_name, file.content_type, file.size)
     try:
         async with res.slots, res.zendesk.file(file.url, expected, limits) as download:
-            stored = await objects.put(res.storage, download.chunks, file.file_name)
+            stored = await put(res, download.chunks, file.file_name, None)
     except HoldfastError as exc:
         if exc.code.startswith("storage_"):
             raise

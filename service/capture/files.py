@@ -34,7 +34,8 @@ from service.jobs.attachments import (
 )
 from service.jobs.attempts import Claim
 from service.jobs.erased import ERASED
-from service.jobs.object_references import ObjectRemoved, Proofs, request_removal, write_references
+from service.jobs.loose_objects import give_up, put
+from service.jobs.object_references import ObjectRemoved, Proofs, write_references
 from service.outbound.addresses import host_of
 from service.outbound.responses import Expected, Limits
 from service.resources import Resources
@@ -223,10 +224,10 @@ async def _fetch(res: Resources, claim: Claim, file: FileRecord, *, is_last: boo
     error: HoldfastError
     began = time.monotonic()
     try:
-        stored = await _stored_before(res, file) or await _download(res, claim, file)
+        stored = await _stored_before(res, claim, file) or await _download(res, claim, file)
         reach(res.settings.fault_points, "after_object", claim.ticket_id)
         update = FileUpdate(claim.fencing_token, file.position, "stored", stored)
-        await write_references(res.storage, partial(_record_stored, res, update, stored.key))
+        await write_references(res.storage, partial(_record_stored, res, update, stored))
     except HoldfastError as exc:
         error = may_be_early(res, claim, exc)
     except Exception as exc:
@@ -244,14 +245,14 @@ async def _fetch(res: Resources, claim: Claim, file: FileRecord, *, is_last: boo
     return error
 
 
-async def _stored_before(res: Resources, file: FileRecord) -> StoredObject | None:
+async def _stored_before(res: Resources, claim: Claim, file: FileRecord) -> StoredObject | None:
     """Find a lost object again, as after a restore; its address may have expired."""
     if file.sha256 is None or file.object_key is None:
         return None
     with suppress(HoldfastError):  # the object is not there, or cannot be read
         if (await objects.digest(res.storage, file.object_key))[0] == file.sha256:
             opened = await objects.open(res.storage, file.object_key)
-            return await objects.put(res.storage, opened.chunks, file.file_name)
+            return await put(res, opened.chunks, file.file_name, claim.email_id)
     return None
 
 
@@ -259,12 +260,12 @@ async def _record(res: Resources, update: FileUpdate) -> None:
     await res.batch.insist(mark, update)
 
 
-async def _record_stored(res: Resources, update: FileUpdate, key: str, proofs: Proofs) -> None:
-    result = await res.batch.insist(mark, replace(update, proof=proofs.get(key)))
+async def _record_stored(res: Resources, update: FileUpdate, stored: StoredObject, proofs: Proofs) -> None:
+    result = await res.batch.insist(mark, replace(update, proof=proofs.get(stored.key)))
     if isinstance(result, ObjectRemoved):
         raise result
-    if not result:  # the e-mail may have been removed, and then nothing else would remove the object
-        await res.batch.insist(request_removal, key)
+    if not result:  # the e-mail may have been removed, or another attempt stores its files
+        await res.batch.insist(give_up, stored)
 
 
 async def _download(res: Resources, claim: Claim, file: FileRecord) -> StoredObject:
@@ -273,7 +274,7 @@ async def _download(res: Resources, claim: Claim, file: FileRecord) -> StoredObj
     )
     async with _open_download(res, claim, file.source_url, expected) as chunks:
         reach(res.settings.fault_points, "mid_download", claim.ticket_id)
-        return await objects.put(res.storage, chunks, file.file_name)
+        return await put(res, chunks, file.file_name, claim.email_id)
 
 
 @asynccontextmanager

@@ -13,11 +13,12 @@ from service.errors import HoldfastError, Permanent, Transient
 from service.jobs import messages, tickets
 from service.jobs.attempts import Claim
 from service.jobs.erased import erased_comments, forget
+from service.jobs.loose_objects import put
 from service.jobs.messages import KeptComment
 from service.jobs.object_references import write_references
 from service.jobs.tickets import TicketKey
 from service.resources import LookUp, Resources
-from service.storage import objects
+from service.storage.objects import StoredObject
 from service.zendesk import comments as api
 from service.zendesk.messages import CommentMessage, read_page
 
@@ -97,7 +98,7 @@ async def _look_up(res: Resources, claim: Claim, ticket: TicketKey, waiting: Col
         partial(erased_comments, ticket=ticket, comments=[each for _, each in choice.kept])
     )
     kept = [
-        KeptComment(each, await _put(res, each), email_id)
+        KeptComment(each, await _put(res, claim, each), email_id)
         for email_id, each in choice.kept
         if each.comment_id not in erased
     ]
@@ -146,11 +147,11 @@ async def _read(page: Mapping[str, object]) -> list[CommentMessage]:
     return await asyncio.to_thread(read_page, page)  # it may hold megabytes
 
 
-async def _put(res: Resources, comment: CommentMessage) -> objects.StoredObject:
+async def _put(res: Resources, claim: Claim, comment: CommentMessage) -> StoredObject:
     async def whole() -> AsyncIterator[bytes]:
         yield comment.record
 
-    return await objects.put(res.storage, whole(), "comment.json")
+    return await put(res, whole(), "comment.json", claim.email_id)
 
 
 def _cannot_ask(claim: Claim) -> Permanent:

@@ -11,11 +11,11 @@ from service.capture.telemetry import names
 from service.errors import HoldfastError, Permanent
 from service.jobs import messages
 from service.jobs.attempts import Claim
+from service.jobs.loose_objects import put
 from service.jobs.messages import MessageState, SavedOriginal
 from service.jobs.object_references import ObjectRemoved, Proofs, write_references
 from service.outbound.responses import Limits
 from service.resources import Resources
-from service.storage import objects
 from service.zendesk.originals import HEADER_BYTES, read_original
 
 log = structlog.get_logger()
@@ -50,7 +50,7 @@ async def _fetch(res: Resources, claim: Claim, state: MessageState) -> SavedOrig
         found = read_original(head, state.message_id)
         if found is None:
             raise Permanent("original_unfit", "Zendesk's answer is not the original of this e-mail.")
-        stored = await objects.put(res.storage, _whole(head, chunks), "original.eml")
+        stored = await put(res, _whole(head, chunks), "original.eml", claim.email_id)
     return SavedOriginal(claim.email_id, stored, found.date)
 
 

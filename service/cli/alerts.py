@@ -2,7 +2,7 @@
 
 import click
 
-from service.cli.environment import env_file, with_engine
+from service.cli.backends.choice import anywhere, with_backend
 from service.cli.terminal import Column, json_option, print_json, print_table
 from service.cli.times import shown_time
 
@@ -19,12 +19,10 @@ COLUMNS = (
 @click.command()
 @click.option("--limit", type=click.IntRange(1, 200), default=20, show_default=True, help="Most to list.")
 @json_option
-@env_file
+@anywhere
 def alerts(limit: int, *, as_json: bool) -> None:
     """List alerts: open ones first, newest first."""
-    from service.queries.alerts import list_alerts
-
-    page = with_engine(lambda engine: list_alerts(engine, limit))
+    page = with_backend(lambda backend: backend.alerts(limit))
     rows = (
         (
             shown_time(alert.opened_at),

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from service.cli.environment import env_file, with_engine
+from service.cli.backends.choice import anywhere, with_backend
 from service.cli.terminal import (
     Column,
     console,
@@ -22,8 +22,7 @@ from service.cli.times import DAY, shown_time
 from service.formatting import number
 
 if TYPE_CHECKING:
-    from sqlalchemy.ext.asyncio import AsyncEngine
-
+    from service.cli.backends.port import Backend
     from service.queries.days import DayView
     from service.queries.source import Ledger, SourceFilter
 
@@ -68,17 +67,17 @@ LISTS = click.Choice(["open", "in_zendesk", "kept", "in_work", "failed", "dismis
     "--limit", type=click.IntRange(min=1), default=1000, show_default=True, help="Most e-mails to list."
 )
 @json_option
-@env_file
+@anywhere
 def complete(day: date | None, name: str, before: date | None, limit: int, *, as_json: bool) -> None:
     """Tell whether every e-mail that Zendesk has is kept.
 
     Each row is a day: the e-mails that Zendesk lists, and how many of them are kept, in work, failed or missing.
 
-    Exits with 0 if all are kept, 3 if not or if that is not known, and 1 if Postgres cannot be reached. With --day, the
+    Exits with 0 if all are kept, 3 if not or if that is not known, and 1 if Holdfast cannot be reached. With --day, the
     exit code is about that day; a day is complete when it is over, and all of it was searched.
     """
     wanted = {"day": day, "before": before, **({"list": name} if day else {})}
-    ledger = with_engine(lambda engine: _read(engine, _filter(wanted), limit))
+    ledger = with_backend(lambda backend: _read(backend, _filter(wanted), limit))
     if as_json:
         print_json(ledger)
     else:
@@ -99,16 +98,12 @@ def _filter(wanted: Mapping[str, object]) -> "SourceFilter":
         raise click.BadParameter(message, param_hint=f"--{error['loc'][0]}") from None
 
 
-async def _read(engine: "AsyncEngine", wanted: "SourceFilter", limit: int) -> "Ledger":
+async def _read(backend: "Backend", wanted: "SourceFilter", limit: int) -> "Ledger":
     """Read the ledger, and all pages of its list up to the limit."""
-    from service.config.reading import read_settings
-    from service.queries.source import get_ledger
-
-    settings = read_settings()
-    ledger = await get_ledger(engine, settings, wanted)
+    ledger = await backend.ledger(wanted)
     found, cursor = [*(ledger.emails or ())], ledger.next_cursor
     while cursor is not None and len(found) < limit:
-        page = await get_ledger(engine, settings, wanted.model_copy(update={"cursor": cursor}))
+        page = await backend.ledger(wanted.model_copy(update={"cursor": cursor}))
         found += page.emails or ()
         cursor = page.next_cursor
     emails = None if ledger.emails is None else found[:limit]

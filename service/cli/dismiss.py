@@ -1,13 +1,12 @@
 """`dismiss` and `undismiss` of `holdfast emails`, `failures`, `quarantine` and `reconcile`."""
 
 import sys
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import click
 
-from service.cli.download import followed
-from service.cli.environment import actor, env_file, with_engine, with_resources
+from service.cli.backends.choice import anywhere, with_backend
 from service.cli.filters import ID, filters, selection
 from service.cli.retry import BulkOptions, bulk_options, start_bulk_retry, wanted_emails
 from service.cli.terminal import json_option, print_json
@@ -15,10 +14,8 @@ from service.cli.times import shown_time
 from service.formatting import counted, printable
 
 if TYPE_CHECKING:
+    from service.cli.backends.port import Backend, Subject
     from service.queries.views import DismissalView
-    from service.resources import Resources
-
-Act = Callable[["Resources", int], Awaitable[None]]
 
 reason_option = click.option(
     "--reason", required=True, help="Why it needs nobody, at most 500 characters; others will read it."
@@ -32,7 +29,7 @@ yes_option = click.option("--yes", is_flag=True, help="Do not ask; needed withou
 @click.option("--all", "everything", is_flag=True, help="All failed e-mails that match the filters.")
 @filters()
 @bulk_options
-@env_file
+@anywhere
 def dismiss(
     email_ids: tuple[int, ...],
     options: BulkOptions,
@@ -45,18 +42,14 @@ def dismiss(
 
     This also dismisses e-mails whose sync failed. They keep their state, and need no attention until they fail again.
     """
-    from service.operate.dismiss import dismiss
     from service.postgres.selection import BulkTask
-
-    async def act(res: "Resources", email_id: int) -> None:
-        await dismiss(res, await followed(res.engine, email_id), actor(), reason)
 
     wanted = wanted_emails(email_ids, options, chosen, everything=everything)
     if everything:
         start_bulk_retry(wanted, options, BulkTask("dismiss", reason=reason))
         return
     ask(f"Dismiss {counted(len(email_ids), 'e-mail')}?", yes=options.yes)
-    _act_on_each(email_ids, act, "dismissed", options.as_json)
+    _dismiss_each("email", email_ids, reason, as_json=options.as_json)
 
 
 @click.command()
@@ -64,23 +57,19 @@ def dismiss(
 @click.option("--all", "everything", is_flag=True, help="All dismissed e-mails that match the filters.")
 @filters()
 @bulk_options
-@env_file
+@anywhere
 def undismiss(
     email_ids: tuple[int, ...], options: BulkOptions, *, everything: bool, **chosen: str | bool | None
 ) -> None:
     """End dismissals: these e-mails need attention again."""
-    from service.operate.dismiss import undismiss
     from service.postgres.selection import BulkTask
-
-    async def act(res: "Resources", email_id: int) -> None:
-        await undismiss(res, await followed(res.engine, email_id), actor())
 
     wanted = wanted_emails(email_ids, options, chosen, everything=everything)
     if everything:
         start_bulk_retry(wanted, options, BulkTask("undismiss"))
         return
     ask(f"Undismiss {counted(len(email_ids), 'e-mail')}?", yes=options.yes)
-    _act_on_each(email_ids, act, "undismissed", options.as_json)
+    _dismiss_each("email", email_ids, None, as_json=options.as_json)
 
 
 @click.command("dismiss")
@@ -88,7 +77,7 @@ def undismiss(
 @reason_option
 @filters("host", "ticket", "sender", "q", "received_after", "received_before")
 @bulk_options
-@env_file
+@anywhere
 def dismiss_group(code: str, options: BulkOptions, *, reason: str, **chosen: str | bool | None) -> None:
     """Dismiss all e-mails that failed with this error CODE.
 
@@ -107,7 +96,7 @@ def dismiss_group(code: str, options: BulkOptions, *, reason: str, **chosen: str
 @click.option("--code", help="With --all: only those with this error code.")
 @yes_option
 @json_option
-@env_file
+@anywhere
 def dismiss_webhooks(  # noqa: PLR0913 each an option
     webhook_ids: tuple[int, ...], *, reason: str, everything: bool, code: str | None, yes: bool, as_json: bool
 ) -> None:
@@ -115,11 +104,9 @@ def dismiss_webhooks(  # noqa: PLR0913 each an option
 
     They stay in quarantine, byte for byte, and can still be replayed.
     """
-    from service.operate.dismiss import dismiss_webhook
-
     ids = _webhooks(webhook_ids, code, everything=everything, dismissed=False)
     ask(f"Dismiss {counted(len(ids), 'webhook')}?", yes=yes)
-    _act_on_each(ids, lambda res, each: dismiss_webhook(res, each, actor(), reason), "dismissed", as_json)
+    _dismiss_each("webhook", ids, reason, as_json=as_json)
 
 
 @click.command("undismiss")
@@ -128,16 +115,14 @@ def dismiss_webhooks(  # noqa: PLR0913 each an option
 @click.option("--code", help="With --all: only those with this error code.")
 @yes_option
 @json_option
-@env_file
+@anywhere
 def undismiss_webhooks(
     webhook_ids: tuple[int, ...], *, everything: bool, code: str | None, yes: bool, as_json: bool
 ) -> None:
     """End dismissals of webhooks: they need attention again."""
-    from service.operate.dismiss import undismiss_webhook
-
     ids = _webhooks(webhook_ids, code, everything=everything, dismissed=True)
     ask(f"Undismiss {counted(len(ids), 'webhook')}?", yes=yes)
-    _act_on_each(ids, lambda res, each: undismiss_webhook(res, each, actor()), "undismissed", as_json)
+    _dismiss_each("webhook", ids, None, as_json=as_json)
 
 
 @click.command("dismiss")
@@ -145,31 +130,25 @@ def undismiss_webhooks(
 @reason_option
 @yes_option
 @json_option
-@env_file
+@anywhere
 def dismiss_findings(finding_ids: tuple[int, ...], *, reason: str, yes: bool, as_json: bool) -> None:
     """Dismiss open differences.
 
     A dismissal ends when a later run finds the difference gone. `holdfast reconcile show` has their numbers.
     """
-    from service.operate.dismiss import dismiss_finding
-
     ask(f"Dismiss {counted(len(finding_ids), 'finding')}?", yes=yes)
-    _act_on_each(
-        finding_ids, lambda res, each: dismiss_finding(res, each, actor(), reason), "dismissed", as_json
-    )
+    _dismiss_each("finding", finding_ids, reason, as_json=as_json)
 
 
 @click.command("undismiss")
 @click.argument("finding_ids", metavar="FINDING...", type=ID, nargs=-1, required=True)
 @yes_option
 @json_option
-@env_file
+@anywhere
 def undismiss_findings(finding_ids: tuple[int, ...], *, yes: bool, as_json: bool) -> None:
     """End dismissals of differences: they need attention again."""
-    from service.operate.dismiss import undismiss_finding
-
     ask(f"Undismiss {counted(len(finding_ids), 'finding')}?", yes=yes)
-    _act_on_each(finding_ids, lambda res, each: undismiss_finding(res, each, actor()), "undismissed", as_json)
+    _dismiss_each("finding", finding_ids, None, as_json=as_json)
 
 
 def shown_dismissal(dismissal: "DismissalView") -> str:
@@ -188,25 +167,27 @@ def ask(question: str, *, yes: bool) -> None:
 def _webhooks(
     webhook_ids: tuple[int, ...], code: str | None, *, everything: bool, dismissed: bool
 ) -> Sequence[int]:
-    from service.queries.webhooks import quarantined_ids
-
     if everything == bool(webhook_ids) or (code is not None and not everything):
         raise click.UsageError("Give either IDs or --all; --code needs --all.")
     if not everything:
         return webhook_ids
-    return with_engine(lambda engine: quarantined_ids(engine, code=code, dismissed=dismissed))
+    return with_backend(lambda backend: backend.quarantined_ids(code, dismissed=dismissed))
 
 
-def _act_on_each(ids: Sequence[int], act: Act, done: str, as_json: bool) -> None:  # noqa: FBT001 of each command
-    """Do it to one after the other; exit with 1 if one was refused."""
+def _dismiss_each(subject: "Subject", ids: Sequence[int], reason: str | None, *, as_json: bool) -> None:
+    """Dismiss one after the other, or without a reason end their dismissals; exit with 1 if one was refused."""
+    done = "undismissed" if reason is None else "dismissed"
 
-    async def run(res: "Resources") -> bool:
+    async def run(backend: "Backend") -> bool:
         from service.errors import Rejected
 
         is_good = True
         for each in ids:
             try:
-                await act(res, each)
+                if reason is None:
+                    await backend.undismiss(subject, each)
+                else:
+                    await backend.dismiss(subject, each, reason)
             except Rejected as exc:
                 is_good = False
                 click.echo(printable(exc.message), err=True)
@@ -216,5 +197,5 @@ def _act_on_each(ids: Sequence[int], act: Act, done: str, as_json: bool) -> None
                 )
         return is_good
 
-    if not with_resources(run):
+    if not with_backend(run):
         sys.exit(1)

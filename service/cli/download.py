@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from service.cli.backends.database import followed
 from service.cli.environment import env_file, with_resources
 from service.cli.filters import ID
 from service.cli.terminal import print_line
@@ -15,8 +16,6 @@ from service.formatting import counted, printable
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-
-    from sqlalchemy.ext.asyncio import AsyncEngine
 
     from service.queries.archive import Part
     from service.resources import Resources
@@ -45,17 +44,6 @@ def download(email_ids: tuple[int, ...], directory: Path, *, as_zip: bool) -> No
     if lost:
         click.echo(f"{counted(lost, 'e-mail')} could not be written as a whole.", err=True)
         sys.exit(1)
-
-
-async def followed(engine: "AsyncEngine", email_id: int) -> int:
-    """Return the e-mail that this one became part of, and say so; or else the same id."""
-    from service.queries.messages import merged_into
-
-    into = await merged_into(engine, email_id)
-    if into is None:
-        return email_id
-    click.echo(f"E-mail {email_id} became part of e-mail {into}.", err=True)
-    return into
 
 
 async def _download(res: "Resources", email_ids: "Sequence[int]", directory: int, *, as_zip: bool) -> int:

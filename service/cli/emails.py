@@ -1,15 +1,16 @@
 """`holdfast emails list|show|holding`: find e-mails, and show one with its message and its history."""
 
+import base64
 import sys
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 import click
 
+from service.cli.backends.choice import anywhere, with_backend
 from service.cli.deletable import deletable
 from service.cli.dismiss import dismiss, shown_dismissal, undismiss
-from service.cli.download import download, followed
-from service.cli.environment import env_file, with_engine, with_resources
+from service.cli.download import download
 from service.cli.export import export
 from service.cli.filters import ID, collect, filters, selection
 from service.cli.reparse import reparse
@@ -31,8 +32,7 @@ from service.formatting import number, printable
 if TYPE_CHECKING:
     from datetime import datetime
 
-    from sqlalchemy.ext.asyncio import AsyncEngine
-
+    from service.cli.backends.port import Backend
     from service.queries.emails import EmailFilter
     from service.queries.views import (
         AttachmentView,
@@ -43,7 +43,6 @@ if TYPE_CHECKING:
         MessageView,
         PersonView,
     )
-    from service.resources import Resources
 
 COLUMNS = (
     Column("id", whole=True),
@@ -84,7 +83,7 @@ emails.add_command(deletable)
 @filters()
 @click.option("--limit", type=click.IntRange(min=1), default=20, show_default=True, help="Most to list.")
 @json_option
-@env_file
+@anywhere
 def list_(limit: int, *, as_json: bool, **chosen: str | bool | None) -> None:
     """List e-mails, newest first.
 
@@ -93,7 +92,7 @@ def list_(limit: int, *, as_json: bool, **chosen: str | bool | None) -> None:
     from service.queries.emails import EmailFilter
 
     wanted = selection(EmailFilter, chosen)
-    page = with_engine(lambda engine: _collect(engine, wanted, limit))
+    page = with_backend(lambda backend: _collect(backend, wanted, limit))
     if as_json:
         print_json(page)
         return
@@ -111,22 +110,17 @@ def list_(limit: int, *, as_json: bool, **chosen: str | bool | None) -> None:
 @click.option("--raw", is_flag=True, help="Print the original body of the webhook, byte for byte.")
 @click.option("--text", is_flag=True, help="Print the whole text of the message alone.")
 @json_option
-@env_file
+@anywhere
 def show(email_id: int, *, raw: bool, text: bool, as_json: bool) -> None:
     """Show an e-mail with its message, its attachments and its history."""
-    from service.queries.emails import get_email
-
     if raw:
-        print_bytes(with_engine(lambda engine: _body(engine, email_id)))
+        request = with_backend(lambda backend: backend.request(email_id))
+        print_bytes(base64.b64decode(request.body_base64))
         return
     if text:
-        print_bytes(with_resources(lambda res: _text(res, email_id)).encode(errors="replace"))
+        print_bytes(with_backend(lambda backend: backend.text(email_id)))
         return
-
-    async def found(engine: "AsyncEngine") -> "EmailDetail":
-        return await get_email(engine, await followed(engine, email_id))
-
-    email = with_engine(found)
+    email = with_backend(lambda backend: backend.email(email_id))
     if as_json:
         print_json(email)
     else:
@@ -136,49 +130,26 @@ def show(email_id: int, *, raw: bool, text: bool, as_json: bool) -> None:
 @emails.command()
 @click.argument("sha256")
 @json_option
-@env_file
+@anywhere
 def holding(sha256: str, *, as_json: bool) -> None:
     """List the e-mails with an attachment of this SHA-256.
 
     Those whose message is stored under it are listed, too.
     """
-    from service.queries.emails import list_holders
-
-    page = with_engine(lambda engine: list_holders(engine, sha256.lower()))
+    page = with_backend(lambda backend: backend.holders(sha256.lower()))
     files = ((each.email_id, each.position, each.size, each.file_name or "") for each in page.holders)
     messages = ((each.email_id, each.part, each.size, "") for each in page.messages)
     rows = (*files, *messages)
     print_json(page) if as_json else print_table(HOLDER_COLUMNS, rows)
 
 
-async def _body(engine: "AsyncEngine", email_id: int) -> bytes:
-    import base64
-
-    from service.queries.emails import get_request
-
-    request = await get_request(engine, await followed(engine, email_id))
-    return base64.b64decode(request.body_base64)
-
-
-async def _text(res: "Resources", email_id: int) -> str:
-    from service.errors import Rejected
-    from service.queries.emails import get_content
-
-    _, content = await get_content(res.engine, await followed(res.engine, email_id))
-    if content is None:
-        raise Rejected(404, "message_not_found", "Nothing is known of this e-mail's message.")
-    return await content.text(res.storage)
-
-
-async def _collect(engine: "AsyncEngine", wanted: "EmailFilter", limit: int) -> "EmailPage":
-    from service.queries.emails import list_emails
-
+async def _collect(backend: "Backend", wanted: "EmailFilter", limit: int) -> "EmailPage":
     with progress("Searching", limit) as show_progress:
 
         def page_read(found: int, page: "EmailPage") -> None:
             show_progress(found, f"back to {shown_time(page.searched_to)}" if page.searched_to else "")
 
-        return await collect(lambda page: list_emails(engine, page), wanted, limit, "emails", page_read)
+        return await collect(backend.emails, wanted, limit, "emails", page_read)
 
 
 def _row(email: "EmailView") -> tuple[object, ...]:

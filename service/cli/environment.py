@@ -112,7 +112,11 @@ async def warn_without_worker(engine: "AsyncEngine") -> bool:
     from service.queries.workers import workers_of
 
     async with connect(engine) as conn:
-        is_alive = any(worker.state == "alive" for worker in await workers_of(conn))
+        return say_without_worker(is_alive=any(worker.state == "alive" for worker in await workers_of(conn)))
+
+
+def say_without_worker(*, is_alive: bool) -> bool:
+    """Print a warning unless a worker is alive; return whether it was printed."""
     if not is_alive:
         click.echo("No worker is alive: start one with `holdfast worker`.", err=True)
     return not is_alive

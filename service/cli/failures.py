@@ -2,8 +2,8 @@
 
 import click
 
+from service.cli.backends.choice import anywhere, with_backend
 from service.cli.dismiss import dismiss_group
-from service.cli.environment import env_file, with_engine
 from service.cli.filters import filters, selection
 from service.cli.retry import BulkOptions, bulk_options, start_bulk_retry
 from service.cli.terminal import (
@@ -30,15 +30,13 @@ COLUMNS = (
 
 @click.group(invoke_without_command=True)
 @json_option
-@env_file
+@anywhere
 @click.pass_context
 def failures(context: click.Context, *, as_json: bool) -> None:
     """List failures by cause, or retry or dismiss a group."""
-    from service.queries.failures import list_failures
-
     if context.invoked_subcommand:
         return
-    page = with_engine(list_failures)
+    page = with_backend(lambda backend: backend.failures())
     if as_json:
         print_json(page)
         return
@@ -71,7 +69,7 @@ failures.add_command(dismiss_group)
 @click.argument("code")
 @filters("host", "ticket", "sender", "q", "received_after", "received_before")
 @bulk_options
-@env_file
+@anywhere
 def retry(code: str, options: BulkOptions, **chosen: str | bool | None) -> None:
     """Retry all e-mails that failed with this error CODE.
 

@@ -97,18 +97,19 @@ def selection(kind: type[S], chosen: Mapping[str, object], **more: object) -> S:
 async def collect(
     fetch: Callable[[W], Awaitable[P]],
     wanted: W,
-    limit: int,
+    limit: int | None,
     items: str,
     progress: Callable[[int, P], None] = lambda _found, _page: None,
 ) -> P:
-    """Read page after page until `limit` items are found, or no more; return them as one page.
+    """Read page after page until `limit` items are found (None: all), or no more; return them as one page.
 
     A page may end early. `items` names the field that holds the items; totals are those of the first page.
     """
     first: P | None = None
     found: list[Any] = []
     while True:
-        page: Any = await fetch(wanted.model_copy(update={"limit": min(MOST_PER_PAGE, limit - len(found))}))
+        most = MOST_PER_PAGE if limit is None else min(MOST_PER_PAGE, limit - len(found))
+        page: Any = await fetch(wanted.model_copy(update={"limit": most}))
         first = first or page
         found += getattr(page, items)
         if page.next_cursor is None or len(found) == limit:

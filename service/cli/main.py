@@ -31,7 +31,10 @@ SECTIONS = {
         "alerts": "alerts",
         "activity": "status",
         "tail": "tail",
+        "listen": "listen",
+        "open": "login",
     },
+    "From anywhere": {"login": "login", "logout": "login"},
     "Run": {
         "web": "processes",
         "worker": "processes",

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 import click
 
+from service.cli.backends.choice import anywhere, with_backend
 from service.cli.dismiss import dismiss_webhooks, shown_dismissal, undismiss_webhooks
-from service.cli.environment import actor, env_file, with_engine, with_resources
 from service.cli.filters import ID, collect
 from service.cli.terminal import (
     Column,
@@ -22,10 +22,8 @@ from service.cli.times import shown_time
 from service.formatting import printable
 
 if TYPE_CHECKING:
-    from sqlalchemy.ext.asyncio import AsyncEngine
-
-    from service.queries.views import IgnoredDetail, IgnoredView, QuarantineDetail, QuarantineView
-    from service.resources import Resources
+    from service.cli.backends.port import Backend
+    from service.queries.views import IgnoredView, QuarantineView
 
 COLUMNS = (
     Column("id", whole=True),
@@ -62,24 +60,20 @@ quarantine.add_command(undismiss_webhooks)
 @click.option("--dismissed", is_flag=True, help="Only the dismissed ones.")
 @click.option("--limit", type=click.IntRange(min=1), default=20, show_default=True, help="Most to list.")
 @json_option
-@env_file
+@anywhere
 def list_(limit: int, *, ignored: bool, replayed: bool, dismissed: bool, as_json: bool) -> None:
     """List the webhooks that are not replayed yet, newest first."""
-    from service.queries.webhooks import IgnoredFilter, QuarantineFilter, list_ignored, list_quarantined
+    from service.queries.webhooks import IgnoredFilter, QuarantineFilter
 
     if dismissed and (ignored or replayed):
         raise click.UsageError("--dismissed goes with neither --ignored nor --replayed.")
     if ignored:
         wanted = IgnoredFilter(replayed=replayed)
-        events = with_engine(
-            lambda engine: collect(lambda page: list_ignored(engine, page), wanted, limit, "ignored")
-        )
+        events = with_backend(lambda backend: collect(backend.ignored, wanted, limit, "ignored"))
         print_json(events) if as_json else print_table(IGNORED_COLUMNS, map(_row, events.ignored))
         return
     chosen = QuarantineFilter(replayed=replayed, dismissed=dismissed)
-    webhooks = with_engine(
-        lambda engine: collect(lambda page: list_quarantined(engine, page), chosen, limit, "quarantine")
-    )
+    webhooks = with_backend(lambda backend: collect(backend.quarantined, chosen, limit, "quarantine"))
     print_json(webhooks) if as_json else print_table(COLUMNS, map(_row, webhooks.quarantine))
 
 
@@ -88,17 +82,12 @@ def list_(limit: int, *, ignored: bool, replayed: bool, dismissed: bool, as_json
 @ignored_option
 @click.option("--raw", is_flag=True, help="Print the original body, byte for byte.")
 @json_option
-@env_file
+@anywhere
 def show(kept_id: int, *, ignored: bool, raw: bool, as_json: bool) -> None:
     """Show the original webhook, and why it was not parsed."""
     import base64
 
-    from service.queries.webhooks import get_ignored, get_quarantined
-
-    async def find(engine: "AsyncEngine") -> "QuarantineDetail | IgnoredDetail":
-        return await (get_ignored(engine, kept_id) if ignored else get_quarantined(engine, kept_id))
-
-    webhook = with_engine(find)
+    webhook = with_backend(lambda backend: backend.kept(kept_id, "ignored" if ignored else "quarantined"))
     body = base64.b64decode(webhook.body_base64)
     if raw:
         print_bytes(body)
@@ -125,24 +114,22 @@ def show(kept_id: int, *, ignored: bool, raw: bool, as_json: bool) -> None:
     "--all", "everything", is_flag=True, help="All that are neither replayed nor dismissed yet, oldest first."
 )
 @json_option
-@env_file
+@anywhere
 def replay(kept_ids: tuple[int, ...], *, ignored: bool, everything: bool, as_json: bool) -> None:
     """Parse webhooks again, and make e-mails of them.
 
     This includes webhooks whose idempotency key belonged to another e-mail.
     """
-    from service.queries.webhooks import ignored_ids, quarantined_ids
-
     if everything == bool(kept_ids):
         raise click.UsageError("Give either IDs or --all.")
 
-    async def run(res: "Resources") -> Counter[str]:
-        ids = kept_ids
+    async def run(backend: "Backend") -> Counter[str]:
+        ids: Sequence[int] = kept_ids
         if everything:
-            ids = tuple(await (ignored_ids(res.engine) if ignored else quarantined_ids(res.engine)))
-        return await _replay(res, ids, ignored=ignored, everything=everything, as_json=as_json)
+            ids = await (backend.ignored_ids() if ignored else backend.quarantined_ids(None, dismissed=False))
+        return await _replay(backend, ids, ignored=ignored, everything=everything, as_json=as_json)
 
-    outcomes = with_resources(run)
+    outcomes = with_backend(run)
     if everything and not as_json:
         names = ("accepted", "duplicate", "refused", *(["not used"] if ignored else []))
         click.echo(", ".join(f"{outcomes[name]} {name}" for name in names))
@@ -168,15 +155,14 @@ def _row(webhook: "QuarantineView | IgnoredView") -> tuple[object, ...]:
 
 
 async def _replay(
-    res: "Resources", kept_ids: Sequence[int], *, ignored: bool, everything: bool, as_json: bool
+    backend: "Backend", kept_ids: Sequence[int], *, ignored: bool, everything: bool, as_json: bool
 ) -> Counter[str]:
-    from service import intake
     from service.errors import Rejected
 
     outcomes = Counter[str]()
     for kept_id in kept_ids:
         try:
-            receipt = await intake.replay(res, kept_id, actor(), "ignored" if ignored else "quarantined")
+            status, email_id = await backend.replay(kept_id, "ignored" if ignored else "quarantined")
         except Rejected as exc:
             if everything and ignored and exc.code == "event_not_used":  # as most events
                 outcomes["not used"] += 1
@@ -184,11 +170,11 @@ async def _replay(
             outcomes["refused"] += 1
             click.echo(printable(exc.message), err=True)
         else:
-            outcomes[receipt.status] += 1
+            outcomes[status] += 1
             if as_json:
-                answer = {"status": receipt.status, "email_id": receipt.number}
+                answer = {"status": status, "email_id": email_id}
                 print_json({"ignored_id" if ignored else "quarantine_id": kept_id, **answer}, indent=None)
             else:
-                about = f": e-mail {receipt.number}" if receipt.number else ""
-                click.echo(f"{kept_id} {receipt.status}{about}")
+                about = f": e-mail {email_id}" if email_id else ""
+                click.echo(f"{kept_id} {status}{about}")
     return outcomes

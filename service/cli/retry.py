@@ -4,12 +4,13 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass, fields
 from functools import wraps
+from itertools import count
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from service.cli.download import followed
-from service.cli.environment import actor, env_file, warn_without_worker, with_engine, with_resources
+from service.cli.backends.choice import anywhere, with_backend
+from service.cli.environment import say_without_worker
 from service.cli.filters import ID, filters, selection
 from service.cli.terminal import (
     Column,
@@ -24,13 +25,12 @@ from service.cli.times import shown_time
 from service.formatting import duration, number, printable
 
 if TYPE_CHECKING:
-    from sqlalchemy.ext.asyncio import AsyncEngine
-
+    from service.cli.backends.port import Backend
     from service.postgres.selection import BulkTask, Selection, What
     from service.queries.retries import BulkRetryView
-    from service.resources import Resources
 
 POLL_SECONDS = 0.5
+POLLS_PER_CHECK = 10  # of the workers
 # Waiting for a bulk retry outlives an outage of Postgres of this length.
 OUTAGE_SECONDS = 300.0
 COLUMNS = (
@@ -102,7 +102,7 @@ def bulk_options(command: Callable[..., None]) -> Callable[..., None]:
 )
 @filters()
 @bulk_options
-@env_file
+@anywhere
 def retry(
     email_ids: tuple[int, ...], options: BulkOptions, *, everything: bool, **chosen: str | bool | None
 ) -> None:
@@ -124,7 +124,7 @@ def retry(
 )
 @filters()
 @bulk_options
-@env_file
+@anywhere
 def sync(
     email_ids: tuple[int, ...], options: BulkOptions, *, everything: bool, **chosen: str | bool | None
 ) -> None:
@@ -155,13 +155,12 @@ def wanted_emails(
 
 def start_bulk_retry(wanted: "Selection", options: BulkOptions, task: "BulkTask | None" = None) -> None:
     """Count, ask, start; with --wait, wait and end the process with the exit code of `_exit`."""
-    from service.operate import bulk_retry
     from service.postgres.selection import RETRY
 
     task = task or RETRY
     if not (options.dry_run or options.yes or sys.stdin.isatty()):
         raise click.UsageError("No terminal: add --yes, or --dry-run.")
-    matching = with_resources(lambda res: bulk_retry.plan(res, wanted, task))
+    matching = with_backend(lambda backend: backend.plan(wanted, task))
     if options.as_json and options.dry_run:
         print_json({"matching": matching.number, "capped": matching.is_capped})
     else:
@@ -172,7 +171,7 @@ def start_bulk_retry(wanted: "Selection", options: BulkOptions, task: "BulkTask 
     if not options.yes:
         question = _QUESTIONS[task.what] if task.action == "retry" else f"{task.action.capitalize()} them?"
         click.confirm(question, abort=True, err=True)
-    retry_id = with_resources(lambda res: bulk_retry.start(res, wanted, options.per_second, actor(), task))
+    retry_id = with_backend(lambda backend: backend.start(wanted, options.per_second, task))
     if options.wait:
         _wait(retry_id)
     found = _print(retry_id, as_json=options.as_json)
@@ -187,12 +186,10 @@ def retries() -> None:
 
 @retries.command("list")
 @json_option
-@env_file
+@anywhere
 def list_(*, as_json: bool) -> None:
     """List the newest bulk retries."""
-    from service.queries.retries import list_retries
-
-    page = with_engine(list_retries)
+    page = with_backend(lambda backend: backend.bulk_retries())
     rows = (
         (
             each.id,
@@ -213,7 +210,7 @@ def list_(*, as_json: bool) -> None:
 @retries.command()
 @click.argument("retry_id", metavar="ID", type=ID)
 @json_option
-@env_file
+@anywhere
 def show(retry_id: int, *, as_json: bool) -> None:
     """Show the progress and outcomes of a bulk retry."""
     found = _print(retry_id, as_json=as_json)
@@ -237,12 +234,12 @@ def show(retry_id: int, *, as_json: bool) -> None:
 @retries.command()
 @click.argument("retry_id", metavar="ID", type=ID)
 @json_option
-@env_file
+@anywhere
 def wait(retry_id: int, *, as_json: bool) -> None:
     """Wait for the end of a bulk retry; Ctrl-C leaves it running.
 
     Exits with 0 if all e-mails are repaired (or synced), 3 if some failed again, and 1 if the outcome is not known: the
-    bulk retry was cancelled, another one took over some e-mails, or Postgres is down.
+    bulk retry was cancelled, another one took over some e-mails, or Holdfast is away.
     """
     _wait(retry_id)
     _exit(_print(retry_id, as_json=as_json))
@@ -251,12 +248,10 @@ def wait(retry_id: int, *, as_json: bool) -> None:
 @retries.command()
 @click.argument("retry_id", metavar="ID", type=ID)
 @json_option
-@env_file
+@anywhere
 def cancel(retry_id: int, *, as_json: bool) -> None:
     """Queue no further e-mails; those already queued are processed."""
-    from service.operate import bulk_retry
-
-    with_resources(lambda res: bulk_retry.cancel(res, retry_id, actor()))
+    with_backend(lambda backend: backend.cancel(retry_id))
     _print(retry_id, as_json=as_json)
 
 
@@ -273,21 +268,19 @@ def _retry(
     wanted = wanted_emails(email_ids, options, chosen, everything=everything)
     if everything:
         start_bulk_retry(wanted, options, BulkTask(what=what))
-    elif not with_resources(lambda res: _retry_each(res, email_ids, what, as_json=options.as_json)):
+    elif not with_backend(lambda backend: _retry_each(backend, email_ids, what, as_json=options.as_json)):
         sys.exit(1)
 
 
-async def _retry_each(res: "Resources", email_ids: tuple[int, ...], what: "What", *, as_json: bool) -> bool:
+async def _retry_each(backend: "Backend", email_ids: tuple[int, ...], what: "What", *, as_json: bool) -> bool:
     """Retry e-mails one by one; return whether all could be."""
     from service.errors import Rejected
-    from service.operate.retry import retry
 
     is_good = True
     text, receipt = _RECEIPTS[what]
     for given_id in email_ids:
         try:
-            email_id = await followed(res.engine, given_id)
-            await retry(res, email_id, actor(), what)
+            email_id = await backend.retry(given_id, what)
         except Rejected as exc:
             is_good = False
             click.echo(printable(exc.message), err=True)
@@ -310,9 +303,7 @@ def _print_count(matching: int, per_second: int, *, is_capped: bool) -> None:
 
 def _print(retry_id: int, *, as_json: bool) -> "BulkRetryView":
     """Print the progress of a bulk retry; return it."""
-    from service.queries.retries import get_retry
-
-    found = with_engine(lambda engine: get_retry(engine, retry_id))
+    found = with_backend(lambda backend: backend.bulk_retry(retry_id))
     if as_json:
         print_json(found)
         return found
@@ -353,29 +344,29 @@ def _exit(found: "BulkRetryView") -> None:
 def _wait(retry_id: int) -> None:
     """Wait until no e-mail of a bulk retry is queued or running; Ctrl-C ends only the waiting."""
     try:
-        with_engine(lambda engine: _watch(engine, retry_id))
+        with_backend(lambda backend: _watch(backend, retry_id))
     except KeyboardInterrupt:
         click.echo(f"`holdfast retries wait {retry_id}` waits again.", err=True)
         click.echo(f"The bulk retry goes on; `holdfast retries cancel {retry_id}` cancels it.", err=True)
         sys.exit(130)
 
 
-async def _watch(engine: "AsyncEngine", retry_id: int) -> None:
-    """Return when all e-mails have ended; raises Transient if Postgres is down for `OUTAGE_SECONDS`."""
+async def _watch(backend: "Backend", retry_id: int) -> None:
+    """Return when all e-mails have ended; raises Transient if Holdfast is away for `OUTAGE_SECONDS`."""
     import asyncio
     import time
 
     from service.errors import Transient
-    from service.queries.retries import get_retry
 
-    answered_at, is_warned, begun = time.monotonic(), False, await get_retry(engine, retry_id)
+    answered_at, is_warned, begun = time.monotonic(), False, await backend.bulk_retry(retry_id)
     with progress("Ended", begun.planned) as show_progress:
-        while True:
+        for number_of_poll in count():
             try:
-                found = await get_retry(engine, retry_id)
+                found = await backend.bulk_retry(retry_id)
                 if found.settled_at:
                     return
-                is_warned = is_warned or await warn_without_worker(engine)
+                if not is_warned and number_of_poll % POLLS_PER_CHECK == 0:
+                    is_warned = say_without_worker(is_alive=await backend.has_worker())
             except Transient as exc:
                 if time.monotonic() - answered_at > OUTAGE_SECONDS:
                     raise

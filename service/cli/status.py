@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from service.cli.environment import env_file, with_engine
+from service.cli.backends.choice import anywhere, with_backend
 from service.cli.filters import collect
 from service.cli.terminal import (
     Column,
@@ -22,8 +22,7 @@ from service.cli.times import shown_time
 from service.formatting import duration, number
 
 if TYPE_CHECKING:
-    from sqlalchemy.ext.asyncio import AsyncEngine
-
+    from service.cli.backends.port import Backend
     from service.queries.overview import Overview
     from service.queries.views import ActionView
 
@@ -41,7 +40,7 @@ ACTIVITY_COLUMNS = (
 @click.command()
 @click.option("--watch", is_flag=True, help="Repeat every two seconds, until Ctrl-C.")
 @json_option
-@env_file
+@anywhere
 def status(*, watch: bool, as_json: bool) -> None:
     """Show whether everything is safe.
 
@@ -53,7 +52,7 @@ def status(*, watch: bool, as_json: bool) -> None:
     """
     if watch:
         _watch(as_json=as_json)
-    overview = with_engine(_read)
+    overview = with_backend(lambda backend: backend.overview())
     if as_json:
         print_json(overview)
     else:
@@ -64,32 +63,22 @@ def status(*, watch: bool, as_json: bool) -> None:
 @click.command()
 @click.option("--limit", type=click.IntRange(min=1), default=20, show_default=True, help="Most to list.")
 @json_option
-@env_file
+@anywhere
 def activity(limit: int, *, as_json: bool) -> None:
     """List the actions of operators, newest first."""
-    from service.queries.actions import list_actions
     from service.queries.pages import PageFilter
 
-    page = with_engine(
-        lambda engine: collect(lambda page: list_actions(engine, page), PageFilter(), limit, "actions")
-    )
+    page = with_backend(lambda backend: collect(backend.actions, PageFilter(), limit, "actions"))
     rows = ((shown_time(each.at), each.actor, each.action, _object(each)) for each in page.actions)
     print_json(page) if as_json else print_table(ACTIVITY_COLUMNS, rows)
 
 
-async def _read(engine: "AsyncEngine") -> "Overview":
-    from service.config.reading import read_settings
-    from service.queries import overview
-
-    return await overview.summarize(engine, read_settings())
-
-
 def _watch(*, as_json: bool) -> None:
-    async def read_or_complain(engine: "AsyncEngine") -> "Overview | None":
+    async def read_or_complain(backend: "Backend") -> "Overview | None":
         from service.errors import Transient
 
         try:
-            return await _read(engine)
+            return await backend.overview()
         except Transient as exc:
             click.echo(exc.message, err=True)
             return None
@@ -97,7 +86,7 @@ def _watch(*, as_json: bool) -> None:
     code = 1
     try:
         while True:
-            if overview := with_engine(read_or_complain):
+            if overview := with_backend(read_or_complain):
                 code = CODES[overview.state]
                 if as_json:
                     print_json(overview, indent=None)
@@ -141,6 +130,7 @@ def _times(overview: "Overview") -> "list[tuple[str, str | None]]":
     times, oldest = overview.times, overview.oldest_sync_seconds
     return [
         ("comparison", " ".join(overview.comparison.summary)),
+        ("evidence", overview.evidence),
         ("oldest sync", f"waiting for {duration(oldest)}" if oldest is not None else None),
         ("calls", overview.api_use.sentence if overview.api_use else None),
         ("queued", percentiles(times.queue_p50, times.queue_p95)),

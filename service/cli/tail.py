@@ -1,24 +1,25 @@
 """`holdfast tail`: print e-mails as they arrive and change, live."""
 
 import sys
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 import click
 
-from service.cli.environment import env_file, with_engine
+from service.cli.backends.choice import anywhere, with_backend
 from service.cli.filters import filters, selection
 from service.cli.terminal import json_option, print_json, print_line
 from service.cli.times import shown_time
+from service.formatting import printable
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Awaitable, Callable, Iterable, Sequence
     from datetime import datetime
 
-    from sqlalchemy.ext.asyncio import AsyncEngine
-
+    from service.cli.backends.port import Backend
     from service.postgres.selection import Selection
     from service.queries.changes import Change
 
+L = TypeVar("L")
 PAUSE_SECONDS = 1.0
 MOST_KNOWN = 20_000
 FINISHED = {"completed", "failed"}
@@ -56,55 +57,84 @@ class Line(NamedTuple):
     help="E-mails to print at the start.",
 )
 @json_option
-@env_file
+@anywhere
 def tail(last: int, *, as_json: bool, **chosen: str | bool | None) -> None:
     """Print e-mails as they arrive and change, until Ctrl-C.
 
-    With --json, every change is one line of JSON. Postgres is read once a second, so a shorter state may not show. The command outlives outages of Postgres.
+    With --json, every change is one line of JSON. Holdfast is read once a second, so a shorter state may not show. The command outlives outages.
     """
     from service.postgres.selection import Selection
 
     wanted = selection(Selection, chosen)
+
+    async def follow(backend: "Backend") -> None:
+        emails = FollowedEmails(backend, wanted)
+
+        async def news() -> "list[Line]":
+            is_first = emails.seen is None
+            lines = await emails.news()
+            return lines[len(lines) - min(last, len(lines)) :] if is_first else lines
+
+        await repeat(backend, news, lambda lines: _print(lines, as_json=as_json))
+
+    follow_until_interrupt(follow)
+
+
+def follow_until_interrupt(work: "Callable[[Backend], Awaitable[None]]") -> None:
+    """Run endless work; Ctrl-C ends it as it should end."""
     try:
-        with_engine(lambda engine: _follow(engine, wanted, last, as_json=as_json))
+        with_backend(work)
     except KeyboardInterrupt:
         sys.exit(0)
 
 
-async def _follow(engine: "AsyncEngine", wanted: "Selection", last: int, *, as_json: bool) -> None:
+async def repeat(
+    backend: "Backend", read: "Callable[[], Awaitable[list[L]]]", show: "Callable[[list[L]], None]"
+) -> None:
+    """Read news once a second and show them, for ever; say on stderr when the other side is away and back."""
     import asyncio
 
     from service.errors import Transient
-    from service.queries.changes import list_changes
 
-    seen: dict[int, EmailState] | None = None
     is_down = False
     while True:
-        watched = [email_id for email_id, state in (seen or {}).items() if not state.is_over]
         try:
-            changes = await list_changes(engine, wanted, watched)
+            lines = await read()
         except Transient as exc:
             if not is_down:
-                click.echo(f"{exc.message}; still trying.", err=True)
+                click.echo(f"{printable(exc.message).rstrip('.')}; still trying.", err=True)
             is_down = True
         else:
             if is_down:
-                click.echo("Postgres is back.", err=True)
+                click.echo(f"{backend.name} is back.", err=True)
             is_down = False
-            now = {change.id: _state(change) for change in changes}
-            before = seen or {}
-            lines = [
-                line
-                for each in changes
-                if each.matches and (line := _line(each, before.get(each.id), now[each.id]))
-            ]
-            _print(
-                lines if seen is not None else lines[len(lines) - min(last, len(lines)) :], as_json=as_json
-            )
-            # Of a long queue, each query returns another part.
-            known = {**{email_id: state for email_id, state in before.items() if email_id not in now}, **now}
-            seen = dict(list(known.items())[-MOST_KNOWN:])
+            show(lines)
+            sys.stdout.flush()
         await asyncio.sleep(PAUSE_SECONDS)
+
+
+class FollowedEmails:
+    """The last known states of e-mails; each reading returns their changes since the one before."""
+
+    def __init__(self, backend: "Backend", wanted: "Selection") -> None:
+        self._backend = backend
+        self._wanted = wanted
+        self.seen: dict[int, EmailState] | None = None
+
+    async def news(self) -> "list[Line]":
+        """Return the changes, lowest id first; at first all that there is. Raises Transient."""
+        before = self.seen or {}
+        watched = [email_id for email_id, state in before.items() if not state.is_over]
+        changes = (await self._backend.changes(self._wanted, watched)).changes
+        now = {change.id: _state(change) for change in changes}
+        # Of a long queue, each query returns another part.
+        known = {**{email_id: state for email_id, state in before.items() if email_id not in now}, **now}
+        self.seen = dict(list(known.items())[-MOST_KNOWN:])
+        return [
+            line
+            for each in changes
+            if each.matches and (line := _line(each, before.get(each.id), now[each.id]))
+        ]
 
 
 def _state(change: "Change") -> EmailState:
@@ -134,13 +164,16 @@ def _sync_words(change: "Change", sync: str) -> list[str]:
 def _print(lines: "Iterable[Line]", *, as_json: bool) -> None:
     for each in sorted(lines, key=lambda each: each.at):
         if as_json:
-            print_json(each.change, indent=None)
+            print_json(as_answer(each.change), indent=None)
         else:
-            change = each.change
-            known = [
-                f"ticket {change.zendesk_ticket_id}",
-                change.from_email,
-                change.subject and f'"{change.subject}"',
-            ]
-            print_line(shown_time(each.at), change.id, *filter(None, known), *each.words)
-    sys.stdout.flush()
+            print_line(shown_time(each.at), each.change.id, *about(each.change), *each.words)
+
+
+def about(change: "Change") -> list[str]:
+    """Describe an e-mail: its ticket, its sender, its subject."""
+    subject = change.subject and f'"{change.subject}"'
+    return [word for word in (f"ticket {change.zendesk_ticket_id}", change.from_email, subject) if word]
+
+
+def as_answer(change: "Change") -> dict[str, object]:
+    return change.model_dump(mode="json", exclude={"matches"})

@@ -165,6 +165,12 @@ class Settings(AlertSettings, TelemetrySettings, SyncSettings):
         description="key that signs heads of the evidence log; several, comma separated: the first signs, all verify",
         examples=["what openssl rand -hex 32 prints"],
     )
+    evidence_verify_hours: int = Field(
+        24,
+        ge=0,
+        le=24 * 366,
+        description="pause between two verifications of the evidence log by a worker; 0 for none",
+    )
     timestamp_url: str | None = Field(
         None,
         description="a time stamp authority (RFC 3161) that stamps heads of the evidence log",

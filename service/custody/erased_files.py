@@ -6,6 +6,7 @@ from sqlalchemy import BigInteger, Text, bindparam, select, text
 from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from service.custody import objects
 from service.jobs.erased import ERASED
 from service.jobs.retries import restart_sync
 from service.postgres import evidence_log
@@ -40,16 +41,12 @@ async def request_objects(conn: AsyncConnection, hashes: Sequence[str], receipt_
     """Have the objects of contents removed that nobody names any more, and list them in the receipt."""
     if not hashes:
         return
-    entries = sorted({f"sha256 {sha256}" for sha256 in hashes})
-    await conn.execute(_LIST, {"receipt_id": receipt_id, "entries": entries})
-    # In the order of keys, as all statements that lock these rows.
-    keys = sorted({object_key(sha256) for sha256 in hashes})
+    keys = [object_key(sha256) for sha256 in hashes]
     await conn.execute(_DELETE_FINDINGS, {"keys": keys})
-    await conn.execute(_REQUEST, {"receipt_id": receipt_id, "keys": keys})
+    await objects.request(conn, receipt_id, hashes)
 
 
 _IDS = (bindparam("email_ids", type_=ARRAY(BigInteger)), bindparam("sha256", type_=Text()))
-_RECEIPT = bindparam("receipt_id", type_=BigInteger())
 _KEYS = bindparam("keys", type_=ARRAY(Text))
 # What was in the file is nowhere named: neither its hash nor its type.
 _FILES = text(f"""
@@ -73,13 +70,4 @@ _REVISE = text(f"""
 UPDATE incoming_emails SET attempt_number = attempt_number + 1 WHERE id = ANY (:email_ids) AND {FINISHED}
 """).bindparams(_IDS[0])  # noqa: S608 words of ours
 _COUNT = text("UPDATE receipts SET files = files + :files, bytes = bytes + :bytes WHERE id = :receipt_id")
-_LIST = text("""
-INSERT INTO receipt_entries (receipt_id, entry) SELECT :receipt_id, unnest(:entries) ON CONFLICT DO NOTHING
-""").bindparams(_RECEIPT, bindparam("entries", type_=ARRAY(Text)))
 _DELETE_FINDINGS = text("DELETE FROM reconciliation_findings WHERE key = ANY (:keys)").bindparams(_KEYS)
-_REQUEST = text("""
-INSERT INTO objects_to_remove (key, receipt_id) SELECT unnest(:keys), :receipt_id
-ON CONFLICT (key) DO UPDATE SET receipt_id = excluded.receipt_id, requested_at = now(), number = excluded.number,
-    state = 'waiting', barrier = NULL, due_at = now(), removed_at = NULL, reason = NULL
-WHERE objects_to_remove.state <> 'removing'
-""").bindparams(_RECEIPT, _KEYS)

@@ -11,15 +11,16 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import structlog
-from sqlalchemy import BigInteger, Row, Text, bindparam, text
+from sqlalchemy import BigInteger, Interval, Row, Text, bindparam, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from service.custody import erasure_steps, receipts
-from service.custody.holds import held_among, holds_on, record_action
+from service.custody.holds import record_action
 from service.custody.scopes import Scope, comments_of, emails_in, with_copies
-from service.errors import Rejected
+from service.errors import Permanent, Rejected
 from service.jobs.tombstones import bury_content, bury_ticket, make_salt
 from service.postgres.engine import connect, transaction
+from service.postgres.held_emails import held_among, holds_on
 from service.postgres.selection import cleaned_reason
 from service.resources import Resources, repeat_steps
 from service.telemetry.metrics import EMAILS_REMOVED
@@ -107,14 +108,27 @@ async def start(res: Resources, scope: Scope, reason: str, actor: str) -> int:
 
 
 async def step(res: Resources, only: int | None = None) -> bool:
-    """Take one step of an erasure that is due, or of this one; return whether there was one."""
+    """Take one step of an erasure that is due, or of this one; return whether there was one.
+
+    Raises Permanent where Postgres does not let a row go, because a table of another system refers to it. The erasure
+    waits an hour then, and others go on.
+    """
+    claimed: list[int] = []
 
     async def take(conn: AsyncConnection) -> int | None:
         async with transaction(conn):
             row = (await conn.execute(_CLAIM, {"only": only})).one_or_none()
+            claimed.extend(() if row is None else (row.id,))
             return None if row is None else await erasure_steps.take(conn, row)
 
-    emails = await res.run(take)
+    try:
+        emails = await res.run(take)
+    except Permanent as exc:
+        log.warning("erasure_refused", erasure=claimed[-1], code=exc.code)
+        await res.run(
+            lambda conn: conn.execute(_POSTPONE, {"id": claimed[-1], "pause": erasure_steps.HELD_PAUSE})
+        )
+        raise
     if emails is None:
         return await _finish(res, only)
     if emails:
@@ -195,6 +209,9 @@ SELECT * FROM erasures WHERE phase <> 'receipt' AND {_IS_DUE} ORDER BY next_at L
 _TO_FINISH = text(f"""
 SELECT id, receipt_id FROM erasures WHERE phase = 'receipt' AND {_IS_DUE} ORDER BY id LIMIT 1
 """).bindparams(_ONLY)  # noqa: S608 words of ours
+_POSTPONE = text("UPDATE erasures SET next_at = now() + :pause WHERE id = :id").bindparams(
+    bindparam("id", type_=BigInteger()), bindparam("pause", type_=Interval())
+)
 _DONE = text("""
 UPDATE erasures SET status = 'done', ended_at = now() WHERE id = :id AND status = 'running'
 """).bindparams(bindparam("id", type_=BigInteger()))

@@ -21,13 +21,13 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from service.custody import erasure_traces
 from service.custody.erased_files import erase_file
-from service.custody.holds import held_among
 from service.custody.mentions import Mentions
 from service.custody.removal import remove
 from service.custody.scopes import Scope, comments_of, emails_in, with_copies
 from service.jobs.tombstones import WebhookTable, bury, bury_webhooks
 from service.jobs.waiting import lock
 from service.postgres.email_tables import FINISHED
+from service.postgres.held_emails import held_among
 from service.postgres.tombstones import (
     content_hash,
     is_erased,
@@ -55,6 +55,9 @@ async def take(conn: AsyncConnection, row: Row[Any]) -> int:
         await _erase_webhooks(conn, row, scope, _WEBHOOKS[row.phase])
     elif row.phase == "traces":
         suspended = await erasure_traces.erase(conn, row, scope)
+        # From now on tombstones find what is left. A transaction may run for weeks, and the address must not wait for it.
+        if not scope.is_file:
+            await conn.execute(_FORGET, {"id": row.id})
         await _go_on(conn, row, phase="wait", suspended=suspended)
     elif row.phase == "wait":
         await _wait(conn, row)
@@ -258,6 +261,7 @@ UPDATE erasures SET phase = :phase, place = :place, next_at = now() + :pause, we
     suspended = suspended + :suspended
 WHERE id = :id
 """)
+_FORGET = _statement("UPDATE erasures SET subject = NULL, comments = NULL WHERE id = :id")
 _END = _statement("""
 UPDATE erasures SET phase = 'receipt', subject = NULL, comments = NULL, transactions = NULL,
     webhooks = webhooks + :webhooks

@@ -107,12 +107,16 @@ UPDATE suspended_emails SET files = CAST(:files AS json), contents = array_remov
 _UNLIST = _statement("DELETE FROM source_emails WHERE ticket_id = :subject AND created_at <= :until")
 
 
-def _renamed(table: str, field: str) -> TextClause:
+def _renamed(table: str, field: str, among: str = "true") -> TextClause:
     """Build the statement that takes what is erased out of a filter; such a filter selects nothing any more."""
     return _statement(f"""
 UPDATE {table} SET filter = jsonb_set(filter::jsonb, '{{{field}}}', to_jsonb(CAST(:gone AS text)))::json
-WHERE lower(filter ->> '{field}') = lower(:subject)
+WHERE lower(filter ->> '{field}') = lower(:subject) AND {among}
 """)  # noqa: S608 words of ours
+
+
+# A hold in force, and a retention rule, decide about later e-mails: their filters stay as people set them.
+_IS_RELEASED = "released_at IS NOT NULL"
 
 
 # A search may name the address among other words.
@@ -125,14 +129,21 @@ UPDATE operator_actions SET reason = :gone WHERE position(lower(:subject) in low
 """)
 _REASONS = [
     _statement(f"""
-UPDATE {table} SET {column} = :gone WHERE position(lower(:subject) in lower({column})) > 0
+UPDATE {table} SET {column} = :gone WHERE position(lower(:subject) in lower({column})) > 0 AND {among}
 """)  # noqa: S608 words of ours
-    for table, column in (
-        ("bulk_retries", "reason"),
-        ("quarantined_webhooks", "dismiss_reason"),
+    for table, column, among in (
+        ("bulk_retries", "reason", "true"),
+        ("quarantined_webhooks", "dismiss_reason", "true"),
+        ("holds", "reason", _IS_RELEASED),
+        ("holds", "release_reason", _IS_RELEASED),
     )
 ]
 _FILTERS: dict[str, Sequence[TextClause]] = {
-    "sender": (_renamed("bulk_retries", "sender"), _SEARCHES, *_REASONS),
-    "ticket": (_renamed("bulk_retries", "ticket"),),
+    "sender": (
+        _renamed("bulk_retries", "sender"),
+        _renamed("holds", "sender", _IS_RELEASED),
+        _SEARCHES,
+        *_REASONS,
+    ),
+    "ticket": (_renamed("bulk_retries", "ticket"), _renamed("holds", "ticket", _IS_RELEASED)),
 }

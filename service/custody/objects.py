@@ -1,6 +1,7 @@
 """Remove the objects that nobody names any more, without ever removing one that somebody is about to name.
 
-`custody/removal` requests each object that a removed e-mail named. A put that finds its object does not write it, so a
+`custody/removal` requests each object that a removed e-mail named, and `jobs/loose_objects` those that were put and never
+named, or that rows forgot. A put that finds its object does not write it, so a
 transaction may be about to name an object at the same moment. These steps make sure that none does:
 
 1. A request gets its barrier: the transactions that run after its commit. Those may not know of the request.
@@ -12,7 +13,7 @@ transaction may be about to name an object at the same moment. These steps make 
 
 import asyncio
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from datetime import timedelta
@@ -22,12 +23,15 @@ from sqlalchemy import BigInteger, Integer, Interval, Text, bindparam, text
 from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from service.custody import receipts
 from service.errors import Permanent, Transient
 from service.faultpoints import reach
+from service.jobs.loose_objects import request_removals
 from service.postgres.contents import known_contents
 from service.postgres.engine import connect, transaction
 from service.resources import Resources, repeat_steps
 from service.storage import objects
+from service.storage.spool import object_key
 from service.telemetry.metrics import OBJECTS_REMOVED
 
 # Requests of one step.
@@ -66,6 +70,18 @@ class _Outcome:
     again_in: timedelta = timedelta(0)
 
 
+async def request(conn: AsyncConnection, receipt_id: int, hashes: Collection[str]) -> None:
+    """Request the removal of contents, and list them in the receipt; objects that a row names stay.
+
+    Each is requested, whether or not a row still names it: a concurrent removal may delete that row.
+    """
+    if hashes:
+        await receipts.add_entries(conn, receipt_id, {f"sha256 {sha256}" for sha256 in hashes})
+        # In the order of keys, as all statements that lock these rows.
+        keys = sorted(map(object_key, {*hashes}))
+        await conn.execute(_REQUEST, {"receipt_id": receipt_id, "keys": keys})
+
+
 async def remove_for_ever(res: Resources) -> None:
     """Remove requested objects, until cancelled; one process of all does so at a time."""
     await repeat_steps(lambda: step(res), soon=SOON_SECONDS, idle=IDLE_SECONDS, event="objects_not_removed")
@@ -78,6 +94,7 @@ async def step(res: Resources) -> bool:
     keeps it, and no other one removes the same object twice, at a time when it may have been put again. A process with a
     single connection has no other one for that, and relies on the lease alone.
     """
+    requested = await res.run(lambda conn: request_removals(conn, BATCH))
     # Before the transaction of this step, which would be one of those that a request waits for.
     stamped = await res.run(_stamp)
     async with AsyncExitStack() as stack:
@@ -88,7 +105,7 @@ async def step(res: Resources) -> bool:
         if outcomes:
             await res.insist(lambda own: _settle(own, outcomes))
     await res.run(_forget)
-    return bool(stamped or outcomes)
+    return bool(requested or stamped or outcomes)
 
 
 async def _lock(res: Resources, stack: AsyncExitStack) -> bool:
@@ -167,6 +184,13 @@ def _hash_of(key: str) -> str:
 
 _KEYS = bindparam("keys", type_=ARRAY(Text))
 _LIMIT = bindparam("limit", type_=Integer())
+# An object that is being removed is named by nobody.
+_REQUEST = text("""
+INSERT INTO objects_to_remove (key, receipt_id) SELECT unnest(:keys), :receipt_id
+ON CONFLICT (key) DO UPDATE SET receipt_id = excluded.receipt_id, requested_at = now(), number = excluded.number,
+    state = 'waiting', barrier = NULL, due_at = now(), removed_at = NULL, reason = NULL
+WHERE objects_to_remove.state <> 'removing'
+""").bindparams(_KEYS, bindparam("receipt_id", type_=BigInteger()))
 _TRY_LOCK = text(f"SELECT pg_try_advisory_xact_lock({_REMOVER_LOCK})")
 # Each transaction has a lock on its own virtual number, which is never used again. Unlike an ordinary number, it has that
 # before its first write.

@@ -5,9 +5,11 @@ the list does not: whoever has the list can prove that it is the one.
 """
 
 import hashlib
+from collections.abc import Collection
 from typing import Literal
 
 from sqlalchemy import BigInteger, Integer, Text, bindparam, text
+from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from service.postgres import evidence_log
@@ -24,6 +26,12 @@ async def begin(
     """Begin a receipt; return its number. There is one running purge at most."""
     given = {"kind": kind, "actor": actor, "reason": reason}
     return int((await conn.execute(_BEGIN, given)).scalar_one())
+
+
+async def add_entries(conn: AsyncConnection, receipt_id: int, entries: Collection[str]) -> None:
+    """Add lines to the list of a receipt; those that it has stay."""
+    if entries:
+        await conn.execute(_ADD, {"receipt_id": receipt_id, "entries": sorted(entries)})
 
 
 async def finish(res: Resources, receipt_id: int) -> None:
@@ -74,6 +82,9 @@ _ID = bindparam("receipt_id", type_=BigInteger())
 _BEGIN = text("""
 INSERT INTO receipts (kind, actor, reason) VALUES (:kind, :actor, :reason) RETURNING id
 """).bindparams(*(bindparam(name, type_=Text()) for name in ("kind", "actor", "reason")))
+_ADD = text("""
+INSERT INTO receipt_entries (receipt_id, entry) SELECT :receipt_id, unnest(:entries) ON CONFLICT DO NOTHING
+""").bindparams(_ID, bindparam("entries", type_=ARRAY(Text)))
 _ENTRIES = text("""
 SELECT entry FROM receipt_entries WHERE receipt_id = :receipt_id AND entry > :after ORDER BY entry LIMIT :page
 """).bindparams(_ID, bindparam("page", type_=Integer()))

@@ -8,11 +8,11 @@ from sqlalchemy import BigInteger, Boolean, Text, TextClause, bindparam, text
 from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from service.custody.holds import held_among
+from service.custody import objects, receipts
 from service.postgres import evidence_log
 from service.postgres.email_tables import FINISHED
 from service.postgres.engine import transaction
-from service.storage.spool import object_key
+from service.postgres.held_emails import held_among
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,15 +106,10 @@ async def _forget_tickets(conn: AsyncConnection, tickets: Iterable[tuple[str, st
 
 async def _count(conn: AsyncConnection, receipt_id: int, removed: Sequence[RemovedEmail], held: int) -> None:
     """Add e-mails to the receipt, and request the removal of their objects."""
-    hashes = sorted({sha256 for email in removed for sha256 in email.contents})
-    entries = {f"email {key}" for email in removed for key in email.document_keys}
-    entries |= {f"sha256 {sha256}" for sha256 in hashes}
-    if entries:
-        await conn.execute(_LIST, {"receipt_id": receipt_id, "entries": sorted(entries)})
-    if hashes:
-        # In the order of keys, as all statements that lock these rows.
-        keys = sorted(map(object_key, hashes))
-        await conn.execute(_REQUEST, {"receipt_id": receipt_id, "keys": keys})
+    await receipts.add_entries(
+        conn, receipt_id, {f"email {key}" for email in removed for key in email.document_keys}
+    )
+    await objects.request(conn, receipt_id, {sha256 for email in removed for sha256 in email.contents})
     counts = {
         "emails": len(removed),
         "files": sum(email.files for email in removed),
@@ -129,7 +124,6 @@ def _statement(sql: str) -> TextClause:
     kinds: dict[str, Any] = {
         "email_ids": ARRAY(BigInteger),
         "keys": ARRAY(Text),
-        "entries": ARRAY(Text),
         "accounts": ARRAY(Text),
         "tickets": ARRAY(Text),
         "receipt_id": BigInteger(),
@@ -146,6 +140,7 @@ _LOCK = _statement(f"""
 SELECT id FROM incoming_emails WHERE id = ANY(:email_ids) AND (:unfinished OR {FINISHED}) ORDER BY id FOR UPDATE
 """)  # noqa: S608 constants of ours
 # A suspended e-mail that became one of these is a copy of it. A verification keeps a damaged object under its own hash.
+# A killed attempt may have put an object; its note stays, because a running one may still be about to.
 _CONTENTS = _statement(f"""
 SELECT email_id, sha256, coalesce(size, 0), true FROM attachments WHERE {_THESE} AND sha256 IS NOT NULL
 UNION ALL
@@ -158,6 +153,8 @@ SELECT email_id, unnest(contents), 0, false FROM suspended_emails WHERE {_THESE}
 UNION ALL
 SELECT email_id, replace(substr(detail ->> 'kept_as', 8), '/', ''), 0, false FROM reconciliation_findings
 WHERE {_THESE} AND detail ->> 'kept_as' LIKE 'sha256/%'
+UNION ALL
+SELECT email_id, replace(substr(key, 8), '/', ''), 0, false FROM loose_objects WHERE {_THESE}
 """)  # noqa: S608 constants of ours
 # The targets may have a document of an e-mail that was ever synced, and of one that had become part of it. The same
 # expression as `key_of_email`.
@@ -241,17 +238,6 @@ DELETE FROM tickets USING (
     FOR UPDATE OF tickets SKIP LOCKED
 ) AS unused
 WHERE tickets.account_id = unused.account_id AND tickets.ticket_id = unused.ticket_id
-""")
-_LIST = _statement("""
-INSERT INTO receipt_entries (receipt_id, entry) SELECT :receipt_id, unnest(:entries) ON CONFLICT DO NOTHING
-""")
-# Each object is requested, whether or not a row still names it: a concurrent removal may delete that row. An object that
-# is being removed is named by nobody.
-_REQUEST = _statement("""
-INSERT INTO objects_to_remove (key, receipt_id) SELECT unnest(:keys), :receipt_id
-ON CONFLICT (key) DO UPDATE SET receipt_id = excluded.receipt_id, requested_at = now(), number = excluded.number,
-    state = 'waiting', barrier = NULL, due_at = now(), removed_at = NULL, reason = NULL
-WHERE objects_to_remove.state <> 'removing'
 """)
 _COUNT = _statement("""
 UPDATE receipts SET emails = emails + :emails, files = files + :files, bytes = bytes + :bytes, held = held + :held

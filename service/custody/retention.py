@@ -29,7 +29,6 @@ from sqlalchemy import (
 from sqlalchemy.dialects.postgresql import aggregate_order_by
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from service.custody.holds import holds_on, share_custody
 from service.custody.retention_rules import Rule, load_rules
 from service.postgres.email_tables import (
     FINISHED,
@@ -38,6 +37,7 @@ from service.postgres.email_tables import (
     OPEN_NOT_SYNCED,
     IncomingEmail,
 )
+from service.postgres.held_emails import holds_on, share_custody
 from service.postgres.search import inline_number, matches
 
 # The rows that one statement examines.

@@ -10,9 +10,10 @@ from pydantic import ValidationError
 from sqlalchemy import delete, insert, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from service.custody.holds import NAME, NAME_RULE, record_action, take_custody
+from service.custody.holds import NAME, NAME_RULE, record_action
 from service.errors import Permanent, Rejected
 from service.postgres.engine import connect, transaction
+from service.postgres.held_emails import take_custody
 from service.postgres.hold_tables import RetentionRule
 from service.postgres.selection import LastingFilter
 from service.resources import Resources

@@ -22,11 +22,11 @@ from sqlalchemy import (
 from sqlalchemy.dialects.postgresql import aggregate_order_by
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from service.custody.holds import holds_on
 from service.custody.retention import Decision, candidates_after, decide
 from service.custody.retention_rules import Rule
 from service.postgres.email_tables import Attachment
 from service.postgres.engine import connect
+from service.postgres.held_emails import holds_on
 from service.postgres.search import inline_number
 
 YEAR_DAYS = 365

@@ -8,10 +8,10 @@ from sqlalchemy import Text, bindparam, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from service.custody import erasure
-from service.custody.holds import holds_on, take_custody
 from service.custody.scopes import DELETED_IN_ZENDESK, emails_in
 from service.errors import Rejected
 from service.postgres.engine import connect, transaction
+from service.postgres.held_emails import holds_on, take_custody
 from service.resources import Resources, repeat_steps
 
 HOLD = "zendesk-deletions"

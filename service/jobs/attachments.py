@@ -17,6 +17,7 @@ from sqlalchemy import (
     bindparam,
     case,
     cast,
+    delete,
     exists,
     func,
     null,
@@ -36,7 +37,7 @@ from service.jobs.object_references import ObjectRemoved
 from service.postgres import evidence_log
 from service.postgres.email_tables import FINISHED, NOT_CAPTURED, UNREAD, Attachment, IncomingEmail
 from service.postgres.prepared import Prepared
-from service.postgres.removal_tables import ObjectToRemove
+from service.postgres.removal_tables import LooseObject, ObjectToRemove
 from service.postgres.rows import ANNOUNCED, arrays_of, rows_of
 from service.storage.objects import StoredObject
 
@@ -51,6 +52,7 @@ _UPDATE: dict[str, TypeEngine[Any]] = {
     "position": BigInteger(),
     **{name: Attachment.__table__.c[name].type for name in _MARKED},
     "proof": BigInteger(),
+    "note": BigInteger(),
 }
 
 
@@ -215,7 +217,8 @@ def _values(update: FileUpdate) -> tuple[object, ...]:
     stored, error = update.stored, update.error
     about = (stored.sha256, stored.size, stored.detected_type, stored.key) if stored else (None,) * 4
     why = (error.code, error.message) if error else (None, None)
-    return (*update.token, update.position, update.status, *about, *why, update.proof)
+    note = stored.note if stored else None
+    return (*update.token, update.position, update.status, *about, *why, update.proof, note)
 
 
 def _is_claimed(token: tuple[int | ColumnElement[int], int | ColumnElement[int]]) -> Exists:
@@ -270,9 +273,19 @@ def _mark() -> CompoundSelect[Any]:
     entered = evidence_log.entries(
         "stored", marked, marked.c.email_id, marked.c.position, marked.c.status == "stored"
     )
+    # Waits for no lock: `loose_objects` requests the removal of a note that it has locked, and then this reference is seen.
+    notes = (
+        select(LooseObject.number)
+        .join(file, LooseObject.number == file.c.note)
+        .join(marked, and_(marked.c.place == file.c.place, marked.c.status == "stored"))
+        .with_for_update(of=LooseObject, skip_locked=True)
+    )
+    named = delete(LooseObject).where(LooseObject.number.in_(notes))
     done = select(marked.c.place, null().cast(Text).label("key"), null().cast(BigInteger).label("number"))
     number = case((refused.c.state == "removed", refused.c.number))
-    return union_all(done, select(refused.c.place, refused.c.key, number)).add_cte(entered)
+    return union_all(done, select(refused.c.place, refused.c.key, number)).add_cte(
+        entered, named.cte("named")
+    )
 
 
 # Built once: building a statement takes longer than running it.

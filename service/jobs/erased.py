@@ -7,11 +7,13 @@ from sqlalchemy import BigInteger, DateTime, Text, bindparam, text
 from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from service.jobs.loose_objects import note_named
 from service.jobs.tickets import TicketKey
 from service.jobs.tombstones import bury
 from service.jobs.waiting import lock
 from service.postgres import evidence_log
 from service.postgres.engine import transaction
+from service.postgres.held_emails import free_of_holds
 from service.postgres.tombstones import (
     SALT,
     author_hashes,
@@ -50,12 +52,14 @@ async def erased_contents(conn: AsyncConnection, objects: Mapping[str, str]) -> 
 
 
 async def forget(conn: AsyncConnection, email_ids: Sequence[int]) -> None:
-    """Delete e-mails that turned out to be erased ones, with their requests."""
+    """Delete e-mails that turned out to be erased ones, with their requests; held ones stay."""
     if not email_ids:
         return
     async with transaction(conn):
+        email_ids = await free_of_holds(conn, email_ids)
         await lock(conn, email_ids, for_delete=True)
         await bury(conn, email_ids, None)
+        await note_named(conn, email_ids)
         for statement in FORGET:
             await conn.execute(statement, {"email_ids": list(email_ids)})
         await evidence_log.remove(conn, email_ids, {"reason": ERASED})

@@ -9,6 +9,7 @@ from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from service.jobs import waiting
+from service.jobs.loose_objects import note_named
 from service.jobs.merged_files import FilePlan, files_by_email, move_files, plan_files
 from service.jobs.retries import FINISHED_STATES, reopen_parts, requeue, restart_sync
 from service.postgres import evidence_log
@@ -83,6 +84,8 @@ async def _merge_round(conn: AsyncConnection, pairs: Sequence[Pair]) -> list[Pai
     if not pairs:
         return []
     given = {"into": [pair.into for pair in pairs], "gone": [pair.gone for pair in pairs]}
+    # Of two records or two equal files, one is forgotten.
+    await note_named(conn, given["gone"])
     plans = await _move_files(conn, pairs, states)
     for statement in (_MOVE_REQUESTS, _MOVE_ATTEMPTS, _MOVE_REFERENCES, _MOVE_ORIGINALS, _MOVE_MESSAGES):
         await conn.execute(statement, given)

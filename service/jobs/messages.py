@@ -16,11 +16,13 @@ from service.jobs import announcements, discovery, identity
 from service.jobs.discovery import Discovery, Mark
 from service.jobs.erased import FORGET, erased_comments, forget
 from service.jobs.listed_files import keep_files
+from service.jobs.loose_objects import forget_notes, note_named, note_records
 from service.jobs.object_references import ObjectRemoved, Proofs, lock_objects, removals_of
 from service.jobs.tickets import TicketKey
 from service.jobs.waiting import Job, lock
 from service.postgres import evidence_log
 from service.postgres.engine import transaction
+from service.postgres.held_emails import free_of_holds
 from service.postgres.message_tables import Message
 from service.storage.objects import StoredObject
 from service.zendesk.messages import CommentMessage, Person, TicketFacts, cut_text
@@ -137,9 +139,13 @@ async def keep(  # noqa: PLR0913 the parts of one look-up
         # A webhook may have told the subject.
         await conn.execute(_LEARN, {**ticket._asdict(), "email_ids": sorted(kept)})
         facts = (await conn.execute(_FACTS, ticket._asdict())).one()
+        # Of a redacted comment, the record from before stays.
+        records = {email_id: each.record for email_id, each in kept.items() if not each.comment.is_redacted}
         await lock_objects(conn, [each.record.key for each in kept.values()], proofs)
+        await note_records(conn, [*records.items()])
         for email_id, each in kept.items():
             await _save(conn, email_id, each, TicketFacts(facts.subject, facts.recipient))
+        await forget_notes(conn, [*records.values()])
         listed = {email_id: each.comment.files for email_id, each in kept.items()}
         changed = await keep_files(conn, listed)
         await discovery.mark(conn, ticket.account_id, _redacted(ticket, kept.values()))
@@ -150,13 +156,15 @@ async def keep(  # noqa: PLR0913 the parts of one look-up
 async def ignore(conn: AsyncConnection, email_ids: Sequence[int]) -> None:
     """Turn e-mails that are none into ignored webhooks, with their requests byte for byte.
 
-    An e-mail that has files stays: an announcement may have brought them since the look-up.
+    An e-mail that has files stays: an announcement may have brought them since the look-up. A held one stays, too.
     """
     async with transaction(conn):
-        await lock(conn, sorted(email_ids))
-        without = (await conn.scalars(_WITHOUT_FILES, {"email_ids": list(email_ids)})).all()
+        free = await free_of_holds(conn, email_ids)
+        await lock(conn, free)
+        without = (await conn.scalars(_WITHOUT_FILES, {"email_ids": free})).all()
         await conn.execute(_IGNORE, {"email_ids": without, "event_type": AGENTS_COMMENT})
         await evidence_log.record(conn, "withdrawn", [{"reason": AGENTS_COMMENT}] * len(without), without)
+        await note_named(conn, without)
         for statement in FORGET:
             await conn.execute(statement, {"email_ids": without})
 
@@ -181,7 +189,9 @@ async def _save_originals(conn: AsyncConnection, originals: Sequence[SavedOrigin
         if each.sent_at is not None:
             values["sent_at"] = each.sent_at
         saved = update(Message).where(Message.email_id == each.email_id).values(**values)
-        await conn.execute(_with_evidence(saved))
+        is_saved = await conn.scalar(_with_evidence(saved)) is not None
+        if stored and is_saved:
+            await forget_notes(conn, [stored])
 
 
 async def _identify(

@@ -73,12 +73,6 @@ async def write_references(storage: Storage, write: Callable[[Proofs], Awaitable
         raise _another_attempt(again) from again
 
 
-async def request_removal(conn: AsyncConnection, keys: Sequence[str]) -> list[None]:
-    """Request the removal of objects that an attempt put in vain; those that a row names stay."""
-    await conn.execute(_REQUEST, {"keys": sorted(set(keys))})
-    return [None] * len(keys)
-
-
 async def _prove(storage: Storage, removed: ObjectRemoved) -> Proofs:
     """See each object after its removal: from then on, only a new removal can take it away."""
     proofs = {}
@@ -100,12 +94,4 @@ def _another_attempt(removed: ObjectRemoved) -> Transient:
 # FOR SHARE waits for a removal that begins at this moment, and then reads its newest state.
 _LOCK = text("""
 SELECT key, state, number FROM objects_to_remove WHERE key = ANY(:keys) ORDER BY key FOR SHARE
-""").bindparams(bindparam("keys", type_=ARRAY(Text)))
-# A request that is there already is as good. After a removal the object may be gone or put again, so it is removed once
-# more, and until then no reference is written.
-_REQUEST = text("""
-INSERT INTO objects_to_remove (key) SELECT unnest(:keys)
-ON CONFLICT (key) DO UPDATE SET requested_at = now(), number = excluded.number, receipt_id = NULL, state = 'removing',
-    due_at = now(), removed_at = NULL
-WHERE objects_to_remove.state = 'removed'
 """).bindparams(bindparam("keys", type_=ARRAY(Text)))

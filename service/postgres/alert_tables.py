@@ -11,7 +11,7 @@ CAUSES = (
     *("failures", "quarantine", "waiting", "silence", "signatures", "workers", "no_worker", "sync"),
     *("reconciliation", "credentials", "zendesk", "connections"),
     # What Zendesk has and did not tell; a search that fails; held e-mails; a webhook or trigger that was changed.
-    *("lost", "backfill", "suspended", "drift"),
+    *("lost", "backfill", "suspended", "drift", "evidence"),
 )
 CHANNELS = ("mail", "slack", "webhook")
 NEWS = ("opened", "resolved")

@@ -178,6 +178,19 @@ class IncomingEmail(Base):
         one_of("sync_status", SYNC_STATUSES),
         Index("ix_incoming_emails_sync_due", "sync_due_at", postgresql_where=text(TO_SYNC)),
         Index("ix_incoming_emails_not_synced", "id", postgresql_where=text(NOT_SYNCED)),
+        Index(
+            "ix_incoming_emails_not_synced_status",
+            "processing_status",
+            "id",
+            postgresql_where=text(NOT_SYNCED),
+        ),
+        Index("ix_incoming_emails_sync_error", "sync_error_code", "id", postgresql_where=text(NOT_SYNCED)),
+        Index(
+            "ix_incoming_emails_failed_twice",
+            "error_code",
+            "id",
+            postgresql_where=text(f"{NOT_SYNCED} AND error_code IS NOT NULL"),
+        ),
         Index("ix_incoming_emails_unsynced", "id", postgresql_where=text(UNSYNCED)),
         Index("ix_incoming_emails_unread", "id", postgresql_where=text(UNREAD)),
         Index("ix_incoming_emails_status_received", "processing_status", "received_at"),
@@ -207,7 +220,6 @@ class IncomingEmail(Base):
         Index(
             "ix_incoming_emails_error", "error_code", "id", postgresql_where=text("error_code IS NOT NULL")
         ),
-        # Only the previous version reads it; the next one drops it.
         Index(
             "ix_incoming_emails_failures",
             text("coalesce(error_code, '')"),

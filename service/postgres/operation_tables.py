@@ -1,4 +1,4 @@
-"""The tables of operation: actions of operators, bulk retries, workers, and ended sessions."""
+"""The tables of operation: actions of operators, bulk retries, workers, ended sessions, and logins of commands."""
 
 from datetime import datetime
 from typing import Any
@@ -24,6 +24,7 @@ BULK_ACTIONS = ("retry", "dismiss", "undismiss")
 RETRY_STATUSES = ("running", "done", "cancelled")
 # How an e-mail of a bulk retry ended; superseded: another retry began before the end of this one was seen.
 RETRY_OUTCOMES = ("repaired", "failed_again", "superseded")
+ROLES = ("operator", "reader")
 # Predicates of partial indexes.
 RUNNING = "status = 'running'"
 UNSETTLED = "settled_at IS NULL"
@@ -124,6 +125,32 @@ class EndedSession(Base):
 
     id: Mapped[str] = mapped_column(primary_key=True)
     ended_at: Mapped[datetime] = mapped_column(server_default=func.now())
+
+
+class Login(Base):
+    """The command line of a person on another machine; of its secret only hashes are kept.
+
+    It waits for a person while it has a `user_code`. Refused ones are revoked without a confirmation.
+    """
+
+    __tablename__ = "logins"
+
+    id: Mapped[int] = mapped_column(BigInteger, Identity(), primary_key=True)
+    name: Mapped[str]  # of the machine
+    secret_hash: Mapped[bytes] = mapped_column(unique=True)
+    user_code: Mapped[str | None] = mapped_column(unique=True)  # typed by the person, once
+    begun_at: Mapped[datetime] = mapped_column(server_default=func.now())
+    polled_at: Mapped[datetime | None]
+    role: Mapped[str | None]
+    proof: Mapped[bytes | None]  # made with the role's token: a new token ends the login
+    confirmed_at: Mapped[datetime | None]
+    confirmed_by: Mapped[str | None]
+    ends_at: Mapped[datetime | None]
+    used_at: Mapped[datetime | None]  # to the minute
+    revoked_at: Mapped[datetime | None]
+    revoked_by: Mapped[str | None]
+
+    __table_args__ = (one_of("role", ROLES),)
 
 
 TABLES = Base.metadata  # of all modules of tables

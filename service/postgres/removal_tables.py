@@ -127,3 +127,20 @@ class ObjectToRemove(Base):
         Index("ix_objects_to_remove_removed", "removed_at", postgresql_where=sql("state = 'removed'")),
         Index("ix_objects_to_remove_receipt", "receipt_id", "state"),
     )
+
+
+class LooseObject(Base):
+    """An object that may have no name: it is about to be put, or rows forgot it. See `jobs/loose_objects`."""
+
+    __tablename__ = "loose_objects"
+
+    number: Mapped[int] = mapped_column(BigInteger, Identity(), primary_key=True)
+    key: Mapped[str]
+    # The e-mail whose attempt puts it. Null for a suspended e-mail, and for what rows forgot.
+    email_id: Mapped[int | None] = mapped_column(BigInteger)
+    due_at: Mapped[datetime] = mapped_column(server_default=func.now())  # when its removal is requested
+
+    __table_args__ = (
+        Index("ix_loose_objects_due", "due_at"),
+        Index("ix_loose_objects_email", "email_id"),
+    )

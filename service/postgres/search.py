@@ -30,8 +30,10 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from service.postgres.email_tables import (
     CHANGED_IN_ZENDESK,
     DISMISSED,
+    FAILED,
     NOT_DISMISSED,
     NOT_SYNCED,
+    OPEN_FAILED,
     STATUSES,
     UNANNOUNCED,
     UNSYNCED,
@@ -53,6 +55,7 @@ FOUND = 1_000
 CHECKED = 2_000
 _UNSYNCED, _FINISHED = ("not_applicable", "failed"), ("completed", "failed")
 _BY_TIME = {"status", "received_after", "received_before"}
+_OF_GROUP = {"error_code", "host", "dismissed"}
 
 HEAVY = {"raw_body", "raw_headers", "signature_hash", "reading_hash"}
 LIGHT = tuple(column for column in IncomingEmail.__table__.c if column.name not in HEAVY)
@@ -122,8 +125,7 @@ async def search(
     A text is looked up in the index of words. If more e-mails have it than a step examines, the index of another
     condition leads.
     """
-    key = _key(wanted)
-    status = wanted.status or ("failed" if NONE in (wanted.error_code, wanted.host) else None)
+    key, status = None if _is_group(wanted) else _key(wanted), _status(wanted)
     is_by_time = key is None and bool(status or wanted.received_after or wanted.received_before)
     found = None
     if wanted.q is not None:
@@ -187,12 +189,27 @@ async def count(
 
 def _indexed_rows(wanted: Selection, given: set[str], *, finished: bool) -> Select[Any] | None:
     """Select all matches if Postgres finds and counts them in an index alone; else return None."""
+    one, rows = select(literal(1)).select_from(IncomingEmail), None
     if wanted.status and given <= _BY_TIME:
-        rows = _in_time(select(literal(1)).where(in_status(wanted.status)), wanted)
+        rows = _in_time(one.where(in_status(wanted.status)), wanted)
+    elif _is_group(wanted) and given <= _BY_TIME | _OF_GROUP and not wanted.dismissed:
+        rows = _in_time(one.where(*_in_group(wanted)), wanted)
+    if rows is not None:
         return rows.order_by(IncomingEmail.received_at.desc())
-    if given == {"sync_status"} and wanted.sync_status == "failed" and not finished:
-        rows = select(literal(1)).select_from(IncomingEmail).where(text(NOT_SYNCED))
-        return rows.order_by(IncomingEmail.id.desc())
+    if finished or (condition := _indexed(wanted, given)) is None:
+        return None
+    return one.where(condition).order_by(IncomingEmail.id.desc())
+
+
+def _indexed(wanted: Selection, given: set[str]) -> ColumnElement[bool] | TextClause | None:
+    """Return the condition of a filter if an index in the order of ids has all that it needs."""
+    if given == {"error_code"} and wanted.error_code != NONE:
+        return IncomingEmail.error_code == wanted.error_code
+    if given == {"zendesk_state"} and wanted.zendesk_state == "any":
+        return text(CHANGED_IN_ZENDESK)
+    others = given - {"sync_status"}
+    if wanted.sync_status == "failed" and others in (set(), {"status"}, {"sync_error_code"}):
+        return _not_synced(wanted)
     return None
 
 
@@ -252,13 +269,47 @@ def _key(wanted: Selection) -> ColumnElement[bool] | TextClause | None:
         return IncomingEmail.zendesk_ticket_id == wanted.ticket
     if wanted.sender is not None:
         return _sender(IncomingEmail.from_email) == _sender(wanted.sender)
+    if wanted.sync_status == "failed":
+        return _not_synced(wanted)
     if wanted.error_code not in (None, NONE):
         return IncomingEmail.error_code == wanted.error_code
-    if wanted.sync_status == "failed":
-        return text(NOT_SYNCED)
     if wanted.sync_status == "unsynced":
         return text(UNSYNCED)
     return _unusual(wanted)
+
+
+def _not_synced(wanted: Selection) -> ColumnElement[bool]:
+    """Match e-mails whose sync failed: with the error of the job, with that of the sync, or in a status, or all."""
+    is_failed = text(NOT_SYNCED)
+    if wanted.error_code not in (None, NONE):
+        return and_(is_failed, IncomingEmail.error_code == wanted.error_code)
+    if wanted.sync_error_code is not None:
+        return and_(is_failed, IncomingEmail.sync_error_code == wanted.sync_error_code)
+    return and_(is_failed, true() if wanted.status is None else in_status(wanted.status))
+
+
+def _status(wanted: Selection) -> str | None:
+    """Return the status of the jobs that a filter asks for; without a code or a host, that of failed ones."""
+    return wanted.status or ("failed" if NONE in (wanted.error_code, wanted.host) else None)
+
+
+def _is_group(wanted: Selection) -> bool:
+    """Say whether a filter asks for failures with one code and one host: an index has them in the order of time."""
+    is_of_few = wanted.ticket is not None or wanted.sender is not None
+    return _status(wanted) == "failed" and None not in (wanted.error_code, wanted.host) and not is_of_few
+
+
+def _in_group(wanted: Selection) -> list[ColumnElement[bool] | TextClause]:
+    """Match the failures of a group in the form of their index."""
+    pairs = ((IncomingEmail.error_code, wanted.error_code), (IncomingEmail.error_host, wanted.host))
+    return [
+        text(OPEN_FAILED if wanted.dismissed is False else FAILED),
+        # Not as a parameter: a plan for any value would not know that it is the index's.
+        *(
+            func.coalesce(column, literal_column("''")) == ("" if value == NONE else value)
+            for column, value in pairs
+        ),
+    ]
 
 
 def _unusual(wanted: Selection) -> TextClause | None:
@@ -284,8 +335,8 @@ def _by_id(rows: Select[Any], after: Cursor | None, examined: int) -> Select[Any
 
 
 def _by_time(wanted: Selection, status: str, after: Cursor | None, examined: int) -> Select[Any]:
-    rows = _in_time(select(*LIGHT).where(in_status(status)), wanted)
-    rows = _after_in_time(rows, after)
+    these = _in_group(wanted) if _is_group(wanted) else [in_status(status)]
+    rows = _after_in_time(_in_time(select(*LIGHT).where(*these), wanted), after)
     return rows.order_by(IncomingEmail.received_at.desc(), IncomingEmail.id.desc()).limit(
         inline_number(examined)
     )

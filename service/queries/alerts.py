@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
 
+from pydantic import BaseModel, ConfigDict, Field
 from sqlalchemy import BigInteger, ColumnElement, Select, func, literal, select
 from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
@@ -41,6 +42,14 @@ class AlertView(View):
     detail: str
     email_id: int | None  # an example
     deliveries: Sequence[DeliveryView] = ()
+
+
+class AlertFilter(BaseModel):
+    """The parameters of the list of alerts."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    limit: int = Field(50, ge=1, le=200, description="Maximum number")
 
 
 class AlertPage(View):

@@ -38,10 +38,16 @@ class Change(View):
     sync_error_code: str | None
     sync_error: str | None
     synced_at: datetime | None
-    matches: bool = Field(exclude=True)
+    matches: bool = Field(description="Whether the filter selects it; others are shown while they change")
 
 
-async def list_changes(engine: AsyncEngine, wanted: Selection, watched: Sequence[int]) -> Sequence[Change]:
+class ChangePage(View):
+    """E-mails that may have changed, lowest id first."""
+
+    changes: Sequence[Change]
+
+
+async def list_changes(engine: AsyncEngine, wanted: Selection, watched: Sequence[int]) -> ChangePage:
     """Return the states of changing and watched e-mails, lowest id first."""
     email = IncomingEmail
     newest = select(email.id).order_by(email.id.desc()).limit(inline_number(MAX_SEEN))
@@ -84,4 +90,4 @@ async def list_changes(engine: AsyncEngine, wanted: Selection, watched: Sequence
         .order_by(rows.c.id)
     )
     async with connect(engine) as conn:
-        return [Change.model_validate(row) for row in await conn.execute(query)]
+        return ChangePage(changes=[Change.model_validate(row) for row in await conn.execute(query)])

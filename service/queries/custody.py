@@ -9,10 +9,11 @@ from pydantic import Field
 from sqlalchemy import Select, func, select
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from service.custody.holds import NAME, no_hold, read_filter
+from service.custody.holds import NAME, no_hold
 from service.custody.retention_rules import Rule, load_rules, version_of
 from service.custody.simulation import RuleOutcome, Simulation, simulate
 from service.postgres.engine import connect
+from service.postgres.held_emails import read_filter
 from service.postgres.hold_tables import HeldEmail, Hold
 from service.postgres.search import count
 from service.postgres.selection import LastingFilter

@@ -7,10 +7,10 @@ from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from sqlalchemy.orm import InstrumentedAttribute
 
-from service.custody.holds import holds_on
 from service.errors import Rejected
 from service.postgres.email_tables import Attachment, Attempt, IncomingEmail
 from service.postgres.engine import connect
+from service.postgres.held_emails import holds_on
 from service.postgres.rows import brief
 from service.postgres.search import LIGHT, Count, Cursor, count, inline_number, search
 from service.postgres.selection import Selection

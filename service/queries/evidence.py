@@ -8,6 +8,7 @@ from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from service.config.settings import Settings
+from service.formatting import counted, duration
 from service.postgres.engine import connect
 from service.queries.views import View
 
@@ -64,6 +65,17 @@ async def get_evidence(engine: AsyncEngine, settings: Settings) -> EvidenceView:
         )
 
 
+async def evidence_sentence(conn: AsyncConnection, settings: Settings) -> str:
+    """Say when what is on record was last compared with the log, and what that found."""
+    last = (await conn.execute(_LAST)).one_or_none()
+    if last is None:
+        hours = settings.evidence_verify_hours
+        when = f"a worker verifies every {duration(hours * 3600)}" if hours else "EVIDENCE_VERIFY_HOURS is 0"
+        return f"Not verified yet: {when}."
+    found = counted(last.findings, "finding") if last.findings else "nothing was changed"
+    return f"Verified {duration(last.age)} ago: {found}."
+
+
 async def _head(conn: AsyncConnection) -> HeadView | None:
     row = (await conn.execute(_HEAD)).mappings().one_or_none()
     return None if row is None else HeadView(**row)
@@ -86,6 +98,10 @@ _HEAD = text("""
 SELECT number, size, encode(root, 'hex') AS root, at, encode(public_key, 'hex') AS public_key, object_key, stored_at,
     mailed_at, stamped_at, stamp_error
 FROM evidence_heads ORDER BY number DESC LIMIT 1
+""")
+_LAST = text("""
+SELECT extract(epoch FROM now() - ended_at) AS age, coalesce(CAST(counts ->> 'findings' AS bigint), 0) AS findings
+FROM evidence_verifications WHERE ended_at IS NOT NULL ORDER BY id DESC LIMIT 1
 """)
 _VERIFICATION = text("""
 SELECT began_at, ended_at, with_objects, counts, findings FROM evidence_verifications

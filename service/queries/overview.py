@@ -32,6 +32,7 @@ from service.postgres.rows import BRIEF_TEXT
 from service.queries.calls import ApiUseView, api_use_of
 from service.queries.comparison import ComparisonView, comparison_of, not_captured
 from service.queries.completeness import CompletenessView, completeness_of
+from service.queries.evidence import evidence_sentence
 from service.queries.history import HOUR_CAP, Hour, Times, hours_of, times_of
 from service.queries.verdict import MOMENT_SECONDS, VerdictFacts, shown, sync_sentences, verdict_of
 from service.queries.views import ProcessingStatus, View
@@ -145,6 +146,9 @@ class Overview(Stats):
     completeness: CompletenessView = Field(
         description="Whether every e-mail that Zendesk has is kept; `/api/v1/source` has the days"
     )
+    evidence: str = Field(
+        description="When what is on record was last compared with the evidence log, and what that found"
+    )
     alerts: Sequence[str]  # the current conditions, except failures, quarantine and syncs
     times: Times
     hours: Sequence[Hour]
@@ -166,6 +170,7 @@ class _Reads:
     unread: int
     comparison: ComparisonView
     completeness: CompletenessView
+    evidence: str
     api_use: ApiUseView | None
 
 
@@ -202,6 +207,7 @@ async def summarize(engine: AsyncEngine, settings: Settings) -> Overview:
         has_target=has_target,
         comparison=reads.comparison,
         completeness=reads.completeness,
+        evidence=reads.evidence,
         alerts=[summary for summary, _ in reads.alerts],
         times=reads.times,
         hours=reads.hours,
@@ -267,6 +273,7 @@ async def _read(engine: AsyncEngine, settings: Settings) -> _Reads:
             unread=int(await conn.scalar(_UNREAD) or 0),
             comparison=await comparison_of(conn, settings),
             completeness=await completeness_of(conn, settings),
+            evidence=await evidence_sentence(conn, settings),
             api_use=await api_use_of(conn, settings),
         )
 

@@ -42,7 +42,7 @@ class Storage(Protocol):
     async def read(self, key: str, start: int, end: int) -> bytes: ...
 
     async def write(self, spool: Spool) -> None:
-        """Finish the spool and store the object whole or not at all, unless an object of its key and size exists."""
+        """Finish the sealed spool and store the object whole or not at all, unless an object of its key and size exists."""
 
     def pages(self, prefix: str) -> AsyncIterator[Sequence[Listed]]:
         """List the objects page by page; `prefix` is ALL or one of RANGES."""

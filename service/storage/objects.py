@@ -4,7 +4,15 @@ import asyncio
 import errno
 import re
 import sys
-from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Iterator, Sequence
+from collections.abc import (
+    AsyncGenerator,
+    AsyncIterable,
+    AsyncIterator,
+    Awaitable,
+    Callable,
+    Iterator,
+    Sequence,
+)
 from contextlib import aclosing, contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
@@ -40,6 +48,7 @@ __all__ = [
 
 _CHUNK_BYTES = 2 * 1024**2
 _FEW = 1_000  # a page, for most vendors
+_FEW_BYTES = 64 * 1024
 # The classes of a panic in the client; one of them is not an Exception. The client also prints a line to
 # stderr.
 _PANICS = {"RustPanic", "PanicException"}
@@ -54,12 +63,16 @@ _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}  # no space, or a limit on it
 
 @dataclass(frozen=True)
 class StoredObject:
-    """A durably stored object; the type is detected from its bytes, and None if they do not tell."""
+    """A durably stored object; the type is detected from its bytes, and None if they do not tell.
+
+    `note` is what `put` was told about it before it was written.
+    """
 
     sha256: str
     size: int
     detected_type: str | None
     key: str
+    note: int | None = None
 
 
 @dataclass(frozen=True)
@@ -84,10 +97,16 @@ def open_storage(url: str) -> Storage:
         return Cloud.open(url)
 
 
-async def put(storage: Storage, chunks: AsyncIterable[bytes], file_name: str | None) -> StoredObject:
+async def put(
+    storage: Storage,
+    chunks: AsyncIterable[bytes],
+    file_name: str | None,
+    keep_note: Callable[[str], Awaitable[int]] | None = None,
+) -> StoredObject:
     """Store the bytes of a stream; if the stream raises, nothing is stored. The file name only helps to detect the type.
 
-    Raises Transient("storage_unavailable") and Transient("storage_full").
+    `keep_note` is called with the key before anything appears under it. Raises its errors, Transient("storage_unavailable")
+    and Transient("storage_full").
     """
     spool = Spool(storage.spool_file, file_name)
     try:
@@ -96,8 +115,12 @@ async def put(storage: Storage, chunks: AsyncIterable[bytes], file_name: str | N
                 with _translated(storage):
                     await asyncio.to_thread(spool.flush)
         with _translated(storage):
+            # A switch of threads takes as long as to hash a few bytes.
+            await asyncio.to_thread(spool.seal) if spool.size > _FEW_BYTES else spool.seal()
+        number = await keep_note(spool.key) if keep_note else None
+        with _translated(storage):
             await storage.write(spool)
-        return StoredObject(spool.sha256, spool.size, spool.detected_type, spool.key)
+        return StoredObject(spool.sha256, spool.size, spool.detected_type, spool.key, number)
     finally:
         if spool.is_large:  # otherwise there is no file, or its writer closes it
             await asyncio.shield(asyncio.to_thread(spool.close))

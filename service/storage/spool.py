@@ -27,7 +27,7 @@ class Spool:
 
     def __init__(self, create: Callable[[], IO[bytes]], file_name: str | None) -> None:
         self.size = 0
-        self.sha256 = self.key = ""  # set by `finish`, as is the type
+        self.sha256 = self.key = ""  # set by `seal`; the type by `finish`
         self.detected_type: str | None = None
         self.is_large = False
         self.file: IO[bytes] | None = None  # None while all content is in memory
@@ -64,15 +64,19 @@ class Spool:
         """Return the bytes that are not in a file."""
         return b"".join(self._chunks)
 
-    def finish(self) -> None:
-        """Complete the file, if there is one, and detect its hash and type."""
+    def seal(self) -> None:
+        """Take no more chunks, and tell the hash and the key."""
         with self.lock:
             self._digest()
+        self.sha256 = self._hash.hexdigest()
+        self.key = object_key(self.sha256)
+
+    def finish(self) -> None:
+        """Complete the file of a sealed spool, if there is one, and detect its type."""
+        with self.lock:
             if self.file:
                 self.to_file()
                 self.file.flush()
-        self.sha256 = self._hash.hexdigest()
-        self.key = object_key(self.sha256)
         from service.storage.filetype import detect  # noqa: PLC0415 web stores nothing, and the signatures are many
 
         self.detected_type = detect(self._head, self._tail, self._file_name)

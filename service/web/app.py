@@ -23,6 +23,7 @@ from service.web.pages import (
     dismissals,
     erasures,
     live,
+    logins,
     message,
     pages,
     previews,
@@ -42,6 +43,7 @@ PAGES = (
     *message.routes,
     *previews.routes,
     *receipts.routes,
+    *logins.routes,
     *live.routes,
     *docs.routes,
     *static.routes,
@@ -57,6 +59,7 @@ def create_app(settings: Settings) -> web.Application:
     app.on_response_prepare.append(middleware.add_headers)
     app[requests.TURNS] = asyncio.Semaphore(_turns(settings.database_pool_size))
     app[tokens.REFUSALS] = tokens.Refusals()
+    app[tokens.READERS_PATHS] = frozenset(route.path for route in ROUTES if route.is_for_readers)
     app[tokens.OPEN_PATHS] = frozenset(route.path for route in ROUTES if route.is_open)
     for route in ROUTES:
         app.router.add_route(route.method, route.path, route.handler)

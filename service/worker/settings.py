@@ -28,6 +28,7 @@ from service.custody.objects import remove_for_ever
 from service.custody.purge import purge_for_ever
 from service.custody.zendesk_deletions import follow_for_ever
 from service.errors import SettingsError
+from service.evidence.verify import verify_when_due
 from service.evidence.work import log_for_ever
 from service.operate import bulk_retry, outcomes
 from service.operate.merge import identify_for_ever
@@ -107,6 +108,7 @@ async def start(ctx: dict[str, Any]) -> None:
         lambda: remove_for_ever(res),
         lambda: tell_for_ever(res),
         lambda: log_for_ever(res),
+        lambda: verify_when_due(res),
         lambda: sweep_syncs(res),
     ):
         await stack.enter_async_context(background(work))

@@ -11,10 +11,11 @@ import asyncpg
 import pytest
 from sqlalchemy import delete
 
-from service.custody.holds import HoldOrder, held_among, release_hold, set_hold
+from service.custody.holds import HoldOrder, release_hold, set_hold
 from service.errors import Rejected
 from service.postgres.email_tables import IncomingEmail
 from service.postgres.engine import connect, transaction
+from service.postgres.held_emails import held_among
 from service.postgres.selection import LastingFilter
 from service.resources import Resources
 from tests.conftest import eventually

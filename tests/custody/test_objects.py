@@ -20,7 +20,8 @@ from service.custody.objects import step
 from service.custody.removal import remove
 from service.errors import Transient
 from service.jobs.attachments import mark
-from service.jobs.object_references import ObjectRemoved, request_removal, write_references
+from service.jobs.loose_objects import give_up
+from service.jobs.object_references import ObjectRemoved, write_references
 from service.postgres.engine import connect, transaction
 from service.resources import Resources, open_resources
 from service.storage import objects
@@ -183,7 +184,7 @@ async def test_an_object_put_in_vain_is_removed_unless_a_row_names_it(
 ) -> None:
     named, alone = await kept(res, database, b"named"), await put(res, b"alone")
 
-    await res.run(lambda conn: request_removal(conn, [named.stored.key, alone.key]))
+    await res.run(lambda conn: give_up(conn, [named.stored, alone]))
     await remove_object_files(res, database)
 
     assert (await is_there(res, named.stored.key), await is_there(res, alone.key)) == (True, False)

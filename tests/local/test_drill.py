@@ -194,20 +194,11 @@ def test_a_drill_that_loses_files_and_messages_fails(drill: Callable[..., Drill]
 
 @linux
 @pytest.mark.timeout(240)
-@pytest.mark.parametrize(
-    ("number", "fault"),
-    [(signal.SIGINT, "worker.freeze"), (signal.SIGTERM, "web.freeze"), (signal.SIGHUP, "none")],
-)
-def test_a_signal_ends_a_drill_without_a_verdict_and_without_leftovers(
-    number: signal.Signals, fault: str, drill: Callable[..., Drill]
-) -> None:
-    """Paused processes end, too."""
-    drilled = drill("--seconds", "5", "--rate", "5", "--faults", fault)
-    if fault == "none":
-        wait_for(lambda: "sha256" in {path.name for path in drilled.temporary.glob("*/objects/*")}, 120)
-    else:
-        wait_for(drilled.is_anything_paused, 120, pause=0.2)
-    drilled.process.send_signal(number)
+def test_a_signal_ends_a_drill_without_a_verdict_and_without_leftovers(drill: Callable[..., Drill]) -> None:
+    """Paused processes end, too. That each signal ends a supervisor is a test of its own."""
+    drilled = drill("--seconds", "5", "--rate", "5", "--faults", "web.freeze,worker.freeze")
+    wait_for(drilled.is_anything_paused, 120, pause=0.2)
+    drilled.process.send_signal(signal.SIGTERM)
     code = drilled.wait(40)
 
     assert code == 1

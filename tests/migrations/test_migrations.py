@@ -4,7 +4,8 @@ import asyncio
 import re
 import subprocess
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
 from itertools import chain, cycle, pairwise
 from typing import Any
 
@@ -23,6 +24,7 @@ from tests.support.databases import (
     UPGRADE,
     VERSIONS,
     command,
+    empty_database,
     environment,
     sql,
     until,
@@ -32,11 +34,16 @@ from tests.support.databases import (
 
 __all__ = ["url"]  # a fixture
 
+pytestmark = pytest.mark.long
+
 STATES = ("received", "queued", "processing", "completed", "failed")
+OLD_STATES = (*STATES, "done")
 OLD_COLUMNS = (
     "id, zendesk_ticket_id, from_email, from_name, subject, processing_error, received_at,"
     " sync_status, sync_error, sync_retry_count, idempotency_key"
 )
+NEW_COLUMNS = "attempt_number, retry_count, due_at <= now(), started_at, completed_at, attachment_urls"
+STATUSES = "SELECT processing_status FROM incoming_emails WHERE id <= $1 ORDER BY id"
 INVALID = "SELECT count(*) FROM pg_index WHERE NOT indisvalid"
 
 
@@ -53,22 +60,9 @@ def run(words: list[str], url: str | None) -> forked.Done:
     return forked.run(words[2:], environment(url), ROOT)
 
 
-@contextmanager
-def upgrading(url: str) -> Iterator[subprocess.Popen[str]]:
+def upgrading(url: str) -> AbstractContextManager[forked.Running]:
     """Run an upgrade beside the block; kill it at the end."""
-    process = subprocess.Popen(
-        UPGRADE,
-        cwd=ROOT,
-        env=environment(url),
-        text=True,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-    )
-    with process:
-        try:
-            yield process
-        finally:
-            process.kill()
+    return forked.running(UPGRADE[2:], environment(url), ROOT)
 
 
 @contextmanager
@@ -108,11 +102,11 @@ def insert(url: str, state: str) -> None:
 
 
 def rows(url: str) -> list[tuple[Any, ...]]:
-    return sql(url, f"SELECT {OLD_COLUMNS} FROM incoming_emails ORDER BY id")
+    return sql(url, f"SELECT {OLD_COLUMNS} FROM incoming_emails WHERE id <= {len(OLD_STATES)} ORDER BY id")
 
 
 def states(url: str) -> list[str]:
-    return [state for (state,) in sql(url, "SELECT processing_status FROM incoming_emails ORDER BY id")]
+    return [state for (state,) in sql(url, STATUSES, len(OLD_STATES))]
 
 
 def schema(url: str) -> set[tuple[Any, ...]]:
@@ -137,39 +131,68 @@ def schema(url: str) -> set[tuple[Any, ...]]:
     return {*columns, *indexes, *constraints}
 
 
-def test_rows_in_every_old_state_survive_up_down_and_up_again(url: str) -> None:
-    migrate(url, "upgrade", FIRST)
-    for state in (*STATES, "done"):
-        insert(url, state)
-    before = rows(url)
+@dataclass(frozen=True)
+class Walk:
+    """What was seen on the way up to the newest revision, step by step, down again, and up at once."""
 
-    after = []
-    migrate(url, "upgrade", "head")
-    after.append(rows(url))
-    began_again = states(url)
-    for _ in REVISIONS[1:]:
-        migrate(url, "downgrade", "-1")
+    before: list[tuple[Any, ...]]  # the old rows
+    rows: list[list[tuple[Any, ...]]]  # the same, after each step
+    states: tuple[list[str], list[str]]  # of the old rows, after each way up
+    written: list[tuple[Any, ...]]  # what the version before wrote at each revision
+    up: list[set[tuple[Any, ...]]]  # the schema at each revision
+    down: list[set[tuple[Any, ...]]]  # the same on the way down, newest first
+    not_validated: list[tuple[Any, ...]]
+
+
+@pytest.fixture(scope="module")
+def walk(database_url: str) -> Iterator[Walk]:
+    """Walk once for all tests: each revision takes a while."""
+    with empty_database(database_url) as url:
+        up, down, after = [], [], []
+        migrate(url, "upgrade", FIRST)
+        for state in OLD_STATES:
+            insert(url, state)
+        before = rows(url)
+        for revision, state in zip(REVISIONS, chain(["done"], cycle(STATES)), strict=False):
+            migrate(url, "upgrade", revision)
+            up.append(schema(url))
+            after.append(rows(url))
+            insert(url, state)
+            sql(url, "UPDATE incoming_emails SET sync_status = 'pending' WHERE id > $1", len(OLD_STATES))
+        began_again = states(url)
+        sql(
+            url,
+            "UPDATE incoming_emails SET processing_status = 'completed' WHERE id = $1",
+            len(OLD_STATES) + 1,
+        )
+        written = sql(url, f"SELECT {NEW_COLUMNS} FROM incoming_emails WHERE id > $1", len(OLD_STATES))
+        for _ in REVISIONS[1:]:
+            migrate(url, "downgrade", "-1")
+            down.append(schema(url))
+            after.append(rows(url))
+        migrate(url, "upgrade", "head")
         after.append(rows(url))
-    migrate(url, "upgrade", "head")
-    after.append(rows(url))
+        not_validated = sql(url, "SELECT conname FROM pg_constraint WHERE NOT convalidated")
+        yield Walk(before, after, (began_again, states(url)), written, up, down, not_validated)
 
-    assert len(before) == 6
-    assert after == [before] * (len(REVISIONS) + 1)
+
+def test_rows_in_every_old_state_survive_up_down_and_up_again(walk: Walk) -> None:
+    assert len(walk.before) == len(OLD_STATES)
+    assert walk.rows == [walk.before] * (2 * len(REVISIONS))
     # Jobs in progress and unknown states start again.
-    assert began_again == ["received", "queued", "received", "completed", "failed", "received"]
-    assert states(url) == began_again
-    assert sql(url, "SELECT conname FROM pg_constraint WHERE NOT convalidated") == []
+    expected = ["received", "queued", "received", "completed", "failed", "received"]
+    assert walk.states == (expected, expected)
+    assert walk.not_validated == []
 
 
-def test_each_downgrade_takes_away_exactly_what_its_upgrade_added(url: str) -> None:
-    up: list[set[tuple[Any, ...]]] = []
-    for revision in REVISIONS:
-        migrate(url, "upgrade", revision)
-        up.append(schema(url))
-    for revision, expected in reversed([*zip(REVISIONS[:-1], up[:-1], strict=True)]):
-        migrate(url, "downgrade", revision)
+def test_the_previous_version_can_write_at_every_revision(walk: Walk) -> None:
+    assert walk.written == [(0, 0, True, None, None, None)] * len(REVISIONS)
 
-        assert expected == schema(url)
+
+def test_each_downgrade_takes_away_exactly_what_its_upgrade_added(walk: Walk) -> None:
+    up = walk.up
+    for added, left in zip(up[:-1], reversed(walk.down), strict=True):
+        assert added == left
 
     table = "incoming_emails"
     index = (
@@ -238,17 +261,6 @@ async def test_a_job_is_in_one_of_five_states(database: asyncpg.Connection) -> N
             await database.execute(insert, other)
 
 
-def test_the_previous_version_can_write_at_every_revision(url: str) -> None:
-    for revision, state in zip(REVISIONS, chain(["done"], cycle(STATES)), strict=False):
-        migrate(url, "upgrade", revision)
-        insert(url, state)
-        sql(url, "UPDATE incoming_emails SET sync_status = 'pending'")
-    sql(url, "UPDATE incoming_emails SET processing_status = 'completed' WHERE id = 1")
-
-    new = "attempt_number, retry_count, due_at <= now(), started_at, completed_at, attachment_urls"
-    assert sql(url, f"SELECT {new} FROM incoming_emails") == [(0, 0, True, None, None, None)] * len(REVISIONS)
-
-
 def test_indexes_on_existing_tables_are_built_concurrently() -> None:
     printed = run([*UPGRADE, "--sql"], None)
 
@@ -264,9 +276,9 @@ def test_an_index_build_waits_for_a_long_report_and_blocks_no_writer(url: str) -
         with reading(url, "SELECT count(*) FROM pg_class"):
             until(lambda: index_build(url, waiting_seconds=1))  # longer than the wait for a lock
             insert(url, "received")
-        out, err = upgrade.communicate(timeout=60)
+        done = upgrade.end()
 
-    assert (upgrade.returncode, out, err) == (0, "", "")
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
     assert states(url) == ["received"]
     assert sql(url, "SELECT version_num FROM alembic_version") == [(HEAD,)]
 
@@ -400,12 +412,12 @@ def test_a_second_upgrade_repairs_an_interrupted_index_build(url: str, revision:
             until(lambda: index_build(url))
             ((pid,),) = index_build(url)
             sql(url, "SELECT pg_terminate_backend($1)", pid)
-            _, err = upgrade.communicate(timeout=60)
+            done = upgrade.end()
         left = sql(url, INVALID)
     again = run(UPGRADE, url)
 
-    assert upgrade.returncode == 1
-    assert re.fullmatch(r"[^\n]+\n", err), err
+    assert done.returncode == 1
+    assert re.fullmatch(r"[^\n]+\n", done.stderr), done.stderr
     assert left == [(1,)]
     assert again.returncode == 0, again.stderr
     assert sql(url, INVALID) == [(0,)]
@@ -486,7 +498,6 @@ def test_a_second_upgrade_completes_a_killed_one(url: str, database_url: str, st
     with reading(url, statement), upgrading(url) as killed:
         until(lambda: sql(url, "SELECT pid FROM pg_locks WHERE NOT granted"))
         killed.kill()
-        killed.wait()
     again = run(UPGRADE, url)
 
     assert again.returncode == 0, again.stderr
@@ -496,9 +507,9 @@ def test_a_second_upgrade_completes_a_killed_one(url: str, database_url: str, st
 
 def test_two_simultaneous_upgrades_both_succeed(url: str) -> None:
     with upgrading(url) as one, upgrading(url) as other:
-        ends = [process.communicate(timeout=60) for process in (one, other)]
+        ends = [process.end() for process in (one, other)]
 
-    assert [one.returncode, other.returncode] == [0, 0], ends
+    assert [end.returncode for end in ends] == [0, 0], ends
     assert sql(url, "SELECT version_num FROM alembic_version") == [(HEAD,)]
 
 

@@ -29,6 +29,8 @@ from service.queries.days import DAY_CAP
 from service.reconcile.expected import STEP
 from tests.conftest import migrate
 
+pytestmark = pytest.mark.long
+
 EMAILS = 50_000
 # Seconds between two e-mails: at any hour, a day has fewer than the ledger counts.
 PAUSE = 5

@@ -433,14 +433,14 @@ async def test_only_what_was_compared_is_promised(
     await add_source(database, account)
     await database.execute(
         "INSERT INTO source_emails (account, ticket_id, comment_id, created_at)"
-        " SELECT $1, '1', i::text, $2 FROM generate_series(1, $3) AS i",
+        " SELECT $1, i::text, i::text, $2 FROM generate_series(1, $3) AS i",
         account,
         noon(day),
         completeness.COMPARED,
     )
     await database.execute(
         "INSERT INTO incoming_emails (zendesk_ticket_id, comment_id, identified, account_id, processing_status)"
-        " SELECT '1', i::text, true, $1, 'completed' FROM generate_series(1, $2) AS i",
+        " SELECT i::text, i::text, true, $1, 'completed' FROM generate_series(1, $2) AS i",
         ACCOUNT_ID,
         completeness.COMPARED,
     )
@@ -448,7 +448,7 @@ async def test_only_what_was_compared_is_promised(
 
     before = await read(res)
     await database.execute(
-        """UPDATE sources SET proof = '{"at": "", "missing": [["1", "old"], ["1", "5"], 3, ["x"]]}'"""
+        """UPDATE sources SET proof = '{"at": "", "missing": [["1", "old"], ["5", "5"], 3, ["x"]]}'"""
     )
     after = await read(res)
 

@@ -36,6 +36,7 @@ def test_the_bytes_hash_and_type_are_the_same_however_the_bytes_arrive(name: str
     for chunk in cut(CONTENT, SIZES[name]):
         if spool.add(chunk):
             spool.flush()
+    spool.seal()
     spool.finish()
     stored = (tmp_path / "spool").read_bytes()
     spool.close()

@@ -1,17 +1,19 @@
-"""Run a headless Chromium, and sign in with it."""
+"""One headless Chromium for all tests that run in a process, and the sign-in with it."""
 
 import os
 import subprocess
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from playwright.async_api import Page
+from blockbuster import BlockBuster
+from playwright.async_api import Browser, Page, async_playwright, expect
 
 from tests.support.processes import wait_for
 
 CHROMIUM = Path("/usr/bin/chromium")
+PATIENCE = 20_000  # milliseconds
 _FLAGS = (
     "--headless",
     "--no-sandbox",
@@ -46,6 +48,22 @@ def running_chromium(directory: Path) -> Iterator[str]:
             yield f"http://127.0.0.1:{port.read_text().splitlines()[0]}"
         finally:
             process.terminate()
+
+
+@pytest.fixture(scope="session")
+def chromium_address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """Start Chromium once for all tests: the start takes longer than most of them."""
+    with running_chromium(tmp_path_factory.mktemp("chromium")) as address:
+        yield address
+
+
+@pytest.fixture
+async def browser(chromium_address: str, non_blocking: BlockBuster) -> AsyncIterator[Browser]:
+    # Playwright itself reads files in this process.
+    non_blocking.deactivate()
+    expect.set_options(timeout=PATIENCE)
+    async with async_playwright() as play:
+        yield await play.chromium.connect_over_cdp(chromium_address)
 
 
 async def sign_in(page: Page, url: str, name: str, token: str) -> None:

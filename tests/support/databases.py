@@ -6,7 +6,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import redirect_stderr
+from contextlib import contextmanager, redirect_stderr
 from io import StringIO
 from itertools import count
 from typing import Any
@@ -32,6 +32,13 @@ UPGRADE = command("alembic", "upgrade", "head")
 @pytest.fixture
 def url(database_url: str) -> Iterator[str]:
     """Create a database without tables; drop it after the test."""
+    with empty_database(database_url) as url:
+        yield url
+
+
+@contextmanager
+def empty_database(database_url: str) -> Iterator[str]:
+    """Create a database without tables; drop it after the block."""
     name = f"migrations_{os.getpid()}_{next(_numbers)}"
     sql(database_url, f"CREATE DATABASE {name}")
     yield database_url.replace("/postgres?", f"/{name}?")

@@ -5,8 +5,8 @@ import os
 import runpy
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from multiprocessing import forkserver, get_context, parent_process
 from multiprocessing.context import ForkServerProcess
@@ -16,7 +16,7 @@ from signal import SIGKILL, SIGTERM
 from subprocess import CompletedProcess
 from tempfile import TemporaryFile
 from threading import Thread
-from typing import Any
+from typing import IO, Any
 
 Done = CompletedProcess[str]
 _create_subprocess_exec = asyncio.create_subprocess_exec
@@ -160,14 +160,43 @@ async def _read(pipe: asyncio.StreamReader | None) -> bytes | None:
 
 def run(words: Sequence[str], variables: Mapping[str, str], directory: Path) -> Done:
     """Run `python -m WORDS` for at most a minute."""
+    with running(words, variables, directory) as process:
+        return process.end()
+
+
+@contextmanager
+def running(words: Sequence[str], variables: Mapping[str, str], directory: Path) -> Iterator["Running"]:
+    """Run `python -m WORDS` beside the block; kill it at the end."""
     with Path(os.devnull).open() as nothing, TemporaryFile("w+") as output, TemporaryFile("w+") as errors:
         process = start(words, variables, directory, [each.fileno() for each in (nothing, output, errors)])
-        process.join(60)
-        process.kill()
-        process.join()
-        output.seek(0)
-        errors.seek(0)
-        return Done(words, process.exitcode or 0, output.read(), errors.read())
+        try:
+            yield Running(words, process, output, errors)
+        finally:
+            process.kill()
+            process.join()
+
+
+@dataclass(frozen=True)
+class Running:
+    """A running process, and what it has written."""
+
+    _words: Sequence[str]
+    _process: ForkServerProcess
+    _output: IO[str]
+    _errors: IO[str]
+
+    def kill(self) -> None:
+        """Kill it, and wait for its end."""
+        self._process.kill()
+        self._process.join()
+
+    def end(self) -> Done:
+        """Wait for its end, for at most a minute; then kill it."""
+        self._process.join(60)
+        self.kill()
+        self._output.seek(0)
+        self._errors.seek(0)
+        return Done(self._words, self._process.exitcode or 0, self._output.read(), self._errors.read())
 
 
 def end_server() -> None:

@@ -247,7 +247,7 @@ async def test_unexpected_null_breaks_no_list_page_export_or_attempt(
         for path in ("/", "/emails", "/emails/1", "/emails/6", "/failures", "/emails?status=failed"):
             async with client.session.get(f"{client.url}{path}", headers=way_in) as response:
                 shown.append((response.status, "Sign in" in await response.text()))
-        changes = await list_changes(res.engine, Selection(), [1])
+        changes = (await list_changes(res.engine, Selection(), [1])).changes
         others = [await client.get(f"/api/v1/{name}") for name in ("stats", "failures")]
         said = [
             await typed(settings, *words)

@@ -1,24 +1,22 @@
 """Every page, in Chromium: axe finds no barrier, forms have visible borders, and nothing overflows on a phone."""
 
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from pprint import pformat
 from typing import Any
 
 import asyncpg
 import pytest
 from axe_playwright_python.async_playwright import Axe
-from blockbuster import BlockBuster
-from playwright.async_api import Page, ViewportSize, async_playwright
+from playwright.async_api import Browser, Page, ViewportSize
 
 from service.config.settings import Settings
 from tests.conftest import API_TOKEN, Server
-from tests.support.browser import needs_chromium, running_chromium, sign_in
+from tests.support.browser import PATIENCE, needs_chromium, sign_in
 from tests.support.every_page import VIEWS, fill, paths
 from tests.support.rows import add, add_failed
 from tests.support.source import asking, today
 
-pytestmark = needs_chromium
-PATIENCE = 20_000  # milliseconds
+pytestmark = [needs_chromium, pytest.mark.long]
 DESKTOP: ViewportSize = {"width": 1280, "height": 800}
 PHONE: ViewportSize = {"width": 360, "height": 780}
 SLOW = 400  # seconds for all pages, on a machine that is busy
@@ -79,12 +77,6 @@ def settings(settings: Settings) -> Settings:
     return asking(settings)
 
 
-@pytest.fixture(scope="module")
-def chromium_address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    with running_chromium(tmp_path_factory.mktemp("chromium")) as address:
-        yield address
-
-
 @pytest.fixture
 async def every_path(settings: Settings, database: asyncpg.Connection) -> list[str]:
     """Fill the database; return the path of every page."""
@@ -94,17 +86,13 @@ async def every_path(settings: Settings, database: asyncpg.Connection) -> list[s
 
 
 @pytest.fixture
-async def page(chromium_address: str, non_blocking: BlockBuster, client: Server) -> AsyncIterator[Page]:
-    # Playwright itself reads files in this process.
-    non_blocking.deactivate()
-    async with async_playwright() as play:
-        browser = await play.chromium.connect_over_cdp(chromium_address)
-        context = await browser.new_context()
-        context.set_default_timeout(PATIENCE)
-        page = await context.new_page()
-        await sign_in(page, client.url, "Mara", API_TOKEN)
-        yield page
-        await context.close()
+async def page(browser: Browser, client: Server) -> AsyncIterator[Page]:
+    context = await browser.new_context()
+    context.set_default_timeout(PATIENCE)
+    page = await context.new_page()
+    await sign_in(page, client.url, "Mara", API_TOKEN)
+    yield page
+    await context.close()
 
 
 @pytest.mark.timeout(SLOW)

@@ -2,15 +2,14 @@
 
 import json
 import re
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
 import asyncpg
 import pytest
 from arq.worker import Worker
-from blockbuster import BlockBuster
-from playwright.async_api import Browser, ConsoleMessage, Locator, Page, async_playwright, expect
+from playwright.async_api import Browser, ConsoleMessage, Locator, Page, expect
 from pydantic import SecretStr
 
 from service.config.settings import Settings
@@ -18,15 +17,14 @@ from service.local.zendesk.stand_in import Zendesk
 from service.resources import Resources
 from tests.conftest import API_TOKEN, Server, eventually, serving, working
 from tests.support.access import READ_TOKEN
-from tests.support.browser import needs_chromium, running_chromium, sign_in
+from tests.support.browser import PATIENCE, needs_chromium, sign_in
 from tests.support.messages import add_message
 from tests.support.pages import HOSTILE, INVOICE, PAGES, PNG, failing, quarantine, send
 from tests.support.proxy import before_postgres
 from tests.support.rows import add
 from tests.support.targets import SECRET, receiver, until_synced
 
-pytestmark = needs_chromium
-PATIENCE = 20_000  # milliseconds
+pytestmark = [needs_chromium, pytest.mark.long]
 _HUGE = 2**53 + 1  # JavaScript has no such number
 _FOREIGN = re.compile(r"^(?:https?|wss?|ftp):.*").findall
 
@@ -34,22 +32,6 @@ _FOREIGN = re.compile(r"^(?:https?|wss?|ftp):.*").findall
 @pytest.fixture
 def settings(settings: Settings) -> Settings:
     return settings.model_copy(update={"api_read_token": SecretStr(READ_TOKEN), "max_retries": 0})
-
-
-@pytest.fixture(scope="module")
-def chromium_address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """Start Chromium once for all tests: the start takes longer than most of them."""
-    with running_chromium(tmp_path_factory.mktemp("chromium")) as address:
-        yield address
-
-
-@pytest.fixture
-async def browser(chromium_address: str, non_blocking: BlockBuster) -> AsyncIterator[Browser]:
-    # Playwright itself reads files in this process.
-    non_blocking.deactivate()
-    expect.set_options(timeout=PATIENCE)
-    async with async_playwright() as play:
-        yield await play.chromium.connect_over_cdp(chromium_address)
 
 
 @pytest.fixture

@@ -1,20 +1,17 @@
 """The page Complete: its words and numbers, hostile content, a phone, and a real Chromium."""
 
 import re
-from collections.abc import AsyncIterator, Iterator
 from datetime import date, timedelta
 from html import unescape
 from pathlib import Path
-from typing import Any
 
 import asyncpg
 import pytest
-from blockbuster import BlockBuster
-from playwright.async_api import Browser, async_playwright, expect
+from playwright.async_api import Browser, expect
 
 from service.config.settings import Settings
 from tests.conftest import API_TOKEN, Server
-from tests.support.browser import needs_chromium, running_chromium, sign_in
+from tests.support.browser import PATIENCE, needs_chromium, sign_in
 from tests.support.pages import HOSTILE, read, words_of
 from tests.support.rows import add
 from tests.support.source import (
@@ -30,7 +27,6 @@ from tests.support.source import (
     today,
 )
 
-PATIENCE = 20_000  # milliseconds
 TEXT = f"{HOSTILE}\n</script><iframe src=//evil.example></iframe>{{{{ 7 * 7 }}}}"
 
 
@@ -179,28 +175,11 @@ async def test_older_days_have_a_page(
 # ── in Chromium
 
 
-@pytest.fixture(scope="module")
-def chromium_address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    with running_chromium(tmp_path_factory.mktemp("chromium")) as address:
-        yield address
-
-
-@pytest.fixture
-async def browser(chromium_address: str, non_blocking: BlockBuster) -> AsyncIterator[Browser]:
-    # Playwright itself reads files in this process.
-    non_blocking.deactivate()
-    expect.set_options(timeout=PATIENCE)
-    async with async_playwright() as play:
-        yield await play.chromium.connect_over_cdp(chromium_address)
-
-
 @needs_chromium
-@pytest.mark.parametrize("theme", ["light", "dark"])
-@pytest.mark.parametrize("width", [390, 1280])
 async def test_the_page_fits_and_nothing_on_it_runs(
-    browser: Browser, client: Server, day: date, tmp_path: Path, theme: Any, width: int
+    browser: Browser, client: Server, day: date, tmp_path: Path
 ) -> None:
-    context = await browser.new_context(viewport={"width": width, "height": 860}, color_scheme=theme)
+    context = await browser.new_context()
     context.set_default_timeout(PATIENCE)
     complaints: list[str] = []
     context.on("dialog", lambda dialog: complaints.append(dialog.message))
@@ -208,15 +187,19 @@ async def test_the_page_fits_and_nothing_on_it_runs(
     context.on("console", lambda message: complaints.append(message.text))
     page = await context.new_page()
     await sign_in(page, client.url, "Mara", API_TOKEN)
-    for name, path in (("complete", "/complete"), ("day", f"/complete?day={day}&list=in_zendesk")):
-        await page.goto(client.url + path)
-        await expect(page.locator("h1").first).to_be_visible()
-        await page.screenshot(path=tmp_path / f"{name}.png", full_page=True)
-        assert await page.evaluate("document.documentElement.scrollWidth") <= width, path
-    await page.goto(f"{client.url}/complete")
-    await page.get_by_role("link", name="2", exact=True).first.click()
-    await expect(page.get_by_role("heading", level=1)).to_contain_text(str(day.year))
-    await expect(page.get_by_text("Comment 6 of ticket 48100")).to_be_visible()
+    for width in (390, 1280):
+        await page.set_viewport_size({"width": width, "height": 860})
+        for name, path in (("complete", "/complete"), ("day", f"/complete?day={day}&list=in_zendesk")):
+            await page.goto(client.url + path)
+            await expect(page.locator("h1").first).to_be_visible()
+            for theme in ("light", "dark"):
+                await page.emulate_media(color_scheme=theme)
+                await page.screenshot(path=tmp_path / f"{name}.{width}.{theme}.png", full_page=True)
+                assert await page.evaluate("document.documentElement.scrollWidth") <= width, (path, theme)
+        await page.goto(f"{client.url}/complete")
+        await page.get_by_role("link", name="2", exact=True).first.click()
+        await expect(page.get_by_role("heading", level=1)).to_contain_text(str(day.year))
+        await expect(page.get_by_text("Comment 6 of ticket 48100")).to_be_visible()
     await context.close()
 
     assert complaints == []

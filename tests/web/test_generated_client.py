@@ -17,6 +17,7 @@ import pytest
 
 from service.config.settings import Settings
 from service.local.zendesk.sender import sign_headers
+from service.operate.logins import Confirmation, confirm
 from service.resources import Resources
 from service.web.api import docs
 from tests.conftest import API_TOKEN, Server
@@ -159,7 +160,7 @@ async def test_generated_client_calls_every_operation(
     """Each operation has a call here, and each answer is the model that the document names."""
     await _fill(database, res, client.res.settings)
 
-    for operation, path, parameters in _calls(api):
+    for operation, path, parameters in [*_calls(api), *await _logins(api, client)]:
         answer = await api.call(operation, *path, **parameters)
         assert type(answer).__name__ == ANSWERS[operation], (operation, answer)
 
@@ -191,6 +192,25 @@ async def _fill(database: asyncpg.Connection, res: Resources, settings: Settings
     )
     await add_findings(database, await add_reconciliation(database), "extra")
     await add_source(database, account_key(settings))
+
+
+async def _logins(api: Api, client: Server) -> Sequence[tuple[str, Sequence[object], dict[str, object]]]:
+    """Log in twice and log out once; return the other operations of logins."""
+    wanted = api.model("LoginRequest", "login_request")("laptop")
+    given = Confirmation("Mara", "operator", API_TOKEN.encode(), 1)
+    for _ in range(2):
+        begun = await api.call("logins.begin_login", body=wanted)
+        assert await confirm(client.res.engine, begun.user_code, given, "Mara") == "laptop"
+    own = Api(client.url, begun.secret, client.zendesk.secret)
+    out = await own.call("logins.log_out")
+    assert (type(out).__name__, out.login_id) == (ANSWERS["logins.log_out"], 2)
+    api.called |= own.called
+    secret = api.model("PollRequest", "poll_request")(begun.secret)
+    return [
+        ("logins.poll_login", [], {"body": secret}),
+        ("logins.list_logins", [], {}),
+        ("logins.revoke_login", [1], {}),
+    ]
 
 
 def _calls(api: Api) -> Sequence[tuple[str, Sequence[object], dict[str, object]]]:
@@ -258,6 +278,8 @@ def _calls(api: Api) -> Sequence[tuple[str, Sequence[object], dict[str, object]]
         ("complete.show_source", [], {"day": datetime.now(UTC).date()}),
         ("evidence.show_evidence", [], {}),
         ("webhook.receive", [], {"body": trigger}),
+        ("changes.list_arrivals", [], {}),
+        ("changes.list_changes", [], {"body": api.model("ChangesRequest", "changes_request")()}),
         ("health.healthz", [], {}),
         ("health.readyz", [], {}),
         ("health.metrics", [], {}),

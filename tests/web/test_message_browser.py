@@ -1,13 +1,12 @@
 """Messages in a real Chromium: hostile HTML does nothing, and a page of text, people and files is whole."""
 
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from typing import Any
 
 import asyncpg
 import pytest
 from aiohttp import web
-from blockbuster import BlockBuster
-from playwright.async_api import Browser, BrowserContext, ConsoleMessage, Page, async_playwright, expect
+from playwright.async_api import Browser, BrowserContext, ConsoleMessage, Page, expect
 
 from service.config.settings import Settings
 from service.local.zendesk.stand_in import Zendesk
@@ -15,32 +14,16 @@ from service.resources import Resources
 from service.web.handling.contents import shown_headers
 from service.web.pages.message import FRAME_POLICY
 from tests.conftest import API_TOKEN, Server, eventually, serving
-from tests.support.browser import needs_chromium, running_chromium, sign_in
+from tests.support.browser import PATIENCE, needs_chromium, sign_in
 from tests.support.hostile_html import hostile_html, other_host
 from tests.support.messages import add_message, attach
 from tests.support.pages import HOSTILE
 from tests.support.pages import PNG as PICTURE
 from tests.support.rows import add
 
-pytestmark = needs_chromium
-PATIENCE = 20_000  # milliseconds
+pytestmark = [needs_chromium, pytest.mark.long]
 # The page with its frame, and the frame's document by itself.
 SANDBOX = "allow-same-origin allow-popups allow-popups-to-escape-sandbox"
-
-
-@pytest.fixture(scope="module")
-def chromium_address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    with running_chromium(tmp_path_factory.mktemp("chromium")) as address:
-        yield address
-
-
-@pytest.fixture
-async def browser(chromium_address: str, non_blocking: BlockBuster) -> AsyncIterator[Browser]:
-    # Playwright itself reads files in this process.
-    non_blocking.deactivate()
-    expect.set_options(timeout=PATIENCE)
-    async with async_playwright() as play:
-        yield await play.chromium.connect_over_cdp(chromium_address)
 
 
 @pytest.fixture

@@ -21,6 +21,8 @@ from tests.support import forked
 from tests.support.connections import listens
 from tests.support.files import PDF, stored_files
 
+pytestmark = pytest.mark.long
+
 
 @pytest.fixture
 def settings(settings: Settings) -> Settings:
@@ -83,11 +85,11 @@ async def test_an_email_that_kills_every_worker_fails_and_the_others_complete(
     await arm(points, "after_claim@13", how)
     slow = zendesk.add_file("a.pdf", PDF)
     poison = (await client.send(zendesk.payload(ticket_id=13)))["email_id"]
-    neighbours = [(await client.send(zendesk.payload(attachments=[slow])))["email_id"] for _ in range(120)]
+    neighbours = [(await client.send(zendesk.payload(attachments=[slow])))["email_id"] for _ in range(40)]
     async with workers(settings, points, 2):
-        for _ in range(30):
+        for _ in range(15):
             neighbours.append((await client.send(zendesk.payload(attachments=[slow])))["email_id"])
-            await asyncio.sleep(0.05)
+            await asyncio.sleep(0.1)
         ends = [await client.until(email_id, "completed", "failed") for email_id in neighbours]
         end = await client.until(poison, "completed", "failed")
 

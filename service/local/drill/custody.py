@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from random import Random
 
 import asyncpg
@@ -13,7 +14,6 @@ from service.local.drill.installation import Installation
 from service.local.drill.ledger import Ledger, SentEmail, Webhook
 from service.local.drill.source import run_command
 from service.local.drill.verdict import AuditResult, Row
-from service.postgres.email_tables import FINISHED
 
 HELD, ERASED, PURGED = "custody.held", "custody.erased", "custody.purged"
 CUSTODY = (HELD, ERASED, PURGED)
@@ -40,6 +40,8 @@ class Custody:
         emails, webhooks = self._make(name, ticket)
         if name == HELD:
             self.ledger.add(emails, webhooks)
+        if name == ERASED:
+            self._killer(ticket).write_text("kill")
         if not await self._repeat(lambda: self._send(webhooks[0])):
             self.ledger.unexpected.append(f"{name}: the webhook of ticket {ticket} was not accepted")
             return False
@@ -75,14 +77,20 @@ class Custody:
     async def _erase(self, ticket: str, webhook: Webhook) -> bool:
         """Erase a ticket, and announce its e-mail once more: it is accepted, and nothing returns.
 
-        Its job has ended: the object of an attempt that is killed before it names it would stay without a name.
+        A worker was killed after it had stored an object of it, and before any row named that.
         """
         self.gone.add(ticket)
+        is_stored = await self._repeat(lambda: self._is_so(_IS_NOTED, ticket))
+        self._killer(ticket).unlink()
         return (
-            await self._repeat(lambda: self._is_so(_IS_FINISHED, ticket))
+            is_stored
             and await self._ensure(_IS_GONE, ticket, *_erasure(ticket))
             and await self._repeat(lambda: self._send(webhook))
         )
+
+    def _killer(self, ticket: str) -> Path:
+        """Return the file that kills each worker which has stored an object of the ticket."""
+        return self.installation.fault_points / f"after_object@{ticket}"
 
     async def _purge(self, ticket: str, _: Webhook) -> bool:
         """Purge a ticket by a rule, once its e-mail is finished."""
@@ -122,7 +130,9 @@ class Custody:
 
 
 _HAS_RULE = "SELECT 1 FROM retention_rules WHERE name = $1"
-_IS_FINISHED = f"SELECT 1 FROM incoming_emails WHERE zendesk_ticket_id = $1 AND {FINISHED}"  # noqa: S608 a constant
+_IS_NOTED = """
+SELECT 1 FROM incoming_emails JOIN loose_objects ON email_id = incoming_emails.id WHERE zendesk_ticket_id = $1
+"""
 _IS_GONE = """
 SELECT 1 WHERE NOT EXISTS (SELECT FROM incoming_emails WHERE zendesk_ticket_id = $1)
     AND NOT EXISTS (SELECT FROM erasures WHERE status = 'running')

@@ -55,6 +55,7 @@ SELECT (SELECT count(*) FROM incoming_emails
     WHERE processing_status NOT IN ('completed', 'failed') OR sync_status = 'pending')
     + (SELECT count(*) FROM messages WHERE subject IS NULL)
     + (SELECT count(*) FROM erasures WHERE status = 'running')
+    + (SELECT count(*) FROM loose_objects WHERE email_id IS NOT NULL OR due_at <= now())
     + (SELECT count(*) FROM objects_to_remove WHERE {TO_REMOVE})
     + (SELECT count(*) FROM removed_emails WHERE {TARGET_DUE})
 """  # noqa: S608 constants of ours

@@ -13,11 +13,13 @@ from service.error_guide import GROUPS
 from service.telemetry.version import version
 from service.web import health, webhook
 from service.web.api import (
+    arrivals,
     custody,
     emails,
     erasures,
     evidence,
     failures,
+    logins,
     messages,
     overview,
     quarantine,
@@ -37,10 +39,12 @@ API = (
     *failures.routes,
     *custody.routes,
     *overview.routes,
+    *arrivals.routes,
     *source.routes,
     *erasures.routes,
     *receipts.routes,
     *evidence.routes,
+    *logins.routes,
     *webhook.routes,
     *health.routes,
 )

@@ -97,6 +97,7 @@ _MISSING: Mapping[str, str] = {
     "/findings/{id}": "finding_not_found",
     "/erasures/{id}": "erasure_not_found",
     "/receipts/{id}": "receipt_not_found",
+    "/logins/{id}": "login_not_found",
 }
 _HEADERS: Mapping[int, Json] = {
     401: {"WWW-Authenticate": {"schema": {"type": "string"}}},

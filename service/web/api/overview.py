@@ -8,7 +8,7 @@ from aiohttp import web
 from service.operate import dismiss
 from service.queries import actions, alerts, overview, reconciliations
 from service.queries.actions import ActionPage
-from service.queries.alerts import AlertPage
+from service.queries.alerts import AlertFilter, AlertPage
 from service.queries.overview import Overview, Stats
 from service.queries.pages import PageFilter
 from service.queries.reconciliations import ReconciliationDetail, ReconciliationPage
@@ -64,10 +64,11 @@ async def show_checks(request: web.Request) -> web.Response:
     return answer(request, CheckPage(checks=[CheckView.model_validate(check) for check in found]))
 
 
-@routes.get("/api/v1/alerts", answer=AlertPage)
+@routes.get("/api/v1/alerts", query=AlertFilter, answer=AlertPage)
 async def list_alerts(request: web.Request) -> web.Response:
     """List open and resolved alerts."""
-    return await reply(request, alerts.list_alerts(request.app[RES].engine))
+    wanted = parameters(request, AlertFilter)
+    return await reply(request, alerts.list_alerts(request.app[RES].engine, wanted.limit))
 
 
 @routes.get("/api/v1/reconciliations", query=PageFilter, answer=ReconciliationPage)

@@ -16,6 +16,7 @@ from aiohttp.typedefs import Handler
 
 from service.errors import Rejected, Transient
 from service.formatting import printable
+from service.operate import logins
 from service.operate import sessions as ended
 from service.queries.views import RequestView
 from service.web.auth import sessions
@@ -29,9 +30,12 @@ LOG_SECONDS = 10.0  # between two log lines about wrong tokens
 # So many wrong tokens are delayed at a time; further ones are refused at once and take no memory.
 MOST_REFUSALS = 8
 LONGEST_NAME = 100
+LONGEST_SECRET = 100  # bytes
 LONGEST_NEXT = 1000
 SIGN_IN_PATH = "/sign-in"
 
+# Browsers attach cookies and passwords to requests of any site.
+_BROWSERS = frozenset({"basic", "dashboard"})
 _READS = frozenset({"GET", "HEAD"})
 
 log = structlog.get_logger()
@@ -52,6 +56,7 @@ class Refusals:
 
 Raw = TypeVar("Raw", bound=RequestView)
 OPEN_PATHS = web.AppKey("open_paths", frozenset[str])  # as the routes spell them
+READERS_PATHS = web.AppKey("readers_paths", frozenset[str])  # which readers may send a `POST` to
 REFUSALS = web.AppKey("refusals", Refusals)
 
 
@@ -64,9 +69,9 @@ async def guard(request: web.Request, handler: Handler) -> web.StreamResponse:
     if identity is None or (identity.session and await session_has_ended(request, identity)):
         return _challenge(request)
     if request.method not in _READS:
-        if identity.role == "reader":
+        if identity.role == "reader" and not _is_for_readers(request):
             raise Rejected(403, "read_only", "API_READ_TOKEN may only read; use API_TOKEN.")
-        if identity.via != "api":  # browsers attach cookies and passwords to requests of any site
+        if identity.via in _BROWSERS:
             check_origin(request, is_browser=identity.via == "dashboard")
     request[IDENTITY] = identity
     return await handler(request)
@@ -110,14 +115,21 @@ async def recognize(request: web.Request, shown: bytes) -> Role | None:
     if now - refusals.logged_at >= LOG_SECONDS:
         log.warning("token_refused", times=refusals.count)
         refusals.count, refusals.logged_at = 0, now
+    await delay(request)
+    return None
+
+
+async def delay(request: web.Request) -> bool:
+    """Wait for a moment, as after a wrong token; return whether too many others do already, and do not wait then."""
+    refusals = request.app[REFUSALS]
     if refusals.are_many:
-        return None
+        return True
     refusals.waiting += 1
     try:
         await asyncio.sleep(REFUSAL_SECONDS)
     finally:
         refusals.waiting -= 1
-    return None
+    return False
 
 
 def tokens(request: web.Request) -> Mapping[Role, bytes]:
@@ -150,21 +162,40 @@ def _is_open(request: web.Request) -> bool:
     return resource.canonical in request.app[OPEN_PATHS]
 
 
+def _is_for_readers(request: web.Request) -> bool:
+    resource = request.match_info.route.resource
+    return resource is not None and resource.canonical in request.app[READERS_PATHS]
+
+
 async def _identify(request: web.Request) -> Identity | None:
     known = tokens(request)
     scheme, _, shown = request.headers.get("Authorization", "").partition(" ")
     match scheme.lower():
         case "bearer":
-            role = await recognize(request, to_bytes(shown.strip()))
+            token = to_bytes(shown.strip())
+            if (identity := await _login_of(request, token, known)) is not None:
+                return identity
+            role = await recognize(request, token)
             return role and Identity(role, clean_name(request.headers.get("X-Operator", "")), "api")
         case "basic":
-            name, _, token = _decoded(shown.strip()).partition(":")
-            role = await recognize(request, to_bytes(token))
+            name, _, password = _decoded(shown.strip()).partition(":")
+            role = await recognize(request, to_bytes(password))
             return role and Identity(role, clean_name(name), "basic")
         case _:
             session = sessions.read(request, known)
             # A holder of the token could sign any name.
             return session and replace(session, name=clean_name(session.name))
+
+
+async def _login_of(request: web.Request, token: bytes, known: Mapping[Role, bytes]) -> Identity | None:
+    """Return the identity of a command that signed in; raises Transient without Postgres."""
+    if not token.startswith(logins.PREFIX) or len(token) > LONGEST_SECRET:
+        return None
+    held = await ask(request, logins.recognize(request.app[RES].engine, known, token))
+    if held is None:
+        return None
+    name = f"{held.by}@{held.name}" if held.by else held.name
+    return Identity(held.role, clean_name(name), "command line", login=held.id)
 
 
 def _decoded(shown: str) -> str:

@@ -16,8 +16,9 @@ class Identity:
 
     role: Role
     name: str  # chosen by the person, may be empty
-    via: Literal["api", "basic", "dashboard"]
+    via: Literal["api", "basic", "dashboard", "command line"]
     session: str = ""  # the id of a browser's session
+    login: int = 0  # the id of a command's login
 
     @property
     def actor(self) -> str:

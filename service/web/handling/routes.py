@@ -16,6 +16,7 @@ class Described(TypedDict, total=False):
 
     is_open: bool
     is_signed: bool
+    is_for_readers: bool
     query: type[BaseModel]
     body: type[BaseModel]
     answer: type[BaseModel]
@@ -37,6 +38,7 @@ class Route:
     tag: str = ""  # the subject in the description; pages have none
     is_open: bool = False  # needs no token
     is_signed: bool = False  # needs Zendesk's signature
+    is_for_readers: bool = False  # a `POST` that changes nothing of others
     query: type[BaseModel] | None = None  # the handler gives it to `parameters`
     body: type[BaseModel] | None = None  # the handler gives it to `body`
     answer: type[BaseModel] | None = None  # None for answers that are not JSON

@@ -26,6 +26,7 @@ NOTICES: Mapping[str, str] = MappingProxyType(
         "hold_set": "Hold set: nothing that it covers may be deleted.",
         "hold_released": "Hold released: what it covered may be deleted again.",
         "rules_saved": "Saved: the new rules are in force.",
+        "login_revoked": "Revoked: this command is signed out.",
         "replayed": "Replayed as this e-mail.",
         "replayed_before": "The request already is this e-mail.",
         "ignored": "The event's type is not used: it is no e-mail.",

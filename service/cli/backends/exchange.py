@@ -1,0 +1,145 @@
+"""Requests to the API of a server: bounded answers, and errors that say what to do."""
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from service.errors import Permanent, Rejected, Transient, certificate_problem
+
+if TYPE_CHECKING:
+    from aiohttp import ClientResponse, ClientSession
+
+SECONDS = 60.0  # for a whole answer; the server's own limit is DATABASE_SECONDS
+CONNECT_SECONDS = 10.0
+MOST_BYTES = 64 * 1024**2  # of an answer
+# The text of the server's answer where it has no such path; other answers with this code are about a value.
+_NO_PAGE = "There is no page at this address."
+_NOT_SIGNED_IN = (
+    "{url} does not know this login: it was revoked, has ended, or the server's API_TOKEN is new."
+    " Run `holdfast login {url}`."
+)
+_TOO_OLD = "{url} does not know this operation: it runs an older version. Update it, or use a command of its version."
+_NOT_HOLDFAST = "is no Holdfast, or a proxy before it answers instead"
+
+
+@dataclass(frozen=True)
+class Server:
+    """A server, and the token of a login there; both without a slash at the end."""
+
+    url: str
+    token: str = field(default="", repr=False)
+
+
+class Moved(Exception):
+    """The e-mail became part of another one, whose address this is."""
+
+    def __init__(self, location: str) -> None:
+        super().__init__(location)
+        self.location = location
+
+
+class Exchange:
+    """Sends requests to one server, with the token of the login."""
+
+    def __init__(self, session: "ClientSession", server: Server) -> None:
+        self._session = session
+        self._server = server
+
+    async def ask(
+        self,
+        method: str,
+        path: str,
+        *,
+        query: Mapping[str, str] | None = None,
+        body: Mapping[str, Any] | None = None,
+        is_of_email: bool = False,
+    ) -> bytes:
+        """Return the body of a good answer; raises Rejected, Transient, Permanent, and about an e-mail Moved."""
+        from aiohttp import ClientError, ClientTimeout
+
+        server = self._server
+        headers = {"Accept": "application/json"}
+        if server.token:
+            headers["Authorization"] = f"Bearer {server.token}"
+        try:
+            async with self._session.request(
+                method,
+                server.url + path,
+                params=query,
+                json=body,
+                headers=headers,
+                allow_redirects=False,  # the token goes to this server alone
+                timeout=ClientTimeout(total=SECONDS, sock_connect=CONNECT_SECONDS),
+            ) as response:
+                content = await _read(response, server)
+        except (ClientError, TimeoutError, OSError) as exc:
+            raise _unreachable(server, exc) from exc
+        if 200 <= response.status < 300:
+            return content
+        if response.status == 308 and is_of_email:
+            raise Moved(response.headers.get("Location", ""))
+        raise _error(server.url, response.status, content)
+
+
+def read_json(content: bytes, server_url: str) -> Any:  # noqa: ANN401 JSON
+    """Read an answer; raises Permanent if it is no JSON."""
+    try:
+        return json.loads(content)
+    except (ValueError, RecursionError):
+        raise Permanent("server_unknown", f"{server_url} {_NOT_HOLDFAST}.") from None
+
+
+async def _read(response: "ClientResponse", server: Server) -> bytes:
+    content = bytearray()
+    async for chunk in response.content.iter_any():
+        content += chunk
+        if len(content) > MOST_BYTES:
+            raise Permanent("answer_too_large", f"{server.url} sends more than {MOST_BYTES:,} bytes.")
+    return bytes(content)
+
+
+def _unreachable(server: Server, exc: Exception) -> Permanent | Transient:
+    if problem := certificate_problem(exc):
+        advice = "Check the address; a private authority is trusted with SSL_CERT_FILE=FILE."
+        return Permanent("server_untrusted", f"{server.url} is not trusted: {problem}. {advice}")
+    message = f"{server.url} cannot be reached: {_reason_of(exc)}. Check the address and the network."
+    return Transient("server_away", message)
+
+
+def _reason_of(exc: Exception) -> str:
+    """Return the system's word for it; aiohttp's own text repeats the address."""
+    if isinstance(exc, TimeoutError):
+        return "it does not answer"
+    system = getattr(exc, "os_error", exc)
+    if isinstance(system, OSError) and system.errno:  # negative ones are those of names
+        return os.strerror(system.errno) if system.errno > 0 else str(system.strerror)
+    return str(exc).rstrip(".") or type(exc).__name__
+
+
+def _error(url: str, status: int, content: bytes) -> Rejected | Permanent | Transient:
+    code, detail = _problem_of(content)
+    if status in {429, 502, 503, 504}:
+        return Transient(code or "server_away", detail or f"{url} is not ready ({status}).")
+    if status == 401 and code:
+        return Rejected(401, "not_signed_in", _NOT_SIGNED_IN.format(url=url))
+    if code and detail != _NO_PAGE and status != 405:
+        return Rejected(status, code, detail)
+    if code:
+        return Permanent("server_too_old", _TOO_OLD.format(url=url))
+    is_redirect = 300 <= status < 400
+    why = "redirects: give the address that it redirects to" if is_redirect else f"{_NOT_HOLDFAST} ({status})"
+    return Permanent("server_unknown", f"{url} {why}.")
+
+
+def _problem_of(content: bytes) -> tuple[str, str]:
+    """Return code and detail of a problem (RFC 9457); "" of anything else."""
+    try:
+        problem = json.loads(content)
+    except (ValueError, RecursionError):
+        return "", ""
+    if not isinstance(problem, dict):
+        return "", ""
+    code, detail = problem.get("code"), problem.get("detail")
+    return (code, detail) if isinstance(code, str) and isinstance(detail, str) else ("", "")

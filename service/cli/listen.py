@@ -1,0 +1,129 @@
+"""`holdfast listen`: print every webhook as it comes in, and what became of it."""
+
+from datetime import datetime
+from typing import TYPE_CHECKING, NamedTuple
+
+import click
+
+from service.cli.backends.choice import anywhere
+from service.cli.tail import FollowedEmails, about, as_answer, follow_until_interrupt, repeat
+from service.cli.terminal import json_option, print_json, print_line
+from service.cli.times import shown_time
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from pydantic import BaseModel
+
+    from service.cli.backends.port import Backend
+    from service.cli.tail import Line
+    from service.queries.arrivals import ArrivalView, RefusedWebhooksView
+
+MOST_KNOWN = 5_000
+# An e-mail in these states has done nothing but arrive.
+NOT_BEGUN = {"received", "queued"}
+_FATES = {
+    "email": "webhook: new e-mail",
+    "announcement": "webhook: further one about e-mail",
+    "quarantined": "webhook: in quarantine as",
+    "ignored": "webhook: ignored as event",
+}
+
+
+class Heard(NamedTuple):
+    """A line to print."""
+
+    at: datetime
+    words: "Sequence[object]"
+    data: dict[str, object]
+
+
+@click.command()
+@json_option
+@anywhere
+def listen(*, as_json: bool) -> None:
+    """Print webhooks as they come in, and what became of them.
+
+    Unlike `tail`, it also shows further webhooks about an e-mail, those in quarantine, ignored and refused ones. Refused
+    ones have no valid signature: they are counted, and not kept. It begins with what comes from now on.
+    """
+
+    async def work(backend: "Backend") -> None:
+        ears = Ears(backend)
+
+        def show(heard: list[Heard]) -> None:
+            if not ears.are_open:
+                click.echo("Listening; Ctrl-C ends.", err=True)
+                ears.are_open = True
+            _print(heard, as_json=as_json)
+
+        await repeat(backend, ears.news, show)
+
+    follow_until_interrupt(work)
+
+
+class Ears:
+    """The webhooks and the changes that were heard before."""
+
+    def __init__(self, backend: "Backend") -> None:
+        from service.postgres.selection import Selection
+
+        self._backend = backend
+        self._emails = FollowedEmails(backend, Selection())
+        self._known: dict[tuple[str, int], None] | None = None
+        self._refused = 0
+        self.are_open = False  # whether it was said
+
+    async def news(self) -> list[Heard]:
+        """Return what is new, oldest first; at first nothing. Raises Transient."""
+        is_first = self._known is None
+        # In this order, no change of an e-mail is read before its arrival.
+        lines = await self._emails.news()
+        page = await self._backend.arrivals()
+        heard = [_arrival(each) for each in page.arrivals if self._is_new(each)]
+        if page.refused and page.refused.count > self._refused:
+            heard.append(_refusal(page.refused))
+        self._refused = page.refused.count if page.refused else 0
+        self._known = dict(list((self._known or {}).items())[-MOST_KNOWN:])
+        heard += [_change(line) for line in lines if not _has_only_arrived(line)]
+        return [] if is_first else sorted(heard, key=lambda each: each.at)
+
+    def _is_new(self, arrival: "ArrivalView") -> bool:
+        known = self._known = self._known or {}
+        is_new = (arrival.kind, arrival.id) not in known
+        known[arrival.kind, arrival.id] = None
+        return is_new
+
+
+def _has_only_arrived(line: "Line") -> bool:
+    return line.change.processing_status in NOT_BEGUN and line.change.attempt_number == 0
+
+
+def _arrival(arrival: "ArrivalView") -> Heard:
+    number = arrival.email_id if arrival.kind == "announcement" else arrival.id
+    ticket = f"of ticket {arrival.zendesk_ticket_id}" if arrival.zendesk_ticket_id else ""
+    subject = f'"{arrival.subject}"' if arrival.subject else ""
+    words = [_FATES[arrival.kind], number, ticket, subject, arrival.reason or ""]
+    return Heard(arrival.at, words, {"webhook": _json(arrival)})
+
+
+def _refusal(refused: "RefusedWebhooksView") -> Heard:
+    words = ["webhook: refused for its signature,", refused.count, "in a row", refused.code or ""]
+    return Heard(refused.at, words, {"refused": _json(refused)})
+
+
+def _change(line: "Line") -> Heard:
+    words = ["e-mail", line.change.id, *about(line.change), *line.words]
+    return Heard(line.at, words, {"email": as_answer(line.change)})
+
+
+def _json(view: "BaseModel") -> object:
+    return view.model_dump(mode="json")
+
+
+def _print(heard: list[Heard], *, as_json: bool) -> None:
+    for each in heard:
+        if as_json:
+            print_json(each.data, indent=None)
+        else:
+            print_line(shown_time(each.at), *each.words)
