@@ -651,8 +651,32 @@ GROUPS = (
             Advice("already_dismissed", "Somebody dismissed it before.", "Read the reason there."),
             Advice("not_dismissed", "It is not dismissed, or it failed again since.", "Nothing."),
             Advice(
-                "already_replayed", "The webhook was replayed: it cannot be dismissed.", "Look at its e-mail."
+                "already_replayed",
+                "The webhook was replayed: it can be neither corrected nor dismissed.",
+                "Look at its e-mail.",
             ),
+            Advice(
+                "already_corrected",
+                "Somebody else corrected the webhook at the same time, with another body.",
+                "Look at it again: replay it with that correction, or correct it once that is refused.",
+            ),
+            Advice(
+                "not_repairable",
+                "No button repairs this difference alone: a document or an object has to be removed first.",
+                "Run `holdfast reconcile --fix`, or `holdfast storage verify --fix` for a damaged object.",
+            ),
+            Advice("name_missing", "A filter is saved without a name.", "Give it a name."),
+            Advice("filter_empty", "A filter without any field is saved.", "Filter the list first."),
+            Advice(
+                "filter_exists",
+                "Another saved filter has this name.",
+                "Choose another name, or remove that one.",
+            ),
+            Advice("too_many_filters", "There are as many saved filters as can be.", "Remove some."),
+            Advice(
+                "filter_not_found", "There is no such saved filter.", "Somebody removed it: look at the list."
+            ),
+            Advice("not_acknowledged", "Nobody has acknowledged the group of failures.", "Nothing."),
             Advice("not_open", "The finding is no open difference.", "Nothing: it needs no attention."),
             Advice(
                 "nothing_to_erase",

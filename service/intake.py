@@ -7,16 +7,16 @@ import re
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from operator import itemgetter
 from typing import Any, Literal
 
 import structlog
 from sqlalchemy import (
     JSON,
+    BigInteger,
     Boolean,
     LargeBinary,
-    RowMapping,
     Text,
     cast,
     delete,
@@ -38,6 +38,7 @@ from service.errors import Permanent, Rejected
 from service.faultpoints import reach
 from service.jobs.arrival import Arrival, receive
 from service.jobs.attachments import announced_row
+from service.jobs.corrections import accepted, refuse
 from service.jobs.retries import record_acts
 from service.postgres.email_tables import IgnoredWebhook, QuarantinedWebhook
 from service.postgres.engine import TOO_LONG, connect, unconfirmed
@@ -62,7 +63,7 @@ _COLUMNS: Mapping[str, TypeEngine[Any]] = {
     **dict.fromkeys(("raw_body", "signature_hash"), LargeBinary()),
     "late": Boolean(),
 }
-_QUARANTINED = {**_COLUMNS, "error_code": Text(), "error": Text()}
+_QUARANTINED = {**_COLUMNS, **dict.fromkeys(("error_code", "error", "reused_key"), Text())}
 _IGNORED = {**_COLUMNS, "event_type": Text()}
 
 StoredWebhook = type[QuarantinedWebhook] | type[IgnoredWebhook]
@@ -124,39 +125,52 @@ async def accept(
     if not is_same:
         # A template may give one `webhook_id` to different e-mails, and only a person can tell.
         message = f"E-mail {result.number} has the same key {key!r}, but another body."
+        other = {**request, "idempotency_key": _body_key(body), "reused_key": key}
         async with _budget(until):
-            await _quarantine(res, {**request, "idempotency_key": _body_key(body)}, "key_reused", message)
+            await _quarantine(res, other, "key_reused", message)
     return result
 
 
 async def replay(
-    res: Resources, webhook_id: int, actor: str, what: Literal["quarantined", "ignored"] = "quarantined"
+    res: Resources,
+    webhook_id: int,
+    actor: str,
+    what: Literal["quarantined", "ignored"] = "quarantined",
+    bulk_retry_id: int | None = None,
 ) -> IntakeResult:
     """Record a quarantined or ignored webhook as an e-mail, with its time of receipt.
 
     Safe to repeat, also concurrently and after a crash at any point: the e-mail is committed first, and a repetition
-    finds it and marks the webhook. A webhook about an erased e-mail is deleted. Raises Rejected if there is no such webhook (404), or if it still is no e-mail (409);
+    finds it and marks the webhook. A body that a person corrected takes the place of the original. A webhook about an
+    erased e-mail is deleted. Raises Rejected if there is no such webhook (404), or if it still is no e-mail (409);
     a quarantined one then keeps the newest reason.
     """
     table = _TABLES[what]
     async with connect(res.engine) as conn:
         found = await conn.execute(select(*table.__table__.c).where(table.id == webhook_id))
-        webhook = found.mappings().one_or_none()
-    if webhook is None:
+        row = found.mappings().one_or_none()
+        correction = await accepted(conn, webhook_id) if what == "quarantined" else None
+    if row is None:
         raise Rejected(404, "webhook_not_found", f"There is no {what} webhook {webhook_id}.")
+    webhook = dict(row)
     if webhook["replayed_at"] is not None:
         return IntakeResult("duplicate", webhook["email_id"])
     try:
-        result = await _replay(res, webhook)
+        result = await _replay(res, webhook if correction is None else correction.applied_to(webhook))
     except (Unreadable, Permanent) as exc:
-        if what == "quarantined" and (webhook["error_code"], webhook["error"]) != (exc.code, exc.message):
-            await _update_webhook(res, table, webhook_id, actor, error_code=exc.code, error=exc.message)
+        if correction is not None:
+            await res.run(partial(refuse, correction=correction, code=exc.code))
+        elif what == "quarantined" and (webhook["error_code"], webhook["error"]) != (exc.code, exc.message):
+            now = {"error_code": exc.code, "error": exc.message}
+            await _update_webhook(res, table, webhook_id, _Act(actor, bulk_retry_id), now)
         still = f"{what.capitalize()} webhook {webhook_id} cannot be replayed: {exc.message}"
         raise Rejected(409, exc.code, still) from exc
     if result.status == "erased":
         await res.run(lambda conn: conn.execute(delete(table).where(table.id == webhook_id)))
     else:
-        await _update_webhook(res, table, webhook_id, actor, replayed_at=func.now(), email_id=result.number)
+        reason = correction.told(webhook["raw_body"]) if correction else None
+        done = {"replayed_at": func.now(), "email_id": result.number}
+        await _update_webhook(res, table, webhook_id, _Act(actor, bulk_retry_id, reason), done)
     log.info("webhook_replayed", email=result.number, status=result.status, **{_NAMES[what]: webhook_id})
     return result
 
@@ -242,7 +256,7 @@ async def _ignore(res: Resources, request: dict[str, Any], event_type: str, unti
 async def _quarantine(res: Resources, request: dict[str, Any], code: str, message: str) -> int | None:
     """Store a webhook in quarantine, once; return its id. One that was erased is not stored again."""
     row = {name: request[name] for name in ("idempotency_key", *REQUEST)}
-    row |= {"error_code": code, "error": message}
+    row |= {"error_code": code, "error": message, "reused_key": request.get("reused_key")}
     new = _QUARANTINE.returning(QuarantinedWebhook.id)
 
     async def store(conn: AsyncConnection) -> tuple[int | None, bool]:
@@ -264,7 +278,7 @@ async def _quarantine(res: Resources, request: dict[str, Any], code: str, messag
     return await _quarantine(res, {**request, "idempotency_key": _body_key(row["raw_body"])}, code, message)
 
 
-async def _replay(res: Resources, webhook: RowMapping) -> IntakeResult:
+async def _replay(res: Resources, webhook: Mapping[str, Any]) -> IntakeResult:
     """Record a stored webhook as an e-mail, although another e-mail may have its key."""
     body, headers = webhook["raw_body"], parsing.headers_of(webhook["raw_headers"])
     email = parsing.read(headers, body)
@@ -293,26 +307,32 @@ async def keep_ignored(conn: AsyncConnection, rows: Sequence[Mapping[str, Any]])
     return [ids.get(row["idempotency_key"]) for row in rows]
 
 
+@dataclass(frozen=True, slots=True)
+class _Act:
+    """Who replays a webhook, in which bulk retry, and what was corrected in it."""
+
+    actor: str
+    bulk_retry_id: int | None
+    reason: str | None = None
+
+
 async def _update_webhook(
-    res: Resources,
-    table: StoredWebhook,
-    webhook_id: int,
-    actor: str,
-    **columns: object,
+    res: Resources, table: StoredWebhook, webhook_id: int, act: _Act, columns: Mapping[str, object]
 ) -> None:
     """Record the result of a replay and its operator, unless the webhook was replayed before."""
     changed = update(table).where(table.id == webhook_id, table.replayed_at.is_(None)).values(**columns)
     done = changed.returning(table.id, table.email_id).cte("done")
     is_quarantined = table is QuarantinedWebhook
-    action = select(
-        literal(actor),
-        literal("replay" if is_quarantined else "replay_ignored"),
-        done.c.id if is_quarantined else null(),
-        done.c.email_id,
-    )
+    row = {
+        "actor": literal(act.actor),
+        "action": literal("correct" if act.reason else "replay" if is_quarantined else "replay_ignored"),
+        "quarantine_id": done.c.id if is_quarantined else null(),
+        "email_id": done.c.email_id,
+        "bulk_retry_id": literal(act.bulk_retry_id, BigInteger),
+        "reason": literal(act.reason, Text),
+    }
     async with connect(res.engine) as conn:
-        columns_of_action = ["actor", "action", "quarantine_id", "email_id"]
-        recorded, entered = record_acts(columns_of_action, action.select_from(done))
+        recorded, entered = record_acts([*row], select(*row.values()).select_from(done))
         await conn.execute(select(recorded.c.id).add_cte(entered))
 
 

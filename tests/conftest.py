@@ -54,9 +54,9 @@ TABLES = (
     "erasures, tombstones, erasure_salts, receipt_entries, removed_emails, objects_to_remove, loose_objects, receipts,"
     " attachments, attempts, messages, announcements, merged_emails, email_words, incoming_emails, tickets, api_budgets,"
     " source_emails, backfills, sources, suspended_emails, refused_tickets, signing_secrets, connections,"
-    " quarantined_webhooks, ignored_webhooks, operator_actions, bulk_retries, workers,"
+    " quarantined_webhooks, quarantine_corrections, ignored_webhooks, operator_actions, bulk_retries, workers,"
     " alert_deliveries, alerts, alert_watch, reconciliation_findings, reconciliations, ended_sessions, logins,"
-    " held_emails, holds, retention_rules,"
+    " held_emails, holds, retention_rules, saved_filters, acknowledgements,"
     " evidence_entries, evidence_leaves, evidence_nodes, evidence_log, evidence_heads, evidence_verifications"
 )
 # Truncating takes 100 ms for the files of all indexes, deleting a few rows takes 1 ms. Tables with many rows are

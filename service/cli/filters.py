@@ -41,6 +41,7 @@ class Id(click.ParamType[int]):
 ID = Id()
 
 _OPTIONS = {
+    "ids": click.option("--ids", help="Numbers of e-mails, with commas between them."),
     "q": click.option(
         "--text", "q", help="Words in any order: of ticket, subject, people, text, file names, error."
     ),

@@ -3,7 +3,7 @@
 import sys
 from collections import Counter
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import click
 
@@ -22,8 +22,10 @@ from service.cli.times import shown_time
 from service.formatting import printable
 
 if TYPE_CHECKING:
+    from typing import BinaryIO
+
     from service.cli.backends.port import Backend
-    from service.queries.views import IgnoredView, QuarantineView
+    from service.queries.views import IgnoredView, QuarantineDetail, QuarantineView
 
 COLUMNS = (
     Column("id", whole=True),
@@ -44,7 +46,7 @@ ignored_option = click.option(
 
 @click.group()
 def quarantine() -> None:
-    """List, show, replay or dismiss quarantined webhooks.
+    """List, show, edit, replay or dismiss quarantined webhooks.
 
     Ignored ones can be listed, shown and replayed, too.
     """
@@ -113,20 +115,25 @@ def show(kept_id: int, *, ignored: bool, raw: bool, as_json: bool) -> None:
 @click.option(
     "--all", "everything", is_flag=True, help="All that are neither replayed nor dismissed yet, oldest first."
 )
+@click.option("--code", help="With --all: only those with this error code.")
 @json_option
 @anywhere
-def replay(kept_ids: tuple[int, ...], *, ignored: bool, everything: bool, as_json: bool) -> None:
+def replay(
+    kept_ids: tuple[int, ...], *, ignored: bool, everything: bool, code: str | None, as_json: bool
+) -> None:
     """Parse webhooks again, and make e-mails of them.
 
     This includes webhooks whose idempotency key belonged to another e-mail.
     """
     if everything == bool(kept_ids):
         raise click.UsageError("Give either IDs or --all.")
+    if code is not None and (ignored or not everything):
+        raise click.UsageError("--code needs --all, and does not go with --ignored.")
 
     async def run(backend: "Backend") -> Counter[str]:
         ids: Sequence[int] = kept_ids
         if everything:
-            ids = await (backend.ignored_ids() if ignored else backend.quarantined_ids(None, dismissed=False))
+            ids = await (backend.ignored_ids() if ignored else backend.quarantined_ids(code, dismissed=False))
         return await _replay(backend, ids, ignored=ignored, everything=everything, as_json=as_json)
 
     outcomes = with_backend(run)
@@ -135,6 +142,55 @@ def replay(kept_ids: tuple[int, ...], *, ignored: bool, everything: bool, as_jso
         click.echo(", ".join(f"{outcomes[name]} {name}" for name in names))
     if outcomes["refused"]:
         sys.exit(1)
+
+
+@quarantine.command()
+@click.argument("kept_id", metavar="ID", type=ID)
+@click.option(
+    "--file",
+    "source",
+    type=click.File("rb"),
+    help="Read the corrected body from this file, or from - for the input; else $EDITOR opens it.",
+)
+@json_option
+@anywhere
+def edit(kept_id: int, source: "BinaryIO | None", *, as_json: bool) -> None:
+    """Replay a webhook with a body that you correct.
+
+    The original stays on record as it came, beside the correction and your name.
+    """
+    body = source.read() if source else _edited(kept_id)
+    if body is None:
+        click.echo("Nothing was changed.", err=True)
+        sys.exit(1)
+    status, email_id = with_backend(lambda backend: backend.correct(kept_id, body))
+    if as_json:
+        print_json({"quarantine_id": kept_id, "status": status, "email_id": email_id}, indent=None)
+    else:
+        click.echo(_became(kept_id, status, email_id))
+
+
+def _edited(kept_id: int) -> bytes | None:
+    """Open the body in the editor; return what was saved, or None if nothing changed."""
+    import base64
+
+    async def read(backend: "Backend") -> "QuarantineDetail":
+        webhook = await backend.kept(kept_id, "quarantined")
+        return cast("QuarantineDetail", webhook)
+
+    webhook = with_backend(read)
+    if webhook.mistake:
+        found = webhook.mistake
+        click.echo(f"Line {found.line}, column {found.column}: {printable(found.reason)}.", err=True)
+    if not sys.stdin.isatty():
+        raise click.UsageError("No terminal: add --file.")
+    original = base64.b64decode(webhook.body_base64)
+    changed = click.edit(original, extension=".json")
+    return None if changed == original else changed
+
+
+def _became(kept_id: int, status: str, email_id: int | None) -> str:
+    return f"{kept_id} {status}: e-mail {email_id}" if email_id else f"{kept_id} {status}"
 
 
 def _row(webhook: "QuarantineView | IgnoredView") -> tuple[object, ...]:
@@ -175,6 +231,5 @@ async def _replay(
                 answer = {"status": status, "email_id": email_id}
                 print_json({"ignored_id" if ignored else "quarantine_id": kept_id, **answer}, indent=None)
             else:
-                about = f": e-mail {email_id}" if email_id else ""
-                click.echo(f"{kept_id} {status}{about}")
+                click.echo(_became(kept_id, status, email_id))
     return outcomes

@@ -46,7 +46,8 @@ COLUMNS = (
 )
 _NAMES = {"job": "Bulk retry", "sync": "Bulk retry of syncs"}
 _QUESTIONS = {"job": "Retry them?", "sync": "Sync them again?"}
-_VERBS = {"retry": "queued", "dismiss": "dismissed", "undismiss": "undismissed"}
+_VERBS = {"retry": "queued", "dismiss": "dismissed", "undismiss": "undismissed", "replay": "replayed"}
+_BULK = {"dismiss": "Bulk dismissal", "undismiss": "Bulk undismissal", "replay": "Bulk replay"}
 _ENDS = {"job": "repaired", "sync": "synced"}
 _RECEIPTS: dict[str, tuple[str, dict[str, object]]] = {
     "job": ("queued", {"status": "queued"}),
@@ -308,9 +309,9 @@ def _print(retry_id: int, *, as_json: bool) -> "BulkRetryView":
         print_json(found)
         return found
     of = f"{found.retried:,} of {number(found.planned, found.planned_capped)} {_VERBS[found.action]}"
-    name = _NAMES[found.what] if found.action == "retry" else f"Bulk {found.action}al"
+    name = _NAMES[found.what] if found.action == "retry" else _BULK[found.action]
     print_line(f"{name} {found.id}", "is", f"{found.status}", f"with {of}")
-    if found.action == "retry":
+    if found.action == "retry" or found.failed_again:
         click.echo(f"{_outcomes(found)}.")
     if found.status == "running":
         click.echo(
@@ -321,7 +322,8 @@ def _print(retry_id: int, *, as_json: bool) -> "BulkRetryView":
 
 def _outcomes(found: "BulkRetryView") -> str:
     if found.action != "retry":
-        return _VERBS[found.action]
+        refused = f", {found.failed_again:,} refused" if found.failed_again else ""
+        return f"{_VERBS[found.action]}{refused}"
     counts = [
         (found.repaired, _ENDS[found.what]),
         (found.failed_again, "failed again"),

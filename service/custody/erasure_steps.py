@@ -268,9 +268,13 @@ UPDATE erasures SET phase = 'receipt', subject = NULL, comments = NULL, transact
 WHERE id = :id
 """)
 # A request whose e-mail is on record stays with it: that e-mail is not in scope.
+# What a person corrected may mention it, too.
+_CORRECTED = """
+    || coalesce((SELECT string_agg(body, '') FROM quarantine_corrections WHERE quarantine_id = quarantined_webhooks.id), '')
+"""
 _BODIES = {
     table: _statement(f"""
-SELECT id, raw_body FROM {table} WHERE id > :after AND id <= :last
+SELECT id, raw_body {_CORRECTED if table == "quarantined_webhooks" else ""} AS raw_body FROM {table} WHERE id > :after AND id <= :last
     AND NOT EXISTS (SELECT FROM incoming_emails WHERE incoming_emails.id = {table}.email_id)
 ORDER BY id LIMIT :limit
 """)  # noqa: S608 words of ours

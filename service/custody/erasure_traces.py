@@ -136,14 +136,25 @@ UPDATE {table} SET {column} = :gone WHERE position(lower(:subject) in lower({col
         ("quarantined_webhooks", "dismiss_reason", "true"),
         ("holds", "reason", _IS_RELEASED),
         ("holds", "release_reason", _IS_RELEASED),
+        ("acknowledgements", "note", "true"),
     )
 ]
+# A filter that names what is erased has no use any more.
+_SAVED = _statement("""
+DELETE FROM saved_filters WHERE position(lower(:subject) in lower(concat(name, filter ->> 'sender', filter ->> 'q'))) > 0
+""")
+_SAVED_OF_TICKET = _statement("DELETE FROM saved_filters WHERE filter ->> 'ticket' = :subject")
 _FILTERS: dict[str, Sequence[TextClause]] = {
     "sender": (
         _renamed("bulk_retries", "sender"),
         _renamed("holds", "sender", _IS_RELEASED),
         _SEARCHES,
         *_REASONS,
+        _SAVED,
     ),
-    "ticket": (_renamed("bulk_retries", "ticket"), _renamed("holds", "ticket", _IS_RELEASED)),
+    "ticket": (
+        _renamed("bulk_retries", "ticket"),
+        _renamed("holds", "ticket", _IS_RELEASED),
+        _SAVED_OF_TICKET,
+    ),
 }

@@ -30,7 +30,7 @@ from service.jobs.retries import execute_retry, lock_finished, record_acts, retr
 from service.jobs.waiting import Job, Sync
 from service.postgres.email_tables import IncomingEmail
 from service.postgres.operation_tables import BulkRetry
-from service.postgres.selection import BulkTask
+from service.postgres.selection import BulkTask, WebhookTask
 
 # The pause between two steps.
 STEP = timedelta(seconds=1)
@@ -47,7 +47,7 @@ class BulkRetryStep:
     task: BulkTask
 
 
-async def begin(conn: AsyncConnection, task: BulkTask, **columns: object) -> int:
+async def begin(conn: AsyncConnection, task: BulkTask | WebhookTask, **columns: object) -> int:
     """Record a bulk retry and its operator; return its id."""
     values = {"what": task.what, "action": task.action, "reason": task.reason, **columns}
     if task.action != "retry":  # a dismissed e-mail does not run: there is no outcome to look for
@@ -111,6 +111,35 @@ async def take_step(
         changed, parts = undismiss_parts(which, step.actor, step.bulk_retry_id)
     await conn.execute(select(changed.c.id).add_cte(*parts, _record_progress(bulk, changed, stop)))
     return []
+
+
+async def record_webhook(
+    conn: AsyncConnection, bulk_retry_id: int, place: int | None, webhook_id: int, *, is_done: bool
+) -> bool:
+    """Record what became of one webhook; return False where the bulk retry does not go on from this place.
+
+    Then it was cancelled, or another worker took the same step.
+    """
+    here = BulkRetry.place_id.is_not_distinct_from(place)
+    counted = (
+        {"repaired": BulkRetry.repaired + 1} if is_done else {"failed_again": BulkRetry.failed_again + 1}
+    )
+    moved = (
+        update(BulkRetry)
+        .where(BulkRetry.id == bulk_retry_id, BulkRetry.status == "running", here)
+        .values(place_id=webhook_id, retried=BulkRetry.retried + 1, **counted)
+        .returning(BulkRetry.id)
+    )
+    return await conn.scalar(moved) is not None
+
+
+async def end_webhook_step(conn: AsyncConnection, bulk_retry_id: int, *, is_last: bool) -> None:
+    """Let the next step of a bulk retry of webhooks follow, or end it."""
+    values: dict[str, Any] = {"next_at": func.now() + STEP}
+    if is_last:
+        values |= {"status": "done", "finished_at": func.now(), "settled_at": func.now()}
+    mine = (BulkRetry.id == bulk_retry_id, BulkRetry.status == "running")
+    await conn.execute(update(BulkRetry).where(*mine).values(values))
 
 
 def _lock(step: BulkRetryStep) -> CTE:

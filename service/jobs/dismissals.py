@@ -51,6 +51,12 @@ async def state_of(conn: AsyncConnection, email_id: int) -> tuple[str, bool] | N
     return None if row is None else (row[0], row[1])
 
 
+async def failed_among(conn: AsyncConnection, email_ids: Sequence[int]) -> list[int]:
+    """Return the ids of those e-mails that can be dismissed."""
+    query = select(IncomingEmail.id).where(*_in(email_ids), text(_CAN_BE["dismiss"]))
+    return list((await conn.scalars(query)).all())
+
+
 def dismiss_parts(
     which: Sequence[ColumnElement[bool]], actor: str, reason: str, bulk_retry_id: int | None = None
 ) -> tuple[CTE, list[CTE]]:

@@ -2,14 +2,17 @@
 
 from dataclasses import replace
 from datetime import timedelta
+from typing import Any
 
 import structlog
+from sqlalchemy import Row
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from service.errors import Rejected
-from service.jobs import bulk_retries
+from service.jobs import bulk_retries, dismissals
 from service.jobs.bulk_retries import BulkRetryStep
 from service.jobs.waiting import Job, Sync
+from service.operate import bulk_webhooks
 from service.operate.retry import check_finished, check_has_target
 from service.postgres.email_tables import NOT_CAPTURED
 from service.postgres.engine import connect
@@ -36,9 +39,12 @@ async def plan(res: Resources, wanted: Selection, task: BulkTask = RETRY) -> Cou
     Raises Rejected for a status that is not finished (422), where there is no target, or for a dismissal of e-mails that
     did not fail (409).
     """
-    wanted = _completed(res, wanted, task)
+    wanted = _without_dismissed(_completed(res, wanted, task), task)
     async with connect(res.engine) as conn:
-        return await count(conn, _without_dismissed(wanted, task), finished=True)
+        if task.action == "dismiss" and wanted.email_ids is not None:
+            failed = await dismissals.failed_among(conn, wanted.email_ids)
+            wanted = wanted.model_copy(update={"ids": ",".join(map(str, failed)) or "0"})
+        return await count(conn, wanted, finished=True)
 
 
 async def start(
@@ -80,9 +86,11 @@ async def cancel(res: Resources, bulk_retry_id: int, actor: str) -> None:
 async def step(res: Resources) -> bool:
     """Take one step of a bulk retry that is due; return whether there was one."""
 
-    async def take(conn: AsyncConnection) -> list[Job] | list[Sync] | None:
+    async def take(conn: AsyncConnection) -> list[Job] | list[Sync] | Row[Any] | None:
         if (bulk := await bulk_retries.claim_step(conn, STEP_LEASE)) is None:
             return None
+        if bulk.what == "webhook":
+            return bulk
         after = None if bulk.place_id is None else Cursor(bulk.place_time, bulk.place_id)
         task = BulkTask(bulk.action, bulk.what, bulk.reason)
         wanted = _without_dismissed(Selection.model_validate(bulk.filter), task)
@@ -92,6 +100,9 @@ async def step(res: Resources) -> bool:
         return await bulk_retries.take_step(conn, here, emails, stop)
 
     retried = await res.run(take)
+    if isinstance(retried, Row):
+        await bulk_webhooks.step(res, retried)
+        return True
     for each in retried or ():
         res.dispatcher.dispatch(each)
     return retried is not None
@@ -115,7 +126,13 @@ def _completed(res: Resources, wanted: Selection, task: BulkTask) -> Selection:
         wanted = wanted.model_copy(update={"dismissed": False})
     if task.action == "retry" and task.what == "sync":
         check_has_target(res)
-        return wanted if wanted.sync_status else wanted.model_copy(update={"sync_status": "unsynced"})
+        return (
+            wanted
+            if wanted.sync_status or wanted.ids
+            else wanted.model_copy(update={"sync_status": "unsynced"})
+        )
+    if wanted.ids is not None:  # a person chose them: all that can be retried or dismissed
+        return wanted
     if task.action == "dismiss" and wanted.sync_status == "failed":
         return wanted
     has_status = wanted.status or wanted.error_code == NOT_CAPTURED
@@ -126,7 +143,7 @@ def _completed(res: Resources, wanted: Selection, task: BulkTask) -> Selection:
 
 
 def _without_dismissed(wanted: Selection, task: BulkTask) -> Selection:
-    """Leave dismissed e-mails out of a retry, unless its filter asks for them."""
-    if task.action != "retry" or wanted.dismissed is not None:
+    """Leave dismissed e-mails out of a retry, unless its filter asks for them, or names them."""
+    if task.action != "retry" or wanted.dismissed is not None or wanted.ids is not None:
         return wanted
     return wanted.model_copy(update={"dismissed": False})

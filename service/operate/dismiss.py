@@ -5,6 +5,7 @@ from typing import Any
 
 import structlog
 from sqlalchemy import (
+    BigInteger,
     Boolean,
     ColumnElement,
     Text,
@@ -59,14 +60,18 @@ async def undismiss(res: Resources, email_id: int, actor: str) -> None:
     log.info("email_undismissed", email=email_id)
 
 
-async def dismiss_webhook(res: Resources, webhook_id: int, actor: str, reason: str) -> None:
+async def dismiss_webhook(
+    res: Resources, webhook_id: int, actor: str, reason: str, bulk_retry_id: int | None = None
+) -> None:
     """Dismiss a webhook in quarantine; raises Rejected as `dismiss` does."""
-    await _dismiss(res, _WEBHOOK, webhook_id, actor, cleaned_reason(reason))
+    await _dismiss(res, _WEBHOOK, webhook_id, actor, cleaned_reason(reason), bulk_retry_id=bulk_retry_id)
 
 
-async def undismiss_webhook(res: Resources, webhook_id: int, actor: str) -> None:
+async def undismiss_webhook(
+    res: Resources, webhook_id: int, actor: str, bulk_retry_id: int | None = None
+) -> None:
     """End the dismissal of a webhook; raises Rejected (404, or 409 if it is not dismissed)."""
-    await _dismiss(res, _WEBHOOK, webhook_id, actor, None)
+    await _dismiss(res, _WEBHOOK, webhook_id, actor, None, bulk_retry_id=bulk_retry_id)
 
 
 async def dismiss_finding(res: Resources, finding_id: int, actor: str, reason: str) -> None:
@@ -134,7 +139,15 @@ _FINDING = _Subject(
 )
 
 
-async def _dismiss(res: Resources, subject: _Subject, number: int, actor: str, reason: str | None) -> None:
+async def _dismiss(  # noqa: PLR0913 the columns of the act
+    res: Resources,
+    subject: _Subject,
+    number: int,
+    actor: str,
+    reason: str | None,
+    *,
+    bulk_retry_id: int | None = None,
+) -> None:
     """Dismiss with a reason, or end a dismissal: one UPDATE that names the state it leaves, and its record."""
     action, leaves = ("undismiss", subject.dismissed) if reason is None else ("dismiss", subject.open)
     values = {
@@ -145,10 +158,9 @@ async def _dismiss(res: Resources, subject: _Subject, number: int, actor: str, r
     table = subject.table
     changed = update(table).where(subject.same(number), text(leaves)).values(values)
     done = changed.returning(table.id).cte("done")
-    row = select(literal(actor), literal(action), literal(number), literal(reason, Text)).where(
-        select(done.c.id).exists()
-    )
-    columns = ["actor", "action", subject.column, "reason"]
+    about = (literal(actor), literal(action), literal(number), literal(bulk_retry_id, BigInteger))
+    row = select(*about, literal(reason, Text)).where(select(done.c.id).exists())
+    columns = ["actor", "action", subject.column, "bulk_retry_id", "reason"]
     recorded, entered = record_acts(columns, row)
     async with connect(res.engine) as conn:
         if await conn.scalar(select(recorded.c.id).add_cte(entered)) is None:

@@ -63,6 +63,7 @@ OPEN_NOT_CAPTURED = f"error_code = '{NOT_CAPTURED}' AND processing_status = 'com
 NOT_REPLAYED = "replayed_at IS NULL"
 IN_QUARANTINE = f"{NOT_REPLAYED} AND dismissed_at IS NULL"
 DISMISSED_WEBHOOK = f"{NOT_REPLAYED} AND dismissed_at IS NOT NULL"
+ACCEPTED = "error_code IS NULL"  # of a correction
 # An e-mail that no webhook announced first: the look-up of its ticket found it, or the back-fill.
 UNANNOUNCED = "origin <> 'webhook'"
 CHANGED_IN_ZENDESK = "zendesk_state IS NOT NULL"
@@ -335,6 +336,7 @@ class QuarantinedWebhook(Base):
     dismissed_at: Mapped[datetime | None]
     dismissed_by: Mapped[str | None]
     dismiss_reason: Mapped[str | None]
+    reused_key: Mapped[str | None]  # the key that it shares with an e-mail of another body
 
     __table_args__ = (
         Index(
@@ -348,6 +350,37 @@ class QuarantinedWebhook(Base):
         Index("ix_quarantined_webhooks_dismissed", "id", postgresql_where=text(DISMISSED_WEBHOOK)),
         Index("ix_quarantined_webhooks_replayed", "id", postgresql_where=text("replayed_at IS NOT NULL")),
         Index("ix_quarantined_webhooks_email", "email_id", postgresql_where=text("email_id IS NOT NULL")),
+        Index(
+            "ix_quarantined_webhooks_reused_key",
+            "reused_key",
+            postgresql_where=text("reused_key IS NOT NULL"),
+        ),
+    )
+
+
+class QuarantineCorrection(Base):
+    """A body that a person corrected, kept byte for byte beside the original in quarantine.
+
+    One at most is accepted. Postgres refused the others, and `error_code` says why.
+    """
+
+    __tablename__ = "quarantine_corrections"
+
+    id: Mapped[int] = mapped_column(BigInteger, Identity(), primary_key=True)
+    quarantine_id: Mapped[int] = mapped_column(ForeignKey("quarantined_webhooks.id", ondelete="CASCADE"))
+    corrected_at: Mapped[datetime] = mapped_column(server_default=func.now())
+    corrected_by: Mapped[str]
+    body: Mapped[bytes] = mapped_column(LargeBinary)
+    error_code: Mapped[str | None]
+
+    __table_args__ = (
+        Index(
+            "uq_quarantine_corrections_accepted",
+            "quarantine_id",
+            unique=True,
+            postgresql_where=text(ACCEPTED),
+        ),
+        Index("ix_quarantine_corrections_webhook", "quarantine_id", "id"),
     )
 
 

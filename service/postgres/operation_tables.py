@@ -18,9 +18,9 @@ from service.postgres import (  # noqa: F401 adds their tables to the metadata
 )
 from service.postgres.email_tables import Base, one_of
 
-RETRIED = ("job", "sync")
-# What is done to each e-mail of a bulk retry. One mechanism does all three.
-BULK_ACTIONS = ("retry", "dismiss", "undismiss")
+RETRIED = ("job", "sync", "webhook")
+# What is done to each e-mail or webhook of a bulk retry. One mechanism does all of them.
+BULK_ACTIONS = ("retry", "dismiss", "undismiss", "replay")
 RETRY_STATUSES = ("running", "done", "cancelled")
 # How an e-mail of a bulk retry ended; superseded: another retry began before the end of this one was seen.
 RETRY_OUTCOMES = ("repaired", "failed_again", "superseded")
@@ -69,7 +69,9 @@ class BulkRetry(Base):
     id: Mapped[int] = mapped_column(BigInteger, Identity(), primary_key=True)
     created_at: Mapped[datetime] = mapped_column(server_default=func.now())
     actor: Mapped[str]
-    what: Mapped[str] = mapped_column(server_default="job")  # the job or the sync of each e-mail
+    what: Mapped[str] = mapped_column(
+        server_default="job"
+    )  # the job or the sync of each e-mail; or webhooks in quarantine
     action: Mapped[str] = mapped_column(server_default="retry")
     reason: Mapped[str | None]  # of a dismissal
     filter: Mapped[Any]
@@ -99,6 +101,30 @@ class BulkRetry(Base):
         Index("ix_bulk_retries_running", "next_at", postgresql_where=text(RUNNING)),
         Index("ix_bulk_retries_unsettled", "look_at", postgresql_where=text(UNSETTLED)),
     )
+
+
+class SavedFilter(Base):
+    """A filter of the list of e-mails under a name, for everybody."""
+
+    __tablename__ = "saved_filters"
+
+    id: Mapped[int] = mapped_column(BigInteger, Identity(), primary_key=True)
+    name: Mapped[str] = mapped_column(unique=True)
+    filter: Mapped[Any]
+    saved_at: Mapped[datetime] = mapped_column(server_default=func.now())
+    saved_by: Mapped[str]
+
+
+class Acknowledgement(Base):
+    """Who looks after a group of failures: those with a code and a host, each `none` without one."""
+
+    __tablename__ = "acknowledgements"
+
+    error_code: Mapped[str] = mapped_column(primary_key=True)
+    host: Mapped[str] = mapped_column(primary_key=True)
+    at: Mapped[datetime] = mapped_column(server_default=func.now())
+    by: Mapped[str]
+    note: Mapped[str]
 
 
 class WorkerHeartbeat(Base):

@@ -1,6 +1,6 @@
 """Search the e-mails of a filter: newest first, along an index, in bounded steps."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, NamedTuple
@@ -236,13 +236,20 @@ def matches(wanted: Selection, candidates: Subquery) -> list[ColumnElement[bool]
             conditions.append(row[column].is_(None) if value == NONE else row[column] == value)
     if NONE in (wanted.error_code, wanted.host):
         conditions.append(row.processing_status == "failed")
-    if wanted.received_after:
-        conditions.append(row.received_at >= wanted.received_after)
-    if wanted.received_before:
-        conditions.append(row.received_at < wanted.received_before)
+    conditions.extend(_bounds(wanted, candidates))
     if wanted.q is not None:
         conditions.append(holds(wanted.q, candidates))
     return conditions
+
+
+def _bounds(wanted: Selection, candidates: Subquery) -> Iterator[ColumnElement[bool]]:
+    row = candidates.c
+    if wanted.email_ids is not None:
+        yield row.id == any_(literal(wanted.email_ids, ARRAY(BigInteger)))
+    if wanted.received_after:
+        yield row.received_at >= wanted.received_after
+    if wanted.received_before:
+        yield row.received_at < wanted.received_before
 
 
 def _newest_first(rows: Subquery) -> tuple[ColumnElement[Any], ...]:
@@ -265,6 +272,8 @@ def inline_number(number: int) -> ColumnElement[int]:
 
 
 def _key(wanted: Selection) -> ColumnElement[bool] | TextClause | None:
+    if wanted.email_ids is not None:
+        return IncomingEmail.id == any_(literal(wanted.email_ids, ARRAY(BigInteger)))
     if wanted.ticket is not None:
         return IncomingEmail.zendesk_ticket_id == wanted.ticket
     if wanted.sender is not None:
@@ -273,8 +282,6 @@ def _key(wanted: Selection) -> ColumnElement[bool] | TextClause | None:
         return _not_synced(wanted)
     if wanted.error_code not in (None, NONE):
         return IncomingEmail.error_code == wanted.error_code
-    if wanted.sync_status == "unsynced":
-        return text(UNSYNCED)
     return _unusual(wanted)
 
 
@@ -295,7 +302,7 @@ def _status(wanted: Selection) -> str | None:
 
 def _is_group(wanted: Selection) -> bool:
     """Say whether a filter asks for failures with one code and one host: an index has them in the order of time."""
-    is_of_few = wanted.ticket is not None or wanted.sender is not None
+    is_of_few = any(value is not None for value in (wanted.email_ids, wanted.ticket, wanted.sender))
     return _status(wanted) == "failed" and None not in (wanted.error_code, wanted.host) and not is_of_few
 
 
@@ -314,6 +321,8 @@ def _in_group(wanted: Selection) -> list[ColumnElement[bool] | TextClause]:
 
 def _unusual(wanted: Selection) -> TextClause | None:
     """Return the predicate of the index of what few e-mails are, if the filter asks for such."""
+    if wanted.sync_status == "unsynced":
+        return text(UNSYNCED)
     if wanted.dismissed:
         return text(DISMISSED)
     if wanted.zendesk_state is not None:

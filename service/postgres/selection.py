@@ -1,6 +1,7 @@
 """The filter of operators: its fields select e-mails. And the reason that a person gives."""
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Annotated, Literal
@@ -13,14 +14,18 @@ from service.formatting import one_line
 # The object of a retry: the job, or only the sync.
 What = Literal["job", "sync"]
 BulkAction = Literal["retry", "dismiss", "undismiss"]
+# The same of webhooks in quarantine.
+WebhookAction = Literal["replay", "dismiss", "undismiss"]
 # In a filter: the failure has no code, or no host.
 NONE = "none"
 MOST_SENDER = 400  # characters in the index of senders
 
 MOST_REASON = 500  # characters
+MOST_IDS = 200  # that a filter names
 
+STORABLE = r"^[^\u0000]*$"  # what a text column of Postgres accepts
 # The pattern documents the validator's rule.
-Text = Annotated[str, Field(json_schema_extra={"pattern": r"^[^\u0000]*$"})]
+Text = Annotated[str, Field(json_schema_extra={"pattern": STORABLE})]
 
 _NUMBER = re.compile(r"\s*[+-]?[0-9.]*\s*")  # pydantic would take it for seconds since 1970
 
@@ -34,6 +39,15 @@ class BulkTask:
     reason: str | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class WebhookTask:
+    """What is done to all webhooks in quarantine that match a filter."""
+
+    action: WebhookAction
+    reason: str | None = None
+    what: Literal["webhook"] = "webhook"
+
+
 RETRY, SYNC = BulkTask(), BulkTask(what="sync")
 
 
@@ -42,6 +56,11 @@ class Selection(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
+    ids: str | None = Field(
+        None,
+        pattern=f"^[0-9]{{1,18}}(,[0-9]{{1,18}}){{0,{MOST_IDS - 1}}}$",
+        description="Ids of e-mails, with commas between them",
+    )
     status: Literal["received", "queued", "processing", "completed", "failed"] | None = Field(
         None, description="Status of the job"
     )
@@ -82,6 +101,11 @@ class Selection(BaseModel):
         None, description="At this time or later; UTC where no zone is given"
     )
     received_before: datetime | None = Field(None, description="Before this time; UTC where no zone is given")
+
+    @property
+    def email_ids(self) -> Sequence[int] | None:
+        """The ids, each once and in order; None if the filter names none."""
+        return None if self.ids is None else sorted({int(number) for number in self.ids.split(",")})
 
     @field_validator("ticket", "sender", "error_code", "sync_error_code", "host", "q")
     @classmethod
@@ -126,6 +150,35 @@ class LastingFilter(BaseModel):
         return Selection.model_validate(self.model_dump(exclude_none=True))
 
     @field_validator("ticket", "sender")
+    @classmethod
+    def _storable(cls, value: str | None) -> str | None:
+        return _storable(value)
+
+    @field_validator("received_after", "received_before", mode="before")
+    @classmethod
+    def _written(cls, value: object) -> object:
+        return _written(value)
+
+    @field_validator("received_after", "received_before")
+    @classmethod
+    def _aware(cls, value: datetime | None) -> datetime | None:
+        return _aware(value)
+
+
+class WebhookSelection(BaseModel):
+    """A filter of webhooks in quarantine."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    replayed: bool = Field(False, description="Replayed webhooks instead of waiting ones")
+    dismissed: bool = Field(False, description="Dismissed webhooks instead of waiting ones")
+    error_code: Text | None = Field(None, max_length=100, description="Code of the reason")
+    received_after: datetime | None = Field(
+        None, description="At this time or later; UTC where no zone is given"
+    )
+    received_before: datetime | None = Field(None, description="Before this time; UTC where no zone is given")
+
+    @field_validator("error_code")
     @classmethod
     def _storable(cls, value: str | None) -> str | None:
         return _storable(value)

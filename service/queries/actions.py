@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 
-from sqlalchemy import BigInteger, func, literal, select, text, true
+from sqlalchemy import BigInteger, and_, func, literal, not_, select, text, true
 from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
@@ -22,8 +22,9 @@ class ActionPage(View):
 
 async def list_actions(engine: AsyncEngine, wanted: PageFilter) -> ActionPage:
     """Return a page of actions; a bulk retry is one action."""
-    query = select(*brief(OperatorAction.__table__.c)).where(text(BY_HAND)).order_by(OperatorAction.id.desc())
-    query = query.limit(wanted.limit + 1)
+    is_step = and_(OperatorAction.bulk_retry_id.is_not(None), OperatorAction.quarantine_id.is_not(None))
+    query = select(*brief(OperatorAction.__table__.c)).where(text(BY_HAND), not_(is_step))
+    query = query.order_by(OperatorAction.id.desc()).limit(wanted.limit + 1)
     if after := wanted.after():
         query = query.where(OperatorAction.id < after.id)
     async with connect(engine) as conn:

@@ -1,6 +1,7 @@
 """Failed e-mails that nobody dismissed, grouped by error and host."""
 
 from collections.abc import Sequence
+from datetime import datetime
 
 from pydantic import Field
 from sqlalchemy import text
@@ -16,6 +17,14 @@ GROUP_CAP = 10_000  # e-mails counted per group
 MAX_GROUPS = 100
 
 
+class AcknowledgementView(View):
+    """Who looks after a group of failures."""
+
+    at: datetime
+    by: str = Field(description="The person, and the entry point")
+    note: str = Field(description="As the person wrote it")
+
+
 class FailureGroup(View):
     """E-mails that failed with the same error at the same host; both are fields of the filter of a retry."""
 
@@ -29,6 +38,14 @@ class FailureGroup(View):
     day_before: int = Field(description="Received in the 24 hours before those; at least so many if capped")
     example_id: int  # the newest
     example_error: str | None
+    acknowledgement: AcknowledgementView | None = Field(
+        None, description="Null if nobody said so since the oldest of these failed e-mails came"
+    )
+
+    @property
+    def has_newer(self) -> bool:
+        """Whether e-mails came after the acknowledgement."""
+        return self.acknowledgement is not None and self.last_seen > self.acknowledgement.at
 
 
 class FailurePage(View):
@@ -52,10 +69,11 @@ _GROUPS = text(f"""
         ) AS after
     ),
     groups AS (SELECT * FROM next LIMIT {MAX_GROUPS + 1})
-    SELECT coalesce(nullif(code, ''), '{NONE}') AS error_code, coalesce(nullif(host, ''), '{NONE}') AS host,
+    SELECT coalesce(nullif(code, ''), '{NONE}') AS error_code, coalesce(nullif(groups.host, ''), '{NONE}') AS host,
         counted.number AS count, counted.number = {GROUP_CAP} AS capped,
         first.received_at AS first_seen, last.received_at AS last_seen, recent.last_day, recent.day_before,
-        last.id AS example_id, left(last.processing_error, {BRIEF_TEXT}) AS example_error
+        last.id AS example_id, left(last.processing_error, {BRIEF_TEXT}) AS example_error,
+        CASE WHEN note IS NOT NULL THEN json_build_object('at', known.at, 'by', known.by, 'note', note) END AS acknowledgement
     FROM groups
     CROSS JOIN LATERAL (
         SELECT count(*) AS number FROM (
@@ -88,6 +106,8 @@ _GROUPS = text(f"""
         AND coalesce(error_code, '') = code AND coalesce(error_host, '') = groups.host
         ORDER BY received_at DESC, id DESC LIMIT 1
     ) AS last
+    LEFT JOIN acknowledgements AS known ON known.at >= first.received_at
+        AND known.error_code = coalesce(nullif(code, ''), '{NONE}') AND known.host = coalesce(nullif(groups.host, ''), '{NONE}')
     ORDER BY last_seen DESC
 """)  # noqa: S608 numbers and words of ours
 

@@ -12,29 +12,35 @@ from service.errors import Rejected
 from service.postgres.engine import connect
 from service.postgres.operation_tables import BulkRetry
 from service.postgres.rows import brief
-from service.postgres.selection import BulkAction, Selection
+from service.postgres.selection import BulkAction, Selection, WebhookAction, WebhookSelection
 from service.queries.views import View
 
 MAX_SHOWN = 50
 
 
 class BulkRetryView(View):
-    """A bulk retry, or a dismissal, of all e-mails that match a filter."""
+    """A bulk retry, or a dismissal, of all e-mails that match a filter; or of all webhooks in quarantine that do."""
 
     id: int
     created_at: datetime
     actor: str
-    action: BulkAction = Field(description="What is done to each e-mail")
-    what: Literal["job", "sync"] = Field(description="Whether jobs or syncs are retried")
+    action: BulkAction | WebhookAction = Field(description="What is done to each e-mail or webhook")
+    what: Literal["job", "sync", "webhook"] = Field(
+        description="Whether jobs or syncs are retried; or that it is about webhooks in quarantine"
+    )
     reason: str | None = Field(description="Of a dismissal, as the person wrote it")
-    filter: Selection
+    filter: Selection | WebhookSelection
     per_second: int
     status: Literal["running", "done", "cancelled"]
     planned: int  # matching e-mails at the start; at least so many if capped
     planned_capped: bool
-    retried: int = Field(description="Queued e-mails; in a dismissal the dismissed ones")
-    repaired: int = Field(description="Of those: completed, or synced in a retry of syncs")
-    failed_again: int = Field(description="Of those: failed again, or without a target now")
+    retried: int = Field(description="Queued e-mails; in a dismissal the dismissed ones; or handled webhooks")
+    repaired: int = Field(
+        description="Of those: completed, or synced in a retry of syncs; or replayed or dismissed webhooks"
+    )
+    failed_again: int = Field(
+        description="Of those: failed again, or without a target now; or webhooks that still are no e-mail"
+    )
     superseded: int = Field(
         description="Of those: retried again before this retry's outcome was recorded; the later retry counts them"
     )

@@ -420,6 +420,35 @@ class RequestView(View):
         return self.model_copy(update={"headers": headers})
 
 
+class GuessView(View):
+    """What a body that cannot be read seems to be about; null where nothing looks like it."""
+
+    ticket: str | None
+    subject: str | None
+
+
+class MistakeView(View):
+    """The place where a body stops being JSON."""
+
+    line: int = Field(description="Counted from 1")
+    column: int = Field(description="In characters, counted from 1")
+    reason: str
+    before: str = Field(description="The text before the place")
+    at: str = Field(description="The character at the place; empty at the end of the body")
+    after: str
+
+
+class CorrectionView(View):
+    """A body that a person corrected; the original stays as it came."""
+
+    at: datetime
+    by: str = Field(description="The person, and the entry point")
+    sha256: str = Field(description="The hash of the corrected body")
+    original_sha256: str = Field(description="The hash of the body that Zendesk sent")
+    body: str = Field(description="The corrected body")
+    error_code: str | None = Field(description="Why no e-mail could be made of it; null if it is accepted")
+
+
 class QuarantineView(Dismissible):
     """A signed webhook that could not be parsed."""
 
@@ -435,6 +464,7 @@ class QuarantineView(Dismissible):
     late: bool = Field(
         description="Whether its signature's time differed from ours by more than WEBHOOK_TOLERANCE_SECONDS"
     )
+    guess: GuessView
 
     @property
     def _is_dismissed(self) -> bool:
@@ -443,6 +473,12 @@ class QuarantineView(Dismissible):
 
 class QuarantineDetail(QuarantineView, RequestView):
     """A quarantined webhook with its body."""
+
+    mistake: MistakeView | None = Field(description="Null if the body is JSON")
+    same_key_email_id: int | None = Field(
+        description="The e-mail that has the same key, and another body, if that is why it is in quarantine"
+    )
+    corrections: Sequence[CorrectionView] = Field(description="Newest first")
 
 
 class QuarantinePage(View):

@@ -1,14 +1,19 @@
 """Webhooks that made no e-mail: in quarantine because they cannot be parsed, or ignored because of their type."""
 
+import asyncio
+import hashlib
 from collections.abc import Sequence
+from dataclasses import asdict
+from datetime import datetime
 from typing import Any
 
 from pydantic import Field
-from sqlalchemy import ColumnElement, RowMapping, TextClause, func, select, text
+from sqlalchemy import ColumnElement, Row, RowMapping, TextClause, func, select, text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from service.errors import Rejected
 from service.postgres.email_tables import (
+    ACCEPTED,
     DISMISSED_WEBHOOK,
     IN_QUARANTINE,
     NOT_REPLAYED,
@@ -17,8 +22,12 @@ from service.postgres.email_tables import (
 )
 from service.postgres.engine import connect
 from service.postgres.rows import brief
+from service.postgres.search import inline_number
+from service.postgres.selection import WebhookSelection
+from service.postgres.webhook_search import conditions
 from service.queries.pages import PageFilter, cut
 from service.queries.views import (
+    CorrectionView,
     IgnoredDetail,
     IgnoredPage,
     IgnoredView,
@@ -26,7 +35,9 @@ from service.queries.views import (
     QuarantinePage,
     QuarantineView,
     RequestView,
+    View,
 )
+from service.zendesk.mistakes import SEARCHED, guess_of, mistake_in
 
 REPLAYED = "replayed_at IS NOT NULL"
 
@@ -35,11 +46,20 @@ WebhookTable = type[QuarantinedWebhook] | type[IgnoredWebhook]
 _NOT_LISTED = {"raw_body", "raw_headers", "idempotency_key", "signature_hash"}
 
 
-class QuarantineFilter(PageFilter):
+class QuarantineFilter(PageFilter, WebhookSelection):
     """The parameters of a list of quarantined webhooks."""
 
-    replayed: bool = Field(False, description="List replayed webhooks instead of waiting ones")
-    dismissed: bool = Field(False, description="List dismissed webhooks instead of waiting ones")
+
+class WebhookOfEmail(View):
+    """A webhook in quarantine that became an e-mail, or that has its key and another body."""
+
+    id: int
+    received_at: datetime
+    has_same_key: bool
+    email_id: int | None  # that it became
+    other_email_id: int | None  # that had its key before
+    corrected_by: str | None
+    corrected_at: datetime | None
 
 
 class IgnoredFilter(PageFilter):
@@ -50,16 +70,36 @@ class IgnoredFilter(PageFilter):
 
 async def list_quarantined(engine: AsyncEngine, wanted: QuarantineFilter) -> QuarantinePage:
     """Return a page of quarantined webhooks, newest first; texts are cut."""
-    columns = brief(_listed(QuarantinedWebhook))
-    which = REPLAYED if wanted.replayed else DISMISSED_WEBHOOK if wanted.dismissed else IN_QUARANTINE
-    rows, cursor = await _list(engine, QuarantinedWebhook, columns, wanted, which)
-    return QuarantinePage(quarantine=[QuarantineView(**row) for row in rows], next_cursor=cursor)
+    beginning = func.substring(QuarantinedWebhook.raw_body, 1, inline_number(SEARCHED)).label("beginning")
+    columns = [*brief(_listed(QuarantinedWebhook)), beginning]
+    rows, cursor = await _list(engine, QuarantinedWebhook, columns, wanted, conditions(wanted))
+    views = await asyncio.to_thread(_with_guesses, rows)
+    return QuarantinePage(quarantine=views, next_cursor=cursor)
 
 
 async def get_quarantined(engine: AsyncEngine, quarantine_id: int) -> QuarantineDetail:
-    """Return a quarantined webhook with its body; raises Rejected (404)."""
+    """Return a quarantined webhook with its body, and what is wrong in it; raises Rejected (404)."""
     row, request = await _get(engine, QuarantinedWebhook, quarantine_id, "quarantined")
-    return QuarantineDetail(**row, **request.model_dump())
+    async with connect(engine) as conn:
+        same_key = await conn.scalar(_SAME_KEY, {"key": row["reused_key"]}) if row["reused_key"] else None
+        corrected = (await conn.execute(_CORRECTIONS, {"id": quarantine_id})).all()
+    body = bytes(row["raw_body"])
+    mistake, guess = await asyncio.to_thread(lambda: (mistake_in(body), guess_of(body)))
+    return QuarantineDetail(
+        **row,
+        **request.model_dump(),
+        guess=asdict(guess),
+        mistake=mistake and asdict(mistake),
+        same_key_email_id=same_key,
+        corrections=[_correction(each, body) for each in corrected],
+    )
+
+
+async def webhooks_of(engine: AsyncEngine, email_id: int) -> Sequence[WebhookOfEmail]:
+    """Return the webhooks in quarantine that became this e-mail, or that share its key, newest first."""
+    async with connect(engine) as conn:
+        rows = await conn.execute(_OF_EMAIL, {"email_id": email_id})
+        return [WebhookOfEmail.model_validate(row) for row in rows]
 
 
 async def quarantined_ids(
@@ -78,7 +118,7 @@ async def list_ignored(engine: AsyncEngine, wanted: IgnoredFilter) -> IgnoredPag
     """Return a page of ignored webhooks, newest first."""
     columns = _listed(IgnoredWebhook)
     which = REPLAYED if wanted.replayed else NOT_REPLAYED
-    rows, cursor = await _list(engine, IgnoredWebhook, columns, wanted, which)
+    rows, cursor = await _list(engine, IgnoredWebhook, columns, wanted, [text(which)])
     return IgnoredPage(ignored=[IgnoredView(**row) for row in rows], next_cursor=cursor)
 
 
@@ -98,9 +138,9 @@ async def _list(
     table: WebhookTable,
     columns: Sequence[ColumnElement[Any]],
     wanted: PageFilter,
-    which: str,
+    which: Sequence[ColumnElement[bool] | TextClause],
 ) -> tuple[Sequence[RowMapping], str | None]:
-    query = select(*columns).where(text(which))
+    query = select(*columns).where(*which)
     if after := wanted.after():
         query = query.where(table.id < after.id)
     query = query.order_by(table.id.desc()).limit(wanted.limit + 1)
@@ -127,6 +167,49 @@ async def _ids(
         return (await conn.scalars(query)).all()
 
 
+def _with_guesses(rows: Sequence[RowMapping]) -> list[QuarantineView]:
+    return [QuarantineView(**row, guess=asdict(guess_of(bytes(row["beginning"])))) for row in rows]
+
+
+def _correction(row: Row[Any], original: bytes) -> CorrectionView:
+    before, after = (hashlib.sha256(body).hexdigest() for body in (original, row.body))
+    return CorrectionView(
+        at=row.corrected_at,
+        by=row.corrected_by,
+        sha256=after,
+        original_sha256=before,
+        body=row.body.decode(errors="replace"),
+        error_code=row.error_code,
+    )
+
+
 def _listed(table: WebhookTable) -> Sequence[ColumnElement[Any]]:
     columns = [column for column in table.__table__.c if column.name not in _NOT_LISTED]
     return [*columns, func.octet_length(table.raw_body).label("size")]
+
+
+_CORRECTIONS = text("""
+SELECT corrected_at, corrected_by, body, error_code FROM quarantine_corrections
+WHERE quarantine_id = :id ORDER BY id DESC LIMIT 20
+""")
+# A merge moves the key of an e-mail into the announcements of the one that it became part of.
+_WITH_KEY = """
+    SELECT id FROM incoming_emails WHERE idempotency_key = {key}
+    UNION ALL SELECT email_id FROM announcements WHERE idempotency_key = {key} LIMIT 1
+"""
+_SAME_KEY = text(_WITH_KEY.format(key=":key"))
+_OF_EMAIL = text(f"""
+WITH key_of AS (
+    SELECT idempotency_key AS key FROM incoming_emails WHERE id = :email_id
+    UNION ALL SELECT idempotency_key FROM announcements WHERE email_id = :email_id
+), found AS (
+    SELECT id, true AS has_same_key FROM quarantined_webhooks WHERE reused_key IN (SELECT key FROM key_of)
+    UNION
+    SELECT id, reused_key IS NOT NULL FROM quarantined_webhooks WHERE email_id = :email_id
+)
+SELECT webhook.id, received_at, has_same_key, webhook.email_id,
+    ({_WITH_KEY.format(key="webhook.reused_key")}) AS other_email_id, corrected_by, corrected_at
+FROM found JOIN quarantined_webhooks AS webhook ON webhook.id = found.id
+LEFT JOIN quarantine_corrections AS correction ON quarantine_id = webhook.id AND correction.{ACCEPTED}
+ORDER BY webhook.id DESC LIMIT 20
+""")  # noqa: S608 words of ours

@@ -16,23 +16,33 @@ from service.web.auth import sign_in, tokens
 from service.web.handling import middleware, requests, static
 from service.web.handling.keys import RES
 from service.web.pages import (
+    acknowledge,
     alerts,
     buttons,
     complete,
     custody,
     dismissals,
     erasures,
+    findings,
     live,
     logins,
     message,
     pages,
     previews,
+    quarantine,
     receipts,
     retry,
+    saved_filters,
+    zone,
 )
 
 PAGES = (
     *pages.routes,
+    *quarantine.routes,
+    *saved_filters.routes,
+    *acknowledge.routes,
+    *zone.routes,
+    *findings.routes,
     *complete.routes,
     *buttons.routes,
     *dismissals.routes,

@@ -43,7 +43,7 @@ def read_body(body: bytes, content_type: str) -> object:
 def read_json(body: bytes | str, *, most_depth: int = MOST_DEPTH) -> object:
     """Return the value; raises Unreadable and nothing else, for any bytes."""
     try:
-        text = body if isinstance(body, str) else _decode(body)
+        text = body if isinstance(body, str) else decoded(body)
         data = _JSON.decode(text)
         if text.count("[") + text.count("{") > most_depth:
             _refuse_depth(data, most_depth)
@@ -157,7 +157,8 @@ def _is_same(one: object, other: object) -> bool:
     return not isinstance(one, list | dict) or json.dumps(one) == json.dumps(other)  # [1] == [true]
 
 
-def _decode(body: bytes) -> str:
+def decoded(body: bytes) -> str:
+    """Return a body as text, also where it is not UTF-8."""
     encoding = json.detect_encoding(body)  # by its byte order mark, or by the positions of zero bytes
     with suppress(UnicodeDecodeError):
         return body.decode(encoding)

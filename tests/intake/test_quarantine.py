@@ -103,6 +103,7 @@ async def test_the_list_has_open_webhooks_and_on_request_replayed_ones(
         "email_id": receipt["email_id"],
         "late": False,
         "dismissal": None,
+        "guess": {"ticket": "4711", "subject": "Invoice"},
     }
 
 
@@ -174,7 +175,8 @@ async def test_a_quarantined_webhook_is_shown_byte_for_byte(
     (listed,) = (await client.get(QUARANTINE))["quarantine"]
 
     assert webhook.items() >= listed.items()
-    assert set(webhook) - set(listed) == {"headers", "body", "body_base64"}
+    more = {"headers", "body", "body_base64", "mistake", "same_key_email_id", "corrections"}
+    assert set(webhook) - set(listed) == more
     assert base64.b64decode(webhook["body_base64"], validate=True) == body
     assert (webhook["body"], webhook["size"]) == (shown, len(body))
     assert ["Authorization", "[redacted]"] in webhook["headers"]

@@ -88,3 +88,24 @@ def test_every_fourth_hour_has_a_label() -> None:
     labels = charts.numbers([hour(place) for place in range(25)]).labels
 
     assert [label.time.hour for label in labels] == [4, 8, 12, 16, 20, 0]
+
+
+@pytest.mark.parametrize(("values", "marks"), [(1, 1), (6, 6), (7, 0)])
+def test_a_line_of_few_values_has_a_mark_for_each(values: int, marks: int) -> None:
+    hours = [
+        hour(place, 1, p50=1.0 if place % 3 == 0 and place < 3 * values else None) for place in range(25)
+    ]
+    chart = charts.times(hours, "queue")
+
+    assert sum(len(points) for name, points in chart.points if name == "p50") == marks
+    assert all(0 <= point.y <= charts.HEIGHT for _, points in chart.points for point in points)
+
+
+def test_charts_of_less_than_three_hours_are_folded() -> None:
+    assert [charts.is_folded([hour(place, 1) for place in range(number)]) for number in (0, 2, 3, 25)] == [
+        True,
+        True,
+        False,
+        False,
+    ]
+    assert charts.is_folded([hour(place) for place in range(25)])

@@ -12,7 +12,7 @@ from playwright.async_api import Browser, expect
 from service.config.settings import Settings
 from tests.conftest import API_TOKEN, Server
 from tests.support.browser import PATIENCE, needs_chromium, sign_in
-from tests.support.pages import HOSTILE, read, words_of
+from tests.support.pages import HOSTILE, press, read, words_of
 from tests.support.rows import add
 from tests.support.source import (
     account_key,
@@ -203,3 +203,20 @@ async def test_the_page_fits_and_nothing_on_it_runs(
     await context.close()
 
     assert complaints == []
+
+
+async def test_a_day_explains_its_numbers_and_is_searched_again_by_a_button(
+    client: Server, database: asyncpg.Connection, day: date
+) -> None:
+    page = await read(client, f"/complete?day={day}")
+    moved = await press(client, "/complete/search", day=str(day))
+    whole = await press(client, "/complete/search", day="")
+    runs = await database.fetch(
+        "SELECT kind, since::date, until::date FROM backfills WHERE finished_at IS NULL"
+    )
+
+    assert "are in Zendesk and not here: search again, which keeps them." in words_of(page)
+    assert 'action="/complete/search"' in page
+    assert "/retries/plan?ids=" in page
+    assert (moved, whole) == (f"/complete?day={day}&notice=search_begun", "/complete?notice=search_begun")
+    assert ("history", day, day + timedelta(days=1)) in [tuple(run) for run in runs]

@@ -8,7 +8,7 @@ from urllib.parse import quote
 
 from service.cli.backends.exchange import Exchange, Moved, Server, read_json
 from service.cli.backends.port import Kept, Subject, say_merged
-from service.errors import Permanent
+from service.errors import Permanent, Rejected
 
 if TYPE_CHECKING:
     from pydantic import BaseModel
@@ -198,6 +198,14 @@ class Api:
 
     async def replay(self, kept_id: int, what: Kept) -> tuple[str, int | None]:
         receipt = self._json(await self._post(f"{_KEPT_PATHS[what]}/{kept_id}/replay"))
+        return receipt["status"], receipt["email_id"]
+
+    async def correct(self, kept_id: int, body: bytes) -> tuple[str, int | None]:
+        try:
+            text = body.decode()
+        except UnicodeDecodeError:
+            raise Rejected(400, "bad_body", "The corrected body is not UTF-8.") from None
+        receipt = self._json(await self._post(f"/quarantine/{kept_id}/correct", {"body": text}))
         return receipt["status"], receipt["email_id"]
 
     async def page(self, path: str) -> str:

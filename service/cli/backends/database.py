@@ -217,6 +217,12 @@ class Database:
         receipt = await intake.replay(await self._resources(), kept_id, self._actor, what)
         return receipt.status, receipt.number
 
+    async def correct(self, kept_id: int, body: bytes) -> tuple[str, int | None]:
+        from service.operate.correct import correct
+
+        receipt = await correct(await self._resources(), kept_id, self._actor, body)
+        return receipt.status, receipt.number
+
     async def page(self, path: str) -> str:
         from service.config.reading import read_settings, setting_error
         from service.errors import SettingsError

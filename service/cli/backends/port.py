@@ -82,6 +82,10 @@ class Backend(Protocol):
         """Return what became of it, and the id of the e-mail."""
         ...
 
+    async def correct(self, kept_id: int, body: bytes) -> tuple[str, int | None]:
+        """Replay with a corrected body; return as `replay` does."""
+        ...
+
     async def page(self, path: str) -> str:
         """Return the address of a page of the dashboard."""
         ...

@@ -4,7 +4,7 @@ import sqlalchemy as sa
 from alembic import op
 
 revision = "20261203_0400"
-down_revision = "20261202_0410"
+down_revision = "20261203_0220"
 
 
 def upgrade() -> None:

@@ -3,7 +3,7 @@
 from alembic import op
 
 revision = "20261203_0500"
-down_revision = "20261202_0410"
+down_revision = "20261203_0420"
 
 FAILED = "sync_status = 'failed'"
 INDEXES = {

@@ -24,6 +24,7 @@ from service.web.api import (
     overview,
     quarantine,
     receipts,
+    saved_filters,
     source,
 )
 from service.web.handling.keys import RES
@@ -35,6 +36,7 @@ from service.web.handling.routes import Routes
 API = (
     *emails.routes,
     *messages.routes,
+    *saved_filters.routes,
     *quarantine.routes,
     *failures.routes,
     *custody.routes,

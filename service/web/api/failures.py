@@ -6,7 +6,8 @@ from aiohttp import web
 from pydantic import Field
 
 from service.operate import bulk_retry
-from service.postgres.selection import MOST_REASON, BulkAction, BulkTask, Selection, What
+from service.operate.acknowledge import acknowledge, unacknowledge
+from service.postgres.selection import MOST_REASON, STORABLE, BulkAction, BulkTask, Selection, What
 from service.queries import failures, retries
 from service.queries.failures import FailurePage
 from service.queries.retries import BulkRetryPage, BulkRetryView
@@ -71,6 +72,52 @@ class Cancelled(View):
 async def list_failures(request: web.Request) -> web.Response:
     """Group failures by code and host, newest first."""
     return await reply(request, failures.list_failures(request.app[RES].engine))
+
+
+class GroupRequest(Body):
+    """A group of failures, as `GET /api/v1/failures` names it."""
+
+    error_code: str = Field(pattern=STORABLE, max_length=100, description="`none` without a code")
+    host: str = Field(pattern=STORABLE, max_length=300, description="`none` if no host is the cause")
+
+
+class AcknowledgeRequest(GroupRequest):
+    """Who looks after a group of failures, in a note."""
+
+    note: str = Field(min_length=1, max_length=MOST_REASON, description="For people")
+
+
+class Acknowledged(View):
+    """Whether somebody looks after the group now."""
+
+    acknowledged: bool
+
+
+@routes.post(
+    "/api/v1/failures/acknowledge",
+    body=AcknowledgeRequest,
+    answer=Acknowledged,
+    errors={409: "The note is blank (`reason_missing`)."},
+)
+async def acknowledge_failures(request: web.Request) -> web.Response:
+    """Say that you look after a group of failures; others see it with the group."""
+    wanted, actor = await body(request, AcknowledgeRequest), request[IDENTITY].actor
+    group = (wanted.error_code, wanted.host)
+    await ask(request, acknowledge(request.app[RES], group, actor, wanted.note))
+    return answer(request, Acknowledged(acknowledged=True))
+
+
+@routes.post(
+    "/api/v1/failures/unacknowledge",
+    body=GroupRequest,
+    answer=Acknowledged,
+    errors={404: "Nobody has acknowledged it (`not_acknowledged`)."},
+)
+async def unacknowledge_failures(request: web.Request) -> web.Response:
+    """Remove the note of a group of failures."""
+    wanted, actor = await body(request, GroupRequest), request[IDENTITY].actor
+    await ask(request, unacknowledge(request.app[RES], (wanted.error_code, wanted.host), actor))
+    return answer(request, Acknowledged(acknowledged=False))
 
 
 @routes.post(

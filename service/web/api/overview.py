@@ -6,6 +6,7 @@ from typing import Literal
 from aiohttp import web
 
 from service.operate import dismiss
+from service.operate.repair import repair_finding
 from service.queries import actions, alerts, overview, reconciliations
 from service.queries.actions import ActionPage
 from service.queries.alerts import AlertFilter, AlertPage
@@ -40,6 +41,13 @@ class FindingDismissed(View):
     """The difference is dismissed."""
 
     dismissed: Literal[True] = True
+    finding_id: int
+
+
+class RepairBegun(View):
+    """The repair of the difference has begun."""
+
+    repairing: Literal[True] = True
     finding_id: int
 
 
@@ -111,6 +119,22 @@ async def undismiss_finding(request: web.Request) -> web.Response:
     finding_id = number(request, "id")
     await ask(request, dismiss.undismiss_finding(request.app[RES], finding_id, request[IDENTITY].actor))
     return answer(request, FindingUndismissed(finding_id=finding_id))
+
+
+@routes.post(
+    "/api/v1/findings/{id}/repair",
+    answer=RepairBegun,
+    status=202,
+    errors={
+        409: "It is no open difference (`not_open`), only a run with `--fix` can repair it (`not_repairable`), its e-mail"
+        " is in work (`not_finished`), or there is no target (`sync_off`).",
+    },
+)
+async def repair_difference(request: web.Request) -> web.Response:
+    """Sync or fetch again what an open difference is about."""
+    finding_id, actor = number(request, "id"), request[IDENTITY].actor
+    await ask(request, repair_finding(request.app[RES], finding_id, actor))
+    return answer(request, RepairBegun(finding_id=finding_id), status=202)
 
 
 @routes.get("/api/v1/overview", answer=Overview)

@@ -3,15 +3,30 @@
 from typing import Literal
 
 from aiohttp import web
+from pydantic import Field
 
 from service import intake
-from service.operate import dismiss
-from service.queries import webhooks
+from service.intake import IntakeResult
+from service.operate import bulk_webhooks, dismiss
+from service.operate.correct import correct
+from service.postgres.selection import MOST_REASON, WebhookAction, WebhookSelection, WebhookTask
+from service.queries import retries, webhooks
 from service.queries.views import IgnoredDetail, IgnoredPage, QuarantineDetail, QuarantinePage, View
 from service.queries.webhooks import IgnoredFilter, QuarantineFilter
+from service.web.api.failures import BulkRetryReceipt
 from service.web.auth.tokens import visible
 from service.web.handling.keys import IDENTITY, RES
-from service.web.handling.requests import DismissRequest, answer, ask, body, number, parameters, reply
+from service.web.handling.requests import (
+    Body,
+    DismissRequest,
+    Whole,
+    answer,
+    ask,
+    body,
+    number,
+    parameters,
+    reply,
+)
 from service.web.handling.routes import Routes
 
 routes = Routes("Quarantine")
@@ -25,6 +40,27 @@ class Replayed(View):
 
     status: Literal["accepted", "duplicate", "erased"]
     email_id: int | None
+
+
+class CorrectRequest(Body):
+    """The body that takes the place of the one that could not be parsed."""
+
+    body: str = Field(description="The corrected body; the original stays on record")
+
+
+class BulkWebhookRequest(Body):
+    """Which requests in quarantine to replay or to dismiss, and how fast."""
+
+    filter: WebhookSelection
+    action: WebhookAction
+    reason: str | None = Field(None, max_length=MOST_REASON, description="Of a dismissal, which needs one")
+    per_second: Whole = Field(
+        bulk_webhooks.PER_SECOND,
+        ge=1,
+        le=bulk_webhooks.MOST_PER_SECOND,
+        description="Maximum of requests per second",
+    )
+    dry_run: bool = Field(False, description="Only count the requests")
 
 
 class WebhookDismissed(View):
@@ -65,6 +101,54 @@ async def show_quarantined(request: web.Request) -> web.Response:
 async def replay(request: web.Request) -> web.Response:
     """Replay a request that can be parsed now."""
     return await _replay(request, "quarantined")
+
+
+@routes.post(
+    "/api/v1/quarantine/{id}/correct",
+    body=CorrectRequest,
+    answer=Replayed,
+    status=202,
+    errors={
+        409: "The corrected body cannot be parsed either; the `code` says why. Or the request was replayed"
+        " (`already_replayed`), or another correction is accepted (`already_corrected`).",
+    },
+)
+async def correct_webhook(request: web.Request) -> web.Response:
+    """Replay a request with a corrected body; the original stays on record, with who corrected it."""
+    webhook_id, res = number(request, "id"), request.app[RES]
+    # In JSON, a byte may become six.
+    wanted = await body(request, CorrectRequest, 6 * res.settings.max_webhook_bytes + 100)
+    made = correct(res, webhook_id, request[IDENTITY].actor, wanted.body.encode())
+    return _replayed(request, await ask(request, made))
+
+
+@routes.post(
+    "/api/v1/quarantine/actions",
+    body=BulkWebhookRequest,
+    answer=BulkRetryReceipt,
+    status=202,
+    also=(200,),
+    errors={
+        409: "A dismissal needs a reason (`reason_missing`); replayed requests can be neither replayed nor dismissed"
+        " (`already_replayed`).",
+    },
+)
+async def start_webhook_action(request: web.Request) -> web.Response:
+    """Replay or dismiss all requests in quarantine that match a filter; with `dry_run`, only count them."""
+    wanted, res = await body(request, BulkWebhookRequest), request.app[RES]
+    task = WebhookTask(wanted.action, wanted.reason)
+    if wanted.dry_run:
+        planned = await ask(request, bulk_webhooks.plan(res, wanted.filter, task))
+        counted = BulkRetryReceipt(
+            planned=planned.number, planned_capped=planned.is_capped, bulk_retry_id=None
+        )
+        return answer(request, counted)
+    start = bulk_webhooks.start(res, wanted.filter, wanted.per_second, request[IDENTITY].actor, task)
+    begun = await ask(request, retries.get_retry(res.engine, await ask(request, start)))
+    receipt = BulkRetryReceipt(
+        planned=begun.planned, planned_capped=begun.planned_capped, bulk_retry_id=begun.id
+    )
+    return answer(request, receipt, status=202)
 
 
 @routes.post(
@@ -122,4 +206,8 @@ async def replay_ignored(request: web.Request) -> web.Response:
 async def _replay(request: web.Request, what: Literal["quarantined", "ignored"]) -> web.Response:
     actor = request[IDENTITY].actor
     receipt = await ask(request, intake.replay(request.app[RES], number(request, "id"), actor, what))
+    return _replayed(request, receipt)
+
+
+def _replayed(request: web.Request, receipt: IntakeResult) -> web.Response:
     return answer(request, Replayed(status=receipt.status, email_id=receipt.number), status=202)

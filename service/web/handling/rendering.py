@@ -5,6 +5,7 @@ import re
 import secrets
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextvars import copy_context
 from datetime import UTC, datetime
 from functools import cache, partial
 from typing import TYPE_CHECKING
@@ -12,7 +13,7 @@ from typing import TYPE_CHECKING
 from aiohttp import web
 
 from service.error_guide import action_on, advice_on
-from service.web.handling import static
+from service.web.handling import static, zones
 from service.web.handling.keys import IDENTITY
 from service.web.handling.prefix import prefix_of, with_prefix
 from service.web.handling.remedies import remedy_on
@@ -49,7 +50,7 @@ async def render(request: web.Request, template: str, *, status: int = 200, **va
     """
     nonce = secrets.token_urlsafe(16)
     known = {"path": request.path, "identity": request.get(IDENTITY), "nonce": nonce}
-    draw = partial(_page, template, {**known, **values}, prefix_of(request))
+    draw = partial(_page, template, {**known, **values}, prefix_of(request), zones.named_by(request))
     text = await asyncio.get_running_loop().run_in_executor(DRAWER, draw)
     headers = page_headers(SCRIPTS.format(nonce=nonce) if nonce in text else "")
     # Texts from JSON may hold lone surrogates: those have no UTF-8.
@@ -66,8 +67,12 @@ def fill(template: str, values: Mapping[str, object]) -> str:
     return environment().get_template(template).render(values)
 
 
-def _page(template: str, values: Mapping[str, object], prefix: str) -> str:
-    return with_prefix(fill(template, values), prefix)
+def _page(template: str, values: Mapping[str, object], prefix: str, zone: str) -> str:
+    def draw() -> str:
+        zones.enter(zone)
+        return with_prefix(fill(template, values), prefix)
+
+    return copy_context().run(draw)  # the thread's next page may have another zone
 
 
 @cache
@@ -87,9 +92,17 @@ def environment() -> "Environment":
         lstrip_blocks=True,
     )
     environment.globals.update(static=static.address, now=lambda: datetime.now(UTC))
+    environment.globals.update(zone=zones.current, zones=zones.zones)
     environment.globals.update(action_on=action_on, advice_on=advice_on, remedy_on=remedy_on)
-    environment.filters.update(FILTERS, code=_code)
+    environment.filters.update(FILTERS, code=_code, in_zone=_in_zone)
     return environment
+
+
+def _in_zone(html: str) -> "Markup":
+    """Write the times of a part of ours, which was drawn for all readers, in the zone of this one."""
+    from markupsafe import Markup  # noqa: PLC0415 likewise
+
+    return Markup(zones.redrawn(html))  # noqa: S704 our template
 
 
 def _code(text: str) -> "Markup":

@@ -66,9 +66,9 @@ def parameters(request: web.Request, kind: type[Model]) -> Model:
         raise Rejected(400, "bad_parameter", _complaint(exc)) from None
 
 
-async def body(request: web.Request, kind: type[BodyModel]) -> BodyModel:
+async def body(request: web.Request, kind: type[BodyModel], most_bytes: int = MOST_BODY_BYTES) -> BodyModel:
     """Read a JSON body; raises Rejected (400 with the name of the wrong field, 408, 413, 415)."""
-    content = await _read(request, "application/json")
+    content = await _read(request, "application/json", most_bytes)
     try:
         return kind.model_validate_json(content)
     except ValidationError as exc:

@@ -5,6 +5,7 @@ from datetime import UTC, datetime
 from types import MappingProxyType
 
 from service.formatting import duration, number, one_line, printable_lines, readable_line, readable_lines
+from service.web.handling.zones import stamp
 
 _UNITS = ("kB", "MB", "GB", "TB")
 
@@ -49,11 +50,6 @@ def ago(time: datetime) -> str:
 def until(time: datetime) -> str:
     seconds = (time - datetime.now(UTC)).total_seconds()
     return "now" if seconds < 1 else f"in {duration(seconds)}"
-
-
-def stamp(time: datetime) -> str:
-    """Write a time in UTC, to the second."""
-    return f"{time.astimezone(UTC):%-d %b %Y, %H:%M:%S} UTC"
 
 
 FILTERS: Mapping[str, Callable[..., str]] = MappingProxyType(

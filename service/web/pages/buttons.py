@@ -6,7 +6,6 @@ from typing import Any, get_args
 from aiohttp import web
 from pydantic import ConfigDict, Field, field_validator
 
-from service import intake
 from service.errors import Rejected
 from service.operate import bulk_retry
 from service.operate.retry import retry
@@ -68,7 +67,7 @@ async def plan_retry(request: web.Request) -> web.Response:
     if query.filter is None:
         raise Rejected(400, "bad_parameter", query.error)
     selection = Selection.model_validate(query.chosen)
-    task = BulkTask(_chosen(request, "action", BulkAction), _chosen(request, "what", What))
+    task = BulkTask(one_of(request, "action", BulkAction), one_of(request, "what", What))
     count = await ask(request, bulk_retry.plan(request.app[RES], selection, task))
     chosen = {**_default(task, query.chosen), **query.chosen}
     return await show(
@@ -77,6 +76,7 @@ async def plan_retry(request: web.Request) -> web.Response:
         what=task.what,
         action=task.action,
         count=count,
+        selected=len(selection.email_ids or ()),
         chosen=chosen,
         back=filters.address(chosen),
         per_second=PER_SECOND,
@@ -101,20 +101,7 @@ async def cancel_retry(request: web.Request) -> web.Response:
     return redirect("/retries", "bulk_cancelled")
 
 
-@routes.post("/quarantine/{id}/replay")
-async def replay(request: web.Request) -> web.Response:
-    quarantine_id = number(request, "id")
-    receipt = await ask(request, intake.replay(request.app[RES], quarantine_id, request[IDENTITY].actor))
-    if receipt.status == "ignored":
-        return redirect(f"/quarantine/{quarantine_id}", "ignored")
-    if receipt.status == "erased":
-        return redirect("/quarantine", "erased")
-    return redirect(
-        f"/emails/{receipt.number}", "replayed" if receipt.status == "accepted" else "replayed_before"
-    )
-
-
-def _chosen(request: web.Request, name: str, words: Any) -> Any:  # noqa: ANN401 a Literal, and one of its words
+def one_of(request: web.Request, name: str, words: Any) -> Any:  # noqa: ANN401 a Literal, and one of its words
     """Return a parameter that is one of these words, or else the first word."""
     every = get_args(words)
     return next((each for each in every if each == request.query.get(name)), every[0])
@@ -124,6 +111,8 @@ def _default(task: BulkTask, chosen: Mapping[str, str]) -> dict[str, str]:
     """Return what a bulk retry adds to a filter, for the plan; `bulk_retry` adds it anyway."""
     if task.action == "undismiss":
         return {"dismissed": "true"}
+    if "ids" in chosen:  # all that can be retried or dismissed of them
+        return {}
     if task.action == "dismiss":
         return {} if chosen.get("sync_status") == "failed" else {"status": "failed"}
     return {"sync_status": "unsynced"} if task.what == "sync" else {"status": "failed"}

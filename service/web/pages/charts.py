@@ -16,6 +16,8 @@ HEIGHT = 160.0
 _GAP = 0.22  # share of an hour's width
 _LEAST_HEIGHT = 2.0  # pixels: one of thousands is still visible
 _LABEL_EVERY = 4  # hours
+_FEW = 6  # so few values of a line have a mark each: alone, a line of length zero is a dot of two pixels
+FOLDED_BELOW = 3  # hours with e-mails: with fewer, a chart says nothing that the numbers do not
 _LEAST_SECONDS = 0.01  # the smallest top of an axis
 
 
@@ -49,6 +51,14 @@ class Segment:
 
 
 @dataclass(frozen=True)
+class Point:
+    """The mark of a value of a line."""
+
+    x: float
+    y: float
+
+
+@dataclass(frozen=True)
 class Label:
     """The label of an hour, below the chart."""
 
@@ -64,6 +74,7 @@ class Chart:
     labels: Sequence[Label]
     scale: Sequence[str]
     lines: Sequence[tuple[str, Sequence[Segment]]] = ()
+    points: Sequence[tuple[str, Sequence[Point]]] = ()
     height: float = HEIGHT
 
 
@@ -81,7 +92,14 @@ def times(hours: Sequence[Hour], what: str) -> Chart:
     series = {name: [getattr(hour, f"{what}_{name}") for hour in hours] for name in names}
     top = _round_up_time(max((value for each in series.values() for value in each if value), default=0.0))
     lines = [(name, _segments(series[name], top)) for name in reversed(names)]
-    return Chart(_bars(hours), _labels(hours), [precise(top), precise(top / 2), "0"], lines)
+    few = [(name, _points(series[name], top)) for name in reversed(names)]
+    marked = [(name, points) for name, points in few if len(points) <= _FEW]
+    return Chart(_bars(hours), _labels(hours), [precise(top), precise(top / 2), "0"], lines, marked)
+
+
+def is_folded(hours: Sequence[Hour]) -> bool:
+    """Tell whether the charts have too few hours with e-mails to be open at first."""
+    return sum(hour.received > 0 for hour in hours) < FOLDED_BELOW
 
 
 def _bars(hours: Sequence[Hour]) -> Sequence[Bar]:
@@ -111,11 +129,7 @@ def _parts(hour: Hour, top: float) -> Sequence[BarPart]:
 
 
 def _segments(values: Sequence[float | None], top: float) -> Sequence[Segment]:
-    step = 100 / max(len(values), 1)
-    points = [
-        None if value is None else (_short(step * (index + 0.5)), _short(HEIGHT * (1 - value / top)))
-        for index, value in enumerate(values)
-    ]
+    points = _places(values, top)
     segments = []
     for before, here, after in zip([None, *points], points, [*points[1:], None], strict=False):
         if here and after:
@@ -123,6 +137,18 @@ def _segments(values: Sequence[float | None], top: float) -> Sequence[Segment]:
         elif here and not before:
             segments.append(Segment(*here, *here))
     return segments
+
+
+def _points(values: Sequence[float | None], top: float) -> Sequence[Point]:
+    return [Point(*place) for place in _places(values, top) if place]
+
+
+def _places(values: Sequence[float | None], top: float) -> Sequence[tuple[float, float] | None]:
+    step = 100 / max(len(values), 1)
+    return [
+        None if value is None else (_short(step * (index + 0.5)), _short(HEIGHT * (1 - value / top)))
+        for index, value in enumerate(values)
+    ]
 
 
 def _round_up(number: float) -> float:

@@ -1,22 +1,41 @@
 """The page Complete: is every e-mail that Zendesk has kept here, day by day."""
 
-from collections.abc import Sequence
-from datetime import date
+from collections.abc import Mapping, Sequence
+from datetime import UTC, date, datetime, time, timedelta
+from types import MappingProxyType
 from typing import Any
 
 from aiohttp import web
+from pydantic import BaseModel, ConfigDict, field_validator
 
+from service.backfill.record import History
+from service.backfill.requests import begin
 from service.errors import Rejected
+from service.postgres.selection import MOST_IDS
 from service.queries.days import ListName
 from service.queries.remarks import get_remarks
 from service.queries.source import Ledger, SourceFilter, get_ledger
-from service.web.handling.keys import RES
-from service.web.handling.requests import ask
+from service.web.handling.keys import IDENTITY, RES
+from service.web.handling.requests import ask, form
 from service.web.handling.routes import Routes
 from service.web.pages import filters
 from service.web.pages.frame import show
 
 routes = Routes()
+
+
+class SearchForm(BaseModel):
+    """The form of a search: a day in UTC, or none for the current search."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    day: date | None = None
+
+    @field_validator("day", mode="before")
+    @classmethod
+    def _empty_is_none(cls, value: object) -> object:
+        return value or None
+
 
 # The lists of a day, with their titles.
 LISTS: Sequence[tuple[ListName, str]] = (
@@ -28,6 +47,20 @@ LISTS: Sequence[tuple[ListName, str]] = (
     ("kept", "Kept"),
     ("in_zendesk", "All"),
     ("unlisted", "Not in Zendesk"),
+)
+# What each number of a day means.
+SENTENCES: Mapping[str, str] = MappingProxyType(
+    {
+        "in_zendesk": "comments by e-mail that Zendesk lists for this day.",
+        "kept": "are here with all their files.",
+        "in_work": "are here, and their files are still being fetched.",
+        "failed": "are here without all files: retry them once the cause is gone, or dismiss them.",
+        "missing": "are in Zendesk and not here: search again, which keeps them.",
+        "dismissed": "failed, and a person said that nobody can repair them.",
+        "suspended": "are held back by Zendesk without a ticket: recover or delete them there.",
+        "unread": "tickets are not shown to the credentials, so their e-mails are not known.",
+        "unlisted": "are here, and Zendesk does not list them any more.",
+    }
 )
 _TONES = {"complete": "good", "in_work": "busy", "incomplete": "warn", "unknown": "none"}
 
@@ -52,12 +85,34 @@ async def show_complete(request: web.Request) -> web.Response:
     )
 
 
+@routes.post("/complete/search")
+async def search_again(request: web.Request) -> web.Response:
+    """Search Zendesk again: a day, or else from where the last search ended."""
+    given, res = await form(request, SearchForm), request.app[RES]
+    wanted = None
+    if given.day is not None:
+        since = datetime.combine(given.day, time(), UTC)
+        wanted = History(since, since + timedelta(days=1), dry_run=False)
+    await ask(request, begin(res, wanted, request[IDENTITY].actor))
+    path = f"/complete?day={given.day}&" if given.day else "/complete?"
+    return web.Response(
+        status=303, headers={"Location": f"{path}notice=search_begun", "Cache-Control": "no-store"}
+    )
+
+
 def _wanted(request: web.Request) -> SourceFilter:
     given = {name: value for name, value in request.query.items() if value and name not in filters.OWN}
     try:
         return SourceFilter.model_validate(given)
     except ValueError:
         raise Rejected(400, "bad_parameter", "A parameter in this address is wrong.") from None
+
+
+def _plan_of_retry(ledger: Ledger) -> tuple[int, str] | None:
+    """Return how many failed e-mails the list has, and the address of the plan to retry them."""
+    failed = [each.email_id for each in ledger.emails or () if each.state == "failed" and each.email_id]
+    ids = [str(email_id) for email_id in dict.fromkeys(failed)][:MOST_IDS]
+    return (len(ids), filters.address({"ids": ",".join(ids)}, "/retries/plan")) if ids else None
 
 
 def _of_day(ledger: Ledger, wanted: SourceFilter, day: date) -> dict[str, Any]:
@@ -71,6 +126,8 @@ def _of_day(ledger: Ledger, wanted: SourceFilter, day: date) -> dict[str, Any]:
     return {
         "day": day,
         "counts": counts,
+        "sentences": SENTENCES,
+        "retry": _plan_of_retry(ledger),
         "emails": ledger.emails or (),
         "tabs": [(title, address(name), name == wanted.list) for name, title in LISTS],
         "onward": ledger.next_cursor and address(wanted.list, cursor=ledger.next_cursor),

@@ -10,8 +10,9 @@ from pydantic import ValidationError
 
 from service.errors import Rejected
 from service.postgres.email_tables import NOT_CAPTURED
-from service.postgres.selection import Selection
+from service.postgres.selection import Selection, WebhookSelection
 from service.queries.emails import EmailFilter
+from service.web.handling.requests import Model
 
 # Parameters that are no filters.
 OWN = ("notice", "live", "page", "what", "action")
@@ -85,7 +86,25 @@ def address(values: Mapping[str, Any], path: str = "/emails") -> str:
     return f"{path}?{urlencode(values, errors='replace')}" if values else path
 
 
-def words_of(wanted: Selection) -> dict[str, str]:
+def list_of(what: str) -> str:
+    """Return the path of the list that a bulk retry is about."""
+    return "/quarantine" if what == "webhook" else "/emails"
+
+
+def onward(request: web.Request, cursor: str | None) -> str | None:
+    """Return the address of the next page of a list, if there is one."""
+    return cursor and address({**_given(request), "cursor": cursor}, request.path)
+
+
+def parameters(request: web.Request, kind: type[Model]) -> Model:
+    """Read the query of a list; raises Rejected (400)."""
+    try:
+        return kind.model_validate(_given(request))
+    except ValueError:
+        raise Rejected(400, "bad_parameter", "A parameter in this address is wrong.") from None
+
+
+def words_of(wanted: Selection | WebhookSelection) -> dict[str, str]:
     """Return the fields of a bulk retry's filter, without the one that leaves dismissed e-mails out as usual."""
     fields = wanted.model_dump(mode="json", exclude_none=True)
     return {
@@ -96,6 +115,8 @@ def words_of(wanted: Selection) -> dict[str, str]:
 def read(request: web.Request) -> EmailQuery:
     """Parse the query; ignore empty fields of a form."""
     values = {name: value.strip() for name, value in request.query.items() if value.strip()}
+    if "ids" in values:  # each checkbox of a form has a value of its own
+        values["ids"] = ",".join(request.query.getall("ids"))
     own = {name: values.pop(name, "") for name in OWN}
     page = int(own["page"]) if own["page"].isascii() and own["page"].isdigit() and len(own["page"]) < 6 else 1
     try:
@@ -107,3 +128,7 @@ def read(request: web.Request) -> EmailQuery:
     except Rejected as exc:
         return EmailQuery(values, error=exc.message)
     return EmailQuery(values, email_filter, is_live=own["live"] == "1" and not email_filter.cursor, page=page)
+
+
+def _given(request: web.Request) -> dict[str, str]:
+    return {name: value for name, value in request.query.items() if value and name not in OWN}

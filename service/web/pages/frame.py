@@ -27,8 +27,18 @@ NOTICES: Mapping[str, str] = MappingProxyType(
         "hold_released": "Hold released: what it covered may be deleted again.",
         "rules_saved": "Saved: the new rules are in force.",
         "login_revoked": "Revoked: this command is signed out.",
+        "filter_saved": "Saved for everybody.",
+        "filter_removed": "Removed.",
+        "zone_chosen": "Chosen for this browser.",
+        "repair_begun": "Repair started: the next reconciliation says whether it helped.",
+        "search_begun": "Search started. It goes on without this page.",
+        "none_selected": "Nothing was selected: mark e-mails in the list first.",
+        "acknowledged": "Noted: others see who looks after it.",
+        "unacknowledged": "The note is removed.",
         "replayed": "Replayed as this e-mail.",
         "replayed_before": "The request already is this e-mail.",
+        "corrected": "Replayed with the corrected body. The original stays in quarantine's record.",
+        "replays_begun": "Replay started. It goes on without this page.",
         "ignored": "The event's type is not used: it is no e-mail.",
     }
 )

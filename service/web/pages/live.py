@@ -224,6 +224,7 @@ def _draw(snapshot: Snapshot, known: Sequence[Check]) -> Snapshot:
         "error": snapshot.error,
         "at": snapshot.at,
         "dependencies": known,
+        "is_folded": charts.is_folded(hours),
         "numbers": charts.numbers(hours),
         "times": {what: charts.times(hours, what) for what in ("queue", "processing")},
     }

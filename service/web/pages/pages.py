@@ -8,19 +8,19 @@ from aiohttp import web
 from markupsafe import Markup
 
 from service.errors import Rejected
-from service.queries import actions, emails, failures, reconciliations, retries, webhooks
+from service.queries import actions, emails, failures, reconciliations, retries
 from service.queries.headings import HeadingView, headings_of
 from service.queries.neighbours import neighbours_of
 from service.queries.pages import PageFilter
+from service.queries.saved_filters import list_filters
 from service.queries.views import EmailDetail
-from service.queries.webhooks import QuarantineFilter
+from service.queries.webhooks import webhooks_of
 from service.web.auth.tokens import visible
 from service.web.handling.keys import RES
-from service.web.handling.remedies import remedy_on
-from service.web.handling.requests import Model, ask, number
+from service.web.handling.requests import ask, number
 from service.web.handling.routes import Routes
-from service.web.pages import filters, remedies, timeline
-from service.web.pages.excerpts import readable, shortened, shortened_email
+from service.web.pages import filters, findings, remedies, timeline
+from service.web.pages.excerpts import readable, shortened_email
 from service.web.pages.frame import show
 from service.web.pages.live import LIVE
 from service.web.pages.message import shown_message
@@ -48,6 +48,9 @@ async def list_emails(request: web.Request) -> web.Response:
     page = None
     if query.filter:
         page = await ask(request, emails.list_emails(request.app[RES].engine, query.filter))
+    saved = []
+    if "HX-Request" not in request.headers:
+        saved = [*(await ask(request, list_filters(request.app[RES].engine))).filters]
     has_sync = bool(request.app[RES].settings.sync_url) or "sync_status" in query.chosen
     answer = await show(
         request,
@@ -57,6 +60,7 @@ async def list_emails(request: web.Request) -> web.Response:
         page=page,
         has_sync=has_sync,
         remedy=remedies.of_list(query.filter),
+        saved=[(each.name, filters.address(filters.words_of(each.filter))) for each in saved],
     )
     if not (query.is_live or "cursor" in query.values):  # without the empty fields of the form
         answer.headers["HX-Push-Url"] = address
@@ -84,6 +88,7 @@ async def show_email(request: web.Request) -> web.Response:
         ticket_url=_ticket_url(res.account, email),
         **remedies.of_email(email, res.account),
         previews={file.position for file in email.attachments if is_shown(file)},
+        webhooks=await ask(request, webhooks_of(res.engine, email_id)),
         is_over=email.processing_status in {"completed", "failed"},
     )
 
@@ -95,83 +100,50 @@ async def list_failures(request: web.Request) -> web.Response:
     )
 
 
-@routes.get("/quarantine")
-async def list_quarantined(request: web.Request) -> web.Response:
-    wanted = _parameters(request, QuarantineFilter)
-    page = await ask(request, webhooks.list_quarantined(request.app[RES].engine, wanted))
-    onward = _onward(request, page.next_cursor)
-    return await show(request, "quarantine.html", page=page, wanted=wanted, onward=onward)
-
-
-@routes.get("/quarantine/{id}")
-async def show_quarantined(request: web.Request) -> web.Response:
-    found = await ask(request, webhooks.get_quarantined(request.app[RES].engine, number(request, "id")))
-    raw = await asyncio.to_thread(readable, visible(request, found))
-    webhook = shortened(found.model_copy(update={"body": "", "body_base64": ""}))
-    return await show(
-        request,
-        "quarantined.html",
-        webhook=webhook,
-        raw=raw,
-        remedy=remedy_on(webhook.error_code),
-        triggers_url=remedies.triggers_url(request.app[RES].account),
-    )
-
-
 @routes.get("/retries")
 async def list_retries(request: web.Request) -> web.Response:
     page = await ask(request, retries.list_retries(request.app[RES].engine))
     chosen = {retry.id: filters.words_of(retry.filter) for retry in page.retries}
-    links = {retry_id: filters.address(values) for retry_id, values in chosen.items()}
+    links = {each.id: filters.address(chosen[each.id], filters.list_of(each.what)) for each in page.retries}
     is_running = any(retry.settled_at is None for retry in page.retries)
     return await show(request, "retries.html", page=page, chosen=chosen, links=links, is_running=is_running)
 
 
 @routes.get("/reconciliations")
 async def list_reconciliations(request: web.Request) -> web.Response:
-    wanted = _parameters(request, PageFilter)
+    wanted = filters.parameters(request, PageFilter)
     page = await ask(request, reconciliations.list_reconciliations(request.app[RES].engine, wanted))
-    onward = _onward(request, page.next_cursor)
+    onward = filters.onward(request, page.next_cursor)
     is_running = any(run.status == "running" for run in page.reconciliations)
     return await show(request, "reconciliations.html", page=page, onward=onward, is_running=is_running)
 
 
 @routes.get("/reconciliations/{id}")
 async def show_reconciliation(request: web.Request) -> web.Response:
-    wanted, run_id = _parameters(request, PageFilter), number(request, "id")
+    wanted, run_id = filters.parameters(request, PageFilter), number(request, "id")
     run = await ask(request, reconciliations.get_reconciliation(request.app[RES].engine, run_id, wanted))
-    onward = _onward(request, run.next_cursor)
+    onward = filters.onward(request, run.next_cursor)
     headings = await _headings(request, [finding.email_id for finding in run.findings])
-    return await show(request, "reconciliation.html", run=run, onward=onward, headings=headings)
+    about: dict[str, Any] = {
+        "sentences": findings.SENTENCES,
+        "commands": findings.COMMANDS,
+        "buttons": findings.BUTTONS,
+        "syncs": findings.plan_of_syncs(run.findings),
+    }
+    return await show(request, "reconciliation.html", run=run, onward=onward, headings=headings, **about)
 
 
 @routes.get("/activity")
 async def list_actions(request: web.Request) -> web.Response:
-    wanted = _parameters(request, PageFilter)
+    wanted = filters.parameters(request, PageFilter)
     page = await ask(request, actions.list_actions(request.app[RES].engine, wanted))
-    onward = _onward(request, page.next_cursor)
+    onward = filters.onward(request, page.next_cursor)
     headings = await _headings(request, [action.email_id for action in page.actions])
     return await show(request, "activity.html", page=page, onward=onward, headings=headings)
 
 
 async def _headings(request: web.Request, email_ids: Sequence[int | None]) -> Mapping[int, HeadingView]:
     return await ask(request, headings_of(request.app[RES].engine, email_ids))
-
-
-def _given(request: web.Request) -> dict[str, str]:
-    return {name: value for name, value in request.query.items() if value and name not in filters.OWN}
-
-
-def _onward(request: web.Request, cursor: str | None) -> str | None:
-    """Return the address of the next page, if there is one."""
-    return cursor and filters.address({**_given(request), "cursor": cursor}, request.path)
-
-
-def _parameters(request: web.Request, kind: type[Model]) -> Model:
-    try:
-        return kind.model_validate(_given(request))
-    except ValueError:
-        raise Rejected(400, "bad_parameter", "A parameter in this address is wrong.") from None
 
 
 async def _raw(request: web.Request, email_id: int) -> dict[str, Any] | None:

@@ -26,7 +26,7 @@ async def show_retry(request: web.Request) -> web.Response:
         "retry.html",
         retry=retry,
         chosen=chosen,
-        selection=filters.address(chosen),
+        selection=filters.address(chosen, filters.list_of(retry.what)),
         lists={
             outcome: [each for each in found if each.outcome == outcome]
             for outcome in ("failed_again", "repaired")

@@ -20,6 +20,7 @@ _OUTCOMES: dict[str, tuple[str, Tone]] = {
 _ACTIONS = {
     "retry": "Retried",
     "replay": "Replayed from quarantine",
+    "correct": "Replayed with a corrected body",
     "replay_ignored": "Replayed from the ignored events",
     "sync": "Sync started again",
     "dismiss": "Dismissed",

@@ -50,16 +50,22 @@
     if (pulse.textContent !== text) pulse.textContent = text;
   }
 
-  // Details that the reader opened stay open, and a message keeps its height.
+  // Details that the reader opened stay open, selected rows stay selected, and a message keeps its height.
   const callbacks = {
     beforeAttributeUpdated: (name, element) =>
-      !(name === "open" && element instanceof HTMLDetailsElement) && !(name === "style" && element instanceof HTMLIFrameElement),
+      !(name === "open" && element instanceof HTMLDetailsElement) && !(name === "checked" && element instanceof HTMLInputElement) && !(name === "style" && element instanceof HTMLIFrameElement),
   };
   Object.assign(Idiomorph.defaults.callbacks, callbacks);
 
-  const stamp = new Intl.DateTimeFormat(undefined, { dateStyle: "medium", timeStyle: "medium" });
-  const hour = new Intl.DateTimeFormat(undefined, { hour: "2-digit", minute: "2-digit" });
-  const zone = Intl.DateTimeFormat().resolvedOptions().timeZone;
+  // The zone that the reader chose, or the browser's; the server hears of that one, for what it writes itself.
+  const cookie = (name) => document.cookie.split("; ").find((each) => each.startsWith(`${name}=`))?.slice(name.length + 1).replaceAll('"', "");
+  const told = Intl.DateTimeFormat().resolvedOptions().timeZone;
+  const zone = cookie("holdfast_zone") || told;
+  const path = document.body.dataset.emails.slice(0, -"/emails".length) || "/";
+  const secure = location.protocol === "https:" ? "; secure" : "";
+  if (told && cookie("holdfast_browser_zone") !== told) document.cookie = `holdfast_browser_zone=${told}; path=${path}; samesite=lax${secure}`;
+  const stamp = new Intl.DateTimeFormat(undefined, { dateStyle: "medium", timeStyle: "medium", timeZone: zone });
+  const hour = new Intl.DateTimeFormat(undefined, { hour: "2-digit", minute: "2-digit", timeZone: zone });
 
   function localize() {
     if (!zone || zone === "UTC") return;

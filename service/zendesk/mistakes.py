@@ -1,0 +1,81 @@
+"""What a person wants to know of a body that is no e-mail: where its mistake is, and what it seems to be about."""
+
+import json
+import re
+from contextlib import suppress
+from dataclasses import dataclass
+
+from service.zendesk.body import Unreadable, clean, decoded, read_json
+
+AROUND = 300  # characters on each side of a mistake
+SEARCHED = 16 * 1024  # bytes in which ticket and subject are looked for
+MOST_SUBJECT = 300
+
+# Each repetition is bounded: a hostile body makes none of them slow.
+_GAP = r"[ \t\r\n]{0,20}"
+_TICKETS = (
+    re.compile(rf'"ticket[_ -]?id"{_GAP}:{_GAP}"?{_GAP}([0-9]{{1,20}})', re.ASCII | re.IGNORECASE),
+    re.compile(r"zen:ticket:([0-9]{1,20})", re.ASCII),
+    re.compile(r"(?:^|&)ticket_?id=([0-9]{1,20})", re.ASCII | re.IGNORECASE),
+    re.compile(rf'"id"{_GAP}:{_GAP}"?([0-9]{{1,20}})(?![0-9a-z-])', re.ASCII | re.IGNORECASE),
+)
+_SUBJECT = re.compile(
+    rf'"(?:subject|title)"{_GAP}:{_GAP}"([^\r\n]{{0,{MOST_SUBJECT}}}?)'
+    rf'(?:"{_GAP}(?:,{_GAP}"[\w .-]{{1,60}}"{_GAP}:|\}}|$)|[\r\n]|$)',
+    re.IGNORECASE,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Mistake:
+    """The place where a body stops being JSON, counted from 1, and the text around it."""
+
+    line: int
+    column: int
+    reason: str
+    before: str
+    at: str
+    after: str
+
+
+@dataclass(frozen=True, slots=True)
+class Guess:
+    """What a body that cannot be read seems to be about."""
+
+    ticket: str | None
+    subject: str | None
+
+
+def mistake_in(body: bytes) -> Mistake | None:
+    """Return the place of the first mistake in a body that is not JSON; None if it is JSON, or has no such place."""
+    try:
+        read_json(body)
+    except Unreadable as exc:
+        if not isinstance(error := exc.__cause__, json.JSONDecodeError):
+            return None
+    else:
+        return None
+    text, at = error.doc, error.pos
+    return Mistake(
+        line=error.lineno,
+        column=error.colno,
+        reason=error.msg,
+        before=clean(text[max(0, at - AROUND) : at]),
+        at=clean(text[at : at + 1]),
+        after=clean(text[at + 1 : at + 1 + AROUND]),
+    )
+
+
+def guess_of(body: bytes) -> Guess:
+    """Guess ticket and subject from the beginning of a body, whatever is wrong with it."""
+    text = decoded(body[:SEARCHED])
+    ticket = next((found[1] for pattern in _TICKETS if (found := pattern.search(text))), None)
+    found = _SUBJECT.search(text)
+    return Guess(ticket, (_unescaped(found[1]) or None) if found else None)
+
+
+def _unescaped(text: str) -> str:
+    """Return a text without JSON's escapes, or as it is if these are broken."""
+    with suppress(ValueError):
+        text = json.loads(f'"{text}"', strict=False)
+    return clean(text).strip()
