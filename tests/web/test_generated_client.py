@@ -190,7 +190,8 @@ async def _fill(database: asyncpg.Connection, res: Resources, settings: Settings
         event_type="x",
         **request | {"raw_body": QUARANTINED_BODY},
     )
-    await add_findings(database, await add_reconciliation(database), "extra")
+    await add_findings(database, await add_reconciliation(database), "extra", "missing")
+    await database.execute("UPDATE reconciliation_findings SET email_id = 1 WHERE kind = 'missing'")
     await add_source(database, account_key(settings))
 
 
@@ -222,6 +223,15 @@ def _calls(api: Api) -> Sequence[tuple[str, Sequence[object], dict[str, object]]
     failed = api.model("Finished", "finished")(error_code="attachment_gone")
     retry = api.model("BulkRetryRequest", "bulk_retry_request")(failed)
     rules = api.model("RetentionRequest", "retention_request")([], version="", dry_run=True)
+    corrected = api.model("CorrectRequest", "correct_request")('{"ticket_id": 5, "subject": "Corrected"}')
+    webhooks = api.model("BulkWebhookRequest", "bulk_webhook_request").from_dict(
+        {"filter": {}, "action": "replay"}
+    )
+    saved = api.model("SaveFilterRequest", "save_filter_request").from_dict(
+        {"name": "Contracts", "filter": {"q": "contract"}}
+    )
+    group = api.model("GroupRequest", "group_request")
+    noted = api.model("AcknowledgeRequest", "acknowledge_request")("attachment_gone", "none", "I ask them")
     trigger = api.model("Invocation", "invocation").from_dict({"ticket_id": "7", "comment_id": "8"})
     return [
         ("e_mails.list_emails", [], {"q": "Invoice", "limit": 1}),
@@ -245,10 +255,17 @@ def _calls(api: Api) -> Sequence[tuple[str, Sequence[object], dict[str, object]]
         ("quarantine.replay", [1], {}),
         ("quarantine.dismiss_webhook", [2], because),
         ("quarantine.undismiss_webhook", [2], {}),
+        ("quarantine.correct_webhook", [2], {"body": corrected}),
+        ("quarantine.start_webhook_action", [], {"body": webhooks}),
         ("quarantine.list_ignored", [], {}),
         ("quarantine.show_ignored", [1], {}),
         ("quarantine.replay_ignored", [1], {}),
+        ("e_mails.save_a_filter", [], {"body": saved}),
+        ("e_mails.list_saved_filters", [], {}),
+        ("e_mails.remove_a_filter", [1], {}),
         ("failures.list_failures", [], {}),
+        ("failures.acknowledge_failures", [], {"body": noted}),
+        ("failures.unacknowledge_failures", [], {"body": group("attachment_gone", "none")}),
         ("failures.start_retry", [], {"body": retry}),
         ("failures.list_retries", [], {}),
         ("failures.show_retry", [1], {}),
@@ -272,6 +289,7 @@ def _calls(api: Api) -> Sequence[tuple[str, Sequence[object], dict[str, object]]
         ("overview.show_reconciliation", [1], {}),
         ("overview.dismiss_finding", [1], because),
         ("overview.undismiss_finding", [1], {}),
+        ("overview.repair_difference", [2], {}),
         ("overview.show_checks", [], {}),
         ("overview.show_overview", [], {}),
         ("overview.stats", [], {}),

@@ -98,6 +98,7 @@ _MISSING: Mapping[str, str] = {
     "/erasures/{id}": "erasure_not_found",
     "/receipts/{id}": "receipt_not_found",
     "/logins/{id}": "login_not_found",
+    "/filters/{id}": "filter_not_found",
 }
 _HEADERS: Mapping[int, Json] = {
     401: {"WWW-Authenticate": {"schema": {"type": "string"}}},
