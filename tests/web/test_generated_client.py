@@ -199,16 +199,18 @@ async def _logins(api: Api, client: Server) -> Sequence[tuple[str, Sequence[obje
     """Log in twice and log out once; return the other operations of logins."""
     wanted = api.model("LoginRequest", "login_request")("laptop")
     given = Confirmation("Mara", "operator", API_TOKEN.encode(), 1)
+    secrets = []
     for _ in range(2):
         begun = await api.call("logins.begin_login", body=wanted)
         assert await confirm(client.res.engine, begun.user_code, given, "Mara") == "laptop"
-    own = Api(client.url, begun.secret, client.zendesk.secret)
+        secrets.append(begun.secret)
+    own = Api(client.url, secrets[1], client.zendesk.secret)
     out = await own.call("logins.log_out")
     assert (type(out).__name__, out.login_id) == (ANSWERS["logins.log_out"], 2)
     api.called |= own.called
-    secret = api.model("PollRequest", "poll_request")(begun.secret)
+    poll = api.model("PollRequest", "poll_request")(secrets[0])
     return [
-        ("logins.poll_login", [], {"body": secret}),
+        ("logins.poll_login", [], {"body": poll}),
         ("logins.list_logins", [], {}),
         ("logins.revoke_login", [1], {}),
     ]
