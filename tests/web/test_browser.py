@@ -14,9 +14,11 @@ from pydantic import SecretStr
 
 from service.config.settings import Settings
 from service.local.zendesk.stand_in import Zendesk
+from service.resources import Resources
 from tests.conftest import API_TOKEN, Server, eventually, serving, working
 from tests.support.access import READ_TOKEN
 from tests.support.browser import PATIENCE, needs_chromium, sign_in
+from tests.support.messages import add_message
 from tests.support.pages import HOSTILE, INVOICE, PAGES, PNG, failing, quarantine, send
 from tests.support.proxy import before_postgres
 from tests.support.rows import add
@@ -357,10 +359,12 @@ async def test_reader_tries_the_api_with_the_session_of_the_browser(
 
 
 async def test_tried_parameters_are_sent_and_files_are_not_read(
-    operator: Page, client: Server, database: asyncpg.Connection
+    operator: Page, client: Server, database: asyncpg.Connection, res: Resources
 ) -> None:
+    """Of a long text the beginning is shown, without half a character at its end."""
     for status in ("failed", "completed", "failed"):
         await add(database, processing_status=status, subject="Größe & Co")
+    await add_message(database, res, 1, text="ä" * 500_000)
     await operator.goto(f"{client.url}/docs")
     form = await _opened(operator, "list_emails")
     await form.get_by_label("status", exact=True).select_option("failed")
@@ -376,6 +380,11 @@ async def test_tried_parameters_are_sent_and_files_are_not_read(
     link = archive.get_by_role("link", name="Open or download it")
     assert await link.get_attribute("href") == f"{client.url}/api/v1/emails/1/archive.zip"
     assert await archive.locator(".body").count() == 0
+
+    long = await _opened(operator, "message_text")
+    await long.get_by_role("button", name="Send").click()
+    await expect(long.get_by_role("link", name="The rest is not shown: open all of it")).to_be_visible()
+    assert set(await long.locator(".body").inner_text()) == {"ä"}
 
 
 async def test_try_without_a_session_leads_to_the_sign_in_and_back(browser: Browser, client: Server) -> None:

@@ -17,6 +17,7 @@ import pytest
 
 from service.config.settings import Settings
 from service.local.zendesk.sender import sign_headers
+from service.operate.logins import Confirmation, confirm
 from service.resources import Resources
 from service.web.api import docs
 from tests.conftest import API_TOKEN, Server
@@ -159,7 +160,7 @@ async def test_generated_client_calls_every_operation(
     """Each operation has a call here, and each answer is the model that the document names."""
     await _fill(database, res, client.res.settings)
 
-    for operation, path, parameters in _calls(api):
+    for operation, path, parameters in [*_calls(api), *await _logins(api, client)]:
         answer = await api.call(operation, *path, **parameters)
         assert type(answer).__name__ == ANSWERS[operation], (operation, answer)
 
@@ -189,8 +190,30 @@ async def _fill(database: asyncpg.Connection, res: Resources, settings: Settings
         event_type="x",
         **request | {"raw_body": QUARANTINED_BODY},
     )
-    await add_findings(database, await add_reconciliation(database), "extra")
+    await add_findings(database, await add_reconciliation(database), "extra", "missing")
+    await database.execute("UPDATE reconciliation_findings SET email_id = 1 WHERE kind = 'missing'")
     await add_source(database, account_key(settings))
+
+
+async def _logins(api: Api, client: Server) -> Sequence[tuple[str, Sequence[object], dict[str, object]]]:
+    """Log in twice and log out once; return the other operations of logins."""
+    wanted = api.model("LoginRequest", "login_request")("laptop")
+    given = Confirmation("Mara", "operator", API_TOKEN.encode(), 1)
+    secrets = []
+    for _ in range(2):
+        begun = await api.call("logins.begin_login", body=wanted)
+        assert await confirm(client.res.engine, begun.user_code, given, "Mara") == "laptop"
+        secrets.append(begun.secret)
+    own = Api(client.url, secrets[1], client.zendesk.secret)
+    out = await own.call("logins.log_out")
+    assert (type(out).__name__, out.login_id) == (ANSWERS["logins.log_out"], 2)
+    api.called |= own.called
+    poll = api.model("PollRequest", "poll_request")(secrets[0])
+    return [
+        ("logins.poll_login", [], {"body": poll}),
+        ("logins.list_logins", [], {}),
+        ("logins.revoke_login", [1], {}),
+    ]
 
 
 def _calls(api: Api) -> Sequence[tuple[str, Sequence[object], dict[str, object]]]:
@@ -202,6 +225,15 @@ def _calls(api: Api) -> Sequence[tuple[str, Sequence[object], dict[str, object]]
     failed = api.model("Finished", "finished")(error_code="attachment_gone")
     retry = api.model("BulkRetryRequest", "bulk_retry_request")(failed)
     rules = api.model("RetentionRequest", "retention_request")([], version="", dry_run=True)
+    corrected = api.model("CorrectRequest", "correct_request")('{"ticket_id": 5, "subject": "Corrected"}')
+    webhooks = api.model("BulkWebhookRequest", "bulk_webhook_request").from_dict(
+        {"filter": {}, "action": "replay"}
+    )
+    saved = api.model("SaveFilterRequest", "save_filter_request").from_dict(
+        {"name": "Contracts", "filter": {"q": "contract"}}
+    )
+    group = api.model("GroupRequest", "group_request")
+    noted = api.model("AcknowledgeRequest", "acknowledge_request")("attachment_gone", "none", "I ask them")
     trigger = api.model("Invocation", "invocation").from_dict({"ticket_id": "7", "comment_id": "8"})
     return [
         ("e_mails.list_emails", [], {"q": "Invoice", "limit": 1}),
@@ -225,10 +257,17 @@ def _calls(api: Api) -> Sequence[tuple[str, Sequence[object], dict[str, object]]
         ("quarantine.replay", [1], {}),
         ("quarantine.dismiss_webhook", [2], because),
         ("quarantine.undismiss_webhook", [2], {}),
+        ("quarantine.correct_webhook", [2], {"body": corrected}),
+        ("quarantine.start_webhook_action", [], {"body": webhooks}),
         ("quarantine.list_ignored", [], {}),
         ("quarantine.show_ignored", [1], {}),
         ("quarantine.replay_ignored", [1], {}),
+        ("e_mails.save_a_filter", [], {"body": saved}),
+        ("e_mails.list_saved_filters", [], {}),
+        ("e_mails.remove_a_filter", [1], {}),
         ("failures.list_failures", [], {}),
+        ("failures.acknowledge_failures", [], {"body": noted}),
+        ("failures.unacknowledge_failures", [], {"body": group("attachment_gone", "none")}),
         ("failures.start_retry", [], {"body": retry}),
         ("failures.list_retries", [], {}),
         ("failures.show_retry", [1], {}),
@@ -252,12 +291,15 @@ def _calls(api: Api) -> Sequence[tuple[str, Sequence[object], dict[str, object]]
         ("overview.show_reconciliation", [1], {}),
         ("overview.dismiss_finding", [1], because),
         ("overview.undismiss_finding", [1], {}),
+        ("overview.repair_difference", [2], {}),
         ("overview.show_checks", [], {}),
         ("overview.show_overview", [], {}),
         ("overview.stats", [], {}),
         ("complete.show_source", [], {"day": datetime.now(UTC).date()}),
         ("evidence.show_evidence", [], {}),
         ("webhook.receive", [], {"body": trigger}),
+        ("changes.list_arrivals", [], {}),
+        ("changes.list_changes", [], {"body": api.model("ChangesRequest", "changes_request")()}),
         ("health.healthz", [], {}),
         ("health.readyz", [], {}),
         ("health.metrics", [], {}),

@@ -107,7 +107,8 @@ def problems(document: Json) -> Sequence[ProblemRow]:
 def _operation(method: str, path: str, about: Json, public_url: str) -> Operation:
     body = about["requestBody"]["content"]["application/json"] if "requestBody" in about else None
     schemes = [name for scheme in about.get("security", [{"bearer": []}]) for name in scheme]
-    access = {"bearer": "operators" if method != "GET" else "operators and readers", "signature": "Zendesk"}
+    is_for_all = "403_read_only" not in json.dumps(about["responses"])
+    access = {"bearer": "operators and readers" if is_for_all else "operators", "signature": "Zendesk"}
     return Operation(
         id=about["operationId"],
         method=method,

@@ -6,7 +6,9 @@ field that its model lacks, nor lack one that it has.
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from datetime import date, datetime
+from hashlib import sha256
 from http import HTTPStatus
 from types import MappingProxyType
 from typing import Annotated, Any, Literal, get_args, get_origin
@@ -17,6 +19,7 @@ from pydantic_core import to_jsonable_python
 from service.error_guide import advice_on
 from service.queries.erasures import ErasurePlanView
 from service.queries.views import RequestView, View
+from service.zendesk.mistakes import mistake_in
 from service.zendesk.rules import BODY
 
 Json = dict[str, Any]
@@ -27,7 +30,9 @@ _HASH = "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08"
 _REQUEST = RequestView.of(
     [], json.dumps(dict(zip(BODY, ("4711", "54509304133531", _NOON), strict=True))).encode()
 )
+_CORRECTED = '{"ticket_id": 4711, "subject": "Invoice \\"V-4711\\""}'
 _BROKEN = RequestView.of([], b'{"ticket_id": 4711, "subject": "Invoice "V-4711""}')
+_MISTAKE = mistake_in(_BROKEN.body.encode())
 
 # By model and field, also for models that inherit it; or by the field's name, for texts, numbers and the like. What is
 # not here is null or empty if it may be, and else the first or the smallest value of its type.
@@ -143,8 +148,9 @@ VALUES: Mapping[str, object] = MappingProxyType(
         "ReceiptView.reason": "Request under GDPR, article 17",
         **dict.fromkeys(("objects", "objects_removed"), 3),
         "bytes": 48_213,
-        **dict.fromkeys(("digest", "root", "public_key", "log_id"), _HASH),
-        "HeadView.object_key": f"heads/{_HASH}/{1:012}.json",
+        **dict.fromkeys(("digest", "root", "public_key"), _HASH),
+        "log_id": _HASH[:32],
+        "HeadView.object_key": f"heads/{_HASH[:32]}/{1:012}.json",
         "HeadView.number": 1,
         "EvidenceView.began_at": _NOON,
         "EvidenceView.key": "setting",
@@ -191,6 +197,41 @@ VALUES: Mapping[str, object] = MappingProxyType(
         "FindingView.detail": {},
         "repair": "sync",
         "FindingView.repaired_at": f"{_DAY}T12:00:05Z",
+        # What people write down.
+        "AcknowledgementView.note": "I have asked the network team",
+        "AcknowledgeRequest.note": "I have asked the network team",
+        "GroupRequest.error_code": "connection_failed",
+        "GroupRequest.host": "acme.zendesk.com",
+        "saved_by": "Mara (dashboard)",
+        "filter_id": 1,
+        **dict.fromkeys(("SaveFilterRequest.name", "SavedFilterView.name"), "Contracts"),
+        "SaveFilterRequest.filter": {"q": "contract"},
+        "SavedFilterView.filter": {"q": "contract"},
+        "CorrectRequest.body": _CORRECTED,
+        "CorrectionView.body": _CORRECTED,
+        "CorrectionView.sha256": sha256(_CORRECTED.encode()).hexdigest(),
+        "CorrectionView.original_sha256": sha256(_BROKEN.body.encode()).hexdigest(),
+        "QuarantineDetail.mistake": _MISTAKE and asdict(_MISTAKE),
+        "GuessView.ticket": "4711",
+        "GuessView.subject": 'Invoice "V-4711"',
+        "BulkWebhookRequest.action": "dismiss",
+        "BulkWebhookRequest.reason": "The template was repaired, and Zendesk sent them again",
+        "BulkWebhookRequest.filter": {"error_code": "not_json"},
+        "Acknowledged.acknowledged": True,
+        "Overview.evidence": "Verified 2 h ago: nothing was changed.",
+        # Logins and changes.
+        **dict.fromkeys(("LoginRequest.name", "LoginView.name"), "mara-laptop"),
+        **dict.fromkeys(("LoginBegun.secret", "PollRequest.secret"), "holdfast_…"),
+        "user_code": "BCDFGHJK",
+        "LoginBegun.page": "/login",
+        "expires_in": 600,
+        "interval": 2,
+        "LoginView.role": "operator",
+        "LoginView.confirmed_by": "Mara",
+        "LoginView.ends_at": "2026-02-01T12:00:00Z",
+        "ChangesRequest.filter": {"status": "failed"},
+        "ArrivalPage.refused": None,
+        "ArrivalView.reason": None,
         # The ledger.
         **dict.fromkeys(("CompletenessView.sentence", "Ledger.verdict"), "Every e-mail that Zendesk has since 1 November is kept. Checked just now."),
         "is_on": True,
@@ -278,6 +319,8 @@ def _typical(name: str, kind: Any) -> Any:  # noqa: ANN401 a type, and any JSON
         value = {_typical("", kinds[0]): value} if models else {}
     elif isinstance(origin, type) and issubclass(origin, Sequence):
         value = [value] if models else []
+    elif value is None and kinds and type(None) not in kinds:  # a union
+        value = _typical(name, kinds[0])
     elif origin is None and value is None:
         value = _SMALLEST.get(kind)
     return value

@@ -23,7 +23,7 @@ PAGE = "/login"  # where a person confirms
 _CLOSED = {
     403: "No API_TOKEN is set (`api_closed`).",
     429: "Too many others do the same now (`too_many_guesses`).",
-    503: "Postgres cannot be reached.",
+    503: "Postgres cannot be reached (`database_unavailable`).",
 }
 
 
@@ -89,7 +89,7 @@ async def begin_login(request: web.Request) -> web.Response:
         403: "The person refused it (`login_refused`), or no API_TOKEN is set (`api_closed`).",
         404: "There is no such login, or its code has expired (`login_expired`).",
         429: "It asks too often (`slow_down`), or too many others do (`too_many_guesses`).",
-        503: "Postgres cannot be reached.",
+        503: "Postgres cannot be reached (`database_unavailable`).",
     },
 )
 async def poll_login(request: web.Request) -> web.Response:

@@ -74,8 +74,6 @@ _IN_PATH: Mapping[str, Json] = {
 }
 _ERRORS = {
     401: "The token is missing or wrong (`unauthorized`).",
-    403: "The token is for reading (`read_only`), another site sent the request (`foreign_origin`), or no token is set"
-    " (`api_closed`).",
     408: "The body did not arrive in time (`body_slow`).",
     413: "The body is too large (`too_large`).",
     415: "The body is not JSON (`unsupported_media_type`), or is compressed (`unsupported_encoding`).",
@@ -97,6 +95,8 @@ _MISSING: Mapping[str, str] = {
     "/findings/{id}": "finding_not_found",
     "/erasures/{id}": "erasure_not_found",
     "/receipts/{id}": "receipt_not_found",
+    "/logins/{id}": "login_not_found",
+    "/filters/{id}": "filter_not_found",
 }
 _HEADERS: Mapping[int, Json] = {
     401: {"WWW-Authenticate": {"schema": {"type": "string"}}},
@@ -237,11 +237,22 @@ def _content(route: Route, refs: Refs, status: int, prefix: str) -> Json:
 def _errors(route: Route) -> dict[int, str]:
     """Return the possible errors by status: the common ones, and the route's own."""
     found = {500} if not route.is_signed and (route.answer or not route.is_open) else set()
-    found |= set() if route.is_open else {401, 403, 503}
+    found |= set() if route.is_open else {401, 503}
     found |= {413} | (set() if route.is_signed else {408, 415}) if route.body else set()
-    own = {404: _missing(route), 400: _wrong(route)}
+    own = {403: _forbidden(route), 404: _missing(route), 400: _wrong(route)}
     common = {status: _ERRORS[status] for status in found - {*route.also}}
     return common | {status: when for status, when in own.items() if when} | dict(route.errors)
+
+
+def _forbidden(route: Route) -> str:
+    """Tell who may not send the request, if it needs a token."""
+    if route.is_open:
+        return ""
+    acts = route.method != "GET"
+    words = ["The token is for reading (`read_only`)"] if acts and not route.is_for_readers else []
+    words += ["another site sent the request (`foreign_origin`)"] if acts else []
+    text = ", or ".join([*words, "no token is set (`api_closed`)"])
+    return f"{text[0].upper()}{text[1:]}."
 
 
 def _missing(route: Route) -> str:

@@ -16,7 +16,7 @@
       if (path.includes(`{${name}}`)) path = path.replace(`{${name}}`, () => encodeURIComponent(value));
       else if (value !== "") query.append(name, value);
     }
-    return query.size ? `${path}?${query}` : path;
+    return `${query}` ? `${path}?${query}` : path;
   }
 
   async function send(form) {
