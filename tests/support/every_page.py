@@ -40,6 +40,8 @@ VIEWS = (
     "/complete?day={today}&list=in_zendesk",
     "/retention?simulate=1",
     f"/retention/plan?action=remove&name={'n' * 64}",
+    "/login?code=BCDF-GHJK",
+    "/login?code=unknown",
     "/nothing",
 )
 # Answers that are no pages.
@@ -159,6 +161,11 @@ async def _custody(database: asyncpg.Connection) -> None:
 
 async def _operations(database: asyncpg.Connection) -> None:
     now = await database.fetchval("SELECT now()")
+    login = {"name": LONG, "role": "operator", "confirmed_at": now, "confirmed_by": ACTOR, "used_at": now}
+    for number, over in enumerate(({}, {"revoked_at": now, "revoked_by": ACTOR})):
+        ends_at = now + timedelta(days=90)
+        await add(database, "logins", secret_hash=bytes([number]), **login, ends_at=ends_at, **over)
+    await add(database, "logins", name=LONG, secret_hash=b"waiting", user_code="BCDFGHJK")
     chosen = json.dumps({"status": "failed", "error_code": CODE, "q": LONG})
     bulk = {"actor": ACTOR, "filter": chosen, "per_second": 20, "planned": 9, "planned_capped": True}
     over = {"status": "done", "retried": 9, "finished_at": now, "settled_at": now}
