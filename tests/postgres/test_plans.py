@@ -59,6 +59,7 @@ OF_FEW = (
 )
 SMALL = (
     *("bulk_retries", "operator_actions", "workers", "reconciliations", "reconciliation_findings"),
+    *("acknowledgements", "saved_filters"),
     *("pg_authid", "pg_database", "sources", "backfills", "connections", "erasure_salts", "holds"),
 )
 
