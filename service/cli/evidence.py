@@ -3,7 +3,7 @@
 import sys
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import IO, TYPE_CHECKING
+from typing import IO, TYPE_CHECKING, Any
 
 import click
 
@@ -14,6 +14,8 @@ from service.cli.writing import opened_output
 from service.formatting import number
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
     from sqlalchemy.ext.asyncio import AsyncEngine
 
     from service.evidence.findings import Report
@@ -201,6 +203,8 @@ def _print_status(view: "EvidenceView") -> None:
         verdict = f"{number(findings)} findings" if findings else "nothing was changed"
         facts.append(("last verification", f"{shown_time(last.ended_at)}: {verdict}"))
     print_facts(facts)
+    if last is not None:
+        _print_findings(last.findings, last.counts.get("findings", 0))
 
 
 def _print_verification(found: "Verification") -> None:
@@ -214,7 +218,11 @@ def _print_verification(found: "Verification") -> None:
     if found.is_good:
         print_line("Everything is as it was logged.")
         return
-    for each in found.findings[:MOST_SHOWN]:
+    _print_findings(found.findings, counts["findings"])
+
+
+def _print_findings(findings: "Sequence[Mapping[str, Any]]", count: int) -> None:
+    for each in findings[:MOST_SHOWN]:
         print_line(f"{each['code']}: {each['message']}")
-    if counts["findings"] > MOST_SHOWN:
-        print_line(f"… and {number(counts['findings'] - MOST_SHOWN)} more; --json has them.")
+    if count > MOST_SHOWN:
+        print_line(f"… and {number(count - MOST_SHOWN)} more; --json has them.")

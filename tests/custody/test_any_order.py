@@ -17,7 +17,7 @@ from tests.support.evidence import finish_later, verified
 from tests.support.examples import examples
 
 STEPS = 60
-SEEDS = 2
+SEEDS = 1
 
 
 @pytest.fixture

@@ -27,8 +27,8 @@ from tests.support.removing import add_finished, add_whole, remove_object_files
 from tests.support.rows import add
 
 ANN = "a@b.example"
-# A usual run takes a few places of each act, HOLDFAST_EXAMPLES=40 takes all.
-PLACES = 3
+# A usual run takes a few places of each act, HOLDFAST_EXAMPLES=50 takes all.
+PLACES = 2
 TABLES = {
     "incoming_emails": "id, processing_status, comment_id",
     "attachments": "email_id, position, status, sha256",

@@ -38,6 +38,7 @@ async def test_the_commands_and_the_api_tell_the_same(
     await database.execute("UPDATE attachments SET size = size + 1 WHERE email_id = $1", email_id)
     bad = await typed(res.settings, "evidence", "verify", "--again")
     status = await typed(res.settings, "evidence", "status", "--json")
+    in_words = await typed(res.settings, "evidence", "status")
     exported = await typed(
         res.settings, "evidence", "export", "--email", str(email_id), "--to", str(tmp_path / "e.zip")
     )
@@ -49,6 +50,7 @@ async def test_the_commands_and_the_api_tell_the_same(
     assert (good.returncode, json.loads(good.stdout)["is_good"]) == (0, True)
     assert bad.returncode == 1
     assert f"row_changed: file 0 of e-mail {email_id} was changed: size" in bad.stdout
+    assert "row_changed" in in_words.stdout
     view = await client.get("/api/v1/evidence")
     shown = json.loads(status.stdout)
     assert shown["verification"]["counts"]["findings"] == 2  # the row, and the object that it names
