@@ -529,7 +529,7 @@ GROUPS = (
             Advice(
                 "server_untrusted",
                 "The certificate of the server is not trusted by this machine.",
-                "Check the address. Name the file of a private authority in SSL_CERT_FILE.",
+                "Check the address, and whether this machine trusts the authority that issued the certificate.",
             ),
             Advice(
                 "server_unknown",

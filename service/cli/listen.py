@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from service.cli.backends.port import Backend
     from service.cli.tail import Line
-    from service.queries.arrivals import ArrivalView, RefusedWebhooksView
+    from service.queries.arrivals import ArrivalView, BadSignaturesView
 
 MOST_KNOWN = 5_000
 # An e-mail in these states has done nothing but arrive.
@@ -107,7 +107,7 @@ def _arrival(arrival: "ArrivalView") -> Heard:
     return Heard(arrival.at, words, {"webhook": _json(arrival)})
 
 
-def _refusal(refused: "RefusedWebhooksView") -> Heard:
+def _refusal(refused: "BadSignaturesView") -> Heard:
     words = ["webhook: refused for its signature,", refused.count, "in a row", refused.code or ""]
     return Heard(refused.at, words, {"refused": _json(refused)})
 

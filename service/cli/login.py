@@ -1,6 +1,7 @@
 """`holdfast login`, `logout` and `open`: this machine and a server that runs elsewhere."""
 
 import os
+import re
 import sys
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +14,8 @@ from service.cli.times import shown_time
 from service.formatting import printable
 
 if TYPE_CHECKING:
-    from service.cli.backends.exchange import Exchange
+    from service.cli.backends.exchange import Exchange, Server
+
 
 LONGEST_NAME = 100
 SLOW_DOWN_SECONDS = 5.0  # https://www.rfc-editor.org/rfc/rfc8628#section-3.5
@@ -104,18 +106,17 @@ async def _begin(exchange: "Exchange", url: str, name: str) -> dict[str, Any]:
 
     begun = read_json(await exchange.ask("POST", "/login/begin", body={"name": name}), url)
     kinds = {"secret": str, "user_code": str, "page": str, "expires_in": int, "interval": int}
-    if not isinstance(begun, dict) or any(
-        not isinstance(begun.get(key), kind) for key, kind in kinds.items()
-    ):
+    is_ours = isinstance(begun, dict) and all(isinstance(begun.get(key), kind) for key, kind in kinds.items())
+    # Behind a slash, nothing names another host.
+    if not (is_ours and begun["page"].startswith("/") and re.fullmatch("[A-Z-]{4,20}", begun["user_code"])):
         raise Permanent("server_unknown", f"{url} is no Holdfast.")
-    return begun
+    return dict(begun)
 
 
 async def _wait(exchange: "Exchange", url: str, begun: dict[str, Any]) -> dict[str, Any]:
     """Ask until a person has answered; outlives outages. Raises Rejected if refused or too late."""
     import asyncio
     import time
-    from datetime import datetime
 
     from service.cli.backends.exchange import read_json
     from service.errors import Rejected, Transient
@@ -129,14 +130,28 @@ async def _wait(exchange: "Exchange", url: str, begun: dict[str, Any]) -> dict[s
         except Transient as exc:
             pause += SLOW_DOWN_SECONDS if exc.code == "slow_down" else 0
             continue
-        state = read_json(answer, url)
-        if state["status"] == "signed_in":
-            ends_at: datetime = datetime.fromisoformat(state["ends_at"])
-            return {"role": state["role"], "confirmed_by": state["confirmed_by"], "ends_at": ends_at}
+        if (held := _held(read_json(answer, url), url)) is not None:
+            return held
     raise Rejected(404, "login_expired", "Nobody confirmed the code in time: run `holdfast login` again.")
 
 
-async def _log_out(server: Any) -> bool:  # noqa: ANN401 a Server, which is not imported yet
+def _held(state: Any, url: str) -> dict[str, Any] | None:  # noqa: ANN401 JSON
+    """Read the answer to a poll: the facts of the login, or None while it waits."""
+    from datetime import datetime
+
+    from service.errors import Permanent
+
+    try:
+        if state["status"] == "waiting":
+            return None
+        ends_at = datetime.fromisoformat(state["ends_at"])
+        role, by = str(state["role"]), str(state["confirmed_by"] or "")
+    except (KeyError, TypeError, ValueError):
+        raise Permanent("server_unknown", f"{url} is no Holdfast.") from None
+    return {"role": role, "confirmed_by": by, "ends_at": ends_at.astimezone()}
+
+
+async def _log_out(server: "Server") -> bool:
     """Revoke the login; return whether the server knew it."""
     from aiohttp import ClientSession
 

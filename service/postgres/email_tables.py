@@ -178,11 +178,11 @@ class IncomingEmail(Base):
         one_of("processing_status", STATUSES),
         one_of("sync_status", SYNC_STATUSES),
         Index("ix_incoming_emails_sync_due", "sync_due_at", postgresql_where=text(TO_SYNC)),
-        Index("ix_incoming_emails_not_synced", "id", postgresql_where=text(NOT_SYNCED)),
         Index(
-            "ix_incoming_emails_not_synced_status",
-            "processing_status",
+            "ix_incoming_emails_failed_syncs",
             "id",
+            # Those of a status are counted without reading their rows.
+            postgresql_include=["processing_status", "sync_status"],
             postgresql_where=text(NOT_SYNCED),
         ),
         Index("ix_incoming_emails_sync_error", "sync_error_code", "id", postgresql_where=text(NOT_SYNCED)),

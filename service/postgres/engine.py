@@ -25,6 +25,9 @@ INSIST_SECONDS = 60.0
 
 # The connections of a pool are closed one after the other.
 GOODBYE_SECONDS = 0.2
+# Postgres may have planned a statement when a table was empty, to read all of it. It keeps that plan until there are new
+# statistics, which may come many thousand rows later.
+PLAN_SECONDS = 30.0
 # The longest wait for a server that accepts a connection and does not answer.
 CONNECT_SECONDS = 20.0
 # Names in pg_stat_activity.
@@ -141,7 +144,7 @@ class _PoolerAwareConnection(asyncpg.Connection):  # type: ignore[misc] # asyncp
 
     pooled = True
     _names: Iterator[int]
-    _prepared: dict[str, Any]
+    _prepared: dict[str, tuple[Any, float]]  # with the time of its preparation
 
     async def detect_pooler(self) -> None:
         """Find out whether Postgres itself answered, or a pooler with process ids of its own."""
@@ -155,10 +158,12 @@ class _PoolerAwareConnection(asyncpg.Connection):  # type: ignore[misc] # asyncp
         return await super().prepare(query, name=name, **more)
 
     async def prepare_once(self, query: str) -> Any:  # noqa: ANN401 as above
-        """Prepare a statement at its first use in this session."""
-        if query not in self._prepared:
-            self._prepared[query] = await self.prepare(query)
-        return self._prepared[query]
+        """Prepare a statement at its first use in this session, and again when it is PLAN_SECONDS old."""
+        prepared, since = self._prepared.get(query, (None, 0.0))
+        if prepared is None or since < time.monotonic() - PLAN_SECONDS:
+            prepared = await self.prepare(query)
+            self._prepared[query] = prepared, time.monotonic()
+        return prepared
 
     def forget(self, query: str) -> None:
         """Prepare a statement again at its next use."""

@@ -207,8 +207,7 @@ def _indexed(wanted: Selection, given: set[str]) -> ColumnElement[bool] | TextCl
         return IncomingEmail.error_code == wanted.error_code
     if given == {"zendesk_state"} and wanted.zendesk_state == "any":
         return text(CHANGED_IN_ZENDESK)
-    others = given - {"sync_status"}
-    if wanted.sync_status == "failed" and others in (set(), {"status"}, {"sync_error_code"}):
+    if wanted.sync_status == "failed" and given - {"sync_error_code"} == {"sync_status"}:
         return _not_synced(wanted)
     return None
 
@@ -286,13 +285,13 @@ def _key(wanted: Selection) -> ColumnElement[bool] | TextClause | None:
 
 
 def _not_synced(wanted: Selection) -> ColumnElement[bool]:
-    """Match e-mails whose sync failed: with the error of the job, with that of the sync, or in a status, or all."""
+    """Match e-mails whose sync failed: with the error of the job, with that of the sync, or all."""
     is_failed = text(NOT_SYNCED)
     if wanted.error_code not in (None, NONE):
         return and_(is_failed, IncomingEmail.error_code == wanted.error_code)
     if wanted.sync_error_code is not None:
         return and_(is_failed, IncomingEmail.sync_error_code == wanted.sync_error_code)
-    return and_(is_failed, true() if wanted.status is None else in_status(wanted.status))
+    return and_(is_failed)
 
 
 def _status(wanted: Selection) -> str | None:

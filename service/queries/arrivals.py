@@ -29,7 +29,7 @@ class ArrivalView(View):
     reason: str | None = Field(description="The error of a quarantined one, or the type of an ignored one")
 
 
-class RefusedWebhooksView(View):
+class BadSignaturesView(View):
     """Webhooks without a valid signature, which are not kept: how many came in a row, until when."""
 
     count: int
@@ -41,7 +41,7 @@ class ArrivalPage(View):
     """The newest webhooks of each kind, oldest first, and refused ones since the last valid one."""
 
     arrivals: Sequence[ArrivalView]
-    refused: RefusedWebhooksView | None
+    refused: BadSignaturesView | None
 
 
 async def list_arrivals(engine: AsyncEngine) -> ArrivalPage:
@@ -51,7 +51,7 @@ async def list_arrivals(engine: AsyncEngine) -> ArrivalPage:
         refused = (await conn.execute(_REFUSED)).one_or_none()
     return ArrivalPage(
         arrivals=[ArrivalView.model_validate(row) for row in rows],
-        refused=None if refused is None else RefusedWebhooksView.model_validate(refused),
+        refused=None if refused is None else BadSignaturesView.model_validate(refused),
     )
 
 

@@ -190,7 +190,7 @@ def _listed(table: WebhookTable) -> Sequence[ColumnElement[Any]]:
 
 _CORRECTIONS = text("""
 SELECT corrected_at, corrected_by, body, error_code FROM quarantine_corrections
-WHERE quarantine_id = :id ORDER BY id DESC LIMIT 20
+WHERE quarantine_id = :id ORDER BY id DESC LIMIT 5
 """)
 # A merge moves the key of an e-mail into the announcements of the one that it became part of.
 _WITH_KEY = """

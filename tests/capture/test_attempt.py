@@ -206,9 +206,11 @@ async def test_an_attempt_that_takes_too_long_is_released(
     async with serving(settings, zendesk) as client, working(settings):
         email = await captured(client, zendesk.add_file("fine.pdf", PDF[:-1]), stuck)
 
-    assert (email["processing_status"], email["retry_count"]) == ("completed", 1)
-    assert email["attempts"][0]["error_code"] == "attempt_timeout"
-    assert zendesk.file(stuck).requests == 2
+    # On a busy machine, the second attempt may take too long, too.
+    *released, _ = email["attempts"]
+    assert (email["processing_status"], email["retry_count"]) == ("completed", len(released))
+    assert {attempt["error_code"] for attempt in released} == {"attempt_timeout"}
+    assert zendesk.file(stuck).requests >= 2
 
 
 async def test_a_cancelled_attempt_is_handed_back_and_costs_no_retry(

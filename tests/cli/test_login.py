@@ -245,7 +245,7 @@ STRANGE: dict[str, tuple[Callable[[], web.Response], str]] = {
         "an older version",
     ),
     "a wrong method": (lambda: problem(405, "method_not_allowed", "No."), "an older version"),
-    "a gateway": (lambda: web.Response(status=502, text="bad gateway"), "is not ready (502)"),
+    "a gateway": (lambda: web.Response(status=502, text="bad gateway"), "is not ready: 502"),
     "a moved list": (lambda: web.Response(status=308, headers={"Location": "//other.example/"}), "redirects"),
     "forbidden": (lambda: web.Response(status=403, text="no"), "is no Holdfast, or a proxy"),
     "nested JSON": (lambda: web.Response(text="[" * 100_000), "is no Holdfast"),

@@ -17,6 +17,7 @@ import pytest
 from hypothesis import HealthCheck, Phase, example, given
 from hypothesis import strategies as st
 from sqlalchemy import text
+from sqlalchemy.ext.asyncio import AsyncConnection
 
 from service import intake
 from service.backfill.record import Held
@@ -27,13 +28,14 @@ from service.custody import erasure, tombstone_copies, zendesk_deletions
 from service.custody.holds import HoldOrder, release_hold, set_hold
 from service.custody.mentions import Mentions
 from service.custody.scopes import scope_of
-from service.errors import Rejected
+from service.errors import Permanent, Rejected
 from service.jobs.arrival import Arrival, receive
 from service.jobs.identity import identify
 from service.local.zendesk.audits import Listings
 from service.local.zendesk.sender import sign_headers
 from service.local.zendesk.stand_in import Zendesk
 from service.postgres.engine import connect
+from service.postgres.selection import LastingFilter
 from service.resources import Resources
 from service.storage.spool import object_key
 from tests.conftest import API_TOKEN, EMPTY, Client, Server, eventually
@@ -389,6 +391,53 @@ async def test_a_request_that_was_under_way_does_not_survive(
     assert await database.fetchval("SELECT count(*) FROM incoming_emails") == 0
 
 
+async def test_the_address_is_forgotten_before_the_wait_for_older_transactions(
+    res: Resources, database: asyncpg.Connection
+) -> None:
+    """Such a transaction may run for weeks."""
+    await add(database, from_email=ADDRESSES[0], processing_status="completed")
+    erasure_id = await erasure.start(res, scope_of({"sender": ADDRESSES[0]}), "why", "ada")
+
+    async with database.transaction():
+        await database.execute("SELECT 1")
+        running = asyncio.create_task(erasure.run(res, erasure_id))
+        async with connect(res.engine) as conn:
+            await eventually(partial(_is_waiting, conn))
+            left = await conn.scalar(text("SELECT subject FROM erasures"))
+    await running
+
+    assert left is None
+
+
+async def _is_waiting(conn: AsyncConnection) -> bool:
+    return bool(await conn.scalar(text("SELECT transactions IS NOT NULL FROM erasures")))
+
+
+async def test_an_erasure_that_postgres_refuses_lets_others_go_on(
+    res: Resources, database: asyncpg.Connection
+) -> None:
+    """A table of another system refers to its e-mail."""
+    first = await add(database, from_email=ADDRESSES[0], processing_status="completed")
+    await add(database, from_email=ADDRESSES[1], processing_status="completed")
+    await database.execute("CREATE TABLE theirs (id bigint REFERENCES incoming_emails (id))")
+    await database.execute("INSERT INTO theirs VALUES ($1)", first)
+    try:
+        refused, other = [
+            await erasure.start(res, scope_of({"sender": address}), "why", "ada") for address in ADDRESSES
+        ]
+        with pytest.raises(Permanent):
+            await erasure.step(res)
+        done = await erasure.run(res, other)
+        stopped = await erasure.state_of(res, refused)
+    finally:
+        await database.execute("DROP TABLE theirs")
+    await database.execute("UPDATE erasures SET next_at = now()")
+    ended = await erasure.run(res, refused)
+
+    assert (done.status, stopped and stopped.status, ended.status) == ("done", "running", "done")
+    assert await database.fetchval("SELECT count(*) FROM incoming_emails") == 0
+
+
 async def _phase_is(database: asyncpg.Connection, phase: str) -> bool:
     return bool(await database.fetchval("SELECT phase = $1 FROM erasures", phase))
 
@@ -517,6 +566,9 @@ async def test_suspended_emails_and_filters_are_erased(res: Resources, database:
         planned=1,
         planned_capped=False,
     )
+    wanted = LastingFilter(sender="ann@customer.example")
+    await set_hold(res, HoldOrder("over", "Ask ann@customer.example.", wanted), "bob")
+    await release_hold(res, "over", "bob", "Ann@customer.example won.")
 
     await erased(res, sender="ann@customer.example")
     held = Held("a.example", 1, None, datetime.now(UTC), hourly=True, fails=False, account_is_told=False)

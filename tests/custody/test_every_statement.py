@@ -40,7 +40,8 @@ TABLES = {
     "bulk_retries": "filter::text",
     "holds": "name, filter::text, reason",
     "held_emails": "email_id",
-    "operator_actions": "action, subject, reason",
+    # A number that a killed process drew is not drawn again.
+    "operator_actions": "action, regexp_replace(subject, '[0-9]+', 'N'), reason",
     "removed_emails": "email_id, document_key, version, comment_id",
     "receipts": "kind, status, emails, files, bytes, held, objects, objects_removed, digest, rules::text",
     "receipt_entries": "entry",

@@ -7,6 +7,7 @@ import asyncpg
 import pytest
 
 from service.custody import receipts
+from service.custody.holds import HoldOrder, set_hold
 from service.custody.removal import remove
 from service.jobs import loose_objects, merging, messages, tickets
 from service.jobs.attachments import FileUpdate, mark
@@ -216,3 +217,17 @@ async def test_a_note_lasts_longer_than_any_upload_of_a_living_worker(
         True,
         True,
     ]
+
+
+@pytest.mark.parametrize("way", ["forget", "ignore"])
+async def test_an_email_that_is_none_stays_while_a_hold_covers_it(
+    res: Resources, database: asyncpg.Connection, way: str
+) -> None:
+    email_ids = [await add_finished(database, processing_status="processing") for _ in range(2)]
+    await set_hold(res, HoldOrder("audit", "An audit.", None, email_ids[:1]), "ada")
+
+    deletes = forget if way == "forget" else messages.ignore
+    await res.run(lambda conn: deletes(conn, email_ids))
+
+    left = await database.fetch("SELECT id FROM incoming_emails")
+    assert [row["id"] for row in left] == email_ids[:1]

@@ -193,13 +193,13 @@ def test_a_drill_that_loses_files_and_messages_fails(drill: Callable[..., Drill]
 
 
 @linux
-@pytest.mark.timeout(240)
+@pytest.mark.timeout(400)
 def test_a_signal_ends_a_drill_without_a_verdict_and_without_leftovers(drill: Callable[..., Drill]) -> None:
     """Paused processes end, too. That each signal ends a supervisor is a test of its own."""
     drilled = drill("--seconds", "5", "--rate", "5", "--faults", "web.freeze,worker.freeze")
-    wait_for(drilled.is_anything_paused, 120, pause=0.2)
+    wait_for(drilled.is_anything_paused, 240, pause=0.2)
     drilled.process.send_signal(signal.SIGTERM)
-    code = drilled.wait(40)
+    code = drilled.wait(90)
 
     assert code == 1
     assert drilled.output().endswith("The drill was interrupted: no verdict.\n")

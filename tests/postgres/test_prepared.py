@@ -12,6 +12,8 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from service.config.settings import Settings
 from service.errors import Permanent
+from service.jobs.arrival import Arrival, receive
+from service.postgres import engine as postgres_engine
 from service.postgres.engine import close_engine, connect, create_engine, driver_of, run, transaction
 from service.postgres.prepared import Prepared
 from service.postgres.source_tables import SigningSecret
@@ -44,6 +46,36 @@ async def test_statement_is_a_transaction_of_its_own_and_takes_its_fixed_values(
 
         assert rows == [("a", "one")]
         assert await database.fetchval("SELECT encrypted FROM signing_secrets") == b"x"
+
+
+async def test_postgres_keeps_the_plan_of_a_statement_with_rows(engine: AsyncEngine) -> None:
+    """It plans each statement five times, and goes on only where the plan for any rows looks dearer."""
+    async with connect(engine) as conn:
+        for number in range(8):
+            columns = {"zendesk_ticket_id": "1", "idempotency_key": f"plan {number}", "raw_body": b"{}"}
+            await receive(conn, [Arrival(columns)])
+        known = await (await driver_of(conn)).fetch(
+            "SELECT custom_plans, generic_plans FROM pg_prepared_statements WHERE statement LIKE '%incoming_emails%'"
+        )
+
+    assert [tuple(each) for each in known] == [(5, 3)]
+
+
+async def test_an_old_statement_is_prepared_again_in_place_of_the_first(
+    engine: AsyncEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = []
+    async with connect(engine) as conn:
+        for seconds in (30.0, 30.0, 0.0):
+            monkeypatch.setattr(postgres_engine, "PLAN_SECONDS", seconds)
+            await ALL.fetch(conn, {"account": "a"})
+            driver = await driver_of(conn)
+            query = "SELECT name FROM pg_prepared_statements WHERE statement LIKE '%signing_secrets%'"
+            names.append([row["name"] for row in await driver.fetch(query)])
+
+    assert names[0] == names[1]
+    assert len(names[2]) == 1
+    assert names[2] != names[1]
 
 
 async def test_statement_within_a_transaction_is_undone_with_it(

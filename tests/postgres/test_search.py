@@ -106,9 +106,15 @@ def draw(rng: random.Random) -> Selection:
         "received_after": NOON + timedelta(hours=rng.randrange(6)),
         "received_before": NOON + timedelta(hours=rng.randrange(7)),
     }
-    return Selection(
-        **{name: choices[name] for name in rng.sample(sorted(choices), rng.choice((0, 1, 1, 2, 3)))}
+    names = set(rng.sample(sorted(choices), rng.choice((0, 1, 1, 2, 3))))
+    # Some have an index of their own: a group of failures, and failed syncs.
+    own: tuple[dict[str, str], ...] = (
+        {"status": "failed", "error_code": choices["error_code"], "host": choices["host"]},
+        {"sync_status": "failed", "sync_error_code": choices["sync_error_code"]},
+        {"sync_status": "failed", "error_code": choices["error_code"]},
+        *({} for _ in range(5)),
     )
+    return Selection(**{name: choices[name] for name in names} | rng.choice(own))
 
 
 def has_words(query: str, texts: list[str], *, is_written: bool) -> bool:

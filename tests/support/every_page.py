@@ -37,9 +37,18 @@ VIEWS = (
     "/emails?status=wrong",
     "/quarantine?dismissed=true",
     "/quarantine/2",
+    "/quarantine/4",
+    "/quarantine/4/edit",
+    f"/quarantine?error_code={CODE}",
+    f"/quarantine/plan?action=dismiss&error_code={CODE}",
+    "/retries/4",
+    "/retries/plan?action=dismiss&ids=1,2,3",
+    f"/failures/acknowledge?error_code={CODE}0&host={LONG}.example",
     "/complete?day={today}&list=in_zendesk",
     "/retention?simulate=1",
     f"/retention/plan?action=remove&name={'n' * 64}",
+    "/login?code=BCDF-GHJK",
+    "/login?code=unknown",
     "/nothing",
 )
 # Answers that are no pages.
@@ -132,7 +141,13 @@ async def _quarantine(database: asyncpg.Connection) -> None:
     await add_quarantined_body(
         database, json.dumps({LONG: LONG}).encode(), error_code=CODE, error=LONG, invocation_id=NUMBER
     )
-    await add_quarantined(database, CODE, replayed_at=now, email_id=1)
+    await add_quarantined(database, CODE, replayed_at=now, email_id=1, reused_key="1")
+    for error_code in (CODE, None):
+        correction = {"quarantine_id": 1, "corrected_by": ACTOR, "body": LONG.encode()}
+        await add(database, "quarantine_corrections", **correction, error_code=error_code)
+    await add_quarantined(
+        database, "not_json", raw_body=f'{{"ticket_id": {NUMBER[:20]}, "subject": "{LONG}'.encode()
+    )
     await add_quarantined(
         database, CODE, dismissed_at=now, dismissed_by=ACTOR, dismiss_reason=LONG, error=LONG
     )
@@ -159,12 +174,23 @@ async def _custody(database: asyncpg.Connection) -> None:
 
 async def _operations(database: asyncpg.Connection) -> None:
     now = await database.fetchval("SELECT now()")
+    login = {"name": LONG, "role": "operator", "confirmed_at": now, "confirmed_by": ACTOR, "used_at": now}
+    for number, over in enumerate(({}, {"revoked_at": now, "revoked_by": ACTOR})):
+        ends_at = now + timedelta(days=90)
+        await add(database, "logins", secret_hash=bytes([number]), **login, ends_at=ends_at, **over)
+    await add(database, "logins", name=LONG, secret_hash=b"waiting", user_code="BCDFGHJK")
     chosen = json.dumps({"status": "failed", "error_code": CODE, "q": LONG})
     bulk = {"actor": ACTOR, "filter": chosen, "per_second": 20, "planned": 9, "planned_capped": True}
     over = {"status": "done", "retried": 9, "finished_at": now, "settled_at": now}
     await add(database, "bulk_retries", **bulk, **over, repaired=3, failed_again=5, superseded=1)
     await add(database, "bulk_retries", **bulk, retried=4, repaired=1)
     await add(database, "bulk_retries", **bulk, **over, action="dismiss", reason=LONG)
+    webhooks = json.dumps({"replayed": False, "error_code": CODE})
+    replays = {**bulk, **over, "filter": webhooks, "failed_again": 4}
+    await add(database, "bulk_retries", **replays, what="webhook", action="replay")
+    await add(database, "saved_filters", name=LONG[:60], filter=chosen, saved_by=ACTOR)
+    group = {"error_code": f"{CODE}0", "host": f"{LONG}.example"}
+    await add(database, "acknowledgements", **group, by=ACTOR, note=LONG)
     for values in (
         {"action": "retry", "email_id": 1, "bulk_retry_id": 1, "outcome": "failed_again"},
         {"action": "dismiss", "email_id": 1, "reason": LONG},

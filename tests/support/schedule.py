@@ -10,7 +10,7 @@ from xdist.remote import Producer
 from xdist.scheduler import LoadScopeScheduling
 
 # Each test of these modules may run in any process: they share nothing, and take long.
-_APART = frozenset(
+APART = frozenset(
     {
         "tests/local/test_drill.py",
         "tests/system/test_benchmarks.py",
@@ -18,7 +18,7 @@ _APART = frozenset(
     }
 )
 # All tests of these modules run in one process.
-_TOGETHER = {
+TOGETHER = {
     "tests/web/test_accessibility.py": "chromium",
     "tests/web/test_browser.py": "chromium",
     "tests/web/test_complete_page.py": "chromium",
@@ -31,7 +31,7 @@ class _ByModule(LoadScopeScheduling):  # type: ignore[misc] # xdist has no types
 
     def _split_scope(self, nodeid: str) -> str:
         module = nodeid.partition("::")[0]
-        return nodeid if module in _APART else _TOGETHER.get(module, module)
+        return nodeid if module in APART else TOGETHER.get(module, module)
 
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> LoadScopeScheduling | None:
@@ -49,7 +49,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
     def place(item: pytest.Item) -> tuple[bool, bool, int, str]:
         module = _module(item)
-        return item.get_closest_marker("long") is None, module not in _APART, -sizes[module], module
+        return item.get_closest_marker("long") is None, module not in APART, -sizes[module], module
 
     items.sort(key=place)
 

@@ -191,6 +191,7 @@ async def test_deploy_upgrade_rollback_and_restore_as_on_heroku(
     assert sum(after_all.values()) == load.answers[200]
 
 
+@pytest.mark.timeout(400)
 async def test_a_wheel_needs_no_checkout(
     settings: Settings, database: asyncpg.Connection, tmp_path: Path
 ) -> None:

@@ -10,6 +10,7 @@ from arq.worker import Worker
 from service.config.settings import Settings
 from service.worker.settings import worker_settings
 from tests.conftest import ROOT
+from tests.support.schedule import APART, TOGETHER
 
 LOCKS = ("requirements.txt", "requirements-dev.txt", "requirements-bench.txt")
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
@@ -59,6 +60,10 @@ def test_make_test_is_what_ci_runs_and_lint_is_part_of_it() -> None:
     assert "$(LINT)" in recipe("lint")
     for tool in ("ruff format --check", "ruff check", "mypy", "lint-imports"):
         assert f"$(BIN)/{tool}" in commands
+
+
+def test_modules_that_the_distribution_of_tests_names_exist() -> None:
+    assert [name for name in {*APART, *TOGETHER} if not (ROOT / name).is_file()] == []
 
 
 def test_the_locks_hold_every_dependency() -> None:

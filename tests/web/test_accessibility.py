@@ -152,9 +152,12 @@ async def test_a_row_is_a_link_and_leads_to_the_ones_around_it(
 async def _open(page: Page, client: Server, path: str) -> None:
     answer = await page.goto(client.url + path)
     assert answer is not None
-    assert answer.status == {"/nothing": 404, "/emails?status=wrong": 400, "/retention/plan": 400}.get(
-        path, 200
-    ), path
+    assert answer.status == {
+        "/nothing": 404,
+        "/login?code=unknown": 404,
+        "/emails?status=wrong": 400,
+        "/retention/plan": 400,
+    }.get(path, 200), path
 
 
 def _summary(violation: dict[str, Any]) -> tuple[str, list[str]]:

@@ -21,7 +21,7 @@ from tests.support.browser import PATIENCE, needs_chromium, sign_in
 from tests.support.messages import add_message
 from tests.support.pages import HOSTILE, INVOICE, PAGES, PNG, failing, quarantine, send
 from tests.support.proxy import before_postgres
-from tests.support.rows import add
+from tests.support.rows import add, add_failed, add_quarantined_body
 from tests.support.targets import SECRET, receiver, until_synced
 
 pytestmark = [needs_chromium, pytest.mark.long]
@@ -94,14 +94,47 @@ async def test_overview_updates_itself(operator: Page, client: Server, worker: W
 async def test_open_details_and_focus_survive_an_update(
     operator: Page, client: Server, worker: Worker
 ) -> None:
-    table = operator.locator("#hours-table")
-    await table.locator("summary").click()
+    charts = operator.locator("#hours-charts")  # folded: there are few hours with e-mails
+    await charts.locator("summary").first.click()
 
     await client.until(await send(client), "completed")
     await expect(operator.get_by_role("heading", level=1)).to_contain_text("The one e-mail")
 
-    await expect(table).to_have_attribute("open", "")
-    await expect(table.locator("summary")).to_be_focused()
+    await expect(charts).to_have_attribute("open", "")
+    await expect(charts.locator("summary").first).to_be_focused()
+
+
+async def test_times_are_in_the_zone_of_the_browser_until_another_is_chosen(
+    operator: Page, client: Server, database: asyncpg.Connection
+) -> None:
+    number = await add_quarantined_body(database)  # received at noon in UTC
+    devtools = await operator.context.new_cdp_session(operator)
+    await devtools.send("Emulation.setTimezoneOverride", {"timezoneId": "Asia/Tokyo"})
+    zone, time = operator.locator("[data-zone]"), operator.locator("time[data-stamp]").first
+    await operator.goto(f"{client.url}/quarantine/{number}")
+    await expect(zone).to_have_text("Asia/Tokyo")
+    await expect(time).to_contain_text("9:00:00")
+    without_script = await (await operator.request.get(operator.url)).text()
+    await operator.goto(f"{client.url}/zone")
+    await operator.get_by_label("Zone of this browser").select_option("Europe/Berlin")
+    await operator.get_by_role("button", name="Choose").click()
+    await operator.goto(f"{client.url}/quarantine/{number}")
+
+    await expect(zone).to_have_text("Europe/Berlin")
+    await expect(time).to_contain_text("1:00:00")
+    assert "21:00:00 JST" in without_script
+
+
+async def test_selected_rows_lead_to_a_plan(
+    operator: Page, client: Server, database: asyncpg.Connection
+) -> None:
+    chosen = [await add_failed(database, "1 hour") for _ in range(3)]
+    await operator.goto(f"{client.url}/emails")
+    for number in (chosen[0], chosen[2]):
+        await operator.get_by_label(f"Select e-mail {number}").check()
+    await operator.get_by_role("button", name="Dismiss …").click()
+
+    await expect(operator.get_by_role("heading", level=1)).to_have_text("Dismiss 2 e-mails?")
 
 
 async def test_failed_email_is_retried_with_a_button(operator: Page, client: Server, worker: Worker) -> None:

@@ -215,7 +215,7 @@ async def test_a_day_explains_its_numbers_and_is_searched_again_by_a_button(
         "SELECT kind, since::date, until::date FROM backfills WHERE finished_at IS NULL"
     )
 
-    assert "are in Zendesk and not here: search again, which keeps them." in words_of(page)
+    assert "missing: in Zendesk, and not here. A search of this day keeps them." in words_of(page)
     assert 'action="/complete/search"' in page
     assert "/retries/plan?ids=" in page
     assert (moved, whole) == (f"/complete?day={day}&notice=search_begun", "/complete?notice=search_begun")

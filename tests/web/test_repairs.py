@@ -4,6 +4,7 @@ from typing import Any
 
 import asyncpg
 import pytest
+from pydantic import SecretStr
 
 from service.config.settings import Settings
 from service.postgres.reconciliation_tables import DIFFERENCES, REMARKS
@@ -18,7 +19,12 @@ RUN = "/reconciliations/1"
 
 @pytest.fixture
 def settings(settings: Settings) -> Settings:
-    return settings.model_copy(update={"sync_url": "http://127.0.0.1:9/hook"})
+    return settings.model_copy(
+        update={
+            "sync_url": (SecretStr("http://127.0.0.1:9/hook"),),
+            "sync_webhook_secret": (SecretStr("a secret of sixteen"),),
+        }
+    )
 
 
 async def finding(database: asyncpg.Connection, kind: str, **columns: Any) -> int:
@@ -58,7 +64,7 @@ async def test_a_document_is_synced_again(client: Server, database: asyncpg.Conn
     async with asking(client, f"{RUN}/findings/{number}/repair", form={}) as response:
         assert response.status == 409
 
-    assert SENTENCES[kind] in before
+    assert SENTENCES[kind] in words_of(before)
     assert f'action="{RUN}/findings/{number}/repair"' in before
     assert f'action="{RUN}/findings/{number}/repair"' not in after
     assert "synced again" in words_of(after)

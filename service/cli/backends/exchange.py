@@ -101,7 +101,7 @@ async def _read(response: "ClientResponse", server: Server) -> bytes:
 
 
 def _unreachable(server: Server, exc: Exception) -> Permanent | Transient:
-    if problem := certificate_problem(exc):
+    if problem := certificate_problem(exc.__cause__ or exc):
         advice = "Check the address; a private authority is trusted with SSL_CERT_FILE=FILE."
         return Permanent("server_untrusted", f"{server.url} is not trusted: {problem}. {advice}")
     message = f"{server.url} cannot be reached: {_reason_of(exc)}. Check the address and the network."
@@ -120,8 +120,10 @@ def _reason_of(exc: Exception) -> str:
 
 def _error(url: str, status: int, content: bytes) -> Rejected | Permanent | Transient:
     code, detail = _problem_of(content)
-    if status in {429, 502, 503, 504}:
-        return Transient(code or "server_away", detail or f"{url} is not ready ({status}).")
+    if status in {502, 503, 504}:
+        return Transient("server_away", f"{url} is not ready: {detail or status}")
+    if status == 429 and code:
+        return Transient(code, detail)
     if status == 401 and code:
         return Rejected(401, "not_signed_in", _NOT_SIGNED_IN.format(url=url))
     if code and detail != _NO_PAGE and status != 405:

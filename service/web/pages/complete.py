@@ -51,15 +51,15 @@ LISTS: Sequence[tuple[ListName, str]] = (
 # What each number of a day means.
 SENTENCES: Mapping[str, str] = MappingProxyType(
     {
-        "in_zendesk": "comments by e-mail that Zendesk lists for this day.",
-        "kept": "are here with all their files.",
-        "in_work": "are here, and their files are still being fetched.",
-        "failed": "are here without all files: retry them once the cause is gone, or dismiss them.",
-        "missing": "are in Zendesk and not here: search again, which keeps them.",
-        "dismissed": "failed, and a person said that nobody can repair them.",
-        "suspended": "are held back by Zendesk without a ticket: recover or delete them there.",
-        "unread": "tickets are not shown to the credentials, so their e-mails are not known.",
-        "unlisted": "are here, and Zendesk does not list them any more.",
+        "in_zendesk": "in Zendesk: comments by e-mail that it lists for this day.",
+        "kept": "kept: here, with all files.",
+        "in_work": "in work: here, with files that are still being fetched.",
+        "failed": "failed: here without all files. Retry them once the cause is gone, or dismiss them.",
+        "missing": "missing: in Zendesk, and not here. A search of this day keeps them.",
+        "dismissed": "dismissed: failed, and a person said that nobody can repair them.",
+        "suspended": "suspended: held back by Zendesk without a ticket. Recover or delete them there.",
+        "unread": "tickets not read: Zendesk does not show them to the credentials, so their e-mails are not known.",
+        "unlisted": "not in Zendesk: here, and not listed there any more.",
     }
 )
 _TONES = {"complete": "good", "in_work": "busy", "incomplete": "warn", "unknown": "none"}
