@@ -2,7 +2,7 @@
 
 import base64
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 import click
@@ -80,18 +80,20 @@ emails.add_command(deletable)
 
 
 @emails.command("list")
+@click.argument("words", nargs=-1, metavar="[WORD]...")
 @filters()
 @click.option("--limit", type=click.IntRange(min=1), default=20, show_default=True, help="Most to list.")
 @json_option
 @anywhere
-def list_(limit: int, *, as_json: bool, **chosen: str | bool | None) -> None:
-    """List e-mails, newest first.
+def list_(words: Sequence[str], limit: int, *, as_json: bool, **chosen: str | bool | None) -> None:
+    """List e-mails, newest first; with WORDs, those that have them, as with --text.
 
     In a pipe, one e-mail per line, tab-separated: id, ticket, sender, subject, status, retries, time, sync, reason.
     """
     from service.queries.emails import EmailFilter
 
-    wanted = selection(EmailFilter, chosen)
+    text = " ".join([str(chosen.get("q") or ""), *words]).strip()
+    wanted = selection(EmailFilter, {**chosen, "q": text or None})
     page = with_backend(lambda backend: _collect(backend, wanted, limit))
     if as_json:
         print_json(page)

@@ -79,6 +79,17 @@ async def test_a_list_reads_pages_up_to_its_limit(settings: Settings, database: 
     assert page["total"] == 450
 
 
+async def test_words_of_a_list_need_no_option(settings: Settings, database: asyncpg.Connection) -> None:
+    for subject in ("Signed contract V-4711", "Signed contract V-4712", "Invoice V-4711"):
+        await add(database, subject=subject)
+
+    done = await typed(settings, "emails", "list", "V-4711", "contract", "--json")
+    both = await typed(settings, "emails", "list", "contract", "--text", "V-4711", "--json")
+
+    assert [each["subject"] for each in json.loads(done.stdout)["emails"]] == ["Signed contract V-4711"]
+    assert both.stdout == done.stdout
+
+
 async def test_a_list_searches_further_back_than_one_query(
     settings: Settings, database: asyncpg.Connection
 ) -> None:
