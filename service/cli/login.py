@@ -85,12 +85,9 @@ async def _log_in(url: str, name: str, *, has_browser: bool) -> dict[str, Any]:
     """Show the code, and wait for a person; return the facts of the login."""
     import asyncio
 
-    from aiohttp import ClientSession
+    from service.cli.backends.exchange import Server, open_exchange
 
-    from service.cli.backends.exchange import Exchange, Server
-
-    async with ClientSession(trust_env=True) as session:
-        exchange = Exchange(session, Server(url))
+    async with open_exchange(Server(url)) as exchange:
         begun = await _begin(exchange, url, name)
         page = f"{url}{begun['page']}?code={begun['user_code']}"
         click.echo(f"Code: {printable(begun['user_code'])}", err=True)
@@ -153,14 +150,12 @@ def _held(state: Any, url: str) -> dict[str, Any] | None:  # noqa: ANN401 JSON
 
 async def _log_out(server: "Server") -> bool:
     """Revoke the login; return whether the server knew it."""
-    from aiohttp import ClientSession
-
-    from service.cli.backends.exchange import Exchange
+    from service.cli.backends.exchange import open_exchange
     from service.errors import Rejected
 
-    async with ClientSession(trust_env=True) as session:
+    async with open_exchange(server) as exchange:
         try:
-            await Exchange(session, server).ask("POST", "/api/v1/logout")
+            await exchange.ask("POST", "/api/v1/logout")
         except Rejected as exc:
             if exc.code not in {"not_signed_in", "login_over"}:
                 raise

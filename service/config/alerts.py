@@ -28,6 +28,8 @@ PATHS = frozenset(
         "healthz",
         "holds",
         "live",
+        "login",
+        "logins",
         "metrics",
         "openapi.json",
         "quarantine",

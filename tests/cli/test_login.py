@@ -115,6 +115,21 @@ async def test_newest_login_is_used_and_each_server_has_one(client: Server, tmp_
     assert [each["url"] for each in json.loads(await text_of(file))] == [client.url, "https://old.example"]
 
 
+async def test_other_programs_settings_do_not_replace_or_show_the_token(
+    client: Server, tmp_path: Path
+) -> None:
+    netrc = tmp_path / "netrc"
+    await asyncio.to_thread(netrc.write_text, "default login ada password other\n")
+    await keep_login(tmp_path, client.url, await signed_in(client))
+    dead = "http://127.0.0.1:1"
+
+    done = await elsewhere(
+        tmp_path, "failures", NETRC=str(netrc), HTTP_PROXY=dead, http_proxy=dead, NO_PROXY="", no_proxy=""
+    )
+
+    assert (done.returncode, done.stderr) == (0, "")
+
+
 # ── what to do
 
 

@@ -6,7 +6,7 @@ from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import quote
 
-from service.cli.backends.exchange import Exchange, Moved, Server, read_json
+from service.cli.backends.exchange import Exchange, Moved, Server, open_exchange, read_json
 from service.cli.backends.port import Kept, Subject, say_merged
 from service.errors import Permanent, Rejected
 
@@ -49,11 +49,8 @@ _EMAIL = re.compile(r"/emails/([0-9]{1,18})(?:/|$)")
 @asynccontextmanager
 async def open_api(server: Server) -> AsyncIterator["Api"]:
     """Open the connections to a server."""
-    from aiohttp import ClientSession, DummyCookieJar
-
-    # Proxies of the environment are used, and SSL_CERT_FILE is read, as by other programs.
-    async with ClientSession(cookie_jar=DummyCookieJar(), trust_env=True) as session:
-        yield Api(Exchange(session, server), server.url)
+    async with open_exchange(server) as exchange:
+        yield Api(exchange, server.url)
 
 
 class Api:

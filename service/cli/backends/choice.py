@@ -35,14 +35,14 @@ def with_backend(work: "Callable[[Backend], Awaitable[T]]") -> T:
 
 
 def _opened() -> "AbstractAsyncContextManager[Backend]":
-    from service.cli.backends.credentials import server_at
-    from service.errors import SettingsError
-
     address = click.get_current_context().meta.get(_SERVER)
     if address is None and os.environ.get("DATABASE_URL"):
         from service.cli.backends.database import open_database
 
         return open_database(actor())
+    from service.cli.backends.credentials import server_at
+    from service.errors import SettingsError
+
     server = server_at(address)
     if server is None:
         raise SettingsError(

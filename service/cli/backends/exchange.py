@@ -2,9 +2,12 @@
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+from urllib.request import getproxies, proxy_bypass
 
 from service.errors import Permanent, Rejected, Transient, certificate_problem
 
@@ -40,12 +43,22 @@ class Moved(Exception):
         self.location = location
 
 
+@asynccontextmanager
+async def open_exchange(server: Server) -> "AsyncIterator[Exchange]":
+    """Open the connections to a server; no cookies, and nothing of ~/.netrc, which would replace the token."""
+    from aiohttp import ClientSession, DummyCookieJar
+
+    async with ClientSession(cookie_jar=DummyCookieJar()) as session:
+        yield Exchange(session, server)
+
+
 class Exchange:
     """Sends requests to one server, with the token of the login."""
 
     def __init__(self, session: "ClientSession", server: Server) -> None:
         self._session = session
         self._server = server
+        self._proxy = _proxy_of(server.url)
 
     async def ask(
         self,
@@ -70,6 +83,7 @@ class Exchange:
                 params=query,
                 json=body,
                 headers=headers,
+                proxy=self._proxy,
                 allow_redirects=False,  # the token goes to this server alone
                 timeout=ClientTimeout(total=SECONDS, sock_connect=CONNECT_SECONDS),
             ) as response:
@@ -81,6 +95,14 @@ class Exchange:
         if response.status == 308 and is_of_email:
             raise Moved(response.headers.get("Location", ""))
         raise _error(server.url, response.status, content)
+
+
+def _proxy_of(url: str) -> str | None:
+    """Return the proxy of the environment; none for http, which goes to this machine alone and would show the token."""
+    parts = urlsplit(url)
+    if parts.scheme != "https" or proxy_bypass(parts.hostname or ""):
+        return None
+    return getproxies().get("https")
 
 
 def read_json(content: bytes, server_url: str) -> Any:  # noqa: ANN401 JSON
