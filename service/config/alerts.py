@@ -25,6 +25,7 @@ PATHS = frozenset(
         "emails",
         "erasures",
         "failures",
+        "filters",
         "healthz",
         "holds",
         "live",
@@ -40,6 +41,7 @@ PATHS = frozenset(
         "sign-out",
         "static",
         "webhooks",
+        "zone",
     ]
 )
 
