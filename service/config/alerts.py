@@ -25,6 +25,7 @@ PATHS = frozenset(
         "emails",
         "erasures",
         "failures",
+        "filters",
         "healthz",
         "holds",
         "live",
@@ -42,6 +43,7 @@ PATHS = frozenset(
         "sign-out",
         "static",
         "webhooks",
+        "zone",
     ]
 )
 

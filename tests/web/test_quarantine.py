@@ -161,8 +161,8 @@ async def test_all_that_match_are_dismissed_by_their_plan_and_through_the_api(
     plan = await read(client, "/quarantine/plan?action=dismiss")
     async with asking(client, "/quarantine/actions", form={"action": "dismiss", "reason": ""}) as response:
         assert response.status == 409
-    counted = await post_as_operator(client, f"{API}/actions", 200, filter={}, action="dismiss", dry_run=True)
-    begun = await post_as_operator(client, f"{API}/actions", 202, filter={}, action="dismiss", reason=HOSTILE)
+    counted = await post_as_operator(client, f"{API}-actions", 200, filter={}, action="dismiss", dry_run=True)
+    begun = await post_as_operator(client, f"{API}-actions", 202, filter={}, action="dismiss", reason=HOSTILE)
     await all_steps(res, database)
     dismissed = await read(client, "/quarantine?dismissed=true")
 

@@ -123,7 +123,7 @@ async def correct_webhook(request: web.Request) -> web.Response:
 
 
 @routes.post(
-    "/api/v1/quarantine/actions",
+    "/api/v1/quarantine-actions",
     body=BulkWebhookRequest,
     answer=BulkRetryReceipt,
     status=202,
