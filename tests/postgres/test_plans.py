@@ -59,7 +59,7 @@ OF_FEW = (
 )
 SMALL = (
     *("bulk_retries", "operator_actions", "workers", "reconciliations", "reconciliation_findings"),
-    *("acknowledgements", "saved_filters"),
+    *("acknowledgements", "saved_filters", "evidence_log", "evidence_verifications"),
     *("pg_authid", "pg_database", "sources", "backfills", "connections", "erasure_salts", "holds"),
 )
 
