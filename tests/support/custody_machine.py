@@ -63,8 +63,10 @@ class Hold:
     sender: str | None = None
     comment: int | None = None
 
-    def covers(self, each: Comment) -> bool:
-        return each.ticket == self.ticket or each.sender == self.sender or each.number == self.comment
+    def covers(self, each: Comment, *, is_nameless: bool) -> bool:
+        """Say whether it covers an e-mail; one whose sender is not known is covered by each hold of a sender."""
+        is_theirs = self.sender is not None and (is_nameless or each.sender == self.sender)
+        return is_theirs or each.ticket == self.ticket or each.number == self.comment
 
 
 class Machine:
@@ -75,6 +77,8 @@ class Machine:
         self.comments: dict[int, Comment] = {}
         self.here: dict[int, int] = {}  # the id of its e-mail
         self.erased: set[int] = set()
+        # A search found them, and no look-up has told their senders: no erasure of a sender can know them.
+        self.nameless: set[int] = set()
         # Of erased tickets: no search brings them. What a webhook says of a comment is believed until its look-up.
         self.made_before: set[int] = set()
         self.holds: dict[str, Hold] = {}
@@ -95,7 +99,8 @@ class Machine:
         return event.__name__
 
     async def check(self) -> None:
-        rows = await self.database.fetch("SELECT id, comment_id FROM incoming_emails")
+        rows = await self.database.fetch("SELECT id, comment_id, from_email FROM incoming_emails")
+        self.nameless = {int(row["comment_id"]) for row in rows if row["from_email"] is None}
         found = {int(row["comment_id"]): row["id"] for row in rows}
         assert len(found) == len(rows)
         assert not found.keys() & self.erased, found.keys() & self.erased
@@ -185,7 +190,7 @@ class Machine:
             number
             for number in self.here
             if (kind == "ticket" and self.comments[number].ticket == ticket)
-            or (kind == "sender" and self.comments[number].sender == sender)
+            or (kind == "sender" and self.comments[number].sender == sender and number not in self.nameless)
             or (kind == "email" and number == one)
         }
         given: dict[str, str | int | None] = {
@@ -349,7 +354,8 @@ class Machine:
         return self.comments[number]
 
     def _is_held(self, number: int) -> bool:
-        return any(hold.covers(self.comments[number]) for hold in self.holds.values())
+        each, is_nameless = self.comments[number], number in self.nameless
+        return any(hold.covers(each, is_nameless=is_nameless) for hold in self.holds.values())
 
     def _forget(self, numbers: set[int]) -> None:
         self.erased |= numbers
