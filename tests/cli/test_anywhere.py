@@ -75,7 +75,7 @@ READS = (
     "quarantine show 1 --json",
     "quarantine show 1 --raw",
     "quarantine show 9 --ignored",
-    "quarantine replay 1 --json",
+    "quarantine replay 3 --json",
     "quarantine replay --all --ignored",
     "quarantine undismiss 1 --yes",
     "reconcile dismiss 99 --reason why --yes",
