@@ -14,7 +14,7 @@ from datetime import datetime, timedelta
 from typing import Any, Literal
 
 import structlog
-from sqlalchemy import Row, Text, and_, delete, func, literal, or_, select, text, update
+from sqlalchemy import Row, Text, and_, delete, exists, func, literal, or_, select, text, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
@@ -164,6 +164,13 @@ async def recognize(engine: AsyncEngine, tokens: Mapping[Role, bytes], secret: b
         if held is not None and row is not None and row.is_use_new:
             await conn.execute(update(Login).where(Login.id == held.id).values(used_at=func.now()))
     return held
+
+
+async def has_ended(engine: AsyncEngine, login_id: int) -> bool:
+    """Return whether a login is revoked, or over."""
+    query = select(exists().where(Login.id == login_id, text(IN_FORCE)))
+    async with connect(engine) as conn:
+        return not await conn.scalar(query)
 
 
 async def revoke(engine: AsyncEngine, login_id: int, actor: str) -> None:
