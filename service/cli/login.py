@@ -141,11 +141,11 @@ def _held(state: Any, url: str) -> dict[str, Any] | None:  # noqa: ANN401 JSON
     try:
         if state["status"] == "waiting":
             return None
-        ends_at = datetime.fromisoformat(state["ends_at"])
+        ends_at = datetime.fromisoformat(state["ends_at"]).astimezone()
         role, by = str(state["role"]), str(state["confirmed_by"] or "")
-    except (KeyError, TypeError, ValueError):
+    except (KeyError, TypeError, ValueError, OverflowError):
         raise Permanent("server_unknown", f"{url} is no Holdfast.") from None
-    return {"role": role, "confirmed_by": by, "ends_at": ends_at.astimezone()}
+    return {"role": role, "confirmed_by": by, "ends_at": ends_at}
 
 
 async def _log_out(server: "Server") -> bool:
