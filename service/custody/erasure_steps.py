@@ -55,7 +55,7 @@ async def take(conn: AsyncConnection, row: Row[Any]) -> int:
         await _erase_webhooks(conn, row, scope, _WEBHOOKS[row.phase])
     elif row.phase == "traces":
         suspended = await erasure_traces.erase(conn, row, scope)
-        # From now on tombstones find what is left. A transaction may run for weeks, and the address must not wait for it.
+        # Tombstones recognise all that is left, so the row forgets the address now: the next phase may take weeks.
         if not scope.is_file:
             await conn.execute(_FORGET, {"id": row.id})
         await _go_on(conn, row, phase="wait", suspended=suspended)

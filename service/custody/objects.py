@@ -180,7 +180,7 @@ async def _forget(conn: AsyncConnection) -> None:
 
 _KEYS = bindparam("keys", type_=ARRAY(Text))
 _LIMIT = bindparam("limit", type_=Integer())
-# An object that is being removed is named by nobody.
+# No row names an object that is being removed.
 _REQUEST = text("""
 INSERT INTO objects_to_remove (key, receipt_id) SELECT unnest(:keys), :receipt_id
 ON CONFLICT (key) DO UPDATE SET receipt_id = excluded.receipt_id, requested_at = now(), number = excluded.number,

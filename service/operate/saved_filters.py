@@ -62,7 +62,7 @@ async def remove_filter(res: Resources, filter_id: int, actor: str) -> None:
 
 
 async def _record(conn: AsyncConnection, actor: str, action: str, name: str) -> None:
-    """Record the act; the log of evidence has only the hash of its reason, here the name."""
+    """Record the act, with the name as its reason; the evidence log has only the hash of a reason."""
     row = select(literal(actor), literal(action), literal(name))
     recorded, entered = record_acts(["actor", "action", "reason"], row)
     await conn.execute(select(recorded.c.id).add_cte(entered))

@@ -11,7 +11,7 @@ from aiohttp import web
 
 CHOSEN, TOLD = "holdfast_zone", "holdfast_browser_zone"  # cookies; the script writes the second one
 _UTC = "UTC"
-# Of each page while it is drawn: jinja's filters know nothing of the request.
+# The zone of the page that is being drawn: jinja's filters know nothing of the request.
 _ZONE: ContextVar[tzinfo] = ContextVar("zone", default=UTC)
 
 # Times of our own templates, as `pieces.html` and `chart.html` write them.
