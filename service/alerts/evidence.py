@@ -1,4 +1,4 @@
-"""Evidence: a verification found that something on record was changed, or none ends any more."""
+"""Alerts about evidence: a verification found changes on record, or no verification has ended for long."""
 
 from datetime import timedelta
 
@@ -8,7 +8,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from service.alerts.condition import Condition, number
 from service.formatting import duration
 
-# Without a verification for so long, or for two of its pauses, something prevents them.
+# The alert is raised after this time without a verification, or after two of their pauses if those are longer.
 LEAST_LATE = timedelta(days=2)
 
 
@@ -48,7 +48,7 @@ SELECT coalesce((
         AND NOT (SELECT with_objects FROM evidence_verifications WHERE ended_at IS NOT NULL ORDER BY id DESC LIMIT 1)
 ), 0) AS objects
 """)
-# Another alert is open while there is no worker. One that started just now needs some time.
+# Without a worker, another alert is open. A worker that started just now needs some time.
 _LATE = text("""
 SELECT extract(epoch FROM age) FROM (
     SELECT now() - greatest((SELECT max(ended_at) FROM evidence_verifications), began_at) AS age FROM evidence_log

@@ -220,6 +220,7 @@ def _show(erasure: "ErasureView", *, as_json: bool) -> None:
                 ("quarantine", erasure.webhooks),
                 ("suspended", erasure.suspended),
                 ("held by", ", ".join(erasure.held_by) or None),
+                ("waits for", erasure.error),
                 ("list SHA-256", erasure.digest),
             )
         )

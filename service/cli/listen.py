@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from service.queries.arrivals import ArrivalView, BadSignaturesView
 
 MOST_KNOWN = 5_000
-# An e-mail in these states has done nothing but arrive.
+# In these states, an e-mail has only arrived.
 NOT_BEGUN = {"received", "queued"}
 _FATES = {
     "email": "webhook: new e-mail",
@@ -72,7 +72,7 @@ class Ears:
         self._emails = FollowedEmails(backend, Selection())
         self._known: dict[tuple[str, int], None] | None = None
         self._refused = 0
-        self.are_open = False  # whether it was said
+        self.are_open = False  # whether the command has said that it listens
 
     async def news(self) -> list[Heard]:
         """Return what is new, oldest first; at first nothing. Raises Transient."""

@@ -37,7 +37,7 @@ def login(address: str, name: str | None, *, no_browser: bool) -> None:
     from service.cli.backends.credentials import Saved, load, normal, save
 
     url = normal(address)
-    load()  # a file that cannot be used is found before somebody confirms
+    load()  # a file that cannot be used ends the command before a person confirms
     held = run(_log_in(url, (name or socket.gethostname())[:LONGEST_NAME] or "?", has_browser=not no_browser))
     save(Saved(url, held["secret"], held["ends_at"].isoformat()))
     who = f" as {held['confirmed_by']}" if held["confirmed_by"] else ""
@@ -104,7 +104,7 @@ async def _begin(exchange: "Exchange", url: str, name: str) -> dict[str, Any]:
     begun = read_json(await exchange.ask("POST", "/login/begin", body={"name": name}), url)
     kinds = {"secret": str, "user_code": str, "page": str, "expires_in": int, "interval": int}
     is_ours = isinstance(begun, dict) and all(isinstance(begun.get(key), kind) for key, kind in kinds.items())
-    # Behind a slash, nothing names another host.
+    # A path that begins with a slash cannot name another host.
     if not (is_ours and begun["page"].startswith("/") and re.fullmatch("[A-Z-]{4,20}", begun["user_code"])):
         raise Permanent("server_unknown", f"{url} is no Holdfast.")
     return dict(begun)
@@ -141,11 +141,11 @@ def _held(state: Any, url: str) -> dict[str, Any] | None:  # noqa: ANN401 JSON
     try:
         if state["status"] == "waiting":
             return None
-        ends_at = datetime.fromisoformat(state["ends_at"])
+        ends_at = datetime.fromisoformat(state["ends_at"]).astimezone()
         role, by = str(state["role"]), str(state["confirmed_by"] or "")
-    except (KeyError, TypeError, ValueError):
+    except (KeyError, TypeError, ValueError, OverflowError):
         raise Permanent("server_unknown", f"{url} is no Holdfast.") from None
-    return {"role": role, "confirmed_by": by, "ends_at": ends_at.astimezone()}
+    return {"role": role, "confirmed_by": by, "ends_at": ends_at}
 
 
 async def _log_out(server: "Server") -> bool:

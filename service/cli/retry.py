@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from service.queries.retries import BulkRetryView
 
 POLL_SECONDS = 0.5
-POLLS_PER_CHECK = 10  # of the workers
+POLLS_PER_CHECK = 10  # polls for each look whether a worker is alive
 # Waiting for a bulk retry outlives an outage of Postgres of this length.
 OUTAGE_SECONDS = 300.0
 COLUMNS = (

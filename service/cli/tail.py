@@ -81,7 +81,7 @@ def tail(last: int, *, as_json: bool, **chosen: str | bool | None) -> None:
 
 
 def follow_until_interrupt(work: "Callable[[Backend], Awaitable[None]]") -> None:
-    """Run endless work; Ctrl-C ends it as it should end."""
+    """Run work that does not end by itself; after Ctrl-C, exit with 0."""
     try:
         with_backend(work)
     except KeyboardInterrupt:

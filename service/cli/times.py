@@ -48,7 +48,11 @@ TIME, DAY = Time(), Day()
 
 def shown_time(time: datetime) -> str:
     """Format a time in the zone of the reader, to the second, with the name of the zone."""
-    return f"{time.astimezone():%Y-%m-%d %H:%M:%S %Z}"
+    try:
+        time = time.astimezone()
+    except OverflowError:  # a sender's date may be the last day of all
+        time = time.astimezone(UTC)
+    return f"{time:%Y-%m-%d %H:%M:%S %Z}"
 
 
 def _read_time(text: str, now: datetime) -> datetime:

@@ -11,7 +11,7 @@ from service.jobs.erased import ERASED
 from service.jobs.retries import restart_sync
 from service.postgres import evidence_log
 from service.postgres.email_tables import FINISHED, IncomingEmail
-from service.storage.spool import object_key
+from service.storage.spool import hash_of, object_key
 
 _WHY = "This content was erased."
 
@@ -42,8 +42,8 @@ async def request_objects(conn: AsyncConnection, hashes: Sequence[str], receipt_
     if not hashes:
         return
     keys = [object_key(sha256) for sha256 in hashes]
-    await conn.execute(_DELETE_FINDINGS, {"keys": keys})
-    await objects.request(conn, receipt_id, hashes)
+    copies = (await conn.scalars(_DELETE_FINDINGS, {"keys": keys})).all()
+    await objects.request(conn, receipt_id, {*hashes, *(hash_of(copy) for copy in copies if copy)})
 
 
 _IDS = (bindparam("email_ids", type_=ARRAY(BigInteger)), bindparam("sha256", type_=Text()))
@@ -70,4 +70,8 @@ _REVISE = text(f"""
 UPDATE incoming_emails SET attempt_number = attempt_number + 1 WHERE id = ANY (:email_ids) AND {FINISHED}
 """).bindparams(_IDS[0])  # noqa: S608 words of ours
 _COUNT = text("UPDATE receipts SET files = files + :files, bytes = bytes + :bytes WHERE id = :receipt_id")
-_DELETE_FINDINGS = text("DELETE FROM reconciliation_findings WHERE key = ANY (:keys)").bindparams(_KEYS)
+# A verification keeps a copy of a damaged object.
+_DELETE_FINDINGS = text("""
+DELETE FROM reconciliation_findings WHERE key = ANY (:keys) OR detail ->> 'kept_as' = ANY (:keys)
+RETURNING detail ->> 'kept_as'
+""").bindparams(_KEYS)

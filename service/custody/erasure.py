@@ -111,7 +111,7 @@ async def step(res: Resources, only: int | None = None) -> bool:
     """Take one step of an erasure that is due, or of this one; return whether there was one.
 
     Raises Permanent where Postgres does not let a row go, because a table of another system refers to it. The erasure
-    waits an hour then, and others go on.
+    waits an hour then, its row says why, and others go on.
     """
     claimed: list[int] = []
 
@@ -125,9 +125,8 @@ async def step(res: Resources, only: int | None = None) -> bool:
         emails = await res.run(take)
     except Permanent as exc:
         log.warning("erasure_refused", erasure=claimed[-1], code=exc.code)
-        await res.run(
-            lambda conn: conn.execute(_POSTPONE, {"id": claimed[-1], "pause": erasure_steps.HELD_PAUSE})
-        )
+        given = {"id": claimed[-1], "pause": erasure_steps.HELD_PAUSE, "code": exc.code, "error": exc.message}
+        await res.run(lambda conn: conn.execute(_POSTPONE, given))
         raise
     if emails is None:
         return await _finish(res, only)
@@ -209,8 +208,12 @@ SELECT * FROM erasures WHERE phase <> 'receipt' AND {_IS_DUE} ORDER BY next_at L
 _TO_FINISH = text(f"""
 SELECT id, receipt_id FROM erasures WHERE phase = 'receipt' AND {_IS_DUE} ORDER BY id LIMIT 1
 """).bindparams(_ONLY)  # noqa: S608 words of ours
-_POSTPONE = text("UPDATE erasures SET next_at = now() + :pause WHERE id = :id").bindparams(
-    bindparam("id", type_=BigInteger()), bindparam("pause", type_=Interval())
+_POSTPONE = text("""
+UPDATE erasures SET next_at = now() + :pause, error_code = :code, error = :error WHERE id = :id AND status = 'running'
+""").bindparams(
+    bindparam("id", type_=BigInteger()),
+    bindparam("pause", type_=Interval()),
+    *(bindparam(name, type_=Text()) for name in ("code", "error")),
 )
 _DONE = text("""
 UPDATE erasures SET status = 'done', ended_at = now() WHERE id = :id AND status = 'running'

@@ -55,7 +55,7 @@ async def take(conn: AsyncConnection, row: Row[Any]) -> int:
         await _erase_webhooks(conn, row, scope, _WEBHOOKS[row.phase])
     elif row.phase == "traces":
         suspended = await erasure_traces.erase(conn, row, scope)
-        # From now on tombstones find what is left. A transaction may run for weeks, and the address must not wait for it.
+        # Tombstones recognise all that is left, so the row forgets the address now: the next phase may take weeks.
         if not scope.is_file:
             await conn.execute(_FORGET, {"id": row.id})
         await _go_on(conn, row, phase="wait", suspended=suspended)
@@ -258,13 +258,13 @@ SELECT count(*) AS files, coalesce(sum(size), 0) AS bytes FROM attachments WHERE
 _NOTE = _statement("UPDATE erasures SET comments = :comments, held_by = :held_by WHERE id = :id")
 _GO_ON = _statement("""
 UPDATE erasures SET phase = :phase, place = :place, next_at = now() + :pause, webhooks = webhooks + :webhooks,
-    suspended = suspended + :suspended
+    suspended = suspended + :suspended, error_code = NULL, error = NULL
 WHERE id = :id
 """)
 _FORGET = _statement("UPDATE erasures SET subject = NULL, comments = NULL WHERE id = :id")
 _END = _statement("""
 UPDATE erasures SET phase = 'receipt', subject = NULL, comments = NULL, transactions = NULL,
-    webhooks = webhooks + :webhooks
+    webhooks = webhooks + :webhooks, error_code = NULL, error = NULL
 WHERE id = :id
 """)
 # A request whose e-mail is on record stays with it: that e-mail is not in scope.

@@ -31,7 +31,7 @@ from service.postgres.contents import known_contents
 from service.postgres.engine import connect, transaction
 from service.resources import Resources, repeat_steps
 from service.storage import objects
-from service.storage.spool import object_key
+from service.storage.spool import hash_of, object_key
 from service.telemetry.metrics import OBJECTS_REMOVED
 
 # Requests of one step.
@@ -126,9 +126,9 @@ async def _claim(conn: AsyncConnection) -> list[_Removal]:
         due = (await conn.execute(_LOCK_DUE, {"limit": BATCH, "blocked": BLOCKED})).all()
         keys = [row.key for row in due if row.is_free]
         # A statement of its own: it sees the rows of every transaction that had locked a request before.
-        known = await known_contents(conn, [_hash_of(key) for key in keys]) if keys else set()
-        await conn.execute(_DROP, {"keys": [key for key in keys if _hash_of(key) in known]})
-        unnamed = [key for key in keys if _hash_of(key) not in known]
+        known = await known_contents(conn, [hash_of(key) for key in keys]) if keys else set()
+        await conn.execute(_DROP, {"keys": [key for key in keys if hash_of(key) in known]})
+        unnamed = [key for key in keys if hash_of(key) not in known]
         rows = await conn.execute(_BEGIN, {"keys": unnamed, "lease": LEASE})
         return [_Removal(*row) for row in rows]
 
@@ -178,13 +178,9 @@ async def _forget(conn: AsyncConnection) -> None:
     await conn.execute(_FORGET, {"after": FORGET_AFTER, "limit": BATCH})
 
 
-def _hash_of(key: str) -> str:
-    return key.removeprefix("sha256/").replace("/", "")
-
-
 _KEYS = bindparam("keys", type_=ARRAY(Text))
 _LIMIT = bindparam("limit", type_=Integer())
-# An object that is being removed is named by nobody.
+# No row names an object that is being removed.
 _REQUEST = text("""
 INSERT INTO objects_to_remove (key, receipt_id) SELECT unnest(:keys), :receipt_id
 ON CONFLICT (key) DO UPDATE SET receipt_id = excluded.receipt_id, requested_at = now(), number = excluded.number,

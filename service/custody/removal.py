@@ -140,7 +140,7 @@ _LOCK = _statement(f"""
 SELECT id FROM incoming_emails WHERE id = ANY(:email_ids) AND (:unfinished OR {FINISHED}) ORDER BY id FOR UPDATE
 """)  # noqa: S608 constants of ours
 # A suspended e-mail that became one of these is a copy of it. A verification keeps a damaged object under its own hash.
-# A killed attempt may have put an object; its note stays, because a running one may still be about to.
+# A killed attempt may have put an object that no row names. The note stays: a running attempt may put it again.
 _CONTENTS = _statement(f"""
 SELECT email_id, sha256, coalesce(size, 0), true FROM attachments WHERE {_THESE} AND sha256 IS NOT NULL
 UNION ALL

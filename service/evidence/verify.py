@@ -25,7 +25,7 @@ from service.resources import Resources
 
 # The longest step; a step hashes thousands of requests.
 STEP_SECONDS = 60.0
-# Longer than a step, which may read all heads from the storage. After a kill another process goes on, one step back.
+# Longer than a step, which may read all heads from the storage. After a kill, another process repeats the last step, and goes on.
 LEASE = timedelta(minutes=30)
 # The pause of a worker between two looks whether a verification is due.
 LOOK_SECONDS = 60.0
@@ -212,7 +212,7 @@ INSERT INTO evidence_verifications (with_objects, place, counts, findings, lease
 VALUES (:objects, :place, '{{}}', '[]', now() + :lease) RETURNING {_CLAIMED}
 """).bindparams(_LEASE, bindparam("place", type_=JSON()))  # noqa: S608 words of ours
 _TRY_LOCK = text(f"SELECT pg_try_advisory_xact_lock({_VERIFIER_LOCK})")
-# The log itself may be young.
+# While the log is younger than the pause, no verification is due.
 _IS_DUE = text("""
 SELECT EXISTS (SELECT FROM evidence_log WHERE began_at <= now() - :hours) AND NOT EXISTS (
     SELECT FROM evidence_verifications WHERE ended_at > now() - :hours OR (ended_at IS NULL AND lease_until > now())

@@ -273,7 +273,7 @@ def _mark() -> CompoundSelect[Any]:
     entered = evidence_log.entries(
         "stored", marked, marked.c.email_id, marked.c.position, marked.c.status == "stored"
     )
-    # Waits for no lock: `loose_objects` requests the removal of a note that it has locked, and then this reference is seen.
+    # A note that `loose_objects` has locked stays: the remover looks for names later, and sees this reference.
     notes = (
         select(LooseObject.number)
         .join(file, LooseObject.number == file.c.note)

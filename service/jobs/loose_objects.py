@@ -1,4 +1,4 @@
-"""Loose objects: objects in the storage that may have no name in Postgres, so that none of them stays there unknown.
+"""Loose objects: objects in the storage that may have no name in Postgres. Their notes make sure that none stays unknown.
 
 An object is noted before it is put. The statement that writes a reference to it deletes the note. If the process dies in
 between, or writes no reference after all, the note stays. A transaction that makes rows forget objects notes these, too.
@@ -21,9 +21,9 @@ from service.postgres.prepared import Prepared
 from service.storage import objects
 from service.storage.objects import Storage, StoredObject
 
-# By then, a process that neither named its object nor gave it up has died, and so has its upload.
+# A note is due after so many leases. By then, a process that has not named its object has died, and so has its upload.
 LEASES = 10
-# An object of no e-mail waits for the other files of a suspended one, which is then named as a whole.
+# The objects of a suspended e-mail get their names together, after the last of its files is stored.
 OF_NO_EMAIL = timedelta(hours=1)
 # While the job of its e-mail has not ended, another attempt may name the object: it is looked at again after this time.
 WAIT = timedelta(seconds=30)
@@ -42,7 +42,7 @@ class Storing(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Note:
-    """An object that is about to be put for an e-mail; without one, it belongs to none yet."""
+    """An object that is about to be put; without `email_id`, it belongs to no e-mail yet."""
 
     key: str
     email_id: int | None
@@ -95,7 +95,7 @@ async def note_named(conn: AsyncConnection, email_ids: Sequence[int]) -> None:
 
 
 async def note_records(conn: AsyncConnection, records: Sequence[tuple[int, StoredObject]]) -> None:
-    """Note the records of messages that are about to get these other ones, given by e-mail."""
+    """Note the records that messages have now, before the caller replaces them by these, given by e-mail."""
     given = {
         "email_ids": [email_id for email_id, _ in records],
         "keys": [record.key for _, record in records],
@@ -117,7 +117,7 @@ SELECT key, email_id, now() + pause FROM unnest(:keys, :email_ids, :pauses) AS g
 RETURNING key, email_id, number
 """).bindparams(_KEYS, _IDS, bindparam("pauses", type_=ARRAY(Interval)))
 )
-# Waits for no lock: a note that `request_removals` has locked is looked at later, and then the reference is seen.
+# A note that `request_removals` has locked stays: the remover looks for names later, and sees this reference.
 _FORGET = text("""
 DELETE FROM loose_objects WHERE number IN (
     SELECT number FROM loose_objects WHERE number = ANY(:numbers) FOR UPDATE SKIP LOCKED
@@ -137,8 +137,9 @@ INSERT INTO loose_objects (key)
 SELECT record_key FROM unnest(:email_ids, :keys) AS new (email_id, key)
 JOIN messages ON messages.email_id = new.email_id AND record_key <> key
 """).bindparams(_IDS, _KEYS)
-# A request that is there already is as good, unless the object is being removed: the put may have come after that. After a
-# removal the object may be gone or put again, so it is removed once more, and until then no reference is written.
+# An earlier request of the same object is as good as a new one. While the object is being removed, the note waits: the put
+# may have come later. After a removal, the object may be there again, so it is removed once more, and until then no
+# reference is written.
 _REQUEST = text(f"""
 WITH due AS (
     SELECT number, key, EXISTS (

@@ -84,7 +84,7 @@ async def _merge_round(conn: AsyncConnection, pairs: Sequence[Pair]) -> list[Pai
     if not pairs:
         return []
     given = {"into": [pair.into for pair in pairs], "gone": [pair.gone for pair in pairs]}
-    # Of two records or two equal files, one is forgotten.
+    # A merge keeps one of two records, and one of two equal files.
     await note_named(conn, given["gone"])
     plans = await _move_files(conn, pairs, states)
     for statement in (_MOVE_REQUESTS, _MOVE_ATTEMPTS, _MOVE_REFERENCES, _MOVE_ORIGINALS, _MOVE_MESSAGES):

@@ -139,7 +139,7 @@ async def keep(  # noqa: PLR0913 the parts of one look-up
         # A webhook may have told the subject.
         await conn.execute(_LEARN, {**ticket._asdict(), "email_ids": sorted(kept)})
         facts = (await conn.execute(_FACTS, ticket._asdict())).one()
-        # Of a redacted comment, the record from before stays.
+        # A redacted comment keeps its record from before the redaction.
         records = {email_id: each.record for email_id, each in kept.items() if not each.comment.is_redacted}
         await lock_objects(conn, [each.record.key for each in kept.values()], proofs)
         await note_records(conn, [*records.items()])

@@ -7,6 +7,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from service.errors import Rejected
 from service.jobs.retries import record_acts
+from service.postgres.engine import transaction
 from service.postgres.operation_tables import Acknowledgement
 from service.postgres.selection import cleaned_reason
 from service.resources import Resources
@@ -26,8 +27,9 @@ async def acknowledge(res: Resources, group: tuple[str, str], actor: str, note: 
 
     async def store(conn: AsyncConnection) -> None:
         new = insert(Acknowledgement).values(error_code=error_code, host=host, **values)
-        await conn.execute(new.on_conflict_do_update(index_elements=["error_code", "host"], set_=values))
-        await _record(conn, actor, "acknowledge", note)
+        async with transaction(conn):
+            await conn.execute(new.on_conflict_do_update(index_elements=["error_code", "host"], set_=values))
+            await _record(conn, actor, "acknowledge", note)
 
     await res.run(store)
     log.info("failures_acknowledged", code=error_code)
@@ -40,9 +42,10 @@ async def unacknowledge(res: Resources, group: tuple[str, str], actor: str) -> N
 
     async def remove(conn: AsyncConnection) -> None:
         gone = delete(row).where(row.error_code == error_code, row.host == host).returning(row.note)
-        if (note := await conn.scalar(gone)) is None:
-            raise Rejected(404, "not_acknowledged", "Nobody has acknowledged this group.")
-        await _record(conn, actor, "unacknowledge", note)
+        async with transaction(conn):
+            if (note := await conn.scalar(gone)) is None:
+                raise Rejected(404, "not_acknowledged", "Nobody has acknowledged this group.")
+            await _record(conn, actor, "unacknowledge", note)
 
     await res.run(remove)
 

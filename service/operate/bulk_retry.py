@@ -131,7 +131,7 @@ def _completed(res: Resources, wanted: Selection, task: BulkTask) -> Selection:
             if wanted.sync_status or wanted.ids
             else wanted.model_copy(update={"sync_status": "unsynced"})
         )
-    if wanted.ids is not None:  # a person chose them: all that can be retried or dismissed
+    if wanted.ids is not None:  # a person chose these e-mails, whatever their states
         return wanted
     if task.action == "dismiss" and wanted.sync_status == "failed":
         return wanted

@@ -14,7 +14,7 @@ from datetime import datetime, timedelta
 from typing import Any, Literal
 
 import structlog
-from sqlalchemy import Row, Text, and_, delete, func, literal, or_, select, text, update
+from sqlalchemy import Row, Text, and_, delete, exists, func, literal, or_, select, text, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
@@ -30,11 +30,11 @@ CODE_LIFETIME = timedelta(minutes=10)
 POLL_INTERVAL = timedelta(seconds=2)
 MOST_DAYS = 366
 DAYS = 90  # by default
-# Anybody may begin one: beyond so many the oldest waiting ones are forgotten.
+# Anybody may begin a login: beyond this number, the oldest unconfirmed logins are deleted.
 MOST_WAITING = 5_000
-KEPT = timedelta(days=90)  # after its end
+KEPT = timedelta(days=90)  # how long a login is listed after its end
 USED_PRECISION = timedelta(minutes=1)
-# Letters that are no vowels make no words, and none is mistaken for another: RFC 8628, section 6.1.
+# Consonants make no words, and none of these is mistaken for another: RFC 8628, section 6.1.
 _LETTERS = "BCDFGHJKLMNPQRSTVWXZ"
 _CODE_LENGTH = 8
 
@@ -43,7 +43,7 @@ log = structlog.get_logger()
 
 @dataclass(frozen=True)
 class Begun:
-    """What the command needs: its secret, and the code that it shows."""
+    """A login that was begun: the secret of the command, and the code that it shows."""
 
     secret: str
     user_code: str
@@ -59,7 +59,7 @@ class Waiting:
 
 @dataclass(frozen=True)
 class Confirmation:
-    """Who confirms, with the token of the person's role, and for how long."""
+    """The confirmation of a person: the name, the role with its token, and the days."""
 
     by: str
     role: Role
@@ -79,7 +79,7 @@ class Held:
 
 
 async def begin(engine: AsyncEngine, name: str) -> Begun:
-    """Let a command wait for a person; forget what is long over."""
+    """Let a command wait for a person; delete logins that ended long ago."""
     secret = (PREFIX + secrets.token_urlsafe(32).encode()).decode()
     while True:
         code = "".join(secrets.choice(_LETTERS) for _ in range(_CODE_LENGTH))
@@ -166,6 +166,13 @@ async def recognize(engine: AsyncEngine, tokens: Mapping[Role, bytes], secret: b
     return held
 
 
+async def has_ended(engine: AsyncEngine, login_id: int) -> bool:
+    """Return whether a login is revoked, or over."""
+    query = select(exists().where(Login.id == login_id, text(IN_FORCE)))
+    async with connect(engine) as conn:
+        return not await conn.scalar(query)
+
+
 async def revoke(engine: AsyncEngine, login_id: int, actor: str) -> None:
     """End a login at once, in all processes; raises Rejected (404, or 409 if it is over)."""
     is_this = Login.id == login_id
@@ -205,7 +212,7 @@ def _held(row: Row[*tuple[Any, ...]], tokens: Mapping[Role, bytes]) -> Held | No
 
 
 def _forget(newest_id: int) -> Any:  # noqa: ANN401 a statement
-    """Delete what is over, and beyond MOST_WAITING the oldest that nobody confirmed."""
+    """Delete logins that ended long ago, and beyond MOST_WAITING the oldest unconfirmed ones."""
     unconfirmed = Login.confirmed_at.is_(None)
     is_old = or_(Login.begun_at < func.now() - timedelta(days=1), Login.id <= newest_id - MOST_WAITING)
     is_over = func.coalesce(Login.revoked_at, Login.ends_at) < func.now() - KEPT

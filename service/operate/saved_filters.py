@@ -8,6 +8,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from service.errors import Rejected
 from service.formatting import one_line
 from service.jobs.retries import record_acts
+from service.postgres.engine import transaction
 from service.postgres.operation_tables import SavedFilter
 from service.postgres.selection import Selection
 from service.resources import Resources
@@ -34,10 +35,11 @@ async def save_filter(res: Resources, name: str, wanted: Selection, actor: str) 
         if (await conn.scalar(select(func.count()).select_from(SavedFilter)) or 0) >= MOST_FILTERS:
             raise Rejected(409, "too_many_filters", f"There are {MOST_FILTERS} filters: remove one first.")
         new = insert(SavedFilter).values(name=name, filter=chosen, saved_by=actor).on_conflict_do_nothing()
-        number = await conn.scalar(new.returning(SavedFilter.id))
-        if number is None:
-            raise Rejected(409, "filter_exists", f"There is a filter {name!r} already.")
-        await _record(conn, actor, "save_filter", name)
+        async with transaction(conn):
+            number = await conn.scalar(new.returning(SavedFilter.id))
+            if number is None:
+                raise Rejected(409, "filter_exists", f"There is a filter {name!r} already.")
+            await _record(conn, actor, "save_filter", name)
         return int(number)
 
     number = await res.run(save)
@@ -50,16 +52,17 @@ async def remove_filter(res: Resources, filter_id: int, actor: str) -> None:
 
     async def remove(conn: AsyncConnection) -> None:
         gone = delete(SavedFilter).where(SavedFilter.id == filter_id).returning(SavedFilter.name)
-        if (name := await conn.scalar(gone)) is None:
-            raise Rejected(404, "filter_not_found", f"There is no saved filter {filter_id}.")
-        await _record(conn, actor, "remove_filter", name)
+        async with transaction(conn):
+            if (name := await conn.scalar(gone)) is None:
+                raise Rejected(404, "filter_not_found", f"There is no saved filter {filter_id}.")
+            await _record(conn, actor, "remove_filter", name)
 
     await res.run(remove)
     log.info("filter_removed", filter=filter_id)
 
 
 async def _record(conn: AsyncConnection, actor: str, action: str, name: str) -> None:
-    """Record the act; the log of evidence has only the hash of its reason, here the name."""
+    """Record the act, with the name as its reason; the evidence log has only the hash of a reason."""
     row = select(literal(actor), literal(action), literal(name))
     recorded, entered = record_acts(["actor", "action", "reason"], row)
     await conn.execute(select(recorded.c.id).add_cte(entered))

@@ -14,12 +14,20 @@ NAMING = (("attachments", "sha256"), ("messages", "record_sha256"), ("messages",
 
 
 async def known_contents(conn: AsyncConnection, hashes: Sequence[str]) -> set[str]:
-    """Return the hashes that belong to a file, a message or a suspended e-mail, also to one whose object was lost."""
+    """Return the hashes that belong to a file, a message or a suspended e-mail, also to one whose object was lost.
+
+    The copy of a damaged object belongs to its finding.
+    """
     return set(await conn.scalars(_KNOWN, {"hashes": list(hashes)}))
 
 
 _IS_KNOWN = " OR ".join(f"EXISTS (SELECT FROM {table} WHERE {column} = hash)" for table, column in NAMING)
 _IS_SUSPENDED = "hash IN (SELECT unnest(contents) FROM suspended_emails WHERE contents && :hashes)"
-_KNOWN = text(f"SELECT hash FROM unnest(:hashes) AS hash WHERE {_IS_KNOWN} OR {_IS_SUSPENDED}").bindparams(  # noqa: S608 constants of ours
-    bindparam("hashes", type_=ARRAY(Text))
-)
+# The key of the copy, as `storage.spool.object_key` makes it.
+_IS_KEPT = """EXISTS (
+    SELECT FROM reconciliation_findings
+    WHERE detail ->> 'kept_as' = concat('sha256/', left(hash, 2), '/', substr(hash, 3))
+)"""
+_KNOWN = text(f"""
+SELECT hash FROM unnest(:hashes) AS hash WHERE {_IS_KNOWN} OR {_IS_SUSPENDED} OR {_IS_KEPT}
+""").bindparams(bindparam("hashes", type_=ARRAY(Text)))  # noqa: S608 constants of ours

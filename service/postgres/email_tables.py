@@ -181,7 +181,7 @@ class IncomingEmail(Base):
         Index(
             "ix_incoming_emails_failed_syncs",
             "id",
-            # Those of a status are counted without reading their rows.
+            # Failed syncs of jobs in one state are counted in the index alone.
             postgresql_include=["processing_status", "sync_status"],
             postgresql_where=text(NOT_SYNCED),
         ),

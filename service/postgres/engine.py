@@ -25,8 +25,8 @@ INSIST_SECONDS = 60.0
 
 # The connections of a pool are closed one after the other.
 GOODBYE_SECONDS = 0.2
-# Postgres may have planned a statement when a table was empty, to read all of it. It keeps that plan until there are new
-# statistics, which may come many thousand rows later.
+# Postgres may have planned a statement for an empty table, with a scan of the whole table. It keeps that plan until there
+# are new statistics, which may come many thousand rows later.
 PLAN_SECONDS = 30.0
 # The longest wait for a server that accepts a connection and does not answer.
 CONNECT_SECONDS = 20.0

@@ -79,6 +79,9 @@ class Erasure(Base):
     held_by: Mapped[list[str] | None] = mapped_column(ARRAY(Text))  # holds that were set since it began
     next_at: Mapped[datetime] = mapped_column(server_default=func.now())  # the time of the next step
     ended_at: Mapped[datetime | None]
+    # Why Postgres refused the last step; null if it did not.
+    error_code: Mapped[str | None]
+    error: Mapped[str | None]
 
     __table_args__ = (
         one_of("scope", SCOPES),

@@ -125,7 +125,7 @@ class EvidenceVerification(Base):
     began_at: Mapped[datetime] = mapped_column(server_default=func.now())
     ended_at: Mapped[datetime | None]
     with_objects: Mapped[bool]
-    lease_until: Mapped[datetime | None]  # of the process that takes its steps
+    lease_until: Mapped[datetime | None]  # the lease of the process that takes the steps
     place: Mapped[Any]
     counts: Mapped[Any]
     findings: Mapped[Any]

@@ -95,4 +95,9 @@ class ReconciliationFinding(Base):
         Index("ix_reconciliation_findings_email", "email_id", postgresql_where=text("email_id IS NOT NULL")),
         Index("ix_reconciliation_findings_run", "reconciliation_id", "id"),
         Index("ix_reconciliation_findings_key", "key"),
+        Index(
+            "ix_reconciliation_findings_kept",
+            text("(detail ->> 'kept_as')"),
+            postgresql_where=text("(detail ->> 'kept_as') IS NOT NULL"),
+        ),
     )

@@ -42,8 +42,9 @@ def announced_files(files: ColumnElement[Any]) -> TableValuedAlias:
 def rows_of(name: str, columns: Mapping[str, TypeEngine[Any]]) -> TableValuedAlias:
     """Make a table of rows from one array for each column, with their `place`; see `arrays_of`.
 
-    Postgres does not see the length of the first array, which is a subquery: else the plan for any rows, guessed as ten, may
-    look dearer than that for one row, and it plans the statement again for each batch, for half of the time of a small one.
+    The first array is a subquery, so that the planner does not see its length. Otherwise the generic plan, for a guessed
+    ten rows, may look dearer than the plan for one row. Then Postgres plans the statement again for each batch, which takes
+    half of the time of a small batch.
     """
     first, *others = (bindparam(f"every_{column}", type_=ARRAY(kind)) for column, kind in columns.items())
     arrays = (select(first).scalar_subquery(), *others)

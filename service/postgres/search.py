@@ -310,7 +310,7 @@ def _in_group(wanted: Selection) -> list[ColumnElement[bool] | TextClause]:
     pairs = ((IncomingEmail.error_code, wanted.error_code), (IncomingEmail.error_host, wanted.host))
     return [
         text(OPEN_FAILED if wanted.dismissed is False else FAILED),
-        # Not as a parameter: a plan for any value would not know that it is the index's.
+        # A literal: with a parameter, a generic plan could not know that this is the expression of the index.
         *(
             func.coalesce(column, literal_column("''")) == ("" if value == NONE else value)
             for column, value in pairs

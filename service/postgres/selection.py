@@ -14,14 +14,14 @@ from service.formatting import one_line
 # The object of a retry: the job, or only the sync.
 What = Literal["job", "sync"]
 BulkAction = Literal["retry", "dismiss", "undismiss"]
-# The same of webhooks in quarantine.
+# The actions on webhooks in quarantine.
 WebhookAction = Literal["replay", "dismiss", "undismiss"]
 # In a filter: the failure has no code, or no host.
 NONE = "none"
 MOST_SENDER = 400  # characters in the index of senders
 
 MOST_REASON = 500  # characters
-MOST_IDS = 200  # that a filter names
+MOST_IDS = 200  # in a filter
 
 STORABLE = r"^[^\u0000]*$"  # what a text column of Postgres accepts
 # The pattern documents the validator's rule.

@@ -14,10 +14,12 @@ Json = dict[str, Any]
 def read_answer(kind: type[V], answer: object) -> V:
     """Make a view of an answer; unknown fields are left out. Raises ValueError if a field is missing or wrong.
 
-    The answer leaves out, or makes something else of, a few columns that a view holds.
+    An answer leaves out a few columns of its view, or has them in another form.
     """
     try:
         return kind.model_validate(_restored(answer))
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
     except ValidationError as exc:
         error = exc.errors(include_url=False, include_input=False)[0]
         where = ".".join(map(str, error["loc"]))

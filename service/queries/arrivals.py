@@ -1,4 +1,4 @@
-"""The newest webhooks, whatever became of each: an e-mail, a further word about one, quarantine, or nothing."""
+"""The newest webhooks, and what became of each: an e-mail, a further webhook about one, quarantine, or nothing."""
 
 from collections.abc import Sequence
 from datetime import datetime

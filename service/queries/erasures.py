@@ -48,6 +48,10 @@ class ErasureView(View):
     held_by: Sequence[str] = Field(
         description="Holds that were set since it began: it waits for their release"
     )
+    error_code: str | None = Field(
+        description="Why it waits, if Postgres refused its last step; it is tried again every hour"
+    )
+    error: str | None = Field(description="The same in words; it names a table, and no value")
     digest: str | None = Field(description="SHA-256 of the sorted list of what was deleted")
 
 
@@ -86,7 +90,7 @@ def _view(row: RowMapping) -> ErasureView:
 
 _SELECT = """
 SELECT erasures.id, receipt_id, scope, erasures.status, erasures.begun_at, erasures.ended_at, erasures.actor, reason,
-    emails, files, bytes, webhooks, suspended, held_by, digest
+    emails, files, bytes, webhooks, suspended, held_by, error_code, error, digest
 FROM erasures JOIN receipts ON receipts.id = receipt_id
 """
 _ID = bindparam("id", type_=BigInteger())

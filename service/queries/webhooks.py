@@ -84,14 +84,16 @@ async def get_quarantined(engine: AsyncEngine, quarantine_id: int) -> Quarantine
         same_key = await conn.scalar(_SAME_KEY, {"key": row["reused_key"]}) if row["reused_key"] else None
         corrected = (await conn.execute(_CORRECTIONS, {"id": quarantine_id})).all()
     body = bytes(row["raw_body"])
-    mistake, guess = await asyncio.to_thread(lambda: (mistake_in(body), guess_of(body)))
+    mistake, guess, corrections = await asyncio.to_thread(
+        lambda: (mistake_in(body), guess_of(body), [_correction(each, body) for each in corrected])
+    )
     return QuarantineDetail(
         **row,
         **request.model_dump(),
         guess=asdict(guess),
         mistake=mistake and asdict(mistake),
         same_key_email_id=same_key,
-        corrections=[_correction(each, body) for each in corrected],
+        corrections=corrections,
     )
 
 

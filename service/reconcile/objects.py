@@ -20,6 +20,7 @@ from service.resources import Resources
 from service.storage import objects
 from service.storage.interface import ALL, RANGES
 from service.storage.objects import Listed
+from service.storage.spool import hash_of
 
 # A younger object may belong to a running attempt.
 UNCLAIMED_AFTER = timedelta(days=1)
@@ -171,7 +172,7 @@ async def _settled_before(res: Resources) -> datetime:
 
 async def _unclaimed(res: Resources, candidates: Sequence[Listed]) -> list[Finding]:
     """Return findings for old objects that nothing names; read Postgres again, because an e-mail may have claimed one."""
-    hashes = {each.key.removeprefix(ALL).replace("/", ""): each for each in candidates}
+    hashes = {hash_of(each.key): each for each in candidates}
     if not hashes:
         return []
     known = await res.insist(lambda conn: known_contents(conn, [*hashes]))

@@ -2,9 +2,11 @@
 
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from service.errors import Permanent, Transient
+from service.jobs.object_references import write_references
 from service.reconcile import steps
 from service.reconcile.contents import Content
 from service.reconcile.finding import Finding
@@ -37,11 +39,12 @@ async def refetch(res: Resources, claim: StepClaim, step: StepResult, lost: list
 async def _set_aside(res: Resources, claim: StepClaim, finding: Finding, content: Content) -> Finding | None:
     """Move a damaged object of the right size aside, because a put would keep it; None if it is intact after all."""
     try:
-        if (kept_as := await keep_damaged(res, content)) is None:
+        if (kept := await keep_damaged(res, content)) is None:
             return None  # it was stored again meanwhile
-        finding = replace(finding, detail={**finding.detail, "kept_as": kept_as})
-        await res.insist(lambda conn: steps.record_finding(conn, claim, finding))
-        await remove_damaged(res, content, kept_as)
+        finding = replace(finding, detail={**finding.detail, "kept_as": kept.key})
+        record = partial(steps.record_copy, claim=claim, finding=finding, kept=kept)
+        await write_references(res.storage, lambda proofs: res.insist(partial(record, proofs=proofs)))
+        await remove_damaged(res, content, kept.key)
     except Permanent as exc:
         if exc.code == "object_locked":
             return replace(finding, detail={**finding.detail, "reason": exc.message})

@@ -10,6 +10,7 @@ from sqlalchemy import BigInteger, Text, and_, select, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 from sqlalchemy.types import TypeEngine
 
+from service.jobs.loose_objects import put
 from service.jobs.refetch import reopen
 from service.jobs.retries import record_action, restart_sync
 from service.jobs.waiting import Sync
@@ -24,6 +25,7 @@ from service.reconcile.finding import Finding, Run
 from service.reconcile.objects import require_most_objects
 from service.resources import Resources
 from service.storage import objects
+from service.storage.objects import StoredObject
 from service.targets.document import SOURCE
 from service.targets.mongodb import Collection, FoundDocument, copy_of
 
@@ -102,11 +104,11 @@ async def reopen_files(
     ]
 
 
-async def keep_damaged(res: Resources, content: Content) -> str | None:
-    """Store a copy of a damaged object under its own hash; return its key, or None if the object is intact after all."""
+async def keep_damaged(res: Resources, content: Content) -> StoredObject | None:
+    """Store a copy of a damaged object under its own hash, with a note; return None if the object is intact after all."""
     opened = await objects.open(res.storage, content.key)
-    kept = await objects.put(res.storage, opened.chunks, None)
-    return None if kept.key == content.key else kept.key
+    kept = await put(res, opened.chunks, None, content.email_id)
+    return None if kept.key == content.key else kept
 
 
 async def remove_damaged(res: Resources, content: Content, kept_as: str) -> None:

@@ -11,8 +11,12 @@ from sqlalchemy import BigInteger, DateTime, Interval, Text, bindparam, text
 from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from service.jobs.loose_objects import forget_notes
+from service.jobs.object_references import Proofs, lock_objects
+from service.postgres.engine import transaction
 from service.reconcile import record
 from service.reconcile.finding import MAX_FINDINGS, Finding
+from service.storage.objects import StoredObject
 
 
 class LeaseLost(Exception):
@@ -70,8 +74,13 @@ async def postpone(
     await conn.execute(_POSTPONE, given)
 
 
-async def record_finding(conn: AsyncConnection, claim: StepClaim, finding: Finding) -> None:
-    """Save a finding before its object is removed; it is counted at the end of the step. Raises LeaseLost."""
+async def record_copy(
+    conn: AsyncConnection, claim: StepClaim, finding: Finding, kept: StoredObject, proofs: Proofs
+) -> None:
+    """Save a finding that names the copy of a damaged object, before that object is removed.
+
+    It is counted at the end of the step. Raises LeaseLost, and ObjectRemoved as `lock_objects` does.
+    """
     kind, email_id, key, detail, _ = finding.row()
     given = {
         "id": claim.id,
@@ -81,8 +90,11 @@ async def record_finding(conn: AsyncConnection, claim: StepClaim, finding: Findi
         "key": key,
         "detail": detail,
     }
-    if not await conn.scalar(_RECORD, given):
-        raise LeaseLost
+    async with transaction(conn):
+        await lock_objects(conn, [kept.key], proofs)
+        if not await conn.scalar(_RECORD, given):
+            raise LeaseLost
+        await forget_notes(conn, [kept])
 
 
 async def recorded_details(

@@ -115,7 +115,7 @@ async def put(
                 with _translated(storage):
                     await asyncio.to_thread(spool.flush)
         with _translated(storage):
-            # A switch of threads takes as long as to hash a few bytes.
+            # To hash a few bytes takes no longer than a switch of threads.
             await asyncio.to_thread(spool.seal) if spool.size > _FEW_BYTES else spool.seal()
         number = await keep_note(spool.key) if keep_note else None
         with _translated(storage):

@@ -18,6 +18,11 @@ def object_key(sha256: str) -> str:
     return f"sha256/{sha256[:2]}/{sha256[2:]}"
 
 
+def hash_of(key: str) -> str:
+    """Return the hash of the content that an object has, by its key."""
+    return key.removeprefix("sha256/").replace("/", "")
+
+
 class Spool:
     """A buffered stream: call `add` on the event loop; all other methods block and belong in threads.
 

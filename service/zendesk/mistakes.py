@@ -19,9 +19,10 @@ _TICKETS = (
     re.compile(r"(?:^|&)ticket_?id=([0-9]{1,20})", re.ASCII | re.IGNORECASE),
     re.compile(rf'"id"{_GAP}:{_GAP}"?([0-9]{{1,20}})(?![0-9a-z-])', re.ASCII | re.IGNORECASE),
 )
+# A longer one is cut, so that the first place matches: a body may have more than a thousand such places.
 _SUBJECT = re.compile(
-    rf'"(?:subject|title)"{_GAP}:{_GAP}"([^\r\n]{{0,{MOST_SUBJECT}}}?)'
-    rf'(?:"{_GAP}(?:,{_GAP}"[\w .-]{{1,60}}"{_GAP}:|\}}|$)|[\r\n]|$)',
+    rf'"(?:subject|title)"{_GAP}:{_GAP}"(?:([^\r\n]{{0,{MOST_SUBJECT}}}?)'
+    rf'(?:"{_GAP}(?:,{_GAP}"[\w .-]{{1,60}}"{_GAP}:|\}}|$)|[\r\n]|$)|([^\r\n]{{{MOST_SUBJECT}}}))',
     re.IGNORECASE,
 )
 
@@ -71,7 +72,7 @@ def guess_of(body: bytes) -> Guess:
     text = decoded(body[:SEARCHED])
     ticket = next((found[1] for pattern in _TICKETS if (found := pattern.search(text))), None)
     found = _SUBJECT.search(text)
-    return Guess(ticket, (_unescaped(found[1]) or None) if found else None)
+    return Guess(ticket, (_unescaped(found[1] or found[2] or "") or None) if found else None)
 
 
 def _unescaped(text: str) -> str:

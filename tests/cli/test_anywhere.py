@@ -7,6 +7,8 @@ import asyncpg
 import pytest
 
 from service.config.settings import Settings
+from service.queries.answers import read_answer
+from service.queries.saved_filters import SavedFilterPage
 from service.resources import Resources
 from tests.conftest import Server
 from tests.support.anywhere import WIDE, elsewhere, keep_login
@@ -81,7 +83,7 @@ READS = (
     "reconcile dismiss 99 --reason why --yes",
     "open 7",
 )
-# What another moment changes.
+# Fields that another moment changes.
 _MOMENT = re.compile(r"[0-9]+\.[0-9]+(?:e-[0-9]+)?|[0-9]+ (?:s|ms|min)\b")
 
 
@@ -215,3 +217,13 @@ async def test_status_of_a_killed_server_is_an_error(client: Server, config: Pat
 
     assert (done.returncode, done.stdout) == (1, "")
     assert f"{client.url} cannot be reached: Connection refused" in done.stderr
+
+
+@pytest.mark.parametrize("depth", [300, 5_000])
+def test_a_nested_answer_is_an_error(depth: int) -> None:
+    nested: object = 1
+    for _ in range(depth):
+        nested = {"filters": [nested]}
+
+    with pytest.raises(ValueError, match=r"nested too deeply|filters"):
+        read_answer(SavedFilterPage, nested)

@@ -96,6 +96,11 @@ def test_a_time_is_shown_in_the_readers_zone_and_names_it() -> None:
     assert shown_time(datetime(2026, 7, 31, 16, tzinfo=UTC)) == "2026-07-31 18:00:00 CEST"
 
 
+@pytest.mark.usefixtures("in_berlin")
+def test_the_last_time_of_all_is_shown_in_utc() -> None:
+    assert shown_time(datetime(9999, 12, 31, 23, 59, 59, tzinfo=UTC)) == "9999-12-31 23:59:59 UTC"
+
+
 @pytest.mark.parametrize("text", ["abc", "-1", "1.5", "٣", "9" * 30, str(2**63)])
 def test_an_id_must_be_a_number(text: str) -> None:
     with pytest.raises(click.BadParameter, match="is no ID: it must be a number, as lists show it"):

@@ -36,6 +36,7 @@ from service.local.zendesk.sender import sign_headers
 from service.local.zendesk.stand_in import Zendesk
 from service.postgres.engine import connect
 from service.postgres.selection import LastingFilter
+from service.queries.erasures import get_erasure
 from service.resources import Resources
 from service.storage.spool import object_key
 from tests.conftest import API_TOKEN, EMPTY, Client, Server, eventually
@@ -44,7 +45,7 @@ from tests.support.commands import typed
 from tests.support.erasing_emails import objects_with, tables_with
 from tests.support.examples import examples
 from tests.support.files import PDF
-from tests.support.pages import asking
+from tests.support.pages import asking, read, words_of
 from tests.support.rows import add
 
 WRONG: dict[str, Any] = {"raw_headers": "[]", "error_code": "not_json", "error": "No."}
@@ -413,8 +414,8 @@ async def _is_waiting(conn: AsyncConnection) -> bool:
     return bool(await conn.scalar(text("SELECT transactions IS NOT NULL FROM erasures")))
 
 
-async def test_an_erasure_that_postgres_refuses_lets_others_go_on(
-    res: Resources, database: asyncpg.Connection
+async def test_an_erasure_that_postgres_refuses_says_why_and_lets_others_go_on(
+    client: Server, res: Resources, database: asyncpg.Connection
 ) -> None:
     """A table of another system refers to its e-mail."""
     first = await add(database, from_email=ADDRESSES[0], processing_status="completed")
@@ -429,11 +430,17 @@ async def test_an_erasure_that_postgres_refuses_lets_others_go_on(
             await erasure.step(res)
         done = await erasure.run(res, other)
         stopped = await erasure.state_of(res, refused)
+        waits = await get_erasure(res.engine, refused)
+        page = await read(client, f"/erasures/{refused}")
     finally:
         await database.execute("DROP TABLE theirs")
     await database.execute("UPDATE erasures SET next_at = now()")
     ended = await erasure.run(res, refused)
 
+    assert (waits.status, waits.error_code) == ("running", "row_refused")
+    assert "theirs" in str(waits.error)
+    assert f"Postgres refused the last step: {waits.error}" in words_of(page)
+    assert (await get_erasure(res.engine, refused)).error_code is None
     assert (done.status, stopped and stopped.status, ended.status) == ("done", "running", "done")
     assert await database.fetchval("SELECT count(*) FROM incoming_emails") == 0
 

@@ -1,20 +1,27 @@
 """Loose objects: what was put and never named, or what rows forgot, is removed, and nothing else."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from datetime import timedelta
+from pathlib import Path
 
 import asyncpg
 import pytest
 
-from service.custody import receipts
+from service.custody import erasure, receipts
 from service.custody.holds import HoldOrder, set_hold
 from service.custody.removal import remove
+from service.custody.scopes import scope_of
 from service.jobs import loose_objects, merging, messages, tickets
 from service.jobs.attachments import FileUpdate, mark
 from service.jobs.erased import forget
 from service.jobs.messages import KeptComment, SavedOriginal
 from service.jobs.tickets import TicketKey
 from service.postgres.engine import connect, transaction
+from service.reconcile import steps, verify
+from service.reconcile.contents import Content
+from service.reconcile.finding import Finding
+from service.reconcile.repair import keep_damaged
 from service.resources import Resources
 from service.storage.objects import StoredObject
 from service.zendesk.messages import CommentMessage, read_page
@@ -231,3 +238,52 @@ async def test_an_email_that_is_none_stays_while_a_hold_covers_it(
 
     left = await database.fetch("SELECT id FROM incoming_emails")
     assert [row["id"] for row in left] == email_ids[:1]
+
+
+async def set_aside(res: Resources, database: asyncpg.Connection, *, is_recorded: bool) -> StoredObject:
+    """Copy a damaged object as a verification does; a killed one records no finding."""
+    email_id = await add_finished(database)
+    stored = await put(res, b"invoice", email_id)
+    about = {"sha256": stored.sha256, "size": stored.size, "object_key": stored.key, "status": "stored"}
+    await add(database, "attachments", email_id=email_id, position=0, source_url="", **about)
+    path = Path(str(res.settings.storage_url).removeprefix("file://")) / stored.key
+    await asyncio.to_thread(path.write_bytes, b"invoicf")
+    content = Content(stored.sha256, stored.size, stored.key, email_id, 0)
+    run_id = await verify.begin(res, actor="ada", rate=1, since=None, fix=True)
+    claim = await res.run(lambda conn: steps.claim_step(conn, timedelta(minutes=1)))
+    kept = await keep_damaged(res, content)
+    assert claim is not None
+    assert claim.id == run_id
+    assert kept is not None
+    if is_recorded:
+        finding = Finding("object_damaged", stored.key, email_id, {"kept_as": kept.key})
+        await res.run(lambda conn: steps.record_copy(conn, claim, finding, kept, {}))
+    return kept
+
+
+@pytest.mark.parametrize("is_recorded", [True, False])
+async def test_the_copy_of_a_damaged_object_stays_if_its_finding_names_it(
+    res: Resources, database: asyncpg.Connection, *, is_recorded: bool
+) -> None:
+    kept = await set_aside(res, database, is_recorded=is_recorded)
+    # Another worker may have put the same copy, and lost its lease.
+    await res.run(lambda conn: loose_objects.give_up(conn, [kept]))
+
+    await pass_time(database, res)
+
+    assert await is_there(res, kept.key) == is_recorded
+    assert await notes(database) == 0
+
+
+async def test_the_copy_of_a_damaged_object_goes_with_the_erased_file(
+    res: Resources, database: asyncpg.Connection
+) -> None:
+    kept = await set_aside(res, database, is_recorded=True)
+    sha256 = await database.fetchval("SELECT sha256 FROM attachments")
+
+    number = await erasure.start(res, scope_of({"file": sha256}), "why", "ada")
+    await erasure.run(res, number)
+    await pass_time(database, res)
+
+    assert not await is_there(res, kept.key)
+    assert await database.fetchval("SELECT count(*) FROM reconciliation_findings") == 0

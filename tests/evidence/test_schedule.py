@@ -67,7 +67,7 @@ async def test_one_process_verifies_and_another_goes_on_after_the_lease_of_a_kil
 async def test_findings_are_an_alert_until_a_verification_finds_none(
     res: Resources, database: asyncpg.Connection
 ) -> None:
-    """One that reads no files says nothing about those that another one found missing."""
+    """A verification without files says nothing about those that another one found missing."""
     about = {"place": "{}", "counts": '{"findings": 2}', "lease_until": None}
     missing = '[{"code": "object_missing"}, {"code": "row_changed"}]'
 

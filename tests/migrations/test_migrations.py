@@ -6,6 +6,7 @@ import subprocess
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
+from importlib import import_module
 from itertools import chain, cycle, pairwise
 from typing import Any
 
@@ -259,6 +260,23 @@ async def test_a_job_is_in_one_of_five_states(database: asyncpg.Connection) -> N
     for other in ("done", "", "Queued", "pending"):
         with pytest.raises(asyncpg.CheckViolationError, match="ck_incoming_emails_processing_status"):
             await database.execute(insert, other)
+
+
+async def test_the_key_that_a_webhook_in_quarantine_shares_is_filled_in(database: asyncpg.Connection) -> None:
+    """In more than one step of a thousand; only errors about a key have one."""
+    await database.execute(
+        "INSERT INTO quarantined_webhooks (idempotency_key, raw_body, raw_headers, error_code, error)"
+        " SELECT 'q ' || n, '', '[]', CASE WHEN n % 2 = 0 THEN 'key_reused' ELSE 'not_json' END,"
+        " format('E-mail 12 has the same key %L, but another body.', 'key ' || n) FROM generate_series(1, 2400) AS n"
+    )
+    revision = import_module("service.migrations.versions.20261203_0210_add_indexes_of_corrections")
+
+    await database.execute(revision.FILL)
+
+    filled = await database.fetch("SELECT idempotency_key, reused_key, error_code FROM quarantined_webhooks")
+    for row in filled:
+        key = row["idempotency_key"].replace("q", "key")
+        assert row["reused_key"] == (key if row["error_code"] == "key_reused" else None)
 
 
 def test_indexes_on_existing_tables_are_built_concurrently() -> None:

@@ -49,7 +49,7 @@ async def test_statement_is_a_transaction_of_its_own_and_takes_its_fixed_values(
 
 
 async def test_postgres_keeps_the_plan_of_a_statement_with_rows(engine: AsyncEngine) -> None:
-    """It plans each statement five times, and goes on only where the plan for any rows looks dearer."""
+    """Postgres plans each statement five times, and goes on with that only if the generic plan looks dearer."""
     async with connect(engine) as conn:
         for number in range(8):
             columns = {"zendesk_ticket_id": "1", "idempotency_key": f"plan {number}", "raw_body": b"{}"}

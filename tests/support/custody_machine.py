@@ -77,14 +77,14 @@ class Machine:
         self.comments: dict[int, Comment] = {}
         self.here: dict[int, int] = {}  # the id of its e-mail
         self.erased: set[int] = set()
-        # A search found them, and no look-up has told their senders: no erasure of a sender can know them.
+        # E-mails that a search found, before a look-up told their senders: no erasure of a sender can know them.
         self.nameless: set[int] = set()
-        # Of erased tickets: no search brings them. What a webhook says of a comment is believed until its look-up.
+        # Comments of erased tickets: no search brings them. What a webhook says of a comment is believed until its look-up.
         self.made_before: set[int] = set()
         self.holds: dict[str, Hold] = {}
         self.made = 0
         self.was_restored = False
-        # What makes e-mails and works on them comes more often.
+        # Operations that make e-mails, or work on them, come more often.
         self.events: list[Callable[[], Awaitable[None]]] = [
             *(self.accept, self.accept, self.withhold, self.announce, self.work, self.work, self.work),
             *(self.be_killed, self.retry, self.hold, self.release, self.release, self.retain, self.erase),
@@ -208,7 +208,7 @@ class Machine:
         assert not refusals
         assert (await erasure.run(self.res, number)).status == "done"
         self._forget(chosen)
-        # Comments of an erased ticket that were made before stay away, also those that were never here.
+        # Comments from before the erasure of their ticket stay away, also those that were never here.
         if kind == "ticket":
             self.made_before |= {each.number for each in self.comments.values() if each.ticket == ticket}
 

@@ -127,6 +127,18 @@ async def test_times_are_in_the_zone_of_the_browser_until_another_is_chosen(
     assert "21:00:00 JST" in without_script
 
 
+async def test_a_zone_that_the_browser_does_not_know_stops_no_script(operator: Page, client: Server) -> None:
+    errors: list[object] = []
+    operator.on("pageerror", lambda error: errors.append(str(error)))
+    cookie: Any = {"name": "holdfast_zone", "value": "Nowhere/City", "url": client.url}
+    await operator.context.add_cookies([cookie])
+
+    await operator.goto(client.url)
+
+    await expect(operator.locator("[data-zone]")).to_have_text("UTC")
+    assert errors == []
+
+
 async def test_selected_rows_lead_to_a_plan(
     operator: Page, client: Server, database: asyncpg.Connection
 ) -> None:

@@ -13,6 +13,7 @@ from service.config.settings import Settings
 from tests.conftest import API_TOKEN, Server
 from tests.support.browser import PATIENCE, needs_chromium, sign_in
 from tests.support.pages import HOSTILE, press, read, words_of
+from tests.support.pages import asking as asking_page
 from tests.support.rows import add
 from tests.support.source import (
     account_key,
@@ -203,6 +204,11 @@ async def test_the_page_fits_and_nothing_on_it_runs(
     await context.close()
 
     assert complaints == []
+
+
+async def test_there_is_no_search_after_the_last_day(client: Server) -> None:
+    async with asking_page(client, "/complete/search", form={"day": "9999-12-31"}) as response:
+        assert response.status == 400
 
 
 async def test_a_day_explains_its_numbers_and_is_searched_again_by_a_button(

@@ -350,3 +350,13 @@ async def test_without_a_token_set_no_login_begins(settings: Settings, zendesk: 
         for path, sent in (("/login/begin", {"name": "x"}), ("/login/poll", {"secret": "holdfast_x"})):
             response = await ask(client, "POST", path, json=sent)
             assert (response.status, await code_of(response)) == (403, "api_closed")
+
+
+async def test_revocation_ends_the_streams_of_the_login(client: Server) -> None:
+    headers = bearer(await signed_in(client))
+    async with client.session.get(f"{client.url}/live/changes", headers=headers) as stream:
+        assert (await stream.content.readline()).startswith(b"event: changed")
+
+        await ask(client, "POST", "/api/v1/logout", headers=headers)
+
+        await asyncio.wait_for(stream.content.read(), 60)  # a stream goes on for minutes otherwise

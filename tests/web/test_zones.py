@@ -1,11 +1,13 @@
 """Pages without script show times in the reader's zone, and name it."""
 
+from datetime import UTC, datetime
+
 import asyncpg
 import pytest
 
 from tests.conftest import Server
 from tests.support.pages import asking, read, words_of
-from tests.support.rows import NOON, add_failed, add_quarantined_body
+from tests.support.rows import NOON, add, add_failed, add_quarantined_body
 
 BERLIN = "3 Nov 2025, 13:00:00 CET"
 
@@ -42,6 +44,17 @@ async def test_the_overview_is_drawn_once_and_shown_in_each_zone(
 
     assert (" UTC</time>" in utc or ' UTC"' in utc, " CET" in utc) == (True, False)
     assert " CET" in berlin
+
+
+async def test_a_date_at_the_end_of_time_is_shown_in_utc(
+    client: Server, database: asyncpg.Connection
+) -> None:
+    """Senders choose the date of an e-mail, and Tokyo is ahead of it."""
+    await add(database, sent_at=datetime(9999, 12, 31, 23, 59, 59, tzinfo=UTC))
+
+    page = await read(client, "/emails", Cookie="holdfast_zone=Asia/Tokyo")
+
+    assert "31 Dec 9999, 23:59:59 UTC" in page
 
 
 @pytest.mark.parametrize(

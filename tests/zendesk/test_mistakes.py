@@ -45,6 +45,7 @@ def test_what_is_json_or_wrong_in_another_way_has_no_place(body: bytes) -> None:
         ('{"subject": "zen:ticket:9", "id": "01ABC"', "9", "zen:ticket:9"),
         ('{"id": "2024-11-30"', None, None),
         ('{"subject": ""', None, None),
+        ('{"subject": "' + "no" * MOST_SUBJECT, None, "no" * (MOST_SUBJECT // 2)),
         ("", None, None),
     ],
 )

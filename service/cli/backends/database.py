@@ -1,4 +1,4 @@
-"""The database: commands beside the service need nothing else that runs."""
+"""The database, for commands beside the service: they work while no process of it runs."""
 
 import sys
 from collections.abc import AsyncIterator, Sequence

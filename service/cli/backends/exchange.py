@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 SECONDS = 60.0  # for a whole answer; the server's own limit is DATABASE_SECONDS
 CONNECT_SECONDS = 10.0
 MOST_BYTES = 64 * 1024**2  # of an answer
-# The text of the server's answer where it has no such path; other answers with this code are about a value.
+# The server's text for a path that it does not have. Other answers with the same code are about a value.
 _NO_PAGE = "There is no page at this address."
 _NOT_SIGNED_IN = (
     "{url} does not know this login: it was revoked, has ended, or the server's API_TOKEN is new."
@@ -131,11 +131,11 @@ def _unreachable(server: Server, exc: Exception) -> Permanent | Transient:
 
 
 def _reason_of(exc: Exception) -> str:
-    """Return the system's word for it; aiohttp's own text repeats the address."""
+    """Return the text of the operating system for an error; aiohttp's own text repeats the address."""
     if isinstance(exc, TimeoutError):
         return "it does not answer"
     system = getattr(exc, "os_error", exc)
-    if isinstance(system, OSError) and system.errno:  # negative ones are those of names
+    if isinstance(system, OSError) and system.errno:  # a failed look-up of a name has a negative number
         return os.strerror(system.errno) if system.errno > 0 else str(system.strerror)
     return str(exc).rstrip(".") or type(exc).__name__
 

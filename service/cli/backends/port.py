@@ -40,7 +40,7 @@ class Backend(Protocol):
     Methods about an e-mail that became part of another one are about that one, and say so on stderr.
     """
 
-    name: str  # of what may be away
+    name: str  # the other side in sentences, such as "The server is back."
 
     async def overview(self) -> "Overview": ...
     async def has_worker(self) -> bool: ...

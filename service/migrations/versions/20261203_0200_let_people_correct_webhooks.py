@@ -7,8 +7,6 @@ revision = "20261203_0200"
 down_revision = "20261203_0100"
 
 WHAT, ACTION = "ck_bulk_retries_what", "ck_bulk_retries_action"
-# As the error of such a webhook names it: E-mail 12 has the same key 'KEY', but another body.
-KEY = "substring(error FROM 'has the same key ''(.*)'', but another body')"
 
 
 def upgrade() -> None:
@@ -30,9 +28,6 @@ def upgrade() -> None:
         if_not_exists=True,
     )
     op.execute("ALTER TABLE quarantined_webhooks ADD COLUMN IF NOT EXISTS reused_key text")
-    op.execute(
-        f"UPDATE quarantined_webhooks SET reused_key = {KEY} WHERE error_code = 'key_reused' AND reused_key IS NULL"  # noqa: S608 words of ours
-    )
     _allow(what="'job', 'sync', 'webhook'", action="'retry', 'dismiss', 'undismiss', 'replay'")
 
 

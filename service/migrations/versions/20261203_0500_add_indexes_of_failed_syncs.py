@@ -15,7 +15,7 @@ INDEXES = {
         f"incoming_emails (error_code, id) WHERE {FAILED} AND error_code IS NOT NULL"
     ),
 }
-# The first of the others takes its place, also for the previous version.
+# The first of the new indexes replaces it, also for the previous version.
 BEFORE = {"ix_incoming_emails_not_synced": f"incoming_emails (id) WHERE {FAILED}"}
 
 

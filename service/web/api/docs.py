@@ -52,7 +52,7 @@ API = (
 )
 routes = Routes()
 
-# In the page that is made once, the place of the nonce, which each answer has of its own.
+# The place of the nonce in the page, which is made once. Each answer has a nonce of its own.
 _NONCE = secrets.token_urlsafe(16)
 
 

@@ -34,8 +34,8 @@ _CORRECTED = '{"ticket_id": 4711, "subject": "Invoice \\"V-4711\\""}'
 _BROKEN = RequestView.of([], b'{"ticket_id": 4711, "subject": "Invoice "V-4711""}')
 _MISTAKE = mistake_in(_BROKEN.body.encode())
 
-# By model and field, also for models that inherit it; or by the field's name, for texts, numbers and the like. What is
-# not here is null or empty if it may be, and else the first or the smallest value of its type.
+# A key is a model with a field, which models that inherit the field use, too, or the name of a field alone. A field without
+# a value here is null or empty if its type allows that. Otherwise it has the first or the smallest value of its type.
 VALUES: Mapping[str, object] = MappingProxyType(
     {
         # E-mails.

@@ -86,6 +86,11 @@ async def session_has_ended(request: web.Request, identity: Identity) -> bool:
         raise Transient(exc.code, f"{exc.message}. {advice}") from exc
 
 
+async def login_has_ended(request: web.Request, identity: Identity) -> bool:
+    """Tell whether the login of a command is revoked, or over; raises Transient without Postgres."""
+    return await ask(request, logins.has_ended(request.app[RES].engine, identity.login))
+
+
 def check_origin(request: web.Request, *, is_browser: bool = True) -> None:
     """Raise Rejected (403) if another site caused the request, or if a browser does not tell which site did."""
     origin = request.headers.get("Origin")

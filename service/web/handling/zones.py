@@ -11,7 +11,7 @@ from aiohttp import web
 
 CHOSEN, TOLD = "holdfast_zone", "holdfast_browser_zone"  # cookies; the script writes the second one
 _UTC = "UTC"
-# Of each page while it is drawn: jinja's filters know nothing of the request.
+# The zone of the page that is being drawn: jinja's filters know nothing of the request.
 _ZONE: ContextVar[tzinfo] = ContextVar("zone", default=UTC)
 
 # Times of our own templates, as `pieces.html` and `chart.html` write them.
@@ -43,7 +43,7 @@ def current() -> str:
 
 def stamp(time: datetime) -> str:
     """Write a time in the reader's zone, to the second, with the zone."""
-    return f"{time.astimezone(_ZONE.get()):%-d %b %Y, %H:%M:%S %Z}"
+    return f"{_local(time):%-d %b %Y, %H:%M:%S %Z}"
 
 
 def redrawn(html: str) -> str:
@@ -60,7 +60,15 @@ def _with(write: Callable[[datetime], str]) -> Callable[[re.Match[str]], str]:
 
 
 def _hour(time: datetime) -> str:
-    return f"{time.astimezone(_ZONE.get()):%H:%M}"
+    return f"{_local(time):%H:%M}"
+
+
+def _local(time: datetime) -> datetime:
+    """Return a time in the reader's zone; a sender's date may be the last day of all, and then it stays in UTC."""
+    try:
+        return time.astimezone(_ZONE.get())
+    except OverflowError:
+        return time.astimezone(UTC)
 
 
 def _is_place(name: str) -> bool:

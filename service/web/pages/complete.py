@@ -6,7 +6,7 @@ from types import MappingProxyType
 from typing import Any
 
 from aiohttp import web
-from pydantic import BaseModel, ConfigDict, field_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from service.backfill.record import History
 from service.backfill.requests import begin
@@ -29,7 +29,7 @@ class SearchForm(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    day: date | None = None
+    day: date | None = Field(None, lt=date.max)
 
     @field_validator("day", mode="before")
     @classmethod

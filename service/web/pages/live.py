@@ -20,7 +20,7 @@ from service.queries.alerts import AlertView
 from service.queries.failures import FailureGroup
 from service.queries.overview import Overview
 from service.resources import Resources
-from service.web.auth.tokens import session_has_ended
+from service.web.auth.tokens import login_has_ended, session_has_ended
 from service.web.handling.keys import IDENTITY, RES
 from service.web.handling.prefix import prefix_of, with_prefix
 from service.web.handling.rendering import fill
@@ -38,7 +38,7 @@ MOST_STREAMS = 100
 PING_SECONDS = 15.0
 # A browser that cannot receive an event in this time is gone or too slow.
 WRITE_SECONDS = 5.0
-# A stream checks so often whether its session has ended.
+# A stream checks so often whether its session or login has ended.
 SESSION_SECONDS = 5.0
 # The longest stream; then the browser reconnects and is authenticated again.
 STREAM_SECONDS = 300.0
@@ -207,10 +207,13 @@ async def _send(live: Live, request: web.Request, response: web.StreamResponse, 
 
 
 async def _has_signed_out(request: web.Request) -> bool:
-    """Tell whether the session has ended; without Postgres the stream goes on, to show that error."""
+    """Tell whether the session or the login has ended; without Postgres the stream goes on, to show that error."""
     identity = request[IDENTITY]
     with suppress(Transient):
-        return bool(identity.session) and await session_has_ended(request, identity)
+        if identity.session:
+            return await session_has_ended(request, identity)
+        if identity.login:
+            return await login_has_ended(request, identity)
     return False
 
 

@@ -60,12 +60,22 @@
   // The zone that the reader chose, or the browser's; the server hears of that one, for what it writes itself.
   const cookie = (name) => document.cookie.split("; ").find((each) => each.startsWith(`${name}=`))?.slice(name.length + 1).replaceAll('"', "");
   const told = Intl.DateTimeFormat().resolvedOptions().timeZone;
-  const zone = cookie("holdfast_zone") || told;
+  const chosen = cookie("holdfast_zone");
+  const zone = chosen && !isZone(chosen) ? "" : chosen || told;
   const path = document.body.dataset.emails.slice(0, -"/emails".length) || "/";
   const secure = location.protocol === "https:" ? "; secure" : "";
   if (told && cookie("holdfast_browser_zone") !== told) document.cookie = `holdfast_browser_zone=${told}; path=${path}; samesite=lax${secure}`;
-  const stamp = new Intl.DateTimeFormat(undefined, { dateStyle: "medium", timeStyle: "medium", timeZone: zone });
-  const hour = new Intl.DateTimeFormat(undefined, { hour: "2-digit", minute: "2-digit", timeZone: zone });
+  const stamp = new Intl.DateTimeFormat(undefined, { dateStyle: "medium", timeStyle: "medium", timeZone: zone || undefined });
+  const hour = new Intl.DateTimeFormat(undefined, { hour: "2-digit", minute: "2-digit", timeZone: zone || undefined });
+
+  // The server may know a zone that this browser does not: then the times stay as the server wrote them.
+  function isZone(name) {
+    try {
+      return Boolean(new Intl.DateTimeFormat(undefined, { timeZone: name }));
+    } catch {
+      return false;
+    }
+  }
 
   function localize() {
     if (!zone || zone === "UTC") return;
