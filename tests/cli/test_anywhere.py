@@ -30,6 +30,14 @@ READS = (
     "complete --day today --list in_zendesk --json",
     "complete --day today --limit 1",
     "complete --before 2020-01-01",
+    "emails",
+    "emails --status failed --limit 2",
+    "emails filters",
+    "emails filters --json",
+    "emails list --saved Late --json",
+    "emails list --saved Late --status completed",
+    "emails list --saved late",
+    "emails retry --all --dry-run --saved Late",
     "emails list",
     "emails list --json",
     "emails list --status failed --not-dismissed --limit 3",
@@ -67,6 +75,7 @@ READS = (
     "retries show 99",
     "retries wait 1",
     "retries cancel 1",
+    "quarantine",
     "quarantine list",
     "quarantine list --json",
     "quarantine list --replayed",
@@ -120,6 +129,7 @@ async def test_every_read_and_every_refusal_is_the_same(
     )
     await announce(database, email_id)
     await add(database, "merged_emails", id=555, email_id=email_id, idempotency_key="merged")
+    await add(database, "saved_filters", name="Late", filter='{"status": "failed"}', saved_by="Ada")
     await add(
         database,
         "ignored_webhooks",
