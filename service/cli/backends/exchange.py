@@ -98,7 +98,7 @@ class Exchange:
         """
         from yarl import URL
 
-        server, address = self._server, ""
+        server, address = self._server, None
         async with self._opened(URL(server.url + path), self._login, server.url) as response:
             if may_be_elsewhere and response.status == 302:
                 address = response.headers.get("Location", "")
@@ -108,7 +108,7 @@ class Exchange:
             else:
                 async for piece in response.content.iter_any():
                     yield piece
-        if address:
+        if address is not None:
             elsewhere = _elsewhere(server.url, address)
             name = f"The storage at {elsewhere.host}"  # the whole address would be as good as a token
             async with self._opened(elsewhere, {}, name) as response:
