@@ -94,7 +94,7 @@ emails.add_command(deletable)
 @json_option
 @anywhere
 def list_(words: Sequence[str], limit: int, *, as_json: bool, **chosen: str | bool | None) -> None:
-    """List e-mails, newest first; with WORDs, those that have them, as with --text.
+    """List e-mails, newest first; with WORDs, those that have them.
 
     In a pipe, one e-mail per line, tab-separated: id, ticket, sender, subject, status, retries, time, sync, reason.
     """
