@@ -176,7 +176,7 @@ def _elsewhere(server_url: str, address: str) -> "URL":
     except ValueError:
         is_safe = False
     if not is_safe:
-        raise Permanent("server_differs", f"{server_url} redirects a file to an address that is not https.")
+        raise Permanent("server_untrusted", f"{server_url} redirects a file to an address that is not https.")
     return found
 
 
