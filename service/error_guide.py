@@ -553,6 +553,11 @@ GROUPS = (
                 "Check the address, and what stands before the server.",
             ),
             Advice(
+                "archive_damaged",
+                "The ZIP of an e-mail from a server is not what its manifest says. Nothing of it was kept.",
+                "Run the command again. If it repeats, look for a proxy that changes answers.",
+            ),
+            Advice(
                 "login_refused",
                 "A person refused the login of this command.",
                 "Run `holdfast login` again, and confirm it on the page.",

@@ -12,7 +12,7 @@ from service.cli.deletable import deletable
 from service.cli.dismiss import dismiss, shown_dismissal, undismiss
 from service.cli.download import download
 from service.cli.export import export
-from service.cli.filters import ID, collect, filters, selection
+from service.cli.filters import ID, Listing, collect, filters, selection
 from service.cli.reparse import reparse
 from service.cli.retry import retry, sync
 from service.cli.terminal import (
@@ -56,6 +56,11 @@ COLUMNS = (
     Column("reason"),
 )
 MOST_LINES = 60  # of a text
+FILTER_COLUMNS = (
+    Column("name", whole=True),
+    Column("filter"),
+    Column("saved by", least_width=100),
+)
 HOLDER_COLUMNS = (
     Column("e-mail", whole=True),
     Column("file", whole=True),
@@ -64,9 +69,12 @@ HOLDER_COLUMNS = (
 )
 
 
-@click.group()
+@click.group(cls=Listing)
 def emails() -> None:
-    """List, show, download, export, retry or dismiss e-mails."""
+    """List, show, download, export, retry or dismiss e-mails.
+
+    Without a command, it lists them.
+    """
 
 
 emails.add_command(retry)
@@ -143,6 +151,18 @@ def holding(sha256: str, *, as_json: bool) -> None:
     messages = ((each.email_id, each.part, each.size, "") for each in page.messages)
     rows = (*files, *messages)
     print_json(page) if as_json else print_table(HOLDER_COLUMNS, rows)
+
+
+@emails.command("filters")
+@json_option
+@anywhere
+def list_filters(*, as_json: bool) -> None:
+    """List the saved filters of the list of e-mails; --saved uses one."""
+    page = with_backend(lambda backend: backend.saved_filters())
+    rows = (
+        (each.name, each.filter.model_dump_json(exclude_none=True), each.saved_by) for each in page.filters
+    )
+    print_json(page) if as_json else print_table(FILTER_COLUMNS, rows)
 
 
 async def _collect(backend: "Backend", wanted: "EmailFilter", limit: int) -> "EmailPage":

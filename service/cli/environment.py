@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from service.errors import SettingsError
 from service.formatting import printable
 
 if TYPE_CHECKING:
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 DEFAULT_FILE = Path(".holdfast/env")
+DEMO_FILE = Path(".holdfast/demo/env")
+_OTHER_FILE = "service.cli.environment.other_file"  # in click's `meta`
 # By the beginning of an error's code.
 _NEXT_STEPS = {
     "database_": "Check DATABASE_URL, and that Postgres runs; `holdfast check` tells more.",
@@ -37,7 +40,7 @@ env_file = click.option(
     default=DEFAULT_FILE,
     show_default=True,
     expose_value=False,
-    callback=lambda _context, _parameter, path: use(path),
+    callback=lambda context, _parameter, path: _use(context, path),
     help="Settings to use if DATABASE_URL is not set; `holdfast up` writes this file.",
 )
 
@@ -50,6 +53,23 @@ def use(path: Path) -> None:
         for name, value in read_env_file(path).items():
             if not os.environ.get(name):
                 os.environ[name] = value
+
+
+def _use(context: click.Context, path: Path) -> None:
+    use(path)
+    if path.exists():
+        return
+    if path != DEFAULT_FILE:
+        context.meta[_OTHER_FILE] = f"There is no file {path}."
+    elif DEMO_FILE.exists():
+        command = f"{context.command_path} --env-file {DEMO_FILE}"
+        context.meta[_OTHER_FILE] = f"For the demo of this folder, run `{command}`."
+
+
+def settings_error(context: click.Context, error: SettingsError) -> str:
+    """Return the line about a wrong setting; without DATABASE_URL, it names the file of settings that this command needs."""
+    hint = context.meta.get(_OTHER_FILE)
+    return f"{error} {hint}" if hint and str(error).startswith("DATABASE_URL is not set") else str(error)
 
 
 def actor() -> str:
@@ -131,11 +151,12 @@ def run(work: Coroutine[Any, Any, T]) -> T:
     try:
         return asyncio.run(work)
     except HoldfastError as exc:
-        click.echo(printable(_with_next_step(exc)), err=True)
+        click.echo(printable(with_next_step(exc)), err=True)
         sys.exit(1)
 
 
-def _with_next_step(error: "HoldfastError") -> str:
+def with_next_step(error: "HoldfastError") -> str:
+    """Return the message of an error, with the command that helps if it names none."""
     kind = next((kind for kind in _NEXT_STEPS if error.code.startswith(kind)), None)
     if kind is None or "What to do:" in error.message or "`holdfast" in error.message:
         return error.message

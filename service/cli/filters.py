@@ -26,6 +26,17 @@ ORIGINS = click.Choice(["webhook", "lookup", "backfill"])
 ZENDESK_STATES = click.Choice(["deleted", "permanently_deleted", "redacted", "private", "merged", "any"])
 
 
+class Listing(click.Group):
+    """A group that lists if no command is named."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        is_help = bool(args) and args[0] in ctx.help_option_names
+        # The group has no options of its own. While a shell completes, nothing is named yet.
+        if not (ctx.resilient_parsing or is_help) and (not args or args[0].startswith("-")):
+            args = ["list", *args]
+        return super().parse_args(ctx, args)
+
+
 class Id(click.ParamType[int]):
     """The number of an e-mail, a webhook, or whatever else a list shows."""
 
@@ -70,10 +81,15 @@ _OPTIONS = {
 }
 
 
+_saved = click.option("--saved", metavar="NAME", help="A saved filter; other options replace its fields.")
+
+
 def filters(*names: str) -> Callable[[F], F]:
-    """Add the options of these fields, or of all, to a command; the command gets them as **chosen."""
+    """Add the options of these fields, or of all and --saved, to a command; the command gets them as **chosen."""
 
     def add(command: F) -> F:
+        if not names:
+            command = _saved(command)
         for name in reversed(names or tuple(_OPTIONS)):
             command = _OPTIONS[name](command)
         return command
@@ -82,17 +98,30 @@ def filters(*names: str) -> Callable[[F], F]:
 
 
 def selection(kind: type[S], chosen: Mapping[str, object], **more: object) -> S:
-    """Make a filter of the options; a value that is not valid is a usage error."""
+    """Make a filter of the options; a value that is not valid is a usage error, as is an unknown saved filter."""
     from pydantic import ValidationError
 
     given = {name: value for name, value in chosen.items() if value is not None}
+    saved = given.pop("saved", None)
+    fields = {} if saved is None else _saved_fields(str(saved))
     try:
-        return kind.model_validate({**given, **more})
+        return kind.model_validate({**fields, **given, **more})
     except ValidationError as exc:
         error = exc.errors(include_url=False)[0]
         name = {"q": "text"}.get(str(error["loc"][0]), str(error["loc"][0])).replace("_", "-")
         message = error["msg"].removeprefix("Value error, ")
         raise click.BadParameter(message, param_hint=f"--{name}") from None
+
+
+def _saved_fields(name: str) -> Mapping[str, object]:
+    from service.cli.backends.choice import with_backend
+
+    page = with_backend(lambda backend: backend.saved_filters())
+    for each in page.filters:
+        if each.name == name:
+            return each.filter.model_dump(exclude_none=True)
+    message = "no filter has this name: `holdfast emails filters` lists them."
+    raise click.BadParameter(message, param_hint="--saved")
 
 
 async def collect(

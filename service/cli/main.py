@@ -67,7 +67,9 @@ class Holdfast(click.Group):
         try:
             return super().invoke(ctx)
         except SettingsError as exc:
-            click.echo(str(exc), err=True)
+            from service.cli.environment import settings_error
+
+            click.echo(settings_error(ctx, exc), err=True)
             sys.exit(2)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:

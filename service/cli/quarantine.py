@@ -9,7 +9,8 @@ import click
 
 from service.cli.backends.choice import anywhere, with_backend
 from service.cli.dismiss import dismiss_webhooks, shown_dismissal, undismiss_webhooks
-from service.cli.filters import ID, collect
+from service.cli.environment import with_next_step
+from service.cli.filters import ID, Listing, collect
 from service.cli.terminal import (
     Column,
     json_option,
@@ -44,11 +45,11 @@ ignored_option = click.option(
 )
 
 
-@click.group()
+@click.group(cls=Listing)
 def quarantine() -> None:
     """List, show, edit, replay or dismiss quarantined webhooks.
 
-    Ignored ones can be listed, shown and replayed, too.
+    Without a command, it lists them. Ignored ones can be listed, shown and replayed, too.
     """
 
 
@@ -140,6 +141,13 @@ def replay(
     if everything and not as_json:
         names = ("accepted", "duplicate", "refused", *(["not used"] if ignored else []))
         click.echo(", ".join(f"{outcomes[name]} {name}" for name in names))
+    if outcomes["unreadable"]:
+        which = kept_ids[0] if len(kept_ids) == 1 else "ID"
+        click.echo(
+            f"`holdfast quarantine edit {which}` corrects one; if all come like this, correct the trigger's template in"
+            " Zendesk.",
+            err=True,
+        )
     if outcomes["refused"]:
         sys.exit(1)
 
@@ -224,7 +232,8 @@ async def _replay(
                 outcomes["not used"] += 1
                 continue
             outcomes["refused"] += 1
-            click.echo(printable(exc.message), err=True)
+            outcomes["unreadable"] += exc.status == 409 and not ignored
+            click.echo(printable(with_next_step(exc)), err=True)
         else:
             outcomes[status] += 1
             if as_json:

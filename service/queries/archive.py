@@ -18,6 +18,7 @@ from service.queries.views import AttachmentView, EmailDetail
 from service.storage.objects import Storage
 
 FOLDER = "files"
+MANIFEST = "manifest.json"
 # Deflating these again costs time and saves nothing.
 _PACKED = ("image/", "audio/", "video/", "application/pdf", "application/zip", "application/gzip")
 _PACKED_OFFICE = "application/vnd.openxmlformats"
@@ -54,7 +55,7 @@ async def open_parts(storage: Storage, email: EmailDetail, content: MessageConte
         parts.append(await _stored(storage, names[file.position], kept, is_packed=is_packed))
     missing += [_missing_file(file) for file in email.attachments if file.object_key is None]
     manifest = json.dumps(_manifest(email, parts, names, missing), indent=2).encode()
-    return [*parts, _made("manifest.json", manifest)]
+    return [*parts, _made(MANIFEST, manifest)]
 
 
 async def zipped(parts: Sequence[Part], email: EmailDetail) -> AsyncIterator[bytes]:

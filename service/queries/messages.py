@@ -66,7 +66,7 @@ class StoredContent:
         opened = await objects.open(storage, self.key)
         if opened.size != self.size:
             raise _damaged(self.key)
-        return _verified(opened.chunks, self)
+        return verified(opened.chunks, self)
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,6 +124,11 @@ async def headers_of(conn: AsyncConnection, email_ids: Sequence[int]) -> dict[in
         row.email_id: _as_columns(row.subject, row.sent_at, row.from_name, row.from_address)
         for row in await conn.execute(theirs)
     }
+
+
+def not_fetched() -> Rejected:
+    """Make the error about a record or an original that is not stored."""
+    return Rejected(404, "message_not_found", "This part of the message was not fetched from Zendesk.")
 
 
 def headers(message: MessageView | None) -> Mapping[str, Any]:
@@ -245,10 +250,13 @@ def _is_empty(message: MessageView) -> bool:
     return message.source == "webhook" and is_unknown
 
 
-async def _verified(chunks: AsyncIterator[bytes], content: StoredContent) -> AsyncIterator[bytes]:
+async def verified(chunks: AsyncIterator[bytes], content: StoredContent) -> AsyncIterator[bytes]:
     """Yield the pieces; raises Permanent instead of the last one if the hash differs."""
-    found, last = sha256(), b""
+    found, size, last = sha256(), 0, b""
     async for chunk in chunks:
+        size += len(chunk)
+        if size > content.size:
+            raise _damaged(content.key)
         await asyncio.to_thread(found.update, chunk)
         if last:
             yield last

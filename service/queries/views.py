@@ -428,7 +428,7 @@ class GuessView(View):
 
 
 class MistakeView(View):
-    """The place where a body stops being JSON."""
+    """The place where a body stops being JSON, or repeats a key with another value."""
 
     line: int = Field(description="Counted from 1")
     column: int = Field(description="In characters, counted from 1")
@@ -474,7 +474,7 @@ class QuarantineView(Dismissible):
 class QuarantineDetail(QuarantineView, RequestView):
     """A quarantined webhook with its body."""
 
-    mistake: MistakeView | None = Field(description="Null if the body is JSON")
+    mistake: MistakeView | None = Field(description="Null if the body has no such place")
     same_key_email_id: int | None = Field(
         description="The e-mail that has the same key, and another body, if that is why it is in quarantine"
     )

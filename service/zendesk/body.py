@@ -24,7 +24,12 @@ _MOST_FIELDS = 1_000
 
 
 class Unreadable(HoldfastError):
-    """The body cannot be read; codes are `not_json`, `wrong_shape`, `no_ticket` and `duplicate_key`."""
+    """The body cannot be read; codes are `not_json`, `wrong_shape`, `no_ticket` and `duplicate_key`.
+
+    `key` is the one that occurs twice in an object.
+    """
+
+    key: str | None = None
 
 
 def read_body(body: bytes, content_type: str) -> object:
@@ -147,7 +152,9 @@ def _merge(pairs: list[tuple[str, object]]) -> dict[str, object]:
 def _join(key: str, values: list[object]) -> list[object]:
     """Join lists of files under one key; any other duplicate key is ambiguous."""
     if not name_of(key).is_files or not all(isinstance(value, _LIST_LIKE) for value in values):
-        raise Unreadable("duplicate_key", f"The key {key[:100]!r} occurs twice, with different values.")
+        error = Unreadable("duplicate_key", f"The key {key[:100]!r} occurs twice, with different values.")
+        error.key = key
+        raise error
     return [item for value in values for item in (value if isinstance(value, list) else [value])]
 
 

@@ -6,6 +6,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 
 from service.zendesk.body import Unreadable, clean, decoded, read_json
+from service.zendesk.duplicates import second_place
 
 AROUND = 300  # characters on each side of a mistake
 SEARCHED = 16 * 1024  # bytes in which ticket and subject are looked for
@@ -29,7 +30,7 @@ _SUBJECT = re.compile(
 
 @dataclass(frozen=True, slots=True)
 class Mistake:
-    """The place where a body stops being JSON, counted from 1, and the text around it."""
+    """The place where a body stops being JSON, or repeats a key, counted from 1, and the text around it."""
 
     line: int
     column: int
@@ -48,13 +49,13 @@ class Guess:
 
 
 def mistake_in(body: bytes) -> Mistake | None:
-    """Return the place of the first mistake in a body that is not JSON; None if it is JSON, or has no such place."""
+    """Return the place of the first mistake in a body that cannot be read; None if it can, or has no such place."""
+    error = None
     try:
         read_json(body)
     except Unreadable as exc:
-        if not isinstance(error := exc.__cause__, json.JSONDecodeError):
-            return None
-    else:
+        error = _placed(exc, body)
+    if error is None:
         return None
     text, at = error.doc, error.pos
     return Mistake(
@@ -65,6 +66,16 @@ def mistake_in(body: bytes) -> Mistake | None:
         at=clean(text[at : at + 1]),
         after=clean(text[at + 1 : at + 1 + AROUND]),
     )
+
+
+def _placed(error: Unreadable, body: bytes) -> json.JSONDecodeError | None:
+    if isinstance(error.__cause__, json.JSONDecodeError):
+        return error.__cause__
+    if error.key is None:
+        return None
+    text = decoded(body)
+    at = second_place(text, error.key)
+    return None if at is None else json.JSONDecodeError(error.message.rstrip("."), text, at)
 
 
 def guess_of(body: bytes) -> Guess:

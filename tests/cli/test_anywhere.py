@@ -1,5 +1,6 @@
 """Commands say the same over the API as beside the database."""
 
+import asyncio
 import re
 from pathlib import Path
 
@@ -11,8 +12,8 @@ from service.queries.answers import read_answer
 from service.queries.saved_filters import SavedFilterPage
 from service.resources import Resources
 from tests.conftest import Server
-from tests.support.anywhere import WIDE, elsewhere, keep_login
-from tests.support.commands import typed
+from tests.support.anywhere import WIDE, command_elsewhere, elsewhere, keep_login
+from tests.support.commands import command, read_all, typed
 from tests.support.every_page import fill
 from tests.support.forked import Done
 from tests.support.logins import signed_in
@@ -31,6 +32,14 @@ READS = (
     "complete --day today --list in_zendesk --json",
     "complete --day today --limit 1",
     "complete --before 2020-01-01",
+    "emails",
+    "emails --status failed --limit 2",
+    "emails filters",
+    "emails filters --json",
+    "emails list --saved Late --json",
+    "emails list --saved Late --status completed",
+    "emails list --saved late",
+    "emails retry --all --dry-run --saved Late",
     "emails list",
     "emails list --json",
     "emails list --status failed --not-dismissed --limit 3",
@@ -68,6 +77,7 @@ READS = (
     "retries show 99",
     "retries wait 1",
     "retries cancel 1",
+    "quarantine",
     "quarantine list",
     "quarantine list --json",
     "quarantine list --replayed",
@@ -121,6 +131,7 @@ async def test_every_read_and_every_refusal_is_the_same(
     )
     await announce(database, email_id)
     await add(database, "merged_emails", id=555, email_id=email_id, idempotency_key="merged")
+    await add(database, "saved_filters", name="Late", filter='{"status": "failed"}', saved_by="Ada")
     await add(
         database,
         "ignored_webhooks",
@@ -196,6 +207,57 @@ async def test_database_wins_unless_a_server_is_named(
     actors = await database.fetch("SELECT actor FROM operator_actions WHERE email_id = 1 ORDER BY id")
     assert "laptop" not in actors[0]["actor"]
     assert actors[1]["actor"] == "Ada@laptop (command line)"
+
+
+async def test_downloads_and_exports_write_the_same_files(
+    settings: Settings, client: Server, database: asyncpg.Connection, res: Resources, config: Path
+) -> None:
+    for number, text in ((1, "Gr\u00fc\u00dfe\n"), (2, "line\n" * 30_000)):
+        await add(database, id=number, processing_status="completed", completed_at=NOON)
+        url = await attach(database, res, number, 0)
+        await add_message(database, res, number, text, f'<img src="{url}">', ORIGINAL)
+    await attach(database, res, 1, 1, b"%PDF" * 500_000, "../\u202egpj.exe")
+    await attach(database, res, 1, 2, b"damaged", "bad.txt")
+    await add(database, id=3, raw_body=b'{"body": "Hello"}', raw_headers="[]")
+    await add(database, "merged_emails", id=555, email_id=2, idempotency_key="merged")
+    key = await database.fetchval("SELECT object_key FROM attachments WHERE position = 2")
+    await asyncio.to_thread((config.parent / "objects" / key).write_bytes, b"wolf-ed")
+    downloads = ("emails download 2 3 999 --to {}", "emails download 555 3 --zip --to {}")
+    exports = ("emails export --files {}", "emails export --ticket 1 --output {}/out.jsonl")
+
+    for number, words in enumerate((*downloads, *exports)):
+        places = [config.parent / f"{side}{number}" for side in ("beside", "away")]
+        beside = await command(settings, *words.format(places[0]).split(), **WIDE)
+        away = await command_elsewhere(settings, config, *words.format(places[1]).split())
+
+        assert shown(away) == shown(beside)
+        written = [await asyncio.to_thread(read_all, place) for place in places]
+        assert written[0] == written[1] != {}
+        assert b"wolf-ed" not in written[0].values()
+
+
+@pytest.mark.parametrize("as_zip", [True, False])
+async def test_download_of_a_damaged_email_is_an_error_from_anywhere(
+    settings: Settings,
+    client: Server,
+    database: asyncpg.Connection,
+    res: Resources,
+    config: Path,
+    *,
+    as_zip: bool,
+) -> None:
+    await add(database, id=1)
+    await attach(database, res, 1, 0, b"a" * 5_000_000, "large.bin")
+    key = await database.fetchval("SELECT object_key FROM attachments")
+    await asyncio.to_thread((config.parent / "objects" / key).write_bytes, b"b" * 5_000_000)
+    out = config.parent / "out"
+
+    words = f"emails download 1 {'--zip' * as_zip} --to {out}".split()
+    done = await command_elsewhere(settings, config, *words)
+
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.startswith("E-mail 1: ")
+    assert await asyncio.to_thread(read_all, out) == {}
 
 
 async def test_many_pages_are_read_to_the_end(

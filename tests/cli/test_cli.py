@@ -308,6 +308,39 @@ def test_the_env_file_of_a_running_holdfast_replaces_an_empty_environment(
     assert without.stderr.startswith("DATABASE_URL is not set")
 
 
+def test_without_settings_the_file_of_the_demo_is_named(run: Run, tmp_path: Path) -> None:
+    none: dict[str, str | None] = dict.fromkeys(("DATABASE_URL", "REDIS_URL", "STORAGE_URL"))
+    none["XDG_CONFIG_HOME"] = str(tmp_path)
+    (tmp_path / ".holdfast/demo").mkdir(parents=True)
+    (tmp_path / ".holdfast/demo/env").touch()
+
+    beside, anywhere = run("holds", "list", **none), run("emails", **none)
+    missing = run("emails", "list", "--env-file", "envv", **none)
+
+    file = "--env-file .holdfast/demo/env"
+    assert [done.returncode for done in (beside, anywhere, missing)] == [2, 2, 2]
+    assert beside.stderr.startswith("DATABASE_URL is not set")
+    assert re.search(rf"For the demo of this folder, run `.* holds list {file}`\.\n", beside.stderr)
+    assert re.search(rf"For the demo of this folder, run `.* emails list {file}`\.\n", anywhere.stderr)
+    assert missing.stderr.endswith("There is no file envv.\n")
+
+
+def test_a_refused_replay_names_the_next_step(run: Run, database_url: str) -> None:
+    sql(
+        database_url,
+        "INSERT INTO quarantined_webhooks (idempotency_key, raw_body, raw_headers, error_code, error)"
+        " SELECT n, '{', '[]', 'not_json', 'x' FROM generate_series(1, 2) n",
+    )
+
+    one, both = run("quarantine", "replay", "2"), run("quarantine", "replay", "--all")
+    none = run("quarantine", "replay", "9")
+
+    assert "`holdfast quarantine edit 2` corrects one" in one.stderr
+    assert both.stderr.count("`holdfast quarantine edit ID` corrects one") == 1
+    assert "There is no quarantined webhook 9. `holdfast quarantine list` lists the newest." in none.stderr
+    assert "edit" not in none.stderr
+
+
 @pytest.mark.parametrize("number", ["1", "2"])
 def test_a_port_in_use_is_one_line(run: Run, number: str) -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:

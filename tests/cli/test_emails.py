@@ -23,7 +23,7 @@ from service.resources import Resources
 from service.storage.objects import put
 from tests.conftest import ROOT, environment, eventually, working
 from tests.support import forked
-from tests.support.commands import command, terminal, typed
+from tests.support.commands import command, read_all, terminal, typed
 from tests.support.forked import Done
 from tests.support.targets import SECRET, Receiver, receiver
 
@@ -61,11 +61,6 @@ async def store(res: Resources, database: asyncpg.Connection, content: bytes, na
         stored.size,
         stored.key,
     )
-
-
-def read_all(directory: Path) -> dict[str, bytes]:
-    files = (path for path in directory.rglob("*") if path.is_file())
-    return {str(path.relative_to(directory)): path.read_bytes() for path in files}
 
 
 async def test_a_list_reads_pages_up_to_its_limit(settings: Settings, database: asyncpg.Connection) -> None:

@@ -10,16 +10,11 @@ import asyncpg
 
 from service.config.settings import Settings
 from service.resources import Resources
-from tests.support.commands import command, typed
+from tests.support.commands import command, read_all, typed
 from tests.support.messages import ORIGINAL, PNG, add_message, announce, attach
 from tests.support.rows import NOON, add
 
 PARTS = ["message.txt", "message.html", "original.eml", "record.json", "files/logo.png", "manifest.json"]
-
-
-def read_all(directory: Path) -> dict[str, bytes]:
-    files = (path for path in directory.rglob("*") if path.is_file())
-    return {str(path.relative_to(directory)): path.read_bytes() for path in files}
 
 
 def unzipped(content: bytes) -> dict[str, bytes]:

@@ -10,6 +10,8 @@ from click.testing import CliRunner
 from service.cli.backends import credentials
 from service.cli.main import main
 from service.config.settings import Settings
+from tests.conftest import ROOT, environment
+from tests.support import forked
 from tests.support.forked import Done
 
 WIDE = {"COLUMNS": "200"}
@@ -20,6 +22,14 @@ async def elsewhere(config: Path, *words: str, **changes: str) -> Done:
     own = dict.fromkeys((name.upper() for name in Settings.model_fields), None)
     variables = {**own, **WIDE, "XDG_CONFIG_HOME": str(config), **changes}
     return await asyncio.to_thread(_run, words, variables)
+
+
+async def command_elsewhere(settings: Settings, config: Path, *words: str) -> Done:
+    """Do the same in a process of its own, which may write files."""
+    own = {name.upper() for name in Settings.model_fields}
+    known = {name: value for name, value in environment(settings).items() if name not in own}
+    variables = {**known, **WIDE, "XDG_CONFIG_HOME": str(config)}
+    return await asyncio.to_thread(forked.run, ["service", *words], variables, ROOT)
 
 
 def _run(words: tuple[str, ...], variables: dict[str, str | None]) -> Done:

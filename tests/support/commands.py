@@ -9,6 +9,7 @@ import struct
 import termios
 from collections.abc import Mapping
 from contextlib import suppress
+from pathlib import Path
 
 import structlog
 from click.testing import CliRunner
@@ -29,6 +30,12 @@ async def command(settings: Settings, *words: str, **changes: str) -> Done:
 async def typed(settings: Settings, *words: str, **changes: str) -> Done:
     """Run `holdfast` in this process. Not beside a worker in this process: the command would change its logging."""
     return await asyncio.to_thread(_typed, words, {**environment(settings), **changes})
+
+
+def read_all(directory: Path) -> dict[str, bytes]:
+    """Return the files below a directory."""
+    files = (path for path in directory.rglob("*") if path.is_file())
+    return {str(path.relative_to(directory)): path.read_bytes() for path in files}
 
 
 async def terminal(settings: Settings, *words: str, columns: int = 80, keys: bytes = b"") -> tuple[int, str]:

@@ -141,7 +141,7 @@ async def test_a_row_is_a_link_and_leads_to_the_ones_around_it(
     await page.goto(f"{client.url}/emails?ticket=7")
 
     await page.locator("#email-3 td").last.click(force=True)  # the link of the row lies above
-    await page.wait_for_url(f"{client.url}/emails/3")
+    await page.wait_for_url(f"{client.url}/emails/3?ticket=7")
     await page.get_by_role("link", name="Next").click()
     await page.wait_for_url(f"{client.url}/emails/1")  # 2 is not in the list
     await page.get_by_role("link", name="3 of 3 in the list").click()

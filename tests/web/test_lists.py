@@ -38,8 +38,29 @@ async def test_a_row_shows_why_a_search_found_it(client: Server, database: async
 
     page = await read(client, "/emails?q=invoice")
 
-    assert 'href="/emails/1"><bdi>The <mark>Invoice</mark> of May</bdi></a>' in page
+    assert 'href="/emails/1?q=invoice"><bdi>The <mark>Invoice</mark> of May</bdi></a>' in page
     assert "<b>from</b> <bdi>The <mark>invoice</mark> team</bdi>" in page
+
+
+async def test_the_page_of_an_email_follows_the_list_that_it_was_opened_from(
+    client: Server, database: asyncpg.Connection
+) -> None:
+    for number in range(1, 6):
+        status = "failed" if number % 2 else "completed"
+        await add(database, subject=str(number), processing_status=status, from_email="a&b@a.example")
+    listed = "status=failed&sender=a%26b%40a.example".replace("&", "&amp;")
+
+    rows = await read(client, "/emails?status=failed&sender=a%26b%40a.example")
+    among = await read(client, "/emails/3?status=failed&sender=a%26b%40a.example&view=text")
+    at_the_end = await read(client, "/emails/1?status=failed&notice=retry")
+    elsewhere = [await read(client, f"/emails/3?{query}") for query in ("status=completed", "status=x", "q=")]
+
+    assert f'href="/emails/3?{listed}"' in rows
+    assert f'<a href="/emails/5?{listed}" rel="prev">&lsaquo; Previous</a>' in among
+    assert f'<a href="/emails?{listed}">2 of 3 in the list</a>' in among
+    assert f'<a href="/emails/1?{listed}" rel="next">Next &rsaquo;</a>' in among
+    assert ("3 of 3 in the list" in at_the_end, 'rel="next"' in at_the_end) == (True, False)
+    assert all('<a href="/emails/4" rel="prev">&lsaquo; Newer</a>' in page for page in elsewhere)
 
 
 async def test_a_bulk_retry_ends_with_what_became_of_its_emails(

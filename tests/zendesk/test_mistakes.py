@@ -30,7 +30,25 @@ def test_a_body_that_breaks_off_or_is_no_text_has_a_place(body: bytes) -> None:
     assert len(found.at) <= 1
 
 
-@pytest.mark.parametrize("body", [b'{"ticket_id": 1}', b"[]", b"NaN", b'{"a": 1, "a": 2}', b"[" * 10_000])
+@pytest.mark.parametrize(
+    ("body", "line", "column"),
+    [
+        ('{"a": 1, "a": 2}', 1, 10),
+        ('{"b": {"a": 1}, "a": 1,\n "c": ["a", "a"], "a" : 2}', 2, 19),
+        ('{"a": 1 , "a":1, "\\u0061": "x", "a": 3}', 1, 18),
+        ('[{"a": 1}, {"a": 2}, {"a": [1], "b": "a", "a": [1, 2]}] and more "', 1, 43),
+        ('{"x": "\\"a\\": 1", "a": {"a": {"a": 1, "a": 2}}}', 1, 39),
+    ],
+)
+def test_the_second_place_of_a_key_with_another_value_is_marked(body: str, line: int, column: int) -> None:
+    found = mistake_in(body.encode())
+
+    assert found is not None
+    assert (found.line, found.column, found.at) == (line, column, '"')
+    assert found.reason == "The key 'a' occurs twice, with different values"
+
+
+@pytest.mark.parametrize("body", [b'{"ticket_id": 1}', b"[]", b"NaN", b'{"a": 1, "a": 1}', b"[" * 10_000])
 def test_what_is_json_or_wrong_in_another_way_has_no_place(body: bytes) -> None:
     assert mistake_in(body) is None
 
@@ -73,6 +91,10 @@ def test_any_bytes_have_bounded_texts_that_postgres_and_pages_accept(body: bytes
         b'"ticket_id"' + b" " * 5_000_000,
         b'"ticket_id"' * 500_000,
         b'{"a": "' + b"\\u0000" * 900_000,
+        b'{"a": 1, "a": 2}"' + b'\\"' * 2_500_000,
+        b'{"a":' * 400 + b'{"a": 1, "a": 2}' + b" " * 5_000_000,
+        b'{"b": {"a": 1, "a": 2}, "c": [' + b'"a", ' * 1_000_000,
+        b'{"c": [' + b'{"a":1},' * 600_000 + b'1], "a": 1, "a": 2}',
         json.dumps({"subject": "\u202e<script>" * 300_000}).encode()[:-1],
     ],
 )

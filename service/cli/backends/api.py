@@ -1,13 +1,16 @@
 """The API of a server: commands on any machine, with the token of a login."""
 
+import asyncio
 import re
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING, Any, TypeVar
+from pathlib import Path
+from tempfile import TemporaryFile
+from typing import IO, TYPE_CHECKING, Any, TypeVar
 from urllib.parse import quote
 
 from service.cli.backends.exchange import Exchange, Moved, Server, open_exchange, read_json
-from service.cli.backends.port import Kept, Subject, say_merged
+from service.cli.backends.port import Archive, Kept, MessageFile, Subject, say_merged
 from service.errors import Permanent, Rejected
 
 if TYPE_CHECKING:
@@ -24,8 +27,10 @@ if TYPE_CHECKING:
     from service.queries.overview import Overview
     from service.queries.pages import PageFilter
     from service.queries.retries import BulkRetryPage, BulkRetryView
+    from service.queries.saved_filters import SavedFilterPage
     from service.queries.source import Ledger, SourceFilter
     from service.queries.views import (
+        AttachmentView,
         EmailDetail,
         EmailPage,
         HoldersPage,
@@ -43,6 +48,7 @@ V = TypeVar("V", bound="View")
 API = "/api/v1"
 _PATHS: Mapping[Subject, str] = {"webhook": "/quarantine", "finding": "/findings"}
 _KEPT_PATHS: Mapping[Kept, str] = {"quarantined": "/quarantine", "ignored": "/ignored"}
+_AT_A_TIME = 8  # requests of an export
 _EMAIL = re.compile(r"/emails/([0-9]{1,18})(?:/|$)")
 
 
@@ -107,6 +113,44 @@ class Api:
         from service.queries.views import HoldersPage
 
         return await self._get(HoldersPage, f"/attachments/{quote(sha256, safe='')}")
+
+    async def saved_filters(self) -> "SavedFilterPage":
+        from service.queries.saved_filters import SavedFilterPage
+
+        return await self._get(SavedFilterPage, "/filters")
+
+    async def details(self, wanted: "EmailFilter") -> "tuple[EmailPage, Sequence[EmailDetail]]":
+        page = await self.emails(wanted)
+        found: list[EmailDetail] = []
+        for start in range(0, len(page.emails), _AT_A_TIME):
+            some = page.emails[start : start + _AT_A_TIME]
+            read = await asyncio.gather(*(self._detail(each.id) for each in some))
+            found += [email for email in read if email]
+        return page, found
+
+    @asynccontextmanager
+    async def archive(self, email_id: int, near: Path) -> AsyncIterator[Archive]:
+        from service.cli.backends.archive import checked, read_parts
+
+        with TemporaryFile(dir=near) as file:
+            try:
+                await self._save(f"{API}/emails/{email_id}/archive.zip", file)
+            except Moved as exc:
+                email_id = self._followed(exc, email_id)
+                await self._save(f"{API}/emails/{email_id}/archive.zip", file)
+            parts = await asyncio.to_thread(read_parts, file)
+            yield Archive(email_id, parts, checked(file, parts))
+
+    async def attachment(self, email: "EmailDetail", file: "AttachmentView") -> AsyncIterator[bytes]:
+        from service.queries.messages import StoredContent, verified
+
+        path = f"{API}/emails/{email.id}/attachments/{file.position}/content"
+        content = StoredContent(file.object_key or "", file.sha256 or "", file.size or 0)
+        pieces = self._exchange.pieces(path, may_be_elsewhere=True)
+        return _unmoved(verified(pieces, content), email.id)
+
+    async def message_file(self, email: "EmailDetail", name: MessageFile) -> AsyncIterator[bytes]:
+        return _unmoved(self._exchange.pieces(f"{API}/emails/{email.id}/{name}"), email.id)
 
     async def changes(self, wanted: "Selection", watched: Sequence[int]) -> "ChangePage":
         from service.queries.changes import MAX_SEEN, ChangePage
@@ -232,14 +276,36 @@ class Api:
                 method, f"{API}/emails/{email_id}{path}", body=body, is_of_email=True
             )
         except Moved as exc:
-            found = _EMAIL.search(exc.location)
-            if found is None:
-                raise self._unusable("a redirect to no e-mail") from None
+            into = self._followed(exc, email_id)
         else:
             return email_id, answer
-        into = int(found[1])
-        say_merged(email_id, into)
         return into, await self._exchange.ask(method, f"{API}/emails/{into}{path}", body=body)
+
+    def _followed(self, moved: Moved, email_id: int) -> int:
+        """Return the e-mail that this one became part of, and say so."""
+        found = _EMAIL.search(moved.location)
+        if found is None:
+            raise self._unusable("a redirect to no e-mail") from None
+        say_merged(email_id, int(found[1]))
+        return int(found[1])
+
+    async def _detail(self, email_id: int) -> "EmailDetail | None":
+        """Return an e-mail of a list; None if it was removed, or became part of another one, meanwhile."""
+        from service.queries.views import EmailDetail
+
+        try:
+            answer = await self._exchange.ask("GET", f"{API}/emails/{email_id}", is_of_email=True)
+        except Moved:
+            return None
+        except Rejected as exc:
+            if exc.code == "email_not_found":
+                return None
+            raise
+        return self._view(EmailDetail, answer)
+
+    async def _save(self, path: str, file: IO[bytes]) -> None:
+        async for piece in self._exchange.pieces(path):
+            await asyncio.to_thread(file.write, piece)
 
     def _view(self, kind: type[V], content: bytes) -> V:
         from service.queries.answers import read_answer
@@ -257,6 +323,15 @@ class Api:
             "server_differs",
             f"{self._url} answers in another form ({what}): use a command of the same version as the server.",
         )
+
+
+async def _unmoved(pieces: AsyncIterator[bytes], email_id: int) -> AsyncIterator[bytes]:
+    """Yield the pieces; raises Rejected if the e-mail became part of another one meanwhile."""
+    try:
+        async for piece in pieces:
+            yield piece
+    except Moved:
+        raise Rejected(404, "email_not_found", f"There is no e-mail {email_id}.") from None
 
 
 def _fields(wanted: "BaseModel") -> dict[str, Any]:

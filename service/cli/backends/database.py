@@ -3,9 +3,10 @@
 import sys
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING
 
-from service.cli.backends.port import Kept, Subject, say_merged
+from service.cli.backends.port import Archive, Kept, MessageFile, Subject, say_merged
 
 if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncEngine
@@ -21,8 +22,10 @@ if TYPE_CHECKING:
     from service.queries.overview import Overview
     from service.queries.pages import PageFilter
     from service.queries.retries import BulkRetryPage, BulkRetryView
+    from service.queries.saved_filters import SavedFilterPage
     from service.queries.source import Ledger, SourceFilter
     from service.queries.views import (
+        AttachmentView,
         EmailDetail,
         EmailPage,
         HoldersPage,
@@ -115,6 +118,45 @@ class Database:
         from service.queries.emails import list_holders
 
         return await list_holders(self.engine, sha256)
+
+    async def saved_filters(self) -> "SavedFilterPage":
+        from service.queries.saved_filters import list_filters
+
+        return await list_filters(self.engine)
+
+    async def details(self, wanted: "EmailFilter") -> "tuple[EmailPage, Sequence[EmailDetail]]":
+        from service.queries.emails import list_details
+
+        return await list_details(self.engine, wanted)
+
+    @asynccontextmanager
+    async def archive(self, email_id: int, near: Path) -> AsyncIterator[Archive]:  # noqa: ARG002 nothing is kept
+        from service.queries.archive import open_parts, zipped
+        from service.queries.emails import get_content
+
+        res = await self._resources()
+        email, content = await get_content(res.engine, await followed(res.engine, email_id))
+        parts = await open_parts(res.storage, email, content)
+        yield Archive(email.id, parts, zipped(parts, email))
+
+    async def attachment(self, email: "EmailDetail", file: "AttachmentView") -> AsyncIterator[bytes]:  # noqa: ARG002 the file has its key
+        from service.queries.messages import StoredContent
+
+        content = StoredContent(file.object_key or "", file.sha256 or "", file.size or 0)
+        return await content.open((await self._resources()).storage)
+
+    async def message_file(self, email: "EmailDetail", name: MessageFile) -> AsyncIterator[bytes]:
+        from service.queries.emails import content_of
+        from service.queries.messages import not_fetched
+
+        res = await self._resources()
+        message = await content_of(res.engine, email)
+        content = None
+        if message is not None:
+            content = message.record if name == "record.json" else message.original
+        if content is None:
+            raise not_fetched()
+        return await content.open(res.storage)
 
     async def changes(self, wanted: "Selection", watched: Sequence[int]) -> "ChangePage":
         from service.queries.changes import list_changes

@@ -13,6 +13,7 @@ from service.errors import Permanent, Rejected, Transient, certificate_problem
 
 if TYPE_CHECKING:
     from aiohttp import ClientResponse, ClientSession
+    from yarl import URL
 
 SECONDS = 60.0  # for a whole answer; the server's own limit is DATABASE_SECONDS
 CONNECT_SECONDS = 10.0
@@ -58,7 +59,6 @@ class Exchange:
     def __init__(self, session: "ClientSession", server: Server) -> None:
         self._session = session
         self._server = server
-        self._proxy = _proxy_of(server.url)
 
     async def ask(
         self,
@@ -73,28 +73,72 @@ class Exchange:
         from aiohttp import ClientError, ClientTimeout
 
         server = self._server
-        headers = {"Accept": "application/json"}
-        if server.token:
-            headers["Authorization"] = f"Bearer {server.token}"
         try:
             async with self._session.request(
                 method,
                 server.url + path,
                 params=query,
                 json=body,
-                headers=headers,
-                proxy=self._proxy,
+                headers={"Accept": "application/json", **self._login},
+                proxy=_proxy_of(server.url),
                 allow_redirects=False,  # the token goes to this server alone
                 timeout=ClientTimeout(total=SECONDS, sock_connect=CONNECT_SECONDS),
             ) as response:
                 content = await _read(response, server)
         except (ClientError, TimeoutError, OSError) as exc:
-            raise _unreachable(server, exc) from exc
+            raise _unreachable(server.url, exc) from exc
         if 200 <= response.status < 300:
             return content
-        if response.status == 308 and is_of_email:
-            raise Moved(response.headers.get("Location", ""))
-        raise _error(server.url, response.status, content)
+        raise _refusal(server, response, content, is_of_email=is_of_email)
+
+    async def pieces(self, path: str, *, may_be_elsewhere: bool = False) -> AsyncIterator[bytes]:
+        """Yield a file piece by piece, without a limit of its size; raises as `ask` does about an e-mail.
+
+        A file that `may_be_elsewhere` is followed once, to an address in a bucket, which does not get the token.
+        """
+        from yarl import URL
+
+        server, address = self._server, None
+        async with self._opened(URL(server.url + path), self._login, server.url) as response:
+            if may_be_elsewhere and response.status == 302:
+                address = response.headers.get("Location", "")
+            elif response.status != 200:
+                content = await _read(response, server)
+                raise _refusal(server, response, content, is_of_email=True)
+            else:
+                async for piece in response.content.iter_any():
+                    yield piece
+        if address is not None:
+            elsewhere = _elsewhere(server.url, address)
+            name = f"The storage at {elsewhere.host}"  # the whole address would be as good as a token
+            async with self._opened(elsewhere, {}, name) as response:
+                if response.status != 200:
+                    raise Transient("storage_unavailable", f"{name} answers {response.status}: try again.")
+                async for piece in response.content.iter_any():
+                    yield piece
+
+    @asynccontextmanager
+    async def _opened(
+        self, address: "URL", login: Mapping[str, str], name: str
+    ) -> "AsyncIterator[ClientResponse]":
+        """Ask for a file; errors of the connection become those of commands, also while it is read."""
+        from aiohttp import ClientError, ClientTimeout
+
+        try:
+            async with self._session.get(
+                address,
+                headers={"Accept-Encoding": "identity", **login},
+                proxy=_proxy_of(str(address)),
+                allow_redirects=False,
+                timeout=ClientTimeout(sock_connect=CONNECT_SECONDS, sock_read=SECONDS),
+            ) as response:
+                yield response
+        except (ClientError, TimeoutError, OSError) as exc:
+            raise _unreachable(name, exc) from exc
+
+    @property
+    def _login(self) -> Mapping[str, str]:
+        return {"Authorization": f"Bearer {self._server.token}"} if self._server.token else {}
 
 
 def _proxy_of(url: str) -> str | None:
@@ -122,11 +166,31 @@ async def _read(response: "ClientResponse", server: Server) -> bytes:
     return bytes(content)
 
 
-def _unreachable(server: Server, exc: Exception) -> Permanent | Transient:
+def _elsewhere(server_url: str, address: str) -> "URL":
+    """Return the address of a file in a bucket; raises Permanent if others could read the file on its way."""
+    from yarl import URL
+
+    try:
+        found = URL(address, encoded=True)  # a signature is of the exact text
+        is_safe = bool(found.host) and found.scheme in {"https", urlsplit(server_url).scheme}
+    except ValueError:
+        is_safe = False
+    if not is_safe:
+        raise Permanent("server_untrusted", f"{server_url} redirects a file to an address that is not https.")
+    return found
+
+
+def _refusal(server: Server, response: "ClientResponse", content: bytes, *, is_of_email: bool) -> Exception:
+    if response.status == 308 and is_of_email:
+        return Moved(response.headers.get("Location", ""))
+    return _error(server.url, response.status, content)
+
+
+def _unreachable(name: str, exc: Exception) -> Permanent | Transient:
     if problem := certificate_problem(exc.__cause__ or exc):
         advice = "Check the address; a private authority is trusted with SSL_CERT_FILE=FILE."
-        return Permanent("server_untrusted", f"{server.url} is not trusted: {problem}. {advice}")
-    message = f"{server.url} cannot be reached: {_reason_of(exc)}. Check the address and the network."
+        return Permanent("server_untrusted", f"{name} is not trusted: {problem}. {advice}")
+    message = f"{name} cannot be reached: {_reason_of(exc)}. Check the address and the network."
     return Transient("server_away", message)
 
 

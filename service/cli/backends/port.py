@@ -1,6 +1,9 @@
 """What commands need of a Holdfast, whichever way they reach it; both ways answer with the same views."""
 
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Protocol
 
 import click
@@ -10,6 +13,7 @@ if TYPE_CHECKING:
     from service.postgres.selection import BulkTask, Selection, What
     from service.queries.actions import ActionPage
     from service.queries.alerts import AlertPage
+    from service.queries.archive import Part
     from service.queries.arrivals import ArrivalPage
     from service.queries.changes import ChangePage
     from service.queries.emails import EmailFilter
@@ -17,8 +21,10 @@ if TYPE_CHECKING:
     from service.queries.overview import Overview
     from service.queries.pages import PageFilter
     from service.queries.retries import BulkRetryPage, BulkRetryView
+    from service.queries.saved_filters import SavedFilterPage
     from service.queries.source import Ledger, SourceFilter
     from service.queries.views import (
+        AttachmentView,
         EmailDetail,
         EmailPage,
         HoldersPage,
@@ -32,6 +38,16 @@ if TYPE_CHECKING:
 
 Kept = Literal["quarantined", "ignored"]
 Subject = Literal["email", "webhook", "finding"]
+MessageFile = Literal["record.json", "original.eml"]
+
+
+@dataclass(frozen=True)
+class Archive:
+    """All of an e-mail, as files or as their ZIP: one of both can be read, and once."""
+
+    email_id: int
+    parts: "Sequence[Part]"
+    zipped: AsyncIterator[bytes]
 
 
 class Backend(Protocol):
@@ -53,6 +69,23 @@ class Backend(Protocol):
     async def request(self, email_id: int) -> "RequestView": ...
     async def text(self, email_id: int) -> bytes: ...
     async def holders(self, sha256: str) -> "HoldersPage": ...
+    async def saved_filters(self) -> "SavedFilterPage": ...
+    async def details(self, wanted: "EmailFilter") -> "tuple[EmailPage, Sequence[EmailDetail]]":
+        """Return a page of a list, and each of its e-mails with its history and whole texts."""
+        ...
+
+    def archive(self, email_id: int, near: Path) -> AbstractAsyncContextManager[Archive]:
+        """Open all of an e-mail; a file that must be kept meanwhile is in the directory `near`."""
+        ...
+
+    async def attachment(self, email: "EmailDetail", file: "AttachmentView") -> AsyncIterator[bytes]:
+        """Open a stored file; its last piece comes only after the hash was compared. Reading raises, too."""
+        ...
+
+    async def message_file(self, email: "EmailDetail", name: MessageFile) -> AsyncIterator[bytes]:
+        """Open a stored file of the message; reading raises, too."""
+        ...
+
     async def changes(self, wanted: "Selection", watched: Sequence[int]) -> "ChangePage": ...
     async def arrivals(self) -> "ArrivalPage": ...
 

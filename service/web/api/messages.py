@@ -5,7 +5,7 @@ from aiohttp import web
 from service.errors import Rejected
 from service.queries import archive, emails, messages
 from service.queries.message_html import embedded
-from service.queries.messages import AnnouncementsPage, MessageContent, StoredContent
+from service.queries.messages import AnnouncementsPage, MessageContent, StoredContent, not_fetched
 from service.queries.views import EmailDetail, RequestView
 from service.web.auth.tokens import visible
 from service.web.handling.contents import download_headers, shown_headers, stream
@@ -111,7 +111,7 @@ async def _download(
     request: web.Request, content: StoredContent | None, name: str, media_type: str
 ) -> web.StreamResponse:
     if content is None:
-        raise Rejected(404, "message_not_found", "This part of the message was not fetched from Zendesk.")
+        raise not_fetched()
     chunks = await content.open(request.app[RES].storage)
     response = web.StreamResponse(headers=download_headers(name, media_type, content.size))
     return await stream(request, response, chunks)

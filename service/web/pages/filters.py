@@ -1,6 +1,6 @@
 """Filters in addresses: parse them, name their errors, and make addresses with other filters."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlencode
@@ -12,13 +12,25 @@ from service.errors import Rejected
 from service.postgres.email_tables import NOT_CAPTURED
 from service.postgres.selection import Selection, WebhookSelection
 from service.queries.emails import EmailFilter
+from service.queries.views import EmailView
 from service.web.handling.requests import Model
 
 # Parameters that are no filters.
-OWN = ("notice", "live", "page", "what", "action")
+OWN = ("notice", "live", "page", "what", "action", "view")
 _FIELDS = tuple(Selection.model_fields)
 # A list loads so many pages by itself.
 MOST_PAGES = 20
+
+
+@dataclass(frozen=True)
+class Place:
+    """A place on a page of a list, counted from 1, and the addresses of the page and of the e-mails around."""
+
+    address: str
+    number: int
+    of: int
+    before: str | None
+    after: str | None
 
 
 @dataclass(frozen=True)
@@ -50,6 +62,28 @@ class EmailQuery:
 
     def onward(self, cursor: str) -> str:
         return address({**self.chosen, "cursor": cursor, "page": str(self.page + 1)})
+
+    def email(self, email_id: int, *, as_text: bool = False) -> str:
+        """Return the address of an e-mail of this list: its page has links to the ones around it here."""
+        place = self.here if self.chosen else {}
+        return address({**place, **({"view": "text"} if as_text else {})}, f"/emails/{email_id}")
+
+    @property
+    def here(self) -> Mapping[str, str]:
+        """The filter's fields and the cursor of this page of the list."""
+        cursor = {"cursor": self.values["cursor"]} if "cursor" in self.values else {}
+        return {**self.chosen, **cursor}
+
+    def place_of(self, email_id: int, emails: Sequence[EmailView]) -> "Place | None":
+        """Return what is around an e-mail on this page of the list; None if it is not there any more."""
+        ids = [each.id for each in emails]
+        if email_id not in ids:
+            return None
+        at = ids.index(email_id)
+        before, after = (
+            self.email(ids[place]) if 0 <= place < len(ids) else None for place in (at - 1, at + 1)
+        )
+        return Place(address(self.here), at + 1, len(ids), before, after)
 
     @property
     def goes_on(self) -> bool:

@@ -72,6 +72,7 @@ async def show_email(request: web.Request) -> web.Response:
     res, email_id = request.app[RES], number(request, "id")
     email, is_cut = shortened_email(await ask(request, emails.get_email(res.engine, email_id)))
     has_target, as_text = bool(res.settings.sync_url), request.query.get("view") == "text"
+    query = filters.read(request)
     return await show(
         request,
         "email.html",
@@ -79,6 +80,8 @@ async def show_email(request: web.Request) -> web.Response:
         message=shown_message(email, as_text=as_text),
         as_text=as_text,
         around=await ask(request, neighbours_of(res.engine, email)),
+        place=await _place(request, query, email_id),
+        query=query,
         is_cut=is_cut,
         raw=await _raw(request, email_id),
         events=timeline.events(email),
@@ -140,6 +143,14 @@ async def list_actions(request: web.Request) -> web.Response:
     onward = filters.onward(request, page.next_cursor)
     headings = await _headings(request, [action.email_id for action in page.actions])
     return await show(request, "activity.html", page=page, onward=onward, headings=headings)
+
+
+async def _place(request: web.Request, query: filters.EmailQuery, email_id: int) -> filters.Place | None:
+    """Find the e-mail in the list that it was opened from; None if that list is of all e-mails."""
+    if not (query.filter and query.chosen):
+        return None
+    page = await ask(request, emails.list_emails(request.app[RES].engine, query.filter))
+    return query.place_of(email_id, page.emails)
 
 
 async def _headings(request: web.Request, email_ids: Sequence[int | None]) -> Mapping[int, HeadingView]:
