@@ -104,6 +104,34 @@ async def test_an_authority_that_stamps_nothing_stops_no_head(res: Resources, tm
     assert (number, None, True) == (view.number, view.stamp_error, view.stamped_at is not None)
 
 
+async def test_recording_older_rows_reads_no_entries_of_other_emails(
+    res: Resources, database: asyncpg.Connection
+) -> None:
+    """The log has just begun, so Postgres has statistics of the e-mails alone."""
+    await make_head(res)
+    await database.execute("""
+        INSERT INTO incoming_emails (zendesk_ticket_id, idempotency_key, processing_status, due_at)
+        SELECT i::text, i::text, 'received', now() FROM generate_series(1, 2000) AS i
+    """)
+    await database.execute("""
+        INSERT INTO evidence_entries (kind, email_id, facts) SELECT 'accepted', -i, '{}' FROM generate_series(1, 10000) AS i
+    """)
+    await database.execute("ANALYZE incoming_emails")
+    before = await rows_read(res)
+    await finish_later(res)
+
+    assert await rows_read(res) == before
+    assert await database.fetchval("SELECT count(*) FROM evidence_entries WHERE email_id > 0") == 2_000
+
+
+async def rows_read(res: Resources) -> int:
+    """Return how many entries Postgres has read without an index."""
+    async with res.engine.connect() as conn:
+        await conn.exec_driver_sql("SELECT pg_stat_force_next_flush()")
+        query = "SELECT seq_tup_read FROM pg_stat_user_tables WHERE relname = 'evidence_entries'"
+        return int((await conn.exec_driver_sql(query)).scalar_one())
+
+
 async def test_rows_from_before_the_log_are_recorded_later_and_say_so(
     res: Resources, database: asyncpg.Connection
 ) -> None:

@@ -254,6 +254,9 @@ class Machine:
             return
         lines = [line async for line in tombstone_copies.copied(self.res)]
         await self.database.execute("DELETE FROM tombstones; DELETE FROM erasure_salts")
+        # An erasure that was refused left its e-mails in the backup, and a purge may have removed them since.
+        numbers = [str(number) for number in self.erased]
+        await self.database.execute("DELETE FROM backup WHERE comment_id <> ALL ($1)", numbers)
         await self.database.execute("DELETE FROM removed_emails WHERE email_id IN (SELECT id FROM backup)")
         await self.database.execute(
             "INSERT INTO incoming_emails OVERRIDING SYSTEM VALUE SELECT * FROM backup ON CONFLICT DO NOTHING"

@@ -22,7 +22,7 @@ _REASON = "A drill asked for it."
 _HOLD, _RULE = "drill", "drill"
 _FORBIDDEN = 3  # the exit code of an erasure that a hold forbids
 # Other faults may stop an operator's command: it is repeated for so long.
-_SECONDS, _PAUSE_SECONDS = 120, 1
+_SECONDS, _PAUSE_SECONDS = 300, 1
 
 
 @dataclass
