@@ -43,7 +43,7 @@ def rows_of(name: str, columns: Mapping[str, TypeEngine[Any]]) -> TableValuedAli
     """Make a table of rows from one array for each column, with their `place`; see `arrays_of`.
 
     Postgres does not see the length of the first array, which is a subquery: else the plan for any rows, guessed as ten, may
-    look dearer than that for one row, and it plans the statement again for each batch, for half of the time of a small one.
+    look dearer than that for one row, and it plans the statement again for each batch: 10 to 20 % of its time for a webhook.
     """
     first, *others = (bindparam(f"every_{column}", type_=ARRAY(kind)) for column, kind in columns.items())
     arrays = (select(first).scalar_subquery(), *others)
