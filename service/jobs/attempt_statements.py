@@ -7,6 +7,7 @@ from typing import Any
 from sqlalchemy import (
     CTE,
     BigInteger,
+    Boolean,
     ColumnElement,
     Double,
     Interval,
@@ -20,6 +21,7 @@ from sqlalchemy import (
     func,
     insert,
     literal,
+    literal_column,
     null,
     or_,
     select,
@@ -33,7 +35,15 @@ from sqlalchemy.sql.elements import SQLCoreOperations
 from sqlalchemy.types import TypeEngine
 
 from service.postgres import evidence_log
-from service.postgres.email_tables import PROCESSING, WAITING, Attempt, IncomingEmail, is_listed, key_of_email
+from service.postgres.email_tables import (
+    FINISHED,
+    PROCESSING,
+    WAITING,
+    Attempt,
+    IncomingEmail,
+    is_listed,
+    key_of_email,
+)
 from service.postgres.prepared import Prepared
 from service.postgres.rows import rows_of
 
@@ -285,7 +295,7 @@ def _end_attempts(left: CTE) -> Select[Any]:
 
 
 def _enter_ends(left: CTE) -> CTE:
-    has_ended = left.c.processing_status.in_(("completed", "failed"))
+    has_ended = literal_column(FINISHED, Boolean)
     return evidence_log.entries("ended", left, left.c.id, left.c.attempt_number, has_ended)
 
 

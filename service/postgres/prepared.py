@@ -42,7 +42,10 @@ class Prepared:
 
     @cached_property
     def _compiled(self) -> Any:  # noqa: ANN401 a compiler of SQLAlchemy
-        return self._statement.compile(dialect=dialect())  # type: ignore[attr-defined, no-untyped-call] # each statement has it
+        compiled = self._statement.compile(dialect=dialect())  # type: ignore[attr-defined, no-untyped-call] # each statement has it
+        if compiled.post_compile_params:
+            raise TypeError("A prepared statement has no IN with a list of values.")
+        return compiled
 
     @cached_property
     def _sql(self) -> str:

@@ -61,6 +61,14 @@ async def test_postgres_keeps_the_plan_of_a_statement_with_rows(engine: AsyncEng
     assert [tuple(each) for each in known] == [(5, 3)]
 
 
+async def test_a_statement_that_cannot_be_prepared_is_refused(engine: AsyncEngine) -> None:
+    """It would fail each time, and then run in the slow way."""
+    column = SigningSecret.__table__.c.account
+    async with connect(engine) as conn:
+        with pytest.raises(TypeError, match="IN"):
+            await Prepared(select(column).where(column.in_(["a", "b"]))).fetch(conn, {})
+
+
 async def test_an_old_statement_is_prepared_again_in_place_of_the_first(
     engine: AsyncEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
