@@ -291,3 +291,15 @@ async def test_the_copy_of_a_damaged_object_goes_with_the_erased_file(
 
     assert not await is_there(res, kept.key)
     assert await database.fetchval("SELECT count(*) FROM reconciliation_findings WHERE key <> 'other'") == 0
+
+
+async def test_an_email_goes_with_a_finding_that_holds_a_nul(
+    res: Resources, database: asyncpg.Connection
+) -> None:
+    kept = await set_aside(res, database, is_recorded=True)
+
+    await erase(res, await database.fetchval("SELECT id FROM incoming_emails"))
+    await pass_time(database, res)
+
+    assert not await is_there(res, kept.key)
+    assert await database.fetchval("SELECT count(*) FROM reconciliation_findings") == 0
