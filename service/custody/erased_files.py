@@ -72,6 +72,7 @@ UPDATE incoming_emails SET attempt_number = attempt_number + 1 WHERE id = ANY (:
 _COUNT = text("UPDATE receipts SET files = files + :files, bytes = bytes + :bytes WHERE id = :receipt_id")
 # A verification keeps a copy of a damaged object.
 _DELETE_FINDINGS = text("""
-DELETE FROM reconciliation_findings WHERE key = ANY (:keys) OR detail ->> 'kept_as' = ANY (:keys)
-RETURNING detail ->> 'kept_as'
+DELETE FROM reconciliation_findings
+WHERE key = ANY (:keys) OR kind = 'object_damaged' AND detail ->> 'kept_as' = ANY (:keys)
+RETURNING CASE WHEN kind = 'object_damaged' THEN detail ->> 'kept_as' END
 """).bindparams(_KEYS)

@@ -152,7 +152,7 @@ UNION ALL
 SELECT email_id, unnest(contents), 0, false FROM suspended_emails WHERE {_THESE}
 UNION ALL
 SELECT email_id, replace(substr(detail ->> 'kept_as', 8), '/', ''), 0, false FROM reconciliation_findings
-WHERE {_THESE} AND detail ->> 'kept_as' LIKE 'sha256/%'
+WHERE {_THESE} AND kind = 'object_damaged' AND detail ->> 'kept_as' LIKE 'sha256/%'
 UNION ALL
 SELECT email_id, replace(substr(key, 8), '/', ''), 0, false FROM loose_objects WHERE {_THESE}
 """)  # noqa: S608 constants of ours

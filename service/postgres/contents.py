@@ -23,10 +23,10 @@ async def known_contents(conn: AsyncConnection, hashes: Sequence[str]) -> set[st
 
 _IS_KNOWN = " OR ".join(f"EXISTS (SELECT FROM {table} WHERE {column} = hash)" for table, column in NAMING)
 _IS_SUSPENDED = "hash IN (SELECT unnest(contents) FROM suspended_emails WHERE contents && :hashes)"
-# The key of the copy, as `storage.spool.object_key` makes it.
+# The key of the copy, as `storage.spool.object_key` makes it. Findings of other kinds may hold a NUL, which `->>` refuses.
 _IS_KEPT = """EXISTS (
     SELECT FROM reconciliation_findings
-    WHERE detail ->> 'kept_as' = concat('sha256/', left(hash, 2), '/', substr(hash, 3))
+    WHERE kind = 'object_damaged' AND detail ->> 'kept_as' = concat('sha256/', left(hash, 2), '/', substr(hash, 3))
 )"""
 _KNOWN = text(f"""
 SELECT hash FROM unnest(:hashes) AS hash WHERE {_IS_KNOWN} OR {_IS_SUSPENDED} OR {_IS_KEPT}

@@ -98,6 +98,6 @@ class ReconciliationFinding(Base):
         Index(
             "ix_reconciliation_findings_kept",
             text("(detail ->> 'kept_as')"),
-            postgresql_where=text("(detail ->> 'kept_as') IS NOT NULL"),
+            postgresql_where=text("kind = 'object_damaged'"),
         ),
     )

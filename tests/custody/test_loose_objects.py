@@ -1,6 +1,7 @@
 """Loose objects: what was put and never named, or what rows forgot, is removed, and nothing else."""
 
 import asyncio
+import json
 from collections.abc import AsyncIterator
 from datetime import timedelta
 from pathlib import Path
@@ -243,6 +244,9 @@ async def test_an_email_that_is_none_stays_while_a_hold_covers_it(
 async def set_aside(res: Resources, database: asyncpg.Connection, *, is_recorded: bool) -> StoredObject:
     """Copy a damaged object as a verification does; a killed one records no finding."""
     email_id = await add_finished(database)
+    run = await add(database, "reconciliations", kind="reconcile", actor="ada", fix="all")
+    other = {"reconciliation_id": run, "kind": "extra", "key": "other", "email_id": email_id}
+    await add(database, "reconciliation_findings", **other, detail=json.dumps({"document": "\0"}))
     stored = await put(res, b"invoice", email_id)
     about = {"sha256": stored.sha256, "size": stored.size, "object_key": stored.key, "status": "stored"}
     await add(database, "attachments", email_id=email_id, position=0, source_url="", **about)
@@ -283,6 +287,18 @@ async def test_the_copy_of_a_damaged_object_goes_with_the_erased_file(
 
     number = await erasure.start(res, scope_of({"file": sha256}), "why", "ada")
     await erasure.run(res, number)
+    await pass_time(database, res)
+
+    assert not await is_there(res, kept.key)
+    assert await database.fetchval("SELECT count(*) FROM reconciliation_findings WHERE key <> 'other'") == 0
+
+
+async def test_an_email_goes_with_a_finding_that_holds_a_nul(
+    res: Resources, database: asyncpg.Connection
+) -> None:
+    kept = await set_aside(res, database, is_recorded=True)
+
+    await erase(res, await database.fetchval("SELECT id FROM incoming_emails"))
     await pass_time(database, res)
 
     assert not await is_there(res, kept.key)

@@ -7,14 +7,14 @@ down_revision = "20261203_0910"
 
 NAME = "ix_reconciliation_findings_kept"
 KEPT = "(detail ->> 'kept_as')"
+# The detail of another kind may hold a NUL, which this expression refuses.
+DAMAGED = "kind = 'object_damaged'"
 
 
 def upgrade() -> None:
     with op.get_context().autocommit_block():
         op.execute(f"DROP INDEX CONCURRENTLY IF EXISTS {NAME}")
-        op.execute(
-            f"CREATE INDEX CONCURRENTLY {NAME} ON reconciliation_findings ({KEPT}) WHERE {KEPT} IS NOT NULL"
-        )
+        op.execute(f"CREATE INDEX CONCURRENTLY {NAME} ON reconciliation_findings ({KEPT}) WHERE {DAMAGED}")
 
 
 def downgrade() -> None:
