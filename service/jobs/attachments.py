@@ -38,7 +38,7 @@ from service.postgres import evidence_log
 from service.postgres.email_tables import FINISHED, NOT_CAPTURED, UNREAD, Attachment, IncomingEmail
 from service.postgres.prepared import Prepared
 from service.postgres.removal_tables import LooseObject, ObjectToRemove
-from service.postgres.rows import ANNOUNCED, arrays_of, rows_of
+from service.postgres.rows import ANNOUNCED, arrays_of, is_among, rows_of
 from service.storage.objects import StoredObject
 
 FencingToken = tuple[int, int]  # the id of an e-mail, and the number of the attempt that claimed its job
@@ -291,7 +291,7 @@ def _mark() -> CompoundSelect[Any]:
 # Built once: building a statement takes longer than running it.
 _FILES = Prepared(
     select(Attachment.email_id, *(Attachment.__table__.c[field.name] for field in fields(FileRecord)))
-    .where(Attachment.email_id == func.any(bindparam("email_ids", type_=ARRAY(BigInteger))))
+    .where(is_among(Attachment.__table__.c.email_id, "email_ids"))
     .order_by(Attachment.email_id, Attachment.position)
 )
 _MARK = Prepared(_mark())

@@ -10,7 +10,6 @@ from sqlalchemy import (
     BigInteger,
     Integer,
     Text,
-    bindparam,
     case,
     cast,
     func,
@@ -25,7 +24,7 @@ from sqlalchemy.types import TypeEngine
 from service.postgres.email_tables import Attachment, IncomingEmail
 from service.postgres.message_tables import EmailWords, Message
 from service.postgres.prepared import Prepared
-from service.postgres.rows import arrays_of, rows_of
+from service.postgres.rows import arrays_of, is_among, rows_of
 
 # Of each text, name or address. The sender chooses its length; the rest of it is not found.
 MOST_CHARACTERS = 65_536
@@ -115,7 +114,7 @@ def _texts() -> Prepared:
             case((has_none, email.raw_body)),
         )
         .select_from(IncomingEmail.__table__.outerjoin(Message.__table__, message.email_id == email.id))
-        .where(email.id == func.any(bindparam("email_ids", type_=ARRAY(BigInteger))))
+        .where(is_among(email.id, "email_ids"))
         .order_by(email.id)
     )
 

@@ -5,6 +5,7 @@ from typing import Any, TypeVar
 
 from sqlalchemy import (
     JSON,
+    BigInteger,
     Column,
     ColumnElement,
     TableValuedAlias,
@@ -12,6 +13,7 @@ from sqlalchemy import (
     and_,
     bindparam,
     case,
+    cast,
     func,
     literal_column,
     select,
@@ -50,6 +52,14 @@ def rows_of(name: str, columns: Mapping[str, TypeEngine[Any]]) -> TableValuedAli
     arrays = (select(first).scalar_subquery(), *others)
     columns_of = (Column(column, kind) for column, kind in columns.items())
     return func.unnest(*arrays).table_valued(*columns_of, with_ordinality="place").render_derived(name=name)
+
+
+def is_among(column: ColumnElement[int], parameter: str) -> ColumnElement[bool]:
+    """Match the numbers of an array, the parameter of this name; Postgres does not see its length, as in `rows_of`."""
+    hidden = select(bindparam(parameter, type_=ARRAY(BigInteger))).scalar_subquery()
+    return column == func.any(
+        cast(hidden, ARRAY(BigInteger))
+    )  # without the cast, ANY would take it for a subquery
 
 
 def arrays_of(columns: Iterable[str], rows: Sequence[Sequence[Any]]) -> dict[str, list[Any]]:

@@ -13,6 +13,8 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from service.config.settings import Settings
 from service.errors import Permanent
 from service.jobs.arrival import Arrival, receive
+from service.jobs.attachments import files_of
+from service.jobs.email_words import load_texts
 from service.postgres import engine as postgres_engine
 from service.postgres.engine import close_engine, connect, create_engine, driver_of, run, transaction
 from service.postgres.prepared import Prepared
@@ -53,12 +55,14 @@ async def test_postgres_keeps_the_plan_of_a_statement_with_rows(engine: AsyncEng
     async with connect(engine) as conn:
         for number in range(8):
             columns = {"zendesk_ticket_id": "1", "idempotency_key": f"plan {number}", "raw_body": b"{}"}
-            await receive(conn, [Arrival(columns)])
+            (recorded,) = await receive(conn, [Arrival(columns)])
+            await files_of(conn, [recorded.email_id])
+            await load_texts(conn, [recorded.email_id])
         known = await (await driver_of(conn)).fetch(
-            "SELECT custom_plans, generic_plans FROM pg_prepared_statements WHERE statement LIKE '%incoming_emails%'"
+            "SELECT custom_plans, generic_plans FROM pg_prepared_statements WHERE statement ~ 'incoming_emails|attachments'"
         )
 
-    assert [tuple(each) for each in known] == [(5, 3)]
+    assert [tuple(each) for each in known] == [(5, 3)] * 3
 
 
 async def test_a_statement_that_cannot_be_prepared_is_refused(engine: AsyncEngine) -> None:
