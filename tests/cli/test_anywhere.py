@@ -96,6 +96,9 @@ READS = (
 # Fields that another moment changes.
 _MOMENT = re.compile(r"[0-9]+\.[0-9]+(?:e-[0-9]+)?|[0-9]+ (?:s|ms|min)\b")
 
+# What the server in this process logs meanwhile.
+_LOG = re.compile(r'^\{.*"event": .*"level": .*\}\n', re.MULTILINE)
+
 
 async def both(settings: Settings, config: Path, words: str) -> tuple[Done, Done]:
     beside = await typed(settings, *words.split(), **WIDE)
@@ -103,7 +106,8 @@ async def both(settings: Settings, config: Path, words: str) -> tuple[Done, Done
 
 
 def shown(done: Done) -> tuple[int, str, str]:
-    return done.returncode, _MOMENT.sub("", done.stdout), _MOMENT.sub("", done.stderr)
+    out, errors = (_MOMENT.sub("", _LOG.sub("", text)) for text in (done.stdout, done.stderr))
+    return done.returncode, out, errors
 
 
 @pytest.fixture
