@@ -40,8 +40,7 @@ GROUPS = (
                 "not_found",
                 "Zendesk answered 404: the file or comment is not there, or its address expired. As an answer of "
                 "Holdfast: there is nothing at this address.",
-                "If Holdfast answered so, check the address. If Zendesk did, check that the user of the OAuth client can see "
-                "the ticket.",
+                "Check that the user of the OAuth client can see the ticket.",
                 can_be_retried=True,
             ),
             Advice(

@@ -69,6 +69,15 @@ async def test_a_failed_email_and_its_group_say_what_to_do(client: Server, worke
         assert places == sorted(places)
 
 
+async def test_an_unknown_page_says_nothing_about_zendesk(client: Server) -> None:
+    async with asking(client, "/nothing", Accept="text/html") as response:
+        words = words_of(await response.text())
+
+    assert response.status == 404
+    assert "There is no page at this address." in words
+    assert "OAuth" not in words
+
+
 async def test_a_page_of_an_error_says_what_to_do(client: Server) -> None:
     async with asking(client, "/emails/7", Accept="text/html") as response:
         page = await response.text()

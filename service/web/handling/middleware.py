@@ -117,7 +117,9 @@ async def _answer(
     # One thread renders all pages: guesses of tokens (429) must not fill its queue.
     if wants_page(request) and status != HTTPStatus.TOO_MANY_REQUESTS:
         title = HTTPStatus(status).phrase
-        shown = {"title": title, "code": error.code, "detail": error.message}
+        # The advice on this code is about a file at Zendesk.
+        code = "" if error.code == "not_found" else error.code
+        shown = {"title": title, "code": code, "detail": error.message}
         answer = await render(request, "problem.html", status=status, **shown)
     else:
         answer = problem(status, error.code, error.message, **details)
