@@ -62,7 +62,7 @@ async def test_an_email_is_dismissed_and_undismissed_on_its_page(client: Server,
     assert "Failed, and dismissed." in words_of(dismissed)
     assert f'action="{page}/undismiss"' in dismissed
     assert "None needs attention." in words_of(overview)
-    assert (f'href="{page}"' in listed, "No failures" in failures) == (True, True)
+    assert (f'href="{page}?dismissed=true"' in listed, "No failures" in failures) == (True, True)
     assert f'href="{page}/dismiss"' in after
     assert "Not dismissed any more" in words_of(after)
 
