@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 MOST_KNOWN = 5_000
 # In these states, an e-mail has only arrived.
 NOT_BEGUN = {"received", "queued"}
-_FATES = {
+_OUTCOMES = {
     "email": "webhook: new e-mail",
     "announcement": "webhook: further one about e-mail",
     "quarantined": "webhook: in quarantine as",
@@ -30,8 +30,8 @@ _FATES = {
 }
 
 
-class Heard(NamedTuple):
-    """A line to print."""
+class Entry(NamedTuple):
+    """A line to print: a webhook, or a change of an e-mail."""
 
     at: datetime
     words: "Sequence[object]"
@@ -49,21 +49,23 @@ def listen(*, as_json: bool) -> None:
     """
 
     async def work(backend: "Backend") -> None:
-        ears = Ears(backend)
+        feed = Feed(backend)
+        is_told = False
 
-        def show(heard: list[Heard]) -> None:
-            if not ears.are_open:
+        def show(entries: list[Entry]) -> None:
+            nonlocal is_told
+            if not is_told:
                 click.echo("Listening; Ctrl-C ends.", err=True)
-                ears.are_open = True
-            _print(heard, as_json=as_json)
+                is_told = True
+            _print(entries, as_json=as_json)
 
-        await repeat(backend, ears.news, show)
+        await repeat(backend, feed.news, show)
 
     follow_until_interrupt(work)
 
 
-class Ears:
-    """The webhooks and the changes that were heard before."""
+class Feed:
+    """The webhooks and the changes of e-mails, each once."""
 
     def __init__(self, backend: "Backend") -> None:
         from service.postgres.selection import Selection
@@ -72,21 +74,20 @@ class Ears:
         self._emails = FollowedEmails(backend, Selection())
         self._known: dict[tuple[str, int], None] | None = None
         self._refused = 0
-        self.are_open = False  # whether the command has said that it listens
 
-    async def news(self) -> list[Heard]:
-        """Return what is new, oldest first; at first nothing. Raises Transient."""
+    async def news(self) -> list[Entry]:
+        """Return the new entries, oldest first; the first call returns none. Raises Transient."""
         is_first = self._known is None
         # In this order, no change of an e-mail is read before its arrival.
         lines = await self._emails.news()
         page = await self._backend.arrivals()
-        heard = [_arrival(each) for each in page.arrivals if self._is_new(each)]
+        entries = [_arrival(each) for each in page.arrivals if self._is_new(each)]
         if page.refused and page.refused.count > self._refused:
-            heard.append(_refusal(page.refused))
+            entries.append(_refusal(page.refused))
         self._refused = page.refused.count if page.refused else 0
         self._known = dict(list((self._known or {}).items())[-MOST_KNOWN:])
-        heard += [_change(line) for line in lines if not _has_only_arrived(line)]
-        return [] if is_first else sorted(heard, key=lambda each: each.at)
+        entries += [_change(line) for line in lines if not _has_only_arrived(line)]
+        return [] if is_first else sorted(entries, key=lambda each: each.at)
 
     def _is_new(self, arrival: "ArrivalView") -> bool:
         known = self._known = self._known or {}
@@ -99,30 +100,30 @@ def _has_only_arrived(line: "Line") -> bool:
     return line.change.processing_status in NOT_BEGUN and line.change.attempt_number == 0
 
 
-def _arrival(arrival: "ArrivalView") -> Heard:
+def _arrival(arrival: "ArrivalView") -> Entry:
     number = arrival.email_id if arrival.kind == "announcement" else arrival.id
     ticket = f"of ticket {arrival.zendesk_ticket_id}" if arrival.zendesk_ticket_id else ""
     subject = f'"{arrival.subject}"' if arrival.subject else ""
-    words = [_FATES[arrival.kind], number, ticket, subject, arrival.reason or ""]
-    return Heard(arrival.at, words, {"webhook": _json(arrival)})
+    words = [_OUTCOMES[arrival.kind], number, ticket, subject, arrival.reason or ""]
+    return Entry(arrival.at, words, {"webhook": _json(arrival)})
 
 
-def _refusal(refused: "BadSignaturesView") -> Heard:
+def _refusal(refused: "BadSignaturesView") -> Entry:
     words = ["webhook: refused for its signature,", refused.count, "in a row", refused.code or ""]
-    return Heard(refused.at, words, {"refused": _json(refused)})
+    return Entry(refused.at, words, {"refused": _json(refused)})
 
 
-def _change(line: "Line") -> Heard:
+def _change(line: "Line") -> Entry:
     words = ["e-mail", line.change.id, *about(line.change), *line.words]
-    return Heard(line.at, words, {"email": as_answer(line.change)})
+    return Entry(line.at, words, {"email": as_answer(line.change)})
 
 
 def _json(view: "BaseModel") -> object:
     return view.model_dump(mode="json")
 
 
-def _print(heard: list[Heard], *, as_json: bool) -> None:
-    for each in heard:
+def _print(entries: list[Entry], *, as_json: bool) -> None:
+    for each in entries:
         if as_json:
             print_json(each.data, indent=None)
         else:

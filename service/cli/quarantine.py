@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from typing import BinaryIO
 
     from service.cli.backends.port import Backend
-    from service.queries.views import IgnoredView, QuarantineDetail, QuarantineView
+    from service.queries.webhook_views import IgnoredView, QuarantineDetail, QuarantineView
 
 COLUMNS = (
     Column("id", whole=True),
@@ -202,7 +202,7 @@ def _became(kept_id: int, status: str, email_id: int | None) -> str:
 
 
 def _row(webhook: "QuarantineView | IgnoredView") -> tuple[object, ...]:
-    from service.queries.views import IgnoredView
+    from service.queries.webhook_views import IgnoredView
 
     reason = (
         (webhook.event_type,) if isinstance(webhook, IgnoredView) else (webhook.error_code, webhook.error)

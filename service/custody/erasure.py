@@ -15,9 +15,9 @@ from sqlalchemy import BigInteger, Interval, Row, Text, bindparam, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from service.custody import erasure_steps, receipts
-from service.custody.holds import record_action
 from service.custody.scopes import Scope, comments_of, emails_in, with_copies
 from service.errors import Permanent, Rejected
+from service.jobs.retries import record_act
 from service.jobs.tombstones import bury_content, bury_ticket, make_salt
 from service.postgres.engine import connect, transaction
 from service.postgres.held_emails import held_among, holds_on
@@ -99,7 +99,7 @@ async def start(res: Resources, scope: Scope, reason: str, actor: str) -> int:
                 await bury_content(conn, scope.subject, receipt_id)
             given = {"receipt": receipt_id, "actor": actor, "scope": scope.kind, "subject": scope.subject}
             erasure_id = int(await conn.scalar(_BEGIN, given) or 0)
-            await record_action(conn, actor, "erase", f"erasure {erasure_id}", reason)
+            await record_act(conn, actor, "erase", subject=f"erasure {erasure_id}", reason=reason)
         return erasure_id
 
     erasure_id = await res.run(begin)

@@ -12,7 +12,6 @@ from dataclasses import dataclass
 import structlog
 from sqlalchemy import (
     BigInteger,
-    Text,
     exists,
     func,
     insert,
@@ -28,7 +27,7 @@ from sqlalchemy.sql.dml import ReturningInsert
 
 from service.errors import Rejected
 from service.formatting import one_line
-from service.jobs.retries import record_acts
+from service.jobs.retries import record_act
 from service.postgres.email_tables import IncomingEmail
 from service.postgres.engine import connect, transaction
 from service.postgres.held_emails import take_custody
@@ -75,7 +74,7 @@ async def set_hold(res: Resources, wanted: HoldOrder, actor: str) -> int:
         if email_ids:
             listed = [{"hold_id": hold_id, "email_id": email_id} for email_id in email_ids]
             await conn.execute(insert(HeldEmail), listed)
-        await record_action(conn, actor, "set_hold", wanted.name, reason)
+        await record_act(conn, actor, "set_hold", subject=wanted.name, reason=reason)
     log.info("hold_set", hold=hold_id, listed=len(email_ids), has_filter=wanted.filter is not None)
     return int(hold_id)
 
@@ -96,21 +95,12 @@ async def release_hold(res: Resources, name: str, actor: str, reason: str) -> No
             if await conn.scalar(select(Hold.id).where(Hold.name == name)) is None:
                 raise no_hold(name)
             raise Rejected(409, "hold_released", f"Hold {name} is released already.")
-        await record_action(conn, actor, "release_hold", name, reason)
+        await record_act(conn, actor, "release_hold", subject=name, reason=reason)
     log.info("hold_released", hold=hold_id)
 
 
 def no_hold(name: str) -> Rejected:
     return Rejected(404, "hold_not_found", f"There is no hold {one_line(name, 64)}.")
-
-
-async def record_action(
-    conn: AsyncConnection, actor: str, action: str, subject: str | None, reason: str | None
-) -> None:
-    """Record the action of a person on a hold, a retention rule or an erasure."""
-    values = (literal(value, Text) for value in (actor, action, subject, reason))
-    acts, entered = record_acts(["actor", "action", "subject", "reason"], select(*values))
-    await conn.execute(select(acts.c.id).add_cte(entered))
 
 
 def _insert(wanted: HoldOrder, reason: str, actor: str) -> ReturningInsert[int]:

@@ -10,8 +10,9 @@ from pydantic import ValidationError
 from sqlalchemy import delete, insert, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from service.custody.holds import NAME, NAME_RULE, record_action
+from service.custody.holds import NAME, NAME_RULE
 from service.errors import Permanent, Rejected
+from service.jobs.retries import record_act
 from service.postgres.engine import connect, transaction
 from service.postgres.held_emails import take_custody
 from service.postgres.hold_tables import RetentionRule
@@ -111,7 +112,7 @@ async def save_rules(res: Resources, change: Change, actor: str) -> None:
         for position, rule in enumerate(change.rules):
             origin = origins.get(rule.name, {"created_by": actor})
             await conn.execute(insert(RetentionRule).values(position=position, **rule.columns, **origin))
-        await record_action(conn, actor, change.action, change.subject, _said(change.rules))
+        await record_act(conn, actor, change.action, subject=change.subject, reason=_said(change.rules))
     log.info("retention_rules_saved", rules=len(change.rules), action=change.action)
 
 

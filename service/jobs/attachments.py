@@ -6,12 +6,14 @@ from dataclasses import dataclass, fields
 from typing import Any, Protocol
 
 from sqlalchemy import (
+    CTE,
     BigInteger,
     Boolean,
     ColumnElement,
     CompoundSelect,
     Exists,
     LargeBinary,
+    TableValuedAlias,
     Text,
     and_,
     bindparam,
@@ -233,17 +235,7 @@ def _is_claimed(token: tuple[int | ColumnElement[int], int | ColumnElement[int]]
 def _mark() -> CompoundSelect[Any]:
     """Build the statement that records new states of files; it returns their places, and the refused objects."""
     file = rows_of("file", _UPDATE)
-    # FOR SHARE: see `object_references`. In the order of keys, as all statements that lock these rows.
-    known = (
-        select(file.c.place, file.c.proof, *ObjectToRemove.__table__.c["key", "state", "number"])
-        .join_from(file, ObjectToRemove, ObjectToRemove.key == file.c.object_key)
-        .where(file.c.status == "stored")
-        .order_by(ObjectToRemove.key)
-        .with_for_update(read=True, of=ObjectToRemove)
-        .cte("known")
-    )
-    is_removed = and_(known.c.state == "removed", known.c.number.is_distinct_from(known.c.proof))
-    refused = select(known).where(or_(known.c.state == "removing", is_removed)).cte("refused")
+    refused = _refused(file)
     marked = (
         update(Attachment)
         .where(
@@ -273,6 +265,29 @@ def _mark() -> CompoundSelect[Any]:
     entered = evidence_log.entries(
         "stored", marked, marked.c.email_id, marked.c.position, marked.c.status == "stored"
     )
+    done = select(marked.c.place, null().cast(Text).label("key"), null().cast(BigInteger).label("number"))
+    number = case((refused.c.state == "removed", refused.c.number))
+    results = union_all(done, select(refused.c.place, refused.c.key, number))
+    return results.add_cte(entered, _named(file, marked))
+
+
+def _refused(file: TableValuedAlias) -> CTE:
+    """Select the files whose object is removed, or was: no reference to it may be written."""
+    # FOR SHARE: see `object_references`. In the order of keys, as all statements that lock these rows.
+    known = (
+        select(file.c.place, file.c.proof, *ObjectToRemove.__table__.c["key", "state", "number"])
+        .join_from(file, ObjectToRemove, ObjectToRemove.key == file.c.object_key)
+        .where(file.c.status == "stored")
+        .order_by(ObjectToRemove.key)
+        .with_for_update(read=True, of=ObjectToRemove)
+        .cte("known")
+    )
+    is_removed = and_(known.c.state == "removed", known.c.number.is_distinct_from(known.c.proof))
+    return select(known).where(or_(known.c.state == "removing", is_removed)).cte("refused")
+
+
+def _named(file: TableValuedAlias, marked: CTE) -> CTE:
+    """Delete the notes of the objects that have a reference now."""
     # A note that `loose_objects` has locked stays: the remover looks for names later, and sees this reference.
     notes = (
         select(LooseObject.number)
@@ -280,12 +295,7 @@ def _mark() -> CompoundSelect[Any]:
         .join(marked, and_(marked.c.place == file.c.place, marked.c.status == "stored"))
         .with_for_update(of=LooseObject, skip_locked=True)
     )
-    named = delete(LooseObject).where(LooseObject.number.in_(notes))
-    done = select(marked.c.place, null().cast(Text).label("key"), null().cast(BigInteger).label("number"))
-    number = case((refused.c.state == "removed", refused.c.number))
-    return union_all(done, select(refused.c.place, refused.c.key, number)).add_cte(
-        entered, named.cte("named")
-    )
+    return delete(LooseObject).where(LooseObject.number.in_(notes)).cte("named")
 
 
 # Built once: building a statement takes longer than running it.

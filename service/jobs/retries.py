@@ -205,3 +205,12 @@ def record_acts(columns: Sequence[str], rows: "Select[*tuple[Any, ...]]") -> lis
         .cte("acts")
     )
     return [acts, evidence_log.entries("act", acts, acts.c.email_id, acts.c.id)]
+
+
+async def record_act(
+    conn: AsyncConnection, actor: str, action: str, *, subject: str | None = None, reason: str | None = None
+) -> None:
+    """Record one act of an operator that is about no e-mail, and write it into the evidence log."""
+    values = (literal(value, Text) for value in (actor, action, subject, reason))
+    acts, entered = record_acts(["actor", "action", "subject", "reason"], select(*values))
+    await conn.execute(select(acts.c.id).add_cte(entered))

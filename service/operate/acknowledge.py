@@ -1,12 +1,12 @@
 """Acknowledge a group of failures: a person looks after it, and says how."""
 
 import structlog
-from sqlalchemy import delete, func, literal, select
+from sqlalchemy import delete, func
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from service.errors import Rejected
-from service.jobs.retries import record_acts
+from service.jobs.retries import record_act
 from service.postgres.engine import transaction
 from service.postgres.operation_tables import Acknowledgement
 from service.postgres.selection import cleaned_reason
@@ -29,7 +29,7 @@ async def acknowledge(res: Resources, group: tuple[str, str], actor: str, note: 
         new = insert(Acknowledgement).values(error_code=error_code, host=host, **values)
         async with transaction(conn):
             await conn.execute(new.on_conflict_do_update(index_elements=["error_code", "host"], set_=values))
-            await _record(conn, actor, "acknowledge", note)
+            await record_act(conn, actor, "acknowledge", reason=note)
 
     await res.run(store)
     log.info("failures_acknowledged", code=error_code)
@@ -45,13 +45,6 @@ async def unacknowledge(res: Resources, group: tuple[str, str], actor: str) -> N
         async with transaction(conn):
             if (note := await conn.scalar(gone)) is None:
                 raise Rejected(404, "not_acknowledged", "Nobody has acknowledged this group.")
-            await _record(conn, actor, "unacknowledge", note)
+            await record_act(conn, actor, "unacknowledge", reason=note)
 
     await res.run(remove)
-
-
-async def _record(conn: AsyncConnection, actor: str, action: str, note: str) -> None:
-    recorded, entered = record_acts(
-        ["actor", "action", "reason"], select(*map(literal, (actor, action, note)))
-    )
-    await conn.execute(select(recorded.c.id).add_cte(entered))

@@ -14,12 +14,12 @@ from datetime import datetime, timedelta
 from typing import Any, Literal
 
 import structlog
-from sqlalchemy import Row, Text, and_, delete, exists, func, literal, or_, select, text, update
+from sqlalchemy import Row, and_, delete, exists, func, or_, select, text, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from service.errors import Rejected
-from service.jobs.retries import record_acts
+from service.jobs.retries import record_act
 from service.postgres.engine import connect, transaction
 from service.postgres.operation_tables import Login
 
@@ -220,9 +220,7 @@ def _forget(newest_id: int) -> Any:  # noqa: ANN401 a statement
 
 
 async def _record(conn: AsyncConnection, actor: str, action: str, row: Row[*tuple[Any, ...]]) -> None:
-    values = (literal(value, Text) for value in (actor, action, f"login {row.id}: {row.name}"))
-    acts, entered = record_acts(["actor", "action", "subject"], select(*values))
-    await conn.execute(select(acts.c.id).add_cte(entered))
+    await record_act(conn, actor, action, subject=f"login {row.id}: {row.name}")
 
 
 def _is_waiting(user_code: str) -> Any:  # noqa: ANN401 a condition

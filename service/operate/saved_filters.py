@@ -1,13 +1,13 @@
 """Keep filters of the list of e-mails under a name, for everybody."""
 
 import structlog
-from sqlalchemy import delete, func, literal, select
+from sqlalchemy import delete, func, select
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from service.errors import Rejected
 from service.formatting import one_line
-from service.jobs.retries import record_acts
+from service.jobs.retries import record_act
 from service.postgres.engine import transaction
 from service.postgres.operation_tables import SavedFilter
 from service.postgres.selection import Selection
@@ -15,6 +15,7 @@ from service.resources import Resources
 
 MOST_FILTERS = 100
 MOST_NAME = 60  # characters
+# In records of acts, the name stands as the reason: of that, the evidence log has only the hash.
 
 log = structlog.get_logger()
 
@@ -39,7 +40,7 @@ async def save_filter(res: Resources, name: str, wanted: Selection, actor: str) 
             number = await conn.scalar(new.returning(SavedFilter.id))
             if number is None:
                 raise Rejected(409, "filter_exists", f"There is a filter {name!r} already.")
-            await _record(conn, actor, "save_filter", name)
+            await record_act(conn, actor, "save_filter", reason=name)
         return int(number)
 
     number = await res.run(save)
@@ -55,14 +56,7 @@ async def remove_filter(res: Resources, filter_id: int, actor: str) -> None:
         async with transaction(conn):
             if (name := await conn.scalar(gone)) is None:
                 raise Rejected(404, "filter_not_found", f"There is no saved filter {filter_id}.")
-            await _record(conn, actor, "remove_filter", name)
+            await record_act(conn, actor, "remove_filter", reason=name)
 
     await res.run(remove)
     log.info("filter_removed", filter=filter_id)
-
-
-async def _record(conn: AsyncConnection, actor: str, action: str, name: str) -> None:
-    """Record the act, with the name as its reason; the evidence log has only the hash of a reason."""
-    row = select(literal(actor), literal(action), literal(name))
-    recorded, entered = record_acts(["actor", "action", "reason"], row)
-    await conn.execute(select(recorded.c.id).add_cte(entered))

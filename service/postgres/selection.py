@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, field_validator
 
 from service.errors import Rejected
 from service.formatting import one_line
@@ -28,6 +28,23 @@ STORABLE = r"^[^\u0000]*$"  # what a text column of Postgres accepts
 Text = Annotated[str, Field(json_schema_extra={"pattern": STORABLE})]
 
 _NUMBER = re.compile(r"\s*[+-]?[0-9.]*\s*")  # pydantic would take it for seconds since 1970
+
+
+def _written(value: object) -> object:
+    if isinstance(value, (int, float)) or (isinstance(value, str) and _NUMBER.fullmatch(value)):
+        raise ValueError("is a number; write it as 2025-11-03T12:00:00Z")
+    return value
+
+
+def _aware(value: datetime) -> datetime:
+    try:
+        return (value if value.tzinfo else value.replace(tzinfo=UTC)).astimezone(UTC)
+    except OverflowError:
+        raise ValueError("is outside the range of times in Postgres") from None
+
+
+# A time without a zone is in UTC.
+Time = Annotated[datetime, BeforeValidator(_written), AfterValidator(_aware)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,10 +114,8 @@ class Selection(BaseModel):
         description="Words in any order, each also as the beginning of a longer one: in ticket, subject, people, text,"
         " names of files, or error. Case, accents and umlauts do not matter; V-4711 is found as V4711, too",
     )
-    received_after: datetime | None = Field(
-        None, description="At this time or later; UTC where no zone is given"
-    )
-    received_before: datetime | None = Field(None, description="Before this time; UTC where no zone is given")
+    received_after: Time | None = Field(None, description="At this time or later; UTC where no zone is given")
+    received_before: Time | None = Field(None, description="Before this time; UTC where no zone is given")
 
     @property
     def email_ids(self) -> Sequence[int] | None:
@@ -119,16 +134,6 @@ class Selection(BaseModel):
             raise ValueError("is a number; write true or false")
         return value
 
-    @field_validator("received_after", "received_before", mode="before")
-    @classmethod
-    def _written(cls, value: object) -> object:
-        return _written(value)
-
-    @field_validator("received_after", "received_before")
-    @classmethod
-    def _aware(cls, value: datetime | None) -> datetime | None:
-        return _aware(value)
-
 
 class LastingFilter(BaseModel):
     """A filter of facts that last: it selects the same e-mails tomorrow, and those that come."""
@@ -139,10 +144,8 @@ class LastingFilter(BaseModel):
     sender: Text | None = Field(
         None, max_length=MOST_SENDER, description="The sender's address; case does not matter"
     )
-    received_after: datetime | None = Field(
-        None, description="At this time or later; UTC where no zone is given"
-    )
-    received_before: datetime | None = Field(None, description="Before this time; UTC where no zone is given")
+    received_after: Time | None = Field(None, description="At this time or later; UTC where no zone is given")
+    received_before: Time | None = Field(None, description="Before this time; UTC where no zone is given")
 
     @property
     def selection(self) -> Selection:
@@ -154,16 +157,6 @@ class LastingFilter(BaseModel):
     def _storable(cls, value: str | None) -> str | None:
         return _storable(value)
 
-    @field_validator("received_after", "received_before", mode="before")
-    @classmethod
-    def _written(cls, value: object) -> object:
-        return _written(value)
-
-    @field_validator("received_after", "received_before")
-    @classmethod
-    def _aware(cls, value: datetime | None) -> datetime | None:
-        return _aware(value)
-
 
 class WebhookSelection(BaseModel):
     """A filter of webhooks in quarantine."""
@@ -173,25 +166,13 @@ class WebhookSelection(BaseModel):
     replayed: bool = Field(False, description="Replayed webhooks instead of waiting ones")
     dismissed: bool = Field(False, description="Dismissed webhooks instead of waiting ones")
     error_code: Text | None = Field(None, max_length=100, description="Code of the reason")
-    received_after: datetime | None = Field(
-        None, description="At this time or later; UTC where no zone is given"
-    )
-    received_before: datetime | None = Field(None, description="Before this time; UTC where no zone is given")
+    received_after: Time | None = Field(None, description="At this time or later; UTC where no zone is given")
+    received_before: Time | None = Field(None, description="Before this time; UTC where no zone is given")
 
     @field_validator("error_code")
     @classmethod
     def _storable(cls, value: str | None) -> str | None:
         return _storable(value)
-
-    @field_validator("received_after", "received_before", mode="before")
-    @classmethod
-    def _written(cls, value: object) -> object:
-        return _written(value)
-
-    @field_validator("received_after", "received_before")
-    @classmethod
-    def _aware(cls, value: datetime | None) -> datetime | None:
-        return _aware(value)
 
 
 def cleaned_reason(reason: str | None) -> str:
@@ -211,18 +192,3 @@ def _storable(value: str | None) -> str | None:
     except UnicodeEncodeError:
         raise ValueError("is not UTF-8") from None
     return value
-
-
-def _written(value: object) -> object:
-    if isinstance(value, (int, float)) or (isinstance(value, str) and _NUMBER.fullmatch(value)):
-        raise ValueError("is a number; write it as 2025-11-03T12:00:00Z")
-    return value
-
-
-def _aware(value: datetime | None) -> datetime | None:
-    if value is None:
-        return None
-    try:
-        return (value if value.tzinfo else value.replace(tzinfo=UTC)).astimezone(UTC)
-    except OverflowError:
-        raise ValueError("is outside the range of times in Postgres") from None

@@ -27,8 +27,8 @@ from service.queries.views import (
     HoldersPage,
     HolderView,
     MessageHolderView,
-    RequestView,
 )
+from service.queries.webhook_views import RequestView
 
 MAX_HOLDERS = 100
 MAX_FILES = 100  # per e-mail in a list

@@ -18,7 +18,8 @@ from service.postgres.engine import connect
 from service.postgres.message_tables import Announcement, MergedEmail, Message
 from service.postgres.rows import brief
 from service.postgres.search import inline_number
-from service.queries.views import AnnouncementView, EmailView, MessageView, PersonView, RequestView, View
+from service.queries.views import AnnouncementView, EmailView, MessageView, PersonView, View
+from service.queries.webhook_views import RequestView
 from service.storage import objects
 from service.storage.objects import Storage
 from service.zendesk import body_text

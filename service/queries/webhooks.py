@@ -26,7 +26,8 @@ from service.postgres.search import inline_number
 from service.postgres.selection import WebhookSelection
 from service.postgres.webhook_search import conditions
 from service.queries.pages import PageFilter, cut
-from service.queries.views import (
+from service.queries.views import View
+from service.queries.webhook_views import (
     CorrectionView,
     IgnoredDetail,
     IgnoredPage,
@@ -35,7 +36,6 @@ from service.queries.views import (
     QuarantinePage,
     QuarantineView,
     RequestView,
-    View,
 )
 from service.zendesk.mistakes import SEARCHED, guess_of, mistake_in
 

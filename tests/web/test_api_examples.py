@@ -10,7 +10,8 @@ from aiohttp import web
 from pydantic import BaseModel
 
 from service.error_guide import advice_on
-from service.queries.views import QuarantineDetail, View
+from service.queries.views import View
+from service.queries.webhook_views import QuarantineDetail
 from service.web.api import docs, examples
 from service.web.api.docs import API
 from service.web.api.openapi import document

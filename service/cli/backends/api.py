@@ -29,17 +29,13 @@ if TYPE_CHECKING:
     from service.queries.retries import BulkRetryPage, BulkRetryView
     from service.queries.saved_filters import SavedFilterPage
     from service.queries.source import Ledger, SourceFilter
-    from service.queries.views import (
-        AttachmentView,
-        EmailDetail,
-        EmailPage,
-        HoldersPage,
+    from service.queries.views import AttachmentView, EmailDetail, EmailPage, HoldersPage, View
+    from service.queries.webhook_views import (
         IgnoredDetail,
         IgnoredPage,
         QuarantineDetail,
         QuarantinePage,
         RequestView,
-        View,
     )
     from service.queries.webhooks import IgnoredFilter, QuarantineFilter
 
@@ -102,7 +98,7 @@ class Api:
         return self._view(EmailDetail, (await self._of_email("GET", email_id))[1])
 
     async def request(self, email_id: int) -> "RequestView":
-        from service.queries.views import RequestView
+        from service.queries.webhook_views import RequestView
 
         return self._view(RequestView, (await self._of_email("GET", email_id, "/request"))[1])
 
@@ -207,17 +203,17 @@ class Api:
         await self._post(f"/retries/{retry_id}/cancel")
 
     async def quarantined(self, wanted: "QuarantineFilter") -> "QuarantinePage":
-        from service.queries.views import QuarantinePage
+        from service.queries.webhook_views import QuarantinePage
 
         return await self._get(QuarantinePage, "/quarantine", wanted)
 
     async def ignored(self, wanted: "IgnoredFilter") -> "IgnoredPage":
-        from service.queries.views import IgnoredPage
+        from service.queries.webhook_views import IgnoredPage
 
         return await self._get(IgnoredPage, "/ignored", wanted)
 
     async def kept(self, kept_id: int, what: Kept) -> "QuarantineDetail | IgnoredDetail":
-        from service.queries.views import IgnoredDetail, QuarantineDetail
+        from service.queries.webhook_views import IgnoredDetail, QuarantineDetail
 
         kind = IgnoredDetail if what == "ignored" else QuarantineDetail
         return await self._get(kind, f"{_KEPT_PATHS[what]}/{kept_id}")

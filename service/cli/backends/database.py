@@ -24,11 +24,8 @@ if TYPE_CHECKING:
     from service.queries.retries import BulkRetryPage, BulkRetryView
     from service.queries.saved_filters import SavedFilterPage
     from service.queries.source import Ledger, SourceFilter
-    from service.queries.views import (
-        AttachmentView,
-        EmailDetail,
-        EmailPage,
-        HoldersPage,
+    from service.queries.views import AttachmentView, EmailDetail, EmailPage, HoldersPage
+    from service.queries.webhook_views import (
         IgnoredDetail,
         IgnoredPage,
         QuarantineDetail,

@@ -10,7 +10,8 @@ from service.operate.dismiss import dismiss, undismiss
 from service.operate.retry import retry
 from service.queries import emails
 from service.queries.emails import EmailFilter
-from service.queries.views import EmailDetail, EmailPage, HoldersPage, RequestView, View
+from service.queries.views import EmailDetail, EmailPage, HoldersPage, View
+from service.queries.webhook_views import RequestView
 from service.web.auth.tokens import visible
 from service.web.handling.contents import (
     content_headers,

@@ -18,7 +18,8 @@ from pydantic_core import to_jsonable_python
 
 from service.error_guide import advice_on
 from service.queries.erasures import ErasurePlanView
-from service.queries.views import RequestView, View
+from service.queries.views import View
+from service.queries.webhook_views import RequestView
 from service.zendesk.mistakes import mistake_in
 from service.zendesk.rules import BODY
 

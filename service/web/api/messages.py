@@ -6,7 +6,8 @@ from service.errors import Rejected
 from service.queries import archive, emails, messages
 from service.queries.message_html import embedded
 from service.queries.messages import AnnouncementsPage, MessageContent, StoredContent, not_fetched
-from service.queries.views import EmailDetail, RequestView
+from service.queries.views import EmailDetail
+from service.queries.webhook_views import RequestView
 from service.web.auth.tokens import visible
 from service.web.handling.contents import download_headers, shown_headers, stream
 from service.web.handling.keys import RES

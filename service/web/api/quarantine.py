@@ -11,7 +11,8 @@ from service.operate import bulk_webhooks, dismiss
 from service.operate.correct import correct
 from service.postgres.selection import MOST_REASON, WebhookAction, WebhookSelection, WebhookTask
 from service.queries import retries, webhooks
-from service.queries.views import IgnoredDetail, IgnoredPage, QuarantineDetail, QuarantinePage, View
+from service.queries.views import View
+from service.queries.webhook_views import IgnoredDetail, IgnoredPage, QuarantineDetail, QuarantinePage
 from service.queries.webhooks import IgnoredFilter, QuarantineFilter
 from service.web.api.failures import BulkRetryReceipt
 from service.web.auth.tokens import visible

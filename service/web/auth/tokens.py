@@ -18,7 +18,7 @@ from service.errors import Rejected, Transient
 from service.formatting import printable
 from service.operate import logins
 from service.operate import sessions as ended
-from service.queries.views import RequestView
+from service.queries.webhook_views import RequestView
 from service.web.auth import sessions
 from service.web.handling.keys import IDENTITY, RES, Identity, Role
 from service.web.handling.middleware import add_help, problem, wants_page

@@ -5,7 +5,8 @@ from collections.abc import Sequence
 from contextlib import suppress
 from typing import Any, TypeVar
 
-from service.queries.views import EmailDetail, RequestView, View
+from service.queries.views import EmailDetail, View
+from service.queries.webhook_views import RequestView
 
 MOST_TEXT = 10_000  # characters
 MOST_PART_TEXT = 1_000  # of a file or an attempt: an e-mail may have many

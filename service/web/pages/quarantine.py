@@ -13,7 +13,7 @@ from service.operate import bulk_webhooks
 from service.operate.correct import correct
 from service.postgres.selection import MOST_REASON, WebhookAction, WebhookSelection, WebhookTask
 from service.queries import webhooks
-from service.queries.views import QuarantineDetail
+from service.queries.webhook_views import QuarantineDetail
 from service.queries.webhooks import QuarantineFilter
 from service.web.auth.tokens import visible
 from service.web.handling.keys import IDENTITY, RES
