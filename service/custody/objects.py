@@ -1,7 +1,7 @@
 """Remove the objects that nobody names any more, without ever removing one that somebody is about to name.
 
-`custody/removal` requests each object that a removed e-mail named, and `jobs/loose_objects` those that were put and never
-named, or that rows forgot. A put that finds its object does not write it, so a
+`custody/removal` requests each object that a removed e-mail named, and `jobs/loose_objects` each object that was stored
+without a reference, or lost its last one. A put that finds its object does not write it, so a
 transaction may be about to name an object at the same moment. These steps make sure that none does:
 
 1. A request gets its barrier: the transactions that run after its commit. Those may not know of the request.
