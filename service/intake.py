@@ -309,7 +309,7 @@ async def keep_ignored(conn: AsyncConnection, rows: Sequence[Mapping[str, Any]])
 
 @dataclass(frozen=True, slots=True)
 class _Act:
-    """Who replays a webhook, in which bulk retry, and what was corrected in it."""
+    """The person who replays a webhook, the bulk retry, and the correction."""
 
     actor: str
     bulk_retry_id: int | None

@@ -105,7 +105,7 @@ def read_settings_for_resources() -> Settings:
 
 
 def check_usable(settings: Settings) -> None:
-    """Have the libraries read what only they can check: URLs, targets, the DSN; raises SettingsError."""
+    """Have the libraries read the settings that only they can check: URLs, targets, the DSN; raises SettingsError."""
     if any(url.get_secret_value().startswith("mongodb") for url in settings.sync_url) and not _is_installed(
         "pymongo"
     ):

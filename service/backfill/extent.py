@@ -1,4 +1,4 @@
-"""The time of which all e-mails of an account are known, and what a finished search adds to it."""
+"""The time of which all e-mails of an account are known, and its growth by a finished search."""
 
 from datetime import datetime
 from typing import NamedTuple
@@ -23,7 +23,7 @@ class Known(NamedTuple):
 
 
 class Searched(NamedTuple):
-    """What a finished search found: all of its range, but for what it left out and what its list had no longer.
+    """The result of a finished search: all of its range, without the left-out times and those that its list had no longer.
 
     Without an end, it found all until now: `reached` is the time of the newest change.
     """
@@ -40,7 +40,7 @@ class Searched(NamedTuple):
 
 
 def extended(known: Known, searched: Searched) -> Known:
-    """Return what is known after a search: more where its range meets the known one, else the same.
+    """Return the known time after a search: more where its range meets the known one, else the same.
 
     Where a search without an end passed over a hole that no earlier one searched, completeness begins behind the hole.
     """
@@ -64,7 +64,7 @@ def extended(known: Known, searched: Searched) -> Known:
 
 
 async def read(conn: AsyncConnection, account: str, *, but: int) -> Known:
-    """Return what is known of an account by all runs but one."""
+    """Return the time of an account that all runs but one know."""
     return Known(*(await conn.execute(_READ, {"account": account, "run": but})).one())
 
 

@@ -205,7 +205,7 @@ class ListsLeg:
         )
 
     def _reached(self, newest: datetime) -> datetime:
-        """Return the time of the newest change that the page had; what changed since is met by the next run."""
+        """Return the time of the newest change that the page had; the next run meets later changes."""
         reached = min(newest, self.span.now)
         return max(self.span.since, reached if self.span.until is None else min(reached, self.span.until))
 

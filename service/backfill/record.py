@@ -267,7 +267,7 @@ async def save(  # noqa: PLR0913 keywords
     minutes: int,
     sync_status: str,
 ) -> Saved:
-    """Save what a step found, in one transaction; raises Transient("lease_lost") if another process goes on."""
+    """Save the findings of a step, in one transaction; raises Transient("lease_lost") if another process goes on."""
     found = [Discovery(*each) for each in _distinct(page.found)]
     saved = Saved(len(found))
     async with transaction(conn):

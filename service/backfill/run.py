@@ -61,7 +61,7 @@ def account_of(res: Resources) -> str:
 
 
 async def step(res: Resources) -> bool:
-    """Take one step of what is due, if no other process does; return whether there was one.
+    """Take one step of the due work, if no other process does; return whether there was one.
 
     Raises Transient where Postgres is away. Errors of Zendesk are recorded, and put off the next step.
     """
@@ -78,7 +78,7 @@ async def step(res: Resources) -> bool:
 
 
 async def _work(res: Resources, held: Held) -> bool:
-    """Do the most urgent work: the current search, then what is due each hour, then history."""
+    """Do the most urgent work: the current search, then the hourly lists, then history."""
     run = await res.run(partial(record.next_run, held=held, minutes=res.settings.backfill_minutes))
     pause, is_done = timedelta(0), True
     try:
@@ -104,7 +104,7 @@ async def _work(res: Resources, held: Held) -> bool:
 
 
 async def _read_lists(res: Resources, held: Held) -> None:
-    """Read what is due each hour; a list that Zendesk does not give is left out until the next hour.
+    """Read the hourly lists; one that Zendesk does not give is left out until the next hour.
 
     Raises Transient, and Permanent for credentials that Zendesk does not accept at all.
     """
@@ -127,7 +127,7 @@ async def _read_lists(res: Resources, held: Held) -> None:
 
 
 async def _step_of(res: Resources, held: Held, run: Run) -> None:
-    """Make one call of the leg, or read the comments of some tickets; save what was found."""
+    """Make one call of the leg, or read the comments of some tickets; save the findings."""
     span = Span(run.since, run.until, held.now)
     reserve = RESERVES[run.kind]
     if run.tickets:
@@ -153,7 +153,7 @@ async def _step_of(res: Resources, held: Held, run: Run) -> None:
 
 
 async def _read_tickets(res: Resources, held: Held, run: Run, span: Span, reserve: float) -> None:
-    """Read the comments of the next tickets, and save what was found and refused; raises the error of one that is left."""
+    """Read the comments of the next tickets, and save the comments and the refusals; raises the error of one that is left."""
     asked = [*run.tickets][:AT_ONCE]
     known = await res.run(partial(refused.known, account=held.account, ticket_ids=asked))
     # Of a ticket that was refused before, all is read that is not known since.

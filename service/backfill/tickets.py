@@ -1,4 +1,4 @@
-"""Read the comments of tickets, to find those by e-mail: what a leg does not tell, the comments API does."""
+"""Read the comments of tickets, to find those by e-mail: the comments API tells more than a leg."""
 
 import asyncio
 from collections.abc import Collection, Iterable, Mapping

@@ -99,7 +99,7 @@ def _is_near(email: WaitingEmail, comment: CommentMessage) -> bool:
 
 
 def _distance(email: WaitingEmail, comment: CommentMessage) -> tuple[bool, bool, bool, timedelta]:
-    """Prefer e-mails, the webhook's sender, what was there when the webhook came, and then the nearest in time."""
+    """Prefer e-mails, the webhook's sender, comments from before the webhook, and then the nearest in time."""
     sender = (comment.sender.address or "").casefold()
     is_other = email.from_email is not None and email.from_email.casefold() != sender
     ahead = (comment.created_at or email.received_at) - email.received_at

@@ -66,7 +66,7 @@ async def _compare(res: Resources, claim: Claim) -> tuple[dict[str, object], Cha
     if isinstance(email, Ignored):
         return {}, nothing
     changes = parsing.compare(requests[0].columns, files, email)
-    # Zendesk told what the body leaves out: the comment, and who wrote what.
+    # Zendesk told the missing facts: the comment, and its author.
     told = {name: value for name, value in changes.fields.items() if value or name == "attachment_urls"}
     if requests[0].columns["identified"]:
         told = {name: value for name, value in told.items() if name not in _IDENTITY}

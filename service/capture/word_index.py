@@ -49,7 +49,7 @@ async def index_for_ever(res: Resources) -> None:
     """Write missing words, newest e-mails first, until cancelled.
 
     Several workers may do so at once: each takes e-mails at random among the next ones. Nothing is remembered between
-    runs, since the table of words tells what is missing.
+    runs, since the table of words tells which are missing.
     """
     while True:
         deadline = time.monotonic() + AGAIN_SECONDS

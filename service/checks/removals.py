@@ -1,4 +1,4 @@
-"""Check whether what was deleted here is gone from the storage and the targets, too."""
+"""Check whether deleted e-mails and files are gone from the storage and the targets, too."""
 
 from sqlalchemy import text
 

@@ -73,7 +73,7 @@ def deletable(kind: str, output: Path | None, before: "datetime | None", *, unve
 async def _write(
     res: "Resources", out: IO[bytes], kind: str, before: "datetime | None", *, unverified: bool
 ) -> "tuple[int, int, LeftOut]":
-    """Write ticket after ticket; return their number, the bytes of their files, and what was left out."""
+    """Write ticket after ticket; return their number, the bytes of their files, and the number of tickets left out."""
     import asyncio
     from datetime import UTC
 

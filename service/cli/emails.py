@@ -248,7 +248,7 @@ def _person(person: "PersonView") -> str:
 
 
 def _kind(message: "MessageView") -> str | None:
-    """Say what is not usual about a message: most are public, and from outside."""
+    """Name the unusual properties of a message: most are public, and from outside."""
     words = ["written by an agent"] if message.direction == "outbound" else []
     words += ["not public"] if message.public is False else []
     return ", ".join(words) or None

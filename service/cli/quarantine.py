@@ -179,7 +179,7 @@ def edit(kept_id: int, source: "BinaryIO | None", *, as_json: bool) -> None:
 
 
 def _edited(kept_id: int) -> bytes | None:
-    """Open the body in the editor; return what was saved, or None if nothing changed."""
+    """Open the body in the editor; return the saved text, or None if nothing changed."""
     import base64
 
     async def read(backend: "Backend") -> "QuarantineDetail":

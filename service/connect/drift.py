@@ -94,7 +94,7 @@ async def find(res: Resources, connection: RecordedConnection) -> Sequence[Drift
 
 
 async def _look_at_invocations(res: Resources, connection: RecordedConnection, drift: list[Drift]) -> None:
-    """Add what the newest invocations tell."""
+    """Add the facts of the newest invocations."""
     client, webhook_id = res.zendesk, connection.webhook_id
     invocations = await calls.list_invocations(client, webhook_id)
     # What was sent before a repair says nothing about the present.

@@ -76,7 +76,7 @@ class Plan:
 
 
 async def make_plan(res: Resources, client: ZendeskClient, wish: Wish) -> Plan:
-    """Look at what Zendesk has, and plan. Raises Transient and Permanent."""
+    """Look at Zendesk's webhooks and triggers, and plan. Raises Transient and Permanent."""
     standing = await look(res, client, wish)
     webhook, trigger = standing.webhook, standing.trigger
     known = standing.recorded.webhook_id if standing.recorded else None
@@ -96,7 +96,7 @@ async def make_plan(res: Resources, client: ZendeskClient, wish: Wish) -> Plan:
 
 
 async def look(res: Resources, client: ZendeskClient, wish: Wish) -> Standing:
-    """Ask Zendesk who we are and what it has. Raises Transient and Permanent."""
+    """Ask Zendesk for our user, its webhooks and its triggers. Raises Transient and Permanent."""
     user_id, role = await identify(res)
     account = record.account_of(res)
     recorded = await res.run(lambda conn: record.read(conn, account))

@@ -68,7 +68,7 @@ async def read(conn: AsyncConnection, account: str) -> RecordedConnection | None
 
 
 async def save(conn: AsyncConnection, account: str, made: Made) -> None:
-    """Record what was made or changed just now; it has no drift."""
+    """Record a connection that was made or changed just now; it has no drift."""
     columns: dict[str, Any] = {
         **made._asdict(),
         "connected_at": func.now(),
@@ -101,7 +101,7 @@ async def save_check(conn: AsyncConnection, checked: RecordedConnection, drift: 
 async def save_failure(
     conn: AsyncConnection, checked: RecordedConnection, code: str, *, may_pass: bool
 ) -> None:
-    """Save that Zendesk did not answer a check; what is known of drift stays. With `may_pass`, it is repeated soon."""
+    """Save that Zendesk did not answer a check; the known drift stays. With `may_pass`, it is repeated soon."""
     at = func.now() - CHECK_EVERY + RETRY_AFTER if may_pass else func.now()
     await conn.execute(_unchanged(checked).values(checked_at=at, error_code=code))
 

@@ -81,7 +81,7 @@ async def start(res: Resources, scope: Scope, reason: str, actor: str) -> int:
     planned = await plan(res, scope)
     if planned.is_empty:
         raise Rejected(404, "nothing_to_erase", "Nothing on record is in this scope.")
-    # Of what Zendesk deleted, held e-mails are left out.
+    # Held e-mails are left out of those that Zendesk deleted.
     if scope.kind != "zendesk":
         _check_held(planned.held)
 

@@ -74,7 +74,7 @@ def counting(scope: Scope, email_ids: Sequence[int]) -> tuple[Executable, dict[s
 
 
 async def count_webhooks(conn: AsyncConnection, scope: Scope, comments: Sequence[str]) -> int:
-    """Count the requests in quarantine, and the ignored ones, that mention what is in scope."""
+    """Count the requests in quarantine, and the ignored ones, that mention the subject."""
     if scope.is_file:
         return 0
     number, mentions = 0, scope.mentions(comments)
@@ -124,7 +124,7 @@ async def _erase_free(conn: AsyncConnection, row: Row[Any], scope: Scope, email_
 
 
 async def _erase_webhooks(conn: AsyncConnection, row: Row[Any], scope: Scope, table: WebhookTable) -> None:
-    """Delete the next stored requests that mention what is erased, or that are about an erased e-mail."""
+    """Delete the next stored requests that mention the subject, or that are about an erased e-mail."""
     last = row.last_quarantined if table == "quarantined_webhooks" else row.last_ignored
     rows = [] if scope.is_file else await _bodies(conn, table, row.place, last)
     following = "ignored" if table == "quarantined_webhooks" else "traces"
@@ -149,7 +149,7 @@ async def _wait(conn: AsyncConnection, row: Row[Any]) -> None:
 
 
 async def _erase_late(conn: AsyncConnection, row: Row[Any], scope: Scope) -> int:
-    """Delete what such transactions wrote; at the end nothing says any more what was erased."""
+    """Delete the rows that such transactions wrote; at the end, nothing names the subject any more."""
     if scope.is_file and await emails_in(conn, scope, 0, 2**62, 1):
         await _go_on(conn, row, phase="emails")
         return 0

@@ -15,12 +15,12 @@ from service.jobs.tombstones import bury_suspended
 from service.postgres import evidence_log
 from service.postgres.tombstones import is_erased, suspended_hash
 
-# Stands in a filter for what it selected: no e-mail has it.
+# Stands in a filter for the erased value: no e-mail has it.
 GONE = "[erased]"
 
 
 async def erase(conn: AsyncConnection, row: Row[Any], scope: Scope) -> int:
-    """Erase what is left besides e-mails and webhooks; return the number of suspended e-mails."""
+    """Erase the remaining traces besides e-mails and webhooks; return the number of suspended e-mails."""
     number = await _erase_suspended(conn, row, scope)
     given = {"subject": scope.subject, "gone": GONE}
     for statement in _FILTERS.get(scope.kind, ()):
@@ -108,7 +108,7 @@ _UNLIST = _statement("DELETE FROM source_emails WHERE ticket_id = :subject AND c
 
 
 def _renamed(table: str, field: str, among: str = "true") -> TextClause:
-    """Build the statement that takes what is erased out of a filter; such a filter selects nothing any more."""
+    """Build the statement that takes the subject out of a filter; such a filter selects nothing any more."""
     return _statement(f"""
 UPDATE {table} SET filter = jsonb_set(filter::jsonb, '{{{field}}}', to_jsonb(CAST(:gone AS text)))::json
 WHERE lower(filter ->> '{field}') = lower(:subject) AND {among}
@@ -139,7 +139,7 @@ UPDATE {table} SET {column} = :gone WHERE position(lower(:subject) in lower({col
         ("acknowledgements", "note", "true"),
     )
 ]
-# A filter that names what is erased has no use any more.
+# A filter that names the subject has no use any more.
 _SAVED = _statement("""
 DELETE FROM saved_filters WHERE position(lower(:subject) in lower(concat(name, filter ->> 'sender', filter ->> 'q'))) > 0
 """)

@@ -1,4 +1,4 @@
-"""Whether the raw body of a webhook mentions what is to be erased; a body that nobody could parse is read as text."""
+"""Whether the raw body of a webhook mentions the subject of an erasure; a body that nobody could parse is read as text."""
 
 import re
 from collections.abc import Set as AbstractSet

@@ -22,7 +22,7 @@ from service.postgres.rows import in_batches
 from service.resources import Resources
 from service.telemetry.metrics import EMAILS_REMOVED
 
-# E-mails of one transaction, and those that one look for what is due returns.
+# E-mails of one transaction, and the due ones that one look returns.
 BATCH = 1_000
 LOOK = 5_000
 # By then a process that removes nothing has died, and another one continues.
@@ -51,7 +51,7 @@ class Run:
 
 
 async def purge_for_ever(res: Resources) -> None:
-    """Purge what is due, at the start and from time to time, until cancelled."""
+    """Purge due e-mails, at the start and from time to time, until cancelled."""
     while True:
         pause = PAUSE_SECONDS
         try:
@@ -133,7 +133,7 @@ async def _remove(res: Resources, run: Run, batch: Sequence[Due]) -> None:
 async def _remove_batch(
     res: Resources, conn: AsyncConnection, run: Run, batch: Sequence[Due]
 ) -> Counter[str]:
-    """Remove what is still due; return the e-mails by rule. Raises Transient if another process has the lease."""
+    """Remove the e-mails that are still due; return the e-mails by rule. Raises Transient if another process has the lease."""
     floor_days = res.settings.retention_floor_days
     locked = await lock_due(conn, [each.email_id for each in batch], floor_days=floor_days)
     gone = await remove(conn, [each.email_id for each in locked], run.receipt_id)

@@ -1,4 +1,4 @@
-"""Receipts: the lasting record of each purge and each erasure, with a hash that proves the list of what was removed.
+"""Receipts: the lasting record of each purge and each erasure, with a hash that proves the list of removed things.
 
 The list has a line for each document key (`email KEY`) and each content (`sha256 HASH`), sorted by bytes. Its SHA-256 stays,
 the list does not: whoever has the list can prove that it is the one.

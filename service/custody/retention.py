@@ -171,7 +171,7 @@ def _any_older_than(days: int) -> Select[bool]:
 async def _next(
     conn: AsyncConnection, rules: Sequence[Rule], floor_days: int, place: int, examined: int
 ) -> tuple[list[Due], int | None]:
-    """Return what is due among the next e-mails, and the place to go on after; None at the end."""
+    """Return the due ones among the next e-mails, and the place to go on after; None at the end."""
     row = (await conn.execute(_decided(rules, candidates_after(place, examined), floor_days))).one()
     return _named(rules, row), row.reached if row.examined == examined else None
 

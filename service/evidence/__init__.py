@@ -1,1 +1,1 @@
-"""Evidence: a Merkle tree over what was recorded, signed heads of it, their verification and their export."""
+"""Evidence: a Merkle tree over all recorded facts, signed heads of it, their verification and their export."""

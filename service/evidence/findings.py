@@ -49,7 +49,7 @@ def read_facts(facts: str | None) -> dict[str, Any]:
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """A contradiction between what is on record and the log."""
+    """A contradiction between the rows and the log."""
 
     code: str
     message: str

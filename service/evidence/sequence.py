@@ -80,7 +80,7 @@ async def _step(
 
 async def _place(conn: AsyncConnection, tree: Tree, rows: Sequence[Any]) -> None:
     first = tree.size
-    # An erased entry has its hash, and no longer what it was made of.
+    # An erased entry has its hash, and no longer its facts.
     hashes = [row.hash or leaf_hash(row.salt, row.facts.encode()) for row in rows]
     nodes = tree.extend(hashes)
     await conn.execute(

@@ -80,7 +80,7 @@ class Export:
                 yield from (f"  * {line}" for line in found)
 
     def _head(self, head: Mapping[str, Any], log: str) -> Mapping[str, Any]:
-        """Check the signature of a head; return what it says."""
+        """Check the signature of a head; return its statement."""
         content = (self.directory / head["file"]).read_bytes()
         kept = json.loads(content)
         said: Mapping[str, Any] = json.loads(kept["body"])

@@ -44,7 +44,7 @@ async def _read(conn: AsyncConnection) -> tuple[Sequence[Any], Any]:
 
 
 def _problem_of(head: Any, previous: Any, log_id: str) -> str | None:  # noqa: ANN401 rows
-    """Return what is wrong with a head, or None."""
+    """Return the fault of a head, or None."""
     if not is_signed(head.public_key, head.body, head.signature):
         return "its signature is wrong"
     expected = {

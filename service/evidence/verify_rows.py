@@ -181,7 +181,7 @@ def _accepted_twice(email_id: int, entries: Sequence[Entry]) -> Iterable[Finding
 def _check_ends(
     email_id: int, entries: Sequence[Entry], rows: Mapping[Key, Facts], attempts: Mapping[int, Attempt]
 ) -> Iterable[Finding]:
-    """Compare the present end of the job, and the ends of attempts, with what was logged."""
+    """Compare the present end of the job, and the ends of attempts, with the log."""
     state = [entry for entry in entries if entry.kind in {"ended", "reopened"}]
     last = state[-1] if state else None
     end = next((facts for (kind, _), facts in rows.items() if kind == "ended"), None)

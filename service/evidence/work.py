@@ -1,4 +1,4 @@
-"""The background work of evidence in a worker: place entries, make and store heads, and record what is older."""
+"""The background work of evidence in a worker: place entries, make and store heads, and record older rows."""
 
 import asyncio
 from dataclasses import dataclass

@@ -20,7 +20,7 @@ _OF_ORIGINAL = {
 
 @dataclass(frozen=True, slots=True)
 class Correction:
-    """A corrected body, and who wrote it."""
+    """A corrected body, and its author."""
 
     id: int
     corrected_by: str
@@ -32,7 +32,7 @@ class Correction:
         return {**webhook, "raw_body": self.body, "raw_headers": headers, "signature_hash": None}
 
     def told(self, original: bytes) -> str:
-        """Say what was corrected, by the hashes of both bodies: the evidence log keeps this."""
+        """Describe the correction by the hashes of both bodies: the evidence log keeps this."""
         before, after = (hashlib.sha256(body).hexdigest() for body in (original, self.body))
         return f"corrected by {self.corrected_by}: sha256 {before} became {after}"
 

@@ -1,4 +1,4 @@
-"""E-mails that no webhook announced: made of comments that Zendesk lists, and marked by what Zendesk did with them since."""
+"""E-mails that no webhook announced: made of comments that Zendesk lists, and marked by Zendesk's later changes."""
 
 from collections.abc import Sequence
 from datetime import datetime
@@ -92,7 +92,7 @@ async def adopt_nameless(conn: AsyncConnection, account_id: str, limit: int) -> 
 
 
 async def mark(conn: AsyncConnection, account_id: str, marks: Sequence[Mark]) -> int:
-    """Mark e-mails by what Zendesk did with them; return how many changed. Our copies stay as they are.
+    """Mark e-mails by Zendesk's changes; return how many changed. Our copies stay as they are.
 
     A mark only takes the place of a lesser one: private, redacted, deleted, permanently deleted.
     """

@@ -1,4 +1,4 @@
-"""Dismissals of e-mails: what failed and nobody can repair stays as it is, and needs no attention any more.
+"""Dismissals of e-mails: a failure that nobody can repair stays as it is, and needs no attention any more.
 
 A dismissal is in force for the attempts of job and sync that it names. A later one ends it, and nothing has to clear it.
 """

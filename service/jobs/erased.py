@@ -1,4 +1,4 @@
-"""Content that was erased: what of the given is, and e-mails that turn out to be."""
+"""Erased content: finds it among given comments and contents, and in e-mails that turn out to be erased."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from operator import itemgetter

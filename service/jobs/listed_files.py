@@ -73,7 +73,7 @@ def _added(position: int, file: ListedFile) -> dict[str, Any]:
 
 
 def _changed(known: FileRecord, file: ListedFile) -> dict[str, Any]:
-    """Describe a known file anew; what was said of it before stays where Zendesk says nothing."""
+    """Describe a known file anew; its known facts stay where Zendesk says nothing."""
     code = _refusal(file)
     error: tuple[str | None, str | None]
     is_moved = bool(file.url) and attachment_key(file.url) != attachment_key(known.source_url)
@@ -133,7 +133,7 @@ def _name(file: FileRecord | ListedFile) -> str:
     return (file.file_name or "").strip().casefold()
 
 
-# A file may have been stored since it was read: then only what Zendesk says of it changes.
+# A file may have been stored since it was read: then only the facts from Zendesk change.
 _KEEP = text("""
 INSERT INTO attachments AS known (
     email_id, position, source_url, file_name, declared_type, declared_size, status, zendesk_id, inline, malware,

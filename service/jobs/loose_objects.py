@@ -2,7 +2,7 @@
 
 An object is noted before it is put. The statement that writes a reference to it deletes the note. If the process dies in
 between, or writes no reference after all, the note stays. A transaction that makes rows forget objects notes these, too.
-`custody/objects` requests the removal of what was noted, and removes it unless a row names it.
+`custody/objects` requests the removal of noted objects, and removes those that no row names.
 """
 
 from collections.abc import AsyncIterable, Sequence

@@ -1,4 +1,4 @@
-"""Messages: what the comments of a ticket say is kept with their e-mails, and makes e-mails of comments without one."""
+"""Messages: the contents of a ticket's comments are kept with their e-mails, and comments without one become e-mails."""
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -107,7 +107,7 @@ async def save_original(
 async def known_emails(
     conn: AsyncConnection, ticket: TicketKey, running: int, comment_ids: Sequence[str]
 ) -> KnownEmails:
-    """Read what is kept of a ticket; of its comments, only these. `running` is the e-mail of the attempt that asks."""
+    """Read the kept facts of a ticket; of its comments, only these. `running` is the e-mail of the attempt that asks."""
     given = {**ticket._asdict(), "running": running, "comment_ids": list(comment_ids)}
     known = frozenset(await conn.scalars(_KNOWN, given))
     waiting = [WaitingEmail(*row) for row in await conn.execute(_WAITING, given)]
@@ -259,7 +259,7 @@ async def _insert(
 
 
 async def _save(conn: AsyncConnection, email_id: int, kept: KeptComment, facts: TicketFacts) -> None:
-    """Save a message; a later look-up changes what Zendesk may change, and no time of the first one."""
+    """Save a message; a later look-up changes the facts that Zendesk may change, and no time of the first one."""
     comment, record = kept.comment, kept.record
     # A follow-up names no recipient; its ticket does.
     to = comment.to or ((Person(None, facts.recipient),) if facts.recipient else ())
@@ -293,7 +293,7 @@ async def _save(conn: AsyncConnection, email_id: int, kept: KeptComment, facts: 
 
 
 def _with_evidence(saved: Insert | Update) -> Select[Any]:
-    """Write the message, and what it is now into the evidence log."""
+    """Write the message, and its new state into the evidence log."""
     facts = evidence_log.column(evidence_log.message("messages"))
     message = saved.returning(Message.email_id, facts).cte("saved")
     return select(message.c.email_id).add_cte(evidence_log.entries("message", message, message.c.email_id))

@@ -1,4 +1,4 @@
-"""Makes the tombstones of what is about to be deleted, in the transaction that deletes it."""
+"""Makes the tombstones of content that is about to be deleted, in the transaction that deletes it."""
 
 from collections.abc import Sequence
 from typing import Literal

@@ -142,7 +142,7 @@ class IncomingEmail(Base):
 
     origin: Mapped[str] = mapped_column(
         server_default="webhook"
-    )  # webhook, lookup, backfill: what made the row
+    )  # webhook, lookup, backfill: the origin of the row
     # What Zendesk did with it since: deleted, redacted, private, merged. Our copy stays as it was.
     zendesk_state: Mapped[str | None]
     zendesk_state_at: Mapped[datetime | None]

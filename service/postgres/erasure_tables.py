@@ -54,7 +54,7 @@ class Tombstone(Base):
 
 
 class Erasure(Base):
-    """An erasure, for any worker to continue. At its end the row no longer says whom or what it was about."""
+    """An erasure, for any worker to continue. At its end, the row no longer names the subject."""
 
     __tablename__ = "erasures"
 

@@ -175,7 +175,7 @@ async def forget(conn: AsyncConnection, email_id: int, kind: str, subject: int |
 
 
 async def forget_acts(conn: AsyncConnection, ids: Sequence[int]) -> None:
-    """Delete salt and facts of the entries about acts whose reasons were erased, and record what is left of them.
+    """Delete salt and facts of the entries about acts whose reasons were erased, and record the rest of them.
 
     Call it in the transaction that erases.
     """

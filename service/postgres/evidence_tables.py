@@ -1,4 +1,4 @@
-"""The tables of evidence: what was recorded, its place in a Merkle tree, signed heads of that tree, and verifications."""
+"""The tables of evidence: recorded facts, their places in a Merkle tree, signed heads of that tree, and verifications."""
 
 from datetime import datetime
 from typing import Any
@@ -117,7 +117,7 @@ class EvidenceHead(Base):
 
 
 class EvidenceVerification(Base):
-    """One verification: its progress, for a later call to continue, and what it found."""
+    """One verification: its progress, for a later call to continue, and its findings."""
 
     __tablename__ = "evidence_verifications"
 

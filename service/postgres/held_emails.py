@@ -99,7 +99,7 @@ async def holds_on(conn: AsyncConnection, email_ids: Sequence[int]) -> dict[int,
 
 
 def read_filter(stored: object) -> LastingFilter:
-    """Read the filter of a hold. One of a newer version covers everything: this version cannot tell what it leaves out."""
+    """Read the filter of a hold. One of a newer version covers everything: this version cannot tell which e-mails it leaves out."""
     try:
         return LastingFilter.model_validate(stored)
     except ValidationError:

@@ -1,4 +1,4 @@
-"""The tables of messages: what an e-mail says, its announcements, what is known of its ticket, and the words to find it by."""
+"""The tables of messages: the contents of an e-mail, its announcements, the facts of its ticket, and the words to find it by."""
 
 from datetime import datetime
 from typing import Any

@@ -22,7 +22,7 @@ KNOWN_COMMENT = "comment_id IS NOT NULL"
 
 
 class Receipt(Base):
-    """The lasting record of one purge run or one erasure: what it removed, in numbers, and a hash of the list."""
+    """The lasting record of one purge run or one erasure: its removals, in numbers, and a hash of the list."""
 
     __tablename__ = "receipts"
 
@@ -42,7 +42,7 @@ class Receipt(Base):
         BigInteger, server_default="0"
     )  # that its e-mails named; counted at its end
     objects_removed: Mapped[int] = mapped_column(BigInteger, server_default="0")
-    digest: Mapped[str | None]  # the SHA-256 of the sorted list of what was removed, see `custody/receipts`
+    digest: Mapped[str | None]  # the SHA-256 of the sorted list of removals, see `custody/receipts`
     # A purge: the last e-mail that it looked at, and the lease of the process that runs it.
     place: Mapped[int] = mapped_column(BigInteger, server_default="0")
     lease_until: Mapped[datetime] = mapped_column(server_default=func.now())

@@ -1,4 +1,4 @@
-"""The tables of what Zendesk itself lists: how far it was searched, the e-mails found there, and suspended ones."""
+"""The tables of Zendesk's own lists: how far it was searched, the e-mails found there, and suspended ones."""
 
 from datetime import datetime
 from typing import Any
@@ -216,7 +216,7 @@ class Connection(Base):
 def searched_until(but: str = "NULL") -> str:
     """Write in SQL until when the account of a row of `sources` was searched by all runs but one.
 
-    A run that found all has seen what was listed when it began.
+    A run that found all has seen every comment that was listed when it began.
     """
     return f"""greatest(sources.watermark, (
         SELECT started_at - interval '{HIDDEN_SECONDS} seconds' FROM backfills

@@ -1,4 +1,4 @@
-"""The SQL that recognises erased content by its tombstones: salted hashes, so that nobody can guess what was erased.
+"""The SQL that recognises erased content by its tombstones: salted hashes, so that nobody can guess the erased content.
 
 Each check is one look into an index, in the statement that would write the content. Without any erasure there is no salt,
 and no hash is computed.

@@ -157,7 +157,7 @@ async def list_accounts(conn: AsyncConnection, own: str) -> Sequence[RowMapping]
 
 
 async def view_account(conn: AsyncConnection, row: RowMapping) -> SourceView:
-    """Return what is shown of an account."""
+    """Return the shown facts of an account."""
     account = {"account": row["account"]}
     runs = (await conn.execute(_BACKFILLS, account)).mappings().all()
     found = await count_lost(conn, row["account_id"])
@@ -205,7 +205,7 @@ def _drift(found: object) -> Sequence[DriftView]:
 
 
 def _proof(found: object) -> ProofView | None:
-    """Read what the newest recount wrote; a search that is not finished is left out."""
+    """Read the result of the newest recount; a search that is not finished is left out."""
     if isinstance(found, dict) and "day" not in (found.get("search") or {}):
         found = {name: value for name, value in found.items() if name != "search"}
     try:

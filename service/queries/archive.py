@@ -91,7 +91,7 @@ class _Sink:
         """Do nothing: ZipFile calls it."""
 
     def take(self) -> list[bytes]:
-        """Return what was written since the last call, in one piece; nothing if that was nothing."""
+        """Return the bytes written since the last call, in one piece; nothing if that was nothing."""
         taken, self._pieces = b"".join(self._pieces), []
         return [taken] if taken else []
 
@@ -99,7 +99,7 @@ class _Sink:
 async def _message_parts(
     storage: Storage, email: EmailDetail, content: MessageContent, names: Mapping[int, str]
 ) -> tuple[list[Part], list[dict[str, Any]]]:
-    """Return the parts of the message itself, and what is missing of it."""
+    """Return the parts of the message itself, and the names of missing ones."""
     parts: list[Part] = []
     missing: list[dict[str, Any]] = []
     try:

@@ -67,7 +67,7 @@ class CompletenessView(View):
 
 
 async def completeness_of(conn: AsyncConnection, settings: Settings) -> CompletenessView:
-    """Compare what Zendesk lists with the e-mails that are here."""
+    """Compare Zendesk's lists with the e-mails that are here."""
     reason = _why_off(settings)
     url = settings.account_url
     row = None
@@ -226,7 +226,7 @@ def _fact(row: RowMapping, counts: Mapping[str, Any], *, is_late: bool) -> str:
 
 
 def _lack(counts: Mapping[str, Any], has: str, failed: str) -> str:
-    """Say what is not here, if anything."""
+    """Name the missing e-mails, if there are any."""
     if counts["missing"]:
         verb = "is" if counts["missing"] == 1 else "are"
         noun = "e-mail" if counts["missing"] == 1 else "e-mails"

@@ -1,4 +1,4 @@
-"""What is said of holds and of retention rules: the lists of both, and what the simulator found."""
+"""Holds and retention rules as they are shown: the lists of both, and the findings of the simulator."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict

@@ -61,7 +61,7 @@ class ErasurePage(View):
 
 
 def plan_view(plan: ErasurePlan) -> ErasurePlanView:
-    """Return what a plan says."""
+    """Return the numbers of a plan."""
     names = ErasurePlanView.model_fields
     return ErasurePlanView(**{name: getattr(plan, name) for name in names})
 

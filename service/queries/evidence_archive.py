@@ -155,7 +155,7 @@ class _Writer:
         self.done.leaves = len(self._leaves)
 
     async def _contents(self, given: Mapping[str, Any]) -> list[tuple[str, bytes]]:
-        """Return what Postgres has: requests, texts, and reasons."""
+        """Return the facts from Postgres: requests, texts, and reasons."""
         found: list[tuple[str, bytes]] = []
         for row in await self._conn.execute(_REQUESTS, given):
             name = f"emails/{row.email_id}/request{'' if row.id is None else f'-{row.id}'}"

@@ -214,7 +214,7 @@ async def _announced_texts(conn: AsyncConnection, email_ids: Sequence[int]) -> d
 
 
 def _announced(email: EmailView, text: str | None) -> MessageView:
-    """Make a message of what the webhook says."""
+    """Make a message of the webhook's facts."""
     return MessageView(
         email_id=email.id,
         source="webhook",
@@ -230,7 +230,7 @@ def _announced(email: EmailView, text: str | None) -> MessageView:
 
 
 def _fetched(row: RowMapping) -> MessageView:
-    """Make a message of what Zendesk's API told."""
+    """Make a message of the answer of Zendesk's API."""
     same = {name: row[name] for name in MessageView.model_fields if name in row and name not in {"to", "cc"}}
     return MessageView(
         **same,

@@ -1,4 +1,4 @@
-"""Receipts of purges and erasures, with what is still under way: objects, and documents in the targets."""
+"""Receipts of purges and erasures, with the removals that are still under way: objects, and documents in the targets."""
 
 from collections.abc import Mapping, Sequence
 from datetime import datetime
@@ -74,7 +74,7 @@ async def get_receipt(engine: AsyncEngine, receipt_id: int) -> ReceiptView:
     return ReceiptView(**row)
 
 
-# Rows of what is under way are few: partial indexes have them.
+# Rows of removals under way are few: partial indexes have them.
 _RECEIPTS = text(f"""
 SELECT receipts.id, kind, status, actor, receipts.reason, rules, begun_at, ended_at, emails, files, bytes, held, objects,
     objects_removed, object.waiting AS objects_waiting, object.locked AS objects_locked, object.reason AS lock_reason,

@@ -78,7 +78,7 @@ async def list_quarantined(engine: AsyncEngine, wanted: QuarantineFilter) -> Qua
 
 
 async def get_quarantined(engine: AsyncEngine, quarantine_id: int) -> QuarantineDetail:
-    """Return a quarantined webhook with its body, and what is wrong in it; raises Rejected (404)."""
+    """Return a quarantined webhook with its body, and the mistake in it; raises Rejected (404)."""
     row, request = await _get(engine, QuarantinedWebhook, quarantine_id, "quarantined")
     async with connect(engine) as conn:
         same_key = await conn.scalar(_SAME_KEY, {"key": row["reused_key"]}) if row["reused_key"] else None

@@ -38,7 +38,7 @@ log = structlog.get_logger()
 
 
 class ProofClaim(NamedTuple):
-    """The day that a worker proves, the fencing token, and what the proof before knows."""
+    """The day that a worker proves, the fencing token, and the result of the proof before."""
 
     account: str
     account_id: str | None

@@ -26,7 +26,7 @@ log = structlog.get_logger()
 
 @dataclass(frozen=True, slots=True)
 class RecountClaim:
-    """A step of an account's recount: where it begins, and what the steps before it found."""
+    """A step of an account's recount: its beginning, and the findings of the steps before it."""
 
     account: str
     account_id: str | None

@@ -42,7 +42,7 @@ class Runner(PrefixRunner):
 
 
 def _with_short_way(handle: Handler, res: Resources) -> Handler:
-    """Return a handler of all requests that gives to `handle`, the application's, what is no plain webhook."""
+    """Return a handler of all requests that gives to `handle`, the application's, all requests that are no plain webhook."""
 
     async def receive(request: web.BaseRequest) -> web.StreamResponse:
         if not _is_plain(request, res.settings.max_webhook_bytes) or intake.is_full(res):

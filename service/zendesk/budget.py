@@ -155,7 +155,7 @@ class Taking(NamedTuple):
 
 
 class Taken(NamedTuple):
-    """The answer: the seconds to wait, and whether the call may be made then; and what is known of the account."""
+    """The answer: the seconds to wait, and whether the call may be made then; and the known facts of the account."""
 
     seconds: float
     may_call: bool

@@ -57,7 +57,7 @@ _EXPORTS = "incremental-exports"
 # Refusals of an original whose reason concerns all e-mails: credentials of the API are not enough. Any other one may
 # concern this e-mail, such as a 404 for one that was redacted.
 _OF_ACCOUNT = {"too_many_redirects", "sign_in_page", "unauthorized", "unexpected_status"}
-# Errors of an original that tell nothing of what the account gives.
+# Errors of an original that tell nothing about the account.
 _NOT_OF_ZENDESK = {"too_large", "address_refused", "credentials_refused"}
 _JSON = Expected(None, "application/json", None)
 _EML = Expected("email.eml", "message/rfc822", None)
@@ -407,7 +407,7 @@ class ZendeskClient:
         return _no_original(f"its answer is the error {exc.code}")
 
     async def _note_rate_limit(self, headers: Mapping[str, str], sent_at: float) -> None:
-        """Note the account's rate limit and what is left of its minute, and pause before all of it is used up.
+        """Note the account's rate limit and the rest of its minute, and pause before all of it is used up.
 
         https://developer.zendesk.com/api-reference/introduction/rate-limits/
         """

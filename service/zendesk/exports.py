@@ -240,7 +240,7 @@ def _is_email(event: Fields, child: Fields, systems: list[Fields]) -> bool | Non
 
 
 def _changes(ticket_id: str, child: Fields) -> Iterator[Change]:
-    """Return what a child event says that Zendesk did with a comment or with the ticket."""
+    """Return the change of a comment or of the ticket that a child event tells."""
     kind, comment_id = _kind(child), id_of(child.get("comment_id"))
     if kind in {"commentredactionevent", "attachmentredactionevent"} and comment_id:
         yield Change(ticket_id, comment_id, "redacted")

@@ -75,7 +75,7 @@ def names_comment(body: str) -> bool:
 
 
 def shown_comment(body: str) -> str:
-    """Show what is in place of the comment's number, and nothing else of the body."""
+    """Show the text in the place of the comment's number, and nothing else of the body."""
     return one_line(json.dumps(_comment_of(body), ensure_ascii=False), 80)
 
 

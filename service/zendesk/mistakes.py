@@ -1,4 +1,4 @@
-"""What a person wants to know of a body that is no e-mail: where its mistake is, and what it seems to be about."""
+"""The place of the mistake in a body that is no e-mail, and a guess at its ticket and subject."""
 
 import json
 import re

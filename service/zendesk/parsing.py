@@ -133,7 +133,7 @@ def fingerprint(email: Email) -> bytes:
 
 
 def compare(kept: Mapping[str, object], files: Sequence[RecordedFile], email: Email) -> Changes:
-    """Return what a saved e-mail lacks of its body; `kept` has its columns and the fingerprint of the last reading.
+    """Return the fields that a saved e-mail lacks of its body; `kept` has its columns and the fingerprint of the last reading.
 
     A stored file always stays unchanged.
     """

@@ -1,4 +1,4 @@
-"""What a budget of calls is, in SQL and in numbers; free of what only the calls need.
+"""A budget of calls, in SQL and in numbers; without the imports that only the calls need.
 
 https://developer.zendesk.com/api-reference/introduction/rate-limits/
 """

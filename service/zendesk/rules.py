@@ -114,7 +114,7 @@ class Trigger:
         return any(each == webhook_id for each, _ in self.notified)
 
     def others(self, *webhook_ids: str) -> list[str]:
-        """Say what it does besides notifying these webhooks."""
+        """Name its actions besides notifying these webhooks."""
         notified = sorted({each for each, _ in self.notified if each not in webhook_ids})
         return [
             *(f"set {each}" for each in self.other_actions),
@@ -248,7 +248,7 @@ def webhook_json(endpoint: str) -> dict[str, object]:
 
 
 def webhook_repair_json(endpoint: str) -> dict[str, object]:
-    """Return the request that puts back what makes a webhook ours; its subscription cannot be changed."""
+    """Return the request that puts back the properties of our webhook; its subscription cannot be changed."""
     webhook = {"endpoint": endpoint, "http_method": "POST", "request_format": "json", "status": "active"}
     return {"webhook": webhook}
 
@@ -265,7 +265,7 @@ def trigger_json(
 
 
 def webhook_drift(webhook: Webhook | None, endpoint: str) -> list[Drift]:
-    """Say in what a webhook differs from ours."""
+    """Name the differences of a webhook from ours."""
     if webhook is None:
         return [Drift("webhook_gone", "The webhook is gone.")]
     changed = []
@@ -285,7 +285,7 @@ def webhook_drift(webhook: Webhook | None, endpoint: str) -> list[Drift]:
 
 
 def trigger_drift(trigger: Trigger | None, webhook_id: str, clauses: Clauses) -> list[Drift]:
-    """Say in what a trigger differs from the one with these conditions, which notifies our webhook."""
+    """Name the differences of a trigger from the one with these conditions, which notifies our webhook."""
     if trigger is None:
         return [Drift("trigger_gone", "The trigger is gone.")]
     found = [] if trigger.is_active else [Drift("trigger_inactive", "The trigger is not active.")]

@@ -59,7 +59,7 @@ def cursor_of(page: Mapping[str, object]) -> str | None:
 
 
 def read_found(page: Mapping[str, object]) -> list[FoundTicket]:
-    """Return the tickets of a page; what is no ticket is left out. Raises Transient for another answer."""
+    """Return the tickets of a page; other results are left out. Raises Transient for another answer."""
     found = page.get("results")
     if not isinstance(found, list):
         raise Transient("bad_response", "The search API did not answer with results.")

@@ -115,7 +115,7 @@ class Connection:
         return code == 0
 
     async def _is_told(self, code: str) -> bool:
-        """Say whether `holdfast check` tells a drift and records it: the record is what the alert reads."""
+        """Say whether `holdfast check` tells a drift and records it: the alert reads the record."""
         _, said = await run_command(self.installation.variables, "check")
         return any(each["code"] == code and each["text"] in said for each in await self._drift())
 

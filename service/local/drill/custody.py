@@ -100,7 +100,7 @@ class Custody:
         )
 
     async def _ensure(self, query: str, value: str, *words: str) -> bool:
-        """Repeat a command until what it has to change is so: one that was interrupted may have done it."""
+        """Repeat a command until its change is there: one that was interrupted may have done it."""
 
         async def attempt() -> bool:
             await run_command(self.installation.variables, *words)
@@ -155,13 +155,13 @@ async def _succeeds(attempt: Callable[[], Awaitable[bool]]) -> bool:
 
 
 async def verify_evidence(installation: Installation) -> str | None:
-    """Compare everything on record with the evidence log; return what the command said if they do not agree."""
+    """Compare everything on record with the evidence log; return the command's output if they do not agree."""
     code, said = await run_command(installation.variables, "evidence", "verify")
     return None if code == 0 else f"holdfast evidence verify ended with {code}: {said}"
 
 
 def audit_custody(result: AuditResult, custody: Custody, tables: Mapping[str, Sequence[Row]]) -> None:
-    """Check that nothing is left of what was erased or purged; that all else is there, other checks tell."""
+    """Check that nothing is left of erased or purged e-mails; that all else is there, other checks tell."""
     removed = {row["ticket_id"] for row in tables["removed_emails"]}
     for table in ("incoming_emails", "source_emails"):
         column = "zendesk_ticket_id" if table == "incoming_emails" else "ticket_id"

@@ -28,7 +28,7 @@ def check_messages(
     messages: Sequence[Row],
     stored: Mapping[str, int],
 ) -> None:
-    """Compare the message of each e-mail, and its objects, with what was sent. `emails` are by id."""
+    """Compare the message of each e-mail, and its objects, with those that were sent. `emails` are by id."""
     found = {message["email_id"]: message for message in messages}
     for email_id, message in found.items():
         if email_id not in emails:

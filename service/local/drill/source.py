@@ -81,13 +81,13 @@ def change_in_zendesk(zendesk: Zendesk, ledger: Ledger) -> None:
 
 
 async def search(variables: Mapping[str, str]) -> str | None:
-    """Search the account as an operator would; return what the command said if it did not succeed."""
+    """Search the account as an operator would; return the command's output if it did not succeed."""
     code, said = await run_command(variables, "backfill")
     return None if code == 0 else f"holdfast backfill ended with {code}: {said}"
 
 
 async def run_command(variables: Mapping[str, str], *words: str) -> tuple[int, str]:
-    """Run `holdfast` as an operator would; return its exit code and what it said."""
+    """Run `holdfast` as an operator would; return its exit code and its output."""
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "service", *words),
         env=variables,
@@ -131,7 +131,7 @@ def audit_source(
 
 
 def _check_changes(result: AuditResult, ledger: Ledger, tables: Mapping[str, Sequence[Row]]) -> None:
-    """Check that e-mails are marked by what Zendesk did with them; the list of tickets tells no redaction."""
+    """Check that e-mails are marked by Zendesk's changes; the list of tickets tells no redaction."""
     if not all(row["leg"] == "events" for row in tables["sources"]):
         return
     for email in tables["incoming_emails"]:

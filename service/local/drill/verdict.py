@@ -36,7 +36,7 @@ class AuditResult:
     unannounced: int = 0  # e-mails without any webhook on record
     unheard: int = 0  # of these, e-mails of the tickets that `holdfast connect`'s trigger announces
     suspended: int = 0
-    changed: int = 0  # e-mails marked by what Zendesk did with them
+    changed: int = 0  # e-mails marked by Zendesk's changes
     removed: int = 0  # e-mails that were erased or purged
     calls: Mapping[str, int] = field(default_factory=dict)  # to Zendesk's API, by endpoint
     files: int = 0

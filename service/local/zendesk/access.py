@@ -40,7 +40,7 @@ def signed_in(request: web.Request) -> bool:
 
 
 def bearer(request: web.Request) -> str:
-    """Return the access token of a request, or what it has in its place."""
+    """Return the access token of a request, or the text in its place."""
     return request.headers.get("Authorization", "").removeprefix("Bearer ")
 
 

@@ -108,7 +108,7 @@ def one_of(request: web.Request, name: str, words: Any) -> Any:  # noqa: ANN401 
 
 
 def _default(task: BulkTask, chosen: Mapping[str, str]) -> dict[str, str]:
-    """Return what a bulk retry adds to a filter, for the plan; `bulk_retry` adds it anyway."""
+    """Return the fields that a bulk retry adds to a filter, for the plan; `bulk_retry` adds it anyway."""
     if task.action == "undismiss":
         return {"dismissed": "true"}
     if "ids" in chosen:  # all that can be retried or dismissed of them

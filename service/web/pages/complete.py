@@ -116,7 +116,7 @@ def _plan_of_retry(ledger: Ledger) -> tuple[int, str] | None:
 
 
 def _of_day(ledger: Ledger, wanted: SourceFilter, day: date) -> dict[str, Any]:
-    """Return what the page of a day shows."""
+    """Return the contents of the page of a day."""
     own = {"day": day, **({"account": wanted.account} if wanted.account else {})}
 
     def address(name: str, **more: str) -> str:

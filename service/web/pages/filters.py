@@ -75,7 +75,7 @@ class EmailQuery:
         return {**self.chosen, **cursor}
 
     def place_of(self, email_id: int, emails: Sequence[EmailView]) -> "Place | None":
-        """Return what is around an e-mail on this page of the list; None if it is not there any more."""
+        """Return the place of an e-mail on this page of the list; None if it is not there any more."""
         ids = [each.id for each in emails]
         if email_id not in ids:
             return None
