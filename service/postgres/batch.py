@@ -1,14 +1,12 @@
 """Batches: many awaiting callers share one database statement and one commit (group commit)."""
 
 import asyncio
-from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
-from contextvars import Context
-from typing import Any, Generic, TypeVar
+from typing import Any, TypeVar
 
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from service.errors import Permanent, Transient
+from service.group_commit import GroupCommit
 from service.postgres.engine import insist, unconfirmed
 from service.telemetry.metrics import BATCHES
 
@@ -18,13 +16,6 @@ R = TypeVar("R")
 # Returns one result for each item, in order.
 Statement = Callable[[AsyncConnection, Sequence[T]], Awaitable[Sequence[R]]]
 Run = Callable[[Statement[Any, Any], Sequence[Any]], Awaitable[Sequence[Any]]]
-
-# Statements of one kind that run at once: a stuck one does not stop all others.
-LANES = 2
-MOST_TOGETHER = 200
-MOST_TOGETHER_BYTES = 4 * 1024**2
-# Above this, a caller gets an error at once instead of a long wait.
-MOST_WAITING = 1_000
 
 
 class Batcher:
@@ -36,7 +27,7 @@ class Batcher:
 
     def __init__(self, run: Run) -> None:
         self._run = run
-        self._queues: dict[Statement[Any, Any], _Queue[Any, Any]] = {}
+        self._queues: dict[Statement[Any, Any], GroupCommit[Any, Any]] = {}
 
     async def __call__(
         self, statement: Statement[T, R], item: T, size: int = 0, until: float | None = None
@@ -67,93 +58,13 @@ class Batcher:
             for task in late:
                 task.cancel()
 
-    def _queue(self, statement: Statement[T, R]) -> "_Queue[T, R]":
+    def _queue(self, statement: Statement[T, R]) -> GroupCommit[T, R]:
         if statement not in self._queues:
             observe = BATCHES.labels(getattr(statement, "__name__", "other")).observe
-            self._queues[statement] = _Queue(lambda items: self._run(statement, items), observe)
+            self._queues[statement] = GroupCommit(lambda items: self._run(statement, items), observe)
         return self._queues[statement]
-
-
-class _Queue(Generic[T, R]):
-    """The callers that wait for one kind of statement."""
-
-    def __init__(
-        self, run: Callable[[Sequence[T]], Awaitable[Sequence[R]]], observe: Callable[[float], None]
-    ) -> None:
-        self.tasks: set[asyncio.Task[None]] = set()
-        self._run = run
-        self._observe = observe
-        self._waiting: deque[tuple[T, int, asyncio.Future[R]]] = deque()
-
-    @property
-    def is_full(self) -> bool:
-        return len(self._waiting) >= MOST_WAITING
-
-    def add(self, item: T, size: int) -> asyncio.Future[R]:
-        if self.is_full:
-            raise Transient("overloaded", "More requests arrive than Postgres can handle.")
-        future = asyncio.get_running_loop().create_future()
-        self._waiting.append((item, size, future))
-        # If another caller waits already, a lane is about to take it.
-        if len(self.tasks) < LANES and (len(self._waiting) == 1 or not self.tasks):
-            # A lane works for many callers: an empty context keeps the first one's fields out of its log
-            # lines.
-            self.tasks.add(asyncio.create_task(self._work(), context=Context()))
-        return future
-
-    async def _work(self) -> None:
-        try:
-            while batch := self._take():
-                self._observe(len(batch))
-                await self._settle(batch)
-        finally:  # at once: a later callback would let a new caller count on this lane
-            self.tasks.discard(asyncio.current_task())
-
-    def _take(self) -> list[tuple[T, asyncio.Future[R]]]:
-        """Take waiting items, as many as fit into one statement; skip cancelled callers."""
-        batch: list[tuple[T, asyncio.Future[R]]] = []
-        total = 0
-        while self._waiting and len(batch) < MOST_TOGETHER:
-            item, size, future = self._waiting[0]
-            if batch and total + size > MOST_TOGETHER_BYTES:
-                break
-            self._waiting.popleft()
-            if not future.done():
-                batch.append((item, future))
-                total += size
-        return batch
-
-    async def _settle(self, batch: Sequence[tuple[T, asyncio.Future[R]]]) -> None:
-        try:
-            results = await self._run([item for item, _ in batch])
-        except Permanent as exc:
-            if len(batch) == 1:
-                _fail(batch, exc)
-            else:  # only separate runs tell which item is refused
-                middle = len(batch) // 2
-                await self._settle(batch[:middle])
-                await self._settle(batch[middle:])
-        except BaseException as exc:
-            _fail(
-                batch,
-                exc
-                if isinstance(exc, Exception)
-                else Transient("shutting_down", "This process is shutting down."),
-            )
-            if not isinstance(exc, Exception):
-                raise
-        else:
-            for (_, future), result in zip(batch, results, strict=True):
-                if not future.done():
-                    future.set_result(result)
 
 
 def _give_up(future: asyncio.Future[Any]) -> None:
     if not future.done():
         future.set_exception(unconfirmed())
-
-
-def _fail(batch: Sequence[tuple[Any, asyncio.Future[Any]]], exc: Exception) -> None:
-    for _, future in batch:
-        if not future.done():
-            future.set_exception(exc)

@@ -11,24 +11,28 @@ import math
 import os
 import stat
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing, suppress
+from collections.abc import AsyncIterator, Callable, Collection, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor, wait
+from contextlib import ExitStack, closing, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from functools import cached_property
 from pathlib import Path
 from typing import IO, TypeVar
 
+from service.group_commit import GroupCommit
 from service.storage.interface import ALL, HEAD_KEY, HEADS, KEY, RANGES, Listed, Method
 from service.storage.spool import Spool
+from service.telemetry.metrics import BATCHES
 
 T = TypeVar("T")
 
 # Much less than a lease: a killed worker's file is gone before another worker has done its job.
 _CLEAN_SECONDS = 5
-# The threads wait for the disk, and the disk merges simultaneous syncs.
 _THREADS = 32
+# From this time on for a sync, files are synced at the same time: the disk merges simultaneous syncs. On a fast disk,
+# the switches between threads take longer than the syncs.
+_SLOW_SYNC_SECONDS = 0.001
 _LEFTOVER_SECONDS = 24 * 3600  # on file systems without locks
 
 
@@ -39,6 +43,9 @@ class Disk:
     root: Path
     _durable: set[str] = field(default_factory=set)  # directories that survive a power cut
     _cleaned_at: float = -math.inf
+    _sync_seconds: float = (
+        0.0  # the shortest sync of the last write: others may wait for the interpreter, too
+    )
     _threads: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(_THREADS, "disk"))
 
     @cached_property
@@ -54,12 +61,13 @@ class Disk:
 
     def spool_file(self) -> IO[bytes]:
         """Create a file on the same file system."""
-        if not os.path.isdir(self._spool):  # then the volume's content is not the one that we knew
-            self._durable.clear()
-            os.makedirs(self._spool, exist_ok=True)
         self._remove_leftovers()
         while True:
-            file = open(f"{self._spool}/{os.urandom(16).hex()}", "xb", opener=_private)  # noqa: SIM115 the spool closes it
+            try:
+                file = open(f"{self._spool}/{os.urandom(16).hex()}", "xb", opener=_private)  # noqa: SIM115 the spool closes it
+            except FileNotFoundError:
+                self._make(self._spool)
+                continue
             with suppress(BlockingIOError):
                 lock(file)
                 if os.fstat(file.fileno()).st_nlink:
@@ -73,7 +81,12 @@ class Disk:
         return await self._run(self._read, key, start, end)
 
     async def write(self, spool: Spool) -> None:
-        await self._run(self._write, spool)
+        if spool.is_large:
+            (error,) = await self._run(self._write, [spool])
+        else:
+            error = await self._small.add(spool, spool.size)
+        if error:
+            raise error
 
     async def pages(self, prefix: str) -> AsyncIterator[Sequence[Listed]]:
         for part in RANGES if prefix == ALL else (prefix,):
@@ -156,37 +169,73 @@ class Disk:
                 errno.ENODEV, "nothing was ever stored here, the volume may not be mounted", str(self.root)
             )
 
-    def _write(self, spool: Spool) -> None:
-        with closing(spool):
-            spool.finish()
-            path = f"{self._root}/{spool.key}"
-            directory = os.path.dirname(path)
-            with spool.lock:
-                self._place(path, directory, spool)
-        # Also for an existing object: the process that is putting it may not have synced it yet.
-        sync(directory)
-        if directory not in self._durable:
-            sync(os.path.dirname(directory))
-            sync(self._root)
-            self._durable.add(directory)
+    @cached_property
+    def _small(self) -> GroupCommit[Spool, Exception | None]:
+        """Files that are written together take two thirds of the worker's processor time, and each directory one sync."""
+        return GroupCommit(lambda spools: self._run(self._write, spools), BATCHES.labels("write").observe)
 
-    def _place(self, path: str, directory: str, spool: Spool) -> None:
-        if _has(path, spool.size):
-            return
-        file = spool.file or spool.to_file()
-        file.flush()
-        os.fsync(file.fileno())
-        if not os.path.isdir(directory):
-            self._durable.clear()
-            os.makedirs(directory, exist_ok=True)
-        spool.move(path)
+    def _write(self, spools: Sequence[Spool]) -> list[Exception | None]:
+        """Write spools together; return the error of each."""
+        errors: dict[Spool, Exception] = {}
+        with ExitStack() as stack:
+            for spool in spools:
+                stack.enter_context(closing(spool))
+            _each(Spool.finish, spools, errors)
+            new = [spool for spool in spools if not _has(self._path(spool), spool.size)]
+            _each(Spool.write_back, new, errors)
+            self._sync(Spool.sync, new, errors)
+            _each(self._place, new, errors)
+            # Also for existing objects: the process that is putting one may not have synced it yet.
+            self._sync_directories(spools, errors)
+        return [errors.get(spool) for spool in spools]
+
+    def _path(self, spool: Spool) -> str:
+        return f"{self._root}/{spool.key}"
+
+    def _place(self, spool: Spool) -> None:
+        path = self._path(spool)
+        try:
+            spool.move(path)
+        except FileNotFoundError:
+            self._make(os.path.dirname(path))
+            spool.move(path)
+
+    def _make(self, directory: str) -> None:
+        # The volume's content may not be the one that we knew.
+        self._durable.clear()
+        os.makedirs(directory, exist_ok=True)
+
+    def _sync_directories(self, spools: Sequence[Spool], errors: dict[Spool, Exception]) -> None:
+        directories = {spool: os.path.dirname(self._path(spool)) for spool in spools if spool not in errors}
+        failed: dict[str, Exception] = {}
+        self._sync(sync, set(directories.values()), failed)
+        if new := set(directories.values()) - failed.keys() - self._durable:
+            sync(f"{self._root}/{ALL}")
+            sync(self._root)
+            self._durable |= new
+        errors.update({spool: failed[path] for spool, path in directories.items() if path in failed})
+
+    def _sync(self, step: Callable[[T], None], items: Collection[T], errors: dict[T, Exception]) -> None:
+        """Sync items, at the same time where the disk is slow; note the error of each."""
+        took: list[float] = []
+
+        def timed(item: T) -> None:
+            began = time.monotonic()
+            step(item)
+            took.append(time.monotonic() - began)
+
+        if self._sync_seconds < _SLOW_SYNC_SECONDS:
+            _each(timed, items, errors)
+        else:
+            wait([self._threads.submit(_each, timed, [item], errors) for item in items])
+        self._sync_seconds = min(took, default=self._sync_seconds)
 
     def _remove_leftovers(self) -> None:
         """Remove files of killed processes now and then; looking at each file costs more than creating one."""
         if time.monotonic() < self._cleaned_at + _CLEAN_SECONDS:
             return
         self._cleaned_at = time.monotonic()
-        with os.scandir(self._spool) as entries:
+        with suppress(FileNotFoundError), os.scandir(self._spool) as entries:
             for entry in entries:
                 _remove_leftover(Path(entry.path))
 
@@ -212,11 +261,21 @@ class Disk:
             raise OSError(errno.EIO, "the bytes read differ from the bytes written", str(path))
 
 
+def _each(step: Callable[[T], None], items: Iterable[T], errors: dict[T, Exception]) -> None:
+    """Take a step with each item that had no error yet, and note its error."""
+    for item in items:
+        if item not in errors:
+            try:
+                step(item)
+            except Exception as exc:  # noqa: BLE001 the caller of the item gets it
+                errors[item] = exc
+
+
 def _has(path: str, size: int) -> bool:
     """Say whether there is a file of this size."""
     try:
         found = os.stat(path)
-    except FileNotFoundError:
+    except OSError:  # writing tells what is wrong
         return False
     return stat.S_ISREG(found.st_mode) and found.st_size == size
 

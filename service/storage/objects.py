@@ -48,7 +48,7 @@ __all__ = [
 
 _CHUNK_BYTES = 2 * 1024**2
 _FEW = 1_000  # a page, for most vendors
-_FEW_BYTES = 64 * 1024
+_FEW_BYTES = 256 * 1024
 # The classes of a panic in the client; one of them is not an Exception. The client also prints a line to
 # stderr.
 _PANICS = {"RustPanic", "PanicException"}

@@ -11,6 +11,7 @@ _MEMORY_BYTES = 1024**2
 _SAMPLE_BYTES = 64 * 1024
 # Smaller chunks are joined: a list of single bytes would take much more memory than the bytes.
 _PIECE_BYTES = 16 * 1024
+_WRITE_BACK_BYTES = 8 * 1024**2
 
 
 def object_key(sha256: str) -> str:
@@ -37,7 +38,7 @@ class Spool:
         self.is_large = False
         self.file: IO[bytes] | None = None  # None while all content is in memory
         self._chunks: list[bytes | bytearray] = []  # not in the file yet
-        self._held = 0
+        self._held = self._begun = 0
         self._create = create
         self._file_name = file_name
         self._head = self._tail = b""
@@ -61,9 +62,11 @@ class Spool:
     def flush(self) -> None:
         """Move the chunks to the file."""
         with self.lock:
-            self.to_file()
+            file = self.to_file()
             self._digest()
             self._chunks, self._held = [], 0
+            if self.size - self._begun >= _WRITE_BACK_BYTES and _becomes_object(file):
+                self._begin_write_back(file)
 
     def content(self) -> bytes:
         """Return the bytes that are not in a file."""
@@ -86,6 +89,17 @@ class Spool:
 
         self.detected_type = detect(self._head, self._tail, self._file_name)
 
+    def write_back(self) -> None:
+        """Write all content to the file, and let the system begin to write it to the disk."""
+        with self.lock:
+            self._begin_write_back(self.file or self.to_file())
+
+    def sync(self) -> None:
+        """Wait until the file is on the disk."""
+        with self.lock:
+            assert self.file  # noqa: S101 `write_back` has made it
+            os.fsync(self.file.fileno())
+
     def to_file(self) -> IO[bytes]:
         """Append the chunks to the file, creating it if needed; the caller holds the lock."""
         if self._closed:
@@ -96,26 +110,40 @@ class Spool:
         return self.file
 
     def move(self, path: str) -> None:
-        """Move the file to its place; the caller holds the lock."""
-        assert self.file  # noqa: S101 the caller has made it
-        os.replace(self.file.name, path)
-        self._is_moved = True
+        """Move the file to its place."""
+        with self.lock:
+            assert self.file  # noqa: S101 `write_back` has made it
+            os.replace(self.file.name, path)
+            self._is_moved = True
 
     def close(self) -> None:
         """Remove the file, unless it was moved away."""
         with self.lock, suppress(OSError):
             self._closed = True
             if self.file:
-                name = self.file.name
+                is_left = _becomes_object(self.file) and not self._is_moved
                 try:
                     self.file.close()
                 finally:
-                    if isinstance(name, str) and not self._is_moved:
-                        os.unlink(name)
+                    if is_left:
+                        os.unlink(self.file.name)
+
+    def _begin_write_back(self, file: IO[bytes]) -> None:
+        """Let the system write the rest to the disk now: the sync of a large file has less to wait for."""
+        file.flush()
+        if hasattr(os, "posix_fadvise"):  # Linux writes pages to the disk before it gives them up
+            os.posix_fadvise(file.fileno(), self._begun, self.size - self._begun, os.POSIX_FADV_DONTNEED)
+        self._begun = self.size
 
     def _digest(self) -> None:
         for chunk in self._chunks:
             self._hash.update(chunk)
             if len(self._head) < _SAMPLE_BYTES:
                 self._head += chunk[: _SAMPLE_BYTES - len(self._head)]
-            self._tail = (self._tail + chunk[-_SAMPLE_BYTES:])[-_SAMPLE_BYTES:]
+            before = self._tail if len(chunk) < _SAMPLE_BYTES else b""
+            self._tail = (before + chunk[-_SAMPLE_BYTES:])[-_SAMPLE_BYTES:]
+
+
+def _becomes_object(file: IO[bytes]) -> bool:
+    """Say whether a file is moved to its place; a temporary one has a number for its name."""
+    return isinstance(file.name, str)

@@ -90,7 +90,7 @@ for _outcome in ("done", "failed", "abandoned"):
 # ── Postgres
 BATCHES = Histogram(
     "holdfast_coalesced_batch_size",
-    "Callers that shared one statement",
+    "Callers that shared one statement, or one write to the disk",
     ["statement"],
     buckets=(1, 2, 5, 10, 20, 50, 100, 200),
 )

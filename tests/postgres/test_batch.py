@@ -9,10 +9,10 @@ import asyncpg
 import pytest
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from service import group_commit
 from service.errors import Permanent, Transient
 from service.jobs.arrival import Arrival, Recorded, receive
 from service.jobs.waiting import Job
-from service.postgres import batch as coalesce_module
 from service.postgres.batch import Batcher
 from service.postgres.engine import connect
 from service.resources import Resources
@@ -58,7 +58,7 @@ async def busy(postgres: Postgres, coalesce: Batcher) -> list[asyncio.Task[str]]
     """Occupy every lane with a statement."""
     postgres.goes_on.clear()
     tasks = []
-    for lane in range(coalesce_module.LANES):
+    for lane in range(group_commit.LANES):
         tasks.append(asyncio.create_task(coalesce(statement, f"lane {lane}")))
         await asyncio.sleep(0.01)
     return tasks
@@ -148,7 +148,7 @@ async def test_a_caller_is_served_while_all_lanes_end(postgres: Postgres, coales
 async def test_a_caller_beyond_the_limit_is_refused(
     postgres: Postgres, coalesce: Batcher, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(coalesce_module, "MOST_WAITING", 3)
+    monkeypatch.setattr(group_commit, "MOST_WAITING", 3)
     first = await busy(postgres, coalesce)
     waiting = called(coalesce, "a", "b", "c")
     await asyncio.sleep(0)
@@ -182,7 +182,7 @@ async def test_a_caller_whose_time_is_over_goes_alone(postgres: Postgres, coales
 
 async def test_large_items_do_not_make_one_huge_statement(postgres: Postgres, coalesce: Batcher) -> None:
     first = await busy(postgres, coalesce)
-    third = coalesce_module.MOST_TOGETHER_BYTES // 3
+    third = group_commit.MOST_TOGETHER_BYTES // 3
     large = [asyncio.create_task(coalesce(statement, str(n), size=third)) for n in range(10)]
     await asyncio.sleep(0)
     postgres.goes_on.set()
@@ -193,7 +193,7 @@ async def test_large_items_do_not_make_one_huge_statement(postgres: Postgres, co
 
 
 async def test_an_item_above_the_limit_runs_alone(postgres: Postgres, coalesce: Batcher) -> None:
-    sizes = (2 * coalesce_module.MOST_TOGETHER_BYTES, 1, 2 * coalesce_module.MOST_TOGETHER_BYTES)
+    sizes = (2 * group_commit.MOST_TOGETHER_BYTES, 1, 2 * group_commit.MOST_TOGETHER_BYTES)
 
     results = await asyncio.gather(*(coalesce(statement, str(size), size=size) for size in sizes))
 

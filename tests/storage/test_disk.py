@@ -8,6 +8,8 @@ import re
 import shutil
 import subprocess
 import sys
+import threading
+import time
 from asyncio.subprocess import DEVNULL, PIPE, Process
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager, suppress
@@ -17,10 +19,12 @@ from typing import Any
 
 import pytest
 
+from service import group_commit
 from service.errors import Transient
 from service.storage import disk
 from service.storage import objects as storage
 from service.storage.disk import Disk
+from service.storage.objects import StoredObject
 from tests.conftest import ROOT
 from tests.support.disk import LARGE, MANY, NOT_ALLOWED, SMALL, files
 from tests.support.places import chunks, key, listed
@@ -28,9 +32,36 @@ from tests.support.places import chunks, key, listed
 AS_ROOT = os.geteuid() == 0
 
 
+class Syncs:
+    """Counts the calls of fsync, and those that run at once; each takes so many seconds more."""
+
+    def __init__(self) -> None:
+        self.number = self.most = self._running = 0
+        self.seconds = 0.0
+        self._lock = threading.Lock()
+        self._fsync = os.fsync
+
+    def __call__(self, descriptor: int) -> None:
+        with self._lock:
+            self.number += 1
+            self._running += 1
+            self.most = max(self.most, self._running)
+        time.sleep(self.seconds)
+        self._fsync(descriptor)
+        with self._lock:
+            self._running -= 1
+
+
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
     return tmp_path / "objects"
+
+
+@pytest.fixture
+def syncs(monkeypatch: pytest.MonkeyPatch) -> Syncs:
+    counted = Syncs()
+    monkeypatch.setattr(os, "fsync", counted)
+    return counted
 
 
 @asynccontextmanager
@@ -95,6 +126,49 @@ async def test_a_replaced_volume_is_written_to(root: Path) -> None:
     await storage.put(store, chunks(SMALL), None)
 
     assert await asyncio.to_thread(files, root) == [key(SMALL)]
+
+
+async def test_a_put_that_fails_harms_none_that_is_written_with_it(root: Path) -> None:
+    store = Disk(root)
+    await storage.put(store, chunks(SMALL), None)
+    contents = [b"%d" % number for number in range(40)]
+    broken = {key(content)[:9] for content in contents[::8]} - {key(SMALL)[:9]}
+    for directory in broken:
+        await asyncio.to_thread((root / directory).touch)
+
+    results = await asyncio.gather(
+        *(storage.put(store, chunks(content), None) for content in contents), return_exceptions=True
+    )
+
+    good = {key(content) for content in contents if key(content)[:9] not in broken}
+    assert broken
+    assert {key(c) for c, result in zip(contents, results, strict=True) if isinstance(result, Transient)} == {
+        key(content) for content in contents
+    } - good
+    assert {result.key for result in results if isinstance(result, StoredObject)} == good
+    assert set(await asyncio.to_thread(files, root)) == {key(SMALL), *good, *broken}
+
+
+async def test_puts_at_once_share_the_syncs_of_a_directory(root: Path, syncs: Syncs) -> None:
+    store = Disk(root)
+    contents = [content for number in range(9000) if key(content := b"%d" % number)[:9] == "sha256/00"]
+    await storage.put(store, chunks(contents.pop()), None)
+    assert len(contents) > 20
+    syncs.number = 0
+
+    await asyncio.gather(*(storage.put(store, chunks(content), None) for content in contents))
+
+    assert len(contents) < syncs.number < 1.5 * len(contents)
+
+
+async def test_a_slow_disk_syncs_many_files_at_once(root: Path, syncs: Syncs) -> None:
+    store = Disk(root)
+    syncs.seconds = 2 * disk._SLOW_SYNC_SECONDS
+    for beginning in (0, 1000):
+        contents = [b"%d" % number for number in range(beginning, beginning + 60)]
+        await asyncio.gather(*(storage.put(store, chunks(content), None) for content in contents))
+
+    assert syncs.most > group_commit.LANES
 
 
 async def test_the_spool_file_of_a_living_process_stays(root: Path) -> None:
