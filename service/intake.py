@@ -2,7 +2,6 @@
 
 import asyncio
 import hashlib
-import json
 import re
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
@@ -40,6 +39,7 @@ from service.jobs.arrival import Arrival, receive
 from service.jobs.attachments import announced_row
 from service.jobs.corrections import accepted, refuse
 from service.jobs.retries import record_acts
+from service.json_text import json_text
 from service.postgres.email_tables import IgnoredWebhook, QuarantinedWebhook
 from service.postgres.engine import TOO_LONG, connect, unconfirmed
 from service.postgres.rows import arrays_of, rows_of
@@ -362,7 +362,7 @@ def _clean(header: str | None) -> str | None:
 
 
 def _arrays(columns: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> dict[str, list[Any]]:
-    texts = [{**row, "raw_headers": json.dumps(row["raw_headers"])} for row in rows]
+    texts = [{**row, "raw_headers": json_text(row["raw_headers"])} for row in rows]
     return arrays_of(columns, [[row[name] for name in columns] for row in texts])
 
 

@@ -1,6 +1,5 @@
 """Logs: one event per line, as JSON for machines or coloured for people."""
 
-import json
 import logging
 import re
 import sys
@@ -11,6 +10,8 @@ from typing import TextIO, cast
 
 import structlog
 from aiohttp.http_exceptions import HttpProcessingError
+
+from service.json_text import json_text
 
 # Their lines repeat ours, or show the arguments of jobs, or contain documents.
 _QUIET = ("arq", "aiohttp.access", "asyncio", "sqlalchemy", "pymongo")
@@ -66,12 +67,8 @@ def _add_time(_logger: object, _method: str, event: structlog.typing.EventDict) 
     return event
 
 
-# A lasting encoder: `json.dumps` makes one for each line.
-_ENCODER = json.JSONEncoder(default=repr)
-
-
 def _to_json(_logger: object, _method: str, event: structlog.typing.EventDict) -> str:
-    return _ENCODER.encode(event)
+    return json_text(event, repr)
 
 
 class _Output:
