@@ -4,8 +4,7 @@ aiohttp reads the request and keeps the connection as ever; only routes, middlew
 out, a fifth of the web process's time. A request with anything unusual, and every error, goes to the application.
 """
 
-import json
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable
 
 from aiohttp import web
 from aiohttp.abc import AbstractStreamWriter
@@ -81,7 +80,7 @@ def _is_plain(request: web.BaseRequest, most_bytes: int) -> bool:
 class _Receipt(web.StreamResponse):
     """The answer to a committed webhook, written at once: the same bytes as the application's."""
 
-    def __init__(self, answer: Mapping[str, str | int], *, is_encrypted: bool) -> None:
+    def __init__(self, answer: str, *, is_encrypted: bool) -> None:
         super().__init__()
         self._answer = answer
         self._is_encrypted = is_encrypted
@@ -97,6 +96,7 @@ class _Receipt(web.StreamResponse):
 
     async def write_eof(self, _data: bytes = b"") -> None:
         assert self._writer is not None  # noqa: S101 aiohttp prepares an answer first
-        body = json.dumps(self._answer)
         more = _ENCRYPTED if self._is_encrypted else ""
-        await self._writer.write_eof((_HEAD % (len(body), rfc822_formatted_time(), more, body)).encode())
+        await self._writer.write_eof(
+            (_HEAD % (len(self._answer), rfc822_formatted_time(), more, self._answer)).encode()
+        )
