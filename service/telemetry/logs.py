@@ -4,7 +4,6 @@ import logging
 import re
 import sys
 import time
-from contextlib import suppress
 from functools import lru_cache
 from typing import TextIO, cast
 
@@ -81,12 +80,16 @@ class _Output:
         self._stream = stream
 
     def write(self, line: str) -> None:
-        with suppress(OSError, ValueError):
+        try:  # noqa: SIM105 `suppress` takes as long as the write
             self._stream.write(line)
+        except (OSError, ValueError):
+            pass
 
     def flush(self) -> None:
-        with suppress(OSError, ValueError):
+        try:  # noqa: SIM105 likewise
             self._stream.flush()
+        except (OSError, ValueError):
+            pass
 
 
 def _without_addresses(

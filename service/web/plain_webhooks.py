@@ -4,7 +4,7 @@ aiohttp reads the request and keeps the connection as ever; only routes, middlew
 out, a fifth of the web process's time. A request with anything unusual, and every error, goes to the application.
 """
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 
 from aiohttp import web
 from aiohttp.abc import AbstractStreamWriter
@@ -22,8 +22,6 @@ from service.zendesk.rules import WEBHOOK_PATH
 
 Handler = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
 
-# aiohttp's application does something about each of these.
-_UNUSUAL = ("Expect", "Upgrade", "Transfer-Encoding", "Content-Encoding")
 _HEAD = (
     "HTTP/1.1 200 OK\r\nContent-Type: application/json; charset=utf-8\r\n"
     f"Content-Length: %d\r\nDate: %s\r\nServer: {SERVER}\r\n%s\r\n%s"
@@ -73,7 +71,17 @@ def _is_plain(request: web.BaseRequest, most_bytes: int) -> bool:
         and (request.content_length or 0) <= most_bytes
         and request.content.is_eof()
         and request.content.exception() is None
-        and not any(name in request.headers for name in _UNUSUAL)
+        and not _is_unusual(request.headers)
+    )
+
+
+def _is_unusual(headers: Mapping[str, str]) -> bool:
+    """Tell whether aiohttp's application does something about one of these headers."""
+    return (
+        "Expect" in headers
+        or "Upgrade" in headers
+        or "Transfer-Encoding" in headers
+        or "Content-Encoding" in headers
     )
 
 
