@@ -2,7 +2,6 @@
 
 import asyncio
 import hashlib
-import json
 import re
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
@@ -40,6 +39,7 @@ from service.jobs.arrival import Arrival, receive
 from service.jobs.attachments import announced_row
 from service.jobs.corrections import accepted, refuse
 from service.jobs.retries import record_acts
+from service.json_text import json_text
 from service.postgres.email_tables import IgnoredWebhook, QuarantinedWebhook
 from service.postgres.engine import TOO_LONG, connect, unconfirmed
 from service.postgres.rows import arrays_of, rows_of
@@ -47,7 +47,7 @@ from service.postgres.tombstones import is_erased, request_hashes
 from service.resources import Resources
 from service.telemetry.metrics import IGNORED_EVENTS, event_type_label
 from service.zendesk import parsing, payloads
-from service.zendesk.body import Unreadable
+from service.zendesk.body import Unreadable, clean
 from service.zendesk.signature import ACCOUNT_ID, INVOCATION_ID
 
 # Headers with credentials are not stored; with Zendesk's "API key" the administrator chooses the name.
@@ -182,7 +182,7 @@ def is_full(res: Resources) -> bool:
 
 def invocation_of(headers: Mapping[str, str]) -> str:
     """Return the name of this request in logs and traces; "" where it is the key of its e-mail."""
-    return _clean(headers.get(INVOCATION_ID)) or ""
+    return clean(headers.get(INVOCATION_ID, ""))
 
 
 @asynccontextmanager
@@ -346,8 +346,8 @@ def _request_columns(headers: Mapping[str, str], body: bytes) -> dict[str, Any]:
         "raw_headers": [
             [name, "[redacted]" if _is_secret(name) else value] for name, value in headers.items()
         ],
-        "account_id": _clean(headers.get(ACCOUNT_ID)),
-        "invocation_id": _clean(headers.get(INVOCATION_ID)),
+        "account_id": clean(headers.get(ACCOUNT_ID, "")) or None,
+        "invocation_id": invocation_of(headers) or None,
     }
 
 
@@ -356,13 +356,8 @@ def _is_secret(name: str) -> bool:
     return bool(SECRET_HEADER.search(name))
 
 
-def _clean(header: str | None) -> str | None:
-    """Make a header fit for a text column: bytes that were not UTF-8 arrive as lone surrogates."""
-    return header.encode(errors="replace").decode().replace("\0", "") if header else None
-
-
 def _arrays(columns: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> dict[str, list[Any]]:
-    texts = [{**row, "raw_headers": json.dumps(row["raw_headers"])} for row in rows]
+    texts = [{**row, "raw_headers": json_text(row["raw_headers"])} for row in rows]
     return arrays_of(columns, [[row[name] for name in columns] for row in texts])
 
 

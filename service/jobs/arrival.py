@@ -1,6 +1,5 @@
 """New jobs: an e-mail is recorded once, with the files that it announces."""
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
@@ -35,6 +34,7 @@ from sqlalchemy.types import TypeEngine
 from service.errors import ADAPT, ROW_REFUSED, Permanent
 from service.jobs import announcements
 from service.jobs.waiting import DISPATCH_GRACE, Job
+from service.json_text import json_text
 from service.postgres import evidence_log
 from service.postgres.email_tables import Attachment, IncomingEmail
 from service.postgres.engine import transaction
@@ -75,8 +75,6 @@ _KEYS = {
         *("account_id", "zendesk_ticket_id", "comment_id", "identified"),
     )
 }
-# Lists and objects of a parser hold no circles.
-_to_json = json.JSONEncoder(check_circular=False).encode
 ERASED_EMAIL = 0
 _MOST_ACCOUNT = 200  # characters: no index holds the longest header
 # An arrival of an erased e-mail: the same request, or another one about the same comment.
@@ -115,7 +113,7 @@ class Arrival:
     def values(self) -> Mapping[str, Any]:
         """Return the values of the columns, as the statements take them."""
         columns = self.columns
-        texts = {name: _to_json(value) for name in _JSONS if (value := columns.get(name)) is not None}
+        texts = {name: json_text(value) for name in _JSONS if (value := columns.get(name)) is not None}
         # Without a value where it is false: a column without any is not sent.
         return {
             **columns,

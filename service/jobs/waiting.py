@@ -4,11 +4,12 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 
-from sqlalchemy import BigInteger, ColumnElement, bindparam, func, literal, or_, select, text, update
+from sqlalchemy import BigInteger, ColumnElement, Select, bindparam, func, or_, select, text, update
 from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from service.postgres.email_tables import RECEIVED, SUSPECT, WAITING, IncomingEmail, in_status
+from service.postgres.prepared import Prepared
 from service.telemetry.metrics import TRANSITIONS
 
 # Intake dispatches a new job itself; the sweep does it after this time, if that failed.
@@ -41,12 +42,8 @@ class Sync:
 
 async def mark_queued(conn: AsyncConnection, email_ids: Sequence[int]) -> None:
     """Mark jobs that were put on the queue, unless a worker claimed them first."""
-    marked = await conn.execute(
-        update(IncomingEmail)
-        .where(_are(email_ids, "received"))
-        .values(processing_status="queued", due_at=func.now() + DISPATCH_AGAIN)
-    )
-    _DISPATCHED.inc(marked.rowcount)
+    [[marked]] = await _MARK.fetch(conn, {"email_ids": email_ids})
+    _DISPATCHED.inc(marked)
 
 
 async def take_due(conn: AsyncConnection, limit: int) -> list[Job]:
@@ -96,8 +93,9 @@ async def put_back(conn: AsyncConnection, jobs: Sequence[Job]) -> None:
     """Make jobs due that could not be put on the queue, unless a worker has claimed them."""
     await conn.execute(
         update(IncomingEmail)
-        .where(_are([job.email_id for job in jobs], "received", "queued"))
-        .values(due_at=func.least(IncomingEmail.due_at, func.now()))
+        .where(_are("received", "queued"))
+        .values(due_at=func.least(IncomingEmail.due_at, func.now())),
+        {"email_ids": [job.email_id for job in jobs]},
     )
 
 
@@ -112,17 +110,26 @@ async def lock(
     return (await conn.scalars(statement, {"email_ids": sorted(set(email_ids))})).all()
 
 
-def _are(email_ids: Sequence[int], *statuses: str) -> ColumnElement[bool]:
-    """Match e-mails in one of these states; skip the locked ones instead of waiting for them."""
-    by_id = IncomingEmail.id == func.any(literal(email_ids, ARRAY(BigInteger)))
-    free = select(IncomingEmail.id).where(by_id, or_(*map(in_status, statuses)))
+def _are(*statuses: str) -> ColumnElement[bool]:
+    """Match the e-mails of `email_ids` in one of these states; skip the locked ones instead of waiting for them."""
+    free = select(IncomingEmail.id).where(_BY_ID, or_(*map(in_status, statuses)))
     return IncomingEmail.id.in_(free.with_for_update(skip_locked=True).cte("free").select())
 
 
-_ROWS = (
-    select(IncomingEmail.id)
-    .where(IncomingEmail.id == func.any(bindparam("email_ids", type_=ARRAY(BigInteger))))
-    .order_by(IncomingEmail.id)
-)
+def _mark() -> Select[int]:
+    """Build the statement that marks received e-mails as queued; it returns how many."""
+    marked = (
+        update(IncomingEmail)
+        .where(_are("received"))
+        .values(processing_status="queued", due_at=func.now() + DISPATCH_AGAIN)
+        .returning(IncomingEmail.id)
+        .cte("marked")
+    )
+    return select(func.count()).select_from(marked)
+
+
+_BY_ID = IncomingEmail.id == func.any(bindparam("email_ids", type_=ARRAY(BigInteger)))
+_ROWS = select(IncomingEmail.id).where(_BY_ID).order_by(IncomingEmail.id)
 # Built once: building a statement takes longer than running it.
+_MARK = Prepared(_mark())
 _LOCK, _LOCK_FOR_DELETE = _ROWS.with_for_update(key_share=True), _ROWS.with_for_update()

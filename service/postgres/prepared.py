@@ -3,7 +3,6 @@
 The statement of one new e-mail takes 0.13 ms of processor time instead of 0.26, that of 32 takes 0.32 instead of 0.5.
 """
 
-import json
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import Any
@@ -13,6 +12,7 @@ from sqlalchemy import JSON, Executable
 from sqlalchemy.dialects.postgresql.asyncpg import dialect
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from service.json_text import json_text
 from service.postgres.engine import driver_of, is_about_values, is_in_transaction
 
 
@@ -64,4 +64,4 @@ class Prepared:
 
     def _arguments(self, parameters: Mapping[str, Any]) -> list[Any]:
         values = {**self._fixed, **parameters}
-        return [json.dumps(values[name]) if is_json else values[name] for name, is_json in self._names]
+        return [json_text(values[name]) if is_json else values[name] for name, is_json in self._names]

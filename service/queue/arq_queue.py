@@ -21,6 +21,7 @@ from redis.backoff import ExponentialBackoff
 from redis.exceptions import AuthenticationError, NoPermissionError, RedisError
 
 from service.errors import certificate_problem
+from service.json_text import json_text
 
 EXPIRES_MS = 7 * 24 * 3600 * 1000
 CHANNEL = "holdfast:bell"
@@ -56,9 +57,6 @@ for _, id in ipairs(redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', now, 'LIMIT', 0
 end
 return messages
 """
-
-# A lasting encoder: `json.dumps` makes one for each call.
-_ENCODER = json.JSONEncoder(default=repr)
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +97,7 @@ def reason_of(error: BaseException) -> str:
 
 def serialize(value: dict[str, Any]) -> bytes:
     """Write a job as JSON; with arq's default, pickle, anyone who can write to Redis could run code in a worker."""
-    return _ENCODER.encode(value).encode()
+    return json_text(value, repr).encode()
 
 
 class ArqQueue:

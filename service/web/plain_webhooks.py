@@ -4,7 +4,6 @@ aiohttp reads the request and keeps the connection as ever; only routes, middlew
 out, a fifth of the web process's time. A request with anything unusual, and every error, goes to the application.
 """
 
-import json
 from collections.abc import Awaitable, Callable, Mapping
 
 from aiohttp import web
@@ -23,8 +22,6 @@ from service.zendesk.rules import WEBHOOK_PATH
 
 Handler = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
 
-# aiohttp's application does something about each of these.
-_UNUSUAL = ("Expect", "Upgrade", "Transfer-Encoding", "Content-Encoding")
 _HEAD = (
     "HTTP/1.1 200 OK\r\nContent-Type: application/json; charset=utf-8\r\n"
     f"Content-Length: %d\r\nDate: %s\r\nServer: {SERVER}\r\n%s\r\n%s"
@@ -74,14 +71,24 @@ def _is_plain(request: web.BaseRequest, most_bytes: int) -> bool:
         and (request.content_length or 0) <= most_bytes
         and request.content.is_eof()
         and request.content.exception() is None
-        and not any(name in request.headers for name in _UNUSUAL)
+        and not _is_unusual(request.headers)
+    )
+
+
+def _is_unusual(headers: Mapping[str, str]) -> bool:
+    """Tell whether aiohttp's application does something about one of these headers."""
+    return (
+        "Expect" in headers
+        or "Upgrade" in headers
+        or "Transfer-Encoding" in headers
+        or "Content-Encoding" in headers
     )
 
 
 class _Receipt(web.StreamResponse):
     """The answer to a committed webhook, written at once: the same bytes as the application's."""
 
-    def __init__(self, answer: Mapping[str, str | int], *, is_encrypted: bool) -> None:
+    def __init__(self, answer: str, *, is_encrypted: bool) -> None:
         super().__init__()
         self._answer = answer
         self._is_encrypted = is_encrypted
@@ -97,6 +104,7 @@ class _Receipt(web.StreamResponse):
 
     async def write_eof(self, _data: bytes = b"") -> None:
         assert self._writer is not None  # noqa: S101 aiohttp prepares an answer first
-        body = json.dumps(self._answer)
         more = _ENCRYPTED if self._is_encrypted else ""
-        await self._writer.write_eof((_HEAD % (len(body), rfc822_formatted_time(), more, body)).encode())
+        await self._writer.write_eof(
+            (_HEAD % (len(self._answer), rfc822_formatted_time(), more, self._answer)).encode()
+        )

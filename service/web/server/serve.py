@@ -39,7 +39,7 @@ log = structlog.get_logger()
 
 def serve(settings: Settings, sockets: Sequence[socket.socket]) -> None:
     """Serve until SIGTERM or SIGINT; then stop accepting and finish running requests."""
-    logs.configure(settings.log_format, settings.log_level, report)
+    logs.configure(settings.log_format, settings.log_level, report, is_final=True)
     log.info("web_starting", **connection_limits(settings, settings.web_concurrency))
     raise_file_limit()
     log.info("started", process="web", version=version(), commit=commit())
