@@ -37,7 +37,7 @@ from service.jobs import announcements
 from service.jobs.waiting import DISPATCH_GRACE, Job
 from service.postgres import evidence_log
 from service.postgres.email_tables import Attachment, IncomingEmail
-from service.postgres.engine import transaction
+from service.postgres.engine import is_in_transaction, transaction
 from service.postgres.evidence_tables import EvidenceEntry
 from service.postgres.message_tables import Announcement
 from service.postgres.prepared import Prepared
@@ -169,6 +169,12 @@ async def receive(conn: AsyncConnection, arrivals: Sequence[Arrival]) -> list[Re
     ]
 
 
+async def is_recorded(conn: AsyncConnection, requests: Sequence[Arrival]) -> bool:
+    """Say whether one of these requests, with its body, is that of an e-mail already, or was erased."""
+    rows = await conn.execute(_FIND, _arrays(_KEYS, requests))
+    return any(row.is_same for row in rows)
+
+
 async def _insert(conn: AsyncConnection, arrivals: Sequence[Arrival]) -> dict[str, int]:
     """Insert e-mails whose key, signature and comment are new; return their ids by key."""
     files = [{"idempotency_key": arrival.key, **file} for arrival in arrivals for file in arrival.files]
@@ -207,7 +213,8 @@ async def _announce(conn: AsyncConnection, further: Sequence[tuple[int, Arrival]
     for email_id, arrival in further:
         files.setdefault(email_id, []).extend(arrival.files)
     requests = [{**arrival.values, "email_id": email_id} for email_id, arrival in further]
-    async with transaction(conn):
+    # Within a caller's transaction, a savepoint: that transaction goes on after an error.
+    async with conn.begin_nested() if is_in_transaction(conn) else transaction(conn):
         jobs = await announcements.add_files(conn, files)
         await announcements.record(conn, requests)
     return {job.email_id: job for job in jobs}
