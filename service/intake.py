@@ -37,7 +37,7 @@ from structlog.contextvars import bind_contextvars
 
 from service.errors import Permanent, Rejected
 from service.faultpoints import reach
-from service.jobs.arrival import Arrival, Recorded, is_recorded, receive
+from service.jobs.arrival import Arrival, Recorded, is_announced, is_recorded, receive
 from service.jobs.attachments import announced_row
 from service.jobs.corrections import accepted, refuse
 from service.jobs.retries import record_acts
@@ -346,18 +346,21 @@ async def _receive(conn: AsyncConnection, webhook: Mapping[str, Any], sync_statu
     for key in (payloads.idempotency_key(email, headers, body), _body_key(body)):
         arrival = _arrival(email, {**request, "idempotency_key": key}, sync_status)
         try:
-            async with conn.begin_nested():
+            async with conn.begin_nested() as savepoint:
                 (recorded,) = await receive(conn, [arrival])
+                if is_merged := recorded.is_new and await is_announced(conn, arrival):
+                    await savepoint.rollback()
         except DBAPIError as exc:
             if (refused := refused_row(exc)) is None:
                 raise
             raise await _with_column(conn, refused, arrival) from exc
         if not recorded.is_same:
             continue
-        if recorded.is_new or recorded.is_erased or await lock(conn, [recorded.email_id]):
-            return recorded
-        # It was merged or deleted since: look again what it is.
-        return await _receive(conn, webhook, sync_status)
+        is_known = not recorded.is_new and not recorded.is_erased
+        if is_merged or (is_known and not await lock(conn, [recorded.email_id])):
+            # Its e-mail was merged or deleted since: look again what it is.
+            return await _receive(conn, webhook, sync_status)
+        return recorded
     raise Permanent("key_reused", f"E-mail {recorded.email_id} has the key of this body, but another body.")
 
 

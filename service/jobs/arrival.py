@@ -19,10 +19,12 @@ from sqlalchemy import (
     Text,
     bindparam,
     cast,
+    exists,
     func,
     insert,
     literal,
     literal_column,
+    or_,
     select,
     text,
 )
@@ -173,6 +175,16 @@ async def is_recorded(conn: AsyncConnection, requests: Sequence[Arrival]) -> boo
     """Say whether one of these requests, with its body, is that of an e-mail already, or was erased."""
     rows = await conn.execute(_FIND, _arrays(_KEYS, requests))
     return any(row.is_same for row in rows)
+
+
+async def is_announced(conn: AsyncConnection, request: Arrival) -> bool:
+    """Say whether a request is a further announcement of an e-mail.
+
+    An insert that waited for a merge of its e-mail did not see that, for it looked before it waited.
+    """
+    signature = literal(request.columns.get("signature_hash"), LargeBinary)  # null matches none
+    known = or_(Announcement.idempotency_key == request.key, Announcement.signature_hash == signature)
+    return bool(await conn.scalar(select(exists().where(known))))
 
 
 async def _insert(conn: AsyncConnection, arrivals: Sequence[Arrival]) -> dict[str, int]:

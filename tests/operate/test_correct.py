@@ -15,8 +15,10 @@ from service import intake
 from service.custody.removal import remove
 from service.errors import Rejected
 from service.jobs import bulk_retries
+from service.jobs.identity import merge
 from service.operate import bulk_retry, bulk_webhooks
 from service.operate.correct import correct
+from service.postgres.engine import connect, transaction
 from service.postgres.selection import WebhookSelection, WebhookTask
 from service.queries import webhooks
 from service.queries.retries import get_retry
@@ -147,6 +149,22 @@ async def test_a_replay_after_the_choice_of_a_correction_follows_it(
         ("accepted", email["id"]),
         ("duplicate", email["id"]),
     ]
+
+
+async def test_a_replay_during_a_merge_names_the_email_that_stays(
+    res: Resources, database: asyncpg.Connection, parsed_id: int
+) -> None:
+    """The request of the webhook is that of an e-mail which becomes part of an older one."""
+    stays = await add(database, idempotency_key="older", raw_body=b"{}", raw_headers="[]")
+    gone = await add(database, idempotency_key="one", raw_body=ORIGINAL, raw_headers="[]")
+    async with connect(res.engine) as conn, transaction(conn):
+        await merge(conn, stays, gone)
+        replayed = asyncio.create_task(intake.replay(res, parsed_id, BEN))
+        await eventually(partial(waiting, database, 1))
+    result = await replayed
+
+    named = await database.fetchval("SELECT email_id FROM quarantined_webhooks")
+    assert (result, named) == (intake.IntakeResult("duplicate", stays), stays)
 
 
 @pytest.mark.parametrize(("key", "signature"), [("one", None), ("other", b"s" * 32)])
