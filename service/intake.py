@@ -5,8 +5,8 @@ import hashlib
 import re
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
-from functools import lru_cache, partial
+from dataclasses import dataclass, replace
+from functools import lru_cache
 from operator import itemgetter
 from typing import Any, Literal
 
@@ -29,19 +29,21 @@ from sqlalchemy import (
     update,
 )
 from sqlalchemy.dialects.postgresql import ARRAY, Insert, insert
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection
 from sqlalchemy.types import TypeEngine
 from structlog.contextvars import bind_contextvars
 
 from service.errors import Permanent, Rejected
 from service.faultpoints import reach
-from service.jobs.arrival import Arrival, receive
+from service.jobs.arrival import Arrival, Recorded, is_announced, is_recorded, receive
 from service.jobs.attachments import announced_row
 from service.jobs.corrections import accepted, refuse
 from service.jobs.retries import record_acts
+from service.jobs.waiting import lock
 from service.json_text import json_text
 from service.postgres.email_tables import IgnoredWebhook, QuarantinedWebhook
-from service.postgres.engine import TOO_LONG, connect, unconfirmed
+from service.postgres.engine import TOO_LONG, connect, refused_row, transaction, unconfirmed
 from service.postgres.rows import arrays_of, rows_of
 from service.postgres.tombstones import is_erased, request_hashes
 from service.resources import Resources
@@ -66,6 +68,7 @@ _COLUMNS: Mapping[str, TypeEngine[Any]] = {
 _QUARANTINED = {**_COLUMNS, **dict.fromkeys(("error_code", "error", "reused_key"), Text())}
 _IGNORED = {**_COLUMNS, "event_type": Text()}
 
+What = Literal["quarantined", "ignored"]
 StoredWebhook = type[QuarantinedWebhook] | type[IgnoredWebhook]
 _TABLES: Mapping[str, StoredWebhook] = {"quarantined": QuarantinedWebhook, "ignored": IgnoredWebhook}
 _NAMES = {"quarantined": "quarantine", "ignored": "ignored"}  # in the log
@@ -89,6 +92,15 @@ class IntakeResult:
 
     status: Literal["accepted", "duplicate", "ignored", "quarantined", "erased"]
     number: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class _Act:
+    """The person who replays a webhook, the bulk retry, and the correction."""
+
+    actor: str
+    bulk_retry_id: int | None
+    reason: str | None = None
 
 
 async def accept(
@@ -135,43 +147,25 @@ async def replay(
     res: Resources,
     webhook_id: int,
     actor: str,
-    what: Literal["quarantined", "ignored"] = "quarantined",
+    what: What = "quarantined",
     bulk_retry_id: int | None = None,
 ) -> IntakeResult:
     """Record a quarantined or ignored webhook as an e-mail, with its time of receipt.
 
-    Safe to repeat, also concurrently and after a crash at any point: the e-mail is committed first, and a repetition
-    finds it and marks the webhook. A body that a person corrected takes the place of the original. A webhook about an
-    erased e-mail is deleted. Raises Rejected if there is no such webhook (404), or if it still is no e-mail (409);
-    a quarantined one then keeps the newest reason.
+    One transaction chooses the body, records the e-mail and marks the webhook, so that a webhook is one e-mail however
+    many people act on it, and a crash leaves nothing half done. A body that a person corrected takes the place of the
+    original. A webhook about an erased e-mail is deleted. Raises Rejected if there is no such webhook (404), or if it
+    still is no e-mail (409); a quarantined one then keeps the newest reason.
     """
-    table = _TABLES[what]
-    async with connect(res.engine) as conn:
-        found = await conn.execute(select(*table.__table__.c).where(table.id == webhook_id))
-        row = found.mappings().one_or_none()
-        correction = await accepted(conn, webhook_id) if what == "quarantined" else None
-    if row is None:
-        raise Rejected(404, "webhook_not_found", f"There is no {what} webhook {webhook_id}.")
-    webhook = dict(row)
-    if webhook["replayed_at"] is not None:
-        return IntakeResult("duplicate", webhook["email_id"])
-    try:
-        result = await _replay(res, webhook if correction is None else correction.applied_to(webhook))
-    except (Unreadable, Permanent) as exc:
-        if correction is not None:
-            await res.run(partial(refuse, correction=correction, code=exc.code))
-        elif what == "quarantined" and (webhook["error_code"], webhook["error"]) != (exc.code, exc.message):
-            now = {"error_code": exc.code, "error": exc.message}
-            await _update_webhook(res, table, webhook_id, _Act(actor, bulk_retry_id), now)
-        still = f"{what.capitalize()} webhook {webhook_id} cannot be replayed: {exc.message}"
-        raise Rejected(409, exc.code, still) from exc
-    if result.status == "erased":
-        await res.run(lambda conn: conn.execute(delete(table).where(table.id == webhook_id)))
-    else:
-        reason = correction.told(webhook["raw_body"]) if correction else None
-        done = {"replayed_at": func.now(), "email_id": result.number}
-        await _update_webhook(res, table, webhook_id, _Act(actor, bulk_retry_id, reason), done)
-    log.info("webhook_replayed", email=result.number, status=result.status, **{_NAMES[what]: webhook_id})
+    act = _Act(actor, bulk_retry_id)
+    done = await res.run(lambda conn: _replay(conn, what, webhook_id, act, res.settings.sync_status))
+    if isinstance(done, Unreadable | Permanent):
+        still = f"{what.capitalize()} webhook {webhook_id} cannot be replayed: {done.message}"
+        raise Rejected(409, done.code, still) from done
+    result, recorded = done
+    if recorded is not None:
+        log.info("webhook_replayed", email=result.number, status=result.status, **{_NAMES[what]: webhook_id})
+        _dispatch(res, recorded)
     return result
 
 
@@ -199,38 +193,47 @@ async def _record(
     res: Resources, email: payloads.Email, request: dict[str, Any], until: float | None = None
 ) -> tuple[IntakeResult, bool]:
     """Record an e-mail and dispatch its job, or find the one with its key; tell whether the body is the same."""
+    arrival = _arrival(email, request, res.settings.sync_status)
+    try:
+        recorded = await res.batch(receive, arrival, len(request["raw_body"]), until)
+    except Permanent as exc:
+        async with _budget(until), connect(res.engine) as conn:
+            raise await _with_column(conn, exc, arrival) from exc
+    _dispatch(res, recorded, email.ticket_id)
+    return _result(recorded), recorded.is_same
+
+
+def _arrival(email: payloads.Email, request: Mapping[str, Any], sync_status: str) -> Arrival:
     row = {
         **request,
         **parsing.columns_of(email),
         "account_id": email.account_id or request["account_id"],
         "reading_hash": parsing.fingerprint(email),
-        "sync_status": res.settings.sync_status,
+        "sync_status": sync_status,
     }
-    files = [announced_row(position, file) for position, file in enumerate(email.attachments)]
-    try:
-        recorded = await res.batch(receive, Arrival(row, files), len(row["raw_body"]), until)
-    except Permanent as exc:
-        async with _budget(until):
-            raise await _with_column(res, exc, row, files) from exc
+    return Arrival(row, [announced_row(position, file) for position, file in enumerate(email.attachments)])
+
+
+def _dispatch(res: Resources, recorded: Recorded, ticket_id: str = "") -> None:
+    """Dispatch the job of an e-mail that is committed."""
     if recorded.is_new:
-        reach(res.settings.fault_points, "after_commit", email.ticket_id)
+        reach(res.settings.fault_points, "after_commit", ticket_id)
     if recorded.job is not None:
         res.dispatcher.dispatch(recorded.job)
+
+
+def _result(recorded: Recorded) -> IntakeResult:
     if recorded.is_erased:
-        return IntakeResult("erased"), True
-    result = IntakeResult("accepted" if recorded.is_new else "duplicate", recorded.email_id)
-    return result, recorded.is_same
+        return IntakeResult("erased")
+    return IntakeResult("accepted" if recorded.is_new else "duplicate", recorded.email_id)
 
 
-async def _with_column(
-    res: Resources, error: Permanent, row: Mapping[str, Any], files: Sequence[Mapping[str, Any]]
-) -> Permanent:
+async def _with_column(conn: AsyncConnection, error: Permanent, arrival: Arrival) -> Permanent:
     """Add the columns whose limits are exceeded: Postgres says only that some text is too long."""
     if error.code != TOO_LONG:
         return error
-    async with connect(res.engine) as conn:
-        limits = (await conn.execute(_LIMITS)).all()
-    tables = {"incoming_emails": [row], "attachments": files}
+    limits = (await conn.execute(_LIMITS)).all()
+    tables = {"incoming_emails": [arrival.columns], "attachments": arrival.files}
     exceeded = [
         f"{table}.{column}"
         for table, column, most in limits
@@ -278,7 +281,62 @@ async def _quarantine(res: Resources, request: dict[str, Any], code: str, messag
     return await _quarantine(res, {**request, "idempotency_key": _body_key(row["raw_body"])}, code, message)
 
 
-async def _replay(res: Resources, webhook: Mapping[str, Any]) -> IntakeResult:
+async def _replay(
+    conn: AsyncConnection, what: What, webhook_id: int, act: _Act, sync_status: str
+) -> tuple[IntakeResult, Recorded | None] | Unreadable | Permanent:
+    """Replay a stored webhook in one transaction; return an error where it is no e-mail.
+
+    Whoever replays, corrects, dismisses or erases it at the same moment waits for the lock of its row.
+    """
+    table = _TABLES[what]
+    async with transaction(conn):
+        this = select(*table.__table__.c).where(table.id == webhook_id).with_for_update(key_share=True)
+        found = (await conn.execute(this)).mappings().one_or_none()
+        if found is None:
+            raise Rejected(404, "webhook_not_found", f"There is no {what} webhook {webhook_id}.")
+        webhook = dict(found)
+        if webhook["replayed_at"] is not None:
+            return IntakeResult("duplicate", webhook["email_id"]), None
+        correction = await accepted(conn, webhook_id) if what == "quarantined" else None
+        if correction is not None and await _is_recorded(conn, webhook):
+            await refuse(conn, correction, "already_replayed")
+            correction = None
+        chosen = webhook if correction is None else correction.applied_to(webhook)
+        try:
+            recorded = await _receive(conn, chosen, sync_status)
+        except (Unreadable, Permanent) as exc:
+            now = {"error_code": exc.code, "error": exc.message}
+            if correction is not None:
+                await refuse(conn, correction, exc.code)
+            elif what == "quarantined" and any(webhook[name] != value for name, value in now.items()):
+                await _update_webhook(conn, table, webhook_id, act, now)
+            return exc
+        if recorded.is_erased:
+            await conn.execute(delete(table).where(table.id == webhook_id))
+        else:
+            if correction is not None:
+                act = replace(act, reason=correction.told(webhook["raw_body"]))
+            done = {"replayed_at": func.now(), "email_id": recorded.email_id}
+            await _update_webhook(conn, table, webhook_id, act, done)
+        return _result(recorded), recorded
+
+
+async def _is_recorded(conn: AsyncConnection, webhook: Mapping[str, Any]) -> bool:
+    """Say whether the original request of a webhook is an e-mail already, or was erased.
+
+    It may have been delivered again, and a process of an older version may have been killed before it marked the webhook.
+    """
+    headers, body = parsing.headers_of(webhook["raw_headers"]), webhook["raw_body"]
+    try:
+        email = parsing.read(headers, body)
+    except Unreadable:
+        email = None
+    keys = [payloads.idempotency_key(email, headers, body)] if isinstance(email, payloads.Email) else []
+    keys += [webhook["idempotency_key"], _body_key(body)]
+    return await is_recorded(conn, [Arrival({**webhook, "idempotency_key": key}) for key in keys])
+
+
+async def _receive(conn: AsyncConnection, webhook: Mapping[str, Any], sync_status: str) -> Recorded:
     """Record a stored webhook as an e-mail, although another e-mail may have its key."""
     body, headers = webhook["raw_body"], parsing.headers_of(webhook["raw_headers"])
     email = parsing.read(headers, body)
@@ -286,10 +344,43 @@ async def _replay(res: Resources, webhook: Mapping[str, Any]) -> IntakeResult:
         raise Permanent("event_not_used", f"Events of this type are not used: {email.event_type}.")
     request = {name: webhook[name] for name in ("received_at", *REQUEST)}
     for key in (payloads.idempotency_key(email, headers, body), _body_key(body)):
-        result, is_same = await _record(res, email, {**request, "idempotency_key": key})
-        if is_same:
-            return result
-    raise Permanent("key_reused", f"E-mail {result.number} has the key of this body, but another body.")
+        arrival = _arrival(email, {**request, "idempotency_key": key}, sync_status)
+        try:
+            async with conn.begin_nested() as savepoint:
+                (recorded,) = await receive(conn, [arrival])
+                if is_merged := recorded.is_new and await is_announced(conn, arrival):
+                    await savepoint.rollback()
+        except DBAPIError as exc:
+            if (refused := refused_row(exc)) is None:
+                raise
+            raise await _with_column(conn, refused, arrival) from exc
+        if not recorded.is_same:
+            continue
+        is_known = not recorded.is_new and not recorded.is_erased
+        if is_merged or (is_known and not await lock(conn, [recorded.email_id])):
+            # Its e-mail was merged or deleted since: look again what it is.
+            return await _receive(conn, webhook, sync_status)
+        return recorded
+    raise Permanent("key_reused", f"E-mail {recorded.email_id} has the key of this body, but another body.")
+
+
+async def _update_webhook(
+    conn: AsyncConnection, table: StoredWebhook, webhook_id: int, act: _Act, columns: Mapping[str, object]
+) -> None:
+    """Record the result of a replay and its operator."""
+    changed = update(table).where(table.id == webhook_id).values(**columns)
+    done = changed.returning(table.id, table.email_id).cte("done")
+    is_quarantined = table is QuarantinedWebhook
+    row = {
+        "actor": literal(act.actor),
+        "action": literal("correct" if act.reason else "replay" if is_quarantined else "replay_ignored"),
+        "quarantine_id": done.c.id if is_quarantined else null(),
+        "email_id": done.c.email_id,
+        "bulk_retry_id": literal(act.bulk_retry_id, BigInteger),
+        "reason": literal(act.reason, Text),
+    }
+    recorded, entered = record_acts([*row], select(*row.values()).select_from(done))
+    await conn.execute(select(recorded.c.id).add_cte(entered))
 
 
 async def keep_ignored(conn: AsyncConnection, rows: Sequence[Mapping[str, Any]]) -> list[int | None]:
@@ -305,35 +396,6 @@ async def keep_ignored(conn: AsyncConnection, rows: Sequence[Mapping[str, Any]])
     )
     ids = {row.idempotency_key: row.id for row in await conn.execute(known)}
     return [ids.get(row["idempotency_key"]) for row in rows]
-
-
-@dataclass(frozen=True, slots=True)
-class _Act:
-    """The person who replays a webhook, the bulk retry, and the correction."""
-
-    actor: str
-    bulk_retry_id: int | None
-    reason: str | None = None
-
-
-async def _update_webhook(
-    res: Resources, table: StoredWebhook, webhook_id: int, act: _Act, columns: Mapping[str, object]
-) -> None:
-    """Record the result of a replay and its operator, unless the webhook was replayed before."""
-    changed = update(table).where(table.id == webhook_id, table.replayed_at.is_(None)).values(**columns)
-    done = changed.returning(table.id, table.email_id).cte("done")
-    is_quarantined = table is QuarantinedWebhook
-    row = {
-        "actor": literal(act.actor),
-        "action": literal("correct" if act.reason else "replay" if is_quarantined else "replay_ignored"),
-        "quarantine_id": done.c.id if is_quarantined else null(),
-        "email_id": done.c.email_id,
-        "bulk_retry_id": literal(act.bulk_retry_id, BigInteger),
-        "reason": literal(act.reason, Text),
-    }
-    async with connect(res.engine) as conn:
-        recorded, entered = record_acts([*row], select(*row.values()).select_from(done))
-        await conn.execute(select(recorded.c.id).add_cte(entered))
 
 
 def _body_key(body: bytes) -> str:

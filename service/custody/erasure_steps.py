@@ -27,7 +27,7 @@ from service.custody.scopes import Scope, comments_of, emails_in, with_copies
 from service.jobs.tombstones import WebhookTable, bury, bury_webhooks
 from service.jobs.waiting import lock
 from service.postgres.email_tables import FINISHED
-from service.postgres.held_emails import held_among
+from service.postgres.held_emails import held_among, share_custody
 from service.postgres.tombstones import (
     content_hash,
     is_erased,
@@ -52,8 +52,8 @@ async def take(conn: AsyncConnection, row: Row[Any]) -> int:
     if row.phase == "emails":
         return await _erase_emails(conn, row, scope)
     if row.phase in _WEBHOOKS:
-        await _erase_webhooks(conn, row, scope, _WEBHOOKS[row.phase])
-    elif row.phase == "traces":
+        return await _erase_webhooks(conn, row, scope, _WEBHOOKS[row.phase])
+    if row.phase == "traces":
         suspended = await erasure_traces.erase(conn, row, scope)
         # Tombstones recognise all that is left, so the row forgets the address now: the next phase may take weeks.
         if not scope.is_file:
@@ -80,7 +80,7 @@ async def count_webhooks(conn: AsyncConnection, scope: Scope, comments: Sequence
     number, mentions = 0, scope.mentions(comments)
     for table in _WEBHOOKS.values():
         after = 0
-        while rows := await _bodies(conn, table, after, 2**62):
+        while rows := await _bodies(conn, table, after, 2**62, 2**62):
             after = rows[-1].id
             number += len(await _mentioning(rows, mentions))
     return number
@@ -123,18 +123,31 @@ async def _erase_free(conn: AsyncConnection, row: Row[Any], scope: Scope, email_
     return len(await remove(conn, email_ids, row.receipt_id, unfinished=True))
 
 
-async def _erase_webhooks(conn: AsyncConnection, row: Row[Any], scope: Scope, table: WebhookTable) -> None:
-    """Delete the next stored requests that mention the subject, or that are about an erased e-mail."""
+async def _erase_webhooks(conn: AsyncConnection, row: Row[Any], scope: Scope, table: WebhookTable) -> int:
+    """Delete the next stored requests that mention the subject, or that are about an erased e-mail.
+
+    An e-mail that a replay made of one since the erasure began goes with it, unless it is held.
+    """
     last = row.last_quarantined if table == "quarantined_webhooks" else row.last_ignored
-    rows = [] if scope.is_file else await _bodies(conn, table, row.place, last)
+    rows = [] if scope.is_file else await _bodies(conn, table, row.place, last, row.last_email)
     following = "ignored" if table == "quarantined_webhooks" else "traces"
     if not rows:
         await _go_on(conn, row, phase=following)
-        return
+        return 0
     chosen = await _mentioning(rows, scope.mentions(row.comments or ()))
     known = await conn.scalars(_ERASED_WEBHOOKS[table], {"ids": [each.id for each in rows]})
-    number = await _delete_webhooks(conn, table, sorted({*chosen, *known}), row.receipt_id)
-    await _go_on(conn, row, place=rows[-1].id, webhooks=number)
+    await share_custody(conn)
+    # A replay that runs has the lock, and its e-mail is known afterwards.
+    locked = (await conn.execute(_LOCK_WEBHOOKS[table], {"ids": sorted({*chosen, *known})})).all()
+    replayed = sorted({each.email_id for each in locked if (each.email_id or 0) > row.last_email})
+    held = await held_among(conn, replayed)
+    free = [email_id for email_id in replayed if email_id not in held]
+    await lock(conn, free, for_delete=True)
+    ids = [each.id for each in locked if each.email_id not in held]
+    webhooks = await _delete_webhooks(conn, table, ids, row.receipt_id)
+    emails = await _erase_free(conn, row, scope, free)
+    await _go_on(conn, row, place=rows[-1].id, webhooks=webhooks)
+    return emails
 
 
 async def _wait(conn: AsyncConnection, row: Row[Any]) -> None:
@@ -189,8 +202,10 @@ async def _erase_restored(conn: AsyncConnection, row: Row[Any]) -> None:
     await erasure_traces.erase_restored(conn, row.receipt_id)
 
 
-async def _bodies(conn: AsyncConnection, table: WebhookTable, after: int, last: int) -> Sequence[Row[Any]]:
-    given = {"after": after, "last": last, "limit": WEBHOOKS}
+async def _bodies(
+    conn: AsyncConnection, table: WebhookTable, after: int, last: int, last_email: int
+) -> Sequence[Row[Any]]:
+    given = {"after": after, "last": last, "last_email": last_email, "limit": WEBHOOKS}
     return (await conn.execute(_BODIES[table], given)).all()
 
 
@@ -227,7 +242,7 @@ async def _go_on(  # noqa: PLR0913 the columns of the progress
 
 _WEBHOOKS: dict[str, WebhookTable] = {"quarantined": "quarantined_webhooks", "ignored": "ignored_webhooks"}
 _TYPES: dict[str, Any] = {
-    **dict.fromkeys(("id", "after", "last", "limit"), BigInteger()),
+    **dict.fromkeys(("id", "after", "last", "last_email", "limit"), BigInteger()),
     **dict.fromkeys(("ids", "email_ids"), ARRAY(BigInteger)),
     **dict.fromkeys(("comments", "held_by", "transactions"), ARRAY(Text)),
     **dict.fromkeys(("phase", "subject"), Text()),
@@ -267,7 +282,7 @@ UPDATE erasures SET phase = 'receipt', subject = NULL, comments = NULL, transact
     webhooks = webhooks + :webhooks, error_code = NULL, error = NULL
 WHERE id = :id
 """)
-# A request whose e-mail is on record stays with it: that e-mail is not in scope.
+# A request whose e-mail was on record when the erasure began stays with it: that e-mail is not in scope.
 # What a person corrected may mention it, too.
 _CORRECTED = """
     || coalesce((SELECT string_agg(body, '') FROM quarantine_corrections WHERE quarantine_id = quarantined_webhooks.id), '')
@@ -275,7 +290,9 @@ _CORRECTED = """
 _BODIES = {
     table: _statement(f"""
 SELECT id, raw_body {_CORRECTED if table == "quarantined_webhooks" else ""} AS raw_body FROM {table} WHERE id > :after AND id <= :last
-    AND NOT EXISTS (SELECT FROM incoming_emails WHERE incoming_emails.id = {table}.email_id)
+    AND NOT EXISTS (
+        SELECT FROM incoming_emails WHERE incoming_emails.id = {table}.email_id AND incoming_emails.id <= :last_email
+    )
 ORDER BY id LIMIT :limit
 """)  # noqa: S608 words of ours
     for table in _WEBHOOKS.values()
@@ -289,6 +306,10 @@ _ERASED_WEBHOOKS = {
 }
 _LATE_WEBHOOKS = {
     table: _statement(f"SELECT id FROM {table} AS request WHERE id > :after AND {_IS_ERASED_REQUEST}")  # noqa: S608 words of ours
+    for table in _WEBHOOKS.values()
+}
+_LOCK_WEBHOOKS = {
+    table: _statement(f"SELECT id, email_id FROM {table} WHERE id = ANY (:ids) ORDER BY id FOR UPDATE")  # noqa: S608 words of ours
     for table in _WEBHOOKS.values()
 }
 _DELETE_WEBHOOKS = {

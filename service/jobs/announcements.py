@@ -46,12 +46,15 @@ _COLUMNS: Mapping[str, TypeEngine[Any]] = {
 _REOPENED = TRANSITIONS.labels("queued", "announcement")
 
 
-async def record(conn: AsyncConnection, requests: Sequence[Mapping[str, Any]]) -> None:
-    """Record further requests about e-mails, each once; `raw_headers` are JSON as text."""
+async def record(conn: AsyncConnection, requests: Sequence[Mapping[str, Any]]) -> set[tuple[str, str]]:
+    """Record further requests about e-mails, each once; `raw_headers` are JSON as text.
+
+    Return key and hash of the body of those that are new. Another request has the key or the signature of the others.
+    """
     # Ordered, so that two transactions with the same keys do not deadlock.
     ordered = sorted(requests, key=lambda request: str(request["idempotency_key"]))
     rows = [[request.get(name) for name in _COLUMNS] for request in ordered]
-    await conn.execute(_RECORD, arrays_of(_COLUMNS, rows))
+    return {(key, body) for key, body in await conn.execute(_RECORD, arrays_of(_COLUMNS, rows))}
 
 
 async def add_files(conn: AsyncConnection, files: Mapping[int, Sequence[FileColumns]]) -> list[Job]:
@@ -119,11 +122,14 @@ def _make_record() -> Any:  # noqa: ANN401 a statement
         .returning(
             Announcement.id,
             Announcement.email_id,
+            Announcement.idempotency_key,
+            func.encode(func.sha256(Announcement.raw_body), "hex").label("body_hash"),
             evidence_log.column(evidence_log.announced("announcements")),
         )
         .cte("new")
     )
-    return select(new.c.id).add_cte(evidence_log.entries("announced", new, new.c.email_id, new.c.id))
+    recorded = select(*new.c["idempotency_key", "body_hash"])
+    return recorded.add_cte(evidence_log.entries("announced", new, new.c.email_id, new.c.id))
 
 
 def _make_add() -> Any:  # noqa: ANN401 an insert

@@ -18,10 +18,12 @@ from sqlalchemy import (
     Text,
     bindparam,
     cast,
+    exists,
     func,
     insert,
     literal,
     literal_column,
+    or_,
     select,
     text,
 )
@@ -33,11 +35,11 @@ from sqlalchemy.types import TypeEngine
 
 from service.errors import ADAPT, ROW_REFUSED, Permanent
 from service.jobs import announcements
-from service.jobs.waiting import DISPATCH_GRACE, Job
+from service.jobs.waiting import DISPATCH_GRACE, Job, lock
 from service.json_text import json_text
 from service.postgres import evidence_log
 from service.postgres.email_tables import Attachment, IncomingEmail
-from service.postgres.engine import transaction
+from service.postgres.engine import is_in_transaction, transaction
 from service.postgres.evidence_tables import EvidenceEntry
 from service.postgres.message_tables import Announcement
 from service.postgres.prepared import Prepared
@@ -167,6 +169,22 @@ async def receive(conn: AsyncConnection, arrivals: Sequence[Arrival]) -> list[Re
     ]
 
 
+async def is_recorded(conn: AsyncConnection, requests: Sequence[Arrival]) -> bool:
+    """Say whether one of these requests, with its body, is that of an e-mail already, or was erased."""
+    rows = await conn.execute(_FIND, _arrays(_KEYS, requests))
+    return any(row.is_same for row in rows)
+
+
+async def is_announced(conn: AsyncConnection, request: Arrival) -> bool:
+    """Say whether a request is a further announcement of an e-mail.
+
+    An insert that waited for a merge of its e-mail did not see that, for it looked before it waited.
+    """
+    signature = literal(request.columns.get("signature_hash"), LargeBinary)  # null matches none
+    known = or_(Announcement.idempotency_key == request.key, Announcement.signature_hash == signature)
+    return bool(await conn.scalar(select(exists().where(known))))
+
+
 async def _insert(conn: AsyncConnection, arrivals: Sequence[Arrival]) -> dict[str, int]:
     """Insert e-mails whose key, signature and comment are new; return their ids by key."""
     files = [{"idempotency_key": arrival.key, **file} for arrival in arrivals for file in arrival.files]
@@ -188,27 +206,43 @@ async def _recognise(conn: AsyncConnection, arrivals: Sequence[Arrival]) -> list
         raise Permanent(ROW_REFUSED, f"{another} {ADAPT}")
     further = [(row.email_id, arrival) for row, arrival in zip(rows, arrivals, strict=True) if row.is_further]
     try:
-        jobs = await _announce(conn, further) if further else {}
+        announced, jobs = await _announce(conn, further) if further else (set(), {})
     except IntegrityError as exc:
         if not _names_no_email(exc):
             raise
         # One of the e-mails was deleted since: look again what each of them is.
         return await receive(conn, arrivals)
-    return [
+    known = [
         Recorded(row.email_id, is_new=False, is_same=row.is_same, job=jobs.get(row.email_id)) for row in rows
     ]
+    # Another request was announced with the same key since, perhaps with another body: look again.
+    late = [
+        place
+        for place, (row, arrival) in enumerate(zip(rows, arrivals, strict=True))
+        if row.is_further and (arrival.key, arrival.body_hash) not in announced
+    ]
+    if late:
+        for place, recorded in zip(late, await receive(conn, [arrivals[each] for each in late]), strict=True):
+            known[place] = recorded
+    return known
 
 
-async def _announce(conn: AsyncConnection, further: Sequence[tuple[int, Arrival]]) -> dict[int, Job]:
-    """Record further announcements and their files; return the jobs that are queued again, by e-mail."""
-    files: dict[int, list[Mapping[str, Any]]] = {}
-    for email_id, arrival in further:
-        files.setdefault(email_id, []).extend(arrival.files)
+async def _announce(
+    conn: AsyncConnection, further: Sequence[tuple[int, Arrival]]
+) -> tuple[set[tuple[str, str]], dict[int, Job]]:
+    """Record further announcements and their files; return what is new, and the jobs that are queued again, by e-mail."""
     requests = [{**arrival.values, "email_id": email_id} for email_id, arrival in further]
-    async with transaction(conn):
+    # Within a caller's transaction, a savepoint: that transaction goes on after an error.
+    async with conn.begin_nested() if is_in_transaction(conn) else transaction(conn):
+        if with_files := [email_id for email_id, arrival in further if arrival.files]:
+            await lock(conn, with_files)
+        announced = await announcements.record(conn, requests)
+        files: dict[int, list[Mapping[str, Any]]] = {}
+        for email_id, arrival in further:
+            if (arrival.key, arrival.body_hash) in announced:
+                files.setdefault(email_id, []).extend(arrival.files)
         jobs = await announcements.add_files(conn, files)
-        await announcements.record(conn, requests)
-    return {job.email_id: job for job in jobs}
+    return announced, {job.email_id: job for job in jobs}
 
 
 def _names_no_email(error: IntegrityError) -> bool:

@@ -30,8 +30,10 @@ CODE_LIFETIME = timedelta(minutes=10)
 POLL_INTERVAL = timedelta(seconds=2)
 MOST_DAYS = 366
 DAYS = 90  # by default
-# Anybody may begin a login: beyond this number, the oldest unconfirmed logins are deleted.
+# Anybody may begin a login: beyond this number, the oldest unconfirmed logins are deleted whose command does not poll.
+# A stranger who begins many does not end the login of a person.
 MOST_WAITING = 5_000
+POLLING = timedelta(minutes=1)  # since the last poll of a command that still waits
 KEPT = timedelta(days=90)  # how long a login is listed after its end
 USED_PRECISION = timedelta(minutes=1)
 # Consonants make no words, and none of these is mistaken for another: RFC 8628, section 6.1.
@@ -212,9 +214,11 @@ def _held(row: Row[*tuple[Any, ...]], tokens: Mapping[Role, bytes]) -> Held | No
 
 
 def _forget(newest_id: int) -> Any:  # noqa: ANN401 a statement
-    """Delete logins that ended long ago, and beyond MOST_WAITING the oldest unconfirmed ones."""
+    """Delete logins that ended long ago, and beyond MOST_WAITING the oldest unconfirmed ones that nobody polls."""
     unconfirmed = Login.confirmed_at.is_(None)
-    is_old = or_(Login.begun_at < func.now() - timedelta(days=1), Login.id <= newest_id - MOST_WAITING)
+    is_polled = and_(Login.begun_at > func.now() - CODE_LIFETIME, Login.polled_at > func.now() - POLLING)
+    is_beyond = and_(Login.id <= newest_id - MOST_WAITING, is_polled.is_not(True))
+    is_old = or_(Login.begun_at < func.now() - timedelta(days=1), is_beyond)
     is_over = func.coalesce(Login.revoked_at, Login.ends_at) < func.now() - KEPT
     return delete(Login).where(or_(and_(unconfirmed, is_old), is_over))
 

@@ -34,6 +34,7 @@ from service.jobs.identity import identify
 from service.local.zendesk.audits import Listings
 from service.local.zendesk.sender import sign_headers
 from service.local.zendesk.stand_in import Zendesk
+from service.operate.correct import correct
 from service.postgres.engine import connect
 from service.postgres.selection import LastingFilter
 from service.queries.erasures import get_erasure
@@ -46,7 +47,7 @@ from tests.support.erasing_emails import objects_with, tables_with
 from tests.support.examples import examples
 from tests.support.files import PDF
 from tests.support.pages import asking, read, words_of
-from tests.support.rows import add
+from tests.support.rows import add, add_quarantined_body
 
 WRONG: dict[str, Any] = {"raw_headers": "[]", "error_code": "not_json", "error": "No."}
 ADDRESSES = ("ann@customer.example", "bob@customer.example")
@@ -306,6 +307,30 @@ async def test_a_file_is_erased_from_every_email_and_not_stored_again(
     assert await database.fetchval("SELECT key FROM objects_to_remove WHERE state = 'waiting'") == object_key(
         sha256
     )
+
+
+@pytest.mark.parametrize("is_held", [False, True])
+async def test_an_email_that_was_replayed_since_an_erasure_began_goes_with_its_webhook(
+    res: Resources, database: asyncpg.Connection, *, is_held: bool
+) -> None:
+    """The erasure is about the webhook, which was on record; the e-mail has a corrected body, and no tombstone."""
+    body = b'{"ticket_id": 4711, "subject": "%s", "from": "ann@customer.example"}'
+    webhook_id = await add_quarantined_body(database, body % b"secret")
+    other_id = await add_quarantined_body(database, b'{"ticket_id": 4712}', idempotency_key="other")
+    erasure_id = await erasure.start(res, scope_of({"ticket": "4711"}), "asked for", "ann")
+    await correct(res, webhook_id, "ann", body % b"corrected secret")
+    other = await intake.replay(res, other_id, "ann")
+    if is_held:
+        await set_hold(res, HoldOrder("audit", "An audit.", None, [1]), "ann")
+
+    assert (await erasure.run(res, erasure_id)).status == "done"
+
+    emails = {row["id"] for row in await database.fetch("SELECT id FROM incoming_emails")}
+    webhooks = {row["id"] for row in await database.fetch("SELECT id FROM quarantined_webhooks")}
+    assert emails == {other.number} | ({1} if is_held else set())
+    assert webhooks == {other_id} | ({webhook_id} if is_held else set())
+    if not is_held:
+        assert await tables_with(database, "secret") == []
 
 
 async def test_a_held_email_is_not_erased(res: Resources, database: asyncpg.Connection) -> None:

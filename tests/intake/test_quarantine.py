@@ -434,22 +434,24 @@ async def test_a_connection_broken_at_any_chunk_loses_and_doubles_nothing(
     assert broken >= 8
 
 
-async def test_a_replay_that_ended_before_its_mark_is_completed_by_another(
+async def test_a_replay_that_is_cut_off_before_its_mark_leaves_nothing_and_is_repeated(
     settings: Settings, zendesk: Zendesk, res: Resources, database: asyncpg.Connection
 ) -> None:
     await add_quarantined_body(database)
     async with before_postgres(settings) as (proxy, proxied), serving(proxied, zendesk) as client:
         await intake.accept(client.res, CIMultiDict(), b'{"ticket_id": 1}')  # the connection is open
-        proxy.trip(b"UPDATE quarantined_webhooks", arrives=False, cuts=False)
+        proxy.drop()
+        proxy.trip(b"UPDATE quarantined_webhooks", arrives=False, cuts=True)
         cut_off = await replay(client, status=503)
         between = ((await kept(database))["replayed_at"], (await bodies(database)).count(QUARANTINED_BODY))
+        await proxy.resume()
 
         healed = await replay_at_last(client)
 
     assert cut_off["code"] == "database_disconnected"
-    assert between == (None, 1)
-    assert healed == {"status": "duplicate", "email_id": 2}
-    assert (await kept(database))["email_id"] == 2
+    assert between == (None, 0)
+    assert healed["status"] == "accepted"
+    assert (await kept(database))["email_id"] == healed["email_id"]
     assert (await bodies(database)).count(QUARANTINED_BODY) == 1
 
 

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator
+from functools import partial
 from typing import Any
 
 import asyncpg
@@ -13,6 +14,7 @@ from service.jobs.arrival import Arrival, receive
 from service.jobs.merging import Pair
 from service.postgres.engine import connect, transaction
 from service.resources import Resources
+from tests.conftest import eventually
 from tests.support.merging import (
     COMMENT,
     TICKET,
@@ -24,7 +26,7 @@ from tests.support.merging import (
     ids,
     url,
 )
-from tests.support.rows import add, add_quarantined, add_reconciliation
+from tests.support.rows import add, add_quarantined, add_reconciliation, is_waiting_for_a_lock
 
 A, B = "aa" * 32, "bb" * 32
 
@@ -491,3 +493,44 @@ async def test_a_repeated_delivery_of_a_merged_request_is_recognised(
     [recorded] = await receive(conn, [Arrival(again)])
 
     assert (recorded.email_id, recorded.is_new, recorded.is_same) == (first, False, True)
+
+
+@pytest.mark.parametrize("at_once", [True, False])
+async def test_of_two_bodies_with_one_key_about_known_comments_none_is_lost(
+    res: Resources, database: asyncpg.Connection, *, at_once: bool
+) -> None:
+    """A template may give one `webhook_id` to two e-mails that the look-up found before their webhooks came."""
+    known = [await add_email(database, comment_id=comment, identified=True) for comment in ("1", "2")]
+    arrivals = [
+        Arrival(
+            {
+                "idempotency_key": "one",
+                "account_id": "1",
+                "zendesk_ticket_id": TICKET,
+                "comment_id": comment,
+                "raw_body": comment.encode(),
+                "raw_headers": [],
+            }
+        )
+        for comment in ("1", "2")
+    ]
+    if at_once:
+        recorded = await res.run(lambda conn: receive(conn, arrivals))
+    else:
+        async with asyncio.timeout(60), database.transaction():
+            # The other announcement is not committed when this one looks for its key.
+            await add(
+                database,
+                "announcements",
+                email_id=known[0],
+                idempotency_key="one",
+                raw_body=b"1",
+                raw_headers="[]",
+            )
+            later = asyncio.create_task(res.run(lambda conn: receive(conn, arrivals[1:])))
+            await eventually(partial(is_waiting_for_a_lock, database))
+        recorded = [*await res.run(lambda conn: receive(conn, arrivals[:1])), *await later]
+
+    kept = await database.fetch("SELECT email_id, raw_body FROM announcements")
+    assert [each.is_same for each in recorded] == [True, False], "the other body goes into quarantine"
+    assert [(row["email_id"], bytes(row["raw_body"])) for row in kept] == [(known[0], b"1")]

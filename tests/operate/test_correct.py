@@ -3,6 +3,7 @@
 import asyncio
 import hashlib
 from datetime import timedelta
+from functools import partial
 from typing import Any
 
 import asyncpg
@@ -14,23 +15,34 @@ from service import intake
 from service.custody.removal import remove
 from service.errors import Rejected
 from service.jobs import bulk_retries
+from service.jobs.identity import merge
 from service.operate import bulk_retry, bulk_webhooks
 from service.operate.correct import correct
+from service.postgres.engine import connect, transaction
 from service.postgres.selection import WebhookSelection, WebhookTask
 from service.queries import webhooks
 from service.queries.retries import get_retry
 from service.resources import Resources
+from tests.conftest import eventually
 from tests.support.retries import all_steps
-from tests.support.rows import add_quarantined, add_quarantined_body
+from tests.support.rows import add, add_quarantined, add_quarantined_body, locked
 
 BROKEN = b'{"ticket_id": 4711, "subject": "He said "no""}'
 CORRECTED = b'{"ticket_id": 4711, "subject": "He said \\"no\\""}'
+ORIGINAL = b'{"ticket_id": 4711, "subject": "The original"}'
 ADA, BEN = "ada (tests)", "ben (tests)"
 
 
 @pytest.fixture
 async def webhook_id(database: asyncpg.Connection) -> int:
     return await add_quarantined_body(database, BROKEN, signature_hash=b"s" * 32)
+
+
+async def waiting(database: asyncpg.Connection, number: int) -> bool:
+    """Say whether that many connections wait for a lock."""
+    return bool(
+        await database.fetchval("SELECT count(DISTINCT pid) = $1 FROM pg_locks WHERE NOT granted", number)
+    )
 
 
 async def emails(database: asyncpg.Connection) -> list[asyncpg.Record]:
@@ -94,6 +106,80 @@ async def test_concurrent_corrections_make_one_email(
     assert len(refused) < len(people)
     assert set(refused) <= {"already_corrected", "already_replayed"}
     assert all(isinstance(each, Rejected | intake.IntakeResult) for each in results)
+
+
+@pytest.fixture
+async def parsed_id(database: asyncpg.Connection) -> int:
+    """Keep a webhook whose original can be parsed, too; return its id."""
+    return await add_quarantined_body(database, ORIGINAL, error_code="key_reused", signature_hash=b"s" * 32)
+
+
+async def test_a_correction_after_the_choice_of_a_replay_is_refused(
+    res: Resources, database: asyncpg.Connection, database_url: str, parsed_id: int
+) -> None:
+    """The replay has read the original, and waits to record it: then the correction comes."""
+    async with locked(database_url) as holder:
+        replayed = asyncio.create_task(intake.replay(res, parsed_id, BEN))
+        await eventually(partial(waiting, holder, 1))
+        corrected = asyncio.create_task(correct(res, parsed_id, ADA, CORRECTED))
+        await eventually(partial(waiting, holder, 2))
+    results = await asyncio.gather(replayed, corrected, return_exceptions=True)
+
+    (email,) = await emails(database)
+    assert bytes(email["raw_body"]) == ORIGINAL
+    assert results[0] == intake.IntakeResult("accepted", email["id"])
+    assert isinstance(results[1], Rejected)
+    assert results[1].code == "already_replayed"
+    assert await database.fetchval("SELECT count(*) FROM quarantine_corrections") == 0
+
+
+async def test_a_replay_after_the_choice_of_a_correction_follows_it(
+    res: Resources, database: asyncpg.Connection, database_url: str, parsed_id: int
+) -> None:
+    async with locked(database_url) as holder:
+        corrected = asyncio.create_task(correct(res, parsed_id, ADA, CORRECTED))
+        await eventually(partial(waiting, holder, 1))
+        replayed = asyncio.create_task(intake.replay(res, parsed_id, BEN))
+        await eventually(partial(waiting, holder, 2))
+    results = await asyncio.gather(corrected, replayed)
+
+    (email,) = await emails(database)
+    assert bytes(email["raw_body"]) == CORRECTED
+    assert [(each.status, each.number) for each in results] == [
+        ("accepted", email["id"]),
+        ("duplicate", email["id"]),
+    ]
+
+
+async def test_a_replay_during_a_merge_names_the_email_that_stays(
+    res: Resources, database: asyncpg.Connection, parsed_id: int
+) -> None:
+    """The request of the webhook is that of an e-mail which becomes part of an older one."""
+    stays = await add(database, idempotency_key="older", raw_body=b"{}", raw_headers="[]")
+    gone = await add(database, idempotency_key="one", raw_body=ORIGINAL, raw_headers="[]")
+    async with connect(res.engine) as conn, transaction(conn):
+        await merge(conn, stays, gone)
+        replayed = asyncio.create_task(intake.replay(res, parsed_id, BEN))
+        await eventually(partial(waiting, database, 1))
+    result = await replayed
+
+    named = await database.fetchval("SELECT email_id FROM quarantined_webhooks")
+    assert (result, named) == (intake.IntakeResult("duplicate", stays), stays)
+
+
+@pytest.mark.parametrize(("key", "signature"), [("one", None), ("other", b"s" * 32)])
+async def test_a_correction_is_not_used_once_the_original_is_an_email(
+    res: Resources, database: asyncpg.Connection, parsed_id: int, key: str, signature: bytes | None
+) -> None:
+    """A process of an older version was killed between the e-mail and its mark."""
+    known = await add(database, idempotency_key=key, signature_hash=signature, raw_body=ORIGINAL)
+    result = await correct(res, parsed_id, ADA, CORRECTED)
+
+    (email,) = await emails(database)
+    found = await webhooks.get_quarantined(res.engine, parsed_id)
+    assert (result, email["id"]) == (intake.IntakeResult("duplicate", known), known)
+    assert found.email_id == known
+    assert [each.error_code for each in found.corrections] == ["already_replayed"]
 
 
 async def test_a_replay_goes_on_with_a_correction_whose_process_was_killed(

@@ -232,15 +232,24 @@ async def test_end_is_bounded(client: Server, days: str, status: int) -> None:
     assert (await answer(client, begun["user_code"], days=days)).status == status
 
 
-async def test_beyond_the_most_waiting_the_oldest_are_forgotten(
+async def test_beyond_the_most_waiting_the_oldest_that_nobody_polls_are_forgotten(
     client: Server, database: asyncpg.Connection
 ) -> None:
-    token, first = await signed_in(client), await begin(client)
-    await database.execute(f"SELECT setval('logins_id_seq', {logins.MOST_WAITING + 2})")
+    """A stranger who begins many logins does not end one whose command waits."""
+    token, first, polled, expired = await signed_in(client), *[await begin(client) for _ in range(3)]
+    for each in (polled, expired):
+        assert (await poll(client, each["secret"]))[0] == 200
+    await database.execute(
+        "UPDATE logins SET begun_at = now() - interval '11 minutes' WHERE user_code = $1",
+        expired["user_code"].replace("-", ""),
+    )
+    await database.execute(f"SELECT setval('logins_id_seq', {logins.MOST_WAITING + 4})")
 
     await begin(client)
 
     assert (await poll(client, first["secret"]))[0] == 404
+    assert (await answer(client, polled["user_code"])).status == 200
+    assert await database.fetchval("SELECT count(*) FROM logins") == 3, "the expired one is forgotten, too"
     assert (await ask(client, "GET", EMAILS, headers=bearer(token))).status == 200
 
 
