@@ -243,10 +243,15 @@ _NEWEST_BEFORE = statement(
 # an e-mail.
 _UNLISTED = """
 LEFT JOIN LATERAL (
-    SELECT listed.received_id AS id WHERE listed.is_ours AND NOT listed.is_listed AND NOT EXISTS (
-        SELECT FROM source_emails
-        WHERE account = :account AND ticket_id = listed.ticket_id AND comment_id = listed.comment_id
-    ) AND EXISTS (SELECT FROM messages WHERE email_id = listed.received_id)
+    SELECT created_at FROM source_emails
+    WHERE is_ours AND NOT is_listed AND account = :account
+        AND ticket_id = listed.ticket_id AND comment_id = listed.comment_id
+    LIMIT 1
+) AS elsewhere ON true
+LEFT JOIN LATERAL (
+    SELECT email_id AS id FROM messages
+    WHERE is_ours AND NOT is_listed AND elsewhere.created_at IS NULL AND email_id = received_id
+    LIMIT 1
 ) AS unlisted ON true
 """
 
