@@ -70,6 +70,7 @@ SMALL = (
     *("evidence_nodes", "evidence_entries_id_seq", "held_emails", "retention_rules", "ignored_webhooks"),
     *(
         "alert_watch",
+        *("tickets", "objects_to_remove", "erasure_salts", "tombstones"),  # no rows here
         "pg_authid",
         "pg_database",
         "sources",
