@@ -21,7 +21,8 @@ from statistics import median
 import asyncpg
 import sqlalchemy
 
-from benchmarks.growth_operations import Database, changes, opened, questions
+from benchmarks.growth_database import Database, opened
+from benchmarks.growth_operations import changes, questions
 from benchmarks.growth_plans import pages, plans
 from benchmarks.growth_rows import YOUNG, fill, settle
 from service.local.servers import postgres

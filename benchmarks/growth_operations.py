@@ -1,95 +1,97 @@
 """The service's operations on a database, by name, through its own functions."""
 
 import random
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import Any
 
-import asyncpg
-from pydantic import SecretStr
-from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
-
-from service.config.settings import Settings
-from service.jobs import arrival, attempts, bulk_retries, dismissals, refetch, syncs, waiting
+from benchmarks.growth_custody import comparisons, keeping
+from benchmarks.growth_database import (
+    ACCOUNT,
+    ASKING,
+    BATCH,
+    DISMISS,
+    LEASE,
+    SYNCING,
+    UNDISMISS,
+    Database,
+    Operation,
+    resources_of,
+    run_on,
+)
+from service.capture.word_index import TOGETHER, write_words
+from service.jobs import (
+    announcements,
+    arrival,
+    attachments,
+    attempts,
+    bulk_retries,
+    dismissals,
+    email_words,
+    loose_objects,
+    messages,
+    refetch,
+    syncs,
+    tickets,
+    waiting,
+)
 from service.jobs import retries as job_retries
 from service.jobs.arrival import Arrival
+from service.jobs.attachments import FileUpdate
 from service.jobs.attempts import Claim, ClaimRequest, Settlement
 from service.jobs.bulk_retries import BulkRetryStep
+from service.jobs.loose_objects import Note
 from service.jobs.syncs import SyncClaim, SyncClaimRequest
+from service.jobs.tickets import TicketKey
 from service.jobs.waiting import Job
+from service.operate import bulk_retry
 from service.operate.bulk_retry import EXAMINED
-from service.postgres.contents import known_contents
-from service.postgres.engine import connect, create_engine
 from service.postgres.search import search
 from service.postgres.selection import RETRY, SYNC, BulkTask, Selection
 from service.queries import (
     actions,
-    deletable,
+    arrivals,
+    custody,
     emails,
     failures,
     overview,
-    pages,
     reconciliations,
     retries,
     webhooks,
 )
 from service.queries.changes import list_changes
 from service.queries.emails import EmailFilter
+from service.queries.neighbours import neighbours_of
 from service.queries.pages import PageFilter
-from service.queries.remarks import get_remarks
-from service.queries.source import SourceFilter, get_ledger
 from service.queries.webhooks import QuarantineFilter
 from service.queue.suspects import Suspects
-from service.reconcile import contents, expected, recount
+from service.reconcile import expected
 from service.reconcile.repair import resync
+from service.storage.objects import StoredObject
 from service.targets.document import read_records
-
-LEASE = timedelta(seconds=30)
-SYNCING = Settings(
-    sync_url=(SecretStr("https://erp.acme.example/holdfast"),),
-    sync_webhook_secret=(SecretStr("whsec_aG9sZGZhc3QtaG9sZGZhc3QtaG9sZGZhc3QtaG9sZGZhc3Q="),),
-)
-LISTED = "account.zendesk.com"
-ASKING = Settings(
-    zendesk_url=f"https://{LISTED}",
-    zendesk_oauth_token=SecretStr("token"),
-)
-DISMISS, UNDISMISS = BulkTask("dismiss", reason="Redacted."), BulkTask("undismiss")
-BATCH = 100
-
-Operation = Callable[[], Awaitable[object]]
-
-
-@dataclass(frozen=True, repr=False)
-class Database:
-    """A filled database, a connection whose statements are rolled back, and rows of every kind."""
-
-    bytes: int
-    engine: AsyncEngine
-    conn: AsyncConnection
-    received: Sequence[int]
-    claimed: Sequence[int]
-    to_sync: Sequence[int]
-    failed: Sequence[int]
-    spread: Sequence[int]  # old and new, evenly
-    keys: Sequence[str]  # of `spread`
-    ticket: str
-    sha256: str
-    old: datetime  # `received_at` of an e-mail in the middle
-    middle: Mapping[str | None, str]  # by status, a cursor to the middle of the list
 
 
 def changes(db: Database) -> dict[str, Operation]:
     """Return the operations that write, by name; the caller rolls them back."""
-    return {**_arrivals(db), **_changes_of_jobs(db), **_changes_of_syncs(db)}
+    return {
+        **_arrivals(db),
+        **_changes_of_jobs(db),
+        **_changes_of_messages(db),
+        **_changes_of_syncs(db),
+        **keeping(db),
+    }
 
 
 def questions(db: Database) -> dict[str, Operation]:
     """Return the operations that read, by name."""
-    return {**_lists(db), **_lists_of_syncs(db), **_reads(db), **_ledger(db), **_reconciliation(db)}
+    return {
+        **_lists(db),
+        **_lists_of_syncs(db),
+        **_reads(db),
+        **_pages(db),
+        **comparisons(db),
+    }
 
 
 def _arrivals(db: Database) -> dict[str, Operation]:
@@ -143,6 +145,33 @@ def _changes_of_jobs(db: Database) -> dict[str, Operation]:
         "undismiss one": lambda: dismissals.undismiss(conn, [one(db.failed)], "tests"),
         "retry one": lambda: job_retries.retry(conn, [one(db.failed)], "tests"),
         "refetch a content": lambda: refetch.reopen(conn, db.sha256, "tests"),
+    }
+
+
+def _changes_of_messages(db: Database) -> dict[str, Operation]:
+    conn, some, claimed = db.conn, db.spread[:TOGETHER], db.claimed[:TOGETHER]
+    stored = StoredObject(db.sha256, 84_000, "application/pdf", f"sha256/{db.sha256}")
+    ticket = TicketKey(ACCOUNT, db.ticket)
+
+    async def look_up() -> None:
+        await tickets.lease(conn, [ticket])
+        await tickets.looked_up(conn, some)
+        await messages.known_emails(conn, ticket, some[0], ["1", "2", "3"])
+        await messages.state_of(conn, some)
+        await tickets.release(conn, [ticket])
+
+    return {
+        "list the files of 20": lambda: attachments.files_of(conn, claimed),
+        "note 20 objects": lambda: loose_objects.note(
+            conn, [Note(f"{stored.key}{number}", number, LEASE) for number in claimed]
+        ),
+        "record 20 stored files": lambda: attachments.mark(
+            conn, [FileUpdate((number, 1), 0, "stored", stored) for number in claimed]
+        ),
+        "look up a ticket, what is known of it": look_up,
+        "queue 20 with new files again": lambda: announcements.reopen(conn, some),
+        "write the words of 20": lambda: write_words(conn, some),
+        "list e-mails without words, a step": lambda: email_words.list_unwritten(conn, None, EXAMINED),
     }
 
 
@@ -207,6 +236,8 @@ def _lists(db: Database) -> dict[str, Operation]:
         "list a text in no e-mail": listed(q="unicorn"),
         "list `failed` with a text in no e-mail": listed("failed", q="unicorn"),
         "list a file's name": listed(q="invoice.p"),
+        "list what Zendesk changed": listed(zendesk_state="any"),
+        "list what the back-fill found": listed(origin="backfill"),
         "list for an export, with all details": lambda: emails.list_details(
             db.engine, EmailFilter(limit=200)
         ),
@@ -241,7 +272,7 @@ def _reads(db: Database) -> dict[str, Operation]:
         "list quarantine, replayed": quarantined(replayed=True),
         "tail": lambda: list_changes(db.engine, Selection(), db.spread[:100]),
         "tail with a text": lambda: list_changes(db.engine, Selection(q="x"), db.spread[:100]),
-        "read 100 documents": lambda: _run(db, lambda conn: read_records(conn, db.spread)),
+        "read 100 documents": lambda: run_on(db, lambda conn: read_records(conn, db.spread)),
         "list reconciliations": lambda: reconciliations.list_reconciliations(db.engine, PageFilter()),
         "list groups of failures": lambda: failures.list_failures(db.engine),
         "list e-mails with a content": lambda: emails.list_holders(db.engine, db.sha256),
@@ -252,120 +283,22 @@ def _reads(db: Database) -> dict[str, Operation]:
     }
 
 
-def _ledger(db: Database) -> dict[str, Operation]:
-    def day(name: str) -> Operation:
-        wanted = SourceFilter.model_validate({"day": f"{datetime.now(UTC):%Y-%m-%d}", "list": name})
-        return lambda: get_ledger(db.engine, ASKING, wanted)
+def _pages(db: Database) -> dict[str, Operation]:
+    res = resources_of(db)
+
+    def planned(**wanted: object) -> Operation:
+        return lambda: bulk_retry.plan(res, Selection.model_validate(wanted))
+
+    async def neighbours() -> None:
+        await neighbours_of(db.engine, await emails.get_email(db.engine, db.middle_id))
 
     return {
-        "ledger, newest days": lambda: get_ledger(db.engine, ASKING),
-        "ledger, what is missing or failed on a day": day("open"),
-        "ledger, what is kept of a day": day("kept"),
-        "ledger, what of a day Zendesk does not list": day("unlisted"),
-        "ledger, suspended, lost and changed e-mails": lambda: get_remarks(db.engine),
-        "ledger, tickets to delete, a step": lambda: _run(db, _deletable),
-        "ledger, recount, a step": lambda: _run(
-            db,
-            lambda conn: conn.execute(
-                recount.NEXT,
-                {"account": LISTED, "keys": ["13000001", ""], "after_ticket": "5", "after_comment": ""},
-            ),
-        ),
-        "list what Zendesk changed": _listed(db, zendesk_state="any"),
-        "list what the back-fill found": _listed(db, origin="backfill"),
-    }
-
-
-async def _deletable(conn: AsyncConnection) -> None:
-    given = {"account": LISTED, "keys": ["13000001", ""], "after_ticket": "5", "has_target": True}
-    await deletable.next_tickets(conn, {**given, "before": None, **await deletable.verified(conn)})
-
-
-def _reconciliation(db: Database) -> dict[str, Operation]:
-    some = random.choice(db.spread)  # noqa: S311
-    return {
-        "reconcile: find the bounds": lambda: _run(db, lambda conn: expected.bounds(conn, db.old)),
-        "reconcile: count waiting and failed": lambda: _run(
-            db, lambda conn: expected.count_waiting(conn, some)
-        ),
-        "reconcile: a step of unsynced e-mails": lambda: _run(
-            db, lambda conn: expected.unsynced_from(conn, some, some + 10**9)
-        ),
-        "reconcile: check some again": lambda: _run(
-            db,
-            lambda conn: expected.states_of(conn, db.spread),
-            lambda conn: expected.known_keys(conn, db.keys),
-        ),
-        "reconcile: a step of e-mails": lambda: _run(
-            db,
-            lambda conn: expected.states_from(conn, some, some + 10**9),
-            lambda conn: expected.digests(conn, range(some, some + 200), Settings()),
-        ),
-        "reconcile: a page of contents": lambda: _run(
-            db,
-            lambda conn: contents.contents_between(conn, "ab", "abg", BATCH),
-            lambda conn: contents.contents_since(conn, some, -1, BATCH),
-            lambda conn: known_contents(conn, [db.sha256]),
-        ),
-    }
-
-
-async def _run(db: Database, *statements: Callable[[AsyncConnection], Awaitable[object]]) -> None:
-    async with connect(db.engine) as conn:
-        for statement in statements:
-            await statement(conn)
-
-
-@asynccontextmanager
-async def opened(url: str) -> AsyncIterator[Database]:
-    """Open a filled database, and look up the rows for its operations."""
-    engine = create_engine(url, pool_size=2, seconds=60)
-    database = await asyncpg.connect(url)
-    try:
-        found = await _look_up(database)
-        async with engine.connect() as conn:
-            await conn.execution_options(isolation_level="READ COMMITTED")
-            yield Database(engine=engine, conn=conn, **found)
-    finally:
-        await database.close()
-        await engine.dispose()
-
-
-async def _look_up(database: asyncpg.Connection) -> dict[str, Any]:
-    size = await database.fetchval("SELECT max(id) FROM incoming_emails")
-    spread = [1 + number * (size - 1000) // BATCH for number in range(BATCH)]
-
-    async def first(status: str) -> list[int]:
-        query = "SELECT id FROM incoming_emails WHERE processing_status = $1 ORDER BY received_at LIMIT 300"
-        return [row["id"] for row in await database.fetch(query, status)]
-
-    async def middle(status: str, column: str = "processing_status") -> str:
-        near = f"SELECT id, received_at FROM incoming_emails WHERE id >= $1 AND {column} = $2 ORDER BY id LIMIT 1"  # noqa: S608 ours
-        row: Any = await database.fetchrow(near, spread[50], status)
-        return str(pages.cut([row, row], 1)[1])
-
-    claimed = "SELECT id FROM incoming_emails WHERE processing_status = 'processing' AND lease_until > now()"
-    to_sync = "SELECT id FROM incoming_emails WHERE sync_status = 'pending' AND processing_status IN ('completed', 'failed') LIMIT 300"
-    keys = "SELECT idempotency_key FROM incoming_emails WHERE id = ANY($1)"
-    return {
-        "spread": spread,
-        "bytes": await database.fetchval("SELECT pg_database_size(current_database())"),
-        "received": await first("received"),
-        "failed": await first("failed"),
-        "claimed": [row["id"] for row in await database.fetch(claimed)],
-        "to_sync": [row["id"] for row in await database.fetch(to_sync)],
-        "keys": [row["idempotency_key"] for row in await database.fetch(keys, spread)],
-        "ticket": await database.fetchval(
-            "SELECT zendesk_ticket_id FROM incoming_emails WHERE id = $1", spread[50]
-        ),
-        "sha256": await database.fetchval(
-            "SELECT sha256 FROM attachments WHERE email_id > $1 LIMIT 1", spread[50]
-        ),
-        "old": await database.fetchval("SELECT received_at FROM incoming_emails WHERE id = $1", spread[50]),
-        "middle": {
-            None: await middle("completed"),
-            "completed": await middle("completed"),
-            "not synced": await middle("failed", "sync_status"),
-            "failed": await middle("failed"),
-        },
+        "one e-mail with its neighbours": neighbours,
+        "plan a bulk retry": planned(),
+        "plan a bulk retry of a group": planned(error_code="http_500", host="host-1.customer.example"),
+        "plan a bulk retry with a text in many e-mails": planned(q="about order number"),
+        "list arrivals": lambda: arrivals.list_arrivals(db.engine),
+        "list holds": lambda: custody.list_holds(db.engine),
+        "one hold, with its count": lambda: custody.get_hold(db.engine, "case-1"),
+        "overview, all of it, with the ledger": lambda: overview.summarize(db.engine, ASKING),
     }

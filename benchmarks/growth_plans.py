@@ -5,25 +5,38 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from sqlalchemy import event
+from sqlalchemy import Connection, event
 
-from benchmarks.growth_operations import Database, Operation
+from benchmarks.growth_database import Database, Operation
 
 Node = dict[str, Any]
+_EXPLAIN = "EXPLAIN (ANALYZE, BUFFERS, TIMING OFF, FORMAT JSON) "
+_EXPLAINED = ("SELECT", "WITH", "INSERT", "UPDATE", "DELETE")
 
 
 async def plans(db: Database, operation: Operation) -> list[Node]:
-    """Run an operation, then EXPLAIN ANALYZE each of its statements; roll everything back."""
-    with _statements(db) as sent:
-        await operation()
-    await db.conn.rollback()
-    found = []
-    for statement, parameters in sent:
-        explain = f"EXPLAIN (ANALYZE, BUFFERS, TIMING OFF, FORMAT JSON) {statement}"
-        plan = (await db.conn.exec_driver_sql(explain, parameters)).scalar_one()
-        [explained] = json.loads(plan) if isinstance(plan, str) else plan
+    """Run an operation, and EXPLAIN ANALYZE each of its statements just before it; roll everything back."""
+    found: list[Node] = []
+
+    def explain(conn: Connection, _cursor: object, statement: str, parameters: Any, *_: object) -> None:  # noqa: ANN401 as SQLAlchemy calls it
+        if not statement.lstrip().startswith(_EXPLAINED):
+            return
+        # The statement of an operation without a transaction changes nothing.
+        is_open = conn.get_execution_options().get("isolation_level") == "READ COMMITTED"
+        if is_open:
+            conn.exec_driver_sql("SAVEPOINT before")
+        made = conn.exec_driver_sql(_EXPLAIN + statement, parameters).scalar_one()
+        if is_open:
+            conn.exec_driver_sql("ROLLBACK TO before")
+        [explained] = json.loads(made) if isinstance(made, str) else made
         found.append(explained["Plan"])
-    await db.conn.rollback()
+
+    event.listen(db.engine.sync_engine, "before_cursor_execute", explain)
+    try:
+        await operation()
+    finally:
+        event.remove(db.engine.sync_engine, "before_cursor_execute", explain)
+        await db.conn.rollback()
     return found
 
 
@@ -36,6 +49,8 @@ async def generic_plans(db: Database, operation: Operation) -> list[Node]:
     driver: Any = (await db.conn.get_raw_connection()).driver_connection
     await driver.execute("SET plan_cache_mode = force_generic_plan")
     for statement, parameters in sent:
+        if not statement.lstrip().startswith(_EXPLAINED):
+            continue
         await driver.execute(f"PREPARE probe AS {statement}")
         values = f"({', '.join(['NULL'] * len(parameters))})" if parameters else ""
         plan = await driver.fetchval(f"EXPLAIN (FORMAT JSON) EXECUTE probe {values}")

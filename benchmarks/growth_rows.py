@@ -2,6 +2,10 @@
 
 import asyncpg
 
+from service.evidence.keys import new_key
+from service.evidence.sequence import BATCH
+from service.postgres.evidence_log import ROWS, told
+
 # The unfinished e-mails, oldest first: leases that ended, attempts under way, queued jobs, and received e-mails.
 EXPIRED, CLAIMED, QUEUED, RECEIVED = 100, 100, 300, 300
 YOUNG = EXPIRED + CLAIMED + QUEUED + RECEIVED
@@ -122,9 +126,58 @@ INSERT INTO quarantined_webhooks (idempotency_key, raw_body, raw_headers, error_
 SELECT 'invocation:' || i, sha512(i::text::bytea), '[]', 'not_json', 'It is no JSON.', CASE WHEN i > 100 THEN now() END
 FROM generate_series(1, 200 + $1::bigint / 1000) AS i
 """
+# The evidence of all this, in the order of the e-mails. The newest entries wait for their places in the tree. The hashes
+# of nodes and heads are wrong, which changes nothing of what is read.
+_ENTRIES = f"""
+INSERT INTO evidence_entries (kind, email_id, subject, facts)
+SELECT * FROM (
+    {
+    " UNION ALL ".join(
+        f"SELECT '{kind}', {email_id} AS email_id, {subject}, {told(facts)} FROM {rows}"
+        for kind, (rows, email_id, subject, facts) in ROWS.items()
+    )
+}
+) AS entry ORDER BY email_id
+"""  # noqa: S608 constants of ours
+_LEAVES = f"""
+INSERT INTO evidence_leaves (index, entry_id, hash)
+SELECT id - 1, id, sha256('\\x00'::bytea || salt || convert_to(facts, 'UTF8')) FROM evidence_entries
+WHERE id <= (SELECT max(id) - {2 * BATCH} FROM evidence_entries) ORDER BY id
+"""  # noqa: S608 a number of ours
+_NODES = """
+INSERT INTO evidence_nodes (level, index, hash)
+SELECT level, index, sha256(concat(level, ' ', index)::bytea)
+FROM unnest(ARRAY[8, 16, 24]) AS level, (SELECT max(index) + 1 AS size FROM evidence_leaves) AS log,
+    generate_series(0, (size >> level) - 1) AS index
+"""
+_LOG = """
+INSERT INTO evidence_log (id, log_id, private_key, size, peaks, low, later_done_at, head_at)
+SELECT 1, 'log', $1, size, substring(noise, 1, 32 * bit_count(size::bit(64))::int), size, now(), now()
+FROM (SELECT max(index) + 1 AS size FROM evidence_leaves) AS log,
+    (SELECT string_agg(sha512(i::text::bytea), NULL) AS noise FROM generate_series(1, 32) AS i) AS hashes
+"""
+# A head an hour, and a verification.
+_HEADS = """
+INSERT INTO evidence_heads (number, size, root, at, body, public_key, signature, stored_at)
+SELECT number, $1::bigint * number / ($1 / 3600 + 1), '', now(), '{{}}', '', '', now()
+FROM generate_series(1, $1::bigint / 3600 + 1) AS number
+"""
+# Holds of senders, and rules of which none makes anything due but the last one.
+_HOLDS = """
+INSERT INTO holds (name, reason, filter, set_by)
+SELECT 'case-' || i, 'A lawsuit', json_build_object('sender', 'person' || i || '@customer.example'), 'ada'
+FROM generate_series(1, 20) AS i WHERE $1 > 0
+"""
+_RULES = """
+INSERT INTO retention_rules (position, name, filter, keep_days, includes_failed, created_by)
+SELECT i, 'rule-' || i, CASE WHEN i < 5 THEN json_build_object('sender', 'person' || i || '@customer.example') ELSE '{{}}' END,
+    CASE WHEN i < 5 THEN 3650 ELSE 0 END, i = 5, 'ada'
+FROM generate_series(1, 5) AS i WHERE $1 > 0
+"""
 _TABLES = (
     *("attempts", "attachments", "email_words", "messages", "announcements", "merged_emails"),
     *("incoming_emails", "quarantined_webhooks", "source_emails", "suspended_emails", "sources"),
+    *("evidence_entries", "evidence_leaves", "evidence_nodes"),
 )
 
 
@@ -154,8 +207,15 @@ async def fill(database: asyncpg.Connection, emails: int, body: int = 600, pause
         _SOURCES,
         _SOURCE_EMAILS,
         _SUSPENDED,
+        _HEADS,
+        _HOLDS,
+        _RULES,
     ):
         await database.execute(statement.format(**numbers), emails)
+    await database.execute("SET TIME ZONE 'UTC'")
+    for statement in (_ENTRIES, _LEAVES, _NODES):
+        await database.execute(statement)
+    await database.execute(_LOG, new_key())
     for statement in create:
         await database.execute(statement)
     await database.execute("SELECT setval(pg_get_serial_sequence('incoming_emails', 'id'), $1)", emails)

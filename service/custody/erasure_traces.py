@@ -9,7 +9,7 @@ from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from service.custody.erased_files import request_objects
-from service.custody.scopes import Scope
+from service.custody.scopes import Scope, sender_is
 from service.jobs.erased import ERASED
 from service.jobs.tombstones import bury_suspended
 from service.postgres import evidence_log
@@ -82,7 +82,7 @@ def _statement(sql: str) -> TextClause:
 
 _SUSPENDED = {
     "sender": _statement(
-        "SELECT id FROM suspended_emails WHERE lower(from_address) = lower(:subject) ORDER BY id"
+        f"SELECT id FROM suspended_emails WHERE {sender_is('from_address')} ORDER BY id"  # noqa: S608 words of ours
     ),
     "ticket": _statement("SELECT id FROM suspended_emails WHERE ticket_id = :subject ORDER BY id"),
     "email": _statement(

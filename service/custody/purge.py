@@ -29,6 +29,8 @@ LOOK = 5_000
 LEASE = timedelta(minutes=2)
 # The pause after a run, or after a look that found nothing due.
 PAUSE_SECONDS = 900.0
+# A look may read every e-mail on record: it rests for so many times as long as it took.
+REST = 50.0
 # The pause after an error, such as an outage of Postgres.
 RETRY_SECONDS = 30.0
 BY_RULE = "retention rules"
@@ -53,9 +55,10 @@ class Run:
 async def purge_for_ever(res: Resources) -> None:
     """Purge due e-mails, at the start and from time to time, until cancelled."""
     while True:
-        pause = PAUSE_SECONDS
+        pause, began = PAUSE_SECONDS, time.monotonic()
         try:
-            await purge(res, BY_RULE)
+            if await purge(res, BY_RULE) is None:
+                pause = max(pause, REST * (time.monotonic() - began))
             await receipts.forget_lists(res)
         except HoldfastError as exc:
             log.warning("purge_stopped", code=exc.code)

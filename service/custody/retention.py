@@ -18,12 +18,10 @@ from sqlalchemy import (
     and_,
     any_,
     case,
-    exists,
     func,
     literal,
     literal_column,
     select,
-    text,
     true,
 )
 from sqlalchemy.dialects.postgresql import aggregate_order_by
@@ -36,6 +34,7 @@ from service.postgres.email_tables import (
     OPEN_NOT_CAPTURED,
     OPEN_NOT_SYNCED,
     IncomingEmail,
+    in_status,
 )
 from service.postgres.held_emails import holds_on, share_custody
 from service.postgres.search import inline_number, matches
@@ -164,8 +163,14 @@ def _days(number: ColumnElement[int]) -> ColumnElement[Any]:
 
 def _any_older_than(days: int) -> Select[bool]:
     """Ask an index whether there is a finished e-mail that was received so long ago: its job ended later."""
-    is_old = IncomingEmail.received_at < func.now() - _days(inline_number(days))
-    return select(exists().where(text(FINISHED), is_old))
+    received_at = IncomingEmail.received_at
+    oldest = (
+        select(received_at).where(in_status(status)).order_by(received_at).limit(inline_number(1))
+        for status in ("completed", "failed")
+    )
+    return select(
+        func.least(*(each.scalar_subquery() for each in oldest)) < func.now() - _days(inline_number(days))
+    )
 
 
 async def _next(

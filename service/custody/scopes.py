@@ -96,8 +96,8 @@ def _statement(sql: str) -> TextClause:
     )
 
 
-def _sender_is(column: str) -> str:
-    # The first condition is in an index.
+def sender_is(column: str) -> str:
+    """Write the condition that a column has the address of the scope; an index has its first part."""
     return f"left(lower({column}), 400) = left(lower(:subject), 400) AND lower({column}) = lower(:subject)"
 
 
@@ -105,9 +105,9 @@ def _sender_is(column: str) -> str:
 _EMAILS: dict[ScopeKind, TextClause] = {
     "sender": _statement(f"""
 SELECT id FROM (
-    (SELECT id FROM incoming_emails WHERE {_sender_is("from_email")} AND {_NEXT.format(id="id")})
+    (SELECT id FROM incoming_emails WHERE {sender_is("from_email")} AND {_NEXT.format(id="id")})
     UNION
-    (SELECT email_id FROM messages WHERE {_sender_is("from_address")} AND {_NEXT.format(id="email_id")})
+    (SELECT email_id FROM messages WHERE {sender_is("from_address")} AND {_NEXT.format(id="email_id")})
 ) AS theirs ORDER BY id LIMIT :limit
 """),  # noqa: S608 words of ours
     "ticket": _statement(f"""

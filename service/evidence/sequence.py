@@ -120,15 +120,16 @@ INSERT INTO evidence_log (id, log_id, private_key, peaks) VALUES (1, :log_id, :p
 """).bindparams(bindparam("private_key", type_=LargeBinary()))
 _NEWEST = text("SELECT CASE WHEN is_called THEN last_value ELSE 0 END FROM evidence_entries_id_seq")
 _STATE = """
-SELECT *, now() - head_at AS head_age, (SELECT max(size) FROM evidence_heads) AS head_size,
+SELECT *, now() - head_at AS head_age, (SELECT size FROM evidence_heads ORDER BY number DESC LIMIT 1) AS head_size,
     CAST(CAST(pg_current_xact_id() AS text) AS bigint) AS xid,
     CAST(CAST(pg_snapshot_xmin(pg_current_snapshot()) AS text) AS bigint) AS oldest_xid
 FROM evidence_log WHERE id = 1 FOR UPDATE
 """
 _LOCK, _LOCK_OR_SKIP = text(_STATE), text(f"{_STATE} SKIP LOCKED")
+# A scalar subquery: for a NOT EXISTS, Postgres may read all leaves.
 _NEXT = text("""
 SELECT id, salt, facts, hash FROM evidence_entries
-WHERE id > :low AND NOT EXISTS (SELECT FROM evidence_leaves WHERE entry_id = evidence_entries.id)
+WHERE id > :low AND (SELECT index FROM evidence_leaves WHERE entry_id = evidence_entries.id) IS NULL
 ORDER BY id LIMIT :limit
 """).bindparams(bindparam("low", type_=BigInteger()), bindparam("limit", type_=BigInteger()))
 _INSERT_LEAVES = text("""

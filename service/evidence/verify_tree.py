@@ -174,8 +174,11 @@ WHERE leaf.index >= :first ORDER BY leaf.index LIMIT :limit
 _HEADS = text("""
 SELECT number, size, root, at FROM evidence_heads WHERE size > :first AND size <= :last ORDER BY size, number
 """).bindparams(*_SPAN)
+# The nodes whose last leaf is among these.
 _NODES = text("""
-SELECT level, index, hash FROM evidence_nodes WHERE (index + 1) << level > :first AND (index + 1) << level <= :last
+SELECT node.level, index, hash FROM generate_series(0, 62) AS every(level)
+JOIN evidence_nodes AS node ON node.level = every.level
+WHERE index >= :first >> every.level AND index < :last >> every.level
 """).bindparams(*_SPAN)
 _STATE = text("""
 SELECT size, peaks, (SELECT coalesce(max(index) + 1, 0) FROM evidence_leaves) AS leaves,
@@ -183,9 +186,12 @@ SELECT size, peaks, (SELECT coalesce(max(index) + 1, 0) FROM evidence_leaves) AS
     (SELECT count(*) FROM evidence_heads WHERE evidence_heads.size > greatest(:size, evidence_log.size)) AS heads_beyond
 FROM evidence_log WHERE id = 1
 """).bindparams(bindparam("size", type_=BigInteger()))
+# The leaves have these bounds, too: otherwise Postgres would read all that come before.
 _NOT_PLACED = text("""
 SELECT id, facts FROM evidence_entries
-WHERE id > :after AND id <= :until AND NOT EXISTS (SELECT FROM evidence_leaves WHERE entry_id = evidence_entries.id)
+WHERE id > :after AND id <= :until AND NOT EXISTS (
+    SELECT FROM evidence_leaves WHERE entry_id = evidence_entries.id AND entry_id > :after AND entry_id <= :until
+)
 ORDER BY id
 """).bindparams(*(bindparam(name, type_=BigInteger()) for name in ("after", "until")))
 _LAST_ENTRY = text("SELECT max(id) FROM evidence_entries")

@@ -9,7 +9,7 @@ from sqlalchemy.dialects.postgresql import ARRAY
 from service.postgres.email_tables import DISMISSED
 
 # The status of an e-mail, for its state: a completed one with an error lacks files, and so it is not kept.
-_STATUS = f"""
+STATUS = f"""
 CASE WHEN processing_status <> 'failed' AND NOT (processing_status = 'completed' AND error_code IS NOT NULL)
     THEN processing_status WHEN {DISMISSED} THEN 'dismissed' ELSE 'failed' END AS processing_status
 """
@@ -21,29 +21,40 @@ FRESH = f"""
 fresh AS MATERIALIZED (
     SELECT DISTINCT ON (zendesk_ticket_id, comment_id) id, zendesk_ticket_id, comment_id, processing_status
     FROM (
-        SELECT id, account_id, zendesk_ticket_id, comment_id, {_STATUS} FROM incoming_emails
+        SELECT id, account_id, zendesk_ticket_id, comment_id, {STATUS} FROM incoming_emails
         WHERE comment_id <> '' AND NOT identified ORDER BY id DESC LIMIT (SELECT {_FRESH})
     ) AS newest
     WHERE coalesce(account_id, '') = ANY (:keys)
     ORDER BY zendesk_ticket_id, comment_id, id
 )
 """  # noqa: S608 words and a number of ours
-# Joins to each row of `listed` its e-mail, or none: a row stays one row, so that the counts of its states agree.
+# Selects the e-mail of a row of `listed` that is the e-mail of this comment.
 # An e-mail whose webhook did not name the account is of this one.
-EMAIL_OF = f"""
-LEFT JOIN LATERAL (
-    SELECT id, {_STATUS} FROM incoming_emails
-    WHERE identified AND coalesce(account_id, '') = ANY (:keys)
+IDENTIFIED = f"""
+SELECT id, {STATUS} FROM incoming_emails
+WHERE identified AND coalesce(account_id, '') = ANY (:keys)
     AND zendesk_ticket_id = listed.ticket_id AND comment_id = listed.comment_id
-    ORDER BY coalesce(account_id, '') DESC LIMIT 1
-) AS identified ON true
+ORDER BY coalesce(account_id, '') DESC LIMIT 1
+"""  # noqa: S608 words of ours
+
+
+def email_of(identified: str = IDENTIFIED) -> str:
+    """Write the SQL that joins to each row of `listed` its e-mail, or none.
+
+    A row stays one row, so that the counts of its states agree.
+    """
+    return f"""
+LEFT JOIN LATERAL ({identified}) AS identified ON true
 LEFT JOIN fresh ON identified.id IS NULL
     AND fresh.zendesk_ticket_id = listed.ticket_id AND fresh.comment_id = listed.comment_id
 CROSS JOIN LATERAL (
     SELECT coalesce(identified.id, fresh.id) AS id,
         CASE WHEN identified.id IS NULL THEN fresh.processing_status ELSE identified.processing_status END AS status
 ) AS email
-"""  # noqa: S608 words of ours
+"""
+
+
+EMAIL_OF = email_of()
 # The states of a listed comment. Each row is in exactly one of them.
 STATES = {
     "kept": "email.id IS NOT NULL AND email.status = 'completed'",
@@ -52,15 +63,6 @@ STATES = {
     "in_work": "email.id IS NOT NULL AND coalesce(email.status, '') NOT IN ('completed', 'failed', 'dismissed')",
     "missing": "email.id IS NULL",
 }
-# Joins to each row of `email` its row in the list of Zendesk, or none.
-LISTED_AS = """
-LEFT JOIN LATERAL (
-    SELECT created_at FROM source_emails
-    WHERE account = :account AND ticket_id = email.zendesk_ticket_id AND comment_id = email.comment_id
-    LIMIT 1
-) AS listed ON true
-"""
-
 _TYPES: dict[str, Any] = {
     **dict.fromkeys(("account", "after_ticket", "after_comment", "last_ticket"), Text()),
     **dict.fromkeys(("keys", "tickets", "comments"), ARRAY(Text)),

@@ -56,6 +56,8 @@ CHECKED = 2_000
 _UNSYNCED, _FINISHED = ("not_applicable", "failed"), ("completed", "failed")
 _BY_TIME = {"status", "received_after", "received_before"}
 _OF_GROUP = {"error_code", "host", "dismissed"}
+# The order of the index of failures.
+BY_ERROR = (text("coalesce(error_code, '')"), text("coalesce(error_host, '')"))
 
 HEAVY = {"raw_body", "raw_headers", "signature_hash", "reading_hash"}
 LIGHT = tuple(column for column in IncomingEmail.__table__.c if column.name not in HEAVY)
@@ -192,6 +194,8 @@ def _indexed_rows(wanted: Selection, given: set[str], *, finished: bool) -> Sele
     one, rows = select(literal(1)).select_from(IncomingEmail), None
     if wanted.status and given <= _BY_TIME:
         rows = _in_time(one.where(in_status(wanted.status)), wanted)
+    elif given == {"status", "dismissed"} and wanted.status == "failed" and not wanted.dismissed:
+        return one.where(text(OPEN_FAILED)).order_by(*BY_ERROR)
     elif _is_group(wanted) and given <= _BY_TIME | _OF_GROUP and not wanted.dismissed:
         rows = _in_time(one.where(*_in_group(wanted)), wanted)
     if rows is not None:
@@ -339,7 +343,8 @@ def _sender(address: Any) -> ColumnElement[str]:  # noqa: ANN401 a column or a t
 def _by_id(rows: Select[Any], after: Cursor | None, examined: int) -> Select[Any]:
     if after:
         rows = rows.where(IncomingEmail.id < after.id)
-    return rows.order_by(IncomingEmail.id.desc()).limit(inline_number(examined))
+    # A limit that the planner does not know: for so many rows, it would read all and sort them.
+    return rows.order_by(IncomingEmail.id.desc()).limit(select(inline_number(examined)).scalar_subquery())
 
 
 def _by_time(wanted: Selection, status: str, after: Cursor | None, examined: int) -> Select[Any]:

@@ -182,6 +182,14 @@ class SuspendedEmail(Base):
         Index("uq_suspended_emails_account", "account", "suspended_id", unique=True),
         Index("ix_suspended_emails_contents", "contents", postgresql_using="gin"),
         Index("ix_suspended_emails_held", "account", "created_at", postgresql_where=sql("gone_at IS NULL")),
+        Index("ix_suspended_emails_email", "email_id", postgresql_where=sql("email_id IS NOT NULL")),
+        Index("ix_suspended_emails_ticket", "ticket_id", postgresql_where=sql("ticket_id IS NOT NULL")),
+        # An index cannot hold longer values.
+        Index(
+            "ix_suspended_emails_sender",
+            sql("left(lower(from_address), 400)"),
+            postgresql_where=sql("from_address IS NOT NULL"),
+        ),
     )
 
 

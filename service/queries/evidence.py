@@ -87,10 +87,11 @@ async def _verification(conn: AsyncConnection) -> VerificationView | None:
 
 
 _NOTHING = {"log_id": None, "began_at": None, "size": 0, "waiting": False, "recorded_later_at": None}
+# A scalar subquery: for a NOT EXISTS, Postgres may read all leaves.
 _LOG = text("""
 SELECT log_id, began_at, size, later_done_at AS recorded_later_at, EXISTS (
     SELECT FROM evidence_entries AS entry WHERE entry.id > low
-        AND NOT EXISTS (SELECT FROM evidence_leaves WHERE entry_id = entry.id)
+        AND (SELECT index FROM evidence_leaves WHERE entry_id = entry.id) IS NULL
 ) AS waiting
 FROM evidence_log WHERE id = 1
 """)

@@ -29,6 +29,7 @@ from service.postgres.email_tables import (
 )
 from service.postgres.engine import check_writable, connect, run
 from service.postgres.rows import BRIEF_TEXT
+from service.postgres.search import BY_ERROR
 from service.queries.calls import ApiUseView, api_use_of
 from service.queries.comparison import ComparisonView, comparison_of, not_captured
 from service.queries.completeness import CompletenessView, completeness_of
@@ -92,8 +93,6 @@ _UNREAD = text(f"""
     WHERE received_at > now() - interval '1 day'
 """)  # noqa: S608 a number of ours
 
-# The order of the index of failures.
-_BY_ERROR = (text("coalesce(error_code, '')"), text("coalesce(error_host, '')"))
 # Sorted by due time: no pause is longer than the maximum, so the oldest sync is among these.
 _TO_SYNC = text(f"""
     SELECT count(*) AS number, extract(epoch FROM now() - min(sync_begun_at))::float8 AS age FROM (
@@ -222,7 +221,7 @@ async def stats(engine: AsyncEngine) -> Stats:
     counts = {
         **{status: email(in_status(status), IncomingEmail.received_at) for status in STATUSES},
         "sync_failed": email(text(NOT_SYNCED), IncomingEmail.id),
-        "open_failed": email(text(OPEN_FAILED), *_BY_ERROR),
+        "open_failed": email(text(OPEN_FAILED), *BY_ERROR),
         "open_sync_failed": email(text(OPEN_NOT_SYNCED), IncomingEmail.id),
         "dismissed": email(text(DISMISSED), IncomingEmail.id),
         "quarantined": webhook(text(IN_QUARANTINE), QuarantinedWebhook.id),

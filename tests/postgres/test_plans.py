@@ -8,7 +8,8 @@ import asyncpg
 import pytest
 from pydantic import SecretStr
 
-from benchmarks.growth_operations import BATCH, Database, Operation, changes, opened, questions
+from benchmarks.growth_database import BATCH, Database, Operation, opened
+from benchmarks.growth_operations import changes, questions
 from benchmarks.growth_plans import Node, generic_plans, nodes, pages, plans
 from benchmarks.growth_rows import CLAIMED, EXPIRED, fill, settle
 from service.alerts import webhooks
@@ -17,6 +18,7 @@ from service.alerts.condition import COUNT_CAP
 from service.alerts.record import Turn
 from service.backfill.lost import lost_webhooks
 from service.config.settings import Settings
+from service.evidence.verify_tree import STEP as LEAVES
 from service.jobs import discovery
 from service.jobs.discovery import Discovery, Mark
 from service.postgres import search
@@ -46,6 +48,11 @@ STEPS = {
     "list groups": EMAILS,
     "list": 2 * BLOCK,
     "retry many": 2 * BLOCK,
+    "dismiss many": 2 * BLOCK,
+    "plan": 2 * BLOCK,
+    "back-fill": 10 * 1_000,  # a page has a thousand comments
+    "purge": EXAMINED,
+    "evidence": 2 * LEAVES,
     "overview": EMAILS,
     "ledger": 2 * DAY_CAP + 1_000,  # a plan rounds its numbers
     "tail": 4 * MAX_SEEN,
@@ -59,8 +66,19 @@ OF_FEW = (
 )
 SMALL = (
     *("bulk_retries", "operator_actions", "workers", "reconciliations", "reconciliation_findings"),
-    *("acknowledgements", "saved_filters", "evidence_log", "evidence_verifications"),
-    *("pg_authid", "pg_database", "sources", "backfills", "connections", "erasure_salts", "holds"),
+    *("acknowledgements", "saved_filters", "evidence_log", "evidence_heads", "evidence_verifications"),
+    *("evidence_nodes", "evidence_entries_id_seq", "held_emails", "retention_rules", "ignored_webhooks"),
+    *(
+        "alert_watch",
+        *("tickets", "objects_to_remove", "erasure_salts", "tombstones"),  # no rows here
+        "pg_authid",
+        "pg_database",
+        "sources",
+        "backfills",
+        "connections",
+        "erasure_salts",
+        "holds",
+    ),
 )
 
 WAITING = "processing_status IN ('received', 'queued')"
@@ -124,6 +142,8 @@ def filled(database_url: str) -> str:
             "quarantined_webhooks",
             "source_emails",
             "suspended_emails",
+            "evidence_entries",
+            "evidence_leaves",
         ):
             await database.execute(f"ALTER TABLE {table} SET (autovacuum_enabled = off)")
         await fill(database, EMAILS, pause=PAUSE)
@@ -267,6 +287,8 @@ def _most_pages(name: str, plan: Node, step: int | None) -> int:
     """Return the most pages of a plan; the ledger looks for each e-mail in a few indexes, each with some levels."""
     if name.startswith("ledger"):
         return 12 * 2 * DAY_CAP
+    if name.startswith("evidence"):
+        return 5 * LEAVES  # each leaf and its entry, in an index of some levels
     return len([*nodes(plan)]) * EXAMINED if step else MOST_PAGES
 
 
