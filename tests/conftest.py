@@ -8,6 +8,7 @@ import time
 import warnings
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, suppress
+from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar, cast
 from uuid import uuid4
@@ -17,7 +18,9 @@ import hypothesis
 import pytest
 import pytest_asyncio
 from aiohttp import ClientSession, web
+from alembic.config import Config
 from alembic.config import main as alembic
+from alembic.script import ScriptDirectory
 from arq.worker import Worker, create_worker
 from blockbuster import BlockBuster
 from pydantic import SecretStr
@@ -151,7 +154,15 @@ def migrate(url: str, *arguments: str) -> None:
     with pytest.MonkeyPatch.context() as patch, warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)  # alembic's own
         patch.setenv("DATABASE_URL", url)
+        loaded = migrations()
+        patch.setattr(ScriptDirectory, "from_config", lambda _: loaded)
         alembic(["-c", str(ROOT / "alembic.ini"), *arguments])
+
+
+@cache
+def migrations() -> ScriptDirectory:
+    """Load the migrations once: they take longer to load than one takes to run."""
+    return ScriptDirectory.from_config(Config(ROOT / "alembic.ini"))
 
 
 @pytest.fixture(scope="session")

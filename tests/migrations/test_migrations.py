@@ -112,24 +112,22 @@ def states(url: str) -> list[str]:
 
 def schema(url: str) -> set[tuple[Any, ...]]:
     """Describe all columns, indexes and constraints of our tables; one constraint is validated later."""
-    ours = "table_schema = 'public' AND table_name <> 'alembic_version'"
-    columns = sql(
+    found = sql(
         url,
-        "SELECT 'column', table_name::text, column_name::text, data_type::text, is_nullable::text,"
-        f" column_default::text FROM information_schema.columns WHERE {ours}",
+        """
+        SELECT ARRAY['column', table_name::text, column_name::text, data_type::text, is_nullable::text, column_default::text]
+        FROM information_schema.columns WHERE table_schema = 'public' AND table_name <> 'alembic_version'
+        UNION ALL
+        SELECT ARRAY['index', tablename::text, indexname::text, indexdef]
+        FROM pg_indexes WHERE schemaname = 'public' AND tablename <> 'alembic_version'
+        UNION ALL
+        SELECT ARRAY['constraint', conrelid::regclass::text, conname::text,
+            replace(pg_get_constraintdef(oid), ' NOT VALID', '')]
+        FROM pg_constraint WHERE connamespace = 'public'::regnamespace AND contype <> 'n'
+        AND conrelid::regclass::text <> 'alembic_version'
+        """,
     )
-    indexes = sql(
-        url,
-        "SELECT 'index', tablename::text, indexname::text, indexdef FROM pg_indexes"
-        " WHERE schemaname = 'public' AND tablename <> 'alembic_version'",
-    )
-    constraints = sql(
-        url,
-        "SELECT 'constraint', conrelid::regclass::text, conname::text, replace(pg_get_constraintdef(oid), ' NOT VALID', '')"
-        " FROM pg_constraint WHERE connamespace = 'public'::regnamespace AND contype <> 'n'"
-        " AND conrelid::regclass::text <> 'alembic_version'",
-    )
-    return {*columns, *indexes, *constraints}
+    return {tuple(part) for (part,) in found}
 
 
 @dataclass(frozen=True)
