@@ -68,17 +68,8 @@ SMALL = (
     *("bulk_retries", "operator_actions", "workers", "reconciliations", "reconciliation_findings"),
     *("acknowledgements", "saved_filters", "evidence_log", "evidence_heads", "evidence_verifications"),
     *("evidence_nodes", "evidence_entries_id_seq", "held_emails", "retention_rules", "ignored_webhooks"),
-    *(
-        "alert_watch",
-        *("tickets", "objects_to_remove", "erasure_salts", "tombstones"),  # no rows here
-        "pg_authid",
-        "pg_database",
-        "sources",
-        "backfills",
-        "connections",
-        "erasure_salts",
-        "holds",
-    ),
+    *("alert_watch", "pg_authid", "pg_database", "sources", "backfills", "connections", "holds"),
+    *("tickets", "objects_to_remove", "erasure_salts", "tombstones"),  # no rows here
 )
 
 WAITING = "processing_status IN ('received', 'queued')"
@@ -144,6 +135,7 @@ def filled(database_url: str) -> str:
             "suspended_emails",
             "evidence_entries",
             "evidence_leaves",
+            "removed_emails",
         ):
             await database.execute(f"ALTER TABLE {table} SET (autovacuum_enabled = off)")
         await fill(database, EMAILS, pause=PAUSE)

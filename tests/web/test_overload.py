@@ -8,10 +8,9 @@ from contextlib import suppress
 import asyncpg
 import pytest
 
-from service import intake
+from service import group_commit, intake
 from service.config.settings import Settings
 from service.local.zendesk.stand_in import WebhookResponse, Zendesk
-from service.postgres import batch
 from service.resources import Resources
 from service.web import webhook
 from service.web.bodies import BODIES
@@ -31,7 +30,7 @@ async def test_webhooks_are_refused_while_postgres_is_blocked_and_accepted_after
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """A locked table, and a hundred webhooks."""
-    monkeypatch.setattr(batch, "MOST_WAITING", 8)
+    monkeypatch.setattr(group_commit, "MOST_WAITING", 8)
     settings = settings.model_copy(update={"database_pool_size": 2, "database_seconds": 5.0})
     async with serving(settings, zendesk) as client:
         async with database.transaction():
