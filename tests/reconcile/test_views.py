@@ -246,7 +246,8 @@ async def test_hourly_run_can_be_turned_off(settings: Settings) -> None:
 async def test_stopping_worker_ends_its_run_at_once(
     settings: Settings, client: Client, res: Resources, database: asyncpg.Connection
 ) -> None:
-    settings = settings.model_copy(update={"shutdown_seconds": 15})
+    # The worker's other tasks wait for the lock, too, and would leave no connection to this run.
+    settings = settings.model_copy(update={"shutdown_seconds": 15, "database_pool_size": 20})
     async with working(settings) as worker:
 
         async def started() -> bool:
