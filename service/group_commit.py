@@ -60,7 +60,7 @@ class GroupCommit(Generic[T, R]):
             self.tasks.discard(asyncio.current_task())
 
     def _take(self) -> list[tuple[T, asyncio.Future[R]]]:
-        """Take waiting items, as many as fit into one statement; skip cancelled callers."""
+        """Take waiting items, as many as fit into one run; skip cancelled callers."""
         batch: list[tuple[T, asyncio.Future[R]]] = []
         total = 0
         while self._waiting and len(batch) < MOST_TOGETHER:

@@ -36,7 +36,7 @@ class Batcher:
     ) -> R:
         """Wait for the result, at most until this time of the loop; `size` is the item's size in bytes.
 
-        Callers that give a time give later ones in turn.
+        No time may be earlier than that of the caller before: one timer ends all that are late.
         """
         future = self._queue(statement).add(item, size)
         if until is not None:

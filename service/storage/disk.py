@@ -30,8 +30,8 @@ T = TypeVar("T")
 # Much less than a lease: a killed worker's file is gone before another worker has done its job.
 _CLEAN_SECONDS = 5
 _THREADS = 32
-# From this time on for a sync, files are synced at the same time: the disk merges simultaneous syncs. On a fast disk,
-# the switches between threads take longer than the syncs.
+# Where a sync takes so long, many run at once: the disk merges them. On a fast disk, the switches between threads take
+# longer than the syncs.
 _SLOW_SYNC_SECONDS = 0.001
 _LEFTOVER_SECONDS = 24 * 3600  # on file systems without locks
 
@@ -43,9 +43,8 @@ class Disk:
     root: Path
     _durable: set[str] = field(default_factory=set)  # directories that survive a power cut
     _cleaned_at: float = -math.inf
-    _sync_seconds: float = (
-        0.0  # the shortest sync of the last write: others may wait for the interpreter, too
-    )
+    # The shortest sync of the last group: longer ones may have waited for the interpreter.
+    _sync_seconds: float = 0.0
     _threads: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(_THREADS, "disk"))
 
     @cached_property
@@ -171,7 +170,7 @@ class Disk:
 
     @cached_property
     def _small(self) -> GroupCommit[Spool, Exception | None]:
-        """Files that are written together take two thirds of the worker's processor time, and each directory one sync."""
+        """Writes small files together: the worker needs two thirds of its processor time, and a directory is synced once."""
         return GroupCommit(lambda spools: self._run(self._write, spools), BATCHES.labels("write").observe)
 
     def _write(self, spools: Sequence[Spool]) -> list[Exception | None]:

@@ -43,7 +43,7 @@ class Spool:
         self._file_name = file_name
         self._head = self._tail = b""
         self._hash = sha256()
-        self.lock = Lock()
+        self._lock = Lock()
         self._closed = self._is_moved = False
 
     def add(self, chunk: bytes) -> bool:
@@ -61,8 +61,8 @@ class Spool:
 
     def flush(self) -> None:
         """Move the chunks to the file."""
-        with self.lock:
-            file = self.to_file()
+        with self._lock:
+            file = self._to_file()
             self._digest()
             self._chunks, self._held = [], 0
             if self.size - self._begun >= _WRITE_BACK_BYTES and _becomes_object(file):
@@ -74,16 +74,16 @@ class Spool:
 
     def seal(self) -> None:
         """Take no more chunks, and tell the hash and the key."""
-        with self.lock:
+        with self._lock:
             self._digest()
         self.sha256 = self._hash.hexdigest()
         self.key = object_key(self.sha256)
 
     def finish(self) -> None:
         """Complete the file of a sealed spool, if there is one, and detect its type."""
-        with self.lock:
+        with self._lock:
             if self.file:
-                self.to_file()
+                self._to_file()
                 self.file.flush()
         from service.storage.filetype import detect  # noqa: PLC0415 web stores nothing, and the signatures are many
 
@@ -91,16 +91,16 @@ class Spool:
 
     def write_back(self) -> None:
         """Write all content to the file, and let the system begin to write it to the disk."""
-        with self.lock:
-            self._begin_write_back(self.file or self.to_file())
+        with self._lock:
+            self._begin_write_back(self.file or self._to_file())
 
     def sync(self) -> None:
         """Wait until the file is on the disk."""
-        with self.lock:
+        with self._lock:
             assert self.file  # noqa: S101 `write_back` has made it
             os.fsync(self.file.fileno())
 
-    def to_file(self) -> IO[bytes]:
+    def _to_file(self) -> IO[bytes]:
         """Append the chunks to the file, creating it if needed; the caller holds the lock."""
         if self._closed:
             raise ValueError("the spool is closed")
@@ -111,14 +111,14 @@ class Spool:
 
     def move(self, path: str) -> None:
         """Move the file to its place."""
-        with self.lock:
+        with self._lock:
             assert self.file  # noqa: S101 `write_back` has made it
             os.replace(self.file.name, path)
             self._is_moved = True
 
     def close(self) -> None:
         """Remove the file, unless it was moved away."""
-        with self.lock, suppress(OSError):
+        with self._lock, suppress(OSError):
             self._closed = True
             if self.file:
                 is_left = _becomes_object(self.file) and not self._is_moved
@@ -131,8 +131,10 @@ class Spool:
     def _begin_write_back(self, file: IO[bytes]) -> None:
         """Let the system write the rest to the disk now: the sync of a large file has less to wait for."""
         file.flush()
-        if hasattr(os, "posix_fadvise"):  # Linux writes pages to the disk before it gives them up
-            os.posix_fadvise(file.fileno(), self._begun, self.size - self._begun, os.POSIX_FADV_DONTNEED)
+        if hasattr(os, "posix_fadvise"):
+            # Linux writes pages to the disk before it gives them up. It is advice: a file system may refuse it.
+            with suppress(OSError):
+                os.posix_fadvise(file.fileno(), self._begun, self.size - self._begun, os.POSIX_FADV_DONTNEED)
         self._begun = self.size
 
     def _digest(self) -> None:
