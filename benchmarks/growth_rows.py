@@ -105,12 +105,12 @@ SELECT i, (
 # What Zendesk lists: each e-mail, and some that are missing here.
 _SOURCES = """
 INSERT INTO sources (account, account_id, complete_since, watermark, checked_at)
-SELECT 'account.zendesk.com', '13000001', now() - $1::bigint * interval '1 second', now(), now()
+SELECT 'account.zendesk.com', '13000001', now() - $1::bigint * interval '{pause} seconds', now(), now()
 """
 _SOURCE_EMAILS = """
 INSERT INTO source_emails (account, ticket_id, comment_id, created_at)
 SELECT 'account.zendesk.com', (i * 7919 % ($1 / 3))::text, CASE WHEN i % 5000 = 9 THEN 'missing ' ELSE '' END || i,
-    date_trunc('second', now()) - ($1::bigint - i) * interval '1 second'
+    date_trunc('second', now()) - ($1::bigint - i) * interval '{pause} seconds'
 FROM generate_series(1, $1::bigint) AS i
 """
 _SUSPENDED = """
