@@ -103,6 +103,11 @@ async def note_records(conn: AsyncConnection, records: Sequence[tuple[int, Store
     await conn.execute(_NOTE_RECORDS, given)
 
 
+async def note_original(conn: AsyncConnection, email_id: int, original: StoredObject | None) -> None:
+    """Note the lost original that a message had, before the caller replaces it by this one; a stored one stays."""
+    await conn.execute(_NOTE_ORIGINAL, {"email_id": email_id, "key": original.key if original else None})
+
+
 async def request_removals(conn: AsyncConnection, limit: int) -> int:
     """Request the removal of objects whose time is over; return their number."""
     return (await conn.execute(_REQUEST, {"limit": limit, "wait": WAIT})).rowcount
@@ -137,6 +142,11 @@ INSERT INTO loose_objects (key)
 SELECT record_key FROM unnest(:email_ids, :keys) AS new (email_id, key)
 JOIN messages ON messages.email_id = new.email_id AND record_key <> key
 """).bindparams(_IDS, _KEYS)
+_NOTE_ORIGINAL = text("""
+INSERT INTO loose_objects (key) SELECT original_key FROM messages
+WHERE email_id = :email_id AND original IS DISTINCT FROM 'stored' AND original_key IS DISTINCT FROM :key
+    AND original_key IS NOT NULL
+""").bindparams(bindparam("key", type_=Text()))
 # An earlier request of the same object is as good as a new one. While the object is being removed, the note waits: the put
 # may have come later. After a removal, the object may be there again, so it is removed once more, and until then no
 # reference is written.

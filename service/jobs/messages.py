@@ -6,7 +6,7 @@ from datetime import datetime
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
-from sqlalchemy import BigInteger, Select, Text, Update, bindparam, select, text, update
+from sqlalchemy import BigInteger, Select, Text, Update, and_, bindparam, select, text, update
 from sqlalchemy.dialects.postgresql import ARRAY, Insert
 from sqlalchemy.dialects.postgresql import insert as pg_insert
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -16,7 +16,7 @@ from service.jobs import announcements, discovery, identity
 from service.jobs.discovery import Discovery, Mark
 from service.jobs.erased import FORGET, erased_comments, forget
 from service.jobs.listed_files import keep_files
-from service.jobs.loose_objects import forget_notes, note_named, note_records
+from service.jobs.loose_objects import forget_notes, note_named, note_original, note_records
 from service.jobs.object_references import ObjectRemoved, Proofs, lock_objects, removals_of
 from service.jobs.tickets import TicketKey
 from service.jobs.waiting import Job, lock
@@ -188,7 +188,10 @@ async def _save_originals(conn: AsyncConnection, originals: Sequence[SavedOrigin
         values["original"] = "stored" if stored else "not_available"
         if each.sent_at is not None:
             values["sent_at"] = each.sent_at
-        saved = update(Message).where(Message.email_id == each.email_id).values(**values)
+        # A stored original stays: this attempt may have hung since, while another one or a merge brought it.
+        is_wanted = and_(Message.email_id == each.email_id, Message.original.is_distinct_from("stored"))
+        saved = update(Message).where(is_wanted).values(**values)
+        await note_original(conn, each.email_id, stored)
         is_saved = await conn.scalar(_with_evidence(saved)) is not None
         if stored and is_saved:
             await forget_notes(conn, [stored])

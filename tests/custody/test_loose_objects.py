@@ -88,6 +88,10 @@ async def keep(res: Resources, email_id: int, found: CommentMessage) -> StoredOb
     return stored
 
 
+async def save(res: Resources, original: SavedOriginal) -> None:
+    await res.run(lambda conn: messages.save_original(conn, [original]))
+
+
 async def test_the_statement_that_names_an_object_deletes_its_note(
     res: Resources, database: asyncpg.Connection
 ) -> None:
@@ -97,10 +101,44 @@ async def test_the_statement_that_names_an_object_deletes_its_note(
     before = await notes(database)
     await record(res, email_id, stored)
     await keep(res, email_id, comment("101"))
-    original = SavedOriginal(email_id, await put(res, b"original", email_id))
-    await res.run(lambda conn: messages.save_original(conn, [original]))
+    await save(res, SavedOriginal(email_id, await put(res, b"original", email_id)))
 
     assert (before, await notes(database)) == (1, 0)
+
+
+async def test_the_late_original_of_a_hung_attempt_replaces_none(
+    res: Resources, database: asyncpg.Connection
+) -> None:
+    """The comment may have been redacted since: then the later answer is another one, or there is none."""
+    email_id = await add_running(database, comment_id="101")
+    await keep(res, email_id, comment("101"))
+    first, second = await put(res, b"whole", email_id), await put(res, b"redacted", email_id)
+
+    for each in (SavedOriginal(email_id, first), SavedOriginal(email_id, second), SavedOriginal(email_id)):
+        await save(res, each)
+    await database.execute("UPDATE incoming_emails SET processing_status = 'completed'")
+    await pass_time(database, res)
+
+    assert await database.fetchval("SELECT original_key FROM messages WHERE original = 'stored'") == first.key
+    assert await is_there(res, first.key)
+    assert not await is_there(res, second.key)
+
+
+@pytest.mark.parametrize("again", [b"another", None])
+async def test_a_lost_original_that_returns_after_its_successor_is_removed(
+    again: bytes | None, res: Resources, database: asyncpg.Connection
+) -> None:
+    email_id = await add_running(database, comment_id="101")
+    await keep(res, email_id, comment("101"))
+    lost = await put(res, b"original", email_id)
+    await save(res, SavedOriginal(email_id, lost))
+
+    await database.execute("UPDATE messages SET original = NULL")  # as `jobs/refetch` does
+    await save(res, SavedOriginal(email_id, await put(res, again, email_id) if again else None))
+    await pass_time(database, res)
+
+    assert not await is_there(res, lost.key)
+    assert await notes(database) == 0
 
 
 async def test_what_a_killed_attempt_put_before_the_erasure_goes_with_the_email(
