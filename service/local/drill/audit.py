@@ -43,6 +43,7 @@ _TABLES = {
     "connections": "account",
     "removed_emails": "email_id",
     "receipts": "id",
+    "loose_objects": "number",
 }
 
 
@@ -68,6 +69,8 @@ async def audit(  # noqa: PLR0913 the parts of a drill
     used = {file["object_key"] for file in tables["attachments"]}
     used |= {email["record_key"] for email in tables["suspended_emails"]}
     used |= {message[key] for message in tables["messages"] for key in ("record_key", "original_key")}
+    # The record of a suspended e-mail that was recovered before it was saved: it is removed after an hour.
+    used |= {note["key"] for note in tables["loose_objects"] if note["email_id"] is None}
     result.broken += [f"{key} belongs to no e-mail" for key in stored if key not in used]
     _check_files(result, ledger, emails, files, stored)
     check_messages(result, ledger, {email["id"]: email for email in emails}, tables["messages"], stored)
