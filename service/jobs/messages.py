@@ -143,9 +143,9 @@ async def keep(  # noqa: PLR0913 the parts of one look-up
         records = {email_id: each.record for email_id, each in kept.items() if not each.comment.is_redacted}
         await lock_objects(conn, [each.record.key for each in kept.values()], proofs)
         await note_records(conn, [*records.items()])
-        for email_id, each in kept.items():
-            await _save(conn, email_id, each, TicketFacts(facts.subject, facts.recipient))
-        await forget_notes(conn, [*records.values()])
+        told = TicketFacts(facts.subject, facts.recipient)
+        named = {await _save(conn, email_id, each, told) for email_id, each in kept.items()}
+        await forget_notes(conn, [each.record for each in comments if each.record.key in named])
         listed = {email_id: each.comment.files for email_id, each in kept.items()}
         changed = await keep_files(conn, listed)
         await discovery.mark(conn, ticket.account_id, _redacted(ticket, kept.values()))
@@ -261,8 +261,11 @@ async def _insert(
     return int(email_id), False
 
 
-async def _save(conn: AsyncConnection, email_id: int, kept: KeptComment, facts: TicketFacts) -> None:
-    """Save a message; a later look-up changes the facts that Zendesk may change, and no time of the first one."""
+async def _save(conn: AsyncConnection, email_id: int, kept: KeptComment, facts: TicketFacts) -> str:
+    """Save a message; return the key of its record.
+
+    A later look-up changes the facts that Zendesk may change, and no time of the first one.
+    """
     comment, record = kept.comment, kept.record
     # A follow-up names no recipient; its ticket does.
     to = comment.to or ((Person(None, facts.recipient),) if facts.recipient else ())
@@ -291,15 +294,17 @@ async def _save(conn: AsyncConnection, email_id: int, kept: KeptComment, facts: 
     newer = {"public": comment.public} if comment.is_redacted else message
     if comment.public is False:
         await discovery.hide(conn, email_id)
-    await conn.execute(_with_evidence(saved.on_conflict_do_update(index_elements=["email_id"], set_=newer)))
+    upsert = saved.on_conflict_do_update(index_elements=["email_id"], set_=newer)
+    key: str = await conn.scalar(_with_evidence(upsert))
     await conn.execute(_DESCRIBE, {"email_id": email_id})
+    return key
 
 
 def _with_evidence(saved: Insert | Update) -> Select[Any]:
-    """Write the message, and its new state into the evidence log."""
+    """Write the message, and its new state into the evidence log; return the key of its record."""
     facts = evidence_log.column(evidence_log.message("messages"))
-    message = saved.returning(Message.email_id, facts).cte("saved")
-    return select(message.c.email_id).add_cte(evidence_log.entries("message", message, message.c.email_id))
+    message = saved.returning(Message.email_id, Message.record_key, facts).cte("saved")
+    return select(message.c.record_key).add_cte(evidence_log.entries("message", message, message.c.email_id))
 
 
 def _people(people: Sequence[Person]) -> list[Mapping[str, str | None]]:

@@ -102,8 +102,24 @@ async def test_the_statement_that_names_an_object_deletes_its_note(
     await record(res, email_id, stored)
     await keep(res, email_id, comment("101"))
     await save(res, SavedOriginal(email_id, await put(res, b"original", email_id)))
+    await keep(res, await add_running(database), comment("102", metadata={"redacted": True}))
 
     assert (before, await notes(database)) == (1, 0)
+
+
+async def test_a_comment_of_two_emails_that_become_one_leaves_no_note(
+    res: Resources, database: asyncpg.Connection
+) -> None:
+    columns = {"comment_id": "", "zendesk_ticket_id": TICKET.ticket_id, "account_id": TICKET.account_id}
+    email_ids = [await add_running(database, **columns) for _ in range(2)]
+    found = comment("101")
+    kept = [KeptComment(found, await put(res, found.record, each), each) for each in email_ids]
+
+    await res.run(lambda conn: tickets.lease(conn, [TICKET]))
+    await res.run(lambda conn: messages.keep(conn, TICKET, kept, waiting=email_ids, sync_status="pending"))
+
+    assert await database.fetchval("SELECT count(*) FROM incoming_emails") == 1
+    assert await notes(database) == 0
 
 
 async def test_the_late_original_of_a_hung_attempt_replaces_none(
