@@ -102,7 +102,9 @@ async def test_the_statement_that_names_an_object_deletes_its_note(
     await record(res, email_id, stored)
     await keep(res, email_id, comment("101"))
     await save(res, SavedOriginal(email_id, await put(res, b"original", email_id)))
-    await keep(res, await add_running(database), comment("102", metadata={"redacted": True}))
+    redacted = comment("102", "▇▇▇▇", metadata={"redacted": True})
+    assert redacted.is_redacted
+    await keep(res, await add_running(database), redacted)
 
     assert (before, await notes(database)) == (1, 0)
 
