@@ -13,7 +13,7 @@ from service.capture.retry_policy import worth_another_attempt
 from service.capture.telemetry import names, observed
 from service.capture.word_index import write_words
 from service.errors import HoldfastError, Permanent, Transient
-from service.jobs import attempts
+from service.jobs import attempts, identity
 from service.jobs.attempts import Claim, ClaimRefusal, ClaimRequest, Failure, Settlement
 from service.jobs.shutdown import claim_or_hand_back, settle_at_shutdown
 from service.jobs.waiting import Job, Sync
@@ -33,6 +33,9 @@ async def process(res: Resources, email_id: int, attempt_number: int) -> None:
         res.claims.add(claim.fencing_token)
         try:
             with observed(res, claim) as result:
+                if await _was_known(res, claim):
+                    result.outcome = "handed_back"
+                    continue
                 errors = await capture(res, claim)
                 result.code = errors[0].code if errors else None
                 result.outcome = await _settle(res, claim, errors)
@@ -76,6 +79,15 @@ async def _fail_unclaimed(res: Resources, job: Job, error: Permanent) -> None:
     is_failed = await res.batch(attempts.refuse, end)
     if is_failed and end.sync_status == "pending":
         res.dispatcher.dispatch(Sync(job.email_id, job.attempt_number))
+
+
+async def _was_known(res: Resources, claim: Claim) -> bool:
+    """Merge an e-mail whose request another one has already; return whether that was so."""
+    if claim.known_as is None:
+        return False
+    is_merged = await res.insist(partial(identity.merge, into=claim.known_as, gone=claim.email_id))
+    log.info("email_merged", **names(claim), into=claim.known_as, done=is_merged)
+    return is_merged
 
 
 async def _settle(res: Resources, claim: Claim, errors: Sequence[HoldfastError]) -> str:

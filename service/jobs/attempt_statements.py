@@ -44,6 +44,7 @@ from service.postgres.email_tables import (
     is_listed,
     key_of_email,
 )
+from service.postgres.message_tables import Announcement
 from service.postgres.prepared import Prepared
 from service.postgres.rows import rows_of
 
@@ -155,6 +156,27 @@ def _claimed_columns() -> Iterator[ColumnElement[Any]]:
     yield _seconds_since(_queued_at()).label("waited")
     yield IncomingEmail.raw_body.is_not(None).label("has_body")
     yield IncomingEmail.__table__.c.account_id
+    yield case((IncomingEmail.attempt_number == 1, _announced_of()))
+
+
+def _announced_of() -> ColumnElement[int | None]:
+    """Return the e-mail of which this one's request is an announcement already.
+
+    An insert that waited for a merge of its e-mail did not see the announcement, for it looked before it waited.
+    """
+    # Scalar subqueries: for an EXISTS, Postgres may choose to read the whole table.
+    return func.coalesce(
+        *(
+            select(Announcement.email_id)
+            .where(column == value, Announcement.raw_body == IncomingEmail.raw_body)
+            .limit(1)
+            .scalar_subquery()
+            for column, value in (
+                (Announcement.idempotency_key, IncomingEmail.idempotency_key),
+                (Announcement.signature_hash, IncomingEmail.signature_hash),
+            )
+        )
+    )
 
 
 def _seconds_since(time: SQLCoreOperations[Any]) -> ColumnElement[float]:

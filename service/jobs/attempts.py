@@ -64,7 +64,8 @@ class Claim:
     be looked up without one. `announced_bytes` is the size of the webhook's list of attachments, and `is_listed` is False
     where it had none. `looked_up`: Zendesk's API told the message and its files before. `age` is in seconds
     since the receipt of the webhook, `waited` in seconds since the job was due. `invocation` is the name in logs and
-    traces. `has_body` is False where another system wrote the row.
+    traces. `has_body` is False where another system wrote the row. `known_as` is another e-mail that has this
+    request already.
     """
 
     email_id: int
@@ -81,6 +82,7 @@ class Claim:
     waited: float = field(default=0, compare=False)
     has_body: bool = field(default=True, compare=False)
     account_id: str | None = field(default=None, compare=False)
+    known_as: int | None = field(default=None, compare=False)
 
     @property
     def fencing_token(self) -> FencingToken:

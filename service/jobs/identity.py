@@ -35,14 +35,14 @@ class IdentifyResult:
     )
 
 
-async def merge(conn: AsyncConnection, into: int, gone: int) -> None:
-    """Make the e-mail `gone` part of `into`; nothing happens where one of them is no more.
+async def merge(conn: AsyncConnection, into: int, gone: int) -> bool:
+    """Make the e-mail `gone` part of `into`; return False, and do nothing, where one of them is no more.
 
     The requests, files, attempts, message and references of `gone` are those of `into` then; its row is deleted, and
     `merged_emails` keeps its id and key. See `merging.merge_pairs` for what happens to the job of `into`.
     """
     async with transaction(conn):
-        await merge_pairs(conn, [Pair(into, gone)])
+        return bool(await merge_pairs(conn, [Pair(into, gone)]))
 
 
 async def resolve(conn: AsyncConnection, email_id: int, comment_id: str) -> int:

@@ -3,6 +3,7 @@
 import asyncio
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import Any
 
 import asyncpg
@@ -12,12 +13,16 @@ from arq.worker import Worker
 from service.capture.attempt import process
 from service.config.settings import Settings
 from service.errors import Transient
+from service.jobs import identity
+from service.jobs.arrival import Arrival, receive
 from service.local.zendesk.stand_in import Fault, Zendesk
+from service.postgres.engine import connect, transaction
 from service.resources import Resources, open_resources
 from service.zendesk.messages import read_page
 from tests.conftest import Client, eventually, serving, working
 from tests.support.files import PDF
 from tests.support.proxy import before_postgres
+from tests.support.rows import add, is_waiting_for_a_lock
 
 
 async def captured(client: Client, *urls: str, **more: Any) -> dict[str, Any]:
@@ -371,3 +376,28 @@ async def test_images_in_the_html_of_a_comment_are_files(
 
     assert email["processing_status"] == "completed", email["processing_error"]
     assert [file["file_name"] for file in email["attachments"]] == ["a.png", "b.png", "c.pdf"]
+
+
+@pytest.mark.parametrize("more", [{"signature_hash": b"s" * 32}, {}])
+async def test_a_redelivery_during_the_merge_of_its_email_becomes_no_second_one(
+    res: Resources, database: asyncpg.Connection, more: dict[str, Any]
+) -> None:
+    """It names no comment, and its insert waits for the row that the merge deletes."""
+    older = await add(database, idempotency_key="older", raw_body=b"{}", raw_headers="[]")
+    columns = {"idempotency_key": "one", "zendesk_ticket_id": "1", "raw_body": b"[]", **more}
+    gone = await add(database, raw_headers="[]", **columns)
+    async with connect(res.engine) as conn, transaction(conn):
+        await identity.merge(conn, older, gone)
+        again = Arrival({**columns, "raw_headers": [], "attachment_urls": []})
+        inserted = asyncio.create_task(res.run(lambda own: receive(own, [again])))
+        await eventually(partial(is_waiting_for_a_lock, database))
+    (recorded,) = await inserted
+    assert recorded.is_new
+
+    assert recorded.job is not None
+    await process(res, recorded.job.email_id, recorded.job.attempt_number)
+
+    assert await database.fetch("SELECT id FROM incoming_emails") == [(older,)]
+    assert await database.fetch("SELECT email_id, raw_body FROM announcements") == [(older, b"[]")]
+    names = await database.fetch("SELECT email_id FROM merged_emails")
+    assert names == [(older,), (older,)]
