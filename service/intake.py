@@ -5,7 +5,7 @@ import hashlib
 import re
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import lru_cache
 from operator import itemgetter
 from typing import Any, Literal
@@ -13,37 +13,29 @@ from typing import Any, Literal
 import structlog
 from sqlalchemy import (
     JSON,
-    BigInteger,
     Boolean,
     LargeBinary,
     Text,
     cast,
-    delete,
     func,
     literal,
     literal_column,
-    null,
     or_,
     select,
     text,
-    update,
 )
 from sqlalchemy.dialects.postgresql import ARRAY, Insert, insert
-from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection
 from sqlalchemy.types import TypeEngine
 from structlog.contextvars import bind_contextvars
 
-from service.errors import Permanent, Rejected
+from service.errors import Permanent
 from service.faultpoints import reach
-from service.jobs.arrival import Arrival, Recorded, is_announced, is_recorded, receive
+from service.jobs.arrival import Arrival, Recorded, receive
 from service.jobs.attachments import announced_row
-from service.jobs.corrections import accepted, refuse
-from service.jobs.retries import record_acts
-from service.jobs.waiting import lock
 from service.json_text import json_text
 from service.postgres.email_tables import IgnoredWebhook, QuarantinedWebhook
-from service.postgres.engine import TOO_LONG, connect, refused_row, transaction, unconfirmed
+from service.postgres.engine import TOO_LONG, connect, unconfirmed
 from service.postgres.rows import arrays_of, rows_of
 from service.postgres.tombstones import is_erased, request_hashes
 from service.resources import Resources
@@ -68,11 +60,6 @@ _COLUMNS: Mapping[str, TypeEngine[Any]] = {
 _QUARANTINED = {**_COLUMNS, **dict.fromkeys(("error_code", "error", "reused_key"), Text())}
 _IGNORED = {**_COLUMNS, "event_type": Text()}
 
-What = Literal["quarantined", "ignored"]
-StoredWebhook = type[QuarantinedWebhook] | type[IgnoredWebhook]
-_TABLES: Mapping[str, StoredWebhook] = {"quarantined": QuarantinedWebhook, "ignored": IgnoredWebhook}
-_NAMES = {"quarantined": "quarantine", "ignored": "ignored"}  # in the log
-
 # The columns that limit the length of a text, as those of another system's table may.
 _LIMITS = text("""
     SELECT attrelid::regclass::text, attname, atttypmod - 4 FROM pg_attribute
@@ -92,15 +79,6 @@ class IntakeResult:
 
     status: Literal["accepted", "duplicate", "ignored", "quarantined", "erased"]
     number: int | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class _Act:
-    """The person who replays a webhook, the bulk retry, and the correction."""
-
-    actor: str
-    bulk_retry_id: int | None
-    reason: str | None = None
 
 
 async def accept(
@@ -137,35 +115,9 @@ async def accept(
     if not is_same:
         # A template may give one `webhook_id` to different e-mails, and only a person can tell.
         message = f"E-mail {result.number} has the same key {key!r}, but another body."
-        other = {**request, "idempotency_key": _body_key(body), "reused_key": key}
+        other = {**request, "idempotency_key": body_key(body), "reused_key": key}
         async with _budget(until):
             await _quarantine(res, other, "key_reused", message)
-    return result
-
-
-async def replay(
-    res: Resources,
-    webhook_id: int,
-    actor: str,
-    what: What = "quarantined",
-    bulk_retry_id: int | None = None,
-) -> IntakeResult:
-    """Record a quarantined or ignored webhook as an e-mail, with its time of receipt.
-
-    One transaction chooses the body, records the e-mail and marks the webhook, so that a webhook is one e-mail however
-    many people act on it, and a crash leaves nothing half done. A body that a person corrected takes the place of the
-    original. A webhook about an erased e-mail is deleted. Raises Rejected if there is no such webhook (404), or if it
-    still is no e-mail (409); a quarantined one then keeps the newest reason.
-    """
-    act = _Act(actor, bulk_retry_id)
-    done = await res.run(lambda conn: _replay(conn, what, webhook_id, act, res.settings.sync_status))
-    if isinstance(done, Unreadable | Permanent):
-        still = f"{what.capitalize()} webhook {webhook_id} cannot be replayed: {done.message}"
-        raise Rejected(409, done.code, still) from done
-    result, recorded = done
-    if recorded is not None:
-        log.info("webhook_replayed", email=result.number, status=result.status, **{_NAMES[what]: webhook_id})
-        _dispatch(res, recorded)
     return result
 
 
@@ -180,7 +132,7 @@ def invocation_of(headers: Mapping[str, str]) -> str:
 
 
 @asynccontextmanager
-async def _budget(until: float | None) -> AsyncIterator[None]:
+async def _budget(until: float) -> AsyncIterator[None]:
     """End the block at this time of the loop; raises Transient."""
     try:
         async with asyncio.timeout_at(until):
@@ -190,20 +142,21 @@ async def _budget(until: float | None) -> AsyncIterator[None]:
 
 
 async def _record(
-    res: Resources, email: payloads.Email, request: dict[str, Any], until: float | None = None
+    res: Resources, email: payloads.Email, request: dict[str, Any], until: float
 ) -> tuple[IntakeResult, bool]:
     """Record an e-mail and dispatch its job, or find the one with its key; tell whether the body is the same."""
-    arrival = _arrival(email, request, res.settings.sync_status)
+    arrival = arrival_of(email, request, res.settings.sync_status)
     try:
         recorded = await res.batch(receive, arrival, len(request["raw_body"]), until)
     except Permanent as exc:
         async with _budget(until), connect(res.engine) as conn:
-            raise await _with_column(conn, exc, arrival) from exc
-    _dispatch(res, recorded, email.ticket_id)
-    return _result(recorded), recorded.is_same
+            raise await with_column(conn, exc, arrival) from exc
+    dispatch(res, recorded, email.ticket_id)
+    return result_of(recorded), recorded.is_same
 
 
-def _arrival(email: payloads.Email, request: Mapping[str, Any], sync_status: str) -> Arrival:
+def arrival_of(email: payloads.Email, request: Mapping[str, Any], sync_status: str) -> Arrival:
+    """Return what is recorded of an e-mail, with the columns of its request."""
     row = {
         **request,
         **parsing.columns_of(email),
@@ -214,7 +167,7 @@ def _arrival(email: payloads.Email, request: Mapping[str, Any], sync_status: str
     return Arrival(row, [announced_row(position, file) for position, file in enumerate(email.attachments)])
 
 
-def _dispatch(res: Resources, recorded: Recorded, ticket_id: str = "") -> None:
+def dispatch(res: Resources, recorded: Recorded, ticket_id: str = "") -> None:
     """Dispatch the job of an e-mail that is committed."""
     if recorded.is_new:
         reach(res.settings.fault_points, "after_commit", ticket_id)
@@ -222,13 +175,14 @@ def _dispatch(res: Resources, recorded: Recorded, ticket_id: str = "") -> None:
         res.dispatcher.dispatch(recorded.job)
 
 
-def _result(recorded: Recorded) -> IntakeResult:
+def result_of(recorded: Recorded) -> IntakeResult:
+    """Return what the sender of an e-mail is told."""
     if recorded.is_erased:
         return IntakeResult("erased")
     return IntakeResult("accepted" if recorded.is_new else "duplicate", recorded.email_id)
 
 
-async def _with_column(conn: AsyncConnection, error: Permanent, arrival: Arrival) -> Permanent:
+async def with_column(conn: AsyncConnection, error: Permanent, arrival: Arrival) -> Permanent:
     """Add the columns whose limits are exceeded: Postgres says only that some text is too long."""
     if error.code != TOO_LONG:
         return error
@@ -246,7 +200,7 @@ async def _with_column(conn: AsyncConnection, error: Permanent, arrival: Arrival
 async def _ignore(res: Resources, request: dict[str, Any], event_type: str, until: float) -> IntakeResult:
     """Store an event that is not used, like all requests with a 2xx: a later version may use it."""
     row = {name: request[name] for name in REQUEST} | {
-        "idempotency_key": _body_key(request["raw_body"]),
+        "idempotency_key": body_key(request["raw_body"]),
         "event_type": event_type[:MOST_EVENT_TYPE],
     }
     number = await res.batch(keep_ignored, row, len(row["raw_body"]), until)
@@ -278,109 +232,7 @@ async def _quarantine(res: Resources, request: dict[str, Any], code: str, messag
     number, is_same = await res.run(store)
     if is_same:
         return number
-    return await _quarantine(res, {**request, "idempotency_key": _body_key(row["raw_body"])}, code, message)
-
-
-async def _replay(
-    conn: AsyncConnection, what: What, webhook_id: int, act: _Act, sync_status: str
-) -> tuple[IntakeResult, Recorded | None] | Unreadable | Permanent:
-    """Replay a stored webhook in one transaction; return an error where it is no e-mail.
-
-    Whoever replays, corrects, dismisses or erases it at the same moment waits for the lock of its row.
-    """
-    table = _TABLES[what]
-    async with transaction(conn):
-        this = select(*table.__table__.c).where(table.id == webhook_id).with_for_update(key_share=True)
-        found = (await conn.execute(this)).mappings().one_or_none()
-        if found is None:
-            raise Rejected(404, "webhook_not_found", f"There is no {what} webhook {webhook_id}.")
-        webhook = dict(found)
-        if webhook["replayed_at"] is not None:
-            return IntakeResult("duplicate", webhook["email_id"]), None
-        correction = await accepted(conn, webhook_id) if what == "quarantined" else None
-        if correction is not None and await _is_recorded(conn, webhook):
-            await refuse(conn, correction, "already_replayed")
-            correction = None
-        chosen = webhook if correction is None else correction.applied_to(webhook)
-        try:
-            recorded = await _receive(conn, chosen, sync_status)
-        except (Unreadable, Permanent) as exc:
-            now = {"error_code": exc.code, "error": exc.message}
-            if correction is not None:
-                await refuse(conn, correction, exc.code)
-            elif what == "quarantined" and any(webhook[name] != value for name, value in now.items()):
-                await _update_webhook(conn, table, webhook_id, act, now)
-            return exc
-        if recorded.is_erased:
-            await conn.execute(delete(table).where(table.id == webhook_id))
-        else:
-            if correction is not None:
-                act = replace(act, reason=correction.told(webhook["raw_body"]))
-            done = {"replayed_at": func.now(), "email_id": recorded.email_id}
-            await _update_webhook(conn, table, webhook_id, act, done)
-        return _result(recorded), recorded
-
-
-async def _is_recorded(conn: AsyncConnection, webhook: Mapping[str, Any]) -> bool:
-    """Say whether the original request of a webhook is an e-mail already, or was erased.
-
-    It may have been delivered again, and a process of an older version may have been killed before it marked the webhook.
-    """
-    headers, body = parsing.headers_of(webhook["raw_headers"]), webhook["raw_body"]
-    try:
-        email = parsing.read(headers, body)
-    except Unreadable:
-        email = None
-    keys = [payloads.idempotency_key(email, headers, body)] if isinstance(email, payloads.Email) else []
-    keys += [webhook["idempotency_key"], _body_key(body)]
-    return await is_recorded(conn, [Arrival({**webhook, "idempotency_key": key}) for key in keys])
-
-
-async def _receive(conn: AsyncConnection, webhook: Mapping[str, Any], sync_status: str) -> Recorded:
-    """Record a stored webhook as an e-mail, although another e-mail may have its key."""
-    body, headers = webhook["raw_body"], parsing.headers_of(webhook["raw_headers"])
-    email = parsing.read(headers, body)
-    if isinstance(email, payloads.Ignored):
-        raise Permanent("event_not_used", f"Events of this type are not used: {email.event_type}.")
-    request = {name: webhook[name] for name in ("received_at", *REQUEST)}
-    for key in (payloads.idempotency_key(email, headers, body), _body_key(body)):
-        arrival = _arrival(email, {**request, "idempotency_key": key}, sync_status)
-        try:
-            async with conn.begin_nested() as savepoint:
-                (recorded,) = await receive(conn, [arrival])
-                if is_merged := recorded.is_new and await is_announced(conn, arrival):
-                    await savepoint.rollback()
-        except DBAPIError as exc:
-            if (refused := refused_row(exc)) is None:
-                raise
-            raise await _with_column(conn, refused, arrival) from exc
-        if not recorded.is_same:
-            continue
-        is_known = not recorded.is_new and not recorded.is_erased
-        if is_merged or (is_known and not await lock(conn, [recorded.email_id])):
-            # Its e-mail was merged or deleted since: look again what it is.
-            return await _receive(conn, webhook, sync_status)
-        return recorded
-    raise Permanent("key_reused", f"E-mail {recorded.email_id} has the key of this body, but another body.")
-
-
-async def _update_webhook(
-    conn: AsyncConnection, table: StoredWebhook, webhook_id: int, act: _Act, columns: Mapping[str, object]
-) -> None:
-    """Record the result of a replay and its operator."""
-    changed = update(table).where(table.id == webhook_id).values(**columns)
-    done = changed.returning(table.id, table.email_id).cte("done")
-    is_quarantined = table is QuarantinedWebhook
-    row = {
-        "actor": literal(act.actor),
-        "action": literal("correct" if act.reason else "replay" if is_quarantined else "replay_ignored"),
-        "quarantine_id": done.c.id if is_quarantined else null(),
-        "email_id": done.c.email_id,
-        "bulk_retry_id": literal(act.bulk_retry_id, BigInteger),
-        "reason": literal(act.reason, Text),
-    }
-    recorded, entered = record_acts([*row], select(*row.values()).select_from(done))
-    await conn.execute(select(recorded.c.id).add_cte(entered))
+    return await _quarantine(res, {**request, "idempotency_key": body_key(row["raw_body"])}, code, message)
 
 
 async def keep_ignored(conn: AsyncConnection, rows: Sequence[Mapping[str, Any]]) -> list[int | None]:
@@ -398,7 +250,7 @@ async def keep_ignored(conn: AsyncConnection, rows: Sequence[Mapping[str, Any]])
     return [ids.get(row["idempotency_key"]) for row in rows]
 
 
-def _body_key(body: bytes) -> str:
+def body_key(body: bytes) -> str:
     return f"sha256:{hashlib.sha256(body).hexdigest()}"
 
 
@@ -423,7 +275,9 @@ def _arrays(columns: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> di
     return arrays_of(columns, [[row[name] for name in columns] for row in texts])
 
 
-def _insert(table: StoredWebhook, columns: Mapping[str, TypeEngine[Any]]) -> Insert:
+def _insert(
+    table: type[QuarantinedWebhook] | type[IgnoredWebhook], columns: Mapping[str, TypeEngine[Any]]
+) -> Insert:
     """Build the statement that stores requests, each once; one that was erased is left out."""
     row = rows_of("request", columns)
     values = {name: cast(row.c[name], JSON) if name == "raw_headers" else row.c[name] for name in columns}

@@ -8,10 +8,10 @@ import structlog
 from sqlalchemy import Row, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from service import intake
 from service.errors import Rejected
 from service.jobs import bulk_retries
 from service.operate.dismiss import dismiss_webhook, undismiss_webhook
+from service.operate.replay import replay_webhook
 from service.postgres.email_tables import QuarantinedWebhook
 from service.postgres.engine import connect
 from service.postgres.search import Count
@@ -92,7 +92,7 @@ async def _act(res: Resources, bulk: Row[Any], webhook_id: int) -> bool:
     """Replay or dismiss one webhook; return whether that was done."""
     try:
         if bulk.action == "replay":
-            await intake.replay(res, webhook_id, bulk.actor, bulk_retry_id=bulk.id)
+            await replay_webhook(res, webhook_id, bulk.actor, bulk_retry_id=bulk.id)
         elif bulk.action == "dismiss":
             await dismiss_webhook(res, webhook_id, bulk.actor, bulk.reason, bulk_retry_id=bulk.id)
         else:

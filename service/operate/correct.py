@@ -6,11 +6,11 @@ import structlog
 from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from service import intake
 from service.errors import Rejected
 from service.intake import IntakeResult
 from service.jobs import corrections
 from service.jobs.corrections import kept_headers
+from service.operate.replay import replay_webhook
 from service.postgres.email_tables import QuarantinedWebhook
 from service.resources import Resources
 from service.zendesk import parsing
@@ -32,7 +32,7 @@ async def correct(res: Resources, webhook_id: int, actor: str, body: bytes) -> I
         raise Rejected(413, "too_large", f"A body may have {most:,} bytes.")
     original, headers = await _original(res, webhook_id)
     if body == original:
-        return await intake.replay(res, webhook_id, actor)
+        return await replay_webhook(res, webhook_id, actor)
     await asyncio.to_thread(_check, body, headers)
     accepted = await res.run(lambda conn: corrections.keep(conn, webhook_id, actor, body))
     if accepted is None:
@@ -42,7 +42,7 @@ async def correct(res: Resources, webhook_id: int, actor: str, body: bytes) -> I
             409, "already_corrected", f"Webhook {webhook_id} has a correction by {accepted.corrected_by}."
         )
     log.info("webhook_corrected", quarantine=webhook_id)
-    return await intake.replay(res, webhook_id, actor)
+    return await replay_webhook(res, webhook_id, actor)
 
 
 async def _original(res: Resources, webhook_id: int) -> tuple[bytes, list[list[str]]]:

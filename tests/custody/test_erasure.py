@@ -19,7 +19,6 @@ from hypothesis import strategies as st
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from service import intake
 from service.backfill.record import Held
 from service.backfill.suspended import _see
 from service.capture.attempt import process
@@ -35,6 +34,7 @@ from service.local.zendesk.audits import Listings
 from service.local.zendesk.sender import sign_headers
 from service.local.zendesk.stand_in import Zendesk
 from service.operate.correct import correct
+from service.operate.replay import replay_webhook
 from service.postgres.engine import connect
 from service.postgres.selection import LastingFilter
 from service.queries.erasures import get_erasure
@@ -160,7 +160,7 @@ class World:
     async def replay(self) -> None:
         for row in await self.database.fetch("SELECT id FROM quarantined_webhooks"):
             with pytest.raises(Rejected):
-                await intake.replay(self.res, row["id"], "ann")
+                await replay_webhook(self.res, row["id"], "ann")
 
     async def erase(self, kind: str, ticket: int, address: str) -> None:
         subject: str | int = address if kind == "sender" else ticket
@@ -319,7 +319,7 @@ async def test_an_email_that_was_replayed_since_an_erasure_began_goes_with_its_w
     other_id = await add_quarantined_body(database, b'{"ticket_id": 4712}', idempotency_key="other")
     erasure_id = await erasure.start(res, scope_of({"ticket": "4711"}), "asked for", "ann")
     await correct(res, webhook_id, "ann", body % b"corrected secret")
-    other = await intake.replay(res, other_id, "ann")
+    other = await replay_webhook(res, other_id, "ann")
     if is_held:
         await set_hold(res, HoldOrder("audit", "An audit.", None, [1]), "ann")
 

@@ -21,6 +21,7 @@ from service.config.settings import Settings
 from service.errors import Rejected, Transient
 from service.intake import IntakeResult
 from service.local.zendesk.stand_in import Zendesk
+from service.operate.replay import replay_webhook
 from service.resources import Resources
 from service.zendesk.signature import INVOCATION_ID
 from tests.conftest import API_TOKEN, Client, Server, eventually, serving
@@ -272,7 +273,7 @@ async def test_a_replay_records_what_the_webhook_would_have_recorded(
         }
         quarantine_id = await add_quarantined_body(database, case[1], **row)
 
-        receipt = await intake.replay(res, quarantine_id, "tests")
+        receipt = await replay_webhook(res, quarantine_id, "tests")
 
         assert receipt.status == "accepted"
         assert await recorded() == accepted
@@ -373,7 +374,7 @@ async def test_a_body_with_a_reused_body_key_stays_in_quarantine(
 ) -> None:
     """Only malice leads there, and it affects no other e-mail."""
     await add_quarantined_body(database)
-    for key in ("one", intake._body_key(QUARANTINED_BODY)):
+    for key in ("one", intake.body_key(QUARANTINED_BODY)):
         await database.execute(
             "INSERT INTO incoming_emails (zendesk_ticket_id, raw_body, idempotency_key) VALUES ('1', '?', $1)",
             key,
@@ -420,7 +421,7 @@ async def test_a_connection_broken_at_any_chunk_loses_and_doubles_nothing(
             proxy.drop()
             proxy.trip(b"", arrives=arrives, cuts=False, skip=number)
             try:
-                await intake.replay(client.res, quarantine_id, "tests")
+                await replay_webhook(client.res, quarantine_id, "tests")
             except Transient:
                 broken += 1
             await proxy.resume()
@@ -462,9 +463,9 @@ async def test_the_log_has_ids_and_nothing_of_the_request(
     await add_quarantined_body(database, b"hunter2", idempotency_key="two")
 
     with capture_logs() as logs:
-        receipt = await intake.replay(res, 1, "tests")
+        receipt = await replay_webhook(res, 1, "tests")
         with pytest.raises(Rejected):
-            await intake.replay(res, 2, "tests")
+            await replay_webhook(res, 2, "tests")
 
     assert receipt == IntakeResult("accepted", 1)
     assert {
@@ -492,7 +493,7 @@ async def test_the_table_has_open_webhooks_and_no_control_characters(
     await add_quarantined_body(
         database, idempotency_key="two", invocation_id="\x1b]0;owned\x07\u202e", error="[red]\x9b2J\r\n"
     )
-    await intake.replay(res, 1, "tests")
+    await replay_webhook(res, 1, "tests")
 
     waiting = await run(settings, "list", "--limit", "5", FORCE_COLOR="1", TERM="xterm-256color")
     replayed = await run(settings, "list", "--replayed")

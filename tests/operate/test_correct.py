@@ -18,6 +18,7 @@ from service.jobs import bulk_retries
 from service.jobs.identity import merge
 from service.operate import bulk_retry, bulk_webhooks
 from service.operate.correct import correct
+from service.operate.replay import replay_webhook
 from service.postgres.engine import connect, transaction
 from service.postgres.selection import WebhookSelection, WebhookTask
 from service.queries import webhooks
@@ -119,7 +120,7 @@ async def test_a_correction_after_the_choice_of_a_replay_is_refused(
 ) -> None:
     """The replay has read the original, and waits to record it: then the correction comes."""
     async with locked(database_url) as holder:
-        replayed = asyncio.create_task(intake.replay(res, parsed_id, BEN))
+        replayed = asyncio.create_task(replay_webhook(res, parsed_id, BEN))
         await eventually(partial(waiting, holder, 1))
         corrected = asyncio.create_task(correct(res, parsed_id, ADA, CORRECTED))
         await eventually(partial(waiting, holder, 2))
@@ -139,7 +140,7 @@ async def test_a_replay_after_the_choice_of_a_correction_follows_it(
     async with locked(database_url) as holder:
         corrected = asyncio.create_task(correct(res, parsed_id, ADA, CORRECTED))
         await eventually(partial(waiting, holder, 1))
-        replayed = asyncio.create_task(intake.replay(res, parsed_id, BEN))
+        replayed = asyncio.create_task(replay_webhook(res, parsed_id, BEN))
         await eventually(partial(waiting, holder, 2))
     results = await asyncio.gather(corrected, replayed)
 
@@ -159,7 +160,7 @@ async def test_a_replay_during_a_merge_names_the_email_that_stays(
     gone = await add(database, idempotency_key="one", raw_body=ORIGINAL, raw_headers="[]")
     async with connect(res.engine) as conn, transaction(conn):
         await merge(conn, stays, gone)
-        replayed = asyncio.create_task(intake.replay(res, parsed_id, BEN))
+        replayed = asyncio.create_task(replay_webhook(res, parsed_id, BEN))
         await eventually(partial(waiting, database, 1))
     result = await replayed
 
@@ -191,7 +192,7 @@ async def test_a_replay_goes_on_with_a_correction_whose_process_was_killed(
         ADA,
         CORRECTED,
     )
-    result = await intake.replay(res, webhook_id, BEN)
+    result = await replay_webhook(res, webhook_id, BEN)
 
     (email,) = await emails(database)
     reason = await database.fetchval("SELECT reason FROM operator_actions")

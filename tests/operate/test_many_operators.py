@@ -22,6 +22,7 @@ from service.jobs.discovery import BACKFILL, Discovery
 from service.operate import bulk_retry, bulk_webhooks
 from service.operate.correct import correct
 from service.operate.dismiss import dismiss_webhook, undismiss_webhook
+from service.operate.replay import What, replay_webhook
 from service.postgres.selection import WebhookSelection, WebhookTask
 from service.resources import Resources
 from service.zendesk.signature import ACCOUNT_ID, INVOCATION_ID
@@ -43,7 +44,7 @@ class Webhook:
     """A webhook in quarantine, or an ignored one; each body that it may have names it in its subject."""
 
     id: int
-    what: intake.What
+    what: What
     ticket: str
     comment: str | None
     body: bytes
@@ -97,7 +98,7 @@ class World:
         else:
             reason = {"error_code": "not_json" if kind == "broken" else "key_reused", "error": "No."}
             webhook_id = await add(self.database, "quarantined_webhooks", **row, **reason)
-        what: intake.What = "ignored" if kind == "ignored" else "quarantined"
+        what: What = "ignored" if kind == "ignored" else "quarantined"
         made = Webhook(webhook_id, what, ticket, comment, original, headers, signature)
         if kind != "ignored":
             made.corrections = [body("corrected by ann"), body("corrected by bob")]
@@ -108,7 +109,7 @@ class World:
     def acts(self) -> list[Act]:
         acts: list[Act] = []
         for each in self.webhooks:
-            acts += [partial(intake.replay, self.res, each.id, "ann", each.what)] * 3
+            acts += [partial(replay_webhook, self.res, each.id, "ann", each.what)] * 3
             if each.what == "quarantined":
                 acts += [
                     partial(correct, self.res, each.id, name, body)
@@ -206,7 +207,7 @@ class World:
             assert (await erasure.run(self.res, row["id"])).status == "done"
         for each in self.webhooks:
             with suppress(Rejected):
-                await intake.replay(self.res, each.id, "ann", each.what)
+                await replay_webhook(self.res, each.id, "ann", each.what)
         await self.identify()
 
     async def check(self) -> None:

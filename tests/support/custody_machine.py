@@ -11,7 +11,6 @@ from typing import Any
 
 import asyncpg
 
-from service import intake
 from service.custody import erasure, tombstone_copies
 from service.custody.holds import HoldOrder, release_hold, set_hold
 from service.custody.purge import purge
@@ -24,6 +23,7 @@ from service.jobs.attempts import Claim, ClaimRequest, Failure, Settlement
 from service.jobs.discovery import Discovery
 from service.jobs.object_references import ObjectRemoved, Proofs, write_references
 from service.jobs.waiting import Job
+from service.operate.replay import replay_webhook
 from service.operate.retry import retry
 from service.postgres.selection import LastingFilter
 from service.reconcile.objects import compare_range
@@ -231,7 +231,7 @@ class Machine:
         }
         wrong = {"raw_headers": "[]", "error_code": "not_json", "error": "No."}
         number = await add(self.database, "quarantined_webhooks", **row, **wrong)
-        result = await intake.replay(self.res, number, ACTOR)
+        result = await replay_webhook(self.res, number, ACTOR)
         assert (result.status == "erased") == (each.number in self.erased)
         if result.number is not None:
             self.here.setdefault(each.number, result.number)

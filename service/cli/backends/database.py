@@ -251,9 +251,9 @@ class Database:
         return await ignored_ids(self.engine)
 
     async def replay(self, kept_id: int, what: Kept) -> tuple[str, int | None]:
-        from service import intake
+        from service.operate.replay import replay_webhook
 
-        receipt = await intake.replay(await self._resources(), kept_id, self._actor, what)
+        receipt = await replay_webhook(await self._resources(), kept_id, self._actor, what)
         return receipt.status, receipt.number
 
     async def correct(self, kept_id: int, body: bytes) -> tuple[str, int | None]:

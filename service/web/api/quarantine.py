@@ -5,10 +5,10 @@ from typing import Literal
 from aiohttp import web
 from pydantic import Field
 
-from service import intake
 from service.intake import IntakeResult
 from service.operate import bulk_webhooks, dismiss
 from service.operate.correct import correct
+from service.operate.replay import replay_webhook
 from service.postgres.selection import MOST_REASON, WebhookAction, WebhookSelection, WebhookTask
 from service.queries import retries, webhooks
 from service.queries.views import View
@@ -206,7 +206,7 @@ async def replay_ignored(request: web.Request) -> web.Response:
 
 async def _replay(request: web.Request, what: Literal["quarantined", "ignored"]) -> web.Response:
     actor = request[IDENTITY].actor
-    receipt = await ask(request, intake.replay(request.app[RES], number(request, "id"), actor, what))
+    receipt = await ask(request, replay_webhook(request.app[RES], number(request, "id"), actor, what))
     return _replayed(request, receipt)
 
 

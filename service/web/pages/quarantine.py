@@ -6,11 +6,11 @@ from typing import Any, Literal
 from aiohttp import web
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
-from service import intake
 from service.errors import Rejected
 from service.intake import IntakeResult
 from service.operate import bulk_webhooks
 from service.operate.correct import correct
+from service.operate.replay import replay_webhook
 from service.postgres.selection import MOST_REASON, WebhookAction, WebhookSelection, WebhookTask
 from service.queries import webhooks
 from service.queries.webhook_views import QuarantineDetail
@@ -121,7 +121,7 @@ async def show_quarantined(request: web.Request) -> web.Response:
 @routes.post("/quarantine/{id}/replay")
 async def replay(request: web.Request) -> web.Response:
     quarantine_id = number(request, "id")
-    result = await ask(request, intake.replay(request.app[RES], quarantine_id, request[IDENTITY].actor))
+    result = await ask(request, replay_webhook(request.app[RES], quarantine_id, request[IDENTITY].actor))
     return _made(quarantine_id, result, "replayed")
 
 
