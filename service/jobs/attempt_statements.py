@@ -156,7 +156,7 @@ def _claimed_columns() -> Iterator[ColumnElement[Any]]:
     yield _seconds_since(_queued_at()).label("waited")
     yield IncomingEmail.raw_body.is_not(None).label("has_body")
     yield IncomingEmail.__table__.c.account_id
-    yield case((IncomingEmail.attempt_number == 1, _announced_of()))
+    yield _announced_of()
 
 
 def _announced_of() -> ColumnElement[int | None]:
@@ -168,7 +168,10 @@ def _announced_of() -> ColumnElement[int | None]:
     return func.coalesce(
         *(
             select(Announcement.email_id)
-            .where(column == value, Announcement.raw_body == IncomingEmail.raw_body)
+            .where(
+                *(column == value, Announcement.raw_body == IncomingEmail.raw_body),
+                Announcement.email_id != IncomingEmail.id,
+            )
             .limit(1)
             .scalar_subquery()
             for column, value in (
