@@ -18,6 +18,8 @@ from tests.support.backfill import comments, steps, without_pause
 from tests.support.processes import ARQ
 from tests.support.proxy import before_postgres
 
+pytestmark = pytest.mark.long
+
 
 @pytest.fixture(autouse=True)
 def hurried(monkeypatch: pytest.MonkeyPatch) -> None:

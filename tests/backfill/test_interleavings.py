@@ -19,6 +19,8 @@ from tests.conftest import EMPTY, Client
 from tests.support.backfill import make_due, search, without_pause
 from tests.support.examples import examples
 
+pytestmark = pytest.mark.long
+
 HELD = settings(
     max_examples=examples(12),
     deadline=None,

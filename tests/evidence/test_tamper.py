@@ -10,6 +10,7 @@ import random
 from pathlib import Path
 
 import asyncpg
+import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from service.errors import Rejected
@@ -21,6 +22,8 @@ from service.postgres import evidence_log
 from service.resources import Resources
 from tests.support.evidence import codes, place_all, populate, verified
 from tests.support.tampering import Intruder, kept
+
+pytestmark = pytest.mark.long
 
 TAMPERINGS = int(os.environ.get("HOLDFAST_TAMPERINGS", "120"))
 

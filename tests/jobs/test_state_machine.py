@@ -31,6 +31,8 @@ from service.postgres.engine import create_engine
 from tests.conftest import EMPTY
 from tests.support.examples import examples
 
+pytestmark = pytest.mark.long
+
 HOUR = timedelta(hours=1)
 MINUTE = timedelta(minutes=1)
 GONE = timedelta(seconds=-1)

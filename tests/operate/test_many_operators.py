@@ -30,6 +30,8 @@ from tests.conftest import EMPTY
 from tests.support.examples import examples
 from tests.support.rows import add
 
+pytestmark = pytest.mark.long
+
 ACCOUNT = "21978514"
 ROUNDS = examples(4)
 TICKETS = 4

@@ -12,6 +12,8 @@ from tests.conftest import serving, working
 from tests.support.files import PDF
 from tests.support.targets import syncing
 
+pytestmark = pytest.mark.long
+
 # More than the limit of syncs of one worker.
 EMAILS = 40
 

@@ -19,6 +19,8 @@ from service.cli.main import main
 from tests.conftest import ROOT, migrate
 from tests.support.databases import HEAD, REVISIONS, environment, sql, until, upgrade, url
 
+pytestmark = pytest.mark.long
+
 __all__ = ["url"]  # a fixture
 
 SAGA, MACHINE = "20260204_1549_add_saga", "20260204_1705_add_job_state_machine"

@@ -20,6 +20,8 @@ from tests.conftest import Client, eventually, program, serving, working
 from tests.support.files import PDF
 from tests.support.proxy import before_postgres, before_redis
 
+pytestmark = pytest.mark.long
+
 ARQ = ("arq", "service.worker.WorkerSettings")
 
 
