@@ -286,7 +286,7 @@ GROUPS = (
             Advice(
                 "storage_unavailable",
                 "The storage does not answer, or refuses the request.",
-                "Run `holdfast check`, and check STORAGE_URL and the vendor's credentials.",
+                "Run `holdfast check`, and check STORAGE_URL, that a directory's volume is mounted, and the vendor's credentials.",
                 can_be_retried=True,
             ),
             Advice(

@@ -19,6 +19,7 @@ from service.errors import HoldfastError, SettingsError, Transient
 from service.outbound.egress import Egress
 from service.outbound.transfer import open_session
 from service.postgres.batch import Batcher
+from service.postgres.contents import has_no_contents
 from service.postgres.engine import (
     COMMAND,
     GOODBYE_SECONDS,
@@ -159,7 +160,9 @@ async def open_resources(settings: Settings, process: str = WORKER) -> AsyncIter
             batch=batch,
             redis=redis,
             dispatcher=dispatcher,
-            storage=open_storage(settings.storage_url),
+            storage=open_storage(
+                settings.storage_url, lambda: run(engine, settings.database_seconds, has_no_contents)
+            ),
             traces=traces,
             targets=targets,
             circuit_breakers=CircuitBreakers(

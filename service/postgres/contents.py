@@ -21,6 +21,14 @@ async def known_contents(conn: AsyncConnection, hashes: Sequence[str]) -> set[st
     return set(await conn.scalars(_KNOWN, {"hashes": list(hashes)}))
 
 
+async def has_no_contents(conn: AsyncConnection) -> bool:
+    """Return whether no row names any content."""
+    return not await conn.scalar(_ANY)
+
+
+_ANY = text(
+    f"SELECT {' OR '.join(f'EXISTS (SELECT FROM {table} WHERE {column} IS NOT NULL)' for table, column in NAMING)}"  # noqa: S608 constants of ours
+)
 _IS_KNOWN = " OR ".join(f"EXISTS (SELECT FROM {table} WHERE {column} = hash)" for table, column in NAMING)
 _IS_SUSPENDED = "hash IN (SELECT unnest(contents) FROM suspended_emails WHERE contents && :hashes)"
 # The key of the copy, as `storage.spool.object_key` makes it. Findings of other kinds may hold a NUL, which `->>` refuses.

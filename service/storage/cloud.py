@@ -52,6 +52,9 @@ class Cloud:
     def open(cls, url: str, *, request_seconds: float = 30) -> "Cloud":
         return cls(open_store(url, request_seconds=request_seconds), is_anonymous=is_anonymous())
 
+    async def ready(self) -> None:
+        pass
+
     def spool_directory(self) -> str:
         return gettempdir()
 

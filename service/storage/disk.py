@@ -11,7 +11,7 @@ import math
 import os
 import stat
 import time
-from collections.abc import AsyncIterator, Callable, Collection, Iterable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import ExitStack, closing, suppress
 from dataclasses import dataclass, field
@@ -20,6 +20,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import IO, TypeVar
 
+from service.errors import Transient
 from service.group_commit import GroupCommit
 from service.storage.interface import ALL, HEAD_KEY, HEADS, KEY, RANGES, Listed, Method
 from service.storage.spool import Spool
@@ -41,6 +42,9 @@ class Disk:
     """A directory of objects. obstore's LocalStore does not fsync, and a kill leaves half files among its objects."""
 
     root: Path
+    # Says whether nothing is on record that an empty directory lacks; without it, any directory is good.
+    is_first: Callable[[], Awaitable[bool]] | None = None
+    _has_begun: bool = False
     _durable: set[str] = field(default_factory=set)  # directories that survive a power cut
     _cleaned_at: float = -math.inf
     # The shortest sync of the last group: longer ones may have waited for the interpreter.
@@ -55,6 +59,20 @@ class Disk:
     def _spool(self) -> str:
         return f"{self._root}/.spool"
 
+    async def ready(self) -> None:
+        if self._has_begun:
+            return
+        is_known = await self._run(lambda: any(map(os.path.isdir, (self._spool, f"{self._root}/{ALL}"))))
+        if not (is_known or self.is_first is None or await self.is_first()):
+            raise OSError(
+                errno.ENODEV,
+                "files are on record, and nothing was ever stored here: the volume may not be mounted;"
+                f" if it is meant to be empty, create {self._spool}",
+                self._root,
+            )
+        await self._run(self._make, self._spool)
+        self._has_begun = True
+
     def spool_directory(self) -> str:
         return self._spool
 
@@ -65,6 +83,9 @@ class Disk:
             try:
                 file = open(f"{self._spool}/{os.urandom(16).hex()}", "xb", opener=_private)  # noqa: SIM115 the spool closes it
             except FileNotFoundError:
+                if self.is_first is not None:
+                    self._has_begun = False  # the volume went away: the next put looks again
+                    raise
                 self._make(self._spool)
                 continue
             with suppress(BlockingIOError):
@@ -104,11 +125,19 @@ class Disk:
         return None
 
     async def check(self) -> None:
-        await self._run(self._check)
+        await self._try(self._check)
 
     async def probe(self) -> bool:
-        await self._run(self._probe)
+        await self._try(self._probe)
         return True
+
+    async def _try(self, operations: Callable[[], None]) -> None:
+        try:
+            await self.ready()
+        except Transient:
+            # Postgres is away, which is no fault of the directory; nothing is put meanwhile.
+            return
+        await self._run(operations)
 
     def _run(self, work: Callable[..., T], *arguments: object) -> asyncio.Future[T]:
         return asyncio.get_running_loop().run_in_executor(self._threads, work, *arguments)
@@ -196,6 +225,7 @@ class Disk:
         try:
             spool.move(path)
         except FileNotFoundError:
+            self._check_mounted()
             self._make(os.path.dirname(path))
             spool.move(path)
 

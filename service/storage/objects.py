@@ -83,14 +83,16 @@ class Opened:
     chunks: AsyncIterator[bytes]
 
 
-def open_storage(url: str) -> Storage:
+def open_storage(url: str, is_first: Callable[[], Awaitable[bool]] | None = None) -> Storage:
     """Open a file, s3, gs or az URL without a request to it.
+
+    A directory that has nothing yet is used only if `is_first` says so: its volume may not be mounted.
 
     Raises SettingsError, and Transient for an error of the vendor's client, if a variable or the URL is
     wrong.
     """
     if url.startswith("file:"):
-        return Disk(Path(unquote(urlsplit(url).path)))
+        return Disk(Path(unquote(urlsplit(url).path)), is_first)
     with _translated():
         from service.storage.cloud import Cloud  # noqa: PLC0415 a disk needs no client of the vendors
 
@@ -108,6 +110,8 @@ async def put(
     `keep_note` is called with the key before anything appears under it. Raises its errors, Transient("storage_unavailable")
     and Transient("storage_full").
     """
+    with _translated(storage):
+        await storage.ready()
     spool = Spool(storage.spool_file, file_name)
     try:
         async for chunk in chunks:
@@ -199,6 +203,7 @@ async def keep_head(storage: Storage, key: str, content: bytes) -> None:
     """Store a head of the evidence log, unless there is one of this key; raises as `put` does."""
     _guard(key, HEAD_KEY)
     with _translated(storage):
+        await storage.ready()
         await storage.keep(key, content)
 
 

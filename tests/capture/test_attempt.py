@@ -4,6 +4,7 @@ import asyncio
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import asyncpg
@@ -401,3 +402,31 @@ async def test_a_redelivery_during_the_merge_of_its_email_becomes_no_second_one(
     assert await database.fetch("SELECT email_id, raw_body FROM announcements") == [(older, b"[]")]
     names = await database.fetch("SELECT email_id FROM merged_emails")
     assert names == [(older,), (older,)]
+
+
+async def test_files_wait_while_the_volume_is_not_mounted(
+    settings: Settings, zendesk: Zendesk, database: asyncpg.Connection, tmp_path: Path
+) -> None:
+    """A process starts before the volume of its files is mounted."""
+    storage, volume = tmp_path / "objects", tmp_path / "volume"
+    async with serving(settings, zendesk) as client, working(settings):
+        await captured(client, zendesk.add_file("first.pdf", PDF))
+    await asyncio.to_thread(storage.rename, volume)
+    await asyncio.to_thread(storage.mkdir)
+    async with serving(settings, zendesk) as client, working(settings):
+        receipt = await client.send(
+            client.zendesk.payload(attachments=(zendesk.add_file("b.pdf", PDF + b"b"),))
+        )
+
+        async def waits() -> bool:
+            email = await client.email(receipt["email_id"])
+            return bool(email["error_code"] == "storage_unavailable")
+
+        await eventually(waits)
+        assert await asyncio.to_thread(lambda: [*storage.iterdir()]) == []
+        await asyncio.to_thread(storage.rmdir)
+        await asyncio.to_thread(volume.rename, storage)
+        email = await client.until(receipt["email_id"], "completed", "failed")
+
+    assert email["processing_status"] == "completed"
+    assert len(await asyncio.to_thread(lambda: [*storage.glob("sha256/*/*")])) == 2

@@ -121,7 +121,9 @@ async def test_a_healthy_installation_has_no_failed_check(
 
 
 async def test_an_outage_fails_the_checks_of_one_dependency_only(settings: Settings) -> None:
-    postgres = await examined(settings, database_url=SecretStr("postgres://user:hunter2@127.0.0.1:1/name"))
+    postgres = await examined(
+        settings, database_url=SecretStr("postgres://user:hunter2@127.0.0.1:1/name?sslmode=disable")
+    )
     redis = await examined(settings, redis_url=SecretStr("redis://:hunter2@127.0.0.1:1"))
 
     of_postgres = {

@@ -1,6 +1,8 @@
 """A purge by command, and its receipt: the API, the command and the pages tell the same."""
 
+import asyncio
 import json
+from pathlib import Path
 
 import asyncpg
 import pytest
@@ -21,8 +23,9 @@ def settings(settings: Settings) -> Settings:
 
 
 async def test_a_purge_by_command_has_one_receipt_everywhere(
-    settings: Settings, client: Server, database: asyncpg.Connection
+    settings: Settings, client: Server, database: asyncpg.Connection, tmp_path: Path
 ) -> None:
+    await asyncio.to_thread((tmp_path / "objects" / ".spool").mkdir, parents=True)  # objects were stored
     await add_rule(database)
     old = await add_emails(database, 4)
     await add_hold(database, "case", None, old[3])

@@ -31,6 +31,8 @@ async def add_stored_message(
     there: Resources, database: asyncpg.Connection, status: str = "completed"
 ) -> int:
     """Insert an e-mail with a record and an original, and their objects."""
+    for content in (RECORDED, EML):
+        await put(there.storage, chunks(content), None)
     email_id = await add_email(database, status, looked_up_at=None)
     await add_message(
         database,
@@ -42,8 +44,6 @@ async def add_stored_message(
         original_key=key(EML),
         original_size=len(EML),
     )
-    for content in (RECORDED, EML):
-        await put(there.storage, chunks(content), None)
     return email_id
 
 

@@ -128,6 +128,54 @@ async def test_a_replaced_volume_is_written_to(root: Path) -> None:
     assert await asyncio.to_thread(files, root) == [key(SMALL)]
 
 
+@pytest.mark.parametrize("content", [SMALL, LARGE])
+async def test_an_empty_mount_point_is_not_written_to(root: Path, content: bytes) -> None:
+    """What is put there would be hidden once the volume is mounted."""
+    elsewhere = root.with_name("elsewhere")
+    answers = [True]
+
+    async def is_first() -> bool:
+        return answers.pop()
+
+    store = Disk(root, is_first)
+    await storage.put(store, chunks(content), None)
+    await asyncio.to_thread(root.rename, elsewhere)
+    await asyncio.to_thread(root.mkdir)
+    refused: list[Transient] = []
+    for each in (store, Disk(root, is_first), Disk(root, is_first)):
+        answers.append(False)
+        for _ in range(2):  # one that has put before sees at its first put that the volume is away
+            with pytest.raises(Transient) as caught:
+                await storage.put(each, chunks(b"other" + content), None)
+            refused.append(caught.value)
+            answers[:] = [False]
+    assert {each.code for each in refused} == {"storage_unavailable"}
+    assert "may not be mounted" in refused[-1].message
+    with pytest.raises(Transient):
+        await storage.check(store)
+    with pytest.raises(Transient):
+        await storage.remove(store, key(content))
+    assert await asyncio.to_thread(lambda: [*root.iterdir()]) == []
+
+    await asyncio.to_thread(root.rmdir)
+    await asyncio.to_thread(elsewhere.rename, root)
+    await storage.put(store, chunks(b"other" + content), None)
+
+    assert await asyncio.to_thread(files, root) == sorted([key(content), key(b"other" + content)])
+
+
+async def test_a_copy_without_the_spool_is_written_to(root: Path) -> None:
+    await storage.put(Disk(root), chunks(SMALL), None)
+    await asyncio.to_thread(shutil.rmtree, root / ".spool")
+
+    async def is_first() -> bool:
+        raise AssertionError
+
+    await storage.put(Disk(root, is_first), chunks(LARGE), None)
+
+    assert await asyncio.to_thread(files, root) == sorted(map(key, [SMALL, LARGE]))
+
+
 async def test_a_put_that_fails_harms_none_that_is_written_with_it(root: Path) -> None:
     store = Disk(root)
     await storage.put(store, chunks(SMALL), None)

@@ -85,6 +85,9 @@ async def reporting(sentry: Sentry, settings: Settings) -> AsyncIterator[Resourc
 class Broken:
     """A storage with an unexpected fault."""
 
+    async def ready(self) -> None:
+        pass
+
     def spool_file(self) -> None:
         raise self.fault
 
