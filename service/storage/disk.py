@@ -62,8 +62,13 @@ class Disk:
     async def ready(self) -> None:
         if self._has_begun:
             return
-        is_known = await self._run(lambda: any(map(os.path.isdir, (self._spool, f"{self._root}/{ALL}"))))
-        if not (is_known or self.is_first is None or await self.is_first()):
+        # Another process may begin at the same moment: it makes the directory first, and then the record.
+        if not (
+            await self._run(self._is_known)
+            or self.is_first is None
+            or await self.is_first()
+            or await self._run(self._is_known)
+        ):
             raise OSError(
                 errno.ENODEV,
                 "files are on record, and nothing was ever stored here: the volume may not be mounted;"
@@ -189,6 +194,10 @@ class Disk:
     def _heads(self) -> list[str]:
         found = (str(path.relative_to(self.root)) for path in (self.root / HEADS).glob("*/*"))
         return sorted(key for key in found if HEAD_KEY.fullmatch(key))
+
+    def _is_known(self) -> bool:
+        """Say whether something was stored here before; a copy may have been made without the spool."""
+        return os.path.isdir(self._spool) or os.path.isdir(f"{self._root}/{ALL}")
 
     def _check_mounted(self) -> None:
         """Raise OSError if the directory of all objects is missing, and not only the object."""

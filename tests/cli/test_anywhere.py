@@ -17,7 +17,7 @@ from tests.support.commands import command, read_all, typed
 from tests.support.every_page import fill
 from tests.support.forked import Done
 from tests.support.logins import signed_in
-from tests.support.messages import ORIGINAL, add_message, announce, attach
+from tests.support.messages import ORIGINAL, add_message, announce, attach, put
 from tests.support.rows import NOON, add, add_quarantined_body
 
 READS = (
@@ -120,6 +120,7 @@ async def test_every_read_and_every_refusal_is_the_same(
     settings: Settings, client: Server, database: asyncpg.Connection, res: Resources, config: Path
 ) -> None:
     settings = settings.model_copy(update={"public_url": client.url})
+    await put(res, b"first")
     await fill(database, settings)
     email_id = await add(
         database,

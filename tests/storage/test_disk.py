@@ -176,6 +176,16 @@ async def test_a_copy_without_the_spool_is_written_to(root: Path) -> None:
     assert await asyncio.to_thread(files, root) == sorted(map(key, [SMALL, LARGE]))
 
 
+async def test_processes_may_begin_at_the_same_moment(root: Path) -> None:
+    async def is_first() -> bool:
+        await storage.put(Disk(root), chunks(SMALL), None)
+        return False
+
+    await storage.put(Disk(root, is_first), chunks(LARGE), None)
+
+    assert await asyncio.to_thread(files, root) == sorted(map(key, [SMALL, LARGE]))
+
+
 async def test_a_put_that_fails_harms_none_that_is_written_with_it(root: Path) -> None:
     store = Disk(root)
     await storage.put(store, chunks(SMALL), None)

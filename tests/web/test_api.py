@@ -430,7 +430,7 @@ async def test_readyz_is_200_with_all_three_dependencies(client: Client) -> None
 @pytest.mark.parametrize(
     ("away", "changes"),
     [
-        ("database", {"database_url": SecretStr("postgres://user:hunter2@127.0.0.1:1/name")}),
+        ("database", {"database_url": SecretStr("postgres://user:hunter2@127.0.0.1:1/name?sslmode=disable")}),
         ("redis", {"redis_url": SecretStr("redis://:hunter2@127.0.0.1:1")}),
         ("storage", {"storage_url": "file:///proc/hunter2"}),
     ],
