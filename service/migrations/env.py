@@ -221,7 +221,7 @@ except TooManyConnections as exc:
     end(str(exc), 1)
 except TimeoutError:
     end("Postgres cannot be reached, or did not end a statement in ten minutes (check DATABASE_URL)", 1)
-except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError) as exc:
+except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError) as exc:
     why = reason_of(exc)
     end(f"Postgres cannot be reached: {why}" + ("" if " " in why else f": {exc} (check DATABASE_URL)"), 1)
 except SQLAlchemyError as exc:

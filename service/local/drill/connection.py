@@ -10,7 +10,7 @@ from typing import Any
 import asyncpg
 
 from service.local.drill.emails import EmailMaker
-from service.local.drill.installation import Installation
+from service.local.drill.installation import POSTGRES_AWAY, Installation
 from service.local.drill.ledger import Ledger, Webhook
 from service.local.drill.source import run_command
 from service.local.drill.verdict import AuditResult, Row
@@ -144,7 +144,7 @@ class Connection:
 async def _succeeds(attempt: Callable[[], Awaitable[bool]]) -> bool:
     try:
         return await attempt()
-    except (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError):
+    except POSTGRES_AWAY:
         return False  # Postgres is still starting
 
 

@@ -10,7 +10,7 @@ import asyncpg
 from aiohttp import ClientError
 
 from service.local.drill.emails import EmailMaker
-from service.local.drill.installation import Installation
+from service.local.drill.installation import POSTGRES_AWAY, Installation
 from service.local.drill.ledger import Ledger, SentEmail, Webhook
 from service.local.drill.source import run_command
 from service.local.drill.verdict import AuditResult, Row
@@ -150,7 +150,7 @@ def _erasure(ticket: str) -> tuple[str, ...]:
 async def _succeeds(attempt: Callable[[], Awaitable[bool]]) -> bool:
     try:
         return await attempt()
-    except (OSError, ClientError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError):
+    except (ClientError, *POSTGRES_AWAY):
         return False  # a server is still starting
 
 

@@ -15,7 +15,14 @@ import asyncpg
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
-from service.local.drill.installation import COLLECTION, RECEIVER, SYNC_SECONDS, Installation, NoEffect
+from service.local.drill.installation import (
+    COLLECTION,
+    POSTGRES_AWAY,
+    RECEIVER,
+    SYNC_SECONDS,
+    Installation,
+    NoEffect,
+)
 from service.local.drill.process_faults import PROCESS_FAULTS, Fault, end
 from service.local.drill.proxy import Proxy
 from service.local.zendesk.stand_in import Fault as Scripted
@@ -230,7 +237,7 @@ async def inject(fault: str, installation: Installation, chance: Random) -> bool
     """Inject a fault and undo it; return False where another fault prevented it. Raises Stuck."""
     try:
         await FAULTS[fault](installation, chance)
-    except (NoEffect, OSError, TimeoutError, RedisError, asyncpg.PostgresError, asyncpg.InterfaceError):
+    except (NoEffect, RedisError, *POSTGRES_AWAY):
         task = asyncio.current_task()
         if task and task.cancelling():  # an error while undoing must not hide the cancellation
             raise asyncio.CancelledError from None

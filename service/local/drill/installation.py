@@ -13,6 +13,8 @@ from pathlib import Path
 from signal import SIGTERM
 from urllib.parse import parse_qs, quote, urlsplit
 
+import asyncpg
+
 from service.local import environment, receiver
 from service.local.drill.proxy import Connect, Proxy
 from service.local.guard import guarded
@@ -33,6 +35,15 @@ from service.local.zendesk.stand_in import Zendesk
 LOG = "drill.log"
 LEASE_SECONDS = 4
 SYNC_SECONDS = 3
+# What a statement of the drill itself meets while faults hurt Postgres; asyncpg has no common class. Its internal error: the
+# server ended the session in this very moment.
+POSTGRES_AWAY = (
+    OSError,
+    TimeoutError,
+    asyncpg.PostgresError,
+    asyncpg.InterfaceError,
+    asyncpg.InternalClientError,
+)
 COLLECTION, RECEIVER = "mongodb", "receiver"  # the targets of the sync, by the names of their servers
 _WEBS, _WORKERS = 2, 3
 _READY_SECONDS = 60

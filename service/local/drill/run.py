@@ -22,6 +22,7 @@ from service.local.drill.custody import CUSTODY, Custody, verify_evidence
 from service.local.drill.faults import FAULTS, inject
 from service.local.drill.installation import (
     LOG,
+    POSTGRES_AWAY,
     Installation,
     Stuck,
     check_directory,
@@ -292,5 +293,5 @@ async def _count_unfinished(database_url: str) -> int:
             return int(await connection.fetchval(_UNFINISHED))
         finally:
             await connection.close()
-    except (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError):
+    except POSTGRES_AWAY:
         return 1  # Postgres is still starting
