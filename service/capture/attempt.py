@@ -33,7 +33,7 @@ async def process(res: Resources, email_id: int, attempt_number: int) -> None:
         res.claims.add(claim.fencing_token)
         try:
             with observed(res, claim) as result:
-                if await _was_known(res, claim):
+                if await _merge_known(res, claim):
                     result.outcome = "handed_back"
                     continue
                 errors = await capture(res, claim)
@@ -81,8 +81,8 @@ async def _fail_unclaimed(res: Resources, job: Job, error: Permanent) -> None:
         res.dispatcher.dispatch(Sync(job.email_id, job.attempt_number))
 
 
-async def _was_known(res: Resources, claim: Claim) -> bool:
-    """Merge an e-mail whose request another one has already; return whether that was so."""
+async def _merge_known(res: Resources, claim: Claim) -> bool:
+    """Merge an e-mail whose request another one has already; return whether that was done."""
     if claim.known_as is None:
         return False
     is_merged = await res.insist(partial(identity.merge, into=claim.known_as, gone=claim.email_id))

@@ -23,17 +23,17 @@ async def known_contents(conn: AsyncConnection, hashes: Sequence[str]) -> set[st
 
 async def has_no_contents(conn: AsyncConnection) -> bool:
     """Return whether no row names any content; before the first migration, there are no tables."""
-    tables = set(await conn.scalars(_TABLES, {"names": [*_ANY]}))
-    return not any([await conn.scalar(statement) for name, statement in _ANY.items() if name in tables])
+    tables = set(await conn.scalars(_TABLES, {"names": [table for table, _ in _ANY]}))
+    return not any([await conn.scalar(statement) for table, statement in _ANY if table in tables])
 
 
 _TABLES = text("SELECT name FROM unnest(:names) AS name WHERE to_regclass(name) IS NOT NULL").bindparams(
     bindparam("names", type_=ARRAY(Text))
 )
-_ANY = {
-    table: text(f"SELECT EXISTS (SELECT FROM {table} WHERE {column} IS NOT NULL)")  # noqa: S608 constants of ours
-    for table, column in (("attachments", "sha256"), ("messages", "record_sha256"))
-}
+_ANY = [
+    (table, text(f"SELECT EXISTS (SELECT FROM {table} WHERE {column} IS NOT NULL)"))  # noqa: S608 constants of ours
+    for table, column in (*NAMING, ("suspended_emails", "record_sha256"))
+]
 _IS_KNOWN = " OR ".join(f"EXISTS (SELECT FROM {table} WHERE {column} = hash)" for table, column in NAMING)
 _IS_SUSPENDED = "hash IN (SELECT unnest(contents) FROM suspended_emails WHERE contents && :hashes)"
 # The key of the copy, as `storage.spool.object_key` makes it. Findings of other kinds may hold a NUL, which `->>` refuses.

@@ -20,7 +20,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import IO, TypeVar
 
-from service.errors import Transient
 from service.group_commit import GroupCommit
 from service.storage.interface import ALL, HEAD_KEY, HEADS, KEY, RANGES, Listed, Method
 from service.storage.spool import Spool
@@ -69,12 +68,7 @@ class Disk:
             or await self.is_first()
             or await self._run(self._is_known)
         ):
-            raise OSError(
-                errno.ENODEV,
-                "files are on record, and nothing was ever stored here: the volume may not be mounted;"
-                f" if it is meant to be empty, create {self._spool}",
-                self._root,
-            )
+            raise self._not_mounted()
         await self._run(self._make, self._spool)
         self._has_begun = True
 
@@ -130,19 +124,11 @@ class Disk:
         return None
 
     async def check(self) -> None:
-        await self._try(self._check)
+        await self._run(self._check)
 
     async def probe(self) -> bool:
-        await self._try(self._probe)
+        await self._run(self._probe)
         return True
-
-    async def _try(self, operations: Callable[[], None]) -> None:
-        try:
-            await self.ready()
-        except Transient:
-            # Postgres is away, which is no fault of the directory; nothing is put meanwhile.
-            return
-        await self._run(operations)
 
     def _run(self, work: Callable[..., T], *arguments: object) -> asyncio.Future[T]:
         return asyncio.get_running_loop().run_in_executor(self._threads, work, *arguments)
@@ -201,10 +187,12 @@ class Disk:
 
     def _check_mounted(self) -> None:
         """Raise OSError if the directory of all objects is missing, and not only the object."""
-        if not os.path.isdir(self._spool):
-            raise OSError(
-                errno.ENODEV, "nothing was ever stored here, the volume may not be mounted", str(self.root)
-            )
+        if not self._is_known():
+            raise self._not_mounted()
+
+    def _not_mounted(self) -> OSError:
+        said = "nothing was ever stored here, the volume may not be mounted"
+        return OSError(errno.ENODEV, f"{said} (if it is meant to be empty, create {self._spool})", self._root)
 
     @cached_property
     def _small(self) -> GroupCommit[Spool, Exception | None]:

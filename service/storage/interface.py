@@ -31,7 +31,7 @@ class Storage(Protocol):
     """A storage of objects; `objects` translates the vendor's errors."""
 
     async def ready(self) -> None:
-        """Raise OSError where a write would go to another place than earlier ones, because a volume is not mounted."""
+        """Raise OSError if the volume of earlier writes is not mounted, and what `is_first` of `open_storage` raises."""
 
     def spool_file(self) -> IO[bytes]:
         """Create a file for content that does not fit into memory; blocks."""

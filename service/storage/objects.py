@@ -86,7 +86,8 @@ class Opened:
 def open_storage(url: str, is_first: Callable[[], Awaitable[bool]] | None = None) -> Storage:
     """Open a file, s3, gs or az URL without a request to it.
 
-    A directory that has nothing yet is used only if `is_first` says so: its volume may not be mounted.
+    A directory that has nothing yet is used only if `is_first` returns True: its volume may not be mounted. What `is_first`
+    raises comes from the first write or check.
 
     Raises SettingsError, and Transient for an error of the vendor's client, if a variable or the URL is
     wrong.
@@ -237,12 +238,14 @@ async def sign(storage: Storage, key: str, *, method: Method, expires: timedelta
 async def check(storage: Storage) -> None:
     """Raise Transient, as `put` does, unless we can write and read; checks leave at most one small object."""
     with _translated(storage):
+        await storage.ready()
         await storage.check()
 
 
 async def probe(storage: Storage) -> bool:
     """Write, read and delete, when a person asks; return False if only the delete fails. Raises as `check` does."""
     with _translated(storage):
+        await storage.ready()
         return await storage.probe()
 
 

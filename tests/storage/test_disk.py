@@ -176,6 +176,16 @@ async def test_a_copy_without_the_spool_is_written_to(root: Path) -> None:
     assert await asyncio.to_thread(files, root) == sorted(map(key, [SMALL, LARGE]))
 
 
+async def test_nothing_is_known_of_an_empty_directory_while_postgres_is_away(root: Path) -> None:
+    async def is_first() -> bool:
+        raise Transient("database_unavailable", "Postgres cannot be reached.")
+
+    for tried in (storage.check, storage.probe):
+        with pytest.raises(Transient, match="Postgres"):
+            await tried(Disk(root, is_first))
+    assert not await asyncio.to_thread(root.exists)
+
+
 async def test_processes_may_begin_at_the_same_moment(root: Path) -> None:
     async def is_first() -> bool:
         await storage.put(Disk(root), chunks(SMALL), None)
