@@ -1,5 +1,6 @@
 """Every page, in Chromium: axe finds no barrier, forms have visible borders, and nothing overflows on a phone."""
 
+import re
 from collections.abc import AsyncIterator
 from pprint import pformat
 from typing import Any
@@ -143,7 +144,9 @@ async def test_a_row_is_a_link_and_leads_to_the_ones_around_it(
     await page.locator("#email-3 td").last.click(force=True)  # the link of the row lies above
     await page.wait_for_url(f"{client.url}/emails/3?ticket=7")
     await page.get_by_role("link", name="Next").click()
-    await page.wait_for_url(f"{client.url}/emails/1")  # 2 is not in the list
+    # 2 is not in the list. The page comes with a link that names the list; then its script, which remembers the list,
+    # makes a shorter one. Either may be the one that is clicked.
+    await page.wait_for_url(re.compile(rf"^{re.escape(client.url)}/emails/1(\?ticket=7)?$"))
     await page.get_by_role("link", name="3 of 3 in the list").click()
 
     await page.wait_for_url(f"{client.url}/emails?ticket=7")
