@@ -11,6 +11,8 @@ from service.zendesk.messages import CommentMessage
 # A webhook that names no comment is matched with those in this window around its receipt.
 BEFORE = timedelta(hours=1)
 AFTER = timedelta(minutes=5)
+# A webhook comes seconds after its comment. An older comment is its own only if Zendesk shows no other one in the end.
+JUST = timedelta(minutes=1)
 # The clocks of Zendesk and of Postgres may differ by so much.
 _SKEW = timedelta(seconds=5)
 
@@ -46,7 +48,7 @@ def choose(
         if email.comment_id is not None:
             comment = by_id.get(email.comment_id)
         elif email.email_id in waited:
-            comment = _comment_of(email, comments, is_overdue=email.email_id in overdue)
+            comment = _comment_of(email, comments, known.comments, is_overdue=email.email_id in overdue)
         else:
             continue
         if known.newest is None:
@@ -71,9 +73,13 @@ def choose(
 
 
 def _comment_of(
-    email: WaitingEmail, comments: Sequence[CommentMessage], *, is_overdue: bool
+    email: WaitingEmail, comments: Sequence[CommentMessage], taken: Collection[str], *, is_overdue: bool
 ) -> CommentMessage | None:
-    """Find the comment of an e-mail whose webhook named none: by its files, or else by time and sender."""
+    """Find the comment of an e-mail whose webhook named none: by its files, or else by time and sender.
+
+    `taken` are the comments that are e-mails already. The webhook may be a further announcement of one; but one without
+    the announced files is another e-mail, and so is, while Zendesk may not show the right one yet, one that is not new.
+    """
     keys = {attachment_key(address) for address in email.addresses if address}
     if keys:
         shared = [(len(keys & _keys(comment)), comment) for comment in comments]
@@ -82,7 +88,10 @@ def _comment_of(
             return next(comment for number, comment in shared if number == most)
         if not is_overdue:
             return None
+        comments = [each for each in comments if each.comment_id not in taken]
     near = [comment for comment in comments if _is_near(email, comment)]
+    if not is_overdue:
+        near = [each for each in near if _is_new(email, each, taken)]
     if near:
         return min(near, key=lambda comment: _distance(email, comment))
     older = (each for each in comments if each.created_at and each.created_at < email.received_at)
@@ -96,6 +105,13 @@ def _keys(comment: CommentMessage) -> set[str]:
 def _is_near(email: WaitingEmail, comment: CommentMessage) -> bool:
     created_at = comment.created_at or email.received_at
     return email.received_at - BEFORE <= created_at <= email.received_at + AFTER
+
+
+def _is_new(email: WaitingEmail, comment: CommentMessage, taken: Collection[str]) -> bool:
+    """Say whether a comment was made just before the webhook, or is one by a customer that no e-mail has."""
+    is_customers = comment.is_email or not comment.is_by_agent
+    created_at = comment.created_at or email.received_at
+    return created_at >= email.received_at - JUST or (is_customers and comment.comment_id not in taken)
 
 
 def _distance(email: WaitingEmail, comment: CommentMessage) -> tuple[bool, bool, bool, timedelta]:

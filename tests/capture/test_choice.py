@@ -6,7 +6,7 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.capture.choice import AFTER, BEFORE, choose
+from service.capture.choice import AFTER, BEFORE, JUST, choose
 from service.jobs.messages import KnownEmails, WaitingEmail
 from service.zendesk.messages import CommentMessage, ListedFile, Person
 
@@ -114,6 +114,30 @@ def test_an_email_whose_files_are_in_no_comment_waits_until_it_is_overdue() -> N
 
     assert kept(choose([comment(1)], known(email), {7})) == {"1": None}
     assert kept(choose([comment(1)], known(email), {7}, {7})) == {"1": 7}
+
+
+def test_another_emails_comment_without_the_announced_files_is_never_its_own() -> None:
+    email = waiting(7, urls=("https://acme.zendesk.com/attachments/token/x/",))
+
+    for age in (1, 3 * 86400):
+        choice = choose([comment(1, age)], known(email, comments=(1,), newest=age), {7}, {7})
+        assert (choice.kept, choice.ignored) == ([], [])
+
+
+def test_while_zendesk_may_be_behind_an_older_comment_waits() -> None:
+    """It is another e-mail already, or a note: the comment of the webhook may be the next one that Zendesk shows."""
+    note = {"is_email": False, "is_by_agent": True, "channel": "web"}
+    for age, is_settled in ((30 * 60, False), (JUST.total_seconds() - 1, True)):
+        email = choose([comment(1, age)], known(waiting(7), comments=(1,), newest=age), {7})
+        assert email.settled == ({7} if is_settled else set())
+        assert choose([comment(1, age, **note)], known(waiting(7)), {7}).ignored == (
+            [7] if is_settled else []
+        )
+        overdue = choose([comment(1, age)], known(waiting(7), comments=(1,), newest=age), {7}, {7})
+        assert kept(overdue) == {"1": 7}
+
+    unknown = choose([comment(1, 30 * 60)], known(waiting(7)), {7})
+    assert kept(unknown) == {"1": 7}
 
 
 def test_an_email_that_came_after_the_question_is_not_matched_by_time() -> None:
