@@ -265,6 +265,21 @@ async def test_a_dead_address_gets_a_new_one_from_the_list(
     assert [tuple(row) for row in files] == [("a.pdf", "stored")]
 
 
+@pytest.mark.parametrize("ticket", ["{{ticket.id}}", "TICKET-1", "\u0663\u0665"])
+async def test_a_ticket_that_is_no_number_fails_whatever_files_are_listed(
+    ticket: str, client: Client, worker: Worker, zendesk: Zendesk
+) -> None:
+    """Zendesk cannot be asked what else the e-mail had."""
+    payload = zendesk.payload(ticket_id=ticket, attachments=[zendesk.add_file("a.pdf", PDF)])
+
+    receipt = await client.send(payload)
+    email = await client.until(receipt["email_id"], "completed", "failed")
+
+    assert (email["processing_status"], email["error_code"]) == ("failed", "no_ticket")
+    assert [file["status"] for file in email["attachments"]] == ["stored"]
+    assert zendesk.state.calls["comments"] == 0
+
+
 @pytest.mark.parametrize("code", ["redacted", "malware_found"])
 async def test_what_zendesk_does_not_give_out_fails_with_the_reason(
     code: str, client: Client, worker: Worker, zendesk: Zendesk, database: asyncpg.Connection
