@@ -260,9 +260,16 @@ def _request_columns(headers: Mapping[str, str], body: bytes) -> dict[str, Any]:
         "raw_headers": [
             [name, "[redacted]" if _is_secret(name) else value] for name, value in headers.items()
         ],
-        "account_id": clean(headers.get(ACCOUNT_ID, "")) or None,
+        "account_id": _account_of(headers),
         "invocation_id": invocation_of(headers) or None,
     }
+
+
+def _account_of(headers: Mapping[str, str]) -> str | None:
+    """Return the account's id; a proxy may have joined two equal headers."""
+    value = clean(headers.get(ACCOUNT_ID, "")).strip()
+    first = value.partition(",")[0].strip()
+    return (first if {part.strip() for part in value.split(",")} == {first} else value) or None
 
 
 @lru_cache(maxsize=1000)

@@ -109,6 +109,18 @@ async def test_no_secret_of_a_header_is_stored(
     assert raw_headers == [[name, "[redacted]"], ["X-Other", "kept"], [name, "[redacted]"]]
 
 
+@pytest.mark.parametrize(
+    ("header", "account"),
+    [("1", "1"), ("1, 1", "1"), (" 1,1 ", "1"), ("1, 2", "1, 2"), ("", None), (" , ", None)],
+)
+async def test_an_account_that_a_proxy_joined_is_the_same_account(
+    header: str, account: str | None, res: Resources, database: asyncpg.Connection
+) -> None:
+    await intake.accept(res, Headers([(ACCOUNT_ID, header)]), b'{"ticket_id": 1, "account_id": "ACME"}')
+
+    assert await database.fetchval("SELECT account_id FROM incoming_emails") == account
+
+
 async def test_a_closed_database_is_a_transient_error(res: Resources, database: asyncpg.Connection) -> None:
     """The caller gets one of our own errors, with a code."""
     await database.execute("ALTER TABLE incoming_emails RENAME TO hidden")
