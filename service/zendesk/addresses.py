@@ -24,12 +24,14 @@ _END = re.compile('[\\s"<>|`{}^\\\\\x00-\x20\x7f\u200b\u201c-\u201e\u00ab\u00bb]
 _HOST_AND_PATH = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789.-_:/"
 _PARTS = re.compile(r"(?:https?:)?//([^/?#\\]*)([^?#]*)(?:\?([^#]*))?", re.IGNORECASE | re.DOTALL)
 _PATH = re.compile(r"()(/[^?#]*)(?:\?([^#]*))?", re.DOTALL)
+_HOST = re.compile(r"(\[[^\]]*\]|[^:]*)(?::([0-9]*))?")
 _TOKEN = re.compile(r"/attachments/+token/+([^/]+)", re.IGNORECASE)
 _ZENDESK_FILE = re.compile(r"/+(?:sc/+)?attachments/+(?!token(?:/|$))[^/]", re.IGNORECASE)
 _RECORD = re.compile(r"/+api/", re.IGNORECASE)
 _PAGE = re.compile(r"/+(?:agent|tickets|requests|users|hc/(?!.*article_attachments))(?:/|$)", re.IGNORECASE)
 # A second address without a scheme, joined to the first one.
 _JOINED = re.compile(r"[,;|](?:/|[\w.-]{0,253}(?:zdusercontent|zendesk))", re.IGNORECASE)
+_USUAL_PORTS = {"80", "443"}
 _CARRIER = re.compile(r"[?&][^=&]*=$")
 # An address of an attachment in any encoding, such as the percent-encoded target in a redirecting link.
 _SLASH = "(?:/|%(?:25)*+2f)++"
@@ -40,15 +42,21 @@ _TRACE = re.compile(
 _TRAILING = ".,;:!?'*~&#…。，；：！？、”’»"  # noqa: RUF001 the punctuation of other scripts
 _JOINTS = _TRAILING + "+$@([·•→—–"  # noqa: RUF001 further characters that may separate two addresses
 _BETWEEN = re.compile(r"(?:[\s,;|\"'()\[\]<>&`-]++|br\s{0,3}+/?>)*+", re.IGNORECASE)
+_WORD = re.compile(r"[^\s/\\<>\"'=,;:|()\[\]{}&]+")
+_FILE_NAME = re.compile(r".+\.[A-Za-z][A-Za-z0-9]{1,4}", re.DOTALL)
 _ENCODED = re.compile(r"\s*https?%3a%2f%2f", re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True)
 class Address:
-    """An address as it was sent; `host` is "" for a path alone, and a path belongs to the account."""
+    """An address as it was sent; `host` is "" for a path alone, and a path belongs to the account.
+
+    `port` is "" for the usual one of http and https.
+    """
 
     text: str
     host: str
+    port: str
     path: str
     query: str
     token: str | None  # identifies the file of a comment
@@ -73,7 +81,7 @@ class Address:
         """The identity of the file: a token is one file, in any spelling of the rest of its address."""
         if self.token is not None:
             return self.host, self.token, self.file_name or ""
-        return self.host, self.path, self.query
+        return f"{self.host}:{self.port}", self.path, self.query
 
 
 def is_cdn(host: str) -> bool:
@@ -86,17 +94,18 @@ def read_address(text: str) -> Address | None:
     match = _PARTS.match(text[: MOST_ADDRESS + 1]) or _PATH.match(text[: MOST_ADDRESS + 1])
     if match is None:
         return None
-    host, path, query = match.groups("")
-    host = host.rpartition("@")[2].partition(":")[0].rstrip(".").lower()
+    authority, path, query = match.groups("")
+    host, port = _host_and_port(authority)
     if not host and not text.startswith("/"):
         return None
     if _RECORD.match(path):
-        return Address(text, host, path, query, None, is_attachment=False, is_other=True)
+        return Address(text, host, port, path, query, None, is_attachment=False, is_other=True)
     token = _TOKEN.search(path)
     is_zendesk = not host or host == "zendesk.com" or host.endswith(".zendesk.com")
     return Address(
         text,
         host,
+        port,
         path,
         query,
         token=token[1] if token else None,
@@ -105,6 +114,12 @@ def read_address(text: str) -> Address | None:
         or (len(path) > 1 and is_cdn(host)),
         is_other=is_zendesk and token is None and _PAGE.match(path) is not None,
     )
+
+
+def _host_and_port(authority: str) -> tuple[str, str]:
+    found = _HOST.match(authority.rpartition("@")[2])
+    host, port = found.groups("") if found else ("", "")
+    return host.rstrip(".").lower(), "" if port in _USUAL_PORTS else port
 
 
 def may_contain_files(text: str) -> bool:
@@ -145,6 +160,16 @@ def addresses_in(text: str, most: int, *, is_list: bool) -> tuple[list[Address],
             if len(found) > most:
                 break
     return found, is_pure and _BETWEEN.fullmatch(text, end) is not None
+
+
+def file_names_beside(text: str) -> set[str]:
+    """Return what looks like the name of a file in a plain text, outside of its addresses."""
+    end, between = 0, []
+    for start, stop, is_joined in _spans(text):
+        between.append(text[end:start])
+        _, end = _cut(text, start, stop, _JOINTS if is_joined else _TRAILING)
+    words = _WORD.findall(" ".join([*between, text[end:]]))
+    return {word for word in words if "@" not in word and _FILE_NAME.fullmatch(word)}
 
 
 def attachment_tokens_in(text: str) -> Iterator[str]:

@@ -21,7 +21,9 @@ _COMMENT = re.compile(
     r"comment(?:(s)|(id))?"
 )
 _COUNT = re.compile(
-    r"(?:has|numberof|num|total)attache?ments?|attache?ments?(?:count|total|number)|attache?mentspresent"
+    r"(?:has|with|numberof|num|total)(?:attache?ments?|files)|(?:attache?ments?|files?)count"
+    r"|attache?ments?(?:total|number)|attache?mentspresent"
+    r"|attache?ments?(?:file)?names?|filenames"
 )
 # Most other keys contain none of these, so that they are cheap.
 _HINT = re.compile("attach|file|docu|upload|enclos|comment|ticket|title|from|body|received|webhook|public")
@@ -54,7 +56,7 @@ class Name:
     is_comment: bool = False  # a comment, or several
     is_comment_id: bool = False
     is_latest: bool = False
-    is_count: bool = False  # the number of attachments, or whether there are any
+    is_count: bool = False  # the number of attachments, whether there are any, or their names alone
     is_text: bool = False  # a text that a sender may have written
     is_aside: bool = False  # not the newest comment: its ids and lists belong to another object
     is_ticket_id: bool = False

@@ -28,6 +28,7 @@ _EVENT = "zen:event-type:"
 _FILE_LINKED = "zen:event-type:ticket.attachment_linked_to_comment"
 _USED_EVENTS = {"zen:event-type:ticket.created", "zen:event-type:ticket.comment_added", _FILE_LINKED}
 
+_NUMBER_SIGN = re.compile(r"^# ?(?=[0-9]+$)")
 _RFC_2822 = re.compile(
     r"(?:[a-z]{3}, *)?\d{1,2} +[a-z]{3} +\d{4} +\d{1,2}:\d\d(?::\d\d)?"
     r" +(?:[+-]\d{4}|UTC?|GMT|Z|[ECMP][SD]T)(?: *\(.{0,40}\))?",
@@ -119,14 +120,36 @@ def _ticket_id(data: dict[str, object]) -> str | None:
     if ticket_id is None:
         spelt = (text_of(value) for key, value in data.items() if name_of(key).is_ticket_id)
         ticket_id = next(filter(None, spelt), None)
-    return ticket_id
+    return ticket_id and _NUMBER_SIGN.sub("", ticket_id)
 
 
 def _flatten_trigger(data: dict[str, object]) -> dict[str, object]:
     ticket = _object(data, "ticket")
     filled = {key: value for key, value in data.items() if not is_blank(value)}
-    ticket_id = _ticket_id(ticket) or _pick(ticket, "id") or _pick(data, "id")
-    return ticket | filled | {"id": ticket_id}
+    ticket_id = _ticket_id(ticket) or _pick(ticket, "id") or _ticket_within(data) or _pick(data, "id")
+    # An `account_id` in a template is the sender's, such as a customer's number: Zendesk's is in a header.
+    return ticket | filled | {"id": ticket_id and _NUMBER_SIGN.sub("", ticket_id), "account_id": None}
+
+
+def _ticket_within(data: dict[str, object]) -> str | None:
+    """Return the ticket that a member names: `"ticket": 35436`, `"Ticket": {"Id": 35436}`, `"data": {"ticket_id": 35436}`.
+
+    The `id` beside it is that of something else, such as the sender's.
+    """
+    for key, value in data.items():
+        name = name_of(key)
+        is_ticket = name.word == "ticket"
+        if isinstance(value, dict) and not name.is_aside:
+            ids = (
+                text_of(each) for inner, each in value.items() if is_ticket and name_of(inner).word == "id"
+            )
+            found = _ticket_id(value) or next(filter(None, ids), None)
+        else:
+            text = text_of(value) if is_ticket else None
+            found = text if text and text.isdecimal() else None  # not a subject
+        if found:
+            return found
+    return None
 
 
 def _flatten_event(data: dict[str, object]) -> dict[str, object]:

@@ -8,6 +8,7 @@ from service.zendesk.addresses import (
     addresses_in,
     attachment_tokens_in,
     exact_address,
+    file_names_beside,
     is_cdn,
     may_contain_files,
     unescaped,
@@ -31,8 +32,24 @@ _MOST_JSON_IN_TEXT = 4  # the levels of JSON inside texts of JSON
 _MAY_BE_JSON = {"[", "{", " ", "\n", "\r", "\t"}
 _LEAST_ADDRESS = 12  # characters; "https://a/b" is shorter, but never Zendesk's
 
-_COUNT = re.compile("[0-9]{1,9}")
-_NO = {"", "0", "no", "false", "none", "null"}
+_COUNT = re.compile(r"[0-9]{1,9}(?![\w.-])")  # "3 files", but not "2026-invoice.pdf"
+_NO = {
+    "",
+    "0",
+    "no",
+    "false",
+    "none",
+    "null",
+    "nil",
+    "n/a",
+    "-",
+    "no attachments",
+    "no attachment",
+    "no files",
+}
+_RECORD = re.compile(r"/attachments/[0-9]+")  # of a file, in Zendesk's API
+# Within an object of a file: any address below these is a file, too.
+_ADDRESS_LISTS = {"urls", "links", "uris", "hrefs"}
 _FILE_NAME = re.compile(r"[^/]{1,200}\.[A-Za-z0-9]{1,8}\s{0,9}", re.DOTALL)
 
 _MOST_COUNTED = 100
@@ -146,6 +163,8 @@ class _Search:
             if name.is_comment:
                 self.note_comment(name, newest_id(value), context.below(name))
                 self.is_incomplete |= only_some_list_files(value)
+            if name.is_count and context.is_trusted:
+                self.announced = max(self.announced, sum(not is_blank(each) for each in value))
             self.read_list(name, value, context)
         elif name.is_comment_id:
             self.note_comment(name, value, context)
@@ -223,6 +242,10 @@ class _Search:
         filled = [item for item in filter(None, items) if not is_blank(item)]
         if False in items:  # also for 0
             self.is_incomplete = True
+        elif not filled and len(items) > 1:
+            self.is_incomplete = (
+                True  # a template wrote an item for each file, with a placeholder that is wrong
+            )
         elif not filled:
             self.note_none(name, items, context)
         below = context.below(name)
@@ -252,39 +275,58 @@ class _Search:
                 self.unaddressed.append(file)
 
     def read_file(self, name: Name, item: dict[str, object], context: _Context) -> None:
-        fields = fields_of(item)
-        found = files_of(fields, is_announced=True)
+        """Read the object of a file; one without an address may hold the objects of files."""
+        found = files_of(fields_of(item), is_announced=True)
         for address, file in found:
             self.add(address, file)
         below = context.below(name)
         for key, value in item.items():
-            inner = name_of(key)
             if len(key) > _LEAST_ADDRESS and may_contain_files(key):
                 self.texts.append((key, False, False))
-            if isinstance(value, str):
-                link = exact_address(value) if found and inner.word in ADDRESS_FIELDS else None
-                is_read = link is not None and any(_is_same(link, known) for known, _ in found)
-                if found and not is_read and may_contain_files(value):
-                    self.texts.append((value, False, False))
-                elif link is not None and not is_read and not link.is_other:
-                    self.is_incomplete = True  # two fields of one meaning with different addresses
-            elif inner.word in {"thumbnail", "thumbnails"} and found:
-                self.read_thumbnails(value)
-            elif isinstance(value, dict | list) and not found:
-                self.read_announced(name, value, below)
+            if is_blank(value):
+                self.is_incomplete |= _FILE_NAME.fullmatch(key) is not None  # {"invoice.pdf": ""}
+            elif found:
+                self.read_beside(name, name_of(key), value, [address for address, _ in found], below)
             elif isinstance(value, dict | list):
-                self.read_value(inner, value, below)
+                self.read_announced(name, value, below)
+            elif name_of(key).word == "count" and below.is_trusted:
+                self.announced = max(self.announced, _count(text_of(value) or ""))
+
+    def read_beside(
+        self, name: Name, inner: Name, value: object, known: list[Address], context: _Context
+    ) -> None:
+        """Read a field of a file's object, whose addresses are known."""
+        is_list = inner.word in _ADDRESS_LISTS or (inner.is_files and inner.word not in ADDRESS_FIELDS)
+        if isinstance(value, str) and is_list:
+            self.read_list_text(value, is_outer=False)
+        elif isinstance(value, str):
+            link = exact_address(value) if inner.word in ADDRESS_FIELDS else None
+            if link is not None and any(_is_same(link, each) for each in known):
+                return
+            if may_contain_files(value):
+                self.texts.append((value, False, False))
+            elif link is not None and not link.is_other:
+                self.is_incomplete = True  # two fields of one meaning with different addresses
+        elif inner.word in {"thumbnail", "thumbnails"}:
+            self.read_thumbnails(value)
+        elif isinstance(value, dict | list):
+            self.read_value(name if inner.word in _ADDRESS_LISTS else inner, value, context)
 
     def read_list_text(self, text: str, *, is_outer: bool) -> bool:
         """Read the addresses in a text that announces files; return whether there were any."""
         if exact_address(text) is None and may_contain_files(text):
             self.texts.append((text, False, False))  # to check later that no address was overlooked
-        usable = [address for address in read_addresses(text) if not address.is_other]
-        usable = [address for address in usable if address.host or address.is_attachment]
+        found = read_addresses(text)
+        usable = [each for each in found if not each.is_other and (each.host or each.is_attachment)]
         for address in usable:
             self.add(address, bare_file(address, None))
             if is_outer:
                 self.listed.append(address.text)
+        if usable and (
+            any(each.is_other and _RECORD.search(each.path) for each in found)
+            or len(file_names_beside(unescaped(text))) > len(usable)
+        ):
+            self.is_incomplete = True  # it names a further file, whose address is missing
         return bool(usable)
 
     def read_thumbnails(self, value: object) -> None:
@@ -376,7 +418,10 @@ class _Search:
         self.says_none |= context.is_trusted and is_list and is_all
 
     def note_unreadable(self, name: Name, value: object, context: _Context) -> None:
-        if name.word == "attachments" and context.is_ticket:
+        is_none = (
+            isinstance(value, str) and value.strip().lower() in _NO
+        )  # in words of a template: the API tells
+        if name.word == "attachments" and context.is_ticket and not is_none:
             raise Unreadable("wrong_shape", "`attachments` is neither a list nor an object nor an address.")
         self.is_incomplete |= bool(name.is_certain and value)
         self.is_incomplete |= isinstance(value, str) and _FILE_NAME.fullmatch(value) is not None

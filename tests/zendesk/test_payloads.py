@@ -90,6 +90,13 @@ def test_a_minimal_trigger_is_read() -> None:
         ({"id": "01HZX", "ticket": {"id": 35436}}, "35436"),
         ({"id": "01HZX", "ticketId": 7, "ticket_id": 35436}, "35436"),
         ({"ticket_id": "", "id": "35436"}, "35436"),
+        ({"ticket_id": "#35436"}, "35436"),
+        ({"id": "# 35436"}, "35436"),
+        ({"ticket": "35436", "id": "98765"}, "35436"),
+        ({"ticket": "Your invoice", "id": "35436"}, "35436"),
+        ({"Ticket": {"Id": "35436"}, "id": "evt-2"}, "35436"),
+        ({"data": {"ticket_id": "35436"}, "id": "evt-1"}, "35436"),
+        ({"requester": {"ticket_id": "7"}, "id": "35436"}, "35436"),
         ({"ticket_id": True, "ticketId": [1], "id": "35436"}, "35436"),
         ({"ticket_id": "35436", "type": "zen:event-type:ticket.created", "id": "x"}, "35436"),
         ({"ticket_id": "35436", "type": "question"}, "35436"),
@@ -98,6 +105,12 @@ def test_a_minimal_trigger_is_read() -> None:
 def test_the_ticket_is_found_in_every_spelling(payload: dict[str, object], ticket_id: str) -> None:
     """`ticket_id` comes first, a bare `id` last."""
     assert read(payload).ticket_id == ticket_id
+
+
+def test_the_account_in_a_triggers_body_is_not_zendesks() -> None:
+    """It may be the number of a customer."""
+    assert read({"ticket_id": 1, "account_id": "ACME-77"}).account_id is None
+    assert read({"ticket": {"id": 1, "account_id": 77}}).account_id is None
 
 
 @pytest.mark.parametrize(

@@ -463,6 +463,87 @@ def test_a_body_that_does_not_list_all_its_files_is_looked_up(said: dict[str, ob
     assert is_looked_up(**said)
 
 
+FOREIGN = "https://files.example/a.pdf"
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        {"attachments": ["", ""]},
+        {"attachments": [None, None]},
+        {"attachments": [{}, {}]},
+        {"attachments": '["", ""]'},
+        {"attachments": [["", ""]]},
+        {"attachments": [], "attachment_names": "invoice.pdf, letter.pdf"},
+        {"attachments": [], "attachment_names": ["2026-invoice.pdf"]},
+        {"attachments": [], "files_count": "2"},
+        {"attachments": [], "num_files": 1},
+        {"attachments": [], "with_attachments": "yes"},
+        {"attachments": {"count": 2, "items": [A]}},
+        {"attachments": {"a.pdf": A, "b.pdf": ""}},
+        {"attachments": f'[{{:url=>"{A}", :filename=>"a.pdf"}}, {{:url=>nil, :filename=>"b.pdf"}}]'},
+        {"attachments": f"[{{'url': '{A}', 'name': 'a.pdf'}}, {{'url': None, 'name': 'b.pdf'}}]"},
+        {"attachments": f"[a.pdf]({A}) [b.pdf]()"},
+        {"attachments": f"<ul><li><a href='{A}'>a.pdf</a></li><li>b.pdf</li></ul>"},
+        {"attachments": f"{RECORD}, {A}"},
+    ],
+)
+def test_a_file_without_an_address_is_looked_up_whatever_stands_beside_it(said: dict[str, object]) -> None:
+    """An item, a name or a number is more than the list has."""
+    assert is_looked_up(**said)
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        {"attachments": [""]},
+        {"attachments": [], "files_count": 0, "attachment_names": ""},
+        {"attachments": [A], "attachment_names": "2026-invoice.pdf", "files_count": "1 file"},
+        {"attachments": {"count": 1, "items": [A]}},
+        {"attachments": f"[2.3 MB a.pdf]({A}), of mia@files.example"},
+        {"attachments": f"a.pdf ({A}); b.pdf ({B})"},
+    ],
+)
+def test_a_list_with_as_many_files_as_names_is_whole(said: dict[str, object]) -> None:
+    assert not is_looked_up(**said)
+
+
+@pytest.mark.parametrize("none", ["None", "none", "No attachments", " 0 ", "-", "n/a", "nil", "no"])
+def test_a_word_for_no_files_is_looked_up(none: str) -> None:
+    """A template may write it in place of a list; any language may have another one, so that it proves nothing."""
+    assert is_looked_up(attachments=none)
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ("http://files.example:8001/a.pdf", "http://files.example:8002/a.pdf"),
+        ("http://[::1]:80/a.pdf", "http://[::2]/a.pdf"),
+        ("https://files.example/a.pdf?v=1", "https://files.example/a.pdf?v=2"),
+    ],
+)
+def test_files_of_two_servers_are_two_files(one: str, other: str) -> None:
+    assert urls(attachments=[one, other]) == [one, other]
+
+
+def test_the_usual_port_makes_no_other_file() -> None:
+    assert urls(attachments=[FOREIGN, FOREIGN.replace("example/", "example:443/")]) == [FOREIGN]
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        {"urls": [FOREIGN, f"{FOREIGN}.2"]},
+        {"urls": f"{FOREIGN} {FOREIGN}.2"},
+        {"files": f"{FOREIGN}.2"},
+        {"files": [f"{FOREIGN}.2"]},
+        {"inline_attachments": f"{FOREIGN}.2 {FOREIGN}"},
+    ],
+)
+def test_a_list_within_a_files_object_names_further_files(more: dict[str, object]) -> None:
+    assert urls(attachments=[{"url": FOREIGN, **more}]) == [FOREIGN, f"{FOREIGN}.2"]
+
+
 def test_an_event_lists_its_one_file_or_none() -> None:
     linked, added = read(EVENT), read(ADDED)
     created = read(ADDED | {"type": "zen:event-type:ticket.created", "event": {}})
