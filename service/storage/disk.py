@@ -49,6 +49,8 @@ class Disk:
     # The shortest sync of the last group: longer ones may have waited for the interpreter.
     _sync_seconds: float = 0.0
     _threads: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(_THREADS, "disk"))
+    # Of their own: a write waits for its syncs, and all threads may be writing.
+    _sync_threads: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(_THREADS, "sync"))
 
     @cached_property
     def _root(self) -> str:
@@ -253,7 +255,7 @@ class Disk:
         if self._sync_seconds < _SLOW_SYNC_SECONDS:
             _each(timed, items, errors)
         else:
-            wait([self._threads.submit(_each, timed, [item], errors) for item in items])
+            wait([self._sync_threads.submit(_each, timed, [item], errors) for item in items])
         self._sync_seconds = min(took, default=self._sync_seconds)
 
     def _remove_leftovers(self) -> None:

@@ -239,6 +239,17 @@ async def test_a_slow_disk_syncs_many_files_at_once(root: Path, syncs: Syncs) ->
     assert syncs.most > group_commit.LANES
 
 
+async def test_more_large_files_than_threads_are_written_at_once(root: Path, syncs: Syncs) -> None:
+    """Each waits for its syncs in a thread, so that these need others."""
+    store = Disk(root)
+    syncs.seconds = 2 * disk._SLOW_SYNC_SECONDS
+
+    async with asyncio.timeout(60):
+        for beginning in (0, 100):
+            contents = [LARGE + b"%d" % number for number in range(beginning, beginning + disk._THREADS + 8)]
+            await asyncio.gather(*(storage.put(store, chunks(content), None) for content in contents))
+
+
 async def test_the_spool_file_of_a_living_process_stays(root: Path) -> None:
     async with drill("hold", root) as process:
         await spooled(process)
