@@ -3,6 +3,7 @@
 from typing import Any
 
 from sqlalchemy import (
+    CTE,
     BigInteger,
     ColumnElement,
     Double,
@@ -15,9 +16,9 @@ from sqlalchemy import (
     cast,
     func,
     null,
-    or_,
     select,
     text,
+    union_all,
     update,
 )
 from sqlalchemy.types import TypeEngine
@@ -76,23 +77,18 @@ def _claim() -> Select[Any]:
 
 def _claim_due() -> Select[Any]:
     """Claim due syncs; of suspects, at most `room` with exactly this number of `unsettled` attempts in a row."""
-    due = (
-        select(*_email["id", "sync_due_at", "sync_unsettled"])
-        .where(text(TO_SYNC), IncomingEmail.sync_due_at <= func.now())
-        .order_by(IncomingEmail.sync_due_at)
-        .limit(bindparam("most", type_=BigInteger()))
-        .with_for_update(key_share=True, skip_locked=True)
-        .cte("due")
+    # Suspects wait for each other, and other syncs for none of them: each kind has a limit of its own.
+    most = bindparam("most", type_=BigInteger())
+    others = _due("others", IncomingEmail.sync_unsettled == 0, most)
+    first = _due_first(most).with_only_columns(IncomingEmail.id)  # behind them, suspects may be far between
+    in_turn = IncomingEmail.sync_unsettled == bindparam("unsettled", type_=BigInteger())
+    suspects = _due(
+        "suspects", and_(in_turn, IncomingEmail.id.in_(first)), bindparam("room", type_=BigInteger())
     )
-    place = func.row_number().over(partition_by=due.c.sync_unsettled, order_by=due.c.sync_due_at)
-    ranked = select(due.c.id, due.c.sync_unsettled, place.label("place")).cte("ranked")
-    is_in_turn = and_(
-        ranked.c.sync_unsettled == bindparam("unsettled", type_=BigInteger()),
-        ranked.c.place <= bindparam("room", type_=BigInteger()),
-    )
+    due = union_all(select(suspects.c.id), select(others.c.id)).limit(most).cte("due")
     claimed = (
         update(IncomingEmail)
-        .where(IncomingEmail.id == ranked.c.id, or_(ranked.c.sync_unsettled == 0, is_in_turn))
+        .where(IncomingEmail.id == due.c.id)
         .values(**_leased(bindparam("lease", type_=Interval())))
         .returning(*_CLAIMED)
         .cte("claimed")
@@ -100,15 +96,24 @@ def _claim_due() -> Select[Any]:
     return select(claimed)
 
 
-def _next_unsettled() -> Select[Any]:
-    """Return the unsettled attempts of the suspect that is due for longest, among the rows of `_claim_due`."""
-    due = (
+def _due(name: str, which: ColumnElement[bool], limit: ColumnElement[int]) -> CTE:
+    """Lock the syncs that have been due for longest, of those that match."""
+    due = _due_first(limit).where(which).with_only_columns(IncomingEmail.id)
+    return due.with_for_update(key_share=True, skip_locked=True).cte(name)
+
+
+def _due_first(limit: ColumnElement[int]) -> Select[Any]:
+    return (
         select(*_email["sync_unsettled", "sync_due_at"])
         .where(text(TO_SYNC), IncomingEmail.sync_due_at <= func.now())
         .order_by(IncomingEmail.sync_due_at)
-        .limit(bindparam("most", type_=BigInteger()))
-        .subquery("due")
+        .limit(limit)
     )
+
+
+def _next_unsettled() -> Select[Any]:
+    """Return the unsettled attempts of the suspect that is due for longest, among the rows of `_claim_due`."""
+    due = _due_first(bindparam("most", type_=BigInteger())).subquery("due")
     suspects = select(due.c.sync_unsettled).where(due.c.sync_unsettled > 0)
     return suspects.order_by(due.c.sync_due_at).limit(1)
 

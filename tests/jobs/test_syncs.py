@@ -304,6 +304,25 @@ async def test_suspects_are_claimed_apart_from_those_unsettled_more_often(
     assert taken == [[(1, 1), (2, 1)], [(3, 1), (4, 1)], [(5, 2)], [(6, 2)]]
 
 
+async def test_suspects_that_wait_keep_no_other_sync_waiting(
+    conn: AsyncConnection, database: asyncpg.Connection
+) -> None:
+    """However many of them have been due for longer."""
+    await insert(database, 30)
+    await database.execute("UPDATE incoming_emails SET sync_unsettled = 1 WHERE id <= 25")
+    await database.execute("UPDATE incoming_emails SET sync_due_at = now() - make_interval(secs => 99 - id)")
+    suspects = Suspects(16)
+    taken = []
+    for _ in range(2):
+        found = await claim_due(conn, 16, LEASE, suspects.room_for)
+        for each in found:
+            suspects.add(str(each.email_id), each.unsettled)
+        taken.append([each.email_id for each in found])
+
+    assert sorted(email_id for email_id in taken[0] if email_id > 25) == [26, 27, 28, 29, 30]
+    assert taken[1] == []  # the suspects that run have to end first
+
+
 async def test_no_suspect_is_claimed_beside_suspects_unsettled_less_often(
     conn: AsyncConnection, database: asyncpg.Connection
 ) -> None:
