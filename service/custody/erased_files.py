@@ -10,7 +10,7 @@ from service.custody import objects
 from service.jobs.erased import ERASED
 from service.jobs.retries import restart_sync
 from service.postgres import evidence_log
-from service.postgres.email_tables import FINISHED, IncomingEmail
+from service.postgres.email_tables import FINISHED, REVISED, IncomingEmail
 from service.storage.spool import hash_of, object_key
 
 _WHY = "This content was erased."
@@ -67,7 +67,7 @@ FROM chosen WHERE messages.email_id = chosen.email_id RETURNING chosen.*
 """).bindparams(_IDS[0])
 # Each state of a finished e-mail has its own version in the targets.
 _REVISE = text(f"""
-UPDATE incoming_emails SET attempt_number = attempt_number + 1 WHERE id = ANY (:email_ids) AND {FINISHED}
+UPDATE incoming_emails SET {REVISED} WHERE id = ANY (:email_ids) AND {FINISHED}
 """).bindparams(_IDS[0])  # noqa: S608 words of ours
 _COUNT = text("UPDATE receipts SET files = files + :files, bytes = bytes + :bytes WHERE id = :receipt_id")
 # A verification keeps a copy of a damaged object.

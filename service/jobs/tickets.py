@@ -202,11 +202,16 @@ WITH lacking AS (
 )
 UPDATE incoming_emails AS email SET subject = coalesce(email.subject, lacking.subject),
     attempt_number = email.attempt_number + CASE WHEN {_IS_TOLD} THEN 1 ELSE 0 END,
+    dismissed_attempt = dismissed_attempt
+        + CASE WHEN {_IS_TOLD} AND dismissed_attempt = email.attempt_number THEN 1 ELSE 0 END,
     sync_status = CASE WHEN {_IS_DUE} THEN 'pending' ELSE sync_status END,
     sync_due_at = CASE WHEN {_IS_DUE} THEN now() ELSE sync_due_at END,
     sync_begun_at = CASE WHEN {_IS_DUE} THEN now() ELSE sync_begun_at END,
     sync_attempt_number = sync_attempt_number + CASE WHEN {_IS_DUE} AND sync_unsettled > 0 THEN 1 ELSE 0 END,
-    sync_unsettled = CASE WHEN {_IS_DUE} THEN 0 ELSE sync_unsettled END
+    sync_unsettled = CASE WHEN {_IS_DUE} THEN 0 ELSE sync_unsettled END,
+    sync_retry_count = CASE WHEN {_IS_DUE} THEN 0 ELSE sync_retry_count END,
+    sync_error = CASE WHEN NOT {_IS_DUE} THEN sync_error END,
+    sync_error_code = CASE WHEN NOT {_IS_DUE} THEN sync_error_code END
 FROM lacking WHERE email.id = lacking.id
 RETURNING email.id, email.attempt_number, lacking.account_id, lacking.ticket_id, {_IS_DUE} AS is_due
 """).bindparams(*_FACT_LISTS, bindparam("sync_status", type_=Text()))  # noqa: S608 constants of ours

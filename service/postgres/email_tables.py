@@ -55,6 +55,11 @@ DISMISSED = (
     f" AND (processing_status = 'failed' OR sync_status = 'failed' OR error_code = '{NOT_CAPTURED}')"
     " AND (sync_status <> 'failed' OR dismissed_sync_attempt = sync_attempt_number)"
 )
+# A new version of a finished e-mail's document, without an attempt: what was dismissed stays dismissed.
+REVISED = (
+    "attempt_number = attempt_number + 1,"
+    " dismissed_attempt = dismissed_attempt + CASE WHEN dismissed_attempt = attempt_number THEN 1 ELSE 0 END"
+)
 NOT_DISMISSED = f"({DISMISSED}) IS NOT TRUE"
 # Each of these needs attention.
 OPEN_FAILED = f"{FAILED} AND {NOT_DISMISSED}"

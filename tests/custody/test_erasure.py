@@ -286,8 +286,10 @@ async def test_a_file_is_erased_from_every_email_and_not_stored_again(
         await world.send(json.dumps(zendesk.announcement(ticket, comment)).encode())
     await world.work()
     sha256 = hashlib.sha256(PDF).hexdigest()
+    await database.execute("UPDATE incoming_emails SET dismissed_attempt = attempt_number")
 
     await erased(res, file=sha256)
+    assert await database.fetchval("SELECT bool_and(dismissed_attempt = attempt_number) FROM incoming_emails")
     comment = zendesk.add_email(3, attachments=[zendesk.add_file("again.pdf", PDF)])
     await world.send(json.dumps(zendesk.announcement(3, comment)).encode())
     await world.work()

@@ -50,6 +50,28 @@ async def test_subject_after_the_sync_gives_a_further_version(
     assert document.content["message"]["to"] == [{"name": None, "address": "support@acme.example"}]
 
 
+async def test_a_failed_sync_of_a_late_subject_begins_anew_and_what_was_dismissed_stays_so(
+    res: Resources, database: asyncpg.Connection
+) -> None:
+    """As after a retry of the sync: the subject is news for the target, not a failure of the e-mail."""
+    await database.execute(EMAIL, "failed", 3)
+    await database.execute(ATTEMPT)
+    await database.execute(MESSAGE)
+    await database.execute(
+        """UPDATE incoming_emails SET processing_status = 'failed', dismissed_attempt = 1, sync_retry_count = 5,
+        sync_error_code = 'receiver_busy', sync_error = 'It is busy.'"""
+    )
+    facts = SavedFacts(TicketKey("", "4711"), TicketFacts("Rechnung", None), "pending")
+
+    await res.run(partial(tickets.save_facts, saved=[facts]))
+
+    email = await database.fetchrow("SELECT * FROM incoming_emails")
+    assert email is not None
+    assert (email["sync_status"], email["sync_retry_count"]) == ("pending", 0)
+    assert (email["sync_error_code"], email["sync_error"]) == (None, None)
+    assert (email["attempt_number"], email["dismissed_attempt"]) == (2, 2)
+
+
 ACCOUNT = "acme.zendesk.com"
 BUDGET = "INSERT INTO api_budgets (account) VALUES ($1)"
 TICKETS = """INSERT INTO tickets (account_id, ticket_id)
