@@ -39,7 +39,7 @@ async def plan(res: Resources, wanted: Selection, task: BulkTask = RETRY) -> Cou
     Raises Rejected for a status that is not finished (422), where there is no target, or for a dismissal of e-mails that
     did not fail (409).
     """
-    wanted = _without_dismissed(_completed(res, wanted, task), task)
+    wanted = _without_dismissed(completed(res, wanted, task), task)
     async with connect(res.engine) as conn:
         if task.action == "dismiss" and wanted.email_ids is not None:
             failed = await dismissals.failed_among(conn, wanted.email_ids)
@@ -63,7 +63,7 @@ async def start(
             conn,
             task,
             actor=actor,
-            filter=_completed(res, wanted, task).model_dump(mode="json", exclude_none=True),
+            filter=completed(res, wanted, task).model_dump(mode="json", exclude_none=True),
             per_second=per_second,
             planned=planned.number,
             planned_capped=planned.is_capped,
@@ -113,7 +113,7 @@ async def step_for_ever(res: Resources) -> None:
     await repeat_steps(lambda: step(res), soon=SOON_SECONDS, idle=IDLE_SECONDS, event="bulk_retry_failed")
 
 
-def _completed(res: Resources, wanted: Selection, task: BulkTask) -> Selection:
+def completed(res: Resources, wanted: Selection, task: BulkTask) -> Selection:
     """Complete a filter without a status: it means failed jobs, or e-mails that are not synced and not pending.
 
     E-mails with files that were not captured are completed as well as failed. The filter of a dismissal says whether its

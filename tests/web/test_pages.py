@@ -305,6 +305,32 @@ async def test_bulk_retry_is_planned_before_it_starts(client: Server, worker: Wo
     assert "3 of 3" in words_of(await read(client, "/retries"))
 
 
+@pytest.mark.parametrize(
+    "query",
+    [
+        "error_code=not_captured",
+        "status=failed",
+        "error_code=gone",
+        "status=completed&error_code=not_captured",
+    ],
+)
+async def test_a_bulk_retry_is_about_the_e_mails_that_its_plan_counts(
+    query: str, client: Server, database: asyncpg.Connection
+) -> None:
+    await database.executemany(
+        "INSERT INTO incoming_emails (zendesk_ticket_id, processing_status, error_code) VALUES ('7', $1, $2)",
+        [("completed", "not_captured"), ("completed", None), ("failed", "gone"), ("failed", "not_captured")],
+    )
+
+    page = await read(client, f"/retries/plan?{query}")
+    counted = re.search(r"Retry (\d+) e-mail", words_of(page))
+    form = dict(re.findall(r'<input type="hidden" name="(\w+)" value="([^"]*)">', page))
+    await press(client, "/retries", per_second="1", **form)
+
+    assert counted is not None
+    assert await database.fetchval("SELECT planned FROM bulk_retries") == int(counted[1]) > 0
+
+
 async def test_bulk_retry_can_be_cancelled(client: Server, worker: Worker) -> None:
     for _ in range(3):
         await failing(client)

@@ -1,6 +1,5 @@
 """The buttons: each starts one operation and redirects to a page with its result."""
 
-from collections.abc import Mapping
 from typing import Any, get_args
 
 from aiohttp import web
@@ -69,7 +68,9 @@ async def plan_retry(request: web.Request) -> web.Response:
     selection = Selection.model_validate(query.chosen)
     task = BulkTask(one_of(request, "action", BulkAction), one_of(request, "what", What))
     count = await ask(request, bulk_retry.plan(request.app[RES], selection, task))
-    chosen = {**_default(task, query.chosen), **query.chosen}
+    # The button sends this filter: that of the plan, in the words that were typed.
+    planned = filters.words_of(bulk_retry.completed(request.app[RES], selection, task))
+    chosen = {**planned, **query.chosen}
     return await show(
         request,
         "plan.html",
@@ -105,14 +106,3 @@ def one_of(request: web.Request, name: str, words: Any) -> Any:  # noqa: ANN401 
     """Return a parameter that is one of these words, or else the first word."""
     every = get_args(words)
     return next((each for each in every if each == request.query.get(name)), every[0])
-
-
-def _default(task: BulkTask, chosen: Mapping[str, str]) -> dict[str, str]:
-    """Return the fields that a bulk retry adds to a filter, for the plan; `bulk_retry` adds it anyway."""
-    if task.action == "undismiss":
-        return {"dismissed": "true"}
-    if "ids" in chosen:  # all that can be retried or dismissed of them
-        return {}
-    if task.action == "dismiss":
-        return {} if chosen.get("sync_status") == "failed" else {"status": "failed"}
-    return {"sync_status": "unsynced"} if task.what == "sync" else {"status": "failed"}
