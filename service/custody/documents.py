@@ -10,12 +10,12 @@ from sqlalchemy import BigInteger, Boolean, Integer, Interval, Text, bindparam, 
 from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from service.errors import HoldfastError, Permanent, Transient
+from service.errors import HoldfastError, Transient
 from service.outbound.backoff import backoff
 from service.postgres.removal_tables import TARGET_DUE
 from service.resources import Resources, repeat_steps
 from service.targets.removed import RemovedDocument, make_deleted_document
-from service.targets.target import Target
+from service.targets.target import write_to
 from service.telemetry.metrics import DELETIONS_SENT
 
 BATCH = 100
@@ -76,7 +76,10 @@ async def _claim(conn: AsyncConnection, room: int, lease: timedelta) -> list[_Cl
 
 async def _send(res: Resources, claim: _Claim) -> _Outcome:
     with res.circuit_breakers.slot():
-        found = await asyncio.gather(*(_send_to(res, target, claim) for target in res.targets))
+        documents = [make_deleted_document(claim.document)]
+        found = await asyncio.gather(
+            *(write_to(target, documents, res.circuit_breakers) for target in res.targets)
+        )
     errors = [error for error in found if error]
     DELETIONS_SENT.labels("failed" if errors else "sent").inc()
     if not errors:
@@ -87,19 +90,6 @@ async def _send(res: Resources, claim: _Claim) -> _Outcome:
         return _Outcome(claim, errors[0], REFUSED)
     least, most = res.settings.sync_retry_min_seconds, res.settings.sync_retry_max_seconds
     return _Outcome(claim, transient[0], backoff(claim.retries, least, most, transient))
-
-
-async def _send_to(res: Resources, target: Target, claim: _Claim) -> HoldfastError | None:
-    """Write to one target, unless its circuit breaker is open."""
-    if refusal := res.circuit_breakers.refusal(target.name):
-        return refusal
-    error: HoldfastError | None = None
-    try:
-        await target.write(make_deleted_document(claim.document))
-    except (Transient, Permanent) as exc:
-        error = type(exc)(exc.code, f"{target.name}: {exc.message}")
-    res.circuit_breakers.report(target.name, error if isinstance(error, Transient) else None)
-    return error
 
 
 async def _settle(conn: AsyncConnection, outcomes: Sequence[_Outcome]) -> None:

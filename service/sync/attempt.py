@@ -30,7 +30,7 @@ from service.targets.document import (
     read_each,
 )
 from service.targets.merged import make_merged_document, read_replaced
-from service.targets.target import Target
+from service.targets.target import write_to
 from service.telemetry.metrics import SYNC_DELAY, SYNC_SECONDS, SYNCS, code_label
 
 # The longest time for which S3 signs.
@@ -140,26 +140,11 @@ async def _write_to_all(
     version = claim.email_id, claim.version, claim.begun_at
     accepted = res.accepted.targets_of(version)
     targets = [target for target in res.targets if target.name not in accepted]
-    results = await asyncio.gather(*(_write_to(res, target, documents) for target in targets))
+    results = await asyncio.gather(*(write_to(target, documents, res.circuit_breakers) for target in targets))
     errors = [error for error in results if error]
     written = {target.name for target, error in zip(targets, results, strict=True) if error is None}
     res.accepted.record(version, accepted | written if errors else ())
     return errors
-
-
-async def _write_to(res: Resources, target: Target, documents: Sequence[Document]) -> HoldfastError | None:
-    """Write to one target, unless its circuit breaker is open."""
-    if refusal := res.circuit_breakers.refusal(target.name):
-        return refusal
-    error = None
-    try:
-        for document in documents:
-            await target.write(document)
-    except HoldfastError as exc:
-        exc.message = f"{target.name}: {exc.message}"
-        error = exc
-    res.circuit_breakers.report(target.name, error if isinstance(error, Transient) else None)
-    return error
 
 
 async def _document(res: Resources, record: EmailRecord) -> Document:

@@ -5,6 +5,8 @@ from collections.abc import Hashable, Iterable, Sequence
 from typing import Protocol
 
 from service.config.settings import Settings
+from service.errors import HoldfastError, Transient
+from service.targets.circuit_breaker import CircuitBreakers
 from service.targets.document import Document
 from service.targets.mongodb import Collection, open_collection
 from service.targets.webhook import Endpoint
@@ -56,6 +58,23 @@ class AcceptedDocuments:
             self._targets[document] = targets
         while len(self._targets) > self.MAX_DOCUMENTS:
             self._targets.popitem(last=False)
+
+
+async def write_to(
+    target: Target, documents: Sequence[Document], breakers: CircuitBreakers
+) -> HoldfastError | None:
+    """Write to one target, unless its circuit breaker is open; return the error, which names the target."""
+    if refusal := breakers.refusal(target.name):
+        return refusal
+    error = None
+    try:
+        for document in documents:
+            await target.write(document)
+    except HoldfastError as exc:
+        exc.message = f"{target.name}: {exc.message}"
+        error = exc
+    breakers.report(target.name, error if isinstance(error, Transient) else None)
+    return error
 
 
 def open_targets(settings: Settings) -> Sequence[Target]:

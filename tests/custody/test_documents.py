@@ -1,5 +1,6 @@
 """Documents of removed e-mails: each target is told, however late, and nothing else of the e-mail stays there."""
 
+from datetime import timedelta
 from typing import Any
 
 import asyncpg
@@ -67,6 +68,21 @@ async def test_each_target_is_told_and_keeps_nothing_else(
     assert first[0] is None
     assert first[1] == 1
     assert await database.fetchval("SELECT target_done_at IS NOT NULL FROM removed_emails")
+
+
+async def test_a_deletion_waits_as_long_as_the_target_asks(
+    settings: Settings, database: asyncpg.Connection
+) -> None:
+    email_id = await add_synced(database, "one")
+    async with receiver() as endpoint, open_resources(syncing(settings, endpoint.url)) as res:
+        await write_documents(res, [email_id])
+        await erase(res, email_id)
+        endpoint.statuses, endpoint.headers = [429], {"Retry-After": "120"}
+        await step(res)
+        refusal = res.circuit_breakers.refusal(res.targets[0].name)
+
+    assert refusal is not None
+    assert refusal.retry_after == timedelta(seconds=120)
 
 
 async def test_without_a_target_a_document_stays_due(res: Resources, database: asyncpg.Connection) -> None:
