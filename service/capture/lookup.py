@@ -7,7 +7,7 @@ from functools import partial
 
 import structlog
 
-from service.capture.choice import choose
+from service.capture.choice import Choice, choose
 from service.capture.retry_policy import is_early
 from service.errors import HoldfastError, Permanent, Transient
 from service.jobs import messages, tickets
@@ -97,16 +97,29 @@ async def _look_up(res: Resources, claim: Claim, ticket: TicketKey, waiting: Col
     now_known = await res.insist(partial(known, comment_ids=[each.comment_id for each in found]))
     overdue = () if is_early(res, claim) else (claim.email_id,)
     choice = choose(found, now_known, waited, overdue)
-    erased = await res.insist(
-        partial(erased_comments, ticket=ticket, comments=[each for _, each in choice.kept])
-    )
+    kept = await _keep(res, claim, ticket, waiting, choice)
+    if choice.ignored:
+        await res.insist(partial(messages.ignore, email_ids=choice.ignored))
+    log.info("ticket_looked_up", comments=len(found), kept=kept, ignored=len(choice.ignored))
+    is_mine_there = any(email.email_id == claim.email_id for email in now_known.waiting)
+    if is_mine_there and claim.email_id not in choice.settled:
+        which = f"comment {claim.comment_id}" if claim.comment_id else "comment of this e-mail"
+        # The API may be some moments behind the triggers.
+        raise Transient("comment_not_found", f"Ticket {claim.ticket_id} has no {which} (yet).")
+
+
+async def _keep(
+    res: Resources, claim: Claim, ticket: TicketKey, waiting: Collection[int], choice: Choice
+) -> int:
+    """Keep the chosen comments, except erased ones, and dispatch the jobs that this queues; return their number."""
+    comments = [each for _, each in choice.kept]
+    erased = await res.insist(partial(erased_comments, ticket=ticket, comments=comments))
     kept = [
         KeptComment(each, await _put(res, claim, each), email_id)
         for email_id, each in choice.kept
         if each.comment_id not in erased
     ]
-    gone = [email_id for email_id, each in choice.kept if email_id and each.comment_id in erased]
-    if gone:
+    if gone := [email_id for email_id, each in choice.kept if email_id and each.comment_id in erased]:
         await res.insist(partial(forget, email_ids=gone))
     keep = partial(
         messages.keep,
@@ -117,14 +130,7 @@ async def _look_up(res: Resources, claim: Claim, ticket: TicketKey, waiting: Col
     )
     for job in await write_references(res.storage, lambda proofs: res.insist(partial(keep, proofs=proofs))):
         res.dispatcher.dispatch(job)
-    if choice.ignored:
-        await res.insist(partial(messages.ignore, email_ids=choice.ignored))
-    log.info("ticket_looked_up", comments=len(found), kept=len(kept), ignored=len(choice.ignored))
-    is_mine_there = any(email.email_id == claim.email_id for email in now_known.waiting)
-    if is_mine_there and claim.email_id not in choice.settled:
-        which = f"comment {claim.comment_id}" if claim.comment_id else "comment of this e-mail"
-        # The API may be some moments behind the triggers.
-        raise Transient("comment_not_found", f"Ticket {claim.ticket_id} has no {which} (yet).")
+    return len(kept)
 
 
 async def _comments(

@@ -55,7 +55,7 @@ async def begin(
 ) -> Run | None:
     """Begin a run over the whole storage; None if a run is in progress."""
     given = {"actor": actor, "fix": fix, "since": since, "targets": targets}
-    return await _begin(conn, {**given, "part": None, "hourly": False})
+    return await _begin(conn, {**given, "part": None})
 
 
 async def begin_hourly(
@@ -68,7 +68,7 @@ async def begin_hourly(
     since = await conn.scalar(_AGO, {"ago": timedelta(hours=hours)})
     part = await conn.scalar(_NEXT_PART)
     given = {"actor": "reconcile", "fix": fix, "since": since, "targets": targets, "part": part}
-    return await _begin(conn, {**given, "hourly": True})
+    return await _begin(conn, given)
 
 
 async def save(conn: AsyncConnection, run: Run, findings: Sequence[Finding] = ()) -> None:
@@ -113,9 +113,7 @@ async def trim(conn: AsyncConnection) -> None:
 
 async def _begin(conn: AsyncConnection, given: dict[str, object]) -> Run | None:
     await conn.execute(_ABANDON)
-    row = (
-        await conn.execute(_BEGIN, {name: value for name, value in given.items() if name != "hourly"})
-    ).one_or_none()
+    row = (await conn.execute(_BEGIN, given)).one_or_none()
     return Run(*row) if row else None
 
 

@@ -21,7 +21,6 @@ from service.reconcile.steps import LeaseLost, StepClaim, StepResult
 from service.resources import Resources, repeat_steps
 from service.storage import objects
 
-MEGABYTES_PER_SECOND = 20  # the default
 # A step ends after this time or this many contents; a large object may take longer.
 STEP_SECONDS = 2.0
 STEP_CONTENTS = 200

@@ -8,7 +8,6 @@ from types import MappingProxyType
 import structlog
 from aiohttp import web
 from aiohttp.typedefs import Handler
-from structlog.contextvars import clear_contextvars
 
 from service.config.settings import Settings
 from service.error_guide import advice_on
@@ -48,8 +47,6 @@ async def problems(request: web.Request, handler: Handler) -> web.StreamResponse
         # Zendesk repeats a webhook after a 503, and drops it after a 500.
         kind = Transient if is_webhook(request.path) else Permanent
         return await _answer(request, kind("internal_error", "An unexpected error; see the log."))
-    finally:  # all requests of a connection share one context
-        clear_contextvars()
 
 
 async def add_headers(request: web.Request, response: web.StreamResponse) -> None:
