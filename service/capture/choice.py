@@ -94,8 +94,10 @@ def _comment_of(
         near = [each for each in near if _is_new(email, each, taken)]
     if near:
         return min(near, key=lambda comment: _distance(email, comment))
+    if not is_overdue or keys:
+        return None
     older = (each for each in comments if each.created_at and each.created_at < email.received_at)
-    return next(older, None) if is_overdue else None
+    return next(older, None)
 
 
 def _keys(comment: CommentMessage) -> set[str]:

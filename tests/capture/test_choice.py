@@ -122,6 +122,8 @@ def test_another_emails_comment_without_the_announced_files_is_never_its_own() -
     for age in (1, 3 * 86400):
         choice = choose([comment(1, age)], known(email, comments=(1,), newest=age), {7}, {7})
         assert (choice.kept, choice.ignored) == ([], [])
+    old = choose([comment(1, 3 * 86400)], known(email), {7}, {7})
+    assert 7 not in old.settled
 
 
 def test_while_zendesk_may_be_behind_an_older_comment_waits() -> None:

@@ -265,6 +265,22 @@ async def test_a_dead_address_gets_a_new_one_from_the_list(
     assert [tuple(row) for row in files] == [("a.pdf", "stored")]
 
 
+@pytest.mark.parametrize(("comment", "status"), [({"comment_id": "999"}, "failed"), ({}, "completed")])
+async def test_a_named_comment_that_zendesk_does_not_show_fails_whatever_files_are_listed(
+    comment: dict[str, str], status: str, client: Client, worker: Worker, zendesk: Zendesk
+) -> None:
+    """Its text, and images that no list names, are unknown. A webhook without a comment may be about none."""
+    zendesk.add_email(77, text="another", created_at=datetime.now(UTC) - timedelta(days=1))
+    payload = zendesk.payload(ticket_id=77, attachments=[zendesk.add_file("a.pdf", PDF)], **comment)
+
+    receipt = await client.send(payload)
+    email = await client.until(receipt["email_id"], "completed", "failed")
+
+    assert email["processing_status"] == status
+    assert email["error_code"] == ("comment_not_found" if comment else None)
+    assert [file["status"] for file in email["attachments"]] == ["stored"]
+
+
 @pytest.mark.parametrize("ticket", ["{{ticket.id}}", "TICKET-1", "\u0663\u0665"])
 async def test_a_ticket_that_is_no_number_fails_whatever_files_are_listed(
     ticket: str, client: Client, worker: Worker, zendesk: Zendesk
