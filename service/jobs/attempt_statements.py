@@ -15,6 +15,7 @@ from sqlalchemy import (
     TableValuedAlias,
     Text,
     TextClause,
+    and_,
     bindparam,
     case,
     cast,
@@ -235,16 +236,16 @@ def _settle() -> tuple[Select[Any], Select[Any]]:
     """Build the statement that settles attempts, and the one that finds those settled in the same way already."""
     asked = rows_of("settlement", SETTLEMENT)
     mine = _claimed(asked)
-    # More files were announced during the attempt: another one follows it at once, however it ended.
+    # More files were announced during the attempt: another one follows it, and an end gives that all retries.
     is_queued = or_(mine.c.status == "queued", IncomingEmail.has_news)
+    retries = func.coalesce(IncomingEmail.retry_count, 0) + case((mine.c.outcome == "released", 1), else_=0)
     left = (
         update(IncomingEmail)
         .where(IncomingEmail.id == mine.c.email_id)
         .values(
             processing_status=case((is_queued, "queued"), else_=mine.c.status),
             has_news=False,
-            retry_count=func.coalesce(IncomingEmail.retry_count, 0)
-            + case((mine.c.outcome == "released", 1), else_=0),
+            retry_count=case((and_(is_queued, mine.c.status != "queued"), 0), else_=retries),
             # A shutdown says nothing about the e-mail; after any other end it is no suspect.
             abandoned_count=case((mine.c.outcome == "handed_back", IncomingEmail.abandoned_count), else_=0),
             completed_at=case((~is_queued, func.now())),

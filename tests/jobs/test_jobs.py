@@ -139,6 +139,22 @@ async def test_a_release_costs_a_retry_and_records_the_error(
     assert await waiting.take_due(conn, 10) == []
 
 
+@pytest.mark.parametrize(
+    ("outcome", "retries"), [("completed", 0), ("failed", 0), ("released", 6), ("handed_back", 5)]
+)
+async def test_files_announced_during_an_attempt_get_all_retries_after_its_end(
+    outcome: Any, retries: int, conn: AsyncConnection, row: Any, database: asyncpg.Connection
+) -> None:
+    claim = await claimed(conn)
+    await database.execute("UPDATE incoming_emails SET has_news = true, retry_count = 5")
+
+    await settle_one(conn, Settlement(claim, outcome, BROKEN if outcome == "failed" else None))
+
+    email = await row()
+    assert (email["processing_status"], email["retry_count"]) == ("queued", retries)
+    assert email["due_at"] <= email["now"]
+
+
 async def test_a_hand_back_costs_no_retry_and_is_due_at_once(conn: AsyncConnection, row: Any) -> None:
     claim = await claimed(conn)
 
