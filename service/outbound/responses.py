@@ -166,15 +166,21 @@ def check_size(response: ClientResponse, expected: Expected, received: int) -> N
             raise _redacted()
         if expected.size is None and not expected.may_be_empty:
             raise Transient("empty_answer", f"{response.url.raw_host} sent an empty response")
+    # Otherwise the server ended it by closing the connection, just as a lost connection ends.
+    framed = "Content-Length" in response.headers or "Transfer-Encoding" in response.headers
+    if expected.size is None and not framed:
+        raise Transient("connection_lost", _unproven(response, received))
     if expected.size in {None, received}:
         return
     message = f"{response.url.raw_host} sent {received} bytes instead of the announced {expected.size}"
-    framed = "Content-Length" in response.headers or "Transfer-Encoding" in response.headers
     if received < (expected.size or 0) and not framed:
-        raise Transient(
-            "connection_lost", message
-        )  # the server ended it by closing the connection, just as a lost connection ends
+        raise Transient("connection_lost", message)
     raise Permanent("size_mismatch", message)
+
+
+def _unproven(response: ClientResponse, received: int) -> str:
+    host = response.url.raw_host
+    return f"{host} sent no length: nothing says whether the {received} bytes that came are the whole file"
 
 
 def _is_redacted(response: ClientResponse) -> bool:

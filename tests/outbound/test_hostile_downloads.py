@@ -56,6 +56,8 @@ QUICK: dict[str, tuple[str, Reply]] = {
     ),
     "closes-within-chunks": ("connection_lost", Reply(CHUNKED + b"64\r\n" + bytes(100) + b"\r\n")),
     "closes-without-a-length": ("connection_lost", Reply(OK + b"\r\n" + bytes(99))),
+    "closes-unframed-without-a-length": ("connection_lost", Reply(OK + b"\r\n%PDF half")),
+    "closes-unframed-without-a-byte": ("connection_lost", Reply(OK + b"\r\n")),
     "closes-at-once": ("connection_lost", Reply()),
     "resets-at-once": ("connection_lost", Reply(end="reset")),
     "is-packed-as-a-second-line-says": (

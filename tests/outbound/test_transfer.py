@@ -297,6 +297,24 @@ async def test_without_a_length_a_short_file_is_a_lost_connection(server: Server
     assert (type(error), error.code) == (Transient, "connection_lost")
 
 
+@pytest.mark.parametrize("sent", [b"", b"half of it"])
+async def test_without_any_length_the_end_proves_nothing(server: Server, sent: bytes) -> None:
+    server.answers["*"] = b"HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n" + sent
+    server.then = close
+
+    error = await fetch_error(server.url(), Expected("a.bin"))
+
+    assert (type(error), error.code) == (Transient, "connection_lost")
+    assert "sent no length" in error.message
+
+
+async def test_an_announced_size_proves_the_end(server: Server) -> None:
+    server.answers["*"] = b"HTTP/1.1 200 OK\r\nConnection: close\r\n\r\nwhole"
+    server.then = close
+
+    assert await fetch(server.url(), Expected("a.bin", None, 5)) == b"whole"
+
+
 @pytest.mark.parametrize("size", [99, 101])
 async def test_a_different_size_than_announced_is_an_error(server: Server, size: int) -> None:
     server.answers["*"] = ok(b"x" * size)
