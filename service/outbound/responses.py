@@ -99,9 +99,11 @@ def _check_status(response: ClientResponse) -> None:
 
 
 def check_headers(response: ClientResponse, expected: Expected, limits: Limits) -> None:
-    framing = ",".join(response.headers.getall("Transfer-Encoding", ())).lower().split(",")
-    if {coding.strip() for coding in framing} - {"", "identity", "chunked"}:
-        raise Permanent("unexpected_encoding", f"{response.url.raw_host} sent the file compressed, unasked")
+    transfer_codings = [each.strip().lower() for each in response.headers.getall("Transfer-Encoding", ())]
+    # After any other coding, the HTTP client may take the frames for the file.
+    if transfer_codings not in ([], ["chunked"]):
+        only = "the file in a transfer coding other than chunked"
+        raise Permanent("unexpected_encoding", f"{response.url.raw_host} sent {only}")
     if (response.content_length or 0) > limits.max_bytes:
         raise too_large(response, limits)
     if _is_redacted(response) and (expected.file_name or _REDACTED).lower() != _REDACTED:

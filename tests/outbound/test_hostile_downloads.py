@@ -139,7 +139,10 @@ QUICK: dict[str, tuple[str, Reply]] = {
                 OK + b"Transfer-Encoding: %s\r\n\r\n%x\r\n%s\r\n0\r\n\r\n" % (framing, len(PACKED), PACKED)
             ),
         )
-        for framing in (b"gzip, chunked", b"chunked, gzip", b"xchunked")
+        for framing in (
+            *(b"gzip, chunked", b"chunked, gzip", b"xchunked"),
+            *(b"chunked, identity", b"identity, chunked", b"chunked, chunked", b"identity"),
+        )
     },
 }
 # Responses that only a timeout distinguishes from a slow network.

@@ -315,6 +315,17 @@ async def test_an_announced_size_proves_the_end(server: Server) -> None:
     assert await fetch(server.url(), Expected("a.bin", None, 5)) == b"whole"
 
 
+@pytest.mark.parametrize("coding", ["chunked, identity", "identity, chunked", "identity", "Chunked, chunked"])
+async def test_only_chunked_is_a_framing(server: Server, coding: str) -> None:
+    head = f"HTTP/1.1 200 OK\r\nTransfer-Encoding: {coding}\r\n\r\n"
+    server.answers["*"] = head.encode() + b"5\r\nhello\r\n0\r\n\r\n"
+    server.then = close
+
+    error = await fetch_error(server.url())
+
+    assert (type(error), error.code) == (Permanent, "unexpected_encoding")
+
+
 @pytest.mark.parametrize("size", [99, 101])
 async def test_a_different_size_than_announced_is_an_error(server: Server, size: int) -> None:
     server.answers["*"] = ok(b"x" * size)
