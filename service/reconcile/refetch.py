@@ -37,7 +37,7 @@ async def refetch(res: Resources, claim: StepClaim, step: StepResult, lost: list
 
 
 async def _set_aside(res: Resources, claim: StepClaim, finding: Finding, content: Content) -> Finding | None:
-    """Move a damaged object of the right size aside, because a put would keep it; None if it is intact after all."""
+    """Move a damaged object of the right size aside: a put would keep or replace it; None if it is intact after all."""
     try:
         if (kept := await keep_damaged(res, content)) is None:
             return None  # it was stored again meanwhile

@@ -112,7 +112,7 @@ async def keep_damaged(res: Resources, content: Content) -> StoredObject | None:
 
 
 async def remove_damaged(res: Resources, content: Content, kept_as: str) -> None:
-    """Remove a damaged object, whose copy is recorded; a put would keep an object of the right size."""
+    """Remove a damaged object, whose copy is recorded; a put into a bucket would keep one of the right size."""
     await objects.remove(res.storage, content.key)
     log.warning("object_set_aside", key=content.key, kept_as=kept_as)
 

@@ -17,8 +17,11 @@ from contextlib import ExitStack, closing, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from functools import cached_property
+from hashlib import file_digest
 from pathlib import Path
 from typing import IO, TypeVar
+
+import structlog
 
 from service.group_commit import GroupCommit
 from service.storage.interface import ALL, HEAD_KEY, HEADS, KEY, RANGES, Listed, Method
@@ -34,6 +37,8 @@ _THREADS = 32
 # longer than the syncs.
 _SLOW_SYNC_SECONDS = 0.001
 _LEFTOVER_SECONDS = 24 * 3600  # on file systems without locks
+
+log = structlog.get_logger()
 
 
 @dataclass
@@ -208,7 +213,7 @@ class Disk:
             for spool in spools:
                 stack.enter_context(closing(spool))
             _each(Spool.finish, spools, errors)
-            new = [spool for spool in spools if not _has(self._path(spool), spool.size)]
+            new = [spool for spool in spools if not _has(self._path(spool), spool)]
             _each(Spool.write_back, new, errors)
             self._sync(Spool.sync, new, errors)
             _each(self._place, new, errors)
@@ -299,13 +304,19 @@ def _each(step: Callable[[T], None], items: Iterable[T], errors: dict[T, Excepti
                 errors[item] = exc
 
 
-def _has(path: str, size: int) -> bool:
-    """Say whether there is a file of this size."""
+def _has(path: str, spool: Spool) -> bool:
+    """Say whether a file has the content of a sealed spool; a disk may have damaged it since it was written."""
     try:
-        found = os.stat(path)
+        if not stat.S_ISREG(os.stat(path).st_mode):
+            return False
+        with open(path, "rb") as file:
+            is_same_size = os.fstat(file.fileno()).st_size == spool.size
+            is_same = is_same_size and file_digest(file, "sha256").hexdigest() == spool.sha256
     except OSError:  # writing tells what is wrong
         return False
-    return stat.S_ISREG(found.st_mode) and found.st_size == size
+    if not is_same:
+        log.warning("object_damaged", key=spool.key)
+    return is_same
 
 
 def _listed(prefix: str, entry: os.DirEntry[str]) -> Listed | None:

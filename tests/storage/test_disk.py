@@ -217,6 +217,31 @@ async def test_a_put_that_fails_harms_none_that_is_written_with_it(root: Path) -
     assert set(await asyncio.to_thread(files, root)) == {key(SMALL), *good, *broken}
 
 
+@pytest.mark.parametrize("content", [SMALL, LARGE], ids=["small", "large"])
+@pytest.mark.parametrize("damage", [bytes, lambda size: bytes(size - 1)])
+async def test_a_put_replaces_a_damaged_object(
+    root: Path, content: bytes, damage: Callable[[int], bytes]
+) -> None:
+    store = Disk(root)
+    stored = await storage.put(store, chunks(content), None)
+    await asyncio.to_thread((root / stored.key).write_bytes, damage(len(content)))
+
+    again = await storage.put(store, chunks(content), None)
+
+    assert (again.key, await asyncio.to_thread((root / again.key).read_bytes)) == (stored.key, content)
+    assert await asyncio.to_thread(files, root) == [key(content)]
+
+
+async def test_a_put_leaves_an_intact_object_alone(root: Path) -> None:
+    store = Disk(root)
+    stored = await storage.put(store, chunks(SMALL), None)
+    before = await asyncio.to_thread(os.stat, root / stored.key)
+
+    await storage.put(store, chunks(SMALL), None)
+
+    assert (await asyncio.to_thread(os.stat, root / stored.key)).st_ino == before.st_ino
+
+
 async def test_puts_at_once_share_the_syncs_of_a_directory(root: Path, syncs: Syncs) -> None:
     store = Disk(root)
     contents = [content for number in range(9000) if key(content := b"%d" % number)[:9] == "sha256/00"]
