@@ -22,6 +22,7 @@ from sqlalchemy import (
     delete,
     exists,
     func,
+    insert,
     null,
     or_,
     select,
@@ -258,6 +259,7 @@ def _mark() -> CompoundSelect[Any]:
             Attachment.email_id,
             cast(Attachment.position, BigInteger).label("position"),
             Attachment.status,
+            Attachment.object_key,
             evidence_log.column(evidence_log.stored("attachments")),
         )
         .cte("marked")
@@ -268,7 +270,7 @@ def _mark() -> CompoundSelect[Any]:
     done = select(marked.c.place, null().cast(Text).label("key"), null().cast(BigInteger).label("number"))
     number = case((refused.c.state == "removed", refused.c.number))
     results = union_all(done, select(refused.c.place, refused.c.key, number))
-    return results.add_cte(entered, _named(file, marked))
+    return results.add_cte(entered, _named(file, marked), _replaced(marked))
 
 
 def _refused(file: TableValuedAlias) -> CTE:
@@ -296,6 +298,18 @@ def _named(file: TableValuedAlias, marked: CTE) -> CTE:
         .with_for_update(of=LooseObject, skip_locked=True)
     )
     return delete(LooseObject).where(LooseObject.number.in_(notes)).cte("named")
+
+
+def _replaced(marked: CTE) -> CTE:
+    """Note the objects that files had before another content was stored; `loose_objects` removes those without a name."""
+    # All parts of a statement read the rows as they were before it.
+    is_same_file = (marked.c.email_id == Attachment.email_id, marked.c.position == Attachment.position)
+    before = (
+        select(Attachment.object_key)
+        .join(marked, and_(*is_same_file))
+        .where(marked.c.status == "stored", Attachment.object_key != marked.c.object_key)
+    )
+    return insert(LooseObject).from_select(["key"], before).cte("replaced")
 
 
 # Built once: building a statement takes longer than running it.

@@ -109,6 +109,23 @@ async def test_the_statement_that_names_an_object_deletes_its_note(
     assert (before, await notes(database)) == (1, 0)
 
 
+async def test_a_file_that_gets_another_content_leaves_its_first_object_to_the_remover(
+    res: Resources, database: asyncpg.Connection
+) -> None:
+    email_id = await add_running(database)
+    first = await put(res, b"half", email_id)
+    await record(res, email_id, first)
+
+    await record(res, email_id, await put(res, b"half", email_id))
+    same = await notes(database)
+    whole = await put(res, b"half and half", email_id)
+    await record(res, email_id, whole)
+    await pass_time(database, res)
+
+    assert same == 0
+    assert [await is_there(res, each.key) for each in (first, whole)] == [False, True]
+
+
 async def test_a_comment_of_two_emails_that_become_one_leaves_no_note(
     res: Resources, database: asyncpg.Connection
 ) -> None:
