@@ -110,7 +110,8 @@ async def _look_up(
     if unlisted and not problem and is_young(res, claim):
         about = f"{len(unlisted)} of the files that the webhook announces are not in Zendesk's list (yet)."
         problem = Transient("files_not_listed", about, is_limited=False)
-    tried = {file.position: file.source_url for file in before if file.source_url and is_free(file)}
+    missed = {file.position for file in files if file.status != "stored"}
+    tried = {file.position: file.source_url for file in before if file.source_url and file.position in missed}
     is_same = {file.position for file in pending if tried.get(file.position) == file.source_url}
     left += await _give_up(res, claim, [dead[place] for place in is_same & dead.keys()])
     scan = await wait_for_scan(res, claim, pending)
@@ -194,7 +195,15 @@ async def _read_list(res: Resources, claim: Claim, known: Sequence[FileRecord]) 
 
 
 async def _files(res: Resources, claim: Claim) -> list[FileRecord]:
-    return await res.batch.insist(files_of, claim.email_id, size=claim.announced_bytes)
+    """Read the files of the e-mail; a stored one with a wrong content counts as pending."""
+
+    def read(file: FileRecord) -> FileRecord:
+        is_wrong = file.status == "stored" and file.has_wrong_content
+        return replace(file, status="pending") if is_wrong else file
+
+    return [
+        read(file) for file in await res.batch.insist(files_of, claim.email_id, size=claim.announced_bytes)
+    ]
 
 
 async def _fetch_all(
@@ -247,7 +256,7 @@ async def _fetch(res: Resources, claim: Claim, file: FileRecord, *, is_last: boo
 
 async def _stored_before(res: Resources, claim: Claim, file: FileRecord) -> StoredObject | None:
     """Find a lost object again, as after a restore; its address may have expired."""
-    if file.sha256 is None or file.object_key is None:
+    if file.sha256 is None or file.object_key is None or file.has_wrong_content:
         return None
     with suppress(HoldfastError):  # the object is not there, or cannot be read
         if (await objects.digest(res.storage, file.object_key))[0] == file.sha256:

@@ -78,6 +78,12 @@ class FileRecord:
     object_key: str | None = None
     zendesk_id: str | None = None
     malware: str | None = None
+    size: int | None = None
+
+    @property
+    def has_wrong_content(self) -> bool:
+        """Say whether the content has another size than the file: Zendesk may tell the size after the download."""
+        return None not in {self.size, self.declared_size} and self.size != self.declared_size
 
 
 class Announced(Protocol):

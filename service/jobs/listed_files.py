@@ -1,6 +1,7 @@
 """Files that Zendesk lists for a comment, and how they change those of its e-mail.
 
-A stored copy always stays: neither a new address nor a redaction in Zendesk takes it away.
+A stored copy stays: neither a new address nor a redaction in Zendesk takes it away. But Zendesk's size may prove that a
+copy is not the file: then the attempt fetches it again.
 """
 
 from collections.abc import Mapping, Sequence
@@ -88,7 +89,8 @@ def _changed(known: FileRecord, file: ListedFile) -> dict[str, Any]:
         "source_url": file.url if file.url and not file.is_gone else known.source_url,
         "file_name": known.file_name or file.file_name,
         "declared_type": known.declared_type or file.content_type,
-        "declared_size": file.size if known.declared_size is None else known.declared_size,
+        # A redacted file has the size of what Zendesk put in its place.
+        "declared_size": known.declared_size if file.is_gone or file.size is None else file.size,
         "status": status,
         "is_new": status == "pending" and known.status == "failed",
         **_verdict(file),
@@ -152,7 +154,8 @@ ON CONFLICT (email_id, position) DO UPDATE SET
     file_name = excluded.file_name,
     declared_type = excluded.declared_type,
     declared_size = excluded.declared_size,
-    source_url = CASE WHEN known.status = 'stored' THEN known.source_url ELSE excluded.source_url END,
+    source_url = CASE WHEN known.status = 'stored' AND (known.size = excluded.declared_size) IS NOT FALSE
+        THEN known.source_url ELSE excluded.source_url END,
     status = CASE WHEN known.status = 'stored' THEN known.status ELSE excluded.status END,
     error_code = CASE WHEN known.status = 'stored' THEN known.error_code ELSE excluded.error_code END,
     error = CASE WHEN known.status = 'stored' THEN known.error ELSE excluded.error END
