@@ -48,11 +48,11 @@ def changes(known: Sequence[FileRecord], listed: Sequence[ListedFile]) -> list[d
     """Return the rows to write: of known files that Zendesk describes better, and of files that are not known yet.
 
     A listed file is a known one if it has its id in Zendesk or its address; or else its name where the known one has no
-    address; or else its name and size, because addresses change.
+    address; or else its name and size, because addresses change; or else its name where the known one has no size either.
     """
     free = list(known)
     matches: dict[int, FileRecord] = {}
-    for is_same in (_has_id, _has_address, _has_name_alone, _has_name_and_size, _is_only_counted):
+    for is_same in _SAME:
         for place, file in enumerate(listed):
             if place not in matches and (match := next((each for each in free if is_same(each, file)), None)):
                 matches[place] = match
@@ -122,8 +122,14 @@ def _has_name_alone(known: FileRecord, file: ListedFile) -> bool:
 
 
 def _has_name_and_size(known: FileRecord, file: ListedFile) -> bool:
-    is_same_size = known.declared_size is not None and known.declared_size == file.size
+    is_same_size = file.size is not None and file.size in {known.declared_size, known.size}
     return known.zendesk_id is None and is_same_size and _name(known) == _name(file)
+
+
+def _has_name_and_lacks_size(known: FileRecord, file: ListedFile) -> bool:
+    """Match a file that is not stored: the list is whole, so it has this file, too, if only at another address."""
+    is_missing = known.status != "stored" and known.zendesk_id is None and known.declared_size is None
+    return is_missing and known.file_name is not None and _name(known) == _name(file)
 
 
 def _is_only_counted(known: FileRecord, _file: ListedFile) -> bool:
@@ -135,6 +141,11 @@ def _name(file: FileRecord | ListedFile) -> str:
     return (file.file_name or "").strip().casefold()
 
 
+# The surest comes first.
+_SAME = (
+    *(_has_id, _has_address, _has_name_alone, _has_name_and_size, _has_name_and_lacks_size),
+    _is_only_counted,
+)
 # A file may have been stored since it was read: then only the facts from Zendesk change.
 _KEEP = text("""
 INSERT INTO attachments AS known (

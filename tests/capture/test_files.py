@@ -43,7 +43,7 @@ async def files(database: asyncpg.Connection) -> list[tuple[Any, ...]]:
 
 @pytest.mark.parametrize("kind", ["trigger", "event"])
 @pytest.mark.parametrize("body", [PAGE, b"", PDF[:50_000]], ids=["page", "nothing", "half"])
-async def test_a_size_that_zendesk_tells_after_the_download_counts(  # noqa: PLR0913 fixtures
+async def test_a_size_that_zendesk_tells_after_the_download_counts(
     client: Client,
     worker: Worker,
     zendesk: Zendesk,
@@ -132,3 +132,18 @@ async def test_the_size_of_a_redacted_file_says_nothing_about_its_stored_copy(
 
     assert await database.fetchval("SELECT processing_status FROM incoming_emails") == "completed"
     assert await files(database) == [("stored", None, len(PDF), None)]
+
+
+@pytest.mark.parametrize("kind", ["trigger", "event"])
+async def test_a_dead_address_without_a_size_gets_a_new_one_from_the_list(
+    client: Client, worker: Worker, zendesk: Zendesk, database: asyncpg.Connection, kind: str
+) -> None:
+    url = zendesk.add_file("a.pdf", PDF)
+    sent = announced(zendesk, kind, url)
+    zendesk.state.expire(url)
+
+    receipt = await client.send(sent)
+    email = await client.until(receipt["email_id"], *ENDS)
+
+    assert (email["processing_status"], email["retry_count"]) == ("completed", 0)
+    assert await files(database) == [("stored", None, len(PDF), len(PDF))]
