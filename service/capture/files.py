@@ -113,7 +113,8 @@ async def _look_up(
     missed = {file.position for file in files if file.status != "stored"}
     tried = {file.position: file.source_url for file in before if file.source_url and file.position in missed}
     is_same = {file.position for file in pending if tried.get(file.position) == file.source_url}
-    left += await _give_up(res, claim, [dead[place] for place in is_same & dead.keys()])
+    if problem is None or not may_try_again(res, claim, problem):
+        left += await _give_up(res, claim, [dead[place] for place in is_same & dead.keys()])
     scan = await wait_for_scan(res, claim, pending)
 
     def is_due(file: FileRecord) -> bool:

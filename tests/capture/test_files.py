@@ -147,3 +147,35 @@ async def test_a_dead_address_without_a_size_gets_a_new_one_from_the_list(
 
     assert (email["processing_status"], email["retry_count"]) == ("completed", 0)
     assert await files(database) == [("stored", None, len(PDF), len(PDF))]
+
+
+async def attempts_at_a_dead_address(
+    settings: Settings, zendesk: Zendesk, res: Resources, failures: int
+) -> None:
+    """Let an address die, and so many look-ups after that fail; one look-up has told it before."""
+    url = zendesk.add_file("a.pdf", PDF, faults=[Fault(status=503)])
+    async with serving(settings, zendesk) as client:
+        await client.send(zendesk.announcement(77, zendesk.add_email(77, attachments=[url])))
+        await process(res, 1, 1)
+        zendesk.state.expire(url)
+        zendesk.state.api_faults.extend(Fault(status=503) for _ in range(failures))
+        for number in range(2, failures + 3):
+            await process(res, 1, number)
+
+
+async def test_no_file_is_given_up_while_a_look_up_may_still_tell_its_new_address(
+    settings: Settings, zendesk: Zendesk, res: Resources, database: asyncpg.Connection
+) -> None:
+    await attempts_at_a_dead_address(settings, zendesk, res, 2)
+
+    assert await database.fetchval("SELECT processing_status FROM incoming_emails") == "completed"
+    assert await files(database) == [("stored", None, len(PDF), len(PDF))]
+
+
+async def test_a_file_at_a_dead_address_fails_with_the_last_look_up(
+    settings: Settings, zendesk: Zendesk, res: Resources, database: asyncpg.Connection
+) -> None:
+    await attempts_at_a_dead_address(settings, zendesk, res, settings.max_retries)
+
+    assert await database.fetchval("SELECT processing_status FROM incoming_emails") == "failed"
+    assert await files(database) == [("failed", "not_found", None, len(PDF))]
