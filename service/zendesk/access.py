@@ -74,5 +74,10 @@ class OriginalAccess(FileAccess):
         return await super().header(hop)
 
     async def answered(self, header: str, status: int) -> bool:  # noqa: ARG002 the parent's signature
-        """Keep the token after a 401: the API accepts it, and this address may only be one for browsers."""
+        """Leave it to `has_ended`: a token that has ended may be answered with a redirect, too."""
         return False
+
+    async def has_ended(self) -> bool:
+        """Keep a token that nothing accepted yet: it is new, and this address may only be one for browsers."""
+        may_have_ended = self.login is not None and self.login.may_have_ended(self._shown or "")
+        return may_have_ended and await super().has_ended()

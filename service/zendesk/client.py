@@ -8,6 +8,7 @@ import re
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, nullcontext
 from dataclasses import replace
+from datetime import timedelta
 from enum import Enum, auto
 from time import monotonic
 from types import MappingProxyType
@@ -57,6 +58,8 @@ _EXPORTS = "incremental-exports"
 # Refusals of an original whose reason concerns all e-mails: credentials of the API are not enough. Any other one may
 # concern this e-mail, such as a 404 for one that was redacted.
 _OF_ACCOUNT = {"too_many_redirects", "sign_in_page", "unauthorized", "unexpected_status"}
+# Answers to an access token that has ended; those to a token that this address never accepts are the same.
+_SIGN_IN = {"too_many_redirects", "sign_in_page", "unauthorized"}
 # Errors of an original that tell nothing about the account.
 _NOT_OF_ZENDESK = {"too_large", "address_refused", "credentials_refused"}
 _JSON = Expected(None, "application/json", None)
@@ -117,6 +120,11 @@ class ZendeskClient:
     @property
     def has_login(self) -> bool:
         return self._login is not None
+
+    @property
+    def refuses_originals(self) -> bool:
+        """Whether the account is not asked for originals now, as far as this process knows."""
+        return self._budget.refuses_originals
 
     async def close(self) -> None:
         if self._login is not None:
@@ -244,18 +252,21 @@ class ZendeskClient:
             yield file
 
     @asynccontextmanager
-    async def original(self, audit_id: str, ticket_id: str, limits: Limits) -> AsyncIterator[Download]:
+    async def original(
+        self, audit_id: str, ticket_id: str, limits: Limits, *, early: timedelta | None = None
+    ) -> AsyncIterator[Download]:
         """Download the original of an e-mail, which Zendesk shows to agents and does not document.
 
         Raises Permanent("original_not_available") where Zendesk answers with a redirect, a page or a refusal. After one
-        that concerns the account, it raises this for a day without a call. A call counts in the budget. Raises
-        Permanent("too_large"), and Transient as `get` does.
+        that concerns the account, it raises this for a day without a call, and `refuses_originals` is True. A call counts
+        in the budget. Raises Permanent("too_large"), and Transient as `get` does. With `early`, the e-mail is so young that
+        a 404 may only mean that Zendesk does not have its original yet: Transient("not_found"), with this time to wait.
         """
         async with AsyncExitStack() as stack:
             async with nullcontext() if self._gives_originals else self._first_original:
                 url = self._address_of_original(audit_id, ticket_id)
                 await self._take()
-                file = await self._open_original(stack, url, limits)
+                file = await self._open_original(stack, url, limits, early)
             yield file
 
     async def fetch_token(self, client: OAuthClient) -> Token:
@@ -286,17 +297,29 @@ class ZendeskClient:
                 "token_unavailable", f"Zendesk gives no access token: {why}", counts=False
             ) from None
 
-    async def _open_original(self, stack: AsyncExitStack, url: URL, limits: Limits) -> Download:
+    async def _open_original(
+        self, stack: AsyncExitStack, url: URL, limits: Limits, early: timedelta | None
+    ) -> Download:
         access = OriginalAccess(self.account, self._login, address=url)
         once = replace(limits, redirects=0)
-        try:
+
+        async def opened() -> Download:
             file = await stack.enter_async_context(
                 download(self._session, self._egress, str(url), expected=_EML, limits=once, access=access)
             )
             _refuse_page(file)
+            return file
+
+        try:
+            try:
+                file = await opened()
+            except Permanent as exc:
+                if exc.code not in _SIGN_IN or not await access.has_ended():
+                    raise
+                file = await opened()
         except HoldfastError as exc:
             ZENDESK_CALLS.labels("original", code_label(exc.code)).inc()
-            raise await self._without_original(exc) from None
+            raise await self._without_original(exc, early) from None
         ZENDESK_CALLS.labels("original", "ok").inc()
         self._gives_originals = True
         return file
@@ -396,9 +419,11 @@ class ZendeskClient:
             raise Transient("bad_response", "Zendesk's API did not answer with an object")
         return data, answer.headers
 
-    async def _without_original(self, exc: HoldfastError) -> HoldfastError:
+    async def _without_original(self, exc: HoldfastError, early: timedelta | None) -> HoldfastError:
         """Note a refusal of an original; other errors stay as they are."""
         exc = _explained(exc)
+        if early is not None and exc.code == "not_found":
+            return Transient(exc.code, exc.message, early)
         if isinstance(exc, Transient):
             await self._pause(exc, self._budget)
         if isinstance(exc, Transient) or exc.code in _NOT_OF_ZENDESK:

@@ -55,6 +55,10 @@ class Login(Protocol):
         """Note that a request with this header was answered with 401; return True if the next header may succeed."""
         ...
 
+    def may_have_ended(self, header: str) -> bool:
+        """Say whether a refusal of this header may only mean that its token has ended."""
+        ...
+
     async def close(self) -> None: ...
 
 
@@ -71,6 +75,9 @@ class FixedLogin:
         pass
 
     async def refused(self, header: str) -> bool:  # noqa: ARG002 there is no other header
+        return False
+
+    def may_have_ended(self, header: str) -> bool:  # noqa: ARG002 it never ends
         return False
 
     async def close(self) -> None:
@@ -129,6 +136,10 @@ class ClientLogin:
             self._token = None
             await self._fetched()
         return True
+
+    def may_have_ended(self, header: str) -> bool:
+        """Say so of a token that a request was accepted with, or that another one has replaced."""
+        return self._is_proved or self._token is None or header != self._token.header
 
     async def close(self) -> None:
         if self._fetching is not None:

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
+from datetime import timedelta
 
 import asyncpg
 import pytest
@@ -91,6 +92,66 @@ async def test_an_account_that_refuses_originals_is_not_asked_again(res: Resourc
     assert [(type(error), error.code) for error in errors] == [(Permanent, "original_not_available")] * 3
     assert zendesk.state.calls["email.eml"] == 1
     assert zendesk.state.token_requests == 1
+
+
+async def test_a_token_that_has_ended_is_replaced_and_says_nothing_of_the_account(
+    res: Resources, zendesk: Zendesk, database: asyncpg.Connection
+) -> None:
+    zendesk.state.gives_originals = True
+    zendesk.add_email(7, original=EML)
+    [comment] = zendesk.state.comments["7"]
+    await res.zendesk.get("/api/v2/tickets/7/comments.json")
+    zendesk.state.access_tokens.clear()
+
+    assert await fetch(res, str(comment["audit_id"])) == EML
+    assert not res.zendesk.refuses_originals
+    assert await database.fetchval("SELECT no_originals_at FROM api_budgets") is None
+
+
+@pytest.mark.parametrize(
+    "answered",
+    [
+        redirect("/auth/v2/login/signin"),
+        answer(401, b'{"error": "invalid_token"}', "Content-Type: application/json"),
+        ok(PAGE, "Content-Type: text/html; charset=utf-8"),
+    ],
+    ids=["redirect", "401", "page"],
+)
+async def test_a_refusal_is_the_accounts_once_a_new_token_gets_it_too(
+    settings: Settings, server: Server, answered: bytes
+) -> None:
+    token = b'{"access_token": "t", "expires_in": 7200}'
+    server.answers["/oauth/tokens"] = answer(
+        200, token, "Content-Type: application/json", "Connection: close"
+    )
+    server.answers["/api/v2/users/me.json"] = ok(b"{}", "Content-Type: application/json")
+    server.answers[PATH] = answered
+    async with open_resources(settings.model_copy(update={"zendesk_url": server.url("")})) as account:
+        await account.zendesk.get("/api/v2/users/me.json")  # Zendesk accepts the token
+        errors = [await refusal(account), await refusal(account)]
+
+    assert [error.code for error in errors] == ["original_not_available"] * 2
+    assert [request.split(" ")[1] for request in server.requests if "/api/" not in request] == [
+        "/oauth/tokens",
+        PATH,
+        "/oauth/tokens",
+        PATH,
+    ]
+
+
+async def test_a_404_of_a_young_email_is_not_yet_and_says_nothing_of_the_account(
+    account: Resources, server: Server, database: asyncpg.Connection
+) -> None:
+    server.answers["*"] = answer(404, b"Not found")
+    errors = []
+    for _ in range(2):
+        with pytest.raises(Transient) as refused:
+            async with account.zendesk.original("9002", "7", LIMITS, early=timedelta(minutes=15)):
+                pass
+        errors.append((refused.value.code, refused.value.retry_after))
+
+    assert errors == [("not_found", timedelta(minutes=15))] * 2
+    assert await database.fetchval("SELECT no_originals_at FROM api_budgets") is None
 
 
 @pytest.mark.parametrize(
