@@ -31,6 +31,7 @@ from service.jobs import (
     email_words,
     loose_objects,
     messages,
+    originals,
     refetch,
     syncs,
     tickets,
@@ -42,6 +43,7 @@ from service.jobs.attachments import FileUpdate
 from service.jobs.attempts import Claim, ClaimRequest, Settlement
 from service.jobs.bulk_retries import BulkRetryStep
 from service.jobs.loose_objects import Note
+from service.jobs.originals import PutOff
 from service.jobs.syncs import SyncClaim, SyncClaimRequest
 from service.jobs.tickets import TicketKey
 from service.jobs.waiting import Job
@@ -160,6 +162,11 @@ def _changes_of_messages(db: Database) -> dict[str, Operation]:
         await messages.state_of(conn, some)
         await tickets.release(conn, [ticket])
 
+    async def ask_again() -> None:
+        await originals.put_off(conn, [PutOff(number, -LEASE, is_asked=True) for number in some])
+        await originals.take_due(conn)
+        await originals.stop(conn, some)
+
     return {
         "list the files of 20": lambda: attachments.files_of(conn, claimed),
         "note 20 objects": lambda: loose_objects.note(
@@ -169,6 +176,8 @@ def _changes_of_messages(db: Database) -> dict[str, Operation]:
             conn, [FileUpdate((number, 1), 0, "stored", stored) for number in claimed]
         ),
         "look up a ticket, what is known of it": look_up,
+        "ask again for 20 originals": ask_again,
+        "look for originals that are due": lambda: originals.take_due(conn),
         "queue 20 with new files again": lambda: announcements.reopen(conn, some),
         "write the words of 20": lambda: write_words(conn, some),
         "list e-mails without words, a step": lambda: email_words.list_unwritten(conn, None, EXAMINED),

@@ -7,7 +7,7 @@ from contextlib import suppress
 from datetime import timedelta
 from functools import partial
 
-from service.capture.originals import fetch_original
+from service.capture.originals import Wanted, fetch_original
 from service.errors import HoldfastError, Transient
 from service.jobs import messages, tickets
 from service.jobs.attachments import FileRecord
@@ -56,7 +56,7 @@ async def complete_message(res: Resources, claim: Claim) -> None:
     if state.lacks_subject:
         await _wait_for_subject(res, TicketKey(claim.account_id or "", claim.ticket_id))
     if state.wants_original:
-        await fetch_original(res, claim, state)
+        await fetch_original(res, Wanted(claim.email_id, claim.ticket_id, state))
 
 
 async def ask_subjects_for_ever(res: Resources) -> None:

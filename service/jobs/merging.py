@@ -228,7 +228,7 @@ _MOVE_REFERENCES = _statement(
     f"WITH {', '.join(f'of_{table} AS (UPDATE {table} {_RENAMED})' for table in _REFERENCES)}"
     f" UPDATE merged_emails {_RENAMED}"
 )
-_ORIGINAL = ("original", "original_sha256", "original_key", "original_size")
+_ORIGINAL = ("original", "original_sha256", "original_key", "original_size", "original_error_code")
 _MOVE_ORIGINALS = _statement(f"""
 UPDATE messages AS mine SET {", ".join(f"{name} = theirs.{name}" for name in _ORIGINAL)}
 FROM {_PAIR} JOIN messages AS theirs ON theirs.email_id = gone_id

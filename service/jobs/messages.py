@@ -18,6 +18,7 @@ from service.jobs.erased import FORGET, erased_comments, forget
 from service.jobs.listed_files import keep_files
 from service.jobs.loose_objects import forget_notes, note_named, note_original, note_records
 from service.jobs.object_references import ObjectRemoved, Proofs, lock_objects, removals_of
+from service.jobs.originals import revise
 from service.jobs.tickets import TicketKey
 from service.jobs.waiting import Job, lock
 from service.postgres import evidence_log
@@ -62,18 +63,19 @@ class KeptComment:
 
 
 class MessageState(NamedTuple):
-    """What a message still lacks, and its age in seconds since the first look-up."""
+    """What a message still lacks, and the seconds since its first look-up, and since its comment was made."""
 
     audit_id: str | None
     message_id: str | None
     lacks_subject: bool
     wants_original: bool
     age: float
+    comment_age: float
 
 
 @dataclass(frozen=True, slots=True)
 class SavedOriginal:
-    """The original of an e-mail, and its date; without one, it is not available.
+    """The original of an e-mail, and its date; without one, it is not available, and `error_code` says why.
 
     `proof` is the number of the last removal of its object, if the object was seen after that.
     """
@@ -82,6 +84,7 @@ class SavedOriginal:
     stored: StoredObject | None = None
     sent_at: datetime | None = None
     proof: int | None = None
+    error_code: str | None = None
 
 
 async def state_of(conn: AsyncConnection, email_ids: Sequence[int]) -> list[MessageState | None]:
@@ -96,8 +99,10 @@ async def save_original(
 ) -> list[ObjectRemoved | None]:
     """Record the originals of e-mails, or that there are none; ObjectRemoved where an equal object was removed."""
     async with transaction(conn):
+        await lock(conn, [each.email_id for each in originals])
         refused = await _refused(conn, originals)
-        await _save_originals(conn, [each for each in originals if _key_of(each) not in refused])
+        saved = await _save_originals(conn, [each for each in originals if _key_of(each) not in refused])
+        await revise(conn, [each.email_id for each in saved if each.sent_at is not None])
     return [
         ObjectRemoved({key: refused[key]}) if (key := _key_of(each)) in refused else None
         for each in originals
@@ -179,22 +184,29 @@ def _key_of(original: SavedOriginal) -> str:
     return original.stored.key if original.stored else ""
 
 
-async def _save_originals(conn: AsyncConnection, originals: Sequence[SavedOriginal]) -> None:
+async def _save_originals(
+    conn: AsyncConnection, originals: Sequence[SavedOriginal]
+) -> Sequence[SavedOriginal]:
+    """Save originals; return those that are new."""
+    new = []
     for each in sorted(originals, key=lambda each: each.email_id):
         stored = each.stored
         about = (stored.sha256, stored.key, stored.size) if stored else (None, None, None)
         names = ("original_sha256", "original_key", "original_size")
         values: dict[str, Any] = dict(zip(names, about, strict=True))
         values["original"] = "stored" if stored else "not_available"
+        values |= {"original_error_code": each.error_code, "original_due_at": None}
         if each.sent_at is not None:
             values["sent_at"] = each.sent_at
-        # A stored original stays: this attempt may have hung since, while another one or a merge brought it.
-        is_wanted = and_(Message.email_id == each.email_id, Message.original.is_distinct_from("stored"))
+        # What is known of an original stays: whoever asked may have hung since, while another one or a merge brought it,
+        # or an erasure took it away.
+        is_wanted = and_(Message.email_id == each.email_id, Message.original.is_(None))
         saved = update(Message).where(is_wanted).values(**values)
         await note_original(conn, each.email_id, stored)
-        is_saved = await conn.scalar(_with_evidence(saved)) is not None
-        if stored and is_saved:
-            await forget_notes(conn, [stored])
+        if await conn.scalar(_with_evidence(saved)) is not None:
+            await forget_notes(conn, [stored] if stored else [])
+            new.append(each)
+    return new
 
 
 async def _identify(
@@ -345,7 +357,8 @@ _FACTS = text(
 _STATE = text("""
 SELECT email_id, audit_id, message_id, ticket_id IS NOT NULL AND subject_at IS NULL AS lacks_subject,
     original IS NULL AND audit_id IS NOT NULL AND message_id IS NOT NULL AS wants_original,
-    CAST(extract(epoch FROM now() - fetched_at) AS double precision) AS age
+    CAST(extract(epoch FROM now() - fetched_at) AS double precision) AS age,
+    CAST(extract(epoch FROM now() - coalesce(created_at, fetched_at)) AS double precision) AS comment_age
 FROM messages JOIN incoming_emails AS email ON id = email_id
 LEFT JOIN tickets ON tickets.account_id = coalesce(email.account_id, '') AND ticket_id = zendesk_ticket_id
 WHERE email_id = ANY(:email_ids)

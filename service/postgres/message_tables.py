@@ -41,10 +41,13 @@ class Message(Base):
     record_sha256: Mapped[str]
     record_key: Mapped[str]
     record_size: Mapped[int] = mapped_column(BigInteger)
-    original: Mapped[str | None]  # null until it was asked for
+    original: Mapped[str | None]  # null until Zendesk gave it, or an answer that says that there is none
     original_sha256: Mapped[str | None]
     original_key: Mapped[str | None]
     original_size: Mapped[int | None] = mapped_column(BigInteger)
+    original_error_code: Mapped[str | None]  # why it is not available
+    original_due_at: Mapped[datetime | None]  # when it is asked for again, while nothing is known of it
+    original_tries: Mapped[int] = mapped_column(Integer, server_default="0")  # since the last attempt
     fetched_at: Mapped[datetime] = mapped_column(server_default=func.now())
 
     __table_args__ = (
@@ -57,6 +60,11 @@ class Message(Base):
             "ix_messages_original_sha256",
             "original_sha256",
             postgresql_where=sql("original_sha256 IS NOT NULL"),
+        ),
+        Index(
+            "ix_messages_original_due",
+            "original_due_at",
+            postgresql_where=sql("original IS NULL AND original_due_at IS NOT NULL"),
         ),
     )
 

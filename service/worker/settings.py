@@ -17,6 +17,7 @@ from service.alerts.watch import alerting
 from service.backfill.run import backfill_for_ever
 from service.capture.attempt import process, renew_leases
 from service.capture.message import ask_subjects_for_ever
+from service.capture.originals import ask_originals_for_ever
 from service.capture.sweep import retry_malware_for_ever, sweep_for_ever
 from service.capture.word_index import index_for_ever
 from service.config.limits import raise_file_limit
@@ -97,6 +98,7 @@ async def start(ctx: dict[str, Any]) -> None:
         lambda: prove_for_ever(res),
         lambda: read_lists_for_ever(res),
         lambda: ask_subjects_for_ever(res),
+        lambda: ask_originals_for_ever(res),
         lambda: index_for_ever(res),
         lambda: identify_for_ever(res),
         lambda: erase_for_ever(res),

@@ -253,7 +253,13 @@ class ZendeskClient:
 
     @asynccontextmanager
     async def original(
-        self, audit_id: str, ticket_id: str, limits: Limits, *, early: timedelta | None = None
+        self,
+        audit_id: str,
+        ticket_id: str,
+        limits: Limits,
+        *,
+        early: timedelta | None = None,
+        reserve: float = 0.0,
     ) -> AsyncIterator[Download]:
         """Download the original of an e-mail, which Zendesk shows to agents and does not document.
 
@@ -261,11 +267,12 @@ class ZendeskClient:
         that concerns the account, it raises this for a day without a call, and `refuses_originals` is True. A call counts
         in the budget. Raises Permanent("too_large"), and Transient as `get` does. With `early`, the e-mail is so young that
         a 404 may only mean that Zendesk does not have its original yet: Transient("not_found"), with this time to wait.
+        For `reserve` see `get`.
         """
         async with AsyncExitStack() as stack:
             async with nullcontext() if self._gives_originals else self._first_original:
                 url = self._address_of_original(audit_id, ticket_id)
-                await self._take()
+                await self._take(reserve)
                 file = await self._open_original(stack, url, limits, early)
             yield file
 
